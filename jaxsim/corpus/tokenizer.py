@@ -1,0 +1,289 @@
+"""Text to token ids and back, with the bytes that every token stands for.
+
+Three kinds: 'bytes' (no dependency), 'bpe' (byte-level, trained here on seed
+text) and 'file' (somebody's tokenizer.json). End-of-text is never produced by
+text, whatever a document says.
+
+Bytes of tokens: scores are reported in bits per byte, so the bytes of the
+scored tokens must add up to the bytes of the document. For byte-level
+tokenizers the length of each token is exact. A 'file' tokenizer may normalise
+text or put in spaces; then the document's own bytes are what counts, and its
+tokens share them in proportion to their lengths (`token_bytes`).
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import tokenizers
+
+from jaxsim.config import TokenizerConfig
+from jaxsim.errors import DamagedError, UserError
+
+END_OF_TEXT = "<|endoftext|>"
+_ALPHABET = tokenizers.pre_tokenizers.ByteLevel.alphabet
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+
+
+class Tokenizer:
+    """See `from_config`, `train_bpe`, `from_file` and `load`."""
+
+    def __init__(
+        self, kind: str, bpe: tokenizers.Tokenizer | None, end_of_text: str
+    ):
+        self.kind = kind
+        self.end_of_text_token = end_of_text
+        self._bpe = bpe
+        if bpe is None:
+            self.vocab_size = 257
+            self.end_of_text = 256
+            content = "bytes: 256 byte values, then end-of-text"
+            self._lengths_V = np.array([1] * 256 + [0], np.int64)
+        else:
+            end = bpe.token_to_id(end_of_text)
+            if end is None:
+                raise UserError(
+                    f"corpus.tokenizer.end_of_text: {end_of_text!r} is no "
+                    "token of this tokenizer"
+                )
+            # A stored tokenizer may come with either; both lose text.
+            bpe.no_truncation()
+            bpe.no_padding()
+            # Special tokens inside documents are text like any other.
+            bpe.encode_special_tokens = True
+            self.end_of_text = end
+            vocabulary = bpe.get_vocab(with_added_tokens=True)
+            # Ids may have gaps; embedding rows must cover the largest one.
+            self.vocab_size = max(vocabulary.values()) + 1
+            content = _canonical(bpe) + f"\0{end}"
+            self._lengths_V = _token_lengths(bpe, self.vocab_size)
+            self._lengths_V[end] = 0
+        self.digest = hashlib.sha256(content.encode("utf-8")).hexdigest()
+
+    @classmethod
+    def from_bytes(cls) -> Self:
+        return cls("bytes", None, END_OF_TEXT)
+
+    @classmethod
+    def from_file(cls, path: Path, end_of_text: str) -> Self:
+        """A Hugging Face tokenizer.json: data only, nothing is executed.
+
+        Raises:
+          UserError: missing, or not such a file.
+        """
+        if not path.is_file():
+            raise UserError(
+                f"corpus.tokenizer.path: no file {str(path)!r}; it must be a "
+                "tokenizer.json"
+            )
+        content = path.read_bytes()
+        try:
+            return cls("file", _parse(content), end_of_text)
+        except ValueError as error:
+            raise UserError(
+                f"corpus.tokenizer.path: {str(path)!r} is not a "
+                f"tokenizer.json: {error}"
+            ) from error
+
+    @classmethod
+    def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> Self:
+        """A byte-level BPE; the same texts always give the same digest."""
+        alphabet = sorted(_ALPHABET())
+        if vocab_size < len(alphabet) + 1:
+            raise UserError(
+                f"corpus.tokenizer.vocab_size: must be at least "
+                f"{len(alphabet) + 1} (256 bytes and end-of-text), is "
+                f"{vocab_size}"
+            )
+        bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+        bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+            add_prefix_space=False
+        )
+        bpe.decoder = tokenizers.decoders.ByteLevel()
+        trainer = tokenizers.trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[END_OF_TEXT],
+            initial_alphabet=alphabet,
+            show_progress=False,
+        )
+        bpe.train_from_iterator(texts, trainer)
+        return cls("bpe", bpe, END_OF_TEXT)
+
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids, int32, without end-of-text."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        if self._bpe is None:
+            return [
+                np.frombuffer(t.encode("utf-8"), np.uint8).astype(np.int32)
+                for t in texts
+            ]
+        encodings = self._bpe.encode_batch(
+            list(texts), add_special_tokens=False
+        )
+        return [np.array(e.ids, np.int32) for e in encodings]
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """Text; bytes that are no UTF-8 become U+FFFD."""
+        checked = self.check_ids(np.asarray(ids, np.int64))
+        if self._bpe is None:
+            data = bytes(checked[checked < 256].astype(np.uint8))
+            return data.decode("utf-8", "replace")
+        kept = checked[checked != self.end_of_text].tolist()
+        return str(self._bpe.decode(kept, skip_special_tokens=False))
+
+    def byte_lengths(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """UTF-8 bytes of each token, int64; end-of-text has none."""
+        return self._lengths_V[self.check_ids(np.asarray(ids, np.int64))]
+
+    def token_bytes(self, text: str, ids: np.ndarray) -> np.ndarray:
+        """`byte_lengths` that add up to the bytes of `text`, always.
+
+        Where they do not by themselves (a tokenizer that normalises), each
+        prefix of the tokens gets its rounded proportion of the bytes.
+        """
+        lengths = self.byte_lengths(ids)
+        total = len(text.encode("utf-8"))
+        if len(ids) == 0 or lengths.sum() == total:
+            return lengths
+        weights = lengths if lengths.sum() else np.ones_like(lengths)
+        ends = np.cumsum(weights)
+        ends = (ends * total + ends[-1] // 2) // ends[-1]
+        return np.diff(ends, prepend=0)
+
+    def check_ids(self, ids: np.ndarray) -> np.ndarray:
+        """`ids`, if all are inside the vocabulary.
+
+        Raises:
+          DamagedError: otherwise; indexing would clamp or give NaN silently.
+        """
+        if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
+            raise DamagedError(
+                f"token ids {ids.min()} to {ids.max()} are outside the "
+                f"vocabulary of {self.vocab_size} entries: made with another "
+                "tokenizer, or damaged"
+            )
+        return ids
+
+    def save(self, folder: Path) -> None:
+        """Writes `tokenizer.json` (not for bytes) and what identifies it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._bpe is not None:
+            (folder / "tokenizer.json").write_text(
+                _canonical(self._bpe), encoding="utf-8"
+            )
+        about = {
+            "kind": self.kind,
+            "end_of_text": self.end_of_text_token,
+            "digest": self.digest,
+        }
+        (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Reads back what `save` wrote.
+
+        Raises:
+          DamagedError: missing, unreadable, or not what its digest says.
+        """
+        try:
+            about = json.loads((folder / "about.json").read_text())
+            if about["kind"] == "bytes":
+                loaded = cls.from_bytes()
+            else:
+                bpe = _parse((folder / "tokenizer.json").read_bytes())
+                loaded = cls(about["kind"], bpe, about["end_of_text"])
+            digest = about["digest"]
+        except (OSError, ValueError, KeyError, TypeError, UserError) as error:
+            raise DamagedError(
+                f"the tokenizer in {folder} cannot be read: {error}; run "
+                "`jaxsim prepare --refreeze`, or copy the folder again"
+            ) from error
+        if loaded.digest != digest:
+            raise DamagedError(
+                f"the tokenizer in {folder} is not what its digest says; "
+                "copy the folder again"
+            )
+        return loaded
+
+
+def tokenizer_from_config(
+    config: TokenizerConfig, sample: Iterable[str]
+) -> Tokenizer:
+    """The tokenizer a config asks for; `sample` is what a 'bpe' learns from."""
+    if config.kind == "bytes":
+        return Tokenizer.from_bytes()
+    if config.kind == "file":
+        return Tokenizer.from_file(Path(config.path), config.end_of_text)
+    return Tokenizer.train_bpe(sample, config.vocab_size)
+
+
+def training_sample(
+    groups: Sequence[Sequence[str]], max_bytes: int
+) -> list[str]:
+    """Texts in turn from each group, up to `max_bytes` in all.
+
+    The last text is cut. Turns, so that a large group does not decide alone.
+    """
+    sample: list[str] = []
+    left = max_bytes
+    for turn in range(max(map(len, groups), default=0)):
+        for texts in groups:
+            if turn >= len(texts):
+                continue
+            data = texts[turn].encode("utf-8")
+            sample.append(data[:left].decode("utf-8", "ignore"))
+            left -= len(data)
+            if left <= 0:
+                return sample
+    return sample
+
+
+def _parse(content: bytes) -> tokenizers.Tokenizer:
+    """Raises ValueError for anything but a tokenizer.json."""
+    text = content.decode("utf-8")
+    json.loads(text)
+    try:
+        return tokenizers.Tokenizer.from_str(text)
+    # `tokenizers` raises bare Exception for whatever its parser refuses.
+    except Exception as error:
+        raise ValueError(str(error)) from error
+
+
+def _canonical(bpe: tokenizers.Tokenizer) -> str:
+    return json.dumps(json.loads(bpe.to_str()), sort_keys=True)
+
+
+def _token_lengths(bpe: tokenizers.Tokenizer, vocab_size: int) -> np.ndarray:
+    """Bytes of every token, by its string; int64 [V]."""
+    layout = json.loads(bpe.to_str())
+    byte_level = _mentions_byte_level(
+        [layout.get("pre_tokenizer"), layout.get("decoder")]
+    )
+    added = {token["content"] for token in layout.get("added_tokens", [])}
+    lengths_V = np.zeros(vocab_size, np.int64)
+    for token, index in bpe.get_vocab(with_added_tokens=True).items():
+        if byte_level and token not in added:
+            # One character of the byte alphabet stands for one byte.
+            lengths_V[index] = len(token)
+        elif _BYTE_TOKEN.fullmatch(token):
+            lengths_V[index] = 1
+        else:
+            plain = token.replace("\u2581", " ").removeprefix("##")
+            lengths_V[index] = len(plain.encode("utf-8"))
+    return lengths_V
+
+
+def _mentions_byte_level(node: Any) -> bool:
+    if isinstance(node, dict):
+        return node.get("type") == "ByteLevel" or any(
+            _mentions_byte_level(value) for value in node.values()
+        )
+    if isinstance(node, list):
+        return any(_mentions_byte_level(value) for value in node)
+    return False

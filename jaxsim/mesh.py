@@ -1,0 +1,96 @@
+"""The training mesh, and the one table from logical axes to mesh axes.
+
+Auto axes, spelled out: `jax.make_mesh` has made explicit ones by default since
+JAX 0.9, and Linen modules do not annotate their outputs for those.
+"""
+
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxsim.errors import UserError
+from jaxsim.model import LanguageModel
+
+# Fully sharded over `data`; the widths that heads and the MLP split over
+# `model` are tensor parallel.
+RULES: dict[str, str | None] = {
+    "layers": None,
+    "embed": "data",
+    "embed_vector": None,
+    "vocab": "model",
+    "heads": "model",
+    "kv_heads": "model",
+    "mlp": "model",
+    "halves": None,
+}
+
+
+def training_mesh(data_axis: int, model_axis: int) -> Mesh:
+    """All devices as `(data, model)`; a `data_axis` of -1 takes the rest.
+
+    Raises:
+      UserError: the axes do not multiply to the number of devices.
+    """
+    devices = jax.device_count()
+    if data_axis == -1 and devices % model_axis == 0:
+        data_axis = devices // model_axis
+    if data_axis * model_axis != devices:
+        raise UserError(
+            f"config.train: data_axis={data_axis} times model_axis="
+            f"{model_axis} is not the number of devices, {devices}"
+        )
+    return jax.make_mesh(
+        (data_axis, model_axis),
+        ("data", "model"),
+        axis_types=(AxisType.Auto, AxisType.Auto),
+    )
+
+
+def scoring_mesh() -> Mesh:
+    """All devices on one axis: each scores its own share of the mixtures."""
+    return jax.make_mesh(
+        (jax.device_count(),), ("mixture",), axis_types=(AxisType.Auto,)
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch over `data`."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def parameter_shardings(model: LanguageModel, mesh: Mesh) -> Any:
+    """A tree of shardings like the parameters, from `RULES`.
+
+    Raises:
+      UserError: a dimension does not divide over its mesh axis.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf, names: _sharding(path, leaf.shape, names, mesh),
+        model.shapes(),
+        model.logical_axes(),
+    )
+
+
+def _sharding(
+    path: tuple[Any, ...],
+    shape: tuple[int, ...],
+    names: tuple[str, ...],
+    mesh: Mesh,
+) -> NamedSharding:
+    axes = [RULES[name] for name in names]
+    used = [axis for axis in axes if axis]
+    if len(used) != len(set(used)) or len(axes) != len(shape):
+        raise ValueError(f"axes {names} of {path} collide on the mesh: {axes}")
+    for size, name, axis in zip(shape, names, axes, strict=True):
+        if axis and size % mesh.shape[axis]:
+            raise UserError(
+                f"parameter {jax.tree_util.keystr(path)}: its axis {name} of "
+                f"{size} does not divide over the {mesh.shape[axis]} devices "
+                f"of mesh axis {axis!r}; change config.train.{axis}_axis"
+            )
+    return NamedSharding(mesh, PartitionSpec(*axes))

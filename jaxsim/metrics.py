@@ -1,0 +1,249 @@
+"""What a run tells while it runs: JSON Lines on disk, progress on stderr.
+
+A file of metrics survives a kill and a resume without a double or a missing
+step: what was logged after the checkpoint that a run resumes from is cut.
+"""
+
+import contextlib
+import functools
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+import rich.console
+import rich.progress
+
+import jaxsim
+from jaxsim.errors import DamagedError
+
+SCHEMA = 1
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Of jaxsim, Python and the libraries that decide what comes out."""
+    found = {"jaxsim": jaxsim.__version__, "python": platform.python_version()}
+    for name in _LIBRARIES:
+        found[name] = importlib.metadata.version(name)
+    return found
+
+
+@functools.cache
+def git_revision() -> str:
+    """The commit jaxsim runs from, `-dirty` if changed, or 'unknown'."""
+    root = Path(jaxsim.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return "unknown"  # installed; an outer repository is not ours
+    command = ["git", "-C", str(root), "describe"]
+    command += ["--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def provenance() -> dict[str, Any]:
+    """What a reader needs to know where numbers came from."""
+    devices = jax.devices()
+    return {
+        "versions": versions(),
+        "git_revision": git_revision(),
+        "device": {"kind": devices[0].device_kind, "count": len(devices)},
+    }
+
+
+class MetricsWriter:
+    """Appends one JSON row for each logged step, and flushes it.
+
+    The first row of a file is `header` with the schema and the provenance.
+    Opened again by a run that resumes from step `step`, the file loses what
+    was logged later; opened with 0 it starts anew. One process writes.
+
+    Raises:
+      DamagedError: a row is unreadable that is not the last, half-written one.
+    """
+
+    def __init__(
+        self, path: Path, header: Mapping[str, Any], step: int = 0
+    ) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = _rows_until(path, step) if step and path.exists() else []
+        if not kept:
+            kept = [_dump({"schema": SCHEMA, **provenance(), **header})]
+        # Replaced whole: killed here, the old file is still there to be cut.
+        part = path.with_name(path.name + ".part")
+        part.write_text("".join(kept))
+        os.replace(part, path)
+        self._file = path.open("a")
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Adds a row; what is not finite is written as null."""
+        self._file.write(_dump({"step": step, **values}))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class Progress:
+    """Tells how a run of known length goes, every `every` steps.
+
+    Args:
+      label: what runs, as in 'member 1790-1809'.
+      steps: how many the whole run has.
+      tokens: in one step.
+      every: steps between two lines; the last step is always told.
+      start: the step it resumes from.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        steps: int,
+        tokens: int,
+        every: int,
+        start: int = 0,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._label, self._steps, self._tokens = label, steps, tokens
+        self._every = every
+        self._stream = stream or sys.stderr
+        self._clock = clock
+        self._begin = self._last = clock()
+        self._last_step = start
+
+    def due(self, step: int) -> bool:
+        """Is step number `step` (from 1) one to report?"""
+        return step % self._every == 0 or step == self._steps
+
+    def report(self, step: int, loss: float) -> dict[str, float]:
+        """Prints a line, and returns the row for a `MetricsWriter`.
+
+        The speed is that since the last report, so that compiling only
+        slows the first.
+        """
+        now = self._clock()
+        elapsed = max(now - self._last, 1e-9)
+        rate = (step - self._last_step) / elapsed
+        left = (self._steps - step) / rate if rate else math.inf
+        self._last, self._last_step = now, step
+        print(
+            f"{self._label}: step {step}/{self._steps}, loss {loss:.4f}, "
+            f"{rate * self._tokens:,.0f} tokens/s, {_duration(left)} left",
+            file=self._stream,
+            flush=True,
+        )
+        return {
+            "loss": loss,
+            "tokens_per_second": rate * self._tokens,
+            "seconds": now - self._begin,
+        }
+
+
+@contextlib.contextmanager
+def progress(
+    total: int,
+    label: str,
+    unit: str = "steps",
+    *,
+    interval: float = 10.0,
+    stream: TextIO | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Callable[[int], None]]:
+    """Follows a loop: `with progress(n, 'scoring') as advance: advance(1)`.
+
+    A bar on a terminal; elsewhere a line every `interval` seconds at most,
+    and one at the end.
+    """
+    stream = stream or sys.stderr
+    begin = clock()
+    if stream.isatty():
+        bar = rich.progress.Progress(
+            *rich.progress.Progress.get_default_columns(),
+            rich.progress.MofNCompleteColumn(),
+            console=rich.console.Console(file=stream),
+        )
+        with bar:
+            task = bar.add_task(label, total=total)
+            yield lambda n: bar.advance(task, n)
+        return
+
+    done, told = 0, begin
+
+    def advance(n: int) -> None:
+        nonlocal done, told
+        done += n
+        now = clock()
+        if now - told >= interval and 0 < done < total:
+            told = now
+            left = (now - begin) / done * (total - done)
+            line = f"{label}: {done}/{total} {unit}, {_duration(left)} left"
+            print(line, file=stream, flush=True)
+
+    yield advance
+    line = f"{label}: {done}/{total} {unit} in {_duration(clock() - begin)}"
+    print(line, file=stream, flush=True)
+
+
+def _rows_until(path: Path, step: int) -> list[str]:
+    """The lines of a file up to `step`, header first; none if it has none."""
+    kept = []
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        if number == len(lines) and not line.endswith(b"\n"):
+            break  # killed while writing it
+        try:
+            row = json.loads(line)
+            late = number > 1 and row["step"] > step
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedError(
+                f"{path}, line {number}: not a row of metrics; move the file "
+                "away to continue without it"
+            ) from error
+        if not late:
+            kept.append(line.decode())
+    return kept
+
+
+def _dump(row: Mapping[str, Any]) -> str:
+    return json.dumps(_plain(row), allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """`value` as strict JSON can hold it."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if hasattr(value, "item"):  # a scalar of NumPy or JAX
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _duration(seconds: float) -> str:
+    """'8 s', '12 min' or '3.4 h'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

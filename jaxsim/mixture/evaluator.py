@@ -1,0 +1,330 @@
+"""The one evaluator: a table of mixtures in, losses of every window out.
+
+One compiled program of fixed shape for each length bucket: k mixtures times
+one pass of windows. Inside, each mixture is merged once and goes over the
+windows block by block, so what is alive is the stacked pool, one merged tree
+and one block, whatever the number of mixtures. Mixtures are spread over the
+devices; the pool is on each of them, because sharding the member axis would
+cost an all-to-all for every merge.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxsim.config import ScoreConfig
+from jaxsim.console import say
+from jaxsim.mesh import replicated, scoring_mesh
+from jaxsim.mixture.evaluation import EvaluationSet, scored_mask
+from jaxsim.mixture.merge import merge
+from jaxsim.mixture.stack import Stack
+from jaxsim.mixture.table import Mixtures
+from jaxsim.model import Execution, LanguageModel
+
+# Tokens times mixtures of one call on one device: bounds what is lost when a
+# call is interrupted, and how long progress stands still.
+_CALL_TOKENS = 2**20
+_MIXTURES_PER_DEVICE = 8
+# Of the device's memory; the rest is left to the runtime and fragmentation.
+_MEMORY_SHARE = 0.8
+
+
+def losses(
+    seed: Any,
+    delta_C: Any,
+    w_KC: jax.Array,
+    scale_K: jax.Array,
+    used_K: jax.Array,
+    tokens_TBL1: jax.Array,
+    scored_TBL: jax.Array,
+    *,
+    model: LanguageModel,
+    execution: Execution,
+    at_once: int,
+    per_token: bool,
+) -> jax.Array:
+    """The scoring program.
+
+    Args:
+      seed, delta_C: see `merge`.
+      w_KC, scale_K: k mixtures.
+      used_K: bool; the others only fill the last chunk, and are zero.
+      tokens_TBL1: T blocks of B windows.
+      scored_TBL: bool, which targets count.
+      at_once: mixtures that are computed side by side.
+      per_token: leave out the sum over each window.
+
+    Returns:
+      Nats, float32: sums [K, T, B], or [K, T, B, L] with zeros where nothing
+      is scored.
+    """
+
+    shape = scored_TBL.shape if per_token else scored_TBL.shape[:-1]
+
+    def compute(w_C: jax.Array, scale: jax.Array) -> jax.Array:
+        params = merge(seed, delta_C, w_C, scale)
+
+        def block(xs: tuple[jax.Array, jax.Array]) -> jax.Array:
+            tokens_BL1, scored_BL = xs
+            nll_BL = model.token_nll(params, tokens_BL1, execution)
+            nll_BL = jnp.where(scored_BL, nll_BL, 0.0)
+            return nll_BL if per_token else jnp.sum(nll_BL, axis=-1)
+
+        return jax.lax.map(block, (tokens_TBL1, scored_TBL))
+
+    def skip(w_C: jax.Array, scale: jax.Array) -> jax.Array:
+        # Adding 0 * scale marks the result as different on each device.
+        return jnp.zeros(shape) + 0 * scale
+
+    def one(row: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        w_C, scale, used = row
+        return jax.lax.cond(used, compute, skip, w_C, scale)
+
+    # Side by side is a batched matrix product, which is slow on a CPU; one
+    # after the other shares nothing but the memory.
+    if at_once == 1:
+        return jax.lax.map(one, (w_KC, scale_K, used_K))
+    return jax.lax.map(one, (w_KC, scale_K, used_K), batch_size=at_once)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pass:
+    """Windows of one length bucket that go through the program together."""
+
+    rows: np.ndarray  # indices into the evaluation set, without padding
+    tokens_TBL1: jax.Array
+    scored_TBL: jax.Array
+
+
+class Evaluator:
+    """Scores tables on windows of one evaluation set with one stacked pool."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        stack: Stack,
+        evaluation: EvaluationSet,
+        config: ScoreConfig,
+    ) -> None:
+        self._model = model
+        self._stack = stack
+        self._evaluation = evaluation
+        self._config = config
+        self._execution = Execution(
+            attention=config.attention,
+            unroll=config.unroll,
+            precision=config.precision,
+            loss_chunk=config.loss_chunk,
+        )
+        self._mesh = scoring_mesh()
+        everywhere = replicated(self._mesh)
+        self._seed = jax.device_put(stack.seed, everywhere)
+        self._delta_C = jax.device_put(stack.delta_C, everywhere)
+        self._programs: dict[tuple[Any, ...], Any] = {}
+        self._planned = config.chunk
+
+    def chunks(
+        self, table: Mixtures, rows: np.ndarray, per_token: bool = False
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """Scores `table` on the windows `rows`, chunk by chunk.
+
+        The next chunk is computed while the caller stores the one before.
+
+        Yields:
+          Rows of the table, and their nats: [k, len(rows)] float32, or with
+          `per_token` [k, len(rows), L].
+
+        Raises:
+          DamagedError: a row uses a damaged member.
+        """
+        self._stack.check_usable(table)
+        passes = self._passes(rows)
+        chunk = self._chunk(passes[0], per_token)
+        previous = None
+        for start in range(0, len(table), chunk):
+            part = slice(start, min(start + chunk, len(table)))
+            arrays = [
+                self._call(table, part, chunk, one, per_token)
+                for one in passes
+            ]
+            if previous is not None:
+                yield previous[0], self._fetch(*previous, passes, rows)
+            previous = part, arrays
+        if previous is not None:
+            yield previous[0], self._fetch(*previous, passes, rows)
+
+    def score(self, table: Mixtures, rows: np.ndarray) -> np.ndarray:
+        """All chunks at once: [M, len(rows)] float32 nats a window."""
+        parts = [nll_KR for _, nll_KR in self.chunks(table, rows)]
+        return np.concatenate(parts)
+
+    def _call(
+        self,
+        table: Mixtures,
+        part: slice,
+        chunk: int,
+        one: _Pass,
+        per_token: bool,
+    ) -> jax.Array:
+        # A fixed shape: the last chunk repeats its last mixture.
+        at = np.minimum(np.arange(part.start, part.start + chunk), part.stop - 1)
+        spread = NamedSharding(self._mesh, PartitionSpec("mixture"))
+        w_KC = jax.device_put(table.w_MC[at].astype(np.float32), spread)
+        scale_K = jax.device_put(table.scale_M[at].astype(np.float32), spread)
+        used_K = jax.device_put(np.arange(chunk) < part.stop - part.start, spread)
+        program = self._program(chunk, one, per_token)
+        return program(
+            self._seed,
+            self._delta_C,
+            w_KC,
+            scale_K,
+            used_K,
+            one.tokens_TBL1,
+            one.scored_TBL,
+        )
+
+    def _fetch(
+        self,
+        part: slice,
+        arrays: list[jax.Array],
+        passes: list[_Pass],
+        rows: np.ndarray,
+    ) -> np.ndarray:
+        """Results of all passes, in the order of `rows`, without padding."""
+        k = part.stop - part.start
+        length = self._evaluation.tokens_RL1.shape[1] - 1
+        per_token = arrays[0].ndim == 4
+        shape = (k, len(rows), length) if per_token else (k, len(rows))
+        nll = np.zeros(shape, np.float32)
+        place = {row: i for i, row in enumerate(rows)}
+        for one, array in zip(passes, arrays, strict=True):
+            host = np.asarray(array)[:k]
+            host = host.reshape(k, -1, *host.shape[3:])[:, : len(one.rows)]
+            at = [place[row] for row in one.rows]
+            if per_token:
+                nll[:, at, : host.shape[2]] = host
+            else:
+                nll[:, at] = host
+        return nll
+
+    def _program(self, chunk: int, one: _Pass, per_token: bool) -> Any:
+        """The compiled program of a shape; each is compiled once."""
+        shape = one.tokens_TBL1.shape
+        key = (chunk, shape, per_token)
+        if key not in self._programs:
+            begin = time.monotonic()
+            at_once = 1
+            if self._mesh.devices.flat[0].platform != "cpu":
+                at_once = chunk // self._mesh.size
+            self._programs[key] = self._compile(
+                chunk, one, per_token, at_once
+            )
+            say(
+                f"scoring program: {chunk} mixtures x {shape[0] * shape[1]} "
+                f"windows of {shape[2] - 1} tokens, compiled in "
+                f"{time.monotonic() - begin:.1f} s"
+            )
+        return self._programs[key]
+
+    def _compile(
+        self, chunk: int, one: _Pass, per_token: bool, at_once: int
+    ) -> Any:
+        body: Callable[..., jax.Array] = functools.partial(
+            losses,
+            model=self._model,
+            execution=self._execution,
+            at_once=at_once,
+            per_token=per_token,
+        )
+        here, spread = PartitionSpec(), PartitionSpec("mixture")
+        program = jax.jit(
+            jax.shard_map(
+                body,
+                mesh=self._mesh,
+                in_specs=(here, here, spread, spread, spread, here, here),
+                out_specs=spread,
+            )
+        )
+        mixtures = NamedSharding(self._mesh, spread)
+        return program.lower(
+            self._seed,
+            self._delta_C,
+            jax.ShapeDtypeStruct(
+                (chunk, len(self._stack.names)), jnp.float32, sharding=mixtures
+            ),
+            jax.ShapeDtypeStruct((chunk,), jnp.float32, sharding=mixtures),
+            jax.ShapeDtypeStruct((chunk,), jnp.bool, sharding=mixtures),
+            one.tokens_TBL1,
+            one.scored_TBL,
+        ).compile()
+
+    def _chunk(self, one: _Pass, per_token: bool) -> int:
+        """Mixtures in one call: as set, or what time and memory allow.
+
+        It does not depend on how many rows a table has, so that all tables
+        share one program.
+        """
+        devices = self._mesh.size
+        if self._planned:
+            return -(-self._planned // devices) * devices
+        tokens = one.scored_TBL.size
+        k = int(np.clip(_CALL_TOKENS // tokens, 1, _MIXTURES_PER_DEVICE))
+        stats = self._mesh.devices.flat[0].memory_stats() or {}
+        limit = stats.get("bytes_limit")
+        while limit and k > 1:
+            report = self._program(
+                k * devices, one, per_token
+            ).memory_analysis()
+            needed = (
+                report.temp_size_in_bytes
+                + report.argument_size_in_bytes
+                + report.output_size_in_bytes
+            )
+            if needed < _MEMORY_SHARE * limit:
+                break
+            k //= 2
+        return k * devices
+
+    def _passes(self, rows: np.ndarray) -> list[_Pass]:
+        """`rows` by length bucket, in equal passes of whole blocks."""
+        e, full = self._evaluation, self._evaluation.tokens_RL1.shape[1] - 1
+        buckets = sorted({full, -(-full // 2), -(-full // 4)})
+        bucket_R = np.searchsorted(buckets, e.length_R[rows])
+        passes = []
+        for index, length in enumerate(buckets):
+            here = np.asarray(rows)[bucket_R == index]
+            if not len(here):
+                continue
+            count = -(-len(here) * length // _CALL_TOKENS)
+            block = min(self._config.rows, len(here))
+            blocks = -(-len(here) // (count * block))
+            # Even blocks: 65 windows are 5 x 13 and not 4 x 16 and one more.
+            block = -(-len(here) // (count * blocks))
+            for part in range(count):
+                each = blocks * block
+                some = here[part * each : (part + 1) * each]
+                passes.append(self._make_pass(some, blocks, block, length))
+        return passes
+
+    def _make_pass(
+        self, rows: np.ndarray, blocks: int, block: int, length: int
+    ) -> _Pass:
+        e = self._evaluation
+        shape = (blocks, block)
+        tokens = np.zeros((blocks * block, length + 1), np.int32)
+        tokens[: len(rows)] = e.tokens_RL1[rows, : length + 1]
+        scored = np.zeros((blocks * block, length), bool)
+        scored[: len(rows)] = scored_mask(e, rows)[:, :length]
+        everywhere = replicated(self._mesh)
+        return _Pass(
+            rows,
+            jax.device_put(tokens.reshape(*shape, -1), everywhere),
+            jax.device_put(scored.reshape(*shape, -1), everywhere),
+        )

@@ -1,0 +1,318 @@
+"""Tables of mixtures: named rows of weights over members, and their scales.
+
+The seed, single members, uniform, macro and micro merges, subsets, random
+draws and a user's own rows are all rows of one kind of table, so one evaluator
+serves them all.
+"""
+
+import csv
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxsim.errors import UserError
+
+# Weights come from text files with six decimals and from float arithmetic
+# over up to a few hundred members; a sum of 0.97 is a mistake, this is not.
+SUM_TOLERANCE = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixtures:
+    """M rows over C columns.
+
+    Attributes:
+      members: names of the columns, C.
+      names: of the rows, M, all different.
+      kinds: of the rows: seed, member, uniform, proportional, macro, group,
+        subset, dirichlet, given or truth.
+      w_MC: float64, non-negative, each row sums to 1.
+      scale_M: float64; 0 is the seed.
+    """
+
+    members: tuple[str, ...]
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+    w_MC: np.ndarray
+    scale_M: np.ndarray
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> "Mixtures":
+        """The rows at these indices."""
+        return Mixtures(
+            self.members,
+            tuple(self.names[i] for i in rows),
+            tuple(self.kinds[i] for i in rows),
+            self.w_MC[list(rows)],
+            self.scale_M[list(rows)],
+        )
+
+    def parts(self, row: int) -> dict[str, float]:
+        """The members of a row with a positive weight."""
+        w_C = self.w_MC[row]
+        return {
+            name: float(w)
+            for name, w in zip(self.members, w_C, strict=True)
+            if w > 0
+        }
+
+
+def check(table: Mixtures) -> None:
+    """Refuses what is not a mixture, before anything is compiled.
+
+    Raises:
+      UserError: names the row and what is wrong with it.
+    """
+    shape = (len(table.names), len(table.members))
+    if table.w_MC.shape != shape or table.scale_M.shape != shape[:1]:
+        raise UserError(
+            f"mixtures: weights of shape {table.w_MC.shape} and scales of "
+            f"shape {table.scale_M.shape} for {shape[0]} rows over "
+            f"{shape[1]} members"
+        )
+    if len(set(table.members)) != len(table.members):
+        raise UserError(f"mixtures: a member is repeated in {table.members}")
+    seen = set()
+    rows = zip(table.names, table.w_MC, table.scale_M, strict=True)
+    for name, w_C, scale in rows:
+        if name in seen:
+            raise UserError(f"mixture {name!r}: the name is used twice")
+        seen.add(name)
+        if not np.isfinite(w_C).all() or not math.isfinite(scale):
+            raise UserError(f"mixture {name!r}: a weight is not finite")
+        if (w_C < 0).any():
+            worst = int(np.argmin(w_C))
+            raise UserError(
+                f"mixture {name!r}: the weight of {table.members[worst]!r} is "
+                f"negative ({w_C[worst]:g})"
+            )
+        if not w_C.any():
+            raise UserError(
+                f"mixture {name!r}: all weights are zero; the seed is a named "
+                "row of its own, with scale 0"
+            )
+        if abs(w_C.sum() - 1) > SUM_TOLERANCE:
+            raise UserError(
+                f"mixture {name!r}: the weights sum to {w_C.sum():g}, not to 1"
+            )
+
+
+def concatenate(*tables: Mixtures) -> Mixtures:
+    """Rows of several tables over the same members; the first name wins."""
+    members = tables[0].members
+    if any(table.members != members for table in tables):
+        raise ValueError("tables over different members")
+    kinds = [kind for table in tables for kind in table.kinds]
+    w_MC = np.concatenate([table.w_MC for table in tables])
+    scale_M = np.concatenate([table.scale_M for table in tables])
+    first: dict[str, int] = {}
+    for row, name in enumerate(n for table in tables for n in table.names):
+        first.setdefault(name, row)
+    keep = list(first.values())
+    return Mixtures(
+        members,
+        tuple(first),
+        tuple(kinds[i] for i in keep),
+        w_MC[keep],
+        scale_M[keep],
+    )
+
+
+def _rows(
+    members: Sequence[str],
+    kind: str,
+    rows: Mapping[str, np.ndarray],
+    scale: float = 1.0,
+) -> Mixtures:
+    return Mixtures(
+        tuple(members),
+        tuple(rows),
+        (kind,) * len(rows),
+        np.array(list(rows.values()), np.float64).reshape(-1, len(members)),
+        np.full(len(rows), scale),
+    )
+
+
+def seed_row(members: Sequence[str]) -> Mixtures:
+    """The seed: scale 0, equal weights; it uses no member."""
+    c = len(members)
+    return _rows(members, "seed", {"seed": np.full(c, 1 / c)}, scale=0.0)
+
+
+def singles(members: Sequence[str]) -> Mixtures:
+    """Each member alone."""
+    eye_CC = np.eye(len(members))
+    return _rows(members, "member", dict(zip(members, eye_CC, strict=True)))
+
+
+def uniform(members: Sequence[str]) -> Mixtures:
+    """Equal weights over all members: the paper's micro merge."""
+    c = len(members)
+    return _rows(members, "uniform", {"uniform": np.full(c, 1 / c)})
+
+
+def proportional(members: Sequence[str], tokens: Sequence[int]) -> Mixtures:
+    """Weights in proportion to the tokens of each member's unit."""
+    tokens_C = np.asarray(tokens, np.float64)
+    return _rows(
+        members, "proportional", {"proportional": tokens_C / tokens_C.sum()}
+    )
+
+
+def macro(members: Sequence[str], groups: Sequence[str]) -> Mixtures:
+    """The average of group averages, and each group's own average.
+
+    A group of one is that member, and one group is the uniform row, so a
+    table without real groups is empty.
+    """
+    indices: dict[str, list[int]] = {}
+    for c, group in enumerate(groups):
+        indices.setdefault(group, []).append(c)
+    means = {
+        group: np.bincount(cs, minlength=len(members)) / len(cs)
+        for group, cs in indices.items()
+    }
+    if len(indices) == 1 or all(len(cs) == 1 for cs in indices.values()):
+        return _rows(members, "macro", {})
+    return concatenate(
+        _rows(members, "macro", {"macro": np.mean(list(means.values()), 0)}),
+        _rows(
+            members,
+            "group",
+            {
+                f"group {group}": means[group]
+                for group, cs in indices.items()
+                if len(cs) > 1
+            },
+        ),
+    )
+
+
+def subsets(members: Sequence[str], smallest: int, largest: int) -> Mixtures:
+    """Equal weights over every subset of these sizes."""
+    rows = {}
+    for size in range(smallest, largest + 1):
+        for cs in itertools.combinations(range(len(members)), size):
+            name = " + ".join(members[c] for c in cs)
+            rows[name] = np.bincount(cs, minlength=len(members)) / size
+    return _rows(members, "subset", rows)
+
+
+def dirichlet(
+    members: Sequence[str], count: int, concentration: float, rng: int
+) -> Mixtures:
+    """Draws with the same concentration for each member."""
+    w_MC = np.random.default_rng(rng).dirichlet(
+        np.full(len(members), concentration), count
+    )
+    rows = {f"dirichlet {i + 1}": w_C for i, w_C in enumerate(w_MC)}
+    return _rows(members, "dirichlet", rows)
+
+
+def read_csv(members: Sequence[str], path: Path) -> Mixtures:
+    """Rows of a CSV: a `name` column, optionally `scale`, one a member.
+
+    A member without a column has weight zero.
+
+    Raises:
+      UserError: missing file, unknown or repeated column, no number, or a row
+        that is not a mixture; names file and line.
+    """
+    header, lines = read_numbers(path, text_columns=("name",))
+    unknown = [h for h in header if h not in (*members, "name", "scale")]
+    if unknown:
+        raise UserError(
+            f"{path}: column {unknown[0]!r} is not a member of this pool; "
+            f"members are {', '.join(members)}"
+        )
+    if not lines:
+        raise UserError(f"{path}: no rows")
+    w_MC = np.zeros((len(lines), len(members)))
+    for m, line in enumerate(lines):
+        for c, member in enumerate(members):
+            w_MC[m, c] = line.get(member, 0.0)
+    return Mixtures(
+        tuple(members),
+        tuple(str(line["name"]) for line in lines),
+        ("given",) * len(lines),
+        w_MC,
+        np.array([float(line.get("scale", 1.0)) for line in lines]),
+    )
+
+
+def read_numbers(
+    path: Path, text_columns: Sequence[str]
+) -> tuple[list[str], list[dict[str, float | str]]]:
+    """Header and rows of a CSV of numbers, but for the columns named.
+
+    Raises:
+      UserError: names file, line and column.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file)
+        header = [cell.strip() for cell in next(reader, [])]
+        if len(set(header)) != len(header) or "" in header:
+            raise UserError(f"{path}: an empty or repeated column in {header}")
+        if missing := [c for c in text_columns if c not in header]:
+            raise UserError(f"{path}: there is no column {missing[0]!r}")
+        rows: list[dict[str, float | str]] = []
+        for cells in reader:
+            where = f"{path}, line {reader.line_num}"
+            if not any(cells):
+                continue
+            if len(cells) != len(header):
+                raise UserError(
+                    f"{where}: {len(cells)} cells under {len(header)} columns"
+                )
+            row: dict[str, float | str] = {}
+            for column, cell in zip(header, cells, strict=True):
+                try:
+                    row[column] = (
+                        cell.strip() if column in text_columns else float(cell)
+                    )
+                except ValueError as error:
+                    raise UserError(
+                        f"{where}, column {column}: {cell!r} is not a number"
+                    ) from error
+            rows.append(row)
+    return header, rows
+
+
+def parse(
+    spec: str, members: Sequence[str], concentration: float, rng: int
+) -> Mixtures:
+    """`subsets:a-b`, `dirichlet:n` or a CSV file, as a table.
+
+    Raises:
+      UserError: the specification is none of these, or out of range.
+    """
+    if match := re.fullmatch(r"subsets:(\d+)(?:-(\d+))?", spec):
+        smallest = int(match[1])
+        largest = int(match[2] or match[1])
+        if not 1 <= smallest <= largest <= len(members):
+            raise UserError(
+                f"mixtures {spec!r}: sizes must lie between 1 and the number "
+                f"of members, {len(members)}"
+            )
+        return subsets(members, smallest, largest)
+    if match := re.fullmatch(r"dirichlet:(\d+)", spec):
+        if not int(match[1]):
+            raise UserError(f"mixtures {spec!r}: no rows asked for")
+        return dirichlet(members, int(match[1]), concentration, rng)
+    if spec.endswith(".csv"):
+        return read_csv(members, Path(spec))
+    raise UserError(
+        f"mixtures {spec!r}: must be subsets:A-B, dirichlet:N or a FILE.csv"
+    )

@@ -1,0 +1,62 @@
+"""Named model shapes: tiny ones for CPUs, a Llama-like one, the paper's three.
+
+The paper's come from the published code of Na et al., EMNLP 2024
+(clarana/ez-data-ablations): LayerNorm, full-width QK-norm, no attention output
+projection, the second half of SwiGLU as the gate, biases, a tied head.
+"""
+
+from jaxsim.config import ModelConfig
+from jaxsim.errors import UserError
+
+
+def _tiny(layers: int, dim: int, heads: int, mlp_dim: int) -> ModelConfig:
+    return ModelConfig(
+        layers=layers, dim=dim, heads=heads, kv_heads=heads, mlp_dim=mlp_dim
+    )
+
+
+def _paper(layers: int, dim: int, heads: int, mlp_dim: int) -> ModelConfig:
+    return ModelConfig(
+        length=2048,
+        layers=layers,
+        dim=dim,
+        heads=heads,
+        kv_heads=heads,
+        mlp_dim=mlp_dim,
+        norm="layer",
+        norm_eps=1e-5,
+        qk_norm=True,
+        output_projection=False,
+        bias=True,
+        gate_first=False,
+        tied=True,
+        rope_base=10_000.0,
+        vocab_multiple=128,
+    )
+
+
+_PRESETS = {
+    "tiny-0.3m": _tiny(2, 64, 2, 176),
+    "tiny-0.6m": _tiny(2, 128, 4, 352),
+    "tiny-3m": _tiny(4, 224, 7, 608),
+    "tiny-5m": _tiny(6, 256, 8, 688),
+    "llama-110m": ModelConfig(
+        length=1024, layers=12, dim=768, heads=12, kv_heads=4, mlp_dim=2048
+    ),
+    "paper-130m": _paper(12, 768, 12, 1536),
+    "paper-300m": _paper(24, 1024, 16, 2048),
+    "paper-1b": _paper(24, 2048, 16, 4096),
+}
+
+
+def preset(name: str) -> ModelConfig:
+    """The shape called `name`.
+
+    Raises:
+      UserError: no such shape; the message lists those there are.
+    """
+    if name not in _PRESETS:
+        raise UserError(
+            f"no model preset {name!r}; there are {', '.join(_PRESETS)}"
+        )
+    return _PRESETS[name]

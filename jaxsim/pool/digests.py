@@ -1,0 +1,91 @@
+"""Digests: of parameters by content, and of files to find damage.
+
+Orbax writes one tree to different bytes each time, so a file's hash says
+nothing about the parameters; `params_digest` does, and result keys use it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def leaves_by_path(params: Any) -> dict[str, Any]:
+    """The leaves of a nested dict, by 'a/b/c', sorted."""
+    pairs = jax.tree_util.tree_leaves_with_path(params)
+    named = {"/".join(str(k.key) for k in path): leaf for path, leaf in pairs}
+    return dict(sorted(named.items()))
+
+
+def params_digest(params: Any) -> str:
+    """SHA-256 over sorted paths, shapes, dtypes and little-endian bytes."""
+    total = hashlib.sha256()
+    for path, leaf in leaves_by_path(params).items():
+        array = np.ascontiguousarray(leaf)
+        header = [path, list(array.shape), array.dtype.name]
+        total.update(json.dumps(header).encode())
+        little = array.dtype.newbyteorder("<")
+        total.update(array.astype(little, copy=False).tobytes())
+    return total.hexdigest()
+
+
+def all_finite(params: Any) -> bool:
+    return all(bool(np.isfinite(a).all()) for a in jax.tree.leaves(params))
+
+
+def first_non_finite(params: Any) -> str | None:
+    """The path of the first leaf that holds a NaN or an infinity."""
+    for path, leaf in leaves_by_path(params).items():
+        if not np.isfinite(leaf).all():
+            return path
+    return None
+
+
+def object_digest(value: Any) -> str:
+    """SHA-256 of plain data, as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digests(directory: Path) -> dict[str, tuple[str, int]]:
+    """SHA-256 and size of every file below `directory`, by relative path."""
+    return {
+        path.relative_to(directory).as_posix(): (
+            sha256_of_file(path),
+            path.stat().st_size,
+        )
+        for path in _files(directory)
+    }
+
+
+def sha256_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def differences(
+    expected: Mapping[str, Any], found: Mapping[str, Any], prefix: str = ""
+) -> list[str]:
+    """'key: expected X, found Y' for every plain value that differs."""
+    lines = []
+    for key in sorted(expected.keys() | found.keys()):
+        e, f = expected.get(key, "nothing"), found.get(key, "nothing")
+        name = f"{prefix}{key}"
+        if isinstance(e, Mapping) and isinstance(f, Mapping):
+            lines += differences(e, f, f"{name}.")
+        elif e != f:
+            lines.append(f"{name}: expected {_short(e)}, found {_short(f)}")
+    return lines
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 20 else text[:12] + "..."
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    return (p for p in sorted(directory.rglob("*")) if p.is_file())

@@ -1,0 +1,188 @@
+"""A pool: the members, truths and repeats of one seed and one recipe."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from jaxsim.config import Config, ModelConfig
+from jaxsim.errors import DamagedError, JaxsimError, UserError
+from jaxsim.model import LanguageModel
+from jaxsim.pool.digests import differences
+from jaxsim.pool.manifest import FORMAT, Manifest, read_manifest
+from jaxsim.pool.publish import is_published
+from jaxsim.pool.verify import file_problems, load_verified
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """An open pool. Entries are read anew, so that additions are seen.
+
+    Attributes:
+      workdir: where it lies.
+      model: the shape of every tree in it.
+      identity: what all entries share: digests of seed and tokenizer, recipe
+        and model, as plain data.
+    """
+
+    workdir: Path
+    model: LanguageModel
+    identity: dict[str, Any]
+
+    @property
+    def seed_entry(self) -> Path:
+        return self.workdir / "seed"
+
+    def entry(self, name: str) -> Path:
+        """The directory of an entry, published or not."""
+        return self.workdir / "pool" / "members" / name
+
+    def manifests(self, *kinds: str) -> dict[str, Manifest]:
+        """The admitted entries of these kinds, or all, by name."""
+        root = self.workdir / "pool" / "members"
+        found = {}
+        for path in sorted(root.iterdir()) if root.is_dir() else []:
+            if is_published(path):
+                manifest = read_manifest(path)
+                if not kinds or manifest.kind in kinds:
+                    found[path.name] = manifest
+        return found
+
+    def manifest(self, name: str) -> Manifest:
+        """Of one entry.
+
+        Raises:
+          UserError: there is none of this name.
+        """
+        if not is_published(self.entry(name)):
+            raise UserError(
+                f"{self.workdir}: the pool has no entry {name!r}; "
+                "run `jaxsim train`"
+            )
+        return read_manifest(self.entry(name))
+
+    def seed(self) -> tuple[Manifest, Any]:
+        """The seed's manifest and verified parameters."""
+        manifest = read_manifest(self.seed_entry)
+        params = load_verified(self.seed_entry, manifest, self.model.shapes())
+        if manifest.params_digest != self.identity["seed_digest"]:
+            raise DamagedError(
+                f"{self.workdir}: the seed is not the one that the pool was "
+                "made from"
+            )
+        return manifest, params
+
+    def load(self, manifest: Manifest) -> Any:
+        """The parameters that `manifest` admits, as numpy arrays, checked.
+
+        Raises:
+          DamagedError: damaged, not finite, or of another seed, tokenizer,
+            recipe or model; names the entry and the fields.
+        """
+        problems = self.kinship_problems(manifest)
+        if problems:
+            raise DamagedError(
+                f"{manifest.kind} {manifest.name} does not belong to this "
+                f"pool: {'; '.join(problems)}"
+            )
+        return load_verified(
+            self.entry(manifest.name), manifest, self.model.shapes()
+        )
+
+    def kinship_problems(self, manifest: Manifest) -> list[str]:
+        """Fields of `manifest` that differ from what the pool shares."""
+        found = {key: getattr(manifest, key) for key in self.identity}
+        return differences(self.identity, found)
+
+    def problems(self) -> dict[str, str]:
+        """Everything wrong with the seed and all entries, by name."""
+        found = {}
+        try:
+            self.seed()
+        except JaxsimError as error:
+            found["seed"] = str(error)
+        root = self.workdir / "pool" / "members"
+        for path in sorted(root.iterdir()) if root.is_dir() else []:
+            if not is_published(path):
+                continue
+            try:
+                manifest = read_manifest(path)
+                files = file_problems(path, manifest)
+                if files:
+                    raise DamagedError("; ".join(files))
+                self.load(manifest)
+            except JaxsimError as error:
+                found[path.name] = str(error)
+        return found
+
+
+def identity_of(
+    seed: Manifest, config: Config, budget_tokens: int
+) -> dict[str, Any]:
+    """What every entry of a pool must share, as plain JSON data."""
+    recipe = dataclasses.asdict(config.recipe) | {"unit_tokens": budget_tokens}
+    return {
+        "seed_digest": seed.params_digest,
+        "tokenizer_digest": seed.tokenizer_digest,
+        "recipe": recipe,
+        "model": dataclasses.asdict(config.model),
+    }
+
+
+def create_pool(
+    workdir: Path, config: Config, vocab_size: int, budget_tokens: int
+) -> Pool:
+    """Opens the pool of `workdir`, or starts it from the seed there.
+
+    Raises:
+      UserError: the pool was made with another seed, recipe or model.
+    """
+    if not is_published(workdir / "seed"):
+        raise UserError(f"{workdir}: there is no seed; run `jaxsim seed`")
+    seed = read_manifest(workdir / "seed")
+    identity = identity_of(seed, config, budget_tokens)
+    path = workdir / "pool" / "pool.json"
+    if path.exists():
+        pool = open_pool(workdir)
+        if lines := differences(pool.identity, identity):
+            raise UserError(
+                f"{workdir} holds a pool that this config cannot continue: "
+                f"{'; '.join(lines)}. Restore those values, or use another "
+                "--workdir"
+            )
+        return pool
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(
+        json.dumps(
+            {"format": FORMAT, "vocab_size": vocab_size, **identity}, indent=1
+        )
+        + "\n"
+    )
+    os.replace(part, path)
+    return open_pool(workdir)
+
+
+def open_pool(workdir: Path) -> Pool:
+    """The pool of a workdir, for reading.
+
+    Raises:
+      UserError: there is none yet.
+      DamagedError: its pool.json is unreadable or of another version.
+    """
+    path = Path(workdir) / "pool" / "pool.json"
+    if not path.exists():
+        raise UserError(f"{workdir}: there is no pool; run `jaxsim train`")
+    try:
+        data = json.loads(path.read_text())
+        if data.pop("format") != FORMAT:
+            raise DamagedError(
+                f"{path}: another format than {FORMAT}; use the version of "
+                "jaxsim that wrote it"
+            )
+        vocab_size = data.pop("vocab_size")
+        model = LanguageModel(ModelConfig(**data["model"]), vocab_size)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{path}: not a pool: {error}") from error
+    return Pool(Path(workdir), model, data)

@@ -1,0 +1,1 @@
+"""Scores to trust: truths, agreement with them, and rules without a model."""

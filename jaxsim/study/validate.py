@@ -1,0 +1,238 @@
+"""Proxies against truths: the points, the agreement, the no-model rules."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxsim.corpus import Corpus
+from jaxsim.mixture.evaluation import EvaluationSet
+from jaxsim.mixture.scores import Scores
+from jaxsim.mixture.table import Mixtures
+from jaxsim.mixture.ties import Residual, objective
+from jaxsim.study.agreement import Agreement, agreement, noise_ceiling
+from jaxsim.study.rules import predictions
+
+PROXIES = ("merge", "probability", "members")
+IN_POOL, OUT_OF_POOL = "macro in-pool", "macro out-of-pool"
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """What `validate` found.
+
+    Attributes:
+      truths: names, in the order of `ratios` and of all points.
+      members: columns of `ratios`.
+      ratios: token shares, one row a truth.
+      targets: domains that have truths, then the macros over them.
+      kinds: of the targets: 'in-pool', 'out-of-pool' or 'macro'.
+      points: bits per byte by predictor ('truth' and the proxies) and target.
+      agreement: by target and predictor (proxies and no-model rules).
+      ceilings: by target, where repeats were trained.
+      repeats: how many truths were repeated.
+      given: whether the user brought the truths.
+    """
+
+    truths: list[str]
+    members: list[str]
+    ratios: list[list[float]]
+    targets: list[str]
+    kinds: list[str]
+    points: dict[str, dict[str, list[float]]]
+    agreement: dict[str, dict[str, dict[str, Any]]]
+    ceilings: dict[str, float]
+    repeats: int
+    given: bool
+    notes: list[str]
+
+    def residual(
+        self, target: dict[str, float], proxy: str = "merge"
+    ) -> Residual | None:
+        """Scatter of truths around a proxy, for a weighted mean of domains.
+
+        None with fewer than three truths, or where a domain of the target
+        has no truth.
+        """
+        if len(self.truths) < 3 or any(
+            name not in self.points["truth"] for name in target
+        ):
+            return None
+        total = sum(target.values())
+        difference_M = sum(
+            weight
+            / total
+            * (
+                np.array(self.points["truth"][name])
+                - np.array(self.points[proxy][name])
+            )
+            for name, weight in target.items()
+        )
+        return Residual(float(np.std(difference_M, ddof=1)), len(self.truths))
+
+
+def compare(
+    corpus: Corpus,
+    proxies: Scores,
+    truth_MD: np.ndarray,
+    choose_MD: np.ndarray | None,
+    repeats: tuple[np.ndarray, np.ndarray] | None,
+    given: bool,
+) -> Validation:
+    """Agreement of every proxy and every rule with the truths.
+
+    Args:
+      corpus: names the units that belong to each domain.
+      proxies: scores of the merges at the truths' ratios, on report text.
+      truth_MD: bits per byte of the truths on report text; NaN in a column
+        where there is none.
+      choose_MD: the same on select text, to pick the best single weight on.
+      repeats: bits per byte [P, D] of runs and of their repeats.
+      given: the user brought the truths.
+    """
+    evaluation, table = proxies.evaluation, proxies.table
+    targets = _targets(evaluation, truth_MD)
+    bits = {p: proxies.bits_per_byte(p, "report") for p in PROXIES}
+    bits["truth"] = truth_MD
+    points = {
+        name: {
+            target: objective(values_MD, weights_D).tolist()
+            for target, (_, weights_D) in targets.items()
+        }
+        for name, values_MD in bits.items()
+    }
+    tables, ceilings = {}, {}
+    for target, (_, weights_D) in targets.items():
+        own_C = _own_units(corpus, evaluation, table, weights_D)
+        choose_M = None
+        if choose_MD is not None:
+            choose_M = objective(choose_MD, weights_D)
+        tables[target] = _against(
+            {p: np.array(points[p][target]) for p in PROXIES},
+            np.array(points["truth"][target]),
+            table.w_MC,
+            own_C,
+            choose_M,
+        )
+        if repeats is not None:
+            ceilings[target] = noise_ceiling(
+                np.array(points["truth"][target]),
+                objective(repeats[0], weights_D),
+                objective(repeats[1], weights_D),
+            )
+    return Validation(
+        truths=list(table.names),
+        members=list(table.members),
+        ratios=table.w_MC.tolist(),
+        targets=list(targets),
+        kinds=[kind for kind, _ in targets.values()],
+        points=points,
+        agreement=tables,
+        ceilings=ceilings,
+        repeats=0 if repeats is None else len(repeats[0]),
+        given=given,
+        notes=list(proxies.notes),
+    )
+
+
+def mean_agreement(
+    validation: Validation, kind: str, predictor: str, field: str
+) -> float:
+    """Mean over the targets of a kind of one figure; NaN if it is blank."""
+    values = [
+        validation.agreement[target][predictor][field]
+        for target, k in zip(validation.targets, validation.kinds, strict=True)
+        if k == kind and predictor in validation.agreement[target]
+    ]
+    finite = [v for v in values if v is not None and np.isfinite(v)]
+    return float(np.mean(finite)) if finite else float("nan")
+
+
+def save_validation(workdir: Path, validation: Validation) -> None:
+    folder = Path(workdir) / "study"
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(dataclasses.asdict(validation), indent=1) + "\n"
+    (folder / "validation.json").write_text(text)
+
+
+def load_validation(workdir: Path) -> Validation | None:
+    """What the last `validate` of a workdir found, if there was one."""
+    path = Path(workdir) / "study" / "validation.json"
+    if not path.exists():
+        return None
+    return Validation(**json.loads(path.read_text()))
+
+
+def _targets(
+    evaluation: EvaluationSet, truth_MD: np.ndarray
+) -> dict[str, tuple[str, np.ndarray]]:
+    """Domains with truths and the macros over them: kind and weights [D]."""
+    there = np.isfinite(truth_MD).all(axis=0)
+    eye_DD = np.eye(len(evaluation.domains))
+    inside_D = np.array(evaluation.in_pool)
+    targets = {
+        name: ("in-pool" if inside_D[d] else "out-of-pool", eye_DD[d])
+        for d, name in enumerate(evaluation.domains)
+        if there[d]
+    }
+    for name, kind_D in ((IN_POOL, inside_D), (OUT_OF_POOL, ~inside_D)):
+        weights_D = (there & kind_D).astype(float)
+        if weights_D.sum() > 1:
+            targets[name] = ("macro", weights_D)
+    return targets
+
+
+def _own_units(
+    corpus: Corpus,
+    evaluation: EvaluationSet,
+    table: Mixtures,
+    weights_D: np.ndarray,
+) -> np.ndarray | None:
+    """[C] bool: the units of a single in-pool domain's partition."""
+    chosen = np.flatnonzero(weights_D)
+    if len(chosen) > 1 or not evaluation.in_pool[chosen[0]]:
+        return None
+    domain = evaluation.domains[chosen[0]]
+    own_C = [
+        name in corpus.units and corpus.units[name].partition == domain
+        for name in table.members
+    ]
+    return np.array(own_C) if any(own_C) else None
+
+
+def _against(
+    proxies: dict[str, np.ndarray],
+    truth_M: np.ndarray,
+    w_MC: np.ndarray,
+    own_C: np.ndarray | None,
+    choose_M: np.ndarray | None,
+) -> dict[str, dict[str, Any]]:
+    in_M = None
+    if own_C is not None:
+        in_M = w_MC[:, own_C].sum(axis=1) >= 1 / w_MC.shape[1] - 1e-9
+    everything = {**proxies, **predictions(w_MC, own_C, choose_M)}
+    table = {
+        name: dataclasses.asdict(agreement(predicted_M, truth_M, in_M))
+        for name, predicted_M in everything.items()
+    }
+    table["random"] = dataclasses.asdict(_random(truth_M))
+    return table
+
+
+def _random(truth_M: np.ndarray) -> Agreement:
+    """What guessing gives on average; nothing is drawn."""
+    nan = float("nan")
+    return Agreement(
+        spearman=0.0,
+        interval=None,
+        pearson=0.0,
+        pairs=0.5,
+        pairs_mixed=0.5,
+        pairs_in=0.5,
+        pairs_out=0.5,
+        slope=nan,
+        offset=nan,
+        regret=float(truth_M.mean() - truth_M.min()),
+    )

@@ -1,0 +1,21 @@
+"""What a training step carries on: arrays only, one checkpoint holds it all."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a resumed run needs; the data order is a function.
+
+    `tail_sum` is the float32 sum of the parameters after each step of the
+    tail; a run without a tail average carries zeros of shape ().
+    """
+
+    step: jax.Array  # int32 (), steps done
+    params: Any
+    optimizer: Any
+    tail_sum: Any

@@ -1,0 +1,77 @@
+"""The train step: a pure function of a state and a batch."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxsim.model import Execution, LanguageModel
+from jaxsim.model.loss import sum_and_count
+from jaxsim.train.state import TrainState
+
+
+def initial_state(
+    params: Any, optimizer: optax.GradientTransformation, tail: bool
+) -> TrainState:
+    """A fresh optimizer around `params`: nothing of the seed's leaks in."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        optimizer=optimizer.init(params),
+        tail_sum=jax.tree.map(jnp.zeros_like, params) if tail else None,
+    )
+
+
+def train_step(
+    state: TrainState,
+    tokens_BL1: jax.Array,
+    tail_start: jax.Array,
+    *,
+    model: LanguageModel,
+    optimizer: optax.GradientTransformation,
+    execution: Execution,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update on the mean loss of a global batch.
+
+    Args:
+      state: donated by the caller.
+      tokens_BL1: rows of L+1 tokens.
+      tail_start: steps done before the tail begins, int32 ().
+
+    Returns:
+      The next state, and sums: `nll` and `tokens`, the gradient's global norm,
+      and `finite`, one flag for each leaf of the gradient in tree order.
+    """
+
+    def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        nll_BL = model.token_nll(params, tokens_BL1, execution)
+        nll, tokens = sum_and_count(nll_BL, jnp.ones_like(nll_BL))
+        return nll / tokens, (nll, tokens)
+
+    gradients, (nll, tokens) = jax.grad(loss, has_aux=True)(state.params)
+    updates, optimizer_state = optimizer.update(
+        gradients, state.optimizer, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    tail_sum = state.tail_sum
+    if tail_sum is not None:
+        in_tail = (state.step >= tail_start).astype(jnp.float32)
+        tail_sum = jax.tree.map(
+            lambda s, p: s + in_tail * p, tail_sum, params
+        )
+    next_state = TrainState(
+        step=state.step + 1,
+        params=params,
+        optimizer=optimizer_state,
+        tail_sum=tail_sum,
+    )
+    metrics = {
+        "nll": nll,
+        "tokens": tokens,
+        "gradient_norm": optax.global_norm(gradients),
+        "finite": jnp.stack(
+            [jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(gradients)]
+        ),
+    }
+    return next_state, metrics

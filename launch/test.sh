@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Makes .venv, installs the test extra, runs the tests.
+#
+#   launch/test.sh [--dry-run] [arguments of pytest]
+#
+# PYTHON=python3.12 launch/test.sh chooses the Python.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. launch/environment.sh
+
+dry_run=
+if [ "${1:-}" = --dry-run ]; then
+    dry_run=1
+    shift
+fi
+
+ensure_environment test
+# More workers than this cost more memory than they save time.
+jobs=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+[ "$jobs" -le 4 ] || jobs=4
+set -- "$python" -m pytest -q -n "$jobs" "$@"
+if [ -n "$dry_run" ]; then
+    echo "would run: $*"
+    exit
+fi
+exec "$@"

@@ -1,0 +1,115 @@
+"""The order of data: exact shares, the same batches however they are cut."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from jaxsim.corpus.datasets import Unit
+from jaxsim.corpus.order import batch, permutation, schedule, shares
+
+
+def unit(name, rows):
+    return Unit(name, name, "g", f"{name}-digest", rows, rows * 8, 1)
+
+
+A, B, C = unit("a", 5), unit("b", 40), unit("c", 7)
+SEED = unit("seed", 30)
+
+
+def pairs(run):
+    return [
+        (run.units[u], int(r))
+        for u, r in zip(run.unit_R, run.row_R, strict=True)
+    ]
+
+
+def test_golden_permutation():
+    # Frozen: other values would change the data order of existing pools.
+    assert permutation("digest", 0, 0, 8).tolist() == [5, 2, 1, 4, 6, 0, 3, 7]
+    for n in (0, 1, 100):
+        assert sorted(permutation("d", 1, 2, n)) == list(range(n))
+
+
+@pytest.mark.parametrize(
+    "change", [("other", 0, 0), ("digest", 1, 0), ("digest", 0, 1)]
+)
+def test_permutation_depends_on_everything(change):
+    base = permutation("digest", 0, 0, 50).tolist()
+    assert permutation(*change, 50).tolist() != base
+
+
+def test_shares_are_exact():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        weights = rng.dirichlet(np.ones(7)) * (rng.random(7) > 0.3)
+        if not weights.sum():
+            continue
+        total = int(rng.integers(0, 500))
+        given = shares(weights, total)
+        assert given.sum() == total
+        assert (given[weights == 0] == 0).all()
+        whole = sum(map(Fraction, weights.tolist()))
+        for w, n in zip(weights.tolist(), given.tolist(), strict=True):
+            assert abs(Fraction(w) * total / whole - n) < 1
+    assert shares([1, 1, 1], 8).tolist() == [3, 3, 2]
+    assert shares([0, 1, 1], 3).tolist() == [0, 2, 1]
+    assert shares([0.5, 0.3, 0.2], 10).tolist() == [5, 3, 2]
+    for bad in ([0.0, 0.0], [1.0, -0.1]):
+        with pytest.raises(ValueError, match="non-negative"):
+            shares(bad, 3)
+
+
+def test_each_unit_gives_the_first_rows_of_its_permutations():
+    run = schedule([A, B, C], [0.5, 0.5, 0], 24, order=3)
+    assert run.units == ("a", "b", "c")
+    for u in (A, B):
+        given = [row for name, row in pairs(run) if name == u.name]
+        epochs = [permutation(u.digest, 3, e, u.rows) for e in range(3)]
+        assert given == np.concatenate(epochs)[:12].tolist()
+    assert run.unique_rows == (5, 12, 0)
+    assert run.epochs == (12 / 5, 12 / 40, 0.0)
+    # Interleaved, not one unit after the other.
+    assert np.abs(np.diff(run.unit_R)).sum() > 4
+
+
+def test_schedule_depends_only_on_what_it_uses():
+    run = schedule([A, B, C], [0.25, 0.75, 0], 24, order=1)
+    assert pairs(run) == pairs(schedule([B, A], [0.75, 0.25], 24, order=1))
+    assert pairs(run) != pairs(schedule([A, B], [0.25, 0.75], 24, order=2))
+    member = schedule([A, B, C], [0, 1, 0], 24, order=1)
+    assert pairs(member) == pairs(schedule([B], [1.0], 24, order=1))
+
+
+def test_anchor_takes_its_share_from_the_seed():
+    run = schedule([A, B], [1, 1], 20, order=0, anchor=(SEED, 0.25))
+    assert run.units == ("a", "b", "seed")
+    assert np.bincount(run.unit_R).tolist() == [8, 7, 5]
+    plain = schedule([A, B], [1, 1], 20, order=0, anchor=(SEED, 0.0))
+    assert pairs(plain) == pairs(schedule([A, B], [1, 1], 20, order=0))
+
+
+def test_batches_are_the_same_when_resumed_or_split():
+    def batches(steps, processes):
+        run = schedule([A, B, C], [0.2, 0.5, 0.3], 48, order=5)
+        result = []
+        for step in steps:
+            rows = pairs(run)[batch(run, step, 8)]
+            parts = [rows[p::processes] for p in range(processes)]
+            assert sum(map(len, parts)) == 8
+            result.append(sorted(r for part in parts for r in part))
+        return result
+
+    whole = batches(range(6), 1)
+    assert batches(range(3), 2) + batches(range(3, 6), 4) == whole
+    run = schedule([A], [1.0], 16, order=0)
+    for step in (-1, 2):
+        with pytest.raises(ValueError, match="outside"):
+            batch(run, step, 8)
+
+
+def test_empty_unit_gives_an_error_only_if_used():
+    empty = unit("empty", 0)
+    schedule([A, empty], [1, 0], 8, order=0)
+    with pytest.raises(ValueError, match="empty"):
+        schedule([A, empty], [1, 1], 8, order=0)

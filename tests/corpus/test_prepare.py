@@ -1,0 +1,594 @@
+"""`prepare` from end to end, on real ArrayRecord files."""
+
+import dataclasses
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from jaxsim.config import SourceConfig, SplitConfig, TokenizerConfig
+from jaxsim.corpus import datasets, open_corpus, prepare
+from jaxsim.corpus import prepare as prepare_package
+from jaxsim.corpus.arrayrecord import write_table
+from jaxsim.corpus.rows import evaluation_rows
+from jaxsim.corpus.split import half_of
+from jaxsim.errors import DamagedError, UserError
+
+from .builders import (
+    config_of,
+    document,
+    with_corpus,
+    words,
+    write_jsonl,
+    write_partition,
+)
+
+
+@pytest.fixture
+def sources(tmp_path):
+    return {n: write_partition(tmp_path / "in", n) for n in ("a", "b", "c")}
+
+
+@pytest.fixture
+def work(tmp_path):
+    return tmp_path / "work"
+
+
+def digests(corpus):
+    return {
+        "seed": corpus.seed.digest,
+        **{n: u.digest for n, u in corpus.units.items()},
+        **{
+            (n, half): digest
+            for n, d in corpus.domains.items()
+            for half, digest in d.digests.items()
+        },
+    }
+
+
+def texts_of(path):
+    lines = path.read_text().split("\n")[:-1]
+    return {r["id"]: r["text"] for r in map(json.loads, lines)}
+
+
+def test_rows_are_the_training_documents(sources, work, tmp_path):
+    config = config_of(sources)
+    corpus = prepare(config, work)
+    assert list(corpus.units) == ["a", "b", "c"]
+    assert corpus.budget_tokens == 4 * 2 * 32
+    for name, unit in corpus.units.items():
+        texts = texts_of(tmp_path / "in" / f"{name}.jsonl")
+        split = config.corpus.split
+        train = [
+            t for i, t in texts.items()
+            if half_of(document(i), split) == "train"
+        ]  # fmt: skip
+        stream = [t for x in train for t in [*x.encode(), 256]]
+        reader = corpus.rows(name)
+        assert len(reader) == unit.rows == (len(stream) - 1) // 32
+        picked = np.random.default_rng(0).permutation(unit.rows)
+        rows_RL1 = reader[picked]
+        assert rows_RL1.dtype == np.int32
+        for row, r in zip(rows_RL1, picked, strict=True):
+            assert row.tolist() == stream[r * 32 : r * 32 + 33]
+        assert reader[np.zeros(0, np.int64)].shape == (0, 33)
+        assert unit.documents == len(train)
+        assert unit.tokens == unit.rows * 32
+        with pytest.raises(IndexError):
+            reader[np.array([unit.rows])]
+        with pytest.raises(IndexError):
+            reader[np.array([-1])]
+    seed_RL1 = corpus.rows("seed")[np.arange(corpus.seed.rows)]
+    assert seed_RL1.shape == (corpus.seed.rows, 33)
+
+
+def test_evaluation_is_every_byte_of_the_held_out_documents(
+    sources, work, tmp_path
+):
+    out = write_partition(tmp_path / "in", "out", documents=9)
+    config = config_of(sources, domains={"out": out})
+    corpus = prepare(config, work)
+    assert [d.in_pool for d in corpus.domains.values()] == [True] * 3 + [False]
+    for name, domain in corpus.domains.items():
+        texts = texts_of(tmp_path / "in" / f"{name}.jsonl")
+        for half in ("select", "report"):
+            e = corpus.evaluation(name, half)
+            assert set(e.ids) == {
+                i for i in texts
+                if half == half_of(
+                    document(i), config.corpus.split, in_pool=name != "out"
+                )
+            }  # fmt: skip
+            for index, identity in enumerate(e.ids):
+                scored = [
+                    t
+                    for r in np.flatnonzero(e.document_R == index)
+                    for t in e.tokens_RL1[r, 1:][
+                        e.first_scored_R[r] :
+                        e.first_scored_R[r] + e.n_scored_R[r]
+                    ].tolist()
+                ]  # fmt: skip
+                assert bytes(scored).decode() == texts[identity]
+            assert e.tokens_E.tolist() == [len(texts[i]) for i in e.ids]
+            assert e.bytes_R.sum() == e.bytes_E.sum() == domain.bytes[half]
+            assert domain.windows[half] == len(e.tokens_RL1)
+            assert domain.documents[half] == len(e.ids)
+            assert domain.digests[half] == e.digest
+    ids = [corpus.evaluation("out", h).ids for h in ("select", "report")]
+    assert sum(map(len, ids)) == 9
+    with pytest.raises(UserError, match="no domain 'x'"):
+        corpus.evaluation("x", "select")
+    with pytest.raises(UserError, match="no half 'both'"):
+        corpus.evaluation("out", "both")
+    with pytest.raises(UserError, match="no unit 'x'"):
+        corpus.rows("x")
+
+
+def test_a_new_partition_and_domain_change_nothing_else(
+    sources, work, tmp_path
+):
+    before = prepare(config_of(sources, kind="bpe"), work)
+    # 'A first' sorts before the others; its text must not enter the seed.
+    more = {
+        "A first": write_partition(tmp_path / "in", "A first"), **sources
+    }  # fmt: skip
+    domain = write_partition(tmp_path / "in", "later", documents=8)
+    config = config_of(more, kind="bpe", domains={"later": domain})
+    after = prepare(config, work)
+    old, new = digests(before), digests(after)
+    assert old.items() <= new.items()
+    assert {k for k in new if k not in old} == {
+        "A first", ("A first", "select"), ("A first", "report"),
+        ("later", "select"), ("later", "report"),
+    }  # fmt: skip
+    assert after.tokenizer_digest == before.tokenizer_digest
+    # The seed does not know the newcomer, which trains on its own seed share.
+    split = config.corpus.split
+    halves = [half_of(document(f"A first/{i}"), split) for i in range(30)]
+    assert halves.count("seed") > 0
+    trained = halves.count("seed") + halves.count("train")
+    assert after.units["A first"].documents == trained
+    del more["b"]
+    third = prepare(config_of(more, kind="bpe"), work)
+    assert list(third.units) == ["A first", "a", "c"]
+    assert digests(third).items() <= new.items()
+
+
+def test_same_input_elsewhere_gives_the_same_digests(sources, work, tmp_path):
+    first = prepare(config_of(sources, kind="bpe"), work)
+    second = prepare(config_of(sources, kind="bpe"), tmp_path / "other")
+    assert digests(first) == digests(second)
+    changed = prepare(config_of(sources, kind="bytes"), tmp_path / "bytes")
+    assert not set(digests(first).values()) & set(digests(changed).values())
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("model.length", {"length": 16}),
+        ("recipe.steps * recipe.batch", {"steps": 5}),
+        ("corpus.split.salt", {"split": SplitConfig(salt="u")}),
+        ("corpus.tokenizer.kind", {"kind": "bpe"}),
+        ("corpus.seed_text", {"seed_text": {"t": SourceConfig("text", "x")}}),
+    ],
+)
+def test_what_is_frozen_stays(sources, work, key, change):
+    prepare(config_of(sources), work)
+    before = (work / "corpus" / "corpus.json").read_bytes()
+    with pytest.raises(UserError) as error:
+        prepare(config_of(sources, **change), work)
+    assert str(error.value).startswith(f"{key}: ")
+    assert "--refreeze" in str(error.value)
+    assert (work / "corpus" / "corpus.json").read_bytes() == before
+
+
+def test_refreeze_starts_over_and_leaves_the_pool(sources, work):
+    prepare(config_of(sources), work)
+    (work / "pool").mkdir()
+    (work / "pool" / "pool.json").write_text("{}")
+    corpus = prepare(config_of(sources, length=16), work, refreeze=True)
+    assert corpus.length == 16
+    assert (work / "pool" / "pool.json").exists()
+
+
+def test_nothing_to_do_reads_nothing(sources, work, monkeypatch):
+    config = config_of(sources)
+    before = prepare(config, work)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("read again")
+
+    module = sys.modules["jaxsim.corpus.prepare"]
+    assert prepare_package is module.prepare
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "gather", refuse)
+        assert digests(prepare(config, work)) == digests(before)
+        path = sources["a"].path
+        os.utime(path, ns=(1, 1))
+        with pytest.raises(AssertionError, match="read again"):
+            prepare(config, work)
+    assert digests(prepare(config, work)) == digests(before)
+
+
+def test_lost_data_set_is_written_again(sources, work):
+    config = config_of(sources)
+    corpus = prepare(config, work)
+    shutil.rmtree(datasets.folder_of(work, "unit", corpus.units["b"].digest))
+    with pytest.raises(DamagedError, match="unit 'b'"):
+        open_corpus(work).rows("b")
+    assert digests(prepare(config, work)) == digests(corpus)
+    assert len(open_corpus(work).rows("b")) == corpus.units["b"].rows
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "remove"])
+@pytest.mark.parametrize("kind", ["unit", "domain"])
+def test_damage_is_found_before_rows_are_used(sources, work, kind, damage):
+    corpus = prepare(config_of(sources), work)
+    digest = (
+        corpus.units["a"].digest if kind == "unit"
+        else corpus.domains["a"].digests["report"]
+    )  # fmt: skip
+    folder = datasets.folder_of(work, kind, digest)
+    (file,) = folder.rglob("*array_record-*")
+    data = bytearray(file.read_bytes())
+    if damage == "flip":
+        # ArrayRecord pads to 64 KiB: hit what is not padding.
+        used = len(bytes(data[: len(data) // 2]).rstrip(b"\0"))
+        data[used // 2] ^= 4
+        file.write_bytes(data)
+    elif damage == "remove":
+        file.unlink()
+    else:
+        file.write_bytes(data[: len(data) // 2 if damage == "cut" else 0])
+    opened = open_corpus(work)
+    with pytest.raises(DamagedError, match=f"{kind} 'a'"):
+        if kind == "unit":
+            opened.rows("a")
+        else:
+            opened.evaluation("a", "report")
+
+
+def test_rows_of_another_data_set_are_refused(sources, work):
+    corpus = prepare(config_of(sources), work)
+    a, b = (
+        datasets.folder_of(work, "unit", corpus.units[n].digest) for n in "ab"
+    )
+    shutil.rmtree(a)
+    shutil.copytree(b, a)
+    with pytest.raises(DamagedError, match="digest"):
+        open_corpus(work).rows("a")
+
+
+def test_one_changed_token_is_found(sources, work):
+    corpus = prepare(config_of(sources), work)
+    tokens_RL1 = corpus.rows("a")[np.arange(corpus.units["a"].rows)]
+    tokens_RL1[3, 7] ^= 1
+    folder = datasets.folder_of(work, "unit", corpus.units["a"].digest)
+    shutil.rmtree(folder)
+    write_table(folder, {"tokens": tokens_RL1})
+    with pytest.raises(DamagedError, match="unit 'a': its rows differ"):
+        open_corpus(work).rows("a")
+
+
+def test_digests_depend_on_the_tokenizer():
+    rows_RL1 = np.zeros((2, 5), np.int32)
+    assert datasets.rows_digest([rows_RL1], 2, 4, "a") == datasets.rows_digest(
+        [rows_RL1[:1], rows_RL1[1:]], 2, 4, "a"
+    )
+    windows = evaluation_rows([rows_RL1[0]], [rows_RL1[0]], 0, 4)
+    one = np.ones(1, np.int64)
+    pairs = [
+        (
+            datasets.rows_digest([rows_RL1], 2, 4, tokenizer),
+            datasets.evaluation_digest(windows, ["x"], one, one, tokenizer),
+        )
+        for tokenizer in ("a", "b")
+    ]
+    assert pairs[0][0] != pairs[1][0]
+    assert pairs[0][1] != pairs[1][1]
+
+
+def test_of_two_copies_the_older_one_stays(sources, work, tmp_path):
+    config = config_of(sources)
+    before = prepare(config, work)
+    path = tmp_path / "in" / "A copy.jsonl"
+    source = write_partition(tmp_path / "in", "A copy")
+    texts = texts_of(tmp_path / "in" / "b.jsonl")
+    split = config.corpus.split
+    trained = [
+        t for i, t in texts.items() if half_of(document(i), split) == "train"
+    ]
+    free = (
+        f"free{i}"
+        for i in range(999)
+        if half_of(document(f"free{i}"), split) == "train"
+    )
+    with path.open("a") as file:
+        for text in trained:
+            file.write(json.dumps({"id": next(free), "text": text}) + "\n")
+    after = prepare(config_of({"A copy": source, **sources}), work)
+    assert digests(before).items() <= digests(after).items()
+    duplicates = after.record["summary"]["duplicates"]
+    assert duplicates == {"A copy": len(trained)}
+
+
+def test_opening_what_is_not_there_or_not_ours(sources, work):
+    with pytest.raises(UserError, match="run `jaxsim prepare`"):
+        open_corpus(work)
+    prepare(config_of(sources), work)
+    path = work / "corpus" / "corpus.json"
+    record = json.loads(path.read_text())
+    bad = {
+        "format version 99": record | {"format": 99},
+        "no SHA-256": {
+            **record,
+            "frozen": record["frozen"] | {"tokenizer_digest": "../../x"},
+        },
+        "damaged": {"format": 1},
+    }
+    for message, content in bad.items():
+        path.write_text(json.dumps(content))
+        with pytest.raises(DamagedError, match=message):
+            open_corpus(work)
+    path.write_text("{")
+    with pytest.raises(DamagedError, match="damaged"):
+        open_corpus(work)
+
+
+def test_reading_from_threads(sources, work):
+    corpus = prepare(config_of(sources), work)
+    expected = corpus.rows("a")[np.arange(corpus.units["a"].rows)]
+    wrong = []
+
+    def read(seed):
+        rng = np.random.default_rng(seed)
+        for _ in range(20):
+            picked = rng.integers(0, len(expected), 8)
+            if (corpus.rows("a")[picked] != expected[picked]).any():
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=read, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_large_partition_is_cut_in_pieces_of_a_budget(sources, work, tmp_path):
+    sources["big"] = write_partition(tmp_path / "in", "big", documents=60)
+    corpus = prepare(config_of(sources, max_units=3, steps=20), work)
+    names = [n for n in corpus.units if n.startswith("big")]
+    assert names == ["big_1of3", "big_2of3", "big_3of3"]
+    assert list(corpus.units)[:1] == ["a"]
+    whole = []
+    for name in names:
+        unit = corpus.units[name]
+        assert (unit.partition, unit.group) == ("big", "big")
+        assert unit.rows >= corpus.budget_rows
+        assert 0 < unit.documents < 60
+        whole += corpus.rows(name)[np.arange(unit.rows)].tolist()
+    # Pieces are one stream: each row starts with the last token before it.
+    assert all(x[-1] == y[0] for x, y in itertools.pairwise(whole))
+    assert set(corpus.domains) == {"a", "b", "big", "c"}
+    uncut = prepare(config_of(sources, steps=20), tmp_path / "uncut")
+    assert len(whole) == uncut.units["big"].rows
+
+
+def test_small_and_empty_partitions_are_named(sources, work, tmp_path):
+    small = with_corpus(config_of(sources, steps=400), max_epochs=2.0)
+    with pytest.raises(UserError, match=r"partition 'a'.*corpus\.max_epochs"):
+        prepare(small, work)
+    one = write_jsonl(
+        tmp_path / "one.jsonl", [{"id": "0", "text": "only this"}]
+    )
+    sources["one"] = SourceConfig(reader="jsonl", path=str(one))
+    with pytest.raises(UserError, match="'one' has no document in its"):
+        prepare(config_of(sources), work)
+    tiny = write_jsonl(
+        tmp_path / "tiny.jsonl",
+        [{"id": f"{i}", "text": f"{i}"} for i in range(20)],
+    )
+    sources["one"] = SourceConfig(reader="jsonl", path=str(tiny))
+    with pytest.raises(UserError, match="partition 'one': 0 rows"):
+        prepare(config_of(sources), work)
+    assert not (work / "corpus" / "corpus.json").exists()
+
+
+def test_advised_salt_works(sources, work, tmp_path):
+    few = write_partition(tmp_path / "in", "few", documents=12)
+    config = config_of(
+        {"few": few}, split=SplitConfig(salt="t", select=0.1, report=0.1)
+    )
+    with pytest.raises(UserError, match=r"corpus\.split\.salt='\d+'") as error:
+        prepare(config, work)
+    salt = str(error.value).split("salt='")[1].split("'")[0]
+    split = dataclasses.replace(config.corpus.split, salt=salt)
+    prepare(with_corpus(config, split=split), work)
+
+
+@pytest.mark.parametrize("name", ["../x", "A", "seed", "x" * 300, "a\0"])
+def test_hostile_partition_names_are_refused(sources, work, name):
+    sources[name] = dataclasses.replace(sources["b"])
+    with pytest.raises(UserError) as error:
+        prepare(config_of(sources), work)
+    assert repr(name)[:100] in str(error.value)
+    assert not list(work.glob("*/unit*"))
+
+
+def plant(tmp_path, sources, config):
+    """Adds copies of an evaluation document of 'a' to the text of 'b'."""
+    path = tmp_path / "in" / "a.jsonl"
+    text = next(
+        t for i, t in texts_of(path).items()
+        if half_of(document(i), config.corpus.split) == "report"
+    )  # fmt: skip
+    rng = random.Random(8)
+    copies = [
+        text, text.upper(), textwrap.fill(text, 20),
+        f"{words(rng, 50)} {text} {words(rng, 50)}",
+    ]  # fmt: skip
+    records = [
+        {"id": f"copy{i}/{j}", "text": f"{copy}"}
+        for i, copy in enumerate(copies)
+        for j in range(1000)
+        if half_of(document(f"copy{i}/{j}"), config.corpus.split) == "train"
+    ]
+    kept = {r["id"].split("/")[0]: r for r in records}
+    with open(sources["b"].path, "a") as file:
+        file.writelines(json.dumps(r) + "\n" for r in kept.values())
+
+
+def test_planted_evaluation_text_is_dropped_and_counted(
+    sources, work, tmp_path, capsys
+):
+    config = config_of(sources)
+    clean = prepare(config, tmp_path / "clean")
+    plant(tmp_path, sources, config)
+    corpus = prepare(config, work)
+    # Three of the copies are one normalised text: one found, two duplicates.
+    summary = corpus.record["summary"]
+    assert summary["overlap"] == {"b": {"a": {"training": 2, "evaluation": 0}}}
+    assert summary["duplicates"] == {"b": 2}
+    assert digests(corpus) == digests(clean)
+    assert "b repeats domain a: 2 training" in capsys.readouterr().out
+    with pytest.raises(UserError, match="'b' and domain 'a': 2 documents"):
+        prepare(with_corpus(config, overlap="refuse"), tmp_path / "no")
+
+
+def test_a_newer_domain_gives_way_to_older_training_text(
+    sources, work, tmp_path
+):
+    config = config_of(sources)
+    before = prepare(config, work)
+    texts = texts_of(tmp_path / "in" / "a.jsonl")
+    by_half = {
+        half_of(document(i), config.corpus.split): t for i, t in texts.items()
+    }
+    path = tmp_path / "in" / "new.jsonl"
+    write_partition(tmp_path / "in", "new", documents=8)
+    with path.open("a") as file:
+        for half in ("seed", "train"):
+            record = {"id": half, "text": by_half[half].upper()}
+            file.write(json.dumps(record) + "\n")
+    new = SourceConfig(reader="jsonl", path=str(path))
+    after = prepare(with_corpus(config, domains={"new": new}), work)
+    assert digests(before).items() <= digests(after).items()
+    one = {"new": {"training": 0, "evaluation": 1}}
+    assert after.record["summary"]["overlap"] == {"seed": one, "a": one}
+    ids = [
+        i for h in ("select", "report") for i in after.evaluation("new", h).ids
+    ]
+    assert sorted(ids) == [f"new/{i}" for i in range(8)]
+
+
+def test_seed_text_of_its_own(sources, work, tmp_path):
+    text = write_partition(tmp_path / "in", "common")
+    config = config_of(sources, seed_text={"common": text})
+    corpus = prepare(config, work)
+    assert corpus.seed.documents == 30
+    halves = [
+        half_of(document(f"a/{i}"), config.corpus.split) for i in range(30)
+    ]
+    trained = halves.count("seed") + halves.count("train")
+    assert corpus.units["a"].documents == trained
+
+
+def test_bad_records_abort_or_are_reported(sources, work, capsys):
+    with open(sources["a"].path, "a") as file:
+        file.write("7\n")
+    with pytest.raises(UserError, match="1 not a JSON object"):
+        prepare(config_of(sources), work)
+    assert not (work / "corpus" / "corpus.json").exists()
+    prepare(config_of(sources, max_bad=0.1), work)
+    assert "bad: source a: 1 x not a JSON object" in capsys.readouterr().out
+    (line,) = (work / "corpus" / "quarantine.jsonl").read_text().splitlines()
+    assert json.loads(line) == {
+        "source": "a", "cause": "not a JSON object", "file": "a.jsonl",
+        "line": 31,
+    }  # fmt: skip
+
+
+def test_file_tokenizer_is_kept_and_compared_by_content(
+    sources, work, tmp_path
+):
+    bpe = prepare(config_of(sources, kind="bpe"), tmp_path / "bpe").tokenizer
+    bpe.save(tmp_path / "t")
+    path = tmp_path / "t" / "tokenizer.json"
+    config = with_corpus(
+        config_of(sources),
+        tokenizer=TokenizerConfig(kind="file", path=str(path)),
+    )
+    corpus = prepare(config, work)
+    assert corpus.tokenizer_digest == bpe.digest
+    path.rename(tmp_path / "moved.json")
+    assert digests(prepare(config, work)) == digests(corpus)
+    other = json.loads((tmp_path / "moved.json").read_text())
+    merges = other["model"]["merges"]
+    merges[0], merges[1] = merges[1], merges[0]
+    path.write_text(json.dumps(other))
+    with pytest.raises(UserError, match=r"tokenizer\.path"):
+        prepare(config, work)
+
+
+KILLED = """
+import json, sys
+from pathlib import Path
+from jaxsim.config import load_config
+from jaxsim.corpus import prepare
+config = load_config(Path(sys.argv[1]))
+print("ready", flush=True)
+prepare(config, Path(sys.argv[2]))
+assert "tensorflow" not in sys.modules, "TensorFlow was imported"
+assert "pandas" not in sys.modules, "pandas was imported"
+"""
+
+
+def start(config, work, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(dataclasses.asdict(config)))
+    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+    child = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(path), str(work)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
+    )  # fmt: skip
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"ready\n"
+    return child
+
+
+def test_killed_at_any_moment_leaves_nothing_that_counts(
+    sources, work, tmp_path
+):
+    config = config_of(sources, kind="bpe")
+    began = time.monotonic()
+    child = start(config, tmp_path / "undisturbed", tmp_path)
+    began = time.monotonic()
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == 0, errors
+    taken = time.monotonic() - began
+    expected = digests(open_corpus(tmp_path / "undisturbed"))
+    rng = random.Random(0)
+    for attempt in range(5):
+        workdir = tmp_path / f"killed{attempt}"
+        child = start(config, workdir, tmp_path)
+        time.sleep(rng.random() * taken)
+        child.send_signal(signal.SIGKILL)
+        child.communicate(timeout=60)
+        if (workdir / "corpus" / "corpus.json").exists():
+            assert digests(open_corpus(workdir)) == expected
+        corpus = prepare(config, workdir)
+        assert digests(corpus) == expected
+        assert not list((workdir / "corpus").glob(".tmp_*"))
+        for name in ("seed", *corpus.units):
+            corpus.rows(name)

