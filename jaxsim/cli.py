@@ -23,7 +23,7 @@ from ml_collections.config_flags import config_path
 
 from jaxsim import __version__
 from jaxsim.config import Config, from_config_dict, load_config
-from jaxsim.errors import DamagedError, JaxsimError, Preempted, UserError
+from jaxsim.errors import JaxsimError, Preempted, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -310,13 +310,8 @@ def _load_node(
         raise UserError(
             f"{name}: --config=FILE.py is missing, and there is no {path}"
         )
-    try:
-        saved = load_config(path)
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise DamagedError(
-            f"{path}: unreadable ({error}); give --config=FILE.py"
-        ) from error
-    return config_dict.ConfigDict(dataclasses.asdict(saved)).lock()
+    saved = dataclasses.asdict(load_config(path))
+    return config_dict.ConfigDict(saved).lock()
 
 
 def _run_config_file(argument: str) -> config_dict.ConfigDict:

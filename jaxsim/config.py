@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from ml_collections import config_dict
 
-from jaxsim.errors import UserError
+from jaxsim.errors import DamagedError, UserError
 
 T = TypeVar("T")
 
@@ -234,8 +234,24 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def load_config(path: Path) -> Config:
-    """Reads back what `save_config` wrote, as data, never as code."""
-    return _convert(Config, json.loads(path.read_text()), "config")
+    """Reads back what `save_config` wrote, as data, never as code.
+
+    Raises:
+      DamagedError: it is not JSON.
+      UserError: keys or values are not those of this version.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DamagedError(
+            f"{path}: not a saved configuration ({error}); give --config"
+        ) from error
+    try:
+        config = _convert(Config, data, "config")
+        _check(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}; give --config") from error
+    return config
 
 
 def _convert(kind: Any, value: Any, key: str) -> Any:
@@ -344,6 +360,18 @@ def _check(config: Config) -> None:
     for key in _SHARES:
         need(0 <= get(key) <= 1, key, "a share between 0 and 1")
     need(bool(config.corpus.partitions), "corpus.partitions", "at least one")
+    tokenizer = config.corpus.tokenizer
+    if tokenizer.kind == "file" and not tokenizer.path:
+        raise UserError(
+            "config.corpus.tokenizer.path: missing (a tokenizer.json, for "
+            "kind='file')"
+        )
+    for name, weight in config.search.target.items():
+        if weight < 0:
+            raise UserError(
+                f"config.search.target.{name}: must be zero or more, is "
+                f"{weight}"
+            )
     m = config.model
     need(m.dim % m.heads == 0, "model.heads", f"a divisor of dim={m.dim}")
     need((m.dim // m.heads) % 2 == 0, "model.heads", "such that dim/heads is even")

@@ -242,7 +242,7 @@ def test_config_of_the_workdir(config_file: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--config=FILE\.py is missing"):
         cli.parse(["run", workdir])
     (tmp_path / "config.json").write_text('{"name": "x')
-    with pytest.raises(DamagedError, match=r"config\.json: unreadable"):
+    with pytest.raises(DamagedError, match=r"config\.json: not a saved"):
         cli.parse(["score", workdir])
 
 

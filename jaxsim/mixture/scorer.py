@@ -141,10 +141,17 @@ class Scorer:
         return scores
 
     def score_entries(self, name: str, entries: Sequence[str]) -> Scores:
-        """Truths or repeats of the pool, each as it is, on every window."""
+        """Truths or repeats of the pool, each as it is.
+
+        On all report windows, and on those select windows that mixtures are
+        scored on: they only serve to choose a rule.
+        """
         proxies = self._proxies(entries)
         table = singles(tuple(entries))
-        rows = np.arange(len(self.evaluation))
+        rows = np.union1d(
+            self.evaluation.rows("report"),
+            self.evaluation.rows("select", self.config.windows),
+        )
         truth: ProxyScores = proxies.merge(name, table, rows, proxy="truth")
         scores = Scores(
             name, table, self.evaluation, {"truth": truth}, proxies.stack.notes

@@ -88,7 +88,7 @@ def search(
     """Chooses on select documents, reports on report documents.
 
     Args:
-      scorer: of the workdir; it scores the finalists on every window.
+      scorer: of the workdir; it scores the finalists on report text.
       scores: the table to choose from.
       config: target, level and worth.
       residual: of the merge for this target, once truths exist.
@@ -149,9 +149,9 @@ def load_found(workdir: Path) -> Found:
 
 
 def _finalists(scorer: Scorer, scores: Scores, ties: Ties) -> Scores:
-    """The first of the tied mixtures, on every window of both halves."""
-    order = np.argsort(ties.difference_M, kind="stable")
-    return scorer.score(FINALISTS, scores.table.take(order[:_FINALISTS]))
+    """The first mixtures, on every window of the report half."""
+    order = np.argsort(ties.difference_M, kind="stable")[:_FINALISTS]
+    return scorer.score(FINALISTS, scores.table.take(order), "report")
 
 
 def _rows(

@@ -1,0 +1,1 @@
+"""All of it to something to look at: console tables, and one HTML file."""

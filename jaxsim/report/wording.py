@@ -1,0 +1,101 @@
+"""Numbers, names and weights as a reader wants them, in one place."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+BLANK = "–"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """With a fixed number of decimals; a dash for what is undefined."""
+    if value is None or not math.isfinite(value):
+        return BLANK
+    return f"{value:.{digits}f}"
+
+
+def signed(value: float | None, digits: int = 4) -> str:
+    """Like `number`, with a plus or a true minus sign."""
+    if value is None or not math.isfinite(value):
+        return BLANK
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def interval(bounds: Sequence[float] | None, digits: int = 2) -> str:
+    """' [low, high]', or nothing where there is none."""
+    if bounds is None:
+        return ""
+    return f" [{number(bounds[0], digits)}, {number(bounds[1], digits)}]"
+
+
+def flops(value: float | None) -> str:
+    """Floating-point operations, as in '6.0e+14'."""
+    if value is None or not math.isfinite(value):
+        return BLANK
+    return f"{value:.1e}"
+
+
+def duration(seconds: float | None) -> str:
+    """'38 s', '12 min', '3.4 h' or '5.1 days'."""
+    if seconds is None or not math.isfinite(seconds):
+        return BLANK
+    for size, unit in ((90, 1), (5400, 60), (172_800, 3600)):
+        if seconds < size:
+            digits = 1 if unit == 3600 or seconds < 9.95 else 0
+            name = {1: "s", 60: "min", 3600: "h"}[unit]
+            return f"{seconds / unit:,.{digits}f} {name}"
+    return f"{seconds / 86_400:,.1f} days"
+
+
+def count(amount: int, singular: str, plural: str = "") -> str:
+    """'1 truth', '12 truths', '3 repeats'."""
+    word = singular if amount == 1 else plural or f"{singular}s"
+    return f"{amount:,} {word}"
+
+
+def short(name: str, length: int = 22) -> str:
+    """A name that fits a figure: one line, the middle left out."""
+    line = " ".join(name.split())
+    if len(line) <= length:
+        return line
+    head = (length - 1) * 2 // 3
+    return f"{line[:head]}…{line[len(line) - (length - 1 - head) :]}"
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """'a, b and c', or the first few and how many more."""
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def weights(parts: Mapping[str, float], most: int = 8) -> str:
+    """A mixture in words: equal shares as such, others largest first."""
+    used = {name: w for name, w in parts.items() if w > 0}
+    if not used:
+        return "no member"
+    if len(used) == 1:
+        return f"{next(iter(used))} alone"
+    ordered = sorted(used.items(), key=lambda pair: -pair[1])
+    if ordered[0][1] - ordered[-1][1] < 1e-6:
+        return f"1/{len(used)} each of {listed(list(used), most)}"
+    shown = ", ".join(f"{name} {w:.3f}" for name, w in ordered[:most])
+    rest = sum(w for _, w in ordered[most:])
+    if rest:
+        left = count(len(ordered) - most, "other")
+        return f"{shown}, and {left} together {rest:.3f}"
+    return shown
+
+
+def target(parts: Mapping[str, float]) -> str:
+    """The objective in words."""
+    names = list(parts)
+    if len(names) == 1:
+        return names[0]
+    shares = {name: w / sum(parts.values()) for name, w in parts.items()}
+    if max(shares.values()) - min(shares.values()) < 1e-6:
+        return f"the mean of {listed(names)}"
+    return "the weighted mean of " + listed(
+        [f"{name} ({share:.2f})" for name, share in shares.items()]
+    )
