@@ -6,6 +6,10 @@ gone (measured with 0.12.8). So nothing here decides what is admitted: the
 pool's manifests do.
 """
 
+import contextlib
+import functools
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,12 +18,21 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from jaxsim.errors import DamagedError
+from jaxsim.errors import DamagedError, JaxsimError
+
+
+class NotSaved(JaxsimError):
+    """What was to be saved is not on disk; what was there before still is."""
 
 
 def save_params(path: Path, params: Any) -> None:
-    """Saves a tree of arrays at `path`, which must not exist yet."""
-    ocp.save(path.absolute(), params)
+    """Saves a tree of arrays at `path`, which must not exist yet.
+
+    Raises:
+      NotSaved: the disk is full, or cannot be written.
+    """
+    with _saving(path, params):
+        ocp.save(path.absolute(), params)
 
 
 def load_params(path: Path, shapes: Any) -> Any:
@@ -34,29 +47,31 @@ def load_params(path: Path, shapes: Any) -> Any:
       DamagedError: the tree is incomplete, unreadable or of another shape.
     """
     target = jax.tree.map(lambda s: np.empty(s.shape, s.dtype), shapes)
-    try:
-        return ocp.load(path.absolute(), target)
-    # What a damaged store raises is not documented and differs by damage
-    # (ValueError, KeyError, FileNotFoundError, tensorstore's own).
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise DamagedError(
-            f"{path}: cannot be restored: {reason[0][:200]}"
-        ) from error
+    with _restoring(f"{path}: cannot be restored"):
+        params = ocp.load(path.absolute(), target)
+        # A numpy target of another shape is not refused (0.12.8).
+        for key, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+            found = functools.reduce(lambda node, k: node[k.key], key, params)
+            if np.shape(found) != leaf.shape:
+                raise ValueError(
+                    f"{jax.tree_util.keystr(key)} has shape {np.shape(found)} "
+                    f"instead of {leaf.shape}"
+                )
+        return params
 
 
 class TrainingCheckpoints:
     """The states of one unfinished run, the latest two kept."""
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._state: Any = None  # shapes of the last one, for a message
         self._checkpointer = ocp.training.Checkpointer(
             directory.absolute(),
             save_decision_policy=(
                 ocp.training.save_decision_policies.FixedIntervalPolicy(1)
             ),
-            preservation_policy=(
-                ocp.training.preservation_policies.LatestN(2)
-            ),
+            preservation_policy=(ocp.training.preservation_policies.LatestN(2)),
             cleanup_tmp_directories=True,
         )
 
@@ -65,16 +80,35 @@ class TrainingCheckpoints:
         return None if latest is None else latest.step
 
     def restore(self, abstract_state: Any) -> Any:
-        """The latest state, with the shardings of `abstract_state`."""
-        return self._checkpointer.load(None, abstract_state)
+        """The latest state, with the shardings of `abstract_state`.
+
+        Raises:
+          DamagedError: it cannot be read; without it the run starts anew.
+        """
+        with _restoring(
+            f"{self._directory}: the state of an unfinished run cannot be "
+            "restored; delete that folder to start the run anew"
+        ):
+            return self._checkpointer.load(None, abstract_state)
 
     def save(self, step: int, state: Any) -> None:
-        """Starts to save; arrays are copied before this returns."""
-        self._checkpointer.save_async(step, state)
+        """Starts to save; arrays are copied before this returns.
+
+        Raises:
+          NotSaved: of this save or of the one before.
+        """
+        self._state = jax.tree.map(_shape, state)
+        with _saving(self._directory, self._state):
+            self._checkpointer.save_async(step, state)
 
     def save_and_wait(self, step: int, state: Any) -> None:
-        """Saves, and returns when the commit is on disk."""
-        self._checkpointer.save(step, state, overwrite=True)
+        """Saves, and returns when the commit is on disk.
+
+        Raises:
+          NotSaved: of this save or of the one before.
+        """
+        with _saving(self._directory, state):
+            self._checkpointer.save(step, state, overwrite=True)
 
     def __enter__(self) -> "TrainingCheckpoints":
         return self
@@ -85,4 +119,52 @@ class TrainingCheckpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._checkpointer.close()
+        with _saving(self._directory, self._state):
+            self._checkpointer.close()
+
+
+def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+
+@contextlib.contextmanager
+def _saving(path: Path, tree: Any) -> Iterator[None]:
+    try:
+        yield
+    # A full disk is a ValueError of tensorstore, seen at the wait or at the
+    # close, or an OSError (measured); which others there are is not written.
+    except Exception as error:
+        needed = sum(
+            leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
+        )
+        free = shutil.disk_usage(_existing(path)).free
+        raise NotSaved(
+            f"{path}: could not be saved: {_first_line(error)}. It needs "
+            f"about {needed:,} bytes and {free:,} bytes are free; make room "
+            "and repeat the same command"
+        ) from error
+
+
+@contextlib.contextmanager
+def _restoring(what: str) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        raise
+    # What a damaged store raises is not documented and differs by damage
+    # (ValueError, KeyError, FileNotFoundError, tensorstore's own).
+    except Exception as error:
+        raise DamagedError(f"{what} ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
+
+
+def _existing(path: Path) -> Path:
+    """`path`, or the nearest folder above it that exists."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path

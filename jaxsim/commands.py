@@ -162,9 +162,7 @@ def search(
         settings = dataclasses.replace(settings, worth=worth)
     if not config.score.mixtures:
         raise UserError("config.score.mixtures: empty, nothing to search")
-    scores = scorer.store.load(
-        table_name(config.score.mixtures), scorer.evaluation
-    )
+    scores = scorer.load(table_name(config.score.mixtures))
     target_D = target_weights(settings, scorer.evaluation)
     target = {
         name: float(w)

@@ -10,7 +10,6 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxsim.errors import UserError
-from jaxsim.model import LanguageModel
 
 # Fully sharded over `data`; the widths that heads and the MLP split over
 # `model` are tensor parallel.
@@ -63,16 +62,21 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def parameter_shardings(model: LanguageModel, mesh: Mesh) -> Any:
+def parameter_shardings(shapes: Any, axes: Any, mesh: Mesh) -> Any:
     """A tree of shardings like the parameters, from `RULES`.
+
+    Args:
+      shapes: the tree of shapes and dtypes.
+      axes: the same tree of tuples of logical axis names.
+      mesh: with the axes `data` and `model`.
 
     Raises:
       UserError: a dimension does not divide over its mesh axis.
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf, names: _sharding(path, leaf.shape, names, mesh),
-        model.shapes(),
-        model.logical_axes(),
+        shapes,
+        axes,
     )
 
 
@@ -92,5 +96,6 @@ def _sharding(
                 f"parameter {jax.tree_util.keystr(path)}: its axis {name} of "
                 f"{size} does not divide over the {mesh.shape[axis]} devices "
                 f"of mesh axis {axis!r}; change config.train.{axis}_axis"
+                + (", or model.vocab_multiple" if name == "vocab" else "")
             )
     return NamedSharding(mesh, PartitionSpec(*axes))

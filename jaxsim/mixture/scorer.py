@@ -37,7 +37,10 @@ class Scorer:
     """
 
     def __init__(
-        self, workdir: Path, config: ScoreConfig, override: bool = False
+        self,
+        workdir: Path | str,
+        config: ScoreConfig = ScoreConfig(),  # frozen
+        override: bool = False,
     ) -> None:
         self.workdir = Path(workdir)
         self.config = config
@@ -139,6 +142,10 @@ class Scorer:
         )
         self.store.save(scores)
         return scores
+
+    def load(self, name: str) -> Scores:
+        """A table that was scored before, by name."""
+        return self.store.load(name, self.evaluation)
 
     def score_entries(self, name: str, entries: Sequence[str]) -> Scores:
         """Truths or repeats of the pool, each as it is.

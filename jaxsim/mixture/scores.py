@@ -1,20 +1,18 @@
 """Scores on disk: per table of mixtures one Parquet file, and its arrays.
 
-    scores/NAME.parquet           mixture x proxy x domain x half, as sums
-    scores/NAME.PROXY.npy         nats of every window, float32 [M, R]
-    scores/NAME.json              the mixtures, and which windows
-    scores/NAME.PROXY.keys.json   what each row was computed from
+    scores/NAME.parquet      mixture x proxy x domain x half, as sums
+    scores/NAME.PROXY.npy    nats of every window, float32 [M, R]
+    scores/NAME.json         the mixtures, which windows, and digests
 
 The array holds windows, the finest unit that statistics resample; documents
-and domains are sums of them. It is written chunk by chunk: a row that is not
-there yet is NaN, and a row whose key is known is not computed again.
+and domains are sums of them. It is written chunk by chunk, see `journal`; the
+JSON is written last, and fits its arrays or is refused.
 """
 
-import contextlib
 import dataclasses
+import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from jaxsim.errors import DamagedError, UserError
+from jaxsim.mixture import journal
 from jaxsim.mixture.evaluation import HALVES, EvaluationSet
 from jaxsim.mixture.stack import Stack
 from jaxsim.mixture.table import Mixtures
@@ -49,6 +48,7 @@ class Scores:
       evaluation: the windows that `ProxyScores.rows` index.
       proxies: by name: 'merge', 'probability', 'members' or 'truth'.
       notes: what an override admitted.
+      digests: `params_digest`s of 'seed' and of every column, by name.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Scores:
     evaluation: EvaluationSet
     proxies: dict[str, ProxyScores]
     notes: tuple[str, ...] = ()
+    digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def bits_per_byte(self, proxy: str, half: str) -> np.ndarray:
         """[M, D] float64; NaN where the proxy has no window of a domain."""
@@ -121,50 +122,39 @@ class ScoreStore:
         self,
         name: str,
         proxy: str,
-        keys: list[str],
+        keys: Sequence[str],
         rows: np.ndarray,
-        compute: Callable[[np.ndarray], Iterator[tuple[np.ndarray, np.ndarray]]],
+        compute: journal.Compute,
     ) -> ProxyScores:
         """The losses of a table, computing only rows that are not there.
 
         Args:
           name, proxy: which file.
-          keys: one for each mixture.
-          rows: windows, the columns.
-          compute: called with the indices of missing mixtures; yields some of
-            them at a time and their losses [k, len(rows)].
+          keys, rows, compute: see `journal.fill`.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{name}.{proxy}.npy"
-        keep = self.folder / f"{name}.{proxy}.keys.json"
-        shape = (len(keys), len(rows))
-        known = self._known(path, keep, rows)
-        if list(known) != keys:
-            fresh = np.full(shape, np.nan, np.float32)
-            for m, key in enumerate(keys):
-                if key in known:
-                    fresh[m] = known[key]
-            _replace(path, lambda file: np.save(file, fresh))
-            record = {"format": FORMAT, "rows": rows.tolist(), "keys": keys}
-            _replace(keep, lambda f: f.write(json.dumps(record).encode()))
-        nll_MR = np.lib.format.open_memmap(path, mode="r+")
-        missing = np.flatnonzero(np.isnan(nll_MR).any(axis=1))
-        if len(missing):
-            for some, nll_KR in compute(missing):
-                nll_MR[some] = nll_KR
-                nll_MR.flush()
-        result = np.array(nll_MR)
-        if np.isnan(result).any():
-            bad = int(np.flatnonzero(np.isnan(result).any(axis=1))[0])
-            raise DamagedError(
-                f"scores {name}: row {bad} of proxy {proxy} is not finite; "
-                "run `jaxsim verify`"
-            )
-        return ProxyScores(rows, result)
+        stem = self.folder / f"{name}.{proxy}"
+        return ProxyScores(rows, journal.fill(stem, keys, rows, compute))
 
     def save(self, scores: Scores) -> None:
         """Writes the table's own files, the last step of scoring it."""
         table = scores.table
+        self.folder.mkdir(parents=True, exist_ok=True)
+        proxies = {}
+        for name, proxy in scores.proxies.items():
+            proxies[name] = {
+                "rows": proxy.rows.tolist(),
+                "sha256": _sha256(proxy.nll_MR),
+            }
+            journal.replace(
+                self._array(scores.name, name),
+                lambda file, nll_MR=proxy.nll_MR: np.save(file, nll_MR),
+            )
+        arrow = as_arrow(scores)
+        journal.replace(
+            self.folder / f"{scores.name}.parquet",
+            lambda file: pa.parquet.write_table(arrow, file),
+        )
         record = {
             "format": FORMAT,
             "members": table.members,
@@ -173,29 +163,22 @@ class ScoreStore:
             "weights": table.w_MC.tolist(),
             "scales": table.scale_M.tolist(),
             "evaluation": scores.evaluation.digest,
-            "rows": {k: v.rows.tolist() for k, v in scores.proxies.items()},
+            "proxies": proxies,
+            "digests": dict(scores.digests),
             "notes": scores.notes,
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for name, proxy in scores.proxies.items():
-            _replace(
-                self.folder / f"{scores.name}.{name}.npy",
-                lambda file, nll_MR=proxy.nll_MR: np.save(file, nll_MR),
-            )
-        parquet = self.folder / f"{scores.name}.parquet"
-        arrow = as_arrow(scores)
-        _replace(parquet, lambda file: pa.parquet.write_table(arrow, file))
-        _replace(
+        text = json.dumps(record | {"sha256": object_digest(record)})
+        journal.replace(
             self.folder / f"{scores.name}.json",
-            lambda file: file.write((json.dumps(record) + "\n").encode()),
+            lambda file: file.write(f"{text}\n".encode()),
         )
 
     def load(self, name: str, evaluation: EvaluationSet) -> Scores:
         """A saved table.
 
         Raises:
-          UserError: it was never scored.
-          DamagedError: it is unreadable, or of other evaluation text.
+          UserError: it was never scored, or on other evaluation text.
+          DamagedError: it is unreadable, or its files do not fit together.
         """
         path = self.folder / f"{name}.json"
         if not path.exists():
@@ -203,44 +186,42 @@ class ScoreStore:
                 f"{self.folder}: table {name!r} is not scored; run "
                 "`jaxsim score`"
             )
-        try:
-            record = json.loads(path.read_text())
-            if record["format"] != FORMAT:
-                raise DamagedError(
-                    f"{path}: format {record['format']}; this jaxsim reads "
-                    f"{FORMAT}"
-                )
-            if record["evaluation"] != evaluation.digest:
-                raise UserError(
-                    f"{path}: scored on other evaluation text; run "
-                    "`jaxsim score` again"
-                )
-            table = Mixtures(
-                tuple(record["members"]),
-                tuple(record["names"]),
-                tuple(record["kinds"]),
-                np.array(record["weights"], np.float64),
-                np.array(record["scales"], np.float64),
+        record = _read_record(path)
+        if record["evaluation"] != evaluation.digest:
+            raise UserError(
+                f"{path}: scored on other evaluation text than the corpus has "
+                "now; run `jaxsim score` again"
             )
-            proxies = {}
-            for proxy, places in record["rows"].items():
-                rows = np.array(places)
-                nll_MR = np.load(
-                    self.folder / f"{name}.{proxy}.npy", allow_pickle=False
+        table = Mixtures(
+            tuple(record["members"]),
+            tuple(record["names"]),
+            tuple(record["kinds"]),
+            np.array(record["weights"], np.float64),
+            np.array(record["scales"], np.float64),
+        )
+        proxies = {}
+        for proxy, about in record["proxies"].items():
+            array = self._array(name, proxy)
+            try:
+                nll_MR = np.load(array, allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                raise DamagedError(
+                    f"{array}: unreadable ({error}); run `jaxsim score` again"
+                ) from error
+            # Also of a table that was being scored anew, and was not finished.
+            if _sha256(nll_MR) != about["sha256"]:
+                raise DamagedError(
+                    f"{array}: not the array that {path.name} was saved with; "
+                    "run `jaxsim score` again"
                 )
-                if nll_MR.shape != (len(table), len(rows)):
-                    raise DamagedError(
-                        f"{path}: {proxy} has shape {nll_MR.shape}; delete "
-                        "the folder scores/ and score again"
-                    )
-                proxies[proxy] = ProxyScores(rows, nll_MR)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DamagedError(
-                f"{path}: not a table of scores ({error}); delete the folder "
-                "scores/ and score again"
-            ) from error
+            proxies[proxy] = ProxyScores(np.array(about["rows"]), nll_MR)
         return Scores(
-            name, table, evaluation, proxies, tuple(record["notes"])
+            name,
+            table,
+            evaluation,
+            proxies,
+            tuple(record["notes"]),
+            record["digests"],
         )
 
     def names(self) -> list[str]:
@@ -250,19 +231,8 @@ class ScoreStore:
             p.stem for p in found if not p.name.endswith(".keys.json")
         )
 
-    def _known(
-        self, path: Path, keep: Path, rows: np.ndarray
-    ) -> Mapping[str, np.ndarray]:
-        """Rows that are on disk for these windows, by key."""
-        if not (path.exists() and keep.exists()):
-            return {}
-        with contextlib.suppress(ValueError, KeyError, OSError):
-            record = json.loads(keep.read_text())
-            nll_MR = np.load(path, allow_pickle=False)
-            same = record["format"] == FORMAT and record["rows"] == rows.tolist()
-            if same and nll_MR.shape == (len(record["keys"]), len(rows)):
-                return dict(zip(record["keys"], nll_MR, strict=True))
-        return {}  # unreadable is the same as not there: it is computed again
+    def _array(self, name: str, proxy: str) -> Path:
+        return self.folder / f"{name}.{proxy}.npy"
 
 
 def as_arrow(scores: Scores) -> pa.Table:
@@ -316,9 +286,26 @@ def load_scores(
     return ScoreStore(Path(workdir)).load(name, evaluation)
 
 
-def _replace(path: Path, write: Callable[[Any], Any]) -> None:
-    """Writes a file under another name, then puts it in place."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        write(file)
-    os.replace(part, path)
+def _read_record(path: Path) -> dict[str, Any]:
+    """What `save` wrote, unaltered."""
+    advice = "delete it and run `jaxsim score` again"
+    try:
+        record = json.loads(path.read_text())
+        if record["format"] != FORMAT:
+            raise DamagedError(
+                f"{path}: format {record['format']!r}; this jaxsim reads "
+                f"{FORMAT}; {advice}"
+            )
+        digest = record.pop("sha256")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(
+            f"{path}: not a table of scores ({error!r}); {advice}"
+        ) from error
+    if digest != object_digest(record):
+        raise DamagedError(f"{path}: it was altered; {advice}")
+    return record
+
+
+def _sha256(nll_MR: np.ndarray) -> str:
+    header = f"{nll_MR.dtype.str} {nll_MR.shape}\0".encode()
+    return hashlib.sha256(header + nll_MR.tobytes()).hexdigest()

@@ -5,7 +5,6 @@ draws and a user's own rows are all rows of one kind of table, so one evaluator
 serves them all.
 """
 
-import csv
 import dataclasses
 import itertools
 import math
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxsim.errors import UserError
+from jaxsim.mixture.csv_numbers import read_numbers
 
 # Weights come from text files with six decimals and from float arithmetic
 # over up to a few hundred members; a sum of 0.97 is a mistake, this is not.
@@ -85,11 +85,19 @@ def check(table: Mixtures) -> None:
     seen = set()
     rows = zip(table.names, table.w_MC, table.scale_M, strict=True)
     for name, w_C, scale in rows:
+        if not name:
+            raise UserError("mixtures: a row has no name")
         if name in seen:
             raise UserError(f"mixture {name!r}: the name is used twice")
         seen.add(name)
-        if not np.isfinite(w_C).all() or not math.isfinite(scale):
-            raise UserError(f"mixture {name!r}: a weight is not finite")
+        if not math.isfinite(scale):
+            raise UserError(f"mixture {name!r}: scale {scale} is not finite")
+        if not np.isfinite(w_C).all():
+            worst = int(np.argmin(np.isfinite(w_C)))
+            raise UserError(
+                f"mixture {name!r}: the weight of {table.members[worst]!r} is "
+                f"not finite ({w_C[worst]})"
+            )
         if (w_C < 0).any():
             worst = int(np.argmin(w_C))
             raise UserError(
@@ -108,7 +116,11 @@ def check(table: Mixtures) -> None:
 
 
 def concatenate(*tables: Mixtures) -> Mixtures:
-    """Rows of several tables over the same members; the first name wins."""
+    """Rows of several tables over the same members, the same one only once.
+
+    Raises:
+      UserError: two different mixtures have one name.
+    """
     members = tables[0].members
     if any(table.members != members for table in tables):
         raise ValueError("tables over different members")
@@ -117,7 +129,13 @@ def concatenate(*tables: Mixtures) -> Mixtures:
     scale_M = np.concatenate([table.scale_M for table in tables])
     first: dict[str, int] = {}
     for row, name in enumerate(n for table in tables for n in table.names):
-        first.setdefault(name, row)
+        known = first.setdefault(name, row)
+        if scale_M[row] != scale_M[known] or (w_MC[row] != w_MC[known]).any():
+            raise UserError(
+                f"mixture {name!r}: two different ones have this name (seed, "
+                "members, uniform, proportional, macro and groups have theirs "
+                "already); choose another"
+            )
     keep = list(first.values())
     return Mixtures(
         members,
@@ -248,46 +266,6 @@ def read_csv(members: Sequence[str], path: Path) -> Mixtures:
         w_MC,
         np.array([float(line.get("scale", 1.0)) for line in lines]),
     )
-
-
-def read_numbers(
-    path: Path, text_columns: Sequence[str]
-) -> tuple[list[str], list[dict[str, float | str]]]:
-    """Header and rows of a CSV of numbers, but for the columns named.
-
-    Raises:
-      UserError: names file, line and column.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        header = [cell.strip() for cell in next(reader, [])]
-        if len(set(header)) != len(header) or "" in header:
-            raise UserError(f"{path}: an empty or repeated column in {header}")
-        if missing := [c for c in text_columns if c not in header]:
-            raise UserError(f"{path}: there is no column {missing[0]!r}")
-        rows: list[dict[str, float | str]] = []
-        for cells in reader:
-            where = f"{path}, line {reader.line_num}"
-            if not any(cells):
-                continue
-            if len(cells) != len(header):
-                raise UserError(
-                    f"{where}: {len(cells)} cells under {len(header)} columns"
-                )
-            row: dict[str, float | str] = {}
-            for column, cell in zip(header, cells, strict=True):
-                try:
-                    row[column] = (
-                        cell.strip() if column in text_columns else float(cell)
-                    )
-                except ValueError as error:
-                    raise UserError(
-                        f"{where}, column {column}: {cell!r} is not a number"
-                    ) from error
-            rows.append(row)
-    return header, rows
 
 
 def parse(

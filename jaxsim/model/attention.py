@@ -6,6 +6,8 @@ under `vmap` over mixtures cuDNN's batching rules fail for an operand that all
 mixtures share (jax issue 38495), and right padding needs none.
 """
 
+from typing import Literal, cast
+
 import jax
 import jax.numpy as jnp
 
@@ -38,7 +40,11 @@ def attend(
     if name == "einsum":
         return _attend_einsum(q_BLHK, k_BLGK, v_BLGK)
     return jax.nn.dot_product_attention(
-        q_BLHK, k_BLGK, v_BLGK, is_causal=True, implementation=name
+        q_BLHK,
+        k_BLGK,
+        v_BLGK,
+        is_causal=True,
+        implementation=cast(Literal["xla", "cudnn"], name),
     )
 
 

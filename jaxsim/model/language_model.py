@@ -63,14 +63,21 @@ class LanguageModel:
         Args:
           params: as `init` returns them.
           tokens_BL1: [B, L+1] ids; any L up to the model's length is exact,
-            longer ones extrapolate.
+            longer ones extrapolate. An id below 0 or not below `vocab_size`
+            gives NaN where it is the target and after it; zero times NaN
+            spreads that over its row.
           execution: how to compute.
 
         Returns:
           [B, L] float32.
         """
+        # Indexing would take -1 for the last row, and the rows that pad the
+        # embedding for tokens; beyond the table both become NaN.
+        known_BL1 = (tokens_BL1 >= 0) & (tokens_BL1 < self.vocab_size)
+        tokens_BL1 = jnp.where(known_BL1, tokens_BL1, self.vocab_rows)
         decoder = self._decoder(execution)
-        x_BLD, head_VD = decoder.apply({"params": params}, tokens_BL1[:, :-1])
+        out: Any = decoder.apply({"params": params}, tokens_BL1[:, :-1])
+        x_BLD, head_VD = out
         return next_token_nll(
             x_BLD, head_VD, tokens_BL1[:, 1:], execution.loss_chunk
         )

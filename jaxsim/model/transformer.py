@@ -4,7 +4,8 @@ Layers are always stored stacked, with a leading layer axis; whether they are
 scanned or unrolled is an execution option and never part of the format.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,7 +15,7 @@ from jaxsim.config import ModelConfig
 from jaxsim.model.attention import attend, rotate
 
 
-def _normal(std: float, axes: Sequence[str]) -> nn.initializers.Initializer:
+def _normal(std: float, axes: Sequence[str]) -> Callable[..., Any]:
     return nn.with_logical_partitioning(
         nn.initializers.normal(std), tuple(axes)
     )

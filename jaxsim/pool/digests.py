@@ -6,7 +6,7 @@ nothing about the parameters; `params_digest` does, and result keys use it.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,6 @@ def params_digest(params: Any) -> str:
     return total.hexdigest()
 
 
-def all_finite(params: Any) -> bool:
-    return all(bool(np.isfinite(a).all()) for a in jax.tree.leaves(params))
-
-
 def first_non_finite(params: Any) -> str | None:
     """The path of the first leaf that holds a NaN or an infinity."""
     for path, leaf in leaves_by_path(params).items():
@@ -54,11 +50,17 @@ def object_digest(value: Any) -> str:
 def file_digests(directory: Path) -> dict[str, tuple[str, int]]:
     """SHA-256 and size of every file below `directory`, by relative path."""
     return {
-        path.relative_to(directory).as_posix(): (
-            sha256_of_file(path),
-            path.stat().st_size,
-        )
-        for path in _files(directory)
+        name: (sha256_of_file(directory / name), size)
+        for name, size in files_below(directory).items()
+    }
+
+
+def files_below(directory: Path) -> dict[str, int]:
+    """The size of every file below `directory`, by relative path, sorted."""
+    return {
+        path.relative_to(directory).as_posix(): path.stat().st_size
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
     }
 
 
@@ -85,7 +87,3 @@ def differences(
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 20 else text[:12] + "..."
-
-
-def _files(directory: Path) -> Iterator[Path]:
-    return (p for p in sorted(directory.rglob("*")) if p.is_file())

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import typing
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -63,9 +64,10 @@ def read_manifest(entry: Path) -> Manifest:
                 f"{path}: format {data.get('format')!r}; this version of "
                 f"jaxsim reads format {FORMAT}. Use the version that wrote it"
             )
-        manifest = Manifest(**data)
-    except (OSError, ValueError, TypeError) as error:
-        raise DamagedError(f"{path}: not a manifest: {error}") from error
+        manifest = _parse(data)
+    # A field of an unexpected type raises one of the last four.
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as e:
+        raise DamagedError(f"{path}: not a manifest: {e!r}") from e
     if not _ATTEMPT.fullmatch(manifest.attempt):
         raise DamagedError(
             f"{path}: attempt {manifest.attempt!r} is not a folder of this "
@@ -80,7 +82,33 @@ def read_manifest(entry: Path) -> Manifest:
     return manifest
 
 
+def _parse(data: dict[str, Any]) -> Manifest:
+    """Plain JSON data as a manifest; every field has the type it claims."""
+    data["files"] = {
+        name: (str(sha256), int(size))
+        for name, (sha256, size) in data["files"].items()
+    }
+    data["leaves"] = {
+        path: ([int(n) for n in shape], str(dtype))
+        for path, (shape, dtype) in data["leaves"].items()
+    }
+    for field in dataclasses.fields(Manifest):
+        kind: Any = typing.get_origin(field.type) or field.type
+        value = data.get(field.name)
+        if kind is float and isinstance(value, int):
+            continue
+        if not isinstance(value, kind):
+            raise ValueError(f"{field.name} is {value!r}")
+    return Manifest(**data)
+
+
 def _check_inside(path: Path, name: str) -> None:
     pure = PurePosixPath(name)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in name or not name:
+    if (
+        not pure.parts
+        or pure.is_absolute()
+        or ".." in pure.parts
+        or "\\" in name
+        or "\0" in name
+    ):
         raise DamagedError(f"{path}: file {name!r} points outside its entry")

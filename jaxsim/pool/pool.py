@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from jaxsim.pool.digests import differences
 from jaxsim.pool.manifest import FORMAT, Manifest, read_manifest
 from jaxsim.pool.publish import is_published
 from jaxsim.pool.verify import file_problems, load_verified
+
+_IDENTITY = {"seed_digest", "tokenizer_digest", "recipe", "model"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,16 +41,20 @@ class Pool:
         """The directory of an entry, published or not."""
         return self.workdir / "pool" / "members" / name
 
-    def manifests(self, *kinds: str) -> dict[str, Manifest]:
-        """The admitted entries of these kinds, or all, by name."""
+    def names(self) -> list[str]:
+        """Of all admitted entries, sound or damaged."""
         root = self.workdir / "pool" / "members"
-        found = {}
-        for path in sorted(root.iterdir()) if root.is_dir() else []:
-            if is_published(path):
-                manifest = read_manifest(path)
-                if not kinds or manifest.kind in kinds:
-                    found[path.name] = manifest
-        return found
+        paths = sorted(root.iterdir()) if root.is_dir() else []
+        return [path.name for path in paths if is_published(path)]
+
+    def manifests(self, *kinds: str) -> dict[str, Manifest]:
+        """The admitted entries of these kinds, or all, by name.
+
+        Raises:
+          DamagedError: one of the manifests is damaged; names it.
+        """
+        found = {name: read_manifest(self.entry(name)) for name in self.names()}
+        return {n: m for n, m in found.items() if not kinds or m.kind in kinds}
 
     def manifest(self, name: str) -> Manifest:
         """Of one entry.
@@ -102,18 +109,14 @@ class Pool:
             self.seed()
         except JaxsimError as error:
             found["seed"] = str(error)
-        root = self.workdir / "pool" / "members"
-        for path in sorted(root.iterdir()) if root.is_dir() else []:
-            if not is_published(path):
-                continue
+        for name in self.names():
             try:
-                manifest = read_manifest(path)
-                files = file_problems(path, manifest)
-                if files:
+                manifest = read_manifest(self.entry(name))
+                if files := file_problems(self.entry(name), manifest):
                     raise DamagedError("; ".join(files))
                 self.load(manifest)
             except JaxsimError as error:
-                found[path.name] = str(error)
+                found[name] = str(error)
         return found
 
 
@@ -153,7 +156,8 @@ def create_pool(
             )
         return pool
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
+    # Of its own: another launcher may be starting the same pool.
+    part = path.with_name(f".pool-{uuid.uuid4().hex}.json")
     part.write_text(
         json.dumps(
             {"format": FORMAT, "vocab_size": vocab_size, **identity}, indent=1
@@ -182,6 +186,8 @@ def open_pool(workdir: Path) -> Pool:
                 "jaxsim that wrote it"
             )
         vocab_size = data.pop("vocab_size")
+        if data.keys() != _IDENTITY:
+            raise KeyError(*(data.keys() ^ _IDENTITY))
         model = LanguageModel(ModelConfig(**data["model"]), vocab_size)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{path}: not a pool: {error}") from error

@@ -1,13 +1,12 @@
 """What is wrong with an entry: its files, its contents, its kinship."""
 
-import os
-import stat
 from pathlib import Path
 from typing import Any
 
 from jaxsim.checkpoints import load_params
 from jaxsim.errors import DamagedError
 from jaxsim.pool.digests import (
+    files_below,
     first_non_finite,
     leaves_by_path,
     params_digest,
@@ -19,25 +18,33 @@ from jaxsim.pool.manifest import Manifest
 def file_problems(entry: Path, manifest: Manifest) -> list[str]:
     """Missing, truncated, altered, added or linked files of an attempt."""
     root = entry / manifest.attempt
-    problems = []
+    # A link could lead out of the pool, and change without notice.
+    problems = [
+        f"{path.relative_to(entry)} is a symbolic link"
+        for path in (root, *sorted(root.rglob("*")))
+        if path.is_symlink()
+    ]
+    if problems:
+        return problems
+    found = set(files_below(root))
     for name, (sha256, size) in manifest.files.items():
         path = root / name
-        try:
-            info = os.lstat(path)
-        except FileNotFoundError:
+        if name not in found:
             problems.append(f"file {name} is missing")
             continue
-        if not stat.S_ISREG(info.st_mode):
-            problems.append(f"file {name} is not a regular file")
-        elif not path.resolve().is_relative_to(root.resolve()):
-            problems.append(f"file {name} lies outside, through a link")
-        elif info.st_size != size:
-            problems.append(
-                f"file {name} has {info.st_size} bytes instead of {size}"
-            )
-        elif sha256_of_file(path) != sha256:
-            problems.append(f"file {name} was altered (its SHA-256 differs)")
-    return problems
+        try:
+            if (bytes_found := path.stat().st_size) != size:
+                problems.append(
+                    f"file {name} has {bytes_found} bytes instead of {size}"
+                )
+            elif sha256_of_file(path) != sha256:
+                problems.append(
+                    f"file {name} was altered (its SHA-256 differs)"
+                )
+        except OSError as error:
+            problems.append(f"file {name} cannot be read: {error.strerror}")
+    added = sorted(found - manifest.files.keys())
+    return problems + [f"file {name} is not in its manifest" for name in added]
 
 
 def load_verified(entry: Path, manifest: Manifest, shapes: Any) -> Any:
@@ -48,8 +55,12 @@ def load_verified(entry: Path, manifest: Manifest, shapes: Any) -> Any:
     """
     problems = file_problems(entry, manifest) + leaf_problems(manifest, shapes)
     if not problems:
-        params = load_params(entry / manifest.attempt, shapes)
-        problems = content_problems(manifest, params)
+        try:
+            params = load_params(entry / manifest.attempt, shapes)
+        except DamagedError as error:
+            problems = [str(error)]
+        else:
+            problems = content_problems(manifest, params)
     if problems:
         raise DamagedError(f"{manifest.kind} {entry.name}: {problems[0]}")
     return params

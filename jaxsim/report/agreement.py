@@ -5,11 +5,12 @@ kind. Proxies come first, then the rules that know nothing of any model.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from jaxsim.report.wording import interval, number
 from jaxsim.study.agreement import ENOUGH_TRUTHS
 from jaxsim.study.rules import RULES
 from jaxsim.study.validate import PROXIES, Validation
@@ -19,14 +20,15 @@ LABELS = {
     "probability": "probability average",
     "members": "mean of members",
 }
-FIGURES = (
-    "spearman", "pearson", "pairs", "pairs_mixed", "pairs_in", "pairs_out",
-    "regret",
-)  # fmt: skip
-HEADINGS = (
-    "Spearman", "Pearson", "pairs right", "one in", "both in", "both out",
-    "regret",
-)  # fmt: skip
+FIGURES = {
+    "spearman": "Spearman",
+    "pearson": "Pearson",
+    "pairs": "pairs right",
+    "pairs_mixed": "one in",
+    "pairs_in": "both in",
+    "pairs_out": "both out",
+    "regret": "regret",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +95,29 @@ def lines(validation: Validation, group: Group) -> list[Line]:
     return found
 
 
+def columns(found: Sequence[Line]) -> dict[str, str]:
+    """Figures and their headings, without those that no proxy has here.
+
+    Only an in-pool domain has a partition that a pair can hold.
+    """
+    proxies = [line for line in found if not line.is_rule]
+    return {
+        key: heading
+        for key, heading in FIGURES.items()
+        if not key.startswith("pairs_")
+        or any(np.isfinite(line.values[key]) for line in proxies)
+    }
+
+
+def cells(line: Line, keys: Iterable[str]) -> list[str]:
+    """The figures of a line as text, with the interval if there is one."""
+    return [
+        number(line.values[key], 4 if key == "regret" else 2)
+        + (interval(line.interval) if key == "spearman" else "")
+        for key in keys
+    ]
+
+
 def best_rule(found: Sequence[Line]) -> Line | None:
     """The no-model rule with the highest Spearman correlation."""
     rules = [
@@ -122,7 +147,9 @@ def ceilings_sentence(validation: Validation) -> str:
     ]
     for kind in ("out-of-pool", "in-pool"):
         names = targets_of(validation, kind)
-        values = [validation.ceilings[n] for n in names if n in validation.ceilings]
+        values = [
+            validation.ceilings[n] for n in names if n in validation.ceilings
+        ]
         if values:
             shown.append(
                 f"{kind} domains {min(values):.2f} to {max(values):.2f}"

@@ -30,9 +30,10 @@ def closing_lines(
     """
     if found is None:
         return [
-            "What to train: not answered; nothing was searched. Next: "
-            f"`jaxsim score --workdir={workdir}`, then "
-            f"`jaxsim search --workdir={workdir}`",
+            "What to train: not answered; nothing was searched. Next: `jaxsim "
+            f"run --config=FILE.py --workdir={workdir}` does all that is "
+            "missing; with a scored table `jaxsim search "
+            f"--workdir={workdir}` is enough",
             "What ties with it: not answered",
             f"Not answered: {'; '.join(_open(None, validation, horizon))}",
         ]
@@ -67,7 +68,8 @@ def answer(found: Found | None) -> str:
         else "between merges, not yet about training"
     )
     return (
-        f"For {target(found.target)}, the lowest predicted loss is that of "
+        f"Judged on {target(found.target)}, the mixture with the lowest "
+        f"predicted loss is "
         f"{weights(best['weights'])}: {number(best['select'], 4)} bits per "
         f"byte on the text it was chosen on; {tied} ({basis})."
     )
@@ -150,22 +152,21 @@ def next_command(
     if validation is None or (
         not validation.given and len(validation.truths) < ENOUGH_TRUTHS
     ):
-        return (
-            f"{validate} --config.validate.truths={ENOUGH_TRUTHS} && {again}"
-        )
+        return f"{validate} --config.validate.truths={ENOUGH_TRUTHS} && {again}"
     if not validation.given and not validation.repeats:
         return (
             f"{validate} --config.validate.truths={len(validation.truths)} "
-            f"--config.validate.repeats={REPEATS}"
+            f"--config.validate.repeats={REPEATS} && {again}"
         )
-    return (
-        f"{validate} --truths={workdir}/report/tables/proposed.csv,METRICS.csv"
-    )
+    if found.ties["count"] > 1:
+        return (
+            f"jaxsim score --workdir={workdir} "
+            f"--config.score.windows={4 * found.windows} && {again}"
+        )
+    return ""
 
 
-def _train(
-    found: Found, validation: Validation | None, workdir: str
-) -> str:
+def _train(found: Found, validation: Validation | None, workdir: str) -> str:
     shares = weights(found.best["weights"])
     command = next_command(found, validation, workdir)
     if not about_training(found):
@@ -173,11 +174,11 @@ def _train(
             f"the first candidate is {shares}, by merges alone; before "
             f"spending on it, see how far merges can be trusted: `{command}`"
         )
-    if validation is not None and (validation.repeats or validation.given):
-        return (
-            f"{shares}; when it is trained, bring its losses: `{command}`"
-        )
-    return f"{shares}; next: `{command}`"
+    text = f"{shares} (shares of tokens; report/tables/proposed.csv, first row)"
+    if not command:
+        return text
+    aim = "to narrow the ties" if "jaxsim score" in command else "next"
+    return f"{text}; {aim}: `{command}`"
 
 
 def _open(
@@ -188,14 +189,9 @@ def _open(
     trained = found is not None and about_training(found)
     if validation is None:
         if not trained:
-            left.append("how merges relate to training (no truth)")
+            left.append("how merges relate to training (no truth counted)")
     else:
         left += _open_after(found, validation)
-    if found is not None:
-        left.append(
-            "target-set choice: only "
-            f"{target(found.target)} was the objective"
-        )
     if horizon is not None and math.isclose(horizon, 1.0):
         left.append("longer training (truths at horizon 1 only)")
     elif horizon is not None:

@@ -65,6 +65,26 @@ def own_members(domain: str, members: Sequence[str]) -> list[str]:
     return [name for name in members if pattern.fullmatch(name)]
 
 
+def own_best_sentence(references: References | None, half: str) -> str:
+    """For how many in-pool domains an own member is the best one."""
+    if references is None:
+        return ""
+    gain_CD = references.gains(half)
+    best = total = 0
+    for d, domain in enumerate(references.domains):
+        own = own_members(domain, references.members)
+        if not own or not np.isfinite(gain_CD[:, d]).any():
+            continue
+        total += 1
+        best += references.members[int(np.nanargmax(gain_CD[:, d]))] in own
+    if not total:
+        return ""
+    return (
+        f"The own member is the best single one for {best} of {total} in-pool "
+        "domains."
+    )
+
+
 def read_references(path: Path) -> References:
     """The table that `jaxsim score` left at `path`.
 

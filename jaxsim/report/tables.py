@@ -10,12 +10,17 @@ from jaxsim.mixture.search import Found
 from jaxsim.pool import Pool
 from jaxsim.report import agreement
 from jaxsim.report.closing import closing_lines, report_check
-from jaxsim.report.references import References, own_members, references_of
+from jaxsim.report.references import (
+    References,
+    own_best_sentence,
+    own_members,
+    references_of,
+)
 from jaxsim.report.wording import (
     duration,
-    interval,
     listed,
     number,
+    shares,
     signed,
     target,
     weights,
@@ -23,7 +28,7 @@ from jaxsim.report.wording import (
 from jaxsim.study.validate import PROXIES, Validation
 
 _MOST_DOMAINS = 6  # out-of-pool columns that fit a console
-_MOST_ROWS = 20
+_MOST_ROWS = 12
 
 
 def show_pool(pool: Pool) -> None:
@@ -74,6 +79,7 @@ def show_members(scores: Scores) -> None:
             ["domain", "best member", "bits per byte", "gain over the seed",
              "the own member's rank"],
             list(_best_members(references, half)),
+            note=own_best_sentence(references, half),
         )  # fmt: skip
 
 
@@ -82,17 +88,17 @@ def show_agreement(validation: Validation) -> None:
     truths = len(validation.truths)
     source = "given" if validation.given else "trained"
     for group in agreement.groups(validation):
+        lines = agreement.lines(validation, group)
+        columns = agreement.columns(lines)
         show_table(
             f"agreement with {truths} {source} truths: {group.title}",
-            ["predictor", *agreement.HEADINGS],
+            ["predictor", *columns.values()],
             [
-                [("rule: " if line.is_rule else "") + line.label]
-                + [
-                    number(line.values[key], 4 if key == "regret" else 2)
-                    + (interval(line.interval) if key == "spearman" else "")
-                    for key in agreement.FIGURES
+                [
+                    ("no model: " if line.is_rule else "") + line.label,
+                    *agreement.cells(line, columns),
                 ]
-                for line in agreement.lines(validation, group)
+                for line in lines
             ],
         )
     if not agreement.enough_truths(validation):
@@ -102,12 +108,15 @@ def show_agreement(validation: Validation) -> None:
         say(marks)
 
 
-def show_found(found: Found, validation: Validation | None = None) -> None:
+def show_found(
+    found: Found, validation: Validation | None = None, workdir: str = "DIR"
+) -> None:
     """Prints the best mixture, all that ties with it, and what is open.
 
     Args:
       found: what the search returned.
       validation: the last one, for what is still open.
+      workdir: as it is to be written in the next command.
     """
     rows = found.rows[:_MOST_ROWS]
     rows += [row for row in found.rows[_MOST_ROWS:] if not row["tied"]]
@@ -119,7 +128,7 @@ def show_found(found: Found, validation: Validation | None = None) -> None:
         [
             [
                 row["name"],
-                weights(row["weights"], 4),
+                shares(row, 4),
                 number(row["select"], 4),
                 number(row["report"], 4),
                 signed(row["difference"]),
@@ -133,7 +142,7 @@ def show_found(found: Found, validation: Validation | None = None) -> None:
     if left := len(found.rows) - len(rows):
         say(f"and {left} more that tie, in search/found.json")
     say(report_check(found))
-    for line in closing_lines(found, validation):
+    for line in closing_lines(found, validation, workdir):
         say(line)
 
 
@@ -145,11 +154,13 @@ def _show_points(validation: Validation) -> None:
         (name,) = group.targets
         show_table(
             f"the points: {group.title}, bits per byte",
-            ["truth", "ratio", "truth", *agreement.LABELS.values()],
+            ["truth", "ratio", "trained", *agreement.LABELS.values()],
             [
                 [
                     truth,
-                    weights(dict(zip(validation.members, ratio, strict=True)), 3),
+                    weights(
+                        dict(zip(validation.members, ratio, strict=True)), 3
+                    ),
                     *(
                         number(validation.points[which][name][i], 4)
                         for which in ("truth", *PROXIES)

@@ -2,22 +2,23 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-BLANK = "–"
+BLANK = "-"
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """With a fixed number of decimals; a dash for what is undefined."""
+    """With a fixed number of decimals."""
     if value is None or not math.isfinite(value):
         return BLANK
     return f"{value:.{digits}f}"
 
 
 def signed(value: float | None, digits: int = 4) -> str:
-    """Like `number`, with a plus or a true minus sign."""
+    """Like `number`, with its sign."""
     if value is None or not math.isfinite(value):
         return BLANK
-    return f"{value:+.{digits}f}".replace("-", "−")
+    return f"{value:+.{digits}f}"
 
 
 def interval(bounds: Sequence[float] | None, digits: int = 2) -> str:
@@ -86,6 +87,14 @@ def weights(parts: Mapping[str, float], most: int = 8) -> str:
         left = count(len(ordered) - most, "other")
         return f"{shown}, and {left} together {rest:.3f}"
     return shown
+
+
+def shares(row: Mapping[str, Any], most: int = 6) -> str:
+    """The weights of a searched row, without what its name says already."""
+    used = [w for w in row["weights"].values() if w > 0]
+    if row["kind"] in ("subset", "member", "uniform"):
+        return "alone" if len(used) == 1 else f"1/{len(used)} each"
+    return weights(row["weights"], most)
 
 
 def target(parts: Mapping[str, float]) -> str:

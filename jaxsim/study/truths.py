@@ -13,7 +13,8 @@ import numpy as np
 
 from jaxsim.config import RecipeConfig, ValidateConfig
 from jaxsim.errors import UserError
-from jaxsim.mixture.table import Mixtures, read_csv, read_numbers
+from jaxsim.mixture.csv_numbers import read_numbers
+from jaxsim.mixture.table import Mixtures, read_csv
 from jaxsim.train import Run, repeat_of, truth_run
 
 

@@ -9,7 +9,7 @@ from jaxsim.config import RecipeConfig, SeedConfig
 
 
 def constant_rate(recipe: RecipeConfig) -> optax.Schedule:
-    """The rate of every run of a pool: merging depends on its being constant."""
+    """The rate of every run of a pool: merging needs it to be constant."""
     return optax.constant_schedule(recipe.learning_rate)
 
 

@@ -44,7 +44,7 @@ def truth_run(
 ) -> Run:
     """A run on a ratio; the name is a digest of the ratio and its length."""
     weights = {name: float(w) for name, w in ratio.items() if w > 0}
-    steps = round(recipe.steps * horizon)
+    steps = max(1, round(recipe.steps * horizon))
     text = json.dumps([sorted(weights.items()), steps])
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
     return Run(f"truth-{digest}", "truth", weights, steps)

@@ -12,7 +12,7 @@ class TrainState:
     """Everything that a resumed run needs; the data order is a function.
 
     `tail_sum` is the float32 sum of the parameters after each step of the
-    tail; a run without a tail average carries zeros of shape ().
+    tail; a run without a tail average has None.
     """
 
     step: jax.Array  # int32 (), steps done

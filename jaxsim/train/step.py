@@ -41,7 +41,8 @@ def train_step(
 
     Returns:
       The next state, and sums: `nll` and `tokens`, the gradient's global norm,
-      and `finite`, one flag for each leaf of the gradient in tree order.
+      and `finite_parameter` and `finite_gradient`, a flag for each leaf in
+      tree order, of the parameters that the step began with.
     """
 
     def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -57,9 +58,7 @@ def train_step(
     tail_sum = state.tail_sum
     if tail_sum is not None:
         in_tail = (state.step >= tail_start).astype(jnp.float32)
-        tail_sum = jax.tree.map(
-            lambda s, p: s + in_tail * p, tail_sum, params
-        )
+        tail_sum = jax.tree.map(lambda s, p: s + in_tail * p, tail_sum, params)
     next_state = TrainState(
         step=state.step + 1,
         params=params,
@@ -69,9 +68,12 @@ def train_step(
     metrics = {
         "nll": nll,
         "tokens": tokens,
-        "gradient_norm": optax.global_norm(gradients),
-        "finite": jnp.stack(
-            [jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(gradients)]
-        ),
+        "gradient_norm": optax.tree.norm(gradients),
+        "finite_parameter": _finite_leaves(state.params),
+        "finite_gradient": _finite_leaves(gradients),
     }
     return next_state, metrics
+
+
+def _finite_leaves(tree: Any) -> jax.Array:
+    return jnp.stack([jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves(tree)])

@@ -20,11 +20,10 @@ from jaxsim.config import Config, RecipeConfig
 from jaxsim.console import say
 from jaxsim.corpus import Corpus
 from jaxsim.corpus.order import Schedule, batch
-from jaxsim.errors import JaxsimError, Preempted
+from jaxsim.errors import JaxsimError, Preempted, UserError
 from jaxsim.mesh import batch_sharding, parameter_shardings, replicated
 from jaxsim.metrics import MetricsWriter, Progress
 from jaxsim.model import Execution, LanguageModel
-from jaxsim.train.interrupt import stop_requested
 from jaxsim.train.optimizer import adamw, constant_rate, warmup_cosine
 from jaxsim.train.runs import Run, batch_of
 from jaxsim.train.state import TrainState
@@ -32,7 +31,7 @@ from jaxsim.train.step import initial_state, train_step
 
 
 class NonFiniteError(JaxsimError):
-    """The loss or a gradient is not finite; nothing of the run is kept."""
+    """The loss or a gradient is not finite; nothing is admitted."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Trainer:
         self._tail = tail
         self._save_every = train.checkpoint_every
         self._log_every = train.log_every
-        self._recipe = recipe
+        self.recipe = recipe
         optimizer = adamw(recipe, rate)
         execution = Execution(
             attention=train.attention,
@@ -97,9 +96,7 @@ class Trainer:
 
     def fresh_params(self, rng: int) -> Any:
         """New parameters, made where they will live."""
-        init = jax.jit(
-            self.model.init, out_shardings=self._shardings.params
-        )
+        init = jax.jit(self.model.init, out_shardings=self._shardings.params)
         return init(jax.random.key(rng))
 
     def train(
@@ -109,6 +106,7 @@ class Trainer:
         start: Any,
         scratch: Path,
         metrics: Path,
+        stop: Callable[[], bool] = lambda: False,
     ) -> Trained:
         """Trains `run` from the parameters `start`, or resumes it.
 
@@ -118,13 +116,14 @@ class Trainer:
           start: parameters, on the host or the device. They are copied.
           scratch: folder of the unfinished run's checkpoints.
           metrics: the JSON Lines file that the run appends to.
+          stop: asked after each step but the last; true ends the run there.
 
         Raises:
           NonFiniteError: names step, units and leaf.
-          Preempted: SIGTERM came; the state is committed in `scratch`.
+          Preempted: `stop` said so; the state is committed in `scratch`.
         """
         rows = run.schedule(
-            corpus, dataclasses.replace(self._recipe, batch=self._batch_rows)
+            corpus, dataclasses.replace(self.recipe, batch=self._batch_rows)
         )
         tail_steps = max(1, round(self._tail * run.steps))
         with contextlib.ExitStack() as stack:
@@ -140,13 +139,11 @@ class Trainer:
             )
             begin = time.monotonic()
             state, loss = self._loop(
-                run, corpus, rows, state, tail_steps, checkpoints, writer
+                run, corpus, rows, state, tail_steps, checkpoints, writer, stop
             )
             result = state.params
             if self._tail > 0:
-                result = jax.tree.map(
-                    lambda s: s / tail_steps, state.tail_sum
-                )
+                result = jax.tree.map(lambda s: s / tail_steps, state.tail_sum)
             params = jax.tree.map(np.asarray, jax.device_get(result))
             wall = time.monotonic() - begin
         tokens = run.steps * self._batch_rows * corpus.length
@@ -169,6 +166,7 @@ class Trainer:
         tail_steps: int,
         checkpoints: TrainingCheckpoints,
         writer: MetricsWriter,
+        stop: Callable[[], bool],
     ) -> tuple[TrainState, float]:
         first, loss = int(state.step), float("nan")
         tail_start = jax.device_put(
@@ -193,27 +191,25 @@ class Trainer:
                     writer.write(number, values | progress.report(number, loss))
             pending.clear()
 
-        with stop_requested() as stop:
-            for number, (tokens_BL1, units) in self._batches(
-                corpus, rows, first, run.steps
-            ):
-                state, sums = self._call(state, tokens_BL1, tail_start)
-                settle()
-                pending.append((number, units, sums))
-                if number == run.steps:
-                    break
-                if stop():
-                    settle()  # only finite states are committed
-                    checkpoints.save_and_wait(number, state)
-                    raise Preempted(
-                        f"{run.kind} {run.name}: stopped after step {number}, "
-                        "which is committed; repeat the same command to "
-                        "continue"
-                    )
-                if self._save_every and number % self._save_every == 0:
-                    settle()
-                    checkpoints.save(number, state)
+        for number, (tokens_BL1, units) in self._batches(
+            corpus, rows, first, run.steps
+        ):
+            state, sums = self._call(state, tokens_BL1, tail_start)
             settle()
+            pending.append((number, units, sums))
+            if number == run.steps:
+                break
+            if stop():
+                settle()  # only finite states are committed
+                checkpoints.save_and_wait(number, state)
+                raise Preempted(
+                    f"{run.kind} {run.name}: stopped after step {number}, "
+                    "which is committed; repeat the same command to continue"
+                )
+            if self._save_every and number % self._save_every == 0:
+                settle()
+                checkpoints.save(number, state)
+        settle()
         return state, loss
 
     def _call(
@@ -235,19 +231,24 @@ class Trainer:
         norm = float(sums["gradient_norm"])
         if np.isfinite(loss) and np.isfinite(norm):
             return {"loss": loss, "gradient_norm": norm}
-        paths = [
-            "/".join(str(key.key) for key in path)
-            for path, _ in jax.tree_util.tree_leaves_with_path(
-                self.model.shapes()
-            )
-        ]
-        bad = [p for p, ok in zip(paths, sums["finite"], strict=True) if not ok]
         raise NonFiniteError(
             f"{run.kind} {run.name}: loss {loss} and gradient norm {norm} at "
-            f"step {number}, on rows of {', '.join(sorted(set(units)))}; first "
-            f"leaf with a non-finite gradient: {bad[0] if bad else 'none'}. "
-            "Lower recipe.learning_rate, or look at the text of that unit"
+            f"step {number}, on rows of {', '.join(sorted(set(units)))}; "
+            f"{self._first_non_finite(sums)}. Nothing is admitted. "
+            "Lower the learning rate, or look at the text of that unit"
         )
+
+    def _first_non_finite(self, sums: dict[str, Any]) -> str:
+        """Parameters before gradients: one bad leaf spoils all of those."""
+        leaves = jax.tree_util.tree_leaves_with_path(self.model.shapes())
+        for what in ("parameter", "gradient"):
+            for (path, _), ok in zip(
+                leaves, sums[f"finite_{what}"], strict=True
+            ):
+                if not ok:
+                    name = "/".join(str(key.key) for key in path)
+                    return f"leaf {name} has a {what} that is not finite"
+        return "every parameter and every gradient is finite"
 
     def _batches(
         self, corpus: Corpus, rows: Schedule, first: int, steps: int
@@ -262,7 +263,8 @@ class Trainer:
 
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             ahead = [
-                pool.submit(read, s) for s in range(first, min(first + 2, steps))
+                pool.submit(read, s)
+                for s in range(first, min(first + 2, steps))
             ]
             for step in range(first, steps):
                 ready = ahead.pop(0).result()
@@ -278,22 +280,24 @@ class Trainer:
 
     def _state_shardings(self) -> TrainState:
         """Optimizer and tail are sharded like the parameters they belong to."""
-        params = parameter_shardings(self.model, self.mesh)
+        params = parameter_shardings(
+            self.model.shapes(), self.model.logical_axes(), self.mesh
+        )
         shapes = jax.eval_shape(self._initial, self.model.shapes())
-        structure = jax.tree.structure(self.model.shapes())
+        structure: Any = jax.tree.structure(self.model.shapes())
         everywhere = replicated(self.mesh)
 
         def of(node: Any) -> Any:
             return (
                 params
-                if jax.tree.structure(node) == structure
+                if structure == jax.tree.structure(node)
                 else jax.tree.map(lambda _: everywhere, node)
             )
 
         return jax.tree.map(
             of,
             shapes,
-            is_leaf=lambda node: jax.tree.structure(node) == structure,
+            is_leaf=lambda node: structure == jax.tree.structure(node),
         )
 
 
@@ -305,8 +309,11 @@ def _abstract(state: TrainState) -> Any:
     )
 
 
-def trainer_of_seed(model: LanguageModel, config: Config, mesh: Mesh) -> Trainer:
+def trainer_of_seed(
+    model: LanguageModel, config: Config, mesh: Mesh
+) -> Trainer:
     """From scratch: warm-up, cosine, no tail average."""
+    _check_batch("seed", config.seed.batch, mesh)
     return Trainer(
         model,
         dataclasses.replace(config.recipe, anchor=0.0),
@@ -323,6 +330,7 @@ def trainer_of_recipe(
 ) -> Trainer:
     """Members, truths and repeats."""
     recipe = config.recipe
+    _check_batch("recipe", recipe.batch, mesh)
     return Trainer(
         model,
         recipe,
@@ -332,3 +340,12 @@ def trainer_of_recipe(
         config,
         mesh,
     )
+
+
+def _check_batch(group: str, rows: int, mesh: Mesh) -> None:
+    if rows % mesh.shape["data"]:
+        raise UserError(
+            f"config.{group}.batch={rows} does not divide over the "
+            f"{mesh.shape['data']} devices of mesh axis 'data'; change it, or "
+            "config.train.data_axis"
+        )

@@ -1,0 +1,85 @@
+"""Do the quickstart's numbers make sense? Read from a finished workdir.
+
+    python benchmarks/quickstart.py runs/quickstart [--out FILE.json]
+
+For every era, on its report addresses: is its own member the best single
+member, and do losses grow with distance in time? And: the agreement of every
+proxy and no-model rule with the truths.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.stats
+
+import jaxsim
+from jaxsim.mixture.scorer import REFERENCES
+from jaxsim.study.validate import mean_agreement
+
+
+def eras(workdir: Path) -> dict[str, Any]:
+    """Own-member wins, and Spearman of distance and loss, for each era."""
+    scores = jaxsim.Scorer(workdir).load(REFERENCES)
+    bits_MD = scores.bits_per_byte("merge", "report")
+    members = [m for m, k in enumerate(scores.table.kinds) if k == "member"]
+    names = [scores.table.names[m] for m in members]
+    found = {}
+    for d, domain in enumerate(scores.evaluation.domains):
+        if domain not in names:
+            continue
+        loss_C = bits_MD[members, d]
+        own = names.index(domain)
+        distance_C = np.abs(np.arange(len(names)) - own)
+        found[domain] = {
+            "best": names[int(np.argmin(loss_C))],
+            "spearman": float(
+                scipy.stats.spearmanr(distance_C, loss_C).statistic
+            ),
+            "gain_over_seed": float(bits_MD[0, d] - loss_C[own]),
+        }
+    return {
+        "own_member_best": sum(v["best"] == k for k, v in found.items()),
+        "spearman_above_half": sum(v["spearman"] > 0.5 for v in found.values()),
+        "eras": found,
+    }
+
+
+def agreement(workdir: Path) -> dict[str, Any]:
+    """Spearman by predictor: macro in-pool, and means over domains."""
+    validation = jaxsim.load_validation(workdir)
+    if validation is None:
+        return {}
+    macro = validation.agreement["macro in-pool"]
+    return {
+        name: {
+            "macro in-pool": values["spearman"],
+            "interval": values["interval"],
+            **{
+                kind: mean_agreement(validation, kind, name, "spearman")
+                for kind in ("in-pool", "out-of-pool")
+            },
+        }
+        for name, values in macro.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("workdir", type=Path)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    result = {
+        **eras(arguments.workdir),
+        "agreement": agreement(arguments.workdir),
+    }
+    text = json.dumps(result, indent=1)
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

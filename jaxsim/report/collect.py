@@ -1,0 +1,327 @@
+"""Everything that a report is about, read from a workdir, nothing computed
+twice.
+
+What is missing is named with the command that makes it; a report can be
+written at any moment.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from jaxsim.corpus import Corpus, open_corpus
+from jaxsim.errors import DamagedError, JaxsimError
+from jaxsim.mixture.evaluation import HALVES
+from jaxsim.mixture.scorer import REFERENCES
+from jaxsim.mixture.search import FINALISTS, Found, load_found
+from jaxsim.pool import Manifest, Pool, open_pool
+from jaxsim.pool.manifest import read_manifest
+from jaxsim.pool.publish import is_published
+from jaxsim.report.references import References, read_references
+from jaxsim.study.validate import Validation, load_validation
+
+KINDS = ("member", "truth", "repeat")
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What there is; a part that is not there yet is None or empty.
+
+    Attributes:
+      corpus, seed, pool, references, validation, found: as their owners
+        read them.
+      entries: manifests of members, truths and repeats, by name.
+      scored_windows: how many windows went through a model to be scored.
+      drift: ||member - seed|| / ||seed||, by member; NaN if it cannot be
+        read.
+      missing: 'what: not done: run `jaxsim ...`'.
+      overrides: what an override admitted, anywhere in what is shown.
+      stale: parts that were computed from something else than is there now.
+      sources: SHA-256 of the files that were read, by path in the workdir.
+    """
+
+    corpus: Corpus | None
+    seed: Manifest | None
+    pool: Pool | None
+    entries: dict[str, Manifest]
+    references: References | None
+    validation: Validation | None
+    found: Found | None
+    scored_windows: int
+    drift: dict[str, float]
+    missing: list[str]
+    overrides: list[str]
+    stale: list[str]
+    sources: dict[str, str]
+
+    def of_kind(self, kind: str) -> dict[str, Manifest]:
+        return {n: m for n, m in self.entries.items() if m.kind == kind}
+
+    @property
+    def horizon(self) -> float | None:
+        """Tokens of a truth / tokens of a member, if all are alike."""
+        return _horizon(self.entries)
+
+
+def collect(workdir: Path) -> Facts:
+    """Reads a workdir.
+
+    Raises:
+      DamagedError: something is there and is not what it should be.
+    """
+    missing: list[str] = []
+
+    def lacks(what: str, command: str) -> None:
+        missing.append(f"{what}: not done: run `jaxsim {command}`")
+
+    corpus = seed = pool = references = found = None
+    entries: dict[str, Manifest] = {}
+    if (workdir / "corpus" / "corpus.json").is_file():
+        corpus = open_corpus(workdir)
+    else:
+        lacks("corpus", "prepare")
+    if is_published(workdir / "seed"):
+        seed = read_manifest(workdir / "seed")
+    else:
+        lacks("seed", "seed")
+    if (workdir / "pool" / "pool.json").is_file():
+        pool = open_pool(workdir)
+        entries = pool.manifests(*KINDS)
+    members = [n for n, m in entries.items() if m.kind == "member"]
+    wanted = list(corpus.units) if corpus else []
+    if not members:
+        lacks("members", "train")
+    elif left := [name for name in wanted if name not in members]:
+        lacks(f"{len(left)} of {len(wanted)} members", "train")
+    path = workdir / "scores" / f"{REFERENCES}.parquet"
+    if path.is_file():
+        references = read_references(path)
+    else:
+        lacks("scores", "score")
+    validation = _load_validation(workdir)
+    if validation is None:
+        lacks("truths and agreement", "validate")
+    if (workdir / "search" / "found.json").is_file():
+        found = _load_found(workdir)
+    else:
+        lacks("search", "search")
+    return Facts(
+        corpus=corpus,
+        seed=seed,
+        pool=pool,
+        entries=entries,
+        references=references,
+        validation=validation,
+        found=found,
+        scored_windows=_scored_windows(workdir),
+        drift=_drift(workdir, pool, seed, entries),
+        missing=missing,
+        overrides=_overrides(workdir, references, validation, found),
+        stale=_stale(corpus, members, references, validation, found),
+        sources=_sources(workdir),
+    )
+
+
+def load_answer(
+    workdir: Path,
+) -> tuple[Found | None, Validation | None, float | None]:
+    """The last search, the last validation, and the horizon of truths."""
+    found = entries = None
+    if (workdir / "search" / "found.json").is_file():
+        found = _load_found(workdir)
+    if (workdir / "pool" / "pool.json").is_file():
+        entries = open_pool(workdir).manifests(*KINDS)
+    return found, _load_validation(workdir), _horizon(entries or {})
+
+
+def evaluation_digest(corpus: Corpus) -> str:
+    """That of `jaxsim.mixture.gather(corpus)`, without reading a window."""
+    domains = sorted(corpus.domains.values(), key=lambda d: not d.in_pool)
+    digests = [
+        [domain.name, half, domain.digests[half]]
+        for domain in domains
+        for half in HALVES
+    ]
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+
+
+def relative_drift(params: Any, seed: Any) -> float:
+    """||params - seed|| / ||seed||, over all leaves, in float64."""
+
+    def square(tree: Any) -> float:
+        return sum(
+            float(np.sum(np.square(leaf, dtype=np.float64)))
+            for leaf in jax.tree.leaves(tree)
+        )
+
+    moved = jax.tree.map(np.subtract, params, seed)
+    return float(np.sqrt(square(moved) / square(seed)))
+
+
+def _horizon(entries: Mapping[str, Manifest]) -> float | None:
+    tokens = {
+        kind: {m.tokens for m in entries.values() if m.kind == kind}
+        for kind in ("truth", "member")
+    }
+    if len(tokens["truth"]) == 1 and len(tokens["member"]) == 1:
+        return tokens["truth"].pop() / tokens["member"].pop()
+    return None
+
+
+def _drift(
+    workdir: Path,
+    pool: Pool | None,
+    seed: Manifest | None,
+    entries: Mapping[str, Manifest],
+) -> dict[str, float]:
+    """Of every member; what the last report measured is not measured again."""
+    members = {n: m for n, m in entries.items() if m.kind == "member"}
+    if pool is None or seed is None or not members:
+        return {}
+    known = _known_drift(workdir, seed)
+    digests = {name: m.params_digest for name, m in members.items()}
+    start = None
+    for name, manifest in members.items():
+        if digests[name] in known:
+            continue
+        try:
+            start = pool.seed()[1] if start is None else start
+            value = relative_drift(pool.load(manifest), start)
+        except JaxsimError:  # `verify` says what is wrong with it
+            value = float("nan")
+        known[digests[name]] = value
+    return {name: known[digests[name]] for name in members}
+
+
+def _known_drift(workdir: Path, seed: Manifest) -> dict[str, float]:
+    """By `params_digest`, from the last report on the same seed."""
+    try:
+        last = json.loads((workdir / "report" / "report.json").read_text())
+        if last["digests"]["seed"] != seed.params_digest:
+            return {}
+        return {
+            member["params_digest"]: float(member["drift"])
+            for member in last["members"]
+            if member["drift"] is not None
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}  # no report, or one of another version
+
+
+def _load_validation(workdir: Path) -> Validation | None:
+    try:
+        return load_validation(workdir)
+    except (ValueError, TypeError) as error:
+        raise DamagedError(
+            f"{workdir}/study/validation.json: unreadable ({error}); run "
+            "`jaxsim validate` again"
+        ) from error
+
+
+def _load_found(workdir: Path) -> Found:
+    try:
+        return load_found(workdir)
+    except (ValueError, TypeError) as error:
+        raise DamagedError(
+            f"{workdir}/search/found.json: unreadable ({error}); run "
+            "`jaxsim search` again"
+        ) from error
+
+
+def _overrides(
+    workdir: Path,
+    references: References | None,
+    validation: Validation | None,
+    found: Found | None,
+) -> list[str]:
+    """The notes of everything shown, each once."""
+    notes = [
+        *(references.notes if references else ()),
+        *(validation.notes if validation else ()),
+    ]
+    if found is not None:
+        # A search keeps no notes of its own; its tables do.
+        for table in (found.table, FINALISTS):
+            notes += _notes_of_table(workdir / "scores" / f"{table}.json")
+    return list(dict.fromkeys(notes))
+
+
+def _notes_of_table(path: Path) -> list[str]:
+    try:
+        return [str(note) for note in json.loads(path.read_text())["notes"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _stale(
+    corpus: Corpus | None,
+    members: list[str],
+    references: References | None,
+    validation: Validation | None,
+    found: Found | None,
+) -> list[str]:
+    """What no longer fits the pool and the corpus."""
+    lines = []
+    if references is not None and members:
+        if list(references.members) != members:
+            lines.append(
+                "the scores are of other members than the pool has now: run "
+                "`jaxsim score`"
+            )
+        if corpus is not None and references.evaluation != evaluation_digest(
+            corpus
+        ):
+            lines.append(
+                "the scores are of other text than the corpus has now: run "
+                "`jaxsim score`"
+            )
+    if validation is not None and members and validation.members != members:
+        lines.append(
+            "the agreement is over other members than the pool has now: run "
+            "`jaxsim validate`"
+        )
+    if found is not None and members:
+        used = {name for row in found.rows for name in row["weights"]}
+        if not used <= set(members):
+            lines.append(
+                "the search is over other members than the pool has now: "
+                "run `jaxsim search`"
+            )
+    return lines
+
+
+def _scored_windows(workdir: Path) -> int:
+    """Of all tables; only merges and truths go through a model."""
+    total = 0
+    for path in sorted((workdir / "scores").glob("*.parquet")):
+        with contextlib.suppress(pa.ArrowException, OSError, KeyError):
+            table = pa.parquet.read_table(path, columns=["proxy", "windows"])
+            proxies = table["proxy"].to_numpy(zero_copy_only=False)
+            computed = np.isin(proxies.astype(str), ("merge", "truth"))
+            total += int(table["windows"].to_numpy()[computed].sum())
+    return total
+
+
+def _sources(workdir: Path) -> dict[str, str]:
+    paths = (
+        "corpus/corpus.json",
+        "seed/manifest.json",
+        "pool/pool.json",
+        f"scores/{REFERENCES}.parquet",
+        "study/validation.json",
+        "search/found.json",
+    )
+    return {
+        path: hashlib.sha256((workdir / path).read_bytes()).hexdigest()
+        for path in paths
+        if (workdir / path).is_file()
+    }

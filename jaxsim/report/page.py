@@ -1,0 +1,191 @@
+"""The page: facts in, one self-contained HTML file out.
+
+Nothing in it is loaded from anywhere, and nothing is executed: figures are
+data URLs, there is no script, and a content security policy says so. Every
+name and text is escaped by the template engine.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxsim.report import agreement, wording
+from jaxsim.report.collect import Facts
+from jaxsim.report.cost import Cost, alternatives, spent
+from jaxsim.report.description import (
+    dropped_lines,
+    recipe_words,
+    seed_words,
+    tokenizer_words,
+)
+from jaxsim.report.references import References, own_best_sentence
+from jaxsim.report.trust import trust_lines
+from jaxsim.study.validate import PROXIES, Validation
+
+_MOST_MIXTURES = 12
+
+
+def render(
+    name: str,
+    facts: Facts,
+    answer: str,
+    closing: Sequence[str],
+    figures: Mapping[str, bytes],
+    records: Mapping[str, Sequence[dict[str, Any]]],
+) -> str:
+    """The page's text.
+
+    Args:
+      name: of the config.
+      facts: what was collected.
+      answer: the sentence on top.
+      closing: the last lines.
+      figures: PNG by name.
+      records: the tables, by name.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        name=name,
+        facts=facts,
+        answer=answer,
+        closing=[line.partition(": ")[::2] for line in closing],
+        figures={key: _data_url(png) for key, png in figures.items()},
+        records=records,
+        trust=trust_lines(facts),
+        words=[
+            text
+            for text in (
+                seed_words(facts),
+                recipe_words(facts),
+                tokenizer_words(facts),
+            )
+            if text
+        ],
+        dropped=dropped_lines(facts),
+        agreement=_agreement(facts.validation),
+        points=_points(facts.validation),
+        mixtures=_mixtures(facts),
+        own_best=own_best_sentence(facts.references, "report"),
+        heat_rows=_heat_rows(facts.references),
+        documents=_documents(facts),
+        cost=[_cost(line) for line in spent(facts) + alternatives(facts)],
+        w=wording,
+    )
+
+
+def _data_url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _agreement(validation: Validation | None) -> list[dict[str, Any]]:
+    """One table for each group of targets."""
+    if validation is None:
+        return []
+    shown = []
+    for group in agreement.groups(validation):
+        lines = agreement.lines(validation, group)
+        columns = agreement.columns(lines)
+        rows = [
+            {
+                "label": line.label,
+                "is_rule": line.is_rule,
+                "cells": agreement.cells(line, columns),
+            }
+            for line in lines
+        ]
+        shown.append(
+            {
+                "title": group.title,
+                "headings": list(columns.values()),
+                "rows": rows,
+            }
+        )
+    return shown
+
+
+def _points(validation: Validation | None) -> list[dict[str, Any]]:
+    """Every truth of the single targets, where they are few."""
+    if validation is None or agreement.enough_truths(validation):
+        return []
+    singles = [
+        group.targets[0]
+        for group in agreement.groups(validation)
+        if len(group.targets) == 1
+    ]
+    return [
+        {
+            "target": target,
+            "truth": truth,
+            "ratio": wording.weights(
+                dict(zip(validation.members, ratio, strict=True)), 3
+            ),
+            "cells": [
+                wording.number(validation.points[which][target][i], 4)
+                for which in ("truth", *PROXIES)
+            ],
+        }
+        for target in singles
+        for i, (truth, ratio) in enumerate(
+            zip(validation.truths, validation.ratios, strict=True)
+        )
+    ]
+
+
+def _mixtures(facts: Facts) -> list[dict[str, Any]]:
+    """The first tied mixtures, and the plain ones."""
+    if facts.found is None:
+        return []
+    rows = facts.found.rows
+    tied = [row for row in rows if row["tied"]][:_MOST_MIXTURES]
+    return [*tied, *(row for row in rows if not row["tied"])]
+
+
+def _heat_rows(references: References | None) -> list[tuple[str, list[float]]]:
+    if references is None:
+        return []
+    gain_CD = references.gains("report").tolist()
+    return list(zip(references.members, gain_CD, strict=True))
+
+
+def _documents(facts: Facts) -> list[dict[str, Any]]:
+    """Documents of every partition, by half; other domains have two."""
+    if facts.corpus is None:
+        return []
+    halves = ("seed", "train", "select", "report")
+    counts = facts.corpus.record["summary"]["documents"]
+    rows = [
+        {
+            "name": name,
+            "in_pool": domain.in_pool,
+            "cells": [
+                counts[name][half]
+                if name in counts
+                else domain.documents.get(half)
+                for half in halves
+            ],
+            "windows": [domain.windows[h] for h in ("select", "report")],
+        }
+        for name, domain in facts.corpus.domains.items()
+    ]
+    return sorted(rows, key=lambda row: not row["in_pool"])
+
+
+def _cost(line: Cost) -> dict[str, str]:
+    return {
+        "what": line.what,
+        "runs": f"{line.runs:,}",
+        "tokens": f"{line.tokens:,}",
+        "flops": wording.flops(line.flops),
+        "time": wording.duration(line.seconds),
+        "kind": line.kind,
+        "basis": line.basis,
+    }

@@ -1,0 +1,167 @@
+"""How far to trust the answer, in plain sentences."""
+
+import numpy as np
+
+from jaxsim.mixture.search import Found
+from jaxsim.report import agreement
+from jaxsim.report.closing import no_error, report_check
+from jaxsim.report.collect import Facts
+from jaxsim.report.wording import count, listed, number, signed, target
+from jaxsim.study.agreement import ENOUGH_TRUTHS
+from jaxsim.study.validate import Validation
+
+
+def trust_lines(facts: Facts) -> list[tuple[str, str]]:
+    """Pairs of a catchword and a sentence."""
+    lines = []
+    if facts.overrides:
+        lines.append(
+            (
+                "Overrides",
+                "An override admitted what is normally refused; every figure "
+                f"below may rest on it: {'; '.join(facts.overrides)}.",
+            )
+        )
+    lines += _about_truths(facts)
+    if facts.validation is not None:
+        lines.append(("Noise", _noise(facts.validation)))
+        lines += _about_proxies(facts.validation)
+        lines += _about_level(facts.validation, facts.found)
+    if facts.found is not None:
+        lines.append(("The choice", _choice(facts.found)))
+    lines += _about_drift(facts)
+    return lines
+
+
+def _about_truths(facts: Facts) -> list[tuple[str, str]]:
+    validation = facts.validation
+    if validation is None:
+        return [
+            (
+                "Truths",
+                "No model was really trained on a mixture, so nothing here "
+                "says how far a merge predicts training. Run `jaxsim "
+                "validate`.",
+            )
+        ]
+    truths = len(validation.truths)
+    origin = (
+        "brought by the user"
+        if validation.given
+        else "really trained, on ratios drawn at random and never fitted on"
+    )
+    text = f"{count(truths, 'truth')}, {origin}"
+    if facts.horizon is not None and not validation.given:
+        times = "" if facts.horizon == 1 else f"{facts.horizon:g} times "
+        text += f", each {times}as long as a member"
+    text += "."
+    if truths < ENOUGH_TRUTHS:
+        text += (
+            f" That is fewer than {ENOUGH_TRUTHS}: no interval on a rank "
+            "correlation means anything, so the points are shown."
+        )
+    return [("Truths", text)]
+
+
+def _noise(validation: Validation) -> str:
+    if not validation.ceilings:
+        return (
+            "Not measured: nothing was trained twice, so it is not known how "
+            "high any agreement could be (no ceilings)."
+        )
+    text = (
+        f"{count(validation.repeats, 'run')} trained again with another order "
+        "of the data. "
+    )
+    bound = agreement.noise_bound(validation)
+    if bound:
+        return text + (
+            f"{count(len(bound), 'target')} of {len(validation.ceilings)} "
+            "with a ceiling below 0.9, too noisy to say much: "
+            f"{listed(bound)}."
+        )
+    return text + "Every target has a ceiling of 0.9 or more."
+
+
+def _about_proxies(validation: Validation) -> list[tuple[str, str]]:
+    """The merge beside the best rule that knows nothing of any model."""
+    lines = []
+    for group in agreement.groups(validation):
+        found = agreement.lines(validation, group)
+        merge = found[0].values["spearman"]
+        rule = agreement.best_rule(found)
+        if rule is None or not np.isfinite(merge):
+            continue
+        other = rule.values["spearman"]
+        if not agreement.enough_truths(validation):
+            verdict = "too few truths to say which is better"
+        elif merge > other:
+            verdict = "the merge ranks better"
+        else:
+            verdict = "the merge adds nothing to that"
+        lines.append(
+            (
+                f"Merge or no model ({group.title})",
+                f"Spearman {number(merge, 2)} for the merge, "
+                f"{number(other, 2)} for the best rule without a model "
+                f"({rule.label}, picked in hindsight): {verdict}. The "
+                "difference was not tested.",
+            )
+        )
+    return lines
+
+
+def _about_level(
+    validation: Validation, found: Found | None
+) -> list[tuple[str, str]]:
+    points = validation.points
+    if found is None or any(n not in points["truth"] for n in found.target):
+        return []
+    total = sum(found.target.values())
+    offset = sum(
+        w / total * float(np.mean(np.subtract(points["truth"][n],
+                                              points["merge"][n])))
+        for n, w in found.target.items()
+    )  # fmt: skip
+    text = (
+        f"On {target(found.target)} truths lie {signed(offset)} bits per byte "
+        "from the merges that predict them, on average"
+    )
+    if residual := validation.residual(found.target):
+        text += (
+            f", and scatter around that by {number(residual.deviation, 4)} "
+            f"({count(residual.truths, 'truth')})"
+        )
+    return [("Level", text + ".")]
+
+
+def _choice(found: Found) -> str:
+    text = (
+        f"Made on at most {count(found.windows, 'window')} of select text for "
+        "each domain; "
+    )
+    if no_error(found):
+        text += "too few to know any error. "
+    elif found.ties["resampled"] == "windows":
+        text += (
+            "windows were resampled, for want of documents, which takes "
+            "windows of one document as independent. "
+        )
+    else:
+        text += "documents were resampled. "
+    return text + report_check(found)
+
+
+def _about_drift(facts: Facts) -> list[tuple[str, str]]:
+    known = [v for v in facts.drift.values() if np.isfinite(v)]
+    if not known:
+        return []
+    return [
+        (
+            "Drift",
+            f"Members moved by {min(known):.2%} to {max(known):.2%} of the "
+            "seed's norm. The further they move, the less the levels of merges "
+            "and of training agree (3 % is little, 10 % is much); ranks "
+            "suffer later.",
+        )
+    ]

@@ -1,0 +1,95 @@
+"""A seed and a pool of two members, trained once; each test gets a copy."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import jax
+import pytest
+from train import tiny
+
+from jaxsim.config import Config
+from jaxsim.corpus import Corpus, open_corpus
+from jaxsim.pool import Pool, create_pool, open_pool
+from jaxsim.pool.build import train_and_publish, train_missing
+from jaxsim.train import Run, Trainer, member_run, trainer_of_recipe
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--kills",
+        type=int,
+        default=2,
+        help="how often test_kill.py kills a run (give it with tests/pool)",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Project:
+    """A workdir with a published seed, and what trains its members."""
+
+    config: Config
+    workdir: Path
+    trainer: Trainer
+
+    @property
+    def corpus(self) -> Corpus:
+        return open_corpus(self.workdir)
+
+    @property
+    def pool(self) -> Pool:
+        return open_pool(self.workdir)
+
+    def create(self) -> Pool:
+        corpus = self.corpus
+        return create_pool(
+            self.workdir,
+            self.config,
+            corpus.tokenizer.vocab_size,
+            corpus.budget_tokens,
+        )
+
+    def train(self, *units: str) -> None:
+        runs = [member_run(unit, self.config.recipe) for unit in units]
+        train_missing(runs, self.create(), self.corpus, self.trainer)
+
+    def copy(self, workdir: Path) -> "Project":
+        shutil.copytree(self.workdir, workdir, symlinks=True)
+        return dataclasses.replace(self, workdir=workdir)
+
+
+@pytest.fixture(scope="package")
+def built(tmp_path_factory, quick_to_compile) -> Project:
+    """Never written to."""
+    folder = tmp_path_factory.mktemp("built")
+    config, corpus = tiny.make_corpus(folder)
+    config = tiny.changed(config, "recipe", steps=2, batch=24)
+    model = tiny.model_of(config, corpus)
+    trainer = trainer_of_recipe(model, config, tiny.mesh_of())
+    project = Project(config, folder / "work", trainer)
+    # What a seed is does not matter here, so the same program trains it.
+    train_and_publish(
+        Run("seed", "seed", {"seed": 1.0}, 1),
+        project.workdir / "seed",
+        corpus,
+        trainer,
+        tiny.start_of(model),
+        project.workdir,
+        recipe=dataclasses.asdict(config.seed),
+        seed_digest="",
+    )
+    project.train("a", "b")
+    return project
+
+
+@pytest.fixture
+def project(built, tmp_path) -> Project:
+    return built.copy(tmp_path / "work")
+
+
+@pytest.fixture(scope="package", autouse=True)
+def quick_to_compile():
+    # Bit-exactness holds for one way to compile: before the other fixtures.
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -1,0 +1,15 @@
+"""What `jaxsim run` does up to the pool, as a process that can be killed.
+
+python driver.py CONFIG.py WORKDIR
+"""
+
+import sys
+
+from jaxsim.cli import main
+
+if __name__ == "__main__":
+    config, workdir = sys.argv[1:]
+    for command in ("prepare", "seed", "train"):
+        code = main([command, f"--config={config}", f"--workdir={workdir}"])
+        if code:
+            sys.exit(code)

@@ -1,0 +1,202 @@
+"""Training what is missing, exactly, and refusing what does not belong."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from train import tiny
+
+from jaxsim.config import SourceConfig
+from jaxsim.corpus import prepare
+from jaxsim.errors import JaxsimError, Preempted, UserError
+from jaxsim.pool.build import train_missing
+from jaxsim.pool.digests import params_digest
+from jaxsim.train import Run, member_run, repeat_of
+
+
+def _tree(folder):
+    return {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+
+
+def test_only_what_is_missing_is_trained(project):
+    members = project.workdir / "pool" / "members"
+    old = [_tree(members / name) for name in "ab"]
+    project.train("a", "b", "c")
+    assert [_tree(members / name) for name in "ab"] == old
+    assert project.pool.names() == ["a", "b", "c"]
+    assert project.pool.problems() == {}
+    everything = _tree(members)
+    project.train("a", "b", "c")
+    assert _tree(members) == everything
+
+
+def test_a_member_starts_from_the_seed_and_is_what_the_trainer_made(
+    project, tmp_path
+):
+    pool = project.pool
+    _, seed = pool.seed()
+    trained = project.trainer.train(
+        member_run("a", project.config.recipe),
+        project.corpus,
+        seed,
+        tmp_path / "scratch",
+        tmp_path / "metrics.jsonl",
+    )
+    manifest = pool.manifest("a")
+    assert manifest.params_digest == params_digest(trained.params)
+    assert params_digest(pool.load(manifest)) == manifest.params_digest
+    assert manifest.seed_digest == params_digest(seed)
+    assert manifest.tokens == project.corpus.budget_tokens
+    assert manifest.final_loss == trained.final_loss
+
+
+def test_a_manifest_says_what_the_run_saw(project):
+    corpus, manifest = project.corpus, project.pool.manifest("a")
+    unit = corpus.unit("a")
+    assert manifest.kind == "member" and manifest.ratio == {"a": 1.0}
+    assert manifest.data_digests == {"a": unit.digest}
+    assert manifest.epochs == {"a": 48 / unit.rows}
+    assert manifest.unique_tokens == min(48, unit.rows) * corpus.length
+    assert manifest.leaves["embedding"] == ([264, 16], "float32")
+
+
+def test_changed_text_is_refused_also_for_truths(project):
+    corpus = project.corpus
+    run = Run("truth-x", "truth", {"a": 0.5, "b": 0.5}, 2)
+    train_missing([run], project.pool, corpus, project.trainer)
+    changed = dataclasses.replace(corpus.units["b"], digest="0" * 64)
+    corpus.units["b"] = changed
+    with pytest.raises(UserError, match=r"truth-x.*other text: data_digests.b"):
+        train_missing([run], project.pool, corpus, project.trainer)
+
+
+def test_a_partition_cannot_pass_for_a_repeat(project):
+    """Nothing keeps a partition from being called 'a.order1'."""
+    repeat = repeat_of(member_run("a", project.config.recipe))
+    pool = project.pool
+    entry = pool.entry("a").rename(pool.entry(repeat.name))
+    data = json.loads((entry / "manifest.json").read_text())
+    (entry / "manifest.json").write_text(
+        json.dumps(data | {"name": repeat.name})
+    )
+    with pytest.raises(UserError, match=r"kind: expected repeat, found mem"):
+        train_missing([repeat], pool, project.corpus, project.trainer)
+
+
+def test_a_corpus_that_was_frozen_anew_is_refused(project):
+    config = project.config
+    config = dataclasses.replace(
+        config,
+        corpus=dataclasses.replace(
+            config.corpus,
+            seed_text={
+                "other": SourceConfig(
+                    "jsonl", config.corpus.partitions["c"].path
+                )
+            },
+        ),
+    )
+    prepare(config, project.workdir, refreeze=True)
+    with pytest.raises(UserError, match="another seed text"):
+        project.train("a", "b", "c")
+
+    pool = project.create()
+    corpus = project.corpus
+    corpus.tokenizer_digest = "0" * 64
+    with pytest.raises(UserError, match="another tokenizer and seed text"):
+        train_missing([], pool, corpus, project.trainer)
+
+
+@pytest.mark.parametrize(
+    ("group", "change", "line"),
+    [
+        ("recipe", {"learning_rate": 0.5}, "recipe.learning_rate: expected"),
+        ("recipe", {"tail": 0.0}, "recipe.tail: expected 0.5, found 0.0"),
+        ("model", {"mlp_dim": 64}, "model.mlp_dim: expected 32, found 64"),
+    ],
+)
+def test_a_pool_has_one_recipe_and_one_model(project, group, change, line):
+    other = dataclasses.replace(
+        project, config=tiny.changed(project.config, group, **change)
+    )
+    with pytest.raises(UserError, match=line):
+        other.create()
+
+
+def test_the_execution_may_change(project):
+    config = tiny.changed(project.config, "train", attention="xla")
+    assert dataclasses.replace(project, config=config).create()
+
+
+def test_a_result_that_is_not_finite_is_not_admitted(project, monkeypatch):
+    train = project.trainer.train
+
+    def poisoned(*args, **kwargs):
+        trained = train(*args, **kwargs)
+        params = jax.tree.map(np.array, trained.params)
+        params["final_norm"]["scale"][3] = np.inf
+        return dataclasses.replace(trained, params=params)
+
+    monkeypatch.setattr(project.trainer, "train", poisoned)
+    with pytest.raises(JaxsimError, match=r"member c: .*leaf final_norm/scale"):
+        project.train("c")
+    assert project.pool.names() == ["a", "b"]
+
+
+def _terminate_when(monkeypatch, trainer, step):
+    """Sends SIGTERM to this process when `step` steps are done."""
+    call, done = trainer._call, []
+
+    def patched(*args):
+        done.append(1)
+        if len(done) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return call(*args)
+
+    monkeypatch.setattr(trainer, "_call", patched)
+
+
+def test_sigterm_commits_and_the_next_call_resumes(
+    project, built, monkeypatch, capsys
+):
+    with monkeypatch.context() as patch:
+        _terminate_when(patch, project.trainer, 1)
+        with pytest.raises(Preempted, match="member c: stopped after step 1"):
+            project.train("c")
+    assert project.pool.names() == ["a", "b"]
+    project.train("c")
+    assert "member c: resumed after step 1" in capsys.readouterr().out
+    resumed = project.pool.manifest("c").params_digest
+    (project.pool.entry("c") / "manifest.json").unlink()
+    project.train("c")
+    assert "resumed" not in capsys.readouterr().out
+    assert project.pool.manifest("c").params_digest == resumed
+
+
+def test_sigterm_in_the_last_step_is_not_forgotten(project, monkeypatch):
+    with monkeypatch.context() as patch:
+        _terminate_when(patch, project.trainer, 2)
+        with pytest.raises(Preempted, match="member c: it is published"):
+            project.train("c")
+    assert project.pool.names() == ["a", "b", "c"]
+
+
+def test_a_state_of_another_run_is_not_resumed(project, monkeypatch, capsys):
+    """The text of c changes between a stop and the next start."""
+    with monkeypatch.context() as patch:
+        _terminate_when(patch, project.trainer, 1)
+        with pytest.raises(Preempted):
+            project.train("c")
+    pool, corpus = project.pool, project.corpus
+    corpus.units["c"] = dataclasses.replace(corpus.units["b"], name="c")
+    run = member_run("c", project.config.recipe)
+    train_missing([run], pool, corpus, project.trainer)
+    said = capsys.readouterr().out
+    assert "it has changed, and starts anew" in said
+    assert "resumed" not in said
+    digest = pool.manifest("c").params_digest
+    assert digest == pool.manifest("b").params_digest

@@ -1,0 +1,241 @@
+"""Whatever is wrong with an entry is found before anything uses it."""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxsim.errors import DamagedError, UserError
+from jaxsim.pool import open_pool
+from jaxsim.pool.manifest import read_manifest
+from jaxsim.pool.publish import save_attempt
+
+
+def _attempt(entry: Path) -> Path:
+    return entry / read_manifest(entry).attempt
+
+
+def _largest(entry: Path) -> Path:
+    files = [p for p in _attempt(entry).rglob("*") if p.is_file()]
+    return max(files, key=lambda p: p.stat().st_size)
+
+
+def _edit(entry: Path, **changes) -> None:
+    path = entry / "manifest.json"
+    data = json.loads(path.read_text())
+    for dotted, value in changes.items():
+        *groups, key = dotted.split("__")
+        node = data
+        for group in groups:
+            node = node[group]
+        node[key] = value
+    path.write_text(json.dumps(data))
+
+
+def flip_bit(entry: Path) -> None:
+    data = bytearray(_largest(entry).read_bytes())
+    data[len(data) // 2] ^= 1
+    _largest(entry).write_bytes(data)
+
+
+def truncate(entry: Path) -> None:
+    file = _largest(entry)
+    os.truncate(file, file.stat().st_size - 1)
+
+
+def empty(entry: Path) -> None:
+    os.truncate(_largest(entry), 0)
+
+
+def remove_file(entry: Path) -> None:
+    _largest(entry).unlink()
+
+
+def remove_attempt(entry: Path) -> None:
+    shutil.rmtree(_attempt(entry))
+
+
+def add_file(entry: Path) -> None:
+    (_attempt(entry) / "more").write_text("")
+
+
+def link_file(entry: Path) -> None:
+    file = _largest(entry)
+    file.rename(entry / "elsewhere")
+    file.symlink_to(entry / "elsewhere")
+
+
+def link_attempt(entry: Path) -> None:
+    attempt = _attempt(entry)
+    attempt.rename(entry / "elsewhere")
+    attempt.symlink_to(entry / "elsewhere")
+
+
+def _replace_params(entry: Path, change: Callable[[dict], None]) -> None:
+    """Other parameters, with file digests that fit them."""
+    manifest = read_manifest(entry)
+    pool = open_pool(entry.parents[2])
+    params = jax.tree.map(np.array, pool.load(manifest))
+    change(params)
+    attempt, files = save_attempt(entry, params)
+    manifest = dataclasses.replace(manifest, attempt=attempt, files=files)
+    (entry / "manifest.json").write_text(manifest.dump())
+
+
+def nan_leaf(entry: Path) -> None:
+    def change(params):
+        params["layers"]["mlp_in"]["kernel"][0, 0, 0] = np.nan
+
+    _replace_params(entry, change)
+
+
+def other_values(entry: Path) -> None:
+    def change(params):
+        params["embedding"][0, 0] += 1e-3
+
+    _replace_params(entry, change)
+
+
+def other_shape_in_files(entry: Path) -> None:
+    def change(params):
+        params["embedding"] = params["embedding"][:-8]
+
+    _replace_params(entry, change)
+
+
+def edit(**changes) -> Callable[[Path], None]:
+    return lambda entry: _edit(entry, **changes)
+
+
+def file_named(name: str) -> Callable[[Path], None]:
+    def damage(entry: Path) -> None:
+        _edit(entry, **{f"files__{name}": ["0" * 64, 1]})
+
+    return damage
+
+
+def written(text: str) -> Callable[[Path], None]:
+    return lambda entry: (entry / "manifest.json").write_text(text) and None
+
+
+DAMAGE = [
+    (flip_bit, r"SHA-256 differs"),
+    (truncate, r"bytes instead of"),
+    (empty, r"has 0 bytes instead of"),
+    (remove_file, r"file .* is missing"),
+    (remove_attempt, r"is missing"),
+    (add_file, r"file more is not in its manifest"),
+    (link_file, r"is a symbolic link"),
+    (link_attempt, r"attempt-.* is a symbolic link"),
+    (nan_leaf, r"leaf layers/mlp_in/kernel holds a value that is not finite"),
+    (other_values, r"do not have the digest"),
+    (other_shape_in_files, r"cannot be restored"),
+    (edit(seed_digest="0" * 64), r"seed_digest: expected .*, found 0000"),
+    (edit(tokenizer_digest="0" * 64), r"tokenizer_digest: expected"),
+    (edit(recipe__learning_rate=1.0), r"recipe.learning_rate: expected 0.003"),
+    (edit(model__norm="layer"), r"model.norm: expected rms, found layer"),
+    (edit(leaves__embedding=[[8, 16], "float32"]), r"leaf embedding is"),
+    (edit(leaves__embedding=[[264, 16], "bfloat16"]), r"leaf embedding is"),
+    (edit(leaves__more=[[1], "float32"]), r"leaf more is"),
+    (edit(format=2), r"format 2; this version of jaxsim reads format 1"),
+    (edit(name="b"), r"it is of 'b'"),
+    (edit(attempt="../b/attempt-000000000000"), r"is not a folder of this"),
+    (edit(attempt="/tmp"), r"is not a folder of this"),
+    (edit(attempt=7), r"attempt is 7"),
+    (edit(files=[]), r"not a manifest"),
+    (edit(recipe=None), r"recipe is None"),
+    (edit(surprise=1), r"surprise"),
+    (file_named("../b/manifest.json"), r"points outside"),
+    (file_named("/etc/passwd"), r"points outside"),
+    (file_named("a\0b"), r"points outside"),
+    (file_named("."), r"points outside"),
+    (file_named("x" * 300), r"is missing"),
+    (written(""), r"not a manifest"),
+    (written("[]"), r"not an object"),
+    (written('{"format": 1}'), r"not a manifest"),
+    (written("\udcff".encode(errors="surrogateescape").decode("latin1")),
+     r"not a manifest"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"), DAMAGE, ids=[reason for _, reason in DAMAGE]
+)
+def test_damage_is_refused_by_name(project, damage, reason):
+    pool = project.pool
+    damage(pool.entry("a"))
+    with pytest.raises(DamagedError, match=reason) as caught:
+        pool.load(pool.manifest("a"))
+    assert caught.value.exit_code == 3
+    message = str(caught.value)
+    assert "member a" in message or "/a/manifest.json" in message
+    # The others can still be used, and `verify` says the same.
+    problems = pool.problems()
+    assert list(problems) == ["a"]
+    assert pool.load(pool.manifest("b"))
+
+
+def test_verify_lists_everything_that_is_wrong(project):
+    pool = project.pool
+    assert pool.problems() == {}
+    flip_bit(pool.entry("a"))
+    remove_file(pool.entry("b"))
+    truncate(pool.seed_entry)
+    problems = pool.problems()
+    assert list(problems) == ["seed", "a", "b"]
+    assert "SHA-256" in problems["a"] and "missing" in problems["b"]
+
+
+def test_verify_names_every_damaged_file_of_an_entry(project):
+    pool = project.pool
+    names = sorted(pool.manifest("a").files)[:2]
+    for name in names:
+        (_attempt(pool.entry("a")) / name).unlink()
+    assert all(name in pool.problems()["a"] for name in names)
+
+
+def test_another_seed_is_refused(project):
+    shutil.rmtree(project.pool.seed_entry)
+    shutil.copytree(project.pool.entry("a"), project.pool.seed_entry)
+    _edit(project.pool.seed_entry, name="seed", kind="seed")
+    with pytest.raises(DamagedError, match="not the one that the pool"):
+        project.pool.seed()
+
+
+def test_what_no_manifest_admits_is_not_read(project):
+    pool = project.pool
+    half = pool.entry("c") / "attempt-0123456789ab"
+    shutil.copytree(_attempt(pool.entry("a")), half)
+    assert pool.names() == ["a", "b"] == sorted(pool.manifests())
+    with pytest.raises(UserError, match="no entry 'c'"):
+        pool.manifest("c")
+    # Nor does a second attempt beside the admitted one matter.
+    shutil.copytree(half, pool.entry("a") / half.name)
+    assert pool.problems() == {}
+    assert pool.load(pool.manifest("a"))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "not a pool"),
+        ("[]", "not a pool"),
+        ('{"format": 9}', "another format than 1"),
+        (None, "not a pool"),
+    ],
+)
+def test_a_damaged_pool_file_is_refused(project, text, reason):
+    path = project.workdir / "pool" / "pool.json"
+    if text is None:  # without its recipe, recipes would not be compared
+        data = json.loads(path.read_text())
+        del data["recipe"]
+        text = json.dumps(data)
+    path.write_text(text)
+    with pytest.raises(DamagedError, match=reason):
+        open_pool(project.workdir)

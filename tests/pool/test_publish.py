@@ -1,0 +1,257 @@
+"""One exclusive creation admits one attempt; the rest leaves no trace."""
+
+import dataclasses
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from jaxsim import checkpoints
+from jaxsim.checkpoints import NotSaved, save_params
+from jaxsim.errors import JaxsimError
+from jaxsim.pool import build
+from jaxsim.pool import publish as publishing
+from jaxsim.pool.manifest import read_manifest
+from jaxsim.pool.publish import (
+    AlreadyPublished,
+    Busy,
+    clear_leftovers,
+    holding,
+    is_published,
+    publish,
+    save_attempt,
+)
+
+TREE = {"a": {"kernel": np.arange(4, dtype=np.float32)}}
+
+
+@pytest.fixture
+def attempts(built, tmp_path):
+    """An entry with two finished attempts, and a manifest for each."""
+    entry = tmp_path / "a"
+    template = built.pool.manifest("a")
+    manifests = []
+    for _ in range(2):
+        attempt, files = save_attempt(entry, TREE)
+        manifests.append(
+            dataclasses.replace(template, attempt=attempt, files=files)
+        )
+    return entry, manifests
+
+
+def test_a_manifest_comes_back_as_it_was_written(attempts):
+    entry, manifests = attempts
+    assert not is_published(entry)
+    publish(entry, manifests[0])
+    assert read_manifest(entry) == manifests[0]
+
+
+def test_the_second_attempt_loses_and_leaves_nothing(attempts):
+    entry, (first, second) = attempts
+    publish(entry, first)
+    with pytest.raises(AlreadyPublished, match=first.attempt):
+        publish(entry, second)
+    assert read_manifest(entry) == first
+    names = {path.name for path in entry.iterdir()}
+    assert names == {"manifest.json", first.attempt}
+
+
+def test_of_two_that_race_one_wins(attempts, monkeypatch):
+    entry, manifests = attempts
+    barrier = threading.Barrier(2)
+    link = os.link
+
+    def together(*paths):
+        barrier.wait(10)
+        link(*paths)
+
+    monkeypatch.setattr(publishing.os, "link", together)
+    lost = []
+
+    def run(manifest):
+        try:
+            publish(entry, manifest)
+        except AlreadyPublished as error:
+            lost.append((manifest.attempt, str(error)))
+
+    threads = [threading.Thread(target=run, args=(m,)) for m in manifests]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    winner = read_manifest(entry).attempt
+    assert len(lost) == 1 and lost[0][0] != winner
+    assert winner in lost[0][1]
+    assert {p.name for p in entry.iterdir()} == {"manifest.json", winner}
+
+
+def test_the_loser_of_a_training_goes_on_to_the_next_run(
+    project, monkeypatch, capsys
+):
+    """Another machine publishes c while it is trained here."""
+    save = build.save_attempt
+
+    def overtaken(entry, params):
+        attempt, files = save(entry, params)
+        rival, rival_files = save(entry, params)
+        manifest = dataclasses.replace(
+            project.pool.manifest("a"),
+            name="c",
+            attempt=rival,
+            files=rival_files,
+        )
+        publish(entry, manifest)
+        return attempt, files
+
+    monkeypatch.setattr(build, "save_attempt", overtaken)
+    project.train("c")
+    entry = project.pool.entry("c")
+    assert "was published first" in capsys.readouterr().out
+    attempts = [p.name for p in entry.glob("attempt-*")]
+    assert attempts == [read_manifest(entry).attempt]
+    assert not (project.workdir / "training" / "c").exists()
+
+
+def test_leftovers_are_cleared_and_what_is_admitted_stays(attempts):
+    entry, (first, second) = attempts
+    publish(entry, first)
+    (entry / "attempt-0123456789ab.orbax-checkpoint-tmp").mkdir()
+    (entry / f".{second.attempt}.json").write_text("half")
+    clear_leftovers(entry)
+    names = {path.name for path in entry.iterdir()}
+    assert names == {"manifest.json", first.attempt}
+
+
+def test_leftovers_of_an_unpublished_entry_are_cleared(attempts):
+    entry, _ = attempts
+    clear_leftovers(entry)
+    assert list(entry.iterdir()) == []
+
+
+def _full(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_an_error_and_changes_nothing(
+    project, monkeypatch, capsys
+):
+    def files():
+        return sorted(project.workdir.joinpath("pool").rglob("*"))
+
+    before = files()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.ocp, "save", _full)
+        with pytest.raises(JaxsimError, match=r"No space left.*bytes are free"):
+            project.train("c")
+    assert [f for f in files() if f.name != "c"] == before
+    assert not list(project.pool.entry("c").iterdir())
+    assert project.pool.names() == ["a", "b"]
+    project.train("c")  # there is room again
+    assert project.pool.names() == ["a", "b", "c"]
+    assert project.pool.problems() == {}
+
+
+def test_a_full_disk_under_the_manifest_admits_nothing(attempts, monkeypatch):
+    entry, (first, _) = attempts
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing.os, "fsync", _full)
+        with pytest.raises(NotSaved, match=r"No space left.*bytes are free"):
+            publish(entry, first)
+    assert not is_published(entry)
+    assert not list(entry.glob(".*"))
+    publish(entry, first)
+
+
+def test_too_little_room_is_seen_before_training(project, monkeypatch):
+    usage = project.workdir  # any path has one
+    small = publishing.shutil.disk_usage(usage)._replace(free=1000)
+    monkeypatch.setattr(publishing.shutil, "disk_usage", lambda _: small)
+    with pytest.raises(JaxsimError, match="and 1,000 are free; nothing was"):
+        project.train("c")
+    assert not project.pool.entry("c").exists()
+
+
+def test_a_disk_that_fills_up_in_earnest(tmp_path):
+    """Orbax reports it as a ValueError; a limit on file sizes is as good."""
+    import resource
+
+    tree = {"a": np.random.default_rng(0).normal(size=200_000)}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(NotSaved, match="about 1,600,000 bytes"):
+            save_attempt(tmp_path / "a", tree)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+_HOLDER = """
+import sys, time
+from pathlib import Path
+from jaxsim.pool.publish import holding
+with holding(Path(sys.argv[1]), "it"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_process_holds_a_lock_until_it_is_killed(tmp_path, root):
+    lock = tmp_path / "locks" / "a"
+    child = subprocess.Popen(
+        [sys.executable, "-c", _HOLDER, str(lock)],
+        stdout=subprocess.PIPE,
+        cwd=root,
+        text=True,
+    )
+    try:
+        assert child.stdout.readline() == "held\n"
+        with (
+            pytest.raises(Busy, match=f"member a: process {child.pid} on "),
+            holding(lock, "member a"),
+        ):
+            pytest.fail("two hold one lock")
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+    with holding(lock, "member a"):
+        pass
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(project, capsys):
+    lock = project.workdir / "training" / ".locks" / "c"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        project.train("c")
+    assert "member c: another process works on it" in capsys.readouterr().out
+    assert project.pool.names() == ["a", "b"]
+
+
+@pytest.mark.skipif(jax.device_count() < 4, reason="needs 4 devices")
+def test_a_tree_saved_on_one_mesh_is_restored_bitwise_on_others(tmp_path):
+    from train import tiny
+
+    rng = np.random.default_rng(0)
+    tree = {"a": {"kernel": rng.normal(size=(8, 8)).astype(np.float32)}}
+    spec = jax.sharding.PartitionSpec("data", "model")
+
+    def on(mesh, tree):
+        sharding = jax.sharding.NamedSharding(mesh, spec)
+        return jax.device_put(tree, sharding)
+
+    save_params(tmp_path / "x", on(tiny.mesh_of(2, 2), tree))
+    loaded = checkpoints.load_params(tmp_path / "x", tree)
+    for mesh in (tiny.mesh_of(), tiny.mesh_of(4, 1), tiny.mesh_of(1, 2)):
+        moved = on(mesh, loaded)["a"]["kernel"]
+        assert len(moved.sharding.device_set) == mesh.size
+        np.testing.assert_array_equal(moved, tree["a"]["kernel"])

@@ -1,0 +1,18 @@
+"""One finished workdir for all tests here; each gets a copy."""
+
+import shutil
+
+import pytest
+
+from .workdirs import make_workdir
+
+
+@pytest.fixture(scope="session")
+def scored(tmp_path_factory):
+    """Never written to."""
+    return make_workdir(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture
+def workdir(scored, tmp_path):
+    return shutil.copytree(scored, tmp_path / "work")

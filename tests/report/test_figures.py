@@ -1,0 +1,92 @@
+"""Figures: real images, whatever the names and the sizes."""
+
+import dataclasses
+import io
+import warnings
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from jaxsim.report import figures
+from jaxsim.report.references import References
+from jaxsim.report.wording import short
+
+from .workdirs import HOSTILE, found_of, validation_of
+
+
+def references(members, domains, gain_CD):
+    """Gains over a seed of 3 bits per byte."""
+    bits_MD = np.concatenate([np.full((1, len(domains)), 3.0), 3.0 - gain_CD])
+    return References(
+        members=tuple(members),
+        names=("seed", *members),
+        kinds=("seed", *("member",) * len(members)),
+        domains=tuple(domains),
+        in_pool=(True,) * (len(domains) - 1) + (False,),
+        bits={"report": bits_MD, "select": bits_MD},
+        documents={},
+        evaluation="",
+        notes=(),
+    )
+
+
+def pixels(png):
+    return matplotlib.image.imread(io.BytesIO(png), format="png")[..., :3]
+
+
+@pytest.mark.parametrize("size", [1, 3, 40])
+def test_heat_map_of_any_size(size):
+    names = [f"{HOSTILE[1]} {i}" for i in range(size)]
+    domains = [*names, "日本語のとても長い名前" * 5]
+    gain_CD = np.random.default_rng(0).normal(size=(size, size + 1))
+    gain_CD[0, 0] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image = pixels(figures.heat_map(references(names, domains, gain_CD)))
+    assert min(image.shape[:2]) > 400
+    assert image.std() > 0.05
+
+
+def test_blue_is_better_and_zero_is_white():
+    def most(gain):
+        gain_CD = np.full((2, 2), gain)
+        image = pixels(figures.heat_map(references("ab", "cd", gain_CD)))
+        middle = image[:, : image.shape[1] * 3 // 4].reshape(-1, 3)
+        return (middle[:, 2] - middle[:, 0]).mean()
+
+    assert most(0.5) > 0.05
+    assert most(-0.5) < -0.05
+    assert abs(most(0.0)) < 0.02
+
+
+def test_scatter_and_mixtures(workdir):
+    for truths, repeats in ((2, 0), (12, 3)):
+        validation = validation_of(workdir, truths, repeats)
+        assert pixels(figures.scatter(validation)).std() > 0.02
+    assert pixels(figures.mixtures(found_of())).std() > 0.02
+
+
+def test_scatter_shows_macros_and_out_of_pool(workdir):
+    validation = validation_of(workdir, 3)
+    shown = figures.scatter_targets(validation)
+    assert shown[0] == "macro in-pool"
+    assert set(shown[1:]) == {
+        t
+        for t, k in zip(validation.targets, validation.kinds, strict=True)
+        if k == "out-of-pool"
+    }
+    inside = [i for i, k in enumerate(validation.kinds) if k == "in-pool"][:1]
+    alone = dataclasses.replace(
+        validation,
+        targets=[validation.targets[i] for i in inside],
+        kinds=["in-pool"],
+    )
+    assert figures.scatter_targets(alone) == alone.targets
+
+
+def test_short_names_fit_and_keep_both_ends():
+    assert short("plain") == "plain"
+    text = short("a" * 50 + "\n" + "b" * 50, 20)
+    assert len(text) == 20
+    assert text.startswith("aaa") and text.endswith("bbb")

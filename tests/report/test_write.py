@@ -1,0 +1,347 @@
+"""The report of a workdir: what it says, and what it must never do."""
+
+import html.parser
+import json
+import re
+import shutil
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from jaxsim.config import Config
+from jaxsim.corpus import open_corpus
+from jaxsim.errors import DamagedError
+from jaxsim.mixture.evaluation import gather
+from jaxsim.mixture.scores import ScoreStore, load_scores
+from jaxsim.mixture.table import read_csv
+from jaxsim.pool import Pool
+from jaxsim.report import collect
+from jaxsim.report.write import last_lines, write_report
+
+from .workdirs import (
+    DRIFT,
+    HOSTILE,
+    MEMBERS,
+    OUTSIDE,
+    add_found,
+    add_truth,
+    add_validation,
+    config_of,
+    found_of,
+    reference_scores,
+)
+
+COMMANDS = ("prepare", "seed", "train", "score", "validate", "search")
+ELEMENTS = """
+    html head meta title link style body header h1 p ul li b nav a section h2
+    figure div img figcaption table thead tr th tbody td caption dl dt dd code
+    h3 details summary
+    """
+
+
+class Page(html.parser.HTMLParser):
+    """Elements, attributes and text of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.texts = [], []
+        self._open = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "img", "br"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag, f"{tag} closes another element"
+
+    def handle_data(self, data):
+        self.texts.append((self._open[-1] if self._open else "", data))
+
+    @property
+    def text(self):
+        return " ".join(
+            " ".join(t for tag, t in self.texts if tag != "style").split()
+        )
+
+    def headings(self):
+        return [t for tag, t in self.texts if tag == "h2"]
+
+
+def report_of(workdir):
+    path = write_report(config_of(workdir), workdir)
+    page = Page(path.read_text())
+    summary = json.loads(
+        (workdir / "report" / "report.json").read_text(),
+        parse_constant=lambda name: pytest.fail(f"{name} is not JSON"),
+    )
+    return page, summary
+
+
+@pytest.fixture
+def complete(workdir):
+    add_validation(workdir, truths=12, repeats=3)
+    add_found(workdir, trained=True)
+    return workdir
+
+
+def test_names_are_escaped_everywhere(complete):
+    page, _ = report_of(complete)
+    assert {tag for tag, _ in page.elements} == set(ELEMENTS.split())
+    for name in (*HOSTILE, OUTSIDE, "a <b>test</b>"):
+        assert name in page.text
+    assert "49 &" not in page.text  # no name is a template
+    for _, attributes in page.elements:
+        assert not any(key.startswith("on") for key in attributes)
+
+
+def test_the_page_loads_nothing(complete):
+    page, _ = report_of(complete)
+    for tag, attributes in page.elements:
+        for key in ("src", "href", "srcset", "data", "action", "poster"):
+            value = attributes.get(key, "#")
+            assert value.startswith(("data:", "#")), (tag, key, value)
+        assert "style" not in attributes
+    styles = "".join(t for tag, t in page.texts if tag == "style")
+    assert "@media print" in styles
+    assert not re.search(r"url\(|@import|https?:", styles)
+    policies = [a["content"] for tag, a in page.elements if "http-equiv" in a]
+    assert policies and policies[0].startswith("default-src 'none'")
+    images = [a for tag, a in page.elements if tag == "img"]
+    assert len(images) == 3
+    assert all(a["alt"] for a in images)
+
+
+def test_an_empty_workdir_names_every_command(tmp_path):
+    path = write_report(Config(name="nothing"), tmp_path)
+    text = Page(path.read_text()).text
+    for command in COMMANDS:
+        assert f"not done: run jaxsim {command}" in text
+    assert "there is no answer" in text
+    assert not (tmp_path / "report" / "figures").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "command"),
+    [
+        ("corpus", "prepare"),
+        ("seed", "seed"),
+        ("pool", "train"),
+        ("scores", "score"),
+        ("study", "validate"),
+        ("search", "search"),
+    ],
+)
+def test_one_missing_part_is_named_and_only_that(complete, part, command):
+    shutil.rmtree(complete / part)
+    page, summary = report_of(complete)
+    assert len(summary["not_done"]) == 1
+    assert f"run `jaxsim {command}`" in summary["not_done"][0]
+    assert f"not done: run jaxsim {command}" in page.text
+
+
+def test_a_missing_member_is_counted(complete):
+    shutil.rmtree(complete / "pool" / "members" / "alpha")
+    _, summary = report_of(complete)
+    assert "1 of 3 members: not done: run `jaxsim train`" in summary["not_done"]
+    assert any("run `jaxsim score`" in line for line in summary["out_of_date"])
+
+
+def test_json_and_tables_agree_with_the_scores(complete):
+    _, summary = report_of(complete)
+    scores = load_scores(complete, "references", gather(open_corpus(complete)))
+    table = pyarrow.parquet.read_table(
+        complete / "report" / "tables" / "gains.parquet"
+    ).to_pylist()
+    for half in ("select", "report"):
+        bits_MD = scores.bits_per_byte("merge", half)
+        gains = {
+            (row["member"], row["domain"]): row["gain"]
+            for row in table
+            if row["half"] == half
+        }
+        for m, name in enumerate(scores.table.names):
+            for d, domain in enumerate(scores.evaluation.domains):
+                found = summary["bits_per_byte"][half][name][domain]
+                assert found == pytest.approx(bits_MD[m, d], abs=1e-12)
+                if name in MEMBERS:
+                    gain = bits_MD[0, d] - bits_MD[m, d]
+                    assert gains[name, domain] == pytest.approx(gain, abs=1e-9)
+    assert summary["search"]["rows"][0]["name"] == found_of().best["name"]
+    assert summary["digests"]["evaluation"] == scores.evaluation.digest
+    assert set(summary["digests"]["entries"]) == set(MEMBERS)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_the_heading_is_that_of_the_search(workdir, trained):
+    found = add_found(workdir, trained)
+    page, _ = report_of(workdir)
+    assert page.headings()[0] == found.ties["heading"]
+
+
+@pytest.mark.parametrize(("truths", "shown"), [(11, False), (12, True)])
+def test_no_interval_below_twelve_truths(workdir, truths, shown):
+    add_validation(workdir, truths)
+    page, _ = report_of(workdir)
+    intervals = re.findall(r"\[-?[01]\.\d\d, -?[01]\.\d\d\]", page.text)
+    assert bool(intervals) == shown
+    assert ("The points" in page.text) != shown
+    assert ("truth-10" in page.text) != shown
+    assert "not measured (no repeats)" in page.text
+
+
+def test_overrides_mark_page_and_json(complete):
+    note = "member <i>x</i> does not belong to this pool"
+    evaluation = gather(open_corpus(complete))
+    ScoreStore(complete).save(reference_scores(evaluation, (note,)))
+    page, summary = report_of(complete)
+    assert summary["overrides"] == [note]
+    assert "OVERRIDE." in page.text and note in page.text
+
+
+@pytest.mark.parametrize("where", ["study", "search"])
+def test_overrides_of_other_parts_are_found(complete, where):
+    assert report_of(complete)[1]["overrides"] == []
+    if where == "study":
+        add_validation(complete, truths=12, notes=("a mark",))
+    else:
+        found = add_found(complete)
+        record = {"format": 1, "notes": ["a mark"]}
+        path = complete / "scores" / f"{found.table}.json"
+        path.write_text(json.dumps(record))
+    assert report_of(complete)[1]["overrides"] == ["a mark"]
+
+
+def test_again_it_writes_the_same_and_reads_no_parameters(
+    complete, monkeypatch
+):
+    report_of(complete)
+
+    def contents():
+        return {
+            path: path.read_bytes()
+            for path in (complete / "report").rglob("*")
+            if path.is_file()
+        }
+
+    before = contents()
+    assert len(before) >= 20
+    monkeypatch.setattr(Pool, "load", None)
+    report_of(complete)
+    assert contents() == before
+
+
+def test_drift(complete):
+    _, summary = report_of(complete)
+    for member in summary["members"]:
+        assert member["drift"] == pytest.approx(
+            DRIFT[member["member"]], rel=1e-4
+        )
+    seed = {"a": np.array([3.0, 0.0]), "b": np.array([4.0])}
+    moved = {"a": np.array([3.0, 1.0]), "b": np.array([4.0])}
+    assert collect.relative_drift(moved, seed) == pytest.approx(0.2)
+
+
+def test_a_damaged_member_has_no_drift_and_stops_nothing(complete):
+    entry = complete / "pool" / "members" / "alpha"
+    shutil.rmtree(next(entry.glob("attempt-*")))
+    page, summary = report_of(complete)
+    drift = {m["member"]: m["drift"] for m in summary["members"]}
+    assert drift["alpha"] is None
+    assert drift[MEMBERS[-1]] is not None
+    assert "unreadable" in page.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["study/validation.json", "search/found.json",
+     "scores/references.parquet"],
+)  # fmt: skip
+def test_a_damaged_result_is_an_error_that_names_it(complete, path):
+    (complete / path).write_bytes(b"{")
+    with pytest.raises(DamagedError, match=path):
+        report_of(complete)
+
+
+def test_scores_of_other_text_are_out_of_date(complete):
+    corpus = complete / "corpus" / "corpus.json"
+    record = json.loads(corpus.read_text())
+    halves = record["domains"][OUTSIDE]["digests"]
+    halves["select"], halves["report"] = halves["report"], halves["select"]
+    corpus.write_text(json.dumps(record))
+    page, summary = report_of(complete)
+    assert any("other text" in line for line in summary["out_of_date"])
+    assert "Out of date" in page.text
+
+
+def test_proposed_mixtures_can_be_scored_again(complete):
+    report_of(complete)
+    table = read_csv(MEMBERS, complete / "report" / "tables" / "proposed.csv")
+    found = found_of()
+    assert list(table.names) == [row["name"] for row in found.rows]
+    assert table.parts(0) == found.best["weights"]
+
+
+def test_what_is_gone_leaves_the_report_but_not_the_users_files(complete):
+    report_of(complete)
+    tables = complete / "report" / "tables"
+    (tables / "mine.csv").write_text("kept")
+    shutil.rmtree(complete / "study")
+    report_of(complete)
+    assert not (tables / "agreement.csv").exists()
+    assert not (complete / "report" / "figures" / "scatter.png").exists()
+    assert (tables / "mine.csv").exists()
+    assert (tables / "mixtures.csv").exists()
+
+
+def test_cost_adds_up(complete):
+    add_truth(complete, "truth-0", tokens=256)
+    add_truth(complete, "truth-1", tokens=768)
+    _, summary = report_of(complete)
+    cost = {line["what"]: line for line in summary["cost"]}
+    assert cost["members"]["tokens"] == 3 * 256
+    assert cost["all training"]["runs"] == 1 + 3 + 2
+    assert cost["all training"]["flops"] == pytest.approx(6e9)
+    assert cost["truths alone"]["tokens"] == found_of().searched * 512
+    assert cost["truths alone"]["flops"] == pytest.approx(40 * 1e9)
+    swarm = cost["a swarm of small models"]
+    assert swarm["flops"] == pytest.approx(512 * 1e9 / 10)
+    assert swarm["kind"] == "estimate" and "512 models" in swarm["basis"]
+    assert cost["scoring"]["seconds"] is None
+    windows = len(gather(open_corpus(complete)))
+    assert cost["scoring"]["tokens"] == 6 * windows * 32
+
+
+def test_the_horizon_is_read_from_the_truths(complete):
+    add_truth(complete, "truth-0", tokens=512)
+    page, _ = report_of(complete)
+    assert "truths at horizon 2 only" in page.text
+    assert "horizon 2 only" in last_lines(complete)[-1]
+
+
+def test_the_last_lines_are_in_the_page_and_name_no_place(complete):
+    page, summary = report_of(complete)
+    assert len(summary["closing"]) == 3
+    for line in summary["closing"]:
+        assert line.partition(": ")[2].replace("`", "") in page.text
+    everything = (complete / "report" / "index.html").read_text()
+    assert str(complete) not in everything + json.dumps(summary)
+    assert str(complete) in last_lines(complete)[0]
+
+
+def test_the_evaluation_digest_needs_no_window(scored):
+    corpus = open_corpus(scored)
+    assert collect.evaluation_digest(corpus) == gather(corpus).digest
+
+
+@pytest.mark.parametrize(("truths", "claims"), [(11, False), (12, True)])
+def test_few_truths_claim_nothing_over_the_rules(workdir, truths, claims):
+    add_validation(workdir, truths)
+    page, _ = report_of(workdir)
+    assert ("too few truths to say" in page.text) != claims
+    assert (
+        "the merge ranks better" in page.text
+        or "the merge adds nothing" in page.text
+    ) == claims

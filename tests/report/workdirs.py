@@ -1,0 +1,275 @@
+"""A finished workdir that took no training: real files, invented numbers.
+
+Losses are random but for this: every member is best on its own domain.
+"""
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxsim.config import (
+    Config,
+    CorpusConfig,
+    ModelConfig,
+    RecipeConfig,
+    SearchConfig,
+    SourceConfig,
+    SplitConfig,
+    TokenizerConfig,
+    save_config,
+)
+from jaxsim.corpus import open_corpus, prepare
+from jaxsim.mixture.evaluation import EvaluationSet, gather
+from jaxsim.mixture.scores import ProxyScores, Scores, ScoreStore
+from jaxsim.mixture.search import Found, save_found
+from jaxsim.mixture.table import (
+    Mixtures,
+    concatenate,
+    proportional,
+    seed_row,
+    singles,
+    uniform,
+)
+from jaxsim.mixture.ties import AFTER_TRUTHS, BEFORE_TRUTHS
+from jaxsim.model import LanguageModel
+from jaxsim.pool import Manifest, create_pool, open_pool
+from jaxsim.pool.digests import leaves_by_path, params_digest
+from jaxsim.pool.publish import publish, save_attempt
+from jaxsim.study.truths import ratio_table
+from jaxsim.study.validate import Validation, compare, save_validation
+from jaxsim.train import Run
+
+# Allowed as names, and everything that a page or a figure could trip over.
+HOSTILE = ("<img src=x onerror=alert(1)>", '{{ 7*7 }} & "$x_{$')
+MEMBERS = tuple(sorted(("alpha", *HOSTILE)))
+OUTSIDE = "https:evil.example"
+DRIFT = dict(zip(MEMBERS, (0.02, 0.05, 0.1), strict=True))
+
+
+def config(folder: Path) -> Config:
+    """Three partitions and one domain from outside the pool."""
+    folder.mkdir(parents=True)
+    sources = {}
+    for i, name in enumerate((*MEMBERS, OUTSIDE)):
+        rng = random.Random(name)
+        path = folder / f"{i}.jsonl"
+        lines = [
+            {
+                "id": f"{i}/{n}",
+                "text": " ".join(
+                    "".join(rng.choices("abcdefghij", k=4)) for _ in range(60)
+                ),
+            }
+            for n in range(40)
+        ]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        sources[name] = SourceConfig(reader="jsonl", path=str(path))
+    domains = {OUTSIDE: sources.pop(OUTSIDE)}
+    return Config(
+        name="a <b>test</b>",
+        corpus=CorpusConfig(
+            partitions=sources,
+            domains=domains,
+            tokenizer=TokenizerConfig(kind="bytes"),
+            split=SplitConfig(salt="t", select=0.2, report=0.2),
+        ),
+        model=ModelConfig(
+            length=32, layers=1, dim=8, heads=2, kv_heads=2, mlp_dim=8
+        ),
+        recipe=RecipeConfig(steps=4, batch=2),
+    )
+
+
+def make_workdir(folder: Path) -> Path:
+    """Corpus, seed, members and scores; no truth, no search."""
+    conf = config(folder / "sources")
+    workdir = folder / "work"
+    corpus = prepare(conf, workdir)
+    save_config(conf, workdir / "config.json")
+    model = LanguageModel(conf.model, corpus.tokenizer.vocab_size)
+    seed = jax.tree.map(np.asarray, model.init(jax.random.key(0)))
+    _publish(workdir / "seed", "seed", seed, corpus, conf, "")
+    pool = create_pool(
+        workdir, conf, corpus.tokenizer.vocab_size, corpus.budget_tokens
+    )
+    for name, drift in DRIFT.items():
+        # Every leaf moves by the same share, so the drift is known.
+        share = np.float32(1 + drift)
+        moved = jax.tree.map(lambda leaf, share=share: leaf * share, seed)
+        _publish(
+            pool.entry(name), "member", moved, corpus, conf,
+            pool.identity["seed_digest"], pool.identity["recipe"],
+        )  # fmt: skip
+    ScoreStore(workdir).save(reference_scores(gather(corpus)))
+    return workdir
+
+
+def reference_scores(
+    evaluation: EvaluationSet, notes: tuple[str, ...] = ()
+) -> Scores:
+    """Seed 3 nats a byte; an own member gains 1, another one 0.2 or so."""
+    table = concatenate(
+        seed_row(MEMBERS),
+        singles(MEMBERS),
+        uniform(MEMBERS),
+        proportional(MEMBERS, (1, 2, 3)),
+    )
+    return scores_of("references", table, evaluation, notes)
+
+
+def scores_of(
+    name: str,
+    table: Mixtures,
+    evaluation: EvaluationSet,
+    notes: tuple[str, ...] = (),
+) -> Scores:
+    domains = evaluation.domains
+    own_CD = np.array([[m == d for d in domains] for m in table.members])
+    noise_MD = np.random.default_rng(0).random((len(table), len(domains)))
+    gain_MD = table.w_MC @ (0.2 + 0.8 * own_CD) + 0.1 * noise_MD
+    per_byte_MD = 3.0 - table.scale_M[:, None] * gain_MD
+    rows = np.arange(len(evaluation))
+    nll_MR = per_byte_MD[:, evaluation.domain_R] * evaluation.bytes_R
+    proxy = ProxyScores(rows, nll_MR.astype(np.float32))
+    proxies = dict.fromkeys(("merge", "probability", "members"), proxy)
+    return Scores(name, table, evaluation, proxies, notes)
+
+
+def add_validation(
+    workdir: Path, truths: int, repeats: int = 0, notes: tuple[str, ...] = ()
+) -> Validation:
+    """Truths that are the merges and some noise."""
+    validation = validation_of(workdir, truths, repeats, notes)
+    save_validation(workdir, validation)
+    return validation
+
+
+def validation_of(
+    workdir: Path, truths: int, repeats: int = 0, notes: tuple[str, ...] = ()
+) -> Validation:
+    corpus = open_corpus(workdir)
+    rng = np.random.default_rng(1)
+    w_MC = rng.dirichlet(np.ones(len(MEMBERS)), truths)
+    runs = [
+        Run(f"truth-{i}", "truth", dict(zip(MEMBERS, w_C, strict=True)), 4)
+        for i, w_C in enumerate(w_MC)
+    ]
+    proxies = scores_of(
+        "ratios", ratio_table(MEMBERS, runs), gather(corpus), notes
+    )
+    bits_MD = proxies.bits_per_byte("merge", "report")
+    truth_MD = bits_MD + rng.normal(0.05, 0.02, bits_MD.shape)
+    pairs = None
+    if repeats:
+        first_PD = truth_MD[:repeats]
+        pairs = (first_PD, first_PD + rng.normal(0, 0.01, first_PD.shape))
+    return compare(corpus, proxies, truth_MD, truth_MD, pairs, given=False)
+
+
+def found_of(trained: bool = False, tied: int = 2) -> Found:
+    """Three mixtures and uniform, of which the first few tie."""
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    rows = [
+        _row(f"{MEMBERS[a]} + {MEMBERS[b]}", "subset", {a: 0.5, b: 0.5}, i)
+        for i, (a, b) in enumerate(pairs)
+    ]
+    rows.append(_row("uniform", "uniform", dict.fromkeys(range(3), 1 / 3), 3))
+    for i, row in enumerate(rows):
+        row["tied"] = i < tied
+    return Found(
+        target={OUTSIDE: 1.0},
+        table="subsets-1-2",
+        searched=40,
+        windows=5,
+        ties={
+            "heading": AFTER_TRUTHS if trained else BEFORE_TRUTHS,
+            "resampled": "windows",
+            "level": SearchConfig().level,
+            "worth": 0.0,
+            "critical": 2.5,
+            "count": tied,
+        },
+        rows=rows,
+    )
+
+
+def add_found(workdir: Path, trained: bool = False, tied: int = 2) -> Found:
+    found = found_of(trained, tied)
+    save_found(workdir, found)
+    return found
+
+
+def add_truth(workdir: Path, name: str, tokens: int) -> None:
+    """Publishes a truth that saw so many tokens."""
+    corpus = open_corpus(workdir)
+    pool = open_pool(workdir)
+    _, seed = pool.seed()
+    conf = config_of(workdir)
+    _publish(
+        pool.entry(name), "truth", seed, corpus, conf,
+        pool.identity["seed_digest"], pool.identity["recipe"], tokens,
+    )  # fmt: skip
+
+
+def config_of(workdir: Path) -> Config:
+    from jaxsim.config import load_config
+
+    return load_config(workdir / "config.json")
+
+
+def _row(name: str, kind: str, weights: dict[int, float], place: int) -> dict:
+    return {
+        "name": name,
+        "kind": kind,
+        "weights": {MEMBERS[c]: w for c, w in weights.items()},
+        "select": 2.0 + 0.01 * place,
+        "report": 2.1 + 0.01 * place,
+        "difference": 0.01 * place,
+        "error": 0.005 * bool(place),
+        "tied": True,
+    }
+
+
+def _publish(
+    entry, kind, params, corpus, conf, seed_digest, recipe=None, tokens=0
+) -> None:
+    attempt, files = save_attempt(entry, params)
+    publish(
+        entry,
+        Manifest(
+            name=entry.name,
+            kind=kind,
+            attempt=attempt,
+            params_digest=params_digest(params),
+            files=files,
+            leaves={
+                path: (list(leaf.shape), str(leaf.dtype))
+                for path, leaf in leaves_by_path(params).items()
+            },
+            finite=True,
+            seed_digest=seed_digest,
+            tokenizer_digest=corpus.tokenizer_digest,
+            data_digests={},
+            recipe=recipe or dataclasses.asdict(conf.seed),
+            model=dataclasses.asdict(conf.model),
+            ratio={entry.name: 1.0},
+            steps=4,
+            order=0,
+            tokens=tokens or 256,
+            unique_tokens=256,
+            epochs={entry.name: 1.5},
+            final_loss=2.0,
+            wall_seconds=3.0,
+            device_seconds=3.0,
+            flops=1e9,
+            provenance={
+                "versions": {"jaxsim": "0"},
+                "git_revision": "unknown",
+                "device": {"kind": "cpu", "count": 1},
+            },
+        ),
+    )

@@ -1,0 +1,83 @@
+"""Devices decide how fast a run is, and nothing that it learns."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxsim import mesh as meshes
+from jaxsim.errors import UserError
+from jaxsim.pool.digests import leaves_by_path, params_digest
+from jaxsim.train import trainer_of_recipe
+
+from . import tiny
+
+needs_eight = pytest.mark.skipif(
+    jax.device_count() < 8, reason="needs 8 devices"
+)
+
+
+@needs_eight
+@pytest.mark.parametrize("shape", [(8, 1), (4, 2), (2, 4)])
+def test_any_mesh_learns_the_same(setting, trained, tmp_path, shape):
+    trainer = trainer_of_recipe(
+        setting.model, setting.config, tiny.mesh_of(*shape)
+    )
+    start = trainer.fresh_params(7)
+    assert params_digest(start) == params_digest(
+        setting.trainer.fresh_params(7)
+    ), "initial parameters depend on the mesh"
+
+    result = setting.train(tmp_path, trainer=trainer)
+    losses, params = [], []
+    for run, folder in ((trained[0], trained[1]), (result, tmp_path)):
+        rows = tiny.rows_of_metrics(folder / "metrics.jsonl")
+        losses.append([row["loss"] for row in rows])
+        params.append(run.params)
+    # Partial sums are added in another order: float32, at a loss of 5.
+    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-5)
+    # Adam divides by small roots at first; a step moves by 3e-3.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5, rtol=0),
+        *params,
+    )
+
+
+@needs_eight
+def test_large_leaves_are_split_and_optimizer_states_with_them(setting):
+    trainer = trainer_of_recipe(
+        setting.model, setting.config, tiny.mesh_of(4, 2)
+    )
+    state = trainer._start(setting.start)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        name = jax.tree_util.keystr(path)
+        share = leaf.addressable_shards[0].data.size / leaf.size
+        if leaf.ndim >= 2 and "norm" not in name:
+            assert share == 1 / 8, f"{name} is not fully split: {share}"
+    names = leaves_by_path(state.params)
+    assert len(names) == 10, "the loop above looked at nothing"
+
+
+def test_axes_of_a_mesh_are_those_of_the_config():
+    n = jax.device_count()
+    assert dict(meshes.training_mesh(-1, 1).shape) == {"data": n, "model": 1}
+    assert dict(meshes.training_mesh(1, n).shape) == {"data": 1, "model": n}
+    for axes in ((n + 1, 1), (-1, n + 1), (0, 1)):
+        with pytest.raises(UserError, match="not the number of devices"):
+            meshes.training_mesh(*axes)
+
+
+@needs_eight
+def test_a_width_that_does_not_divide_is_named():
+    mesh = tiny.mesh_of(1, 8)
+    shapes = {"embedding": jax.ShapeDtypeStruct((257, 16), np.float32)}
+    axes = {"embedding": ("vocab", "embed")}
+    with pytest.raises(UserError, match=r"embedding.*vocab of 257.*8 devices"):
+        meshes.parameter_shardings(shapes, axes, mesh)
+
+
+def test_axes_that_collide_on_the_mesh_are_an_error():
+    shapes = {"x": jax.ShapeDtypeStruct((8, 8), np.float32)}
+    with pytest.raises(ValueError, match="collide"):
+        meshes.parameter_shardings(
+            shapes, {"x": ("heads", "mlp")}, tiny.mesh_of()
+        )

@@ -1,0 +1,76 @@
+"""Rates, and what weight decay decays."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsim.config import ModelConfig, RecipeConfig, SeedConfig
+from jaxsim.model import LanguageModel
+from jaxsim.pool.digests import leaves_by_path
+from jaxsim.train.optimizer import adamw, constant_rate, warmup_cosine
+from jaxsim.train.step import initial_state
+
+ALL = ModelConfig(
+    length=8, dim=8, heads=2, kv_heads=2, mlp_dim=8,
+    norm="layer", bias=True, qk_norm=True, tied=False,
+)  # fmt: skip
+
+
+def test_runs_have_a_constant_rate():
+    rate = constant_rate(RecipeConfig(learning_rate=2e-4))
+    assert [rate(step) for step in (0, 1, 10_000)] == [2e-4] * 3
+
+
+def test_the_seed_warms_up_and_follows_a_cosine():
+    seed = SeedConfig(steps=110, warmup=10, learning_rate=1.0, final_rate=0.1)
+    rate = warmup_cosine(seed)
+    got = [float(rate(s)) for s in (0, 5, 10, 60, 110)]
+    assert got == pytest.approx([0.0, 0.5, 1.0, 0.55, 0.1], abs=1e-6)
+
+
+def test_without_warm_up_the_seed_starts_at_its_peak():
+    rate = warmup_cosine(SeedConfig(steps=10, warmup=0, learning_rate=1.0))
+    assert float(rate(0)) == pytest.approx(1.0)
+
+
+def test_weight_decay_is_on_matrices_only():
+    recipe = RecipeConfig(learning_rate=1.0, weight_decay=0.1)
+    optimizer = adamw(recipe, constant_rate(recipe))
+    params = jax.tree.map(
+        lambda s: np.ones(s.shape, s.dtype), LanguageModel(ALL, 10).shapes()
+    )
+    zero = jax.tree.map(np.zeros_like, params)
+    updates, _ = jax.jit(optimizer.update)(
+        zero, jax.jit(optimizer.init)(params), params
+    )
+    for path, update in leaves_by_path(updates).items():
+        matrix = path.endswith(("kernel", "embedding", "head"))
+        np.testing.assert_allclose(
+            update, -0.1 if matrix else 0.0, rtol=1e-6, err_msg=path
+        )
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+    # Adam forgets a common factor, so the moments tell.
+    recipe = RecipeConfig(clip=0.5)
+    optimizer = adamw(recipe, constant_rate(recipe))
+    params = {"a": {"kernel": jnp.ones((2, 2))}, "b": {"kernel": jnp.ones(12)}}
+    _, state = optimizer.update(params, optimizer.init(params), params)
+    means = [
+        leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+        if ".mu" in jax.tree_util.keystr(path)
+    ]  # fmt: skip
+    # A norm of 4 becomes 0.5; the first moment is a tenth of that.
+    for leaf in means:
+        np.testing.assert_allclose(leaf, 0.1 / 8, rtol=1e-4)
+    assert len(means) == 2
+
+
+def test_a_run_starts_with_a_fresh_optimizer_around_its_parameters():
+    recipe = RecipeConfig()
+    params = {"a": {"kernel": jnp.full((2, 2), 3.0)}}
+    state = initial_state(params, adamw(recipe, constant_rate(recipe)), True)
+    assert state.step == 0 and state.params is params
+    assert not any(leaf.any() for leaf in jax.tree.leaves(state.optimizer))
+    assert not state.tail_sum["a"]["kernel"].any()

@@ -1,0 +1,114 @@
+"""A run that was stopped, killed or damaged, and went on."""
+
+import os
+import shutil
+import signal
+import threading
+
+import pytest
+
+from jaxsim.errors import DamagedError, Preempted
+from jaxsim.pool.digests import params_digest
+from jaxsim.train import stop_requested, trainer_of_recipe
+
+from . import tiny
+
+
+def _after(steps: int, error: type[BaseException] | None = None):
+    """Says stop (or raises) when asked for the time `steps`."""
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        if error and asked == steps:
+            raise error
+        return asked == steps
+
+    return stop
+
+
+def _assert_whole(folder, result, trained):
+    assert params_digest(result.params) == params_digest(trained[0].params)
+    rows = tiny.rows_of_metrics(folder / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    whole = tiny.rows_of_metrics(trained[1] / "metrics.jsonl")
+    for key in ("loss", "gradient_norm"):
+        assert [r[key] for r in rows] == [r[key] for r in whole]
+
+
+def test_three_steps_and_three_more_are_six(setting, trained, tmp_path):
+    with pytest.raises(Preempted, match="member a: stopped after step 3,"):
+        setting.train(tmp_path, stop=_after(3))
+    rows = tiny.rows_of_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    _assert_whole(tmp_path, setting.train(tmp_path), trained)
+
+
+def test_a_crash_goes_back_to_the_last_commit(setting, trained, tmp_path):
+    # Commits after 3, dies after 5: the row of step 4 is there, and comes again.
+    config = tiny.changed(setting.config, "train", checkpoint_every=3)
+    trainer = trainer_of_recipe(setting.model, config, tiny.mesh_of())
+    with pytest.raises(KeyboardInterrupt):
+        setting.train(
+            tmp_path, trainer=trainer, stop=_after(5, KeyboardInterrupt)
+        )
+    rows = tiny.rows_of_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    with pytest.raises(Preempted, match="after step 4,"):
+        setting.train(tmp_path, stop=_after(1))  # it went on at 3
+    _assert_whole(tmp_path, setting.train(tmp_path), trained)
+
+
+def test_a_crash_before_the_first_commit_starts_anew(
+    setting, trained, tmp_path
+):
+    with pytest.raises(KeyboardInterrupt):
+        setting.train(tmp_path, stop=_after(2, KeyboardInterrupt))
+    _assert_whole(tmp_path, setting.train(tmp_path), trained)
+
+
+def test_a_request_at_the_last_step_finishes_the_run(
+    setting, trained, tmp_path
+):
+    # There is no step left that one could stop before.
+    result = setting.train(tmp_path, stop=_after(6))
+    _assert_whole(tmp_path, result, trained)
+
+
+def test_a_damaged_state_says_what_to_delete(setting, tmp_path):
+    with pytest.raises(Preempted):
+        setting.train(tmp_path, stop=_after(2))
+    files = (tmp_path / "scratch").rglob("*")
+    largest = max(
+        (f for f in files if f.is_file()), key=lambda f: f.stat().st_size
+    )
+    largest.write_bytes(largest.read_bytes()[:100])
+    with pytest.raises(DamagedError, match=r"scratch.*delete that folder"):
+        setting.train(tmp_path)
+    shutil.rmtree(tmp_path / "scratch")
+    assert setting.train(tmp_path).final_loss > 0
+
+
+def test_the_first_sigterm_asks_and_the_second_ends():
+    before = signal.getsignal(signal.SIGTERM)
+    with stop_requested() as stop:
+        assert not stop()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert stop(), "the answer is lost at the end"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_outside_the_main_thread_nothing_is_asked():
+    answers = []
+
+    def work():
+        with stop_requested() as stop:
+            answers.append(stop())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert answers == [False]

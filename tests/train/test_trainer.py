@@ -1,0 +1,169 @@
+"""What a run learns: golden losses, averages, starts, and what stops it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxsim.errors import UserError
+from jaxsim.model import Execution
+from jaxsim.pool.digests import params_digest
+from jaxsim.train import Run, trainer_of_recipe, trainer_of_seed
+from jaxsim.train.optimizer import adamw, constant_rate
+from jaxsim.train.runs import batch_of
+from jaxsim.train.trainer import NonFiniteError
+
+from . import tiny
+
+# Losses and gradient norms (nats a token) of the first three steps.
+GOLDEN = {
+    "seed": [[5.552142, 1.306818], [5.54528, 1.132921], [5.398957, 1.589753]],
+    "recipe": [[5.549199, 1.33879], [5.46274, 1.732498], [5.358247, 1.601148]],
+}
+
+
+@pytest.fixture(scope="module")
+def by_hand(setting):
+    """Parameters after each step, from a loop that shares no code."""
+    recipe, corpus = setting.config.recipe, setting.corpus
+    optimizer = adamw(recipe, constant_rate(recipe))
+    rows = setting.run.schedule(corpus, recipe)
+    execution = Execution(unroll=False)
+
+    @jax.jit
+    def step(params, state, tokens_BL1):
+        gradient = jax.grad(
+            lambda p: jnp.mean(
+                setting.model.token_nll(p, tokens_BL1, execution)
+            )
+        )(params)
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params, state = setting.start, optimizer.init(setting.start)
+    after = []
+    for n in range(recipe.steps):
+        here = slice(n * recipe.batch, (n + 1) * recipe.batch)
+        params, state = step(params, state, batch_of(corpus, rows, here)[0])
+        after.append(jax.tree.map(np.asarray, params))
+    return after
+
+
+def _assert_close(got, want):
+    # The same sums compiled in two programs, in float32; Adam divides by
+    # small roots in its first steps. A step moves parameters by 3e-3.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=0),
+        got,
+        want,
+    )
+
+
+def test_result_is_the_mean_of_the_last_half_of_the_steps(
+    trained, by_hand, setting
+):
+    assert setting.config.recipe.tail == 0.5 and len(by_hand) == 6
+    mean = jax.tree.map(lambda *a: np.mean(a, axis=0), *by_hand[3:])
+    _assert_close(trained[0].params, mean)
+    with pytest.raises(AssertionError):
+        _assert_close(trained[0].params, by_hand[-1])
+
+
+def test_without_a_tail_the_result_is_the_last_step(setting, by_hand, tmp_path):
+    config = tiny.changed(setting.config, "recipe", tail=0.0)
+    trainer = trainer_of_recipe(setting.model, config, tiny.mesh_of())
+    _assert_close(setting.train(tmp_path, trainer=trainer).params, by_hand[-1])
+
+
+def test_the_same_run_again_gives_the_same_digest(setting, trained, tmp_path):
+    before = params_digest(setting.start)
+    again = setting.train(tmp_path)
+    assert params_digest(again.params) == params_digest(trained[0].params)
+    assert params_digest(setting.start) == before, "the start was changed"
+
+
+def test_order_and_unit_change_the_result(setting, trained, tmp_path):
+    other = dataclasses.replace(setting.run, order=1)
+    unit = dataclasses.replace(setting.run, ratio={"b": 1.0})
+    digests = {params_digest(trained[0].params)}
+    for run in (other, unit):
+        result = setting.train(tmp_path / str(len(digests)), run)
+        digests.add(params_digest(result.params))
+    assert len(digests) == 3
+
+
+def test_a_start_on_the_device_is_copied(setting, trained, tmp_path):
+    start = jax.device_put(setting.start, tiny.mesh_of().devices.item())
+    result = setting.train(tmp_path, start=start)
+    assert params_digest(result.params) == params_digest(trained[0].params)
+    assert params_digest(start) == params_digest(setting.start)
+
+
+def test_golden_metrics(setting, trained, tmp_path):
+    trainer = trainer_of_seed(setting.model, setting.config, tiny.mesh_of())
+    run = Run("seed", "seed", {"seed": 1.0}, setting.config.seed.steps)
+    setting.train(tmp_path, run, trainer, start=trainer.fresh_params(0))
+    for name, folder in (("seed", tmp_path), ("recipe", trained[1])):
+        rows = tiny.rows_of_metrics(folder / "metrics.jsonl")
+        got = [(row["loss"], row["gradient_norm"]) for row in rows[:3]]
+        np.testing.assert_allclose(
+            got,
+            GOLDEN[name],
+            rtol=1e-4,  # versions of XLA add in other orders
+            err_msg=f"{name}: training has changed. If that was intended, set "
+            f"GOLDEN[{name!r}] to {np.round(got, 6).tolist()}, and say in "
+            "CHANGELOG.md that old and new pools cannot be compared",
+        )
+    seed = tiny.rows_of_metrics(tmp_path / "metrics.jsonl")
+    assert seed[-1]["loss"] < seed[0]["loss"] - 0.1, "nothing was learnt"
+
+
+def test_accounts_of_a_run(setting, trained):
+    result = trained[0]
+    tokens = 6 * 8 * 32
+    assert result.tokens == tokens == setting.corpus.budget_tokens
+    # Forward once, and twice as much backward.
+    assert result.flops == 3 * setting.model.forward_flops(tokens)
+    rows = tiny.rows_of_metrics(trained[1] / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert rows[-1]["loss"] == result.final_loss
+
+
+@pytest.mark.parametrize(
+    ("leaf", "value"), [("mlp_out", np.inf), ("value", np.nan)]
+)
+def test_what_is_not_finite_stops_and_names_step_unit_and_leaf(
+    setting, tmp_path, leaf, value
+):
+    start = jax.tree.map(np.copy, setting.start)
+    start["layers"][leaf]["kernel"][1, 2, 3] = value
+    with pytest.raises(NonFiniteError) as caught:
+        setting.train(tmp_path, start=start)
+    message = str(caught.value)
+    assert "member a" in message and "step 1," in message
+    assert "on rows of a;" in message
+    assert f"leaf layers/{leaf}/kernel has a parameter" in message
+
+
+def test_parameters_that_diverge_are_named_at_that_step(setting, tmp_path):
+    # The third step's rate overflows the parameters, not the loss before.
+    config = tiny.changed(setting.config, "recipe", learning_rate=1e38)
+    trainer = trainer_of_recipe(setting.model, config, tiny.mesh_of())
+    with pytest.raises(NonFiniteError, match=r"at step [2-6], on rows of a;"):
+        setting.train(tmp_path, trainer=trainer)
+
+
+def test_a_batch_that_does_not_divide_is_refused_by_key(setting):
+    mesh = tiny.mesh_of(min(jax.device_count(), 8))
+    if mesh.size == 1:
+        pytest.skip("one device divides everything")
+    for group, make in (
+        ("seed", trainer_of_seed),
+        ("recipe", trainer_of_recipe),
+    ):
+        config = tiny.changed(setting.config, group, batch=9)
+        with pytest.raises(UserError, match=f"config.{group}.batch=9"):
+            make(setting.model, config, mesh)
