@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from workload import Arrays, Workload, flatten, nest
 
+from jaxsim.memory import keep_freed_memory
 from jaxsim.mesh import batch_sharding, replicated, training_mesh
 from jaxsim.model import Execution, LanguageModel
 from jaxsim.train import trainer_of_recipe
@@ -19,6 +20,7 @@ from jaxsim.train import trainer_of_recipe
 
 class JaxSide:
     def __init__(self, workload: Workload) -> None:
+        keep_freed_memory()  # as the command line does
         config = workload.config
         self._model = LanguageModel(workload.model, workload.vocab)
         mesh = training_mesh(config.train.data_axis, config.train.model_axis)

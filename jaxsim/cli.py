@@ -24,6 +24,7 @@ from ml_collections.config_flags import config_path
 from jaxsim import __version__
 from jaxsim.config import Config, from_config_dict, load_config
 from jaxsim.errors import JaxsimError, Preempted, UserError
+from jaxsim.memory import keep_freed_memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,9 +136,7 @@ COMMANDS: Mapping[str, Command] = {
         },
         config="saved",
     ),
-    "report": Command(
-        "write the report from what is on disk", _OVERRIDE, config="saved"
-    ),
+    "report": Command("write the report from what is on disk", config="saved"),
     "verify": Command("re-hash the pool, say what is wrong", config="none"),
     "run": Command(
         "all of the above that the config asks for; repeat it to continue",
@@ -168,6 +167,7 @@ def main(argv: Sequence[str]) -> int:
             return 0
         call = parse(argv)
         absl_logging.set_verbosity(absl_logging.WARNING)
+        keep_freed_memory()
         _use_compilation_cache()
         _execute(call)
     except JaxsimError as error:
@@ -196,6 +196,11 @@ def parse(argv: Sequence[str]) -> Call:
     if command.workdir and not values.workdir:
         raise UserError(f"{name}: --workdir=DIR is missing")
     workdir = Path(values.workdir) if values.workdir else None
+    if workdir and (found := re.search(r"[*?\[\]]", str(workdir.absolute()))):
+        raise UserError(
+            f"--workdir={workdir}: {found[0]!r} in the path of a workdir; "
+            "Orbax takes it for a pattern. Use another folder"
+        )
     config = None
     if command.config != "none":
         node = _load_node(name, values.config, workdir)

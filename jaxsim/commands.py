@@ -32,7 +32,7 @@ from jaxsim.report.tables import (
     show_members,
     show_pool,
 )
-from jaxsim.report.write import write_report
+from jaxsim.report.write import last_lines, write_report
 from jaxsim.study.truths import (
     ratio_table,
     read_truths,
@@ -173,13 +173,15 @@ def search(
     residual = validation.residual(target) if validation else None
     found = search_table(scorer, scores, settings, residual)
     save_found(workdir, found)
-    show_found(found)
+    show_found(found, validation, str(workdir))
 
 
-def report(config: Config, workdir: Path, override: bool = False) -> Path:
+def report(config: Config, workdir: Path) -> Path:
     """The HTML report, figures and tables, from what is on disk."""
     path = write_report(config, workdir)
     say(f"report: {path}")
+    for line in last_lines(workdir):
+        say(line)
     return path
 
 

@@ -21,11 +21,15 @@ def show_table(
 ) -> None:
     """Prints a table; the first column is left-aligned, numbers are right."""
     table = rich.table.Table(
-        title=title, title_justify="left", box=rich.box.SIMPLE_HEAD
+        title=rich.markup.escape(title),
+        title_justify="left",
+        box=rich.box.SIMPLE_HEAD,
     )
     for i, column in enumerate(columns):
         table.add_column(
-            column, justify="right" if i else "left", overflow="fold"
+            rich.markup.escape(column),
+            justify="right" if i else "left",
+            overflow="fold",
         )
     for row in rows:
         table.add_row(*[rich.markup.escape(cell) for cell in row])

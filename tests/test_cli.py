@@ -118,6 +118,7 @@ def test_overrides(config_file: Path) -> None:
         (["stray"], r"unexpected argument 'stray'"),
         (["--workdir"], r"run: .*workdir"),
         (["--workdir="], r"run: --workdir=DIR is missing"),
+        (["--workdir=runs/a[1]"], r"--workdir=runs/a\[1\]: '\[' in the path"),
         (["--override=perhaps"], r"run: .*override"),
     ],
 )

@@ -39,6 +39,8 @@ def _problem(name: str) -> str:
         unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in name
     ):
         return "holds control characters, invisible ones or lone surrogates"
+    if any(c in "*?[]" for c in name):  # Orbax takes them for a pattern
+        return "holds one of the signs * ? [ ]"
     if name[0] in ".-":
         return f"starts with {name[0]!r}"
     if name != name.strip():

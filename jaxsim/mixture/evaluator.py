@@ -17,13 +17,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxsim.config import ScoreConfig
 from jaxsim.console import say
+from jaxsim.errors import JaxsimError
 from jaxsim.mesh import replicated, scoring_mesh
 from jaxsim.mixture.evaluation import EvaluationSet, scored_mask
-from jaxsim.mixture.merge import merge
+from jaxsim.mixture.program import losses
 from jaxsim.mixture.stack import Stack
 from jaxsim.mixture.table import Mixtures
 from jaxsim.model import Execution, LanguageModel
@@ -36,64 +37,6 @@ _MIXTURES_PER_DEVICE = 8
 _MEMORY_SHARE = 0.8
 
 
-def losses(
-    seed: Any,
-    delta_C: Any,
-    w_KC: jax.Array,
-    scale_K: jax.Array,
-    used_K: jax.Array,
-    tokens_TBL1: jax.Array,
-    scored_TBL: jax.Array,
-    *,
-    model: LanguageModel,
-    execution: Execution,
-    at_once: int,
-    per_token: bool,
-) -> jax.Array:
-    """The scoring program.
-
-    Args:
-      seed, delta_C: see `merge`.
-      w_KC, scale_K: k mixtures.
-      used_K: bool; the others only fill the last chunk, and are zero.
-      tokens_TBL1: T blocks of B windows.
-      scored_TBL: bool, which targets count.
-      at_once: mixtures that are computed side by side.
-      per_token: leave out the sum over each window.
-
-    Returns:
-      Nats, float32: sums [K, T, B], or [K, T, B, L] with zeros where nothing
-      is scored.
-    """
-
-    shape = scored_TBL.shape if per_token else scored_TBL.shape[:-1]
-
-    def compute(w_C: jax.Array, scale: jax.Array) -> jax.Array:
-        params = merge(seed, delta_C, w_C, scale)
-
-        def block(xs: tuple[jax.Array, jax.Array]) -> jax.Array:
-            tokens_BL1, scored_BL = xs
-            nll_BL = model.token_nll(params, tokens_BL1, execution)
-            nll_BL = jnp.where(scored_BL, nll_BL, 0.0)
-            return nll_BL if per_token else jnp.sum(nll_BL, axis=-1)
-
-        return jax.lax.map(block, (tokens_TBL1, scored_TBL))
-
-    def skip(w_C: jax.Array, scale: jax.Array) -> jax.Array:
-        # Adding 0 * scale marks the result as different on each device.
-        return jnp.zeros(shape) + 0 * scale
-
-    def one(row: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        w_C, scale, used = row
-        return jax.lax.cond(used, compute, skip, w_C, scale)
-
-    # Side by side is a batched matrix product, which is slow on a CPU; one
-    # after the other shares nothing but the memory.
-    if at_once == 1:
-        return jax.lax.map(one, (w_KC, scale_K, used_K))
-    return jax.lax.map(one, (w_KC, scale_K, used_K), batch_size=at_once)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Pass:
     """Windows of one length bucket that go through the program together."""
@@ -104,7 +47,11 @@ class _Pass:
 
 
 class Evaluator:
-    """Scores tables on windows of one evaluation set with one stacked pool."""
+    """Scores tables on windows of one evaluation set with one stacked pool.
+
+    Args:
+      mesh: with one axis, `mixture`; by default over all devices.
+    """
 
     def __init__(
         self,
@@ -112,6 +59,7 @@ class Evaluator:
         stack: Stack,
         evaluation: EvaluationSet,
         config: ScoreConfig,
+        mesh: Mesh | None = None,
     ) -> None:
         self._model = model
         self._stack = stack
@@ -123,7 +71,7 @@ class Evaluator:
             precision=config.precision,
             loss_chunk=config.loss_chunk,
         )
-        self._mesh = scoring_mesh()
+        self._mesh = mesh or scoring_mesh()
         everywhere = replicated(self._mesh)
         self._seed = jax.device_put(stack.seed, everywhere)
         self._delta_C = jax.device_put(stack.delta_C, everywhere)
@@ -143,16 +91,16 @@ class Evaluator:
 
         Raises:
           DamagedError: a row uses a damaged member.
+          JaxsimError: not even one mixture fits in the device's memory.
         """
         self._stack.check_usable(table)
         passes = self._passes(rows)
-        chunk = self._chunk(passes[0], per_token)
+        chunk = self._chunk(passes, per_token)
         previous = None
         for start in range(0, len(table), chunk):
             part = slice(start, min(start + chunk, len(table)))
             arrays = [
-                self._call(table, part, chunk, one, per_token)
-                for one in passes
+                self._call(table, part, chunk, one, per_token) for one in passes
             ]
             if previous is not None:
                 yield previous[0], self._fetch(*previous, passes, rows)
@@ -165,6 +113,15 @@ class Evaluator:
         parts = [nll_KR for _, nll_KR in self.chunks(table, rows)]
         return np.concatenate(parts)
 
+    def lowered(self, rows: np.ndarray) -> list[jax.stages.Lowered]:
+        """The program of each length bucket of these windows, not compiled."""
+        passes = self._passes(rows)
+        chunk = self._chunk(passes, per_token=False)
+        shapes = {one.tokens_TBL1.shape: one for one in passes}
+        return [
+            self._lower(chunk, one, per_token=False) for one in shapes.values()
+        ]
+
     def _call(
         self,
         table: Mixtures,
@@ -174,11 +131,15 @@ class Evaluator:
         per_token: bool,
     ) -> jax.Array:
         # A fixed shape: the last chunk repeats its last mixture.
-        at = np.minimum(np.arange(part.start, part.start + chunk), part.stop - 1)
+        at = np.minimum(
+            np.arange(part.start, part.start + chunk), part.stop - 1
+        )
         spread = NamedSharding(self._mesh, PartitionSpec("mixture"))
         w_KC = jax.device_put(table.w_MC[at].astype(np.float32), spread)
         scale_K = jax.device_put(table.scale_M[at].astype(np.float32), spread)
-        used_K = jax.device_put(np.arange(chunk) < part.stop - part.start, spread)
+        used_K = jax.device_put(
+            np.arange(chunk) < part.stop - part.start, spread
+        )
         program = self._program(chunk, one, per_token)
         return program(
             self._seed,
@@ -220,12 +181,7 @@ class Evaluator:
         key = (chunk, shape, per_token)
         if key not in self._programs:
             begin = time.monotonic()
-            at_once = 1
-            if self._mesh.devices.flat[0].platform != "cpu":
-                at_once = chunk // self._mesh.size
-            self._programs[key] = self._compile(
-                chunk, one, per_token, at_once
-            )
+            self._programs[key] = self._lower(chunk, one, per_token).compile()
             say(
                 f"scoring program: {chunk} mixtures x {shape[0] * shape[1]} "
                 f"windows of {shape[2] - 1} tokens, compiled in "
@@ -233,14 +189,15 @@ class Evaluator:
             )
         return self._programs[key]
 
-    def _compile(
-        self, chunk: int, one: _Pass, per_token: bool, at_once: int
-    ) -> Any:
+    def _lower(
+        self, chunk: int, one: _Pass, per_token: bool
+    ) -> jax.stages.Lowered:
+        on_cpu = self._mesh.devices.flat[0].platform == "cpu"
         body: Callable[..., jax.Array] = functools.partial(
             losses,
             model=self._model,
             execution=self._execution,
-            at_once=at_once,
+            at_once=1 if on_cpu else chunk // self._mesh.size,
             per_token=per_token,
         )
         here, spread = PartitionSpec(), PartitionSpec("mixture")
@@ -263,22 +220,27 @@ class Evaluator:
             jax.ShapeDtypeStruct((chunk,), jnp.bool, sharding=mixtures),
             one.tokens_TBL1,
             one.scored_TBL,
-        ).compile()
+        )
 
-    def _chunk(self, one: _Pass, per_token: bool) -> int:
+    def _chunk(self, passes: list[_Pass], per_token: bool) -> int:
         """Mixtures in one call: as set, or what time and memory allow.
 
         It does not depend on how many rows a table has, so that all tables
-        share one program.
+        share one program. The largest pass decides.
+
+        Raises:
+          JaxsimError: one mixture on each device is too much; says for what.
         """
         devices = self._mesh.size
         if self._planned:
             return -(-self._planned // devices) * devices
+        one = max(passes, key=lambda each: each.scored_TBL.size)
         tokens = one.scored_TBL.size
         k = int(np.clip(_CALL_TOKENS // tokens, 1, _MIXTURES_PER_DEVICE))
-        stats = self._mesh.devices.flat[0].memory_stats() or {}
-        limit = stats.get("bytes_limit")
-        while limit and k > 1:
+        limit = self._memory()
+        if not limit:
+            return k * devices
+        while True:
             report = self._program(
                 k * devices, one, per_token
             ).memory_analysis()
@@ -288,9 +250,20 @@ class Evaluator:
                 + report.output_size_in_bytes
             )
             if needed < _MEMORY_SHARE * limit:
-                break
+                return k * devices
+            if k == 1:
+                raise JaxsimError(
+                    f"scoring one mixture needs {needed:,} bytes of each "
+                    f"device's {limit:,}; lower config.score.rows="
+                    f"{self._config.rows} or config.score.loss_chunk="
+                    f"{self._config.loss_chunk}, or use a larger device"
+                )
             k //= 2
-        return k * devices
+
+    def _memory(self) -> int:
+        """Bytes of each device; 0 where that is unknown, as on a CPU."""
+        stats = self._mesh.devices.flat[0].memory_stats() or {}
+        return stats.get("bytes_limit", 0)
 
     def _passes(self, rows: np.ndarray) -> list[_Pass]:
         """`rows` by length bucket, in equal passes of whole blocks."""

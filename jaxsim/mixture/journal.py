@@ -57,6 +57,11 @@ def fill(
     return np.array(nll_MR[[place[key] for key in keys]])
 
 
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Writes an array in one step."""
+    replace(path, lambda file: np.save(file, array))
+
+
 def replace(path: Path, write: Callable[[Any], object]) -> None:
     """Writes a file under another name, then puts it in place."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
@@ -100,8 +105,8 @@ def _start(
         "windows": _digest(windows),
         "keys": list(keys),
     }
-    replace(_array(stem), lambda file: np.save(file, nll_MR))
-    replace(_checks(stem), lambda file: np.save(file, check_M))
+    save_array(_array(stem), nll_MR)
+    save_array(_checks(stem), check_M)
     replace(_keys(stem), lambda f: f.write(json.dumps(record).encode()))
     return found
 

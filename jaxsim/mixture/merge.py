@@ -6,9 +6,7 @@ import jax
 import jax.numpy as jnp
 
 
-def merge(
-    seed: Any, delta_C: Any, w_C: jax.Array, scale: jax.Array
-) -> Any:
+def merge(seed: Any, delta_C: Any, w_C: jax.Array, scale: jax.Array) -> Any:
     """One mixture's parameters.
 
     Args:

@@ -7,11 +7,12 @@
 - members: the weighted mean of the members' losses, the individual proxy.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from jaxsim.errors import DamagedError
 from jaxsim.metrics import progress
 from jaxsim.mixture.evaluation import EvaluationSet, scored_mask
 from jaxsim.mixture.evaluator import Evaluator
@@ -72,6 +73,7 @@ class Proxies:
             with progress(len(rest), f"scoring {name}", "mixtures") as tick:
                 chunks = self._evaluator.chunks(table.take(rest), rows)
                 for part, nll_KR in chunks:
+                    _check_finite([table.names[i] for i in rest[part]], nll_KR)
                     yield np.array(rest[part]), nll_KR
                     tick(part.stop - part.start)
 
@@ -82,36 +84,44 @@ class Proxies:
         """Nats of every scored token for the seed and every member.
 
         Returns:
-          [1 + C, T] float32, windows one after the other, the seed first.
+          [1 + C, T] float32, windows one after the other, the seed first;
+          infinite for a damaged member, which gives no token a probability.
         """
         members = self.stack.names
-        table = concatenate(seed_row(members), singles(members))
+        everything = concatenate(seed_row(members), singles(members))
+        # Not kept: the key of a damaged member is that of a sound one.
+        usable = [
+            row
+            for row, name in enumerate(everything.names)
+            if name not in self.stack.damaged
+        ]
+        table = everything.take(usable)
         rows = np.arange(len(self._evaluation))
         mask_RL = scored_mask(self._evaluation, rows)
 
         def compute(
             missing: np.ndarray,
         ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            damaged = [
-                i for i in missing if table.names[i] in self.stack.damaged
-            ]
-            usable = [i for i in missing if i not in damaged]
-            nothing_1T = np.full((1, int(mask_RL.sum())), np.inf, np.float32)
-            for index in damaged:  # no token has a probability
-                yield np.array([index]), nothing_1T
-            with progress(len(usable), "scoring members", "members") as tick:
+            with progress(len(missing), "scoring members", "members") as tick:
                 chunks = self._evaluator.chunks(
-                    table.take(usable), rows, per_token=True
+                    table.take(missing), rows, per_token=True
                 )
                 for part, nll_KRL in chunks:
-                    yield np.array(usable[part]), nll_KRL[:, mask_RL]
+                    nll_KT = nll_KRL[:, mask_RL]
+                    _check_finite(
+                        [table.names[i] for i in missing[part]], nll_KT
+                    )
+                    yield missing[part], nll_KT
                     tick(part.stop - part.start)
 
         keys = row_keys(
             self.stack, table, self._evaluation, {**self._how, "tokens": True}
         )
         tokens = np.arange(int(mask_RL.sum()))
-        return self._store.fill("tokens", "merge", keys, tokens, compute).nll_MR
+        kept = self._store.fill("tokens", "merge", keys, tokens, compute)
+        nll_CT = np.full((len(everything), len(tokens)), np.inf, np.float32)
+        nll_CT[usable] = kept.nll_MR
+        return nll_CT
 
     def members(self, table: Mixtures, nll_CT: np.ndarray) -> ProxyScores:
         """The weighted mean of the members' losses, by window.
@@ -135,17 +145,16 @@ class Proxies:
         count_R = self._evaluation.count_R
         stop_R = np.cumsum(count_R)
         start_R = stop_R - count_R
-        p_CT = np.exp(-nll_CT)
-        nll_MR = np.zeros((len(table), len(count_R)))
-        w_MC = table.w_MC.astype(np.float32)
+        nll_MR = np.zeros((len(table), len(count_R)), np.float32)
         # Blocks of whole windows, so that a block's tokens sum to its windows.
         step = max(1, _PRODUCT_VALUES // (len(table) * int(count_R.max())))
         for begin in range(0, len(count_R), step):
             block = slice(begin, begin + step)
             first, last = start_R[block][0], stop_R[block][-1]
-            nll_MT = -np.log(w_MC @ p_CT[:, first:last])
+            # In float32 a loss above 103 nats has no probability left.
+            p_CT = np.exp(-nll_CT[:, first:last].astype(np.float64))
             nll_MR[:, block] = np.add.reduceat(
-                nll_MT.astype(np.float64), start_R[block] - first, axis=1
+                -np.log(table.w_MC @ p_CT), start_R[block] - first, axis=1
             )
         return self._unscaled(table, nll_MR)
 
@@ -155,9 +164,18 @@ class Proxies:
         return ProxyScores(rows, nll_MR.astype(np.float32))
 
 
-def window_losses(
-    evaluation: EvaluationSet, nll_CT: np.ndarray
-) -> np.ndarray:
+def _check_finite(names: Sequence[str], nll_KR: np.ndarray) -> None:
+    """Refuses what float32 could not compute, before it is kept."""
+    for name, nll_R in zip(names, nll_KR, strict=True):
+        if not np.isfinite(nll_R).all():
+            raise DamagedError(
+                f"mixture {name!r}: its loss is not finite on "
+                f"{np.count_nonzero(~np.isfinite(nll_R))} windows or tokens; "
+                "if its scale is near 1, run `jaxsim verify`"
+            )
+
+
+def window_losses(evaluation: EvaluationSet, nll_CT: np.ndarray) -> np.ndarray:
     """Sums of token losses [C, T] over windows: [C, R] float64."""
     start_R = np.cumsum(evaluation.count_R) - evaluation.count_R
     return np.add.reduceat(nll_CT.astype(np.float64), start_R, axis=1)

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxsim.config import ScoreConfig
+from jaxsim.console import say
 from jaxsim.corpus import open_corpus
+from jaxsim.errors import DamagedError, UserError
 from jaxsim.mixture.evaluation import EvaluationSet, gather
 from jaxsim.mixture.evaluator import Evaluator
 from jaxsim.mixture.proxies import Proxies, window_losses
@@ -39,11 +41,11 @@ class Scorer:
     def __init__(
         self,
         workdir: Path | str,
-        config: ScoreConfig = ScoreConfig(),  # frozen
+        config: ScoreConfig | None = None,
         override: bool = False,
     ) -> None:
         self.workdir = Path(workdir)
-        self.config = config
+        self.config = config or ScoreConfig()
         self.corpus = open_corpus(self.workdir)
         self.pool = open_pool(self.workdir)
         self.override = override
@@ -71,43 +73,29 @@ class Scorer:
 
     def references(self) -> Scores:
         """Seed, members and the plain merges, on every window."""
-        units = [self.corpus.unit(name) for name in self.members]
-        table = concatenate(
-            seed_row(self.members),
-            singles(self.members),
-            uniform(self.members),
-            proportional(self.members, [u.tokens for u in units]),
-            macro(self.members, [u.group for u in units]),
-        )
-        usable = [
-            row
-            for row in range(len(table))
-            if table.scale_M[row] == 0
-            or not self.proxies.stack.damaged & set(table.parts(row))
-        ]
+        table = self._usable(self._references())
         # The members went over every window already, token by token.
         nll_R = window_losses(self.evaluation, self.token_losses)
         known = dict(
             zip(["seed", *self.members], nll_R.astype(np.float32), strict=True)
         )
-        return self.score(REFERENCES, table.take(usable), known=known)
+        return self.score(REFERENCES, table, known=known)
 
     def table(self, spec: str) -> Mixtures:
         """The mixtures of a specification, and the plain merges.
 
+        Under an override those that use a damaged member are left out, but
+        for a user's own rows: scoring refuses them.
+
         Raises:
-          UserError: the specification is wrong.
+          UserError: the specification is wrong, or gives a row the name of
+            another one.
         """
-        units = [self.corpus.unit(name) for name in self.members]
         asked = parse(
             spec, self.members, self.config.concentration, self.config.rng
         )
-        plain = concatenate(
-            uniform(self.members),
-            proportional(self.members, [u.tokens for u in units]),
-            macro(self.members, [u.group for u in units]),
-        )
-        return concatenate(asked, plain)
+        concatenate(self._references(), asked)  # their names are taken
+        return self._usable(concatenate(asked, self._merges()))
 
     def score(
         self,
@@ -139,13 +127,70 @@ class Scorer:
                 "members": self.proxies.members(table, member_CT),
             },
             self.proxies.stack.notes,
+            self.proxies.stack.pins,
         )
         self.store.save(scores)
         return scores
 
     def load(self, name: str) -> Scores:
-        """A table that was scored before, by name."""
-        return self.store.load(name, self.evaluation)
+        """A table that was scored before, by name.
+
+        Raises:
+          UserError: it was never scored, or what it was computed from is no
+            longer what the pool and the corpus have.
+          DamagedError: its files are damaged.
+        """
+        scores = self.store.load(name, self.evaluation)
+        self.check_current(scores)
+        return scores
+
+    def scored(self, spec: str) -> Scores:
+        """The table of a specification, as `jaxsim score` leaves it.
+
+        Raises:
+          UserError: also if the config or the CSV has changed since.
+        """
+        name = table_name(spec)
+        scores = self.load(name)
+        rows = self.evaluation.rows("select", self.config.windows)
+        if not np.array_equal(scores.proxies["merge"].rows, rows):
+            raise UserError(
+                f"table {name!r} was scored on other windows than config.score."
+                f"windows={self.config.windows} says; run `jaxsim score` again"
+            )
+        if not scores.table.same_as(self.table(spec)):
+            raise UserError(
+                f"table {name!r} holds other mixtures than {spec!r} gives now; "
+                "run `jaxsim score` again"
+            )
+        return scores
+
+    def check_current(self, scores: Scores) -> None:
+        """Refuses scores of a pool that has changed since.
+
+        Raises:
+          UserError: names a member or entry that is new, gone or different.
+        """
+        now = {"seed": self.pool.identity["seed_digest"]} | {
+            name: manifest.params_digest
+            for name, manifest in self.pool.manifests().items()
+        }
+        columns = {"seed", *scores.table.members}
+        if "merge" in scores.proxies:
+            columns |= set(self.members)
+        for name in sorted(columns):
+            if name not in now:
+                what = "is gone"
+            elif name not in scores.digests:
+                what = "is new"
+            elif scores.digests[name] != now[name]:
+                what = "has changed"
+            else:
+                continue
+            raise UserError(
+                f"table {scores.name!r} was scored with another pool: {name!r} "
+                f"{what}; run `jaxsim score` again"
+            )
 
     def score_entries(self, name: str, entries: Sequence[str]) -> Scores:
         """Truths or repeats of the pool, each as it is.
@@ -160,11 +205,53 @@ class Scorer:
             self.evaluation.rows("select", self.config.windows),
         )
         truth: ProxyScores = proxies.merge(name, table, rows, proxy="truth")
+        stack = proxies.stack
         scores = Scores(
-            name, table, self.evaluation, {"truth": truth}, proxies.stack.notes
+            name,
+            table,
+            self.evaluation,
+            {"truth": truth},
+            stack.notes,
+            stack.pins,
         )
         self.store.save(scores)
         return scores
+
+    def _merges(self) -> Mixtures:
+        units = [self.corpus.unit(name) for name in self.members]
+        return concatenate(
+            uniform(self.members),
+            proportional(self.members, [u.tokens for u in units]),
+            macro(self.members, [u.group for u in units]),
+        )
+
+    def _references(self) -> Mixtures:
+        return concatenate(
+            seed_row(self.members), singles(self.members), self._merges()
+        )
+
+    def _usable(self, table: Mixtures) -> Mixtures:
+        """Without the rows that an override cannot save."""
+        if not self.override:
+            return table
+        damaged = self.proxies.stack.damaged
+        usable = [
+            row
+            for row in range(len(table))
+            if table.kinds[row] == "given"
+            or table.scale_M[row] == 0
+            or not damaged & table.parts(row).keys()
+        ]
+        if len(usable) < len(table):
+            say(
+                f"OVERRIDE: {len(table) - len(usable)} of {len(table)} "
+                f"mixtures use {', '.join(sorted(damaged))}, and are left out"
+            )
+        if not usable:
+            raise DamagedError(
+                f"every mixture uses a damaged member: {', '.join(damaged)}"
+            )
+        return table.take(usable)
 
     def _proxies(self, names: Sequence[str]) -> Proxies:
         stack = load_stack(self.pool, names, self.corpus, self.override)
@@ -182,5 +269,6 @@ class Scorer:
 
 def table_name(spec: str) -> str:
     """The name on disk of the table of a specification."""
-    stem = Path(spec).stem if spec.endswith(".csv") else spec
+    # No CSV can take the place of a table that the commands make.
+    stem = f"csv-{Path(spec).stem}" if spec.endswith(".csv") else spec
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)

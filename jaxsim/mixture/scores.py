@@ -12,7 +12,7 @@ JSON is written last, and fits its arrays or is refused.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,16 @@ class Scores:
     proxies: dict[str, ProxyScores]
     notes: tuple[str, ...] = ()
     digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def take(self, rows: np.ndarray) -> "Scores":
+        """The mixtures at these indices."""
+        proxies = {
+            name: ProxyScores(proxy.rows, proxy.nll_MR[rows])
+            for name, proxy in self.proxies.items()
+        }
+        return dataclasses.replace(
+            self, table=self.table.take(rows), proxies=proxies
+        )
 
     def bits_per_byte(self, proxy: str, half: str) -> np.ndarray:
         """[M, D] float64; NaN where the proxy has no window of a domain."""
@@ -146,10 +156,7 @@ class ScoreStore:
                 "rows": proxy.rows.tolist(),
                 "sha256": _sha256(proxy.nll_MR),
             }
-            journal.replace(
-                self._array(scores.name, name),
-                lambda file, nll_MR=proxy.nll_MR: np.save(file, nll_MR),
-            )
+            journal.save_array(self._array(scores.name, name), proxy.nll_MR)
         arrow = as_arrow(scores)
         journal.replace(
             self.folder / f"{scores.name}.parquet",

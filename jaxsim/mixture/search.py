@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxsim.config import SearchConfig
-from jaxsim.errors import UserError
+from jaxsim.errors import DamagedError, UserError
+from jaxsim.mixture import journal
 from jaxsim.mixture.evaluation import EvaluationSet
 from jaxsim.mixture.scorer import Scorer
 from jaxsim.mixture.scores import Scores
@@ -33,9 +35,11 @@ class Found:
       table: which mixtures were searched, and how many.
       windows: windows for each domain that the choice was made on, at most.
       ties: heading, unit that was resampled, level and critical value.
-      rows: the tied mixtures and the plain ones: name, kind, weights, the
-        objective on select and, where scored, on report documents, difference
-        to the best, its standard error, and whether it ties.
+      rows: the tied mixtures and the plain ones: name, kind, weights, scale,
+        the objective on select and, where scored, on report documents,
+        difference to the best, its standard error, and whether it ties.
+      evaluation: digest of the windows.
+      digests: of 'seed' and of every member, by name.
     """
 
     target: dict[str, float]
@@ -44,6 +48,8 @@ class Found:
     windows: int
     ties: dict[str, Any]
     rows: list[dict[str, Any]]
+    evaluation: str = ""
+    digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def best(self) -> dict[str, Any]:
@@ -92,7 +98,13 @@ def search(
       scores: the table to choose from.
       config: target, level and worth.
       residual: of the merge for this target, once truths exist.
+
+    Raises:
+      UserError: the scores are of another pool, or nothing in the table can
+        be trained on.
     """
+    scorer.check_current(scores)
+    scores = _candidates(scores)
     e = scores.evaluation
     target_D = target_weights(config, e)
     merge = scores.proxies["merge"]
@@ -126,14 +138,18 @@ def search(
         rows=_rows(
             scores, [scorer.references(), finals], value_M, target_D, ties
         ),
+        evaluation=e.digest,
+        digests=scores.digests,
     )
 
 
 def save_found(workdir: Path, found: Found) -> None:
     folder = Path(workdir) / "search"
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(dataclasses.asdict(found), indent=1) + "\n"
-    (folder / "found.json").write_text(text)
+    text = json.dumps(dataclasses.asdict(found), indent=1, allow_nan=False)
+    journal.replace(
+        folder / "found.json", lambda file: file.write(f"{text}\n".encode())
+    )
 
 
 def load_found(workdir: Path) -> Found:
@@ -141,11 +157,25 @@ def load_found(workdir: Path) -> Found:
 
     Raises:
       UserError: there was none.
+      DamagedError: its file is unreadable.
     """
     path = Path(workdir) / "search" / "found.json"
     if not path.exists():
         raise UserError(f"{workdir}: nothing was searched; run `jaxsim search`")
-    return Found(**json.loads(path.read_text()))
+    try:
+        return Found(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise DamagedError(
+            f"{path}: unreadable ({error}); run `jaxsim search` again"
+        ) from error
+
+
+def _candidates(scores: Scores) -> Scores:
+    """Without rows of scale 0: the seed is no mixture to be trained on."""
+    rows = np.flatnonzero(scores.table.scale_M)
+    if not len(rows):
+        raise UserError(f"table {scores.name!r}: it holds only the seed")
+    return scores.take(rows)
 
 
 def _finalists(scorer: Scorer, scores: Scores, ties: Ties) -> Scores:
@@ -180,6 +210,7 @@ def _rows(
             "name": table.names[m],
             "kind": table.kinds[m],
             "weights": table.parts(m),
+            "scale": float(table.scale_M[m]),
             "select": float(value_M[m]),
             "report": reported.get(table.names[m]),
             "difference": float(ties.difference_M[m]),

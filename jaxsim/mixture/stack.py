@@ -37,6 +37,12 @@ class Stack:
     damaged: frozenset[str]
     notes: tuple[str, ...]
 
+    @property
+    def pins(self) -> dict[str, str]:
+        """Digests of 'seed' and of every entry, by name."""
+        digests = dict(zip(self.names, self.digests, strict=True))
+        return {"seed": self.seed_digest} | digests
+
     def check_usable(self, table: Mixtures) -> None:
         """Refuses rows that use a damaged entry.
 
@@ -73,7 +79,9 @@ def load_stack(
       UserError: there is no such entry.
     """
     if not names:
-        raise UserError(f"{pool.workdir}: the pool is empty; run `jaxsim train`")
+        raise UserError(
+            f"{pool.workdir}: the pool is empty; run `jaxsim train`"
+        )
     seed_manifest, seed = pool.seed()
     digests, deltas, notes = [], [], []
     damaged: set[str] = set()

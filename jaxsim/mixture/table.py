@@ -57,6 +57,15 @@ class Mixtures:
             self.scale_M[list(rows)],
         )
 
+    def same_as(self, other: "Mixtures") -> bool:
+        """Whether both have the same columns, and the same rows by name."""
+        return (
+            self.members == other.members
+            and self.names == other.names
+            and np.array_equal(self.w_MC, other.w_MC)
+            and np.array_equal(self.scale_M, other.scale_M)
+        )
+
     def parts(self, row: int) -> dict[str, float]:
         """The members of a row with a positive weight."""
         w_C = self.w_MC[row]

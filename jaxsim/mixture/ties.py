@@ -77,7 +77,9 @@ def resampled_objective(
 
     Within each domain documents are drawn with replacement; if any domain of
     the target has fewer than 20 of them, windows are, which ignores that
-    windows of one document are alike.
+    windows of one document are alike. A bootstrap of n draws is too narrow
+    for a small n: the draws are widened to a t distribution of n - 1 degrees
+    of freedom. From one window nothing can be drawn: its draws are all equal.
 
     Returns:
       [M, draws] float64, and 'documents' or 'windows'.
@@ -104,6 +106,9 @@ def resampled_objective(
             count, np.full(count, 1 / count), draws
         )
         bits_MB = (nll_MG @ times_BG.T) / (times_BG @ bytes_G) / np.log(2.0)
+        point_M1 = nll_MG.sum(1, keepdims=True) / bytes_G.sum() / np.log(2.0)
+        wide_B = np.sqrt(count / generator.chisquare(max(count - 1, 1), draws))
+        bits_MB = point_M1 + wide_B * (bits_MB - point_M1)
         total_MB += weights_D[d] * bits_MB
     return total_MB, unit
 
@@ -139,11 +144,14 @@ def tie_set(
         )
         noise_MB = noise_MB + scatter_MB - scatter_MB[best]
         noise_MB[best] = 0.0
-    error_M = noise_MB.std(axis=1)
+    # Twins may differ by rounding, which is no error to be divided by.
+    same_M = np.abs(noise_MB).max(axis=1) < 1e-9 * abs(value_M[best])
+    error_M = np.where(same_M, 0.0, noise_MB.std(axis=1))
     safe_M = np.where(error_M > 0, error_M, np.inf)
     largest_B = (np.abs(noise_MB) / safe_M[:, None]).max(axis=0)
     critical = float(np.quantile(largest_B, level))
-    limit_M = np.maximum(critical * error_M, worth * value_M[best])
+    least = max(worth, 1e-9) * abs(value_M[best])
+    limit_M = np.maximum(critical * error_M, least)
     tied = np.flatnonzero(difference_M <= limit_M)
     return Ties(
         best=best,

@@ -101,7 +101,9 @@ class LanguageModel:
 
     def _boxed(self, rng: jax.Array) -> Params:
         tokens_BL = jnp.zeros((1, 1), jnp.int32)
-        return self._decoder(Execution()).init(rng, tokens_BL)["params"]
+        # Unrolled, deep models would take long to trace for the same leaves.
+        decoder = self._decoder(Execution(unroll=False))
+        return decoder.init(rng, tokens_BL)["params"]
 
     def _decoder(self, execution: Execution) -> Decoder:
         return Decoder(

@@ -15,10 +15,15 @@ from jaxsim.config import ModelConfig
 from jaxsim.model.attention import attend, rotate
 
 
+def _named(
+    init: nn.initializers.Initializer, axes: Sequence[str]
+) -> Callable[..., Any]:
+    """An initializer that also says what the axes of its array are."""
+    return nn.with_logical_partitioning(init, tuple(axes))
+
+
 def _normal(std: float, axes: Sequence[str]) -> Callable[..., Any]:
-    return nn.with_logical_partitioning(
-        nn.initializers.normal(std), tuple(axes)
-    )
+    return _named(nn.initializers.normal(std), axes)
 
 
 class Norm(nn.Module):
@@ -32,7 +37,7 @@ class Norm(nn.Module):
         def vector(name: str, init: nn.initializers.Initializer) -> jax.Array:
             return self.param(
                 name,
-                nn.with_logical_partitioning(init, (self.axis,)),
+                _named(init, (self.axis,)),
                 (x.shape[-1],),
                 jnp.float32,
             )
@@ -65,9 +70,7 @@ class Linear(nn.Module):
         if self.config.bias:
             bias = self.param(
                 "bias",
-                nn.with_logical_partitioning(
-                    nn.initializers.zeros, self.axes[1:]
-                ),
+                _named(nn.initializers.zeros, self.axes[1:]),
                 self.shape[1:],
                 jnp.float32,
             )

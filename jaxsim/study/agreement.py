@@ -21,7 +21,8 @@ class Agreement:
     Attributes:
       spearman, pearson: correlations.
       interval: of the Spearman correlation at 95 %, from 12 truths on.
-      pairs: share of pairs in the right order; a tie counts half.
+      pairs: share of pairs in the right order; a tie, in predictions or
+        truths, counts half.
       pairs_mixed, pairs_in, pairs_out: the same for pairs of which one, both
         or none has the domain's own partition in it.
       slope, offset: of truth on prediction, by least squares.
@@ -55,9 +56,7 @@ def agreement(
     constant = np.ptp(predicted_M) == 0 or np.ptp(truth_M) == 0
     spearman = pearson = slope = offset = float("nan")
     if not constant and len(truth_M) > 2:
-        spearman = float(
-            scipy.stats.spearmanr(predicted_M, truth_M).statistic
-        )
+        spearman = float(scipy.stats.spearmanr(predicted_M, truth_M).statistic)
         pearson = float(np.corrcoef(predicted_M, truth_M)[0, 1])
         slope, offset = np.polyfit(predicted_M, truth_M, 1)
     right, kinds = _pairs(predicted_M, truth_M, in_M)
@@ -76,9 +75,7 @@ def agreement(
     )
 
 
-def spearman_interval(
-    correlation: float, n: int
-) -> tuple[float, float] | None:
+def spearman_interval(correlation: float, n: int) -> tuple[float, float] | None:
     """95 % by Fisher's z with the variance of Bonett and Wright (2000).
 
     Their (1 + r^2 / 2) / (n - 3) keeps its level in small samples, where a
@@ -104,6 +101,8 @@ def noise_ceiling(
     Returns:
       sqrt(1 - s2_repeat / s2_truth), and 0 if noise is all there is.
     """
+    if len(truth_M) < 2 or not np.ptp(truth_M):
+        return 0.0
     s2_repeat = np.mean((first_P - second_P) ** 2) / 2
     s2_truth = np.var(truth_M, ddof=1)
     return float(np.sqrt(max(0.0, 1 - s2_repeat / s2_truth)))
@@ -114,10 +113,10 @@ def _pairs(
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each pair: right (1, 0, or a half for a tie), and how many are in."""
     i, j = np.triu_indices(len(truth_M), 1)
-    order = np.sign(predicted_M[i] - predicted_M[j])
-    right = np.where(
-        order == 0, 0.5, order == np.sign(truth_M[i] - truth_M[j])
-    ).astype(float)
+    product = np.sign(predicted_M[i] - predicted_M[j]) * np.sign(
+        truth_M[i] - truth_M[j]
+    )
+    right = (product + 1) / 2
     if in_M is None:
         return right, np.full(len(i), -1)
     return right, in_M[i].astype(int) + in_M[j].astype(int)

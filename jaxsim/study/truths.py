@@ -6,6 +6,7 @@ equal-weight subsets of two or more members; singles are left out, because at
 horizon 1 they are members again.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,6 +45,8 @@ def truth_runs(
             if use_subset
             else _dirichlet(len(members), config.concentration, generator)
         )
+        if np.count_nonzero(w_C) < 2:
+            continue  # a small concentration rounds to a single
         ratio = dict(zip(members, w_C.tolist(), strict=True))
         horizon = config.horizon
         if config.budget == "sum":
@@ -99,7 +102,11 @@ def read_truths(
             f"{metrics}: column {unknown[0]!r} is not a domain; domains are "
             f"{', '.join(domains)}"
         )
+    if len(header) < 2:
+        raise UserError(f"{metrics}: no column is a domain")
     by_name = {line["name"]: line for line in lines}
+    if len(by_name) < len(lines):
+        raise UserError(f"{metrics}: a name is used twice")
     bits_MD = np.full((len(table), len(domains)), np.nan)
     for m, name in enumerate(table.names):
         if name not in by_name:
@@ -107,6 +114,11 @@ def read_truths(
         for d, domain in enumerate(domains):
             if domain in header:
                 bits_MD[m, d] = float(by_name[name][domain])
+                if not math.isfinite(bits_MD[m, d]):
+                    raise UserError(
+                        f"{metrics}, row {name!r}, column {domain}: "
+                        f"{bits_MD[m, d]} is not finite"
+                    )
     return table, bits_MD
 
 

@@ -2,12 +2,16 @@
 
 import dataclasses
 import json
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxsim.corpus import Corpus
+from jaxsim.errors import DamagedError
+from jaxsim.mixture import journal
 from jaxsim.mixture.evaluation import EvaluationSet
 from jaxsim.mixture.scores import Scores
 from jaxsim.mixture.table import Mixtures
@@ -34,6 +38,9 @@ class Validation:
       ceilings: by target, where repeats were trained.
       repeats: how many truths were repeated.
       given: whether the user brought the truths.
+      notes: what an override admitted.
+      evaluation: digest of the windows.
+      digests: of 'seed' and of every member, by name.
     """
 
     truths: list[str]
@@ -47,6 +54,8 @@ class Validation:
     repeats: int
     given: bool
     notes: list[str]
+    evaluation: str = ""
+    digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def residual(
         self, target: dict[str, float], proxy: str = "merge"
@@ -134,6 +143,8 @@ def compare(
         repeats=0 if repeats is None else len(repeats[0]),
         given=given,
         notes=list(proxies.notes),
+        evaluation=evaluation.digest,
+        digests=dict(proxies.digests),
     )
 
 
@@ -153,16 +164,46 @@ def mean_agreement(
 def save_validation(workdir: Path, validation: Validation) -> None:
     folder = Path(workdir) / "study"
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(dataclasses.asdict(validation), indent=1) + "\n"
-    (folder / "validation.json").write_text(text)
+    plain = dataclasses.asdict(validation)
+    # JSON has no NaN: what is undefined is null.
+    for figures in _figures(plain["agreement"]):
+        for key, value in figures.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                figures[key] = None
+    text = json.dumps(plain, indent=1, allow_nan=False)
+    journal.replace(
+        folder / "validation.json",
+        lambda file: file.write(f"{text}\n".encode()),
+    )
 
 
 def load_validation(workdir: Path) -> Validation | None:
-    """What the last `validate` of a workdir found, if there was one."""
+    """What the last `validate` of a workdir found, if there was one.
+
+    Raises:
+      DamagedError: its file is unreadable.
+    """
     path = Path(workdir) / "study" / "validation.json"
     if not path.exists():
         return None
-    return Validation(**json.loads(path.read_text()))
+    try:
+        validation = Validation(**json.loads(path.read_text()))
+        for figures in _figures(validation.agreement):
+            for key, value in figures.items():
+                if value is None and key != "interval":
+                    figures[key] = float("nan")
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise DamagedError(
+            f"{path}: unreadable ({error}); run `jaxsim validate` again"
+        ) from error
+    return validation
+
+
+def _figures(
+    tables: dict[str, dict[str, dict[str, Any]]],
+) -> Iterator[dict[str, Any]]:
+    """The figures of every target and predictor."""
+    return (row for table in tables.values() for row in table.values())
 
 
 def _targets(

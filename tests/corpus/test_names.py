@@ -11,7 +11,7 @@ from jaxsim.errors import UserError
     [
         "", ".", "..", "../x", "/etc/passwd", "a/b", "a\\b", "a\0b", "a\nb",
         "a\x7fb", "\ud800", ".hidden", "-rf", " a", "a ", "x" * 101,
-        "\u00e9" * 51, "e\u0301", "a\u200bb", "a\u2028b",
+        "\u00e9" * 51, "e\u0301", "a\u200bb", "a\u2028b", "a[b]", "a*", "a?",
     ],
 )  # fmt: skip
 def test_hostile_name_is_refused_with_its_value(name):

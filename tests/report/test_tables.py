@@ -117,9 +117,6 @@ def test_found(capsys, trained):
     assert ("no truth counted" in out) != trained
 
 
-@pytest.mark.xfail(
-    reason="jaxsim.console.show_table escapes cells, not title and columns"
-)
 def test_a_name_is_no_style(capsys):
     found = dataclasses.replace(found_of(), target={"a [red] domain": 1.0})
     show_found(found)
