@@ -54,6 +54,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.seed.warmup = 40
     config.recipe.steps = 32
     config.recipe.batch = 8
+    config.recipe.learning_rate = 5e-4
 
     config.score.mixtures = "subsets:1-3"
     config.score.windows = 5

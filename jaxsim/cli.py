@@ -10,6 +10,7 @@ import importlib.util
 import os
 import platform
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -166,6 +167,7 @@ def main(argv: Sequence[str]) -> int:
             print(text)
             return 0
         call = parse(argv)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         absl_logging.set_verbosity(absl_logging.WARNING)
         keep_freed_memory()
         _use_compilation_cache()
@@ -173,7 +175,7 @@ def main(argv: Sequence[str]) -> int:
     except JaxsimError as error:
         print(f"jaxsim: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # Ctrl-C, or SIGTERM outside of training
         print(
             "jaxsim: interrupted; repeat the same command to continue",
             file=sys.stderr,

@@ -6,12 +6,13 @@ and does what is missing.
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxsim import corpus as corpora
 from jaxsim.config import Config, save_config
-from jaxsim.console import say, show_table
+from jaxsim.console import say
 from jaxsim.corpus import Corpus, open_corpus
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.mesh import training_mesh
@@ -23,9 +24,11 @@ from jaxsim.mixture.search import (
 )
 from jaxsim.mixture.search import search as search_table
 from jaxsim.model import LanguageModel
-from jaxsim.pool import Pool, create_pool, open_pool
+from jaxsim.pool import Manifest, Pool, create_pool, open_pool
 from jaxsim.pool.build import train_and_publish, train_missing
-from jaxsim.pool.publish import is_published
+from jaxsim.pool.digests import differences
+from jaxsim.pool.manifest import read_manifest
+from jaxsim.pool.publish import Busy, is_published
 from jaxsim.report.tables import (
     show_agreement,
     show_found,
@@ -68,7 +71,9 @@ def seed(config: Config, workdir: Path) -> None:
     """Trains the seed from scratch, on text of its own."""
     corpus = open_corpus(workdir)
     entry = workdir / "seed"
+    recipe = _seed_recipe(config)
     if is_published(entry):
+        _check_seed(read_manifest(entry), recipe, config)
         say("seed: it is there")
         return
     model = LanguageModel(config.model, corpus.tokenizer.vocab_size)
@@ -87,7 +92,7 @@ def seed(config: Config, workdir: Path) -> None:
         trainer,
         trainer.fresh_params(config.seed.rng),
         workdir,
-        recipe=dataclasses.asdict(config.seed),
+        recipe=recipe,
         seed_digest="",
     )
 
@@ -104,7 +109,6 @@ def train(
     runs = [member_run(name, config.recipe) for name in corpus.units]
     if shard is not None:
         runs = runs[shard[0] :: shard[1]]
-    _check_data(pool, corpus)
     train_missing(runs, pool, corpus, trainer or _trainer(config, workdir))
     show_pool(pool)
 
@@ -193,7 +197,7 @@ def verify(workdir: Path) -> None:
     """
     pool = open_pool(workdir)
     problems = pool.problems()
-    count = len(pool.manifests())
+    count = len(pool.names())
     if problems:
         lines = [f"{name}: {what}" for name, what in problems.items()]
         raise DamagedError(
@@ -211,6 +215,7 @@ def run(config: Config, workdir: Path, override: bool = False) -> None:
     seed(config, workdir)
     trainer = _trainer(config, workdir)
     train(config, workdir, trainer=trainer)
+    _check_complete(workdir)
     scorer = Scorer(workdir, config.score, override)
     score(config, workdir, scorer=scorer)
     if config.validate.truths:
@@ -233,16 +238,39 @@ def _pool(config: Config, workdir: Path, corpus: Corpus) -> Pool:
     )
 
 
-def _check_data(pool: Pool, corpus: Corpus) -> None:
-    """Refuses a corpus whose units are not those of the members."""
-    for name, manifest in pool.manifests("member").items():
-        unit = corpus.units.get(name)
-        if unit is not None and manifest.data_digests[name] != unit.digest:
-            raise UserError(
-                f"unit {name!r} has changed since its member was trained. "
-                f"Delete {pool.entry(name)} to train it again (truths that "
-                "contain it too), or give the new text another name"
-            )
+def _seed_recipe(config: Config) -> dict[str, Any]:
+    """What decides the seed's parameters, besides its text and its model."""
+    shared = ("beta1", "beta2", "weight_decay", "clip", "precision")
+    return dataclasses.asdict(config.seed) | {
+        name: getattr(config.recipe, name) for name in shared
+    }
+
+
+def _check_seed(
+    manifest: Manifest, recipe: dict[str, Any], config: Config
+) -> None:
+    """Refuses a config that asks for another seed than the one there."""
+    lines = differences(
+        {"seed": manifest.recipe, "model": manifest.model},
+        {"seed": recipe, "model": dataclasses.asdict(config.model)},
+        "config.",
+    )
+    if lines:
+        raise UserError(
+            f"the seed was trained with other values: {'; '.join(lines)}. "
+            "Restore them, or use another --workdir"
+        )
+
+
+def _check_complete(workdir: Path) -> None:
+    """Scores of a pool that another process still fills are not wanted."""
+    there = set(open_pool(workdir).names())
+    missing = [n for n in open_corpus(workdir).units if n not in there]
+    if missing:
+        raise Busy(
+            f"members {', '.join(missing)} are being trained by another "
+            "process; repeat the same command when it is done"
+        )
 
 
 def _validate_trained(

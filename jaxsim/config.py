@@ -64,9 +64,7 @@ class CorpusConfig:
         default_factory=dict
     )
     domains: dict[str, SourceConfig] = dataclasses.field(default_factory=dict)
-    seed_text: dict[str, SourceConfig] = dataclasses.field(
-        default_factory=dict
-    )
+    seed_text: dict[str, SourceConfig] = dataclasses.field(default_factory=dict)
     tokenizer: TokenizerConfig = TokenizerConfig()
     split: SplitConfig = SplitConfig()
     max_units: int = 1  # numbered units a large partition is cut in, at most
@@ -317,25 +315,55 @@ _CHOICES = types.MappingProxyType(
         "validate.budget": ("fixed", "sum"),
     }
 )
-_POSITIVE = (
-    "model.length model.layers model.dim model.heads model.kv_heads "
-    "model.mlp_dim model.vocab_multiple seed.steps seed.batch "
-    "seed.learning_rate recipe.steps recipe.batch recipe.learning_rate "
-    "recipe.clip corpus.max_units corpus.max_epochs corpus.overlap_words "
-    "train.loss_chunk train.log_every score.rows score.loss_chunk "
-    "score.concentration validate.concentration validate.horizon "
-    "train.model_axis"
-).split()
-_NOT_NEGATIVE = (
-    "seed.warmup recipe.weight_decay train.checkpoint_every score.windows "
-    "score.chunk validate.truths validate.repeats validate.member_repeats "
-    "search.worth"
-).split()
-_SHARES = (
-    "corpus.split.seed corpus.split.select corpus.split.report "
-    "corpus.max_bad corpus.overlap_share recipe.tail recipe.anchor "
-    "seed.final_rate search.level"
-).split()
+_POSITIVE = [
+    "model.length",
+    "model.layers",
+    "model.dim",
+    "model.heads",
+    "model.kv_heads",
+    "model.mlp_dim",
+    "model.vocab_multiple",
+    "seed.steps",
+    "seed.batch",
+    "seed.learning_rate",
+    "recipe.steps",
+    "recipe.batch",
+    "recipe.learning_rate",
+    "recipe.clip",
+    "corpus.max_units",
+    "corpus.max_epochs",
+    "corpus.overlap_words",
+    "train.loss_chunk",
+    "train.log_every",
+    "score.rows",
+    "score.loss_chunk",
+    "score.concentration",
+    "validate.concentration",
+    "validate.horizon",
+    "train.model_axis",
+]
+_NOT_NEGATIVE = [
+    "seed.warmup",
+    "recipe.weight_decay",
+    "train.checkpoint_every",
+    "score.windows",
+    "score.chunk",
+    "validate.truths",
+    "validate.repeats",
+    "validate.member_repeats",
+    "search.worth",
+]
+_SHARES = [
+    "corpus.split.seed",
+    "corpus.split.select",
+    "corpus.split.report",
+    "corpus.max_bad",
+    "corpus.overlap_share",
+    "recipe.tail",
+    "recipe.anchor",
+    "seed.final_rate",
+    "search.level",
+]
 
 
 def _check(config: Config) -> None:
@@ -374,7 +402,8 @@ def _check(config: Config) -> None:
             )
     m = config.model
     need(m.dim % m.heads == 0, "model.heads", f"a divisor of dim={m.dim}")
-    need((m.dim // m.heads) % 2 == 0, "model.heads", "such that dim/heads is even")
+    even = (m.dim // m.heads) % 2 == 0  # RoPE turns pairs
+    need(even, "model.heads", "such that dim / heads is even")
     need(
         m.heads % m.kv_heads == 0,
         "model.kv_heads",

@@ -4,12 +4,15 @@ Four members: two periods of one topic, one of another, and a source of its
 own; so there is one group of two. One domain is out-of-pool.
 """
 
+import contextlib
 import functools
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from jaxsim import cli
 
@@ -104,7 +107,8 @@ def _records(name: str, count: int) -> list[dict[str, str]]:
 
 @functools.cache
 def project(folder: Path) -> Path:
-    """A workdir with corpus, seed and members, below `folder`."""
+    """A workdir with corpus, seed and members, and beside it tiny.py."""
+    folder.mkdir()
     config, workdir = write_sources(folder), folder / "work"
     for command in ("prepare", "seed", "train"):
         assert run(command, workdir, config) == 0
@@ -118,8 +122,31 @@ def run(command: str, workdir: Path, config: Path | str, *rest: str) -> int:
     )
 
 
-def compile_quickly(cache: Path) -> None:
+def flip(path: Path, at: float = 0.5) -> None:
+    """Flips a bit, at a share of the file's length."""
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * at)] ^= 1
+    path.write_bytes(data)
+
+
+def largest_file(entry: Path) -> Path:
+    """Of the parameters of a member, truth or repeat."""
+    files = [p for p in entry.glob("attempt-*/**/*") if p.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+@contextlib.contextmanager
+def quick_compilation(cache: Path) -> Iterator[None]:
     """No optimizations, and each program only once in a session."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    settings = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(cache),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {key: jax.config.values[key] for key in settings}
+    for values in (settings, before):
+        compilation_cache.reset_cache()
+        for key, value in values.items():
+            jax.config.update(key, value)
+        if values is settings:
+            yield

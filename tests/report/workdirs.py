@@ -44,7 +44,7 @@ from jaxsim.study.validate import Validation, compare, save_validation
 from jaxsim.train import Run
 
 # Allowed as names, and everything that a page or a figure could trip over.
-HOSTILE = ("<img src=x onerror=alert(1)>", '{{ 7*7 }} & "$x_{$')
+HOSTILE = ("<img src=x onerror=alert(1)>", '{{ 7+7 }} & "$x_{$')
 MEMBERS = tuple(sorted(("alpha", *HOSTILE)))
 OUTSIDE = "https:evil.example"
 DRIFT = dict(zip(MEMBERS, (0.02, 0.05, 0.1), strict=True))

@@ -1,0 +1,340 @@
+"""The one evaluator against members scored alone, and its invariances."""
+
+import dataclasses
+import itertools
+import re
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh
+
+from jaxsim.errors import JaxsimError
+from jaxsim.mixture import evaluator as evaluators
+from jaxsim.mixture.evaluator import Evaluator
+from jaxsim.mixture.table import (
+    concatenate,
+    dirichlet,
+    macro,
+    seed_row,
+    singles,
+    subsets,
+    uniform,
+)
+from jaxsim.model import Execution
+
+# Window losses are sums of up to 32 float32 losses, about 100 nats. A member
+# is seed + (member - seed), which rounds once more than the member itself;
+# members differ by far more, see `test_members_differ`.
+CLOSE = {"rtol": 2e-5}
+
+
+@pytest.fixture(scope="module")
+def rows(scorer):
+    return np.arange(len(scorer.evaluation))
+
+
+@pytest.fixture(scope="module")
+def make(scorer):
+    """An evaluator of the scorer's stack with other settings."""
+
+    def build(mesh: Mesh | None = None, stack=None, **settings) -> Evaluator:
+        return Evaluator(
+            scorer.pool.model,
+            stack or scorer.proxies.stack,
+            scorer.evaluation,
+            dataclasses.replace(scorer.config, **settings),
+            mesh,
+        )
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def evaluator(make):
+    return make()
+
+
+@pytest.fixture(scope="module")
+def alone(scorer):
+    """Losses [R] of a parameter tree, with nothing of the evaluator's."""
+    e = scorer.evaluation
+    model = scorer.pool.model
+    execution = Execution(unroll=False, loss_chunk=32)
+    nll = jax.jit(lambda p: model.token_nll(p, e.tokens_RL1, execution))
+
+    def losses(params) -> np.ndarray:
+        nll_RL = np.asarray(nll(params), np.float64)
+        return np.array(
+            [
+                nll_L[first : first + count].sum()
+                for nll_L, first, count in zip(
+                    nll_RL, e.first_R, e.count_R, strict=True
+                )
+            ]
+        )
+
+    return losses
+
+
+@pytest.fixture(scope="module")
+def params(scorer):
+    """Seed and members as the pool holds them, by name."""
+    pool = scorer.pool
+    members = pool.manifests("member")
+    trees = {name: pool.load(m) for name, m in members.items()}
+    return {"seed": pool.seed()[1]} | trees
+
+
+def mean_of(*trees):
+    return jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *trees)
+
+
+def test_members_differ(params, alone):
+    """Otherwise no identity below would say anything."""
+    losses = [alone(tree) for tree in params.values()]
+    for one, other in itertools.combinations(losses, 2):
+        assert np.max(np.abs(one / other - 1)) > 1000 * CLOSE["rtol"]
+
+
+def test_one_hot_row_is_the_member(scorer, evaluator, params, alone, rows):
+    nll_CR = evaluator.score(singles(scorer.members), rows)
+    for name, nll_R in zip(scorer.members, nll_CR, strict=True):
+        np.testing.assert_allclose(nll_R, alone(params[name]), **CLOSE)
+
+
+def test_scale_zero_is_the_seed(scorer, evaluator, params, alone, rows):
+    seed_R = alone(params["seed"])
+    anything = dirichlet(scorer.members, 1, 1.0, rng=0)
+    zero = dataclasses.replace(anything, scale_M=np.zeros(1))
+    for table in (seed_row(scorer.members), zero):
+        np.testing.assert_allclose(
+            evaluator.score(table, rows)[0], seed_R, **CLOSE
+        )
+
+
+def test_equal_weights_are_the_mean(scorer, evaluator, params, alone, rows):
+    mean = mean_of(*(params[name] for name in scorer.members))
+    nll_R = evaluator.score(uniform(scorer.members), rows)[0]
+    np.testing.assert_allclose(nll_R, alone(mean), **CLOSE)
+
+
+def test_macro_row_is_the_mean_of_group_means(
+    scorer, evaluator, params, alone, rows
+):
+    a, b, c, d = (params[name] for name in scorer.members)
+    group = mean_of(a, b)
+    table = macro(scorer.members, ["alpha", "alpha", "beta", "solo"])
+    assert table.names == ("macro", "group alpha")
+    macro_R, group_R = evaluator.score(table, rows)
+    np.testing.assert_allclose(macro_R, alone(mean_of(group, c, d)), **CLOSE)
+    np.testing.assert_allclose(group_R, alone(group), **CLOSE)
+
+
+def test_scale_stretches_the_merge(scorer, evaluator, params, alone, rows):
+    table = dirichlet(scorer.members, 1, 1.0, rng=1)
+    table = dataclasses.replace(table, scale_M=np.array([1.7]))
+    seed = params["seed"]
+    merged = jax.tree.map(
+        lambda s, *ms: (
+            s + 1.7 * sum(w * (m - s) for w, m in zip(table.w_MC[0], ms))
+        ).astype(np.float32),
+        seed,
+        *(params[name] for name in scorer.members),
+    )
+    np.testing.assert_allclose(
+        evaluator.score(table, rows)[0], alone(merged), **CLOSE
+    )
+
+
+def test_permuting_members_and_weights_changes_nothing(
+    scorer, make, evaluator, rows
+):
+    table = dirichlet(scorer.members, 5, 1.0, rng=2)
+    order = [2, 0, 3, 1]
+    stack = scorer.proxies.stack
+    names = tuple(stack.names[c] for c in order)
+    other = dataclasses.replace(
+        stack,
+        names=names,
+        digests=tuple(stack.digests[c] for c in order),
+        delta_C=jax.tree.map(lambda d_C: d_C[np.array(order)], stack.delta_C),
+    )
+    permuted = dataclasses.replace(
+        table, members=names, w_MC=table.w_MC[:, order]
+    )
+    np.testing.assert_allclose(
+        make(stack=other).score(permuted, rows),
+        evaluator.score(table, rows),
+        **CLOSE,
+    )
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")
+@pytest.mark.parametrize("devices", [1, 4])
+def test_devices_agree(scorer, make, evaluator, rows, devices):
+    mesh = jax.make_mesh(
+        (devices,),
+        ("mixture",),
+        axis_types=(AxisType.Auto,),
+        devices=jax.devices()[:devices],
+    )
+    table = dirichlet(scorer.members, 11, 1.0, rng=3)
+    # The same program for a mixture on each of them, but its compilation for
+    # another number of devices may order a sum differently.
+    np.testing.assert_allclose(
+        make(mesh).score(table, rows), evaluator.score(table, rows), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "settings", [{"chunk": 8}, {"chunk": 3}, {"rows": 3}, {"rows": 100}]
+)
+def test_chunks_and_blocks_do_not_matter(
+    scorer, make, evaluator, rows, settings
+):
+    table = dirichlet(scorer.members, 11, 1.0, rng=4)
+    np.testing.assert_allclose(
+        make(**settings).score(table, rows),
+        evaluator.score(table, rows),
+        rtol=1e-6,  # blocks of another size may order a sum differently
+    )
+
+
+def test_many_passes_do_not_matter(
+    scorer, make, evaluator, rows, monkeypatch
+):
+    table = dirichlet(scorer.members, 2, 1.0, rng=5)
+    expected = evaluator.score(table, rows)
+    monkeypatch.setattr(evaluators, "_CALL_TOKENS", 200)
+    np.testing.assert_allclose(
+        make().score(table, rows), expected, rtol=1e-6
+    )
+
+
+def test_some_windows_in_any_order(scorer, make, rows):
+    table = dirichlet(scorer.members, 2, 1.0, rng=6)
+    expected = make().score(table, rows)
+    some = rows[::-3]
+    np.testing.assert_allclose(
+        make().score(table, some), expected[:, some], rtol=1e-6
+    )
+
+
+def test_short_documents_in_small_buckets(
+    scorer, evaluator, params, alone, rows
+):
+    """Right padding behind a causal model: the short program is exact."""
+    lengths = {
+        int(re.search(r"x(\d+)xi1>", lowered.as_text())[1])
+        for lowered in evaluator.lowered(rows)
+    }
+    assert lengths == {8, 16, 32}
+    e = scorer.evaluation
+    short = rows[e.length_R <= 8]
+    middle = rows[(e.length_R > 8) & (e.length_R <= 16)]
+    assert len(short) and len(middle)
+    for some in (short, middle):
+        nll_R = evaluator.score(singles(scorer.members), some)[0]
+        np.testing.assert_allclose(
+            nll_R, alone(params[scorer.members[0]])[some], **CLOSE
+        )
+
+
+def test_tokens_sum_to_windows(scorer, evaluator, rows):
+    table = dirichlet(scorer.members, 3, 1.0, rng=7)
+    ((_, nll_MRL),) = evaluator.chunks(table, rows, per_token=True)
+    np.testing.assert_allclose(
+        nll_MRL.astype(np.float64).sum(-1), evaluator.score(table, rows), **CLOSE
+    )
+    e = scorer.evaluation
+    np.testing.assert_array_equal((nll_MRL > 0).sum(-1)[0], e.count_R)
+
+
+def test_one_trace_for_tables_of_any_size(scorer, make, rows, monkeypatch):
+    traced = []
+    losses = evaluators.losses
+
+    def counted(*args, **kwargs):
+        traced.append(args[5].shape)  # blocks of windows
+        return losses(*args, **kwargs)
+
+    monkeypatch.setattr(evaluators, "losses", counted)
+    evaluator = make()
+    for size in (1, 7, 100):
+        table = dirichlet(scorer.members, size, 1.0, rng=8)
+        assert evaluator.score(table, rows).shape == (size, len(rows))
+    assert len(traced) == 3  # one for each length bucket
+    evaluator.score(table, rows[:4])
+    assert len(traced) > 3  # another set of windows does have its own
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_merges_have_the_highest_precision(
+    scorer, make, rows, precision
+):
+    """By default they would run in bfloat16 on TPU and TF32 on Hopper."""
+    members = len(scorer.members)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(scorer.pool.model.shapes())]
+    for lowered in make(precision=precision).lowered(rows):
+        merges = re.findall(
+            rf"dot_general.*precision = \[(\w+), (\w+)\].*"
+            rf"\(tensor<{members}xf32>, tensor<{members}x([x\d]+)xf32>\)"
+            r" -> tensor<\3xf32>",
+            lowered.as_text(),
+        )
+        assert {m[:2] for m in merges} == {("HIGHEST", "HIGHEST")}
+        assert sorted(m[2] for m in merges) == sorted(
+            "x".join(map(str, shape)) for shape in shapes
+        )
+
+
+def test_memory_bounds_the_chunk(scorer, make, evaluator, rows, monkeypatch):
+    def mixtures(evaluator: Evaluator) -> int:
+        _, _, w_KC, *_ = evaluator.lowered(rows)[0].in_avals[0]
+        return w_KC.shape[0]
+
+    def needed(evaluator: Evaluator) -> int:
+        reports = [p.compile().memory_analysis() for p in evaluator.lowered(rows)]
+        return max(
+            r.argument_size_in_bytes
+            + r.output_size_in_bytes
+            + r.temp_size_in_bytes
+            for r in reports
+        )
+
+    table = dirichlet(scorer.members, 20, 1.0, rng=9)
+    planned = mixtures(evaluator)
+    small = make(chunk=planned // 8)
+    limit = (needed(small) + needed(evaluator)) / 2 / 0.8
+    monkeypatch.setattr(Evaluator, "_memory", lambda self: int(limit))
+    bounded = make()
+    assert mixtures(small) <= mixtures(bounded) < planned
+    np.testing.assert_allclose(
+        bounded.score(table, rows), evaluator.score(table, rows), rtol=1e-6
+    )
+    monkeypatch.setattr(Evaluator, "_memory", lambda self: 1000)
+    with pytest.raises(JaxsimError, match=r"needs [\d,]+ bytes.*score\.rows"):
+        make().score(table, rows)
+
+
+def test_an_unusable_row_is_refused_by_name(scorer, make, rows):
+    stack = scorer.proxies.stack
+    damaged = dataclasses.replace(stack, damaged=frozenset({"solo"}))
+    table = concatenate(
+        seed_row(scorer.members), subsets(scorer.members, 2, 2)
+    )
+    evaluator = make(stack=damaged)
+    with pytest.raises(JaxsimError, match=r"'alpha,1900-1909 \+ solo' uses"):
+        evaluator.score(table, rows)
+    free = [i for i in range(len(table)) if "solo" not in table.names[i]]
+    assert np.isfinite(evaluator.score(table.take(free), rows)).all()
+
+
+def test_bfloat16_is_near(scorer, make, evaluator, rows):
+    """Only the model's products are bfloat16: 8 bits of mantissa."""
+    table = dirichlet(scorer.members, 2, 1.0, rng=10)
+    nll_MR = make(precision="bfloat16").score(table, rows)
+    exact_MR = evaluator.score(table, rows)
+    assert not np.allclose(nll_MR, exact_MR, rtol=1e-6)
+    np.testing.assert_allclose(nll_MR.sum(), exact_MR.sum(), rtol=2e-3)
