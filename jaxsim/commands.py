@@ -177,15 +177,15 @@ def search(
     residual = validation.residual(target) if validation else None
     found = search_table(scorer, scores, settings, residual)
     save_found(workdir, found)
-    show_found(found, validation, str(workdir))
+    show_found(found)
+    for line in last_lines(workdir):
+        say(line)
 
 
 def report(config: Config, workdir: Path) -> Path:
     """The HTML report, figures and tables, from what is on disk."""
     path = write_report(config, workdir)
     say(f"report: {path}")
-    for line in last_lines(workdir):
-        say(line)
     return path
 
 

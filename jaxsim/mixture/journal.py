@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import tokenize
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -55,6 +56,22 @@ def fill(
                 place[keys[m]] = int(m)
             check_M.flush()
     return np.array(nll_MR[[place[key] for key in keys]])
+
+
+def read_array(path: Path, mapped: bool = False) -> np.ndarray:
+    """An array on disk, if `mapped` without reading it yet.
+
+    Raises:
+      OSError: there is none.
+      ValueError: it is damaged.
+    """
+    try:
+        return np.load(
+            path, mmap_mode="r" if mapped else None, allow_pickle=False
+        )
+    # numpy parses the header of a .npy as Python, and lets these through.
+    except (EOFError, SyntaxError, tokenize.TokenError) as error:
+        raise ValueError(f"damaged header: {error}") from error
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
@@ -121,8 +138,8 @@ def _read(
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         record = json.loads(_keys(stem).read_text())
         keys = list(record["keys"])
-        nll_MR = np.load(_array(stem), mmap_mode="r", allow_pickle=False)
-        check_M = np.load(_checks(stem), allow_pickle=False)
+        nll_MR = read_array(_array(stem), mapped=True)
+        check_M = read_array(_checks(stem))
         if (
             record["format"] == FORMAT
             and record["windows"] == _digest(windows)

@@ -210,8 +210,8 @@ class ScoreStore:
         for proxy, about in record["proxies"].items():
             array = self._array(name, proxy)
             try:
-                nll_MR = np.load(array, allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
+                nll_MR = journal.read_array(array)
+            except (OSError, ValueError) as error:
                 raise DamagedError(
                     f"{array}: unreadable ({error}); run `jaxsim score` again"
                 ) from error

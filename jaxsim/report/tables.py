@@ -9,7 +9,7 @@ from jaxsim.mixture.scores import Scores, as_arrow
 from jaxsim.mixture.search import Found
 from jaxsim.pool import Pool
 from jaxsim.report import agreement
-from jaxsim.report.closing import closing_lines, report_check
+from jaxsim.report.closing import report_check
 from jaxsim.report.references import (
     References,
     own_best_sentence,
@@ -108,16 +108,8 @@ def show_agreement(validation: Validation) -> None:
         say(marks)
 
 
-def show_found(
-    found: Found, validation: Validation | None = None, workdir: str = "DIR"
-) -> None:
-    """Prints the best mixture, all that ties with it, and what is open.
-
-    Args:
-      found: what the search returned.
-      validation: the last one, for what is still open.
-      workdir: as it is to be written in the next command.
-    """
+def show_found(found: Found) -> None:
+    """Prints the best mixture and all that ties with it."""
     rows = found.rows[:_MOST_ROWS]
     rows += [row for row in found.rows[_MOST_ROWS:] if not row["tied"]]
     show_table(
@@ -142,8 +134,6 @@ def show_found(
     if left := len(found.rows) - len(rows):
         say(f"and {left} more that tie, in search/found.json")
     say(report_check(found))
-    for line in closing_lines(found, validation, workdir):
-        say(line)
 
 
 def _show_points(validation: Validation) -> None:

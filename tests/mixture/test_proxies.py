@@ -125,7 +125,7 @@ def test_another_scale_has_no_mean_of_members(scorer, table, member_CT):
 
 def test_a_loss_beyond_float32_is_refused_and_not_kept(scorer):
     table = uniform(scorer.members)
-    wild = dataclasses.replace(table, scale_M=np.array([1e38]))
+    wild = dataclasses.replace(table, scale_M=np.array([1e40]))
     rows = np.arange(4)
     with pytest.raises(DamagedError, match="'uniform': its loss is not finite"):
         scorer.proxies.merge("wild", wild, rows)

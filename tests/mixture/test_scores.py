@@ -1,0 +1,279 @@
+"""Scores on disk: continued, never computed twice, never silently wrong."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from jaxsim.errors import DamagedError, UserError
+from jaxsim.mixture import journal
+from jaxsim.mixture.scorer import Scorer
+from jaxsim.mixture.scores import ProxyScores, Scores, ScoreStore, row_keys
+from jaxsim.mixture.table import concatenate, dirichlet, seed_row, uniform
+from jaxsim.pool import open_pool
+
+from . import tiny
+
+WINDOWS = np.array([3, 1, 4])
+
+
+class Counter:
+    """Losses that say which key they belong to, and how often they were made.
+
+    Fails before chunk `stop`, as a killed process does.
+    """
+
+    def __init__(self, keys, stop=None):
+        self.keys, self.stop, self.made = keys, stop, []
+
+    def __call__(self, missing):
+        for start in range(0, len(missing), 2):
+            if start // 2 == self.stop:
+                raise KeyboardInterrupt
+            some = missing[start : start + 2]
+            self.made += [self.keys[m] for m in some]
+            yield some, losses([self.keys[m] for m in some])
+
+
+def losses(keys):
+    return np.array(
+        [[ord(key[0]) + i / 8 for i in range(len(WINDOWS))] for key in keys],
+        np.float32,
+    )
+
+
+@pytest.fixture
+def fill(tmp_path):
+    def call(keys, stop=None, windows=WINDOWS):
+        compute = Counter(keys, stop)
+        found = journal.fill(tmp_path / "table", keys, windows, compute)
+        np.testing.assert_array_equal(found, losses(keys))
+        return compute.made
+
+    return call
+
+
+def test_a_killed_run_continues(fill):
+    keys = list("abcdefg")
+    with pytest.raises(KeyboardInterrupt):
+        fill(keys, stop=2)
+    assert fill(keys) == list("efg")
+    assert fill(keys) == []
+
+
+def test_a_table_that_grows_or_is_sorted_anew(fill):
+    assert fill(list("abc")) == list("abc")
+    assert fill(list("cxab")) == ["x"]
+    assert fill(list("ba")) == []
+
+
+def test_equal_rows_are_computed_once(fill, tmp_path):
+    assert fill(list("abaa")) == list("ab")
+    before = (tmp_path / "table.npy").stat().st_mtime_ns
+    assert fill(list("abaa")) == []
+    assert (tmp_path / "table.npy").stat().st_mtime_ns == before
+
+
+def test_other_windows_are_other_columns(fill):
+    fill(list("ab"))
+    assert fill(list("ab"), windows=WINDOWS[[1, 0, 2]]) == list("ab")
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_killed_while_one_table_replaces_another(fill, monkeypatch, stop):
+    """Of the same size in another order: no row may change its owner."""
+    fill(list("abc"))
+    replaced, replace = [], journal.replace
+
+    def killed(path, write):
+        replaced.append(path)
+        if len(replaced) == stop:
+            raise KeyboardInterrupt
+        replace(path, write)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(journal, "replace", killed)
+        fill(list("cab"))
+    fill(list("cab"))
+    fill(list("abc"))
+
+
+@pytest.mark.parametrize("name", ["table.npy", "table.check.npy"])
+@pytest.mark.parametrize("at", [0.0, 0.3, 0.7, 0.999])
+def test_a_flipped_bit_is_computed_again(fill, tmp_path, name, at):
+    fill(list("abcabc"))
+    tiny.flip(tmp_path / name, at)
+    fill(list("abcabc"))
+
+
+@pytest.mark.parametrize("name", ["table.npy", "table.check.npy", "table.keys.json"])
+@pytest.mark.parametrize("data", [b"", b"{}", b"[1]", b"\x93NUMPY", None])
+def test_unreadable_files_are_computed_again(fill, tmp_path, name, data):
+    fill(list("abc"))
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[:-2] if data is None else data)
+    assert fill(list("abc")) == list("abc")
+
+
+def test_a_flipped_key_is_computed_again(fill, tmp_path):
+    fill(list("abc"))
+    path = tmp_path / "table.keys.json"
+    path.write_text(path.read_text().replace('"b"', '"c"'))
+    fill(list("abc"))
+
+
+def test_keys_hold_what_a_row_depends_on(scorer):
+    stack, e = scorer.proxies.stack, scorer.evaluation
+    members = scorer.members
+    table = concatenate(
+        seed_row(members), uniform(members), dirichlet(members, 2, 1.0, 0)
+    )
+    keys = row_keys(stack, table, e, "how")
+    assert len(set(keys)) == len(table)
+    assert keys == row_keys(stack, table, e, "how")
+
+    def changed(**fields):
+        return row_keys(dataclasses.replace(stack, **fields), table, e, "how")
+
+    # The seed's row uses no member: only the seed's digest is in its key.
+    other_member = changed(digests=("x", *stack.digests[1:]))
+    assert other_member[0] == keys[0]
+    assert not set(other_member[1:]) & set(keys)
+    assert not set(changed(seed_digest="x")) & set(keys)
+    assert not set(row_keys(stack, table, e, "other")) & set(keys)
+    other = dataclasses.replace(e, digest="x")
+    assert not set(row_keys(stack, table, other, "how")) & set(keys)
+    scaled = dataclasses.replace(table, scale_M=table.scale_M * 0.5)
+    assert row_keys(stack, scaled, e, "how")[0] == keys[0]
+    assert not set(row_keys(stack, scaled, e, "how")[1:]) & set(keys)
+
+    order = [1, 0, 3, 2]
+    permuted = dataclasses.replace(
+        stack,
+        names=tuple(stack.names[c] for c in order),
+        digests=tuple(stack.digests[c] for c in order),
+    )
+    turned = dataclasses.replace(
+        table, members=permuted.names, w_MC=table.w_MC[:, order]
+    )
+    assert row_keys(permuted, turned, e, "how") == keys
+
+
+@pytest.fixture
+def scored(scorer) -> Scores:
+    """Three mixtures, on some windows of both halves."""
+    rows = scorer.evaluation.rows(windows=2)
+    table = dirichlet(scorer.members, 3, 1.0, rng=0)
+    rng = np.random.default_rng(0)
+    nll_MR = rng.uniform(50, 90, (3, len(rows))).astype(np.float32)
+    proxies = {"merge": ProxyScores(rows, nll_MR)}
+    notes = ("a note",)
+    return Scores(
+        "mine", table, scorer.evaluation, proxies, notes, scorer.proxies.stack.pins
+    )
+
+
+def test_saved_and_loaded(scored, tmp_path):
+    store = ScoreStore(tmp_path)
+    store.save(scored)
+    found = store.load("mine", scored.evaluation)
+    assert found.table.same_as(scored.table)
+    assert found.table.kinds == scored.table.kinds
+    assert (found.notes, found.digests) == (scored.notes, scored.digests)
+    for name in ("rows", "nll_MR"):
+        np.testing.assert_array_equal(
+            getattr(found.proxies["merge"], name),
+            getattr(scored.proxies["merge"], name),
+        )
+    assert store.names() == ["mine"]
+
+
+def test_parquet_holds_the_sums_of_the_arrays(scored, tmp_path):
+    ScoreStore(tmp_path).save(scored)
+    file = pyarrow.parquet.read_table(tmp_path / "scores" / "mine.parquet")
+    facts = {k.decode(): v.decode() for k, v in file.schema.metadata.items()}
+    assert json.loads(facts["jaxsim.notes"]) == ["a note"]
+    assert tuple(json.loads(facts["jaxsim.members"])) == scored.table.members
+    assert facts["jaxsim.evaluation"] == scored.evaluation.digest
+
+    e, merge = scored.evaluation, scored.proxies["merge"]
+    lines = file.to_pylist()
+    assert len(lines) == 3 * len(e.domains) * 2
+    seen = set()
+    for line in lines:
+        m = scored.table.names.index(line["mixture"])
+        here = [
+            i
+            for i, row in enumerate(merge.rows)
+            if e.domains[e.domain_R[row]] == line["domain"]
+            and ("select", "report")[e.half_R[row]] == line["half"]
+        ]
+        rows = merge.rows[here]
+        seen.add((m, line["domain"], line["half"]))
+        assert line["proxy"] == "merge"
+        assert line["weights"] == scored.table.w_MC[m].tolist()
+        assert line["nll_sum"] == pytest.approx(
+            sum(float(merge.nll_MR[m, i]) for i in here), rel=1e-12
+        )
+        assert line["tokens"] == e.count_R[rows].sum()
+        assert line["bytes"] == e.bytes_R[rows].sum()
+        assert line["windows"] == len(rows)
+        assert line["documents"] == len(set(e.document_R[rows]))
+        bits = scored.bits_per_byte("merge", line["half"])
+        assert bits[m, e.domains.index(line["domain"])] == pytest.approx(
+            line["nll_sum"] / line["bytes"] / np.log(2)
+        )
+    assert len(seen) == len(lines)
+
+
+@pytest.mark.parametrize("name", ["mine.json", "mine.merge.npy"])
+@pytest.mark.parametrize("at", [0.05, 0.5, 0.95, None])
+def test_damaged_scores_are_refused(scored, tmp_path, name, at):
+    store = ScoreStore(tmp_path)
+    store.save(scored)
+    path = store.folder / name
+    if at is None:
+        path.write_bytes(path.read_bytes()[:-5])
+    else:
+        tiny.flip(path, at)
+    with pytest.raises(DamagedError, match=f"{name}.*`jaxsim score`"):
+        store.load("mine", scored.evaluation)
+
+
+def test_scores_of_an_unfinished_table_are_refused(scored, tmp_path):
+    """Its array is there, the last step of scoring it is not."""
+    store = ScoreStore(tmp_path)
+    store.save(scored)
+    merge = scored.proxies["merge"]
+    turned = ProxyScores(merge.rows, merge.nll_MR[::-1])
+    np.save(store.folder / "mine.merge.npy", turned.nll_MR)
+    with pytest.raises(DamagedError, match="not the array that mine.json"):
+        store.load("mine", scored.evaluation)
+
+
+def test_scores_of_other_text_or_never_made(scored, tmp_path):
+    store = ScoreStore(tmp_path)
+    with pytest.raises(UserError, match="'mine' is not scored"):
+        store.load("mine", scored.evaluation)
+    store.save(scored)
+    other = dataclasses.replace(scored.evaluation, digest="x")
+    with pytest.raises(UserError, match="other evaluation text"):
+        store.load("mine", other)
+
+
+def test_a_pool_that_changes_while_it_is_scored(workdir, config):
+    """Scores are pinned to what was read at the start."""
+    scorer = Scorer(workdir, config.score)
+    digests = dict(scorer.proxies.stack.pins)
+    members = scorer.members
+    shutil.rmtree(workdir / "pool" / "members" / "solo")
+    scores = scorer.score("late", uniform(members), windows=1)
+    assert scores.digests == digests
+    assert set(digests) == {"seed", *members}
+    now = open_pool(workdir).manifests("member")
+    assert "solo" not in now
+    with pytest.raises(UserError, match="another pool: 'solo' is gone"):
+        Scorer(workdir, config.score).load("late")
