@@ -52,13 +52,14 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.seed.steps = 400
     config.seed.batch = 16
     config.seed.warmup = 40
-    config.recipe.steps = 32
+    config.recipe.steps = 48
     config.recipe.batch = 8
-    config.recipe.learning_rate = 5e-4
+    config.recipe.learning_rate = 1e-3
 
     config.score.mixtures = "subsets:1-3"
     config.score.windows = 5
     config.validate.truths = 12
+    config.validate.repeats = 4
 
     if "smoke" in words:
         config.name = "quickstart-smoke"
@@ -73,4 +74,5 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
         config.score.mixtures = "subsets:1-2"
         config.score.windows = 2
         config.validate.truths = 2
+        config.validate.repeats = 0
     return config

@@ -136,17 +136,15 @@ def tie_set(
     best = int(np.argmin(value_M))
     difference_M = value_M - value_M[best]
     noise_MB = draw_MB - draw_MB[best] - difference_M[:, None]
+    variance_M = noise_MB.var(axis=1)
     if residual is not None:
-        generator = np.random.default_rng(rng)
-        # Few truths: heavier tails than a normal.
-        scatter_MB = residual.deviation * generator.standard_t(
-            max(residual.truths - 1, 1), draw_MB.shape
-        )
+        scatter_MB = _scatter(residual, draw_MB.shape, rng)
         noise_MB = noise_MB + scatter_MB - scatter_MB[best]
-        noise_MB[best] = 0.0
+        variance_M += 2 * residual.deviation**2
+        variance_M[best] = 0.0
     # Twins may differ by rounding, which is no error to be divided by.
     same_M = np.abs(noise_MB).max(axis=1) < 1e-9 * abs(value_M[best])
-    error_M = np.where(same_M, 0.0, noise_MB.std(axis=1))
+    error_M = np.where(same_M, 0.0, np.sqrt(variance_M))
     safe_M = np.where(error_M > 0, error_M, np.inf)
     largest_B = (np.abs(noise_MB) / safe_M[:, None]).max(axis=0)
     critical = float(np.quantile(largest_B, level))
@@ -162,3 +160,17 @@ def tie_set(
         unit=unit,
         heading=BEFORE_TRUTHS if residual is None else AFTER_TRUTHS,
     )
+
+
+def _scatter(
+    residual: Residual, shape: tuple[int, int], rng: int
+) -> np.ndarray:
+    """[M, B] draws of truth minus proxy.
+
+    From few truths the deviation itself is uncertain, and wrong for all
+    mixtures alike: one factor for each draw.
+    """
+    generator = np.random.default_rng(rng)
+    freedom = max(residual.truths - 1, 1)
+    factor_B = np.sqrt(freedom / generator.chisquare(freedom, shape[1]))
+    return residual.deviation * factor_B * generator.standard_normal(shape)

@@ -96,13 +96,15 @@ def test_under_override_only_sound_rows_are_left(workdir, config, tmp_path):
     assert len(table) == 3 + 3 + 1
     for row in range(len(table)):
         assert table.parts(row).keys() <= sound
-    with pytest.raises(DamagedError, match="every mixture uses a damaged"):
-        scorer.table("subsets:4")
     # What a user asks for by name is refused by name.
     csv = tmp_path / "mine.csv"
     csv.write_text("name,solo\nonly solo,1\n")
     with pytest.raises(DamagedError, match="'only solo' uses 'solo'"):
         scorer.score("mine", scorer.table(str(csv)), windows=1)
+    tiny.flip(tiny.largest_file(workdir / "pool/members/alpha,1900-1909"))
+    scorer = Scorer(workdir, config.score, override=True)
+    with pytest.raises(DamagedError, match="every mixture uses a damaged"):
+        scorer.table("subsets:4")
 
 
 def test_an_override_leaves_nothing_for_a_repaired_pool(workdir, config):
