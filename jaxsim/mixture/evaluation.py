@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxsim.corpus import Corpus
+from jaxsim.corpus.order import shares
 
 HALVES = ("select", "report")
 
@@ -50,8 +51,9 @@ class EvaluationSet:
 
         Args:
           half: 'select', 'report' or None for both.
-          windows: at most so many for each domain and half, spread evenly
-            over all of its documents; 0 for all.
+          windows: at most so many for each domain and half, 0 for all; at
+            least one of every document if there are enough, the others in
+            proportion to its length, evenly spaced in it.
         """
         chosen = []
         for d in range(len(self.domains)):
@@ -60,8 +62,7 @@ class EvaluationSet:
                     continue
                 rows = np.flatnonzero((self.domain_R == d) & (self.half_R == h))
                 if windows and windows < len(rows):
-                    at = (np.arange(windows) + 0.5) * len(rows) / windows
-                    rows = rows[at.astype(int)]
+                    rows = rows[_spread(self.document_R[rows], windows)]
                 chosen.append(rows)
         return np.sort(np.concatenate(chosen))
 
@@ -117,3 +118,26 @@ def scored_mask(
     position_L = np.arange(evaluation.tokens_RL1.shape[1] - 1)
     stop_R1 = first_R1 + evaluation.count_R[rows][:, None]
     return (position_L >= first_R1) & (position_L < stop_R1)
+
+
+def _spread(document_R: np.ndarray, windows: int) -> np.ndarray:
+    """Places of `windows` windows, fewer than R, over all documents."""
+    starts, count_E = np.unique(
+        document_R, return_index=True, return_counts=True
+    )[1:]
+    if len(starts) > windows:
+        kept = _even(len(starts), windows)
+        starts, count_E = starts[kept], count_E[kept]
+    quota_E = np.ones(len(starts), int)
+    if windows > len(starts):
+        quota_E += shares(count_E - 1, windows - len(starts))
+    places = [
+        start + _even(count, quota)
+        for start, count, quota in zip(starts, count_E, quota_E, strict=True)
+    ]
+    return np.concatenate(places)
+
+
+def _even(size: int, count: int) -> np.ndarray:
+    """`count` of the indices below `size`, evenly spaced."""
+    return ((np.arange(count) + 0.5) * size / count).astype(int)

@@ -85,7 +85,6 @@ def test_the_true_best_is_held(
         held += int(np.argmin(truth_M)) in ties.tied
         sizes.append(len(ties.tied))
     slack = 2 * np.sqrt(LEVEL * (1 - LEVEL) / PROBLEMS)
-    print(held / PROBLEMS, np.mean(sizes))
     assert held / PROBLEMS >= LEVEL - slack
     assert np.mean(sizes) < 0.95 * mixtures  # and it says something
 
