@@ -52,7 +52,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.seed.steps = 400
     config.seed.batch = 16
     config.seed.warmup = 40
-    config.recipe.steps = 48
+    config.recipe.steps = 32
     config.recipe.batch = 8
     config.recipe.learning_rate = 1e-3
 

@@ -97,6 +97,15 @@ class Scorer:
         concatenate(self._references(), asked)  # their names are taken
         return self._usable(concatenate(asked, self._merges()))
 
+    def check(self, table: Mixtures) -> None:
+        """Refuses a table before anything is trained or computed for it.
+
+        Raises:
+          DamagedError: a member is damaged or foreign, or under an override
+            a row uses such a one.
+        """
+        self.proxies.stack.check_usable(table)
+
     def score(
         self,
         name: str,

@@ -51,10 +51,8 @@ def test_windows_are_spread_over_documents(scorer):
         all_of = e.rows("select")
         all_of = all_of[e.domain_R[all_of] == d]
         mine = rows[e.domain_R[rows] == d]
-        # One of each third of the domain's windows.
-        np.testing.assert_array_equal(
-            np.searchsorted(all_of, mine) * 3 // len(all_of), [0, 1, 2]
-        )
+        documents = len(set(e.document_R[all_of]))
+        assert len(set(e.document_R[mine])) == min(3, documents)
     np.testing.assert_array_equal(e.rows(), np.arange(len(e)))
 
 

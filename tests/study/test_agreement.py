@@ -19,7 +19,7 @@ def test_a_perfect_predictor():
 
 def test_a_reversed_predictor():
     found = agreement(-TRUTH, TRUTH, None)
-    assert found.spearman == found.pearson == pytest.approx(-1)
+    assert (found.spearman, found.pearson) == pytest.approx((-1, -1))
     assert found.pairs == 0
     assert found.regret == pytest.approx(0.9)
 

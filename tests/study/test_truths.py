@@ -43,9 +43,9 @@ def test_truths_are_mixtures(concentration):
         assert min(run.ratio.values()) > 0
         assert sum(run.ratio.values()) == pytest.approx(1, abs=1e-12)
         assert run.steps == 10
-    # Half of them have equal weights.
+    # About half have equal weights; there are 11 such, and none twice.
     even = [len(set(run.ratio.values())) == 1 for run in runs]
-    assert 5 <= sum(even) <= 8
+    assert 4 <= sum(even) <= 8
 
 
 def test_horizon_and_sum_budget():

@@ -119,9 +119,14 @@ def test_residual_is_the_scatter_and_not_the_shift(validation):
     assert few.residual({"outside": 1.0}) is None
 
 
-def test_what_it_was_computed_from(validation, scorer):
+def test_what_it_was_computed_from(validation, scorer, proxies):
     assert validation.evaluation == scorer.evaluation.digest
     assert validation.digests == scorer.proxies.stack.pins
+    assert validation.is_of(proxies)
+    digests = dict(proxies.digests) | {"small": "x"}
+    assert not validation.is_of(dataclasses.replace(proxies, digests=digests))
+    text = dataclasses.replace(scorer.evaluation, digest="x")
+    assert not validation.is_of(dataclasses.replace(proxies, evaluation=text))
 
 
 def test_kept_as_strict_json(validation, tmp_path):

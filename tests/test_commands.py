@@ -1,0 +1,439 @@
+"""The commands from end to end, as a user types them, on a tiny corpus."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from unittest.mock import ANY
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from jaxsim import cli, commands
+from jaxsim.checkpoints import save_params
+from jaxsim.config import load_config
+from jaxsim.mixture import Scorer, evaluator
+from jaxsim.mixture.search import load_found
+from jaxsim.mixture.ties import AFTER_TRUTHS, BEFORE_TRUTHS
+from jaxsim.model import Execution
+from jaxsim.pool import open_pool
+from jaxsim.pool.digests import file_digests, params_digest
+from jaxsim.study.validate import load_validation
+from mixture import tiny
+
+SOLO = "pool/members/solo"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation(tmp_path_factory):
+    with tiny.quick_compilation(tmp_path_factory.getbasetemp() / "compiled"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def project(quick_compilation, tmp_path_factory) -> Path:
+    return tiny.project(tmp_path_factory.getbasetemp() / "tiny")
+
+
+@pytest.fixture
+def workdir(project: Path, tmp_path: Path) -> Path:
+    """A corpus, a seed and four members."""
+    return Path(shutil.copytree(project, tmp_path / "work"))
+
+
+@pytest.fixture(scope="module")
+def complete(project: Path, tmp_path_factory) -> Path:
+    """A workdir that `run` has finished."""
+    folder = tmp_path_factory.mktemp("complete")
+    workdir = Path(shutil.copytree(project, folder / "work"))
+    assert tiny.run("run", workdir, project.parent / "tiny.py") == 0
+    return workdir
+
+
+@pytest.fixture
+def jaxsim(project: Path, workdir: Path, capfd):
+    """Runs one command; its exit code and what it said on stderr."""
+
+    def call(command: str, *rest: str, words: str = "") -> tuple[int, str]:
+        config = f"{project.parent / 'tiny.py'}:{words}".rstrip(":")
+        given = [f"--workdir={workdir}", *rest]
+        if cli.COMMANDS[command].config != "none":
+            given.append(f"--config={config}")
+        capfd.readouterr()
+        code = cli.main([command, *given])
+        return code, capfd.readouterr().err
+
+    return call
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(
+            path.read_bytes()
+        ).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def work(monkeypatch) -> list[str]:
+    """What goes through a model: names of runs, and of scored mixtures."""
+    done = []
+    train = commands.Trainer.train
+    chunks = evaluator.Evaluator.chunks
+
+    def trained(self, run, *args, **kwargs):
+        done.append(run.name)
+        return train(self, run, *args, **kwargs)
+
+    def scored(self, table, *args, **kwargs):
+        done.extend(table.names)
+        return chunks(self, table, *args, **kwargs)
+
+    monkeypatch.setattr(commands.Trainer, "train", trained)
+    monkeypatch.setattr(evaluator.Evaluator, "chunks", scored)
+    return done
+
+
+def test_run_leaves_an_answer(complete):
+    entries = open_pool(complete).manifests()
+    kinds = [manifest.kind for manifest in entries.values()]
+    assert sorted(kinds) == ["member"] * 4 + ["repeat"] + ["truth"] * 3
+    found, validation = load_found(complete), load_validation(complete)
+    assert found.target == {"outside": 1.0}
+    assert found.searched == 10 + 4  # subsets and the plain merges
+    assert found.best["tied"]
+    assert validation.truths == [n for n in validation.truths if n in entries]
+    assert len(validation.truths) == 3
+    assert set(validation.ceilings) == set(validation.targets)
+    assert "outside" in validation.targets
+    assert (complete / "report" / "index.html").is_file()
+    assert list((complete / "report").glob("**/*.png"))
+
+
+def test_before_truths_the_heading_says_so(workdir, jaxsim):
+    for command in ("score", "search"):
+        assert jaxsim(command)[0] == 0
+    assert load_found(workdir).ties["heading"] == BEFORE_TRUTHS
+    assert BEFORE_TRUTHS == "ties between merges, not yet about training"
+
+
+def test_old_truths_say_nothing_about_a_new_pool(complete, jaxsim, workdir):
+    """Their residual is of other merges: the ties are no longer of training."""
+    assert load_found(complete).ties["heading"] == AFTER_TRUTHS
+    for folder in ("pool", "scores", "study"):
+        shutil.copytree(complete / folder, workdir / folder, dirs_exist_ok=True)
+    for command in ("prepare", "train", "score", "search"):
+        assert jaxsim(command, words="small") == (0, ANY), command
+    assert load_found(workdir).ties["heading"] == BEFORE_TRUTHS
+
+
+def test_typed_again_it_does_nothing_twice(complete, project, work):
+    before = {
+        name: snapshot(complete / name)
+        for name in ("corpus", "seed", "pool", "scores", "search", "study")
+    }
+    assert tiny.run("run", complete, project.parent / "tiny.py") == 0
+    assert work == []
+    for name, files in before.items():
+        assert snapshot(complete / name) == files, name
+
+
+def test_the_numbers_are_those_of_the_pool(complete):
+    """A truth's score, from its own parameters."""
+    scorer = Scorer(complete, load_config(complete / "config.json").score)
+    truths = scorer.load("truths")
+    e, model = scorer.evaluation, scorer.pool.model
+    rows = truths.proxies["truth"].rows
+    for m, name in enumerate(truths.table.names):
+        params = scorer.pool.load(scorer.pool.manifest(name))
+        nll_RL = np.asarray(
+            model.token_nll(params, e.tokens_RL1[rows], Execution(unroll=False))
+        )
+        expected = [
+            nll_L[e.first_R[r] : e.first_R[r] + e.count_R[r]].sum()
+            for nll_L, r in zip(nll_RL, rows, strict=True)
+        ]
+        np.testing.assert_allclose(
+            truths.proxies["truth"].nll_MR[m], expected, rtol=2e-5
+        )
+
+
+def test_a_new_partition_costs_one_member(workdir, jaxsim, work):
+    """Smaller than the others, so the common budget must not move."""
+    assert jaxsim("score")[0] == 0
+    before = snapshot(workdir / "pool")
+    seed = snapshot(workdir / "seed")
+    work.clear()
+    assert jaxsim("prepare", words="small")[0] == 0
+    assert jaxsim("seed", words="small")[0] == 0
+    assert jaxsim("train", words="small")[0] == 0
+    assert work == ["small"]
+    after = snapshot(workdir / "pool")
+    assert {k: v for k, v in after.items() if k in before} == before
+    assert snapshot(workdir / "seed") == seed
+    pool = open_pool(workdir)
+    assert set(pool.manifests("member")) == {*tiny.MEMBERS, "small"}
+    assert not pool.problems()
+    # What was scored before is of another pool, and of other text.
+    code, error = jaxsim("search", words="small")
+    assert code == 2 and "`jaxsim score`" in error
+    for command in ("score", "search"):
+        assert jaxsim(command, words="small")[0] == 0
+    assert load_found(workdir).searched == 15 + 4
+
+
+def test_a_new_domain_costs_no_training(workdir, jaxsim, work):
+    assert jaxsim("score")[0] == 0
+    before = snapshot(workdir / "pool")
+    work.clear()
+    for command in ("prepare", "seed", "train"):
+        assert jaxsim(command, words="later")[0] == 0
+    assert work == []
+    assert snapshot(workdir / "pool") == before
+    code, error = jaxsim("search", words="later")
+    assert code == 2 and "other evaluation text" in error
+    for command in ("score", "search"):
+        assert jaxsim(command, words="later")[0] == 0
+    lines = pyarrow.parquet.read_table(
+        workdir / "scores" / "references.parquet"
+    ).to_pylist()
+    scored = {line["mixture"] for line in lines if line["domain"] == "later"}
+    assert {"seed", "uniform", *tiny.MEMBERS} <= scored
+    assert load_found(workdir).target == {"later": 1.0, "outside": 1.0}
+
+
+def publish_again(workdir: Path, change, **fields) -> None:
+    """Member solo, changed and with a manifest whose files fit."""
+    pool, entry = open_pool(workdir), workdir / SOLO
+    manifest = pool.manifest("solo")
+    params = change(pool.load(manifest))
+    shutil.rmtree(entry / manifest.attempt)
+    save_params(entry / manifest.attempt, params)
+    path = entry / "manifest.json"
+    record = json.loads(path.read_text()) | {
+        "files": file_digests(entry / manifest.attempt),
+        "params_digest": params_digest(params),
+    }
+    path.write_text(json.dumps(record | fields))
+
+
+def poisoned(params):
+    path, (first, *rest) = "final_norm", [params["final_norm"]["scale"], 0]
+    broken = first.copy()
+    broken[3] = np.nan
+    return params | {path: params[path] | {"scale": broken}}
+
+
+DAMAGE = {
+    "flipped bit": lambda w: tiny.flip(tiny.largest_file(w / SOLO)),
+    "truncated file": lambda w: truncate(tiny.largest_file(w / SOLO)),
+    "missing file": lambda w: tiny.largest_file(w / SOLO).unlink(),
+    "NaN leaf": lambda w: publish_again(w, poisoned),
+    "foreign seed": lambda w: publish_again(
+        w, lambda params: params, seed_digest="5" * 64
+    ),
+    "other digest": lambda w: publish_again(
+        w, lambda params: params, params_digest="5" * 64
+    ),
+    "cut manifest": lambda w: truncate(w / SOLO / "manifest.json"),
+}
+SENTENCES = {
+    "flipped bit": "was altered",
+    "truncated file": "bytes instead of",
+    "missing file": "is missing",
+    "NaN leaf": "leaf final_norm/scale holds a value that is not finite",
+    "foreign seed": "seed_digest: expected",
+    "other digest": "do not have the digest of its manifest",
+    "cut manifest": "not a manifest",
+}
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_member_gives_no_score(workdir, jaxsim, kind):
+    DAMAGE[kind](workdir)
+    entries = set(workdir.glob("pool/members/*"))
+    for command in ("score", "validate", "verify"):
+        code, error = jaxsim(command)
+        assert code == 3
+        assert "solo" in error and SENTENCES[kind] in error
+        assert "Traceback" not in error
+    assert not list(workdir.glob("scores/*"))
+    assert set(workdir.glob("pool/members/*")) == entries  # no truth for it
+
+
+def test_no_truth_is_trained_that_cannot_be_compared(workdir, jaxsim):
+    DAMAGE["flipped bit"](workdir)
+    code, error = jaxsim("validate", "--override")
+    assert code == 3 and "uses 'solo', which is damaged" in error
+    assert not open_pool(workdir).manifests("truth")
+
+
+def test_damage_after_scoring_stops_the_search(workdir, jaxsim):
+    assert jaxsim("score")[0] == 0
+    before = snapshot(workdir / "scores")
+    DAMAGE["flipped bit"](workdir)
+    code, error = jaxsim("search")
+    assert code == 3 and "solo" in error
+    assert snapshot(workdir / "scores") == before
+    assert not (workdir / "search").exists()
+
+
+def test_verify_lists_everything(workdir, jaxsim):
+    assert jaxsim("verify")[0] == 0
+    for name in ("solo", "beta,1900-1909"):
+        tiny.flip(tiny.largest_file(workdir / "pool" / "members" / name))
+    tiny.flip(tiny.largest_file(workdir / "seed"))
+    code, error = jaxsim("verify")
+    assert code == 3
+    assert "3 of 5 entries are damaged" in error
+    for name in ("seed", "solo", "beta,1900-1909"):
+        assert f"\n  {name}: " in error
+
+
+def test_an_override_marks_every_result(workdir, jaxsim):
+    DAMAGE["flipped bit"](workdir)
+    for command in ("score", "search"):
+        assert jaxsim(command, "--override") == (0, ANY), command
+    assert jaxsim("report") == (0, ANY)
+    for table in ("references", "subsets-1-2", "finalists"):
+        record = json.loads((workdir / f"scores/{table}.json").read_text())
+        assert "solo" in record["notes"][0]
+        schema = pyarrow.parquet.read_schema(
+            workdir / f"scores/{table}.parquet"
+        )
+        notes = json.loads(schema.metadata[b"jaxsim.notes"])
+        assert notes == record["notes"]
+        assert not any("solo" in name for name in record["names"])
+    assert "was altered" in (workdir / "report" / "index.html").read_text()
+    assert "was altered" in (workdir / "report" / "report.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ("cut,0.5,0.47", "'cut': the weights sum to 0.97"),
+        ("zero,0,0", "'zero': all weights are zero"),
+        ("wrong,nan,1", "'wrong': the weight of 'solo' is not finite"),
+        ("below,-0.5,1.5", "'below': the weight of 'solo' is negative"),
+        ("uniform,1,0", "'uniform': two different ones"),
+    ],
+)
+def test_a_bad_weight_row_gives_no_score(
+    workdir, jaxsim, tmp_path, row, sentence
+):
+    csv = tmp_path / "mine.csv"
+    csv.write_text(f'name,solo,"beta,1900-1909"\ngood,0.5,0.5\n{row}\n')
+    code, error = jaxsim("score", f"--mixtures={csv}")
+    assert code == 2
+    assert sentence in error
+    assert not list(workdir.glob("scores/*"))
+
+
+def test_a_table_of_ones_own(workdir, jaxsim, tmp_path):
+    csv = tmp_path / "mine.csv"
+    csv.write_text('name,solo,"beta,1900-1909"\nhalf,0.5,0.5\n')
+    assert jaxsim("score", f"--mixtures={csv}")[0] == 0
+    lines = pyarrow.parquet.read_table(
+        workdir / "scores" / "csv-mine.parquet"
+    ).to_pylist()
+    kinds = {line["mixture"]: line["kind"] for line in lines}
+    assert kinds["half"] == "given" and "uniform" in kinds
+    spec = f"--config.score.mixtures={csv}"
+    assert jaxsim("search", spec)[0] == 0
+    # Edited since: its scores are of other mixtures.
+    csv.write_text('name,solo,"beta,1900-1909"\nhalf,0.4,0.6\n')
+    code, error = jaxsim("search", spec)
+    assert code == 2 and "other mixtures" in error
+
+
+def test_truths_of_ones_own(workdir, jaxsim, tmp_path):
+    ratios, metrics = tmp_path / "ratios.csv", tmp_path / "metrics.csv"
+    ratios.write_text(
+        'name,solo,"beta,1900-1909"\n'
+        "a,1,0\nb,0.75,0.25\nc,0.5,0.5\nd,0.25,0.75\n"
+    )
+    metrics.write_text("name,outside\na,3\nb,2\nc,2.5\nd,4\n")
+    option = f"--truths={ratios},{metrics}"
+    assert jaxsim("validate", option)[0] == 0
+    validation = load_validation(workdir)
+    assert validation.given and validation.targets == ["outside"]
+    assert validation.points["truth"]["outside"] == [3, 2, 2.5, 4]
+    assert not open_pool(workdir).manifests("truth")
+    metrics.write_text("name,nowhere\na,3\n")
+    code, error = jaxsim("validate", option)
+    assert code == 2 and "'nowhere' is not a domain" in error
+
+
+def test_a_changed_recipe_is_refused(workdir, jaxsim):
+    code, error = jaxsim("train", "--config.recipe.learning_rate=0.02")
+    assert code == 2
+    assert "recipe.learning_rate: expected 0.03, found 0.02" in error
+    code, error = jaxsim("run", "--config.recipe.steps=3")
+    assert code == 2
+    assert "recipe.steps" in error and "16" in error and "24" in error
+    code, error = jaxsim("train", "--config.model.rope_base=5000.0")
+    assert code == 2
+    assert "model.rope_base: expected 10000.0, found 5000.0" in error
+
+
+def test_a_changed_seed_recipe_is_refused(workdir, jaxsim):
+    code, error = jaxsim("seed", "--config.seed.learning_rate=0.5")
+    assert code == 2
+    assert "seed" in error and "learning_rate" in error and "0.5" in error
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, project: Path, capfd):
+    """`prepare` in a new workdir, with changes to the texts."""
+
+    def call(name: str, text: str, *rest: str) -> tuple[int, str]:
+        folder = tmp_path / "fresh"
+        folder.mkdir()
+        tiny.write_sources(folder)
+        before = (folder / name).read_text() if text else ""
+        (folder / name).write_text(before + text)
+        capfd.readouterr()
+        code = tiny.run("prepare", folder / "work", folder / "tiny.py", *rest)
+        return code, capfd.readouterr().err
+
+    return call
+
+
+def test_a_hostile_partition_name_is_refused(fresh, tmp_path):
+    record = {"id": "x", "text": "some", "created": "1905", "topic": "../x"}
+    code, error = fresh("texts.jsonl", json.dumps(record))
+    assert code == 2
+    assert "../x" in error and "path separator" in error
+    assert not (tmp_path / "fresh" / "work" / "corpus" / "corpus.json").exists()
+
+
+def test_an_empty_partition_is_refused(fresh):
+    code, error = fresh("solo.jsonl", "")
+    assert code == 2
+    assert "source 'solo': no documents left" in error
+
+
+def test_lines_that_are_no_objects(fresh, tmp_path):
+    code, error = fresh("solo.jsonl", "[1, 2]\n")
+    assert code == 2
+    assert "source 'solo': 1 of 17 records" in error
+    assert "1 not a JSON object" in error and "max_bad=0.001" in error
+    shutil.rmtree(tmp_path / "fresh")
+    code, error = fresh(
+        "solo.jsonl", "[1, 2]\n", "--config.corpus.max_bad=0.1"
+    )
+    assert code == 0
+    corpus = tmp_path / "fresh" / "work" / "corpus"
+    (line,) = (corpus / "quarantine.jsonl").read_text().splitlines()
+    entry = json.loads(line)
+    assert (entry["source"], entry["line"]) == ("solo", 17)
+    assert entry["cause"] == "not a JSON object"
+    summary = json.loads((corpus / "corpus.json").read_text())["summary"]
+    assert summary["quarantine"]["solo"]["bad"] == {"not a JSON object": 1}
