@@ -61,8 +61,18 @@ TRUTHS, REPEATS, RATIOS = "truths", "repeats", "ratios"
 
 def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
     """Documents to rows; the first call freezes what later ones rest on."""
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir}: cannot be made a folder: {error.strerror}"
+        ) from error
     prepared = corpora.prepare(config, workdir, refreeze)
+    if not refreeze and is_published(workdir / "seed"):
+        # A config that the pool refuses must not become the workdir's own.
+        _check_seed(read_manifest(workdir / "seed"), config)
+        if (workdir / "pool" / "pool.json").exists():
+            _pool(config, workdir, prepared)
     save_config(config, workdir / "config.json")
     return prepared
 
@@ -71,9 +81,8 @@ def seed(config: Config, workdir: Path) -> None:
     """Trains the seed from scratch, on text of its own."""
     corpus = open_corpus(workdir)
     entry = workdir / "seed"
-    recipe = _seed_recipe(config)
     if is_published(entry):
-        _check_seed(read_manifest(entry), recipe, config)
+        _check_seed(read_manifest(entry), config)
         say("seed: it is there")
         return
     model = LanguageModel(config.model, corpus.tokenizer.vocab_size)
@@ -92,7 +101,7 @@ def seed(config: Config, workdir: Path) -> None:
         trainer,
         trainer.fresh_params(config.seed.rng),
         workdir,
-        recipe=recipe,
+        recipe=_seed_recipe(config),
         seed_digest="",
     )
 
@@ -122,10 +131,10 @@ def score(
 ) -> None:
     """The references on every window, and a table of mixtures."""
     scorer = scorer or Scorer(workdir, config.score, override)
-    show_members(scorer.references())
     spec = config.score.mixtures if mixtures is None else mixtures
-    if spec:
-        table = scorer.table(spec)
+    table = scorer.table(spec) if spec else None  # refused before scoring
+    show_members(scorer.references())
+    if table is not None:
         name = table_name(spec)
         scorer.score(name, table, "select", config.score.windows)
         say(
@@ -166,7 +175,7 @@ def search(
         settings = dataclasses.replace(settings, worth=worth)
     if not config.score.mixtures:
         raise UserError("config.score.mixtures: empty, nothing to search")
-    scores = scorer.load(table_name(config.score.mixtures))
+    scores = scorer.scored(config.score.mixtures)
     target_D = target_weights(settings, scorer.evaluation)
     target = {
         name: float(w)
@@ -174,7 +183,9 @@ def search(
         if w > 0
     }
     validation = load_validation(workdir)
-    residual = validation.residual(target) if validation else None
+    residual = None
+    if validation is not None and validation.is_of(scores):
+        residual = validation.residual(target)
     found = search_table(scorer, scores, settings, residual)
     save_found(workdir, found)
     show_found(found)
@@ -246,13 +257,14 @@ def _seed_recipe(config: Config) -> dict[str, Any]:
     }
 
 
-def _check_seed(
-    manifest: Manifest, recipe: dict[str, Any], config: Config
-) -> None:
+def _check_seed(manifest: Manifest, config: Config) -> None:
     """Refuses a config that asks for another seed than the one there."""
     lines = differences(
         {"seed": manifest.recipe, "model": manifest.model},
-        {"seed": recipe, "model": dataclasses.asdict(config.model)},
+        {
+            "seed": _seed_recipe(config),
+            "model": dataclasses.asdict(config.model),
+        },
         "config.",
     )
     if lines:
@@ -287,6 +299,8 @@ def _validate_trained(
         truths, [member_run(name, recipe) for name in members], config.validate
     )
     pool, corpus = scorer.pool, scorer.corpus
+    # Truths that could not be compared with any merge are not trained.
+    scorer.check(ratio_table(members, truths))
     train_missing(
         [*truths, *repeats],
         pool,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Found:
         difference to the best, its standard error, and whether it ties.
       evaluation: digest of the windows.
       digests: of 'seed' and of every member, by name.
+      notes: what an override admitted.
     """
 
     target: dict[str, float]
@@ -50,6 +51,7 @@ class Found:
     rows: list[dict[str, Any]]
     evaluation: str = ""
     digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     @property
     def best(self) -> dict[str, Any]:
@@ -140,6 +142,7 @@ def search(
         ),
         evaluation=e.digest,
         digests=scores.digests,
+        notes=list(scores.notes),
     )
 
 

@@ -83,6 +83,7 @@ def load_stack(
             f"{pool.workdir}: the pool is empty; run `jaxsim train`"
         )
     seed_manifest, seed = pool.seed()
+    shapes = pool.model.shapes()
     digests, deltas, notes = [], [], []
     damaged: set[str] = set()
     for name in names:
@@ -105,9 +106,7 @@ def load_stack(
             notes.append(line)
         digests.append(manifest.params_digest)
         try:
-            params = load_verified(
-                pool.entry(name), manifest, pool.model.shapes()
-            )
+            params = load_verified(pool.entry(name), manifest, shapes)
         except DamagedError as error:
             if not override:
                 raise

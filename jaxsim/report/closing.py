@@ -38,6 +38,7 @@ def closing_lines(
             f"Not answered: {'; '.join(_open(None, validation, horizon))}",
         ]
     return [
+        *(f"OVERRIDE: {note}" for note in found.notes),
         f"What to train: {_train(found, validation, workdir)}",
         f"What ties with it: {ties_sentence(found)}",
         f"Not answered: {'; '.join(_open(found, validation, horizon))}",

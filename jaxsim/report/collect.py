@@ -22,7 +22,7 @@ from jaxsim.corpus import Corpus, open_corpus
 from jaxsim.errors import DamagedError, JaxsimError
 from jaxsim.mixture.evaluation import HALVES
 from jaxsim.mixture.scorer import REFERENCES
-from jaxsim.mixture.search import FINALISTS, Found, load_found
+from jaxsim.mixture.search import Found, load_found
 from jaxsim.pool import Manifest, Pool, open_pool
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
@@ -125,7 +125,7 @@ def collect(workdir: Path) -> Facts:
         scored_windows=_scored_windows(workdir),
         drift=_drift(workdir, pool, seed, entries),
         missing=missing,
-        overrides=_overrides(workdir, references, validation, found),
+        overrides=_overrides(references, validation, found),
         stale=_stale(corpus, members, references, validation, found),
         sources=_sources(workdir),
     )
@@ -238,7 +238,6 @@ def _load_found(workdir: Path) -> Found:
 
 
 def _overrides(
-    workdir: Path,
     references: References | None,
     validation: Validation | None,
     found: Found | None,
@@ -247,19 +246,9 @@ def _overrides(
     notes = [
         *(references.notes if references else ()),
         *(validation.notes if validation else ()),
+        *(found.notes if found else ()),
     ]
-    if found is not None:
-        # A search keeps no notes of its own; its tables do.
-        for table in (found.table, FINALISTS):
-            notes += _notes_of_table(workdir / "scores" / f"{table}.json")
     return list(dict.fromkeys(notes))
-
-
-def _notes_of_table(path: Path) -> list[str]:
-    try:
-        return [str(note) for note in json.loads(path.read_text())["notes"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
 
 
 def _stale(

@@ -59,10 +59,9 @@ class Validation:
 
     def is_of(self, scores: Scores) -> bool:
         """Whether it is of the same pool and text as these scores."""
-        return (
-            self.evaluation == scores.evaluation.digest
-            and dict(self.digests) == dict(scores.digests)
-        )
+        return self.evaluation == scores.evaluation.digest and dict(
+            self.digests
+        ) == dict(scores.digests)
 
     def residual(
         self, target: dict[str, float], proxy: str = "merge"

@@ -99,7 +99,10 @@ def test_all_proxies_of_a_single_member_coincide(scorer, member_CT):
 def test_token_losses_sum_to_the_windows_of_the_evaluator(scorer):
     e = scorer.evaluation
     rows = np.arange(len(e))
-    assert scorer.token_losses.shape == (1 + len(scorer.members), e.count_R.sum())
+    assert scorer.token_losses.shape == (
+        1 + len(scorer.members),
+        e.count_R.sum(),
+    )
     table = concatenate(seed_row(scorer.members), singles(scorer.members))
     nll_MR = scorer.proxies._evaluator.score(table, rows)
     for nll_T, nll_R in zip(scorer.token_losses, nll_MR, strict=True):
@@ -110,7 +113,9 @@ def test_every_token_of_a_document_is_scored_once(scorer):
     e = scorer.evaluation
     assert scored_mask(e, np.arange(len(e))).sum() == e.count_R.sum()
     tokens = {(d, h): 0 for d in e.domains for h in ("select", "report")}
-    for domain, half, count in zip(e.domain_R, e.half_R, e.count_R, strict=True):
+    for domain, half, count in zip(
+        e.domain_R, e.half_R, e.count_R, strict=True
+    ):
         tokens[e.domains[domain], ("select", "report")[half]] += count
     for name, domain in scorer.corpus.domains.items():
         for half in ("select", "report"):

@@ -109,7 +109,9 @@ def test_a_flipped_bit_is_computed_again(fill, tmp_path, name, at):
     fill(list("abcabc"))
 
 
-@pytest.mark.parametrize("name", ["table.npy", "table.check.npy", "table.keys.json"])
+@pytest.mark.parametrize(
+    "name", ["table.npy", "table.check.npy", "table.keys.json"]
+)
 @pytest.mark.parametrize("data", [b"", b"{}", b"[1]", b"\x93NUMPY", None])
 def test_unreadable_files_are_computed_again(fill, tmp_path, name, data):
     fill(list("abc"))
@@ -172,7 +174,12 @@ def scored(scorer) -> Scores:
     proxies = {"merge": ProxyScores(rows, nll_MR)}
     notes = ("a note",)
     return Scores(
-        "mine", table, scorer.evaluation, proxies, notes, scorer.proxies.stack.pins
+        "mine",
+        table,
+        scorer.evaluation,
+        proxies,
+        notes,
+        scorer.proxies.stack.pins,
     )
 
 
@@ -250,7 +257,7 @@ def test_scores_of_an_unfinished_table_are_refused(scored, tmp_path):
     merge = scored.proxies["merge"]
     turned = ProxyScores(merge.rows, merge.nll_MR[::-1])
     np.save(store.folder / "mine.merge.npy", turned.nll_MR)
-    with pytest.raises(DamagedError, match="not the array that mine.json"):
+    with pytest.raises(DamagedError, match=r"not the array that mine.json"):
         store.load("mine", scored.evaluation)
 
 

@@ -134,5 +134,5 @@ def test_found_is_kept_and_damage_is_noticed(scorer, scores, tmp_path):
     assert json.loads(text, parse_constant=pytest.fail)["target"]
     for bad in (text[:-20], "[]", text.replace('"target"', '"tarket"')):
         path.write_text(bad)
-        with pytest.raises(DamagedError, match="found.json: unreadable"):
+        with pytest.raises(DamagedError, match=r"found.json: unreadable"):
             load_found(tmp_path)

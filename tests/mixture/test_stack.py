@@ -52,7 +52,10 @@ def test_columns_are_member_minus_seed(project):
         ({"seed_digest": "0" * 64}, "seed_digest: expected .*, found 000000"),
         ({"tokenizer_digest": "0" * 64}, "tokenizer_digest: expected"),
         ({"recipe": {}}, r"recipe.learning_rate: expected 0\.03"),
-        ({"data_digests": {"solo": "0" * 64}}, "unit solo of the corpus is not"),
+        (
+            {"data_digests": {"solo": "0" * 64}},
+            "unit solo of the corpus is not",
+        ),
         ({"data_digests": {"x": "0" * 64}}, "unit x of the corpus is not"),
     ],
 )
@@ -69,7 +72,7 @@ def test_a_foreign_member_is_refused(workdir, fields, sentence):
 
 def test_a_damaged_member_is_a_zero_column_under_override(workdir, config):
     tiny.flip(tiny.largest_file(workdir / SOLO))
-    with pytest.raises(DamagedError, match="member solo: file .* was altered"):
+    with pytest.raises(DamagedError, match=r"member solo: file .* was altered"):
         stack_of(workdir)
     scorer = Scorer(workdir, config.score, override=True)
     stack = scorer.proxies.stack
@@ -128,13 +131,13 @@ def test_an_override_leaves_nothing_for_a_repaired_pool(workdir, config):
 def test_another_model_of_the_same_shapes_is_refused(workdir):
     model = json.loads((workdir / SOLO / "manifest.json").read_text())["model"]
     edit_manifest(workdir, model=model | {"heads": 1})
-    with pytest.raises(DamagedError, match="model.heads: expected 2, found 1"):
+    with pytest.raises(DamagedError, match=r"model.heads: expected 2, found 1"):
         stack_of(workdir)
 
 
 def test_a_missing_member_and_an_empty_pool(project):
     pool = open_pool(project)
-    with pytest.raises(UserError, match="no entry 'nobody'.*`jaxsim train`"):
+    with pytest.raises(UserError, match=r"no entry 'nobody'.*`jaxsim train`"):
         load_stack(pool, ["nobody"])
     with pytest.raises(UserError, match="the pool is empty"):
         load_stack(pool, [])

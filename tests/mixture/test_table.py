@@ -29,7 +29,9 @@ ABC = ("a", "b", "c")
 def table(*rows, scales=None, names=None, members=ABC) -> Mixtures:
     names = names or tuple(f"row {m}" for m in range(len(rows)))
     scales = np.ones(len(rows)) if scales is None else np.array(scales)
-    return Mixtures(members, names, ("given",) * len(rows), np.array(rows), scales)
+    return Mixtures(
+        members, names, ("given",) * len(rows), np.array(rows), scales
+    )
 
 
 GOOD = (0.2, 0.3, 0.5)
@@ -53,7 +55,7 @@ def test_a_bad_row_is_refused_by_name(bad, sentence):
 
 @pytest.mark.parametrize("scale", [math.nan, math.inf])
 def test_a_bad_scale_is_refused_by_name(scale):
-    with pytest.raises(UserError, match="'row 1': scale .* is not finite"):
+    with pytest.raises(UserError, match=r"'row 1': scale .* is not finite"):
         table(GOOD, GOOD, scales=(1.0, scale))
 
 
@@ -63,7 +65,9 @@ def test_the_seed_does_not_excuse_zero_weights():
 
 
 def test_shape_and_names_are_checked():
-    with pytest.raises(UserError, match=r"weights of shape \(1, 2\).*3 members"):
+    with pytest.raises(
+        UserError, match=r"weights of shape \(1, 2\).*3 members"
+    ):
         table((0.5, 0.5))
     with pytest.raises(UserError, match="'x': the name is used twice"):
         table(GOOD, GOOD, names=("x", "x"))
@@ -154,7 +158,10 @@ def test_csv_as_spreadsheets_write_it(tmp_path):
         ("", "table.csv: empty"),
         ("name,a,b\n", "table.csv: no rows"),
         ("a,b\n1,0\n", "there is no column 'name'"),
-        ("name,a,d\nx,1,0\n", "column 'd' is not a member of this pool; .*a, b"),
+        (
+            "name,a,d\nx,1,0\n",
+            "column 'd' is not a member of this pool; .*a, b",
+        ),
         ("name,a,a\nx,1,0\n", "an empty or repeated column"),
         ("name,a,\nx,1,0\n", "an empty or repeated column"),
         ("name,a,b\nx,1\n", "line 2: 2 cells under 3 columns"),
@@ -179,7 +186,10 @@ def test_a_bad_csv_is_refused(tmp_path, text, sentence):
     ("spec", "sentence"),
     [
         ("nowhere.csv", "nowhere.csv: no such file"),
-        ("subsets:0-2", "sizes must lie between 1 and the number of members, 3"),
+        (
+            "subsets:0-2",
+            "sizes must lie between 1 and the number of members, 3",
+        ),
         ("subsets:2-4", "sizes must lie between 1"),
         ("subsets:3-2", "sizes must lie between 1"),
         ("subsets", "must be subsets:A-B, dirichlet:N or a FILE.csv"),

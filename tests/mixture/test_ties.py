@@ -54,7 +54,9 @@ def draw_scores(generator, e: EvaluationSet, mean_M, noise) -> ProxyScores:
 
 def ties_of(e, proxy, residual=None, rng=0, draws=300, **options):
     target_D = np.ones(len(e.domains))
-    draw_MB, unit = resampled_objective(e, proxy, "select", target_D, rng, draws)
+    draw_MB, unit = resampled_objective(
+        e, proxy, "select", target_D, rng, draws
+    )
     bits_MR = proxy.nll_MR / BYTES / np.log(2)
     value_M = bits_MR.mean(1)  # all windows have the same number of bytes
     return tie_set(value_M, draw_MB, unit, LEVEL, residual=residual, **options)
@@ -65,9 +67,7 @@ def ties_of(e, proxy, residual=None, rng=0, draws=300, **options):
     [(25, 2, 15, 0.02, 0.0), (5, 1, 30, 0.02, 0.0), (25, 1, 15, 0.1, 0.05)],
     ids=["documents", "five windows", "residual"],
 )
-def test_the_true_best_is_held(
-    documents, windows, mixtures, spread, deviation
-):
+def test_the_true_best_is_held(documents, windows, mixtures, spread, deviation):
     """At least at the level, within two standard errors of 300 problems."""
     e, held, sizes = text(documents, windows), 0, []
     for problem in range(PROBLEMS):
@@ -104,7 +104,9 @@ def test_without_the_residual_truths_are_missed():
 def test_a_clear_best_ties_with_nothing():
     generator = np.random.default_rng(0)
     mean_M = np.array([0.0, -1.0, 0.5, 0.6])
-    ties = ties_of(text(25, 1), draw_scores(generator, text(25, 1), mean_M, 0.05))
+    ties = ties_of(
+        text(25, 1), draw_scores(generator, text(25, 1), mean_M, 0.05)
+    )
     assert ties.best == 1
     assert ties.tied.tolist() == [1]
     np.testing.assert_allclose(

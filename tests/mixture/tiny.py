@@ -17,7 +17,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jaxsim import cli
 
 MEMBERS = ("alpha,1900-1909", "alpha,1910-1919", "beta,1900-1909", "solo")
-CONFIG = '''
+CONFIG = """
 from pathlib import Path
 
 from jaxsim.config import default_config, source
@@ -75,7 +75,7 @@ def get_config(arg=None):
     c.validate.truths = 3
     c.validate.repeats = 1
     return c
-'''
+"""
 
 
 def write_sources(folder: Path) -> Path:
@@ -85,7 +85,12 @@ def write_sources(folder: Path) -> Path:
             for record in _records(f"{topic}{year}", 16):
                 record |= {"created": str(year), "topic": topic}
                 file.write(json.dumps(record) + "\n")
-    for name, count in (("solo", 16), ("outside", 8), ("small", 8), ("later", 8)):
+    for name, count in (
+        ("solo", 16),
+        ("outside", 8),
+        ("small", 8),
+        ("later", 8),
+    ):
         with (folder / f"{name}.jsonl").open("w") as file:
             file.writelines(json.dumps(r) + "\n" for r in _records(name, count))
     path = folder / "tiny.py"
@@ -100,7 +105,9 @@ def _records(name: str, count: int) -> list[dict[str, str]]:
     for i in range(count):
         # Of every four documents one has a window of 8 tokens, one of 16.
         words = (20, 20, 1, 3)[i % 4]
-        text = " ".join("".join(rng.choices(letters, k=4)) for _ in range(words))
+        text = " ".join(
+            "".join(rng.choices(letters, k=4)) for _ in range(words)
+        )
         records.append({"id": f"{name}/{i}", "text": text})
     return records
 

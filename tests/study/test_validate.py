@@ -82,9 +82,7 @@ def test_agreement_of_every_target(validation):
 def test_ceilings_come_from_repeats(validation, scorer, proxies, truth_MD):
     assert validation.repeats == 4
     assert min(validation.ceilings.values()) > 0.99
-    without = compare(
-        scorer.corpus, proxies, truth_MD, None, None, given=True
-    )
+    without = compare(scorer.corpus, proxies, truth_MD, None, None, given=True)
     assert without.ceilings == {} and without.repeats == 0
     assert "best single weight" not in without.agreement["outside"]
 
@@ -139,10 +137,11 @@ def test_kept_as_strict_json(validation, tmp_path):
     assert found.digests == validation.digests
     random = found.agreement["outside"]["random"]
     assert np.isnan(random["slope"]) and random["interval"] is None
-    assert found.agreement["solo"]["merge"]["spearman"] == (
-        validation.agreement["solo"]["merge"]["spearman"]
+    assert (
+        found.agreement["solo"]["merge"]["spearman"]
+        == (validation.agreement["solo"]["merge"]["spearman"])
     )
     for bad in (path.read_text()[:-30], "[]", "{}"):
         path.write_text(bad)
-        with pytest.raises(DamagedError, match="validation.json: unreadable"):
+        with pytest.raises(DamagedError, match=r"validation.json: unreadable"):
             load_validation(tmp_path)
