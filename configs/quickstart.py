@@ -49,6 +49,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.model.kv_heads = 4
     config.model.mlp_dim = 352
 
+    config.train.log_every = 40
     config.seed.steps = 400
     config.seed.batch = 16
     config.seed.warmup = 40

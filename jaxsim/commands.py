@@ -139,7 +139,8 @@ def score(
         scorer.score(name, table, "select", config.score.windows)
         say(
             f"scores: {len(table)} mixtures in {scorer.store.folder}/"
-            f"{name}.parquet"
+            f"{name}.parquet; to search them: `jaxsim search "
+            f"--workdir={workdir} --config.score.mixtures={spec}`"
         )
 
 
@@ -214,8 +215,8 @@ def verify(workdir: Path) -> None:
         raise DamagedError(
             f"{len(problems)} of {count + 1} entries are damaged:\n  "
             + "\n  ".join(lines)
-            + "\nDelete a damaged entry's folder and run `jaxsim train` to "
-            "make it again"
+            + f"\nDelete the folder of a damaged entry below {workdir}/pool/"
+            "members and repeat `jaxsim run --config=FILE.py` to make it again"
         )
     say(f"verify: the seed and {count} entries are as published")
 

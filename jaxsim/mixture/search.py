@@ -34,6 +34,7 @@ class Found:
       target: weight of each domain in the objective.
       table: which mixtures were searched, and how many.
       windows: windows for each domain that the choice was made on, at most.
+      select_windows: windows of a domain of the target that there are, at most.
       ties: heading, unit that was resampled, level and critical value.
       rows: the tied mixtures and the plain ones: name, kind, weights, scale,
         the objective on select and, where scored, on report documents,
@@ -47,6 +48,7 @@ class Found:
     table: str
     searched: int
     windows: int
+    select_windows: int
     ties: dict[str, Any]
     rows: list[dict[str, Any]]
     evaluation: str = ""
@@ -119,6 +121,7 @@ def search(
         config.rng,
     )  # fmt: skip
     finals = _finalists(scorer, scores, ties)
+    available_D = np.bincount(e.domain_R[e.rows("select")])
     windows = np.bincount(e.domain_R[merge.rows[e.half_R[merge.rows] == 0]])
     return Found(
         target={
@@ -129,6 +132,7 @@ def search(
         table=scores.name,
         searched=len(scores.table),
         windows=int(windows.max()),
+        select_windows=int(available_D[target_D > 0].max()),
         ties={
             "heading": ties.heading,
             "resampled": ties.unit,

@@ -98,7 +98,7 @@ def ties_sentence(found: Found) -> str:
     )
     if plain := [row["name"] for row in tied if row["kind"] in PLAIN]:
         sentence += (
-            f"; {listed(plain)} is among them, so nothing here shows that "
+            f"; among them {listed(plain)}, so nothing here shows that "
             "weighting pays"
         )
     return sentence
@@ -159,10 +159,11 @@ def next_command(
             f"{validate} --config.validate.truths={len(validation.truths)} "
             f"--config.validate.repeats={REPEATS} && {again}"
         )
-    if found.ties["count"] > 1:
+    if found.ties["count"] > 1 and found.windows < found.select_windows:
+        more = min(4 * found.windows, found.select_windows)
+        windows = f"--config.score.windows={more}"
         return (
-            f"jaxsim score --workdir={workdir} "
-            f"--config.score.windows={4 * found.windows} && {again}"
+            f"jaxsim score --workdir={workdir} {windows} && {again} {windows}"
         )
     return ""
 
@@ -176,6 +177,11 @@ def _train(found: Found, validation: Validation | None, workdir: str) -> str:
             f"spending on it, see how far merges can be trusted: `{command}`"
         )
     text = f"{shares} (shares of tokens; report/tables/proposed.csv, first row)"
+    if not command and found.ties["count"] > 1:
+        return (
+            f"{text}; all select text of the target is used, so only more of "
+            "it, or a truth of each candidate, can narrow the ties"
+        )
     if not command:
         return text
     aim = "to narrow the ties" if "jaxsim score" in command else "next"

@@ -86,6 +86,12 @@ def params(scorer):
     return {"seed": pool.seed()[1]} | trees
 
 
+def mixtures(evaluator: Evaluator, rows) -> int:
+    """Of one call, on all devices together."""
+    _, _, w_KC, *_ = evaluator.lowered(rows)[0].in_avals[0]
+    return w_KC.shape[0]
+
+
 def mean_of(*trees):
     return jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *trees)
 
@@ -181,6 +187,7 @@ def test_devices_agree(scorer, make, evaluator, rows, devices):
         axis_types=(AxisType.Auto,),
         devices=jax.devices()[:devices],
     )
+    assert mixtures(make(mesh, chunk=1), rows) == devices
     table = dirichlet(scorer.members, 11, 1.0, rng=3)
     # The same program for a mixture on each of them, but its compilation for
     # another number of devices may order a sum differently.
@@ -208,6 +215,15 @@ def test_many_passes_do_not_matter(scorer, make, evaluator, rows, monkeypatch):
     expected = evaluator.score(table, rows)
     monkeypatch.setattr(evaluators, "_CALL_TOKENS", 200)
     np.testing.assert_allclose(make().score(table, rows), expected, rtol=1e-6)
+
+
+def test_the_largest_pass_bounds_a_call(scorer, make, rows, monkeypatch):
+    """Or an interrupted one would lose, and need, far more than planned."""
+    monkeypatch.setattr(evaluators, "_CALL_TOKENS", 1600)
+    e = scorer.evaluation
+    short = rows[e.length_R <= 8]
+    assert mixtures(make(), short) == 8 * jax.device_count()
+    assert mixtures(make(), rows) == jax.device_count()
 
 
 def test_some_windows_in_any_order(scorer, make, rows):
@@ -292,10 +308,6 @@ def test_merges_have_the_highest_precision(scorer, make, rows, precision):
 def test_memory_bounds_the_chunk(scorer, make, evaluator, rows, monkeypatch):
     rows = rows[scorer.evaluation.length_R <= 8]  # one program is enough
 
-    def mixtures(evaluator: Evaluator) -> int:
-        _, _, w_KC, *_ = evaluator.lowered(rows)[0].in_avals[0]
-        return w_KC.shape[0]
-
     def needed(evaluator: Evaluator) -> int:
         reports = [
             p.compile().memory_analysis() for p in evaluator.lowered(rows)
@@ -308,12 +320,12 @@ def test_memory_bounds_the_chunk(scorer, make, evaluator, rows, monkeypatch):
         )
 
     table = dirichlet(scorer.members, 20, 1.0, rng=9)
-    planned = mixtures(evaluator)
+    planned = mixtures(evaluator, rows)
     small = make(chunk=planned // 8)
     limit = (needed(small) + needed(evaluator)) / 2 / 0.8
     monkeypatch.setattr(Evaluator, "_memory", lambda self: int(limit))
     bounded = make()
-    assert mixtures(small) <= mixtures(bounded) < planned
+    assert mixtures(small, rows) <= mixtures(bounded, rows) < planned
     np.testing.assert_allclose(
         bounded.score(table, rows), evaluator.score(table, rows), rtol=1e-6
     )

@@ -1,5 +1,6 @@
 """The report of a workdir: what it says, and what it must never do."""
 
+import dataclasses
 import html.parser
 import json
 import re
@@ -14,6 +15,7 @@ from jaxsim.corpus import open_corpus
 from jaxsim.errors import DamagedError
 from jaxsim.mixture.evaluation import gather
 from jaxsim.mixture.scores import ScoreStore, load_scores
+from jaxsim.mixture.search import save_found
 from jaxsim.mixture.table import read_csv
 from jaxsim.pool import Pool
 from jaxsim.report import collect
@@ -208,9 +210,7 @@ def test_overrides_of_other_parts_are_found(complete, where):
         add_validation(complete, truths=12, notes=("a mark",))
     else:
         found = add_found(complete)
-        record = {"format": 1, "notes": ["a mark"]}
-        path = complete / "scores" / f"{found.table}.json"
-        path.write_text(json.dumps(record))
+        save_found(complete, dataclasses.replace(found, notes=["a mark"]))
     assert report_of(complete)[1]["overrides"] == ["a mark"]
 
 

@@ -185,6 +185,7 @@ def found_of(trained: bool = False, tied: int = 2) -> Found:
         table="subsets-1-2",
         searched=40,
         windows=5,
+        select_windows=1000,
         ties={
             "heading": AFTER_TRUTHS if trained else BEFORE_TRUTHS,
             "resampled": "windows",
