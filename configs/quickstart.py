@@ -7,7 +7,9 @@ Twelve eras of 20 years are the partitions. The text comes with the installed
 same package that are no State of the Union address: ten of the chapters that
 Nixon sent in 1973, and the spoken summaries of 1945 and 1956.
 
-Hardware: 2 CPU cores, 4 GB. Expected minutes and result: not yet run.
+Hardware: 2 CPU cores, 4 GB. On 2 cores of a busy AMD EPYC it took 7.6 minutes
+with installation, and 1.2 GB; the recorded result, with 11 of 12 own members
+best in their era, is benchmarks/results/quickstart.json.
 With `:smoke` all of it runs on five eras in under a minute, and means nothing.
 """
 

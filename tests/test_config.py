@@ -153,7 +153,7 @@ def test_smoke_is_smaller() -> None:
         small, full = load(f"{name}:smoke"), load(name)
         assert small.model.dim <= 64 < full.model.dim
         assert small.seed.steps < full.seed.steps
-        assert small.corpus.partitions == full.corpus.partitions
+        assert small.corpus.partitions.keys() == full.corpus.partitions.keys()
 
 
 def test_quickstart_has_twelve_eras() -> None:

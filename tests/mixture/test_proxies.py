@@ -128,6 +128,7 @@ def test_another_scale_has_no_mean_of_members(scorer, table, member_CT):
         assert np.isnan(proxy(scaled, member_CT).nll_MR).all()
 
 
+@pytest.mark.filterwarnings("ignore:overflow")
 def test_a_loss_beyond_float32_is_refused_and_not_kept(scorer):
     table = uniform(scorer.members)
     wild = dataclasses.replace(table, scale_M=np.array([1e40]))

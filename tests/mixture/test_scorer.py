@@ -68,16 +68,26 @@ def test_no_row_of_a_csv_takes_a_taken_name(scorer, tmp_path):
     assert scorer.table(str(csv)).names[0] == "solo"
 
 
-def test_only_new_rows_go_through_the_model(workdir, config, monkeypatch):
-    scored = []
+@pytest.fixture
+def scored(monkeypatch):
+    """The names of the mixtures that go through the model."""
+    names = []
     chunks = evaluators.Evaluator.chunks
 
     def counted(self, table, rows, per_token=False):
-        scored.extend(table.names)
+        names.extend(table.names)
         return chunks(self, table, rows, per_token)
 
     monkeypatch.setattr(evaluators.Evaluator, "chunks", counted)
+    return names
 
+
+def test_references_go_through_the_model_once(workdir, config, scored):
+    references = Scorer(workdir, config.score).references()
+    assert sorted(scored) == sorted(references.table.names)
+
+
+def test_only_new_rows_go_through_the_model(workdir, config, scored):
     def score(size):
         scored.clear()
         scorer = Scorer(workdir, config.score)

@@ -167,7 +167,9 @@ def test_keys_hold_what_a_row_depends_on(scorer):
 @pytest.fixture
 def scored(scorer) -> Scores:
     """Three mixtures, on some windows of both halves."""
-    rows = scorer.evaluation.rows(windows=2)
+    e = scorer.evaluation  # whose tokens are bytes
+    e = dataclasses.replace(e, bytes_R=3 * e.count_R + np.arange(len(e)))
+    rows = e.rows(windows=2)
     table = dirichlet(scorer.members, 3, 1.0, rng=0)
     rng = np.random.default_rng(0)
     nll_MR = rng.uniform(50, 90, (3, len(rows))).astype(np.float32)
@@ -176,7 +178,7 @@ def scored(scorer) -> Scores:
     return Scores(
         "mine",
         table,
-        scorer.evaluation,
+        e,
         proxies,
         notes,
         scorer.proxies.stack.pins,
