@@ -319,7 +319,8 @@ def _validate_trained(
     repeated = None
     if repeats:
         again = scorer.score_entries(REPEATS, [run.name for run in repeats])
-        repeated = _pairs(trained, again, scorer.references(), repeats)
+        pairs = _pairs(trained, again, scorer.references(), repeats)
+        repeated = pairs if len(pairs[0]) else None
     return compare(
         corpus,
         proxies,
@@ -339,9 +340,11 @@ def _pairs(
         **_by_name(truths, "truth"),
     }
     second = _by_name(again, "truth")
+    # Under an override a damaged member has no score to be compared with.
     pairs = [
-        (first[run.name.rpartition(".order")[0]], second[run.name])
+        (first[base], second[run.name])
         for run in repeats
+        if (base := run.name.rpartition(".order")[0]) in first
     ]
     return np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
 

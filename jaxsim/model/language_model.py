@@ -1,6 +1,7 @@
 """The model as everything else sees it: a nested dict and pure functions."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -44,7 +45,7 @@ class LanguageModel:
 
     def shapes(self) -> Params:
         """The tree of `jax.ShapeDtypeStruct`s of the parameters."""
-        return jax.eval_shape(self.init, jax.random.key(0))
+        return _shapes(self)
 
     def logical_axes(self) -> Params:
         """The tree of tuples that name the axes of every parameter."""
@@ -114,3 +115,10 @@ class LanguageModel:
             remat=execution.remat,
             dtype=jnp.dtype(execution.precision),
         )
+
+
+# Every load of a member asks for the shapes, and tracing takes a tenth of a
+# second. Nobody writes into the tree.
+@functools.lru_cache
+def _shapes(model: LanguageModel) -> Params:
+    return jax.eval_shape(model.init, jax.random.key(0))
