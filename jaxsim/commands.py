@@ -140,7 +140,8 @@ def score(
         say(
             f"scores: {len(table)} mixtures in {scorer.store.folder}/"
             f"{name}.parquet; to search them: `jaxsim search "
-            f"--workdir={workdir} --config.score.mixtures={spec}`"
+            f"--workdir={workdir} --config.score.mixtures={spec} "
+            f"--config.score.windows={config.score.windows}`"
         )
 
 
