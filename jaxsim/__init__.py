@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxsim.mixture import Mixtures, Scorer, Scores
-    from jaxsim.mixture.search import load_found
     from jaxsim.pool import Pool, open_pool
+    from jaxsim.search.found import load_found
     from jaxsim.study.validate import load_validation
 
 __version__ = "0.1.0"
@@ -48,7 +48,7 @@ _HOMES = {
     "Pool": "jaxsim.pool",
     "Scorer": "jaxsim.mixture",
     "Scores": "jaxsim.mixture",
-    "load_found": "jaxsim.mixture.search",
+    "load_found": "jaxsim.search.found",
     "load_validation": "jaxsim.study.validate",
     "open_pool": "jaxsim.pool",
 }

@@ -18,11 +18,6 @@ from jaxsim.errors import DamagedError, UserError
 from jaxsim.mesh import training_mesh
 from jaxsim.mixture.scorer import Scorer, table_name
 from jaxsim.mixture.scores import Scores
-from jaxsim.mixture.search import (
-    save_found,
-    target_weights,
-)
-from jaxsim.mixture.search import search as search_table
 from jaxsim.model import LanguageModel
 from jaxsim.pool import Manifest, Pool, create_pool, open_pool
 from jaxsim.pool.build import train_and_publish, train_missing
@@ -36,6 +31,9 @@ from jaxsim.report.tables import (
     show_pool,
 )
 from jaxsim.report.write import last_lines, write_report
+from jaxsim.search.found import save_found
+from jaxsim.search.search import search as search_table
+from jaxsim.search.search import target_weights
 from jaxsim.study.truths import (
     ratio_table,
     read_truths,

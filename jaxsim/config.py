@@ -167,12 +167,32 @@ class ValidateConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SearchConfig:
-    """An empty target is every out-of-pool domain, or, with none, all."""
+    """What to minimise, under what, and how hard to look.
+
+    An empty target is every out-of-pool domain, or, with none, all. The names
+    in `floors` and `ceilings` are members, partitions or groups, and the
+    values shares of the whole run; the same value in both fixes one.
+    """
 
     target: dict[str, float] = dataclasses.field(default_factory=dict)
+    objective: str = "mean"  # or 'worst': the least gain over the seed
+    regret: dict[str, float] = dataclasses.field(default_factory=dict)
+    # ^ of a domain: how much worse than the seed it may get, as a share
+    floors: dict[str, float] = dataclasses.field(default_factory=dict)
+    ceilings: dict[str, float] = dataclasses.field(default_factory=dict)
+    max_sources: int = 0  # members with a weight; 0: any number
+    divergence: float = 0.0  # most KL from `reference` in nats; 0: any
+    reference: str = "proportional"  # or 'uniform'
+    tokens: float = 0.0  # of the planned run, anchor included; 0: unlimited
+    epochs: float = 4.0  # how often that run may repeat a source
+    supply: dict[str, float] = dataclasses.field(default_factory=dict)
+    # ^ tokens of a member's source, if there are more than it was trained on
+    method: str = "cascade"
+    candidates: int = 100_000  # mixtures that the cheap proxy looks at
+    evaluations: int = 200  # budget: mixtures on all select text of the target
     worth: float = 0.0  # smallest relative difference that matters
     level: float = 0.9  # of the simultaneous tie set
-    rng: int = 0  # of the resampling
+    rng: int = 0  # of sampling and resampling
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,11 +15,11 @@ from jaxsim import cli, commands
 from jaxsim.checkpoints import save_params
 from jaxsim.config import load_config
 from jaxsim.mixture import Scorer, evaluator
-from jaxsim.mixture.search import load_found
-from jaxsim.mixture.ties import AFTER_TRUTHS, BEFORE_TRUTHS
 from jaxsim.model import Execution
 from jaxsim.pool import open_pool
 from jaxsim.pool.digests import file_digests, params_digest
+from jaxsim.search.found import load_found
+from jaxsim.search.ties import AFTER_TRUTHS, BEFORE_TRUTHS
 from jaxsim.study.validate import load_validation
 
 SOLO = "pool/members/solo"

@@ -8,7 +8,6 @@ devices; the pool is on each of them, because sharding the member axis would
 cost an all-to-all for every merge.
 """
 
-import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator
@@ -17,15 +16,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxsim.config import ScoreConfig
 from jaxsim.console import say
 from jaxsim.errors import JaxsimError
-from jaxsim.mesh import replicated, scoring_mesh
-from jaxsim.mixture.evaluation import EvaluationSet, scored_mask
+from jaxsim.mixture.evaluation import EvaluationSet
+from jaxsim.mixture.passes import Pass, make_passes
 from jaxsim.mixture.program import losses
-from jaxsim.mixture.stack import Stack
+from jaxsim.mixture.resident import Resident
 from jaxsim.mixture.table import Mixtures
 from jaxsim.model import Execution, LanguageModel
 
@@ -37,32 +36,18 @@ _MIXTURES_PER_DEVICE = 8
 _MEMORY_SHARE = 0.8
 
 
-@dataclasses.dataclass(frozen=True)
-class _Pass:
-    """Windows of one length bucket that go through the program together."""
-
-    rows: np.ndarray  # indices into the evaluation set, without padding
-    tokens_TBL1: jax.Array
-    scored_TBL: jax.Array
-
-
 class Evaluator:
-    """Scores tables on windows of one evaluation set with one stacked pool.
-
-    Args:
-      mesh: with one axis, `mixture`; by default over all devices.
-    """
+    """Scores tables on windows of one evaluation set with one pool."""
 
     def __init__(
         self,
         model: LanguageModel,
-        stack: Stack,
+        pool: Resident,
         evaluation: EvaluationSet,
         config: ScoreConfig,
-        mesh: Mesh | None = None,
     ) -> None:
         self._model = model
-        self._stack = stack
+        self._pool = pool
         self._evaluation = evaluation
         self._config = config
         self._execution = Execution(
@@ -71,10 +56,7 @@ class Evaluator:
             precision=config.precision,
             loss_chunk=config.loss_chunk,
         )
-        self._mesh = mesh or scoring_mesh()
-        everywhere = replicated(self._mesh)
-        self._seed = jax.device_put(stack.seed, everywhere)
-        self._delta_C = jax.device_put(stack.delta_C, everywhere)
+        self._mesh = pool.mesh
         self._programs: dict[tuple[Any, ...], Any] = {}
         self._planned = config.chunk
 
@@ -93,7 +75,7 @@ class Evaluator:
           DamagedError: a row uses a damaged member.
           JaxsimError: not even one mixture fits in the device's memory.
         """
-        self._stack.check_usable(table)
+        self._pool.stack.check_usable(table)
         passes = self._passes(rows)
         chunk = self._chunk(passes, per_token)
         previous = None
@@ -127,7 +109,7 @@ class Evaluator:
         table: Mixtures,
         part: slice,
         chunk: int,
-        one: _Pass,
+        one: Pass,
         per_token: bool,
     ) -> jax.Array:
         # A fixed shape: the last chunk repeats its last mixture.
@@ -142,8 +124,8 @@ class Evaluator:
         )
         program = self._program(chunk, one, per_token)
         return program(
-            self._seed,
-            self._delta_C,
+            self._pool.seed,
+            self._pool.delta_C,
             w_KC,
             scale_K,
             used_K,
@@ -155,7 +137,7 @@ class Evaluator:
         self,
         part: slice,
         arrays: list[jax.Array],
-        passes: list[_Pass],
+        passes: list[Pass],
         rows: np.ndarray,
     ) -> np.ndarray:
         """Results of all passes, in the order of `rows`, without padding."""
@@ -175,7 +157,7 @@ class Evaluator:
                 nll[:, at] = host
         return nll
 
-    def _program(self, chunk: int, one: _Pass, per_token: bool) -> Any:
+    def _program(self, chunk: int, one: Pass, per_token: bool) -> Any:
         """The compiled program of a shape; each is compiled once."""
         shape = one.tokens_TBL1.shape
         key = (chunk, shape, per_token)
@@ -190,14 +172,13 @@ class Evaluator:
         return self._programs[key]
 
     def _lower(
-        self, chunk: int, one: _Pass, per_token: bool
+        self, chunk: int, one: Pass, per_token: bool
     ) -> jax.stages.Lowered:
-        on_cpu = self._mesh.devices.flat[0].platform == "cpu"
         body: Callable[..., jax.Array] = functools.partial(
             losses,
             model=self._model,
             execution=self._execution,
-            at_once=1 if on_cpu else chunk // self._mesh.size,
+            at_once=1 if self._pool.on_cpu else chunk // self._mesh.size,
             per_token=per_token,
         )
         here, spread = PartitionSpec(), PartitionSpec("mixture")
@@ -211,10 +192,12 @@ class Evaluator:
         )
         mixtures = NamedSharding(self._mesh, spread)
         return program.lower(
-            self._seed,
-            self._delta_C,
+            self._pool.seed,
+            self._pool.delta_C,
             jax.ShapeDtypeStruct(
-                (chunk, len(self._stack.names)), jnp.float32, sharding=mixtures
+                (chunk, len(self._pool.stack.names)),
+                jnp.float32,
+                sharding=mixtures,
             ),
             jax.ShapeDtypeStruct((chunk,), jnp.float32, sharding=mixtures),
             jax.ShapeDtypeStruct((chunk,), jnp.bool, sharding=mixtures),
@@ -222,7 +205,7 @@ class Evaluator:
             one.scored_TBL,
         )
 
-    def _chunk(self, passes: list[_Pass], per_token: bool) -> int:
+    def _chunk(self, passes: list[Pass], per_token: bool) -> int:
         """Mixtures in one call: as set, or what time and memory allow.
 
         It does not depend on how many rows a table has, so that all tables
@@ -265,39 +248,11 @@ class Evaluator:
         stats = self._mesh.devices.flat[0].memory_stats() or {}
         return stats.get("bytes_limit", 0)
 
-    def _passes(self, rows: np.ndarray) -> list[_Pass]:
-        """`rows` by length bucket, in equal passes of whole blocks."""
-        e, full = self._evaluation, self._evaluation.tokens_RL1.shape[1] - 1
-        buckets = sorted({full, -(-full // 2), -(-full // 4)})
-        bucket_R = np.searchsorted(buckets, e.length_R[rows])
-        passes = []
-        for index, length in enumerate(buckets):
-            here = np.asarray(rows)[bucket_R == index]
-            if not len(here):
-                continue
-            count = -(-len(here) * length // _CALL_TOKENS)
-            block = min(self._config.rows, len(here))
-            blocks = -(-len(here) // (count * block))
-            # Even blocks: 65 windows are 5 x 13 and not 4 x 16 and one more.
-            block = -(-len(here) // (count * blocks))
-            for part in range(count):
-                each = blocks * block
-                some = here[part * each : (part + 1) * each]
-                passes.append(self._make_pass(some, blocks, block, length))
-        return passes
-
-    def _make_pass(
-        self, rows: np.ndarray, blocks: int, block: int, length: int
-    ) -> _Pass:
-        e = self._evaluation
-        shape = (blocks, block)
-        tokens = np.zeros((blocks * block, length + 1), np.int32)
-        tokens[: len(rows)] = e.tokens_RL1[rows, : length + 1]
-        scored = np.zeros((blocks * block, length), bool)
-        scored[: len(rows)] = scored_mask(e, rows)[:, :length]
-        everywhere = replicated(self._mesh)
-        return _Pass(
+    def _passes(self, rows: np.ndarray) -> list[Pass]:
+        return make_passes(
+            self._evaluation,
             rows,
-            jax.device_put(tokens.reshape(*shape, -1), everywhere),
-            jax.device_put(scored.reshape(*shape, -1), everywhere),
+            self._config.rows,
+            _CALL_TOKENS,
+            self._mesh,
         )

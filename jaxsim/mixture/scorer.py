@@ -13,6 +13,7 @@ from jaxsim.errors import DamagedError, UserError
 from jaxsim.mixture.evaluation import EvaluationSet, gather
 from jaxsim.mixture.evaluator import Evaluator
 from jaxsim.mixture.proxies import Proxies, window_losses
+from jaxsim.mixture.resident import resident
 from jaxsim.mixture.scores import ProxyScores, Scores, ScoreStore
 from jaxsim.mixture.stack import load_stack
 from jaxsim.mixture.table import (
@@ -265,7 +266,7 @@ class Scorer:
     def _proxies(self, names: Sequence[str]) -> Proxies:
         stack = load_stack(self.pool, names, self.corpus, self.override)
         evaluator = Evaluator(
-            self.pool.model, stack, self.evaluation, self.config
+            self.pool.model, resident(stack), self.evaluation, self.config
         )
         return Proxies(
             self.workdir,

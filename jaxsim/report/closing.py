@@ -3,10 +3,10 @@
 import math
 from typing import Any
 
-from jaxsim.mixture.search import Found
-from jaxsim.mixture.ties import AFTER_TRUTHS
 from jaxsim.report.agreement import noise_bound
 from jaxsim.report.wording import count, listed, number, target, weights
+from jaxsim.search.found import Found
+from jaxsim.search.ties import AFTER_TRUTHS
 from jaxsim.study.agreement import ENOUGH_TRUTHS
 from jaxsim.study.validate import Validation
 

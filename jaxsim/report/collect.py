@@ -22,11 +22,11 @@ from jaxsim.corpus import Corpus, open_corpus
 from jaxsim.errors import DamagedError, JaxsimError
 from jaxsim.mixture.evaluation import HALVES
 from jaxsim.mixture.scorer import REFERENCES
-from jaxsim.mixture.search import Found, load_found
 from jaxsim.pool import Manifest, Pool, open_pool
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
 from jaxsim.report.references import References, read_references
+from jaxsim.search.found import Found, load_found
 from jaxsim.study.validate import Validation, load_validation
 
 KINDS = ("member", "truth", "repeat")

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxsim.mixture.search import Found
 from jaxsim.report.agreement import LABELS, enough_truths, targets_of
 from jaxsim.report.references import References
 from jaxsim.report.wording import interval, number, short
+from jaxsim.search.found import Found
 from jaxsim.study.validate import PROXIES, Validation
 
 _BLUE, _ORANGE, _GREY, _INK = "#0072B2", "#D55E00", "#8a8f98", "#1f2933"

@@ -6,7 +6,6 @@ import numpy as np
 
 from jaxsim.console import say, show_table
 from jaxsim.mixture.scores import Scores, as_arrow
-from jaxsim.mixture.search import Found
 from jaxsim.pool import Pool
 from jaxsim.report import agreement
 from jaxsim.report.closing import report_check
@@ -25,6 +24,7 @@ from jaxsim.report.wording import (
     target,
     weights,
 )
+from jaxsim.search.found import Found
 from jaxsim.study.validate import PROXIES, Validation
 
 _MOST_DOMAINS = 6  # out-of-pool columns that fit a console

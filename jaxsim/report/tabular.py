@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from jaxsim.mixture.search import Found
 from jaxsim.report import agreement
 from jaxsim.report.collect import Facts
 from jaxsim.report.cost import alternatives, spent
 from jaxsim.report.references import SEED, References
+from jaxsim.search.found import Found
 from jaxsim.study.validate import PROXIES, Validation
 
 Record = dict[str, Any]

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from jaxsim.mixture.search import Found
 from jaxsim.report import agreement
 from jaxsim.report.closing import no_error, report_check
 from jaxsim.report.collect import Facts
 from jaxsim.report.wording import count, listed, number, signed, target
+from jaxsim.search.found import Found
 from jaxsim.study.agreement import ENOUGH_TRUTHS
 from jaxsim.study.validate import Validation
 

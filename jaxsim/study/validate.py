@@ -15,7 +15,7 @@ from jaxsim.mixture import journal
 from jaxsim.mixture.evaluation import EvaluationSet
 from jaxsim.mixture.scores import Scores
 from jaxsim.mixture.table import Mixtures
-from jaxsim.mixture.ties import Residual, objective
+from jaxsim.search.ties import Residual, objective
 from jaxsim.study.agreement import Agreement, agreement, noise_ceiling
 from jaxsim.study.rules import predictions
 

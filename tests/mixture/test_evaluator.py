@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh
 from jaxsim.errors import JaxsimError
 from jaxsim.mixture import evaluator as evaluators
 from jaxsim.mixture.evaluator import Evaluator
+from jaxsim.mixture.resident import resident
 from jaxsim.mixture.table import (
     concatenate,
     dirichlet,
@@ -41,10 +42,9 @@ def make(scorer):
     def build(mesh: Mesh | None = None, stack=None, **settings) -> Evaluator:
         return Evaluator(
             scorer.pool.model,
-            stack or scorer.proxies.stack,
+            resident(stack or scorer.proxies.stack, mesh),
             scorer.evaluation,
             dataclasses.replace(scorer.config, **settings),
-            mesh,
         )
 
     return build

@@ -15,11 +15,11 @@ from jaxsim.corpus import open_corpus
 from jaxsim.errors import DamagedError
 from jaxsim.mixture.evaluation import gather
 from jaxsim.mixture.scores import ScoreStore, load_scores
-from jaxsim.mixture.search import save_found
 from jaxsim.mixture.table import read_csv
 from jaxsim.pool import Pool
 from jaxsim.report import collect
 from jaxsim.report.write import last_lines, write_report
+from jaxsim.search.found import save_found
 
 from .workdirs import (
     DRIFT,

@@ -25,7 +25,6 @@ from jaxsim.config import (
 from jaxsim.corpus import open_corpus, prepare
 from jaxsim.mixture.evaluation import EvaluationSet, gather
 from jaxsim.mixture.scores import ProxyScores, Scores, ScoreStore
-from jaxsim.mixture.search import Found, save_found
 from jaxsim.mixture.table import (
     Mixtures,
     concatenate,
@@ -34,11 +33,12 @@ from jaxsim.mixture.table import (
     singles,
     uniform,
 )
-from jaxsim.mixture.ties import AFTER_TRUTHS, BEFORE_TRUTHS
 from jaxsim.model import LanguageModel
 from jaxsim.pool import Manifest, create_pool, open_pool
 from jaxsim.pool.digests import leaves_by_path, params_digest
 from jaxsim.pool.publish import publish, save_attempt
+from jaxsim.search.found import Found, save_found
+from jaxsim.search.ties import AFTER_TRUTHS, BEFORE_TRUTHS
 from jaxsim.study.truths import ratio_table
 from jaxsim.study.validate import Validation, compare, save_validation
 from jaxsim.train import Run

@@ -8,7 +8,7 @@ import pytest
 
 from jaxsim.errors import DamagedError
 from jaxsim.mixture.table import dirichlet
-from jaxsim.mixture.ties import Residual
+from jaxsim.search.ties import Residual
 from jaxsim.study.validate import (
     IN_POOL,
     OUT_OF_POOL,

@@ -7,7 +7,7 @@ import pytest
 
 from jaxsim.mixture.evaluation import EvaluationSet
 from jaxsim.mixture.scores import ProxyScores
-from jaxsim.mixture.ties import (
+from jaxsim.search.ties import (
     AFTER_TRUTHS,
     BEFORE_TRUTHS,
     Residual,

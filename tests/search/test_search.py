@@ -10,9 +10,10 @@ import pytest
 from jaxsim.config import SearchConfig
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.mixture.scorer import Scorer
-from jaxsim.mixture.search import load_found, save_found, search, target_weights
 from jaxsim.mixture.table import concatenate, seed_row
-from jaxsim.mixture.ties import BEFORE_TRUTHS
+from jaxsim.search.found import load_found, save_found
+from jaxsim.search.search import search, target_weights
+from jaxsim.search.ties import BEFORE_TRUTHS
 
 
 @pytest.fixture(scope="module")

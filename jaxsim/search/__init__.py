@@ -1,0 +1,1 @@
+"""Scores to an answer: the best mixture, and all that ties with it."""

@@ -1,0 +1,11 @@
+"""Fixtures of the tiny pool, as in tests/mixture."""
+
+from mixture.conftest import (
+    config,
+    project,
+    quick_compilation,
+    scorer,
+    workdir,
+)
+
+__all__ = ["config", "project", "quick_compilation", "scorer", "workdir"]
