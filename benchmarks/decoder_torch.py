@@ -90,8 +90,10 @@ class Decoder(nn.Module):
     def forward(self, tokens_BL1: Tensor) -> Tensor:
         """Nats of each target, [B * L]."""
         x_BLD = self.embedding(tokens_BL1[:, :-1])
+        length = x_BLD.shape[1]
+        cos_LK, sin_LK = self.cos_LK[:length], self.sin_LK[:length]
         for block in self.blocks:
-            x_BLD = block(x_BLD, self.cos_LK, self.sin_LK)
+            x_BLD = block(x_BLD, cos_LK, sin_LK)
         logits_BLV = functional.linear(self.final_norm(x_BLD), self.head)
         return functional.cross_entropy(
             logits_BLV.flatten(0, 1),

@@ -14,7 +14,8 @@ from workload import Arrays, Workload, flatten, nest
 
 from jaxsim.memory import keep_freed_memory
 from jaxsim.mesh import batch_sharding, replicated, training_mesh
-from jaxsim.model import Execution, LanguageModel
+from jaxsim.mixture.plan import execution_of, settled
+from jaxsim.model import LanguageModel
 from jaxsim.train import trainer_of_recipe
 
 
@@ -28,13 +29,7 @@ class JaxSide:
         self._state = self._trainer._start(self._trainer.fresh_params(0))
         self._batches = jax.device_put(workload.batches(), batch_sharding(mesh))
         self._tail_start = jax.device_put(jnp.int32(0), replicated(mesh))
-        score = config.score
-        execution = Execution(
-            attention=score.attention,
-            unroll=score.unroll,
-            precision=score.precision,
-            loss_chunk=score.loss_chunk,
-        )
+        execution = execution_of(settled(config.score, self._model, mesh))
         self._nll = jax.jit(
             functools.partial(self._model.token_nll, execution=execution)
         )

@@ -2,11 +2,8 @@
 
     python benchmarks/training.py --preset=tiny-0.6m --threads=2
 
-A figure from another day or another machine says little on a shared CPU, so
-both sides run here, on the same cores, in turns: a block of steps of one, a
-block of the other, in changing order, and what counts is the ratio of each
-pair. Each side is a process of its own that waits on a pipe while the other
-one runs; two thread pools in one process would spin against each other.
+Both sides run here, in turns, and what counts is the ratio of each pair of
+blocks of steps (`pairs.py`).
 
 Before anything is timed, both get the same parameters, and the loss of a batch
 and then the change of every tensor in three steps must agree.
@@ -16,19 +13,16 @@ every gradient for being finite; PyTorch's loop does neither.
 """
 
 import argparse
-import contextlib
+import functools
 import json
-import multiprocessing
-import statistics
 import time
-from collections.abc import Iterator
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import machine
 import numpy as np
-from workload import Arrays, Side, Workload
+from pairs import Rates, Remote, alternate, medians, ratios, remote
+from workload import Arrays, Workload
 
 LOSS_TOLERANCE = 1e-5  # nats a token, of about 8
 # Adam moves a parameter by about the learning rate in the direction of its
@@ -36,54 +30,6 @@ LOSS_TOLERANCE = 1e-5  # nats a token, of about 8
 # can agree, but a tensor can.
 STEP_TOLERANCE = 1e-3  # L2 of the difference, in that of the tensor's change
 CHECKED_STEPS = 3  # the first says nothing about Adam's betas
-REST_SECONDS = 0.3  # until the other side's threads stop spinning
-
-
-Rates = dict[str, list[float]]  # tokens a second of every block, by side
-
-
-class Remote:
-    """A side that lives in a process of its own."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
-
-    def ask(self, method: str, *args: Any) -> Any:
-        """Calls a method of `Side` there."""
-        self._pipe.send((method, args))
-        return self._pipe.recv()
-
-
-@contextlib.contextmanager
-def remote(name: str, workload: Workload) -> Iterator[Remote]:
-    """Starts the side `name`; on leaving, it ends."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(name, workload, there))
-    process.start()
-    there.close()  # so that the death of the process is seen as EOFError here
-    try:
-        yield Remote(here)
-    finally:
-        here.close()
-        process.join()
-
-
-def _serve(name: str, workload: Workload, pipe: Connection) -> None:
-    """Answers until the pipe is closed."""
-    side: Side
-    if name == "jax":
-        from side_jax import JaxSide
-
-        side = JaxSide(workload)
-    else:
-        from side_torch import TorchSide
-
-        side = TorchSide(workload)
-    with contextlib.suppress(EOFError):
-        while True:
-            method, args = pipe.recv()
-            pipe.send(getattr(side, method)(*args))
 
 
 def agree(jax: Remote, torch: Remote) -> dict[str, Any]:
@@ -136,32 +82,22 @@ def _relative(a: np.ndarray, b: np.ndarray, start: np.ndarray) -> float:
     return float(np.linalg.norm(a - b) / np.linalg.norm(a - start))
 
 
-def alternate(
+def blocks(
     sides: dict[str, Remote], what: str, steps: int, pairs: int, tokens: int
 ) -> Rates:
-    """Tokens a second of blocks of `steps` steps; the sides take turns."""
-    rates: Rates = {name: [] for name in sides}
-    for pair in range(-1, pairs):
-        for name in sorted(sides, reverse=pair % 2 == 1):
-            time.sleep(REST_SECONDS)
-            seconds = sides[name].ask(what, steps)
-            if pair >= 0:  # the first pair only warms up
-                rates[name].append(steps * tokens / seconds)
-    return rates
+    """Tokens a second of blocks of `steps` steps, in turns."""
+    asked = {
+        name: functools.partial(side.ask, what, steps)
+        for name, side in sides.items()
+    }
+    return alternate(asked, steps * tokens, pairs)
 
 
 def summarize(rates: Rates) -> dict[str, Any]:
     """Medians, and the ratios of the pairs."""
-    ratios = [a / b for a, b in zip(rates["jax"], rates["torch"], strict=True)]
     return {
-        "tokens_per_second": {
-            name: statistics.median(values) for name, values in rates.items()
-        },
-        "ratio": {
-            "median": statistics.median(ratios),
-            "min": min(ratios),
-            "max": max(ratios),
-        },
+        "tokens_per_second": medians(rates),
+        "ratio": ratios(rates, "jax", "torch"),
         "blocks": rates,
     }
 
@@ -195,13 +131,16 @@ def main() -> None:
     args = _arguments()
     machine.pin(args.threads)
     workload = Workload(args.preset, args.vocab, args.batch)
-    with remote("jax", workload) as jax, remote("torch", workload) as torch:
+    with (
+        remote("side_jax", "JaxSide", workload) as jax,
+        remote("side_torch", "TorchSide", workload) as torch,
+    ):
         sides = {"jax": jax, "torch": torch}
         agreement = agree(jax, torch)
         parameters = sum(a.size for a in jax.ask("parameters").values())
         measured = {
             what: summarize(
-                alternate(sides, what, args.steps, args.pairs, workload.tokens)
+                blocks(sides, what, args.steps, args.pairs, workload.tokens)
             )
             for what in ("train", "score")
         }

@@ -91,6 +91,12 @@ def _truths(text: str) -> tuple[Path, Path]:
     return Path(names[0]), Path(names[1])
 
 
+def _file(text: str) -> Path:
+    if not Path(text).is_file():
+        raise UserError(f"no such file: {text}")
+    return Path(text)
+
+
 _OVERRIDE = {
     "override": Flag(
         "--override",
@@ -122,6 +128,11 @@ COMMANDS: Mapping[str, Command] = {
         {
             "truths": Flag(
                 "--truths=RATIOS.csv,METRICS.csv", "your own", _truths
+            ),
+            "ratios": Flag(
+                "--ratios=FILE.csv",
+                "train these ratios, as search/best.csv, and compare",
+                _file,
             ),
             **_OVERRIDE,
         },

@@ -18,6 +18,7 @@ from jaxsim.errors import DamagedError, UserError
 from jaxsim.mesh import training_mesh
 from jaxsim.mixture.scorer import Scorer, table_name
 from jaxsim.mixture.scores import Scores
+from jaxsim.mixture.table import read_csv
 from jaxsim.model import LanguageModel
 from jaxsim.pool import Manifest, Pool, create_pool, open_pool
 from jaxsim.pool.build import train_and_publish, train_missing
@@ -26,14 +27,18 @@ from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import Busy, is_published
 from jaxsim.report.tables import (
     show_agreement,
+    show_chosen,
     show_found,
     show_members,
     show_pool,
+    show_scores,
 )
 from jaxsim.report.write import last_lines, write_report
-from jaxsim.search.found import save_found
-from jaxsim.search.search import search as search_table
-from jaxsim.search.search import target_weights
+from jaxsim.search.found import Found, load_found, save_found
+from jaxsim.search.objective import Objective
+from jaxsim.search.search import search as find
+from jaxsim.search.ties import Residual
+from jaxsim.study.chosen import Chosen, compare_chosen, save_chosen
 from jaxsim.study.truths import (
     ratio_table,
     read_truths,
@@ -52,9 +57,11 @@ from jaxsim.train import (
     member_run,
     trainer_of_recipe,
     trainer_of_seed,
+    truth_run,
 )
 
 TRUTHS, REPEATS, RATIOS = "truths", "repeats", "ratios"
+CHOSEN, CHOSEN_RATIOS = "chosen", "chosen-ratios"
 
 
 def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
@@ -134,7 +141,7 @@ def score(
     show_members(scorer.references())
     if table is not None:
         name = table_name(spec)
-        scorer.score(name, table, "select", config.score.windows)
+        show_scores(scorer.score(name, table, "select", config.score.windows))
         say(
             f"scores: {len(table)} mixtures in {scorer.store.folder}/"
             f"{name}.parquet; to search them: `jaxsim search "
@@ -147,12 +154,24 @@ def validate(
     config: Config,
     workdir: Path,
     truths: tuple[Path, Path] | None = None,
+    ratios: Path | None = None,
     override: bool = False,
     scorer: Scorer | None = None,
     trainer: Trainer | None = None,
 ) -> None:
-    """Trains truths and repeats, or takes the user's, and compares."""
+    """Trains truths and repeats, or takes the user's, and compares.
+
+    With `ratios` it trains those instead: how a choice comes out is no
+    measure of agreement, and leaves the last one as it is.
+    """
     scorer = scorer or Scorer(workdir, config.score, override)
+    if ratios is not None:
+        if truths is not None:
+            raise UserError("--truths and --ratios: give one of them")
+        chosen = _validate_chosen(config, scorer, ratios, trainer)
+        save_chosen(workdir, chosen)
+        show_chosen(chosen, _found(workdir), load_validation(workdir))
+        return
     if truths is not None:
         validation = _validate_given(scorer, truths)
     else:
@@ -168,25 +187,20 @@ def search(
     override: bool = False,
     scorer: Scorer | None = None,
 ) -> None:
-    """The best mixture of the scored table, and all that ties with it."""
+    """The best mixture for the objective, and all that ties with it."""
     scorer = scorer or Scorer(workdir, config.score, override)
     settings = config.search
     if worth is not None:
         settings = dataclasses.replace(settings, worth=worth)
-    if not config.score.mixtures:
-        raise UserError("config.score.mixtures: empty, nothing to search")
-    scores = scorer.scored(config.score.mixtures)
-    target_D = target_weights(settings, scorer.evaluation)
-    target = {
-        name: float(w)
-        for name, w in zip(scorer.evaluation.domains, target_D, strict=True)
-        if w > 0
-    }
+    table = _table(config, scorer)
     validation = load_validation(workdir)
-    residual = None
-    if validation is not None and validation.is_of(scores):
-        residual = validation.residual(target)
-    found = search_table(scorer, scores, settings, residual)
+
+    def residual(goal: Objective) -> Residual | None:
+        if validation is None or not validation.is_of(scorer.references()):
+            return None
+        return validation.residual_of(goal)
+
+    found = find(scorer, settings, table, residual)
     save_found(workdir, found)
     show_found(found)
     for line in last_lines(workdir):
@@ -231,8 +245,7 @@ def run(config: Config, workdir: Path, override: bool = False) -> None:
     score(config, workdir, scorer=scorer)
     if config.validate.truths:
         validate(config, workdir, scorer=scorer, trainer=trainer)
-    if config.score.mixtures:
-        search(config, workdir, scorer=scorer)
+    search(config, workdir, scorer=scorer)
     report(config, workdir)
 
 
@@ -298,21 +311,10 @@ def _validate_trained(
     repeats = repeat_runs(
         truths, [member_run(name, recipe) for name in members], config.validate
     )
-    pool, corpus = scorer.pool, scorer.corpus
     # Truths that could not be compared with any merge are not trained.
     scorer.check(ratio_table(members, truths))
-    train_missing(
-        [*truths, *repeats],
-        pool,
-        corpus,
-        trainer or _trainer(config, scorer.workdir),
-    )
+    _train_truths(config, scorer, truths, [*truths, *repeats], trainer)
     names = [run.name for run in truths]
-    if absent := [n for n in names if not is_published(pool.entry(n))]:
-        raise UserError(
-            f"{len(absent)} of {len(names)} truths are being trained by "
-            "another process; run `jaxsim validate` again when it is done"
-        )
     trained = scorer.score_entries(TRUTHS, names)
     proxies = scorer.score(RATIOS, ratio_table(members, truths), "report")
     repeated = None
@@ -321,13 +323,86 @@ def _validate_trained(
         pairs = _pairs(trained, again, scorer.references(), repeats)
         repeated = pairs if len(pairs[0]) else None
     return compare(
-        corpus,
+        scorer.corpus,
         proxies,
         trained.bits_per_byte("truth", "report"),
         trained.bits_per_byte("truth", "select"),
         repeated,
         given=False,
     )
+
+
+def _validate_chosen(
+    config: Config, scorer: Scorer, path: Path, trainer: Trainer | None
+) -> Chosen:
+    """Trains the ratios of a file, at the horizon of the truths."""
+    asked = read_csv(scorer.members, path)
+    for name, scale in zip(asked.names, asked.scale_M, strict=True):
+        if scale != 1:
+            raise UserError(
+                f"{path}: row {name!r} has scale {scale:g}; a run has token "
+                "shares and no scale"
+            )
+    runs = [
+        truth_run(asked.parts(m), config.recipe, config.validate.horizon)
+        for m in range(len(asked))
+    ]
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        raise UserError(f"{path}: two rows are the same ratio")
+    table = ratio_table(scorer.members, runs)
+    scorer.check(table)
+    _train_truths(config, scorer, runs, runs, trainer)
+    trained = scorer.score_entries(CHOSEN, names)
+    return compare_chosen(
+        asked.names,
+        scorer.score(CHOSEN_RATIOS, table, "report"),
+        trained.bits_per_byte("truth", "report"),
+    )
+
+
+def _table(config: Config, scorer: Scorer) -> Scores | None:
+    """The scored table of the config; a search can do without."""
+    if config.search.method == "table":
+        if not config.score.mixtures:
+            raise UserError("config.score.mixtures: empty, nothing to search")
+        return scorer.scored(config.score.mixtures)
+    if not config.score.mixtures:
+        return None
+    try:
+        return scorer.scored(config.score.mixtures)
+    except UserError as error:
+        say(f"search: goes without a table of mixtures: {error}")
+        return None
+
+
+def _found(workdir: Path) -> Found | None:
+    """The last search, if there was one."""
+    if not (workdir / "search" / "found.json").exists():
+        return None
+    return load_found(workdir)
+
+
+def _train_truths(
+    config: Config,
+    scorer: Scorer,
+    truths: list[Run],
+    runs: list[Run],
+    trainer: Trainer | None,
+) -> None:
+    """Trains all `runs` that are missing; the truths must be there then."""
+    train_missing(
+        runs,
+        scorer.pool,
+        scorer.corpus,
+        trainer or _trainer(config, scorer.workdir),
+    )
+    absent = [t for t in truths if not is_published(scorer.pool.entry(t.name))]
+    if absent:
+        raise UserError(
+            f"{len(absent)} of {len(truths)} truths are being trained by "
+            "another process; run `jaxsim validate` again when it is done"
+        )
 
 
 def _pairs(

@@ -8,6 +8,7 @@ library itself sees only the frozen dataclasses.
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -146,12 +147,16 @@ class ScoreConfig:
     windows: int = 0  # of the select half for each domain; 0: all
     rng: int = 0  # of Dirichlet draws
     concentration: float = 1.0  # of Dirichlet draws, for each member
-    rows: int = 16  # evaluation rows that go through the model at once
-    chunk: int = 0  # mixtures in one call; 0: planned from memory
-    precision: str = "float32"  # of the computation; merges stay float32
-    attention: str = "einsum"
-    unroll: bool = True
+    rows: int = 0  # full windows in a block; 0: planned
+    chunk: int = 0  # mixtures in one call; 0: planned
+    merge: str = "auto"  # a mixture 'tree' by tree or 'layer' by layer
+    deltas: str = "auto"  # members' differences: 'float32' or 'bfloat16'
+    precision: str = "auto"  # of the model, 'float32' or 'bfloat16'
+    attention: str = "auto"  # 'einsum', 'xla' or 'cudnn'
+    unroll: bool = True  # layers of merged trees; slower to compile
     loss_chunk: int = 64
+    model_axis: int = 1  # devices that share the widths of one model
+    memory: float = 0.0  # GB of each device to use; 0: what is free
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,8 +175,9 @@ class SearchConfig:
     """What to minimise, under what, and how hard to look.
 
     An empty target is every out-of-pool domain, or, with none, all. The names
-    in `floors` and `ceilings` are members, partitions or groups, and the
-    values shares of the whole run; the same value in both fixes one.
+    in `floors`, `ceilings` and `supply` are members, partitions or groups.
+    Shares are of the run's tokens outside the anchor, as mixtures are; the
+    same share in `floors` and `ceilings` fixes one.
     """
 
     target: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -180,14 +186,16 @@ class SearchConfig:
     # ^ of a domain: how much worse than the seed it may get, as a share
     floors: dict[str, float] = dataclasses.field(default_factory=dict)
     ceilings: dict[str, float] = dataclasses.field(default_factory=dict)
-    max_sources: int = 0  # members with a weight; 0: any number
-    divergence: float = 0.0  # most KL from `reference` in nats; 0: any
-    reference: str = "proportional"  # or 'uniform'
+    max_sources: int = 0  # partitions with a weight; 0: any number
+    divergence: float = 0.0  # most KL(w, reference) in nats; 0: any
+    reference: str = "proportional"  # to tokens in the corpus, or 'uniform'
     tokens: float = 0.0  # of the planned run, anchor included; 0: unlimited
     epochs: float = 4.0  # how often that run may repeat a source
     supply: dict[str, float] = dataclasses.field(default_factory=dict)
-    # ^ tokens of a member's source, if there are more than it was trained on
-    method: str = "cascade"
+    # ^ tokens of a source, if there are more than in the corpus; together for
+    # the members of a partition or group; 'seed': the anchor's text
+    windows: int = 0  # of the select half for each domain; 0: all
+    method: str = "cascade"  # table, subsets, sample, descend, frank-wolfe
     candidates: int = 100_000  # mixtures that the cheap proxy looks at
     evaluations: int = 200  # budget: mixtures on all select text of the target
     worth: float = 0.0  # smallest relative difference that matters
@@ -328,11 +336,23 @@ _CHOICES = types.MappingProxyType(
         "corpus.overlap": ("drop", "refuse"),
         "model.norm": ("rms", "layer"),
         "recipe.precision": ("float32", "bfloat16"),
-        "score.precision": ("float32", "bfloat16"),
+        "score.merge": ("auto", "tree", "layer"),
+        "score.deltas": ("auto", "float32", "bfloat16"),
+        "score.precision": ("auto", "float32", "bfloat16"),
         "train.attention": ("einsum", "xla", "cudnn"),
-        "score.attention": ("einsum", "xla", "cudnn"),
+        "score.attention": ("auto", "einsum", "xla", "cudnn"),
         "train.remat": ("none", "dots", "full"),
         "validate.budget": ("fixed", "sum"),
+        "search.objective": ("mean", "worst"),
+        "search.reference": ("proportional", "uniform"),
+        "search.method": (
+            "cascade",
+            "table",
+            "subsets",
+            "sample",
+            "descend",
+            "frank-wolfe",
+        ),
     }
 )
 _POSITIVE = [
@@ -355,23 +375,32 @@ _POSITIVE = [
     "corpus.overlap_words",
     "train.loss_chunk",
     "train.log_every",
-    "score.rows",
     "score.loss_chunk",
+    "score.model_axis",
     "score.concentration",
     "validate.concentration",
     "validate.horizon",
     "train.model_axis",
+    "search.epochs",
+    "search.candidates",
+    "search.evaluations",
 ]
 _NOT_NEGATIVE = [
     "seed.warmup",
     "recipe.weight_decay",
     "train.checkpoint_every",
     "score.windows",
+    "search.windows",
+    "score.rows",
     "score.chunk",
+    "score.memory",
     "validate.truths",
     "validate.repeats",
     "validate.member_repeats",
     "search.worth",
+    "search.max_sources",
+    "search.divergence",
+    "search.tokens",
 ]
 _SHARES = [
     "corpus.split.seed",
@@ -414,12 +443,7 @@ def _check(config: Config) -> None:
             "config.corpus.tokenizer.path: missing (a tokenizer.json, for "
             "kind='file')"
         )
-    for name, weight in config.search.target.items():
-        if weight < 0:
-            raise UserError(
-                f"config.search.target.{name}: must be zero or more, is "
-                f"{weight}"
-            )
+    _check_search(config.search)
     m = config.model
     need(m.dim % m.heads == 0, "model.heads", f"a divisor of dim={m.dim}")
     even = (m.dim // m.heads) % 2 == 0  # RoPE turns pairs
@@ -458,3 +482,18 @@ def _check(config: Config) -> None:
                 )
             if entry.reader != "sotu" and not entry.path:
                 raise UserError(f"{key}.path: missing (a file or a folder)")
+
+
+def _check_search(search: SearchConfig) -> None:
+    for key, least, most, what in (
+        ("target", 0.0, math.inf, "zero or more"),
+        ("regret", -1.0, math.inf, "a share of the seed's bits above -1"),
+        ("floors", 0.0, 1.0, "a share between 0 and 1"),
+        ("ceilings", 0.0, 1.0, "a share between 0 and 1"),
+        ("supply", 1.0, math.inf, "a number of tokens, at least one"),
+    ):
+        for name, value in getattr(search, key).items():
+            if not least <= value <= most or not math.isfinite(value):
+                raise UserError(
+                    f"config.search.{key}.{name}: must be {what}, is {value}"
+                )

@@ -1,4 +1,4 @@
-"""The training mesh, and the one table from logical axes to mesh axes.
+"""The meshes, and the one table from logical axes to mesh axes.
 
 Auto axes, spelled out: `jax.make_mesh` has made explicit ones by default since
 JAX 0.9, and Linen modules do not annotate their outputs for those.
@@ -46,10 +46,25 @@ def training_mesh(data_axis: int, model_axis: int) -> Mesh:
     )
 
 
-def scoring_mesh() -> Mesh:
-    """All devices on one axis: each scores its own share of the mixtures."""
+def scoring_mesh(model_axis: int = 1) -> Mesh:
+    """All devices as `(mixture, model)`.
+
+    Along `mixture` each scores its own share of the mixtures; along `model`
+    they share the widths of one model.
+
+    Raises:
+      UserError: `model_axis` does not divide the number of devices.
+    """
+    devices = jax.device_count()
+    if devices % model_axis:
+        raise UserError(
+            f"config.score: model_axis={model_axis} does not divide the "
+            f"number of devices, {devices}"
+        )
     return jax.make_mesh(
-        (jax.device_count(),), ("mixture",), axis_types=(AxisType.Auto,)
+        (devices // model_axis, model_axis),
+        ("mixture", "model"),
+        axis_types=(AxisType.Auto, AxisType.Auto),
     )
 
 
@@ -62,19 +77,25 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def parameter_shardings(shapes: Any, axes: Any, mesh: Mesh) -> Any:
+def parameter_shardings(
+    shapes: Any, axes: Any, mesh: Mesh, group: str = "train"
+) -> Any:
     """A tree of shardings like the parameters, from `RULES`.
 
     Args:
       shapes: the tree of shapes and dtypes.
       axes: the same tree of tuples of logical axis names.
-      mesh: with the axes `data` and `model`.
+      mesh: of training or of scoring; axes that it does not have divide
+        nothing.
+      group: of the config that sets the mesh, for messages.
 
     Raises:
       UserError: a dimension does not divide over its mesh axis.
     """
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf, names: _sharding(path, leaf.shape, names, mesh),
+        lambda path, leaf, names: _sharding(
+            path, leaf.shape, names, mesh, group
+        ),
         shapes,
         axes,
     )
@@ -85,8 +106,10 @@ def _sharding(
     shape: tuple[int, ...],
     names: tuple[str, ...],
     mesh: Mesh,
+    group: str,
 ) -> NamedSharding:
-    axes = [RULES[name] for name in names]
+    rules = [RULES[name] for name in names]
+    axes = [axis if axis in mesh.shape else None for axis in rules]
     used = [axis for axis in axes if axis]
     if len(used) != len(set(used)) or len(axes) != len(shape):
         raise ValueError(f"axes {names} of {path} collide on the mesh: {axes}")
@@ -95,7 +118,7 @@ def _sharding(
             raise UserError(
                 f"parameter {jax.tree_util.keystr(path)}: its axis {name} of "
                 f"{size} does not divide over the {mesh.shape[axis]} devices "
-                f"of mesh axis {axis!r}; change config.train.{axis}_axis"
+                f"of mesh axis {axis!r}; change config.{group}.{axis}_axis"
                 + (", or model.vocab_multiple" if name == "vocab" else "")
             )
     return NamedSharding(mesh, PartitionSpec(*axes))

@@ -113,6 +113,12 @@ def test_wrong_type_deep_inside_is_named() -> None:
         ("corpus.split.report", 0.0),
         ("seed.warmup", 400),
         ("search.worth", -0.1),
+        ("search.objective", "median"),
+        ("search.method", "magic"),
+        ("search.reference", "seed"),
+        ("search.max_sources", -1),
+        ("search.divergence", -0.1),
+        ("search.epochs", 0.0),
         ("corpus.partitions.a.reader", "csv"),
         ("corpus.partitions.a.path", ""),
     ],
@@ -121,6 +127,17 @@ def test_impossible_value_is_named(key: str, value: object) -> None:
     node = minimal()
     node.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=f"config.{key}: m"):  # must, missing
+        from_config_dict(node)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("floors", 1.5), ("ceilings", -0.1), ("regret", -2.0), ("supply", 0.0)],
+)
+def test_impossible_share_is_named(key: str, value: float) -> None:
+    node = minimal()
+    node.search[key] = {"law": value}
+    with pytest.raises(UserError, match=f"config.search.{key}.law: must"):
         from_config_dict(node)
 
 

@@ -1,13 +1,15 @@
 """The one evaluator: a table of mixtures in, losses of every window out.
 
 One compiled program of fixed shape for each length bucket: k mixtures times
-one pass of windows. Inside, each mixture is merged once and goes over the
-windows block by block, so what is alive is the stacked pool, one merged tree
-and one block, whatever the number of mixtures. Mixtures are spread over the
-devices; the pool is on each of them, because sharding the member axis would
-cost an all-to-all for every merge.
+one pass of windows. Inside, each mixture is merged and goes over the windows
+block by block, so what is alive is the stacked pool, one merged tree or layer
+and one block, whatever the number of mixtures. How large all that is, `plan`
+decides. Mixtures are spread over the devices of the mesh axis `mixture`; the
+pool is on each of them, divided by width over `model`, because sharding the
+member axis would cost an all-to-all for every merge.
 """
 
+import collections
 import functools
 import time
 from collections.abc import Callable, Iterator
@@ -20,20 +22,27 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxsim.config import ScoreConfig
 from jaxsim.console import say
-from jaxsim.errors import JaxsimError
+from jaxsim.errors import UserError
+from jaxsim.memory import release_freed_memory
 from jaxsim.mixture.evaluation import EvaluationSet
 from jaxsim.mixture.passes import Pass, make_passes
+from jaxsim.mixture.plan import (
+    IN_FLIGHT,
+    Expected,
+    Plan,
+    Shape,
+    bytes_of,
+    execution_of,
+    memory_limit,
+    process_bytes,
+    settled,
+    shapes,
+    work_of_call,
+)
 from jaxsim.mixture.program import losses
 from jaxsim.mixture.resident import Resident
 from jaxsim.mixture.table import Mixtures
-from jaxsim.model import Execution, LanguageModel
-
-# Tokens times mixtures of one call on one device: bounds what is lost when a
-# call is interrupted, and how long progress stands still.
-_CALL_TOKENS = 2**20
-_MIXTURES_PER_DEVICE = 8
-# Of the device's memory; the rest is left to the runtime and fragmentation.
-_MEMORY_SHARE = 0.8
+from jaxsim.model import LanguageModel
 
 
 class Evaluator:
@@ -49,16 +58,30 @@ class Evaluator:
         self._model = model
         self._pool = pool
         self._evaluation = evaluation
-        self._config = config
-        self._execution = Execution(
-            attention=config.attention,
-            unroll=config.unroll,
-            precision=config.precision,
-            loss_chunk=config.loss_chunk,
-        )
+        self._config = settled(config, model, pool.mesh)
         self._mesh = pool.mesh
+        # Of `mixture`: those of `model` compute one mixture together.
+        self._devices = pool.mesh.shape["mixture"]
+        self._held = bytes_of((pool.seed, pool.delta_C))
+        # What the process holds is not free, but may be used: it is planned.
+        self._limit = memory_limit(
+            config, pool.mesh, held=process_bytes() if pool.on_cpu else 0
+        )
+        self._runtime: int | None = None
         self._programs: dict[tuple[Any, ...], Any] = {}
-        self._planned = config.chunk
+        self._told = False
+
+    @property
+    def how(self) -> dict[str, str]:
+        """What losses depend on beside parameters, mixture and windows."""
+        return {
+            "precision": self._config.precision,
+            "deltas": self._pool.deltas,
+        }
+
+    def plan(self, rows: np.ndarray, per_token: bool = False) -> Plan:
+        """What a call is like for these windows, and what it needs."""
+        return self._plan(rows, per_token)[0]
 
     def chunks(
         self, table: Mixtures, rows: np.ndarray, per_token: bool = False
@@ -73,17 +96,24 @@ class Evaluator:
 
         Raises:
           DamagedError: a row uses a damaged member.
-          JaxsimError: not even one mixture fits in the device's memory.
+          UserError: not even one mixture fits in the device's memory, or not
+            with what is set.
         """
         self._pool.stack.check_usable(table)
-        passes = self._passes(rows)
-        chunk = self._chunk(passes, per_token)
+        plan, passes = self._plan(rows, per_token)
+        if not self._told:
+            say(str(plan))
+            self._told = True
         previous = None
-        for start in range(0, len(table), chunk):
-            part = slice(start, min(start + chunk, len(table)))
-            arrays = [
-                self._call(table, part, chunk, one, per_token) for one in passes
-            ]
+        calls: collections.deque[jax.Array] = collections.deque()
+        for start in range(0, len(table), plan.mixtures):
+            part = slice(start, min(start + plan.mixtures, len(table)))
+            arrays = []
+            for one in passes:
+                if len(calls) == IN_FLIGHT:
+                    calls.popleft().block_until_ready()
+                calls.append(self._call(table, part, plan, one, per_token))
+                arrays.append(calls[-1])
             if previous is not None:
                 yield previous[0], self._fetch(*previous, passes, rows)
             previous = part, arrays
@@ -97,21 +127,22 @@ class Evaluator:
 
     def lowered(self, rows: np.ndarray) -> list[jax.stages.Lowered]:
         """The program of each length bucket of these windows, not compiled."""
-        passes = self._passes(rows)
-        chunk = self._chunk(passes, per_token=False)
-        shapes = {one.tokens_TBL1.shape: one for one in passes}
+        plan, passes = self._plan(rows, per_token=False)
+        distinct = {one.tokens_TBL1.shape: one for one in passes}
         return [
-            self._lower(chunk, one, per_token=False) for one in shapes.values()
+            self._lower(plan.mixtures, plan.merge, one, per_token=False)
+            for one in distinct.values()
         ]
 
     def _call(
         self,
         table: Mixtures,
         part: slice,
-        chunk: int,
+        plan: Plan,
         one: Pass,
         per_token: bool,
     ) -> jax.Array:
+        chunk = plan.mixtures
         # A fixed shape: the last chunk repeats its last mixture.
         at = np.minimum(
             np.arange(part.start, part.start + chunk), part.stop - 1
@@ -122,7 +153,7 @@ class Evaluator:
         used_K = jax.device_put(
             np.arange(chunk) < part.stop - part.start, spread
         )
-        program = self._program(chunk, one, per_token)
+        program = self._program(chunk, plan.merge, one, per_token)
         return program(
             self._pool.seed,
             self._pool.delta_C,
@@ -157,13 +188,17 @@ class Evaluator:
                 nll[:, at] = host
         return nll
 
-    def _program(self, chunk: int, one: Pass, per_token: bool) -> Any:
+    def _program(
+        self, chunk: int, merge: str, one: Pass, per_token: bool
+    ) -> Any:
         """The compiled program of a shape; each is compiled once."""
         shape = one.tokens_TBL1.shape
-        key = (chunk, shape, per_token)
+        key = (chunk, merge, shape, per_token)
         if key not in self._programs:
             begin = time.monotonic()
-            self._programs[key] = self._lower(chunk, one, per_token).compile()
+            self._programs[key] = self._lower(
+                chunk, merge, one, per_token
+            ).compile()
             say(
                 f"scoring program: {chunk} mixtures x {shape[0] * shape[1]} "
                 f"windows of {shape[2] - 1} tokens, compiled in "
@@ -172,22 +207,28 @@ class Evaluator:
         return self._programs[key]
 
     def _lower(
-        self, chunk: int, one: Pass, per_token: bool
+        self, chunk: int, merge: str, one: Pass, per_token: bool
     ) -> jax.stages.Lowered:
         body: Callable[..., jax.Array] = functools.partial(
             losses,
             model=self._model,
-            execution=self._execution,
-            at_once=1 if self._pool.on_cpu else chunk // self._mesh.size,
+            execution=execution_of(self._config),
+            at_once=self._side_by_side(chunk),
+            by_layer=merge == "layer",
             per_token=per_token,
         )
         here, spread = PartitionSpec(), PartitionSpec("mixture")
+        # The compiler divides the widths of a model, and mixtures are divided
+        # here; so is all, where there is nothing left for it: cuDNN's attention
+        # is then lowered as it stands.
+        divided = self._mesh.size > self._devices
         program = jax.jit(
             jax.shard_map(
                 body,
                 mesh=self._mesh,
                 in_specs=(here, here, spread, spread, spread, here, here),
                 out_specs=spread,
+                axis_names={"mixture"} if divided else set(),
             )
         )
         mixtures = NamedSharding(self._mesh, spread)
@@ -205,54 +246,91 @@ class Evaluator:
             one.scored_TBL,
         )
 
-    def _chunk(self, passes: list[Pass], per_token: bool) -> int:
-        """Mixtures in one call: as set, or what time and memory allow.
+    def _side_by_side(self, chunk: int) -> int:
+        # A batched matrix product is slow on a CPU.
+        return 1 if self._pool.on_cpu else chunk // self._devices
+
+    def _plan(
+        self, rows: np.ndarray, per_token: bool
+    ) -> tuple[Plan, list[Pass]]:
+        """The first shape that fits, and its passes.
 
         It does not depend on how many rows a table has, so that all tables
         share one program. The largest pass decides.
 
         Raises:
-          JaxsimError: one mixture on each device is too much; says for what.
+          UserError: none fits; says for what.
         """
-        devices = self._mesh.size
-        if self._planned:
-            return -(-self._planned // devices) * devices
-        one = max(passes, key=lambda each: each.scored_TBL.size)
-        tokens = one.scored_TBL.size
-        k = int(np.clip(_CALL_TOKENS // tokens, 1, _MIXTURES_PER_DEVICE))
-        limit = self._memory()
-        if not limit:
-            return k * devices
-        while True:
-            report = self._program(
-                k * devices, one, per_token
-            ).memory_analysis()
-            needed = (
-                report.temp_size_in_bytes
-                + report.argument_size_in_bytes
-                + report.output_size_in_bytes
+        length = self._evaluation.tokens_RL1.shape[1] - 1
+        for shape in shapes(self._config, length, self._pool.on_cpu):
+            passes = make_passes(
+                self._evaluation, rows, shape.rows, shape.tokens, self._mesh
             )
-            if needed < _MEMORY_SHARE * limit:
-                return k * devices
-            if k == 1:
-                raise JaxsimError(
-                    f"scoring one mixture needs {needed:,} bytes of each "
-                    f"device's {limit:,}; lower config.score.rows="
-                    f"{self._config.rows} or config.score.loss_chunk="
-                    f"{self._config.loss_chunk}, or use a larger device"
-                )
-            k //= 2
+            plan = self._plan_of(shape, passes, per_token)
+            if plan.fits:
+                return plan, passes
+        raise UserError(
+            f"scoring {plan.mixtures} mixtures a call needs "
+            f"{plan.expected.total:,} bytes of each device, and "
+            f"{plan.limit:,} may be used; lower config.score.rows="
+            f"{plan.rows}, config.score.chunk={self._config.chunk} or "
+            f"config.score.loss_chunk={self._config.loss_chunk}, hold "
+            f"differences in config.score.deltas='bfloat16', or divide the "
+            "model with config.score.model_axis"
+        )
 
-    def _memory(self) -> int:
-        """Bytes of each device; 0 where that is unknown, as on a CPU."""
-        stats = self._mesh.devices.flat[0].memory_stats() or {}
-        return stats.get("bytes_limit", 0)
-
-    def _passes(self, rows: np.ndarray) -> list[Pass]:
-        return make_passes(
-            self._evaluation,
-            rows,
-            self._config.rows,
-            _CALL_TOKENS,
+    def _plan_of(
+        self, shape: Shape, passes: list[Pass], per_token: bool
+    ) -> Plan:
+        config, devices = self._config, self._devices
+        one = max(passes, key=lambda each: each.scored_TBL.size)
+        tokens, length = one.scored_TBL.size, one.scored_TBL.shape[-1]
+        chunk = shape.mixtures(tokens) * devices
+        if config.chunk:
+            chunk = -(-config.chunk // devices) * devices
+        program = self._program(chunk, shape.merge, one, per_token)
+        report = program.memory_analysis()
+        windows = [(each.tokens_TBL1, each.scored_TBL) for each in passes]
+        temporaries = report.temp_size_in_bytes
+        outputs = 2 * len(passes) * report.output_size_in_bytes
+        pool, runtime, together = self._held, 0, 1
+        if self._pool.on_cpu:
+            # One process with one pool. Once, because it keeps what it frees.
+            if self._runtime is None:
+                release_freed_memory()
+                self._runtime = max(0, process_bytes() - pool)
+            runtime, together = self._runtime, self._mesh.size
+            temporaries *= IN_FLIGHT
+        expected = Expected(
+            runtime=runtime,
+            pool=pool,
+            temporaries=together * temporaries,
+            arguments=together * bytes_of(windows),
+            outputs=together * outputs,
+        )
+        work = work_of_call(
+            self._model,
+            shape,
+            chunk // devices,
+            self._side_by_side(chunk),
+            one.scored_TBL.shape[0],
+            tokens,
+            length,
+            pool,
             self._mesh,
+        )
+        return Plan(
+            mixtures=chunk,
+            side_by_side=self._side_by_side(chunk),
+            rows=shape.rows,
+            tokens=tokens,
+            merge=shape.merge,
+            deltas=self._pool.deltas,
+            unroll=config.unroll and shape.merge == "tree",
+            attention=config.attention,
+            precision=config.precision,
+            layout=(devices, self._mesh.size // devices),
+            expected=expected,
+            limit=self._limit,
+            work=work,
         )

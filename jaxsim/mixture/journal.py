@@ -1,183 +1,137 @@
 """Losses that are kept row by row, while they are computed.
 
-    STEM.npy         nats of every window, float32 [M, R]
-    STEM.check.npy   CRC-32 of each row's key and losses, uint32 [M]
-    STEM.keys.json   what each row is computed from, and which windows
+A journal is one file of records of one size, which only grows:
 
-A row counts only if its check fits its key: one that was never written, was
-half written or has a flipped bit does not, and neither does one of a table
-that was being replaced by another when the process was killed.
+    key      32 bytes: SHA-256 of all that the values depend on
+    values   float32, little-endian
+    check    CRC-32 of both, 4 bytes, little-endian
+
+A record counts only if its check fits. One that was half written or has a
+flipped bit is not there: its values are computed again and appended. Several
+processes of one machine may append to the same file.
 """
 
-import contextlib
-import hashlib
-import json
+import fcntl
 import os
-import tokenize
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-FORMAT = 1
+_KEY, _CHECK = 32, 4
 Compute = Callable[[np.ndarray], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 
-def fill(
-    stem: Path, keys: Sequence[str], windows: np.ndarray, compute: Compute
-) -> np.ndarray:
-    """The losses of a table, computing only rows that are not there.
+class Journal:
+    """The rows of one file, read and appended by key.
 
     Args:
-      stem: where the files lie, without their endings.
-      keys: one for each mixture; rows with the same key are the same.
-      windows: indices of the columns.
-      compute: called with the indices of missing rows; yields some of them at
-        a time, and their losses [k, R].
-
-    Returns:
-      float32 [M, R].
+      path: of the file; it and its folder are made when the first row is kept.
+      width: values of a row.
     """
-    place = _known(stem, keys, windows)
-    if place is None:
-        place = _start(stem, keys, windows)
-    first = {key: m for m, key in reversed(list(enumerate(keys)))}
-    missing = sorted(m for key, m in first.items() if key not in place)
-    nll_MR = np.lib.format.open_memmap(_array(stem), mode="r+")
-    if missing:
-        check_M = np.lib.format.open_memmap(_checks(stem), mode="r+")
-        for some, nll_KR in compute(np.array(missing)):
-            nll_MR[some] = nll_KR
-            nll_MR.flush()  # before what vouches for it
-            for m in some:
-                check_M[m] = _check(keys[m], nll_MR[m])
-                place[keys[m]] = int(m)
-            check_M.flush()
-    return np.array(nll_MR[[place[key] for key in keys]])
+
+    def __init__(self, path: Path, width: int) -> None:
+        self.path = Path(path)
+        self.width = width
+        self._size = _KEY + width * 4 + _CHECK
+        self._record_of: dict[bytes, int] = {}
+        self._indexed = 0
+
+    def fill(self, keys: Sequence[str], compute: Compute) -> np.ndarray:
+        """The values of all rows, computing only those that are not there.
+
+        Each chunk is appended as it comes, so a killed process loses at most
+        the one in flight.
+
+        Args:
+          keys: M hexadecimal SHA-256; rows with the same key are the same.
+          compute: called with the indices of missing rows; yields some of them
+            at a time, and their values [k, width].
+
+        Returns:
+          float32 [M, width].
+        """
+        raw = [bytes.fromhex(key) for key in keys]
+        first: dict[bytes, int] = {}
+        for m, key in enumerate(raw):
+            first.setdefault(key, m)
+        values_MW = np.empty((len(keys), self.width), np.float32)
+        missing = self._read(first, values_MW)
+        if missing:
+            left = set(missing)
+            for some, values_KW in compute(np.array(missing)):
+                values_MW[some] = values_KW
+                self._append([raw[m] for m in some], values_MW[some])
+                left.difference_update(some.tolist())
+            if left:
+                raise RuntimeError(f"rows {sorted(left)} were not computed")
+        for m, key in enumerate(raw):
+            if first[key] != m:
+                values_MW[m] = values_MW[first[key]]
+        return values_MW
+
+    def _read(
+        self, wanted: dict[bytes, int], values_MW: np.ndarray
+    ) -> list[int]:
+        """Fills the rows that are there; the others."""
+        if not self.path.exists():
+            return list(wanted.values())
+        missing = []
+        with self.path.open("rb", buffering=0) as file:
+            self._index(file.fileno())
+            for key, m in wanted.items():
+                record = b""
+                if (at := self._record_of.get(key)) is not None:
+                    record = os.pread(
+                        file.fileno(), self._size, at * self._size
+                    )
+                if record.startswith(key) and _fits(record):
+                    values_MW[m] = np.frombuffer(
+                        record, "<f4", self.width, offset=_KEY
+                    )
+                else:
+                    missing.append(m)
+        return missing
+
+    def _index(self, file: int) -> None:
+        """Notes the keys that were appended since; the last of a kind counts.
+
+        The rest of each record is read, and checked, when it is asked for.
+        """
+        count = os.fstat(file).st_size // self._size
+        if count < self._indexed:  # somebody deleted the file
+            self._record_of.clear()
+            self._indexed = 0
+        for i in range(self._indexed, count):
+            self._record_of[os.pread(file, _KEY, i * self._size)] = i
+        self._indexed = count
+
+    def _append(self, keys: Sequence[bytes], values_KW: np.ndarray) -> None:
+        values_KW = np.ascontiguousarray(values_KW, "<f4")
+        records = []
+        for key, values_W in zip(keys, values_KW, strict=True):
+            body = key + values_W.tobytes()
+            records += [body, _check(body)]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # What a killed process left of its last record, so that the next
+            # ones lie where they are looked for.
+            size = file.seek(0, os.SEEK_END)
+            file.truncate(size - size % self._size)
+            _write(file.fileno(), b"".join(records))
 
 
-def read_array(path: Path, mapped: bool = False) -> np.ndarray:
-    """An array on disk, if `mapped` without reading it yet.
-
-    Raises:
-      OSError: there is none.
-      ValueError: it is damaged.
-    """
-    try:
-        return np.load(
-            path, mmap_mode="r" if mapped else None, allow_pickle=False
-        )
-    # numpy parses the header of a .npy as Python, and lets these through.
-    except (EOFError, SyntaxError, tokenize.TokenError) as error:
-        raise ValueError(f"damaged header: {error}") from error
+def _write(file: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
 
 
-def save_array(path: Path, array: np.ndarray) -> None:
-    """Writes an array in one step."""
-    replace(path, lambda file: np.save(file, array))
+def _check(body: bytes) -> bytes:
+    return zlib.crc32(body).to_bytes(_CHECK, "little")
 
 
-def replace(path: Path, write: Callable[[Any], object]) -> None:
-    """Writes a file under another name, then puts it in place."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with part.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _known(
-    stem: Path, keys: Sequence[str], windows: np.ndarray
-) -> dict[str, int] | None:
-    """Good rows by key, if the files are those of this very table."""
-    stored = _read(stem, windows)
-    if stored is None or stored[0] != list(keys):
-        return None
-    return _good(*stored)
-
-
-def _start(
-    stem: Path, keys: Sequence[str], windows: np.ndarray
-) -> dict[str, int]:
-    """Files of a new table, with the rows of the old one that it shares."""
-    nll_MR = np.full((len(keys), len(windows)), np.nan, np.float32)
-    check_M = np.zeros(len(keys), np.uint32)
-    found = {}
-    if (stored := _read(stem, windows)) is not None:
-        _, old_MR, old_M = stored
-        good = _good(*stored)
-        for m, key in enumerate(keys):
-            if key in good:
-                nll_MR[m] = old_MR[good[key]]
-                check_M[m] = old_M[good[key]]
-                found[key] = m
-    record = {
-        "format": FORMAT,
-        "windows": _digest(windows),
-        "keys": list(keys),
-    }
-    save_array(_array(stem), nll_MR)
-    save_array(_checks(stem), check_M)
-    replace(_keys(stem), lambda f: f.write(json.dumps(record).encode()))
-    return found
-
-
-def _read(
-    stem: Path, windows: np.ndarray
-) -> tuple[list[str], np.ndarray, np.ndarray] | None:
-    """Keys, losses and checks, if there are any for these windows.
-
-    Unreadable is the same as not there: it is computed again.
-    """
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        record = json.loads(_keys(stem).read_text())
-        keys = list(record["keys"])
-        nll_MR = read_array(_array(stem), mapped=True)
-        check_M = read_array(_checks(stem))
-        if (
-            record["format"] == FORMAT
-            and record["windows"] == _digest(windows)
-            and nll_MR.shape == (len(keys), len(windows))
-            and nll_MR.dtype == np.float32
-            and check_M.shape == nll_MR.shape[:1]
-            and check_M.dtype == np.uint32
-        ):
-            return keys, nll_MR, check_M
-    return None
-
-
-def _good(
-    keys: Iterable[str], nll_MR: np.ndarray, check_M: np.ndarray
-) -> dict[str, int]:
-    return {
-        key: m
-        for m, key in enumerate(keys)
-        if check_M[m] == _check(key, nll_MR[m])
-    }
-
-
-def _check(key: str, nll_R: np.ndarray) -> int:
-    return zlib.crc32(nll_R.tobytes(), zlib.crc32(key.encode()))
-
-
-def _digest(windows: np.ndarray) -> str:
-    little = np.ascontiguousarray(windows, "<i8")
-    return hashlib.sha256(little.tobytes()).hexdigest()
-
-
-def _array(stem: Path) -> Path:
-    return stem.with_name(f"{stem.name}.npy")
-
-
-def _checks(stem: Path) -> Path:
-    return stem.with_name(f"{stem.name}.check.npy")
-
-
-def _keys(stem: Path) -> Path:
-    return stem.with_name(f"{stem.name}.keys.json")
+def _fits(record: bytes) -> bool:
+    return _check(record[:-_CHECK]) == record[-_CHECK:]

@@ -37,7 +37,8 @@ def make_passes(
     Args:
       evaluation: the windows that `rows` index.
       rows: some of them, in any order.
-      block: windows of a block, at most.
+      block: windows of full length in a block, at most; of shorter ones as
+        many as have no more tokens.
       most_tokens: of a pass, about.
       mesh: every device of it gets the windows.
     """
@@ -50,7 +51,7 @@ def make_passes(
         if not len(here):
             continue
         count = -(-len(here) * length // most_tokens)
-        size = min(block, len(here))
+        size = min(block * full // length, len(here))
         blocks = -(-len(here) // (count * size))
         # Even blocks: 65 windows are 5 x 13 and not 4 x 16 and one more.
         size = -(-len(here) // (count * blocks))

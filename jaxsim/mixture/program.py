@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxsim.mixture.merge import merge
+from jaxsim.mixture.merge import merge, merge_by_layer
 from jaxsim.model import Execution, LanguageModel
 
 
@@ -21,6 +21,7 @@ def losses(
     model: LanguageModel,
     execution: Execution,
     at_once: int,
+    by_layer: bool,
     per_token: bool,
 ) -> jax.Array:
     """The scoring program.
@@ -32,6 +33,7 @@ def losses(
       tokens_TBL1: T blocks of B windows.
       scored_TBL: bool, which targets count.
       at_once: mixtures that are computed side by side.
+      by_layer: merge one layer at a time, for each block anew.
       per_token: leave out the sum over each window.
 
     Returns:
@@ -42,11 +44,15 @@ def losses(
     shape = scored_TBL.shape if per_token else scored_TBL.shape[:-1]
 
     def compute(w_C: jax.Array, scale: jax.Array) -> jax.Array:
-        params = merge(seed, delta_C, w_C, scale)
+        of_layer = None
+        if by_layer:
+            params, of_layer = merge_by_layer(seed, delta_C, w_C, scale)
+        else:
+            params = merge(seed, delta_C, w_C, scale)
 
         def block(xs: tuple[jax.Array, jax.Array]) -> jax.Array:
             tokens_BL1, scored_BL = xs
-            nll_BL = model.token_nll(params, tokens_BL1, execution)
+            nll_BL = model.token_nll(params, tokens_BL1, execution, of_layer)
             nll_BL = jnp.where(scored_BL, nll_BL, 0.0)
             return nll_BL if per_token else jnp.sum(nll_BL, axis=-1)
 
@@ -61,7 +67,10 @@ def losses(
         return jax.lax.cond(used, compute, skip, w_C, scale)
 
     # Side by side is a batched matrix product, which is slow on a CPU; one
-    # after the other shares nothing but the memory.
+    # after the other shares nothing but the memory. Side by side none can be
+    # skipped either.
     if at_once == 1:
         return jax.lax.map(one, (w_KC, scale_K, used_K))
-    return jax.lax.map(one, (w_KC, scale_K, used_K), batch_size=at_once)
+    return jax.lax.map(
+        lambda row: compute(*row), (w_KC, scale_K), batch_size=at_once
+    )

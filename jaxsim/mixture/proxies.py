@@ -7,7 +7,8 @@
 - members: the weighted mean of the members' losses, the individual proxy.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,20 @@ from jaxsim.errors import DamagedError
 from jaxsim.metrics import progress
 from jaxsim.mixture.evaluation import EvaluationSet, scored_mask
 from jaxsim.mixture.evaluator import Evaluator
+from jaxsim.mixture.gradient import Differentiator, Jacobian
+from jaxsim.mixture.probability import ProbabilityAverage
 from jaxsim.mixture.scores import ProxyScores, ScoreStore, row_keys
 from jaxsim.mixture.stack import Stack
-from jaxsim.mixture.table import Mixtures, concatenate, seed_row, singles
+from jaxsim.mixture.table import (
+    Mixtures,
+    concatenate,
+    one_mixture,
+    seed_row,
+    singles,
+)
 
-# Float64 values of the probability average that exist at once.
-_PRODUCT_VALUES = 2**24
+# Float64 losses that exist at once, 64 MiB.
+_VALUES = 2**23
 
 
 class Proxies:
@@ -33,26 +42,25 @@ class Proxies:
         stack: Stack,
         evaluation: EvaluationSet,
         evaluator: Evaluator,
-        precision: str,
+        differentiator: Differentiator,
     ) -> None:
         self._store = ScoreStore(workdir)
         self.stack = stack
         self._evaluation = evaluation
         self._evaluator = evaluator
-        self._how = {"precision": precision}
+        self._differentiator = differentiator
 
     def merge(
         self,
         name: str,
         table: Mixtures,
         rows: np.ndarray,
-        proxy: str = "merge",
         known: Mapping[str, np.ndarray] | None = None,
     ) -> ProxyScores:
         """The losses of the merges of `table` on the windows `rows`.
 
         Args:
-          name, proxy: which files keep them.
+          name: of the table, for the progress line; '' for none.
           table: the mixtures.
           rows: windows, indices into the evaluation set.
           known: losses [len(rows)] of mixtures, by name, that the evaluator
@@ -70,15 +78,51 @@ class Proxies:
                 yield np.array([index]), known[table.names[index]][None]
             if not rest:
                 return
-            with progress(len(rest), f"scoring {name}", "mixtures") as tick:
+            with _progress(len(rest), name) as tick:
                 chunks = self._evaluator.chunks(table.take(rest), rows)
                 for part, nll_KR in chunks:
                     _check_finite([table.names[i] for i in rest[part]], nll_KR)
                     yield np.array(rest[part]), nll_KR
                     tick(part.stop - part.start)
 
-        keys = row_keys(self.stack, table, self._evaluation, self._how)
-        return self._store.fill(name, proxy, keys, rows, compute)
+        keys = row_keys(
+            self.stack, table, self._evaluation, self._evaluator.how
+        )
+        journal = self._store.journal(
+            "windows", self._evaluation, rows, len(rows)
+        )
+        return ProxyScores(rows, journal.fill(keys, compute))
+
+    def jacobian(
+        self, w_C: np.ndarray, scale: float, rows: np.ndarray
+    ) -> Jacobian:
+        """Losses of one merge on the windows `rows`, and their derivatives.
+
+        Kept like losses, in float32: what is computed and what is read back
+        are the same numbers, so that a search which goes on after a kill goes
+        the same way.
+        """
+        table = one_mixture(self.stack.names, w_C, scale)
+        self.stack.check_usable(table)
+        r, d, c = len(rows), len(self._evaluation.domains), len(w_C)
+
+        def compute(
+            _: np.ndarray,
+        ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            found = self._differentiator.jacobian(w_C, scale, rows)
+            values = [found.nll_R, found.dw_DC.ravel(), found.dscale_D]
+            yield np.array([0]), np.concatenate(values)[None]
+
+        # Members without a weight have derivatives too, in the columns' order.
+        how = {**self._evaluator.how, "gradient": self.stack.digests}
+        keys = row_keys(self.stack, table, self._evaluation, how)
+        journal = self._store.journal(
+            "gradients", self._evaluation, rows, r + d * c + d
+        )
+        values = journal.fill(keys, compute)[0].astype(np.float64)
+        nll_R, dw, dscale_D = np.split(values, [r, r + d * c])
+        nll_D = np.bincount(self._evaluation.domain_R[rows], nll_R, d)
+        return Jacobian(nll_R, nll_D, dw.reshape(d, c), dscale_D)
 
     def token_losses(self) -> np.ndarray:
         """Nats of every scored token for the seed and every member.
@@ -115,12 +159,15 @@ class Proxies:
                     tick(part.stop - part.start)
 
         keys = row_keys(
-            self.stack, table, self._evaluation, {**self._how, "tokens": True}
+            self.stack,
+            table,
+            self._evaluation,
+            {**self._evaluator.how, "tokens": True},
         )
-        tokens = np.arange(int(mask_RL.sum()))
-        kept = self._store.fill("tokens", "merge", keys, tokens, compute)
-        nll_CT = np.full((len(everything), len(tokens)), np.inf, np.float32)
-        nll_CT[usable] = kept.nll_MR
+        count = int(mask_RL.sum())
+        journal = self._store.journal("tokens", self._evaluation, rows, count)
+        nll_CT = np.full((len(everything), count), np.inf, np.float32)
+        nll_CT[usable] = journal.fill(keys, compute)
         return nll_CT
 
     def members(self, table: Mixtures, nll_CT: np.ndarray) -> ProxyScores:
@@ -132,9 +179,8 @@ class Proxies:
           nll_CT: the members' token losses, without the seed's.
         """
         self.stack.check_usable(table)
-        nll_CR = window_losses(self._evaluation, nll_CT)
-        nll_CR = np.where(np.isfinite(nll_CR), nll_CR, 0.0)
-        return self._unscaled(table, table.w_MC @ nll_CR)
+        nll_CR = _finite(window_losses(self._evaluation, nll_CT))
+        return self._by_window(table, lambda w_MC: w_MC @ nll_CR)
 
     def probability(self, table: Mixtures, nll_CT: np.ndarray) -> ProxyScores:
         """The loss of the averaged token probabilities, by window.
@@ -142,26 +188,79 @@ class Proxies:
         Args: as for `members`.
         """
         self.stack.check_usable(table)
-        count_R = self._evaluation.count_R
-        stop_R = np.cumsum(count_R)
-        start_R = stop_R - count_R
-        nll_MR = np.zeros((len(table), len(count_R)), np.float32)
-        # Blocks of whole windows, so that a block's tokens sum to its windows.
-        step = max(1, _PRODUCT_VALUES // (len(table) * int(count_R.max())))
-        for begin in range(0, len(count_R), step):
-            block = slice(begin, begin + step)
-            first, last = start_R[block][0], stop_R[block][-1]
-            # In float32 a loss above 103 nats has no probability left.
-            p_CT = np.exp(-nll_CT[:, first:last].astype(np.float64))
-            nll_MR[:, block] = np.add.reduceat(
-                -np.log(table.w_MC @ p_CT), start_R[block] - first, axis=1
-            )
-        return self._unscaled(table, nll_MR)
+        windows = np.arange(len(self._evaluation))
+        average = ProbabilityAverage(
+            nll_CT, np.repeat(windows, self._evaluation.count_R), len(windows)
+        )
+        return self._by_window(table, average)
 
-    def _unscaled(self, table: Mixtures, nll_MR: np.ndarray) -> ProxyScores:
-        nll_MR = np.where(table.scale_M[:, None] == 1, nll_MR, np.nan)
+    def members_sums(
+        self, w_MC: np.ndarray, nll_CT: np.ndarray, rows: np.ndarray
+    ) -> np.ndarray:
+        """`members`, summed over the windows `rows` of each domain.
+
+        For very many mixtures: nothing has the size of mixtures x windows.
+
+        Args:
+          w_MC: weights, each row sums to 1; the scale is 1.
+          nll_CT: as for `members`.
+          rows: windows, indices into the evaluation set.
+
+        Returns:
+          float64 [M, D] nats; 0 for a domain without windows.
+
+        Raises:
+          DamagedError: a row uses a damaged member.
+        """
+        self._check_weights(w_MC)
+        e = self._evaluation
+        nll_CR = _finite(window_losses(e, nll_CT))[:, rows]
+        return w_MC @ (nll_CR @ np.eye(len(e.domains))[e.domain_R[rows]])
+
+    def probability_sums(
+        self, w_MC: np.ndarray, nll_CT: np.ndarray, rows: np.ndarray
+    ) -> np.ndarray:
+        """`probability`, summed over the windows `rows` of each domain.
+
+        Args, returns, raises: as for `members_sums`.
+        """
+        self._check_weights(w_MC)
+        e = self._evaluation
+        domain_R = np.full(len(e), -1)
+        domain_R[rows] = e.domain_R[rows]
+        domain_T = np.repeat(domain_R, e.count_R)
+        return ProbabilityAverage(nll_CT, domain_T, len(e.domains))(w_MC)
+
+    def _by_window(
+        self, table: Mixtures, sums: Callable[[np.ndarray], np.ndarray]
+    ) -> ProxyScores:
+        """All windows, of some mixtures at a time."""
         rows = np.arange(len(self._evaluation))
-        return ProxyScores(rows, nll_MR.astype(np.float32))
+        nll_MR = np.empty((len(table), len(rows)), np.float32)
+        step = max(1, _VALUES // len(rows))
+        for start in range(0, len(table), step):
+            part = slice(start, start + step)
+            nll_MR[part] = sums(table.w_MC[part])
+        nll_MR[table.scale_M != 1] = np.nan
+        return ProxyScores(rows, nll_MR)
+
+    def _check_weights(self, w_MC: np.ndarray) -> None:
+        for name, w_M in zip(self.stack.names, w_MC.T, strict=True):
+            if name in self.stack.damaged and w_M.any():
+                raise DamagedError(
+                    f"{np.count_nonzero(w_M)} mixtures use {name!r}, which is "
+                    "damaged"
+                )
+
+
+@contextlib.contextmanager
+def _progress(total: int, name: str) -> Iterator[Callable[[int], None]]:
+    """Of a named table; the many small calls of a search tell nothing."""
+    if not name:
+        yield lambda _: None
+        return
+    with progress(total, f"scoring {name}", "mixtures") as tick:
+        yield tick
 
 
 def _check_finite(names: Sequence[str], nll_KR: np.ndarray) -> None:
@@ -178,4 +277,9 @@ def _check_finite(names: Sequence[str], nll_KR: np.ndarray) -> None:
 def window_losses(evaluation: EvaluationSet, nll_CT: np.ndarray) -> np.ndarray:
     """Sums of token losses [C, T] over windows: [C, R] float64."""
     start_R = np.cumsum(evaluation.count_R) - evaluation.count_R
-    return np.add.reduceat(nll_CT.astype(np.float64), start_R, axis=1)
+    return np.add.reduceat(nll_CT, start_R, axis=1, dtype=np.float64)
+
+
+def _finite(nll_CR: np.ndarray) -> np.ndarray:
+    """Zeros for a damaged member, which has no weight."""
+    return np.where(np.isfinite(nll_CR), nll_CR, 0.0)

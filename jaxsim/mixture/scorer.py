@@ -12,10 +12,10 @@ from jaxsim.corpus import open_corpus
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.mixture.evaluation import EvaluationSet, gather
 from jaxsim.mixture.evaluator import Evaluator
+from jaxsim.mixture.gradient import Differentiator
 from jaxsim.mixture.proxies import Proxies, window_losses
-from jaxsim.mixture.resident import resident
+from jaxsim.mixture.resident import load_resident
 from jaxsim.mixture.scores import ProxyScores, Scores, ScoreStore
-from jaxsim.mixture.stack import load_stack
 from jaxsim.mixture.table import (
     Mixtures,
     concatenate,
@@ -214,7 +214,7 @@ class Scorer:
             self.evaluation.rows("report"),
             self.evaluation.rows("select", self.config.windows),
         )
-        truth: ProxyScores = proxies.merge(name, table, rows, proxy="truth")
+        truth: ProxyScores = proxies.merge(name, table, rows)
         stack = proxies.stack
         scores = Scores(
             name,
@@ -264,16 +264,21 @@ class Scorer:
         return table.take(usable)
 
     def _proxies(self, names: Sequence[str]) -> Proxies:
-        stack = load_stack(self.pool, names, self.corpus, self.override)
+        pool = load_resident(
+            self.pool, names, self.corpus, self.override, self.config
+        )
         evaluator = Evaluator(
-            self.pool.model, resident(stack), self.evaluation, self.config
+            self.pool.model, pool, self.evaluation, self.config
+        )
+        differentiator = Differentiator(
+            self.pool.model, pool, self.evaluation, self.config
         )
         return Proxies(
             self.workdir,
-            stack,
+            pool.stack,
             self.evaluation,
             evaluator,
-            self.config.precision,
+            differentiator,
         )
 
 

@@ -3,16 +3,18 @@
     scores/NAME.parquet      mixture x proxy x domain x half, as sums
     scores/NAME.PROXY.npy    nats of every window, float32 [M, R]
     scores/NAME.json         the mixtures, which windows, and digests
+    scores/KIND-DIGEST.log   what the model was asked for, see `journal`
 
 The array holds windows, the finest unit that statistics resample; documents
-and domains are sums of them. It is written chunk by chunk, see `journal`; the
-JSON is written last, and fits its arrays or is refused.
+and domains are sums of them. The JSON is written last, and fits its arrays or
+is refused. A journal is not a table's: all that ask for the same windows share
+one, so the model is never asked for the same mixture and windows twice.
 """
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,17 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from jaxsim.errors import DamagedError, UserError
-from jaxsim.mixture import journal
 from jaxsim.mixture.evaluation import HALVES, EvaluationSet
+from jaxsim.mixture.files import read_array, replace, save_array
+from jaxsim.mixture.journal import Journal
 from jaxsim.mixture.stack import Stack
 from jaxsim.mixture.table import Mixtures
 from jaxsim.pool.digests import object_digest
 
 FORMAT = 1
+JOURNAL_FORMAT = 1
+# Mixtures whose losses are held in float64.
+_AT_ONCE = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +89,10 @@ def domain_sums(
     here = e.half_R[proxy.rows] == HALVES.index(half)
     rows = proxy.rows[here]
     onehot_RD = np.eye(d)[e.domain_R[rows]]
-    nll_MD = proxy.nll_MR[:, here].astype(np.float64) @ onehot_RD
+    nll_MD = np.empty((len(proxy.nll_MR), d))
+    for start in range(0, len(nll_MD), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        nll_MD[part] = proxy.nll_MR[part, here].astype(np.float64) @ onehot_RD
     sums = {
         "tokens": e.count_R[rows] @ onehot_RD,
         "bytes": e.bytes_R[rows] @ onehot_RD,
@@ -104,9 +113,9 @@ def row_keys(
     The seed's row uses no member, so its key has only the seed's digest.
     """
     keys = []
+    digests = dict(zip(stack.names, stack.digests, strict=True))
     for row in range(len(table)):
         scale = float(table.scale_M[row])
-        digests = dict(zip(stack.names, stack.digests, strict=True))
         parts = sorted((digests[n], w) for n, w in table.parts(row).items())
         keys.append(
             object_digest(
@@ -127,24 +136,34 @@ class ScoreStore:
 
     def __init__(self, workdir: Path) -> None:
         self.folder = Path(workdir) / "scores"
+        self._journals: dict[Path, Journal] = {}
 
-    def fill(
+    def journal(
         self,
-        name: str,
-        proxy: str,
-        keys: Sequence[str],
+        kind: str,
+        evaluation: EvaluationSet,
         rows: np.ndarray,
-        compute: journal.Compute,
-    ) -> ProxyScores:
-        """The losses of a table, computing only rows that are not there.
+        width: int,
+    ) -> Journal:
+        """What is kept about some windows.
 
         Args:
-          name, proxy: which file.
-          keys, rows, compute: see `journal.fill`.
+          kind: of values: 'windows', 'tokens' or 'gradients'.
+          evaluation: the text; other text has other journals.
+          rows: windows, indices into it.
+          width: values of a mixture.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        stem = self.folder / f"{name}.{proxy}"
-        return ProxyScores(rows, journal.fill(stem, keys, rows, compute))
+        little = np.ascontiguousarray(rows, "<i8")
+        digest = object_digest(
+            [
+                JOURNAL_FORMAT,
+                evaluation.digest,
+                hashlib.sha256(little.tobytes()).hexdigest(),
+                width,
+            ]
+        )
+        path = self.folder / f"{kind}-{digest[:16]}.log"
+        return self._journals.setdefault(path, Journal(path, width))
 
     def save(self, scores: Scores) -> None:
         """Writes the table's own files, the last step of scoring it."""
@@ -156,9 +175,9 @@ class ScoreStore:
                 "rows": proxy.rows.tolist(),
                 "sha256": _sha256(proxy.nll_MR),
             }
-            journal.save_array(self._array(scores.name, name), proxy.nll_MR)
+            save_array(self._array(scores.name, name), proxy.nll_MR)
         arrow = as_arrow(scores)
-        journal.replace(
+        replace(
             self.folder / f"{scores.name}.parquet",
             lambda file: pa.parquet.write_table(arrow, file),
         )
@@ -175,7 +194,7 @@ class ScoreStore:
             "notes": scores.notes,
         }
         text = json.dumps(record | {"sha256": object_digest(record)})
-        journal.replace(
+        replace(
             self.folder / f"{scores.name}.json",
             lambda file: file.write(f"{text}\n".encode()),
         )
@@ -210,7 +229,7 @@ class ScoreStore:
         for proxy, about in record["proxies"].items():
             array = self._array(name, proxy)
             try:
-                nll_MR = journal.read_array(array)
+                nll_MR = read_array(array)
             except (OSError, ValueError) as error:
                 raise DamagedError(
                     f"{array}: unreadable ({error}); run `jaxsim score` again"
@@ -233,10 +252,7 @@ class ScoreStore:
 
     def names(self) -> list[str]:
         """The tables that are there."""
-        found = self.folder.glob("*.json")
-        return sorted(
-            p.stem for p in found if not p.name.endswith(".keys.json")
-        )
+        return sorted(path.stem for path in self.folder.glob("*.json"))
 
     def _array(self, name: str, proxy: str) -> Path:
         return self.folder / f"{name}.{proxy}.npy"
@@ -245,39 +261,32 @@ class ScoreStore:
 def as_arrow(scores: Scores) -> pa.Table:
     """One line for each mixture, proxy, domain and half; sums, not means."""
     e, table = scores.evaluation, scores.table
-    columns: dict[str, list[Any]] = {
-        key: []
-        for key in (
-            "mixture", "kind", "scale", "weights", "proxy", "domain",
-            "in_pool", "half", "nll_sum", "tokens", "bytes", "documents",
-            "windows",
-        )
-    }  # fmt: skip
+    m, c = table.w_MC.shape
+    # Held once, whatever the number of proxies, domains and halves.
+    mixtures = {
+        "mixture": pa.array(table.names, pa.string()),
+        "kind": pa.array(table.kinds, pa.string()),
+        "scale": pa.array(table.scale_M),
+        "weights": pa.ListArray.from_arrays(
+            np.arange(m + 1, dtype=np.int32) * c, table.w_MC.ravel()
+        ),
+    }
+    parts = []
     for name, proxy in scores.proxies.items():
         for half in HALVES:
             nll_MD, sums = domain_sums(e, proxy, half)
-            for d, domain in enumerate(e.domains):
-                if not sums["windows"][d]:
-                    continue
-                for m in range(len(table)):
-                    values = (
-                        table.names[m],
-                        table.kinds[m],
-                        float(table.scale_M[m]),
-                        table.w_MC[m].tolist(),
-                        name,
-                        domain,
-                        e.in_pool[d],
-                        half,
-                        float(nll_MD[m, d]),
-                        int(sums["tokens"][d]),
-                        int(sums["bytes"][d]),
-                        int(sums["documents"][d]),
-                        int(sums["windows"][d]),
-                    )
-                    for key, value in zip(columns, values, strict=True):
-                        columns[key].append(value)
-    arrow = pa.table(columns)
+            for d in np.flatnonzero(sums["windows"]):
+                columns = mixtures | {
+                    "proxy": pa.repeat(name, m),
+                    "domain": pa.repeat(e.domains[d], m),
+                    "in_pool": pa.repeat(e.in_pool[d], m),
+                    "half": pa.repeat(half, m),
+                    "nll_sum": pa.array(nll_MD[:, d]),
+                }
+                for key in ("tokens", "bytes", "documents", "windows"):
+                    columns[key] = pa.repeat(int(sums[key][d]), m)
+                parts.append(pa.table(columns))
+    arrow = pa.concat_tables(parts)
     facts = {
         "jaxsim.members": json.dumps(table.members),
         "jaxsim.evaluation": e.digest,
@@ -314,5 +323,6 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def _sha256(nll_MR: np.ndarray) -> str:
-    header = f"{nll_MR.dtype.str} {nll_MR.shape}\0".encode()
-    return hashlib.sha256(header + nll_MR.tobytes()).hexdigest()
+    total = hashlib.sha256(f"{nll_MR.dtype.str} {nll_MR.shape}\0".encode())
+    total.update(np.ascontiguousarray(nll_MR).data)
+    return total.hexdigest()

@@ -182,6 +182,13 @@ def singles(members: Sequence[str]) -> Mixtures:
     return _rows(members, "member", dict(zip(members, eye_CC, strict=True)))
 
 
+def one_mixture(
+    members: Sequence[str], w_C: np.ndarray, scale: float = 1.0
+) -> Mixtures:
+    """A table of one row."""
+    return _rows(members, "given", {"mixture": w_C}, scale)
+
+
 def uniform(members: Sequence[str]) -> Mixtures:
     """Equal weights over all members: the paper's micro merge."""
     c = len(members)

@@ -2,5 +2,6 @@
 
 from jaxsim.model.language_model import Execution, LanguageModel, Params
 from jaxsim.model.presets import preset
+from jaxsim.model.transformer import LAYERS
 
-__all__ = ["Execution", "LanguageModel", "Params", "preset"]
+__all__ = ["LAYERS", "Execution", "LanguageModel", "Params", "preset"]

@@ -35,7 +35,7 @@ def attend(
     """Causal attention; H query heads share G key-value heads evenly.
 
     Returns:
-      [B, L, H, K] in the dtype of `q_BLHK`; the softmax is float32.
+      [B, L, H, K] in the dtype of `q_BLHK`; the softmax is float32 at least.
     """
     if name == "einsum":
         return _attend_einsum(q_BLHK, k_BLGK, v_BLGK)
@@ -77,7 +77,7 @@ def _attend_einsum(
             "BGQK,BGSK->BGQS",
             q_BGQK,
             k_BGLK[:, :, :stop],
-            preferred_element_type=jnp.float32,
+            preferred_element_type=jnp.promote_types(q_BGQK.dtype, jnp.float32),
         )
         future_LS = jnp.arange(stop) > jnp.arange(start, stop)[:, None]
         mask_QS = jnp.tile(jnp.where(future_LS, -1e30, 0.0), (shared, 1))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -57,7 +58,11 @@ class LanguageModel:
         )
 
     def token_nll(
-        self, params: Params, tokens_BL1: jax.Array, execution: Execution
+        self,
+        params: Params,
+        tokens_BL1: jax.Array,
+        execution: Execution,
+        of_layer: Callable[[Any], Params] | None = None,
     ) -> jax.Array:
         """Nats of each of the tokens 1..L given those before it.
 
@@ -68,6 +73,8 @@ class LanguageModel:
             gives NaN where it is the target and after it; zero times NaN
             spreads that over its row.
           execution: how to compute.
+          of_layer: makes one layer's parameters of a slice, along the first
+            axis, of what `params` has in their place; layers are scanned then.
 
         Returns:
           [B, L] float32.
@@ -76,7 +83,7 @@ class LanguageModel:
         # embedding for tokens; beyond the table both become NaN.
         known_BL1 = (tokens_BL1 >= 0) & (tokens_BL1 < self.vocab_size)
         tokens_BL1 = jnp.where(known_BL1, tokens_BL1, self.vocab_rows)
-        decoder = self._decoder(execution)
+        decoder = self._decoder(execution, of_layer)
         out: Any = decoder.apply({"params": params}, tokens_BL1[:, :-1])
         x_BLD, head_VD = out
         return next_token_nll(
@@ -106,14 +113,19 @@ class LanguageModel:
         decoder = self._decoder(Execution(unroll=False))
         return decoder.init(rng, tokens_BL)["params"]
 
-    def _decoder(self, execution: Execution) -> Decoder:
+    def _decoder(
+        self,
+        execution: Execution,
+        of_layer: Callable[[Any], Params] | None = None,
+    ) -> Decoder:
         return Decoder(
             config=self.config,
             vocab_rows=self.vocab_rows,
             attention=execution.attention,
-            unroll=execution.unroll,
+            unroll=execution.unroll and of_layer is None,
             remat=execution.remat,
             dtype=jnp.dtype(execution.precision),
+            of_layer=of_layer,
         )
 
 

@@ -94,13 +94,13 @@ def _backward(
             "BLD,BLV->DV",
             x_BLD,
             dlogits_BLV,
-            preferred_element_type=jnp.float32,
+            preferred_element_type=dhead_DV.dtype,
         )
         return dhead_DV, dx_BLD
 
     dhead_DV, dx_NBLD = jax.lax.scan(
         chunk_gradients,
-        jnp.zeros(head_VD.shape[::-1], jnp.float32),
+        jnp.zeros(head_VD.shape[::-1], _accumulator(head_VD)),
         (_split(x_BLD, count), _split(targets_BL, count), _split(g_BL, count)),
     )
     return _join(dx_NBLD), dhead_DV.T.astype(head_VD.dtype), None
@@ -111,8 +111,16 @@ _nll.defvjp(_forward, _backward)
 
 def _logits(x_BLD: jax.Array, head_VD: jax.Array) -> jax.Array:
     return jnp.einsum(
-        "BLD,VD->BLV", x_BLD, head_VD, preferred_element_type=jnp.float32
+        "BLD,VD->BLV",
+        x_BLD,
+        head_VD,
+        preferred_element_type=_accumulator(head_VD),
     )
+
+
+def _accumulator(x: jax.Array) -> jnp.dtype:
+    """What its products are summed in: float32 at least."""
+    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def _split(x_BL: jax.Array, count: int) -> jax.Array:

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jaxsim.config import ModelConfig
 from jaxsim.model.attention import attend, rotate
 
+LAYERS = "layers"  # what holds the stacked layers in the tree of parameters
+
 
 def _named(
     init: nn.initializers.Initializer, axes: Sequence[str]
@@ -27,7 +29,7 @@ def _normal(std: float, axes: Sequence[str]) -> Callable[..., Any]:
 
 
 class Norm(nn.Module):
-    """RMSNorm, or LayerNorm with bias; statistics in float32."""
+    """RMSNorm, or LayerNorm with bias; statistics in float32 at least."""
 
     config: ModelConfig
     axis: str = "embed_vector"
@@ -42,7 +44,7 @@ class Norm(nn.Module):
                 jnp.float32,
             )
 
-        y = x.astype(jnp.float32)
+        y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if self.config.norm == "layer":
             y = y - jnp.mean(y, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(y), axis=-1, keepdims=True)
@@ -154,6 +156,7 @@ class Decoder(nn.Module):
     unroll: bool
     remat: str
     dtype: jnp.dtype
+    of_layer: Callable[[Any], Any] | None = None
 
     @nn.compact
     def __call__(self, tokens_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -190,6 +193,8 @@ class Decoder(nn.Module):
         block = Block
         if policy is not None:
             block = nn.remat(Block, prevent_cse=self.unroll, policy=policy)
+        if self.of_layer is not None:
+            block = nn.map_variables(block, "params", self.of_layer, init=False)
 
         def body(layer: nn.Module, x_BLD: jax.Array) -> tuple[jax.Array, None]:
             return layer(x_BLD), None
@@ -202,6 +207,4 @@ class Decoder(nn.Module):
             unroll=self.config.layers if self.unroll else 1,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        return layers(block(self.config, self.attention, name="layers"), x_BLD)[
-            0
-        ]
+        return layers(block(self.config, self.attention, name=LAYERS), x_BLD)[0]

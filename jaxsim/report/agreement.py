@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxsim.report.wording import interval, number
 from jaxsim.study.agreement import ENOUGH_TRUTHS
+from jaxsim.study.chosen import Chosen
 from jaxsim.study.rules import RULES
 from jaxsim.study.validate import PROXIES, Validation
 
@@ -51,7 +52,7 @@ class Line:
     interval: tuple[float, float] | None
 
 
-def groups(validation: Validation) -> list[Group]:
+def groups(validation: Validation | Chosen) -> list[Group]:
     """Out-of-pool first: there a rule without a model has nothing to know."""
     found = []
     for kind in ("out-of-pool", "in-pool"):
@@ -68,7 +69,7 @@ def groups(validation: Validation) -> list[Group]:
     return found
 
 
-def targets_of(validation: Validation, kind: str) -> tuple[str, ...]:
+def targets_of(validation: Validation | Chosen, kind: str) -> tuple[str, ...]:
     """The targets of a kind: 'in-pool', 'out-of-pool' or 'macro'."""
     pairs = zip(validation.targets, validation.kinds, strict=True)
     return tuple(name for name, k in pairs if k == kind)

@@ -25,8 +25,10 @@ from jaxsim.mixture.scorer import REFERENCES
 from jaxsim.pool import Manifest, Pool, open_pool
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
+from jaxsim.report.price import price
 from jaxsim.report.references import References, read_references
 from jaxsim.search.found import Found, load_found
+from jaxsim.study.chosen import Chosen, load_chosen
 from jaxsim.study.validate import Validation, load_validation
 
 KINDS = ("member", "truth", "repeat")
@@ -37,8 +39,8 @@ class Facts:
     """What there is; a part that is not there yet is None or empty.
 
     Attributes:
-      corpus, seed, pool, references, validation, found: as their owners
-        read them.
+      corpus, seed, pool, references, validation, found, chosen: as their
+        owners read them.
       entries: manifests of members, truths and repeats, by name.
       scored_windows: how many windows went through a model to be scored.
       drift: ||member - seed|| / ||seed||, by member; NaN if it cannot be
@@ -56,6 +58,7 @@ class Facts:
     references: References | None
     validation: Validation | None
     found: Found | None
+    chosen: Chosen | None
     scored_windows: int
     drift: dict[str, float]
     missing: list[str]
@@ -65,6 +68,15 @@ class Facts:
 
     def of_kind(self, kind: str) -> dict[str, Manifest]:
         return {n: m for n, m in self.entries.items() if m.kind == kind}
+
+    @property
+    def in_pool(self) -> dict[str, bool]:
+        """Which domains are, as far as it is known."""
+        if self.references is None:
+            return {}
+        return dict(
+            zip(self.references.domains, self.references.in_pool, strict=True)
+        )
 
     @property
     def horizon(self) -> float | None:
@@ -114,6 +126,7 @@ def collect(workdir: Path) -> Facts:
         found = _load_found(workdir)
     else:
         lacks("search", "search")
+    chosen = load_chosen(workdir)
     return Facts(
         corpus=corpus,
         seed=seed,
@@ -122,25 +135,32 @@ def collect(workdir: Path) -> Facts:
         references=references,
         validation=validation,
         found=found,
+        chosen=chosen,
         scored_windows=_scored_windows(workdir),
         drift=_drift(workdir, pool, seed, entries),
         missing=missing,
-        overrides=_overrides(references, validation, found),
-        stale=_stale(corpus, members, references, validation, found),
+        overrides=_overrides(references, validation, found, chosen),
+        stale=_stale(corpus, entries, references)
+        + _stale_answers(corpus, seed, entries, validation, found, chosen),
         sources=_sources(workdir),
     )
 
 
-def load_answer(
-    workdir: Path,
-) -> tuple[Found | None, Validation | None, float | None]:
-    """The last search, the last validation, and the horizon of truths."""
-    found = entries = None
+def load_closing(workdir: Path) -> dict[str, Any]:
+    """What `closing_lines` needs besides a workdir's name, by argument."""
+    found = None
+    entries: Mapping[str, Manifest] = {}
     if (workdir / "search" / "found.json").is_file():
         found = _load_found(workdir)
     if (workdir / "pool" / "pool.json").is_file():
         entries = open_pool(workdir).manifests(*KINDS)
-    return found, _load_validation(workdir), _horizon(entries or {})
+    return {
+        "found": found,
+        "validation": _load_validation(workdir),
+        "horizon": _horizon(entries),
+        "chosen": load_chosen(workdir),
+        "price": price(entries),
+    }
 
 
 def evaluation_digest(corpus: Corpus) -> str:
@@ -241,50 +261,90 @@ def _overrides(
     references: References | None,
     validation: Validation | None,
     found: Found | None,
+    chosen: Chosen | None,
 ) -> list[str]:
     """The notes of everything shown, each once."""
     notes = [
         *(references.notes if references else ()),
         *(validation.notes if validation else ()),
         *(found.notes if found else ()),
+        *(chosen.notes if chosen else ()),
     ]
     return list(dict.fromkeys(notes))
 
 
 def _stale(
     corpus: Corpus | None,
-    members: list[str],
+    entries: Mapping[str, Manifest],
     references: References | None,
+) -> list[str]:
+    """Whether the scores no longer fit the pool and the corpus."""
+    members = [n for n, m in entries.items() if m.kind == "member"]
+    if references is None or not members:
+        return []
+    lines = []
+    if list(references.members) != members:
+        lines.append(
+            "the scores are of other members than the pool has now: run "
+            "`jaxsim score`"
+        )
+    if corpus is not None and references.evaluation != evaluation_digest(
+        corpus
+    ):
+        lines.append(
+            "the scores are of other text than the corpus has now: run "
+            "`jaxsim score`"
+        )
+    return lines
+
+
+def _stale_answers(
+    corpus: Corpus | None,
+    seed: Manifest | None,
+    entries: Mapping[str, Manifest],
     validation: Validation | None,
     found: Found | None,
+    chosen: Chosen | None,
 ) -> list[str]:
-    """What no longer fits the pool and the corpus."""
+    """Which results no longer fit the pool and the corpus."""
+    now = {n: m.params_digest for n, m in entries.items() if m.kind == "member"}
+    if not now:
+        return []
+    members = set(now)
+    if seed is not None:
+        now["seed"] = seed.params_digest
+    text = evaluation_digest(corpus) if corpus is not None else None
     lines = []
-    if references is not None and members:
-        if list(references.members) != members:
-            lines.append(
-                "the scores are of other members than the pool has now: run "
-                "`jaxsim score`"
-            )
-        if corpus is not None and references.evaluation != evaluation_digest(
-            corpus
-        ):
-            lines.append(
-                "the scores are of other text than the corpus has now: run "
-                "`jaxsim score`"
-            )
-    if validation is not None and members and validation.members != members:
-        lines.append(
-            "the agreement is over other members than the pool has now: run "
-            "`jaxsim validate`"
+
+    def check(
+        what: str,
+        command: str,
+        part: Validation | Found | Chosen,
+        fits: bool,
+    ) -> None:
+        # Results of an earlier version name neither digests nor text.
+        if not fits or any(now.get(n) != d for n, d in part.digests.items()):
+            other = "members than the pool"
+        elif text and part.evaluation and part.evaluation != text:
+            other = "text than the corpus"
+        else:
+            return
+        lines.append(f"{what} other {other} has now: run `jaxsim {command}`")
+
+    if validation is not None:
+        fits = set(validation.members) == members
+        check("the agreement is over", "validate", validation, fits)
+    if found is not None:  # a search may leave members out
+        fits = {n for row in found.rows for n in row["weights"]} <= members
+        check("the search is over", "search", found, fits)
+    if chosen is not None:
+        fits = set(chosen.members) == members
+        check(
+            "what came out of chosen ratios is of",
+            "validate --ratios=FILE.csv",
+            chosen,
+            fits,
         )
-    if found is not None and members:
-        used = {name for row in found.rows for name in row["weights"]}
-        if not used <= set(members):
-            lines.append(
-                "the search is over other members than the pool has now: "
-                "run `jaxsim search`"
-            )
     return lines
 
 
@@ -307,6 +367,7 @@ def _sources(workdir: Path) -> dict[str, str]:
         "pool/pool.json",
         f"scores/{REFERENCES}.parquet",
         "study/validation.json",
+        "study/chosen.json",
         "search/found.json",
     )
     return {

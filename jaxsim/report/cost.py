@@ -39,7 +39,7 @@ class Cost:
 
 
 def spent(facts: Facts) -> list[Cost]:
-    """Seed, members, truths and repeats, their sum, and scoring."""
+    """Seed, members, truths and repeats, their sum, scoring, searching."""
     lines = []
     if facts.seed is not None:
         lines.append(_sum("seed", [facts.seed]))
@@ -70,6 +70,20 @@ def spent(facts: Facts) -> list[Cost]:
                 "forward passes, counted from the tables; time not recorded",
             )
         )
+    if facts.pool is not None and facts.found is not None:
+        tokens = facts.found.tokens
+        if tokens:
+            lines.append(
+                Cost(
+                    "searching",
+                    0,
+                    tokens,
+                    facts.pool.model.forward_flops(tokens),
+                    math.nan,
+                    "evaluations of the search, a gradient counted as three "
+                    "forward passes; time not recorded",
+                )
+            )
     return lines
 
 

@@ -8,12 +8,13 @@ import contextlib
 import io
 import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxsim.report.agreement import LABELS, enough_truths, targets_of
+from jaxsim.report.effort import NextPercent
 from jaxsim.report.references import References
 from jaxsim.report.wording import interval, number, short
 from jaxsim.search.found import Found
@@ -32,11 +33,46 @@ _FALLBACK_FONTS = (
 
 def heat_map(references: References) -> bytes:
     """Gain over the seed of every member on every domain, report text."""
-    gain_CD = references.gains("report")
+    return _members_by_domains(
+        references.gains("report"),
+        references.members,
+        references.domains,
+        references.in_pool,
+        "gain over the seed (bits per byte)",
+        digits=3,
+    )
+
+
+def next_percent(percent: NextPercent, in_pool: Mapping[str, bool]) -> bytes:
+    """Gain of every domain from one percent more of every member.
+
+    Args:
+      percent: changes; a gain is a negative one.
+      in_pool: which domains are, as far as it is known.
+    """
+    return _members_by_domains(
+        -1000 * percent.bits_CD,
+        percent.members,
+        percent.domains,
+        [in_pool.get(name, True) for name in percent.domains],
+        "gain from 1 % more (0.001 bits per byte)",
+        digits=2,
+    )
+
+
+def _members_by_domains(
+    gain_CD: np.ndarray,
+    members: Sequence[str],
+    domains: Sequence[str],
+    in_pool: Sequence[bool],
+    label: str,
+    digits: int,
+) -> bytes:
+    """Blue is a gain, red a loss; the best member of a domain is framed."""
     c, d = gain_CD.shape
     limit = float(np.nanmax(np.abs(gain_CD), initial=0.0)) or 1.0
     width = min(max(5.0, 1.9 + 0.62 * d), 14.0)
-    slanted = 0.055 * max(_columns(short(n)) for n in references.domains)
+    slanted = 0.055 * max(_columns(short(n)) for n in domains)
     height = min(max(2.0, 0.9 + 0.34 * c), 14.0) + slanted
     with _figure(width, height) as (figure, png):
         axes = figure.add_subplot()
@@ -45,16 +81,14 @@ def heat_map(references: References) -> bytes:
         )
         axes.set_facecolor("#e5e7eb")  # what was not scored
         small = 8.5 if max(c, d) <= 40 else 5
-        axes.set_yticks(
-            range(c), [short(n) for n in references.members], fontsize=small
-        )
+        axes.set_yticks(range(c), [short(n) for n in members], fontsize=small)
         axes.set_xticks(
-            range(d), [short(n) for n in references.domains], fontsize=small,
+            range(d), [short(n) for n in domains], fontsize=small,
             rotation=40, ha="right", rotation_mode="anchor",
         )  # fmt: skip
         axes.set_xlabel("evaluation domain")
         axes.set_ylabel("member")
-        inside = sum(references.in_pool)
+        inside = sum(in_pool)
         if 0 < inside < d:
             axes.axvline(inside - 0.5, color=_INK, lw=1.5)
             axes.text(inside - 0.4, -0.65, "out-of-pool", fontsize=8, ha="left")
@@ -69,13 +103,13 @@ def heat_map(references: References) -> bytes:
             if np.isfinite(value):
                 dark = abs(value) > 0.6 * limit
                 axes.text(
-                    column, row, number(value), ha="center", va="center",
-                    fontsize=7, color="white" if dark else _INK,
+                    column, row, number(value, digits), ha="center",
+                    va="center", fontsize=7, color="white" if dark else _INK,
                 )  # fmt: skip
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
-        bar.set_label("gain over the seed (bits per byte)")
+        bar.set_label(label)
         bar.outline.set_visible(False)
     return png.getvalue()
 
@@ -116,13 +150,12 @@ def mixtures(found: Found) -> bytes:
     """Differences to the best mixture, with their simultaneous errors."""
     tied = [row for row in found.rows if row["tied"]][:_MOST_MIXTURES]
     rows = [*tied, *(row for row in found.rows if not row["tied"])]
-    critical = found.ties["critical"]
     with _figure(8.0, 1.2 + 0.3 * len(rows)) as (figure, png):
         axes = figure.add_subplot()
         for y, row in enumerate(rows):
             colour = _BLUE if row["tied"] else _ORANGE
             axes.errorbar(
-                row["difference"], y, xerr=critical * row["error"],
+                row["difference"], y, xerr=_reach(found, row),
                 fmt="o" if row["tied"] else "s", color=colour, ms=5, lw=1.4,
                 capsize=2.5,
             )  # fmt: skip
@@ -137,6 +170,14 @@ def mixtures(found: Found) -> bytes:
         )
         _legend(axes, rows)
     return png.getvalue()
+
+
+def _reach(found: Found, row: Mapping[str, Any]) -> float:
+    """The largest difference with which a row ties."""
+    if "limit" in row:
+        return float(row["limit"])
+    # Of an earlier version, which had one critical value for all rows.
+    return float(found.ties["critical"] * row["error"])
 
 
 def _points(

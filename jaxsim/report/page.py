@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxsim.report import agreement, wording
+from jaxsim.report import agreement, effort, outcome, wording
 from jaxsim.report.collect import Facts
 from jaxsim.report.cost import Cost, alternatives, spent
 from jaxsim.report.description import (
@@ -74,6 +74,9 @@ def render(
         agreement=_agreement(facts.validation),
         points=_points(facts.validation),
         mixtures=_mixtures(facts),
+        search=_search(facts),
+        percent=_percent(facts),
+        chosen=_chosen(facts),
         own_best=own_best_sentence(facts.references, "report"),
         heat_rows=_heat_rows(facts.references),
         documents=_documents(facts),
@@ -147,6 +150,81 @@ def _mixtures(facts: Facts) -> list[dict[str, Any]]:
     rows = facts.found.rows
     tied = [row for row in rows if row["tied"]][:_MOST_MIXTURES]
     return [*tied, *(row for row in rows if not row["tied"])]
+
+
+def _search(facts: Facts) -> dict[str, Any]:
+    """What there is to say about how the best mixture was found."""
+    found = facts.found
+    if found is None:
+        return {}
+    return {
+        "others": [
+            (key, agreement.LABELS[key])
+            for key in ("probability", "members")
+            if key in found.best
+        ],
+        "binding": [
+            (effort.constraint_words(row), effort.relaxing_words(row))
+            for row in found.binding
+        ],
+        "sentences": [
+            text
+            for text in (
+                effort.repetition_sentence(found),
+                effort.certificate_sentence(found),
+                effort.effort_sentence(found),
+                effort.race_sentence(found),
+            )
+            if text
+        ],
+    }
+
+
+def _percent(facts: Facts) -> dict[str, Any] | None:
+    """What one percent more of each member changes, as text."""
+    if facts.found is None:
+        return None
+    percent = effort.next_percent(facts.found)
+    if percent is None:
+        return None
+    return {
+        "how": effort.NEXT_PERCENT,
+        "unit": effort.THOUSANDTHS,
+        "domains": percent.domains,
+        "rows": [
+            (
+                percent.members[c],
+                [
+                    effort.thousandths(bits)
+                    for bits in (percent.aim_C[c], *percent.bits_CD[c])
+                ],
+            )
+            for c in percent.extremes(len(percent.members))
+            if c is not None
+        ],
+    }
+
+
+def _chosen(facts: Facts) -> dict[str, Any] | None:
+    """Ratios that were trained by choice, beside what was predicted."""
+    if facts.chosen is None:
+        return None
+    return {
+        "rows": [
+            [
+                one.label,
+                on,
+                wording.number(one.trained, 4),
+                *(wording.number(one.predicted[p], 4) for p in PROXIES),
+                wording.signed(one.trained - one.predicted["merge"]),
+            ]
+            for on, these in outcome.comparisons(facts.chosen, facts.found)
+            for one in these
+        ],
+        "sentences": outcome.sentences(
+            facts.chosen, facts.found, facts.validation
+        ),
+    }
 
 
 def _heat_rows(references: References | None) -> list[tuple[str, list[float]]]:

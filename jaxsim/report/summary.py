@@ -64,6 +64,9 @@ def summary(
                 if facts.validation
                 else None
             ),
+            "chosen": (
+                dataclasses.asdict(facts.chosen) if facts.chosen else None
+            ),
             "cost": records.get("cost", []),
         }
     )

@@ -6,9 +6,10 @@ import numpy as np
 
 from jaxsim.console import say, show_table
 from jaxsim.mixture.scores import Scores, as_arrow
+from jaxsim.mixture.summary import summarize
 from jaxsim.pool import Pool
-from jaxsim.report import agreement
-from jaxsim.report.closing import report_check
+from jaxsim.report import agreement, effort, outcome
+from jaxsim.report.answer import plain_that_tie, report_check
 from jaxsim.report.references import (
     References,
     own_best_sentence,
@@ -16,19 +17,24 @@ from jaxsim.report.references import (
     references_of,
 )
 from jaxsim.report.wording import (
+    aim,
     duration,
+    largest,
     listed,
     number,
-    shares,
+    short,
     signed,
-    target,
     weights,
 )
 from jaxsim.search.found import Found
+from jaxsim.study.chosen import Chosen
 from jaxsim.study.validate import PROXIES, Validation
 
 _MOST_DOMAINS = 6  # out-of-pool columns that fit a console
-_MOST_ROWS = 12
+_MOST_ROWS = 8
+_NARROW = {"probability": "probability\naverage", "members": "mean of\nmembers"}
+_MOST_SCORES, _MOST_TARGETS = 12, 3
+_EXTREMES = 3  # members shown at either end
 
 
 def show_pool(pool: Pool) -> None:
@@ -83,6 +89,32 @@ def show_members(scores: Scores) -> None:
         )  # fmt: skip
 
 
+def show_scores(scores: Scores) -> None:
+    """Prints the best rows of a table by the merge, and the plain merges."""
+    best = summarize(scores, "select", _MOST_SCORES)
+    targets = list(enumerate(best.targets))[:_MOST_TARGETS]
+    proxies = ["merge", *(p for p in _NARROW if p in best.bits)]
+    table = scores.table
+    show_table(
+        f"best of {len(table):,} mixtures by the merge on {best.targets[0]}: "
+        "bits per byte on select text",
+        ["mixture", "weights"]
+        + [f"{name},\n{_NARROW.get(p, p)}" for _, name in targets
+           for p in proxies],
+        [
+            [
+                short(table.names[m], 40),
+                largest({"weights": table.parts(m)}),
+                *(number(best.bits[p][i, t], 4) for t, _ in targets
+                  for p in proxies),
+            ]
+            for i, m in enumerate(best.rows)
+        ],
+        note=_marks(scores.notes),
+    )  # fmt: skip
+    say(f"All on the same windows, at most {best.windows} of each domain.")
+
+
 def show_agreement(validation: Validation) -> None:
     """Prints how well proxies and no-model rules agree with the truths."""
     truths = len(validation.truths)
@@ -109,20 +141,28 @@ def show_agreement(validation: Validation) -> None:
 
 
 def show_found(found: Found) -> None:
-    """Prints the best mixture and all that ties with it."""
-    rows = found.rows[:_MOST_ROWS]
-    rows += [row for row in found.rows[_MOST_ROWS:] if not row["tied"]]
+    """Prints the best mixture, what ties with it, and how it was found.
+
+    The command that trains it is in the closing lines, which follow.
+    """
+    if plain := plain_that_tie(found):
+        say(f"Nothing is shown to beat {listed(plain)}.")
+    tied = [row for row in found.rows if row["tied"]][:_MOST_ROWS]
+    rows = [*tied, *(row for row in found.rows if not row["tied"])]
+    others = [p for p in ("probability", "members") if p in found.best]
     show_table(
         f"{found.ties['heading']} ({found.ties['count']} of "
-        f"{found.searched:,} mixtures, for {target(found.target)})",
-        ["mixture", "weights", "select", "report", "difference", "error",
-         "ties"],
+        f"{found.searched:,} mixtures, for "
+        f"{aim(found.target, found.objective)})",
+        ["mixture", "weights", "merge,\nselect", "merge,\nreport",
+         *(_NARROW[p] for p in others), "difference", "error", "ties"],
         [
             [
-                row["name"],
-                shares(row, 4),
+                short(row["name"], 40),
+                largest(row),
                 number(row["select"], 4),
                 number(row["report"], 4),
+                *(number(row[p], 4) for p in others),
                 signed(row["difference"]),
                 number(row["error"], 4),
                 "yes" if row["tied"] else "no",
@@ -133,7 +173,66 @@ def show_found(found: Found) -> None:
     )  # fmt: skip
     if left := len(found.rows) - len(rows):
         say(f"and {left} more that tie, in search/found.json")
+    say(f"The best: {weights(found.best['weights'], 12)}")
     say(report_check(found))
+    for text in found.warnings:
+        say(f"WARNING: {text}")
+    for text in effort.sentences(found):
+        say(text)
+    _show_next_percent(found)
+
+
+def show_chosen(
+    chosen: Chosen, found: Found | None, validation: Validation | None
+) -> None:
+    """Prints what training the chosen ratios gave, beside the predictions."""
+    show_table(
+        "chosen ratios: predicted against trained, bits per byte on report "
+        "text",
+        ["ratio", "on", "trained", *agreement.LABELS.values(),
+         "trained - merge"],
+        [
+            [
+                one.label,
+                on,
+                number(one.trained, 4),
+                *(number(one.predicted[p], 4) for p in PROXIES),
+                signed(one.trained - one.predicted["merge"]),
+            ]
+            for on, these in outcome.comparisons(chosen, found)
+            for one in these
+        ],
+        note=_marks(chosen.notes),
+    )  # fmt: skip
+    for text in outcome.sentences(chosen, found, validation):
+        say(text)
+
+
+def _show_next_percent(found: Found) -> None:
+    """The members that are worth most and least, on the target's domains."""
+    percent = effort.next_percent(found)
+    if percent is None:
+        return
+    shown = [d for d, n in enumerate(percent.domains) if n in found.target]
+    several = len(shown) > 1
+    shown = shown[:_MOST_DOMAINS]
+    show_table(
+        "the next percent",
+        ["1 % more of", *["mean of the target"] * several,
+         *(percent.domains[d] for d in shown)],
+        [
+            ["..."] + [""] * (several + len(shown))
+            if c is None
+            else [
+                percent.members[c],
+                *[effort.thousandths(percent.aim_C[c])] * several,
+                *(effort.thousandths(percent.bits_CD[c, d]) for d in shown),
+            ]
+            for c in percent.extremes(_EXTREMES)
+        ],
+        note=f"change in {effort.THOUSANDTHS}, negative is better, "
+        f"{effort.NEXT_PERCENT}",
+    )  # fmt: skip
 
 
 def _show_points(validation: Validation) -> None:

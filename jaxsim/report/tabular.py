@@ -13,32 +13,47 @@ import pyarrow.parquet
 from jaxsim.report import agreement
 from jaxsim.report.collect import Facts
 from jaxsim.report.cost import alternatives, spent
+from jaxsim.report.effort import next_percent
 from jaxsim.report.references import SEED, References
 from jaxsim.search.found import Found
+from jaxsim.study.chosen import Chosen
 from jaxsim.study.validate import PROXIES, Validation
 
 Record = dict[str, Any]
 TABLES = (
-    "members", "domains", "gains", "mixtures", "agreement", "points", "cost",
+    "members", "domains", "gains", "mixtures", "marginal", "binding", "race",
+    "agreement", "points", "chosen", "cost",
 )  # fmt: skip
 PROPOSED = "proposed.csv"
 
 
 def tables(facts: Facts) -> dict[str, list[Record]]:
-    """Every table that there is something for, by name."""
-    found = {
-        "members": members(facts),
-        "domains": domains(facts),
-        "gains": gains(facts.references) if facts.references else [],
-        "mixtures": mixtures(facts.found) if facts.found else [],
-        "agreement": [],
-        "points": [],
-        "cost": cost(facts),
-    }
+    """Every table that there is something for, by name.
+
+    Under an override every row says so: a table travels without its report.
+    """
+    found: dict[str, list[Record]] = {name: [] for name in TABLES}
+    found["members"] = members(facts)
+    found["domains"] = domains(facts)
+    found["cost"] = cost(facts)
+    if facts.references is not None:
+        found["gains"] = gains(facts.references)
+    if facts.found is not None:
+        found["mixtures"] = mixtures(facts.found)
+        found["marginal"] = marginal(facts.found)
+        found["binding"] = list(facts.found.binding)
+        found["race"] = list(facts.found.race)
     if facts.validation is not None:
         found["agreement"] = agreement.records(facts.validation)
         found["points"] = points(facts.validation)
-    return {name: rows for name, rows in found.items() if rows}
+    if facts.chosen is not None:
+        found["chosen"] = chosen(facts.chosen)
+    mark = {"override": "; ".join(facts.overrides)} if facts.overrides else {}
+    return {
+        name: [{**row, **mark} for row in rows]
+        for name, rows in found.items()
+        if rows
+    }
 
 
 def write_tables(
@@ -137,6 +152,8 @@ def mixtures(found: Found) -> list[Record]:
             "weights": json.dumps(row["weights"]),
             "select_bits_per_byte": _finite(row["select"]),
             "report_bits_per_byte": _finite(row["report"]),
+            "select_probability": _finite(row.get("probability")),
+            "select_members": _finite(row.get("members")),
             "difference": _finite(row["difference"]),
             "error": _finite(row["error"]),
             "tied": row["tied"],
@@ -145,7 +162,22 @@ def mixtures(found: Found) -> list[Record]:
     ]
 
 
-def points(validation: Validation) -> list[Record]:
+def marginal(found: Found) -> list[Record]:
+    """Member by domain: what one percent more of the tokens changes."""
+    percent = next_percent(found)
+    if percent is None:
+        return []
+    return [
+        {
+            "member": percent.members[c],
+            "domain": percent.domains[d],
+            "bits_per_byte_for_one_percent": _finite(float(bits)),
+        }
+        for (c, d), bits in np.ndenumerate(percent.bits_CD)
+    ]
+
+
+def points(validation: Validation | Chosen) -> list[Record]:
     """Every truth on every target, beside what each proxy predicted."""
     return [
         {
@@ -160,6 +192,12 @@ def points(validation: Validation) -> list[Record]:
         )
         for i, name in enumerate(validation.truths)
     ]
+
+
+def chosen(trained: Chosen) -> list[Record]:
+    """The same for ratios that were trained by choice, with their labels."""
+    labels = dict(zip(trained.truths, trained.labels, strict=True))
+    return [{"ratio": labels[r["truth"]], **r} for r in points(trained)]
 
 
 def cost(facts: Facts) -> list[Record]:

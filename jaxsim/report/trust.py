@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxsim.report import agreement
-from jaxsim.report.closing import no_error, report_check
+from jaxsim.report.answer import no_error, report_check
 from jaxsim.report.collect import Facts
 from jaxsim.report.wording import count, listed, number, signed, target
 from jaxsim.search.found import Found

@@ -97,6 +97,15 @@ def shares(row: Mapping[str, Any], most: int = 6) -> str:
     return weights(row["weights"], most)
 
 
+def largest(row: Mapping[str, Any]) -> str:
+    """The same where there is little room: the largest weight, how many."""
+    used = {name: w for name, w in row["weights"].items() if w > 0}
+    if len(used) == 1 or max(used.values()) - min(used.values()) < 1e-6:
+        return "alone" if len(used) == 1 else f"1/{len(used)} each"
+    first = max(used, key=lambda name: used[name])
+    return f"{short(first)} {used[first]:.2f}, {len(used) - 1} more"
+
+
 def target(parts: Mapping[str, float]) -> str:
     """The objective in words."""
     names = list(parts)
@@ -108,3 +117,10 @@ def target(parts: Mapping[str, float]) -> str:
     return "the weighted mean of " + listed(
         [f"{name} ({share:.2f})" for name, share in shares.items()]
     )
+
+
+def aim(parts: Mapping[str, float], kind: str) -> str:
+    """The objective in words: 'mean', or 'worst' over several domains."""
+    if kind == "worst" and len(parts) > 1:
+        return f"the worst of {listed(list(parts))} (least gain over the seed)"
+    return target(parts)

@@ -14,9 +14,12 @@ from pathlib import Path
 
 from jaxsim.config import Config
 from jaxsim.report import figures
-from jaxsim.report.closing import answer, closing_lines
-from jaxsim.report.collect import Facts, collect, load_answer
+from jaxsim.report.answer import answer
+from jaxsim.report.closing import closing_lines
+from jaxsim.report.collect import Facts, collect, load_closing
+from jaxsim.report.effort import next_percent
 from jaxsim.report.page import render
+from jaxsim.report.price import price
 from jaxsim.report.summary import summary
 from jaxsim.report.tabular import (
     PROPOSED,
@@ -26,7 +29,7 @@ from jaxsim.report.tabular import (
     write_tables,
 )
 
-FIGURES = ("heat_map", "scatter", "mixtures")
+FIGURES = ("heat_map", "scatter", "mixtures", "next_percent")
 
 
 def write_report(config: Config, workdir: Path) -> Path:
@@ -41,7 +44,14 @@ def write_report(config: Config, workdir: Path) -> Path:
     # A report travels: it does not name a place on this machine.
     place = "DIR" if workdir.is_absolute() else workdir.as_posix()
     sentence = answer(facts.found)
-    closing = closing_lines(facts.found, facts.validation, place, facts.horizon)
+    closing = closing_lines(
+        facts.found,
+        facts.validation,
+        place,
+        facts.horizon,
+        facts.chosen,
+        price(facts.entries),
+    )
     drawn = _draw(facts)
     records = tables(facts)
     written = write_tables(folder / "tables", records)
@@ -64,8 +74,7 @@ def write_report(config: Config, workdir: Path) -> Path:
 def last_lines(workdir: Path) -> list[str]:
     """What to train, what ties and what is open, for the console."""
     workdir = Path(workdir)
-    found, validation, horizon = load_answer(workdir)
-    return closing_lines(found, validation, workdir.as_posix(), horizon)
+    return closing_lines(workdir=workdir.as_posix(), **load_closing(workdir))
 
 
 def _draw(facts: Facts) -> dict[str, bytes]:
@@ -76,6 +85,8 @@ def _draw(facts: Facts) -> dict[str, bytes]:
         drawn["scatter"] = figures.scatter(facts.validation)
     if facts.found is not None:
         drawn["mixtures"] = figures.mixtures(facts.found)
+        if (percent := next_percent(facts.found)) is not None:
+            drawn["next_percent"] = figures.next_percent(percent, facts.in_pool)
     return drawn
 
 

@@ -1,13 +1,17 @@
-"""The answer to a search, on disk."""
+"""The answer to a search, on disk: search/found.json and search/best.csv."""
 
+import csv
 import dataclasses
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxsim.errors import DamagedError, UserError
-from jaxsim.mixture import journal
+from jaxsim.mixture.files import replace
+
+BEST = "best.csv"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,13 +20,35 @@ class Found:
 
     Attributes:
       target: weight of each domain in the objective.
-      table: which mixtures were searched, and how many.
+      objective: 'mean' or 'worst'.
+      method: how it was looked for.
+      table: the scored table whose rows were among the candidates, or ''.
+      searched: mixtures that a merge was scored for.
+      looked_at: mixtures that the cheap proxy alone ruled out, with them.
+      evaluations: token evaluations spent, in mixtures on all select text of
+        the domains that matter; a gradient counts as three.
+      tokens: the same in evaluation tokens.
       windows: windows for each domain that the choice was made on, at most.
       select_windows: windows of a domain of the target that there are, at most.
-      ties: heading, unit that was resampled, level and critical value.
+      ties: heading, unit that was resampled, level, worth and count.
       rows: the tied mixtures and the plain ones: name, kind, weights, scale,
-        the objective on select and, where scored, on report documents,
-        difference to the best, its standard error, and whether it ties.
+        the objective on select and, where scored, on report documents, by
+        the merge; on select documents by `probability` and `members`;
+        difference to the best, its standard error, the limit up to which it
+        would tie, and whether it does.
+      race: what was dropped at each look, for a cascade.
+      certificate: Frank-Wolfe's gap in bits per byte, and as a share of the
+        objective: no mixture within the constraints is better by more than
+        this, were the merged loss convex in the weights. None without one.
+      binding: constraints that hold with equality at the best mixture: name,
+        kind, limit, value, and `gain`: bits per byte that relaxing it by
+        `step` would win, to first order; None where that is not known.
+      epochs: how often the planned run repeats each member's source, if the
+        size of the run is known.
+      warnings: what a user should know before training the best.
+      marginal: 'members', 'domains' and 'bits_DC': change in bits per byte of
+        each domain when one percent of the tokens moves to a member, taken
+        from all in proportion.
       evaluation: digest of the windows.
       digests: of 'seed' and of every member, by name.
       notes: what an override admitted.
@@ -35,6 +61,17 @@ class Found:
     select_windows: int
     ties: dict[str, Any]
     rows: list[dict[str, Any]]
+    objective: str = "mean"
+    method: str = "table"
+    looked_at: int = 0
+    evaluations: float = 0.0
+    tokens: int = 0
+    race: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    certificate: dict[str, float] | None = None
+    binding: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    epochs: dict[str, float] = dataclasses.field(default_factory=dict)
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    marginal: dict[str, Any] = dataclasses.field(default_factory=dict)
     evaluation: str = ""
     digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
@@ -45,10 +82,17 @@ class Found:
 
 
 def save_found(workdir: Path, found: Found) -> None:
+    """Writes the answer, and its first row as a ratio to be trained."""
     folder = Path(workdir) / "search"
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dataclasses.asdict(found), indent=1, allow_nan=False)
-    journal.replace(
+    best = io.StringIO()
+    rows = csv.writer(best, lineterminator="\n")
+    weights = found.best["weights"]
+    rows.writerow(["name", *weights])
+    rows.writerow([found.best["name"], *weights.values()])
+    replace(folder / BEST, lambda file: file.write(best.getvalue().encode()))
+    replace(
         folder / "found.json", lambda file: file.write(f"{text}\n".encode())
     )
 

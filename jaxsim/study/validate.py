@@ -11,11 +11,12 @@ import numpy as np
 
 from jaxsim.corpus import Corpus
 from jaxsim.errors import DamagedError
-from jaxsim.mixture import journal
 from jaxsim.mixture.evaluation import EvaluationSet
+from jaxsim.mixture.files import replace
 from jaxsim.mixture.scores import Scores
 from jaxsim.mixture.table import Mixtures
-from jaxsim.search.ties import Residual, objective
+from jaxsim.search.objective import Objective, weighted_mean
+from jaxsim.search.ties import Residual
 from jaxsim.study.agreement import Agreement, agreement, noise_ceiling
 from jaxsim.study.rules import predictions
 
@@ -64,27 +65,42 @@ class Validation:
         ) == dict(scores.digests)
 
     def residual(
-        self, target: dict[str, float], proxy: str = "merge"
+        self, target: Mapping[str, float], proxy: str = "merge"
     ) -> Residual | None:
-        """Scatter of truths around a proxy, for a weighted mean of domains.
+        """`residual_of` a weighted mean of domains."""
+        names = tuple(target)
+        unlimited_D = np.full(len(names), np.inf)
+        weights_D = np.array(list(target.values()))
+        goal = Objective(
+            names, weights_D, "mean", np.zeros(len(names)), unlimited_D
+        )
+        return self.residual_of(goal, proxy)
 
-        None with fewer than three truths, or where a domain of the target
-        has no truth.
+    def residual_of(
+        self, goal: Objective, proxy: str = "merge"
+    ) -> Residual | None:
+        """Scatter of truths around a proxy, for an objective.
+
+        None with fewer than three truths, or where a domain that matters has
+        no truth.
         """
+        needed = [
+            name
+            for name, is_needed in zip(goal.domains, goal.needed_D, strict=True)
+            if is_needed
+        ]
         if len(self.truths) < 3 or any(
-            name not in self.points["truth"] for name in target
+            name not in self.points["truth"] for name in needed
         ):
             return None
-        total = sum(target.values())
-        difference_M = sum(
-            weight
-            / total
-            * (
-                np.array(self.points["truth"][name])
-                - np.array(self.points[proxy][name])
-            )
-            for name, weight in target.items()
-        )
+        value_M = {}
+        for which in ("truth", proxy):
+            bits_MD = np.full((len(self.truths), len(goal.domains)), np.nan)
+            for name in needed:
+                column = goal.domains.index(name)
+                bits_MD[:, column] = self.points[which][name]
+            value_M[which] = goal.value(bits_MD)
+        difference_M = value_M["truth"] - value_M[proxy]
         return Residual(float(np.std(difference_M, ddof=1)), len(self.truths))
 
 
@@ -108,12 +124,12 @@ def compare(
       given: the user brought the truths.
     """
     evaluation, table = proxies.evaluation, proxies.table
-    targets = _targets(evaluation, truth_MD)
+    targets = targets_of(evaluation, truth_MD)
     bits = {p: proxies.bits_per_byte(p, "report") for p in PROXIES}
     bits["truth"] = truth_MD
     points = {
         name: {
-            target: objective(values_MD, weights_D).tolist()
+            target: weighted_mean(values_MD, weights_D).tolist()
             for target, (_, weights_D) in targets.items()
         }
         for name, values_MD in bits.items()
@@ -123,7 +139,7 @@ def compare(
         own_C = _own_units(corpus, evaluation, table, weights_D)
         choose_M = None
         if choose_MD is not None:
-            choose_M = objective(choose_MD, weights_D)
+            choose_M = weighted_mean(choose_MD, weights_D)
         tables[target] = _against(
             {p: np.array(points[p][target]) for p in PROXIES},
             np.array(points["truth"][target]),
@@ -134,8 +150,8 @@ def compare(
         if repeats is not None:
             ceilings[target] = noise_ceiling(
                 np.array(points["truth"][target]),
-                objective(repeats[0], weights_D),
-                objective(repeats[1], weights_D),
+                weighted_mean(repeats[0], weights_D),
+                weighted_mean(repeats[1], weights_D),
             )
     return Validation(
         truths=list(table.names),
@@ -177,7 +193,7 @@ def save_validation(workdir: Path, validation: Validation) -> None:
             if isinstance(value, float) and not math.isfinite(value):
                 figures[key] = None
     text = json.dumps(plain, indent=1, allow_nan=False)
-    journal.replace(
+    replace(
         folder / "validation.json",
         lambda file: file.write(f"{text}\n".encode()),
     )
@@ -212,7 +228,7 @@ def _figures(
     return (row for table in tables.values() for row in table.values())
 
 
-def _targets(
+def targets_of(
     evaluation: EvaluationSet, truth_MD: np.ndarray
 ) -> dict[str, tuple[str, np.ndarray]]:
     """Domains with truths and the macros over them: kind and weights [D]."""

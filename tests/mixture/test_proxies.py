@@ -1,5 +1,6 @@
 """Probability average and mean of members against slow references."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -51,13 +52,48 @@ def test_probability_is_the_loss_of_mean_probabilities(
 
 
 @pytest.mark.parametrize("values", [1, 500])
-def test_probability_in_blocks_is_the_same(
-    scorer, table, member_CT, values, monkeypatch
+@pytest.mark.parametrize("proxy", ["probability", "members"])
+def test_some_mixtures_at_a_time_are_the_same(
+    scorer, table, member_CT, proxy, values, monkeypatch
 ):
-    expected = scorer.proxies.probability(table, member_CT).nll_MR
-    monkeypatch.setattr(proxies_module, "_PRODUCT_VALUES", values)
-    found = scorer.proxies.probability(table, member_CT).nll_MR
-    np.testing.assert_allclose(found, expected, rtol=1e-7)
+    expected = getattr(scorer.proxies, proxy)(table, member_CT).nll_MR
+    monkeypatch.setattr(proxies_module, "_VALUES", values)
+    found = getattr(scorer.proxies, proxy)(table, member_CT).nll_MR
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("half", ["select", "report"])
+def test_sums_are_those_of_the_windows(scorer, table, member_CT, half):
+    """Without an array of mixtures by windows; absent domains are zero."""
+    e = scorer.evaluation
+    rows = e.rows(half, windows=2)
+    rows = rows[e.domain_R[rows] != 1]
+    for sums, proxy in (
+        (scorer.proxies.probability_sums, scorer.proxies.probability),
+        (scorer.proxies.members_sums, scorer.proxies.members),
+    ):
+        found = sums(table.w_MC, member_CT, rows)
+        nll_MR = proxy(table, member_CT).nll_MR.astype(np.float64)
+        for d in range(len(e.domains)):
+            here = rows[e.domain_R[rows] == d]
+            np.testing.assert_allclose(
+                found[:, d], nll_MR[:, here].sum(axis=1), rtol=1e-6
+            )
+
+
+def test_sums_of_a_damaged_member_are_refused(scorer, member_CT):
+    stack = scorer.proxies.stack
+    damaged = dataclasses.replace(stack, damaged=frozenset(["solo"]))
+    proxies = copy.copy(scorer.proxies)
+    proxies.stack = damaged
+    without = np.array([[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]])
+    member_CT = member_CT.copy()
+    member_CT[scorer.members.index("solo")] = np.inf
+    rows = np.arange(6)
+    for sums in (proxies.probability_sums, proxies.members_sums):
+        assert np.isfinite(sums(without, member_CT, rows)).all()
+        with pytest.raises(DamagedError, match="2 mixtures use 'solo', which"):
+            sums(np.full((2, 4), 0.25), member_CT, rows)
 
 
 def test_probability_of_an_improbable_token(scorer, table, member_CT):

@@ -10,7 +10,7 @@ import pytest
 from jaxsim.errors import UserError
 from jaxsim.mixture import evaluator as evaluators
 from jaxsim.mixture.scorer import Scorer
-from jaxsim.mixture.table import dirichlet, uniform
+from jaxsim.mixture.table import concatenate, dirichlet, uniform
 
 from . import tiny
 
@@ -101,6 +101,23 @@ def test_only_new_rows_go_through_the_model(workdir, config, scored):
     assert scored == []
     np.testing.assert_array_equal(score(5)[:3], first)
     assert scored == ["dirichlet 4", "dirichlet 5"]
+
+
+def test_tables_share_rows_of_the_same_windows(workdir, config, scored):
+    scorer = Scorer(workdir, config.score)
+    members = scorer.members
+    first = scorer.score("mine", dirichlet(members, 3, 1.0, rng=0), windows=2)
+    scored.clear()
+    table = concatenate(uniform(members), first.table.take([2, 0]))
+    second = Scorer(workdir, config.score).score("other", table, windows=2)
+    assert scored == ["uniform"]
+    np.testing.assert_array_equal(
+        second.proxies["merge"].nll_MR[1:],
+        first.proxies["merge"].nll_MR[[2, 0]],
+    )
+    scored.clear()
+    scorer.score("mine", first.table, windows=1)
+    assert scored == list(first.table.names)
 
 
 def test_a_changed_member_is_scored_again(workdir, config, scorer):

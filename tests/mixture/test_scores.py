@@ -9,122 +9,12 @@ import pyarrow.parquet
 import pytest
 
 from jaxsim.errors import DamagedError, UserError
-from jaxsim.mixture import journal
 from jaxsim.mixture.scorer import Scorer
 from jaxsim.mixture.scores import ProxyScores, Scores, ScoreStore, row_keys
 from jaxsim.mixture.table import concatenate, dirichlet, seed_row, uniform
 from jaxsim.pool import open_pool
 
 from . import tiny
-
-WINDOWS = np.array([3, 1, 4])
-
-
-class Counter:
-    """Losses that say which key they belong to, and how often they were made.
-
-    Fails before chunk `stop`, as a killed process does.
-    """
-
-    def __init__(self, keys, stop=None):
-        self.keys, self.stop, self.made = keys, stop, []
-
-    def __call__(self, missing):
-        for start in range(0, len(missing), 2):
-            if start // 2 == self.stop:
-                raise KeyboardInterrupt
-            some = missing[start : start + 2]
-            self.made += [self.keys[m] for m in some]
-            yield some, losses([self.keys[m] for m in some])
-
-
-def losses(keys):
-    return np.array(
-        [[ord(key[0]) + i / 8 for i in range(len(WINDOWS))] for key in keys],
-        np.float32,
-    )
-
-
-@pytest.fixture
-def fill(tmp_path):
-    def call(keys, stop=None, windows=WINDOWS):
-        compute = Counter(keys, stop)
-        found = journal.fill(tmp_path / "table", keys, windows, compute)
-        np.testing.assert_array_equal(found, losses(keys))
-        return compute.made
-
-    return call
-
-
-def test_a_killed_run_continues(fill):
-    keys = list("abcdefg")
-    with pytest.raises(KeyboardInterrupt):
-        fill(keys, stop=2)
-    assert fill(keys) == list("efg")
-    assert fill(keys) == []
-
-
-def test_a_table_that_grows_or_is_sorted_anew(fill):
-    assert fill(list("abc")) == list("abc")
-    assert fill(list("cxab")) == ["x"]
-    assert fill(list("ba")) == []
-
-
-def test_equal_rows_are_computed_once(fill, tmp_path):
-    assert fill(list("abaa")) == list("ab")
-    before = (tmp_path / "table.npy").stat().st_mtime_ns
-    assert fill(list("abaa")) == []
-    assert (tmp_path / "table.npy").stat().st_mtime_ns == before
-
-
-def test_other_windows_are_other_columns(fill):
-    fill(list("ab"))
-    assert fill(list("ab"), windows=WINDOWS[[1, 0, 2]]) == list("ab")
-
-
-@pytest.mark.parametrize("stop", [1, 2, 3])
-def test_killed_while_one_table_replaces_another(fill, monkeypatch, stop):
-    """Of the same size in another order: no row may change its owner."""
-    fill(list("abc"))
-    replaced, replace = [], journal.replace
-
-    def killed(path, write):
-        replaced.append(path)
-        if len(replaced) == stop:
-            raise KeyboardInterrupt
-        replace(path, write)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(journal, "replace", killed)
-        fill(list("cab"))
-    fill(list("cab"))
-    fill(list("abc"))
-
-
-@pytest.mark.parametrize("name", ["table.npy", "table.check.npy"])
-@pytest.mark.parametrize("at", [0.0, 0.3, 0.7, 0.999])
-def test_a_flipped_bit_is_computed_again(fill, tmp_path, name, at):
-    fill(list("abcabc"))
-    tiny.flip(tmp_path / name, at)
-    fill(list("abcabc"))
-
-
-@pytest.mark.parametrize(
-    "name", ["table.npy", "table.check.npy", "table.keys.json"]
-)
-@pytest.mark.parametrize("data", [b"", b"{}", b"[1]", b"\x93NUMPY", None])
-def test_unreadable_files_are_computed_again(fill, tmp_path, name, data):
-    fill(list("abc"))
-    path = tmp_path / name
-    path.write_bytes(path.read_bytes()[:-2] if data is None else data)
-    assert fill(list("abc")) == list("abc")
-
-
-def test_a_flipped_key_is_computed_again(fill, tmp_path):
-    fill(list("abc"))
-    path = tmp_path / "table.keys.json"
-    path.write_text(path.read_text().replace('"b"', '"c"'))
-    fill(list("abc"))
 
 
 def test_keys_hold_what_a_row_depends_on(scorer):

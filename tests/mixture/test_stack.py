@@ -5,17 +5,19 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxsim.corpus import open_corpus
 from jaxsim.errors import DamagedError, UserError
+from jaxsim.mixture.resident import resident
 from jaxsim.mixture.scorer import Scorer
-from jaxsim.mixture.stack import load_stack
+from jaxsim.mixture.stack import load_stack, stacked
 from jaxsim.mixture.table import seed_row, singles
 from jaxsim.pool import open_pool
 
-from . import tiny
+from . import drawn, tiny
 
 SOLO = "pool/members/solo"
 
@@ -39,11 +41,64 @@ def test_columns_are_member_minus_seed(project):
         manifest = pool.manifest(name)
         assert stack.digests[c] == manifest.params_digest
         jax.tree.map(
-            lambda d_C, m, s, c=c: np.testing.assert_array_equal(d_C[c], m - s),
+            lambda d_C, m, s, c=c: np.testing.assert_array_equal(
+                d_C[:, c], m - s
+            ),
             stack.delta_C,
             pool.load(manifest),
             seed,
         )
+
+
+def test_entries_are_taken_one_at_a_time():
+    """Or loading a pool would need more than twice its memory."""
+    seed, *members = drawn.trees()
+    held = jax.tree.map(np.empty_like, seed)
+
+    def entries():
+        for member in members:
+            jax.tree.map(np.copyto, held, member)  # over the one before
+            yield held
+
+    delta_C = stacked(seed, entries(), len(members))
+    for c, member in enumerate(members):
+        jax.tree.map(
+            lambda d_C, m, s, c=c: np.testing.assert_array_equal(
+                d_C[:, c], m - s
+            ),
+            delta_C,
+            member,
+            seed,
+        )
+
+
+@pytest.mark.parametrize("deltas", ["float32", "bfloat16"])
+def test_a_cpu_takes_the_arrays_over(project, deltas):
+    """A copy would double the memory of a pool."""
+    pool, corpus = open_pool(project), open_corpus(project)
+    stack = load_stack(pool, tiny.MEMBERS, corpus, deltas=deltas)
+    held = resident(stack, model=pool.model)
+    assert held.deltas == deltas
+    arrays = jax.tree.leaves((stack.seed, stack.delta_C))
+    leaves = jax.tree.leaves((held.seed, held.delta_C))
+    for array, leaf in zip(arrays, leaves, strict=True):
+        for shard in leaf.addressable_shards:
+            assert shard.data.unsafe_buffer_pointer() == array.ctypes.data
+
+
+def test_bfloat16_differences_are_rounded_to_the_nearest(project):
+    pool, corpus = open_pool(project), open_corpus(project)
+    full, half = (
+        load_stack(pool, tiny.MEMBERS, corpus, deltas=deltas).delta_C
+        for deltas in ("float32", "bfloat16")
+    )
+    jax.tree.map(
+        lambda f, h: np.testing.assert_allclose(
+            h.view(jnp.bfloat16).astype(np.float32), f, rtol=2.0**-8
+        ),
+        full,
+        half,
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,8 +133,8 @@ def test_a_damaged_member_is_a_zero_column_under_override(workdir, config):
     stack = scorer.proxies.stack
     solo = stack.names.index("solo")
     for delta_C in jax.tree.leaves(stack.delta_C):
-        assert not np.any(delta_C[solo])
-        assert np.any(np.delete(delta_C, solo, axis=0))
+        assert not np.any(delta_C[:, solo])
+        assert np.any(np.delete(delta_C, solo, axis=1))
     assert stack.damaged == {"solo"}
     with pytest.raises(DamagedError, match="'solo' uses 'solo', which is dam"):
         scorer.score("mine", singles(scorer.members), windows=1)

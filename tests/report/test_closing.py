@@ -4,9 +4,22 @@ import dataclasses
 
 import pytest
 
-from jaxsim.report.closing import answer, closing_lines, report_check
+from jaxsim.pool import open_pool
+from jaxsim.report.answer import answer, report_check
+from jaxsim.report.closing import closing_lines
+from jaxsim.report.price import Price, price
 
-from .workdirs import MEMBERS, OUTSIDE, found_of, validation_of
+from .workdirs import (
+    MEMBERS,
+    OUTSIDE,
+    as_before,
+    chosen_of,
+    found_of,
+    on_basis_of,
+    validation_of,
+)
+
+TRAIN = "jaxsim validate --workdir=W --ratios=W/search/best.csv"
 
 
 def lines(found, validation=None, **more):
@@ -40,13 +53,48 @@ def test_the_next_command_follows_what_is_missing(workdir):
     assert "--config.validate.repeats=" in single[0]
     assert "no repeats" in single[2]
     repeated = lines(found, validation_of(workdir, 12, repeats=3))
-    assert f"--config.score.windows={4 * found.windows}" in repeated[0]
+    assert f"--config.search.windows={4 * found.windows}" in repeated[0]
+    assert "jaxsim score" not in repeated[0]
+    by_table = dataclasses.replace(found, method="table")
+    by_table = lines(by_table, validation_of(workdir, 12, repeats=3))
+    assert "jaxsim score --workdir=W --config.score.windows=20" in by_table[0]
     assert "no repeats" not in repeated[2]
     alone = lines(
         found_of(trained=True, tied=1), validation_of(workdir, 12, repeats=3)
     )
-    assert "jaxsim" not in alone[0]
+    assert alone[0].count("jaxsim") == 1 and TRAIN in alone[0]
     assert "no other of 40 mixtures" in alone[1]
+
+
+def test_training_the_answer_comes_first_where_there_are_truths(workdir):
+    """Before that it is offered, but after what should come first."""
+    for trained, truths in ((False, 0), (True, 5)):
+        validation = validation_of(workdir, truths) if truths else None
+        text = lines(found_of(trained), validation)[0]
+        assert text.index("truths=12") < text.index(TRAIN)
+        assert f"to train it at once: `{TRAIN}`" in text
+    enough = validation_of(workdir, 12, repeats=3)
+    text = lines(found_of(trained=True), enough)[0]
+    assert text.index(TRAIN) < text.index("to narrow the ties")
+    assert "at once" not in text
+
+
+def test_the_price_stands_beside_the_command(workdir):
+    enough = validation_of(workdir, 12, repeats=3)
+    found = found_of(trained=True)
+    text = lines(found, enough, price=Price(65_536, 12.0, "truth"))[0]
+    assert f"`{TRAIN}` (one run of 65,536 tokens; a truth here took" in text
+    assert "took 12 s)" in text
+    assert "one run of" not in lines(found, enough)[0]
+
+
+def test_truths_that_came_after_the_search_ask_for_another_search(workdir):
+    found = found_of(trained=False)
+    validation = on_basis_of(found, validation_of(workdir, 12))
+    text = lines(found, validation)[0]
+    assert "did not know: `jaxsim search --workdir=W`;" in text
+    other = dataclasses.replace(validation, evaluation="other text")
+    assert "did not know" not in lines(found, other)[0]
 
 
 def test_a_plain_mixture_that_ties_is_named():
@@ -74,14 +122,85 @@ def test_a_choice_that_fails_on_report_text_says_so():
     assert "not compared" in report_check(found)
 
 
-def test_a_trained_choice_is_not_called_untrained(workdir):
+def test_the_headline_says_that_nothing_beats_uniform():
+    assert answer(found_of(tied=4)).startswith(
+        "Nothing is shown to beat uniform. "
+    )
+    assert "Nothing" not in answer(found_of(tied=3))
+    blind = found_of(tied=4)
+    for row in blind.rows:
+        row["error"] = 0.0
+    assert "Nothing" not in answer(blind)
+
+
+def test_a_trained_choice_says_what_came_out(workdir):
     found = found_of(trained=True)
-    validation = validation_of(workdir, 12)
-    assert "it is no truth" in lines(found, validation)[2]
+    validation = on_basis_of(found, validation_of(workdir, 12, repeats=3))
+    train, _, left = lines(found, validation)
+    assert "it was not trained" in left and TRAIN in train
+    chosen = chosen_of(found, trained=2.1234)
+    train, _, left = lines(found, validation, chosen=chosen)
+    assert "trained as truth-best it has 2.1234" in train
+    assert "its merge predicted 2.1000, a difference of +0.0234" in train
+    assert TRAIN not in train
+    assert "not trained" not in left
+
+
+@pytest.mark.parametrize("other", ["ratio", "pool", "text", "before"])
+def test_only_the_best_of_this_pool_and_text_counts_as_trained(other):
+    found = found_of(trained=True)
+    chosen = chosen_of(found)
+    if other == "ratio":
+        ratios = [[0.51, 0.49, 0.0], *chosen.ratios[1:]]
+        chosen = dataclasses.replace(chosen, ratios=ratios)
+    elif other == "pool":
+        digests = {**chosen.digests, MEMBERS[0]: "another"}
+        chosen = dataclasses.replace(chosen, digests=digests)
+    elif other == "text":
+        chosen = dataclasses.replace(chosen, evaluation="another")
+    else:
+        found = as_before(found)
+        chosen = dataclasses.replace(chosen, evaluation="", digests={})
+    train, _, left = lines(found, chosen=chosen)
+    assert "truth-best" not in train
+    assert "it was not trained" in left
+
+
+def test_a_ratio_that_was_rounded_to_be_trained_is_the_same():
+    found = found_of(trained=True)
+    chosen = chosen_of(found)
+    ratios = [[0.500006, 0.499994, 0.0], *chosen.ratios[1:]]
+    chosen = dataclasses.replace(chosen, ratios=ratios)
+    assert "truth-best" in lines(found, chosen=chosen)[0]
+
+
+def test_a_best_mixture_among_the_truths_was_trained(workdir):
+    found = found_of(trained=True)
+    validation = on_basis_of(found, validation_of(workdir, 12))
     ratio = [found.best["weights"].get(name, 0.0) for name in MEMBERS]
     ratios = [ratio, *validation.ratios[1:]]
-    trained = dataclasses.replace(validation, ratios=ratios)
-    assert "it is no truth" not in lines(found, trained)[2]
+    validation = dataclasses.replace(validation, ratios=ratios)
+    train, _, left = lines(found, validation)
+    truth = validation.points["truth"][OUTSIDE][0]
+    assert f"trained as truth-0 it has {truth:.4f}" in train
+    assert "earlier truths" not in train  # it is one of them
+    assert "not trained" not in left
+
+
+def test_the_price_is_that_of_truths_if_they_are_alike(scored):
+    members = open_pool(scored).manifests("member")
+    assert price({}) is None
+    assert price(members) == Price(256, 3.0, "member")
+    one = next(iter(members.values()))
+    truths = {
+        f"truth-{i}": dataclasses.replace(
+            one, kind="truth", tokens=tokens, wall_seconds=seconds
+        )
+        for i, (tokens, seconds) in enumerate([(512, 4.0), (512, 6.0)])
+    }
+    assert price(members | truths) == Price(512, 5.0, "truth")
+    truths["truth-1"] = dataclasses.replace(truths["truth-1"], tokens=1024)
+    assert price(members | truths) == Price(256, 3.0, "member")
 
 
 @pytest.mark.parametrize(

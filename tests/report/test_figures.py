@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxsim.report import figures
+from jaxsim.report.effort import NextPercent, next_percent
 from jaxsim.report.references import References
 from jaxsim.report.wording import short
 
@@ -58,6 +59,36 @@ def test_blue_is_better_and_zero_is_white():
     assert most(0.5) > 0.05
     assert most(-0.5) < -0.05
     assert abs(most(0.0)) < 0.02
+
+
+def test_the_next_percent_is_blue_where_bits_fall():
+    def most(bits):
+        percent = NextPercent(
+            ("a", "b"), ("c", "d"), np.full((2, 2), bits), np.full(2, bits)
+        )
+        image = pixels(figures.next_percent(percent, {"c": True, "d": False}))
+        middle = image[:, : image.shape[1] * 3 // 4].reshape(-1, 3)
+        return (middle[:, 2] - middle[:, 0]).mean()
+
+    assert most(-0.001) > 0.05
+    assert most(0.001) < -0.05
+
+
+def test_the_next_percent_draws_what_a_search_left():
+    percent = next_percent(found_of())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pixels(figures.next_percent(percent, {})).std() > 0.02
+
+
+def test_bars_reach_as_far_as_a_tie_does():
+    found = found_of()
+    before = figures.mixtures(found)
+    for row in found.rows:
+        row["limit"] = found.ties["critical"] * row["error"]
+    assert figures.mixtures(found) == before
+    found.rows[-1]["limit"] *= 3
+    assert figures.mixtures(found) != before
 
 
 def test_scatter_and_mixtures(workdir):

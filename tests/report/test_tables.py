@@ -11,14 +11,18 @@ from jaxsim.pool import open_pool
 from jaxsim.report import agreement
 from jaxsim.report.tables import (
     show_agreement,
+    show_chosen,
     show_found,
     show_members,
     show_pool,
+    show_scores,
 )
 
 from .workdirs import (
     MEMBERS,
     OUTSIDE,
+    as_before,
+    chosen_of,
     found_of,
     reference_scores,
     validation_of,
@@ -55,6 +59,21 @@ def test_members_carry_the_marks_of_an_override(workdir, capsys):
     evaluation = gather(open_corpus(workdir))
     show_members(reference_scores(evaluation, ("member alpha is damaged",)))
     assert "OVERRIDE: member alpha is damaged" in said(capsys)
+
+
+def test_scores_by_every_proxy(workdir, capsys):
+    scores = reference_scores(gather(open_corpus(workdir)), ("a mark",))
+    show_scores(scores)
+    out = said(capsys)
+    assert f"best of {len(scores.table)} mixtures by the merge on" in out
+    for word in ("merge", "probability", "average", "mean of", "members"):
+        assert word in out
+    bits_MD = scores.bits_per_byte("merge", "select")
+    outside = scores.evaluation.domains.index(OUTSIDE)
+    # By every proxy, which here are all the same.
+    for bits in bits_MD[:, outside]:
+        assert " ".join([f"{bits:.4f}"] * 3) in out
+    assert "OVERRIDE: a mark" in out
 
 
 @pytest.mark.parametrize(("truths", "enough"), [(11, False), (12, True)])
@@ -106,12 +125,95 @@ def test_a_mean_over_domains_has_no_interval(workdir):
 
 @pytest.mark.parametrize("trained", [False, True])
 def test_found(capsys, trained):
-    found = found_of(trained)
+    found = plain_names(found_of(trained))
     show_found(found)
     out = said(capsys)
     heading = found.ties["heading"]
     assert out.startswith(f"{heading} (2 of 40 mixtures, for {OUTSIDE})")
-    assert all(row["name"] in out for row in found.rows)
+    for row in found.rows:
+        assert (
+            f"{row['name']} 1/{len(row['weights'])} each {row['select']:.4f} "
+            f"{row['report']:.4f} {row['probability']:.4f} "
+            f"{row['members']:.4f} {row['difference']:+.4f}"
+        ) in out
+    assert "WARNING: " in out and "would repeat 2.5 times" in out
+    for sentence in ("What binds: ", "Certificate: were", "The race dropped"):
+        assert sentence in out
+
+
+def test_found_of_before_has_the_merge_alone(capsys):
+    show_found(as_before(found_of()))
+    out = said(capsys)
+    for absent in ("mean of members", "Certificate", "percent", "WARNING"):
+        assert absent not in out
+    assert "2.0100" in out
+
+
+def test_found_says_that_nothing_beats_uniform(capsys):
+    show_found(found_of(tied=4))
+    assert said(capsys).startswith("Nothing is shown to beat uniform. ties")
+
+
+def test_found_of_twelve_members_is_no_wall(capsys):
+    found = plain_names(found_of(trained=True, tied=3))
+    names = [f"19{i}0-19{i}9" for i in range(12)]
+    more = {"name": "x", "weights": {n: 1 / 12 for n in names}}
+    rows = [dict(found.rows[0], **more) for _ in range(40)]
+    domains = [f"domain {i}" for i in range(13)]
+    found = dataclasses.replace(
+        found,
+        rows=[*rows, *found.rows[1:]],
+        target=dict.fromkeys(domains, 1.0),
+        marginal={
+            "members": names,
+            "domains": domains,
+            "bits_DC": [[0.001 * i for i in range(12)]] * 13,
+        },
+    )
+    show_found(found)
+    out = capsys.readouterr().out.splitlines()
+    assert len(out) <= 40
+    assert any("and 34 more that tie" in line for line in out)
+
+
+def test_the_next_percent_shows_both_ends(capsys):
+    names = [f"m{i}" for i in range(9)]
+    found = dataclasses.replace(
+        found_of(),
+        marginal={
+            "members": names,
+            "domains": [OUTSIDE],
+            "bits_DC": [[0.001 * (i - 4) for i in range(9)]],
+        },
+    )
+    show_found(found)
+    out = said(capsys)
+    for name, value in (("m0", -4), ("m2", -2), ("m6", 2), ("m8", 4)):
+        assert f"{name} {value:+.2f}" in out
+    assert "m4 " not in out
+    assert "by the merge, to first order" in out
+
+
+def test_chosen(capsys):
+    found = found_of(trained=True)
+    show_chosen(chosen_of(found, trained=2.1875), found, None)
+    out = said(capsys)
+    assert f"the best {OUTSIDE} 2.1875 2.1000 2.1100 2.1200 +0.0875" in out
+    assert "even macro in-pool 2.2275 2.1400" in out
+    assert "trained it has 2.1875 bits per byte" in out
+    assert "too few earlier truths" in out
+
+
+def test_chosen_carries_the_marks_of_an_override(capsys):
+    chosen = dataclasses.replace(chosen_of(found_of()), notes=["a mark"])
+    show_chosen(chosen, None, None)
+    assert "OVERRIDE: a mark" in said(capsys)
+
+
+def plain_names(found):
+    """Names that no table folds."""
+    rows = [dict(row, name=f"row {i}") for i, row in enumerate(found.rows)]
+    return dataclasses.replace(found, rows=rows)
 
 
 def test_a_name_is_no_style(capsys):

@@ -18,17 +18,22 @@ from jaxsim.mixture.scores import ScoreStore, load_scores
 from jaxsim.mixture.table import read_csv
 from jaxsim.pool import Pool
 from jaxsim.report import collect
+from jaxsim.report.tabular import TABLES
 from jaxsim.report.write import last_lines, write_report
-from jaxsim.search.found import save_found
+from jaxsim.search.found import Found, load_found, save_found
+from jaxsim.study.chosen import save_chosen
 
 from .workdirs import (
     DRIFT,
     HOSTILE,
     MEMBERS,
     OUTSIDE,
+    add_chosen,
     add_found,
     add_truth,
     add_validation,
+    as_before,
+    chosen_of,
     config_of,
     found_of,
     reference_scores,
@@ -38,7 +43,7 @@ COMMANDS = ("prepare", "seed", "train", "score", "validate", "search")
 ELEMENTS = """
     html head meta title link style body header h1 p ul li b nav a section h2
     figure div img figcaption table thead tr th tbody td caption dl dt dd code
-    h3 details summary
+    h3 details summary strong
     """
 
 
@@ -85,7 +90,7 @@ def report_of(workdir):
 @pytest.fixture
 def complete(workdir):
     add_validation(workdir, truths=12, repeats=3)
-    add_found(workdir, trained=True)
+    add_chosen(workdir, add_found(workdir, trained=True))
     return workdir
 
 
@@ -112,7 +117,7 @@ def test_the_page_loads_nothing(complete):
     policies = [a["content"] for tag, a in page.elements if "http-equiv" in a]
     assert policies and policies[0].startswith("default-src 'none'")
     images = [a for tag, a in page.elements if tag == "img"]
-    assert len(images) == 3
+    assert len(images) == 4
     assert all(a["alt"] for a in images)
 
 
@@ -203,15 +208,18 @@ def test_overrides_mark_page_and_json(complete):
     assert "OVERRIDE." in page.text and note in page.text
 
 
-@pytest.mark.parametrize("where", ["study", "search"])
+@pytest.mark.parametrize("where", ["study", "chosen", "search"])
 def test_overrides_of_other_parts_are_found(complete, where):
-    assert report_of(complete)[1]["overrides"] == []
+    assert collect.collect(complete).overrides == []
     if where == "study":
         add_validation(complete, truths=12, notes=("a mark",))
+    elif where == "chosen":
+        chosen = chosen_of(load_found(complete))
+        save_chosen(complete, dataclasses.replace(chosen, notes=["a mark"]))
     else:
         found = add_found(complete)
         save_found(complete, dataclasses.replace(found, notes=["a mark"]))
-    assert report_of(complete)[1]["overrides"] == ["a mark"]
+    assert collect.collect(complete).overrides == ["a mark"]
 
 
 def test_again_it_writes_the_same_and_reads_no_parameters(
@@ -231,6 +239,124 @@ def test_again_it_writes_the_same_and_reads_no_parameters(
     monkeypatch.setattr(Pool, "load", None)
     report_of(complete)
     assert contents() == before
+
+
+def test_every_table_carries_the_mark_of_an_override(complete):
+    def tables():
+        folder = complete / "report" / "tables"
+        return {
+            path.name: pyarrow.parquet.read_table(path).column_names
+            for path in folder.glob("*.parquet")
+        }
+
+    report_of(complete)
+    assert set(tables()) == {f"{name}.parquet" for name in TABLES}
+    assert not any("override" in names for names in tables().values())
+    found = dataclasses.replace(load_found(complete), notes=["a", "b"])
+    save_found(complete, found)
+    report_of(complete)
+    assert all(names[-1] == "override" for names in tables().values())
+    text = (complete / "report" / "tables" / "cost.csv").read_text()
+    assert all(line.endswith(",a; b") for line in text.splitlines()[1:])
+
+
+def test_what_the_search_left_is_in_page_and_tables(complete):
+    page, summary = report_of(complete)
+    found = load_found(complete)
+    for row in found.rows:
+        for key in ("select", "report", "probability", "members"):
+            assert f" {row[key]:.4f} " in page.text
+    for text in (
+        "What is the next percent worth?",
+        "Before training it.",
+        "were the merged loss convex in the weights",
+        "The race dropped 30 of 40 on 250 windows",
+        "5,000 looked at by the cheap proxy",
+    ):
+        assert text in page.text
+    assert summary["search"] == dataclasses.asdict(found)
+    folder = complete / "report" / "tables"
+    marginal = pyarrow.parquet.read_table(folder / "marginal.parquet")
+    values = {
+        (row["member"], row["domain"]): row["bits_per_byte_for_one_percent"]
+        for row in marginal.to_pylist()
+    }
+    for c, member in enumerate(found.marginal["members"]):
+        for d, domain in enumerate(found.marginal["domains"]):
+            bits = found.marginal["bits_DC"][d][c]
+            assert values[member, domain] == bits
+            if bits is not None:
+                assert f"{1000 * bits:+.2f}" in page.text
+    searching = {line["what"]: line for line in summary["cost"]}["searching"]
+    assert searching["tokens"] == found.tokens
+
+
+def test_what_came_out_is_in_page_json_and_tables(complete):
+    page, summary = report_of(complete)
+    assert "What came out of training it" in page.headings()
+    assert "the best https:evil.example 2.1800 2.1000 2.1100" in page.text
+    assert summary["chosen"]["labels"] == ["the best", "even"]
+    assert "trained as truth-best it has 2.1800" in summary["closing"][0]
+    table = pyarrow.parquet.read_table(
+        complete / "report" / "tables" / "chosen.parquet"
+    ).to_pylist()
+    (row,) = [
+        r for r in table if r["ratio"] == "even" and r["target"] == OUTSIDE
+    ]
+    assert row["truth_bits_per_byte"] == pytest.approx(2.22)
+    assert row["merge"] == pytest.approx(2.14)
+    (complete / "study" / "chosen.json").unlink()
+    page, summary = report_of(complete)
+    assert "What came out" not in page.text
+    assert "it was not trained" in summary["closing"][-1]
+    assert not (complete / "report" / "tables" / "chosen.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("evaluation", "another", "other text than the corpus"),
+        ("digests", {"seed": "another"}, "other members than the pool"),
+        ("digests", {"alpha": "another"}, "other members than the pool"),
+        ("digests", {"gone": "x"}, "other members than the pool"),
+    ],
+    ids=["text", "seed", "changed", "gone"],
+)
+@pytest.mark.parametrize("part", ["search", "chosen"])
+def test_answers_of_another_pool_or_text_are_out_of_date(
+    complete, part, field, value, words
+):
+    assert collect.collect(complete).stale == []
+    found = load_found(complete)
+    if part == "search":
+        save_found(complete, dataclasses.replace(found, **{field: value}))
+    else:
+        chosen = dataclasses.replace(chosen_of(found), **{field: value})
+        save_chosen(complete, chosen)
+    (line,) = collect.collect(complete).stale
+    assert words in line
+    command = "search" if part == "search" else "validate --ratios=FILE.csv"
+    assert line.endswith(f"run `jaxsim {command}`")
+
+
+def test_a_search_of_before_still_makes_a_report(workdir):
+    new = json.loads(json.dumps(vars(as_before(found_of(trained=True)))))
+    keys = {
+        f.name
+        for f in dataclasses.fields(Found)
+        if f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    }
+    path = workdir / "search" / "found.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({key: new[key] for key in keys}))
+    page, summary = report_of(workdir)
+    assert summary["out_of_date"] == []
+    assert "How it was found" not in page.text
+    assert "next percent" not in page.text
+    assert "mean of members" not in page.text
+    assert not (workdir / "report" / "figures" / "next_percent.png").exists()
+    assert "Certificate" not in " ".join(last_lines(workdir))
 
 
 def test_drift(complete):
@@ -256,7 +382,7 @@ def test_a_damaged_member_has_no_drift_and_stops_nothing(complete):
 
 @pytest.mark.parametrize(
     "path",
-    ["study/validation.json", "search/found.json",
+    ["study/validation.json", "study/chosen.json", "search/found.json",
      "scores/references.parquet"],
 )  # fmt: skip
 def test_a_damaged_result_is_an_error_that_names_it(complete, path):

@@ -39,6 +39,7 @@ from jaxsim.pool.digests import leaves_by_path, params_digest
 from jaxsim.pool.publish import publish, save_attempt
 from jaxsim.search.found import Found, save_found
 from jaxsim.search.ties import AFTER_TRUTHS, BEFORE_TRUTHS
+from jaxsim.study.chosen import Chosen, save_chosen
 from jaxsim.study.truths import ratio_table
 from jaxsim.study.validate import Validation, compare, save_validation
 from jaxsim.train import Run
@@ -195,13 +196,126 @@ def found_of(trained: bool = False, tied: int = 2) -> Found:
             "count": tied,
         },
         rows=rows,
+        objective="mean",
+        method="cascade",
+        looked_at=5000,
+        evaluations=120.0,
+        tokens=123_456,
+        race=[
+            {"windows": 250, "entered": 40, "dropped": 30},
+            {"windows": 1000, "entered": 10, "dropped": 6},
+        ],
+        certificate={"gap": 0.0021, "relative": 0.00105},
+        binding=[
+            {
+                "name": MEMBERS[0],
+                "kind": "ceiling",
+                "limit": 0.5,
+                "value": 0.5,
+                "step": "1 percentage point",
+                "gain": 0.0007,
+            },
+            {
+                "name": "",
+                "kind": "sources",
+                "limit": 2,
+                "value": 2,
+                "step": "",
+                "gain": None,
+            },
+        ],
+        epochs=dict(zip(MEMBERS, (2.5, 1.5, 0.0), strict=True)),
+        warnings=[f"{MEMBERS[0]} would repeat 2.5 times, its member 1.5"],
+        marginal={
+            "members": list(MEMBERS),
+            "domains": [*MEMBERS, OUTSIDE],
+            "bits_DC": [
+                [-0.003, 0.001, 0.002],
+                [0.001, -0.002, 0.001],
+                [0.0, None, -0.004],
+                [-0.0012, 0.0003, 0.0009],
+            ],
+        },
+        evaluation="text",
+        digests={"seed": "s", **{name: f"d {name}" for name in MEMBERS}},
+    )
+
+
+def as_before(found: Found) -> Found:
+    """As an earlier version left it: none of the fields that are new."""
+    new = {
+        f.name
+        for f in dataclasses.fields(Found)
+        if f.default is not dataclasses.MISSING
+        or f.default_factory is not dataclasses.MISSING
+    }
+    rows = [
+        {k: v for k, v in row.items() if k not in ("probability", "members")}
+        for row in found.rows
+    ]
+    kept = {k: v for k, v in vars(found).items() if k not in new}
+    return Found(**{**kept, "rows": rows})
+
+
+def chosen_of(found: Found, trained: float = 2.18) -> Chosen:
+    """The best of a search and uniform, trained; the same pool and text."""
+    ratios = [
+        [found.best["weights"].get(name, 0.0) for name in MEMBERS],
+        [1 / len(MEMBERS)] * len(MEMBERS),
+    ]
+    targets = [*MEMBERS, OUTSIDE, "macro in-pool"]
+    values = {"truth": trained, "merge": 2.1, "probability": 2.11,
+              "members": 2.12}  # fmt: skip
+    return Chosen(
+        labels=["the best", "even"],
+        truths=["truth-best", "truth-even"],
+        members=list(MEMBERS),
+        ratios=ratios,
+        targets=targets,
+        kinds=["in-pool"] * 3 + ["out-of-pool", "macro"],
+        points={
+            name: {
+                target: [value + 0.1 * (target != OUTSIDE), value + 0.04]
+                for target in targets
+            }
+            for name, value in values.items()
+        },
+        evaluation=found.evaluation,
+        digests=found.digests,
+        notes=[],
+    )
+
+
+def on_basis_of(found: Found, validation: Validation) -> Validation:
+    """The same truths, of the pool and text of a search."""
+    return dataclasses.replace(
+        validation, evaluation=found.evaluation, digests=found.digests
+    )
+
+
+def current(workdir: Path, part):
+    """A search or chosen ratios, of the pool and text of a workdir."""
+    pool = open_pool(workdir)
+    digests = {"seed": pool.identity["seed_digest"]} | {
+        name: m.params_digest for name, m in pool.manifests("member").items()
+    }
+    return dataclasses.replace(
+        part,
+        evaluation=gather(open_corpus(workdir)).digest,
+        digests=digests,
     )
 
 
 def add_found(workdir: Path, trained: bool = False, tied: int = 2) -> Found:
-    found = found_of(trained, tied)
+    found = current(workdir, found_of(trained, tied))
     save_found(workdir, found)
     return found
+
+
+def add_chosen(workdir: Path, found: Found) -> Chosen:
+    chosen = chosen_of(found)
+    save_chosen(workdir, chosen)
+    return chosen
 
 
 def add_truth(workdir: Path, name: str, tokens: int) -> None:
@@ -227,8 +341,11 @@ def _row(name: str, kind: str, weights: dict[int, float], place: int) -> dict:
         "name": name,
         "kind": kind,
         "weights": {MEMBERS[c]: w for c, w in weights.items()},
+        "scale": 1.0,
         "select": 2.0 + 0.01 * place,
         "report": 2.1 + 0.01 * place,
+        "probability": 2.2 + 0.01 * place,
+        "members": 2.3 + 0.01 * place,
         "difference": 0.01 * place,
         "error": 0.005 * bool(place),
         "tied": True,

@@ -1,4 +1,4 @@
-"""The best row of a table: its target, its answer, and tables grown old."""
+"""From a pool to an answer: what is chosen, under what, and what is said."""
 
 import dataclasses
 import json
@@ -10,9 +10,15 @@ import pytest
 from jaxsim.config import SearchConfig
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.mixture.scorer import Scorer
-from jaxsim.mixture.table import concatenate, seed_row
+from jaxsim.mixture.table import (
+    Mixtures,
+    concatenate,
+    read_csv,
+    seed_row,
+)
 from jaxsim.search.found import load_found, save_found
-from jaxsim.search.search import search, target_weights
+from jaxsim.search.objective import target_weights
+from jaxsim.search.search import search
 from jaxsim.search.ties import BEFORE_TRUTHS
 
 
@@ -23,8 +29,11 @@ def scores(scorer):
     )
 
 
+BY_TABLE = SearchConfig(method="table")
+
+
 def target(**weights: float) -> SearchConfig:
-    return SearchConfig(target=weights)
+    return dataclasses.replace(BY_TABLE, target=weights)
 
 
 def test_the_default_target_is_out_of_pool(scorer):
@@ -51,7 +60,7 @@ def test_a_bad_target_is_refused(scorer, weights, sentence):
 
 
 def test_the_best_is_the_lowest_objective_on_select_text(scorer, scores):
-    found = search(scorer, scores, target(solo=1.0, outside=3.0), None)
+    found = search(scorer, target(solo=1.0, outside=3.0), scores)
     e = scores.evaluation
     bits_MD = scores.bits_per_byte("merge", "select")
     columns = [e.domains.index("solo"), e.domains.index("outside")]
@@ -75,7 +84,7 @@ def test_the_best_is_the_lowest_objective_on_select_text(scorer, scores):
 
 
 def test_finalists_are_reported_on_text_that_chose_nothing(scorer, scores):
-    found = search(scorer, scores, target(outside=1.0), None)
+    found = search(scorer, target(outside=1.0), scores)
     rows = np.arange(len(scorer.evaluation))
     report_MR = scorer.proxies._evaluator.score(scores.table, rows)
     e = scorer.evaluation
@@ -93,18 +102,18 @@ def test_the_seed_is_no_mixture_to_train_on(scorer, scores):
     with_seed = scorer.score("with-seed", table, "select", windows=3)
     spoiled = with_seed.proxies["merge"]
     spoiled.nll_MR[0] = 1e-3  # far better than all others
-    found = search(scorer, with_seed, SearchConfig(), None)
+    found = search(scorer, BY_TABLE, with_seed)
     assert "seed" not in [row["name"] for row in found.rows]
     assert found.searched == len(scores.table)
     with pytest.raises(UserError, match="holds only the seed"):
-        search(scorer, with_seed.take(np.array([0])), SearchConfig(), None)
+        search(scorer, BY_TABLE, with_seed.take(np.array([0])))
 
 
 def test_a_scaled_row_says_so(scorer, tmp_path):
     csv = tmp_path / "scaled.csv"
     csv.write_text("name,solo,scale\nhalf solo,1,0.5\n")
     scores = scorer.score("scaled", scorer.table(str(csv)), "select", windows=3)
-    found = search(scorer, scores, SearchConfig(), None)
+    found = search(scorer, BY_TABLE, scores)
     scales = {row["name"]: row["scale"] for row in found.rows}
     assert scales["half solo"] == 0.5
     assert scales["uniform"] == 1.0
@@ -118,16 +127,16 @@ def test_a_pool_that_has_grown_is_refused(workdir, config):
     (workdir / "elsewhere").rename(solo)
     new = Scorer(workdir, config.score)
     with pytest.raises(UserError, match="another pool: 'solo' is new"):
-        search(new, scores, SearchConfig(), None)
+        search(new, BY_TABLE, scores)
     shutil.rmtree(solo)
-    found = search(Scorer(workdir, config.score), scores, SearchConfig(), None)
+    found = search(Scorer(workdir, config.score), BY_TABLE, scores)
     assert found.searched == len(scores.table)
 
 
 def test_found_is_kept_and_damage_is_noticed(scorer, scores, tmp_path):
     with pytest.raises(UserError, match="nothing was searched"):
         load_found(tmp_path)
-    found = search(scorer, scores, SearchConfig(), None)
+    found = search(scorer, BY_TABLE, scores)
     save_found(tmp_path, found)
     assert load_found(tmp_path) == found
     path = tmp_path / "search" / "found.json"
@@ -137,3 +146,199 @@ def test_found_is_kept_and_damage_is_noticed(scorer, scores, tmp_path):
         path.write_text(bad)
         with pytest.raises(DamagedError, match=r"found.json: unreadable"):
             load_found(tmp_path)
+
+
+def cascade(**settings) -> SearchConfig:
+    return SearchConfig(
+        **{"candidates": 2000, "evaluations": 60, "rng": 1} | settings
+    )
+
+
+def on_select(scorer, w_MC: np.ndarray, domain: str) -> np.ndarray:
+    """Bits per byte of merges, with nothing of the search's."""
+    e = scorer.evaluation
+    mine = (e.half_R == 0) & (e.domain_R == e.domains.index(domain))
+    rows = np.flatnonzero(mine)
+    names = tuple(f"w{m}" for m in range(len(w_MC)))
+    table = Mixtures(
+        scorer.members, names, ("given",) * len(w_MC), w_MC, np.ones(len(w_MC))
+    )
+    nll_MR = scorer.proxies._evaluator.score(table, rows).astype(np.float64)
+    return nll_MR.sum(axis=1) / e.bytes_R[rows].sum() / np.log(2)
+
+
+def weights_of(scorer, row) -> np.ndarray:
+    return np.array([row["weights"].get(n, 0.0) for n in scorer.members])
+
+
+def test_a_cascade_beats_every_table_it_could_have_scored(scorer):
+    found = search(scorer, cascade())
+    grid = scorer.table("subsets:1-4")
+    draws = scorer.table("dirichlet:200")
+    rivals = on_select(
+        scorer, np.concatenate([grid.w_MC, draws.w_MC]), "outside"
+    )
+    best_C = weights_of(scorer, found.best)
+    value = on_select(scorer, best_C[None], "outside")[0]
+    assert value <= rivals.min() * (1 + 1e-6)
+    assert found.best["select"] == pytest.approx(value, rel=2e-5)
+    assert found.evaluations <= 60
+    assert found.looked_at == 2000
+    assert found.race[0]["entered"] >= 15
+    # No mixture is better by more than the gap, if the loss is convex here.
+    gap = found.certificate["gap"]
+    assert gap < 0.002 * value
+    assert rivals.min() >= value - gap - 1e-6 * value
+
+
+def test_constraints_hold_and_what_binds_is_priced(scorer):
+    free = search(scorer, cascade())
+    first = max(free.best["weights"], key=free.best["weights"].get)
+    ceiling = free.best["weights"][first] / 2
+    found = search(scorer, cascade(ceilings={first: ceiling}))
+    for row in found.rows:
+        assert row["weights"].get(first, 0.0) <= ceiling + 1e-6
+    (bound,) = [b for b in found.binding if b["kind"] == "ceiling"]
+    assert bound["name"] == first
+    assert bound["limit"] == ceiling
+    # The gain is for a percentage point, to first order.
+    relaxed = search(scorer, cascade(ceilings={first: ceiling + 0.001}))
+    won = 10 * (found.best["select"] - relaxed.best["select"])
+    assert bound["gain"] == pytest.approx(won, rel=0.05)
+    assert won > 0
+
+
+def test_the_plan_says_how_often_a_source_is_repeated(scorer):
+    units = [scorer.corpus.unit(name) for name in scorer.members]
+    tokens = 3.0 * sum(unit.tokens for unit in units)
+    found = search(scorer, cascade(tokens=tokens, epochs=6.0))
+    supply = {unit.name: unit.tokens for unit in units}
+    assert set(found.epochs) == set(found.best["weights"])
+    for name, epochs in found.epochs.items():
+        weight = found.best["weights"][name]
+        assert epochs == pytest.approx(weight * tokens / supply[name])
+        assert epochs <= 6.0 + 1e-6
+    manifests = scorer.pool.manifests("member")
+    for name, epochs in found.epochs.items():
+        own = max(manifests[name].epochs.values())
+        warned = any(name in line for line in found.warnings)
+        assert warned == (epochs > max(own, 1.0) * 1.001)
+
+
+def test_a_limit_on_regret_is_kept(scorer):
+    """Being good outside must not cost a domain that is guarded."""
+    free = search(scorer, cascade())
+    e = scorer.evaluation
+    free_C = weights_of(scorer, free.best)
+    references = scorer.references()
+    seed = references.bits_per_byte("merge", "select")[0]
+    regret = {
+        name: on_select(scorer, free_C[None], name)[0]
+        / seed[e.domains.index(name)]
+        - 1
+        for name in scorer.corpus.domains
+        if name != "outside"
+    }
+    guarded = max(regret, key=regret.get)
+    limit = regret[guarded] - 0.005
+    found = search(scorer, cascade(regret={guarded: limit}))
+    bits = on_select(scorer, weights_of(scorer, found.best)[None], guarded)[0]
+    most = seed[e.domains.index(guarded)] * (1 + limit)
+    assert bits <= most * (1 + 2e-4)
+    assert found.best["select"] > free.best["select"]
+    assert "regret" in [b["kind"] for b in found.binding]
+
+
+def test_the_worst_domain_decides(scorer):
+    targets = dict.fromkeys(scorer.corpus.domains, 1.0)
+    found = search(scorer, cascade(target=targets, objective="worst"))
+    mean = search(scorer, cascade(target=targets))
+    seed = scorer.references().bits_per_byte("merge", "select")[0]
+
+    def worst(row) -> float:
+        w_MC = weights_of(scorer, row)[None]
+        return max(
+            on_select(scorer, w_MC, name)[0] - seed[d]
+            for d, name in enumerate(scorer.evaluation.domains)
+        )
+
+    assert worst(found.best) < worst(mean.best)
+
+
+def test_repeated_it_scores_nothing_and_says_the_same(workdir, config, request):
+    first = search(Scorer(workdir, config.score), cascade())
+    again = Scorer(workdir, config.score)
+    evaluator = again.proxies._evaluator
+    differentiator = again.proxies._differentiator
+
+    def refuse(*_, **__):
+        pytest.fail("nothing is left to compute")
+
+    evaluator.chunks = refuse
+    differentiator.jacobian = refuse
+    assert search(again, cascade()) == first
+
+
+def test_every_method_finds_a_feasible_answer(scorer):
+    found = {}
+    for method in ("subsets", "sample", "descend", "frank-wolfe", "cascade"):
+        found[method] = search(
+            scorer, cascade(method=method, floors={"solo": 0.1})
+        )
+        assert found[method].best["weights"]["solo"] >= 0.1 - 1e-6
+        assert found[method].evaluations <= 60
+        assert found[method].method == method
+    values = {name: each.best["select"] for name, each in found.items()}
+    best = min(values.values())
+    for method in ("descend", "frank-wolfe", "cascade"):
+        assert values[method] <= best * (1 + 1e-4), values
+        assert found[method].certificate["relative"] < 2e-3
+    assert found["sample"].certificate is None
+
+
+def test_the_table_takes_part_in_a_cascade(scorer, scores):
+    found = search(scorer, cascade(), scores)
+    assert found.table == scores.name
+    with pytest.raises(UserError, match="no scored table"):
+        search(scorer, BY_TABLE)
+
+
+def test_what_one_percent_more_is_worth(scorer):
+    """Against the merge with that percent."""
+    found = search(scorer, cascade())
+    w_C = weights_of(scorer, found.best)
+    marginal = found.marginal
+    d = marginal["domains"].index("solo")
+    c = marginal["members"].index("solo")
+    share = 1e-2
+    moved_C = (1 - share) * w_C
+    moved_C[c] += share
+    e = scorer.evaluation
+    rows = e.rows("select", scorer.config.windows)
+    rows = rows[e.domain_R[rows] == e.domains.index("solo")]
+    table = Mixtures(
+        scorer.members,
+        ("as it is", "moved"),
+        ("given",) * 2,
+        np.array([w_C, moved_C]),
+        np.ones(2),
+    )
+    nll = scorer.proxies._evaluator.score(table, rows).sum(axis=1)
+    change = (nll[1] - nll[0]) / e.bytes_R[rows].sum() / np.log(2)
+    assert marginal["bits_DC"][d][c] == pytest.approx(change, rel=0.1)
+
+
+def test_near_twins_count_once(scorer):
+    found = search(scorer, cascade(worth=0.5))  # everything ties
+    rows = [r for r in found.rows if r["kind"] == "found"]
+    w_MC = np.array([weights_of(scorer, row) for row in rows])
+    apart_MM = np.abs(w_MC[:, None] - w_MC).sum(axis=-1) / 2
+    np.fill_diagonal(apart_MM, 1.0)
+    assert apart_MM.min() >= 0.01
+
+
+def test_the_best_is_left_as_a_ratio_to_train(scorer, tmp_path):
+    found = search(scorer, cascade())
+    save_found(tmp_path, found)
+    table = read_csv(scorer.members, tmp_path / "search" / "best.csv")
+    assert table.parts(0) == found.best["weights"]

@@ -1,0 +1,170 @@
+"""What a gradient costs, and how exact it is, on a finished workdir's pool.
+
+    python benchmarks/gradient.py runs/quickstart [--threads=2]
+
+Cost: forward evaluations of one mixture on the same windows, by the evaluator
+with several mixtures a call, in turns with gradients and Jacobians; what counts
+is the ratio of each round. The search counts a gradient as three.
+
+Exactness: the largest difference, as a share of the largest derivative, from
+central differences of the model in float64, extrapolated from two steps.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import machine
+
+STEP = 3e-5  # of weights and scale
+CHECKED_WINDOWS = 2  # of each domain, in float64
+
+
+def cost(scorer: Any, windows: int, rounds: int) -> dict[str, Any]:
+    """Seconds of a forward evaluation, a gradient and a Jacobian."""
+    from jaxsim.mixture.evaluator import Evaluator
+    from jaxsim.mixture.gradient import Differentiator
+    from jaxsim.mixture.table import dirichlet
+
+    rows = scorer.evaluation.rows("select", windows)
+    parts = scorer.pool.model, _pool(scorer), scorer.evaluation, scorer.config
+    evaluator, differentiator = Evaluator(*parts), Differentiator(*parts)
+    table = dirichlet(scorer.members, 8, 1.0, rng=0)
+    w_C = table.w_MC[0]
+    calls: dict[str, Callable[[], Any]] = {
+        "forward": lambda: evaluator.score(table, rows),
+        "gradient": lambda: differentiator.gradient(w_C, 1.0, rows),
+        "jacobian": lambda: differentiator.jacobian(w_C, 1.0, rows),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(-1, rounds):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            call()
+            if turn >= 0:  # the first round compiles
+                seconds[name].append(time.perf_counter() - begin)
+    seconds["forward"] = [s / len(table) for s in seconds["forward"]]
+    result: dict[str, Any] = {
+        "windows": len(rows),
+        "domains": len(scorer.evaluation.domains),
+        "members": len(scorer.members),
+        "rounds": rounds,
+        "seconds": {k: statistics.median(v) for k, v in seconds.items()},
+    }
+    for name in ("gradient", "jacobian"):
+        pairs = zip(seconds[name], seconds["forward"], strict=True)
+        ratios = [one / forward for one, forward in pairs]
+        result[f"{name}_over_forward"] = {
+            "median": statistics.median(ratios),
+            "min": min(ratios),
+            "max": max(ratios),
+        }
+    return result
+
+
+def exactness(scorer: Any) -> dict[str, Any]:
+    """Differences from finite differences, by precision of the derivatives."""
+    import jax
+    import numpy as np
+
+    from jaxsim.mixture.evaluation import scored_mask
+    from jaxsim.mixture.gradient import Differentiator
+    from jaxsim.mixture.merge import merge
+    from jaxsim.mixture.table import dirichlet
+    from jaxsim.model import Execution
+
+    e, model = scorer.evaluation, scorer.pool.model
+    rows = e.rows("select", CHECKED_WINDOWS)
+    (w_C,) = dirichlet(scorer.members, 1, 1.0, rng=1).w_MC
+    stack = scorer.proxies.stack
+    narrow = Differentiator(model, _pool(scorer), e, scorer.config)
+    found = {"float32": narrow.jacobian(w_C, 1.0, rows)}
+    with jax.enable_x64(True):
+        seed, delta_C = jax.tree.map(
+            lambda x: np.asarray(x, np.float64), (stack.seed, stack.delta_C)
+        )
+        config = dataclasses.replace(scorer.config, precision="float64")
+        wide = dataclasses.replace(stack, seed=seed, delta_C=delta_C)
+        found["float64"] = Differentiator(
+            model, _pool(scorer, wide), e, config
+        ).jacobian(w_C, 1.0, rows)
+        execution = Execution(precision="float64")
+        scored_RL = scored_mask(e, rows)
+
+        @jax.jit
+        def losses(x_C1: Any) -> Any:
+            params = merge(seed, delta_C, x_C1[:-1], x_C1[-1])
+            nll_RL = model.token_nll(params, e.tokens_RL1[rows], execution)
+            return (nll_RL * scored_RL).sum(-1)
+
+        def domains(x_C1: Any) -> Any:
+            return np.bincount(e.domain_R[rows], losses(x_C1), len(e.domains))
+
+        def slope(move_C1: Any) -> Any:
+            at_C1 = np.append(w_C, 1.0)
+            near, far = (
+                (domains(at_C1 + h * move_C1) - domains(at_C1 - h * move_C1))
+                / (2 * h)
+                for h in (STEP, 2 * STEP)
+            )
+            return (4 * near - far) / 3
+
+        expected_DC1 = np.transpose([slope(v) for v in np.eye(len(w_C) + 1)])
+    largest = np.abs(expected_DC1).max()
+    return {"windows": len(rows), "step": STEP} | {
+        name: float(
+            np.abs(np.column_stack([j.dw_DC, j.dscale_D]) - expected_DC1).max()
+            / largest
+        )
+        for name, j in found.items()
+    }
+
+
+def _pool(scorer: Any, stack: Any = None) -> Any:
+    from jaxsim.mixture.resident import resident
+
+    return resident(stack or scorer.proxies.stack)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("workdir", type=Path)
+    parser.add_argument("--threads", type=int, default=2, help="and cores")
+    parser.add_argument("--windows", type=int, default=20, help="of a domain")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(__file__).parent / "results" / "gradient.json",
+    )
+    arguments = parser.parse_args()
+    machine.pin(arguments.threads)
+    # Imported on the pinned cores.
+    from jaxsim.memory import keep_freed_memory
+
+    keep_freed_memory()
+    import jaxsim
+
+    scorer = jaxsim.Scorer(arguments.workdir)
+    result = {
+        "workload": {
+            "pool": arguments.workdir.name,
+            "parameters": scorer.pool.model.parameter_count(),
+            "length": scorer.pool.model.config.length,
+        },
+        "machine": machine.describe(("jax", "jaxlib", "flax", "numpy")),
+        "cost": cost(scorer, arguments.windows, arguments.rounds),
+        "exactness": exactness(scorer),
+    }
+    text = json.dumps(result, indent=2) + "\n"
+    arguments.out.write_text(text)
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""What scoring was planned to need, against what it needed.
+
+    python benchmarks/memory.py --threads=2
+
+Every case is a process of its own: it makes a pool of random members as the
+commands load one, scores two chunks, and tells its plan and the most memory it
+had, which is resident memory on a CPU and the device's own count elsewhere.
+What Python, JAX and the libraries take is measured before, for the record.
+
+A program that only merges says what share of the time merging takes.
+"""
+
+import argparse
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import machine
+
+TOLERANCE = 0.2  # of the measured peak
+MODELS = {
+    "tiny-5m": {},
+    "30m": {"layers": 8, "dim": 512, "heads": 8, "mlp_dim": 1376},
+}
+MERGES, DELTAS = ("tree", "layer"), ("float32", "bfloat16")
+
+
+def case(model: str, merge: str, deltas: str, args: Any) -> dict[str, Any]:
+    """Scores in this process; see `main` for what comes back."""
+    from jaxsim.memory import keep_freed_memory
+
+    keep_freed_memory()  # as the command line does
+    import jax
+    import numpy as np
+
+    from jaxsim.config import ScoreConfig
+    from jaxsim.mesh import scoring_mesh
+    from jaxsim.mixture.evaluation import EvaluationSet
+    from jaxsim.mixture.evaluator import Evaluator
+    from jaxsim.mixture.merge import merge as merge_tree
+    from jaxsim.mixture.plan import process_bytes
+    from jaxsim.mixture.resident import resident
+    from jaxsim.mixture.stack import Stack, stacked
+    from jaxsim.mixture.table import dirichlet
+    from jaxsim.model import LanguageModel, preset
+
+    devices = jax.devices()
+    before = process_bytes()
+    shape = dataclasses.replace(preset("tiny-5m"), **_widths(model))
+    language_model = LanguageModel(shape, args.vocab)
+    rng = np.random.default_rng(0)
+
+    def random(like: Any, std: float) -> np.ndarray:
+        return std * rng.standard_normal(like.shape, dtype=np.float32)
+
+    def members(seed: Any) -> Iterator[Any]:
+        for _ in range(args.members):
+            yield jax.tree.map(lambda s: s + random(s, 0.002), seed)
+
+    def stack() -> Stack:
+        seed = jax.tree.map(lambda s: random(s, 0.02), language_model.shapes())
+        names = tuple(f"member-{c}" for c in range(args.members))
+        delta_C = stacked(seed, members(seed), args.members, deltas)
+        return Stack(names, names, "", seed, delta_C, frozenset(), ())
+
+    pool = resident(stack(), scoring_mesh(), language_model)
+    rows = np.arange(args.windows)
+    zero_R, full_R = np.zeros_like(rows), np.full_like(rows, shape.length)
+    tokens_RL1 = rng.integers(
+        0, args.vocab, (args.windows, shape.length + 1), dtype=np.int32
+    )
+    evaluation = EvaluationSet(
+        tokens_RL1, zero_R, full_R, full_R, zero_R, zero_R, rows, full_R,
+        ("text",), (True,), tuple(map(str, rows)), "",
+    )  # fmt: skip
+    evaluator = Evaluator(
+        language_model,
+        pool,
+        evaluation,
+        ScoreConfig(chunk=1, merge=merge, deltas=deltas),
+    )
+    table = dirichlet(pool.stack.names, 2 * len(devices), 1.0, rng=0)
+    plan = evaluator.plan(rows)
+    evaluator.score(table.take(range(len(devices))), rows)
+    begin = time.perf_counter()
+    evaluator.score(table, rows)
+    seconds = time.perf_counter() - begin
+    if pool.on_cpu:
+        kilobyte = 1024 if sys.platform == "linux" else 1
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        measured = usage.ru_maxrss * kilobyte
+    else:
+        measured = devices[0].memory_stats()["peak_bytes_in_use"]
+    # Afterwards, because it needs memory of its own.
+    program = jax.jit(merge_tree)
+    w_C = table.w_MC[0].astype(np.float32)
+    mixture = pool.seed, pool.delta_C, w_C, np.float32(1)
+    jax.block_until_ready(program(*mixture))
+    begin = time.perf_counter()
+    for _ in range(5):
+        jax.block_until_ready(program(*mixture))
+    merging = (time.perf_counter() - begin) / 5
+    blocks = -(-args.windows // plan.rows) if merge == "layer" else 1
+    return {
+        "model": model,
+        "parameters": language_model.parameter_count(),
+        "merge": merge,
+        "deltas": deltas,
+        "before": before,
+        "planned": plan.expected.total,
+        "expected": dataclasses.asdict(plan.expected),
+        "measured": measured,
+        "rows": plan.rows,
+        "merge_bytes": plan.work.merge_bytes,
+        "flops": plan.work.flops,
+        "share_expected": plan.work.share,
+        "tokens_per_mixture": plan.tokens,
+        "seconds_per_mixture": seconds / 2,
+        "share_measured": blocks * merging / (seconds / 2),
+        "device": devices[0].device_kind,
+    }
+
+
+def _widths(model: str) -> dict[str, int]:
+    widths = MODELS[model]
+    return widths | {"kv_heads": widths["heads"]} if widths else widths
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    box = result["machine"]
+    lines = [
+        f"{result['members']} random members, {result['windows']} windows of "
+        f"256 tokens, vocabulary {result['vocab']}; {box['cores_used']} of "
+        f"{box['cores']} cores ({box['cpu']}), {box['memory_gib']} GiB, jax "
+        f"{box['versions']['jax']}, {box['date']}. MB of "
+        f"{'the process' if result['on_cpu'] else 'the device'}; the share of "
+        "the time is that of a program that only merges, over a whole call's.",
+        "",
+        "| parameters | merged | differences | before | pool | planned peak | "
+        "measured | planned / measured | merge moves | forward | share of "
+        "time: expected | measured |",
+        "|" + " --- |" * 3 + " ---: |" * 9,
+    ]
+    for one in result["cases"]:
+        mb = {
+            key: f"{value / 1e6:,.0f}"
+            for key, value in (one | one["expected"]).items()
+            if key in ("before", "pool", "planned", "measured", "merge_bytes")
+        }
+        lines.append(
+            f"| {one['parameters'] / 1e6:.1f}M | {one['merge']} | "
+            f"{one['deltas']} | {mb['before']} | {mb['pool']} | "
+            f"{mb['planned']} | {mb['measured']} | "
+            f"{one['planned'] / one['measured']:.2f} | "
+            f"{mb['merge_bytes']} MB | {one['flops'] / 1e12:.2f} TFLOP | "
+            f"{one['share_expected']:.1%} | {one['share_measured']:.1%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    args = _arguments()
+    if args.case:
+        print(json.dumps(case(*args.case.split(","), args)))
+        return
+    machine.pin(args.threads)
+    cases = []
+    for model in MODELS:
+        for merge in MERGES:
+            for deltas in DELTAS:
+                command = [sys.executable, *sys.argv]
+                command.append(f"--case={model},{merge},{deltas}")
+                done = subprocess.run(
+                    command, check=True, stdout=subprocess.PIPE, text=True
+                )
+                one = json.loads(done.stdout.splitlines()[-1])
+                print(json.dumps(one), flush=True)
+                cases.append(one)
+    result = {
+        "members": args.members,
+        "windows": args.windows,
+        "vocab": args.vocab,
+        "on_cpu": cases[0]["expected"]["runtime"] > 0,
+        "machine": machine.describe(("jax", "jaxlib", "flax", "numpy")),
+        "cases": cases,
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(result, indent=2) + "\n"
+    (args.out / "memory.json").write_text(text)
+    (args.out / "memory.md").write_text(table(result))
+    print(table(result), end="")
+    for one in cases:
+        off = abs(one["planned"] / one["measured"] - 1)
+        assert off <= TOLERANCE, f"{one} is {off:.0%} off its plan"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--members", type=int, default=16)
+    parser.add_argument("--windows", type=int, default=64)
+    parser.add_argument("--vocab", type=int, default=4096)
+    parser.add_argument("--threads", type=int, default=2, help="and cores")
+    parser.add_argument("--case", default="", help="MODEL,MERGE,DELTAS: one")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

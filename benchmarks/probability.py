@@ -1,0 +1,131 @@
+"""What the probability average costs, for very many mixtures.
+
+    python benchmarks/probability.py runs/quickstart [--out FILE.json]
+
+Draws mixtures over the members of a finished workdir and sums their loss over
+every select token by domain, and for fewer mixtures by window; beside it the
+plain float64 formula of NumPy, whose results must be the same. The members'
+token losses are computed before, if the workdir does not have them.
+"""
+
+import argparse
+import functools
+import json
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import machine
+import numpy as np
+
+COUNTS = (1_000, 10_000, 100_000)
+COMPARED = 256  # mixtures of the plain formula and of the sums by window
+REPEATS = 3
+
+
+def plain(
+    w_MC: np.ndarray, nll_CT: np.ndarray, group_T: np.ndarray, groups: int
+) -> np.ndarray:
+    """[M, G]: exp, a matrix product and a logarithm, all in float64."""
+    nll_MT = -np.log(w_MC @ np.exp(-nll_CT.astype(np.float64)))
+    return np.stack([np.bincount(group_T, n, groups) for n in nll_MT])
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """The fastest of a few calls, after one that compiles."""
+    call()
+    taken = []
+    for _ in range(REPEATS):
+        begin = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - begin)
+    return min(taken)
+
+
+def measure(workdir: Path) -> dict[str, Any]:
+    # Imported when the process is pinned: XLA counts the cores at its start.
+    import jaxsim
+    from jaxsim.mixture.probability import ProbabilityAverage
+
+    scorer = jaxsim.Scorer(workdir)
+    e, members = scorer.evaluation, len(scorer.members)
+    chosen_T = np.repeat(e.half_R == 0, e.count_R)
+    nll_CT = np.ascontiguousarray(scorer.token_losses[1:, chosen_T])
+    domain_T = np.repeat(e.domain_R, e.count_R)[chosen_T]
+    window_T = np.repeat(np.arange(len(e)), e.count_R)[chosen_T]
+    tokens, domains = len(domain_T), len(e.domains)
+
+    def cost(mixtures: int, taken: float) -> dict[str, float]:
+        return {
+            "mixtures": mixtures,
+            "seconds": round(taken, 3),
+            "picoseconds_per_token_and_mixture": round(
+                taken / tokens / mixtures * 1e12, 1
+            ),
+        }
+
+    def draw(mixtures: int) -> np.ndarray:
+        generator = np.random.default_rng(mixtures)
+        return generator.dirichlet(np.ones(members), mixtures)
+
+    by_domain = ProbabilityAverage(nll_CT, domain_T, domains)
+    by_window = ProbabilityAverage(nll_CT, window_T, len(e))
+    result: dict[str, Any] = {
+        "members": members,
+        "select_tokens": tokens,
+        "select_windows": int((e.half_R == 0).sum()),
+        "domains": domains,
+        "by_domain": [],
+    }
+    for mixtures in COUNTS:
+        w_MC = draw(mixtures)
+        before = _peak()
+        taken = seconds(functools.partial(by_domain, w_MC))
+        line = cost(mixtures, taken)
+        line["peak_grew_by_mib"] = round(_peak() - before, 1)
+        result["by_domain"].append(line)
+    w_MC = draw(COMPARED)
+    result["by_window"] = cost(COMPARED, seconds(lambda: by_window(w_MC)))
+    result["numpy_float64"] = cost(
+        COMPARED, seconds(lambda: plain(w_MC, nll_CT, domain_T, domains))
+    )
+    for name, average, group_T in (
+        ("by_domain", by_domain, domain_T),
+        ("by_window", by_window, window_T),
+    ):
+        groups = int(group_T.max()) + 1
+        expected = plain(w_MC, nll_CT, group_T, groups)
+        there = expected > 0
+        found = average(w_MC)[:, :groups][there] / expected[there]
+        result[f"largest_relative_difference_{name}"] = float(
+            np.abs(found - 1).max()
+        )
+    return result
+
+
+def _peak() -> float:
+    """MiB that this process has had at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("workdir", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    machine.pin(arguments.threads)
+    result = {
+        "machine": machine.describe(("jax", "jaxlib", "numpy")),
+        **measure(arguments.workdir),
+    }
+    text = json.dumps(result, indent=1)
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

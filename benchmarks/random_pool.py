@@ -1,0 +1,92 @@
+"""A pool of random members, made where it is used, and random windows.
+
+For benchmarks of speed and memory: trained members take as long to score.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsim.config import ModelConfig
+from jaxsim.mesh import replicated, scoring_mesh
+from jaxsim.mixture.evaluation import EvaluationSet
+from jaxsim.mixture.merge import MEMBER_AXIS
+from jaxsim.mixture.resident import Resident
+from jaxsim.mixture.stack import Stack
+from jaxsim.mixture.table import Mixtures, dirichlet
+from jaxsim.model import LanguageModel
+
+_CHANGE = 0.002  # standard deviation of a difference
+
+
+def random_resident(
+    model: LanguageModel, members: int, deltas: str
+) -> Resident:
+    """`members` random entries around a fresh seed, on the devices."""
+    mesh = scoring_mesh()
+    everywhere = replicated(mesh)
+    seed = jax.device_put(jax.jit(model.init)(jax.random.key(0)), everywhere)
+
+    @jax.jit
+    def leaf(key: jax.Array, like: jax.Array) -> jax.Array:
+        shape = list(like.shape)
+        shape.insert(MEMBER_AXIS, members)
+        # bfloat16 from the start, so that no float32 pool has to fit as well.
+        kind = jnp.dtype(deltas)
+        delta_C = jnp.asarray(_CHANGE, kind) * jax.random.normal(
+            key, shape, kind
+        )
+        if kind == jnp.float32:
+            return delta_C
+        return jax.lax.bitcast_convert_type(delta_C, jnp.uint16)  # `halves`
+
+    leaves, tree = jax.tree.flatten(seed)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    delta_C: Any = jax.tree.unflatten(
+        tree, [leaf(k, s) for k, s in zip(keys, leaves, strict=True)]
+    )
+    delta_C = jax.device_put(delta_C, everywhere)
+    names = _names(members)
+    stack = Stack(
+        names=names,
+        digests=names,
+        seed_digest="seed",
+        seed=seed,
+        delta_C=delta_C,
+        damaged=frozenset(),
+        notes=(),
+    )
+    return Resident(stack, mesh, seed, delta_C)
+
+
+def mixtures(members: int, count: int) -> Mixtures:
+    """`count` Dirichlet draws over those members."""
+    return dirichlet(_names(members), count, 1.0, rng=0)
+
+
+def random_windows(count: int, vocab: int, model: ModelConfig) -> EvaluationSet:
+    """Windows of full length of one domain."""
+    rng = np.random.default_rng(0)
+    shape = (count, model.length + 1)
+    zeros = np.zeros(count, np.int32)
+    full = np.full(count, model.length, np.int32)
+    return EvaluationSet(
+        tokens_RL1=rng.integers(0, vocab, shape, dtype=np.int32),
+        first_R=zeros,
+        count_R=full,
+        length_R=full,
+        domain_R=zeros,
+        half_R=zeros,
+        document_R=np.arange(count, dtype=np.int32),
+        bytes_R=4 * full.astype(np.int64),
+        domains=("random",),
+        in_pool=(False,),
+        documents=tuple(str(i) for i in range(count)),
+        digest="",
+    )
+
+
+def _names(members: int) -> tuple[str, ...]:
+    return tuple(f"member-{c}" for c in range(members))

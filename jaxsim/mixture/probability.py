@@ -1,0 +1,195 @@
+"""The loss of averaged token probabilities, for very many mixtures at once.
+
+Each member's probability of each correct token is known; a mixture is then a
+matrix product and a logarithm per token (mixtures of data experts, arXiv
+2502.15950). Probabilities are taken relative to the token's best member:
+
+    -log sum_c w_c p_c = min_c nll_c - log sum_c w_c exp(min_c nll_c - nll_c)
+
+The first term is the same for all mixtures and is summed in float64. For the
+second float32 is enough while members lie so close together that the sum
+cannot underflow; the few tokens where they do not are computed in logarithms,
+member by member.
+"""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Mixtures, and tokens, of one call: what is lost to padding is small, and so
+# is the share of a call that is not arithmetic.
+_MIXTURES, _TOKENS = 1024, 2**16
+# Tokens whose values exist at once: a tile times the mixtures stays in cache.
+_TILE, _FAR_TILE = 2**12, 2**7
+# Tokens summed in float32, of one group; the rest of the sum is float64.
+_BLOCK, _SMALL_BLOCK = 256, 32
+# Nats between the best and the worst member: exp(-60) is 1e-26, so the sum is
+# far above the smallest float32, 1e-38, whichever member has the weight.
+_FAR = 60.0
+
+
+class ProbabilityAverage:
+    """Sums, over groups of tokens, of the loss of averaged probabilities.
+
+    Only indices are kept: what exists at once is a slice of the tokens times a
+    slice of the mixtures, whatever the number of either.
+
+    Args:
+      nll_CT: float32 nats of each token by member; infinite for a member that
+        gives it no probability.
+      group_T: which of the groups each token counts for; -1 for none.
+      groups: how many there are.
+    """
+
+    def __init__(
+        self, nll_CT: np.ndarray, group_T: np.ndarray, groups: int
+    ) -> None:
+        self._nll_CT = nll_CT
+        self._groups = groups
+        best_T = nll_CT.min(axis=0)
+        worst_T = nll_CT.max(axis=0, where=np.isfinite(nll_CT), initial=-np.inf)
+        counted_T = group_T >= 0
+        far_T = worst_T - best_T > _FAR
+        # Of no tokens at all, it would count in integers.
+        self._best_G = np.bincount(
+            group_T[counted_T], best_T[counted_T], groups
+        ).astype(np.float64)
+        self._near = _Blocks(group_T, counted_T & ~far_T, _TILE)
+        self._far = _Blocks(group_T, counted_T & far_T, _FAR_TILE)
+
+    def __call__(self, w_MC: np.ndarray) -> np.ndarray:
+        """The sums of each mixture and group.
+
+        Args:
+          w_MC: weights, each row sums to 1.
+
+        Returns:
+          float64 [M, G] nats.
+        """
+        nll_MG = np.tile(self._best_G, (len(w_MC), 1))
+        with np.errstate(divide="ignore"):
+            log_MC = np.log(w_MC)
+        for program, weights_MC, blocks in (
+            (_near, w_MC, self._near),
+            (_far, log_MC, self._far),
+        ):
+            for worse, real, group_S in blocks.calls(self._nll_CT):
+                first_S, at = np.unique(group_S, return_index=True)
+                for start, weights_CK in _chunks(weights_MC):
+                    nll_SK = np.asarray(program(weights_CK, worse, real))
+                    sums_GK = np.add.reduceat(
+                        nll_SK[: len(group_S)], at, axis=0, dtype=np.float64
+                    )
+                    part = nll_MG[start : start + sums_GK.shape[1]]
+                    part[:, first_S] += sums_GK.T[: len(part)]
+        return nll_MG
+
+
+class _Blocks:
+    """Some tokens in blocks of one group each, in calls of one shape.
+
+    Args:
+      group_T: of every token.
+      chosen_T: which tokens.
+      tile: tokens that a program looks at together.
+    """
+
+    def __init__(
+        self, group_T: np.ndarray, chosen_T: np.ndarray, tile: int
+    ) -> None:
+        token_T = np.flatnonzero(chosen_T)
+        token_T = token_T[np.argsort(group_T[token_T], kind="stable")]
+        group, count_G = np.unique(group_T[token_T], return_counts=True)
+        large = len(token_T) >= 8 * _BLOCK * max(1, len(group))
+        self._block = _BLOCK if large else _SMALL_BLOCK
+        self._tile = tile
+        # The place of each token, when every group starts with a new block.
+        blocks_G = -(-count_G // self._block)
+        padded_G = blocks_G * self._block
+        shift_G = (np.cumsum(padded_G) - padded_G) - (
+            np.cumsum(count_G) - count_G
+        )
+        self._token_T = token_T
+        self._place_T = np.arange(len(token_T)) + np.repeat(shift_G, count_G)
+        self._group_S = np.repeat(group, blocks_G)
+
+    def calls(
+        self, nll_CT: np.ndarray
+    ) -> Iterator[tuple[jax.Array, jax.Array, np.ndarray]]:
+        """Slices of the tokens.
+
+        Yields:
+          How much worse than the best member each one is [N, tile, C], which
+          of them are no padding [N, tile / block, block], and the group of
+          each block that has any.
+        """
+        total = len(self._group_S) * self._block
+        if not total:
+            return
+        tile = min(self._tile, _next_power(total))
+        size = min(-(-total // tile), _TOKENS // tile) * tile
+        for start in range(0, total, size):
+            here = slice(*np.searchsorted(self._place_T, (start, start + size)))
+            token = self._token_T[here]
+            place = self._place_T[here] - start
+            nll_tC = nll_CT[:, token].T
+            worse = np.zeros((size, len(nll_CT)), np.float32)
+            worse[place] = nll_tC - nll_tC.min(axis=1, keepdims=True)
+            real = np.zeros(size, bool)
+            real[place] = True
+            first = start // self._block
+            yield (
+                jax.device_put(worse.reshape(-1, tile, len(nll_CT))),
+                jax.device_put(
+                    real.reshape(-1, tile // self._block, self._block)
+                ),
+                self._group_S[first : first + size // self._block],
+            )
+
+
+def _chunks(weights_MC: np.ndarray) -> Iterator[tuple[int, jax.Array]]:
+    """Slices of the mixtures, [C, K], the last one repeats its last row."""
+    m = len(weights_MC)
+    size = min(_MIXTURES, _next_power(m))
+    for start in range(0, m, size):
+        at = np.minimum(np.arange(start, start + size), m - 1)
+        yield start, jax.device_put(weights_MC[at].T.astype(np.float32))
+
+
+@jax.jit
+def _near(w_CK: jax.Array, worse: jax.Array, real: jax.Array) -> jax.Array:
+    """Nats above the best member, summed over blocks: float32 [S, K]."""
+
+    def tile(xs: tuple[jax.Array, jax.Array]) -> jax.Array:
+        worse_TC, real_SB = xs
+        p_TK = jnp.dot(
+            jnp.exp(-worse_TC), w_CK, precision=jax.lax.Precision.HIGHEST
+        )
+        return _block_sums(-jnp.log(p_TK), real_SB)
+
+    return jax.lax.map(tile, (worse, real)).reshape(-1, w_CK.shape[1])
+
+
+@jax.jit
+def _far(log_CK: jax.Array, worse: jax.Array, real: jax.Array) -> jax.Array:
+    """The same of the logarithms of the weights, where sums underflow."""
+
+    def tile(xs: tuple[jax.Array, jax.Array]) -> jax.Array:
+        worse_TC, real_SB = xs
+        log_TCK = log_CK - worse_TC[:, :, None]
+        nll_TK = -jax.nn.logsumexp(log_TCK, axis=1)
+        return _block_sums(nll_TK, real_SB)
+
+    return jax.lax.map(tile, (worse, real)).reshape(-1, log_CK.shape[1])
+
+
+def _block_sums(nll_TK: jax.Array, real_SB: jax.Array) -> jax.Array:
+    nll_SBK = nll_TK.reshape(*real_SB.shape, -1)
+    return jnp.sum(jnp.where(real_SB[..., None], nll_SBK, 0.0), axis=1)
+
+
+def _next_power(value: int) -> int:
+    """The power of two above, but no block is smaller than 32."""
+    return 1 << max(5, (value - 1).bit_length())

@@ -1,0 +1,69 @@
+"""The rows of a scored table that are worth a look, by every proxy."""
+
+import dataclasses
+
+import numpy as np
+
+from jaxsim.mixture.evaluation import HALVES, EvaluationSet
+from jaxsim.mixture.scores import ProxyScores, Scores
+
+_PLAIN = ("uniform", "proportional")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Summary:
+    """Bits per byte of some rows on some targets.
+
+    Attributes:
+      rows: indices into the table: the best by the merge on the first target,
+        then the plain merges.
+      targets: names; a domain, or a mean over domains.
+      bits: by proxy, [rows, targets] float64, all on the merge's windows; NaN
+        where there is no score.
+      windows: of each domain, at most.
+    """
+
+    rows: np.ndarray
+    targets: tuple[str, ...]
+    bits: dict[str, np.ndarray]
+    windows: int
+
+
+def summarize(scores: Scores, half: str, most: int) -> Summary:
+    """At most `most` rows; the first target is what a search would take.
+
+    That is the mean of the out-of-pool domains or, with none, of all.
+    """
+    e = scores.evaluation
+    targets = _targets(e)
+    merge = scores.proxies["merge"]
+    bits = {}
+    for name, proxy in scores.proxies.items():
+        at = np.flatnonzero(np.isin(proxy.rows, merge.rows))
+        same = ProxyScores(proxy.rows[at], proxy.nll_MR[:, at])
+        only = dataclasses.replace(scores, proxies={name: same})
+        bits_MD = only.bits_per_byte(name, half)
+        bits[name] = np.stack(
+            [bits_MD[:, d].mean(axis=1) for d in targets.values()], axis=1
+        )
+    table = scores.table
+    plain = [m for m, kind in enumerate(table.kinds) if kind in _PLAIN]
+    order = np.argsort(bits["merge"][:, 0], kind="stable")
+    best = order.tolist()[: most - len(plain)]
+    rows = np.array(list(dict.fromkeys([*best, *plain])))
+    here = merge.rows[e.half_R[merge.rows] == HALVES.index(half)]
+    return Summary(
+        rows=rows,
+        targets=tuple(targets),
+        bits={name: bits_MG[rows] for name, bits_MG in bits.items()},
+        windows=int(np.bincount(e.domain_R[here]).max()),
+    )
+
+
+def _targets(evaluation: EvaluationSet) -> dict[str, list[int]]:
+    """Which domains each one is the mean of."""
+    inside = [d for d, is_in in enumerate(evaluation.in_pool) if is_in]
+    outside = [d for d, is_in in enumerate(evaluation.in_pool) if not is_in]
+    targets = {"mean out-of-pool": outside} if len(outside) > 1 else {}
+    targets |= {evaluation.domains[d]: [d] for d in outside}
+    return targets | ({"macro in-pool": inside} if inside else {})

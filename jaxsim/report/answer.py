@@ -1,0 +1,115 @@
+"""What the search found, in sentences: the answer, its ties, its check."""
+
+from jaxsim.report.outcome import PLAIN
+from jaxsim.report.wording import aim, count, listed, number, weights
+from jaxsim.search.found import Found
+from jaxsim.search.ties import AFTER_TRUTHS
+
+
+def answer(found: Found | None) -> str:
+    """The top of the page, in a sentence or two."""
+    if found is None:
+        return (
+            "No mixture was searched yet, so there is no answer: run "
+            "`jaxsim search`."
+        )
+    best = found.best
+    others = found.ties["count"] - 1
+    if no_error(found):
+        tied = "how much of that is chance could not be measured"
+    elif others:
+        tied = (
+            f"{count(others, 'other mixture')} of {found.searched:,} cannot "
+            "be told apart from it"
+        )
+    else:
+        tied = f"none of the other {found.searched - 1:,} mixtures ties with it"
+    basis = (
+        "with the error that truths showed"
+        if about_training(found)
+        else "between merges, not yet about training"
+    )
+    text = (
+        f"Judged on {aim(found.target, found.objective)}, the mixture with the "
+        f"lowest predicted loss is "
+        f"{weights(best['weights'], 5)}: {number(best['select'], 4)} bits per "
+        f"byte on the text it was chosen on; {tied} ({basis})."
+    )
+    if plain := plain_that_tie(found):
+        return f"Nothing is shown to beat {listed(plain)}. {text}"
+    return text
+
+
+def plain_that_tie(found: Found) -> list[str]:
+    """Plain mixtures that cannot be told apart from the best, or are it."""
+    if no_error(found):
+        return []
+    return [
+        row["name"]
+        for row in found.rows
+        if row["tied"] and row["kind"] in PLAIN
+    ]
+
+
+def ties_sentence(found: Found) -> str:
+    """How many mixtures tie with the best, and the first of them."""
+    tied = [row for row in found.rows[1:] if row["tied"]]
+    if no_error(found):
+        return (
+            f"unknown: the choice rests on {count(found.windows, 'window')} "
+            "for each domain at most, which leaves no error to compare with; "
+            "raise config.score.windows"
+        )
+    heading = found.ties["heading"]
+    if not tied:
+        return (
+            f"no other of {found.searched:,} mixtures ({heading}, "
+            f"{found.ties['level']:.0%} simultaneous)"
+        )
+    sentence = (
+        f"{found.ties['count'] - 1:,} other of {found.searched:,} mixtures "
+        f"({heading}, {found.ties['level']:.0%} simultaneous), first "
+        f"{listed([row['name'] for row in tied[:3]])}"
+    )
+    if plain := plain_that_tie(found):
+        sentence += (
+            f"; among them {listed(plain)}, so nothing here shows that "
+            "weighting pays"
+        )
+    return sentence
+
+
+def report_check(found: Found) -> str:
+    """Whether the choice holds on text that took no part in it."""
+    best = found.best
+    plain = [
+        row
+        for row in found.rows[1:]
+        if (row["kind"] in PLAIN or len(row["weights"]) == 1)
+        and row["report"] is not None
+    ]
+    if best["report"] is None or not plain:
+        return "On report text the best mixture was not compared."
+    rival = min(plain, key=lambda row: row["report"])
+    gain = rival["report"] - best["report"]
+    start = (
+        "On report text, which took no part in the choice, it has "
+        f"{number(best['report'], 4)} bits per byte; the best plain mixture, "
+        f"{rival['name']}, has {number(rival['report'], 4)}"
+    )
+    if gain > 0:
+        return f"{start}: the choice is {number(gain, 4)} better."
+    return (
+        f"{start}: the choice is no better ({number(-gain, 4)} worse), so "
+        "its lead on select text may be chance."
+    )
+
+
+def no_error(found: Found) -> bool:
+    """Whether nothing could be resampled, so that no tie means anything."""
+    others = found.rows[1:]
+    return bool(others) and all(row["error"] == 0 for row in others)
+
+
+def about_training(found: Found) -> bool:
+    return bool(found.ties["heading"] == AFTER_TRUTHS)

@@ -1,0 +1,181 @@
+"""What is minimised: bits per byte of the target, under limits on regret.
+
+Every objective here is the largest of a few linear functions of the domains'
+bits per byte, so it is convex in them, and its pieces are smooth in the weights
+wherever the bits are.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from jaxsim.config import SearchConfig
+from jaxsim.errors import UserError
+from jaxsim.mixture.evaluation import EvaluationSet
+
+# A limit on regret is kept exactly as long as one bit more in the limited
+# domain would not win this many bits of the objective.
+PENALTY = 10.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Objective:
+    """A function of bits per byte over D domains that is to be small.
+
+    'mean' is the weighted mean over the target. 'worst' is the largest loss
+    against the seed over the target's domains, plus the seed's weighted mean
+    so that it stays on the scale of bits per byte; weights other than zero
+    have no part in that maximum. Domains that are not needed may hold NaN.
+
+    Attributes:
+      domains: names.
+      weights_D: of the target; they sum to 1.
+      kind: 'mean' or 'worst'.
+      seed_D: bits per byte of the seed on the same text.
+      regret_D: share of the seed's bits by which a domain may get worse; inf
+        where there is no limit.
+    """
+
+    domains: tuple[str, ...]
+    weights_D: np.ndarray
+    kind: str
+    seed_D: np.ndarray
+    regret_D: np.ndarray
+
+    @property
+    def needed_D(self) -> np.ndarray:
+        """[D] bool: the domains whose bits matter."""
+        return (self.weights_D > 0) | np.isfinite(self.regret_D)
+
+    @property
+    def limit_D(self) -> np.ndarray:
+        """[D] most bits per byte; inf where there is no limit."""
+        limited_D = np.isfinite(self.regret_D)
+        limit_D = np.full(len(self.domains), np.inf)
+        limit_D[limited_D] = (self.seed_D * (1 + self.regret_D))[limited_D]
+        return limit_D
+
+    def value(self, bits_MD: np.ndarray) -> np.ndarray:
+        """The objective [M] without limits, in bits per byte."""
+        if self.kind == "mean":
+            return weighted_mean(bits_MD, self.weights_D)
+        used = self.weights_D > 0
+        loss_MT = bits_MD[:, used] - self.seed_D[used]
+        return loss_MT.max(axis=1) + self._seed_mean
+
+    def violation(self, bits_MD: np.ndarray) -> np.ndarray:
+        """The largest excess over a limit [M] in bits; 0 where all are met."""
+        limited = np.isfinite(self.regret_D)
+        excess_MT = bits_MD[:, limited] - self.limit_D[limited]
+        return excess_MT.max(axis=1, initial=0.0)
+
+    def penalised(self, bits_MD: np.ndarray) -> np.ndarray:
+        """Value plus `PENALTY` times violation [M]: what methods minimise."""
+        return self.value(bits_MD) + PENALTY * self.violation(bits_MD)
+
+    def slope(self, bits_D: np.ndarray) -> np.ndarray:
+        """[D] derivative of `penalised`: of its largest piece, if several."""
+        value_P, slope_PD = self.pieces(bits_D, np.eye(len(bits_D)))
+        return slope_PD[np.argmax(value_P)]
+
+    def pieces(
+        self, bits_D: np.ndarray, jacobian_DC: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The linear functions of which `penalised` is the largest.
+
+        Args:
+          bits_D: bits per byte.
+          jacobian_DC: their derivatives with respect to C coordinates.
+
+        Returns:
+          value_P, and slope_PC: derivatives with respect to the coordinates.
+        """
+        eye_DD = np.eye(len(self.domains))
+        used, limited = self.weights_D > 0, np.isfinite(self.regret_D)
+        if self.kind == "mean":
+            slope_TD, offset_T = self.weights_D[None], np.zeros(1)
+        else:
+            slope_TD = eye_DD[used]
+            offset_T = self._seed_mean - self.seed_D[used]
+        excess_ED = np.concatenate([0 * eye_DD[:1], PENALTY * eye_DD[limited]])
+        offset_E = np.append(0.0, -PENALTY * self.limit_D[limited])
+        slope_PD = (slope_TD[:, None] + excess_ED).reshape(-1, len(eye_DD))
+        offset_P = (offset_T[:, None] + offset_E).ravel()
+        needed = self.needed_D
+        slope_Pd = slope_PD[:, needed]
+        return slope_Pd @ bits_D[needed] + offset_P, (
+            slope_Pd @ jacobian_DC[needed]
+        )
+
+    @property
+    def _seed_mean(self) -> float:
+        used = self.weights_D > 0
+        return float(self.seed_D[used] @ self.weights_D[used])
+
+
+def objective(
+    config: SearchConfig, evaluation: EvaluationSet, seed_D: np.ndarray
+) -> Objective:
+    """The objective that `config` asks for.
+
+    Args:
+      config: target, kind and limits on regret.
+      evaluation: knows the domains.
+      seed_D: the seed's bits per byte on the text that is searched on; NaN in
+        domains that are not needed.
+
+    Raises:
+      UserError: names a domain that there is not.
+    """
+    weights_D = target_weights(config, evaluation)
+    domains = evaluation.domains
+    if unknown := [name for name in config.regret if name not in domains]:
+        raise UserError(
+            f"config.search.regret: {unknown[0]!r} is not a domain; domains "
+            f"are {', '.join(domains)}"
+        )
+    return Objective(
+        domains=domains,
+        weights_D=weights_D / weights_D.sum(),
+        kind=config.objective,
+        seed_D=seed_D,
+        regret_D=np.array([config.regret.get(n, np.inf) for n in domains]),
+    )
+
+
+def target_weights(
+    config: SearchConfig, evaluation: EvaluationSet
+) -> np.ndarray:
+    """[D] weights of the objective, as they were given.
+
+    An empty target is every out-of-pool domain or, with none, every domain.
+
+    Raises:
+      UserError: names a domain that there is not.
+    """
+    e = evaluation
+    if not config.target:
+        outside = np.array([not inside for inside in e.in_pool], float)
+        return outside if outside.any() else np.ones(len(e.domains))
+    unknown = [name for name in config.target if name not in e.domains]
+    if unknown:
+        raise UserError(
+            f"config.search.target: {unknown[0]!r} is not a domain; domains "
+            f"are {', '.join(e.domains)}"
+        )
+    weights_D = np.array([config.target.get(n, 0.0) for n in e.domains])
+    if (weights_D < 0).any() or not weights_D.any():
+        raise UserError(
+            "config.search.target: weights must be zero or more, and one of "
+            "them positive"
+        )
+    return weights_D
+
+
+def weighted_mean(bits_MD: np.ndarray, weights_D: np.ndarray) -> np.ndarray:
+    """Weighted mean over domains of bits per byte: [M].
+
+    A domain of weight zero may hold NaN.
+    """
+    used = weights_D > 0
+    return bits_MD[:, used] @ (weights_D[used] / weights_D[used].sum())

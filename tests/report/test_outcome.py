@@ -1,0 +1,156 @@
+"""How chosen ratios came out: what is usual, and beside what."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jaxsim.report import outcome
+
+from .workdirs import (
+    MEMBERS,
+    OUTSIDE,
+    chosen_of,
+    found_of,
+    on_basis_of,
+    validation_of,
+)
+
+
+@pytest.fixture
+def found():
+    return found_of(trained=True)
+
+
+@pytest.fixture
+def validation(workdir, found):
+    return on_basis_of(found, validation_of(workdir, 12))
+
+
+def said(chosen, found, validation):
+    return " ".join(outcome.sentences(chosen, found, validation))
+
+
+def test_the_range_is_that_of_one_more_truth():
+    """Of truths drawn from one law it holds the next at its level."""
+    gap_DM = np.random.default_rng(0).normal(0.05, 0.01, (50_000, 4))
+    offset_D = gap_DM[:, :3].mean(axis=1)
+    deviation_D = gap_DM[:, :3].std(axis=1, ddof=1)
+    reach_D = deviation_D * outcome.Usual(0.0, 1.0, 3).reach
+    inside_D = np.abs(gap_DM[:, 3] - offset_D) <= reach_D
+    assert abs(inside_D.mean() - outcome.RANGE) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("away", "word"),
+    [(0.0, "within"), (1.5, "worse than"), (-1.5, "better than")],
+)
+def test_whether_the_truth_is_usual(found, validation, away, word):
+    known = outcome.usual(validation, found.target)
+    gap = known.offset + away * known.reach
+    text = said(chosen_of(found, 2.1 + gap), found, validation)
+    assert f"{word} what 12 earlier truths showed" in text
+    assert "for 90% of single runs" in text
+
+
+@pytest.mark.parametrize("why", ["none", "two", "text", "pool"])
+def test_without_truths_of_this_pool_nothing_is_usual(
+    workdir, found, validation, why
+):
+    if why == "none":
+        validation = None
+    elif why == "two":
+        validation = on_basis_of(found, validation_of(workdir, 2))
+    elif why == "text":
+        validation = dataclasses.replace(validation, evaluation="other")
+    else:
+        validation = dataclasses.replace(validation, digests={"seed": "other"})
+    text = said(chosen_of(found), found, validation)
+    assert "too few earlier truths to say" in text
+    assert "earlier truths showed" not in text
+
+
+def test_a_trained_rival_is_compared_as_trained(found, validation):
+    chosen = chosen_of(found, trained=2.18)
+    text = said(chosen, found, validation)
+    assert "Against uniform, trained as truth-even (2.2200)" in text
+    assert "the best is 0.0400 better; one run each" in text
+    assert "predicted at" not in text
+
+
+def test_an_untrained_rival_is_predicted_with_the_usual_offset(
+    found, validation
+):
+    chosen = alone(chosen_of(found, trained=2.18))
+    known = outcome.usual(validation, found.target)
+    expected = found.rows[-1]["report"] + known.offset
+    text = said(chosen, found, validation)
+    assert "Against uniform, which was not trained" in text
+    assert f"{found.rows[-1]['report']:.4f} by its merge" in text
+    assert f"{expected:.4f} with the offset of earlier truths" in text
+    better = "better" if expected > 2.18 else "worse"
+    assert f"{abs(expected - 2.18):.4f} {better} than that" in text
+    assert "that a single run may be off" in text
+    assert "no verdict" in said(chosen, found, None)
+
+
+def test_a_single_member_is_a_trained_model(found):
+    row = found.rows[1]
+    row["weights"] = {MEMBERS[2]: 1.0}
+    text = said(chosen_of(found), found, None)
+    assert f"the member {MEMBERS[2]} alone, as long as a member is" in text
+    assert f"({row['report']:.4f})" in text
+
+
+def test_the_worst_case_is_not_compared_with_a_mean(found, validation):
+    """Values of rows are then on another scale than means of truths."""
+    found = dataclasses.replace(found, objective="worst")
+    chosen = alone(chosen_of(found))
+    assert "Against" not in said(chosen, found, validation)
+    both = said(chosen_of(found), found, validation)
+    assert "Against uniform, trained as" in both
+
+
+def test_rivals_of_another_search_are_not_compared(found, validation):
+    other = dataclasses.replace(found, evaluation="other")
+    text = said(chosen_of(found), other, validation)
+    assert "Against" not in text and "trained it has" in text
+
+
+def test_every_group_is_shown_once(found):
+    chosen = chosen_of(found)
+    shown = dict(outcome.comparisons(chosen, found))
+    assert list(shown) == [OUTSIDE, "macro in-pool"]
+    for on, these in shown.items():
+        for i, one in enumerate(these):
+            assert one.trained == pytest.approx(chosen.points["truth"][on][i])
+            assert one.predicted["merge"] == pytest.approx(
+                chosen.points["merge"][on][i]
+            )
+    aim = {MEMBERS[0]: 1.0, OUTSIDE: 3.0}
+    (first, *_) = outcome.outcomes(
+        chosen, dataclasses.replace(found, target=aim)
+    )
+    assert first.trained == pytest.approx(0.25 * 2.28 + 0.75 * 2.18)
+
+
+def test_without_a_search_the_target_is_what_is_outside(found):
+    assert outcome.target_of(chosen_of(found), None) == {OUTSIDE: 1.0}
+    inside = dataclasses.replace(
+        chosen_of(found), targets=list(MEMBERS), kinds=["in-pool"] * 3
+    )
+    assert outcome.target_of(inside, None) == dict.fromkeys(MEMBERS, 1.0)
+
+
+def alone(chosen):
+    """Only the first ratio."""
+    return dataclasses.replace(
+        chosen,
+        labels=chosen.labels[:1],
+        truths=chosen.truths[:1],
+        ratios=chosen.ratios[:1],
+        points={
+            name: {target: values[:1] for target, values in points.items()}
+            for name, points in chosen.points.items()
+        },
+    )

@@ -1,0 +1,88 @@
+"""Losses of mixtures of token distributions: convex, and quick to compute."""
+
+import numpy as np
+from scipy.optimize import minimize
+
+from jaxsim.search.constraints import Feasible
+from jaxsim.search.landscape import Ledger, Slope
+from jaxsim.search.objective import Objective
+
+
+class Mixed:
+    """bits_d(w) = -mean over tokens t of log2 sum_c w_c p_ct, three domains."""
+
+    def __init__(self, members: int, kind: str, rng: int):
+        generator = np.random.default_rng(rng)
+        size = (3, 200, members)
+        liked_DC = generator.normal(0, 1, (3, 1, members))
+        logit_DTC = generator.normal(-1, 0.8, size) + liked_DC
+        self.p_DTC = 1 / (1 + np.exp(-logit_DTC))
+        self.members = tuple(f"m{c}" for c in range(members))
+        self.objective = Objective(
+            domains=("a", "b", "c"),
+            weights_D=np.array([0.5, 0.3, 0.2]),
+            kind="worst" if kind == "worst" else "mean",
+            seed_D=np.array([1.9, 2.0, 2.1]),
+            regret_D=np.array(
+                [np.inf, np.inf, -0.15 if kind == "regret" else np.inf]
+            ),
+        )
+        self.asked: list[np.ndarray] = []
+
+    def bits(self, w_C: np.ndarray) -> np.ndarray:
+        return -np.log2(self.p_DTC @ w_C).mean(axis=1)
+
+    def values(self, w_MC: np.ndarray) -> np.ndarray:
+        self.asked += list(w_MC)
+        return self.objective.penalised(np.array([self.bits(w) for w in w_MC]))
+
+    def slope(self, w_C: np.ndarray) -> Slope:
+        self.asked.append(w_C)
+        share_DTC = self.p_DTC / (self.p_DTC @ w_C)[:, :, None]
+        return Slope(
+            *self.objective.pieces(
+                self.bits(w_C), -share_DTC.mean(axis=1) / np.log(2)
+            )
+        )
+
+    def ledger(self, budget: float = 1e9) -> Ledger:
+        return Ledger(self.members, self.values, self.slope, budget)
+
+    def lowest_value(self, feasible: Feasible) -> float:
+        """By another solver, on the epigraph and with no budget."""
+        c = len(self.members)
+        limits = [
+            (x.sign * np.isin(np.arange(c), x.places), x.sign * x.share)
+            for x in feasible.limits
+        ]
+
+        def above(z: np.ndarray) -> np.ndarray:
+            return z[c] - self.slope(np.maximum(z[:c], 0)).value_P
+
+        def above_slope(z: np.ndarray) -> np.ndarray:
+            found = self.slope(np.maximum(z[:c], 0))
+            ones_P1 = np.ones((len(found.value_P), 1))
+            return np.hstack([-found.slope_PC, ones_P1])
+
+        def room(z: np.ndarray) -> np.ndarray:
+            left = [bound - row_C @ z[:c] for row_C, bound in limits]
+            if np.isfinite(feasible.divergence):
+                far = feasible.divergence_of(np.maximum(z[:c], 0))
+                left.append(feasible.divergence - far)
+            return np.array([*left, 1.0])
+
+        start_C = feasible.centre_C
+        found = minimize(
+            lambda z: z[c],
+            np.append(start_C, self.values(start_C[None])[0]),
+            jac=lambda z: np.eye(c + 1)[c],
+            bounds=[(0, 1)] * c + [(None, None)],
+            constraints=[
+                {"type": "eq", "fun": lambda z: z[:c].sum() - 1},
+                {"type": "ineq", "fun": above, "jac": above_slope},
+                {"type": "ineq", "fun": room},
+            ],
+            method="SLSQP",
+            options={"ftol": 1e-12, "maxiter": 2000},
+        )
+        return float(found.fun)

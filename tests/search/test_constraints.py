@@ -1,0 +1,290 @@
+"""The set of allowed mixtures: what is in it, at its edge, and outside."""
+
+import numpy as np
+import pytest
+
+from jaxsim.config import SearchConfig
+from jaxsim.errors import UserError
+from jaxsim.search.binding import binding, repeats
+from jaxsim.search.constraints import Feasible, feasible
+from jaxsim.search.landscape import Slope
+
+MEMBERS = ("law_1", "law_2", "code", "mail", "news", "talk", "math", "odes")
+PARTITIONS = ("law", "law", "code", "mail", "news", "talk", "math", "odes")
+GROUPS = ("law", "law", "web", "web", "web", "web", "rest", "rest")
+TOKENS = np.array([40, 40, 20, 60, 10, 30, 80, 20.0])
+SETS = {
+    "anything": {},
+    "floors and ceilings": {
+        "floors": {"law": 0.2, "mail": 0.1},
+        "ceilings": {"web": 0.5, "math": 0.05},
+    },
+    "fixed and shut": {
+        "floors": {"web": 0.3},
+        "ceilings": {"web": 0.3, "odes": 0.0},
+    },
+    "supply": {"tokens": 250.0, "epochs": 2.0, "supply": {"law": 50.0}},
+    "divergence": {"divergence": 0.2},
+    "divergence and limits": {
+        "divergence": 0.3,
+        "reference": "uniform",
+        "floors": {"law": 0.4},
+        "ceilings": {"odes": 0.0, "news": 0.02},
+    },
+    "three sources": {"max_sources": 3},
+    "all at once": {
+        "max_sources": 4,
+        "divergence": 0.9,
+        "floors": {"web": 0.2},
+        "tokens": 200.0,
+    },
+}
+FIXTURES = pytest.mark.parametrize("name", SETS)
+
+
+def make(anchor=0.0, seed_tokens=np.inf, **config) -> Feasible:
+    return feasible(
+        SearchConfig(**config), MEMBERS, PARTITIONS, GROUPS, TOKENS,
+        np.full(8, 1.5), anchor, seed_tokens,
+    )  # fmt: skip
+
+
+def allowed(w_MC: np.ndarray, name: str) -> np.ndarray:
+    """[M] bool, written out from the configuration."""
+    config = SearchConfig(**SETS[name])
+    inside_M = (w_MC >= 0).all(1) & np.isclose(w_MC.sum(1), 1)
+    for sign, shares in ((1, config.ceilings), (-1, config.floors)):
+        for key, share in shares.items():
+            names = zip(MEMBERS, PARTITIONS, GROUPS, strict=True)
+            mine = [key in three for three in names]
+            inside_M &= sign * (w_MC[:, mine].sum(1) - share) < 1e-6
+    if config.tokens:
+        supply_C = np.array(TOKENS)
+        w_MC = w_MC.copy()
+        if config.supply:  # of both pieces together
+            w_MC[:, 0], w_MC[:, 1], supply_C[0] = w_MC[:, :2].sum(1), 0, 50
+        epochs_MC = config.tokens * w_MC / supply_C
+        inside_M &= (epochs_MC < config.epochs + 1e-5).all(1)
+    if config.divergence:
+        uniform = config.reference == "uniform"
+        reference_C = np.ones(8) / 8 if uniform else TOKENS / TOKENS.sum()
+        ratio_MC = np.where(w_MC > 0, w_MC, 1) / reference_C
+        far_M = (w_MC * np.log(ratio_MC)).sum(1)
+        inside_M &= far_M < config.divergence + 1e-6
+    if config.max_sources:
+        law_M1 = w_MC[:, :2].sum(1, keepdims=True)
+        count_M = (np.hstack([law_M1, w_MC[:, 2:]]) > 1e-6).sum(1)
+        inside_M &= count_M <= config.max_sources
+    return inside_M
+
+
+@FIXTURES
+def test_samples_are_allowed_and_differ(name):
+    found = make(**SETS[name])
+    w_MC = found.sample(300, np.random.default_rng(0))
+    assert allowed(w_MC, name).all()
+    assert found.contains(w_MC).all()
+    assert found.sample(0, np.random.default_rng(0)).shape == (0, 8)
+    again_MC = make(**SETS[name]).sample(300, np.random.default_rng(0))
+    np.testing.assert_array_equal(w_MC, again_MC)
+    assert len(np.unique(w_MC.round(6), axis=0)) > 250
+    # Where a member may have a weight, some draw gives it one, and more.
+    open_C = np.array([m != "odes" for m in MEMBERS]) | (
+        "odes" not in str(SETS[name])
+    )
+    assert ((w_MC.max(0) > 0.01) == open_C).all()
+
+
+@FIXTURES
+def test_what_is_outside_is_told_from_what_is_inside(name):
+    found = make(**SETS[name])
+    w_MC = np.random.default_rng(1).dirichlet(np.full(8, 0.5), 500)
+    w_MC = np.vstack([w_MC, found.sample(100, np.random.default_rng(1))])
+    np.testing.assert_array_equal(found.contains(w_MC), allowed(w_MC, name))
+
+
+@FIXTURES
+def test_the_nearest_is_allowed_and_stays(name):
+    found = make(**SETS[name])
+    generator = np.random.default_rng(2)
+    sample_MC = found.sample(1000 if found.convex else 0, generator)
+    for w_C in generator.dirichlet(np.full(8, 0.5), 10):
+        near_C = found.nearest(w_C)
+        assert allowed(near_C[None], name)[0]
+        np.testing.assert_array_equal(found.nearest(near_C), near_C)
+        if found.convex:  # else a heuristic
+            far_M = np.linalg.norm(sample_MC - w_C, axis=1)
+            assert np.linalg.norm(near_C - w_C) <= far_M.min() + 1e-9
+
+
+@FIXTURES
+def test_the_lowest_is_beaten_by_no_sample(name):
+    found = make(**SETS[name])
+    generator = np.random.default_rng(3)
+    w_MC = found.sample(1000, generator)
+    exact = found.convex or not np.isfinite(found.divergence)
+    for slope_PC in generator.normal(size=(5, 3, 8)):
+        low_C = found.lowest(slope_PC[0])
+        assert allowed(low_C[None], name)[0]
+        if exact:
+            assert low_C @ slope_PC[0] <= (w_MC @ slope_PC[0]).min() + 1e-9
+        # The largest of several, from somewhere.
+        value_P, at_C = generator.normal(size=3), w_MC[0]
+        low_C, bound = found.lowest_of(Slope(value_P, slope_PC), at_C)
+        assert allowed(low_C[None], name)[0]
+        value_MP = value_P + (w_MC - at_C) @ slope_PC.T
+        assert bound <= value_MP.max(1).min() + 1e-9
+        value = (value_P + slope_PC @ (low_C - at_C)).max()
+        assert bound <= value + 1e-9
+        if exact:
+            assert value == pytest.approx(bound, abs=2e-4 * abs(bound) + 1e-8)
+
+
+def test_a_model_step_is_beaten_by_no_sample():
+    """The quadratic programme, with one piece: exact."""
+    generator = np.random.default_rng(4)
+    for name in ("floors and ceilings", "divergence and limits"):
+        found = make(**SETS[name])
+        w_MC = found.sample(2000, generator)
+        for _ in range(5):
+            root_CC = generator.normal(size=(8, 8))
+            hessian_CC = root_CC @ root_CC.T + 0.1 * np.eye(8)
+            slope = Slope(np.zeros(1), generator.normal(size=(1, 8)))
+            new_C, _ = found.model_step(slope, w_MC[0], hessian_CC)
+            assert allowed(new_C[None], name)[0]
+            way_MC = np.vstack([new_C, w_MC]) - w_MC[0]
+            value_M = way_MC @ slope.slope_PC[0]
+            value_M += ((way_MC @ hessian_CC) * way_MC).sum(1) / 2
+            assert value_M[0] <= value_M[1:].min() + 1e-9
+
+
+def test_the_anchor_is_counted():
+    """It leaves less of the run, and has a supply of its own."""
+    found = make(anchor=0.5, tokens=400.0, epochs=1.0, seed_tokens=200.0)
+    w_C = np.eye(8)[6]  # 200 tokens outside the anchor, from 80
+    assert found.repetition(w_C)[6] == pytest.approx(2.5)
+    assert found.nearest(w_C)[6] == pytest.approx(0.4)
+    with pytest.raises(UserError, match="the anchor, 50% of the run, needs"):
+        make(anchor=0.5, tokens=401.0, epochs=1.0, seed_tokens=200.0)
+    make(anchor=0.5, tokens=401.0, epochs=1.0, supply={"seed": 201.0})
+
+
+def test_supply_of_a_partition_is_shared_by_its_pieces():
+    found = make(tokens=100.0, epochs=1.0, supply={"law": 30.0})
+    w_C = found.lowest(-np.array([1, 1, 0, 0, 0, 0, 0, 0.0]))
+    assert w_C[:2].sum() == pytest.approx(0.3)
+    assert found.repetition(w_C)[:2] == pytest.approx([1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({"floors": {"nobody": 0.1}}, "floors: 'nobody' is not a .*law_1"),
+        ({"supply": {"nobody": 9.0}}, "supply: 'nobody' is not a member"),
+        ({"supply": {"law": 9.0, "law_1": 5.0}}, "supply.law_1: .* already"),
+        (
+            {"floors": {"law": 0.6, "code": 0.5, "mail": 0.0}},
+            "meets floors law=0.6, code=0.5 at once; loosen",
+        ),
+        (
+            {"floors": {"web": 0.5}, "ceilings": {"web": 0.4, "law": 0.9}},
+            "meets floors web=0.5 and ceilings web=0.4 at once",
+        ),
+        (
+            {"floors": {"odes": 0.1}, "ceilings": {"odes": 0.0}},
+            "meets floors odes=0.1 and ceilings odes=0 at once",
+        ),
+        (
+            {"tokens": 1000.0, "epochs": 3.0},
+            "enough for 90.0% of 1000 tokens at 3 epochs at once; plan fewer",
+        ),
+        (
+            {"tokens": 400.0, "epochs": 1.0, "floors": {"news": 0.1}},
+            "floors news=0.1 and a supply of news that is enough for 2.5%",
+        ),
+        (
+            {"divergence": 0.1, "floors": {"news": 0.5}},
+            r"nearer to the proportional one than .* nats, and 0.1 are",
+        ),
+        (
+            {"max_sources": 1, "floors": {"code": 0.1, "law": 0.1}},
+            "found no 1 partitions that meet the other limits",
+        ),
+        (
+            {"max_sources": 2, "divergence": 0.1},
+            "found no 2 partitions that meet the other limits",
+        ),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else value[:30],
+)  # fmt: skip
+def test_what_cannot_be_met_says_why(config, sentence):
+    with pytest.raises(UserError, match=sentence):
+        make(**config)
+
+
+def test_a_name_of_two_things_is_refused():
+    groups = ("law", "law", "law", *GROUPS[3:])
+    with pytest.raises(UserError, match="'law' names different things"):
+        feasible(
+            SearchConfig(ceilings={"law": 0.1}), MEMBERS, PARTITIONS, groups,
+            TOKENS, np.ones(8), 0.0,
+        )  # fmt: skip
+
+
+def test_what_binds_and_what_relaxing_it_gives():
+    """The gain is what a really relaxed problem wins."""
+    slope_C = np.array([5.0, 1, 2, 3, 4, 6, 7, 8])
+    slope = Slope(np.zeros(1), slope_C[None])
+    config = {
+        "tokens": 120.0,
+        "epochs": 1.0,
+        "ceilings": {"web": 0.5},
+        "floors": {"odes": 0.1, "news": 0.02},
+    }
+    found = make(**config)
+    w_C = found.lowest(slope_C)
+    limits = {(x.kind, x.name): x for x in binding(found, w_C, slope)}
+    assert set(limits) == {
+        ("supply", "law_2"),
+        ("supply", "code"),
+        ("ceiling", "web"),
+        ("floor", "odes"),
+        ("floor", "news"),
+    }
+    assert all(x.gain is None for x in binding(found, w_C))
+    for (kind, name), limit in limits.items():
+        assert limit.value == pytest.approx(limit.limit)
+        relaxed = dict(config)
+        if kind == "supply":
+            tokens = TOKENS[MEMBERS.index(name)]
+            relaxed["supply"] = {name: 1.1 * tokens}
+        else:
+            way = 0.01 if kind == "ceiling" else -0.01
+            shares = config[kind + "s"]
+            relaxed[kind + "s"] = shares | {name: shares[name] + way}
+        gain = slope_C @ (w_C - make(**relaxed).lowest(slope_C))
+        assert limit.gain == pytest.approx(gain, abs=1e-9)
+
+
+def test_divergence_and_sources_bind():
+    found = make(divergence=0.2)
+    slope_C = np.arange(8.0)
+    w_C = found.lowest(slope_C)
+    (limit,) = binding(found, w_C, Slope(np.zeros(1), slope_C[None]))
+    assert limit.kind == "divergence" and limit.name == ""
+    wider_C = make(divergence=0.201).lowest(slope_C)
+    gain = slope_C @ (w_C - wider_C) * 20  # of 0.02 nats
+    assert limit.gain == pytest.approx(gain, rel=0.01)
+    few = make(max_sources=2)
+    assert binding(few, few.nearest(np.ones(8) / 8))[0].kind == "sources"
+    assert binding(few, np.eye(8)[0]) == []
+
+
+def test_a_source_that_the_plan_repeats_more_often_is_named():
+    found = make(tokens=100.0, epochs=10.0)  # members: 1.5 epochs
+    w_C = np.array([0.3, 0, 0.3, 0, 0.4, 0, 0, 0])
+    assert [(r.name, r.planned, r.member) for r in repeats(found, w_C)] == [
+        ("news", pytest.approx(4.0), 1.5)
+    ]
+    assert repeats(make(), w_C) == []  # no run is planned
+    assert not make().repetition(w_C).any()
