@@ -20,9 +20,11 @@ from jaxsim.pool import open_pool
 from jaxsim.pool.digests import file_digests, params_digest
 from jaxsim.search.found import load_found
 from jaxsim.search.ties import AFTER_TRUTHS, BEFORE_TRUTHS
+from jaxsim.study.chosen import load_chosen
 from jaxsim.study.validate import load_validation
 
 SOLO = "pool/members/solo"
+BY_TABLE = "--config.search.method=table"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -103,7 +105,8 @@ def test_run_leaves_an_answer(complete):
     assert sorted(kinds) == ["member"] * 4 + ["repeat"] + ["truth"] * 3
     found, validation = load_found(complete), load_validation(complete)
     assert found.target == {"outside": 1.0}
-    assert found.searched == 10 + 4  # subsets and the plain merges
+    assert found.method == "cascade" and found.looked_at == 200
+    assert found.table == "subsets-1-2"
     assert found.best["tied"]
     assert validation.truths == [n for n in validation.truths if n in entries]
     assert len(validation.truths) == 3
@@ -159,10 +162,10 @@ def test_a_new_partition_costs_one_member(complete, workdir, jaxsim, work):
     assert set(pool.manifests("member")) == {*tiny.MEMBERS, "small"}
     assert not pool.problems()
     # What was scored before is of another pool, and of other text.
-    code, error = jaxsim("search", words="small")
+    code, error = jaxsim("search", BY_TABLE, words="small")
     assert code == 2 and "`jaxsim score`" in error
-    for command in ("score", "search"):
-        assert jaxsim(command, words="small") == (0, ANY)
+    assert jaxsim("score", words="small") == (0, ANY)
+    assert jaxsim("search", BY_TABLE, words="small") == (0, ANY)
     found = load_found(workdir)
     assert found.searched == 15 + 4
     # So are the truths: their residual is of other merges.
@@ -176,7 +179,7 @@ def test_a_new_domain_costs_no_training(complete, workdir, jaxsim, work):
         assert jaxsim(command, words="later") == (0, ANY)
     assert work == []
     assert snapshot(workdir / "pool") == before
-    code, error = jaxsim("search", words="later")
+    code, error = jaxsim("search", BY_TABLE, words="later")
     assert code == 2 and "other evaluation text" in error
     for command in ("score", "search"):
         assert jaxsim(command, words="later") == (0, ANY)
@@ -285,7 +288,10 @@ def test_an_override_marks_every_result(workdir, jaxsim):
     for command in ("score", "search"):
         assert jaxsim(command, "--override") == (0, ANY), command
     assert jaxsim("report") == (0, ANY)
-    for table in ("references", "subsets-1-2", "finalists"):
+    found = load_found(workdir)
+    assert "solo" in found.notes[0]
+    assert not any("solo" in row["weights"] for row in found.rows)
+    for table in ("references", "subsets-1-2"):
         record = json.loads((workdir / f"scores/{table}.json").read_text())
         assert "solo" in record["notes"][0]
         schema = pyarrow.parquet.read_schema(
@@ -329,11 +335,53 @@ def test_a_table_of_ones_own(workdir, jaxsim, tmp_path):
     kinds = {line["mixture"]: line["kind"] for line in lines}
     assert kinds["half"] == "given" and "uniform" in kinds
     spec = f"--config.score.mixtures={csv}"
-    assert jaxsim("search", spec)[0] == 0
+    assert jaxsim("search", spec, BY_TABLE)[0] == 0
+    assert "half" in [row["name"] for row in load_found(workdir).rows]
     # Edited since: its scores are of other mixtures.
     csv.write_text('name,solo,"beta,1900-1909"\nhalf,0.4,0.6\n')
-    code, error = jaxsim("search", spec)
+    code, error = jaxsim("search", spec, BY_TABLE)
     assert code == 2 and "other mixtures" in error
+    assert jaxsim("search", spec)[0] == 0  # a cascade can do without
+    assert load_found(workdir).table == ""
+
+
+def test_the_answer_is_trained_by_the_command_it_names(
+    complete, workdir, jaxsim, work
+):
+    for folder in ("pool", "scores", "study", "search"):
+        shutil.copytree(complete / folder, workdir / folder, dirs_exist_ok=True)
+    validation = load_validation(workdir)
+    best = load_found(workdir).best
+    option = f"--ratios={workdir / 'search' / 'best.csv'}"
+    assert jaxsim("validate", option) == (0, ANY)
+    (name,) = [n for n in work if n.startswith("truth-")][:1]
+    chosen = load_chosen(workdir)
+    assert chosen.labels == [best["name"]] and chosen.truths == [name]
+    manifest = open_pool(workdir).manifest(name)
+    assert manifest.ratio == best["weights"]
+    assert manifest.tokens == open_pool(workdir).manifest("solo").tokens
+    (predicted,) = chosen.points["merge"]["outside"]
+    assert predicted == pytest.approx(best["report"], rel=1e-6)
+    # A choice is no sample: agreement is what it was.
+    assert load_validation(workdir) == validation
+    assert jaxsim("report") == (0, ANY)
+    work.clear()
+    assert jaxsim("validate", option) == (0, ANY)
+    assert work == []
+
+
+def test_ratios_that_cannot_be_trained(workdir, jaxsim, tmp_path):
+    csv = tmp_path / "mine.csv"
+    for text, sentence in (
+        ("name,solo,scale\na,1,0.5\n", "row 'a' has scale 0.5"),
+        ("name,solo\na,1\nb,1\n", "two rows are the same ratio"),
+        ("name,elsewhere\na,1\n", "'elsewhere' is not a member"),
+    ):
+        csv.write_text(text)
+        code, error = jaxsim("validate", f"--ratios={csv}")
+        assert code == 2 and sentence in error
+    code, error = jaxsim("validate", "--ratios=nowhere.csv")
+    assert code == 2 and "nowhere.csv" in error
 
 
 def test_truths_of_ones_own(workdir, jaxsim, tmp_path):

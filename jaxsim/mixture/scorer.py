@@ -74,6 +74,10 @@ class Scorer:
 
     def references(self) -> Scores:
         """Seed, members and the plain merges, on every window."""
+        return self._scored_references
+
+    @functools.cached_property
+    def _scored_references(self) -> Scores:
         table = self._usable(self._references())
         # The members went over every window already, token by token.
         nll_R = window_losses(self.evaluation, self.token_losses)

@@ -238,24 +238,31 @@ def test_some_windows_in_any_order(scorer, make, rows):
     )
 
 
-def test_short_documents_in_small_buckets(
-    scorer, evaluator, params, alone, rows
-):
-    """Right padding behind a causal model: the short program is exact."""
-    lengths = {
+def lengths(evaluator: Evaluator, rows: np.ndarray) -> set[int]:
+    return {
         int(re.search(r"x(\d+)xi1>", lowered.as_text())[1])
         for lowered in evaluator.lowered(rows)
     }
-    assert lengths == {8, 16, 32}
+
+
+def test_short_documents_are_padded_little(scorer, make, params, alone, rows):
+    """Right padding behind a causal model: the short program is exact."""
     e = scorer.evaluation
-    short = rows[e.length_R <= 8]
-    middle = rows[(e.length_R > 8) & (e.length_R <= 16)]
-    assert len(short) and len(middle)
-    for some in (short, middle):
+    evaluator = make(rows=1)
+    for least, most in ((0, 8), (8, 16)):
+        some = rows[(e.length_R > least) & (e.length_R <= most)]
+        assert len(some)
+        # To the next of eight lengths, 4 apart.
+        padded = max(lengths(evaluator, some))
+        assert padded - 4 < e.length_R[some].max() <= padded
         nll_R = evaluator.score(singles(scorer.members), some)[0]
         np.testing.assert_allclose(
             nll_R, alone(params[scorer.members[0]])[some], **CLOSE
         )
+    # Too few to fill a block of full windows: no program of their own.
+    long = rows[e.length_R == 32]
+    assert lengths(make(rows=8), np.append(long, some[:2])) == {32}
+    assert len(lengths(make(rows=1), np.append(long, some))) == 2
 
 
 def test_tokens_sum_to_windows(scorer, evaluator, rows):
@@ -283,9 +290,10 @@ def test_one_trace_for_tables_of_any_size(scorer, make, rows, monkeypatch):
     for size in (1, 7, 100):
         table = dirichlet(scorer.members, size, 1.0, rng=8)
         assert evaluator.score(table, rows).shape == (size, len(rows))
-    assert len(traced) == 3  # one for each length bucket
+    once = len(traced)
+    assert once == len(lengths(make(), rows))  # one for each length
     evaluator.score(table, rows[:4])
-    assert len(traced) > 3  # another set of windows does have its own
+    assert len(traced) > once  # another set of windows does have its own
 
 
 @pytest.mark.parametrize("merge", ["tree", "layer"])

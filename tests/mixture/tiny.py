@@ -72,6 +72,8 @@ def get_config(arg=None):
     c.score.rows = 8
     c.score.mixtures = "subsets:1-2"
     c.score.windows = 3
+    c.search.candidates = 200
+    c.search.evaluations = 20
     c.validate.truths = 3
     c.validate.repeats = 1
     return c

@@ -13,7 +13,16 @@ HOMES = {
     "absl": {"config", "cli"},
     "tensorflow": set(),
 }
-ORDER = ("corpus", "model", "train", "pool", "mixture", "study", "report")
+ORDER = (
+    "corpus",
+    "model",
+    "train",
+    "pool",
+    "mixture",
+    "search",
+    "study",
+    "report",
+)
 # Ends that nothing may import, and that may import anything.
 ENDS = {"commands", "cli", "doctor", "__main__", "__init__"}
 

@@ -16,17 +16,17 @@ def ask(e, nll_MR, about=None, rng=0, **options):
     )
 
 
-def test_documents_are_resampled_from_twenty_on():
+def test_documents_are_resampled_from_five_on():
     """As a cluster: windows of one document are alike."""
     spread = {}
-    for documents in (20, 19):
+    for documents in (5, 4):
         e = text(documents, 10)
         nll_MR = losses(np.random.default_rng(0), e, np.zeros(2), 0.05)
         _, draw_MB, unit = ask(e, nll_MR)
         spread[unit] = draw_MB.std(1).mean()
-    # 200 windows in 20 documents are no 200 draws: sqrt(10) apart.
+    # 50 windows in 5 documents are no 50 draws: sqrt(10) apart.
     assert spread["documents"] > 2 * spread["windows"]
-    _, draw_MB, unit = ask(e, nll_MR, enough=19)
+    _, draw_MB, unit = ask(e, nll_MR, enough=4)
     assert unit == "documents"
     assert draw_MB.std(1).mean() > 2 * spread["windows"]
 
