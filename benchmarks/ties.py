@@ -141,7 +141,7 @@ def held(problem: Problem, seed: list[int]) -> dict[str, float]:
     else:
         sets["no residual"] = tie_set(*values, LEVEL, rng=seed[-1]).tied
     if problem.windows > 1:
-        sets["as documents"] = tie_set(*ask(enough=2), LEVEL).tied
+        sets["as windows"] = tie_set(*ask(enough=20), LEVEL).tied
     return {name: float(best in tied) for name, tied in sets.items()} | {
         f"{name}: size": len(tied) / problem.candidates
         for name, tied in sets.items()
@@ -308,7 +308,7 @@ RACE_HEAD = (
 def _tie_line(row: dict[str, Any]) -> str:
     other = "no residual" if row["deviation"] else "pair by pair"
     if row["windows"] > 1:
-        other = "as documents"
+        other = "as windows"
     documents = f"{row['domains']} x {row['documents']}"
     if row["windows"] > 1:
         documents += f" of 1-{row['windows']} windows"
