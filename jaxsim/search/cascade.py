@@ -30,6 +30,7 @@ _RACE_SHARE = 1 / 4
 # Of those, by what the scored table says of them rather than the cheap proxy.
 _TABLE_SHARE = 1 / 4
 _RACE_ERROR = 0.05
+_STARTS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,21 +89,21 @@ def _sample(problem: Problem) -> Outcome:
     )
 
 
-def _descend(problem: Problem) -> Result:
-    """From the best that is known; then, if that is not it, from others."""
-    landscape, feasible = problem.landscape, problem.feasible
-    best = descend(landscape, feasible, _best_known(problem)[None])
-    others = np.array([problem.feasible.centre_C])
+def _descend(problem: Problem) -> Result | None:
+    """From the best that is known, then from others while there is budget."""
+    starts_MC = _starts(problem)
     try:
-        again = descend(landscape, feasible, others)
+        return descend(problem.landscape, problem.feasible, starts_MC)
+    except BudgetSpent:  # not even for one slope: what is known has to do
+        return None
+
+
+def _frank_wolfe(problem: Problem) -> Result | None:
+    start_C = _starts(problem)[0]
+    try:
+        return frank_wolfe(problem.landscape, problem.feasible, start_C)
     except BudgetSpent:
-        return best
-    return min(best, again, key=lambda result: result.value)
-
-
-def _frank_wolfe(problem: Problem) -> Result:
-    start_C = _best_known(problem)
-    return frank_wolfe(problem.landscape, problem.feasible, start_C)
+        return None
 
 
 def _cascade(
@@ -189,11 +190,19 @@ def _different(w_MC: np.ndarray) -> np.ndarray:
     return w_MC[sorted(len(w_MC) - 1 - m for m in first.values())]
 
 
-def _best_known(problem: Problem) -> np.ndarray:
-    """The lowest allowed mixture so far, or the middle of what is allowed."""
+def _starts(problem: Problem) -> np.ndarray:
+    """The lowest allowed mixture so far, others, and the middle of the set.
+
+    The others are for a limited number of sources, which a descent does not
+    exchange: the lowest ones with other sources.
+    """
     w_MC, value_M = problem.landscape.history
-    allowed_M = problem.feasible.contains(w_MC)
-    if not allowed_M.any():
-        return problem.feasible.centre_C
-    best: np.ndarray = w_MC[allowed_M][np.argmin(value_M[allowed_M])]
-    return best
+    w_MC, value_M = (
+        x[problem.feasible.contains(w_MC)] for x in (w_MC, value_M)
+    )
+    starts: dict[bytes, np.ndarray] = {}
+    for w_C in w_MC[np.argsort(value_M, kind="stable")]:
+        used = (w_C > 0).tobytes() if problem.config.max_sources else b""
+        starts.setdefault(used, w_C)
+    some = list(starts.values())[:_STARTS]
+    return np.array([*some, problem.feasible.centre_C])

@@ -126,6 +126,11 @@ def _searched(problem: Problem, table: Scores | None) -> _Scored:
         names.get(_key(w_MC[m]), (f"found {i + 1}", "found"))
         for i, m in enumerate(allowed)
     ]
+    if not allowed:
+        raise UserError(
+            f"config.search.evaluations={problem.config.evaluations} is too "
+            "little to score one mixture that the constraints allow; raise it"
+        )
     mixtures = Mixtures(
         problem.landscape.members,
         tuple(name for name, _ in labels),

@@ -342,3 +342,28 @@ def test_the_best_is_left_as_a_ratio_to_train(scorer, tmp_path):
     save_found(tmp_path, found)
     table = read_csv(scorer.members, tmp_path / "search" / "best.csv")
     assert table.parts(0) == found.best["weights"]
+
+
+def test_a_tiny_budget_gives_an_answer_or_a_reason(scorer):
+    for method in ("cascade", "descend", "frank-wolfe", "sample", "subsets"):
+        found = search(scorer, cascade(method=method, evaluations=2))
+        assert found.evaluations <= 2
+        assert found.best["tied"]
+    # Nothing that is known already has a fifth of everything.
+    floors = dict.fromkeys(scorer.members, 0.2)
+    settings = {"method": "descend", "floors": floors, "max_sources": 0}
+    with pytest.raises(UserError, match="evaluations=2 is too little"):
+        search(
+            scorer, cascade(evaluations=2, **settings, ceilings={"solo": 0.21})
+        )
+
+
+def test_few_sources(scorer):
+    found = search(scorer, cascade(max_sources=2))
+    for row in found.rows:
+        assert len(row["weights"]) <= 2
+    pairs = scorer.table("subsets:1-2")
+    best_C = weights_of(scorer, found.best)
+    value = on_select(scorer, best_C[None], "outside")[0]
+    assert value <= on_select(scorer, pairs.w_MC, "outside").min() * (1 + 1e-6)
+    assert [b["kind"] for b in found.binding].count("sources") <= 1
