@@ -198,7 +198,11 @@ def search(
     def residual(goal: Objective) -> Residual | None:
         if validation is None or not validation.is_of(scorer.references()):
             return None
-        return validation.residual_of(goal)
+        found = validation.residual_of(goal)
+        if found is None or _as_long_as_members(scorer, validation):
+            return found
+        # A member is no truth of another length, so nothing fixes the offset.
+        return dataclasses.replace(found, offset=0.0)
 
     found = find(scorer, settings, table, residual)
     save_found(workdir, found)
@@ -374,6 +378,15 @@ def _table(config: Config, scorer: Scorer) -> Scores | None:
     except UserError as error:
         say(f"search: goes without a table of mixtures: {error}")
         return None
+
+
+def _as_long_as_members(scorer: Scorer, validation: Validation) -> bool:
+    """Whether the truths saw as many tokens as the members."""
+    if validation.given:
+        return False
+    runs = scorer.pool.manifests("member", "truth")
+    names = [*scorer.members, *validation.truths]
+    return len({runs[name].tokens for name in names if name in runs}) == 1
 
 
 def _found(workdir: Path) -> Found | None:

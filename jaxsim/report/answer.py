@@ -2,8 +2,21 @@
 
 from jaxsim.report.outcome import PLAIN
 from jaxsim.report.wording import aim, count, listed, number, weights
-from jaxsim.search.found import Found
+from jaxsim.search.found import Found, is_single
 from jaxsim.search.ties import AFTER_TRUTHS
+
+_MOST_PLAIN = 4
+
+
+def offset_sentence(found: Found) -> str:
+    """What the merges of several members were corrected by, if they were."""
+    if not found.offset:
+        return ""
+    return (
+        f"Differences include {found.offset:+.4f} bits per byte for every "
+        "merge of several members: by so much truths lay above such merges, "
+        "while a single member is its own truth"
+    )
 
 
 def answer(found: Found | None) -> str:
@@ -31,8 +44,8 @@ def answer(found: Found | None) -> str:
     )
     text = (
         f"Judged on {aim(found.target, found.objective)}, the mixture with the "
-        f"lowest predicted loss is "
-        f"{weights(best['weights'], 5)}: {number(best['select'], 4)} bits per "
+        f"lowest predicted loss is {weights(best['weights'], 5)}: "
+        f"{number(found.predicted(best, 'select'), 4)} bits per "
         f"byte on the text it was chosen on; {tied} ({basis})."
     )
     if plain := plain_that_tie(found):
@@ -47,8 +60,8 @@ def plain_that_tie(found: Found) -> list[str]:
     return [
         row["name"]
         for row in found.rows
-        if row["tied"] and row["kind"] in PLAIN
-    ]
+        if row["tied"] and (row["kind"] in PLAIN or is_single(row))
+    ][:_MOST_PLAIN]
 
 
 def ties_sentence(found: Found) -> str:
@@ -90,12 +103,16 @@ def report_check(found: Found) -> str:
     ]
     if best["report"] is None or not plain:
         return "On report text the best mixture was not compared."
-    rival = min(plain, key=lambda row: row["report"])
-    gain = rival["report"] - best["report"]
+    rival = min(plain, key=lambda row: found.predicted(row, "report"))
+    best_value, rival_value = (
+        found.predicted(row, "report") for row in (best, rival)
+    )
+    gain = rival_value - best_value
+    verb = "is predicted to have" if found.offset else "has"
     start = (
-        "On report text, which took no part in the choice, it has "
-        f"{number(best['report'], 4)} bits per byte; the best plain mixture, "
-        f"{rival['name']}, has {number(rival['report'], 4)}"
+        f"On report text, which took no part in the choice, it {verb} "
+        f"{number(best_value, 4)} bits per byte; the best other plain mixture, "
+        f"{rival['name']}, {number(rival_value, 4)}"
     )
     if gain > 0:
         return f"{start}: the choice is {number(gain, 4)} better."

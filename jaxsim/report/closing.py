@@ -7,7 +7,7 @@ from jaxsim.report.answer import about_training, ties_sentence
 from jaxsim.report.outcome import came_out, same_basis
 from jaxsim.report.price import Price, price_words, train_command
 from jaxsim.report.wording import count, listed, weights
-from jaxsim.search.found import Found
+from jaxsim.search.found import Found, is_single
 from jaxsim.study.agreement import ENOUGH_TRUTHS
 from jaxsim.study.chosen import Chosen
 from jaxsim.study.validate import Validation
@@ -105,7 +105,9 @@ def _train(
     command = next_command(found, validation, workdir)
     train = f"`{train_command(workdir)}`{price_words(price)}"
     parts = [out] if out else []
-    wanted = not out
+    if is_member(found):
+        parts.append("it is a member, and trained as long as the truths")
+    wanted = not out and not is_member(found)
     if not about_training(found):
         text = f"the first candidate is {shares}, by merges alone"
         if _knows_nothing_of(found, validation):
@@ -137,6 +139,11 @@ def _train(
     return "; ".join([text, *parts])
 
 
+def is_member(found: Found) -> bool:
+    """Whether the best is one member, and truths are as long as members."""
+    return is_single(found.best) and bool(found.offset)
+
+
 def _enough(validation: Validation | None) -> bool:
     """Whether there are truths enough that training the answer comes next."""
     return validation is not None and (
@@ -158,7 +165,7 @@ def _open(
             left.append("how merges relate to training (no truth counted)")
     else:
         left += _open_after(validation)
-    if found is not None and not out:
+    if found is not None and not out and not is_member(found):
         left.append("the proposed mixture itself (it was not trained)")
     if horizon is not None and math.isclose(horizon, 1.0):
         left.append("longer training (truths at horizon 1 only)")

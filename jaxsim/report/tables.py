@@ -9,7 +9,11 @@ from jaxsim.mixture.scores import Scores, as_arrow
 from jaxsim.mixture.summary import summarize
 from jaxsim.pool import Pool
 from jaxsim.report import agreement, effort, outcome
-from jaxsim.report.answer import plain_that_tie, report_check
+from jaxsim.report.answer import (
+    offset_sentence,
+    plain_that_tie,
+    report_check,
+)
 from jaxsim.report.references import (
     References,
     own_best_sentence,
@@ -174,6 +178,8 @@ def show_found(found: Found) -> None:
     if left := len(found.rows) - len(rows):
         say(f"and {left} more that tie, in search/found.json")
     say(f"The best: {weights(found.best['weights'], 12)}")
+    if text := offset_sentence(found):
+        say(text)
     say(report_check(found))
     for text in found.warnings:
         say(f"WARNING: {text}")

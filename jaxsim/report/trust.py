@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxsim.report import agreement
-from jaxsim.report.answer import no_error, report_check
+from jaxsim.report.answer import no_error, offset_sentence, report_check
 from jaxsim.report.collect import Facts
 from jaxsim.report.wording import count, listed, number, signed, target
 from jaxsim.search.found import Found
@@ -149,6 +149,8 @@ def _choice(found: Found) -> str:
         )
     else:
         text += "documents were resampled. "
+    if offset := offset_sentence(found):
+        text += f"{offset}. "
     return text + report_check(found)
 
 

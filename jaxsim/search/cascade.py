@@ -147,13 +147,15 @@ def _cascade(
 def _entrants(
     problem: Problem, table: Scores | None, count: int
 ) -> tuple[np.ndarray, int]:
-    """Who races: `count` that cost something, and all plain ones that may.
+    """Who races: mixtures of several members that cost something.
+
+    The plain ones are known on all windows already. Single members are never
+    raced: truths say that merges of several compare with them otherwise.
 
     Returns:
       [M, C] different mixtures, and how many the cheap proxy looked at.
     """
     feasible, config = problem.feasible, problem.config
-    plain_MC = _allowed(problem, problem.plain.w_MC)
     cheap = cheap_landscape(problem)
     sample_MC = feasible.sample(
         config.candidates, np.random.default_rng(config.rng)
@@ -167,7 +169,7 @@ def _entrants(
     paid_MC = _different(
         np.concatenate([lowest_C[None], liked_MC, sample_MC[order[:count]]])
     )[:count]
-    return _different(np.concatenate([plain_MC, paid_MC])), len(sample_MC)
+    return paid_MC, len(sample_MC)
 
 
 def _liked(problem: Problem, table: Scores) -> np.ndarray:
@@ -175,6 +177,7 @@ def _liked(problem: Problem, table: Scores) -> np.ndarray:
     bits_MD = table.bits_per_byte("merge", "select")
     needed = problem.objective.needed_D
     usable = (table.table.scale_M == 1) & np.isfinite(bits_MD[:, needed]).all(1)
+    usable &= table.table.w_MC.max(axis=1) < 1
     value_M = problem.objective.penalised(bits_MD[usable])
     order = np.argsort(value_M, kind="stable")
     return _allowed(problem, table.table.w_MC[usable][order])

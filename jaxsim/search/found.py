@@ -36,6 +36,8 @@ class Found:
         the merge; on select documents by `probability` and `members`;
         difference to the best, its standard error, the limit up to which it
         would tie, and whether it does.
+      offset: by how much truths lay above the merges of several members, on
+        average. It is part of `difference`, and not of `select` and `report`.
       race: what was dropped at each look, for a cascade.
       certificate: Frank-Wolfe's gap in bits per byte, and as a share of the
         objective: no mixture within the constraints is better by more than
@@ -66,6 +68,7 @@ class Found:
     looked_at: int = 0
     evaluations: float = 0.0
     tokens: int = 0
+    offset: float = 0.0
     race: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     certificate: dict[str, float] | None = None
     binding: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -79,6 +82,16 @@ class Found:
     @property
     def best(self) -> dict[str, Any]:
         return self.rows[0]
+
+    def predicted(self, row: Mapping[str, Any], half: str) -> float:
+        """A row's merge, with the offset unless it is a single member."""
+        offset = 0.0 if is_single(row) else self.offset
+        return float(row[half]) + offset
+
+
+def is_single(row: Mapping[str, Any]) -> bool:
+    """Whether a row is one member alone."""
+    return len(row["weights"]) == 1 and row["scale"] == 1
 
 
 def save_found(workdir: Path, found: Found) -> None:

@@ -26,6 +26,7 @@ from jaxsim.search.ties import Residual, Ties, tie_set
 
 FINALISTS = "finalists"
 _FINALISTS = 24  # tied mixtures that are scored on report text
+_SINGLE = 1e-6  # share of the tokens that is not a single member's
 _APART = 0.01  # share of the tokens by which two mixtures differ at least
 _PLAIN = ("uniform", "proportional", "macro")
 
@@ -73,14 +74,21 @@ def search(
         scorer.evaluation, scored.losses.rows, scored.losses.nll_MR, "select",
         problem.statistic, config.rng,
     )  # fmt: skip
+    # What truths showed of merges of several members: see `Residual`.
+    offset = residual.offset if residual is not None else 0.0
+    single_M = scored.table.w_MC.max(axis=1) > 1 - _SINGLE
+    single_M &= scored.table.scale_M == 1
+    shift_M = np.where(single_M, 0.0, offset)
     # A race may have lost the best already; together they keep the level.
     level = config.level
     if outcome.race is not None:
         level += race_error(level)
     ties = tie_set(
-        value_M, draw_MB, unit, level, config.worth, residual, config.rng
-    )
-    return _answer(problem, scored, value_M, ties, outcome, table)
+        value_M + shift_M, draw_MB + shift_M[:, None], unit, level,
+        config.worth, residual, config.rng,
+    )  # fmt: skip
+    found = _answer(problem, scored, value_M, ties, outcome, table)
+    return dataclasses.replace(found, offset=offset)
 
 
 def _rows_of(problem: Problem, table: Scores | None) -> _Scored:

@@ -101,7 +101,11 @@ class Validation:
                 bits_MD[:, column] = self.points[which][name]
             value_M[which] = goal.value(bits_MD)
         difference_M = value_M["truth"] - value_M[proxy]
-        return Residual(float(np.std(difference_M, ddof=1)), len(self.truths))
+        return Residual(
+            float(np.std(difference_M, ddof=1)),
+            len(self.truths),
+            float(difference_M.mean()),
+        )
 
 
 def compare(

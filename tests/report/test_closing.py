@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from jaxsim.pool import open_pool
-from jaxsim.report.answer import answer, report_check
+from jaxsim.report.answer import answer, offset_sentence, report_check
 from jaxsim.report.closing import closing_lines
 from jaxsim.report.price import Price, price
 
@@ -24,6 +24,29 @@ TRAIN = "jaxsim validate --workdir=W --ratios=W/search/best.csv"
 
 def lines(found, validation=None, **more):
     return closing_lines(found, validation, "W", **more)
+
+
+def test_a_single_member_is_compared_as_its_own_truth():
+    """Merges of several are corrected by what truths showed of them."""
+    found = found_of(trained=True)
+    found.rows[0]["report"] = 1.00
+    alone = dict(found.rows[3], name="alone", weights={MEMBERS[0]: 1.0})
+    alone |= {"kind": "member", "report": 1.02}
+    found.rows[:] = [*found.rows[:3], alone]
+    assert "0.0200 better" in report_check(found)
+    corrected = dataclasses.replace(found, offset=0.05)
+    assert "no better (0.0300 worse)" in report_check(corrected)
+    assert "+0.0500" in offset_sentence(corrected)
+    assert offset_sentence(found) == ""
+
+
+def test_a_member_is_not_to_be_trained_again():
+    found = found_of(trained=True)
+    found.rows[0] |= {"weights": {MEMBERS[0]: 1.0}, "kind": "member"}
+    found = dataclasses.replace(found, offset=0.05)
+    text = "\n".join(lines(found, None))
+    assert "trained as long as the truths" in text
+    assert "--ratios=" not in text and "was not trained" not in text
 
 
 def test_nothing_searched():

@@ -15,7 +15,7 @@ def test_the_certificate_has_its_condition_and_its_numbers():
     text = effort.certificate_sentence(found_of())
     assert "were the merged loss convex in the weights" in text
     assert "nobody has shown" in text
-    assert "0.0021 bits per byte (0.10% of the objective)" in text
+    assert "0.002100 bits per byte (0.105% of the objective)" in text
     assert "within the constraints" in text and "select text" in text
 
 

@@ -19,7 +19,7 @@ from jaxsim.mixture.table import (
 from jaxsim.search.found import load_found, save_found
 from jaxsim.search.objective import target_weights
 from jaxsim.search.search import search
-from jaxsim.search.ties import BEFORE_TRUTHS
+from jaxsim.search.ties import BEFORE_TRUTHS, Residual
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def test_a_cascade_beats_every_table_it_could_have_scored(scorer):
     assert found.best["select"] == pytest.approx(value, rel=2e-5)
     assert found.evaluations <= 60
     assert found.looked_at == 2000
-    assert found.race[0]["entered"] >= 15
+    assert found.race[0]["entered"] == 15
     # No mixture is better by more than the gap, if the loss is convex here.
     gap = found.certificate["gap"]
     assert gap < 0.002 * value
@@ -367,3 +367,25 @@ def test_few_sources(scorer):
     value = on_select(scorer, best_C[None], "outside")[0]
     assert value <= on_select(scorer, pairs.w_MC, "outside").min() * (1 + 1e-6)
     assert [b["kind"] for b in found.binding].count("sources") <= 1
+
+
+def test_a_single_member_is_its_own_truth(scorer):
+    """Truths lie above merges of several members, not above a single one."""
+    free = search(scorer, cascade())
+    offset = 1.0
+    found = search(
+        scorer,
+        cascade(),
+        residual_of=lambda goal: Residual(1e-9, 10, offset=offset),
+    )
+    assert len(found.best["weights"]) == 1
+    singles = [r for r in free.rows if len(r["weights"]) == 1]
+    assert found.best["name"] in [row["name"] for row in singles]
+    assert found.offset == offset
+    for row in found.rows:
+        several = len(row["weights"]) > 1
+        assert found.predicted(row, "select") == row["select"] + several
+        assert row["difference"] == pytest.approx(
+            found.predicted(row, "select")
+            - found.predicted(found.best, "select")
+        )
