@@ -84,7 +84,8 @@ def ties_sentence(found: Found) -> str:
         f"({heading}, {found.ties['level']:.0%} simultaneous), first "
         f"{listed([row['name'] for row in tied[:3]])}"
     )
-    if plain := plain_that_tie(found):
+    best = found.best["name"]
+    if plain := [name for name in plain_that_tie(found) if name != best]:
         sentence += (
             f"; among them {listed(plain)}, so nothing here shows that "
             "weighting pays"

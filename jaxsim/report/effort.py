@@ -17,7 +17,8 @@ from jaxsim.search.found import Found
 THOUSANDTHS = "thousandths of a bit per byte"
 NEXT_PERCENT = (
     "by the merge, to first order, on select text: one percent of the tokens "
-    "moves to a member, taken from all in proportion"
+    "moves to a member, taken from all in proportion; what averaging alone "
+    "wins is part of it"
 )
 _MOST_SOURCES = 4
 

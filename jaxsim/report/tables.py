@@ -223,7 +223,7 @@ def _show_next_percent(found: Found) -> None:
     several = len(shown) > 1
     shown = shown[:_MOST_DOMAINS]
     show_table(
-        "the next percent",
+        "what the next percent is worth, at the best mixture",
         ["1 % more of", *["mean of the target"] * several,
          *(percent.domains[d] for d in shown)],
         [
