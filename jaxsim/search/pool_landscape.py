@@ -5,7 +5,7 @@ same one costs nothing twice, a race can look at a part of the windows and go
 on later, and the final statistics need no further call.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -24,6 +24,8 @@ class PoolLandscape:
       objective: what is to be small.
       rows: windows that are evaluated, indices into the evaluation set.
       budget: evaluations allowed; one is one mixture on all of `rows`.
+
+    `tell` may be set to hear of every evaluation that is done.
     """
 
     def __init__(
@@ -43,7 +45,9 @@ class PoolLandscape:
         self.rows = rows
         self.budget = budget
         self.spent = 0.0
+        self.tell: Callable[[int], None] = lambda _: None
         self.members = scorer.members
+        self._told = 0
         self._at: dict[bytes, int] = {}
         self._w: list[np.ndarray] = []
         self._nll: list[np.ndarray] = []
@@ -104,6 +108,7 @@ class PoolLandscape:
             )
             for m, nll_P in zip(some, scored.nll_MR, strict=True):
                 self._nll[m][where] = nll_P
+        self._tell()
         return np.array([self._nll[m][part] for m in places])
 
     def slope(self, w_C: np.ndarray) -> Slope:
@@ -117,6 +122,7 @@ class PoolLandscape:
             self._pay(GRADIENT_COST)
             found = self._scorer.proxies.jacobian(self._w[m], 1.0, self.rows)
             self._nll[m][:] = found.nll_R
+            self._tell()
             bits_DC = self.per_byte(found.dw_DC)
             value_P, slope_PC = self.objective.pieces(
                 self.bits(self._nll[m][None])[0], bits_DC
@@ -166,6 +172,13 @@ class PoolLandscape:
                 f"and {cost:.1f} more are asked for"
             )
         self.spent += cost
+
+    def _tell(self) -> None:
+        """Passes on whole evaluations, once they are done."""
+        whole = int(self.spent)
+        if whole > self._told:
+            self.tell(whole - self._told)
+            self._told = whole
 
 
 def _known(nll_R: np.ndarray) -> np.ndarray:

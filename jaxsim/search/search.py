@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from jaxsim.config import SearchConfig
+from jaxsim.console import say
 from jaxsim.errors import UserError
+from jaxsim.metrics import progress
 from jaxsim.mixture.evaluation import EvaluationSet
 from jaxsim.mixture.marginal import marginal_values
 from jaxsim.mixture.scorer import Scorer
@@ -68,7 +70,13 @@ def search(
     else:
         if table is not None:
             problem.landscape.know(table.table, table.proxies["merge"])
-        outcome = look(problem, table, residual)
+        say(
+            f"search: {config.evaluations} evaluations at most, each of "
+            f"{len(problem.landscape.rows):,} windows"
+        )
+        with progress(config.evaluations, "search", "evaluations") as tick:
+            problem.landscape.tell = tick
+            outcome = look(problem, table, residual)
         scored = _searched(problem, table)
     value_M, draw_MB, unit = resampled(
         scorer.evaluation, scored.losses.rows, scored.losses.nll_MR, "select",
