@@ -1,5 +1,7 @@
 """What the search found, in sentences: the answer, its ties, its check."""
 
+from typing import Any
+
 from jaxsim.report.outcome import PLAIN
 from jaxsim.report.wording import aim, count, listed, number, weights
 from jaxsim.search.found import Found, is_single
@@ -64,6 +66,12 @@ def plain_that_tie(found: Found) -> list[str]:
     ][:_MOST_PLAIN]
 
 
+def plain_rows(found: Found) -> list[dict[str, Any]]:
+    """Uniform and its like, and the best single member, that may be chosen."""
+    plain = [row for row in found.rows if row["kind"] in PLAIN]
+    return plain + [row for row in found.rows if is_single(row)][:1]
+
+
 def ties_sentence(found: Found) -> str:
     """How many mixtures tie with the best, and the first of them."""
     tied = [row for row in found.rows[1:] if row["tied"]]
@@ -102,8 +110,14 @@ def report_check(found: Found) -> str:
         if (row["kind"] in PLAIN or len(row["weights"]) == 1)
         and row["report"] is not None
     ]
-    if best["report"] is None or not plain:
+    if best["report"] is None:
         return "On report text the best mixture was not compared."
+    if not plain:
+        return (
+            "On report text, which took no part in the choice, it has "
+            f"{number(best['report'], 4)} bits per byte; no plain mixture may "
+            "be chosen, to compare it with."
+        )
     rival = min(plain, key=lambda row: found.predicted(row, "report"))
     best_value, rival_value = (
         found.predicted(row, "report") for row in (best, rival)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxsim.report.wording import BLANK, count, listed, number
+from jaxsim.report.wording import BLANK, count, listed, number, signed
 from jaxsim.search.found import Found
 
 # Of what `marginal` holds.
@@ -21,6 +21,7 @@ NEXT_PERCENT = (
     "wins is part of it"
 )
 _MOST_SOURCES = 4
+_MOST_WORST = 5
 
 
 def certificate_sentence(found: Found) -> str:
@@ -40,10 +41,40 @@ def binding_sentence(found: Found) -> str:
     """What binds at the best mixture, and what relaxing it would give."""
     if not found.binding:
         return ""
-    return "What binds: " + "; ".join(
+    at_least = {r["name"] for r in found.binding if r["kind"] == "floor"}
+    at_most = {r["name"] for r in found.binding if r["kind"] == "ceiling"}
+    fixed = at_least & at_most
+    texts = [f"{name} is fixed" for name in sorted(fixed)]
+    texts += [
         f"{constraint_words(row)} (if relaxed: {relaxing_words(row)})"
         for row in found.binding
+        if row["name"] not in fixed
+    ]
+    return "What binds: " + "; ".join(texts)
+
+
+def domains_sentence(found: Found) -> str:
+    """The domains of a worst case, or with limits, worst first."""
+    if found.objective != "worst" and not any(
+        "limit" in row for row in found.domains.values()
+    ):
+        return ""
+    ordered = sorted(
+        found.domains.items(),
+        key=lambda pair: pair[1]["seed"] - pair[1]["best"],
     )
+    words = [
+        f"{name} {signed(row['best'] - row['seed'])}"
+        + (f" (at most {row['limit']:.4f})" if "limit" in row else "")
+        for name, row in ordered[:_MOST_WORST]
+    ]
+    text = "Against the seed, on select text, least gain first: "
+    text += ", ".join(words)
+    if left := len(ordered) - len(words):
+        text += f" and {left} more"
+    if found.objective == "worst" and len(found.target) == 1:
+        text += "; of one domain the worst is the mean"
+    return text
 
 
 def constraint_words(row: dict[str, Any]) -> str:
@@ -119,7 +150,8 @@ class NextPercent:
       members: C.
       domains: D.
       bits_CD: change in bits per byte; NaN where it was not computed.
-      aim_C: the same for the weighted mean of the target.
+      aim_C: the same for the objective; for the weighted mean of the target
+        where an earlier version has left no more.
     """
 
     members: tuple[str, ...]
@@ -141,6 +173,13 @@ def next_percent(found: Found) -> NextPercent | None:
         return None
     domains = tuple(found.marginal["domains"])
     bits_CD = np.array(found.marginal["bits_DC"], float).T
+    if (objective_C := found.marginal.get("objective_C")) is not None:
+        return NextPercent(
+            tuple(found.marginal["members"]),
+            domains,
+            bits_CD,
+            np.array(objective_C),
+        )
     weights_D = np.array([found.target.get(name, 0.0) for name in domains])
     used = weights_D > 0
     aim_C = bits_CD[:, used] @ (weights_D[used] / weights_D[used].sum())
@@ -159,6 +198,7 @@ def sentences(found: Found) -> Sequence[str]:
     return [
         text
         for text in (
+            domains_sentence(found),
             binding_sentence(found),
             repetition_sentence(found),
             certificate_sentence(found),

@@ -11,6 +11,7 @@ from jaxsim.pool import Pool
 from jaxsim.report import agreement, effort, outcome
 from jaxsim.report.answer import (
     offset_sentence,
+    plain_rows,
     plain_that_tie,
     report_check,
 )
@@ -36,7 +37,10 @@ from jaxsim.study.validate import PROXIES, Validation
 
 _MOST_DOMAINS = 6  # out-of-pool columns that fit a console
 _MOST_ROWS = 8
-_NARROW = {"probability": "probability\naverage", "members": "mean of\nmembers"}
+_NARROW = {
+    "probability": "probability\naverage",
+    "members": "mean of\nmembers",
+}
 _MOST_SCORES, _MOST_TARGETS = 12, 3
 _EXTREMES = 3  # members shown at either end
 
@@ -151,15 +155,18 @@ def show_found(found: Found) -> None:
     """
     if plain := plain_that_tie(found):
         say(f"Nothing is shown to beat {listed(plain)}.")
-    tied = [row for row in found.rows if row["tied"]][:_MOST_ROWS]
-    rows = [*tied, *(row for row in found.rows if not row["tied"])]
+    tied = [row for row in found.rows if row["tied"]]
+    # The plain ones always, whether they tie or not.
+    rows = [*tied[:_MOST_ROWS], *plain_rows(found)]
+    rows = list({row["name"]: row for row in rows}.values())
     others = [p for p in ("probability", "members") if p in found.best]
     show_table(
         f"{found.ties['heading']} ({found.ties['count']} of "
         f"{found.searched:,} mixtures, for "
         f"{aim(found.target, found.objective)})",
         ["mixture", "weights", "merge,\nselect", "merge,\nreport",
-         *(_NARROW[p] for p in others), "difference", "error", "ties"],
+         *(f"{_NARROW[p]},\nselect" for p in others), "difference", "error",
+         "limit", "ties"],
         [
             [
                 short(row["name"], 40),
@@ -169,15 +176,20 @@ def show_found(found: Found) -> None:
                 *(number(row[p], 4) for p in others),
                 signed(row["difference"]),
                 number(row["error"], 4),
+                number(row.get("limit"), 4),
                 "yes" if row["tied"] else "no",
             ]
             for row in rows
         ],
-        note=f"bits per byte; {found.ties['resampled']} were resampled",
+        note=f"bits per byte; {found.ties['resampled']} were resampled; a "
+        "difference up to its limit, simultaneous over all mixtures, ties"
+        + _worth(found),
     )  # fmt: skip
-    if left := len(found.rows) - len(rows):
+    if left := len(tied) - sum(row["tied"] for row in rows):
         say(f"and {left} more that tie, in search/found.json")
     say(f"The best: {weights(found.best['weights'], 12)}")
+    if found.constraints:
+        say(f"Under: {'; '.join(found.constraints)}")
     if text := offset_sentence(found):
         say(text)
     say(report_check(found))
@@ -186,6 +198,16 @@ def show_found(found: Found) -> None:
     for text in effort.sentences(found):
         say(text)
     _show_next_percent(found)
+
+
+def _worth(found: Found) -> str:
+    """What was said not to matter."""
+    if not found.ties["worth"]:
+        return ""
+    return (
+        f"; differences below {found.ties['worth']:.2%} of the best were said "
+        "not to matter"
+    )
 
 
 def show_chosen(
@@ -224,7 +246,7 @@ def _show_next_percent(found: Found) -> None:
     shown = shown[:_MOST_DOMAINS]
     show_table(
         "what the next percent is worth, at the best mixture",
-        ["1 % more of", *["mean of the target"] * several,
+        ["1 % more of", *["the objective"] * several,
          *(percent.domains[d] for d in shown)],
         [
             ["..."] + [""] * (several + len(shown))

@@ -327,9 +327,9 @@ def _contradiction(
     if some := named["supply"]:
         share = sum(x.share for x in some)
         said.append(
-            f"a supply of {', '.join(x.name for x in some)} that is enough for "
-            f"{share:.1%} of {plan.tokens:.4g} tokens at {config.epochs:g} "
-            "epochs"
+            f"the supply: {', '.join(x.name for x in some)} at "
+            f"{config.epochs:g} epochs together give {share:.1%} of the "
+            f"{plan.tokens:,.0f} tokens that are planned"
         )
         return (
             f"config.search: no mixture meets {' and '.join(said)} at once; "

@@ -47,10 +47,13 @@ class Found:
         `step` would win, to first order; None where that is not known.
       epochs: how often the planned run repeats each member's source, if the
         size of the run is known.
+      constraints: what the mixture had to keep, in words.
+      domains: bits per byte on select text of every domain that matters: by
+        name, 'best', 'seed' and, with a limit on regret, 'limit'.
       warnings: what a user should know before training the best.
       marginal: 'members', 'domains' and 'bits_DC': change in bits per byte of
         each domain when one percent of the tokens moves to a member, taken
-        from all in proportion.
+        from all in proportion; 'objective_C': that of the objective.
       evaluation: digest of the windows.
       digests: of 'seed' and of every member, by name.
       notes: what an override admitted.
@@ -72,6 +75,10 @@ class Found:
     race: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     certificate: dict[str, float] | None = None
     binding: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    constraints: list[str] = dataclasses.field(default_factory=list)
+    domains: dict[str, dict[str, float]] = dataclasses.field(
+        default_factory=dict
+    )
     epochs: dict[str, float] = dataclasses.field(default_factory=dict)
     warnings: list[str] = dataclasses.field(default_factory=list)
     marginal: dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -1,0 +1,341 @@
+"""What a search has to say about the best mixture and all that ties with it."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from jaxsim.mixture.evaluation import EvaluationSet
+from jaxsim.mixture.marginal import marginal_values
+from jaxsim.mixture.scores import ProxyScores, Scores, domain_sums
+from jaxsim.mixture.table import Mixtures
+from jaxsim.search.binding import binding, repeats
+from jaxsim.search.cascade import Outcome
+from jaxsim.search.constraints import Feasible
+from jaxsim.search.found import Found
+from jaxsim.search.landscape import Slope
+from jaxsim.search.objective import Objective, target_weights
+from jaxsim.search.problem import Problem, windows_of
+from jaxsim.search.race import Race
+from jaxsim.search.ties import Ties
+
+FINALISTS = "finalists"
+_FINALISTS = 12  # tied mixtures that are scored on report text
+EXCESS = 1e-4  # bits per byte by which a limit may be missed
+_ACTIVE = 1e-4  # of the objective: pieces of a maximum that count as largest
+_PLAIN = ("uniform", "proportional", "macro")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """Mixtures that a merge was scored for, on the windows `losses.rows`."""
+
+    table: Mixtures
+    losses: ProxyScores
+
+
+def answer(
+    problem: Problem,
+    scored: Scored,
+    value_M: np.ndarray,
+    ties: Ties,
+    outcome: Outcome,
+    table: Scores | None,
+) -> Found:
+    config, landscape = problem.config, problem.landscape
+    e, goal = problem.scorer.evaluation, problem.objective
+    w_C = scored.table.w_MC[ties.best]
+    scale = float(scored.table.scale_M[ties.best])
+    slope, marginal = _derivatives(problem, w_C, scale)
+    available_D = np.bincount(e.domain_R[windows_of(e, goal, "select", 0)])
+    rows = scored.losses.rows
+    rows = rows[goal.needed_D[e.domain_R[rows]] & (e.half_R[rows] == 0)]
+    stack = problem.scorer.proxies.stack
+    return Found(
+        target={
+            name: float(w)
+            for name, w in zip(
+                e.domains, target_weights(config, e), strict=True
+            )
+            if w > 0
+        },
+        objective=config.objective,
+        method=config.method,
+        table=table.name if table is not None else "",
+        searched=len(scored.table),
+        looked_at=outcome.looked_at,
+        evaluations=landscape.spent,
+        tokens=landscape.spent_tokens,
+        windows=int(np.bincount(e.domain_R[rows]).max()),
+        select_windows=int(available_D.max()),
+        ties={
+            "heading": ties.heading,
+            "resampled": ties.unit,
+            "level": config.level,
+            "worth": config.worth,
+            "count": len(ties.tied),
+        },
+        rows=_rows(problem, scored, value_M, ties),
+        race=_looks(outcome.race),
+        certificate=_certificate(outcome, value_M),
+        binding=_binding(problem, w_C, slope, scored, ties.best),
+        constraints=_constraints(problem),
+        domains=_domains(problem, scored, ties.best),
+        epochs=_epochs(problem.feasible, w_C),
+        warnings=_warnings(problem, scored, ties.best),
+        marginal=marginal,
+        evaluation=e.digest,
+        digests=stack.pins,
+        notes=list(stack.notes),
+    )
+
+
+def _derivatives(
+    problem: Problem, w_C: np.ndarray, scale: float
+) -> tuple[Slope, dict[str, Any]]:
+    """Of the objective, and the marginal values of every domain."""
+    landscape, proxies = problem.landscape, problem.scorer.proxies
+    e = problem.scorer.evaluation
+    rows = landscape.rows
+    found = proxies.jacobian(w_C, scale, rows)
+    dw_DC, bytes_D = found.dw_DC, _bytes(e, rows)
+    slope = Slope(
+        *problem.objective.pieces(
+            landscape.bits(found.nll_R[None])[0], landscape.per_byte(dw_DC)
+        )
+    )
+    others = e.rows("select", problem.scorer.config.windows)
+    others = others[~problem.objective.needed_D[e.domain_R[others]]]
+    if len(others):
+        dw_DC = dw_DC + proxies.jacobian(w_C, scale, others).dw_DC
+        bytes_D = bytes_D + _bytes(e, others)
+    bits_DC = marginal_values(dw_DC, w_C, bytes_D)
+    there = np.flatnonzero(bytes_D)
+    toward_CP = slope.slope_PC.T - (slope.slope_PC @ w_C)
+    active = slope.value_P >= slope.value - _ACTIVE * abs(slope.value)
+    return slope, {
+        "members": list(landscape.members),
+        "objective_C": (0.01 * toward_CP[:, active].max(axis=1)).tolist(),
+        "domains": [e.domains[d] for d in there],
+        "bits_DC": bits_DC[there].tolist(),
+    }
+
+
+def _bytes(evaluation: EvaluationSet, rows: np.ndarray) -> np.ndarray:
+    e = evaluation
+    return np.bincount(e.domain_R[rows], e.bytes_R[rows], len(e.domains))
+
+
+def _rows(
+    problem: Problem, scored: Scored, value_M: np.ndarray, ties: Ties
+) -> list[dict[str, Any]]:
+    """The tied mixtures, the plain ones, and what other proxies say."""
+    table = scored.table
+    plain = [m for m, kind in enumerate(table.kinds) if kind in _PLAIN]
+    singles = [m for m in range(len(table)) if len(table.parts(m)) == 1]
+    if singles:
+        plain.append(min(singles, key=lambda m: value_M[m]))
+    shown = list(dict.fromkeys([*ties.tied.tolist(), *plain]))
+    reported = dict.fromkeys([*ties.tied[:_FINALISTS].tolist(), *plain])
+    report_M = _on_report(problem, table, list(reported))
+    others = {
+        name: _by_proxy(problem, table.take(shown), name)
+        for name in ("probability", "members")
+    }
+    tied = set(ties.tied.tolist())
+    return [
+        {
+            "name": table.names[m],
+            "kind": table.kinds[m],
+            "weights": table.parts(m),
+            "scale": float(table.scale_M[m]),
+            "select": float(value_M[m]),
+            "report": report_M.get(m),
+            **{name: values[i] for name, values in others.items()},
+            "difference": float(ties.difference_M[m]),
+            "error": float(ties.error_M[m]),
+            "limit": float(ties.limit_M[m]),
+            "tied": m in tied,
+        }
+        for i, m in enumerate(shown)
+    ]
+
+
+def _on_report(
+    problem: Problem, table: Mixtures, some: list[int]
+) -> dict[int, float]:
+    """The objective on all report text, of these rows of the table."""
+    scorer, goal = problem.scorer, problem.objective
+    rows = windows_of(scorer.evaluation, goal, "report", 0)
+    losses = scorer.proxies.merge(FINALISTS, table.take(some), rows)
+    seed = scorer.references().take(np.array([0])).proxies["merge"]
+    there = _objective_on(problem, "report", seed)
+    value_K = there.value(bits_of(scorer.evaluation, losses, "report"))
+    return dict(zip(some, value_K.tolist(), strict=True))
+
+
+def _objective_on(problem: Problem, half: str, seed: ProxyScores) -> Objective:
+    """The objective, measured against the seed on that half."""
+    bits_D = bits_of(problem.scorer.evaluation, seed, half)[0]
+    return dataclasses.replace(problem.objective, seed_D=bits_D)
+
+
+def _by_proxy(
+    problem: Problem, table: Mixtures, proxy: str
+) -> list[float | None]:
+    """The objective on select text by a proxy that needs no model."""
+    scorer, landscape = problem.scorer, problem.landscape
+    sums = getattr(scorer.proxies, f"{proxy}_sums")
+    nll_MD = sums(table.w_MC, scorer.token_losses[1:], landscape.rows)
+    value_M = problem.objective.value(landscape.per_byte(nll_MD.T).T)
+    return [
+        float(value) if scale == 1 else None
+        for value, scale in zip(value_M, table.scale_M, strict=True)
+    ]
+
+
+def bits_of(
+    evaluation: EvaluationSet, losses: ProxyScores, half: str
+) -> np.ndarray:
+    nll_MD, sums = domain_sums(evaluation, losses, half)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return nll_MD / (sums["bytes"] * np.log(2.0))
+
+
+def _looks(run: Race | None) -> list[dict[str, Any]]:
+    """What the race dropped, look by look."""
+    if run is None:
+        return []
+    return [
+        {
+            "windows": windows,
+            "entered": entered,
+            "dropped": int((run.dropped_M == look).sum()),
+        }
+        for look, (windows, entered) in enumerate(
+            zip(run.windows, run.entered, strict=True)
+        )
+    ]
+
+
+def _certificate(
+    outcome: Outcome, value_M: np.ndarray
+) -> dict[str, float] | None:
+    """How much lower any allowed mixture can be, if the loss is convex."""
+    if outcome.result is None or outcome.result.gap is None:
+        return None
+    best = float(value_M.min())
+    # The bound holds for every mixture, so for the best one seen as well.
+    bound = outcome.result.value - outcome.result.gap
+    gap = max(best - bound, 0.0)
+    return {"gap": gap, "relative": gap / abs(best)}
+
+
+def _binding(
+    problem: Problem,
+    w_C: np.ndarray,
+    slope: Slope,
+    scored: Scored,
+    best: int,
+) -> list[dict[str, Any]]:
+    """Limits that the best mixture has reached, on weights and on domains."""
+    found = [
+        dataclasses.asdict(each)
+        for each in binding(problem.feasible, w_C, slope)
+    ]
+    goal = problem.objective
+    bits_D = _best_bits(problem, scored, best)
+    for d in np.flatnonzero(np.isfinite(goal.regret_D)):
+        if bits_D[d] >= goal.limit_D[d] - EXCESS:
+            found.append(
+                {
+                    "name": goal.domains[d],
+                    "kind": "regret",
+                    "limit": float(goal.limit_D[d]),
+                    "value": float(bits_D[d]),
+                    "gain": None,
+                    "step": "",
+                }
+            )
+    return found
+
+
+def _best_bits(problem: Problem, scored: Scored, best: int) -> np.ndarray:
+    losses = ProxyScores(
+        scored.losses.rows, scored.losses.nll_MR[best : best + 1]
+    )
+    return bits_of(problem.scorer.evaluation, losses, "select")[0]
+
+
+def _domains(
+    problem: Problem, scored: Scored, best: int
+) -> dict[str, dict[str, float]]:
+    """Every domain that matters, at the best mixture and at the seed."""
+    goal, bits_D = problem.objective, _best_bits(problem, scored, best)
+    return {
+        goal.domains[d]: {
+            "best": float(bits_D[d]),
+            "seed": float(goal.seed_D[d]),
+        }
+        | (
+            {"limit": float(goal.limit_D[d])}
+            if np.isfinite(goal.limit_D[d])
+            else {}
+        )
+        for d in np.flatnonzero(goal.needed_D)
+    }
+
+
+def _constraints(problem: Problem) -> list[str]:
+    """What was asked for, in words."""
+    config, plan = problem.config, problem.feasible.plan
+    lines = [f"at least {s:.1%} of {n}" for n, s in config.floors.items()]
+    lines += [f"at most {s:.1%} of {n}" for n, s in config.ceilings.items()]
+    if config.max_sources:
+        lines.append(f"at most {config.max_sources} sources")
+    if config.divergence:
+        lines.append(
+            f"at most {config.divergence:g} nats from {config.reference}"
+        )
+    if plan.tokens:
+        lines.append(
+            f"a run of {config.tokens:,.0f} tokens with at most "
+            f"{config.epochs:g} epochs of a source"
+        )
+    return lines + [
+        f"{name} at most {share:+.1%} from the seed"
+        for name, share in config.regret.items()
+    ]
+
+
+def _epochs(feasible: Feasible, w_C: np.ndarray) -> dict[str, float]:
+    """Of each source that the planned run uses; empty without a plan."""
+    if not feasible.plan.tokens:
+        return {}
+    return {
+        name: float(epochs)
+        for name, epochs, w in zip(
+            feasible.members, feasible.repetition(w_C), w_C, strict=True
+        )
+        if w > 0
+    }
+
+
+def _warnings(problem: Problem, scored: Scored, best: int) -> list[str]:
+    """What should be known before the best mixture is trained."""
+    lines = [
+        f"the run would repeat the source of {repeat.name} "
+        f"{repeat.planned:.1f} times, and its member was trained on "
+        f"{repeat.member:.1f}: what more repetition costs was not measured"
+        for repeat in repeats(problem.feasible, scored.table.w_MC[best])
+    ]
+    over = float(
+        problem.objective.violation(_best_bits(problem, scored, best)[None])[0]
+    )
+    if over > EXCESS:
+        lines.append(
+            "NOT WITHIN THE LIMITS: no mixture that was scored keeps all "
+            "limits on regret; those shown come nearest, and exceed one by "
+            f"{over:.4f} bits per byte"
+        )
+    return lines
