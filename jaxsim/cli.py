@@ -5,6 +5,7 @@ notebook. Every mistake of the user ends in one sentence and exit code 2.
 """
 
 import dataclasses
+import errno
 import hashlib
 import importlib.util
 import os
@@ -160,6 +161,7 @@ COMMANDS: Mapping[str, Command] = {
         workdir=False,
     ),
 }
+_FULL_OR_CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 _USAGE = (
     "jaxsim COMMAND --config=FILE.py[:ARG] --workdir=DIR "
     "[--config.a.b=value ...]"
@@ -186,6 +188,15 @@ def main(argv: Sequence[str]) -> int:
     except JaxsimError as error:
         print(f"jaxsim: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in _FULL_OR_CLOSED:
+            raise
+        print(
+            f"jaxsim: {error.filename or 'a file'}: {error.strerror}; mend "
+            "that and repeat the same command, what is done is kept",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:  # Ctrl-C, or SIGTERM outside of training
         print(
             "jaxsim: interrupted; repeat the same command to continue",

@@ -302,6 +302,8 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
         )
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if kind is float and isinstance(value, float):
+        _expect(math.isfinite(value), "finite", value, key)
     exact = isinstance(value, kind) and not (
         kind is int and isinstance(value, bool)
     )
@@ -398,6 +400,9 @@ _NOT_NEGATIVE = [
     "validate.repeats",
     "validate.member_repeats",
     "search.worth",
+    "search.rng",
+    "score.rng",
+    "validate.rng",
     "search.max_sources",
     "search.divergence",
     "search.tokens",
@@ -461,6 +466,8 @@ def _check(config: Config) -> None:
             "config.corpus.split: seed + select + report leave no share "
             "of the documents for training"
         )
+    level = config.search.level  # 1,000 draws do not resolve more
+    need(0.5 <= level <= 0.99, "search.level", "between 0.5 and 0.99")
     need(config.recipe.anchor < 1, "recipe.anchor", "below 1")
     need(
         bool(config.corpus.seed_text) or split.seed > 0,

@@ -50,6 +50,11 @@ class Proxies:
         self._evaluator = evaluator
         self._differentiator = differentiator
 
+    @property
+    def how(self) -> dict[str, str]:
+        """What merges are scored with."""
+        return self._evaluator.how
+
     def merge(
         self,
         name: str,

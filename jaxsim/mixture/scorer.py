@@ -142,6 +142,7 @@ class Scorer:
             },
             self.proxies.stack.notes,
             self.proxies.stack.pins,
+            self.proxies.how,
         )
         self.store.save(scores)
         return scores
@@ -171,6 +172,11 @@ class Scorer:
             raise UserError(
                 f"table {name!r} was scored on other windows than config.score."
                 f"windows={self.config.windows} says; run `jaxsim score` again"
+            )
+        if dict(scores.how) != self.proxies.how:
+            raise UserError(
+                f"table {name!r} was scored with {dict(scores.how)}, and the "
+                f"config says {self.proxies.how}; run `jaxsim score` again"
             )
         if not scores.table.same_as(self.table(spec)):
             raise UserError(
@@ -227,6 +233,7 @@ class Scorer:
             {"truth": truth},
             stack.notes,
             stack.pins,
+            proxies.how,
         )
         self.store.save(scores)
         return scores

@@ -30,7 +30,7 @@ from jaxsim.mixture.stack import Stack
 from jaxsim.mixture.table import Mixtures
 from jaxsim.pool.digests import object_digest
 
-FORMAT = 1
+FORMAT = 2
 JOURNAL_FORMAT = 1
 # Mixtures whose losses are held in float64.
 _AT_ONCE = 1024
@@ -55,6 +55,7 @@ class Scores:
       proxies: by name: 'merge', 'probability', 'members' or 'truth'.
       notes: what an override admitted.
       digests: `params_digest`s of 'seed' and of every column, by name.
+      how: precisions that merges were scored with.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Scores:
     proxies: dict[str, ProxyScores]
     notes: tuple[str, ...] = ()
     digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    how: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def take(self, rows: np.ndarray) -> "Scores":
         """The mixtures at these indices."""
@@ -191,6 +193,7 @@ class ScoreStore:
             "evaluation": scores.evaluation.digest,
             "proxies": proxies,
             "digests": dict(scores.digests),
+            "how": dict(scores.how),
             "notes": scores.notes,
         }
         text = json.dumps(record | {"sha256": object_digest(record)})
@@ -248,6 +251,7 @@ class ScoreStore:
             proxies,
             tuple(record["notes"]),
             record["digests"],
+            record["how"],
         )
 
     def names(self) -> list[str]:

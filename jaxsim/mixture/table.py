@@ -275,6 +275,10 @@ def read_csv(members: Sequence[str], path: Path) -> Mixtures:
     for m, line in enumerate(lines):
         for c, member in enumerate(members):
             w_MC[m, c] = line.get(member, 0.0)
+    # Six decimals are mended; what is no mixture stays, and is refused.
+    sum_M1 = w_MC.sum(axis=1, keepdims=True)
+    rounded = (np.abs(sum_M1 - 1) <= SUM_TOLERANCE) & (abs(sum_M1 - 1) > 1e-9)
+    w_MC = np.where(rounded, w_MC / np.where(rounded, sum_M1, 1.0), w_MC)
     return Mixtures(
         tuple(members),
         tuple(str(line["name"]) for line in lines),

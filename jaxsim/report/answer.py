@@ -75,11 +75,12 @@ def plain_rows(found: Found) -> list[dict[str, Any]]:
 def ties_sentence(found: Found) -> str:
     """How many mixtures tie with the best, and the first of them."""
     tied = [row for row in found.rows[1:] if row["tied"]]
+    where = "score" if found.method == "table" else "search"
     if no_error(found):
         return (
             f"unknown: the choice rests on {count(found.windows, 'window')} "
             "for each domain at most, which leaves no error to compare with; "
-            "raise config.score.windows"
+            f"raise config.{where}.windows"
         )
     heading = found.ties["heading"]
     if not tied:

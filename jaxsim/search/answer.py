@@ -14,7 +14,7 @@ from jaxsim.search.cascade import Outcome
 from jaxsim.search.constraints import Feasible
 from jaxsim.search.found import Found
 from jaxsim.search.landscape import Slope
-from jaxsim.search.objective import Objective, target_weights
+from jaxsim.search.objective import target_weights
 from jaxsim.search.problem import Problem, windows_of
 from jaxsim.search.race import Race
 from jaxsim.search.ties import Ties
@@ -111,13 +111,19 @@ def _derivatives(
         bytes_D = bytes_D + _bytes(e, others)
     bits_DC = marginal_values(dw_DC, w_C, bytes_D)
     there = np.flatnonzero(bytes_D)
+    damaged = problem.scorer.proxies.stack.damaged
+    sound = np.array(
+        [c for c, n in enumerate(landscape.members) if n not in damaged], int
+    )
     toward_CP = slope.slope_PC.T - (slope.slope_PC @ w_C)
     active = slope.value_P >= slope.value - _ACTIVE * abs(slope.value)
     return slope, {
-        "members": list(landscape.members),
-        "objective_C": (0.01 * toward_CP[:, active].max(axis=1)).tolist(),
+        "members": [landscape.members[c] for c in sound],
+        "objective_C": (0.01 * toward_CP[:, active].max(axis=1))[
+            sound
+        ].tolist(),
         "domains": [e.domains[d] for d in there],
-        "bits_DC": bits_DC[there].tolist(),
+        "bits_DC": bits_DC[np.ix_(there, sound)].tolist(),
     }
 
 
@@ -168,16 +174,9 @@ def _on_report(
     scorer, goal = problem.scorer, problem.objective
     rows = windows_of(scorer.evaluation, goal, "report", 0)
     losses = scorer.proxies.merge(FINALISTS, table.take(some), rows)
-    seed = scorer.references().take(np.array([0])).proxies["merge"]
-    there = _objective_on(problem, "report", seed)
+    there = problem.objective_on(rows)
     value_K = there.value(bits_of(scorer.evaluation, losses, "report"))
     return dict(zip(some, value_K.tolist(), strict=True))
-
-
-def _objective_on(problem: Problem, half: str, seed: ProxyScores) -> Objective:
-    """The objective, measured against the seed on that half."""
-    bits_D = bits_of(problem.scorer.evaluation, seed, half)[0]
-    return dataclasses.replace(problem.objective, seed_D=bits_D)
 
 
 def _by_proxy(

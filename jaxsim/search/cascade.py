@@ -5,6 +5,7 @@ race against what is known already, on growing shares of the text; the winners
 are scored exactly; from the best one the exact gradient descends.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 
@@ -124,23 +125,28 @@ def _cascade(
     def score(some: np.ndarray, rows: np.ndarray) -> np.ndarray:
         return landscape.nll(w_MC[some], np.searchsorted(landscape.rows, rows))
 
-    run = race(
-        looks,
-        score,
-        looks_at(
-            e,
-            landscape.rows,
-            "select",
-            problem.statistic,
-            problem.config.rng,
-        ),
-        len(w_MC),
-        error=race_error(problem.config.level),
-        worth=problem.config.worth,
-        residual=residual,
-        rng=problem.config.rng,
-    )
-    landscape.values(w_MC[run.alive[:1]])  # it may have won half-way
+    try:
+        run = race(
+            looks,
+            score,
+            looks_at(
+                e,
+                landscape.rows,
+                "select",
+                problem.statistic,
+                problem.config.rng,
+                seed=(problem.seed_R, problem.objective.seed_D),
+            ),
+            len(w_MC),
+            error=race_error(problem.config.level),
+            worth=problem.config.worth,
+            residual=residual,
+            rng=problem.config.rng,
+        )
+    except BudgetSpent:  # not even for the first look
+        return Outcome(_descend(problem), looked_at)
+    with contextlib.suppress(BudgetSpent):
+        landscape.values(w_MC[run.alive[:1]])  # it may have won half-way
     return Outcome(_descend(problem), looked_at, run)
 
 
@@ -178,7 +184,8 @@ def _liked(problem: Problem, table: Scores) -> np.ndarray:
     needed = problem.objective.needed_D
     usable = (table.table.scale_M == 1) & np.isfinite(bits_MD[:, needed]).all(1)
     usable &= table.table.w_MC.max(axis=1) < 1
-    value_M = problem.objective.penalised(bits_MD[usable])
+    goal = problem.objective_on(table.proxies["merge"].rows)
+    value_M = goal.penalised(bits_MD[usable])
     order = np.argsort(value_M, kind="stable")
     return _allowed(problem, table.table.w_MC[usable][order])
 

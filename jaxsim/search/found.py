@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.mixture.files import replace
+from jaxsim.pool.digests import object_digest
 
 BEST = "best.csv"
 
@@ -105,7 +106,9 @@ def save_found(workdir: Path, found: Found) -> None:
     """Writes the answer, and its first row as a ratio to be trained."""
     folder = Path(workdir) / "search"
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(dataclasses.asdict(found), indent=1, allow_nan=False)
+    record = dataclasses.asdict(found)
+    record["sha256"] = object_digest(record)
+    text = json.dumps(record, indent=1, allow_nan=False)
     best = io.StringIO()
     rows = csv.writer(best, lineterminator="\n")
     weights = found.best["weights"]
@@ -128,8 +131,13 @@ def load_found(workdir: Path) -> Found:
     if not path.exists():
         raise UserError(f"{workdir}: nothing was searched; run `jaxsim search`")
     try:
-        return Found(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        record = json.loads(path.read_text())
+        digest = record.pop("sha256", None)
+        # An earlier version wrote none.
+        if digest is not None and digest != object_digest(record):
+            raise ValueError("it was altered")
+        return Found(**record)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DamagedError(
             f"{path}: unreadable ({error}); run `jaxsim search` again"
         ) from error

@@ -128,6 +128,7 @@ def objective(
       UserError: names a domain that there is not.
     """
     weights_D = target_weights(config, evaluation)
+    weights_D = weights_D / weights_D.max()  # their sum may be infinite
     domains = evaluation.domains
     if unknown := [name for name in config.regret if name not in domains]:
         raise UserError(

@@ -7,7 +7,6 @@ import numpy as np
 from jaxsim.config import SearchConfig
 from jaxsim.mixture.evaluation import EvaluationSet
 from jaxsim.mixture.scorer import Scorer
-from jaxsim.mixture.scores import Scores
 from jaxsim.mixture.table import Mixtures
 from jaxsim.search.constraints import Feasible, feasible
 from jaxsim.search.objective import Objective, objective
@@ -34,6 +33,21 @@ class Problem:
     feasible: Feasible
     landscape: PoolLandscape
     plain: Mixtures
+
+    @property
+    def seed_R(self) -> np.ndarray:
+        """The seed's nats on every window of the evaluation set."""
+        return self.scorer.references().proxies["merge"].nll_MR[0]
+
+    def objective_on(self, rows: np.ndarray) -> Objective:
+        """The objective, measured against the seed on these windows."""
+        e = self.scorer.evaluation
+        size = len(e.domains)
+        nats_D = np.bincount(e.domain_R[rows], self.seed_R[rows], size)
+        bytes_D = np.bincount(e.domain_R[rows], e.bytes_R[rows], size)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            seed_D = nats_D / (bytes_D * np.log(2.0))
+        return dataclasses.replace(self.objective, seed_D=seed_D)
 
     @property
     def statistic(self) -> "Penalised":
@@ -64,26 +78,21 @@ def pose(scorer: Scorer, config: SearchConfig) -> Problem:
     """
     e = scorer.evaluation
     references = scorer.references()
-    goal = objective(config, e, seed_bits(references, "select"))
-    allowed = _feasible(scorer, config)
+    goal = objective(config, e, np.zeros(len(e.domains)))
     rows = windows_of(e, goal, "select", config.windows)
-    # The seed's loss is that on the windows which are searched on.
     landscape = PoolLandscape(scorer, goal, rows, config.evaluations)
-    seed = references.proxies["merge"]
-    goal = dataclasses.replace(
-        goal, seed_D=landscape.bits(seed.nll_MR[:1, rows])[0]
-    )
-    landscape.objective = goal
-    landscape.know(references.table, seed)
+    landscape.know(references.table, references.proxies["merge"])
     plain = np.flatnonzero(references.table.scale_M == 1)
-    return Problem(
-        config, scorer, goal, allowed, landscape, references.table.take(plain)
+    problem = Problem(
+        config,
+        scorer,
+        goal,
+        _feasible(scorer, config),
+        landscape,
+        references.table.take(plain),
     )
-
-
-def seed_bits(references: Scores, half: str) -> np.ndarray:
-    """[D] bits per byte of the seed on all windows of a half."""
-    return references.bits_per_byte("merge", half)[0]
+    landscape.objective = problem.objective_on(rows)
+    return dataclasses.replace(problem, objective=landscape.objective)
 
 
 def windows_of(

@@ -88,7 +88,7 @@ def nested_looks(
         mine = rows[evaluation.domain_R[rows] == d]
         if len(mine):
             mine = generator.permutation(mine)
-            ordered.append(mine[np.argsort(_turn(evaluation, mine))])
+            ordered.append(mine[_turns(evaluation, mine, generator)])
     looks: list[np.ndarray] = []
     for share in shares:
         look = np.concatenate(
@@ -109,14 +109,28 @@ def looks_at(
     objective: Value,
     rng: int,
     draws: int = _DRAWS,
+    seed: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Statistic:
-    """The statistic of a race: `resampled`, on a share of `whole`."""
+    """The statistic of a race: `resampled`, on a share of `whole`.
+
+    Args:
+      seed: as for `resampled`, but the nats are of every window there is.
+    """
 
     def statistic(
         rows: np.ndarray, nll_MR: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, str]:
+        against = None if seed is None else (seed[0][rows], seed[1])
         return resampled(
-            evaluation, rows, nll_MR, half, objective, rng, draws, whole
+            evaluation,
+            rows,
+            nll_MR,
+            half,
+            objective,
+            rng,
+            draws,
+            whole,
+            seed=against,
         )
 
     return statistic
@@ -202,14 +216,21 @@ def race(
     )
 
 
-def _turn(evaluation: EvaluationSet, rows: np.ndarray) -> np.ndarray:
-    """[R] sort keys: first one window of every document, then a second one."""
-    document_R = evaluation.document_R[rows]
+def _turns(
+    evaluation: EvaluationSet, rows: np.ndarray, generator: np.random.Generator
+) -> np.ndarray:
+    """[R] an order: one window of every document, then a second of each.
+
+    Documents come in an order that has nothing to do with their length. In
+    the order of `rows` the long ones would come first, and a share of the
+    text would be of long documents.
+    """
+    _, document_R = np.unique(evaluation.document_R[rows], return_inverse=True)
     by_document = np.argsort(document_R, kind="stable")
     _, starts, count_E = np.unique(
         document_R[by_document], return_index=True, return_counts=True
     )
     turn_R = np.empty(len(rows), int)
     turn_R[by_document] = np.arange(len(rows)) - np.repeat(starts, count_E)
-    # Within a turn as they came.
-    return turn_R * len(rows) + np.arange(len(rows))
+    rank_E = generator.permutation(len(count_E))
+    return np.lexsort((rank_E[document_R], turn_R))

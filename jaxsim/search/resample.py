@@ -76,6 +76,7 @@ def resampled(
     draws: int = DRAWS,
     whole: np.ndarray | None = None,
     enough: int = ENOUGH_DOCUMENTS,
+    seed: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """The objective as observed, and on resampled text.
 
@@ -98,6 +99,10 @@ def resampled(
         all the bytes it has there, however few of its windows were scored,
         so that shares of the text estimate the same as all of it.
       enough: how many documents every needed domain must have.
+      seed: the seed's nats on `rows`, and the bits per byte [D] that the
+        objective has of it. An objective that measures against the seed is
+        then drawn against the seed on the same text. Where it does not, only
+        what all mixtures have in common changes.
 
     Returns:
       value_M, draw_MB, and what was drawn: 'documents' or 'windows'.
@@ -111,6 +116,7 @@ def resampled(
     count, wide = len(nll_MR), len(evaluation.domains)
     value_M, draw_MB = np.empty(count), np.empty((count, draws))
     block = max(_BLOCK_NUMBERS // (draws * wide), 1)
+    shift_D, shift_BD = _against(domains, seed, draws, wide)
     for start in range(0, count, block):
         here = slice(start, start + block)
         nll_KR = nll_MR[here].astype(np.float64)
@@ -119,10 +125,30 @@ def resampled(
         for domain in domains:
             found = domain.bits(nll_KR)
             bits_KD[:, domain.index], bits_KBD[:, :, domain.index] = found
+        bits_KD += shift_D
+        bits_KBD += shift_BD
         value_M[here] = objective.value(bits_KD)
         drawn = objective.value(bits_KBD.reshape(-1, wide))
         draw_MB[here] = drawn.reshape(len(nll_KR), draws)
     return value_M, draw_MB, unit
+
+
+def _against(
+    domains: list[_Domain],
+    seed: tuple[np.ndarray, np.ndarray] | None,
+    draws: int,
+    wide: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What bits per byte [D] and [B, D] lack to be against the seed's own."""
+    shift_D, shift_BD = np.zeros(wide), np.zeros((draws, wide))
+    if seed is not None:
+        nll_R, seed_D = seed
+        for domain in domains:
+            d = domain.index
+            point_1, bits_1B = domain.bits(nll_R[None].astype(np.float64))
+            shift_D[d] = seed_D[d] - point_1[0]
+            shift_BD[:, d] = seed_D[d] - bits_1B[0]
+    return shift_D, shift_BD
 
 
 def _plan(

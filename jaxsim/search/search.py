@@ -1,6 +1,7 @@
 """The best mixture for an objective under constraints, with all that ties."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -16,7 +17,7 @@ from jaxsim.search.answer import EXCESS, Scored, answer, bits_of
 from jaxsim.search.cascade import Outcome, look, race_error
 from jaxsim.search.found import Found
 from jaxsim.search.objective import Objective
-from jaxsim.search.problem import Problem, pose
+from jaxsim.search.problem import Problem, pose, windows_of
 from jaxsim.search.resample import resampled
 from jaxsim.search.ties import Residual, tie_set
 
@@ -46,10 +47,13 @@ def search(
     if table is not None:
         scorer.check_current(table)
     problem = pose(scorer, config)
-    residual = residual_of(problem.objective)
+    report = windows_of(scorer.evaluation, problem.objective, "report", 0)
+    residual = residual_of(problem.objective_on(report))
     outcome = Outcome()
     if config.method == "table":
         scored = _rows_of(problem, table)
+        goal = problem.objective_on(scored.losses.rows)
+        problem = dataclasses.replace(problem, objective=goal)
     else:
         if table is not None:
             problem.landscape.know(table.table, table.proxies["merge"])
@@ -65,6 +69,9 @@ def search(
     value_M, draw_MB, unit = resampled(
         scorer.evaluation, scored.losses.rows, scored.losses.nll_MR, "select",
         problem.objective, config.rng,
+        seed=(
+            problem.seed_R[scored.losses.rows], problem.objective.seed_D
+        ),
     )  # fmt: skip
     # What truths showed of merges of several members: see `Residual`.
     offset = residual.offset if residual is not None else 0.0
@@ -105,9 +112,17 @@ def _rows_of(problem: Problem, table: Scores | None) -> Scored:
             "config.search.method='table': there is no scored table; run "
             "`jaxsim score`, or use another method"
         )
-    rows = np.flatnonzero(table.table.scale_M)
-    if not len(rows):  # the seed is no mixture to be trained on
-        raise UserError(f"table {table.name!r}: it holds only the seed")
+    rows = np.flatnonzero(table.table.scale_M == 1)
+    if other := np.count_nonzero(table.table.scale_M) - len(rows):
+        say(
+            f"search: {other} mixtures of another scale than 1 are left out: "
+            "a run has token shares and no scale"
+        )
+    if not len(rows):  # nor is the seed a mixture to be trained on
+        raise UserError(
+            f"table {table.name!r}: it holds only the seed, or mixtures of "
+            "another scale than 1; nothing in it can be trained on"
+        )
     rows = rows[problem.feasible.contains(table.table.w_MC[rows])]
     if not len(rows):
         raise UserError(
@@ -137,9 +152,11 @@ def _searched(problem: Problem, table: Scores | None) -> Scored:
         apart = np.abs(w_MC[allowed] - w_MC[m]).sum(axis=1) / 2
         if _key(w_MC[m]) in names or (apart >= _APART).all():
             allowed.append(int(m))
+    taken = {name for name, _ in names.values()}
+    free = (f"found {i}" for i in itertools.count(1))
+    free = (name for name in free if name not in taken)
     labels = [
-        names.get(_key(w_MC[m]), (f"found {i + 1}", "found"))
-        for i, m in enumerate(allowed)
+        names.get(_key(w_MC[m])) or (next(free), "found") for m in allowed
     ]
     if not allowed:
         raise UserError(

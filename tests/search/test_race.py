@@ -63,6 +63,26 @@ def test_close_rivals_and_others_on_skewed_text():
     assert np.mean(saved) > 0.3
 
 
+def test_the_length_of_documents_is_no_bias():
+    """The best is better on short documents, which a first look must hold."""
+    e = text(400, [1] * 300 + [10] * 100)
+    long_E = np.repeat([False, True], [300, 100])
+    lost = 0
+    for rng in range(20):
+        generator = np.random.default_rng(rng)
+        # 0.2 better on 300 windows, 0.05 worse on 1,000: better on the whole.
+        mean_R = np.where(long_E[e.document_R], 0.05, -0.2)
+        noise_R = generator.normal(0, 0.02, len(e))
+        nll_MR = nats(2 + np.array([0 * mean_R, mean_R + noise_R]))
+        found = run(e, nll_MR, rng=rng)
+        lost += 1 not in found.alive
+    assert lost <= 2
+    looks = nested_looks(e, np.arange(len(e)), np.ones(1, bool), 0)
+    first = np.unique(e.document_R[looks[0]])
+    assert len(first) == len(looks[0])
+    assert abs(long_E[first].mean() - 0.25) < 0.1
+
+
 def test_only_the_living_are_scored_and_nothing_twice():
     e, generator = text(200, 2), np.random.default_rng(0)
     mean_M = np.concatenate([np.zeros(2), np.linspace(0.1, 3, 30)])

@@ -89,6 +89,29 @@ def test_the_worst_domain_changes_from_draw_to_draw():
     assert worst.mean() > max(draw_MB.mean() for draw_MB in both)
 
 
+def test_a_worst_case_is_against_the_seed_on_the_same_text():
+    """What text does to all models alike is no error of a difference to it."""
+    e = text(20, domains=2)
+    generator = np.random.default_rng(0)
+    hard_R = generator.normal(3, 1, len(e))  # bits of a window, for anyone
+    gain_D = np.array([-0.3, -0.1])
+    nll_MR = nats(hard_R + gain_D[e.domain_R])[None]
+    seed_D = np.array([hard_R[e.domain_R == d].mean() for d in range(2)])
+    about = objective((1, 1), "worst", seed_D)
+    value_M, draw_MB, _ = ask(e, nll_MR, about, seed=(nats(hard_R), seed_D))
+    assert value_M[0] == pytest.approx(seed_D.mean() - 0.1, abs=1e-5)
+    np.testing.assert_allclose(draw_MB, value_M[0], atol=1e-5)
+    assert ask(e, nll_MR, about)[1].std() > 0.05
+    # Of a mean, differences between mixtures do not change.
+    mean = objective((1, 1))
+    two_MR = np.concatenate([nll_MR, losses(generator, e, np.zeros(1), 0.1)])
+    off_MB, against_MB = (
+        (lambda draws: draws[1] - draws[0])(ask(e, two_MR, mean, seed=seed)[1])
+        for seed in (None, (nats(hard_R), seed_D))
+    )
+    np.testing.assert_allclose(off_MB, against_MB, atol=1e-9)
+
+
 def test_the_report_half_takes_no_part():
     e = halves(text(20, 2))
     nll_MR = losses(np.random.default_rng(0), e, np.zeros(2), 0.05)

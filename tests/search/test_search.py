@@ -1,6 +1,7 @@
 """From a pool to an answer: what is chosen, under what, and what is said."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 
@@ -109,14 +110,56 @@ def test_the_seed_is_no_mixture_to_train_on(scorer, scores):
         search(scorer, BY_TABLE, with_seed.take(np.array([0])))
 
 
-def test_a_scaled_row_says_so(scorer, tmp_path):
+def test_a_scaled_row_is_no_run(scorer, tmp_path, capsys):
     csv = tmp_path / "scaled.csv"
-    csv.write_text("name,solo,scale\nhalf solo,1,0.5\n")
+    csv.write_text("name,solo,scale\nmore of it,1,1.5\n")
     scores = scorer.score("scaled", scorer.table(str(csv)), "select", windows=3)
     found = search(scorer, BY_TABLE, scores)
-    scales = {row["name"]: row["scale"] for row in found.rows}
-    assert scales["half solo"] == 0.5
-    assert scales["uniform"] == 1.0
+    assert "more of it" not in [row["name"] for row in found.rows]
+    assert "1 mixtures of another scale" in capsys.readouterr().out
+
+
+def test_six_decimals_are_a_mixture(scorer, tmp_path):
+    csv = tmp_path / "six.csv"
+    csv.write_text(
+        'name,solo,"beta,1900-1909"\na,0.333333,0.666666\nb,0.666667,0.333334\n'
+    )
+    table = scorer.table(str(csv))
+    np.testing.assert_allclose(table.w_MC.sum(axis=1), 1, rtol=1e-12)
+    scores = scorer.score("six", table, "select", windows=3)
+    assert search(scorer, BY_TABLE, scores).searched == len(table)
+
+
+@pytest.mark.parametrize("objective", ["worst", "mean"])
+def test_a_table_is_measured_against_the_seed_on_its_own_windows(
+    scorer, scores, objective
+):
+    e = scorer.evaluation
+    targets = dict.fromkeys(e.domains, 1.0)
+    found = search(
+        scorer, dataclasses.replace(target(**targets), objective=objective),
+        scores,
+    )  # fmt: skip
+    rows = scores.proxies["merge"].rows
+    seed_R = scorer.references().proxies["merge"].nll_MR[0]
+    bits_MD = scores.bits_per_byte("merge", "select")
+    bytes_D = np.bincount(e.domain_R[rows], e.bytes_R[rows])
+    seed_D = np.bincount(e.domain_R[rows], seed_R[rows]) / bytes_D / np.log(2)
+    value_M = bits_MD.mean(axis=1)
+    if objective == "worst":
+        value_M = (bits_MD - seed_D).max(axis=1) + seed_D.mean()
+    best = scores.table.names[int(np.argmin(value_M))]
+    assert found.best["name"] == best
+    assert found.best["select"] == pytest.approx(value_M.min(), rel=1e-6)
+
+
+def test_scores_of_another_precision_are_not_mixed_in(workdir, config):
+    other = dataclasses.replace(config.score, precision="bfloat16")
+    scorer = Scorer(workdir, other)
+    spec = "subsets:1-2"
+    scorer.score("subsets-1-2", scorer.table(spec), "select", windows=3)
+    with pytest.raises(UserError, match=r"bfloat16.*score` again"):
+        Scorer(workdir, config.score).scored(spec)
 
 
 def test_a_pool_that_has_grown_is_refused(workdir, config):
@@ -345,9 +388,10 @@ def test_the_best_is_left_as_a_ratio_to_train(scorer, tmp_path):
 
 
 def test_a_tiny_budget_gives_an_answer_or_a_reason(scorer):
-    for method in ("cascade", "descend", "frank-wolfe", "sample", "subsets"):
-        found = search(scorer, cascade(method=method, evaluations=2))
-        assert found.evaluations <= 2
+    methods = ("cascade", "descend", "frank-wolfe", "sample", "subsets")
+    for method, budget in itertools.product(methods, (1, 2)):
+        found = search(scorer, cascade(method=method, evaluations=budget))
+        assert found.evaluations <= budget
         assert found.best["tied"]
     # Nothing that is known already has a fifth of everything.
     floors = dict.fromkeys(scorer.members, 0.2)
