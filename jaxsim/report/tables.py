@@ -157,8 +157,12 @@ def show_found(found: Found) -> None:
         say(f"Nothing is shown to beat {listed(plain)}.")
     tied = [row for row in found.rows if row["tied"]]
     # The plain ones always, whether they tie or not.
-    rows = [*tied[:_MOST_ROWS], *plain_rows(found)]
-    rows = list({row["name"]: row for row in rows}.values())
+    shown = [*tied[:_MOST_ROWS], *plain_rows(found)]
+    rows = [
+        row
+        for row in found.rows
+        if not row["tied"] or any(row is each for each in shown)
+    ]
     others = [p for p in ("probability", "members") if p in found.best]
     show_table(
         f"{found.ties['heading']} ({found.ties['count']} of "
