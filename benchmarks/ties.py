@@ -11,8 +11,8 @@ level of 90 % and 200 problems that is 2.1 %.
 
 Beside them stands what was not chosen. For ties: a statistic studentised for
 each pair with the observed best as if it were fixed, no residual although there
-is one, and documents in spite of there being fewer than 20. For races: no
-correction for the number of looks.
+is one, and windows where there are documents enough. For races: no correction
+for the number of looks.
 """
 
 import argparse
