@@ -1,8 +1,8 @@
 """Ways to spend a budget of evaluations on a problem, by name.
 
 The cascade: the cheap proxy looks at very many mixtures; those it likes best
-race against what is known already, on growing shares of the text; the winners
-are scored exactly; from the best one the exact gradient descends.
+race on growing shares of the text; who is left at the end is scored on all of
+it; from the best one, or a plain one, the exact gradient descends.
 """
 
 import contextlib

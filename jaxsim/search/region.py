@@ -19,6 +19,8 @@ TOLERANCE = 1e-7
 _NOTHING = 1e-10  # a weight by which solvers mean zero
 _LEAST = 1e-14  # a weight that has a logarithm
 _NEWTON_STEPS = 60
+# What limits give way by where they leave no room but for rounding.
+_SLACK = 1e-9
 
 
 class Empty(Exception):
@@ -231,6 +233,9 @@ class Region:
         """
         c, p = slope_PC.shape[1], len(value_P)
         matrix_KC, bound_K = self._rows(cut)
+        bound_K = bound_K + _SLACK
+        # The same for all mixtures, and large numbers lose small ones.
+        slope_PC = slope_PC - slope_PC.mean(axis=1, keepdims=True)
         one_1C = np.ones((1, c))
         limit_JC = np.vstack([matrix_KC, -np.eye(c), one_1C, -one_1C])
         bound_J = np.concatenate([bound_K, -lower_C * np.ones(c), [1, -1]])
@@ -353,20 +358,23 @@ def _solve_quadratic(
 ) -> tuple[np.ndarray, np.ndarray]:
     """x minimising x hessian x / 2 + linear x where limit x <= bound; prices.
 
-    With hessian = L L', y = L' x + inverse(L) linear is to be short.
+    With hessian = L L', y = L' x + inverse(L) linear is to be short. Scaled, so
+    that rows of the least-squares problem are of one size.
     """
-    root_NN = np.linalg.cholesky(hessian_NN)
-    shift_N = solve_triangular(root_NN, linear_N, lower=True)
+    scale = np.trace(hessian_NN) / len(linear_N)
+    root_NN = np.linalg.cholesky(hessian_NN / scale)
+    shift_N = solve_triangular(root_NN, linear_N / scale, lower=True)
     turned_NJ = solve_triangular(root_NN, limit_JN.T, lower=True)
     room_J = bound_J + shift_N @ turned_NJ
-    system = -np.vstack([turned_NJ, room_J])
+    far = max(float(np.abs(room_J).max()), 1.0)
+    system = -np.vstack([turned_NJ, room_J / far])
     target = np.append(np.zeros(len(linear_N)), 1.0)
     dual_J, _ = nnls(system, target, maxiter=30 * len(bound_J))
-    price_J = dual_J / (1 + room_J @ dual_J)
+    price_J = far * dual_J / (1 + room_J / far @ dual_J)
     x_N = solve_triangular(
         root_NN, -turned_NJ @ price_J - shift_N, lower=True, trans="T"
     )
-    return x_N, price_J
+    return x_N, scale * price_J
 
 
 def _clean(w_C: np.ndarray) -> np.ndarray:
