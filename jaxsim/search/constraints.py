@@ -326,15 +326,20 @@ def _contradiction(
     ]
     if some := named["supply"]:
         share = sum(x.share for x in some)
-        said.append(
-            f"the supply: {', '.join(x.name for x in some)} at "
-            f"{config.epochs:g} epochs together give {share:.1%} of the "
-            f"{plan.tokens:,.0f} tokens that are planned"
+        once = config.epochs == 1
+        epochs = "1 epoch" if once else f"{config.epochs:g} epochs"
+        enough = (
+            f"{epochs} of {', '.join(x.name for x in some)} "
+            f"{'gives' if once else 'give'} {share:.1%} of the "
+            f"{plan.tokens:,.0f} tokens that are planned outside the "
+            "anchor"
         )
+        others = f", so none meets {' and '.join(said)}" if said else ""
         return (
-            f"config.search: no mixture meets {' and '.join(said)} at once; "
-            "plan fewer tokens, allow more epochs, loosen the others, or give "
-            "`supply` the tokens that there really are"
+            f"config.search: no mixture fills the plan: {enough}{others}; "
+            "plan fewer tokens, allow more epochs, "
+            + ("loosen the other limits, " if said else "")
+            + "or give `supply` the tokens that there really are"
         )
     return (
         f"config.search: no mixture meets {' and '.join(said)} at once; "

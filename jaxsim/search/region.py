@@ -20,7 +20,7 @@ _NOTHING = 1e-10  # a weight by which solvers mean zero
 _LEAST = 1e-14  # a weight that has a logarithm
 _NEWTON_STEPS = 60
 # What limits give way by where they leave no room but for rounding.
-_SLACK = 1e-9
+_SLACK = 1e-11
 
 
 class Empty(Exception):
@@ -151,13 +151,21 @@ class Region:
         return self.model_step(np.zeros(1), none_1C, w_C, eye_CC)[0]
 
     def _too_far(self, w_C: np.ndarray) -> bool:
-        return bool(self.divergences(w_C[None])[0] > self.divergence)
+        return bool(self.divergences(w_C[None])[0] > self._most)
+
+    @functools.cached_property
+    def _most(self) -> float:
+        """The divergence that is allowed, with room around the centre."""
+        if not np.isfinite(self.divergence):
+            return self.divergence
+        least = float(self.divergences(self.centre_C[None])[0])
+        return max(self.divergence, least + _NOTHING)
 
     def _cut(self, w_C: np.ndarray) -> tuple[np.ndarray, float]:
         """a, b such that a x <= b wherever the divergence is allowed."""
         slope_C = self.divergence_slope(w_C)
         value = self.divergences(w_C[None])[0]
-        return slope_C, float(self.divergence - value + slope_C @ w_C)
+        return slope_C, float(self._most - value + slope_C @ w_C)
 
     def _rows(
         self, cut: tuple[np.ndarray, float] | None
@@ -234,8 +242,10 @@ class Region:
         c, p = slope_PC.shape[1], len(value_P)
         matrix_KC, bound_K = self._rows(cut)
         bound_K = bound_K + _SLACK
-        # The same for all mixtures, and large numbers lose small ones.
-        slope_PC = slope_PC - slope_PC.mean(axis=1, keepdims=True)
+        # Means are the same for all mixtures, and would hide small slopes.
+        mean_P = slope_PC.mean(axis=1)
+        lead_P = slope_PC @ at_C - value_P + value_P.max() - mean_P
+        slope_PC = slope_PC - mean_P[:, None]
         one_1C = np.ones((1, c))
         limit_JC = np.vstack([matrix_KC, -np.eye(c), one_1C, -one_1C])
         bound_J = np.concatenate([bound_K, -lower_C * np.ones(c), [1, -1]])
@@ -246,7 +256,6 @@ class Region:
             )
         else:
             # One more coordinate: the largest function less its value now.
-            lead_P = slope_PC @ at_C - value_P + value_P.max()
             extra = np.append(-pull_C, 1.0)
             hessian = np.zeros((c + 1, c + 1))
             hessian[:c, :c] = hessian_CC

@@ -158,6 +158,57 @@ def test_a_model_step_is_beaten_by_no_sample():
             assert value_M[0] <= value_M[1:].min() + 1e-9
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"floors": {"law": 0.4, "web": 0.6}},
+        {"floors": {"law": 0.9, "code": 0.1}},
+        {"floors": {"law": 0.2, "mail": 0.8}, "divergence": 3.0},
+        {"floors": {"law": 0.7, "math": 0.3}, "max_sources": 2},
+        {"ceilings": {"law": 0.3, "web": 0.6, "rest": 0.1}},
+        {"floors": {"law_1": 0.1, "code": 0.2, "odes": 0.7}},
+        {"floors": {"law": 1e-7}, "ceilings": {"law": 1e-7}},
+        {"tokens": 300.0, "epochs": 1.0},
+        {"divergence": 1e-12},
+    ],
+    ids=lambda config: str(config)[1:-1],
+)
+def test_limits_may_leave_no_room(config):
+    """Shares that are fixed, down to a single mixture."""
+    found = make(**config)
+    generator = np.random.default_rng(5)
+    w_MC = found.sample(20, generator)
+    slope = Slope(generator.normal(size=2), generator.normal(size=(2, 8)))
+    low_C, bound = found.lowest_of(slope, w_MC[0])
+    value_M = (slope.value_P + (w_MC - w_MC[0]) @ slope.slope_PC.T).max(1)
+    assert bound <= value_M.min() + 1e-6
+    face = found.face(w_MC[0])
+    some = [
+        w_MC,
+        [found.nearest(w_C) for w_C in generator.dirichlet(np.ones(8), 5)],
+        [found.lowest(slope_C) for slope_C in slope.slope_PC],
+        [low_C],
+        [face.model_step(slope, w_MC[0], np.eye(8))[0]],
+    ]
+    assert found.contains(np.vstack(some)).all()
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 10.0])
+def test_small_differences_of_slopes_count(size):
+    """With a limit on the divergence, and two members."""
+    names, tokens_C = ("a", "b"), np.array([59925.0, 393658.0])
+    found = feasible(
+        SearchConfig(divergence=0.01), names, names, names, tokens_C,
+        np.ones(2), 0.0,
+    )  # fmt: skip
+    for far in (1.0, 1e-2, 1e-4, 1e-6):
+        for sign in (-1, 1):
+            slope_C = size * np.array([1.0, 1.0 + sign * far])
+            w_C = found.lowest(slope_C)
+            assert found.contains(w_C[None])[0]
+            assert sign * (found.centre_C[0] - w_C[0]) < -0.01
+
+
 def test_the_anchor_is_counted():
     """It leaves less of the run, and has a supply of its own."""
     found = make(anchor=0.5, tokens=400.0, epochs=1.0, seed_tokens=200.0)
@@ -196,11 +247,12 @@ def test_supply_of_a_partition_is_shared_by_its_pieces():
         ),
         (
             {"tokens": 1000.0, "epochs": 3.0},
-            "enough for 90.0% of 1000 tokens at 3 epochs at once; plan fewer",
+            "3 epochs of law_1, .* odes give 90.0% of the 1,000 tokens that "
+            "are planned outside the anchor; plan fewer tokens, allow",
         ),
         (
             {"tokens": 400.0, "epochs": 1.0, "floors": {"news": 0.1}},
-            "floors news=0.1 and a supply of news that is enough for 2.5%",
+            "1 epoch of news gives 2.5% .*, so none meets floors news=0.1;",
         ),
         (
             {"divergence": 0.1, "floors": {"news": 0.5}},
