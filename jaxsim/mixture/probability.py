@@ -47,7 +47,6 @@ class ProbabilityAverage:
         self, nll_CT: np.ndarray, group_T: np.ndarray, groups: int
     ) -> None:
         self._nll_CT = nll_CT
-        self._groups = groups
         best_T = nll_CT.min(axis=0)
         worst_T = nll_CT.max(axis=0, where=np.isfinite(nll_CT), initial=-np.inf)
         counted_T = group_T >= 0

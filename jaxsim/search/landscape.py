@@ -37,11 +37,6 @@ class Slope:
     def value(self) -> float:
         return float(self.value_P.max())
 
-    @property
-    def gradient_C(self) -> np.ndarray:
-        """Of the largest piece: a subgradient of a convex objective."""
-        return self.slope_PC[np.argmax(self.value_P)]
-
 
 class Landscape(Protocol):
     """What methods minimise. Asking the same again costs nothing.
