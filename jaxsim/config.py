@@ -68,6 +68,7 @@ class CorpusConfig:
     seed_text: dict[str, SourceConfig] = dataclasses.field(default_factory=dict)
     tokenizer: TokenizerConfig = TokenizerConfig()
     split: SplitConfig = SplitConfig()
+    evaluation_tokens: int = 0  # of a domain's half, about; 0: all it has
     max_units: int = 1  # numbered units a large partition is cut in, at most
     max_epochs: float = 16.0  # a unit that repeats more often is refused
     max_bad: float = 0.001  # share of unreadable records that aborts
@@ -388,6 +389,7 @@ _POSITIVE = [
     "search.evaluations",
 ]
 _NOT_NEGATIVE = [
+    "corpus.evaluation_tokens",
     "seed.warmup",
     "recipe.weight_decay",
     "train.checkpoint_every",

@@ -36,7 +36,7 @@ from jaxsim.corpus.gather import Gathered, check_halves, gather
 from jaxsim.corpus.names import check_twins
 from jaxsim.corpus.progress import track
 from jaxsim.corpus.rows import evaluation_rows, training_rows
-from jaxsim.corpus.split import HALVES
+from jaxsim.corpus.split import HALVES, unit_hash
 from jaxsim.corpus.store import (
     FORMAT_VERSION,
     SEED,
@@ -143,7 +143,7 @@ def _build(
     else:
         tokenizer = previous.tokenizer
     units = _write_units(config, workdir, gathered, tokenizer)
-    domains = _write_domains(workdir, gathered, tokenizer, config.model.length)
+    domains = _write_domains(config, workdir, gathered, tokenizer)
     return {
         "format": FORMAT_VERSION,
         "frozen": frozen,
@@ -258,16 +258,49 @@ def _write_units(
 
 
 def _write_domains(
-    workdir: Path, gathered: Gathered, tokenizer: Tokenizer, length: int
+    config: Config, workdir: Path, gathered: Gathered, tokenizer: Tokenizer
 ) -> list[Domain]:
+    length, most = config.model.length, config.corpus.evaluation_tokens
     domains = []
     for name in track(list(gathered.evaluation), "writing domains"):
         domain = Domain(name, name in gathered.train, {}, {}, {}, {}, {})
         for half in HALVES:
             documents = gathered.evaluation[name][half]
-            _write_half(workdir, domain, half, documents, tokenizer, length)
+            ids = tokenizer.encode_batch([d.text for d in documents])
+            taken = _some(documents, ids, most)
+            _write_half(
+                workdir,
+                domain,
+                half,
+                [documents[i] for i in taken],
+                [ids[i] for i in taken],
+                tokenizer,
+                length,
+            )
         domains.append(domain)
     return domains
+
+
+def _some(
+    documents: list[Document], ids: list[np.ndarray], most: int
+) -> list[int]:
+    """Which documents are scored: all, or about `most` tokens of them.
+
+    Whole documents in the order of a hash of their ids, so that what a domain
+    is scored on does not depend on how its files are sorted, until there are
+    `most` tokens.
+    """
+    if not most:
+        return list(range(len(documents)))
+    order = sorted(
+        range(len(documents)),
+        key=lambda i: (
+            unit_hash("evaluation", documents[i].id),
+            documents[i].id,
+        ),
+    )
+    before = np.cumsum([0, *(len(ids[i]) for i in order)])
+    return sorted(order[: int(np.searchsorted(before, most))])
 
 
 def _write_half(
@@ -275,11 +308,11 @@ def _write_half(
     domain: Domain,
     half: str,
     documents: list[Document],
+    ids: list[np.ndarray],
     tokenizer: Tokenizer,
     length: int,
 ) -> None:
     """Stores one half, and enters it in `domain`."""
-    ids = tokenizer.encode_batch([document.text for document in documents])
     byte_counts = [
         tokenizer.token_bytes(document.text, tokens)
         for document, tokens in zip(documents, ids, strict=True)

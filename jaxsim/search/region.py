@@ -78,7 +78,7 @@ class Region:
         """
         linear = dataclasses.replace(self, divergence=np.inf)
         w_C = self.reference_C
-        if linear.excess(w_C[None])[0] > TOLERANCE:
+        if linear.excess(w_C[None])[0] > _NOTHING:
             w_C = _least_divergence(linear, self._any())
         least = float(self.divergences(w_C[None])[0])
         if least > self.divergence + TOLERANCE:
@@ -192,7 +192,7 @@ class Region:
             np.append(np.ones(c), 0.0)[None],
             [(0, None)] * (c + 1),
         )
-        if found.fun > TOLERANCE:
+        if found.fun > _NOTHING:
             rows = np.flatnonzero(found.ineqlin.marginals < -1e-9)
             raise Empty(tuple(rows.tolist()))
         return _clean(found.x[:c])

@@ -1,0 +1,95 @@
+"""Twelve fields of science: how far can the prediction be trusted?
+
+    python -m benchmarks.fields --out=runs/fields-text
+    jaxsim run --config=configs/fields.py --workdir=runs/fields
+
+The partitions are docstrings of 12 scientific packages, the out-of-pool
+domains docstrings of nine other packages, modules' documentation, source code
+and addresses; `benchmarks/fields.py` fetches the text of all of them, from
+`--out`, or from the folder that JAXSIM_FIELDS names. What came out is
+docs/study.md. Words after the colon, for what the study asks beside:
+
+  * `short` and `long`: a quarter and four times the tokens for each run;
+  * `smoke`: five fields in two minutes, which mean nothing.
+
+Hardware: 2 CPU cores, 4 GB.
+"""
+
+import os
+
+from ml_collections import config_dict
+
+from jaxsim.config import default_config, parse_arg, source
+
+FIELDS = (
+    "mathematics",
+    "machine-learning",
+    "statistics",
+    "music",
+    "astronomy",
+    "graphs",
+    "neuroscience",
+    "linguistics",
+    "biology",
+    "chemistry",
+    "quantum",
+    "web",
+)
+OUT_OF_POOL = (
+    "scipy",
+    "pennylane",
+    "librosa",
+    "sunpy",
+    "biotite",
+    "sqlalchemy",
+    "igraph",
+    "pandas",
+    "matplotlib",
+    "documentation",
+    "code",
+    "addresses",
+)
+
+
+def get_config(arg: str | None = None) -> config_dict.ConfigDict:
+    words = parse_arg(arg, "short", "long", "smoke")
+    text = os.environ.get("JAXSIM_FIELDS", "runs/fields-text")
+    config = default_config()
+    config.name = "-".join(["fields", *sorted(words)])
+
+    fields = FIELDS[7:] if "smoke" in words else FIELDS
+    config.corpus.partitions = {
+        name: source(reader="jsonl", path=f"{text}/{name}.jsonl")
+        for name in fields
+    }
+    config.corpus.domains = {
+        name: source(reader="jsonl", path=f"{text}/{name}.jsonl")
+        for name in OUT_OF_POOL
+    }
+    # Docstrings of one file repeat each other: a file is in one half only.
+    config.corpus.split.key = "file"
+    config.corpus.split.select = 0.06
+    config.corpus.split.report = 0.08
+    config.corpus.evaluation_tokens = 20_000
+    config.corpus.max_epochs = 40.0  # `web` with `long`; others far fewer
+    config.corpus.tokenizer.vocab_size = 2048
+
+    config.model.length = 256
+    config.model.layers = 2
+    config.model.dim = 128
+    config.model.heads = 4
+    config.model.kv_heads = 4
+    config.model.mlp_dim = 352
+
+    config.train.log_every = 40
+    config.seed.steps = 2000
+    config.seed.batch = 16
+    config.seed.warmup = 100
+    config.recipe.steps = 160
+    config.recipe.batch = 16
+    config.recipe.learning_rate = 5e-4
+    if "short" in words:
+        config.recipe.steps = 40
+    if "long" in words:
+        config.recipe.steps = 640
+    return config
