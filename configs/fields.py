@@ -10,6 +10,8 @@ and addresses; `benchmarks/fields.py` fetches the text of all of them, from
 docs/study.md. Words after the colon, for what the study asks beside:
 
   * `short` and `long`: a quarter and four times the tokens for each run;
+  * `last`: the last step's parameters in place of a tail average;
+  * `small`: a third of the parameters, for a swarm of trained mixtures;
   * `smoke`: five fields in two minutes, which mean nothing.
 
 Hardware: 2 CPU cores, 4 GB.
@@ -52,7 +54,7 @@ OUT_OF_POOL = (
 
 
 def get_config(arg: str | None = None) -> config_dict.ConfigDict:
-    words = parse_arg(arg, "short", "long", "smoke")
+    words = parse_arg(arg, "short", "long", "last", "small", "smoke")
     text = os.environ.get("JAXSIM_FIELDS", "runs/fields-text")
     config = default_config()
     config.name = "-".join(["fields", *sorted(words)])
@@ -88,8 +90,30 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.recipe.steps = 160
     config.recipe.batch = 16
     config.recipe.learning_rate = 5e-4
+
+    config.score.mixtures = ""
+    config.score.windows = 2
+    config.validate.truths = 32
+    config.validate.fit = 8
+    config.validate.repeats = 12
+    config.validate.member_repeats = 12
     if "short" in words:
         config.recipe.steps = 40
     if "long" in words:
         config.recipe.steps = 640
+    if "last" in words:
+        config.recipe.tail = 0.0
+    if "small" in words:
+        config.model.dim = 64
+        config.model.heads = config.model.kv_heads = 2
+        config.model.mlp_dim = 176
+    if "smoke" in words:
+        config.seed.steps = 40
+        config.seed.warmup = 4
+        config.recipe.steps = 4
+        config.validate.candidates = 100
+        config.validate.truths = 4
+        config.validate.fit = 2
+        config.validate.repeats = 2
+        config.validate.member_repeats = 2
     return config

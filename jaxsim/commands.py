@@ -39,11 +39,14 @@ from jaxsim.search.objective import Objective
 from jaxsim.search.search import search as find
 from jaxsim.search.ties import Residual
 from jaxsim.study.chosen import Chosen, compare_chosen, save_chosen
+from jaxsim.study.design import design
+from jaxsim.study.given import read_truths
 from jaxsim.study.truths import (
+    best_merges,
     ratio_table,
-    read_truths,
     repeat_runs,
-    truth_runs,
+    report_truths,
+    run_of,
 )
 from jaxsim.study.validate import (
     Validation,

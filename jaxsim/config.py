@@ -162,12 +162,20 @@ class ScoreConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ValidateConfig:
+    """What is really trained, to see how far a proxy can be trusted.
+
+    `truths` are drawn from a law and judge (see study/truths.py); `fit` truths
+    are chosen by design and teach the calibration (study/design.py).
+    """
+
     truths: int = 0  # 0: no truths, and `run` leaves out `validate`
+    fit: int = 0  # truths that only the calibration sees
     repeats: int = 0  # truths that are trained again with another order
     member_repeats: int = 0  # members that are trained again
     budget: str = "fixed"  # 'fixed' (horizon units) or 'sum' (subsets only)
     horizon: float = 1.0  # tokens of a truth / tokens of a member
     concentration: float = 4.0  # of the Dirichlet half of the truths
+    candidates: int = 10_000  # mixtures, of whose best 1 % a quarter is drawn
     rng: int = 0
 
 
@@ -383,6 +391,7 @@ _POSITIVE = [
     "score.concentration",
     "validate.concentration",
     "validate.horizon",
+    "validate.candidates",
     "train.model_axis",
     "search.epochs",
     "search.candidates",
@@ -399,6 +408,7 @@ _NOT_NEGATIVE = [
     "score.chunk",
     "score.memory",
     "validate.truths",
+    "validate.fit",
     "validate.repeats",
     "validate.member_repeats",
     "search.worth",

@@ -212,18 +212,19 @@ class Scorer:
                 f"{what}; run `jaxsim score` again"
             )
 
-    def score_entries(self, name: str, entries: Sequence[str]) -> Scores:
+    def score_entries(
+        self, name: str, entries: Sequence[str], half: str | None = None
+    ) -> Scores:
         """Truths or repeats of the pool, each as it is.
 
-        On all report windows, and on those select windows that mixtures are
-        scored on: they only serve to choose a rule.
+        Args:
+          name: of the table on disk.
+          entries: of the pool.
+          half: whose windows; None for both.
         """
         proxies = self._proxies(entries)
         table = singles(tuple(entries))
-        rows = np.union1d(
-            self.evaluation.rows("report"),
-            self.evaluation.rows("select", self.config.windows),
-        )
+        rows = self.evaluation.rows(half)
         truth: ProxyScores = proxies.merge(name, table, rows)
         stack = proxies.stack
         scores = Scores(

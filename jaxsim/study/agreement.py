@@ -5,13 +5,12 @@ easy and hard evaluation sets inflates any correlation.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
-import scipy.stats
 
-# Below this many truths an interval on a rank correlation says nothing; the
-# points are printed instead.
-ENOUGH_TRUTHS = 12
+from jaxsim.study.intervals import ENOUGH_TRUTHS as ENOUGH_TRUTHS
+from jaxsim.study.intervals import mean_spearman, spearman_statistic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,15 +18,19 @@ class Agreement:
     """One predictor against the truths of one target; NaN is undefined.
 
     Attributes:
-      spearman, pearson: correlations.
-      interval: of the Spearman correlation at 95 %, from 12 truths on.
+      spearman, pearson: correlations of these truths.
+      interval: of the Spearman correlation of their law at 95 %, from 12
+        truths on.
       pairs: share of pairs in the right order; a tie, in predictions or
         truths, counts half.
       pairs_mixed, pairs_in, pairs_out: the same for pairs of which one, both
         or none has the domain's own partition in it.
       slope, offset: of truth on prediction, by least squares.
       regret: loss of the truth that the prediction would choose, minus the
-        lowest one.
+        lowest one. Where predictions tie, the mean over them is chosen.
+      gain: mean loss of all truths minus that of the chosen one. It hangs on
+        one truth, so it has no interval.
+      gain_share: of the gain that choosing the best truth would bring.
     """
 
     spearman: float
@@ -40,6 +43,8 @@ class Agreement:
     slope: float
     offset: float
     regret: float
+    gain: float
+    gain_share: float
 
 
 def agreement(
@@ -55,15 +60,22 @@ def agreement(
     """
     constant = np.ptp(predicted_M) == 0 or np.ptp(truth_M) == 0
     spearman = pearson = slope = offset = float("nan")
+    bounds = None
     if not constant and len(truth_M) > 2:
-        spearman = float(scipy.stats.spearmanr(predicted_M, truth_M).statistic)
+        pair = predicted_M[:, None], truth_M[:, None]
+        all_JM = np.ones((1, len(truth_M)))
+        spearman = float(spearman_statistic(*pair, False)(all_JM)[0])
         pearson = float(np.corrcoef(predicted_M, truth_M)[0, 1])
         slope, offset = np.polyfit(predicted_M, truth_M, 1)
+        law = mean_spearman(*pair)
+        if law.low is not None and law.high is not None:
+            bounds = law.low, law.high
     right, kinds = _pairs(predicted_M, truth_M, in_M)
     chosen = truth_M[predicted_M == predicted_M.min()].mean()
+    gain, most = truth_M.mean() - chosen, truth_M.mean() - truth_M.min()
     return Agreement(
         spearman=spearman,
-        interval=spearman_interval(spearman, len(truth_M)),
+        interval=bounds,
         pearson=pearson,
         pairs=_mean(right),
         pairs_mixed=_mean(right[kinds == 1]),
@@ -72,40 +84,53 @@ def agreement(
         slope=float(slope),
         offset=float(offset),
         regret=float(chosen - truth_M.min()),
+        gain=float(gain),
+        gain_share=float(gain / most) if np.ptp(truth_M) else float("nan"),
     )
 
 
-def spearman_interval(correlation: float, n: int) -> tuple[float, float] | None:
-    """95 % by Fisher's z with the variance of Bonett and Wright (2000).
+def guessing(truth_M: np.ndarray) -> Agreement:
+    """What a random order gives on average; nothing is drawn."""
+    nan = float("nan")
+    return Agreement(
+        spearman=0.0,
+        interval=None,
+        pearson=0.0,
+        pairs=0.5,
+        pairs_mixed=0.5,
+        pairs_in=0.5,
+        pairs_out=0.5,
+        slope=nan,
+        offset=nan,
+        regret=float(truth_M.mean() - truth_M.min()),
+        gain=0.0,
+        gain_share=0.0 if np.ptp(truth_M) else nan,
+    )
 
-    Their (1 + r^2 / 2) / (n - 3) keeps its level in small samples, where a
-    percentile bootstrap sits low. None below 12 truths.
-    """
-    if n < ENOUGH_TRUTHS or not np.isfinite(correlation):
-        return None
-    r = min(max(correlation, -1 + 1e-9), 1 - 1e-9)
-    half = 1.959964 * np.sqrt((1 + r**2 / 2) / (n - 3))
-    low, high = np.tanh(np.arctanh(r) + np.array([-half, half]))
-    return float(low), float(high)
 
+def best_rule(
+    rules: Mapping[str, np.ndarray], truth_MT: np.ndarray
+) -> str | None:
+    """The one rule with the highest mean Spearman over T targets.
 
-def noise_ceiling(
-    truth_M: np.ndarray, first_P: np.ndarray, second_P: np.ndarray
-) -> float:
-    """The highest correlation that repeat noise allows.
+    It is picked in hindsight, on the truths it is judged on: the hardest one
+    to beat.
 
     Args:
-      truth_M: losses of all truths.
-      first_P, second_P: losses of runs and of their repeats.
+      rules: [M, T] predicted losses by name. A rule that is undefined (NaN, or
+        the same everywhere) on any target takes no part.
+      truth_MT: losses.
 
     Returns:
-      sqrt(1 - s2_repeat / s2_truth), and 0 if noise is all there is.
+      The first of the best; None where no rule is defined on all targets.
     """
-    if len(truth_M) < 2 or not np.ptp(truth_M):
-        return 0.0
-    s2_repeat = np.mean((first_P - second_P) ** 2) / 2
-    s2_truth = np.var(truth_M, ddof=1)
-    return float(np.sqrt(max(0.0, 1 - s2_repeat / s2_truth)))
+    all_JM = np.ones((1, len(truth_MT)))
+    means = {
+        name: float(spearman_statistic(rule_MT, truth_MT, False)(all_JM)[0])
+        for name, rule_MT in rules.items()
+    }
+    defined = {name: mean for name, mean in means.items() if np.isfinite(mean)}
+    return max(defined, key=lambda name: defined[name], default=None)
 
 
 def _pairs(

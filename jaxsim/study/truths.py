@@ -1,59 +1,144 @@
 """Which ratios are really trained, to see how far a proxy can be trusted.
 
-They are drawn at random from a declared law and nothing is fitted on them, so
-agreement is not flattered. Half come from a Dirichlet distribution, half are
-equal-weight subsets of two or more members; singles are left out, because at
-horizon 1 they are members again.
+`report` truths are drawn at random from a declared law and are judged before
+anything is fitted on them, so that agreement is not flattered. In turn:
+
+- a Dirichlet distribution over all members, two times of four;
+- equal weights over a subset of two or more, one time of four;
+- one of the merge's best 1 % of many Dirichlet mixtures on select documents,
+  one time of four: where a choice is made, and where ranking is hardest.
+
+Singles are left out, because at horizon 1 they are members again. The first
+n truths of a longer list are those of the shorter one.
 """
 
-import math
+import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from jaxsim.config import RecipeConfig, ValidateConfig
+from jaxsim.config import Config, RecipeConfig, ValidateConfig
 from jaxsim.errors import UserError
-from jaxsim.mixture.csv_numbers import read_numbers
-from jaxsim.mixture.table import Mixtures, read_csv
+from jaxsim.mixture.scorer import Scorer
+from jaxsim.mixture.scores import Scores
+from jaxsim.mixture.table import Mixtures, dirichlet
+from jaxsim.search.problem import pose, windows_of
+from jaxsim.study.design import design
 from jaxsim.train import Run, repeat_of, truth_run
 
+LAW = ("dirichlet", "subset", "dirichlet", "best")
+_BEST = 0.01  # share of the candidates that 'best' is drawn from
 
-def truth_runs(
-    members: Sequence[str], config: ValidateConfig, recipe: RecipeConfig
-) -> list[Run]:
-    """The truths of a configuration, a function of its `rng`.
+
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """A run on a ratio, and the part of the law that it was drawn from."""
+
+    law: str  # 'dirichlet', 'subset', 'best', or 'fit'
+    run: Run
+
+
+def report_truths(
+    members: Sequence[str],
+    config: ValidateConfig,
+    recipe: RecipeConfig,
+    best_KC: np.ndarray,
+) -> list[Truth]:
+    """The truths that agreement comes from, a function of the arguments.
+
+    With the budget 'sum' there are only subsets, as in the paper.
+
+    Args:
+      best_KC: what 'best' is drawn from; see `best_merges`.
 
     Raises:
-      UserError: fewer than two members.
+      UserError: fewer than two members, or fewer different ratios than asked.
     """
     if len(members) < 2:
         raise UserError("validate needs a pool of at least two members")
-    generator = np.random.default_rng(config.rng)
-    runs: dict[str, Run] = {}
-    draws = 0
-    while len(runs) < config.truths:
-        use_subset = config.budget == "sum" or draws % 2 == 1
-        draws += 1
-        if draws > 100 * config.truths:
-            raise UserError(
-                f"config.validate.truths={config.truths}: this pool of "
-                f"{len(members)} members has not so many different ratios"
-            )
-        w_C = (
-            _subset(len(members), generator)
-            if use_subset
-            else _dirichlet(len(members), config.concentration, generator)
-        )
-        if np.count_nonzero(w_C) < 2:
-            continue  # a small concentration rounds to a single
-        ratio = dict(zip(members, w_C.tolist(), strict=True))
-        horizon = config.horizon
-        if config.budget == "sum":
-            horizon = float(np.count_nonzero(w_C))
-        run = truth_run(ratio, recipe, horizon)
-        runs.setdefault(run.name, run)
-    return list(runs.values())
+    # A stream for each part: a longer list begins with the shorter one.
+    streams = {
+        law: np.random.default_rng([config.rng, i])
+        for i, law in enumerate(sorted(set(LAW)))
+    }
+    truths: dict[str, Truth] = {}
+    for draw in range(100 * config.truths):
+        if len(truths) == config.truths:
+            return list(truths.values())
+        law = "subset" if config.budget == "sum" else LAW[draw % len(LAW)]
+        generator = streams[law]
+        if law == "subset":
+            w_C = _subset(len(members), generator)
+        elif law == "best":
+            w_C = best_KC[generator.integers(len(best_KC))]
+        else:
+            alpha_C = np.full(len(members), config.concentration)
+            w_C = _rounded(generator.dirichlet(alpha_C))
+        if np.count_nonzero(w_C) > 1:  # a small concentration gives singles
+            run = run_of(members, w_C, config, recipe)
+            truths.setdefault(run.name, Truth(law, run))
+    if len(truths) == config.truths:
+        return list(truths.values())
+    raise UserError(
+        f"config.validate.truths={config.truths}: this pool of "
+        f"{len(members)} members has not so many different ratios"
+    )
+
+
+def best_merges(scorer: Scorer, config: Config) -> np.ndarray:
+    """[K, C] the merge's best 1 % of Dirichlet mixtures, for the search's goal.
+
+    On the select documents that tables of mixtures are scored on. What was
+    scored once is read back, so a call that goes on after a kill, or months
+    later, gives the same mixtures.
+    """
+    table = dirichlet(
+        scorer.members,
+        config.validate.candidates,
+        config.score.concentration,
+        config.validate.rng,
+    )
+    table = dataclasses.replace(
+        table, w_MC=np.array([_rounded(w_C) for w_C in table.w_MC])
+    )
+    problem = pose(scorer, config.search)
+    rows = windows_of(
+        scorer.evaluation, problem.objective, "select", config.score.windows
+    )
+    merge = scorer.proxies.merge("candidates of truths", table, rows)
+    scores = Scores("", table, scorer.evaluation, {"merge": merge})
+    goal = problem.objective_on(rows)
+    value_M = goal.penalised(scores.bits_per_byte("merge", "select"))
+    kept = max(1, round(_BEST * len(table)))
+    return table.w_MC[np.argsort(value_M, kind="stable")[:kept]]
+
+
+def run_of(
+    members: Sequence[str],
+    w_C: np.ndarray,
+    config: ValidateConfig,
+    recipe: RecipeConfig,
+) -> Run:
+    """The run of a ratio, as long as the budget says."""
+    ratio = dict(zip(members, w_C.tolist(), strict=True))
+    horizon = config.horizon
+    if config.budget == "sum":
+        horizon = float(np.count_nonzero(w_C))
+    return truth_run(ratio, recipe, horizon)
+
+
+def fit_runs(
+    members: Sequence[str],
+    config: ValidateConfig,
+    recipe: RecipeConfig,
+    judged_MC: np.ndarray,
+) -> list[Run]:
+    """The truths that only a calibration sees: none of those judged."""
+    only_subsets = config.budget == "sum"
+    ratio_MC = design(
+        config.fit, len(members), only_subsets, config.rng, judged_MC
+    )
+    return [run_of(members, w_C, config, recipe) for w_C in ratio_MC]
 
 
 def repeat_runs(
@@ -71,61 +156,12 @@ def ratio_table(members: Sequence[str], runs: Sequence[Run]) -> Mixtures:
         tuple(members),
         tuple(run.name for run in runs),
         ("truth",) * len(runs),
-        w_MC,
+        w_MC.reshape(-1, len(members)),
         np.ones(len(runs)),
     )
 
 
-def read_truths(
-    ratios: Path, metrics: Path, members: Sequence[str], domains: Sequence[str]
-) -> tuple[Mixtures, np.ndarray]:
-    """Runs that the user already has.
-
-    Args:
-      ratios: a CSV with `name` and a column of weights for each member.
-      metrics: a CSV with `name` and bits per byte for some domains.
-      members: of the pool.
-      domains: of the corpus.
-
-    Returns:
-      The ratios as mixtures, and [M, D] bits per byte with NaN for domains
-      without a column.
-
-    Raises:
-      UserError: names file, line and column.
-    """
-    table = read_csv(members, ratios)
-    header, lines = read_numbers(metrics, text_columns=("name",))
-    unknown = [h for h in header if h not in (*domains, "name")]
-    if unknown:
-        raise UserError(
-            f"{metrics}: column {unknown[0]!r} is not a domain; domains are "
-            f"{', '.join(domains)}"
-        )
-    if len(header) < 2:
-        raise UserError(f"{metrics}: no column is a domain")
-    by_name = {line["name"]: line for line in lines}
-    if len(by_name) < len(lines):
-        raise UserError(f"{metrics}: a name is used twice")
-    bits_MD = np.full((len(table), len(domains)), np.nan)
-    for m, name in enumerate(table.names):
-        if name not in by_name:
-            raise UserError(f"{metrics}: no row for {name!r} of {ratios}")
-        for d, domain in enumerate(domains):
-            if domain in header:
-                bits_MD[m, d] = float(by_name[name][domain])
-                if not math.isfinite(bits_MD[m, d]):
-                    raise UserError(
-                        f"{metrics}, row {name!r}, column {domain}: "
-                        f"{bits_MD[m, d]} is not finite"
-                    )
-    return table, bits_MD
-
-
-def _dirichlet(
-    count: int, concentration: float, generator: np.random.Generator
-) -> np.ndarray:
-    w_C = generator.dirichlet(np.full(count, concentration))
+def _rounded(w_C: np.ndarray) -> np.ndarray:
     # Six decimals: what a table of ratios can say, so that a truth can be
     # named again from one.
     w_C = np.round(w_C, 6)

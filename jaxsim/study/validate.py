@@ -17,7 +17,8 @@ from jaxsim.mixture.scores import Scores
 from jaxsim.mixture.table import Mixtures
 from jaxsim.search.objective import Objective, weighted_mean
 from jaxsim.search.ties import Residual
-from jaxsim.study.agreement import Agreement, agreement, noise_ceiling
+from jaxsim.study.agreement import agreement, guessing
+from jaxsim.study.noise import noise_ceiling
 from jaxsim.study.rules import predictions
 
 PROXIES = ("merge", "probability", "members")
@@ -156,7 +157,7 @@ def compare(
                 np.array(points["truth"][target]),
                 weighted_mean(repeats[0], weights_D),
                 weighted_mean(repeats[1], weights_D),
-            )
+            ).estimate
     return Validation(
         truths=list(table.names),
         members=list(table.members),
@@ -279,27 +280,11 @@ def _against(
     in_M = None
     if own_C is not None:
         in_M = w_MC[:, own_C].sum(axis=1) >= 1 / w_MC.shape[1] - 1e-9
-    everything = {**proxies, **predictions(w_MC, own_C, choose_M)}
+    choose = None if choose_M is None else (w_MC, choose_M)
+    everything = {**proxies, **predictions(w_MC, own_C, choose)}
     table = {
         name: dataclasses.asdict(agreement(predicted_M, truth_M, in_M))
         for name, predicted_M in everything.items()
     }
-    table["random"] = dataclasses.asdict(_random(truth_M))
+    table["random"] = dataclasses.asdict(guessing(truth_M))
     return table
-
-
-def _random(truth_M: np.ndarray) -> Agreement:
-    """What guessing gives on average; nothing is drawn."""
-    nan = float("nan")
-    return Agreement(
-        spearman=0.0,
-        interval=None,
-        pearson=0.0,
-        pairs=0.5,
-        pairs_mixed=0.5,
-        pairs_in=0.5,
-        pairs_out=0.5,
-        slope=nan,
-        offset=nan,
-        regret=float(truth_M.mean() - truth_M.min()),
-    )

@@ -1,71 +1,150 @@
-"""Which ratios are trained, and truths that a user brings."""
+"""Which ratios are trained: those that judge, and those that teach."""
 
 import dataclasses
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from jaxsim.config import RecipeConfig, ValidateConfig
 from jaxsim.errors import UserError
+from jaxsim.mixture.table import dirichlet
+from jaxsim.study.design import design
 from jaxsim.study.truths import (
+    best_merges,
+    fit_runs,
     ratio_table,
-    read_truths,
     repeat_runs,
-    truth_runs,
+    report_truths,
 )
 from jaxsim.train import member_run
 
 MEMBERS = ("a", "b", "c", "d")
 RECIPE = RecipeConfig(steps=10)
-CONFIG = ValidateConfig(truths=12, repeats=3, member_repeats=2)
+CONFIG = ValidateConfig(truths=12, fit=6, repeats=3, member_repeats=2)
+BEST_KC = np.array([[0.7, 0.1, 0.1, 0.1], [0.6, 0.2, 0.1, 0.1]] * 2)
+BEST_KC[2:] = [[0.55, 0.25, 0.1, 0.1], [0.65, 0.15, 0.1, 0.1]]
 
 
 def changed(**values) -> ValidateConfig:
     return dataclasses.replace(CONFIG, **values)
 
 
+def drawn(config=CONFIG, members=MEMBERS):
+    return report_truths(members, config, RECIPE, BEST_KC)
+
+
+def ratios(runs):
+    return ratio_table(MEMBERS, runs).w_MC
+
+
 def test_truths_are_a_function_of_their_rng():
-    one = truth_runs(MEMBERS, CONFIG, RECIPE)
-    assert one == truth_runs(MEMBERS, CONFIG, RECIPE)
-    other = truth_runs(MEMBERS, changed(rng=1), RECIPE)
-    assert {run.name for run in one} != {run.name for run in other}
-    more = truth_runs(MEMBERS, changed(truths=14), RECIPE)
-    assert more[:12] == one
+    one = drawn()
+    assert one == drawn()
+    other = drawn(changed(rng=1))
+    # Few ratios are among the best; the others are all different.
+    same = {t.run.name for t in one} & {t.run.name for t in other}
+    assert len(same) <= 4
+    assert drawn(changed(truths=14))[:12] == one
+
+
+def test_the_law_of_truths():
+    """Half from a Dirichlet, a quarter subsets, a quarter from the best."""
+    truths = drawn()
+    # A ratio that came before is passed over, and the next part has its turn.
+    count = Counter(truth.law for truth in truths)
+    assert 5 <= count["dirichlet"] <= 7
+    assert {*count} == {"dirichlet", "subset", "best"}
+    assert min(count.values()) >= 2
+    for truth in truths:
+        w_C = ratios([truth.run])[0]
+        if truth.law == "best":
+            assert (np.abs(BEST_KC - w_C).max(axis=1) < 1e-12).any()
+        elif truth.law == "subset":
+            assert len(set(truth.run.ratio.values())) == 1
+        else:
+            assert len(set(truth.run.ratio.values())) > 1
 
 
 @pytest.mark.parametrize("concentration", [4.0, 0.05])
 def test_truths_are_mixtures(concentration):
     """Never singles: at horizon 1 those are members again."""
-    runs = truth_runs(MEMBERS, changed(concentration=concentration), RECIPE)
+    runs = [t.run for t in drawn(changed(concentration=concentration))]
     assert len({run.name for run in runs}) == 12
     for run in runs:
         assert len(run.ratio) >= 2
         assert min(run.ratio.values()) > 0
         assert sum(run.ratio.values()) == pytest.approx(1, abs=1e-12)
         assert run.steps == 10
-    # About half have equal weights; there are 11 such, and none twice.
-    even = [len(set(run.ratio.values())) == 1 for run in runs]
-    assert 4 <= sum(even) <= 8
 
 
 def test_horizon_and_sum_budget():
-    runs = truth_runs(MEMBERS, changed(horizon=2.5), RECIPE)
-    assert {run.steps for run in runs} == {25}
-    runs = truth_runs(MEMBERS, changed(truths=8, budget="sum"), RECIPE)
-    for run in runs:
-        assert set(run.ratio.values()) == {1 / len(run.ratio)}
-        assert run.steps == 10 * len(run.ratio)
+    assert {t.run.steps for t in drawn(changed(horizon=2.5))} == {25}
+    for truth in drawn(changed(truths=8, budget="sum")):
+        assert truth.law == "subset"
+        assert set(truth.run.ratio.values()) == {1 / len(truth.run.ratio)}
+        assert truth.run.steps == 10 * len(truth.run.ratio)
 
 
 def test_more_truths_than_there_are_ratios():
     with pytest.raises(UserError, match=r"truths=12: this pool of 2 members"):
-        truth_runs(MEMBERS[:2], changed(budget="sum"), RECIPE)
+        drawn(changed(budget="sum"), MEMBERS[:2])
     with pytest.raises(UserError, match="at least two members"):
-        truth_runs(MEMBERS[:1], CONFIG, RECIPE)
+        drawn(members=MEMBERS[:1])
+
+
+def test_fit_truths_are_no_report_truths():
+    judged_MC = ratios([truth.run for truth in drawn()])
+    runs = fit_runs(MEMBERS, CONFIG, RECIPE, judged_MC)
+    assert len({run.name for run in runs}) == CONFIG.fit
+    assert not {run.name for run in runs} & {t.run.name for t in drawn()}
+    # What it would choose otherwise is refused where it is judged.
+    first_C = design(1, 4)[0]
+    assert not np.allclose(design(1, 4, exclude_MC=first_C[None])[0], first_C)
+    for run in fit_runs(MEMBERS, changed(budget="sum"), RECIPE, judged_MC):
+        assert set(run.ratio.values()) == {1 / len(run.ratio)}
+        assert run.steps == 10 * len(run.ratio)
+
+
+def test_a_longer_design_begins_with_the_shorter_one():
+    np.testing.assert_array_equal(design(8, 12)[:5], design(5, 12))
+
+
+def left_over(design_MC, w_KC):
+    """Mean posterior variance of a curvature at mixtures, after a design."""
+    x_MC, x_KC = (w * (1 - w) for w in (design_MC, w_KC))
+    c = w_KC.shape[1]
+    precision_CC = np.linalg.inv(np.eye(c) + 1) + x_MC.T @ x_MC / 0.1**2
+    return np.mean(np.sum(x_KC @ np.linalg.inv(precision_CC) * x_KC, axis=1))
+
+
+def test_a_design_teaches_more_than_draws_from_the_law():
+    generator = np.random.default_rng(5)
+    w_KC = generator.dirichlet(np.full(12, 2.0), 500)
+    random = [
+        left_over(generator.dirichlet(np.full(12, 4.0), 8), w_KC)
+        for _ in range(20)
+    ]
+    assert left_over(design(8, 12), w_KC) < 0.95 * min(random)
+
+
+def test_best_merges_are_the_best_of_their_draws(scorer, config):
+    """On the select text of the search's target, by the merge itself."""
+    settings = changed(candidates=200)
+    config = dataclasses.replace(config, validate=settings)
+    best_KC = best_merges(scorer, config)
+    assert best_KC.shape == (2, len(scorer.members))
+    draws = dirichlet(scorer.members, 200, 1.0, rng=0)
+    draws = dataclasses.replace(draws, w_MC=np.round(draws.w_MC, 6))
+    scores = scorer.score("draws", draws, "select", config.score.windows)
+    outside = scorer.evaluation.domains.index("outside")
+    bits_M = scores.bits_per_byte("merge", "select")[:, outside]
+    expected_KC = draws.w_MC[np.argsort(bits_M)[:2]]
+    np.testing.assert_allclose(best_KC, expected_KC, atol=1e-5)
 
 
 def test_repeats_are_truths_first():
-    truths = truth_runs(MEMBERS, CONFIG, RECIPE)
+    truths = [truth.run for truth in drawn()]
     members = [member_run(name, RECIPE) for name in MEMBERS]
     repeats = repeat_runs(truths, members, CONFIG)
     chosen = [*truths[:3], *members[:2]]
@@ -76,51 +155,8 @@ def test_repeats_are_truths_first():
 
 
 def test_ratios_as_mixtures():
-    runs = truth_runs(MEMBERS, CONFIG, RECIPE)
+    runs = [truth.run for truth in drawn()]
     table = ratio_table(MEMBERS, runs)
     assert table.names == tuple(run.name for run in runs)
     for m, run in enumerate(runs):
         assert table.parts(m) == run.ratio
-
-
-RATIOS = "name,a,b\nx,0.5,0.5\ny,1,0\n"
-
-
-@pytest.fixture
-def files(tmp_path):
-    def write(metrics, ratios=RATIOS):
-        for name, text in (("ratios", ratios), ("metrics", metrics)):
-            (tmp_path / f"{name}.csv").write_text(text)
-        return read_truths(
-            tmp_path / "ratios.csv", tmp_path / "metrics.csv", MEMBERS,
-            ("inside", "outside"),
-        )  # fmt: skip
-
-    return write
-
-
-def test_truths_of_a_user(files):
-    table, bits_MD = files("name,outside\ny,1.5\nx,1.25\nunused,9\n")
-    assert table.names == ("x", "y")
-    np.testing.assert_array_equal(bits_MD, [[np.nan, 1.25], [np.nan, 1.5]])
-
-
-@pytest.mark.parametrize(
-    ("metrics", "sentence"),
-    [
-        ("name,elsewhere\nx,1\ny,1\n", "'elsewhere' is not a domain; .*inside"),
-        ("name,outside\nx,1\n", "no row for 'y' of .*ratios.csv"),
-        ("name,outside\nx,1\ny,nan\n", "row 'y', column outside: nan is not"),
-        ("name,outside\nx,1\ny,one\n", "line 3, column outside: 'one' is not"),
-        ("name,outside\nx,1\ny,1\nx,2\n", "a name is used twice"),
-        ("name\nx\ny\n", "no column is a domain"),
-    ],
-)
-def test_bad_metrics_are_refused(files, metrics, sentence):
-    with pytest.raises(UserError, match=sentence):
-        files(metrics)
-
-
-def test_bad_ratios_are_refused(files):
-    with pytest.raises(UserError, match=r"'x': the weights sum to 0\.97"):
-        files("name,outside\nx,1\n", "name,a,b\nx,0.5,0.47\n")

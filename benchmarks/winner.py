@@ -1,0 +1,169 @@
+"""The end of a study: train what the search chose, and the plain rivals.
+
+    python -m benchmarks.winner --config=configs/fields.py --workdir=runs/fields
+
+Trains the best mixture of the last search, the plain baselines (uniform,
+proportional, best single member on select text) and the best of the drawn
+truths, each with ORDERS orders of the data, and compares their means on report
+text. The best truth was picked on its first order's report text, which
+flatters it: `without_first` leaves that order out. Safe to kill and to repeat.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.stats
+
+from benchmarks.swarm import load
+from jaxsim.config import Config
+from jaxsim.mesh import training_mesh
+from jaxsim.mixture.files import replace
+from jaxsim.mixture.scorer import Scorer
+from jaxsim.pool.build import train_missing
+from jaxsim.search.found import load_found
+from jaxsim.study.validate import load_validation
+from jaxsim.train import (
+    Run,
+    member_run,
+    repeat_of,
+    trainer_of_recipe,
+    truth_run,
+)
+
+ORDERS = 3
+LEVEL = 0.95
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--workdir", type=Path, required=True)
+    arguments = parser.parse_args()
+    found = compete(load(arguments.config), arguments.workdir)
+    print(json.dumps(found, indent=1))
+
+
+def compete(config: Config, workdir: Path) -> dict[str, Any]:
+    """Trains what is missing, and says who wins on the search's target."""
+    scorer = Scorer(workdir, config.score)
+    target = load_found(workdir).target
+    bases = contestants(config, scorer)
+    runs = {
+        name: [base, *(repeat_of(base, o) for o in range(1, ORDERS))]
+        for name, base in bases.items()
+    }
+    mesh = training_mesh(config.train.data_axis, config.train.model_axis)
+    train_missing(
+        [run for several in runs.values() for run in several],
+        scorer.pool,
+        scorer.corpus,
+        trainer_of_recipe(scorer.pool.model, config, mesh),
+    )
+    names = list(dict.fromkeys(r.name for rs in runs.values() for r in rs))
+    scores = scorer.score_entries("winner", names, "report")
+    domains = scorer.evaluation.domains
+    weights_D = np.array([target.get(d, 0.0) for d in domains])
+    value = dict(
+        zip(
+            names,
+            scores.bits_per_byte("truth", "report")
+            @ (weights_D / weights_D.sum()),
+            strict=True,
+        )
+    )
+    bits = {
+        name: [float(value[run.name]) for run in several]
+        for name, several in runs.items()
+    }
+    result = {
+        "target": target,
+        "ratios": {n: dict(rs[0].ratio) for n, rs in runs.items()},
+        "bits_per_byte": bits,
+        "against": {
+            name: difference(bits["found"], bits[name])
+            for name in bits
+            if name != "found"
+        },
+        "best_truth": best_truth(workdir, target),
+        "share_of_gain": share_of_gain(bits),
+    }
+    text = json.dumps(result, indent=1) + "\n"
+    replace(
+        workdir / "study" / "winner.json",
+        lambda file: file.write(text.encode()),
+    )
+    return result
+
+
+def contestants(config: Config, scorer: Scorer) -> dict[str, Run]:
+    """The search's answer first, then the plain baselines."""
+    found = load_found(scorer.workdir)
+    references = scorer.references()
+    names = references.table.names
+    weights_D = np.array(
+        [found.target.get(d, 0.0) for d in scorer.evaluation.domains]
+    )
+    select_M = references.bits_per_byte("merge", "select") @ weights_D
+    singles = [m for m, name in enumerate(names) if name in scorer.members]
+    best = names[min(singles, key=lambda m: select_M[m])]
+    runs = {"found": truth_run(found.best["weights"], config.recipe)}
+    for plain in ("uniform", "proportional"):
+        parts = references.table.parts(names.index(plain))
+        runs[plain] = truth_run(parts, config.recipe)
+    runs[f"single {best}"] = member_run(best, config.recipe)
+    ratio = best_truth(scorer.workdir, found.target)["ratio"]
+    runs["best truth"] = truth_run(ratio, config.recipe)
+    return runs
+
+
+def difference(a: list[float], b: list[float]) -> dict[str, float]:
+    """Mean of b minus mean of a, with Welch's interval: positive, a wins."""
+    test = scipy.stats.ttest_ind(b, a, equal_var=False)
+    low, high = test.confidence_interval(LEVEL)
+    return {
+        "gain": float(np.mean(b) - np.mean(a)),
+        "low": float(low),
+        "high": float(high),
+    }
+
+
+def share_of_gain(bits: dict[str, list[float]]) -> dict[str, float]:
+    """Of the gain from the best plain baseline to the best truth."""
+    plain = min(
+        float(np.mean(values))
+        for name, values in bits.items()
+        if name not in ("found", "best truth")
+    )
+    best, later = bits["best truth"], bits["best truth"][1:]
+    gain = plain - float(np.mean(bits["found"]))
+    return {
+        "gain": gain,
+        "best_truth_gain": plain - float(np.mean(best)),
+        "best_truth_gain_without_first": plain - float(np.mean(later)),
+    }
+
+
+def best_truth(workdir: Path, target: dict[str, float]) -> dict[str, Any]:
+    """The lowest of all drawn truths on report text: one run, and so lucky."""
+    validation = load_validation(workdir)
+    assert validation is not None, "run `jaxsim validate` first"
+    total = sum(target.values())
+    value_M = sum(
+        weight / total * np.array(validation.points["truth"][name])
+        for name, weight in target.items()
+    )
+    best = int(np.argmin(value_M))
+    return {
+        "name": validation.truths[best],
+        "bits_per_byte": float(value_M[best]),
+        "ratio": dict(
+            zip(validation.members, validation.ratios[best], strict=True)
+        ),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The scale of merges, fitted on truths.
+
+A truth of several units trains as long as a member but mixes their text, and
+may move further, or less far, than the average of members. Each scale here is
+a table of merges; the one whose losses lie nearest to the truths wins.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from jaxsim.mixture.scorer import Scorer
+from jaxsim.mixture.table import Mixtures
+from jaxsim.study.measured import Measured
+
+SCALES = (0.75, 1.0, 1.25, 1.5, 2.0)
+_TABLE, _AT_BEST = "scales", "ratios-scaled"
+
+
+def scale_of(
+    scorer: Scorer, fit_table: Mixtures, fitted: Measured, table: Mixtures
+) -> tuple[float, np.ndarray]:
+    """The best of `SCALES`, and the merges of `table` at it.
+
+    Args:
+      scorer: of the workdir.
+      fit_table: ratios of the truths that are fitted on.
+      fitted: these truths.
+      table: ratios of the truths that are judged.
+
+    Returns:
+      The scale with the least squared error over all domains on select text,
+      and bits per byte [M, D] of the merges of `table` on report text.
+    """
+    rows = np.repeat(np.arange(len(fit_table)), len(SCALES))
+    grid = fit_table.take(rows)
+    scale_M = np.tile(SCALES, len(fit_table))
+    grid = dataclasses.replace(
+        grid,
+        names=tuple(
+            f"{name} at {scale:g}"
+            for name, scale in zip(grid.names, scale_M, strict=True)
+        ),
+        scale_M=scale_M,
+    )
+    scores = scorer.score(_TABLE, grid, "select")
+    bits_FSD = scores.bits_per_byte("merge", "select").reshape(
+        len(fit_table), len(SCALES), -1
+    )
+    off_FSD = bits_FSD - fitted.select["truth"][:, None]
+    best = SCALES[int(np.argmin(np.mean(off_FSD**2, axis=(0, 2))))]
+    table = dataclasses.replace(table, scale_M=np.full(len(table), best))
+    at_best = scorer.score(_AT_BEST, table, "report")
+    return best, at_best.bits_per_byte("merge", "report")
