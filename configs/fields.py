@@ -9,7 +9,8 @@ and addresses; `benchmarks/fields.py` fetches the text of all of them, from
 `--out`, or from the folder that JAXSIM_FIELDS names. What came out is
 docs/study.md. Words after the colon, for what the study asks beside:
 
-  * `short` and `long`: a quarter and four times the tokens for each run;
+  * `shorter`, `short` and `long`: a sixteenth, a quarter and four times the
+    tokens for each run;
   * `last`: the last step's parameters in place of a tail average;
   * `small`: a third of the parameters, for a swarm of trained mixtures;
   * `smoke`: five fields in two minutes, which mean nothing.
@@ -54,7 +55,9 @@ OUT_OF_POOL = (
 
 
 def get_config(arg: str | None = None) -> config_dict.ConfigDict:
-    words = parse_arg(arg, "short", "long", "last", "small", "smoke")
+    words = parse_arg(
+        arg, "shorter", "short", "long", "last", "small", "smoke"
+    )
     text = os.environ.get("JAXSIM_FIELDS", "runs/fields-text")
     config = default_config()
     config.name = "-".join(["fields", *sorted(words)])
@@ -87,20 +90,23 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.seed.steps = 2000
     config.seed.batch = 16
     config.seed.warmup = 100
-    config.recipe.steps = 160
+    config.recipe.steps = 128
     config.recipe.batch = 16
     config.recipe.learning_rate = 5e-4
 
     config.score.mixtures = ""
     config.score.windows = 2
+    config.validate.windows = 40
     config.validate.truths = 32
     config.validate.fit = 8
     config.validate.repeats = 12
     config.validate.member_repeats = 12
+    if "shorter" in words:
+        config.recipe.steps = 8
     if "short" in words:
-        config.recipe.steps = 40
+        config.recipe.steps = 32
     if "long" in words:
-        config.recipe.steps = 640
+        config.recipe.steps = 512
     if "last" in words:
         config.recipe.tail = 0.0
     if "small" in words:

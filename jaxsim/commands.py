@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxsim import corpus as corpora
-from jaxsim.config import Config, save_config
+from jaxsim.config import Config, SearchConfig, save_config
 from jaxsim.console import say
 from jaxsim.corpus import Corpus, open_corpus
 from jaxsim.errors import DamagedError, UserError
@@ -35,22 +35,25 @@ from jaxsim.report.tables import (
 )
 from jaxsim.report.write import last_lines, write_report
 from jaxsim.search.found import Found, load_found, save_found
-from jaxsim.search.objective import Objective
+from jaxsim.search.objective import Objective, target_weights
 from jaxsim.search.search import search as find
 from jaxsim.search.ties import Residual
 from jaxsim.study.chosen import Chosen, compare_chosen, save_chosen
-from jaxsim.study.design import design
+from jaxsim.study.compare import compare
+from jaxsim.study.corrector import Corrector, corrector
+from jaxsim.study.gauge import gauge, gauge_lines, save_gauge
 from jaxsim.study.given import read_truths
-from jaxsim.study.truths import (
-    best_merges,
-    ratio_table,
-    repeat_runs,
-    report_truths,
-    run_of,
+from jaxsim.study.measured import basis_of, measured_by_user
+from jaxsim.study.trained import (
+    RATIOS,
+    repeat_pairs,
+    train_truths,
+    validate_trained,
 )
+from jaxsim.study.truths import ratio_table
 from jaxsim.study.validate import (
+    CALIBRATED,
     Validation,
-    compare,
     load_validation,
     save_validation,
 )
@@ -63,7 +66,6 @@ from jaxsim.train import (
     truth_run,
 )
 
-TRUTHS, REPEATS, RATIOS = "truths", "repeats", "ratios"
 CHOSEN, CHOSEN_RATIOS = "chosen", "chosen-ratios"
 
 
@@ -162,7 +164,7 @@ def validate(
     scorer: Scorer | None = None,
     trainer: Trainer | None = None,
 ) -> None:
-    """Trains truths and repeats, or takes the user's, and compares.
+    """Gauges the pool, trains truths and repeats, or takes the user's.
 
     With `ratios` it trains those instead: how a choice comes out is no
     measure of agreement, and leaves the last one as it is.
@@ -175,10 +177,17 @@ def validate(
         save_chosen(workdir, chosen)
         show_chosen(chosen, _found(workdir), load_validation(workdir))
         return
+    # Before the first truth: what a look at the pool says costs next to none.
+    known = gauge(scorer, config.validate.windows, repeat_pairs(config, scorer))
+    save_gauge(workdir, known)
+    for line in gauge_lines(known):
+        say(line)
     if truths is not None:
         validation = _validate_given(scorer, truths)
     else:
-        validation = _validate_trained(config, scorer, trainer)
+        validation = validate_trained(
+            config, scorer, trainer or _trainer(config, workdir)
+        )
     save_validation(workdir, validation)
     show_agreement(validation)
 
@@ -197,17 +206,19 @@ def search(
         settings = dataclasses.replace(settings, worth=worth)
     table = _table(config, scorer)
     validation = load_validation(workdir)
+    if validation is not None and not validation.is_of(scorer.references()):
+        validation = None
+    known = _corrector(scorer, settings, validation)
 
     def residual(goal: Objective) -> Residual | None:
-        if validation is None or not validation.is_of(scorer.references()):
+        if validation is None:
             return None
-        found = validation.residual_of(goal)
-        if found is None or _as_long_as_members(scorer, validation):
-            return found
-        # A member is no truth of another length, so nothing fixes the offset.
-        return dataclasses.replace(found, offset=0.0)
+        return validation.residual_of(goal, CALIBRATED if known else "merge")
 
-    found = find(scorer, settings, table, residual)
+    found = find(scorer, settings, table, residual, known)
+    if known is not None:
+        singles = known.calibration.singles_known
+        found = dataclasses.replace(found, singles_known=singles)
     save_found(workdir, found)
     show_found(found)
     for line in last_lines(workdir):
@@ -305,40 +316,6 @@ def _check_complete(workdir: Path) -> None:
         )
 
 
-def _validate_trained(
-    config: Config, scorer: Scorer, trainer: Trainer | None
-) -> Validation:
-    if not config.validate.truths:
-        raise UserError(
-            "config.validate.truths is 0: set how many truths to train, or "
-            "give your own with --truths=ratios.csv,metrics.csv"
-        )
-    recipe, members = config.recipe, scorer.members
-    truths = truth_runs(members, config.validate, recipe)
-    repeats = repeat_runs(
-        truths, [member_run(name, recipe) for name in members], config.validate
-    )
-    # Truths that could not be compared with any merge are not trained.
-    scorer.check(ratio_table(members, truths))
-    _train_truths(config, scorer, truths, [*truths, *repeats], trainer)
-    names = [run.name for run in truths]
-    trained = scorer.score_entries(TRUTHS, names)
-    proxies = scorer.score(RATIOS, ratio_table(members, truths), "report")
-    repeated = None
-    if repeats:
-        again = scorer.score_entries(REPEATS, [run.name for run in repeats])
-        pairs = _pairs(trained, again, scorer.references(), repeats)
-        repeated = pairs if len(pairs[0]) else None
-    return compare(
-        scorer.corpus,
-        proxies,
-        trained.bits_per_byte("truth", "report"),
-        trained.bits_per_byte("truth", "select"),
-        repeated,
-        given=False,
-    )
-
-
 def _validate_chosen(
     config: Config, scorer: Scorer, path: Path, trainer: Trainer | None
 ) -> Chosen:
@@ -359,8 +336,10 @@ def _validate_chosen(
         raise UserError(f"{path}: two rows are the same ratio")
     table = ratio_table(scorer.members, runs)
     scorer.check(table)
-    _train_truths(config, scorer, runs, runs, trainer)
-    trained = scorer.score_entries(CHOSEN, names)
+    train_truths(
+        scorer, runs, runs, trainer or _trainer(config, scorer.workdir)
+    )
+    trained = scorer.score_entries(CHOSEN, names, "report")
     return compare_chosen(
         asked.names,
         scorer.score(CHOSEN_RATIOS, table, "report"),
@@ -383,13 +362,30 @@ def _table(config: Config, scorer: Scorer) -> Scores | None:
         return None
 
 
-def _as_long_as_members(scorer: Scorer, validation: Validation) -> bool:
-    """Whether the truths saw as many tokens as the members."""
-    if validation.given:
-        return False
-    runs = scorer.pool.manifests("member", "truth")
-    names = [*scorer.members, *validation.truths]
-    return len({runs[name].tokens for name in names if name in runs}) == 1
+def _corrector(
+    scorer: Scorer, settings: SearchConfig, validation: Validation | None
+) -> Corrector | None:
+    """What truths taught; None if a domain that matters has none."""
+    if validation is None:
+        return None
+    evaluation, corpus = scorer.evaluation, scorer.corpus
+    weights_D = target_weights(settings, evaluation)
+    needed = {
+        name
+        for name, weight in zip(evaluation.domains, weights_D, strict=True)
+        if weight > 0 or name in settings.regret
+    }
+    calibration = validation.calibrated(needed)
+    if calibration is None:
+        return None
+    own = {
+        domain: np.array([corpus.unit(n).partition == domain
+                          for n in scorer.members])
+        for domain, inside in zip(evaluation.domains, evaluation.in_pool,
+                                  strict=True)
+        if inside
+    }  # fmt: skip
+    return corrector(calibration, scorer.references(), own)
 
 
 def _found(workdir: Path) -> Found | None:
@@ -399,53 +395,12 @@ def _found(workdir: Path) -> Found | None:
     return load_found(workdir)
 
 
-def _train_truths(
-    config: Config,
-    scorer: Scorer,
-    truths: list[Run],
-    runs: list[Run],
-    trainer: Trainer | None,
-) -> None:
-    """Trains all `runs` that are missing; the truths must be there then."""
-    train_missing(
-        runs,
-        scorer.pool,
-        scorer.corpus,
-        trainer or _trainer(config, scorer.workdir),
-    )
-    absent = [t for t in truths if not is_published(scorer.pool.entry(t.name))]
-    if absent:
-        raise UserError(
-            f"{len(absent)} of {len(truths)} truths are being trained by "
-            "another process; run `jaxsim validate` again when it is done"
-        )
-
-
-def _pairs(
-    truths: Scores, again: Scores, references: Scores, repeats: list[Run]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Bits per byte [P, D] of runs that were repeated, and of the repeats."""
-    first = {
-        **_by_name(references, "merge"),
-        **_by_name(truths, "truth"),
-    }
-    second = _by_name(again, "truth")
-    # Under an override a damaged member has no score to be compared with.
-    pairs = [
-        (first[base], second[run.name])
-        for run in repeats
-        if (base := run.name.rpartition(".order")[0]) in first
-    ]
-    return np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
-
-
-def _by_name(scores: Scores, proxy: str) -> dict[str, np.ndarray]:
-    bits_MD = scores.bits_per_byte(proxy, "report")
-    return dict(zip(scores.table.names, bits_MD, strict=True))
-
-
 def _validate_given(scorer: Scorer, truths: tuple[Path, Path]) -> Validation:
-    domains = scorer.evaluation.domains
-    table, truth_MD = read_truths(*truths, scorer.members, domains)
-    proxies = scorer.score(RATIOS, table, "report")
-    return compare(scorer.corpus, proxies, truth_MD, None, None, given=True)
+    """Truths of the user's, of whatever length and however trained."""
+    given = read_truths(*truths, scorer.members, scorer.evaluation.domains)
+    proxies = scorer.score(RATIOS, given.table, "report")
+    return compare(
+        basis_of(scorer.corpus, scorer.references(), singles_known=False),
+        measured_by_user(proxies, given.truth_MD),
+        unit=given.unit,
+    )

@@ -176,6 +176,7 @@ class ValidateConfig:
     horizon: float = 1.0  # tokens of a truth / tokens of a member
     concentration: float = 4.0  # of the Dirichlet half of the truths
     candidates: int = 10_000  # mixtures, of whose best 1 % a quarter is drawn
+    windows: int = 0  # of each domain and half that truths see; 0: all
     rng: int = 0
 
 
@@ -409,6 +410,7 @@ _NOT_NEGATIVE = [
     "score.memory",
     "validate.truths",
     "validate.fit",
+    "validate.windows",
     "validate.repeats",
     "validate.member_repeats",
     "search.worth",

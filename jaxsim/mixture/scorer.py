@@ -213,7 +213,11 @@ class Scorer:
             )
 
     def score_entries(
-        self, name: str, entries: Sequence[str], half: str | None = None
+        self,
+        name: str,
+        entries: Sequence[str],
+        half: str | None = None,
+        windows: int = 0,
     ) -> Scores:
         """Truths or repeats of the pool, each as it is.
 
@@ -221,10 +225,11 @@ class Scorer:
           name: of the table on disk.
           entries: of the pool.
           half: whose windows; None for both.
+          windows: for each domain and half; 0 for all.
         """
         proxies = self._proxies(entries)
         table = singles(tuple(entries))
-        rows = self.evaluation.rows(half)
+        rows = self.evaluation.rows(half, windows)
         truth: ProxyScores = proxies.merge(name, table, rows)
         stack = proxies.stack
         scores = Scores(

@@ -76,11 +76,26 @@ class Scores:
             self, table=self.table.take(rows), proxies=proxies
         )
 
+    def on(self, rows: np.ndarray) -> "Scores":
+        """The same on those of the windows `rows` that a proxy has."""
+        proxies = {}
+        for name, proxy in self.proxies.items():
+            here = np.isin(proxy.rows, rows)
+            proxies[name] = ProxyScores(proxy.rows[here], proxy.nll_MR[:, here])
+        return dataclasses.replace(self, proxies=proxies)
+
     def bits_per_byte(self, proxy: str, half: str) -> np.ndarray:
         """[M, D] float64; NaN where the proxy has no window of a domain."""
-        nll_MD, sums = domain_sums(self.evaluation, self.proxies[proxy], half)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return nll_MD / (sums["bytes"] * np.log(2.0))
+        return bits_of(self.evaluation, self.proxies[proxy], half)
+
+
+def bits_of(
+    evaluation: EvaluationSet, proxy: ProxyScores, half: str
+) -> np.ndarray:
+    """[M, D] bits per byte, float64; NaN where there is no window."""
+    nll_MD, sums = domain_sums(evaluation, proxy, half)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return nll_MD / (sums["bytes"] * np.log(2.0))
 
 
 def domain_sums(

@@ -1,11 +1,12 @@
 """The agreement table, as console, page and files show it.
 
 One group of targets at a time: each macro, and the mean over the domains of a
-kind. Proxies come first, then the rules that know nothing of any model.
+kind. Predictors come first, then the rules that know nothing of any model, and
+last what a truth's own repeat reaches.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,23 +14,49 @@ import numpy as np
 from jaxsim.report.wording import interval, number
 from jaxsim.study.agreement import ENOUGH_TRUTHS
 from jaxsim.study.chosen import Chosen
+from jaxsim.study.noise import NOISE_BOUND, corrected
 from jaxsim.study.rules import RULES
-from jaxsim.study.validate import PROXIES, Validation
+from jaxsim.study.validate import CALIBRATED, PROXIES, SCALED, Validation
 
+REPEAT = "repeat"
 LABELS = {
     "merge": "merge",
+    SCALED: "merge at its scale",
     "probability": "probability average",
     "members": "mean of members",
+    CALIBRATED: "calibrated merge",
+    "log-linear": "log-linear on ratios alone",
+    "trees": "boosted trees on ratios alone",
+    REPEAT: "the truth's repeat",
 }
 FIGURES = {
     "spearman": "Spearman",
+    "corrected": "of its ceiling",
     "pearson": "Pearson",
     "pairs": "pairs right",
     "pairs_mixed": "one in",
     "pairs_in": "both in",
     "pairs_out": "both out",
+    "slope": "slope",
+    "offset": "offset",
     "regret": "regret",
+    "gain": "gain",
 }
+# What fits a console, with headings as narrow as the figures.
+NARROW = {
+    "spearman": "Spearman",
+    "corrected": "of its\nceiling",
+    "pairs": "pairs\nright",
+    "pairs_mixed": "one\nin",
+    "pairs_in": "both\nin",
+    "pairs_out": "both\nout",
+    "gain": "gain",
+}
+_LOSSES = ("offset", "regret", "gain")
+# Of another set of truths, the repeated ones, so no choice can be compared.
+_OF_REPEATS = (
+    "spearman", "pearson", "pairs", "pairs_mixed", "pairs_in", "pairs_out",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +77,14 @@ class Line:
     is_rule: bool
     values: dict[str, float]
     interval: tuple[float, float] | None
+
+
+def label(predictor: str, validation: Validation) -> str:
+    """What to call a predictor, a rule or the repeat."""
+    text = LABELS.get(predictor, predictor)
+    if predictor == SCALED and validation.scale is not None:
+        return f"{text} ({validation.scale:.2f})"
+    return text
 
 
 def groups(validation: Validation | Chosen) -> list[Group]:
@@ -76,62 +111,83 @@ def targets_of(validation: Validation | Chosen, kind: str) -> tuple[str, ...]:
 
 
 def lines(validation: Validation, group: Group) -> list[Line]:
-    """Proxies and rules that have a figure for any target of the group."""
-    tables = [validation.agreement[target] for target in group.targets]
+    """All that have a figure for any target of the group."""
     found = []
-    for predictor in (*PROXIES, *RULES):
-        rows = [table[predictor] for table in tables if predictor in table]
+    for predictor in (*validation.predictors, *RULES, REPEAT):
+        rows = [
+            (target, row)
+            for target in group.targets
+            if (row := _row(validation, target, predictor)) is not None
+        ]
         if not rows:
             continue
-        bounds = rows[0]["interval"] if len(group.targets) == 1 else None
+        values = [figures(validation, t, predictor, row) for t, row in rows]
+        bounds = rows[0][1]["interval"] if len(group.targets) == 1 else None
         found.append(
             Line(
                 predictor,
-                LABELS.get(predictor, predictor),
+                label(predictor, validation),
                 predictor in RULES,
-                {key: _mean([row[key] for row in rows]) for key in FIGURES},
+                {key: _mean([v[key] for v in values]) for key in FIGURES},
                 None if bounds is None else (bounds[0], bounds[1]),
             )
         )
     return found
 
 
-def columns(found: Sequence[Line]) -> dict[str, str]:
-    """Figures and their headings, without those that no proxy has here.
+def figures(
+    validation: Validation,
+    target: str,
+    predictor: str,
+    row: Mapping[str, Any],
+) -> dict[str, float]:
+    """What is shown of a row; NaN where it would mean nothing.
+
+    Levels mean nothing for a rule, nor in a unit that is not known. A
+    noise-bound target has no Spearman correlation of its ceiling.
+    """
+    nan = float("nan")
+    keys = _OF_REPEATS if predictor == REPEAT else FIGURES
+    found = {key: nan for key in FIGURES} | {
+        key: float(row[key]) for key in keys if row.get(key) is not None
+    }
+    if predictor != REPEAT:
+        found["corrected"] = corrected(
+            found["spearman"], validation.ceilings.get(target, nan)
+        )
+    if predictor in RULES or validation.unit == "unknown":
+        found["slope"] = found["offset"] = nan
+    return found
+
+
+def columns(
+    found: Sequence[Line], headings: Mapping[str, str] = FIGURES
+) -> dict[str, str]:
+    """Figures and their headings, without those that nothing has here.
 
     Only an in-pool domain has a partition that a pair can hold.
     """
-    proxies = [line for line in found if not line.is_rule]
     return {
         key: heading
-        for key, heading in FIGURES.items()
-        if not key.startswith("pairs_")
-        or any(np.isfinite(line.values[key]) for line in proxies)
+        for key, heading in headings.items()
+        if any(
+            np.isfinite(line.values[key]) for line in found if not line.is_rule
+        )
     }
 
 
 def cells(line: Line, keys: Iterable[str]) -> list[str]:
     """The figures of a line as text, with the interval if there is one."""
     return [
-        number(line.values[key], 4 if key == "regret" else 2)
+        number(line.values[key], 4 if key in _LOSSES else 2)
         + (interval(line.interval) if key == "spearman" else "")
         for key in keys
     ]
 
 
-def best_rule(found: Sequence[Line]) -> Line | None:
-    """The no-model rule with the highest Spearman correlation."""
-    rules = [
-        line
-        for line in found
-        if line.is_rule
-        and line.predictor != "random"
-        and np.isfinite(line.values["spearman"])
-    ]
-    return max(rules, key=lambda r: r.values["spearman"], default=None)
-
-
-def noise_bound(validation: Validation, limit: float = 0.9) -> list[str]:
+def noise_bound(
+    validation: Validation, limit: float = NOISE_BOUND
+) -> list[str]:
     """Targets whose ceiling is so low that they say little."""
     return [n for n, ceiling in validation.ceilings.items() if ceiling < limit]
 
@@ -140,26 +196,34 @@ def ceilings_sentence(validation: Validation) -> str:
     """What repeats say about noise, or that there are none."""
     if not validation.ceilings:
         return "noise: not measured (no repeats)"
-    macros = [t for t in validation.targets if t.startswith("macro ")]
     shown = [
-        f"{name} {validation.ceilings[name]:.2f}"
-        for name in macros
+        f"{name} {ceiling(validation, name)}"
+        for name in targets_of(validation, "macro")
         if name in validation.ceilings
     ]
     for kind in ("out-of-pool", "in-pool"):
-        names = targets_of(validation, kind)
-        values = [
-            validation.ceilings[n] for n in names if n in validation.ceilings
+        names = [
+            n for n in targets_of(validation, kind) if n in validation.ceilings
         ]
-        if values:
+        values = [validation.ceilings[n] for n in names]
+        if len(values) > 1:
             shown.append(
                 f"{kind} domains {min(values):.2f} to {max(values):.2f}"
-                if len(values) > 1
-                else f"{names[0]} {values[0]:.2f}"
             )
+        elif values:
+            shown.append(f"{names[0]} {ceiling(validation, names[0])}")
     return (
         f"ceilings of a correlation, from {validation.repeats} repeated: "
         + "; ".join(shown)
+    )
+
+
+def ceiling(validation: Validation, target: str) -> str:
+    """A ceiling as text, with its interval if there is one."""
+    bounds = validation.ceiling_intervals.get(target)
+    known = bounds and all(bound is not None for bound in bounds)
+    return f"{validation.ceilings[target]:.2f}" + interval(
+        bounds if known else None  # type: ignore[arg-type]
     )
 
 
@@ -167,22 +231,36 @@ def enough_truths(validation: Validation) -> bool:
     return len(validation.truths) >= ENOUGH_TRUTHS
 
 
+def pointed(validation: Validation) -> tuple[str, ...]:
+    """Predictors whose points are shown where truths are few."""
+    wanted = (*PROXIES, CALIBRATED)
+    return tuple(p for p in wanted if p in validation.points)
+
+
 def records(validation: Validation) -> list[dict[str, Any]]:
     """Every figure of every target and predictor, for files."""
     found = []
-    pairs = zip(validation.targets, validation.kinds, strict=True)
-    for target, kind in pairs:
-        for predictor, row in validation.agreement[target].items():
+    for target, kind in zip(validation.targets, validation.kinds, strict=True):
+        for predictor in (*validation.agreement[target], REPEAT):
+            row = _row(validation, target, predictor)
+            if row is None:
+                continue
             low, high = row["interval"] or (None, None)
-            figures = {k: v for k, v in row.items() if k != "interval"}
             found.append(
                 {
                     "target": target,
                     "kind": kind,
                     "predictor": predictor,
+                    "label": label(predictor, validation),
                     "is_rule": predictor in RULES,
                     "truths": len(validation.truths),
-                    **figures,
+                    **{
+                        key: value if np.isfinite(value) else None
+                        for key, value in figures(
+                            validation, target, predictor, row
+                        ).items()
+                    },
+                    "gain_share": _finite(row.get("gain_share")),
                     "spearman_low": low,
                     "spearman_high": high,
                     "ceiling": validation.ceilings.get(target),
@@ -191,6 +269,18 @@ def records(validation: Validation) -> list[dict[str, Any]]:
     return found
 
 
-def _mean(values: Sequence[float | None]) -> float:
-    finite = [v for v in values if v is not None and np.isfinite(v)]
+def _row(
+    validation: Validation, target: str, predictor: str
+) -> Mapping[str, Any] | None:
+    if predictor == REPEAT:
+        return validation.repeat_agreement.get(target)
+    return validation.agreement[target].get(predictor)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
+
+
+def _mean(values: Sequence[float]) -> float:
+    finite = [v for v in values if np.isfinite(v)]
     return float(np.mean(finite)) if finite else float("nan")

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from jaxsim.report import agreement
-from jaxsim.report.answer import no_error, offset_sentence, report_check
+from jaxsim.report import agreement, calibrated, claims
+from jaxsim.report.answer import no_error, report_check, shift_sentence
 from jaxsim.report.collect import Facts
+from jaxsim.report.gauged import gauge_sentences
 from jaxsim.report.wording import count, listed, number, signed, target
 from jaxsim.search.found import Found
 from jaxsim.study.agreement import ENOUGH_TRUTHS
@@ -12,7 +13,7 @@ from jaxsim.study.validate import Validation
 
 
 def trust_lines(facts: Facts) -> list[tuple[str, str]]:
-    """Pairs of a catchword and a sentence."""
+    """Pairs of a catchword and a sentence, below the verdict."""
     lines = []
     if facts.overrides:
         lines.append(
@@ -22,14 +23,17 @@ def trust_lines(facts: Facts) -> list[tuple[str, str]]:
                 f"below may rest on it: {'; '.join(facts.overrides)}.",
             )
         )
+    lines += _about_drift(facts)
+    lines += gauge_sentences(facts.gauge)
     lines += _about_truths(facts)
     if facts.validation is not None:
         lines.append(("Noise", _noise(facts.validation)))
-        lines += _about_proxies(facts.validation)
+        lines += claims.sentences(facts.validation)
+        lines += _about_calibration(facts.validation)
         lines += _about_level(facts.validation, facts.found)
     if facts.found is not None:
         lines.append(("The choice", _choice(facts.found)))
-    lines += _about_drift(facts)
+    lines.append(("Limits", _limits(facts)))
     return lines
 
 
@@ -60,6 +64,10 @@ def _about_truths(facts: Facts) -> list[tuple[str, str]]:
             f" That is fewer than {ENOUGH_TRUTHS}: no interval on a rank "
             "correlation means anything, so the points are shown."
         )
+    if validation.unit == "unknown":
+        text += (
+            " Their unit is not known: ranks can be compared, levels cannot."
+        )
     return [("Truths", text)]
 
 
@@ -69,9 +77,11 @@ def _noise(validation: Validation) -> str:
             "Not measured: nothing was trained twice, so it is not known how "
             "high any agreement could be (no ceilings)."
         )
+    shown = agreement.ceilings_sentence(validation).partition(": ")[2]
     text = (
         f"{count(validation.repeats, 'run')} trained again with another order "
-        "of the data. "
+        "of the data. By how much they differ, no prediction can reach a "
+        f"higher correlation with truths than {shown}. "
     )
     bound = agreement.noise_bound(validation)
     if bound:
@@ -83,39 +93,27 @@ def _noise(validation: Validation) -> str:
     return text + "Every target has a ceiling of 0.9 or more."
 
 
-def _about_proxies(validation: Validation) -> list[tuple[str, str]]:
-    """The merge beside the best rule that knows nothing of any model."""
-    lines = []
-    for group in agreement.groups(validation):
-        found = agreement.lines(validation, group)
-        merge = found[0].values["spearman"]
-        rule = agreement.best_rule(found)
-        if rule is None or not np.isfinite(merge):
-            continue
-        other = rule.values["spearman"]
-        if not agreement.enough_truths(validation):
-            verdict = "too few truths to say which is better"
-        elif merge > other:
-            verdict = "the merge ranks better"
-        else:
-            verdict = "the merge adds nothing to that"
-        lines.append(
-            (
-                f"Merge or no model ({group.title})",
-                f"Spearman {number(merge, 2)} for the merge, "
-                f"{number(other, 2)} for the best rule without a model "
-                f"({rule.label}, picked in hindsight): {verdict}. The "
-                "difference was not tested.",
-            )
-        )
-    return lines
+def _about_calibration(validation: Validation) -> list[tuple[str, str]]:
+    found = []
+    if gains := calibrated.gain_sentences(validation):
+        text = f"{calibrated.fitted_on(validation)}: {'; '.join(gains)}."
+        found.append(("Calibration", text))
+    if text := calibrated.next_truth_sentence(validation):
+        found.append(("One more truth", text))
+    if text := claims.baselines_sentence(validation):
+        found.append(("Ratios alone", text))
+    return found
 
 
 def _about_level(
     validation: Validation, found: Found | None
 ) -> list[tuple[str, str]]:
     points = validation.points
-    if found is None or any(n not in points["truth"] for n in found.target):
+    if (
+        found is None
+        or validation.unit == "unknown"
+        or any(n not in points["truth"] for n in found.target)
+    ):
         return []
     total = sum(found.target.values())
     offset = sum(
@@ -149,8 +147,8 @@ def _choice(found: Found) -> str:
         )
     else:
         text += "documents were resampled. "
-    if offset := offset_sentence(found):
-        text += f"{offset}. "
+    if shift := shift_sentence(found):
+        text += f"{shift}. "
     return text + report_check(found)
 
 
@@ -167,3 +165,16 @@ def _about_drift(facts: Facts) -> list[tuple[str, str]]:
             "suffer later.",
         )
     ]
+
+
+def _limits(facts: Facts) -> str:
+    validation, horizon = facts.validation, facts.horizon
+    text = (
+        "Only losses were measured, on the text of these domains, with models "
+        "of one size: nothing here is about downstream tasks or larger models"
+    )
+    if validation is None or validation.given or horizon is None:
+        return f"{text}, nor about runs longer than a member's."
+    if horizon == 1:
+        return f"{text}, nor about runs longer than a member's (horizon 1)."
+    return f"{text}, nor about runs of other lengths (horizon {horizon:g})."

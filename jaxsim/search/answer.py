@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxsim.mixture.evaluation import EvaluationSet
 from jaxsim.mixture.marginal import marginal_values
-from jaxsim.mixture.scores import ProxyScores, Scores, domain_sums
+from jaxsim.mixture.scores import ProxyScores, Scores, bits_of
 from jaxsim.mixture.table import Mixtures
 from jaxsim.search.binding import binding, repeats
 from jaxsim.search.cascade import Outcome
@@ -38,10 +38,17 @@ def answer(
     problem: Problem,
     scored: Scored,
     value_M: np.ndarray,
+    shift_M: np.ndarray,
     ties: Ties,
     outcome: Outcome,
     table: Scores | None,
 ) -> Found:
+    """Everything that is known of the tie set, as it is kept.
+
+    Args:
+      value_M: the objective of the merges.
+      shift_M: what truths taught, already in `ties`.
+    """
     config, landscape = problem.config, problem.landscape
     e, goal = problem.scorer.evaluation, problem.objective
     w_C = scored.table.w_MC[ties.best]
@@ -75,9 +82,9 @@ def answer(
             "worth": config.worth,
             "count": len(ties.tied),
         },
-        rows=_rows(problem, scored, value_M, ties),
+        rows=_rows(problem, scored, value_M, shift_M, ties),
         race=_looks(outcome.race),
-        certificate=_certificate(outcome, value_M),
+        certificate=_certificate(outcome, value_M + shift_M),
         binding=_binding(problem, w_C, slope, scored, ties.best),
         constraints=_constraints(problem),
         domains=_domains(problem, scored, ties.best),
@@ -99,11 +106,7 @@ def _derivatives(
     rows = landscape.rows
     found = proxies.jacobian(w_C, scale, rows)
     dw_DC, bytes_D = found.dw_DC, _bytes(e, rows)
-    slope = Slope(
-        *problem.objective.pieces(
-            landscape.bits(found.nll_R[None])[0], landscape.per_byte(dw_DC)
-        )
-    )
+    slope = landscape.slope_of(w_C, found)
     others = e.rows("select", problem.scorer.config.windows)
     others = others[~problem.objective.needed_D[e.domain_R[others]]]
     if len(others):
@@ -133,14 +136,18 @@ def _bytes(evaluation: EvaluationSet, rows: np.ndarray) -> np.ndarray:
 
 
 def _rows(
-    problem: Problem, scored: Scored, value_M: np.ndarray, ties: Ties
+    problem: Problem,
+    scored: Scored,
+    value_M: np.ndarray,
+    shift_M: np.ndarray,
+    ties: Ties,
 ) -> list[dict[str, Any]]:
     """The tied mixtures, the plain ones, and what other proxies say."""
     table = scored.table
     plain = [m for m, kind in enumerate(table.kinds) if kind in _PLAIN]
     singles = [m for m in range(len(table)) if len(table.parts(m)) == 1]
     if singles:
-        plain.append(min(singles, key=lambda m: value_M[m]))
+        plain.append(min(singles, key=lambda m: (value_M + shift_M)[m]))
     shown = list(dict.fromkeys([*ties.tied.tolist(), *plain]))
     reported = dict.fromkeys([*ties.tied[:_FINALISTS].tolist(), *plain])
     report_M = _on_report(problem, table, list(reported))
@@ -157,6 +164,7 @@ def _rows(
             "scale": float(table.scale_M[m]),
             "select": float(value_M[m]),
             "report": report_M.get(m),
+            "shift": float(shift_M[m]),
             **{name: values[i] for name, values in others.items()},
             "difference": float(ties.difference_M[m]),
             "error": float(ties.error_M[m]),
@@ -191,14 +199,6 @@ def _by_proxy(
         float(value) if scale == 1 else None
         for value, scale in zip(value_M, table.scale_M, strict=True)
     ]
-
-
-def bits_of(
-    evaluation: EvaluationSet, losses: ProxyScores, half: str
-) -> np.ndarray:
-    nll_MD, sums = domain_sums(evaluation, losses, half)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return nll_MD / (sums["bytes"] * np.log(2.0))
 
 
 def _looks(run: Race | None) -> list[dict[str, Any]]:

@@ -12,8 +12,9 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxsim.console import say
-from jaxsim.mixture.scores import Scores
+from jaxsim.mixture.scores import ProxyScores, Scores, bits_of
 from jaxsim.search.cheap import cheap_landscape, cheap_values
+from jaxsim.search.correction import corrected
 from jaxsim.search.landscape import BudgetSpent
 from jaxsim.search.methods import (
     Result,
@@ -125,6 +126,17 @@ def _cascade(
     def score(some: np.ndarray, rows: np.ndarray) -> np.ndarray:
         return landscape.nll(w_MC[some], np.searchsorted(landscape.rows, rows))
 
+    def shift(
+        some: np.ndarray, rows: np.ndarray, nll_KR: np.ndarray
+    ) -> np.ndarray:
+        order = np.argsort(rows)
+        losses = ProxyScores(rows[order], nll_KR[:, order])
+        bits_KD = bits_of(e, losses, "select")
+        goal = problem.objective_on(losses.rows)
+        return goal.penalised(
+            corrected(landscape.correction, w_MC[some], bits_KD, losses.rows)
+        ) - goal.penalised(bits_KD)
+
     try:
         run = race(
             looks,
@@ -142,6 +154,7 @@ def _cascade(
             worth=problem.config.worth,
             residual=residual,
             rng=problem.config.rng,
+            shift=None if landscape.correction is None else shift,
         )
     except BudgetSpent:  # not even for the first look
         return Outcome(_descend(problem), looked_at)

@@ -35,10 +35,12 @@ class Found:
       rows: the tied mixtures and the plain ones: name, kind, weights, scale,
         the objective on select and, where scored, on report documents, by
         the merge; on select documents by `probability` and `members`;
-        difference to the best, its standard error, the limit up to which it
-        would tie, and whether it does.
-      offset: by how much truths lay above the merges of several members, on
-        average. It is part of `difference`, and not of `select` and `report`.
+        `shift`, what truths taught to add to the merge; difference to the
+        best with that, its standard error, the limit up to which it would
+        tie, and whether it does.
+      calibrated: whether truths corrected the merges.
+      singles_known: whether truths are as long as members, so that a single
+        member is its own truth; only known with truths.
       race: what was dropped at each look, for a cascade.
       certificate: Frank-Wolfe's gap in bits per byte, and as a share of the
         objective: no mixture within the constraints is better by more than
@@ -72,7 +74,8 @@ class Found:
     looked_at: int = 0
     evaluations: float = 0.0
     tokens: int = 0
-    offset: float = 0.0
+    calibrated: bool = False
+    singles_known: bool = False
     race: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     certificate: dict[str, float] | None = None
     binding: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -92,9 +95,8 @@ class Found:
         return self.rows[0]
 
     def predicted(self, row: Mapping[str, Any], half: str) -> float:
-        """A row's merge, with the offset unless it is a single member."""
-        offset = 0.0 if is_single(row) else self.offset
-        return float(row[half]) + offset
+        """A row's merge, with what truths taught on select text."""
+        return float(row[half]) + float(row.get("shift", 0.0))
 
 
 def is_single(row: Mapping[str, Any]) -> bool:

@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from jaxsim.mixture.gradient import Jacobian
 from jaxsim.mixture.scorer import Scorer
 from jaxsim.mixture.scores import ProxyScores, domain_sums
 from jaxsim.mixture.table import Mixtures
+from jaxsim.search.correction import Correction, corrected
 from jaxsim.search.landscape import GRADIENT_COST, BudgetSpent, Slope
 from jaxsim.search.objective import Objective
 
@@ -24,6 +26,7 @@ class PoolLandscape:
       objective: what is to be small.
       rows: windows that are evaluated, indices into the evaluation set.
       budget: evaluations allowed; one is one mixture on all of `rows`.
+      correction: of merges towards training, once truths exist.
 
     `tell` may be set to hear of every evaluation that is done.
     """
@@ -34,6 +37,7 @@ class PoolLandscape:
         objective: Objective,
         rows: np.ndarray,
         budget: float,
+        correction: Correction | None = None,
     ) -> None:
         self._scorer = scorer
         e = scorer.evaluation
@@ -42,6 +46,7 @@ class PoolLandscape:
             e.domain_R[rows], e.bytes_R[rows], len(e.domains)
         )
         self.objective = objective
+        self.correction = correction
         self.rows = rows
         self.budget = budget
         self.spent = 0.0
@@ -62,7 +67,7 @@ class PoolLandscape:
     def history(self) -> tuple[np.ndarray, np.ndarray]:
         """[M, C] mixtures with all their windows, and their values [M]."""
         w_MC, nll_MR = self.complete()
-        return w_MC, self._values(nll_MR)
+        return w_MC, self._values(w_MC, nll_MR)
 
     def complete(self) -> tuple[np.ndarray, np.ndarray]:
         """[M, C] mixtures with all their windows, and their [M, R] nats."""
@@ -78,7 +83,8 @@ class PoolLandscape:
         Raises:
           BudgetSpent: before it would cost more than there is.
         """
-        return self._values(self.nll(w_MC, np.arange(len(self.rows))))
+        nll_MR = self.nll(w_MC, np.arange(len(self.rows)))
+        return self._values(np.asarray(w_MC), nll_MR)
 
     def nll(self, w_MC: np.ndarray, part: np.ndarray) -> np.ndarray:
         """[M, len(part)] nats of the windows `rows[part]`.
@@ -123,12 +129,18 @@ class PoolLandscape:
             found = self._scorer.proxies.jacobian(self._w[m], 1.0, self.rows)
             self._nll[m][:] = found.nll_R
             self._tell()
-            bits_DC = self.per_byte(found.dw_DC)
-            value_P, slope_PC = self.objective.pieces(
-                self.bits(self._nll[m][None])[0], bits_DC
-            )
-            self._slopes[m] = Slope(value_P, slope_PC)
+            self._slopes[m] = self.slope_of(self._w[m], found)
         return self._slopes[m]
+
+    def slope_of(self, w_C: np.ndarray, found: Jacobian) -> Slope:
+        """The same, of losses and derivatives that are there."""
+        bits_1D = self.bits(found.nll_R[None])
+        bits_DC = self.per_byte(found.dw_DC)
+        if self.correction is not None:
+            shift_DC = self.correction.slope(w_C, bits_DC, self.rows)
+            bits_1D = corrected(self.correction, w_C[None], bits_1D, self.rows)
+            bits_DC = bits_DC + shift_DC
+        return Slope(*self.objective.pieces(bits_1D[0], bits_DC))
 
     def know(self, table: Mixtures, known: ProxyScores) -> None:
         """Takes in losses of mixtures that were scored for another reason."""
@@ -151,10 +163,13 @@ class PoolLandscape:
         with np.errstate(invalid="ignore", divide="ignore"):
             return nats_DX / (self._bytes_D[:, None] * np.log(2.0))
 
-    def _values(self, nll_MR: np.ndarray) -> np.ndarray:
+    def _values(self, w_MC: np.ndarray, nll_MR: np.ndarray) -> np.ndarray:
         if not len(nll_MR):
             return np.zeros(0)
-        return self.objective.penalised(self.bits(nll_MR))
+        bits_MD = self.bits(nll_MR)
+        return self.objective.penalised(
+            corrected(self.correction, w_MC, bits_MD, self.rows)
+        )
 
     def _place(self, w_C: np.ndarray) -> int:
         key = np.round(w_C, 12).tobytes()  # the same but for rounding

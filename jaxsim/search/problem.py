@@ -9,6 +9,7 @@ from jaxsim.mixture.evaluation import EvaluationSet
 from jaxsim.mixture.scorer import Scorer
 from jaxsim.mixture.table import Mixtures
 from jaxsim.search.constraints import Feasible, feasible
+from jaxsim.search.correction import Correction
 from jaxsim.search.objective import Objective, objective
 from jaxsim.search.pool_landscape import PoolLandscape
 
@@ -69,8 +70,17 @@ class Penalised:
         return self.objective.penalised(bits_MD)
 
 
-def pose(scorer: Scorer, config: SearchConfig) -> Problem:
+def pose(
+    scorer: Scorer,
+    config: SearchConfig,
+    correction: Correction | None = None,
+) -> Problem:
     """The problem that a configuration asks for.
+
+    Args:
+      scorer: of the workdir.
+      config: objective, constraints and budget.
+      correction: of merges towards training, once truths exist.
 
     Raises:
       UserError: a name that there is not, or constraints that exclude each
@@ -80,7 +90,9 @@ def pose(scorer: Scorer, config: SearchConfig) -> Problem:
     references = scorer.references()
     goal = objective(config, e, np.zeros(len(e.domains)))
     rows = windows_of(e, goal, "select", config.windows)
-    landscape = PoolLandscape(scorer, goal, rows, config.evaluations)
+    landscape = PoolLandscape(
+        scorer, goal, rows, config.evaluations, correction
+    )
     landscape.know(references.table, references.proxies["merge"])
     plain = np.flatnonzero(references.table.scale_M == 1)
     problem = Problem(

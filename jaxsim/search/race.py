@@ -29,6 +29,7 @@ _FIRST = 20  # windows of a domain in the first look, of other documents if any
 _DRAWS = 4000
 
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Shift = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 Statistic = Callable[
     [np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, str]
 ]
@@ -146,6 +147,7 @@ def race(
     worth: float = 0.0,
     residual: Residual | None = None,
     rng: int = 0,
+    shift: Shift | None = None,
 ) -> Race:
     """Drops candidates that are worse than another, on growing text.
 
@@ -166,6 +168,8 @@ def race(
       worth: as in `tie_set`: who is so close to the best stays.
       residual: as in `tie_set`: to keep the best truth, not the best merge.
       rng: of the residual's draws.
+      shift: (candidates [K], windows [R], nats [K, R]) to what is added to
+        each candidate's value, without error: what truths taught.
 
     Returns:
       The survivors. Where `score` raises BudgetSpent the race ends before
@@ -194,6 +198,9 @@ def race(
         entered.append(len(alive))
         spent += nll_KS.size
         value_K, draw_KB, unit = statistic(rows, nll_KR)
+        if shift is not None:
+            shift_K = shift(alive, rows, nll_KR)
+            value_K, draw_KB = value_K + shift_K, draw_KB + shift_K[:, None]
         value_M[alive] = value_K
         if number == len(looks) - 1:
             break

@@ -11,17 +11,17 @@ from jaxsim.console import say
 from jaxsim.errors import UserError
 from jaxsim.metrics import progress
 from jaxsim.mixture.scorer import Scorer
-from jaxsim.mixture.scores import ProxyScores, Scores
+from jaxsim.mixture.scores import ProxyScores, Scores, bits_of
 from jaxsim.mixture.table import Mixtures
-from jaxsim.search.answer import EXCESS, Scored, answer, bits_of
+from jaxsim.search.answer import EXCESS, Scored, answer
 from jaxsim.search.cascade import Outcome, look, race_error
+from jaxsim.search.correction import Correction, corrected
 from jaxsim.search.found import Found
 from jaxsim.search.objective import Objective
 from jaxsim.search.problem import Problem, pose, windows_of
 from jaxsim.search.resample import resampled
 from jaxsim.search.ties import Residual, tie_set
 
-_SINGLE = 1e-6  # share of the tokens that is not a single member's
 _APART = 0.01  # share of the tokens by which two mixtures differ at least
 
 
@@ -30,6 +30,7 @@ def search(
     config: SearchConfig,
     table: Scores | None = None,
     residual_of: Callable[[Objective], Residual | None] = lambda _: None,
+    correction: Correction | None = None,
 ) -> Found:
     """Chooses on select documents, reports on report documents.
 
@@ -38,7 +39,9 @@ def search(
       config: objective, constraints, method and budget.
       table: a scored table: what the method 'table' chooses from, and
         candidates of a cascade.
-      residual_of: the merge's for an objective, once truths exist.
+      residual_of: how far truths lie from what is predicted, for an objective;
+        once truths exist.
+      correction: of merges towards training, once truths exist.
 
     Raises:
       UserError: the table is of another pool, the constraints exclude each
@@ -46,7 +49,7 @@ def search(
     """
     if table is not None:
         scorer.check_current(table)
-    problem = pose(scorer, config)
+    problem = pose(scorer, config, correction)
     report = windows_of(scorer.evaluation, problem.objective, "report", 0)
     residual = residual_of(problem.objective_on(report))
     outcome = Outcome()
@@ -73,11 +76,10 @@ def search(
             problem.seed_R[scored.losses.rows], problem.objective.seed_D
         ),
     )  # fmt: skip
-    # What truths showed of merges of several members: see `Residual`.
-    offset = residual.offset if residual is not None else 0.0
-    single_M = scored.table.w_MC.max(axis=1) > 1 - _SINGLE
-    single_M &= scored.table.scale_M == 1
-    shift_M = np.where(single_M, 0.0, offset)
+    bits_MD = bits_of(scorer.evaluation, scored.losses, "select")
+    shift_M = problem.objective.value(
+        corrected(correction, scored.table.w_MC, bits_MD, scored.losses.rows)
+    ) - problem.objective.value(bits_MD)
     # A race may have lost the best already; together they keep the level.
     level = config.level
     if outcome.race is not None:
@@ -86,8 +88,8 @@ def search(
         value_M + shift_M, draw_MB + shift_M[:, None], unit, level,
         config.worth, residual, config.rng,
     )  # fmt: skip
-    found = answer(problem, scored, value_M, ties, outcome, table)
-    return dataclasses.replace(found, offset=offset)
+    found = answer(problem, scored, value_M, shift_M, ties, outcome, table)
+    return dataclasses.replace(found, calibrated=correction is not None)
 
 
 def _within_limits(problem: Problem, scored: Scored) -> Scored:
@@ -98,7 +100,14 @@ def _within_limits(problem: Problem, scored: Scored) -> Scored:
     """
     goal = problem.objective
     bits_MD = bits_of(problem.scorer.evaluation, scored.losses, "select")
-    over_M = goal.violation(bits_MD)
+    over_M = goal.violation(
+        corrected(
+            problem.landscape.correction,
+            scored.table.w_MC,
+            bits_MD,
+            scored.losses.rows,
+        )
+    )
     keeps = over_M <= max(float(over_M.min()), 0.0) + EXCESS
     rows = np.flatnonzero(keeps)
     losses = ProxyScores(scored.losses.rows, scored.losses.nll_MR[rows])

@@ -45,17 +45,13 @@ class Residual:
     """How far truths scatter around the proxy, for one objective.
 
     Attributes:
-      deviation: standard deviation of truth minus proxy around their mean
-        difference, in the objective's units.
+      deviation: standard deviation of truth minus prediction, in the
+        objective's units.
       truths: how many it was measured on.
-      offset: that mean difference, where a single member is its own truth:
-        averaging lowers a loss, so truths lie above the merges of several
-        members, and not above a single one. 0 where it is not known.
     """
 
     deviation: float
     truths: int
-    offset: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,10 +58,10 @@ def agreement(
       in_M: bool, mixtures that hold the target's own partition with at least
         1/C; None where there is none.
     """
-    constant = np.ptp(predicted_M) == 0 or np.ptp(truth_M) == 0
+    varies = np.ptp(predicted_M) > 0 and np.ptp(truth_M) > 0  # not if NaN
     spearman = pearson = slope = offset = float("nan")
     bounds = None
-    if not constant and len(truth_M) > 2:
+    if varies and len(truth_M) > 2:
         pair = predicted_M[:, None], truth_M[:, None]
         all_JM = np.ones((1, len(truth_M)))
         spearman = float(spearman_statistic(*pair, False)(all_JM)[0])
@@ -71,7 +71,7 @@ def agreement(
         if law.low is not None and law.high is not None:
             bounds = law.low, law.high
     right, kinds = _pairs(predicted_M, truth_M, in_M)
-    chosen = truth_M[predicted_M == predicted_M.min()].mean()
+    chosen = _mean(truth_M[predicted_M == predicted_M.min()])
     gain, most = truth_M.mean() - chosen, truth_M.mean() - truth_M.min()
     return Agreement(
         spearman=spearman,

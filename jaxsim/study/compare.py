@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxsim.search.objective import weighted_mean
 from jaxsim.study.agreement import agreement, best_rule, guessing
+from jaxsim.study.calibration import ENOUGH as ENOUGH_TO_FIT
 from jaxsim.study.calibration import Calibration, fit
 from jaxsim.study.intervals import (
     Interval,
@@ -20,11 +21,18 @@ from jaxsim.study.intervals import (
     paired_difference,
 )
 from jaxsim.study.measured import Basis, Measured
-from jaxsim.study.noise import NOISE_BOUND, noise_ceiling, repeat_agreement
+from jaxsim.study.noise import (
+    NOISE_BOUND,
+    noise_ceiling,
+    repeat_agreement,
+    repeat_noise,
+)
 from jaxsim.study.regressors import fit_log_linear, fit_trees
 from jaxsim.study.rules import is_in, predictions
 from jaxsim.study.validate import (
     CALIBRATED,
+    IN_POOL,
+    OUT_OF_POOL,
     PREDICTORS,
     SCALED,
     Validation,
@@ -41,6 +49,8 @@ def compare(
     scaled: tuple[float, np.ndarray] | None = None,
     repeats: tuple[np.ndarray, np.ndarray] | None = None,
     laws: Sequence[str] = (),
+    unit: str = "bits per byte",
+    by_size: bool = False,
 ) -> Validation:
     """Agreement of every predictor and every rule with the truths.
 
@@ -54,6 +64,8 @@ def compare(
       repeats: bits per byte [P, D] on report text of runs and of their
         repeats, the first of which are the first of `judged`.
       laws: of the judged truths; none if the user brought them.
+      unit: of the truths.
+      by_size: also compare within ratios of one number of units.
     """
     targets = targets_of(basis.evaluation, judged.report["truth"])
     bits = dict(judged.report)
@@ -62,6 +74,12 @@ def compare(
     bits[CALIBRATED], check = _calibrated(basis, judged, fitted, targets)
     if fitted is not None:
         bits |= _baselines(basis, judged, fitted)
+    there_D = np.isfinite(judged.report["truth"]).all(axis=0)
+    bits = {
+        name: bits_MD
+        for name, bits_MD in bits.items()
+        if np.isfinite(bits_MD[:, there_D]).all()
+    }
     points = {
         name: {
             target: weighted_mean(values_MD, weights_D)
@@ -69,7 +87,7 @@ def compare(
         }
         for name, values_MD in bits.items()
     }
-    tables, rules, ceilings, again = {}, {}, {}, {}
+    tables, rules, ceilings, again, noise = {}, {}, {}, {}, {}
     for target, (_, weights_D) in targets.items():
         own_C = _own(basis, weights_D)
         in_M = None
@@ -91,6 +109,7 @@ def compare(
                 weighted_mean(bits_PD, weights_D) for bits_PD in repeats
             )
             ceilings[target] = noise_ceiling(truth_M, first_P, second_P)
+            noise[target] = repeat_noise(first_P, second_P)
             some = min(len(judged), len(first_P))
             again[target] = dataclasses.asdict(
                 repeat_agreement(
@@ -117,11 +136,15 @@ def compare(
         ceilings={name: c.estimate for name, c in ceilings.items()},
         ceiling_intervals={n: [c.low, c.high] for n, c in ceilings.items()},
         repeat_agreement=again,
+        noise=noise,
+        sizes=_within_sizes(judged, points, targets) if by_size else {},
         repeats=0 if repeats is None else len(repeats[0]),
         scale=None if scaled is None else scaled[0],
         calibration=_deployed(basis, judged, fitted),
         check=check,
+        **_learning(basis, judged, fitted, targets),
         given=not laws,
+        unit=unit,
         notes=list(basis.notes),
         evaluation=basis.evaluation.digest,
         digests=dict(basis.digests),
@@ -133,7 +156,6 @@ def _fit(basis: Basis, truths: Measured, measured_D: np.ndarray) -> Calibration:
     names = np.array(basis.evaluation.domains)[measured_D]
     return fit(
         tuple(names.tolist()),
-        basis.members,
         basis.own_DC[measured_D],
         truths.w_MC,
         truths.select["merge"][:, measured_D],
@@ -173,7 +195,10 @@ def _calibrated(
         predicted_MD[m, measured_D] = (
             merge_1D
             + calibration.correction(
-                judged.w_MC[m : m + 1], merge_1D, basis.report_CD[:, measured_D]
+                judged.w_MC[m : m + 1],
+                basis.own_DC[measured_D],
+                merge_1D,
+                basis.report_CD[:, measured_D],
             )
         )[0]
         for name, (_, weights_D) in targets.items():
@@ -197,9 +222,73 @@ def _calibrated(
     return predicted_MD, check
 
 
+def _learning(
+    basis: Basis,
+    judged: Measured,
+    fitted: Measured | None,
+    targets: Mapping[str, tuple[str, np.ndarray]],
+) -> dict[str, Any]:
+    """How the error falls with the number of truths that are fitted.
+
+    The first n of a design are the design of n, so its prefixes say what
+    fewer truths would have taught.
+    """
+    name = next(
+        (n for n in (OUT_OF_POOL, IN_POOL) if n in targets),
+        next(iter(targets), None),
+    )
+    if fitted is None or name is None:
+        return {}
+    truth_MD, merge_MD = judged.report["truth"], judged.report["merge"]
+    measured_D = np.isfinite(truth_MD).all(axis=0)
+    share_D = targets[name][1][measured_D]
+    share_D = share_D / share_D.sum()
+    rows = []
+    for count in (0, *range(ENOUGH_TO_FIT, len(fitted) + 1)):
+        calibration = _fit(basis, fitted.take(np.arange(count)), measured_D)
+        predicted_MD = merge_MD[:, measured_D] + calibration.correction(
+            judged.w_MC,
+            basis.own_DC[measured_D],
+            merge_MD[:, measured_D],
+            basis.report_CD[:, measured_D],
+        )
+        off_M = (truth_MD[:, measured_D] - predicted_MD) @ share_D
+        rows.append({"truths": count, "error": float(np.mean(np.abs(off_M)))})
+    return {"learning": rows, "learning_target": name}
+
+
+def _within_sizes(
+    judged: Measured,
+    points: Mapping[str, Mapping[str, np.ndarray]],
+    targets: Mapping[str, tuple[str, np.ndarray]],
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Spearman correlations of ratios with the same number of units.
+
+    A run on more units is longer, so its loss is lower whatever is in it:
+    over all sizes "more is better" ranks well.
+    """
+    size_M = np.count_nonzero(judged.w_MC, axis=1)
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for size in np.unique(size_M):
+        here = size_M == size
+        if here.sum() < 3:
+            continue
+        found[str(size)] = {
+            target: {
+                predictor: agreement(
+                    values[target][here], points["truth"][target][here], None
+                ).spearman
+                for predictor, values in points.items()
+                if predictor != "truth"
+            }
+            for target in targets
+        }
+    return found
+
+
 def _deployed(
     basis: Basis, judged: Measured, fitted: Measured | None
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     """What searches use: once all are judged, every truth may teach."""
     measured_D = np.isfinite(judged.report["truth"]).all(axis=0)
     every = judged
@@ -318,7 +407,9 @@ def _gain(
 
 
 def _bounds(value: Interval) -> list[float] | None:
-    return None if value.low is None else [value.low, value.high]
+    if value.low is None or value.high is None:
+        return None
+    return [value.low, value.high]
 
 
 def _columns(

@@ -181,7 +181,9 @@ def _jackknife(
     if count < ENOUGH_TRUTHS or not np.isfinite(value_J).all():
         return Interval(estimate, None, None, level)
     middle, half = (bounds[0] + bounds[1]) / 2, (bounds[1] - bounds[0]) / 2
-    most = 1 - count**-3.0
+    # On Fisher's scale 1 is infinite: half the least step of a rank correlation
+    # below it. Nearer to 1, one swap of neighbours would decide the interval.
+    most = 1 - 6 / count**3
     z_J = np.arctanh(np.clip((value_J - middle) / half, -most, most))
     error = np.sqrt((count - 1) * np.var(z_J[1:]))
     if abs(estimate - middle) >= half * most:
@@ -190,6 +192,7 @@ def _jackknife(
         error = np.sqrt(1.5 / (count - 3))
     reach = scipy.stats.t.ppf((1 + level) / 2, count - 1) * error
     low, high = middle + half * np.tanh(z_J[0] + np.array([-reach, reach]))
+    low, high = min(low, estimate), max(high, estimate)
     return Interval(estimate, float(low), float(high), level)
 
 

@@ -32,6 +32,8 @@ class Measured:
         return len(self.names)
 
     def take(self, rows: np.ndarray) -> "Measured":
+        """The truths at these indices, or where a mask says so."""
+        rows = np.arange(len(self))[rows]
         return Measured(
             tuple(self.names[m] for m in rows),
             self.w_MC[rows],
@@ -41,7 +43,8 @@ class Measured:
 
 
 def measured(proxies: Scores, truths: Scores) -> Measured:
-    """Truths beside the proxies of their ratios, scored on the same text."""
+    """Truths beside the proxies of their ratios, on the text of the truths."""
+    proxies = proxies.on(truths.proxies["truth"].rows)
     halves = {
         half: {p: proxies.bits_per_byte(p, half) for p in PROXIES}
         | {"truth": truths.bits_per_byte("truth", half)}
@@ -82,17 +85,31 @@ class Basis:
     singles_known: bool
 
 
-def basis_of(corpus: Corpus, references: Scores, singles_known: bool) -> Basis:
-    """From the scored references, which have a row for each member."""
+def basis_of(
+    corpus: Corpus,
+    references: Scores,
+    singles_known: bool,
+    rows: np.ndarray | None = None,
+) -> Basis:
+    """From the scored references, which have a row for each member.
+
+    Args:
+      corpus: names the units that belong to each domain.
+      references: on every window.
+      singles_known: see `Basis`.
+      rows: the windows that truths were scored on; None: all.
+    """
+    if rows is not None:
+        references = references.on(rows)
     table, evaluation = references.table, references.evaluation
     # Under an override a damaged member has no row, and no figure.
-    rows = {name: m for m, name in enumerate(table.names)}
+    at = {name: m for m, name in enumerate(table.names)}
     bits = {}
     for half in ("select", "report"):
         bits_MD = references.bits_per_byte("merge", half)
         missing_D = np.full(bits_MD.shape[1], np.nan)
         bits[half] = np.array(
-            [bits_MD[rows[n]] if n in rows else missing_D
+            [bits_MD[at[n]] if n in at else missing_D
              for n in table.members]
         )  # fmt: skip
     partition_C = [

@@ -18,7 +18,11 @@ _TABLE, _AT_BEST = "scales", "ratios-scaled"
 
 
 def scale_of(
-    scorer: Scorer, fit_table: Mixtures, fitted: Measured, table: Mixtures
+    scorer: Scorer,
+    fit_table: Mixtures,
+    fitted: Measured,
+    table: Mixtures,
+    windows: int = 0,
 ) -> tuple[float, np.ndarray]:
     """The best of `SCALES`, and the merges of `table` at it.
 
@@ -27,6 +31,7 @@ def scale_of(
       fit_table: ratios of the truths that are fitted on.
       fitted: these truths.
       table: ratios of the truths that are judged.
+      windows: of each domain and half that the truths were scored on.
 
     Returns:
       The scale with the least squared error over all domains on select text,
@@ -43,12 +48,12 @@ def scale_of(
         ),
         scale_M=scale_M,
     )
-    scores = scorer.score(_TABLE, grid, "select")
+    scores = scorer.score(_TABLE, grid, "select", windows)
     bits_FSD = scores.bits_per_byte("merge", "select").reshape(
         len(fit_table), len(SCALES), -1
     )
     off_FSD = bits_FSD - fitted.select["truth"][:, None]
-    best = SCALES[int(np.argmin(np.mean(off_FSD**2, axis=(0, 2))))]
+    best = SCALES[int(np.argmin(np.nanmean(off_FSD**2, axis=(0, 2))))]
     table = dataclasses.replace(table, scale_M=np.full(len(table), best))
-    at_best = scorer.score(_AT_BEST, table, "report")
+    at_best = scorer.score(_AT_BEST, table, "report", windows)
     return best, at_best.bits_per_byte("merge", "report")

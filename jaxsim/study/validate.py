@@ -1,27 +1,27 @@
-"""Proxies against truths: the points, the agreement, the no-model rules."""
+"""What `validate` found, as the report, searches and programs read it."""
 
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxsim.corpus import Corpus
 from jaxsim.errors import DamagedError
 from jaxsim.mixture.evaluation import EvaluationSet
 from jaxsim.mixture.files import replace
 from jaxsim.mixture.scores import Scores
-from jaxsim.mixture.table import Mixtures
-from jaxsim.search.objective import Objective, weighted_mean
+from jaxsim.search.objective import Objective
 from jaxsim.search.ties import Residual
-from jaxsim.study.agreement import agreement, guessing
-from jaxsim.study.noise import noise_ceiling
-from jaxsim.study.rules import predictions
+from jaxsim.study.calibration import Calibration
+from jaxsim.study.measured import PROXIES
 
-PROXIES = ("merge", "probability", "members")
+SCALED, CALIBRATED = "merge at its scale", "calibrated merge"
+BASELINES = ("log-linear", "trees")
+# Everything that predicts, the plain proxies first.
+PREDICTORS = ("merge", SCALED, *PROXIES[1:], CALIBRATED, *BASELINES)
 IN_POOL, OUT_OF_POOL = "macro in-pool", "macro out-of-pool"
 
 
@@ -30,16 +30,35 @@ class Validation:
     """What `validate` found.
 
     Attributes:
-      truths: names, in the order of `ratios` and of all points.
+      truths: names of those that judge, in the order of `ratios` and points.
+      laws: the part of the law that each was drawn from, or 'given'.
       members: columns of `ratios`.
       ratios: token shares, one row a truth.
+      fit: names of the truths that were fitted on and never judged.
+      fit_ratios: theirs.
       targets: domains that have truths, then the macros over them.
       kinds: of the targets: 'in-pool', 'out-of-pool' or 'macro'.
-      points: bits per byte by predictor ('truth' and the proxies) and target.
-      agreement: by target and predictor (proxies and no-model rules).
+      points: bits per byte by predictor (and 'truth') and target.
+      agreement: by target and predictor (and no-model rule).
+      sizes: with the budget 'sum', Spearman correlations within ratios of one
+        number of units: by number, target and predictor.
+      claims: for each kind of domain and predictor, over the domains that are
+        not noise-bound: mean Spearman, mean ceiling, the best no-model rule,
+        and the difference to it, with intervals.
       ceilings: by target, where repeats were trained.
-      repeats: how many truths were repeated.
+      ceiling_intervals: theirs; None where there is none.
+      repeat_agreement: of truths with their own repeats, by target.
+      noise: standard deviation of a run around its repeats, by target.
+      repeats: how many runs were repeated.
+      scale: of merges, fitted on the fit truths; None without any.
+      calibration: what searches use; see study/calibration.py.
+      check: by target: mean absolute error of 'merge' and 'calibrated', and
+        the share of truths 'covered' by 90 % intervals of half-length 'half'.
+      learning: mean absolute error on truths judged after the first 'truths'
+        of the fit truths were fitted, on the target `learning_target`.
       given: whether the user brought the truths.
+      unit: of the truths; 'unknown' if a user's may be in other than bits per
+        byte: then levels mean nothing.
       notes: what an override admitted.
       evaluation: digest of the windows.
       digests: of 'seed' and of every member, by name.
@@ -58,12 +77,44 @@ class Validation:
     notes: list[str]
     evaluation: str = ""
     digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    laws: list[str] = dataclasses.field(default_factory=list)
+    fit: list[str] = dataclasses.field(default_factory=list)
+    fit_ratios: list[list[float]] = dataclasses.field(default_factory=list)
+    sizes: dict[str, dict[str, dict[str, float]]] = dataclasses.field(
+        default_factory=dict
+    )
+    claims: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    ceiling_intervals: dict[str, list[float | None]] = dataclasses.field(
+        default_factory=dict
+    )
+    repeat_agreement: dict[str, dict[str, Any]] = dataclasses.field(
+        default_factory=dict
+    )
+    noise: dict[str, float] = dataclasses.field(default_factory=dict)
+    scale: float | None = None
+    calibration: dict[str, Any] | None = None
+    check: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    learning: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    learning_target: str = ""
+    unit: str = "bits per byte"
 
     def is_of(self, scores: Scores) -> bool:
         """Whether it is of the same pool and text as these scores."""
         return self.evaluation == scores.evaluation.digest and dict(
             self.digests
         ) == dict(scores.digests)
+
+    @property
+    def predictors(self) -> tuple[str, ...]:
+        """Those that there are."""
+        return tuple(p for p in PREDICTORS if p in self.points)
+
+    def calibrated(self, names: Collection[str]) -> Calibration | None:
+        """What merges are corrected by; None if a domain has no truths."""
+        if self.calibration is None or self.unit != "bits per byte":
+            return None
+        found = Calibration.from_plain(self.calibration)
+        return found if set(names) <= set(found.domains) else None
 
     def residual(
         self, target: Mapping[str, float], proxy: str = "merge"
@@ -80,18 +131,22 @@ class Validation:
     def residual_of(
         self, goal: Objective, proxy: str = "merge"
     ) -> Residual | None:
-        """Scatter of truths around a proxy, for an objective.
+        """How far truths lie from a predictor, for an objective.
 
-        None with fewer than three truths, or where a domain that matters has
-        no truth.
+        Around the mean difference for a proxy; for calibrated merges around
+        zero, because what bias they have left is error. None with fewer than
+        three truths, or where a domain that matters has no truth.
         """
         needed = [
             name
             for name, is_needed in zip(goal.domains, goal.needed_D, strict=True)
             if is_needed
         ]
+        if self.unit != "bits per byte":
+            return None
+        there = self.points["truth"], self.points.get(proxy, {})
         if len(self.truths) < 3 or any(
-            name not in self.points["truth"] for name in needed
+            name not in points for name in needed for points in there
         ):
             return None
         value_M = {}
@@ -102,77 +157,12 @@ class Validation:
                 bits_MD[:, column] = self.points[which][name]
             value_M[which] = goal.value(bits_MD)
         difference_M = value_M["truth"] - value_M[proxy]
-        return Residual(
-            float(np.std(difference_M, ddof=1)),
-            len(self.truths),
-            float(difference_M.mean()),
-        )
-
-
-def compare(
-    corpus: Corpus,
-    proxies: Scores,
-    truth_MD: np.ndarray,
-    choose_MD: np.ndarray | None,
-    repeats: tuple[np.ndarray, np.ndarray] | None,
-    given: bool,
-) -> Validation:
-    """Agreement of every proxy and every rule with the truths.
-
-    Args:
-      corpus: names the units that belong to each domain.
-      proxies: scores of the merges at the truths' ratios, on report text.
-      truth_MD: bits per byte of the truths on report text; NaN in a column
-        where there is none.
-      choose_MD: the same on select text, to pick the best single weight on.
-      repeats: bits per byte [P, D] of runs and of their repeats.
-      given: the user brought the truths.
-    """
-    evaluation, table = proxies.evaluation, proxies.table
-    targets = targets_of(evaluation, truth_MD)
-    bits = {p: proxies.bits_per_byte(p, "report") for p in PROXIES}
-    bits["truth"] = truth_MD
-    points = {
-        name: {
-            target: weighted_mean(values_MD, weights_D).tolist()
-            for target, (_, weights_D) in targets.items()
-        }
-        for name, values_MD in bits.items()
-    }
-    tables, ceilings = {}, {}
-    for target, (_, weights_D) in targets.items():
-        own_C = _own_units(corpus, evaluation, table, weights_D)
-        choose_M = None
-        if choose_MD is not None:
-            choose_M = weighted_mean(choose_MD, weights_D)
-        tables[target] = _against(
-            {p: np.array(points[p][target]) for p in PROXIES},
-            np.array(points["truth"][target]),
-            table.w_MC,
-            own_C,
-            choose_M,
-        )
-        if repeats is not None:
-            ceilings[target] = noise_ceiling(
-                np.array(points["truth"][target]),
-                weighted_mean(repeats[0], weights_D),
-                weighted_mean(repeats[1], weights_D),
-            ).estimate
-    return Validation(
-        truths=list(table.names),
-        members=list(table.members),
-        ratios=table.w_MC.tolist(),
-        targets=list(targets),
-        kinds=[kind for kind, _ in targets.values()],
-        points=points,
-        agreement=tables,
-        ceilings=ceilings,
-        repeats=0 if repeats is None else len(repeats[0]),
-        given=given,
-        notes=list(proxies.notes),
-        evaluation=evaluation.digest,
-        digests=dict(proxies.digests),
-    )
+        deviation = np.std(difference_M, ddof=1)
+        if proxy == CALIBRATED:
+            deviation = np.sqrt(np.mean(difference_M**2))
+        if not np.isfinite(deviation):
+            return None
+        return Residual(float(deviation), len(self.truths))
 
 
 def mean_agreement(
@@ -191,12 +181,8 @@ def mean_agreement(
 def save_validation(workdir: Path, validation: Validation) -> None:
     folder = Path(workdir) / "study"
     folder.mkdir(parents=True, exist_ok=True)
-    plain = dataclasses.asdict(validation)
     # JSON has no NaN: what is undefined is null.
-    for figures in _figures(plain["agreement"]):
-        for key, value in figures.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                figures[key] = None
+    plain = _without_nan(dataclasses.asdict(validation))
     text = json.dumps(plain, indent=1, allow_nan=False)
     replace(
         folder / "validation.json",
@@ -215,9 +201,9 @@ def load_validation(workdir: Path) -> Validation | None:
         return None
     try:
         validation = Validation(**json.loads(path.read_text()))
-        for figures in _figures(validation.agreement):
+        for figures in _figures(validation):
             for key, value in figures.items():
-                if value is None and key != "interval":
+                if value is None and not key.endswith("interval"):
                     figures[key] = float("nan")
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DamagedError(
@@ -226,11 +212,24 @@ def load_validation(workdir: Path) -> Validation | None:
     return validation
 
 
-def _figures(
-    tables: dict[str, dict[str, dict[str, Any]]],
-) -> Iterator[dict[str, Any]]:
-    """The figures of every target and predictor."""
-    return (row for table in tables.values() for row in table.values())
+def _figures(validation: Validation) -> Iterator[dict[str, Any]]:
+    """Tables of figures that may be undefined."""
+    for table in validation.agreement.values():
+        yield from table.values()
+    yield from validation.repeat_agreement.values()
+    yield from validation.check.values()
+    for by_target in validation.sizes.values():
+        yield from by_target.values()
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def targets_of(
@@ -250,41 +249,3 @@ def targets_of(
         if weights_D.sum() > 1:
             targets[name] = ("macro", weights_D)
     return targets
-
-
-def _own_units(
-    corpus: Corpus,
-    evaluation: EvaluationSet,
-    table: Mixtures,
-    weights_D: np.ndarray,
-) -> np.ndarray | None:
-    """[C] bool: the units of a single in-pool domain's partition."""
-    chosen = np.flatnonzero(weights_D)
-    if len(chosen) > 1 or not evaluation.in_pool[chosen[0]]:
-        return None
-    domain = evaluation.domains[chosen[0]]
-    own_C = [
-        name in corpus.units and corpus.units[name].partition == domain
-        for name in table.members
-    ]
-    return np.array(own_C) if any(own_C) else None
-
-
-def _against(
-    proxies: dict[str, np.ndarray],
-    truth_M: np.ndarray,
-    w_MC: np.ndarray,
-    own_C: np.ndarray | None,
-    choose_M: np.ndarray | None,
-) -> dict[str, dict[str, Any]]:
-    in_M = None
-    if own_C is not None:
-        in_M = w_MC[:, own_C].sum(axis=1) >= 1 / w_MC.shape[1] - 1e-9
-    choose = None if choose_M is None else (w_MC, choose_M)
-    everything = {**proxies, **predictions(w_MC, own_C, choose)}
-    table = {
-        name: dataclasses.asdict(agreement(predicted_M, truth_M, in_M))
-        for name, predicted_M in everything.items()
-    }
-    table["random"] = dataclasses.asdict(guessing(truth_M))
-    return table

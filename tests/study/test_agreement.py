@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
-from jaxsim.study.agreement import agreement, noise_ceiling, spearman_interval
+from jaxsim.study.agreement import agreement, best_rule, guessing
+from jaxsim.study.intervals import mean_spearman
 
 TRUTH = np.array([1.0, 1.3, 1.1, 1.9, 1.6])
 
@@ -71,48 +73,74 @@ def test_too_few_truths_for_a_correlation(count):
 
 
 def test_interval_from_twelve_truths_on():
-    assert spearman_interval(0.8, 11) is None
-    assert spearman_interval(float("nan"), 20) is None
-    low, high = spearman_interval(0.8, 12)
-    assert -1 < low < 0.8 < high < 1
-    wider = spearman_interval(0.8, 12), spearman_interval(0.8, 48)
-    assert wider[1][0] > wider[0][0] and wider[1][1] < wider[0][1]
-    low, high = spearman_interval(1.0, 12)
-    assert 0.9 < low <= high <= 1
-    predicted = np.arange(12.0)
-    assert agreement(predicted[:11], predicted[:11], None).interval is None
-    assert agreement(predicted, predicted, None).interval is not None
+    truth, error = np.random.default_rng(0).standard_normal((2, 12))
+    predicted = truth + error
+    assert agreement(predicted[:11], truth[:11], None).interval is None
+    low, high = agreement(predicted, truth, None).interval
+    law = mean_spearman(predicted[:, None], truth[:, None])
+    assert (low, high) == (law.low, law.high)
+    # The figure is that of these truths; the interval is of their law.
+    found = agreement(predicted, truth, None).spearman
+    assert found == pytest.approx(scipy.stats.spearmanr(predicted, truth)[0])
+    assert low < found < high
 
 
-@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.85])
-def test_the_interval_covers_the_truth(correlation):
-    """Of 1,500 samples of 12, about 95 % (four standard errors allowed)."""
-    generator = np.random.default_rng(round(100 * correlation))
-    # A normal law with this Pearson correlation has this Spearman one.
-    rank = 6 / np.pi * np.arcsin(correlation / 2)
-    covered, samples = 0, 1500
-    for _ in range(samples):
-        x, e = generator.standard_normal((2, 12))
-        y = correlation * x + np.sqrt(1 - correlation**2) * e
-        low, high = agreement(x, y, None).interval
-        covered += low <= rank <= high
-    slack = 4 * np.sqrt(0.95 * 0.05 / samples)
-    assert 0.95 - slack < covered / samples < 0.95 + slack
+def test_predictions_that_are_missing():
+    """All is undefined, and nothing fails or warns."""
+    with np.errstate(invalid="raise"):
+        found = agreement(np.full(5, np.nan), TRUTH, None)
+    assert found.interval is None
+    figures = found.spearman, found.slope, found.pairs, found.regret, found.gain
+    assert np.isnan(figures).all()
 
 
-def test_noise_ceiling():
-    """What a predictor that knows the truth without its noise reaches."""
-    generator = np.random.default_rng(0)
-    signal = generator.normal(0, 2, 4000)
-    truth, again = signal + generator.normal(0, 1, (2, 4000))
-    ceiling = noise_ceiling(truth, truth[:2000], again[:2000])
-    assert ceiling == pytest.approx(np.sqrt(4 / 5), abs=0.02)
-    assert np.corrcoef(signal, truth)[0, 1] == pytest.approx(ceiling, abs=0.02)
-    assert noise_ceiling(truth, truth, truth) == 1
+def test_gain_of_a_choice():
+    predicted = np.array([5.0, 4.0, 1.0, 3.0, 2.0])  # the third is chosen
+    found = agreement(predicted, TRUTH, None)
+    assert found.gain == pytest.approx(TRUTH.mean() - 1.1)
+    assert found.gain_share == pytest.approx(
+        (TRUTH.mean() - 1.1) / (TRUTH.mean() - 1.0)
+    )
+    assert agreement(TRUTH, TRUTH, None).gain_share == 1
+    assert agreement(-TRUTH, TRUTH, None).gain_share < 0
+    flat = agreement(TRUTH, np.ones(5), None)
+    assert flat.gain == 0 and np.isnan(flat.gain_share)
 
 
-def test_noise_ceiling_where_there_is_only_noise():
-    first = np.array([1.0, 1.1, 0.9])
-    assert noise_ceiling(first, first, first[::-1] + 5) == 0
-    assert noise_ceiling(np.ones(4), np.ones(2), np.ones(2)) == 0
-    assert noise_ceiling(np.ones(1), np.ones(1), np.zeros(1)) == 0
+def test_a_tied_choice_is_the_mean_of_it():
+    predicted = np.array([1.0, 1.0, 2.0, 2.0, 2.0])
+    found = agreement(predicted, TRUTH, None)
+    assert found.gain == pytest.approx(TRUTH.mean() - 1.15)
+    assert found.gain + found.regret == pytest.approx(TRUTH.mean() - 1.0)
+
+
+def test_guessing_is_the_mean_of_random_orders():
+    generator = np.random.default_rng(1)
+    drawn = [
+        agreement(generator.permutation(5.0 + np.arange(5)), TRUTH, None)
+        for _ in range(2000)
+    ]
+    found = guessing(TRUTH)
+    for name in ("spearman", "pearson", "pairs", "regret", "gain_share"):
+        values = [getattr(one, name) for one in drawn]
+        slack = 4 * np.std(values) / np.sqrt(len(values))
+        assert getattr(found, name) == pytest.approx(np.mean(values), abs=slack)
+    assert found.interval is None
+    assert (found.gain, found.pairs_mixed, found.pairs_in) == (0, 0.5, 0.5)
+    assert np.isnan(guessing(np.ones(3)).gain_share)
+
+
+def test_the_best_rule_is_picked_in_hindsight():
+    """By the mean over targets: good on both beats perfect on one."""
+    truth_MT = np.stack([np.arange(12.0), np.arange(12.0)], axis=1)
+    good_MT = truth_MT.copy()
+    good_MT[[0, 3]] = good_MT[[3, 0]]
+    half_MT = truth_MT * [1.0, -1.0]
+    silent_MT = truth_MT * [1.0, 0.0]
+    rules = {"half": half_MT, "good": good_MT, "silent": silent_MT}
+    assert best_rule(rules, truth_MT) == "good"
+    assert best_rule(rules, half_MT) == "half"
+    assert best_rule({"first": good_MT, "good": good_MT}, truth_MT) == "first"
+    missing_MT = np.full((12, 2), np.nan)
+    assert best_rule({"a": silent_MT, "b": missing_MT}, truth_MT) is None
+    assert best_rule({}, truth_MT) is None

@@ -9,10 +9,12 @@ import pytest
 from jaxsim.errors import DamagedError
 from jaxsim.mixture.table import dirichlet
 from jaxsim.search.ties import Residual
+from jaxsim.study.compare import compare
+from jaxsim.study.measured import Measured, basis_of, measured_by_user
 from jaxsim.study.validate import (
+    CALIBRATED,
     IN_POOL,
     OUT_OF_POOL,
-    compare,
     load_validation,
     mean_agreement,
     save_validation,
@@ -21,23 +23,61 @@ from jaxsim.study.validate import (
 
 @pytest.fixture(scope="module")
 def proxies(scorer):
-    table = dirichlet(scorer.members, 12, 1.0, rng=0)
-    return scorer.score("ratios", table, "report")
+    table = dirichlet(scorer.members, 16, 1.0, rng=0)
+    return scorer.score("ratios", table)
 
 
 @pytest.fixture(scope="module")
-def truth_MD(proxies):
+def basis(scorer):
+    return basis_of(scorer.corpus, scorer.references(), True)
+
+
+def truths(proxies, half, rng):
     """Truths that are the merge, but for a shift and a little noise."""
-    noise = np.random.default_rng(0).normal(0, 0.01, (12, 5))
-    return proxies.bits_per_byte("merge", "report") - 0.5 + noise
+    noise = np.random.default_rng(rng).normal(0, 0.01, (16, 5))
+    spread_M1 = 1 - np.sum(proxies.table.w_MC**2, axis=1, keepdims=True)
+    return proxies.bits_per_byte("merge", half) - 0.1 * spread_M1 + noise
 
 
 @pytest.fixture(scope="module")
-def validation(scorer, proxies, truth_MD):
+def everything(proxies):
+    halves = {
+        half: {
+            name: proxies.bits_per_byte(name, half)
+            for name in ("merge", "probability", "members")
+        }
+        | {"truth": truths(proxies, half, 0)}
+        for half in ("select", "report")
+    }
+    return Measured(proxies.table.names, proxies.table.w_MC, **halves)
+
+
+@pytest.fixture(scope="module")
+def judged(everything):
+    return everything.take(np.arange(12))
+
+
+@pytest.fixture(scope="module")
+def fitted(everything):
+    return everything.take(np.arange(12, 16))
+
+
+@pytest.fixture(scope="module")
+def truth_MD(judged):
+    return judged.report["truth"]
+
+
+@pytest.fixture(scope="module")
+def validation(basis, judged, fitted, truth_MD):
     repeats = truth_MD[:4], truth_MD[:4] + 0.001
     return compare(
-        scorer.corpus, proxies, truth_MD, truth_MD, repeats, given=False
+        basis, judged, fitted, repeats=repeats, laws=["dirichlet"] * 12
     )
+
+
+def given(basis, proxies, truth_MD, **more):
+    """The same, brought by a user."""
+    return compare(basis, measured_by_user(proxies, truth_MD), **more)
 
 
 def test_targets_and_kinds(validation, scorer):
@@ -52,7 +92,7 @@ def test_targets_and_kinds(validation, scorer):
 def test_points_are_bits_per_byte(validation, proxies, truth_MD, scorer):
     e = scorer.evaluation
     for predictor in ("merge", "probability", "members"):
-        bits_MD = proxies.bits_per_byte(predictor, "report")
+        bits_MD = proxies.bits_per_byte(predictor, "report")[:12]
         points = validation.points[predictor]
         for d, domain in enumerate(e.domains):
             np.testing.assert_allclose(points[domain], bits_MD[:, d])
@@ -79,19 +119,108 @@ def test_agreement_of_every_target(validation):
     )
 
 
-def test_ceilings_come_from_repeats(validation, scorer, proxies, truth_MD):
+def test_ceilings_come_from_repeats(validation, basis, proxies):
     assert validation.repeats == 4
     assert min(validation.ceilings.values()) > 0.99
-    without = compare(scorer.corpus, proxies, truth_MD, None, None, given=True)
+    for target, (low, high) in validation.ceiling_intervals.items():
+        assert low <= validation.ceilings[target] <= high
+        assert validation.noise[target] == pytest.approx(
+            0.001 / np.sqrt(2), rel=1e-6
+        )
+        assert validation.repeat_agreement[target]["spearman"] == 1
+    without = given(basis, proxies, truths(proxies, "report", 0))
     assert without.ceilings == {} and without.repeats == 0
+    assert without.given and not validation.given
+    # Nothing that it could be picked on apart from what is judged.
     assert "best single weight" not in without.agreement["outside"]
+    assert "best single weight" in validation.agreement["outside"]
 
 
-def test_domains_without_truths_are_no_targets(scorer, proxies, truth_MD):
-    some_MD = np.full_like(truth_MD, np.nan)
+def test_calibration_comes_from_truths_that_are_not_judged(
+    validation, basis, judged, fitted
+):
+    """What is judged teaches nothing that it is judged by."""
+    other = dataclasses.replace(
+        judged, select={**judged.select, "truth": judged.select["truth"] + 9}
+    )
+    again = compare(basis, other, fitted, laws=["dirichlet"] * 12)
+    assert again.points[CALIBRATED] == validation.points[CALIBRATED]
+    assert again.check == validation.check
+    # What searches use knows all truths.
+    assert again.calibration != validation.calibration
+    for name in ("log-linear", "trees"):
+        assert again.points[name] == validation.points[name]
+
+
+def test_calibration_learns_the_shift(validation):
+    for figures in validation.check.values():
+        assert figures["calibrated"] < figures["merge"] / 3
+        assert figures["covered"] > 0.5
+    assert validation.learning_target == IN_POOL
+    assert [row["truths"] for row in validation.learning] == [0, 3, 4]
+    assert validation.learning[-1]["error"] < validation.learning[0]["error"]
+    assert validation.calibrated(["outside"]) is not None
+    assert validation.calibrated(["outside", "nowhere"]) is None
+
+
+def test_without_fit_truths_each_is_predicted_from_the_others(basis, judged):
+    found = compare(basis, judged, laws=["dirichlet"] * 12)
+    assert found.check[IN_POOL]["calibrated"] < found.check[IN_POOL]["merge"]
+    changed = judged.select["truth"].copy()
+    changed[0] += 9
+    other = dataclasses.replace(
+        judged, select={**judged.select, "truth": changed}
+    )
+    again = compare(basis, other, laws=["dirichlet"] * 12)
+    calibrated = found.points[CALIBRATED][IN_POOL]
+    # The first is predicted from the rest, which did not change.
+    assert again.points[CALIBRATED][IN_POOL][0] == calibrated[0]
+    assert again.points[CALIBRATED][IN_POOL][1] != calibrated[1]
+
+
+def test_claims_are_paired_with_the_best_rule(validation):
+    by = {(c["kind"], c["predictor"]): c for c in validation.claims}
+    claim = by["in-pool", "merge"]
+    assert claim["spearman"] > 0.9 and claim["ceiling"] > 0.99
+    low, high = claim["spearman_interval"]
+    assert low <= claim["spearman"] <= high
+    assert claim["gain"] == pytest.approx(
+        claim["spearman"] - claim["rule_spearman"]
+    )
+    assert by["out-of-pool", "merge"]["targets"] == ["outside"]
+    assert ("in-pool", "trees") in by
+
+
+def test_levels_of_an_unknown_unit_mean_nothing(basis, proxies):
+    found = given(basis, proxies, truths(proxies, "report", 0), unit="unknown")
+    assert found.agreement["outside"]["merge"]["spearman"] > 0.9
+    assert found.residual({"outside": 1.0}) is None
+    assert found.calibrated(["outside"]) is None
+
+
+def test_sizes_are_compared_apart(basis, judged, fitted):
+    size_M = np.repeat([2, 3, 4], 4)
+    w_MC = np.array(
+        [np.roll(np.arange(4) < n, i) / n for i, n in enumerate(size_M)]
+    )
+    sized = dataclasses.replace(judged, w_MC=w_MC)
+    found = compare(basis, sized, fitted, laws=["subset"] * 12, by_size=True)
+    assert set(found.sizes) == {"2", "3", "4"}
+    here = slice(0, 4)
+    truth, merge = (
+        np.array(found.points[n]["outside"])[here] for n in ("truth", "merge")
+    )
+    rank = [np.argsort(np.argsort(x)) for x in (truth, merge)]
+    assert found.sizes["2"]["outside"]["merge"] == pytest.approx(
+        np.corrcoef(*rank)[0, 1]
+    )
+
+
+def test_domains_without_truths_are_no_targets(basis, proxies, scorer):
+    some_MD = np.full((16, 5), np.nan)
     column = scorer.evaluation.domains.index("outside")
-    some_MD[:, column] = truth_MD[:, column]
-    found = compare(scorer.corpus, proxies, some_MD, None, None, given=True)
+    some_MD[:, column] = truths(proxies, "report", 0)[:, column]
+    found = given(basis, proxies, some_MD)
     assert found.targets == ["outside"]
 
 
@@ -102,17 +231,15 @@ def test_residual_is_the_scatter_and_not_the_shift(validation):
         for name in ("truth", "merge")
     )
     expected = np.std(truth - merge, ddof=1)
-    offset = pytest.approx(np.mean(truth - merge))
-    assert found == Residual(pytest.approx(expected), 12, offset)
-    assert 0.003 < found.deviation < 0.03
+    assert found == Residual(pytest.approx(expected), 12)
+    # A calibrated merge has no shift left, and what bias it has is error.
+    left = validation.residual({"outside": 1.0}, CALIBRATED)
+    calibrated = np.array(validation.points[CALIBRATED]["outside"])
+    expected = np.sqrt(np.mean((truth - calibrated) ** 2))
+    assert left == Residual(pytest.approx(expected), 12)
+    assert left.deviation < found.deviation < 0.1
     both = validation.residual({"outside": 3.0, "solo": 1.0})
-    difference = [
-        0.75 * validation.points[name]["outside"][0]
-        + 0.25 * validation.points[name]["solo"][0]
-        for name in ("truth", "merge")
-    ]
     assert both.truths == 12 and both.deviation != found.deviation
-    assert abs(difference[0] - difference[1] + 0.5) < 0.05
     assert validation.residual({"outside": 1.0, "later": 1.0}) is None
     few = dataclasses.replace(validation, truths=validation.truths[:2])
     assert few.residual({"outside": 1.0}) is None

@@ -1,0 +1,104 @@
+"""What the gauge measured on the pool, in sentences and records."""
+
+from typing import Any
+
+import numpy as np
+
+from jaxsim.report.wording import count, listed, number, signed
+from jaxsim.study.gauge import ALL, UNIFORM, Gauge
+
+_PERCENT = 2  # significant digits of a resolution
+
+
+def gauge_sentences(gauge: Gauge | None) -> list[tuple[str, str]]:
+    """Catchwords and sentences."""
+    if gauge is None:
+        return [
+            (
+                "The pool",
+                "Not gauged: whether averages of these members can stand for "
+                "training at all was not looked at. `jaxsim validate` does "
+                "that first.",
+            )
+        ]
+    text = f"at most {count(gauge.windows, 'window')}" if gauge.windows else (
+        "all windows"
+    )  # fmt: skip
+    return [
+        ("Directions", _cosines(gauge)),
+        ("On the way", f"{_lines(gauge)} Looked at: {text} of select text of "
+                       "each domain."),
+        ("Resolution", _resolution(gauge)),
+    ]  # fmt: skip
+
+
+def _cosines(gauge: Gauge) -> str:
+    i, j = np.triu_indices(len(gauge.members), 1)
+    cosine_P = np.array(gauge.cosines)[i, j]
+    return (
+        "The ways that members went from the seed have cosines of "
+        f"{number(cosine_P.min(), 2)} to {number(cosine_P.max(), 2)} (1: all "
+        "learned the same, 0: they share nothing)."
+    )
+
+
+def _lines(gauge: Gauge) -> str:
+    """Whether the loss is smooth on the way to members and averages."""
+    bumps = {n: b for n, b in gauge.bumps.items() if n != UNIFORM}
+    highest = max(bumps, key=lambda name: bumps[name])
+    uniform = gauge.bumps[UNIFORM]
+    barrier = max(gauge.barriers, key=lambda name: gauge.barriers[name])
+    return (
+        "From the seed to the average of all members the loss lies at most "
+        f"{signed(uniform)} bits per byte above the straight line between "
+        f"its ends, from the seed to a member {signed(bumps[highest])} "
+        f"({highest}). The average of {barrier} is "
+        f"{signed(gauge.barriers[barrier])} against the mean of what it "
+        "averages, the worst of those looked at. Above 0 averaging breaks; "
+        "below 0 it helps."
+    )
+
+
+def _resolution(gauge: Gauge) -> str:
+    known = {n: v for n, v in gauge.resolution.items() if v is not None}
+    if not known:
+        return (
+            "There is too little text to say what differences it can resolve."
+        )
+    macros = {n: v for n, v in known.items() if n.startswith(ALL)}
+    domains = [v for n, v in known.items() if n not in macros]
+    shown = [f"{_percent(v)} ({n})" for n, v in macros.items()]
+    if domains:
+        low, high = _percent(min(domains)), _percent(max(domains))
+        shown.append(f"{low} to {high} (single domains)")
+    noise = (
+        f"the noise of training ({count(gauge.repeats, 'repeat')})"
+        if gauge.repeats
+        else "no noise of training, which was not measured"
+    )
+    text = (
+        "These data can resolve differences between two mixtures above "
+        f"{listed(shown)} of the loss. That counts the text looked at and "
+        f"{noise}."
+    )
+    if gauge.noise_bound:
+        text += (
+            " Members differ by less than that in every domain: there is "
+            "nothing to rank."
+        )
+    return text
+
+
+def records(gauge: Gauge) -> list[dict[str, Any]]:
+    """Every point of the lines, for files."""
+    return [
+        {"line": name, "target": target, "scale": scale, "bits_per_byte": bits}
+        for name, line in gauge.lines.items()
+        for target, bits_S in line.items()
+        if target != "scale"
+        for scale, bits in zip(line["scale"], bits_S, strict=True)
+    ]
+
+
+def _percent(value: float) -> str:
+    return f"{value:.{_PERCENT}g} %"

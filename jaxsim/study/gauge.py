@@ -1,0 +1,387 @@
+"""A gauge before any ranking: can averages of this pool be trusted at all?
+
+What the pool itself says, before any truth is trained: how far its members are
+from the seed, whether the loss is smooth on the way to them and to their
+averages, and what differences the evaluation text can resolve.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxsim.errors import DamagedError, UserError
+from jaxsim.mixture.files import replace
+from jaxsim.mixture.merge import HALVES
+from jaxsim.mixture.scorer import Scorer
+from jaxsim.mixture.scores import Scores
+from jaxsim.mixture.stack import Stack
+from jaxsim.mixture.table import Mixtures
+from jaxsim.search.objective import weighted_mean
+from jaxsim.study.gauge_rules import (
+    Signs,
+    bump,
+    judge,
+    resolution,
+    text_errors,
+    within_noise,
+)
+
+FEW_WINDOWS = 4  # of a domain: C members have about six rows each
+SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
+# The lowest cosine of random pieces of one source was 0.80, of six eras 0.54.
+ALIKE = 0.75
+BEYOND = 1.5  # of the uniform merge only: would further be better?
+UNIFORM = "uniform"
+ALL, INSIDE = "macro", "macro in-pool"
+_BLOCK_NUMBERS = 2**22  # of differences in float64: 32 MB
+
+
+@dataclasses.dataclass(frozen=True)
+class Gauge:
+    """What the pool says about its averages; losses in bits per byte.
+
+    Attributes:
+      verdict: 'trust', 'trust ranks only' or 'do not trust'.
+      reasons: for it, as sentences.
+      members: that were looked at, C; damaged ones are left out.
+      drift: ||member - seed|| / ||seed||, by member.
+      cosines: [C, C] between the members' differences from the seed.
+      lines: from the seed to 'uniform' and to every member: 'scale', and the
+        losses there by target: 'macro' (of all domains with text), 'macro
+        in-pool', and a member's 'own' domain.
+      bumps: how far a line is above its chord, on the macro or, if that is
+        more, on the own domain.
+      barriers: macro of an average minus the mean of those of its members:
+        'uniform', and neighbours in the pool, as 'a + b'.
+      resolution: percent of the loss by which two mixtures must differ to be
+        told apart, by domain and macro; None where there is too little text.
+      noise_bound: members differ by less than their noise in every domain.
+      windows: of a domain that were looked at, at most; 0 for all.
+      repeats: pairs that training noise comes from.
+      evaluation: digest of the windows.
+      digests: of 'seed' and of every member, by name.
+      notes: what an override admitted.
+    """
+
+    verdict: str
+    reasons: list[str]
+    members: list[str]
+    drift: dict[str, float]
+    cosines: list[list[float]]
+    lines: dict[str, dict[str, list[float]]]
+    bumps: dict[str, float]
+    barriers: dict[str, float]
+    resolution: dict[str, float | None]
+    noise_bound: bool
+    windows: int
+    repeats: int
+    evaluation: str
+    digests: dict[str, str]
+    notes: list[str]
+
+
+def gauge(
+    scorer: Scorer,
+    windows: int = FEW_WINDOWS,
+    repeats: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Gauge:
+    """Measures a pool on select text, and judges it.
+
+    Args:
+      scorer: of the pool.
+      windows: of each domain; 0 for all.
+      repeats: bits per byte [P, D] of runs and of their repeats, NaN where a
+        domain was not measured.
+
+    Raises:
+      UserError: fewer than two sound members, or no select text.
+      DamagedError: as `Scorer`.
+    """
+    stack, evaluation = scorer.proxies.stack, scorer.evaluation
+    sound = [c for c, n in enumerate(stack.names) if n not in stack.damaged]
+    members = [stack.names[c] for c in sound]
+    if len(members) < 2:
+        raise UserError("a gauge needs a pool of at least two sound members")
+    pairs = _neighbours(members)
+    table = _table(stack.names, members, pairs)
+    rows = evaluation.rows("select", windows)
+    merge = scorer.proxies.merge("gauge", table, rows)
+    scores = Scores("gauge", table, evaluation, {"merge": merge})
+    bits_MD = scores.bits_per_byte("merge", "select")
+    bits = dict(zip(table.names, bits_MD, strict=True))
+    targets = _targets(scorer, bits_MD)
+    drift_C, cosine_CC = geometry(stack)
+
+    lines = {
+        name: _line(name, bits, targets, _own(scorer, name))
+        for name in (UNIFORM, *members)
+    }
+    bumps = {
+        name: max(
+            bump(SCALES, line[target][: len(SCALES)])
+            for target in (ALL, "own")
+            if target in line
+        )
+        for name, line in lines.items()
+    }
+    macro_M = weighted_mean(bits_MD, targets[ALL]).tolist()
+    macro = dict(zip(table.names, macro_M, strict=True))
+    averaged = {UNIFORM: tuple(members)} | {
+        f"{a} + {b}": (a, b) for a, b in pairs
+    }
+    barriers = {
+        name: macro[name] - sum(macro[n] for n in ends) / len(ends)
+        for name, ends in averaged.items()
+    }
+
+    nll = dict(zip(table.names, merge.nll_MR.astype(np.float64), strict=True))
+
+    def errors(*differences_R: np.ndarray) -> np.ndarray:
+        return text_errors(evaluation, rows, np.array(differences_R))
+
+    # Averages differ less than members do, and it is averages that are ranked.
+    # Of two members the average of neighbours is that of all.
+    typical = [n for n in averaged if n != UNIFORM]
+    typical = typical if len(typical) > 1 else members
+    error_KD = errors(*(nll[n] - nll[UNIFORM] for n in typical))
+    resolved = {
+        target: resolution(error_KD, bits[UNIFORM], weights_D, repeats)
+        for target, weights_D in targets.items()
+    }
+    mean_R = np.mean([nll[n] for n in members], axis=0)
+    bits_CD = np.array([bits[n] for n in members])
+    noise_bound = within_noise(
+        bits_CD - bits_CD.mean(axis=0),
+        errors(*(nll[n] - mean_R for n in members)),
+        repeats,
+    )
+    inside = INSIDE if INSIDE in targets else ALL
+    line = dict(
+        zip(lines[UNIFORM]["scale"], lines[UNIFORM][inside], strict=True)
+    )
+    error_1D = errors(nll[UNIFORM] - nll["seed"])
+    error = resolution(error_1D, bits[UNIFORM], targets[inside], None)
+    level = macro[UNIFORM]
+    verdict, reasons = judge(
+        Signs(
+            foreign=_foreign(scorer, members),
+            drift=float(np.median(drift_C[sound])),
+            line=line,
+            error=(error or 0.0) / 100 * line[1.0],
+            barriers={n: b / level for n, b in barriers.items()}
+            | {"the way to uniform": bumps[UNIFORM] / level},
+            bumps={n: bumps[n] / level for n in members},
+        )
+    )
+    return Gauge(
+        verdict=verdict,
+        reasons=reasons,
+        members=members,
+        drift=dict(zip(members, drift_C[sound].tolist(), strict=True)),
+        cosines=cosine_CC[np.ix_(sound, sound)].tolist(),
+        lines=lines,
+        bumps=bumps,
+        barriers=barriers,
+        resolution=resolved,
+        noise_bound=noise_bound,
+        windows=windows,
+        repeats=0 if repeats is None else len(repeats[0]),
+        evaluation=evaluation.digest,
+        digests=stack.pins,
+        notes=list(stack.notes),
+    )
+
+
+def relative_drift(params: Any, seed: Any) -> float:
+    """||params - seed|| / ||seed||, over all leaves, in float64."""
+    moved = jax.tree.map(np.subtract, params, seed)
+    return float(np.sqrt(_square(moved) / _square(seed)))
+
+
+def geometry(stack: Stack) -> tuple[np.ndarray, np.ndarray]:
+    """Drift [C], and cosines [C, C] between differences from the seed.
+
+    A member that is the seed has cosines of 0. A block of the pool is held in
+    float64 at a time.
+    """
+    gram_CC = np.zeros((len(stack.names),) * 2)
+    for d_C in jax.tree.leaves(stack.delta_C):
+        step = max(1, _BLOCK_NUMBERS * d_C.shape[0] // d_C.size)
+        for start in range(0, d_C.shape[0], step):
+            block = np.asarray(d_C[start : start + step])
+            if block.dtype == HALVES:
+                block = (block.astype(np.uint32) << 16).view(np.float32)
+            block = np.moveaxis(block, 1, 0).astype(np.float64)
+            block = block.reshape(len(block), -1)
+            gram_CC += block @ block.T
+    norm_C = np.sqrt(np.diag(gram_CC))
+    apart_C = np.where(norm_C > 0, norm_C, np.inf)
+    cosine_CC = gram_CC / np.outer(apart_C, apart_C)
+    return norm_C / np.sqrt(_square(stack.seed)), cosine_CC
+
+
+def save_gauge(workdir: Path, gauge: Gauge) -> None:
+    folder = Path(workdir) / "study"
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(dataclasses.asdict(gauge), indent=1, allow_nan=False)
+    replace(
+        folder / "gauge.json", lambda file: file.write(f"{text}\n".encode())
+    )
+
+
+def load_gauge(workdir: Path) -> Gauge | None:
+    """What the last gauge of a workdir found, if there was one.
+
+    Raises:
+      DamagedError: its file is unreadable.
+    """
+    path = Path(workdir) / "study" / "gauge.json"
+    if not path.exists():
+        return None
+    try:
+        return Gauge(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise DamagedError(
+            f"{path}: unreadable ({error}); delete it and gauge the pool again"
+        ) from error
+
+
+def gauge_lines(gauge: Gauge) -> list[str]:
+    """What the console prints, the verdict first."""
+    low = min(gauge.members, key=lambda n: gauge.drift[n])
+    high = max(gauge.members, key=lambda n: gauge.drift[n])
+    i, j = np.triu_indices(len(gauge.members), 1)
+    cosines = np.array(gauge.cosines)[i, j]
+    worst = max(gauge.barriers, key=lambda n: gauge.barriers[n])
+    macros = [
+        f"{value:.2g} % ({name})"
+        for name, value in gauge.resolution.items()
+        if name.startswith("macro") and value is not None
+    ]
+    lines = [
+        f"averages of this pool: {gauge.verdict}",
+        *(f"  {reason}" for reason in gauge.reasons),
+        f"  drift: {gauge.drift[low]:.1%} ({low}) to {gauge.drift[high]:.1%} "
+        f"({high}); cosines {cosines.min():.2f} to {cosines.max():.2f}",
+        f"  highest barrier: {gauge.barriers[worst]:+.4f} bits per byte "
+        f"({worst}); below 0 an average beats the mean of its members",
+    ]
+    if macros:
+        lines.append(f"  differences resolved: above {', '.join(macros)}")
+    if not gauge.repeats and cosines.min() > ALIKE and not gauge.noise_bound:
+        lines.append(
+            "  the members moved nearly the same way, as pieces of one source "
+            "do: only repeats can tell their differences from noise"
+        )
+    if gauge.noise_bound:
+        lines.append(
+            "  noise-bound: members differ by less than their noise in every "
+            "domain, so there is nothing to rank"
+        )
+    return lines
+
+
+def _square(tree: Any) -> float:
+    return sum(
+        float(np.sum(np.square(leaf, dtype=np.float64)))
+        for leaf in map(np.asarray, jax.tree.leaves(tree))
+    )
+
+
+def _neighbours(members: list[str]) -> list[tuple[str, str]]:
+    """Every member and the next one, round; two members are one pair."""
+    pairs = list(zip(members, members[1:] + members[:1], strict=True))
+    return pairs if len(members) > 2 else pairs[:1]
+
+
+def _point(name: str, scale: float) -> str:
+    """The row of the table at a scale of a line."""
+    if not scale:
+        return "seed"
+    return name if scale == 1 else f"{name} x {scale:g}"
+
+
+def _table(
+    columns: tuple[str, ...], members: list[str], pairs: list[tuple[str, str]]
+) -> Mixtures:
+    """Seed, points of the lines, and averages of neighbours."""
+    sound_C = np.isin(columns, members).astype(float)
+    one = dict(zip(columns, np.eye(len(columns)), strict=True))
+    ends = {UNIFORM: sound_C / sound_C.sum()} | {n: one[n] for n in members}
+    weights = {"seed": ends[UNIFORM]}
+    scales = {"seed": 0.0}
+    for name, w_C in ends.items():
+        beyond = (BEYOND,) if name == UNIFORM else ()
+        for scale in (*SCALES[1:], *beyond):
+            weights[_point(name, scale)] = w_C
+            scales[_point(name, scale)] = scale
+    for a, b in pairs:
+        weights[f"{a} + {b}"] = (one[a] + one[b]) / 2
+        scales[f"{a} + {b}"] = 1.0
+    return Mixtures(
+        columns,
+        tuple(weights),
+        ("gauge",) * len(weights),
+        np.array(list(weights.values())),
+        np.array(list(scales.values())),
+    )
+
+
+def _targets(scorer: Scorer, bits_MD: np.ndarray) -> dict[str, np.ndarray]:
+    """Weights [D] of every domain with text, and of the macros over them.
+
+    Raises:
+      UserError: there is no text.
+    """
+    evaluation = scorer.evaluation
+    there_D = np.isfinite(bits_MD).all(axis=0)
+    if not there_D.any():
+        raise UserError("a gauge needs select text, and the corpus has none")
+    eye_DD = np.eye(len(there_D))
+    targets = {
+        name: eye_DD[d]
+        for d, name in enumerate(evaluation.domains)
+        if there_D[d]
+    }
+    inside_D = there_D & np.array(evaluation.in_pool)
+    if inside_D.any():
+        targets[INSIDE] = inside_D / inside_D.sum()
+    return targets | {ALL: there_D / there_D.sum()}
+
+
+def _own(scorer: Scorer, name: str) -> str | None:
+    """The in-pool domain of a member's partition, if it has text."""
+    unit = scorer.corpus.units.get(name)
+    inside = dict(
+        zip(scorer.evaluation.domains, scorer.evaluation.in_pool, strict=True)
+    )
+    return unit.partition if unit and inside.get(unit.partition) else None
+
+
+def _line(
+    name: str,
+    bits: dict[str, np.ndarray],
+    targets: dict[str, np.ndarray],
+    own: str | None,
+) -> dict[str, list[float]]:
+    """Losses from the seed to a row and, for the uniform merge, beyond."""
+    scales = [*SCALES, BEYOND] if name == UNIFORM else list(SCALES)
+    bits_SD = np.array([bits[_point(name, scale)] for scale in scales])
+    wanted = {key: targets[key] for key in (ALL, INSIDE) if key in targets}
+    if own in targets:
+        wanted["own"] = targets[own]
+    return {"scale": scales} | {
+        key: weighted_mean(bits_SD, weights_D).tolist()
+        for key, weights_D in wanted.items()
+    }
+
+
+def _foreign(scorer: Scorer, members: list[str]) -> list[str]:
+    """Members whose manifest names another seed than the pool's."""
+    manifests = scorer.pool.manifests("member")
+    seed = scorer.pool.identity["seed_digest"]
+    return [n for n in members if manifests[n].seed_digest != seed]

@@ -1,0 +1,210 @@
+"""What truths teach: on laws whose answer is known."""
+
+import numpy as np
+import pytest
+
+from jaxsim.study.calibration import Calibration, features, fit
+
+C, D = 6, 5
+DOMAINS = tuple(f"d{d}" for d in range(D))
+OWN_DC = np.eye(D, C, dtype=bool)
+
+
+class Law:
+    """Members, merges of them, and truths that lie a known way off.
+
+    The distance is a_d (1 - sum w^2) + b_d u (1 - u) plus noise.
+    """
+
+    def __init__(self, rng: int, noise: float = 0.0, size: float = 0.1):
+        self.generator = np.random.default_rng(rng)
+        g = self.generator
+        self.noise = noise
+        self.member_CD = 2 + g.normal(0, 0.3, (C, D))
+        self.gap_D = 0.2 + 0.1 * g.random(D)
+        self.spread_D = size * (1 + 0.3 * g.normal(size=D))
+        self.own_D = size * (1 + 0.3 * g.normal(size=D))
+
+    def mixtures(self, count: int) -> np.ndarray:
+        return self.generator.dirichlet(np.ones(C), count)
+
+    def merge(self, w_MC: np.ndarray) -> np.ndarray:
+        spread_M1 = 1 - np.sum(w_MC**2, axis=1, keepdims=True)
+        return w_MC @ self.member_CD - self.gap_D * spread_M1
+
+    def truth(self, w_MC: np.ndarray) -> np.ndarray:
+        spread_M1 = 1 - np.sum(w_MC**2, axis=1, keepdims=True)
+        own_MD = w_MC @ OWN_DC.T
+        exact_MD = (
+            self.merge(w_MC)
+            + self.spread_D * spread_M1
+            + self.own_D * own_MD * (1 - own_MD)
+        )
+        return exact_MD + self.generator.normal(0, self.noise, exact_MD.shape)
+
+    def fit(self, w_FC: np.ndarray, truth_FD: np.ndarray) -> Calibration:
+        return fit(
+            DOMAINS, OWN_DC, w_FC, self.merge(w_FC), self.member_CD, truth_FD,
+            True,
+        )  # fmt: skip
+
+    def predicted(self, found: Calibration, w_MC: np.ndarray) -> np.ndarray:
+        merge_MD = self.merge(w_MC)
+        return merge_MD + found.correction(
+            w_MC, OWN_DC, merge_MD, self.member_CD
+        )
+
+
+def errors(law: Law, found: Calibration, count: int = 200) -> tuple:
+    """Mean absolute error of the merge, and of the calibrated merge."""
+    w_MC = law.mixtures(count)
+    truth_MD = law.truth(w_MC)
+    return (
+        np.abs(truth_MD - law.merge(w_MC)).mean(),
+        np.abs(truth_MD - law.predicted(found, w_MC)).mean(),
+    )
+
+
+@pytest.mark.parametrize("rng", range(3))
+def test_a_curvature_is_learnt_from_eight_truths(rng):
+    law = Law(rng, noise=0.004)
+    w_FC = law.mixtures(8)
+    merge, calibrated = errors(law, law.fit(w_FC, law.truth(w_FC)))
+    assert calibrated < merge / 4
+
+
+def test_more_truths_teach_each_domain_its_own():
+    law = Law(3, noise=0.002)
+    w_FC = law.mixtures(40)
+    _, few = errors(law, law.fit(w_FC[:5], law.truth(w_FC[:5])))
+    _, many = errors(law, law.fit(w_FC, law.truth(w_FC)))
+    assert many < few and many < 0.004
+
+
+def test_a_single_member_is_its_own_truth():
+    law = Law(0, noise=0.01)
+    w_FC = law.mixtures(8)
+    found = law.fit(w_FC, law.truth(w_FC))
+    merge_CD = law.member_CD
+    shift_CD = found.correction(np.eye(C), OWN_DC, merge_CD, merge_CD)
+    np.testing.assert_allclose(shift_CD, 0, atol=1e-12)
+
+
+def test_truths_of_another_length_carry_a_constant():
+    law = Law(0, noise=0.001)
+    w_FC = law.mixtures(10)
+    truth_FD = law.truth(w_FC) - 0.5  # longer: lower, single members too
+    found = fit(
+        DOMAINS, OWN_DC, w_FC, law.merge(w_FC), law.member_CD, truth_FD, False
+    )
+    shift_CD = found.correction(np.eye(C), OWN_DC, law.member_CD, law.member_CD)
+    np.testing.assert_allclose(shift_CD, -0.5, atol=0.1)
+
+
+def test_shuffled_truths_teach_nothing():
+    """Truths that belong to other ratios: mostly, the merge stays as it is."""
+    left_alone, worst = 0, 0.0
+    for rng in range(8):
+        law = Law(rng, size=0.0)  # a merge is its truth: nothing to be learnt
+        w_FC = law.mixtures(8)
+        truth_FD = law.truth(w_FC)[law.generator.permutation(8)]
+        found = law.fit(w_FC, truth_FD)
+        left_alone += not found.coefficients_DK.any()
+        worst = max(worst, errors(law, found)[1])
+    assert left_alone >= 6
+    assert worst < 0.05  # what was shuffled differs by 0.15
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_too_few_truths_leave_the_merge_alone(count):
+    law = Law(0)
+    w_FC = law.mixtures(count)
+    found = law.fit(w_FC, law.truth(w_FC))
+    assert not found.coefficients_DK.any()
+    assert np.isnan(found.half_interval(np.full(D, 1 / D), 0.9))
+
+
+def test_intervals_hold_truths_at_their_level():
+    """Over many samples of eight truths; a sixth of the law's noise apart."""
+    inside, sizes = [], []
+    for rng in range(150):
+        law = Law(rng, noise=0.01)
+        w_FC = law.mixtures(8)
+        found = law.fit(w_FC, law.truth(w_FC))
+        share_D = np.full(D, 1 / D)
+        w_MC = law.mixtures(20)
+        off_M = (law.truth(w_MC) - law.predicted(found, w_MC)) @ share_D
+        half = found.half_interval(share_D, 0.9)
+        inside.append(np.mean(np.abs(off_M) <= half))
+        sizes.append(half)
+    assert 0.85 <= np.mean(inside) <= 0.96
+    assert np.mean(sizes) < 0.02  # the noise of a mean of five is 0.0045
+
+
+def test_the_order_of_domains_and_truths_does_not_matter():
+    law = Law(1, noise=0.01)
+    w_FC = law.mixtures(8)
+    truth_FD, merge_FD = law.truth(w_FC), law.merge(w_FC)
+    found = law.fit(w_FC, truth_FD)
+    d, f = np.array([3, 0, 4, 1, 2]), np.array([5, 2, 7, 0, 1, 3, 6, 4])
+    other = fit(
+        tuple(DOMAINS[i] for i in d), OWN_DC[d], w_FC[f],
+        merge_FD[np.ix_(f, d)], law.member_CD[:, d], truth_FD[np.ix_(f, d)],
+        True,
+    )  # fmt: skip
+    np.testing.assert_allclose(
+        other.coefficients_DK, found.coefficients_DK[d], atol=1e-9
+    )
+
+
+def test_the_slope_is_the_derivative():
+    law = Law(2, noise=0.01)
+    w_FC = law.mixtures(8)
+    found = law.fit(w_FC, law.truth(w_FC))
+    assert found.coefficients_DK.any()
+    w_C = law.mixtures(1)[0]
+
+    def correction(w_C: np.ndarray) -> np.ndarray:
+        return found.correction(
+            w_C[None], OWN_DC, law.merge(w_C[None]), law.member_CD
+        )[0]
+
+    step = 1e-6
+    numeric_DC, dmerge_DC = (
+        np.stack(
+            [
+                (of(w_C + step * e_C) - of(w_C - step * e_C)) / (2 * step)
+                for e_C in np.eye(C)
+            ],
+            axis=1,
+        )
+        for of in (correction, lambda w_C: law.merge(w_C[None])[0])
+    )
+    slope_DC = found.slope(w_C, OWN_DC, dmerge_DC, law.member_CD)
+    np.testing.assert_allclose(slope_DC, numeric_DC, atol=1e-7)
+
+
+def test_kept_as_plain_data():
+    law = Law(0, noise=0.01)
+    w_FC = law.mixtures(8)
+    for found in (
+        law.fit(w_FC, law.truth(w_FC)),
+        law.fit(w_FC[:2], law.truth(w_FC[:2])),
+    ):
+        again = Calibration.from_plain(found.to_plain())
+        assert again.to_plain() == found.to_plain()
+        np.testing.assert_array_equal(
+            again.coefficients_DK, found.coefficients_DK
+        )
+
+
+def test_a_damaged_member_without_a_weight_does_no_harm():
+    law = Law(0)
+    w_MC = law.mixtures(3)
+    w_MC[:, -1] = 0
+    w_MC /= w_MC.sum(axis=1, keepdims=True)
+    merge_MD = law.merge(w_MC)
+    broken_CD = law.member_CD.copy()
+    broken_CD[-1] = np.nan
+    x_MDK = features(w_MC, OWN_DC, merge_MD, broken_CD, True)
+    assert np.isfinite(x_MDK).all()
