@@ -26,7 +26,6 @@ import scipy.stats
 
 from jaxsim.study.intervals import (
     Interval,
-    Statistic,
     mean_pairs,
     mean_spearman,
     paired_difference,
@@ -181,28 +180,36 @@ def intervals(
 
 def statistics(
     a_MT: np.ndarray, b_MT: np.ndarray, truth_MT: np.ndarray
-) -> dict[str, Statistic]:
-    """The figures of a sample, which bootstraps resample."""
+) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """The figures [J] of samples, which bootstraps resample."""
+    of_one = spearman_statistic(a_MT[:, :1], truth_MT[:, :1], False)
     of_a = spearman_statistic(a_MT, truth_MT, False)
     of_b = spearman_statistic(b_MT, truth_MT, False)
-    return {
-        "one": spearman_statistic(a_MT[:, :1], truth_MT[:, :1], False),
-        "mean": of_a,
-        "difference": lambda count_JM: of_a(count_JM) - of_b(count_JM),
-        "pairs": pairs_statistic(a_MT, truth_MT, None),
-    }
+    of_pairs = pairs_statistic(a_MT, truth_MT, None)
+
+    def values_J(count_JM: np.ndarray) -> dict[str, np.ndarray]:
+        a_J = of_a(count_JM)
+        return {
+            "one": of_one(count_JM),
+            "mean": a_J,
+            "difference": a_J - of_b(count_JM),
+            "pairs": of_pairs(count_JM),
+        }
+
+    return values_J
 
 
-def bootstraps(
-    statistic: Statistic, count: int, generator: np.random.Generator
-) -> dict[str, Ends]:
-    """Percentile and BCa."""
+def samples(count: int, generator: np.random.Generator) -> np.ndarray:
+    """[1 + M + DRAWS, M] all truths, all but each, and bootstraps."""
     drawn_JM = generator.multinomial(count, np.full(count, 1 / count), DRAWS)
-    ones_MM = np.ones((count, count))
-    value_J = statistic(np.vstack([ones_MM - np.eye(count), drawn_JM]))
-    without_M, drawn_J = value_J[:count], value_J[count:]
+    all_1M = np.ones((1, count))
+    return np.concatenate([all_1M, 1 - np.eye(count), drawn_JM])
+
+
+def bootstraps(value_J: np.ndarray, count: int) -> dict[str, Ends]:
+    """Percentile and BCa, of the figures of `samples`."""
+    sample, without_M, drawn_J = np.split(value_J, [1, 1 + count])
     drawn_J = drawn_J[np.isfinite(drawn_J)]
-    sample = statistic(ones_MM[:1])[0]
     below = np.mean(drawn_J < sample) + np.mean(drawn_J == sample) / 2
     bias = scipy.stats.norm.ppf(np.clip(below, 1 / DRAWS, 1 - 1 / DRAWS))
     off_M = without_M.mean() - without_M
@@ -230,16 +237,16 @@ def cell(
     ends: dict[str, dict[str, list[Ends]]] = {name: {} for name in true}
     for i in range(sims):
         drawn = draw(law, count, TARGETS, generator)
-        figures = statistics(*drawn)
+        resampled = samples(count, generator)
+        figures = statistics(*drawn)(resampled if i < boots else resampled[:1])
         for name, found in intervals(*drawn).items():
             if found.low is not None and found.high is not None:
                 _add(ends[name], "jackknife", (found.low, found.high))
             if name in ("one", "mean"):
-                sample = figures[name](np.ones((1, count)))[0]
-                _add(ends[name], "Fisher", bonett_wright(sample, count))
+                fisher = bonett_wright(figures[name][0], count)
+                _add(ends[name], "Fisher", fisher)
             if i < boots:
-                ways = bootstraps(figures[name], count, generator)
-                for way, pair in ways.items():
+                for way, pair in bootstraps(figures[name], count).items():
                     _add(ends[name], way, pair)
     return {"law": law.name, "truths": count} | {
         name: {"value": _short(true[name])} | _summary(by, true[name])
@@ -389,7 +396,7 @@ def _generator(name: str, count: int = 0) -> np.random.Generator:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sims", type=int, default=1000)
-    parser.add_argument("--boots", type=int, default=200)
+    parser.add_argument("--boots", type=int, default=100)
     parser.add_argument("--out", type=Path, default=HERE / "results")
     arguments = parser.parse_args()
     machine.pin(1)

@@ -41,7 +41,12 @@ from jaxsim.search.ties import Residual
 from jaxsim.study.chosen import Chosen, compare_chosen, save_chosen
 from jaxsim.study.compare import compare
 from jaxsim.study.corrector import Corrector, corrector
-from jaxsim.study.gauge import gauge, gauge_lines, save_gauge
+from jaxsim.study.gauge import (
+    FEW_WINDOWS,
+    gauge,
+    gauge_lines,
+    save_gauge,
+)
 from jaxsim.study.given import read_truths
 from jaxsim.study.measured import basis_of, measured_by_user
 from jaxsim.study.trained import (

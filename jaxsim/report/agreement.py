@@ -218,12 +218,12 @@ def ceilings_sentence(validation: Validation) -> str:
     )
 
 
-def ceiling(validation: Validation, target: str) -> str:
+def ceiling(validation: Validation, target: str, digits: int = 2) -> str:
     """A ceiling as text, with its interval if there is one."""
-    bounds = validation.ceiling_intervals.get(target)
-    known = bounds and all(bound is not None for bound in bounds)
-    return f"{validation.ceilings[target]:.2f}" + interval(
-        bounds if known else None  # type: ignore[arg-type]
+    low, high = validation.ceiling_intervals.get(target) or (None, None)
+    bounds = None if low is None or high is None else (low, high)
+    return number(validation.ceilings[target], digits) + interval(
+        bounds, digits
     )
 
 

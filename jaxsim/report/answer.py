@@ -10,15 +10,29 @@ from jaxsim.search.ties import AFTER_TRUTHS
 _MOST_PLAIN = 4
 
 
-def offset_sentence(found: Found) -> str:
-    """What the merges of several members were corrected by, if they were."""
-    if not found.offset:
+def shift_sentence(found: Found) -> str:
+    """By how much truths corrected the merges shown; '' if they did not."""
+    if not found.calibrated:
         return ""
-    return (
-        f"Differences include {found.offset:+.4f} bits per byte for every "
-        "merge of several members: by so much truths lay above such merges, "
-        "while a single member is its own truth"
+    shifts = [
+        float(row.get("shift", 0.0))
+        for row in found.rows
+        if not (is_single(row) and found.singles_known)
+    ]
+    if not any(shifts):
+        return (
+            "Truths left the merges as they are: no correction predicted "
+            "truths left out any better"
+        )
+    low, high = f"{min(shifts):+.4f}", f"{max(shifts):+.4f}"
+    text = (
+        "Differences include what truths taught: the merges shown are shifted "
+        + (f"by {low} " if low == high else f"by {low} to {high} ")
+        + "bits per byte"
     )
+    if found.singles_known:
+        text += "; a single member is its own truth and is not shifted"
+    return text
 
 
 def answer(found: Found | None) -> str:
@@ -124,7 +138,7 @@ def report_check(found: Found) -> str:
         found.predicted(row, "report") for row in (best, rival)
     )
     gain = rival_value - best_value
-    verb = "is predicted to have" if found.offset else "has"
+    verb = "is predicted to have" if found.calibrated else "has"
     start = (
         f"On report text, which took no part in the choice, it {verb} "
         f"{number(best_value, 4)} bits per byte; the best other plain mixture, "

@@ -136,7 +136,8 @@ def _told(validation: Validation, claims: Sequence[Claim]) -> str:
     first = claims[0]
     text = f"Over {_domains(first)}"
     if validation.ceilings:
-        text += f" that noise does not bound (mean ceiling {number(first['ceiling'], 2)})"
+        ceiling = number(first["ceiling"], 2)
+        text += f" that are not noise-bound (mean ceiling {ceiling})"
     if first["rule"] is None:
         text += ", where no rule without a model has anything to say: "
     else:

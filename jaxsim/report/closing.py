@@ -141,7 +141,7 @@ def _train(
 
 def is_member(found: Found) -> bool:
     """Whether the best is one member, and truths are as long as members."""
-    return is_single(found.best) and bool(found.offset)
+    return is_single(found.best) and found.singles_known
 
 
 def _enough(validation: Validation | None) -> bool:

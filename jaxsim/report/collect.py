@@ -9,26 +9,26 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
 from jaxsim.corpus import Corpus, open_corpus
 from jaxsim.errors import DamagedError, JaxsimError
-from jaxsim.mixture.evaluation import HALVES
 from jaxsim.mixture.scorer import REFERENCES
 from jaxsim.pool import Manifest, Pool, open_pool
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
 from jaxsim.report.price import price
 from jaxsim.report.references import References, read_references
+from jaxsim.report.stale import stale_answers, stale_scores
 from jaxsim.search.found import Found, load_found
 from jaxsim.study.chosen import Chosen, load_chosen
+from jaxsim.study.gauge import Gauge, load_gauge, relative_drift
 from jaxsim.study.validate import Validation, load_validation
 
 KINDS = ("member", "truth", "repeat")
@@ -39,8 +39,8 @@ class Facts:
     """What there is; a part that is not there yet is None or empty.
 
     Attributes:
-      corpus, seed, pool, references, validation, found, chosen: as their
-        owners read them.
+      corpus, seed, pool, references, gauge, validation, found, chosen: as
+        their owners read them.
       entries: manifests of members, truths and repeats, by name.
       scored_windows: how many windows went through a model to be scored.
       drift: ||member - seed|| / ||seed||, by member; NaN if it cannot be
@@ -56,6 +56,7 @@ class Facts:
     pool: Pool | None
     entries: dict[str, Manifest]
     references: References | None
+    gauge: Gauge | None
     validation: Validation | None
     found: Found | None
     chosen: Chosen | None
@@ -126,22 +127,26 @@ def collect(workdir: Path) -> Facts:
         found = _load_found(workdir)
     else:
         lacks("search", "search")
-    chosen = load_chosen(workdir)
+    gauge, chosen = load_gauge(workdir), load_chosen(workdir)
+    parts = (references, gauge, validation, found, chosen)
     return Facts(
         corpus=corpus,
         seed=seed,
         pool=pool,
         entries=entries,
         references=references,
+        gauge=gauge,
         validation=validation,
         found=found,
         chosen=chosen,
         scored_windows=_scored_windows(workdir),
-        drift=_drift(workdir, pool, seed, entries),
+        drift=_drift(workdir, pool, seed, entries, gauge),
         missing=missing,
-        overrides=_overrides(references, validation, found, chosen),
-        stale=_stale(corpus, entries, references)
-        + _stale_answers(corpus, seed, entries, validation, found, chosen),
+        overrides=_overrides(parts),
+        stale=stale_scores(corpus, entries, references)
+        + stale_answers(
+            corpus, seed, entries, gauge, validation, found, chosen
+        ),
         sources=_sources(workdir),
     )
 
@@ -163,30 +168,6 @@ def load_closing(workdir: Path) -> dict[str, Any]:
     }
 
 
-def evaluation_digest(corpus: Corpus) -> str:
-    """That of `jaxsim.mixture.gather(corpus)`, without reading a window."""
-    domains = sorted(corpus.domains.values(), key=lambda d: not d.in_pool)
-    digests = [
-        [domain.name, half, domain.digests[half]]
-        for domain in domains
-        for half in HALVES
-    ]
-    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
-
-
-def relative_drift(params: Any, seed: Any) -> float:
-    """||params - seed|| / ||seed||, over all leaves, in float64."""
-
-    def square(tree: Any) -> float:
-        return sum(
-            float(np.sum(np.square(leaf, dtype=np.float64)))
-            for leaf in jax.tree.leaves(tree)
-        )
-
-    moved = jax.tree.map(np.subtract, params, seed)
-    return float(np.sqrt(square(moved) / square(seed)))
-
-
 def _horizon(entries: Mapping[str, Manifest]) -> float | None:
     tokens = {
         kind: {m.tokens for m in entries.values() if m.kind == kind}
@@ -202,12 +183,13 @@ def _drift(
     pool: Pool | None,
     seed: Manifest | None,
     entries: Mapping[str, Manifest],
+    gauge: Gauge | None,
 ) -> dict[str, float]:
-    """Of every member; what the last report measured is not measured again."""
+    """Of every member; what was measured before is not measured again."""
     members = {n: m for n, m in entries.items() if m.kind == "member"}
     if pool is None or seed is None or not members:
         return {}
-    known = _known_drift(workdir, seed)
+    known = _known_drift(workdir, seed) | _gauged_drift(gauge, seed)
     digests = {name: m.params_digest for name, m in members.items()}
     start = None
     for name, manifest in members.items():
@@ -237,6 +219,13 @@ def _known_drift(workdir: Path, seed: Manifest) -> dict[str, float]:
         return {}  # no report, or one of another version
 
 
+def _gauged_drift(gauge: Gauge | None, seed: Manifest) -> dict[str, float]:
+    """By `params_digest`, from a gauge of the same seed."""
+    if gauge is None or gauge.digests.get("seed") != seed.params_digest:
+        return {}
+    return {gauge.digests[name]: v for name, v in gauge.drift.items()}
+
+
 def _load_validation(workdir: Path) -> Validation | None:
     try:
         return load_validation(workdir)
@@ -258,94 +247,11 @@ def _load_found(workdir: Path) -> Found:
 
 
 def _overrides(
-    references: References | None,
-    validation: Validation | None,
-    found: Found | None,
-    chosen: Chosen | None,
+    parts: Iterable[References | Gauge | Validation | Found | Chosen | None],
 ) -> list[str]:
     """The notes of everything shown, each once."""
-    notes = [
-        *(references.notes if references else ()),
-        *(validation.notes if validation else ()),
-        *(found.notes if found else ()),
-        *(chosen.notes if chosen else ()),
-    ]
+    notes = [note for part in parts if part is not None for note in part.notes]
     return list(dict.fromkeys(notes))
-
-
-def _stale(
-    corpus: Corpus | None,
-    entries: Mapping[str, Manifest],
-    references: References | None,
-) -> list[str]:
-    """Whether the scores no longer fit the pool and the corpus."""
-    members = [n for n, m in entries.items() if m.kind == "member"]
-    if references is None or not members:
-        return []
-    lines = []
-    if list(references.members) != members:
-        lines.append(
-            "the scores are of other members than the pool has now: run "
-            "`jaxsim score`"
-        )
-    if corpus is not None and references.evaluation != evaluation_digest(
-        corpus
-    ):
-        lines.append(
-            "the scores are of other text than the corpus has now: run "
-            "`jaxsim score`"
-        )
-    return lines
-
-
-def _stale_answers(
-    corpus: Corpus | None,
-    seed: Manifest | None,
-    entries: Mapping[str, Manifest],
-    validation: Validation | None,
-    found: Found | None,
-    chosen: Chosen | None,
-) -> list[str]:
-    """Which results no longer fit the pool and the corpus."""
-    now = {n: m.params_digest for n, m in entries.items() if m.kind == "member"}
-    if not now:
-        return []
-    members = set(now)
-    if seed is not None:
-        now["seed"] = seed.params_digest
-    text = evaluation_digest(corpus) if corpus is not None else None
-    lines = []
-
-    def check(
-        what: str,
-        command: str,
-        part: Validation | Found | Chosen,
-        fits: bool,
-    ) -> None:
-        # Results of an earlier version name neither digests nor text.
-        if not fits or any(now.get(n) != d for n, d in part.digests.items()):
-            other = "members than the pool"
-        elif text and part.evaluation and part.evaluation != text:
-            other = "text than the corpus"
-        else:
-            return
-        lines.append(f"{what} other {other} has now: run `jaxsim {command}`")
-
-    if validation is not None:
-        fits = set(validation.members) == members
-        check("the agreement is over", "validate", validation, fits)
-    if found is not None:  # a search may leave members out
-        fits = {n for row in found.rows for n in row["weights"]} <= members
-        check("the search is over", "search", found, fits)
-    if chosen is not None:
-        fits = set(chosen.members) == members
-        check(
-            "what came out of chosen ratios is of",
-            "validate --ratios=FILE.csv",
-            chosen,
-            fits,
-        )
-    return lines
 
 
 def _scored_windows(workdir: Path) -> int:
@@ -366,6 +272,7 @@ def _sources(workdir: Path) -> dict[str, str]:
         "seed/manifest.json",
         "pool/pool.json",
         f"scores/{REFERENCES}.parquet",
+        "study/gauge.json",
         "study/validation.json",
         "study/chosen.json",
         "search/found.json",

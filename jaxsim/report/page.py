@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxsim.report import agreement, effort, outcome, wording
+from jaxsim.report import effort, outcome, wording
+from jaxsim.report.agreement import LABELS
 from jaxsim.report.collect import Facts
 from jaxsim.report.cost import Cost, alternatives, spent
 from jaxsim.report.description import (
@@ -19,9 +20,11 @@ from jaxsim.report.description import (
     seed_words,
     tokenizer_words,
 )
+from jaxsim.report.page_study import study
 from jaxsim.report.references import References, own_best_sentence
 from jaxsim.report.trust import trust_lines
-from jaxsim.study.validate import PROXIES, Validation
+from jaxsim.report.verdict import verdict
+from jaxsim.study.validate import PROXIES
 
 _MOST_MIXTURES = 12
 
@@ -71,8 +74,8 @@ def render(
             if text
         ],
         dropped=dropped_lines(facts),
-        agreement=_agreement(facts.validation),
-        points=_points(facts.validation),
+        verdict=verdict(facts.gauge, facts.validation),
+        study=study(facts.validation),
         mixtures=_mixtures(facts),
         search=_search(facts),
         percent=_percent(facts),
@@ -87,60 +90,6 @@ def render(
 
 def _data_url(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-def _agreement(validation: Validation | None) -> list[dict[str, Any]]:
-    """One table for each group of targets."""
-    if validation is None:
-        return []
-    shown = []
-    for group in agreement.groups(validation):
-        lines = agreement.lines(validation, group)
-        columns = agreement.columns(lines)
-        rows = [
-            {
-                "label": line.label,
-                "is_rule": line.is_rule,
-                "cells": agreement.cells(line, columns),
-            }
-            for line in lines
-        ]
-        shown.append(
-            {
-                "title": group.title,
-                "headings": list(columns.values()),
-                "rows": rows,
-            }
-        )
-    return shown
-
-
-def _points(validation: Validation | None) -> list[dict[str, Any]]:
-    """Every truth of the single targets, where they are few."""
-    if validation is None or agreement.enough_truths(validation):
-        return []
-    singles = [
-        group.targets[0]
-        for group in agreement.groups(validation)
-        if len(group.targets) == 1
-    ]
-    return [
-        {
-            "target": target,
-            "truth": truth,
-            "ratio": wording.weights(
-                dict(zip(validation.members, ratio, strict=True)), 3
-            ),
-            "cells": [
-                wording.number(validation.points[which][target][i], 4)
-                for which in ("truth", *PROXIES)
-            ],
-        }
-        for target in singles
-        for i, (truth, ratio) in enumerate(
-            zip(validation.truths, validation.ratios, strict=True)
-        )
-    ]
 
 
 def _mixtures(facts: Facts) -> list[dict[str, Any]]:
@@ -159,7 +108,7 @@ def _search(facts: Facts) -> dict[str, Any]:
         return {}
     return {
         "others": [
-            (key, agreement.LABELS[key])
+            (key, LABELS[key])
             for key in ("probability", "members")
             if key in found.best
         ],

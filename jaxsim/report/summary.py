@@ -8,6 +8,7 @@ from typing import Any
 from jaxsim import __version__
 from jaxsim.report.collect import Facts
 from jaxsim.report.references import References
+from jaxsim.report.verdict import verdict
 
 FORMAT = 1
 
@@ -59,6 +60,10 @@ def summary(
             "search": (
                 dataclasses.asdict(facts.found) if facts.found else None
             ),
+            "verdict": dataclasses.asdict(
+                verdict(facts.gauge, facts.validation)
+            ),
+            "gauge": dataclasses.asdict(facts.gauge) if facts.gauge else None,
             "validation": (
                 dataclasses.asdict(facts.validation)
                 if facts.validation

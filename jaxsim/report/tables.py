@@ -8,12 +8,14 @@ from jaxsim.console import say, show_table
 from jaxsim.mixture.scores import Scores, as_arrow
 from jaxsim.mixture.summary import summarize
 from jaxsim.pool import Pool
-from jaxsim.report import agreement, effort, outcome
+from jaxsim.report import effort, outcome
+from jaxsim.report.agreement import LABELS
+from jaxsim.report.agreement_tables import show_agreement as show_agreement
 from jaxsim.report.answer import (
-    offset_sentence,
     plain_rows,
     plain_that_tie,
     report_check,
+    shift_sentence,
 )
 from jaxsim.report.references import (
     References,
@@ -26,6 +28,7 @@ from jaxsim.report.wording import (
     duration,
     largest,
     listed,
+    marks,
     number,
     short,
     signed,
@@ -85,7 +88,7 @@ def show_members(scores: Scores) -> None:
             + [number(references.bits[half][m, d], 4) for d in columns]
             for m, name in enumerate(references.names)
         ],
-        note=_marks(references.notes),
+        note=marks(references.notes),
     )
     if has_inside:
         show_table(
@@ -118,34 +121,9 @@ def show_scores(scores: Scores) -> None:
             ]
             for i, m in enumerate(best.rows)
         ],
-        note=_marks(scores.notes),
+        note=marks(scores.notes),
     )  # fmt: skip
     say(f"All on the same windows, at most {best.windows} of each domain.")
-
-
-def show_agreement(validation: Validation) -> None:
-    """Prints how well proxies and no-model rules agree with the truths."""
-    truths = len(validation.truths)
-    source = "given" if validation.given else "trained"
-    for group in agreement.groups(validation):
-        lines = agreement.lines(validation, group)
-        columns = agreement.columns(lines)
-        show_table(
-            f"agreement with {truths} {source} truths: {group.title}",
-            ["predictor", *columns.values()],
-            [
-                [
-                    ("no model: " if line.is_rule else "") + line.label,
-                    *agreement.cells(line, columns),
-                ]
-                for line in lines
-            ],
-        )
-    if not agreement.enough_truths(validation):
-        _show_points(validation)
-    say(agreement.ceilings_sentence(validation))
-    if marks := _marks(validation.notes):
-        say(marks)
 
 
 def show_found(found: Found) -> None:
@@ -164,12 +142,14 @@ def show_found(found: Found) -> None:
         if not row["tied"] or any(row is each for each in shown)
     ]
     others = [p for p in ("probability", "members") if p in found.best]
+    shifted = found.calibrated
     show_table(
         f"{found.ties['heading']} ({found.ties['count']} of "
         f"{found.searched:,} mixtures, for "
         f"{aim(found.target, found.objective)})",
         ["mixture", "weights", "merge,\nselect", "merge,\nreport",
-         *(f"{_NARROW[p]},\nselect" for p in others), "difference", "error",
+         *(f"{_NARROW[p]},\nselect" for p in others), *["shift"] * shifted,
+         "difference", "error",
          "limit", "ties"],
         [
             [
@@ -178,6 +158,7 @@ def show_found(found: Found) -> None:
                 number(row["select"], 4),
                 number(row["report"], 4),
                 *(number(row[p], 4) for p in others),
+                *[signed(row.get("shift", 0.0))] * shifted,
                 signed(row["difference"]),
                 number(row["error"], 4),
                 number(row.get("limit"), 4),
@@ -194,7 +175,7 @@ def show_found(found: Found) -> None:
     say(f"The best: {weights(found.best['weights'], 12)}")
     if found.constraints:
         say(f"Under: {'; '.join(found.constraints)}")
-    if text := offset_sentence(found):
+    if text := shift_sentence(found):
         say(text)
     say(report_check(found))
     for text in found.warnings:
@@ -221,7 +202,7 @@ def show_chosen(
     show_table(
         "chosen ratios: predicted against trained, bits per byte on report "
         "text",
-        ["ratio", "on", "trained", *agreement.LABELS.values(),
+        ["ratio", "on", "trained", *(LABELS[p] for p in PROXIES),
          "trained - merge"],
         [
             [
@@ -234,7 +215,7 @@ def show_chosen(
             for on, these in outcome.comparisons(chosen, found)
             for one in these
         ],
-        note=_marks(chosen.notes),
+        note=marks(chosen.notes),
     )  # fmt: skip
     for text in outcome.sentences(chosen, found, validation):
         say(text)
@@ -267,33 +248,6 @@ def _show_next_percent(found: Found) -> None:
     )  # fmt: skip
 
 
-def _show_points(validation: Validation) -> None:
-    """Every truth, where there are too few for an interval."""
-    for group in agreement.groups(validation):
-        if len(group.targets) > 1:
-            continue
-        (name,) = group.targets
-        show_table(
-            f"the points: {group.title}, bits per byte",
-            ["truth", "ratio", "trained", *agreement.LABELS.values()],
-            [
-                [
-                    truth,
-                    weights(
-                        dict(zip(validation.members, ratio, strict=True)), 3
-                    ),
-                    *(
-                        number(validation.points[which][name][i], 4)
-                        for which in ("truth", *PROXIES)
-                    ),
-                ]
-                for i, (truth, ratio) in enumerate(
-                    zip(validation.truths, validation.ratios, strict=True)
-                )
-            ],
-        )
-
-
 def _best_members(references: References, half: str) -> Iterable[list[str]]:
     gain_CD = references.gains(half)
     for d, (domain, inside) in enumerate(_domains(references)):
@@ -318,7 +272,3 @@ def _best_members(references: References, half: str) -> Iterable[list[str]]:
 
 def _domains(references: References) -> list[tuple[str, bool]]:
     return list(zip(references.domains, references.in_pool, strict=True))
-
-
-def _marks(notes: Iterable[str]) -> str:
-    return "\n".join(f"OVERRIDE: {note}" for note in notes)

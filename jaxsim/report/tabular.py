@@ -10,19 +10,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from jaxsim.report import agreement
+from jaxsim.report import agreement, calibrated, claims, gauged
 from jaxsim.report.collect import Facts
 from jaxsim.report.cost import alternatives, spent
 from jaxsim.report.effort import next_percent
 from jaxsim.report.references import SEED, References
 from jaxsim.search.found import Found
 from jaxsim.study.chosen import Chosen
-from jaxsim.study.validate import PROXIES, Validation
+from jaxsim.study.validate import Validation
 
 Record = dict[str, Any]
 TABLES = (
     "members", "domains", "gains", "mixtures", "marginal", "binding", "race",
-    "agreement", "points", "chosen", "cost",
+    "gauge", "agreement", "claims", "calibration_check", "learning",
+    "points", "chosen", "cost",
 )  # fmt: skip
 PROPOSED = "proposed.csv"
 
@@ -43,8 +44,13 @@ def tables(facts: Facts) -> dict[str, list[Record]]:
         found["marginal"] = marginal(facts.found)
         found["binding"] = list(facts.found.binding)
         found["race"] = list(facts.found.race)
+    if facts.gauge is not None:
+        found["gauge"] = gauged.records(facts.gauge)
     if facts.validation is not None:
         found["agreement"] = agreement.records(facts.validation)
+        found["claims"] = claims.records(facts.validation)
+        found["calibration_check"] = calibrated.check_records(facts.validation)
+        found["learning"] = calibrated.learning_records(facts.validation)
         found["points"] = points(facts.validation)
     if facts.chosen is not None:
         found["chosen"] = chosen(facts.chosen)
@@ -84,6 +90,7 @@ def write_proposed(folder: Path, found: Found, columns: Sequence[str]) -> Path:
 def members(facts: Facts) -> list[Record]:
     """Every member: what it was trained on, what it took, how far it moved."""
     units = facts.corpus.units if facts.corpus else {}
+    bumps = facts.gauge.bumps if facts.gauge else {}
     return [
         {
             "member": name,
@@ -95,6 +102,7 @@ def members(facts: Facts) -> list[Record]:
             "epochs": float(max(m.epochs.values(), default=0.0)),
             "final_loss": float(m.final_loss),
             "drift": _finite(facts.drift.get(name)),
+            "bump": _finite(bumps.get(name)),
             "wall_seconds": float(m.wall_seconds),
             "device_seconds": float(m.device_seconds),
             "flops": float(m.flops),
@@ -154,6 +162,7 @@ def mixtures(found: Found) -> list[Record]:
             "report_bits_per_byte": _finite(row["report"]),
             "select_probability": _finite(row.get("probability")),
             "select_members": _finite(row.get("members")),
+            "shift": _finite(row.get("shift")),
             "difference": _finite(row["difference"]),
             "error": _finite(row["error"]),
             "tied": row["tied"],
@@ -178,14 +187,18 @@ def marginal(found: Found) -> list[Record]:
 
 
 def points(validation: Validation | Chosen) -> list[Record]:
-    """Every truth on every target, beside what each proxy predicted."""
+    """Every truth on every target, beside what was predicted for it."""
     return [
         {
             "truth": name,
             "target": target,
             "kind": kind,
             "truth_bits_per_byte": validation.points["truth"][target][i],
-            **{p: validation.points[p][target][i] for p in PROXIES},
+            **{
+                predictor: values[target][i]
+                for predictor, values in validation.points.items()
+                if predictor != "truth"
+            },
         }
         for target, kind in zip(
             validation.targets, validation.kinds, strict=True

@@ -1,7 +1,7 @@
 """Numbers, names and weights as a reader wants them, in one place."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 BLANK = "-"
@@ -124,3 +124,8 @@ def aim(parts: Mapping[str, float], kind: str) -> str:
     if kind == "worst" and len(parts) > 1:
         return f"the worst of {listed(list(parts))} (least gain over the seed)"
     return target(parts)
+
+
+def marks(notes: Iterable[str]) -> str:
+    """What an override admitted, a line each."""
+    return "\n".join(f"OVERRIDE: {note}" for note in notes)

@@ -20,6 +20,7 @@ from jaxsim.report.collect import Facts, collect, load_closing
 from jaxsim.report.effort import next_percent
 from jaxsim.report.page import render
 from jaxsim.report.price import price
+from jaxsim.report.scatter import scatter
 from jaxsim.report.summary import summary
 from jaxsim.report.tabular import (
     PROPOSED,
@@ -29,7 +30,7 @@ from jaxsim.report.tabular import (
     write_tables,
 )
 
-FIGURES = ("heat_map", "scatter", "mixtures", "next_percent")
+FIGURES = ("heat_map", "scatter", "mixtures", "next_percent", "ways")
 
 
 def write_report(config: Config, workdir: Path) -> Path:
@@ -81,8 +82,10 @@ def _draw(facts: Facts) -> dict[str, bytes]:
     drawn = {}
     if facts.references is not None:
         drawn["heat_map"] = figures.heat_map(facts.references)
+    if facts.gauge is not None:
+        drawn["ways"] = figures.ways(facts.gauge)
     if facts.validation is not None:
-        drawn["scatter"] = figures.scatter(facts.validation)
+        drawn["scatter"] = scatter(facts.validation)
     if facts.found is not None:
         drawn["mixtures"] = figures.mixtures(facts.found)
         if (percent := next_percent(facts.found)) is not None:

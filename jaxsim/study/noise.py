@@ -29,6 +29,7 @@ def noise_ceiling(
     That of a proxy without noise: sqrt(1 - s2_repeat / s2_truth), and 0 if
     noise is all there is. The variances have P and M - 1 degrees of freedom,
     so under normality their ratio over the law's follows Fisher's F.
+    Where truths or noise have heavy tails or much skew, it covers less.
 
     Args:
       truth_M: losses of all truths, with their noise.

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from jaxsim.pool import open_pool
-from jaxsim.report.answer import answer, offset_sentence, report_check
+from jaxsim.report.answer import answer, report_check, shift_sentence
 from jaxsim.report.closing import closing_lines
 from jaxsim.report.price import Price, price
 
@@ -26,6 +26,15 @@ def lines(found, validation=None, **more):
     return closing_lines(found, validation, "W", **more)
 
 
+def calibrated(found, *shifts, singles_known=True):
+    """A search whose merges were shifted by what truths taught."""
+    for row, shift in zip(found.rows, shifts, strict=True):
+        row["shift"] = shift
+    return dataclasses.replace(
+        found, calibrated=True, singles_known=singles_known
+    )
+
+
 def test_a_single_member_is_compared_as_its_own_truth():
     """Merges of several are corrected by what truths showed of them."""
     found = found_of(trained=True)
@@ -33,20 +42,34 @@ def test_a_single_member_is_compared_as_its_own_truth():
     alone = dict(found.rows[3], name="alone", weights={MEMBERS[0]: 1.0})
     alone |= {"kind": "member", "report": 1.02}
     found.rows[:] = [*found.rows[:3], alone]
+    assert "it has 1.0000 bits per byte" in report_check(found)
     assert "0.0200 better" in report_check(found)
-    corrected = dataclasses.replace(found, offset=0.05)
-    assert "no better (0.0300 worse)" in report_check(corrected)
-    assert "+0.0500" in offset_sentence(corrected)
-    assert offset_sentence(found) == ""
+    known = calibrated(found, 0.05, 0.05, 0.05, 0.0)
+    assert "it is predicted to have 1.0500" in report_check(known)
+    assert "no better (0.0300 worse)" in report_check(known)
 
 
-def test_a_member_is_not_to_be_trained_again():
+def test_the_shift_of_the_rows_is_said():
     found = found_of(trained=True)
-    found.rows[0] |= {"weights": {MEMBERS[0]: 1.0}, "kind": "member"}
-    found = dataclasses.replace(found, offset=0.05)
-    text = "\n".join(lines(found, None))
-    assert "trained as long as the truths" in text
-    assert "--ratios=" not in text and "was not trained" not in text
+    assert shift_sentence(found) == ""
+    assert shift_sentence(as_before(found)) == ""
+    found.rows[3]["weights"] = {MEMBERS[0]: 1.0}
+    text = shift_sentence(calibrated(found, 0.01, 0.05, -0.002, 0.0))
+    assert "shifted by -0.0020 to +0.0500 bits per byte" in text
+    assert "a single member is its own truth" in text
+    same = shift_sentence(calibrated(found, 0.03, 0.03, 0.03, 0.0))
+    assert "shifted by +0.0300 bits per byte" in same
+    nothing = shift_sentence(calibrated(found, 0.0, 0.0, 0.0, 0.0))
+    assert "left the merges as they are" in nothing
+
+
+def test_a_single_member_may_be_shifted_where_it_is_no_truth():
+    found = found_of(trained=True)
+    found.rows[3]["weights"] = {MEMBERS[0]: 1.0}
+    other = calibrated(found, 0.01, 0.01, 0.01, 0.09, singles_known=False)
+    text = shift_sentence(other)
+    assert "shifted by +0.0100 to +0.0900 bits per byte" in text
+    assert "own truth" not in text
 
 
 def test_nothing_searched():

@@ -8,12 +8,12 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from jaxsim.report import figures
+from jaxsim.report import figures, scatter
 from jaxsim.report.effort import NextPercent, next_percent
 from jaxsim.report.references import References
 from jaxsim.report.wording import short
 
-from .workdirs import HOSTILE, found_of, validation_of
+from .workdirs import HOSTILE, found_of, gauge_of, validation_of
 
 
 def references(members, domains, gain_CD):
@@ -94,13 +94,13 @@ def test_bars_reach_as_far_as_a_tie_does():
 def test_scatter_and_mixtures(workdir):
     for truths, repeats in ((2, 0), (12, 3)):
         validation = validation_of(workdir, truths, repeats)
-        assert pixels(figures.scatter(validation)).std() > 0.02
+        assert pixels(scatter.scatter(validation)).std() > 0.02
     assert pixels(figures.mixtures(found_of())).std() > 0.02
 
 
 def test_scatter_shows_macros_and_out_of_pool(workdir):
     validation = validation_of(workdir, 3)
-    shown = figures.scatter_targets(validation)
+    shown = scatter.scatter_targets(validation)
     assert shown[0] == "macro in-pool"
     assert set(shown[1:]) == {
         t
@@ -113,7 +113,39 @@ def test_scatter_shows_macros_and_out_of_pool(workdir):
         targets=[validation.targets[i] for i in inside],
         kinds=["in-pool"],
     )
-    assert figures.scatter_targets(alone) == alone.targets
+    assert scatter.scatter_targets(alone) == alone.targets
+
+
+def test_scatter_shows_the_calibrated_merge_if_there_is_one(workdir):
+    validation = validation_of(workdir, 3)
+    shown = scatter.scatter_predictors(validation)
+    assert shown == ("merge", "probability", "calibrated merge")
+    points = {
+        k: v for k, v in validation.points.items() if k != "calibrated merge"
+    }
+    before = dataclasses.replace(validation, points=points)
+    assert scatter.scatter_predictors(before)[-1] == "members"
+    assert pixels(scatter.scatter(before)).std() > 0.02
+
+
+def test_bars_of_truths_are_the_noise_of_a_run(workdir):
+    validation = validation_of(workdir, 12, repeats=3)
+    target = scatter.scatter_targets(validation)[0]
+    noise = validation.noise[target]
+    assert scatter._repeat_noise(validation, target) == noise > 0
+    # An earlier version left the ceiling alone, which is made of it.
+    before = dataclasses.replace(validation, noise={})
+    assert scatter._repeat_noise(before, target) == pytest.approx(noise)
+    alone = dataclasses.replace(before, ceilings={})
+    assert scatter._repeat_noise(alone, target) == 0
+
+
+def test_the_ways_show_every_member():
+    gauge = gauge_of()
+    image = pixels(figures.ways(gauge))
+    assert image.std() > 0.02
+    gauge.lines.pop(gauge.members[0])
+    assert not np.array_equal(pixels(figures.ways(gauge)), image)
 
 
 def test_short_names_fit_and_keep_both_ends():

@@ -106,6 +106,9 @@ def test_agreement_has_rules_and_groups(workdir, capsys):
     ):
         assert f"agreement with 5 trained truths: {group}" in out
     assert "noise: not measured (no repeats)" in out
+    assert "calibrated merge" in out
+    assert "the truth's repeat" not in out
+    assert "Merge or no model (out-of-pool): Over 1 out-of-pool domain" in out
     assert "OVERRIDE: a mark" in out
 
 
@@ -139,6 +142,18 @@ def test_found(capsys, trained):
     assert "WARNING: " in out and "would repeat 2.5 times" in out
     for sentence in ("What binds: ", "Certificate: were", "The race dropped"):
         assert sentence in out
+
+
+def test_found_shows_the_shift_where_merges_are_calibrated(capsys):
+    found = plain_names(found_of(trained=True))
+    for row in found.rows:
+        row["shift"] = 0.0123
+    show_found(found)
+    assert "shift" not in said(capsys)
+    show_found(dataclasses.replace(found, calibrated=True))
+    out = said(capsys)
+    assert "2.3000 +0.0123 +0.0000" in out
+    assert "shifted by +0.0123" in out
 
 
 def test_found_of_before_has_the_merge_alone(capsys):

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 
-import numpy as np
 import pyarrow.parquet
 import pytest
 
@@ -18,10 +17,13 @@ from jaxsim.mixture.scores import ScoreStore, load_scores
 from jaxsim.mixture.table import read_csv
 from jaxsim.pool import Pool
 from jaxsim.report import collect
+from jaxsim.report.stale import evaluation_digest
 from jaxsim.report.tabular import TABLES
 from jaxsim.report.write import last_lines, write_report
 from jaxsim.search.found import Found, load_found, save_found
 from jaxsim.study.chosen import save_chosen
+from jaxsim.study.gauge import load_gauge, save_gauge
+from jaxsim.study.validate import Validation, save_validation
 
 from .workdirs import (
     DRIFT,
@@ -30,6 +32,7 @@ from .workdirs import (
     OUTSIDE,
     add_chosen,
     add_found,
+    add_gauge,
     add_truth,
     add_validation,
     as_before,
@@ -37,6 +40,7 @@ from .workdirs import (
     config_of,
     found_of,
     reference_scores,
+    validation_of,
 )
 
 COMMANDS = ("prepare", "seed", "train", "score", "validate", "search")
@@ -89,7 +93,8 @@ def report_of(workdir):
 
 @pytest.fixture
 def complete(workdir):
-    add_validation(workdir, truths=12, repeats=3)
+    add_gauge(workdir)
+    add_validation(workdir, truths=12, repeats=3, fit=6)
     add_chosen(workdir, add_found(workdir, trained=True))
     return workdir
 
@@ -117,7 +122,7 @@ def test_the_page_loads_nothing(complete):
     policies = [a["content"] for tag, a in page.elements if "http-equiv" in a]
     assert policies and policies[0].startswith("default-src 'none'")
     images = [a for tag, a in page.elements if tag == "img"]
-    assert len(images) == 4
+    assert len(images) == 5
     assert all(a["alt"] for a in images)
 
 
@@ -208,11 +213,14 @@ def test_overrides_mark_page_and_json(complete):
     assert "OVERRIDE." in page.text and note in page.text
 
 
-@pytest.mark.parametrize("where", ["study", "chosen", "search"])
+@pytest.mark.parametrize("where", ["gauge", "study", "chosen", "search"])
 def test_overrides_of_other_parts_are_found(complete, where):
     assert collect.collect(complete).overrides == []
     if where == "study":
         add_validation(complete, truths=12, notes=("a mark",))
+    elif where == "gauge":
+        gauge = load_gauge(complete)
+        save_gauge(complete, dataclasses.replace(gauge, notes=["a mark"]))
     elif where == "chosen":
         chosen = chosen_of(load_found(complete))
         save_chosen(complete, dataclasses.replace(chosen, notes=["a mark"]))
@@ -365,12 +373,42 @@ def test_drift(complete):
         assert member["drift"] == pytest.approx(
             DRIFT[member["member"]], rel=1e-4
         )
-    seed = {"a": np.array([3.0, 0.0]), "b": np.array([4.0])}
-    moved = {"a": np.array([3.0, 1.0]), "b": np.array([4.0])}
-    assert collect.relative_drift(moved, seed) == pytest.approx(0.2)
+
+
+def test_drift_is_measured_where_there_is_no_gauge(complete):
+    (complete / "study" / "gauge.json").unlink()
+    page, summary = report_of(complete)
+    for member in summary["members"]:
+        assert member["drift"] == pytest.approx(
+            DRIFT[member["member"]], rel=1e-4
+        )
+        assert member["bump"] is None
+    assert summary["gauge"] is None
+    assert "Not gauged" in page.text
+    assert not (complete / "report" / "figures" / "ways.png").exists()
+
+
+def test_what_was_gauged_is_not_measured_again(complete, monkeypatch):
+    monkeypatch.setattr(Pool, "load", None)
+    _, summary = report_of(complete)
+    drift = {m["member"]: m["drift"] for m in summary["members"]}
+    assert drift == DRIFT
+
+
+def test_a_gauge_of_another_pool_is_out_of_date(complete):
+    gauge = load_gauge(complete)
+    digests = {**gauge.digests, "alpha": "another"}
+    save_gauge(complete, dataclasses.replace(gauge, digests=digests))
+    (line,) = collect.collect(complete).stale
+    assert line.startswith("the gauge is of other members")
+    assert line.endswith("run `jaxsim validate`")
+    more = {**gauge.digests, "gone": "x"}
+    save_gauge(complete, dataclasses.replace(gauge, digests=more))
+    assert len(collect.collect(complete).stale) == 1
 
 
 def test_a_damaged_member_has_no_drift_and_stops_nothing(complete):
+    (complete / "study" / "gauge.json").unlink()
     entry = complete / "pool" / "members" / "alpha"
     shutil.rmtree(next(entry.glob("attempt-*")))
     page, summary = report_of(complete)
@@ -382,8 +420,8 @@ def test_a_damaged_member_has_no_drift_and_stops_nothing(complete):
 
 @pytest.mark.parametrize(
     "path",
-    ["study/validation.json", "study/chosen.json", "search/found.json",
-     "scores/references.parquet"],
+    ["study/gauge.json", "study/validation.json", "study/chosen.json",
+     "search/found.json", "scores/references.parquet"],
 )  # fmt: skip
 def test_a_damaged_result_is_an_error_that_names_it(complete, path):
     (complete / path).write_bytes(b"{")
@@ -459,15 +497,82 @@ def test_the_last_lines_are_in_the_page_and_name_no_place(complete):
 
 def test_the_evaluation_digest_needs_no_window(scored):
     corpus = open_corpus(scored)
-    assert collect.evaluation_digest(corpus) == gather(corpus).digest
+    assert evaluation_digest(corpus) == gather(corpus).digest
 
 
-@pytest.mark.parametrize(("truths", "claims"), [(11, False), (12, True)])
-def test_few_truths_claim_nothing_over_the_rules(workdir, truths, claims):
+@pytest.mark.parametrize(("truths", "tested"), [(11, False), (12, True)])
+def test_few_truths_claim_nothing_over_the_rules(workdir, truths, tested):
     add_validation(workdir, truths)
     page, _ = report_of(workdir)
-    assert ("too few truths to say" in page.text) != claims
+    assert ("not tested, with fewer than 12 truths" in page.text) != tested
     assert (
-        "the merge ranks better" in page.text
-        or "the merge adds nothing" in page.text
-    ) == claims
+        "better than the rule" in page.text
+        or "worse than the rule" in page.text
+        or "cannot be told apart:" in page.text
+    ) == tested
+
+
+def test_the_verdict_is_on_the_page_and_in_json(complete):
+    page, summary = report_of(complete)
+    assert summary["verdict"]["word"] in page.text
+    assert summary["gauge"]["verdict"] == "trust"
+    add_gauge(complete, "do not trust")
+    page, summary = report_of(complete)
+    assert summary["verdict"]["word"] == "do not trust"
+    assert "Do not trust. What is predicted here" in page.text
+    assert "The reason for 'do not trust'." in page.text
+
+
+def test_what_truths_left_is_in_the_tables(complete):
+    _, summary = report_of(complete)
+    validation = summary["validation"]
+
+    def rows(name):
+        path = complete / "report" / "tables" / f"{name}.parquet"
+        return pyarrow.parquet.read_table(path).to_pylist()
+
+    claimed = {(r["kind"], r["predictor"]): r for r in rows("claims")}
+    for claim in validation["claims"]:
+        row = claimed[claim["kind"], claim["predictor"]]
+        assert row["gain"] == claim["gain"]
+        assert [row["gain_low"], row["gain_high"]] == claim["gain_interval"]
+    checked = {r["target"]: r for r in rows("calibration_check")}
+    for target, check in validation["check"].items():
+        assert checked[target]["merge_error"] == check["merge"]
+        assert checked[target]["calibrated_error"] == check["calibrated"]
+    assert [r["error"] for r in rows("learning")] == [
+        r["error"] for r in validation["learning"]
+    ]
+    ends = [r for r in rows("gauge") if r["line"] == "uniform"]
+    assert [r["bits_per_byte"] for r in ends] == [3, 2.88, 2.78, 2.7, 2.64, 2.6]
+    repeats = [r for r in rows("agreement") if r["predictor"] == "repeat"]
+    assert {r["target"] for r in repeats} == set(validation["targets"])
+
+
+def test_a_comparison_of_before_still_makes_a_report(workdir):
+    """Written before agreement had gains, and validations all that is new."""
+    validation = validation_of(workdir, 12, repeats=3)
+    new = {
+        f.name
+        for f in dataclasses.fields(Validation)
+        if f.default is not dataclasses.MISSING
+        or f.default_factory is not dataclasses.MISSING
+    }
+    kept = {k: v for k, v in vars(validation).items() if k not in new}
+    known = ("truth", "merge", "probability", "members")
+    kept["points"] = {p: validation.points[p] for p in known}
+    kept["agreement"] = {
+        target: {
+            name: {k: v for k, v in row.items() if not k.startswith("gain")}
+            for name, row in table.items()
+            if name in known or "merge" not in name
+        }
+        for target, table in validation.agreement.items()
+    }
+    save_validation(workdir, Validation(**kept))
+    page, summary = report_of(workdir)
+    assert "run jaxsim validate again" in page.text
+    assert "calibrated merge" not in page.text
+    assert "The truth's repeat" in page.text  # of the note, and of no row
+    assert summary["verdict"]["word"] in ("trust ranks only", "do not trust")
+    assert not (workdir / "report" / "tables" / "claims.csv").exists()

@@ -40,8 +40,11 @@ from jaxsim.pool.publish import publish, save_attempt
 from jaxsim.search.found import Found, save_found
 from jaxsim.search.ties import AFTER_TRUTHS, BEFORE_TRUTHS
 from jaxsim.study.chosen import Chosen, save_chosen
+from jaxsim.study.compare import compare
+from jaxsim.study.gauge import Gauge, save_gauge
+from jaxsim.study.measured import Measured, basis_of
 from jaxsim.study.truths import ratio_table
-from jaxsim.study.validate import Validation, compare, save_validation
+from jaxsim.study.validate import Validation, save_validation
 from jaxsim.train import Run
 
 # Allowed as names, and everything that a page or a figure could trip over.
@@ -140,35 +143,119 @@ def scores_of(
     return Scores(name, table, evaluation, proxies, notes)
 
 
-def add_validation(
-    workdir: Path, truths: int, repeats: int = 0, notes: tuple[str, ...] = ()
-) -> Validation:
+def add_validation(workdir: Path, truths: int, **more) -> Validation:
     """Truths that are the merges and some noise."""
-    validation = validation_of(workdir, truths, repeats, notes)
+    validation = validation_of(workdir, truths, **more)
     save_validation(workdir, validation)
     return validation
 
 
 def validation_of(
-    workdir: Path, truths: int, repeats: int = 0, notes: tuple[str, ...] = ()
+    workdir: Path,
+    truths: int,
+    repeats: int = 0,
+    notes: tuple[str, ...] = (),
+    fit: int = 0,
+    noise: float = 0.02,
+    bend: float = 0.05,
+    **more,
 ) -> Validation:
+    """Truths above the merges by `bend`, growing with the spread of weights.
+
+    Args:
+      workdir: of the corpus.
+      truths: how many are judged.
+      repeats: how many of them are repeated.
+      notes: what an override admitted.
+      fit: how many more are fitted on.
+      noise: standard deviation of truths around that.
+      bend: the highest distance of a truth from its merge.
+      more: of `compare`.
+    """
     corpus = open_corpus(workdir)
+    evaluation = gather(corpus)
     rng = np.random.default_rng(1)
-    w_MC = rng.dirichlet(np.ones(len(MEMBERS)), truths)
+    judged = _measured("truth", truths, evaluation, rng, noise, bend)
+    fitted = scaled = pairs = None
+    if fit:
+        fitted = _measured("fit", fit, evaluation, rng, noise, bend)
+        scaled = (1.25, judged.report["merge"] - 0.01)
+    if repeats:
+        first_PD = judged.report["truth"][:repeats]
+        pairs = (first_PD, first_PD + rng.normal(0, 0.01, first_PD.shape))
+    references = reference_scores(evaluation, notes)
+    return compare(
+        basis_of(corpus, references, singles_known=True),
+        judged,
+        fitted,
+        scaled,
+        pairs,
+        **{"laws": ["dirichlet"] * truths, **more},
+    )
+
+
+def _measured(
+    name: str,
+    count: int,
+    evaluation: EvaluationSet,
+    rng: np.random.Generator,
+    noise: float,
+    bend: float,
+) -> Measured:
+    w_MC = rng.dirichlet(np.ones(len(MEMBERS)), count)
     runs = [
-        Run(f"truth-{i}", "truth", dict(zip(MEMBERS, w_C, strict=True)), 4)
+        Run(f"{name}-{i}", "truth", dict(zip(MEMBERS, w_C, strict=True)), 4)
         for i, w_C in enumerate(w_MC)
     ]
-    proxies = scores_of(
-        "ratios", ratio_table(MEMBERS, runs), gather(corpus), notes
-    )
+    proxies = scores_of("ratios", ratio_table(MEMBERS, runs), evaluation)
     bits_MD = proxies.bits_per_byte("merge", "report")
-    truth_MD = bits_MD + rng.normal(0.05, 0.02, bits_MD.shape)
-    pairs = None
-    if repeats:
-        first_PD = truth_MD[:repeats]
-        pairs = (first_PD, first_PD + rng.normal(0, 0.01, first_PD.shape))
-    return compare(corpus, proxies, truth_MD, truth_MD, pairs, given=False)
+    spread_M1 = 1.5 * (1 - np.sum(w_MC**2, axis=1))[:, None]
+    run_MD = rng.normal(0, noise, bits_MD.shape)
+    bits = dict.fromkeys(("merge", "probability", "members"), bits_MD)
+    bits["truth"] = bits_MD + bend * spread_M1 + run_MD
+    names = tuple(f"{name}-{i}" for i in range(count))
+    return Measured(names, w_MC, bits, bits)
+
+
+def gauge_of(verdict: str = "trust", noise_bound: bool = False) -> Gauge:
+    """Three members that moved as `DRIFT` says, and smooth ways to them."""
+    scales = [0.0, 0.25, 0.5, 0.75, 1.0]
+    lines = {
+        name: {
+            "scale": scales,
+            "macro": [3.0 - 0.4 * s + 0.1 * s * s for s in scales],
+        }
+        for name in MEMBERS
+    }
+    lines["uniform"] = {
+        "scale": [*scales, 1.5],
+        "macro": [3.0, 2.88, 2.78, 2.7, 2.64, 2.6],
+    }
+    return Gauge(
+        verdict=verdict,
+        reasons=[f"the reason for '{verdict}'"],
+        members=list(MEMBERS),
+        drift=dict(DRIFT),
+        cosines=[[1.0, 0.25, 0.31], [0.25, 1.0, 0.4], [0.31, 0.4, 1.0]],
+        lines=lines,
+        bumps={"uniform": -0.02, **dict.fromkeys(MEMBERS, -0.006)},
+        barriers={"uniform": -0.05, f"{MEMBERS[0]} + {MEMBERS[1]}": -0.031},
+        resolution={
+            OUTSIDE: 0.9, MEMBERS[0]: None, "macro in-pool": 0.4, "macro": 0.31
+        },
+        noise_bound=noise_bound,
+        windows=4,
+        repeats=0,
+        evaluation="text",
+        digests={"seed": "s", **{name: f"d {name}" for name in MEMBERS}},
+        notes=[],
+    )  # fmt: skip
+
+
+def add_gauge(workdir: Path, verdict: str = "trust") -> Gauge:
+    gauge = current(workdir, gauge_of(verdict))
+    save_gauge(workdir, gauge)
+    return gauge
 
 
 def found_of(trained: bool = False, tied: int = 2) -> Found:
@@ -294,7 +381,7 @@ def on_basis_of(found: Found, validation: Validation) -> Validation:
 
 
 def current(workdir: Path, part):
-    """A search or chosen ratios, of the pool and text of a workdir."""
+    """A search, a gauge or chosen ratios, of the pool and text of a workdir."""
     pool = open_pool(workdir)
     digests = {"seed": pool.identity["seed_digest"]} | {
         name: m.params_digest for name, m in pool.manifests("member").items()

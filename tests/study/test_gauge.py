@@ -287,7 +287,7 @@ def test_noise_bound_only_if_every_domain_is():
     assert within_noise(0.015 * sign_C1 * [1, 1], error_CD, None)
     assert not within_noise(0.015 * sign_C1 * [1, 2], error_CD, None)
     first_PD = np.full((3, 2), 2.0)
-    noisy = first_PD, first_PD + [0.0, 0.04]
+    noisy = first_PD, first_PD + np.array([0.0, 0.04])
     assert within_noise(0.015 * sign_C1 * [1, 2], error_CD, noisy)
     unknown_CD = np.full((4, 2), np.nan)
     assert not within_noise(0.0 * sign_C1 * [1, 1], unknown_CD, None)
