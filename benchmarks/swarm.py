@@ -10,19 +10,20 @@ the regressors on these runs.
 """
 
 import argparse
+import dataclasses
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from jaxsim import commands
-from jaxsim.config import Config, from_config_dict
+from jaxsim.config import Config, from_config_dict, load_config
 from jaxsim.corpus import open_corpus
 from jaxsim.mesh import training_mesh
 from jaxsim.mixture.scorer import Scorer
 from jaxsim.pool import create_pool
 from jaxsim.pool.build import train_missing
-from jaxsim.study.truths import ratio_table
 from jaxsim.train import Run, trainer_of_recipe, truth_run
 
 CONCENTRATION = 1.0  # RegMix draws from a Dirichlet around the token shares
@@ -73,19 +74,49 @@ def runs(config: Config, units: list[str], count: int) -> list[Run]:
     ]
 
 
-def scored(
-    config: Config, workdir: Path, count: int
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Ratios [M, C], bits per byte on select text [M, D], and all FLOPs."""
+@dataclasses.dataclass(frozen=True)
+class Swarm:
+    """What was trained.
+
+    Attributes:
+      w_MC: ratios, columns as asked for.
+      select: by domain, [M] bits per byte on select text.
+      flops_M: of training each.
+      scoring: FLOPs of one model on the select text of a domain.
+    """
+
+    w_MC: np.ndarray
+    select: dict[str, np.ndarray]
+    flops_M: np.ndarray
+    scoring: dict[str, float]
+
+
+def scored(workdir: Path, members: Sequence[str], windows: int) -> Swarm:
+    """Scores every run that is there on select text; once, then it is kept.
+
+    Args:
+      workdir: of the swarm.
+      members: order of the columns.
+      windows: of each domain, at most; 0 for all.
+    """
+    config = load_config(workdir / "config.json")
     scorer = Scorer(workdir, config.score)
-    wanted = runs(config, list(scorer.corpus.units), count)
-    names = [run.name for run in wanted]
-    scores = scorer.score_entries("swarm", names, "select")
     manifests = scorer.pool.manifests("truth")
-    return (
-        ratio_table(list(scorer.corpus.units), wanted).w_MC,
-        scores.bits_per_byte("truth", "select"),
-        sum(manifests[name].flops for name in names),
+    scores = scorer.score_entries("swarm", list(manifests), "select", windows)
+    bits_MD = scores.bits_per_byte("truth", "select")
+    e, model = scorer.evaluation, scorer.pool.model
+    windows_D = np.bincount(
+        e.domain_R[scores.proxies["truth"].rows], minlength=len(e.domains)
+    )
+    ratios = [manifest.ratio for manifest in manifests.values()]
+    return Swarm(
+        np.array([[r.get(name, 0.0) for name in members] for r in ratios]),
+        dict(zip(e.domains, bits_MD.T, strict=True)),
+        np.array([manifest.flops for manifest in manifests.values()]),
+        {
+            name: model.forward_flops(int(n) * config.model.length)
+            for name, n in zip(e.domains, windows_D, strict=True)
+        },
     )
 
 

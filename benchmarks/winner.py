@@ -80,6 +80,7 @@ def compete(config: Config, workdir: Path) -> dict[str, Any]:
     }
     result = {
         "target": target,
+        "runs": {n: [run.name for run in rs] for n, rs in runs.items()},
         "ratios": {n: dict(rs[0].ratio) for n, rs in runs.items()},
         "bits_per_byte": bits,
         "against": {
@@ -88,7 +89,12 @@ def compete(config: Config, workdir: Path) -> dict[str, Any]:
             if name != "found"
         },
         "best_truth": best_truth(workdir, target),
-        "share_of_gain": share_of_gain(bits),
+        "share_of_gain": {
+            "all": share_of_gain(bits),
+            "without_first": share_of_gain(
+                bits | {"best truth": bits["best truth"][1:]}
+            ),
+        },
     }
     text = json.dumps(result, indent=1) + "\n"
     replace(
@@ -130,19 +136,37 @@ def difference(a: list[float], b: list[float]) -> dict[str, float]:
     }
 
 
-def share_of_gain(bits: dict[str, list[float]]) -> dict[str, float]:
-    """Of the gain from the best plain baseline to the best truth."""
-    plain = min(
-        float(np.mean(values))
-        for name, values in bits.items()
-        if name not in ("found", "best truth")
-    )
-    best, later = bits["best truth"], bits["best truth"][1:]
-    gain = plain - float(np.mean(bits["found"]))
+def share_of_gain(bits: dict[str, list[float]]) -> dict[str, Any]:
+    """Of the gain from the best plain baseline to the best truth.
+
+    The interval is Fieller's, with one variance for all runs; there is none
+    where the whole gain may be zero, and no share where it is not positive.
+    """
+    mean = {name: float(np.mean(values)) for name, values in bits.items()}
+    rivals = [name for name in bits if name not in ("found", "best truth")]
+    plain = min(rivals, key=lambda name: mean[name])
+    gain, most = mean[plain] - mean["found"], mean[plain] - mean["best truth"]
+    freedom = sum(len(values) - 1 for values in bits.values())
+    variance = sum(np.var(v) * len(v) for v in bits.values()) / freedom
+    share = low = high = None
+    if most > 0:
+        share = gain / most
+        # Of the gain, of the whole gain, and what they share: the plain one.
+        one = {name: variance / len(values) for name, values in bits.items()}
+        t2 = scipy.stats.t.ppf((1 + LEVEL) / 2, freedom) ** 2
+        a = most**2 - t2 * (one[plain] + one["best truth"])
+        b = gain * most - t2 * one[plain]
+        c = gain**2 - t2 * (one[plain] + one["found"])
+        if a > 0:
+            reach = np.sqrt(b**2 - a * c) / a
+            low, high = float(b / a - reach), float(b / a + reach)
     return {
+        "plain": plain,
         "gain": gain,
-        "best_truth_gain": plain - float(np.mean(best)),
-        "best_truth_gain_without_first": plain - float(np.mean(later)),
+        "best_truth_gain": most,
+        "share": share,
+        "low": low,
+        "high": high,
     }
 
 

@@ -37,16 +37,12 @@ def scale_of(
       The scale with the least squared error over all domains on select text,
       and bits per byte [M, D] of the merges of `table` on report text.
     """
-    rows = np.repeat(np.arange(len(fit_table)), len(SCALES))
-    grid = fit_table.take(rows)
-    scale_M = np.tile(SCALES, len(fit_table))
-    grid = dataclasses.replace(
-        grid,
-        names=tuple(
-            f"{name} at {scale:g}"
-            for name, scale in zip(grid.names, scale_M, strict=True)
-        ),
-        scale_M=scale_M,
+    grid = Mixtures(
+        fit_table.members,
+        tuple(f"{n} at {scale:g}" for n in fit_table.names for scale in SCALES),
+        ("given",) * (len(fit_table) * len(SCALES)),
+        np.repeat(fit_table.w_MC, len(SCALES), axis=0),
+        np.tile(SCALES, len(fit_table)),
     )
     scores = scorer.score(_TABLE, grid, "select", windows)
     bits_FSD = scores.bits_per_byte("merge", "select").reshape(

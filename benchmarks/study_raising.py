@@ -1,0 +1,248 @@
+"""Question 3: what raises agreement, and when does it break?"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from benchmarks.study_workdir import OUTSIDE, Workdir, plain
+from jaxsim.search.objective import weighted_mean
+from jaxsim.study.intervals import mean_spearman, paired_difference
+from jaxsim.study.scale import SCALES
+from jaxsim.study.validate import OUT_OF_POOL, SCALED
+
+PROXIES = ("merge", "probability")
+GAIN_SPREAD = 0.5  # of log gains before any truth: a factor of 1.6
+STEP, MOST_STEPS = 0.02, 20
+
+
+def pools(works: Mapping[str, Workdir]) -> dict[str, Any]:
+    """A row for each pool, on the same out-of-pool domains.
+
+    They are all that every pool has, and those noise-bound in none of them.
+    """
+    shared = _shared([work.targets(OUTSIDE) for work in works.values()])
+    sound = _shared([work.sound(OUTSIDE) for work in works.values()])
+    return {
+        "domains": shared,
+        "sound": sound,
+        "rows": [
+            {"pool": name} | _pool(work, shared, sound)
+            for name, work in works.items()
+        ],
+    }
+
+
+def _shared(lists: Sequence[list[str]]) -> list[str]:
+    return [t for t in lists[0] if all(t in others for others in lists)]
+
+
+def _pool(
+    work: Workdir, shared: list[str], sound: list[str]
+) -> dict[str, Any]:
+    v, gauge = work.validation, work.gauge
+    row: dict[str, Any] = {
+        "member_steps": work.steps("member"),
+        "truth_steps": work.steps("truth"),
+        "horizon": work.steps("truth") / work.steps("member"),
+        "tail": work.config.recipe.tail,
+        "drift": float(np.mean(list(gauge.drift.values()))) if gauge else None,
+        "verdict": gauge.verdict if gauge else None,
+        "noise_bound": len(work.targets(OUTSIDE)) - len(work.sound(OUTSIDE)),
+        "loss": {t: float(np.mean(v.points["truth"][t]))
+                 for t in work.targets("macro")},
+    }  # fmt: skip
+    if v.ceilings:
+        row["ceiling"] = float(np.mean([v.ceilings[t] for t in shared]))
+        row["noise"] = float(np.mean([v.noise[t] for t in shared]))
+    for proxy in PROXIES:
+        row[proxy] = {
+            "all": _spearman(work, proxy, shared),
+            "sound": _spearman(work, proxy, sound),
+        }
+        if OUT_OF_POOL in v.targets:
+            figures = v.agreement[OUT_OF_POOL][proxy]
+            off_M = np.subtract(
+                v.points["truth"][OUT_OF_POOL], v.points[proxy][OUT_OF_POOL]
+            )
+            row[proxy] |= {
+                "macro": figures["spearman"],
+                "slope": figures["slope"],
+                "level_error": float(np.abs(off_M).mean()),
+            }
+    return row
+
+
+def _spearman(
+    work: Workdir, name: str, targets: list[str]
+) -> dict[str, Any] | None:
+    values_MT = work.values_MT(name, targets)
+    if values_MT is None:
+        return None
+    return plain(mean_spearman(values_MT, work.truth_MT(targets)))
+
+
+def scopes(work: Workdir) -> dict[str, list[str]]:
+    """What two predictors are compared on."""
+    found = {name: [name] for name in work.targets("macro")}
+    if sound := work.sound(OUTSIDE):
+        found["out-of-pool domains that are not noise-bound"] = sound
+    return found
+
+
+def versus(
+    work: Workdir, values_MT: np.ndarray, targets: list[str], rivals: Any
+) -> dict[str, Any]:
+    """Its mean Spearman, and the paired difference to some others."""
+    truth_MT = work.truth_MT(targets)
+    row: dict[str, Any] = {
+        "spearman": plain(mean_spearman(values_MT, truth_MT)),
+        "against": {},
+    }
+    for rival in rivals:
+        other_MT = work.values_MT(rival, targets)
+        if other_MT is not None:
+            difference = paired_difference(values_MT, other_MT, truth_MT)
+            row["against"][rival] = plain(difference)
+    return row
+
+
+def together(work: Workdir) -> list[dict[str, Any]]:
+    """Merge and probability average as one predictor."""
+    rows = []
+    for scope, targets in scopes(work).items():
+        each = [work.values_MT(proxy, targets) for proxy in PROXIES]
+        a_MT, b_MT = each
+        assert a_MT is not None and b_MT is not None
+        for how, values_MT in (
+            ("mean of the bits", (a_MT + b_MT) / 2),
+            ("mean of z-scores", (_z(a_MT) + _z(b_MT)) / 2),
+        ):
+            found = versus(work, values_MT, targets, PROXIES)
+            rows.append({"scope": scope, "how": how} | found)
+    return rows
+
+
+def _z(x_MT: np.ndarray) -> np.ndarray:
+    z_MT: np.ndarray = (x_MT - x_MT.mean(axis=0)) / x_MT.std(axis=0)
+    return z_MT
+
+
+def scale(work: Workdir) -> dict[str, Any] | None:
+    """What scale fits levels, and whether it ranks better."""
+    scores, fitted = work.table("scales"), work.fitted
+    if work.validation.scale is None or scores is None or fitted is None:
+        return None
+    bits_FSD = scores.bits_per_byte("merge", "select").reshape(
+        len(fitted), len(SCALES), -1
+    )
+    off_FSD = bits_FSD - fitted.select["truth"][:, None]
+    error_S = np.sqrt(np.nanmean(off_FSD**2, axis=(0, 2)))
+    rows = []
+    for scope, targets in scopes(work).items():
+        scaled_MT, merge_MT = (
+            work.values_MT(name, targets) for name in (SCALED, "merge")
+        )
+        assert scaled_MT is not None and merge_MT is not None
+        truth_MT = work.truth_MT(targets)
+        errors = {
+            name: float(np.abs(truth_MT - values_MT).mean())
+            for name, values_MT in (("scaled", scaled_MT), ("merge", merge_MT))
+        }
+        found = versus(work, scaled_MT, targets, ["merge"])
+        rows.append({"scope": scope, "error": errors} | found)
+    return {
+        "scale": work.validation.scale,
+        "errors": dict(zip(map(str, SCALES), error_S.tolist(), strict=True)),
+        "rows": rows,
+    }
+
+
+def gains(work: Workdir) -> dict[str, Any] | None:
+    """A gain per partition between token share and weight.
+
+    A truth of shares w is predicted by the probability average at weights in
+    proportion to g w. The gains are fitted on the fit truths' select text,
+    with an offset for each domain, which no rank sees.
+    """
+    fitted = work.fitted
+    if fitted is None:
+        return None
+    truth_FD = fitted.select["truth"]
+    there_D = np.isfinite(truth_FD).all(axis=0)
+    truth_FD = truth_FD[:, there_D] - truth_FD[:, there_D].mean(axis=0)
+
+    def off_NFD(log_NC: np.ndarray) -> np.ndarray:
+        """Of several settings of the gains, in one pass over the tokens."""
+        w_NFC = np.stack([moved(fitted.w_MC, log_C) for log_C in log_NC])
+        bits = _probability(work, w_NFC.reshape(-1, len(zero_C)), "select")
+        bits_NFD = bits.reshape(len(log_NC), len(fitted), -1)[..., there_D]
+        return bits_NFD - bits_NFD.mean(axis=1, keepdims=True) - truth_FD
+
+    def residuals_N(log_NC: np.ndarray) -> np.ndarray:
+        off_NK = off_NFD(log_NC).reshape(len(log_NC), -1)
+        return np.hstack([off_NK / unit, log_NC / GAIN_SPREAD])
+
+    def jacobian(log_C: np.ndarray) -> np.ndarray:
+        # Losses are summed in float32: smaller steps would measure rounding.
+        step_NC = np.vstack([zero_C, STEP * np.eye(len(log_C))])
+        at_NK = residuals_N(log_C + step_NC)
+        slope_KC: np.ndarray = (at_NK[1:] - at_NK[0]).T / STEP
+        return slope_KC
+
+    zero_C = np.zeros(len(work.validation.members))
+    unit = np.sqrt(np.mean(off_NFD(zero_C[None]) ** 2))
+    found = least_squares(
+        lambda log_C: residuals_N(log_C[None])[0],
+        zero_C,
+        jacobian,
+        max_nfev=MOST_STEPS,
+    )
+    after = np.sqrt(np.mean(off_NFD(found.x[None]) ** 2))
+    log_C = found.x - found.x.mean()
+    at_w, at_gained = (
+        _probability(work, w_MC, "report")
+        for w_MC in (work.w_MC, moved(work.w_MC, log_C))
+    )
+    rows = []
+    for scope, targets in scopes(work).items():
+        plain_MT, gained_MT = (
+            np.stack(
+                [weighted_mean(b_MD, work.weights[t]) for t in targets], axis=1
+            )
+            for b_MD in (at_w, at_gained)
+        )
+        row = versus(work, gained_MT, targets, ["probability", "merge"])
+        before = mean_spearman(plain_MT, work.truth_MT(targets))
+        rows.append({"scope": scope, "at_shares": plain(before)} | row)
+    return {
+        "gains": dict(
+            zip(work.validation.members, np.exp(log_C).tolist(), strict=True)
+        ),
+        "fit_error": {"before": float(unit), "after": float(after)},
+        "rows": rows,
+    }
+
+
+def moved(w_MC: np.ndarray, log_C: np.ndarray) -> np.ndarray:
+    """Weights in proportion to gains times shares."""
+    w_MC = w_MC * np.exp(log_C)
+    weights_MC: np.ndarray = w_MC / w_MC.sum(axis=1, keepdims=True)
+    return weights_MC
+
+
+def _probability(work: Workdir, w_MC: np.ndarray, half: str) -> np.ndarray:
+    """Bits per byte [M, D] on that half of the truths' windows."""
+    scorer, e = work.scorer, work.scorer.evaluation
+    rows = np.intersect1d(work.rows, e.rows(half))
+    sums_MD = scorer.proxies.probability_sums(
+        w_MC, scorer.token_losses[1:], rows
+    )
+    bytes_D = np.bincount(
+        e.domain_R[rows], e.bytes_R[rows], len(e.domains)
+    )
+    with np.errstate(invalid="ignore"):
+        bits_MD: np.ndarray = sums_MD / (bytes_D * np.log(2.0))
+    return bits_MD
+
