@@ -63,7 +63,9 @@ def main() -> None:
         raise SystemExit(f"{arguments['main']}: run `jaxsim validate` first")
     swarm = arguments["swarm"]
     others = {
-        name: open_workdir(arguments[name]) for name in OTHERS if name != "swarm"
+        name: open_workdir(arguments[name])
+        for name in OTHERS
+        if name != "swarm"
     }
     result = without_nan(study(work, others, swarm))
     arguments["out"].mkdir(parents=True, exist_ok=True)

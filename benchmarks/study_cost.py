@@ -265,7 +265,7 @@ def break_even(spent: dict[str, float]) -> list[dict[str, Any]]:
             "rival": name,
             "pool": pool,
             "each source": step,
-            "rival's": total,
+            "total": total,
             "questions": max(0, math.ceil((pool - total) / (total - step)))
             if total > step
             else None,

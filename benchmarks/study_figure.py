@@ -1,6 +1,6 @@
 """The figure of the study: what an answer costs, and what it predicts.
 
-    python -m benchmarks.study_figure    # anew, from results/study.json
+python -m benchmarks.study_figure    # anew, from results/study.json
 """
 
 import argparse
@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from jaxsim.report.drawing import BLUE, GREY, INK, ORANGE, canvas
 from jaxsim.study.validate import CALIBRATED
 
 HERE = Path(__file__).parent
+TERA = 1e12
 # Okabe and Ito's, which colour-blind readers tell apart; markers say it again.
 GREEN, PURPLE, SKY = "#009E73", "#CC79A7", "#56B4E9"
 LOOKS: dict[str, dict[str, Any]] = {
@@ -55,7 +56,7 @@ def _cost(axes: Any, found: dict[str, Any] | None) -> None:
         rows = [row for row in found["ways"] if row["way"] == way]
         if not rows:
             continue
-        flops = [row["flops"] for row in rows]
+        flops = [row["flops"] / TERA for row in rows]
         gains = 1000 * np.array([row["gain"] for row in rows])
         style = {"ls": "none", "lw": 1.3, "zorder": 3} | look
         # Single answers on top, larger than the points of a curve.
@@ -70,7 +71,11 @@ def _cost(axes: Any, found: dict[str, Any] | None) -> None:
             ]
             axes.vlines(flops, *ends, color=look["color"], lw=1.1, alpha=0.6)
     axes.set_xscale("log")
-    axes.set_xlabel("FLOPs spent (log scale)")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    # The usual labels are mathematics, which is not read here.
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("FLOPs spent, in units of 10¹²")
     base = found["baseline"]["name"]
     axes.set_ylabel(
         f"gain of the trained choice over {base}\n"

@@ -38,9 +38,7 @@ def _shared(lists: Sequence[list[str]]) -> list[str]:
     return [t for t in lists[0] if all(t in others for others in lists)]
 
 
-def _pool(
-    work: Workdir, shared: list[str], sound: list[str]
-) -> dict[str, Any]:
+def _pool(work: Workdir, shared: list[str], sound: list[str]) -> dict[str, Any]:
     v, gauge = work.validation, work.gauge
     row: dict[str, Any] = {
         "member_steps": work.steps("member"),
@@ -239,10 +237,7 @@ def _probability(work: Workdir, w_MC: np.ndarray, half: str) -> np.ndarray:
     sums_MD = scorer.proxies.probability_sums(
         w_MC, scorer.token_losses[1:], rows
     )
-    bytes_D = np.bincount(
-        e.domain_R[rows], e.bytes_R[rows], len(e.domains)
-    )
+    bytes_D = np.bincount(e.domain_R[rows], e.bytes_R[rows], len(e.domains))
     with np.errstate(invalid="ignore"):
         bits_MD: np.ndarray = sums_MD / (bytes_D * np.log(2.0))
     return bits_MD
-

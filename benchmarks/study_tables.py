@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-BLANK = "–"
+BLANK = "-"
+SHOWN = (1, 2, 4, 8, 16, 32)  # of truths alone; the JSON has all
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -75,8 +76,8 @@ def _about(main: dict[str, Any]) -> str:
         f"`{main['name']}`: {main['members']} members of "
         f"{main['parameters']:,} parameters and {main['tokens_a_run']:,} "
         f"tokens; {main['truths']} truths that judge, of which "
-        f"{main['repeated_truths']} are repeated, {main['fit']} that are fitted "
-        f"on; the gauge says: {main['verdict'] or 'nothing'}."
+        f"{main['repeated_truths']} are repeated, {main['fit']} that are "
+        f"fitted on; the gauge says: {main['verdict'] or 'nothing'}."
     )
 
 
@@ -143,7 +144,12 @@ def _ranking(result: dict[str, Any]) -> str:
 
 
 def _thousandths(value: float | None) -> str:
+    """A difference; `_distance` has no sign."""
     return BLANK if value is None else f"{1000 * value:+.2f}"
+
+
+def _distance(value: float | None) -> str:
+    return BLANK if value is None else f"{1000 * value:.2f}"
 
 
 def _uneven(found: list[dict[str, Any]] | None) -> str:
@@ -156,13 +162,10 @@ def _uneven(found: list[dict[str, Any]] | None) -> str:
                 [
                     f"{kind['domains']} ({kind['count']})",
                     f"{truth}, {orders} orders",
-                    *(_thousandths(by[truth]) for by in kind["raw"].values()),
-                    *(
-                        _thousandths(by[truth])
-                        for by in kind["leveled"].values()
-                    ),
+                    *(_distance(by[truth]) for by in kind["raw"].values()),
+                    *(_distance(by[truth]) for by in kind["leveled"].values()),
                     kind["nearest_merge"][truth],
-                    _thousandths(kind["spread"][truth]),
+                    _distance(kind["spread"][truth]),
                 ]
             )
     text = table(
@@ -202,9 +205,7 @@ def _raising(result: dict[str, Any]) -> str:
         + _gains(result["gains"])
     )
     parts.append("### (d) A fitted scale\n\n" + _scale(result["scale"]))
-    parts.append(
-        "### (e) Drift and horizon\n\n" + _pools(result["lengths"])
-    )
+    parts.append("### (e) Drift and horizon\n\n" + _pools(result["lengths"]))
     return "\n\n".join(parts)
 
 
@@ -230,7 +231,7 @@ def _gains(found: dict[str, Any] | None) -> str:
     return (
         f"Gains: {', '.join(f'{name} {g:.2f}' for name, g in gains)}. On the "
         f"fit truths' select text the error fell from "
-        f"{_thousandths(error['before'])} to {_thousandths(error['after'])} "
+        f"{_distance(error['before'])} to {_distance(error['after'])} "
         "thousandths.\n\n"
         + table(
             ["targets", "probability average at the shares",
@@ -243,7 +244,9 @@ def _gains(found: dict[str, Any] | None) -> str:
 def _scale(found: dict[str, Any] | None) -> str:
     if found is None:
         return "Not there."
-    errors = ", ".join(f"{s}: {number(e, 4)}" for s, e in found["errors"].items())
+    errors = ", ".join(
+        f"{s}: {number(e, 4)}" for s, e in found["errors"].items()
+    )
     return (
         f"Root mean square error on the fit truths by scale: {errors}; the "
         f"best is {found['scale']:g}.\n\n"
@@ -253,8 +256,8 @@ def _scale(found: dict[str, Any] | None) -> str:
             [
                 [
                     *_versus(row)[:3],
-                    _thousandths(row["error"]["scaled"]),
-                    _thousandths(row["error"]["merge"]),
+                    _distance(row["error"]["scaled"]),
+                    _distance(row["error"]["merge"]),
                 ]
                 for row in found["rows"]
             ],
@@ -278,7 +281,7 @@ def _pools(found: dict[str, Any] | None) -> str:
                 row["verdict"] or BLANK,
                 ", ".join(number(loss, 4) for loss in row["loss"].values()),
                 number(row.get("ceiling")),
-                _thousandths(row.get("noise")),
+                _distance(row.get("noise")),
                 str(row["noise_bound"]),
                 *(
                     ranged(row[proxy][which])
@@ -287,7 +290,7 @@ def _pools(found: dict[str, Any] | None) -> str:
                 ),
                 number(row["merge"].get("macro")),
                 number(row["merge"].get("slope"), 2),
-                _thousandths(row["merge"].get("level_error")),
+                _distance(row["merge"].get("level_error")),
             ]
         )
     return (
@@ -330,6 +333,7 @@ def _cost(found: dict[str, Any] | None) -> str:
                 number(row.get("spearman")),
             ]
             for row in found["ways"]
+            if row["way"] != "truths alone" or row["runs"] in SHOWN
         ],
     )  # fmt: skip
     even = table(
@@ -338,7 +342,7 @@ def _cost(found: dict[str, Any] | None) -> str:
         [
             [
                 row["rival"],
-                f"{row["rival's"]:.3g}",
+                f"{row['total']:.3g}",
                 f"{row['pool']:.3g}",
                 f"{row['each source']:.3g}",
                 BLANK if row["questions"] is None else str(row["questions"]),
@@ -352,7 +356,7 @@ def _cost(found: dict[str, Any] | None) -> str:
         f"{base['orders']} orders, on the macro of out-of-pool text; a random "
         f"truth gains {_thousandths(found['random'])}, the best of them, in "
         f"hindsight, {_thousandths(found['most'])}; a difference below "
-        f"{_thousandths(found.get('band'))} is within the noise. Choices are "
+        f"{_distance(found.get('band'))} is within the noise. Choices are "
         "made on select text.\n\n"
         f"{ways}\n\nBreak-even: every new source takes the pool one member and "
         "its merges scored anew; the rivals train their runs anew, because "

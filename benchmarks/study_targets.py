@@ -215,7 +215,15 @@ def _decision(work: Workdir) -> list[dict[str, Any]]:
         return []
     share = work.winner["share_of_gain"]["without_first"]
     if share["share"] is None:
-        return []
+        return [
+            _row(
+                "the chosen mixture: gain over the best plain baseline "
+                f"({share['plain']}), which no truth beats",
+                "not below 0",
+                share["gain"],
+                share["gain"],
+            )
+        ]
     return [
         _row(
             "the chosen mixture: share of the gain from the best plain "

@@ -51,7 +51,10 @@ def _distances(
     mean = {name: bits_OD.mean(axis=0) for name, bits_OD in truths.items()}
     off = {m: {t: merge[m] - mean[t] for t in TWO} for m in TWO}
     leveled = {m: {t: _leveled(off[m][t]) for t in TWO} for m in TWO}
-    merges_D, truths_D = merge[TWO[0]] - merge[TWO[1]], mean[TWO[0]] - mean[TWO[1]]
+    merges_D, truths_D = (
+        merge[TWO[0]] - merge[TWO[1]],
+        mean[TWO[0]] - mean[TWO[1]],
+    )
     contrast = slope = None
     if len(merges_D) > 2:
         contrast = float(np.corrcoef(merges_D, truths_D)[0, 1])

@@ -93,9 +93,7 @@ class Workdir:
     @functools.cached_property
     def weights(self) -> dict[str, np.ndarray]:
         """[D] of the domains, by target."""
-        found = targets_of(
-            self.scorer.evaluation, self.judged.report["truth"]
-        )
+        found = targets_of(self.scorer.evaluation, self.judged.report["truth"])
         return {name: weights_D for name, (_, weights_D) in found.items()}
 
     @functools.cached_property

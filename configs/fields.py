@@ -13,7 +13,14 @@ docs/study.md. Words after the colon, for what the study asks beside:
     tokens for each run;
   * `last`: the last step's parameters in place of a tail average;
   * `small`: a third of the parameters, for a swarm of trained mixtures;
-  * `smoke`: five fields in two minutes, which mean nothing.
+  * `smoke`: five fields in a few minutes, which mean nothing.
+
+And for questions that were not run yet, a night each:
+
+  * `wide`: five times the parameters. Do truths of `wide` rank as merges of
+    the plain config do?
+  * `repeated`: a fifth of the text, so that runs repeat it five times as often;
+  * `anchored`: a quarter of every run is the seed's text.
 
 Hardware: 2 CPU cores, 4 GB.
 """
@@ -56,8 +63,9 @@ OUT_OF_POOL = (
 
 def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     words = parse_arg(
-        arg, "shorter", "short", "long", "last", "small", "smoke"
-    )
+        arg, "shorter", "short", "long", "last", "small", "wide", "repeated",
+        "anchored", "smoke",
+    )  # fmt: skip
     text = os.environ.get("JAXSIM_FIELDS", "runs/fields-text")
     config = default_config()
     config.name = "-".join(["fields", *sorted(words)])
@@ -113,6 +121,16 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
         config.model.dim = 64
         config.model.heads = config.model.kv_heads = 2
         config.model.mlp_dim = 176
+    if "wide" in words:
+        config.model.dim = 256
+        config.model.heads = config.model.kv_heads = 8
+        config.model.layers = 4
+        config.model.mlp_dim = 704
+    if "repeated" in words:
+        config.corpus.split.seed = 0.74  # of the documents; plain: 0.2
+        config.corpus.max_epochs = 200.0
+    if "anchored" in words:
+        config.recipe.anchor = 0.25
     if "smoke" in words:
         config.seed.steps = 40
         config.seed.warmup = 4

@@ -173,6 +173,35 @@ def test_smoke_is_smaller() -> None:
         assert small.corpus.partitions.keys() == full.corpus.partitions.keys()
 
 
+@pytest.mark.parametrize(
+    "name, key, value",
+    [
+        ("fields:short", "recipe.steps", 32),
+        ("fields:shorter", "recipe.steps", 8),
+        ("fields:long", "recipe.steps", 512),
+        ("fields:short,last", "recipe.tail", 0.0),
+        ("fields:small", "model.dim", 64),
+        ("fields:wide", "model.dim", 256),
+        ("fields:repeated", "corpus.max_epochs", 200.0),
+        ("fields:anchored", "recipe.anchor", 0.25),
+        ("eras:smoke", "validate.truths", 4),
+    ],
+)
+def test_what_the_study_asks_beside(name: str, key: str, value: float) -> None:
+    """A word changes what it says, and nothing of the plain config."""
+    found, plain = load(name), load(name.partition(":")[0])
+    for part in key.split("."):
+        found, plain = getattr(found, part), getattr(plain, part)
+    assert found == value != plain
+
+
+def test_a_forecast_knows_nothing_of_the_future() -> None:
+    config = load("eras:forecast")
+    (domain,) = config.corpus.domains.values()
+    last = max(end for _, end in config.corpus.partitions["eras"].by_dates)
+    assert last < domain.by_dates[0][0]
+
+
 def test_quickstart_has_twelve_eras() -> None:
     eras = load("quickstart").corpus.partitions["sotu"].by_dates
     assert len(eras) == 12

@@ -88,16 +88,15 @@ def next_truth_sentence(validation: Validation) -> str:
     gain = float(now - then)
     target = validation.learning_target
     if not b:
-        start = (
+        return (
             f"The error on {target} did not fall with the number of fitted "
             f"truths, up to {fitted}: more of them promise nothing."
         )
-    else:
-        start = (
-            f"By how the error on {target} fell with the number of fitted "
-            f"truths, up to {fitted}, one more would lower it by about "
-            f"{number(gain, 5)} bits per byte."
-        )
+    start = (
+        f"By how the error on {target} fell with the number of fitted truths, "
+        f"up to {fitted}, one more would lower it by about {number(gain, 5)} "
+        "bits per byte."
+    )
     noise = validation.noise.get(target)
     if noise is None or not np.isfinite(noise):
         return (

@@ -118,7 +118,7 @@ def records(validation: Validation) -> list[dict[str, Any]]:
 
 
 def _domains(claim: Claim) -> str:
-    return f"{count(len(claim['targets']), claim['kind'] + ' domain')}"
+    return count(len(claim["targets"]), f"{claim['kind']} domain")
 
 
 def _cells(validation: Validation, claim: Claim) -> list[str]:
@@ -137,7 +137,7 @@ def _told(validation: Validation, claims: Sequence[Claim]) -> str:
     text = f"Over {_domains(first)}"
     if validation.ceilings:
         ceiling = number(first["ceiling"], 2)
-        text += f" that are not noise-bound (mean ceiling {ceiling})"
+        text += f", none noise-bound (mean ceiling {ceiling})"
     if first["rule"] is None:
         text += ", where no rule without a model has anything to say: "
     else:

@@ -49,13 +49,13 @@ def _lines(gauge: Gauge) -> str:
     uniform = gauge.bumps[UNIFORM]
     barrier = max(gauge.barriers, key=lambda name: gauge.barriers[name])
     return (
-        "From the seed to the average of all members the loss lies at most "
-        f"{signed(uniform)} bits per byte above the straight line between "
-        f"its ends, from the seed to a member {signed(bumps[highest])} "
-        f"({highest}). The average of {barrier} is "
-        f"{signed(gauge.barriers[barrier])} against the mean of what it "
-        "averages, the worst of those looked at. Above 0 averaging breaks; "
-        "below 0 it helps."
+        "The highest point of the loss against the straight line between the "
+        "ends of the way, in bits per byte: "
+        f"{signed(uniform)} from the seed to the average of all members, "
+        f"{signed(bumps[highest])} at worst to a single member ({highest}). "
+        "The highest average against the mean of what it averages: "
+        f"{signed(gauge.barriers[barrier])} ({barrier}). Above 0 averaging "
+        "breaks; below 0 it helps."
     )
 
 
@@ -70,7 +70,8 @@ def _resolution(gauge: Gauge) -> str:
     shown = [f"{_percent(v)} ({n})" for n, v in macros.items()]
     if domains:
         low, high = _percent(min(domains)), _percent(max(domains))
-        shown.append(f"{low} to {high} (single domains)")
+        ends = low if low == high else f"{low} to {high}"
+        shown.append(f"{ends} (single domains)")
     noise = (
         f"the noise of training ({count(gauge.repeats, 'repeat')})"
         if gauge.repeats

@@ -26,8 +26,8 @@ SMALL_ERROR = 0.5  # share of the truths' spread
 COVERED = 0.8  # of truths within 90 % intervals
 
 _MEANING = {
-    TRUST: "A mixture predicted to be better trains better, and the losses "
-    "that are predicted for it hold within the intervals below.",
+    TRUST: "A mixture predicted to be better tends to train better, and the "
+    "losses predicted for it hold within the intervals below.",
     RANKS_ONLY: "A mixture predicted to be better tends to train better, but "
     "do not read a predicted loss as what training would give.",
     DO_NOT_TRUST: "What is predicted here says nothing sure about training. "

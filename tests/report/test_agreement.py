@@ -105,7 +105,7 @@ def test_the_console_is_narrow(validation, capsys):
     show_agreement(validation)
     out = capsys.readouterr().out
     tables = out[: out.index("ceilings of")].splitlines()
-    assert max(map(len, tables)) <= 90
+    assert max(map(len, tables)) <= 80
     assert not any("Pearson" in line for line in tables)
     (line,) = [n for n in tables if "trees" in n][:1]
     assert "boosted trees on ratios alone" in line  # not folded

@@ -86,7 +86,7 @@ def test_interval_or_points(workdir, capsys, truths, enough):
 
 
 def test_agreement_has_rules_and_groups(workdir, capsys):
-    validation = validation_of(workdir, 5, notes=("a mark",))
+    validation = validation_of(workdir, 5, fit=4, notes=("a mark",))
     show_agreement(validation)
     out = said(capsys)
     for predictor in (

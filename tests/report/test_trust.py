@@ -156,7 +156,8 @@ def test_the_curve_is_found_again(validation):
 
 def test_errors_that_do_not_fall_promise_nothing(validation):
     flat = learned(validation, {OUTSIDE: 0.01}, 0.02, 0.03, 0.04)
-    assert "promise nothing" in calibrated.next_truth_sentence(flat)
+    text = calibrated.next_truth_sentence(flat)
+    assert text.endswith("promise nothing.")
 
 
 def test_two_points_are_no_curve(validation):
@@ -171,7 +172,7 @@ def test_the_gauge_in_words():
     assert "0.4 % (macro in-pool) and 0.31 % (macro)" in text.replace(
         ",", " and"
     )
-    assert f"The average of {MEMBERS[0]} + {MEMBERS[1]} is -0.0310" in text
+    assert f"averages: -0.0310 ({MEMBERS[0]} + {MEMBERS[1]})" in text
     assert "at most 4 windows" in text
     assert "noise of training, which was not measured" in text
     assert "nothing to rank" not in text

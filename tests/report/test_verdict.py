@@ -47,7 +47,7 @@ def test_before_truths_it_is_the_gauges_word():
     early = verdict(gauge_of("trust"), None)
     assert "not known yet (0 truths" in early.reasons[-1]
     assert "only truths can say" in early.meaning
-    assert "trains better, and" not in early.meaning
+    assert "hold within the intervals" not in early.meaning
 
 
 def test_few_truths_leave_it_to_the_gauge(workdir):

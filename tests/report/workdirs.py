@@ -3,6 +3,7 @@
 Losses are random but for this: every member is best on its own domain.
 """
 
+import copy
 import dataclasses
 import json
 import random
@@ -51,6 +52,7 @@ from jaxsim.train import Run
 HOSTILE = ("<img src=x onerror=alert(1)>", '{{ 7+7 }} & "$x_{$')
 MEMBERS = tuple(sorted(("alpha", *HOSTILE)))
 OUTSIDE = "https:evil.example"
+_KNOWN: dict[tuple, Validation] = {}
 DRIFT = dict(zip(MEMBERS, (0.02, 0.05, 0.1), strict=True))
 
 
@@ -174,6 +176,11 @@ def validation_of(
     """
     corpus = open_corpus(workdir)
     evaluation = gather(corpus)
+    # Regressions take seconds, and many tests ask for the same truths.
+    key = (evaluation.digest, truths, repeats, notes, fit, noise, bend,
+           repr(more))  # fmt: skip
+    if key in _KNOWN:
+        return copy.deepcopy(_KNOWN[key])
     rng = np.random.default_rng(1)
     judged = _measured("truth", truths, evaluation, rng, noise, bend)
     fitted = scaled = pairs = None
@@ -184,7 +191,7 @@ def validation_of(
         first_PD = judged.report["truth"][:repeats]
         pairs = (first_PD, first_PD + rng.normal(0, 0.01, first_PD.shape))
     references = reference_scores(evaluation, notes)
-    return compare(
+    _KNOWN[key] = compare(
         basis_of(corpus, references, singles_known=True),
         judged,
         fitted,
@@ -192,6 +199,7 @@ def validation_of(
         pairs,
         **{"laws": ["dirichlet"] * truths, **more},
     )
+    return copy.deepcopy(_KNOWN[key])
 
 
 def _measured(

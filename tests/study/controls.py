@@ -50,9 +50,7 @@ def control(
     commands.seed(config, workdir)
     commands.train(config, workdir)
     scorer = Scorer(workdir, config.score)
-    trainer = trainer_of_recipe(
-        scorer.pool.model, config, training_mesh(-1, 1)
-    )
+    trainer = trainer_of_recipe(scorer.pool.model, config, training_mesh(-1, 1))
     return Control(config, scorer, validate_trained(config, scorer, trainer))
 
 
