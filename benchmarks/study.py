@@ -43,6 +43,7 @@ OTHERS = {
     "eras": "the eras",
     "swarm": "4: a swarm of small models",
 }
+LENGTHS = ("shorter", "short", "main", "horizon")
 PACKAGES = ("jax", "numpy", "scipy", "scikit-learn")
 
 
@@ -88,10 +89,9 @@ def study(
     ]
     if work.winner is None:
         missing.append("2, 4's baseline and 5: benchmarks/winner.py")
-    tails = {n: there[n] for n in ("short", "last") if n in there}
-    lengths = {n: there[n] for n in ("shorter", "short") if n in there}
-    lengths["main"] = work
-    lengths |= {n: there[n] for n in ("horizon",) if n in there}
+    tails = {n: w for n, w in there.items() if n in ("short", "last")}
+    by_length = {"main": work} | there
+    lengths = {n: by_length[n] for n in LENGTHS if n in by_length}
     eras = there.get("eras")
     return {
         "machine": machine.describe(PACKAGES),

@@ -97,11 +97,16 @@ def _out_of_pool(work: Workdir) -> list[dict[str, Any]]:
 
 def _pairs(work: Workdir) -> list[dict[str, Any]]:
     """Same-side pairs in-pool, beside the repeats of the same truths."""
-    inside = [t for t in work.targets(INSIDE) if work.within(t) is not None]
+    within = {
+        target: within_M
+        for target in work.targets(INSIDE)
+        if (within_M := work.within(target)) is not None
+    }
+    inside = list(within)
     at_P, repeats = work.repeated()
     if len(at_P) < 3 or not inside:
         return []
-    within_PT = np.stack([work.within(t)[at_P] for t in inside], axis=1)
+    within_PT = np.stack([within[t][at_P] for t in inside], axis=1)
     truth_PT = work.truth_MT(inside)[at_P]
     again_PT = np.stack([repeats[t] for t in inside], axis=1)
     repeat_J = same_side(again_PT, truth_PT, within_PT)

@@ -66,7 +66,7 @@ def _distances(
         },
         "leveled": leveled,
         "nearest_merge": {
-            t: min(TWO, key=lambda m, t=t: leveled[m][t]) for t in TWO
+            t: min((leveled[m][t], m) for m in TWO)[1] for t in TWO
         },
         "spread": {name: _spread(bits_OD) for name, bits_OD in truths.items()},
         "contrast": {"correlation": contrast, "slope": slope},
