@@ -82,7 +82,10 @@ def _cost(axes: Any, found: dict[str, Any] | None) -> None:
         "(thousandths of a bit per byte, out-of-pool)"
     )
     axes.set_title("What an answer costs, and what it is worth", fontsize=10)
-    axes.legend(fontsize=7.5, frameon=False, loc="best", ncols=1)
+    axes.legend(
+        fontsize=7.5, frameon=False, ncols=3, loc="upper center",
+        bbox_to_anchor=(0.5, -0.14),
+    )  # fmt: skip
 
 
 def _points(axes: Any, found: dict[str, Any] | None) -> None:

@@ -69,16 +69,16 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.model.mlp_dim = 352
 
     config.train.log_every = 40
-    config.seed.steps = 800
+    config.seed.steps = 600
     config.seed.batch = 16
     config.seed.warmup = 40
-    config.recipe.steps = 48
+    config.recipe.steps = 32
     config.recipe.batch = 16
     config.recipe.learning_rate = 1e-3
 
     config.score.mixtures = ""
     config.score.windows = 2
-    config.validate.windows = 40
+    config.validate.windows = 20
     config.validate.truths = 32
     config.validate.fit = 8
     config.validate.repeats = 12

