@@ -48,6 +48,7 @@ def compare(
     fitted: Measured | None = None,
     scaled: tuple[float, np.ndarray] | None = None,
     repeats: tuple[np.ndarray, np.ndarray] | None = None,
+    judged_repeats: int = 0,
     laws: Sequence[str] = (),
     unit: str = "bits per byte",
     by_size: bool = False,
@@ -62,7 +63,8 @@ def compare(
       scaled: a scale, and bits per byte [M, D] on report text of the merges
         of the judged ratios at it.
       repeats: bits per byte [P, D] on report text of runs and of their
-        repeats, the first of which are the first of `judged`.
+        repeats, of truths before members.
+      judged_repeats: how many of them are of the first of `judged`.
       laws: of the judged truths; none if the user brought them.
       unit: of the truths.
       by_size: also compare within ratios of one number of units.
@@ -110,7 +112,7 @@ def compare(
             )
             ceilings[target] = noise_ceiling(truth_M, first_P, second_P)
             noise[target] = repeat_noise(first_P, second_P)
-            some = min(len(judged), len(first_P))
+            some = judged_repeats
             again[target] = dataclasses.asdict(
                 repeat_agreement(
                     first_P[:some],

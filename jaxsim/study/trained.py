@@ -129,6 +129,7 @@ def validate_trained(
         fitted,
         scaled,
         repeated,
+        min(config.validate.repeats, len(runs)),
         laws=[truth.law for truth in asked.judged],
         by_size=config.validate.budget == "sum",
     )

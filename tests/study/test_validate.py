@@ -69,9 +69,17 @@ def truth_MD(judged):
 
 @pytest.fixture(scope="module")
 def validation(basis, judged, fitted, truth_MD):
-    repeats = truth_MD[:4], truth_MD[:4] + 0.001
+    # Four truths, then two members: no truth is beside a member's repeat.
+    members_PD = basis.report_CD[:2]
+    first_PD = np.concatenate([truth_MD[:4], members_PD])
+    repeats = first_PD, first_PD + 0.001
     return compare(
-        basis, judged, fitted, repeats=repeats, laws=["dirichlet"] * 12
+        basis,
+        judged,
+        fitted,
+        repeats=repeats,
+        judged_repeats=4,
+        laws=["dirichlet"] * 12,
     )
 
 
@@ -120,14 +128,18 @@ def test_agreement_of_every_target(validation):
 
 
 def test_ceilings_come_from_repeats(validation, basis, proxies):
-    assert validation.repeats == 4
+    assert validation.repeats == 6
     assert min(validation.ceilings.values()) > 0.99
     for target, (low, high) in validation.ceiling_intervals.items():
         assert low <= validation.ceilings[target] <= high
         assert validation.noise[target] == pytest.approx(
             0.001 / np.sqrt(2), rel=1e-6
         )
-        assert validation.repeat_agreement[target]["spearman"] == 1
+        # Over the four truths alone.
+        again = validation.repeat_agreement[target]
+        assert again["spearman"] == 1
+        spread = np.ptp(validation.points["truth"][target][:4])
+        assert again["gain"] + again["regret"] <= spread
     without = given(basis, proxies, truths(proxies, "report", 0))
     assert without.ceilings == {} and without.repeats == 0
     assert without.given and not validation.given
