@@ -50,7 +50,6 @@ NARROW = {
     "pairs_mixed": "one\nin",
     "pairs_in": "both\nin",
     "pairs_out": "both\nout",
-    "gain": "gain",
 }
 _LOSSES = ("offset", "regret", "gain")
 # Of another set of truths, the repeated ones, so no choice can be compared.

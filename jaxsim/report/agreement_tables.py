@@ -5,8 +5,6 @@ from jaxsim.report import agreement, claims
 from jaxsim.report.wording import marks, number, weights
 from jaxsim.study.validate import Validation
 
-_ROOM = ("corrected", "gain")
-
 
 def show_agreement(validation: Validation) -> None:
     """Prints how well all predictors and rules agree with the truths."""
@@ -15,8 +13,8 @@ def show_agreement(validation: Validation) -> None:
     for group in agreement.groups(validation):
         lines = agreement.lines(validation, group)
         columns = agreement.columns(lines, agreement.NARROW)
-        if "pairs_in" in columns:  # no room for all; the page has them
-            columns = {k: v for k, v in columns.items() if k not in _ROOM}
+        if "pairs_in" in columns:  # no room for both; the page has them
+            columns.pop("corrected", None)
         show_table(
             f"agreement with {truths} {source} truths: {group.title}",
             ["predictor", *columns.values()],

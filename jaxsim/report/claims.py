@@ -7,7 +7,7 @@ is tested: it has an interval over resampled truths, from 12 truths on.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxsim.report.agreement import label, targets_of
+from jaxsim.report.agreement import label, noise_bound, targets_of
 from jaxsim.report.wording import BLANK, count, interval, number, signed
 from jaxsim.study.agreement import ENOUGH_TRUTHS
 from jaxsim.study.validate import BASELINES, CALIBRATED, Validation
@@ -51,7 +51,7 @@ def sentences(validation: Validation) -> list[tuple[str, str]]:
         told = [claims[p] for p in _IN_WORDS if p in claims]
         if told:
             text = _told(validation, told)
-        elif all(name in validation.ceilings for name in names):
+        elif set(names) <= set(noise_bound(validation)):
             text = (
                 f"Nothing can be claimed: {count(len(names), 'domain')}, all "
                 "of them noise-bound."

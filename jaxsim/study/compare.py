@@ -22,6 +22,7 @@ from jaxsim.study.intervals import (
 )
 from jaxsim.study.measured import Basis, Measured
 from jaxsim.study.noise import (
+    ENOUGH_PAIRS,
     NOISE_BOUND,
     noise_ceiling,
     repeat_agreement,
@@ -110,9 +111,12 @@ def compare(
             first_P, second_P = (
                 weighted_mean(bits_PD, weights_D) for bits_PD in repeats
             )
-            ceilings[target] = noise_ceiling(truth_M, first_P, second_P)
-            noise[target] = repeat_noise(first_P, second_P)
             some = judged_repeats
+            # A member's noise can be another one; it will do for want of any.
+            of = slice(some if some >= ENOUGH_PAIRS else None)
+            pair = first_P[of], second_P[of]
+            ceilings[target] = noise_ceiling(truth_M, *pair)
+            noise[target] = repeat_noise(*pair)
             again[target] = dataclasses.asdict(
                 repeat_agreement(
                     first_P[:some],

@@ -8,14 +8,21 @@ from jaxsim.study.intervals import Interval
 
 # A target with a lower ceiling says little: it is shown as noise-bound.
 NOISE_BOUND = 0.9
+ENOUGH_PAIRS = 3  # of repeats, for an interval
 
 
 def repeat_noise(first_P: np.ndarray, second_P: np.ndarray) -> float:
-    """Standard deviation of one run around the mean of all its repeats.
+    """Standard deviation of a run's noise, as far as it differs between runs.
 
-    Half the mean squared difference of P pairs is its square.
+    Half the variance of the differences of P pairs is its square. All first
+    runs share one order of every unit's data and all repeats another, so part
+    of a difference is the same for all pairs: it changes neither a rank nor a
+    correlation, and is no noise here. A single pair cannot tell it apart.
     """
-    return float(np.sqrt(np.mean((first_P - second_P) ** 2) / 2))
+    off_P = second_P - first_P
+    if len(off_P) < 2:
+        return float(np.sqrt(np.mean(off_P**2) / 2))
+    return float(np.sqrt(np.var(off_P, ddof=1) / 2))
 
 
 def noise_ceiling(
@@ -27,24 +34,24 @@ def noise_ceiling(
     """The highest Pearson correlation that repeat noise allows to a proxy.
 
     That of a proxy without noise: sqrt(1 - s2_repeat / s2_truth), and 0 if
-    noise is all there is. The variances have P and M - 1 degrees of freedom,
+    noise is all there is. The variances have P - 1 and M - 1 degrees of freedom,
     so under normality their ratio over the law's follows Fisher's F.
     Where truths or noise have heavy tails or much skew, it covers less.
 
     Args:
       truth_M: losses of all truths, with their noise.
       first_P, second_P: losses of runs and of their repeats.
-      level: of the interval; there is none with fewer than two pairs or three
-        truths.
+      level: of the interval; there is none with fewer than three pairs or
+        three truths.
     """
     pairs, truths = len(first_P), len(truth_M)
     if truths < 2 or not np.ptp(truth_M):
         return Interval(0.0, None, None, level)
     s2_truth = np.var(truth_M, ddof=1)
     ratio = float(repeat_noise(first_P, second_P) ** 2 / s2_truth)
-    if pairs < 2 or truths < 3:
+    if pairs < ENOUGH_PAIRS or truths < 3:
         return Interval(_ceiling(ratio), None, None, level)
-    law = scipy.stats.f(pairs, truths - 1)
+    law = scipy.stats.f(pairs - 1, truths - 1)
     low = _ceiling(ratio / law.ppf((1 - level) / 2))
     high = _ceiling(ratio / law.ppf((1 + level) / 2))
     return Interval(_ceiling(ratio), low, high, level)

@@ -197,6 +197,7 @@ def validation_of(
         fitted,
         scaled,
         pairs,
+        judged_repeats=repeats,
         **{"laws": ["dirichlet"] * truths, **more},
     )
     return copy.deepcopy(_KNOWN[key])

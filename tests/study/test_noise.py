@@ -24,8 +24,11 @@ def trained(generator, count, pairs, deviation):
 def test_repeat_noise_is_that_of_one_run():
     _, first_P, second_P = trained(np.random.default_rng(0), 20000, 20000, 0.3)
     assert repeat_noise(first_P, second_P) == pytest.approx(0.3, rel=0.02)
-    # A drift from runs to repeats is noise as well.
-    assert repeat_noise(np.zeros(3), np.full(3, 2.0)) == pytest.approx(2**0.5)
+    # What all repeats share changes no rank; of one pair nobody can tell.
+    assert repeat_noise(first_P, second_P + 5) == pytest.approx(
+        repeat_noise(first_P, second_P)
+    )
+    assert repeat_noise(np.zeros(1), np.full(1, 2.0)) == pytest.approx(2**0.5)
 
 
 def test_the_ceiling_is_what_a_proxy_without_noise_reaches():
@@ -54,7 +57,9 @@ def test_the_interval_of_a_ceiling_covers(count, pairs):
 
 def test_a_ceiling_where_there_is_only_noise():
     first = np.array([1.0, 1.1, 0.9])
-    assert noise_ceiling(first, first, first[::-1] + 5).estimate == 0
+    assert noise_ceiling(first, first, -3 * first).estimate == 0
+    # A shift of all repeats is nothing that a ceiling knows of.
+    assert noise_ceiling(first, first, first + 5).estimate == 1
     for truth in (np.ones(4), np.ones(1)):
         found = noise_ceiling(truth, truth, truth)
         assert (found.estimate, found.low, found.high) == (0, None, None)
@@ -68,11 +73,13 @@ def test_a_ceiling_without_noise():
 
 def test_too_few_for_an_interval_of_a_ceiling():
     truth = np.array([1.0, 2.0, 3.0])
-    for count, pairs in ((3, 1), (2, 2)):
-        first = truth[:pairs]
-        found = noise_ceiling(truth[:count], first, first + 0.1)
+    for count, pairs in ((3, 2), (2, 3)):
+        first = np.ones(pairs)
+        second = first + 0.1 * np.arange(pairs)
+        found = noise_ceiling(truth[:count], first, second)
         assert found.low is None and 0 < found.estimate < 1
-    assert noise_ceiling(truth, truth[:2], truth[:2] + 0.1).low is not None
+    found = noise_ceiling(truth, truth, truth + 0.1 * np.arange(3))
+    assert found.low is not None
 
 
 def test_corrected():

@@ -72,7 +72,8 @@ def validation(basis, judged, fitted, truth_MD):
     # Four truths, then two members: no truth is beside a member's repeat.
     members_PD = basis.report_CD[:2]
     first_PD = np.concatenate([truth_MD[:4], members_PD])
-    repeats = first_PD, first_PD + 0.001
+    shift_P1 = 0.001 * np.array([1, -1, 1, -1, 0, 0])[:, None]
+    repeats = first_PD, first_PD + shift_P1
     return compare(
         basis,
         judged,
@@ -133,11 +134,11 @@ def test_ceilings_come_from_repeats(validation, basis, proxies):
     for target, (low, high) in validation.ceiling_intervals.items():
         assert low <= validation.ceilings[target] <= high
         assert validation.noise[target] == pytest.approx(
-            0.001 / np.sqrt(2), rel=1e-6
+            0.001 * np.sqrt(4 / 3 / 2), rel=1e-6
         )
         # Over the four truths alone.
         again = validation.repeat_agreement[target]
-        assert again["spearman"] == 1
+        assert again["spearman"] > 0.7
         spread = np.ptp(validation.points["truth"][target][:4])
         assert again["gain"] + again["regret"] <= spread
     without = given(basis, proxies, truths(proxies, "report", 0))
