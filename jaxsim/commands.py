@@ -8,8 +8,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxsim import corpus as corpora
 from jaxsim.config import Config, SearchConfig, save_config
 from jaxsim.console import say
@@ -40,7 +38,7 @@ from jaxsim.search.search import search as find
 from jaxsim.search.ties import Residual
 from jaxsim.study.chosen import Chosen, compare_chosen, save_chosen
 from jaxsim.study.compare import compare
-from jaxsim.study.corrector import Corrector, corrector
+from jaxsim.study.corrector import Corrector
 from jaxsim.study.gauge import (
     FEW_WINDOWS,
     gauge,
@@ -183,7 +181,11 @@ def validate(
         show_chosen(chosen, _found(workdir), load_validation(workdir))
         return
     # Before the first truth: what a look at the pool says costs next to none.
-    known = gauge(scorer, config.validate.windows, repeat_pairs(config, scorer))
+    known = gauge(
+        scorer,
+        config.score.windows or FEW_WINDOWS,
+        repeat_pairs(config, scorer),
+    )
     save_gauge(workdir, known)
     for line in gauge_lines(known):
         say(line)
@@ -373,7 +375,7 @@ def _corrector(
     """What truths taught; None if a domain that matters has none."""
     if validation is None:
         return None
-    evaluation, corpus = scorer.evaluation, scorer.corpus
+    evaluation = scorer.evaluation
     weights_D = target_weights(settings, evaluation)
     needed = {
         name
@@ -383,14 +385,7 @@ def _corrector(
     calibration = validation.calibrated(needed)
     if calibration is None:
         return None
-    own = {
-        domain: np.array([corpus.unit(n).partition == domain
-                          for n in scorer.members])
-        for domain, inside in zip(evaluation.domains, evaluation.in_pool,
-                                  strict=True)
-        if inside
-    }  # fmt: skip
-    return corrector(calibration, scorer.references(), own)
+    return Corrector(calibration, scorer)
 
 
 def _found(workdir: Path) -> Found | None:

@@ -86,6 +86,35 @@ class ProbabilityAverage:
         return nll_MG
 
 
+class ProbabilitySlope:
+    """The same at one mixture, with its derivatives.
+
+    d/dw_c of -log sum_c w_c p_c is -p_c / sum_c w_c p_c, for each token.
+
+    Args:
+      nll_CT: nats of every token for every member; infinite for one that
+        gives it no probability.
+      group_T: of every token, below `groups`; negative for none.
+      groups: G.
+    """
+
+    def __init__(
+        self, nll_CT: np.ndarray, group_T: np.ndarray, groups: int
+    ) -> None:
+        here = group_T >= 0
+        self._group_TG = np.eye(groups)[group_T[here]]
+        nll_CT = nll_CT[:, here].astype(np.float64)
+        self._best_T = nll_CT.min(axis=0)
+        # Relative to the best member nothing that matters underflows.
+        self._p_CT = np.exp(self._best_T - nll_CT)
+
+    def __call__(self, w_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Nats [G] of the groups, and their derivatives [G, C]."""
+        average_T = np.maximum(w_C @ self._p_CT, np.finfo(float).tiny)
+        nll_G = (self._best_T - np.log(average_T)) @ self._group_TG
+        return nll_G, -((self._p_CT / average_T) @ self._group_TG).T
+
+
 class _Blocks:
     """Some tokens in blocks of one group each, in calls of one shape.
 

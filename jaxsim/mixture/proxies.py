@@ -18,7 +18,7 @@ from jaxsim.metrics import progress
 from jaxsim.mixture.evaluation import EvaluationSet, scored_mask
 from jaxsim.mixture.evaluator import Evaluator
 from jaxsim.mixture.gradient import Differentiator, Jacobian
-from jaxsim.mixture.probability import ProbabilityAverage
+from jaxsim.mixture.probability import ProbabilityAverage, ProbabilitySlope
 from jaxsim.mixture.scores import ProxyScores, ScoreStore, row_keys
 from jaxsim.mixture.stack import Stack
 from jaxsim.mixture.table import (
@@ -230,11 +230,22 @@ class Proxies:
         Args, returns, raises: as for `members_sums`.
         """
         self._check_weights(w_MC)
+        domain_T, count = self._domain_T(rows), len(self._evaluation.domains)
+        return ProbabilityAverage(nll_CT, domain_T, count)(w_MC)
+
+    def probability_slope(
+        self, nll_CT: np.ndarray, rows: np.ndarray
+    ) -> ProbabilitySlope:
+        """`probability_sums` at one mixture, with derivatives."""
+        count = len(self._evaluation.domains)
+        return ProbabilitySlope(nll_CT, self._domain_T(rows), count)
+
+    def _domain_T(self, rows: np.ndarray) -> np.ndarray:
+        """The domain of every scored token; -1 outside of `rows`."""
         e = self._evaluation
         domain_R = np.full(len(e), -1)
         domain_R[rows] = e.domain_R[rows]
-        domain_T = np.repeat(domain_R, e.count_R)
-        return ProbabilityAverage(nll_CT, domain_T, len(e.domains))(w_MC)
+        return np.repeat(domain_R, e.count_R)
 
     def _by_window(
         self, table: Mixtures, sums: Callable[[np.ndarray], np.ndarray]

@@ -5,7 +5,8 @@ together, on quantities that vanish for a single member:
 
 - spread: 1 - sum_c w_c^2, how far a mixture is from any single member;
 - own: u (1 - u), u the weight of the domain's own partition;
-- gap: the mean of the members' losses minus the merge, what averaging won.
+- gap: the mean of the members' losses minus the merge, what averaging won;
+- other: the probability average minus the merge. The two proxies err apart.
 
 Each domain has coefficients of its own around shared ones. Both are shrunk
 (ridge), by as much as predicts a truth left out best. Leaving everything at
@@ -13,8 +14,8 @@ zero is one of the choices: then the merge stays as it is. Where truths are of
 another length than members, a single member is no truth, and a constant joins.
 
 Cross-curvature of the losses makes the distance quadratic in the weights near
-a single member, which spread and own are; the gap carries what the proxy
-itself knows of curvature. See docs/validate.md.
+a single member, which spread and own are; gap and other carry what the proxies
+know of curvature. See docs/validate.md.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ import scipy.stats
 # Ridge of shared and of own coefficients, in units of the distance's variance;
 # infinity leaves them out.
 _SHARED = (np.inf, 10.0, 1.0, 0.1, 0.01)
-_OWN = (np.inf, 100.0, 10.0, 1.0)
+_OWN = (np.inf, 100.0, 10.0, 1.0, 0.1)
 ENOUGH = 3  # truths below which nothing is fitted
 # A setting must predict truths left out better than the next simpler one by
 # this share, or noise would pick it.
@@ -59,6 +60,7 @@ class Calibration:
         w_MC: np.ndarray,
         own_DC: np.ndarray,
         merge_MD: np.ndarray,
+        average_MD: np.ndarray,
         member_CD: np.ndarray,
     ) -> np.ndarray:
         """[M, D] to be added to the merges' bits per byte.
@@ -67,9 +69,12 @@ class Calibration:
           w_MC: weights.
           own_DC: bool, the units of each domain's own partition.
           merge_MD: bits per byte of the merges.
-          member_CD: bits per byte of the members on the same text.
+          average_MD: of the probability averages, on the same text.
+          member_CD: of the members, on the same text.
         """
-        x_MDK = features(w_MC, own_DC, merge_MD, member_CD, self.singles_known)
+        x_MDK = features(
+            w_MC, own_DC, merge_MD, average_MD, member_CD, self.singles_known
+        )
         return np.einsum("mdk,dk->md", x_MDK, self.coefficients_DK)
 
     def slope(
@@ -77,18 +82,21 @@ class Calibration:
         w_C: np.ndarray,
         own_DC: np.ndarray,
         dmerge_DC: np.ndarray,
+        daverage_DC: np.ndarray,
         member_CD: np.ndarray,
     ) -> np.ndarray:
         """[D, C] derivatives of the correction with respect to the weights.
 
         Args: as of `correction`, for one mixture, but for
-          dmerge_DC: derivatives of its merge's bits per byte.
+          dmerge_DC, daverage_DC: derivatives of the bits per byte of its merge
+            and of its probability average.
         """
         own_D1 = (own_DC @ w_C)[:, None]
         d_KDC = [
             np.broadcast_to(-2 * w_C, dmerge_DC.shape),
             (1 - 2 * own_D1) * own_DC,
             np.nan_to_num(member_CD).T - dmerge_DC,
+            daverage_DC - dmerge_DC,
         ]
         if not self.singles_known:
             d_KDC.append(np.zeros_like(dmerge_DC))
@@ -136,6 +144,7 @@ def features(
     w_MC: np.ndarray,
     own_DC: np.ndarray,
     merge_MD: np.ndarray,
+    average_MD: np.ndarray,
     member_CD: np.ndarray,
     singles_known: bool,
 ) -> np.ndarray:
@@ -146,7 +155,12 @@ def features(
     )
     # A damaged member has no figure, and no weight.
     gap_MD = w_MC @ np.nan_to_num(member_CD) - merge_MD
-    columns = [spread_MD, own_MD * (1 - own_MD), gap_MD]
+    columns = [
+        spread_MD,
+        own_MD * (1 - own_MD),
+        gap_MD,
+        average_MD - merge_MD,
+    ]
     if not singles_known:
         columns.append(np.ones_like(merge_MD))
     return np.stack(columns, axis=-1)
@@ -157,6 +171,7 @@ def fit(
     own_DC: np.ndarray,
     w_FC: np.ndarray,
     merge_FD: np.ndarray,
+    average_FD: np.ndarray,
     member_CD: np.ndarray,
     truth_FD: np.ndarray,
     singles_known: bool,
@@ -168,11 +183,14 @@ def fit(
       own_DC: bool, the units of each domain's own partition.
       w_FC: ratios of the truths.
       merge_FD: bits per byte of their merges.
-      member_CD: bits per byte of the members.
+      average_FD: of their probability averages.
+      member_CD: of the members.
       truth_FD: bits per byte of the truths.
       singles_known: truths are as long as members.
     """
-    x_FDK = features(w_FC, own_DC, merge_FD, member_CD, singles_known)
+    x_FDK = features(
+        w_FC, own_DC, merge_FD, average_FD, member_CD, singles_known
+    )
     y_FD = truth_FD - merge_FD
     count, _, k = x_FDK.shape
     nothing = np.zeros((len(domains), k))

@@ -165,6 +165,7 @@ def _fit(basis: Basis, truths: Measured, measured_D: np.ndarray) -> Calibration:
         basis.own_DC[measured_D],
         truths.w_MC,
         truths.select["merge"][:, measured_D],
+        truths.select["probability"][:, measured_D],
         basis.select_CD[:, measured_D],
         truths.select["truth"][:, measured_D],
         basis.singles_known,
@@ -204,6 +205,7 @@ def _calibrated(
                 judged.w_MC[m : m + 1],
                 basis.own_DC[measured_D],
                 merge_1D,
+                judged.report["probability"][m : m + 1, measured_D],
                 basis.report_CD[:, measured_D],
             )
         )[0]
@@ -256,6 +258,7 @@ def _learning(
             judged.w_MC,
             basis.own_DC[measured_D],
             merge_MD[:, measured_D],
+            judged.report["probability"][:, measured_D],
             basis.report_CD[:, measured_D],
         )
         off_M = (truth_MD[:, measured_D] - predicted_MD) @ share_D

@@ -184,14 +184,18 @@ def _jackknife(
     # On Fisher's scale 1 is infinite: half the least step of a rank correlation
     # below it. Nearer to 1, one swap of neighbours would decide the interval.
     most = 1 - 6 / count**3
-    z_J = np.arctanh(np.clip((value_J - middle) / half, -most, most))
-    error = np.sqrt((count - 1) * np.var(z_J[1:]))
+    r_J = np.clip((value_J - middle) / half, -most, most)
+    # The spread is measured on the plain scale and carried over: one truth
+    # without which all others agree would decide it on Fisher's.
+    error = np.sqrt((count - 1) * np.var(r_J[1:])) / (1 - r_J[0] ** 2)
     if abs(estimate - middle) >= half * most:
         # All is right, so nothing varies: the error under a normal law
         # (Bonett and Wright 2000, at a correlation of 1).
         error = np.sqrt(1.5 / (count - 3))
     reach = scipy.stats.t.ppf((1 + level) / 2, count - 1) * error
-    low, high = middle + half * np.tanh(z_J[0] + np.array([-reach, reach]))
+    low, high = middle + half * np.tanh(
+        np.arctanh(r_J[0]) + np.array([-reach, reach])
+    )
     low, high = min(low, estimate), max(high, estimate)
     return Interval(estimate, float(low), float(high), level)
 

@@ -34,8 +34,8 @@ def noise_ceiling(
     """The highest Pearson correlation that repeat noise allows to a proxy.
 
     That of a proxy without noise: sqrt(1 - s2_repeat / s2_truth), and 0 if
-    noise is all there is. The variances have P - 1 and M - 1 degrees of freedom,
-    so under normality their ratio over the law's follows Fisher's F.
+    noise is all there is. The variances have P - 1 and M - 1 degrees of
+    freedom, so under normality their ratio over the law's follows Fisher's F.
     Where truths or noise have heavy tails or much skew, it covers less.
 
     Args:

@@ -32,6 +32,11 @@ class Law:
         spread_M1 = 1 - np.sum(w_MC**2, axis=1, keepdims=True)
         return w_MC @ self.member_CD - self.gap_D * spread_M1
 
+    def average(self, w_MC: np.ndarray) -> np.ndarray:
+        """A second proxy, which lies elsewhere and knows nothing more."""
+        spread_M1 = 1 - np.sum(w_MC**2, axis=1, keepdims=True)
+        return w_MC @ self.member_CD - 0.7 * self.gap_D * spread_M1
+
     def truth(self, w_MC: np.ndarray) -> np.ndarray:
         spread_M1 = 1 - np.sum(w_MC**2, axis=1, keepdims=True)
         own_MD = w_MC @ OWN_DC.T
@@ -44,14 +49,14 @@ class Law:
 
     def fit(self, w_FC: np.ndarray, truth_FD: np.ndarray) -> Calibration:
         return fit(
-            DOMAINS, OWN_DC, w_FC, self.merge(w_FC), self.member_CD, truth_FD,
-            True,
+            DOMAINS, OWN_DC, w_FC, self.merge(w_FC), self.average(w_FC),
+            self.member_CD, truth_FD, True,
         )  # fmt: skip
 
     def predicted(self, found: Calibration, w_MC: np.ndarray) -> np.ndarray:
         merge_MD = self.merge(w_MC)
         return merge_MD + found.correction(
-            w_MC, OWN_DC, merge_MD, self.member_CD
+            w_MC, OWN_DC, merge_MD, self.average(w_MC), self.member_CD
         )
 
 
@@ -86,7 +91,7 @@ def test_a_single_member_is_its_own_truth():
     w_FC = law.mixtures(8)
     found = law.fit(w_FC, law.truth(w_FC))
     merge_CD = law.member_CD
-    shift_CD = found.correction(np.eye(C), OWN_DC, merge_CD, merge_CD)
+    shift_CD = found.correction(np.eye(C), OWN_DC, merge_CD, merge_CD, merge_CD)
     np.testing.assert_allclose(shift_CD, 0, atol=1e-12)
 
 
@@ -95,9 +100,10 @@ def test_truths_of_another_length_carry_a_constant():
     w_FC = law.mixtures(10)
     truth_FD = law.truth(w_FC) - 0.5  # longer: lower, single members too
     found = fit(
-        DOMAINS, OWN_DC, w_FC, law.merge(w_FC), law.member_CD, truth_FD, False
-    )
-    shift_CD = found.correction(np.eye(C), OWN_DC, law.member_CD, law.member_CD)
+        DOMAINS, OWN_DC, w_FC, law.merge(w_FC), law.average(w_FC),
+        law.member_CD, truth_FD, False,
+    )  # fmt: skip
+    shift_CD = found.correction(np.eye(C), OWN_DC, *[law.member_CD] * 3)
     np.testing.assert_allclose(shift_CD, -0.5, atol=0.1)
 
 
@@ -113,6 +119,21 @@ def test_shuffled_truths_teach_nothing():
         worst = max(worst, errors(law, found)[1])
     assert left_alone >= 6
     assert worst < 0.05  # what was shuffled differs by 0.15
+
+
+def test_the_other_proxy_is_believed_where_it_is_right():
+    """A truth that is the mean of both proxies, as far as noise allows."""
+    law = Law(4, noise=0.004)
+    w_FC, w_MC = law.mixtures(8), law.mixtures(200)
+
+    def between(w: np.ndarray) -> np.ndarray:
+        noise = law.generator.normal(0, law.noise, (len(w), D))
+        return (law.merge(w) + law.average(w)) / 2 + noise
+
+    found = law.fit(w_FC, between(w_FC))
+    off_MD = between(w_MC) - law.predicted(found, w_MC)
+    assert np.abs(off_MD).mean() < 2 * law.noise
+    assert np.abs(between(w_MC) - law.merge(w_MC)).mean() > 5 * law.noise
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
@@ -149,8 +170,8 @@ def test_the_order_of_domains_and_truths_does_not_matter():
     d, f = np.array([3, 0, 4, 1, 2]), np.array([5, 2, 7, 0, 1, 3, 6, 4])
     other = fit(
         tuple(DOMAINS[i] for i in d), OWN_DC[d], w_FC[f],
-        merge_FD[np.ix_(f, d)], law.member_CD[:, d], truth_FD[np.ix_(f, d)],
-        True,
+        merge_FD[np.ix_(f, d)], law.average(w_FC)[np.ix_(f, d)],
+        law.member_CD[:, d], truth_FD[np.ix_(f, d)], True,
     )  # fmt: skip
     np.testing.assert_allclose(
         other.coefficients_DK, found.coefficients_DK[d], atol=1e-9
@@ -166,11 +187,12 @@ def test_the_slope_is_the_derivative():
 
     def correction(w_C: np.ndarray) -> np.ndarray:
         return found.correction(
-            w_C[None], OWN_DC, law.merge(w_C[None]), law.member_CD
-        )[0]
+            w_C[None], OWN_DC, law.merge(w_C[None]), law.average(w_C[None]),
+            law.member_CD,
+        )[0]  # fmt: skip
 
     step = 1e-6
-    numeric_DC, dmerge_DC = (
+    numeric_DC, dmerge_DC, daverage_DC = (
         np.stack(
             [
                 (of(w_C + step * e_C) - of(w_C - step * e_C)) / (2 * step)
@@ -178,9 +200,13 @@ def test_the_slope_is_the_derivative():
             ],
             axis=1,
         )
-        for of in (correction, lambda w_C: law.merge(w_C[None])[0])
+        for of in (
+            correction,
+            lambda w_C: law.merge(w_C[None])[0],
+            lambda w_C: law.average(w_C[None])[0],
+        )
     )
-    slope_DC = found.slope(w_C, OWN_DC, dmerge_DC, law.member_CD)
+    slope_DC = found.slope(w_C, OWN_DC, dmerge_DC, daverage_DC, law.member_CD)
     np.testing.assert_allclose(slope_DC, numeric_DC, atol=1e-7)
 
 
@@ -206,5 +232,5 @@ def test_a_damaged_member_without_a_weight_does_no_harm():
     merge_MD = law.merge(w_MC)
     broken_CD = law.member_CD.copy()
     broken_CD[-1] = np.nan
-    x_MDK = features(w_MC, OWN_DC, merge_MD, broken_CD, True)
+    x_MDK = features(w_MC, OWN_DC, merge_MD, law.average(w_MC), broken_CD, True)
     assert np.isfinite(x_MDK).all()

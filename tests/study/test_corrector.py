@@ -9,7 +9,7 @@ from jaxsim.config import SearchConfig
 from jaxsim.mixture.scores import bits_of
 from jaxsim.search.problem import pose
 from jaxsim.study.calibration import Calibration
-from jaxsim.study.corrector import corrector
+from jaxsim.study.corrector import Corrector
 
 
 def taught(scorer, coefficients, singles_known=True, domains=None):
@@ -23,10 +23,7 @@ def taught(scorer, coefficients, singles_known=True, domains=None):
         np.inf,
         singles_known,
     )
-    own = {
-        n: np.array([m == n for m in scorer.members]) for n in scorer.members
-    }
-    return corrector(calibration, scorer.references(), own)
+    return Corrector(calibration, scorer)
 
 
 def merged(scorer, w_MC, half="select"):
@@ -39,9 +36,18 @@ def merged(scorer, w_MC, half="select"):
     return rows, bits_of(scorer.evaluation, losses, half)
 
 
+def averaged(scorer, w_MC, half):
+    """Bits per byte of the probability average on all windows of a half."""
+    table = dataclasses.replace(
+        scorer.table("dirichlet:2").take([0, 1]), w_MC=w_MC
+    )
+    losses = scorer.proxies.probability(table, scorer.token_losses[1:])
+    return bits_of(scorer.evaluation, losses, half)
+
+
 def test_the_shift_is_what_the_calibration_says(scorer):
     w_MC = np.random.default_rng(0).dirichlet(np.ones(4), 2)
-    found = taught(scorer, (0.1, 0.2, 0.3))
+    found = taught(scorer, (0.1, 0.2, 0.3, 0.4))
     for half in ("select", "report"):
         rows, bits_MD = merged(scorer, w_MC, half)
         # The members' losses on the same text.
@@ -59,16 +65,18 @@ def test_the_shift_is_what_the_calibration_says(scorer):
             0.1 * spread_M1
             + 0.2 * own_MD * (1 - own_MD)
             + 0.3 * (w_MC @ member_CD - bits_MD)
+            + 0.4 * (averaged(scorer, w_MC, half) - bits_MD)
         )
+        # Sums by window, and by domain, of float32 terms.
         np.testing.assert_allclose(
-            found.shift(w_MC, bits_MD, rows), expected_MD, atol=1e-9
+            found.shift(w_MC, bits_MD, rows), expected_MD, atol=1e-6
         )
 
 
 def test_domains_without_truths_are_not_shifted(scorer):
     w_MC = np.full((2, 4), 1 / 4)
     rows, bits_MD = merged(scorer, w_MC)
-    found = taught(scorer, (0.1, 0.0, 0.0), domains=["outside"])
+    found = taught(scorer, (0.1, 0.0, 0.0, 0.0), domains=["outside"])
     shift_MD = found.shift(w_MC, bits_MD, rows)
     column = scorer.evaluation.domains.index("outside")
     np.testing.assert_allclose(shift_MD[:, column], 0.1 * 3 / 4)
@@ -78,7 +86,7 @@ def test_domains_without_truths_are_not_shifted(scorer):
 def test_a_landscape_descends_on_what_training_would_give(scorer):
     """Values and slopes of the corrected objective, by central differences."""
     config = SearchConfig(target={"outside": 1.0})
-    found = taught(scorer, (0.5, 0.0, 0.4))
+    found = taught(scorer, (0.5, 0.0, 0.4, 0.3))
     plain, corrected = (
         pose(scorer, config, c).landscape for c in (None, found)
     )
