@@ -78,7 +78,8 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
 
     config.score.mixtures = ""
     config.score.windows = 2
-    config.validate.windows = 20
+    config.validate.windows = 10
+    config.validate.candidates = 2000
     config.validate.truths = 32
     config.validate.fit = 8
     config.validate.repeats = 12

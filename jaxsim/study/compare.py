@@ -40,6 +40,7 @@ from jaxsim.study.validate import (
     targets_of,
 )
 
+CHANCE = "random"
 LEVEL = 0.9  # of the intervals that a calibration is checked at
 
 
@@ -117,6 +118,8 @@ def compare(
             pair = first_P[of], second_P[of]
             ceilings[target] = noise_ceiling(truth_M, *pair)
             noise[target] = repeat_noise(*pair)
+            if not some:
+                continue
             again[target] = dataclasses.asdict(
                 repeat_agreement(
                     first_P[:some],
@@ -241,10 +244,9 @@ def _learning(
     The first n of a design are the design of n, so its prefixes say what
     fewer truths would have taught.
     """
-    name = next(
-        (n for n in (OUT_OF_POOL, IN_POOL) if n in targets),
-        next(iter(targets), None),
-    )
+    outside = [n for n, (kind, _) in targets.items() if kind == "out-of-pool"]
+    wanted = (OUT_OF_POOL, *outside, IN_POOL, *targets)
+    name = next((n for n in wanted if n in targets), None)
     if fitted is None or name is None:
         return {}
     truth_MD, merge_MD = judged.report["truth"], judged.report["merge"]
@@ -364,6 +366,10 @@ def _claims(
             if all(rule in rules[name] for name in names)
         }
         rule = best_rule(known_rules, truth_MT)
+        if rule is not None and (
+            mean_spearman(known_rules[rule], truth_MT).estimate < 0
+        ):
+            rule = CHANCE
         for predictor in PREDICTORS:
             if predictor not in points:
                 continue
@@ -404,9 +410,19 @@ def _gain(
     rule: str | None,
     truth_MT: np.ndarray,
 ) -> dict[str, Any]:
-    """The predictor's mean correlation minus the best rule's."""
+    """The predictor's mean correlation minus the best rule's, chance at least.
+
+    Where the best rule is worse than chance, chance is what is to be beaten.
+    """
     if rule is None:
         return {"rule_spearman": None, "gain": None, "gain_interval": None}
+    if rule == CHANCE:
+        value = mean_spearman(predicted_MT, truth_MT)
+        return {
+            "rule_spearman": 0.0,
+            "gain": value.estimate,
+            "gain_interval": _bounds(value),
+        }
     gain = paired_difference(predicted_MT, rules[rule], truth_MT)
     return {
         "rule_spearman": mean_spearman(rules[rule], truth_MT).estimate,

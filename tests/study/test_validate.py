@@ -169,7 +169,7 @@ def test_calibration_learns_the_shift(validation):
     for figures in validation.check.values():
         assert figures["calibrated"] < figures["merge"] / 3
         assert figures["covered"] > 0.5
-    assert validation.learning_target == IN_POOL
+    assert validation.learning_target == "outside"
     assert [row["truths"] for row in validation.learning] == [0, 3, 4]
     assert validation.learning[-1]["error"] < validation.learning[0]["error"]
     assert validation.calibrated(["outside"]) is not None
@@ -202,6 +202,38 @@ def test_claims_are_paired_with_the_best_rule(validation):
     )
     assert by["out-of-pool", "merge"]["targets"] == ["outside"]
     assert ("in-pool", "trees") in by
+
+
+def test_a_claim_is_against_chance_where_rules_are_worse(basis, judged, fitted):
+    """Truths that lie the other way round: every rule about ratios fails."""
+    spread_M1 = 1 - np.sum(judged.w_MC**2, axis=1, keepdims=True)
+    backward = np.broadcast_to(spread_M1, judged.report["truth"].shape)
+    noise = np.random.default_rng(0).normal(0, 1e-3, backward.shape)
+    report = {**judged.report, "truth": backward + noise}
+    found = compare(
+        basis,
+        dataclasses.replace(judged, report=report),
+        laws=["dirichlet"] * 12,
+    )
+    claims = {(c["kind"], c["predictor"]): c for c in found.claims}
+    claim = claims["out-of-pool", "merge"]
+    assert claim["rule"] == "random" and claim["rule_spearman"] == 0
+    assert claim["gain"] == claim["spearman"]
+    assert claim["gain_interval"] == claim["spearman_interval"]
+
+
+def test_repeats_of_members_alone(basis, judged, truth_MD):
+    """They measure noise, and no truth is compared with its repeat."""
+    members_PD = basis.report_CD[:3]
+    shift_P1 = 0.01 * np.arange(3)[:, None]
+    found = compare(
+        basis,
+        judged,
+        repeats=(members_PD, members_PD + shift_P1),
+        laws=["dirichlet"] * 12,
+    )
+    assert found.repeat_agreement == {}
+    assert found.noise["outside"] == pytest.approx(0.01 / np.sqrt(2))
 
 
 def test_levels_of_an_unknown_unit_mean_nothing(basis, proxies):
