@@ -91,7 +91,8 @@ def fetch(folder: Path) -> dict[str, Path]:
         *("--only-binary=:all:", "--require-hashes", f"--requirement={WHEELS}"),
         # The same files whatever the Python or the system of this machine.
         *("--python-version=3.11", "--implementation=cp"),
-        *("--platform=manylinux_2_28_x86_64", "--platform=manylinux2014_x86_64"),
+        "--platform=manylinux_2_28_x86_64",
+        "--platform=manylinux2014_x86_64",
         *(f"--find-links={folder}", f"--dest={folder}"),
     ]  # fmt: skip
     if subprocess.run([*command, "--no-index"], capture_output=True).returncode:

@@ -28,7 +28,8 @@ from jaxsim.report.references import References, read_references
 from jaxsim.report.stale import stale_answers, stale_scores
 from jaxsim.search.found import Found, load_found
 from jaxsim.study.chosen import Chosen, load_chosen
-from jaxsim.study.gauge import Gauge, load_gauge, relative_drift
+from jaxsim.study.drift import relative_drift
+from jaxsim.study.gauge import Gauge, load_gauge
 from jaxsim.study.validate import Validation, load_validation
 
 KINDS = ("member", "truth", "repeat")

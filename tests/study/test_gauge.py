@@ -12,12 +12,12 @@ from mixture import tiny
 from jaxsim.config import load_config
 from jaxsim.errors import DamagedError
 from jaxsim.mixture import Scorer
+from jaxsim.study.drift import relative_drift
 from jaxsim.study.gauge import (
     UNIFORM,
     gauge,
     gauge_lines,
     load_gauge,
-    relative_drift,
     save_gauge,
 )
 from jaxsim.study.gauge_rules import (
