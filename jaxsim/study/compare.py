@@ -7,41 +7,33 @@ Agreement comes from `report` truths on report text. What is fitted on the way
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from jaxsim.search.objective import weighted_mean
-from jaxsim.study.agreement import agreement, best_rule, guessing
-from jaxsim.study.calibration import ENOUGH as ENOUGH_TO_FIT
-from jaxsim.study.calibration import Calibration, fit
-from jaxsim.study.intervals import (
-    Interval,
-    mean_spearman,
-    paired_difference,
+from jaxsim.study.agreement import agreement, guessing
+from jaxsim.study.calibrating import (
+    baselines,
+    calibrated,
+    deployed,
+    learning,
 )
+from jaxsim.study.claims import claims
 from jaxsim.study.measured import Basis, Measured
 from jaxsim.study.noise import (
     ENOUGH_PAIRS,
-    NOISE_BOUND,
     noise_ceiling,
     repeat_agreement,
     repeat_noise,
 )
-from jaxsim.study.regressors import fit_log_linear, fit_trees
 from jaxsim.study.rules import is_in, predictions
 from jaxsim.study.validate import (
     CALIBRATED,
-    IN_POOL,
-    OUT_OF_POOL,
     PREDICTORS,
     SCALED,
     Validation,
     targets_of,
 )
-
-CHANCE = "random"
-LEVEL = 0.9  # of the intervals that a calibration is checked at
 
 
 def compare(
@@ -75,9 +67,9 @@ def compare(
     bits = dict(judged.report)
     if scaled is not None:
         bits[SCALED] = scaled[1]
-    bits[CALIBRATED], check = _calibrated(basis, judged, fitted, targets)
+    bits[CALIBRATED], check = calibrated(basis, judged, fitted, targets)
     if fitted is not None:
-        bits |= _baselines(basis, judged, fitted)
+        bits |= baselines(basis, judged, fitted)
     there_D = np.isfinite(judged.report["truth"]).all(axis=0)
     bits = {
         name: bits_MD
@@ -141,7 +133,7 @@ def compare(
             for name, by in points.items()
         },
         agreement=tables,
-        claims=_claims(targets, points, rules, ceilings),
+        claims=claims(targets, points, rules, ceilings),
         ceilings={name: c.estimate for name, c in ceilings.items()},
         ceiling_intervals={n: [c.low, c.high] for n, c in ceilings.items()},
         repeat_agreement=again,
@@ -149,123 +141,15 @@ def compare(
         sizes=_within_sizes(judged, points, targets) if by_size else {},
         repeats=0 if repeats is None else len(repeats[0]),
         scale=None if scaled is None else scaled[0],
-        calibration=_deployed(basis, judged, fitted),
+        calibration=deployed(basis, judged, fitted),
         check=check,
-        **_learning(basis, judged, fitted, targets),
+        **learning(basis, judged, fitted, targets),
         given=not laws,
         unit=unit,
         notes=list(basis.notes),
         evaluation=basis.evaluation.digest,
         digests=dict(basis.digests),
     )
-
-
-def _fit(basis: Basis, truths: Measured, measured_D: np.ndarray) -> Calibration:
-    """A calibration from truths on select text, for the measured domains."""
-    names = np.array(basis.evaluation.domains)[measured_D]
-    return fit(
-        tuple(names.tolist()),
-        basis.own_DC[measured_D],
-        truths.w_MC,
-        truths.select["merge"][:, measured_D],
-        truths.select["probability"][:, measured_D],
-        basis.select_CD[:, measured_D],
-        truths.select["truth"][:, measured_D],
-        basis.singles_known,
-    )
-
-
-def _calibrated(
-    basis: Basis,
-    judged: Measured,
-    fitted: Measured | None,
-    targets: Mapping[str, tuple[str, np.ndarray]],
-) -> tuple[np.ndarray, dict[str, dict[str, float]]]:
-    """Predictions [M, D] of calibrations that did not see what they predict.
-
-    Also, by target, the mean absolute error of the merge and of the calibrated
-    merge, and the share of truths within the 90 % interval.
-    """
-    truth_MD, merge_MD = judged.report["truth"], judged.report["merge"]
-    measured_D = np.isfinite(truth_MD).all(axis=0)
-    predicted_MD = np.full(truth_MD.shape, np.nan)
-    everything = np.arange(len(judged))
-    calibrations: dict[int, Calibration] = {}
-    if fitted is not None:
-        one = _fit(basis, fitted, measured_D)
-        calibrations = dict.fromkeys(everything.tolist(), one)
-    elif len(judged) > 1:
-        calibrations = {
-            m: _fit(basis, judged.take(everything != m), measured_D)
-            for m in everything.tolist()
-        }
-    half: dict[str, list[float]] = {name: [] for name in targets}
-    for m, calibration in calibrations.items():
-        merge_1D = merge_MD[m : m + 1, measured_D]
-        predicted_MD[m, measured_D] = (
-            merge_1D
-            + calibration.correction(
-                judged.w_MC[m : m + 1],
-                basis.own_DC[measured_D],
-                merge_1D,
-                judged.report["probability"][m : m + 1, measured_D],
-                basis.report_CD[:, measured_D],
-            )
-        )[0]
-        for name, (_, weights_D) in targets.items():
-            share_D = weights_D[measured_D] / weights_D.sum()
-            half[name].append(calibration.half_interval(share_D, LEVEL))
-    check = {}
-    for name, (_, weights_D) in targets.items():
-        truth_M, merge_M, calibrated_M = (
-            weighted_mean(bits_MD, weights_D)
-            for bits_MD in (truth_MD, merge_MD, predicted_MD)
-        )
-        off_M = np.abs(truth_M - calibrated_M)
-        check[name] = {
-            "merge": float(np.abs(truth_M - merge_M).mean()),
-            "calibrated": float(off_M.mean()),
-            "covered": float(np.mean(off_M <= half[name]))
-            if half[name]
-            else float("nan"),
-            "half": float(np.mean(half[name])) if half[name] else float("nan"),
-        }
-    return predicted_MD, check
-
-
-def _learning(
-    basis: Basis,
-    judged: Measured,
-    fitted: Measured | None,
-    targets: Mapping[str, tuple[str, np.ndarray]],
-) -> dict[str, Any]:
-    """How the error falls with the number of truths that are fitted.
-
-    The first n of a design are the design of n, so its prefixes say what
-    fewer truths would have taught.
-    """
-    outside = [n for n, (kind, _) in targets.items() if kind == "out-of-pool"]
-    wanted = (OUT_OF_POOL, *outside, IN_POOL, *targets)
-    name = next((n for n in wanted if n in targets), None)
-    if fitted is None or name is None:
-        return {}
-    truth_MD, merge_MD = judged.report["truth"], judged.report["merge"]
-    measured_D = np.isfinite(truth_MD).all(axis=0)
-    share_D = targets[name][1][measured_D]
-    share_D = share_D / share_D.sum()
-    rows = []
-    for count in (0, *range(ENOUGH_TO_FIT, len(fitted) + 1)):
-        calibration = _fit(basis, fitted.take(np.arange(count)), measured_D)
-        predicted_MD = merge_MD[:, measured_D] + calibration.correction(
-            judged.w_MC,
-            basis.own_DC[measured_D],
-            merge_MD[:, measured_D],
-            judged.report["probability"][:, measured_D],
-            basis.report_CD[:, measured_D],
-        )
-        off_M = (truth_MD[:, measured_D] - predicted_MD) @ share_D
-        rows.append({"truths": count, "error": float(np.mean(np.abs(off_M)))})
-    return {"learning": rows, "learning_target": name}
 
 
 def _within_sizes(
@@ -295,152 +179,6 @@ def _within_sizes(
             for target in targets
         }
     return found
-
-
-def _deployed(
-    basis: Basis, judged: Measured, fitted: Measured | None
-) -> dict[str, Any]:
-    """What searches use: once all are judged, every truth may teach."""
-    measured_D = np.isfinite(judged.report["truth"]).all(axis=0)
-    every = judged
-    if fitted is not None:
-        every = Measured(
-            judged.names + fitted.names,
-            np.concatenate([judged.w_MC, fitted.w_MC]),
-            {
-                name: np.concatenate([bits_MD, fitted.select[name]])
-                for name, bits_MD in judged.select.items()
-            },
-            {},
-        )
-    return _fit(basis, every, measured_D).to_plain()
-
-
-def _baselines(
-    basis: Basis, judged: Measured, fitted: Measured
-) -> dict[str, np.ndarray]:
-    """Ratios alone, from exactly the runs that the calibrated merge has seen.
-
-    Each member is the truth of its single, if it is as long as the truths.
-    """
-    w_MC, truth_MD = fitted.w_MC, fitted.select["truth"]
-    if basis.singles_known:
-        there = np.isfinite(basis.select_CD).all(axis=1)
-        w_MC = np.concatenate([w_MC, np.eye(len(basis.members))[there]])
-        truth_MD = np.concatenate([truth_MD, basis.select_CD[there]])
-    found = {}
-    for name, learn in (("log-linear", fit_log_linear), ("trees", fit_trees)):
-        bits_MD = np.full((len(judged), truth_MD.shape[1]), np.nan)
-        for d in np.flatnonzero(np.isfinite(truth_MD).all(axis=0)):
-            bits_MD[:, d] = learn(w_MC, truth_MD[:, d]).predict(judged.w_MC)
-        found[name] = bits_MD
-    return found
-
-
-def _claims(
-    targets: Mapping[str, tuple[str, np.ndarray]],
-    points: Mapping[str, Mapping[str, np.ndarray]],
-    rules: Mapping[str, Mapping[str, np.ndarray]],
-    ceilings: Mapping[str, Interval],
-) -> list[dict[str, Any]]:
-    """For each kind and predictor, what there is to claim.
-
-    Over the domains of the kind that are not noise-bound: the mean Spearman
-    correlation, the mean ceiling, the best rule that knows no model, and the
-    paired difference to it, with intervals over resampled truths.
-    """
-    found = []
-    for kind in ("out-of-pool", "in-pool"):
-        names = [
-            name
-            for name, (k, _) in targets.items()
-            if k == kind
-            and (name not in ceilings or ceilings[name].estimate >= NOISE_BOUND)
-        ]
-        if not names:
-            continue
-        truth_MT = _columns(points["truth"], names)
-        known_rules = {
-            rule: np.stack([rules[name][rule] for name in names], axis=1)
-            for rule in rules[names[0]]
-            if all(rule in rules[name] for name in names)
-        }
-        rule = best_rule(known_rules, truth_MT)
-        if rule is not None and (
-            mean_spearman(known_rules[rule], truth_MT).estimate < 0
-        ):
-            rule = CHANCE
-        for predictor in PREDICTORS:
-            if predictor not in points:
-                continue
-            predicted_MT = _columns(points[predictor], names)
-            if not np.isfinite(predicted_MT).all():
-                continue
-            found.append(
-                {
-                    "kind": kind,
-                    "predictor": predictor,
-                    "targets": names,
-                    "ceiling": float(
-                        np.mean([ceilings[n].estimate for n in names])
-                    )
-                    if ceilings
-                    else None,
-                    "rule": rule,
-                    **_correlation(predicted_MT, truth_MT),
-                    **_gain(predicted_MT, known_rules, rule, truth_MT),
-                }
-            )
-    return found
-
-
-def _correlation(
-    predicted_MT: np.ndarray, truth_MT: np.ndarray
-) -> dict[str, Any]:
-    value = mean_spearman(predicted_MT, truth_MT)
-    return {
-        "spearman": value.estimate,
-        "spearman_interval": _bounds(value),
-    }
-
-
-def _gain(
-    predicted_MT: np.ndarray,
-    rules: Mapping[str, np.ndarray],
-    rule: str | None,
-    truth_MT: np.ndarray,
-) -> dict[str, Any]:
-    """The predictor's mean correlation minus the best rule's, chance at least.
-
-    Where the best rule is worse than chance, chance is what is to be beaten.
-    """
-    if rule is None:
-        return {"rule_spearman": None, "gain": None, "gain_interval": None}
-    if rule == CHANCE:
-        value = mean_spearman(predicted_MT, truth_MT)
-        return {
-            "rule_spearman": 0.0,
-            "gain": value.estimate,
-            "gain_interval": _bounds(value),
-        }
-    gain = paired_difference(predicted_MT, rules[rule], truth_MT)
-    return {
-        "rule_spearman": mean_spearman(rules[rule], truth_MT).estimate,
-        "gain": gain.estimate,
-        "gain_interval": _bounds(gain),
-    }
-
-
-def _bounds(value: Interval) -> list[float] | None:
-    if value.low is None or value.high is None:
-        return None
-    return [value.low, value.high]
-
-
-def _columns(
-    by_target: Mapping[str, np.ndarray], names: Sequence[str]
-) -> np.ndarray:
-    return np.stack([by_target[name] for name in names], axis=1)
 
 
 def _own(basis: Basis, weights_D: np.ndarray) -> np.ndarray | None:
