@@ -17,7 +17,7 @@ import scipy.stats
 from benchmarks.study_workdir import OUTSIDE, Workdir
 from benchmarks.swarm import Swarm, scored
 from jaxsim.search.objective import weighted_mean
-from jaxsim.study.calibration import fit
+from jaxsim.study.calibrating import calibrated_merges, fitted_on
 from jaxsim.study.regressors import fit_log_linear, fit_trees
 from jaxsim.study.validate import OUT_OF_POOL
 
@@ -151,22 +151,10 @@ def _calibrated(work: Workdir) -> np.ndarray:
     basis, judged, fitted = work.basis, work.judged, work.fitted
     assert fitted is not None
     there_D = np.isfinite(judged.report["truth"]).all(axis=0)
-    merge_MD = judged.select["merge"]
-    calibration = fit(
-        tuple(np.array(basis.evaluation.domains)[there_D].tolist()),
-        basis.own_DC[there_D],
-        fitted.w_MC,
-        fitted.select["merge"][:, there_D],
-        basis.select_CD[:, there_D],
-        fitted.select["truth"][:, there_D],
-        basis.singles_known,
-    )
-    bits_MD = merge_MD.copy()
-    bits_MD[:, there_D] += calibration.correction(
-        judged.w_MC,
-        basis.own_DC[there_D],
-        merge_MD[:, there_D],
-        basis.select_CD[:, there_D],
+    calibration = fitted_on(basis, fitted, there_D)
+    bits_MD = judged.select["merge"].copy()
+    bits_MD[:, there_D] = calibrated_merges(
+        basis, calibration, judged, "select", there_D
     )
     return bits_MD
 

@@ -15,7 +15,9 @@ from jaxsim.study.validate import IN_POOL, OUT_OF_POOL
 LEVEL = 0.9  # of the intervals that a calibration is checked at
 
 
-def _fit(basis: Basis, truths: Measured, measured_D: np.ndarray) -> Calibration:
+def fitted_on(
+    basis: Basis, truths: Measured, measured_D: np.ndarray
+) -> Calibration:
     """A calibration from truths on select text, for the measured domains."""
     names = np.array(basis.evaluation.domains)[measured_D]
     return fit(
@@ -27,6 +29,26 @@ def _fit(basis: Basis, truths: Measured, measured_D: np.ndarray) -> Calibration:
         basis.select_CD[:, measured_D],
         truths.select["truth"][:, measured_D],
         basis.singles_known,
+    )
+
+
+def calibrated_merges(
+    basis: Basis,
+    calibration: Calibration,
+    truths: Measured,
+    half: str,
+    measured_D: np.ndarray,
+) -> np.ndarray:
+    """[M, D'] corrected merges of the ratios, in the measured domains."""
+    bits = truths.select if half == "select" else truths.report
+    member_CD = basis.select_CD if half == "select" else basis.report_CD
+    merge_MD = bits["merge"][:, measured_D]
+    return merge_MD + calibration.correction(
+        truths.w_MC,
+        basis.own_DC[measured_D],
+        merge_MD,
+        bits["probability"][:, measured_D],
+        member_CD[:, measured_D],
     )
 
 
@@ -47,25 +69,18 @@ def calibrated(
     everything = np.arange(len(judged))
     calibrations: dict[int, Calibration] = {}
     if fitted is not None:
-        one = _fit(basis, fitted, measured_D)
-        calibrations = dict.fromkeys(everything.tolist(), one)
+        known = fitted_on(basis, fitted, measured_D)
+        calibrations = dict.fromkeys(everything.tolist(), known)
     elif len(judged) > 1:
         calibrations = {
-            m: _fit(basis, judged.take(everything != m), measured_D)
+            m: fitted_on(basis, judged.take(everything != m), measured_D)
             for m in everything.tolist()
         }
     half: dict[str, list[float]] = {name: [] for name in targets}
     for m, calibration in calibrations.items():
-        merge_1D = merge_MD[m : m + 1, measured_D]
-        predicted_MD[m, measured_D] = (
-            merge_1D
-            + calibration.correction(
-                judged.w_MC[m : m + 1],
-                basis.own_DC[measured_D],
-                merge_1D,
-                judged.report["probability"][m : m + 1, measured_D],
-                basis.report_CD[:, measured_D],
-            )
+        one = judged.take(everything == m)
+        predicted_MD[m, measured_D] = calibrated_merges(
+            basis, calibration, one, "report", measured_D
         )[0]
         for name, (_, weights_D) in targets.items():
             share_D = weights_D[measured_D] / weights_D.sum()
@@ -104,19 +119,17 @@ def learning(
     name = next((n for n in wanted if n in targets), None)
     if fitted is None or name is None:
         return {}
-    truth_MD, merge_MD = judged.report["truth"], judged.report["merge"]
+    truth_MD = judged.report["truth"]
     measured_D = np.isfinite(truth_MD).all(axis=0)
     share_D = targets[name][1][measured_D]
     share_D = share_D / share_D.sum()
     rows = []
     for count in (0, *range(ENOUGH_TO_FIT, len(fitted) + 1)):
-        calibration = _fit(basis, fitted.take(np.arange(count)), measured_D)
-        predicted_MD = merge_MD[:, measured_D] + calibration.correction(
-            judged.w_MC,
-            basis.own_DC[measured_D],
-            merge_MD[:, measured_D],
-            judged.report["probability"][:, measured_D],
-            basis.report_CD[:, measured_D],
+        calibration = fitted_on(
+            basis, fitted.take(np.arange(count)), measured_D
+        )
+        predicted_MD = calibrated_merges(
+            basis, calibration, judged, "report", measured_D
         )
         off_M = (truth_MD[:, measured_D] - predicted_MD) @ share_D
         rows.append({"truths": count, "error": float(np.mean(np.abs(off_M)))})
@@ -139,7 +152,7 @@ def deployed(
             },
             {},
         )
-    return _fit(basis, every, measured_D).to_plain()
+    return fitted_on(basis, every, measured_D).to_plain()
 
 
 def baselines(
