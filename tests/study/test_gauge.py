@@ -274,8 +274,8 @@ def test_resolution_adds_the_noise_of_two_runs():
     text_only = 196 * 0.025 / 2.0
     assert resolution(error_KD, bits_D, both, None) == pytest.approx(text_only)
     first_PD = np.full((3, 3), 2.0)
-    repeats = first_PD, first_PD + 0.02
-    # Half of the squared differences, of two runs: all of them.
+    repeats = first_PD, first_PD + 0.02 * np.array([[-1.0], [0.0], [1.0]])
+    # Half of the differences' variance, of two runs: all of it.
     found = resolution(error_KD, bits_D, both, repeats)
     assert found == pytest.approx(196 * np.hypot(0.025, 0.02) / 2.0)
     assert resolution(error_KD, bits_D, np.array([0.0, 1.0, 0.0]), None) is None
@@ -287,7 +287,9 @@ def test_noise_bound_only_if_every_domain_is():
     assert within_noise(0.015 * sign_C1 * [1, 1], error_CD, None)
     assert not within_noise(0.015 * sign_C1 * [1, 2], error_CD, None)
     first_PD = np.full((3, 2), 2.0)
-    noisy = first_PD, first_PD + np.array([0.0, 0.04])
+    # What differs between repeats is noise, not what they share.
+    apart_P1 = np.array([[-1.0], [0.0], [1.0]])
+    noisy = first_PD, first_PD + apart_P1 * np.array([0.0, 0.04])
     assert within_noise(0.015 * sign_C1 * [1, 2], error_CD, noisy)
     unknown_CD = np.full((4, 2), np.nan)
     assert not within_noise(0.0 * sign_C1 * [1, 1], unknown_CD, None)
