@@ -80,7 +80,8 @@ def baselines_sentence(validation: Validation) -> str:
         return (
             "Regressions of the losses on the ratios, as the literature fits "
             f"them, learned from the same {count(len(validation.fit), 'truth')}"
-            " as the calibration and need no merge. Their mean Spearman over "
+            " as the calibration, and from the members where these are as "
+            "long. Their mean Spearman over "
             f"{_domains(known[0])}: {shown}."
         )
     return ""
