@@ -215,7 +215,10 @@ def bootstraps(value_J: np.ndarray, count: int) -> dict[str, Ends]:
     off_M = without_M.mean() - without_M
     skew = np.sum(off_M**3) / (6 * np.sum(off_M**2) ** 1.5 + 1e-300)
     z = bias + scipy.stats.norm.ppf(TAILS)
-    moved = scipy.stats.norm.cdf(bias + z / (1 - skew * z))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        moved = scipy.stats.norm.cdf(bias + z / (1 - skew * z))
+    # Where nothing varies without one truth, there is no acceleration.
+    moved = np.where(np.isfinite(moved), moved, TAILS)
     return {
         "percentile": tuple(np.quantile(drawn_J, TAILS)),
         "BCa": tuple(np.quantile(drawn_J, moved)),
