@@ -195,6 +195,11 @@ def validate(
         validation = validate_trained(
             config, scorer, trainer or _trainer(config, workdir)
         )
+    if config.validate.member_repeats and not known.repeats:
+        # Repeats of members, trained by now, measure noise.
+        repeated = repeat_pairs(config, scorer)
+        known = gauge(scorer, known.windows, repeated)
+        save_gauge(workdir, known)
     save_validation(workdir, validation)
     show_agreement(validation)
 
@@ -399,8 +404,10 @@ def _validate_given(scorer: Scorer, truths: tuple[Path, Path]) -> Validation:
     """Truths of the user's, of whatever length and however trained."""
     given = read_truths(*truths, scorer.members, scorer.evaluation.domains)
     proxies = scorer.score(RATIOS, given.table, "report")
+    basis = basis_of(scorer.corpus, scorer.references(), singles_known=False)
     return compare(
-        basis_of(scorer.corpus, scorer.references(), singles_known=False),
+        # All on the same text: what text the truths saw is not known.
+        dataclasses.replace(basis, select_CD=basis.report_CD),
         measured_by_user(proxies, given.truth_MD),
         unit=given.unit,
     )

@@ -59,6 +59,12 @@ def _about_truths(facts: Facts) -> list[tuple[str, str]]:
         times = "" if facts.horizon == 1 else f"{facts.horizon:g} times "
         text += f", each {times}as long as a member"
     text += "."
+    if validation.budget == "sum":
+        text += (
+            " A truth of n units was trained n times as long (budget 'sum'), "
+            "so its loss says nothing of ratios at equal budget: searches use "
+            "none of it."
+        )
     if truths < ENOUGH_TRUTHS:
         text += (
             f" That is fewer than {ENOUGH_TRUTHS}: no interval on a rank "

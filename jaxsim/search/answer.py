@@ -12,6 +12,7 @@ from jaxsim.mixture.table import Mixtures
 from jaxsim.search.binding import binding, repeats
 from jaxsim.search.cascade import Outcome
 from jaxsim.search.constraints import Feasible
+from jaxsim.search.correction import corrected
 from jaxsim.search.found import Found
 from jaxsim.search.landscape import Slope
 from jaxsim.search.objective import target_weights
@@ -260,10 +261,15 @@ def _binding(
 
 
 def _best_bits(problem: Problem, scored: Scored, best: int) -> np.ndarray:
-    losses = ProxyScores(
-        scored.losses.rows, scored.losses.nll_MR[best : best + 1]
-    )
-    return bits_of(problem.scorer.evaluation, losses, "select")[0]
+    """[D] bits per byte of a row, with what truths taught, as limits see it."""
+    rows = scored.losses.rows
+    losses = ProxyScores(rows, scored.losses.nll_MR[best : best + 1])
+    return corrected(
+        problem.landscape.correction,
+        scored.table.w_MC[best : best + 1],
+        bits_of(problem.scorer.evaluation, losses, "select"),
+        rows,
+    )[0]
 
 
 def _domains(

@@ -95,8 +95,9 @@ def calibrated(
         check[name] = {
             "merge": float(np.abs(truth_M - merge_M).mean()),
             "calibrated": float(off_M.mean()),
+            # Without an interval nothing is known of what it holds.
             "covered": float(np.mean(off_M <= half[name]))
-            if half[name]
+            if half[name] and np.isfinite(half[name]).all()
             else float("nan"),
             "half": float(np.mean(half[name])) if half[name] else float("nan"),
         }

@@ -145,6 +145,7 @@ def compare(
         check=check,
         **learning(basis, judged, fitted, targets),
         given=not laws,
+        budget="sum" if by_size else "fixed",
         unit=unit,
         notes=list(basis.notes),
         evaluation=basis.evaluation.digest,

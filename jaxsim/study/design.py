@@ -16,7 +16,6 @@ import numpy as np
 # noise of one run. At w = 1/2 a coefficient counts a quarter of itself.
 _SHARED, _NOISE = 1.0, 0.1
 _CANDIDATES = 2000
-_ROUNDED = 1e-4  # a table's rounding makes no other ratio
 _APART = 0.1  # share of the tokens by which two ratios differ at least
 
 
@@ -49,7 +48,9 @@ def design(
     free_K = np.ones(len(candidate_KC), bool)
     if exclude_MC is not None:
         for w_C in exclude_MC:
-            free_K &= np.abs(candidate_KC - w_C).max(axis=1) > _ROUNDED
+            # A near twin of a judged truth shares its noise, too.
+            apart_K = np.abs(candidate_KC - w_C).sum(axis=1) / 2
+            free_K &= apart_K >= _APART / 2
     chosen: list[int] = []
     while len(chosen) < count and free_K.any():
         # One more truth at x takes V x x' V / (noise + x' V x) off V.

@@ -16,6 +16,7 @@ from jaxsim.mixture.files import replace
 from jaxsim.mixture.scorer import Scorer
 from jaxsim.mixture.scores import Scores
 from jaxsim.mixture.table import Mixtures
+from jaxsim.pool.digests import object_digest
 from jaxsim.search.objective import weighted_mean
 from jaxsim.study.drift import geometry
 from jaxsim.study.gauge_rules import (
@@ -195,7 +196,9 @@ def gauge(
 def save_gauge(workdir: Path, gauge: Gauge) -> None:
     folder = Path(workdir) / "study"
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(dataclasses.asdict(gauge), indent=1, allow_nan=False)
+    record = json.loads(json.dumps(dataclasses.asdict(gauge)))
+    record["sha256"] = object_digest(record)
+    text = json.dumps(record, indent=1, allow_nan=False)
     replace(
         folder / "gauge.json", lambda file: file.write(f"{text}\n".encode())
     )
@@ -211,8 +214,11 @@ def load_gauge(workdir: Path) -> Gauge | None:
     if not path.exists():
         return None
     try:
-        return Gauge(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        record = json.loads(path.read_text())
+        if record.pop("sha256") != object_digest(record):
+            raise ValueError("it was altered")
+        return Gauge(**record)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DamagedError(
             f"{path}: unreadable ({error}); delete it and gauge the pool again"
         ) from error

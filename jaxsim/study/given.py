@@ -102,11 +102,18 @@ def _layout(path: Path, header: list[str], members: Sequence[str]) -> str:
 
 def _own_ratios(path: Path, members: Sequence[str]) -> Mixtures:
     try:
-        return read_csv(members, path)
+        table = read_csv(members, path)
     except UserError as error:
         if str(path) in str(error):
             raise
         raise UserError(f"{path}: {error}") from error
+    for name, scale in zip(table.names, table.scale_M, strict=True):
+        if scale != 1:
+            raise UserError(
+                f"{path}: row {name!r} has scale {scale:g}; a run has token "
+                "shares and no scale"
+            )
+    return table
 
 
 def _own_metrics(

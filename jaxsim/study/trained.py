@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxsim.config import Config
-from jaxsim.errors import UserError
+from jaxsim.console import say
+from jaxsim.errors import DamagedError, UserError
 from jaxsim.mixture.scorer import Scorer
 from jaxsim.mixture.scores import Scores
 from jaxsim.pool.build import train_missing
@@ -49,6 +50,7 @@ def plan(config: Config, scorer: Scorer) -> Plan:
 
     Raises:
       UserError: no truths are asked for, or the pool is too small for them.
+      DamagedError: an override admitted a damaged member.
     """
     if not config.validate.truths:
         raise UserError(
@@ -56,6 +58,12 @@ def plan(config: Config, scorer: Scorer) -> Plan:
             "give your own with --truths=ratios.csv,metrics.csv"
         )
     recipe, members = config.recipe, scorer.members
+    if damaged := sorted(scorer.proxies.stack.damaged):
+        raise DamagedError(
+            f"truths are drawn over all members, and a truth uses "
+            f"{damaged[0]!r}, which is damaged: delete its folder in "
+            "pool/members and run `jaxsim train` to make it again"
+        )
     best_KC = np.zeros((0, len(members)))
     reaches_best = config.validate.truths > LAW.index("best")
     if config.validate.budget == "fixed" and reaches_best and len(members) > 1:
@@ -65,6 +73,12 @@ def plan(config: Config, scorer: Scorer) -> Plan:
     fitted = fit_runs(
         members, config.validate, recipe, ratio_table(members, runs).w_MC
     )
+    if len(fitted) < config.validate.fit:
+        say(
+            f"validate: {len(fitted)} fit truths in place of "
+            f"{config.validate.fit}: no other ratio of these "
+            f"{len(members)} members lies apart from those there are"
+        )
     repeats = repeat_runs(
         runs, [member_run(name, recipe) for name in members], config.validate
     )

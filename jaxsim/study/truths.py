@@ -71,6 +71,8 @@ def report_truths(
         generator = streams[law]
         if law == "subset":
             w_C = _subset(len(members), generator)
+        elif law == "best" and not len(best_KC):
+            continue
         elif law == "best":
             w_C = best_KC[generator.integers(len(best_KC))]
         else:

@@ -13,6 +13,7 @@ from jaxsim.errors import DamagedError
 from jaxsim.mixture.evaluation import EvaluationSet
 from jaxsim.mixture.files import replace
 from jaxsim.mixture.scores import Scores
+from jaxsim.pool.digests import object_digest
 from jaxsim.search.objective import Objective
 from jaxsim.search.ties import Residual
 from jaxsim.study.calibration import Calibration
@@ -56,6 +57,8 @@ class Validation:
         the share of truths 'covered' by 90 % intervals of half-length 'half'.
       learning: mean absolute error on truths judged after the first 'truths'
         of the fit truths were fitted, on the target `learning_target`.
+      budget: 'fixed', or 'sum': then a truth of n units is n times as long,
+        its loss says nothing of ratios at equal budget, and no search uses it.
       given: whether the user brought the truths.
       unit: of the truths; 'unknown' if a user's may be in other than bits per
         byte: then levels mean nothing.
@@ -97,6 +100,12 @@ class Validation:
     learning: list[dict[str, float]] = dataclasses.field(default_factory=list)
     learning_target: str = ""
     unit: str = "bits per byte"
+    budget: str = "fixed"
+
+    @property
+    def tells_levels(self) -> bool:
+        """Whether levels are comparable with those of merges."""
+        return self.unit == "bits per byte" and self.budget == "fixed"
 
     def is_of(self, scores: Scores) -> bool:
         """Whether it is of the same pool and text as these scores."""
@@ -111,7 +120,7 @@ class Validation:
 
     def calibrated(self, names: Collection[str]) -> Calibration | None:
         """What merges are corrected by; None if a domain has no truths."""
-        if self.calibration is None or self.unit != "bits per byte":
+        if self.calibration is None or not self.tells_levels:
             return None
         found = Calibration.from_plain(self.calibration)
         return found if set(names) <= set(found.domains) else None
@@ -142,7 +151,7 @@ class Validation:
             for name, is_needed in zip(goal.domains, goal.needed_D, strict=True)
             if is_needed
         ]
-        if self.unit != "bits per byte":
+        if not self.tells_levels:
             return None
         there = self.points["truth"], self.points.get(proxy, {})
         if len(self.truths) < 3 or any(
@@ -182,8 +191,11 @@ def save_validation(workdir: Path, validation: Validation) -> None:
     folder = Path(workdir) / "study"
     folder.mkdir(parents=True, exist_ok=True)
     # JSON has no NaN: what is undefined is null.
-    plain = _without_nan(dataclasses.asdict(validation))
-    text = json.dumps(plain, indent=1, allow_nan=False)
+    record = json.loads(
+        json.dumps(_without_nan(dataclasses.asdict(validation)))
+    )
+    record["sha256"] = object_digest(record)
+    text = json.dumps(record, indent=1, allow_nan=False)
     replace(
         folder / "validation.json",
         lambda file: file.write(f"{text}\n".encode()),
@@ -200,7 +212,12 @@ def load_validation(workdir: Path) -> Validation | None:
     if not path.exists():
         return None
     try:
-        validation = Validation(**json.loads(path.read_text()))
+        record = json.loads(path.read_text())
+        digest = record.pop("sha256", None)
+        # An earlier version wrote none.
+        if digest is not None and digest != object_digest(record):
+            raise ValueError("it was altered")
+        validation = Validation(**record)
         for figures in _figures(validation):
             for key, value in figures.items():
                 if value is None and not key.endswith("interval"):

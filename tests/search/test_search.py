@@ -445,3 +445,20 @@ def test_a_single_member_is_its_own_truth(scorer):
             found.predicted(row, "select")
             - found.predicted(found.best, "select")
         )
+
+
+def test_limits_are_kept_by_what_training_would_give(scorer):
+    """A limit that every merge breaks, and what truths taught keeps."""
+    free = search(scorer, cascade(), correction=Apart())
+    lowest = free.predicted(free.best, "select")
+    seed = free.domains["outside"]["seed"]
+    # Between what is predicted for the best and its merge.
+    limit = (lowest + free.best["select"]) / 2 / seed - 1
+    found = search(
+        scorer, cascade(regret={"outside": limit}), correction=Apart()
+    )
+    assert not found.warnings
+    assert found.domains["outside"]["best"] == pytest.approx(
+        found.predicted(found.best, "select"), rel=1e-6
+    )
+    assert found.best["select"] > found.domains["outside"]["limit"]

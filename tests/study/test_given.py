@@ -322,3 +322,11 @@ def test_damaged_files_are_read_or_refused(read):
             nan_MD = np.isnan(given.truth_MD)
             assert (nan_MD == nan_MD[0]).all()
     assert 100 < refused < 590
+
+
+def test_a_run_has_no_scale(tmp_path):
+    ratios, metrics = tmp_path / "r.csv", tmp_path / "m.csv"
+    ratios.write_text("name,web,code,scale\nx,0.5,0.5,1.5\n")
+    metrics.write_text("name,mail\nx,1.25\n")
+    with pytest.raises(UserError, match=r"r.csv: row 'x' has scale 1.5"):
+        read_truths(ratios, metrics, ("web", "code"), ("mail",))

@@ -261,6 +261,22 @@ def test_sizes_are_compared_apart(basis, judged, fitted):
     )
 
 
+def test_truths_of_other_lengths_reach_no_search(basis, judged, fitted):
+    """With the budget 'sum' a longer run is no better mixture."""
+    found = compare(basis, judged, fitted, laws=["subset"] * 12, by_size=True)
+    assert found.agreement["outside"]["merge"]["spearman"] > 0.8
+    assert found.residual({"outside": 1.0}) is None
+    assert found.calibrated(["outside"]) is None
+
+
+def test_two_fit_truths_give_no_interval(basis, judged, fitted):
+    two = fitted.take(np.arange(2))
+    found = compare(basis, judged, two, laws=["dirichlet"] * 12)
+    for figures in found.check.values():
+        assert np.isnan(figures["half"]) and np.isnan(figures["covered"])
+        assert figures["calibrated"] == figures["merge"]
+
+
 def test_domains_without_truths_are_no_targets(basis, proxies, scorer):
     some_MD = np.full((16, 5), np.nan)
     column = scorer.evaluation.domains.index("outside")
@@ -314,7 +330,8 @@ def test_kept_as_strict_json(validation, tmp_path):
         found.agreement["solo"]["merge"]["spearman"]
         == (validation.agreement["solo"]["merge"]["spearman"])
     )
-    for bad in (path.read_text()[:-30], "[]", "{}"):
+    altered = path.read_text().replace('"solo"', '"sola"')
+    for bad in (path.read_text()[:-30], "[]", "{}", altered):
         path.write_text(bad)
         with pytest.raises(DamagedError, match=r"validation.json: unreadable"):
             load_validation(tmp_path)
