@@ -61,6 +61,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
 
     config.score.mixtures = "subsets:1-3"
     config.score.windows = 5
+    config.validate.windows = 20
     config.validate.truths = 12
     config.validate.repeats = 4
 
@@ -76,6 +77,8 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
         config.recipe.steps = 2
         config.score.mixtures = "subsets:1-2"
         config.score.windows = 2
+        config.validate.windows = 2
+        config.validate.candidates = 100
         config.validate.truths = 2
         config.validate.repeats = 0
     return config
