@@ -4,6 +4,7 @@ Every one of them can be killed and called again: it looks at what is on disk
 and does what is missing.
 """
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,15 @@ def validate(
     for line in gauge_lines(known):
         say(line)
     if truths is not None:
+        last = None
+        with contextlib.suppress(DamagedError):  # it is replaced
+            last = load_validation(workdir)
+        if last is not None and not last.given:
+            say(
+                f"validate: replaces what {len(last.truths)} truths trained "
+                "here showed; `jaxsim validate` without --truths brings it "
+                "back, and trains nothing twice"
+            )
         validation = _validate_given(scorer, truths)
     else:
         validation = validate_trained(
