@@ -1,7 +1,7 @@
 """What may be claimed: predictors beside the best rule without a model.
 
 Over the domains of a kind that are not noise-bound. The difference to the rule
-is tested: it has an interval over resampled truths, from 12 truths on.
+is tested: it has an interval (one truth left out at a time) from 12 truths on.
 """
 
 from collections.abc import Mapping, Sequence

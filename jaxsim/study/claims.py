@@ -27,7 +27,7 @@ def claims(
 
     Over the domains of the kind that are not noise-bound: the mean Spearman
     correlation, the mean ceiling, the best rule that knows no model, and the
-    paired difference to it, with intervals over resampled truths.
+    paired difference to it, with intervals that leave one truth out at a time.
     """
     found = []
     for kind in ("out-of-pool", "in-pool"):
