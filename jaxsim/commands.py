@@ -417,7 +417,11 @@ def _validate_given(scorer: Scorer, truths: tuple[Path, Path]) -> Validation:
     basis = basis_of(scorer.corpus, scorer.references(), singles_known=False)
     return compare(
         # All on the same text: what text the truths saw is not known.
-        dataclasses.replace(basis, select_CD=basis.report_CD),
+        dataclasses.replace(
+            basis,
+            select_CD=basis.report_CD,
+            seed=dict.fromkeys(basis.seed, basis.seed["report"]),
+        ),
         measured_by_user(proxies, given.truth_MD),
         unit=given.unit,
     )

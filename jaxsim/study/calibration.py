@@ -44,6 +44,7 @@ class Calibration:
       coefficients_DK: of `features`, bits per byte.
       off_FD: truth minus prediction for each of F truths, predicted without
         it, on select text: what intervals come from.
+      truth_FD: these truths.
       shared, own: the ridge that was chosen; infinity leaves out.
       singles_known: a single member needs no correction.
     """
@@ -51,6 +52,7 @@ class Calibration:
     domains: tuple[str, ...]
     coefficients_DK: np.ndarray
     off_FD: np.ndarray
+    truth_FD: np.ndarray
     shared: float
     own: float
     singles_known: bool
@@ -121,6 +123,7 @@ class Calibration:
             "domains": list(self.domains),
             "coefficients": self.coefficients_DK.tolist(),
             "off": self.off_FD.tolist(),
+            "truth": self.truth_FD.tolist(),
             "shared": _finite(self.shared),
             "own": _finite(self.own),
             "singles_known": self.singles_known,
@@ -134,6 +137,8 @@ class Calibration:
             tuple(plain["domains"]),
             np.array(plain["coefficients"], float).reshape(d, -1),
             np.array(plain["off"], float).reshape(-1, d),
+            # An earlier version kept none.
+            np.array(plain.get("truth", []), float).reshape(-1, d),
             np.inf if plain["shared"] is None else float(plain["shared"]),
             np.inf if plain["own"] is None else float(plain["own"]),
             bool(plain["singles_known"]),
@@ -195,7 +200,7 @@ def fit(
     count, _, k = x_FDK.shape
     nothing = np.zeros((len(domains), k))
     best = Calibration(
-        tuple(domains), nothing, y_FD, np.inf, np.inf, singles_known
+        tuple(domains), nothing, y_FD, truth_FD, np.inf, np.inf, singles_known
     )
     if count < ENOUGH:
         return best

@@ -147,6 +147,16 @@ def compare(
         given=not laws,
         budget="sum" if by_size else "fixed",
         unit=unit,
+        seed={
+            half: {
+                name: float(bits)
+                for name, bits, there in zip(
+                    basis.evaluation.domains, bits_D, there_D, strict=True
+                )
+                if there
+            }
+            for half, bits_D in basis.seed.items()
+        },
         notes=list(basis.notes),
         evaluation=basis.evaluation.digest,
         digests=dict(basis.digests),

@@ -69,6 +69,7 @@ class Basis:
       members: names of the C columns.
       own_DC: bool, the units of each in-pool domain's own partition.
       select_CD, report_CD: bits per byte of the members.
+      seed: [D] of the seed, by half.
       digests: of 'seed' and of every member, by name.
       notes: what an override admitted.
       singles_known: whether truths are as long as members: then a single
@@ -80,6 +81,7 @@ class Basis:
     own_DC: np.ndarray
     select_CD: np.ndarray
     report_CD: np.ndarray
+    seed: Mapping[str, np.ndarray]
     digests: Mapping[str, str]
     notes: tuple[str, ...]
     singles_known: bool
@@ -104,10 +106,11 @@ def basis_of(
     table, evaluation = references.table, references.evaluation
     # Under an override a damaged member has no row, and no figure.
     at = {name: m for m, name in enumerate(table.names)}
-    bits = {}
+    bits, seed = {}, {}
     for half in ("select", "report"):
         bits_MD = references.bits_per_byte("merge", half)
         missing_D = np.full(bits_MD.shape[1], np.nan)
+        seed[half] = bits_MD[at["seed"]]
         bits[half] = np.array(
             [bits_MD[at[n]] if n in at else missing_D
              for n in table.members]
@@ -127,6 +130,7 @@ def basis_of(
         own_DC,
         bits["select"],
         bits["report"],
+        seed,
         dict(references.digests),
         references.notes,
         singles_known,

@@ -62,6 +62,8 @@ class Validation:
       given: whether the user brought the truths.
       unit: of the truths; 'unknown' if a user's may be in other than bits per
         byte: then levels mean nothing.
+      seed: bits per byte of the seed on the text of the truths, by half and
+        domain.
       notes: what an override admitted.
       evaluation: digest of the windows.
       digests: of 'seed' and of every member, by name.
@@ -100,6 +102,7 @@ class Validation:
     learning: list[dict[str, float]] = dataclasses.field(default_factory=list)
     learning_target: str = ""
     unit: str = "bits per byte"
+    seed: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     budget: str = "fixed"
 
     @property
@@ -142,9 +145,11 @@ class Validation:
     ) -> Residual | None:
         """How far truths lie from a predictor, for an objective.
 
-        Around the mean difference for a proxy; for calibrated merges around
-        zero, because what bias they have left is error. None with fewer than
-        three truths, or where a domain that matters has no truth.
+        For a proxy: around the mean difference, on report text. For calibrated
+        merges: of every truth, predicted without it by the calibration that
+        searches use, on select text; around zero, because what bias is left is
+        error. None with fewer than three truths, or where a domain that
+        matters has no truth.
         """
         needed = [
             name
@@ -153,25 +158,50 @@ class Validation:
         ]
         if not self.tells_levels:
             return None
-        there = self.points["truth"], self.points.get(proxy, {})
-        if len(self.truths) < 3 or any(
-            name not in points for name in needed for points in there
-        ):
+        half, points = "report", self.points
+        if proxy == CALIBRATED and (left_out := self._left_out()):
+            half, points = "select", left_out
+        truth, predicted = points["truth"], points.get(proxy, {})
+        if any(n not in truth or n not in predicted for n in needed):
             return None
-        value_M = {}
-        for which in ("truth", proxy):
-            bits_MD = np.full((len(self.truths), len(goal.domains)), np.nan)
-            for name in needed:
-                column = goal.domains.index(name)
-                bits_MD[:, column] = self.points[which][name]
-            value_M[which] = goal.value(bits_MD)
-        difference_M = value_M["truth"] - value_M[proxy]
-        deviation = np.std(difference_M, ddof=1)
+        count = len(truth[needed[0]])
+        if count < 3:
+            return None
+        if half in self.seed:
+            seed_D = [self.seed[half].get(n, np.nan) for n in goal.domains]
+            goal = dataclasses.replace(goal, seed_D=np.array(seed_D))
+        truth_M, predicted_M = (
+            goal.value(
+                np.stack(
+                    [bits.get(n, np.full(count, np.nan)) for n in goal.domains],
+                    axis=1,
+                )
+            )
+            for bits in (truth, predicted)
+        )
+        off_M = truth_M - predicted_M
+        deviation = np.std(off_M, ddof=1)
         if proxy == CALIBRATED:
-            deviation = np.sqrt(np.mean(difference_M**2))
+            deviation = np.sqrt(np.mean(off_M**2))
         if not np.isfinite(deviation):
             return None
-        return Residual(float(deviation), len(self.truths))
+        return Residual(float(deviation), count)
+
+    def _left_out(self) -> dict[str, dict[str, np.ndarray]]:
+        """Every truth, fitted or judged, and its prediction without it.
+
+        By domain, on select text; of what an earlier version wrote nothing.
+        """
+        if self.calibration is None:
+            return {}
+        known = Calibration.from_plain(self.calibration)
+        if not len(known.truth_FD):
+            return {}
+        predicted_FD = known.truth_FD - known.off_FD
+        return {
+            "truth": dict(zip(known.domains, known.truth_FD.T, strict=True)),
+            CALIBRATED: dict(zip(known.domains, predicted_FD.T, strict=True)),
+        }
 
 
 def mean_agreement(

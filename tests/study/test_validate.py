@@ -8,6 +8,7 @@ import pytest
 
 from jaxsim.errors import DamagedError
 from jaxsim.mixture.table import dirichlet
+from jaxsim.search.objective import Objective
 from jaxsim.search.ties import Residual
 from jaxsim.study.compare import compare
 from jaxsim.study.measured import Measured, basis_of, measured_by_user
@@ -295,15 +296,56 @@ def test_residual_is_the_scatter_and_not_the_shift(validation):
     assert found == Residual(pytest.approx(expected), 12)
     # A calibrated merge has no shift left, and what bias it has is error.
     left = validation.residual({"outside": 1.0}, CALIBRATED)
-    calibrated = np.array(validation.points[CALIBRATED]["outside"])
-    expected = np.sqrt(np.mean((truth - calibrated) ** 2))
-    assert left == Residual(pytest.approx(expected), 12)
     assert left.deviation < found.deviation < 0.1
     both = validation.residual({"outside": 3.0, "solo": 1.0})
     assert both.truths == 12 and both.deviation != found.deviation
     assert validation.residual({"outside": 1.0, "later": 1.0}) is None
-    few = dataclasses.replace(validation, truths=validation.truths[:2])
+    points = {
+        name: {target: values[:2] for target, values in by.items()}
+        for name, by in validation.points.items()
+    }
+    few = dataclasses.replace(validation, points=points)
     assert few.residual({"outside": 1.0}) is None
+
+
+def test_residual_of_calibrated_merges_is_of_every_truth_left_out(
+    validation, basis, judged, fitted
+):
+    """Two fit truths teach nothing; all 14 do, and searches use these."""
+    known = validation.calibrated(["outside"])
+    off_F = known.off_FD[:, known.domains.index("outside")]
+    left = validation.residual({"outside": 1.0}, CALIBRATED)
+    assert len(off_F) == len(judged) + len(fitted)
+    expected = np.sqrt(np.mean(off_F**2))
+    assert left == Residual(pytest.approx(expected), len(off_F))
+    few = compare(
+        basis, judged, fitted.take(np.arange(2)), laws=["dirichlet"] * 12
+    )
+    again = few.residual({"outside": 1.0}, CALIBRATED)
+    assert again.truths == 14
+    assert again.deviation < 1.2 * left.deviation
+
+
+def test_the_worst_gain_is_over_the_seed_on_the_text_of_the_truths(
+    validation, basis
+):
+    names = ("outside", "solo")
+    goal = Objective(
+        names,
+        np.array([0.5, 0.5]),
+        "worst",
+        np.array([100.0, 0.0]),  # of other text: would decide the maximum
+        np.full(2, np.inf),
+    )
+    truth_MD, merge_MD = (
+        np.stack([validation.points[which][n] for n in names], axis=1)
+        for which in ("truth", "merge")
+    )
+    domains = list(basis.evaluation.domains)
+    seed_D = basis.seed["report"][[domains.index(n) for n in names]]
+    gain_M = (truth_MD - seed_D).max(axis=1) - (merge_MD - seed_D).max(axis=1)
+    found = validation.residual_of(goal)
+    assert found.deviation == pytest.approx(np.std(gain_M, ddof=1))
 
 
 def test_what_it_was_computed_from(validation, scorer, proxies):
