@@ -4,7 +4,6 @@ Every one of them can be killed and called again: it looks at what is on disk
 and does what is missing.
 """
 
-import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -191,15 +190,6 @@ def validate(
     for line in gauge_lines(known):
         say(line)
     if truths is not None:
-        last = None
-        with contextlib.suppress(DamagedError):  # it is replaced
-            last = load_validation(workdir)
-        if last is not None and not last.given:
-            say(
-                f"validate: replaces what {len(last.truths)} truths trained "
-                "here showed; `jaxsim validate` without --truths brings it "
-                "back, and trains nothing twice"
-            )
         validation = _validate_given(scorer, truths)
     else:
         validation = validate_trained(
@@ -212,6 +202,12 @@ def validate(
         save_gauge(workdir, known)
     save_validation(workdir, validation)
     show_agreement(validation)
+    used = load_validation(workdir)
+    if validation.given and used is not None and not used.given:
+        say(
+            "validate: searches and the report's verdict rest on the truths "
+            "trained here; yours stand beside them in the report"
+        )
 
 
 def search(

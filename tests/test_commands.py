@@ -21,7 +21,7 @@ from jaxsim.pool.digests import file_digests, params_digest
 from jaxsim.search.found import load_found
 from jaxsim.search.ties import AFTER_TRUTHS, BEFORE_TRUTHS
 from jaxsim.study.chosen import load_chosen
-from jaxsim.study.validate import load_validation
+from jaxsim.study.validate import load_given, load_validation
 
 SOLO = "pool/members/solo"
 BY_TABLE = "--config.search.method=table"
@@ -400,6 +400,36 @@ def test_truths_of_ones_own(workdir, jaxsim, tmp_path):
     metrics.write_text("name,nowhere\na,3\n")
     code, error = jaxsim("validate", option)
     assert code == 2 and "'nowhere' is not a domain" in error
+
+
+def test_truths_of_ones_own_lie_beside_those_trained_here(
+    complete, project, tmp_path
+):
+    workdir = Path(shutil.copytree(complete, tmp_path / "copy"))
+    trained = (workdir / "study" / "validation.json").read_bytes()
+    ratios, metrics = tmp_path / "ratios.csv", tmp_path / "metrics.csv"
+    ratios.write_text(
+        'name,solo,"beta,1900-1909"\na,1,0\nb,0.75,0.25\nc,0.5,0.5\n'
+    )
+    metrics.write_text("name,outside\na,3\nb,2\nc,2.5\n")
+    assert jaxsim("validate", f"--truths={ratios},{metrics}")[0] == 0
+    assert (workdir / "study" / "validation.json").read_bytes() == trained
+    assert not load_validation(workdir).given
+    assert load_given(workdir).points["truth"]["outside"] == [3, 2, 2.5]
+    assert jaxsim("report")[0] == 0
+    page = (workdir / "report" / "index.html").read_text()
+    assert "Runs of yours" in page and "never fitted on" in page
+    table = (workdir / "report" / "tables" / "given_points.csv").read_text()
+    assert "2.5" in table
+
+
+def test_a_pool_for_another_budget_than_the_corpus_has_is_refused(
+    workdir, jaxsim
+):
+    shutil.rmtree(workdir / "pool")
+    code, error = jaxsim("train", "--config.recipe.steps=3")
+    assert code == 2 and "3 steps of 8 rows" in error
+    assert not (workdir / "pool").exists()
 
 
 def test_a_changed_recipe_is_refused(workdir, jaxsim):

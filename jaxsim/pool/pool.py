@@ -139,7 +139,8 @@ def create_pool(
     """Opens the pool of `workdir`, or starts it from the seed there.
 
     Raises:
-      UserError: the pool was made with another seed, recipe or model.
+      UserError: the pool was made with another seed, recipe or model, or the
+        corpus with another budget.
     """
     if not is_published(workdir / "seed"):
         raise UserError(f"{workdir}: there is no seed; run `jaxsim seed`")
@@ -155,6 +156,14 @@ def create_pool(
                 "--workdir"
             )
         return pool
+    recipe, length = config.recipe, config.model.length
+    if recipe.steps * recipe.batch * length != budget_tokens:
+        raise UserError(
+            f"{workdir}: its corpus has units of {budget_tokens:,} tokens, and "
+            f"the config asks for {recipe.steps} steps of {recipe.batch} rows "
+            f"of {length}; set them back, or make a corpus for them with "
+            "`jaxsim prepare` in another --workdir"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     # Of its own: another launcher may be starting the same pool.
     part = path.with_name(f".pool-{uuid.uuid4().hex}.json")

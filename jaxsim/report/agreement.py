@@ -16,6 +16,7 @@ from jaxsim.study.agreement import ENOUGH_TRUTHS
 from jaxsim.study.chosen import Chosen
 from jaxsim.study.noise import NOISE_BOUND, corrected
 from jaxsim.study.rules import RULES
+from jaxsim.study.scale import SCALES
 from jaxsim.study.validate import CALIBRATED, PROXIES, SCALED, Validation
 
 REPEAT = "repeat"
@@ -82,7 +83,9 @@ def label(predictor: str, validation: Validation) -> str:
     """What to call a predictor, a rule or the repeat."""
     text = LABELS.get(predictor, predictor)
     if predictor == SCALED and validation.scale is not None:
-        return f"{text} ({validation.scale:.2f})"
+        edge = validation.scale in (min(SCALES), max(SCALES))
+        limit = ", the edge of what was tried" if edge else ""
+        return f"{text} ({validation.scale:.2f}{limit})"
     return text
 
 
@@ -156,6 +159,8 @@ def figures(
         )
     if predictor in RULES or validation.unit == "unknown":
         found["slope"] = found["offset"] = nan
+    if validation.unit == "unknown":
+        found["regret"] = found["gain"] = nan
     return found
 
 

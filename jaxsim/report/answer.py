@@ -62,11 +62,22 @@ def answer(found: Found | None) -> str:
         f"Judged on {aim(found.target, found.objective)}, the mixture with the "
         f"lowest predicted loss is {weights(best['weights'], 5)}: "
         f"{number(found.predicted(best, 'select'), 4)} bits per "
-        f"byte on the text it was chosen on; {tied} ({basis})."
+        f"byte on the text it was chosen on{_seed(found)}; {tied} ({basis})."
     )
     if plain := plain_that_tie(found):
         return f"Nothing is shown to beat {listed(plain)}. {text}"
     return text
+
+
+def _seed(found: Found) -> str:
+    """What the seed has on the same text, where one figure says it."""
+    if found.objective != "mean" or any(
+        name not in found.domains for name in found.target
+    ):
+        return ""
+    total = sum(found.target.values())
+    bits = sum(w * found.domains[n]["seed"] for n, w in found.target.items())
+    return f" (the seed: {number(bits / total, 4)})"
 
 
 def plain_that_tie(found: Found) -> list[str]:
@@ -84,6 +95,17 @@ def plain_rows(found: Found) -> list[dict[str, Any]]:
     """Uniform and its like, and the best single member, that may be chosen."""
     plain = [row for row in found.rows if row["kind"] in PLAIN]
     return plain + [row for row in found.rows if is_single(row)][:1]
+
+
+def shown_rows(found: Found, most: int) -> list[dict[str, Any]]:
+    """The first that tie, then the plain ones, whether they tie or not."""
+    first = [row for row in found.rows if row["tied"]][:most]
+    return first + [
+        row
+        for row in found.rows
+        if not any(row is each for each in first)
+        and (not row["tied"] or any(row is each for each in plain_rows(found)))
+    ]
 
 
 def ties_sentence(found: Found) -> str:

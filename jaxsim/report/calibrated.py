@@ -6,10 +6,11 @@ import numpy as np
 import scipy.optimize
 
 from jaxsim.report.agreement import targets_of
-from jaxsim.report.wording import count, number
+from jaxsim.report.wording import count, listed, number
 from jaxsim.study.validate import Validation
 
 _POINTS = 3  # below that no curve is fitted
+_LEAST = 1e-5  # bits per byte that a sentence can show
 
 
 def gain_sentences(validation: Validation) -> list[str]:
@@ -21,6 +22,25 @@ def gain_sentences(validation: Validation) -> list[str]:
         for name in _told(validation)
         if np.isfinite(validation.check[name]["calibrated"])
     ]
+
+
+def harmed_sentence(validation: Validation) -> str:
+    """The domains whose error calibration does not lower; '' if none."""
+    if validation.unit == "unknown":
+        return ""
+    kinds = dict(zip(validation.targets, validation.kinds, strict=True))
+    single = {
+        target: row
+        for target, row in validation.check.items()
+        if kinds[target] != "macro" and np.isfinite(row["calibrated"])
+    }
+    harmed = [t for t, r in single.items() if r["calibrated"] > r["merge"]]
+    if not harmed:
+        return ""
+    return (
+        f"The error rises in {len(harmed)} of {count(len(single), 'domain')}: "
+        f"{listed(harmed)}"
+    )
 
 
 def _gain(validation: Validation, target: str) -> str:
@@ -92,10 +112,10 @@ def next_truth_sentence(validation: Validation) -> str:
             f"The error on {target} did not fall with the number of fitted "
             f"truths, up to {fitted}: more of them promise nothing."
         )
+    size = f"about {gain:.5f}" if gain >= _LEAST else f"less than {_LEAST:.5f}"
     start = (
         f"By how the error on {target} fell with the number of fitted truths, "
-        f"up to {fitted}, one more would lower it by about {number(gain, 5)} "
-        "bits per byte."
+        f"up to {fitted}, one more would lower it by {size} bits per byte."
     )
     noise = validation.noise.get(target)
     if noise is None or not np.isfinite(noise):

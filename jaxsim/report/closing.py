@@ -3,7 +3,11 @@
 import math
 
 from jaxsim.report.agreement import noise_bound
-from jaxsim.report.answer import about_training, ties_sentence
+from jaxsim.report.answer import (
+    about_training,
+    plain_that_tie,
+    ties_sentence,
+)
 from jaxsim.report.outcome import came_out, same_basis
 from jaxsim.report.price import Price, price_words, train_command
 from jaxsim.report.wording import count, listed, weights
@@ -108,6 +112,11 @@ def _train(
     if is_member(found):
         parts.append("it is a member, and trained as long as the truths")
     wanted = not out and not is_member(found)
+    simpler = [n for n in plain_that_tie(found) if n != found.best["name"]]
+    if simpler:
+        parts.append(
+            f"{simpler[0]} is simpler and, as far as can be told, as good"
+        )
     if not about_training(found):
         text = f"the first candidate is {shares}, by merges alone"
         if _knows_nothing_of(found, validation):

@@ -30,7 +30,13 @@ from jaxsim.search.found import Found, load_found
 from jaxsim.study.chosen import Chosen, load_chosen
 from jaxsim.study.drift import relative_drift
 from jaxsim.study.gauge import Gauge, load_gauge
-from jaxsim.study.validate import Validation, load_validation
+from jaxsim.study.validate import (
+    GIVEN,
+    TRAINED,
+    Validation,
+    load_given,
+    load_validation,
+)
 
 KINDS = ("member", "truth", "repeat")
 
@@ -42,6 +48,8 @@ class Facts:
     Attributes:
       corpus, seed, pool, references, gauge, validation, found, chosen: as
         their owners read them.
+      given: what the user's truths showed, where `validation` is of truths
+        trained here.
       entries: manifests of members, truths and repeats, by name.
       scored_windows: how many windows went through a model to be scored.
       drift: ||member - seed|| / ||seed||, by member; NaN if it cannot be
@@ -61,6 +69,7 @@ class Facts:
     validation: Validation | None
     found: Found | None
     chosen: Chosen | None
+    given: Validation | None
     scored_windows: int
     drift: dict[str, float]
     missing: list[str]
@@ -121,7 +130,7 @@ def collect(workdir: Path) -> Facts:
         references = read_references(path)
     else:
         lacks("scores", "score")
-    validation = _load_validation(workdir)
+    validation = load_validation(workdir)
     if validation is None:
         lacks("truths and agreement", "validate")
     if (workdir / "search" / "found.json").is_file():
@@ -129,7 +138,10 @@ def collect(workdir: Path) -> Facts:
     else:
         lacks("search", "search")
     gauge, chosen = load_gauge(workdir), load_chosen(workdir)
-    parts = (references, gauge, validation, found, chosen)
+    given = None
+    if validation is not None and not validation.given:
+        given = load_given(workdir)
+    parts = (references, gauge, validation, found, chosen, given)
     return Facts(
         corpus=corpus,
         seed=seed,
@@ -140,13 +152,14 @@ def collect(workdir: Path) -> Facts:
         validation=validation,
         found=found,
         chosen=chosen,
+        given=given,
         scored_windows=_scored_windows(workdir),
         drift=_drift(workdir, pool, seed, entries, gauge),
         missing=missing,
         overrides=_overrides(parts),
         stale=stale_scores(corpus, entries, references)
         + stale_answers(
-            corpus, seed, entries, gauge, validation, found, chosen
+            corpus, seed, entries, gauge, validation, found, chosen, given
         ),
         sources=_sources(workdir),
     )
@@ -162,7 +175,7 @@ def load_closing(workdir: Path) -> dict[str, Any]:
         entries = open_pool(workdir).manifests(*KINDS)
     return {
         "found": found,
-        "validation": _load_validation(workdir),
+        "validation": load_validation(workdir),
         "horizon": _horizon(entries),
         "chosen": load_chosen(workdir),
         "price": price(entries),
@@ -227,16 +240,6 @@ def _gauged_drift(gauge: Gauge | None, seed: Manifest) -> dict[str, float]:
     return {gauge.digests[name]: v for name, v in gauge.drift.items()}
 
 
-def _load_validation(workdir: Path) -> Validation | None:
-    try:
-        return load_validation(workdir)
-    except (ValueError, TypeError) as error:
-        raise DamagedError(
-            f"{workdir}/study/validation.json: unreadable ({error}); run "
-            "`jaxsim validate` again"
-        ) from error
-
-
 def _load_found(workdir: Path) -> Found:
     try:
         return load_found(workdir)
@@ -274,7 +277,8 @@ def _sources(workdir: Path) -> dict[str, str]:
         "pool/pool.json",
         f"scores/{REFERENCES}.parquet",
         "study/gauge.json",
-        "study/validation.json",
+        f"study/{TRAINED}",
+        f"study/{GIVEN}",
         "study/chosen.json",
         "search/found.json",
     )

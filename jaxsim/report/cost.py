@@ -14,6 +14,7 @@ from jaxsim.report.collect import Facts
 
 # RegMix (arXiv 2407.01492) fits its regression on 512 small models.
 SWARM_MODELS = 512
+SCORING = ("scoring", "searching")
 SWARM_SIZE = 0.1  # parameters of a swarm model / parameters of a member
 
 
@@ -62,7 +63,7 @@ def spent(facts: Facts) -> list[Cost]:
         tokens = facts.scored_windows * facts.pool.model.config.length
         lines.append(
             Cost(
-                "scoring",
+                SCORING[0],
                 0,
                 tokens,
                 facts.pool.model.forward_flops(tokens),
@@ -75,7 +76,7 @@ def spent(facts: Facts) -> list[Cost]:
         if tokens:
             lines.append(
                 Cost(
-                    "searching",
+                    SCORING[1],
                     0,
                     tokens,
                     facts.pool.model.forward_flops(tokens),
@@ -124,6 +125,23 @@ def alternatives(facts: Facts) -> list[Cost]:
             )
         )
     return lines
+
+
+def cheaper_sentence(facts: Facts) -> str:
+    """Whether training all that ties had cost less than scoring; or ''."""
+    runs = facts.of_kind("truth") or facts.of_kind("member")
+    if facts.found is None or facts.found.ties["count"] < 2 or not runs:
+        return ""
+    scoring = sum(c.flops for c in spent(facts) if c.what in SCORING)
+    one = _sum("", runs.values())
+    training = one.flops / one.runs * facts.found.ties["count"]
+    if training >= scoring:
+        return ""
+    return (
+        f"Training all {facts.found.ties['count']:,} mixtures that tie would "
+        f"cost {training:.1e} FLOPs, less than scoring and searching did "
+        f"({scoring:.1e}): with models of this size, train them"
+    )
 
 
 def _sum(what: str, manifests: Iterable[Manifest]) -> Cost:

@@ -15,7 +15,7 @@ from jaxsim.search.found import Found
 
 # Of what `marginal` holds.
 THOUSANDTHS = "thousandths of a bit per byte"
-NEXT_PERCENT = (
+_NEXT_PERCENT = (
     "by the merge, to first order, on select text: one percent of the tokens "
     "moves to a member, taken from all in proportion; what averaging alone "
     "wins is part of it"
@@ -186,6 +186,16 @@ def next_percent(found: Found) -> NextPercent | None:
     return NextPercent(
         tuple(found.marginal["members"]), domains, bits_CD, aim_C
     )
+
+
+def next_percent_words(found: Found) -> str:
+    """What the figures of the next percent are of."""
+    if found.calibrated:
+        return (
+            f"{_NEXT_PERCENT}; the target's column has what truths taught in "
+            "it, single domains have not"
+        )
+    return _NEXT_PERCENT
 
 
 def thousandths(value: float) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxsim.report.answer import shown_rows
 from jaxsim.report.drawing import BLUE, GREY, INK, ORANGE, canvas
 from jaxsim.report.effort import NextPercent
 from jaxsim.report.references import References
@@ -102,8 +103,7 @@ def _members_by_domains(
 
 def mixtures(found: Found) -> bytes:
     """Differences to the best mixture, with their simultaneous errors."""
-    tied = [row for row in found.rows if row["tied"]][:_MOST_MIXTURES]
-    rows = [*tied, *(row for row in found.rows if not row["tied"])]
+    rows = shown_rows(found, _MOST_MIXTURES)
     with canvas(8.0, 1.2 + 0.3 * len(rows)) as (figure, png):
         axes = figure.add_subplot()
         for y, row in enumerate(rows):
@@ -168,7 +168,9 @@ def _key(axes: Any, kinds: Sequence[tuple[str, str, str]]) -> None:
 
 
 def _reach(found: Found, row: Mapping[str, Any]) -> float:
-    """The largest difference with which a row ties."""
+    """The largest difference with which a row ties; the best is itself."""
+    if row is found.best:
+        return 0.0
     if "limit" in row:
         return float(row["limit"])
     # Of an earlier version, which had one critical value for all rows.

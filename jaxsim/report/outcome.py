@@ -16,7 +16,7 @@ from jaxsim.report.agreement import groups
 from jaxsim.report.wording import number, signed, target, weights
 from jaxsim.search.found import Found
 from jaxsim.study.chosen import Chosen
-from jaxsim.study.validate import PROXIES, Validation
+from jaxsim.study.validate import CALIBRATED, PROXIES, Validation
 
 PLAIN = ("uniform", "proportional", "macro")
 RANGE = 0.9  # of one more truth
@@ -41,8 +41,7 @@ class Usual:
     @property
     def reach(self) -> float:
         """Half the range of one more truth, by Student's t distribution."""
-        quantile = scipy.stats.t.ppf((1 + RANGE) / 2, self.truths - 1)
-        return float(quantile * self.deviation * np.sqrt(1 + 1 / self.truths))
+        return _reach(self.deviation, self.truths)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +59,11 @@ class Trained:
     truth: str
     trained: float
     predicted: dict[str, float]
+
+
+def _reach(deviation: float, truths: int) -> float:
+    quantile = scipy.stats.t.ppf((1 + RANGE) / 2, truths - 1)
+    return float(quantile * deviation * np.sqrt(1 + 1 / truths))
 
 
 def same_basis(a: Found | Validation | Chosen, b: Any) -> bool:
@@ -227,7 +231,7 @@ def _rivals(
         name = f"the member {member} alone, as long as a member is trained"
         lines.append(_against(one, name, single["report"]))
     if plain is not None:
-        lines.append(_against_predicted(one, plain, known))
+        lines.append(_against_predicted(one, plain, found, validation, known))
     return lines
 
 
@@ -250,24 +254,36 @@ def _gap(gain: float) -> str:
 
 
 def _against_predicted(
-    one: Trained, row: dict[str, Any], known: Usual | None
+    one: Trained,
+    row: dict[str, Any],
+    found: Found,
+    validation: Validation | None,
+    known: Usual | None,
 ) -> str:
     start = (
         f"Against {row['name']}, which was not trained and is predicted at "
         f"{number(row['report'], 4)} by its merge"
     )
-    if known is None:
+    left = None
+    if validation is not None and found.calibrated:
+        left = validation.residual(found.target, CALIBRATED)
+    if left is not None:
+        expected = found.predicted(row, "report")
+        reach, how = _reach(left.deviation, left.truths), "what truths taught"
+    elif known is not None:
+        expected, reach = row["report"] + known.offset, known.reach
+        how = "the offset of earlier truths"
+    else:
         return (
             f"{start}: no verdict, because merges and trained models differ "
             "in level by an amount that only truths show"
         )
-    expected = row["report"] + known.offset
     gain = expected - one.trained
-    size = "more" if abs(gain) > known.reach else "less"
+    size = "more" if abs(gain) > reach else "less"
     return (
-        f"{start}, {number(expected, 4)} with the offset of earlier truths: "
-        f"{one.label} is {_gap(gain)} than that, {size} "
-        f"than the {number(known.reach, 4)} that a single run may be off"
+        f"{start}, {number(expected, 4)} with {how}: {one.label} is "
+        f"{_gap(gain)} than that, {size} than the {number(reach, 4)} that a "
+        "single run may be off"
     )
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from jaxsim.report import effort, outcome, wording
 from jaxsim.report.agreement import LABELS
+from jaxsim.report.answer import shown_rows
 from jaxsim.report.collect import Facts
-from jaxsim.report.cost import Cost, alternatives, spent
+from jaxsim.report.cost import Cost, alternatives, cheaper_sentence, spent
 from jaxsim.report.description import (
     dropped_lines,
     recipe_words,
@@ -76,6 +77,7 @@ def render(
         dropped=dropped_lines(facts),
         verdict=verdict(facts.gauge, facts.validation),
         study=study(facts.validation),
+        yours=study(facts.given),
         mixtures=_mixtures(facts),
         search=_search(facts),
         percent=_percent(facts),
@@ -84,6 +86,7 @@ def render(
         heat_rows=_heat_rows(facts.references),
         documents=_documents(facts),
         cost=[_cost(line) for line in spent(facts) + alternatives(facts)],
+        cheaper=cheaper_sentence(facts),
         w=wording,
     )
 
@@ -93,12 +96,9 @@ def _data_url(png: bytes) -> str:
 
 
 def _mixtures(facts: Facts) -> list[dict[str, Any]]:
-    """The first tied mixtures, and the plain ones."""
     if facts.found is None:
         return []
-    rows = facts.found.rows
-    tied = [row for row in rows if row["tied"]][:_MOST_MIXTURES]
-    return [*tied, *(row for row in rows if not row["tied"])]
+    return shown_rows(facts.found, _MOST_MIXTURES)
 
 
 def _search(facts: Facts) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def _percent(facts: Facts) -> dict[str, Any] | None:
     if percent is None:
         return None
     return {
-        "how": effort.NEXT_PERCENT,
+        "how": effort.next_percent_words(facts.found),
         "unit": effort.THOUSANDTHS,
         "domains": percent.domains,
         "rows": [

@@ -106,11 +106,18 @@ def _check(validation: Validation) -> list[list[str]]:
     ]
 
 
+def _bound(validation: Validation, target: str) -> str:
+    low, high = validation.ceiling_intervals.get(target) or (None, None)
+    if low is not None and high is not None and low < NOISE_BOUND <= high:
+        return "cannot be told"
+    return "yes" if validation.ceilings[target] < NOISE_BOUND else "no"
+
+
 def _ceiling(validation: Validation, target: str) -> list[str]:
     """Target, ceiling with its interval, noise of a run, whether bound."""
     return [
         target,
         agreement.ceiling(validation, target, 3),
         number(validation.noise.get(target), 4),
-        "yes" if validation.ceilings[target] < NOISE_BOUND else "no",
+        _bound(validation, target),
     ]

@@ -58,6 +58,7 @@ def stale_answers(
     validation: Validation | None,
     found: Found | None,
     chosen: Chosen | None,
+    given: Validation | None,
 ) -> list[str]:
     """Which results no longer fit the pool and the corpus."""
     now = {n: m.params_digest for n, m in entries.items() if m.kind == "member"}
@@ -90,6 +91,13 @@ def stale_answers(
     if validation is not None:
         fits = set(validation.members) == members
         check("the agreement is over", "validate", validation, fits)
+    if given is not None:
+        check(
+            "the agreement with your runs is over",
+            "validate --truths=RATIOS.csv,METRICS.csv",
+            given,
+            set(given.members) == members,
+        )
     if found is not None:  # a search may leave members out
         fits = {n for row in found.rows for n in row["weights"]} <= members
         check("the search is over", "search", found, fits)

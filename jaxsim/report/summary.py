@@ -69,6 +69,7 @@ def summary(
                 if facts.validation
                 else None
             ),
+            "given": (dataclasses.asdict(facts.given) if facts.given else None),
             "chosen": (
                 dataclasses.asdict(facts.chosen) if facts.chosen else None
             ),

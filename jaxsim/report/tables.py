@@ -12,10 +12,10 @@ from jaxsim.report import effort, outcome
 from jaxsim.report.agreement import LABELS
 from jaxsim.report.agreement_tables import show_agreement as show_agreement
 from jaxsim.report.answer import (
-    plain_rows,
     plain_that_tie,
     report_check,
     shift_sentence,
+    shown_rows,
 )
 from jaxsim.report.references import (
     References,
@@ -24,6 +24,7 @@ from jaxsim.report.references import (
     references_of,
 )
 from jaxsim.report.wording import (
+    BLANK,
     aim,
     duration,
     largest,
@@ -134,13 +135,7 @@ def show_found(found: Found) -> None:
     if plain := plain_that_tie(found):
         say(f"Nothing is shown to beat {listed(plain)}.")
     tied = [row for row in found.rows if row["tied"]]
-    # The plain ones always, whether they tie or not.
-    shown = [*tied[:_MOST_ROWS], *plain_rows(found)]
-    rows = [
-        row
-        for row in found.rows
-        if not row["tied"] or any(row is each for each in shown)
-    ]
+    rows = shown_rows(found, _MOST_ROWS)
     others = [p for p in ("probability", "members") if p in found.best]
     shifted = found.calibrated
     show_table(
@@ -160,8 +155,10 @@ def show_found(found: Found) -> None:
                 *(number(row[p], 4) for p in others),
                 *[signed(row.get("shift", 0.0))] * shifted,
                 signed(row["difference"]),
-                number(row["error"], 4),
-                number(row.get("limit"), 4),
+                *(
+                    BLANK if row is found.best else number(row.get(key), 4)
+                    for key in ("error", "limit")
+                ),
                 "yes" if row["tied"] else "no",
             ]
             for row in rows
@@ -244,7 +241,7 @@ def _show_next_percent(found: Found) -> None:
             for c in percent.extremes(_EXTREMES)
         ],
         note=f"change in {effort.THOUSANDTHS}, negative is better, "
-        f"{effort.NEXT_PERCENT}",
+        f"{effort.next_percent_words(found)}",
     )  # fmt: skip
 
 

@@ -23,7 +23,8 @@ Record = dict[str, Any]
 TABLES = (
     "members", "domains", "gains", "mixtures", "marginal", "binding", "race",
     "gauge", "agreement", "claims", "calibration_check", "learning",
-    "points", "chosen", "cost",
+    "points", "given_agreement", "given_claims", "given_points", "chosen",
+    "cost",
 )  # fmt: skip
 PROPOSED = "proposed.csv"
 
@@ -52,6 +53,10 @@ def tables(facts: Facts) -> dict[str, list[Record]]:
         found["calibration_check"] = calibrated.check_records(facts.validation)
         found["learning"] = calibrated.learning_records(facts.validation)
         found["points"] = points(facts.validation)
+    if facts.given is not None:
+        found["given_agreement"] = agreement.records(facts.given)
+        found["given_claims"] = claims.records(facts.given)
+        found["given_points"] = points(facts.given)
     if facts.chosen is not None:
         found["chosen"] = chosen(facts.chosen)
     mark = {"override": "; ".join(facts.overrides)} if facts.overrides else {}

@@ -70,6 +70,12 @@ def _about_truths(facts: Facts) -> list[tuple[str, str]]:
             f" That is fewer than {ENOUGH_TRUTHS}: no interval on a rank "
             "correlation means anything, so the points are shown."
         )
+    if not validation.fit and not validation.given:
+        text += (
+            " None was trained for fitting alone (config.validate.fit): the "
+            "best single weight, a fitted scale and regressions on the ratios "
+            "are missing below."
+        )
     if validation.unit == "unknown":
         text += (
             " Their unit is not known: ranks can be compared, levels cannot."
@@ -103,6 +109,8 @@ def _about_calibration(validation: Validation) -> list[tuple[str, str]]:
     found = []
     if gains := calibrated.gain_sentences(validation):
         text = f"{calibrated.fitted_on(validation)}: {'; '.join(gains)}."
+        if harmed := calibrated.harmed_sentence(validation):
+            text += f" {harmed}."
         found.append(("Calibration", text))
     if text := calibrated.next_truth_sentence(validation):
         found.append(("One more truth", text))

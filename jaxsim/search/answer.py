@@ -343,4 +343,12 @@ def _warnings(problem: Problem, scored: Scored, best: int) -> list[str]:
             "limits on regret; those shown come nearest, and exceed one by "
             f"{over:.4f} bits per byte"
         )
+    bits_D, goal = _best_bits(problem, scored, best), problem.objective
+    harm = float(goal.value(bits_D[None])[0] - goal.value(goal.seed_D[None])[0])
+    if harm > 0:
+        lines.append(
+            "NOTHING HELPS: even the best mixture is predicted to be worse "
+            f"than the seed, by {harm:.4f} bits per byte: training on these "
+            "partitions with this recipe would harm the target"
+        )
     return lines

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxsim.search.objective import weighted_mean
-from jaxsim.study.agreement import agreement, guessing
+from jaxsim.study.agreement import ENOUGH_TRUTHS, agreement, guessing
 from jaxsim.study.calibrating import (
     baselines,
     calibrated,
@@ -110,7 +110,7 @@ def compare(
             pair = first_P[of], second_P[of]
             ceilings[target] = noise_ceiling(truth_M, *pair)
             noise[target] = repeat_noise(*pair)
-            if not some:
+            if some < ENOUGH_TRUTHS:
                 continue
             again[target] = dataclasses.asdict(
                 repeat_agreement(

@@ -23,6 +23,8 @@ SCALED, CALIBRATED = "merge at its scale", "calibrated merge"
 BASELINES = ("log-linear", "trees")
 # Everything that predicts, the plain proxies first.
 PREDICTORS = ("merge", SCALED, *PROXIES[1:], CALIBRATED, *BASELINES)
+# Files in WORKDIR/study.
+TRAINED, GIVEN = "validation.json", "given.json"
 IN_POOL, OUT_OF_POOL = "macro in-pool", "macro out-of-pool"
 
 
@@ -158,7 +160,8 @@ class Validation:
         ]
         if not self.tells_levels:
             return None
-        half, points = "report", self.points
+        half = "report"
+        points: Mapping[str, Mapping[str, Any]] = self.points
         if proxy == CALIBRATED and (left_out := self._left_out()):
             half, points = "select", left_out
         truth, predicted = points["truth"], points.get(proxy, {})
@@ -218,6 +221,7 @@ def mean_agreement(
 
 
 def save_validation(workdir: Path, validation: Validation) -> None:
+    """Truths of the user's lie beside those trained here."""
     folder = Path(workdir) / "study"
     folder.mkdir(parents=True, exist_ok=True)
     # JSON has no NaN: what is undefined is null.
@@ -227,18 +231,31 @@ def save_validation(workdir: Path, validation: Validation) -> None:
     record["sha256"] = object_digest(record)
     text = json.dumps(record, indent=1, allow_nan=False)
     replace(
-        folder / "validation.json",
+        folder / (GIVEN if validation.given else TRAINED),
         lambda file: file.write(f"{text}\n".encode()),
     )
 
 
 def load_validation(workdir: Path) -> Validation | None:
-    """What the last `validate` of a workdir found, if there was one.
+    """What truths showed, if there are any; those trained here come first.
 
     Raises:
       DamagedError: its file is unreadable.
     """
-    path = Path(workdir) / "study" / "validation.json"
+    trained = _load(Path(workdir) / "study" / TRAINED)
+    return load_given(workdir) if trained is None else trained
+
+
+def load_given(workdir: Path) -> Validation | None:
+    """What truths showed that the user brought.
+
+    Raises:
+      DamagedError: its file is unreadable.
+    """
+    return _load(Path(workdir) / "study" / GIVEN)
+
+
+def _load(path: Path) -> Validation | None:
     if not path.exists():
         return None
     try:

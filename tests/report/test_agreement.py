@@ -13,7 +13,7 @@ from .workdirs import OUTSIDE, validation_of
 
 @pytest.fixture
 def validation(workdir):
-    return validation_of(workdir, 12, repeats=4, fit=5)
+    return validation_of(workdir, 12, repeats=12, fit=5)
 
 
 def table_of(validation, title=OUTSIDE):
@@ -117,3 +117,10 @@ def test_ceilings_have_intervals(validation):
     assert f"[{low:.2f}, {high:.2f}]" in text
     before = dataclasses.replace(validation, ceiling_intervals={})
     assert "[" not in agreement.ceilings_sentence(before)
+
+
+def test_a_scale_at_the_edge_of_the_grid_says_so(validation):
+    edge = dataclasses.replace(validation, scale=2.0)
+    name = "merge at its scale"
+    assert agreement.label(name, validation).endswith("(1.25)")
+    assert "(2.00, the edge of what was tried)" in agreement.label(name, edge)

@@ -262,3 +262,10 @@ def test_the_answer_is_one_sentence_with_target_and_weights():
     text = answer(found_of(trained=True))
     assert OUTSIDE in text and "1/2 each of" in text
     assert "1 other mixture of 40 cannot be told apart" in text
+
+
+def test_what_is_simpler_and_as_good_is_named():
+    found = found_of(trained=True, tied=4)
+    first = closing_lines(found, None)[0]
+    assert "uniform is simpler and, as far as can be told, as good" in first
+    assert "simpler" not in closing_lines(found_of(trained=True), None)[0]

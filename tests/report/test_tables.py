@@ -9,6 +9,7 @@ from jaxsim.corpus import open_corpus
 from jaxsim.mixture.evaluation import gather
 from jaxsim.pool import open_pool
 from jaxsim.report import agreement
+from jaxsim.report.answer import shown_rows
 from jaxsim.report.tables import (
     show_agreement,
     show_chosen,
@@ -235,3 +236,19 @@ def test_a_name_is_no_style(capsys):
     found = dataclasses.replace(found_of(), target={"a [red] domain": 1.0})
     show_found(found)
     assert "for a [red] domain)" in said(capsys)
+
+
+def test_the_best_single_member_is_shown_however_late_it_ties():
+    found = found_of(tied=4)
+    many = [{**found.rows[0], "name": f"mixture {i}"} for i in range(20)]
+    single = {
+        **found.rows[0], "name": "alone", "weights": {MEMBERS[0]: 1.0},
+        "scale": 1.0,
+    }  # fmt: skip
+    rows = [*many, single, *found.rows]
+    names = [
+        row["name"]
+        for row in shown_rows(dataclasses.replace(found, rows=rows), 8)
+    ]
+    assert names[:8] == [f"mixture {i}" for i in range(8)]
+    assert names[8:] == ["alone", "uniform"]

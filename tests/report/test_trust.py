@@ -6,6 +6,8 @@ import pytest
 
 from jaxsim.report import calibrated, claims
 from jaxsim.report.gauged import gauge_sentences
+from jaxsim.report.page_study import study
+from jaxsim.study.validate import IN_POOL
 
 from .workdirs import DRIFT, MEMBERS, OUTSIDE, gauge_of, validation_of
 
@@ -192,3 +194,35 @@ def test_a_gauge_without_text_resolves_nothing():
 def test_no_gauge_is_said():
     ((_, text),) = gauge_sentences(None)
     assert "Not gauged" in text and "jaxsim validate" in text
+
+
+def test_domains_that_calibration_harms_are_named(validation):
+    better = {"merge": 0.2, "calibrated": 0.1, "covered": 1.0, "half": 0.3}
+    worse = better | {"calibrated": 0.3}
+    names = [
+        t
+        for t, k in zip(validation.targets, validation.kinds, strict=True)
+        if k != "macro"
+    ]
+    check = dict.fromkeys(validation.targets, better)
+    one = dataclasses.replace(validation, check=check | {names[1]: worse})
+    text = calibrated.harmed_sentence(one)
+    assert text == f"The error rises in 1 of {len(names)} domains: {names[1]}"
+    # A macro is told apart, and not counted again.
+    macro = dataclasses.replace(validation, check=check | {IN_POOL: worse})
+    assert calibrated.harmed_sentence(macro) == ""
+
+
+def test_a_ceiling_that_may_lie_on_either_side_is_not_judged(validation):
+    def bound(ceiling, *bounds):
+        one = dataclasses.replace(
+            validation,
+            ceilings={OUTSIDE: ceiling},
+            ceiling_intervals={OUTSIDE: list(bounds)},
+        )
+        return study(one)["ceilings"][0][-1]
+
+    assert bound(0.95, 0.91, 0.99) == "no"
+    assert bound(0.8, 0.6, 0.85) == "yes"
+    assert bound(0.95, 0.44, 0.99) == "cannot be told"
+    assert bound(0.8, None, None) == "yes"

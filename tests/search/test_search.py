@@ -447,6 +447,23 @@ def test_a_single_member_is_its_own_truth(scorer):
         )
 
 
+class Harm(Apart):
+    """Training makes everything worse than the seed."""
+
+    def shift(self, w_MC, bits_MD, rows):
+        return np.full(bits_MD.shape, 10.0)
+
+    def slope(self, w_C, bits_DC, rows):
+        return np.zeros(bits_DC.shape)
+
+
+def test_a_target_that_training_harms_is_warned_of(scorer):
+    harmed = search(scorer, cascade(), correction=Harm())
+    assert any("NOTHING HELPS" in line for line in harmed.warnings)
+    found = search(scorer, cascade())
+    assert not any("NOTHING HELPS" in line for line in found.warnings)
+
+
 def test_limits_are_kept_by_what_training_would_give(scorer):
     """A limit that every merge breaks, and what truths taught keeps."""
     free = search(scorer, cascade(), correction=Apart())
