@@ -412,11 +412,14 @@ def test_truths_of_ones_own_lie_beside_those_trained_here(
         'name,solo,"beta,1900-1909"\na,1,0\nb,0.75,0.25\nc,0.5,0.5\n'
     )
     metrics.write_text("name,outside\na,3\nb,2\nc,2.5\n")
-    assert jaxsim("validate", f"--truths={ratios},{metrics}")[0] == 0
+    config = f"--config={project.parent / 'tiny.py'}"
+    options = [config, f"--workdir={workdir}"]
+    truths = f"--truths={ratios},{metrics}"
+    assert cli.main(["validate", *options, truths]) == 0
     assert (workdir / "study" / "validation.json").read_bytes() == trained
     assert not load_validation(workdir).given
     assert load_given(workdir).points["truth"]["outside"] == [3, 2, 2.5]
-    assert jaxsim("report")[0] == 0
+    assert cli.main(["report", *options]) == 0
     page = (workdir / "report" / "index.html").read_text()
     assert "Runs of yours" in page and "never fitted on" in page
     table = (workdir / "report" / "tables" / "given_points.csv").read_text()
