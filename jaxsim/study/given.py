@@ -25,6 +25,8 @@ LAYOUTS = {
 # what pandas makes of its row numbers.
 LABELS = ("", "Unnamed: 0", "run", "run_id", "name", "index")
 
+# A row number that went through a table with gaps comes back as a decimal.
+_WHOLE = re.compile(r"^(\d+)\.0+$")
 # RegMix's shares have three decimals: 17 of them sum to 0.996 and more.
 ROUNDING = 0.01
 
@@ -163,7 +165,7 @@ def _read_runs(path: Path, layout: str) -> tuple[list[str], dict[str, Line]]:
         )
     runs: dict[str, Line] = {}
     for line in lines:
-        name = line.cells[found[0]]
+        name = _WHOLE.sub(r"\1", line.cells[found[0]])
         where = f"{path}, line {line.number}, column {found[0]}"
         if not name:
             raise UserError(

@@ -90,6 +90,15 @@ def test_regmix(read, capsys):
     assert "ignored" not in out
 
 
+def test_row_numbers_pair_as_integers_and_as_decimals(read):
+    """A table of pandas with gaps writes its row numbers as decimals."""
+    ratios = "index,arxiv,github\n1,0.5,0.5\n2,1,0\n"
+    given = read(ratios, "index,mail\n2.0,3\n1.0,2\n")
+    assert given.table.names == ("1", "2")
+    column = np.isfinite(given.truth_MD).all(axis=0)
+    assert given.truth_MD[:, column].T.tolist() == [[2, 3]]
+
+
 def test_olmix(read, capsys):
     """What is no domain may hold anything, and a failed run no metrics."""
     given = read(OLMIX, OLMIX_METRICS)
