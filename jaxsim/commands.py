@@ -23,6 +23,7 @@ from jaxsim.pool.build import train_and_publish, train_missing
 from jaxsim.pool.digests import differences
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import Busy, is_published
+from jaxsim.report.gauged import gauge_lines
 from jaxsim.report.tables import (
     show_agreement,
     show_chosen,
@@ -39,12 +40,7 @@ from jaxsim.search.ties import Residual
 from jaxsim.study.chosen import Chosen, compare_chosen, save_chosen
 from jaxsim.study.compare import compare
 from jaxsim.study.corrector import Corrector
-from jaxsim.study.gauge import (
-    FEW_WINDOWS,
-    gauge,
-    gauge_lines,
-    save_gauge,
-)
+from jaxsim.study.gauge import FEW_WINDOWS, gauge, save_gauge
 from jaxsim.study.given import read_truths
 from jaxsim.study.measured import basis_of, measured_by_user
 from jaxsim.study.trained import (

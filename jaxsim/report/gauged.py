@@ -5,9 +5,12 @@ from typing import Any
 import numpy as np
 
 from jaxsim.report.wording import count, listed, number, signed
-from jaxsim.study.gauge import ALL, UNIFORM, Gauge
+from jaxsim.study.gauge import Gauge
+from jaxsim.study.ways import ALL, UNIFORM
 
 _PERCENT = 2  # significant digits of a resolution
+# The lowest cosine of random pieces of one source was 0.80, of six eras 0.54.
+_ALIKE = 0.75
 
 
 def gauge_sentences(gauge: Gauge | None) -> list[tuple[str, str]]:
@@ -30,6 +33,41 @@ def gauge_sentences(gauge: Gauge | None) -> list[tuple[str, str]]:
                        "each domain."),
         ("Resolution", _resolution(gauge)),
     ]  # fmt: skip
+
+
+def gauge_lines(gauge: Gauge) -> list[str]:
+    """What the console prints, the verdict first."""
+    low = min(gauge.members, key=lambda n: gauge.drift[n])
+    high = max(gauge.members, key=lambda n: gauge.drift[n])
+    i, j = np.triu_indices(len(gauge.members), 1)
+    cosines = np.array(gauge.cosines)[i, j]
+    worst = max(gauge.barriers, key=lambda n: gauge.barriers[n])
+    macros = [
+        f"{value:.2g} % ({name})"
+        for name, value in gauge.resolution.items()
+        if name.startswith("macro") and value is not None
+    ]
+    lines = [
+        f"averages of this pool: {gauge.verdict}",
+        *(f"  {reason}" for reason in gauge.reasons),
+        f"  drift: {gauge.drift[low]:.1%} ({low}) to {gauge.drift[high]:.1%} "
+        f"({high}); cosines {cosines.min():.2f} to {cosines.max():.2f}",
+        f"  highest barrier: {gauge.barriers[worst]:+.4f} bits per byte "
+        f"({worst}); below 0 an average beats the mean of its members",
+    ]
+    if macros:
+        lines.append(f"  differences resolved: above {', '.join(macros)}")
+    if not gauge.repeats and cosines.min() > _ALIKE and not gauge.noise_bound:
+        lines.append(
+            "  the members moved nearly the same way, as pieces of one source "
+            "do: only repeats can tell their differences from noise"
+        )
+    if gauge.noise_bound:
+        lines.append(
+            "  noise-bound: members differ by less than their noise in every "
+            "domain, so there is nothing to rank"
+        )
+    return lines
 
 
 def _cosines(gauge: Gauge) -> str:

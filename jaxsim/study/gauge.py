@@ -7,15 +7,16 @@ averages, and what differences the evaluation text can resolve.
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from jaxsim.errors import DamagedError, UserError
+from jaxsim.mixture.evaluation import EvaluationSet
 from jaxsim.mixture.files import replace
 from jaxsim.mixture.scorer import Scorer
 from jaxsim.mixture.scores import Scores
-from jaxsim.mixture.table import Mixtures
 from jaxsim.pool.digests import object_digest
 from jaxsim.search.objective import weighted_mean
 from jaxsim.study.drift import geometry
@@ -27,14 +28,17 @@ from jaxsim.study.gauge_rules import (
     text_errors,
     within_noise,
 )
+from jaxsim.study.ways import (
+    ALL,
+    INSIDE,
+    SCALES,
+    UNIFORM,
+    neighbours,
+    way,
+    way_table,
+)
 
 FEW_WINDOWS = 4  # of a domain: C members have about six rows each
-SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
-# The lowest cosine of random pieces of one source was 0.80, of six eras 0.54.
-ALIKE = 0.75
-BEYOND = 1.5  # of the uniform merge only: would further be better?
-UNIFORM = "uniform"
-ALL, INSIDE = "macro", "macro in-pool"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +107,8 @@ def gauge(
     members = [stack.names[c] for c in sound]
     if len(members) < 2:
         raise UserError("a gauge needs a pool of at least two sound members")
-    pairs = _neighbours(members)
-    table = _table(stack.names, members, pairs)
+    pairs = neighbours(members)
+    table = way_table(stack.names, members, pairs)
     rows = evaluation.rows("select", windows)
     merge = scorer.proxies.merge("gauge", table, rows)
     scores = Scores("gauge", table, evaluation, {"merge": merge})
@@ -114,7 +118,7 @@ def gauge(
     drift_C, cosine_CC = geometry(stack)
 
     lines = {
-        name: _line(name, bits, targets, _own(scorer, name))
+        name: way(name, bits, targets, _own(scorer, name))
         for name in (UNIFORM, *members)
     }
     bumps = {
@@ -136,31 +140,19 @@ def gauge(
     }
 
     nll = dict(zip(table.names, merge.nll_MR.astype(np.float64), strict=True))
-
-    def errors(*differences_R: np.ndarray) -> np.ndarray:
-        return text_errors(evaluation, rows, np.array(differences_R))
-
+    text = _Text(evaluation, rows, nll)
     # Averages differ less than members do, and it is averages that are ranked.
     # Of two members the average of neighbours is that of all.
     typical = [n for n in averaged if n != UNIFORM]
     typical = typical if len(typical) > 1 else members
-    error_KD = errors(*(nll[n] - nll[UNIFORM] for n in typical))
-    resolved = {
-        target: resolution(error_KD, bits[UNIFORM], weights_D, repeats)
-        for target, weights_D in targets.items()
-    }
-    mean_R = np.mean([nll[n] for n in members], axis=0)
+    error_KD = text.errors(typical, nll[UNIFORM])
     bits_CD = np.array([bits[n] for n in members])
-    noise_bound = within_noise(
-        bits_CD - bits_CD.mean(axis=0),
-        errors(*(nll[n] - mean_R for n in members)),
-        repeats,
-    )
+    mean_R = np.mean([nll[n] for n in members], axis=0)
     inside = INSIDE if INSIDE in targets else ALL
     line = dict(
         zip(lines[UNIFORM]["scale"], lines[UNIFORM][inside], strict=True)
     )
-    error_1D = errors(nll[UNIFORM] - nll["seed"])
+    error_1D = text.errors(["seed"], nll[UNIFORM])
     error = resolution(error_1D, bits[UNIFORM], targets[inside], None)
     level = macro[UNIFORM]
     verdict, reasons = judge(
@@ -183,8 +175,15 @@ def gauge(
         lines=lines,
         bumps=bumps,
         barriers=barriers,
-        resolution=resolved,
-        noise_bound=noise_bound,
+        resolution={
+            target: resolution(error_KD, bits[UNIFORM], weights_D, repeats)
+            for target, weights_D in targets.items()
+        },
+        noise_bound=within_noise(
+            bits_CD - bits_CD.mean(axis=0),
+            text.errors(members, mean_R),
+            repeats,
+        ),
         windows=windows,
         repeats=0 if repeats is None else len(repeats[0]),
         evaluation=evaluation.digest,
@@ -224,78 +223,18 @@ def load_gauge(workdir: Path) -> Gauge | None:
         ) from error
 
 
-def gauge_lines(gauge: Gauge) -> list[str]:
-    """What the console prints, the verdict first."""
-    low = min(gauge.members, key=lambda n: gauge.drift[n])
-    high = max(gauge.members, key=lambda n: gauge.drift[n])
-    i, j = np.triu_indices(len(gauge.members), 1)
-    cosines = np.array(gauge.cosines)[i, j]
-    worst = max(gauge.barriers, key=lambda n: gauge.barriers[n])
-    macros = [
-        f"{value:.2g} % ({name})"
-        for name, value in gauge.resolution.items()
-        if name.startswith("macro") and value is not None
-    ]
-    lines = [
-        f"averages of this pool: {gauge.verdict}",
-        *(f"  {reason}" for reason in gauge.reasons),
-        f"  drift: {gauge.drift[low]:.1%} ({low}) to {gauge.drift[high]:.1%} "
-        f"({high}); cosines {cosines.min():.2f} to {cosines.max():.2f}",
-        f"  highest barrier: {gauge.barriers[worst]:+.4f} bits per byte "
-        f"({worst}); below 0 an average beats the mean of its members",
-    ]
-    if macros:
-        lines.append(f"  differences resolved: above {', '.join(macros)}")
-    if not gauge.repeats and cosines.min() > ALIKE and not gauge.noise_bound:
-        lines.append(
-            "  the members moved nearly the same way, as pieces of one source "
-            "do: only repeats can tell their differences from noise"
-        )
-    if gauge.noise_bound:
-        lines.append(
-            "  noise-bound: members differ by less than their noise in every "
-            "domain, so there is nothing to rank"
-        )
-    return lines
+@dataclasses.dataclass(frozen=True)
+class _Text:
+    """Losses [R] of rows of the table on the windows, by name."""
 
+    evaluation: EvaluationSet
+    rows: np.ndarray
+    nll: dict[str, np.ndarray]
 
-def _neighbours(members: list[str]) -> list[tuple[str, str]]:
-    """Every member and the next one, round; two members are one pair."""
-    pairs = list(zip(members, members[1:] + members[:1], strict=True))
-    return pairs if len(members) > 2 else pairs[:1]
-
-
-def _point(name: str, scale: float) -> str:
-    """The row of the table at a scale of a line."""
-    if not scale:
-        return "seed"
-    return name if scale == 1 else f"{name} x {scale:g}"
-
-
-def _table(
-    columns: tuple[str, ...], members: list[str], pairs: list[tuple[str, str]]
-) -> Mixtures:
-    """Seed, points of the lines, and averages of neighbours."""
-    sound_C = np.isin(columns, members).astype(float)
-    one = dict(zip(columns, np.eye(len(columns)), strict=True))
-    ends = {UNIFORM: sound_C / sound_C.sum()} | {n: one[n] for n in members}
-    weights = {"seed": ends[UNIFORM]}
-    scales = {"seed": 0.0}
-    for name, w_C in ends.items():
-        beyond = (BEYOND,) if name == UNIFORM else ()
-        for scale in (*SCALES[1:], *beyond):
-            weights[_point(name, scale)] = w_C
-            scales[_point(name, scale)] = scale
-    for a, b in pairs:
-        weights[f"{a} + {b}"] = (one[a] + one[b]) / 2
-        scales[f"{a} + {b}"] = 1.0
-    return Mixtures(
-        columns,
-        tuple(weights),
-        ("gauge",) * len(weights),
-        np.array(list(weights.values())),
-        np.array(list(scales.values())),
-    )
+    def errors(self, names: Sequence[str], from_R: np.ndarray) -> np.ndarray:
+        """[K, D] errors of the differences of K rows from others."""
+        off_KR = np.array([self.nll[name] - from_R for name in names])
+        return text_errors(self.evaluation, self.rows, off_KR)
 
 
 def _targets(scorer: Scorer, bits_MD: np.ndarray) -> dict[str, np.ndarray]:
@@ -327,24 +266,6 @@ def _own(scorer: Scorer, name: str) -> str | None:
         zip(scorer.evaluation.domains, scorer.evaluation.in_pool, strict=True)
     )
     return unit.partition if unit and inside.get(unit.partition) else None
-
-
-def _line(
-    name: str,
-    bits: dict[str, np.ndarray],
-    targets: dict[str, np.ndarray],
-    own: str | None,
-) -> dict[str, list[float]]:
-    """Losses from the seed to a row and, for the uniform merge, beyond."""
-    scales = [*SCALES, BEYOND] if name == UNIFORM else list(SCALES)
-    bits_SD = np.array([bits[_point(name, scale)] for scale in scales])
-    wanted = {key: targets[key] for key in (ALL, INSIDE) if key in targets}
-    if own in targets:
-        wanted["own"] = targets[own]
-    return {"scale": scales} | {
-        key: weighted_mean(bits_SD, weights_D).tolist()
-        for key, weights_D in wanted.items()
-    }
 
 
 def _foreign(scorer: Scorer, members: list[str]) -> list[str]:

@@ -3,8 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Sequence
-from itertools import pairwise, takewhile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from jaxsim.console import say
 from jaxsim.errors import UserError
 from jaxsim.mixture.csv_numbers import Line, read_cells, read_numbers
 from jaxsim.mixture.table import SUM_TOLERANCE, Mixtures, read_csv
+from jaxsim.study.column_names import match, some
 
 # Who writes a layout, and the columns that may name a run in it. Olmix's
 # files have `name` and `index` too, so the order counts.
@@ -86,7 +86,7 @@ def read_truths(
             "leave that run out"
         )
     if unused := [name for name in lines if name not in table.names]:
-        say(f"{metrics}: not in {ratios}, and ignored: {_some(unused)}")
+        say(f"{metrics}: not in {ratios}, and ignored: {some(unused)}")
     runs = [lines[name] for name in table.names]
     truth_MD = _foreign_metrics(metrics, columns, runs, domains)
     return Given(table, truth_MD, "unknown")
@@ -190,7 +190,7 @@ def _foreign_ratios(
     lines: dict[str, Line],
     members: Sequence[str],
 ) -> Mixtures:
-    member_of = _match(path, columns, members, "member")
+    member_of = match(path, columns, members, "member")
     w_MC = np.zeros((len(lines), len(members)))
     for m, line in enumerate(lines.values()):
         for column in columns:
@@ -206,11 +206,11 @@ def _foreign_ratios(
             elif weight > 0:
                 raise UserError(
                     f"{where}: a weight of {weight:g} for no member of this "
-                    f"pool ({_some(members)}); rename the column if it is "
+                    f"pool ({some(members)}); rename the column if it is "
                     "one, else leave this run out or train a member for it"
                 )
     absent = [c for c in members if c not in member_of.values()]
-    note = f" (without a column, so zero: {_some(absent)})" if absent else ""
+    note = f" (without a column, so zero: {some(absent)})" if absent else ""
     sum_M = w_MC.sum(axis=1)
     for total, line in zip(sum_M, lines.values(), strict=True):
         if abs(total - 1) > ROUNDING:
@@ -238,71 +238,14 @@ def _foreign_metrics(
     path: Path, columns: list[str], runs: list[Line], domains: Sequence[str]
 ) -> np.ndarray:
     """[M, D] in whatever unit the file has."""
-    domain_of = _match(path, columns, domains, "domain")
+    domain_of = match(path, columns, domains, "domain")
     if ignored := [column for column in columns if column not in domain_of]:
-        say(f"{path}: no domains of this corpus, ignored: {_some(ignored)}")
+        say(f"{path}: no domains of this corpus, ignored: {some(ignored)}")
     truth_MD = np.full((len(runs), len(domains)), np.nan)
     for column, domain in domain_of.items():
         d = domains.index(domain)
         truth_MD[:, d] = [_number(path, line, column) for line in runs]
     return truth_MD
-
-
-def _match(
-    path: Path, columns: list[str], names: Sequence[str], what: str
-) -> dict[str, str]:
-    """The name that a column stands for, for those that stand for one.
-
-    A name spelt as a column is that one. Of other columns, parts at either
-    end that all columns share may be left out, and `_`, `-`, `/`, `:`, space
-    and case make no difference.
-    """
-    exact = [column for column in columns if column in names]
-    parts = {column: _parts(column) for column in columns}
-    head = _shared(parts.values())
-    tail = _shared(part[::-1] for part in parts.values())
-    matched = {column: column for column in exact}
-    for column, own in parts.items():
-        if column in exact:
-            continue
-        spelt = [
-            own[i : len(own) - j]
-            for i in range(head + 1)
-            for j in range(tail + 1)
-            if i + j < len(own)
-        ]
-        fits = [n for n in names if n not in exact and _parts(n) in spelt]
-        if len(fits) > 1:
-            raise UserError(
-                f"{path}: column {column!r} may be the {what} "
-                f"{' or '.join(map(repr, fits))}; rename it to one of them"
-            )
-        if fits:
-            matched[column] = fits[0]
-    # Two columns of one name are neighbours when sorted by it.
-    by_name = sorted(matched, key=lambda column: matched[column])
-    for one, other in pairwise(by_name):
-        if matched[one] == matched[other]:
-            raise UserError(
-                f"{path}: the {what} {matched[one]!r} may be column {one!r} "
-                f"or {other!r}; rename the right one to {matched[one]!r}"
-            )
-    if not matched:
-        raise UserError(
-            f"{path}: no column is a {what}; columns are {_some(columns)}; "
-            f"{what}s are {_some(names)}; rename the columns"
-        )
-    return matched
-
-
-def _parts(name: str) -> list[str]:
-    return re.split("[-_/: ]", name.casefold())
-
-
-def _shared(parts: Iterable[list[str]]) -> int:
-    """How many parts all begin with."""
-    ranks = zip(*parts, strict=False)
-    return sum(1 for _ in takewhile(lambda rank: len(set(rank)) == 1, ranks))
 
 
 def _number(path: Path, line: Line, column: str) -> float:
@@ -317,9 +260,3 @@ def _number(path: Path, line: Line, column: str) -> float:
             "finite number; correct it, or leave this run out"
         )
     return number
-
-
-def _some(names: Sequence[str], most: int = 6) -> str:
-    """The names, or the first and how many more there are."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

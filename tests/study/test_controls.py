@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from jaxsim.mixture.scores import bits_of
+from jaxsim.report.gauged import gauge_lines
 from jaxsim.search.search import search
 from jaxsim.study import compare as comparison
 from jaxsim.study.agreement import agreement, guessing
-from jaxsim.study.gauge import gauge, gauge_lines
+from jaxsim.study.gauge import gauge
 from jaxsim.study.measured import basis_of, measured
 from jaxsim.study.noise import NOISE_BOUND
 from jaxsim.study.trained import (

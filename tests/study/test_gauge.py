@@ -12,14 +12,9 @@ from mixture import tiny
 from jaxsim.config import load_config
 from jaxsim.errors import DamagedError
 from jaxsim.mixture import Scorer
+from jaxsim.report.gauged import gauge_lines
 from jaxsim.study.drift import relative_drift
-from jaxsim.study.gauge import (
-    UNIFORM,
-    gauge,
-    gauge_lines,
-    load_gauge,
-    save_gauge,
-)
+from jaxsim.study.gauge import gauge, load_gauge, save_gauge
 from jaxsim.study.gauge_rules import (
     BARRIER,
     DO_NOT_TRUST,
@@ -34,6 +29,7 @@ from jaxsim.study.gauge_rules import (
     text_errors,
     within_noise,
 )
+from jaxsim.study.ways import UNIFORM
 
 SOUND = Signs(
     foreign=[],
