@@ -6,8 +6,8 @@
 
 Reads what `jaxsim validate`, benchmarks/winner.py and benchmarks/swarm.py left
 in workdirs, and trains nothing; a swarm's runs are scored once. What is not
-there is named and left out. Writes results/study.json, results/study.md and
-docs/study.png.
+there is named and left out. Writes results/study.json, results/study.md,
+docs/study.png and docs/study_panels.png.
 
   * main: the fields, with `validate`, `search` and benchmarks/winner.py;
   * short, shorter: the same with a quarter and a sixteenth of the steps;
@@ -25,6 +25,7 @@ from typing import Any
 from benchmarks import machine
 from benchmarks.study_cost import cost
 from benchmarks.study_figure import figure
+from benchmarks.study_panels import panels
 from benchmarks.study_raising import gains, pools, scale, together
 from benchmarks.study_ranking import by_law, ranking
 from benchmarks.study_tables import markdown
@@ -58,6 +59,9 @@ def main() -> None:
     parser.add_argument(
         "--figure", type=Path, default=HERE.parent / "docs" / "study.png"
     )
+    parser.add_argument(
+        "--panels", type=Path, default=HERE.parent / "docs" / "study_panels.png"
+    )
     arguments = vars(parser.parse_args())
     work = open_workdir(arguments["main"])
     if work is None:
@@ -74,6 +78,7 @@ def main() -> None:
     (arguments["out"] / "study.json").write_text(f"{text}\n")
     (arguments["out"] / "study.md").write_text(markdown(result))
     arguments["figure"].write_bytes(figure(result))
+    arguments["panels"].write_bytes(panels(result))
     print(markdown(result), end="")
 
 

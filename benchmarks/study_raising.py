@@ -75,7 +75,7 @@ def _pool(work: Workdir, shared: list[str], sound: list[str]) -> dict[str, Any]:
 def _spearman(
     work: Workdir, name: str, targets: list[str]
 ) -> dict[str, Any] | None:
-    values_MT = work.values_MT(name, targets)
+    values_MT = work.values_MT(name, targets) if targets else None
     if values_MT is None:
         return None
     return plain(mean_spearman(values_MT, work.truth_MT(targets)))

@@ -1,0 +1,179 @@
+"""The study's questions in four panels; the fifth is the README's figure.
+
+python -m benchmarks.study_panels    # anew, from results/study.json
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.study_figure import LOOKS
+from benchmarks.study_uneven import TWO
+from jaxsim.report.drawing import BLUE, GREY, INK, ORANGE, canvas
+from jaxsim.study.validate import CALIBRATED, IN_POOL, OUT_OF_POOL
+
+HERE = Path(__file__).parent
+SOUND = "out-of-pool domains that are not noise-bound"
+SCOPES = {
+    SOUND: ("out-of-pool domains", BLUE, "o"),
+    OUT_OF_POOL: ("macro out-of-pool", ORANGE, "s"),
+    IN_POOL: ("macro in-pool", INK, "^"),
+}
+PREDICTORS = {
+    "probability": "probability average",
+    "merge": "merge",
+    CALIBRATED: "calibrated merge",
+    "members": "mean of members",
+    "trees": "trees on ratios",
+    "log-linear": "log-linear on ratios",
+    "closeness": "no model: evenness",
+    "best single weight": "no model: best weight",
+    "number of units": "no model: number of units",
+}
+POOLS = {"shorter": "1/16", "short": "1/4", "main": "1", "horizon": "1/4, x 4"}
+
+
+def panels(result: dict[str, Any]) -> bytes:
+    """PNG; a panel without data says so."""
+    with canvas(10.0, 8.0) as (fig, png):
+        (one, two), (three, five) = fig.subplots(2, 2)
+        _ranking(one, result["ranking"])
+        _uneven(two, result["uneven"])
+        _lengths(three, result["lengths"])
+        _winner(five, result["winner"])
+    return png.getvalue()
+
+
+def _ranking(axes: Any, ranking: dict[str, Any]) -> None:
+    """Mean Spearman correlations with their intervals, by predictor."""
+    axes.set_title("1. Who ranks ratios at equal budget?", fontsize=10)
+    for i, (scope, (label, color, marker)) in enumerate(SCOPES.items()):
+        if scope not in ranking:
+            continue
+        rows = {row["name"]: row for row in ranking[scope]["rows"]}
+        for y, name in enumerate(PREDICTORS):
+            if name not in rows:
+                continue
+            _dot(
+                axes, y + 0.22 * (i - 1), rows[name]["spearman"], color, marker
+            )
+        axes.plot([], [], marker, color=color, label=label, ms=5)
+    axes.set_yticks(range(len(PREDICTORS)), list(PREDICTORS.values()))
+    axes.invert_yaxis()
+    axes.axvline(0, color=GREY, lw=0.8)
+    axes.set_xlim(-0.8, 1.02)
+    axes.set_xlabel("Spearman with truths, 95 % intervals")
+    axes.legend(fontsize=7.5, frameon=False, loc="lower left")
+
+
+def _dot(
+    axes: Any, y: float, value: dict[str, Any], color: str, marker: str
+) -> None:
+    if value["low"] is not None:
+        axes.plot([value["low"], value["high"]], [y, y], color=color, lw=1)
+    axes.plot([value["value"]], [y], marker, color=color, ms=5)
+
+
+def _uneven(axes: Any, found: list[dict[str, Any]] | None) -> None:
+    """How far each truth lies from each merge, levels taken off."""
+    axes.set_title("2. Which merge stands for which ratio?", fontsize=10)
+    if found is None:
+        axes.set_xlabel("needs benchmarks/winner.py")
+        return
+    places, labels = [], []
+    for k, kind in enumerate(found):
+        for t, truth in enumerate(TWO):
+            x = 2 * k + t
+            places.append(x)
+            labels.append(f"{truth}\n{kind['domains']}")
+            for m, merge in enumerate(TWO):
+                axes.bar(
+                    x + 0.32 * (m - 0.5), 1000 * kind["leveled"][merge][truth],
+                    width=0.3, color=(BLUE, ORANGE)[m],
+                    label=f"to the {merge} merge" if not places[1:] else None,
+                )  # fmt: skip
+            spread = kind["spread"][truth]
+            if spread is not None:
+                axes.plot(
+                    [x - 0.4, x + 0.4], [1000 * spread] * 2, color=INK, lw=1.2,
+                    ls=":", label=None if places[1:] else "one order of three",
+                )  # fmt: skip
+    axes.set_xticks(places, labels, fontsize=8)
+    axes.set_ylabel("distance of the truth (10⁻³ bits per byte)")
+    axes.legend(fontsize=7.5, frameon=False)
+
+
+def _lengths(axes: Any, found: dict[str, Any] | None) -> None:
+    """Agreement and what noise allows, by the tokens of members and truths."""
+    axes.set_title("3. Tokens of a member, and horizon", fontsize=10)
+    if found is None:
+        axes.set_xlabel("one pool only")
+        return
+    rows = [row for name in POOLS for row in found["rows"]
+            if row["pool"] == name]  # fmt: skip
+    x = np.arange(len(rows))
+    for i, proxy in enumerate(("merge", "probability")):
+        look = LOOKS["merge" if i == 0 else "probability average"]
+        for j, row in enumerate(rows):
+            value = row[proxy]["all"]
+            at = j + 0.16 * (i - 0.5)
+            if value["low"] is not None:
+                axes.plot([at, at], [value["low"], value["high"]],
+                          color=look["color"], lw=1)  # fmt: skip
+            axes.plot([at], [value["value"]], look["marker"],
+                      color=look["color"], ms=5)  # fmt: skip
+        axes.plot([], [], look["marker"], color=look["color"], ms=5,
+                  label=PREDICTORS[proxy])  # fmt: skip
+    for j, row in enumerate(rows):
+        if "ceiling" in row:
+            axes.plot(
+                [j - 0.3, j + 0.3], [row["ceiling"]] * 2, color=INK, lw=1.2,
+                ls=":", label=None if j else "mean ceiling",
+            )  # fmt: skip
+    axes.set_xticks(
+        x,
+        [f"{POOLS[row['pool']]}\ndrift {row['drift']:.1%}" for row in rows],
+        fontsize=8,
+    )
+    axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.02)
+    axes.set_ylabel("mean Spearman, all out-of-pool domains")
+    axes.set_xlabel("tokens of a member, in units of 524,288 (x horizon)")
+    axes.legend(fontsize=7.5, frameon=False, loc="lower right")
+
+
+def _winner(axes: Any, found: dict[str, Any] | None) -> None:
+    """Every order of the winner and of the baselines, really trained."""
+    axes.set_title("5. Does the winner win?", fontsize=10)
+    if found is None:
+        axes.set_xlabel("needs benchmarks/winner.py")
+        return
+    names = list(found["runs"])
+    for y, name in enumerate(names):
+        bits = found["bits_per_byte"][name]
+        color = ORANGE if name == "found" else BLUE
+        axes.plot(bits, [y] * len(bits), "o", color=color, ms=5, alpha=0.8)
+        axes.plot([np.mean(bits)] * 2, [y - 0.25, y + 0.25], color=color)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel("bits per byte out-of-pool, one dot an order; bar: mean")
+    axes.ticklabel_format(axis="x", useOffset=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--result", type=Path, default=HERE / "results" / "study.json"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=HERE.parent / "docs" / "study_panels.png"
+    )
+    arguments = parser.parse_args()
+    result = json.loads(arguments.result.read_text())
+    arguments.out.write_bytes(panels(result))
+
+
+if __name__ == "__main__":
+    main()
