@@ -17,6 +17,7 @@ from jaxsim.mesh import batch_sharding, replicated, training_mesh
 from jaxsim.mixture.plan import execution_of, settled
 from jaxsim.model import LanguageModel
 from jaxsim.train import trainer_of_recipe
+from jaxsim.train.state import Marks
 
 
 class JaxSide:
@@ -28,7 +29,9 @@ class JaxSide:
         self._trainer = trainer_of_recipe(self._model, config, mesh)
         self._state = self._trainer._start(self._trainer.fresh_params(0))
         self._batches = jax.device_put(workload.batches(), batch_sharding(mesh))
-        self._tail_start = jax.device_put(jnp.int32(0), replicated(mesh))
+        self._marks = jax.device_put(
+            Marks(jnp.int32(0), jnp.int32(0)), replicated(mesh)
+        )
         execution = execution_of(settled(config.score, self._model, mesh))
         self._nll = jax.jit(
             functools.partial(self._model.token_nll, execution=execution)
@@ -48,7 +51,7 @@ class JaxSide:
         begin, last = time.perf_counter(), None
         for step in range(steps):
             self._state, sums = self._trainer._step(
-                self._state, self._batches[step % 4], self._tail_start
+                self._state, self._batches[step % 4], self._marks
             )
             # As the trainer does: a step's sums while the next is under way.
             if last is not None:

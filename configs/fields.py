@@ -20,7 +20,9 @@ And for questions that were not run yet, a night each:
   * `wide`: five times the parameters. Do truths of `wide` rank as merges of
     the plain config do?
   * `repeated`: a fifth of the text, so that runs repeat it five times as often;
-  * `anchored`: a quarter of every run is the seed's text.
+  * `anchored`: a quarter of every run is the seed's text;
+  * `decayed`: runs end with the rate falling to zero, in place of a tail
+    average.
 
 Hardware: 2 CPU cores, 4 GB.
 """
@@ -64,7 +66,7 @@ OUT_OF_POOL = (
 def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     words = parse_arg(
         arg, "shorter", "short", "long", "last", "small", "wide", "repeated",
-        "anchored", "smoke",
+        "anchored", "decayed", "smoke",
     )  # fmt: skip
     text = os.environ.get("JAXSIM_FIELDS", "runs/fields-text")
     config = default_config()
@@ -131,6 +133,9 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
         config.corpus.max_epochs = 200.0
     if "anchored" in words:
         config.recipe.anchor = 0.25
+    if "decayed" in words:
+        config.recipe.decay = 0.25
+        config.recipe.tail = 0.0
     if "smoke" in words:
         config.seed.steps = 40
         config.seed.warmup = 4

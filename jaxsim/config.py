@@ -118,12 +118,13 @@ class RecipeConfig:
 
     steps: int = 32
     batch: int = 8  # rows of L tokens
-    learning_rate: float = 1e-3  # constant: merging depends on it
+    learning_rate: float = 1e-3  # constant, up to `decay`
     beta1: float = 0.9
     beta2: float = 0.95
     weight_decay: float = 0.1
     clip: float = 1.0  # global norm
     tail: float = 0.5  # last share of steps whose parameters are averaged
+    decay: float = 0.0  # last share of steps, in which the rate falls to zero
     anchor: float = 0.0  # share b of seed text in every run
     precision: str = "float32"  # of the computation: or 'bfloat16'
 
@@ -428,6 +429,7 @@ _SHARES = [
     "corpus.max_bad",
     "corpus.overlap_share",
     "recipe.tail",
+    "recipe.decay",
     "recipe.anchor",
     "seed.final_rate",
     "search.level",

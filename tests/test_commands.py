@@ -442,6 +442,8 @@ def test_a_changed_recipe_is_refused(workdir, jaxsim):
     code, error = jaxsim("run", "--config.recipe.steps=3")
     assert code == 2
     assert "recipe.steps" in error and "16" in error and "24" in error
+    code, error = jaxsim("train", "--config.recipe.decay=0.5")
+    assert code == 2 and "recipe.decay" in error and "0.5" in error
     code, error = jaxsim("train", "--config.model.rope_base=5000.0")
     assert code == 2
     assert "model.rope_base: expected 10000.0, found 5000.0" in error

@@ -125,6 +125,8 @@ def identity_of(
 ) -> dict[str, Any]:
     """What every entry of a pool must share, as plain JSON data."""
     recipe = dataclasses.asdict(config.recipe) | {"unit_tokens": budget_tokens}
+    if not config.recipe.decay:
+        del recipe["decay"]  # pools of earlier versions know of none
     return {
         "seed_digest": seed.params_digest,
         "tokenizer_digest": seed.tokenizer_digest,

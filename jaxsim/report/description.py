@@ -48,9 +48,15 @@ def recipe_words(facts: Facts) -> str:
         if r["anchor"]
         else ""
     )
+    constant = f"the constant rate {r['learning_rate']:g}"
+    if r.get("decay"):
+        constant = (
+            f"the rate {r['learning_rate']:g}, which falls to zero over the "
+            f"last {r['decay']:.0%} of the steps"
+        )
     return (
         "The recipe: every run starts from the seed with a fresh AdamW and "
-        f"the constant rate {r['learning_rate']:g}; a member sees "
+        f"{constant}; a member sees "
         f"{r['unit_tokens']:,} tokens of its base unit in {r['steps']:,} "
         f"steps of {r['batch']:,} rows; {tail}{anchor}; computed in "
         f"{r['precision']}."

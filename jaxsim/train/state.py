@@ -8,6 +8,18 @@ import jax
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Marks:
+    """Where a run changes: arguments of a step that knows no run's length.
+
+    Both are int32 (): the steps done before the tail begins, and all of them.
+    """
+
+    tail_start: jax.Array
+    steps: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class TrainState:
     """Everything that a resumed run needs; the data order is a function.
 

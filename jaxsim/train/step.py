@@ -8,7 +8,7 @@ import optax
 
 from jaxsim.model import Execution, LanguageModel
 from jaxsim.model.loss import sum_and_count
-from jaxsim.train.state import TrainState
+from jaxsim.train.state import Marks, TrainState
 
 
 def initial_state(
@@ -26,18 +26,20 @@ def initial_state(
 def train_step(
     state: TrainState,
     tokens_BL1: jax.Array,
-    tail_start: jax.Array,
+    marks: Marks,
     *,
     model: LanguageModel,
     optimizer: optax.GradientTransformation,
     execution: Execution,
+    decay: float = 0.0,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update on the mean loss of a global batch.
 
     Args:
       state: donated by the caller.
       tokens_BL1: rows of L+1 tokens.
-      tail_start: steps done before the tail begins, int32 ().
+      marks: of the run, in steps.
+      decay: last share of the steps over which updates fall to zero linearly.
 
     Returns:
       The next state, and sums: `nll` and `tokens`, the gradient's global norm,
@@ -54,10 +56,18 @@ def train_step(
     updates, optimizer_state = optimizer.update(
         gradients, state.optimizer, state.params
     )
+    if decay:
+        # An update of AdamW is the rate times something, decay of weights
+        # included, so this is a falling rate.
+        left = (marks.steps - state.step) / jnp.maximum(
+            jnp.round(decay * marks.steps), 1
+        )
+        factor = jnp.minimum(left, 1.0)
+        updates = jax.tree.map(lambda u: factor * u, updates)
     params = optax.apply_updates(state.params, updates)
     tail_sum = state.tail_sum
     if tail_sum is not None:
-        in_tail = (state.step >= tail_start).astype(jnp.float32)
+        in_tail = (state.step >= marks.tail_start).astype(jnp.float32)
         tail_sum = jax.tree.map(lambda s, p: s + in_tail * p, tail_sum, params)
     next_state = TrainState(
         step=state.step + 1,

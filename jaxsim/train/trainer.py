@@ -26,7 +26,7 @@ from jaxsim.metrics import MetricsWriter, Progress
 from jaxsim.model import Execution, LanguageModel
 from jaxsim.train.optimizer import adamw, constant_rate, warmup_cosine
 from jaxsim.train.runs import Run, batch_of
-from jaxsim.train.state import TrainState
+from jaxsim.train.state import Marks, TrainState
 from jaxsim.train.step import initial_state, train_step
 
 
@@ -87,6 +87,7 @@ class Trainer:
                 model=model,
                 optimizer=optimizer,
                 execution=execution,
+                decay=recipe.decay,
             ),
             in_shardings=(self._shardings, self._batch, replicated(mesh)),
             out_shardings=(self._shardings, replicated(mesh)),
@@ -169,8 +170,9 @@ class Trainer:
         stop: Callable[[], bool],
     ) -> tuple[TrainState, float]:
         first, loss = int(state.step), float("nan")
-        tail_start = jax.device_put(
-            jnp.int32(run.steps - tail_steps), replicated(self.mesh)
+        marks = jax.device_put(
+            Marks(jnp.int32(run.steps - tail_steps), jnp.int32(run.steps)),
+            replicated(self.mesh),
         )
         progress = Progress(
             f"{run.kind} {run.name}",
@@ -194,7 +196,7 @@ class Trainer:
         for number, (tokens_BL1, units) in self._batches(
             corpus, rows, first, run.steps
         ):
-            state, sums = self._call(state, tokens_BL1, tail_start)
+            state, sums = self._call(state, tokens_BL1, marks)
             settle()
             pending.append((number, units, sums))
             if number == run.steps:
@@ -213,12 +215,12 @@ class Trainer:
         return state, loss
 
     def _call(
-        self, state: TrainState, tokens_BL1: jax.Array, tail_start: jax.Array
+        self, state: TrainState, tokens_BL1: jax.Array, marks: Marks
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         if self._compiled:
-            return self._step(state, tokens_BL1, tail_start)
+            return self._step(state, tokens_BL1, marks)
         begin = time.monotonic()
-        result = self._step(state, tokens_BL1, tail_start)
+        result = self._step(state, tokens_BL1, marks)
         say(f"train step compiled in {time.monotonic() - begin:.1f} s")
         self._compiled = True
         return result
@@ -316,7 +318,7 @@ def trainer_of_seed(
     _check_batch("seed", config.seed.batch, mesh)
     return Trainer(
         model,
-        dataclasses.replace(config.recipe, anchor=0.0),
+        dataclasses.replace(config.recipe, anchor=0.0, decay=0.0),
         warmup_cosine(config.seed),
         config.seed.batch,
         0.0,

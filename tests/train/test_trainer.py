@@ -27,6 +27,10 @@ GOLDEN = {
 
 @pytest.fixture(scope="module")
 def by_hand(setting):
+    return steps_by_hand(setting)
+
+
+def steps_by_hand(setting, factors=(1.0,) * 6):
     """Parameters after each step, from a loop that shares no code."""
     recipe, corpus = setting.config.recipe, setting.corpus
     optimizer = adamw(recipe, constant_rate(recipe))
@@ -34,20 +38,22 @@ def by_hand(setting):
     execution = Execution(unroll=False)
 
     @jax.jit
-    def step(params, state, tokens_BL1):
+    def step(params, state, tokens_BL1, factor):
         gradient = jax.grad(
             lambda p: jnp.mean(
                 setting.model.token_nll(p, tokens_BL1, execution)
             )
         )(params)
         updates, state = optimizer.update(gradient, state, params)
+        updates = jax.tree.map(lambda u: factor * u, updates)
         return optax.apply_updates(params, updates), state
 
     params, state = setting.start, optimizer.init(setting.start)
     after = []
     for n in range(recipe.steps):
         here = slice(n * recipe.batch, (n + 1) * recipe.batch)
-        params, state = step(params, state, batch_of(corpus, rows, here)[0])
+        tokens_BL1 = batch_of(corpus, rows, here)[0]
+        params, state = step(params, state, tokens_BL1, factors[n])
         after.append(jax.tree.map(np.asarray, params))
     return after
 
@@ -76,6 +82,16 @@ def test_without_a_tail_the_result_is_the_last_step(setting, by_hand, tmp_path):
     config = tiny.changed(setting.config, "recipe", tail=0.0)
     trainer = trainer_of_recipe(setting.model, config, tiny.mesh_of())
     _assert_close(setting.train(tmp_path, trainer=trainer).params, by_hand[-1])
+
+
+def test_the_rate_falls_to_zero_over_the_last_steps(setting, tmp_path):
+    config = tiny.changed(setting.config, "recipe", tail=0.0, decay=0.5)
+    trainer = trainer_of_recipe(setting.model, config, tiny.mesh_of())
+    expected = steps_by_hand(setting, (1, 1, 1, 1, 2 / 3, 1 / 3))
+    found = setting.train(tmp_path, trainer=trainer)
+    _assert_close(found.params, expected[-1])
+    with pytest.raises(AssertionError):
+        _assert_close(found.params, steps_by_hand(setting)[-1])
 
 
 def test_the_same_run_again_gives_the_same_digest(setting, trained, tmp_path):
