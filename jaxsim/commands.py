@@ -53,6 +53,7 @@ from jaxsim.study.truths import ratio_table
 from jaxsim.study.validate import (
     CALIBRATED,
     Validation,
+    current_validation,
     load_validation,
     save_validation,
 )
@@ -191,14 +192,15 @@ def validate(
         validation = validate_trained(
             config, scorer, trainer or _trainer(config, workdir)
         )
-    if config.validate.member_repeats and not known.repeats:
+    expected = min(config.validate.member_repeats, len(scorer.members))
+    if truths is None and known.repeats < expected:
         # Repeats of members, trained by now, measure noise.
         repeated = repeat_pairs(config, scorer)
         known = gauge(scorer, known.windows, repeated)
         save_gauge(workdir, known)
     save_validation(workdir, validation)
     show_agreement(validation)
-    used = load_validation(workdir)
+    used = current_validation(workdir, scorer.references())
     if validation.given and used is not None and not used.given:
         say(
             "validate: searches and the report's verdict rest on the truths "
@@ -219,9 +221,13 @@ def search(
     if worth is not None:
         settings = dataclasses.replace(settings, worth=worth)
     table = _table(config, scorer)
-    validation = load_validation(workdir)
-    if validation is not None and not validation.is_of(scorer.references()):
-        validation = None
+    validation = current_validation(workdir, scorer.references())
+    if validation is None and load_validation(workdir) is not None:
+        say(
+            "search: goes without truths: those that there are were compared "
+            "with another pool or on other text; `jaxsim validate` compares "
+            "them anew, and trains nothing twice"
+        )
     known = _corrector(scorer, settings, validation)
 
     def residual(goal: Objective) -> Residual | None:
@@ -405,15 +411,9 @@ def _found(workdir: Path) -> Found | None:
 def _validate_given(scorer: Scorer, truths: tuple[Path, Path]) -> Validation:
     """Truths of the user's, of whatever length and however trained."""
     given = read_truths(*truths, scorer.members, scorer.evaluation.domains)
-    proxies = scorer.score(RATIOS, given.table, "report")
-    basis = basis_of(scorer.corpus, scorer.references(), singles_known=False)
+    proxies = scorer.score(RATIOS, given.table, None)
     return compare(
-        # All on the same text: what text the truths saw is not known.
-        dataclasses.replace(
-            basis,
-            select_CD=basis.report_CD,
-            seed=dict.fromkeys(basis.seed, basis.seed["report"]),
-        ),
+        basis_of(scorer.corpus, scorer.references(), singles_known=False),
         measured_by_user(proxies, given.truth_MD),
         unit=given.unit,
     )

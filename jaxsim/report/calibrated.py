@@ -7,6 +7,7 @@ import scipy.optimize
 
 from jaxsim.report.agreement import targets_of
 from jaxsim.report.wording import count, listed, number
+from jaxsim.study.calibration import ENOUGH
 from jaxsim.study.validate import Validation
 
 _POINTS = 3  # below that no curve is fitted
@@ -67,14 +68,15 @@ def _gain(validation: Validation, target: str) -> str:
 
 def fitted_on(validation: Validation) -> str:
     """What the calibration learned from, in words."""
-    if validation.fit:
+    if len(validation.fit) >= ENOUGH:
         return (
             f"Fitted on {count(len(validation.fit), 'truth')} chosen for it "
             f"and judged on {len(validation.truths)} others"
         )
     return (
-        "No truths were trained for fitting alone: each one is predicted from "
-        "the others"
+        f"{len(validation.fit) or 'No'} truths were trained for fitting alone"
+        f"{', too few' * bool(validation.fit)}: each one is predicted from the "
+        "others"
     )
 
 
@@ -104,8 +106,10 @@ def next_truth_sentence(validation: Validation) -> str:
         return ""
     a, b = found
     fitted = len(validation.fit)
-    now, then = (np.sqrt(a + b / k) for k in (fitted, fitted + 1))
-    gain = float(now - then)
+    now, then, never = (
+        np.sqrt(a + x) for x in (b / fitted, b / (fitted + 1), 0)
+    )
+    gain, left = float(now - then), float(now - never)
     target = validation.learning_target
     if not b:
         return (
@@ -120,13 +124,15 @@ def next_truth_sentence(validation: Validation) -> str:
     noise = validation.noise.get(target)
     if noise is None or not np.isfinite(noise):
         return (
-            f"{start} Stop when that is below the noise of a run, which is "
-            "not known without repeats."
+            f"{start} Stop when all that truths can still teach, now "
+            f"{number(left, 5)}, is below the noise of a run, which is not "
+            "known without repeats."
         )
-    place = "below" if gain < noise else "above"
-    advice = "stop here" if gain < noise else "it is worth training"
+    place = "below" if left < noise else "above"
+    advice = "stop here" if left < noise else "it is worth training"
     return (
-        f"{start} That is {place} the noise of a run "
+        f"{start} However many more, they could lower it by "
+        f"{number(left, 5)}. That is {place} the noise of a run "
         f"({number(noise, 5)}): {advice}."
     )
 

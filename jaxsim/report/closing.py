@@ -46,6 +46,9 @@ def closing_lines(
             "What ties with it: not answered",
             f"Not answered: {'; '.join(_open(None, validation, horizon, ''))}",
         ]
+    if validation is not None and found.evaluation:
+        # Truths of another pool or text say nothing of this search.
+        validation = validation if same_basis(found, validation) else None
     out = came_out(found, validation, chosen)
     return [
         *(f"OVERRIDE: {note}" for note in found.notes),
@@ -94,6 +97,8 @@ def _knows_nothing_of(found: Found, validation: Validation | None) -> bool:
         and not about_training(found)
         and same_basis(found, validation)
         and validation.residual(found.target) is not None
+        # A search needs truths of limited domains, too.
+        and set(found.domains) <= set(validation.points["truth"])
     )
 
 
@@ -141,7 +146,7 @@ def _train(
         elif found.ties["count"] > 1:
             parts.append(
                 "all select text of the target is used, so only more of it, "
-                "or a truth of each candidate, can narrow the ties"
+                "more truths, or a truth of each candidate can narrow the ties"
             )
     if wanted:
         parts.append(f"to train it at once: {train}")
@@ -169,10 +174,9 @@ def _open(
     """Everything that this report leaves open."""
     left = []
     trained = found is not None and about_training(found)
-    if validation is None:
-        if not trained:
-            left.append("how merges relate to training (no truth counted)")
-    else:
+    if not trained:
+        left.append("how merges relate to training (no truth counted)")
+    if validation is not None:
         left += _open_after(validation)
     if found is not None and not out and not is_member(found):
         left.append("the proposed mixture itself (it was not trained)")

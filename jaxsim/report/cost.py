@@ -68,7 +68,8 @@ def spent(facts: Facts) -> list[Cost]:
                 tokens,
                 facts.pool.model.forward_flops(tokens),
                 math.nan,
-                "forward passes, counted from the tables; time not recorded",
+                "forward passes, counted from the tables, without the gauge "
+                "and the candidates of truths; time not recorded",
             )
         )
     if facts.pool is not None and facts.found is not None:

@@ -100,9 +100,11 @@ def came_out(
     best = trained_best(found, validation, chosen)
     if best is None:
         return ""
+    is_judged = validation is not None and best.truth in validation.truths
+    where = "the report text of truths" if is_judged else "report text"
     text = (
         f"trained as {best.truth} it has {number(best.trained, 4)} bits per "
-        f"byte on report text; its merge predicted "
+        f"byte on {where}; its merge predicted "
         f"{number(best.predicted['merge'], 4)}"
     )
     if validation is None or best.truth in validation.truths:
@@ -214,10 +216,17 @@ def _rivals(
     for row in found.rows:
         if row["kind"] not in PLAIN or _same(row["weights"], ratio):
             continue
-        rival = _find(row["weights"], found, validation, chosen)
+        rival = _find(row["weights"], found, None, chosen)
+        truth = _find(row["weights"], found, validation, None)
         if rival is not None:
             name = f"{row['name']}, trained as {rival.truth}"
             lines.append(_against(one, name, rival.trained))
+        elif truth is not None and _is_on_all_text(row, found):
+            # Truths may be scored on part of the report text: what training
+            # adds to the merge there is taken over to all of it.
+            name = f"{row['name']}, trained as {truth.truth}"
+            added = truth.trained - truth.predicted["merge"]
+            lines.append(_against(one, name, row["report"] + added))
         else:
             predicted.append(row)
     # Values of the worst case are not on the scale of a trained mean.
@@ -233,6 +242,11 @@ def _rivals(
     if plain is not None:
         lines.append(_against_predicted(one, plain, found, validation, known))
     return lines
+
+
+def _is_on_all_text(row: Mapping[str, Any], found: Found) -> bool:
+    """Whether it has a mean over the target on all report text."""
+    return found.objective == "mean" and row["report"] is not None
 
 
 def _lowest(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

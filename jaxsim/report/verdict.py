@@ -66,9 +66,10 @@ def verdict(gauge: Gauge | None, validation: Validation | None) -> Verdict:
     """The rule. The first that applies:
 
     1. The gauge says 'do not trust': so does this.
-    2. Fewer than 12 truths: what the gauge says ('noise-bound' if it finds
-       the members within their noise), and how well merges rank is not known
-       yet. Without a gauge nothing is known.
+    2. Fewer than 12 truths, or truths whose losses tell of their length (budget
+       'sum'): what the gauge says ('noise-bound' if it finds the members
+       within their noise), and how well merges rank is not known yet. Without
+       a gauge nothing is known.
     3. Every out-of-pool domain (without any: the in-pool macro) is
        noise-bound: nothing can be told apart.
     4. The 95 % interval of the predictor's mean Spearman correlation over the
@@ -83,7 +84,11 @@ def verdict(gauge: Gauge | None, validation: Validation | None) -> Verdict:
     """
     if gauge is not None and gauge.verdict == DO_NOT_TRUST:
         return Verdict(DO_NOT_TRUST, gauge.reasons, validation is not None)
-    if validation is None or not enough_truths(validation):
+    if (
+        validation is None
+        or not enough_truths(validation)
+        or validation.budget == "sum"
+    ):
         return _so_far(gauge, validation)
     matters = targets_of(validation, "out-of-pool") or (aim(validation),)
     if _all_bound(gauge, validation, matters):
@@ -104,8 +109,7 @@ def verdict(gauge: Gauge | None, validation: Validation | None) -> Verdict:
 def predictor(validation: Validation) -> str:
     """What a user of this pool would go by."""
     calibrated = CALIBRATED in validation.points
-    known = validation.unit != "unknown"
-    return CALIBRATED if calibrated and known else "merge"
+    return CALIBRATED if calibrated and validation.tells_levels else "merge"
 
 
 def aim(validation: Validation) -> str:
@@ -124,6 +128,11 @@ def _so_far(gauge: Gauge | None, validation: Validation | None) -> Verdict:
         f"how well merges rank is not known yet ({count(there, 'truth')}, "
         f"fewer than {ENOUGH_TRUTHS})"
     )
+    if validation is not None and validation.budget == "sum":
+        few = (
+            "how well merges rank ratios at equal budget is not known: a truth "
+            "of n units is n times as long (budget 'sum')"
+        )
     if gauge is None:
         return Verdict(UNKNOWN, [few], False)
     if gauge.noise_bound:

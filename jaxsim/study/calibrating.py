@@ -8,7 +8,7 @@ import numpy as np
 from jaxsim.search.objective import weighted_mean
 from jaxsim.study.calibration import ENOUGH as ENOUGH_TO_FIT
 from jaxsim.study.calibration import Calibration, fit
-from jaxsim.study.measured import Basis, Measured
+from jaxsim.study.measured import Basis, Measured, joined
 from jaxsim.study.regressors import fit_log_linear, fit_trees
 from jaxsim.study.validate import IN_POOL, OUT_OF_POOL
 
@@ -68,14 +68,15 @@ def calibrated(
     predicted_MD = np.full(truth_MD.shape, np.nan)
     everything = np.arange(len(judged))
     calibrations: dict[int, Calibration] = {}
-    if fitted is not None:
+    if fitted is not None and len(fitted) >= ENOUGH_TO_FIT:
         known = fitted_on(basis, fitted, measured_D)
         calibrations = dict.fromkeys(everything.tolist(), known)
     elif len(judged) > 1:
-        calibrations = {
-            m: fitted_on(basis, judged.take(everything != m), measured_D)
-            for m in everything.tolist()
-        }
+        for m in everything.tolist():
+            others = judged.take(everything != m)
+            if fitted is not None:
+                others = joined(others, fitted)
+            calibrations[m] = fitted_on(basis, others, measured_D)
     half: dict[str, list[float]] = {name: [] for name in targets}
     for m, calibration in calibrations.items():
         one = judged.take(everything == m)
@@ -142,17 +143,7 @@ def deployed(
 ) -> dict[str, Any]:
     """What searches use: once all are judged, every truth may teach."""
     measured_D = np.isfinite(judged.report["truth"]).all(axis=0)
-    every = judged
-    if fitted is not None:
-        every = Measured(
-            judged.names + fitted.names,
-            np.concatenate([judged.w_MC, fitted.w_MC]),
-            {
-                name: np.concatenate([bits_MD, fitted.select[name]])
-                for name, bits_MD in judged.select.items()
-            },
-            {},
-        )
+    every = judged if fitted is None else joined(judged, fitted)
     return fitted_on(basis, every, measured_D).to_plain()
 
 

@@ -84,6 +84,9 @@ def compare(
         for name, values_MD in bits.items()
     }
     tables, rules, ceilings, again, noise = {}, {}, {}, {}, {}
+    some = judged_repeats
+    # A member's noise can be another one; it will do for want of any.
+    pairs = slice(some if some >= ENOUGH_PAIRS else None)
     for target, (_, weights_D) in targets.items():
         own_C = _own(basis, weights_D)
         in_M = None
@@ -104,10 +107,7 @@ def compare(
             first_P, second_P = (
                 weighted_mean(bits_PD, weights_D) for bits_PD in repeats
             )
-            some = judged_repeats
-            # A member's noise can be another one; it will do for want of any.
-            of = slice(some if some >= ENOUGH_PAIRS else None)
-            pair = first_P[of], second_P[of]
+            pair = first_P[pairs], second_P[pairs]
             ceilings[target] = noise_ceiling(truth_M, *pair)
             noise[target] = repeat_noise(*pair)
             if some < ENOUGH_TRUTHS:
@@ -139,7 +139,7 @@ def compare(
         repeat_agreement=again,
         noise=noise,
         sizes=_within_sizes(judged, points, targets) if by_size else {},
-        repeats=0 if repeats is None else len(repeats[0]),
+        repeats=0 if repeats is None else len(repeats[0][pairs]),
         scale=None if scaled is None else scaled[0],
         calibration=deployed(basis, judged, fitted),
         check=check,

@@ -38,7 +38,7 @@ from jaxsim.study.ways import (
     way_table,
 )
 
-FEW_WINDOWS = 4  # of a domain: C members have about six rows each
+FEW_WINDOWS = 4  # of a domain: C members have about five rows each
 
 
 @dataclasses.dataclass(frozen=True)

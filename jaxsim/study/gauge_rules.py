@@ -227,6 +227,8 @@ def within_noise(
     eye_DD = np.eye(error_CD.shape[1])
     noise_D = np.array([_run_noise(repeats, eye_DD[d]) for d in known])
     spread_D = (deviation_CD[:, known] ** 2).mean(axis=0)
+    # From the mean over C members, which holds a share of each one's noise.
+    noise_D *= np.sqrt(1 - 1 / len(deviation_CD))
     error_D = (error_CD[:, known] ** 2).mean(axis=0) + noise_D**2
     return len(known) > 0 and bool((spread_D <= Z95**2 * error_D).all())
 

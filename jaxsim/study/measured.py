@@ -42,6 +42,19 @@ class Measured:
         )
 
 
+def joined(first: Measured, more: Measured) -> Measured:
+    """Truths of both, on select text."""
+    return Measured(
+        first.names + more.names,
+        np.concatenate([first.w_MC, more.w_MC]),
+        {
+            name: np.concatenate([bits_MD, more.select[name]])
+            for name, bits_MD in first.select.items()
+        },
+        {},
+    )
+
+
 def measured(proxies: Scores, truths: Scores) -> Measured:
     """Truths beside the proxies of their ratios, on the text of the truths."""
     proxies = proxies.on(truths.proxies["truth"].rows)
@@ -54,10 +67,17 @@ def measured(proxies: Scores, truths: Scores) -> Measured:
 
 
 def measured_by_user(proxies: Scores, truth_MD: np.ndarray) -> Measured:
-    """Truths of a user: what text they were measured on is not known."""
-    bits = {p: proxies.bits_per_byte(p, "report") for p in PROXIES}
-    bits["truth"] = truth_MD
-    return Measured(proxies.table.names, proxies.table.w_MC, bits, bits)
+    """Truths of a user: what text they were measured on is not known.
+
+    Beside proxies of either half, because what is learned from them for
+    searches must not have seen report text.
+    """
+    halves = {
+        half: {p: proxies.bits_per_byte(p, half) for p in PROXIES}
+        | {"truth": truth_MD}
+        for half in ("select", "report")
+    }
+    return Measured(proxies.table.names, proxies.table.w_MC, **halves)
 
 
 @dataclasses.dataclass(frozen=True)

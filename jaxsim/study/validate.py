@@ -16,7 +16,7 @@ from jaxsim.mixture.scores import Scores
 from jaxsim.pool.digests import object_digest
 from jaxsim.search.objective import Objective
 from jaxsim.search.ties import Residual
-from jaxsim.study.calibration import Calibration
+from jaxsim.study.calibration import ENOUGH, Calibration
 from jaxsim.study.measured import PROXIES
 
 SCALED, CALIBRATED = "merge at its scale", "calibrated merge"
@@ -52,7 +52,7 @@ class Validation:
       ceiling_intervals: theirs; None where there is none.
       repeat_agreement: of truths with their own repeats, by target.
       noise: standard deviation of a run around its repeats, by target.
-      repeats: how many runs were repeated.
+      repeats: how many repeated runs `noise` and `ceilings` rest on.
       scale: of merges, fitted on the fit truths; None without any.
       calibration: what searches use; see study/calibration.py.
       check: by target: mean absolute error of 'merge' and 'calibrated', and
@@ -124,10 +124,15 @@ class Validation:
         return tuple(p for p in PREDICTORS if p in self.points)
 
     def calibrated(self, names: Collection[str]) -> Calibration | None:
-        """What merges are corrected by; None if a domain has no truths."""
+        """What merges are corrected by; None if a domain has no truths.
+
+        Or if truths are fewer than a calibration takes.
+        """
         if self.calibration is None or not self.tells_levels:
             return None
         found = Calibration.from_plain(self.calibration)
+        if len(found.off_FD) < ENOUGH:
+            return None  # nothing was learned, so nothing is known
         return found if set(names) <= set(found.domains) else None
 
     def residual(
@@ -244,6 +249,16 @@ def load_validation(workdir: Path) -> Validation | None:
     """
     trained = _load(Path(workdir) / "study" / TRAINED)
     return load_given(workdir) if trained is None else trained
+
+
+def current_validation(workdir: Path, scores: Scores) -> Validation | None:
+    """The first of them that is of the same pool and text as these scores.
+
+    Raises:
+      DamagedError: a file is unreadable.
+    """
+    both = (_load(Path(workdir) / "study" / name) for name in (TRAINED, GIVEN))
+    return next((v for v in both if v is not None and v.is_of(scores)), None)
 
 
 def load_given(workdir: Path) -> Validation | None:

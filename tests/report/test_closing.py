@@ -90,22 +90,37 @@ def test_before_truths_the_next_command_trains_some():
     assert "not yet about training" in answer(found)
 
 
+def current_lines(found, validation=None, **more):
+    """Of truths of the same pool and text."""
+    if validation is not None:
+        validation = on_basis_of(found, validation)
+    return lines(found, validation, **more)
+
+
+def test_truths_of_another_pool_do_not_count(workdir):
+    """As if there were none: nothing that they would silence is silenced."""
+    found = found_of(trained=False)
+    other = validation_of(workdir, 12, repeats=3)
+    assert lines(found, other) == lines(found, None)
+    assert "no truth counted" in lines(found, other)[2]
+
+
 def test_the_next_command_follows_what_is_missing(workdir):
     found = found_of(trained=True)
-    few = lines(found, validation_of(workdir, 5))
+    few = current_lines(found, validation_of(workdir, 5))
     assert "--config.validate.truths=12" in few[0]
     assert "fewer than 12" in few[2]
-    single = lines(found, validation_of(workdir, 12))
+    single = current_lines(found, validation_of(workdir, 12))
     assert "--config.validate.repeats=" in single[0]
     assert "no repeats" in single[2]
-    repeated = lines(found, validation_of(workdir, 12, repeats=3))
+    repeated = current_lines(found, validation_of(workdir, 12, repeats=3))
     assert f"--config.search.windows={4 * found.windows}" in repeated[0]
     assert "jaxsim score" not in repeated[0]
     by_table = dataclasses.replace(found, method="table")
-    by_table = lines(by_table, validation_of(workdir, 12, repeats=3))
+    by_table = current_lines(by_table, validation_of(workdir, 12, repeats=3))
     assert "jaxsim score --workdir=W --config.score.windows=20" in by_table[0]
     assert "no repeats" not in repeated[2]
-    alone = lines(
+    alone = current_lines(
         found_of(trained=True, tied=1), validation_of(workdir, 12, repeats=3)
     )
     assert alone[0].count("jaxsim") == 1 and TRAIN in alone[0]
@@ -116,11 +131,11 @@ def test_training_the_answer_comes_first_where_there_are_truths(workdir):
     """Before that it is offered, but after what should come first."""
     for trained, truths in ((False, 0), (True, 5)):
         validation = validation_of(workdir, truths) if truths else None
-        text = lines(found_of(trained), validation)[0]
+        text = current_lines(found_of(trained), validation)[0]
         assert text.index("truths=12") < text.index(TRAIN)
         assert f"to train it at once: `{TRAIN}`" in text
     enough = validation_of(workdir, 12, repeats=3)
-    text = lines(found_of(trained=True), enough)[0]
+    text = current_lines(found_of(trained=True), enough)[0]
     assert text.index(TRAIN) < text.index("to narrow the ties")
     assert "at once" not in text
 
@@ -128,10 +143,10 @@ def test_training_the_answer_comes_first_where_there_are_truths(workdir):
 def test_the_price_stands_beside_the_command(workdir):
     enough = validation_of(workdir, 12, repeats=3)
     found = found_of(trained=True)
-    text = lines(found, enough, price=Price(65_536, 12.0, "truth"))[0]
+    text = current_lines(found, enough, price=Price(65_536, 12.0, "truth"))[0]
     assert f"`{TRAIN}` (one run of 65,536 tokens; a truth here took" in text
     assert "took 12 s)" in text
-    assert "one run of" not in lines(found, enough)[0]
+    assert "one run of" not in current_lines(found, enough)[0]
 
 
 def test_truths_that_came_after_the_search_ask_for_another_search(workdir):

@@ -154,3 +154,19 @@ def alone(chosen):
             for name, points in chosen.points.items()
         },
     )
+
+
+def test_a_rival_of_other_windows_is_taken_over_by_its_merge(found, validation):
+    """Truths may be scored on part of the text that chosen ratios are."""
+    validation = dataclasses.replace(
+        validation,
+        members=list(MEMBERS),
+        ratios=[[1 / 3] * 3, *validation.ratios[1:]],
+    )
+    added = (
+        validation.points["truth"][OUTSIDE][0]
+        - validation.points["merge"][OUTSIDE][0]
+    )
+    text = said(alone(chosen_of(found, trained=2.18)), found, validation)
+    expected = found.rows[-1]["report"] + added
+    assert f"trained as {validation.truths[0]} ({expected:.4f})" in text

@@ -169,3 +169,10 @@ def test_without_a_domain_outside_the_macro_inside_decides(good):
     low = {**inside.ceilings, "macro in-pool": 0.5}
     bound = dataclasses.replace(inside, ceilings=low)
     assert verdict(None, bound).word.startswith("noise-bound")
+
+
+def test_truths_that_differ_in_length_leave_it_to_the_gauge(good):
+    """Longer runs have lower losses, whatever is in them."""
+    found = verdict(gauge_of("trust"), dataclasses.replace(good, budget="sum"))
+    assert not found.by_truths
+    assert "n times as long" in found.reasons[-1]

@@ -5,6 +5,7 @@ import html.parser
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import pyarrow.parquet
 import pytest
@@ -17,7 +18,7 @@ from jaxsim.mixture.scores import ScoreStore, load_scores
 from jaxsim.mixture.table import read_csv
 from jaxsim.pool import Pool
 from jaxsim.report import collect
-from jaxsim.report.stale import evaluation_digest
+from jaxsim.report.stale import evaluation_digest, stale_answers
 from jaxsim.report.tabular import TABLES
 from jaxsim.report.write import last_lines, write_report
 from jaxsim.search.found import Found, load_found, save_found
@@ -578,3 +579,16 @@ def test_a_comparison_of_before_still_makes_a_report(workdir):
     assert "The truth's repeat" in page.text  # of the note, and of no row
     assert summary["verdict"]["word"] in ("trust ranks only", "do not trust")
     assert not (workdir / "report" / "tables" / "claims.csv").exists()
+
+
+def test_a_search_of_fewer_members_than_there_are_is_out_of_date():
+    def stale(*names):
+        entries = {
+            n: SimpleNamespace(kind="member", params_digest=n) for n in names
+        }
+        digests = {n: n for n in MEMBERS}
+        found = dataclasses.replace(found_of(), digests=digests)
+        return stale_answers(None, None, entries, None, None, found, None, None)
+
+    assert stale(*MEMBERS) == []
+    assert "the search is over other members" in stale(*MEMBERS, "new")[0]

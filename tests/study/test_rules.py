@@ -72,3 +72,10 @@ def test_a_unit_that_never_varies_is_not_chosen():
     np.testing.assert_array_equal(found["best single weight"], -w_MC[:, 1])
     same = np.full((3, 3), 1 / 3), np.array([1.0, 2.0, 1.5])
     assert "best single weight" not in predictions(w_MC, None, same)
+
+
+def test_a_share_of_six_decimals_is_still_in():
+    w_C = np.full(12, 0.083333)
+    w_C[-1] += 1 - w_C.sum()
+    for own_C in np.eye(12, dtype=bool):
+        assert is_in(w_C[None], own_C).tolist() == [True]
