@@ -9,7 +9,12 @@ from jaxsim.report.answer import (
     ties_sentence,
 )
 from jaxsim.report.outcome import came_out, same_basis
-from jaxsim.report.price import Price, price_words, train_command
+from jaxsim.report.price import (
+    Price,
+    horizon_option,
+    price_words,
+    train_command,
+)
 from jaxsim.report.wording import count, listed, weights
 from jaxsim.search.found import Found, is_single
 from jaxsim.study.agreement import ENOUGH_TRUTHS
@@ -50,19 +55,23 @@ def closing_lines(
         # Truths of another pool or text say nothing of this search.
         validation = validation if same_basis(found, validation) else None
     out = came_out(found, validation, chosen)
+    train = _train(found, validation, workdir, out, price, horizon)
     return [
         *(f"OVERRIDE: {note}" for note in found.notes),
-        f"What to train: {_train(found, validation, workdir, out, price)}",
+        f"What to train: {train}",
         f"What ties with it: {ties_sentence(found)}",
         f"Not answered: {'; '.join(_open(found, validation, horizon, out))}",
     ]
 
 
 def next_command(
-    found: Found | None, validation: Validation | None, workdir: str
+    found: Found | None,
+    validation: Validation | None,
+    workdir: str,
+    horizon: float | None = None,
 ) -> str:
     """The command that would teach most, given what there is."""
-    validate = f"jaxsim validate --workdir={workdir}"
+    validate = f"jaxsim validate --workdir={workdir}{horizon_option(horizon)}"
     again = f"jaxsim search --workdir={workdir}"
     if found is None:
         return again
@@ -108,11 +117,12 @@ def _train(
     workdir: str,
     out: str,
     price: Price | None,
+    horizon: float | None,
 ) -> str:
     """What the best mixture is, how it came out, and what to type next."""
     shares = weights(found.best["weights"])
-    command = next_command(found, validation, workdir)
-    train = f"`{train_command(workdir)}`{price_words(price)}"
+    command = next_command(found, validation, workdir, horizon)
+    train = f"`{train_command(workdir, horizon)}`{price_words(price)}"
     parts = [out] if out else []
     if is_member(found):
         parts.append("it is a member, and trained as long as the truths")

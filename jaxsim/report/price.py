@@ -1,6 +1,7 @@
 """What it takes to train the answer: the command, and its price."""
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -38,10 +39,23 @@ def price(entries: Mapping[str, Manifest]) -> Price | None:
     return None
 
 
-def train_command(workdir: str) -> str:
-    """The command that trains the best mixture of the last search."""
+def train_command(workdir: str, horizon: float | None = None) -> str:
+    """The command that trains the best mixture of the last search.
+
+    As long as the truths, whose tokens are `horizon` times a member's.
+    """
     path = PurePosixPath(workdir) / "search" / BEST
-    return f"jaxsim validate --workdir={workdir} --ratios={path}"
+    return (
+        f"jaxsim validate --workdir={workdir}{horizon_option(horizon)} "
+        f"--ratios={path}"
+    )
+
+
+def horizon_option(horizon: float | None) -> str:
+    """' --config.validate.horizon=4', or nothing where it is the default."""
+    if horizon is None or math.isclose(horizon, 1.0):
+        return ""
+    return f" --config.validate.horizon={horizon:g}"
 
 
 def price_words(one: Price | None) -> str:

@@ -20,6 +20,7 @@ from jaxsim.study.validate import (
 )
 
 BOUND = "noise-bound: nothing can be told apart"
+UNRESOLVED = "not resolved: there is too little text to tell members apart"
 UNKNOWN = "not known"
 SLOPES = (0.5, 2.0)  # of truth on prediction, outside which levels are off
 SMALL_ERROR = 0.5  # share of the truths' spread
@@ -35,6 +36,10 @@ _MEANING = {
     BOUND: "Two runs on the same data differ nearly as much as runs on "
     "different data. More text, longer runs or partitions that differ more "
     "are needed before any mixture can be preferred.",
+    UNRESOLVED: "Members differ by no more than this evaluation text can "
+    "resolve. More text, longer runs or partitions that differ more are needed "
+    "before any mixture can be preferred. The noise of training was not "
+    "measured.",
     UNKNOWN: "There is neither a gauge of the pool nor are there truths "
     "enough to say: run `jaxsim validate`.",
 }
@@ -68,8 +73,8 @@ def verdict(gauge: Gauge | None, validation: Validation | None) -> Verdict:
     1. The gauge says 'do not trust': so does this.
     2. Fewer than 12 truths, or truths whose losses tell of their length (budget
        'sum'): what the gauge says ('noise-bound' if it finds the members
-       within their noise), and how well merges rank is not known yet. Without
-       a gauge nothing is known.
+       within their noise, 'not resolved' if nothing was repeated), and how
+       well merges rank is not known yet. Without a gauge nothing is known.
     3. Every out-of-pool domain (without any: the in-pool macro) is
        noise-bound: nothing can be told apart.
     4. The 95 % interval of the predictor's mean Spearman correlation over the
@@ -136,8 +141,10 @@ def _so_far(gauge: Gauge | None, validation: Validation | None) -> Verdict:
     if gauge is None:
         return Verdict(UNKNOWN, [few], False)
     if gauge.noise_bound:
-        why = "members differ by less than their noise in every domain"
-        return Verdict(BOUND, [why, few], False)
+        what = "their noise" if gauge.repeats else "the text can resolve"
+        why = f"members differ by less than {what} in every domain"
+        word = BOUND if gauge.repeats else UNRESOLVED
+        return Verdict(word, [why, few], False)
     return Verdict(gauge.verdict, [*gauge.reasons, few], False)
 
 

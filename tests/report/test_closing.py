@@ -284,3 +284,10 @@ def test_what_is_simpler_and_as_good_is_named():
     first = closing_lines(found, None)[0]
     assert "uniform is simpler and, as far as can be told, as good" in first
     assert "simpler" not in closing_lines(found_of(trained=True), None)[0]
+
+
+def test_commands_keep_the_horizon_of_the_truths():
+    found = found_of(trained=True)
+    text = lines(found, None, horizon=4.0)[0]
+    assert "jaxsim validate --workdir=W --config.validate.horizon=4" in text
+    assert "horizon" not in lines(found, None, horizon=1.0)[0]

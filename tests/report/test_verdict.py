@@ -64,8 +64,13 @@ def test_without_a_gauge_and_truths_nothing_is_known(workdir):
 
 
 def test_the_gauge_finds_nothing_to_rank():
-    found = verdict(gauge_of("trust", noise_bound=True), None)
-    assert found.word == "noise-bound: nothing can be told apart"
+    gauge = gauge_of("trust", noise_bound=True)
+    repeated = verdict(dataclasses.replace(gauge, repeats=4), None)
+    assert repeated.word == "noise-bound: nothing can be told apart"
+    # Without repeats it is the text that resolves nothing.
+    found = verdict(gauge, None)
+    assert found.word.startswith("not resolved")
+    assert "The noise of training was not measured" in found.meaning
 
 
 def test_good_truths_are_trusted_with_or_without_a_gauge(good):
