@@ -19,6 +19,7 @@ def taught(scorer, coefficients, singles_known=True, domains=None):
         tuple(domains),
         np.tile(np.array(coefficients, float), (len(domains), 1)),
         np.zeros((8, len(domains))),
+        np.zeros((8, len(domains))),
         1.0,
         np.inf,
         singles_known,
