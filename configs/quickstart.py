@@ -8,8 +8,8 @@ same package that are no State of the Union address: ten of the chapters that
 Nixon sent in 1973, and the spoken summaries of 1945 and 1956.
 
 Hardware: 2 CPU cores, 4 GB. On 2 cores of a shared AMD EPYC it took 12.5
-minutes with installation; the recorded result, with 11 of 12 own members best in their
-era, is benchmarks/results/quickstart.json.
+minutes with installation; the recorded result, with 11 of 12 own members best
+in their era, is benchmarks/results/quickstart.json.
 With `:smoke` all of it runs on five eras in under a minute, and means nothing.
 """
 
