@@ -41,7 +41,7 @@ from jaxsim.study.chosen import Chosen, compare_chosen, save_chosen
 from jaxsim.study.compare import compare
 from jaxsim.study.corrector import Corrector
 from jaxsim.study.gauge import FEW_WINDOWS, gauge, save_gauge
-from jaxsim.study.given import read_truths
+from jaxsim.study.given import Given, read_truths
 from jaxsim.study.measured import basis_of, measured_by_user
 from jaxsim.study.trained import (
     RATIOS,
@@ -177,6 +177,10 @@ def validate(
         save_chosen(workdir, chosen)
         show_chosen(chosen, _found(workdir), load_validation(workdir))
         return
+    # Files that cannot be read are refused before anything is scored.
+    given = None
+    if truths is not None:
+        given = read_truths(*truths, scorer.members, scorer.evaluation.domains)
     # Before the first truth: what a look at the pool says costs next to none.
     known = gauge(
         scorer,
@@ -186,8 +190,8 @@ def validate(
     save_gauge(workdir, known)
     for line in gauge_lines(known):
         say(line)
-    if truths is not None:
-        validation = _validate_given(scorer, truths)
+    if given is not None:
+        validation = _validate_given(scorer, given)
     else:
         validation = validate_trained(
             config, scorer, trainer or _trainer(config, workdir)
@@ -408,9 +412,8 @@ def _found(workdir: Path) -> Found | None:
     return load_found(workdir)
 
 
-def _validate_given(scorer: Scorer, truths: tuple[Path, Path]) -> Validation:
+def _validate_given(scorer: Scorer, given: Given) -> Validation:
     """Truths of the user's, of whatever length and however trained."""
-    given = read_truths(*truths, scorer.members, scorer.evaluation.domains)
     proxies = scorer.score(RATIOS, given.table, None)
     return compare(
         basis_of(scorer.corpus, scorer.references(), singles_known=False),

@@ -131,10 +131,9 @@ def ties_sentence(found: Found) -> str:
     )
     best = found.best["name"]
     if plain := [name for name in plain_that_tie(found) if name != best]:
-        sentence += (
-            f"; among them {listed(plain)}, so nothing here shows that "
-            "weighting pays"
-        )
+        sentence += f"; among them {listed(plain)}"
+        if len(found.best["weights"]) > 1:
+            sentence += ", so nothing here shows that weighting pays"
     return sentence
 
 

@@ -127,8 +127,8 @@ def _train(
     if is_member(found):
         parts.append("it is a member, and trained as long as the truths")
     wanted = not out and not is_member(found)
-    simpler = [n for n in plain_that_tie(found) if n != found.best["name"]]
-    if simpler:
+    simpler = plain_that_tie(found)
+    if simpler and found.best["name"] not in simpler:  # or it is as simple
         parts.append(
             f"{simpler[0]} is simpler and, as far as can be told, as good"
         )

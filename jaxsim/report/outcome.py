@@ -178,9 +178,22 @@ def sentences(
             f"report text; its merge predicted "
             f"{number(one.predicted['merge'], 4)}, {_verdict(one, known)}"
         )
+        if found is not None and _same(found.best["weights"], ratio):
+            lines += _as_searched(found)
         if found is not None:
             lines += _rivals(one, ratio, found, validation, chosen, known)
     return lines
+
+
+def _as_searched(found: Found) -> list[str]:
+    """What the search said of its best, where truths corrected the merge."""
+    best = found.best
+    if not found.calibrated or not _is_on_all_text(best, found):
+        return []
+    return [
+        "With what truths had taught, the search predicted "
+        f"{number(found.predicted(best, 'report'), 4)} for it on report text"
+    ]
 
 
 def _verdict(one: Trained, known: Usual | None) -> str:

@@ -224,7 +224,8 @@ def _show_next_percent(found: Found) -> None:
     if percent is None:
         return
     shown = [d for d, n in enumerate(percent.domains) if n in found.target]
-    several = len(shown) > 1
+    # Of one domain they are the same, but for what truths taught.
+    several = len(shown) > 1 or found.calibrated
     shown = shown[:_MOST_DOMAINS]
     show_table(
         "what the next percent is worth, at the best mixture",

@@ -9,6 +9,7 @@ from jaxsim.report.gauged import gauge_sentences
 from jaxsim.report.wording import count, listed, number, signed, target
 from jaxsim.search.found import Found
 from jaxsim.study.agreement import ENOUGH_TRUTHS
+from jaxsim.study.noise import NOISE_BOUND
 from jaxsim.study.validate import Validation
 
 
@@ -102,7 +103,16 @@ def _noise(validation: Validation) -> str:
             "with a ceiling below 0.9, too noisy to say much: "
             f"{listed(bound)}."
         )
-    return text + "Every target has a ceiling of 0.9 or more."
+    text += "Every target has a ceiling of 0.9 or more"
+    if unsure := sum(
+        low is not None and low < NOISE_BOUND
+        for low, _ in validation.ceiling_intervals.values()
+    ):
+        text += (
+            f", but for {unsure} of {len(validation.ceilings)} its interval "
+            "reaches below: with so few repeats it cannot be told"
+        )
+    return text + "."
 
 
 def _about_calibration(validation: Validation) -> list[tuple[str, str]]:

@@ -291,3 +291,11 @@ def test_commands_keep_the_horizon_of_the_truths():
     text = lines(found, None, horizon=4.0)[0]
     assert "jaxsim validate --workdir=W --config.validate.horizon=4" in text
     assert "horizon" not in lines(found, None, horizon=1.0)[0]
+
+
+def test_a_single_member_is_not_told_of_simpler_ones():
+    found = found_of(trained=True, tied=4)
+    found.rows[0]["weights"] = {MEMBERS[0]: 1.0}
+    first, second, _ = lines(found)
+    assert "simpler" not in first
+    assert "uniform" in second and "weighting pays" not in second

@@ -170,3 +170,15 @@ def test_a_rival_of_other_windows_is_taken_over_by_its_merge(found, validation):
     text = said(alone(chosen_of(found, trained=2.18)), found, validation)
     expected = found.rows[-1]["report"] + added
     assert f"trained as {validation.truths[0]} ({expected:.4f})" in text
+
+
+def test_what_the_search_predicted_stands_beside_the_merge(found, validation):
+    for row in found.rows:
+        row["shift"] = 0.02
+    calibrated = dataclasses.replace(found, calibrated=True)
+    expected = found.rows[0]["report"] + 0.02
+    text = said(chosen_of(found), calibrated, validation)
+    assert f"the search predicted {expected:.4f} for it" in text
+    assert "the search predicted" not in said(
+        chosen_of(found), found, validation
+    )
