@@ -53,6 +53,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
         "gutenberg": source(reader="jsonl"),
     }
     config.corpus.tokenizer.kind = "file"
+    config.corpus.tokenizer.vocab_size = 50_280  # for `jaxsim plan`
     config.corpus.split.select = 0.01
     config.corpus.split.report = 0.01
 

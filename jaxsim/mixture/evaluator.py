@@ -10,36 +10,26 @@ member axis would cost an all-to-all for every merge.
 """
 
 import collections
-import functools
-import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxsim.config import ScoreConfig
 from jaxsim.console import say
 from jaxsim.errors import UserError
-from jaxsim.memory import release_freed_memory
+from jaxsim.mixture.compiled import Programs
 from jaxsim.mixture.evaluation import EvaluationSet
 from jaxsim.mixture.passes import Pass, make_passes
 from jaxsim.mixture.plan import (
     IN_FLIGHT,
-    Expected,
     Plan,
-    Shape,
-    bytes_of,
-    execution_of,
     memory_limit,
     process_bytes,
     settled,
     shapes,
-    work_of_call,
 )
-from jaxsim.mixture.program import losses
 from jaxsim.mixture.resident import Resident
 from jaxsim.mixture.table import Mixtures
 from jaxsim.model import LanguageModel
@@ -60,15 +50,13 @@ class Evaluator:
         self._evaluation = evaluation
         self._config = settled(config, model, pool.mesh)
         self._mesh = pool.mesh
-        # Of `mixture`: those of `model` compute one mixture together.
-        self._devices = pool.mesh.shape["mixture"]
-        self._held = bytes_of((pool.seed, pool.delta_C))
         # What the process holds is not free, but may be used: it is planned.
-        self._limit = memory_limit(
+        limit = memory_limit(
             config, pool.mesh, held=process_bytes() if pool.on_cpu else 0
         )
-        self._runtime: int | None = None
-        self._programs: dict[tuple[Any, ...], Any] = {}
+        self._programs = Programs(
+            model, pool.seed, pool.delta_C, pool.mesh, self._config, limit
+        )
         self._told = False
 
     @property
@@ -128,10 +116,9 @@ class Evaluator:
     def lowered(self, rows: np.ndarray) -> list[jax.stages.Lowered]:
         """The program of each length bucket of these windows, not compiled."""
         plan, passes = self._plan(rows, per_token=False)
-        distinct = {one.tokens_TBL1.shape: one for one in passes}
         return [
-            self._lower(plan.mixtures, plan.merge, one, per_token=False)
-            for one in distinct.values()
+            self._programs.lowered(plan.mixtures, plan.merge, windows, False)
+            for windows in {one.shape: None for one in passes}
         ]
 
     def _call(
@@ -153,7 +140,9 @@ class Evaluator:
         used_K = jax.device_put(
             np.arange(chunk) < part.stop - part.start, spread
         )
-        program = self._program(chunk, plan.merge, one, per_token)
+        program = self._programs.compiled(
+            chunk, plan.merge, one.shape, per_token
+        )
         return program(
             self._pool.seed,
             self._pool.delta_C,
@@ -188,68 +177,6 @@ class Evaluator:
                 nll[:, at] = host
         return nll
 
-    def _program(
-        self, chunk: int, merge: str, one: Pass, per_token: bool
-    ) -> Any:
-        """The compiled program of a shape; each is compiled once."""
-        shape = one.tokens_TBL1.shape
-        key = (chunk, merge, shape, per_token)
-        if key not in self._programs:
-            begin = time.monotonic()
-            self._programs[key] = self._lower(
-                chunk, merge, one, per_token
-            ).compile()
-            say(
-                f"scoring program: {chunk} mixtures x {shape[0] * shape[1]} "
-                f"windows of {shape[2] - 1} tokens, compiled in "
-                f"{time.monotonic() - begin:.1f} s"
-            )
-        return self._programs[key]
-
-    def _lower(
-        self, chunk: int, merge: str, one: Pass, per_token: bool
-    ) -> jax.stages.Lowered:
-        body: Callable[..., jax.Array] = functools.partial(
-            losses,
-            model=self._model,
-            execution=execution_of(self._config),
-            at_once=self._side_by_side(chunk),
-            by_layer=merge == "layer",
-            per_token=per_token,
-        )
-        here, spread = PartitionSpec(), PartitionSpec("mixture")
-        # The compiler divides the widths of a model, and mixtures are divided
-        # here; so is all, where there is nothing left for it: cuDNN's attention
-        # is then lowered as it stands.
-        divided = self._mesh.size > self._devices
-        program = jax.jit(
-            jax.shard_map(
-                body,
-                mesh=self._mesh,
-                in_specs=(here, here, spread, spread, spread, here, here),
-                out_specs=spread,
-                axis_names={"mixture"} if divided else set(),
-            )
-        )
-        mixtures = NamedSharding(self._mesh, spread)
-        return program.lower(
-            self._pool.seed,
-            self._pool.delta_C,
-            jax.ShapeDtypeStruct(
-                (chunk, len(self._pool.stack.names)),
-                jnp.float32,
-                sharding=mixtures,
-            ),
-            jax.ShapeDtypeStruct((chunk,), jnp.float32, sharding=mixtures),
-            jax.ShapeDtypeStruct((chunk,), jnp.bool, sharding=mixtures),
-            one.tokens_TBL1,
-            one.scored_TBL,
-        )
-
-    def _side_by_side(self, chunk: int) -> int:
-        # A batched matrix product is slow on a CPU.
-        return 1 if self._pool.on_cpu else chunk // self._devices
-
     def _plan(
         self, rows: np.ndarray, per_token: bool
     ) -> tuple[Plan, list[Pass]]:
@@ -266,7 +193,9 @@ class Evaluator:
             passes = make_passes(
                 self._evaluation, rows, shape.rows, shape.tokens, self._mesh
             )
-            plan = self._plan_of(shape, passes, per_token)
+            plan = self._programs.plan_of(
+                shape, [one.shape for one in passes], per_token
+            )
             if plan.fits:
                 return plan, passes
         raise UserError(
@@ -277,60 +206,4 @@ class Evaluator:
             f"config.score.loss_chunk={self._config.loss_chunk}, hold "
             f"differences in config.score.deltas='bfloat16', or divide the "
             "model with config.score.model_axis"
-        )
-
-    def _plan_of(
-        self, shape: Shape, passes: list[Pass], per_token: bool
-    ) -> Plan:
-        config, devices = self._config, self._devices
-        one = max(passes, key=lambda each: each.scored_TBL.size)
-        tokens, length = one.scored_TBL.size, one.scored_TBL.shape[-1]
-        chunk = shape.mixtures(tokens) * devices
-        if config.chunk:
-            chunk = -(-config.chunk // devices) * devices
-        program = self._program(chunk, shape.merge, one, per_token)
-        report = program.memory_analysis()
-        windows = [(each.tokens_TBL1, each.scored_TBL) for each in passes]
-        temporaries = report.temp_size_in_bytes
-        outputs = 2 * len(passes) * report.output_size_in_bytes
-        pool, runtime, together = self._held, 0, 1
-        if self._pool.on_cpu:
-            # One process with one pool. Once, because it keeps what it frees.
-            if self._runtime is None:
-                release_freed_memory()
-                self._runtime = max(0, process_bytes() - pool)
-            runtime, together = self._runtime, self._mesh.size
-            temporaries *= IN_FLIGHT
-        expected = Expected(
-            runtime=runtime,
-            pool=pool,
-            temporaries=together * temporaries,
-            arguments=together * bytes_of(windows),
-            outputs=together * outputs,
-        )
-        work = work_of_call(
-            self._model,
-            shape,
-            chunk // devices,
-            self._side_by_side(chunk),
-            one.scored_TBL.shape[0],
-            tokens,
-            length,
-            pool,
-            self._mesh,
-        )
-        return Plan(
-            mixtures=chunk,
-            side_by_side=self._side_by_side(chunk),
-            rows=shape.rows,
-            tokens=tokens,
-            merge=shape.merge,
-            deltas=self._pool.deltas,
-            unroll=config.unroll and shape.merge == "tree",
-            attention=config.attention,
-            precision=config.precision,
-            layout=(devices, self._mesh.size // devices),
-            expected=expected,
-            limit=self._limit,
-            work=work,
         )

@@ -30,6 +30,12 @@ class Pass:
     tokens_TBL1: jax.Array
     scored_TBL: jax.Array
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """T, B and L."""
+        blocks, rows, length = self.scored_TBL.shape
+        return blocks, rows, length
+
 
 def make_passes(
     evaluation: EvaluationSet,

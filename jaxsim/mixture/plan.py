@@ -6,6 +6,7 @@ fits by the compiler's own report.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ import psutil
 from jax.sharding import Mesh
 
 from jaxsim.config import ScoreConfig
+from jaxsim.devices import is_cpu, usable_memory
 from jaxsim.errors import UserError
 from jaxsim.model import Execution, LanguageModel
 
@@ -28,8 +30,6 @@ IN_FLIGHT = 2
 # caches. A layer is merged again for every block, so its blocks are larger.
 _CPU_BLOCK = {"tree": 2**11, "layer": 2**12}
 _ACCELERATOR_BLOCK = {"tree": 2**14, "layer": 2**15}
-# Of what is free; the rest is left to the runtime and fragmentation.
-_MEMORY_SHARE = 0.8
 # Floating-point operations in the time of a byte: 190 G/s against 40 GB/s on
 # two cores (measured), 800 T/s against 4 TB/s on an accelerator (data sheets).
 _CPU_BALANCE, _ACCELERATOR_BALANCE = 5, 200
@@ -167,7 +167,7 @@ def settled(
     Raises:
       UserError: what is set cannot work here.
     """
-    on_cpu = _on_cpu(mesh)
+    on_cpu = is_cpu(mesh)
     precision, attention = config.precision, config.attention
     if precision == "auto":
         precision = "float32" if on_cpu else "bfloat16"
@@ -222,12 +222,7 @@ def memory_limit(config: ScoreConfig, mesh: Mesh, held: int = 0) -> int:
     """
     if config.memory:
         return int(config.memory * 1e9)
-    if _on_cpu(mesh):
-        free = psutil.virtual_memory().available + held
-    else:
-        stats = mesh.devices.flat[0].memory_stats() or {}
-        free = stats.get("bytes_limit", 0)
-    return int(_MEMORY_SHARE * free)
+    return usable_memory(mesh, held)
 
 
 def shapes(config: ScoreConfig, length: int, on_cpu: bool) -> Iterator[Shape]:
@@ -267,7 +262,7 @@ def work_of_call(
     reads = -(-mixtures // side_by_side)
     merge_bytes = merges * (reads * pool + 2 * mixtures * merged)
     flops = model.forward_flops(mixtures * tokens, length) / within
-    balance = _CPU_BALANCE if _on_cpu(mesh) else _ACCELERATOR_BALANCE
+    balance = _CPU_BALANCE if is_cpu(mesh) else _ACCELERATOR_BALANCE
     spent = balance * merge_bytes
     return Work(merge_bytes, flops, spent / (spent + flops))
 
@@ -278,9 +273,10 @@ def process_bytes() -> int:
 
 
 def bytes_of(tree: Any) -> int:
-    """Of arrays, on one device."""
+    """Of arrays, or of shapes with shardings, on one device."""
     return sum(
-        leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree)
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
     )
 
 
@@ -299,10 +295,6 @@ def _cudnn_problem(model: LanguageModel, mesh: Mesh, precision: str) -> str:
     if _along(mesh, "model") > 1:
         return "does not divide over config.score.model_axis"
     return ""
-
-
-def _on_cpu(mesh: Mesh) -> bool:
-    return bool(mesh.devices.flat[0].platform == "cpu")
 
 
 def _along(mesh: Mesh, axis: str) -> int:

@@ -10,7 +10,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxsim.config import ScoreConfig
 from jaxsim.corpus import Corpus
 from jaxsim.mesh import parameter_shardings, replicated, scoring_mesh
-from jaxsim.mixture.merge import HALVES, MEMBER_AXIS
+from jaxsim.mixture.compiled import deltas_of
+from jaxsim.mixture.merge import MEMBER_AXIS
 from jaxsim.mixture.plan import held_deltas
 from jaxsim.mixture.stack import Stack, load_stack
 from jaxsim.model import LanguageModel
@@ -38,8 +39,7 @@ class Resident:
     @property
     def deltas(self) -> str:
         """What differences are held in: 'float32' or 'bfloat16'."""
-        dtype = jax.tree.leaves(self.delta_C)[0].dtype
-        return "bfloat16" if dtype == HALVES else str(dtype)
+        return deltas_of(self.delta_C)
 
     @property
     def on_cpu(self) -> bool:
@@ -66,10 +66,7 @@ def resident(
     at_seed: Any = replicated(mesh)
     at_deltas: Any = at_seed
     if model is not None:
-        at_seed = parameter_shardings(
-            model.shapes(), model.logical_axes(), mesh, "score"
-        )
-        at_deltas = jax.tree.map(_with_members, at_seed)
+        at_seed, at_deltas = pool_shardings(model, mesh)
     seed = jax.device_put(stack.seed, at_seed)
     delta_C = jax.device_put(stack.delta_C, at_deltas)
     held = Resident(stack, mesh, seed, delta_C)
@@ -77,6 +74,18 @@ def resident(
         return held
     stack = dataclasses.replace(stack, seed=seed, delta_C=delta_C)
     return dataclasses.replace(held, stack=stack)
+
+
+def pool_shardings(model: LanguageModel, mesh: Mesh) -> tuple[Any, Any]:
+    """Trees of shardings, of the seed and of the differences.
+
+    Raises:
+      UserError: a width does not divide over `model`.
+    """
+    at_seed = parameter_shardings(
+        model.shapes(), model.logical_axes(), mesh, "score"
+    )
+    return at_seed, jax.tree.map(_with_members, at_seed)
 
 
 def load_resident(

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from jaxsim.errors import JaxsimError
-from jaxsim.mixture import evaluator as evaluators
+from jaxsim.mixture import compiled
 from jaxsim.mixture import plan as plans
 from jaxsim.mixture.evaluator import Evaluator
 from jaxsim.mixture.resident import resident
@@ -279,13 +279,13 @@ def test_tokens_sum_to_windows(scorer, evaluator, rows):
 
 def test_one_trace_for_tables_of_any_size(scorer, make, rows, monkeypatch):
     traced = []
-    losses = evaluators.losses
+    losses = compiled.losses
 
     def counted(*args, **kwargs):
         traced.append(args[5].shape)  # blocks of windows
         return losses(*args, **kwargs)
 
-    monkeypatch.setattr(evaluators, "losses", counted)
+    monkeypatch.setattr(compiled, "losses", counted)
     evaluator = make()
     for size in (1, 7, 100):
         table = dirichlet(scorer.members, size, 1.0, rng=8)

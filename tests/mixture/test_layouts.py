@@ -11,7 +11,7 @@ import pytest
 from jaxsim.config import ScoreConfig
 from jaxsim.errors import UserError
 from jaxsim.mesh import scoring_mesh
-from jaxsim.mixture.evaluator import Evaluator
+from jaxsim.mixture.compiled import Programs
 from jaxsim.mixture.merge import along_deltas, merge
 from jaxsim.mixture.plan import settled
 from jaxsim.model import Execution
@@ -176,7 +176,7 @@ def test_bfloat16_differences_are_near(expected_MR):
 
 def test_side_by_side_is_one_after_the_other(expected_MR, monkeypatch):
     """As accelerators do it."""
-    monkeypatch.setattr(Evaluator, "_side_by_side", lambda self, chunk: chunk)
+    monkeypatch.setattr(Programs, "side_by_side", lambda self, chunk: chunk)
     for merge_ in ("tree", "layer"):
         evaluator = drawn.evaluator(merge=merge_, rows=3, chunk=3)
         nll_MR = evaluator.score(drawn.table(), drawn.ROWS)
@@ -187,7 +187,7 @@ def test_side_by_side_is_one_after_the_other(expected_MR, monkeypatch):
 def test_logits_exist_for_a_chunk_of_a_block(monkeypatch, side_by_side):
     """Never for a whole row, nor for mixtures that are not computed."""
     monkeypatch.setattr(
-        Evaluator, "_side_by_side", lambda self, chunk: side_by_side
+        Programs, "side_by_side", lambda self, chunk: side_by_side
     )
     evaluator = drawn.evaluator(rows=3, loss_chunk=4, chunk=4)
     (program,) = evaluator.lowered(drawn.ROWS)

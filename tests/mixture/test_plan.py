@@ -9,6 +9,7 @@ import pytest
 
 from jaxsim.config import ScoreConfig
 from jaxsim.errors import UserError
+from jaxsim.mixture import compiled
 from jaxsim.mixture import evaluator as evaluators
 from jaxsim.mixture.plan import held_deltas, settled, shapes
 from jaxsim.model import LanguageModel, preset
@@ -31,7 +32,8 @@ def gpu(memory: float = 80e9, platform: str = "cuda 12090"):
 @pytest.fixture
 def no_runtime(monkeypatch):
     """A process of tests holds what other tests left."""
-    monkeypatch.setattr(evaluators, "process_bytes", lambda: 0)
+    for module in (compiled, evaluators):
+        monkeypatch.setattr(module, "process_bytes", lambda: 0)
 
 
 def test_a_cpu_merges_whole_trees_in_small_blocks():

@@ -1,0 +1,199 @@
+"""The paper's models on TPUs, compiled without one: what fits, what it costs.
+
+    python benchmarks/plan.py
+
+Needs the extra `tpu` (libtpu, which is the compiler; no TPU). Each case is what
+`jaxsim plan` would be asked, and compiles the programs that it is about. A case
+that is done is saved at once, and --only=NAME,NAME does some of them.
+"""
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import machine
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+UTILIZATION = 0.4
+_ON_TPU = ("--config.train.attention=xla", "--config.score.attention=xla")
+_LARGE = (
+    "--config=configs/paper_1b.py",
+    "--members=32",
+    "--config.train.loss_chunk=512",
+    "--config.score.model_axis=16",
+    "--config.score.chunk=1",
+    *_ON_TPU,
+)
+CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "1b-v5e-16-paper-batch": (
+        (*_LARGE, "--topology=v5e:4x4"),
+        ("train",),
+    ),
+    "130m-v5e-16-group": (
+        (
+            "--config=configs/paper_130m.py",
+            "--members=32",
+            "--config.recipe.batch=8",
+            "--config.train.remat=full",
+            "--topology=v5e:4x4",
+            *_ON_TPU,
+        ),
+        ("group",),
+    ),
+    "1b-v5e-256-paper-batch": (
+        (*_LARGE, "--topology=v5e:16x16"),
+        ("train", "score"),
+    ),
+    "1b-v5e-16": (
+        (*_LARGE, "--config.recipe.batch=128", "--topology=v5e:4x4"),
+        ("train", "score"),
+    ),
+}
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Compiles the programs of a case."""
+    from jaxsim.cli import parse
+    from jaxsim.model import LanguageModel
+    from jaxsim.plan import devices_of, sizes_of
+    from jaxsim.plan.chips import chip_of
+    from jaxsim.plan.cost import costs
+    from jaxsim.plan.plan import SCORING_SHARE
+    from jaxsim.plan.programs import group_step, scoring, train_step
+    from jaxsim.plan.report import report_on
+
+    arguments, programs = CASES[name]
+    call = parse(["plan", *arguments])
+    assert call.config is not None
+    config = call.config
+    sizes = sizes_of(config, None, call.options["members"])
+    devices = devices_of(call.options["topology"])
+    chip = chip_of(devices, there=False)
+    memory = SCORING_SHARE * chip.memory / 1e9
+    config = dataclasses.replace(
+        config, score=dataclasses.replace(config.score, memory=memory)
+    )
+    model = LanguageModel(config.model, sizes.vocabulary)
+    made: dict[str, Any] = {}
+    layout = ""
+    for which in programs:
+        if which == "train":
+            program = train_step(config, model, devices)
+        elif which == "group":
+            program = group_step(config, model, devices)
+        else:
+            program, plan = scoring(config, model, sizes.members, devices)
+            layout = str(plan)
+        made[which] = dataclasses.asdict(report_on(program))
+        print(name, which, json.dumps(made[which]["memory"]), flush=True)
+    return {
+        "command": " ".join(["jaxsim plan", *arguments]),
+        "chip": dataclasses.asdict(chip),
+        "devices": len(devices),
+        "parameters": model.parameter_count(),
+        "vocabulary": sizes.vocabulary,
+        "programs": made,
+        "scoring": layout,
+        "costs": [
+            dataclasses.asdict(cost)
+            for cost in costs(config, model, sizes.members)
+        ],
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result in Markdown."""
+    box = result["machine"]
+    text = (
+        f"Compiled for TPUs with libtpu {box['versions']['libtpu']} on a "
+        f"machine without one ({box['cpu']}, jax {box['versions']['jax']}, "
+        f"{box['date']}); nothing here was run on a TPU. Bytes are of one "
+        "chip in one call, seconds are model FLOPs at "
+        f"{UTILIZATION:.0%} of the peak rate, and wait for nobody.\n\n"
+        "| case | program | arguments | temporaries | needed, of memory | "
+        "TFLOP a chip | seconds | exchanged in a call |\n"
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |\n"
+    )
+    for name, case in result["cases"].items():
+        for report in case["programs"].values():
+            text += _row(name, case, report)
+    for name, case in result["cases"].items():
+        text += f"\n{name}: `{case['command']}`\n"
+        if case["scoring"]:
+            text += f"\n    {case['scoring']}\n".replace("\nplan", "\n    plan")
+    text += "\nWhat 32 members and their truths cost:\n\n"
+    text += "| case | what | number | tokens | chip-hours |\n"
+    text += "| --- | --- | ---: | ---: | ---: |\n"
+    for name, case in result["cases"].items():
+        for cost in case["costs"]:
+            hours = cost["flops"] / case["chip"]["rate"] / UTILIZATION / 3600
+            text += (
+                f"| {name} | {cost['name']} | {cost['count']:,} | "
+                f"{cost['tokens']:.3g} | {hours:,.4g} |\n"
+            )
+    return text
+
+
+def _row(name: str, case: dict[str, Any], report: dict[str, Any]) -> str:
+    chip, memory = case["chip"], report["memory"]
+    gib = 2**30
+    if memory is None:
+        needed, available = report["refused"]
+        parts = f"{report['arguments'] / gib:.2f} GiB | ? | does not fit: "
+        parts += f"{needed / gib:.1f} of {available / gib:.2f} GiB"
+    else:
+        needed = memory["arguments"] + memory["temporaries"]
+        needed += memory["outputs"] - memory["donated"]
+        parts = f"{memory['arguments'] / gib:.2f} GiB | "
+        parts += f"{memory['temporaries'] / gib:.2f} GiB | "
+        parts += f"{needed / gib:.2f} of {chip['memory'] / gib:.0f} GiB"
+    seconds = report["flops"] / chip["rate"] / UTILIZATION
+    kinds: dict[str, list[float]] = {}
+    for call in report["collectives"]:
+        total = kinds.setdefault(call["kind"], [0, 0])
+        total[0] += call["count"]
+        total[1] += call["count"] * call["size"]
+    moved = ", ".join(
+        f"{count:,.0f} {kind} ({size / gib:.2f} GiB)"
+        for kind, (count, size) in kinds.items()
+    )
+    moved = moved or ("nothing" if memory else "?")
+    return (
+        f"| {name} | {report['name']} | {parts} | "
+        f"{report['flops'] / 1e12:.3g} | {seconds:.3g} | {moved} |\n"
+    )
+
+
+def main() -> None:
+    args = _arguments()
+    path = args.out / "plan.json"
+    result: dict[str, Any] = {"utilization": UTILIZATION, "cases": {}}
+    if path.exists() and args.only:
+        result = json.loads(path.read_text())
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in args.only.split(",") if args.only else CASES:
+        begin = time.perf_counter()
+        case = measure(name)
+        case["seconds"] = time.perf_counter() - begin
+        result["cases"][name] = case
+        result["machine"] = machine.describe(("jax", "jaxlib", "libtpu"))
+        path.write_text(json.dumps(result, indent=2) + "\n")
+        (args.out / "plan.md").write_text(table(result))
+    print(table(result), end="")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument(
+        "--only", default="", help="NAME,NAME: " + ", ".join(CASES)
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

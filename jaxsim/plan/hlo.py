@@ -1,0 +1,226 @@
+"""What a compiled program does, read from its text (HLO).
+
+The text lists computations, each a block of instructions. A loop's body is
+there once, however often it runs: the entry's instructions count once, those
+of a body as often as the loop turns.
+"""
+
+import collections
+import dataclasses
+import math
+import re
+
+KINDS = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+    "ragged-all-to-all",
+)
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.+?) ([a-z][\w-]*)\(")
+_ARRAY = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\]")
+_CALLEES = re.compile(
+    r"\b(?:calls|to_apply|body|condition|called_computations|"
+    r"branch_computations|async_execution_thread_computation)="
+    r"(?:\{([^}]*)\}|%?([\w.-]+))"
+)
+_TRIPS = re.compile(r'"known_trip_count":\s*\{\s*"n":\s*"(\d+)"')
+_CONDITION = re.compile(r"\bcondition=%?([\w.-]+)")
+_BOUND = re.compile(r" = s32\[\]\S* constant\((\d+)\)")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+_OPERANDS = re.compile(r"%([\w.-]+)")
+_OPERATOR = re.compile(r'op_name="([^"]*)"')
+_BITS = {"pred": 8, "c64": 64, "c128": 128}
+# What an instruction of these gives is a part of something else, or a view.
+_NO_ARRAY = ("parameter", "tuple", "get-tuple-element", "bitcast", "while")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """Calls of one kind on arrays of one size.
+
+    Attributes:
+      kind: of `KINDS`.
+      shapes: what comes out, as the program writes it, without layouts.
+      size: bytes of the larger side, on one device, in one call.
+      count: calls in one run of the program, loops included.
+      operator: what it belongs to, as JAX named it.
+    """
+
+    kind: str
+    shapes: str
+    size: int
+    count: int
+    operator: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """One that a program holds on one device; `size` is in bytes."""
+
+    shape: str
+    size: int
+    operator: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Instruction:
+    name: str
+    shape: str
+    opcode: str
+    line: str
+
+
+class Module:
+    """The computations of a program."""
+
+    def __init__(self, text: str) -> None:
+        self._entry = ""
+        self._computations: dict[str, list[_Instruction]] = {}
+        here: list[_Instruction] = []
+        for line in text.splitlines():
+            if head := _COMPUTATION.match(line):
+                here = self._computations.setdefault(head[2], [])
+                self._entry = head[2] if head[1] else self._entry
+            elif found := _INSTRUCTION.match(line):
+                here.append(_Instruction(found[1], found[2], found[3], line))
+        self._times = self._how_often()
+
+    def collectives(self) -> list[Collective]:
+        """Largest traffic first; loops of unknown length count once."""
+        seen: dict[tuple[str, str], Collective] = {}
+        for name, instructions in self._computations.items():
+            sizes = {i.name: _size(i.shape) for i in instructions}
+            for one in instructions:
+                kind = one.opcode.removesuffix("-start")
+                if kind not in KINDS or not self._times[name]:
+                    continue
+                channel = _CHANNEL.search(one.line)
+                # The compiler may spread one call over several instructions,
+                # which share its channel.
+                key = kind, channel[1] if channel else f"{name}/{one.name}"
+                found = Collective(
+                    kind,
+                    _plain(one.shape),
+                    _moved(one, sizes),
+                    self._times[name],
+                    _operator(one),
+                )
+                if key not in seen or found.count > seen[key].count:
+                    seen[key] = found
+        return _summed(list(seen.values()))
+
+    def largest(self, count: int) -> list[Array]:
+        """The largest arrays, one for each shape; no fusion's inside."""
+        arrays: dict[str, Array] = {}
+        for instructions in self._outside_fusions():
+            for one in instructions:
+                if one.opcode in _NO_ARRAY:
+                    continue
+                for dtype, sizes in _ARRAY.findall(one.shape):
+                    shape = f"{dtype}[{sizes}]"
+                    if shape not in arrays:
+                        size = _size(shape)
+                        arrays[shape] = Array(shape, size, _operator(one))
+        return sorted(arrays.values(), key=lambda a: -a.size)[:count]
+
+    def _outside_fusions(self) -> list[list[_Instruction]]:
+        fused = {
+            callee
+            for instructions in self._computations.values()
+            for one in instructions
+            if one.opcode == "fusion"
+            for callee in _callees(one)
+        }
+        return [
+            instructions
+            for name, instructions in self._computations.items()
+            if name not in fused and self._times[name]
+        ]
+
+    def _how_often(self) -> dict[str, int]:
+        """Runs of every computation in one run of the program."""
+        times: dict[str, int] = collections.defaultdict(int)
+
+        def enter(name: str, often: int) -> None:
+            times[name] += often
+            for one in self._computations.get(name, []):
+                turns = self._turns(one) if one.opcode == "while" else 1
+                for callee in _callees(one):
+                    enter(callee, often * turns)
+
+        enter(self._entry, 1)
+        return times
+
+    def _turns(self, loop: _Instruction) -> int:
+        """Of a loop: said by the compiler, or the bound of its counter."""
+        if said := _TRIPS.search(loop.line):
+            return int(said[1])
+        # A scan counts from 0 while it is less than a constant.
+        condition = _CONDITION.search(loop.line)
+        name = condition[1] if condition else ""
+        bounds = [
+            int(found[1])
+            for one in self._computations.get(name, [])
+            if (found := _BOUND.search(one.line))
+        ]
+        return max(bounds, default=1)
+
+
+def _callees(one: _Instruction) -> list[str]:
+    names = []
+    for several, single in _CALLEES.findall(one.line):
+        names += [n.strip().lstrip("%") for n in several.split(",") if n]
+        names += [single] if single else []
+    return names
+
+
+def _size(shape: str) -> int:
+    """Bytes of all arrays of a shape, which may be a tuple."""
+    return sum(
+        math.prod(int(n) for n in sizes.split(",") if n) * _bits(dtype) // 8
+        for dtype, sizes in _ARRAY.findall(shape)
+    )
+
+
+def _bits(dtype: str) -> int:
+    if dtype in _BITS:
+        return _BITS[dtype]
+    digits = re.search(r"\d+", dtype)
+    return int(digits[0]) if digits else 0
+
+
+def _moved(one: _Instruction, sizes: dict[str, int]) -> int:
+    """Bytes of the larger side: what is gathered, or what is reduced."""
+    operands = one.line.split(f" {one.opcode}(", 1)[1].split(")", 1)[0]
+    inward = sum(sizes.get(n, 0) for n in _OPERANDS.findall(operands))
+    outward = _size(one.shape)
+    if one.opcode.endswith("-start") and not one.opcode.startswith("all-red"):
+        outward -= inward  # a start gives its operands back as well
+    return max(inward, outward)
+
+
+def _plain(shape: str) -> str:
+    arrays = [f"{dtype}[{sizes}]" for dtype, sizes in _ARRAY.findall(shape)]
+    first = " ".join(arrays[:2])
+    return first + (f" and {len(arrays) - 2} more" if len(arrays) > 2 else "")
+
+
+def _operator(one: _Instruction) -> str:
+    found = _OPERATOR.search(one.line)
+    return found[1] if found else ""
+
+
+def _summed(calls: list[Collective]) -> list[Collective]:
+    """Equal calls as one; the first one's operator stands for all."""
+    together: dict[tuple[str, str], Collective] = {}
+    for call in calls:
+        key = call.kind, call.shapes
+        if key in together:
+            count = together[key].count + call.count
+            call = dataclasses.replace(together[key], count=count)
+        together[key] = call
+    return sorted(together.values(), key=lambda c: -c.size * c.count)

@@ -1,0 +1,131 @@
+"""The command: what it needs to know, what it prints, how it fails."""
+
+import importlib.util
+import re
+
+import jax
+import pytest
+
+from jaxsim import cli
+from jaxsim.devices import known_chip
+from jaxsim.errors import UserError
+from jaxsim.plan import devices_of, sizes_of, topology
+from jaxsim.plan.chips import chip_of
+from jaxsim.plan.cost import costs
+from jaxsim.plan.programs import train_step
+from jaxsim.plan.report import report_on
+
+from . import small
+
+needs_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="needs libtpu, the compiler for TPUs: pip install 'jaxsim[tpu]'",
+)
+CONFIG_FILE = """
+from jaxsim.config import default_config, source
+
+def get_config(arg=None):
+    config = default_config()
+    config.corpus.partitions = {"mine": source(reader="jsonl", %s)}
+    config.corpus.tokenizer.kind = "bytes"
+    config.model.update(length=16, layers=1, dim=32, heads=2, kv_heads=2,
+                        mlp_dim=32, vocab_multiple=8)
+    config.recipe.batch = 8
+    config.validate.truths = 2
+    return config
+"""
+
+
+def config_file(folder, source: str) -> str:
+    path = folder / "config.py"
+    path.write_text(CONFIG_FILE % source)
+    return f"--config={path}"
+
+
+def test_devices_that_are_there_are_planned_for(tmp_path, capsys):
+    """Without text, without a workdir, without a TPU."""
+    dates = "by_dates=(('2000', '2001'), ('2002', '2003'))"
+    assert cli.main(["plan", config_file(tmp_path, dates)]) == 0
+    out = capsys.readouterr().out
+    assert f"{jax.device_count()} x cpu" in out
+    assert "2 members" in out
+    assert "side by side: chips exchange nothing" in out
+    assert "all training" in out
+    assert "DOES NOT FIT" not in out
+
+
+def test_what_does_not_fit_is_no_error(tmp_path, capsys):
+    arguments = [config_file(tmp_path, "by_dates=()"), "--members=3"]
+    arguments += ["--config.score.memory=1e-6"]
+    assert cli.main(["plan", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "DOES NOT FIT: scoring" in out
+    assert "score.deltas='bfloat16'" in out
+
+
+def test_members_come_from_a_workdir_a_config_or_a_flag(tmp_path):
+    assert sizes_of(small.CONFIG, None, None).members == 2
+    assert sizes_of(small.CONFIG, tmp_path, None).members == 2
+    assert sizes_of(small.CONFIG, None, 5).members == 5
+    unknown = small.changed("corpus", max_units=2)
+    with pytest.raises(UserError, match=r"max_units=2.*--members=N"):
+        sizes_of(unknown, None, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "by_field or by_file gives.*--members=N"),
+        (["--members=none"], "must be a number"),
+        (["--utilization=40"], "must be a share of the peak rate"),
+        (["--members=2", "--config.train.data_axis=7"], "not the number of"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, capsys, arguments, sentence):
+    line = [config_file(tmp_path, "by_field='topic'"), *arguments]
+    assert cli.main(["plan", *line]) == 2
+    error = capsys.readouterr().err
+    assert re.search(sentence, error), error
+
+
+def test_a_compiler_that_is_missing_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
+    line = [config_file(tmp_path, "by_dates=()"), "--topology=v5e:4x4"]
+    assert cli.main(["plan", *line]) == 2
+    assert "pip install 'jaxsim[tpu]'" in capsys.readouterr().err
+
+
+def test_costs_are_those_of_the_runs():
+    config = small.changed(
+        "validate", truths=3, fit=1, repeats=2, member_repeats=1, horizon=2.0
+    )
+    by_name = {cost.name: cost for cost in costs(config, small.MODEL, 5)}
+    unit = 3 * small.ROWS * 32
+    assert by_name["members"].tokens == 5 * unit
+    assert by_name["truths"].tokens == 4 * 2 * unit
+    assert by_name["repeats"].tokens == (2 * 2 + 1) * unit
+    assert by_name["members"].flops == 3 * small.MODEL.forward_flops(5 * unit)
+    # Subsets of two to all five members, as many units long.
+    paper = small.changed("validate", config, budget="sum")
+    by_name = {cost.name: cost for cost in costs(paper, small.MODEL, 5)}
+    assert by_name["truths"].tokens == 4 * 3.5 * unit
+
+
+@needs_compiler
+def test_a_topology_compiles_without_a_tpu():
+    devices = devices_of("v5e:4x4")
+    assert len(devices) == 16
+    assert chip_of(devices, there=False) == known_chip("TPU v5 lite")
+    config = small.changed("recipe", batch=48)
+    config = small.changed("train", config, data_axis=8, model_axis=2)
+    program = train_step(config, small.MODEL, devices)
+    report = report_on(program)
+    assert report.devices == 16
+    assert report.refused is None
+    assert {call.kind for call in report.collectives} >= {"all-reduce"}
+
+
+@needs_compiler
+def test_a_topology_that_is_unknown_is_named():
+    with pytest.raises(UserError, match=r"v9:4x4: .*TPU v9.*as in v5e:4x4"):
+        devices_of("v9:4x4")

@@ -1,0 +1,49 @@
+"""What is known of a device: its memory, its peak."""
+
+import types
+
+import numpy as np
+import pytest
+
+from jaxsim import devices
+
+
+def mesh(count: int = 1, **device):
+    """What is looked at: there is no such device in a test."""
+    stub = types.SimpleNamespace(**device)
+    return types.SimpleNamespace(devices=np.array([stub] * count), size=count)
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("TPU v5 lite", 197e12),
+        ("TPU v5", 459e12),
+        ("TPU v5p", 459e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA L40S", 0.0),
+        ("cpu", 0.0),
+    ],
+)
+def test_a_peak_is_known_or_it_is_zero(kind, peak):
+    assert devices.peak_flops(mesh(4, device_kind=kind)) == 4 * peak
+
+
+def test_what_is_left_of_a_device_may_be_used():
+    def of(stats):
+        return devices.usable_memory(
+            mesh(platform="gpu", memory_stats=lambda: stats)
+        )
+
+    def free(stats):
+        return devices.free_memory(
+            mesh(platform="gpu", memory_stats=lambda: stats)
+        )
+
+    assert of({"bytes_limit": 10_000}) == 8_000
+    assert free({"bytes_limit": 10_000, "bytes_in_use": 3_000}) == 5_000
+    assert free({"bytes_limit": 10_000, "bytes_in_use": 9_000}) == 0
+    assert free(None) == 0
+    assert of(None) == of({}) == 0
