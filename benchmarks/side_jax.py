@@ -1,7 +1,7 @@
 """jaxsim's side of `training.py`: the step of its trainer, its forward pass.
 
-The compiled step is the trainer's own, private as it is: a copy would go on
-being fast after the real one became slow.
+The compiled step is the trainer's own: a copy would go on being fast after the
+real one became slow.
 """
 
 import functools
@@ -26,8 +26,8 @@ class JaxSide:
         config = workload.config
         self._model = LanguageModel(workload.model, workload.vocab)
         mesh = training_mesh(config.train.data_axis, config.train.model_axis)
-        self._trainer = trainer_of_recipe(self._model, config, mesh)
-        self._state = self._trainer._start(self._trainer.fresh_params(0))
+        self._step = trainer_of_recipe(self._model, config, mesh).program()
+        self._state = self._step.start(self._step.fresh_params(0))
         self._batches = jax.device_put(workload.batches(), batch_sharding(mesh))
         self._marks = jax.device_put(
             Marks(jnp.int32(0), jnp.int32(0)), replicated(mesh)
@@ -38,7 +38,7 @@ class JaxSide:
         )
 
     def load(self, arrays: Arrays) -> None:
-        self._state = self._trainer._start(nest(arrays))
+        self._state = self._step.start(nest(arrays))
 
     def parameters(self) -> Arrays:
         return flatten(jax.device_get(self._state.params))
@@ -50,7 +50,7 @@ class JaxSide:
     def train(self, steps: int) -> float:
         begin, last = time.perf_counter(), None
         for step in range(steps):
-            self._state, sums = self._trainer._step(
+            self._state, sums = self._step(
                 self._state, self._batches[step % 4], self._marks
             )
             # As the trainer does: a step's sums while the next is under way.

@@ -70,6 +70,9 @@ class MetricsWriter:
     Opened again by a run that resumes from step `step`, the file loses what
     was logged later; opened with 0 it starts anew. One process writes.
 
+    Attributes:
+      kept: the last row that was there, or the header.
+
     Raises:
       DamagedError: a row is unreadable that is not the last, half-written one.
     """
@@ -85,6 +88,7 @@ class MetricsWriter:
         part = path.with_name(path.name + ".part")
         part.write_text("".join(kept))
         os.replace(part, path)
+        self.kept: dict[str, Any] = json.loads(kept[-1])
         self._file = path.open("a")
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
@@ -111,6 +115,8 @@ class Progress:
       tokens: in one step.
       every: steps between two lines; the last step is always told.
       start: the step it resumes from.
+      flops: of the model in one step, on all devices.
+      peak: what the devices could do in a second; 0 if nobody knows.
     """
 
     def __init__(
@@ -122,8 +128,13 @@ class Progress:
         start: int = 0,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        flops: float = 0.0,
+        peak: float = 0.0,
     ) -> None:
         self._label, self._steps, self._tokens = label, steps, tokens
+        self._flops, self._peak = flops, peak
+        self._waited = 0.0
         self._every = every
         self._stream = stream or sys.stderr
         self._clock = clock
@@ -134,28 +145,42 @@ class Progress:
         """Is step number `step` (from 1) one to report?"""
         return step % self._every == 0 or step == self._steps
 
+    def waited(self, seconds: float) -> None:
+        """Counts time in which nothing ran, for want of input."""
+        self._waited += seconds
+
     def report(self, step: int, loss: float) -> dict[str, float]:
         """Prints a line, and returns the row for a `MetricsWriter`.
 
-        The speed is that since the last report, so that compiling only
-        slows the first.
+        Speed and waiting are those since the last report, so that compiling
+        only slows the first.
         """
         now = self._clock()
         elapsed = max(now - self._last, 1e-9)
         rate = (step - self._last_step) / elapsed
         left = (self._steps - step) / rate if rate else math.inf
         self._last, self._last_step = now, step
+        flops = rate * self._flops
+        row = {
+            "loss": loss,
+            "tokens_per_second": rate * self._tokens,
+            "flops_per_second": flops,
+            "input_seconds": self._waited,
+            "seconds": now - self._begin,
+        }
+        computed = f"{flops / 1e12:.3g} TFLOP/s"
+        if self._peak:
+            row["utilisation"] = flops / self._peak
+            computed += f" ({flops / self._peak:.1%} of the peak)"
         print(
             f"{self._label}: step {step}/{self._steps}, loss {loss:.4f}, "
-            f"{rate * self._tokens:,.0f} tokens/s, {_duration(left)} left",
+            f"{rate * self._tokens:,.0f} tokens/s, {computed}, "
+            f"{self._waited:.1f} s waited for input, {_duration(left)} left",
             file=self._stream,
             flush=True,
         )
-        return {
-            "loss": loss,
-            "tokens_per_second": rate * self._tokens,
-            "seconds": now - self._begin,
-        }
+        self._waited = 0.0
+        return row
 
 
 @contextlib.contextmanager

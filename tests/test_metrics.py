@@ -135,17 +135,38 @@ class Clock:
 
 def test_progress_of_a_run() -> None:
     clock, stream = Clock(), io.StringIO()
-    told = metrics.Progress("seed", 10, 64, 4, 2, stream, clock)
+    told = metrics.Progress("seed", 10, 64, 4, 2, stream, clock, flops=1e12)
     assert [s for s in range(3, 11) if told.due(s)] == [4, 8, 10]
     clock.now += 20  # compiling
+    told.waited(3.0)
     told.report(4, 2.0)
     clock.now += 2
+    for _ in range(4):
+        told.waited(0.125)
     row = told.report(8, 1.5)
-    assert row == {"loss": 1.5, "tokens_per_second": 128.0, "seconds": 22.0}
+    assert row == {
+        "loss": 1.5,
+        "tokens_per_second": 128.0,
+        "flops_per_second": 2e12,
+        "input_seconds": 0.5,
+        "seconds": 22.0,
+    }
     assert stream.getvalue().splitlines() == [
-        "seed: step 4/10, loss 2.0000, 6 tokens/s, 60 s left",
-        "seed: step 8/10, loss 1.5000, 128 tokens/s, 1 s left",
+        "seed: step 4/10, loss 2.0000, 6 tokens/s, 0.1 TFLOP/s, "
+        "3.0 s waited for input, 60 s left",
+        "seed: step 8/10, loss 1.5000, 128 tokens/s, 2 TFLOP/s, "
+        "0.5 s waited for input, 1 s left",
     ]
+
+
+def test_utilisation_is_told_where_the_peak_is_known() -> None:
+    clock, stream = Clock(), io.StringIO()
+    told = metrics.Progress(
+        "seed", 2, 64, 1, 0, stream, clock, flops=1e12, peak=4e12
+    )
+    clock.now += 0.5
+    assert told.report(1, 1.0)["utilisation"] == 0.5
+    assert "2 TFLOP/s (50.0% of the peak)" in stream.getvalue()
 
 
 def test_progress_of_a_loop_is_sparse() -> None:

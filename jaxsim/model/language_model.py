@@ -18,13 +18,18 @@ Params = dict[str, Any]  # nested dicts of float32 arrays
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How the model is computed; nothing here is part of a checkpoint."""
+    """How the model is computed; nothing here is part of a checkpoint.
+
+    `activations` says where hidden states [B, L, D] are to live on a mesh;
+    None leaves it to the compiler.
+    """
 
     attention: str = "einsum"
     unroll: bool = True
     remat: str = "none"
     precision: str = "float32"
     loss_chunk: int = 64
+    activations: jax.sharding.Sharding | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +131,7 @@ class LanguageModel:
             remat=execution.remat,
             dtype=jnp.dtype(execution.precision),
             of_layer=of_layer,
+            activations=execution.activations,
         )
 
 

@@ -157,6 +157,7 @@ class Decoder(nn.Module):
     remat: str
     dtype: jnp.dtype
     of_layer: Callable[[Any], Any] | None = None
+    activations: jax.sharding.Sharding | None = None
 
     @nn.compact
     def __call__(self, tokens_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -172,7 +173,7 @@ class Decoder(nn.Module):
         x_BLD = jnp.take(embedding_VD, tokens_BL, axis=0, mode="fill").astype(
             self.dtype
         )
-        x_BLD = self._layers(x_BLD)
+        x_BLD = self._layers(self._placed(x_BLD))
         x_BLD = Norm(c, name="final_norm")(x_BLD)
         head_VD = embedding_VD
         if not c.tied:
@@ -197,7 +198,7 @@ class Decoder(nn.Module):
             block = nn.map_variables(block, "params", self.of_layer, init=False)
 
         def body(layer: nn.Module, x_BLD: jax.Array) -> tuple[jax.Array, None]:
-            return layer(x_BLD), None
+            return self._placed(layer(x_BLD)), None
 
         layers = nn.scan(
             body,
@@ -208,3 +209,13 @@ class Decoder(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         return layers(block(self.config, self.attention, name=LAYERS), x_BLD)[0]
+
+    def _placed(self, x_BLD: jax.Array) -> jax.Array:
+        """Rows where the batch has them, at the borders of blocks.
+
+        Left to itself the compiler may divide the width instead, as the
+        parameters are, and then every device computes all rows.
+        """
+        if self.activations is None:
+            return x_BLD
+        return jax.lax.with_sharding_constraint(x_BLD, self.activations)

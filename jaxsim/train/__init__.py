@@ -5,8 +5,9 @@ the seed, the learning-rate schedule.
 """
 
 from jaxsim.train.interrupt import stop_requested
+from jaxsim.train.of_config import trainer_of_recipe, trainer_of_seed
 from jaxsim.train.runs import Run, member_run, repeat_of, truth_run
-from jaxsim.train.trainer import Trainer, trainer_of_recipe, trainer_of_seed
+from jaxsim.train.trainer import Trainer
 
 __all__ = [
     "Run",

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -55,6 +55,17 @@ def repeat_of(run: Run, order: int = 1) -> Run:
     return dataclasses.replace(
         run, name=f"{run.name}.order{order}", kind="repeat", order=order
     )
+
+
+def label(runs: Sequence[Run]) -> str:
+    """'member a', or '4 runs (a, b, c, d)', or '9 runs (a, b ... i)'."""
+    if len(runs) == 1:
+        return f"{runs[0].kind} {runs[0].name}"
+    names = [run.name for run in runs]
+    listed = ", ".join(names)
+    if len(names) > 4:
+        listed = f"{names[0]}, {names[1]} ... {names[-1]}"
+    return f"{len(runs)} runs ({listed})"
 
 
 def batch_of(

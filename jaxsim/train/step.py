@@ -32,6 +32,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     execution: Execution,
     decay: float = 0.0,
+    accumulate: int = 1,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update on the mean loss of a global batch.
 
@@ -39,7 +40,11 @@ def train_step(
       state: donated by the caller.
       tokens_BL1: rows of L+1 tokens.
       marks: of the run, in steps.
+      model, optimizer, execution: of what, how.
       decay: last share of the steps over which updates fall to zero linearly.
+      accumulate: pieces of the batch that are computed one after the other;
+        it divides B. Only sums are added up, so it changes no more than
+        rounding.
 
     Returns:
       The next state, and sums: `nll` and `tokens`, the gradient's global norm,
@@ -47,12 +52,36 @@ def train_step(
       tree order, of the parameters that the step began with.
     """
 
-    def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        nll_BL = model.token_nll(params, tokens_BL1, execution)
-        nll, tokens = sum_and_count(nll_BL, jnp.ones_like(nll_BL))
-        return nll / tokens, (nll, tokens)
+    rows, length = tokens_BL1.shape[0], tokens_BL1.shape[1] - 1
 
-    gradients, (nll, tokens) = jax.grad(loss, has_aux=True)(state.params)
+    def loss(
+        params: Any, piece_BL1: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """A piece's share of the mean, so that gradients are added as well."""
+        nll_BL = model.token_nll(params, piece_BL1, execution)
+        nll, tokens = sum_and_count(nll_BL, jnp.ones_like(nll_BL))
+        return nll / (rows * length), (nll, tokens)
+
+    gradient = jax.grad(loss, has_aux=True)
+    if accumulate == 1:
+        gradients, (nll, tokens) = gradient(state.params, tokens_BL1)
+    else:
+        # Every device keeps its rows: each piece has some of all of them.
+        piece_ABL1 = tokens_BL1.reshape(-1, accumulate, length + 1).swapaxes(
+            0, 1
+        )
+        zeros = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+            jax.eval_shape(gradient, state.params, piece_ABL1[0]),
+        )
+        (gradients, (nll, tokens)), _ = jax.lax.scan(
+            lambda sums, piece_BL1: (
+                jax.tree.map(jnp.add, sums, gradient(state.params, piece_BL1)),
+                None,
+            ),
+            zeros,
+            piece_ABL1,
+        )
     updates, optimizer_state = optimizer.update(
         gradients, state.optimizer, state.params
     )

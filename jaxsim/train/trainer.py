@@ -1,16 +1,14 @@
-"""The trainer: one compiled step, and the loop that every run goes through."""
+"""The trainer: one train step, and the loop that all runs go through."""
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -19,24 +17,32 @@ from jaxsim.checkpoints import TrainingCheckpoints
 from jaxsim.config import Config, RecipeConfig
 from jaxsim.console import say
 from jaxsim.corpus import Corpus
-from jaxsim.corpus.order import Schedule, batch
-from jaxsim.errors import JaxsimError, Preempted, UserError
-from jaxsim.mesh import batch_sharding, parameter_shardings, replicated
-from jaxsim.metrics import MetricsWriter, Progress
+from jaxsim.corpus.order import Schedule
+from jaxsim.devices import free_memory, peak_flops
+from jaxsim.distributed import alone, from_lead, is_lead, meet
+from jaxsim.errors import Preempted
+from jaxsim.mesh import batch_sharding, replicated, to_devices
+from jaxsim.metrics import Progress
 from jaxsim.model import Execution, LanguageModel
-from jaxsim.train.optimizer import adamw, constant_rate, warmup_cosine
-from jaxsim.train.runs import Run, batch_of
+from jaxsim.train.batches import batches
+from jaxsim.train.finite import NonFiniteError
+from jaxsim.train.grouping import planned
+from jaxsim.train.optimizer import adamw
+from jaxsim.train.program import Sums, TrainProgram
+from jaxsim.train.running import Running
+from jaxsim.train.runs import Run, label
 from jaxsim.train.state import Marks, TrainState
 from jaxsim.train.step import initial_state, train_step
-
-
-class NonFiniteError(JaxsimError):
-    """The loss or a gradient is not finite; nothing is admitted."""
+from jaxsim.watchdog import watchdog
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What came out of a run: parameters on the host, and what it took."""
+    """What came out of a run: parameters on the host, and what it took.
+
+    Seconds of runs that were trained side by side are divided evenly, so that
+    those of a pool add up to what it cost.
+    """
 
     params: Any
     schedule: Schedule
@@ -48,7 +54,7 @@ class Trained:
 
 
 class Trainer:
-    """Trains runs of one model, optimizer and batch size; compiles once."""
+    """Trains runs of one model, optimizer and batch size, alone or at once."""
 
     def __init__(
         self,
@@ -67,9 +73,11 @@ class Trainer:
         self._tail = tail
         self._save_every = train.checkpoint_every
         self._log_every = train.log_every
+        self._group = train.group
+        self._step_limit = train.step_limit
         self.recipe = recipe
         optimizer = adamw(recipe, rate)
-        execution = Execution(
+        self._execution = Execution(
             attention=train.attention,
             unroll=train.unroll,
             remat=train.remat,
@@ -79,275 +87,235 @@ class Trainer:
         self._initial = functools.partial(
             initial_state, optimizer=optimizer, tail=tail > 0
         )
-        self._shardings = self._state_shardings()
-        self._batch = batch_sharding(mesh)
-        self._step = jax.jit(
-            functools.partial(
-                train_step,
-                model=model,
-                optimizer=optimizer,
-                execution=execution,
-                decay=recipe.decay,
-            ),
-            in_shardings=(self._shardings, self._batch, replicated(mesh)),
-            out_shardings=(self._shardings, replicated(mesh)),
-            donate_argnums=0,
+        self._step = functools.partial(
+            train_step,
+            model=model,
+            optimizer=optimizer,
+            accumulate=train.accumulate,
+            decay=recipe.decay,
         )
-        self._compiled = False
+        self._fits = 1  # runs side by side, as far as anybody has asked
+        self._programs: dict[int, TrainProgram] = {}
+
+    def program(self, members: int = 1) -> TrainProgram:
+        """The step of so many runs side by side; each is compiled once."""
+        if members not in self._programs:
+            execution = self._execution
+            if members == 1:  # side by side no batch is divided
+                execution = dataclasses.replace(
+                    execution, activations=batch_sharding(self.mesh)
+                )
+            self._programs[members] = TrainProgram(
+                self.model,
+                functools.partial(self._step, execution=execution),
+                self._initial,
+                self._batch_rows,
+                self.mesh,
+                members,
+            )
+        return self._programs[members]
+
+    def at_once(self, runs: int) -> int:
+        """How many of so many runs of one length to train side by side.
+
+        With several processes one: each would hold only some of the runs.
+        """
+        if not alone():
+            return 1
+        if self._group:
+            return self._group
+        if runs < self.mesh.size:
+            return 1  # devices would idle
+        # Scoring may have put a pool in the device's memory meanwhile.
+        needed = self.program(self._fits).needed() if self._fits > 1 else 0
+        if runs > self._fits or needed > free_memory(self.mesh):
+            self._fits = planned(runs, self.mesh, self.program)
+            if self._fits > 1:
+                say(f"plan: {self._fits} runs at once, as many as fit")
+        return self._fits
+
+    def slots(self, runs: int) -> int:
+        """Of the program for so many runs, of each device as many.
+
+        One that is there already serves as well, if most of it is used.
+        """
+        devices = self.mesh.size
+        wanted = runs if runs < devices else -(-runs // devices) * devices
+        there = [m for m in self._programs if wanted <= m < 2 * wanted]
+        return min(there, default=wanted)
 
     def fresh_params(self, rng: int) -> Any:
         """New parameters, made where they will live."""
-        init = jax.jit(self.model.init, out_shardings=self._shardings.params)
-        return init(jax.random.key(rng))
+        return self.program().fresh_params(rng)
 
     def train(
         self,
-        run: Run,
+        runs: Sequence[Run],
         corpus: Corpus,
         start: Any,
         scratch: Path,
-        metrics: Path,
+        metrics: Sequence[Path | None],
         stop: Callable[[], bool] = lambda: False,
-    ) -> Trained:
-        """Trains `run` from the parameters `start`, or resumes it.
+        slots: int = 0,
+    ) -> list[Trained | NonFiniteError]:
+        """Trains `runs` side by side from one start, or resumes them.
+
+        A run whose loss is not finite is given up there and then; the others
+        go on, because no run sees another.
 
         Args:
-          run: what to train; its steps are of `batch_rows` rows.
-          corpus: where its rows come from.
+          runs: what to train; all have as many steps, of `batch_rows` rows.
           start: parameters, on the host or the device. They are copied.
-          scratch: folder of the unfinished run's checkpoints.
-          metrics: the JSON Lines file that the run appends to.
-          stop: asked after each step but the last; true ends the run there.
+          scratch: folder of the checkpoints of these runs together.
+          metrics: the JSON Lines file of each run, or None for none.
+          stop: asked after each step but the last; true ends training there,
+            in all processes at the same step.
+          slots: of the program, if more than there are runs.
+
+        Returns:
+          What came out of each run, or why nothing did.
 
         Raises:
-          NonFiniteError: names step, units and leaf.
           Preempted: `stop` said so; the state is committed in `scratch`.
         """
-        rows = run.schedule(
-            corpus, dataclasses.replace(self.recipe, batch=self._batch_rows)
-        )
-        tail_steps = max(1, round(self._tail * run.steps))
+        recipe = dataclasses.replace(self.recipe, batch=self._batch_rows)
+        schedules = [run.schedule(corpus, recipe) for run in runs]
+        program = self.program(slots or len(runs))
+        tail_steps = max(1, round(self._tail * runs[0].steps))
         with contextlib.ExitStack() as stack:
+            # Before anything that only waits: who is missing is named.
+            meet(label(runs), self._step_limit)
             checkpoints = stack.enter_context(TrainingCheckpoints(scratch))
-            state = self._start(start)
-            if checkpoints.latest_step() is not None:
-                state = checkpoints.restore(_abstract(state))
-            first = int(state.step)
+            first = from_lead(checkpoints.latest_step()) or 0
             if first:
-                say(f"{run.kind} {run.name}: resumed after step {first}")
-            writer = stack.enter_context(
-                MetricsWriter(metrics, {"run": run.name}, step=first)
-            )
+                state = checkpoints.restore(first, program.abstract_state())
+                say(f"{label(runs)}: resumed after step {first}")
+            else:
+                state = program.start(start)
+            running = [
+                Running.opened(run, runs, path, first, stack)
+                for run, path in zip(runs, metrics, strict=True)
+            ]
             begin = time.monotonic()
-            state, loss = self._loop(
-                run, corpus, rows, state, tail_steps, checkpoints, writer, stop
+            with watchdog(self._step_limit, label(runs)) as finished:
+                state = self._loop(
+                    running, program, corpus, schedules, state, first,
+                    tail_steps, checkpoints, stop, finished,
+                )  # fmt: skip
+            results = self._results(program, state, tail_steps)
+            wall = (time.monotonic() - begin) / len(runs)
+        tokens = runs[0].steps * self._batch_rows * corpus.length
+        return [
+            one.error
+            or Trained(
+                params=jax.tree.map(lambda a, i=i: a[i], results),
+                schedule=schedules[i],
+                final_loss=one.last["loss"],
+                wall_seconds=wall,
+                device_seconds=wall * program.mesh.size,
+                tokens=tokens,
+                flops=self._flops(tokens),
             )
-            result = state.params
-            if self._tail > 0:
-                result = jax.tree.map(lambda s: s / tail_steps, state.tail_sum)
-            params = jax.tree.map(np.asarray, jax.device_get(result))
-            wall = time.monotonic() - begin
-        tokens = run.steps * self._batch_rows * corpus.length
-        return Trained(
-            params=params,
-            schedule=rows,
-            final_loss=loss,
-            wall_seconds=wall,
-            device_seconds=wall * self.mesh.size,
-            tokens=tokens,
-            flops=3 * self.model.forward_flops(tokens),
-        )
+            for i, one in enumerate(running)
+        ]
 
     def _loop(
         self,
-        run: Run,
+        running: list[Running],
+        program: TrainProgram,
         corpus: Corpus,
-        rows: Schedule,
+        schedules: list[Schedule],
         state: TrainState,
+        first: int,
         tail_steps: int,
         checkpoints: TrainingCheckpoints,
-        writer: MetricsWriter,
         stop: Callable[[], bool],
-    ) -> tuple[TrainState, float]:
-        first, loss = int(state.step), float("nan")
-        marks = jax.device_put(
-            Marks(jnp.int32(run.steps - tail_steps), jnp.int32(run.steps)),
-            replicated(self.mesh),
+        finished: Callable[[int], None],
+    ) -> TrainState:
+        """All steps after `first`, or until no run is left."""
+        runs = [one.run for one in running]
+        steps, what = runs[0].steps, label(runs)
+        everywhere: Any = replicated(program.mesh)
+        marks = Marks(
+            to_devices(np.int32(steps - tail_steps), everywhere),
+            to_devices(np.int32(steps), everywhere),
         )
         progress = Progress(
-            f"{run.kind} {run.name}",
-            run.steps,
-            self._batch_rows * corpus.length,
+            what,
+            steps,
+            len(runs) * self._batch_rows * corpus.length,
             self._log_every,
             start=first,
+            flops=len(runs) * self._flops(self._batch_rows * corpus.length),
+            peak=peak_flops(program.mesh),
         )
-        pending: list[tuple[int, list[str], dict[str, jax.Array]]] = []
+        pending: list[tuple[int, list[list[str]], Sums]] = []
 
-        def settle() -> None:
+        def settle() -> list[Running]:
             """Looks at the last step, while the next one is under way."""
-            nonlocal loss
             for number, units, sums in pending:
-                values = self._check(run, number, units, jax.device_get(sums))
-                loss = values["loss"]
-                if progress.due(number):
-                    writer.write(number, values | progress.report(number, loss))
+                host = program.fetch(sums)
+                finished(number)
+                for i, one in enumerate(running):
+                    own = {name: values[i] for name, values in host.items()}
+                    one.look(number, units[i], own, self.model)
+                alive = [one for one in running if not one.error]
+                if alive and is_lead() and progress.due(number):
+                    losses = [one.last["loss"] for one in alive]
+                    row = progress.report(number, float(np.mean(losses)))
+                    for key in ("tokens_per_second", "flops_per_second"):
+                        row[key] /= len(runs)
+                    for one in alive:
+                        one.write(number, row)
             pending.clear()
+            return [one for one in running if not one.error]
 
-        for number, (tokens_BL1, units) in self._batches(
-            corpus, rows, first, run.steps
-        ):
-            state, sums = self._call(state, tokens_BL1, marks)
-            settle()
+        for number, tokens_GBL1, units in batches(
+            program, corpus, schedules, self._batch_rows, first, steps,
+            progress.waited,
+        ):  # fmt: skip
+            state, sums = self._call(program, state, tokens_GBL1, marks)
+            # Before anybody is asked to stop: `Agreement` rests on it.
+            alive = settle()
             pending.append((number, units, sums))
-            if number == run.steps:
+            if number == steps or not alive:
                 break
-            if stop():
-                settle()  # only finite states are committed
+            stopping = stop()
+            if stopping or (
+                self._save_every and number % self._save_every == 0
+            ):
+                if not settle():  # nothing is left that is worth a commit
+                    break
+                if not stopping:
+                    checkpoints.save(number, state)
+                    continue
                 checkpoints.save_and_wait(number, state)
                 raise Preempted(
-                    f"{run.kind} {run.name}: stopped after step {number}, "
-                    "which is committed; repeat the same command to continue"
+                    f"{what}: stopped after step {number}, which is "
+                    "committed; repeat the same command to continue"
                 )
-            if self._save_every and number % self._save_every == 0:
-                settle()
-                checkpoints.save(number, state)
         settle()
-        return state, loss
+        return state
 
     def _call(
-        self, state: TrainState, tokens_BL1: jax.Array, marks: Marks
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        if self._compiled:
-            return self._step(state, tokens_BL1, marks)
-        begin = time.monotonic()
-        result = self._step(state, tokens_BL1, marks)
-        say(f"train step compiled in {time.monotonic() - begin:.1f} s")
-        self._compiled = True
-        return result
+        self,
+        program: TrainProgram,
+        state: TrainState,
+        tokens_GBL1: jax.Array,
+        marks: Marks,
+    ) -> tuple[TrainState, Sums]:
+        return program(state, tokens_GBL1, marks)
 
-    def _check(
-        self, run: Run, number: int, units: list[str], sums: dict[str, Any]
-    ) -> dict[str, float]:
-        """Means of the sums of a step, if all of it is finite."""
-        loss = float(sums["nll"]) / float(sums["tokens"])
-        norm = float(sums["gradient_norm"])
-        if np.isfinite(loss) and np.isfinite(norm):
-            return {"loss": loss, "gradient_norm": norm}
-        raise NonFiniteError(
-            f"{run.kind} {run.name}: loss {loss} and gradient norm {norm} at "
-            f"step {number}, on rows of {', '.join(sorted(set(units)))}; "
-            f"{self._first_non_finite(sums)}. Nothing is admitted. "
-            "Lower the learning rate, or look at the text of that unit"
-        )
+    def _flops(self, tokens: int) -> float:
+        """Forward once, and twice as much backward."""
+        return 3 * self.model.forward_flops(tokens)
 
-    def _first_non_finite(self, sums: dict[str, Any]) -> str:
-        """Parameters before gradients: one bad leaf spoils all of those."""
-        leaves = jax.tree_util.tree_leaves_with_path(self.model.shapes())
-        for what in ("parameter", "gradient"):
-            for (path, _), ok in zip(
-                leaves, sums[f"finite_{what}"], strict=True
-            ):
-                if not ok:
-                    name = "/".join(str(key.key) for key in path)
-                    return f"leaf {name} has a {what} that is not finite"
-        return "every parameter and every gradient is finite"
-
-    def _batches(
-        self, corpus: Corpus, rows: Schedule, first: int, steps: int
-    ) -> Iterator[tuple[int, tuple[jax.Array, list[str]]]]:
-        """Batches `first`..`steps`, each read while the one before is used."""
-
-        def read(step: int) -> tuple[jax.Array, list[str]]:
-            tokens_BL1, units = batch_of(
-                corpus, rows, batch(rows, step, self._batch_rows)
-            )
-            return jax.device_put(tokens_BL1, self._batch), units
-
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            ahead = [
-                pool.submit(read, s)
-                for s in range(first, min(first + 2, steps))
-            ]
-            for step in range(first, steps):
-                ready = ahead.pop(0).result()
-                if step + 2 < steps:
-                    ahead.append(pool.submit(read, step + 2))
-                yield step + 1, ready
-
-    def _start(self, params: Any) -> TrainState:
-        make: Callable[[Any], TrainState] = jax.jit(
-            self._initial, out_shardings=self._shardings
-        )
-        return make(jax.device_put(params, self._shardings.params))
-
-    def _state_shardings(self) -> TrainState:
-        """Optimizer and tail are sharded like the parameters they belong to."""
-        params = parameter_shardings(
-            self.model.shapes(), self.model.logical_axes(), self.mesh
-        )
-        shapes = jax.eval_shape(self._initial, self.model.shapes())
-        structure: Any = jax.tree.structure(self.model.shapes())
-        everywhere = replicated(self.mesh)
-
-        def of(node: Any) -> Any:
-            return (
-                params
-                if structure == jax.tree.structure(node)
-                else jax.tree.map(lambda _: everywhere, node)
-            )
-
+    def _results(
+        self, program: TrainProgram, state: TrainState, tail_steps: int
+    ) -> Any:
+        """What the runs come to [G, ...], on the host."""
+        if self._tail == 0:
+            return program.fetch(state.params)
         return jax.tree.map(
-            of,
-            shapes,
-            is_leaf=lambda node: structure == jax.tree.structure(node),
-        )
-
-
-def _abstract(state: TrainState) -> Any:
-    """Shapes, dtypes and shardings of a state."""
-    return jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding),
-        state,
-    )
-
-
-def trainer_of_seed(
-    model: LanguageModel, config: Config, mesh: Mesh
-) -> Trainer:
-    """From scratch: warm-up, cosine, no tail average."""
-    _check_batch("seed", config.seed.batch, mesh)
-    return Trainer(
-        model,
-        dataclasses.replace(config.recipe, anchor=0.0, decay=0.0),
-        warmup_cosine(config.seed),
-        config.seed.batch,
-        0.0,
-        config,
-        mesh,
-    )
-
-
-def trainer_of_recipe(
-    model: LanguageModel, config: Config, mesh: Mesh
-) -> Trainer:
-    """Members, truths and repeats."""
-    recipe = config.recipe
-    _check_batch("recipe", recipe.batch, mesh)
-    return Trainer(
-        model,
-        recipe,
-        constant_rate(recipe),
-        recipe.batch,
-        recipe.tail,
-        config,
-        mesh,
-    )
-
-
-def _check_batch(group: str, rows: int, mesh: Mesh) -> None:
-    if rows % mesh.shape["data"]:
-        raise UserError(
-            f"config.{group}.batch={rows} does not divide over the "
-            f"{mesh.shape['data']} devices of mesh axis 'data'; change it, or "
-            "config.train.data_axis"
+            lambda a: a / np.float32(tail_steps), program.fetch(state.tail_sum)
         )

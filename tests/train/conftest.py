@@ -37,14 +37,18 @@ class Setting:
         trainer: Trainer | None = None,
         **options: Any,
     ) -> Trained:
+        """One run alone; raises what stopped it."""
         options.setdefault("start", self.start)
-        return (trainer or self.trainer).train(
-            run or self.run,
+        (outcome,) = (trainer or self.trainer).train(
+            [run or self.run],
             self.corpus,
             scratch=folder / "scratch",
-            metrics=folder / "metrics.jsonl",
+            metrics=[folder / "metrics.jsonl"],
             **options,
         )
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
 
 @pytest.fixture(scope="package")

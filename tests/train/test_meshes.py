@@ -1,5 +1,7 @@
 """Devices decide how fast a run is, and nothing that it learns."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -42,12 +44,53 @@ def test_any_mesh_learns_the_same(setting, trained, tmp_path, shape):
     )
 
 
+@pytest.fixture(scope="module")
+def of_sixteen(setting):
+    """Sixteen rows a step: eight devices can take them in two pieces."""
+    config = tiny.changed(setting.config, "recipe", batch=16, steps=3)
+    return config, dataclasses.replace(setting.run, steps=3)
+
+
+@pytest.fixture(scope="module")
+def in_one_piece(setting, of_sixteen, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("piece")
+    config, run = of_sixteen
+    trainer = trainer_of_recipe(setting.model, config, tiny.mesh_of())
+    result = setting.train(folder, run, trainer)
+    return result, tiny.rows_of_metrics(folder / "metrics.jsonl")
+
+
+@needs_eight
+@pytest.mark.parametrize(
+    ("shape", "pieces"), [((1, 1), 4), ((8, 1), 2), ((4, 2), 2), ((2, 4), 4)]
+)
+def test_a_batch_in_pieces_is_the_batch(
+    setting, of_sixteen, in_one_piece, tmp_path, shape, pieces
+):
+    config, run = of_sixteen
+    config = tiny.changed(config, "train", accumulate=pieces)
+    trainer = trainer_of_recipe(setting.model, config, tiny.mesh_of(*shape))
+    result = setting.train(tmp_path, run, trainer)
+    rows = tiny.rows_of_metrics(tmp_path / "metrics.jsonl")
+    for key in ("loss", "gradient_norm"):
+        np.testing.assert_allclose(
+            [row[key] for row in rows],
+            [row[key] for row in in_one_piece[1]],
+            rtol=1e-4 if key == "gradient_norm" else 2e-5,
+        )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5, rtol=0),
+        result.params,
+        in_one_piece[0].params,
+    )
+
+
 @needs_eight
 def test_large_leaves_are_split_and_optimizer_states_with_them(setting):
     trainer = trainer_of_recipe(
         setting.model, setting.config, tiny.mesh_of(4, 2)
     )
-    state = trainer._start(setting.start)
+    state = trainer.program().start(setting.start)
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         name = jax.tree_util.keystr(path)
         share = leaf.addressable_shards[0].data.size / leaf.size

@@ -12,9 +12,9 @@ from jaxsim.errors import UserError
 from jaxsim.model import Execution
 from jaxsim.pool.digests import params_digest
 from jaxsim.train import Run, trainer_of_recipe, trainer_of_seed
+from jaxsim.train.finite import NonFiniteError
 from jaxsim.train.optimizer import adamw, constant_rate
 from jaxsim.train.runs import batch_of
-from jaxsim.train.trainer import NonFiniteError
 
 from . import tiny
 
@@ -146,6 +146,10 @@ def test_accounts_of_a_run(setting, trained):
     rows = tiny.rows_of_metrics(trained[1] / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert rows[-1]["loss"] == result.final_loss
+    for row in rows:
+        rate = row["flops_per_second"] / row["tokens_per_second"]
+        assert rate == pytest.approx(result.flops / tokens)
+        assert 0 <= row["input_seconds"] <= row["seconds"]
 
 
 @pytest.mark.parametrize(
@@ -169,16 +173,17 @@ def test_parameters_that_diverge_are_named_at_that_step(
 ):
     step = setting.trainer._call
 
-    def diverging(state, *rest):
+    def diverging(program, state, *rest):
         if int(state.step) == 2:
             state.params["final_norm"]["scale"] *= np.inf
-        return step(state, *rest)
+        return step(program, state, *rest)
 
     monkeypatch.setattr(setting.trainer, "_call", diverging)
     with pytest.raises(NonFiniteError, match=r"step 3, .*leaf final_norm/sc"):
         setting.train(tmp_path)
     rows = tiny.rows_of_metrics(tmp_path / "metrics.jsonl")
-    assert [row["step"] for row in rows] == [1, 2]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert rows[-1]["loss"] is None and "step 3, " in rows[-1]["error"]
 
 
 def test_a_batch_that_does_not_divide_is_refused_by_key(setting):
@@ -192,3 +197,9 @@ def test_a_batch_that_does_not_divide_is_refused_by_key(setting):
         config = tiny.changed(setting.config, group, batch=9)
         with pytest.raises(UserError, match=f"config.{group}.batch=9"):
             make(setting.model, config, mesh)
+
+
+def test_pieces_that_do_not_divide_the_batch_are_refused_by_key(setting):
+    config = tiny.changed(setting.config, "train", accumulate=3)
+    with pytest.raises(UserError, match=r"batch=8 .*train.accumulate=3 pieces"):
+        trainer_of_recipe(setting.model, config, tiny.mesh_of())

@@ -67,9 +67,9 @@ def config_of(folder: Path, **recipe: Any) -> Config:
     )
 
 
-def changed(config: Config, group: str, **values: Any) -> Config:
-    new = dataclasses.replace(getattr(config, group), **values)
-    return dataclasses.replace(config, **{group: new})
+def changed(config: Config, part: str, /, **values: Any) -> Config:
+    new = dataclasses.replace(getattr(config, part), **values)
+    return dataclasses.replace(config, **{part: new})
 
 
 def mesh_of(data: int = 1, model: int = 1) -> Mesh:

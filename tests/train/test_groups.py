@@ -1,0 +1,183 @@
+"""Runs side by side: what each alone would be, and no word between them."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxsim import mesh as meshes
+from jaxsim.errors import Preempted, UserError
+from jaxsim.pool.digests import params_digest
+from jaxsim.train import Run, member_run, trainer_of_recipe
+from jaxsim.train.finite import NonFiniteError
+
+from . import tiny
+
+COLLECTIVES = re.compile(
+    r"all-reduce|all-gather|all-to-all|reduce-scatter|collective|\bsend\b"
+)
+needs_eight = pytest.mark.skipif(
+    jax.device_count() < 8, reason="needs 8 devices"
+)
+
+
+@pytest.fixture(scope="module")
+def runs(setting) -> list[Run]:
+    return [member_run(unit, setting.config.recipe) for unit in "abc"]
+
+
+def _train(setting, runs, folder, trainer=None, **options):
+    return (trainer or setting.trainer).train(
+        runs,
+        setting.corpus,
+        setting.start,
+        folder / "scratch",
+        [folder / f"{run.name}.jsonl" for run in runs],
+        **options,
+    )
+
+
+def _losses(folder, run):
+    rows = tiny.rows_of_metrics(folder / f"{run.name}.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    return [row["loss"] for row in rows]
+
+
+@pytest.fixture(scope="module")
+def side_by_side(setting, runs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("group")
+    return _train(setting, runs, folder), folder
+
+
+def test_a_run_in_a_group_is_the_run_alone(
+    setting, trained, runs, side_by_side
+):
+    """Sums are added in another order: float32, at a loss of 5."""
+    outcomes, folder = side_by_side
+    alone = tiny.rows_of_metrics(trained[1] / "metrics.jsonl")
+    np.testing.assert_allclose(
+        _losses(folder, runs[0]), [row["loss"] for row in alone], rtol=2e-5
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5, rtol=0),
+        outcomes[0].params,
+        trained[0].params,
+    )
+    others = {params_digest(outcome.params) for outcome in outcomes}
+    assert len(others) == 3, "runs side by side were given the same rows"
+    assert outcomes[0].tokens == trained[0].tokens
+    assert outcomes[0].flops == trained[0].flops
+
+
+def test_neighbours_and_padding_change_no_bit(
+    setting, runs, side_by_side, tmp_path
+):
+    whole = [params_digest(outcome.params) for outcome in side_by_side[0]]
+    again = _train(setting, runs[:2], tmp_path, slots=3)
+    assert [params_digest(outcome.params) for outcome in again] == whole[:2]
+
+
+def test_a_group_that_was_stopped_goes_on_bit_for_bit(
+    setting, runs, side_by_side, tmp_path
+):
+    asked = iter([False, False, True])
+    with pytest.raises(Preempted, match=r"3 runs \(a, b, c\): stopped after s"):
+        _train(setting, runs, tmp_path, stop=lambda: next(asked))
+    outcomes = _train(setting, runs, tmp_path)
+    for run, outcome, whole in zip(
+        runs, outcomes, side_by_side[0], strict=True
+    ):
+        assert params_digest(outcome.params) == params_digest(whole.params)
+        assert _losses(tmp_path, run) == _losses(side_by_side[1], run)
+
+
+def test_the_cost_of_a_group_is_divided_among_its_runs(side_by_side):
+    outcomes, folder = side_by_side
+    last = tiny.rows_of_metrics(folder / "a.jsonl")[-1]
+    total = sum(outcome.wall_seconds for outcome in outcomes)
+    assert total == pytest.approx(3 * outcomes[0].wall_seconds)
+    assert total >= last["seconds"], "more time was told than was counted"
+
+
+def test_a_run_that_diverges_is_named_and_the_others_go_on(
+    setting, runs, side_by_side, tmp_path, monkeypatch
+):
+    call, asked = setting.trainer._call, iter([False, False, False, True])
+
+    def diverging(program, state, *rest):
+        if int(state.step[0]) == 2:
+            scale = state.params["final_norm"]["scale"]
+            state.params["final_norm"]["scale"] = scale.at[1].multiply(jnp.inf)
+        return call(program, state, *rest)
+
+    monkeypatch.setattr(setting.trainer, "_call", diverging)
+    with pytest.raises(Preempted):  # committed after the run was given up
+        _train(setting, runs, tmp_path, stop=lambda: next(asked))
+    a, b, c = _train(setting, runs, tmp_path)
+    assert isinstance(b, NonFiniteError)
+    assert re.search(
+        r"member b: .* at step 3, on rows of b; leaf final_norm/scale", str(b)
+    )
+    assert _losses(tmp_path, runs[1])[2:] == [None]
+    for outcome, whole in zip((a, c), side_by_side[0][::2], strict=True):
+        assert params_digest(outcome.params) == params_digest(whole.params)
+
+
+@needs_eight
+def test_groups_on_many_devices_learn_the_same_without_a_word(
+    setting, runs, side_by_side, tmp_path
+):
+    trainer = trainer_of_recipe(setting.model, setting.config, tiny.mesh_of(8))
+    program = trainer.program(8)
+    assert program.mesh.size == 8
+    text = program.compiled().as_text()
+    assert not COLLECTIVES.findall(text)
+    alone = trainer.program().compiled().as_text()
+    assert COLLECTIVES.search(alone), "the search would find nothing"
+
+    outcomes = _train(setting, runs, tmp_path, trainer, slots=8)
+    for run, outcome, whole in zip(
+        runs, outcomes, side_by_side[0], strict=True
+    ):
+        np.testing.assert_allclose(
+            _losses(tmp_path, run), _losses(side_by_side[1], run), rtol=2e-5
+        )
+        assert outcome.device_seconds == 8 * outcome.wall_seconds
+        assert params_digest(outcome.params) != params_digest(setting.start)
+        assert outcome.flops == whole.flops
+
+
+@needs_eight
+@pytest.mark.parametrize(
+    ("members", "devices"), [(2, 2), (3, 3), (8, 8), (10, 5), (16, 8)]
+)
+def test_members_lie_whole_on_as_many_devices_as_divide_them(members, devices):
+    assert meshes.member_mesh(tiny.mesh_of(4, 2), members).size == devices
+
+
+def test_a_group_of_models_that_are_divided_is_refused(setting):
+    if jax.device_count() < 2:
+        pytest.skip("one device divides nothing")
+    config = tiny.changed(setting.config, "train", group=2)
+    with pytest.raises(UserError, match=r"config.train.group=2"):
+        trainer_of_recipe(setting.model, config, tiny.mesh_of(1, 2))
+
+
+def test_several_processes_train_one_run_at_a_time(setting, monkeypatch):
+    config = tiny.changed(setting.config, "train", group=0)
+    trainer = trainer_of_recipe(setting.model, config, tiny.mesh_of())
+    monkeypatch.setattr("jaxsim.train.trainer.alone", lambda: False)
+    monkeypatch.setattr("jaxsim.train.of_config.alone", lambda: False)
+    assert trainer.at_once(12) == 1
+    config = tiny.changed(setting.config, "train", group=2)
+    with pytest.raises(UserError, match=r"train.group=2: several processes"):
+        trainer_of_recipe(setting.model, config, tiny.mesh_of())
+
+
+def test_a_cpu_trains_one_run_after_the_other(setting):
+    assert setting.trainer.at_once(12) == 1
+    config = tiny.changed(setting.config, "train", group=4)
+    trainer = trainer_of_recipe(setting.model, config, tiny.mesh_of())
+    assert trainer.at_once(12) == 4
