@@ -28,6 +28,9 @@ class NotSaved(JaxsimError):
 def save_params(path: Path, params: Any) -> None:
     """Saves a tree of arrays at `path`, which must not exist yet.
 
+    Every process calls it with the same tree: Orbax compares their paths, even
+    where only one of them is said to take part (0.12.8).
+
     Raises:
       NotSaved: the disk is full, or cannot be written.
     """
@@ -48,7 +51,8 @@ def load_params(path: Path, shapes: Any) -> Any:
     """
     target = jax.tree.map(lambda s: np.empty(s.shape, s.dtype), shapes)
     with _restoring(f"{path}: cannot be restored"):
-        params = ocp.load(path.absolute(), target)
+        with _alone():
+            params = ocp.load(path.absolute(), target)
         # A numpy target of another shape is not refused (0.12.8).
         for key, leaf in jax.tree_util.tree_leaves_with_path(shapes):
             found = functools.reduce(lambda node, k: node[k.key], key, params)
@@ -79,8 +83,8 @@ class TrainingCheckpoints:
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
-    def restore(self, abstract_state: Any) -> Any:
-        """The latest state, with the shardings of `abstract_state`.
+    def restore(self, step: int, abstract_state: Any) -> Any:
+        """The state after `step`, with the shardings of `abstract_state`.
 
         Raises:
           DamagedError: it cannot be read; without it the run starts anew.
@@ -89,7 +93,7 @@ class TrainingCheckpoints:
             f"{self._directory}: the state of an unfinished run cannot be "
             "restored; delete that folder to start the run anew"
         ):
-            return self._checkpointer.load(None, abstract_state)
+            return self._checkpointer.load(step, abstract_state)
 
     def save(self, step: int, state: Any) -> None:
         """Starts to save; arrays are copied before this returns.
@@ -121,6 +125,18 @@ class TrainingCheckpoints:
     ) -> None:
         with _saving(self._directory, self._state):
             self._checkpointer.close()
+
+
+def _alone() -> contextlib.AbstractContextManager[Any]:
+    """To load arrays of the host: no other process is waited for."""
+    if jax.process_count() == 1:
+        return contextlib.nullcontext()
+    this = jax.process_index()
+    context = ocp.Context()
+    context.multiprocessing.primary_host = this
+    context.multiprocessing.active_processes = {this}
+    context.multiprocessing.barrier_sync_key_prefix = f"process{this}"
+    return context
 
 
 def _shape(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -4,6 +4,7 @@ Kept free of anything else, so that the rest can be imported in a test or a
 notebook. Every mistake of the user ends in one sentence and exit code 2.
 """
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -16,7 +17,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from absl import logging as absl_logging
@@ -27,6 +28,10 @@ from jaxsim import __version__
 from jaxsim.config import Config, from_config_dict, load_config
 from jaxsim.errors import JaxsimError, Preempted, UserError
 from jaxsim.memory import keep_freed_memory
+from jaxsim.shard import parse_shard
+
+if TYPE_CHECKING:
+    from jaxsim.distributed import Group
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Command:
     flags: Mapping[str, Flag] = dataclasses.field(default_factory=dict)
     config: str = "needed"  # or 'saved' (WORKDIR's own will do) or 'none'
     workdir: bool = True  # is it needed?
+    text: bool = True  # must the config say where its text is?
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,15 +60,11 @@ class Call:
     config: Config | None
     workdir: Path | None
     options: dict[str, Any]
+    group: "Group | None" = None  # of processes that run it together
 
 
 def _shard(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match or not int(match[1]) < int(match[2]):
-        raise UserError(
-            f"--shard={text}: must be i/n with i from 0 to n-1, as in 0/4"
-        )
-    return int(match[1]), int(match[2])
+    return parse_shard(text, os.environ)
 
 
 def _worth(text: str) -> float:
@@ -92,12 +94,48 @@ def _truths(text: str) -> tuple[Path, Path]:
     return Path(names[0]), Path(names[1])
 
 
+def _members(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise UserError(f"--members={text}: must be a number, as in 32")
+    return int(text)
+
+
+def _utilization(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise UserError(
+            f"--utilization={text}: must be a share of the peak rate, as in 0.4"
+        )
+    return share
+
+
 def _file(text: str) -> Path:
     if not Path(text).is_file():
         raise UserError(f"no such file: {text}")
     return Path(text)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise UserError(
+            f"--processes, --process: {text!r} must be a whole number, from 0"
+        )
+    return int(text)
+
+
+_PROCESSES = {
+    "distributed": Flag(
+        "--distributed=auto", "one of many processes that jax detects", str
+    ),
+    "coordinator": Flag(
+        "--coordinator=HOST:PORT", "of the processes, all on one program", str
+    ),
+    "processes": Flag("--processes=N", "how many there are", _count),
+    "process": Flag("--process=I", "which one this is, from 0", _count),
+}
 _OVERRIDE = {
     "override": Flag(
         "--override",
@@ -109,10 +147,17 @@ COMMANDS: Mapping[str, Command] = {
         "documents to rows of tokens",
         {"refreeze": Flag("--refreeze", "start a new pool")},
     ),
-    "seed": Command("train the seed"),
+    "seed": Command("train the seed", _PROCESSES),
     "train": Command(
         "train every member that the pool lacks",
-        {"shard": Flag("--shard=i/n", "only share i of n, from 0", _shard)},
+        {
+            "shard": Flag(
+                "--shard=i/n",
+                "only share i of n, from 0; slurm: as its job array says",
+                _shard,
+            ),
+            **_PROCESSES,
+        },
     ),
     "score": Command(
         "score a table of mixtures by merging",
@@ -155,6 +200,25 @@ COMMANDS: Mapping[str, Command] = {
         "all of the above that the config asks for; repeat it to continue",
         _OVERRIDE,
     ),
+    "plan": Command(
+        "compile for hardware you may not have; say what fits, what it costs",
+        {
+            "topology": Flag(
+                "--topology=v5e:16x16",
+                "of TPUs; without it the devices that are there",
+                str,
+            ),
+            "members": Flag(
+                "--members=32", "of the pool, if no text is prepared", _members
+            ),
+            "utilization": Flag(
+                "--utilization=0.4", "share of the peak rate", _utilization
+            ),
+        },
+        config="saved",
+        workdir=False,
+        text=False,
+    ),
     "doctor": Command(
         "devices, versions, memory, disk: what a bug report needs",
         config="none",
@@ -175,16 +239,28 @@ def entry() -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Runs one command and returns its exit code."""
-    try:
-        if (text := _answer(argv)) is not None:
-            print(text)
-            return 0
-        call = parse(argv)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        absl_logging.set_verbosity(absl_logging.WARNING)
-        keep_freed_memory()
-        _use_compilation_cache()
+    return _guarded(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str]) -> None:
+    if (text := _answer(argv)) is not None:
+        print(text)
+        return
+    call = parse(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    keep_freed_memory()
+    _use_compilation_cache()
+    if call.group is None:
         _execute(call)
+    else:
+        _execute_in_group(call, call.group)
+
+
+def _guarded(action: Callable[[], None]) -> int:
+    """The exit code of what was done; says what went wrong."""
+    try:
+        action()
     except JaxsimError as error:
         print(f"jaxsim: {error}", file=sys.stderr)
         return error.exit_code
@@ -229,7 +305,7 @@ def parse(argv: Sequence[str]) -> Call:
     if command.config != "none":
         node = _load_node(name, values.config, workdir)
         _apply(node, overrides)
-        config = from_config_dict(node)
+        config = from_config_dict(node, text=command.text)
     elif overrides:
         raise UserError(f"{name}: takes no config, but {overrides[0]} is given")
     options = {}
@@ -238,7 +314,12 @@ def parse(argv: Sequence[str]) -> Call:
         if flag.parse is not None and value is not None:
             value = flag.parse(value)
         options[option] = value
-    return Call(name, config, workdir, options)
+    group = None
+    if command.flags.keys() >= _PROCESSES.keys():
+        from jaxsim.distributed import group_of
+
+        group = group_of(**{name: options.pop(name) for name in _PROCESSES})
+    return Call(name, config, workdir, options, group)
 
 
 def _execute(call: Call) -> None:
@@ -254,6 +335,25 @@ def _execute(call: Call) -> None:
         function(call.workdir, **call.options)
     else:
         function(call.config, call.workdir, **call.options)
+
+
+def _execute_in_group(call: Call, group: "Group") -> None:
+    """One of many processes; if it fails it ends at once, with its code."""
+    from jaxsim import distributed
+
+    distributed.join(group)
+    try:
+        with contextlib.ExitStack() as stack:
+            if not distributed.is_lead():  # process 0 says it all
+                nowhere = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(contextlib.redirect_stdout(nowhere))
+            code = _guarded(lambda: _execute(call))
+    # Where this process cannot go on, nobody can: it must not linger.
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
+        code = 1
+    if code:
+        distributed.leave(code)
 
 
 def _answer(argv: Sequence[str]) -> str | None:

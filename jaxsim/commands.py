@@ -8,21 +8,26 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jaxsim import corpus as corpora
 from jaxsim.config import Config, SearchConfig, save_config
 from jaxsim.console import say
 from jaxsim.corpus import Corpus, open_corpus
+from jaxsim.distributed import from_lead, is_lead, leading
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.mesh import training_mesh
 from jaxsim.mixture.scorer import Scorer, table_name
 from jaxsim.mixture.scores import Scores
 from jaxsim.mixture.table import read_csv
 from jaxsim.model import LanguageModel
+from jaxsim.plan import Plan, devices_of, make_plan, show_plan, sizes_of
 from jaxsim.pool import Manifest, Pool, create_pool, open_pool
-from jaxsim.pool.build import train_and_publish, train_missing
+from jaxsim.pool.build import follow, train_and_publish, train_missing
+from jaxsim.pool.claims import patiently
 from jaxsim.pool.digests import differences
 from jaxsim.pool.manifest import read_manifest
-from jaxsim.pool.publish import Busy, is_published
+from jaxsim.pool.publish import is_published
 from jaxsim.report.gauged import gauge_lines
 from jaxsim.report.tables import (
     show_agreement,
@@ -91,7 +96,7 @@ def seed(config: Config, workdir: Path) -> None:
     """Trains the seed from scratch, on text of its own."""
     corpus = open_corpus(workdir)
     entry = workdir / "seed"
-    if is_published(entry):
+    if from_lead(is_published(entry)):
         _check_seed(read_manifest(entry), config)
         say("seed: it is there")
         return
@@ -104,16 +109,24 @@ def seed(config: Config, workdir: Path) -> None:
         f"seed: {model.parameter_count():,} parameters, "
         f"{config.seed.steps * config.seed.batch * corpus.length:,} tokens"
     )
-    train_and_publish(
-        run,
-        entry,
-        corpus,
-        trainer,
-        trainer.fresh_params(config.seed.rng),
-        workdir,
-        recipe=_seed_recipe(config),
-        seed_digest="",
-    )
+    start = trainer.fresh_params(config.seed.rng)
+    if not is_lead():
+        follow([run], corpus, trainer, lambda: start)
+        return
+    with leading():
+        patiently(
+            lambda watch: train_and_publish(
+                run,
+                entry,
+                corpus,
+                trainer,
+                start,
+                workdir,
+                recipe=_seed_recipe(config),
+                seed_digest="",
+                watch=watch,
+            )
+        )
 
 
 def train(
@@ -256,6 +269,27 @@ def report(config: Config, workdir: Path) -> Path:
     return path
 
 
+def plan(
+    config: Config,
+    workdir: Path | None,
+    topology: str | None = None,
+    members: int | None = None,
+    utilization: float | None = None,
+) -> Plan:
+    """Compiles training and scoring for devices that need not be there."""
+    sizes = sizes_of(config, workdir, members)
+    devices = devices_of(topology) if topology else jax.devices()
+    made = make_plan(
+        config,
+        sizes,
+        topology or "",
+        devices,
+        0.4 if utilization is None else utilization,
+    )
+    show_plan(made)
+    return made
+
+
 def verify(workdir: Path) -> None:
     """Re-hashes seed and pool.
 
@@ -282,7 +316,6 @@ def run(config: Config, workdir: Path, override: bool = False) -> None:
     seed(config, workdir)
     trainer = _trainer(config, workdir)
     train(config, workdir, trainer=trainer)
-    _check_complete(workdir)
     scorer = Scorer(workdir, config.score, override)
     score(config, workdir, scorer=scorer)
     if config.validate.truths:
@@ -326,17 +359,6 @@ def _check_seed(manifest: Manifest, config: Config) -> None:
         raise UserError(
             f"the seed was trained with other values: {'; '.join(lines)}. "
             "Restore them, or use another --workdir"
-        )
-
-
-def _check_complete(workdir: Path) -> None:
-    """Scores of a pool that another process still fills are not wanted."""
-    there = set(open_pool(workdir).names())
-    missing = [n for n in open_corpus(workdir).units if n not in there]
-    if missing:
-        raise Busy(
-            f"members {', '.join(missing)} are being trained by another "
-            "process; repeat the same command when it is done"
         )
 
 

@@ -135,12 +135,15 @@ class TrainConfig:
 
     data_axis: int = -1  # devices on the mesh axis `data`; -1: the rest
     model_axis: int = 1  # devices on the mesh axis `model`
+    group: int = 0  # runs trained side by side, at most; 0: planned
+    accumulate: int = 1  # pieces of a batch, one after the other
     attention: str = "einsum"  # 'einsum', 'xla' or 'cudnn'
     unroll: bool = True  # layers; faster on CPU, slower to compile
     remat: str = "none"  # 'none', 'dots' or 'full'
     loss_chunk: int = 64  # tokens of a row whose logits exist at once
     checkpoint_every: int = 0  # steps; 0: only the finished run is kept
     log_every: int = 8  # steps
+    step_limit: float = 1800.0  # seconds; a stuck run ends then; 0: never
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,14 +257,20 @@ def parse_arg(arg: str | None, *known: str) -> frozenset[str]:
     return words
 
 
-def from_config_dict(node: config_dict.ConfigDict) -> Config:
+def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
     """Checks every key and type, and freezes.
+
+    Args:
+      node: what a config file returns.
+      text: whether it has to say where its text and tokenizer are.
 
     Raises:
       UserError: an unknown key, a wrong type, a missing or impossible value.
     """
     config = _convert(Config, node.to_dict(), "config")
     _check(config)
+    if text:
+        _check_paths(config.corpus)
     return config
 
 
@@ -286,6 +295,7 @@ def load_config(path: Path) -> Config:
     try:
         config = _convert(Config, data, "config")
         _check(config)
+        _check_paths(config.corpus)
     except UserError as error:
         raise UserError(f"{path}: {error}; give --config") from error
     return config
@@ -388,6 +398,7 @@ _POSITIVE = [
     "corpus.overlap_words",
     "train.loss_chunk",
     "train.log_every",
+    "train.accumulate",
     "score.loss_chunk",
     "score.model_axis",
     "score.concentration",
@@ -404,6 +415,7 @@ _NOT_NEGATIVE = [
     "seed.warmup",
     "recipe.weight_decay",
     "train.checkpoint_every",
+    "train.group",
     "score.windows",
     "search.windows",
     "score.rows",
@@ -458,12 +470,6 @@ def _check(config: Config) -> None:
     for key in _SHARES:
         need(0 <= get(key) <= 1, key, "a share between 0 and 1")
     need(bool(config.corpus.partitions), "corpus.partitions", "at least one")
-    tokenizer = config.corpus.tokenizer
-    if tokenizer.kind == "file" and not tokenizer.path:
-        raise UserError(
-            "config.corpus.tokenizer.path: missing (a tokenizer.json, for "
-            "kind='file')"
-        )
     _check_search(config.search)
     m = config.model
     need(m.dim % m.heads == 0, "model.heads", f"a divisor of dim={m.dim}")
@@ -503,8 +509,22 @@ def _check(config: Config) -> None:
                     f"{key}.reader: must be one of sotu, jsonl, text, "
                     f"is {entry.reader!r}"
                 )
+
+
+def _check_paths(corpus: CorpusConfig) -> None:
+    tokenizer = corpus.tokenizer
+    if tokenizer.kind == "file" and not tokenizer.path:
+        raise UserError(
+            "config.corpus.tokenizer.path: missing (a tokenizer.json, for "
+            "kind='file')"
+        )
+    for where in ("partitions", "domains", "seed_text"):
+        for name, entry in getattr(corpus, where).items():
             if entry.reader != "sotu" and not entry.path:
-                raise UserError(f"{key}.path: missing (a file or a folder)")
+                raise UserError(
+                    f"config.corpus.{where}.{name}.path: missing (a file or "
+                    "a folder)"
+                )
 
 
 def _check_search(search: SearchConfig) -> None:

@@ -27,3 +27,9 @@ class Preempted(JaxsimError):
     """Stopped on request after the last commit; the same command continues."""
 
     exit_code = 4
+
+
+class HungError(JaxsimError):
+    """Something that was waited for did not come in time."""
+
+    exit_code = 5

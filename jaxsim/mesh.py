@@ -4,9 +4,11 @@ Auto axes, spelled out: `jax.make_mesh` has made explicit ones by default since
 JAX 0.9, and Linen modules do not annotate their outputs for those.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxsim.errors import UserError
@@ -25,29 +27,46 @@ RULES: dict[str, str | None] = {
 }
 
 
-def training_mesh(data_axis: int, model_axis: int) -> Mesh:
-    """All devices as `(data, model)`; a `data_axis` of -1 takes the rest.
+def training_mesh(
+    data_axis: int,
+    model_axis: int,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+    """Devices, by default all, as `(data, model)`; -1 takes the rest.
 
     Raises:
       UserError: the axes do not multiply to the number of devices.
     """
-    devices = jax.device_count()
-    if data_axis == -1 and devices % model_axis == 0:
-        data_axis = devices // model_axis
-    if data_axis * model_axis != devices:
+    count = jax.device_count() if devices is None else len(devices)
+    if data_axis == -1 and count % model_axis == 0:
+        data_axis = count // model_axis
+    if data_axis * model_axis != count:
         raise UserError(
             f"config.train: data_axis={data_axis} times model_axis="
-            f"{model_axis} is not the number of devices, {devices}"
+            f"{model_axis} is not the number of devices, {count}"
         )
     return jax.make_mesh(
         (data_axis, model_axis),
         ("data", "model"),
         axis_types=(AxisType.Auto, AxisType.Auto),
+        devices=devices,
     )
 
 
-def scoring_mesh(model_axis: int = 1) -> Mesh:
-    """All devices as `(mixture, model)`.
+def member_mesh(mesh: Mesh, members: int) -> Mesh:
+    """Devices of `mesh` side by side, each with as many of the members.
+
+    As many devices as divide their number: each member is whole on one.
+    """
+    devices = mesh.devices.flatten()
+    used = max(n for n in range(1, len(devices) + 1) if members % n == 0)
+    return Mesh(devices[:used], ("member",), axis_types=(AxisType.Auto,))
+
+
+def scoring_mesh(
+    model_axis: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """Devices, by default all, as `(mixture, model)`.
 
     Along `mixture` each scores its own share of the mixtures; along `model`
     they share the widths of one model.
@@ -55,16 +74,17 @@ def scoring_mesh(model_axis: int = 1) -> Mesh:
     Raises:
       UserError: `model_axis` does not divide the number of devices.
     """
-    devices = jax.device_count()
-    if devices % model_axis:
+    count = jax.device_count() if devices is None else len(devices)
+    if count % model_axis:
         raise UserError(
             f"config.score: model_axis={model_axis} does not divide the "
-            f"number of devices, {devices}"
+            f"number of devices, {count}"
         )
     return jax.make_mesh(
-        (devices // model_axis, model_axis),
+        (count // model_axis, model_axis),
         ("mixture", "model"),
         axis_types=(AxisType.Auto, AxisType.Auto),
+        devices=devices,
     )
 
 
@@ -75,6 +95,62 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of a batch over `data`."""
     return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def to_devices(tree: Any, shardings: Any) -> Any:
+    """Arrays of the host, the same in every process, where they belong."""
+
+    def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(leaf, jax.Array):
+            return jax.device_put(leaf, sharding)
+        return jax.make_array_from_callback(
+            leaf.shape, sharding, lambda index: leaf[index]
+        )
+
+    return jax.tree.map(place, tree, shardings)
+
+
+def to_host(tree: Any, mesh: Mesh) -> Any:
+    """Whole arrays as numpy's, also where other processes hold parts.
+
+    Every process calls it. One leaf after the other is on a device as a whole;
+    leaves that are so already wait for no later step.
+    """
+
+    def is_here(leaf: jax.Array) -> bool:
+        return leaf.is_fully_addressable or leaf.is_fully_replicated
+
+    def fetch(leaf: jax.Array) -> np.ndarray:
+        if not is_here(leaf):
+            leaf = jax.jit(lambda a: a, out_shardings=replicated(mesh))(leaf)
+        return np.asarray(leaf)
+
+    if all(map(is_here, jax.tree.leaves(tree))):
+        return jax.device_get(tree)
+    return jax.tree.map(fetch, tree)
+
+
+def rows_here(shape: tuple[int, ...], sharding: NamedSharding) -> slice:
+    """The rows between the first and the last that devices here hold."""
+    here = sharding.addressable_devices_indices_map(shape).values()
+    rows = [index[0].indices(shape[0]) for index in here if index]
+    return slice(min(r[0] for r in rows), max(r[1] for r in rows))
+
+
+def rows_to_devices(
+    rows: np.ndarray,
+    start: int,
+    shape: tuple[int, ...],
+    sharding: NamedSharding,
+) -> jax.Array:
+    """A global array from the rows of `rows_here`, which begin at `start`."""
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None  # only its type allows that
+        first, last, _ = index[0].indices(shape[0])
+        return rows[(slice(first - start, last - start), *index[1:])]
+
+    return jax.make_array_from_callback(shape, sharding, part)
 
 
 def parameter_shardings(

@@ -86,9 +86,9 @@ def work(monkeypatch) -> list[str]:
     train = commands.Trainer.train
     chunks = evaluator.Evaluator.chunks
 
-    def trained(self, run, *args, **kwargs):
-        done.append(run.name)
-        return train(self, run, *args, **kwargs)
+    def trained(self, runs, *args, **kwargs):
+        done.extend(run.name for run in runs)
+        return train(self, runs, *args, **kwargs)
 
     def scored(self, table, *args, **kwargs):
         done.extend(table.names)

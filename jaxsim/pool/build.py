@@ -1,34 +1,23 @@
 """Trains what is missing, and publishes one entry for each run."""
 
-import dataclasses
-import shutil
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxsim import distributed
+from jaxsim.checkpoints import save_params
 from jaxsim.console import say
 from jaxsim.corpus import Corpus
-from jaxsim.errors import JaxsimError, Preempted, UserError
-from jaxsim.metrics import provenance
-from jaxsim.model import LanguageModel
-from jaxsim.pool.digests import (
-    differences,
-    first_non_finite,
-    leaves_by_path,
-    object_digest,
-    params_digest,
-)
-from jaxsim.pool.manifest import Manifest, read_manifest
+from jaxsim.errors import UserError
+from jaxsim.pool.claims import Watch, patiently
+from jaxsim.pool.digests import differences
+from jaxsim.pool.group import Group, recorded
+from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.pool import Pool
-from jaxsim.pool.publish import (
-    AlreadyPublished,
-    Busy,
-    clear_leftovers,
-    holding,
-    is_published,
-    publish,
-    save_attempt,
-)
+from jaxsim.pool.publish import is_published
+from jaxsim.pool.round import Round
+from jaxsim.pool.workshop import Workshop, check_room, origin
 from jaxsim.train import Run, Trainer, stop_requested
 from jaxsim.train.trainer import Trained
 
@@ -39,15 +28,33 @@ def train_missing(
     corpus: Corpus,
     trainer: Trainer,
 ) -> None:
-    """Trains and publishes every run that the pool lacks, in order.
+    """Trains and publishes every run that the pool lacks.
 
-    A run that another process on this machine is working on is left to it.
+    Runs of one length are trained side by side, as many as the trainer takes
+    at once; groups that were begun come first. A run that another launcher
+    works on is left to it while others are missing; then this one waits for
+    it, and trains it if that launcher dies.
 
     Raises:
       UserError: the corpus is not the one that the seed comes from, or an
         entry of a run's name comes from other data or another run.
       Preempted: SIGTERM came; what was done is on disk.
+      JaxsimError: a run did not come to finite values. The others that were
+        trained with it are published.
     """
+    if not distributed.is_lead():
+        follow(runs, corpus, trainer, lambda: pool.seed()[1])
+        return
+    with distributed.leading():
+        _train_missing(runs, pool, corpus, trainer)
+
+
+def _train_missing(
+    runs: Sequence[Run],
+    pool: Pool,
+    corpus: Corpus,
+    trainer: Trainer,
+) -> None:
     _check_corpus(pool, corpus)
     missing = []
     for run in runs:
@@ -59,22 +66,21 @@ def train_missing(
         say(f"pool: all {len(runs)} runs are there")
         return
     _, seed_params = pool.seed()
-    _check_room(pool.workdir, pool.model, len(missing))
+    check_room(pool.workdir, pool.model, len(missing))
     say(f"pool: {len(missing)} of {len(runs)} runs to train")
-    for run in missing:
-        try:
-            train_and_publish(
-                run,
-                pool.entry(run.name),
-                corpus,
-                trainer,
-                seed_params,
-                pool.workdir,
-                recipe=pool.identity["recipe"],
-                seed_digest=pool.identity["seed_digest"],
-            )
-        except Busy as busy:
-            say(str(busy))
+    workshop = Workshop(
+        corpus,
+        trainer,
+        seed_params,
+        pool.workdir,
+        recipe=pool.identity["recipe"],
+        seed_digest=pool.identity["seed_digest"],
+        entry_of=pool.entry,
+    )
+    if not distributed.alone():
+        for _, group in recorded(workshop.training):
+            say(f"{group}: begun side by side; one by one they start anew")
+    patiently(lambda watch: Round(workshop, missing, watch).train())
 
 
 def train_and_publish(
@@ -87,133 +93,70 @@ def train_and_publish(
     *,
     recipe: dict[str, Any],
     seed_digest: str,
+    watch: Watch | None = None,
 ) -> None:
-    """Trains one run from `start`, and admits the result.
+    """Trains one run from `start`, and admits the result as `entry`.
 
     Killed at any moment, it leaves an attempt that nothing names, and the
     state that the next call resumes from.
 
     Raises:
-      Busy: another process on this machine trains this run.
+      Busy: another launcher trains this run.
       Preempted: SIGTERM came; what was done is on disk.
       JaxsimError: the result is not finite, or there is no room for it;
         nothing is admitted.
     """
-    training = workdir / "training"
-    # No run can have this name: it begins with a dot.
-    lock = training / ".locks" / run.name
-    what = f"{run.kind} {run.name}"
-    with holding(lock, what), stop_requested() as stop:
-        if is_published(entry):
-            return
-        clear_leftovers(entry)
-        _check_room(workdir, trainer.model, 1)
-        trained = trainer.train(
-            run,
-            corpus,
-            start,
-            _scratch(training, run, corpus, trainer, recipe, seed_digest),
-            workdir / "metrics" / f"{run.name}.jsonl",
-            stop,
-        )
-        if leaf := first_non_finite(trained.params):
-            raise JaxsimError(
-                f"{what}: after the last step leaf {leaf} holds a value that "
-                "is not finite; nothing is admitted"
-            )
-        attempt, files = save_attempt(entry, trained.params)
-        manifest = _manifest(
-            run, trained, attempt, files, corpus, trainer.model, recipe,
-            seed_digest,
-        )  # fmt: skip
-        try:
-            publish(entry, manifest)
-        except AlreadyPublished as lost:
-            say(str(lost))
-        shutil.rmtree(training / run.name, ignore_errors=True)
-    if stop():
-        raise Preempted(
-            f"{what}: it is published, and no other run was begun; repeat the "
-            "same command to continue"
-        )
+    workshop = Workshop(
+        corpus,
+        trainer,
+        start,
+        workdir,
+        recipe=recipe,
+        seed_digest=seed_digest,
+        entry_of=lambda _: entry,
+    )
+    with contextlib.ExitStack() as locks:
+        if workshop.take(run, locks, watch):
+            workshop.train(Group((run,), 1), (run,))
 
 
-def _scratch(
-    training: Path,
-    run: Run,
+def follow(
+    runs: Sequence[Run],
     corpus: Corpus,
     trainer: Trainer,
-    recipe: dict[str, Any],
-    seed_digest: str,
-) -> Path:
-    """The folder of this very run's states; those of another are deleted.
+    start: Callable[[], Any],
+) -> None:
+    """Trains and saves what process 0 says, with it; that one publishes.
 
-    A config or a text may have changed since a run of this name was stopped.
+    Args:
+      runs: all that there may be, as in process 0.
+      corpus: where their rows come from.
+      trainer: of the same settings as in process 0.
+      start: loads the parameters that all runs start from.
+
+    Raises:
+      Ended: process 0 failed, or was stopped.
+      Preempted: SIGTERM came to one of the processes.
     """
-    identity = {
-        **_origin(run, corpus),
-        "tokenizer_digest": corpus.tokenizer_digest,
-        "seed_data": corpus.seed.digest,
-        "model": dataclasses.asdict(trainer.model.config),
-        # The seed's own recipe leaves out betas, decay, clip and precision.
-        "trainer": dataclasses.asdict(trainer.recipe),
-        "recipe": recipe,
-        "seed_digest": seed_digest,
-    }
-    folder = training / run.name / object_digest(identity)[:16]
-    for other in folder.parent.glob("*"):
-        if other != folder:
-            say(f"{run.kind} {run.name}: it has changed, and starts anew")
-            shutil.rmtree(other)
-    return folder
-
-
-def _origin(run: Run, corpus: Corpus) -> dict[str, Any]:
-    """What makes a run this one, as its manifest says it."""
-    return {
-        "kind": run.kind,
-        "ratio": dict(run.ratio),
-        "steps": run.steps,
-        "order": run.order,
-        "data_digests": {name: corpus.unit(name).digest for name in run.ratio},
-    }
-
-
-def _manifest(
-    run: Run,
-    trained: Trained,
-    attempt: str,
-    files: dict[str, Any],
-    corpus: Corpus,
-    model: LanguageModel,
-    recipe: dict[str, Any],
-    seed_digest: str,
-) -> Manifest:
-    rows = trained.schedule
-    return Manifest(
-        name=run.name,
-        attempt=attempt,
-        params_digest=params_digest(trained.params),
-        files=files,
-        leaves={
-            path: (list(leaf.shape), str(leaf.dtype))
-            for path, leaf in leaves_by_path(trained.params).items()
-        },
-        finite=True,
-        seed_digest=seed_digest,
-        tokenizer_digest=corpus.tokenizer_digest,
-        recipe=recipe,
-        model=dataclasses.asdict(model.config),
-        tokens=trained.tokens,
-        unique_tokens=sum(rows.unique_rows) * corpus.length,
-        epochs=dict(zip(rows.units, rows.epochs, strict=True)),
-        final_loss=trained.final_loss,
-        wall_seconds=trained.wall_seconds,
-        device_seconds=trained.device_seconds,
-        flops=trained.flops,
-        provenance=provenance(),
-        **_origin(run, corpus),
-    )
+    named = {run.name: run for run in runs}
+    params, outcome = None, None
+    with stop_requested() as stop:
+        for word in distributed.words():
+            if "save" in word:
+                # Process 0 saves what is finite, and that is the same here.
+                assert isinstance(outcome, Trained)
+                save_params(Path(word["save"]), outcome.params)
+                outcome = None
+                continue
+            params = start() if params is None else params
+            (outcome,) = trainer.train(
+                [named[word["run"]]],
+                corpus,
+                params,
+                Path(word["states"]),
+                [None],  # process 0 writes metrics
+                distributed.Agreement(stop).after_step,
+            )
 
 
 def _check_corpus(pool: Pool, corpus: Corpus) -> None:
@@ -239,23 +182,11 @@ def _check_corpus(pool: Pool, corpus: Corpus) -> None:
 def _check_entry(run: Run, pool: Pool, corpus: Corpus) -> None:
     """Refuses an entry that has the name of a run, and is not of it."""
     manifest = pool.manifest(run.name)
-    expected = _origin(run, corpus)
+    expected = origin(run, corpus)
     found = {key: getattr(manifest, key) for key in expected}
     if lines := differences(expected, found):
         raise UserError(
             f"{run.kind} {run.name} is in the pool, but from another run or "
             f"other text: {'; '.join(lines)}. Delete {pool.entry(run.name)} "
             "to train it again"
-        )
-
-
-def _check_room(workdir: Path, model: LanguageModel, runs: int) -> None:
-    """Refuses to train what could not be saved."""
-    # Parameters, and a resumable state of parameters, two moments and tail.
-    needed = 4 * model.parameter_count() * (runs + 2 * 4)
-    free = shutil.disk_usage(workdir).free
-    if free < needed:
-        raise JaxsimError(
-            f"{workdir}: {runs} runs need about {needed:,} bytes of disk and "
-            f"{free:,} are free; nothing was trained"
         )

@@ -2,20 +2,23 @@
 
 Writers never share a directory, so two of them cannot spoil each other; the
 one that creates the manifest first has won.
+
+Beside an attempt lies a file, empty until it is published, without which it
+cannot be: whoever clears an attempt away removes that first. So what a
+launcher left that stands still can be cleared, and if it comes to life again
+it does not admit what is no longer there.
 """
 
-import contextlib
-import fcntl
 import os
-import platform
 import shutil
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jaxsim.checkpoints import NotSaved, save_params
+from jaxsim.distributed import from_lead
 from jaxsim.errors import JaxsimError
+from jaxsim.pool.claims import Busy
 from jaxsim.pool.digests import file_digests
 from jaxsim.pool.manifest import FILE_NAME, Manifest, read_manifest
 
@@ -24,18 +27,14 @@ class AlreadyPublished(JaxsimError):
     """Another launcher was first; its result stands."""
 
 
-class Busy(JaxsimError):
-    """Another process works on it; repeat the command when it is done."""
-
-    exit_code = 4
-
-
 def is_published(entry: Path) -> bool:
     return (entry / FILE_NAME).exists()
 
 
 def save_attempt(entry: Path, params: Any) -> tuple[str, dict[str, Any]]:
     """Saves parameters in a folder of their own, not admitted yet.
+
+    Process 0 calls it; the others save with it, where it tells them to.
 
     Returns:
       The attempt's name, and the digest and size of each of its files.
@@ -46,12 +45,15 @@ def save_attempt(entry: Path, params: Any) -> tuple[str, dict[str, Any]]:
     entry.mkdir(parents=True, exist_ok=True)
     attempt = f"attempt-{uuid.uuid4().hex[:12]}"
     try:
+        _right(entry, attempt).touch(exist_ok=False)
+        from_lead({"save": str(entry / attempt)})
         save_params(entry / attempt, params)
         return attempt, file_digests(entry / attempt)
     except NotSaved:
         # Orbax leaves a folder whose name goes on after the attempt's.
         for path in entry.glob(f"{attempt}*"):
             shutil.rmtree(path, ignore_errors=True)
+        _right(entry, attempt).unlink(missing_ok=True)
         raise
 
 
@@ -60,19 +62,27 @@ def publish(entry: Path, manifest: Manifest) -> None:
 
     Raises:
       AlreadyPublished: another attempt is admitted; this one is deleted.
+      Busy: another launcher took over, and cleared this attempt away.
       NotSaved: the manifest cannot be written; nothing is admitted.
     """
-    part = entry / f".{manifest.attempt}.json"
+    right = _right(entry, manifest.attempt)
     try:
-        with part.open("w") as file:
+        with right.open("r+") as file:
             file.write(manifest.dump())
             file.flush()
             os.fsync(file.fileno())
         # A hard link is created complete or not at all, and never replaces.
-        os.link(part, entry / FILE_NAME)
+        os.link(right, entry / FILE_NAME)
+    except FileNotFoundError as error:
+        raise Busy(
+            f"{manifest.kind} {entry.name}: another launcher, which took it "
+            "over while this one stood still,"
+        ) from error
     except FileExistsError as error:
-        shutil.rmtree(entry / manifest.attempt, ignore_errors=True)
         winner = read_manifest(entry)
+        if winner.attempt == manifest.attempt:
+            return  # NFS repeated a request that was answered
+        shutil.rmtree(entry / manifest.attempt, ignore_errors=True)
         raise AlreadyPublished(
             f"{entry.name}: {winner.attempt} was published first; this one is "
             "deleted"
@@ -84,41 +94,32 @@ def publish(entry: Path, manifest: Manifest) -> None:
             "unchanged: repeat the same command"
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        right.unlink(missing_ok=True)
 
 
 def clear_leftovers(entry: Path) -> None:
     """Deletes attempts that no manifest names; call it under `holding`."""
-    admitted = read_manifest(entry).attempt if is_published(entry) else None
-    for path in entry.glob("attempt-*"):
-        if path.name != admitted:
-            shutil.rmtree(path)
     for path in entry.glob(".attempt-*.json"):
-        path.unlink()
+        # What it belongs to is admitted by now, or never will be.
+        path.unlink(missing_ok=True)
+    # An attempt that has one by now is of a launcher that came later.
+    cleared = [
+        path
+        for path in entry.glob("attempt-*")
+        if not _right(entry, _name(path)).exists()
+    ]
+    admitted = read_manifest(entry).attempt if is_published(entry) else None
+    for path in cleared:
+        if path.name != admitted:
+            # It may vanish meanwhile: who loses deletes what is his.
+            shutil.rmtree(path, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def holding(lock: Path, what: str) -> Iterator[None]:
-    """Inside, this process is the only one of this machine that holds `lock`.
+def _right(entry: Path, attempt: str) -> Path:
+    """The file that an attempt is published from."""
+    return entry / f".{attempt}.json"
 
-    The kernel drops the lock with the process, however it dies. It only saves
-    work on one machine: admission does not depend on it.
 
-    Raises:
-      Busy: another process holds it; names that process and `what`.
-    """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise Busy(
-                f"{what}: {holder} works on it; repeat the same command when "
-                "it is done"
-            ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
-        yield
+def _name(path: Path) -> str:
+    """Of the attempt that a folder is of; Orbax's own names are longer."""
+    return path.name[: len("attempt-") + 12]

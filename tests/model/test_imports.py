@@ -22,6 +22,7 @@ ORDER = (
     "search",
     "study",
     "report",
+    "plan",
 )
 # Ends that nothing may import, and that may import anything.
 ENDS = {"commands", "cli", "doctor", "__main__", "__init__"}

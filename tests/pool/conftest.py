@@ -14,6 +14,8 @@ from jaxsim.pool import Pool, create_pool, open_pool
 from jaxsim.pool.build import train_and_publish, train_missing
 from jaxsim.train import Run, Trainer, member_run, trainer_of_recipe
 
+from .launched import Command, digests
+
 
 def pytest_addoption(parser):
     parser.addoption(
@@ -21,6 +23,12 @@ def pytest_addoption(parser):
         type=int,
         default=2,
         help="how often test_kill.py kills a run (give it with tests/pool)",
+    )
+    parser.addoption(
+        "--starts",
+        type=int,
+        default=3,
+        help="how often test_launchers.py starts two (give it with tests/pool)",
     )
 
 
@@ -80,6 +88,20 @@ def built(tmp_path_factory, quick_to_compile) -> Project:
     )
     project.train("a", "b")
     return project
+
+
+@pytest.fixture(scope="package")
+def command(root, tmp_path_factory) -> Command:
+    """Starts real launchers."""
+    return Command(root, tmp_path_factory.mktemp("launched"))
+
+
+@pytest.fixture(scope="package")
+def undisturbed(command) -> tuple[dict[str, str], list[str]]:
+    """Digests of seed and members, and what was said on the way."""
+    workdir = command.folder / "undisturbed"
+    said = command.finish(workdir)
+    return digests(open_pool(workdir)), said
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """What `jaxsim run` does up to the pool, as a process that can be killed.
 
-python driver.py CONFIG.py WORKDIR
+python driver.py CONFIG.py WORKDIR [--config.a.b=value ...]
 """
 
 import sys
@@ -8,8 +8,10 @@ import sys
 from jaxsim.cli import main
 
 if __name__ == "__main__":
-    config, workdir = sys.argv[1:]
+    config, workdir, *rest = sys.argv[1:]
     for command in ("prepare", "seed", "train"):
-        code = main([command, f"--config={config}", f"--workdir={workdir}"])
+        code = main(
+            [command, f"--config={config}", f"--workdir={workdir}", *rest]
+        )
         if code:
             sys.exit(code)

@@ -39,12 +39,12 @@ def test_a_member_starts_from_the_seed_and_is_what_the_trainer_made(
 ):
     pool = project.pool
     _, seed = pool.seed()
-    trained = project.trainer.train(
-        member_run("a", project.config.recipe),
+    (trained,) = project.trainer.train(
+        [member_run("a", project.config.recipe)],
         project.corpus,
         seed,
         tmp_path / "scratch",
-        tmp_path / "metrics.jsonl",
+        [tmp_path / "metrics.jsonl"],
     )
     manifest = pool.manifest("a")
     assert manifest.params_digest == params_digest(trained.params)
@@ -136,10 +136,10 @@ def test_a_result_that_is_not_finite_is_not_admitted(project, monkeypatch):
     train = project.trainer.train
 
     def poisoned(*args, **kwargs):
-        trained = train(*args, **kwargs)
+        (trained,) = train(*args, **kwargs)
         params = jax.tree.map(np.array, trained.params)
         params["final_norm"]["scale"][3] = np.inf
-        return dataclasses.replace(trained, params=params)
+        return [dataclasses.replace(trained, params=params)]
 
     monkeypatch.setattr(project.trainer, "train", poisoned)
     with pytest.raises(JaxsimError, match=r"member c: .*leaf final_norm/scale"):
@@ -180,7 +180,7 @@ def test_sigterm_commits_and_the_next_call_resumes(
 def test_sigterm_in_the_last_step_is_not_forgotten(project, monkeypatch):
     with monkeypatch.context() as patch:
         _terminate_when(patch, project.trainer, 2)
-        with pytest.raises(Preempted, match="member c: it is published"):
+        with pytest.raises(Preempted, match="member c: published"):
             project.train("c")
     assert project.pool.names() == ["a", "b", "c"]
 

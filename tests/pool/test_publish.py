@@ -2,12 +2,9 @@
 
 import dataclasses
 import errno
-import fcntl
 import os
-import signal
-import subprocess
-import sys
 import threading
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,14 +13,13 @@ import pytest
 from jaxsim import checkpoints
 from jaxsim.checkpoints import NotSaved, save_params
 from jaxsim.errors import JaxsimError
-from jaxsim.pool import build
 from jaxsim.pool import publish as publishing
+from jaxsim.pool import workshop
+from jaxsim.pool.claims import Busy
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import (
     AlreadyPublished,
-    Busy,
     clear_leftovers,
-    holding,
     is_published,
     publish,
     save_attempt,
@@ -97,7 +93,7 @@ def test_the_loser_of_a_training_goes_on_to_the_next_run(
     project, monkeypatch, capsys
 ):
     """Another machine publishes c while it is trained here."""
-    save = build.save_attempt
+    save = workshop.save_attempt
 
     def overtaken(entry, params):
         attempt, files = save(entry, params)
@@ -111,7 +107,7 @@ def test_the_loser_of_a_training_goes_on_to_the_next_run(
         publish(entry, manifest)
         return attempt, files
 
-    monkeypatch.setattr(build, "save_attempt", overtaken)
+    monkeypatch.setattr(workshop, "save_attempt", overtaken)
     project.train("c")
     entry = project.pool.entry("c")
     assert "was published first" in capsys.readouterr().out
@@ -134,6 +130,62 @@ def test_leftovers_of_an_unpublished_entry_are_cleared(attempts):
     entry, _ = attempts
     clear_leftovers(entry)
     assert list(entry.iterdir()) == []
+
+
+def test_what_was_cleared_away_is_not_admitted_later(attempts):
+    """Its launcher stood still, another took over, and it lives again."""
+    entry, (first, _) = attempts
+    clear_leftovers(entry)
+    with pytest.raises(Busy, match="member a: another launcher"):
+        publish(entry, first)
+    assert list(entry.iterdir()) == []
+
+
+def test_what_is_published_meanwhile_is_not_cleared(attempts, monkeypatch):
+    entry, (first, second) = attempts
+    unlink = Path.unlink
+
+    def overtaken(path, missing_ok=False):
+        if path.name == f".{first.attempt}.json" and not is_published(entry):
+            os.link(path, entry / "manifest.json")
+        unlink(path, missing_ok=missing_ok)
+
+    (entry / f".{first.attempt}.json").write_text(first.dump())
+    monkeypatch.setattr(Path, "unlink", overtaken)
+    clear_leftovers(entry)
+    names = {path.name for path in entry.iterdir()}
+    assert names == {"manifest.json", first.attempt}
+    assert not (entry / second.attempt).exists()
+
+
+def test_the_attempt_of_a_launcher_that_came_later_stays(attempts, monkeypatch):
+    entry, (first, _) = attempts
+    glob = Path.glob
+
+    def late(path, pattern):
+        found = list(glob(path, pattern))
+        if pattern == ".attempt-*.json":
+            found.remove(entry / f".{first.attempt}.json")
+        return found
+
+    monkeypatch.setattr(Path, "glob", late)
+    clear_leftovers(entry)
+    publish(entry, first)
+    assert (entry / first.attempt).is_dir()
+
+
+def test_a_link_that_nfs_made_twice_is_one(attempts, monkeypatch):
+    entry, (first, _) = attempts
+    link = os.link
+
+    def repeated(*paths):
+        link(*paths)
+        raise FileExistsError
+
+    monkeypatch.setattr(publishing.os, "link", repeated)
+    publish(entry, first)
+    names = {path.name for path in entry.iterdir() if path.is_dir()}
+    assert first.attempt in names
 
 
 def _full(*_, **__):
@@ -166,8 +218,8 @@ def test_a_full_disk_under_the_manifest_admits_nothing(attempts, monkeypatch):
         with pytest.raises(NotSaved, match=r"No space left.*bytes are free"):
             publish(entry, first)
     assert not is_published(entry)
-    assert not list(entry.glob(".*"))
-    publish(entry, first)
+    names = {path.name for path in entry.iterdir() if path.is_file()}
+    assert f".{first.attempt}.json" not in names
 
 
 def test_too_little_room_is_seen_before_training(project, monkeypatch):
@@ -192,49 +244,6 @@ def test_a_disk_that_fills_up_in_earnest(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list((tmp_path / "a").iterdir()) == []
-
-
-_HOLDER = """
-import sys, time
-from pathlib import Path
-from jaxsim.pool.publish import holding
-with holding(Path(sys.argv[1]), "it"):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_one_process_holds_a_lock_until_it_is_killed(tmp_path, root):
-    lock = tmp_path / "locks" / "a"
-    child = subprocess.Popen(
-        [sys.executable, "-c", _HOLDER, str(lock)],
-        stdout=subprocess.PIPE,
-        cwd=root,
-        text=True,
-    )
-    try:
-        assert child.stdout.readline() == "held\n"
-        with (
-            pytest.raises(Busy, match=f"member a: process {child.pid} on "),
-            holding(lock, "member a"),
-        ):
-            pytest.fail("two hold one lock")
-    finally:
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        child.stdout.close()
-    with holding(lock, "member a"):
-        pass
-
-
-def test_a_run_that_another_process_trains_is_left_to_it(project, capsys):
-    lock = project.workdir / "training" / ".locks" / "c"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        project.train("c")
-    assert "member c: another process works on it" in capsys.readouterr().out
-    assert project.pool.names() == ["a", "b"]
 
 
 @pytest.mark.skipif(jax.device_count() < 4, reason="needs 4 devices")

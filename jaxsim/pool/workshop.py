@@ -1,0 +1,284 @@
+"""Where runs are trained from one start, and from where they are published."""
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxsim import distributed
+from jaxsim.console import say
+from jaxsim.corpus import Corpus
+from jaxsim.errors import JaxsimError, Preempted
+from jaxsim.metrics import provenance
+from jaxsim.model import LanguageModel
+from jaxsim.pool.claims import Busy, Watch, holding
+from jaxsim.pool.digests import (
+    first_non_finite,
+    leaves_by_path,
+    object_digest,
+    params_digest,
+)
+from jaxsim.pool.group import Group
+from jaxsim.pool.manifest import Manifest
+from jaxsim.pool.publish import (
+    AlreadyPublished,
+    clear_leftovers,
+    is_published,
+    publish,
+    save_attempt,
+)
+from jaxsim.train import Run, Trainer, stop_requested
+from jaxsim.train.finite import NonFiniteError
+from jaxsim.train.trainer import Trained
+
+
+@dataclasses.dataclass(frozen=True)
+class Workshop:
+    """What all runs share that are trained from one start.
+
+    Attributes:
+      start: the parameters that they start from.
+      recipe: as their manifests say it.
+      seed_digest: of `start`; '' for a seed.
+      entry_of: the folder that a run is published in, by its name.
+    """
+
+    corpus: Corpus
+    trainer: Trainer
+    start: Any
+    workdir: Path
+    _: dataclasses.KW_ONLY
+    recipe: dict[str, Any]
+    seed_digest: str
+    entry_of: Callable[[str], Path]
+
+    @property
+    def training(self) -> Path:
+        """The folder of what is not finished."""
+        return self.workdir / "training"
+
+    def holding(
+        self, name: str, what: str, watch: Watch | None
+    ) -> contextlib.AbstractContextManager[None]:
+        """The claim of a run or a group; see `claims.holding`."""
+        # No run can have the folder's name: it begins with a dot.
+        return holding(self.training / ".locks" / name, what, watch)
+
+    def take(
+        self, run: Run, locks: contextlib.ExitStack, watch: Watch | None = None
+    ) -> bool:
+        """Holds a run until `locks` are left; false if it is published.
+
+        Raises:
+          Busy: another launcher holds it.
+        """
+        claim = self.holding(run.name, f"{run.kind} {run.name}", watch)
+        locks.enter_context(claim)
+        return not is_published(self.entry_of(run.name))
+
+    def is_begun(self, run: Run) -> bool:
+        """Was it begun alone, and not finished?"""
+        return (self.training / run.name).exists()
+
+    def dropped(self, folder: Path, group: Group) -> bool:
+        """Deletes a recorded group of no use: all there, or of another text."""
+        if all(is_published(self.entry_of(run.name)) for run in group.runs):
+            shutil.rmtree(folder, ignore_errors=True)
+            return True
+        known = self.corpus.units
+        if all(name in known for run in group.runs for name in run.ratio) and (
+            folder == self.folder(group)
+        ):
+            return False
+        say(f"{group}: changed since they were begun; they start anew")
+        shutil.rmtree(folder, ignore_errors=True)
+        return True
+
+    def train(self, group: Group, mine: Sequence[Run]) -> None:
+        """Trains a group, and publishes those of its runs that are `mine`.
+
+        All of `mine` are held, and the group is, if it is a recorded one.
+
+        Raises:
+          Busy: another launcher took runs over, while this one stood still.
+          Preempted: SIGTERM came; what was done is on disk.
+          JaxsimError: a run did not come to finite values, or there is no
+            room. The other runs are published first.
+        """
+        folder = self.folder(group)
+        with stop_requested() as stop:
+            for run in mine:
+                clear_leftovers(self.entry_of(run.name))
+            check_room(self.workdir, self.trainer.model, len(mine), group.slots)
+            if group.slots > 1:
+                group.record(folder)
+            states = self._states(group, folder)
+            distributed.from_lead(
+                {"run": group.runs[0].name, "states": str(states)}
+            )
+            agreement = distributed.Agreement(stop)
+            metrics = self.workdir / "metrics"
+            outcomes = self.trainer.train(
+                group.runs,
+                self.corpus,
+                self.start,
+                states,
+                [
+                    metrics / f"{run.name}.jsonl" if run in mine else None
+                    for run in group.runs
+                ],
+                agreement.after_step,
+                group.slots,
+            )
+            failed, lost = [], []
+            for run, outcome in zip(group.runs, outcomes, strict=True):
+                if run in mine:
+                    try:
+                        self._admit(run, outcome, group)
+                    except NonFiniteError as error:
+                        failed.append(str(error))
+                    except Busy as busy:
+                        lost.append(busy.who)
+            # Of a group that was taken over, the folder is another's.
+            if not lost and len(failed) < len(mine):
+                shutil.rmtree(folder, ignore_errors=True)
+        if failed:
+            others = len(mine) - len(failed) - len(lost)
+            raise NonFiniteError(
+                "\n".join(failed)
+                + f"\nThe other {others} runs beside it were trained to their "
+                "end and are published" * (others > 0)
+            )
+        if lost:
+            raise Busy("; ".join(lost))
+        if agreement.anybody():
+            raise Preempted(
+                f"{group}: published, and no other run was begun; repeat the "
+                "same command to continue"
+            )
+
+    def folder(self, group: Group) -> Path:
+        """Where a group is written down, and its states are."""
+        return group.folder(
+            self.training, [self._identity(run) for run in group.runs]
+        )
+
+    def _states(self, group: Group, folder: Path) -> Path:
+        """The folder of checkpoints; those of another run are deleted.
+
+        A config or a text may have changed since a run of this name was
+        stopped.
+        """
+        if group.slots > 1:  # the folder's name says what it is of
+            return folder / "states"
+        states = folder / object_digest(self._identity(group.runs[0]))[:16]
+        for other in folder.glob("*"):
+            if other != states:
+                say(f"{group}: it has changed, and starts anew")
+                shutil.rmtree(other)
+        return states
+
+    def _identity(self, run: Run) -> dict[str, Any]:
+        """All that decides what comes out of a run."""
+        return {
+            **origin(run, self.corpus),
+            "tokenizer_digest": self.corpus.tokenizer_digest,
+            "seed_data": self.corpus.seed.digest,
+            "model": dataclasses.asdict(self.trainer.model.config),
+            # The seed's own recipe leaves out betas, decay, clip, precision.
+            "trainer": dataclasses.asdict(self.trainer.recipe),
+            "recipe": self.recipe,
+            "seed_digest": self.seed_digest,
+        }
+
+    def _admit(
+        self, run: Run, outcome: Trained | NonFiniteError, group: Group
+    ) -> None:
+        """Publishes the outcome of a run.
+
+        Raises:
+          NonFiniteError: it is an error, or it holds what is not finite.
+          Busy: another launcher took the run over.
+        """
+        if isinstance(outcome, NonFiniteError):
+            raise outcome
+        if leaf := first_non_finite(outcome.params):
+            raise NonFiniteError(
+                f"{run.kind} {run.name}: after the last step leaf {leaf} holds "
+                "a value that is not finite; nothing is admitted"
+            )
+        entry = self.entry_of(run.name)
+        attempt, files = save_attempt(entry, outcome.params)
+        try:
+            publish(entry, self._manifest(run, outcome, attempt, files, group))
+        except AlreadyPublished as lost:
+            say(str(lost))
+
+    def _manifest(
+        self,
+        run: Run,
+        trained: Trained,
+        attempt: str,
+        files: dict[str, Any],
+        group: Group,
+    ) -> Manifest:
+        rows = trained.schedule
+        return Manifest(
+            name=run.name,
+            attempt=attempt,
+            params_digest=params_digest(trained.params),
+            files=files,
+            leaves={
+                path: (list(leaf.shape), str(leaf.dtype))
+                for path, leaf in leaves_by_path(trained.params).items()
+            },
+            finite=True,
+            seed_digest=self.seed_digest,
+            tokenizer_digest=self.corpus.tokenizer_digest,
+            recipe=self.recipe,
+            model=dataclasses.asdict(self.trainer.model.config),
+            tokens=trained.tokens,
+            unique_tokens=sum(rows.unique_rows) * self.corpus.length,
+            epochs=dict(zip(rows.units, rows.epochs, strict=True)),
+            final_loss=trained.final_loss,
+            wall_seconds=trained.wall_seconds,
+            device_seconds=trained.device_seconds,
+            flops=trained.flops,
+            provenance=provenance() | _beside(group),
+            **origin(run, self.corpus),
+        )
+
+
+def origin(run: Run, corpus: Corpus) -> dict[str, Any]:
+    """What makes a run this one, as its manifest says it."""
+    return {
+        "kind": run.kind,
+        "ratio": dict(run.ratio),
+        "steps": run.steps,
+        "order": run.order,
+        "data_digests": {name: corpus.unit(name).digest for name in run.ratio},
+    }
+
+
+def _beside(group: Group) -> dict[str, Any]:
+    """What was trained side by side: it decides the last bits."""
+    if group.slots == 1:
+        return {}
+    names = [run.name for run in group.runs]
+    return {"group": {"runs": names, "slots": group.slots}}
+
+
+def check_room(
+    workdir: Path, model: LanguageModel, runs: int, slots: int = 1
+) -> None:
+    """Refuses to train what could not be saved."""
+    # Parameters, and two resumable states: parameters, two moments and tail.
+    needed = 4 * model.parameter_count() * (runs + 2 * 4 * slots)
+    free = shutil.disk_usage(workdir).free
+    if free < needed:
+        raise JaxsimError(
+            f"{workdir}: {runs} runs need about {needed:,} bytes of disk and "
+            f"{free:,} are free; nothing was trained"
+        )

@@ -1,0 +1,63 @@
+"""Two launchers on one workdir, from its very beginning.
+
+pytest tests/pool/test_launchers.py --starts 50
+"""
+
+import random
+import signal
+import time
+
+from jaxsim.cli import main
+
+from .launched import LIMIT, assert_whole, snapshot
+
+MEMBERS = ("a", "b", "c")
+
+
+def _assert_idempotent(command, workdir, want):
+    assert_whole(workdir, want)
+    training = workdir / "training"
+    assert [path.name for path in training.iterdir()] == [".locks"]
+    assert list((training / ".locks").iterdir()) == []
+    assert main(["verify", f"--workdir={workdir}"]) == 0
+    before = snapshot(workdir)
+    assert "pool: all 3 runs are there" in command.finish(workdir)
+    assert snapshot(workdir) == before
+
+
+def test_two_that_start_at_about_the_same_time(command, undisturbed, request):
+    want, _ = undisturbed
+    rng = random.Random(0)
+    for start in range(request.config.getoption("--starts", 3)):
+        workdir = command.folder / f"start{start}"
+        offset = rng.uniform(0.0, 1.5)
+        first = command.start(workdir)
+        time.sleep(offset)
+        second = command.start(workdir)
+        said = [p.communicate(timeout=LIMIT)[0] for p in (first, second)]
+        where = f"start {start}, {offset:.3f} s apart:\n" + "\n".join(said)
+        assert (first.returncode, second.returncode) == (0, 0), where
+        assert_whole(workdir, want)
+        for name in MEMBERS:
+            ends = "".join(said).count(f"member {name}: step 6/6")
+            assert ends == 1, f"member {name} was trained {ends} times, {where}"
+    _assert_idempotent(command, workdir, want)
+
+
+def test_what_a_killed_one_held_is_taken_over(command, undisturbed):
+    want, _ = undisturbed
+    workdir = command.folder / "taken"
+    first = command.start(workdir)
+    for line in first.stdout:
+        if line.startswith("member a: step 1/"):
+            break
+    second = command.start(workdir)
+    for line in first.stdout:
+        if line.startswith(("member b: step 1/", "member c: step 1/")):
+            break
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    said, _ = second.communicate(timeout=LIMIT)
+    assert (first.returncode, second.returncode) == (-signal.SIGKILL, 0), said
+    assert "stands still; it is taken over" in said
+    _assert_idempotent(command, workdir, want)

@@ -1,0 +1,146 @@
+"""Flags of a group of processes, and what needs only one of them.
+
+What two processes do is in tests/pool/test_distributed.py.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxsim import cli, distributed
+from jaxsim.distributed import Group, group_of
+from jaxsim.errors import UserError
+from jaxsim.mesh import rows_here, rows_to_devices, to_devices, to_host
+
+
+@pytest.mark.parametrize(
+    ("flags", "group"),
+    [
+        ((None, None, None, None), None),
+        (("off", None, None, None), None),
+        (("auto", None, None, None), Group()),
+        ((None, "host:1", 2, 1), Group("host:1", 2, 1)),
+    ],
+)
+def test_groups_are_asked_for(flags, group):
+    assert group_of(*flags) == group
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("on", None, None, None), "must be auto or off"),
+        (("auto", None, 2, None), "leave them out"),
+        ((None, "host:1", None, 0), "give all three"),
+        ((None, None, 2, 0), "give all three"),
+        ((None, "host", 2, 0), "must be HOST:PORT"),
+        ((None, "host:1", 2, 2), "must be 0 to 1"),
+    ],
+)
+def test_flags_that_contradict_are_refused(flags, message):
+    with pytest.raises(UserError, match=message):
+        group_of(*flags)
+
+
+def test_commands_of_one_process_know_no_group(root: Path, tmp_path: Path):
+    arguments = [
+        f"--config={root}/configs/quickstart.py",
+        f"--workdir={tmp_path}",
+    ]
+    auto = "--distributed=auto"
+    assert cli.parse(["train", *arguments, auto]).group == Group()
+    assert cli.parse(["train", *arguments]).group is None
+    with pytest.raises(UserError, match="validate: unknown flag --distrib"):
+        cli.parse(["validate", *arguments, auto])
+    with pytest.raises(UserError, match="'two' must be a whole number"):
+        cli.parse(["seed", *arguments, "--processes=two"])
+
+
+def _sharding(*names: str | None) -> NamedSharding:
+    mesh = jax.make_mesh(
+        (jax.device_count(), 1),
+        ("data", "model"),
+        axis_types=(jax.sharding.AxisType.Auto,) * 2,
+    )
+    return NamedSharding(mesh, PartitionSpec(*names))
+
+
+def test_rows_come_to_the_devices_they_belong_to():
+    shape = (2 * jax.device_count(), 3)
+    whole = np.arange(np.prod(shape)).reshape(shape)
+    sharding = _sharding("data")
+    here = rows_here(shape, sharding)
+    assert here == slice(0, shape[0])
+    array = rows_to_devices(whole[here], here.start, shape, sharding)
+    np.testing.assert_array_equal(array, whole)
+    for shard in array.addressable_shards:
+        np.testing.assert_array_equal(shard.data, whole[shard.index])
+
+
+def test_a_tree_goes_to_the_devices_and_comes_back():
+    tree = {"a": np.arange(8.0).reshape(8, 1), "b": np.float32(3)}
+    shardings = {"a": _sharding("data"), "b": _sharding()}
+    there = to_devices(tree, shardings)
+    assert there["a"].sharding == shardings["a"]
+    back = to_host(there, shardings["a"].mesh)
+    jax.tree.map(np.testing.assert_array_equal, tree, back)
+
+
+_STUCK = """
+import sys, time
+from jaxsim.watchdog import watchdog
+with watchdog(float(sys.argv[1]), "member a") as finished:
+    for step in range(1, 4):
+        time.sleep(0.2)
+        finished(step)
+    if len(sys.argv) > 2:
+        time.sleep(60)
+print("over")
+"""
+
+
+def _run(root: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", _STUCK, *argv],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_stuck_run_says_where_it_stands_and_ends(root):
+    done = _run(root, "2", "stuck")
+    assert done.returncode == 5
+    assert "member a: no step was finished in 2 s" in done.stderr
+    assert "the last one was 3;" in done.stderr
+    assert 'File "<string>", line 9' in done.stderr  # where it sleeps
+
+
+def test_the_first_step_may_take_longer(root):
+    # The first of three comes after 0.2 s, the others 0.2 s after it.
+    assert _run(root, "0.1").returncode == 5
+    assert "the last one was 1;" in _run(root, "0.1").stderr
+
+
+@pytest.mark.parametrize("limit", ["30", "0"])
+def test_a_run_that_goes_on_is_left_alone(root, limit):
+    done = _run(root, limit)
+    assert (done.returncode, done.stdout) == (0, "over\n"), done.stderr
+
+
+def test_those_missing_at_a_barrier_are_found_in_what_jax_says():
+    said = (
+        "DEADLINE_EXCEEDED: Barrier timed out. Id: jaxsim/7::0. Please look "
+        "at the task logs.\n# of tasks that reached the barrier: 1/3.\n"
+        "The first task at the barrier: 0. Some timed out task names:\n"
+        "{}1\n{}2\n\n\nRPC: /xla.coordination.CoordinationService/Barrier"
+    )
+    for before in ("", "/job:jax_worker/replica:0/task:"):
+        text = said.format(before, before)
+        assert distributed._late(text) == ["1", "2"]
+    assert distributed._late("UNAVAILABLE: Failed to send RPC") == []
