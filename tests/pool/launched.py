@@ -1,6 +1,7 @@
 """Real launchers on a tiny project, and what must hold of its workdir."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -121,3 +122,16 @@ def snapshot(workdir: Path) -> dict[Path, int]:
         for folder in folders
         for path in folder.rglob("*")
     }
+
+
+def terminate_at(monkeypatch, trainer, step):
+    """Sends SIGTERM to this process when `step` steps are done."""
+    call, done = trainer._call, []
+
+    def patched(*args):
+        done.append(1)
+        if len(done) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return call(*args)
+
+    monkeypatch.setattr(trainer, "_call", patched)

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-import signal
 
 import jax
 import numpy as np
@@ -16,6 +14,8 @@ from jaxsim.errors import JaxsimError, Preempted, UserError
 from jaxsim.pool.build import train_missing
 from jaxsim.pool.digests import params_digest
 from jaxsim.train import Run, member_run, repeat_of
+
+from .launched import terminate_at
 
 
 def _tree(folder):
@@ -147,24 +147,11 @@ def test_a_result_that_is_not_finite_is_not_admitted(project, monkeypatch):
     assert project.pool.names() == ["a", "b"]
 
 
-def _terminate_when(monkeypatch, trainer, step):
-    """Sends SIGTERM to this process when `step` steps are done."""
-    call, done = trainer._call, []
-
-    def patched(*args):
-        done.append(1)
-        if len(done) == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return call(*args)
-
-    monkeypatch.setattr(trainer, "_call", patched)
-
-
 def test_sigterm_commits_and_the_next_call_resumes(
     project, built, monkeypatch, capsys
 ):
     with monkeypatch.context() as patch:
-        _terminate_when(patch, project.trainer, 1)
+        terminate_at(patch, project.trainer, 1)
         with pytest.raises(Preempted, match="member c: stopped after step 1"):
             project.train("c")
     assert project.pool.names() == ["a", "b"]
@@ -179,7 +166,7 @@ def test_sigterm_commits_and_the_next_call_resumes(
 
 def test_sigterm_in_the_last_step_is_not_forgotten(project, monkeypatch):
     with monkeypatch.context() as patch:
-        _terminate_when(patch, project.trainer, 2)
+        terminate_at(patch, project.trainer, 2)
         with pytest.raises(Preempted, match="member c: published"):
             project.train("c")
     assert project.pool.names() == ["a", "b", "c"]
@@ -188,7 +175,7 @@ def test_sigterm_in_the_last_step_is_not_forgotten(project, monkeypatch):
 def test_a_state_of_another_run_is_not_resumed(project, monkeypatch, capsys):
     """The text of c changes between a stop and the next start."""
     with monkeypatch.context() as patch:
-        _terminate_when(patch, project.trainer, 1)
+        terminate_at(patch, project.trainer, 1)
         with pytest.raises(Preempted):
             project.train("c")
     pool, corpus = project.pool, project.corpus

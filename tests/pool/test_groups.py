@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import signal
 import threading
 import time
 
@@ -18,6 +17,8 @@ from jaxsim.pool.build import train_missing
 from jaxsim.pool.claims import holding
 from jaxsim.pool.publish import is_published
 from jaxsim.train import member_run, repeat_of, trainer_of_recipe, truth_run
+
+from .launched import terminate_at
 
 
 @pytest.fixture(scope="module")
@@ -73,19 +74,6 @@ def _unfinished(grouped):
     return [p for p in folder.iterdir() if p.name != ".locks"]
 
 
-def _terminate_at(monkeypatch, trainer, step):
-    """Sends SIGTERM to this process when `step` steps are done."""
-    call, done = trainer._call, []
-
-    def patched(*args):
-        done.append(1)
-        if len(done) == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return call(*args)
-
-    monkeypatch.setattr(trainer, "_call", patched)
-
-
 @pytest.fixture(scope="module")
 def undisturbed(built, trainer, tmp_path_factory):
     """Digests of c and its two repeats, from one group of four slots."""
@@ -127,7 +115,7 @@ def test_a_stopped_group_goes_on_as_composed(
     """By then one of its runs is published, and others are asked for."""
     runs, want = undisturbed
     with monkeypatch.context() as patch:
-        _terminate_at(patch, grouped.trainer, 1)
+        terminate_at(patch, grouped.trainer, 1)
         with pytest.raises(Preempted, match=r"4 runs \(c, c.order1.*step 1"):
             _train(grouped, runs)
     (folder,) = _unfinished(grouped)
@@ -185,7 +173,7 @@ def test_a_group_of_changed_text_starts_anew(
 ):
     runs, want = undisturbed
     with monkeypatch.context() as patch:
-        _terminate_at(patch, grouped.trainer, 1)
+        terminate_at(patch, grouped.trainer, 1)
         with pytest.raises(Preempted):
             _train(grouped, runs)
     corpus = grouped.corpus
@@ -228,7 +216,7 @@ def test_what_was_begun_alone_ends_alone(grouped, runs, work, monkeypatch):
         grouped.trainer.model, grouped.config, tiny.mesh_of()
     )
     with monkeypatch.context() as patch:
-        _terminate_at(patch, alone, 1)
+        terminate_at(patch, alone, 1)
         with pytest.raises(Preempted):
             train_missing(runs[2:3], grouped.pool, grouped.corpus, alone)
     _train(grouped, runs[:4])
