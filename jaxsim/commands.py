@@ -14,7 +14,7 @@ from jaxsim import corpus as corpora
 from jaxsim.config import Config, SearchConfig, save_config
 from jaxsim.console import say
 from jaxsim.corpus import Corpus, open_corpus
-from jaxsim.distributed import from_lead, is_lead, leading
+from jaxsim.distributed import alone, from_lead, is_lead, leading
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.mesh import training_mesh
 from jaxsim.mixture.scorer import Scorer, table_name
@@ -23,6 +23,8 @@ from jaxsim.mixture.table import read_csv
 from jaxsim.model import LanguageModel
 from jaxsim.plan import Plan, devices_of, make_plan, show_plan, sizes_of
 from jaxsim.pool import Manifest, Pool, create_pool, open_pool
+from jaxsim.pool.bucket import Bucket, open_bucket
+from jaxsim.pool.bucket.corpora import fetch_corpus, prepare_for_all
 from jaxsim.pool.build import follow, train_and_publish, train_missing
 from jaxsim.pool.claims import patiently
 from jaxsim.pool.digests import differences
@@ -82,7 +84,12 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
         raise UserError(
             f"--workdir={workdir}: cannot be made a folder: {error.strerror}"
         ) from error
-    prepared = corpora.prepare(config, workdir, refreeze)
+    bucket = _bucket(config, workdir)
+
+    def make() -> Corpus:
+        return corpora.prepare(config, workdir, refreeze)
+
+    prepared = prepare_for_all(bucket, make, refreeze) if bucket else make()
     if not refreeze and is_published(workdir / "seed"):
         # A config that the pool refuses must not become the workdir's own.
         _check_seed(read_manifest(workdir / "seed"), config)
@@ -94,11 +101,17 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
 
 def seed(config: Config, workdir: Path) -> None:
     """Trains the seed from scratch, on text of its own."""
+    bucket = _bucket(config, workdir)
+    if bucket:
+        fetch_corpus(bucket)
     corpus = open_corpus(workdir)
     entry = workdir / "seed"
-    if from_lead(is_published(entry)):
+    there = is_published(entry) or (bucket and bucket.fetched(entry))
+    if from_lead(bool(there)):
         _check_seed(read_manifest(entry), config)
         say("seed: it is there")
+        if bucket:
+            bucket.send([entry])
         return
     model = LanguageModel(config.model, corpus.tokenizer.vocab_size)
     mesh = training_mesh(config.train.data_axis, config.train.model_axis)
@@ -125,6 +138,7 @@ def seed(config: Config, workdir: Path) -> None:
                 recipe=_seed_recipe(config),
                 seed_digest="",
                 watch=watch,
+                bucket=bucket,
             )
         )
 
@@ -136,12 +150,17 @@ def train(
     trainer: Trainer | None = None,
 ) -> None:
     """Every member that the pool lacks, or the i-th of n shares of them."""
+    bucket = _bucket(config, workdir)
+    if bucket:
+        fetch_corpus(bucket)
+        bucket.fetched(workdir / "seed")
     corpus = open_corpus(workdir)
     pool = _pool(config, workdir, corpus)
     runs = [member_run(name, config.recipe) for name in corpus.units]
     if shard is not None:
         runs = runs[shard[0] :: shard[1]]
-    train_missing(runs, pool, corpus, trainer or _trainer(config, workdir))
+    trainer = trainer or _trainer(config, workdir)
+    train_missing(runs, pool, corpus, trainer, bucket)
     show_pool(pool)
 
 
@@ -153,7 +172,7 @@ def score(
     scorer: Scorer | None = None,
 ) -> None:
     """The references on every window, and a table of mixtures."""
-    scorer = scorer or Scorer(workdir, config.score, override)
+    scorer = scorer or _scorer(config, workdir, override)
     spec = config.score.mixtures if mixtures is None else mixtures
     table = scorer.table(spec) if spec else None  # refused before scoring
     show_members(scorer.references())
@@ -182,7 +201,7 @@ def validate(
     With `ratios` it trains those instead: how a choice comes out is no
     measure of agreement, and leaves the last one as it is.
     """
-    scorer = scorer or Scorer(workdir, config.score, override)
+    scorer = scorer or _scorer(config, workdir, override)
     if ratios is not None:
         if truths is not None:
             raise UserError("--truths and --ratios: give one of them")
@@ -207,7 +226,10 @@ def validate(
         validation = _validate_given(scorer, given)
     else:
         validation = validate_trained(
-            config, scorer, trainer or _trainer(config, workdir)
+            config,
+            scorer,
+            trainer or _trainer(config, workdir),
+            _bucket(config, workdir),
         )
     expected = min(config.validate.member_repeats, len(scorer.members))
     if truths is None and known.repeats < expected:
@@ -324,6 +346,25 @@ def run(config: Config, workdir: Path, override: bool = False) -> None:
     report(config, workdir)
 
 
+def _bucket(config: Config, workdir: Path) -> Bucket | None:
+    """Where other machines share this pool, if the config says so."""
+    if config.bucket and not alone():
+        raise UserError(
+            f"config.bucket={config.bucket!r}: the processes of one run meet "
+            "in one workdir, on a file system that all of them see; leave the "
+            "bucket out"
+        )
+    return open_bucket(config.bucket, workdir)
+
+
+def _scorer(config: Config, workdir: Path, override: bool) -> Scorer:
+    """Over the pool as it is now, also in the bucket."""
+    if bucket := _bucket(config, workdir):
+        fetch_corpus(bucket)
+        bucket.fetch_pool()
+    return Scorer(workdir, config.score, override)
+
+
 def _trainer(config: Config, workdir: Path) -> Trainer:
     """The recipe's trainer; it compiles when the first run is missing."""
     pool = _pool(config, workdir, open_corpus(workdir))
@@ -383,7 +424,11 @@ def _validate_chosen(
     table = ratio_table(scorer.members, runs)
     scorer.check(table)
     train_truths(
-        scorer, runs, runs, trainer or _trainer(config, scorer.workdir)
+        scorer,
+        runs,
+        runs,
+        trainer or _trainer(config, scorer.workdir),
+        _bucket(config, scorer.workdir),
     )
     trained = scorer.score_entries(CHOSEN, names, "report")
     return compare_chosen(

@@ -220,6 +220,7 @@ class SearchConfig:
 @dataclasses.dataclass(frozen=True)
 class Config:
     name: str = "unnamed"
+    bucket: str = ""  # s3:// or gs://, where machines share a pool; '': none
     corpus: CorpusConfig = CorpusConfig()
     model: ModelConfig = ModelConfig()
     seed: SeedConfig = SeedConfig()
@@ -282,6 +283,9 @@ def save_config(config: Config, path: Path) -> None:
 def load_config(path: Path) -> Config:
     """Reads back what `save_config` wrote, as data, never as code.
 
+    A key that an earlier version did not know has its default, which means
+    what that version did.
+
     Raises:
       DamagedError: it is not JSON.
       UserError: keys or values are not those of this version.
@@ -293,12 +297,26 @@ def load_config(path: Path) -> Config:
             f"{path}: not a saved configuration ({error}); give --config"
         ) from error
     try:
-        config = _convert(Config, data, "config")
+        config = _convert(Config, _completed(Config, data), "config")
         _check(config)
         _check_paths(config.corpus)
     except UserError as error:
         raise UserError(f"{path}: {error}; give --config") from error
     return config
+
+
+def _completed(kind: Any, value: Any) -> Any:
+    """`value` with the defaults of the keys that a dataclass in it lacks."""
+    if not isinstance(value, Mapping):
+        return value
+    if typing.get_origin(kind) is dict:
+        inner = typing.get_args(kind)[1]
+        return {key: _completed(inner, v) for key, v in value.items()}
+    if not dataclasses.is_dataclass(kind) or not isinstance(kind, type):
+        return value
+    hints = typing.get_type_hints(kind)
+    known = {k: _completed(hints.get(k), v) for k, v in value.items()}
+    return dataclasses.asdict(kind()) | known
 
 
 def _convert(kind: Any, value: Any, key: str) -> Any:

@@ -10,6 +10,7 @@ from jaxsim.checkpoints import save_params
 from jaxsim.console import say
 from jaxsim.corpus import Corpus
 from jaxsim.errors import UserError
+from jaxsim.pool.bucket import Bucket
 from jaxsim.pool.claims import Watch, patiently
 from jaxsim.pool.digests import differences
 from jaxsim.pool.group import Group, recorded
@@ -27,13 +28,15 @@ def train_missing(
     pool: Pool,
     corpus: Corpus,
     trainer: Trainer,
+    bucket: Bucket | None = None,
 ) -> None:
     """Trains and publishes every run that the pool lacks.
 
     Runs of one length are trained side by side, as many as the trainer takes
     at once; groups that were begun come first. A run that another launcher
     works on is left to it while others are missing; then this one waits for
-    it, and trains it if that launcher dies.
+    it, and trains it if that launcher dies. With a bucket those launchers may
+    be on other machines, and what they publish is fetched.
 
     Raises:
       UserError: the corpus is not the one that the seed comes from, or an
@@ -46,7 +49,7 @@ def train_missing(
         follow(runs, corpus, trainer, lambda: pool.seed()[1])
         return
     with distributed.leading():
-        _train_missing(runs, pool, corpus, trainer)
+        _train_missing(runs, pool, corpus, trainer, bucket)
 
 
 def _train_missing(
@@ -54,11 +57,16 @@ def _train_missing(
     pool: Pool,
     corpus: Corpus,
     trainer: Trainer,
+    bucket: Bucket | None,
 ) -> None:
     _check_corpus(pool, corpus)
+    if bucket is not None:
+        bucket.agree(pool)
+        bucket.send([pool.seed_entry, *map(pool.entry, pool.names())])
     missing = []
     for run in runs:
-        if is_published(pool.entry(run.name)):
+        entry = pool.entry(run.name)
+        if is_published(entry) or (bucket and bucket.fetched(entry)):
             _check_entry(run, pool, corpus)
         else:
             missing.append(run)
@@ -76,6 +84,7 @@ def _train_missing(
         recipe=pool.identity["recipe"],
         seed_digest=pool.identity["seed_digest"],
         entry_of=pool.entry,
+        bucket=bucket,
     )
     if not distributed.alone():
         for _, group in recorded(workshop.training):
@@ -94,6 +103,7 @@ def train_and_publish(
     recipe: dict[str, Any],
     seed_digest: str,
     watch: Watch | None = None,
+    bucket: Bucket | None = None,
 ) -> None:
     """Trains one run from `start`, and admits the result as `entry`.
 
@@ -114,6 +124,7 @@ def train_and_publish(
         recipe=recipe,
         seed_digest=seed_digest,
         entry_of=lambda _: entry,
+        bucket=bucket,
     )
     with contextlib.ExitStack() as locks:
         if workshop.take(run, locks, watch):

@@ -22,9 +22,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from jaxsim.console import say
 from jaxsim.errors import JaxsimError
+
+T = TypeVar("T")
 
 BEAT = 5.0  # seconds between two beats of a holder
 STALE = 60.0  # seconds of a waiter without one
@@ -128,7 +131,7 @@ def holding(
         os.close(file)
 
 
-def patiently(attempt: Callable[[Watch], None]) -> None:
+def patiently(attempt: Callable[[Watch], T]) -> T:
     """Calls `attempt` until it leaves nothing to another launcher.
 
     Says whom it waits for, now and then.
@@ -152,13 +155,13 @@ def _create(lock: Path) -> tuple[int, str] | None:
     part = lock.with_name(f".{token}")
     file = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
     try:
-        kernel = _kernel()
+        boot = kernel()
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:  # not on this file system
-            kernel = ""
+            boot = ""
         holder = f"process {os.getpid()} on {platform.node()}"
-        os.write(file, f"{holder}\n{token}\n{kernel}\n{0:020}\n".encode())
+        os.write(file, f"{holder}\n{token}\n{boot}\n{0:020}\n".encode())
         os.fsync(file)
         # A hard link is created complete or not at all, and never replaces.
         try:
@@ -217,7 +220,7 @@ def _remove(lock: Path, token: str) -> None:
 
 def _died_here(lock: Path, claim: _Claim) -> bool:
     """Was it held on this very machine, by a process that is gone?"""
-    if not claim.kernel or claim.kernel != _kernel():
+    if not claim.kernel or claim.kernel != kernel():
         return False
     try:
         with lock.open() as file:
@@ -229,7 +232,7 @@ def _died_here(lock: Path, claim: _Claim) -> bool:
         return False
 
 
-def _kernel() -> str:
+def kernel() -> str:
     """Names this boot of this machine; '' where it has no such name."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

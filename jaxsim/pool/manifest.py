@@ -56,7 +56,25 @@ def read_manifest(entry: Path) -> Manifest:
     """
     path = entry / FILE_NAME
     try:
-        data = json.loads(path.read_text())
+        text = path.read_text()
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{path}: not a manifest: {error!r}") from error
+    return parse_manifest(text, entry.name, path)
+
+
+def parse_manifest(text: str, name: str, path: Path | str) -> Manifest:
+    """A manifest from its text.
+
+    Args:
+      text: as `Manifest.dump` gives it.
+      name: of the entry that it should be of.
+      path: where the text is from, for messages.
+
+    Raises:
+      DamagedError: see `read_manifest`.
+    """
+    try:
+        data = json.loads(text)
         if not isinstance(data, dict):
             raise ValueError("not an object")
         if data.get("format") != FORMAT:
@@ -66,18 +84,18 @@ def read_manifest(entry: Path) -> Manifest:
             )
         manifest = _parse(data)
     # A field of an unexpected type raises one of the last four.
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as e:
+    except (ValueError, TypeError, LookupError, AttributeError) as e:
         raise DamagedError(f"{path}: not a manifest: {e!r}") from e
     if not _ATTEMPT.fullmatch(manifest.attempt):
         raise DamagedError(
             f"{path}: attempt {manifest.attempt!r} is not a folder of this "
             "entry"
         )
-    for name in manifest.files:
-        _check_inside(path, name)
-    if manifest.name != entry.name:
+    for file in manifest.files:
+        _check_inside(path, file)
+    if manifest.name != name:
         raise DamagedError(
-            f"{path}: it is of {manifest.name!r}, but lies in {entry.name!r}"
+            f"{path}: it is of {manifest.name!r}, but lies in {name!r}"
         )
     return manifest
 
@@ -102,7 +120,7 @@ def _parse(data: dict[str, Any]) -> Manifest:
     return Manifest(**data)
 
 
-def _check_inside(path: Path, name: str) -> None:
+def _check_inside(path: Path | str, name: str) -> None:
     pure = PurePosixPath(name)
     if (
         not pure.parts

@@ -97,6 +97,15 @@ def publish(entry: Path, manifest: Manifest) -> None:
         right.unlink(missing_ok=True)
 
 
+def admit(entry: Path, manifest: Manifest) -> None:
+    """Publishes an attempt that was copied here, whole and checked.
+
+    Raises: as `publish` does.
+    """
+    _right(entry, manifest.attempt).touch()
+    publish(entry, manifest)
+
+
 def clear_leftovers(entry: Path) -> None:
     """Deletes attempts that no manifest names; call it under `holding`."""
     for path in entry.glob(".attempt-*.json"):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxsim import distributed
+from jaxsim.pool.bucket.states import fetch_begun
 from jaxsim.pool.claims import Busy, Watch
 from jaxsim.pool.group import Group, recorded
 from jaxsim.pool.publish import is_published
@@ -38,6 +39,8 @@ class Round:
           Busy: others hold runs; names them.
           Preempted, JaxsimError: see `Workshop.train`.
         """
+        if self._workshop.bucket is not None:
+            fetch_begun(self._workshop.bucket, self._workshop.training)
         # A group is trained by one process: each would hold only some runs.
         if distributed.alone():
             self._finish_groups()

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from jaxsim.corpus import Corpus
 from jaxsim.errors import JaxsimError, Preempted
 from jaxsim.metrics import provenance
 from jaxsim.model import LanguageModel
+from jaxsim.pool.bucket import Bucket
+from jaxsim.pool.bucket.states import drop_state, fetch_state, sending
 from jaxsim.pool.claims import Busy, Watch, holding
 from jaxsim.pool.digests import (
     first_non_finite,
@@ -43,6 +45,7 @@ class Workshop:
       recipe: as their manifests say it.
       seed_digest: of `start`; '' for a seed.
       entry_of: the folder that a run is published in, by its name.
+      bucket: where other machines see what is done here, if they should.
     """
 
     corpus: Corpus
@@ -53,18 +56,25 @@ class Workshop:
     recipe: dict[str, Any]
     seed_digest: str
     entry_of: Callable[[str], Path]
+    bucket: Bucket | None = None
 
     @property
     def training(self) -> Path:
         """The folder of what is not finished."""
         return self.workdir / "training"
 
+    @contextlib.contextmanager
     def holding(
         self, name: str, what: str, watch: Watch | None
-    ) -> contextlib.AbstractContextManager[None]:
+    ) -> Iterator[None]:
         """The claim of a run or a group; see `claims.holding`."""
         # No run can have the folder's name: it begins with a dot.
-        return holding(self.training / ".locks" / name, what, watch)
+        with holding(self.training / ".locks" / name, what, watch):
+            if self.bucket is None:
+                yield
+                return
+            with self.bucket.holding(name, what, watch):
+                yield
 
     def take(
         self, run: Run, locks: contextlib.ExitStack, watch: Watch | None = None
@@ -76,7 +86,14 @@ class Workshop:
         """
         claim = self.holding(run.name, f"{run.kind} {run.name}", watch)
         locks.enter_context(claim)
-        return not is_published(self.entry_of(run.name))
+        entry = self.entry_of(run.name)
+        if is_published(entry):
+            return False
+        if self.bucket is not None and self.bucket.fetched(entry):
+            # What was begun here was finished elsewhere.
+            shutil.rmtree(self.training / run.name, ignore_errors=True)
+            return False
+        return True
 
     def is_begun(self, run: Run) -> bool:
         """Was it begun alone, and not finished?"""
@@ -85,7 +102,7 @@ class Workshop:
     def dropped(self, folder: Path, group: Group) -> bool:
         """Deletes a recorded group of no use: all there, or of another text."""
         if all(is_published(self.entry_of(run.name)) for run in group.runs):
-            shutil.rmtree(folder, ignore_errors=True)
+            self._drop(folder)
             return True
         known = self.corpus.units
         if all(name in known for run in group.runs for name in run.ratio) and (
@@ -93,8 +110,24 @@ class Workshop:
         ):
             return False
         say(f"{group}: changed since they were begun; they start anew")
-        shutil.rmtree(folder, ignore_errors=True)
+        self._drop(folder)
         return True
+
+    def _drop(self, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        if self.bucket is not None:
+            drop_state(self.bucket, folder)
+
+    @contextlib.contextmanager
+    def _shared(self, folder: Path, runs: Sequence[Run]) -> Iterator[None]:
+        """Inside, what is committed in `folder` is seen by other machines."""
+        if self.bucket is None:
+            yield
+            return
+        names = [run.name for run in runs]
+        fetch_state(self.bucket, folder, names)
+        with sending(self.bucket, folder, names):
+            yield
 
     def train(self, group: Group, mine: Sequence[Run]) -> None:
         """Trains a group, and publishes those of its runs that are `mine`.
@@ -108,7 +141,7 @@ class Workshop:
             room. The other runs are published first.
         """
         folder = self.folder(group)
-        with stop_requested() as stop:
+        with stop_requested() as stop, self._shared(folder, mine):
             for run in mine:
                 clear_leftovers(self.entry_of(run.name))
             check_room(self.workdir, self.trainer.model, len(mine), group.slots)
@@ -211,10 +244,15 @@ class Workshop:
             )
         entry = self.entry_of(run.name)
         attempt, files = save_attempt(entry, outcome.params)
+        manifest = self._manifest(run, outcome, attempt, files, group)
         try:
-            publish(entry, self._manifest(run, outcome, attempt, files, group))
+            if self.bucket is not None:  # what it admits counts for all
+                self.bucket.publish(entry, manifest)
+            publish(entry, manifest)
         except AlreadyPublished as lost:
             say(str(lost))
+            if self.bucket is not None:
+                self.bucket.fetched(entry)
 
     def _manifest(
         self,

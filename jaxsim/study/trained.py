@@ -10,6 +10,7 @@ from jaxsim.console import say
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.mixture.scorer import Scorer
 from jaxsim.mixture.scores import Scores
+from jaxsim.pool.bucket import Bucket
 from jaxsim.pool.build import train_missing
 from jaxsim.pool.publish import is_published
 from jaxsim.study.compare import compare
@@ -86,14 +87,18 @@ def plan(config: Config, scorer: Scorer) -> Plan:
 
 
 def train_truths(
-    scorer: Scorer, needed: Sequence[Run], runs: Sequence[Run], trainer: Trainer
+    scorer: Scorer,
+    needed: Sequence[Run],
+    runs: Sequence[Run],
+    trainer: Trainer,
+    bucket: Bucket | None = None,
 ) -> None:
-    """Trains all `runs` that are missing.
+    """Trains all `runs` that are missing, here or on another machine.
 
     Raises:
       UserError: another process still trains one of those `needed`.
     """
-    train_missing(runs, scorer.pool, scorer.corpus, trainer)
+    train_missing(runs, scorer.pool, scorer.corpus, trainer, bucket)
     absent = [t for t in needed if not is_published(scorer.pool.entry(t.name))]
     if absent:
         raise UserError(
@@ -103,7 +108,10 @@ def train_truths(
 
 
 def validate_trained(
-    config: Config, scorer: Scorer, trainer: Trainer
+    config: Config,
+    scorer: Scorer,
+    trainer: Trainer,
+    bucket: Bucket | None = None,
 ) -> Validation:
     """Trains what is missing of a plan, and compares it with every predictor.
 
@@ -117,7 +125,8 @@ def validate_trained(
     fit_table = ratio_table(members, asked.fitted)
     # Truths that could not be compared with any merge are not trained.
     scorer.check(table)
-    train_truths(scorer, asked.needed, [*asked.needed, *asked.repeats], trainer)
+    wanted = [*asked.needed, *asked.repeats]
+    train_truths(scorer, asked.needed, wanted, trainer, bucket)
     # A calibration of these needs select text; with fit truths it does, too:
     # once all are judged, every truth teaches what searches use.
     trained = _entries(scorer, TRUTHS, runs, None, windows)

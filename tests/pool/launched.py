@@ -44,6 +44,7 @@ class Command:
         self.config = folder / "config.py"
         self.config.write_text(_CONFIG.format(folder=str(folder)))
         self.overrides: list[str] = []
+        self.driver = "pool/driver.py"
         self.environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
@@ -53,10 +54,9 @@ class Command:
         }
 
     def start(self, workdir: Path) -> subprocess.Popen:
-        driver = self.root / "tests" / "pool" / "driver.py"
         return subprocess.Popen(
             [
-                *(sys.executable, str(driver)),
+                *(sys.executable, str(self.root / "tests" / self.driver)),
                 *(str(self.config), str(workdir)),
                 *self.overrides,
             ],

@@ -1,0 +1,144 @@
+"""The corpus of a bucket: made on one machine, the same on all."""
+
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jaxsim.console import say
+from jaxsim.corpus.store import Corpus, write_record
+from jaxsim.errors import UserError
+from jaxsim.pool.bucket.bucket import Bucket
+from jaxsim.pool.claims import Watch, holding, patiently
+from jaxsim.pool.digests import differences, files_below
+
+_NAME = ".corpus"  # of the claim; no run's name begins with a dot
+_KEY = "corpus/corpus.json"
+_FOLDER = re.compile(r"(unit|domain|tokenizer)_[0-9a-f]{32}")
+
+
+def fetch_corpus(bucket: Bucket) -> None:
+    """Fetches the corpus, or refuses one in the workdir that is another.
+
+    Raises:
+      UserError: the corpus of the workdir is not that of the bucket.
+    """
+    shared, here = _records(bucket)
+    if shared is None:
+        return
+    if here is None:
+        say(f"corpus: fetched from {bucket}")
+        _fetch(bucket)
+        write_record(bucket.workdir, shared)
+    elif lines := differences(_content(shared), _content(here)):
+        raise UserError(
+            f"{bucket} holds another corpus than {bucket.workdir}: "
+            f"{'; '.join(lines[:5])}. Run `jaxsim prepare` here to send this "
+            f"one, or delete {bucket.workdir / 'corpus'} to fetch the other"
+        )
+
+
+def prepare_for_all(
+    bucket: Bucket, make: Callable[[], Corpus], refreeze: bool
+) -> Corpus:
+    """Makes the corpus of the bucket, while no other machine does.
+
+    Args:
+      make: prepares the workdir's, and conforms to what is frozen there.
+      refreeze: forget what was frozen for the bucket, too.
+
+    Raises:
+      UserError: the workdir has frozen something else than the bucket.
+    """
+
+    def attempt(watch: Watch) -> Corpus:
+        lock = bucket.workdir / "training" / ".locks" / _NAME
+        with (
+            holding(lock, "the corpus", watch),
+            bucket.holding(_NAME, "the corpus", watch),
+        ):
+            if not refreeze:
+                _agree(bucket)
+            corpus = make()
+            _send(bucket)
+            return corpus
+
+    return patiently(attempt)
+
+
+def _agree(bucket: Bucket) -> None:
+    shared, here = _records(bucket)
+    if here is None:
+        fetch_corpus(bucket)
+    elif shared is not None and (
+        lines := differences(shared["frozen"], here["frozen"])
+    ):
+        raise UserError(
+            f"{bucket} has frozen another corpus than {bucket.workdir}: "
+            f"{'; '.join(lines[:5])}. Use another --workdir to get that one, "
+            "or another bucket for this one"
+        )
+
+
+def _send(bucket: Bucket) -> None:
+    """Makes the corpus of the workdir that of the bucket."""
+    shared, here = _records(bucket)
+    assert here is not None
+    if shared is not None and not differences(_content(shared), _content(here)):
+        return
+    root = bucket.workdir / "corpus"
+    there = bucket.objects.list("corpus")
+    for folder in sorted(root.iterdir()):
+        if not _FOLDER.fullmatch(folder.name):
+            continue
+        for name, size in files_below(folder).items():
+            key = f"{folder.name}/{name}"
+            if there.get(key) != size:
+                bucket.objects.send(folder / name, f"corpus/{key}")
+    # Last: until then nothing has changed.
+    bucket.objects.write(_KEY, json.dumps(here, indent=1).encode())
+    say(f"corpus: sent to {bucket}")
+
+
+def _fetch(bucket: Bucket) -> None:
+    """Folders appear complete; their digests are checked when opened."""
+    root = bucket.workdir / "corpus"
+    folders: dict[str, list[str]] = {}
+    for key in bucket.objects.list("corpus"):
+        folder, _, name = key.partition("/")
+        if _FOLDER.fullmatch(folder) and name:
+            folders.setdefault(folder, []).append(name)
+    for folder, names in sorted(folders.items()):
+        if (root / folder).exists():
+            continue
+        part = root / f".tmp_{uuid.uuid4().hex}"
+        for name in names:
+            bucket.objects.fetch(f"corpus/{folder}/{name}", part / name)
+        try:
+            os.rename(part, root / folder)
+        except OSError:  # another launcher in this workdir was quicker
+            shutil.rmtree(part)
+
+
+def _records(
+    bucket: Bucket,
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """corpus.json in the bucket, and in the workdir."""
+    content = bucket.objects.read(_KEY)
+    path: Path = bucket.workdir / "corpus" / "corpus.json"
+    return (
+        None if content is None else json.loads(content),
+        json.loads(path.read_text()) if path.exists() else None,
+    )
+
+
+def _content(record: dict[str, Any]) -> dict[str, Any]:
+    """All but what differs between machines: paths and times of files."""
+    return {
+        key: record.get(key)
+        for key in ("format", "frozen", "units", "domains", "generations")
+    }

@@ -1,0 +1,161 @@
+"""Objects of a store by key, through fsspec: s3://, gs://.
+
+What is asked of a store: an object appears whole, whoever lists or reads sees
+what was written before, and an object that is there is not replaced when one
+is to be created (if-none-match on S3, if-generation-match 0 on GCS).
+"""
+
+import contextlib
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from jaxsim.errors import DamagedError, JaxsimError, UserError
+
+_EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}  # of pip, by protocol
+
+
+class StoreError(JaxsimError):
+    """The object store did not do what it was asked; nothing is lost."""
+
+
+class Objects:
+    """The objects below a URL; keys are relative to it, with slashes.
+
+    Raises:
+      UserError: the URL is none, or its client is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        protocol, separator, _ = url.partition("://")
+        if not separator:
+            raise UserError(
+                f"config.bucket={url!r}: must be a URL, as in s3://NAME/pool "
+                "or gs://NAME/pool"
+            )
+        try:
+            # Listings are asked for anew: others write there.
+            self._files, self._root = fsspec.core.url_to_fs(
+                self.url, use_listings_cache=False
+            )
+        except (ImportError, ValueError) as error:
+            extra = _EXTRAS.get(protocol)
+            raise UserError(
+                f"config.bucket={url!r}: {error}"
+                + (f"; pip install 'jaxsim[{extra}]'" if extra else "")
+            ) from error
+        if isinstance(self._files, LocalFileSystem):
+            raise UserError(
+                f"config.bucket={url!r}: a file system that all machines see "
+                "needs no bucket; give it as --workdir"
+            )
+
+    def check(self) -> None:
+        """Tries what everything here rests on.
+
+        Raises:
+          StoreError: the store cannot be reached, or replaces what exists.
+        """
+        key = f".probe-{uuid.uuid4().hex}"
+        first, second = self.create(key, b"1"), self.create(key, b"2")
+        kept = self.read(key)
+        self.delete([key])
+        if (first, second, kept) != (True, False, b"1"):
+            raise StoreError(
+                f"{self.url}: this store replaces objects that are to be "
+                "created once (it ignores if-none-match), so that two machines "
+                "could publish one member; use another store, or a --workdir "
+                "on a shared file system"
+            )
+
+    def create(self, key: str, content: bytes) -> bool:
+        """Creates an object in one step; false if there is one."""
+        with self._asked("create", key):
+            try:
+                self._files.pipe_file(self._path(key), content, mode="create")
+            except FileExistsError:
+                return False
+        return True
+
+    def write(self, key: str, content: bytes) -> None:
+        """Creates or replaces an object in one step."""
+        with self._asked("write", key):
+            self._files.pipe_file(self._path(key), content)
+
+    def read(self, key: str) -> bytes | None:
+        """The content of an object; None if there is none."""
+        with self._asked("read", key):
+            try:
+                content: bytes = self._files.cat_file(self._path(key))
+            except FileNotFoundError:
+                return None
+        return content
+
+    def list(self, prefix: str) -> dict[str, int]:
+        """Bytes of all objects below `prefix`, by the rest of their keys.
+
+        Raises:
+          DamagedError: a key would lead out of the folder it is copied to.
+        """
+        root = self._path(prefix)
+        with self._asked("list", prefix):
+            found: dict[str, Any] = self._files.find(root, detail=True)
+        keys = {
+            path[len(root) + 1 :]: int(info["size"])
+            for path, info in found.items()
+            if path.startswith(f"{root}/") and not path.endswith("/")
+        }
+        for key in keys:
+            if ".." in PurePosixPath(key).parts or "\\" in key or key[0] == "/":
+                raise DamagedError(
+                    f"{self.url}/{prefix}: object {key!r} points outside"
+                )
+        return keys
+
+    def send(self, path: Path, key: str) -> None:
+        """Creates or replaces an object from a file."""
+        with self._asked("write", key):
+            self._files.put_file(str(path), self._path(key))
+
+    def fetch(self, key: str, path: Path) -> None:
+        """Makes a file from an object; it appears whole."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{uuid.uuid4().hex}.part")
+        try:
+            with self._asked("read", key):
+                self._files.get_file(self._path(key), str(part))
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Deletes objects; those that are gone already are no error."""
+        for key in keys:
+            with (
+                self._asked("delete", key),
+                contextlib.suppress(FileNotFoundError),
+            ):
+                self._files.rm_file(self._path(key))
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}"
+
+    @contextlib.contextmanager
+    def _asked(self, what: str, key: str) -> Iterator[None]:
+        try:
+            yield
+        except MemoryError:
+            raise
+        # Clients of stores raise what their network libraries do.
+        except Exception as error:
+            said = " ".join(str(error).split())[:300] or type(error).__name__
+            raise StoreError(
+                f"{self.url}/{key}: could not {what} it: {said}. Look at the "
+                "address, your credentials and the network, and repeat the "
+                "same command; what is done is kept"
+            ) from error

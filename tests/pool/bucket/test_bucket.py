@@ -1,0 +1,187 @@
+"""One pool in a bucket: what is published, fetched and refused."""
+
+import dataclasses
+import shutil
+
+import pytest
+from train import tiny
+
+from jaxsim.commands import score
+from jaxsim.corpus import open_corpus
+from jaxsim.corpus import prepare as prepare_corpus
+from jaxsim.errors import DamagedError, UserError
+from jaxsim.pool import open_pool
+from jaxsim.pool.bucket import Bucket, open_bucket
+from jaxsim.pool.bucket.corpora import fetch_corpus, prepare_for_all
+from jaxsim.pool.build import train_missing
+from jaxsim.pool.publish import AlreadyPublished, is_published, save_attempt
+from jaxsim.train import member_run
+
+from ..launched import digests
+
+
+@pytest.fixture
+def bucket(project, in_memory) -> Bucket:
+    """It has the corpus, the seed and both members of the project."""
+    bucket = Bucket(in_memory, project.workdir)
+    prepare_for_all(bucket, lambda: project.corpus, False)
+    _train(project, bucket)
+    return bucket
+
+
+def _train(project, bucket, *units):
+    runs = [member_run(unit, project.config.recipe) for unit in units]
+    train_missing(
+        runs, project.create(), project.corpus, project.trainer, bucket
+    )
+
+
+@pytest.fixture
+def elsewhere(bucket, tmp_path) -> Bucket:
+    """The same bucket, from a machine with an empty workdir."""
+    return Bucket(bucket.objects, tmp_path / "elsewhere")
+
+
+def test_a_pool_arrives_as_it_was_sent(project, elsewhere, capsys):
+    fetch_corpus(elsewhere)
+    elsewhere.fetch_pool()
+    pool = open_pool(elsewhere.workdir)
+    assert digests(pool) == digests(project.pool)
+    assert pool.problems() == {}
+    assert capsys.readouterr().out.count("fetched from") == 4
+    elsewhere.fetch_pool()
+    assert capsys.readouterr().out == ""
+
+
+def test_it_is_scored_from_an_empty_workdir(project, url, s3, tmp_path):
+    config = dataclasses.replace(project.config, bucket=url)
+    bucket = open_bucket(url, project.workdir)
+    prepare_for_all(bucket, lambda: project.corpus, False)
+    _train(project, bucket)
+    score(config, tmp_path / "new", mixtures="subsets:1-2")
+    assert (tmp_path / "new" / "scores" / "references.parquet").exists()
+
+
+def test_members_that_others_published_are_not_trained(
+    project, elsewhere, monkeypatch
+):
+    fetch_corpus(elsewhere)
+    elsewhere.fetched(elsewhere.workdir / "seed")
+    there = dataclasses.replace(project, workdir=elsewhere.workdir)
+    monkeypatch.setattr(project.trainer, "train", None)
+    _train(there, elsewhere, "a", "b")
+    assert digests(there.pool) == digests(project.pool)
+
+
+def test_of_two_machines_that_publish_one_wins(project, elsewhere, bucket):
+    entry = elsewhere.workdir / "pool" / "members" / "a"
+    params = project.pool.load(project.pool.manifest("a"))
+    attempt, files = save_attempt(entry, params)
+    late = dataclasses.replace(
+        project.pool.manifest("a"), attempt=attempt, files=files
+    )
+    with pytest.raises(AlreadyPublished, match="was published first"):
+        elsewhere.publish(entry, late)
+    assert not is_published(entry)
+    assert list(entry.glob("attempt-*")) == []
+    attempts = {
+        key.split("/")[0] for key in bucket.objects.list("pool/members/a")
+    }
+    won = project.pool.manifest("a").attempt
+    assert attempts == {"manifest.json", won, f"{won}.jsonl"}
+
+
+def test_an_answer_that_was_lost_is_no_defeat(project, bucket):
+    bucket.publish(project.pool.entry("a"), project.pool.manifest("a"))
+    assert project.pool.problems() == {}
+
+
+def test_attempts_of_dead_launchers_go_when_one_is_published(project, bucket):
+    entry, manifest = project.pool.entry("a"), project.pool.manifest("a")
+    key = bucket.key(entry)
+    bucket.objects.write(f"{key}/attempt-000000000000/state/d", b"half")
+    bucket.objects.delete([f"{key}/manifest.json"])
+    bucket.publish(entry, manifest)
+    assert bucket.objects.list(f"{key}/attempt-000000000000") == {}
+
+
+def test_what_was_altered_in_the_bucket_is_not_admitted(elsewhere):
+    key = "pool/members/a"
+    name, size = max(
+        elsewhere.objects.list(key).items(), key=lambda item: item[1]
+    )
+    content = bytearray(elsewhere.objects.read(f"{key}/{name}"))
+    content[size // 2] ^= 1
+    elsewhere.objects.write(f"{key}/{name}", bytes(content))
+    entry = elsewhere.workdir / "pool" / "members" / "a"
+    with pytest.raises(DamagedError, match=f"{name}: is not what its manif"):
+        elsewhere.fetched(entry)
+    assert not is_published(entry)
+
+
+def test_a_fetch_that_was_killed_goes_on(elsewhere, monkeypatch):
+    entry = elsewhere.workdir / "pool" / "members" / "a"
+    fetch, done = elsewhere.objects.fetch, []
+
+    def killed(key, path):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(key)
+        fetch(key, path)
+
+    monkeypatch.setattr(elsewhere.objects, "fetch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        elsewhere.fetched(entry)
+    assert not is_published(entry)
+    again = []
+    monkeypatch.setattr(
+        elsewhere.objects,
+        "fetch",
+        lambda key, path: (again.append(key), fetch(key, path)),
+    )
+    assert elsewhere.fetched(entry)
+    assert not set(again) & set(done)
+
+
+def test_another_result_of_the_same_run_is_refused(project, bucket, tmp_path):
+    rival = project.copy(tmp_path / "rival")
+    shutil.rmtree(rival.pool.entry("a"))
+    order = dataclasses.replace(member_run("a", project.config.recipe), order=7)
+    train_missing([order], rival.create(), rival.corpus, rival.trainer)
+    there = Bucket(bucket.objects, rival.workdir)
+    with pytest.raises(UserError, match="another result"):
+        there.fetched(rival.pool.entry("a"))
+
+
+def test_another_pool_is_refused(project, bucket, tmp_path):
+    other = project.copy(tmp_path / "other")
+    shutil.rmtree(other.workdir / "pool")
+    config = tiny.changed(project.config, "recipe", learning_rate=0.5)
+    other = dataclasses.replace(other, config=config)
+    with pytest.raises(UserError, match=r"another pool.*learning_rate"):
+        _train(other, Bucket(bucket.objects, other.workdir), "a")
+
+
+def test_a_new_partition_reaches_the_others(project, bucket, elsewhere):
+    fetch_corpus(elsewhere)
+    corpus = project.config.corpus
+    more = {**corpus.partitions, "z": corpus.partitions["a"]}
+    config = tiny.changed(project.config, "corpus", partitions=more)
+    prepare_for_all(
+        bucket, lambda: prepare_corpus(config, project.workdir), False
+    )
+    with pytest.raises(UserError, match=r"another corpus.*jaxsim prepare"):
+        fetch_corpus(elsewhere)
+    shutil.rmtree(elsewhere.workdir / "corpus")
+    fetch_corpus(elsewhere)
+    assert "z" in open_corpus(elsewhere.workdir).units
+
+
+def test_what_is_frozen_for_all_is_frozen_here(project, bucket, tmp_path):
+    config = tiny.changed(project.config, "model", length=16)
+    config = tiny.changed(config, "recipe", batch=48)
+    workdir = tmp_path / "own"
+    prepare_corpus(config, workdir)
+    here = Bucket(bucket.objects, workdir)
+    with pytest.raises(UserError, match=r"frozen another corpus.*length"):
+        prepare_for_all(here, lambda: open_corpus(workdir), False)

@@ -1,0 +1,96 @@
+"""What is asked of an object store, on S3's own protocol."""
+
+import threading
+
+import pytest
+
+from jaxsim.errors import DamagedError, UserError
+from jaxsim.pool.bucket.objects import Objects, StoreError
+
+
+def test_what_is_created_is_not_replaced(objects):
+    assert objects.create("a/b", b"first")
+    assert not objects.create("a/b", b"second")
+    assert objects.read("a/b") == b"first"
+    objects.write("a/b", b"third")
+    assert objects.read("a/b") == b"third"
+    assert objects.read("a") is None
+
+
+def test_lists_see_what_others_wrote(objects):
+    assert objects.list("a") == {}
+    other = Objects(objects.url)
+    other.write("a/one", b"1")
+    other.write("a/b/two", b"22")
+    other.write("ab/three", b"333")
+    assert objects.list("a") == {"one": 1, "b/two": 2}
+    other.delete(["a/one", "a/never"])
+    assert objects.list("a") == {"b/two": 2}
+
+
+def test_files_come_back_whole(objects, tmp_path):
+    (tmp_path / "sent").write_bytes(bytes(range(256)) * 4096)
+    objects.send(tmp_path / "sent", "file")
+    objects.fetch("file", tmp_path / "new" / "fetched")
+    assert (tmp_path / "new" / "fetched").read_bytes() == (
+        tmp_path / "sent"
+    ).read_bytes()
+    with pytest.raises(StoreError, match="nothing: could not read it"):
+        objects.fetch("nothing", tmp_path / "new" / "other")
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["fetched"]
+
+
+def test_one_of_many_creates(in_memory):
+    made, start = [], threading.Barrier(8)
+
+    def create(number):
+        start.wait()
+        if in_memory.create("x", b"%d" % number):
+            made.append(b"%d" % number)
+
+    threads = [threading.Thread(target=create, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [in_memory.read("x")]
+
+
+def test_a_store_that_replaces_what_exists_is_refused(objects, monkeypatch):
+    objects.check()
+    assert objects.list("") == {}
+    pipe = objects._files.pipe_file
+    monkeypatch.setattr(
+        objects._files,
+        "pipe_file",
+        lambda path, content, mode="": pipe(path, content),
+    )
+    with pytest.raises(StoreError, match="replaces objects"):
+        objects.check()
+
+
+def test_a_bucket_that_is_not_there_is_named(s3):
+    with pytest.raises(StoreError, match="s3://nowhere/pool"):
+        Objects("s3://nowhere/pool").check()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("bucket/pool", "must be a URL"),
+        ("nosuch://bucket", "Protocol not known"),
+        ("file:///tmp/x", "give it as --workdir"),
+        ("gs://bucket/pool", r"pip install 'jaxsim\[gcs\]'"),
+    ],
+)
+def test_addresses_that_are_none_are_refused(url, message):
+    with pytest.raises(UserError, match=message):
+        Objects(url)
+
+
+def test_keys_that_lead_outside_are_refused(in_memory):
+    in_memory.write("a/../../b", b"")
+    files, root = in_memory._files, in_memory._root
+    files.store[f"{root}/a/../b"] = files.store.popitem()[1]
+    with pytest.raises(DamagedError, match="points outside"):
+        in_memory.list("a")
