@@ -1,6 +1,7 @@
 """Configurations: what is refused, and that every config file loads."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,23 @@ def test_saved_config_is_read_back(tmp_path: Path) -> None:
     assert load_config(path) == config
     changed = dataclasses.replace(config, name="other")
     assert load_config(path) != changed
+
+
+def test_a_saved_config_of_an_earlier_version_means_what_it_did(
+    tmp_path: Path,
+) -> None:
+    config = load("quickstart")
+    saved = json.loads(json.dumps(dataclasses.asdict(config)))
+    del saved["bucket"], saved["recipe"]["decay"]
+    for each in saved["corpus"]["partitions"].values():
+        del each["by_file"]
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(saved))
+    assert load_config(path) == config
+    saved["recipe"]["dekay"] = 0.5
+    path.write_text(json.dumps(saved))
+    with pytest.raises(UserError, match=r"recipe.dekay: unknown key"):
+        load_config(path)
 
 
 @pytest.mark.parametrize("arg", ["", "smoke"])

@@ -1,6 +1,7 @@
 """Trains what is missing, and publishes one entry for each run."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from jaxsim.pool.digests import differences
 from jaxsim.pool.group import Group, recorded
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.pool import Pool
-from jaxsim.pool.publish import is_published
 from jaxsim.pool.round import Round
 from jaxsim.pool.workshop import Workshop, check_room, origin
 from jaxsim.train import Run, Trainer, stop_requested
@@ -63,33 +63,33 @@ def _train_missing(
     if bucket is not None:
         bucket.agree(pool)
         bucket.send([pool.seed_entry, *map(pool.entry, pool.names())])
-    missing = []
-    for run in runs:
-        entry = pool.entry(run.name)
-        if is_published(entry) or (bucket and bucket.fetched(entry)):
-            _check_entry(run, pool, corpus)
-        else:
-            missing.append(run)
-    if not missing:
-        say(f"pool: all {len(runs)} runs are there")
-        return
-    _, seed_params = pool.seed()
-    check_room(pool.workdir, pool.model, len(missing))
-    say(f"pool: {len(missing)} of {len(runs)} runs to train")
     workshop = Workshop(
         corpus,
         trainer,
-        seed_params,
+        functools.cache(lambda: pool.seed()[1]),
         pool.workdir,
         recipe=pool.identity["recipe"],
         seed_digest=pool.identity["seed_digest"],
         entry_of=pool.entry,
         bucket=bucket,
     )
-    if not distributed.alone():
-        for _, group in recorded(workshop.training):
-            say(f"{group}: begun side by side; one by one they start anew")
-    patiently(lambda watch: Round(workshop, missing, watch).train())
+    missing = []
+    for run in runs:
+        if workshop.is_done(run):
+            _check_entry(run, pool, corpus)
+        else:
+            missing.append(run)
+    begun = recorded(workshop.training)
+    if missing:
+        check_room(pool.workdir, pool.model, len(missing))
+        say(f"pool: {len(missing)} of {len(runs)} runs to train")
+        if not distributed.alone():
+            for _, group in begun:
+                say(f"{group}: begun side by side; one by one they start anew")
+    else:
+        say(f"pool: all {len(runs)} runs are there")
+    if missing or begun:
+        patiently(lambda watch: Round(workshop, missing, watch).train())
 
 
 def train_and_publish(
@@ -119,7 +119,7 @@ def train_and_publish(
     workshop = Workshop(
         corpus,
         trainer,
-        start,
+        lambda: start,
         workdir,
         recipe=recipe,
         seed_digest=seed_digest,

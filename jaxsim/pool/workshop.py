@@ -41,16 +41,16 @@ class Workshop:
     """What all runs share that are trained from one start.
 
     Attributes:
-      start: the parameters that they start from.
+      start: loads the parameters that they start from.
       recipe: as their manifests say it.
-      seed_digest: of `start`; '' for a seed.
+      seed_digest: of those; '' for a seed.
       entry_of: the folder that a run is published in, by its name.
       bucket: where other machines see what is done here, if they should.
     """
 
     corpus: Corpus
     trainer: Trainer
-    start: Any
+    start: Callable[[], Any]
     workdir: Path
     _: dataclasses.KW_ONLY
     recipe: dict[str, Any]
@@ -94,6 +94,21 @@ class Workshop:
             shutil.rmtree(self.training / run.name, ignore_errors=True)
             return False
         return True
+
+    def is_done(self, run: Run) -> bool:
+        """Is it published, here or elsewhere? If so it is here now.
+
+        One that is held is not asked about; it will be waited for.
+        """
+        entry = self.entry_of(run.name)
+        elsewhere = self.bucket is not None and self.bucket.manifest(entry)
+        if not is_published(entry) and elsewhere:
+            with (
+                contextlib.suppress(Busy),
+                contextlib.ExitStack() as locks,
+            ):
+                self.take(run, locks)
+        return is_published(entry)
 
     def is_begun(self, run: Run) -> bool:
         """Was it begun alone, and not finished?"""
@@ -156,7 +171,7 @@ class Workshop:
             outcomes = self.trainer.train(
                 group.runs,
                 self.corpus,
-                self.start,
+                self.start(),
                 states,
                 [
                     metrics / f"{run.name}.jsonl" if run in mine else None

@@ -11,9 +11,11 @@ from train import tiny
 from jaxsim.config import Config
 from jaxsim.corpus import Corpus, open_corpus
 from jaxsim.pool import Pool, create_pool, open_pool
+from jaxsim.pool.bucket.objects import Objects
 from jaxsim.pool.build import train_and_publish, train_missing
 from jaxsim.train import Run, Trainer, member_run, trainer_of_recipe
 
+from .in_memory import empty_store
 from .launched import Command, digests
 
 
@@ -107,6 +109,12 @@ def undisturbed(command) -> tuple[dict[str, str], list[str]]:
 @pytest.fixture
 def project(built, tmp_path) -> Project:
     return built.copy(tmp_path / "work")
+
+
+@pytest.fixture
+def in_memory() -> Objects:
+    """An object store without a server; what is in it goes with the test."""
+    return empty_store()
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -13,6 +13,7 @@ from train import tiny
 
 from jaxsim.errors import DamagedError, JaxsimError, Preempted
 from jaxsim.pool import claims
+from jaxsim.pool.bucket import Bucket
 from jaxsim.pool.build import train_missing
 from jaxsim.pool.claims import holding
 from jaxsim.pool.publish import is_published
@@ -61,8 +62,8 @@ def work(monkeypatch, trainer):
     return done
 
 
-def _train(grouped, runs):
-    train_missing(runs, grouped.pool, grouped.corpus, grouped.trainer)
+def _train(grouped, runs, bucket=None):
+    train_missing(runs, grouped.pool, grouped.corpus, grouped.trainer, bucket)
 
 
 def _digests(pool, runs):
@@ -140,6 +141,33 @@ def test_a_stopped_group_goes_on_as_composed(
     assert grouped.pool.manifest("c.order1") == published
     got = _digests(grouped.pool, runs)
     assert got[:1] + got[2:] == want[:1] + want[2:]
+    assert not _unfinished(grouped)
+
+
+def test_a_stopped_group_goes_on_on_another_machine(
+    grouped, undisturbed, work, in_memory, monkeypatch, capsys, tmp_path
+):
+    """It knows the group, its runs and their state from the bucket alone."""
+    runs, want = undisturbed
+    there = grouped.copy(tmp_path / "there")
+    first = Bucket(in_memory, grouped.workdir)
+    with monkeypatch.context() as patch:
+        terminate_at(patch, grouped.trainer, 1)
+        with pytest.raises(Preempted, match=r"4 runs \(c, c.order1.*step 1"):
+            _train(grouped, runs, first)
+    assert not _unfinished(there)
+
+    other = repeat_of(member_run("a", grouped.config.recipe))
+    _train(there, [other, *runs], Bucket(in_memory, there.workdir))
+    assert work[-2:] == [([run.name for run in runs], 4), ([other.name], 1)]
+    assert "resumed after step 1" in capsys.readouterr().out
+    assert _digests(there.pool, runs) == want
+    assert in_memory.list("training") == {}
+
+    # The first machine fetches them, and its own half is of no use.
+    _train(grouped, runs, first)
+    assert len(work) == 3
+    assert _digests(grouped.pool, runs) == want
     assert not _unfinished(grouped)
 
 

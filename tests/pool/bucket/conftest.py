@@ -4,7 +4,6 @@ import uuid
 
 import fsspec
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 from moto.server import ThreadedMotoServer
 
 from jaxsim.pool.bucket.objects import Objects
@@ -40,29 +39,3 @@ def url(s3) -> str:
 @pytest.fixture
 def objects(url) -> Objects:
     return Objects(url)
-
-
-class InMemory(MemoryFileSystem):
-    """Creates in one step, as stores do; the server above may race."""
-
-    protocol = "inmemory"
-    store: dict = {}  # noqa: RUF012, of all instances, as its parent's
-
-    def pipe_file(self, path, value, mode="overwrite", **kwargs):
-        path = self._strip_protocol(path)
-        file = self._open(f"{path}.{uuid.uuid4().hex}", "wb")
-        file.write(value)
-        file.commit()
-        whole = self.store.pop(file.path)
-        if mode == "create":
-            if self.store.setdefault(path, whole) is not whole:
-                raise FileExistsError(path)
-        else:
-            self.store[path] = whole
-
-
-@pytest.fixture
-def in_memory() -> Objects:
-    fsspec.register_implementation("inmemory", InMemory, clobber=True)
-    InMemory.store.clear()
-    return Objects("inmemory://pool")
