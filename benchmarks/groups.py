@@ -68,9 +68,10 @@ def stepper(step: Any, tokens: int) -> Callable[[int], float]:
     from jaxsim.mesh import replicated
     from jaxsim.train.state import Marks
 
-    shape = (step.members, tokens // LENGTH, LENGTH + 1)
+    length, vocabulary = step.model.config.length, step.model.vocab_size
+    shape = (step.members, tokens // length, length + 1)
     rng = np.random.default_rng(0)
-    batch = step.place(rng.integers(0, VOCABULARY, shape, dtype=np.int32))
+    batch = step.place(rng.integers(0, vocabulary, shape, dtype=np.int32))
     marks = jax.device_put(
         Marks(jnp.int32(0), jnp.int32(0)), replicated(step.mesh)
     )

@@ -1,0 +1,179 @@
+"""Training on one GPU: what share of a matrix product's speed it reaches.
+
+    python benchmarks/gpu_training.py            # one H100 or H200
+    python benchmarks/gpu_training.py --smoke    # a tiny shape on anything
+
+The trainer's own step of the paper's 1B shape, in bfloat16 with float32
+parameters, with each kind of rematerialisation and as many rows as fit. Model
+FLOPs (backward as two forward passes, nothing for what is computed again) are
+given as a share of a product of two 8192 x 8192 bfloat16 matrices that is
+measured in the same run, before and after. Many small models at once are
+measured by `groups.py --precision=bfloat16 --attention=cudnn`.
+
+A smoke run shows that every line works, and saves nothing.
+"""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import machine
+from gpu_pieces import product_flops
+from groups import stepper
+
+from jaxsim.config import Config, ModelConfig
+from jaxsim.devices import usable_memory
+from jaxsim.mesh import training_mesh
+from jaxsim.model import LanguageModel, preset
+from jaxsim.train import trainer_of_recipe
+
+TARGET = 0.50
+VOCAB = 50_280  # of the paper's tokenizer
+BLOCKS, STEPS = 5, 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """What is run: the real thing, or a tiny one of the same kind."""
+
+    model: ModelConfig
+    vocab: int
+    product: int  # width of the reference product
+    attention: str
+    precision: str
+    rows: tuple[int, ...]
+
+
+FULL = Size(
+    preset("paper-1b"), VOCAB, 8192, "cudnn", "bfloat16", (64, 32, 16, 8, 4)
+)
+SMOKE = Size(
+    dataclasses.replace(
+        preset("paper-1b"),
+        length=64, layers=2, dim=64, heads=4, kv_heads=4, mlp_dim=96,
+        vocab_multiple=1,
+    ),
+    300, 128, "einsum", "float32", (4, 2),
+)  # fmt: skip
+
+
+def program(size: Size, remat: str, rows: int) -> Any:
+    """The trainer's step on one device."""
+    config = Config(model=size.model)
+    config = dataclasses.replace(
+        config,
+        recipe=dataclasses.replace(
+            config.recipe, batch=rows, precision=size.precision, tail=0.0
+        ),
+        train=dataclasses.replace(
+            config.train,
+            attention=size.attention,
+            remat=remat,
+            unroll=False,
+            loss_chunk=min(512, size.model.length),
+        ),
+    )
+    return trainer_of_recipe(
+        LanguageModel(size.model, size.vocab),
+        config,
+        training_mesh(1, 1, jax.devices()[:1]),
+    ).program()
+
+
+def measure(size: Size, remat: str) -> dict[str, Any]:
+    """Rates of the most rows that fit; says what did not."""
+    refused = []
+    for rows in size.rows:
+        step = program(size, remat, rows)
+        try:
+            needed = step.needed()
+        # XLA gives up on a program that cannot fit, and does not say how.
+        except jax.errors.JaxRuntimeError as error:
+            refused.append([rows, str(error).splitlines()[0][:200]])
+            continue
+        limit = usable_memory(step.mesh)
+        if limit and needed > limit:
+            refused.append([rows, f"needs {needed} of {limit} bytes"])
+            continue
+        tokens = rows * size.model.length
+        run = stepper(step, tokens)
+        run(2)
+        seconds = [run(STEPS) / STEPS for _ in range(BLOCKS)]
+        flops = 3 * step.model.forward_flops(tokens)
+        return {
+            "remat": remat,
+            "rows": rows,
+            "parameters": step.model.parameter_count(),
+            "needed": needed,
+            "refused": refused,
+            "tokens_per_second": sorted(tokens / s for s in seconds),
+            "flops_per_second": sorted(flops / s for s in seconds),
+        }
+    return {"remat": remat, "rows": 0, "refused": refused}
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    box, reference = result["machine"], result["product"]
+    text = (
+        f"{box['device']}, jax {box['versions']['jax']}, {box['date']}. The "
+        f"product of two {result['width']} x {result['width']} bfloat16 "
+        f"matrices ran at {reference / 1e12:.0f} TFLOP/s. Target: {TARGET:.0%} "
+        "of it.\n\n"
+        "| rematerialised | rows | GB | tokens/s | TFLOP/s | of the product |\n"
+        "| --- | --- | --- | --- | --- | --- |\n"
+    )
+    for case in result["cases"]:
+        text += f"| {case['remat']} | {case['rows'] or 'none fits'} | "
+        if not case["rows"]:
+            text += "| | | |\n"
+            continue
+        rate = case["tokens_per_second"][BLOCKS // 2]
+        flops = case["flops_per_second"][BLOCKS // 2]
+        text += (
+            f"{case['needed'] / 1e9:.1f} | {rate:,.0f} | {flops / 1e12:.0f} | "
+            f"{flops / reference:.1%} |\n"
+        )
+    return text
+
+
+def main() -> None:
+    args = _arguments()
+    size = SMOKE if args.smoke else FULL
+    before = product_flops(size.product)
+    cases = []
+    for remat in ("none", "dots", "full"):
+        cases.append(measure(size, remat))
+        print(json.dumps(cases[-1]), flush=True)
+    after = product_flops(size.product)
+    result = {
+        "product": max(before, after),
+        "products": [before, after],
+        "width": size.product,
+        "machine": machine.describe(("jax", "jaxlib", "flax", "optax"))
+        | {"device": jax.devices()[0].device_kind},
+        "cases": cases,
+    }
+    print(table(result), end="")
+    if args.smoke:
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(result, indent=2) + "\n"
+    (args.out / "gpu_training.json").write_text(text)
+    (args.out / "gpu_training.md").write_text(table(result))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--smoke", action="store_true", help="tiny")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
