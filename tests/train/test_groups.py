@@ -9,8 +9,9 @@ import pytest
 
 from jaxsim import mesh as meshes
 from jaxsim.errors import Preempted, UserError
+from jaxsim.model import Execution
 from jaxsim.pool.digests import params_digest
-from jaxsim.train import Run, member_run, trainer_of_recipe
+from jaxsim.train import Run, member_run, repeat_of, trainer_of_recipe
 from jaxsim.train.finite import NonFiniteError
 
 from . import tiny
@@ -69,6 +70,23 @@ def test_a_run_in_a_group_is_the_run_alone(
     assert len(others) == 3, "runs side by side were given the same rows"
     assert outcomes[0].tokens == trained[0].tokens
     assert outcomes[0].flops == trained[0].flops
+
+
+def test_a_group_is_closer_to_the_run_alone_than_a_repeat_is(
+    setting, trained, side_by_side, tmp_path
+):
+    """By far less than a tenth of what another order of the rows changes."""
+    repeat = setting.train(tmp_path, repeat_of(setting.run))
+    rows_BL1 = setting.corpus.rows("b")[np.arange(8)]  # of no run here
+
+    def loss(params):
+        nll_BL = setting.model.token_nll(params, rows_BL1, Execution())
+        return float(jnp.mean(nll_BL))
+
+    alone = loss(trained[0].params)
+    noise = abs(loss(repeat.params) - alone)
+    assert noise > 1e-5
+    assert abs(loss(side_by_side[0][0].params) - alone) < noise / 10
 
 
 def test_neighbours_and_padding_change_no_bit(
