@@ -155,13 +155,13 @@ def _create(lock: Path) -> tuple[int, str] | None:
     part = lock.with_name(f".{token}")
     file = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
     try:
-        boot = kernel()
+        kernel = _kernel()
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:  # not on this file system
-            boot = ""
+            kernel = ""
         holder = f"process {os.getpid()} on {platform.node()}"
-        os.write(file, f"{holder}\n{token}\n{boot}\n{0:020}\n".encode())
+        os.write(file, f"{holder}\n{token}\n{kernel}\n{0:020}\n".encode())
         os.fsync(file)
         # A hard link is created complete or not at all, and never replaces.
         try:
@@ -220,7 +220,7 @@ def _remove(lock: Path, token: str) -> None:
 
 def _died_here(lock: Path, claim: _Claim) -> bool:
     """Was it held on this very machine, by a process that is gone?"""
-    if not claim.kernel or claim.kernel != kernel():
+    if not claim.kernel or claim.kernel != _kernel():
         return False
     try:
         with lock.open() as file:
@@ -232,7 +232,7 @@ def _died_here(lock: Path, claim: _Claim) -> bool:
         return False
 
 
-def kernel() -> str:
+def _kernel() -> str:
     """Names this boot of this machine; '' where it has no such name."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -14,6 +14,7 @@ from jaxsim.errors import JaxsimError, Preempted
 from jaxsim.metrics import provenance
 from jaxsim.model import LanguageModel
 from jaxsim.pool.bucket import Bucket
+from jaxsim.pool.bucket.objects import StoreError
 from jaxsim.pool.bucket.states import drop_state, fetch_state, sending
 from jaxsim.pool.claims import Busy, Watch, holding
 from jaxsim.pool.digests import (
@@ -152,8 +153,8 @@ class Workshop:
         Raises:
           Busy: another launcher took runs over, while this one stood still.
           Preempted: SIGTERM came; what was done is on disk.
-          JaxsimError: a run did not come to finite values, or there is no
-            room. The other runs are published first.
+          JaxsimError: a run did not come to finite values, there is no room,
+            or the bucket cannot be reached. What can be is published first.
         """
         folder = self.folder(group)
         with stop_requested() as stop, self._shared(folder, mine):
@@ -180,7 +181,7 @@ class Workshop:
                 agreement.after_step,
                 group.slots,
             )
-            failed, lost = [], []
+            failed, lost, unsent = [], [], []
             for run, outcome in zip(group.runs, outcomes, strict=True):
                 if run in mine:
                     try:
@@ -189,6 +190,8 @@ class Workshop:
                         failed.append(str(error))
                     except Busy as busy:
                         lost.append(busy.who)
+                    except StoreError as error:
+                        unsent.append(f"{run.kind} {run.name}: {error}")
             # Of a group that was taken over, the folder is another's.
             if not lost and len(failed) < len(mine):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -198,6 +201,12 @@ class Workshop:
                 "\n".join(failed)
                 + f"\nThe other {others} runs beside it were trained to their "
                 "end and are published" * (others > 0)
+            )
+        if unsent:
+            raise StoreError(
+                "\n".join(unsent)
+                + f"\nPublished in {self.workdir} alone; repeat the same "
+                "command to send what is done"
             )
         if lost:
             raise Busy("; ".join(lost))
@@ -249,6 +258,7 @@ class Workshop:
         Raises:
           NonFiniteError: it is an error, or it holds what is not finite.
           Busy: another launcher took the run over.
+          StoreError: it is published here, and could not be sent.
         """
         if isinstance(outcome, NonFiniteError):
             raise outcome
@@ -261,8 +271,12 @@ class Workshop:
         attempt, files = save_attempt(entry, outcome.params)
         manifest = self._manifest(run, outcome, attempt, files, group)
         try:
-            if self.bucket is not None:  # what it admits counts for all
-                self.bucket.publish(entry, manifest)
+            try:
+                if self.bucket is not None:  # what it admits counts for all
+                    self.bucket.publish(entry, manifest)
+            except StoreError:
+                publish(entry, manifest)  # the next start sends it
+                raise
             publish(entry, manifest)
         except AlreadyPublished as lost:
             say(str(lost))

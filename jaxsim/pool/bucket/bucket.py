@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shutil
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,13 +13,8 @@ from jaxsim.console import say
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.pool.bucket import claims
 from jaxsim.pool.bucket.objects import Objects
-from jaxsim.pool.claims import Watch, kernel
-from jaxsim.pool.digests import (
-    differences,
-    files_below,
-    object_digest,
-    sha256_of_file,
-)
+from jaxsim.pool.claims import Watch
+from jaxsim.pool.digests import differences, files_below, sha256_of_file
 from jaxsim.pool.manifest import (
     FILE_NAME,
     Manifest,
@@ -50,8 +46,6 @@ class Bucket:
     def __init__(self, objects: Objects, workdir: Path) -> None:
         self.objects = objects
         self.workdir = workdir
-        boot = kernel() or platform.node()
-        self._owner = object_digest([boot, str(workdir.resolve())])
 
     def __str__(self) -> str:
         return self.objects.url
@@ -68,7 +62,7 @@ class Bucket:
         self, name: str, what: str, watch: Watch | None
     ) -> contextlib.AbstractContextManager[None]:
         """A claim that other machines see; the local one is held already."""
-        return claims.holding(self.objects, name, what, self._owner, watch)
+        return claims.holding(self.objects, name, what, self._owner(), watch)
 
     def manifest(self, entry: Path) -> Manifest | None:
         """What is admitted as `entry` for all machines.
@@ -146,15 +140,8 @@ class Bucket:
           UserError: the bucket holds a pool of another seed, recipe or model.
         """
         path = pool.workdir / "pool" / "pool.json"
-        content = path.read_bytes()
-        if self.objects.create("pool/pool.json", content):
-            return
-        shared = json.loads(self.objects.read("pool/pool.json") or b"{}")
-        if lines := differences(shared, json.loads(content)):
-            raise UserError(
-                f"{self} holds another pool than {path}: {'; '.join(lines)}. "
-                "Restore those values, or use another bucket and --workdir"
-            )
+        if not self.objects.create("pool/pool.json", path.read_bytes()):
+            self._check_identity(path)
 
     def send(self, entries: Iterable[Path]) -> None:
         """Publishes those of the workdir's entries that the bucket lacks."""
@@ -167,14 +154,38 @@ class Bucket:
     def fetch_pool(self) -> None:
         """Fetches identity, seed and every entry that the workdir lacks."""
         path = self.workdir / "pool" / "pool.json"
-        content = self.objects.read("pool/pool.json")
-        if content is None:
+        if self.objects.read("pool/pool.json") is None:
             return
         if not path.exists():
             self.objects.fetch("pool/pool.json", path)
+        self._check_identity(path)
         self.fetched(self.workdir / "seed")
         for name in self._names():
             self.fetched(self.workdir / "pool" / "members" / name)
+
+    def _owner(self) -> str:
+        """Names this workdir, as no other machine names its own.
+
+        By a file in it: containers of one machine have paths in common, and
+        the machine's own name alone says nothing of the disk.
+        """
+        path = self.workdir / "training" / ".locks" / ".owner"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f".{uuid.uuid4().hex}")
+            part.write_text(uuid.uuid4().hex)
+            with contextlib.suppress(FileExistsError):
+                os.link(part, path)
+            part.unlink()
+        return f"{path.read_text()} on {platform.node()}"
+
+    def _check_identity(self, path: Path) -> None:
+        shared = self.objects.read_json("pool/pool.json") or {}
+        if lines := differences(shared, json.loads(path.read_text())):
+            raise UserError(
+                f"{self} holds another pool than {path}: {'; '.join(lines)}. "
+                "Restore those values, or use another bucket and --workdir"
+            )
 
     def _names(self) -> list[str]:
         """Of all entries in the bucket."""

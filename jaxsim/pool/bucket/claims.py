@@ -57,8 +57,8 @@ def holding(
       objects: all that share the pool.
       name: of the run or group.
       what: is held, for messages.
-      owner: names the workdir, on this boot of this machine. The caller holds
-        the local claim there: whoever claimed as this owner is dead.
+      owner: names the workdir. The caller holds the local claim there:
+        whoever claimed as this owner is dead.
       watch: see `jaxsim.pool.claims.holding`.
 
     Raises:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -10,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from jaxsim.console import say
+from jaxsim.corpus.datasets import folder_of
 from jaxsim.corpus.store import Corpus, write_record
-from jaxsim.errors import UserError
+from jaxsim.errors import DamagedError, UserError
 from jaxsim.pool.bucket.bucket import Bucket
 from jaxsim.pool.claims import Watch, holding, patiently
 from jaxsim.pool.digests import differences, files_below
 
 _NAME = ".corpus"  # of the claim; no run's name begins with a dot
 _KEY = "corpus/corpus.json"
-_FOLDER = re.compile(r"(unit|domain|tokenizer)_[0-9a-f]{32}")
 
 
 def fetch_corpus(bucket: Bucket) -> None:
@@ -32,7 +31,7 @@ def fetch_corpus(bucket: Bucket) -> None:
         return
     if here is None:
         say(f"corpus: fetched from {bucket}")
-        _fetch(bucket)
+        _fetch(bucket, shared)
         write_record(bucket.workdir, shared)
     elif lines := differences(_content(shared), _content(here)):
         raise UserError(
@@ -92,31 +91,24 @@ def _send(bucket: Bucket) -> None:
         return
     root = bucket.workdir / "corpus"
     there = bucket.objects.list("corpus")
-    for folder in sorted(root.iterdir()):
-        if not _FOLDER.fullmatch(folder.name):
-            continue
-        for name, size in files_below(folder).items():
-            key = f"{folder.name}/{name}"
+    for folder in _folders(bucket, here):
+        for name, size in files_below(root / folder).items():
+            key = f"{folder}/{name}"
             if there.get(key) != size:
-                bucket.objects.send(folder / name, f"corpus/{key}")
+                bucket.objects.send(root / key, f"corpus/{key}")
     # Last: until then nothing has changed.
     bucket.objects.write(_KEY, json.dumps(here, indent=1).encode())
     say(f"corpus: sent to {bucket}")
 
 
-def _fetch(bucket: Bucket) -> None:
+def _fetch(bucket: Bucket, record: dict[str, Any]) -> None:
     """Folders appear complete; their digests are checked when opened."""
     root = bucket.workdir / "corpus"
-    folders: dict[str, list[str]] = {}
-    for key in bucket.objects.list("corpus"):
-        folder, _, name = key.partition("/")
-        if _FOLDER.fullmatch(folder) and name:
-            folders.setdefault(folder, []).append(name)
-    for folder, names in sorted(folders.items()):
+    for folder in _folders(bucket, record):
         if (root / folder).exists():
             continue
         part = root / f".tmp_{uuid.uuid4().hex}"
-        for name in names:
+        for name in bucket.objects.list(f"corpus/{folder}"):
             bucket.objects.fetch(f"corpus/{folder}/{name}", part / name)
         try:
             os.rename(part, root / folder)
@@ -124,14 +116,35 @@ def _fetch(bucket: Bucket) -> None:
             shutil.rmtree(part)
 
 
+def _folders(bucket: Bucket, record: dict[str, Any]) -> list[str]:
+    """Of the data sets and the tokenizer that a record is about.
+
+    Raises:
+      DamagedError: it is no such record.
+    """
+    try:
+        frozen = record["frozen"]
+        digests = [("tokenizer", frozen["tokenizer_digest"])]
+        units = [frozen["seed"], *record["units"].values()]
+        digests += [("unit", unit["digest"]) for unit in units]
+        digests += [
+            ("domain", digest)
+            for domain in record["domains"].values()
+            for digest in domain["digests"].values()
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{bucket}/{_KEY}: lacks {error}") from error
+    names = [folder_of(bucket.workdir, *pair).name for pair in digests]
+    return list(dict.fromkeys(names))
+
+
 def _records(
     bucket: Bucket,
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """corpus.json in the bucket, and in the workdir."""
-    content = bucket.objects.read(_KEY)
     path: Path = bucket.workdir / "corpus" / "corpus.json"
     return (
-        None if content is None else json.loads(content),
+        bucket.objects.read_json(_KEY),
         json.loads(path.read_text()) if path.exists() else None,
     )
 

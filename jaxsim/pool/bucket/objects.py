@@ -6,6 +6,7 @@ is to be created (if-none-match on S3, if-generation-match 0 on GCS).
 """
 
 import contextlib
+import json
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -95,6 +96,23 @@ class Objects:
             except FileNotFoundError:
                 return None
         return content
+
+    def read_json(self, key: str) -> dict[str, Any] | None:
+        """The content of an object, as plain data; None if there is none.
+
+        Raises:
+          DamagedError: it is no JSON object.
+        """
+        content = self.read(key)
+        if content is None:
+            return None
+        try:
+            data = json.loads(content)
+        except ValueError as error:
+            raise DamagedError(f"{self.url}/{key}: {error}") from error
+        if not isinstance(data, dict):
+            raise DamagedError(f"{self.url}/{key}: not an object")
+        return data
 
     def list(self, prefix: str) -> dict[str, int]:
         """Bytes of all objects below `prefix`, by the rest of their keys.

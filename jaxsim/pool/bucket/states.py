@@ -51,10 +51,9 @@ def fetch_state(bucket: Bucket, folder: Path, runs: Sequence[str]) -> None:
       runs: their names.
     """
     key = bucket.key(folder)
-    content = bucket.objects.read(f"{key}/{_STATE}")
-    if content is None:
+    state = bucket.objects.read_json(f"{key}/{_STATE}")
+    if state is None:
         return
-    state = json.loads(content)
     states, step = str(state["states"]), int(state["step"])
     if max(_steps(folder / states), default=-1) >= step:
         return
@@ -107,7 +106,8 @@ def sending(
         if folder.exists():
             sender.look()
         else:
-            drop_state(bucket, folder)
+            with contextlib.suppress(StoreError):
+                drop_state(bucket, folder)
 
 
 class _Sender:

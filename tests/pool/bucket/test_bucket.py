@@ -13,6 +13,7 @@ from jaxsim.errors import DamagedError, UserError
 from jaxsim.pool import open_pool
 from jaxsim.pool.bucket import Bucket, open_bucket
 from jaxsim.pool.bucket.corpora import fetch_corpus, prepare_for_all
+from jaxsim.pool.bucket.objects import StoreError
 from jaxsim.pool.build import train_missing
 from jaxsim.pool.publish import AlreadyPublished, is_published, save_attempt
 from jaxsim.train import member_run
@@ -94,6 +95,48 @@ def test_of_two_machines_that_publish_one_wins(project, elsewhere, bucket):
 def test_an_answer_that_was_lost_is_no_defeat(project, bucket):
     bucket.publish(project.pool.entry("a"), project.pool.manifest("a"))
     assert project.pool.problems() == {}
+
+
+def test_what_cannot_be_sent_is_kept_and_sent_later(
+    project, bucket, monkeypatch
+):
+    send = bucket.objects.send
+
+    def cut(path, key):
+        raise StoreError(f"{key}: no route to host")
+
+    monkeypatch.setattr(bucket.objects, "send", cut)
+    with pytest.raises(StoreError, match=r"member c: .*no route[^$]*alone"):
+        _train(project, bucket, "c")
+    assert "c" in project.pool.names()
+    assert bucket.manifest(project.pool.entry("c")) is None
+    assert not (project.workdir / "training" / "c").exists()
+
+    monkeypatch.setattr(bucket.objects, "send", send)
+    monkeypatch.setattr(project.trainer, "train", None)
+    _train(project, bucket, "c")
+    sent = bucket.manifest(project.pool.entry("c"))
+    assert sent == project.pool.manifest("c")
+
+
+def test_pods_that_share_a_machine_have_owners_of_their_own(bucket, elsewhere):
+    assert bucket._owner() == Bucket(bucket.objects, bucket.workdir)._owner()
+    assert bucket._owner() != elsewhere._owner()
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"frozen": {}}'])
+def test_a_damaged_record_is_named(elsewhere, content):
+    elsewhere.objects.write("corpus/corpus.json", content)
+    with pytest.raises(DamagedError, match=r"corpus/corpus.json: "):
+        fetch_corpus(elsewhere)
+
+
+def test_a_data_set_that_is_being_sent_is_not_taken_for_whole(elsewhere):
+    folder = "corpus/unit_00000000000000000000000000000000"
+    elsewhere.objects.write(f"{folder}/table/part", b"half")
+    fetch_corpus(elsewhere)
+    assert not (elsewhere.workdir / folder).exists()
+    assert open_corpus(elsewhere.workdir).rows("a")
 
 
 def test_attempts_of_dead_launchers_go_when_one_is_published(project, bucket):
