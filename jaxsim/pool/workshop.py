@@ -281,6 +281,7 @@ class Workshop:
         except AlreadyPublished as lost:
             say(str(lost))
             if self.bucket is not None:
+                shutil.rmtree(entry / attempt, ignore_errors=True)
                 self.bucket.fetched(entry)
 
     def _manifest(

@@ -111,7 +111,8 @@ class Bucket:
         """Admits the attempt that `manifest` names for all machines.
 
         Raises:
-          AlreadyPublished: another machine was first; this attempt is deleted.
+          AlreadyPublished: another machine was first. The attempt is deleted
+            in the bucket; here it is the caller's.
         """
         key, root = self.key(entry), entry / manifest.attempt
         for name in manifest.files:
@@ -125,10 +126,9 @@ class Bucket:
             assert winner is not None  # nobody deletes one
             if winner.attempt != manifest.attempt:  # else an answer was lost
                 self._delete(key, manifest.attempt)
-                shutil.rmtree(root, ignore_errors=True)
                 raise AlreadyPublished(
                     f"{entry.name}: {winner.attempt} was published first in "
-                    f"{self}; this one is deleted"
+                    f"{self}; this one is not used"
                 )
         # From now on no other attempt can be admitted.
         self._delete(key, "attempt-", but=manifest.attempt)
@@ -144,12 +144,18 @@ class Bucket:
             self._check_identity(path)
 
     def send(self, entries: Iterable[Path]) -> None:
-        """Publishes those of the workdir's entries that the bucket lacks."""
+        """Publishes those of the workdir's entries that the bucket lacks.
+
+        Raises:
+          UserError: the bucket has another result of the same run.
+        """
         for entry in entries:
-            if self.manifest(entry) is None:
+            if not self.fetched(entry):
                 manifest = read_manifest(entry)
                 say(f"{manifest.kind} {entry.name}: sent to {self}")
-                self.publish(entry, manifest)
+                with contextlib.suppress(AlreadyPublished):
+                    self.publish(entry, manifest)
+                self.fetched(entry)  # or it is refused
 
     def fetch_pool(self) -> None:
         """Fetches identity, seed and every entry that the workdir lacks."""

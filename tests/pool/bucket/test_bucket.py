@@ -84,12 +84,33 @@ def test_of_two_machines_that_publish_one_wins(project, elsewhere, bucket):
     with pytest.raises(AlreadyPublished, match="was published first"):
         elsewhere.publish(entry, late)
     assert not is_published(entry)
-    assert list(entry.glob("attempt-*")) == []
     attempts = {
         key.split("/")[0] for key in bucket.objects.list("pool/members/a")
     }
     won = project.pool.manifest("a").attempt
     assert attempts == {"manifest.json", won, f"{won}.jsonl"}
+
+
+def test_what_is_sent_late_stays_whole_here(
+    project, bucket, monkeypatch, tmp_path
+):
+    """Another machine publishes the same run while this one is sending it."""
+    rival = project.copy(tmp_path / "rival")
+    there = Bucket(bucket.objects, rival.workdir)
+    _train(rival, None, "c")
+    _train(project, None, "c")
+    publish = Bucket.publish
+
+    def late(self, entry, manifest):
+        if self is bucket:
+            publish(there, rival.pool.entry("c"), rival.pool.manifest("c"))
+        publish(self, entry, manifest)
+
+    monkeypatch.setattr(Bucket, "publish", late)
+    bucket.send([project.pool.entry("c")])
+    won = bucket.manifest(project.pool.entry("c"))
+    assert won == rival.pool.manifest("c") != project.pool.manifest("c")
+    assert project.pool.problems() == {}
 
 
 def test_an_answer_that_was_lost_is_no_defeat(project, bucket):
