@@ -96,19 +96,22 @@ def measure(size: str, tokens: int, group: int, args: Any) -> dict[str, Any]:
     """Rates of the three ways, if they fit in a device's memory."""
     from jaxsim.devices import usable_memory
 
-    programs = {
-        "alone": program(size, tokens, 1, args),
-        "group": program(size, tokens, group, args),
-        "one": program(size, group * tokens, 1, args),
-    }
     case = {"size": size, "tokens": tokens, "group": group}
+    steps = max(1, args.block // (group * tokens))
+    programs = {"alone": program(size, tokens, 1, args)}
+    alone = stepper(programs["alone"], tokens)
+    alone(1)
+    expected = steps * group * alone(1)
+    if args.longest and expected > args.longest:
+        return case | {"left_out": f"a block would take {expected:.0f} s"}
+    programs["group"] = program(size, tokens, group, args)
+    programs["one"] = program(size, group * tokens, 1, args)
     needed = {name: step.needed() for name, step in programs.items()}
     limit = usable_memory(programs["alone"].mesh)
     if limit and sum(needed.values()) > limit:
-        return case | {"needed": needed, "fits": False}
-    steps = max(1, args.block // (group * tokens))
+        return case | {"needed": needed, "left_out": "does not fit"}
     sides = {
-        "alone": (stepper(programs["alone"], tokens), group * steps),
+        "alone": (alone, group * steps),
         "group": (stepper(programs["group"], tokens), steps),
         "one": (stepper(programs["one"], group * tokens), steps),
     }
@@ -123,7 +126,6 @@ def measure(size: str, tokens: int, group: int, args: Any) -> dict[str, Any]:
     return case | {
         "parameters": programs["alone"].model.parameter_count(),
         "needed": needed,
-        "fits": True,
         "tokens_per_second": medians(rates),
         "over_alone": ratios(rates, "group", "alone"),
         "over_one": ratios(rates, "group", "one"),
@@ -150,8 +152,8 @@ def table(result: dict[str, Any]) -> str:
     )
     for case in result["cases"]:
         text += f"| {case['size']} | {case['tokens']:,} | {case['group']} | "
-        if not case["fits"]:
-            text += "does not fit | | | |\n"
+        if "left_out" in case:
+            text += f"{case['left_out']} | | | |\n"
             continue
         rate = case["tokens_per_second"]
         over = [
@@ -213,6 +215,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--attention", default="einsum")
     parser.add_argument("--block", type=int, default=2**16, help="tokens")
     parser.add_argument("--pairs", type=int, default=5, help="of blocks")
+    parser.add_argument(
+        "--longest", type=float, default=0, help="seconds of a block; 0: any"
+    )
     parser.add_argument(
         "--threads", type=int, default=0, help="and cores; 0: all"
     )
