@@ -347,13 +347,23 @@ def _execute_in_group(call: Call, group: "Group") -> None:
             if not distributed.is_lead():  # process 0 says it all
                 nowhere = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
-            code = _guarded(lambda: _execute(call))
+            code = _guarded(lambda: _execute(_as_process_0(call)))
     # Where this process cannot go on, nobody can: it must not linger.
     except BaseException:  # noqa: BLE001
         traceback.print_exc()
         code = 1
     if code:
         distributed.leave(code)
+
+
+def _as_process_0(call: Call) -> Call:
+    """With its configuration: another process may see another file."""
+    from jaxsim.distributed import from_lead
+
+    assert call.config is not None  # both commands need one
+    data = from_lead(dataclasses.asdict(call.config))
+    config = from_config_dict(config_dict.ConfigDict(data))
+    return dataclasses.replace(call, config=config)
 
 
 def _answer(argv: Sequence[str]) -> str | None:

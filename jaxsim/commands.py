@@ -14,7 +14,7 @@ from jaxsim import corpus as corpora
 from jaxsim.config import Config, SearchConfig, save_config
 from jaxsim.console import say
 from jaxsim.corpus import Corpus, open_corpus
-from jaxsim.distributed import alone, from_lead, is_lead, leading
+from jaxsim.distributed import alone, as_lead_sees, is_lead, leading
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.mesh import training_mesh
 from jaxsim.mixture.scorer import Scorer, table_name
@@ -104,11 +104,16 @@ def seed(config: Config, workdir: Path) -> None:
     bucket = _bucket(config, workdir)
     if bucket:
         fetch_corpus(bucket)
-    corpus = open_corpus(workdir)
+    corpus = _corpus(workdir)
     entry = workdir / "seed"
-    there = is_published(entry) or (bucket and bucket.fetched(entry))
-    if from_lead(bool(there)):
+
+    def is_there() -> bool:
+        if not (is_published(entry) or (bucket and bucket.fetched(entry))):
+            return False
         _check_seed(read_manifest(entry), config)
+        return True
+
+    if as_lead_sees(is_there):
         say("seed: it is there")
         if bucket:
             bucket.send([entry])
@@ -154,14 +159,15 @@ def train(
     if bucket:
         fetch_corpus(bucket)
         bucket.fetched(workdir / "seed")
-    corpus = open_corpus(workdir)
+    corpus = _corpus(workdir)
     pool = _pool(config, workdir, corpus)
     runs = [member_run(name, config.recipe) for name in corpus.units]
     if shard is not None:
         runs = runs[shard[0] :: shard[1]]
     trainer = trainer or _trainer(config, workdir)
     train_missing(runs, pool, corpus, trainer, bucket)
-    show_pool(pool)
+    if is_lead():
+        show_pool(pool)
 
 
 def score(
@@ -367,15 +373,27 @@ def _scorer(config: Config, workdir: Path, override: bool) -> Scorer:
 
 def _trainer(config: Config, workdir: Path) -> Trainer:
     """The recipe's trainer; it compiles when the first run is missing."""
-    pool = _pool(config, workdir, open_corpus(workdir))
+    pool = _pool(config, workdir, _corpus(workdir))
     mesh = training_mesh(config.train.data_axis, config.train.model_axis)
     return trainer_of_recipe(pool.model, config, mesh)
 
 
+def _corpus(workdir: Path) -> Corpus:
+    """As process 0 sees it; the digests in it say what the others read."""
+    record = as_lead_sees(lambda: open_corpus(workdir).record)
+    return Corpus(workdir, record)
+
+
 def _pool(config: Config, workdir: Path, corpus: Corpus) -> Pool:
-    return create_pool(
-        workdir, config, corpus.tokenizer.vocab_size, corpus.budget_tokens
-    )
+    """As process 0 opens or starts it."""
+    size = corpus.tokenizer.vocab_size
+
+    def identity() -> dict[str, Any]:
+        pool = create_pool(workdir, config, size, corpus.budget_tokens)
+        return pool.identity
+
+    model = LanguageModel(config.model, size)
+    return Pool(workdir, model, as_lead_sees(identity))
 
 
 def _seed_recipe(config: Config) -> dict[str, Any]:

@@ -99,6 +99,8 @@ def join(group: Group) -> None:
     Raises:
       NotJoined: there is nothing to join, or others than expected came.
     """
+    # It takes SIGTERM away from Python, and nobody here asks it.
+    jax.config.update("jax_enable_preemption_service", False)
     late = threading.Timer(JOIN, _give_up, [_not_joined(group, "no answer")])
     late.daemon = True
     late.start()
@@ -267,6 +269,26 @@ def words() -> Iterator[dict[str, Any]]:
         yield word
     if word["code"]:
         raise Ended(f"process 0 ended: {word['ended']}", word["code"])
+
+
+def as_lead_sees(look: Callable[[], Any]) -> Any:
+    """What `look` returns in process 0, plain data; no other one calls it.
+
+    Files that one process has just written may not be there yet, or be others,
+    in the view of another one.
+
+    Raises:
+      Ended: process 0 failed, with what it raised itself.
+    """
+    if alone():
+        return look()
+    if is_lead():
+        with leading():
+            seen = look()
+            from_lead({"seen": seen})
+        return seen
+    (word,) = words()
+    return word["seen"]
 
 
 def leave(code: int) -> NoReturn:

@@ -185,6 +185,10 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             # Before anything that only waits: who is missing is named.
             meet(label(runs), self._step_limit)
+            # Left last: a process may be stuck in a last save as well.
+            finished = stack.enter_context(
+                watchdog(self._step_limit, label(runs))
+            )
             checkpoints = stack.enter_context(TrainingCheckpoints(scratch))
             first = from_lead(checkpoints.latest_step()) or 0
             if first:
@@ -197,11 +201,10 @@ class Trainer:
                 for run, path in zip(runs, metrics, strict=True)
             ]
             begin = time.monotonic()
-            with watchdog(self._step_limit, label(runs)) as finished:
-                state = self._loop(
-                    running, program, corpus, schedules, state, first,
-                    tail_steps, checkpoints, stop, finished,
-                )  # fmt: skip
+            state = self._loop(
+                running, program, corpus, schedules, state, first,
+                tail_steps, checkpoints, stop, finished,
+            )  # fmt: skip
             results = self._results(program, state, tail_steps)
             wall = (time.monotonic() - begin) / len(runs)
         tokens = runs[0].steps * self._batch_rows * corpus.length
@@ -274,7 +277,7 @@ class Trainer:
             program, corpus, schedules, self._batch_rows, first, steps,
             progress.waited,
         ):  # fmt: skip
-            state, sums = self._call(program, state, tokens_GBL1, marks)
+            state, sums = program(state, tokens_GBL1, marks)
             # Before anybody is asked to stop: `Agreement` rests on it.
             alive = settle()
             pending.append((number, units, sums))
@@ -296,15 +299,6 @@ class Trainer:
                 )
         settle()
         return state
-
-    def _call(
-        self,
-        program: TrainProgram,
-        state: TrainState,
-        tokens_GBL1: jax.Array,
-        marks: Marks,
-    ) -> tuple[TrainState, Sums]:
-        return program(state, tokens_GBL1, marks)
 
     def _flops(self, tokens: int) -> float:
         """Forward once, and twice as much backward."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from train import tiny
 
 from jaxsim.pool import Pool, open_pool
+from jaxsim.train.program import TrainProgram
 
 LIMIT = 600  # seconds, on a machine that does much else
 _CONFIG = """
@@ -124,14 +125,14 @@ def snapshot(workdir: Path) -> dict[Path, int]:
     }
 
 
-def terminate_at(monkeypatch, trainer, step):
+def terminate_at(monkeypatch, step):
     """Sends SIGTERM to this process when `step` steps are done."""
-    call, done = trainer._call, []
+    call, done = TrainProgram.__call__, []
 
-    def patched(*args):
+    def terminated(*args):
         done.append(1)
         if len(done) == step:
             os.kill(os.getpid(), signal.SIGTERM)
         return call(*args)
 
-    monkeypatch.setattr(trainer, "_call", patched)
+    monkeypatch.setattr(TrainProgram, "__call__", terminated)

@@ -151,7 +151,7 @@ def test_sigterm_commits_and_the_next_call_resumes(
     project, built, monkeypatch, capsys
 ):
     with monkeypatch.context() as patch:
-        terminate_at(patch, project.trainer, 1)
+        terminate_at(patch, 1)
         with pytest.raises(Preempted, match="member c: stopped after step 1"):
             project.train("c")
     assert project.pool.names() == ["a", "b"]
@@ -166,7 +166,7 @@ def test_sigterm_commits_and_the_next_call_resumes(
 
 def test_sigterm_in_the_last_step_is_not_forgotten(project, monkeypatch):
     with monkeypatch.context() as patch:
-        terminate_at(patch, project.trainer, 2)
+        terminate_at(patch, 2)
         with pytest.raises(Preempted, match="member c: published"):
             project.train("c")
     assert project.pool.names() == ["a", "b", "c"]
@@ -175,7 +175,7 @@ def test_sigterm_in_the_last_step_is_not_forgotten(project, monkeypatch):
 def test_a_state_of_another_run_is_not_resumed(project, monkeypatch, capsys):
     """The text of c changes between a stop and the next start."""
     with monkeypatch.context() as patch:
-        terminate_at(patch, project.trainer, 1)
+        terminate_at(patch, 1)
         with pytest.raises(Preempted):
             project.train("c")
     pool, corpus = project.pool, project.corpus

@@ -116,7 +116,7 @@ def test_a_stopped_group_goes_on_as_composed(
     """By then one of its runs is published, and others are asked for."""
     runs, want = undisturbed
     with monkeypatch.context() as patch:
-        terminate_at(patch, grouped.trainer, 1)
+        terminate_at(patch, 1)
         with pytest.raises(Preempted, match=r"4 runs \(c, c.order1.*step 1"):
             _train(grouped, runs)
     (folder,) = _unfinished(grouped)
@@ -201,7 +201,7 @@ def test_a_group_of_changed_text_starts_anew(
 ):
     runs, want = undisturbed
     with monkeypatch.context() as patch:
-        terminate_at(patch, grouped.trainer, 1)
+        terminate_at(patch, 1)
         with pytest.raises(Preempted):
             _train(grouped, runs)
     corpus = grouped.corpus
@@ -244,7 +244,7 @@ def test_what_was_begun_alone_ends_alone(grouped, runs, work, monkeypatch):
         grouped.trainer.model, grouped.config, tiny.mesh_of()
     )
     with monkeypatch.context() as patch:
-        terminate_at(patch, alone, 1)
+        terminate_at(patch, 1)
         with pytest.raises(Preempted):
             train_missing(runs[2:3], grouped.pool, grouped.corpus, alone)
     _train(grouped, runs[:4])

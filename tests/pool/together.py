@@ -2,30 +2,72 @@
 
 python together.py PROCESS PORT CONFIG WORKDIR [FLAG ...]
 
-$SLEEPER is the process that sleeps before its third step, if any.
+$FAULTS says what a process does at a place, as in `1 step pause`, which is
+before its third step; several are divided by commas.
 """
 
+import contextlib
 import os
+import signal
 import sys
 import time
+from pathlib import Path
 
-from jaxsim import distributed
+from jaxsim import checkpoints, distributed
 from jaxsim.cli import main
-from jaxsim.train import Trainer
+from jaxsim.pool import workshop
+from jaxsim.train.program import TrainProgram
+
+# Functions, and the call of them before which it happens.
+PLACES = {
+    "step": (TrainProgram, "__call__", 3),
+    "state": (checkpoints.TrainingCheckpoints, "save", 1),
+    "attempt": (checkpoints.ocp, "save", 1),
+    "manifest": (workshop, "publish", 1),
+}
+
+
+def pause(_: Path) -> None:
+    print("paused", file=sys.stderr, flush=True)
+    time.sleep(3600)
+
+
+def fill(workdir: Path) -> None:
+    """The disk of the workdir, to the last byte."""
+    with (workdir / "filler").open("wb", buffering=0) as file:
+        for size in (2**16, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+
+
+def terminate(_: Path) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+ACTIONS = {"pause": pause, "fill": fill, "terminate": terminate}
+
+
+def disturb(owner, name, call, action) -> None:
+    function, calls = getattr(owner, name), []
+
+    def disturbed(*args, **options):
+        calls.append(1)
+        if len(calls) == call:
+            action()
+        return function(*args, **options)
+
+    setattr(owner, name, disturbed)
+
 
 if __name__ == "__main__":
     distributed.HEARTBEAT, distributed.JOIN, distributed.LEAVE = 40, 300, 5
     process, port, config, workdir, *flags = sys.argv[1:]
-    if os.environ.get("SLEEPER") == process:
-        call, calls = Trainer._call, []
-
-        def sleepy(*args):
-            calls.append(1)
-            if len(calls) == 3:
-                time.sleep(3600)
-            return call(*args)
-
-        Trainer._call = sleepy
+    for fault in filter(None, os.environ.get("FAULTS", "").split(",")):
+        who, place, what = fault.split()
+        if who == process:
+            act = ACTIONS[what]
+            disturb(*PLACES[place], lambda act=act: act(Path(workdir)))
     sys.exit(
         main(
             [

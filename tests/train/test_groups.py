@@ -3,7 +3,6 @@
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -120,19 +119,13 @@ def test_the_cost_of_a_group_is_divided_among_its_runs(side_by_side):
 
 
 def test_a_run_that_diverges_is_named_and_the_others_go_on(
-    setting, runs, side_by_side, tmp_path, monkeypatch
+    setting, runs, side_by_side, tmp_path
 ):
-    call, asked = setting.trainer._call, iter([False, False, False, True])
-
-    def diverging(program, state, *rest):
-        if int(state.step[0]) == 2:
-            scale = state.params["final_norm"]["scale"]
-            state.params["final_norm"]["scale"] = scale.at[1].multiply(jnp.inf)
-        return call(program, state, *rest)
-
-    monkeypatch.setattr(setting.trainer, "_call", diverging)
+    with pytest.raises(Preempted):
+        _train(setting, runs, tmp_path, stop=tiny.stop_after(2))
+    tiny.poison(tmp_path / "scratch", setting.trainer.program(3), member=1)
     with pytest.raises(Preempted):  # committed after the run was given up
-        _train(setting, runs, tmp_path, stop=lambda: next(asked))
+        _train(setting, runs, tmp_path, stop=tiny.stop_after(2))
     a, b, c = _train(setting, runs, tmp_path)
     assert isinstance(b, NonFiniteError)
     assert re.search(

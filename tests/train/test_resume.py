@@ -12,20 +12,7 @@ from jaxsim.pool.digests import params_digest
 from jaxsim.train import stop_requested
 
 from . import tiny
-
-
-def _after(steps: int, error: type[BaseException] | None = None):
-    """Says stop (or raises) when asked for the time `steps`."""
-    asked = 0
-
-    def stop() -> bool:
-        nonlocal asked
-        asked += 1
-        if error and asked == steps:
-            raise error
-        return asked == steps
-
-    return stop
+from .tiny import stop_after
 
 
 def _assert_whole(folder, result, trained):
@@ -39,7 +26,7 @@ def _assert_whole(folder, result, trained):
 
 def test_three_steps_and_three_more_are_six(setting, trained, tmp_path):
     with pytest.raises(Preempted, match="member a: stopped after step 3,"):
-        setting.train(tmp_path, stop=_after(3))
+        setting.train(tmp_path, stop=stop_after(3))
     rows = tiny.rows_of_metrics(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3]
     _assert_whole(tmp_path, setting.train(tmp_path), trained)
@@ -51,11 +38,11 @@ def test_a_crash_goes_back_to_the_last_commit(
     # Commits after 3, dies after 5: the row of step 4 has to come again.
     monkeypatch.setattr(setting.trainer, "_save_every", 3)
     with pytest.raises(KeyboardInterrupt):
-        setting.train(tmp_path, stop=_after(5, KeyboardInterrupt))
+        setting.train(tmp_path, stop=stop_after(5, KeyboardInterrupt))
     rows = tiny.rows_of_metrics(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     with pytest.raises(Preempted, match="after step 4,"):
-        setting.train(tmp_path, stop=_after(1))  # it went on at 3
+        setting.train(tmp_path, stop=stop_after(1))  # it went on at 3
     _assert_whole(tmp_path, setting.train(tmp_path), trained)
 
 
@@ -63,7 +50,7 @@ def test_a_crash_before_the_first_commit_starts_anew(
     setting, trained, tmp_path
 ):
     with pytest.raises(KeyboardInterrupt):
-        setting.train(tmp_path, stop=_after(2, KeyboardInterrupt))
+        setting.train(tmp_path, stop=stop_after(2, KeyboardInterrupt))
     _assert_whole(tmp_path, setting.train(tmp_path), trained)
 
 
@@ -71,13 +58,13 @@ def test_a_request_at_the_last_step_finishes_the_run(
     setting, trained, tmp_path
 ):
     # There is no step left that one could stop before.
-    result = setting.train(tmp_path, stop=_after(6))
+    result = setting.train(tmp_path, stop=stop_after(6))
     _assert_whole(tmp_path, result, trained)
 
 
 def test_a_damaged_state_says_what_to_delete(setting, tmp_path):
     with pytest.raises(Preempted):
-        setting.train(tmp_path, stop=_after(2))
+        setting.train(tmp_path, stop=stop_after(2))
     files = (tmp_path / "scratch").rglob("*")
     largest = max(
         (f for f in files if f.is_file()), key=lambda f: f.stat().st_size

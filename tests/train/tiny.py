@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from jaxsim.checkpoints import TrainingCheckpoints
 from jaxsim.config import (
     Config,
     CorpusConfig,
@@ -23,6 +25,7 @@ from jaxsim.config import (
 )
 from jaxsim.corpus import Corpus, open_corpus, prepare
 from jaxsim.model import LanguageModel
+from jaxsim.train.program import TrainProgram
 
 PARTITIONS = ("a", "b", "c")
 
@@ -101,3 +104,28 @@ def start_of(model: LanguageModel) -> Any:
 def rows_of_metrics(path: Path) -> list[dict[str, Any]]:
     """Without the header."""
     return [json.loads(line) for line in path.read_text().splitlines()][1:]
+
+
+def stop_after(steps: int, error: type[BaseException] | None = None):
+    """Says stop (or raises) when asked for the time `steps`."""
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        if error and asked == steps:
+            raise error
+        return asked == steps
+
+    return stop
+
+
+def poison(scratch: Path, program: TrainProgram, member: int = 0) -> None:
+    """Makes a parameter infinite in the state that a run resumes from."""
+    with TrainingCheckpoints(scratch) as checkpoints:
+        step = checkpoints.latest_step()
+        state = checkpoints.restore(step, program.abstract_state())
+        scale = state.params["final_norm"]["scale"]
+        where = (member, 1) if program.members > 1 else 1
+        state.params["final_norm"]["scale"] = scale.at[where].set(jnp.inf)
+        checkpoints.save_and_wait(step, state)
