@@ -6,6 +6,7 @@ and the barriers go through the coordination service of `jax.distributed`, so
 they have time limits and say who is missing, which a collective does not.
 """
 
+import collections
 import contextlib
 import dataclasses
 import itertools
@@ -98,6 +99,7 @@ def join(group: Group) -> None:
 
     Raises:
       NotJoined: there is nothing to join, or others than expected came.
+      UserError: some have more devices than others.
     """
     # It takes SIGTERM away from Python, and nobody here asks it.
     jax.config.update("jax_enable_preemption_service", False)
@@ -124,6 +126,12 @@ def join(group: Group) -> None:
     if group.processes not in (None, jax.process_count()):
         raise NotJoined(
             _not_joined(group, f"{jax.process_count()} processes came together")
+        )
+    counts = collections.Counter(d.process_index for d in jax.devices())
+    if len(set(counts.values())) > 1:  # Orbax cannot save from those (0.12.8)
+        each = ", ".join(f"process {i} {n}" for i, n in sorted(counts.items()))
+        raise UserError(
+            f"every process must have as many devices as the others: {each}"
         )
 
 

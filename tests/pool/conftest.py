@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -16,6 +17,7 @@ from jaxsim.pool.build import train_and_publish, train_missing
 from jaxsim.train import Run, Trainer, member_run, trainer_of_recipe
 
 from .in_memory import empty_store
+from .joined import train_alone
 from .launched import Command, digests
 
 
@@ -31,6 +33,12 @@ def pytest_addoption(parser):
         type=int,
         default=3,
         help="how often test_launchers.py starts two (give it with tests/pool)",
+    )
+    parser.addoption(
+        "--rounds",
+        type=int,
+        default=1,
+        help="how often it kills one of two (give it with tests/pool)",
     )
 
 
@@ -104,6 +112,40 @@ def undisturbed(command) -> tuple[dict[str, str], list[str]]:
     workdir = command.folder / "undisturbed"
     said = command.finish(workdir)
     return digests(open_pool(workdir)), said
+
+
+@pytest.fixture(scope="package")
+def by_two_devices(command) -> tuple[Path, dict[str, str]]:
+    """What one process with two devices makes: the folder, never written to,
+    and its digests."""
+    workdir = command.folder / "two-devices"
+    train_alone(command, workdir)
+    return workdir, digests(open_pool(workdir))
+
+
+@pytest.fixture
+def want(by_two_devices) -> dict[str, str]:
+    """Digests of seed and members, as two processes have to make them."""
+    return by_two_devices[1]
+
+
+@pytest.fixture(scope="package")
+def seeded(by_two_devices) -> Callable[[Path], Path]:
+    """Makes a workdir with a seed and no members."""
+
+    def make(workdir: Path) -> Path:
+        shutil.copytree(by_two_devices[0], workdir, dirs_exist_ok=True)
+        shutil.rmtree(workdir / "pool" / "members")
+        for name in "abc":
+            (workdir / "metrics" / f"{name}.jsonl").unlink()
+        return workdir
+
+    return make
+
+
+@pytest.fixture
+def workdir(seeded, tmp_path) -> Path:
+    return seeded(tmp_path / "work")
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def test_sigterm_is_exit_4_and_the_next_start_resumes(command, undisturbed):
     assert_whole(workdir, want)
 
 
-def test_a_group_that_is_killed_ends_with_the_samedigests(
+def test_a_group_that_is_killed_ends_with_the_same_digests(
     command, undisturbed, monkeypatch
 ):
     monkeypatch.setattr(command, "overrides", ["--config.train.group=3"])
@@ -90,13 +90,26 @@ def test_a_group_that_is_killed_ends_with_the_samedigests(
         if "step 6/6" in line and "3 runs" in line:
             break
     first = workdir / "pool" / "members" / "a" / "manifest.json"
+
+    def manifests(workdir: Path) -> dict[str, str]:
+        paths = workdir.glob("pool/members/*/manifest.json")
+        return {path.parent.name: path.read_text() for path in paths}
+
     while again.poll() is None and not first.exists():
         time.sleep(0.001)
     again.kill()
     again.communicate(timeout=LIMIT)
     assert any("3 runs (a, b, c): resumed after step" in s for s in heard)
     assert_sound(workdir, want)
-    command.finish(workdir)
+    # Two go on at once: one trains the rest of the group, the other nothing.
+    before = manifests(workdir)
+    assert "a" in before
+    both = [command.start(workdir) for _ in range(2)]
+    said = [process.communicate(timeout=LIMIT)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    ends = "".join(said).count("3 runs (a, b, c): step 6/6")
+    assert ends == (len(before) < 3), said
+    assert before.items() <= manifests(workdir).items()
     assert_whole(workdir, want)
     left = {path.name for path in (workdir / "training").iterdir()}
     assert left == {".locks"}

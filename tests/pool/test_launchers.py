@@ -1,6 +1,6 @@
 """Two launchers on one workdir, from its very beginning.
 
-pytest tests/pool/test_launchers.py --starts 50
+pytest tests/pool/test_launchers.py --starts 50 --rounds 50
 """
 
 import random
@@ -60,4 +60,30 @@ def test_what_a_killed_one_held_is_taken_over(command, undisturbed):
     said, _ = second.communicate(timeout=LIMIT)
     assert (first.returncode, second.returncode) == (-signal.SIGKILL, 0), said
     assert "stands still; it is taken over" in said
+    _assert_idempotent(command, workdir, want)
+
+
+def test_when_one_is_killed_at_any_moment_the_other_makes_the_pool(
+    command, undisturbed, request
+):
+    want, said = undisturbed
+    rng = random.Random(1)
+    for n in range(request.config.getoption("--rounds", 1)):
+        workdir = command.folder / f"round{n}"
+        offset, line = rng.uniform(0.0, 1.5), rng.randrange(len(said))
+        delay = rng.uniform(0.0, 0.1)
+        both = [command.start(workdir)]
+        time.sleep(offset)
+        both.append(command.start(workdir))
+        rng.shuffle(both)
+        victim, other = both
+        for _ in range(line):
+            victim.stdout.readline()
+        time.sleep(delay)
+        victim.send_signal(signal.SIGKILL)
+        victim.communicate()
+        heard, _ = other.communicate(timeout=LIMIT)
+        where = f"round {n}, {offset:.3f} s, line {line}, {delay:.3f} s"
+        assert other.returncode == 0, f"{where}:\n{heard}"
+        assert_whole(workdir, want)
     _assert_idempotent(command, workdir, want)

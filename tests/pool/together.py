@@ -1,6 +1,6 @@
-"""`jaxsim train` as one of two processes, with short limits.
+"""`jaxsim` as one of two processes, with short limits.
 
-python together.py PROCESS PORT CONFIG WORKDIR [FLAG ...]
+python together.py PROCESS PORT COMMAND CONFIG WORKDIR [FLAG ...]
 
 $FAULTS says what a process does at a place, as in `1 step pause`, which is
 before its third step; several are divided by commas.
@@ -8,7 +8,6 @@ before its third step; several are divided by commas.
 
 import contextlib
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ PLACES = {
     "state": (checkpoints.TrainingCheckpoints, "save", 1),
     "attempt": (checkpoints.ocp, "save", 1),
     "manifest": (workshop, "publish", 1),
+    "states": (checkpoints.TrainingCheckpoints, "latest_step", 1),
 }
 
 
@@ -41,11 +41,12 @@ def fill(workdir: Path) -> None:
                     file.write(bytes(size))
 
 
-def terminate(_: Path) -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
+def blind(_: Path) -> bool:
+    """It sees nothing there."""
+    return True
 
 
-ACTIONS = {"pause": pause, "fill": fill, "terminate": terminate}
+ACTIONS = {"pause": pause, "fill": fill, "blind": blind}
 
 
 def disturb(owner, name, call, action) -> None:
@@ -53,16 +54,16 @@ def disturb(owner, name, call, action) -> None:
 
     def disturbed(*args, **options):
         calls.append(1)
-        if len(calls) == call:
-            action()
+        if len(calls) == call and action():
+            return None
         return function(*args, **options)
 
     setattr(owner, name, disturbed)
 
 
 if __name__ == "__main__":
-    distributed.HEARTBEAT, distributed.JOIN, distributed.LEAVE = 40, 300, 5
-    process, port, config, workdir, *flags = sys.argv[1:]
+    distributed.HEARTBEAT, distributed.JOIN, distributed.LEAVE = 20, 300, 5
+    process, port, command, config, workdir, *flags = sys.argv[1:]
     for fault in filter(None, os.environ.get("FAULTS", "").split(",")):
         who, place, what = fault.split()
         if who == process:
@@ -71,7 +72,7 @@ if __name__ == "__main__":
     sys.exit(
         main(
             [
-                "train",
+                command,
                 f"--config={config}",
                 f"--workdir={workdir}",
                 f"--coordinator=localhost:{port}",
