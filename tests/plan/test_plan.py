@@ -105,6 +105,12 @@ def test_costs_are_those_of_the_runs():
     assert by_name["truths"].tokens == 4 * 2 * unit
     assert by_name["repeats"].tokens == (2 * 2 + 1) * unit
     assert by_name["members"].flops == 3 * small.MODEL.forward_flops(5 * unit)
+    seed = config.seed
+    assert by_name["seed"].tokens == seed.steps * seed.batch * 32
+    assert [cost.count for cost in by_name.values()] == [1, 5, 4, 3, 1000]
+    *_, scoring = by_name.values()  # forward alone
+    assert scoring.flops == small.MODEL.forward_flops(scoring.tokens)
+    assert scoring.tokens == 1000 * 2**20
     # Subsets of two to all five members, as many units long.
     paper = small.changed("validate", config, budget="sum")
     by_name = {cost.name: cost for cost in costs(paper, small.MODEL, 5)}

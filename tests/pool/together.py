@@ -15,11 +15,13 @@ from pathlib import Path
 from jaxsim import checkpoints, distributed
 from jaxsim.cli import main
 from jaxsim.pool import workshop
+from jaxsim.train import Trainer
 from jaxsim.train.program import TrainProgram
 
 # Functions, and the call of them before which it happens.
 PLACES = {
     "step": (TrainProgram, "__call__", 3),
+    "results": (Trainer, "_results", 1),
     "state": (checkpoints.TrainingCheckpoints, "save", 1),
     "attempt": (checkpoints.ocp, "save", 1),
     "manifest": (workshop, "publish", 1),

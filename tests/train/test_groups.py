@@ -1,6 +1,8 @@
 """Runs side by side: what each alone would be, and no word between them."""
 
+import itertools
 import re
+import time
 
 import jax
 import numpy as np
@@ -46,9 +48,17 @@ def _losses(folder, run):
 
 
 @pytest.fixture(scope="module")
-def side_by_side(setting, runs, tmp_path_factory):
+def timed(setting, runs, tmp_path_factory):
+    """What three runs came to, their folder, and the seconds it took."""
     folder = tmp_path_factory.mktemp("group")
-    return _train(setting, runs, folder), folder
+    begin = time.monotonic()
+    outcomes = _train(setting, runs, folder)
+    return outcomes, folder, time.monotonic() - begin
+
+
+@pytest.fixture(scope="module")
+def side_by_side(timed):
+    return timed[:2]
 
 
 def test_a_run_in_a_group_is_the_run_alone(
@@ -110,12 +120,16 @@ def test_a_group_that_was_stopped_goes_on_bit_for_bit(
         assert _losses(tmp_path, run) == _losses(side_by_side[1], run)
 
 
-def test_the_cost_of_a_group_is_divided_among_its_runs(side_by_side):
-    outcomes, folder = side_by_side
-    last = tiny.rows_of_metrics(folder / "a.jsonl")[-1]
+def test_the_cost_of_a_group_is_divided_among_its_runs(timed):
+    outcomes, folder, took = timed
+    rows = tiny.rows_of_metrics(folder / "a.jsonl")
     total = sum(outcome.wall_seconds for outcome in outcomes)
-    assert total == pytest.approx(3 * outcomes[0].wall_seconds)
-    assert total >= last["seconds"], "more time was told than was counted"
+    assert rows[-1]["seconds"] <= total <= took
+    assert outcomes[0].device_seconds == outcomes[0].wall_seconds
+    for before, row in itertools.pairwise(rows):
+        seconds = row["seconds"] - before["seconds"]
+        tokens = row["tokens_per_second"] * seconds
+        assert tokens == pytest.approx(8 * 32), "of one run, 8 rows"
 
 
 def test_a_run_that_diverges_is_named_and_the_others_go_on(
