@@ -114,6 +114,7 @@ def test_a_full_disk_ends_both_and_changes_nothing(
         ), both.all_said()
         pool = open_pool(small_disk)
         assert (pool.names(), pool.problems()) == ([], {})
+        assert not list(small_disk.glob("pool/members/*/*"))
         (small_disk / "filler").unlink()
     assert "member a: resumed after step 4" in train_alone(command, small_disk)
     assert_whole(small_disk, want)
