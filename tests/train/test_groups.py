@@ -90,7 +90,7 @@ def test_a_group_is_closer_to_the_run_alone_than_a_repeat_is(
 
     def loss(params):
         nll_BL = setting.model.token_nll(params, rows_BL1, Execution())
-        return float(jnp.mean(nll_BL))
+        return float(np.mean(nll_BL))
 
     alone = loss(trained[0].params)
     noise = abs(loss(repeat.params) - alone)
