@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the launch scripts: finds Python, makes .venv, installs jaxsim.
 #
 #   ensure_environment EXTRA    afterwards $python is .venv/bin/python

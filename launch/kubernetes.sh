@@ -6,55 +6,56 @@
 #
 #   IMAGE        made with launch/Dockerfile, in a registry
 #   CLAIM        a PersistentVolumeClaim (ReadWriteMany); it is /data
-#   ACCELERATOR  gpu or tpu
+#   ACCELERATOR  gpu or tpu; cpu for prepare
 #   NODES        how many; 1 for prepare and other commands of one process
-#   PER_NODE     GPUs or TPU chips of a node: 8 and 4 unless you say otherwise
-#   TPU_TYPE, TPU_TOPOLOGY    of GKE, as tpu-v5-lite-podslice and 4x4
+#   PER_NODE     GPUs, TPU chips or CPUs of a node, 8, 4, 4 unless you say else
+#   TPU_TYPE, TPU_TOPOLOGY    of GKE, as tpu-v5-lite-podslice and 4x4: a slice
+#                             whole, that is with all its nodes
 #   NAME         of the JobSet, jaxsim-COMMAND unless you say otherwise
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. launch/dry_run.sh
 . launch/environment.sh
-
-dry_run=
-if [ "${1:-}" = --dry-run ]; then
-    dry_run=1
-    shift
-fi
 [ $# -ge 1 ] || die "COMMAND is missing, as in: $0 train --config=..."
 for variable in IMAGE CLAIM ACCELERATOR NODES; do
     [ -n "${!variable:-}" ] || die "$variable is not set; see the top of $0"
 done
 NAME=${NAME:-jaxsim-$1}
 PORT=12345
-NODE_SELECTOR='{}'
-group=()
+NODE_SELECTOR='{}' ANNOTATIONS='{}'
+# The first pod, as JobSet names it. $(PROCESS) is Kubernetes' syntax.
+# shellcheck disable=SC2016
+group=(
+    "--coordinator=$NAME-workers-0-0.$NAME:$PORT"
+    "--processes=$NODES" '--process=$(PROCESS)'
+)
+# With PLATFORMS a device that cannot be used is an error; without, JAX would
+# go on with the CPU and say nothing.
 case $ACCELERATOR in
-    gpu)
-        RESOURCE=nvidia.com/gpu PER_NODE=${PER_NODE:-8}
-        # The first pod, as JobSet names it. $(PROCESS) is Kubernetes' syntax.
-        group=(
-            "--coordinator=$NAME-workers-0-0.$NAME:$PORT"
-            "--processes=$NODES" '--process=$(PROCESS)'
-        )
-        ;;
+    gpu) RESOURCE=nvidia.com/gpu PER_NODE=${PER_NODE:-8} PLATFORMS=cuda,cpu ;;
+    cpu) RESOURCE=cpu PER_NODE=${PER_NODE:-4} PLATFORMS=cpu ;;
     tpu)
-        RESOURCE=google.com/tpu PER_NODE=${PER_NODE:-4}
+        RESOURCE=google.com/tpu PER_NODE=${PER_NODE:-4} PLATFORMS=tpu,cpu
         [ -n "${TPU_TYPE:-}" ] && [ -n "${TPU_TOPOLOGY:-}" ] ||
             die "TPU_TYPE and TPU_TOPOLOGY are not set; see the top of $0"
         NODE_SELECTOR="{cloud.google.com/gke-tpu-accelerator: $TPU_TYPE, \
 cloud.google.com/gke-tpu-topology: $TPU_TOPOLOGY}"
+        # All pods on one slice, where the cluster has several like it.
+        ANNOTATIONS="{alpha.jobset.sigs.k8s.io/exclusive-topology: \
+cloud.google.com/gke-nodepool}"
         group=(--distributed=auto)
         ;;
-    *) die "ACCELERATOR=$ACCELERATOR must be gpu or tpu" ;;
+    *) die "ACCELERATOR=$ACCELERATOR must be gpu, tpu or cpu" ;;
 esac
 [ "$NODES" -gt 1 ] || group=()
 command=$1
 shift
-export NAME NODES NODE_SELECTOR IMAGE RESOURCE PER_NODE CLAIM
+export NAME NODES NODE_SELECTOR ANNOTATIONS IMAGE RESOURCE PER_NODE PLATFORMS \
+    CLAIM
 # On one line, and through JSON: what is in an argument stays in it.
 manifest=$("$(find_python)" -c '
 import json, os, string, sys
-text = string.Template(open("launch/jobset.yaml").read().split("\n", 3)[3])
+text = string.Template(open("launch/jobset.yaml").read().split("\n\n", 1)[1])
 print(text.substitute(os.environ, ARGS=json.dumps(sys.argv[1:])))
 ' "$command" ${group[@]+"${group[@]}"} "$@")
 if [ -n "$dry_run" ]; then

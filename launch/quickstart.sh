@@ -8,13 +8,8 @@
 # PYTHON=python3.12 launch/quickstart.sh chooses the Python.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. launch/dry_run.sh
 . launch/environment.sh
-
-dry_run=
-if [ "${1:-}" = --dry-run ]; then
-    dry_run=1
-    shift
-fi
 
 workdir=runs/quickstart
 for argument in "$@"; do

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 #SBATCH --job-name=jaxsim
 #SBATCH --output=jaxsim-%j.log
+#SBATCH --open-mode=append
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-node=8
@@ -17,33 +18,18 @@
 # Options of sbatch, before the script's name, win over those above. No
 # --gpus-per-task: JAX gives each process of a node its GPU by itself.
 set -euo pipefail
+# Slurm runs a copy of this script, from another folder.
+cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}"
+. launch/dry_run.sh
+. launch/slurm_step.sh
 
-dry_run=
-if [ "${1:-}" = --dry-run ]; then
-    dry_run=1
-    shift
-fi
-# Not the folder of this script: Slurm runs a copy of it.
-cd "${SLURM_SUBMIT_DIR:-.}"
-
-step() {
-    if [ -n "$dry_run" ]; then
-        echo "would run: $*"
-        return
-    fi
-    local code=0
-    "$@" || code=$?
-    if [ "$code" = 4 ]; then
-        scontrol requeue "$SLURM_JOB_ID"
-    fi
-    [ "$code" = 0 ] || exit "$code"
-}
-
-trap : TERM  # it is the step that stops; this script waits for it
-step srun --nodes=1 --ntasks=1 .venv/bin/python -m jaxsim prepare "$@"
+# One process, which may have all that the job has of its node.
+step --nodes=1 --ntasks=1 --cpu-bind=none \
+    .venv/bin/python -m jaxsim prepare "$@"
 for command in seed train; do
-    step srun --kill-on-bad-exit=0 .venv/bin/python -m jaxsim "$command" \
-        --distributed=auto "$@"
+    # A process that has stopped does not kill those that still commit.
+    step --kill-on-bad-exit=0 ${cpus:+"$cpus"} \
+        .venv/bin/python -m jaxsim "$command" --distributed=auto "$@"
 done
 if [ -n "$dry_run" ]; then
     echo "would requeue the job if one ends with 4 (stopped but resumable)"

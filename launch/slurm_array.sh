@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 #SBATCH --job-name=jaxsim-pool
 #SBATCH --output=jaxsim-pool-%A_%a.log
+#SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=TERM@120
 #
@@ -13,25 +14,13 @@
 # Submit it from the checkout, which, like DIR, lies on a shared file system.
 # Partition, time and GPUs are options of sbatch, before the script's name.
 set -euo pipefail
+# Slurm runs a copy of this script, from another folder.
+cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}"
+. launch/dry_run.sh
+. launch/slurm_step.sh
 
-dry_run=
-if [ "${1:-}" = --dry-run ]; then
-    dry_run=1
-    shift
-fi
-# Not the folder of this script: Slurm runs a copy of it.
-cd "${SLURM_SUBMIT_DIR:-.}"
-set -- srun --kill-on-bad-exit=1 \
+step --ntasks=1 ${cpus:+"$cpus"} \
     .venv/bin/python -m jaxsim train --shard=slurm "$@"
 if [ -n "$dry_run" ]; then
-    echo "would run in each task: $*"
     echo "would requeue the task if that ends with 4 (stopped but resumable)"
-    exit
 fi
-trap : TERM  # it is the step that stops; this script waits for it
-code=0
-"$@" || code=$?
-if [ "$code" = 4 ]; then
-    scontrol requeue "$SLURM_JOB_ID"
-fi
-exit "$code"

@@ -3,36 +3,33 @@
 #
 #   launch/tpu.sh [--dry-run] NAME ZONE install
 #   launch/tpu.sh [--dry-run] NAME ZONE COMMAND --config=FILE.py --workdir=DIR
+#   launch/tpu.sh [--dry-run] NAME ZONE stop
 #
-# `install` copies this checkout to every worker and installs it. COMMAND is
-# prepare (on one worker), seed or train. DIR is on a file system that all
-# workers have mounted, such as a Filestore.
+# `install` copies the last commit to every worker and installs it. COMMAND is
+# prepare (on one worker), seed or train. `stop` makes it commit and end, from
+# another terminal. DIR is on a file system that all workers have mounted, such
+# as a Filestore. The exit code is that of the first worker that failed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. launch/dry_run.sh
 
-dry_run=
-if [ "${1:-}" = --dry-run ]; then
-    dry_run=1
-    shift
-fi
 if [ $# -lt 3 ]; then
-    echo "usage: $0 [--dry-run] NAME ZONE install|COMMAND [flags]" >&2
+    echo "usage: $0 [--dry-run] NAME ZONE install|stop|COMMAND [flags]" >&2
     exit 2
 fi
 name=$1 zone=$2 command=$3
 shift 3
 
-act() {
-    if [ -n "$dry_run" ]; then
-        echo "would run: $*"
-    else
-        "$@"
-    fi
-}
-
 on() {  # on WORKERS COMMAND: runs it there
     act gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker="$1" \
         --command="$2"
+}
+
+jaxsim() {  # jaxsim PLATFORMS FLAG ...: the command line for a worker's shell
+    printf 'cd jaxsim && exec env JAX_PLATFORMS=%s ' "$1"
+    shift
+    printf '.venv/bin/python -m jaxsim'
+    printf ' %q' "$@"  # so that the shell there leaves them as they are
 }
 
 case $command in
@@ -43,14 +40,20 @@ case $command in
         act gcloud compute tpus tpu-vm scp "$archive" "$name:" \
             --zone="$zone" --worker=all
         on all "mkdir -p jaxsim && tar -xzf jaxsim.tar.gz -C jaxsim && \
-cd jaxsim && python3 -m venv .venv && .venv/bin/pip install -q -e .[tpu]"
+cd jaxsim && bash -euc \
+'. launch/dry_run.sh; . launch/environment.sh; ensure_environment tpu'"
+        ;;
+    stop)
+        # [j] keeps this very command from being found.
+        on all "pkill -TERM -f '[j]axsim (seed|train)'"
         ;;
     prepare)
         # No TPU is touched: the others of the slice would be waited for.
-        on 0 "cd jaxsim && JAX_PLATFORMS=cpu .venv/bin/python -m jaxsim prepare ${*@Q}"
+        on 0 "$(jaxsim cpu prepare "$@")"
         ;;
     *)
-        on all "cd jaxsim && .venv/bin/python -m jaxsim $command \
---distributed=auto ${*@Q}"
+        # Where TPUs cannot be used (another process still holds them), JAX
+        # would go on with the CPU and say nothing.
+        on all "$(jaxsim tpu,cpu "$command" --distributed=auto "$@")"
         ;;
 esac

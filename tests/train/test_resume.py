@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -76,15 +78,33 @@ def test_a_damaged_state_says_what_to_delete(setting, tmp_path):
     assert setting.train(tmp_path).final_loss > 0
 
 
-def test_the_first_sigterm_asks_and_the_second_ends():
+def test_sigterm_asks_and_two_at_once_are_one_request():
+    """Slurm sends two when it preempts; the commit has to come after both."""
     before = signal.getsignal(signal.SIGTERM)
     with stop_requested() as stop:
         assert not stop()
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop()
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        os.kill(os.getpid(), signal.SIGTERM)
     assert stop(), "the answer is lost at the end"
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_later_sigterm_ends_at_once(root):
+    code = """
+import os, signal
+from jaxsim.train import interrupt
+with interrupt.stop_requested() as stop:
+    os.kill(os.getpid(), signal.SIGTERM)
+    print(stop(), flush=True)
+    interrupt.SAME_REQUEST = 0.0
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("goes on", flush=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "True\n")
 
 
 def test_outside_the_main_thread_nothing_is_asked():

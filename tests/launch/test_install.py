@@ -1,4 +1,4 @@
-"""The launch scripts, with a stand-in for Python: nothing is installed."""
+"""What installs by itself, with a stand-in for Python: nothing is installed."""
 
 import os
 import shutil
@@ -6,8 +6,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
-SCRIPTS = ("launch/test.sh", "launch/quickstart.sh", ".ci/run")
 
 # Records its arguments in $LOG. Makes a .venv with a copy of itself, has the
 # version $VERSION, and fails to install if $FAIL is set.
@@ -67,13 +65,6 @@ def log(clone: Path) -> list[str]:
     lines = path.read_text().splitlines() if path.exists() else []
     path.unlink(missing_ok=True)
     return lines
-
-
-@pytest.mark.parametrize("script", [*SCRIPTS, "launch/environment.sh"])
-def test_syntax(root: Path, script: str) -> None:
-    path = root / script
-    subprocess.run(["bash", "-n", str(path)], check=True)
-    assert os.access(path, os.X_OK) == (script in SCRIPTS)
 
 
 @pytest.mark.parametrize(

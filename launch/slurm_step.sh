@@ -1,0 +1,34 @@
+# shellcheck shell=bash
+# Sourced by the Slurm scripts, after dry_run.sh.
+#
+#   step COMMAND ...    runs it with srun; where it fails, the job ends with
+#                       its exit code, and is requeued if that is 4 (stopped
+#                       but resumable)
+
+# SIGTERM is for the processes of a step: two minutes before the end of the job
+# (--signal without B:) only they get it. When Slurm preempts or requeues a job
+# this script gets it as well, and lives on until they have committed.
+trap : TERM
+
+# One task has the number of its array as SLURM_JOB_ID, and by that number all
+# tasks would be requeued, in the middle of what they do.
+if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then
+    job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+else
+    job=${SLURM_JOB_ID:-}
+fi
+
+# For srun, which since Slurm 22.05 does not take this over from sbatch.
+# shellcheck disable=SC2034  # the scripts that source this read it
+cpus=${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}
+
+step() {
+    local code=0
+    act srun "$@" || code=$?
+    if [ "$code" = 4 ]; then
+        scontrol requeue "$job" ||
+            echo "$0: job $job is not requeued by this script; Slurm may have \
+done so, else submit it again and it continues" >&2
+    fi
+    [ "$code" = 0 ] || exit "$code"
+}

@@ -1,0 +1,87 @@
+"""What all launch scripts have in common, and the image they run in."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.launch.conftest import ARGUMENTS, Launch
+
+SCRIPTS = (".ci/run", *(f"launch/{name}.sh" for name in (
+    "kubernetes", "quickstart", "slurm", "slurm_array", "test", "tpu"
+)))  # fmt: skip
+CLUSTER = {
+    "IMAGE": "registry/jaxsim:1",
+    "CLAIM": "shared",
+    "NODES": "2",
+    "ACCELERATOR": "gpu",
+}
+
+
+def test_every_script_parses(root: Path) -> None:
+    paths = [*root.glob("launch/*.sh"), root / ".ci/run"]
+    assert {str(path.relative_to(root)) for path in paths} > set(SCRIPTS)
+    for path in paths:
+        subprocess.run(["bash", "-n", str(path)], check=True)
+        by_itself = str(path.relative_to(root)) in SCRIPTS
+        assert os.access(path, os.X_OK) == by_itself, path
+
+
+@pytest.mark.parametrize(
+    ("script", "argv", "expected"),
+    [
+        (
+            "slurm_array",
+            (),
+            ["srun --ntasks=1 .venv/bin/python -m jaxsim train --shard=slurm "],
+        ),
+        (
+            "slurm",
+            (),
+            [
+                "srun --nodes=1 --ntasks=1 --cpu-bind=none .venv/bin/python "
+                "-m jaxsim prepare --con",
+                "jaxsim seed --distributed=auto --config=c",
+                "jaxsim train --distributed=auto --config=c",
+            ],
+        ),
+        (
+            "tpu",
+            ("slice", "zone", "train"),
+            ["ssh slice --zone=zone --worker=all", "train --distributed=auto"],
+        ),
+        (
+            "tpu",
+            ("slice", "zone", "install"),
+            ["git archive", " scp ", " ssh "],
+        ),
+        ("kubernetes", ("train",), ["kubectl apply", '"train", "--coord']),
+    ],
+)
+def test_dry_run_does_nothing(launch: Launch, script, argv, expected) -> None:
+    done = launch(
+        script, "--dry-run", *argv, *ARGUMENTS, **CLUSTER, SLURM_SUBMIT_DIR=""
+    )
+    assert done.returncode == 0, done.stderr
+    assert "would run" in done.stdout
+    for text in expected:
+        assert text in done.stdout
+    assert not launch.log
+
+
+def test_the_image_holds_what_the_package_needs(root: Path) -> None:
+    """What is copied is there, and is let through to the builder."""
+    folder = root / "launch"
+    lines = (folder / "Dockerfile").read_text().splitlines()
+    copied = [
+        source
+        for line in lines
+        if line.startswith("COPY ")
+        for source in line.split()[1:-1]
+    ]
+    allowed = (folder / "Dockerfile.dockerignore").read_text().splitlines()
+    assert {"pyproject.toml", "jaxsim", "configs"} <= set(copied)
+    for source in copied:
+        assert (root / source).exists() and f"!{source}" in allowed
+    assert 'ENTRYPOINT ["python", "-m", "jaxsim"]' in lines
