@@ -3,7 +3,7 @@
 #
 #   step COMMAND ...    runs it with srun; where it fails, the job ends with
 #                       its exit code, and is requeued if that is 4 (stopped
-#                       but resumable)
+#                       but resumable) and nobody has cancelled it
 
 # SIGTERM is for the processes of a step: two minutes before the end of the job
 # (--signal without B:) only they get it. When Slurm preempts or requeues a job
@@ -22,13 +22,22 @@ fi
 # shellcheck disable=SC2034  # the scripts that source this read it
 cpus=${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}
 
+# A job that somebody cancels would come back, and one that Slurm preempts is
+# requeued by Slurm: neither is still running.
+requeue() {
+    local state
+    state=$(squeue --noheader --format=%T --jobs="$job")
+    if [ "$state" = RUNNING ]; then
+        scontrol requeue "$job" && return
+    fi
+    echo "$0: job $job (${state:-state unknown}) is not requeued by this \
+script. Slurm does it where it preempts; else submit it again, and it \
+continues" >&2
+}
+
 step() {
     local code=0
     act srun "$@" || code=$?
-    if [ "$code" = 4 ]; then
-        scontrol requeue "$job" ||
-            echo "$0: job $job is not requeued by this script; Slurm may have \
-done so, else submit it again and it continues" >&2
-    fi
+    [ "$code" != 4 ] || requeue
     [ "$code" = 0 ] || exit "$code"
 }

@@ -44,8 +44,7 @@ cd jaxsim && bash -euc \
 '. launch/dry_run.sh; . launch/environment.sh; ensure_environment tpu'"
         ;;
     stop)
-        # [j] keeps this very command from being found.
-        on all "pkill -TERM -f '[j]axsim (seed|train)'"
+        on all "pkill -TERM -f 'jaxsim (seed|train)'"
         ;;
     prepare)
         # No TPU is touched: the others of the slice would be waited for.

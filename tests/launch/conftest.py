@@ -13,12 +13,14 @@ import pytest
 
 ARGUMENTS = ("--config=configs/a.py", "--workdir=/data/a b")
 
-# Ends with $CODE where the command is, or begins with, $FAIL.
+# Ends with $CODE where the command is, or begins with, $FAIL; squeue says that
+# the job is in $STATE.
 STAND_IN = """\
 #!/usr/bin/env bash
 printf '%s' "$(basename "$0")" >>"$LOG"
 printf ' [%s]' "$@" >>"$LOG"
 echo >>"$LOG"
+[ "$(basename "$0")" != squeue ] || echo "${STATE-RUNNING}"
 case "$*" in
     "apply -f -") cat >"$LOG.yaml" ;;
     "$FAIL"*|*" jaxsim $FAIL"*) exit "$CODE" ;;
@@ -66,7 +68,7 @@ class Launch:
 
 
 def with_stand_ins(root: Path, folder: Path) -> Launch:
-    for name in ("srun", "scontrol", "gcloud", "kubectl"):
+    for name in ("srun", "squeue", "scontrol", "gcloud", "kubectl"):
         (folder / name).write_text(STAND_IN)
         (folder / name).chmod(0o755)
     return Launch(root, folder)

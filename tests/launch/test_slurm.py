@@ -57,7 +57,20 @@ def test_a_task_requeues_itself_and_not_its_array(launch: Launch) -> None:
     """One task has the number of the array as SLURM_JOB_ID."""
     done = launch("slurm_array", *ARGUMENTS, FAIL="train", CODE="4", **ARRAY)
     assert done.returncode == 4
-    assert launch.log[-1] == "scontrol [requeue] [17_3]"
+    *_, asked, requeued = launch.log
+    assert asked.startswith("squeue ") and "[--jobs=17_3]" in asked
+    assert requeued == "scontrol [requeue] [17_3]"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("state", ["COMPLETING", ""])
+def test_what_was_cancelled_stays_away(launch: Launch, script, state) -> None:
+    """Preempted, it looks the same, and Slurm requeues it by itself."""
+    done = launch(script, *ARGUMENTS, FAIL="train", CODE="4", STATE=state)
+    assert done.returncode == 4
+    assert not any("[requeue]" in line for line in launch.log)
+    said = f"job 17 ({state or 'state unknown'}) is not requeued by this"
+    assert said in done.stderr
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -65,7 +78,7 @@ def test_a_job_that_cannot_be_requeued_says_so(launch: Launch, script) -> None:
     (launch.folder / "scontrol").write_text("#!/usr/bin/env bash\nexit 1\n")
     done = launch(script, *ARGUMENTS, FAIL="train", CODE="4")
     assert done.returncode == 4
-    assert "job 17 is not requeued by this script" in done.stderr
+    assert "job 17 (RUNNING) is not requeued by this script" in done.stderr
 
 
 def test_steps_after_a_failed_one_are_not_begun(launch: Launch) -> None:
