@@ -8,7 +8,7 @@
 #   CLAIM        a PersistentVolumeClaim (ReadWriteMany); it is /data
 #   ACCELERATOR  gpu or tpu; cpu for prepare
 #   NODES        how many; 1 for prepare and other commands of one process
-#   PER_NODE     GPUs, TPU chips or CPUs of a node, 8, 4, 4 unless you say else
+#   PER_NODE     of a node: 8 GPUs, 4 TPU chips, 4 CPUs unless you say otherwise
 #   TPU_TYPE, TPU_TOPOLOGY    of GKE, as tpu-v5-lite-podslice and 4x4: a slice
 #                             whole, that is with all its nodes
 #   NAME         of the JobSet, jaxsim-COMMAND unless you say otherwise
@@ -30,9 +30,9 @@ group=(
     "--processes=$NODES" '--process=$(PROCESS)'
 )
 # With PLATFORMS a device that cannot be used is an error; without, JAX would
-# go on with the CPU and say nothing.
+# go on with the CPU and say nothing. So it would with cuda,cpu (JAX 0.10-0.12).
 case $ACCELERATOR in
-    gpu) RESOURCE=nvidia.com/gpu PER_NODE=${PER_NODE:-8} PLATFORMS=cuda,cpu ;;
+    gpu) RESOURCE=nvidia.com/gpu PER_NODE=${PER_NODE:-8} PLATFORMS=cuda ;;
     cpu) RESOURCE=cpu PER_NODE=${PER_NODE:-4} PLATFORMS=cpu ;;
     tpu)
         RESOURCE=google.com/tpu PER_NODE=${PER_NODE:-4} PLATFORMS=tpu,cpu
