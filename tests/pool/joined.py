@@ -26,7 +26,7 @@ class Together:
         workdir: Path,
         *flags: str,
         does: str = "train",
-        faults: str = "",
+        fault: str = "",
         other: tuple[Path, Path] | None = None,
         devices: tuple[int, int] = (1, 1),
     ) -> None:
@@ -45,7 +45,7 @@ class Together:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 env=command.environment
-                | {"FAULTS": faults, "JAX_NUM_CPU_DEVICES": str(devices[i])},
+                | {"FAULT": fault, "JAX_NUM_CPU_DEVICES": str(devices[i])},
                 text=True,
             )
             self.processes.append(process)

@@ -107,15 +107,15 @@ def test_when_one_is_stuck_the_other_says_where_and_ends(
     command, workdir, place, last, frame
 ):
     limit = "--config.train.step_limit=10"
-    with Together(command, workdir, limit, faults=f"1 {place} pause") as both:
+    with Together(command, workdir, limit, fault=f"1 {place} pause") as both:
         # The stuck one's own watchdog ends it as well.
         assert both.codes() == [5, 5], both.all_said()
     for lines in both.said:
         said = "".join(lines)
         assert "member a: no step was finished in 10 s" in said
         assert re.search(f"the last one was {last};", said), said
-        assert frame in said, "no stacks"
-    assert "in pause" in "".join(both.said[1])
+    for lines, stack in zip(both.said, (frame, "in pause"), strict=True):
+        assert stack in "".join(lines), "no stacks"
 
 
 def test_one_that_is_missing_at_a_meeting_is_named(command, workdir):

@@ -46,7 +46,7 @@ def _killed(command, workdir, place, who, rng) -> str:
     """Kills in a save, or when all is saved and nothing published yet."""
     pause = "0 manifest pause" if place == "manifest" else ""
     old = set(workdir.glob(APPEARS[place]))
-    with Together(command, workdir, ONE_RUN, faults=pause) as both:
+    with Together(command, workdir, ONE_RUN, fault=pause) as both:
         both.wait_until(lambda: set(workdir.glob(APPEARS[place])) - old)
         if pause:
             both.wait_for("paused")
@@ -78,7 +78,7 @@ def test_sigkill_in_a_save_changes_nothing_in_the_end(
             continue
         # Process 1 does not see the states that are left; it is not asked.
         with Together(
-            command, workdir, ONE_RUN, faults="1 states blind"
+            command, workdir, ONE_RUN, fault="1 states blind"
         ) as both:
             assert both.codes() == [0, 0], where + both.all_said()
         assert_whole(workdir, one)
@@ -104,7 +104,7 @@ def test_a_full_disk_ends_both_and_changes_nothing(
     seeded(small_disk)
     for place in ("state", "attempt"):
         with Together(
-            command, small_disk, ONE_RUN, faults=f"0 {place} fill"
+            command, small_disk, ONE_RUN, fault=f"0 {place} fill"
         ) as both:
             assert all(both.codes(BOUND)), both.all_said()
         assert re.search(
@@ -186,7 +186,7 @@ def test_sigterm_ends_both_while_they_wait_for_another_launcher(
 def test_a_second_sigterm_ends_those_that_do_not_come_to_a_stop(
     command, workdir
 ):
-    with Together(command, workdir, faults="1 step pause") as both:
+    with Together(command, workdir, fault="1 step pause") as both:
         both.wait_for("paused", process=1)
         end = time.monotonic() + LIMIT
         for process in both.processes:

@@ -2,8 +2,8 @@
 
 python together.py PROCESS PORT COMMAND CONFIG WORKDIR [FLAG ...]
 
-$FAULTS says what a process does at a place, as in `1 step pause`, which is
-before its third step; several are divided by commas.
+$FAULT says what a process does at a place, as in `1 step pause`, which is
+before its third step.
 """
 
 import contextlib
@@ -66,11 +66,10 @@ def disturb(owner, name, call, action) -> None:
 if __name__ == "__main__":
     distributed.HEARTBEAT, distributed.JOIN, distributed.LEAVE = 20, 300, 5
     process, port, command, config, workdir, *flags = sys.argv[1:]
-    for fault in filter(None, os.environ.get("FAULTS", "").split(",")):
+    if fault := os.environ.get("FAULT"):
         who, place, what = fault.split()
         if who == process:
-            act = ACTIONS[what]
-            disturb(*PLACES[place], lambda act=act: act(Path(workdir)))
+            disturb(*PLACES[place], lambda: ACTIONS[what](Path(workdir)))
     sys.exit(
         main(
             [
