@@ -61,19 +61,20 @@ def test_commands_of_one_process_know_no_group(root: Path, tmp_path: Path):
         cli.parse(["seed", *arguments, "--processes=two"])
 
 
-def _sharding(*names: str | None) -> NamedSharding:
+def _sharding(*names: str | None, model: int = 1) -> NamedSharding:
     mesh = jax.make_mesh(
-        (jax.device_count(), 1),
+        (jax.device_count() // model, model),
         ("data", "model"),
         axis_types=(jax.sharding.AxisType.Auto,) * 2,
     )
     return NamedSharding(mesh, PartitionSpec(*names))
 
 
-def test_rows_come_to_the_devices_they_belong_to():
-    shape = (2 * jax.device_count(), 3)
+@pytest.mark.parametrize("names", [("data",), ("data", "model")])
+def test_rows_come_to_the_devices_they_belong_to(names):
+    shape = (2 * jax.device_count(), 4)
     whole = np.arange(np.prod(shape)).reshape(shape)
-    sharding = _sharding("data")
+    sharding = _sharding(*names, model=min(2, jax.device_count()))
     here = rows_here(shape, sharding)
     assert here == slice(0, shape[0])
     array = rows_to_devices(whole[here], here.start, shape, sharding)
