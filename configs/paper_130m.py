@@ -78,11 +78,9 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.recipe.anchor = 0.0
     config.recipe.precision = "bfloat16"
 
-    config.train.attention = "cudnn"
     config.train.unroll = False
     config.train.remat = "dots"
     config.train.checkpoint_every = 500
-    config.score.attention = "cudnn"
     config.score.unroll = False
     config.score.precision = "bfloat16"
 
@@ -107,8 +105,6 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
         config.recipe.steps = 2
         config.recipe.batch = 8
         config.recipe.precision = "float32"
-        config.train.attention = "einsum"
-        config.score.attention = "einsum"
         config.score.precision = "float32"
         config.score.mixtures = "subsets:1-1"
         config.validate.truths = 2

@@ -137,7 +137,7 @@ class TrainConfig:
     model_axis: int = 1  # devices on the mesh axis `model`
     group: int = 0  # runs trained side by side, at most; 0: planned
     accumulate: int = 1  # pieces of a batch, one after the other
-    attention: str = "einsum"  # 'einsum', 'xla' or 'cudnn'
+    attention: str = "auto"  # 'einsum', 'xla' or 'cudnn'
     unroll: bool = True  # layers; faster on CPU, slower to compile
     remat: str = "none"  # 'none', 'dots' or 'full'
     loss_chunk: int = 64  # tokens of a row whose logits exist at once
@@ -380,7 +380,7 @@ _CHOICES = types.MappingProxyType(
         "score.merge": ("auto", "tree", "layer"),
         "score.deltas": ("auto", "float32", "bfloat16"),
         "score.precision": ("auto", "float32", "bfloat16"),
-        "train.attention": ("einsum", "xla", "cudnn"),
+        "train.attention": ("auto", "einsum", "xla", "cudnn"),
         "score.attention": ("auto", "einsum", "xla", "cudnn"),
         "train.remat": ("none", "dots", "full"),
         "validate.budget": ("fixed", "sum"),

@@ -2,8 +2,11 @@
 
 import dataclasses
 
+import jax
 import psutil
 from jax.sharding import Mesh
+
+from jaxsim.errors import UserError
 
 # Of what is free; the rest is left to the runtime and fragmentation.
 _MEMORY_SHARE = 0.8
@@ -54,6 +57,53 @@ def known_chip(kind: str) -> Chip | None:
 
 def is_cpu(mesh: Mesh) -> bool:
     return bool(mesh.devices.flat[0].platform == "cpu")
+
+
+def attention_on(
+    device: jax.Device,
+    name: str,
+    head: int,
+    precision: str,
+    setting: str,
+    problem: str = "",
+) -> str:
+    """How attention is computed on a device; see `jaxsim/model/attention.py`.
+
+    Args:
+      device: one of many like it.
+      name: as it is set; 'auto' is the best that works.
+      head: width of one.
+      precision: of the computation.
+      setting: of the config, for messages.
+      problem: why cuDNN's cannot be used whatever the device, if so.
+
+    Raises:
+      UserError: cuDNN's is set and cannot be used.
+    """
+    problem = problem or _cudnn_problem(device, head, precision)
+    if name == "auto":
+        cpu = device.platform == "cpu"
+        return "einsum" if cpu else "xla" if problem else "cudnn"
+    if name == "cudnn" and problem:
+        raise UserError(
+            f"{setting}='cudnn': {problem}; 'auto' takes what there is"
+        )
+    return name
+
+
+def _cudnn_problem(device: jax.Device, head: int, precision: str) -> str:
+    """Why cuDNN's attention cannot be used, or nothing."""
+    if device.platform not in ("gpu", "cuda") or (
+        "cuda" not in device.client.platform_version.lower()
+    ):
+        return f"needs an NVIDIA GPU, and the devices are {device.platform}"
+    if float(device.compute_capability) < 8:
+        return f"needs compute capability 8.0, not {device.compute_capability}"
+    if precision != "bfloat16":
+        return f"needs precision='bfloat16', not {precision!r}"
+    if head > 128 or head % 8:
+        return f"needs heads of a multiple of 8 up to 128, not {head}"
+    return ""
 
 
 def usable_memory(mesh: Mesh, held: int = 0) -> int:

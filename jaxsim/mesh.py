@@ -69,7 +69,7 @@ def scoring_mesh(
     """Devices, by default all, as `(mixture, model)`.
 
     Along `mixture` each scores its own share of the mixtures; along `model`
-    they share the widths of one model.
+    they share the widths of the pool, and the windows of a mixture.
 
     Raises:
       UserError: `model_axis` does not divide the number of devices.
@@ -95,6 +95,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of a batch over `data`."""
     return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def blocks_sharding(mesh: Mesh) -> NamedSharding:
+    """Blocks of windows over the devices that share a mixture's model."""
+    return NamedSharding(mesh, PartitionSpec("model"))
 
 
 def to_devices(tree: Any, shardings: Any) -> Any:

@@ -18,7 +18,7 @@ from jaxsim.config import ScoreConfig
 from jaxsim.console import say
 from jaxsim.devices import is_cpu
 from jaxsim.memory import release_freed_memory
-from jaxsim.mesh import replicated
+from jaxsim.mesh import blocks_sharding
 from jaxsim.mixture.merge import HALVES, MEMBER_AXIS
 from jaxsim.mixture.plan import (
     IN_FLIGHT,
@@ -63,8 +63,9 @@ class Programs:
         self._mesh = mesh
         self._config = config
         self._limit = limit
-        # Of `mixture`: those of `model` compute one mixture together.
+        # Those of `model` compute one mixture together.
         self._devices = int(mesh.shape["mixture"])
+        self._within = int(mesh.shape["model"])
         self._pool = bytes_of((seed, delta_C))
         self._runtime: int | None = None
         self._compiled: dict[tuple[Any, ...], jax.stages.Compiled] = {}
@@ -98,6 +99,10 @@ class Programs:
         self, chunk: int, merge: str, windows: Windows, per_token: bool
     ) -> jax.stages.Lowered:
         """The program of a shape, not compiled."""
+        mixtures, blocks = PartitionSpec("mixture"), PartitionSpec("model")
+        at_seed, at_deltas = jax.tree.map(
+            lambda leaf: leaf.sharding.spec, (self._seed, self._delta_C)
+        )
         body: Callable[..., jax.Array] = functools.partial(
             losses,
             model=self._model,
@@ -105,19 +110,21 @@ class Programs:
             at_once=self.side_by_side(chunk),
             by_layer=merge == "layer",
             per_token=per_token,
+            specs=at_seed if self._within > 1 else None,
         )
-        here, spread = PartitionSpec(), PartitionSpec("mixture")
-        # The compiler divides the widths of a model, and mixtures are divided
-        # here; so is all, where there is nothing left for it: cuDNN's attention
-        # is then lowered as it stands.
-        divided = self._mesh.size > self._devices
+        # Nothing is left to the compiler: each device's part is lowered as it
+        # stands, cuDNN's attention as well.
         program = jax.jit(
             jax.shard_map(
                 body,
                 mesh=self._mesh,
-                in_specs=(here, here, spread, spread, spread, here, here),
-                out_specs=spread,
-                axis_names={"mixture"} if divided else set(),
+                in_specs=(
+                    *(at_seed, at_deltas),
+                    *(mixtures, mixtures, mixtures),
+                    *(blocks, blocks),
+                ),
+                out_specs=PartitionSpec(*mixtures, *blocks),
+                check_vma=False,
             )
         )
         return program.lower(*self.arguments(chunk, windows))
@@ -128,7 +135,7 @@ class Programs:
         See `losses`.
         """
         of_mixtures = NamedSharding(self._mesh, PartitionSpec("mixture"))
-        everywhere = replicated(self._mesh)
+        of_blocks = blocks_sharding(self._mesh)
         *blocks, length = windows
 
         def array(
@@ -142,8 +149,8 @@ class Programs:
             array((chunk, self.members), jnp.float32, of_mixtures),
             array((chunk,), jnp.float32, of_mixtures),
             array((chunk,), jnp.bool, of_mixtures),
-            array((*blocks, length + 1), jnp.int32, everywhere),
-            array((*blocks, length), jnp.bool, everywhere),
+            array((*blocks, length + 1), jnp.int32, of_blocks),
+            array((*blocks, length), jnp.bool, of_blocks),
         )
 
     def plan_of(
@@ -173,6 +180,7 @@ class Programs:
             runtime, together = self._runtime, self._mesh.size
             temporaries *= IN_FLIGHT
         windows = sum(t * b * (4 * (n + 1) + n) for t, b, n in passes)
+        windows //= self._within
         expected = Expected(
             runtime=runtime,
             pool=pool,
@@ -201,7 +209,7 @@ class Programs:
             unroll=self._config.unroll and shape.merge == "tree",
             attention=self._config.attention,
             precision=self._config.precision,
-            layout=(self._devices, self._mesh.size // self._devices),
+            layout=(self._devices, self._within),
             expected=expected,
             limit=limit,
             work=work,

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxsim.mesh import replicated
+from jaxsim.mesh import blocks_sharding
 from jaxsim.mixture.evaluation import EvaluationSet, scored_mask
 
 # Lengths that windows are padded to, evenly spaced. Docstrings need them: with
@@ -52,14 +52,16 @@ def make_passes(
       block: windows of full length in a block, at most; of shorter ones as
         many as have no more tokens.
       most_tokens: of a pass, about.
-      mesh: every device of it gets the windows.
+      mesh: of scoring; blocks are divided over its axis `model`.
     """
     e, full = evaluation, evaluation.tokens_RL1.shape[1] - 1
+    devices = int(mesh.shape["model"])
     passes = []
     for length, here in _by_length(e, np.asarray(rows), block):
         count = -(-len(here) * length // most_tokens)
         size = min(block * full // length, len(here))
         blocks = -(-len(here) // (count * size))
+        blocks = -(-blocks // devices) * devices
         # Even blocks: 65 windows are 5 x 13 and not 4 x 16 and one more.
         size = -(-len(here) // (count * blocks))
         for part in range(count):
@@ -102,9 +104,9 @@ def _make_pass(
     tokens[: len(rows)] = evaluation.tokens_RL1[rows, : length + 1]
     scored = np.zeros((blocks * block, length), bool)
     scored[: len(rows)] = scored_mask(evaluation, rows)[:, :length]
-    everywhere = replicated(mesh)
+    where = blocks_sharding(mesh)
     return Pass(
         rows,
-        jax.device_put(tokens.reshape(*shape, -1), everywhere),
-        jax.device_put(scored.reshape(*shape, -1), everywhere),
+        jax.device_put(tokens.reshape(*shape, -1), where),
+        jax.device_put(scored.reshape(*shape, -1), where),
     )

@@ -16,7 +16,7 @@ import psutil
 from jax.sharding import Mesh
 
 from jaxsim.config import ScoreConfig
-from jaxsim.devices import is_cpu, usable_memory
+from jaxsim.devices import attention_on, is_cpu, usable_memory
 from jaxsim.errors import UserError
 from jaxsim.model import Execution, LanguageModel
 
@@ -167,17 +167,19 @@ def settled(
     Raises:
       UserError: what is set cannot work here.
     """
-    on_cpu = is_cpu(mesh)
-    precision, attention = config.precision, config.attention
+    precision = config.precision
     if precision == "auto":
-        precision = "float32" if on_cpu else "bfloat16"
-    cudnn = _cudnn_problem(model, mesh, precision)
-    if attention == "auto":
-        attention = "einsum" if on_cpu else "xla" if cudnn else "cudnn"
-    if attention == "cudnn" and cudnn:
-        raise UserError(f"config.score.attention='cudnn': {cudnn}")
+        precision = "float32" if is_cpu(mesh) else "bfloat16"
     model_axis = _along(mesh, "model")
     c = model.config
+    attention = attention_on(
+        mesh.devices.flat[0],
+        config.attention,
+        c.dim // c.heads,
+        precision,
+        "config.score.attention",
+        "does not divide over config.score.model_axis" * (model_axis > 1),
+    )
     if model_axis > 1 and (c.heads % model_axis or c.kv_heads % model_axis):
         raise UserError(
             f"config.score.model_axis={model_axis}: does not divide "
@@ -278,23 +280,6 @@ def bytes_of(tree: Any) -> int:
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
     )
-
-
-def _cudnn_problem(model: LanguageModel, mesh: Mesh, precision: str) -> str:
-    """Why cuDNN's attention cannot be used, or nothing."""
-    device = mesh.devices.flat[0]
-    size = model.config.dim // model.config.heads
-    if device.platform not in ("gpu", "cuda") or (
-        "cuda" not in device.client.platform_version.lower()
-    ):
-        return f"needs an NVIDIA GPU, and the devices are {device.platform}"
-    if precision != "bfloat16":
-        return f"needs config.score.precision='bfloat16', not {precision!r}"
-    if size > 128 or size % 8:
-        return f"needs heads of a multiple of 8 up to 128, not {size}"
-    if _along(mesh, "model") > 1:
-        return "does not divide over config.score.model_axis"
-    return ""
 
 
 def _along(mesh: Mesh, axis: str) -> int:

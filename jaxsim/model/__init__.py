@@ -2,6 +2,13 @@
 
 from jaxsim.model.language_model import Execution, LanguageModel, Params
 from jaxsim.model.presets import preset
-from jaxsim.model.transformer import LAYERS
+from jaxsim.model.transformer import LAYERS, MATRICES
 
-__all__ = ["LAYERS", "Execution", "LanguageModel", "Params", "preset"]
+__all__ = [
+    "LAYERS",
+    "MATRICES",
+    "Execution",
+    "LanguageModel",
+    "Params",
+    "preset",
+]

@@ -20,8 +20,8 @@ Params = dict[str, Any]  # nested dicts of float32 arrays
 class Execution:
     """How the model is computed; nothing here is part of a checkpoint.
 
-    `activations` says where hidden states [B, L, D] are to live on a mesh;
-    None leaves it to the compiler.
+    `activations` says how the rows of hidden states [B, L, D] are divided over
+    a mesh; None leaves it to the compiler.
     """
 
     attention: str = "einsum"
@@ -29,7 +29,7 @@ class Execution:
     remat: str = "none"
     precision: str = "float32"
     loss_chunk: int = 64
-    activations: jax.sharding.Sharding | None = None
+    activations: jax.sharding.NamedSharding | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,11 @@ class LanguageModel:
         out: Any = decoder.apply({"params": params}, tokens_BL1[:, :-1])
         x_BLD, head_VD = out
         return next_token_nll(
-            x_BLD, head_VD, tokens_BL1[:, 1:], execution.loss_chunk
+            x_BLD,
+            head_VD,
+            tokens_BL1[:, 1:],
+            execution.loss_chunk,
+            execution.activations,
         )
 
     def parameter_count(self) -> int:

@@ -7,16 +7,28 @@ The backward pass is written out: it computes the logits of a chunk again and
 takes both products while they are at hand. Left to differentiation, XLA on a
 CPU runs the same sums two to three times slower, through a scatter into the
 logits (`benchmarks/training.py` measures the whole step).
+
+Where rows are divided over devices, each device loops over the chunks of its
+own: the whole head is gathered once before the loops, and its gradient summed
+over devices once after them. Left to itself the compiler does both for every
+chunk.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 
 def next_token_nll(
-    x_BLD: jax.Array, head_VD: jax.Array, targets_BL: jax.Array, chunk: int
+    x_BLD: jax.Array,
+    head_VD: jax.Array,
+    targets_BL: jax.Array,
+    chunk: int,
+    at_rows: NamedSharding | None = None,
 ) -> jax.Array:
     """Negative log-likelihood of every target, in nats.
 
@@ -25,6 +37,8 @@ def next_token_nll(
       head_VD: output matrix.
       targets_BL: the token that follows each position.
       chunk: positions of each row whose logits exist at once.
+      at_rows: how B is divided over the devices of a mesh; None leaves it to
+        the compiler.
 
     Returns:
       [B, L] float32.
@@ -34,8 +48,10 @@ def next_token_nll(
     count = next(
         n for n in range(-(-length // chunk), length + 1) if length % n == 0
     )
+    if at_rows is not None and at_rows.is_fully_replicated:
+        at_rows = None  # one device has them all
     with jax.named_scope("loss"):
-        return _nll(x_BLD, head_VD, targets_BL, count)
+        return _nll(x_BLD, head_VD, targets_BL, count, at_rows)
 
 
 def sum_and_count(
@@ -45,10 +61,71 @@ def sum_and_count(
     return jnp.sum(nll_BL * weight_BL), jnp.sum(weight_BL)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _nll(
-    x_BLD: jax.Array, head_VD: jax.Array, targets_BL: jax.Array, count: int
+    x_BLD: jax.Array,
+    head_VD: jax.Array,
+    targets_BL: jax.Array,
+    count: int,
+    at_rows: NamedSharding | None,
 ) -> jax.Array:
+    return _forward(x_BLD, head_VD, targets_BL, count, at_rows)[0]
+
+
+def _forward(
+    x_BLD: jax.Array,
+    head_VD: jax.Array,
+    targets_BL: jax.Array,
+    count: int,
+    at_rows: NamedSharding | None,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+    if at_rows is not None:
+        whole = PartitionSpec(PartitionSpec.UNCONSTRAINED, None)
+        head_VD = jax.lax.with_sharding_constraint(
+            head_VD, NamedSharding(at_rows.mesh, whole)
+        )
+    loop = _on_each(at_rows, functools.partial(_losses, count))
+    nll_BL = loop(head_VD, (x_BLD, targets_BL))
+    return nll_BL, (x_BLD, head_VD, targets_BL)
+
+
+def _backward(
+    count: int,
+    at_rows: NamedSharding | None,
+    saved: tuple[jax.Array, ...],
+    g_BL: jax.Array,
+) -> tuple[jax.Array, jax.Array, None]:
+    x_BLD, head_VD, targets_BL = saved
+    loop = _on_each(at_rows, functools.partial(_gradients, count))
+    dx_BLD, dhead_SDV = loop(head_VD, (x_BLD, targets_BL, g_BL))
+    dhead_DV = jnp.sum(dhead_SDV, axis=0)
+    return dx_BLD, dhead_DV.T.astype(head_VD.dtype), None
+
+
+_nll.defvjp(_forward, _backward)
+
+
+def _on_each(
+    at_rows: NamedSharding | None, loop: Callable[..., Any]
+) -> Callable[..., Any]:
+    """`loop(head, rows)` on each device's own rows, V left to the compiler."""
+    if at_rows is None:
+        return loop
+    return jax.shard_map(
+        loop,
+        mesh=at_rows.mesh,
+        in_specs=(PartitionSpec(), at_rows.spec),
+        out_specs=at_rows.spec,
+        axis_names=set(at_rows.spec),
+        check_vma=False,
+    )
+
+
+def _losses(
+    count: int, head_VD: jax.Array, rows: tuple[jax.Array, jax.Array]
+) -> jax.Array:
+    """The loss [B, L] of hidden states and targets."""
+
     def chunk_nll(xs: tuple[jax.Array, jax.Array]) -> jax.Array:
         x_BLD, targets_BL = xs
         logits_BLV = _logits(x_BLD, head_VD)
@@ -57,23 +134,20 @@ def _nll(
         )[..., 0]
         return jax.nn.logsumexp(logits_BLV, axis=-1) - target_BL
 
+    x_BLD, targets_BL = rows
     nll_NBL = jax.lax.map(
         chunk_nll, (_split(x_BLD, count), _split(targets_BL, count))
     )
     return _join(nll_NBL)
 
 
-def _forward(
-    x_BLD: jax.Array, head_VD: jax.Array, targets_BL: jax.Array, count: int
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-    nll_BL = _nll(x_BLD, head_VD, targets_BL, count)
-    return nll_BL, (x_BLD, head_VD, targets_BL)
+def _gradients(
+    count: int, head_VD: jax.Array, rows: tuple[jax.Array, jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Those of the hidden states and, [1, D, V], of the head.
 
-
-def _backward(
-    count: int, saved: tuple[jax.Array, ...], g_BL: jax.Array
-) -> tuple[jax.Array, jax.Array, None]:
-    x_BLD, head_VD, targets_BL = saved
+    `rows` are the hidden states, targets, and gradients of their losses.
+    """
     vocabulary = head_VD.shape[0]
 
     def chunk_gradients(
@@ -101,12 +175,9 @@ def _backward(
     dhead_DV, dx_NBLD = jax.lax.scan(
         chunk_gradients,
         jnp.zeros(head_VD.shape[::-1], _accumulator(head_VD)),
-        (_split(x_BLD, count), _split(targets_BL, count), _split(g_BL, count)),
+        jax.tree.map(lambda a: _split(a, count), rows),
     )
-    return _join(dx_NBLD), dhead_DV.T.astype(head_VD.dtype), None
-
-
-_nll.defvjp(_forward, _backward)
+    return _join(dx_NBLD), dhead_DV[None]
 
 
 def _logits(x_BLD: jax.Array, head_VD: jax.Array) -> jax.Array:

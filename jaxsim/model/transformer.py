@@ -15,6 +15,8 @@ from jaxsim.config import ModelConfig
 from jaxsim.model.attention import attend, rotate
 
 LAYERS = "layers"  # what holds the stacked layers in the tree of parameters
+# Leaves by name that multiply, in the precision of the computation.
+MATRICES = ("kernel", "embedding", "head")
 
 
 def _named(
@@ -157,7 +159,7 @@ class Decoder(nn.Module):
     remat: str
     dtype: jnp.dtype
     of_layer: Callable[[Any], Any] | None = None
-    activations: jax.sharding.Sharding | None = None
+    activations: jax.sharding.NamedSharding | None = None
 
     @nn.compact
     def __call__(self, tokens_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -195,7 +197,13 @@ class Decoder(nn.Module):
         if policy is not None:
             block = nn.remat(Block, prevent_cse=self.unroll, policy=policy)
         if self.of_layer is not None:
-            block = nn.map_variables(block, "params", self.of_layer, init=False)
+            of_layer = self.of_layer
+            block = nn.map_variables(
+                block,
+                "params",
+                lambda layer: {"params": of_layer(layer["params"])},
+                init=False,
+            )
 
         def body(layer: nn.Module, x_BLD: jax.Array) -> tuple[jax.Array, None]:
             return self._placed(layer(x_BLD)), None

@@ -3,6 +3,10 @@
 The text lists computations, each a block of instructions. A loop's body is
 there once, however often it runs: the entry's instructions count once, those
 of a body as often as the loop turns.
+
+Of a reduce-scatter the compiler for TPUs writes a computation that is named
+`all-reduce-scatter`, of an all-reduce and the slice that is kept of it; it is
+counted as what it is.
 """
 
 import collections
@@ -29,7 +33,10 @@ _CALLEES = re.compile(
 )
 _TRIPS = re.compile(r'"known_trip_count":\s*\{\s*"n":\s*"(\d+)"')
 _CONDITION = re.compile(r"\bcondition=%?([\w.-]+)")
-_BOUND = re.compile(r" = s32\[\]\S* constant\((\d+)\)")
+_BODY = re.compile(r"\bbody=%?([\w.-]+)")
+_NUMBER = re.compile(r" = [su]32\[\]\S* constant\((\d+)\)")
+_INDEX = re.compile(r"\bindex=(\d+)")
+_SPREAD = "async_collective_fusion_config"
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _OPERANDS = re.compile(r"%([\w.-]+)")
 _OPERATOR = re.compile(r'op_name="([^"]*)"')
@@ -98,13 +105,16 @@ class Module:
                 kind = one.opcode.removesuffix("-start")
                 if kind not in KINDS or not self._times[name]:
                     continue
-                channel = _CHANNEL.search(one.line)
-                # The compiler may spread one call over several instructions,
-                # which share its channel.
-                key = kind, channel[1] if channel else f"{name}/{one.name}"
+                if name.startswith("all-reduce-scatter"):
+                    kind = "reduce-scatter"
+                shapes = _plain(one.shape)
+                key = name, one.name
+                # Spread over several fusions, of which each has it whole.
+                if _SPREAD in one.line and (at := _CHANNEL.search(one.line)):
+                    key = shapes, at[1]
                 found = Collective(
                     kind,
-                    _plain(one.shape),
+                    shapes,
                     _moved(one, sizes),
                     self._times[name],
                     _operator(one),
@@ -159,15 +169,42 @@ class Module:
         """Of a loop: said by the compiler, or the bound of its counter."""
         if said := _TRIPS.search(loop.line):
             return int(said[1])
-        # A scan counts from 0 while it is less than a constant.
-        condition = _CONDITION.search(loop.line)
-        name = condition[1] if condition else ""
+        # A counter goes from 0 while it is less than a constant.
+        condition = self._named(_CONDITION.search(loop.line))
         bounds = [
             int(found[1])
-            for one in self._computations.get(name, [])
-            if (found := _BOUND.search(one.line))
+            for one in condition
+            if (found := _NUMBER.search(one.line))
         ]
-        return max(bounds, default=1)
+        step = self._step(condition, self._named(_BODY.search(loop.line)))
+        return -(-max(bounds, default=1) // step)
+
+    def _named(self, found: re.Match[str] | None) -> list[_Instruction]:
+        return self._computations.get(found[1], []) if found else []
+
+    @staticmethod
+    def _step(condition: list[_Instruction], body: list[_Instruction]) -> int:
+        """What a turn adds to the counter: 2 in a loop that was unrolled."""
+        by_name = {one.name: one for one in body}
+        counters = [
+            int(found[1])
+            for one in condition
+            if one.opcode == "get-tuple-element"
+            and (found := _INDEX.search(one.line))
+        ]
+        # The last instruction is a tuple of what the next turn begins with.
+        if len(counters) != 1 or not body or body[-1].opcode != "tuple":
+            return 1
+        added = by_name.get(_operands(body[-1])[counters[0]])
+        if added is None or added.opcode != "add":
+            return 1
+        steps = [
+            int(found[1])
+            for name in _operands(added)
+            if name in by_name
+            and (found := _NUMBER.search(by_name[name].line))
+        ]
+        return max(steps, default=1)
 
 
 def _callees(one: _Instruction) -> list[str]:
@@ -193,10 +230,14 @@ def _bits(dtype: str) -> int:
     return int(digits[0]) if digits else 0
 
 
+def _operands(one: _Instruction) -> list[str]:
+    inside = one.line.split(f" {one.opcode}(", 1)[1].split(")", 1)[0]
+    return _OPERANDS.findall(inside)
+
+
 def _moved(one: _Instruction, sizes: dict[str, int]) -> int:
     """Bytes of the larger side: what is gathered, or what is reduced."""
-    operands = one.line.split(f" {one.opcode}(", 1)[1].split(")", 1)[0]
-    inward = sum(sizes.get(n, 0) for n in _OPERANDS.findall(operands))
+    inward = sum(sizes.get(name, 0) for name in _operands(one))
     outward = _size(one.shape)
     if one.opcode.endswith("-start") and not one.opcode.startswith("all-red"):
         outward -= inward  # a start gives its operands back as well

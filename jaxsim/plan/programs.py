@@ -9,9 +9,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 
 from jaxsim.compiling import compiled
-from jaxsim.config import Config, TrainConfig
+from jaxsim.config import Config
 from jaxsim.devices import is_cpu
-from jaxsim.errors import UserError
 from jaxsim.mesh import scoring_mesh, training_mesh
 from jaxsim.mixture.compiled import Programs
 from jaxsim.mixture.merge import HALVES, MEMBER_AXIS
@@ -55,7 +54,6 @@ def train_step(
       UserError: something does not divide over the mesh, or the attention is
         not for these devices.
     """
-    _check_attention(config.train, devices[0])
     train = config.train
     mesh = training_mesh(train.data_axis, train.model_axis, devices)
     step = trainer_of_recipe(model, config, mesh).program()
@@ -76,7 +74,6 @@ def group_step(
     Raises:
       UserError: the attention is not for these devices.
     """
-    _check_attention(config.train, devices[0])
     count = len(devices)
     mesh = training_mesh(count, 1, devices)
     step = side_by_side(model, config, mesh).program(count)
@@ -130,6 +127,7 @@ def scoring(
     length = model.config.length
     for shape in shapes(score, length, is_cpu(mesh)):
         blocks = max(1, shape.tokens // (shape.rows * length))
+        blocks = -(-blocks // mesh.shape["model"]) * mesh.shape["model"]
         windows = (blocks, shape.rows, length)
         plan = programs.plan_of(shape, [windows], per_token=False)
         if plan.fits:
@@ -148,15 +146,6 @@ def scoring(
 def _flops_of_step(config: Config, model: LanguageModel) -> float:
     tokens = config.recipe.batch * model.config.length
     return 3 * model.forward_flops(tokens)
-
-
-def _check_attention(train: TrainConfig, device: jax.Device) -> None:
-    if train.attention == "cudnn" and device.platform not in ("gpu", "cuda"):
-        raise UserError(
-            "config.train.attention='cudnn' needs an NVIDIA GPU, and the "
-            f"devices are {device.platform}; give "
-            "--config.train.attention=einsum"
-        )
 
 
 def _sizes(mesh: Mesh) -> str:

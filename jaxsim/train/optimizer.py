@@ -6,6 +6,7 @@ import jax
 import optax
 
 from jaxsim.config import RecipeConfig, SeedConfig
+from jaxsim.model import MATRICES
 
 
 def constant_rate(recipe: RecipeConfig) -> optax.Schedule:
@@ -43,5 +44,5 @@ def adamw(
 def _is_matrix(params: Any) -> Any:
     # By name: a stacked bias has two dimensions as a matrix does.
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: path[-1].key in ("kernel", "embedding", "head"), params
+        lambda path, _: path[-1].key in MATRICES, params
     )

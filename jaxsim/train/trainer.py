@@ -18,7 +18,7 @@ from jaxsim.config import Config, RecipeConfig
 from jaxsim.console import say
 from jaxsim.corpus import Corpus
 from jaxsim.corpus.order import Schedule
-from jaxsim.devices import free_memory, peak_flops
+from jaxsim.devices import attention_on, free_memory, peak_flops
 from jaxsim.distributed import alone, from_lead, is_lead, meet
 from jaxsim.errors import Preempted
 from jaxsim.mesh import batch_sharding, replicated, to_devices
@@ -78,7 +78,13 @@ class Trainer:
         self.recipe = recipe
         optimizer = adamw(recipe, rate)
         self._execution = Execution(
-            attention=train.attention,
+            attention=attention_on(
+                mesh.devices.flat[0],
+                train.attention,
+                model.config.dim // model.config.heads,
+                recipe.precision,
+                "config.train.attention",
+            ),
             unroll=train.unroll,
             remat=train.remat,
             precision=recipe.precision,
@@ -105,6 +111,10 @@ class Trainer:
                 execution = dataclasses.replace(
                     execution, activations=batch_sharding(self.mesh)
                 )
+            say(
+                f"train step: {execution.attention} attention in "
+                f"{execution.precision}"
+            )
             self._programs[members] = TrainProgram(
                 self.model,
                 functools.partial(self._step, execution=execution),

@@ -17,11 +17,16 @@ from jaxsim.model import LanguageModel, preset
 from . import drawn
 
 
-def gpu(memory: float = 80e9, platform: str = "cuda 12090"):
+def gpu(
+    memory: float = 80e9,
+    platform: str = "cuda 12090",
+    capability: str = "9.0",
+):
     """What the plan looks at: there is no such device in a test."""
     device = types.SimpleNamespace(
         platform="gpu",
         client=types.SimpleNamespace(platform_version=platform),
+        compute_capability=capability,
         memory_stats=lambda: {"bytes_limit": int(memory)},
     )
     return types.SimpleNamespace(
@@ -141,8 +146,9 @@ def test_accelerators_compute_in_bfloat16(settings, platform, expected):
     [
         ({}, None, "needs an NVIDIA GPU, and the devices are cpu"),
         ({"precision": "float32"}, gpu(), "precision='bfloat16', not 'float"),
+        ({}, gpu(capability="7.5"), "needs compute capability 8.0, not 7.5"),
     ],
-    ids=["cpu", "float32"],
+    ids=["cpu", "float32", "old"],
 )
 def test_impossible_attention_is_refused(settings, mesh, sentence):
     config = ScoreConfig(attention="cudnn", **settings)
