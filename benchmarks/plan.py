@@ -19,14 +19,13 @@ import machine
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 UTILIZATION = 0.4
-_ON_TPU = ("--config.train.attention=xla", "--config.score.attention=xla")
 _LARGE = (
     "--config=configs/paper_1b.py",
     "--members=32",
     "--config.train.loss_chunk=512",
     "--config.score.model_axis=16",
     "--config.score.chunk=1",
-    *_ON_TPU,
+    "--config.score.rows=4",
 )
 CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "1b-v5e-16-paper-batch": (
@@ -40,7 +39,6 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "--config.recipe.batch=8",
             "--config.train.remat=full",
             "--topology=v5e:4x4",
-            *_ON_TPU,
         ),
         ("group",),
     ),

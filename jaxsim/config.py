@@ -160,7 +160,7 @@ class ScoreConfig:
     attention: str = "auto"  # 'einsum', 'xla' or 'cudnn'
     unroll: bool = True  # layers of merged trees; slower to compile
     loss_chunk: int = 64
-    model_axis: int = 1  # devices that share the widths of one model
+    model_axis: int = 1  # devices that share the pool, by width
     memory: float = 0.0  # GB of each device to use; 0: what is free
 
 

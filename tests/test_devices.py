@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxsim import devices
+from jaxsim.errors import UserError
 
 
 def mesh(count: int = 1, **device):
@@ -47,3 +48,25 @@ def test_what_is_left_of_a_device_may_be_used():
     assert free({"bytes_limit": 10_000, "bytes_in_use": 9_000}) == 0
     assert free(None) == 0
     assert of(None) == of({}) == 0
+
+
+@pytest.mark.parametrize(
+    ("platform", "precision", "expected"),
+    [
+        ("cpu", "bfloat16", "einsum"),
+        ("tpu", "bfloat16", "xla"),
+        ("cuda", "float32", "xla"),
+        ("cuda", "bfloat16", "cudnn"),
+    ],
+)
+def test_the_best_attention_of_a_device_is_taken(platform, precision, expected):
+    device = types.SimpleNamespace(
+        platform=platform,
+        client=types.SimpleNamespace(platform_version="cuda 12090"),
+        compute_capability="9.0",
+    )
+    name = devices.attention_on(device, "auto", 64, precision, "here")
+    assert name == expected
+    if expected != "cudnn":
+        with pytest.raises(UserError, match="here='cudnn': needs"):
+            devices.attention_on(device, "cudnn", 64, precision, "here")

@@ -201,8 +201,7 @@ class Module:
         steps = [
             int(found[1])
             for name in _operands(added)
-            if name in by_name
-            and (found := _NUMBER.search(by_name[name].line))
+            if name in by_name and (found := _NUMBER.search(by_name[name].line))
         ]
         return max(steps, default=1)
 
