@@ -6,7 +6,8 @@ block by block, so what is alive is the stacked pool, one merged tree or layer
 and one block, whatever the number of mixtures. How large all that is, `plan`
 decides. Mixtures are spread over the devices of the mesh axis `mixture`; the
 pool is on each of them, divided by width over `model`, because sharding the
-member axis would cost an all-to-all for every merge.
+member axis would cost an all-to-all for every merge. The devices of `model`
+take each their own windows of a mixture, see `program`.
 """
 
 import collections

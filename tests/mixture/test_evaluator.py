@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh
 from jaxsim.errors import JaxsimError
 from jaxsim.mixture import compiled
 from jaxsim.mixture import plan as plans
+from jaxsim.mesh import scoring_mesh
 from jaxsim.mixture.evaluator import Evaluator
 from jaxsim.mixture.resident import resident
 from jaxsim.mixture.table import (
@@ -184,12 +185,7 @@ def test_permuting_members_and_weights_changes_nothing(
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")
 @pytest.mark.parametrize("devices", [1, 4])
 def test_devices_agree(scorer, make, evaluator, rows, devices):
-    mesh = jax.make_mesh(
-        (devices,),
-        ("mixture",),
-        axis_types=(AxisType.Auto,),
-        devices=jax.devices()[:devices],
-    )
+    mesh = scoring_mesh(1, jax.devices()[:devices])
     assert mixtures(make(mesh, chunk=1), rows) == devices
     table = dirichlet(scorer.members, 11, 1.0, rng=3)
     # The same program for a mixture on each of them, but its compilation for
