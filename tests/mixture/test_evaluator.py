@@ -7,12 +7,12 @@ import re
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from jaxsim.errors import JaxsimError
+from jaxsim.mesh import scoring_mesh
 from jaxsim.mixture import compiled
 from jaxsim.mixture import plan as plans
-from jaxsim.mesh import scoring_mesh
 from jaxsim.mixture.evaluator import Evaluator
 from jaxsim.mixture.resident import resident
 from jaxsim.mixture.table import (
