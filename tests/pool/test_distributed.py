@@ -106,13 +106,13 @@ def test_when_one_is_killed_the_other_ends(command, workdir, want):
 def test_when_one_is_stuck_the_other_says_where_and_ends(
     command, workdir, place, last, frame
 ):
-    limit = "--config.train.step_limit=10"
+    limit = "--config.train.step_limit=15"
     with Together(command, workdir, limit, fault=f"1 {place} pause") as both:
         # The stuck one's own watchdog ends it as well.
         assert both.codes() == [5, 5], both.all_said()
     for lines in both.said:
         said = "".join(lines)
-        assert "member a: no step was finished in 10 s" in said
+        assert "member a: no step was finished in 15 s" in said
         assert re.search(f"the last one was {last};", said), said
     for lines, stack in zip(both.said, (frame, "in pause"), strict=True):
         assert stack in "".join(lines), "no stacks"
