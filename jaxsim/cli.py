@@ -12,7 +12,6 @@ import importlib.util
 import os
 import platform
 import re
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,7 @@ from ml_collections.config_flags import config_path
 from jaxsim import __version__
 from jaxsim.config import Config, from_config_dict, load_config
 from jaxsim.errors import JaxsimError, Preempted, UserError
+from jaxsim.interrupt import interrupt_on_sigterm
 from jaxsim.memory import keep_freed_memory
 from jaxsim.shard import parse_shard
 
@@ -247,7 +247,7 @@ def _main(argv: Sequence[str]) -> None:
         print(text)
         return
     call = parse(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupt_on_sigterm()
     absl_logging.set_verbosity(absl_logging.WARNING)
     keep_freed_memory()
     _use_compilation_cache()

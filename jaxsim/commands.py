@@ -108,7 +108,7 @@ def seed(config: Config, workdir: Path) -> None:
     entry = workdir / "seed"
 
     def is_there() -> bool:
-        if not (is_published(entry) or (bucket and bucket.fetched(entry))):
+        if not (is_published(entry) or (bucket and bucket.shares(entry))):
             return False
         _check_seed(read_manifest(entry), config)
         return True
@@ -158,7 +158,7 @@ def train(
     bucket = _bucket(config, workdir)
     if bucket:
         fetch_corpus(bucket)
-        bucket.fetched(workdir / "seed")
+        bucket.shares(workdir / "seed")
     corpus = _corpus(workdir)
     pool = _pool(config, workdir, corpus)
     runs = [member_run(name, config.recipe) for name in corpus.units]

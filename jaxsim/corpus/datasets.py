@@ -24,7 +24,7 @@ from jaxsim.errors import DamagedError, UserError
 
 _CHUNK = 4096  # rows that are read at once while a digest is checked
 _COLUMNS = ("first_scored", "n_scored", "document", "bytes", "length")
-_TEMPORARY = ".tmp_"
+TEMPORARY = ".tmp_"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -310,7 +310,7 @@ def publish(
         else:
             return
     # Not `tempfile.mkdtemp`: its folders can only be read by their owner.
-    temporary = target.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
+    temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     temporary.mkdir()
     write(temporary)
     os.rename(temporary, target)
@@ -318,5 +318,5 @@ def publish(
 
 def remove_leftovers(parent: Path) -> None:
     """Deletes what a killed `prepare` had begun; only under its lock."""
-    for leftover in parent.glob(f"{_TEMPORARY}*"):
+    for leftover in parent.glob(f"{TEMPORARY}*"):
         shutil.rmtree(leftover)

@@ -20,8 +20,9 @@ from jaxsim.devices import attention_on, is_cpu, usable_memory
 from jaxsim.errors import UserError
 from jaxsim.model import Execution, LanguageModel
 
-# Tokens times mixtures of one call on one device: bounds what is lost when a
-# call is interrupted, and how long progress stands still.
+# Tokens times mixtures of one call on one device, or on those that share a
+# model: bounds what is lost when a call is interrupted, and how long progress
+# stands still.
 CALL_TOKENS = 2**20
 _MIXTURES_PER_DEVICE = 8
 # Calls that are computed or wait: with one waiting, no device waits for us.
@@ -178,6 +179,7 @@ def settled(
         c.dim // c.heads,
         precision,
         "config.score.attention",
+        # Scoring gathers models; gradients of the same pool divide them.
         "does not divide over config.score.model_axis" * (model_axis > 1),
     )
     if model_axis > 1 and (c.heads % model_axis or c.kv_heads % model_axis):
@@ -256,10 +258,10 @@ def work_of_call(
     """Counts a call of `mixtures` on one device, of `blocks` blocks.
 
     A mixture, or as many as are side by side, reads the pool once for each
-    pass if merged whole, and once for each block layer by layer.
+    pass if merged whole, and once for each of its blocks layer by layer.
     """
     within = _along(mesh, "model")
-    merges = blocks if shape.merge == "layer" else 1
+    merges = blocks // within if shape.merge == "layer" else 1
     merged = 4 * model.parameter_count() // within
     reads = -(-mixtures // side_by_side)
     merge_bytes = merges * (reads * pool + 2 * mixtures * merged)

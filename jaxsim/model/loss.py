@@ -37,8 +37,8 @@ def next_token_nll(
       head_VD: output matrix.
       targets_BL: the token that follows each position.
       chunk: positions of each row whose logits exist at once.
-      at_rows: how B is divided over the devices of a mesh; None leaves it to
-        the compiler.
+      at_rows: the one axis of a mesh that B is divided over; None leaves it
+        to the compiler.
 
     Returns:
       [B, L] float32.
@@ -49,7 +49,7 @@ def next_token_nll(
         n for n in range(-(-length // chunk), length + 1) if length % n == 0
     )
     if at_rows is not None and at_rows.is_fully_replicated:
-        at_rows = None  # one device has them all
+        at_rows = None  # every device has them all
     with jax.named_scope("loss"):
         return _nll(x_BLD, head_VD, targets_BL, count, at_rows)
 

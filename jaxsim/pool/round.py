@@ -30,6 +30,7 @@ class Round:
             run for run in runs if not is_published(workshop.entry_of(run.name))
         ]
         self._asked = {run.name for run in self._missing}
+        self._begun: set[str] = set()  # on other machines
         self._held: dict[str, str] = {}  # names of those, and who holds them
 
     def train(self) -> None:
@@ -39,8 +40,9 @@ class Round:
           Busy: others hold runs; names them.
           Preempted, JaxsimError: see `Workshop.train`.
         """
-        if self._workshop.bucket is not None:
-            fetch_begun(self._workshop.bucket, self._workshop.training)
+        workshop = self._workshop
+        if workshop.bucket is not None:
+            self._begun = fetch_begun(workshop.bucket, workshop.training)
         # A group is trained by one process: each would hold only some runs.
         if distributed.alone():
             self._finish_groups()
@@ -80,7 +82,11 @@ class Round:
         workshop = self._workshop
         first = self._missing[0]
         like = [run for run in self._missing if run.steps == first.steps]
-        begun = [run for run in like if workshop.is_begun(run)]
+        begun = [
+            run
+            for run in like
+            if workshop.is_begun(run) or run.name in self._begun
+        ]
         like = begun[:1] or like  # a run that was begun alone ends alone
         taken: list[Run] = []
         size = 1

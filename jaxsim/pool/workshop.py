@@ -11,6 +11,7 @@ from jaxsim import distributed
 from jaxsim.console import say
 from jaxsim.corpus import Corpus
 from jaxsim.errors import JaxsimError, Preempted
+from jaxsim.interrupt import stop_requested
 from jaxsim.metrics import provenance
 from jaxsim.model import LanguageModel
 from jaxsim.pool.bucket import Bucket
@@ -32,7 +33,7 @@ from jaxsim.pool.publish import (
     publish,
     save_attempt,
 )
-from jaxsim.train import Run, Trainer, stop_requested
+from jaxsim.train import Run, Trainer
 from jaxsim.train.finite import NonFiniteError
 from jaxsim.train.trainer import Trained
 
@@ -102,8 +103,9 @@ class Workshop:
         One that is held is not asked about; it will be waited for.
         """
         entry = self.entry_of(run.name)
-        elsewhere = self.bucket is not None and self.bucket.manifest(entry)
-        if not is_published(entry) and elsewhere:
+        if is_published(entry):
+            return True
+        if self.bucket is not None and self.bucket.manifest(entry):
             with (
                 contextlib.suppress(Busy),
                 contextlib.ExitStack() as locks,

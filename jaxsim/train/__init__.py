@@ -4,7 +4,6 @@ Seed, members, truths and repeats differ only in data, start, length and, for
 the seed, the learning-rate schedule.
 """
 
-from jaxsim.train.interrupt import stop_requested
 from jaxsim.train.of_config import trainer_of_recipe, trainer_of_seed
 from jaxsim.train.runs import Run, member_run, repeat_of, truth_run
 from jaxsim.train.trainer import Trainer
@@ -14,7 +13,6 @@ __all__ = [
     "Trainer",
     "member_run",
     "repeat_of",
-    "stop_requested",
     "trainer_of_recipe",
     "trainer_of_seed",
     "truth_run",

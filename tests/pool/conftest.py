@@ -26,7 +26,8 @@ def pytest_addoption(parser):
         "--kills",
         type=int,
         default=2,
-        help="how often test_kill.py kills a run (give it with tests/pool)",
+        help="how often test_kill.py and test_distributed_faults.py kill a run "
+        "(give it with tests/pool)",
     )
     parser.addoption(
         "--starts",

@@ -152,7 +152,7 @@ def test_a_stopped_group_goes_on_on_another_machine(
     there = grouped.copy(tmp_path / "there")
     first = Bucket(in_memory, grouped.workdir)
     with monkeypatch.context() as patch:
-        terminate_at(patch, grouped.trainer, 1)
+        terminate_at(patch, 1)
         with pytest.raises(Preempted, match=r"4 runs \(c, c.order1.*step 1"):
             _train(grouped, runs, first)
     assert not _unfinished(there)

@@ -10,8 +10,8 @@ import threading
 import pytest
 
 from jaxsim.errors import DamagedError, Preempted
+from jaxsim.interrupt import stop_requested
 from jaxsim.pool.digests import params_digest
-from jaxsim.train import stop_requested
 
 from . import tiny
 from .tiny import stop_after
@@ -93,7 +93,7 @@ def test_sigterm_asks_and_two_at_once_are_one_request():
 def test_a_later_sigterm_ends_at_once(root):
     code = """
 import os, signal
-from jaxsim.train import interrupt
+from jaxsim import interrupt
 with interrupt.stop_requested() as stop:
     os.kill(os.getpid(), signal.SIGTERM)
     print(stop(), flush=True)
@@ -105,6 +105,29 @@ with interrupt.stop_requested() as stop:
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (-signal.SIGTERM, "True\n")
+
+
+def test_two_sigterms_while_nothing_is_trained_are_one_interrupt(root):
+    code = """
+import os, signal
+from jaxsim import interrupt
+interrupt.interrupt_on_sigterm()
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+except KeyboardInterrupt:
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("what is held is given back", flush=True)
+interrupt.SAME_REQUEST = 0.0
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+except KeyboardInterrupt:
+    print("again", flush=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True
+    )
+    said = "what is held is given back\nagain\n"
+    assert (done.returncode, done.stdout) == (0, said), done.stderr
 
 
 def test_outside_the_main_thread_nothing_is_asked():

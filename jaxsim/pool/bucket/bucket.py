@@ -12,8 +12,8 @@ from pathlib import Path
 from jaxsim.console import say
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.pool.bucket import claims
-from jaxsim.pool.bucket.objects import Objects
-from jaxsim.pool.claims import Watch
+from jaxsim.pool.bucket.objects import Objects, StoreError
+from jaxsim.pool.claims import Watch, holding, patiently
 from jaxsim.pool.digests import differences, files_below, sha256_of_file
 from jaxsim.pool.manifest import (
     FILE_NAME,
@@ -77,14 +77,29 @@ class Bucket:
         text = content.decode(errors="replace")
         return parse_manifest(text, entry.name, f"{self}/{key}")
 
-    def fetched(self, entry: Path) -> bool:
+    def shares(self, entry: Path) -> bool:
         """Is `entry` published for all? Then it is fetched, and admitted here.
 
-        A fetch that was killed goes on where it was.
+        One launcher of a workdir fetches; others wait for it.
 
         Raises:
           DamagedError: a file in the bucket is not what the manifest says.
           UserError: the workdir has another result of the same run.
+        """
+        if self.manifest(entry) is None:
+            return False
+        lock = self.workdir / "training" / ".locks" / entry.name
+
+        def attempt(watch: Watch) -> bool:
+            with holding(lock, entry.name, watch):
+                return self.fetched(entry)
+
+        return is_published(entry) or patiently(attempt)
+
+    def fetched(self, entry: Path) -> bool:
+        """As `shares`, for who holds the claim of the run in this workdir.
+
+        A fetch that was killed goes on where it was.
         """
         manifest = self.manifest(entry)
         if manifest is None:
@@ -98,13 +113,7 @@ class Bucket:
                 self._fetch(entry, manifest)
             with contextlib.suppress(AlreadyPublished):
                 admit(entry, manifest)
-        here = read_manifest(entry)
-        if here.params_digest != manifest.params_digest:
-            raise UserError(
-                f"{manifest.kind} {entry.name}: {entry} holds another result "
-                f"than {self}; delete that folder to fetch the shared one, or "
-                "use another --workdir"
-            )
+        self._check_same(entry, read_manifest(entry), manifest)
         return True
 
     def publish(self, entry: Path, manifest: Manifest) -> None:
@@ -131,7 +140,8 @@ class Bucket:
                     f"{self}; this one is not used"
                 )
         # From now on no other attempt can be admitted.
-        self._delete(key, "attempt-", but=manifest.attempt)
+        with contextlib.suppress(StoreError):
+            self._delete(key, "attempt-", but=manifest.attempt)
 
     def agree(self, pool: Pool) -> None:
         """Makes the pool's identity that of the bucket, or refuses it.
@@ -150,12 +160,14 @@ class Bucket:
           UserError: the bucket has another result of the same run.
         """
         for entry in entries:
-            if not self.fetched(entry):
-                manifest = read_manifest(entry)
+            manifest = read_manifest(entry)
+            shared = self.manifest(entry)
+            if shared is None:
                 say(f"{manifest.kind} {entry.name}: sent to {self}")
                 with contextlib.suppress(AlreadyPublished):
                     self.publish(entry, manifest)
-                self.fetched(entry)  # or it is refused
+                shared = self.manifest(entry) or manifest
+            self._check_same(entry, manifest, shared)
 
     def fetch_pool(self) -> None:
         """Fetches identity, seed and every entry that the workdir lacks."""
@@ -165,9 +177,9 @@ class Bucket:
         if not path.exists():
             self.objects.fetch("pool/pool.json", path)
         self._check_identity(path)
-        self.fetched(self.workdir / "seed")
+        self.shares(self.workdir / "seed")
         for name in self._names():
-            self.fetched(self.workdir / "pool" / "members" / name)
+            self.shares(self.workdir / "pool" / "members" / name)
 
     def _owner(self) -> str:
         """Names this workdir, as no other machine names its own.
@@ -198,6 +210,16 @@ class Bucket:
         keys = self.objects.list("pool/members")
         parts = [key.split("/") for key in keys]
         return sorted(p[0] for p in parts if p[1:] == [FILE_NAME])
+
+    def _check_same(
+        self, entry: Path, here: Manifest, shared: Manifest
+    ) -> None:
+        if here.params_digest != shared.params_digest:
+            raise UserError(
+                f"{here.kind} {entry.name}: {entry} holds another result than "
+                f"{self}; delete that folder to fetch the shared one, or use "
+                "another --workdir"
+            )
 
     def _fetch(self, entry: Path, manifest: Manifest) -> None:
         key = f"{self.key(entry)}/{manifest.attempt}"

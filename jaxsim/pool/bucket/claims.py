@@ -71,21 +71,20 @@ def holding(
     number = chain.last + 1
     mine = f"{folder}/{number:06}"
     holder = f"process {os.getpid()} on {platform.node()}"
-    created = objects.create(mine, f"{holder}\n{owner}\n".encode())
-    chain = _Chain(folder, objects.list(folder))
-    # A list that was old may have led to a number that is free again.
-    if not created or chain.last > number:
-        if created:
-            objects.delete([mine])
-        raise Busy(f"{what}: {_holder(objects, folder, chain.last)[0]}")
-    objects.delete(chain.older())
-
+    if not objects.create(mine, f"{holder}\n{owner}\n".encode()):
+        raise Busy(f"{what}: {_holder(objects, folder, number)[0]}")
     stop = threading.Event()
     heart = threading.Thread(
         target=_beat, args=(objects, f"{mine}.beat", stop), daemon=True
     )
     heart.start()
     try:
+        chain = _Chain(folder, objects.list(folder))
+        # A list that was old may have led to a number that is free again.
+        if chain.last > number:
+            objects.delete([mine])
+            raise Busy(f"{what}: {_holder(objects, folder, chain.last)[0]}")
+        objects.delete(chain.older())
         yield
     finally:
         stop.set()

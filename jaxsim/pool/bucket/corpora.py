@@ -5,12 +5,11 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from jaxsim.console import say
-from jaxsim.corpus.datasets import folder_of
-from jaxsim.corpus.store import Corpus, write_record
+from jaxsim.corpus.datasets import TEMPORARY, folder_of
+from jaxsim.corpus.store import Corpus, open_corpus, write_record
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.pool.bucket.bucket import Bucket
 from jaxsim.pool.claims import Watch, holding, patiently
@@ -107,13 +106,21 @@ def _fetch(bucket: Bucket, record: dict[str, Any]) -> None:
     for folder in _folders(bucket, record):
         if (root / folder).exists():
             continue
-        part = root / f".tmp_{uuid.uuid4().hex}"
-        for name in bucket.objects.list(f"corpus/{folder}"):
+        names = bucket.objects.list(f"corpus/{folder}")
+        if not names:
+            raise DamagedError(
+                f"{bucket}/corpus/{folder}: is not there, and corpus.json "
+                "names it; run `jaxsim prepare` where the corpus is"
+            )
+        part = root / f"{TEMPORARY}{uuid.uuid4().hex}"
+        for name in names:
             bucket.objects.fetch(f"corpus/{folder}/{name}", part / name)
         try:
             os.rename(part, root / folder)
-        except OSError:  # another launcher in this workdir was quicker
-            shutil.rmtree(part)
+        except OSError:
+            if not (root / folder).exists():
+                raise
+            shutil.rmtree(part)  # another launcher here was quicker
 
 
 def _folders(bucket: Bucket, record: dict[str, Any]) -> list[str]:
@@ -142,10 +149,10 @@ def _records(
     bucket: Bucket,
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """corpus.json in the bucket, and in the workdir."""
-    path: Path = bucket.workdir / "corpus" / "corpus.json"
+    there = (bucket.workdir / "corpus" / "corpus.json").exists()
     return (
         bucket.objects.read_json(_KEY),
-        json.loads(path.read_text()) if path.exists() else None,
+        open_corpus(bucket.workdir).record if there else None,
     )
 
 

@@ -167,8 +167,6 @@ class Objects:
     def _asked(self, what: str, key: str) -> Iterator[None]:
         try:
             yield
-        except MemoryError:
-            raise
         # Clients of stores raise what their network libraries do.
         except Exception as error:
             said = " ".join(str(error).split())[:300] or type(error).__name__

@@ -28,19 +28,22 @@ LOOK = 10.0  # seconds between two looks for a state that was committed
 _RECORD, _STATE = "group.json", "state.json"
 
 
-def fetch_begun(bucket: Bucket, training: Path) -> None:
-    """Makes the folders of runs that were begun, and records of groups.
+def fetch_begun(bucket: Bucket, training: Path) -> set[str]:
+    """Fetches the records of groups, so that those go on as composed.
 
-    So a run that was begun alone goes on alone, and a group as composed.
+    Returns:
+      The names of the folders that have a state, a run's alone among them.
     """
+    begun = set()
     for key in bucket.objects.list(bucket.key(training)):
         folder, _, name = key.partition("/")
         if name == _STATE:
-            (training / folder).mkdir(parents=True, exist_ok=True)
+            begun.add(folder)
         if name == _RECORD and not (training / folder / name).exists():
             bucket.objects.fetch(
                 f"{bucket.key(training)}/{key}", training / folder / name
             )
+    return begun
 
 
 def fetch_state(bucket: Bucket, folder: Path, runs: Sequence[str]) -> None:
@@ -58,7 +61,7 @@ def fetch_state(bucket: Bucket, folder: Path, runs: Sequence[str]) -> None:
     if max(_steps(folder / states), default=-1) >= step:
         return
     target = folder / states / str(step)
-    part = folder / f".fetch-{step}"
+    part = folder.with_name(f".fetch-{folder.name}")
     shutil.rmtree(part, ignore_errors=True)
     names = bucket.objects.list(f"{key}/{states}/{step}")
     if set(names) != set(state["files"]):
@@ -133,17 +136,24 @@ class _Sender:
         step, states = max(found)
         if self._sent == (states, step):
             return
+        # By other names: a later one may take its place while it is sent.
+        kept = self._folder.with_name(f".sending-{self._folder.name}")
+        shutil.rmtree(kept, ignore_errors=True)
         try:
-            self._send(states, step)
+            shutil.copytree(
+                self._folder / states / str(step), kept, copy_function=os.link
+            )
+            self._send(states, step, kept)
             self._sent = (states, step)
+        except OSError:
+            pass  # it is gone already; the later one is sent
         except StoreError as error:
-            # A later state may have taken its place meanwhile.
-            if (self._folder / states / str(step)).exists():
-                say(f"{self._folder.name}: state after step {step}: {error}")
+            say(f"{self._folder.name}: state after step {step}: {error}")
+        finally:
+            shutil.rmtree(kept, ignore_errors=True)
 
-    def _send(self, states: str, step: int) -> None:
+    def _send(self, states: str, step: int, root: Path) -> None:
         objects, key = self._bucket.objects, self._bucket.key(self._folder)
-        root = self._folder / states / str(step)
         record = self._folder / _RECORD
         if record.exists():
             objects.send(record, f"{key}/{_RECORD}")

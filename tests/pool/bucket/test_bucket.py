@@ -2,6 +2,8 @@
 
 import dataclasses
 import shutil
+import threading
+from concurrent import futures
 
 import pytest
 from train import tiny
@@ -10,7 +12,7 @@ from jaxsim.commands import score
 from jaxsim.corpus import open_corpus
 from jaxsim.corpus import prepare as prepare_corpus
 from jaxsim.errors import DamagedError, UserError
-from jaxsim.pool import open_pool
+from jaxsim.pool import claims, open_pool
 from jaxsim.pool.bucket import Bucket, open_bucket
 from jaxsim.pool.bucket.corpora import fetch_corpus, prepare_for_all
 from jaxsim.pool.bucket.objects import StoreError
@@ -205,6 +207,21 @@ def test_a_fetch_that_was_killed_goes_on(elsewhere, monkeypatch):
     )
     assert elsewhere.fetched(entry)
     assert not set(again) & set(done)
+
+
+def test_many_in_one_workdir_fetch_an_entry_once(
+    elsewhere, monkeypatch, capsys
+):
+    monkeypatch.setattr(claims, "POLL", 0.01)
+    entry, start = elsewhere.workdir / "seed", threading.Barrier(4)
+
+    def work(_):
+        start.wait()
+        return Bucket(elsewhere.objects, elsewhere.workdir).shares(entry)
+
+    with futures.ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(4))) == [True] * 4
+    assert capsys.readouterr().out.count("seed seed: fetched") == 1
 
 
 def test_another_result_of_the_same_run_is_refused(project, bucket, tmp_path):
