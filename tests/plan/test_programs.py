@@ -134,7 +134,7 @@ def test_mixtures_over_devices_exchange_nothing():
 @needs_eight
 def test_a_divided_pool_exchanges_merged_models():
     """Once a mixture, by pairs of chips; see also mixture/test_layouts.py."""
-    config = small.changed("score", model_axis=2)
+    config = small.changed("score", model_axis=2, merge="tree")
     program, plan = scoring(config, small.MODEL, 3, jax.devices())
     report = report_on(program)
     assert plan.layout == (4, 2)
