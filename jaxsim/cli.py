@@ -12,6 +12,7 @@ import importlib.util
 import os
 import platform
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -234,7 +235,9 @@ _USAGE = (
 
 def entry() -> int:
     """The console script."""
-    return main(sys.argv[1:])
+    code = main(sys.argv[1:])
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has ended
+    return code
 
 
 def main(argv: Sequence[str]) -> int:
@@ -319,6 +322,12 @@ def parse(argv: Sequence[str]) -> Call:
         from jaxsim.distributed import group_of
 
         group = group_of(**{name: options.pop(name) for name in _PROCESSES})
+        if group is not None and config is not None and config.bucket:
+            raise UserError(
+                f"config.bucket={config.bucket!r}: the processes of one run "
+                "meet in one workdir, on a file system that all of them see; "
+                "leave the bucket out"
+            )
     return Call(name, config, workdir, options, group)
 
 
@@ -341,7 +350,10 @@ def _execute_in_group(call: Call, group: "Group") -> None:
     """One of many processes; if it fails it ends at once, with its code."""
     from jaxsim import distributed
 
+    # Nothing is begun, and nothing of Python is heard while it waits.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     distributed.join(group)
+    interrupt_on_sigterm()
     try:
         with contextlib.ExitStack() as stack:
             if not distributed.is_lead():  # process 0 says it all

@@ -14,7 +14,7 @@ from jaxsim import corpus as corpora
 from jaxsim.config import Config, SearchConfig, save_config
 from jaxsim.console import say
 from jaxsim.corpus import Corpus, open_corpus
-from jaxsim.distributed import alone, as_lead_sees, is_lead, leading
+from jaxsim.distributed import as_lead_sees, is_lead, leading
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.mesh import training_mesh
 from jaxsim.mixture.scorer import Scorer, table_name
@@ -24,7 +24,7 @@ from jaxsim.model import LanguageModel
 from jaxsim.plan import Plan, devices_of, make_plan, show_plan, sizes_of
 from jaxsim.pool import Manifest, Pool, create_pool, open_pool
 from jaxsim.pool.bucket import Bucket, open_bucket
-from jaxsim.pool.bucket.corpora import fetch_corpus, prepare_for_all
+from jaxsim.pool.bucket.corpora import prepare_for_all, share_corpus
 from jaxsim.pool.build import follow, train_and_publish, train_missing
 from jaxsim.pool.claims import patiently
 from jaxsim.pool.digests import differences
@@ -103,7 +103,7 @@ def seed(config: Config, workdir: Path) -> None:
     """Trains the seed from scratch, on text of its own."""
     bucket = _bucket(config, workdir)
     if bucket:
-        fetch_corpus(bucket)
+        share_corpus(bucket)
     corpus = _corpus(workdir)
     entry = workdir / "seed"
 
@@ -146,6 +146,7 @@ def seed(config: Config, workdir: Path) -> None:
                 bucket=bucket,
             )
         )
+        _check_seed(read_manifest(entry), config)  # another's, perhaps
 
 
 def train(
@@ -157,7 +158,7 @@ def train(
     """Every member that the pool lacks, or the i-th of n shares of them."""
     bucket = _bucket(config, workdir)
     if bucket:
-        fetch_corpus(bucket)
+        share_corpus(bucket)
         bucket.shares(workdir / "seed")
     corpus = _corpus(workdir)
     pool = _pool(config, workdir, corpus)
@@ -354,19 +355,13 @@ def run(config: Config, workdir: Path, override: bool = False) -> None:
 
 def _bucket(config: Config, workdir: Path) -> Bucket | None:
     """Where other machines share this pool, if the config says so."""
-    if config.bucket and not alone():
-        raise UserError(
-            f"config.bucket={config.bucket!r}: the processes of one run meet "
-            "in one workdir, on a file system that all of them see; leave the "
-            "bucket out"
-        )
     return open_bucket(config.bucket, workdir)
 
 
 def _scorer(config: Config, workdir: Path, override: bool) -> Scorer:
     """Over the pool as it is now, also in the bucket."""
     if bucket := _bucket(config, workdir):
-        fetch_corpus(bucket)
+        share_corpus(bucket)
         bucket.fetch_pool()
     return Scorer(workdir, config.score, override)
 

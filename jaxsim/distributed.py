@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import re
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -101,6 +102,8 @@ def join(group: Group) -> None:
       NotJoined: there is nothing to join, or others than expected came.
       UserError: some have more devices than others.
     """
+    if group.process == 0 and group.coordinator is not None:
+        _check_port(group.coordinator)
     # It takes SIGTERM away from Python, and nobody here asks it.
     jax.config.update("jax_enable_preemption_service", False)
     late = threading.Timer(JOIN, _give_up, [_not_joined(group, "no answer")])
@@ -133,6 +136,24 @@ def join(group: Group) -> None:
         raise UserError(
             f"every process must have as many devices as the others: {each}"
         )
+
+
+def _check_port(coordinator: str) -> None:
+    """Its server would end the process with a segmentation fault.
+
+    Raises:
+      UserError: another program listens there.
+    """
+    port = int(coordinator.rpartition(":")[2])
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise UserError(
+                f"--coordinator={coordinator}: port {port} of this host cannot "
+                f"be used ({error.strerror}); give all processes another one"
+            ) from error
 
 
 def _not_joined(group: Group, why: str) -> str:

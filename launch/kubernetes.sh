@@ -20,6 +20,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 for variable in IMAGE CLAIM ACCELERATOR NODES; do
     [ -n "${!variable:-}" ] || die "$variable is not set; see the top of $0"
 done
+[[ $NODES =~ ^[1-9][0-9]*$ ]] || die "NODES=$NODES must be a number"
 NAME=${NAME:-jaxsim-$1}
 PORT=12345
 NODE_SELECTOR='{}' ANNOTATIONS='{}'

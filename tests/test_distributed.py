@@ -3,6 +3,9 @@
 What two processes do is in tests/pool/test_distributed.py.
 """
 
+import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxsim import cli, distributed
+from jaxsim.cli import parse
 from jaxsim.distributed import Group, group_of
 from jaxsim.errors import UserError
 from jaxsim.mesh import rows_here, rows_to_devices, to_devices, to_host
@@ -45,6 +49,49 @@ def test_groups_are_asked_for(flags, group):
 def test_flags_that_contradict_are_refused(flags, message):
     with pytest.raises(UserError, match=message):
         group_of(*flags)
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    """JAX would end with a segmentation fault."""
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=rf"port {port} .*cannot be used"):
+            distributed._check_port(f"localhost:{port}")
+    distributed._check_port(f"localhost:{port}")
+
+
+def test_sigterm_ends_a_process_that_waits_for_others(root: Path) -> None:
+    """Nothing of Python is heard meanwhile."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "jaxsim", "train", "--workdir=nowhere"),
+            *("--config=configs/quickstart.py", "--processes=2"),
+            *("--coordinator=localhost:1", "--process=1"),
+        ],
+        cwd=root,
+        env=os.environ | {"JAX_LOGGING_LEVEL": "DEBUG"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stderr:
+        if "Connecting to JAX distributed service" in line:
+            break
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_a_bucket_and_many_processes_exclude_each_other(root: Path) -> None:
+    with pytest.raises(UserError, match="leave the bucket out"):
+        parse(
+            [
+                *("train", "--workdir=nowhere", "--distributed=auto"),
+                f"--config={root / 'configs' / 'quickstart.py'}",
+                "--config.bucket=s3://name/pool",
+            ]
+        )
 
 
 def test_commands_of_one_process_know_no_group(root: Path, tmp_path: Path):

@@ -11,6 +11,8 @@ WORKDIR/corpus/
 import json
 import os
 import threading
+import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import numpy as np
 
 from jaxsim.corpus.arrayrecord import TableReader
 from jaxsim.corpus.datasets import (
+    TEMPORARY,
     Domain,
     EvaluationRows,
     Unit,
@@ -25,6 +28,7 @@ from jaxsim.corpus.datasets import (
     open_unit,
     read_evaluation,
 )
+from jaxsim.corpus.names import check_name
 from jaxsim.corpus.tokenizer import Tokenizer
 from jaxsim.errors import DamagedError, UserError
 
@@ -78,6 +82,7 @@ class Corpus:
         self.budget_rows: int = frozen["budget_rows"]
         self.units = {n: Unit(**u) for n, u in record["units"].items()}
         self.domains = {n: Domain(**d) for n, d in record["domains"].items()}
+        _check_names(workdir, [*self.units, *self.domains])
         self.seed = Unit(**frozen["seed"])
         self.tokenizer_digest: str = frozen["tokenizer_digest"]
         self.tokenizer = Tokenizer.load(
@@ -151,6 +156,15 @@ class Corpus:
             return self._evaluations[domain, half]
 
 
+def _check_names(workdir: Path, names: Iterable[str]) -> None:
+    """They become folders: a corpus may have been copied from anywhere."""
+    for name in names:
+        try:
+            check_name(name, f"corpus.json in {workdir}")
+        except UserError as error:
+            raise DamagedError(str(error)) from error
+
+
 def open_corpus(workdir: Path) -> Corpus:
     """The corpus of a workdir.
 
@@ -187,7 +201,8 @@ def open_corpus(workdir: Path) -> Corpus:
 def write_record(workdir: Path, record: dict[str, Any]) -> None:
     """Publishes corpus.json in one step: until then nothing has changed."""
     path = workdir / "corpus" / "corpus.json"
-    temporary = path.with_name(".corpus.json.tmp")
+    # Of its own: two launchers may fetch one corpus.
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(json.dumps(record, indent=1) + "\n")
         file.flush()

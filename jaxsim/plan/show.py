@@ -8,12 +8,13 @@ from jaxsim.plan.report import LARGE, Report
 
 _CHANGES = (
     "take a smaller config.recipe.batch (another recipe), "
-    "config.train.remat='full', a smaller config.train.loss_chunk, a larger "
-    "config.train.model_axis, or more chips",
+    "config.train.remat='full' if it is not, a smaller "
+    "config.train.loss_chunk, a larger config.train.model_axis, or more chips",
     "one run is too much for one chip: train it over all of them, as above, "
-    "or take a smaller config.recipe.batch or config.train.remat='full'",
-    "set config.score.deltas='bfloat16', a larger config.score.model_axis, "
-    "or smaller config.score.rows and config.score.loss_chunk",
+    "or take a smaller config.recipe.batch, or config.train.remat='full' if "
+    "it is not",
+    "set config.score.deltas='bfloat16' if it is not, a larger "
+    "config.score.model_axis, or smaller config.score.rows and config.score.loss_chunk",
 )
 
 

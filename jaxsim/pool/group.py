@@ -68,19 +68,32 @@ def recorded(training: Path) -> list[tuple[Path, Group]]:
       DamagedError: a record cannot be read; names it.
     """
     found = [
-        (path.parent, _read(path))
+        (path.parent, read_group(path))
         for path in sorted(training.glob(f"{_PREFIX}*/{_FILE}"))
     ]
     return [(folder, group) for folder, group in found if group is not None]
 
 
-def _read(path: Path) -> Group | None:
-    """None if it is gone by now: another launcher has finished it."""
+def read_group(path: Path) -> Group | None:
+    """None if it is gone by now: another launcher has finished it.
+
+    Raises:
+      DamagedError: it is no record of a group.
+    """
     try:
         data = json.loads(path.read_text())
         if data.pop("format") != FORMAT:
             raise ValueError("another format")
-        runs = [Run(**run) for run in data["runs"]]
+        runs = [
+            Run(
+                str(run["name"]),
+                str(run["kind"]),
+                {str(k): float(v) for k, v in run["ratio"].items()},
+                int(run["steps"]),
+                int(run["order"]),
+            )
+            for run in data["runs"]
+        ]
         for run in runs:
             check_name(run.name, str(path))
         return Group(tuple(runs), int(data["slots"]))

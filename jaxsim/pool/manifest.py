@@ -92,7 +92,7 @@ def parse_manifest(text: str, name: str, path: Path | str) -> Manifest:
             "entry"
         )
     for file in manifest.files:
-        _check_inside(path, file)
+        check_inside(path, file)
     if manifest.name != name:
         raise DamagedError(
             f"{path}: it is of {manifest.name!r}, but lies in {name!r}"
@@ -120,7 +120,12 @@ def _parse(data: dict[str, Any]) -> Manifest:
     return Manifest(**data)
 
 
-def _check_inside(path: Path | str, name: str) -> None:
+def check_inside(path: Path | str, name: str) -> str:
+    """The name of a file, if that lies below what names it.
+
+    Raises:
+      DamagedError: names `path`, where the name is from.
+    """
     pure = PurePosixPath(name)
     if (
         not pure.parts
@@ -130,3 +135,4 @@ def _check_inside(path: Path | str, name: str) -> None:
         or "\0" in name
     ):
         raise DamagedError(f"{path}: file {name!r} points outside its entry")
+    return name

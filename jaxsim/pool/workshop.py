@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ from jaxsim.pool.publish import (
 from jaxsim.train import Run, Trainer
 from jaxsim.train.finite import NonFiniteError
 from jaxsim.train.trainer import Trained
+
+PATIENCE = 600.0  # seconds for which a result waits for its bucket
+RETRY = 10.0  # between two tries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,11 +93,11 @@ class Workshop:
         claim = self.holding(run.name, f"{run.kind} {run.name}", watch)
         locks.enter_context(claim)
         entry = self.entry_of(run.name)
-        if is_published(entry):
-            return False
-        if self.bucket is not None and self.bucket.fetched(entry):
-            # What was begun here was finished elsewhere.
-            shutil.rmtree(self.training / run.name, ignore_errors=True)
+        if is_published(entry) or (
+            self.bucket is not None and self.bucket.fetched(entry)
+        ):
+            # Finished elsewhere, or killed before this was done.
+            self._drop(self.training / run.name)
             return False
         return True
 
@@ -103,9 +107,10 @@ class Workshop:
         One that is held is not asked about; it will be waited for.
         """
         entry = self.entry_of(run.name)
-        if is_published(entry):
+        there = is_published(entry)
+        if there and not (self.training / run.name).exists():
             return True
-        if self.bucket is not None and self.bucket.manifest(entry):
+        if there or (self.bucket and self.bucket.manifest(entry)):
             with (
                 contextlib.suppress(Busy),
                 contextlib.ExitStack() as locks,
@@ -187,15 +192,21 @@ class Workshop:
             for run, outcome in zip(group.runs, outcomes, strict=True):
                 if run in mine:
                     try:
-                        self._admit(run, outcome, group)
+                        self._admit(run, outcome, group, agreement.anybody)
                     except NonFiniteError as error:
                         failed.append(str(error))
                     except Busy as busy:
                         lost.append(busy.who)
                     except StoreError as error:
                         unsent.append(f"{run.kind} {run.name}: {error}")
-            # Of a group that was taken over, the folder is another's.
-            if not lost and len(failed) < len(mine):
+            # Of a group that was taken over, the folder is another's. And a
+            # run that somebody held may yet be left to this group.
+            there = sum(
+                is_published(self.entry_of(run.name)) for run in group.runs
+            )
+            done = there + len(failed) == len(group.runs)
+            # What is not in the bucket may be needed on another machine.
+            if there and done and not (lost or unsent):
                 shutil.rmtree(folder, ignore_errors=True)
         if failed:
             others = len(mine) - len(failed) - len(lost)
@@ -253,7 +264,11 @@ class Workshop:
         }
 
     def _admit(
-        self, run: Run, outcome: Trained | NonFiniteError, group: Group
+        self,
+        run: Run,
+        outcome: Trained | NonFiniteError,
+        group: Group,
+        stop: Callable[[], bool],
     ) -> None:
         """Publishes the outcome of a run.
 
@@ -275,7 +290,7 @@ class Workshop:
         try:
             try:
                 if self.bucket is not None:  # what it admits counts for all
-                    self.bucket.publish(entry, manifest)
+                    self._send(entry, manifest, stop)
             except StoreError:
                 publish(entry, manifest)  # the next start sends it
                 raise
@@ -283,8 +298,26 @@ class Workshop:
         except AlreadyPublished as lost:
             say(str(lost))
             if self.bucket is not None:
-                shutil.rmtree(entry / attempt, ignore_errors=True)
+                clear_leftovers(entry)
                 self.bucket.fetched(entry)
+
+    def _send(
+        self, entry: Path, manifest: Manifest, stop: Callable[[], bool]
+    ) -> None:
+        """Publishes in the bucket; waits a while for one that is not there."""
+        assert self.bucket is not None
+        begin = time.monotonic()
+        while True:
+            try:
+                self.bucket.publish(entry, manifest)
+            except StoreError as error:
+                if stop() or time.monotonic() - begin > PATIENCE:
+                    raise
+                say(f"{manifest.kind} {entry.name}: tried again: {error}")
+                time.sleep(RETRY)
+            else:
+                say(f"{manifest.kind} {entry.name}: sent to {self.bucket}")
+                return
 
     def _manifest(
         self,

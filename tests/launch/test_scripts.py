@@ -70,6 +70,20 @@ def test_dry_run_does_nothing(launch: Launch, script, argv, expected) -> None:
     assert not launch.log
 
 
+def test_a_dry_run_may_be_asked_for_anywhere(launch: Launch) -> None:
+    """What would be run otherwise costs money."""
+    done = launch("tpu", "slice", "zone", "train", *ARGUMENTS, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "would run" in done.stdout
+    assert not launch.log
+
+
+def test_nodes_that_are_no_number_are_refused(launch: Launch) -> None:
+    done = launch("kubernetes", "train", **CLUSTER | {"NODES": "two"})
+    assert done.returncode == 2
+    assert "NODES=two must be a number" in done.stderr
+
+
 def test_the_image_holds_what_the_package_needs(root: Path) -> None:
     """What is copied is there, and is let through to the builder."""
     folder = root / "launch"

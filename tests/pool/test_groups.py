@@ -15,8 +15,9 @@ from jaxsim.errors import DamagedError, JaxsimError, Preempted
 from jaxsim.pool import claims
 from jaxsim.pool.bucket import Bucket
 from jaxsim.pool.build import train_missing
-from jaxsim.pool.claims import holding
+from jaxsim.pool.claims import Busy, holding
 from jaxsim.pool.publish import is_published
+from jaxsim.pool.workshop import Workshop
 from jaxsim.train import member_run, repeat_of, trainer_of_recipe, truth_run
 
 from .launched import terminate_at
@@ -167,6 +168,32 @@ def test_a_stopped_group_goes_on_on_another_machine(
     # The first machine fetches them, and its own half is of no use.
     _train(grouped, runs, first)
     assert len(work) == 3
+    assert _digests(grouped.pool, runs) == want
+    assert not _unfinished(grouped)
+
+
+def test_a_run_that_was_held_for_a_moment_is_left_to_its_group(
+    grouped, undisturbed, work, monkeypatch
+):
+    """Trained alone it would differ in its last bits."""
+    runs, want = undisturbed
+    with monkeypatch.context() as patch:
+        terminate_at(patch, 1)
+        with pytest.raises(Preempted):
+            _train(grouped, runs)
+    monkeypatch.setattr(claims, "POLL", 0.01)
+    take, held = Workshop.take, []
+
+    def busy_once(self, run, *args):
+        if run.name == runs[1].name and not held:
+            held.append(run.name)
+            raise Busy(f"{run.name}: another launcher")
+        return take(self, run, *args)
+
+    monkeypatch.setattr(Workshop, "take", busy_once)
+    _train(grouped, runs)
+    assert held
+    assert all(len(names) == 4 for names, _ in work), work
     assert _digests(grouped.pool, runs) == want
     assert not _unfinished(grouped)
 

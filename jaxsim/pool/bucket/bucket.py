@@ -111,6 +111,12 @@ class Bucket:
             if not root.exists():
                 say(f"{manifest.kind} {entry.name}: fetched from {self}")
                 self._fetch(entry, manifest)
+            if problems := file_problems(entry, manifest):
+                shutil.rmtree(root)
+                raise DamagedError(
+                    f"{manifest.kind} {entry.name}, fetched from {self}: "
+                    f"{problems[0]}; repeat the same command"
+                )
             with contextlib.suppress(AlreadyPublished):
                 admit(entry, manifest)
         self._check_same(entry, read_manifest(entry), manifest)
@@ -195,7 +201,10 @@ class Bucket:
             with contextlib.suppress(FileExistsError):
                 os.link(part, path)
             part.unlink()
-        return f"{path.read_text()} on {platform.node()}"
+        this = path.stat()  # a copy of the workdir is another one
+        return f"{path.read_text()} {this.st_dev}:{this.st_ino} on " + (
+            platform.node()
+        )
 
     def _check_identity(self, path: Path) -> None:
         shared = self.objects.read_json("pool/pool.json") or {}

@@ -19,16 +19,18 @@ _NAME = ".corpus"  # of the claim; no run's name begins with a dot
 _KEY = "corpus/corpus.json"
 
 
-def fetch_corpus(bucket: Bucket) -> None:
-    """Fetches the corpus, or refuses one in the workdir that is another.
+def share_corpus(bucket: Bucket) -> None:
+    """Fetches the corpus, or sends the one that only the workdir has.
 
     Raises:
       UserError: the corpus of the workdir is not that of the bucket.
     """
     shared, here = _records(bucket)
-    if shared is None:
+    if shared is None and here is None:
         return
-    if here is None:
+    if shared is None:
+        prepare_for_all(bucket, lambda: open_corpus(bucket.workdir), False)
+    elif here is None:
         say(f"corpus: fetched from {bucket}")
         _fetch(bucket, shared)
         write_record(bucket.workdir, shared)
@@ -71,7 +73,7 @@ def prepare_for_all(
 def _agree(bucket: Bucket) -> None:
     shared, here = _records(bucket)
     if here is None:
-        fetch_corpus(bucket)
+        share_corpus(bucket)
     elif shared is not None and (
         lines := differences(shared["frozen"], here["frozen"])
     ):
@@ -86,18 +88,17 @@ def _send(bucket: Bucket) -> None:
     """Makes the corpus of the workdir that of the bucket."""
     shared, here = _records(bucket)
     assert here is not None
-    if shared is not None and not differences(_content(shared), _content(here)):
-        return
     root = bucket.workdir / "corpus"
     there = bucket.objects.list("corpus")
-    for folder in _folders(bucket, here):
+    if shared is None or differences(_content(shared), _content(here)):
+        say(f"corpus: sent to {bucket}")
+    for folder in _folders(bucket, here):  # also to mend what is lost there
         for name, size in files_below(root / folder).items():
             key = f"{folder}/{name}"
             if there.get(key) != size:
                 bucket.objects.send(root / key, f"corpus/{key}")
     # Last: until then nothing has changed.
     bucket.objects.write(_KEY, json.dumps(here, indent=1).encode())
-    say(f"corpus: sent to {bucket}")
 
 
 def _fetch(bucket: Bucket, record: dict[str, Any]) -> None:

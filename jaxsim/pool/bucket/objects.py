@@ -50,6 +50,12 @@ class Objects:
                 f"config.bucket={url!r}: {error}"
                 + (f"; pip install 'jaxsim[{extra}]'" if extra else "")
             ) from error
+        if protocol in ("http", "https"):
+            raise UserError(
+                f"config.bucket={url!r}: must be s3://NAME/pool or "
+                "gs://NAME/pool; the address of another S3 server is in "
+                "AWS_ENDPOINT_URL"
+            )
         if isinstance(self._files, LocalFileSystem):
             raise UserError(
                 f"config.bucket={url!r}: a file system that all machines see "
@@ -60,8 +66,24 @@ class Objects:
         """Tries what everything here rests on.
 
         Raises:
+          UserError: there is no such bucket, or no right to write there.
           StoreError: the store cannot be reached, or replaces what exists.
         """
+        try:
+            self._try()
+        except StoreError as error:
+            cause = error.__cause__
+            if (
+                isinstance(cause, FileNotFoundError | PermissionError)
+                or type(cause).__name__ == "NoCredentialsError"
+            ):
+                raise UserError(
+                    f"config.bucket={self.url!r}: {cause}; look at the name, "
+                    "at your credentials and at their right to write there"
+                ) from error
+            raise
+
+    def _try(self) -> None:
         key = f".probe-{uuid.uuid4().hex}"
         first, second = self.create(key, b"1"), self.create(key, b"2")
         kept = self.read(key)
@@ -161,7 +183,15 @@ class Objects:
                 self._files.rm_file(self._path(key))
 
     def _path(self, key: str) -> str:
-        return f"{self._root}/{key}"
+        """Where an object lies in the store.
+
+        Raises:
+          DamagedError: the key leads elsewhere; parts of it may be read from
+            other objects.
+        """
+        if key and not {"", ".", ".."}.isdisjoint(key.split("/")):
+            raise DamagedError(f"{self.url}: {key!r} is no key")
+        return f"{self._root}/{key}" if key else self._root
 
     @contextlib.contextmanager
     def _asked(self, what: str, key: str) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """One pool in a bucket: what is published, fetched and refused."""
 
 import dataclasses
+import json
 import shutil
 import threading
 from concurrent import futures
@@ -12,9 +13,9 @@ from jaxsim.commands import score
 from jaxsim.corpus import open_corpus
 from jaxsim.corpus import prepare as prepare_corpus
 from jaxsim.errors import DamagedError, UserError
-from jaxsim.pool import claims, open_pool
+from jaxsim.pool import claims, open_pool, workshop
 from jaxsim.pool.bucket import Bucket, open_bucket
-from jaxsim.pool.bucket.corpora import fetch_corpus, prepare_for_all
+from jaxsim.pool.bucket.corpora import prepare_for_all, share_corpus
 from jaxsim.pool.bucket.objects import StoreError
 from jaxsim.pool.build import train_missing
 from jaxsim.pool.publish import AlreadyPublished, is_published, save_attempt
@@ -46,7 +47,7 @@ def elsewhere(bucket, tmp_path) -> Bucket:
 
 
 def test_a_pool_arrives_as_it_was_sent(project, elsewhere, capsys):
-    fetch_corpus(elsewhere)
+    share_corpus(elsewhere)
     elsewhere.fetch_pool()
     pool = open_pool(elsewhere.workdir)
     assert digests(pool) == digests(project.pool)
@@ -68,7 +69,7 @@ def test_it_is_scored_from_an_empty_workdir(project, url, s3, tmp_path):
 def test_members_that_others_published_are_not_trained(
     project, elsewhere, monkeypatch
 ):
-    fetch_corpus(elsewhere)
+    share_corpus(elsewhere)
     elsewhere.fetched(elsewhere.workdir / "seed")
     there = dataclasses.replace(project, workdir=elsewhere.workdir)
     monkeypatch.setattr(project.trainer, "train", None)
@@ -129,35 +130,103 @@ def test_what_cannot_be_sent_is_kept_and_sent_later(
         raise StoreError(f"{key}: no route to host")
 
     monkeypatch.setattr(bucket.objects, "send", cut)
+    monkeypatch.setattr(workshop, "PATIENCE", 0)
+    bucket.objects.write("training/c/state.json", b"kept")
     with pytest.raises(StoreError, match=r"member c: .*no route[^$]*alone"):
         _train(project, bucket, "c")
     assert "c" in project.pool.names()
     assert bucket.manifest(project.pool.entry("c")) is None
-    assert not (project.workdir / "training" / "c").exists()
+    # Others may still need it, if this machine never comes back.
+    assert bucket.objects.read("training/c/state.json") == b"kept"
 
     monkeypatch.setattr(bucket.objects, "send", send)
     monkeypatch.setattr(project.trainer, "train", None)
     _train(project, bucket, "c")
     sent = bucket.manifest(project.pool.entry("c"))
     assert sent == project.pool.manifest("c")
+    assert bucket.objects.list("training") == {}
+    assert not (project.workdir / "training" / "c").exists()
+
+
+def test_a_result_waits_for_its_store(project, bucket, monkeypatch, capsys):
+    send, tries = bucket.objects.send, []
+
+    def cut_twice(path, key):
+        tries.append(key)
+        if len(tries) <= 2:
+            raise StoreError("no route to host")
+        send(path, key)
+
+    monkeypatch.setattr(bucket.objects, "send", cut_twice)
+    monkeypatch.setattr(workshop, "RETRY", 0)
+    _train(project, bucket, "c")
+    assert bucket.manifest(project.pool.entry("c"))
+    said = capsys.readouterr().out
+    assert said.count("member c: tried again: no route to host") == 2
+    assert "member c: sent to inmemory://pool" in said
 
 
 def test_pods_that_share_a_machine_have_owners_of_their_own(bucket, elsewhere):
     assert bucket._owner() == Bucket(bucket.objects, bucket.workdir)._owner()
     assert bucket._owner() != elsewhere._owner()
+    shutil.copytree(bucket.workdir, elsewhere.workdir, dirs_exist_ok=True)
+    assert bucket._owner() != elsewhere._owner()
+
+
+@pytest.mark.parametrize("name", ["../../../evil", "/tmp/evil", ".x", "a/b"])
+def test_names_of_a_corpus_are_no_paths(elsewhere, name):
+    record = elsewhere.objects.read_json("corpus/corpus.json")
+    record["units"][name] = record["units"].pop("a")
+    elsewhere.objects.write("corpus/corpus.json", json.dumps(record).encode())
+    share_corpus(elsewhere)
+    with pytest.raises(DamagedError, match="the name "):
+        open_corpus(elsewhere.workdir)
+
+
+def test_a_pool_of_before_is_sent_with_its_corpus(project, in_memory, tmp_path):
+    bucket = Bucket(in_memory, project.workdir)
+    share_corpus(bucket)
+    _train(project, bucket, "a", "b")
+    there = Bucket(in_memory, tmp_path / "there")
+    share_corpus(there)
+    there.fetch_pool()
+    assert digests(open_pool(there.workdir)) == digests(project.pool)
+
+
+def test_a_corpus_that_lost_an_object_is_mended_by_who_has_it(
+    project, bucket, elsewhere
+):
+    key = next(k for k in bucket.objects.list("corpus") if k.startswith("unit"))
+    folder = key.split("/")[0]
+    for name in bucket.objects.list(f"corpus/{folder}"):
+        bucket.objects.delete([f"corpus/{folder}/{name}"])
+    with pytest.raises(DamagedError, match=f"{folder}: is not there"):
+        share_corpus(elsewhere)
+    prepare_for_all(bucket, lambda: project.corpus, False)
+    share_corpus(elsewhere)
+    assert open_corpus(elsewhere.workdir).rows("a")
+
+
+def test_what_a_kill_left_of_a_finished_run_is_dropped(project, bucket):
+    folder = project.workdir / "training" / "a"
+    (folder / "states").mkdir(parents=True)
+    bucket.objects.write("training/a/state.json", b"{}")
+    _train(project, bucket, "a")
+    assert not folder.exists()
+    assert bucket.objects.list("training") == {}
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"frozen": {}}'])
 def test_a_damaged_record_is_named(elsewhere, content):
     elsewhere.objects.write("corpus/corpus.json", content)
     with pytest.raises(DamagedError, match=r"corpus/corpus.json: "):
-        fetch_corpus(elsewhere)
+        share_corpus(elsewhere)
 
 
 def test_a_data_set_that_is_being_sent_is_not_taken_for_whole(elsewhere):
     folder = "corpus/unit_00000000000000000000000000000000"
     elsewhere.objects.write(f"{folder}/table/part", b"half")
-    fetch_corpus(elsewhere)
+    share_corpus(elsewhere)
     assert not (elsewhere.workdir / folder).exists()
     assert open_corpus(elsewhere.workdir).rows("a")
 
@@ -244,7 +313,7 @@ def test_another_pool_is_refused(project, bucket, tmp_path):
 
 
 def test_a_new_partition_reaches_the_others(project, bucket, elsewhere):
-    fetch_corpus(elsewhere)
+    share_corpus(elsewhere)
     corpus = project.config.corpus
     more = {**corpus.partitions, "z": corpus.partitions["a"]}
     config = tiny.changed(project.config, "corpus", partitions=more)
@@ -252,9 +321,9 @@ def test_a_new_partition_reaches_the_others(project, bucket, elsewhere):
         bucket, lambda: prepare_corpus(config, project.workdir), False
     )
     with pytest.raises(UserError, match=r"another corpus.*jaxsim prepare"):
-        fetch_corpus(elsewhere)
+        share_corpus(elsewhere)
     shutil.rmtree(elsewhere.workdir / "corpus")
-    fetch_corpus(elsewhere)
+    share_corpus(elsewhere)
     assert "z" in open_corpus(elsewhere.workdir).units
 
 

@@ -70,7 +70,7 @@ def test_a_store_that_replaces_what_exists_is_refused(objects, monkeypatch):
 
 
 def test_a_bucket_that_is_not_there_is_named(s3):
-    with pytest.raises(StoreError, match="s3://nowhere/pool"):
+    with pytest.raises(UserError, match="s3://nowhere/pool"):
         Objects("s3://nowhere/pool").check()
 
 
@@ -80,6 +80,7 @@ def test_a_bucket_that_is_not_there_is_named(s3):
         ("bucket/pool", "must be a URL"),
         ("nosuch://bucket", "Protocol not known"),
         ("file:///tmp/x", "give it as --workdir"),
+        ("https://x/y", "AWS_ENDPOINT_URL"),
         ("gs://bucket/pool", r"pip install 'jaxsim\[gcs\]'"),
     ],
 )
@@ -88,8 +89,19 @@ def test_addresses_that_are_none_are_refused(url, message):
         Objects(url)
 
 
+@pytest.mark.parametrize("key", ["a/../b", "/a", "a//b", "a/./b", ".."])
+def test_keys_of_elsewhere_are_none(in_memory, key):
+    for ask in (
+        in_memory.read,
+        in_memory.list,
+        lambda k: in_memory.write(k, b""),
+    ):
+        with pytest.raises(DamagedError, match="is no key"):
+            ask(key)
+
+
 def test_keys_that_lead_outside_are_refused(in_memory):
-    in_memory.write("a/../../b", b"")
+    in_memory.write("a/b", b"")
     files, root = in_memory._files, in_memory._root
     files.store[f"{root}/a/../b"] = files.store.popitem()[1]
     with pytest.raises(DamagedError, match="points outside"):
