@@ -14,7 +14,8 @@ _CHANGES = (
     "or take a smaller config.recipe.batch, or config.train.remat='full' if "
     "it is not",
     "set config.score.deltas='bfloat16' if it is not, a larger "
-    "config.score.model_axis, or smaller config.score.rows and config.score.loss_chunk",
+    "config.score.model_axis, or smaller config.score.rows and "
+    "config.score.loss_chunk",
 )
 
 
