@@ -94,6 +94,8 @@ def read_group(path: Path) -> Group | None:
             )
             for run in data["runs"]
         ]
+        if not runs:
+            raise ValueError("no runs")
         for run in runs:
             check_name(run.name, str(path))
         return Group(tuple(runs), int(data["slots"]))

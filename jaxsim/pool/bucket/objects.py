@@ -197,6 +197,8 @@ class Objects:
     def _asked(self, what: str, key: str) -> Iterator[None]:
         try:
             yield
+        except DamagedError:
+            raise  # of the key, before the store is asked
         # Clients of stores raise what their network libraries do.
         except Exception as error:
             said = " ".join(str(error).split())[:300] or type(error).__name__

@@ -127,11 +127,11 @@ def test_what_cannot_be_sent_is_kept_and_sent_later(
     send = bucket.objects.send
 
     def cut(path, key):
+        bucket.objects.write("training/c/state.json", b"kept")
         raise StoreError(f"{key}: no route to host")
 
     monkeypatch.setattr(bucket.objects, "send", cut)
     monkeypatch.setattr(workshop, "PATIENCE", 0)
-    bucket.objects.write("training/c/state.json", b"kept")
     with pytest.raises(StoreError, match=r"member c: .*no route[^$]*alone"):
         _train(project, bucket, "c")
     assert "c" in project.pool.names()

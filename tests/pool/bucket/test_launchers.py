@@ -23,7 +23,8 @@ def machines(command, s3, url, tmp_path):
     shared.environment = command.environment | s3
     shared.overrides = [f"--config.bucket={url}"]
 
-    def start(name):
+    def start(name, step_seconds=0.0):
+        shared.environment["STEP_SECONDS"] = str(step_seconds)
         return shared.start(tmp_path / name)
 
     return start
@@ -71,7 +72,7 @@ def test_another_machine_goes_on_from_what_a_killed_one_sent(
     machines, undisturbed, objects, tmp_path
 ):
     want, _ = undisturbed
-    first = machines("one")
+    first = machines("one", step_seconds=0.5)  # not done before it is killed
     said = []
     for line in first.stdout:
         said.append(line)
