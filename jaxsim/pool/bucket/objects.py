@@ -9,13 +9,14 @@ import contextlib
 import json
 import uuid
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from jaxsim.errors import DamagedError, JaxsimError, UserError
+from jaxsim.pool.manifest import check_inside
 
 _EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}  # of pip, by protocol
 
@@ -151,10 +152,7 @@ class Objects:
             if path.startswith(f"{root}/") and not path.endswith("/")
         }
         for key in keys:
-            if ".." in PurePosixPath(key).parts or "\\" in key or key[0] == "/":
-                raise DamagedError(
-                    f"{self.url}/{prefix}: object {key!r} points outside"
-                )
+            check_inside(f"{self.url}/{prefix}", key)
         return keys
 
     def send(self, path: Path, key: str) -> None:
