@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from jaxsim.report.drawing import BLUE, GREY, INK, ORANGE, canvas
+from jaxsim.report.figures import BLUE, GREY, INK, ORANGE, canvas
 from jaxsim.study.validate import CALIBRATED
 
 HERE = Path(__file__).parent

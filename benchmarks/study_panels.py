@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.study_figure import LOOKS
 from benchmarks.study_uneven import TWO
-from jaxsim.report.drawing import BLUE, GREY, INK, ORANGE, canvas
+from jaxsim.report.figures import BLUE, GREY, INK, ORANGE, canvas
 from jaxsim.study.validate import CALIBRATED, IN_POOL, OUT_OF_POOL
 
 HERE = Path(__file__).parent

@@ -30,10 +30,10 @@ from jaxsim.pool.claims import patiently
 from jaxsim.pool.digests import differences
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
-from jaxsim.report.gauged import gauge_lines
-from jaxsim.report.tables import (
+from jaxsim.report.show import (
     show_agreement,
     show_chosen,
+    show_diagnostics,
     show_found,
     show_members,
     show_pool,
@@ -227,8 +227,7 @@ def validate(
         repeat_pairs(config, scorer),
     )
     save_gauge(workdir, known)
-    for line in gauge_lines(known):
-        say(line)
+    show_diagnostics(known)
     if given is not None:
         validation = _validate_given(scorer, given)
     else:

@@ -8,12 +8,28 @@ from typing import NamedTuple
 
 from jaxsim.errors import UserError
 
+_FORMULA = ("=", "+", "-", "@")
+
 
 class Line(NamedTuple):
     """A row of a CSV: its line in the file, from 1, and text by column."""
 
     number: int
     cells: dict[str, str]
+
+
+def as_text(cell: str) -> str:
+    """A cell of text that no spreadsheet takes for a formula.
+
+    It gets a leading apostrophe, which `read_cells` takes away again.
+    """
+    return f"'{cell}" if cell.lstrip("'").startswith(_FORMULA) else cell
+
+
+def _from_text(cell: str) -> str:
+    text = cell.strip()
+    is_marked = text.startswith("'") and text.lstrip("'").startswith(_FORMULA)
+    return text[1:] if is_marked else text
 
 
 def read_numbers(
@@ -61,7 +77,7 @@ def read_cells(path: Path) -> tuple[list[str], list[Line]]:
 
 def _parse_cells(path: Path, text: str) -> tuple[list[str], list[Line]]:
     reader = csv.reader(io.StringIO(text, newline=""))
-    header = [cell.strip() for cell in next(reader, [])]
+    header = [_from_text(cell) for cell in next(reader, [])]
     if not header:
         raise UserError(f"{path}: empty")
     if len(set(header)) != len(header) or "" in header[1:]:
@@ -75,7 +91,7 @@ def _parse_cells(path: Path, text: str) -> tuple[list[str], list[Line]]:
                 f"{path}, line {reader.line_num}: {len(cells)} cells under "
                 f"{len(header)} columns"
             )
-        stripped = [cell.strip() for cell in cells]
+        stripped = [_from_text(cell) for cell in cells]
         lines.append(
             Line(reader.line_num, dict(zip(header, stripped, strict=True)))
         )

@@ -1,158 +1,162 @@
-"""The agreement table, as console, page and files show it.
+"""Tables of reference runs beside predictions, noise and calibration."""
 
-One group of targets at a time: each macro, and the mean over the domains of a
-kind. Predictors come first, then the rules that know nothing of any model, and
-last what a truth's own repeat reaches.
-"""
-
-import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxsim.report.wording import interval, number
-from jaxsim.study.agreement import ENOUGH_TRUTHS
+from jaxsim.report.format import (
+    count,
+    marks,
+    number,
+    percent,
+    signed,
+    target,
+    weights,
+    yes,
+)
+from jaxsim.report.outcome import aim_of, on_target
+from jaxsim.report.table import Column, Estimate, Table
+from jaxsim.report.targets import KINDS, targets_of
+from jaxsim.search.found import Found
 from jaxsim.study.chosen import Chosen
 from jaxsim.study.noise import NOISE_BOUND, corrected
 from jaxsim.study.rules import RULES
-from jaxsim.study.scale import SCALES
 from jaxsim.study.validate import (
     BASELINES,
     CALIBRATED,
     PROXIES,
-    SCALED,
     Validation,
 )
 
 REPEAT = "repeat"
 LABELS = {
     "merge": "merge",
-    SCALED: "merge at its scale",
-    "probability": "probability average",
+    "probability": "ensemble",
     "members": "mean of members",
     CALIBRATED: "calibrated merge",
-    "log-linear": "log-linear on ratios alone",
-    "trees": "boosted trees on ratios alone",
-    REPEAT: "the truth's repeat",
+    "log-linear": "log-linear on weights",
+    REPEAT: "replicates of the runs",
 }
+# What an agreement table shows, and what a console has room for.
 FIGURES = {
-    "spearman": "Spearman",
-    "corrected": "of its ceiling",
-    "pearson": "Pearson",
-    "pairs": "pairs right",
-    "pairs_mixed": "one in",
-    "pairs_in": "both in",
-    "pairs_out": "both out",
-    "slope": "slope",
-    "offset": "offset",
-    "regret": "regret",
-    "gain": "gain",
-}
-# What fits a console, with headings as narrow as the figures.
-NARROW = {
-    "spearman": "Spearman",
-    "corrected": "of its\nceiling",
-    "pairs": "pairs\nright",
-    "pairs_mixed": "one\nin",
-    "pairs_in": "both\nin",
-    "pairs_out": "both\nout",
-}
+    "spearman": "Spearman", "corrected": "of its\nceiling",
+    "pearson": "Pearson", "pairs": "pairs\nright", "pairs_mixed": "one\nin",
+    "pairs_in": "both\nin", "pairs_out": "both\nout", "slope": "slope",
+    "offset": "offset", "regret": "regret", "gain": "gain",
+}  # fmt: skip
+_NARROW = (
+    "spearman", "corrected", "pairs", "pairs_mixed", "pairs_in", "pairs_out"
+)  # fmt: skip
 _LOSSES = ("offset", "regret", "gain")
-# Of another set of truths, the repeated ones, so no choice can be compared.
+# Replicates are of some runs only, so no choice among them can be compared.
 _OF_REPEATS = (
     "spearman", "pearson", "pairs", "pairs_mixed", "pairs_in", "pairs_out",
 )  # fmt: skip
 
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """Targets whose figures stand together, as a mean if there are several."""
-
-    title: str
-    targets: tuple[str, ...]
-    in_pool: bool
+_two = functools.partial(number, digits=2)
+_text = functools.partial(Column, is_text=True)
+_bits = functools.partial(Column, show=number)
 
 
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """One predictor in a group; `values` by the names in `FIGURES`."""
-
-    predictor: str
-    label: str
-    is_rule: bool
-    values: dict[str, float]
-    interval: tuple[float, float] | None
+def label(predictor: str) -> str:
+    """What to call a predictor, a weight-only baseline or the replicates."""
+    return LABELS.get(predictor, predictor)
 
 
-def label(predictor: str, validation: Validation) -> str:
-    """What to call a predictor, a rule or the repeat."""
-    text = LABELS.get(predictor, predictor)
-    if predictor == SCALED and validation.scale is not None:
-        edge = validation.scale in (min(SCALES), max(SCALES))
-        limit = ", the edge of what was tried" if edge else ""
-        return f"{text} ({validation.scale:.2f}{limit})"
-    return text
+def agreement(validation: Validation) -> Table:
+    """Predictors, weight-only baselines and replicates, by what they are on.
 
-
-def groups(validation: Validation | Chosen) -> list[Group]:
-    """Out-of-pool first: there a rule without a model has nothing to know."""
-    found = []
-    for kind in ("out-of-pool", "in-pool"):
-        inside = kind == "in-pool"
-        macro = f"macro {kind}"
-        if macro in validation.targets:
-            found.append(Group(macro, (macro,), inside))
-        names = targets_of(validation, kind)
-        if len(names) == 1:
-            found.append(Group(f"{kind} domain {names[0]}", names, inside))
-        elif names:
-            title = f"mean over {len(names)} {kind} domains"
-            found.append(Group(title, names, inside))
-    return found
-
-
-def targets_of(validation: Validation | Chosen, kind: str) -> tuple[str, ...]:
-    """The targets of a kind: 'in-pool', 'out-of-pool' or 'macro'."""
-    pairs = zip(validation.targets, validation.kinds, strict=True)
-    return tuple(name for name, k in pairs if k == kind)
-
-
-def lines(validation: Validation, group: Group) -> list[Line]:
-    """All that have a figure for any target of the group."""
-    found = []
-    for predictor in (*validation.predictors, *RULES, REPEAT):
-        rows = [
-            (target, row)
-            for target in group.targets
-            if (row := _row(validation, target, predictor)) is not None
-        ]
-        if not rows:
-            continue
-        values = [figures(validation, t, predictor, row) for t, row in rows]
-        bounds = rows[0][1]["interval"] if len(group.targets) == 1 else None
-        found.append(
-            Line(
-                predictor,
-                label(predictor, validation),
-                predictor in RULES,
-                {key: _mean([v[key] for v in values]) for key in FIGURES},
-                None if bounds is None else (bounds[0], bounds[1]),
-            )
+    Groups of targets (each macro, and the mean over the domains of a kind),
+    then the single domains of a mean.
+    """
+    groups = targets_of(validation).groups()
+    singles = {name for names in groups.values() if len(names) == 1
+               for name in names}  # fmt: skip
+    groups |= {n: (n,) for n in validation.targets if n not in singles}
+    rows = [
+        row
+        for title, names in groups.items()
+        for row in _agreement_rows(validation, title, names)
+    ]
+    figures = [
+        Column(
+            key,
+            heading,
+            Estimate.shown
+            if key == "spearman"
+            else functools.partial(number, digits=4 if key in _LOSSES else 2),
+            on_console=key in _NARROW,
+            is_estimate=key == "spearman",
         )
-    return found
+        for key, heading in FIGURES.items()
+    ]
+    columns = (
+        _text("on", "on"),
+        _text("label", "predictor"),
+        Column("predictor"),
+        Column("is_rule"),
+        Column("truths"),
+        *figures,
+        Column("gain_share"),
+        Column("ceiling"),
+    )
+    return Table(
+        "agreement", columns, tuple(rows),
+        style=lambda row: "rule" if row["is_rule"] else "",
+    )  # fmt: skip
 
 
-def figures(
+def _agreement_rows(
+    validation: Validation, title: str, names: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    for predictor in (*validation.predictors, *RULES, REPEAT):
+        known = {
+            name: row
+            for name in names
+            if (row := _agreement_row(validation, name, predictor)) is not None
+        }
+        if not known:
+            continue
+        each = [_figures(validation, n, predictor, r) for n, r in known.items()]
+        values: dict[str, Any] = {
+            key: _mean([figures[key] for figures in each]) for key in each[0]
+        }
+        lone = next(iter(known.values())) if len(names) == 1 else None
+        bounds = lone["interval"] if lone else None
+        values["spearman"] = Estimate(values["spearman"], bounds)
+        is_rule = predictor in RULES
+        yield {
+            "on": title,
+            "label": ("baseline: " if is_rule else "") + label(predictor),
+            "predictor": predictor,
+            "is_rule": is_rule,
+            "truths": len(validation.truths),
+            **values,
+            "gain_share": lone.get("gain_share") if lone else None,
+            "ceiling": validation.ceilings.get(names[0]) if lone else None,
+        }
+
+
+def _agreement_row(
+    validation: Validation, name: str, predictor: str
+) -> Mapping[str, Any] | None:
+    if predictor == REPEAT:
+        return validation.repeat_agreement.get(name)
+    return validation.agreement[name].get(predictor)
+
+
+def _figures(
     validation: Validation,
-    target: str,
+    name: str,
     predictor: str,
     row: Mapping[str, Any],
 ) -> dict[str, float]:
     """What is shown of a row; NaN where it would mean nothing.
 
-    Levels mean nothing for a rule, nor in a unit that is not known. A
-    noise-bound target has no Spearman correlation of its ceiling.
+    Levels mean nothing for a weight-only baseline, nor in a unit that is not
+    known. A target below the noise floor has no correlation of its ceiling.
     """
     nan = float("nan")
     keys = _OF_REPEATS if predictor == REPEAT else FIGURES
@@ -160,139 +164,202 @@ def figures(
         key: float(row[key]) for key in keys if row.get(key) is not None
     }
     if predictor != REPEAT:
-        found["corrected"] = corrected(
-            found["spearman"], validation.ceilings.get(target, nan)
-        )
+        ceiling = validation.ceilings.get(name, nan)
+        found["corrected"] = corrected(found["spearman"], ceiling)
     if predictor in RULES or validation.unit == "unknown":
         found["slope"] = found["offset"] = nan
-    if predictor in BASELINES:  # learned on select text, judged on report text
+    if predictor in BASELINES:  # learned on dev text, judged on test text
         found["offset"] = nan
     if validation.unit == "unknown":
         found["regret"] = found["gain"] = nan
     return found
 
 
-def columns(
-    found: Sequence[Line], headings: Mapping[str, str] = FIGURES
-) -> dict[str, str]:
-    """Figures and their headings, without those that nothing has here.
-
-    Only an in-pool domain has a partition that a pair can hold.
-    """
-    return {
-        key: heading
-        for key, heading in headings.items()
-        if any(
-            np.isfinite(line.values[key]) for line in found if not line.is_rule
-        )
-    }
-
-
-def cells(line: Line, keys: Iterable[str]) -> list[str]:
-    """The figures of a line as text, with the interval if there is one."""
-    return [
-        number(line.values[key], 4 if key in _LOSSES else 2)
-        + (interval(line.interval) if key == "spearman" else "")
-        for key in keys
-    ]
-
-
-def noise_bound(
-    validation: Validation, limit: float = NOISE_BOUND
-) -> list[str]:
-    """Targets whose ceiling is so low that they say little."""
-    return [n for n, ceiling in validation.ceilings.items() if ceiling < limit]
-
-
-def ceilings_sentence(validation: Validation) -> str:
-    """What repeats say about noise, or that there are none."""
-    if not validation.ceilings:
-        return "noise: not measured (no repeats)"
-    shown = [
-        f"{name} {ceiling(validation, name)}"
-        for name in targets_of(validation, "macro")
-        if name in validation.ceilings
-    ]
-    for kind in ("out-of-pool", "in-pool"):
-        names = [
-            n for n in targets_of(validation, kind) if n in validation.ceilings
-        ]
-        values = [validation.ceilings[n] for n in names]
-        if len(values) > 1:
-            shown.append(
-                f"{kind} domains {min(values):.2f} to {max(values):.2f}"
-            )
-        elif values:
-            shown.append(f"{names[0]} {ceiling(validation, names[0])}")
-    return (
-        f"ceilings of a correlation, from {validation.repeats} repeated: "
-        + "; ".join(shown)
-    )
-
-
-def ceiling(validation: Validation, target: str, digits: int = 2) -> str:
-    """A ceiling as text, with its interval if there is one."""
-    low, high = validation.ceiling_intervals.get(target) or (None, None)
-    bounds = None if low is None or high is None else (low, high)
-    return number(validation.ceilings[target], digits) + interval(
-        bounds, digits
-    )
-
-
-def enough_truths(validation: Validation) -> bool:
-    return len(validation.truths) >= ENOUGH_TRUTHS
-
-
-def pointed(validation: Validation) -> tuple[str, ...]:
-    """Predictors whose points are shown where truths are few."""
-    wanted = (*PROXIES, CALIBRATED)
-    return tuple(p for p in wanted if p in validation.points)
-
-
-def records(validation: Validation) -> list[dict[str, Any]]:
-    """Every figure of every target and predictor, for files."""
-    found = []
-    for target, kind in zip(validation.targets, validation.kinds, strict=True):
-        for predictor in (*validation.agreement[target], REPEAT):
-            row = _row(validation, target, predictor)
-            if row is None:
-                continue
-            low, high = row["interval"] or (None, None)
-            found.append(
-                {
-                    "target": target,
-                    "kind": kind,
-                    "predictor": predictor,
-                    "label": label(predictor, validation),
-                    "is_rule": predictor in RULES,
-                    "truths": len(validation.truths),
-                    **{
-                        key: value if np.isfinite(value) else None
-                        for key, value in figures(
-                            validation, target, predictor, row
-                        ).items()
-                    },
-                    "gain_share": _finite(row.get("gain_share")),
-                    "spearman_low": low,
-                    "spearman_high": high,
-                    "ceiling": validation.ceilings.get(target),
-                }
-            )
-    return found
-
-
-def _row(
-    validation: Validation, target: str, predictor: str
-) -> Mapping[str, Any] | None:
-    if predictor == REPEAT:
-        return validation.repeat_agreement.get(target)
-    return validation.agreement[target].get(predictor)
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and np.isfinite(value) else None
-
-
 def _mean(values: Sequence[float]) -> float:
     finite = [v for v in values if np.isfinite(v)]
     return float(np.mean(finite)) if finite else float("nan")
+
+
+def claims(validation: Validation) -> Table:
+    """Every predictor beside the best weight-only baseline, by kind."""
+    rows = [
+        {
+            "kind": claim["kind"],
+            "label": label(claim["predictor"]),
+            "predictor": claim["predictor"],
+            "domains": "; ".join(claim["targets"]),
+            "truths": len(validation.truths),
+            "spearman": Estimate(claim["spearman"], claim["spearman_interval"]),
+            "ceiling": claim["ceiling"],
+            "rule": claim["rule"],
+            "rule_spearman": claim["rule_spearman"],
+            "gain": Estimate(claim["gain"], claim["gain_interval"]),
+        }
+        for claim in validation.claims
+    ]
+    columns = (
+        _text("kind", "kind"),
+        _text("label", "predictor"),
+        Column("predictor"),
+        Column("domains"),
+        Column("truths"),
+        Column("spearman", "mean Spearman", Estimate.shown, is_estimate=True),
+        Column("ceiling", "mean noise ceiling", _two),
+        _text("rule", "best baseline", show=lambda v: v or "-"),
+        Column("rule_spearman", "its mean", _two),
+        Column("gain", "difference", Estimate.shown_signed, is_estimate=True),
+    )
+    return Table("predictors beside baselines", columns, tuple(rows))
+
+
+def claims_by_kind(table: Table) -> list[Table]:
+    """The table of claims as two, with how many domains each is over."""
+    found = []
+    for kind in KINDS:
+        if rows := [row for row in table.rows if row["kind"] == kind]:
+            over = count(rows[0]["domains"].count("; ") + 1, f"{kind} domain")
+            found.append(table.where("kind", kind, f"tested over {over}"))
+    return found
+
+
+def points(result: Validation | Chosen) -> Table:
+    """Every reference run on every target, beside its predictions."""
+    shown = [p for p in (*PROXIES, CALIBRATED) if p in result.points]
+    others = [p for p in result.points if p not in ("truth", *shown)]
+    kinds = dict(zip(result.targets, result.kinds, strict=True))
+    rows = tuple(
+        {
+            "target": name,
+            "kind": kind,
+            "truth": run,
+            "ratio": dict(zip(result.members, result.ratios[i], strict=True)),
+            "truth_bits_per_byte": result.points["truth"][name][i],
+            **{p: result.points[p][name][i] for p in (*shown, *others)},
+        }
+        for name, kind in kinds.items()
+        for i, run in enumerate(result.truths)
+    )
+    columns = (
+        _text("target", "target"),
+        Column("kind"),
+        _text("truth", "run"),
+        _text("ratio", "mixture", show=functools.partial(weights, most=3)),
+        _bits("truth_bits_per_byte", "trained"),
+        *(_bits(p, LABELS[p]) for p in shown),
+        *map(Column, others),
+    )
+    return Table("the points (bits per byte)", columns, rows)
+
+
+def chosen(result: Chosen, found: Found | None) -> Table:
+    """Chosen mixtures: predicted and trained, on the objective and targets."""
+    aim = aim_of(result, found)
+    on = {target(aim): aim}
+    on |= {name: {name: 1.0} for name in result.targets if {name} != set(aim)}
+    rows = []
+    for name, goal in on.items():
+        values = {p: on_target(v, goal) for p, v in result.points.items()}
+        for i, one in enumerate(result.labels):
+            predicted = {p: float(values[p][i]) for p in PROXIES}
+            trained = float(values["truth"][i])
+            rows.append(
+                {
+                    "ratio": one,
+                    "truth": result.truths[i],
+                    "target": name,
+                    "truth_bits_per_byte": trained,
+                    **predicted,
+                    "difference": trained - predicted["merge"],
+                }
+            )
+    columns = (
+        _text("ratio", "mixture"),
+        Column("truth"),
+        _text("target", "on"),
+        _bits("truth_bits_per_byte", "trained"),
+        *(_bits(p, LABELS[p]) for p in PROXIES),
+        Column("difference", "trained - merge", signed),
+    )
+    title = "chosen mixtures: trained and predicted, bits per byte on test text"
+    return Table(title, columns, tuple(rows), marks(result.notes))
+
+
+def shown_chosen(table: Table, result: Chosen) -> Table:
+    """The objective, macros and lone domains; a mean's domains are in CSV."""
+    targets = targets_of(result)
+    leads = [n for names in targets.groups().values() if len(names) == 1
+             for n in names]  # fmt: skip
+    first = table.rows[0]["target"]
+    keep = [
+        i
+        for i, row in enumerate(table.rows)
+        if row["target"] == first or row["target"] in leads
+    ]
+    return table.take(keep)
+
+
+def check(validation: Validation) -> Table:
+    """Errors on runs that were not fitted, before and after calibration."""
+    known = {} if validation.unit == "unknown" else validation.check
+    rows = tuple(
+        {
+            "target": name,
+            "merge_error": row["merge"],
+            "calibrated_error": row["calibrated"],
+            "half_interval": row["half"],
+            "covered_by_90_percent": row["covered"],
+        }
+        for name, row in known.items()
+    )
+    columns = (
+        _text("target", "target"),
+        _bits("merge_error", "mean absolute error, merge"),
+        _bits("calibrated_error", "calibrated merge"),
+        _bits("half_interval", "90 % interval, +/-"),
+        Column("covered_by_90_percent", "runs within it", percent),
+    )
+    return Table("calibration", columns, rows)
+
+
+def learning(validation: Validation) -> Table:
+    """The error by the number of calibration runs."""
+    on = validation.learning_target
+    rows = tuple({"target": on, **row} for row in validation.learning)
+    columns = (
+        Column("target"),
+        Column("truths", "calibration runs", lambda v: f"{v:.0f}"),
+        _bits("error", "mean absolute error"),
+    )
+    title = f"error by the number of calibration runs, on {on}"
+    return Table(title, columns, rows)
+
+
+def noise(validation: Validation) -> Table:
+    """Noise of a run and noise ceilings, by target."""
+    rows = tuple(
+        {
+            "target": name,
+            "ceiling": Estimate(
+                ceiling, validation.ceiling_intervals.get(name)
+            ),
+            "noise": validation.noise.get(name),
+            "below_floor": _below_floor(validation, name),
+        }
+        for name, ceiling in validation.ceilings.items()
+    )
+    columns = (
+        _text("target", "target"),
+        Column("ceiling", "noise ceiling",
+               functools.partial(Estimate.shown, digits=3), is_estimate=True),
+        _bits("noise", "noise of a run"),
+        Column("below_floor", f"below the noise floor ({NOISE_BOUND})"),
+    )  # fmt: skip
+    title = "noise ceilings: the highest correlation that noise allows"
+    return Table(title, columns, rows)
+
+
+def _below_floor(validation: Validation, name: str) -> str:
+    low, high = validation.ceiling_intervals.get(name) or (None, None)
+    if low is not None and high is not None and low < NOISE_BOUND <= high:
+        return "cannot tell"
+    return yes(validation.ceilings[name] < NOISE_BOUND)

@@ -1,48 +1,35 @@
-"""What the search found, in sentences: the answer, its ties, its check."""
+"""What a search found, in sentences: the answer, its ties, what to do next."""
 
-from typing import Any
+import math
+from pathlib import PurePosixPath
 
-from jaxsim.report.outcome import PLAIN
-from jaxsim.report.wording import aim, count, listed, number, weights
-from jaxsim.search.found import Found, is_single
+from jaxsim.report.data import same_basis
+from jaxsim.report.format import (
+    count,
+    listed,
+    number,
+    target,
+    weights,
+)
+from jaxsim.report.outcome import PLAIN, came_out
+from jaxsim.search.found import BEST, Found, is_single
 from jaxsim.search.ties import AFTER_TRUTHS
+from jaxsim.study.agreement import ENOUGH_TRUTHS
+from jaxsim.study.chosen import Chosen
+from jaxsim.study.noise import NOISE_BOUND
+from jaxsim.study.validate import Validation
 
+REPEATS = 4  # replicates for a first estimate of noise
 _MOST_PLAIN = 4
-
-
-def shift_sentence(found: Found) -> str:
-    """By how much truths corrected the merges shown; '' if they did not."""
-    if not found.calibrated:
-        return ""
-    shifts = [
-        float(row.get("shift", 0.0))
-        for row in found.rows
-        if not (is_single(row) and found.singles_known)
-    ]
-    if not any(shifts):
-        return (
-            "Truths left the merges as they are: no correction predicted "
-            "truths left out any better"
-        )
-    low, high = f"{min(shifts):+.4f}", f"{max(shifts):+.4f}"
-    text = (
-        "Differences include what truths taught: the merges shown are shifted "
-        + (f"by {low} " if low == high else f"by {low} to {high} ")
-        + "bits per byte"
-    )
-    if found.singles_known:
-        text += "; a single member is its own truth and is not shifted"
-    return text
 
 
 def answer(found: Found | None) -> str:
     """The top of the page, in a sentence or two."""
     if found is None:
         return (
-            "No mixture was searched yet, so there is no answer: run "
+            "There is no answer yet: no mixture was searched. Run "
             "`jaxsim search`."
         )
-    best = found.best
     others = found.ties["count"] - 1
     if no_error(found):
         tied = "how much of that is chance could not be measured"
@@ -54,30 +41,38 @@ def answer(found: Found | None) -> str:
     else:
         tied = f"none of the other {found.searched - 1:,} mixtures ties with it"
     basis = (
-        "with the error that truths showed"
+        "with the error that reference runs showed"
         if about_training(found)
         else "between merges, not yet about training"
     )
     text = (
-        f"Judged on {aim(found.target, found.objective)}, the mixture with the "
-        f"lowest predicted loss is {weights(best['weights'], 5)}: "
-        f"{number(found.predicted(best, 'select'), 4)} bits per "
-        f"byte on the text it was chosen on{_seed(found)}; {tied} ({basis})."
+        f"Judged on {target(found.target, found.objective)}, the mixture with "
+        f"the lowest predicted loss is {weights(found.best['weights'], 5)}: "
+        f"{number(found.predicted(found.best, 'select'))} bits per byte on "
+        f"the text it was chosen on{_base(found)}; {tied} ({basis})."
     )
-    if plain := plain_that_tie(found):
-        return f"Nothing is shown to beat {listed(plain)}. {text}"
-    return text
+    return " ".join(filter(None, (nothing_beats(found), text)))
 
 
-def _seed(found: Found) -> str:
-    """What the seed has on the same text, where one figure says it."""
+def nothing_beats(found: Found) -> str:
+    """That plain mixtures are as good, as far as can be told; or ''."""
+    plain = plain_that_tie(found)
+    return (
+        f"No mixture is significantly better than {listed(plain)}."
+        if plain
+        else ""
+    )
+
+
+def _base(found: Found) -> str:
+    """What the base model has on the same text, where one figure says it."""
     if found.objective != "mean" or any(
         name not in found.domains for name in found.target
     ):
         return ""
     total = sum(found.target.values())
     bits = sum(w * found.domains[n]["seed"] for n, w in found.target.items())
-    return f" (the seed: {number(bits / total, 4)})"
+    return f" (the base model: {number(bits / total)})"
 
 
 def plain_that_tie(found: Found) -> list[str]:
@@ -91,50 +86,39 @@ def plain_that_tie(found: Found) -> list[str]:
     ][:_MOST_PLAIN]
 
 
-def plain_rows(found: Found) -> list[dict[str, Any]]:
-    """Uniform and its like, and the best single member, that may be chosen."""
-    plain = [row for row in found.rows if row["kind"] in PLAIN]
-    return plain + [row for row in found.rows if is_single(row)][:1]
+def no_error(found: Found) -> bool:
+    """Whether nothing could be resampled, so that no tie means anything."""
+    others = found.rows[1:]
+    return bool(others) and all(row["error"] == 0 for row in others)
 
 
-def shown_rows(found: Found, most: int) -> list[dict[str, Any]]:
-    """The first that tie, then the plain ones, whether they tie or not."""
-    first = [row for row in found.rows if row["tied"]][:most]
-    return first + [
-        row
+def about_training(found: Found) -> bool:
+    return bool(found.ties["heading"] == AFTER_TRUTHS)
+
+
+def shift_sentence(found: Found) -> str:
+    """By how much calibration moved the merges shown; '' without any."""
+    if not found.calibrated:
+        return ""
+    shifts = [
+        float(row.get("shift", 0.0))
         for row in found.rows
-        if not any(row is each for each in first)
-        and (not row["tied"] or any(row is each for each in plain_rows(found)))
+        if not (is_single(row) and found.singles_known)
     ]
-
-
-def ties_sentence(found: Found) -> str:
-    """How many mixtures tie with the best, and the first of them."""
-    tied = [row for row in found.rows[1:] if row["tied"]]
-    where = "score" if found.method == "table" else "search"
-    if no_error(found):
+    if not any(shifts):
         return (
-            f"unknown: the choice rests on {count(found.windows, 'window')} "
-            "for each domain at most, which leaves no error to compare with; "
-            f"raise config.{where}.windows"
+            "Calibration left the merges as they are: no correction predicted "
+            "left-out runs any better"
         )
-    heading = found.ties["heading"]
-    if not tied:
-        return (
-            f"no other of {found.searched:,} mixtures ({heading}, "
-            f"{found.ties['level']:.0%} simultaneous)"
-        )
-    sentence = (
-        f"{found.ties['count'] - 1:,} other of {found.searched:,} mixtures "
-        f"({heading}, {found.ties['level']:.0%} simultaneous), first "
-        f"{listed([row['name'] for row in tied[:3]])}"
+    low, high = f"{min(shifts):+.4f}", f"{max(shifts):+.4f}"
+    text = (
+        "Differences are calibrated: the merges shown are shifted by "
+        + (low if low == high else f"{low} to {high}")
+        + " bits per byte"
     )
-    best = found.best["name"]
-    if plain := [name for name in plain_that_tie(found) if name != best]:
-        sentence += f"; among them {listed(plain)}"
-        if len(found.best["weights"]) > 1:
-            sentence += ", so nothing here shows that weighting pays"
-    return sentence
+    if found.singles_known:
+        text += "; a single member is a reference run itself and is not shifted"
+    return text
 
 
 def report_check(found: Found) -> str:
@@ -147,37 +131,271 @@ def report_check(found: Found) -> str:
         and row["report"] is not None
     ]
     if best["report"] is None:
-        return "On report text the best mixture was not compared."
-    if not plain:
-        return (
-            "On report text, which took no part in the choice, it has "
-            f"{number(best['report'], 4)} bits per byte; no plain mixture may "
-            "be chosen, to compare it with."
-        )
-    rival = min(plain, key=lambda row: found.predicted(row, "report"))
-    best_value, rival_value = (
-        found.predicted(row, "report") for row in (best, rival)
-    )
-    gain = rival_value - best_value
-    verb = "is predicted to have" if found.calibrated else "has"
+        return "The best mixture was not compared on test text."
     start = (
-        f"On report text, which took no part in the choice, it {verb} "
-        f"{number(best_value, 4)} bits per byte; the best other plain mixture, "
-        f"{rival['name']}, {number(rival_value, 4)}"
+        "On test text, which took no part in the choice, it "
+        f"{'is predicted to have' if found.calibrated else 'has'} "
+        f"{number(found.predicted(best, 'report'))} bits per byte"
     )
+    if not plain:
+        return f"{start}; no plain mixture may be chosen, to compare it with."
+    rival = min(plain, key=lambda row: found.predicted(row, "report"))
+    value = found.predicted(rival, "report")
+    gain = value - found.predicted(best, "report")
+    start += f"; the best other plain mixture, {rival['name']}, {number(value)}"
     if gain > 0:
-        return f"{start}: the choice is {number(gain, 4)} better."
+        return f"{start}: the choice is {number(gain)} better."
     return (
-        f"{start}: the choice is no better ({number(-gain, 4)} worse), so "
-        "its lead on select text may be chance."
+        f"{start}: the choice is no better ({number(-gain)} worse), so its "
+        "lead on dev text may be chance."
     )
 
 
-def no_error(found: Found) -> bool:
-    """Whether nothing could be resampled, so that no tie means anything."""
-    others = found.rows[1:]
-    return bool(others) and all(row["error"] == 0 for row in others)
+def ties_sentence(found: Found) -> str:
+    """How many mixtures tie with the best, and the first of them."""
+    if no_error(found):
+        where = "score" if found.method == "table" else "search"
+        return (
+            f"unknown: the choice rests on {count(found.windows, 'window')} "
+            "for each domain at most, which leaves no error to compare with; "
+            f"raise config.{where}.windows"
+        )
+    tied = [row for row in found.rows[1:] if row["tied"]]
+    basis = f"({found.ties['heading']}, {found.ties['level']:.0%} simultaneous)"
+    if not tied:
+        return f"no other of {found.searched:,} mixtures {basis}"
+    text = (
+        f"{found.ties['count'] - 1:,} other of {found.searched:,} mixtures "
+        f"{basis}, first {listed([row['name'] for row in tied[:3]])}"
+    )
+    best = found.best["name"]
+    if plain := [name for name in plain_that_tie(found) if name != best]:
+        text += f"; among them {listed(plain)}"
+        if len(found.best["weights"]) > 1:
+            text += ", so nothing here shows that weighting pays"
+    return text
 
 
-def about_training(found: Found) -> bool:
-    return bool(found.ties["heading"] == AFTER_TRUTHS)
+def search_sentences(found: Found) -> list[str]:
+    """What the planned run repeats, and what the search cost."""
+    texts = []
+    if found.epochs:
+        ordered = sorted(found.epochs.items(), key=lambda pair: -pair[1])
+        again = [f"{name} {x:.2f} times" for name, x in ordered if x > 1]
+        texts.append(
+            "The planned run would see sources more than once: "
+            f"{listed(again, 4)}"
+            if again
+            else "The planned run would repeat no source"
+        )
+    if found.evaluations:
+        text = (
+            f"The search ({found.method}) cost {found.evaluations:,.0f} "
+            "evaluations of a mixture on all dev text that matters, a "
+            f"gradient counting as three: {found.tokens:,} tokens. "
+            f"{count(found.searched, 'mixture')} scored by merging"
+        )
+        if found.looked_at > found.searched:
+            text += f", of {found.looked_at:,} that the cheap predictor saw"
+        texts.append(text)
+    return texts
+
+
+# The last lines of console and page.
+
+
+def closing_lines(
+    found: Found | None,
+    validation: Validation | None,
+    workdir: str = "DIR",
+    horizon: float | None = None,
+    chosen: Chosen | None = None,
+) -> list[str]:
+    """What to train and with what command, what ties, and what is open.
+
+    Args:
+      found: the last search, if there was one.
+      validation: the last comparison with reference runs, if there was one.
+      workdir: as it is to be written in commands.
+      horizon: tokens of a reference run / tokens of a member, if known.
+      chosen: how mixtures that were trained by choice came out, if any were.
+    """
+    if found is None:
+        return [
+            "What to train: not answered; nothing was searched. Next: `jaxsim "
+            f"run --config=FILE.py --workdir={workdir}` does all that is "
+            "missing; with a trained pool `jaxsim search "
+            f"--workdir={workdir}` is enough",
+            "What ties with it: not answered",
+            f"Not answered: {'; '.join(_open(None, validation, horizon, ''))}",
+        ]
+    if validation is not None and not same_basis(found, validation):
+        validation = None  # it says nothing about this search
+    out = came_out(found, validation, chosen)
+    return [
+        *(f"OVERRIDE: {note}" for note in found.notes),
+        f"What to train: {_train(found, validation, workdir, out, horizon)}",
+        f"What ties with it: {ties_sentence(found)}",
+        f"Not answered: {'; '.join(_open(found, validation, horizon, out))}",
+    ]
+
+
+def next_command(
+    found: Found,
+    validation: Validation | None,
+    workdir: str,
+    horizon: float | None = None,
+) -> str:
+    """The command that would teach most, given what there is; or ''."""
+    validate = f"jaxsim validate --workdir={workdir}{_length(horizon)}"
+    again = f"jaxsim search --workdir={workdir}"
+    if validation is None and about_training(found):
+        return f"jaxsim report --workdir={workdir}"
+    if _does_not_know(found, validation):
+        return again
+    if not _enough(validation):
+        return f"{validate} --config.validate.truths={ENOUGH_TRUTHS} && {again}"
+    assert validation is not None
+    if not validation.given and not validation.repeats:
+        return (
+            f"{validate} --config.validate.truths={len(validation.truths)} "
+            f"--config.validate.repeats={REPEATS} && {again}"
+        )
+    if found.ties["count"] > 1 and found.windows < found.select_windows:
+        more = min(4 * found.windows, found.select_windows)
+        if found.method != "table":
+            return f"{again} --config.search.windows={more}"
+        windows = f"--config.score.windows={more}"
+        return (
+            f"jaxsim score --workdir={workdir} {windows} && {again} {windows}"
+        )
+    return ""
+
+
+def train_command(workdir: str, horizon: float | None = None) -> str:
+    """Trains the best mixture of the last search, as long as other runs."""
+    path = PurePosixPath(workdir) / "search" / BEST
+    validate = f"jaxsim validate --workdir={workdir}{_length(horizon)}"
+    return f"{validate} --ratios={path}"
+
+
+def _length(horizon: float | None) -> str:
+    """' --config.validate.horizon=4', or nothing where it is the default."""
+    if horizon is None or math.isclose(horizon, 1.0):
+        return ""
+    return f" --config.validate.horizon={horizon:g}"
+
+
+def _does_not_know(found: Found, validation: Validation | None) -> bool:
+    """Whether runs came after the search, and it would use them."""
+    return (
+        validation is not None
+        and not about_training(found)
+        and same_basis(found, validation)
+        and validation.residual(found.target) is not None
+        # A search needs runs on limited domains, too.
+        and set(found.domains) <= set(validation.points["truth"])
+    )
+
+
+def _enough(validation: Validation | None) -> bool:
+    """Whether there are runs enough that training the answer comes next."""
+    return validation is not None and (
+        validation.given or len(validation.truths) >= ENOUGH_TRUTHS
+    )
+
+
+def _train(
+    found: Found,
+    validation: Validation | None,
+    workdir: str,
+    out: str,
+    horizon: float | None,
+) -> str:
+    """What the best mixture is, how it came out, and what to type next."""
+    shares = weights(found.best["weights"])
+    command = next_command(found, validation, workdir, horizon)
+    parts = [out] if out else []
+    if _is_member(found):
+        parts.append("it is a member, trained as long as the reference runs")
+    wanted = not out and not _is_member(found)
+    simpler = plain_that_tie(found)
+    if simpler and found.best["name"] not in simpler:  # or it is as simple
+        parts.append(
+            f"{simpler[0]} is simpler and, as far as can be told, as good"
+        )
+    train = f"`{train_command(workdir, horizon)}`"
+    if not about_training(found):
+        text = f"the first candidate is {shares}, by merges alone"
+        if _does_not_know(found, validation):
+            parts.append(
+                f"there are reference runs it did not use: `{command}`"
+            )
+        elif command:
+            parts.append(
+                f"first see how far merges can be trusted: `{command}`"
+            )
+    else:
+        text = (
+            f"{shares} (shares of tokens; report/tables/proposed.csv, first "
+            "row)"
+        )
+        if wanted and _enough(validation):
+            parts.append(f"to train it: {train}")
+            wanted = False
+        if command:
+            narrows = ".windows=" in command
+            purpose = "to narrow the ties" if narrows else "next"
+            parts.append(f"{purpose}: `{command}`")
+        elif found.ties["count"] > 1:
+            parts.append(
+                "all dev text of the objective is used, so only more of it, "
+                "more reference runs, or a run on each candidate can narrow "
+                "the ties"
+            )
+    if wanted:
+        parts.append(f"to train it at once: {train}")
+    return "; ".join([text, *parts])
+
+
+def _is_member(found: Found) -> bool:
+    """Whether the best is one member, and runs are as long as members."""
+    return is_single(found.best) and found.singles_known
+
+
+def _open(
+    found: Found | None,
+    validation: Validation | None,
+    horizon: float | None,
+    out: str,
+) -> list[str]:
+    """Everything that this report leaves open."""
+    left = []
+    if found is None or not about_training(found):
+        left.append("how merges relate to training (no reference run counted)")
+    if validation is not None:
+        if (runs := len(validation.truths)) < ENOUGH_TRUTHS:
+            left.append(
+                f"how well merges rank ({count(runs, 'held-out run')}, fewer "
+                f"than {ENOUGH_TRUTHS})"
+            )
+        ceilings = validation.ceilings.items()
+        low = [name for name, ceiling in ceilings if ceiling < NOISE_BOUND]
+        if not validation.repeats:
+            left.append("the noise of training (no replicates)")
+        elif low:
+            left.append(
+                f"{count(len(low), 'target')} below the noise floor "
+                f"({listed(low, 3)})"
+            )
+    if found is not None and not out and not _is_member(found):
+        left.append("the proposed mixture itself (it was not trained)")
+    left.append(f"longer training{_multiplier(horizon)}")
+    left.append("larger models, and downstream tasks (only losses measured)")
+    return left
+
+
+def _multiplier(horizon: float | None) -> str:
+    if horizon is None:
+        return ""
+    return f" (reference runs at token multiplier {horizon:g} only)"

@@ -1,68 +1,99 @@
-"""The figures of pool and search, as PNG bytes."""
+"""The figures, as PNG bytes. Matplotlib is imported when one is drawn.
 
+Names come from other people's text, so nothing in them is read as mathematics.
+Colors can be told apart by color-blind readers too (Okabe and Ito).
+"""
+
+import contextlib
+import io
 import unicodedata
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxsim.report.answer import shown_rows
-from jaxsim.report.drawing import BLUE, GREY, INK, ORANGE, canvas
-from jaxsim.report.effort import NextPercent
-from jaxsim.report.references import References
-from jaxsim.report.wording import number, short
-from jaxsim.search.found import Found
+from jaxsim.report.agreement import label
+from jaxsim.report.format import interval, number, short
+from jaxsim.report.table import Table
+from jaxsim.report.targets import targets_of
+from jaxsim.study.agreement import ENOUGH_TRUTHS
 from jaxsim.study.gauge import Gauge
+from jaxsim.study.validate import CALIBRATED, Validation
 from jaxsim.study.ways import ALL, UNIFORM
 
+BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#8a8f98", "#1f2933"
+_DPI = 220
+_FALLBACK_FONTS = (
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans", "Arial Unicode MS",
+    "PingFang SC", "Microsoft YaHei", "WenQuanYi Zen Hei",
+)  # fmt: skip
 _VALUES_UP_TO = 15  # rows and columns of a heat map with printed values
-_MOST_MIXTURES = 12
+_MOST_PANELS = 6  # targets of the scatter
 
 
-def heat_map(references: References) -> bytes:
-    """Gain over the seed of every member on every domain, report text."""
-    return _members_by_domains(
-        references.gains("report"),
-        references.members,
-        references.domains,
-        references.in_pool,
-        "gain over the seed (bits per byte)",
-        digits=3,
-    )
+@contextlib.contextmanager
+def canvas(width: float, height: float) -> Iterator[tuple[Any, io.BytesIO]]:
+    """An empty figure; what was drawn is PNG in the buffer afterwards."""
+    import matplotlib
+    import matplotlib.figure
+    import matplotlib.font_manager
+
+    installed = set(matplotlib.font_manager.get_font_names())
+    style: Any = {  # the keys that the stubs know differ by version
+        "font.family": [
+            "DejaVu Sans",
+            *(name for name in _FALLBACK_FONTS if name in installed),
+        ],
+        "font.size": 9,
+        "text.parse_math": False,
+        "text.usetex": False,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": "#b8bec7",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "savefig.dpi": _DPI,
+    }
+    png = io.BytesIO()
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        # A script without a font here shows as boxes; the page has the names.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure = matplotlib.figure.Figure((width, height), layout="constrained")
+        yield figure, png
+        figure.savefig(png, format="png", metadata={"Software": None})
 
 
-def next_percent(percent: NextPercent, in_pool: Mapping[str, bool]) -> bytes:
-    """Gain of every domain from one percent more of every member.
-
-    Args:
-      percent: changes; a gain is a negative one.
-      in_pool: which domains are, as far as it is known.
-    """
-    return _members_by_domains(
-        -1000 * percent.bits_CD,
-        percent.members,
-        percent.domains,
-        [in_pool.get(name, True) for name in percent.domains],
-        "gain from 1 % more (0.001 bits per byte)",
-        digits=2,
-    )
-
-
-def _members_by_domains(
-    gain_CD: np.ndarray,
-    members: Sequence[str],
-    domains: Sequence[str],
+def heat_map(
+    table: Table,
     in_pool: Sequence[bool],
     label: str,
-    digits: int,
+    factor: float = 1.0,
+    digits: int = 3,
 ) -> bytes:
-    """Blue is a gain, red a loss; the best member of a domain is framed."""
+    """Members by domains: blue is a gain, red a loss, the best is framed.
+
+    Args:
+      table: the name of a member, then a column for each domain.
+      in_pool: of the domains, which come last.
+      label: of the color bar.
+      factor: from the table's values to what is drawn.
+      digits: decimals of printed values.
+    """
+    columns = table.columns[-len(in_pool) :]
+    gain_CD = factor * np.array(
+        [[row[c.key] for c in columns] for row in table.rows], float
+    )
+    members = [str(row[table.columns[0].key]) for row in table.rows]
+    domains = [short(column.heading) for column in columns]
     c, d = gain_CD.shape
     limit = float(np.nanmax(np.abs(gain_CD), initial=0.0)) or 1.0
     width = min(max(5.0, 1.9 + 0.62 * d), 14.0)
-    slanted = 0.055 * max(_columns(short(n)) for n in domains)
-    height = min(max(2.0, 0.9 + 0.34 * c), 14.0) + slanted
-    with canvas(width, height) as (figure, png):
+    height = min(max(2.0, 0.9 + 0.34 * c), 14.0)
+    slanted = 0.055 * max(map(_columns, domains))
+    with canvas(width, height + slanted) as (figure, png):
         axes = figure.add_subplot()
         image = axes.imshow(
             gain_CD, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto"
@@ -71,7 +102,7 @@ def _members_by_domains(
         small = 8.5 if max(c, d) <= 40 else 5
         axes.set_yticks(range(c), [short(n) for n in members], fontsize=small)
         axes.set_xticks(
-            range(d), [short(n) for n in domains], fontsize=small,
+            range(d), domains, fontsize=small,
             rotation=40, ha="right", rotation_mode="anchor",
         )  # fmt: skip
         axes.set_xlabel("evaluation domain")
@@ -80,12 +111,11 @@ def _members_by_domains(
         if 0 < inside < d:
             axes.axvline(inside - 0.5, color=INK, lw=1.5)
             axes.text(inside - 0.4, -0.65, "out-of-pool", fontsize=8, ha="left")
-        with_values = max(c, d) <= _VALUES_UP_TO
         for column in range(d):
-            if not np.isfinite(gain_CD[:, column]).any():
-                continue
-            best = int(np.nanargmax(gain_CD[:, column]))
-            axes.add_patch(_box(column, best))
+            if np.isfinite(gain_CD[:, column]).any():
+                best = int(np.nanargmax(gain_CD[:, column]))
+                axes.add_patch(_box(column, best))
+        with_values = max(c, d) <= _VALUES_UP_TO
         for row, column in np.ndindex(c, d) if with_values else ():
             value = float(gain_CD[row, column])
             if np.isfinite(value):
@@ -102,33 +132,38 @@ def _members_by_domains(
     return png.getvalue()
 
 
-def mixtures(found: Found) -> bytes:
-    """Differences to the best mixture, with their simultaneous errors."""
-    rows = shown_rows(found, _MOST_MIXTURES)
+def mixtures(table: Table, level: float) -> bytes:
+    """Differences to the best mixture, with their simultaneous limits."""
+    rows = table.rows
     with canvas(8.0, 1.2 + 0.3 * len(rows)) as (figure, png):
         axes = figure.add_subplot()
         for y, row in enumerate(rows):
-            colour = BLUE if row["tied"] else ORANGE
             axes.errorbar(
-                row["difference"], y, xerr=_reach(found, row),
-                fmt="o" if row["tied"] else "s", color=colour, ms=5, lw=1.4,
+                row["difference"], y, xerr=row["limit"] or 0.0,
+                fmt="o" if row["tied"] else "s",
+                color=BLUE if row["tied"] else ORANGE, ms=5, lw=1.4,
                 capsize=2.5,
             )  # fmt: skip
         axes.axvline(0.0, color=GREY, lw=1, ls="--")
-        axes.set_yticks(
-            range(len(rows)), [short(row["name"], 40) for row in rows]
-        )
+        names = [short(row["mixture"], 40) for row in rows]
+        axes.set_yticks(range(len(rows)), names)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel(
-            "difference to the best on select text (bits per byte); bars: "
-            f"{found.ties['level']:.0%} simultaneous"
+            "difference to the best on dev text (bits per byte); bars: "
+            f"{level:.0%} simultaneous"
         )
-        _legend(axes, rows)
+        kinds = [("ties with the best", {"color": BLUE, "marker": "o"})]
+        if any(not row["tied"] for row in rows):
+            kinds.append(
+                ("plain mixture that does not tie",
+                 {"color": ORANGE, "marker": "s"})
+            )  # fmt: skip
+        _legend(axes, kinds)
     return png.getvalue()
 
 
-def ways(gauge: Gauge) -> bytes:
-    """Loss on the way from the seed to every member and to their average."""
+def paths(gauge: Gauge) -> bytes:
+    """Loss on the paths from the base model to members and their average."""
     with canvas(6.4, 3.3) as (figure, png):
         axes = figure.add_subplot()
         for name, line in gauge.lines.items():
@@ -139,43 +174,101 @@ def ways(gauge: Gauge) -> bytes:
         line = gauge.lines[UNIFORM]
         scale, bits = line["scale"], line[ALL]
         axes.plot(scale, bits, "o-", color=ORANGE, lw=1.8, ms=4)
-        end = scale.index(1.0)
-        axes.plot(
-            [0.0, 1.0], [bits[0], bits[end]], color=GREY, lw=1, ls="--"
-        )  # fmt: skip
-        axes.set_xlabel("way from the seed (0) to the end (1), and beyond")
+        ends = [bits[0], bits[scale.index(1.0)]]
+        axes.plot([0.0, 1.0], ends, color=GREY, lw=1, ls="--")
+        axes.set_xlabel("scale: base model (0), end of the path (1), beyond")
         axes.set_ylabel("macro (bits per byte)")
         axes.ticklabel_format(useOffset=False)
-        _key(
+        _legend(
             axes,
-            [("to their average", ORANGE, "-"),
-             ("straight line to it", GREY, "--"),
-             ("to each member", BLUE, "-")],
+            [("to their average", {"color": ORANGE}),
+             ("straight line to it", {"color": GREY, "ls": "--"}),
+             ("to each member", {"color": BLUE})],
         )  # fmt: skip
     return png.getvalue()
 
 
-def _key(axes: Any, kinds: Sequence[tuple[str, str, str]]) -> None:
+def scatter(validation: Validation) -> bytes:
+    """Predictors against held-out runs: macros and out-of-pool domains."""
+    targets = targets_of(validation).drawn[:_MOST_PANELS]
+    shown = scatter_predictors(validation)
+    rows = len(targets)
+    with canvas(8.0, 0.5 + 2.55 * rows) as (figure, png):
+        panels = figure.subplots(rows, len(shown), squeeze=False)
+        for r, target in enumerate(targets):
+            truth_M = np.array(validation.points["truth"][target])
+            error = validation.noise.get(target, 0.0)
+            for axes, predictor in zip(panels[r], shown, strict=True):
+                predicted_M = np.array(validation.points[predictor][target])
+                _points(axes, predicted_M, truth_M, error)
+                title = [label(predictor)] if r == 0 else []
+                if len(validation.truths) >= ENOUGH_TRUTHS:
+                    found = validation.agreement[target][predictor]
+                    title.append(
+                        f"Spearman {number(found['spearman'], 2)}"
+                        f"{interval(found['interval'])}"
+                    )
+                axes.set_title("\n".join(title), fontsize=9)
+                if r == rows - 1:
+                    axes.set_xlabel("predicted (bits per byte)")
+            panels[r][0].set_ylabel(
+                f"{short(target, 26)}\ntrained (bits per byte)"
+            )
+    return png.getvalue()
+
+
+def scatter_predictors(validation: Validation) -> tuple[str, ...]:
+    """What is shown: the mean of members only where nothing is calibrated."""
+    last = CALIBRATED if CALIBRATED in validation.points else "members"
+    wanted = ("merge", "probability", last)
+    return tuple(p for p in wanted if p in validation.points)
+
+
+def _points(
+    axes: Any, predicted_M: np.ndarray, truth_M: np.ndarray, error: float
+) -> None:
+    """One panel, on axes of equal span, so that slope 1 is the diagonal."""
+    span = 1.25 * max(np.ptp(predicted_M), np.ptp(truth_M), 4 * error, 1e-6)
+    middles = [(a.min() + a.max()) / 2 for a in (predicted_M, truth_M)]
+    apart = middles[1] - middles[0]
+    if abs(apart) < span:  # the identity fits: one range for both
+        span += abs(apart)
+        middles = [sum(middles) / 2] * 2
+        shift, label = 0.0, "identity"
+    else:
+        shift, label = apart, f"identity {apart:+.3f}"
+    x, y = ([m - span / 2, m + span / 2] for m in middles)
+    axes.plot(
+        x, [x[0] + shift, x[1] + shift], ls="--", lw=1, color=GREY,
+        label=label, zorder=1,
+    )  # fmt: skip
+    axes.errorbar(
+        predicted_M, truth_M, yerr=error or None, fmt="o", ms=5, color=BLUE,
+        ecolor="#9cc7e0", elinewidth=1.2, mec="white", mew=0.6, zorder=2,
+    )  # fmt: skip
+    axes.set_xlim(x)
+    axes.set_ylim(y)
+    axes.set_box_aspect(1)
+    axes.locator_params(nbins=4)
+    axes.ticklabel_format(useOffset=False)
+    axes.tick_params(labelsize=8)
+    axes.legend(
+        loc="lower right", fontsize=7.5, frameon=False, handlelength=1.6
+    )
+
+
+def _legend(axes: Any, kinds: Sequence[tuple[str, dict[str, str]]]) -> None:
+    """Above the axes, in one line."""
     import matplotlib.lines
 
     handles = [
-        matplotlib.lines.Line2D([], [], color=colour, ls=style, label=label)
-        for label, colour, style in kinds
+        matplotlib.lines.Line2D([], [], lw=1.4, label=name, **style)  # type: ignore[arg-type]
+        for name, style in kinds
     ]
     axes.legend(
         handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0),
         ncols=3, fontsize=8.5, frameon=False,
     )  # fmt: skip
-
-
-def _reach(found: Found, row: Mapping[str, Any]) -> float:
-    """The largest difference with which a row ties; the best is itself."""
-    if row is found.best:
-        return 0.0
-    if "limit" in row:
-        return float(row["limit"])
-    # Of an earlier version, which had one critical value for all rows.
-    return float(found.ties["critical"] * row["error"])
 
 
 def _columns(text: str) -> int:
@@ -189,21 +282,3 @@ def _box(column: int, row: int) -> Any:
     return matplotlib.patches.Rectangle(
         (column - 0.47, row - 0.47), 0.94, 0.94, fill=False, ec=INK, lw=1.6
     )
-
-
-def _legend(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
-    import matplotlib.lines
-
-    kinds = [("ties with the best", "o", BLUE, True)]
-    if any(not row["tied"] for row in rows):
-        kinds.append(("plain mixture that does not tie", "s", ORANGE, False))
-    handles = [
-        matplotlib.lines.Line2D(
-            [], [], marker=marker, color=colour, lw=1.4, label=label
-        )
-        for label, marker, colour, _ in kinds
-    ]
-    axes.legend(
-        handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0),
-        ncols=2, fontsize=8.5, frameon=False,
-    )  # fmt: skip

@@ -1,272 +1,556 @@
-"""What the commands print when they are done, as console tables."""
+"""Every table of the report and of the commands, each built in one place."""
 
-from collections.abc import Iterable
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from jaxsim.console import say, show_table
-from jaxsim.mixture.scores import Scores, as_arrow
+from jaxsim.mixture.scores import Scores
 from jaxsim.mixture.summary import summarize
-from jaxsim.pool import Pool
-from jaxsim.report import effort, outcome
-from jaxsim.report.agreement import LABELS
-from jaxsim.report.agreement_tables import show_agreement as show_agreement
-from jaxsim.report.answer import (
-    plain_that_tie,
-    report_check,
-    shift_sentence,
-    shown_rows,
-)
-from jaxsim.report.references import (
-    References,
-    own_best_sentence,
-    own_members,
-    references_of,
-)
-from jaxsim.report.wording import (
-    BLANK,
-    aim,
+from jaxsim.pool import Manifest
+from jaxsim.report import agreement as runs
+from jaxsim.report.data import References, ReportData
+from jaxsim.report.format import (
+    count,
     duration,
+    flops,
+    integer,
     largest,
     listed,
     marks,
     number,
-    short,
+    percent,
     signed,
-    weights,
+    target,
+    thousandths,
+    yes,
 )
-from jaxsim.search.found import Found
-from jaxsim.study.chosen import Chosen
-from jaxsim.study.validate import PROXIES, Validation
+from jaxsim.report.outcome import PLAIN
+from jaxsim.report.table import Column, Table
+from jaxsim.search.found import Found, is_single
+from jaxsim.study.gauge import Gauge
+from jaxsim.study.validate import PROXIES
 
-_MOST_DOMAINS = 6  # out-of-pool columns that fit a console
-_MOST_ROWS = 8
-_NARROW = {
-    "probability": "probability\naverage",
-    "members": "mean of\nmembers",
-}
+# All that may have a file.
+NAMES = (
+    "members", "domains", "gains", "mixtures", "objective", "binding",
+    "marginal", "gauge", "agreement", "claims", "points", "calibration_check",
+    "learning", "noise", "given_agreement", "given_claims", "given_points",
+    "chosen", "cost",
+)  # fmt: skip
 _MOST_SCORES, _MOST_TARGETS = 12, 3
-_EXTREMES = 3  # members shown at either end
+_MOST_DOMAINS = 6  # columns that fit a console
+PERCENT_NOTE = (
+    "by the merge, to first order, on dev text: one percent of the tokens "
+    "moves to a member, taken from all in proportion. What averaging alone "
+    "gains is part of it"
+)
+
+_two = functools.partial(number, digits=2)
+_text = functools.partial(Column, is_text=True)
+_bits = functools.partial(Column, show=number)
 
 
-def show_pool(pool: Pool) -> None:
-    """Prints what each member was trained on, and what it took."""
-    members = pool.manifests("member")
-    show_table(
-        f"members of the pool ({len(members)})",
-        ["member", "tokens", "epochs", "final loss (nats/token)", "time"],
-        [
-            [
-                name,
-                f"{m.tokens:,}",
-                number(max(m.epochs.values(), default=0.0), 2),
-                number(m.final_loss, 4),
-                duration(m.wall_seconds),
-            ]
-            for name, m in members.items()
-        ],
+def build(data: ReportData) -> dict[str, Table]:
+    """Every table with a file, by its name; those without rows are left out."""
+    found: dict[str, Table] = {}
+    if data.pool is not None:
+        found["members"] = members(data.of_kind("member"), data)
+    if data.corpus is not None:
+        found["domains"] = domains(data)
+    if data.references is not None:
+        found["gains"] = gains(data.references)
+    if data.found is not None:
+        found["mixtures"] = mixtures(data.found)
+        found["objective"] = objective(data.found)
+        found["binding"] = binding(data.found)
+        found["marginal"] = marginal(data.found)
+    if data.gauge is not None:
+        found["gauge"] = paths(data.gauge)
+    for prefix, validation in (("", data.validation), ("given_", data.given)):
+        if validation is not None:
+            found[f"{prefix}agreement"] = runs.agreement(validation)
+            found[f"{prefix}claims"] = runs.claims(validation)
+            found[f"{prefix}points"] = runs.points(validation)
+    if data.validation is not None:
+        found["calibration_check"] = runs.check(data.validation)
+        found["learning"] = runs.learning(data.validation)
+        found["noise"] = runs.noise(data.validation)
+    if data.chosen is not None:
+        found["chosen"] = runs.chosen(data.chosen, data.found)
+    found["cost"] = cost(data)
+    return {name: table for name, table in found.items() if table.rows}
+
+
+# The pool, its scores and its text.
+
+
+def members(
+    manifests: Mapping[str, Manifest], data: ReportData | None = None
+) -> Table:
+    """What each member was trained on, what it took, how far it moved."""
+    units = data.corpus.units if data and data.corpus else {}
+    bumps = data.gauge.bumps if data and data.gauge else {}
+    rows = []
+    for name, m in manifests.items():
+        unit = units.get(name)
+        rows.append(
+            {
+                "member": name,
+                "partition": unit.partition if unit else None,
+                "group": unit.group if unit else None,
+                "documents": unit.documents if unit else None,
+                "tokens": m.tokens,
+                "unique_tokens": m.unique_tokens,
+                "epochs": float(max(m.epochs.values(), default=0.0)),
+                "final_loss": float(m.final_loss),
+                "drift": data.drift.get(name) if data else None,
+                "bump": bumps.get(name),
+                "wall_seconds": float(m.wall_seconds),
+                "device_seconds": float(m.device_seconds),
+                "flops": float(m.flops),
+                "params_digest": m.params_digest,
+            }
+        )
+    columns = (
+        _text("member", "member"),
+        Column("partition"),
+        _text("group", "group", show=lambda v: v or "-"),
+        Column("documents", "documents", integer),
+        Column("tokens", "tokens", integer),
+        Column("unique_tokens"),
+        Column("epochs", "epochs", _two),
+        _bits("final_loss", "final loss\n(nats/token)"),
+        Column("drift", "drift from\nthe base", _drift),
+        Column("bump", "barrier", signed),
+        Column("wall_seconds", "time", duration),
+        Column("device_seconds"),
+        Column("flops"),
+        Column("params_digest"),
     )
+    return Table(f"members of the pool ({len(rows)})", columns, tuple(rows))
 
 
-def show_members(scores: Scores) -> None:
-    """Prints the references, and the best member for each in-pool domain."""
-    references = references_of(as_arrow(scores))
-    half = "select"
-    outside = [n for n, i in _domains(references) if not i][:_MOST_DOMAINS]
-    columns = [references.domains.index(name) for name in outside]
-    has_inside = any(references.in_pool)
-    macro_M = (
-        references.macro_in_pool(half)
-        if has_inside
-        else np.full(len(references.names), np.nan)
+def _drift(value: float | None) -> str:
+    there = value is not None and math.isfinite(value)
+    return percent(value, 2) if there else "unreadable"
+
+
+def domains(data: ReportData) -> Table:
+    """Documents, windows, tokens and bytes of every evaluation domain."""
+    assert data.corpus is not None
+    counts = data.corpus.record["summary"]["documents"]
+    found = sorted(data.corpus.domains.values(), key=lambda d: not d.in_pool)
+    splits = {"seed": "base", "train": "training", "select": "dev",
+              "report": "test"}  # fmt: skip
+    rows = tuple(
+        {
+            "domain": domain.name,
+            "in_pool": domain.in_pool,
+            **{
+                f"{split}_documents": counts.get(
+                    domain.name, domain.documents
+                ).get(split)
+                for split in splits
+            },
+            **{
+                f"{half}_{what}": getattr(domain, what)[half]
+                for half in ("select", "report")
+                for what in ("windows", "tokens", "bytes")
+            },
+        }
+        for domain in found
     )
-    show_table(
-        "bits per byte on select text",
-        ["mixture", *["macro in-pool"] * has_inside, *outside],
-        [
-            [name]
-            + [number(macro_M[m], 4)] * has_inside
-            + [number(references.bits[half][m, d], 4) for d in columns]
-            for m, name in enumerate(references.names)
-        ],
-        note=marks(references.notes),
-    )
-    if has_inside:
-        show_table(
-            "in-pool domains: which member is best?",
-            ["domain", "best member", "bits per byte", "gain over the seed",
-             "the own member's rank"],
-            list(_best_members(references, half)),
-            note=own_best_sentence(references, half),
-        )  # fmt: skip
+    columns = [
+        _text("domain", "domain"),
+        _text("in_pool", "pool",
+              show=lambda v: "in-pool" if v else "out-of-pool"),
+        *(Column(f"{split}_documents", name, integer)
+          for split, name in splits.items()),
+    ]  # fmt: skip
+    for half in ("select", "report"):
+        columns += [
+            Column(f"{half}_windows", f"{splits[half]} windows", integer),
+            Column(f"{half}_tokens"),
+            Column(f"{half}_bytes"),
+        ]
+    return Table("documents by split", tuple(columns), rows)
 
 
-def show_scores(scores: Scores) -> None:
-    """Prints the best rows of a table by the merge, and the plain merges."""
-    best = summarize(scores, "select", _MOST_SCORES)
-    targets = list(enumerate(best.targets))[:_MOST_TARGETS]
-    proxies = ["merge", *(p for p in _NARROW if p in best.bits)]
-    table = scores.table
-    show_table(
-        f"best of {len(table):,} mixtures by the merge on {best.targets[0]}: "
-        "bits per byte on select text",
-        ["mixture", "weights"]
-        + [f"{name},\n{_NARROW.get(p, p)}" for _, name in targets
-           for p in proxies],
-        [
-            [
-                short(table.names[m], 40),
-                largest({"weights": table.parts(m)}),
-                *(number(best.bits[p][i, t], 4) for t, _ in targets
-                  for p in proxies),
-            ]
-            for i, m in enumerate(best.rows)
-        ],
-        note=marks(scores.notes),
-    )  # fmt: skip
-    say(f"All on the same windows, at most {best.windows} of each domain.")
-
-
-def show_found(found: Found) -> None:
-    """Prints the best mixture, what ties with it, and how it was found.
-
-    The command that trains it is in the closing lines, which follow.
-    """
-    if plain := plain_that_tie(found):
-        say(f"Nothing is shown to beat {listed(plain)}.")
-    tied = [row for row in found.rows if row["tied"]]
-    rows = shown_rows(found, _MOST_ROWS)
-    others = [p for p in ("probability", "members") if p in found.best]
-    shifted = found.calibrated
-    show_table(
-        f"{found.ties['heading']} ({found.ties['count']} of "
-        f"{found.searched:,} mixtures, for "
-        f"{aim(found.target, found.objective)})",
-        ["mixture", "weights", "merge,\nselect", "merge,\nreport",
-         *(f"{_NARROW[p]},\nselect" for p in others), *["shift"] * shifted,
-         "difference", "error",
-         "limit", "ties"],
-        [
-            [
-                short(row["name"], 40),
-                largest(row),
-                number(row["select"], 4),
-                number(row["report"], 4),
-                *(number(row[p], 4) for p in others),
-                *[signed(row.get("shift", 0.0))] * shifted,
-                signed(row["difference"]),
-                *(
-                    BLANK if row is found.best else number(row.get(key), 4)
-                    for key in ("error", "limit")
-                ),
-                "yes" if row["tied"] else "no",
-            ]
-            for row in rows
-        ],
-        note=f"bits per byte; {found.ties['resampled']} were resampled; a "
-        "difference up to its limit, simultaneous over all mixtures, ties"
-        + _worth(found),
-    )  # fmt: skip
-    if left := len(tied) - sum(row["tied"] for row in rows):
-        say(f"and {left} more that tie, in search/found.json")
-    say(f"The best: {weights(found.best['weights'], 12)}")
-    if found.constraints:
-        say(f"Under: {'; '.join(found.constraints)}")
-    if text := shift_sentence(found):
-        say(text)
-    say(report_check(found))
-    for text in found.warnings:
-        say(f"WARNING: {text}")
-    for text in effort.sentences(found):
-        say(text)
-    _show_next_percent(found)
-
-
-def _worth(found: Found) -> str:
-    """What was said not to matter."""
-    if not found.ties["worth"]:
-        return ""
-    return (
-        f"; differences below {found.ties['worth']:.2%} of the best were said "
-        "not to matter"
-    )
-
-
-def show_chosen(
-    chosen: Chosen, found: Found | None, validation: Validation | None
-) -> None:
-    """Prints what training the chosen ratios gave, beside the predictions."""
-    show_table(
-        "chosen ratios: predicted against trained, bits per byte on report "
-        "text",
-        ["ratio", "on", "trained", *(LABELS[p] for p in PROXIES),
-         "trained - merge"],
-        [
-            [
-                one.label,
-                on,
-                number(one.trained, 4),
-                *(number(one.predicted[p], 4) for p in PROXIES),
-                signed(one.trained - one.predicted["merge"]),
-            ]
-            for on, these in outcome.comparisons(chosen, found)
-            for one in these
-        ],
-        note=marks(chosen.notes),
-    )  # fmt: skip
-    for text in outcome.sentences(chosen, found, validation):
-        say(text)
-
-
-def _show_next_percent(found: Found) -> None:
-    """The members that are worth most and least, on the target's domains."""
-    percent = effort.next_percent(found)
-    if percent is None:
-        return
-    shown = [d for d, n in enumerate(percent.domains) if n in found.target]
-    # Of one domain they are the same, but for what truths taught.
-    several = len(shown) > 1 or found.calibrated
-    shown = shown[:_MOST_DOMAINS]
-    show_table(
-        "what the next percent is worth, at the best mixture",
-        ["1 % more of", *["the objective"] * several,
-         *(percent.domains[d] for d in shown)],
-        [
-            ["..."] + [""] * (several + len(shown))
-            if c is None
-            else [
-                percent.members[c],
-                *[effort.thousandths(percent.aim_C[c])] * several,
-                *(effort.thousandths(percent.bits_CD[c, d]) for d in shown),
-            ]
-            for c in percent.extremes(_EXTREMES)
-        ],
-        note=f"change in {effort.THOUSANDTHS}, negative is better, "
-        f"{effort.next_percent_words(found)}",
+def gains(references: References) -> Table:
+    """By how many bits per byte members beat the base model, on test text."""
+    gain_CD = references.gains("report").tolist()
+    return _by_domain(
+        "gain over the base model on test text (bits per byte)",
+        "member", "gain on", references.domains, signed,
+        list(zip(references.members, gain_CD, strict=True)),
     )  # fmt: skip
 
 
-def _best_members(references: References, half: str) -> Iterable[list[str]]:
-    gain_CD = references.gains(half)
-    for d, (domain, inside) in enumerate(_domains(references)):
+def reference_bits(references: References) -> Table:
+    """Base model, members and plain merges, on dev text."""
+    half, inside = "select", np.array(references.in_pool)
+    outside = [d for d, i in enumerate(inside) if not i][:_MOST_DOMAINS]
+    bits_MD = references.bits[half]
+    macro_M = [np.nan] * len(bits_MD)
+    if inside.any():
+        macro_M = bits_MD[:, inside].mean(axis=1).tolist()
+    names = [references.domains[d] for d in outside]
+    columns = (
+        _text("mixture", "mixture"),
+        _bits("macro in-pool", "macro in-pool"),
+        *(_bits(f"on {name}", name) for name in names),
+    )
+    rows = tuple(
+        {"mixture": name, "macro in-pool": macro_M[m]}
+        | {f"on {references.domains[d]}": bits_MD[m, d] for d in outside}
+        for m, name in enumerate(references.names)
+    )
+    title = "bits per byte on dev text"
+    return Table(title, columns, rows, marks(references.notes))
+
+
+def best_members(references: References, note: str) -> Table:
+    """The best member for each in-pool domain, and the rank of its own."""
+    gain_CD = references.gains("select")
+    rows = []
+    for d, domain in enumerate(references.domains):
         gain_C = gain_CD[:, d]
-        if not inside or not np.isfinite(gain_C).any():
+        if not references.in_pool[d] or not np.isfinite(gain_C).any():
             continue
-        best = int(np.nanargmax(gain_C))
-        own = own_members(domain, references.members)
-        ranks = [
-            str(1 + int((gain_C > gain_C[references.members.index(n)]).sum()))
-            for n in own
-        ]
-        bits = references.row(references.members[best], half)[d]
-        yield [
-            domain,
-            references.members[best],
-            number(bits, 4),
-            signed(gain_C[best]),
-            listed(ranks) or "no own member",
-        ]
+        best = references.members[int(np.nanargmax(gain_C))]
+        own = [references.members.index(n) for n in references.own(domain)]
+        ranks = [str(1 + int((gain_C > gain_C[c]).sum())) for c in own]
+        rows.append(
+            {
+                "domain": domain,
+                "member": best,
+                "bits": references.row(best, "select")[d],
+                "gain": float(np.nanmax(gain_C)),
+                "rank": listed(ranks) or "no own member",
+            }
+        )
+    columns = (
+        _text("domain", "domain"),
+        _text("member", "best member"),
+        _bits("bits", "bits per byte"),
+        Column("gain", "gain over\nthe base", signed),
+        Column("rank", "rank of its\nown member"),
+    )
+    title = "in-pool domains: which member is best?"
+    return Table(title, columns, tuple(rows), note)
 
 
-def _domains(references: References) -> list[tuple[str, bool]]:
-    return list(zip(references.domains, references.in_pool, strict=True))
+def scores(table: Scores) -> Table:
+    """The best rows of a scored table by the merge, and the plain merges."""
+    best = summarize(table, "select", _MOST_SCORES)
+    shown = list(enumerate(best.targets))[:_MOST_TARGETS]
+    proxies = ["merge", *(p for p in PROXIES[1:] if p in best.bits)]
+    columns = (
+        _text("mixture", "mixture"),
+        _text("weights", "weights", show=largest),
+        *(_bits(f"{name}: {proxy}", f"{name},\n{runs.LABELS[proxy]}")
+          for _, name in shown for proxy in proxies),
+    )  # fmt: skip
+    rows = tuple(
+        {"mixture": table.table.names[m], "weights": table.table.parts(m)}
+        | {f"{name}: {proxy}": best.bits[proxy][i, t]
+           for t, name in shown for proxy in proxies}
+        for i, m in enumerate(best.rows)
+    )  # fmt: skip
+    return Table(
+        f"best of {len(table.table):,} mixtures by the merge on "
+        f"{best.targets[0]}: bits per byte on dev text",
+        columns,
+        rows,
+        f"All on the same windows, at most {best.windows} of each domain."
+        + "".join(f"\n{line}" for line in [marks(table.notes)] if line),
+    )
+
+
+def paths(gauge: Gauge) -> Table:
+    """The loss on the paths from the base model, for files."""
+    rows = tuple(
+        {"line": name, "target": on, "scale": scale, "bits_per_byte": bits}
+        for name, line in gauge.lines.items()
+        for on, bits_S in line.items()
+        if on != "scale"
+        for scale, bits in zip(line["scale"], bits_S, strict=True)
+    )
+    keys = ("line", "target", "scale", "bits_per_byte")
+    return Table("paths from the base model", tuple(map(Column, keys)), rows)
+
+
+# What a search found.
+
+
+def mixtures(found: Found) -> Table:
+    """The tied and the plain mixtures, the best one first."""
+    rows = tuple(
+        {
+            "mixture": row["name"],
+            "kind": row["kind"],
+            "weights": row["weights"],
+            "select_bits_per_byte": row["select"],
+            "report_bits_per_byte": row["report"],
+            "select_probability": row.get("probability"),
+            "select_members": row.get("members"),
+            "shift": row.get("shift", 0.0) if found.calibrated else None,
+            "difference": row["difference"],
+            "error": None if row is found.best else row["error"],
+            "limit": None if row is found.best else row["limit"],
+            "tied": row["tied"],
+        }
+        for row in found.rows
+    )
+    columns = (
+        _text("mixture", "mixture"),
+        Column("kind"),
+        _text("weights", "weights", show=largest),
+        _bits("select_bits_per_byte", "merge,\ndev"),
+        _bits("report_bits_per_byte", "merge,\ntest"),
+        _bits("select_probability", "ensemble,\ndev"),
+        _bits("select_members", "mean of\nmembers,\ndev"),
+        Column("shift", "shift", signed),
+        Column("difference", "difference", signed),
+        _bits("error", "error"),
+        _bits("limit", "limit"),
+        Column("tied", "ties", yes),
+    )
+    note = (
+        f"bits per byte; resampled: {found.ties['resampled']}; a mixture ties "
+        f"if its difference is within its limit ({found.ties['level']:.0%} "
+        "simultaneous over all mixtures)"
+    )
+    if found.ties["worth"]:
+        note += (
+            "; differences below the minimum effect, "
+            f"{found.ties['worth']:.2%} of the best, count as ties"
+        )
+    return Table(
+        f"{found.ties['heading']} ({found.ties['count']:,} of "
+        f"{found.searched:,} mixtures, for "
+        f"{target(found.target, found.objective)})",
+        columns,
+        rows,
+        note,
+        lambda row: "best" if row["error"] is None else "",
+    )
+
+
+def shown_mixtures(found: Found, most: int) -> list[int]:
+    """The first rows that tie, then the plain ones, tied or not."""
+    rows = found.rows
+    first = [i for i, row in enumerate(rows) if row["tied"]][:most]
+    single = [i for i, row in enumerate(rows) if is_single(row)][:1]
+    plain = [i for i, row in enumerate(rows) if row["kind"] in PLAIN]
+    return first + [
+        i
+        for i, row in enumerate(rows)
+        if i not in first and (not row["tied"] or i in plain or i in single)
+    ]
+
+
+def objective(found: Found) -> Table:
+    """Domains of a worst case, or with limits, least gain first."""
+    rows: list[dict[str, Any]] = []
+    if found.objective == "worst" or any(
+        "limit" in row for row in found.domains.values()
+    ):
+        rows = [
+            {
+                "domain": name,
+                "seed": row["seed"],
+                "best": row["best"],
+                "change": row["best"] - row["seed"],
+                "limit": row.get("limit"),
+            }
+            for name, row in found.domains.items()
+        ]
+    columns = (
+        _text("domain", "domain"),
+        _bits("seed", "base model"),
+        _bits("best", "best mixture"),
+        Column("change", "change", signed),
+        _bits("limit", "at most"),
+    )
+    note = ""
+    if found.objective == "worst" and len(found.target) == 1:
+        note = "with one domain, the worst is the mean"
+    return Table(
+        "the best mixture beside the base model, bits per byte on dev text",
+        columns,
+        tuple(sorted(rows, key=lambda row: -row["change"])),
+        note,
+    )
+
+
+def binding(found: Found) -> Table:
+    """The active constraints, and what relaxing each would gain."""
+    rows = tuple(
+        {**row, "constraint": constraint_words(row)} for row in found.binding
+    )
+    columns = (
+        _text("constraint", "active constraint"),
+        Column("name"),
+        Column("kind"),
+        Column("limit"),
+        Column("value"),
+        Column("gain", "gain if relaxed\n(bits per byte)",
+               lambda v: "not known" if v is None else number(v)),
+        _text("step", "relaxed by"),
+    )  # fmt: skip
+    note = "to first order"
+    return Table("active constraints", columns, rows, note)
+
+
+def constraint_words(row: Mapping[str, Any]) -> str:
+    """A constraint with its limit, as in 'at most 30.0% of alpha'."""
+    limit, name = row["limit"], row["name"]
+    return {
+        "floor": f"at least {limit:.1%} of {name}",
+        "ceiling": f"at most {limit:.1%} of {name}",
+        "supply": f"the supply of {name}, {limit:.1%} of the run",
+        "divergence": f"at most {limit:g} nats from the reference",
+        "regret": f"at most {limit:.4f} bits per byte on {name}",
+        "sources": f"at most {count(round(limit), 'source')}",
+    }[row["kind"]]
+
+
+def marginal(found: Found) -> Table:
+    """What one percent more of each member changes, most useful first."""
+    rows = []
+    names: Sequence[str] = ()
+    if found.marginal:
+        names = found.marginal["domains"]
+        bits_CD = np.array(found.marginal["bits_DC"], float).T.tolist()
+        pairs = zip(
+            found.marginal["members"], found.marginal["objective_C"],
+            bits_CD, strict=True,
+        )  # fmt: skip
+        rows = [
+            (member, [goal, *bits_D])
+            for member, goal, bits_D in sorted(pairs, key=lambda p: p[1])
+        ]
+    shown = [n for n in names if n in found.target][:_MOST_DOMAINS]
+    note = f"change in thousandths of a bit per byte, {PERCENT_NOTE}"
+    if found.calibrated:
+        note += ". The objective is calibrated, single domains are not"
+    return _by_domain(
+        "marginal value of each member, at the best mixture",
+        "1 % more of", "change on", ["the objective", *names], thousandths,
+        rows, note, ["the objective", *shown],
+    )  # fmt: skip
+
+
+def _by_domain(
+    title: str,
+    name: str,
+    what: str,
+    domains: Sequence[str],
+    show: Any,
+    rows: Sequence[tuple[str, Sequence[float]]],
+    note: str = "",
+    on_console: Sequence[str] = (),
+) -> Table:
+    """Members by domains; keys say `what`, so that no domain is `name`."""
+    columns = (
+        _text(name, name),
+        *(
+            Column(f"{what} {d}", d, show, on_console=d in on_console)
+            for d in domains
+        ),
+    )
+    keys = [column.key for column in columns]
+    return Table(
+        title,
+        columns,
+        tuple(
+            dict(zip(keys, [first, *values], strict=True))
+            for first, values in rows
+        ),
+        note,
+    )
+
+
+# What it took.
+
+
+def cost(data: ReportData) -> Table:
+    """Training as manifests record it, and scoring as tables count it."""
+    rows = []
+    if data.seed is not None:
+        rows.append(_trained("base model", [data.seed]))
+    for kind, name in (
+        ("member", "members"),
+        ("truth", "reference runs"),
+        ("repeat", "replicates"),
+    ):
+        if manifests := list(data.of_kind(kind).values()):
+            rows.append(_trained(name, manifests))
+    if rows:
+        sums = {
+            key: sum(row[key] for row in rows)
+            for key in ("runs", "tokens", "flops", "seconds")
+        }
+        rows.append({"what": "all training", **sums, "basis": "sum"})
+    if data.pool is not None:
+        model = data.pool.model
+        spent = [
+            ("scoring", data.scored_windows * model.config.length,
+             "forward passes, counted from the tables of scores, without "
+             "diagnostics; time not recorded"),
+            ("searching", data.found.tokens if data.found else 0,
+             "evaluations of the search, a gradient counted as three forward "
+             "passes; time not recorded"),
+        ]  # fmt: skip
+        rows += [
+            {
+                "what": what,
+                "runs": 0,
+                "tokens": tokens,
+                "flops": float(model.forward_flops(tokens)),
+                "seconds": None,
+                "basis": basis,
+            }
+            for what, tokens, basis in spent
+            if tokens
+        ]
+    columns = (
+        _text("what", "what"),
+        Column("runs", "models trained", integer),
+        Column("tokens", "tokens", integer),
+        Column("flops", "FLOPs", flops),
+        Column("seconds", "time", duration),
+        _text("basis", "how it is known"),
+    )
+    return Table(
+        "cost", columns, tuple(rows),
+        style=lambda row: "sum" if row["basis"] == "sum" else "",
+    )  # fmt: skip
+
+
+def _trained(what: str, manifests: Sequence[Manifest]) -> dict[str, Any]:
+    return {
+        "what": what,
+        "runs": len(manifests),
+        "tokens": sum(m.tokens for m in manifests),
+        "flops": float(sum(m.flops for m in manifests)),
+        "seconds": sum(m.wall_seconds for m in manifests),
+        "basis": "recorded with every run",
+    }
+
+
+def digests(data: ReportData) -> Table:
+    """What the numbers rest on, for the page."""
+    found = dict(data.sources)
+    if data.seed is not None:
+        found["base model's parameters"] = data.seed.params_digest
+        found["tokenizer"] = data.seed.tokenizer_digest
+    if data.references is not None:
+        found["evaluation text"] = data.references.evaluation
+    columns = (_text("file", "file"), _text("digest", "SHA-256"))
+    rows = tuple({"file": n, "digest": d[:16]} for n, d in found.items())
+    return Table("", columns, rows)

@@ -1,59 +1,53 @@
-"""How far the predictions can be trusted, in one word and its reasons."""
+"""How far the predictions can be trusted, in one phrase and its reasons."""
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
-from jaxsim.report.agreement import enough_truths, label, targets_of
-from jaxsim.report.claims import of_kind
-from jaxsim.report.wording import count, interval, number
+from jaxsim.report.agreement import label
+from jaxsim.report.format import count, interval, number
+from jaxsim.report.targets import Targets, targets_of
 from jaxsim.study.agreement import ENOUGH_TRUTHS
 from jaxsim.study.gauge import Gauge
 from jaxsim.study.gauge_rules import DO_NOT_TRUST, RANKS_ONLY, TRUST
 from jaxsim.study.noise import NOISE_BOUND
-from jaxsim.study.validate import (
-    CALIBRATED,
-    IN_POOL,
-    OUT_OF_POOL,
-    Validation,
-)
+from jaxsim.study.validate import CALIBRATED, Validation
 
-BOUND = "noise-bound: nothing can be told apart"
+BOUND = "below the noise floor: nothing can be told apart"
 UNRESOLVED = "not resolved: there is too little text to tell members apart"
 UNKNOWN = "not known"
-SLOPES = (0.5, 2.0)  # of truth on prediction, outside which levels are off
-SMALL_ERROR = 0.5  # share of the truths' spread
-COVERED = 0.8  # of truths within 90 % intervals
+SLOPES = (0.5, 2.0)  # of runs on predictions, outside which levels are off
+SMALL_ERROR = 0.5  # share of the spread of the runs
+COVERED = 0.8  # of runs within 90 % intervals
 
 _MEANING = {
     TRUST: "A mixture predicted to be better tends to train better, and the "
     "losses predicted for it hold within the intervals below.",
     RANKS_ONLY: "A mixture predicted to be better tends to train better, but "
     "do not read a predicted loss as what training would give.",
-    DO_NOT_TRUST: "What is predicted here says nothing sure about training. "
-    "Train the candidates themselves, or mend the pool first.",
+    DO_NOT_TRUST: "The predictions say nothing reliable about training. Train "
+    "the candidates themselves, or fix the pool first.",
     BOUND: "Two runs on the same data differ nearly as much as runs on "
-    "different data. More text, longer runs or partitions that differ more "
-    "are needed before any mixture can be preferred.",
+    "different data. No mixture can be preferred without more text, longer "
+    "runs or partitions that differ more.",
     UNRESOLVED: "Members differ by no more than this evaluation text can "
-    "resolve. More text, longer runs or partitions that differ more are needed "
-    "before any mixture can be preferred. The noise of training was not "
-    "measured.",
-    UNKNOWN: "There is neither a gauge of the pool nor are there truths "
-    "enough to say: run `jaxsim validate`.",
+    "resolve. No mixture can be preferred without more text, longer runs or "
+    "partitions that differ more. Training noise was not measured.",
+    UNKNOWN: "There are no diagnostics of the pool and too few reference "
+    "runs: run `jaxsim validate`.",
 }
 _SO_FAR = {
-    TRUST: "Nothing that the pool shows speaks against predicting from it; "
-    "whether the predictions hold, only truths can say.",
-    RANKS_ONLY: "By what the pool shows, predicted losses will be off, and "
-    "whether the order of mixtures holds, only truths can say.",
+    TRUST: "The diagnostics of the pool show no problem. Only reference runs "
+    "can say whether the predictions hold.",
+    RANKS_ONLY: "By the diagnostics of the pool, predicted losses will be off. "
+    "Only reference runs can say whether the ranking holds.",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """One of the words above, why, and whether truths have had their say."""
+    """One of the phrases above, why, and whether it rests on reference runs."""
 
     word: str
     reasons: Sequence[str]
@@ -70,20 +64,20 @@ class Verdict:
 def verdict(gauge: Gauge | None, validation: Validation | None) -> Verdict:
     """The rule. The first that applies:
 
-    1. The gauge says 'do not trust': so does this.
-    2. Fewer than 12 truths, or truths whose losses tell of their length (budget
-       'sum'): what the gauge says ('noise-bound' if it finds the members
-       within their noise, 'not resolved' if nothing was repeated), and how
-       well merges rank is not known yet. Without a gauge nothing is known.
-    3. Every out-of-pool domain (without any: the in-pool macro) is
-       noise-bound: nothing can be told apart.
+    1. The diagnostics say 'do not trust': so does this.
+    2. Fewer than 12 held-out runs, or runs whose losses depend on their length
+       (budget 'sum'): what the diagnostics say (that members are below the
+       noise floor or, without replicates, that the text resolves nothing).
+       Without diagnostics nothing is known.
+    3. Every out-of-pool domain (without any: the in-pool macro) is below the
+       noise floor: nothing can be told apart.
     4. The 95 % interval of the predictor's mean Spearman correlation over the
        out-of-pool domains (without any: on the in-pool macro) reaches 0 or
        below, or there is none: do not trust. The predictor is the calibrated
        merge or, without one, the merge.
-    5. On the macro of these domains the slope of truth on prediction is in
-       0.5..2, the mean absolute error on truths that were not fitted is below
-       half of the truths' standard deviation, and the 90 % intervals hold at
+    5. On the macro of these domains the slope of runs on predictions is in
+       0.5..2, the mean absolute error on runs that were not fitted is below
+       half of the runs' standard deviation, and the 90 % intervals hold at
        least 80 % of them: trust.
     6. Else ranks hold and levels are off: trust ranks only.
     """
@@ -91,24 +85,22 @@ def verdict(gauge: Gauge | None, validation: Validation | None) -> Verdict:
         return Verdict(DO_NOT_TRUST, gauge.reasons, validation is not None)
     if (
         validation is None
-        or not enough_truths(validation)
+        or len(validation.truths) < ENOUGH_TRUTHS
         or validation.budget == "sum"
     ):
         return _so_far(gauge, validation)
-    matters = targets_of(validation, "out-of-pool") or (aim(validation),)
-    if _all_bound(gauge, validation, matters):
-        return Verdict(
-            BOUND,
-            [f"{count(len(matters), 'target')} that matter, all noise-bound"],
-            True,
-        )
-    holds, ranks = _ranks(validation)
+    targets = targets_of(validation)
+    if _all_bound(gauge, validation, targets):
+        why = f"{count(len(targets.judged), 'target')} that count, all of them"
+        return Verdict(BOUND, [f"{why} below the noise floor"], True)
+    holds, ranks = _ranks(validation, targets)
     if not holds:
         return Verdict(DO_NOT_TRUST, [ranks], True)
-    off = _levels(validation)
+    is_small, error = _error(validation, targets.level)
+    off = _levels(validation, targets.level, is_small, error)
     if off:
         return Verdict(RANKS_ONLY, [ranks, *off], True)
-    return Verdict(TRUST, [ranks, _error(validation)[1]], True)
+    return Verdict(TRUST, [ranks, error], True)
 
 
 def predictor(validation: Validation) -> str:
@@ -117,98 +109,84 @@ def predictor(validation: Validation) -> str:
     return CALIBRATED if calibrated and validation.tells_levels else "merge"
 
 
-def aim(validation: Validation) -> str:
-    """The target that levels are judged on."""
-    for macro, kind in ((OUT_OF_POOL, "out-of-pool"), (IN_POOL, "in-pool")):
-        if macro in validation.targets:
-            return macro
-        if names := targets_of(validation, kind):
-            return names[0]
-    return validation.targets[0]
-
-
 def _so_far(gauge: Gauge | None, validation: Validation | None) -> Verdict:
-    there = 0 if validation is None else len(validation.truths)
-    few = (
-        f"how well merges rank is not known yet ({count(there, 'truth')}, "
-        f"fewer than {ENOUGH_TRUTHS})"
+    runs = 0 if validation is None else len(validation.truths)
+    unknown = (
+        "how well merges rank is not known yet "
+        f"({count(runs, 'held-out run')}, fewer than {ENOUGH_TRUTHS})"
     )
     if validation is not None and validation.budget == "sum":
-        few = (
-            "how well merges rank ratios at equal budget is not known: a truth "
-            "of n units is n times as long (budget 'sum')"
+        unknown = (
+            "how well merges rank mixtures at equal budget is not known: a run "
+            "on n units is n times as long (budget 'sum')"
         )
     if gauge is None:
-        return Verdict(UNKNOWN, [few], False)
+        return Verdict(UNKNOWN, [unknown], False)
     if gauge.noise_bound:
         what = "their noise" if gauge.repeats else "the text can resolve"
         why = f"members differ by less than {what} in every domain"
         word = BOUND if gauge.repeats else UNRESOLVED
-        return Verdict(word, [why, few], False)
-    return Verdict(gauge.verdict, [*gauge.reasons, few], False)
+        return Verdict(word, [why, unknown], False)
+    return Verdict(gauge.verdict, [*gauge.reasons, unknown], False)
 
 
 def _all_bound(
-    gauge: Gauge | None, validation: Validation, matters: Sequence[str]
+    gauge: Gauge | None, validation: Validation, targets: Targets
 ) -> bool:
-    """By the ceilings or, where nothing was repeated, by the gauge."""
+    """By the ceilings or, without replicates, by the diagnostics."""
     if not validation.ceilings:
         return gauge is not None and gauge.noise_bound
-    return all(validation.ceilings[name] < NOISE_BOUND for name in matters)
+    return all(validation.ceilings[n] < NOISE_BOUND for n in targets.judged)
 
 
-def _ranks(validation: Validation) -> tuple[bool, str]:
+def _ranks(validation: Validation, targets: Targets) -> tuple[bool, str]:
     """Whether ranks hold, and the figures that say so."""
-    which = predictor(validation)
-    table = validation.agreement[aim(validation)][which]
-    value, bounds, where = table["spearman"], table["interval"], aim(validation)
-    for claim in of_kind(validation, "out-of-pool"):
-        if claim["predictor"] == which:
+    which, where = predictor(validation), targets.level
+    row = validation.agreement[where][which]
+    value, bounds = row["spearman"], row["interval"]
+    for claim in validation.claims:
+        if claim["kind"] == "out-of-pool" and claim["predictor"] == which:
             value, bounds = claim["spearman"], claim["spearman_interval"]
-            names = claim["targets"]
-            where = f"{count(len(names), 'out-of-pool domain')}"
+            where = count(len(claim["targets"]), "out-of-pool domain")
     text = (
-        f"{label(which, validation)} and truths agree with a Spearman "
-        f"correlation of {number(value, 2)}{interval(bounds)} on {where} "
-        f"({len(validation.truths)} truths)"
+        f"{label(which)} and held-out runs have a Spearman correlation of "
+        f"{number(value, 2)}{interval(bounds)} on {where} "
+        f"({count(len(validation.truths), 'run')})"
     )
     if bounds is None:
         return False, f"{text}, without an interval"
     if bounds[0] <= 0:
-        return False, f"{text}, which chance alone could give"
+        return False, f"{text}, which could be chance"
     return True, text
 
 
-def _levels(validation: Validation) -> list[str]:
+def _levels(
+    validation: Validation, target: str, is_small: bool, error: str
+) -> list[str]:
     """What is off about predicted levels; empty if nothing is."""
     if validation.unit == "unknown":
-        return ["the truths may be in another unit than bits per byte"]
-    target, which = aim(validation), predictor(validation)
-    off = []
+        return ["the runs may be in a unit other than bits per byte"]
+    which, off = predictor(validation), []
     slope = validation.agreement[target][which]["slope"]
     if not SLOPES[0] <= slope <= SLOPES[1]:
         off.append(
-            "where predictions differ by 1, truths differ by "
-            f"{number(slope, 2)}"
+            f"where predictions differ by 1, runs differ by {number(slope, 2)}"
         )
-    small, text = _error(validation)
-    if not small:
-        off.append(text)
-    covered = validation.check.get(target, {}).get("covered", float("nan"))
-    if which == CALIBRATED and not covered >= COVERED:
-        off.append(
-            "how often 90 % intervals hold the truth is not known"
-            if np.isnan(covered)
-            else f"only {covered:.0%} of the truths lie in their 90 % intervals"
-        )
+    if not is_small:
+        off.append(error)
     if which != CALIBRATED:
-        off.append("merges are not calibrated, so they have no intervals")
+        return [*off, "merges are not calibrated, so they have no intervals"]
+    covered = validation.check.get(target, {}).get("covered", float("nan"))
+    if np.isnan(covered):
+        off.append("the coverage of the 90 % intervals is not known")
+    elif covered < COVERED:
+        off.append(f"the 90 % intervals cover only {covered:.0%} of the runs")
     return off
 
 
-def _error(validation: Validation) -> tuple[bool, str]:
-    """Whether the error on levels is small beside the truths' spread."""
-    target, which = aim(validation), predictor(validation)
+def _error(validation: Validation, target: str) -> tuple[bool, str]:
+    """Whether the error on levels is small beside the spread of the runs."""
+    which = predictor(validation)
     truth_M = np.array(validation.points["truth"][target])
     off_M = truth_M - np.array(validation.points[which][target])
     error, spread = float(np.abs(off_M).mean()), float(truth_M.std(ddof=1))
@@ -219,7 +197,7 @@ def _error(validation: Validation) -> tuple[bool, str]:
     else:
         size = "more than all"
     return error < SMALL_ERROR * spread, (
-        f"on {target} the mean absolute error of the {label(which, validation)}"
-        f" is {number(error, 4)} bits per byte, {size} of the truths' standard "
-        f"deviation ({number(spread, 4)})"
+        f"on {target} the mean absolute error of the {label(which)} is "
+        f"{number(error)} bits per byte, {size} of the standard deviation of "
+        f"the held-out runs ({number(spread)})"
     )

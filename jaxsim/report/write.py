@@ -2,35 +2,49 @@
 
     index.html     one self-contained file
     figures/       the same figures, PNG
-    tables/        Parquet and CSV; proposed.csv is read by --mixtures
-    report.json    everything, for programs
+    tables/        the same tables, CSV; proposed.csv is read by --mixtures
+    summary.json   everything, for programs
 
-Called again with nothing changed it writes the same bytes.
+Nothing in the page is loaded from anywhere, and nothing is executed: figures
+are data URLs, there is no script, and a content security policy says so. Every
+name and text is escaped by the template engine. Called again with nothing
+changed it writes the same bytes.
 """
 
+import base64
+import dataclasses
 import json
-import os
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from jaxsim import __version__
 from jaxsim.config import Config
-from jaxsim.report import figures
-from jaxsim.report.answer import answer
-from jaxsim.report.closing import closing_lines
-from jaxsim.report.collect import Facts, collect, load_closing
-from jaxsim.report.effort import next_percent
-from jaxsim.report.page import render
-from jaxsim.report.price import price
-from jaxsim.report.scatter import scatter
-from jaxsim.report.summary import summary
-from jaxsim.report.tabular import (
-    PROPOSED,
-    TABLES,
-    tables,
-    write_proposed,
-    write_tables,
+from jaxsim.mixture.files import replace
+from jaxsim.pool import open_pool
+from jaxsim.report import agreement, answer, figures, outcome, tables, trust
+from jaxsim.report import format as words
+from jaxsim.report.data import (
+    KINDS,
+    SUMMARY,
+    References,
+    ReportData,
+    collect,
+    token_multiplier,
 )
+from jaxsim.report.table import Table, csv_lines, csv_text
+from jaxsim.report.targets import targets_of
+from jaxsim.report.verdict import Verdict, verdict
+from jaxsim.search.found import Found, load_found
+from jaxsim.study.agreement import ENOUGH_TRUTHS
+from jaxsim.study.chosen import load_chosen
+from jaxsim.study.validate import Validation, load_validation
 
-FIGURES = ("heat_map", "scatter", "mixtures", "next_percent", "ways")
+FORMAT = 1
+PROPOSED = "proposed.csv"
+FIGURES = ("heat_map", "scatter", "mixtures", "marginal", "paths")
+_MOST_MIXTURES = 12
 
 
 def write_report(config: Config, workdir: Path) -> Path:
@@ -40,77 +54,241 @@ def write_report(config: Config, workdir: Path) -> Path:
       DamagedError: something on disk is not what it should be.
     """
     workdir = Path(workdir)
-    folder = workdir / "report"
-    facts = collect(workdir)
+    data = collect(workdir)
+    built = tables.build(data)
     # A report travels: it does not name a place on this machine.
     place = "DIR" if workdir.is_absolute() else workdir.as_posix()
-    sentence = answer(facts.found)
-    closing = closing_lines(
-        facts.found,
-        facts.validation,
-        place,
-        facts.horizon,
-        facts.chosen,
-        price(facts.entries),
+    closing = answer.closing_lines(
+        data.found, data.validation, place, data.horizon, data.chosen
     )
-    drawn = _draw(facts)
-    records = tables(facts)
-    written = write_tables(folder / "tables", records)
-    if facts.found is not None:
-        members = facts.validation.members if facts.validation else None
-        columns = members or list(facts.of_kind("member"))
-        written.append(write_proposed(folder / "tables", facts.found, columns))
-    written += [
-        _write(folder / "figures" / f"{name}.png", png)
-        for name, png in drawn.items()
-    ]
-    content = summary(config.name, facts, sentence, closing, records)
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    _remove_others(folder, written)
-    _write(folder / "report.json", text.encode())
-    page = render(config.name, facts, sentence, closing, drawn, records)
+    drawn = _draw(data, built)
+    found = verdict(data.gauge, data.validation)
+    summary = _summary(config.name, data, built, closing, found)
+    page = _page(config.name, data, built, closing, drawn, found)
+    # Under an override every row says so: a table travels alone.
+    mark = {"override": "; ".join(data.overrides)} if data.overrides else {}
+    files = {
+        f"tables/{name}.csv": csv_text(table, mark).encode()
+        for name, table in built.items()
+    }
+    if data.found is not None:
+        members = data.validation.members if data.validation else None
+        columns = members or list(data.of_kind("member"))
+        files[f"tables/{PROPOSED}"] = _proposed(data.found, columns)
+    files |= {f"figures/{name}.png": png for name, png in drawn.items()}
+    files[SUMMARY] = (
+        f"{json.dumps(summary, indent=1, allow_nan=False)}\n".encode()
+    )
+    folder = workdir / "report"
+    # What an earlier report said about parts that are gone.
+    for name in (*tables.NAMES, PROPOSED.removesuffix(".csv")):
+        if f"tables/{name}.csv" not in files:
+            (folder / "tables" / f"{name}.csv").unlink(missing_ok=True)
+    for name in FIGURES:
+        if name not in drawn:
+            (folder / "figures" / f"{name}.png").unlink(missing_ok=True)
+    for name, content in files.items():
+        _write(folder / name, content)
     return _write(folder / "index.html", page.encode())
 
 
 def last_lines(workdir: Path) -> list[str]:
     """What to train, what ties and what is open, for the console."""
     workdir = Path(workdir)
-    return closing_lines(workdir=workdir.as_posix(), **load_closing(workdir))
-
-
-def _draw(facts: Facts) -> dict[str, bytes]:
-    drawn = {}
-    if facts.references is not None:
-        drawn["heat_map"] = figures.heat_map(facts.references)
-    if facts.gauge is not None:
-        drawn["ways"] = figures.ways(facts.gauge)
-    if facts.validation is not None:
-        drawn["scatter"] = scatter(facts.validation)
-    if facts.found is not None:
-        drawn["mixtures"] = figures.mixtures(facts.found)
-        if (percent := next_percent(facts.found)) is not None:
-            drawn["next_percent"] = figures.next_percent(percent, facts.in_pool)
-    return drawn
+    has_found = (workdir / "search" / "found.json").is_file()
+    has_pool = (workdir / "pool" / "pool.json").is_file()
+    entries = open_pool(workdir).manifests(*KINDS) if has_pool else {}
+    return answer.closing_lines(
+        load_found(workdir) if has_found else None,
+        load_validation(workdir),
+        workdir.as_posix(),
+        token_multiplier(entries),
+        load_chosen(workdir),
+    )
 
 
 def _write(path: Path, content: bytes) -> Path:
-    """Replaces a file in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    replace(path, lambda file: file.write(content))
     return path
 
 
-def _remove_others(folder: Path, written: list[Path]) -> None:
-    """Deletes what an earlier report said about parts that are gone."""
-    ours = [folder / "figures" / f"{name}.png" for name in FIGURES]
-    ours += [
-        folder / "tables" / f"{name}.{suffix}"
-        for name in TABLES
-        for suffix in ("parquet", "csv")
+def _proposed(found: Found, members: Sequence[str]) -> bytes:
+    """The tied and the plain mixtures, as `--mixtures` and `--truths` read."""
+    rows = [
+        [row["name"], *(row["weights"].get(name, 0.0) for name in members)]
+        for row in found.rows
     ]
-    ours.append(folder / "tables" / PROPOSED)
-    for path in ours:
-        if path not in written:
-            path.unlink(missing_ok=True)
+    return csv_lines([["name", *members], *rows]).encode()
+
+
+def _draw(data: ReportData, built: Mapping[str, Table]) -> dict[str, bytes]:
+    drawn = {}
+    if data.references is not None and "gains" in built:
+        drawn["heat_map"] = figures.heat_map(
+            built["gains"], data.references.in_pool,
+            "gain over the base model (bits per byte)",
+        )  # fmt: skip
+    if data.gauge is not None:
+        drawn["paths"] = figures.paths(data.gauge)
+    if data.validation is not None:
+        drawn["scatter"] = figures.scatter(data.validation)
+    if data.found is not None:
+        shown = tables.shown_mixtures(data.found, _MOST_MIXTURES)
+        drawn["mixtures"] = figures.mixtures(
+            built["mixtures"].take(shown), data.found.ties["level"]
+        )
+    if data.found is not None and "marginal" in built:
+        drawn["marginal"] = figures.heat_map(
+            built["marginal"],
+            [data.in_pool.get(n, True) for n in data.found.marginal["domains"]],
+            "gain from 1 % more (0.001 bits per byte)", -1000.0, 2,
+        )  # fmt: skip
+    return drawn
+
+
+def _page(
+    name: str,
+    data: ReportData,
+    built: Mapping[str, Table],
+    closing: Sequence[str],
+    drawn: Mapping[str, bytes],
+    found: Verdict,
+) -> str:
+    """The page's text; `built` are the tables that the CSV files hold."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    mixtures = None
+    if data.found is not None:
+        shown = tables.shown_mixtures(data.found, _MOST_MIXTURES)
+        mixtures = built["mixtures"].take(shown, "tables/mixtures.csv")
+    chosen = None
+    if data.chosen is not None:
+        chosen = agreement.shown_chosen(built["chosen"], data.chosen)
+    return environment.get_template("report.html.j2").render(
+        name=name,
+        data=data,
+        built=built,
+        answer=answer.answer(data.found),
+        closing=[line.partition(": ")[::2] for line in closing],
+        figures={
+            key: "data:image/png;base64," + base64.b64encode(png).decode()
+            for key, png in drawn.items()
+        },
+        mixtures=mixtures,
+        search=answer.search_sentences(data.found) if data.found else [],
+        chosen=chosen,
+        outcomes=outcome.sentences(data.chosen, data.found, data.validation)
+        if data.chosen
+        else [],
+        verdict=found,
+        trust=trust.trust_lines(data),
+        study=_study(data.validation, built, ""),
+        given=_study(data.given, built, "given_"),
+        own_best=trust.own_best_sentence(data.references, "report")
+        if data.references
+        else "",
+        descriptions=trust.descriptions(data),
+        dropped=trust.dropped_lines(data),
+        digests=tables.digests(data),
+        w=words,
+    )
+
+
+def _study(
+    validation: Validation | None, built: Mapping[str, Table], prefix: str
+) -> dict[str, list[Table]]:
+    """Tables of a comparison with reference runs, in parts for the page."""
+    if validation is None:
+        return {"claims": [], "points": [], "agreement": []}
+    groups = targets_of(validation).groups()
+    points = [] if len(validation.truths) >= ENOUGH_TRUTHS else [
+        built[f"{prefix}points"].where("target", names[0])
+        for names in groups.values()
+        if len(names) == 1
+    ]  # fmt: skip
+    claims = built.get(f"{prefix}claims")
+    return {
+        "claims": agreement.claims_by_kind(claims) if claims else [],
+        "points": points,
+        "agreement": [
+            built[f"{prefix}agreement"].where("on", title) for title in groups
+        ],
+    }
+
+
+def _summary(
+    name: str,
+    data: ReportData,
+    built: Mapping[str, Table],
+    closing: Sequence[str],
+    found: Verdict,
+) -> dict[str, Any]:
+    """Everything in the report, as strict JSON holds it."""
+    seed, references = data.seed, data.references
+    record = {
+        "format": FORMAT,
+        "jaxsim": __version__,
+        "name": name,
+        "answer": answer.answer(data.found),
+        "closing": list(closing),
+        "not_done": data.missing,
+        "overrides": data.overrides,
+        "out_of_date": data.stale,
+        "digests": {
+            "seed": seed.params_digest if seed else None,
+            "tokenizer": seed.tokenizer_digest if seed else None,
+            "evaluation": references.evaluation if references else None,
+            "entries": {n: m.params_digest for n, m in data.entries.items()},
+            "files": data.sources,
+        },
+        "provenance": seed.provenance if seed else None,
+        "model": seed.model if seed else None,
+        "recipe": data.pool.identity["recipe"] if data.pool else None,
+        "corpus": data.corpus.record["summary"] if data.corpus else None,
+        **{
+            key: built[key].rows if key in built else []
+            for key in ("members", "domains", "cost")
+        },
+        "bits_per_byte": _bits(references) if references else {},
+        "search": data.found,
+        "verdict": found,
+        "gauge": data.gauge,
+        "validation": data.validation,
+        "given": data.given,
+        "chosen": data.chosen,
+    }
+    return dict(plain(record))
+
+
+def plain(value: Any) -> Any:
+    """`value` as strict JSON holds it; what is undefined is null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if hasattr(value, "item"):  # a scalar of NumPy
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _bits(references: References) -> dict[str, Any]:
+    """By half, reference row and domain."""
+    return {
+        half: {
+            name: dict(zip(references.domains, bits_D.tolist(), strict=True))
+            for name, bits_D in zip(references.names, bits_MD, strict=True)
+        }
+        for half, bits_MD in references.bits.items()
+    }

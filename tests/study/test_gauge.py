@@ -12,7 +12,7 @@ from mixture import tiny
 from jaxsim.config import load_config
 from jaxsim.errors import DamagedError
 from jaxsim.mixture import Scorer
-from jaxsim.report.gauged import gauge_lines
+from jaxsim.report.trust import diagnostics_lines
 from jaxsim.study.drift import relative_drift
 from jaxsim.study.gauge import gauge, load_gauge, save_gauge
 from jaxsim.study.gauge_rules import (
@@ -178,14 +178,14 @@ def test_what_it_was_measured_on(found, scorer):
 
 
 def test_the_verdict_is_said_first(found):
-    lines = gauge_lines(found)
+    lines = diagnostics_lines(found)
     assert lines[0] == f"averages of this pool: {found.verdict}"
     assert [line.strip() for line in lines[1:]][: len(found.reasons)] == (
         found.reasons
     )
     assert not any("noise-bound" in line for line in lines)
     bound = dataclasses.replace(found, noise_bound=True)
-    assert any("noise-bound" in line for line in gauge_lines(bound))
+    assert any("noise-bound" in line for line in diagnostics_lines(bound))
 
 
 def test_bump_is_the_highest_rise_above_the_chord():

@@ -1,13 +1,12 @@
-"""Numbers, names and weights as a reader wants them, in one place."""
+"""Numbers, names and weights as a reader wants them."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 BLANK = "-"
 
 
-def number(value: float | None, digits: int = 3) -> str:
+def number(value: float | None, digits: int = 4) -> str:
     """With a fixed number of decimals."""
     if value is None or not math.isfinite(value):
         return BLANK
@@ -21,11 +20,31 @@ def signed(value: float | None, digits: int = 4) -> str:
     return f"{value:+.{digits}f}"
 
 
-def interval(bounds: Sequence[float] | None, digits: int = 2) -> str:
+def interval(bounds: Sequence[float | None] | None, digits: int = 2) -> str:
     """' [low, high]', or nothing where there is none."""
-    if bounds is None:
+    if bounds is None or bounds[0] is None or bounds[1] is None:
         return ""
     return f" [{number(bounds[0], digits)}, {number(bounds[1], digits)}]"
+
+
+def thousandths(value: float | None) -> str:
+    """A change in bits per byte, in thousandths."""
+    return signed(None if value is None else 1000 * value, 2)
+
+
+def percent(value: float | None, digits: int = 0) -> str:
+    """A share, as in '80%'."""
+    if value is None or not math.isfinite(value):
+        return BLANK
+    return f"{value:.{digits}%}"
+
+
+def integer(value: int | None) -> str:
+    return BLANK if value is None else f"{value:,}"
+
+
+def yes(value: bool) -> str:
+    return "yes" if value else "no"
 
 
 def flops(value: float | None) -> str:
@@ -48,7 +67,7 @@ def duration(seconds: float | None) -> str:
 
 
 def count(amount: int, singular: str, plural: str = "") -> str:
-    """'1 truth', '12 truths', '3 repeats'."""
+    """'1 run', '12 runs', '3 indices'."""
     word = singular if amount == 1 else plural or f"{singular}s"
     return f"{amount:,} {word}"
 
@@ -89,41 +108,31 @@ def weights(parts: Mapping[str, float], most: int = 8) -> str:
     return shown
 
 
-def shares(row: Mapping[str, Any], most: int = 6) -> str:
-    """The weights of a searched row, without what its name says already."""
-    used = [w for w in row["weights"].values() if w > 0]
-    if row["kind"] in ("subset", "member", "uniform"):
-        return "alone" if len(used) == 1 else f"1/{len(used)} each"
-    return weights(row["weights"], most)
-
-
-def largest(row: Mapping[str, Any]) -> str:
-    """The same where there is little room: the largest weight, how many."""
-    used = {name: w for name, w in row["weights"].items() if w > 0}
+def largest(parts: Mapping[str, float]) -> str:
+    """A mixture in a table that names it: the largest weights, how many."""
+    used = {name: w for name, w in parts.items() if w > 0}
     if len(used) == 1 or max(used.values()) - min(used.values()) < 1e-6:
         return "alone" if len(used) == 1 else f"1/{len(used)} each"
-    first = max(used, key=lambda name: used[name])
-    return f"{short(first)} {used[first]:.2f}, {len(used) - 1} more"
+    ordered = sorted(used.items(), key=lambda pair: -pair[1])
+    shown = [f"{short(name)} {w:.2f}" for name, w in ordered[:2]]
+    if len(ordered) > 2:
+        shown.append(f"{len(ordered) - 2} more")
+    return ", ".join(shown)
 
 
-def target(parts: Mapping[str, float]) -> str:
-    """The objective in words."""
+def target(parts: Mapping[str, float], kind: str = "mean") -> str:
+    """An objective in words: 'mean', or 'worst' over several domains."""
     names = list(parts)
     if len(names) == 1:
         return names[0]
+    if kind == "worst":
+        return f"the worst of {listed(names)} (least gain over the base model)"
     shares = {name: w / sum(parts.values()) for name, w in parts.items()}
     if max(shares.values()) - min(shares.values()) < 1e-6:
         return f"the mean of {listed(names)}"
     return "the weighted mean of " + listed(
         [f"{name} ({share:.2f})" for name, share in shares.items()]
     )
-
-
-def aim(parts: Mapping[str, float], kind: str) -> str:
-    """The objective in words: 'mean', or 'worst' over several domains."""
-    if kind == "worst" and len(parts) > 1:
-        return f"the worst of {listed(list(parts))} (least gain over the seed)"
-    return target(parts)
 
 
 def marks(notes: Iterable[str]) -> str:
