@@ -329,7 +329,7 @@ def _train(
         text = f"the first candidate is {shares}, by merges alone"
         if _does_not_know(found, validation):
             parts.append(
-                f"there are reference runs it did not use: `{command}`"
+                f"it did not use the reference runs: `{command}`"
             )
         elif command:
             parts.append(

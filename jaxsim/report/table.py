@@ -70,12 +70,16 @@ class Table:
 
     @property
     def visible(self) -> list[Column]:
-        """Columns with a heading in which some row has a value."""
+        """Columns with a heading in which a row has a value.
+
+        Rows of the style 'rule' count only where there are no others.
+        """
+        rows = [row for row in self.rows if self.style(row) != "rule"]
         return [
             column
             for column in self.columns
             if column.heading
-            and any(_is_there(row[column.key]) for row in self.rows)
+            and any(_is_there(row[column.key]) for row in rows or self.rows)
         ]
 
     def where(self, key: str, value: Any, title: str = "") -> "Table":

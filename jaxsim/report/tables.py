@@ -251,7 +251,7 @@ def scores(table: Scores) -> Table:
     columns = (
         _text("mixture", "mixture"),
         _text("weights", "weights", show=largest),
-        *(_bits(f"{name}: {proxy}", f"{name},\n{runs.LABELS[proxy]}")
+        *(_bits(f"{name}: {proxy}", f"{name},\n{runs.LABELS[proxy]}".replace(" of ", " of\n"))
           for _, name in shown for proxy in proxies),
     )  # fmt: skip
     rows = tuple(
@@ -447,7 +447,7 @@ def marginal(found: Found) -> Table:
 
 def _by_domain(
     title: str,
-    name: str,
+    heading: str,
     what: str,
     domains: Sequence[str],
     show: Any,
@@ -455,9 +455,9 @@ def _by_domain(
     note: str = "",
     on_console: Sequence[str] = (),
 ) -> Table:
-    """Members by domains; keys say `what`, so that no domain is `name`."""
+    """Members by domains; keys say `what`, so that no domain is 'member'."""
     columns = (
-        _text(name, name),
+        _text("member", heading),
         *(
             Column(f"{what} {d}", d, show, on_console=d in on_console)
             for d in domains

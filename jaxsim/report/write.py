@@ -76,9 +76,8 @@ def write_report(config: Config, workdir: Path) -> Path:
         columns = members or list(data.of_kind("member"))
         files[f"tables/{PROPOSED}"] = _proposed(data.found, columns)
     files |= {f"figures/{name}.png": png for name, png in drawn.items()}
-    files[SUMMARY] = (
-        f"{json.dumps(summary, indent=1, allow_nan=False)}\n".encode()
-    )
+    text = json.dumps(summary, indent=1, allow_nan=False)
+    files[SUMMARY] = f"{text}\n".encode()
     folder = workdir / "report"
     # What an earlier report said about parts that are gone.
     for name in (*tables.NAMES, PROPOSED.removesuffix(".csv")):
@@ -175,7 +174,7 @@ def _page(
     return environment.get_template("report.html.j2").render(
         name=name,
         data=data,
-        built=built,
+        built={key: built.get(key) for key in tables.NAMES},
         answer=answer.answer(data.found),
         closing=[line.partition(": ")[::2] for line in closing],
         figures={

@@ -147,7 +147,7 @@ def scores_of(
 
 def add_validation(workdir: Path, truths: int, **more) -> Validation:
     """Truths that are the merges and some noise."""
-    validation = validation_of(workdir, truths, **more)
+    validation = current(workdir, validation_of(workdir, truths, **more))
     save_validation(workdir, validation)
     return validation
 
@@ -183,10 +183,9 @@ def validation_of(
         return copy.deepcopy(_KNOWN[key])
     rng = np.random.default_rng(1)
     judged = _measured("truth", truths, evaluation, rng, noise, bend)
-    fitted = scaled = pairs = None
+    fitted = pairs = None
     if fit:
         fitted = _measured("fit", fit, evaluation, rng, noise, bend)
-        scaled = (1.25, judged.report["merge"] - 0.01)
     if repeats:
         first_PD = judged.report["truth"][:repeats]
         pairs = (first_PD, first_PD + rng.normal(0, 0.01, first_PD.shape))
@@ -195,8 +194,7 @@ def validation_of(
         basis_of(corpus, references, singles_known=True),
         judged,
         fitted,
-        scaled,
-        pairs,
+        repeats=pairs,
         judged_repeats=repeats,
         **{"laws": ["dirichlet"] * truths, **more},
     )
@@ -288,20 +286,14 @@ def found_of(trained: bool = False, tied: int = 2) -> Found:
             "resampled": "windows",
             "level": SearchConfig().level,
             "worth": 0.0,
-            "critical": 2.5,
             "count": tied,
         },
         rows=rows,
         objective="mean",
-        method="cascade",
+        method="descend",
         looked_at=5000,
         evaluations=120.0,
         tokens=123_456,
-        race=[
-            {"windows": 250, "entered": 40, "dropped": 30},
-            {"windows": 1000, "entered": 10, "dropped": 6},
-        ],
-        certificate={"gap": 0.0021, "relative": 0.00105},
         binding=[
             {
                 "name": MEMBERS[0],
@@ -331,26 +323,11 @@ def found_of(trained: bool = False, tied: int = 2) -> Found:
                 [0.0, None, -0.004],
                 [-0.0012, 0.0003, 0.0009],
             ],
+            "objective_C": [-0.0012, 0.0003, 0.0009],
         },
         evaluation="text",
         digests={"seed": "s", **{name: f"d {name}" for name in MEMBERS}},
     )
-
-
-def as_before(found: Found) -> Found:
-    """As an earlier version left it: none of the fields that are new."""
-    new = {
-        f.name
-        for f in dataclasses.fields(Found)
-        if f.default is not dataclasses.MISSING
-        or f.default_factory is not dataclasses.MISSING
-    }
-    rows = [
-        {k: v for k, v in row.items() if k not in ("probability", "members")}
-        for row in found.rows
-    ]
-    kept = {k: v for k, v in vars(found).items() if k not in new}
-    return Found(**{**kept, "rows": rows})
 
 
 def chosen_of(found: Found, trained: float = 2.18) -> Chosen:
@@ -390,7 +367,7 @@ def on_basis_of(found: Found, validation: Validation) -> Validation:
 
 
 def current(workdir: Path, part):
-    """A search, a gauge or chosen ratios, of the pool and text of a workdir."""
+    """A result, of the pool and text of a workdir."""
     pool = open_pool(workdir)
     digests = {"seed": pool.identity["seed_digest"]} | {
         name: m.params_digest for name, m in pool.manifests("member").items()
@@ -444,6 +421,7 @@ def _row(name: str, kind: str, weights: dict[int, float], place: int) -> dict:
         "members": 2.3 + 0.01 * place,
         "difference": 0.01 * place,
         "error": 0.005 * bool(place),
+        "limit": 0.0125 * bool(place),
         "tied": True,
     }
 
