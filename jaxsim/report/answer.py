@@ -328,9 +328,7 @@ def _train(
     if not about_training(found):
         text = f"the first candidate is {shares}, by merges alone"
         if _does_not_know(found, validation):
-            parts.append(
-                f"it did not use the reference runs: `{command}`"
-            )
+            parts.append(f"it did not use the reference runs: `{command}`")
         elif command:
             parts.append(
                 f"first see how far merges can be trusted: `{command}`"

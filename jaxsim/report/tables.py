@@ -251,7 +251,7 @@ def scores(table: Scores) -> Table:
     columns = (
         _text("mixture", "mixture"),
         _text("weights", "weights", show=largest),
-        *(_bits(f"{name}: {proxy}", f"{name},\n{runs.LABELS[proxy]}".replace(" of ", " of\n"))
+        *(_bits(f"{name}: {proxy}", f"{name},\n{_narrow(proxy)}")
           for _, name in shown for proxy in proxies),
     )  # fmt: skip
     rows = tuple(
@@ -268,6 +268,10 @@ def scores(table: Scores) -> Table:
         f"All on the same windows, at most {best.windows} of each domain."
         + "".join(f"\n{line}" for line in [marks(table.notes)] if line),
     )
+
+
+def _narrow(proxy: str) -> str:
+    return runs.LABELS[proxy].replace("of ", "of\n")
 
 
 def paths(gauge: Gauge) -> Table:
@@ -312,7 +316,7 @@ def mixtures(found: Found) -> Table:
         _bits("select_bits_per_byte", "merge,\ndev"),
         _bits("report_bits_per_byte", "merge,\ntest"),
         _bits("select_probability", "ensemble,\ndev"),
-        _bits("select_members", "mean of\nmembers,\ndev"),
+        _bits("select_members", "members,\ndev"),
         Column("shift", "shift", signed),
         Column("difference", "difference", signed),
         _bits("error", "error"),
@@ -398,11 +402,11 @@ def binding(found: Found) -> Table:
         Column("kind"),
         Column("limit"),
         Column("value"),
-        Column("gain", "gain if relaxed\n(bits per byte)",
+        Column("gain", "gain if relaxed",
                lambda v: "not known" if v is None else number(v)),
         _text("step", "relaxed by"),
     )  # fmt: skip
-    note = "to first order"
+    note = "bits per byte, to first order"
     return Table("active constraints", columns, rows, note)
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxsim.report import agreement
-from jaxsim.report.agreement_tables import show_agreement
+from jaxsim.report.show import show_agreement
+from jaxsim.report.trust import noise_sentence
 
 from .workdirs import OUTSIDE, validation_of
 
@@ -17,42 +18,43 @@ def validation(workdir):
 
 
 def table_of(validation, title=OUTSIDE):
-    (group,) = [g for g in agreement.groups(validation) if title in g.title]
-    return {n.predictor: n for n in agreement.lines(validation, group)}
+    table = agreement.agreement(validation)
+    (on,) = {row["on"] for row in table.rows if title in row["on"]}
+    return {row["predictor"]: row for row in table.where("on", on).rows}
 
 
 def test_predictors_then_rules_then_the_repeat(validation):
-    labels = [n.label for n in table_of(validation).values()]
-    assert labels == [
+    labels = [row["label"] for row in table_of(validation).values()]
+    assert labels[:5] == [
         "merge",
-        "merge at its scale (1.25)",
-        "probability average",
+        "ensemble",
         "mean of members",
         "calibrated merge",
-        "log-linear on ratios alone",
-        "boosted trees on ratios alone",
-        "closeness",
-        "best single weight",
-        "number of units",
-        "random",
-        "the truth's repeat",
+        "log-linear on weights",
+    ]
+    assert labels[-5:] == [
+        "baseline: closeness",
+        "baseline: best single weight",
+        "baseline: number of units",
+        "baseline: random",
+        "replicates of the runs",
     ]
 
 
 def test_without_repeats_there_is_no_reference(workdir):
     table = table_of(validation_of(workdir, 12))
     assert "repeat" not in table
-    assert all(np.isnan(n.values["corrected"]) for n in table.values())
+    assert all(np.isnan(row["corrected"]) for row in table.values())
 
 
 def test_a_correlation_is_divided_by_its_ceiling_unless_bound(validation):
     ceiling = {**validation.ceilings, OUTSIDE: 0.95}
     table = table_of(dataclasses.replace(validation, ceilings=ceiling))
-    merge = table["merge"].values
-    assert merge["corrected"] == pytest.approx(merge["spearman"] / 0.95)
+    merge = table["merge"]
+    assert merge["corrected"] == pytest.approx(merge["spearman"].value / 0.95)
     bound = {**validation.ceilings, OUTSIDE: 0.85}
     table = table_of(dataclasses.replace(validation, ceilings=bound))
-    assert np.isnan(table["merge"].values["corrected"])
+    assert np.isnan(table["merge"]["corrected"])
 
 
 def test_a_mean_over_domains_leaves_out_what_noise_binds(validation):
@@ -63,64 +65,54 @@ def test_a_mean_over_domains_leaves_out_what_noise_binds(validation):
     ]
     ceilings = dict.fromkeys(inside, 0.5) | {inside[0]: 1.0}
     few = dataclasses.replace(validation, ceilings=ceilings)
-    merge = table_of(few, "mean over")["merge"].values
+    merge = table_of(few, "mean over")["merge"]
     first = validation.agreement[inside[0]]["merge"]["spearman"]
     assert merge["corrected"] == pytest.approx(first)
-    assert merge["spearman"] != pytest.approx(first)
-
-
-def test_levels_mean_nothing_for_rules_and_in_an_unknown_unit(validation):
-    table = table_of(validation)
-    assert np.isfinite(table["merge"].values["slope"])
-    for name in ("closeness", "random", "repeat"):
-        assert np.isnan(table[name].values["slope"])
-        assert np.isnan(table[name].values["offset"])
-    other = table_of(dataclasses.replace(validation, unit="unknown"))
-    assert np.isnan(other["merge"].values["slope"])
-    assert np.isnan(other["merge"].values["offset"])
-    assert np.isfinite(other["merge"].values["pearson"])
-
-
-def test_the_repeat_chooses_among_other_truths(validation):
-    values = table_of(validation)["repeat"].values
-    assert np.isfinite(values["spearman"]) and np.isfinite(values["pairs"])
-    assert np.isnan(values["regret"]) and np.isnan(values["gain"])
-    assert np.isnan(values["corrected"])
+    assert merge["spearman"].value != pytest.approx(first)
 
 
 def test_files_have_every_figure(validation):
-    rows = {
-        (r["target"], r["predictor"]): r for r in agreement.records(validation)
-    }
-    merge = rows[OUTSIDE, "merge"]
+    rows = table_of(validation)
+    merge = rows["merge"]
     for key in (*agreement.FIGURES, "ceiling", "gain_share"):
         assert key in merge
     assert merge["gain"] == validation.agreement[OUTSIDE]["merge"]["gain"]
-    assert rows[OUTSIDE, "merge at its scale"]["label"].endswith("(1.25)")
-    assert rows[OUTSIDE, "closeness"]["slope"] is None
-    assert rows[OUTSIDE, "repeat"]["regret"] is None
+    on = {row["on"] for row in agreement.agreement(validation).rows}
+    for target in validation.targets:
+        assert any(name.endswith(target) for name in on)
 
 
 def test_the_console_is_narrow(validation, capsys):
     show_agreement(validation)
     out = capsys.readouterr().out
-    tables = out[: out.index("ceilings of")].splitlines()
+    tables = out[: out.index("Noise: ")].splitlines()
     assert max(map(len, tables)) <= 80
     assert not any("Pearson" in line for line in tables)
-    (line,) = [n for n in tables if "trees" in n][:1]
-    assert "boosted trees on ratios alone" in line  # not folded
+    assert any("baseline: best single weight" in n for n in tables)  # whole
 
 
 def test_ceilings_have_intervals(validation):
     low, high = validation.ceiling_intervals["macro in-pool"]
-    text = agreement.ceilings_sentence(validation)
+    text = noise_sentence(validation)
     assert f"[{low:.2f}, {high:.2f}]" in text
     before = dataclasses.replace(validation, ceiling_intervals={})
-    assert "[" not in agreement.ceilings_sentence(before)
+    assert "[" not in noise_sentence(before)
 
 
-def test_a_scale_at_the_edge_of_the_grid_says_so(validation):
-    edge = dataclasses.replace(validation, scale=2.0)
-    name = "merge at its scale"
-    assert agreement.label(name, validation).endswith("(1.25)")
-    assert "(2.00, the edge of what was tried)" in agreement.label(name, edge)
+def test_levels_mean_nothing_for_rules_and_in_an_unknown_unit(validation):
+    table = table_of(validation)
+    assert np.isfinite(table["merge"]["slope"])
+    for name in ("closeness", "random", "repeat"):
+        assert np.isnan(table[name]["slope"])
+        assert np.isnan(table[name]["offset"])
+    other = table_of(dataclasses.replace(validation, unit="unknown"))
+    assert np.isnan(other["merge"]["slope"])
+    assert np.isnan(other["merge"]["offset"])
+    assert np.isfinite(other["merge"]["pearson"])
+
+
+def test_the_repeat_chooses_among_other_truths(validation):
+    row = table_of(validation)["repeat"]
+    assert np.isfinite(row["spearman"].value) and np.isfinite(row["pairs"])
+    assert np.isnan(row["regret"]) and np.isnan(row["gain"])
+    assert np.isnan(row["corrected"])

@@ -8,28 +8,28 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from jaxsim.report import figures, scatter
-from jaxsim.report.effort import NextPercent, next_percent
-from jaxsim.report.references import References
-from jaxsim.report.wording import short
+from jaxsim.report import figures, tables
+from jaxsim.report.data import References
+from jaxsim.report.format import short
+from jaxsim.report.targets import targets_of
 
 from .workdirs import HOSTILE, found_of, gauge_of, validation_of
 
 
-def references(members, domains, gain_CD):
-    """Gains over a seed of 3 bits per byte."""
+def heat_map(members, domains, gain_CD):
+    """Of gains over a base model of 3 bits per byte."""
     bits_MD = np.concatenate([np.full((1, len(domains)), 3.0), 3.0 - gain_CD])
-    return References(
+    references = References(
         members=tuple(members),
         names=("seed", *members),
-        kinds=("seed", *("member",) * len(members)),
         domains=tuple(domains),
         in_pool=(True,) * (len(domains) - 1) + (False,),
         bits={"report": bits_MD, "select": bits_MD},
-        documents={},
         evaluation="",
         notes=(),
     )
+    table = tables.gains(references)
+    return pixels(figures.heat_map(table, references.in_pool, "gain"))
 
 
 def pixels(png):
@@ -44,7 +44,7 @@ def test_heat_map_of_any_size(size):
     gain_CD[0, 0] = np.nan
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        image = pixels(figures.heat_map(references(names, domains, gain_CD)))
+        image = heat_map(names, domains, gain_CD)
     assert min(image.shape[:2]) > 400
     assert image.std() > 0.05
 
@@ -52,7 +52,7 @@ def test_heat_map_of_any_size(size):
 def test_blue_is_better_and_zero_is_white():
     def most(gain):
         gain_CD = np.full((2, 2), gain)
-        image = pixels(figures.heat_map(references("ab", "cd", gain_CD)))
+        image = heat_map("ab", "cd", gain_CD)
         middle = image[:, : image.shape[1] * 3 // 4].reshape(-1, 3)
         return (middle[:, 2] - middle[:, 0]).mean()
 
@@ -61,46 +61,17 @@ def test_blue_is_better_and_zero_is_white():
     assert abs(most(0.0)) < 0.02
 
 
-def test_the_next_percent_is_blue_where_bits_fall():
-    def most(bits):
-        percent = NextPercent(
-            ("a", "b"), ("c", "d"), np.full((2, 2), bits), np.full(2, bits)
-        )
-        image = pixels(figures.next_percent(percent, {"c": True, "d": False}))
-        middle = image[:, : image.shape[1] * 3 // 4].reshape(-1, 3)
-        return (middle[:, 2] - middle[:, 0]).mean()
-
-    assert most(-0.001) > 0.05
-    assert most(0.001) < -0.05
-
-
-def test_the_next_percent_draws_what_a_search_left():
-    percent = next_percent(found_of())
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert pixels(figures.next_percent(percent, {})).std() > 0.02
-
-
-def test_bars_reach_as_far_as_a_tie_does():
-    found = found_of()
-    before = figures.mixtures(found)
-    for row in found.rows:
-        row["limit"] = found.ties["critical"] * row["error"]
-    assert figures.mixtures(found) == before
-    found.rows[-1]["limit"] *= 3
-    assert figures.mixtures(found) != before
-
-
 def test_scatter_and_mixtures(workdir):
     for truths, repeats in ((2, 0), (12, 3)):
         validation = validation_of(workdir, truths, repeats)
-        assert pixels(scatter.scatter(validation)).std() > 0.02
-    assert pixels(figures.mixtures(found_of())).std() > 0.02
+        assert pixels(figures.scatter(validation)).std() > 0.02
+    table = tables.mixtures(found_of())
+    assert pixels(figures.mixtures(table, 0.9)).std() > 0.02
 
 
 def test_scatter_shows_macros_and_out_of_pool(workdir):
     validation = validation_of(workdir, 3)
-    shown = scatter.scatter_targets(validation)
+    shown = targets_of(validation).drawn
     assert shown[0] == "macro in-pool"
     assert set(shown[1:]) == {
         t
@@ -113,39 +84,66 @@ def test_scatter_shows_macros_and_out_of_pool(workdir):
         targets=[validation.targets[i] for i in inside],
         kinds=["in-pool"],
     )
-    assert scatter.scatter_targets(alone) == alone.targets
+    assert targets_of(alone).drawn == tuple(alone.targets)
 
 
 def test_scatter_shows_the_calibrated_merge_if_there_is_one(workdir):
     validation = validation_of(workdir, 3)
-    shown = scatter.scatter_predictors(validation)
+    shown = figures.scatter_predictors(validation)
     assert shown == ("merge", "probability", "calibrated merge")
     points = {
         k: v for k, v in validation.points.items() if k != "calibrated merge"
     }
     before = dataclasses.replace(validation, points=points)
-    assert scatter.scatter_predictors(before)[-1] == "members"
-    assert pixels(scatter.scatter(before)).std() > 0.02
+    assert figures.scatter_predictors(before)[-1] == "members"
+    assert pixels(figures.scatter(before)).std() > 0.02
 
 
-def test_bars_of_truths_are_the_noise_of_a_run(workdir):
+def test_marginal_values_are_blue_where_bits_fall():
+    def most(bits):
+        found = dataclasses.replace(
+            found_of(),
+            marginal={
+                "members": ["a", "b"],
+                "domains": ["c", "d"],
+                "bits_DC": [[bits] * 2] * 2,
+                "objective_C": [bits] * 2,
+            },
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            png = figures.heat_map(
+                tables.marginal(found), [True, False], "gain", -1000.0, 2
+            )
+        image = pixels(png)
+        middle = image[:, : image.shape[1] * 3 // 4].reshape(-1, 3)
+        return (middle[:, 2] - middle[:, 0]).mean()
+
+    assert most(-0.001) > 0.05
+    assert most(0.001) < -0.05
+
+
+def test_bars_reach_as_far_as_a_tie_does():
+    found = found_of()
+    before = figures.mixtures(tables.mixtures(found), 0.9)
+    assert figures.mixtures(tables.mixtures(found), 0.9) == before
+    found.rows[-1]["limit"] *= 3
+    assert figures.mixtures(tables.mixtures(found), 0.9) != before
+
+
+def test_bars_of_runs_are_the_noise_of_a_run(workdir):
     validation = validation_of(workdir, 12, repeats=3)
-    target = scatter.scatter_targets(validation)[0]
-    noise = validation.noise[target]
-    assert scatter._repeat_noise(validation, target) == noise > 0
-    # An earlier version left the ceiling alone, which is made of it.
-    before = dataclasses.replace(validation, noise={})
-    assert scatter._repeat_noise(before, target) == pytest.approx(noise)
-    alone = dataclasses.replace(before, ceilings={})
-    assert scatter._repeat_noise(alone, target) == 0
+    before = figures.scatter(validation)
+    alone = dataclasses.replace(validation, noise={})
+    assert figures.scatter(alone) != before
 
 
-def test_the_ways_show_every_member():
+def test_the_paths_show_every_member():
     gauge = gauge_of()
-    image = pixels(figures.ways(gauge))
+    image = pixels(figures.paths(gauge))
     assert image.std() > 0.02
     gauge.lines.pop(gauge.members[0])
-    assert not np.array_equal(pixels(figures.ways(gauge)), image)
+    assert not np.array_equal(pixels(figures.paths(gauge)), image)
 
 
 def test_short_names_fit_and_keep_both_ends():

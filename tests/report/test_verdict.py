@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from jaxsim.report.verdict import aim, verdict
+from jaxsim.report.targets import targets_of
+from jaxsim.report.verdict import verdict
 
 from .workdirs import OUTSIDE, gauge_of, validation_of
 
@@ -45,8 +46,8 @@ def test_before_truths_it_is_the_gauges_word():
         assert found.word == word and not found.by_truths
         assert found.reasons[0] == f"the reason for '{word}'"
     early = verdict(gauge_of("trust"), None)
-    assert "not known yet (0 truths" in early.reasons[-1]
-    assert "only truths can say" in early.meaning
+    assert "not known yet (0 held-out runs" in early.reasons[-1]
+    assert "Only reference runs can say" in early.meaning
     assert "hold within the intervals" not in early.meaning
 
 
@@ -54,7 +55,9 @@ def test_few_truths_leave_it_to_the_gauge(workdir):
     few = validation_of(workdir, 11, **GOOD)
     found = verdict(gauge_of("trust ranks only"), few)
     assert found.word == "trust ranks only" and not found.by_truths
-    assert "not known yet (11 truths, fewer than 12)" in found.reasons[-1]
+    assert (
+        "not known yet (11 held-out runs, fewer than 12)" in found.reasons[-1]
+    )
 
 
 def test_without_a_gauge_and_truths_nothing_is_known(workdir):
@@ -66,11 +69,11 @@ def test_without_a_gauge_and_truths_nothing_is_known(workdir):
 def test_the_gauge_finds_nothing_to_rank():
     gauge = gauge_of("trust", noise_bound=True)
     repeated = verdict(dataclasses.replace(gauge, repeats=4), None)
-    assert repeated.word == "noise-bound: nothing can be told apart"
+    assert repeated.word == "below the noise floor: nothing can be told apart"
     # Without repeats it is the text that resolves nothing.
     found = verdict(gauge, None)
     assert found.word.startswith("not resolved")
-    assert "The noise of training was not measured" in found.meaning
+    assert "Training noise was not measured" in found.meaning
 
 
 def test_good_truths_are_trusted_with_or_without_a_gauge(good):
@@ -95,7 +98,7 @@ def test_a_rank_correlation_that_reaches_zero(good, bounds):
 def test_noise_binds_what_matters(good):
     low = {**good.ceilings, OUTSIDE: 0.89}
     found = verdict(None, dataclasses.replace(good, ceilings=low))
-    assert found.word == "noise-bound: nothing can be told apart"
+    assert found.word == "below the noise floor: nothing can be told apart"
     inside = dict.fromkeys(good.ceilings, 0.5) | {OUTSIDE: 0.9}
     found = verdict(None, dataclasses.replace(good, ceilings=inside))
     assert found.word == "trust"
@@ -103,7 +106,9 @@ def test_noise_binds_what_matters(good):
 
 def test_without_repeats_the_gauge_knows_of_noise(good):
     alone = dataclasses.replace(good, ceilings={})
-    assert verdict(gauge_of(noise_bound=True), alone).word.startswith("noise")
+    assert verdict(gauge_of(noise_bound=True), alone).word.startswith(
+        "below the noise"
+    )
     assert verdict(gauge_of(noise_bound=True), good).word == "trust"
 
 
@@ -148,7 +153,7 @@ def test_errors_beside_the_spread_of_truths(good, share, word, size):
 def test_a_unit_that_is_not_known_leaves_ranks(good):
     found = verdict(None, dataclasses.replace(good, unit="unknown"))
     assert found.word == "trust ranks only"
-    assert "another unit" in found.reasons[-1]
+    assert "a unit other than" in found.reasons[-1]
 
 
 def test_merges_without_calibration_are_no_levels(good):
@@ -166,14 +171,14 @@ def test_without_a_domain_outside_the_macro_inside_decides(good):
         kinds=[good.kinds[i] for i in keep],
         claims=[c for c in good.claims if c["kind"] == "in-pool"],
     )
-    assert aim(inside) == "macro in-pool"
+    assert targets_of(inside).level == "macro in-pool"
     bad = changed(inside, "macro in-pool", interval=(-0.1, 0.4))
     assert verdict(None, bad).word == "do not trust"
     fine = changed(inside, "macro in-pool", interval=(0.5, 0.9))
     assert verdict(None, fine).word != "do not trust"
     low = {**inside.ceilings, "macro in-pool": 0.5}
     bound = dataclasses.replace(inside, ceilings=low)
-    assert verdict(None, bound).word.startswith("noise-bound")
+    assert verdict(None, bound).word.startswith("below the noise")
 
 
 def test_truths_that_differ_in_length_leave_it_to_the_gauge(good):
