@@ -301,7 +301,7 @@ def test_an_override_marks_every_result(workdir, jaxsim):
         assert notes == record["notes"]
         assert not any("solo" in name for name in record["names"])
     assert "was altered" in (workdir / "report" / "index.html").read_text()
-    assert "was altered" in (workdir / "report" / "report.json").read_text()
+    assert "was altered" in (workdir / "report" / "summary.json").read_text()
 
 
 @pytest.mark.parametrize(

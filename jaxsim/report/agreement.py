@@ -20,6 +20,7 @@ from jaxsim.report.outcome import aim_of, on_target
 from jaxsim.report.table import Column, Estimate, Table
 from jaxsim.report.targets import KINDS, targets_of
 from jaxsim.search.found import Found
+from jaxsim.study.agreement import ENOUGH_TRUTHS
 from jaxsim.study.chosen import Chosen
 from jaxsim.study.noise import NOISE_BOUND, corrected
 from jaxsim.study.rules import RULES
@@ -182,34 +183,45 @@ def _mean(values: Sequence[float]) -> float:
 
 def claims(validation: Validation) -> Table:
     """Every predictor beside the best weight-only baseline, by kind."""
-    rows = [
-        {
-            "kind": claim["kind"],
-            "label": label(claim["predictor"]),
-            "predictor": claim["predictor"],
-            "domains": "; ".join(claim["targets"]),
-            "truths": len(validation.truths),
-            "spearman": Estimate(claim["spearman"], claim["spearman_interval"]),
-            "ceiling": claim["ceiling"],
-            "rule": claim["rule"],
-            "rule_spearman": claim["rule_spearman"],
-            "gain": Estimate(claim["gain"], claim["gain_interval"]),
-        }
-        for claim in validation.claims
-    ]
     columns = (
         _text("kind", "kind"),
-        _text("label", "predictor"),
+        _text("label", "predictor", get=lambda c: label(c["predictor"])),
         Column("predictor"),
-        Column("domains"),
-        Column("truths"),
-        Column("spearman", "mean Spearman", Estimate.shown, is_estimate=True),
-        Column("ceiling", "mean noise ceiling", _two),
-        _text("rule", "best baseline", show=lambda v: v or "-"),
-        Column("rule_spearman", "its mean", _two),
-        Column("gain", "difference", Estimate.shown_signed, is_estimate=True),
+        Column("domains", get=lambda c: "; ".join(c["targets"])),
+        Column("truths", get=lambda c: len(validation.truths)),
+        Column("spearman", "mean\nSpearman", Estimate.shown, is_estimate=True,
+               get=lambda c: Estimate(c["spearman"], c["spearman_interval"])),
+        Column("ceiling", "mean noise\nceiling", _two),
+        _text("rule", "best\nbaseline", lambda v: v or "-"),
+        Column("rule_spearman", "its\nmean", _two),
+        Column("gain", "difference", Estimate.shown_signed, is_estimate=True,
+               get=lambda c: Estimate(c["gain"], c["gain_interval"])),
+        _text("meaning", "so it is", get=_meaning),
+    )  # fmt: skip
+    note = (
+        "The best weight-only baseline is picked in hindsight. In brackets: "
+        "95 % intervals, leaving out one run at a time. Estimates are "
+        "corrected for the number of runs"
     )
-    return Table("predictors beside baselines", columns, tuple(rows))
+    if any(claim["predictor"] in BASELINES for claim in validation.claims):
+        note += (
+            ". Regressions on weights were fitted on the calibration runs, and "
+            "on members where these are as long"
+        )
+    title = "predictors beside baselines"
+    return Table.of(title, validation.claims, columns, note)
+
+
+def _meaning(claim: Mapping[str, Any]) -> str:
+    """Whether a predictor beats the best weight-only baseline."""
+    if claim["rule"] is None:
+        return "without a baseline"
+    bounds = claim["gain_interval"]
+    if bounds is None:
+        return f"not tested (it takes {ENOUGH_TRUTHS} runs)"
+    if bounds[0] > 0:
+        return "better"
+    return "worse" if bounds[1] < 0 else "not told apart"
 
 
 def claims_by_kind(table: Table) -> list[Table]:
@@ -218,7 +230,11 @@ def claims_by_kind(table: Table) -> list[Table]:
     for kind in KINDS:
         if rows := [row for row in table.rows if row["kind"] == kind]:
             over = count(rows[0]["domains"].count("; ") + 1, f"{kind} domain")
-            found.append(table.where("kind", kind, f"tested over {over}"))
+            found.append(
+                table.where(
+                    "kind", kind, f"predictors beside baselines, over {over}"
+                )
+            )
     return found
 
 
@@ -301,61 +317,50 @@ def shown_chosen(table: Table, result: Chosen) -> Table:
 def check(validation: Validation) -> Table:
     """Errors on runs that were not fitted, before and after calibration."""
     known = {} if validation.unit == "unknown" else validation.check
-    rows = tuple(
-        {
-            "target": name,
-            "merge_error": row["merge"],
-            "calibrated_error": row["calibrated"],
-            "half_interval": row["half"],
-            "covered_by_90_percent": row["covered"],
-        }
-        for name, row in known.items()
-    )
     columns = (
         _text("target", "target"),
-        _bits("merge_error", "mean absolute error, merge"),
-        _bits("calibrated_error", "calibrated merge"),
-        _bits("half_interval", "90 % interval, +/-"),
-        Column("covered_by_90_percent", "runs within it", percent),
-    )
-    return Table("calibration", columns, rows)
+        _bits("merge_error", "mean absolute\nerror, merge",
+              get=lambda row: row["merge"]),
+        _bits("calibrated_error", "calibrated\nmerge",
+              get=lambda row: row["calibrated"]),
+        Column("change", "change", lambda v: f"{v:+.0%}",
+               get=lambda row: row["calibrated"] / row["merge"] - 1),
+        _bits("half_interval", "90 % interval,\n+/-",
+              get=lambda row: row["half"]),
+        Column("covered_by_90_percent", "runs\nwithin it", percent,
+               get=lambda row: row["covered"]),
+    )  # fmt: skip
+    rows = [{"target": name, **row} for name, row in known.items()]
+    return Table.of("calibration", rows, columns)
 
 
 def learning(validation: Validation) -> Table:
     """The error by the number of calibration runs."""
     on = validation.learning_target
-    rows = tuple({"target": on, **row} for row in validation.learning)
     columns = (
-        Column("target"),
+        Column("target", get=lambda row: on),
         Column("truths", "calibration runs", lambda v: f"{v:.0f}"),
         _bits("error", "mean absolute error"),
     )
     title = f"error by the number of calibration runs, on {on}"
-    return Table(title, columns, rows)
+    return Table.of(title, validation.learning, columns)
 
 
 def noise(validation: Validation) -> Table:
     """Noise of a run and noise ceilings, by target."""
-    rows = tuple(
-        {
-            "target": name,
-            "ceiling": Estimate(
-                ceiling, validation.ceiling_intervals.get(name)
-            ),
-            "noise": validation.noise.get(name),
-            "below_floor": _below_floor(validation, name),
-        }
-        for name, ceiling in validation.ceilings.items()
-    )
+    v = validation
     columns = (
-        _text("target", "target"),
-        Column("ceiling", "noise ceiling",
-               functools.partial(Estimate.shown, digits=3), is_estimate=True),
-        _bits("noise", "noise of a run"),
-        Column("below_floor", f"below the noise floor ({NOISE_BOUND})"),
+        _text("target", "target", get=str),
+        Column(
+            "ceiling", "noise ceiling", lambda v: v.shown(3), is_estimate=True,
+            get=lambda n: Estimate(v.ceilings[n], v.ceiling_intervals.get(n)),
+        ),
+        _bits("noise", "noise of a run", get=lambda n: v.noise.get(n)),
+        Column("below_floor", f"below the noise floor ({NOISE_BOUND})",
+               get=lambda n: _below_floor(v, n)),
     )  # fmt: skip
     title = "noise ceilings: the highest correlation that noise allows"
-    return Table(title, columns, rows)
+    return Table.of(title, v.ceilings, columns)
 
 
 def _below_floor(validation: Validation, name: str) -> str:

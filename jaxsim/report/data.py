@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from jaxsim.corpus import Corpus, open_corpus
-from jaxsim.errors import DamagedError, JaxsimError
+from jaxsim.errors import DamagedError
 from jaxsim.mixture.evaluation import HALVES
 from jaxsim.mixture.scorer import REFERENCES
 from jaxsim.pool import Manifest, Pool, open_pool
@@ -25,7 +25,6 @@ from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
 from jaxsim.search.found import Found, load_found
 from jaxsim.study.chosen import Chosen, load_chosen
-from jaxsim.study.drift import relative_drift
 from jaxsim.study.gauge import Gauge, load_gauge
 from jaxsim.study.validate import (
     GIVEN,
@@ -37,7 +36,6 @@ from jaxsim.study.validate import (
 
 KINDS = ("member", "truth", "repeat")
 SEED = "seed"
-SUMMARY = "summary.json"
 Result = Gauge | Validation | Found | Chosen
 
 
@@ -93,7 +91,6 @@ class ReportData:
         trained here.
       entries: manifests of members, reference runs and replicates, by name.
       scored_windows: how many windows went through a model to be scored.
-      drift: ||member - base|| / ||base||, by member; NaN if it cannot be read.
       missing: 'what: not done: run `jaxsim ...`'.
       stale: parts that were computed from something else than is there now.
       sources: SHA-256 of the files that were read, by path in the workdir.
@@ -110,7 +107,6 @@ class ReportData:
     chosen: Chosen | None
     given: Validation | None
     scored_windows: int
-    drift: dict[str, float]
     missing: list[str]
     stale: list[str]
     sources: dict[str, str]
@@ -199,7 +195,6 @@ def collect(workdir: Path) -> ReportData:
         chosen=chosen,
         given=given,
         scored_windows=_scored_windows(workdir),
-        drift=_drift(workdir, pool, seed, entries, gauge),
         missing=missing,
         stale=_stale(
             corpus, pool, entries, references,
@@ -340,49 +335,6 @@ def references_of(table: pa.Table) -> References:
         evaluation=facts["jaxsim.evaluation"],
         notes=tuple(json.loads(facts["jaxsim.notes"])),
     )
-
-
-def _drift(
-    workdir: Path,
-    pool: Pool | None,
-    seed: Manifest | None,
-    entries: Mapping[str, Manifest],
-    gauge: Gauge | None,
-) -> dict[str, float]:
-    """The drift of every member; what was measured is not measured again."""
-    members = {n: m for n, m in entries.items() if m.kind == "member"}
-    if pool is None or seed is None or not members:
-        return {}
-    known = _reported_drift(workdir, seed)
-    if gauge is not None and gauge.digests.get(SEED) == seed.params_digest:
-        known |= {gauge.digests[name]: v for name, v in gauge.drift.items()}
-    digests = {name: m.params_digest for name, m in members.items()}
-    start = None
-    for name, manifest in members.items():
-        if digests[name] in known:
-            continue
-        try:
-            start = pool.seed()[1] if start is None else start
-            value = relative_drift(pool.load(manifest), start)
-        except JaxsimError:  # `verify` says what is wrong with it
-            value = float("nan")
-        known[digests[name]] = value
-    return {name: known[digests[name]] for name in members}
-
-
-def _reported_drift(workdir: Path, seed: Manifest) -> dict[str, float]:
-    """By `params_digest`, from the last report on the same base model."""
-    try:
-        last = json.loads((workdir / "report" / SUMMARY).read_text())
-        if last["digests"]["seed"] != seed.params_digest:
-            return {}
-        return {
-            member["params_digest"]: float(member["drift"])
-            for member in last["members"]
-            if member["drift"] is not None
-        }
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}  # no report yet, or none that can be read
 
 
 def _scored_windows(workdir: Path) -> int:

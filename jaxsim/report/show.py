@@ -41,9 +41,12 @@ def show_scores(scores: Scores) -> None:
 
 
 def show_diagnostics(gauge: Gauge) -> None:
-    """Prints what the diagnostics say of a pool."""
-    for line in trust.diagnostics_lines(gauge):
-        say(line)
+    """Prints what the diagnostics say of a pool, the verdict first."""
+    say(f"averages of this pool: {gauge.verdict}")
+    for reason in gauge.reasons:
+        say(f"  {reason}")
+    for word, text in trust.diagnostics(gauge):
+        say(f"  {word}: {text}")
 
 
 def show_found(found: Found) -> None:
@@ -106,7 +109,9 @@ def show_agreement(validation: Validation) -> None:
                     )
                 )  # fmt: skip
     say(f"Noise: {trust.noise_sentence(validation)}")
-    for word, text in trust.claim_sentences(validation):
+    for part in agreement.claims_by_kind(agreement.claims(validation)):
+        show(part)
+    for word, text in trust.unclaimed(validation):
         say(f"{word}: {text}")
     if text := marks(validation.notes):
         say(text)

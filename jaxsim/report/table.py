@@ -40,6 +40,7 @@ class Column:
       is_text: whether it is aligned to the left.
       on_console: whether a console has room for it.
       is_estimate: whether its values are `Estimate`s.
+      get: the value, from what a row is about.
     """
 
     key: str
@@ -48,6 +49,7 @@ class Column:
     is_text: bool = False
     on_console: bool = True
     is_estimate: bool = False
+    get: Callable[[Any], Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +69,22 @@ class Table:
     rows: tuple[Mapping[str, Any], ...]
     note: str = ""
     style: Callable[[Mapping[str, Any]], str] = lambda row: ""
+
+    @classmethod
+    def of(
+        cls,
+        title: str,
+        things: Iterable[Any],
+        columns: Sequence[Column],
+        note: str = "",
+        style: Callable[[Mapping[str, Any]], str] = lambda row: "",
+    ) -> "Table":
+        """One row for each thing, by the columns' `get`, or a mapping's key."""
+        rows = tuple(
+            {c.key: c.get(x) if c.get else x[c.key] for c in columns}
+            for x in things
+        )
+        return cls(title, tuple(columns), rows, note, style)
 
     @property
     def visible(self) -> list[Column]:

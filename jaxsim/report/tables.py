@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,91 +92,64 @@ def members(
 ) -> Table:
     """What each member was trained on, what it took, how far it moved."""
     units = data.corpus.units if data and data.corpus else {}
+    drift = data.gauge.drift if data and data.gauge else {}
     bumps = data.gauge.bumps if data and data.gauge else {}
-    rows = []
-    for name, m in manifests.items():
-        unit = units.get(name)
-        rows.append(
-            {
-                "member": name,
-                "partition": unit.partition if unit else None,
-                "group": unit.group if unit else None,
-                "documents": unit.documents if unit else None,
-                "tokens": m.tokens,
-                "unique_tokens": m.unique_tokens,
-                "epochs": float(max(m.epochs.values(), default=0.0)),
-                "final_loss": float(m.final_loss),
-                "drift": data.drift.get(name) if data else None,
-                "bump": bumps.get(name),
-                "wall_seconds": float(m.wall_seconds),
-                "device_seconds": float(m.device_seconds),
-                "flops": float(m.flops),
-                "params_digest": m.params_digest,
-            }
-        )
+
+    def unit(field: str) -> Callable[[Manifest], Any]:
+        return lambda m: getattr(units.get(m.name), field, None)
+
     columns = (
-        _text("member", "member"),
-        Column("partition"),
-        _text("group", "group", show=lambda v: v or "-"),
-        Column("documents", "documents", integer),
-        Column("tokens", "tokens", integer),
-        Column("unique_tokens"),
-        Column("epochs", "epochs", _two),
-        _bits("final_loss", "final loss\n(nats/token)"),
-        Column("drift", "drift from\nthe base", _drift),
-        Column("bump", "barrier", signed),
-        Column("wall_seconds", "time", duration),
-        Column("device_seconds"),
-        Column("flops"),
-        Column("params_digest"),
-    )
-    return Table(f"members of the pool ({len(rows)})", columns, tuple(rows))
-
-
-def _drift(value: float | None) -> str:
-    there = value is not None and math.isfinite(value)
-    return percent(value, 2) if there else "unreadable"
+        _text("member", "member", get=lambda m: m.name),
+        Column("partition", get=unit("partition")),
+        _text("group", "group", lambda v: v or "-", get=unit("group")),
+        Column("documents", "documents", integer, get=unit("documents")),
+        Column("tokens", "tokens", integer, get=lambda m: m.tokens),
+        Column("unique_tokens", get=lambda m: m.unique_tokens),
+        Column("epochs", "epochs", _two,
+               get=lambda m: float(max(m.epochs.values(), default=0.0))),
+        _bits("final_loss", "final loss\n(nats/token)",
+              get=lambda m: float(m.final_loss)),
+        Column("drift", "drift from\nthe base", lambda v: percent(v, 2),
+               get=lambda m: drift.get(m.name)),
+        Column("bump", "barrier", signed, get=lambda m: bumps.get(m.name)),
+        Column("wall_seconds", "time", duration, get=lambda m: m.wall_seconds),
+        Column("device_seconds", get=lambda m: m.device_seconds),
+        Column("flops", get=lambda m: float(m.flops)),
+        Column("params_digest", get=lambda m: m.params_digest),
+    )  # fmt: skip
+    title = f"members of the pool ({len(manifests)})"
+    return Table.of(title, manifests.values(), columns)
 
 
 def domains(data: ReportData) -> Table:
     """Documents, windows, tokens and bytes of every evaluation domain."""
     assert data.corpus is not None
     counts = data.corpus.record["summary"]["documents"]
-    found = sorted(data.corpus.domains.values(), key=lambda d: not d.in_pool)
     splits = {"seed": "base", "train": "training", "select": "dev",
               "report": "test"}  # fmt: skip
-    rows = tuple(
-        {
-            "domain": domain.name,
-            "in_pool": domain.in_pool,
-            **{
-                f"{split}_documents": counts.get(
-                    domain.name, domain.documents
-                ).get(split)
-                for split in splits
-            },
-            **{
-                f"{half}_{what}": getattr(domain, what)[half]
-                for half in ("select", "report")
-                for what in ("windows", "tokens", "bytes")
-            },
-        }
-        for domain in found
-    )
+
+    def documents(split: str) -> Callable[[Any], int | None]:
+        return lambda d: counts.get(d.name, d.documents).get(split)
+
+    def amount(what: str, half: str) -> Callable[[Any], int]:
+        return lambda d: int(getattr(d, what)[half])
+
     columns = [
-        _text("domain", "domain"),
-        _text("in_pool", "pool",
-              show=lambda v: "in-pool" if v else "out-of-pool"),
-        *(Column(f"{split}_documents", name, integer)
+        _text("domain", "domain", get=lambda d: d.name),
+        _text("in_pool", "pool", lambda v: "in-pool" if v else "out-of-pool",
+              get=lambda d: d.in_pool),
+        *(Column(f"{split}_documents", name, integer, get=documents(split))
           for split, name in splits.items()),
     ]  # fmt: skip
     for half in ("select", "report"):
-        columns += [
-            Column(f"{half}_windows", f"{splits[half]} windows", integer),
-            Column(f"{half}_tokens"),
-            Column(f"{half}_bytes"),
-        ]
-    return Table("documents by split", tuple(columns), rows)
+        for what in ("windows", "tokens", "bytes"):
+            heading = f"{splits[half]} windows" if what == "windows" else ""
+            columns.append(
+                Column(f"{half}_{what}", heading, integer,
+                       get=amount(what, half))
+            )  # fmt: skip
+    found = sorted(data.corpus.domains.values(), key=lambda d: not d.in_pool)
+    return Table.of("documents by split", found, columns)
 
 
 def gains(references: References) -> Table:
@@ -292,37 +265,29 @@ def paths(gauge: Gauge) -> Table:
 
 def mixtures(found: Found) -> Table:
     """The tied and the plain mixtures, the best one first."""
-    rows = tuple(
-        {
-            "mixture": row["name"],
-            "kind": row["kind"],
-            "weights": row["weights"],
-            "select_bits_per_byte": row["select"],
-            "report_bits_per_byte": row["report"],
-            "select_probability": row.get("probability"),
-            "select_members": row.get("members"),
-            "shift": row.get("shift", 0.0) if found.calibrated else None,
-            "difference": row["difference"],
-            "error": None if row is found.best else row["error"],
-            "limit": None if row is found.best else row["limit"],
-            "tied": row["tied"],
-        }
-        for row in found.rows
-    )
+
+    def other(key: str) -> Callable[[Mapping[str, Any]], float | None]:
+        return lambda row: None if row is found.best else row[key]
+
     columns = (
-        _text("mixture", "mixture"),
+        _text("mixture", "mixture", get=lambda row: row["name"]),
         Column("kind"),
-        _text("weights", "weights", show=largest),
-        _bits("select_bits_per_byte", "merge,\ndev"),
-        _bits("report_bits_per_byte", "merge,\ntest"),
-        _bits("select_probability", "ensemble,\ndev"),
-        _bits("select_members", "members,\ndev"),
-        Column("shift", "shift", signed),
+        _text("weights", "weights", largest),
+        _bits("select_bits_per_byte", "merge,\ndev",
+              get=lambda row: row["select"]),
+        _bits("report_bits_per_byte", "merge,\ntest",
+              get=lambda row: row["report"]),
+        _bits("select_probability", "ensemble,\ndev",
+              get=lambda row: row.get("probability")),
+        _bits("select_members", "members,\ndev",
+              get=lambda row: row.get("members")),
+        Column("shift", "shift", signed, get=lambda row: (
+            row.get("shift", 0.0) if found.calibrated else None)),
         Column("difference", "difference", signed),
-        _bits("error", "error"),
-        _bits("limit", "limit"),
+        _bits("error", "error", get=other("error")),
+        _bits("limit", "limit", get=other("limit")),
         Column("tied", "ties", yes),
-    )
+    )  # fmt: skip
     note = (
         f"bits per byte; resampled: {found.ties['resampled']}; a mixture ties "
         f"if its difference is within its limit ({found.ties['level']:.0%} "
@@ -333,12 +298,12 @@ def mixtures(found: Found) -> Table:
             "; differences below the minimum effect, "
             f"{found.ties['worth']:.2%} of the best, count as ties"
         )
-    return Table(
+    return Table.of(
         f"{found.ties['heading']} ({found.ties['count']:,} of "
         f"{found.searched:,} mixtures, for "
         f"{target(found.target, found.objective)})",
+        found.rows,
         columns,
-        rows,
         note,
         lambda row: "best" if row["error"] is None else "",
     )
@@ -359,45 +324,30 @@ def shown_mixtures(found: Found, most: int) -> list[int]:
 
 def objective(found: Found) -> Table:
     """Domains of a worst case, or with limits, least gain first."""
-    rows: list[dict[str, Any]] = []
-    if found.objective == "worst" or any(
+    is_shown = found.objective == "worst" or any(
         "limit" in row for row in found.domains.values()
-    ):
-        rows = [
-            {
-                "domain": name,
-                "seed": row["seed"],
-                "best": row["best"],
-                "change": row["best"] - row["seed"],
-                "limit": row.get("limit"),
-            }
-            for name, row in found.domains.items()
-        ]
+    )
+    known = found.domains.items() if is_shown else ()
+    domains: list[dict[str, Any]] = [{"domain": n, **row} for n, row in known]
     columns = (
         _text("domain", "domain"),
         _bits("seed", "base model"),
         _bits("best", "best mixture"),
-        Column("change", "change", signed),
-        _bits("limit", "at most"),
+        Column("change", "change", signed, get=lambda r: r["best"] - r["seed"]),
+        _bits("limit", "at most", get=lambda row: row.get("limit")),
     )
     note = ""
     if found.objective == "worst" and len(found.target) == 1:
         note = "with one domain, the worst is the mean"
-    return Table(
-        "the best mixture beside the base model, bits per byte on dev text",
-        columns,
-        tuple(sorted(rows, key=lambda row: -row["change"])),
-        note,
-    )
+    domains.sort(key=lambda row: row["seed"] - row["best"])
+    title = "the best mixture beside the base model, bits per byte on dev text"
+    return Table.of(title, domains, columns, note)
 
 
 def binding(found: Found) -> Table:
     """The active constraints, and what relaxing each would gain."""
-    rows = tuple(
-        {**row, "constraint": constraint_words(row)} for row in found.binding
-    )
     columns = (
-        _text("constraint", "active constraint"),
+        _text("constraint", "active constraint", get=constraint_words),
         Column("name"),
         Column("kind"),
         Column("limit"),
@@ -407,7 +357,7 @@ def binding(found: Found) -> Table:
         _text("step", "relaxed by"),
     )  # fmt: skip
     note = "bits per byte, to first order"
-    return Table("active constraints", columns, rows, note)
+    return Table.of("active constraints", found.binding, columns, note)
 
 
 def constraint_words(row: Mapping[str, Any]) -> str:
@@ -545,6 +495,68 @@ def _trained(what: str, manifests: Sequence[Manifest]) -> dict[str, Any]:
         "seconds": sum(m.wall_seconds for m in manifests),
         "basis": "recorded with every run",
     }
+
+
+def setup(data: ReportData) -> Table:
+    """Model, recipes, tokenizer and split, by the names of the config."""
+    parts: dict[str, Mapping[str, Any]] = {}
+    if data.seed is not None:
+        leaves = data.seed.leaves.values()
+        parts["base model"] = {
+            "parameters": sum(math.prod(shape) for shape, _ in leaves),
+            "tokens": data.seed.tokens,
+        } | data.seed.recipe
+        parts["model"] = data.seed.model
+    if data.pool is not None:
+        parts["recipe of all runs"] = data.pool.identity["recipe"]
+    if data.corpus is not None:
+        frozen = data.corpus.record["frozen"]
+        size = data.corpus.tokenizer.vocab_size
+        parts["tokenizer"] = frozen["tokenizer"] | {"entries": size}
+        parts["split"] = frozen["split"]
+    columns = (
+        _text("part", "of"), _text("key", "what"), Column("value", "value")
+    )  # fmt: skip
+    rows = tuple(
+        {"part": part, "key": key, "value": value}
+        for part, values in parts.items()
+        for key, value in values.items()
+    )
+    return Table("", columns, rows)
+
+
+def dropped(data: ReportData) -> Table:
+    """Documents that did not get through, and why."""
+    found = data.corpus.record["summary"] if data.corpus else {}
+    rows = [
+        (f"source {source}, {kind}", cause, times)
+        for source, kinds in found.get("quarantine", {}).items()
+        for kind, causes in kinds.items()
+        for cause, times in causes.items()
+    ]
+    rows += [
+        (f"source {source}", cause, times)
+        for source, causes in found.get("dropped", {}).items()
+        for cause, times in causes.items()
+    ]
+    rows += [
+        (name, "repeats earlier training text", times)
+        for name, times in found.get("duplicates", {}).items()
+    ]
+    rows += [
+        (f"{name}, {kind} documents", f"overlap with domain {domain}", times)
+        for name, overlaps in found.get("overlap", {}).items()
+        for domain, counts in overlaps.items()
+        for kind, times in counts.items()
+    ]
+    keys = ("from", "because", "documents")
+    columns = (
+        _text("from", "from"), _text("because", "because"),
+        Column("documents", "documents", integer),
+    )  # fmt: skip
+    return Table(
+        "", columns, tuple(dict(zip(keys, r, strict=True)) for r in rows)
+    )
 
 
 def digests(data: ReportData) -> Table:

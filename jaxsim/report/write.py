@@ -27,7 +27,6 @@ from jaxsim.report import agreement, answer, figures, outcome, tables, trust
 from jaxsim.report import format as words
 from jaxsim.report.data import (
     KINDS,
-    SUMMARY,
     References,
     ReportData,
     collect,
@@ -42,6 +41,7 @@ from jaxsim.study.chosen import load_chosen
 from jaxsim.study.validate import Validation, load_validation
 
 FORMAT = 1
+SUMMARY = "summary.json"
 PROPOSED = "proposed.csv"
 FIGURES = ("heat_map", "scatter", "mixtures", "marginal", "paths")
 _MOST_MIXTURES = 12
@@ -194,8 +194,8 @@ def _page(
         own_best=trust.own_best_sentence(data.references, "report")
         if data.references
         else "",
-        descriptions=trust.descriptions(data),
-        dropped=trust.dropped_lines(data),
+        setup=tables.setup(data),
+        dropped=tables.dropped(data),
         digests=tables.digests(data),
         w=words,
     )

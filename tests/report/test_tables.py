@@ -117,10 +117,7 @@ def test_agreement_has_rules_and_groups(workdir, capsys):
     assert "no run was repeated (no replicates)" in out
     assert "calibrated merge" in out
     assert "replicates of the runs" not in out
-    assert (
-        "Predictors and baselines (out-of-pool): Over 1 out-of-pool domain"
-        in out
-    )
+    assert "predictors beside baselines, over 1 out-of-pool domain" in out
     assert "OVERRIDE: a mark" in out
 
 

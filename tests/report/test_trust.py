@@ -25,54 +25,54 @@ def claimed(validation, **figures):
 
 
 def outside(validation):
-    return dict(trust.claim_sentences(validation))[
-        "Predictors and baselines (out-of-pool)"
-    ]
+    """The table of claims about out-of-pool domains."""
+    return agreement.claims_by_kind(agreement.claims(validation))[0]
 
 
 @pytest.mark.parametrize(
     ("bounds", "meaning"),
     [
-        ([0.01, 0.9], "better than the baseline"),
-        ([-0.9, -0.01], "worse than the baseline"),
-        ([-0.1, 0.5], "the two cannot be told apart"),
-        (None, "no interval could be computed"),
+        ([0.01, 0.9], "better"),
+        ([-0.9, -0.01], "worse"),
+        ([-0.1, 0.5], "not told apart"),
+        (None, "not tested (it takes 12 runs)"),
     ],
 )
 def test_a_difference_is_tested(validation, bounds, meaning):
-    text = outside(claimed(validation, gain=0.123, gain_interval=bounds))
-    assert "a difference of +0.12" in text
-    every = [
-        "better than the baseline", "worse than the baseline",
-        "cannot be told apart", "no interval",
-    ]  # fmt: skip
-    assert [e for e in every if e in text] == [e for e in every if e in meaning]
+    table = outside(claimed(validation, gain=0.123, gain_interval=bounds))
+    assert {row["meaning"] for row in table.rows} == {meaning}
+    text = table.rows[0]["gain"].shown_signed()
+    assert text.startswith("+0.12")
     if bounds:
         assert f"[{bounds[0]:.2f}, {bounds[1]:.2f}]" in text
 
 
 def test_few_truths_are_not_tested(workdir):
-    text = outside(validation_of(workdir, 11))
-    assert "not tested, with fewer than 12 held-out runs" in text
-    assert "[" not in text
+    for row in outside(validation_of(workdir, 11)).rows:
+        assert row["meaning"].startswith("not tested")
+        assert "[" not in row["gain"].shown_signed()
 
 
 def test_claims_name_the_rule_and_the_ceiling(validation):
-    text = outside(
+    table = outside(
         claimed(validation, rule="closeness", rule_spearman=0.3, ceiling=0.97)
     )
-    assert "closeness with a mean Spearman of 0.30" in text
-    assert "(mean noise ceiling 0.97)" in text
-    for word in ("the merge has", "the ensemble has",
-                 "the calibrated merge has"):  # fmt: skip
-        assert word in text
-    assert "log-linear" not in text
+    row = table.rows[0]
+    assert (row["rule"], row["rule_spearman"]) == ("closeness", 0.3)
+    assert row["ceiling"] == 0.97
     none = outside(
         claimed(validation, rule=None, rule_spearman=None, gain=None,
                 gain_interval=None)
     )  # fmt: skip
-    assert "no weight-only baseline has anything to say" in none
-    assert "difference" not in none
+    assert {row["meaning"] for row in none.rows} == {"without a baseline"}
+    assert "difference" not in [c.heading for c in none.visible]
+
+
+def test_ratios_alone_are_named_if_they_were_fitted(workdir, validation):
+    table = outside(validation)
+    assert "log-linear on weights" in [row["label"] for row in table.rows]
+    assert "fitted on the calibration runs" in table.note
+    assert "fitted on" not in outside(validation_of(workdir, 12)).note
 
 
 def test_nothing_is_claimed_where_noise_binds(validation):
@@ -81,12 +81,14 @@ def test_nothing_is_claimed_where_noise_binds(validation):
         claims=[c for c in validation.claims if c["kind"] == "in-pool"],
         ceilings={**validation.ceilings, OUTSIDE: 0.89},
     )
-    assert "all of them below the noise floor" in outside(bound)
+    ((word, text),) = trust.unclaimed(bound)
+    assert "out-of-pool" in word and "below the noise floor" in text
+    assert trust.unclaimed(validation) == []
 
 
 def test_every_predictor_is_in_the_table_of_claims(validation):
     table, _ = agreement.claims_by_kind(agreement.claims(validation))
-    assert table.title == "tested over 1 out-of-pool domain"
+    assert table.title.endswith("baselines, over 1 out-of-pool domain")
     assert [row["label"] for row in table.rows][:5] == [
         "merge", "ensemble", "mean of members", "calibrated merge",
         "log-linear on weights",
@@ -94,34 +96,6 @@ def test_every_predictor_is_in_the_table_of_claims(validation):
     (first, *_) = [c for c in validation.claims if c["kind"] == "out-of-pool"]
     gain = table.rows[0]["gain"].shown_signed()
     assert gain.startswith(f"{first['gain']:+.2f} [")
-
-
-def test_ratios_alone_are_named_if_they_were_fitted(workdir, validation):
-    text = trust.baselines_sentence(validation)
-    assert "the same 6 calibration runs" in text
-    assert "for log-linear on weights" in text
-    assert trust.baselines_sentence(validation_of(workdir, 12)) == ""
-
-
-def test_what_calibration_gained(validation):
-    check = {"merge": 0.05, "calibrated": 0.02, "covered": 0.92, "half": 0.04}
-    one = dataclasses.replace(validation, check={OUTSIDE: check})
-    (text,) = trust.calibration_gains(one)
-    assert "falls from 0.0500 to 0.0200 bits per byte (by 60%)" in text
-    assert "90 % intervals, +/- 0.0400, hold 92% of the runs" in text
-    check = {**check, "calibrated": 0.05}
-    same = dataclasses.replace(validation, check={OUTSIDE: check})
-    assert "gains nothing" in trust.calibration_gains(same)[0]
-    unknown = dataclasses.replace(one, unit="unknown")
-    assert trust.calibration_gains(unknown) == []
-
-
-def test_what_it_learned_from(workdir, validation):
-    assert trust.fitted_on(validation) == (
-        "Fitted on 6 calibration runs and judged on 12 held-out runs"
-    )
-    alone = validation_of(workdir, 12)
-    assert "predicted from the others" in trust.fitted_on(alone)
 
 
 def test_the_gauge_in_words():
@@ -145,30 +119,6 @@ def test_a_gauge_without_text_resolves_nothing():
     assert "too little text" in text
 
 
-def test_no_gauge_is_said():
-    ((_, text),) = trust.diagnostics(None)
-    assert (
-        "nobody looked whether averages" in text and "jaxsim validate" in text
-    )
-
-
-def test_domains_that_calibration_harms_are_named(validation):
-    better = {"merge": 0.2, "calibrated": 0.1, "covered": 1.0, "half": 0.3}
-    worse = better | {"calibrated": 0.3}
-    names = [
-        t
-        for t, k in zip(validation.targets, validation.kinds, strict=True)
-        if k != "macro"
-    ]
-    check = dict.fromkeys(validation.targets, better)
-    one = dataclasses.replace(validation, check=check | {names[1]: worse})
-    text = trust.harmed_sentence(one)
-    assert text == f"The error rises in 1 of {len(names)} domains: {names[1]}"
-    # A macro is told apart, and not counted again.
-    macro = dataclasses.replace(validation, check=check | {IN_POOL: worse})
-    assert trust.harmed_sentence(macro) == ""
-
-
 def test_a_ceiling_that_may_lie_on_either_side_is_not_judged(validation):
     def bound(ceiling, *bounds):
         one = dataclasses.replace(
@@ -182,3 +132,38 @@ def test_a_ceiling_that_may_lie_on_either_side_is_not_judged(validation):
     assert bound(0.8, 0.6, 0.85) == "yes"
     assert bound(0.95, 0.44, 0.99) == "cannot tell"
     assert bound(0.8, None, None) == "yes"
+
+
+def checked(validation, **rows):
+    row = {"merge": 0.05, "calibrated": 0.02, "covered": 0.92, "half": 0.04}
+    check = dict.fromkeys(validation.targets, row)
+    return dataclasses.replace(validation, check=check | rows)
+
+
+def test_what_calibration_gained(validation):
+    table = agreement.check(checked(validation))
+    shown = [c.show(table.rows[0][c.key]) for c in table.visible]
+    assert shown[1:] == ["0.0500", "0.0200", "-60%", "0.0400", "92%"]
+    unknown = dataclasses.replace(checked(validation), unit="unknown")
+    assert agreement.check(unknown).rows == ()
+    assert trust.calibration_sentence(unknown) == ""
+
+
+def test_what_it_learned_from(workdir, validation):
+    text = trust.calibration_sentence(checked(validation))
+    assert text == (
+        "Fitted on 6 calibration runs and judged on 12 held-out runs. The "
+        "error falls in 4 of 4 domains."
+    )
+    alone = checked(validation_of(workdir, 12))
+    assert "predicted from the others" in trust.calibration_sentence(alone)
+
+
+def test_domains_that_calibration_harms_are_named(validation):
+    worse = {"merge": 0.05, "calibrated": 0.06, "covered": 1.0, "half": 0.1}
+    harmed = checked(validation, **{MEMBERS[1]: worse})
+    text = trust.calibration_sentence(harmed)
+    assert text.endswith(f"falls in 3 of 4 domains, but not in {MEMBERS[1]}.")
+    # A macro is told apart, and not counted again.
+    macro = trust.calibration_sentence(checked(validation, **{IN_POOL: worse}))
+    assert macro.endswith("in 4 of 4 domains.")

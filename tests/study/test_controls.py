@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxsim.mixture.scores import bits_of
-from jaxsim.report.trust import diagnostics_lines
+from jaxsim.report.trust import diagnostics
 from jaxsim.search.search import search
 from jaxsim.study import compare as comparison
 from jaxsim.study.agreement import agreement, guessing
@@ -97,7 +97,7 @@ def test_shards_of_one_source_are_noise_bound(shards):
     repeats = repeat_pairs(shards.config, shards.scorer)
     found = gauge(shards.scorer, 0, repeats)
     assert found.noise_bound
-    assert any("nothing to rank" in line for line in diagnostics_lines(found))
+    assert any("nothing to rank" in line for _, line in diagnostics(found))
 
 
 def test_among_shards_of_one_source_everything_ties(shards):

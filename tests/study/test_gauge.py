@@ -12,7 +12,7 @@ from mixture import tiny
 from jaxsim.config import load_config
 from jaxsim.errors import DamagedError
 from jaxsim.mixture import Scorer
-from jaxsim.report.trust import diagnostics_lines
+from jaxsim.report.show import show_diagnostics
 from jaxsim.study.drift import relative_drift
 from jaxsim.study.gauge import gauge, load_gauge, save_gauge
 from jaxsim.study.gauge_rules import (
@@ -177,15 +177,17 @@ def test_what_it_was_measured_on(found, scorer):
     assert found.repeats == 0 and found.windows == 0
 
 
-def test_the_verdict_is_said_first(found):
-    lines = diagnostics_lines(found)
+def test_the_verdict_is_said_first(found, capsys):
+    show_diagnostics(found)
+    lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"averages of this pool: {found.verdict}"
     assert [line.strip() for line in lines[1:]][: len(found.reasons)] == (
         found.reasons
     )
-    assert not any("noise-bound" in line for line in lines)
+    assert not any("nothing to rank" in line for line in lines)
     bound = dataclasses.replace(found, noise_bound=True)
-    assert any("noise-bound" in line for line in diagnostics_lines(bound))
+    show_diagnostics(bound)
+    assert "nothing to rank" in capsys.readouterr().out
 
 
 def test_bump_is_the_highest_rise_above_the_chord():
