@@ -1,5 +1,6 @@
 """Tables of reference runs beside predictions, noise and calibration."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -188,6 +189,7 @@ def claims(validation: Validation) -> Table:
         _text("label", "predictor", get=lambda c: label(c["predictor"])),
         Column("predictor"),
         Column("domains", get=lambda c: "; ".join(c["targets"])),
+        Column("count", get=lambda c: len(c["targets"])),
         Column("truths", get=lambda c: len(validation.truths)),
         Column("spearman", "mean\nSpearman", Estimate.shown, is_estimate=True,
                get=lambda c: Estimate(c["spearman"], c["spearman_interval"])),
@@ -225,17 +227,16 @@ def _meaning(claim: Mapping[str, Any]) -> str:
 
 
 def claims_by_kind(table: Table) -> list[Table]:
-    """The table of claims as two, with how many domains each is over."""
+    """A table for each kind, with how many domains it is over."""
     found = []
     for kind in KINDS:
         if rows := [row for row in table.rows if row["kind"] == kind]:
             over = count(rows[0]["domains"].count("; ") + 1, f"{kind} domain")
             found.append(
-                table.where(
-                    "kind", kind, f"predictors beside baselines, over {over}"
-                )
+                table.where("kind", kind, f"{table.title}, over {over}")
             )
-    return found
+    # What holds for both is said once.
+    return [dataclasses.replace(t, note="") for t in found[:-1]] + found[-1:]
 
 
 def points(result: Validation | Chosen) -> Table:

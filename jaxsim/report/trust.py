@@ -40,8 +40,8 @@ def trust_lines(data: ReportData) -> Lines:
         lines += diagnostics(data.gauge)
     else:
         text = (
-            "Nobody looked whether averages of these members can stand for "
-            "training. `jaxsim validate` does that first."
+            "None: whether averages of these members can stand for training is "
+            "not known. `jaxsim validate` checks that first."
         )
         lines.append(("Diagnostics", text))
     lines.append(("Reference runs", _runs(data)))
@@ -111,7 +111,9 @@ def diagnostics(gauge: Gauge) -> Lines:
     high = max(gauge.members, key=lambda n: gauge.drift[n])
     directions = (
         f"Members moved by {gauge.drift[low]:.2%} ({low}) to "
-        f"{gauge.drift[high]:.2%} ({high}) of the base model's norm. Cosine "
+        f"{gauge.drift[high]:.2%} ({high}) of the base model's norm (3 % is "
+        "little, 10 % is much: then levels of merges and of training differ, "
+        "and rankings may). Cosine "
         f"similarity of their weight deltas: {number(cosine_P.min(), 2)} to "
         f"{number(cosine_P.max(), 2)} (1: all learned the same, 0: they share "
         "nothing)."
@@ -200,7 +202,7 @@ def noise_sentence(validation: Validation) -> str:
     ):
         text += (
             f", but for {unsure} of {len(known)} its interval reaches below: "
-            "with so few replicates nobody can tell"
+            "there are too few replicates to tell"
         )
     return f"{text}."
 

@@ -24,7 +24,6 @@ from jaxsim.config import Config
 from jaxsim.mixture.files import replace
 from jaxsim.pool import open_pool
 from jaxsim.report import agreement, answer, figures, outcome, tables, trust
-from jaxsim.report import format as words
 from jaxsim.report.data import (
     KINDS,
     References,
@@ -197,7 +196,6 @@ def _page(
         setup=tables.setup(data),
         dropped=tables.dropped(data),
         digests=tables.digests(data),
-        w=words,
     )
 
 
