@@ -511,8 +511,10 @@ def setup(data: ReportData) -> Table:
         parts["recipe of all runs"] = data.pool.identity["recipe"]
     if data.corpus is not None:
         frozen = data.corpus.record["frozen"]
-        size = data.corpus.tokenizer.vocab_size
-        parts["tokenizer"] = frozen["tokenizer"] | {"entries": size}
+        parts["tokenizer"] = {  # and no path: a report travels
+            "kind": frozen["tokenizer"]["kind"],
+            "entries": data.corpus.tokenizer.vocab_size,
+        }
         parts["split"] = frozen["split"]
     columns = (
         _text("part", "of"), _text("key", "what"), Column("value", "value")

@@ -445,6 +445,10 @@ def test_the_horizon_is_read_from_the_truths(complete):
 
 
 def test_the_last_lines_are_in_the_page_and_name_no_place(complete):
+    corpus = complete / "corpus" / "corpus.json"
+    record = json.loads(corpus.read_text())
+    record["frozen"]["tokenizer"]["path"] = str(complete / "tokenizer.json")
+    corpus.write_text(json.dumps(record))
     page, summary = report_of(complete)
     assert len(summary["closing"]) == 3
     for line in summary["closing"]:
