@@ -47,7 +47,7 @@ def test_every_token_is_scored_once_in_its_context(n):
         scored = []
         for r in np.flatnonzero(w.document_R == e):
             row, valid = w.tokens_RL1[r].tolist(), int(w.length_R[r])
-            first, k = int(w.first_scored_R[r]), int(w.n_scored_R[r])
+            first, k = int(w.first_R[r]), int(w.count_R[r])
             assert 0 <= first < first + k <= valid <= L
             # The row is a stretch of the conditioned document.
             position = len(scored) - first
@@ -63,4 +63,4 @@ def test_every_token_is_scored_once_in_its_context(n):
     last = np.flatnonzero(w.document_R == 1)[-1]
     if n > L:
         assert w.tokens_RL1[last, -1] == documents[1][-1]
-    assert w.n_scored_R.sum() == sum(map(len, documents))
+    assert w.count_R.sum() == sum(map(len, documents))
