@@ -72,6 +72,7 @@ class CorpusConfig:
     max_units: int = 1  # numbered units a large partition is cut in, at most
     max_epochs: float = 16.0  # a unit that repeats more often is refused
     max_bad: float = 0.001  # share of unreadable records that aborts
+    max_unknown: float = 0.01  # share a 'file' tokenizer may not know
     overlap: str = "drop"  # training text found in evaluation: drop or refuse
     overlap_words: int = 13  # length of the word n-grams that are compared
     overlap_share: float = 0.5  # of a document's n-grams, to count as found
@@ -457,6 +458,7 @@ _SHARES = [
     "corpus.split.select",
     "corpus.split.report",
     "corpus.max_bad",
+    "corpus.max_unknown",
     "corpus.overlap_share",
     "recipe.tail",
     "recipe.decay",

@@ -46,6 +46,7 @@ from jaxsim.corpus.store import (
     write_windows,
 )
 from jaxsim.corpus.tokenizer import (
+    Coverage,
     Tokenizer,
     tokenizer_from_config,
     training_sample,
@@ -152,18 +153,18 @@ def _build(
     )
     check_halves(gathered, config.corpus.split, frozen is not None)
     if frozen is None or previous is None:
-        tokenizer, frozen = _freeze(config, workdir, gathered)
+        coverage, frozen = _freeze(config, workdir, gathered)
     else:
-        tokenizer = previous.tokenizer
-    units = _write_units(config, workdir, gathered, tokenizer)
-    domains = _write_domains(config, workdir, gathered, tokenizer)
+        coverage = Coverage(previous.tokenizer, config.corpus.max_unknown)
+    units = _write_units(config, workdir, gathered, coverage)
+    domains = _write_domains(config, workdir, gathered, coverage)
     return {
         "format": FORMAT_VERSION,
         "frozen": frozen,
         "units": {unit.name: dataclasses.asdict(unit) for unit in units},
         "domains": {d.name: dataclasses.asdict(d) for d in domains},
         "generations": generations,
-        "summary": _summary(gathered, quarantine, overlap),
+        "summary": _summary(gathered, quarantine, overlap, coverage),
     }
 
 
@@ -186,7 +187,7 @@ def _frozen_seed_text(previous: Corpus) -> list[Document]:
 
 def _freeze(
     config: Config, workdir: Path, gathered: Gathered
-) -> tuple[Tokenizer, dict[str, Any]]:
+) -> tuple[Coverage, dict[str, Any]]:
     """Makes and stores the tokenizer and the seed's rows."""
     groups = [[d.text for d in docs] for docs in gathered.seed.values()]
     sample = training_sample(groups, config.corpus.tokenizer.sample_bytes)
@@ -196,10 +197,11 @@ def _freeze(
         stored=Tokenizer.load,
         write=tokenizer.save,
     )
+    coverage = Coverage(tokenizer, config.corpus.max_unknown)
     texts = [text for group in groups for text in group]
     length = config.model.length
     tokens_RL1 = training_rows(
-        tokenizer.encode_batch(texts), tokenizer.end_of_text, length
+        coverage.encode("the seed", texts), tokenizer.end_of_text, length
     )
     if not len(tokens_RL1):
         raise UserError(
@@ -218,18 +220,20 @@ def _freeze(
         ),
         "seed": dataclasses.asdict(seed),
     }
-    return tokenizer, frozen
+    return coverage, frozen
 
 
 def _write_units(
-    config: Config, workdir: Path, gathered: Gathered, tokenizer: Tokenizer
+    config: Config, workdir: Path, gathered: Gathered, coverage: Coverage
 ) -> list[Unit]:
     units = []
-    names = gathered.partitions
+    names, tokenizer = gathered.partitions, coverage.tokenizer
     with progress(len(names), "writing base units", "partitions") as advance:
         for name in names:
             documents = gathered.train[name]
-            ids = tokenizer.encode_batch([d.text for d in documents])
+            ids = coverage.encode(
+                f"partition {name!r}", [d.text for d in documents]
+            )
             pieces = cut_units(
                 name, documents, ids, tokenizer.end_of_text, config
             )
@@ -249,7 +253,7 @@ def _write_units(
 
 
 def _write_domains(
-    config: Config, workdir: Path, gathered: Gathered, tokenizer: Tokenizer
+    config: Config, workdir: Path, gathered: Gathered, coverage: Coverage
 ) -> list[Domain]:
     names = list(gathered.evaluation)
     domains = [
@@ -259,7 +263,7 @@ def _write_domains(
     with progress(len(names), "writing domains", "domains") as advance:
         for domain in domains:
             for half, documents in gathered.evaluation[domain.name].items():
-                _write_half(config, workdir, domain, half, documents, tokenizer)
+                _write_half(config, workdir, domain, half, documents, coverage)
             advance(1)
     return domains
 
@@ -270,17 +274,19 @@ def _write_half(
     domain: Domain,
     half: str,
     documents: Sequence[Document],
-    tokenizer: Tokenizer,
+    coverage: Coverage,
 ) -> None:
     """Stores one half, and enters it in `domain`."""
-    ids = tokenizer.encode_batch([d.text for d in documents])
+    tokenizer = coverage.tokenizer
+    what = f"domain {domain.name!r}, half {half!r}"
+    ids = coverage.encode(what, [d.text for d in documents])
     taken = _some(documents, ids, config.corpus.evaluation_tokens)
     # A tokenizer that drops all of a document leaves nothing to score.
     kept = [i for i in taken if len(ids[i])]
     if not kept:
         raise UserError(
-            f"domain {domain.name!r}, half {half!r}: the tokenizer makes no "
-            "token of any of its documents; use another tokenizer"
+            f"{what}: the tokenizer makes no token of any of its documents; "
+            "use another tokenizer"
         )
     windows = evaluation_rows(
         [ids[i] for i in kept],
@@ -392,7 +398,10 @@ def _plain(value: Any) -> Any:
 
 
 def _summary(
-    gathered: Gathered, quarantine: Quarantine, overlap: OverlapReport
+    gathered: Gathered,
+    quarantine: Quarantine,
+    overlap: OverlapReport,
+    coverage: Coverage,
 ) -> dict[str, Any]:
     """What the printed tables and the report say besides the data sets."""
     return _plain(
@@ -402,6 +411,7 @@ def _summary(
             "dropped": gathered.dropped,
             "duplicates": overlap.duplicates,
             "overlap": overlap.found,
+            "unknown": coverage.counts,
             "documents": {
                 name: {
                     "seed": len(gathered.seed.get(name, [])),
@@ -466,6 +476,12 @@ def _losses(summary: dict[str, Any]) -> Iterator[str]:
     for source, causes in summary["dropped"].items():
         for cause, count in causes.items():
             yield f"dropped: source {source}: {count} x {cause}"
+    for place, counts in summary["unknown"].items():
+        yield (
+            f"unknown to the tokenizer: {place}: {counts['unknown']} of "
+            f"{counts['tokens']} tokens, {counts['lost']} of "
+            f"{counts['bytes']} bytes"
+        )
     for name, count in summary["duplicates"].items():
         yield (
             f"dropped: {name}: {count} documents that repeat other training "

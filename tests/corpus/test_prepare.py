@@ -15,6 +15,7 @@ import time
 
 import numpy as np
 import pytest
+import tokenizers
 
 from jaxsim.config import SourceConfig, SplitConfig, TokenizerConfig
 from jaxsim.corpus import open_corpus, prepare, store
@@ -543,6 +544,45 @@ def test_file_tokenizer_is_kept_and_compared_by_content(
     path.write_text(json.dumps(other))
     with pytest.raises(UserError, match=r"tokenizer\.path"):
         prepare(config, work)
+
+
+def test_text_that_the_tokenizer_does_not_know_is_refused(
+    sources, work, tmp_path, capsys
+):
+    inner = tokenizers.Tokenizer(
+        tokenizers.models.BPE(
+            dict(zip("abcdefghij ?", range(12), strict=True)) | {"</s>": 12},
+            [], unk_token="?",
+        )
+    )  # fmt: skip
+    inner.save(str(tmp_path / "letters.json"))
+    greek = [{"id": f"{i}", "text": "\u03b1" * (i + 9)} for i in range(9)]
+    path = write_jsonl(tmp_path / "greek.jsonl", greek)
+    config = with_corpus(
+        config_of(sources),
+        tokenizer=TokenizerConfig(
+            kind="file", path=str(tmp_path / "letters.json"),
+            end_of_text="</s>",
+        ),
+    )  # fmt: skip
+    prepare(config, tmp_path / "known")
+    assert "unknown" not in capsys.readouterr().out
+    config = with_corpus(
+        config,
+        domains={"greek": SourceConfig(reader="jsonl", path=str(path))},
+    )
+    with pytest.raises(UserError, match=r"'greek'.*raise corpus\.max_unknown"):
+        prepare(config, work)
+    summary = prepare(with_corpus(config, max_unknown=1.0), work).record[
+        "summary"
+    ]
+    assert set(summary["unknown"]) == {
+        "domain 'greek', half 'select'", "domain 'greek', half 'report'",
+    }  # fmt: skip
+    for counts in summary["unknown"].values():
+        assert counts["unknown"] == counts["tokens"]
+        assert counts["lost"] == counts["bytes"] == 2 * counts["tokens"]
+    assert "unknown to the tokenizer: domain" in capsys.readouterr().out
 
 
 KILLED = """
