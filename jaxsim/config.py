@@ -69,6 +69,7 @@ class CorpusConfig:
     tokenizer: TokenizerConfig = TokenizerConfig()
     split: SplitConfig = SplitConfig()
     evaluation_tokens: int = 0  # of a domain's half, about; 0: all it has
+    evaluation_windows: int = 0  # of a document, evenly spaced; 0: all it has
     max_units: int = 1  # numbered units a large partition is cut in, at most
     max_epochs: float = 16.0  # a unit that repeats more often is refused
     max_bad: float = 0.001  # share of unreadable records that aborts
@@ -431,6 +432,7 @@ _POSITIVE = [
 ]
 _NOT_NEGATIVE = [
     "corpus.evaluation_tokens",
+    "corpus.evaluation_windows",
     "seed.warmup",
     "recipe.weight_decay",
     "train.checkpoint_every",

@@ -280,7 +280,7 @@ def _write_half(
     tokenizer = coverage.tokenizer
     what = f"domain {domain.name!r}, half {half!r}"
     ids = coverage.encode(what, [d.text for d in documents])
-    taken = _some(documents, ids, config.corpus.evaluation_tokens)
+    taken = _some(documents, ids, config)
     # A tokenizer that drops all of a document leaves nothing to score.
     kept = [i for i in taken if len(ids[i])]
     if not kept:
@@ -294,6 +294,7 @@ def _write_half(
         tokenizer.end_of_text,
         config.model.length,
         [documents[i].id for i in kept],
+        config.corpus.evaluation_windows,
     )
     domain.digests[half] = write_windows(workdir, windows, tokenizer.digest)
     domain.documents[half] = len(kept)
@@ -303,18 +304,22 @@ def _write_half(
 
 
 def _some(
-    documents: Sequence[Document], ids: Sequence[np.ndarray], most: int
+    documents: Sequence[Document], ids: Sequence[np.ndarray], config: Config
 ) -> list[int]:
-    """Which documents are scored: all, or about `most` tokens of them.
+    """Which documents are scored: all, or `evaluation_tokens` of them, about.
 
-    Whole documents in the order of a hash of their ids, so that what a domain
-    is scored on does not depend on how its files are sorted, until there are
-    `most` tokens.
+    Documents in the order of a hash of their ids, so that what a domain is
+    scored on does not depend on how its files are sorted, until there are
+    enough tokens.
     """
+    most = config.corpus.evaluation_tokens
     if not most:
         return list(range(len(documents)))
     order = hash_order("evaluation", documents)
-    before = np.cumsum([0, *(len(ids[i]) for i in order)])
+    sizes = [len(ids[i]) for i in order]
+    if windows := config.corpus.evaluation_windows:
+        sizes = [min(n, windows * config.model.length) for n in sizes]
+    before = np.cumsum([0, *sizes])
     return sorted(order[: int(np.searchsorted(before, most))])
 
 

@@ -146,8 +146,9 @@ def evaluation_rows(
     eot: int,
     length: int,
     names: Sequence[str] = (),
+    most: int = 0,
 ) -> EvalWindows:
-    """Windows over each document such that every token is scored once.
+    """Windows over each document such that no token is scored twice.
 
     The first window is conditioned on end-of-text, later ones start from the
     last token before them, and the last one is right-aligned: it overlaps the
@@ -158,12 +159,16 @@ def evaluation_rows(
       documents: ids of each document, without end-of-text, none empty.
       byte_counts: for each document, the bytes each of its tokens stands for.
       names: of the documents.
+      most: windows of a document, evenly spaced; 0: all, every token is scored.
     """
     tokens, first, scored, owner, n_bytes, valid = [], [], [], [], [], []
     for e, (ids, counts) in enumerate(zip(documents, byte_counts, strict=True)):
         n = len(ids)
         conditioned = np.concatenate([np.array([eot], np.int32), ids])
-        for done in range(0, n, length):
+        starts = np.arange(0, n, length)
+        if most and most < len(starts):
+            starts = starts[evenly(len(starts), most)]
+        for done in starts.tolist():
             start = max(0, min(done, n - length))
             row = conditioned[start : start + length + 1]
             fresh = min(length, n - done)
@@ -184,3 +189,8 @@ def evaluation_rows(
         bytes_R=np.asarray(n_bytes, np.int64),
         documents=tuple(names),
     )
+
+
+def evenly(size: int, count: int) -> np.ndarray:
+    """`count` of the indices below `size`, evenly spaced."""
+    return ((np.arange(count) + 0.5) * size / count).astype(int)

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxsim.corpus import Corpus, EvalWindows
 from jaxsim.corpus.order import shares
+from jaxsim.corpus.rows import evenly
 from jaxsim.corpus.split import HALVES
 
 
@@ -97,18 +98,13 @@ def _spread(document_R: np.ndarray, windows: int) -> np.ndarray:
         document_R, return_index=True, return_counts=True
     )[1:]
     if len(starts) > windows:
-        kept = _even(len(starts), windows)
+        kept = evenly(len(starts), windows)
         starts, count_E = starts[kept], count_E[kept]
     quota_E = np.ones(len(starts), int)
     if windows > len(starts):
         quota_E += shares(count_E - 1, windows - len(starts))
     places = [
-        start + _even(count, quota)
+        start + evenly(count, quota)
         for start, count, quota in zip(starts, count_E, quota_E, strict=True)
     ]
     return np.concatenate(places)
-
-
-def _even(size: int, count: int) -> np.ndarray:
-    """`count` of the indices below `size`, evenly spaced."""
-    return ((np.arange(count) + 0.5) * size / count).astype(int)

@@ -546,6 +546,23 @@ def test_file_tokenizer_is_kept_and_compared_by_content(
         prepare(config, work)
 
 
+def test_caps_of_evaluation_text(sources, work, tmp_path):
+    out = write_partition(tmp_path / "in", "out", documents=20, n_words=80)
+    config = config_of(sources, domains={"out": out})
+    whole = prepare(config, work).domains["out"]
+    few = with_corpus(config, evaluation_windows=3)
+    capped = prepare(few, work).domains["out"]
+    # No document is lost, and each gives what it can.
+    assert capped.documents == whole.documents
+    for half, documents in capped.documents.items():
+        assert capped.windows[half] == 3 * documents < whole.windows[half]
+        assert capped.tokens[half] == capped.bytes[half] == 96 * documents
+    fewer = with_corpus(few, evaluation_tokens=200)
+    assert set(prepare(fewer, work).domains["out"].documents.values()) == {3}
+    fewer = with_corpus(config, evaluation_tokens=600)
+    assert set(prepare(fewer, work).domains["out"].documents.values()) == {2}
+
+
 def test_text_that_the_tokenizer_does_not_know_is_refused(
     sources, work, tmp_path, capsys
 ):
