@@ -441,25 +441,18 @@ def _print_summary(corpus: Corpus) -> None:
         f"{corpus.seed.tokens:,} tokens ({corpus.seed.documents:,} documents), "
         f"vocabulary of {corpus.tokenizer.vocab_size:,}"
     )
-    units = rich.table.Table(title="base units")
-    for column in ("unit", "group"):
-        units.add_column(column, overflow="fold")
-    for column in ("documents", "rows", "tokens", "epochs"):
-        units.add_column(column, justify="right")
+    table = _table("base units", "unit group", "documents rows tokens epochs")
     for unit in corpus.units.values():
-        units.add_row(
+        table.add_row(
             *map(rich.markup.escape, (unit.name, unit.group)),
             *(f"{n:,}" for n in (unit.documents, unit.rows, unit.tokens)),
             f"{corpus.budget_rows / unit.rows:.2f}",
         )
-    console.print(units)
-    domains = rich.table.Table(title="domains (select / report)")
-    domains.add_column("domain", overflow="fold")
-    domains.add_column("in pool")
-    for column in ("documents", "tokens", "windows"):
-        domains.add_column(column, justify="right")
+    console.print(table)
+    title = f"domains ({' / '.join(HALVES)})"
+    table = _table(title, "domain in-pool", "documents tokens windows")
     for domain in corpus.domains.values():
-        domains.add_row(
+        table.add_row(
             rich.markup.escape(domain.name),
             "yes" if domain.in_pool else "no",
             *(
@@ -467,9 +460,18 @@ def _print_summary(corpus: Corpus) -> None:
                 for counts in (domain.documents, domain.tokens, domain.windows)
             ),
         )
-    console.print(domains)
+    console.print(table)
     for line in _losses(corpus.record["summary"]):
         console.print(rich.markup.escape(line))
+
+
+def _table(title: str, words: str, numbers: str) -> rich.table.Table:
+    table = rich.table.Table(title=title)
+    for column in words.split():
+        table.add_column(column, overflow="fold")
+    for column in numbers.split():
+        table.add_column(column, justify="right")
+    return table
 
 
 def _losses(summary: dict[str, Any]) -> Iterator[str]:

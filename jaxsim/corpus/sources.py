@@ -18,7 +18,6 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from jaxsim.config import SourceConfig
@@ -76,12 +75,7 @@ class Quarantine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._file.close()
 
     def count(self, source: str) -> None:
@@ -216,9 +210,8 @@ def _find_files(
                 )
         for entry in files:
             path = Path(folder, entry)
-            if endings is _JSON_ENDINGS and entry.endswith(".zst"):
-                _check_readable(name, path)
-            if entry.endswith(endings):
+            zst = endings is _JSON_ENDINGS and entry.endswith(".zst")
+            if zst or entry.endswith(endings):
                 _check_readable(name, path)
                 found.append((path.relative_to(root).as_posix(), path))
     if not found:

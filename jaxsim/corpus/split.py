@@ -55,37 +55,30 @@ def gather(
       DamagedError: a compressed file is cut or changed.
     """
     result = Gathered({}, {}, {}, {}, {})
-    for name, documents in _read_all(
-        config.partitions, "reading partitions", quarantine, result
-    ).items():
-        gives_seed = not config.seed_text and (
-            seed_partitions is None or name in seed_partitions
+    for what, in_pool in (("partitions", True), ("domains", False)):
+        read = _read_all(
+            getattr(config, what), f"reading {what}", quarantine, result
         )
-        halves: dict[str, list[Document]] = {
-            half: [] for half in (SEED, TRAIN, *HALVES)
-        }
-        for document in documents:
-            half = half_of(
-                document, config.split, seed_from_partitions=gives_seed
+        for name, documents in read.items():
+            if name in result.evaluation:
+                raise UserError(
+                    f"corpus.domains: {name!r} is the name of a partition, "
+                    "which is a domain already; choose another name"
+                )
+            gives_seed = not config.seed_text and (
+                seed_partitions is None or name in seed_partitions
             )
-            halves[half].append(document)
-        result.train[name] = halves[TRAIN]
-        if gives_seed:
-            result.seed[name] = halves[SEED]
-        result.evaluation[name] = {half: halves[half] for half in HALVES}
-
-    for name, documents in _read_all(
-        config.domains, "reading domains", quarantine, result
-    ).items():
-        if name in result.evaluation:
-            raise UserError(
-                f"corpus.domains: {name!r} is the name of a partition, which "
-                "is a domain already; choose another name"
-            )
-        result.evaluation[name] = {half: [] for half in HALVES}
-        for document in documents:
-            half = half_of(document, config.split, in_pool=False)
-            result.evaluation[name][half].append(document)
+            halves: dict[str, list[Document]] = {
+                half: [] for half in (SEED, TRAIN, *HALVES)
+            }
+            for document in documents:
+                half = half_of(document, config.split, in_pool, gives_seed)
+                halves[half].append(document)
+            result.evaluation[name] = {half: halves[half] for half in HALVES}
+            if in_pool:
+                result.train[name] = halves[TRAIN]
+                if gives_seed:
+                    result.seed[name] = halves[SEED]
     check_twins([*result.evaluation, SEED], "partitions, domains and the seed")
 
     if seed_partitions is None:

@@ -49,18 +49,6 @@ _COLUMNS = {
     "length": "length_R",
 }
 
-__all__ = [
-    "FORMAT_VERSION",
-    "SEED",
-    "TEMPORARY",
-    "Corpus",
-    "Domain",
-    "RowReader",
-    "Unit",
-    "open_corpus",
-    "write_record",
-]
-
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
