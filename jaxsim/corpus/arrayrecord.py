@@ -109,8 +109,9 @@ class TableReader:
         """The rows at `indices`, stacked; `tokens` is int32 [n, L + 1]."""
         with self._lock, self._damage():
             rows = self._source.__getitems__([int(i) for i in indices])
-            # A cut file gives empty records, in silence: None for each value.
-            # No array of integers can be made of them.
+            # A cut file gives empty records, and those give None, in silence.
+            if any(value is None for row in rows for value in row.values()):
+                raise ValueError("it is cut, or holds other data")
             tokens = np.array([row["tokens"] for row in rows], np.int32)
             return {
                 "tokens": tokens.reshape(len(rows), self._width),

@@ -64,7 +64,7 @@ class Tokenizer:
             largest = max(vocabulary.values())
             if largest >= 2 * len(vocabulary):
                 raise UserError(
-                    f"corpus.tokenizer: token id {largest} is more than twice "
+                    f"corpus.tokenizer: token id {largest} is at least twice "
                     f"its {len(vocabulary)} entries, and the model has a row "
                     "for every id; use a tokenizer.json without such gaps"
                 )
