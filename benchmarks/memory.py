@@ -76,9 +76,18 @@ def case(model: str, merge: str, deltas: str, args: Any) -> dict[str, Any]:
         0, args.vocab, (args.windows, shape.length + 1), dtype=np.int32
     )
     evaluation = EvaluationSet(
-        tokens_RL1, zero_R, full_R, full_R, zero_R, zero_R, rows, full_R,
-        ("text",), (True,), tuple(map(str, rows)), "",
-    )  # fmt: skip
+        tokens_RL1=tokens_RL1,
+        first_R=zero_R,
+        count_R=full_R,
+        length_R=full_R,
+        domain_R=zero_R,
+        half_R=zero_R,
+        document_R=rows,
+        bytes_R=full_R,
+        domains=("text",),
+        in_pool=(True,),
+        documents=tuple(map(str, rows)),
+    )
     evaluator = Evaluator(
         language_model,
         pool,

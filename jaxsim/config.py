@@ -69,9 +69,11 @@ class CorpusConfig:
     tokenizer: TokenizerConfig = TokenizerConfig()
     split: SplitConfig = SplitConfig()
     evaluation_tokens: int = 0  # of a domain's half, about; 0: all it has
+    evaluation_windows: int = 0  # of a document, evenly spaced; 0: all it has
     max_units: int = 1  # numbered units a large partition is cut in, at most
     max_epochs: float = 16.0  # a unit that repeats more often is refused
     max_bad: float = 0.001  # share of unreadable records that aborts
+    max_unknown: float = 0.01  # share a 'file' tokenizer may not know
     overlap: str = "drop"  # training text found in evaluation: drop or refuse
     overlap_words: int = 13  # length of the word n-grams that are compared
     overlap_share: float = 0.5  # of a document's n-grams, to count as found
@@ -430,6 +432,7 @@ _POSITIVE = [
 ]
 _NOT_NEGATIVE = [
     "corpus.evaluation_tokens",
+    "corpus.evaluation_windows",
     "seed.warmup",
     "recipe.weight_decay",
     "train.checkpoint_every",
@@ -457,6 +460,7 @@ _SHARES = [
     "corpus.split.select",
     "corpus.split.report",
     "corpus.max_bad",
+    "corpus.max_unknown",
     "corpus.overlap_share",
     "recipe.tail",
     "recipe.decay",

@@ -70,9 +70,18 @@ def evaluation() -> EvaluationSet:
     tokens = np.random.default_rng(1).integers(0, 98, shape, dtype=np.int32)
     zero_R, full_R = np.zeros_like(ROWS), np.full_like(ROWS, LENGTH)
     return EvaluationSet(
-        tokens, zero_R, full_R, full_R, zero_R, zero_R, ROWS, full_R,
-        ("text",), (True,), tuple(map(str, ROWS)), "",
-    )  # fmt: skip
+        tokens_RL1=tokens,
+        first_R=zero_R,
+        count_R=full_R,
+        length_R=full_R,
+        domain_R=zero_R,
+        half_R=zero_R,
+        document_R=ROWS,
+        bytes_R=full_R,
+        domains=("text",),
+        in_pool=(True,),
+        documents=tuple(map(str, ROWS)),
+    )
 
 
 def table(count: int = 5) -> Mixtures:

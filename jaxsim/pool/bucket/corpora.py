@@ -8,8 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxsim.console import say
-from jaxsim.corpus.datasets import TEMPORARY, folder_of
-from jaxsim.corpus.store import Corpus, open_corpus, write_record
+from jaxsim.corpus.store import (
+    TEMPORARY,
+    Corpus,
+    folder_of,
+    open_corpus,
+    write_record,
+)
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.pool.bucket.bucket import Bucket
 from jaxsim.pool.claims import Watch, holding, patiently

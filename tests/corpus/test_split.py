@@ -5,8 +5,7 @@ from collections import Counter
 import pytest
 
 from jaxsim.config import SourceConfig, SplitConfig
-from jaxsim.corpus.partition import partition_documents
-from jaxsim.corpus.split import half_of
+from jaxsim.corpus.split import half_of, partition_documents
 from jaxsim.errors import UserError
 
 from .builders import document

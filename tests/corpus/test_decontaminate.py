@@ -6,7 +6,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from jaxsim.corpus.overlap import Fingerprinter, build_index, find
+from jaxsim.corpus.decontaminate import Fingerprinter, build_index, find
 
 from .builders import words
 
