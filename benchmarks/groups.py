@@ -66,12 +66,15 @@ def stepper(step: Any, tokens: int) -> Callable[[int], float]:
     import numpy as np
 
     from jaxsim.mesh import replicated
-    from jaxsim.train.state import Marks
+    from jaxsim.train.step import Marks
 
-    length, vocabulary = step.model.config.length, step.model.vocab_size
-    shape = (step.members, tokens // length, length + 1)
     rng = np.random.default_rng(0)
-    batch = step.place(rng.integers(0, vocabulary, shape, dtype=np.int32))
+    batch = jax.device_put(
+        rng.integers(
+            0, step.model.vocab_size, step.tokens.shape, dtype=np.int32
+        ),
+        step.tokens.sharding,
+    )
     marks = jax.device_put(
         Marks(jnp.int32(0), jnp.int32(0)), replicated(step.mesh)
     )

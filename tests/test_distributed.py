@@ -19,7 +19,7 @@ from jaxsim import cli, distributed
 from jaxsim.cli import parse
 from jaxsim.distributed import Group, group_of
 from jaxsim.errors import UserError
-from jaxsim.mesh import rows_here, rows_to_devices, to_devices, to_host
+from jaxsim.mesh import to_devices, to_host
 
 
 @pytest.mark.parametrize(
@@ -108,26 +108,11 @@ def test_commands_of_one_process_know_no_group(root: Path, tmp_path: Path):
         cli.parse(["seed", *arguments, "--processes=two"])
 
 
-def _sharding(*names: str | None, model: int = 1) -> NamedSharding:
+def _sharding(*names: str | None) -> NamedSharding:
     mesh = jax.make_mesh(
-        (jax.device_count() // model, model),
-        ("data", "model"),
-        axis_types=(jax.sharding.AxisType.Auto,) * 2,
+        (jax.device_count(),), ("data",), (jax.sharding.AxisType.Auto,)
     )
     return NamedSharding(mesh, PartitionSpec(*names))
-
-
-@pytest.mark.parametrize("names", [("data",), ("data", "model")])
-def test_rows_come_to_the_devices_they_belong_to(names):
-    shape = (2 * jax.device_count(), 4)
-    whole = np.arange(np.prod(shape)).reshape(shape)
-    sharding = _sharding(*names, model=min(2, jax.device_count()))
-    here = rows_here(shape, sharding)
-    assert here == slice(0, shape[0])
-    array = rows_to_devices(whole[here], here.start, shape, sharding)
-    np.testing.assert_array_equal(array, whole)
-    for shard in array.addressable_shards:
-        np.testing.assert_array_equal(shard.data, whole[shard.index])
 
 
 def test_a_tree_goes_to_the_devices_and_comes_back():
@@ -135,7 +120,7 @@ def test_a_tree_goes_to_the_devices_and_comes_back():
     shardings = {"a": _sharding("data"), "b": _sharding()}
     there = to_devices(tree, shardings)
     assert there["a"].sharding == shardings["a"]
-    back = to_host(there, shardings["a"].mesh)
+    back = to_host(there)
     jax.tree.map(np.testing.assert_array_equal, tree, back)
 
 
