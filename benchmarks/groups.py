@@ -59,8 +59,8 @@ def program(size: str, tokens: int, members: int, args: Any) -> Any:
     return trainer.program(members)
 
 
-def stepper(step: Any, tokens: int) -> Callable[[int], float]:
-    """Makes a state, and returns what trains some steps and says how long."""
+def stepper(step: Any) -> Callable[[int], float]:
+    """Returns a function that trains some steps and returns the seconds."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -102,7 +102,7 @@ def measure(size: str, tokens: int, group: int, args: Any) -> dict[str, Any]:
     case = {"size": size, "tokens": tokens, "group": group}
     steps = max(1, args.block // (group * tokens))
     programs = {"alone": program(size, tokens, 1, args)}
-    alone = stepper(programs["alone"], tokens)
+    alone = stepper(programs["alone"])
     alone(1)
     expected = steps * group * alone(1)
     if args.longest and expected > args.longest:
@@ -115,8 +115,8 @@ def measure(size: str, tokens: int, group: int, args: Any) -> dict[str, Any]:
         return case | {"needed": needed, "left_out": "does not fit"}
     sides = {
         "alone": (alone, group * steps),
-        "group": (stepper(programs["group"], tokens), steps),
-        "one": (stepper(programs["one"], group * tokens), steps),
+        "group": (stepper(programs["group"]), steps),
+        "one": (stepper(programs["one"]), steps),
     }
     rates = alternate(
         {
