@@ -1,4 +1,4 @@
-"""Several processes on one program: joining, decisions, stopping together.
+"""Several processes on one program: join, follow process 0, stop together.
 
 Every process runs the same command. Process 0 decides what to do from what it
 sees on disk and tells the others, which decide nothing. Decisions and barriers
@@ -257,11 +257,11 @@ class Agreement:
         self._steps = 0
 
     def after_step(self) -> bool:
-        """Call it once after each step; it is true in all after the same."""
+        """True in all processes after the same step; call once after each."""
         if alone():
             return self._asked()
         self._steps += 1
-        if self._announced() is None and self._asked():
+        if self._asked() and self._announced() is None:
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 # Fails if another process was first; that one's step counts.
                 _client().key_value_set(self._key, str(self._steps + 2))
@@ -283,7 +283,7 @@ class Agreement:
 
 @contextlib.contextmanager
 def leading() -> Iterator[None]:
-    """Encloses what process 0 tells the others; its end tells them, too."""
+    """Encloses process 0's instructions; its exit tells the others the end."""
     try:
         yield
     except BaseException as error:
@@ -295,7 +295,7 @@ def leading() -> Iterator[None]:
 
 
 def words() -> Iterator[dict[str, Any]]:
-    """What process 0 tells the others to do, until it leaves `leading`.
+    """The instructions of process 0, until it leaves `leading`.
 
     Raises:
       Ended: process 0 failed, or was stopped.
