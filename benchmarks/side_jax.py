@@ -17,7 +17,7 @@ from jaxsim.mesh import batch_sharding, replicated, training_mesh
 from jaxsim.mixture.plan import execution_of, settled
 from jaxsim.model import LanguageModel
 from jaxsim.train import trainer_of_recipe
-from jaxsim.train.state import Marks
+from jaxsim.train.step import Marks
 
 
 class JaxSide:

@@ -23,7 +23,7 @@ from jaxsim.mixture.plan import (
 )
 from jaxsim.mixture.resident import pool_shardings
 from jaxsim.model import LanguageModel
-from jaxsim.train.of_config import side_by_side, trainer_of_recipe
+from jaxsim.train.trainer import side_by_side, trainer_of_recipe
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,9 +34,7 @@ from jaxsim.pool.publish import (
     publish,
     save_attempt,
 )
-from jaxsim.train import Run, Trainer
-from jaxsim.train.finite import NonFiniteError
-from jaxsim.train.trainer import Trained
+from jaxsim.train import NonFiniteError, Run, Trained, Trainer
 
 PATIENCE = 600.0  # seconds for which a result waits for its bucket
 RETRY = 10.0  # between two tries
