@@ -26,7 +26,7 @@ from jaxsim.mixture.plan import (
     memory_limit,
     settled,
 )
-from jaxsim.mixture.resident import Resident
+from jaxsim.mixture.stack import Resident
 from jaxsim.model import Execution, LanguageModel
 
 # Tokens of a block on each device, fewer than the evaluator's: a backward pass
@@ -84,14 +84,13 @@ class Backward:
         params: Any,
         tokens_BL1: np.ndarray,
         scored_BL: np.ndarray,
-        weight_B: np.ndarray,
     ) -> tuple[Any, jax.Array]:
-        """Adds the gradient of one weighted block.
+        """Adds the gradient of a block's summed losses.
 
         Args:
           sums: given up to the result.
           params: as `merge` returns them.
-          tokens_BL1, scored_BL, weight_B: `windows(L)` windows.
+          tokens_BL1, scored_BL: `windows(L)` windows.
 
         Returns:
           The new sums, and the block's nats [B].
@@ -99,7 +98,7 @@ class Backward:
         Raises:
           UserError: a block does not fit in the device's memory.
         """
-        block = self._block(tokens_BL1, scored_BL, weight_B)
+        block = self._block(tokens_BL1, scored_BL)
         length = scored_BL.shape[1]
         if length not in self._programs:
             self._programs[length] = self._compile(sums, params, *block)
@@ -118,7 +117,6 @@ class Backward:
         block = self._block(
             np.zeros((self.windows(length), length + 1), np.int32),
             np.zeros((self.windows(length), length), bool),
-            np.zeros(self.windows(length)),
         )
         return {
             "merge": self._merge.lower(*mixture),
@@ -136,9 +134,9 @@ class Backward:
         )
 
     def _block(
-        self, tokens_BL1: np.ndarray, scored_BL: np.ndarray, weight_B: Any
+        self, tokens_BL1: np.ndarray, scored_BL: np.ndarray
     ) -> tuple[jax.Array, ...]:
-        arrays = (tokens_BL1, scored_BL, weight_B.astype(self._dtype))
+        arrays = tokens_BL1, scored_BL
         return tuple(jax.device_put(array, self._spread) for array in arrays)
 
     def _compile(self, *arguments: Any) -> Any:
@@ -187,7 +185,7 @@ class Backward:
         here, spread = PartitionSpec(), PartitionSpec("mixture")
         program = self._mapped(
             functools.partial(_add, model=self._model, execution=execution),
-            (spread, here, spread, spread, spread),
+            (spread, here, spread, spread),
             (spread, spread),
         )
         return jax.jit(
@@ -228,7 +226,6 @@ def _add(
     params: Any,
     tokens_BL1: jax.Array,
     scored_BL: jax.Array,
-    weight_B: jax.Array,
     *,
     model: LanguageModel,
     execution: Execution,
@@ -236,7 +233,7 @@ def _add(
     def loss(params: Any) -> tuple[jax.Array, jax.Array]:
         nll_BL = model.token_nll(params, tokens_BL1, execution)
         nll_B = jnp.sum(jnp.where(scored_BL, nll_BL, 0.0), axis=-1)
-        return jnp.sum(weight_B * nll_B), nll_B
+        return jnp.sum(nll_B), nll_B
 
     gradient, nll_B = jax.grad(loss, has_aux=True)(params)
     return jax.tree.map(jnp.add, sums, gradient), nll_B

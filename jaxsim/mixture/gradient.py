@@ -21,23 +21,9 @@ from jaxsim.config import ScoreConfig
 from jaxsim.errors import DamagedError, JaxsimError
 from jaxsim.mixture.backward import Backward
 from jaxsim.mixture.evaluation import EvaluationSet, scored_mask
-from jaxsim.mixture.resident import Resident
+from jaxsim.mixture.scores import bits_per_byte
+from jaxsim.mixture.stack import Resident
 from jaxsim.model import LanguageModel
-
-
-@dataclasses.dataclass(frozen=True)
-class Gradient:
-    """Of one weighted sum of window losses, sum_r weight_r * nll_r.
-
-    Attributes:
-      nll_R: nats of each window.
-      dw_C: derivative with respect to each weight, all others fixed.
-      dscale: derivative with respect to the scale.
-    """
-
-    nll_R: np.ndarray
-    dw_C: np.ndarray
-    dscale: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,34 +63,6 @@ class Differentiator:
         self._evaluation = evaluation
         self._backward = Backward(model, pool, config)
 
-    def gradient(
-        self,
-        w_C: np.ndarray,
-        scale: float,
-        rows: np.ndarray,
-        weight_R: np.ndarray | None = None,
-    ) -> Gradient:
-        """The gradient of one weighted sum of window losses.
-
-        An objective that is linear in the losses, or made so by the chain
-        rule, needs no more: one inner product, whatever its domains.
-
-        Args:
-          w_C, scale: the mixture.
-          rows: windows, indices into the evaluation set, in any order.
-          weight_R: of the windows `rows`; by default 1.
-
-        Raises:
-          DamagedError: the mixture uses a damaged member.
-          JaxsimError: a loss or a derivative is not finite.
-          UserError: a block of windows does not fit in the device's memory.
-        """
-        rows = np.asarray(rows)
-        weight_R = np.ones(len(rows)) if weight_R is None else weight_R
-        params = self._merged(w_C, scale)
-        nll_R, along_C = self._sweep(params, rows, weight_R)
-        return Gradient(nll_R, scale * along_C, float(along_C @ w_C))
-
     def jacobian(
         self, w_C: np.ndarray, scale: float, rows: np.ndarray
     ) -> Jacobian:
@@ -123,9 +81,7 @@ class Differentiator:
         params = self._merged(w_C, scale)
         for d in np.unique(domain_R):
             here = np.flatnonzero(domain_R == d)
-            nll_R[here], along_DC[d] = self._sweep(
-                params, rows[here], np.ones(len(here))
-            )
+            nll_R[here], along_DC[d] = self._sweep(params, rows[here])
         nll_D = np.bincount(domain_R, nll_R, domains)
         return Jacobian(nll_R, nll_D, scale * along_DC, along_DC @ w_C)
 
@@ -147,13 +103,13 @@ class Differentiator:
         return self._backward.merge(w_C, scale)
 
     def _sweep(
-        self, params: Any, rows: np.ndarray, weight_R: np.ndarray
+        self, params: Any, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Losses [R] of the windows, and <gradient, delta_c> [C]."""
         sums = self._backward.zeros(params)
         parts = []
         for places in self._blocks(rows):
-            block = self._block(rows[places], weight_R[places])
+            block = self._block(rows[places])
             sums, nll_B = self._backward.add(sums, params, *block)
             parts.append((places, nll_B))
         # Waits, so that the sums of another domain do not come on top.
@@ -184,18 +140,45 @@ class Differentiator:
         length_R = self._evaluation.length_R[rows]
         return buckets[np.searchsorted(buckets, length_R)]
 
-    def _block(
-        self, rows: np.ndarray, weight_B: np.ndarray
-    ) -> tuple[np.ndarray, ...]:
-        """Tokens, scored targets and weights, padded with unscored windows."""
+    def _block(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Tokens and scored targets, padded with unscored windows."""
         length = int(self._buckets(rows)[0])
         arrays = (
             self._evaluation.tokens_RL1[rows, : length + 1],
             scored_mask(self._evaluation, rows)[:, :length],
-            weight_B,
         )
         short = self._backward.windows(length) - len(rows)
         return tuple(
             np.pad(array, [(0, short)] + [(0, 0)] * (array.ndim - 1))
             for array in arrays
         )
+
+
+def marginal_values(
+    dw_DC: np.ndarray,
+    w_C: np.ndarray,
+    bytes_D: np.ndarray,
+    share: float = 0.01,
+) -> np.ndarray:
+    """Change of every domain when a share of the tokens goes to one member.
+
+    Member c takes `share` of the whole from all members in proportion to
+    their weights, w + share * (e_c - w), which stays on the simplex. To first
+    order the loss then changes by share * (J_c - sum_j w_j J_j), J the
+    derivatives of the domain's nats; divided by its bytes and ln 2, these are
+    bits per byte. Weighted by w, a domain's values sum to 0: relative to what
+    the mixture is, not everything can be worth more.
+
+    Args:
+      dw_DC: derivatives of the domains' summed nats with respect to the
+        weights, see `Differentiator.jacobian`.
+      w_C: the mixture at which they were taken; sums to 1.
+      bytes_D: of the text that the nats are of; 0 where there is none.
+      share: of the tokens that move.
+
+    Returns:
+      [D, C] bits per byte, negative where more of c makes the domain's loss
+      lower; NaN for a domain without text.
+    """
+    mean_D1 = dw_DC @ w_C[:, None]
+    return bits_per_byte(share * (dw_DC - mean_D1), bytes_D[:, None])

@@ -28,6 +28,12 @@ def halves(x: np.ndarray) -> np.ndarray:
     return x.astype(jnp.bfloat16).view(HALVES)
 
 
+def deltas_of(delta_C: Any) -> str:
+    """The dtype that differences are held in: 'float32' or 'bfloat16'."""
+    dtype = jax.tree.leaves(delta_C)[0].dtype
+    return "bfloat16" if dtype == HALVES else str(dtype)
+
+
 def merge(seed: Any, delta_C: Any, w_C: jax.Array, scale: jax.Array) -> Any:
     """One mixture's parameters, seed + scale * sum_c w_c * (member_c - seed).
 

@@ -199,12 +199,12 @@ class Proxies:
         )
         return self._by_window(table, average)
 
-    def members_sums(
+    def probability_sums(
         self, w_MC: np.ndarray, nll_CT: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
-        """`members`, summed over the windows `rows` of each domain.
+        """Sums `probability` over the windows `rows` of each domain.
 
-        For very many mixtures: nothing has the size of mixtures x windows.
+        For very many mixtures: no array has the size of mixtures x windows.
 
         Args:
           w_MC: weights, each row sums to 1; the scale is 1.
@@ -216,18 +216,6 @@ class Proxies:
 
         Raises:
           DamagedError: a row uses a damaged member.
-        """
-        self._check_weights(w_MC)
-        e = self._evaluation
-        nll_CR = _finite(window_losses(e, nll_CT))[:, rows]
-        return w_MC @ (nll_CR @ np.eye(len(e.domains))[e.domain_R[rows]])
-
-    def probability_sums(
-        self, w_MC: np.ndarray, nll_CT: np.ndarray, rows: np.ndarray
-    ) -> np.ndarray:
-        """`probability`, summed over the windows `rows` of each domain.
-
-        Args, returns, raises: as for `members_sums`.
         """
         self._check_weights(w_MC)
         domain_T, count = self._domain_T(rows), len(self._evaluation.domains)

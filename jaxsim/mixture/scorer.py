@@ -14,8 +14,8 @@ from jaxsim.mixture.evaluation import EvaluationSet, gather
 from jaxsim.mixture.evaluator import Evaluator
 from jaxsim.mixture.gradient import Differentiator
 from jaxsim.mixture.proxies import Proxies, window_losses
-from jaxsim.mixture.resident import load_resident
 from jaxsim.mixture.scores import ProxyScores, Scores, ScoreStore
+from jaxsim.mixture.stack import load_resident
 from jaxsim.mixture.table import (
     Mixtures,
     concatenate,

@@ -89,13 +89,26 @@ class Scores:
         return bits_of(self.evaluation, self.proxies[proxy], half)
 
 
+def bits_per_byte(
+    nats: np.ndarray | float, byte_count: np.ndarray | float
+) -> np.ndarray:
+    """Converts summed nats to bits per byte of text; NaN for 0 nats, 0 bytes.
+
+    Args:
+      nats: sums of negative log-likelihood.
+      byte_count: UTF-8 bytes of the text that the sums are over; must
+        broadcast with `nats`.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(nats / (byte_count * np.log(2.0)))
+
+
 def bits_of(
     evaluation: EvaluationSet, proxy: ProxyScores, half: str
 ) -> np.ndarray:
-    """[M, D] bits per byte, float64; NaN where there is no window."""
+    """Bits per byte [M, D], float64; NaN for a domain without windows."""
     nll_MD, sums = domain_sums(evaluation, proxy, half)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return nll_MD / (sums["bytes"] * np.log(2.0))
+    return bits_per_byte(nll_MD, sums["bytes"])
 
 
 def domain_sums(
@@ -312,13 +325,6 @@ def as_arrow(scores: Scores) -> pa.Table:
         "jaxsim.notes": json.dumps(scores.notes),
     }
     return arrow.replace_schema_metadata(facts)
-
-
-def load_scores(
-    workdir: Path | str, name: str, evaluation: EvaluationSet
-) -> Scores:
-    """A scored table of a workdir, by name."""
-    return ScoreStore(Path(workdir)).load(name, evaluation)
 
 
 def _read_record(path: Path) -> dict[str, Any]:

@@ -7,8 +7,6 @@ import numpy as np
 from jaxsim.mixture.evaluation import HALVES, EvaluationSet
 from jaxsim.mixture.scores import ProxyScores, Scores
 
-_PLAIN = ("uniform", "proportional")
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Summary:
@@ -47,10 +45,10 @@ def summarize(scores: Scores, half: str, most: int) -> Summary:
             [bits_MD[:, d].mean(axis=1) for d in targets.values()], axis=1
         )
     table = scores.table
-    plain = [m for m, kind in enumerate(table.kinds) if kind in _PLAIN]
+    standard = table.standard_merges()
     order = np.argsort(bits["merge"][:, 0], kind="stable")
-    best = order.tolist()[: most - len(plain)]
-    rows = np.array(list(dict.fromkeys([*best, *plain])))
+    best = order.tolist()[: most - len(standard)]
+    rows = np.array(list(dict.fromkeys([*best, *standard])))
     here = merge.rows[e.half_R[merge.rows] == HALVES.index(half)]
     return Summary(
         rows=rows,

@@ -5,21 +5,25 @@ draws and a user's own rows are all rows of one kind of table, so one evaluator
 serves them all.
 """
 
+import csv
 import dataclasses
+import io
 import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxsim.errors import UserError
-from jaxsim.mixture.csv_numbers import read_numbers
 
 # Weights come from text files with six decimals and from float arithmetic
 # over up to a few hundred members; a sum of 0.97 is a mistake, this is not.
 SUM_TOLERANCE = 1e-5
+# Kinds of the merges that answers are compared with.
+STANDARD_MERGES = ("uniform", "proportional", "macro")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +61,10 @@ class Mixtures:
             self.scale_M[list(rows)],
         )
 
+    def standard_merges(self) -> list[int]:
+        """Indices of the merges that every table has, see `STANDARD_MERGES`."""
+        return [m for m, k in enumerate(self.kinds) if k in STANDARD_MERGES]
+
     def same_as(self, other: "Mixtures") -> bool:
         """Whether both have the same columns, and the same rows by name."""
         return (
@@ -74,6 +82,11 @@ class Mixtures:
             for name, w in zip(self.members, w_C, strict=True)
             if w > 0
         }
+
+
+def mixture_key(w_C: np.ndarray) -> bytes:
+    """Identifies a mixture; the same for weights that differ by rounding."""
+    return np.round(w_C, 12).tobytes()
 
 
 def check(table: Mixtures) -> None:
@@ -314,3 +327,76 @@ def parse(
     raise UserError(
         f"mixtures {spec!r}: must be subsets:A-B, dirichlet:N or a FILE.csv"
     )
+
+
+class Line(NamedTuple):
+    """A row of a CSV: its line in the file, from 1, and text by column."""
+
+    number: int
+    cells: dict[str, str]
+
+
+def read_numbers(
+    path: Path, text_columns: Sequence[str]
+) -> tuple[list[str], list[dict[str, float | str]]]:
+    """Header and rows of a CSV of numbers, but for the columns named.
+
+    Raises:
+      UserError: names file, line and column.
+    """
+    header, lines = read_cells(path)
+    if "" in header:
+        raise UserError(f"{path}: an empty or repeated column in {header}")
+    if missing := [c for c in text_columns if c not in header]:
+        raise UserError(f"{path}: there is no column {missing[0]!r}")
+    rows: list[dict[str, float | str]] = []
+    for line in lines:
+        row: dict[str, float | str] = {}
+        for column, cell in line.cells.items():
+            try:
+                row[column] = cell if column in text_columns else float(cell)
+            except ValueError as error:
+                raise UserError(
+                    f"{path}, line {line.number}, column {column}: {cell!r} "
+                    "is not a number"
+                ) from error
+        rows.append(row)
+    return header, rows
+
+
+def read_cells(path: Path) -> tuple[list[str], list[Line]]:
+    """Header and lines of a CSV of text; the first column may lack a name.
+
+    Raises:
+      UserError: names file and line.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return _parse_cells(path, text)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a CSV in UTF-8 ({error})") from error
+
+
+def _parse_cells(path: Path, text: str) -> tuple[list[str], list[Line]]:
+    reader = csv.reader(io.StringIO(text, newline=""))
+    header = [cell.strip() for cell in next(reader, [])]
+    if not header:
+        raise UserError(f"{path}: empty")
+    if len(set(header)) != len(header) or "" in header[1:]:
+        raise UserError(f"{path}: an empty or repeated column in {header}")
+    lines = []
+    for cells in reader:
+        if not any(cells):
+            continue
+        if len(cells) != len(header):
+            raise UserError(
+                f"{path}, line {reader.line_num}: {len(cells)} cells under "
+                f"{len(header)} columns"
+            )
+        stripped = [cell.strip() for cell in cells]
+        lines.append(
+            Line(reader.line_num, dict(zip(header, stripped, strict=True)))
+        )
+    return header, lines

@@ -4,9 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from jaxsim.mixture.gradient import Differentiator
-from jaxsim.mixture.marginal import marginal_values
-from jaxsim.mixture.resident import resident
+from jaxsim.mixture.gradient import Differentiator, marginal_values
+from jaxsim.mixture.stack import resident
 from jaxsim.mixture.table import dirichlet, singles
 
 
