@@ -1,13 +1,13 @@
 """Exact derivatives of losses with respect to a mixture's weights and scale.
 
-With p = seed + scale * sum_c w_c * delta_c and g the gradient of a loss with
+With p = seed + scale * sum_c w_c * delta_c, and g the gradient of a loss with
 respect to p, the chain rule gives d/dw_c = scale * <g, delta_c> and d/dscale =
-sum_c w_c * <g, delta_c>. So one merge, one backward pass and one inner product
-with each member are enough, and nothing differentiates through the merge: that
-would keep what the merge has read, and is no more exact.
+sum_c w_c * <g, delta_c>. One merge, one backward pass and one inner product per
+member are enough. Differentiating through the merge would be no more exact, and
+would keep everything that the merge reads in memory.
 
-What is alive is the pool, three trees like the seed and one block of windows,
-whatever the number of windows and domains.
+Device memory holds the pool, three trees like the base and one block of
+windows, whatever the number of windows and domains.
 """
 
 import dataclasses
@@ -28,28 +28,26 @@ from jaxsim.model import LanguageModel
 
 @dataclasses.dataclass(frozen=True)
 class Jacobian:
-    """Of the summed losses of every domain; 0 where one has no window.
+    """Derivatives of every domain's summed loss; 0 without windows.
 
     Attributes:
       nll_R: nats of each window.
-      nll_D: nats of each domain, over these windows.
-      dw_DC: derivatives with respect to each weight, all others fixed.
+      dw_DC: derivatives with respect to each weight, the others fixed.
       dscale_D: derivatives with respect to the scale.
     """
 
     nll_R: np.ndarray
-    nll_D: np.ndarray
     dw_DC: np.ndarray
     dscale_D: np.ndarray
 
 
 class Differentiator:
-    """Derivatives at one mixture after the other; see `Evaluator`.
+    """Computes derivatives at one mixture at a time; see also `Evaluator`.
 
-    Weights are free coordinates: nothing projects on the simplex. The column
-    of a damaged member is zero, and so is its derivative. Everything returned
-    is float64 on the host; the model runs in `config.precision`, and merges
-    and inner products in the precision of the seed, float32.
+    Weights are free coordinates: nothing is projected on the simplex. The
+    derivative with respect to a damaged member is zero, because its column is.
+    The model runs in `config.precision`, merges and inner products in the
+    precision of the base, float32. Results are float64, on the host.
     """
 
     def __init__(
@@ -66,12 +64,19 @@ class Differentiator:
     def jacobian(
         self, w_C: np.ndarray, scale: float, rows: np.ndarray
     ) -> Jacobian:
-        """The derivatives of every domain's loss, summed over its windows.
+        """Differentiates every domain's loss, summed over its windows.
 
-        Costs one backward pass over `rows`, as a gradient does, and the inner
-        products of each domain.
+        Costs one backward pass over `rows`, and one inner product per domain
+        and member.
 
-        Args, raises: see `gradient`.
+        Args:
+          w_C, scale: the mixture.
+          rows: indices of windows in the evaluation set, in any order.
+
+        Raises:
+          DamagedError: the mixture uses a damaged member.
+          JaxsimError: a loss or a derivative is not finite.
+          UserError: a block of windows does not fit in the device's memory.
         """
         rows = np.asarray(rows)
         domains = len(self._evaluation.domains)
@@ -82,13 +87,13 @@ class Differentiator:
         for d in np.unique(domain_R):
             here = np.flatnonzero(domain_R == d)
             nll_R[here], along_DC[d] = self._sweep(params, rows[here])
-        nll_D = np.bincount(domain_R, nll_R, domains)
-        return Jacobian(nll_R, nll_D, scale * along_DC, along_DC @ w_C)
+        return Jacobian(nll_R, scale * along_DC, along_DC @ w_C)
 
     def lowered(self, length: int = 0) -> dict[str, jax.stages.Lowered]:
-        """The programs, not compiled, for windows of this length or of all.
+        """Returns the programs before compilation; see `Backward.lowered`.
 
-        See `Backward.lowered`.
+        Args:
+          length: tokens of a window; 0 for the full length.
         """
         full = self._evaluation.tokens_RL1.shape[1] - 1
         return self._backward.lowered(length or full)
@@ -97,7 +102,7 @@ class Differentiator:
         for name, weight in zip(self._stack.names, w_C, strict=True):
             if weight and scale and name in self._stack.damaged:
                 raise DamagedError(
-                    f"a mixture uses {name!r} with weight {weight:g}, and its "
+                    f"a mixture uses {name!r} with weight {weight:g}, but its "
                     "parameters are damaged"
                 )
         return self._backward.merge(w_C, scale)
@@ -105,14 +110,14 @@ class Differentiator:
     def _sweep(
         self, params: Any, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Losses [R] of the windows, and <gradient, delta_c> [C]."""
+        """Returns the losses [R] of windows, and <gradient, delta_c> [C]."""
         sums = self._backward.zeros(params)
         parts = []
         for places in self._blocks(rows):
             block = self._block(rows[places])
             sums, nll_B = self._backward.add(sums, params, *block)
             parts.append((places, nll_B))
-        # Waits, so that the sums of another domain do not come on top.
+        # This waits, so that only one domain's sums are in memory.
         along_C = self._backward.along(sums)
         nll_R = np.zeros(len(rows))
         for places, nll_B in parts:
@@ -125,7 +130,7 @@ class Differentiator:
         return nll_R, along_C
 
     def _blocks(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """Places in `rows` of windows of one length bucket each."""
+        """Yields blocks of places in `rows`, each of one length bucket."""
         bucket_R = self._buckets(rows)
         for length in np.unique(bucket_R):
             here = np.flatnonzero(bucket_R == length)
@@ -134,7 +139,7 @@ class Differentiator:
                 yield here[start : start + size]
 
     def _buckets(self, rows: np.ndarray) -> np.ndarray:
-        """The length [R] of each window's bucket."""
+        """Returns the padded length [R] of each window."""
         full = self._evaluation.tokens_RL1.shape[1] - 1
         buckets = np.unique([full, -(-full // 2), -(-full // 4)])
         length_R = self._evaluation.length_R[rows]
@@ -160,25 +165,24 @@ def marginal_values(
     bytes_D: np.ndarray,
     share: float = 0.01,
 ) -> np.ndarray:
-    """Change of every domain when a share of the tokens goes to one member.
+    """Change of every domain's loss if a share of the tokens goes to a member.
 
-    Member c takes `share` of the whole from all members in proportion to
-    their weights, w + share * (e_c - w), which stays on the simplex. To first
-    order the loss then changes by share * (J_c - sum_j w_j J_j), J the
-    derivatives of the domain's nats; divided by its bytes and ln 2, these are
-    bits per byte. Weighted by w, a domain's values sum to 0: relative to what
-    the mixture is, not everything can be worth more.
+    Member c takes `share` of all tokens from all members in proportion to their
+    weights: w + share * (e_c - w), which stays on the simplex. To first order,
+    the loss changes by share * (J_c - sum_j w_j J_j), where J are derivatives
+    of the domain's nats. Weighted by w, a domain's values sum to 0: not every
+    member can be worth more than the mixture.
 
     Args:
       dw_DC: derivatives of the domains' summed nats with respect to the
         weights, see `Differentiator.jacobian`.
       w_C: the mixture at which they were taken; sums to 1.
-      bytes_D: of the text that the nats are of; 0 where there is none.
-      share: of the tokens that move.
+      bytes_D: bytes of the text that the nats are sums over; may be 0.
+      share: share of the tokens that moves.
 
     Returns:
-      [D, C] bits per byte, negative where more of c makes the domain's loss
-      lower; NaN for a domain without text.
+      Bits per byte [D, C], negative if more of c lowers the domain's loss; NaN
+      for a domain without text.
     """
     mean_D1 = dw_DC @ w_C[:, None]
     return bits_per_byte(share * (dw_DC - mean_D1), bytes_D[:, None])

@@ -1,4 +1,7 @@
-"""The stacked pool: the seed, and every member's difference from it."""
+"""The stacked pool: the base, and every member's difference from it.
+
+`load_stack` reads and checks it on the host; `resident` puts it on devices.
+"""
 
 import dataclasses
 import operator
@@ -22,23 +25,23 @@ from jaxsim.pool import Pool
 from jaxsim.pool.manifest import Manifest
 from jaxsim.pool.verify import load_verified
 
-# A CPU device takes over arrays that begin at a multiple of this, in bytes,
-# and copies all others (measured with JAX 0.10 and 0.12).
+# Alignment, in bytes, of arrays that a CPU device uses without a copy (measured
+# with JAX 0.10 and 0.12).
 _ALIGNMENT = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-    """C pool entries in one tree, on the host.
+    """C pool entries stacked in one tree, on the host.
 
     Attributes:
-      names: of the entries, in column order.
-      digests: their `params_digest`s, pinned when they were read.
-      seed_digest: the seed's.
-      seed: parameter tree, float32.
-      delta_C: entry minus seed, as `merge` takes it; see `stacked`.
-      damaged: entries whose column is zero under an override.
-      notes: what an override admitted; every result must carry it.
+      names: names of the entries, in column order.
+      digests: their `params_digest`s, at the time they were read.
+      seed_digest: `params_digest` of the base.
+      seed: parameters of the base, float32.
+      delta_C: entry minus base, for `merge`; see `stacked`.
+      damaged: entries whose column is zero because of an override.
+      notes: what an override admitted; every result must carry them.
     """
 
     names: tuple[str, ...]
@@ -51,15 +54,15 @@ class Stack:
 
     @property
     def pins(self) -> dict[str, str]:
-        """Digests of 'seed' and of every entry, by name."""
+        """Returns the digests of 'seed' and of every entry, by name."""
         digests = dict(zip(self.names, self.digests, strict=True))
         return {"seed": self.seed_digest} | digests
 
     def check_usable(self, table: Mixtures) -> None:
-        """Refuses rows that use a damaged entry.
+        """Checks that no row uses a damaged entry.
 
         Raises:
-          DamagedError: names row and entry.
+          DamagedError: one does; names row and entry.
         """
         for row, name in enumerate(table.names):
             if table.scale_M[row] == 0:
@@ -78,19 +81,19 @@ def load_stack(
     override: bool = False,
     deltas: str = "float32",
 ) -> Stack:
-    """Loads and checks entries; nothing is scored if one of them fails.
+    """Loads and checks pool entries; fails if one of them fails.
 
     Args:
       pool: an open pool.
-      names: the entries, in the order of the columns.
+      names: names of entries, in the order of the columns.
       corpus: if given, entries must have been trained on its units.
-      override: admit foreign entries as they are and damaged ones as a zero
-        column that no row may use.
-      deltas: what differences are held in, 'float32' or 'bfloat16'.
+      override: whether to admit entries of other pools as they are, and
+        damaged ones as a zero column that no row may use.
+      deltas: precision of the differences, 'float32' or 'bfloat16'.
 
     Raises:
       DamagedError: an entry is damaged or does not belong to this pool.
-      UserError: there is no such entry.
+      UserError: there is no such entry, or the pool is empty.
     """
     if not names:
         raise UserError(
@@ -139,15 +142,16 @@ def load_stack(
 def stacked(
     seed: Any, entries: Iterable[Any], count: int, deltas: str = "float32"
 ) -> Any:
-    """Differences of parameter trees from the seed, in one tree.
+    """Stacks the differences of parameter trees from the base in one tree.
 
-    Each entry goes to its place before the next one is asked for, so that
-    no more is held than the result and one entry.
+    Each entry is stored before the next one is requested, so memory holds no
+    more than the result and one entry.
 
     Args:
-      seed: parameter tree.
-      entries: `count` trees like it.
-      deltas: 'float32' (the seed's dtype), or 'bfloat16' for its `halves`.
+      seed: parameters of the base.
+      entries: trees like it.
+      count: number of entries.
+      deltas: 'float32' (the base's dtype), or 'bfloat16' for `halves`.
 
     Returns:
       Arrays [n, C, ...] for leaves [n, ...], aligned for the device.
@@ -173,15 +177,16 @@ def stacked(
 
 @dataclasses.dataclass(frozen=True)
 class Resident:
-    """A stack where programs can use it.
+    """A stack on devices.
 
     Attributes:
-      stack: what it was made from. On accelerators its trees are those below,
-        so that nobody holds the host's copies; a CPU has taken them over.
+      stack: the stack it was made from. On accelerators its trees are those
+        below, so that the copies on the host can be freed; a CPU device uses
+        the host's arrays.
       mesh: with the axes `mixture` and `model`.
-      seed, delta_C: the stack's trees, on every device of `mixture`, their
-        widths divided over `model`. Sharding the member axis would cost an
-        all-to-all for every merge.
+      seed, delta_C: the stack's trees, replicated over `mixture`, their widths
+        divided over `model`. Sharding the member axis would cost an all-to-all
+        for every merge.
     """
 
     stack: Stack
@@ -191,7 +196,7 @@ class Resident:
 
     @property
     def deltas(self) -> str:
-        """What differences are held in: 'float32' or 'bfloat16'."""
+        """The precision of the differences: 'float32' or 'bfloat16'."""
         return deltas_of(self.delta_C)
 
     @property
@@ -204,13 +209,12 @@ def resident(
     mesh: Mesh | None = None,
     model: LanguageModel | None = None,
 ) -> Resident:
-    """Puts a stack on the devices of `mesh`, by default on all.
+    """Puts a stack on the devices of `mesh`, by default on all devices.
 
     Args:
-      stack: arrays that `stacked` made are taken over by a CPU device, not
-        copied.
+      stack: a CPU device uses the arrays that `stacked` made without a copy.
       mesh: see `scoring_mesh`.
-      model: needed where `mesh` divides the widths of the model.
+      model: required if `mesh` divides the widths of the model.
 
     Raises:
       UserError: a width does not divide over `model`.
@@ -230,7 +234,7 @@ def resident(
 
 
 def pool_shardings(model: LanguageModel, mesh: Mesh) -> tuple[Any, Any]:
-    """Trees of shardings, of the seed and of the differences.
+    """Returns the trees of shardings of the base and of the differences.
 
     Raises:
       UserError: a width does not divide over `model`.
@@ -248,10 +252,14 @@ def load_resident(
     override: bool,
     config: ScoreConfig,
 ) -> Resident:
-    """Loads entries as `load_stack` does, and as `config` wants them held.
+    """Loads entries and puts them on all devices, as `config` says.
+
+    Args:
+      pool, names, corpus, override: see `load_stack`.
+      config: sets the mesh and the precision of the differences.
 
     Raises:
-      DamagedError, UserError: as `load_stack`, `scoring_mesh`, `resident`.
+      DamagedError, UserError: see `load_stack`, `scoring_mesh`, `resident`.
     """
     mesh = scoring_mesh(config.model_axis)
     deltas = held_deltas(config, pool.model, len(names), mesh)
