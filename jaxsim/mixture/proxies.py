@@ -204,23 +204,37 @@ class Proxies:
         )
         return self._by_window(table, average)
 
-    def probability_sums(
+    # The search looks up these two by name: '{predictor}_sums'.
+
+    def members_sums(
         self, w_MC: np.ndarray, nll_CT: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
-        """Sums `probability` over the windows `rows` of each domain.
+        """Sums `members` over the windows `rows` of each domain.
 
         For very many mixtures: no array has the size of mixtures x windows.
 
         Args:
           w_MC: weights, each row sums to 1; the scale is 1.
-          nll_CT: as for `members`.
-          rows: windows, indices into the evaluation set.
+          nll_CT: see `members`.
+          rows: indices of windows in the evaluation set.
 
         Returns:
-          float64 [M, D] nats; 0 for a domain without windows.
+          Nats [M, D], float64; 0 for a domain without windows.
 
         Raises:
-          DamagedError: a row uses a damaged member.
+          DamagedError: a mixture uses a damaged member.
+        """
+        self._check_weights(w_MC)
+        e = self._evaluation
+        nll_CR = _finite(window_losses(e, nll_CT))[:, rows]
+        return w_MC @ (nll_CR @ np.eye(len(e.domains))[e.domain_R[rows]])
+
+    def probability_sums(
+        self, w_MC: np.ndarray, nll_CT: np.ndarray, rows: np.ndarray
+    ) -> np.ndarray:
+        """Sums `probability` over the windows `rows` of each domain.
+
+        Args, returns, raises: see `members_sums`.
         """
         self._check_weights(w_MC)
         domain_T, count = self._domain_T(rows), len(self._evaluation.domains)

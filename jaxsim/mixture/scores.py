@@ -293,10 +293,6 @@ class ScoreStore:
             record["how"],
         )
 
-    def names(self) -> list[str]:
-        """Returns the names of the saved tables."""
-        return sorted(path.stem for path in self.folder.glob("*.json"))
-
     def _array(self, name: str, proxy: str) -> Path:
         return self.folder / f"{name}.{proxy}.npy"
 

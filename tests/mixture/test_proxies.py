@@ -68,14 +68,17 @@ def test_sums_are_those_of_the_windows(scorer, table, member_CT, half):
     e = scorer.evaluation
     rows = e.rows(half, windows=2)
     rows = rows[e.domain_R[rows] != 1]
-    proxies = scorer.proxies
-    found = proxies.probability_sums(table.w_MC, member_CT, rows)
-    nll_MR = proxies.probability(table, member_CT).nll_MR.astype(np.float64)
-    for d in range(len(e.domains)):
-        here = rows[e.domain_R[rows] == d]
-        np.testing.assert_allclose(
-            found[:, d], nll_MR[:, here].sum(axis=1), rtol=1e-6
-        )
+    for sums, proxy in (
+        (scorer.proxies.probability_sums, scorer.proxies.probability),
+        (scorer.proxies.members_sums, scorer.proxies.members),
+    ):
+        found = sums(table.w_MC, member_CT, rows)
+        nll_MR = proxy(table, member_CT).nll_MR.astype(np.float64)
+        for d in range(len(e.domains)):
+            here = rows[e.domain_R[rows] == d]
+            np.testing.assert_allclose(
+                found[:, d], nll_MR[:, here].sum(axis=1), rtol=1e-6
+            )
 
 
 def test_sums_of_a_damaged_member_are_refused(scorer, member_CT):
@@ -87,10 +90,10 @@ def test_sums_of_a_damaged_member_are_refused(scorer, member_CT):
     member_CT = member_CT.copy()
     member_CT[scorer.members.index("solo")] = np.inf
     rows = np.arange(6)
-    sums = proxies.probability_sums
-    assert np.isfinite(sums(without, member_CT, rows)).all()
-    with pytest.raises(DamagedError, match="2 mixtures use 'solo', which"):
-        sums(np.full((2, 4), 0.25), member_CT, rows)
+    for sums in (proxies.probability_sums, proxies.members_sums):
+        assert np.isfinite(sums(without, member_CT, rows)).all()
+        with pytest.raises(DamagedError, match="2 mixtures use 'solo', which"):
+            sums(np.full((2, 4), 0.25), member_CT, rows)
 
 
 def test_probability_of_an_improbable_token(scorer, table, member_CT):

@@ -87,7 +87,6 @@ def test_saved_and_loaded(scored, tmp_path):
             getattr(found.proxies["merge"], name),
             getattr(scored.proxies["merge"], name),
         )
-    assert store.names() == ["mine"]
 
 
 def test_parquet_holds_the_sums_of_the_arrays(scored, tmp_path):
