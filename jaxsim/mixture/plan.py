@@ -27,9 +27,9 @@ CALL_TOKENS = 2**20
 _MIXTURES_PER_DEVICE = 8
 # Calls running or queued: with one queued, devices never wait for the host.
 IN_FLIGHT = 2
-# Tokens in a block. On two cores 1,000 to 2,000 were fastest, because more
-# leave the caches. Merging by layer repeats for every block, so its blocks are
-# larger.
+# Tokens in a block. On two cores 1,000 to 2,000 were fastest: larger blocks do
+# not fit in the caches. Merging by layer repeats for every block, so its blocks
+# are larger.
 _CPU_BLOCK = {"tree": 2**11, "layer": 2**12}
 _ACCELERATOR_BLOCK = {"tree": 2**14, "layer": 2**15}
 # Floating-point operations in the time to move a byte: 190 GFLOP/s and 40 GB/s

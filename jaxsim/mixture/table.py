@@ -154,7 +154,7 @@ def concatenate(*tables: Mixtures) -> Mixtures:
         known = first.setdefault(name, row)
         if scale_M[row] != scale_M[known] or (w_MC[row] != w_MC[known]).any():
             raise UserError(
-                f"mixture {name!r}: two different mixtures have this name; "
+                f"mixture {name!r}: two different ones have this name; "
                 "choose another one (seed, members, uniform, proportional, "
                 "macro and groups are taken)"
             )
