@@ -45,8 +45,7 @@ def case(model: str, merge: str, deltas: str, args: Any) -> dict[str, Any]:
     from jaxsim.mixture.evaluator import Evaluator
     from jaxsim.mixture.merge import merge as merge_tree
     from jaxsim.mixture.plan import process_bytes
-    from jaxsim.mixture.resident import resident
-    from jaxsim.mixture.stack import Stack, stacked
+    from jaxsim.mixture.stack import Stack, resident, stacked
     from jaxsim.mixture.table import dirichlet
     from jaxsim.model import LanguageModel, preset
 

@@ -9,8 +9,7 @@ from workload import nest
 from jaxsim.config import ScoreConfig
 from jaxsim.memory import keep_freed_memory
 from jaxsim.mixture.evaluator import Evaluator
-from jaxsim.mixture.resident import resident
-from jaxsim.mixture.stack import Stack, stacked
+from jaxsim.mixture.stack import Stack, resident, stacked
 from jaxsim.mixture.table import Mixtures
 
 

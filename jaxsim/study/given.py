@@ -10,8 +10,14 @@ import numpy as np
 
 from jaxsim.console import say
 from jaxsim.errors import UserError
-from jaxsim.mixture.csv_numbers import Line, read_cells, read_numbers
-from jaxsim.mixture.table import SUM_TOLERANCE, Mixtures, read_csv
+from jaxsim.mixture.table import (
+    SUM_TOLERANCE,
+    Line,
+    Mixtures,
+    read_cells,
+    read_csv,
+    read_numbers,
+)
 from jaxsim.study.column_names import match, some
 
 # Who writes a layout, and the columns that may name a run in it. Olmix's

@@ -10,8 +10,7 @@ from jax.sharding import AxisType, Mesh
 from jaxsim.config import ModelConfig, ScoreConfig
 from jaxsim.mixture.evaluation import EvaluationSet
 from jaxsim.mixture.evaluator import Evaluator
-from jaxsim.mixture.resident import resident
-from jaxsim.mixture.stack import Stack, stacked
+from jaxsim.mixture.stack import Stack, resident, stacked
 from jaxsim.mixture.table import Mixtures, dirichlet
 from jaxsim.model import LanguageModel
 

@@ -14,7 +14,7 @@ from jaxsim.config import Config
 from jaxsim.corpus import open_corpus
 from jaxsim.errors import DamagedError
 from jaxsim.mixture.evaluation import gather
-from jaxsim.mixture.scores import ScoreStore, load_scores
+from jaxsim.mixture.scores import ScoreStore
 from jaxsim.mixture.table import read_csv
 from jaxsim.pool import Pool
 from jaxsim.report import collect
@@ -164,7 +164,8 @@ def test_a_missing_member_is_counted(complete):
 
 def test_json_and_tables_agree_with_the_scores(complete):
     _, summary = report_of(complete)
-    scores = load_scores(complete, "references", gather(open_corpus(complete)))
+    evaluation = gather(open_corpus(complete))
+    scores = ScoreStore(complete).load("references", evaluation)
     table = pyarrow.parquet.read_table(
         complete / "report" / "tables" / "gains.parquet"
     ).to_pylist()

@@ -1,12 +1,12 @@
-"""What a compiled program does, read from its text (HLO).
+"""Parses the text of a compiled program (HLO) for its collectives.
 
 The text lists computations, each a block of instructions. A loop's body is
-there once, however often it runs: the entry's instructions count once, those
-of a body as often as the loop turns.
+listed once, however often it runs: instructions of the entry count once, those
+of a body as often as the loop iterates.
 
-Of a reduce-scatter the compiler for TPUs writes a computation that is named
-`all-reduce-scatter`, of an all-reduce and the slice that is kept of it; it is
-counted as what it is.
+The TPU compiler writes a reduce-scatter as a computation that is named
+`all-reduce-scatter`: an all-reduce and the slice that is kept of it. It is
+counted as a reduce-scatter.
 """
 
 import collections
@@ -41,35 +41,25 @@ _CHANNEL = re.compile(r"channel_id=(\d+)")
 _OPERANDS = re.compile(r"%([\w.-]+)")
 _OPERATOR = re.compile(r'op_name="([^"]*)"')
 _BITS = {"pred": 8, "c64": 64, "c128": 128}
-# What an instruction of these gives is a part of something else, or a view.
-_NO_ARRAY = ("parameter", "tuple", "get-tuple-element", "bitcast", "while")
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """Calls of one kind on arrays of one size.
+    """Equal collective calls.
 
     Attributes:
-      kind: of `KINDS`.
-      shapes: what comes out, as the program writes it, without layouts.
-      size: bytes of the larger side, on one device, in one call.
+      kind: one of `KINDS`.
+      shapes: result shapes as in the program, without layouts.
+      size: bytes of the larger side (operands or results), on one device, in
+        one call.
       count: calls in one run of the program, loops included.
-      operator: what it belongs to, as JAX named it.
+      operator: the JAX operation that it belongs to.
     """
 
     kind: str
     shapes: str
     size: int
     count: int
-    operator: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Array:
-    """One that a program holds on one device; `size` is in bytes."""
-
-    shape: str
-    size: int
     operator: str
 
 
@@ -97,7 +87,7 @@ class Module:
         self._times = self._how_often()
 
     def collectives(self) -> list[Collective]:
-        """Largest traffic first; loops of unknown length count once."""
+        """Collectives, largest traffic first; unknown loops count once."""
         seen: dict[tuple[str, str], Collective] = {}
         for name, instructions in self._computations.items():
             sizes = {i.name: _size(i.shape) for i in instructions}
@@ -109,7 +99,7 @@ class Module:
                     kind = "reduce-scatter"
                 shapes = _plain(one.shape)
                 key = name, one.name
-                # Spread over several fusions, of which each has it whole.
+                # One call that appears in each of several fusions.
                 if _SPREAD in one.line and (at := _CHANNEL.search(one.line)):
                     key = shapes, at[1]
                 found = Collective(
@@ -123,36 +113,8 @@ class Module:
                     seen[key] = found
         return _summed(list(seen.values()))
 
-    def largest(self, count: int) -> list[Array]:
-        """The largest arrays, one for each shape; no fusion's inside."""
-        arrays: dict[str, Array] = {}
-        for instructions in self._outside_fusions():
-            for one in instructions:
-                if one.opcode in _NO_ARRAY:
-                    continue
-                for dtype, sizes in _ARRAY.findall(one.shape):
-                    shape = f"{dtype}[{sizes}]"
-                    if shape not in arrays:
-                        size = _size(shape)
-                        arrays[shape] = Array(shape, size, _operator(one))
-        return sorted(arrays.values(), key=lambda a: -a.size)[:count]
-
-    def _outside_fusions(self) -> list[list[_Instruction]]:
-        fused = {
-            callee
-            for instructions in self._computations.values()
-            for one in instructions
-            if one.opcode == "fusion"
-            for callee in _callees(one)
-        }
-        return [
-            instructions
-            for name, instructions in self._computations.items()
-            if name not in fused and self._times[name]
-        ]
-
     def _how_often(self) -> dict[str, int]:
-        """Runs of every computation in one run of the program."""
+        """Counts how often each computation runs in one run of the program."""
         times: dict[str, int] = collections.defaultdict(int)
 
         def enter(name: str, often: int) -> None:
@@ -166,7 +128,7 @@ class Module:
         return times
 
     def _turns(self, loop: _Instruction) -> int:
-        """Of a loop: said by the compiler, or the bound of its counter."""
+        """Iterations of a loop, from the compiler or its counter's bound."""
         if said := _TRIPS.search(loop.line):
             return int(said[1])
         # A counter goes from 0 while it is less than a constant.
@@ -184,7 +146,7 @@ class Module:
 
     @staticmethod
     def _step(condition: list[_Instruction], body: list[_Instruction]) -> int:
-        """What a turn adds to the counter: 2 in a loop that was unrolled."""
+        """What an iteration adds to the counter: 2 if unrolled by two."""
         by_name = {one.name: one for one in body}
         counters = [
             int(found[1])
@@ -192,7 +154,7 @@ class Module:
             if one.opcode == "get-tuple-element"
             and (found := _INDEX.search(one.line))
         ]
-        # The last instruction is a tuple of what the next turn begins with.
+        # The last instruction is the tuple that the next iteration starts from.
         if len(counters) != 1 or not body or body[-1].opcode != "tuple":
             return 1
         added = by_name.get(_operands(body[-1])[counters[0]])
@@ -215,7 +177,7 @@ def _callees(one: _Instruction) -> list[str]:
 
 
 def _size(shape: str) -> int:
-    """Bytes of all arrays of a shape, which may be a tuple."""
+    """Bytes of a shape, which may be a tuple of arrays."""
     return sum(
         math.prod(int(n) for n in sizes.split(",") if n) * _bits(dtype) // 8
         for dtype, sizes in _ARRAY.findall(shape)
@@ -235,11 +197,11 @@ def _operands(one: _Instruction) -> list[str]:
 
 
 def _moved(one: _Instruction, sizes: dict[str, int]) -> int:
-    """Bytes of the larger side: what is gathered, or what is reduced."""
+    """Bytes of the larger side: the gathered result or the reduced operand."""
     inward = sum(sizes.get(name, 0) for name in _operands(one))
     outward = _size(one.shape)
     if one.opcode.endswith("-start") and not one.opcode.startswith("all-red"):
-        outward -= inward  # a start gives its operands back as well
+        outward -= inward  # a start also returns its operands
     return max(inward, outward)
 
 
@@ -255,7 +217,7 @@ def _operator(one: _Instruction) -> str:
 
 
 def _summed(calls: list[Collective]) -> list[Collective]:
-    """Equal calls as one; the first one's operator stands for all."""
+    """Merges equal calls; keeps the operator of the first."""
     together: dict[tuple[str, str], Collective] = {}
     for call in calls:
         key = call.kind, call.shapes
