@@ -6,6 +6,7 @@ import jax
 import psutil
 from jax.sharding import Mesh
 
+from jaxsim.config import Attention
 from jaxsim.errors import UserError
 
 # Of what is free; the rest is left to the runtime and fragmentation.
@@ -61,12 +62,12 @@ def is_cpu(mesh: Mesh) -> bool:
 
 def attention_on(
     device: jax.Device,
-    name: str,
+    name: Attention,
     head: int,
     precision: str,
     setting: str,
     problem: str = "",
-) -> str:
+) -> Attention:
     """How attention is computed on a device; see `jaxsim/model/attention.py`.
 
     Args:
