@@ -60,7 +60,7 @@ def jaxsim(project: Path, workdir: Path, capfd):
     def call(command: str, *rest: str, words: str = "") -> tuple[int, str]:
         config = f"{project.parent / 'tiny.py'}:{words}".rstrip(":")
         given = [f"--workdir={workdir}", *rest]
-        if cli.COMMANDS[command].config != "none":
+        if command not in cli.WITHOUT_CONFIG:
             given.append(f"--config={config}")
         capfd.readouterr()
         code = cli.main([command, *given])

@@ -104,7 +104,7 @@ def test_commands_of_one_process_know_no_group(root: Path, tmp_path: Path):
     assert cli.parse(["train", *arguments]).group is None
     with pytest.raises(UserError, match="validate: unknown flag --distrib"):
         cli.parse(["validate", *arguments, auto])
-    with pytest.raises(UserError, match="'two' must be a whole number"):
+    with pytest.raises(UserError, match="=two: must be a whole number"):
         cli.parse(["seed", *arguments, "--processes=two"])
 
 
