@@ -17,7 +17,6 @@ from jaxsim.compiling import TooLarge, compiled, memory_of
 from jaxsim.config import ScoreConfig
 from jaxsim.console import say
 from jaxsim.devices import is_cpu
-from jaxsim.memory import release_freed_memory
 from jaxsim.mesh import blocks_sharding
 from jaxsim.mixture.merge import HALVES, MEMBER_AXIS
 from jaxsim.mixture.plan import (
@@ -173,9 +172,8 @@ class Programs:
             temporaries, outputs = max(0, error.needed - pool), 0
             limit = min(limit or error.available, error.available)
         if is_cpu(self._mesh):
-            # One process with one pool. Once, because it keeps what it frees.
+            # One process with one pool. Once: freed memory stays in it.
             if self._runtime is None:
-                release_freed_memory()
                 self._runtime = max(0, process_bytes() - self._held())
             runtime, together = self._runtime, self._mesh.size
             temporaries *= IN_FLIGHT
