@@ -30,7 +30,7 @@ from ml_collections.config_flags import config_path
 from jaxsim import __version__
 from jaxsim.config import Config, from_config_dict, load_config
 from jaxsim.errors import JaxsimError, Preempted, UserError
-from jaxsim.interrupt import interrupt_on_sigterm
+from jaxsim.signals import interrupt_on_sigterm
 
 if TYPE_CHECKING:
     from jaxsim.distributed import Group

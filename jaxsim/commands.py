@@ -14,7 +14,7 @@ from jaxsim.config import Config, SearchConfig, save_config
 from jaxsim.corpus import Corpus, open_corpus
 from jaxsim.distributed import as_lead_sees, is_lead, leading
 from jaxsim.errors import DamagedError, UserError
-from jaxsim.console import say
+from jaxsim.log import say
 from jaxsim.mesh import training_mesh
 from jaxsim.mixture.scorer import Scorer, table_name
 from jaxsim.mixture.scores import Scores

@@ -141,7 +141,7 @@ def test_a_tree_goes_to_the_devices_and_comes_back():
 
 _STUCK = """
 import sys, time
-from jaxsim.watchdog import watchdog
+from jaxsim.signals import watchdog
 with watchdog(float(sys.argv[1]), "member a") as finished:
     for step in range(1, 4):
         time.sleep(0.2)

@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxsim.compiling import TooLarge, compiled, memory_of
 from jaxsim.config import ScoreConfig
-from jaxsim.console import say
-from jaxsim.devices import is_cpu
+from jaxsim.devices import TooLarge, compiled, is_cpu, memory_of
+from jaxsim.log import say
 from jaxsim.mesh import blocks_sharding
 from jaxsim.mixture.merge import HALVES, MEMBER_AXIS
 from jaxsim.mixture.plan import (

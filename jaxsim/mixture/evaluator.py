@@ -18,8 +18,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxsim.config import ScoreConfig
-from jaxsim.console import say
 from jaxsim.errors import UserError
+from jaxsim.log import say
 from jaxsim.mixture.compiled import Programs
 from jaxsim.mixture.evaluation import EvaluationSet
 from jaxsim.mixture.passes import Pass, make_passes

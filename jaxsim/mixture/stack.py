@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsim.console import say
 from jaxsim.corpus import Corpus
 from jaxsim.errors import DamagedError, UserError
+from jaxsim.log import say
 from jaxsim.mixture.merge import HALVES, halves
 from jaxsim.mixture.table import Mixtures
 from jaxsim.pool import Pool

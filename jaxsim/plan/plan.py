@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import jax
 
 from jaxsim.config import Config
-from jaxsim.console import say
 from jaxsim.devices import is_cpu
+from jaxsim.log import say
 from jaxsim.mesh import scoring_mesh
 from jaxsim.mixture.plan import Plan as ScoringPlan
 from jaxsim.mixture.plan import memory_limit, process_bytes

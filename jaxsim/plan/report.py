@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from jaxsim.compiling import Memory, TooLarge, memory_of
+from jaxsim.devices import Memory, TooLarge, memory_of
 from jaxsim.mixture.plan import bytes_of
 from jaxsim.plan.hlo import Array, Collective, Module
 from jaxsim.plan.programs import Program

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from jaxsim.console import say, show_table
+from jaxsim.log import say, show_table
 from jaxsim.plan.plan import Plan
 from jaxsim.plan.report import LARGE, Report
 

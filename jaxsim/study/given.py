@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxsim.console import say
 from jaxsim.errors import UserError
+from jaxsim.log import say
 from jaxsim.mixture.csv_numbers import Line, read_cells, read_numbers
 from jaxsim.mixture.table import SUM_TOLERANCE, Mixtures, read_csv
 from jaxsim.study.column_names import match, some

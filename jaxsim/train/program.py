@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxsim.console import say
+from jaxsim.log import say
 from jaxsim.mesh import (
     batch_sharding,
     member_mesh,

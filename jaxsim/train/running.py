@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxsim.metrics import MetricsWriter
+from jaxsim.log import MetricsWriter
 from jaxsim.model import LanguageModel
 from jaxsim.train.finite import NonFiniteError, check
 from jaxsim.train.runs import Run

@@ -15,15 +15,15 @@ from jax.sharding import Mesh
 
 from jaxsim.checkpoints import TrainingCheckpoints
 from jaxsim.config import Config, RecipeConfig
-from jaxsim.console import say
 from jaxsim.corpus import Corpus
 from jaxsim.corpus.order import Schedule
 from jaxsim.devices import attention_on, free_memory, peak_flops
 from jaxsim.distributed import alone, from_lead, is_lead, meet
 from jaxsim.errors import Preempted
+from jaxsim.log import Progress, say
 from jaxsim.mesh import batch_sharding, replicated, to_devices
-from jaxsim.metrics import Progress
 from jaxsim.model import Execution, LanguageModel
+from jaxsim.signals import watchdog
 from jaxsim.train.batches import batches
 from jaxsim.train.finite import NonFiniteError
 from jaxsim.train.grouping import planned
@@ -33,7 +33,6 @@ from jaxsim.train.running import Running
 from jaxsim.train.runs import Run, label
 from jaxsim.train.state import Marks, TrainState
 from jaxsim.train.step import initial_state, train_step
-from jaxsim.watchdog import watchdog
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 import jax
 import pytest
 
-from jaxsim.compiling import TooLarge
+from jaxsim.devices import TooLarge
 from jaxsim.errors import UserError
 from jaxsim.mixture.plan import bytes_of
 from jaxsim.plan.hlo import Module
