@@ -9,10 +9,8 @@ import contextlib
 import dataclasses
 import difflib
 import errno
-import hashlib
 import importlib.util
 import os
-import platform
 import re
 import select
 import signal
@@ -128,7 +126,9 @@ def _main(argv: Sequence[str]) -> None:
         return
     interrupt_on_sigterm()
     absl_logging.set_verbosity(absl_logging.WARNING)
-    _use_compilation_cache()
+    from jaxsim.devices import use_compilation_cache
+
+    use_compilation_cache()
     if call.group is None:
         _execute(call)
     else:
@@ -153,7 +153,9 @@ def _guarded(action: Callable[[], None]) -> int:
             1,
         )
     except (RuntimeError, AssertionError):
-        if not (problem := _device_problem()):
+        from jaxsim.devices import device_problem
+
+        if not (problem := device_problem()):
             raise
         return _failed(problem, UserError.exit_code)
     except KeyboardInterrupt:  # Ctrl-C, or SIGTERM outside of training
@@ -181,6 +183,7 @@ def _open_standard_streams() -> None:
             os.fstat(number)
         except OSError:
             os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            os.set_inheritable(number, True)
             mode = "w" if number else "r"
             setattr(sys, name, open(number, mode))  # noqa: SIM115
 
@@ -196,20 +199,6 @@ def _drop_closed_streams() -> bool:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             dropped = True
     return dropped
-
-
-def _device_problem() -> str:
-    """Why JAX finds no device of JAX_PLATFORMS, or nothing."""
-    import jax
-
-    if not (platforms := jax.config.values["jax_platforms"]):
-        return ""
-    try:
-        jax.devices()
-    except (RuntimeError, AssertionError) as error:
-        why = str(error).partition("\n")[0] or "there is no such device"
-        return f"JAX_PLATFORMS={platforms}: {why}"
-    return ""
 
 
 def parse(argv: Sequence[str]) -> Call:
@@ -281,11 +270,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = {}
     for name, summary in COMMANDS.items():
-        takes_config = name not in WITHOUT_CONFIG
-        usage = ["--config=FILE.py[:ARG]"] * takes_config + ["--workdir=DIR"]
+        takes_config, saved = name not in WITHOUT_CONFIG, name in _SAVED_CONFIG
+        config = "--config=FILE.py[:ARG]" * takes_config
+        usage = [f"[{config}]" if saved else config, "--workdir=DIR", "[flags]"]
+        if name in _WITHOUT_WORKDIR:
+            usage[1] = f"[{usage[1]}]"
         command = commands.add_parser(
             name,
-            usage=f"jaxsim {name} {' '.join(usage)} [flags]",
+            usage=" ".join(filter(None, ["jaxsim", name, *usage])),
             help=summary,
             description=summary,
             epilog=_OVERRIDES if takes_config else None,
@@ -293,11 +285,11 @@ def _parser() -> argparse.ArgumentParser:
         )
         add[name] = command.add_argument
         if takes_config:
-            saved = " (default: DIR/config.json)" * (name in _SAVED_CONFIG)
+            default = " (default: DIR/config.json)" * saved
             add[name](
                 "--config",
                 metavar="FILE.py[:ARG]",
-                help=f"The configuration, an ml_collections file{saved}.",
+                help=f"The configuration, an ml_collections file{default}.",
             )
         optional = " Optional." * (name in _WITHOUT_WORKDIR)
         add[name](
@@ -646,43 +638,3 @@ def _nearest(word: str, known: Iterable[str]) -> str:
     """'did you mean ...? ' if a known word is like this one, or nothing."""
     close = difflib.get_close_matches(word, list(known), 1)
     return f"did you mean {close[0]}? " if close else ""
-
-
-def _use_compilation_cache() -> None:
-    """Keeps compiled programs per user and kind of machine.
-
-    Whoever can write there can run code in this process, so it is never in a
-    workdir, which may be shared. A program for another CPU may crash.
-    """
-    import jax
-
-    if jax.config.values["jax_compilation_cache_dir"]:
-        return  # set by the user, through JAX
-    folder = Path("~/.cache/jaxsim") / _machine()
-    try:
-        folder = folder.expanduser()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-    except (OSError, RuntimeError):  # RuntimeError: a user without a home
-        writable = False
-    if writable:
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-    else:
-        print(
-            f"jaxsim: warning: cannot write {folder}; programs are compiled "
-            "again each time",
-            file=sys.stderr,
-        )
-
-
-def _machine() -> str:
-    """Names the kind of machine: its architecture and CPU features."""
-    features = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        match = re.search(
-            r"^(flags|Features)\s*:.*$", cpuinfo.read_text(), re.M
-        )
-        features = match[0] if match else features
-    digest = hashlib.sha256(features.encode()).hexdigest()[:8]
-    return f"{platform.system()}-{platform.machine()}-{digest}".lower()

@@ -26,8 +26,7 @@ from jaxsim.errors import DamagedError, UserError
 T = TypeVar("T")
 N = TypeVar("N", int, float)
 Attention = Literal["auto", "einsum", "xla", "cudnn"]
-READERS = ("sotu", "jsonl", "text")
-_READERS = ", ".join(READERS)
+_READERS = ("sotu", "jsonl", "text")
 _SHARE = "a share between 0 and 1"
 
 
@@ -73,7 +72,7 @@ class SourceConfig:
     """
 
     # 'sotu', 'jsonl' (Dolma, also .gz) or 'text' (a folder).
-    reader: str = checked("", READERS.__contains__, f"one of {_READERS}")
+    reader: str = checked("", _READERS.__contains__, "one of sotu, jsonl, text")
     path: str = ""  # a file or folder; 'sotu' finds its installed package
     by_field: str = ""  # metadata field whose values name the partitions
     by_dates: tuple[tuple[str, str], ...] = ()  # inclusive ISO prefixes

@@ -1,7 +1,12 @@
 """What a device can hold and compute, and what a program needs of it."""
 
 import dataclasses
+import hashlib
+import os
+import platform
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -66,6 +71,18 @@ def known_chip(kind: str) -> Chip | None:
         ),
         None,
     )
+
+
+def device_problem() -> str:
+    """Why JAX finds no device of JAX_PLATFORMS, or nothing."""
+    if not (platforms := jax.config.values["jax_platforms"]):
+        return ""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).partition("\n")[0] or "there is no such device"
+        return f"JAX_PLATFORMS={platforms}: {why}"
+    return ""
 
 
 def is_cpu(mesh: Mesh) -> bool:
@@ -217,3 +234,41 @@ def memory_of(program: jax.stages.Compiled) -> Memory:
         donated=report.alias_size_in_bytes,
         temporaries=report.temp_size_in_bytes,
     )
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs, for each user and kind of machine.
+
+    Whoever can write there can run code in this process, so it is never in a
+    workdir, which may be shared. A program for another CPU may crash.
+    """
+    if jax.config.values["jax_compilation_cache_dir"]:
+        return  # set by the user, through JAX
+    folder = Path("~/.cache/jaxsim") / _machine()
+    try:
+        folder = folder.expanduser()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
+        writable = False
+    if writable:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    else:
+        print(
+            f"jaxsim: warning: cannot write {folder}; programs are compiled "
+            "again each time",
+            file=sys.stderr,
+        )
+
+
+def _machine() -> str:
+    """Names the kind of machine: its architecture and CPU features."""
+    features = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        match = re.search(
+            r"^(flags|Features)\s*:.*$", cpuinfo.read_text(), re.M
+        )
+        features = match[0] if match else features
+    digest = hashlib.sha256(features.encode()).hexdigest()[:8]
+    return f"{platform.system()}-{platform.machine()}-{digest}".lower()

@@ -9,10 +9,9 @@ import types
 from pathlib import Path
 from typing import Any
 
-import jax
 import pytest
 
-from jaxsim import cli
+from jaxsim import cli, devices
 from jaxsim.config import save_config
 from jaxsim.errors import DamagedError, UserError
 
@@ -40,7 +39,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
     module: Any = types.ModuleType("jaxsim.commands")
     monkeypatch.setitem(sys.modules, "jaxsim.commands", module)
     monkeypatch.setattr("jaxsim.commands", module, raising=False)
-    monkeypatch.setattr(cli, "_use_compilation_cache", lambda: None)
+    monkeypatch.setattr(devices, "use_compilation_cache", lambda: None)
     return module
 
 
@@ -323,32 +322,6 @@ def test_unforeseen_errors_keep_their_traceback(
     commands.verify = verify
     with pytest.raises(ZeroDivisionError):
         cli.main(["verify", "--workdir=w"])
-
-
-def test_the_cache_is_the_users_and_may_be_missing(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    key = "jax_compilation_cache_dir"
-    before = jax.config.values[key]
-    try:
-        jax.config.update(key, None)
-        (tmp_path / "file").touch()
-        monkeypatch.setenv("HOME", str(tmp_path / "file"))
-        cli._use_compilation_cache()
-        assert jax.config.values[key] is None
-        assert "warning: cannot write" in capsys.readouterr().err
-        monkeypatch.setenv("HOME", str(tmp_path))
-        cli._use_compilation_cache()
-        folder = Path(jax.config.values[key])
-        assert folder.parent == tmp_path / ".cache" / "jaxsim"
-        assert folder.stat().st_mode & 0o077 == 0
-        monkeypatch.setenv("HOME", "/elsewhere")
-        cli._use_compilation_cache()
-        assert Path(jax.config.values[key]) == folder
-    finally:
-        jax.config.update(key, before)
 
 
 def run(
