@@ -12,6 +12,7 @@ library itself sees only the frozen dataclasses.
 import dataclasses
 import json
 import math
+import operator
 import os
 import typing
 from collections.abc import Callable, Mapping
@@ -434,44 +435,31 @@ def _need(ok: bool, what: str, value: Any, key: str) -> None:
 
 
 def _check_together(config: Config) -> None:
-    """What one field alone cannot show to be wrong."""
+    """Refuses values that do not go together."""
+
+    def need(ok: bool, key: str, what: str) -> None:
+        _need(ok, what, operator.attrgetter(key)(config), f"config.{key}")
+
     corpus, model, seed = config.corpus, config.model, config.seed
-    _need(
-        bool(corpus.partitions),
-        "at least one",
-        corpus.partitions,
-        "config.corpus.partitions",
-    )
-    for ok, what in (
-        (model.dim % model.heads == 0, f"a divisor of dim={model.dim}"),
-        # RoPE turns pairs.
-        (model.dim // model.heads % 2 == 0, "such that dim / heads is even"),
-    ):
-        _need(ok, what, model.heads, "config.model.heads")
-    _need(
-        model.heads % model.kv_heads == 0,
-        f"a divisor of heads={model.heads}",
-        model.kv_heads,
-        "config.model.kv_heads",
-    )
-    split = corpus.split
+    dim, heads, split = model.dim, model.heads, corpus.split
+    need(bool(corpus.partitions), "corpus.partitions", "at least one")
+    need(dim % heads == 0, "model.heads", f"a divisor of dim={dim}")
+    even = dim // heads % 2 == 0  # RoPE turns pairs
+    need(even, "model.heads", "such that dim / heads is even")
+    divides = heads % model.kv_heads == 0
+    need(divides, "model.kv_heads", f"a divisor of heads={heads}")
     if split.seed + split.select + split.report >= 1:
         raise UserError(
             "config.corpus.split: seed + select + report leave no share "
             "of the documents for training"
         )
-    _need(
+    need(
         bool(corpus.seed_text) or split.seed > 0,
+        "corpus.split.seed",
         "positive, or corpus.seed_text must name the seed's text",
-        split.seed,
-        "config.corpus.split.seed",
     )
-    _need(
-        not seed.warmup or seed.warmup < seed.steps,
-        f"below seed.steps={seed.steps}",
-        seed.warmup,
-        "config.seed.warmup",
-    )
+    below = not seed.warmup or seed.warmup < seed.steps
+    need(below, "seed.warmup", f"below seed.steps={seed.steps}")
 
 
 def _check_paths(corpus: CorpusConfig) -> None:
