@@ -119,11 +119,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _main(argv: Sequence[str]) -> None:
-    try:
-        call = parse(argv or ["--help"])
-    except SystemExit:  # argparse has printed the help or the version
+    if not argv or {"--help", "-h", "--version"} & set(argv):
+        with contextlib.suppress(SystemExit):  # argparse has printed it
+            parse(argv or ["--help"])
         sys.stdout.flush()
         return
+    call = parse(argv)
     interrupt_on_sigterm()
     absl_logging.set_verbosity(absl_logging.WARNING)
     from jaxsim.devices import use_compilation_cache
@@ -137,7 +138,7 @@ def _main(argv: Sequence[str]) -> None:
 
 
 def _guarded(action: Callable[[], None]) -> int:
-    """The exit code of what was done; says what went wrong."""
+    """Runs an action; prints what went wrong and returns the exit code."""
     try:
         action()
     except JaxsimError as error:
@@ -507,20 +508,20 @@ def _execute(call: Call) -> None:
 
 
 def _execute_in_group(call: Call, group: "Group") -> None:
-    """One of many processes; if it fails it ends at once, with its code."""
+    """Runs as one of many processes; one that fails ends at once."""
     from jaxsim import distributed
 
-    # Nothing is begun, and nothing of Python is heard while it waits.
+    # Nothing has begun, and Python handles no signal while it waits.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     distributed.join(group)
     interrupt_on_sigterm()
     try:
         with contextlib.ExitStack() as stack:
-            if not distributed.is_lead():  # process 0 says it all
+            if not distributed.is_lead():  # process 0 prints for all
                 nowhere = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
             code = _guarded(lambda: _execute(_as_process_0(call)))
-    # Where this process cannot go on, nobody can: it must not linger.
+    # If this process cannot go on, none can: it must not linger.
     except BaseException:  # noqa: BLE001
         traceback.print_exc()
         code = 1
@@ -529,7 +530,7 @@ def _execute_in_group(call: Call, group: "Group") -> None:
 
 
 def _as_process_0(call: Call) -> Call:
-    """With its configuration: another process may see another file."""
+    """The call with process 0's config: other processes may see other files."""
     from jaxsim.distributed import from_lead
 
     assert call.config is not None  # both commands need one
@@ -585,7 +586,7 @@ def _run_config_file(argument: str) -> config_dict.ConfigDict:
 
 
 def _apply(node: config_dict.ConfigDict, overrides: Sequence[str]) -> None:
-    """Sets what `--config.a.b=value` asks for."""
+    """Applies `--config.a.b=value`."""
     for argument in overrides:
         _expect_key(node, argument.split("=")[0].partition(".")[2])
     argv = ["jaxsim", *overrides]
