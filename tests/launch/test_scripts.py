@@ -92,7 +92,7 @@ def test_freed_memory_is_kept_wherever_it_is_launched(
         ["bash", "-c", command], cwd=root, capture_output=True, text=True
     ).stdout.splitlines()
     assert len(words.split()) == 3
-    assert {f"{word}" for word in words.split()} <= set(environment)
+    assert set(words.split()) <= set(environment)
     assert f"ENV {words}" in (root / "launch" / "Dockerfile").read_text()
     for name in ("quickstart", "test", "slurm_step"):
         assert (
