@@ -43,7 +43,7 @@ COMMANDS: Mapping[str, str] = {
     "search": "Propose mixtures for an objective under constraints.",
     "report": "Write the report from the results on disk.",
     "verify": "Re-hash the pool and list what is damaged.",
-    "run": "Run prepare to report, as the config asks; completed work is kept.",
+    "run": "Run all steps, prepare to report, that the config asks for.",
     "plan": "Say what fits on some hardware, and what it costs.",
     "doctor": "Print devices, versions, memory and disk, for bug reports.",
 }
