@@ -131,6 +131,7 @@ def _pool(scorer: Any, stack: Any = None) -> Any:
 
 
 def main() -> None:
+    machine.keep_freed_memory()
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("workdir", type=Path)
     parser.add_argument("--threads", type=int, default=2, help="and cores")
@@ -144,9 +145,6 @@ def main() -> None:
     arguments = parser.parse_args()
     machine.pin(arguments.threads)
     # Imported on the pinned cores.
-    from jaxsim.memory import keep_freed_memory
-
-    keep_freed_memory()
     import jaxsim
 
     scorer = jaxsim.Scorer(arguments.workdir)

@@ -171,6 +171,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    machine.keep_freed_memory()
     args = _arguments()
     if args.threads:
         machine.pin(args.threads)
@@ -178,10 +179,7 @@ def main() -> None:
 
     import jax
 
-    from jaxsim.memory import keep_freed_memory
-
     load = f"{os.getloadavg()[0]:.1f}"
-    keep_freed_memory()  # as the command line does
     cases = []
     for size in args.sizes:
         for tokens in args.tokens:

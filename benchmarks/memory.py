@@ -33,9 +33,6 @@ MERGES, DELTAS = ("tree", "layer"), ("float32", "bfloat16")
 
 def case(model: str, merge: str, deltas: str, args: Any) -> dict[str, Any]:
     """Scores in this process; see `main` for what comes back."""
-    from jaxsim.memory import keep_freed_memory
-
-    keep_freed_memory()  # as the command line does
     import jax
     import numpy as np
 
@@ -174,6 +171,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    machine.keep_freed_memory()
     args = _arguments()
     if args.case:
         print(json.dumps(case(*args.case.split(","), args)))

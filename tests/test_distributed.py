@@ -104,7 +104,7 @@ def test_commands_of_one_process_know_no_group(root: Path, tmp_path: Path):
     assert cli.parse(["train", *arguments]).group is None
     with pytest.raises(UserError, match="validate: unknown flag --distrib"):
         cli.parse(["validate", *arguments, auto])
-    with pytest.raises(UserError, match="'two' must be a whole number"):
+    with pytest.raises(UserError, match="=two: must be a whole number"):
         cli.parse(["seed", *arguments, "--processes=two"])
 
 
@@ -172,7 +172,7 @@ def test_jax_has_the_private_client_that_is_relied_on(root: Path) -> None:
 
 _STUCK = """
 import sys, time
-from jaxsim.watchdog import watchdog
+from jaxsim.signals import watchdog
 with watchdog(float(sys.argv[1]), "member a") as finished:
     for step in range(1, 4):
         time.sleep(0.2)

@@ -17,8 +17,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxsim.config import ScoreConfig
-from jaxsim.console import say
 from jaxsim.errors import UserError
+from jaxsim.log import say
 from jaxsim.mixture.merge import along_deltas, merge
 from jaxsim.mixture.plan import (
     bytes_of,

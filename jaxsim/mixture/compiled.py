@@ -18,11 +18,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxsim.compiling import TooLarge, compiled, memory_of
 from jaxsim.config import ScoreConfig
-from jaxsim.console import say
-from jaxsim.devices import is_cpu
-from jaxsim.memory import release_freed_memory
+from jaxsim.devices import TooLarge, compiled, is_cpu, memory_of
+from jaxsim.log import say
 from jaxsim.mesh import blocks_sharding
 from jaxsim.mixture.merge import (
     MEMBER_AXIS,
@@ -191,7 +189,6 @@ class Programs:
             # The CPU devices are one process with one copy of the pool.
             # Measured once, because a process keeps the memory that it frees.
             if self._runtime is None:
-                release_freed_memory()
                 self._runtime = max(0, process_bytes() - self._held())
             runtime, together = self._runtime, self._mesh.size
             temporaries *= IN_FLIGHT

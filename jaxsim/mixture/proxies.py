@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxsim.errors import DamagedError
-from jaxsim.metrics import progress
+from jaxsim.log import progress
 from jaxsim.mixture.evaluation import EvaluationSet, scored_mask
 from jaxsim.mixture.evaluator import Evaluator
 from jaxsim.mixture.gradient import Differentiator, Jacobian

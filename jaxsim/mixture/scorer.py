@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxsim.config import ScoreConfig
-from jaxsim.console import say
 from jaxsim.corpus import open_corpus
 from jaxsim.errors import DamagedError, UserError
+from jaxsim.log import say
 from jaxsim.mixture.evaluation import EvaluationSet, gather
 from jaxsim.mixture.evaluator import Evaluator
 from jaxsim.mixture.gradient import Differentiator

@@ -1,6 +1,6 @@
 """Prints a plan."""
 
-from jaxsim.console import say, show_table
+from jaxsim.log import say, show_table
 from jaxsim.plan.plan import Plan
 from jaxsim.plan.programs import Report
 

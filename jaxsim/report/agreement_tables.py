@@ -1,6 +1,6 @@
 """What `validate` prints of agreement: tables that fit a console."""
 
-from jaxsim.console import say, show_table
+from jaxsim.log import say, show_table
 from jaxsim.report import agreement, claims
 from jaxsim.report.wording import marks, number, weights
 from jaxsim.study.validate import Validation

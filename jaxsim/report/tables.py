@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from jaxsim.console import say, show_table
+from jaxsim.log import say, show_table
 from jaxsim.mixture.scores import Scores, as_arrow
 from jaxsim.mixture.summary import summarize
 from jaxsim.pool import Pool

@@ -8,7 +8,7 @@ import jax
 import pytest
 from hlo import Collective, Module
 
-from jaxsim.compiling import TooLarge
+from jaxsim.devices import TooLarge
 from jaxsim.errors import UserError
 from jaxsim.mixture.plan import bytes_of
 from jaxsim.plan.programs import (

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxsim
-from jaxsim import metrics
+from jaxsim import log
 from jaxsim.errors import DamagedError
 
 
@@ -28,7 +28,7 @@ def steps(path: Path) -> list[int]:
 
 
 def write(path: Path, *numbers: int, step: int = 0) -> None:
-    with metrics.MetricsWriter(path, {"run": f"from {step}"}, step) as writer:
+    with log.MetricsWriter(path, {"run": f"from {step}"}, step) as writer:
         for number in numbers:
             writer.write(number, {"loss": 1.0})
 
@@ -36,10 +36,10 @@ def write(path: Path, *numbers: int, step: int = 0) -> None:
 def test_first_row_tells_where_numbers_come_from(tmp_path: Path) -> None:
     path = tmp_path / "metrics" / "seed.jsonl"
     header = {"config": {"dates": (("1", "2"),), "clip": math.inf}}
-    with metrics.MetricsWriter(path, header):
+    with log.MetricsWriter(path, header):
         pass
     (first,) = rows(path)
-    assert first["schema"] == metrics.SCHEMA
+    assert first["schema"] == log.SCHEMA
     assert first["config"] == {"dates": [["1", "2"]], "clip": None}
     assert first["versions"]["jaxsim"] == jaxsim.__version__
     assert set(first["versions"]) > {"jax", "flax", "orbax-checkpoint"}
@@ -49,7 +49,7 @@ def test_first_row_tells_where_numbers_come_from(tmp_path: Path) -> None:
 
 def test_rows_are_on_disk_at_once_and_strict(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
-    with metrics.MetricsWriter(path, {}) as writer:
+    with log.MetricsWriter(path, {}) as writer:
         values = {
             "loss": np.float32(0.5),
             "norm": np.nan,
@@ -135,7 +135,7 @@ class Clock:
 
 def test_progress_of_a_run() -> None:
     clock, stream = Clock(), io.StringIO()
-    told = metrics.Progress("seed", 10, 64, 4, 2, stream, clock, flops=1e12)
+    told = log.Progress("seed", 10, 64, 4, 2, stream, clock, flops=1e12)
     assert [s for s in range(3, 11) if told.due(s)] == [4, 8, 10]
     clock.now += 20  # compiling
     told.waited(3.0)
@@ -161,7 +161,7 @@ def test_progress_of_a_run() -> None:
 
 def test_utilisation_is_told_where_the_peak_is_known() -> None:
     clock, stream = Clock(), io.StringIO()
-    told = metrics.Progress(
+    told = log.Progress(
         "seed", 2, 64, 1, 0, stream, clock, flops=1e12, peak=4e12
     )
     clock.now += 0.5
@@ -171,7 +171,7 @@ def test_utilisation_is_told_where_the_peak_is_known() -> None:
 
 def test_progress_of_a_loop_is_sparse() -> None:
     clock, stream = Clock(), io.StringIO()
-    with metrics.progress(
+    with log.progress(
         200, "scoring", "mixtures", stream=stream, clock=clock
     ) as advance:
         for _ in range(20):
@@ -188,7 +188,7 @@ def test_a_loop_that_fails_does_not_tell_that_it_ended() -> None:
     stream = io.StringIO()
     with (
         pytest.raises(ZeroDivisionError),
-        metrics.progress(2, "scoring", stream=stream) as advance,
+        log.progress(2, "scoring", stream=stream) as advance,
     ):
         advance(1)
         raise ZeroDivisionError
@@ -198,7 +198,7 @@ def test_a_loop_that_fails_does_not_tell_that_it_ended() -> None:
 def test_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(stream, "isatty", lambda: True)
-    with metrics.progress(4, "scoring", stream=stream) as advance:
+    with log.progress(4, "scoring", stream=stream) as advance:
         for _ in range(4):
             advance(1)
     assert "scoring" in stream.getvalue()
@@ -210,8 +210,8 @@ def test_git_revision_is_of_this_repository_or_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def revision() -> str:
-        metrics.git_revision.cache_clear()
-        return metrics.git_revision()
+        log.git_revision.cache_clear()
+        return log.git_revision()
 
     def git(*command: str) -> str:
         name = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
@@ -244,4 +244,4 @@ def test_git_revision_is_of_this_repository_or_unknown(
     monkeypatch.setattr(jaxsim, "__file__", str(package))
     monkeypatch.setenv("PATH", str(tmp_path))
     assert revision() == "unknown"
-    metrics.git_revision.cache_clear()
+    log.git_revision.cache_clear()

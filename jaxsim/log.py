@@ -1,7 +1,7 @@
-"""What a run tells while it runs: JSON Lines on disk, progress on stderr.
+"""Logging: sentences and tables on stdout, progress on stderr, JSON Lines.
 
-A file of metrics survives a kill and a resume without a double or a missing
-step: what was logged after the checkpoint that a run resumes from is cut.
+A metrics file survives a kill and a resume with every step exactly once: rows
+that were logged after the checkpoint that a run resumes from are cut.
 """
 
 import contextlib
@@ -14,13 +14,16 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 import jax
+import rich.box
 import rich.console
+import rich.markup
 import rich.progress
+import rich.table
 
 import jaxsim
 from jaxsim.errors import DamagedError
@@ -29,9 +32,43 @@ SCHEMA = 1
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
+def say(text: str) -> None:
+    """Prints one line, as it is."""
+    print(text, flush=True)
+
+
+def show_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    note: str = "",
+) -> None:
+    """Prints a table; the first column is left-aligned, numbers are right."""
+    table = rich.table.Table(
+        title=rich.markup.escape(title),
+        title_justify="left",
+        box=rich.box.SIMPLE_HEAD,
+    )
+    for i, column in enumerate(columns):
+        table.add_column(
+            rich.markup.escape(column),
+            justify="right" if i else "left",
+            overflow="fold",
+        )
+    for row in rows:
+        table.add_row(*[rich.markup.escape(cell) for cell in row])
+    console = rich.console.Console(highlight=False)
+    if not console.is_terminal:
+        # A log file has no width; 80 columns would fold the numbers.
+        console = rich.console.Console(highlight=False, width=140)
+    console.print(table)
+    if note:
+        say(note)
+
+
 @functools.cache
 def versions() -> dict[str, str]:
-    """Of jaxsim, Python and the libraries that decide what comes out."""
+    """Versions of jaxsim, Python and the libraries that decide results."""
     found = {"jaxsim": jaxsim.__version__, "python": platform.python_version()}
     for name in _LIBRARIES:
         found[name] = importlib.metadata.version(name)
@@ -54,7 +91,7 @@ def git_revision() -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """What a reader needs to know where numbers came from."""
+    """Versions, commit and device: where numbers came from."""
     devices = jax.devices()
     return {
         "versions": versions(),
@@ -66,9 +103,9 @@ def provenance() -> dict[str, Any]:
 class MetricsWriter:
     """Appends one JSON row for each logged step, and flushes it.
 
-    The first row of a file is `header` with the schema and the provenance.
-    Opened again by a run that resumes from step `step`, the file loses what
-    was logged later; opened with 0 it starts anew. One process writes.
+    The first row is `header` with the schema and the provenance. A run that
+    resumes from step `step` cuts later rows; step 0 starts a new file. One
+    process writes.
 
     Attributes:
       kept: the last row that was there, or the header.
@@ -107,16 +144,16 @@ class MetricsWriter:
 
 
 class Progress:
-    """Tells how a run of known length goes, every `every` steps.
+    """Loss and speed of a training run, a line every `every` steps.
 
     Args:
       label: what runs, as in 'member 1790-1809'.
-      steps: how many the whole run has.
-      tokens: in one step.
-      every: steps between two lines; the last step is always told.
+      steps: number of steps of the whole run.
+      tokens: tokens of one step.
+      every: steps between two lines; the last step always has one.
       start: the step it resumes from.
-      flops: of the model in one step, on all devices.
-      peak: what the devices could do in a second; 0 if nobody knows.
+      flops: operations of the model in one step, on all devices.
+      peak: operations a second the devices can do; 0 if unknown.
     """
 
     def __init__(
@@ -142,18 +179,18 @@ class Progress:
         self._last_step = start
 
     def due(self, step: int) -> bool:
-        """Is step number `step` (from 1) one to report?"""
+        """Whether to report step number `step` (from 1)."""
         return step % self._every == 0 or step == self._steps
 
     def waited(self, seconds: float) -> None:
-        """Counts time in which nothing ran, for want of input."""
+        """Counts seconds in which nothing ran because input was missing."""
         self._waited += seconds
 
     def report(self, step: int, loss: float) -> dict[str, float]:
         """Prints a line, and returns the row for a `MetricsWriter`.
 
-        Speed and waiting are those since the last report, so that compiling
-        only slows the first.
+        Speed and waiting time count from the last report, so that compiling
+        slows down only the first.
         """
         now = self._clock()
         elapsed = max(now - self._last, 1e-9)
@@ -193,10 +230,10 @@ def progress(
     stream: TextIO | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Callable[[int], None]]:
-    """Follows a loop: `with progress(n, 'scoring') as advance: advance(1)`.
+    """Progress of a loop: `with progress(n, 'scoring') as advance: advance(1)`.
 
-    A bar on a terminal; elsewhere a line every `interval` seconds at most,
-    and one at the end.
+    A bar on a terminal; elsewhere a line at most every `interval` seconds, and
+    one at the end.
     """
     stream = stream or sys.stderr
     begin = clock()
@@ -229,7 +266,7 @@ def progress(
 
 
 def _rows_until(path: Path, step: int) -> list[str]:
-    """The lines of a file up to `step`, header first; none if it has none."""
+    """The lines of a file up to `step`, header first; none without header."""
     kept = []
     lines = path.read_bytes().splitlines(keepends=True)
     for number, line in enumerate(lines, 1):
