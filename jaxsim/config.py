@@ -115,7 +115,9 @@ class CorpusConfig:
     max_units: int = positive(1)  # units that a large partition is cut into
     max_epochs: float = positive(16.0)  # a unit that repeats more is refused
     max_bad: float = share(0.001)  # unreadable records that are tolerated
-    max_unknown: float = share(0.01)  # text that a 'file' tokenizer may not know
+    max_unknown: float = share(
+        0.01
+    )  # text that a 'file' tokenizer may not know
     # What to do with training text that is found in evaluation text.
     overlap: Literal["drop", "refuse"] = "drop"
     overlap_words: int = positive(13)  # length of the n-grams compared

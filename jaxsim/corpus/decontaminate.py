@@ -29,7 +29,7 @@ from jaxsim.config import CorpusConfig
 from jaxsim.corpus.sources import Document
 from jaxsim.corpus.split import SEED, Gathered
 from jaxsim.errors import UserError
-from jaxsim.metrics import progress
+from jaxsim.log import progress
 
 FROZEN = -1  # generation of a seed that no later evaluation can change
 

@@ -52,7 +52,7 @@ from jaxsim.corpus.tokenizer import (
     training_sample,
 )
 from jaxsim.errors import UserError
-from jaxsim.metrics import progress
+from jaxsim.log import progress
 
 # Fields that decide what each kind of tokenizer is; a 'file' by its digest.
 _DECIDING = {

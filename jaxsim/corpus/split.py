@@ -16,7 +16,7 @@ from jaxsim.config import CorpusConfig, SourceConfig, SplitConfig
 from jaxsim.corpus.names import check_name, check_twins
 from jaxsim.corpus.sources import Document, Quarantine, read_documents
 from jaxsim.errors import UserError
-from jaxsim.metrics import progress
+from jaxsim.log import progress
 
 SEED, TRAIN, SELECT, REPORT = "seed", "train", "select", "report"
 HALVES = (SELECT, REPORT)

@@ -21,8 +21,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxsim.config import ScoreConfig
-from jaxsim.console import say
 from jaxsim.errors import UserError
+from jaxsim.log import say
 from jaxsim.mesh import blocks_sharding
 from jaxsim.mixture.compiled import Programs
 from jaxsim.mixture.evaluation import EvaluationSet, scored_mask

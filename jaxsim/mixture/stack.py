@@ -13,9 +13,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxsim.config import ScoreConfig
-from jaxsim.console import say
 from jaxsim.corpus import Corpus
 from jaxsim.errors import DamagedError, UserError
+from jaxsim.log import say
 from jaxsim.mesh import parameter_shardings, replicated, scoring_mesh
 from jaxsim.mixture.merge import HALVES, MEMBER_AXIS, deltas_of, halves
 from jaxsim.mixture.plan import held_deltas

@@ -7,11 +7,11 @@ from pathlib import Path
 import jax
 
 from jaxsim.config import Config, SourceConfig
-from jaxsim.console import say
 from jaxsim.corpus import open_corpus
 from jaxsim.corpus.tokenizer import Tokenizer
 from jaxsim.devices import Chip, is_cpu
 from jaxsim.errors import UserError
+from jaxsim.log import say
 from jaxsim.mesh import scoring_mesh
 from jaxsim.mixture.plan import Plan as ScoringPlan
 from jaxsim.mixture.plan import memory_limit, process_bytes

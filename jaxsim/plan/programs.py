@@ -9,9 +9,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding
 
-from jaxsim.compiling import Memory, TooLarge, compiled, memory_of
 from jaxsim.config import Config
-from jaxsim.devices import is_cpu
+from jaxsim.devices import Memory, TooLarge, compiled, is_cpu, memory_of
 from jaxsim.mesh import scoring_mesh, training_mesh
 from jaxsim.mixture.compiled import Programs
 from jaxsim.mixture.merge import HALVES, MEMBER_AXIS

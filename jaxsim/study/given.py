@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxsim.console import say
 from jaxsim.errors import UserError
+from jaxsim.log import say
 from jaxsim.mixture.table import (
     SUM_TOLERANCE,
     Line,

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxsim.console import say
 from jaxsim.devices import free_memory, is_cpu
+from jaxsim.log import say
 from jaxsim.mesh import (
     batch_sharding,
     member_mesh,

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxsim.errors import JaxsimError
-from jaxsim.metrics import MetricsWriter
+from jaxsim.log import MetricsWriter
 from jaxsim.model import LanguageModel
 from jaxsim.train.runs import Run
 

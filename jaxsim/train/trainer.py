@@ -15,15 +15,15 @@ from jax.sharding import Mesh
 
 from jaxsim.checkpoints import TrainingCheckpoints
 from jaxsim.config import Config, RecipeConfig
-from jaxsim.console import say
 from jaxsim.corpus import Corpus
 from jaxsim.corpus.order import Schedule
 from jaxsim.devices import attention_on, free_memory, peak_flops
 from jaxsim.distributed import alone, from_lead, is_lead, meet
 from jaxsim.errors import Preempted, UserError
+from jaxsim.log import Progress, say
 from jaxsim.mesh import batch_sharding, replicated, to_devices
-from jaxsim.metrics import Progress
 from jaxsim.model import Execution, LanguageModel
+from jaxsim.signals import watchdog
 from jaxsim.train.program import Sums, TrainProgram, planned
 from jaxsim.train.running import NonFiniteError, Running
 from jaxsim.train.runs import Run, batches, label
@@ -36,7 +36,6 @@ from jaxsim.train.step import (
     train_step,
     warmup_cosine,
 )
-from jaxsim.watchdog import watchdog
 
 
 @dataclasses.dataclass(frozen=True)

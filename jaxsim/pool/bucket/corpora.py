@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from jaxsim.console import say
 from jaxsim.corpus.store import (
     TEMPORARY,
     Corpus,
@@ -16,6 +15,7 @@ from jaxsim.corpus.store import (
     write_record,
 )
 from jaxsim.errors import DamagedError, UserError
+from jaxsim.log import say
 from jaxsim.pool.bucket.bucket import Bucket
 from jaxsim.pool.claims import Watch, holding, patiently
 from jaxsim.pool.digests import differences, files_below
