@@ -24,15 +24,13 @@ import machine
 import numpy as np
 import scipy.stats
 
-from jaxsim.study.intervals import (
+from jaxsim.study.agreement import (
     Interval,
-    mean_pairs,
     mean_spearman,
+    noise_ceiling,
     paired_difference,
-    pairs_statistic,
     spearman_statistic,
 )
-from jaxsim.study.noise import noise_ceiling
 
 HERE = Path(__file__).parent
 LEVEL = 0.95

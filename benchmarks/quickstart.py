@@ -17,7 +17,6 @@ import scipy.stats
 
 import jaxsim
 from jaxsim.mixture.scorer import REFERENCES
-from jaxsim.study.validate import mean_agreement
 
 
 def eras(workdir: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ import machine
 import numpy as np
 from scipy.stats import spearmanr
 
-from jaxsim.study.regressors import Regressor, fit_log_linear, fit_trees
+from jaxsim.study.baselines import fit_log_linear
 
 RUNS = (64, 512)
 SIZES = ("1m", "60m", "1B")

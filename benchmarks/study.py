@@ -33,7 +33,7 @@ from benchmarks.study_targets import targets
 from benchmarks.study_uneven import uneven
 from benchmarks.study_workdir import Workdir, open_workdir
 from jaxsim.pool import open_pool
-from jaxsim.study.validate import CALIBRATED, OUT_OF_POOL
+from jaxsim.study.measured import CALIBRATED, OUT_OF_POOL
 
 HERE = Path(__file__).parent
 OTHERS = {

@@ -8,9 +8,8 @@ from scipy.optimize import least_squares
 
 from benchmarks.study_workdir import OUTSIDE, Workdir, plain
 from jaxsim.search.objective import weighted_mean
-from jaxsim.study.intervals import mean_spearman, paired_difference
-from jaxsim.study.scale import SCALES
-from jaxsim.study.validate import OUT_OF_POOL, SCALED
+from jaxsim.study.agreement import mean_spearman, paired_difference
+from jaxsim.study.measured import OUT_OF_POOL
 
 PROXIES = ("merge", "probability")
 GAIN_SPREAD = 0.5  # of log gains before any truth: a factor of 1.6

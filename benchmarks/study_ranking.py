@@ -6,10 +6,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.study_workdir import INSIDE, OUTSIDE, Workdir, plain
-from jaxsim.study.agreement import Agreement, agreement
-from jaxsim.study.intervals import mean_spearman
-from jaxsim.study.rules import RULES
-from jaxsim.study.validate import IN_POOL, OUT_OF_POOL
+from jaxsim.study.agreement import RULES, Agreement, agreement, mean_spearman
+from jaxsim.study.measured import IN_POOL, OUT_OF_POOL
 
 
 def scopes(work: Workdir) -> dict[str, list[str]]:

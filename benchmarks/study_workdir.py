@@ -15,12 +15,16 @@ from jaxsim.mixture.scorer import Scorer
 from jaxsim.mixture.scores import Scores
 from jaxsim.pool import Manifest
 from jaxsim.search.objective import weighted_mean
-from jaxsim.study.gauge import Gauge, load_gauge
-from jaxsim.study.intervals import Interval
-from jaxsim.study.measured import Basis, Measured, basis_of, measured
-from jaxsim.study.noise import NOISE_BOUND
-from jaxsim.study.rules import is_in, predictions
-from jaxsim.study.validate import Validation, load_validation, targets_of
+from jaxsim.study.agreement import NOISE_BOUND, Interval, is_in, predictions
+from jaxsim.study.diagnostics import Gauge, load_gauge
+from jaxsim.study.measured import (
+    Basis,
+    Measured,
+    basis_of,
+    measured,
+    targets_of,
+)
+from jaxsim.study.validate import Validation, load_validation
 
 INSIDE, OUTSIDE = "in-pool", "out-of-pool"
 

@@ -8,8 +8,7 @@ from jaxsim.report.collect import Facts
 from jaxsim.report.gauged import gauge_sentences
 from jaxsim.report.wording import count, listed, number, signed, target
 from jaxsim.search.found import Found
-from jaxsim.study.agreement import ENOUGH_TRUTHS
-from jaxsim.study.noise import NOISE_BOUND
+from jaxsim.study.agreement import ENOUGH_TRUTHS, NOISE_BOUND
 from jaxsim.study.validate import Validation
 
 
