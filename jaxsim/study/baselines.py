@@ -8,7 +8,7 @@ the mean loss. All of it is deterministic.
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -22,12 +22,22 @@ LEAST_BEND, MOST_BEND = 1e-3, 100.0
 MOST_EXPONENT = 50.0  # keeps a far extrapolation finite
 
 
-def baselines(
-    basis: Basis, judged: Measured, fitted: Measured
-) -> dict[str, np.ndarray]:
-    """Bits per byte [M, D] that each baseline predicts, by name.
+class Regressor(Protocol):
+    """What a fit gives."""
 
-    They learn from exactly the runs that the calibrated merge has seen. Each
+    def predict(self, w_MC: np.ndarray) -> np.ndarray:
+        """Predicted losses [M] float64, in the unit of those learned from."""
+
+
+Fit = Callable[[np.ndarray, np.ndarray], Regressor]
+
+
+def from_weights(
+    fit: Fit, basis: Basis, judged: Measured, fitted: Measured
+) -> np.ndarray:
+    """Bits per byte [M, D] of the judged runs that a baseline predicts.
+
+    It learns from exactly the runs that the calibrated merge has seen. Each
     member is the run on its own mixture, if it is as long as the others.
     """
     w_MC, truth_MD = fitted.w_MC, fitted.select["truth"]
@@ -37,9 +47,8 @@ def baselines(
         truth_MD = np.concatenate([truth_MD, basis.select_CD[there]])
     bits_MD = np.full((len(judged), truth_MD.shape[1]), np.nan)
     for d in np.flatnonzero(np.isfinite(truth_MD).all(axis=0)):
-        law = fit_log_linear(w_MC, truth_MD[:, d])
-        bits_MD[:, d] = law.predict(judged.w_MC)
-    return {"log-linear": bits_MD}
+        bits_MD[:, d] = fit(w_MC, truth_MD[:, d]).predict(judged.w_MC)
+    return bits_MD
 
 
 @dataclasses.dataclass(frozen=True)

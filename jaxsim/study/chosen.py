@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from jaxsim.mixture.scores import Scores
-from jaxsim.search.objective import weighted_mean
 from jaxsim.study.measured import (
     PROXIES,
+    by_target,
     load_record,
+    plain_points,
     save_record,
     targets_of,
 )
@@ -71,13 +72,7 @@ def compare_chosen(
         ratios=proxies.table.w_MC.tolist(),
         targets=list(targets),
         kinds=[kind for kind, _ in targets.values()],
-        points={
-            name: {
-                target: weighted_mean(values_MD, weights_D).tolist()
-                for target, (_, weights_D) in targets.items()
-            }
-            for name, values_MD in bits.items()
-        },
+        points=plain_points(by_target(bits, targets)),
         evaluation=proxies.evaluation.digest,
         digests=dict(proxies.digests),
         notes=list(proxies.notes),

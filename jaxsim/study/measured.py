@@ -17,10 +17,11 @@ from jaxsim.mixture.evaluation import EvaluationSet
 from jaxsim.mixture.files import replace
 from jaxsim.mixture.scores import Scores
 from jaxsim.pool.digests import object_digest
+from jaxsim.search.objective import weighted_mean
 
 PROXIES = ("merge", "probability", "members")
-CALIBRATED = "calibrated merge"
-BASELINES = ("log-linear",)  # fitted on runs: they see weights, and no model
+CALIBRATED, LOG_LINEAR = "calibrated merge", "log-linear"
+BASELINES = (LOG_LINEAR,)  # fitted on runs: they see weights, and no model
 PREDICTORS = (*PROXIES, CALIBRATED, *BASELINES)
 BITS_PER_BYTE = "bits per byte"
 IN_POOL, OUT_OF_POOL = "macro in-pool", "macro out-of-pool"
@@ -244,6 +245,29 @@ def targets_with_text(
     if inside_D.any():
         targets[IN_POOL] = inside_D / inside_D.sum()
     return targets | ({ALL: there_D / there_D.sum()} if targets else {})
+
+
+def by_target(
+    bits: Mapping[str, np.ndarray], targets: Targets
+) -> dict[str, dict[str, np.ndarray]]:
+    """Bits per byte [M] of each predictor on each target, from [M, D]."""
+    return {
+        name: {
+            target: weighted_mean(bits_MD, weights_D)
+            for target, (_, weights_D) in targets.items()
+        }
+        for name, bits_MD in bits.items()
+    }
+
+
+def plain_points(
+    points: Mapping[str, Mapping[str, np.ndarray]],
+) -> dict[str, dict[str, list[float]]]:
+    """`by_target` as JSON holds it."""
+    return {
+        name: {target: values_M.tolist() for target, values_M in by.items()}
+        for name, by in points.items()
+    }
 
 
 def main_target(targets: Targets) -> str | None:

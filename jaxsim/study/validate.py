@@ -7,7 +7,7 @@ runs; without any, each held-out run is predicted from the others.
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from jaxsim.study.agreement import (
     predictions,
     repeat_noise,
 )
-from jaxsim.study.baselines import baselines
+from jaxsim.study.baselines import fit_log_linear, from_weights
 from jaxsim.study.calibration import (
     ENOUGH,
     Calibration,
@@ -40,12 +40,15 @@ from jaxsim.study.calibration import (
 from jaxsim.study.measured import (
     BITS_PER_BYTE,
     CALIBRATED,
+    LOG_LINEAR,
     PREDICTORS,
     Basis,
     Measured,
     Targets,
+    by_target,
     joined,
     load_record,
+    plain_points,
     save_record,
     targets_of,
 )
@@ -215,8 +218,8 @@ class Validation:
         return Residual(float(deviation), len(off_M))
 
     def _columns(self, predictor: str) -> dict[str, np.ndarray]:
-        by_target = self.points.get(predictor, {})
-        return {name: np.array(bits) for name, bits in by_target.items()}
+        points = self.points.get(predictor, {})
+        return {name: np.array(bits) for name, bits in points.items()}
 
 
 def save_validation(workdir: Path, validation: Validation) -> None:
@@ -261,22 +264,16 @@ def _load(workdir: Path, name: str) -> Validation | None:
 
 
 def _parse(record: dict[str, Any]) -> Validation:
+    """The validation of a record, with NaN where a figure is null."""
     validation = Validation(**record)
-    for figures in _figures(validation):
-        for key, value in figures.items():
-            if value is None and not key.endswith("interval"):
-                figures[key] = float("nan")
+    v = validation
+    for table in (*v.agreement.values(), v.repeat_agreement, v.check,
+                  *v.sizes.values()):  # fmt: skip
+        for figures in table.values():
+            for key, value in figures.items():
+                if value is None and not key.endswith("interval"):
+                    figures[key] = float("nan")
     return validation
-
-
-def _figures(validation: Validation) -> Iterator[dict[str, Any]]:
-    """Tables of figures that may be undefined."""
-    for table in validation.agreement.values():
-        yield from table.values()
-    yield from validation.repeat_agreement.values()
-    yield from validation.check.values()
-    for by_target in validation.sizes.values():
-        yield from by_target.values()
 
 
 def _without_nan(value: Any) -> Any:
@@ -317,8 +314,10 @@ def compare(
     bits = dict(judged.report)
     bits[CALIBRATED], check = calibrated(basis, judged, fitted, targets)
     if fitted is not None:
-        bits |= baselines(basis, judged, fitted)
-    points = _points(bits, judged.measured_D, targets)
+        bits[LOG_LINEAR] = from_weights(fit_log_linear, basis, judged, fitted)
+    there_D = judged.measured_D
+    bits = {p: b for p, b in bits.items() if np.isfinite(b[:, there_D]).all()}
+    points = by_target(bits, targets)
     rules, held = _rules(basis, judged, fitted, targets)
     # A member's noise can be another one; it will do if there is no other.
     some = judged_repeats if judged_repeats >= ENOUGH_PAIRS else None
@@ -326,9 +325,13 @@ def compare(
     noise: dict[str, float] = {}
     again: dict[str, dict[str, Any]] = {}
     if repeats is not None:
-        ceilings, noise = _noise(points["truth"], targets, repeats, some)
+        pairs = _by_pair(repeats, targets)
+        for target, (first_P, second_P) in pairs.items():
+            pair = first_P[:some], second_P[:some]
+            ceilings[target] = noise_ceiling(points["truth"][target], *pair)
+            noise[target] = repeat_noise(*pair)
         if judged_repeats >= ENOUGH_TRUTHS:
-            again = _repeat_agreement(targets, repeats, judged_repeats, held)
+            again = _repeat_agreement(pairs, held, judged_repeats)
     learning_target, learned = learning(basis, judged, fitted, targets)
     # Once all are judged, every run may teach what searches use.
     every = joined(judged, fitted)
@@ -340,10 +343,7 @@ def compare(
         fit=[] if fitted is None else list(fitted.names),
         targets=list(targets),
         kinds=[kind for kind, _ in targets.values()],
-        points={
-            name: {target: values_M.tolist() for target, values_M in by.items()}
-            for name, by in points.items()
-        },
+        points=plain_points(points),
         agreement=_agreement(points, rules, held),
         sizes=_within_sizes(judged, points) if by_size else {},
         claims=claims(targets, points, rules, ceilings),
@@ -352,7 +352,7 @@ def compare(
         repeat_agreement=again,
         noise=noise,
         repeats=0 if repeats is None else len(repeats[0][:some]),
-        calibration=fitted_on(basis, every, judged.measured_D).to_plain(),
+        calibration=fitted_on(basis, every, there_D).to_plain(),
         check=check,
         learning=learned,
         learning_target=learning_target,
@@ -362,13 +362,10 @@ def compare(
         seed={
             half: {
                 name: float(bits)
-                for name, bits, is_measured in zip(
-                    basis.evaluation.domains,
-                    bits_D,
-                    judged.measured_D,
-                    strict=True,
+                for name, bits, there in zip(
+                    basis.evaluation.domains, bits_D, there_D, strict=True
                 )
-                if is_measured
+                if there
             }
             for half, bits_D in basis.seed.items()
         },
@@ -380,20 +377,6 @@ def compare(
 
 # By predictor (and 'truth') or rule, and by target: [M].
 _Values = dict[str, dict[str, np.ndarray]]
-
-
-def _points(
-    bits: Mapping[str, np.ndarray], measured_D: np.ndarray, targets: Targets
-) -> _Values:
-    """Values of what is defined in all measured domains, by target."""
-    return {
-        name: {
-            target: weighted_mean(bits_MD, weights_D)
-            for target, (_, weights_D) in targets.items()
-        }
-        for name, bits_MD in bits.items()
-        if np.isfinite(bits_MD[:, measured_D]).all()
-    }
 
 
 def _rules(
@@ -429,38 +412,32 @@ def _agreement(
     return found
 
 
-def _noise(
-    truth: Mapping[str, np.ndarray],
-    targets: Targets,
-    repeats: tuple[np.ndarray, np.ndarray],
-    some: int | None,
-) -> tuple[dict[str, Interval], dict[str, float]]:
-    """By target: the noise ceiling, and the noise of one run."""
-    ceilings, noise = {}, {}
-    for target, (_, weights_D) in targets.items():
-        first_P, second_P = (
-            weighted_mean(bits_PD, weights_D)[:some] for bits_PD in repeats
+def _by_pair(
+    repeats: tuple[np.ndarray, np.ndarray], targets: Targets
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By target, values [P] of runs and of their replicates."""
+    first_PD, second_PD = repeats
+    return {
+        target: (
+            weighted_mean(first_PD, weights_D),
+            weighted_mean(second_PD, weights_D),
         )
-        ceilings[target] = noise_ceiling(truth[target], first_P, second_P)
-        noise[target] = repeat_noise(first_P, second_P)
-    return ceilings, noise
+        for target, (_, weights_D) in targets.items()
+    }
 
 
 def _repeat_agreement(
-    targets: Targets,
-    repeats: tuple[np.ndarray, np.ndarray],
-    count: int,
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
     held: Mapping[str, np.ndarray | None],
+    count: int,
 ) -> dict[str, dict[str, Any]]:
-    """By target: how well replicates predict the first `count` runs."""
+    """By target, how well replicates predict the first `count` runs."""
     found = {}
-    for target, (_, weights_D) in targets.items():
-        first_P, second_P = (
-            weighted_mean(bits_PD, weights_D)[:count] for bits_PD in repeats
-        )
+    for target, (first_P, second_P) in pairs.items():
         in_M = held[target]
         in_P = None if in_M is None else in_M[:count]
-        found[target] = dataclasses.asdict(agreement(second_P, first_P, in_P))
+        figures = agreement(second_P[:count], first_P[:count], in_P)
+        found[target] = dataclasses.asdict(figures)
     return found
 
 

@@ -151,7 +151,11 @@ def shuffled(truths, rng):
 
 def test_shuffled_truths_support_no_claim(sources, parts_of, monkeypatch):
     # Ratios alone are slow to fit, and claim nothing here.
-    monkeypatch.setattr(comparison, "baselines", lambda *_: {})
+    monkeypatch.setattr(
+        comparison,
+        "from_weights",
+        lambda fit, basis, judged, fitted: judged.report["merge"],
+    )
     basis, judged, fitted = parts_of
     rng = np.random.default_rng(0)
     gains = []
