@@ -7,7 +7,7 @@ the mean loss. All of it is deterministic.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -213,18 +213,17 @@ def groups_of(w_MC: np.ndarray) -> np.ndarray:
     return numbers_M
 
 
-def _folds(group_M: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Runs seen and runs held out, [M] bool each; by two groups or more."""
-    count = min(FOLDS, int(group_M.max()) + 1)
-    for fold in range(count):
-        held_M = group_M % count == fold
-        yield ~held_M, held_M
-
-
 def held_out_error(
     group_M: np.ndarray,
     residuals: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> Any:
-    """Mean squared residual over the runs held out, one column each."""
-    off = np.concatenate([residuals(*fold) for fold in _folds(group_M)])
+    """Mean squared residual over the runs held out, one column each.
+
+    Args:
+      group_M: of the runs; two groups or more.
+      residuals: of runs held out, from [M] bool of runs seen and held out.
+    """
+    count = min(FOLDS, int(group_M.max()) + 1)
+    folds = [group_M % count == fold for fold in range(count)]
+    off = np.concatenate([residuals(~held_M, held_M) for held_M in folds])
     return np.mean(off**2, axis=0)

@@ -31,7 +31,7 @@ from jaxsim.config import Config, RecipeConfig, ValidateConfig
 from jaxsim.console import say
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.mixture.scorer import Scorer
-from jaxsim.mixture.scores import Scores
+from jaxsim.mixture.scores import Scores, bits_of
 from jaxsim.mixture.table import Mixtures, dirichlet
 from jaxsim.pool.bucket import Bucket
 from jaxsim.pool.build import train_missing
@@ -61,7 +61,7 @@ FIT, FIT_RATIOS, REPEATS = "fit-truths", "fit-ratios", "repeats"
 class Truth:
     """A run on a mixture, and the part of `LAW` that it was drawn from."""
 
-    law: str  # 'dirichlet', 'subset', 'best', or 'fit'
+    law: str  # 'dirichlet', 'subset' or 'best'
     run: Run
 
 
@@ -138,9 +138,8 @@ def best_merges(scorer: Scorer, config: Config) -> np.ndarray:
     table = dataclasses.replace(table, w_MC=w_MC).take(kept)
     rows = problem.landscape.rows
     merge = scorer.proxies.merge("candidates of truths", table, rows)
-    scores = Scores("", table, scorer.evaluation, {"merge": merge})
-    goal = problem.objective_on(rows)
-    value_M = goal.penalised(scores.bits_per_byte("merge", "select"))
+    bits_MD = bits_of(scorer.evaluation, merge, "select")
+    value_M = problem.objective_on(rows).penalised(bits_MD)
     best = max(1, round(_BEST * len(w_MC)))
     return table.w_MC[np.argsort(value_M, kind="stable")[:best]]
 
@@ -282,22 +281,13 @@ def _aims(c: int, generator: np.random.Generator) -> np.ndarray:
     return w_KC * (1 - w_KC)
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What `validate` trains."""
+def plan(
+    config: Config, scorer: Scorer
+) -> tuple[list[Truth], list[Run], list[Run]]:
+    """What `validate` trains, a function of the configuration and the pool.
 
-    judged: list[Truth]
-    fitted: list[Run]
-    repeats: list[Run]
-
-    @property
-    def needed(self) -> list[Run]:
-        """The runs without which nothing can be compared."""
-        return [*(truth.run for truth in self.judged), *self.fitted]
-
-
-def plan(config: Config, scorer: Scorer) -> Plan:
-    """The runs and replicates of a configuration, a function of the pool.
+    Returns:
+      Held-out runs, calibration runs and replicates.
 
     Raises:
       UserError: no runs are asked for, or the pool is too small for them.
@@ -333,7 +323,7 @@ def plan(config: Config, scorer: Scorer) -> Plan:
     repeats = repeat_runs(
         runs, [member_run(name, recipe) for name in members], config.validate
     )
-    return Plan(judged, fitted, repeats)
+    return judged, fitted, repeats
 
 
 def train_truths(
@@ -369,39 +359,38 @@ def validate_trained(
       UserError: see `plan`, or another process is not done.
     """
     members, windows = scorer.members, config.validate.windows
-    asked = plan(config, scorer)
-    runs = [truth.run for truth in asked.judged]
+    drawn, fit, repeats = plan(config, scorer)
+    runs = [truth.run for truth in drawn]
+    needed = [*runs, *fit]
     table = ratio_table(members, runs)
-    fit_table = ratio_table(members, asked.fitted)
     # Runs that could not be compared with any merge are not trained.
     scorer.check(table)
-    wanted = [*asked.needed, *asked.repeats]
-    train_truths(scorer, asked.needed, wanted, trainer, bucket)
+    train_truths(scorer, needed, [*needed, *repeats], trainer, bucket)
     # Select text is needed with calibration runs, too: once all are judged,
     # every run teaches what searches use.
     trained = _entries(scorer, TRUTHS, runs, None, windows)
     judged = measured(scorer.score(RATIOS, table, None, windows), trained)
     fitted = None
-    if asked.fitted:
-        fit_trained = _entries(scorer, FIT, asked.fitted, "select", windows)
+    if fit:
+        fit_table = ratio_table(members, fit)
+        proxies = scorer.score(FIT_RATIOS, fit_table, "select", windows)
         fitted = measured(
-            scorer.score(FIT_RATIOS, fit_table, "select", windows), fit_trained
+            proxies, _entries(scorer, FIT, fit, "select", windows)
         )
     rows = trained.proxies["truth"].rows
     repeated = None
-    if asked.repeats:
-        again = _entries(scorer, REPEATS, asked.repeats, "report", windows)
-        pairs = _pairs(trained, again, scorer.references().on(rows),
-                       asked.repeats)  # fmt: skip
-        repeated = pairs if len(pairs[0]) else None
-    as_long = all(run.steps == config.recipe.steps for run in asked.needed)
+    if repeats:
+        again = _entries(scorer, REPEATS, repeats, "report", windows)
+        references = scorer.references().on(rows)
+        repeated = _pairs(trained, again, references, repeats)
+    as_long = all(run.steps == config.recipe.steps for run in needed)
     return compare(
         basis_of(scorer.corpus, scorer.references(), as_long, rows),
         judged,
         fitted,
         repeated,
         min(config.validate.repeats, len(runs)),
-        laws=[truth.law for truth in asked.judged],
+        laws=[truth.law for truth in drawn],
         by_size=config.validate.budget == "sum",
     )
 
@@ -427,8 +416,7 @@ def repeat_pairs(
     windows = config.validate.windows
     again = _entries(scorer, "member-repeats", runs, "report", windows)
     first = scorer.references().on(again.proxies["truth"].rows)
-    pairs = _pairs(None, again, first, runs)
-    return pairs if len(pairs[0]) else None
+    return _pairs(None, again, first, runs)
 
 
 def _entries(
@@ -446,8 +434,8 @@ def _pairs(
     again: Scores,
     references: Scores,
     repeats: Sequence[Run],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Bits per byte [P, D] of runs and of their replicates."""
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Bits per byte [P, D] of runs and of their replicates, if any."""
     first = _by_name(references, "merge")
     if truths is not None:
         first |= _by_name(truths, "truth")
@@ -458,6 +446,8 @@ def _pairs(
         for run in repeats
         if (base := run.name.rpartition(".order")[0]) in first
     ]
+    if not pairs:
+        return None
     return np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
 
 
