@@ -10,6 +10,7 @@ from jaxsim.errors import DamagedError
 from jaxsim.mixture.table import dirichlet
 from jaxsim.search.objective import Objective
 from jaxsim.search.ties import Residual
+from jaxsim.study.chosen import Chosen, load_chosen, save_chosen
 from jaxsim.study.measured import (
     CALIBRATED,
     IN_POOL,
@@ -386,3 +387,17 @@ def test_kept_as_strict_json(validation, tmp_path):
         path.write_text(bad)
         with pytest.raises(DamagedError, match=r"validation.json: unreadable"):
             load_validation(tmp_path)
+
+
+def test_an_altered_record_of_chosen_mixtures_is_refused(tmp_path):
+    found = Chosen(
+        ["mine"], ["truth-1"], ["a", "b"], [[0.5, 0.5]], ["a"], ["in-pool"],
+        {"truth": {"a": [1.5]}}, "text", {"seed": "x"}, [],
+    )  # fmt: skip
+    assert load_chosen(tmp_path) is None
+    save_chosen(tmp_path, found)
+    assert load_chosen(tmp_path) == found
+    path = tmp_path / "study" / "chosen.json"
+    path.write_text(path.read_text().replace("1.5", "1.4"))
+    with pytest.raises(DamagedError, match=r"chosen\.json: .* --ratios=.* ag"):
+        load_chosen(tmp_path)
