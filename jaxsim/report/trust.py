@@ -73,8 +73,8 @@ def _about_truths(facts: Facts) -> list[tuple[str, str]]:
     if not validation.fit and not validation.given:
         text += (
             " None was trained for fitting alone (config.validate.fit): the "
-            "best single weight, a fitted scale and regressions on the ratios "
-            "are missing below."
+            "best single weight and the regression on the ratios are missing "
+            "below."
         )
     if validation.unit == "unknown":
         text += (
