@@ -323,14 +323,16 @@ def _spearman(predicted_MT: np.ndarray, truth_MT: np.ndarray) -> np.ndarray:
     without_JM = np.vstack([np.ones(count), 1 - np.eye(count)])
     value_J = spearman_statistic(predicted_MT, truth_MT, True)(without_JM)
     if abs(value_J[0]) > 1 - 1e-9:
-        # An order wrong in nothing but neighbours is perfect to the unbiased
+        # An order wrong in nothing but neighbors is perfect to the unbiased
         # estimate, and leaves it no spread to judge by.
         value_J = spearman_statistic(predicted_MT, truth_MT, False)(without_JM)
     return value_J
 
 
 def _jackknife(value_J: np.ndarray, level: float) -> Interval:
-    """By the jackknife, with Student's t (Tukey 1958), on Fisher's scale.
+    """An interval by the jackknife, with Student's t, on Fisher's scale.
+
+    Tukey (1958).
 
     Args:
       value_J: correlations of all runs, and of those without each.
@@ -341,7 +343,7 @@ def _jackknife(value_J: np.ndarray, level: float) -> Interval:
     if count < ENOUGH_TRUTHS or not np.isfinite(value_J).all():
         return Interval(estimate, None, None)
     # On Fisher's scale 1 is infinite: half the least step of a rank correlation
-    # below it. Nearer to 1, one swap of neighbours would decide the interval.
+    # below it. Nearer to 1, one swap of neighbors would decide the interval.
     most = 1 - 6 / count**3
     r_J = np.clip(value_J, -most, most)
     # The spread is measured on the plain scale and carried over: one run

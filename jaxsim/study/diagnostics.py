@@ -80,7 +80,7 @@ class Gauge:
       bumps: how far a line is above its chord, on the macro or, if that is
         more, on the own domain.
       barriers: macro of an average minus the mean of those of its members:
-        'uniform', and neighbours in the pool, as 'a + b'.
+        'uniform', and neighbors in the pool, as 'a + b'.
       resolution: percent of the loss by which two mixtures must differ to be
         told apart, by domain and macro; None where there is too little text.
       noise_bound: members differ by less than their noise in every domain.
@@ -130,7 +130,7 @@ def gauge(
     members = [stack.names[c] for c in sound]
     if len(members) < 2:
         raise UserError("a gauge needs a pool of at least two sound members")
-    pairs = neighbours(members)
+    pairs = neighbors(members)
     table = way_table(stack.names, members, pairs)
     rows = evaluation.rows("select", windows)
     merge = scorer.proxies.merge("gauge", table, rows)
@@ -177,7 +177,7 @@ def gauge(
         return text_errors(evaluation, rows, off_KR)
 
     # Averages differ less than members do, and it is averages that are ranked.
-    # Of two members the average of neighbours is that of all.
+    # Of two members the average of neighbors is that of all.
     typical = [n for n in averaged if n != UNIFORM]
     error_KD = errors(typical if len(typical) > 1 else members, nll[UNIFORM])
     bits_CD = np.array([bits[n] for n in members])
@@ -246,7 +246,7 @@ def _foreign(scorer: Scorer, members: list[str]) -> list[str]:
     return [n for n in members if manifests[n].seed_digest != seed]
 
 
-def neighbours(members: list[str]) -> list[tuple[str, str]]:
+def neighbors(members: list[str]) -> list[tuple[str, str]]:
     """Each member and the next, the last and the first; of two, one pair."""
     pairs = list(zip(members, members[1:] + members[:1], strict=True))
     return pairs if len(members) > 2 else pairs[:1]

@@ -35,7 +35,7 @@ class Given:
 def read_truths(
     ratios: Path, metrics: Path, members: Sequence[str], domains: Sequence[str]
 ) -> Given:
-    """Runs that the user already has.
+    """Reads runs that the user already has.
 
     Args:
       ratios: a CSV with a column `name`, then weights of members.
@@ -67,7 +67,7 @@ def read_truths(
 
 
 def read_ratios(path: Path, members: Sequence[str]) -> Mixtures:
-    """Token shares of runs.
+    """Reads token shares of runs: `name`, then a column for each member.
 
     Raises:
       UserError: names file and row.

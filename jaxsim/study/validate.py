@@ -142,7 +142,7 @@ class Validation:
 
     @property
     def predictors(self) -> tuple[str, ...]:
-        """Those that there are."""
+        """The predictors that have points."""
         return tuple(p for p in PREDICTORS if p in self.points)
 
     def calibrated(self, names: Collection[str]) -> Calibration | None:
@@ -223,7 +223,7 @@ class Validation:
 
 
 def save_validation(workdir: Path, validation: Validation) -> None:
-    """Runs of the user's lie beside those trained here."""
+    """Saves it; the user's own runs have a file beside that of ours."""
     name = GIVEN if validation.given else TRAINED
     # JSON has no NaN: what is undefined is null.
     record = _without_nan(dataclasses.asdict(validation))
@@ -241,7 +241,7 @@ def load_validation(workdir: Path) -> Validation | None:
 
 
 def current_validation(workdir: Path, scores: Scores) -> Validation | None:
-    """The first of them that is of the same pool and text as these scores.
+    """The first of both that is of the same pool and text as these scores.
 
     Raises:
       DamagedError: a file is unreadable.

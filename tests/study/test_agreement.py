@@ -393,7 +393,7 @@ def test_a_perfect_order_is_not_certain(sign):
     assert 0.9 < low < 0.99 and high == pytest.approx(1)
 
 
-def test_an_order_wrong_in_neighbours_only():
+def test_an_order_wrong_in_neighbors_only():
     """Perfect to the unbiased estimate, which then says nothing of spread."""
     truth_MT = np.arange(12.0)[:, None]
     predicted_MT = truth_MT.copy()
