@@ -18,7 +18,6 @@ from jaxsim.log import say
 from jaxsim.mesh import training_mesh
 from jaxsim.mixture.scorer import Scorer, table_name
 from jaxsim.mixture.scores import Scores
-from jaxsim.mixture.table import read_csv
 from jaxsim.model import LanguageModel
 from jaxsim.plan import Plan, devices_of, make_plan, show_plan, sizes_of
 from jaxsim.pool import Manifest, Pool, create_pool, open_pool
@@ -43,22 +42,21 @@ from jaxsim.search.found import Found, load_found, save_found
 from jaxsim.search.objective import Objective, target_weights
 from jaxsim.search.search import search as find
 from jaxsim.search.ties import Residual
+from jaxsim.study.calibration import Corrector
 from jaxsim.study.chosen import Chosen, compare_chosen, save_chosen
-from jaxsim.study.compare import compare
-from jaxsim.study.corrector import Corrector
-from jaxsim.study.gauge import FEW_WINDOWS, gauge, save_gauge
-from jaxsim.study.given import Given, read_truths
-from jaxsim.study.measured import basis_of, measured_by_user
-from jaxsim.study.trained import (
+from jaxsim.study.diagnostics import FEW_WINDOWS, gauge, save_gauge
+from jaxsim.study.external import Given, read_ratios, read_truths
+from jaxsim.study.measured import CALIBRATED, basis_of, measured_by_user
+from jaxsim.study.runs import (
     RATIOS,
+    ratio_table,
     repeat_pairs,
     train_truths,
     validate_trained,
 )
-from jaxsim.study.truths import ratio_table
 from jaxsim.study.validate import (
-    CALIBRATED,
     Validation,
+    compare,
     current_validation,
     load_validation,
     save_validation,
@@ -428,13 +426,7 @@ def _validate_chosen(
     Raises:
       UserError: a row cannot be trained, or is there twice.
     """
-    asked = read_csv(scorer.members, path)
-    for name, scale in zip(asked.names, asked.scale_M, strict=True):
-        if scale != 1:
-            raise UserError(
-                f"{path}: row {name!r} has scale {scale:g}; a run has token "
-                "shares but no scale"
-            )
+    asked = read_ratios(path, scorer.members)
     runs = [
         truth_run(asked.parts(m), config.recipe, config.validate.horizon)
         for m in range(len(asked))

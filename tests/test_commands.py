@@ -256,7 +256,7 @@ def test_a_damaged_member_gives_no_score(workdir, jaxsim, kind):
 def test_no_truth_is_trained_that_cannot_be_compared(workdir, jaxsim):
     DAMAGE["flipped bit"](workdir)
     code, error = jaxsim("validate", "--override")
-    assert code == 3 and "a truth uses 'solo', which is damaged" in error
+    assert code == 3 and "'solo' is damaged: delete" in error
     assert not open_pool(workdir).manifests("truth")
 
 

@@ -12,28 +12,18 @@ from typing import Any
 import numpy as np
 
 from jaxsim.report.wording import interval, number
-from jaxsim.study.agreement import ENOUGH_TRUTHS
+from jaxsim.study.agreement import ENOUGH_TRUTHS, NOISE_BOUND, RULES, corrected
 from jaxsim.study.chosen import Chosen
-from jaxsim.study.noise import NOISE_BOUND, corrected
-from jaxsim.study.rules import RULES
-from jaxsim.study.scale import SCALES
-from jaxsim.study.validate import (
-    BASELINES,
-    CALIBRATED,
-    PROXIES,
-    SCALED,
-    Validation,
-)
+from jaxsim.study.measured import BASELINES, CALIBRATED, PROXIES
+from jaxsim.study.validate import Validation
 
 REPEAT = "repeat"
 LABELS = {
     "merge": "merge",
-    SCALED: "merge at its scale",
     "probability": "probability average",
     "members": "mean of members",
     CALIBRATED: "calibrated merge",
     "log-linear": "log-linear on ratios alone",
-    "trees": "boosted trees on ratios alone",
     REPEAT: "the truth's repeat",
 }
 FIGURES = {
@@ -87,12 +77,7 @@ class Line:
 
 def label(predictor: str, validation: Validation) -> str:
     """What to call a predictor, a rule or the repeat."""
-    text = LABELS.get(predictor, predictor)
-    if predictor == SCALED and validation.scale is not None:
-        edge = validation.scale in (min(SCALES), max(SCALES))
-        limit = ", the edge of what was tried" if edge else ""
-        return f"{text} ({validation.scale:.2f}{limit})"
-    return text
+    return LABELS.get(predictor, predictor)
 
 
 def groups(validation: Validation | Chosen) -> list[Group]:

@@ -10,7 +10,8 @@ from typing import Any
 from jaxsim.report.agreement import label, noise_bound, targets_of
 from jaxsim.report.wording import BLANK, count, interval, number, signed
 from jaxsim.study.agreement import ENOUGH_TRUTHS
-from jaxsim.study.validate import BASELINES, CALIBRATED, Validation
+from jaxsim.study.measured import BASELINES, CALIBRATED
+from jaxsim.study.validate import Validation
 
 HEADINGS = (
     "predictor",

@@ -28,8 +28,7 @@ from jaxsim.report.references import References, read_references
 from jaxsim.report.stale import stale_answers, stale_scores
 from jaxsim.search.found import Found, load_found
 from jaxsim.study.chosen import Chosen, load_chosen
-from jaxsim.study.drift import relative_drift
-from jaxsim.study.gauge import Gauge, load_gauge
+from jaxsim.study.diagnostics import Gauge, load_gauge, relative_drift
 from jaxsim.study.validate import (
     GIVEN,
     TRAINED,

@@ -12,8 +12,8 @@ from jaxsim.report.effort import NextPercent
 from jaxsim.report.references import References
 from jaxsim.report.wording import number, short
 from jaxsim.search.found import Found
-from jaxsim.study.gauge import Gauge
-from jaxsim.study.ways import ALL, UNIFORM
+from jaxsim.study.diagnostics import UNIFORM, Gauge
+from jaxsim.study.measured import ALL
 
 _VALUES_UP_TO = 15  # rows and columns of a heat map with printed values
 _MOST_MIXTURES = 12

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from jaxsim.report.wording import count, listed, number, signed
-from jaxsim.study.gauge import Gauge
-from jaxsim.study.ways import ALL, UNIFORM
+from jaxsim.study.diagnostics import UNIFORM, Gauge
+from jaxsim.study.measured import ALL
 
 _PERCENT = 2  # significant digits of a resolution
 # The lowest cosine of random pieces of one source was 0.80, of six eras 0.54.

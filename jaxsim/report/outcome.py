@@ -16,7 +16,8 @@ from jaxsim.report.agreement import groups
 from jaxsim.report.wording import number, signed, target, weights
 from jaxsim.search.found import Found
 from jaxsim.study.chosen import Chosen
-from jaxsim.study.validate import CALIBRATED, PROXIES, Validation
+from jaxsim.study.measured import CALIBRATED, PROXIES
+from jaxsim.study.validate import Validation
 
 PLAIN = ("uniform", "proportional", "macro")
 RANGE = 0.9  # of one more truth

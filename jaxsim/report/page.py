@@ -25,7 +25,7 @@ from jaxsim.report.page_study import study
 from jaxsim.report.references import References, own_best_sentence
 from jaxsim.report.trust import trust_lines
 from jaxsim.report.verdict import verdict
-from jaxsim.study.validate import PROXIES
+from jaxsim.study.measured import PROXIES
 
 _MOST_MIXTURES = 12
 

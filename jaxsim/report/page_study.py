@@ -4,7 +4,7 @@ from typing import Any
 
 from jaxsim.report import agreement, claims, scatter
 from jaxsim.report.wording import listed, number, weights
-from jaxsim.study.noise import NOISE_BOUND
+from jaxsim.study.agreement import NOISE_BOUND
 from jaxsim.study.validate import Validation
 
 

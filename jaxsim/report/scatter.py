@@ -7,7 +7,8 @@ import numpy as np
 from jaxsim.report.agreement import enough_truths, label, targets_of
 from jaxsim.report.drawing import BLUE, GREY, canvas
 from jaxsim.report.wording import interval, number, short
-from jaxsim.study.validate import CALIBRATED, Validation
+from jaxsim.study.measured import CALIBRATED
+from jaxsim.study.validate import Validation
 
 _MOST_PANELS = 6  # targets
 

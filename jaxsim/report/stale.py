@@ -10,7 +10,7 @@ from jaxsim.pool import Manifest
 from jaxsim.report.references import References
 from jaxsim.search.found import Found
 from jaxsim.study.chosen import Chosen
-from jaxsim.study.gauge import Gauge
+from jaxsim.study.diagnostics import Gauge
 from jaxsim.study.validate import Validation
 
 

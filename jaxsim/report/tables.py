@@ -37,7 +37,8 @@ from jaxsim.report.wording import (
 )
 from jaxsim.search.found import Found
 from jaxsim.study.chosen import Chosen
-from jaxsim.study.validate import PROXIES, Validation
+from jaxsim.study.measured import PROXIES
+from jaxsim.study.validate import Validation
 
 _MOST_DOMAINS = 6  # out-of-pool columns that fit a console
 _MOST_ROWS = 8

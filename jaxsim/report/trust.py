@@ -8,8 +8,7 @@ from jaxsim.report.collect import Facts
 from jaxsim.report.gauged import gauge_sentences
 from jaxsim.report.wording import count, listed, number, signed, target
 from jaxsim.search.found import Found
-from jaxsim.study.agreement import ENOUGH_TRUTHS
-from jaxsim.study.noise import NOISE_BOUND
+from jaxsim.study.agreement import ENOUGH_TRUTHS, NOISE_BOUND
 from jaxsim.study.validate import Validation
 
 
@@ -74,8 +73,8 @@ def _about_truths(facts: Facts) -> list[tuple[str, str]]:
     if not validation.fit and not validation.given:
         text += (
             " None was trained for fitting alone (config.validate.fit): the "
-            "best single weight, a fitted scale and regressions on the ratios "
-            "are missing below."
+            "best single weight and the regression on the ratios are missing "
+            "below."
         )
     if validation.unit == "unknown":
         text += (

@@ -8,16 +8,10 @@ import numpy as np
 from jaxsim.report.agreement import enough_truths, label, targets_of
 from jaxsim.report.claims import of_kind
 from jaxsim.report.wording import count, interval, number
-from jaxsim.study.agreement import ENOUGH_TRUTHS
-from jaxsim.study.gauge import Gauge
-from jaxsim.study.gauge_rules import DO_NOT_TRUST, RANKS_ONLY, TRUST
-from jaxsim.study.noise import NOISE_BOUND
-from jaxsim.study.validate import (
-    CALIBRATED,
-    IN_POOL,
-    OUT_OF_POOL,
-    Validation,
-)
+from jaxsim.study.agreement import ENOUGH_TRUTHS, NOISE_BOUND
+from jaxsim.study.diagnostics import DO_NOT_TRUST, RANKS_ONLY, TRUST, Gauge
+from jaxsim.study.measured import CALIBRATED, IN_POOL, OUT_OF_POOL
+from jaxsim.study.validate import Validation
 
 BOUND = "noise-bound: nothing can be told apart"
 UNRESOLVED = "not resolved: there is too little text to tell members apart"

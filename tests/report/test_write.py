@@ -23,8 +23,7 @@ from jaxsim.report.tabular import TABLES
 from jaxsim.report.write import last_lines, write_report
 from jaxsim.search.found import Found, load_found, save_found
 from jaxsim.study.chosen import save_chosen
-from jaxsim.study.gauge import load_gauge, save_gauge
-from jaxsim.study.validate import Validation, save_validation
+from jaxsim.study.diagnostics import load_gauge, save_gauge
 
 from .workdirs import (
     DRIFT,
@@ -41,7 +40,6 @@ from .workdirs import (
     config_of,
     found_of,
     reference_scores,
-    validation_of,
 )
 
 COMMANDS = ("prepare", "seed", "train", "score", "validate", "search")
@@ -551,35 +549,6 @@ def test_what_truths_left_is_in_the_tables(complete):
     assert [r["bits_per_byte"] for r in ends] == [3, 2.88, 2.78, 2.7, 2.64, 2.6]
     repeats = [r for r in rows("agreement") if r["predictor"] == "repeat"]
     assert {r["target"] for r in repeats} == set(validation["targets"])
-
-
-def test_a_comparison_of_before_still_makes_a_report(workdir):
-    """Written before agreement had gains, and validations all that is new."""
-    validation = validation_of(workdir, 12, repeats=3)
-    new = {
-        f.name
-        for f in dataclasses.fields(Validation)
-        if f.default is not dataclasses.MISSING
-        or f.default_factory is not dataclasses.MISSING
-    }
-    kept = {k: v for k, v in vars(validation).items() if k not in new}
-    known = ("truth", "merge", "probability", "members")
-    kept["points"] = {p: validation.points[p] for p in known}
-    kept["agreement"] = {
-        target: {
-            name: {k: v for k, v in row.items() if not k.startswith("gain")}
-            for name, row in table.items()
-            if name in known or "merge" not in name
-        }
-        for target, table in validation.agreement.items()
-    }
-    save_validation(workdir, Validation(**kept))
-    page, summary = report_of(workdir)
-    assert "run jaxsim validate again" in page.text
-    assert "calibrated merge" not in page.text
-    assert "The truth's repeat" in page.text  # of the note, and of no row
-    assert summary["verdict"]["word"] in ("trust ranks only", "do not trust")
-    assert not (workdir / "report" / "tables" / "claims.csv").exists()
 
 
 def test_a_search_of_fewer_members_than_there_are_is_out_of_date():

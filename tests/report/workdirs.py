@@ -41,11 +41,10 @@ from jaxsim.pool.publish import publish, save_attempt
 from jaxsim.search.found import Found, save_found
 from jaxsim.search.ties import AFTER_TRUTHS, BEFORE_TRUTHS
 from jaxsim.study.chosen import Chosen, save_chosen
-from jaxsim.study.compare import compare
-from jaxsim.study.gauge import Gauge, save_gauge
+from jaxsim.study.diagnostics import Gauge, save_gauge
 from jaxsim.study.measured import Measured, basis_of
-from jaxsim.study.truths import ratio_table
-from jaxsim.study.validate import Validation, save_validation
+from jaxsim.study.runs import ratio_table
+from jaxsim.study.validate import Validation, compare, save_validation
 from jaxsim.train import Run
 
 # Allowed as names, and everything that a page or a figure could trip over.
@@ -183,10 +182,9 @@ def validation_of(
         return copy.deepcopy(_KNOWN[key])
     rng = np.random.default_rng(1)
     judged = _measured("truth", truths, evaluation, rng, noise, bend)
-    fitted = scaled = pairs = None
+    fitted = pairs = None
     if fit:
         fitted = _measured("fit", fit, evaluation, rng, noise, bend)
-        scaled = (1.25, judged.report["merge"] - 0.01)
     if repeats:
         first_PD = judged.report["truth"][:repeats]
         pairs = (first_PD, first_PD + rng.normal(0, 0.01, first_PD.shape))
@@ -195,7 +193,6 @@ def validation_of(
         basis_of(corpus, references, singles_known=True),
         judged,
         fitted,
-        scaled,
         pairs,
         judged_repeats=repeats,
         **{"laws": ["dirichlet"] * truths, **more},

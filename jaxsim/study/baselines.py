@@ -1,19 +1,19 @@
-"""Rivals from the literature that see only ratios, no model.
+"""A baseline from the literature that sees only weights, and no model.
 
 Ye et al. (arXiv 2403.16952) and Olmix (2602.12237) fit one log-linear law per
-domain to the losses of trained mixtures; RegMix (2407.01492) fits boosted
-trees. Cross-validation over mixtures says how much either may trust few runs,
-and where there is nothing to learn both predict the mean loss. All of it is
-deterministic.
+domain to the losses of trained mixtures. Cross-validation over mixtures says
+how much it may trust few runs, and where there is nothing to learn it predicts
+the mean loss. All of it is deterministic.
 """
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 from scipy.optimize import least_squares
+
+from jaxsim.study.measured import Basis, Measured
 
 FOLDS = 5
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -21,18 +21,34 @@ BENDS = (0.1, 1.0)  # starts: nearly straight, and one spread above c
 LEAST_BEND, MOST_BEND = 1e-3, 100.0
 MOST_EXPONENT = 50.0  # keeps a far extrapolation finite
 
-FEWEST = 5  # distinct mixtures that trees take
-DEPTHS = (2, 4)
-LEAVES = (1, 3, 8)  # runs a leaf; at most a twentieth of all
-RATES = {0.1: 100, 0.05: 300}  # learning rate: trees, at most
-ENOUGH = 50  # runs that repay asking whether a slower rate is better
-
 
 class Regressor(Protocol):
     """What a fit gives."""
 
     def predict(self, w_MC: np.ndarray) -> np.ndarray:
         """Predicted losses [M] float64, in the unit of those learned from."""
+
+
+Fit = Callable[[np.ndarray, np.ndarray], Regressor]
+
+
+def from_weights(
+    fit: Fit, basis: Basis, judged: Measured, fitted: Measured
+) -> np.ndarray:
+    """Bits per byte [M, D] of the judged runs that a baseline predicts.
+
+    It learns from exactly the runs that the calibrated merge has seen. Each
+    member is the run on its own mixture, if it is as long as the others.
+    """
+    w_MC, truth_MD = fitted.w_MC, fitted.select["truth"]
+    if basis.singles_known:
+        there = np.isfinite(basis.select_CD).all(axis=1)
+        w_MC = np.concatenate([w_MC, np.eye(len(basis.members))[there]])
+        truth_MD = np.concatenate([truth_MD, basis.select_CD[there]])
+    bits_MD = np.full((len(judged), truth_MD.shape[1]), np.nan)
+    for d in np.flatnonzero(np.isfinite(truth_MD).all(axis=0)):
+        bits_MD[:, d] = fit(w_MC, truth_MD[:, d]).predict(judged.w_MC)
+    return bits_MD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,21 +79,7 @@ class LogLinear:
         return bent_M
 
 
-@dataclasses.dataclass(frozen=True)
-class Trees:
-    """Boosted trees that learned losses as `spread`s above `mean`."""
-
-    model: Any
-    mean: float
-    spread: float
-
-    def predict(self, w_MC: np.ndarray) -> np.ndarray:
-        """Losses [M] float64 of any mixtures."""
-        predicted_M: np.ndarray = self.model.predict(w_MC)
-        return self.mean + self.spread * predicted_M
-
-
-def fit_log_linear(w_MC: np.ndarray, loss_M: np.ndarray) -> Regressor:
+def fit_log_linear(w_MC: np.ndarray, loss_M: np.ndarray) -> LogLinear:
     """The log-linear law by least squares, with a ridge that folds choose.
 
     Args:
@@ -87,15 +89,15 @@ def fit_log_linear(w_MC: np.ndarray, loss_M: np.ndarray) -> Regressor:
     Raises:
       ValueError: no runs, other than one loss a run, or not finite.
     """
-    w_MC, loss_M = _checked(w_MC, loss_M)
-    mean, spread = loss_M.mean(), _spread(loss_M)
-    group_M = _groups(w_MC)
+    w_MC, loss_M = checked(w_MC, loss_M)
+    mean, spread = loss_M.mean(), spread_of(loss_M)
+    group_M = groups_of(w_MC)
     if not spread or group_M.max() < 1:
-        return _constant(w_MC, mean)
+        return constant(w_MC, mean)
     y_M = (loss_M - mean) / spread  # so that ridges serve any unit
 
     def error(ridge: float) -> float:
-        return _error(
+        return held_out_error(
             group_M,
             lambda seen_M, other_M: (
                 _least_squares(w_MC[seen_M], y_M[seen_M], ridge).predict(
@@ -112,65 +114,6 @@ def fit_log_linear(w_MC: np.ndarray, loss_M: np.ndarray) -> Regressor:
         mean + spread * law.level,
         law.bend / spread,
     )
-
-
-def fit_trees(w_MC: np.ndarray, loss_M: np.ndarray) -> Regressor:
-    """Boosted trees whose number, depth, leaves and rate folds choose.
-
-    RegMix uses LightGBM; these are scikit-learn's, which bring their OpenMP.
-    Fewer than FEWEST distinct mixtures give the mean loss.
-
-    Args:
-      w_MC: weights of M runs on C partitions.
-      loss_M: their losses, of any sign and in any unit.
-
-    Raises:
-      ValueError: no runs, other than one loss a run, or not finite.
-    """
-    # Slow to import, and most commands need no trees.
-    import sklearn
-    from sklearn.ensemble import GradientBoostingRegressor
-
-    w_MC, loss_M = _checked(w_MC, loss_M)
-    mean, spread = loss_M.mean(), _spread(loss_M)
-    group_M = _groups(w_MC)
-    if not spread or group_M.max() + 1 < FEWEST:
-        return _constant(w_MC, mean)
-    y_M = (loss_M - mean) / spread
-
-    def learn(where_M: np.ndarray, options: dict[str, Any]) -> Any:
-        model = GradientBoostingRegressor(
-            subsample=0.5, random_state=0, **options
-        )
-        # Of few runs, checks inside every tree take a third of the time.
-        with sklearn.config_context(
-            assume_finite=True, skip_parameter_validation=True
-        ):
-            return model.fit(w_MC[where_M], y_M[where_M])
-
-    def stopped(options: dict[str, Any]) -> tuple[float, dict[str, Any]]:
-        """The least error over the number of trees, and that number."""
-
-        def residuals(seen_M: np.ndarray, other_M: np.ndarray) -> np.ndarray:
-            stages = learn(seen_M, options).staged_predict(w_MC[other_M])
-            return np.stack(list(stages), axis=1) - y_M[other_M, None]
-
-        error_S = _error(group_M, residuals)
-        trees = int(np.argmin(error_S))
-        return float(error_S[trees]), options | {"n_estimators": trees + 1}
-
-    fast, slow = RATES
-    leaves = [n for n in LEAVES if n == 1 or 20 * n <= len(y_M)]
-    tried = [
-        stopped(_options(fast, depth, leaf))
-        for depth, leaf in itertools.product(DEPTHS, leaves)
-    ]
-    best = min(tried, key=lambda result: result[0])
-    if len(y_M) >= ENOUGH:
-        depth, leaf = best[1]["max_depth"], best[1]["min_samples_leaf"]
-        slower = stopped(_options(slow, depth, leaf))
-        best = min(best, slower, key=lambda result: result[0])
-    return Trees(learn(np.full(len(y_M), True), best[1]), mean, spread)
 
 
 def _least_squares(
@@ -231,21 +174,12 @@ def _bent(rise_M: np.ndarray, bend: float) -> np.ndarray:
     return bent_M
 
 
-def _options(rate: float, depth: int, leaf: int) -> dict[str, Any]:
-    return {
-        "learning_rate": rate,
-        "n_estimators": RATES[rate],
-        "max_depth": depth,
-        "min_samples_leaf": leaf,
-    }
-
-
-def _constant(w_MC: np.ndarray, level: float) -> LogLinear:
+def constant(w_MC: np.ndarray, level: float) -> LogLinear:
     c = w_MC.shape[1]
     return LogLinear(np.full(c, 1 / c), np.zeros(c), float(level), 1.0)
 
 
-def _checked(
+def checked(
     w_MC: np.ndarray, loss_M: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     w_MC, loss_M = np.asarray(w_MC, float), np.asarray(loss_M, float)
@@ -256,13 +190,13 @@ def _checked(
     return w_MC, loss_M
 
 
-def _spread(loss_M: np.ndarray) -> float:
+def spread_of(loss_M: np.ndarray) -> float:
     """Standard deviation; 0 if there is only rounding."""
     spread = float(loss_M.std())
     return spread if spread > 1e-12 * np.abs(loss_M).max() else 0.0
 
 
-def _groups(w_MC: np.ndarray) -> np.ndarray:
+def groups_of(w_MC: np.ndarray) -> np.ndarray:
     """[M] int: equal for equal mixtures, from 0 and shuffled.
 
     A mixture and its repeat must not be on both sides of a fold. Numbered as
@@ -279,18 +213,17 @@ def _groups(w_MC: np.ndarray) -> np.ndarray:
     return numbers_M
 
 
-def _folds(group_M: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Runs seen and runs held out, [M] bool each; by two groups or more."""
-    count = min(FOLDS, int(group_M.max()) + 1)
-    for fold in range(count):
-        held_M = group_M % count == fold
-        yield ~held_M, held_M
-
-
-def _error(
+def held_out_error(
     group_M: np.ndarray,
     residuals: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> Any:
-    """Mean squared residual over the runs held out, one column each."""
-    off = np.concatenate([residuals(*fold) for fold in _folds(group_M)])
+    """Mean squared residual over the runs held out, one column each.
+
+    Args:
+      group_M: of the runs; two groups or more.
+      residuals: of runs held out, from [M] bool of runs seen and held out.
+    """
+    count = min(FOLDS, int(group_M.max()) + 1)
+    folds = [group_M % count == fold for fold in range(count)]
+    off = np.concatenate([residuals(~held_M, held_M) for held_M in folds])
     return np.mean(off**2, axis=0)

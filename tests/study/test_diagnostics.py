@@ -13,23 +13,25 @@ from jaxsim.config import load_config
 from jaxsim.errors import DamagedError
 from jaxsim.mixture import Scorer
 from jaxsim.report.gauged import gauge_lines
-from jaxsim.study.drift import relative_drift
-from jaxsim.study.gauge import gauge, load_gauge, save_gauge
-from jaxsim.study.gauge_rules import (
+from jaxsim.study.diagnostics import (
     BARRIER,
     DO_NOT_TRUST,
     LARGE_DRIFT,
     RANKS_ONLY,
     SMALL_DRIFT,
     TRUST,
+    UNIFORM,
     Signs,
     bump,
+    gauge,
     judge,
+    load_gauge,
+    relative_drift,
     resolution,
+    save_gauge,
     text_errors,
     within_noise,
 )
-from jaxsim.study.ways import UNIFORM
 
 SOUND = Signs(
     foreign=[],
@@ -134,7 +136,9 @@ def test_a_tenfold_rate_is_not_trusted(project, rebuilt):
     workdir = rebuilt(f"--config.recipe.learning_rate={rate}")
     found = gauge_of(workdir, project)
     assert found.verdict == DO_NOT_TRUST
-    assert any("worse than the seed" in reason for reason in found.reasons)
+    assert any(
+        "worse than the base model" in reason for reason in found.reasons
+    )
 
 
 def test_members_of_two_seeds_are_not_trusted(project, rebuilt, tmp_path):
@@ -145,7 +149,7 @@ def test_members_of_two_seeds_are_not_trusted(project, rebuilt, tmp_path):
     shutil.copytree(other / "pool" / "members" / "solo", solo)
     found = gauge_of(workdir, project)
     assert found.verdict == DO_NOT_TRUST
-    assert found.reasons[0].startswith("solo: trained from another seed")
+    assert found.reasons[0].startswith("solo: trained from another base model")
     assert "solo" in found.notes[0]
 
 
@@ -196,34 +200,42 @@ def test_bump_is_the_highest_rise_above_the_chord():
 
 
 CASES = {
-    "sound": ({}, TRUST, "near the seed"),
+    "sound": ({}, TRUST, "near the base model"),
     "foreign": ({"foreign": ["b"]}, DO_NOT_TRUST, "b: trained from another"),
     "barrier": (
         {"barriers": {"uniform": -0.1, "a + b": 1.1 * BARRIER}},
         DO_NOT_TRUST,
         "a + b is 0.6% worse",
     ),
-    "no barrier": ({"barriers": {"a": 0.9 * BARRIER}}, TRUST, "near the seed"),
+    "no barrier": (
+        {"barriers": {"a": 0.9 * BARRIER}},
+        TRUST,
+        "near the base model",
+    ),
     "worse than the seed": (
         {"line": {0.0: 3.0, 0.5: 2.99, 1.0: 3.002}},
         DO_NOT_TRUST,
-        "worse than the seed",
+        "worse than the base model",
     ),
     "far and too far": (
         {"drift": 1.1 * LARGE_DRIFT, "line": OVERSHOT},
         DO_NOT_TRUST,
-        "half of the way",
+        "a point halfway",
     ),
     "far but straight": ({"drift": 1.1 * LARGE_DRIFT}, RANKS_ONLY, "33.0%"),
-    "lost": ({"drift": 1.1}, DO_NOT_TRUST, "than the seed is from zero"),
+    "lost": ({"drift": 1.1}, DO_NOT_TRUST, "than the base model is from zero"),
     "too far": ({"line": OVERSHOT}, RANKS_ONLY, "bends"),
     "bend within the text's error": (
         {"line": OVERSHOT, "error": 0.2},
         TRUST,
-        "near the seed",
+        "near the base model",
     ),
     "drift": ({"drift": 1.1 * SMALL_DRIFT}, RANKS_ONLY, "drift is 3.3%"),
-    "bump": ({"bumps": {"a": 1.1 * BARRIER}}, RANKS_ONLY, "seed to a rises"),
+    "bump": (
+        {"bumps": {"a": 1.1 * BARRIER}},
+        RANKS_ONLY,
+        "base model to a rises",
+    ),
 }
 
 

@@ -1,12 +1,11 @@
-"""The rivals on ratios alone: laws recovered, and nothing to stumble over."""
+"""The log-linear law of weights: recovered, with nothing to stumble over."""
 
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from jaxsim.study.regressors import fit_log_linear, fit_trees
+from jaxsim.study.baselines import fit_log_linear
 
-FITS = (fit_log_linear, fit_trees)
 T_C = np.array([-3.0, -1.0, 0.5, 0.0, 1.0])
 
 
@@ -71,46 +70,26 @@ def test_far_extrapolation_is_finite():
         assert np.isfinite(fitted.predict(np.eye(2))).all()
 
 
-def test_trees_find_a_step():
-    def step(w_MC):
-        return np.where(w_MC[:, 0] > 0.2, 1.0, 3.0)
-
-    w_MC, unseen_MC = mixtures(60), mixtures(200, seed=1)
-    predicted_M = fit_trees(w_MC, step(w_MC)).predict(unseen_MC)
-    assert predicted_M.dtype == np.float64
-    right_M = (predicted_M < 2) == (step(unseen_MC) < 2)
-    assert right_M.mean() > 0.93
-    # The law that is smooth cannot have both levels.
-    smooth_M = fit_log_linear(w_MC, step(w_MC)).predict(unseen_MC)
-    error, smooth = (
-        np.abs(m - step(unseen_MC)).mean() for m in (predicted_M, smooth_M)
-    )
-    assert error < smooth / 2
-
-
-@pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("count", (1, 2, 3, 4, 5, 7))
-def test_tiny(fit, count):
+def test_tiny(count):
     w_MC = mixtures(count)
     loss_M = law(w_MC)
-    predicted_M = fit(w_MC, loss_M).predict(mixtures(20, seed=1))
+    predicted_M = fit_log_linear(w_MC, loss_M).predict(mixtures(20, seed=1))
     assert np.isfinite(predicted_M).all()
-    if count < 5 and (count == 1 or fit is fit_trees):
+    if count == 1:
         np.testing.assert_allclose(predicted_M, loss_M.mean())
 
 
-@pytest.mark.parametrize("fit", FITS)
-def test_constant_losses_are_predicted(fit):
+def test_constant_losses_are_predicted():
     for value in (0.0, -2.5, 0.1 + 0.2):
-        fitted = fit(mixtures(12), np.full(12, value))
+        fitted = fit_log_linear(mixtures(12), np.full(12, value))
         np.testing.assert_allclose(fitted.predict(np.eye(5)), value)
 
 
-@pytest.mark.parametrize("fit", FITS)
-def test_one_mixture_repeated_gives_its_mean(fit):
+def test_one_mixture_repeated_gives_its_mean():
     w_MC = np.repeat(mixtures(1), 8, axis=0)
     loss_M = np.arange(8.0)
-    np.testing.assert_allclose(fit(w_MC, loss_M).predict(w_MC), 3.5)
+    np.testing.assert_allclose(fit_log_linear(w_MC, loss_M).predict(w_MC), 3.5)
 
 
 def test_repeats_are_never_held_out_from_each_other():
@@ -121,32 +100,29 @@ def test_repeats_are_never_held_out_from_each_other():
     assert np.corrcoef(predicted_M, noise_M)[0, 1] < 0.9
 
 
-@pytest.mark.parametrize("fit", FITS)
-def test_singles_and_few_mixtures(fit):
+def test_singles_and_few_mixtures():
     # As a study has them: every member, and some truths; one never varies.
     w_MC = np.concatenate([np.eye(5), mixtures(7)])
     w_MC = np.concatenate([w_MC, np.zeros((12, 1))], axis=1)
-    predicted_M = fit(w_MC, law(w_MC[:, :5])).predict(w_MC)
+    predicted_M = fit_log_linear(w_MC, law(w_MC[:, :5])).predict(w_MC)
     assert spearmanr(predicted_M, law(w_MC[:, :5])).statistic > 0.8
 
 
-@pytest.mark.parametrize("fit", FITS)
-def test_twice_the_same(fit):
+def test_twice_the_same():
     w_MC, unseen_MC = mixtures(20), mixtures(50, seed=1)
     loss_M = law(w_MC) + np.random.default_rng(2).normal(0, 0.3, 20)
-    one_M = fit(w_MC, loss_M).predict(unseen_MC)
+    one_M = fit_log_linear(w_MC, loss_M).predict(unseen_MC)
     for seed in range(2):
         np.random.seed(seed)
-        fitted = fit(w_MC, loss_M)
+        fitted = fit_log_linear(w_MC, loss_M)
         again_M = fitted.predict(unseen_MC[::-1])
         np.testing.assert_array_equal(again_M[::-1], one_M)
 
 
-@pytest.mark.parametrize("fit", FITS)
-def test_what_cannot_be_learned_from_is_refused(fit):
+def test_what_cannot_be_learned_from_is_refused():
     with pytest.raises(ValueError, match="losses"):
-        fit(mixtures(3), np.ones(2))
+        fit_log_linear(mixtures(3), np.ones(2))
     with pytest.raises(ValueError, match="losses"):
-        fit(np.empty((0, 5)), np.empty(0))
+        fit_log_linear(np.empty((0, 5)), np.empty(0))
     with pytest.raises(ValueError, match="finite"):
-        fit(mixtures(2), np.array([1.0, np.nan]))
+        fit_log_linear(mixtures(2), np.array([1.0, np.nan]))
