@@ -3,10 +3,10 @@
     python benchmarks/coverage.py
 
 Truths are drawn from laws whose values are known, by way of the real
-`mean_spearman`, `paired_difference`, `mean_pairs` and `noise_ceiling`. Beside
-them stands what was not chosen: the percentile bootstrap, BCa (Efron 1987), and
-Fisher's scale with the variance of Bonett and Wright (2000), which is made for
-one correlation of a normal law.
+`mean_spearman`, `paired_difference` and `noise_ceiling`. Beside them stands
+what was not chosen: the percentile bootstrap, BCa (Efron 1987), and Fisher's
+scale with the variance of Bonett and Wright (2000), which is made for one
+correlation of a normal law.
 
 A truth has a quality that its targets share, one that is a target's own, and
 an error of each of two predictors, half of which both make.
@@ -24,15 +24,13 @@ import machine
 import numpy as np
 import scipy.stats
 
-from jaxsim.study.intervals import (
+from jaxsim.study.agreement import (
     Interval,
-    mean_pairs,
     mean_spearman,
+    noise_ceiling,
     paired_difference,
-    pairs_statistic,
     spearman_statistic,
 )
-from jaxsim.study.noise import noise_ceiling
 
 HERE = Path(__file__).parent
 LEVEL = 0.95
@@ -48,7 +46,6 @@ FIGURES = {
     "one": "Spearman of one target",
     "mean": f"mean Spearman of {TARGETS} targets",
     "difference": f"difference of two, {TARGETS} targets",
-    "pairs": f"pair accuracy, {TARGETS} targets",
     "ceiling": f"noise ceiling, {REPEATS} repeats",
 }
 
@@ -155,16 +152,7 @@ def values(law: Law) -> dict[str, float]:
     """What the intervals are to hold, from very many truths of one target."""
     a, b, truth = (x[:, 0] for x in draw(law, LARGE, 1, _generator(law.name)))
     rho_a, rho_b = (scipy.stats.spearmanr(x, truth)[0] for x in (a, b))
-    half = LARGE // 2
-    product = np.sign(a[:half] - a[half:]) * np.sign(
-        truth[:half] - truth[half:]
-    )
-    return {
-        "one": rho_a,
-        "mean": rho_a,
-        "difference": rho_a - rho_b,
-        "pairs": (product.mean() + 1) / 2,
-    }
+    return {"one": rho_a, "mean": rho_a, "difference": rho_a - rho_b}
 
 
 def intervals(
@@ -174,7 +162,6 @@ def intervals(
         "one": mean_spearman(a_MT[:, :1], truth_MT[:, :1], LEVEL),
         "mean": mean_spearman(a_MT, truth_MT, LEVEL),
         "difference": paired_difference(a_MT, b_MT, truth_MT, LEVEL),
-        "pairs": mean_pairs(a_MT, truth_MT, level=LEVEL),
     }
 
 
@@ -185,7 +172,6 @@ def statistics(
     of_one = spearman_statistic(a_MT[:, :1], truth_MT[:, :1], False)
     of_a = spearman_statistic(a_MT, truth_MT, False)
     of_b = spearman_statistic(b_MT, truth_MT, False)
-    of_pairs = pairs_statistic(a_MT, truth_MT, None)
 
     def values_J(count_JM: np.ndarray) -> dict[str, np.ndarray]:
         a_J = of_a(count_JM)
@@ -193,7 +179,6 @@ def statistics(
             "one": of_one(count_JM),
             "mean": a_J,
             "difference": a_J - of_b(count_JM),
-            "pairs": of_pairs(count_JM),
         }
 
     return values_J

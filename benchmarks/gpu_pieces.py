@@ -16,7 +16,7 @@ import numpy as np
 from jaxsim.config import ModelConfig, ScoreConfig
 from jaxsim.mixture.merge import merge
 from jaxsim.mixture.plan import Plan, bytes_of
-from jaxsim.mixture.resident import Resident
+from jaxsim.mixture.stack import Resident
 from jaxsim.model import LanguageModel
 from jaxsim.model.attention import attend
 from jaxsim.model.loss import next_token_nll

@@ -17,7 +17,7 @@ from random_pool import mixtures, random_windows
 
 from jaxsim.config import ScoreConfig
 from jaxsim.mixture.evaluator import Evaluator
-from jaxsim.mixture.resident import Resident
+from jaxsim.mixture.stack import Resident
 from jaxsim.model import LanguageModel
 
 MIXTURES = 4

@@ -35,7 +35,7 @@ from jaxsim.config import ModelConfig, ScoreConfig
 from jaxsim.errors import JaxsimError
 from jaxsim.mixture.evaluator import Evaluator
 from jaxsim.mixture.plan import settled
-from jaxsim.mixture.resident import Resident
+from jaxsim.mixture.stack import Resident
 from jaxsim.model import LanguageModel, preset
 
 TARGET = 0.45

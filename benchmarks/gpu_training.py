@@ -99,7 +99,7 @@ def measure(size: Size, remat: str) -> dict[str, Any]:
             refused.append([rows, f"needs {needed} of {limit} bytes"])
             continue
         tokens = rows * size.model.length
-        run = stepper(step, tokens)
+        run = stepper(step)
         run(2)
         seconds = [run(STEPS) / STEPS for _ in range(BLOCKS)]
         flops = 3 * step.model.forward_flops(tokens)

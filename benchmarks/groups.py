@@ -59,19 +59,22 @@ def program(size: str, tokens: int, members: int, args: Any) -> Any:
     return trainer.program(members)
 
 
-def stepper(step: Any, tokens: int) -> Callable[[int], float]:
-    """Makes a state, and returns what trains some steps and says how long."""
+def stepper(step: Any) -> Callable[[int], float]:
+    """Returns a function that trains some steps and returns the seconds."""
     import jax
     import jax.numpy as jnp
     import numpy as np
 
     from jaxsim.mesh import replicated
-    from jaxsim.train.state import Marks
+    from jaxsim.train.step import Marks
 
-    length, vocabulary = step.model.config.length, step.model.vocab_size
-    shape = (step.members, tokens // length, length + 1)
     rng = np.random.default_rng(0)
-    batch = step.place(rng.integers(0, vocabulary, shape, dtype=np.int32))
+    batch = jax.device_put(
+        rng.integers(
+            0, step.model.vocab_size, step.tokens.shape, dtype=np.int32
+        ),
+        step.tokens.sharding,
+    )
     marks = jax.device_put(
         Marks(jnp.int32(0), jnp.int32(0)), replicated(step.mesh)
     )
@@ -99,7 +102,7 @@ def measure(size: str, tokens: int, group: int, args: Any) -> dict[str, Any]:
     case = {"size": size, "tokens": tokens, "group": group}
     steps = max(1, args.block // (group * tokens))
     programs = {"alone": program(size, tokens, 1, args)}
-    alone = stepper(programs["alone"], tokens)
+    alone = stepper(programs["alone"])
     alone(1)
     expected = steps * group * alone(1)
     if args.longest and expected > args.longest:
@@ -112,8 +115,8 @@ def measure(size: str, tokens: int, group: int, args: Any) -> dict[str, Any]:
         return case | {"needed": needed, "left_out": "does not fit"}
     sides = {
         "alone": (alone, group * steps),
-        "group": (stepper(programs["group"], tokens), steps),
-        "one": (stepper(programs["one"], group * tokens), steps),
+        "group": (stepper(programs["group"]), steps),
+        "one": (stepper(programs["one"]), steps),
     }
     rates = alternate(
         {
@@ -168,6 +171,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    machine.keep_freed_memory()
     args = _arguments()
     if args.threads:
         machine.pin(args.threads)
@@ -175,10 +179,7 @@ def main() -> None:
 
     import jax
 
-    from jaxsim.memory import keep_freed_memory
-
     load = f"{os.getloadavg()[0]:.1f}"
-    keep_freed_memory()  # as the command line does
     cases = []
     for size in args.sizes:
         for tokens in args.tokens:

@@ -33,9 +33,6 @@ MERGES, DELTAS = ("tree", "layer"), ("float32", "bfloat16")
 
 def case(model: str, merge: str, deltas: str, args: Any) -> dict[str, Any]:
     """Scores in this process; see `main` for what comes back."""
-    from jaxsim.memory import keep_freed_memory
-
-    keep_freed_memory()  # as the command line does
     import jax
     import numpy as np
 
@@ -45,8 +42,7 @@ def case(model: str, merge: str, deltas: str, args: Any) -> dict[str, Any]:
     from jaxsim.mixture.evaluator import Evaluator
     from jaxsim.mixture.merge import merge as merge_tree
     from jaxsim.mixture.plan import process_bytes
-    from jaxsim.mixture.resident import resident
-    from jaxsim.mixture.stack import Stack, stacked
+    from jaxsim.mixture.stack import Stack, resident, stacked
     from jaxsim.mixture.table import dirichlet
     from jaxsim.model import LanguageModel, preset
 
@@ -76,9 +72,18 @@ def case(model: str, merge: str, deltas: str, args: Any) -> dict[str, Any]:
         0, args.vocab, (args.windows, shape.length + 1), dtype=np.int32
     )
     evaluation = EvaluationSet(
-        tokens_RL1, zero_R, full_R, full_R, zero_R, zero_R, rows, full_R,
-        ("text",), (True,), tuple(map(str, rows)), "",
-    )  # fmt: skip
+        tokens_RL1=tokens_RL1,
+        first_R=zero_R,
+        count_R=full_R,
+        length_R=full_R,
+        domain_R=zero_R,
+        half_R=zero_R,
+        document_R=rows,
+        bytes_R=full_R,
+        domains=("text",),
+        in_pool=(True,),
+        documents=tuple(map(str, rows)),
+    )
     evaluator = Evaluator(
         language_model,
         pool,
@@ -166,6 +171,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    machine.keep_freed_memory()
     args = _arguments()
     if args.case:
         print(json.dumps(case(*args.case.split(","), args)))

@@ -124,12 +124,10 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    machine.keep_freed_memory()
     args = _arguments()
     if args.threads:
         machine.pin(args.threads)
-    from jaxsim.memory import keep_freed_memory
-
-    keep_freed_memory()  # as the command line does
     cases = []
     for case in CASES[: args.cases]:
         with tempfile.TemporaryDirectory() as folder:

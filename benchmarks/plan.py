@@ -1,10 +1,10 @@
-"""The paper's models on TPUs, compiled without one: what fits, what it costs.
+"""Plans the paper's models for TPUs: what fits, and what it costs.
 
     python benchmarks/plan.py
 
-Needs the extra `tpu` (libtpu, which is the compiler; no TPU). Each case is what
-`jaxsim plan` would be asked, and compiles the programs that it is about. A case
-that is done is saved at once, and --only=NAME,NAME does some of them.
+Needs the extra `tpu` (libtpu, the compiler; no TPU). Each case is a call of
+`jaxsim plan`, and compiles only the programs named. Each case is saved as soon
+as it is done; --only=NAME,NAME runs some of them.
 """
 
 import argparse
@@ -54,15 +54,18 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 def measure(name: str) -> dict[str, Any]:
-    """Compiles the programs of a case."""
+    """Compiles the programs of a case and reports on them."""
     from jaxsim.cli import parse
     from jaxsim.model import LanguageModel
     from jaxsim.plan import devices_of, sizes_of
     from jaxsim.plan.chips import chip_of
-    from jaxsim.plan.cost import costs
-    from jaxsim.plan.plan import SCORING_SHARE
-    from jaxsim.plan.programs import group_step, scoring, train_step
-    from jaxsim.plan.report import report_on
+    from jaxsim.plan.plan import SCORING_SHARE, costs
+    from jaxsim.plan.programs import (
+        group_step,
+        report_on,
+        scoring,
+        train_step,
+    )
 
     arguments, programs = CASES[name]
     call = parse(["plan", *arguments])
@@ -70,7 +73,7 @@ def measure(name: str) -> dict[str, Any]:
     config = call.config
     sizes = sizes_of(config, None, call.options["members"])
     devices = devices_of(call.options["topology"])
-    chip = chip_of(devices, there=False)
+    chip = chip_of(devices, attached=False)
     memory = SCORING_SHARE * chip.memory / 1e9
     config = dataclasses.replace(
         config, score=dataclasses.replace(config.score, memory=memory)
@@ -104,17 +107,18 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result in Markdown."""
+    """Formats the result in Markdown."""
     box = result["machine"]
     text = (
         f"Compiled for TPUs with libtpu {box['versions']['libtpu']} on a "
         f"machine without one ({box['cpu']}, jax {box['versions']['jax']}, "
         f"{box['date']}); nothing here was run on a TPU. Bytes are of one "
-        "chip in one call, seconds are model FLOPs at "
-        f"{UTILIZATION:.0%} of the peak rate, and wait for nobody.\n\n"
+        "chip in one call. Seconds are model FLOPs at "
+        f"{UTILIZATION:.0%} of the peak rate, without waiting for other "
+        "chips.\n\n"
         "| case | program | arguments | temporaries | needed, of memory | "
-        "TFLOP a chip | seconds | exchanged in a call |\n"
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |\n"
+        "TFLOP a chip | seconds |\n"
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |\n"
     )
     for name, case in result["cases"].items():
         for report in case["programs"].values():
@@ -150,19 +154,9 @@ def _row(name: str, case: dict[str, Any], report: dict[str, Any]) -> str:
         parts += f"{memory['temporaries'] / gib:.2f} GiB | "
         parts += f"{needed / gib:.2f} of {chip['memory'] / gib:.0f} GiB"
     seconds = report["flops"] / chip["rate"] / UTILIZATION
-    kinds: dict[str, list[float]] = {}
-    for call in report["collectives"]:
-        total = kinds.setdefault(call["kind"], [0, 0])
-        total[0] += call["count"]
-        total[1] += call["count"] * call["size"]
-    moved = ", ".join(
-        f"{count:,.0f} {kind} ({size / gib:.2f} GiB)"
-        for kind, (count, size) in kinds.items()
-    )
-    moved = moved or ("nothing" if memory else "?")
     return (
         f"| {name} | {report['name']} | {parts} | "
-        f"{report['flops'] / 1e12:.3g} | {seconds:.3g} | {moved} |\n"
+        f"{report['flops'] / 1e12:.3g} | {seconds:.3g} |\n"
     )
 
 

@@ -35,10 +35,9 @@ import scipy.stats
 
 from jaxsim.mixture.evaluation import scored_mask
 from jaxsim.mixture.evaluator import Evaluator
-from jaxsim.mixture.resident import load_resident, resident
 from jaxsim.mixture.scorer import Scorer
-from jaxsim.mixture.scores import ProxyScores, domain_sums
-from jaxsim.mixture.stack import load_stack, stacked
+from jaxsim.mixture.scores import ProxyScores, bits_per_byte, domain_sums
+from jaxsim.mixture.stack import load_resident, load_stack, resident, stacked
 from jaxsim.mixture.table import Mixtures, dirichlet, singles
 from jaxsim.model import Execution
 from jaxsim.search.objective import Objective
@@ -158,7 +157,7 @@ class Variants:
         """[M, D] bits per byte of the select half."""
         scores = ProxyScores(self.rows, nll_MR)
         nll_MD, sums = domain_sums(self.evaluation, scores, "select")
-        return nll_MD / (sums["bytes"] * np.log(2.0))
+        return bits_per_byte(nll_MD, sums["bytes"])
 
     def _entries(self, merged: Iterator[Any]) -> np.ndarray:
         """Parameter trees scored as they are, each as a pool entry."""

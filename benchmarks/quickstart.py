@@ -17,7 +17,7 @@ import scipy.stats
 
 import jaxsim
 from jaxsim.mixture.scorer import REFERENCES
-from jaxsim.study.validate import mean_agreement
+from jaxsim.study.validate import Validation
 
 
 def eras(workdir: Path) -> dict[str, Any]:
@@ -58,12 +58,23 @@ def agreement(workdir: Path) -> dict[str, Any]:
             "macro in-pool": values["spearman"],
             "interval": values["interval"],
             **{
-                kind: mean_agreement(validation, kind, name, "spearman")
+                kind: mean_spearman(validation, kind, name)
                 for kind in ("in-pool", "out-of-pool")
             },
         }
         for name, values in macro.items()
     }
+
+
+def mean_spearman(validation: Validation, kind: str, predictor: str) -> float:
+    """Over the domains of a kind where it is defined; NaN without any."""
+    values = [
+        validation.agreement[target][predictor]["spearman"]
+        for target, k in zip(validation.targets, validation.kinds, strict=True)
+        if k == kind and predictor in validation.agreement[target]
+    ]
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else float("nan")
 
 
 def main() -> None:

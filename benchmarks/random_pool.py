@@ -13,8 +13,7 @@ from jaxsim.config import ModelConfig
 from jaxsim.mesh import replicated, scoring_mesh
 from jaxsim.mixture.evaluation import EvaluationSet
 from jaxsim.mixture.merge import MEMBER_AXIS
-from jaxsim.mixture.resident import Resident
-from jaxsim.mixture.stack import Stack
+from jaxsim.mixture.stack import Resident, Stack
 from jaxsim.mixture.table import Mixtures, dirichlet
 from jaxsim.model import LanguageModel
 

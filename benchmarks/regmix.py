@@ -19,19 +19,19 @@ import argparse
 import csv
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import machine
 import numpy as np
 from scipy.stats import spearmanr
+from trees import fit_trees
 
-from jaxsim.study.regressors import Regressor, fit_log_linear, fit_trees
+from jaxsim.study.baselines import Fit, fit_log_linear
 
 RUNS = (64, 512)
 SIZES = ("1m", "60m", "1B")
-FITS: dict[str, Callable[[np.ndarray, np.ndarray], Regressor]] = {
+FITS: dict[str, Fit] = {
     "log-linear": fit_log_linear,
     "trees": fit_trees,
 }

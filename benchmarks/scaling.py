@@ -46,11 +46,9 @@ class Alone:
         from random_pool import random_resident, random_windows
 
         from jaxsim.config import ModelConfig, ScoreConfig
-        from jaxsim.memory import keep_freed_memory
         from jaxsim.mixture.evaluator import Evaluator
         from jaxsim.model import LanguageModel
 
-        keep_freed_memory()
         self._members, windows = 12, 8
         config = ModelConfig(length=64, layers=2, dim=64, heads=2, kv_heads=2)
         model = LanguageModel(config, 512)
@@ -78,11 +76,9 @@ class Whole:
     """A scorer of a workdir, asked for one table."""
 
     def __init__(self, workdir: Path) -> None:
-        from jaxsim.memory import keep_freed_memory
         from jaxsim.mixture.scorer import Scorer
         from jaxsim.mixture.table import dirichlet
 
-        keep_freed_memory()
         self._scorer = Scorer(workdir)
         self._draw = dirichlet
         # Members' token losses, and the program.
@@ -195,6 +191,7 @@ def report(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    machine.keep_freed_memory()
     args = _arguments()
     machine.pin(args.threads)
     paths = {"evaluator alone": measure("Alone", EVALUATOR, args.rounds, None)}

@@ -124,6 +124,7 @@ def sentence(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    machine.keep_freed_memory()
     args = _arguments()
     machine.pin(args.threads)
     cases = []

@@ -7,16 +7,13 @@ from scoring_work import ScoringWork
 from workload import nest
 
 from jaxsim.config import ScoreConfig
-from jaxsim.memory import keep_freed_memory
 from jaxsim.mixture.evaluator import Evaluator
-from jaxsim.mixture.resident import resident
-from jaxsim.mixture.stack import Stack, stacked
+from jaxsim.mixture.stack import Stack, resident, stacked
 from jaxsim.mixture.table import Mixtures
 
 
 class JaxScoring:
     def __init__(self, work: ScoringWork) -> None:
-        keep_freed_memory()  # as the command line does
         self._work = work
         self._rows = np.arange(len(work.evaluation))
         self._evaluator = Evaluator(

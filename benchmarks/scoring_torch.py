@@ -23,7 +23,6 @@ from decoder_torch import Decoder, write
 from scoring_work import ScoringWork
 from torch import Tensor
 
-from jaxsim.memory import keep_freed_memory
 from jaxsim.mixture.evaluation import scored_mask
 
 BATCHES = (2, 4, 8, 16, 32, 64)
@@ -31,7 +30,6 @@ BATCHES = (2, 4, 8, 16, 32, 64)
 
 class TorchScoring:
     def __init__(self, work: ScoringWork) -> None:
-        keep_freed_memory()  # it suits large batches here as well
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         self._work = work
         rows = work.language_model.vocab_rows

@@ -12,17 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from workload import Arrays, Workload, flatten, nest
 
-from jaxsim.memory import keep_freed_memory
 from jaxsim.mesh import batch_sharding, replicated, training_mesh
 from jaxsim.mixture.plan import execution_of, settled
 from jaxsim.model import LanguageModel
 from jaxsim.train import trainer_of_recipe
-from jaxsim.train.state import Marks
+from jaxsim.train.step import Marks
 
 
 class JaxSide:
     def __init__(self, workload: Workload) -> None:
-        keep_freed_memory()  # as the command line does
         config = workload.config
         self._model = LanguageModel(workload.model, workload.vocab)
         mesh = training_mesh(config.train.data_axis, config.train.model_axis)

@@ -5,9 +5,9 @@
         --horizon=runs/fields-short-4 --eras=runs/eras --swarm=runs/fields-small
 
 Reads what `jaxsim validate`, benchmarks/winner.py and benchmarks/swarm.py left
-in workdirs, and trains nothing; a swarm's runs are scored once. What is not
-there is named and left out. Writes results/study.json, results/study.md,
-docs/study.png and docs/study_panels.png.
+in workdirs, and trains nothing; a swarm's runs, and merges at other scales, are
+scored once. What is not there is named and left out. Writes
+results/study.json, results/study.md, docs/study.png and docs/study_panels.png.
 
   * main: the fields, with `validate`, `search` and benchmarks/winner.py;
   * short, shorter: the same with a quarter and a sixteenth of the steps;
@@ -33,7 +33,7 @@ from benchmarks.study_targets import targets
 from benchmarks.study_uneven import uneven
 from benchmarks.study_workdir import Workdir, open_workdir
 from jaxsim.pool import open_pool
-from jaxsim.study.validate import CALIBRATED, OUT_OF_POOL
+from jaxsim.study.measured import CALIBRATED, OUT_OF_POOL
 
 HERE = Path(__file__).parent
 OTHERS = {

@@ -16,10 +16,11 @@ import scipy.stats
 
 from benchmarks.study_workdir import OUTSIDE, Workdir
 from benchmarks.swarm import Swarm, scored
+from benchmarks.trees import fit_trees
 from jaxsim.search.objective import weighted_mean
-from jaxsim.study.calibrating import calibrated_merges, fitted_on
-from jaxsim.study.regressors import fit_log_linear, fit_trees
-from jaxsim.study.validate import OUT_OF_POOL
+from jaxsim.study.baselines import fit_log_linear
+from jaxsim.study.calibration import calibrated_merges, fitted_on
+from jaxsim.study.measured import OUT_OF_POOL
 
 SWARM_RUNS = (8, 16, 32)
 SUBSETS = 10  # of a swarm's runs, for each number below all
@@ -70,7 +71,7 @@ def cost(work: Workdir, swarm: Path | None) -> dict[str, Any] | None:
 
 
 def flops(work: Workdir, swarm: Swarm | None) -> dict[str, float]:
-    """Of all that was trained, and of scoring what the question needs."""
+    """FLOPs of all that was trained, and of scoring what is asked."""
     v, entries = work.validation, work.manifests
     trained = {
         "pool": v.members,

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from jaxsim.report.figures import BLUE, GREY, INK, ORANGE, canvas
-from jaxsim.study.validate import CALIBRATED
+from jaxsim.study.measured import CALIBRATED
 
 HERE = Path(__file__).parent
 TERA = 1e12

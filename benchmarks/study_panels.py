@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.study_figure import LOOKS
 from benchmarks.study_uneven import TWO
 from jaxsim.report.figures import BLUE, GREY, INK, ORANGE, canvas
-from jaxsim.study.validate import CALIBRATED, IN_POOL, OUT_OF_POOL
+from jaxsim.study.measured import CALIBRATED, IN_POOL, OUT_OF_POOL
 
 HERE = Path(__file__).parent
 SOUND = "out-of-pool domains that are not noise-bound"

@@ -1,5 +1,6 @@
 """Question 3: what raises agreement, and when does it break?"""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,11 +9,11 @@ from scipy.optimize import least_squares
 
 from benchmarks.study_workdir import OUTSIDE, Workdir, plain
 from jaxsim.search.objective import weighted_mean
-from jaxsim.study.intervals import mean_spearman, paired_difference
-from jaxsim.study.scale import SCALES
-from jaxsim.study.validate import OUT_OF_POOL, SCALED
+from jaxsim.study.agreement import mean_spearman, paired_difference
+from jaxsim.study.measured import OUT_OF_POOL
 
 PROXIES = ("merge", "probability")
+SCALES = (0.75, 1.0, 1.25, 1.5, 2.0)
 GAIN_SPREAD = 0.5  # of log gains before any truth: a factor of 1.6
 STEP, MOST_STEPS = 0.02, 20
 
@@ -128,21 +129,31 @@ def _z(x_MT: np.ndarray) -> np.ndarray:
 
 
 def scale(work: Workdir) -> dict[str, Any] | None:
-    """What scale fits levels, and whether it ranks better."""
-    scores, fitted = work.table("scales"), work.fitted
-    if work.validation.scale is None or scores is None or fitted is None:
+    """What scale of the merges fits levels, and whether it ranks better.
+
+    A run on several units may move further, or less far, than the average of
+    members: the scale with the least squared error on the fit truths wins.
+    """
+    fitted = work.fitted
+    if fitted is None:
         return None
-    bits_FSD = scores.bits_per_byte("merge", "select").reshape(
-        len(fitted), len(SCALES), -1
+    error_S = np.sqrt(
+        [
+            np.nanmean((bits_FD - fitted.select["truth"]) ** 2)
+            for bits_FD in (
+                _merges(work, "fit-ratios", s, "select") for s in SCALES
+            )
+        ]
     )
-    off_FSD = bits_FSD - fitted.select["truth"][:, None]
-    error_S = np.sqrt(np.nanmean(off_FSD**2, axis=(0, 2)))
+    best = SCALES[int(np.argmin(error_S))]
+    bits_MD = _merges(work, "ratios", best, "report")
     rows = []
     for scope, targets in scopes(work).items():
-        scaled_MT, merge_MT = (
-            work.values_MT(name, targets) for name in (SCALED, "merge")
+        scaled_MT = np.stack(
+            [weighted_mean(bits_MD, work.weights[t]) for t in targets], axis=1
         )
-        assert scaled_MT is not None and merge_MT is not None
+        merge_MT = work.values_MT("merge", targets)
+        assert merge_MT is not None
         truth_MT = work.truth_MT(targets)
         errors = {
             name: float(np.abs(truth_MT - values_MT).mean())
@@ -151,10 +162,20 @@ def scale(work: Workdir) -> dict[str, Any] | None:
         found = versus(work, scaled_MT, targets, ["merge"])
         rows.append({"scope": scope, "error": errors} | found)
     return {
-        "scale": work.validation.scale,
+        "scale": best,
         "errors": dict(zip(map(str, SCALES), error_S.tolist(), strict=True)),
         "rows": rows,
     }
+
+
+def _merges(work: Workdir, name: str, scale: float, half: str) -> np.ndarray:
+    """Bits per byte [M, D] of a table's mixtures, merged at a scale."""
+    table = work.scorer.load(name).table
+    table = dataclasses.replace(table, scale_M=np.full(len(table), scale))
+    scores = work.scorer.score(
+        f"{name} at {scale:g}", table, half, work.config.validate.windows
+    )
+    return scores.bits_per_byte("merge", half)
 
 
 def gains(work: Workdir) -> dict[str, Any] | None:
@@ -172,7 +193,7 @@ def gains(work: Workdir) -> dict[str, Any] | None:
     truth_FD = truth_FD[:, there_D] - truth_FD[:, there_D].mean(axis=0)
 
     def off_NFD(log_NC: np.ndarray) -> np.ndarray:
-        """Of several settings of the gains, in one pass over the tokens."""
+        """Errors of several settings of the gains, in one pass over tokens."""
         w_NFC = np.stack([moved(fitted.w_MC, log_C) for log_C in log_NC])
         bits = _probability(work, w_NFC.reshape(-1, len(zero_C)), "select")
         bits_NFD = bits.reshape(len(log_NC), len(fitted), -1)[..., there_D]

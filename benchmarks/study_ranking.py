@@ -5,11 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.study_workdir import INSIDE, OUTSIDE, Workdir, plain
-from jaxsim.study.agreement import Agreement, agreement
-from jaxsim.study.intervals import mean_spearman
-from jaxsim.study.rules import RULES
-from jaxsim.study.validate import IN_POOL, OUT_OF_POOL
+from benchmarks.study_workdir import INSIDE, OUTSIDE, TREES, Workdir, plain
+from jaxsim.study.agreement import RULES, Agreement, agreement, mean_spearman
+from jaxsim.study.measured import IN_POOL, OUT_OF_POOL
 
 
 def scopes(work: Workdir) -> dict[str, list[str]]:
@@ -46,7 +44,7 @@ def ranking(work: Workdir) -> dict[str, Any]:
 
 def names(work: Workdir) -> list[str]:
     """Predictors, then the rules that know no model."""
-    return [*work.validation.predictors, *RULES]
+    return [*work.validation.predictors, TREES, *RULES]
 
 
 def _row(

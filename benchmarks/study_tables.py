@@ -8,7 +8,7 @@ SHOWN = (1, 2, 4, 8, 16, 32)  # of truths alone; the JSON has all
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Of what benchmarks/study.py computed."""
+    """The page of what benchmarks/study.py computed."""
     parts = [
         _head(result),
         "## 0. What was to be shown\n\n" + _targets(result["targets"]),

@@ -6,9 +6,8 @@ import numpy as np
 import scipy.stats
 
 from benchmarks.study_workdir import INSIDE, OUTSIDE, Workdir
-from jaxsim.study.agreement import agreement
-from jaxsim.study.intervals import paired_difference
-from jaxsim.study.validate import CALIBRATED
+from jaxsim.study.agreement import agreement, paired_difference
+from jaxsim.study.measured import CALIBRATED
 
 DOMAINS, SPEARMAN, BELOW_CEILING, PAIRS = 5, 0.90, 0.05, 0.03
 ERROR, COVERED, GAIN = 0.5, (0.85, 0.95), 0.90

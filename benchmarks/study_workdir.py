@@ -9,20 +9,27 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.trees import fit_trees
 from jaxsim.config import Config, load_config
 from jaxsim.errors import UserError
 from jaxsim.mixture.scorer import Scorer
 from jaxsim.mixture.scores import Scores
 from jaxsim.pool import Manifest
 from jaxsim.search.objective import weighted_mean
-from jaxsim.study.gauge import Gauge, load_gauge
-from jaxsim.study.intervals import Interval
-from jaxsim.study.measured import Basis, Measured, basis_of, measured
-from jaxsim.study.noise import NOISE_BOUND
-from jaxsim.study.rules import is_in, predictions
-from jaxsim.study.validate import Validation, load_validation, targets_of
+from jaxsim.study.agreement import NOISE_BOUND, Interval, is_in, predictions
+from jaxsim.study.baselines import from_weights
+from jaxsim.study.diagnostics import Gauge, load_gauge
+from jaxsim.study.measured import (
+    Basis,
+    Measured,
+    basis_of,
+    measured,
+    targets_of,
+)
+from jaxsim.study.validate import Validation, load_validation
 
 INSIDE, OUTSIDE = "in-pool", "out-of-pool"
+TREES = "trees"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Workdir:
 
     @functools.cached_property
     def manifests(self) -> dict[str, Manifest]:
-        """Of everything in the pool, by name."""
+        """The manifests of everything in the pool, by name."""
         return dict(self.scorer.pool.manifests())
 
     @functools.cached_property
@@ -78,7 +85,7 @@ class Workdir:
 
     @functools.cached_property
     def fitted(self) -> Measured | None:
-        """Of select text only."""
+        """The calibration runs, on select text only."""
         if not self.validation.fit:
             return None
         load = self.scorer.load
@@ -111,6 +118,14 @@ class Workdir:
             for name, by_target in self.validation.points.items()
             if name != "truth"
         }
+        if self.fitted is not None:
+            bits_MD = from_weights(
+                fit_trees, self.basis, self.judged, self.fitted
+            )
+            found[TREES] = {
+                target: weighted_mean(bits_MD, weights_D)
+                for target, weights_D in self.weights.items()
+            }
         for target in self.validation.targets:
             choose = None
             if self.fitted is not None:
@@ -125,7 +140,7 @@ class Workdir:
         return found
 
     def steps(self, kind: str) -> int:
-        """Of the members, or of the truths that judge."""
+        """The steps of members, or of the truths that judge."""
         names = self.validation.truths
         if kind == "member":
             names = self.validation.members
@@ -145,7 +160,7 @@ class Workdir:
         return None if own_C is None else is_in(self.w_MC, own_C)
 
     def targets(self, kind: str) -> list[str]:
-        """Of 'in-pool', 'out-of-pool' or 'macro'."""
+        """The targets of a kind: 'in-pool', 'out-of-pool' or 'macro'."""
         v = self.validation
         pairs = zip(v.targets, v.kinds, strict=True)
         return [target for target, k in pairs if k == kind]
@@ -163,7 +178,7 @@ class Workdir:
         return columns(self.validation.points["truth"], targets)
 
     def values_MT(self, name: str, targets: Sequence[str]) -> np.ndarray | None:
-        """Of a predictor or rule; None if it is undefined somewhere."""
+        """What a predictor or rule says; None where it is undefined."""
         by_target = self.predicted.get(name, {})
         if not targets or any(t not in by_target for t in targets):
             return None

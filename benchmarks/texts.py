@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxsim.config import SourceConfig
-from jaxsim.corpus.documents import Quarantine
 from jaxsim.corpus.rows import evaluation_rows
-from jaxsim.corpus.sources import read_documents
+from jaxsim.corpus.sources import Quarantine, read_documents
 from jaxsim.corpus.tokenizer import Tokenizer
 from jaxsim.mixture.evaluation import EvaluationSet
 
@@ -55,8 +54,8 @@ def windows(kind: str, count: int, vocab: int, length: int) -> EvaluationSet:
     zeros = np.zeros(count, np.int32)
     return EvaluationSet(
         tokens_RL1=found.tokens_RL1[:count],
-        first_R=found.first_scored_R[:count],
-        count_R=found.n_scored_R[:count],
+        first_R=found.first_R[:count],
+        count_R=found.count_R[:count],
         length_R=found.length_R[:count],
         domain_R=zeros,
         half_R=zeros,

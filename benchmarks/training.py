@@ -128,6 +128,7 @@ def sentence(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    machine.keep_freed_memory()
     args = _arguments()
     machine.pin(args.threads)
     workload = Workload(args.preset, args.vocab, args.batch)

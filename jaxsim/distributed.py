@@ -1,9 +1,11 @@
-"""Many processes, one program: joining, process 0's word, stopping together.
+"""Several processes on one program: join, follow process 0, stop together.
 
-Every process runs the same command. Process 0 decides, from what it sees on
-disk, what is to be done, and tells the others; nobody else looks. Its word
-and the barriers go through the coordination service of `jax.distributed`, so
-they have time limits and say who is missing, which a collective does not.
+Every process runs the same command. Process 0 decides what to do from what it
+sees on disk and tells the others, which decide nothing. Decisions and barriers
+go through the coordination service of `jax.distributed` and not through
+collectives (`multihost_utils`). Process 0 can tell of its own failure while the
+others are in a train step, where a collective would be paired with the step's
+own and corrupt both. A barrier here has a time limit and says who is missing.
 """
 
 import collections
@@ -20,25 +22,24 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import jax
-from jax._src import distributed as jax_distributed
 
 from jaxsim.errors import HungError, JaxsimError, UserError
 
-HEARTBEAT = 100  # seconds until a process that says nothing counts as dead
+HEARTBEAT = 100  # seconds without a sign of life until a process counts as dead
 JOIN = 300  # seconds that processes wait for each other at the start
-LEAVE = 10  # seconds that a failing process waits for others to fail as well
-_LOOK = 60  # seconds; between two looks a Ctrl-C gets through
+LEAVE = 10  # seconds that a failing process waits for the others to fail too
+_POLL = 60  # seconds of a wait; Ctrl-C is handled between two waits
 
-# Of words, meetings, agreements: every process comes to them in the same order.
+# Makes keys and barrier names, which every process asks for in the same order.
 _numbers = itertools.count()
 
 
 class NotJoined(JaxsimError):
-    """The processes did not come together; none of them runs alone."""
+    """Not all processes joined; none of them runs alone."""
 
 
 class Ended(JaxsimError):
-    """Process 0 has failed or was stopped, and the others end with it."""
+    """Process 0 failed or was stopped; the others end with its exit code."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -47,7 +48,7 @@ class Ended(JaxsimError):
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Which processes belong together; None: as the cluster says."""
+    """The processes of one program; with None, JAX asks the cluster."""
 
     coordinator: str | None = None
     processes: int | None = None
@@ -60,51 +61,49 @@ def group_of(
     processes: int | None,
     process: int | None,
 ) -> Group | None:
-    """What the flags of these names ask for; None is one process.
+    """The group that the flags of these names ask for; None: no group.
 
     Raises:
-      UserError: they contradict each other.
+      UserError: the flags contradict each other.
     """
-    by_hand = (coordinator, processes, process)
+    given = [value is not None for value in (coordinator, processes, process)]
     if distributed not in (None, "off", "auto"):
         raise UserError(f"--distributed={distributed}: must be auto or off")
-    if distributed is not None:
-        if any(value is not None for value in by_hand):
-            raise UserError(
-                f"--distributed={distributed}: finds or needs no --coordinator,"
-                " --processes and --process; leave them out"
-            )
+    if distributed is not None and any(given):
+        raise UserError(
+            f"--distributed={distributed}: does not go with --coordinator, "
+            "--processes and --process; leave them out"
+        )
+    if not any(given):
         return Group() if distributed == "auto" else None
     if coordinator is None or processes is None or process is None:
-        if any(value is not None for value in by_hand):
-            raise UserError(
-                "--coordinator=HOST:PORT, --processes=N and --process=I belong "
-                "together; give all three"
-            )
-        return None
+        raise UserError(
+            "--coordinator=HOST:PORT, --processes=N and --process=I belong "
+            "together; give all three"
+        )
     if not re.fullmatch(r".+:\d+", coordinator):
         raise UserError(f"--coordinator={coordinator}: must be HOST:PORT")
     if not process < processes:
         raise UserError(
-            f"--process={process}: must be 0 to {processes - 1}, as there are "
+            f"--process={process}: must be 0 to {processes - 1} with "
             f"--processes={processes}"
         )
     return Group(coordinator, processes, process)
 
 
 def join(group: Group) -> None:
-    """Waits for all processes of a group; to be called before any device.
+    """Waits for all processes of a group; call it before any use of devices.
 
-    Ends this process with exit code 1 where they do not come in time: JAX would
-    abort it, and say neither whom it waited for nor what to look at.
+    If they do not join in time, this process exits with code 1 and a message:
+    JAX would abort it without saying what to check.
 
     Raises:
-      NotJoined: there is nothing to join, or others than expected came.
-      UserError: some have more devices than others.
+      NotJoined: there is nothing to join, or not the expected processes.
+      UserError: some processes have more devices than others.
     """
     if group.process == 0 and group.coordinator is not None:
         _check_port(group.coordinator)
-    # It takes SIGTERM away from Python, and nobody here asks it.
+    # Its handler of SIGTERM would replace ours, which a second SIGTERM needs.
     jax.config.update("jax_enable_preemption_service", False)
     late = threading.Timer(JOIN, _give_up, [_not_joined(group, "no answer")])
     late.daemon = True
@@ -117,7 +116,7 @@ def join(group: Group) -> None:
             cluster_detection_method=(
                 None if group.coordinator is None else "deactivate"
             ),
-            initialization_timeout=JOIN + 60,  # never the first to give up
+            initialization_timeout=JOIN + 60,  # the timer above comes first
             heartbeat_timeout_seconds=HEARTBEAT,
         )
     except (ValueError, RuntimeError) as error:
@@ -128,7 +127,7 @@ def join(group: Group) -> None:
         late.cancel()
     if group.processes not in (None, jax.process_count()):
         raise NotJoined(
-            _not_joined(group, f"{jax.process_count()} processes came together")
+            _not_joined(group, f"{jax.process_count()} processes joined")
         )
     counts = collections.Counter(d.process_index for d in jax.devices())
     if len(set(counts.values())) > 1:  # Orbax cannot save from those (0.12.8)
@@ -139,10 +138,10 @@ def join(group: Group) -> None:
 
 
 def _check_port(coordinator: str) -> None:
-    """Its server would end the process with a segmentation fault.
+    """Checks the port here: JAX's server crashes if it is taken.
 
     Raises:
-      UserError: another program listens there.
+      UserError: the port cannot be used.
     """
     port = int(coordinator.rpartition(":")[2])
     with socket.socket() as probe:
@@ -152,7 +151,7 @@ def _check_port(coordinator: str) -> None:
         except OSError as error:
             raise UserError(
                 f"--coordinator={coordinator}: port {port} of this host cannot "
-                f"be used ({error.strerror}); give all processes another one"
+                f"be used ({error.strerror}); give all processes another port"
             ) from error
 
 
@@ -165,10 +164,10 @@ def _not_joined(group: Group, why: str) -> str:
         )
     return (
         f"process {group.process} of {group.processes} could not join the "
-        f"others at {group.coordinator} within {JOIN} s: {why}. Look whether "
-        "every process was started, with the same --coordinator and "
-        "--processes and a --process of its own, whether process 0 is on that "
-        "host, and whether that port is open"
+        f"others at {group.coordinator} within {JOIN} s: {why}. Check that "
+        "every process was started with the same --coordinator and "
+        "--processes and a --process of its own, that process 0 is on that "
+        "host, and that the port is open"
     )
 
 
@@ -178,18 +177,21 @@ def _give_up(message: str) -> None:
 
 
 def alone() -> bool:
+    """Is this the only process?"""
     return jax.process_count() == 1
 
 
 def is_lead() -> bool:
-    """Is it this process that decides, and writes?"""
+    """Is this process 0, which decides and writes?"""
     return jax.process_index() == 0
 
 
 def from_lead(value: Any) -> Any:
-    """Plain data of process 0, in all processes; they call it in one order.
+    """Returns process 0's `value`, plain data, in every process.
 
-    The others wait for as long as process 0 lives: it may be waiting itself.
+    All processes must make these calls in the same order. Process 0 does not
+    wait for the others. They wait as long as process 0 lives, because it may be
+    waiting for something itself.
     """
     if alone():
         return value
@@ -199,7 +201,7 @@ def from_lead(value: Any) -> Any:
         return value
     while True:
         try:
-            text = _client().blocking_key_value_get(key, _LOOK * 1000)
+            text = _client().blocking_key_value_get(key, _POLL * 1000)
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
@@ -208,42 +210,45 @@ def from_lead(value: Any) -> Any:
 
 
 def meet(where: str, limit: float) -> None:
-    """Waits until all processes are here, for `limit` seconds.
+    """Waits until all processes are here, for at most `limit` seconds.
+
+    Args:
+      where: what the processes are about to do, for the message.
+      limit: in seconds; 0 stands for `JOIN`.
 
     Raises:
       HungError: names the processes that are missing.
     """
     if alone():
         return
+    limit = limit or JOIN
     try:
-        _client().wait_at_barrier(
-            f"jaxsim/{next(_numbers)}", int((limit or JOIN) * 1000)
-        )
+        _client().wait_at_barrier(f"jaxsim/{next(_numbers)}", int(limit * 1000))
     except jax.errors.JaxRuntimeError as error:
-        missing = _late(str(error))
+        missing = _missing(str(error))
         raise HungError(
-            f"{where}: not all processes came within {limit or JOIN:.0f} s; "
-            f"missing: process {', '.join(missing) or 'unknown'}. Look at what "
-            "they said last; the same command continues"
+            f"{where}: not all processes arrived within {limit:.0f} s; "
+            f"missing: process {', '.join(missing) or 'unknown'}. Check the "
+            "last lines of their output; the same command continues"
         ) from error
 
 
-def _late(error: str) -> list[str]:
-    """Numbers of processes that a barrier names, as JAX 0.10 says it.
+def _missing(error: str) -> list[str]:
+    """The process numbers in the error of a barrier, as JAX 0.10 words it.
 
-    They are lines of their own below a heading, bare or after 'task:'.
+    Each is on a line of its own below a heading, bare or after 'task:'.
     """
     listed = error.partition("timed out task names:")[2].partition("RPC:")[0]
     return re.findall(r"(\d+)\s*$", listed, re.MULTILINE)
 
 
 class Agreement:
-    """All processes stop after the same step, whichever was asked to.
+    """Stops all processes after the same step, whichever was asked to stop.
 
-    A process that is asked after step n writes down that all stop after step
-    n + 2, before it begins step n + 1. Nobody is past that: a process looks
-    at the sums of step n + 1 before it asks about step n + 2, and they exist
-    only when every process has begun that step.
+    A process that is asked after step n announces that all stop after step
+    n + 2, before it begins step n + 1. No process is past that point: each
+    fetches the sums of step n + 1 before it asks about step n + 2, and those
+    exist only when every process has begun step n + 1.
     """
 
     def __init__(self, asked: Callable[[], bool]) -> None:
@@ -252,21 +257,22 @@ class Agreement:
         self._steps = 0
 
     def after_step(self) -> bool:
-        """To be called once after each step; true in all at the same one."""
+        """True in all processes after the same step; call once after each."""
         if alone():
             return self._asked()
         self._steps += 1
-        if self._asked() and self._found() is None:
-            with contextlib.suppress(jax.errors.JaxRuntimeError):  # the first
+        if self._asked() and self._announced() is None:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                # Fails if another process was first; that one's step counts.
                 _client().key_value_set(self._key, str(self._steps + 2))
-        last = self._found()
+        last = self._announced()
         return last is not None and self._steps >= last
 
     def anybody(self) -> bool:
-        """Was any process asked, as far as is known here?"""
-        return self._asked() or (not alone() and self._found() is not None)
+        """Was any process asked to stop, as far as is known here?"""
+        return self._asked() or (not alone() and self._announced() is not None)
 
-    def _found(self) -> int | None:
+    def _announced(self) -> int | None:
         try:
             return int(_client().key_value_try_get(self._key))
         except jax.errors.JaxRuntimeError as error:
@@ -277,7 +283,7 @@ class Agreement:
 
 @contextlib.contextmanager
 def leading() -> Iterator[None]:
-    """Inside, process 0 tells the others what to do, and at the end its end."""
+    """Encloses process 0's instructions; its exit tells the others the end."""
     try:
         yield
     except BaseException as error:
@@ -289,10 +295,10 @@ def leading() -> Iterator[None]:
 
 
 def words() -> Iterator[dict[str, Any]]:
-    """What process 0 tells the others to do, until it ends.
+    """The instructions of process 0, until it leaves `leading`.
 
     Raises:
-      Ended: it failed, or was stopped.
+      Ended: process 0 failed, or was stopped.
     """
     while "ended" not in (word := from_lead(None)):
         yield word
@@ -301,13 +307,13 @@ def words() -> Iterator[dict[str, Any]]:
 
 
 def as_lead_sees(look: Callable[[], Any]) -> Any:
-    """What `look` returns in process 0, plain data; no other one calls it.
+    """Returns, in every process, what `look` returns in process 0: plain data.
 
-    Files that one process has just written may not be there yet, or be others,
-    in the view of another one.
+    Only process 0 calls it: on a shared file system another process may not
+    see new files yet, or may see older ones.
 
     Raises:
-      Ended: process 0 failed, with what it raised itself.
+      Ended: `look` failed in process 0, which raises the error itself.
     """
     if alone():
         return look()
@@ -321,10 +327,10 @@ def as_lead_sees(look: Callable[[], Any]) -> Any:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends a process of a group at once, when it has failed or was stopped.
+    """Ends a process of a group at once, after it failed or was stopped.
 
-    An ordinary exit waits five minutes for the others. Process 0 carries the
-    service that the others need to end as they should, so all wait a little.
+    A normal exit would wait five minutes for the others. Process 0 hosts the
+    service that the others need for a clean end, so each waits for `LEAVE`.
     """
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         _client().wait_at_barrier("jaxsim/leave", LEAVE * 1000)
@@ -334,5 +340,11 @@ def leave(code: int) -> NoReturn:
 
 
 def _client() -> Any:
-    """JAX exports barriers without limits only; Orbax takes this one too."""
-    return jax_distributed.global_state.client
+    """The client of JAX's coordination service, which JAX does not export.
+
+    Its public functions have no key-value store, and no barrier with a limit.
+    Orbax uses this client as well.
+    """
+    from jax._src import distributed
+
+    return distributed.global_state.client

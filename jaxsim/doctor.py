@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import psutil
 
-from jaxsim.metrics import git_revision, versions
+from jaxsim.log import git_revision, versions
 
 # Modules, named as they are imported, of every library that jaxsim uses.
 _MODULES = (

@@ -1,20 +1,20 @@
-"""The meshes, and the one table from logical axes to mesh axes.
+"""Device meshes, and the one table from logical axes to mesh axes.
 
-Auto axes, spelled out: `jax.make_mesh` has made explicit ones by default since
-JAX 0.9, and Linen modules do not annotate their outputs for those.
+Axis types are set to Auto: since JAX 0.9 `jax.make_mesh` makes explicit axes by
+default, and Linen modules do not annotate their outputs for those.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxsim.errors import UserError
 
-# Fully sharded over `data`; the widths that heads and the MLP split over
-# `model` are tensor parallel.
+# Parameters are fully sharded over `data`. Vocabulary, heads and MLP width are
+# tensor parallel over `model`.
 RULES: dict[str, str | None] = {
     "layers": None,
     "embed": "data",
@@ -32,7 +32,9 @@ def training_mesh(
     model_axis: int,
     devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-    """Devices, by default all, as `(data, model)`; -1 takes the rest.
+    """The mesh `(data, model)` of `devices`, by default all of them.
+
+    `data_axis=-1` takes all devices that `model_axis` leaves.
 
     Raises:
       UserError: the axes do not multiply to the number of devices.
@@ -54,9 +56,10 @@ def training_mesh(
 
 
 def member_mesh(mesh: Mesh, members: int) -> Mesh:
-    """Devices of `mesh` side by side, each with as many of the members.
+    """The mesh `(member,)` for runs that each fit on one device.
 
-    As many devices as divide their number: each member is whole on one.
+    It takes the largest number of `mesh`'s devices that divides `members`, so
+    that every device trains equally many.
     """
     devices = mesh.devices.flatten()
     used = max(n for n in range(1, len(devices) + 1) if members % n == 0)
@@ -66,10 +69,11 @@ def member_mesh(mesh: Mesh, members: int) -> Mesh:
 def scoring_mesh(
     model_axis: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """Devices, by default all, as `(mixture, model)`.
+    """The mesh `(mixture, model)` of `devices`, by default all of them.
 
-    Along `mixture` each scores its own share of the mixtures; along `model`
-    they share the widths of the pool, and the windows of a mixture.
+    Along `mixture` each device scores its own share of the mixtures. Along
+    `model` devices share the pool's tensor-parallel dimensions and the windows
+    of a mixture.
 
     Raises:
       UserError: `model_axis` does not divide the number of devices.
@@ -93,17 +97,21 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch over `data`."""
+    """Splits the rows of a batch over `data`."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
 def blocks_sharding(mesh: Mesh) -> NamedSharding:
-    """Blocks of windows over the devices that share a mixture's model."""
+    """Splits blocks of windows over the devices that share one mixture."""
     return NamedSharding(mesh, PartitionSpec("model"))
 
 
 def to_devices(tree: Any, shardings: Any) -> Any:
-    """Arrays of the host, the same in every process, where they belong."""
+    """Puts host arrays, equal in every process, on the devices.
+
+    `jax.device_put` would compare host arrays over all processes first, which
+    takes a collective for each of them.
+    """
 
     def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
         if isinstance(leaf, jax.Array):
@@ -115,60 +123,32 @@ def to_devices(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(place, tree, shardings)
 
 
-def to_host(tree: Any, mesh: Mesh) -> Any:
-    """Whole arrays as numpy's, also where other processes hold parts.
+def to_host(tree: Any) -> Any:
+    """Fetches whole arrays as numpy arrays; every process calls it.
 
-    Every process calls it. One leaf after the other is on a device as a whole;
-    leaves that are so already wait for no later step.
+    An array that is spread over processes is first replicated on every device,
+    one array at a time. Arrays that are whole here already are fetched without
+    a collective, so they wait for no later step.
     """
 
-    def is_here(leaf: jax.Array) -> bool:
-        return leaf.is_fully_addressable or leaf.is_fully_replicated
+    def whole(leaf: jax.Array) -> Any:
+        if leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return leaf
+        return multihost_utils.process_allgather(leaf, tiled=True)
 
-    def fetch(leaf: jax.Array) -> np.ndarray:
-        if not is_here(leaf):
-            leaf = jax.jit(lambda a: a, out_shardings=replicated(mesh))(leaf)
-        return np.asarray(leaf)
-
-    if all(map(is_here, jax.tree.leaves(tree))):
-        return jax.device_get(tree)
-    return jax.tree.map(fetch, tree)
-
-
-def rows_here(shape: tuple[int, ...], sharding: NamedSharding) -> slice:
-    """The rows between the first and the last that devices here hold."""
-    here = sharding.addressable_devices_indices_map(shape).values()
-    rows = [index[0].indices(shape[0]) for index in here if index]
-    return slice(min(r[0] for r in rows), max(r[1] for r in rows))
-
-
-def rows_to_devices(
-    rows: np.ndarray,
-    start: int,
-    shape: tuple[int, ...],
-    sharding: NamedSharding,
-) -> jax.Array:
-    """A global array from the rows of `rows_here`, which begin at `start`."""
-
-    def part(index: tuple[slice, ...] | None) -> np.ndarray:
-        assert index is not None  # only its type allows that
-        first, last, _ = index[0].indices(shape[0])
-        return rows[(slice(first - start, last - start), *index[1:])]
-
-    return jax.make_array_from_callback(shape, sharding, part)
+    return jax.device_get(jax.tree.map(whole, tree))
 
 
 def parameter_shardings(
     shapes: Any, axes: Any, mesh: Mesh, group: str = "train"
 ) -> Any:
-    """A tree of shardings like the parameters, from `RULES`.
+    """The sharding of each parameter, by `RULES`.
 
     Args:
-      shapes: the tree of shapes and dtypes.
-      axes: the same tree of tuples of logical axis names.
-      mesh: of training or of scoring; axes that it does not have divide
-        nothing.
-      group: of the config that sets the mesh, for messages.
+      shapes: a tree of shapes and dtypes.
+      axes: the same tree, with a tuple of logical axis names for each leaf.
+      mesh: a training or scoring mesh; mesh axes that it lacks split nothing.
+      group: the config group that sets the mesh, for messages.
 
     Raises:
       UserError: a dimension does not divide over its mesh axis.

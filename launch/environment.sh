@@ -7,6 +7,15 @@
 # pyproject.toml, extra and Python were installed from the same folder. The
 # stamp is written last, so an installation that was killed is repeated.
 
+# XLA on a CPU allocates the buffers of a program at every call. glibc would map
+# and unmap them, and page faults would take a third of a training step. With
+# these, freed memory stays in the process: no mmap for large blocks, nothing
+# given back, and one arena, because those of threads hold no large blocks.
+# Only speed depends on them. launch/Dockerfile has the same.
+malloc='MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=2147483647'
+# shellcheck disable=SC2086  # three words
+export ${malloc?}
+
 die() {
     printf '%s: %s\n' "$0" "$1" >&2
     exit 2

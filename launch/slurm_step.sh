@@ -5,6 +5,8 @@
 #                       its exit code, and is requeued if that is 4 (stopped
 #                       but resumable) and nobody has cancelled it
 
+. launch/environment.sh
+
 # SIGTERM is for the processes of a step: two minutes before the end of the job
 # (--signal without B:) only they get it. When Slurm preempts or requeues a job
 # this script gets it as well, and lives on until they have committed.

@@ -12,6 +12,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/dry_run.sh
+. launch/environment.sh
 
 if [ $# -lt 3 ]; then
     echo "usage: $0 [--dry-run] NAME ZONE install|stop|COMMAND [flags]" >&2
@@ -26,7 +27,8 @@ on() {  # on WORKERS COMMAND: runs it there
 }
 
 jaxsim() {  # jaxsim PLATFORMS FLAG ...: the command line for a worker's shell
-    printf 'cd jaxsim && exec env JAX_PLATFORMS=%s ' "$1"
+    # shellcheck disable=SC2154  # of environment.sh
+    printf 'cd jaxsim && exec env %s JAX_PLATFORMS=%s ' "$malloc" "$1"
     shift
     printf '.venv/bin/python -m jaxsim'
     printf ' %q' "$@"  # so that the shell there leaves them as they are

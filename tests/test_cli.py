@@ -1,16 +1,17 @@
 """The command line: what it understands, refuses, and how it exits."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 import types
 from pathlib import Path
 from typing import Any
 
-import jax
 import pytest
 
-from jaxsim import cli
+from jaxsim import cli, devices
 from jaxsim.config import save_config
 from jaxsim.errors import DamagedError, UserError
 
@@ -38,7 +39,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
     module: Any = types.ModuleType("jaxsim.commands")
     monkeypatch.setitem(sys.modules, "jaxsim.commands", module)
     monkeypatch.setattr("jaxsim.commands", module, raising=False)
-    monkeypatch.setattr(cli, "_use_compilation_cache", lambda: None)
+    monkeypatch.setattr(devices, "use_compilation_cache", lambda: None)
     return module
 
 
@@ -52,17 +53,25 @@ def test_help_names_every_command(
 ) -> None:
     assert cli.main(argv) == 0
     out = capsys.readouterr().out
-    assert all(f"\n  {name} " in out for name in cli.COMMANDS)
+    listed = re.findall(r"^ {4}(\w+) +[A-Z]", out, re.M)
+    assert listed == list(cli.COMMANDS)
+    for word in ("base model", "tie set", "exit codes", "jaxsim run --config"):
+        assert word in out
 
 
 @pytest.mark.parametrize("name", list(cli.COMMANDS))
-def test_command_help_names_its_flags(
+def test_command_help_explains_its_flags(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main([name, "--help"]) == 0
     out = capsys.readouterr().out
-    assert all(f"--{flag}" in out for flag in cli.COMMANDS[name].flags)
-    assert ("--config=" in out) == (cli.COMMANDS[name].config != "none")
+    assert cli.COMMANDS[name] in out and "--workdir" in out
+    assert ("--config=" in out) == (name not in cli.WITHOUT_CONFIG)
+    assert ("--coordinator" in out) == (name in ("seed", "train"))
+    for line in out.splitlines():
+        assert len(line) <= 80
+        if match := re.match(r"  --\S+ \S+  +(.*)", line):
+            assert re.match("[A-Z]", match[1])
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,8 +140,21 @@ def test_mistakes_are_named(
 
 
 def test_unknown_command_is_named() -> None:
-    with pytest.raises(UserError, match="'trian'; one of prepare"):
+    with pytest.raises(
+        UserError, match=r"'trian'; did you mean train\?.*verify"
+    ):
         cli.parse(["trian"])
+    with pytest.raises(UserError, match="flag '--config=x'; one of prepare"):
+        cli.parse(["--config=x", "run"])
+
+
+def test_a_misspelled_flag_or_key_names_the_nearest(config_file: Path) -> None:
+    for flag, nearest in (
+        ("--overide", "--override"),
+        ("--config.recipe.stesp=3", "steps"),
+    ):
+        with pytest.raises(UserError, match=rf"did you mean {nearest}\?"):
+            cli.parse(["run", flag, *arguments(config_file)])
 
 
 @pytest.mark.parametrize(
@@ -250,19 +272,19 @@ def test_config_of_the_workdir(config_file: Path, tmp_path: Path) -> None:
 def test_each_command_calls_its_function(
     config_file: Path, commands: types.SimpleNamespace
 ) -> None:
-    for name, command in cli.COMMANDS.items():
+    for name in cli.COMMANDS:
         if name == "doctor":
             continue
         calls: list[tuple[Any, ...]] = []
         setattr(commands, name, lambda *a, c=calls, **k: c.append((a, k)))
-        plain = ["--workdir=w"]
-        argv = plain if command.config == "none" else arguments(config_file)
+        bare = name in cli.WITHOUT_CONFIG
+        argv = ["--workdir=w"] if bare else arguments(config_file)
         assert cli.main([name, *argv]) == 0
         ((given, options),) = calls
         assert given[-1] == Path("w")
-        assert len(given) == (1 if command.config == "none" else 2)
+        assert len(given) == (1 if bare else 2)
         # Which processes run it together is settled before the command.
-        assert set(options) == set(command.flags) - set(cli._PROCESSES)
+        assert not set(options) & {"config", "workdir", "distributed"}
 
 
 @pytest.mark.parametrize(
@@ -270,7 +292,7 @@ def test_each_command_calls_its_function(
     [
         (DamagedError("member x: digest differs"), 3, "member x: digest"),
         (UserError("row 3: sums to 0.97"), 2, "row 3: sums"),
-        (KeyboardInterrupt(), 4, "repeat the same command to continue"),
+        (KeyboardInterrupt(), 4, "rerun the same command to continue"),
     ],
 )
 def test_exit_codes(
@@ -302,39 +324,66 @@ def test_unforeseen_errors_keep_their_traceback(
         cli.main(["verify", "--workdir=w"])
 
 
-def test_the_cache_is_the_users_and_may_be_missing(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    key = "jax_compilation_cache_dir"
-    before = jax.config.values[key]
-    try:
-        jax.config.update(key, None)
-        (tmp_path / "file").touch()
-        monkeypatch.setenv("HOME", str(tmp_path / "file"))
-        cli._use_compilation_cache()
-        assert jax.config.values[key] is None
-        assert "warning: cannot write" in capsys.readouterr().err
-        monkeypatch.setenv("HOME", str(tmp_path))
-        cli._use_compilation_cache()
-        folder = Path(jax.config.values[key])
-        assert folder.parent == tmp_path / ".cache" / "jaxsim"
-        assert folder.stat().st_mode & 0o077 == 0
-        monkeypatch.setenv("HOME", "/elsewhere")
-        cli._use_compilation_cache()
-        assert Path(jax.config.values[key]) == folder
-    finally:
-        jax.config.update(key, before)
-
-
-def run(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(
+    *argv: str, cwd: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "jaxsim", *argv],
         cwd=cwd,
         capture_output=True,
         text=True,
+        env=os.environ | environment,
     )
+
+
+def shell(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a line in which $jaxsim is the program; its last code is printed."""
+    jaxsim = f"{sys.executable} -m jaxsim"
+    return subprocess.run(
+        ["bash", "-c", command],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"jaxsim": jaxsim},
+    )
+
+
+def test_closed_streams_go_nowhere(root: Path, tmp_path: Path) -> None:
+    """A file that is opened later must not become stdout."""
+    for command in (
+        "$jaxsim --version >&-",
+        "$jaxsim doctor >&- 2>&-",
+        "$jaxsim doctor <&- >&- 2>&- ",
+    ):
+        done = shell(command, root)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = shell("$jaxsim run 2>&-", root)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+
+
+@pytest.mark.parametrize(
+    ("command", "unbuffered"), [("--help", ""), ("doctor", ""), ("doctor", "1")]
+)
+def test_a_reader_that_leaves_ends_it_quietly(
+    root: Path, command: str, unbuffered: str
+) -> None:
+    jaxsim = f"PYTHONUNBUFFERED={unbuffered} $jaxsim {command}"
+    # The pipe is closed before anything is written.
+    done = shell("{ sleep 0.5; " + jaxsim + "; echo $? >&2; } | true", root)
+    assert done.stderr == "4\n"
+
+
+@pytest.mark.parametrize("platforms", ["cuda", "rocm,cpu", "nothing"])
+def test_a_device_that_is_not_there_is_named(
+    root: Path, platforms: str
+) -> None:
+    done = run("doctor", cwd=root, JAX_PLATFORMS=platforms)
+    if done.returncode == 0:
+        pytest.skip("this machine has one")
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"jaxsim: JAX_PLATFORMS={platforms}: ")
+    assert "Traceback" not in done.stderr
 
 
 def test_a_mistake_in_a_process_of_its_own(root: Path) -> None:
@@ -372,3 +421,40 @@ def test_no_command_line_needs_tensorflow_or_a_device(root: Path) -> None:
     )
     loaded = json.loads(done.stdout)
     assert not {"tensorflow", "jax"} & set(loaded)
+
+
+def _array(task, low, high, count=None):
+    values = (task, count or high - low + 1, low, high)
+    names = ("ID", "COUNT", "MIN", "MAX")
+    return {
+        f"SLURM_ARRAY_TASK_{name}": str(value)
+        for name, value in zip(names, values, strict=True)
+    }
+
+
+def test_every_share_is_somebodys():
+    shares = [
+        cli.parse_shard("slurm", _array(task, 3, 6)) for task in range(3, 7)
+    ]
+    assert shares == [(0, 4), (1, 4), (2, 4), (3, 4)]
+    # One task that is sent again alone does what all of them left.
+    assert cli.parse_shard("slurm", _array(5, 5, 5)) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({}, "use it in a job array"),
+        (_array("", 0, 3), "use it in a job array"),
+        (_array(1, 1, 7, count=3), "3 tasks numbered from 1 to 7"),
+        (_array(0, 0, 6, count=4), r"as in --array=0-3"),
+        (_array(9, 0, 3), "numbered from 0 to 3"),
+    ],
+)
+def test_an_array_that_numbers_no_shares_is_refused(environment, message):
+    with pytest.raises(UserError, match=message):
+        cli.parse_shard("slurm", environment)
+
+
+def test_the_environment_counts_only_where_it_is_asked_for():
+    assert cli.parse_shard("1/2", _array(3, 0, 7)) == (1, 2)

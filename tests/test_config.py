@@ -158,21 +158,36 @@ def test_saved_config_is_read_back(tmp_path: Path) -> None:
     assert load_config(path) != changed
 
 
-def test_a_saved_config_of_an_earlier_version_means_what_it_did(
-    tmp_path: Path,
+@pytest.mark.parametrize("change", ["recipe.dekay: unknown", "bucket: missing"])
+def test_a_saved_config_with_other_keys_is_refused(
+    tmp_path: Path, change: str
 ) -> None:
-    config = load("quickstart")
-    saved = json.loads(json.dumps(dataclasses.asdict(config)))
-    del saved["bucket"], saved["recipe"]["decay"]
-    for each in saved["corpus"]["partitions"].values():
-        del each["by_file"]
     path = tmp_path / "config.json"
+    save_config(load("quickstart"), path)
+    saved = json.loads(path.read_text())
+    if "unknown" in change:
+        saved["recipe"]["dekay"] = 0.5
+    else:
+        del saved["bucket"]
     path.write_text(json.dumps(saved))
-    assert load_config(path) == config
-    saved["recipe"]["dekay"] = 0.5
-    path.write_text(json.dumps(saved))
-    with pytest.raises(UserError, match=r"recipe.dekay: unknown key"):
+    with pytest.raises(UserError, match=rf"config\.{change}.*give --config"):
         load_config(path)
+
+
+def test_a_kill_while_saving_leaves_the_old_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, path = load("quickstart"), tmp_path / "config.json"
+    save_config(config, path)
+
+    def killed(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save_config(dataclasses.replace(config, name="other"), path)
+    assert load_config(path) == config
 
 
 @pytest.mark.parametrize("arg", ["", "smoke"])

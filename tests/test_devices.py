@@ -1,7 +1,9 @@
 """What is known of a device: its memory, its peak."""
 
 import types
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -70,3 +72,29 @@ def test_the_best_attention_of_a_device_is_taken(platform, precision, expected):
     if expected != "cudnn":
         with pytest.raises(UserError, match="here='cudnn': needs"):
             devices.attention_on(device, "cudnn", 64, precision, "here")
+
+
+def test_the_cache_is_the_users_and_may_be_missing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    key = "jax_compilation_cache_dir"
+    before = jax.config.values[key]
+    try:
+        jax.config.update(key, None)
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("HOME", str(tmp_path / "file"))
+        devices.use_compilation_cache()
+        assert jax.config.values[key] is None
+        assert "warning: cannot write" in capsys.readouterr().err
+        monkeypatch.setenv("HOME", str(tmp_path))
+        devices.use_compilation_cache()
+        folder = Path(jax.config.values[key])
+        assert folder.parent == tmp_path / ".cache" / "jaxsim"
+        assert folder.stat().st_mode & 0o077 == 0
+        monkeypatch.setenv("HOME", "/elsewhere")
+        devices.use_compilation_cache()
+        assert Path(jax.config.values[key]) == folder
+    finally:
+        jax.config.update(key, before)

@@ -1,6 +1,6 @@
 """Documents to rows of tokens: the corpus that everything else reads.
 
-    sources -> partition -> split -> overlap -> tokenizer -> rows -> store
+    sources -> split -> decontaminate -> tokenizer -> rows -> store
 
 `prepare` runs the whole chain once and freezes what later runs rest on;
 `open_corpus` reads the result; `order` says which rows a run sees, as a pure
@@ -8,19 +8,13 @@ function.
 """
 
 from jaxsim.corpus.prepare import prepare
-from jaxsim.corpus.store import (
-    Corpus,
-    Domain,
-    EvaluationRows,
-    RowReader,
-    Unit,
-    open_corpus,
-)
+from jaxsim.corpus.rows import EvalWindows
+from jaxsim.corpus.store import Corpus, Domain, RowReader, Unit, open_corpus
 
 __all__ = [
     "Corpus",
     "Domain",
-    "EvaluationRows",
+    "EvalWindows",
     "RowReader",
     "Unit",
     "open_corpus",

@@ -19,18 +19,6 @@ from jaxsim.errors import DamagedError
 
 _SPLIT = "rows"
 _FORMAT = "array_record"
-# What TFDS, ArrayRecord and the protobuf parser raise for files that are
-# missing, cut or changed.
-_READ_ERRORS = (
-    OSError,
-    ValueError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    AssertionError,
-    RuntimeError,
-    NotImplementedError,
-)
 
 
 class Table(tfds.core.GeneratorBasedBuilder):
@@ -55,15 +43,9 @@ class Table(tfds.core.GeneratorBasedBuilder):
         super().__init__(data_dir=folder, file_format=_FORMAT)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = {
-            "tokens": tfds.features.Tensor(
-                shape=(self._width,), dtype=np.int32
-            ),
-            **{
-                column: tfds.features.Scalar(dtype=np.int64)
-                for column in self._columns
-            },
-        }
+        tokens = tfds.features.Tensor(shape=(self._width,), dtype=np.int32)
+        number = tfds.features.Scalar(dtype=np.int64)
+        features = {"tokens": tokens, **dict.fromkeys(self._columns, number)}
         return tfds.core.DatasetInfo(
             builder=self,
             features=tfds.features.FeaturesDict(features),
@@ -100,7 +82,12 @@ def write_table(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 class TableReader:
-    """Random access to a table; safe to use from several threads."""
+    """Random access to a table; safe to use from several threads.
+
+    Raises:
+      DamagedError: the table is missing, cut, or holds other data; from
+        `read`, too.
+    """
 
     def __init__(
         self, folder: Path, what: str, width: int, columns: Sequence[str] = ()
@@ -108,7 +95,7 @@ class TableReader:
         self._folder = folder
         self._what = what
         self._width = width
-        self._names = ("tokens", *columns)
+        self._columns = columns
         self._lock = threading.Lock()
         with self._damage():
             table = Table(folder, width, columns)
@@ -120,32 +107,27 @@ class TableReader:
 
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """The rows at `indices`, stacked; `tokens` is int32 [n, L + 1]."""
-        shapes: dict[str, tuple[int, ...]] = {
-            name: (self._width,) if name == "tokens" else ()
-            for name in self._names
-        }
         with self._lock, self._damage():
             rows = self._source.__getitems__([int(i) for i in indices])
             # A cut file gives empty records, and those give None, in silence.
-            for name, shape in shapes.items():
-                if any(
-                    row[name] is None or np.shape(row[name]) != shape
-                    for row in rows
-                ):
-                    raise ValueError("it is cut, or holds other data")
-        return {
-            name: np.array(
-                [row[name] for row in rows],
-                np.int32 if name == "tokens" else np.int64,
-            ).reshape(len(rows), *shape)
-            for name, shape in shapes.items()
-        }
+            if any(value is None for row in rows for value in row.values()):
+                raise ValueError("it is cut, or holds other data")
+            tokens = np.array([row["tokens"] for row in rows], np.int32)
+            return {
+                "tokens": tokens.reshape(len(rows), self._width),
+                **{
+                    column: np.array([row[column] for row in rows], np.int64)
+                    for column in self._columns
+                },
+            }
 
     @contextlib.contextmanager
     def _damage(self) -> Iterator[None]:
         try:
             yield
-        except _READ_ERRORS as error:
+        # TFDS, ArrayRecord and protobuf raise eight kinds of error, asserts
+        # among them, for files that are missing, cut or changed.
+        except Exception as error:
             raise DamagedError(
                 f"{self._what}: cannot read {self._folder}: {error}; copy it "
                 "again, or remove it and run `jaxsim prepare`"

@@ -15,7 +15,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from jaxsim.corpus.datasets import Unit
+from jaxsim.corpus.store import Unit
 
 
 def permutation(digest: str, order: int, epoch: int, n: int) -> np.ndarray:

@@ -7,51 +7,59 @@ alone makes them part of the corpus, is replaced in one step at the end.
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rich.console
+import rich.markup
+import rich.table
 
 from jaxsim.config import Config
-from jaxsim.corpus.datasets import (
+from jaxsim.corpus.decontaminate import OverlapReport, decontaminate
+from jaxsim.corpus.names import check_twins
+from jaxsim.corpus.rows import cut_units, evaluation_rows, training_rows
+from jaxsim.corpus.sources import Document, Quarantine, input_files
+from jaxsim.corpus.split import (
+    HALVES,
+    SEED,
+    Gathered,
+    check_halves,
+    gather,
+    hash_order,
+)
+from jaxsim.corpus.store import (
+    FORMAT_VERSION,
+    TEMPORARY,
+    Corpus,
     Domain,
     Unit,
     folder_of,
-    publish,
-    remove_leftovers,
-    write_evaluation,
-    write_unit,
-)
-from jaxsim.corpus.decontaminate import OverlapReport, decontaminate
-from jaxsim.corpus.documents import Document, Quarantine
-from jaxsim.corpus.freeze import (
-    check_frozen,
-    fingerprint,
-    frozen_config,
-    plain,
-)
-from jaxsim.corpus.gather import Gathered, check_halves, gather
-from jaxsim.corpus.names import check_twins
-from jaxsim.corpus.progress import track
-from jaxsim.corpus.rows import evaluation_rows, training_rows
-from jaxsim.corpus.split import HALVES, unit_hash
-from jaxsim.corpus.store import (
-    FORMAT_VERSION,
-    SEED,
-    Corpus,
     open_corpus,
+    publish,
     write_record,
+    write_unit,
+    write_windows,
 )
-from jaxsim.corpus.summary import print_summary
 from jaxsim.corpus.tokenizer import (
+    Coverage,
     Tokenizer,
     tokenizer_from_config,
     training_sample,
 )
-from jaxsim.corpus.units import Budget, cut_units
 from jaxsim.errors import UserError
+from jaxsim.log import progress
+
+# Fields that decide what each kind of tokenizer is; a 'file' by its digest.
+_DECIDING = {
+    "bytes": ("kind",),
+    "bpe": ("kind", "vocab_size", "sample_bytes"),
+    "file": ("kind", "end_of_text"),
+}
 
 
 def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
@@ -67,25 +75,27 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
     Raises:
       UserError: bad input, an impossible corpus, or a config that contradicts
         what was frozen.
+      DamagedError: a compressed input file is cut or changed.
     """
     folder = workdir / "corpus"
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
-        remove_leftovers(folder)
+        for leftover in folder.glob(f"{TEMPORARY}*"):  # of a killed `prepare`
+            shutil.rmtree(leftover)
         if refreeze:
             _remove(folder)
         previous = None
         if (folder / "corpus.json").exists():
             previous = open_corpus(workdir)
-            check_frozen(previous.record["frozen"], config, folder)
-        evidence = fingerprint(config)
+            _check_frozen(previous.record["frozen"], config, folder)
+        evidence = _fingerprint(config)
         if previous is not None and _is_current(previous, evidence):
             corpus = previous
         else:
             record = _build(config, workdir, previous)
             write_record(workdir, record | {"fingerprint": evidence})
             corpus = open_corpus(workdir)
-    print_summary(corpus)
+    _print_summary(corpus)
     return corpus
 
 
@@ -108,16 +118,14 @@ def _remove(folder: Path) -> None:
 
 
 def _is_current(corpus: Corpus, evidence: str) -> bool:
-    folders = [
-        folder_of(corpus.workdir, "unit", unit.digest)
-        for unit in (corpus.seed, *corpus.units.values())
-    ] + [
-        folder_of(corpus.workdir, "domain", digest)
+    stored = [("unit", u.digest) for u in (corpus.seed, *corpus.units.values())]
+    stored += [
+        ("domain", digest)
         for domain in corpus.domains.values()
         for digest in domain.digests.values()
     ]
     return corpus.record["fingerprint"] == evidence and all(
-        folder.is_dir() for folder in folders
+        folder_of(corpus.workdir, *pair).is_dir() for pair in stored
     )
 
 
@@ -130,7 +138,13 @@ def _build(
     place = workdir / "corpus" / "quarantine.jsonl"
     with Quarantine(place, config.corpus.max_bad) as quarantine:
         gathered = gather(config.corpus, quarantine, seed_partitions)
-    generations = _generations(gathered, previous)
+    # Which `prepare` first saw each partition and domain, counted from 0.
+    generations: dict[str, int] = (
+        dict(previous.record["generations"]) if previous else {}
+    )
+    new = max(generations.values(), default=-1) + 1
+    for name in gathered.evaluation:
+        generations.setdefault(name, new)
     overlap = decontaminate(
         gathered,
         config.corpus,
@@ -139,30 +153,19 @@ def _build(
     )
     check_halves(gathered, config.corpus.split, frozen is not None)
     if frozen is None or previous is None:
-        tokenizer, frozen = _freeze(config, workdir, gathered)
+        coverage, frozen = _freeze(config, workdir, gathered)
     else:
-        tokenizer = previous.tokenizer
-    units = _write_units(config, workdir, gathered, tokenizer)
-    domains = _write_domains(config, workdir, gathered, tokenizer)
+        coverage = Coverage(previous.tokenizer, config.corpus.max_unknown)
+    units = _write_units(config, workdir, gathered, coverage)
+    domains = _write_domains(config, workdir, gathered, coverage)
     return {
         "format": FORMAT_VERSION,
         "frozen": frozen,
         "units": {unit.name: dataclasses.asdict(unit) for unit in units},
         "domains": {d.name: dataclasses.asdict(d) for d in domains},
         "generations": generations,
-        "summary": _summary(gathered, quarantine, overlap),
+        "summary": _summary(gathered, quarantine, overlap, coverage),
     }
-
-
-def _generations(gathered: Gathered, previous: Corpus | None) -> dict[str, int]:
-    """Which `prepare` first saw each partition and domain, counted from 0."""
-    known: dict[str, int] = (
-        dict(previous.record["generations"]) if previous else {}
-    )
-    new = max(known.values(), default=-1) + 1
-    for name in gathered.evaluation:
-        known.setdefault(name, new)
-    return known
 
 
 def _frozen_seed_text(previous: Corpus) -> list[Document]:
@@ -184,20 +187,21 @@ def _frozen_seed_text(previous: Corpus) -> list[Document]:
 
 def _freeze(
     config: Config, workdir: Path, gathered: Gathered
-) -> tuple[Tokenizer, dict[str, Any]]:
+) -> tuple[Coverage, dict[str, Any]]:
     """Makes and stores the tokenizer and the seed's rows."""
     groups = [[d.text for d in docs] for docs in gathered.seed.values()]
     sample = training_sample(groups, config.corpus.tokenizer.sample_bytes)
     tokenizer = tokenizer_from_config(config.corpus.tokenizer, sample)
     publish(
         folder_of(workdir, "tokenizer", tokenizer.digest),
-        stored=lambda folder: Tokenizer.load(folder),
+        stored=Tokenizer.load,
         write=tokenizer.save,
     )
+    coverage = Coverage(tokenizer, config.corpus.max_unknown)
     texts = [text for group in groups for text in group]
     length = config.model.length
     tokens_RL1 = training_rows(
-        tokenizer.encode_batch(texts), tokenizer.end_of_text, length
+        coverage.encode("the seed", texts), tokenizer.end_of_text, length
     )
     if not len(tokens_RL1):
         raise UserError(
@@ -205,158 +209,214 @@ def _freeze(
             f"of {length} tokens; raise corpus.split.seed, give "
             "corpus.seed_text more text, or lower model.length"
         )
-    seed = Unit(
-        name=SEED,
-        partition="",
-        group=SEED,
-        digest=write_unit(workdir, tokens_RL1, tokenizer.digest),
-        rows=len(tokens_RL1),
-        tokens=len(tokens_RL1) * length,
-        documents=len(texts),
-    )
-    frozen = frozen_config(config) | {
+    seed = write_unit(
+        workdir, tokens_RL1, tokenizer.digest,
+        name=SEED, partition="", group=SEED, documents=len(texts),
+    )  # fmt: skip
+    frozen = _frozen_config(config) | {
         "tokenizer_digest": tokenizer.digest,
         "seed_partitions": (
             [] if config.corpus.seed_text else gathered.partitions
         ),
         "seed": dataclasses.asdict(seed),
     }
-    return tokenizer, frozen
+    return coverage, frozen
 
 
 def _write_units(
-    config: Config, workdir: Path, gathered: Gathered, tokenizer: Tokenizer
+    config: Config, workdir: Path, gathered: Gathered, coverage: Coverage
 ) -> list[Unit]:
-    budget = Budget(
-        rows=config.recipe.steps * config.recipe.batch,
-        length=config.model.length,
-        max_units=config.corpus.max_units,
-        max_epochs=config.corpus.max_epochs,
-    )
     units = []
-    for name in track(gathered.partitions, "writing base units"):
-        for piece in cut_units(
-            name,
-            gathered.groups[name],
-            gathered.train[name],
-            tokenizer,
-            budget,
-        ):
-            rows = len(piece.tokens_RL1)
-            unit = Unit(
-                name=piece.name,
-                partition=piece.partition,
-                group=piece.group,
-                digest=write_unit(workdir, piece.tokens_RL1, tokenizer.digest),
-                rows=rows,
-                tokens=rows * budget.length,
-                documents=piece.documents,
+    names, tokenizer = gathered.partitions, coverage.tokenizer
+    with progress(len(names), "writing base units", "partitions") as advance:
+        for name in names:
+            documents = gathered.train[name]
+            ids = coverage.encode(
+                f"partition {name!r}", [d.text for d in documents]
             )
-            units.append(unit)
+            pieces = cut_units(
+                name, documents, ids, tokenizer.end_of_text, config
+            )
+            # Pieces of one partition belong together before anything else.
+            group = gathered.groups[name] if len(pieces) == 1 else name
+            units += [
+                write_unit(
+                    workdir, piece.tokens_RL1, tokenizer.digest,
+                    name=piece.name, partition=name, group=group,
+                    documents=piece.documents,
+                )
+                for piece in pieces
+            ]  # fmt: skip
+            advance(1)
     check_twins([*(unit.name for unit in units), SEED], "base units")
     return units
 
 
 def _write_domains(
-    config: Config, workdir: Path, gathered: Gathered, tokenizer: Tokenizer
+    config: Config, workdir: Path, gathered: Gathered, coverage: Coverage
 ) -> list[Domain]:
-    length, most = config.model.length, config.corpus.evaluation_tokens
-    domains = []
-    for name in track(list(gathered.evaluation), "writing domains"):
-        domain = Domain(name, name in gathered.train, {}, {}, {}, {}, {})
-        for half in HALVES:
-            documents = gathered.evaluation[name][half]
-            ids = tokenizer.encode_batch([d.text for d in documents])
-            taken = _some(documents, ids, most)
-            _write_half(
-                workdir,
-                domain,
-                half,
-                [documents[i] for i in taken],
-                [ids[i] for i in taken],
-                tokenizer,
-                length,
-            )
-        domains.append(domain)
+    names = list(gathered.evaluation)
+    domains = [
+        Domain(name, name in gathered.train, {}, {}, {}, {}, {})
+        for name in names
+    ]
+    with progress(len(names), "writing domains", "domains") as advance:
+        for domain in domains:
+            for half, documents in gathered.evaluation[domain.name].items():
+                _write_half(config, workdir, domain, half, documents, coverage)
+            advance(1)
     return domains
 
 
-def _some(
-    documents: list[Document], ids: list[np.ndarray], most: int
-) -> list[int]:
-    """Which documents are scored: all, or about `most` tokens of them.
-
-    Whole documents in the order of a hash of their ids, so that what a domain
-    is scored on does not depend on how its files are sorted, until there are
-    `most` tokens.
-    """
-    if not most:
-        return list(range(len(documents)))
-    order = sorted(
-        range(len(documents)),
-        key=lambda i: (
-            unit_hash("evaluation", documents[i].id),
-            documents[i].id,
-        ),
-    )
-    before = np.cumsum([0, *(len(ids[i]) for i in order)])
-    return sorted(order[: int(np.searchsorted(before, most))])
-
-
 def _write_half(
+    config: Config,
     workdir: Path,
     domain: Domain,
     half: str,
-    documents: list[Document],
-    ids: list[np.ndarray],
-    tokenizer: Tokenizer,
-    length: int,
+    documents: Sequence[Document],
+    coverage: Coverage,
 ) -> None:
     """Stores one half, and enters it in `domain`."""
-    byte_counts = [
-        tokenizer.token_bytes(document.text, tokens)
-        for document, tokens in zip(documents, ids, strict=True)
-    ]
+    tokenizer = coverage.tokenizer
+    what = f"domain {domain.name!r}, half {half!r}"
+    ids = coverage.encode(what, [d.text for d in documents])
+    taken = _some(documents, ids, config)
     # A tokenizer that drops all of a document leaves nothing to score.
-    kept = [i for i, tokens in enumerate(ids) if len(tokens)]
+    kept = [i for i in taken if len(ids[i])]
     if not kept:
         raise UserError(
-            f"domain {domain.name!r}, half {half!r}: the tokenizer makes no "
-            "token of any of its documents; use another tokenizer"
+            f"{what}: the tokenizer makes no token of any of its documents; "
+            "use another tokenizer"
         )
     windows = evaluation_rows(
         [ids[i] for i in kept],
-        [byte_counts[i] for i in kept],
+        [tokenizer.token_bytes(documents[i].text, ids[i]) for i in kept],
         tokenizer.end_of_text,
-        length,
-    )
-    tokens_E = np.array([len(ids[i]) for i in kept], np.int64)
-    bytes_E = np.array([byte_counts[i].sum() for i in kept], np.int64)
-    domain.digests[half] = write_evaluation(
-        workdir,
-        windows,
+        config.model.length,
         [documents[i].id for i in kept],
-        bytes_E,
-        tokens_E,
-        tokenizer.digest,
+        config.corpus.evaluation_windows,
     )
+    domain.digests[half] = write_windows(workdir, windows, tokenizer.digest)
     domain.documents[half] = len(kept)
-    domain.tokens[half] = int(tokens_E.sum())
-    domain.bytes[half] = int(bytes_E.sum())
-    domain.windows[half] = len(windows.tokens_RL1)
+    domain.tokens[half] = int(windows.count_R.sum())
+    domain.bytes[half] = int(windows.bytes_R.sum())
+    domain.windows[half] = len(windows)
+
+
+def _some(
+    documents: Sequence[Document], ids: Sequence[np.ndarray], config: Config
+) -> list[int]:
+    """Which documents are scored: all, or `evaluation_tokens` of them, about.
+
+    Documents in the order of a hash of their ids, so that what a domain is
+    scored on does not depend on how its files are sorted, until there are
+    enough tokens.
+    """
+    most = config.corpus.evaluation_tokens
+    if not most:
+        return list(range(len(documents)))
+    order = hash_order("evaluation", documents)
+    sizes = [len(ids[i]) for i in order]
+    if windows := config.corpus.evaluation_windows:
+        sizes = [min(n, windows * config.model.length) for n in sizes]
+    before = np.cumsum([0, *sizes])
+    return sorted(order[: int(np.searchsorted(before, most))])
+
+
+def _frozen_config(config: Config) -> dict[str, Any]:
+    """The part of a config that a pool rests on, as plain JSON data."""
+    return _plain(
+        {
+            "length": config.model.length,
+            "budget_rows": config.recipe.steps * config.recipe.batch,
+            "tokenizer": dataclasses.asdict(config.corpus.tokenizer),
+            "split": dataclasses.asdict(config.corpus.split),
+            "seed_text": {
+                name: dataclasses.asdict(source)
+                for name, source in config.corpus.seed_text.items()
+            },
+        }
+    )
+
+
+def _check_frozen(frozen: dict[str, Any], config: Config, folder: Path) -> None:
+    """Refuses a config that contradicts what was frozen.
+
+    Raises:
+      UserError: naming key, frozen value and new value.
+    """
+    new = _frozen_config(config)
+
+    def need(key: str, was: object, wanted: object) -> None:
+        if was != wanted:
+            raise UserError(
+                f"{key}: {was!r} was frozen in {folder}, the config has "
+                f"{wanted!r}; set it back, use another --workdir, or start a "
+                "new corpus with `jaxsim prepare --refreeze` (the pool trained "
+                "on the old one will then be refused)"
+            )
+
+    need("model.length", frozen["length"], new["length"])
+    rows = "recipe.steps * recipe.batch"
+    need(rows, frozen["budget_rows"], new["budget_rows"])
+    was, wanted = frozen["tokenizer"], new["tokenizer"]
+    for field in _DECIDING[was["kind"]]:
+        need(f"corpus.tokenizer.{field}", was[field], wanted[field])
+    # The workdir has a copy: the file itself may be gone.
+    path = Path(config.corpus.tokenizer.path)
+    if was["kind"] == "file" and path.exists():
+        found = Tokenizer.from_file(path, config.corpus.tokenizer.end_of_text)
+        need(
+            "corpus.tokenizer.path (its content)",
+            frozen["tokenizer_digest"],
+            found.digest,
+        )
+    for field, value in frozen["split"].items():
+        need(f"corpus.split.{field}", value, new["split"].get(field))
+    need("corpus.seed_text", frozen["seed_text"], new["seed_text"])
+
+
+def _fingerprint(config: Config) -> str:
+    """Cheap evidence that a `prepare` would do the same work again.
+
+    Sizes and modification times of all inputs and everything in the config
+    that matters here. It can only make work be done again, never be skipped
+    wrongly by a copy: modification times are compared for equality.
+    """
+    inputs = [
+        (where, name, file, path.stat().st_size, path.stat().st_mtime_ns)
+        for where in ("partitions", "domains", "seed_text")
+        for name, source in getattr(config.corpus, where).items()
+        for file, path in input_files(name, source)
+    ]
+    corpus = dataclasses.asdict(config.corpus)
+    content = json.dumps(
+        _plain([FORMAT_VERSION, corpus, _frozen_config(config), inputs]),
+        sort_keys=True,
+    )
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back: tuples become lists."""
+    return json.loads(json.dumps(value))
 
 
 def _summary(
-    gathered: Gathered, quarantine: Quarantine, overlap: OverlapReport
+    gathered: Gathered,
+    quarantine: Quarantine,
+    overlap: OverlapReport,
+    coverage: Coverage,
 ) -> dict[str, Any]:
     """What the printed tables and the report say besides the data sets."""
-    return plain(
+    return _plain(
         {
             "records": quarantine.records,
             "quarantine": quarantine.summary(),
             "dropped": gathered.dropped,
             "duplicates": overlap.duplicates,
             "overlap": overlap.found,
+            "unknown": coverage.counts,
             "documents": {
                 name: {
                     "seed": len(gathered.seed.get(name, [])),
@@ -370,3 +430,74 @@ def _summary(
             },
         }
     )
+
+
+def _print_summary(corpus: Corpus) -> None:
+    """Prints partitions, halves, epochs, and what was dropped, from disk."""
+    console = rich.console.Console()
+    console.print(
+        f"corpus: {len(corpus.units)} units of {corpus.budget_tokens:,} "
+        f"tokens, {len(corpus.domains)} domains, seed of "
+        f"{corpus.seed.tokens:,} tokens ({corpus.seed.documents:,} documents), "
+        f"vocabulary of {corpus.tokenizer.vocab_size:,}"
+    )
+    table = _table("base units", "unit group", "documents rows tokens epochs")
+    for unit in corpus.units.values():
+        table.add_row(
+            *map(rich.markup.escape, (unit.name, unit.group)),
+            *(f"{n:,}" for n in (unit.documents, unit.rows, unit.tokens)),
+            f"{corpus.budget_rows / unit.rows:.2f}",
+        )
+    console.print(table)
+    title = f"domains ({' / '.join(HALVES)})"
+    table = _table(title, "domain in-pool", "documents tokens windows")
+    for domain in corpus.domains.values():
+        table.add_row(
+            rich.markup.escape(domain.name),
+            "yes" if domain.in_pool else "no",
+            *(
+                " / ".join(f"{counts[half]:,}" for half in HALVES)
+                for counts in (domain.documents, domain.tokens, domain.windows)
+            ),
+        )
+    console.print(table)
+    for line in _losses(corpus.record["summary"]):
+        console.print(rich.markup.escape(line))
+
+
+def _table(title: str, words: str, numbers: str) -> rich.table.Table:
+    table = rich.table.Table(title=title)
+    for column in words.split():
+        table.add_column(column, overflow="fold")
+    for column in numbers.split():
+        table.add_column(column, justify="right")
+    return table
+
+
+def _losses(summary: dict[str, Any]) -> Iterator[str]:
+    """One line for everything that did not become part of the corpus."""
+    for source, kinds in summary["quarantine"].items():
+        for kind, causes in kinds.items():
+            for cause, count in causes.items():
+                yield f"{kind}: source {source}: {count} x {cause}"
+    for source, causes in summary["dropped"].items():
+        for cause, count in causes.items():
+            yield f"dropped: source {source}: {count} x {cause}"
+    for place, counts in summary["unknown"].items():
+        yield (
+            f"unknown to the tokenizer: {place}: {counts['unknown']} of "
+            f"{counts['tokens']} tokens, {counts['lost']} of "
+            f"{counts['bytes']} bytes"
+        )
+    for name, count in summary["duplicates"].items():
+        yield (
+            f"dropped: {name}: {count} documents that repeat other training "
+            "text"
+        )
+    for name, domains in summary["overlap"].items():
+        for domain, counts in domains.items():
+            yield (
+                f"dropped: {name} repeats domain {domain}: "
+                f"{counts['training']} training documents, "
+                f"{counts['evaluation']} newer evaluation documents"
+            )

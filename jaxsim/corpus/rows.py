@@ -1,12 +1,19 @@
 """Token ids become rows of L + 1 tokens: for training, and for evaluation.
 
-Letters: R rows, L length, E documents.
+Letters: R rows (windows), L length, E documents.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
+
+from jaxsim.config import Config
+from jaxsim.corpus.names import check_name
+from jaxsim.corpus.sources import Document
+from jaxsim.corpus.split import hash_order
+from jaxsim.errors import UserError
 
 
 def training_rows(
@@ -32,15 +39,105 @@ def training_rows(
 
 
 @dataclasses.dataclass(frozen=True)
-class Windows:
-    """Evaluation rows; see `evaluation_rows`."""
+class Piece:
+    """A base unit before it is stored."""
 
-    tokens_RL1: np.ndarray  # int32
-    first_scored_R: np.ndarray  # int32, the first scored target of the row
-    n_scored_R: np.ndarray  # int32, scored targets are consecutive
-    document_R: np.ndarray  # int32, index of the document
-    bytes_R: np.ndarray  # int64, UTF-8 bytes of the scored targets
-    length_R: np.ndarray  # int32, valid targets; below L in a padded row
+    name: str
+    tokens_RL1: np.ndarray
+    documents: int
+
+
+def cut_units(
+    partition: str,
+    documents: Sequence[Document],
+    ids: Sequence[np.ndarray],
+    eot: int,
+    config: Config,
+) -> list[Piece]:
+    """The base units of a partition: itself, or numbered pieces of it.
+
+    A partition of at least two budgets is cut if `corpus.max_units` allows;
+    its documents are then taken in the order of a hash, so that pieces differ
+    by chance only. A smaller unit repeats while it is trained.
+
+    Args:
+      ids: token ids of each document.
+
+    Raises:
+      UserError: no text, or too little for `corpus.max_epochs`.
+    """
+    length = config.model.length
+    budget = config.recipe.steps * config.recipe.batch  # rows of one run
+    stream = sum(len(tokens) + 1 for tokens in ids)
+    rows = max(0, (stream - 1) // length)
+    _check_size(partition, len(documents), rows, budget, config)
+    pieces = max(1, min(config.corpus.max_units, rows // budget))
+    if pieces == 1:
+        tokens_RL1 = training_rows(ids, eot, length)
+        return [Piece(partition, tokens_RL1, len(documents))]
+    ids = [ids[i] for i in hash_order("unit", documents)]
+    tokens_RL1 = training_rows(ids, eot, length)
+    ends = np.cumsum([len(tokens) + 1 for tokens in ids])
+    units = []
+    for piece in range(pieces):
+        start, stop = rows * piece // pieces, rows * (piece + 1) // pieces
+        first = int(np.searchsorted(ends, start * length, "right"))
+        last = int(np.searchsorted(ends, stop * length, "right"))
+        name = check_name(
+            f"{partition}_{piece + 1}of{pieces}", "a piece of a partition"
+        )
+        touched = min(last, len(ids) - 1) - first + 1
+        units.append(Piece(name, tokens_RL1[start:stop], touched))
+    return units
+
+
+def _check_size(
+    partition: str, documents: int, rows: int, budget: int, config: Config
+) -> None:
+    if not documents:
+        raise UserError(
+            f"partition {partition!r}: no training document is left after the "
+            "split, duplicates and overlap; give it more text or remove it"
+        )
+    needed = max(1, math.ceil(budget / config.corpus.max_epochs))
+    if rows < needed:
+        epochs = f"{budget / rows:.1f}" if rows else "endless"
+        raise UserError(
+            f"partition {partition!r}: {rows} rows of {config.model.length} "
+            f"tokens for a budget of {budget} rows are {epochs} epochs, more "
+            f"than corpus.max_epochs={config.corpus.max_epochs:g}; give it at "
+            f"least {needed} rows, join it with another partition, lower "
+            "recipe.steps or recipe.batch, or raise corpus.max_epochs"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalWindows:
+    """Windows of evaluation documents; see `evaluation_rows`.
+
+    Attributes:
+      tokens_RL1: int32 ids, right-padded; targets are `tokens[1:]`.
+      first_R, count_R: int32, the first scored target of a window, and how
+        many are scored, one after the other.
+      length_R: int32, valid targets; below L in the padded window of a short
+        document.
+      document_R: int32, indices into `documents`.
+      bytes_R: int64, UTF-8 bytes of the scored targets.
+      documents: ids.
+      digest: of all the above and of the tokenizer, once they are stored.
+    """
+
+    tokens_RL1: np.ndarray
+    first_R: np.ndarray
+    count_R: np.ndarray
+    length_R: np.ndarray
+    document_R: np.ndarray
+    bytes_R: np.ndarray
+    documents: tuple[str, ...] = ()
+    digest: str = ""
+
+    def __len__(self) -> int:
+        return len(self.first_R)
 
 
 def evaluation_rows(
@@ -48,23 +145,30 @@ def evaluation_rows(
     byte_counts: Sequence[np.ndarray],
     eot: int,
     length: int,
-) -> Windows:
-    """Windows over each document such that every token is scored once.
+    names: Sequence[str] = (),
+    most: int = 0,
+) -> EvalWindows:
+    """Windows over each document such that no token is scored twice.
 
     The first window is conditioned on end-of-text, later ones start from the
     last token before them, and the last one is right-aligned: it overlaps the
-    one before it, and `first_scored` says where its own targets begin. A
-    document of fewer than L tokens gets one row, padded on the right.
+    one before it, and `first_R` says where its own targets begin. A document
+    of fewer than L tokens gets one window, padded on the right.
 
     Args:
       documents: ids of each document, without end-of-text, none empty.
       byte_counts: for each document, the bytes each of its tokens stands for.
+      names: of the documents.
+      most: windows of a document, evenly spaced; 0: all, every token is scored.
     """
     tokens, first, scored, owner, n_bytes, valid = [], [], [], [], [], []
     for e, (ids, counts) in enumerate(zip(documents, byte_counts, strict=True)):
         n = len(ids)
         conditioned = np.concatenate([np.array([eot], np.int32), ids])
-        for done in range(0, n, length):
+        starts = np.arange(0, n, length)
+        if most and most < len(starts):
+            starts = starts[evenly(len(starts), most)]
+        for done in starts.tolist():
             start = max(0, min(done, n - length))
             row = conditioned[start : start + length + 1]
             fresh = min(length, n - done)
@@ -76,11 +180,17 @@ def evaluation_rows(
             owner.append(e)
             n_bytes.append(int(counts[done : done + fresh].sum()))
             valid.append(len(row) - 1)
-    return Windows(
-        np.asarray(tokens, np.int32).reshape(-1, length + 1),
-        np.asarray(first, np.int32),
-        np.asarray(scored, np.int32),
-        np.asarray(owner, np.int32),
-        np.asarray(n_bytes, np.int64),
-        np.asarray(valid, np.int32),
+    return EvalWindows(
+        tokens_RL1=np.asarray(tokens, np.int32).reshape(-1, length + 1),
+        first_R=np.asarray(first, np.int32),
+        count_R=np.asarray(scored, np.int32),
+        length_R=np.asarray(valid, np.int32),
+        document_R=np.asarray(owner, np.int32),
+        bytes_R=np.asarray(n_bytes, np.int64),
+        documents=tuple(names),
     )
+
+
+def evenly(size: int, count: int) -> np.ndarray:
+    """`count` of the indices below `size`, evenly spaced."""
+    return ((np.arange(count) + 0.5) * size / count).astype(int)

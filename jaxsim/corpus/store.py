@@ -6,46 +6,74 @@ WORKDIR/corpus/
   unit_DIGEST/         one data set for each base unit, and for the seed
   domain_DIGEST/       one data set for each half of a domain
   quarantine.jsonl     places of the records that could not be read
+
+Folders are named after the digest of their content, not after partitions: no
+name from a document ever becomes a path here, and content that did not change
+keeps its folder. A folder appears by a rename, complete, and is trusted only
+if what is in it has the digest that corpus.json gives.
 """
 
+import dataclasses
+import hashlib
 import json
 import os
+import re
+import shutil
 import threading
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxsim.corpus.arrayrecord import TableReader
-from jaxsim.corpus.datasets import (
-    TEMPORARY,
-    Domain,
-    EvaluationRows,
-    Unit,
-    folder_of,
-    open_unit,
-    read_evaluation,
-)
+from jaxsim.corpus.arrayrecord import TableReader, write_table
 from jaxsim.corpus.names import check_name
+from jaxsim.corpus.rows import EvalWindows
+from jaxsim.corpus.split import SEED
 from jaxsim.corpus.tokenizer import Tokenizer
 from jaxsim.errors import DamagedError, UserError
 
 FORMAT_VERSION = 1
-SEED = "seed"  # the name of the seed's unit
+TEMPORARY = ".tmp_"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_CHUNK = 4096  # rows that are read at once while a digest is checked
 
-__all__ = [
-    "FORMAT_VERSION",
-    "SEED",
-    "Corpus",
-    "Domain",
-    "EvaluationRows",
-    "RowReader",
-    "Unit",
-    "open_corpus",
-    "write_record",
-]
+# Columns of a stored domain and the arrays of `EvalWindows` that they hold, in
+# the order in which the digest takes them.
+_COLUMNS = {
+    "first_scored": "first_R",
+    "n_scored": "count_R",
+    "document": "document_R",
+    "bytes": "bytes_R",
+    "length": "length_R",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """What one member trains on; also the seed's text."""
+
+    name: str
+    partition: str  # '' for the seed
+    group: str
+    digest: str  # of the rows and of the tokenizer that made them
+    rows: int
+    tokens: int  # targets: rows * L
+    documents: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Domain:
+    """A named set of evaluation documents; every dict is keyed by half."""
+
+    name: str
+    in_pool: bool
+    digests: dict[str, str]
+    documents: dict[str, int]
+    tokens: dict[str, int]
+    bytes: dict[str, int]
+    windows: dict[str, int]
 
 
 class RowReader:
@@ -82,7 +110,12 @@ class Corpus:
         self.budget_rows: int = frozen["budget_rows"]
         self.units = {n: Unit(**u) for n, u in record["units"].items()}
         self.domains = {n: Domain(**d) for n, d in record["domains"].items()}
-        _check_names(workdir, [*self.units, *self.domains])
+        for name in [*self.units, *self.domains]:
+            # They become folders: a corpus may have been copied from anywhere.
+            try:
+                check_name(name, f"corpus.json in {workdir}")
+            except UserError as error:
+                raise DamagedError(str(error)) from error
         self.seed = Unit(**frozen["seed"])
         self.tokenizer_digest: str = frozen["tokenizer_digest"]
         self.tokenizer = Tokenizer.load(
@@ -96,7 +129,7 @@ class Corpus:
             )
         self._lock = threading.Lock()
         self._readers: dict[str, RowReader] = {}
-        self._evaluations: dict[tuple[str, str], EvaluationRows] = {}
+        self._evaluations: dict[tuple[str, str], EvalWindows] = {}
 
     @property
     def budget_tokens(self) -> int:
@@ -127,17 +160,17 @@ class Corpus:
         unit = self.unit(name)
         with self._lock:
             if name not in self._readers:
-                reader = open_unit(
+                reader = _open_unit(
                     self.workdir, unit, self.length, self.tokenizer_digest
                 )
                 self._readers[name] = RowReader(unit, reader, self.tokenizer)
             return self._readers[name]
 
-    def evaluation(self, domain: str, half: str) -> EvaluationRows:
+    def evaluation(self, domain: str, half: str) -> EvalWindows:
         """The windows of 'select' or 'report'; the first call checks them.
 
         Raises:
-          UserError: unknown domain.
+          UserError: unknown domain or half.
           DamagedError: the windows are not what the digest says.
         """
         if domain not in self.domains:
@@ -145,24 +178,22 @@ class Corpus:
                 f"no domain {domain!r} in the corpus of {self.workdir}; it has "
                 f"{', '.join(self.domains)}"
             )
+        digests = self.domains[domain].digests
+        if half not in digests:
+            raise UserError(
+                f"domain {domain!r} has no half {half!r}; it has "
+                f"{', '.join(digests)}"
+            )
         with self._lock:
             if (domain, half) not in self._evaluations:
-                evaluation = read_evaluation(
-                    self.workdir, self.domains[domain], half, self.length,
-                    self.tokenizer_digest,
+                windows = _read_windows(
+                    folder_of(self.workdir, "domain", digests[half]),
+                    f"domain {domain!r}, half {half!r}",
+                    digests[half], self.length, self.tokenizer_digest,
                 )  # fmt: skip
-                self.tokenizer.check_ids(evaluation.tokens_RL1)
-                self._evaluations[domain, half] = evaluation
+                self.tokenizer.check_ids(windows.tokens_RL1)
+                self._evaluations[domain, half] = windows
             return self._evaluations[domain, half]
-
-
-def _check_names(workdir: Path, names: Iterable[str]) -> None:
-    """They become folders: a corpus may have been copied from anywhere."""
-    for name in names:
-        try:
-            check_name(name, f"corpus.json in {workdir}")
-        except UserError as error:
-            raise DamagedError(str(error)) from error
 
 
 def open_corpus(workdir: Path) -> Corpus:
@@ -177,21 +208,16 @@ def open_corpus(workdir: Path) -> Corpus:
         raise UserError(f"no corpus in {workdir}: run `jaxsim prepare`")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        version = record["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedError(
-            f"{path} is damaged: {error}; copy it again, or start over with "
-            "`jaxsim prepare --refreeze`"
-        ) from error
-    if version != FORMAT_VERSION:
-        raise DamagedError(
-            f"{path} has format version {version!r}, this jaxsim reads "
-            f"{FORMAT_VERSION}; use the version that wrote it, or start over "
-            "with `jaxsim prepare --refreeze`"
-        )
-    try:
+        if record["format"] != FORMAT_VERSION:
+            raise DamagedError(
+                f"{path} has format version {record['format']!r}, this jaxsim "
+                f"reads {FORMAT_VERSION}; use the version that wrote it, or "
+                "start over with `jaxsim prepare --refreeze`"
+            )
         return Corpus(workdir, record)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (
+        ValueError, KeyError, TypeError, AttributeError, RecursionError,
+    ) as error:  # fmt: skip
         raise DamagedError(
             f"{path} is damaged: {error!r}; copy it again, or start over with "
             "`jaxsim prepare --refreeze`"
@@ -208,3 +234,194 @@ def write_record(workdir: Path, record: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def write_unit(
+    workdir: Path,
+    tokens_RL1: np.ndarray,
+    tokenizer_digest: str,
+    *,
+    name: str,
+    partition: str,
+    group: str,
+    documents: int,
+) -> Unit:
+    """Stores the rows of a unit, unless they are stored already."""
+    rows, length = len(tokens_RL1), tokens_RL1.shape[1] - 1
+    unit = Unit(
+        name=name,
+        partition=partition,
+        group=group,
+        digest=rows_digest([tokens_RL1], rows, length, tokenizer_digest),
+        rows=rows,
+        tokens=rows * length,
+        documents=documents,
+    )
+    publish(
+        folder_of(workdir, "unit", unit.digest),
+        lambda _: _open_unit(workdir, unit, length, tokenizer_digest),
+        lambda folder: write_table(folder, {"tokens": tokens_RL1}),
+    )
+    return unit
+
+
+def _open_unit(
+    workdir: Path, unit: Unit, length: int, tokenizer_digest: str
+) -> TableReader:
+    """The rows of a unit, after checking all of them against its digest.
+
+    Raises:
+      DamagedError: missing or different.
+    """
+    what = f"unit {unit.name!r}"
+    folder = folder_of(workdir, "unit", unit.digest)
+    reader = TableReader(folder, what, length + 1)
+    found = len(reader)
+    chunks = (
+        reader.read(np.arange(start, min(start + _CHUNK, found)))["tokens"]
+        for start in range(0, found, _CHUNK)
+    )
+    if found != unit.rows or unit.digest != rows_digest(
+        chunks, found, length, tokenizer_digest
+    ):
+        raise DamagedError(
+            f"{what}: its rows differ from its digest {unit.digest[:16]}; copy "
+            "the corpus again, or run `jaxsim prepare --refreeze`"
+        )
+    return reader
+
+
+def rows_digest(
+    chunks: Iterable[np.ndarray], rows: int, length: int, tokenizer_digest: str
+) -> str:
+    """SHA-256 of dtype, shape and bytes of int32 rows, and of a tokenizer.
+
+    Args:
+      chunks: together the array [rows, length + 1].
+    """
+    sha = hashlib.sha256(f"int32 {rows} {length + 1}\0".encode())
+    for chunk in chunks:
+        sha.update(np.ascontiguousarray(chunk, "<i4").tobytes())
+    sha.update(tokenizer_digest.encode())
+    return sha.hexdigest()
+
+
+def write_windows(
+    workdir: Path, windows: EvalWindows, tokenizer_digest: str
+) -> str:
+    """Stores one half of a domain, unless stored already; its digest."""
+    # Of each document, beside its id: bytes and tokens.
+    bytes_E, tokens_E = (
+        np.bincount(windows.document_R, array_R).astype(np.int64)
+        for array_R in (windows.bytes_R, windows.count_R)
+    )
+    digest = windows_digest(windows, bytes_E, tokens_E, tokenizer_digest)
+    length = windows.tokens_RL1.shape[1] - 1
+
+    def write(folder: Path) -> None:
+        columns = {name: getattr(windows, of) for name, of in _COLUMNS.items()}
+        write_table(folder, {"tokens": windows.tokens_RL1, **columns})
+        about = {
+            "ids": windows.documents,
+            "bytes": bytes_E.tolist(),
+            "tokens": tokens_E.tolist(),
+        }
+        (folder / "documents.json").write_text(json.dumps(about) + "\n")
+
+    publish(
+        folder_of(workdir, "domain", digest),
+        lambda folder: _read_windows(
+            folder, "domain", digest, length, tokenizer_digest
+        ),
+        write,
+    )
+    return digest
+
+
+def _read_windows(
+    folder: Path, what: str, digest: str, length: int, tokenizer_digest: str
+) -> EvalWindows:
+    """One half of a domain, after checking it against its digest.
+
+    Raises:
+      DamagedError: missing or different.
+    """
+    reader = TableReader(folder, what, length + 1, list(_COLUMNS))
+    columns = reader.read(np.arange(len(reader)))
+    try:
+        about = json.loads((folder / "documents.json").read_text())
+        documents = tuple(map(str, about["ids"]))
+        bytes_E, tokens_E = (
+            np.array(about[key], np.int64) for key in ("bytes", "tokens")
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(
+            f"{what}: cannot read documents.json in {folder}: {error}; copy "
+            "the corpus again"
+        ) from error
+    windows = EvalWindows(
+        tokens_RL1=columns["tokens"],
+        **{
+            of: columns[name].astype(np.int64 if name == "bytes" else np.int32)
+            for name, of in _COLUMNS.items()
+        },
+        documents=documents,
+        digest=digest,
+    )
+    if digest != windows_digest(windows, bytes_E, tokens_E, tokenizer_digest):
+        raise DamagedError(
+            f"{what}: its windows differ from its digest {digest[:16]}; copy "
+            "the corpus again, or run `jaxsim prepare --refreeze`"
+        )
+    return windows
+
+
+def windows_digest(
+    windows: EvalWindows,
+    bytes_E: np.ndarray,
+    tokens_E: np.ndarray,
+    tokenizer_digest: str,
+) -> str:
+    """SHA-256 of all there is in one half of a domain, and of a tokenizer."""
+    about = [windows.tokens_RL1.shape, *windows.documents]
+    sha = hashlib.sha256(json.dumps(about).encode())
+    sha.update(np.ascontiguousarray(windows.tokens_RL1, "<i4").tobytes())
+    arrays = [getattr(windows, of) for of in _COLUMNS.values()]
+    for array in (*arrays, bytes_E, tokens_E):
+        sha.update(np.ascontiguousarray(array, "<i8").tobytes())
+    sha.update(tokenizer_digest.encode())
+    return sha.hexdigest()
+
+
+def folder_of(workdir: Path, kind: str, digest: str) -> Path:
+    """The folder of a data set: only a digest can choose it.
+
+    Raises:
+      DamagedError: the digest is none.
+    """
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        raise DamagedError(
+            f"corpus.json in {workdir}: {digest!r} is no SHA-256; copy the "
+            "corpus again"
+        )
+    return workdir / "corpus" / f"{kind}_{digest[:32]}"
+
+
+def publish(
+    target: Path,
+    stored: Callable[[Path], object],
+    write: Callable[[Path], None],
+) -> None:
+    """Leaves `target` as it is if `stored` can read it, else writes it anew."""
+    if target.exists():
+        try:
+            stored(target)
+        except DamagedError:
+            shutil.rmtree(target)
+        else:
+            return
+    # Not `tempfile.mkdtemp`: its folders can only be read by their owner.
+    temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+    temporary.mkdir()
+    write(temporary)
+    os.rename(temporary, target)

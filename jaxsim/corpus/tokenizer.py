@@ -14,6 +14,7 @@ tokens share them in proportion to their lengths (`token_bytes`).
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -26,6 +27,7 @@ from jaxsim.errors import DamagedError, UserError
 
 END_OF_TEXT = "<|endoftext|>"
 _ALPHABET = tokenizers.pre_tokenizers.ByteLevel.alphabet
+_NOT_COUNTED = re.compile(r"[\s\u0300-\u036f]+")  # white space and accents
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -37,6 +39,7 @@ class Tokenizer:
     ):
         self.kind = kind
         self.end_of_text_token = end_of_text
+        self.unknown: int | None = None  # what unknown text becomes, if any is
         self._bpe = bpe
         if bpe is None:
             self.vocab_size = 257
@@ -58,10 +61,25 @@ class Tokenizer:
             self.end_of_text = end
             vocabulary = bpe.get_vocab(with_added_tokens=True)
             # Ids may have gaps; embedding rows must cover the largest one.
-            self.vocab_size = max(vocabulary.values()) + 1
-            content = _canonical(bpe) + f"\0{end}"
-            self._lengths_V = _token_lengths(bpe, self.vocab_size)
+            largest = max(vocabulary.values())
+            if largest >= 2 * len(vocabulary):
+                raise UserError(
+                    f"corpus.tokenizer: token id {largest} is at least twice "
+                    f"its {len(vocabulary)} entries, and the model has a row "
+                    "for every id; use a tokenizer.json without such gaps"
+                )
+            self.vocab_size = largest + 1
+            layout = json.loads(bpe.to_str())
+            content = json.dumps(layout, sort_keys=True) + f"\0{end}"
+            self._lengths_V = _token_lengths(bpe, layout, self.vocab_size)
             self._lengths_V[end] = 0
+            self.unknown = _unknown_id(bpe, layout)
+            if self.unknown == end:
+                raise UserError(
+                    f"corpus.tokenizer.end_of_text: {end_of_text!r} also "
+                    "stands for unknown text, which would read as the end of "
+                    "a document; name another token of this tokenizer"
+                )
         self.digest = hashlib.sha256(content.encode("utf-8")).hexdigest()
 
     @classmethod
@@ -175,7 +193,8 @@ class Tokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         if self._bpe is not None:
             (folder / "tokenizer.json").write_text(
-                _canonical(self._bpe), encoding="utf-8"
+                json.dumps(json.loads(self._bpe.to_str()), sort_keys=True),
+                encoding="utf-8",
             )
         about = {
             "kind": self.kind,
@@ -210,6 +229,71 @@ class Tokenizer:
                 "copy the folder again"
             )
         return loaded
+
+
+class Coverage:
+    """Encodes texts, and counts what of them a tokenizer does not know.
+
+    Unknown text is cheap to predict, whatever it says, and would decide which
+    mixture looks best. Only a 'file' tokenizer can have any.
+
+    Attributes:
+      counts: by place, where anything is unknown: tokens, unknown ones among
+        them, bytes of the text, and those that decoding does not bring back.
+        Bytes are counted without white space, case and accents, which a
+        tokenizer may drop in every text alike.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, max_unknown: float):
+        self.tokenizer = tokenizer
+        self.max_unknown = max_unknown
+        self.counts: dict[str, dict[str, int]] = {}
+
+    def encode(self, where: str, texts: Sequence[str]) -> list[np.ndarray]:
+        """`encode_batch` of the texts of one partition or domain.
+
+        Raises:
+          UserError: more than `max_unknown` of tokens or bytes is unknown.
+        """
+        try:
+            batch = self.tokenizer.encode_batch(texts)
+        # `tokenizers` raises bare Exception for text that it cannot encode.
+        except Exception as error:
+            raise UserError(
+                f"{where}: the tokenizer cannot encode its text: {error}; use "
+                "another tokenizer"
+            ) from error
+        if self.tokenizer.kind != "file":
+            return batch
+        counts = {"tokens": 0, "unknown": 0, "bytes": 0, "lost": 0}
+        for text, ids in zip(texts, batch, strict=True):
+            known = ids[ids != self.tokenizer.unknown]
+            size = _known_bytes(text)
+            found = _known_bytes(self.tokenizer.decode(known))
+            counts["tokens"] += len(ids)
+            counts["unknown"] += len(ids) - len(known)
+            counts["bytes"] += size
+            counts["lost"] += max(0, size - found)
+        if counts["unknown"] or counts["lost"]:
+            self.counts[where] = counts
+        if (
+            counts["unknown"] > self.max_unknown * counts["tokens"]
+            or counts["lost"] > self.max_unknown * counts["bytes"]
+        ):
+            raise UserError(
+                f"{where}: the tokenizer does not know all of its text: "
+                f"{counts['unknown']} of {counts['tokens']} tokens are "
+                f"unknown, {counts['lost']} of {counts['bytes']} bytes are "
+                "lost, and what is unknown looks easy to predict. Use a "
+                "tokenizer that knows such text (with bytes for the rest), or "
+                f"raise corpus.max_unknown={self.max_unknown:g}"
+            )
+        return batch
+
+
+def _known_bytes(text: str) -> int:
+    plain = unicodedata.normalize("NFKD", text.casefold())
+    return len(_NOT_COUNTED.sub("", plain).encode("utf-8"))
 
 
 def tokenizer_from_config(
@@ -255,13 +339,31 @@ def _parse(content: bytes) -> tokenizers.Tokenizer:
         raise ValueError(str(error)) from error
 
 
-def _canonical(bpe: tokenizers.Tokenizer) -> str:
-    return json.dumps(json.loads(bpe.to_str()), sort_keys=True)
+def _unknown_id(
+    bpe: tokenizers.Tokenizer, layout: dict[str, Any]
+) -> int | None:
+    """The id of the unknown token; None if the tokenizer knows every text."""
+    model = layout["model"]
+    vocabulary = bpe.get_vocab(with_added_tokens=True)
+    if model["type"] == "BPE":
+        steps = [layout.get("pre_tokenizer"), layout.get("normalizer")]
+        if _mentions_byte_level(steps) and vocabulary.keys() >= set(
+            _ALPHABET()
+        ):
+            return None
+    if model.get("byte_fallback") and all(
+        f"<0x{byte:02X}>" in vocabulary for byte in range(256)
+    ):
+        return None
+    if isinstance(token := model.get("unk_token"), str):
+        return vocabulary.get(token)
+    return model.get("unk_id")
 
 
-def _token_lengths(bpe: tokenizers.Tokenizer, vocab_size: int) -> np.ndarray:
+def _token_lengths(
+    bpe: tokenizers.Tokenizer, layout: dict[str, Any], vocab_size: int
+) -> np.ndarray:
     """Bytes of every token, by its string; int64 [V]."""
-    layout = json.loads(bpe.to_str())
     byte_level = _mentions_byte_level(
         [layout.get("pre_tokenizer"), layout.get("decoder")]
     )

@@ -1,8 +1,8 @@
-"""Members to scores: tables of mixtures, merging, the one evaluator, search."""
+"""Members -> scores: tables of mixtures, merging, the one evaluator."""
 
 from jaxsim.mixture.evaluation import EvaluationSet, gather
 from jaxsim.mixture.scorer import Scorer
-from jaxsim.mixture.scores import Scores, load_scores
+from jaxsim.mixture.scores import Scores
 from jaxsim.mixture.stack import Stack, load_stack
 from jaxsim.mixture.table import Mixtures
 
@@ -13,6 +13,5 @@ __all__ = [
     "Scores",
     "Stack",
     "gather",
-    "load_scores",
     "load_stack",
 ]

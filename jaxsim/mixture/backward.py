@@ -1,8 +1,8 @@
 """The gradient program: what runs on the devices.
 
-A gradient is summed block by block with one program of fixed shape. Each
-device takes a share of every block and the inner products of its own sum, so
-that what the devices exchange is C numbers and never a gradient.
+A gradient is summed block by block with one program of fixed shape. Each device
+takes a share of every block and computes the inner products of its own sum, so
+devices exchange C numbers and never a gradient.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxsim.config import ScoreConfig
-from jaxsim.console import say
 from jaxsim.errors import UserError
+from jaxsim.log import say
 from jaxsim.mixture.merge import along_deltas, merge
 from jaxsim.mixture.plan import (
     bytes_of,
@@ -26,20 +26,21 @@ from jaxsim.mixture.plan import (
     memory_limit,
     settled,
 )
-from jaxsim.mixture.resident import Resident
+from jaxsim.mixture.stack import Resident
 from jaxsim.model import Execution, LanguageModel
 
-# Tokens of a block on each device, fewer than the evaluator's: a backward pass
-# keeps the activations of all layers, and every domain's last block is padded.
-# On two cores 1,000 to 4,000 take the same time for each.
+# Tokens of a block on each device. They are fewer than the evaluator's, because
+# a backward pass keeps the activations of all layers, and every domain's last
+# block is padded. On two cores, a token takes the same time in blocks of 1,000
+# to 4,000.
 _CPU_BLOCK, _ACCELERATOR_BLOCK = 2**10, 2**13
 
 
 class Backward:
-    """Gradients of window losses at merges of one pool, on its devices.
+    """Sums gradients of window losses at merges of one pool, on its devices.
 
-    Sums of gradients are trees like the seed with a leading axis over the
-    devices, each with what its own windows gave.
+    Sums are trees like the base with a leading axis over devices: each device
+    holds the sum over its own windows.
     """
 
     def __init__(
@@ -66,16 +67,16 @@ class Backward:
         self._along = jax.jit(self._mapped(_along, (here, spread), here))
 
     def windows(self, length: int) -> int:
-        """Windows of `length` tokens in a block, over all devices."""
+        """Number of windows of `length` tokens in a block, over all devices."""
         each = max(1, self._block_tokens // length)
         return each * int(self._pool.mesh.shape["mixture"])
 
     def merge(self, w_C: np.ndarray, scale: float) -> Any:
-        """The parameters of one mixture, in the precision of the seed."""
+        """Returns one mixture's parameters, in the precision of the base."""
         return self._merge(*self._mixture(w_C, scale))
 
     def zeros(self, params: Any) -> Any:
-        """Sums of nothing."""
+        """Returns sums that are zero."""
         return self._zeros(params)
 
     def add(
@@ -84,41 +85,39 @@ class Backward:
         params: Any,
         tokens_BL1: np.ndarray,
         scored_BL: np.ndarray,
-        weight_B: np.ndarray,
     ) -> tuple[Any, jax.Array]:
-        """Adds the gradient of one weighted block.
+        """Adds the gradient of a block's summed losses.
 
         Args:
-          sums: given up to the result.
-          params: as `merge` returns them.
-          tokens_BL1, scored_BL, weight_B: `windows(L)` windows.
+          sums: donated to the result.
+          params: from `merge`.
+          tokens_BL1, scored_BL: `windows(L)` windows.
 
         Returns:
-          The new sums, and the block's nats [B].
+          The new sums, and the nats [B] of the windows.
 
         Raises:
           UserError: a block does not fit in the device's memory.
         """
-        block = self._block(tokens_BL1, scored_BL, weight_B)
+        block = self._block(tokens_BL1, scored_BL)
         length = scored_BL.shape[1]
         if length not in self._programs:
             self._programs[length] = self._compile(sums, params, *block)
         return self._programs[length](sums, params, *block)
 
     def along(self, sums: Any) -> np.ndarray:
-        """Inner products with every member's difference: [C] float64."""
+        """Inner products with every member's difference, float64 [C]."""
         along_C = self._along(self._pool.delta_C, sums)
         return np.asarray(along_C, np.float64)
 
     def lowered(self, length: int) -> dict[str, jax.stages.Lowered]:
-        """The programs, not compiled: a merge, a block, the inner products."""
+        """Returns the programs before compilation: merge, block, along."""
         mixture = self._mixture(np.zeros(len(self._pool.stack.names)), 1.0)
         params = self._merge(*mixture)
         sums = self._zeros(params)
         block = self._block(
             np.zeros((self.windows(length), length + 1), np.int32),
             np.zeros((self.windows(length), length), bool),
-            np.zeros(self.windows(length)),
         )
         return {
             "merge": self._merge.lower(*mixture),
@@ -136,15 +135,15 @@ class Backward:
         )
 
     def _block(
-        self, tokens_BL1: np.ndarray, scored_BL: np.ndarray, weight_B: Any
+        self, tokens_BL1: np.ndarray, scored_BL: np.ndarray
     ) -> tuple[jax.Array, ...]:
-        arrays = (tokens_BL1, scored_BL, weight_B.astype(self._dtype))
+        arrays = tokens_BL1, scored_BL
         return tuple(jax.device_put(array, self._spread) for array in arrays)
 
     def _compile(self, *arguments: Any) -> Any:
-        """The program of a block of one length.
+        """Compiles the program of a block of one length.
 
-        Where activations do not fit in the device's memory, the backward pass
+        If activations do not fit in the device's memory, the backward pass
         computes them again, layer by layer.
         """
         begin = time.monotonic()
@@ -157,7 +156,7 @@ class Backward:
         if limit and self._needed(program) > limit:
             raise UserError(
                 f"the gradient of {windows} windows needs "
-                f"{self._needed(program):,} bytes of each device, and "
+                f"{self._needed(program):,} bytes on each device, and "
                 f"{limit:,} may be used; lower config.score.rows="
                 f"{self._config.rows} or config.score.loss_chunk="
                 f"{self._config.loss_chunk}, or divide the model with "
@@ -170,7 +169,7 @@ class Backward:
         return program
 
     def _needed(self, program: Any) -> int:
-        """Bytes of a device, or of the process whose CPUs are the devices."""
+        """Bytes on a device, or in the process if the devices are CPUs."""
         report = program.memory_analysis()
         processes = self._pool.mesh.size if self._pool.on_cpu else 1
         return self._held + processes * (
@@ -187,7 +186,7 @@ class Backward:
         here, spread = PartitionSpec(), PartitionSpec("mixture")
         program = self._mapped(
             functools.partial(_add, model=self._model, execution=execution),
-            (spread, here, spread, spread, spread),
+            (spread, here, spread, spread),
             (spread, spread),
         )
         return jax.jit(
@@ -197,8 +196,8 @@ class Backward:
         ).lower(*arguments)
 
     def _mapped(self, body: Callable[..., Any], ins: Any, outs: Any) -> Any:
-        # Unchecked, because a checked one would sum the gradient over the
-        # devices after every block. The mesh axis `model` is left to XLA.
+        # With `check_vma`, the gradient would be summed over devices after
+        # every block. The mesh axis `model` is left to XLA.
         return jax.shard_map(
             body,
             mesh=self._pool.mesh,
@@ -210,13 +209,13 @@ class Backward:
 
 
 def _with_devices(sharding: NamedSharding) -> NamedSharding:
-    """Of a leaf of the sums, where this is of the seed's."""
+    """Returns the sharding of a leaf of sums, given that of the base's leaf."""
     return NamedSharding(
         sharding.mesh, PartitionSpec("mixture", *sharding.spec)
     )
 
 
-# On each device, which sees its own part of the leading axis of the sums.
+# These run on each device, which sees its own part of the sums' leading axis.
 
 
 def _zeros(params: Any) -> Any:
@@ -228,7 +227,6 @@ def _add(
     params: Any,
     tokens_BL1: jax.Array,
     scored_BL: jax.Array,
-    weight_B: jax.Array,
     *,
     model: LanguageModel,
     execution: Execution,
@@ -236,7 +234,7 @@ def _add(
     def loss(params: Any) -> tuple[jax.Array, jax.Array]:
         nll_BL = model.token_nll(params, tokens_BL1, execution)
         nll_B = jnp.sum(jnp.where(scored_BL, nll_BL, 0.0), axis=-1)
-        return jnp.sum(weight_B * nll_B), nll_B
+        return jnp.sum(nll_B), nll_B
 
     gradient, nll_B = jax.grad(loss, has_aux=True)(params)
     return jax.tree.map(jnp.add, sums, gradient), nll_B

@@ -1,7 +1,12 @@
-"""The scoring programs of a pool: compiled once each, and what they need.
+"""The scoring program: what runs on the device, and what it needs.
 
-Everything here is a matter of shapes, so that a pool may be planned for that
-is not there, on devices that are not there either (`jaxsim/plan/`).
+Compiling and planning only need shapes, so `jaxsim/plan/` can plan for a pool
+that does not exist, on devices that are not attached.
+
+Devices that share a model each hold and merge a share of its widths. Each
+merged model is then gathered by all of them, and each takes its own blocks of
+windows. A mixture is evaluated on many more tokens than a model has parameters,
+so sending the model once is cheaper than sending hidden states in every layer.
 """
 
 import functools
@@ -13,13 +18,16 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxsim.compiling import TooLarge, compiled, memory_of
 from jaxsim.config import ScoreConfig
-from jaxsim.console import say
-from jaxsim.devices import is_cpu
-from jaxsim.memory import release_freed_memory
+from jaxsim.devices import TooLarge, compiled, is_cpu, memory_of
+from jaxsim.log import say
 from jaxsim.mesh import blocks_sharding
-from jaxsim.mixture.merge import HALVES, MEMBER_AXIS
+from jaxsim.mixture.merge import (
+    MEMBER_AXIS,
+    deltas_of,
+    merge,
+    merge_by_layer,
+)
 from jaxsim.mixture.plan import (
     IN_FLIGHT,
     Expected,
@@ -30,14 +38,13 @@ from jaxsim.mixture.plan import (
     process_bytes,
     work_of_call,
 )
-from jaxsim.mixture.program import losses
-from jaxsim.model import LanguageModel
+from jaxsim.model import LAYERS, MATRICES, Execution, LanguageModel
 
-Windows = tuple[int, int, int]  # blocks T, windows B and length L of a pass
+Windows = tuple[int, int, int]  # blocks T, windows B, length L of a pass
 
 
 class Programs:
-    """Of one pool on one mesh, for any number of mixtures and windows."""
+    """Compiles the scoring programs of one pool on one mesh, once each."""
 
     def __init__(
         self,
@@ -48,14 +55,14 @@ class Programs:
         config: ScoreConfig,
         limit: int,
     ) -> None:
-        """Compiles nothing yet.
+        """Prepares to compile; compiles nothing yet.
 
         Args:
-          model: of the seed and the members.
+          model: of the base and the members.
           seed, delta_C: see `merge`; arrays, or shapes with shardings.
-          mesh: of scoring.
-          config: settled.
-          limit: bytes of a device that may be used; 0 where nobody knows.
+          mesh: see `scoring_mesh`.
+          config: settled, see `settled`.
+          limit: bytes of a device that may be used; 0 if unknown.
         """
         self._model = model
         self._seed = seed
@@ -63,7 +70,7 @@ class Programs:
         self._mesh = mesh
         self._config = config
         self._limit = limit
-        # Those of `model` compute one mixture together.
+        # The devices along `model` compute one mixture together.
         self._devices = int(mesh.shape["mixture"])
         self._within = int(mesh.shape["model"])
         self._pool = bytes_of((seed, delta_C))
@@ -77,10 +84,16 @@ class Programs:
     def compiled(
         self, chunk: int, merge: str, windows: Windows, per_token: bool
     ) -> jax.stages.Compiled:
-        """The program of a shape.
+        """Returns the compiled program of a shape.
+
+        Args:
+          chunk: mixtures in a call, on all devices.
+          merge: 'tree' or 'layer', see `Shape`.
+          windows: shape of a pass.
+          per_token: see `losses`.
 
         Raises:
-          TooLarge: the compiler knows that it does not fit.
+          TooLarge: the compiler says that it does not fit.
         """
         key = (chunk, merge, windows, per_token)
         if key not in self._compiled:
@@ -98,7 +111,7 @@ class Programs:
     def lowered(
         self, chunk: int, merge: str, windows: Windows, per_token: bool
     ) -> jax.stages.Lowered:
-        """The program of a shape, not compiled."""
+        """Returns the program of a shape before compilation; see `compiled`."""
         mixtures, blocks = PartitionSpec("mixture"), PartitionSpec("model")
         at_seed, at_deltas = jax.tree.map(
             lambda leaf: leaf.sharding.spec, (self._seed, self._delta_C)
@@ -112,8 +125,8 @@ class Programs:
             per_token=per_token,
             specs=at_seed if self._within > 1 else None,
         )
-        # Nothing is left to the compiler: each device's part is lowered as it
-        # stands, cuDNN's attention as well.
+        # A `shard_map` over all axes leaves no partitioning to the compiler:
+        # each device's part is lowered as written, cuDNN's attention included.
         program = jax.jit(
             jax.shard_map(
                 body,
@@ -130,9 +143,9 @@ class Programs:
         return program.lower(*self.arguments(chunk, windows))
 
     def arguments(self, chunk: int, windows: Windows) -> tuple[Any, ...]:
-        """What a program is called with: shapes with shardings, but the pool.
+        """Returns the arguments of a program; see `losses`.
 
-        See `losses`.
+        All but the pool are shapes with shardings.
         """
         of_mixtures = NamedSharding(self._mesh, PartitionSpec("mixture"))
         of_blocks = blocks_sharding(self._mesh)
@@ -156,7 +169,7 @@ class Programs:
     def plan_of(
         self, shape: Shape, passes: Sequence[Windows], per_token: bool
     ) -> Plan:
-        """What the program of a shape needs; the largest pass decides."""
+        """Estimates what the largest of these passes needs."""
         blocks, rows, length = max(passes, key=lambda w: w[0] * w[1] * w[2])
         tokens = blocks * rows * length
         chunk = self.chunk(shape, tokens)
@@ -169,13 +182,13 @@ class Programs:
             temporaries = memory.temporaries
             outputs = 2 * len(passes) * memory.outputs
         except TooLarge as error:
-            # Of all that the program needs the pool is a part.
+            # What the compiler says the program needs includes the pool.
             temporaries, outputs = max(0, error.needed - pool), 0
             limit = min(limit or error.available, error.available)
         if is_cpu(self._mesh):
-            # One process with one pool. Once, because it keeps what it frees.
+            # The CPU devices are one process with one copy of the pool.
+            # Measured once, because a process keeps the memory that it frees.
             if self._runtime is None:
-                release_freed_memory()
                 self._runtime = max(0, process_bytes() - self._held())
             runtime, together = self._runtime, self._mesh.size
             temporaries *= IN_FLIGHT
@@ -216,23 +229,126 @@ class Programs:
         )
 
     def chunk(self, shape: Shape, tokens: int) -> int:
-        """Mixtures of a call on all devices, for passes of so many tokens."""
+        """Mixtures of a call on all devices, for passes of `tokens`."""
         if self._config.chunk:
             return -(-self._config.chunk // self._devices) * self._devices
         return shape.mixtures(tokens) * self._devices
 
     def side_by_side(self, chunk: int) -> int:
-        """Mixtures that a device computes at the same time."""
+        """Mixtures that a device computes at once, for calls of `chunk`."""
         # A batched matrix product is slow on a CPU.
         return 1 if is_cpu(self._mesh) else chunk // self._devices
 
     def _held(self) -> int:
-        """Bytes of the pool that this process has: shapes take none."""
+        """Bytes of the pool that this process holds: shapes take none."""
         there = isinstance(jax.tree.leaves(self._seed)[0], jax.Array)
         return self._pool if there else 0
 
 
-def deltas_of(delta_C: Any) -> str:
-    """What differences are held in: 'float32' or 'bfloat16'."""
-    dtype = jax.tree.leaves(delta_C)[0].dtype
-    return "bfloat16" if dtype == HALVES else str(dtype)
+def losses(
+    seed: Any,
+    delta_C: Any,
+    w_KC: jax.Array,
+    scale_K: jax.Array,
+    used_K: jax.Array,
+    tokens_TBL1: jax.Array,
+    scored_TBL: jax.Array,
+    *,
+    model: LanguageModel,
+    execution: Execution,
+    at_once: int,
+    by_layer: bool,
+    per_token: bool,
+    specs: Any = None,
+) -> jax.Array:
+    """The scoring program: merges mixtures and evaluates them on windows.
+
+    Args:
+      seed, delta_C: see `merge`; this device's share.
+      w_KC, scale_K: weights and scales of K mixtures.
+      used_K: bool; False for mixtures that only pad the last chunk, whose
+        losses are zero.
+      tokens_TBL1: token ids, T blocks of B windows.
+      scored_TBL: bool, which targets count.
+      model: architecture.
+      execution: how to compute the model.
+      at_once: mixtures that are computed together.
+      by_layer: whether to merge one layer at a time, again for each block.
+      per_token: whether to return the loss of every token, not of windows.
+      specs: a tree like the base that says how leaves are divided over the
+        devices that gather merged models; None if each device has all of it.
+
+    Returns:
+      Nats, float32: sums [K, T, B], or with `per_token` [K, T, B, L], where
+      targets that do not count are zero.
+    """
+    shape = scored_TBL.shape if per_token else scored_TBL.shape[:-1]
+
+    def compute(w_C: jax.Array, scale: jax.Array) -> jax.Array:
+        of_layer: Callable[[Any], Any] | None = None
+        if by_layer:
+            params, of_layer = merge_by_layer(seed, delta_C, w_C, scale)
+        else:
+            params = merge(seed, delta_C, w_C, scale)
+        if specs is not None:
+            params, of_layer = _gathered(
+                params, specs, execution.precision, of_layer
+            )
+
+        def block(xs: tuple[jax.Array, jax.Array]) -> jax.Array:
+            tokens_BL1, scored_BL = xs
+            nll_BL = model.token_nll(params, tokens_BL1, execution, of_layer)
+            nll_BL = jnp.where(scored_BL, nll_BL, 0.0)
+            return nll_BL if per_token else jnp.sum(nll_BL, axis=-1)
+
+        return jax.lax.map(block, (tokens_TBL1, scored_TBL))
+
+    def skip(w_C: jax.Array, scale: jax.Array) -> jax.Array:
+        return jnp.zeros(shape)
+
+    def one(row: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        w_C, scale, used = row
+        return jax.lax.cond(used, compute, skip, w_C, scale)
+
+    # Mixtures computed together need batched matrix products, which are slow on
+    # a CPU. One after another, padding can be skipped as well.
+    if at_once == 1:
+        return jax.lax.map(one, (w_KC, scale_K, used_K))
+    return jax.lax.map(
+        lambda row: compute(*row), (w_KC, scale_K), batch_size=at_once
+    )
+
+
+def _gathered(
+    params: Any,
+    specs: Any,
+    precision: str,
+    of_layer: Callable[[Any], Any] | None,
+) -> tuple[Any, Callable[[Any], Any] | None]:
+    """Gathers whole parameters from the devices that share a model.
+
+    Leaves of layers that `of_layer` merges are gathered after that. Matrices
+    are sent in the precision in which the model multiplies them.
+    """
+
+    def whole(
+        path: tuple[Any, ...], leaf: jax.Array, spec: PartitionSpec
+    ) -> jax.Array:
+        if path[-1].key in MATRICES:
+            leaf = leaf.astype(precision)
+        for dimension, axis in enumerate(spec):
+            if axis is not None:
+                leaf = jax.lax.all_gather(
+                    leaf, axis, axis=dimension, tiled=True
+                )
+        return leaf
+
+    gather = jax.tree_util.tree_map_with_path
+    with jax.named_scope("gather"):
+        if of_layer is None:
+            return gather(whole, params, specs), None
+        outside = {name: p for name, p in params.items() if name != LAYERS}
+        at = {name: specs[name] for name in outside}
+        params = {LAYERS: params[LAYERS]} | gather(whole, outside, at)
+    in_layer = jax.tree.map(lambda s: PartitionSpec(*s[1:]), specs[LAYERS])
+    return params, lambda pairs: gather(whole, of_layer(pairs), in_layer)

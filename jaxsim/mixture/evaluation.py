@@ -7,44 +7,27 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxsim.corpus import Corpus
+from jaxsim.corpus import Corpus, EvalWindows
 from jaxsim.corpus.order import shares
+from jaxsim.corpus.rows import evenly
+from jaxsim.corpus.split import HALVES
 
-HALVES = ("select", "report")
 
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationSet:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationSet(EvalWindows):
     """Every evaluation window of a corpus, in a fixed order.
 
-    Attributes:
-      tokens_RL1: int32 ids, right-padded.
-      first_R, count_R: first scored target, and how many are scored.
-      length_R: valid targets; below L in the padded row of a short document.
-      domain_R, half_R, document_R: indices into `domains`, `HALVES` and
-        `documents`.
-      bytes_R: UTF-8 bytes of the scored targets.
+    Attributes, beside those of `EvalWindows`, where `documents` are those of
+    all domains and `digest` is of everything that a score depends on:
+      domain_R, half_R: int32, indices into `domains` and `HALVES`.
       domains: names, in-pool ones first, in the corpus's order.
       in_pool: whether each domain is the held-out text of some partition.
-      documents: ids, over all domains.
-      digest: of everything here that a score depends on.
     """
 
-    tokens_RL1: np.ndarray
-    first_R: np.ndarray
-    count_R: np.ndarray
-    length_R: np.ndarray
     domain_R: np.ndarray
     half_R: np.ndarray
-    document_R: np.ndarray
-    bytes_R: np.ndarray
     domains: tuple[str, ...]
     in_pool: tuple[bool, ...]
-    documents: tuple[str, ...]
-    digest: str
-
-    def __len__(self) -> int:
-        return len(self.first_R)
 
     def rows(self, half: str | None = None, windows: int = 0) -> np.ndarray:
         """Indices of windows, all or of one half.
@@ -69,44 +52,33 @@ class EvaluationSet:
 
 def gather(corpus: Corpus) -> EvaluationSet:
     """Everything that `corpus` has to evaluate on, checked by digest."""
-    parts: dict[str, list[np.ndarray]] = {
-        key: []
-        for key in (
-            "tokens", "first", "count", "length", "domain", "half",
-            "document", "bytes",
+    names = sorted(corpus.domains, key=lambda n: not corpus.domains[n].in_pool)
+    places = [(d, h) for d in range(len(names)) for h in range(len(HALVES))]
+    parts = [corpus.evaluation(names[d], HALVES[h]) for d, h in places]
+    sizes = [len(part) for part in parts]
+    # Documents are counted on from one part to the next.
+    counts = [len(part.documents) for part in parts]
+    before_R = np.repeat(np.cumsum([0, *counts[:-1]]), sizes)
+    whole = {
+        field: np.concatenate([getattr(part, field) for part in parts])
+        for field in (
+            "tokens_RL1", "first_R", "count_R", "length_R", "document_R",
+            "bytes_R",
         )
     }  # fmt: skip
-    documents: list[str] = []
-    digests = []
-    names = sorted(corpus.domains, key=lambda n: not corpus.domains[n].in_pool)
-    for d, name in enumerate(names):
-        for h, half in enumerate(HALVES):
-            rows = corpus.evaluation(name, half)
-            count = len(rows.first_scored_R)
-            parts["tokens"].append(rows.tokens_RL1)
-            parts["first"].append(rows.first_scored_R)
-            parts["count"].append(rows.n_scored_R)
-            parts["length"].append(rows.length_R)
-            parts["domain"].append(np.full(count, d, np.int32))
-            parts["half"].append(np.full(count, h, np.int32))
-            parts["document"].append(rows.document_R + len(documents))
-            parts["bytes"].append(rows.bytes_R)
-            documents += rows.ids
-            digests.append([name, half, rows.digest])
-    whole = {key: np.concatenate(value) for key, value in parts.items()}
+    whole["document_R"] = (whole["document_R"] + before_R).astype(np.int32)
+    digests = [
+        [names[d], HALVES[h], part.digest]
+        for (d, h), part in zip(places, parts, strict=True)
+    ]
     return EvaluationSet(
-        tokens_RL1=whole["tokens"],
-        first_R=whole["first"],
-        count_R=whole["count"],
-        length_R=whole["length"],
-        domain_R=whole["domain"],
-        half_R=whole["half"],
-        document_R=whole["document"],
-        bytes_R=whole["bytes"],
+        **whole,
+        documents=tuple(name for part in parts for name in part.documents),
+        digest=hashlib.sha256(json.dumps(digests).encode()).hexdigest(),
+        domain_R=np.repeat(np.array([d for d, _ in places], np.int32), sizes),
+        half_R=np.repeat(np.array([h for _, h in places], np.int32), sizes),
         domains=tuple(names),
         in_pool=tuple(corpus.domains[n].in_pool for n in names),
-        documents=tuple(documents),
-        digest=hashlib.sha256(json.dumps(digests).encode()).hexdigest(),
     )
 
 
@@ -126,18 +98,13 @@ def _spread(document_R: np.ndarray, windows: int) -> np.ndarray:
         document_R, return_index=True, return_counts=True
     )[1:]
     if len(starts) > windows:
-        kept = _even(len(starts), windows)
+        kept = evenly(len(starts), windows)
         starts, count_E = starts[kept], count_E[kept]
     quota_E = np.ones(len(starts), int)
     if windows > len(starts):
         quota_E += shares(count_E - 1, windows - len(starts))
     places = [
-        start + _even(count, quota)
+        start + evenly(count, quota)
         for start, count, quota in zip(starts, count_E, quota_E, strict=True)
     ]
     return np.concatenate(places)
-
-
-def _even(size: int, count: int) -> np.ndarray:
-    """`count` of the indices below `size`, evenly spaced."""
-    return ((np.arange(count) + 0.5) * size / count).astype(int)

@@ -1,4 +1,4 @@
-"""Arrays and files that are replaced in one step."""
+"""Files and arrays that are written atomically."""
 
 import os
 import tokenize
@@ -10,26 +10,26 @@ import numpy as np
 
 
 def read_array(path: Path) -> np.ndarray:
-    """An array on disk.
+    """Reads an array.
 
     Raises:
-      OSError: there is none.
-      ValueError: it is damaged.
+      OSError: there is no such file.
+      ValueError: the file is damaged.
     """
     try:
         return np.load(path, allow_pickle=False)
-    # numpy parses the header of a .npy as Python, and lets these through.
+    # NumPy parses the header of a .npy file as Python, and lets these through.
     except (EOFError, SyntaxError, tokenize.TokenError) as error:
         raise ValueError(f"damaged header: {error}") from error
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """Writes an array in one step."""
+    """Writes an array atomically."""
     replace(path, lambda file: np.save(file, array))
 
 
 def replace(path: Path, write: Callable[[Any], object]) -> None:
-    """Writes a file under another name, then puts it in place."""
+    """Writes a file under a temporary name, then moves it into place."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with part.open("wb") as file:

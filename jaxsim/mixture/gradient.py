@@ -1,13 +1,13 @@
 """Exact derivatives of losses with respect to a mixture's weights and scale.
 
-With p = seed + scale * sum_c w_c * delta_c and g the gradient of a loss with
+With p = seed + scale * sum_c w_c * delta_c, and g the gradient of a loss with
 respect to p, the chain rule gives d/dw_c = scale * <g, delta_c> and d/dscale =
-sum_c w_c * <g, delta_c>. So one merge, one backward pass and one inner product
-with each member are enough, and nothing differentiates through the merge: that
-would keep what the merge has read, and is no more exact.
+sum_c w_c * <g, delta_c>. One merge, one backward pass and one inner product per
+member are enough. Differentiating through the merge would be no more exact, and
+would keep everything that the merge reads in memory.
 
-What is alive is the pool, three trees like the seed and one block of windows,
-whatever the number of windows and domains.
+Device memory holds the pool, three trees like the base and one block of
+windows, whatever the number of windows and domains.
 """
 
 import dataclasses
@@ -21,49 +21,33 @@ from jaxsim.config import ScoreConfig
 from jaxsim.errors import DamagedError, JaxsimError
 from jaxsim.mixture.backward import Backward
 from jaxsim.mixture.evaluation import EvaluationSet, scored_mask
-from jaxsim.mixture.resident import Resident
+from jaxsim.mixture.scores import bits_per_byte
+from jaxsim.mixture.stack import Resident
 from jaxsim.model import LanguageModel
 
 
 @dataclasses.dataclass(frozen=True)
-class Gradient:
-    """Of one weighted sum of window losses, sum_r weight_r * nll_r.
-
-    Attributes:
-      nll_R: nats of each window.
-      dw_C: derivative with respect to each weight, all others fixed.
-      dscale: derivative with respect to the scale.
-    """
-
-    nll_R: np.ndarray
-    dw_C: np.ndarray
-    dscale: float
-
-
-@dataclasses.dataclass(frozen=True)
 class Jacobian:
-    """Of the summed losses of every domain; 0 where one has no window.
+    """Derivatives of every domain's summed loss; 0 without windows.
 
     Attributes:
       nll_R: nats of each window.
-      nll_D: nats of each domain, over these windows.
-      dw_DC: derivatives with respect to each weight, all others fixed.
+      dw_DC: derivatives with respect to each weight, the others fixed.
       dscale_D: derivatives with respect to the scale.
     """
 
     nll_R: np.ndarray
-    nll_D: np.ndarray
     dw_DC: np.ndarray
     dscale_D: np.ndarray
 
 
 class Differentiator:
-    """Derivatives at one mixture after the other; see `Evaluator`.
+    """Computes derivatives at one mixture at a time; see also `Evaluator`.
 
-    Weights are free coordinates: nothing projects on the simplex. The column
-    of a damaged member is zero, and so is its derivative. Everything returned
-    is float64 on the host; the model runs in `config.precision`, and merges
-    and inner products in the precision of the seed, float32.
+    Weights are free coordinates: nothing is projected on the simplex. The
+    derivative with respect to a damaged member is zero, because its column is.
+    The model runs in `config.precision`, merges and inner products in the
+    precision of the base, float32. Results are float64, on the host.
     """
 
     def __init__(
@@ -77,43 +61,22 @@ class Differentiator:
         self._evaluation = evaluation
         self._backward = Backward(model, pool, config)
 
-    def gradient(
-        self,
-        w_C: np.ndarray,
-        scale: float,
-        rows: np.ndarray,
-        weight_R: np.ndarray | None = None,
-    ) -> Gradient:
-        """The gradient of one weighted sum of window losses.
+    def jacobian(
+        self, w_C: np.ndarray, scale: float, rows: np.ndarray
+    ) -> Jacobian:
+        """Differentiates every domain's loss, summed over its windows.
 
-        An objective that is linear in the losses, or made so by the chain
-        rule, needs no more: one inner product, whatever its domains.
+        Costs one backward pass over `rows`, and one inner product per domain
+        and member.
 
         Args:
           w_C, scale: the mixture.
-          rows: windows, indices into the evaluation set, in any order.
-          weight_R: of the windows `rows`; by default 1.
+          rows: indices of windows in the evaluation set, in any order.
 
         Raises:
           DamagedError: the mixture uses a damaged member.
           JaxsimError: a loss or a derivative is not finite.
           UserError: a block of windows does not fit in the device's memory.
-        """
-        rows = np.asarray(rows)
-        weight_R = np.ones(len(rows)) if weight_R is None else weight_R
-        params = self._merged(w_C, scale)
-        nll_R, along_C = self._sweep(params, rows, weight_R)
-        return Gradient(nll_R, scale * along_C, float(along_C @ w_C))
-
-    def jacobian(
-        self, w_C: np.ndarray, scale: float, rows: np.ndarray
-    ) -> Jacobian:
-        """The derivatives of every domain's loss, summed over its windows.
-
-        Costs one backward pass over `rows`, as a gradient does, and the inner
-        products of each domain.
-
-        Args, raises: see `gradient`.
         """
         rows = np.asarray(rows)
         domains = len(self._evaluation.domains)
@@ -123,16 +86,14 @@ class Differentiator:
         params = self._merged(w_C, scale)
         for d in np.unique(domain_R):
             here = np.flatnonzero(domain_R == d)
-            nll_R[here], along_DC[d] = self._sweep(
-                params, rows[here], np.ones(len(here))
-            )
-        nll_D = np.bincount(domain_R, nll_R, domains)
-        return Jacobian(nll_R, nll_D, scale * along_DC, along_DC @ w_C)
+            nll_R[here], along_DC[d] = self._sweep(params, rows[here])
+        return Jacobian(nll_R, scale * along_DC, along_DC @ w_C)
 
     def lowered(self, length: int = 0) -> dict[str, jax.stages.Lowered]:
-        """The programs, not compiled, for windows of this length or of all.
+        """Returns the programs before compilation; see `Backward.lowered`.
 
-        See `Backward.lowered`.
+        Args:
+          length: tokens of a window; 0 for the full length.
         """
         full = self._evaluation.tokens_RL1.shape[1] - 1
         return self._backward.lowered(length or full)
@@ -141,22 +102,22 @@ class Differentiator:
         for name, weight in zip(self._stack.names, w_C, strict=True):
             if weight and scale and name in self._stack.damaged:
                 raise DamagedError(
-                    f"a mixture uses {name!r} with weight {weight:g}, and its "
+                    f"a mixture uses {name!r} with weight {weight:g}, but its "
                     "parameters are damaged"
                 )
         return self._backward.merge(w_C, scale)
 
     def _sweep(
-        self, params: Any, rows: np.ndarray, weight_R: np.ndarray
+        self, params: Any, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Losses [R] of the windows, and <gradient, delta_c> [C]."""
+        """Returns the losses [R] of windows, and <gradient, delta_c> [C]."""
         sums = self._backward.zeros(params)
         parts = []
         for places in self._blocks(rows):
-            block = self._block(rows[places], weight_R[places])
+            block = self._block(rows[places])
             sums, nll_B = self._backward.add(sums, params, *block)
             parts.append((places, nll_B))
-        # Waits, so that the sums of another domain do not come on top.
+        # This waits, so that only one domain's sums are in memory.
         along_C = self._backward.along(sums)
         nll_R = np.zeros(len(rows))
         for places, nll_B in parts:
@@ -169,7 +130,7 @@ class Differentiator:
         return nll_R, along_C
 
     def _blocks(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """Places in `rows` of windows of one length bucket each."""
+        """Yields blocks of places in `rows`, each of one length bucket."""
         bucket_R = self._buckets(rows)
         for length in np.unique(bucket_R):
             here = np.flatnonzero(bucket_R == length)
@@ -178,24 +139,50 @@ class Differentiator:
                 yield here[start : start + size]
 
     def _buckets(self, rows: np.ndarray) -> np.ndarray:
-        """The length [R] of each window's bucket."""
+        """Returns the padded length [R] of each window."""
         full = self._evaluation.tokens_RL1.shape[1] - 1
         buckets = np.unique([full, -(-full // 2), -(-full // 4)])
         length_R = self._evaluation.length_R[rows]
         return buckets[np.searchsorted(buckets, length_R)]
 
-    def _block(
-        self, rows: np.ndarray, weight_B: np.ndarray
-    ) -> tuple[np.ndarray, ...]:
-        """Tokens, scored targets and weights, padded with unscored windows."""
+    def _block(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Tokens and scored targets, padded with unscored windows."""
         length = int(self._buckets(rows)[0])
         arrays = (
             self._evaluation.tokens_RL1[rows, : length + 1],
             scored_mask(self._evaluation, rows)[:, :length],
-            weight_B,
         )
         short = self._backward.windows(length) - len(rows)
         return tuple(
             np.pad(array, [(0, short)] + [(0, 0)] * (array.ndim - 1))
             for array in arrays
         )
+
+
+def marginal_values(
+    dw_DC: np.ndarray,
+    w_C: np.ndarray,
+    bytes_D: np.ndarray,
+    share: float = 0.01,
+) -> np.ndarray:
+    """Change of every domain's loss if a share of the tokens goes to a member.
+
+    Member c takes `share` of all tokens from all members in proportion to their
+    weights: w + share * (e_c - w), which stays on the simplex. To first order,
+    the loss changes by share * (J_c - sum_j w_j J_j), where J are derivatives
+    of the domain's nats. Weighted by w, a domain's values sum to 0: not every
+    member can be worth more than the mixture.
+
+    Args:
+      dw_DC: derivatives of the domains' summed nats with respect to the
+        weights, see `Differentiator.jacobian`.
+      w_C: the mixture at which they were taken; sums to 1.
+      bytes_D: bytes of the text that the nats are sums over; may be 0.
+      share: share of the tokens that moves.
+
+    Returns:
+      Bits per byte [D, C], negative if more of c lowers the domain's loss; NaN
+      for a domain without text.
+    """
+    mean_D1 = dw_DC @ w_C[:, None]
+    return bits_per_byte(share * (dw_DC - mean_D1), bytes_D[:, None])

@@ -1,14 +1,14 @@
-"""Losses that are kept row by row, while they are computed.
+"""An append-only cache of losses, saved row by row as they are computed.
 
-A journal is one file of records of one size, which only grows:
+A journal is a file of records of one size:
 
-    key      32 bytes: SHA-256 of all that the values depend on
+    key      32 bytes: SHA-256 of everything that the values depend on
     values   float32, little-endian
     check    CRC-32 of both, 4 bytes, little-endian
 
-A record counts only if its check fits. One that was half written or has a
-flipped bit is not there: its values are computed again and appended. Several
-processes of one machine may append to the same file.
+A record whose check fails, because it was half written or a bit flipped, is
+ignored: its values are computed again and appended. Several processes of one
+machine may append to the same file.
 """
 
 import fcntl
@@ -24,11 +24,11 @@ Compute = Callable[[np.ndarray], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 
 class Journal:
-    """The rows of one file, read and appended by key.
+    """Reads and appends the rows of one file, by key.
 
     Args:
-      path: of the file; it and its folder are made when the first row is kept.
-      width: values of a row.
+      path: of the file, which is created with its folder by the first append.
+      width: number of values in a row.
     """
 
     def __init__(self, path: Path, width: int) -> None:
@@ -39,18 +39,21 @@ class Journal:
         self._indexed = 0
 
     def fill(self, keys: Sequence[str], compute: Compute) -> np.ndarray:
-        """The values of all rows, computing only those that are not there.
+        """Returns the values of all rows, computing only the missing ones.
 
-        Each chunk is appended as it comes, so a killed process loses at most
-        the one in flight.
+        Each chunk is appended as soon as it is computed, so that a killed
+        process loses at most one chunk.
 
         Args:
-          keys: M hexadecimal SHA-256; rows with the same key are the same.
-          compute: called with the indices of missing rows; yields some of them
-            at a time, and their values [k, width].
+          keys: M hexadecimal SHA-256; rows with equal keys are equal.
+          compute: called with the indices of missing rows; yields chunks of k
+            indices and their values [k, width].
 
         Returns:
           float32 [M, width].
+
+        Raises:
+          RuntimeError: `compute` left out a row.
         """
         raw = [bytes.fromhex(key) for key in keys]
         first: dict[bytes, int] = {}
@@ -74,7 +77,7 @@ class Journal:
     def _read(
         self, wanted: dict[bytes, int], values_MW: np.ndarray
     ) -> list[int]:
-        """Fills the rows that are there; the others."""
+        """Fills the rows on file, and returns the indices of the others."""
         if not self.path.exists():
             return list(wanted.values())
         missing = []
@@ -95,12 +98,12 @@ class Journal:
         return missing
 
     def _index(self, file: int) -> None:
-        """Notes the keys that were appended since; the last of a kind counts.
+        """Indexes the keys appended since the last call; the last one wins.
 
-        The rest of each record is read, and checked, when it is asked for.
+        The rest of a record is read and checked only when it is requested.
         """
         count = os.fstat(file).st_size // self._size
-        if count < self._indexed:  # somebody deleted the file
+        if count < self._indexed:  # the file was deleted
             self._record_of.clear()
             self._indexed = 0
         for i in range(self._indexed, count):
@@ -116,8 +119,8 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            # What a killed process left of its last record, so that the next
-            # ones lie where they are looked for.
+            # Remove the partial record of a killed process, so that records
+            # stay aligned.
             size = file.seek(0, os.SEEK_END)
             file.truncate(size - size % self._size)
             _write(file.fileno(), b"".join(records))

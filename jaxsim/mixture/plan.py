@@ -1,8 +1,8 @@
-"""How scoring is laid out on the devices: decided, counted and told.
+"""Decides how scoring is laid out on the devices, and estimates its cost.
 
-What depends on the platform alone is settled before anything is loaded. What
-depends on memory is the first of a list of shapes, best first, whose program
-fits by the compiler's own report.
+Precision and attention depend on the platform alone and are resolved before
+anything is loaded. The rest depends on memory: candidate shapes are tried, best
+first, until a program fits according to the compiler's report.
 """
 
 import dataclasses
@@ -20,30 +20,33 @@ from jaxsim.devices import attention_on, is_cpu, usable_memory
 from jaxsim.errors import UserError
 from jaxsim.model import Execution, LanguageModel
 
-# Tokens times mixtures of one call on one device, or on those that share a
-# model: bounds what is lost when a call is interrupted, and how long progress
-# stands still.
+# Tokens times mixtures in one call, on one device or on those that share a
+# model. It bounds what is lost when a call is interrupted, and the time between
+# two updates of the progress bar.
 CALL_TOKENS = 2**20
 _MIXTURES_PER_DEVICE = 8
-# Calls that are computed or wait: with one waiting, no device waits for us.
+# Calls running or queued: with one queued, devices never wait for the host.
 IN_FLIGHT = 2
-# Tokens of a block. On two cores 1,000 to 2,000 were fastest: more leave the
-# caches. A layer is merged again for every block, so its blocks are larger.
+# Tokens in a block. On two cores 1,000 to 2,000 were fastest: larger blocks do
+# not fit in the caches. Merging by layer repeats for every block, so its blocks
+# are larger.
 _CPU_BLOCK = {"tree": 2**11, "layer": 2**12}
 _ACCELERATOR_BLOCK = {"tree": 2**14, "layer": 2**15}
-# Floating-point operations in the time of a byte: 190 G/s against 40 GB/s on
-# two cores (measured), 800 T/s against 4 TB/s on an accelerator (data sheets).
+# Floating-point operations in the time to move a byte: 190 GFLOP/s and 40 GB/s
+# on two cores (measured), 800 TFLOP/s and 4 TB/s on an accelerator (data
+# sheets).
 _CPU_BALANCE, _ACCELERATOR_BALANCE = 5, 200
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What a scoring program can be like.
+    """A candidate for the shape of a scoring program.
 
     Attributes:
-      merge: 'tree', a mixture's parameters whole, or 'layer', one at a time.
+      merge: 'tree' merges all parameters of a mixture before its windows,
+        'layer' merges each layer when the model reaches it.
       rows: windows of full length in a block.
-      divisor: of the mixtures that a device would take at once.
+      divisor: divides the number of mixtures that a device takes at once.
     """
 
     merge: str
@@ -52,26 +55,27 @@ class Shape:
 
     @property
     def tokens(self) -> int:
-        """Of a pass, at most."""
+        """The largest number of tokens in a pass."""
         return CALL_TOKENS
 
     def mixtures(self, tokens: int) -> int:
-        """Of a device in one call, for passes of so many tokens."""
+        """Mixtures that a device takes in a call, for passes of `tokens`."""
         most = np.clip(CALL_TOKENS // tokens, 1, _MIXTURES_PER_DEVICE)
         return max(1, int(most) // self.divisor)
 
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
-    """Bytes of one device, or of the process if the devices are its CPUs.
+    """Expected bytes on one device, or in the process if devices are CPUs.
 
     Attributes:
-      runtime: of Python, libraries and compiled programs, in a process.
-      pool: seed and differences.
-      temporaries: of the largest program; on a CPU of all calls in flight,
-        since they are allocated when a call is made.
+      runtime: Python, libraries and compiled programs; 0 on accelerators.
+      pool: base and differences.
+      temporaries: the largest program's; on a CPU those of all calls in flight,
+        because they are allocated when a call is dispatched.
       arguments: windows of all passes.
-      outputs: of two chunks, because one is fetched while one is computed.
+      outputs: of two chunks, because one is fetched while the other is
+        computed.
     """
 
     runtime: int
@@ -87,13 +91,13 @@ class Expected:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """Of one call on one device.
+    """Work of one call on one device.
 
     Attributes:
-      merge_bytes: of the pool read, and of merged parameters written and
-        read.
-      flops: of the model.
-      share: of the time that merges are expected to take.
+      merge_bytes: bytes of the pool that are read, and of merged parameters
+        that are written and read.
+      flops: model FLOPs.
+      share: expected share of the time that goes into merging.
     """
 
     merge_bytes: int
@@ -103,21 +107,22 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a scoring program is, and what it is expected to need.
+    """The layout of a scoring program, and what it is expected to need.
 
     Attributes:
-      mixtures: of a call, on all devices.
-      side_by_side: of a device; 1 means one after the other.
+      mixtures: mixtures in a call, on all devices.
+      side_by_side: mixtures that a device computes at once; with 1, they run
+        one after another.
       rows: windows of full length in a block.
-      tokens: of the largest pass.
-      merge: 'tree' or 'layer'.
-      deltas: what differences are held in, 'float32' or 'bfloat16'.
-      unroll: whether layers are unrolled, or scanned.
+      tokens: tokens in the largest pass.
+      merge: 'tree' or 'layer', see `Shape`.
+      deltas: precision of the differences, 'float32' or 'bfloat16'.
+      unroll: whether layers are unrolled instead of scanned.
       attention, precision: of the model.
-      layout: devices along `mixture` and along `model`.
-      expected: bytes.
-      limit: bytes that may be used; 0 where nobody knows.
-      work: of a call.
+      layout: devices along the mesh axes `mixture` and `model`.
+      expected: expected memory.
+      limit: bytes per device that may be used; 0 if unknown.
+      work: of one call.
     """
 
     mixtures: int
@@ -145,17 +150,16 @@ class Plan:
         across, within = self.layout
         limit = _size(self.limit) if self.limit else "an unknown amount"
         return (
-            f"plan: {self.mixtures} mixtures a call ({self.side_by_side} side "
-            f"by side on each of {across} x {within} devices), blocks of "
+            f"plan: {self.mixtures} mixtures per call ({self.side_by_side} at "
+            f"once on each of {across} x {within} devices), blocks of "
             f"{self.rows} windows, passes of {self.tokens:,} tokens; merged "
             f"{merged} from {self.deltas} differences, layers {layers}, "
             f"{self.attention} attention in {self.precision}\n"
-            f"plan: {_size(e.total)} of {limit}: pool {_size(e.pool)}, "
+            f"plan: needs {_size(e.total)} of {limit}: pool {_size(e.pool)}, "
             f"temporaries {_size(e.temporaries)}, windows and results "
-            f"{_size(e.arguments + e.outputs)}, all else {_size(e.runtime)}; "
-            f"a call moves "
-            f"{_size(w.merge_bytes)} to merge and computes "
-            f"{w.flops / 1e12:.2g} TFLOP, so merging is about "
+            f"{_size(e.arguments + e.outputs)}, everything else "
+            f"{_size(e.runtime)}; a call moves {_size(w.merge_bytes)} to merge "
+            f"and computes {w.flops / 1e12:.2g} TFLOP, so merging takes about "
             f"{w.share:.1%} of the time"
         )
 
@@ -163,10 +167,13 @@ class Plan:
 def settled(
     config: ScoreConfig, model: LanguageModel, mesh: Mesh
 ) -> ScoreConfig:
-    """`config` with what the platform decides: precision and attention.
+    """Resolves the `auto` settings that depend on the platform alone.
+
+    Returns:
+      `config` with a precision and an attention implementation.
 
     Raises:
-      UserError: what is set cannot work here.
+      UserError: a setting cannot work on these devices.
     """
     precision = config.precision
     if precision == "auto":
@@ -191,7 +198,7 @@ def settled(
 
 
 def execution_of(config: ScoreConfig) -> Execution:
-    """How the model is computed, from a settled config."""
+    """Returns how to compute the model, from a settled config."""
     return Execution(
         attention=config.attention,
         unroll=config.unroll,
@@ -203,9 +210,10 @@ def execution_of(config: ScoreConfig) -> Execution:
 def held_deltas(
     config: ScoreConfig, model: LanguageModel, members: int, mesh: Mesh
 ) -> str:
-    """What differences are to be held in: bfloat16 where float32 is too much.
+    """Chooses the precision of differences, 'float32' or 'bfloat16'.
 
-    Half of the memory is left to everything but the pool.
+    Unless it is configured, bfloat16 is chosen if a float32 pool would take
+    more than half of the memory.
     """
     if config.deltas != "auto":
         return config.deltas
@@ -216,13 +224,14 @@ def held_deltas(
 
 
 def memory_limit(config: ScoreConfig, mesh: Mesh, held: int = 0) -> int:
-    """Bytes of a device that may be used; 0 where nobody knows.
+    """Bytes of a device that may be used; 0 if unknown.
 
     Args:
-      config: its `memory` wins.
-      mesh: all its devices are like the first. A CPU's are one process, and
-        what other processes use is not counted as free.
-      held: bytes that are ours already, and so no longer free.
+      config: its `memory` takes precedence.
+      mesh: all its devices are like the first. CPU devices are one process, and
+        memory that other processes use does not count as free.
+      held: bytes that this process already holds, which are not free but may
+        be used.
     """
     if config.memory:
         return int(config.memory * 1e9)
@@ -230,10 +239,10 @@ def memory_limit(config: ScoreConfig, mesh: Mesh, held: int = 0) -> int:
 
 
 def shapes(config: ScoreConfig, length: int, on_cpu: bool) -> Iterator[Shape]:
-    """Programs to try, best first; what is set in `config` is in all."""
+    """Yields shapes to try, best first; settings in `config` are kept."""
     merges = ("tree", "layer") if config.merge == "auto" else (config.merge,)
     block = _CPU_BLOCK if on_cpu else _ACCELERATOR_BLOCK
-    # Side by side, fewer mixtures are less memory; a CPU takes one at a time.
+    # Fewer mixtures at once need less memory. A CPU takes one at a time anyway.
     divisors = (1,) if on_cpu or config.chunk else (1, 2, 4, 8)
     for merge in merges:
         rows = config.rows or max(1, block[merge] // length)
@@ -255,10 +264,21 @@ def work_of_call(
     pool: int,
     mesh: Mesh,
 ) -> Work:
-    """Counts a call of `mixtures` on one device, of `blocks` blocks.
+    """Counts the work of one call on one device.
 
-    A mixture, or as many as are side by side, reads the pool once for each
-    pass if merged whole, and once for each of its blocks layer by layer.
+    Mixtures that are computed at once read the pool together: once per pass if
+    they are merged whole, and once per block if they are merged by layer.
+
+    Args:
+      model: of the pool.
+      shape: of the program.
+      mixtures: mixtures in the call, on this device.
+      side_by_side: mixtures that are computed at once.
+      blocks: blocks of the pass.
+      tokens: tokens of the pass.
+      length: tokens of a window.
+      pool: bytes of the pool on this device.
+      mesh: of scoring.
     """
     within = _along(mesh, "model")
     merges = blocks // within if shape.merge == "layer" else 1
@@ -277,7 +297,7 @@ def process_bytes() -> int:
 
 
 def bytes_of(tree: Any) -> int:
-    """Of arrays, or of shapes with shardings, on one device."""
+    """Bytes on one device, of a tree of arrays or of shapes with shardings."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)

@@ -1,15 +1,14 @@
 """The loss of averaged token probabilities, for very many mixtures at once.
 
-Each member's probability of each correct token is known; a mixture is then a
-matrix product and a logarithm per token (mixtures of data experts, arXiv
-2502.15950). Probabilities are taken relative to the token's best member:
+Given each member's probability of each correct token, a mixture is a matrix
+product and a logarithm per token (mixture of data experts, arXiv 2502.15950).
+Probabilities are taken relative to the token's best member:
 
     -log sum_c w_c p_c = min_c nll_c - log sum_c w_c exp(min_c nll_c - nll_c)
 
 The first term is the same for all mixtures and is summed in float64. For the
-second float32 is enough while members lie so close together that the sum
-cannot underflow; the few tokens where they do not are computed in logarithms,
-member by member.
+second, float32 is enough if members are close enough that the sum cannot
+underflow. The few other tokens are computed in log space, member by member.
 """
 
 from collections.abc import Iterator
@@ -18,29 +17,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Mixtures, and tokens, of one call: what is lost to padding is small, and so
-# is the share of a call that is not arithmetic.
+# Mixtures and tokens of one call: few enough to waste little on padding, and
+# enough to hide the overhead of a call.
 _MIXTURES, _TOKENS = 1024, 2**16
-# Tokens whose values exist at once: a tile times the mixtures stays in cache.
+# Tokens in a tile, so that a tile times the mixtures stays in cache.
 _TILE, _FAR_TILE = 2**12, 2**7
-# Tokens summed in float32, of one group; the rest of the sum is float64.
+# Tokens of one group that are summed in float32; their sums are added in
+# float64.
 _BLOCK, _SMALL_BLOCK = 256, 32
-# Nats between the best and the worst member: exp(-60) is 1e-26, so the sum is
-# far above the smallest float32, 1e-38, whichever member has the weight.
+# Largest difference in nats between best and worst member for sums in float32:
+# exp(-60) is 1e-26, far above the smallest float32, 1e-38.
 _FAR = 60.0
 
 
 class ProbabilityAverage:
-    """Sums, over groups of tokens, of the loss of averaged probabilities.
+    """Sums the loss of averaged probabilities over groups of tokens.
 
-    Only indices are kept: what exists at once is a slice of the tokens times a
-    slice of the mixtures, whatever the number of either.
+    Memory holds a slice of the tokens times a slice of the mixtures, whatever
+    the number of either.
 
     Args:
-      nll_CT: float32 nats of each token by member; infinite for a member that
-        gives it no probability.
-      group_T: which of the groups each token counts for; -1 for none.
-      groups: how many there are.
+      nll_CT: nats of each token by member, float32; infinite if a member gives
+        it no probability.
+      group_T: the group of each token; -1 for none.
+      groups: number of groups.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class ProbabilityAverage:
         worst_T = nll_CT.max(axis=0, where=np.isfinite(nll_CT), initial=-np.inf)
         counted_T = group_T >= 0
         far_T = worst_T - best_T > _FAR
-        # Of no tokens at all, it would count in integers.
+        # Without tokens, `bincount` would return integers.
         self._best_G = np.bincount(
             group_T[counted_T], best_T[counted_T], groups
         ).astype(np.float64)
@@ -59,13 +59,13 @@ class ProbabilityAverage:
         self._far = _Blocks(group_T, counted_T & far_T, _FAR_TILE)
 
     def __call__(self, w_MC: np.ndarray) -> np.ndarray:
-        """The sums of each mixture and group.
+        """Returns the sums of each mixture and group.
 
         Args:
           w_MC: weights, each row sums to 1.
 
         Returns:
-          float64 [M, G] nats.
+          Nats [M, G], float64.
         """
         nll_MG = np.tile(self._best_G, (len(w_MC), 1))
         with np.errstate(divide="ignore"):
@@ -87,15 +87,12 @@ class ProbabilityAverage:
 
 
 class ProbabilitySlope:
-    """The same at one mixture, with its derivatives.
+    """Computes the same sums at one mixture, and their derivatives.
 
-    d/dw_c of -log sum_c w_c p_c is -p_c / sum_c w_c p_c, for each token.
+    For each token, d/dw_c of -log sum_c w_c p_c is -p_c / sum_c w_c p_c.
 
     Args:
-      nll_CT: nats of every token for every member; infinite for one that
-        gives it no probability.
-      group_T: of every token, below `groups`; negative for none.
-      groups: G.
+      nll_CT, group_T, groups: see `ProbabilityAverage`.
     """
 
     def __init__(
@@ -105,23 +102,23 @@ class ProbabilitySlope:
         self._group_TG = np.eye(groups)[group_T[here]]
         nll_CT = nll_CT[:, here].astype(np.float64)
         self._best_T = nll_CT.min(axis=0)
-        # Relative to the best member nothing that matters underflows.
+        # Relative to the best member, only what is negligible underflows.
         self._p_CT = np.exp(self._best_T - nll_CT)
 
     def __call__(self, w_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Nats [G] of the groups, and their derivatives [G, C]."""
+        """Returns the nats [G] of the groups and their derivatives [G, C]."""
         average_T = np.maximum(w_C @ self._p_CT, np.finfo(float).tiny)
         nll_G = (self._best_T - np.log(average_T)) @ self._group_TG
         return nll_G, -((self._p_CT / average_T) @ self._group_TG).T
 
 
 class _Blocks:
-    """Some tokens in blocks of one group each, in calls of one shape.
+    """Arranges tokens in blocks of one group each, for calls of one shape.
 
     Args:
-      group_T: of every token.
-      chosen_T: which tokens.
-      tile: tokens that a program looks at together.
+      group_T: the group of each token.
+      chosen_T: bool, the tokens to arrange.
+      tile: tokens that a program processes together.
     """
 
     def __init__(
@@ -133,7 +130,7 @@ class _Blocks:
         large = len(token_T) >= 8 * _BLOCK * max(1, len(group))
         self._block = _BLOCK if large else _SMALL_BLOCK
         self._tile = tile
-        # The place of each token, when every group starts with a new block.
+        # The place of each token if every group starts a new block.
         blocks_G = -(-count_G // self._block)
         padded_G = blocks_G * self._block
         shift_G = (np.cumsum(padded_G) - padded_G) - (
@@ -146,12 +143,12 @@ class _Blocks:
     def calls(
         self, nll_CT: np.ndarray
     ) -> Iterator[tuple[jax.Array, jax.Array, np.ndarray]]:
-        """Slices of the tokens.
+        """Yields slices of the tokens as arguments of a program.
 
         Yields:
-          How much worse than the best member each one is [N, tile, C], which
-          of them are no padding [N, tile / block, block], and the group of
-          each block that has any.
+          Nats above the best member [N, tile, C]; which tokens are not padding,
+          bool [N, tile / block, block]; and the group of each block that has
+          tokens.
         """
         total = len(self._group_S) * self._block
         if not total:
@@ -178,7 +175,7 @@ class _Blocks:
 
 
 def _chunks(weights_MC: np.ndarray) -> Iterator[tuple[int, jax.Array]]:
-    """Slices of the mixtures, [C, K], the last one repeats its last row."""
+    """Yields slices [C, K] of mixtures; the last one repeats its last row."""
     m = len(weights_MC)
     size = min(_MIXTURES, _next_power(m))
     for start in range(0, m, size):
@@ -188,7 +185,7 @@ def _chunks(weights_MC: np.ndarray) -> Iterator[tuple[int, jax.Array]]:
 
 @jax.jit
 def _near(w_CK: jax.Array, worse: jax.Array, real: jax.Array) -> jax.Array:
-    """Nats above the best member, summed over blocks: float32 [S, K]."""
+    """Sums nats above the best member over blocks: float32 [S, K]."""
 
     def tile(xs: tuple[jax.Array, jax.Array]) -> jax.Array:
         worse_TC, real_SB = xs
@@ -202,7 +199,7 @@ def _near(w_CK: jax.Array, worse: jax.Array, real: jax.Array) -> jax.Array:
 
 @jax.jit
 def _far(log_CK: jax.Array, worse: jax.Array, real: jax.Array) -> jax.Array:
-    """The same of the logarithms of the weights, where sums underflow."""
+    """Computes the same as `_near` in log space, from log-weights."""
 
     def tile(xs: tuple[jax.Array, jax.Array]) -> jax.Array:
         worse_TC, real_SB = xs
@@ -219,5 +216,5 @@ def _block_sums(nll_TK: jax.Array, real_SB: jax.Array) -> jax.Array:
 
 
 def _next_power(value: int) -> int:
-    """The power of two above, but no block is smaller than 32."""
+    """The next power of two, but at least 32, the smallest block."""
     return 1 << max(5, (value - 1).bit_length())

@@ -1,10 +1,10 @@
-"""The proxies: three ways to predict a mixture's losses without training it.
+"""Predictors: three ways to predict a mixture's losses without training it.
 
 - merge: the loss of the averaged parameters (Na et al., EMNLP 2024).
-- probability: the loss of the averaged token probabilities (mixtures of data
-  experts, arXiv 2502.15950): each member's probability of each correct token
-  is computed once, then a mixture is a matrix product and a logarithm.
-- members: the weighted mean of the members' losses, the individual proxy.
+- probability: the loss of the averaged token probabilities (mixture of data
+  experts, arXiv 2502.15950). Each member's probability of each correct token is
+  computed once; a mixture is then a matrix product and a logarithm.
+- members: the weighted mean of the members' losses.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxsim.errors import DamagedError
-from jaxsim.metrics import progress
+from jaxsim.log import progress
 from jaxsim.mixture.evaluation import EvaluationSet, scored_mask
 from jaxsim.mixture.evaluator import Evaluator
 from jaxsim.mixture.gradient import Differentiator, Jacobian
@@ -29,12 +29,12 @@ from jaxsim.mixture.table import (
     singles,
 )
 
-# Float64 losses that exist at once, 64 MiB.
+# Float64 losses in memory at once: 64 MiB.
 _VALUES = 2**23
 
 
 class Proxies:
-    """Scores tables over one stack by every proxy."""
+    """Scores tables over one stack by every predictor."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Proxies:
 
     @property
     def how(self) -> dict[str, str]:
-        """What merges are scored with."""
+        """Precisions that merges are scored with."""
         return self._evaluator.how
 
     def merge(
@@ -62,14 +62,18 @@ class Proxies:
         rows: np.ndarray,
         known: Mapping[str, np.ndarray] | None = None,
     ) -> ProxyScores:
-        """The losses of the merges of `table` on the windows `rows`.
+        """Losses of the merges of `table` on the windows `rows`.
 
         Args:
-          name: of the table, for the progress line; '' for none.
+          name: of the table, for the progress bar; '' for no bar.
           table: the mixtures.
-          rows: windows, indices into the evaluation set.
-          known: losses [len(rows)] of mixtures, by name, that the evaluator
-            gave already, token by token.
+          rows: indices of windows in the evaluation set.
+          known: losses [len(rows)] by name of mixture, from token losses that
+            the evaluator has already computed.
+
+        Raises:
+          DamagedError: a mixture uses a damaged member, or a loss is not
+            finite.
         """
         self.stack.check_usable(table)
         known = known or {}
@@ -103,9 +107,9 @@ class Proxies:
     ) -> Jacobian:
         """Losses of one merge on the windows `rows`, and their derivatives.
 
-        Kept like losses, in float32: what is computed and what is read back
-        are the same numbers, so that a search which goes on after a kill goes
-        the same way.
+        They are cached like losses, in float32. Computed and cached values are
+        the same numbers, so a search that is killed and resumed takes the same
+        path.
         """
         table = one_mixture(self.stack.names, w_C, scale)
         self.stack.check_usable(table)
@@ -118,7 +122,8 @@ class Proxies:
             values = [found.nll_R, found.dw_DC.ravel(), found.dscale_D]
             yield np.array([0]), np.concatenate(values)[None]
 
-        # Members without a weight have derivatives too, in the columns' order.
+        # Derivatives depend on all members, also those without weight, and on
+        # the order of columns.
         how = {**self._evaluator.how, "gradient": self.stack.digests}
         keys = row_keys(self.stack, table, self._evaluation, how)
         journal = self._store.journal(
@@ -126,19 +131,19 @@ class Proxies:
         )
         values = journal.fill(keys, compute)[0].astype(np.float64)
         nll_R, dw, dscale_D = np.split(values, [r, r + d * c])
-        nll_D = np.bincount(self._evaluation.domain_R[rows], nll_R, d)
-        return Jacobian(nll_R, nll_D, dw.reshape(d, c), dscale_D)
+        return Jacobian(nll_R, dw.reshape(d, c), dscale_D)
 
     def token_losses(self) -> np.ndarray:
-        """Nats of every scored token for the seed and every member.
+        """Computes the nats of every scored token by the base and every member.
 
         Returns:
-          [1 + C, T] float32, windows one after the other, the seed first;
-          infinite for a damaged member, which gives no token a probability.
+          float32 [1 + C, T], the base first, tokens in the order of windows;
+          infinite for a damaged member.
         """
         members = self.stack.names
         everything = concatenate(seed_row(members), singles(members))
-        # Not kept: the key of a damaged member is that of a sound one.
+        # Damaged members are left out: their keys are those of sound ones, so
+        # their losses must not be cached.
         usable = [
             row
             for row, name in enumerate(everything.names)
@@ -179,9 +184,8 @@ class Proxies:
         """The weighted mean of the members' losses, by window.
 
         Args:
-          table: the mixtures; rows of another scale than 1 have no such mean
-            and are NaN.
-          nll_CT: the members' token losses, without the seed's.
+          table: the mixtures; rows whose scale is not 1 give NaN.
+          nll_CT: the members' token losses, without the base's.
         """
         self.stack.check_usable(table)
         nll_CR = _finite(window_losses(self._evaluation, nll_CT))
@@ -190,7 +194,8 @@ class Proxies:
     def probability(self, table: Mixtures, nll_CT: np.ndarray) -> ProxyScores:
         """The loss of the averaged token probabilities, by window.
 
-        Args: as for `members`.
+        Args:
+          table, nll_CT: see `members`.
         """
         self.stack.check_usable(table)
         windows = np.arange(len(self._evaluation))
@@ -199,23 +204,25 @@ class Proxies:
         )
         return self._by_window(table, average)
 
+    # The search looks up these two by name: '{predictor}_sums'.
+
     def members_sums(
         self, w_MC: np.ndarray, nll_CT: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
-        """`members`, summed over the windows `rows` of each domain.
+        """Sums `members` over the windows `rows` of each domain.
 
-        For very many mixtures: nothing has the size of mixtures x windows.
+        For very many mixtures: no array has the size of mixtures x windows.
 
         Args:
           w_MC: weights, each row sums to 1; the scale is 1.
-          nll_CT: as for `members`.
-          rows: windows, indices into the evaluation set.
+          nll_CT: see `members`.
+          rows: indices of windows in the evaluation set.
 
         Returns:
-          float64 [M, D] nats; 0 for a domain without windows.
+          Nats [M, D], float64; 0 for a domain without windows.
 
         Raises:
-          DamagedError: a row uses a damaged member.
+          DamagedError: a mixture uses a damaged member.
         """
         self._check_weights(w_MC)
         e = self._evaluation
@@ -225,9 +232,9 @@ class Proxies:
     def probability_sums(
         self, w_MC: np.ndarray, nll_CT: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
-        """`probability`, summed over the windows `rows` of each domain.
+        """Sums `probability` over the windows `rows` of each domain.
 
-        Args, returns, raises: as for `members_sums`.
+        Args, returns, raises: see `members_sums`.
         """
         self._check_weights(w_MC)
         domain_T, count = self._domain_T(rows), len(self._evaluation.domains)
@@ -236,12 +243,12 @@ class Proxies:
     def probability_slope(
         self, nll_CT: np.ndarray, rows: np.ndarray
     ) -> ProbabilitySlope:
-        """`probability_sums` at one mixture, with derivatives."""
+        """Returns `probability_sums` of one mixture, with derivatives."""
         count = len(self._evaluation.domains)
         return ProbabilitySlope(nll_CT, self._domain_T(rows), count)
 
     def _domain_T(self, rows: np.ndarray) -> np.ndarray:
-        """The domain of every scored token; -1 outside of `rows`."""
+        """Returns the domain of every scored token; -1 outside of `rows`."""
         e = self._evaluation
         domain_R = np.full(len(e), -1)
         domain_R[rows] = e.domain_R[rows]
@@ -250,7 +257,7 @@ class Proxies:
     def _by_window(
         self, table: Mixtures, sums: Callable[[np.ndarray], np.ndarray]
     ) -> ProxyScores:
-        """All windows, of some mixtures at a time."""
+        """Applies `sums` to some mixtures at a time; [M, R] for all windows."""
         rows = np.arange(len(self._evaluation))
         nll_MR = np.empty((len(table), len(rows)), np.float32)
         step = max(1, _VALUES // len(rows))
@@ -271,7 +278,7 @@ class Proxies:
 
 @contextlib.contextmanager
 def _progress(total: int, name: str) -> Iterator[Callable[[int], None]]:
-    """Of a named table; the many small calls of a search tell nothing."""
+    """Shows progress for a named table; calls of a search have no name."""
     if not name:
         yield lambda _: None
         return
@@ -280,7 +287,11 @@ def _progress(total: int, name: str) -> Iterator[Callable[[int], None]]:
 
 
 def _check_finite(names: Sequence[str], nll_KR: np.ndarray) -> None:
-    """Refuses what float32 could not compute, before it is kept."""
+    """Checks losses [K, R] of mixtures before they are cached.
+
+    Raises:
+      DamagedError: one is not finite.
+    """
     for name, nll_R in zip(names, nll_KR, strict=True):
         if not np.isfinite(nll_R).all():
             raise DamagedError(
@@ -291,11 +302,11 @@ def _check_finite(names: Sequence[str], nll_KR: np.ndarray) -> None:
 
 
 def window_losses(evaluation: EvaluationSet, nll_CT: np.ndarray) -> np.ndarray:
-    """Sums of token losses [C, T] over windows: [C, R] float64."""
+    """Sums token losses [C, T] over windows: float64 [C, R]."""
     start_R = np.cumsum(evaluation.count_R) - evaluation.count_R
     return np.add.reduceat(nll_CT, start_R, axis=1, dtype=np.float64)
 
 
 def _finite(nll_CR: np.ndarray) -> np.ndarray:
-    """Zeros for a damaged member, which has no weight."""
+    """Replaces the infinite losses of damaged members, which have no weight."""
     return np.where(np.isfinite(nll_CR), nll_CR, 0.0)

@@ -1,4 +1,4 @@
-"""Everything that scoring needs, opened once: pool, windows, programs."""
+"""Opens what scoring needs, once: pool, evaluation windows, programs."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from jaxsim.config import ScoreConfig
-from jaxsim.console import say
 from jaxsim.corpus import open_corpus
 from jaxsim.errors import DamagedError, UserError
+from jaxsim.log import say
 from jaxsim.mixture.evaluation import EvaluationSet, gather
 from jaxsim.mixture.evaluator import Evaluator
 from jaxsim.mixture.gradient import Differentiator
 from jaxsim.mixture.proxies import Proxies, window_losses
-from jaxsim.mixture.resident import load_resident
 from jaxsim.mixture.scores import ProxyScores, Scores, ScoreStore
+from jaxsim.mixture.stack import load_resident
 from jaxsim.mixture.table import (
     Mixtures,
     concatenate,
@@ -34,9 +34,16 @@ REFERENCES = "references"
 class Scorer:
     """Scores tables over the members of a workdir's pool.
 
+    Args:
+      workdir: of the project.
+      config: how to score; the defaults if None.
+      override: whether to admit damaged members and those of other pools, see
+        `load_stack`.
+
     Raises:
       UserError: there is no corpus, pool or member.
-      DamagedError: a member is damaged or foreign, and `override` is not set.
+      DamagedError: a member is damaged or belongs to another pool, and
+        `override` is not set.
     """
 
     def __init__(
@@ -54,32 +61,32 @@ class Scorer:
 
     @functools.cached_property
     def members(self) -> tuple[str, ...]:
-        """Names of the members, the columns of every table."""
+        """Names of the members: the columns of every table."""
         return tuple(self.pool.manifests("member"))
 
     @functools.cached_property
     def evaluation(self) -> EvaluationSet:
-        """Every evaluation window of the corpus."""
+        """All evaluation windows of the corpus."""
         return gather(self.corpus)
 
     @functools.cached_property
     def proxies(self) -> Proxies:
-        """Over the members."""
+        """The predictors over the members."""
         return self._proxies(self.members)
 
     @functools.cached_property
     def token_losses(self) -> np.ndarray:
-        """[1 + C, T] nats of the seed and of every member."""
+        """Nats [1 + C, T] of every scored token by base and members."""
         return self.proxies.token_losses()
 
     def references(self) -> Scores:
-        """Seed, members and the plain merges, on every window."""
+        """Scores base, members and standard merges on all windows, once."""
         return self._scored_references
 
     @functools.cached_property
     def _scored_references(self) -> Scores:
         table = self._usable(self._references())
-        # The members went over every window already, token by token.
+        # Base and members have token losses on all windows already.
         nll_R = window_losses(self.evaluation, self.token_losses)
         known = dict(
             zip(["seed", *self.members], nll_R.astype(np.float32), strict=True)
@@ -87,27 +94,29 @@ class Scorer:
         return self.score(REFERENCES, table, known=known)
 
     def table(self, spec: str) -> Mixtures:
-        """The mixtures of a specification, and the plain merges.
+        """Returns the mixtures of a specification, and the standard merges.
 
-        Under an override those that use a damaged member are left out, but
-        for a user's own rows: scoring refuses them.
+        With an override, mixtures that use a damaged member are left out,
+        except for the user's own, which scoring refuses.
+
+        Args:
+          spec: see `jaxsim.mixture.table.parse`.
 
         Raises:
-          UserError: the specification is wrong, or gives a row the name of
-            another one.
+          UserError: the specification is wrong, or uses a name twice.
         """
         asked = parse(
             spec, self.members, self.config.concentration, self.config.rng
         )
-        concatenate(self._references(), asked)  # their names are taken
+        concatenate(self._references(), asked)  # raises if a name is taken
         return self._usable(concatenate(asked, self._merges()))
 
     def check(self, table: Mixtures) -> None:
-        """Refuses a table before anything is trained or computed for it.
+        """Checks a table before anything is trained or computed for it.
 
         Raises:
-          DamagedError: a member is damaged or foreign, or under an override
-            a row uses such a one.
+          DamagedError: a member is damaged or belongs to another pool, or, with
+            an override, a mixture uses a damaged one.
         """
         self.proxies.stack.check_usable(table)
 
@@ -119,15 +128,18 @@ class Scorer:
         windows: int = 0,
         known: Mapping[str, np.ndarray] | None = None,
     ) -> Scores:
-        """Scores a table by every proxy, and saves it.
+        """Scores a table by every predictor, and saves it.
 
         Args:
           name: of the table on disk.
           table: the mixtures.
-          half: the half that the merge is scored on; None for both.
-          windows: the merge's windows for each domain and half; 0 for all.
-            The other proxies cost no model, and always see everything.
+          half: the half that merges are scored on; None for both.
+          windows: windows of each domain and half that merges are scored on; 0
+            for all. The other predictors run no model and use all windows.
           known: see `Proxies.merge`.
+
+        Raises:
+          DamagedError: see `check`; or a loss is not finite.
         """
         rows = self.evaluation.rows(half, windows)
         member_CT = self.token_losses[1:]
@@ -148,11 +160,11 @@ class Scorer:
         return scores
 
     def load(self, name: str) -> Scores:
-        """A table that was scored before, by name.
+        """Loads a scored table by name.
 
         Raises:
-          UserError: it was never scored, or what it was computed from is no
-            longer what the pool and the corpus have.
+          UserError: it was never scored, or the pool or the corpus has changed
+            since.
           DamagedError: its files are damaged.
         """
         scores = self.store.load(name, self.evaluation)
@@ -160,10 +172,12 @@ class Scorer:
         return scores
 
     def scored(self, spec: str) -> Scores:
-        """The table of a specification, as `jaxsim score` leaves it.
+        """Loads the table that `jaxsim score` saved for a specification.
 
         Raises:
-          UserError: also if the config or the CSV has changed since.
+          UserError: it was never scored, or the config, the CSV, the pool or
+            the corpus has changed since.
+          DamagedError: its files are damaged.
         """
         name = table_name(spec)
         scores = self.load(name)
@@ -186,10 +200,11 @@ class Scorer:
         return scores
 
     def check_current(self, scores: Scores) -> None:
-        """Refuses scores of a pool that has changed since.
+        """Checks that the pool has not changed since a table was scored.
 
         Raises:
-          UserError: names a member or entry that is new, gone or different.
+          UserError: it has; names a member or entry that is new, gone or
+            different.
         """
         now = {"seed": self.pool.identity["seed_digest"]} | {
             name: manifest.params_digest
@@ -219,13 +234,13 @@ class Scorer:
         half: str | None = None,
         windows: int = 0,
     ) -> Scores:
-        """Truths or repeats of the pool, each as it is.
+        """Scores reference runs or replicates, each by itself, and saves them.
 
         Args:
           name: of the table on disk.
-          entries: of the pool.
+          entries: names of pool entries.
           half: whose windows; None for both.
-          windows: for each domain and half; 0 for all.
+          windows: windows of each domain and half; 0 for all.
         """
         proxies = self._proxies(entries)
         table = singles(tuple(entries))
@@ -258,7 +273,11 @@ class Scorer:
         )
 
     def _usable(self, table: Mixtures) -> Mixtures:
-        """Without the rows that an override cannot save."""
+        """Leaves out mixtures with damaged members, except the user's own.
+
+        Raises:
+          DamagedError: no mixture is left.
+        """
         if not self.override:
             return table
         damaged = self.proxies.stack.damaged
@@ -271,8 +290,8 @@ class Scorer:
         ]
         if len(usable) < len(table):
             say(
-                f"OVERRIDE: {len(table) - len(usable)} of {len(table)} "
-                f"mixtures use {', '.join(sorted(damaged))}, and are left out"
+                f"OVERRIDE: leaving out {len(table) - len(usable)} of "
+                f"{len(table)} mixtures, which use {', '.join(sorted(damaged))}"
             )
         if not usable:
             raise DamagedError(
@@ -300,7 +319,7 @@ class Scorer:
 
 
 def table_name(spec: str) -> str:
-    """The name on disk of the table of a specification."""
-    # No CSV can take the place of a table that the commands make.
+    """Returns the name on disk of the table of a specification."""
+    # The prefix keeps a CSV from replacing a table that a command makes.
     stem = f"csv-{Path(spec).stem}" if spec.endswith(".csv") else spec
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)

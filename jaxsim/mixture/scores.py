@@ -1,14 +1,14 @@
-"""Scores on disk: per table of mixtures one Parquet file, and its arrays.
+"""Scores of tables of mixtures, in memory and on disk.
 
     scores/NAME.parquet      mixture x proxy x domain x half, as sums
     scores/NAME.PROXY.npy    nats of every window, float32 [M, R]
     scores/NAME.json         the mixtures, which windows, and digests
-    scores/KIND-DIGEST.log   what the model was asked for, see `journal`
+    scores/KIND-DIGEST.log   cache of computed losses, see `journal`
 
-The array holds windows, the finest unit that statistics resample; documents
-and domains are sums of them. The JSON is written last, and fits its arrays or
-is refused. A journal is not a table's: all that ask for the same windows share
-one, so the model is never asked for the same mixture and windows twice.
+Arrays hold losses of windows, the smallest unit that statistics resample;
+documents and domains are sums of windows. The JSON is written last, and is
+refused if it does not fit its arrays. Tables that use the same windows share a
+journal, so no mixture is computed twice on the same windows.
 """
 
 import dataclasses
@@ -32,13 +32,18 @@ from jaxsim.pool.digests import object_digest
 
 FORMAT = 2
 JOURNAL_FORMAT = 1
-# Mixtures whose losses are held in float64.
+# Mixtures that are converted to float64 at once.
 _AT_ONCE = 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class ProxyScores:
-    """One proxy's nats on some windows: `nll_MR[m, i]` is window `rows[i]`."""
+    """One predictor's losses on some windows.
+
+    Attributes:
+      rows: R indices of windows in the evaluation set.
+      nll_MR: nats; `nll_MR[m, i]` is mixture m on window `rows[i]`.
+    """
 
     rows: np.ndarray
     nll_MR: np.ndarray
@@ -49,10 +54,11 @@ class Scores:
     """A scored table.
 
     Attributes:
-      name: of the table.
+      name: name of the table.
       table: the mixtures.
       evaluation: the windows that `ProxyScores.rows` index.
-      proxies: by name: 'merge', 'probability', 'members' or 'truth'.
+      proxies: losses by predictor: 'merge', 'probability' and 'members', or
+        'truth' for reference runs.
       notes: what an override admitted.
       digests: `params_digest`s of 'seed' and of every column, by name.
       how: precisions that merges were scored with.
@@ -67,7 +73,7 @@ class Scores:
     how: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def take(self, rows: np.ndarray) -> "Scores":
-        """The mixtures at these indices."""
+        """Keeps the mixtures at these indices."""
         proxies = {
             name: ProxyScores(proxy.rows, proxy.nll_MR[rows])
             for name, proxy in self.proxies.items()
@@ -77,7 +83,7 @@ class Scores:
         )
 
     def on(self, rows: np.ndarray) -> "Scores":
-        """The same on those of the windows `rows` that a proxy has."""
+        """Keeps the windows `rows`, as far as a predictor has them."""
         proxies = {}
         for name, proxy in self.proxies.items():
             here = np.isin(proxy.rows, rows)
@@ -85,23 +91,41 @@ class Scores:
         return dataclasses.replace(self, proxies=proxies)
 
     def bits_per_byte(self, proxy: str, half: str) -> np.ndarray:
-        """[M, D] float64; NaN where the proxy has no window of a domain."""
+        """Bits per byte [M, D], float64; NaN for a domain without windows."""
         return bits_of(self.evaluation, self.proxies[proxy], half)
+
+
+def bits_per_byte(
+    nats: np.ndarray | float, byte_count: np.ndarray | float
+) -> np.ndarray:
+    """Converts summed nats to bits per byte of text; NaN for 0 nats, 0 bytes.
+
+    Args:
+      nats: sums of negative log-likelihood.
+      byte_count: UTF-8 bytes of the text that the sums are over; must
+        broadcast with `nats`.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(nats / (byte_count * np.log(2.0)))
 
 
 def bits_of(
     evaluation: EvaluationSet, proxy: ProxyScores, half: str
 ) -> np.ndarray:
-    """[M, D] bits per byte, float64; NaN where there is no window."""
+    """Bits per byte [M, D], float64; NaN for a domain without windows."""
     nll_MD, sums = domain_sums(evaluation, proxy, half)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return nll_MD / (sums["bytes"] * np.log(2.0))
+    return bits_per_byte(nll_MD, sums["bytes"])
 
 
 def domain_sums(
     evaluation: EvaluationSet, proxy: ProxyScores, half: str
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Nats [M, D] float64, and tokens, bytes, documents and windows [D]."""
+    """Sums losses over the windows of each domain in one half of the data.
+
+    Returns:
+      Nats [M, D], float64; and by name the numbers [D] of tokens, bytes,
+      windows and documents that they are sums over.
+    """
     e, d = evaluation, len(evaluation.domains)
     here = e.half_R[proxy.rows] == HALVES.index(half)
     rows = proxy.rows[here]
@@ -125,9 +149,9 @@ def domain_sums(
 def row_keys(
     stack: Stack, table: Mixtures, evaluation: EvaluationSet, how: Any
 ) -> list[str]:
-    """What each row's losses depend on, as a digest.
+    """Digests everything that the losses of each row depend on.
 
-    The seed's row uses no member, so its key has only the seed's digest.
+    The row of the base uses no member, so its key holds only the base's digest.
     """
     keys = []
     digests = dict(zip(stack.names, stack.digests, strict=True))
@@ -149,7 +173,7 @@ def row_keys(
 
 
 class ScoreStore:
-    """Reads and writes the scores of a workdir."""
+    """Saves and loads the scores of a workdir."""
 
     def __init__(self, workdir: Path) -> None:
         self.folder = Path(workdir) / "scores"
@@ -162,13 +186,13 @@ class ScoreStore:
         rows: np.ndarray,
         width: int,
     ) -> Journal:
-        """What is kept about some windows.
+        """Returns the cache of values computed on these windows.
 
         Args:
-          kind: of values: 'windows', 'tokens' or 'gradients'.
-          evaluation: the text; other text has other journals.
-          rows: windows, indices into it.
-          width: values of a mixture.
+          kind: 'windows', 'tokens' or 'gradients'.
+          evaluation: the evaluation set.
+          rows: indices of windows in it.
+          width: number of values per mixture.
         """
         little = np.ascontiguousarray(rows, "<i8")
         digest = object_digest(
@@ -183,7 +207,7 @@ class ScoreStore:
         return self._journals.setdefault(path, Journal(path, width))
 
     def save(self, scores: Scores) -> None:
-        """Writes the table's own files, the last step of scoring it."""
+        """Writes the files of a table, the JSON last."""
         table = scores.table
         self.folder.mkdir(parents=True, exist_ok=True)
         proxies = {}
@@ -218,16 +242,16 @@ class ScoreStore:
         )
 
     def load(self, name: str, evaluation: EvaluationSet) -> Scores:
-        """A saved table.
+        """Loads a table.
 
         Raises:
           UserError: it was never scored, or on other evaluation text.
-          DamagedError: it is unreadable, or its files do not fit together.
+          DamagedError: a file is unreadable, or the files do not fit together.
         """
         path = self.folder / f"{name}.json"
         if not path.exists():
             raise UserError(
-                f"{self.folder}: table {name!r} is not scored; run "
+                f"{self.folder}: table {name!r} has not been scored; run "
                 "`jaxsim score`"
             )
         record = _read_record(path)
@@ -252,7 +276,7 @@ class ScoreStore:
                 raise DamagedError(
                     f"{array}: unreadable ({error}); run `jaxsim score` again"
                 ) from error
-            # Also of a table that was being scored anew, and was not finished.
+            # This is also how a kill while rescoring a table shows.
             if _sha256(nll_MR) != about["sha256"]:
                 raise DamagedError(
                     f"{array}: not the array that {path.name} was saved with; "
@@ -269,19 +293,15 @@ class ScoreStore:
             record["how"],
         )
 
-    def names(self) -> list[str]:
-        """The tables that are there."""
-        return sorted(path.stem for path in self.folder.glob("*.json"))
-
     def _array(self, name: str, proxy: str) -> Path:
         return self.folder / f"{name}.{proxy}.npy"
 
 
 def as_arrow(scores: Scores) -> pa.Table:
-    """One line for each mixture, proxy, domain and half; sums, not means."""
+    """Makes a row for each mixture, predictor, domain and half, with sums."""
     e, table = scores.evaluation, scores.table
     m, c = table.w_MC.shape
-    # Held once, whatever the number of proxies, domains and halves.
+    # Shared by all predictors, domains and halves.
     mixtures = {
         "mixture": pa.array(table.names, pa.string()),
         "kind": pa.array(table.kinds, pa.string()),
@@ -314,15 +334,12 @@ def as_arrow(scores: Scores) -> pa.Table:
     return arrow.replace_schema_metadata(facts)
 
 
-def load_scores(
-    workdir: Path | str, name: str, evaluation: EvaluationSet
-) -> Scores:
-    """A scored table of a workdir, by name."""
-    return ScoreStore(Path(workdir)).load(name, evaluation)
-
-
 def _read_record(path: Path) -> dict[str, Any]:
-    """What `save` wrote, unaltered."""
+    """Reads the JSON that `save` wrote.
+
+    Raises:
+      DamagedError: it is unreadable, of another format, or was altered.
+    """
     advice = "delete it and run `jaxsim score` again"
     try:
         record = json.loads(path.read_text())

@@ -1,4 +1,7 @@
-"""The stacked pool: the seed, and every member's difference from it."""
+"""The stacked pool: the base, and every member's difference from it.
+
+`load_stack` reads and checks it on the host; `resident` puts it on devices.
+"""
 
 import dataclasses
 import operator
@@ -7,33 +10,38 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxsim.console import say
+from jaxsim.config import ScoreConfig
 from jaxsim.corpus import Corpus
 from jaxsim.errors import DamagedError, UserError
-from jaxsim.mixture.merge import HALVES, halves
+from jaxsim.log import say
+from jaxsim.mesh import parameter_shardings, replicated, scoring_mesh
+from jaxsim.mixture.merge import HALVES, MEMBER_AXIS, deltas_of, halves
+from jaxsim.mixture.plan import held_deltas
 from jaxsim.mixture.table import Mixtures
+from jaxsim.model import LanguageModel
 from jaxsim.pool import Pool
 from jaxsim.pool.manifest import Manifest
 from jaxsim.pool.verify import load_verified
 
-# A CPU device takes over arrays that begin at a multiple of this, in bytes,
-# and copies all others (measured with JAX 0.10 and 0.12).
+# Alignment, in bytes, of arrays that a CPU device uses without a copy (measured
+# with JAX 0.10 and 0.12).
 _ALIGNMENT = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-    """C pool entries in one tree, on the host.
+    """C pool entries stacked in one tree, on the host.
 
     Attributes:
-      names: of the entries, in column order.
-      digests: their `params_digest`s, pinned when they were read.
-      seed_digest: the seed's.
-      seed: parameter tree, float32.
-      delta_C: entry minus seed, as `merge` takes it; see `stacked`.
-      damaged: entries whose column is zero under an override.
-      notes: what an override admitted; every result must carry it.
+      names: names of the entries, in column order.
+      digests: their `params_digest`s, at the time they were read.
+      seed_digest: `params_digest` of the base.
+      seed: parameters of the base, float32.
+      delta_C: entry minus base, for `merge`; see `stacked`.
+      damaged: entries whose column is zero because of an override.
+      notes: what an override admitted; every result must carry them.
     """
 
     names: tuple[str, ...]
@@ -46,15 +54,15 @@ class Stack:
 
     @property
     def pins(self) -> dict[str, str]:
-        """Digests of 'seed' and of every entry, by name."""
+        """Returns the digests of 'seed' and of every entry, by name."""
         digests = dict(zip(self.names, self.digests, strict=True))
         return {"seed": self.seed_digest} | digests
 
     def check_usable(self, table: Mixtures) -> None:
-        """Refuses rows that use a damaged entry.
+        """Checks that no row uses a damaged entry.
 
         Raises:
-          DamagedError: names row and entry.
+          DamagedError: one does; names row and entry.
         """
         for row, name in enumerate(table.names):
             if table.scale_M[row] == 0:
@@ -73,19 +81,19 @@ def load_stack(
     override: bool = False,
     deltas: str = "float32",
 ) -> Stack:
-    """Loads and checks entries; nothing is scored if one of them fails.
+    """Loads and checks pool entries; fails if one of them fails.
 
     Args:
       pool: an open pool.
-      names: the entries, in the order of the columns.
+      names: names of entries, in the order of the columns.
       corpus: if given, entries must have been trained on its units.
-      override: admit foreign entries as they are and damaged ones as a zero
-        column that no row may use.
-      deltas: what differences are held in, 'float32' or 'bfloat16'.
+      override: whether to admit entries of other pools as they are, and
+        damaged ones as a zero column that no row may use.
+      deltas: precision of the differences, 'float32' or 'bfloat16'.
 
     Raises:
       DamagedError: an entry is damaged or does not belong to this pool.
-      UserError: there is no such entry.
+      UserError: there is no such entry, or the pool is empty.
     """
     if not names:
         raise UserError(
@@ -134,15 +142,16 @@ def load_stack(
 def stacked(
     seed: Any, entries: Iterable[Any], count: int, deltas: str = "float32"
 ) -> Any:
-    """Differences of parameter trees from the seed, in one tree.
+    """Stacks the differences of parameter trees from the base in one tree.
 
-    Each entry goes to its place before the next one is asked for, so that
-    no more is held than the result and one entry.
+    Each entry is stored before the next one is requested, so memory holds no
+    more than the result and one entry.
 
     Args:
-      seed: parameter tree.
-      entries: `count` trees like it.
-      deltas: 'float32' (the seed's dtype), or 'bfloat16' for its `halves`.
+      seed: parameters of the base.
+      entries: trees like it.
+      count: number of entries.
+      deltas: 'float32' (the base's dtype), or 'bfloat16' for `halves`.
 
     Returns:
       Arrays [n, C, ...] for leaves [n, ...], aligned for the device.
@@ -164,6 +173,98 @@ def stacked(
         column = jax.tree.map(operator.itemgetter((slice(None), c)), delta_C)
         jax.tree.map(fill, column, seed, entry)
     return delta_C
+
+
+@dataclasses.dataclass(frozen=True)
+class Resident:
+    """A stack on devices.
+
+    Attributes:
+      stack: the stack it was made from. On accelerators its trees are those
+        below, so that the copies on the host can be freed; a CPU device uses
+        the host's arrays.
+      mesh: with the axes `mixture` and `model`.
+      seed, delta_C: the stack's trees, replicated over `mixture`, their widths
+        divided over `model`. Sharding the member axis would cost an all-to-all
+        for every merge.
+    """
+
+    stack: Stack
+    mesh: Mesh
+    seed: Any
+    delta_C: Any
+
+    @property
+    def deltas(self) -> str:
+        """The precision of the differences: 'float32' or 'bfloat16'."""
+        return deltas_of(self.delta_C)
+
+    @property
+    def on_cpu(self) -> bool:
+        return bool(self.mesh.devices.flat[0].platform == "cpu")
+
+
+def resident(
+    stack: Stack,
+    mesh: Mesh | None = None,
+    model: LanguageModel | None = None,
+) -> Resident:
+    """Puts a stack on the devices of `mesh`, by default on all devices.
+
+    Args:
+      stack: a CPU device uses the arrays that `stacked` made without a copy.
+      mesh: see `scoring_mesh`.
+      model: required if `mesh` divides the widths of the model.
+
+    Raises:
+      UserError: a width does not divide over `model`.
+    """
+    mesh = mesh or scoring_mesh()
+    at_seed: Any = replicated(mesh)
+    at_deltas: Any = at_seed
+    if model is not None:
+        at_seed, at_deltas = pool_shardings(model, mesh)
+    seed = jax.device_put(stack.seed, at_seed)
+    delta_C = jax.device_put(stack.delta_C, at_deltas)
+    held = Resident(stack, mesh, seed, delta_C)
+    if held.on_cpu:
+        return held
+    stack = dataclasses.replace(stack, seed=seed, delta_C=delta_C)
+    return dataclasses.replace(held, stack=stack)
+
+
+def pool_shardings(model: LanguageModel, mesh: Mesh) -> tuple[Any, Any]:
+    """Returns the trees of shardings of the base and of the differences.
+
+    Raises:
+      UserError: a width does not divide over `model`.
+    """
+    at_seed = parameter_shardings(
+        model.shapes(), model.logical_axes(), mesh, "score"
+    )
+    return at_seed, jax.tree.map(_with_members, at_seed)
+
+
+def load_resident(
+    pool: Pool,
+    names: Sequence[str],
+    corpus: Corpus | None,
+    override: bool,
+    config: ScoreConfig,
+) -> Resident:
+    """Loads entries and puts them on all devices, as `config` says.
+
+    Args:
+      pool, names, corpus, override: see `load_stack`.
+      config: sets the mesh and the precision of the differences.
+
+    Raises:
+      DamagedError, UserError: see `load_stack`, `scoring_mesh`, `resident`.
+    """
+    mesh = scoring_mesh(config.model_axis)
+    deltas = held_deltas(config, pool.model, len(names), mesh)
+    stack = load_stack(pool, names, corpus, override, deltas)
+    return resident(stack, mesh, pool.model)
 
 
 def _kinship_problems(
@@ -190,3 +291,9 @@ def _aligned_copy(x: np.ndarray) -> np.ndarray:
     copy = _aligned(x.shape, x.dtype)
     copy[...] = x
     return copy
+
+
+def _with_members(sharding: NamedSharding) -> NamedSharding:
+    axes = list(sharding.spec)
+    axes.insert(MEMBER_AXIS, None)
+    return NamedSharding(sharding.mesh, PartitionSpec(*axes))

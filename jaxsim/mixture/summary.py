@@ -1,4 +1,4 @@
-"""The rows of a scored table that are worth a look, by every proxy."""
+"""Selects the rows of a scored table to show: the best and the standard."""
 
 import dataclasses
 
@@ -7,20 +7,18 @@ import numpy as np
 from jaxsim.mixture.evaluation import HALVES, EvaluationSet
 from jaxsim.mixture.scores import ProxyScores, Scores
 
-_PLAIN = ("uniform", "proportional")
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Summary:
-    """Bits per byte of some rows on some targets.
+    """Bits per byte of some mixtures on some targets.
 
     Attributes:
       rows: indices into the table: the best by the merge on the first target,
-        then the plain merges.
-      targets: names; a domain, or a mean over domains.
-      bits: by proxy, [rows, targets] float64, all on the merge's windows; NaN
-        where there is no score.
-      windows: of each domain, at most.
+        then the standard merges.
+      targets: names of domains or of means over domains.
+      bits: by predictor, [rows, targets] float64, all on the merge's windows;
+        NaN where there is no score.
+      windows: the largest number of windows of a domain.
     """
 
     rows: np.ndarray
@@ -30,9 +28,10 @@ class Summary:
 
 
 def summarize(scores: Scores, half: str, most: int) -> Summary:
-    """At most `most` rows; the first target is what a search would take.
+    """Selects at most `most` rows, ranked by the first target.
 
-    That is the mean of the out-of-pool domains or, with none, of all.
+    The first target is the default of a search: the mean of the out-of-pool
+    domains or, if there are none, of all.
     """
     e = scores.evaluation
     targets = _targets(e)
@@ -47,10 +46,10 @@ def summarize(scores: Scores, half: str, most: int) -> Summary:
             [bits_MD[:, d].mean(axis=1) for d in targets.values()], axis=1
         )
     table = scores.table
-    plain = [m for m, kind in enumerate(table.kinds) if kind in _PLAIN]
+    standard = table.standard_merges()
     order = np.argsort(bits["merge"][:, 0], kind="stable")
-    best = order.tolist()[: most - len(plain)]
-    rows = np.array(list(dict.fromkeys([*best, *plain])))
+    best = order.tolist()[: most - len(standard)]
+    rows = np.array(list(dict.fromkeys([*best, *standard])))
     here = merge.rows[e.half_R[merge.rows] == HALVES.index(half)]
     return Summary(
         rows=rows,
@@ -61,7 +60,7 @@ def summarize(scores: Scores, half: str, most: int) -> Summary:
 
 
 def _targets(evaluation: EvaluationSet) -> dict[str, list[int]]:
-    """Which domains each one is the mean of."""
+    """Returns the domains that each target is the mean of, by name."""
     inside = [d for d, is_in in enumerate(evaluation.in_pool) if is_in]
     outside = [d for d, is_in in enumerate(evaluation.in_pool) if not is_in]
     targets = {"mean out-of-pool": outside} if len(outside) > 1 else {}

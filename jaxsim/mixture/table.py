@@ -1,38 +1,42 @@
 """Tables of mixtures: named rows of weights over members, and their scales.
 
-The seed, single members, uniform, macro and micro merges, subsets, random
-draws and a user's own rows are all rows of one kind of table, so one evaluator
-serves them all.
+The base model, single members, uniform, macro and micro merges, subsets, random
+draws and the user's own mixtures are all rows of one kind of table, so one
+evaluator scores them all.
 """
 
+import csv
 import dataclasses
+import io
 import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxsim.errors import UserError
-from jaxsim.mixture.csv_numbers import read_numbers
 
-# Weights come from text files with six decimals and from float arithmetic
-# over up to a few hundred members; a sum of 0.97 is a mistake, this is not.
+# How far a sum of weights may be from 1. Weights come from text files with six
+# decimals and from float arithmetic over up to a few hundred members.
 SUM_TOLERANCE = 1e-5
+# Kinds of the merges that answers are compared with.
+STANDARD_MERGES = ("uniform", "proportional", "macro")
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixtures:
-    """M rows over C columns.
+    """A table of M mixtures (rows) over C members (columns).
 
     Attributes:
-      members: names of the columns, C.
-      names: of the rows, M, all different.
-      kinds: of the rows: seed, member, uniform, proportional, macro, group,
-        subset, dirichlet, given or truth.
-      w_MC: float64, non-negative, each row sums to 1.
-      scale_M: float64; 0 is the seed.
+      members: C names of the columns.
+      names: M names of the rows, all different.
+      kinds: M kinds of the rows: seed, member, uniform, proportional, macro,
+        group, subset, dirichlet, given or truth.
+      w_MC: weights, float64, non-negative; each row sums to 1.
+      scale_M: factors on the merged differences, float64; 0 gives the base.
     """
 
     members: tuple[str, ...]
@@ -48,7 +52,7 @@ class Mixtures:
         return len(self.names)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "Mixtures":
-        """The rows at these indices."""
+        """Returns the rows at these indices."""
         return Mixtures(
             self.members,
             tuple(self.names[i] for i in rows),
@@ -57,8 +61,12 @@ class Mixtures:
             self.scale_M[list(rows)],
         )
 
+    def standard_merges(self) -> list[int]:
+        """Indices of the merges that every table has, see `STANDARD_MERGES`."""
+        return [m for m, k in enumerate(self.kinds) if k in STANDARD_MERGES]
+
     def same_as(self, other: "Mixtures") -> bool:
-        """Whether both have the same columns, and the same rows by name."""
+        """Whether both have equal columns, row names, weights and scales."""
         return (
             self.members == other.members
             and self.names == other.names
@@ -67,7 +75,7 @@ class Mixtures:
         )
 
     def parts(self, row: int) -> dict[str, float]:
-        """The members of a row with a positive weight."""
+        """Returns the positive weights of a row, by member."""
         w_C = self.w_MC[row]
         return {
             name: float(w)
@@ -76,11 +84,16 @@ class Mixtures:
         }
 
 
+def mixture_key(w_C: np.ndarray) -> bytes:
+    """Identifies a mixture; the same for weights that differ by rounding."""
+    return np.round(w_C, 12).tobytes()
+
+
 def check(table: Mixtures) -> None:
-    """Refuses what is not a mixture, before anything is compiled.
+    """Checks that every row is a mixture, before anything is compiled.
 
     Raises:
-      UserError: names the row and what is wrong with it.
+      UserError: one is not; names the row and what is wrong with it.
     """
     shape = (len(table.names), len(table.members))
     if table.w_MC.shape != shape or table.scale_M.shape != shape[:1]:
@@ -115,8 +128,8 @@ def check(table: Mixtures) -> None:
             )
         if not w_C.any():
             raise UserError(
-                f"mixture {name!r}: all weights are zero; the seed is a named "
-                "row of its own, with scale 0"
+                f"mixture {name!r}: all weights are zero; for the base model, "
+                "use scale 0"
             )
         if abs(w_C.sum() - 1) > SUM_TOLERANCE:
             raise UserError(
@@ -125,10 +138,10 @@ def check(table: Mixtures) -> None:
 
 
 def concatenate(*tables: Mixtures) -> Mixtures:
-    """Rows of several tables over the same members, the same one only once.
+    """Joins tables over the same members; equal rows are kept once.
 
     Raises:
-      UserError: two different mixtures have one name.
+      UserError: two different mixtures have the same name.
     """
     members = tables[0].members
     if any(table.members != members for table in tables):
@@ -141,9 +154,9 @@ def concatenate(*tables: Mixtures) -> Mixtures:
         known = first.setdefault(name, row)
         if scale_M[row] != scale_M[known] or (w_MC[row] != w_MC[known]).any():
             raise UserError(
-                f"mixture {name!r}: two different ones have this name (seed, "
-                "members, uniform, proportional, macro and groups have theirs "
-                "already); choose another"
+                f"mixture {name!r}: two different ones have this name; "
+                "choose another one (seed, members, uniform, proportional, "
+                "macro and groups are taken)"
             )
     keep = list(first.values())
     return Mixtures(
@@ -171,13 +184,13 @@ def _rows(
 
 
 def seed_row(members: Sequence[str]) -> Mixtures:
-    """The seed: scale 0, equal weights; it uses no member."""
+    """The base model: scale 0, so that its equal weights have no effect."""
     c = len(members)
     return _rows(members, "seed", {"seed": np.full(c, 1 / c)}, scale=0.0)
 
 
 def singles(members: Sequence[str]) -> Mixtures:
-    """Each member alone."""
+    """Each member by itself."""
     eye_CC = np.eye(len(members))
     return _rows(members, "member", dict(zip(members, eye_CC, strict=True)))
 
@@ -204,10 +217,10 @@ def proportional(members: Sequence[str], tokens: Sequence[int]) -> Mixtures:
 
 
 def macro(members: Sequence[str], groups: Sequence[str]) -> Mixtures:
-    """The average of group averages, and each group's own average.
+    """The average of group averages, and the averages of groups of several.
 
-    A group of one is that member, and one group is the uniform row, so a
-    table without real groups is empty.
+    Empty if there is only one group, or if every group has one member: macro
+    would be the uniform row.
     """
     indices: dict[str, list[int]] = {}
     for c, group in enumerate(groups):
@@ -233,7 +246,7 @@ def macro(members: Sequence[str], groups: Sequence[str]) -> Mixtures:
 
 
 def subsets(members: Sequence[str], smallest: int, largest: int) -> Mixtures:
-    """Equal weights over every subset of these sizes."""
+    """Equal weights over every subset of `smallest` to `largest` members."""
     rows = {}
     for size in range(smallest, largest + 1):
         for cs in itertools.combinations(range(len(members)), size):
@@ -245,7 +258,7 @@ def subsets(members: Sequence[str], smallest: int, largest: int) -> Mixtures:
 def dirichlet(
     members: Sequence[str], count: int, concentration: float, rng: int
 ) -> Mixtures:
-    """Draws with the same concentration for each member."""
+    """Random draws from a symmetric Dirichlet distribution."""
     w_MC = np.random.default_rng(rng).dirichlet(
         np.full(len(members), concentration), count
     )
@@ -254,13 +267,14 @@ def dirichlet(
 
 
 def read_csv(members: Sequence[str], path: Path) -> Mixtures:
-    """Rows of a CSV: a `name` column, optionally `scale`, one a member.
+    """Reads mixtures from a CSV file.
 
-    A member without a column has weight zero.
+    Columns are `name`, optionally `scale`, and members; a member without a
+    column has weight zero.
 
     Raises:
-      UserError: missing file, unknown or repeated column, no number, or a row
-        that is not a mixture; names file and line.
+      UserError: a missing file, an unknown or repeated column, a cell that is
+        not a number, or a row that is not a mixture.
     """
     header, lines = read_numbers(path, text_columns=("name",))
     unknown = [h for h in header if h not in (*members, "name", "scale")]
@@ -275,7 +289,7 @@ def read_csv(members: Sequence[str], path: Path) -> Mixtures:
     for m, line in enumerate(lines):
         for c, member in enumerate(members):
             w_MC[m, c] = line.get(member, 0.0)
-    # Six decimals are mended; what is no mixture stays, and is refused.
+    # Rounding to six decimals is undone; worse sums stay and are refused.
     sum_M1 = w_MC.sum(axis=1, keepdims=True)
     rounded = (np.abs(sum_M1 - 1) <= SUM_TOLERANCE) & (abs(sum_M1 - 1) > 1e-9)
     w_MC = np.where(rounded, w_MC / np.where(rounded, sum_M1, 1.0), w_MC)
@@ -291,10 +305,16 @@ def read_csv(members: Sequence[str], path: Path) -> Mixtures:
 def parse(
     spec: str, members: Sequence[str], concentration: float, rng: int
 ) -> Mixtures:
-    """`subsets:a-b`, `dirichlet:n` or a CSV file, as a table.
+    """Builds a table from `subsets:A-B`, `dirichlet:N` or the path of a CSV.
+
+    Args:
+      spec: the specification.
+      members: names of the columns.
+      concentration: of the Dirichlet distribution.
+      rng: seed of its random numbers.
 
     Raises:
-      UserError: the specification is none of these, or out of range.
+      UserError: `spec` is none of these, or out of range.
     """
     if match := re.fullmatch(r"subsets:(\d+)(?:-(\d+))?", spec):
         smallest = int(match[1])
@@ -307,10 +327,105 @@ def parse(
         return subsets(members, smallest, largest)
     if match := re.fullmatch(r"dirichlet:(\d+)", spec):
         if not int(match[1]):
-            raise UserError(f"mixtures {spec!r}: no rows asked for")
+            raise UserError(f"mixtures {spec!r}: asks for no rows")
         return dirichlet(members, int(match[1]), concentration, rng)
     if spec.endswith(".csv"):
         return read_csv(members, Path(spec))
     raise UserError(
-        f"mixtures {spec!r}: must be subsets:A-B, dirichlet:N or a FILE.csv"
+        f"mixtures {spec!r}: must be subsets:A-B, dirichlet:N or FILE.csv"
     )
+
+
+_FORMULA = ("=", "+", "-", "@")
+
+
+class Line(NamedTuple):
+    """A row of a CSV: its line number, from 1, and its text by column."""
+
+    number: int
+    cells: dict[str, str]
+
+
+def read_numbers(
+    path: Path, text_columns: Sequence[str]
+) -> tuple[list[str], list[dict[str, float | str]]]:
+    """Reads the header and rows of a CSV of numbers.
+
+    Args:
+      path: of the file.
+      text_columns: required columns that hold text instead of numbers.
+
+    Raises:
+      UserError: the file is missing or malformed, or a cell is not a number;
+        names file, line and column.
+    """
+    header, lines = read_cells(path)
+    if "" in header:
+        raise UserError(f"{path}: an empty or repeated column in {header}")
+    if missing := [c for c in text_columns if c not in header]:
+        raise UserError(f"{path}: there is no column {missing[0]!r}")
+    rows: list[dict[str, float | str]] = []
+    for line in lines:
+        row: dict[str, float | str] = {}
+        for column, cell in line.cells.items():
+            try:
+                row[column] = cell if column in text_columns else float(cell)
+            except ValueError as error:
+                raise UserError(
+                    f"{path}, line {line.number}, column {column}: {cell!r} "
+                    "is not a number"
+                ) from error
+        rows.append(row)
+    return header, rows
+
+
+def as_text(cell: str) -> str:
+    """A cell of text that no spreadsheet takes for a formula.
+
+    It gets a leading apostrophe, which `read_cells` takes away again.
+    """
+    return f"'{cell}" if cell.lstrip("'").startswith(_FORMULA) else cell
+
+
+def _from_text(cell: str) -> str:
+    text = cell.strip()
+    is_marked = text.startswith("'") and text.lstrip("'").startswith(_FORMULA)
+    return text[1:] if is_marked else text
+
+
+def read_cells(path: Path) -> tuple[list[str], list[Line]]:
+    """Reads the header and lines of a CSV; column 1 may lack a name.
+
+    Raises:
+      UserError: the file is missing or malformed; names file and line.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return _parse_cells(path, text)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a CSV in UTF-8 ({error})") from error
+
+
+def _parse_cells(path: Path, text: str) -> tuple[list[str], list[Line]]:
+    reader = csv.reader(io.StringIO(text, newline=""))
+    header = [_from_text(cell) for cell in next(reader, [])]
+    if not header:
+        raise UserError(f"{path}: empty")
+    if len(set(header)) != len(header) or "" in header[1:]:
+        raise UserError(f"{path}: an empty or repeated column in {header}")
+    lines = []
+    for cells in reader:
+        if not any(cells):
+            continue
+        if len(cells) != len(header):
+            raise UserError(
+                f"{path}, line {reader.line_num}: {len(cells)} cells under "
+                f"{len(header)} columns"
+            )
+        stripped = [_from_text(cell) for cell in cells]
+        lines.append(
+            Line(reader.line_num, dict(zip(header, stripped, strict=True)))
+        )
+    return header, lines

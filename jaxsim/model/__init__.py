@@ -1,4 +1,4 @@
-"""Tokens to log-likelihoods: the only package that knows Flax."""
+"""Tokens -> log-likelihoods: the only package that uses Flax."""
 
 from jaxsim.model.language_model import Execution, LanguageModel, Params
 from jaxsim.model.presets import preset

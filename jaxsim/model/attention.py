@@ -1,9 +1,10 @@
-"""Causal attention by name, and rotary position embedding.
+"""Causal attention and rotary position embedding.
 
-`einsum` keeps heads before length, which is what a CPU runs fastest; `xla` and
-`cudnn` are `jax.nn.dot_product_attention`. None of them takes a mask or a bias:
-under `vmap` over mixtures cuDNN's batching rules fail for an operand that all
-mixtures share (jax issue 38495), and right padding needs none.
+There are three implementations: `einsum`, which keeps heads before length and
+is the fastest on a CPU, and `xla` and `cudnn` of
+`jax.nn.dot_product_attention`. None of them takes a mask or a bias: right
+padding needs none, and under `vmap` over mixtures cuDNN's batching rules fail
+for an operand that all mixtures share (jax issue 38495).
 """
 
 from typing import Literal, cast
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 
 
 def rotate(x_BLHK: jax.Array, base: float) -> jax.Array:
-    """Rotary embedding of positions 0..L-1, the two halves of K paired."""
+    """Rotates the paired halves of K by the positions 0 to L-1."""
     length, size = x_BLHK.shape[1], x_BLHK.shape[3]
     frequency_K = base ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
     angle_LK = jnp.arange(length, dtype=jnp.float32)[:, None] * frequency_K
@@ -32,10 +33,15 @@ def rotate(x_BLHK: jax.Array, base: float) -> jax.Array:
 def attend(
     q_BLHK: jax.Array, k_BLGK: jax.Array, v_BLGK: jax.Array, name: str
 ) -> jax.Array:
-    """Causal attention; H query heads share G key-value heads evenly.
+    """Causal attention, with H query heads over G key-value heads.
+
+    Args:
+      q_BLHK: queries.
+      k_BLGK, v_BLGK: keys and values; G divides H.
+      name: 'einsum', 'xla' or 'cudnn'.
 
     Returns:
-      [B, L, H, K] in the dtype of `q_BLHK`; the softmax is float32 at least.
+      [B, L, H, K] in the dtype of `q_BLHK`; the softmax is at least float32.
     """
     if name == "einsum":
         return _attend_einsum(q_BLHK, k_BLGK, v_BLGK)
@@ -51,12 +57,12 @@ def attend(
 def _attend_einsum(
     q_BLHK: jax.Array, k_BLGK: jax.Array, v_BLGK: jax.Array
 ) -> jax.Array:
-    """Blocks of queries, each against its own past only.
+    """Attends in blocks of queries, each against the keys up to its end only.
 
-    Eight blocks need 9/16 of the products and of the memory of the whole
-    square; on a CPU the backward pass gains more, because a block of scores
-    stays in cache. Query heads that share a key head are folded into its
-    queries, so that the products are plain batched matrices.
+    Eight blocks need 9/16 of the products and of the memory of the full square.
+    On a CPU the backward pass gains more, because a block of scores stays in
+    cache. Query heads that share a key head are folded into its queries, so
+    that products are plain batched matrix products.
     """
     b, length, heads, size = q_BLHK.shape
     groups = k_BLGK.shape[2]

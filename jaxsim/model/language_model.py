@@ -1,4 +1,4 @@
-"""The model as everything else sees it: a nested dict and pure functions."""
+"""The interface of the model: a nested dict of arrays and pure functions."""
 
 import dataclasses
 import functools
@@ -18,10 +18,17 @@ Params = dict[str, Any]  # nested dicts of float32 arrays
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How the model is computed; nothing here is part of a checkpoint.
+    """How to compute the model; nothing here is part of a checkpoint.
 
-    `activations` says how the rows of hidden states [B, L, D] are divided over
-    a mesh; None leaves it to the compiler.
+    Attributes:
+      attention: 'einsum', 'xla' or 'cudnn'.
+      unroll: whether to unroll layers instead of scanning them.
+      remat: what to recompute in the backward pass: 'none', 'dots' (all but
+        matrix products) or 'full'.
+      precision: dtype of matrix products.
+      loss_chunk: positions of each row whose logits exist at once.
+      activations: how the rows of hidden states [B, L, D] are divided over a
+        mesh; None leaves it to the compiler.
     """
 
     attention: str = "einsum"
@@ -46,15 +53,15 @@ class LanguageModel:
         return -(-self.vocab_size // multiple) * multiple
 
     def init(self, rng: jax.Array) -> Params:
-        """Fresh parameters, float32."""
+        """Returns new random parameters, float32."""
         return nn.meta.unbox(self._boxed(rng))
 
     def shapes(self) -> Params:
-        """The tree of `jax.ShapeDtypeStruct`s of the parameters."""
+        """Returns the `jax.ShapeDtypeStruct`s of the parameters; read only."""
         return _shapes(self)
 
     def logical_axes(self) -> Params:
-        """The tree of tuples that name the axes of every parameter."""
+        """Returns the axis names of every parameter, a tree of tuples."""
         boxed = jax.eval_shape(self._boxed, jax.random.key(0))
         return jax.tree.map(
             lambda leaf: leaf.names,
@@ -69,23 +76,24 @@ class LanguageModel:
         execution: Execution,
         of_layer: Callable[[Any], Params] | None = None,
     ) -> jax.Array:
-        """Nats of each of the tokens 1..L given those before it.
+        """Negative log-likelihood of the tokens 1 to L, in nats.
 
         Args:
-          params: as `init` returns them.
-          tokens_BL1: [B, L+1] ids; any L up to the model's length is exact,
-            longer ones extrapolate. An id below 0 or not below `vocab_size`
-            gives NaN where it is the target and after it; zero times NaN
-            spreads that over its row.
+          params: see `init`.
+          tokens_BL1: [B, L+1] ids; L may exceed the model's length, which
+            extrapolates. An id that is negative or not below `vocab_size`
+            gives NaN where it is the target and from there on; zero times NaN
+            spreads it over the row.
           execution: how to compute.
-          of_layer: makes one layer's parameters of a slice, along the first
-            axis, of what `params` has in their place; layers are scanned then.
+          of_layer: computes one layer's parameters from a slice, along the
+            first axis, of what `params` holds in their place; layers are then
+            scanned.
 
         Returns:
           [B, L] float32.
         """
-        # Indexing would take -1 for the last row, and the rows that pad the
-        # embedding for tokens; beyond the table both become NaN.
+        # Indexing would read -1 as the last row, and ids above the vocabulary
+        # as padding rows. An id beyond the table becomes NaN instead.
         known_BL1 = (tokens_BL1 >= 0) & (tokens_BL1 < self.vocab_size)
         tokens_BL1 = jnp.where(known_BL1, tokens_BL1, self.vocab_rows)
         decoder = self._decoder(execution, of_layer)
@@ -100,14 +108,19 @@ class LanguageModel:
         )
 
     def parameter_count(self) -> int:
+        """Number of parameters, padding rows of the embedding included."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.shapes()))
 
     def forward_flops(self, tokens: int, length: int | None = None) -> float:
         """Floating-point operations of a forward pass over `tokens` tokens.
 
-        Two for every parameter that multiplies (an embedding row is looked
-        up, a head multiplies) plus causal attention: on average each token
-        attends to half a row, with two products of the model's width.
+        Two for every parameter in a matrix product (an untied embedding is only
+        looked up), plus causal attention: on average each token attends to half
+        a row, with two products of the model's width.
+
+        Args:
+          tokens: number of tokens.
+          length: tokens of a row; the model's length if None.
         """
         c = self.config
         matmul = self.parameter_count()
@@ -118,7 +131,7 @@ class LanguageModel:
 
     def _boxed(self, rng: jax.Array) -> Params:
         tokens_BL = jnp.zeros((1, 1), jnp.int32)
-        # Unrolled, deep models would take long to trace for the same leaves.
+        # Scanned, because unrolled deep models take long to trace.
         decoder = self._decoder(Execution(unroll=False))
         return decoder.init(rng, tokens_BL)["params"]
 
@@ -139,8 +152,8 @@ class LanguageModel:
         )
 
 
-# Every load of a member asks for the shapes, and tracing takes a tenth of a
-# second. Nobody writes into the tree.
+# Cached, because every load of a member needs the shapes and tracing takes a
+# tenth of a second.
 @functools.lru_cache
 def _shapes(model: LanguageModel) -> Params:
     return jax.eval_shape(model.init, jax.random.key(0))

@@ -1,17 +1,16 @@
-"""Next-token loss, without ever holding the logits of a whole row.
+"""Next-token loss that never holds the logits of a whole row.
 
 Sums and counts leave the device, never means: means of chunks, rows or
 processes with different numbers of tokens do not average to the mean.
 
-The backward pass is written out: it computes the logits of a chunk again and
-takes both products while they are at hand. Left to differentiation, XLA on a
-CPU runs the same sums two to three times slower, through a scatter into the
-logits (`benchmarks/training.py` measures the whole step).
+The backward pass is written by hand: it computes the logits of a chunk again,
+then both products. With automatic differentiation, XLA on a CPU computes the
+same sums two to three times slower, through a scatter into the logits
+(`benchmarks/training.py` measures the whole step).
 
-Where rows are divided over devices, each device loops over the chunks of its
-own: the whole head is gathered once before the loops, and its gradient summed
-over devices once after them. Left to itself the compiler does both for every
-chunk.
+If rows are divided over devices, each device loops over the chunks of its own
+rows: the head is gathered once before the loops, and its gradient summed over
+devices once after them. By default the compiler would do both for every chunk.
 """
 
 import functools
@@ -37,14 +36,14 @@ def next_token_nll(
       head_VD: output matrix.
       targets_BL: the token that follows each position.
       chunk: positions of each row whose logits exist at once.
-      at_rows: the one axis of a mesh that B is divided over; None leaves it
-        to the compiler.
+      at_rows: how B is divided over one axis of a mesh; None leaves it to the
+        compiler.
 
     Returns:
       [B, L] float32.
     """
     length = x_BLD.shape[1]
-    # Equal chunks, so that one loop body serves all of them.
+    # Chunks of equal size, so that they share one loop body.
     count = next(
         n for n in range(-(-length // chunk), length + 1) if length % n == 0
     )
@@ -57,7 +56,7 @@ def next_token_nll(
 def sum_and_count(
     nll_BL: jax.Array, weight_BL: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Weighted sum of the loss and the sum of weights, both float32 scalars."""
+    """Returns the weighted sum of the loss and the sum of weights, float32."""
     return jnp.sum(nll_BL * weight_BL), jnp.sum(weight_BL)
 
 
@@ -108,7 +107,10 @@ _nll.defvjp(_forward, _backward)
 def _on_each(
     at_rows: NamedSharding | None, loop: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """`loop(head, rows)` on each device's own rows, V left to the compiler."""
+    """Maps `loop(head, rows)` over the devices' own rows.
+
+    The compiler divides the other axes.
+    """
     if at_rows is None:
         return loop
     return jax.shard_map(
@@ -124,7 +126,7 @@ def _on_each(
 def _losses(
     count: int, head_VD: jax.Array, rows: tuple[jax.Array, jax.Array]
 ) -> jax.Array:
-    """The loss [B, L] of hidden states and targets."""
+    """Computes the loss [B, L] of hidden states and targets."""
 
     def chunk_nll(xs: tuple[jax.Array, jax.Array]) -> jax.Array:
         x_BLD, targets_BL = xs
@@ -144,9 +146,12 @@ def _losses(
 def _gradients(
     count: int, head_VD: jax.Array, rows: tuple[jax.Array, jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """Those of the hidden states and, [1, D, V], of the head.
+    """Computes gradients of hidden states [B, L, D] and the head [1, D, V].
 
-    `rows` are the hidden states, targets, and gradients of their losses.
+    Args:
+      count: number of chunks.
+      head_VD: output matrix.
+      rows: hidden states, targets, and gradients of their losses.
     """
     vocabulary = head_VD.shape[0]
 
@@ -158,8 +163,8 @@ def _gradients(
         dlogits_BLV = (p_BLV - jax.nn.one_hot(targets_BL, vocabulary)) * g_BL[
             ..., None
         ]
-        # Without the barrier XLA on a CPU computes the softmax twice, once
-        # inside each of the two products.
+        # Without the barrier, XLA on a CPU computes the softmax twice: once in
+        # each of the two products.
         dlogits_BLV = jax.lax.optimization_barrier(
             dlogits_BLV.astype(x_BLD.dtype)
         )
@@ -190,18 +195,18 @@ def _logits(x_BLD: jax.Array, head_VD: jax.Array) -> jax.Array:
 
 
 def _accumulator(x: jax.Array) -> jnp.dtype:
-    """What its products are summed in: float32 at least."""
+    """Returns the dtype that products are summed in: at least float32."""
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def _split(x_BL: jax.Array, count: int) -> jax.Array:
-    """[B, L, ...] as [count, B, L / count, ...]."""
+    """Reshapes [B, L, ...] to [count, B, L / count, ...]."""
     b, length = x_BL.shape[:2]
     parts = x_BL.reshape(b, count, length // count, *x_BL.shape[2:])
     return parts.swapaxes(0, 1)
 
 
 def _join(x_NBL: jax.Array) -> jax.Array:
-    """The inverse of `_split`."""
+    """Inverts `_split`."""
     count, b, length = x_NBL.shape[:3]
     return x_NBL.swapaxes(0, 1).reshape(b, count * length, *x_NBL.shape[3:])

@@ -1,8 +1,8 @@
 """Named model shapes: tiny ones for CPUs, a Llama-like one, the paper's three.
 
-The paper's come from the published code of Na et al., EMNLP 2024
-(clarana/ez-data-ablations): LayerNorm, full-width QK-norm, no attention output
-projection, the second half of SwiGLU as the gate, biases, a tied head.
+The paper's shapes follow the published code of Na et al., EMNLP 2024
+(clarana/ez-data-ablations): LayerNorm, full-width QK-norm, no output projection
+in attention, the second half of SwiGLU as the gate, biases, a tied head.
 """
 
 from jaxsim.config import ModelConfig
@@ -50,13 +50,13 @@ _PRESETS = {
 
 
 def preset(name: str) -> ModelConfig:
-    """The shape called `name`.
+    """Returns the model shape called `name`.
 
     Raises:
-      UserError: no such shape; the message lists those there are.
+      UserError: there is no such shape; lists those there are.
     """
     if name not in _PRESETS:
         raise UserError(
-            f"no model preset {name!r}; there are {', '.join(_PRESETS)}"
+            f"no model preset {name!r}; choose one of {', '.join(_PRESETS)}"
         )
     return _PRESETS[name]

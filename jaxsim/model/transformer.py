@@ -1,7 +1,7 @@
-"""One Linen decoder, driven by its configuration.
+"""The decoder, one Linen module driven by its configuration.
 
-Layers are always stored stacked, with a leading layer axis; whether they are
-scanned or unrolled is an execution option and never part of the format.
+Layers are always stored stacked, with a leading layer axis. Whether they are
+scanned or unrolled is an execution option, never part of the format.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,15 +14,15 @@ import jax.numpy as jnp
 from jaxsim.config import ModelConfig
 from jaxsim.model.attention import attend, rotate
 
-LAYERS = "layers"  # what holds the stacked layers in the tree of parameters
-# Leaves by name that multiply, in the precision of the computation.
+LAYERS = "layers"  # key of the stacked layers in the tree of parameters
+# Names of leaves used in matrix products, in the precision of the computation.
 MATRICES = ("kernel", "embedding", "head")
 
 
 def _named(
     init: nn.initializers.Initializer, axes: Sequence[str]
 ) -> Callable[..., Any]:
-    """An initializer that also says what the axes of its array are."""
+    """Returns an initializer that also names the axes of its array."""
     return nn.with_logical_partitioning(init, tuple(axes))
 
 
@@ -31,7 +31,7 @@ def _normal(std: float, axes: Sequence[str]) -> Callable[..., Any]:
 
 
 class Norm(nn.Module):
-    """RMSNorm, or LayerNorm with bias; statistics in float32 at least."""
+    """RMSNorm, or LayerNorm with bias; statistics are at least float32."""
 
     config: ModelConfig
     axis: str = "embed_vector"
@@ -58,7 +58,7 @@ class Norm(nn.Module):
 
 
 class Linear(nn.Module):
-    """A matrix, and a bias where the configuration has them."""
+    """A matrix product, plus a bias if the configuration has biases."""
 
     config: ModelConfig
     shape: tuple[int, ...]
@@ -83,7 +83,7 @@ class Linear(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm attention, then SwiGLU, each added to the residual."""
+    """Pre-norm attention, then SwiGLU, each added to the residual stream."""
 
     config: ModelConfig
     attention: str
@@ -150,7 +150,7 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Token ids to final hidden states and the output matrix."""
+    """Maps token ids to final hidden states and the output matrix."""
 
     config: ModelConfig
     vocab_rows: int
@@ -171,7 +171,7 @@ class Decoder(nn.Module):
             (self.vocab_rows, c.dim),
             jnp.float32,
         )
-        # An id beyond the table becomes NaN here, not its last row.
+        # An id beyond the table becomes NaN, not the last row.
         x_BLD = jnp.take(embedding_VD, tokens_BL, axis=0, mode="fill").astype(
             self.dtype
         )
@@ -219,10 +219,10 @@ class Decoder(nn.Module):
         return layers(block(self.config, self.attention, name=LAYERS), x_BLD)[0]
 
     def _placed(self, x_BLD: jax.Array) -> jax.Array:
-        """Rows where the batch has them, at the borders of blocks.
+        """Constrains hidden states to be divided by rows, like the batch.
 
-        Left to itself the compiler may divide the width instead, as the
-        parameters are, and then every device computes all rows.
+        Otherwise the compiler may divide their width, like that of the
+        parameters, and every device computes all rows.
         """
         if self.activations is None:
             return x_BLD

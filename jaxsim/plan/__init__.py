@@ -1,9 +1,8 @@
-"""Programs and hardware to what fits and what it costs; nothing is run."""
+"""Hardware and compiled programs -> what fits and what it costs."""
 
-from jaxsim.plan.plan import Plan, make_plan
+from jaxsim.plan.chips import devices_of
+from jaxsim.plan.plan import Plan, Sizes, make_plan, sizes_of
 from jaxsim.plan.show import show_plan
-from jaxsim.plan.sizes import Sizes, sizes_of
-from jaxsim.plan.topology import devices_of
 
 __all__ = [
     "Plan",

@@ -1,41 +1,42 @@
-"""The programs of a configuration, from shapes: nothing is allocated."""
+"""The programs of a configuration, compiled from shapes: nothing is run."""
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding
 
-from jaxsim.compiling import compiled
 from jaxsim.config import Config
-from jaxsim.devices import is_cpu
+from jaxsim.devices import Memory, TooLarge, compiled, is_cpu, memory_of
 from jaxsim.mesh import scoring_mesh, training_mesh
 from jaxsim.mixture.compiled import Programs
 from jaxsim.mixture.merge import HALVES, MEMBER_AXIS
 from jaxsim.mixture.plan import Plan as ScoringPlan
 from jaxsim.mixture.plan import (
+    bytes_of,
     held_deltas,
     memory_limit,
     settled,
     shapes,
 )
-from jaxsim.mixture.resident import pool_shardings
+from jaxsim.mixture.stack import pool_shardings
 from jaxsim.model import LanguageModel
-from jaxsim.train.of_config import side_by_side, trainer_of_recipe
+from jaxsim.train.trainer import side_by_side, trainer_of_recipe
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """One that is not compiled yet.
+    """A program that is not compiled yet.
 
     Attributes:
       name: for people.
       mesh: the devices that it runs on.
-      compile: gives what the compiler makes of it, or raises `TooLarge`.
+      compile: returns the compiled program, or raises `TooLarge`.
       arguments: a tree of shapes with shardings.
-      flops: of the model, on all devices, in one call.
+      flops: model FLOPs of one call, on all devices.
     """
 
     name: str
@@ -45,14 +46,48 @@ class Program:
     flops: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A program that was compiled, or refused by the compiler.
+
+    Attributes:
+      name: of the program.
+      seconds: time to compile.
+      arguments: bytes on one device, from shapes and shardings.
+      memory: the compiler's report; None if it refused.
+      refused: bytes needed and available, as the compiler said when it
+        refused; None if it compiled.
+      flops: model FLOPs of one call, on one device.
+    """
+
+    name: str
+    seconds: float
+    arguments: int
+    memory: Memory | None
+    refused: tuple[int, int] | None
+    flops: float
+
+    @property
+    def needed(self) -> int:
+        """Bytes that a call needs on one device."""
+        if self.memory is not None:
+            return self.memory.total
+        assert self.refused is not None
+        return self.refused[0]
+
+    def fits(self, memory: int) -> bool:
+        """Whether it fits in `memory` bytes per device; 0 means unknown."""
+        return self.refused is None and (not memory or self.needed <= memory)
+
+
 def train_step(
     config: Config, model: LanguageModel, devices: Sequence[jax.Device]
 ) -> Program:
-    """One run of the recipe over all devices.
+    """One training run over all devices.
 
     Raises:
-      UserError: something does not divide over the mesh, or the attention is
-        not for these devices.
+      UserError: something does not divide over the mesh, or the attention does
+        not run on these devices.
     """
     train = config.train
     mesh = training_mesh(train.data_axis, train.model_axis, devices)
@@ -69,16 +104,16 @@ def train_step(
 def group_step(
     config: Config, model: LanguageModel, devices: Sequence[jax.Device]
 ) -> Program:
-    """As many runs as devices, side by side, each whole on its own.
+    """One training run on each device, all in one program.
 
     Raises:
-      UserError: the attention is not for these devices.
+      UserError: the attention does not run on these devices.
     """
     count = len(devices)
     mesh = training_mesh(count, 1, devices)
     step = side_by_side(model, config, mesh).program(count)
     return Program(
-        name=f"train step, {count} runs side by side",
+        name=f"train step, {count} parallel runs",
         mesh=step.mesh,
         compile=functools.partial(compiled, step.lower()),
         arguments=step.arguments(),
@@ -95,15 +130,16 @@ def scoring(
     """The program that `jaxsim score` would choose for a full pass of windows.
 
     Args:
-      config: its `score.memory` is set, because devices that are not there
-        cannot be asked. The text is unknown: windows have the model's length.
-      model: of the pool.
-      members: of the pool.
+      config: its `score.memory` must be set, because devices that are not
+        attached cannot report theirs. The text is unknown: all windows have
+        the model's length.
+      model: architecture and vocabulary of the pool.
+      members: number of members in the pool.
       devices: all of them.
 
     Raises:
-      UserError: something does not divide over the mesh, or the attention is
-        not for these devices.
+      UserError: something does not divide over the mesh, or the attention does
+        not run on these devices.
     """
     mesh = scoring_mesh(config.score.model_axis, devices)
     score = settled(config.score, model, mesh)
@@ -135,12 +171,30 @@ def scoring(
     return Program(
         name=f"scoring, {plan.mixtures} mixtures a call over {_sizes(mesh)}",
         mesh=mesh,
-        compile=functools.partial(  # which was compiled to make the plan
+        compile=functools.partial(  # cached: `plan_of` compiled it
             programs.compiled, plan.mixtures, plan.merge, windows, False
         ),
         arguments=programs.arguments(plan.mixtures, windows),
         flops=model.forward_flops(plan.mixtures * plan.tokens),
     ), plan
+
+
+def report_on(program: Program) -> Report:
+    """Compiles `program`, which may take minutes, and reports what it needs."""
+    begin = time.monotonic()
+    memory = refused = None
+    try:
+        memory = memory_of(program.compile())
+    except TooLarge as error:
+        refused = error.needed, error.available
+    return Report(
+        name=program.name,
+        seconds=time.monotonic() - begin,
+        arguments=bytes_of(program.arguments),
+        memory=memory,
+        refused=refused,
+        flops=program.flops / program.mesh.size,
+    )
 
 
 def _flops_of_step(config: Config, model: LanguageModel) -> float:
@@ -149,5 +203,5 @@ def _flops_of_step(config: Config, model: LanguageModel) -> float:
 
 
 def _sizes(mesh: Mesh) -> str:
-    """`data 8 x model 2`."""
+    """Formats a mesh as `data 8 x model 2`."""
     return " x ".join(f"{name} {size}" for name, size in mesh.shape.items())

@@ -8,10 +8,9 @@ from typing import Any
 
 from jaxsim import distributed
 from jaxsim.checkpoints import save_params
-from jaxsim.console import say
 from jaxsim.corpus import Corpus
 from jaxsim.errors import UserError
-from jaxsim.interrupt import stop_requested
+from jaxsim.log import say
 from jaxsim.pool.bucket import Bucket
 from jaxsim.pool.claims import Watch, patiently
 from jaxsim.pool.digests import differences
@@ -20,6 +19,7 @@ from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.pool import Pool
 from jaxsim.pool.round import Round
 from jaxsim.pool.workshop import Workshop, check_room, origin
+from jaxsim.signals import stop_requested
 from jaxsim.train import Run, Trainer
 from jaxsim.train.trainer import Trained
 

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxsim import distributed
-from jaxsim.console import say
 from jaxsim.corpus import Corpus
 from jaxsim.errors import JaxsimError, Preempted
-from jaxsim.interrupt import stop_requested
-from jaxsim.metrics import provenance
+from jaxsim.log import provenance, say
 from jaxsim.model import LanguageModel
 from jaxsim.pool.bucket import Bucket
 from jaxsim.pool.bucket.objects import StoreError
@@ -34,9 +32,8 @@ from jaxsim.pool.publish import (
     publish,
     save_attempt,
 )
-from jaxsim.train import Run, Trainer
-from jaxsim.train.finite import NonFiniteError
-from jaxsim.train.trainer import Trained
+from jaxsim.signals import stop_requested
+from jaxsim.train import NonFiniteError, Run, Trained, Trainer
 
 PATIENCE = 600.0  # seconds for which a result waits for its bucket
 RETRY = 10.0  # between two tries

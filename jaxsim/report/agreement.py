@@ -21,16 +21,15 @@ from jaxsim.report.outcome import aim_of, on_target
 from jaxsim.report.table import Column, Estimate, Table
 from jaxsim.report.targets import KINDS, targets_of
 from jaxsim.search.found import Found
-from jaxsim.study.agreement import ENOUGH_TRUTHS
-from jaxsim.study.chosen import Chosen
-from jaxsim.study.noise import NOISE_BOUND, corrected
-from jaxsim.study.rules import RULES
-from jaxsim.study.validate import (
-    BASELINES,
-    CALIBRATED,
-    PROXIES,
-    Validation,
+from jaxsim.study.agreement import (
+    ENOUGH_TRUTHS,
+    NOISE_BOUND,
+    RULES,
+    corrected,
 )
+from jaxsim.study.chosen import Chosen
+from jaxsim.study.measured import BASELINES, CALIBRATED, PROXIES
+from jaxsim.study.validate import Validation
 
 REPEAT = "repeat"
 LABELS = {

@@ -14,9 +14,8 @@ from jaxsim.report.format import (
 from jaxsim.report.outcome import PLAIN, came_out
 from jaxsim.search.found import BEST, Found, is_single
 from jaxsim.search.ties import AFTER_TRUTHS
-from jaxsim.study.agreement import ENOUGH_TRUTHS
+from jaxsim.study.agreement import ENOUGH_TRUTHS, NOISE_BOUND
 from jaxsim.study.chosen import Chosen
-from jaxsim.study.noise import NOISE_BOUND
 from jaxsim.study.validate import Validation
 
 REPEATS = 4  # replicates for a first estimate of noise

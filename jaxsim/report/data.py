@@ -25,7 +25,7 @@ from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
 from jaxsim.search.found import Found, load_found
 from jaxsim.study.chosen import Chosen, load_chosen
-from jaxsim.study.gauge import Gauge, load_gauge
+from jaxsim.study.diagnostics import Gauge, load_gauge
 from jaxsim.study.validate import (
     GIVEN,
     TRAINED,

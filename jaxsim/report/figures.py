@@ -18,9 +18,9 @@ from jaxsim.report.format import interval, number, short
 from jaxsim.report.table import Table
 from jaxsim.report.targets import targets_of
 from jaxsim.study.agreement import ENOUGH_TRUTHS
-from jaxsim.study.gauge import Gauge
-from jaxsim.study.validate import CALIBRATED, Validation
-from jaxsim.study.ways import ALL, UNIFORM
+from jaxsim.study.diagnostics import UNIFORM, Gauge
+from jaxsim.study.measured import ALL, CALIBRATED
+from jaxsim.study.validate import Validation
 
 BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#8a8f98", "#1f2933"
 _DPI = 220

@@ -1,6 +1,6 @@
 """What the commands print when they are done."""
 
-from jaxsim.console import say
+from jaxsim.log import say
 from jaxsim.mixture.scores import Scores, as_arrow
 from jaxsim.pool import Pool
 from jaxsim.report import agreement, answer, outcome, tables, trust
@@ -11,7 +11,7 @@ from jaxsim.report.targets import targets_of
 from jaxsim.search.found import Found
 from jaxsim.study.agreement import ENOUGH_TRUTHS
 from jaxsim.study.chosen import Chosen
-from jaxsim.study.gauge import Gauge
+from jaxsim.study.diagnostics import Gauge
 from jaxsim.study.validate import Validation
 
 _MOST_ROWS = 8

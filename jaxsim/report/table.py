@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxsim.console import show_table
-from jaxsim.mixture.csv_numbers import as_text
+from jaxsim.log import show_table
+from jaxsim.mixture.table import as_text
 from jaxsim.report.format import interval, number, short, signed
 
 _LONGEST = 40  # name in the first column of a console table

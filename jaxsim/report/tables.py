@@ -30,8 +30,8 @@ from jaxsim.report.format import (
 from jaxsim.report.outcome import PLAIN
 from jaxsim.report.table import Column, Table
 from jaxsim.search.found import Found, is_single
-from jaxsim.study.gauge import Gauge
-from jaxsim.study.validate import PROXIES
+from jaxsim.study.diagnostics import Gauge
+from jaxsim.study.measured import PROXIES
 
 # All that may have a file.
 NAMES = (

@@ -3,8 +3,8 @@
 import dataclasses
 
 from jaxsim.study.chosen import Chosen
-from jaxsim.study.validate import IN_POOL, OUT_OF_POOL, Validation
-from jaxsim.study.ways import ALL
+from jaxsim.study.measured import ALL, IN_POOL, OUT_OF_POOL
+from jaxsim.study.validate import Validation
 
 # Out-of-pool first: there no weight-only baseline has anything to know.
 KINDS = ("out-of-pool", "in-pool")

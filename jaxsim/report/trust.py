@@ -15,12 +15,10 @@ from jaxsim.report.format import (
 from jaxsim.report.outcome import on_target
 from jaxsim.report.targets import KINDS, MACROS, targets_of
 from jaxsim.search.found import Found
-from jaxsim.study.agreement import ENOUGH_TRUTHS
+from jaxsim.study.agreement import ENOUGH_TRUTHS, NOISE_BOUND
 from jaxsim.study.calibration import ENOUGH
-from jaxsim.study.gauge import Gauge
-from jaxsim.study.noise import NOISE_BOUND
+from jaxsim.study.diagnostics import UNIFORM, Gauge
 from jaxsim.study.validate import Validation
-from jaxsim.study.ways import UNIFORM
 
 # The lowest cosine of random pieces of one source was 0.80, of six eras 0.54.
 _ALIKE = 0.75

@@ -8,11 +8,10 @@ import numpy as np
 from jaxsim.report.agreement import label
 from jaxsim.report.format import count, interval, number
 from jaxsim.report.targets import Targets, targets_of
-from jaxsim.study.agreement import ENOUGH_TRUTHS
-from jaxsim.study.gauge import Gauge
-from jaxsim.study.gauge_rules import DO_NOT_TRUST, RANKS_ONLY, TRUST
-from jaxsim.study.noise import NOISE_BOUND
-from jaxsim.study.validate import CALIBRATED, Validation
+from jaxsim.study.agreement import ENOUGH_TRUTHS, NOISE_BOUND
+from jaxsim.study.diagnostics import DO_NOT_TRUST, RANKS_ONLY, TRUST, Gauge
+from jaxsim.study.measured import CALIBRATED
+from jaxsim.study.validate import Validation
 
 BOUND = "below the noise floor: nothing can be told apart"
 UNRESOLVED = "not resolved: there is too little text to tell members apart"

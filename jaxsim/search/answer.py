@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxsim.mixture.evaluation import EvaluationSet
-from jaxsim.mixture.marginal import marginal_values
+from jaxsim.mixture.gradient import marginal_values
 from jaxsim.mixture.scores import ProxyScores, Scores, bits_of
 from jaxsim.mixture.table import Mixtures
 from jaxsim.search.binding import binding, repeats

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxsim.console import say
+from jaxsim.log import say
 from jaxsim.mixture.scores import ProxyScores, Scores, bits_of
 from jaxsim.search.cheap import cheap_landscape, cheap_values
 from jaxsim.search.correction import corrected

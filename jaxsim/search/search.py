@@ -7,9 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxsim.config import SearchConfig
-from jaxsim.console import say
 from jaxsim.errors import UserError
-from jaxsim.metrics import progress
+from jaxsim.log import progress, say
 from jaxsim.mixture.scorer import Scorer
 from jaxsim.mixture.scores import ProxyScores, Scores, bits_of
 from jaxsim.mixture.table import Mixtures

@@ -1,1 +1,1 @@
-"""Scores to trust: truths, agreement with them, and rules without a model."""
+"""Whether scores can be trusted: reference runs, agreement, calibration."""

@@ -1,6 +1,6 @@
-"""What truths teach about the distance between training and merging.
+"""What reference runs teach about the distance between training and merging.
 
-The distance (truth minus merge, bits per byte) is regressed, for all domains
+The distance (trained minus merge, bits per byte) is regressed, for all domains
 together, on quantities that vanish for a single member:
 
 - spread: 1 - sum_c w_c^2, how far a mixture is from any single member;
@@ -9,13 +9,15 @@ together, on quantities that vanish for a single member:
 - other: the probability average minus the merge. The two proxies err apart.
 
 Each domain has coefficients of its own around shared ones. Both are shrunk
-(ridge), by as much as predicts a truth left out best. Leaving everything at
-zero is one of the choices: then the merge stays as it is. Where truths are of
-another length than members, a single member is no truth, and a constant joins.
+(ridge), by as much as predicts a run left out best. Leaving everything at zero
+is one of the choices: then the merge stays as it is. Where reference runs are
+of another length than members, a member is no reference run, and a constant
+joins.
 
 Cross-curvature of the losses makes the distance quadratic in the weights near
 a single member, which spread and own are; gap and other carry what the proxies
-know of curvature. See docs/validate.md.
+know of curvature. A calibration is judged on runs that it did not see. See
+docs/validate.md.
 """
 
 import dataclasses
@@ -25,14 +27,28 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
+from jaxsim.mixture.evaluation import HALVES
+from jaxsim.mixture.scorer import Scorer
+from jaxsim.search.objective import weighted_mean
+from jaxsim.study.measured import (
+    Basis,
+    Measured,
+    Targets,
+    joined,
+    main_target,
+    member_bits,
+    own_units,
+)
+
 # Ridge of shared and of own coefficients, in units of the distance's variance;
 # infinity leaves them out.
 _SHARED = (np.inf, 10.0, 1.0, 0.1, 0.01)
 _OWN = (np.inf, 100.0, 10.0, 1.0, 0.1)
-ENOUGH = 3  # truths below which nothing is fitted
-# A setting must predict truths left out better than the next simpler one by
+ENOUGH = 3  # runs below which nothing is fitted
+# A setting must predict runs left out better than the next simpler one by
 # this share, or noise would pick it.
 _BETTER = 0.98
+LEVEL = 0.9  # of the intervals that a calibration is checked at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +58,9 @@ class Calibration:
     Attributes:
       domains: D names.
       coefficients_DK: of `features`, bits per byte.
-      off_FD: truth minus prediction for each of F truths, predicted without
-        it, on select text: what intervals come from.
-      truth_FD: these truths.
+      off_FD: loss minus prediction for each of F runs, predicted without it,
+        on select text: what intervals come from.
+      truth_FD: the losses of these runs.
       shared, own: the ridge that was chosen; infinity leaves out.
       singles_known: a single member needs no correction.
     """
@@ -105,10 +121,10 @@ class Calibration:
         return np.einsum("kdc,dk->dc", np.stack(d_KDC), self.coefficients_DK)
 
     def half_interval(self, share_D: np.ndarray, level: float) -> float:
-        """Half the interval of one more truth, for a weighted mean of domains.
+        """Half the interval of one more run, for a weighted mean of domains.
 
-        Student's t, from the truths that were left out one by one, around
-        zero: what bias is left counts as error. NaN with fewer than three.
+        Student's t, from the runs that were left out one by one, around zero:
+        what bias is left counts as error. NaN with fewer than three.
         """
         count = len(self.off_FD)
         if count < ENOUGH:
@@ -118,27 +134,30 @@ class Calibration:
         return float(scipy.stats.t.ppf((1 + level) / 2, count - 1) * scatter)
 
     def to_plain(self) -> dict[str, Any]:
-        """As strict JSON holds it."""
+        """The calibration as strict JSON holds it."""
+
+        def finite(value: float) -> float | None:
+            return float(value) if np.isfinite(value) else None
+
         return {
             "domains": list(self.domains),
             "coefficients": self.coefficients_DK.tolist(),
             "off": self.off_FD.tolist(),
             "truth": self.truth_FD.tolist(),
-            "shared": _finite(self.shared),
-            "own": _finite(self.own),
+            "shared": finite(self.shared),
+            "own": finite(self.own),
             "singles_known": self.singles_known,
         }
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Calibration":
-        """Of what `to_plain` gave."""
+        """The calibration that `to_plain` gave."""
         d = len(plain["domains"])
         return cls(
             tuple(plain["domains"]),
             np.array(plain["coefficients"], float).reshape(d, -1),
             np.array(plain["off"], float).reshape(-1, d),
-            # An earlier version kept none.
-            np.array(plain.get("truth", []), float).reshape(-1, d),
+            np.array(plain["truth"], float).reshape(-1, d),
             np.inf if plain["shared"] is None else float(plain["shared"]),
             np.inf if plain["own"] is None else float(plain["own"]),
             bool(plain["singles_known"]),
@@ -181,17 +200,17 @@ def fit(
     truth_FD: np.ndarray,
     singles_known: bool,
 ) -> Calibration:
-    """A calibration from F truths, all on the same text.
+    """A calibration from F reference runs, all on the same text.
 
     Args:
       domains: D names.
       own_DC: bool, the units of each domain's own partition.
-      w_FC: ratios of the truths.
+      w_FC: mixtures of the runs.
       merge_FD: bits per byte of their merges.
       average_FD: of their probability averages.
       member_CD: of the members.
-      truth_FD: bits per byte of the truths.
-      singles_known: truths are as long as members.
+      truth_FD: of the runs.
+      singles_known: the runs are as long as members.
     """
     x_FDK = features(
         w_FC, own_DC, merge_FD, average_FD, member_CD, singles_known
@@ -208,22 +227,12 @@ def fit(
     # From simple to rich: a richer setting has to earn its place.
     for shared in _SHARED[1:]:
         for own in _OWN:
-            off_FD = np.array(
-                [
-                    y_FD[f]
-                    - np.einsum(
-                        "dk,dk->d",
-                        x_FDK[f],
-                        _ridge(
-                            np.delete(x_FDK, f, axis=0),
-                            np.delete(y_FD, f, axis=0),
-                            shared,
-                            own,
-                        ),
-                    )
-                    for f in range(count)
-                ]
-            )
+            off_FD = np.empty_like(y_FD)
+            for f in range(count):
+                others_FDK = np.delete(x_FDK, f, axis=0)
+                others_FD = np.delete(y_FD, f, axis=0)
+                b_DK = _ridge(others_FDK, others_FD, shared, own)
+                off_FD[f] = y_FD[f] - np.einsum("dk,dk->d", x_FDK[f], b_DK)
             if _error(off_FD) < _BETTER * error:
                 error = _error(off_FD)
                 best = dataclasses.replace(
@@ -237,9 +246,9 @@ def fit(
 
 
 def _error(off_FD: np.ndarray) -> float:
-    """Mean squared error over truths, each domain's alone and their mean's.
+    """Mean squared error over runs, each domain's alone and their mean's.
 
-    Truths are compared domain by domain, and on macros, where the noise that
+    Runs are compared domain by domain, and on macros, where the noise that
     domains share stays and the rest averages out: both count.
     """
     return float(np.mean(off_FD**2) + np.mean(np.mean(off_FD, axis=1) ** 2))
@@ -275,5 +284,203 @@ def _ridge(
     return (b_K + own_DK) / scale_K
 
 
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def fitted_on(
+    basis: Basis, truths: Measured, measured_D: np.ndarray
+) -> Calibration:
+    """A calibration from runs on select text, for the measured domains."""
+    names = np.array(basis.evaluation.domains)[measured_D]
+    return fit(
+        tuple(names.tolist()),
+        basis.own_DC[measured_D],
+        truths.w_MC,
+        truths.select["merge"][:, measured_D],
+        truths.select["probability"][:, measured_D],
+        basis.select_CD[:, measured_D],
+        truths.select["truth"][:, measured_D],
+        basis.singles_known,
+    )
+
+
+def calibrated_merges(
+    basis: Basis,
+    calibration: Calibration,
+    truths: Measured,
+    half: str,
+    measured_D: np.ndarray,
+) -> np.ndarray:
+    """[M, D'] corrected merges of the mixtures, in the measured domains."""
+    bits = truths.select if half == "select" else truths.report
+    member_CD = basis.select_CD if half == "select" else basis.report_CD
+    merge_MD = bits["merge"][:, measured_D]
+    return merge_MD + calibration.correction(
+        truths.w_MC,
+        basis.own_DC[measured_D],
+        merge_MD,
+        bits["probability"][:, measured_D],
+        member_CD[:, measured_D],
+    )
+
+
+def calibrated(
+    basis: Basis, judged: Measured, fitted: Measured | None, targets: Targets
+) -> tuple[np.ndarray, dict[str, dict[str, float]]]:
+    """Predictions [M, D] of calibrations that did not see what they predict.
+
+    Also, by target, the mean absolute error of the merge and of the calibrated
+    merge, the share of runs within the 90 % interval, and half its length.
+    """
+    truth_MD, merge_MD = judged.report["truth"], judged.report["merge"]
+    measured_D = judged.measured_D
+    predicted_MD = np.full(truth_MD.shape, np.nan)
+    everything = np.arange(len(judged))
+    calibrations: dict[int, Calibration] = {}
+    if fitted is not None and len(fitted) >= ENOUGH:
+        known = fitted_on(basis, fitted, measured_D)
+        calibrations = dict.fromkeys(everything.tolist(), known)
+    elif len(judged) > 1:
+        for m in everything.tolist():
+            others = joined(judged.take(everything != m), fitted)
+            calibrations[m] = fitted_on(basis, others, measured_D)
+    half: dict[str, list[float]] = {name: [] for name in targets}
+    for m, calibration in calibrations.items():
+        one = judged.take(everything == m)
+        predicted_MD[m, measured_D] = calibrated_merges(
+            basis, calibration, one, "report", measured_D
+        )[0]
+        for name, (_, weights_D) in targets.items():
+            share_D = weights_D[measured_D] / weights_D.sum()
+            half[name].append(calibration.half_interval(share_D, LEVEL))
+    check = {}
+    for name, (_, weights_D) in targets.items():
+        truth_M, merge_M, calibrated_M = (
+            weighted_mean(bits_MD, weights_D)
+            for bits_MD in (truth_MD, merge_MD, predicted_MD)
+        )
+        off_M = np.abs(truth_M - calibrated_M)
+        check[name] = {
+            "merge": float(np.abs(truth_M - merge_M).mean()),
+            "calibrated": float(off_M.mean()),
+            # Without an interval nothing is known of what it holds.
+            "covered": float(np.mean(off_M <= half[name]))
+            if half[name] and np.isfinite(half[name]).all()
+            else float("nan"),
+            "half": float(np.mean(half[name])) if half[name] else float("nan"),
+        }
+    return predicted_MD, check
+
+
+def learning(
+    basis: Basis, judged: Measured, fitted: Measured | None, targets: Targets
+) -> tuple[str, list[dict[str, float]]]:
+    """How the error on one target falls with the number of runs fitted.
+
+    The first n of a design are the design of n, so its prefixes say what
+    fewer runs would have taught.
+
+    Returns:
+      The target, and its mean absolute error by number of runs; without fit
+      runs an empty name and no rows.
+    """
+    name = main_target(targets)
+    if fitted is None or name is None:
+        return "", []
+    measured_D = judged.measured_D
+    share_D = targets[name][1][measured_D]
+    share_D = share_D / share_D.sum()
+    rows = []
+    for count in (0, *range(ENOUGH, len(fitted) + 1)):
+        known = fitted_on(basis, fitted.take(np.arange(count)), measured_D)
+        predicted_MD = calibrated_merges(
+            basis, known, judged, "report", measured_D
+        )
+        off_M = (judged.report["truth"][:, measured_D] - predicted_MD) @ share_D
+        rows.append({"truths": count, "error": float(np.mean(np.abs(off_M)))})
+    return name, rows
+
+
+class Corrector:
+    """A `jaxsim.search.correction.Correction`: a calibration in a search.
+
+    It looks at whatever windows the search does. Domains without reference
+    runs are not corrected.
+
+    Args:
+      calibration: of some domains.
+      scorer: of the workdir.
+    """
+
+    def __init__(self, calibration: Calibration, scorer: Scorer) -> None:
+        self._scorer = scorer
+        evaluation = scorer.evaluation
+        k = calibration.coefficients_DK.shape[1]
+        coefficients_DK = np.zeros((len(evaluation.domains), k))
+        for d, name in enumerate(evaluation.domains):
+            if name in calibration.domains:
+                at = calibration.domains.index(name)
+                coefficients_DK[d] = calibration.coefficients_DK[at]
+        self.calibration = dataclasses.replace(
+            calibration,
+            domains=evaluation.domains,
+            coefficients_DK=coefficients_DK,
+        )
+        self._own_DC = own_units(scorer.corpus, scorer.members, evaluation)
+        self._at: dict[bytes, _Text] = {}
+
+    def shift(
+        self, w_MC: np.ndarray, bits_MD: np.ndarray, rows: np.ndarray
+    ) -> np.ndarray:
+        """[M, D] to add to merges of these bits per byte on `rows`."""
+        text = self._text(rows)
+        return self.calibration.correction(
+            w_MC, self._own_DC, bits_MD, text.average(w_MC), text.member_CD
+        )
+
+    def slope(
+        self, w_C: np.ndarray, bits_DC: np.ndarray, rows: np.ndarray
+    ) -> np.ndarray:
+        """[D, C] derivatives of the shift."""
+        text = self._text(rows)
+        return self.calibration.slope(
+            w_C, self._own_DC, bits_DC, text.average_slope(w_C), text.member_CD
+        )
+
+    def _text(self, rows: np.ndarray) -> "_Text":
+        key = rows.tobytes()
+        if key not in self._at:
+            self._at[key] = _Text(self._scorer, rows)
+        return self._at[key]
+
+
+class _Text:
+    """Some windows of one split, and what members say of them.
+
+    Attributes:
+      member_CD: bits per byte of the members; NaN for a damaged one.
+    """
+
+    def __init__(self, scorer: Scorer, rows: np.ndarray) -> None:
+        e, self._proxies, self._rows = scorer.evaluation, scorer.proxies, rows
+        half = HALVES[int(e.half_R[rows[0]])]
+        self.member_CD = member_bits(scorer.references().on(rows), half)
+        self._losses_CT = scorer.token_losses[1:]
+        self._slope = self._proxies.probability_slope(self._losses_CT, rows)
+        bytes_D = np.bincount(e.domain_R[rows], e.bytes_R[rows], len(e.domains))
+        self._nats_D = bytes_D * np.log(2.0)  # in a bit per byte
+
+    def average(self, w_MC: np.ndarray) -> np.ndarray:
+        """[M, D] bits per byte of the probability average."""
+        sums_MD = self._proxies.probability_sums(
+            w_MC, self._losses_CT, self._rows
+        )
+        return self._per_byte(sums_MD.T).T
+
+    def average_slope(self, w_C: np.ndarray) -> np.ndarray:
+        """[D, C] derivatives of one mixture's."""
+        _, dnll_DC = self._slope(w_C)
+        return self._per_byte(dnll_DC)
+
+    def _per_byte(self, nats_DX: np.ndarray) -> np.ndarray:
+        """Nats [D, ...] as bits per byte; NaN where there is no window."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            per_byte_DX: np.ndarray = nats_DX / self._nats_D[:, None]
+        return per_byte_DX

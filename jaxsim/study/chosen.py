@@ -1,38 +1,42 @@
-"""Ratios that were trained because they were chosen, not drawn.
+"""Mixtures that were trained because they were chosen, not drawn.
 
 They say how a choice came out. They enter no agreement: what a search picked
-is where its proxy errs in its own favour, so it would flatter no one and
-mislead everyone as a sample.
+is where its proxy errs in its own favor, so as a sample it would mislead.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from jaxsim.errors import DamagedError
-from jaxsim.mixture.files import replace
 from jaxsim.mixture.scores import Scores
-from jaxsim.search.objective import weighted_mean
-from jaxsim.study.validate import PROXIES, targets_of
+from jaxsim.study.measured import (
+    PROXIES,
+    by_target,
+    load_record,
+    plain_points,
+    save_record,
+    targets_of,
+)
+
+FILE = "chosen.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """What training the chosen ratios gave, on report text.
+    """What training the chosen mixtures gave, on report text.
 
     Attributes:
       labels: what the user called them.
       truths: their names in the pool, in the same order.
       members: columns of `ratios`.
-      ratios: token shares, one row a truth.
+      ratios: token shares, one row a run.
       targets: domains, then the macros over them.
       kinds: of the targets: 'in-pool', 'out-of-pool' or 'macro'.
       points: bits per byte by predictor ('truth' and the proxies) and target.
       evaluation: digest of the windows.
-      digests: of 'seed' and of every member, by name.
+      digests: of the base model ('seed') and of every member, by name.
       notes: what an override admitted.
     """
 
@@ -54,9 +58,9 @@ def compare_chosen(
     """Predicted beside trained.
 
     Args:
-      labels: what the user called each ratio.
-      proxies: scores of the merges at the ratios, on report text.
-      truth_MD: bits per byte of the truths on report text.
+      labels: what the user called each mixture.
+      proxies: scores of the merges at the mixtures, on report text.
+      truth_MD: bits per byte of the runs on report text.
     """
     targets = targets_of(proxies.evaluation, truth_MD)
     bits = {p: proxies.bits_per_byte(p, "report") for p in PROXIES}
@@ -68,13 +72,7 @@ def compare_chosen(
         ratios=proxies.table.w_MC.tolist(),
         targets=list(targets),
         kinds=[kind for kind, _ in targets.values()],
-        points={
-            name: {
-                target: weighted_mean(values_MD, weights_D).tolist()
-                for target, (_, weights_D) in targets.items()
-            }
-            for name, values_MD in bits.items()
-        },
+        points=plain_points(by_target(bits, targets)),
         evaluation=proxies.evaluation.digest,
         digests=dict(proxies.digests),
         notes=list(proxies.notes),
@@ -82,12 +80,8 @@ def compare_chosen(
 
 
 def save_chosen(workdir: Path, chosen: Chosen) -> None:
-    folder = Path(workdir) / "study"
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(dataclasses.asdict(chosen), indent=1, allow_nan=False)
-    replace(
-        folder / "chosen.json", lambda file: file.write(f"{text}\n".encode())
-    )
+    """Replaces what the last `validate --ratios` of a workdir found."""
+    save_record(workdir, FILE, dataclasses.asdict(chosen))
 
 
 def load_chosen(workdir: Path) -> Chosen | None:
@@ -96,13 +90,5 @@ def load_chosen(workdir: Path) -> Chosen | None:
     Raises:
       DamagedError: its file is unreadable.
     """
-    path = Path(workdir) / "study" / "chosen.json"
-    if not path.exists():
-        return None
-    try:
-        return Chosen(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise DamagedError(
-            f"{path}: unreadable ({error}); run `jaxsim validate --ratios=...`"
-            " again"
-        ) from error
+    again = "run `jaxsim validate --ratios=...` again"
+    return load_record(workdir, FILE, lambda record: Chosen(**record), again)

@@ -1,26 +1,46 @@
-"""Truths, and what predicts them without training, side by side."""
+"""Reference runs beside predictions, the targets they are compared on, files.
+
+What the domains and macros of a comparison are is decided here alone.
+"""
 
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from jaxsim.corpus import Corpus
+from jaxsim.errors import DamagedError
 from jaxsim.mixture.evaluation import EvaluationSet
+from jaxsim.mixture.files import replace
 from jaxsim.mixture.scores import Scores
+from jaxsim.pool.digests import object_digest
+from jaxsim.search.objective import weighted_mean
 
 PROXIES = ("merge", "probability", "members")
+CALIBRATED, LOG_LINEAR = "calibrated merge", "log-linear"
+BASELINES = (LOG_LINEAR,)  # fitted on runs: they see weights, and no model
+PREDICTORS = (*PROXIES, CALIBRATED, *BASELINES)
+BITS_PER_BYTE = "bits per byte"
+IN_POOL, OUT_OF_POOL = "macro in-pool", "macro out-of-pool"
+ALL = "macro"  # over all domains, whether in the pool or not
+
+# By name: 'in-pool', 'out-of-pool' or 'macro', and weights [D] of the domains.
+Targets = Mapping[str, tuple[str, np.ndarray]]
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Truths, and what predicts them without training, in bits per byte.
+    """Reference runs and their predictions, in bits per byte.
 
     Attributes:
-      names: of the truths.
-      w_MC: their ratios.
-      select, report: [M, D] by 'truth' and proxy, on the text of that half;
-        a truth has NaN in a domain that it was not measured on.
+      names: of the runs.
+      w_MC: their mixtures.
+      select, report: [M, D] by 'truth' and proxy, on the text of that split;
+        a run has NaN in a domain that it was not measured on.
     """
 
     names: tuple[str, ...]
@@ -31,8 +51,14 @@ class Measured:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def measured_D(self) -> np.ndarray:
+        """[D] bool: the domains that every run was measured on."""
+        there_D: np.ndarray = np.isfinite(self.report["truth"]).all(axis=0)
+        return there_D
+
     def take(self, rows: np.ndarray) -> "Measured":
-        """The truths at these indices, or where a mask says so."""
+        """The runs at these indices, or where a mask says so."""
         rows = np.arange(len(self))[rows]
         return Measured(
             tuple(self.names[m] for m in rows),
@@ -42,8 +68,10 @@ class Measured:
         )
 
 
-def joined(first: Measured, more: Measured) -> Measured:
-    """Truths of both, on select text."""
+def joined(first: Measured, more: Measured | None) -> Measured:
+    """The runs of both, on select text."""
+    if more is None:
+        return first
     return Measured(
         first.names + more.names,
         np.concatenate([first.w_MC, more.w_MC]),
@@ -56,25 +84,24 @@ def joined(first: Measured, more: Measured) -> Measured:
 
 
 def measured(proxies: Scores, truths: Scores) -> Measured:
-    """Truths beside the proxies of their ratios, on the text of the truths."""
+    """Runs beside the proxies of their mixtures, on the runs' own text."""
     proxies = proxies.on(truths.proxies["truth"].rows)
-    halves = {
-        half: {p: proxies.bits_per_byte(p, half) for p in PROXIES}
-        | {"truth": truths.bits_per_byte("truth", half)}
-        for half in ("select", "report")
-    }
-    return Measured(proxies.table.names, proxies.table.w_MC, **halves)
+    return _beside(proxies, lambda half: truths.bits_per_byte("truth", half))
 
 
 def measured_by_user(proxies: Scores, truth_MD: np.ndarray) -> Measured:
-    """Truths of a user: what text they were measured on is not known.
+    """Runs of a user: what text they were measured on is not known.
 
-    Beside proxies of either half, because what is learned from them for
-    searches must not have seen report text.
+    They stand beside the proxies of either split, because what a search
+    learns from them must not have seen report text.
     """
+    return _beside(proxies, lambda half: truth_MD)
+
+
+def _beside(proxies: Scores, truth: Callable[[str], np.ndarray]) -> Measured:
     halves = {
         half: {p: proxies.bits_per_byte(p, half) for p in PROXIES}
-        | {"truth": truth_MD}
+        | {"truth": truth(half)}
         for half in ("select", "report")
     }
     return Measured(proxies.table.names, proxies.table.w_MC, **halves)
@@ -82,18 +109,18 @@ def measured_by_user(proxies: Scores, truth_MD: np.ndarray) -> Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Basis:
-    """What a comparison needs to know of the basis.
+    """What a comparison rests on.
 
     Attributes:
       evaluation: the domains.
       members: names of the C columns.
-      own_DC: bool, the units of each in-pool domain's own partition.
-      select_CD, report_CD: bits per byte of the members.
-      seed: [D] of the seed, by half.
-      digests: of 'seed' and of every member, by name.
+      own_DC: see `own_units`.
+      select_CD, report_CD: see `member_bits`.
+      seed: [D] bits per byte of the base model, by split.
+      digests: of the base model ('seed') and of every member, by name.
       notes: what an override admitted.
-      singles_known: whether truths are as long as members: then a single
-        member is its own truth.
+      singles_known: whether reference runs are as long as members: then a
+        member is the reference run of its own mixture.
     """
 
     evaluation: EvaluationSet
@@ -106,6 +133,17 @@ class Basis:
     notes: tuple[str, ...]
     singles_known: bool
 
+    def own(self, weights_D: np.ndarray) -> np.ndarray | None:
+        """[C] bool: the units of a single in-pool domain's own partition.
+
+        None for a macro, and for a domain that is not in the pool.
+        """
+        chosen = np.flatnonzero(weights_D)
+        if len(chosen) > 1 or not self.own_DC[chosen[0]].any():
+            return None
+        own_C: np.ndarray = self.own_DC[chosen[0]]
+        return own_C
+
 
 def basis_of(
     corpus: Corpus,
@@ -113,45 +151,168 @@ def basis_of(
     singles_known: bool,
     rows: np.ndarray | None = None,
 ) -> Basis:
-    """From the scored references, which have a row for each member.
+    """The basis that the scored references give.
 
     Args:
       corpus: names the units that belong to each domain.
-      references: on every window.
+      references: on every window, with a row for each member.
       singles_known: see `Basis`.
-      rows: the windows that truths were scored on; None: all.
+      rows: the windows that reference runs were scored on; None: all.
     """
     if rows is not None:
         references = references.on(rows)
     table, evaluation = references.table, references.evaluation
-    # Under an override a damaged member has no row, and no figure.
-    at = {name: m for m, name in enumerate(table.names)}
-    bits, seed = {}, {}
-    for half in ("select", "report"):
-        bits_MD = references.bits_per_byte("merge", half)
-        missing_D = np.full(bits_MD.shape[1], np.nan)
-        seed[half] = bits_MD[at["seed"]]
-        bits[half] = np.array(
-            [bits_MD[at[n]] if n in at else missing_D
-             for n in table.members]
-        )  # fmt: skip
-    partition_C = [
-        corpus.units[name].partition if name in corpus.units else ""
-        for name in table.members
-    ]
-    own_DC = np.array(
-        [[p == domain and inside for p in partition_C]
-         for domain, inside in zip(evaluation.domains, evaluation.in_pool,
-                                   strict=True)]
-    )  # fmt: skip
+    seed = table.names.index("seed")
     return Basis(
         evaluation,
         table.members,
-        own_DC,
-        bits["select"],
-        bits["report"],
-        seed,
+        own_units(corpus, table.members, evaluation),
+        member_bits(references, "select"),
+        member_bits(references, "report"),
+        {
+            half: references.bits_per_byte("merge", half)[seed]
+            for half in ("select", "report")
+        },
         dict(references.digests),
         references.notes,
         singles_known,
     )
+
+
+def own_units(
+    corpus: Corpus, members: Sequence[str], evaluation: EvaluationSet
+) -> np.ndarray:
+    """[D, C] bool: the units of each in-pool domain's own partition."""
+    partition_C = [
+        corpus.units[name].partition if name in corpus.units else ""
+        for name in members
+    ]
+    return np.array(
+        [[p == domain and inside for p in partition_C]
+         for domain, inside in zip(evaluation.domains, evaluation.in_pool,
+                                   strict=True)]
+    )  # fmt: skip
+
+
+def member_bits(references: Scores, half: str) -> np.ndarray:
+    """[C, D] bits per byte of the members; NaN for a damaged one.
+
+    Under an override a damaged member has no row among the references.
+    """
+    row_of = {name: m for m, name in enumerate(references.table.names)}
+    bits_MD = references.bits_per_byte("merge", half)
+    missing_D = np.full(bits_MD.shape[1], np.nan)
+    return np.array(
+        [bits_MD[row_of[n]] if n in row_of else missing_D
+         for n in references.table.members]
+    )  # fmt: skip
+
+
+def targets_of(evaluation: EvaluationSet, truth_MD: np.ndarray) -> Targets:
+    """The domains that all runs were measured on, and the macros over them.
+
+    A macro needs two domains: over a single one it is that domain.
+    """
+    there_D = np.isfinite(truth_MD).all(axis=0)
+    inside_D = np.array(evaluation.in_pool)
+    targets = {
+        name: ("in-pool" if inside_D[d] else "out-of-pool", weights_D)
+        for d, (name, weights_D) in enumerate(_single(evaluation))
+        if there_D[d]
+    }
+    for name, kind_D in ((IN_POOL, inside_D), (OUT_OF_POOL, ~inside_D)):
+        weights_D = (there_D & kind_D).astype(float)
+        if weights_D.sum() > 1:
+            targets[name] = ("macro", weights_D)
+    return targets
+
+
+def targets_with_text(
+    evaluation: EvaluationSet, bits_MD: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Weights [D] of the domains with text, and of the macros over them.
+
+    Here a macro over one domain is there too, as is the one over all domains;
+    weights sum to 1.
+    """
+    there_D = np.isfinite(bits_MD).all(axis=0)
+    targets = {
+        name: weights_D
+        for d, (name, weights_D) in enumerate(_single(evaluation))
+        if there_D[d]
+    }
+    inside_D = there_D & np.array(evaluation.in_pool)
+    if inside_D.any():
+        targets[IN_POOL] = inside_D / inside_D.sum()
+    return targets | ({ALL: there_D / there_D.sum()} if targets else {})
+
+
+def by_target(
+    bits: Mapping[str, np.ndarray], targets: Targets
+) -> dict[str, dict[str, np.ndarray]]:
+    """Bits per byte [M] of each predictor on each target, from [M, D]."""
+    return {
+        name: {
+            target: weighted_mean(bits_MD, weights_D)
+            for target, (_, weights_D) in targets.items()
+        }
+        for name, bits_MD in bits.items()
+    }
+
+
+def plain_points(
+    points: Mapping[str, Mapping[str, np.ndarray]],
+) -> dict[str, dict[str, list[float]]]:
+    """`by_target` as JSON holds it."""
+    return {
+        name: {target: values_M.tolist() for target, values_M in by.items()}
+        for name, by in points.items()
+    }
+
+
+def main_target(targets: Targets) -> str | None:
+    """The target that says most: out-of-pool, or else in-pool."""
+    outside = [n for n, (kind, _) in targets.items() if kind == "out-of-pool"]
+    wanted = (OUT_OF_POOL, *outside, IN_POOL, *targets)
+    return next((name for name in wanted if name in targets), None)
+
+
+def _single(evaluation: EvaluationSet) -> Iterable[tuple[str, np.ndarray]]:
+    eye_DD = np.eye(len(evaluation.domains))
+    return zip(evaluation.domains, eye_DD, strict=True)
+
+
+def save_record(workdir: Path, name: str, record: Mapping[str, Any]) -> None:
+    """Writes WORKDIR/study/NAME as strict JSON with a digest, in one step."""
+    folder = Path(workdir) / "study"
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = json.loads(json.dumps(record))
+    plain["sha256"] = object_digest(plain)
+    text = json.dumps(plain, indent=1, allow_nan=False)
+    replace(folder / name, lambda file: file.write(f"{text}\n".encode()))
+
+
+def load_record(
+    workdir: Path, name: str, parse: Callable[[dict[str, Any]], T], again: str
+) -> T | None:
+    """What `save_record` wrote, if there is such a file.
+
+    Args:
+      workdir: of the pool.
+      name: of the file.
+      parse: makes a value of the record.
+      again: what the user should do about a damaged file.
+
+    Raises:
+      DamagedError: the file is unreadable.
+    """
+    path = Path(workdir) / "study" / name
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text())
+        if record.pop("sha256") != object_digest(record):
+            raise ValueError("it was altered")
+        return parse(record)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DamagedError(f"{path}: unreadable ({error}); {again}") from error

@@ -1,31 +1,60 @@
-"""What `validate` found, as the report, searches and programs read it."""
+"""What `validate` found, as the report, searches and programs read it.
+
+Agreement comes from held-out runs on report text. What is fitted on the way
+(calibration, baselines on weights alone) is fitted on select text of other
+runs; without any, each held-out run is predicted from the others.
+"""
 
 import dataclasses
-import json
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxsim.errors import DamagedError
-from jaxsim.mixture.evaluation import EvaluationSet
-from jaxsim.mixture.files import replace
 from jaxsim.mixture.scores import Scores
-from jaxsim.pool.digests import object_digest
-from jaxsim.search.objective import Objective
+from jaxsim.search.objective import Objective, weighted_mean
 from jaxsim.search.ties import Residual
-from jaxsim.study.calibration import ENOUGH, Calibration
-from jaxsim.study.measured import PROXIES
+from jaxsim.study.agreement import (
+    CHANCE,
+    ENOUGH_PAIRS,
+    ENOUGH_TRUTHS,
+    Interval,
+    agreement,
+    claims,
+    guessing,
+    is_in,
+    noise_ceiling,
+    predictions,
+    repeat_noise,
+)
+from jaxsim.study.baselines import fit_log_linear, from_weights
+from jaxsim.study.calibration import (
+    ENOUGH,
+    Calibration,
+    calibrated,
+    fitted_on,
+    learning,
+)
+from jaxsim.study.measured import (
+    BITS_PER_BYTE,
+    CALIBRATED,
+    LOG_LINEAR,
+    PREDICTORS,
+    Basis,
+    Measured,
+    Targets,
+    by_target,
+    joined,
+    load_record,
+    plain_points,
+    save_record,
+    targets_of,
+)
 
-SCALED, CALIBRATED = "merge at its scale", "calibrated merge"
-BASELINES = ("log-linear", "trees")
-# Everything that predicts, the plain proxies first.
-PREDICTORS = ("merge", SCALED, *PROXIES[1:], CALIBRATED, *BASELINES)
 # Files in WORKDIR/study.
 TRAINED, GIVEN = "validation.json", "given.json"
-IN_POOL, OUT_OF_POOL = "macro in-pool", "macro out-of-pool"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,84 +62,77 @@ class Validation:
     """What `validate` found.
 
     Attributes:
-      truths: names of those that judge, in the order of `ratios` and points.
-      laws: the part of the law that each was drawn from, or 'given'.
+      truths: names of the held-out runs, in the order of `ratios` and points.
+      laws: the part of the sampling distribution that each was drawn from, or
+        'given'.
       members: columns of `ratios`.
-      ratios: token shares, one row a truth.
-      fit: names of the truths that were fitted on and never judged.
-      fit_ratios: theirs.
-      targets: domains that have truths, then the macros over them.
+      ratios: token shares, one row a run.
+      fit: names of the calibration runs, which are never judged.
+      targets: domains that have runs, then the macros over them.
       kinds: of the targets: 'in-pool', 'out-of-pool' or 'macro'.
       points: bits per byte by predictor (and 'truth') and target.
-      agreement: by target and predictor (and no-model rule).
-      sizes: with the budget 'sum', Spearman correlations within ratios of one
-        number of units: by number, target and predictor.
+      agreement: by target and predictor (and weight-only rule).
+      sizes: with the budget 'sum', Spearman correlations within mixtures of
+        one number of units: by number, target and predictor.
       claims: for each kind of domain and predictor, over the domains that are
-        not noise-bound: mean Spearman, mean ceiling, the best no-model rule,
-        and the difference to it, with intervals.
-      ceilings: by target, where repeats were trained.
+        not noise-bound: mean Spearman, mean ceiling, the best weight-only
+        rule, and the difference to it, with intervals.
+      ceilings: by target, where replicates were trained.
       ceiling_intervals: theirs; None where there is none.
-      repeat_agreement: of truths with their own repeats, by target.
-      noise: standard deviation of a run around its repeats, by target.
-      repeats: how many repeated runs `noise` and `ceilings` rest on.
-      scale: of merges, fitted on the fit truths; None without any.
+      repeat_agreement: of runs with their own replicates, by target. It is no
+        upper bound: a replicate brings noise of its own, so its Pearson
+        correlation is near the ceiling squared.
+      noise: standard deviation of a run around its replicates, by target.
+      repeats: how many replicates `noise` and `ceilings` rest on.
       calibration: what searches use; see study/calibration.py.
       check: by target: mean absolute error of 'merge' and 'calibrated', and
-        the share of truths 'covered' by 90 % intervals of half-length 'half'.
-      learning: mean absolute error on truths judged after the first 'truths'
-        of the fit truths were fitted, on the target `learning_target`.
-      budget: 'fixed', or 'sum': then a truth of n units is n times as long,
-        its loss says nothing of ratios at equal budget, and no search uses it.
-      given: whether the user brought the truths.
-      unit: of the truths; 'unknown' if a user's may be in other than bits per
+        the share of runs 'covered' by 90 % intervals of half-length 'half'.
+      learning: mean absolute error on held-out runs after the first 'truths'
+        of the calibration runs were fitted, on the target `learning_target`.
+      budget: 'fixed', or 'sum': then a run on n units is n times as long, its
+        loss says nothing of mixtures at equal budget, and no search uses it.
+      given: whether the user brought the runs.
+      unit: of the runs; 'unknown' if a user's are in other than bits per
         byte: then levels mean nothing.
-      seed: bits per byte of the seed on the text of the truths, by half and
-        domain.
+      seed: bits per byte of the base model on the text of the runs, by split
+        and domain.
       notes: what an override admitted.
       evaluation: digest of the windows.
-      digests: of 'seed' and of every member, by name.
+      digests: of the base model ('seed') and of every member, by name.
     """
 
     truths: list[str]
+    laws: list[str]
     members: list[str]
     ratios: list[list[float]]
+    fit: list[str]
     targets: list[str]
     kinds: list[str]
     points: dict[str, dict[str, list[float]]]
     agreement: dict[str, dict[str, dict[str, Any]]]
+    sizes: dict[str, dict[str, dict[str, float]]]
+    claims: list[dict[str, Any]]
     ceilings: dict[str, float]
+    ceiling_intervals: dict[str, list[float | None]]
+    repeat_agreement: dict[str, dict[str, Any]]
+    noise: dict[str, float]
     repeats: int
+    calibration: dict[str, Any]
+    check: dict[str, dict[str, Any]]
+    learning: list[dict[str, float]]
+    learning_target: str
+    budget: str
     given: bool
+    unit: str
+    seed: dict[str, dict[str, float]]
     notes: list[str]
-    evaluation: str = ""
-    digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    laws: list[str] = dataclasses.field(default_factory=list)
-    fit: list[str] = dataclasses.field(default_factory=list)
-    fit_ratios: list[list[float]] = dataclasses.field(default_factory=list)
-    sizes: dict[str, dict[str, dict[str, float]]] = dataclasses.field(
-        default_factory=dict
-    )
-    claims: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    ceiling_intervals: dict[str, list[float | None]] = dataclasses.field(
-        default_factory=dict
-    )
-    repeat_agreement: dict[str, dict[str, Any]] = dataclasses.field(
-        default_factory=dict
-    )
-    noise: dict[str, float] = dataclasses.field(default_factory=dict)
-    scale: float | None = None
-    calibration: dict[str, Any] | None = None
-    check: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    learning: list[dict[str, float]] = dataclasses.field(default_factory=list)
-    learning_target: str = ""
-    unit: str = "bits per byte"
-    seed: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
-    budget: str = "fixed"
+    evaluation: str
+    digests: Mapping[str, str]
 
     @property
     def tells_levels(self) -> bool:
         """Whether levels are comparable with those of merges."""
-        return self.unit == "bits per byte" and self.budget == "fixed"
+        return self.unit == BITS_PER_BYTE and self.budget == "fixed"
 
     def is_of(self, scores: Scores) -> bool:
         """Whether it is of the same pool and text as these scores."""
@@ -120,15 +142,15 @@ class Validation:
 
     @property
     def predictors(self) -> tuple[str, ...]:
-        """Those that there are."""
+        """The predictors that have points."""
         return tuple(p for p in PREDICTORS if p in self.points)
 
     def calibrated(self, names: Collection[str]) -> Calibration | None:
-        """What merges are corrected by; None if a domain has no truths.
+        """What merges are corrected by; None if a domain has no runs.
 
-        Or if truths are fewer than a calibration takes.
+        Or if runs are fewer than a calibration takes.
         """
-        if self.calibration is None or not self.tells_levels:
+        if not self.tells_levels:
             return None
         found = Calibration.from_plain(self.calibration)
         if len(found.off_FD) < ENOUGH:
@@ -150,40 +172,40 @@ class Validation:
     def residual_of(
         self, goal: Objective, proxy: str = "merge"
     ) -> Residual | None:
-        """How far truths lie from a predictor, for an objective.
+        """How far trained losses lie from a predictor, for an objective.
 
         For a proxy: around the mean difference, on report text. For calibrated
-        merges: of every truth, predicted without it by the calibration that
+        merges: of every run, predicted without it by the calibration that
         searches use, on select text; around zero, because what bias is left is
-        error. None with fewer than three truths, or where a domain that
-        matters has no truth.
+        error. None with fewer than three runs, or where a domain that matters
+        has no run.
         """
+        if not self.tells_levels:
+            return None
+        half, truth = "report", self._columns("truth")
+        predicted = self._columns(proxy)
+        if proxy == CALIBRATED:
+            half, known = "select", Calibration.from_plain(self.calibration)
+            off_FD, truth_FD = known.off_FD, known.truth_FD
+            truth = dict(zip(known.domains, truth_FD.T, strict=True))
+            predicted = dict(
+                zip(known.domains, (truth_FD - off_FD).T, strict=True)
+            )
         needed = [
             name
             for name, is_needed in zip(goal.domains, goal.needed_D, strict=True)
             if is_needed
         ]
-        if not self.tells_levels:
-            return None
-        half = "report"
-        points: Mapping[str, Mapping[str, Any]] = self.points
-        if proxy == CALIBRATED and (left_out := self._left_out()):
-            half, points = "select", left_out
-        truth, predicted = points["truth"], points.get(proxy, {})
         if any(n not in truth or n not in predicted for n in needed):
             return None
-        count = len(truth[needed[0]])
-        if count < 3:
+        missing_M = np.full(len(truth[needed[0]]), np.nan)
+        if len(missing_M) < 3:
             return None
-        if half in self.seed:
-            seed_D = [self.seed[half].get(n, np.nan) for n in goal.domains]
-            goal = dataclasses.replace(goal, seed_D=np.array(seed_D))
+        seed_D = [self.seed[half].get(n, np.nan) for n in goal.domains]
+        goal = dataclasses.replace(goal, seed_D=np.array(seed_D))
         truth_M, predicted_M = (
             goal.value(
-                np.stack(
-                    [bits.get(n, np.full(count, np.nan)) for n in goal.domains],
-                    axis=1,
-                )
+                np.stack([bits.get(n, missing_M) for n in goal.domains], axis=1)
             )
             for bits in (truth, predicted)
         )
@@ -193,112 +215,65 @@ class Validation:
             deviation = np.sqrt(np.mean(off_M**2))
         if not np.isfinite(deviation):
             return None
-        return Residual(float(deviation), count)
+        return Residual(float(deviation), len(off_M))
 
-    def _left_out(self) -> dict[str, dict[str, np.ndarray]]:
-        """Every truth, fitted or judged, and its prediction without it.
-
-        By domain, on select text; of what an earlier version wrote nothing.
-        """
-        if self.calibration is None:
-            return {}
-        known = Calibration.from_plain(self.calibration)
-        if not len(known.truth_FD):
-            return {}
-        predicted_FD = known.truth_FD - known.off_FD
-        return {
-            "truth": dict(zip(known.domains, known.truth_FD.T, strict=True)),
-            CALIBRATED: dict(zip(known.domains, predicted_FD.T, strict=True)),
-        }
-
-
-def mean_agreement(
-    validation: Validation, kind: str, predictor: str, field: str
-) -> float:
-    """Mean over the targets of a kind of one figure; NaN if it is blank."""
-    values = [
-        validation.agreement[target][predictor][field]
-        for target, k in zip(validation.targets, validation.kinds, strict=True)
-        if k == kind and predictor in validation.agreement[target]
-    ]
-    finite = [v for v in values if v is not None and np.isfinite(v)]
-    return float(np.mean(finite)) if finite else float("nan")
+    def _columns(self, predictor: str) -> dict[str, np.ndarray]:
+        points = self.points.get(predictor, {})
+        return {name: np.array(bits) for name, bits in points.items()}
 
 
 def save_validation(workdir: Path, validation: Validation) -> None:
-    """Truths of the user's lie beside those trained here."""
-    folder = Path(workdir) / "study"
-    folder.mkdir(parents=True, exist_ok=True)
+    """Saves it; the user's own runs have a file beside that of ours."""
+    name = GIVEN if validation.given else TRAINED
     # JSON has no NaN: what is undefined is null.
-    record = json.loads(
-        json.dumps(_without_nan(dataclasses.asdict(validation)))
-    )
-    record["sha256"] = object_digest(record)
-    text = json.dumps(record, indent=1, allow_nan=False)
-    replace(
-        folder / (GIVEN if validation.given else TRAINED),
-        lambda file: file.write(f"{text}\n".encode()),
-    )
+    record = _without_nan(dataclasses.asdict(validation))
+    save_record(workdir, name, record)
 
 
 def load_validation(workdir: Path) -> Validation | None:
-    """What truths showed, if there are any; those trained here come first.
+    """What reference runs showed, if any; those trained here come first.
 
     Raises:
       DamagedError: its file is unreadable.
     """
-    trained = _load(Path(workdir) / "study" / TRAINED)
+    trained = _load(workdir, TRAINED)
     return load_given(workdir) if trained is None else trained
 
 
 def current_validation(workdir: Path, scores: Scores) -> Validation | None:
-    """The first of them that is of the same pool and text as these scores.
+    """The first of both that is of the same pool and text as these scores.
 
     Raises:
       DamagedError: a file is unreadable.
     """
-    both = (_load(Path(workdir) / "study" / name) for name in (TRAINED, GIVEN))
+    both = (_load(workdir, name) for name in (TRAINED, GIVEN))
     return next((v for v in both if v is not None and v.is_of(scores)), None)
 
 
 def load_given(workdir: Path) -> Validation | None:
-    """What truths showed that the user brought.
+    """What reference runs showed that the user brought.
 
     Raises:
       DamagedError: its file is unreadable.
     """
-    return _load(Path(workdir) / "study" / GIVEN)
+    return _load(workdir, GIVEN)
 
 
-def _load(path: Path) -> Validation | None:
-    if not path.exists():
-        return None
-    try:
-        record = json.loads(path.read_text())
-        digest = record.pop("sha256", None)
-        # An earlier version wrote none.
-        if digest is not None and digest != object_digest(record):
-            raise ValueError("it was altered")
-        validation = Validation(**record)
-        for figures in _figures(validation):
+def _load(workdir: Path, name: str) -> Validation | None:
+    return load_record(workdir, name, _parse, "run `jaxsim validate` again")
+
+
+def _parse(record: dict[str, Any]) -> Validation:
+    """The validation of a record, with NaN where a figure is null."""
+    validation = Validation(**record)
+    v = validation
+    for table in (*v.agreement.values(), v.repeat_agreement, v.check,
+                  *v.sizes.values()):  # fmt: skip
+        for figures in table.values():
             for key, value in figures.items():
                 if value is None and not key.endswith("interval"):
                     figures[key] = float("nan")
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise DamagedError(
-            f"{path}: unreadable ({error}); run `jaxsim validate` again"
-        ) from error
     return validation
-
-
-def _figures(validation: Validation) -> Iterator[dict[str, Any]]:
-    """Tables of figures that may be undefined."""
-    for table in validation.agreement.values():
-        yield from table.values()
-    yield from validation.repeat_agreement.values()
-    yield from validation.check.values()
-    for by_target in validation.sizes.values():
-        yield from by_target.values()
 
 
 def _without_nan(value: Any) -> Any:
@@ -311,20 +286,183 @@ def _without_nan(value: Any) -> Any:
     return value
 
 
-def targets_of(
-    evaluation: EvaluationSet, truth_MD: np.ndarray
-) -> dict[str, tuple[str, np.ndarray]]:
-    """Domains with truths and the macros over them: kind and weights [D]."""
-    there = np.isfinite(truth_MD).all(axis=0)
-    eye_DD = np.eye(len(evaluation.domains))
-    inside_D = np.array(evaluation.in_pool)
-    targets = {
-        name: ("in-pool" if inside_D[d] else "out-of-pool", eye_DD[d])
-        for d, name in enumerate(evaluation.domains)
-        if there[d]
+def compare(
+    basis: Basis,
+    judged: Measured,
+    fitted: Measured | None = None,
+    repeats: tuple[np.ndarray, np.ndarray] | None = None,
+    judged_repeats: int = 0,
+    laws: Sequence[str] = (),
+    unit: str = BITS_PER_BYTE,
+    by_size: bool = False,
+) -> Validation:
+    """Agreement of every predictor and every rule with trained models.
+
+    Args:
+      basis: what runs and proxies are of.
+      judged: runs that agreement comes from.
+      fitted: runs that the calibration, the baselines and the best single
+        weight come from.
+      repeats: bits per byte [P, D] on report text of runs and of their
+        replicates, of reference runs before members.
+      judged_repeats: how many of them are of the first of `judged`.
+      laws: of the judged runs; none if the user brought them.
+      unit: of the runs.
+      by_size: also compare within mixtures of one number of units.
+    """
+    targets = targets_of(basis.evaluation, judged.report["truth"])
+    bits = dict(judged.report)
+    bits[CALIBRATED], check = calibrated(basis, judged, fitted, targets)
+    if fitted is not None:
+        bits[LOG_LINEAR] = from_weights(fit_log_linear, basis, judged, fitted)
+    there_D = judged.measured_D
+    bits = {p: b for p, b in bits.items() if np.isfinite(b[:, there_D]).all()}
+    points = by_target(bits, targets)
+    rules, held = _rules(basis, judged, fitted, targets)
+    # A member's noise can be another one; it will do if there is no other.
+    some = judged_repeats if judged_repeats >= ENOUGH_PAIRS else None
+    ceilings: dict[str, Interval] = {}
+    noise: dict[str, float] = {}
+    again: dict[str, dict[str, Any]] = {}
+    if repeats is not None:
+        pairs = _by_pair(repeats, targets)
+        for target, (first_P, second_P) in pairs.items():
+            pair = first_P[:some], second_P[:some]
+            ceilings[target] = noise_ceiling(points["truth"][target], *pair)
+            noise[target] = repeat_noise(*pair)
+        if judged_repeats >= ENOUGH_TRUTHS:
+            again = _repeat_agreement(pairs, held, judged_repeats)
+    learning_target, learned = learning(basis, judged, fitted, targets)
+    # Once all are judged, every run may teach what searches use.
+    every = joined(judged, fitted)
+    return Validation(
+        truths=list(judged.names),
+        laws=list(laws) or ["given"] * len(judged),
+        members=list(basis.members),
+        ratios=judged.w_MC.tolist(),
+        fit=[] if fitted is None else list(fitted.names),
+        targets=list(targets),
+        kinds=[kind for kind, _ in targets.values()],
+        points=plain_points(points),
+        agreement=_agreement(points, rules, held),
+        sizes=_within_sizes(judged, points) if by_size else {},
+        claims=claims(targets, points, rules, ceilings),
+        ceilings={name: c.estimate for name, c in ceilings.items()},
+        ceiling_intervals={n: [c.low, c.high] for n, c in ceilings.items()},
+        repeat_agreement=again,
+        noise=noise,
+        repeats=0 if repeats is None else len(repeats[0][:some]),
+        calibration=fitted_on(basis, every, there_D).to_plain(),
+        check=check,
+        learning=learned,
+        learning_target=learning_target,
+        budget="sum" if by_size else "fixed",
+        given=not laws,
+        unit=unit,
+        seed={
+            half: {
+                name: float(bits)
+                for name, bits, there in zip(
+                    basis.evaluation.domains, bits_D, there_D, strict=True
+                )
+                if there
+            }
+            for half, bits_D in basis.seed.items()
+        },
+        notes=list(basis.notes),
+        evaluation=basis.evaluation.digest,
+        digests=dict(basis.digests),
+    )
+
+
+# By predictor (and 'truth') or rule, and by target: [M].
+_Values = dict[str, dict[str, np.ndarray]]
+
+
+def _rules(
+    basis: Basis, judged: Measured, fitted: Measured | None, targets: Targets
+) -> tuple[_Values, dict[str, np.ndarray | None]]:
+    """By target: what each rule predicts, and the runs that are `is_in`."""
+    rules: _Values = {}
+    held: dict[str, np.ndarray | None] = {}
+    for target, (_, weights_D) in targets.items():
+        own_C = basis.own(weights_D)
+        choose = None
+        if fitted is not None:
+            loss_F = weighted_mean(fitted.select["truth"], weights_D)
+            choose = fitted.w_MC, loss_F
+        rules[target] = predictions(judged.w_MC, own_C, choose)
+        held[target] = None if own_C is None else is_in(judged.w_MC, own_C)
+    return rules, held
+
+
+def _agreement(
+    points: _Values, rules: _Values, held: Mapping[str, np.ndarray | None]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """By target: every predictor, every rule and chance."""
+    found = {}
+    for target, truth_M in points["truth"].items():
+        predicted = {p: points[p][target] for p in PREDICTORS if p in points}
+        found[target] = {
+            name: dataclasses.asdict(
+                agreement(predicted_M, truth_M, held[target])
+            )
+            for name, predicted_M in (predicted | rules[target]).items()
+        } | {CHANCE: dataclasses.asdict(guessing(truth_M))}
+    return found
+
+
+def _by_pair(
+    repeats: tuple[np.ndarray, np.ndarray], targets: Targets
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By target, values [P] of runs and of their replicates."""
+    first_PD, second_PD = repeats
+    return {
+        target: (
+            weighted_mean(first_PD, weights_D),
+            weighted_mean(second_PD, weights_D),
+        )
+        for target, (_, weights_D) in targets.items()
     }
-    for name, kind_D in ((IN_POOL, inside_D), (OUT_OF_POOL, ~inside_D)):
-        weights_D = (there & kind_D).astype(float)
-        if weights_D.sum() > 1:
-            targets[name] = ("macro", weights_D)
-    return targets
+
+
+def _repeat_agreement(
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    held: Mapping[str, np.ndarray | None],
+    count: int,
+) -> dict[str, dict[str, Any]]:
+    """By target, how well replicates predict the first `count` runs."""
+    found = {}
+    for target, (first_P, second_P) in pairs.items():
+        in_M = held[target]
+        in_P = None if in_M is None else in_M[:count]
+        figures = agreement(second_P[:count], first_P[:count], in_P)
+        found[target] = dataclasses.asdict(figures)
+    return found
+
+
+def _within_sizes(
+    judged: Measured, points: _Values
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Spearman correlations of mixtures with the same number of units.
+
+    A run on more units is longer, so its loss is lower whatever is in it:
+    over all sizes "more is better" ranks well.
+    """
+    size_M = np.count_nonzero(judged.w_MC, axis=1)
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for size in np.unique(size_M):
+        here = size_M == size
+        if here.sum() < 3:
+            continue
+        found[str(size)] = {
+            target: {
+                predictor: agreement(
+                    values[target][here], truth_M[here], None
+                ).spearman
+                for predictor, values in points.items()
+                if predictor != "truth"
+            }
+            for target, truth_M in points["truth"].items()
+        }
+    return found

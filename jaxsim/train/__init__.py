@@ -1,15 +1,22 @@
 """Rows of tokens to parameters: one function trains every run.
 
-Seed, members, truths and repeats differ only in data, start, length and, for
-the seed, the learning-rate schedule.
+The base model, members, reference runs and replicates differ only in data,
+start and length. The base model has a learning-rate schedule of its own.
 """
 
-from jaxsim.train.of_config import trainer_of_recipe, trainer_of_seed
+from jaxsim.train.running import NonFiniteError
 from jaxsim.train.runs import Run, member_run, repeat_of, truth_run
-from jaxsim.train.trainer import Trainer
+from jaxsim.train.trainer import (
+    Trained,
+    Trainer,
+    trainer_of_recipe,
+    trainer_of_seed,
+)
 
 __all__ = [
+    "NonFiniteError",
     "Run",
+    "Trained",
     "Trainer",
     "member_run",
     "repeat_of",

@@ -1,9 +1,9 @@
-"""The compiled train step: of one run over a mesh, or of many side by side.
+"""The compiled train step: one run over a mesh, or many vectorized runs.
 
-Both are the same pure function. A run alone is divided over the mesh by the
-rules of its parameters. Runs side by side have a leading axis, G, in all that
-they carry and read; each device maps the step over its own share of them, so
-that no two runs ever meet.
+Both compile the same pure function. A single run is sharded over the mesh by
+the rules of its parameters. Vectorized runs have a leading axis, G, in their
+states, batches and sums; each device maps the step over its own runs, so no
+data passes between runs.
 """
 
 import time
@@ -15,19 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxsim.console import say
+from jaxsim.devices import free_memory, is_cpu
+from jaxsim.log import say
 from jaxsim.mesh import (
     batch_sharding,
     member_mesh,
     parameter_shardings,
     replicated,
-    rows_here,
-    rows_to_devices,
     to_devices,
     to_host,
 )
 from jaxsim.model import LanguageModel
-from jaxsim.train.state import Marks, TrainState
+from jaxsim.train.step import Marks, TrainState
 
 Sums = dict[str, jax.Array]
 Step = Callable[[TrainState, jax.Array, Marks], tuple[TrainState, Sums]]
@@ -35,13 +34,13 @@ _MEMBER = PartitionSpec("member")
 
 
 class TrainProgram:
-    """One shape of the train step; it compiles when it is first needed.
+    """The train step for a number of runs; compiled when first needed.
 
     Attributes:
-      members: runs side by side; 1 has no axis for them.
+      members: number of vectorized runs; 1 has no axis for them.
       model: what is trained.
-      mesh: of its arrays: `(data, model)`, or `(member,)`.
-      batch: the sharding of tokens [B, L+1], or [G, B, L+1].
+      mesh: the mesh of its arrays: `(data, model)`, or `(member,)`.
+      tokens: shape and sharding of a batch: [B, L+1], or [G, B, L+1].
     """
 
     def __init__(
@@ -56,15 +55,14 @@ class TrainProgram:
         self.members = members
         self.mesh = mesh if members == 1 else member_mesh(mesh, members)
         self.model, self._initial = model, initial
-        self._tokens: tuple[int, ...] = (rows, model.config.length + 1)
+        tokens: tuple[int, ...] = (rows, model.config.length + 1)
         shapes = jax.eval_shape(initial, model.shapes())
         if members == 1:
-            self.batch = batch_sharding(mesh)
-            self._shardings = _divided(model, shapes, mesh)
-            results: Any = replicated(mesh)
+            batch, results = batch_sharding(mesh), replicated(mesh)
+            self._shardings = _sharded(model, shapes, mesh)
         else:
-            self.batch = results = NamedSharding(self.mesh, _MEMBER)
-            self._shardings = jax.tree.map(lambda _: self.batch, shapes)
+            batch = results = NamedSharding(self.mesh, _MEMBER)
+            self._shardings = jax.tree.map(lambda _: batch, shapes)
             step = jax.shard_map(
                 jax.vmap(step, in_axes=(0, 0, None)),
                 mesh=self.mesh,
@@ -73,24 +71,25 @@ class TrainProgram:
                 check_vma=False,
             )
             self._initial = jax.vmap(initial, in_axes=None, axis_size=members)
-            self._tokens = (members, *self._tokens)
+            tokens = (members, *tokens)
+        self.tokens = jax.ShapeDtypeStruct(tokens, jnp.int32, sharding=batch)
         self._step = jax.jit(
             step,
-            in_shardings=(self._shardings, self.batch, replicated(self.mesh)),
+            in_shardings=(self._shardings, batch, replicated(self.mesh)),
             out_shardings=(self._shardings, results),
             donate_argnums=0,
         )
         self._compiled: jax.stages.Compiled | None = None
 
     def fresh_params(self, rng: int) -> Any:
-        """New parameters of one run, made where they will live."""
+        """New parameters of a single run, initialized on their devices."""
         if self.members > 1:
-            raise ValueError("runs side by side start from given parameters")
+            raise ValueError("vectorized runs start from given parameters")
         init = jax.jit(self.model.init, out_shardings=self._shardings.params)
         return init(jax.random.key(rng))
 
     def start(self, params: Any) -> TrainState:
-        """The first state of every run, from the parameters of one."""
+        """The first state, where every run starts from the same parameters."""
         if self.members == 1:
             params = to_devices(params, self._shardings.params)
         else:
@@ -111,22 +110,18 @@ class TrainProgram:
         )
 
     def arguments(self) -> tuple[Any, Any, Marks]:
-        """What it is called with: shapes and shardings, no arrays."""
+        """Shapes and shardings of the arguments of a call."""
         number: Any = jax.ShapeDtypeStruct(
             (), jnp.int32, sharding=replicated(self.mesh)
         )
-        return (
-            self.abstract_state(),
-            jax.ShapeDtypeStruct(self._tokens, jnp.int32, sharding=self.batch),
-            Marks(number, number),
-        )
+        return self.abstract_state(), self.tokens, Marks(number, number)
 
     def lower(self) -> jax.stages.Lowered:
-        """From shapes alone: the devices of the mesh need not exist."""
+        """Lowers from shapes alone: the mesh's devices need not exist."""
         return self._step.lower(*self.arguments())
 
     def compiled(self) -> jax.stages.Compiled:
-        """Compiles at the first call, and says how long that took."""
+        """The executable; the first call compiles it and logs how long."""
         if self._compiled is None:
             what = "train step" + (
                 f" of {self.members} runs" if self.members > 1 else ""
@@ -138,7 +133,7 @@ class TrainProgram:
         return self._compiled
 
     def needed(self) -> int:
-        """Bytes of one device for a step, by the compiler's report, or 0."""
+        """Bytes of a step on one device; 0 if the compiler does not say."""
         report = self.compiled().memory_analysis()
         if report is None:  # not every backend has one
             return 0
@@ -156,30 +151,55 @@ class TrainProgram:
         result: tuple[TrainState, Sums] = self.compiled()(state, tokens, marks)
         return result
 
-    def rows(self) -> slice:
-        """Of each batch, those that this process reads."""
-        if self.members > 1:
-            return slice(0, self._tokens[1])
-        return rows_here(self._tokens, self.batch)
-
-    def place(self, tokens_GBL1: np.ndarray) -> jax.Array:
-        """The `rows` of the batches of all runs, on the devices."""
-        if self.members > 1:
-            return jax.device_put(tokens_GBL1, self.batch)
-        return rows_to_devices(
-            tokens_GBL1[0], self.rows().start, self._tokens, self.batch
-        )
-
     def fetch(self, arrays: Any) -> Any:
-        """Arrays of the host, with the axis of runs also for a single one."""
-        host = to_host(arrays, self.mesh)
+        """Host arrays with an axis of runs, even if there is only one run."""
+        host = to_host(arrays)
         if self.members > 1:
             return host
         return jax.tree.map(lambda a: np.asarray(a)[None], host)
 
 
-def _divided(model: LanguageModel, shapes: TrainState, mesh: Mesh) -> Any:
-    """Optimizer and tail are sharded like the parameters they belong to."""
+def planned(
+    runs: int, mesh: Mesh, program: Callable[[int], TrainProgram]
+) -> int:
+    """How many of `runs` to vectorize: as many as the compiler says fit.
+
+    It is one on a CPU, which a single run keeps busy; where devices would be
+    idle; and where a model is sharded over devices.
+    """
+    devices = mesh.size
+    if runs < max(2, devices) or is_cpu(mesh) or mesh.shape["model"] > 1:
+        return 1
+    limit = free_memory(mesh)
+    if not limit:
+        return 1
+    fits = max(1, 2 // devices)  # runs on each device; at least two in all
+    needed = _needed(program(fits * devices))
+    if not needed or needed > limit:
+        return 1
+    most = -(-runs // devices)
+    while fits < (each := min(most, fits * limit // needed)):
+        more = _needed(program(each * devices))
+        if more and more <= limit:
+            fits = each
+            break
+        # In proportion to what was needed, or half where that is unknown.
+        most = min(each - 1, each * limit // more if more else each // 2)
+    return fits * devices
+
+
+def _needed(program: TrainProgram) -> int | None:
+    """Bytes on one device; None if the compiler says it is too much."""
+    try:
+        return program.needed()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None
+
+
+def _sharded(model: LanguageModel, shapes: TrainState, mesh: Mesh) -> Any:
+    """Shards optimizer and tail like the parameters they belong to."""
     params = parameter_shardings(model.shapes(), model.logical_axes(), mesh)
     structure: Any = jax.tree.structure(model.shapes())
     everywhere = replicated(mesh)

@@ -1,4 +1,4 @@
-"""One run while it is trained: its losses, its file, and why it stopped."""
+"""A run while it is trained: its losses, its metrics file, why it stopped."""
 
 import contextlib
 import dataclasses
@@ -6,19 +6,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxsim.metrics import MetricsWriter
+import jax
+import numpy as np
+
+from jaxsim.errors import JaxsimError
+from jaxsim.log import MetricsWriter
 from jaxsim.model import LanguageModel
-from jaxsim.train.finite import NonFiniteError, check
 from jaxsim.train.runs import Run
+
+
+class NonFiniteError(JaxsimError):
+    """The loss or a gradient is not finite; nothing of the run is admitted."""
 
 
 @dataclasses.dataclass
 class Running:
-    """A run of a group. Once it has an error it is neither read nor written.
+    """One of the runs that are trained together.
+
+    Once it has an error, its sums are ignored and nothing more is written.
 
     Attributes:
-      writer: of its metrics; None where nobody wants them.
-      last: loss and gradient norm of the last step that was looked at.
+      run: what is trained.
+      writer: appends to its metrics file; None if there is none.
+      last: loss and gradient norm of the last step that was checked.
+      error: why the run stopped; None while it goes on.
     """
 
     run: Run
@@ -35,15 +46,17 @@ class Running:
         step: int,
         stack: contextlib.ExitStack,
     ) -> "Running":
-        """As of `step`; a run that had stopped before stays stopped."""
+        """A run as it was after `step`; one that had stopped stays stopped."""
         if metrics is None:
             return cls(run, None)
         header: dict[str, Any] = {"run": run.name}
         if len(group) > 1:
             header["group"] = [each.name for each in group]
         writer = stack.enter_context(MetricsWriter(metrics, header, step=step))
-        said = writer.kept.get("error")
-        return cls(run, writer, error=NonFiniteError(said) if said else None)
+        message = writer.kept.get("error")
+        return cls(
+            run, writer, error=NonFiniteError(message) if message else None
+        )
 
     def look(
         self,
@@ -52,11 +65,18 @@ class Running:
         sums: Mapping[str, Any],
         model: LanguageModel,
     ) -> None:
-        """Takes note of the sums of step `number`."""
+        """Checks and keeps the results of step `number`.
+
+        Args:
+          number: of the step, from 1.
+          units: the unit of each row of its batch.
+          sums: what `train_step` returned, on the host.
+          model: names the leaves.
+        """
         if self.error is not None:
             return
         try:
-            self.last = check(self.run, number, units, sums, model)
+            self.last = _means(self.run, number, units, sums, model)
         except NonFiniteError as error:
             self.error = error
             # Kept with the metrics: a state that is committed later holds
@@ -67,3 +87,38 @@ class Running:
     def write(self, number: int, row: Mapping[str, float]) -> None:
         if self.writer is not None:
             self.writer.write(number, {**row, **self.last})
+
+
+def _means(
+    run: Run,
+    number: int,
+    units: list[str],
+    sums: Mapping[str, Any],
+    model: LanguageModel,
+) -> dict[str, float]:
+    """Mean loss and gradient norm of a step.
+
+    Raises:
+      NonFiniteError: names run, step, units and leaf.
+    """
+    loss = float(sums["nll"]) / float(sums["tokens"])
+    norm = float(sums["gradient_norm"])
+    if np.isfinite(loss) and np.isfinite(norm):
+        return {"loss": loss, "gradient_norm": norm}
+    raise NonFiniteError(
+        f"{run.kind} {run.name}: loss {loss} and gradient norm {norm} at "
+        f"step {number}, on rows of {', '.join(sorted(set(units)))}; "
+        f"{_first_leaf(sums, model)}. Nothing is admitted. "
+        "Lower the learning rate, or check the text of that unit"
+    )
+
+
+def _first_leaf(sums: Mapping[str, Any], model: LanguageModel) -> str:
+    """Parameters before gradients: one bad parameter spoils all gradients."""
+    leaves = jax.tree_util.tree_leaves_with_path(model.shapes())
+    for what in ("parameter", "gradient"):
+        for (path, _), ok in zip(leaves, sums[f"finite_{what}"], strict=True):
+            if not ok:
+                name = "/".join(str(key.key) for key in path)
+                return f"leaf {name} has a {what} that is not finite"
+    return "every parameter and every gradient is finite"

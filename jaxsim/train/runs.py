@@ -1,15 +1,20 @@
-"""What is to be trained: a ratio, a number of steps, an order, a name."""
+"""Runs: mixture, number of steps, data seed, name; and their batches."""
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import jax
 import numpy as np
 
 from jaxsim.config import RecipeConfig
 from jaxsim.corpus import Corpus
-from jaxsim.corpus.order import Schedule, schedule
+from jaxsim.corpus.order import Schedule, batch, schedule
+
+_AHEAD = 2  # batches that are read before they are needed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Run:
     order: int = 0
 
     def schedule(self, corpus: Corpus, recipe: RecipeConfig) -> Schedule:
-        """The rows of the whole run, the anchor's among them."""
+        """The rows of the whole run, with its share of replayed base text."""
         anchor = (corpus.seed, recipe.anchor) if recipe.anchor else None
         return schedule(
             [corpus.unit(name) for name in self.ratio],
@@ -35,14 +40,14 @@ class Run:
 
 
 def member_run(unit: str, recipe: RecipeConfig) -> Run:
-    """The run on one base unit."""
+    """The run that trains the member of one unit."""
     return Run(unit, "member", {unit: 1.0}, recipe.steps)
 
 
 def truth_run(
     ratio: Mapping[str, float], recipe: RecipeConfig, horizon: float = 1.0
 ) -> Run:
-    """A run on a ratio; the name is a digest of the ratio and its length."""
+    """A reference run; its name is a digest of its mixture and steps."""
     weights = {name: float(w) for name, w in ratio.items() if w > 0}
     steps = max(1, round(recipe.steps * horizon))
     text = json.dumps([sorted(weights.items()), steps])
@@ -51,7 +56,7 @@ def truth_run(
 
 
 def repeat_of(run: Run, order: int = 1) -> Run:
-    """The same run with another order of the data."""
+    """The same run with another data seed."""
     return dataclasses.replace(
         run, name=f"{run.name}.order{order}", kind="repeat", order=order
     )
@@ -68,13 +73,75 @@ def label(runs: Sequence[Run]) -> str:
     return f"{len(runs)} runs ({listed})"
 
 
-def batch_of(
-    corpus: Corpus, run: Schedule, rows: slice
-) -> tuple[np.ndarray, list[str]]:
-    """Rows [B, L+1] int32 of a schedule, and the unit of each."""
+def batch_of(corpus: Corpus, run: Schedule, rows: slice) -> np.ndarray:
+    """Rows [B, L+1] int32 of a schedule."""
     unit_B, row_B = run.unit_R[rows], run.row_R[rows]
     tokens_BL1 = np.empty((len(row_B), corpus.length + 1), np.int32)
     for index in np.unique(unit_B):
         here = unit_B == index
         tokens_BL1[here] = corpus.rows(run.units[index])[row_B[here]]
-    return tokens_BL1, [run.units[index] for index in unit_B]
+    return tokens_BL1
+
+
+def batches(
+    tokens: jax.ShapeDtypeStruct,
+    corpus: Corpus,
+    schedules: Sequence[Schedule],
+    first: int,
+    steps: int,
+    waited: Callable[[float], None],
+) -> Iterator[tuple[int, jax.Array, list[list[str]]]]:
+    """Batches of runs that are trained together, on the devices.
+
+    Batches are read ahead in a thread. A process reads the rows that its own
+    devices hold.
+
+    Args:
+      tokens: shape and sharding of a batch: [B, L+1], or [G, B, L+1] for G
+        runs. The last run fills up what they lack.
+      corpus: where the rows come from.
+      schedules: the rows of each run.
+      first, steps: steps that are done, and steps of the whole run.
+      waited: called with the seconds that each batch was waited for.
+
+    Yields:
+      The number of the step, from 1, its tokens, and for each run the unit of
+      each row.
+    """
+    *members, rows, _ = tokens.shape
+    missing = sum(members or [1]) - len(schedules)
+    filled = [*schedules, *schedules[-1:] * missing]
+
+    def read(step: int) -> tuple[jax.Array, list[list[str]]]:
+        here = batch(filled[0], step, rows)
+
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            """The tokens that one device holds."""
+            assert index is not None  # only its type allows that
+            *runs, part, _ = index
+            own = range(here.start, here.stop)[part]
+            tokens_GBL1 = np.stack(
+                [
+                    batch_of(corpus, each, slice(own.start, own.stop))
+                    for each in filled[runs[0] if runs else slice(None)]
+                ]
+            )
+            return tokens_GBL1 if runs else tokens_GBL1[0]
+
+        return (
+            jax.make_array_from_callback(tokens.shape, tokens.sharding, part),
+            [[each.units[u] for u in each.unit_R[here]] for each in schedules],
+        )
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        ahead = [
+            pool.submit(read, step)
+            for step in range(first, min(first + _AHEAD, steps))
+        ]
+        for step in range(first, steps):
+            begin = time.monotonic()
+            tokens_GBL1, units = ahead.pop(0).result()
+            waited(time.monotonic() - begin)
+            if step + _AHEAD < steps:
+                ahead.append(pool.submit(read, step + _AHEAD))
+            yield step + 1, tokens_GBL1, units

@@ -1,20 +1,91 @@
-"""The train step: a pure function of a state and a batch."""
+"""The train step: a pure function of a state and a batch, and its optimizer."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxsim.model import Execution, LanguageModel
+from jaxsim.config import RecipeConfig, SeedConfig
+from jaxsim.model import MATRICES, Execution, LanguageModel
 from jaxsim.model.loss import sum_and_count
-from jaxsim.train.state import Marks, TrainState
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Marks:
+    """The steps at which a run changes; the step knows no run's length.
+
+    Attributes:
+      tail_start: int32 (), steps done before the tail begins.
+      steps: int32 (), steps of the whole run.
+    """
+
+    tail_start: jax.Array
+    steps: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a resumed run needs; the data order is a function.
+
+    Attributes:
+      step: int32 (), steps done.
+      tail_sum: the float32 sum of the parameters after each step of the tail;
+        None for a run without a tail average.
+    """
+
+    step: jax.Array
+    params: Any
+    optimizer: Any
+    tail_sum: Any
+
+
+def constant_rate(recipe: RecipeConfig) -> optax.Schedule:
+    """The learning rate of every run of a pool: merging needs it constant."""
+    return optax.constant_schedule(recipe.learning_rate)
+
+
+def warmup_cosine(seed: SeedConfig) -> optax.Schedule:
+    """The learning rate of a base model that is trained from scratch."""
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=seed.learning_rate,
+        warmup_steps=seed.warmup,
+        decay_steps=seed.steps,
+        end_value=seed.learning_rate * seed.final_rate,
+    )
+
+
+def adamw(
+    recipe: RecipeConfig, rate: optax.Schedule
+) -> optax.GradientTransformation:
+    """AdamW after clipping by global norm; weight decay on matrices only."""
+    return optax.chain(
+        optax.clip_by_global_norm(recipe.clip),
+        optax.adamw(
+            rate,
+            b1=recipe.beta1,
+            b2=recipe.beta2,
+            weight_decay=recipe.weight_decay,
+            mask=_is_matrix,
+        ),
+    )
+
+
+def _is_matrix(params: Any) -> Any:
+    # By name: a stacked bias has two dimensions, as a matrix does.
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: path[-1].key in MATRICES, params
+    )
 
 
 def initial_state(
     params: Any, optimizer: optax.GradientTransformation, tail: bool
 ) -> TrainState:
-    """A fresh optimizer around `params`: nothing of the seed's leaks in."""
+    """A fresh optimizer around `params`: nothing of the base's leaks in."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -37,19 +108,21 @@ def train_step(
     """One update on the mean loss of a global batch.
 
     Args:
-      state: donated by the caller.
+      state: the state so far; the caller donates it.
       tokens_BL1: rows of L+1 tokens.
-      marks: of the run, in steps.
-      model, optimizer, execution: of what, how.
-      decay: last share of the steps over which updates fall to zero linearly.
-      accumulate: pieces of the batch that are computed one after the other;
-        it divides B. Only sums are added up, so it changes no more than
-        rounding.
+      marks: the steps at which the run changes.
+      model, optimizer, execution: what is trained, and how it is computed.
+      decay: the last share of the steps, over which updates fall linearly to
+        zero.
+      accumulate: number of pieces of the batch that are computed one after
+        the other; it divides B. Only sums are accumulated, so results differ
+        by rounding alone.
 
     Returns:
-      The next state, and sums: `nll` and `tokens`, the gradient's global norm,
-      and `finite_parameter` and `finite_gradient`, a flag for each leaf in
-      tree order, of the parameters that the step began with.
+      The next state, and a dict: `nll` (nats, summed) and `tokens`,
+      `gradient_norm` (global), and `finite_parameter` and `finite_gradient`,
+      one flag for each leaf in tree order. Parameters are those that the step
+      began with.
     """
 
     rows, length = tokens_BL1.shape[0], tokens_BL1.shape[1] - 1
@@ -57,7 +130,7 @@ def train_step(
     def loss(
         params: Any, piece_BL1: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """A piece's share of the mean, so that gradients are added as well."""
+        """A piece's share of the mean: gradients of pieces simply add up."""
         nll_BL = model.token_nll(params, piece_BL1, execution)
         nll, tokens = sum_and_count(nll_BL, jnp.ones_like(nll_BL))
         return nll / (rows * length), (nll, tokens)
@@ -66,7 +139,8 @@ def train_step(
     if accumulate == 1:
         gradients, (nll, tokens) = gradient(state.params, tokens_BL1)
     else:
-        # Every device keeps its rows: each piece has some of all of them.
+        # Strided, so that every device keeps its rows: each piece has some
+        # rows of every device.
         piece_ABL1 = tokens_BL1.reshape(-1, accumulate, length + 1).swapaxes(
             0, 1
         )
@@ -86,8 +160,8 @@ def train_step(
         gradients, state.optimizer, state.params
     )
     if decay:
-        # An update of AdamW is the rate times something, decay of weights
-        # included, so this is a falling rate.
+        # AdamW multiplies its whole update by the rate, weight decay
+        # included, so scaling the update is the same as lowering the rate.
         left = (marks.steps - state.step) / jnp.maximum(
             jnp.round(decay * marks.steps), 1
         )

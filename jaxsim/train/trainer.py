@@ -1,4 +1,4 @@
-"""The trainer: one train step, and the loop that all runs go through."""
+"""The trainer: the loop that every run goes through, one or many at a time."""
 
 import contextlib
 import dataclasses
@@ -15,67 +15,67 @@ from jax.sharding import Mesh
 
 from jaxsim.checkpoints import TrainingCheckpoints
 from jaxsim.config import Config, RecipeConfig
-from jaxsim.console import say
 from jaxsim.corpus import Corpus
 from jaxsim.corpus.order import Schedule
 from jaxsim.devices import attention_on, free_memory, peak_flops
 from jaxsim.distributed import alone, from_lead, is_lead, meet
-from jaxsim.errors import Preempted
+from jaxsim.errors import Preempted, UserError
+from jaxsim.log import Progress, say
 from jaxsim.mesh import batch_sharding, replicated, to_devices
-from jaxsim.metrics import Progress
 from jaxsim.model import Execution, LanguageModel
-from jaxsim.train.batches import batches
-from jaxsim.train.finite import NonFiniteError
-from jaxsim.train.grouping import planned
-from jaxsim.train.optimizer import adamw
-from jaxsim.train.program import Sums, TrainProgram
-from jaxsim.train.running import Running
-from jaxsim.train.runs import Run, label
-from jaxsim.train.state import Marks, TrainState
-from jaxsim.train.step import initial_state, train_step
-from jaxsim.watchdog import watchdog
+from jaxsim.signals import watchdog
+from jaxsim.train.program import Sums, TrainProgram, planned
+from jaxsim.train.running import NonFiniteError, Running
+from jaxsim.train.runs import Run, batches, label
+from jaxsim.train.step import (
+    Marks,
+    TrainState,
+    adamw,
+    constant_rate,
+    initial_state,
+    train_step,
+    warmup_cosine,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What came out of a run: parameters on the host, and what it took.
+    """The result of a run: parameters on the host, and what it cost.
 
-    Seconds of runs that were trained side by side are divided evenly, so that
-    those of a pool add up to what it cost.
+    The seconds of vectorized runs are divided evenly among them, so that the
+    seconds of a pool add up to its cost.
     """
 
     params: Any
     schedule: Schedule
-    final_loss: float  # nats a token, mean of the last step's batch
-    wall_seconds: float  # of this process; a resumed run counts its last part
+    final_loss: float  # nats per token, mean over the last step's batch
+    wall_seconds: float  # of this process: since the run was last resumed
     device_seconds: float
     tokens: int
     flops: float
 
 
 class Trainer:
-    """Trains runs of one model, optimizer and batch size, alone or at once."""
+    """Trains runs of one model, optimizer and batch size, alone or together.
+
+    Args:
+      model: what is trained.
+      recipe: batch, optimizer, tail average, replay and precision of the runs.
+      rate: the learning rate by step; it takes the place of the recipe's.
+      config: says how training is executed.
+      mesh: `(data, model)`.
+    """
 
     def __init__(
         self,
         model: LanguageModel,
         recipe: RecipeConfig,
         rate: optax.Schedule,
-        batch_rows: int,
-        tail: float,
         config: Config,
         mesh: Mesh,
     ) -> None:
-        train = config.train
-        self.model = model
-        self.mesh = mesh
-        self._batch_rows = batch_rows
-        self._tail = tail
-        self._save_every = train.checkpoint_every
-        self._log_every = train.log_every
-        self._group = train.group
-        self._step_limit = train.step_limit
-        self.recipe = recipe
+        self.model, self.recipe, self.mesh = model, recipe, mesh
+        self._config = train = config.train
         optimizer = adamw(recipe, rate)
         self._execution = Execution(
             attention=attention_on(
@@ -91,7 +91,7 @@ class Trainer:
             loss_chunk=train.loss_chunk,
         )
         self._initial = functools.partial(
-            initial_state, optimizer=optimizer, tail=tail > 0
+            initial_state, optimizer=optimizer, tail=recipe.tail > 0
         )
         self._step = functools.partial(
             train_step,
@@ -100,14 +100,14 @@ class Trainer:
             accumulate=train.accumulate,
             decay=recipe.decay,
         )
-        self._fits = 1  # runs side by side, as far as anybody has asked
+        self._fits = 1  # runs at once, as far as that has been planned
         self._programs: dict[int, TrainProgram] = {}
 
     def program(self, members: int = 1) -> TrainProgram:
-        """The step of so many runs side by side; each is compiled once."""
+        """The step of a single run, or of vectorized ones; kept for reuse."""
         if members not in self._programs:
             execution = self._execution
-            if members == 1:  # side by side no batch is divided
+            if members == 1:  # the batches of vectorized runs are not split
                 execution = dataclasses.replace(
                     execution, activations=batch_sharding(self.mesh)
                 )
@@ -119,24 +119,24 @@ class Trainer:
                 self.model,
                 functools.partial(self._step, execution=execution),
                 self._initial,
-                self._batch_rows,
+                self.recipe.batch,
                 self.mesh,
                 members,
             )
         return self._programs[members]
 
     def at_once(self, runs: int) -> int:
-        """How many of so many runs of one length to train side by side.
+        """How many of `runs`, all of one length, to train at once.
 
-        With several processes one: each would hold only some of the runs.
+        One if there are several processes: each would hold only some runs.
         """
         if not alone():
             return 1
-        if self._group:
-            return self._group
+        if self._config.group:
+            return self._config.group
         if runs < self.mesh.size:
-            return 1  # devices would idle
-        # Scoring may have put a pool in the device's memory meanwhile.
+            return 1  # devices would be idle
+        # Scoring may have put a pool into the devices' memory since then.
         needed = self.program(self._fits).needed() if self._fits > 1 else 0
         if runs > self._fits or needed > free_memory(self.mesh):
             self._fits = planned(runs, self.mesh, self.program)
@@ -145,9 +145,9 @@ class Trainer:
         return self._fits
 
     def slots(self, runs: int) -> int:
-        """Of the program for so many runs, of each device as many.
+        """The size of the program for `runs` runs, as many on each device.
 
-        One that is there already serves as well, if most of it is used.
+        An existing program is reused if most of it is filled.
         """
         devices = self.mesh.size
         wanted = runs if runs < devices else -(-runs // devices) * devices
@@ -155,7 +155,7 @@ class Trainer:
         return min(there, default=wanted)
 
     def fresh_params(self, rng: int) -> Any:
-        """New parameters, made where they will live."""
+        """New parameters of a single run, initialized on their devices."""
         return self.program().fresh_params(rng)
 
     def train(
@@ -168,36 +168,38 @@ class Trainer:
         stop: Callable[[], bool] = lambda: False,
         slots: int = 0,
     ) -> list[Trained | NonFiniteError]:
-        """Trains `runs` side by side from one start, or resumes them.
+        """Trains `runs` together from one start, or resumes them.
 
-        A run whose loss is not finite is given up there and then; the others
-        go on, because no run sees another.
+        A run whose loss is not finite stops at that step. The others go on,
+        because no run sees another.
 
         Args:
-          runs: what to train; all have as many steps, of `batch_rows` rows.
+          runs: what to train; all have the same number of steps.
+          corpus: the rows to train on.
           start: parameters, on the host or the device. They are copied.
           scratch: folder of the checkpoints of these runs together.
-          metrics: the JSON Lines file of each run, or None for none.
-          stop: asked after each step but the last; true ends training there,
-            in all processes at the same step.
-          slots: of the program, if more than there are runs.
+          metrics: the JSON Lines file of each run, or None for no file.
+          stop: called after each step but the last. If it returns true,
+            training stops there; it must do so in all processes at the same
+            step.
+          slots: the size of the program; 0 for the number of runs.
 
         Returns:
-          What came out of each run, or why nothing did.
+          The result of each run, or why it has none.
 
         Raises:
-          Preempted: `stop` said so; the state is committed in `scratch`.
+          Preempted: `stop` returned true; the state is committed in `scratch`.
         """
-        recipe = dataclasses.replace(self.recipe, batch=self._batch_rows)
-        schedules = [run.schedule(corpus, recipe) for run in runs]
+        schedules = [run.schedule(corpus, self.recipe) for run in runs]
         program = self.program(slots or len(runs))
-        tail_steps = max(1, round(self._tail * runs[0].steps))
+        tail_steps = max(1, round(self.recipe.tail * runs[0].steps))
         with contextlib.ExitStack() as stack:
-            # Before anything that only waits: who is missing is named.
-            meet(label(runs), self._step_limit)
-            # Left last: a process may be stuck in a last save as well.
+            # Before any collective: this wait names the process that is
+            # missing, and a collective does not.
+            meet(label(runs), self._config.step_limit)
+            # Entered before the checkpoints, which may hang in a last save.
             finished = stack.enter_context(
-                watchdog(self._step_limit, label(runs))
+                watchdog(self._config.step_limit, label(runs))
             )
             checkpoints = stack.enter_context(TrainingCheckpoints(scratch))
             first = from_lead(checkpoints.latest_step()) or 0
@@ -217,7 +219,7 @@ class Trainer:
             )  # fmt: skip
             results = self._results(program, state, tail_steps)
             wall = (time.monotonic() - begin) / len(runs)
-        tokens = runs[0].steps * self._batch_rows * corpus.length
+        tokens = runs[0].steps * self.recipe.batch * corpus.length
         return [
             one.error
             or Trained(
@@ -245,7 +247,7 @@ class Trainer:
         stop: Callable[[], bool],
         finished: Callable[[int], None],
     ) -> TrainState:
-        """All steps after `first`, or until no run is left."""
+        """Trains from step `first` to the end, or until no run is left."""
         runs = [one.run for one in running]
         steps, what = runs[0].steps, label(runs)
         everywhere: Any = replicated(program.mesh)
@@ -256,16 +258,16 @@ class Trainer:
         progress = Progress(
             what,
             steps,
-            len(runs) * self._batch_rows * corpus.length,
-            self._log_every,
+            len(runs) * self.recipe.batch * corpus.length,
+            self._config.log_every,
             start=first,
-            flops=len(runs) * self._flops(self._batch_rows * corpus.length),
+            flops=len(runs) * self._flops(self.recipe.batch * corpus.length),
             peak=peak_flops(program.mesh),
         )
         pending: list[tuple[int, list[list[str]], Sums]] = []
 
         def settle() -> list[Running]:
-            """Looks at the last step, while the next one is under way."""
+            """Checks the last step, while the next one is computed."""
             for number, units, sums in pending:
                 host = program.fetch(sums)
                 finished(number)
@@ -284,20 +286,17 @@ class Trainer:
             return [one for one in running if not one.error]
 
         for number, tokens_GBL1, units in batches(
-            program, corpus, schedules, self._batch_rows, first, steps,
-            progress.waited,
-        ):  # fmt: skip
+            program.tokens, corpus, schedules, first, steps, progress.waited
+        ):
             state, sums = program(state, tokens_GBL1, marks)
-            # Before anybody is asked to stop: `Agreement` rests on it.
-            alive = settle()
+            alive = settle()  # before `stop`: `Agreement` relies on it
             pending.append((number, units, sums))
             if number == steps or not alive:
                 break
             stopping = stop()
-            if stopping or (
-                self._save_every and number % self._save_every == 0
-            ):
-                if not settle():  # nothing is left that is worth a commit
+            every = self._config.checkpoint_every
+            if stopping or (every and number % every == 0):
+                if not settle():  # no run is left to save
                     break
                 if not stopping:
                     checkpoints.save(number, state)
@@ -311,15 +310,72 @@ class Trainer:
         return state
 
     def _flops(self, tokens: int) -> float:
-        """Forward once, and twice as much backward."""
+        """A backward pass takes twice as much as a forward pass."""
         return 3 * self.model.forward_flops(tokens)
 
     def _results(
         self, program: TrainProgram, state: TrainState, tail_steps: int
     ) -> Any:
-        """What the runs come to [G, ...], on the host."""
-        if self._tail == 0:
+        """The parameters that the runs end with [G, ...], on the host."""
+        if self.recipe.tail == 0:
             return program.fetch(state.params)
         return jax.tree.map(
             lambda a: a / np.float32(tail_steps), program.fetch(state.tail_sum)
+        )
+
+
+def trainer_of_seed(
+    model: LanguageModel, config: Config, mesh: Mesh
+) -> Trainer:
+    """Trains the base model: warm-up and cosine, no tail average.
+
+    Raises:
+      UserError: a batch does not divide over the mesh.
+    """
+    _check_batch("seed", config.seed.batch, config, mesh)
+    recipe = dataclasses.replace(
+        config.recipe, batch=config.seed.batch, tail=0.0, decay=0.0, anchor=0.0
+    )
+    return Trainer(model, recipe, warmup_cosine(config.seed), config, mesh)
+
+
+def trainer_of_recipe(
+    model: LanguageModel, config: Config, mesh: Mesh
+) -> Trainer:
+    """Trains members, reference runs and replicates.
+
+    Raises:
+      UserError: a batch does not divide over the mesh, or runs that are
+        trained together would be sharded or spread over processes.
+    """
+    _check_batch("recipe", config.recipe.batch, config, mesh)
+    if config.train.group > 1 and mesh.shape["model"] > 1:
+        raise UserError(
+            f"config.train.group={config.train.group}: runs that are trained "
+            "together are each whole on one device; leave "
+            "config.train.model_axis at 1, or set group=1"
+        )
+    if config.train.group > 1 and not alone():
+        raise UserError(
+            f"config.train.group={config.train.group}: several processes train "
+            "one run at a time; set group=1, or start one process for each "
+            "machine without --distributed"
+        )
+    return side_by_side(model, config, mesh)
+
+
+def side_by_side(model: LanguageModel, config: Config, mesh: Mesh) -> Trainer:
+    """As `trainer_of_recipe`, unchecked: vectorized runs split no batch."""
+    rate = constant_rate(config.recipe)
+    return Trainer(model, config.recipe, rate, config, mesh)
+
+
+def _check_batch(group: str, rows: int, config: Config, mesh: Mesh) -> None:
+    pieces, devices = config.train.accumulate, mesh.shape["data"]
+    if rows % (pieces * devices):
+        raise UserError(
+            f"config.{group}.batch={rows} does not divide over the "
+            f"{devices} devices of mesh axis 'data'"
+            + f" in config.train.accumulate={pieces} pieces" * (pieces > 1)
+            + "; change it, or config.train.data_axis"
         )

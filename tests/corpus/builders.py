@@ -14,7 +14,7 @@ from jaxsim.config import (
     SplitConfig,
     TokenizerConfig,
 )
-from jaxsim.corpus.documents import Document
+from jaxsim.corpus.sources import Document
 
 
 def words(rng: random.Random, n: int) -> str:

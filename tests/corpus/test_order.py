@@ -5,8 +5,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from jaxsim.corpus.datasets import Unit
 from jaxsim.corpus.order import batch, permutation, schedule, shares
+from jaxsim.corpus.store import Unit
 
 
 def unit(name, rows):

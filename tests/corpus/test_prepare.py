@@ -15,9 +15,10 @@ import time
 
 import numpy as np
 import pytest
+import tokenizers
 
 from jaxsim.config import SourceConfig, SplitConfig, TokenizerConfig
-from jaxsim.corpus import datasets, open_corpus, prepare
+from jaxsim.corpus import open_corpus, prepare, store
 from jaxsim.corpus import prepare as prepare_package
 from jaxsim.corpus.arrayrecord import write_table
 from jaxsim.corpus.rows import evaluation_rows
@@ -103,28 +104,32 @@ def test_evaluation_is_every_byte_of_the_held_out_documents(
         texts = texts_of(tmp_path / "in" / f"{name}.jsonl")
         for half in ("select", "report"):
             e = corpus.evaluation(name, half)
-            assert set(e.ids) == {
+            assert set(e.documents) == {
                 i for i in texts
                 if half == half_of(
                     document(i), config.corpus.split, in_pool=name != "out"
                 )
             }  # fmt: skip
-            for index, identity in enumerate(e.ids):
+            for index, identity in enumerate(e.documents):
                 scored = [
                     t
                     for r in np.flatnonzero(e.document_R == index)
                     for t in e.tokens_RL1[r, 1:][
-                        e.first_scored_R[r] :
-                        e.first_scored_R[r] + e.n_scored_R[r]
+                        e.first_R[r] :
+                        e.first_R[r] + e.count_R[r]
                     ].tolist()
                 ]  # fmt: skip
                 assert bytes(scored).decode() == texts[identity]
-            assert e.tokens_E.tolist() == [len(texts[i]) for i in e.ids]
-            assert e.bytes_R.sum() == e.bytes_E.sum() == domain.bytes[half]
+            sizes = [len(texts[i]) for i in e.documents]
+            assert e.count_R.sum() == domain.tokens[half] == sum(sizes)
+            assert e.bytes_R.sum() == domain.bytes[half] == sum(sizes)
+            folder = store.folder_of(work, "domain", e.digest)
+            about = json.loads((folder / "documents.json").read_text())
+            assert about["tokens"] == about["bytes"] == sizes
             assert domain.windows[half] == len(e.tokens_RL1)
-            assert domain.documents[half] == len(e.ids)
+            assert domain.documents[half] == len(e.documents)
             assert domain.digests[half] == e.digest
-    ids = [corpus.evaluation("out", h).ids for h in ("select", "report")]
+    ids = [corpus.evaluation("out", h).documents for h in ("select", "report")]
     assert sum(map(len, ids)) == 9
     with pytest.raises(UserError, match="no domain 'x'"):
         corpus.evaluation("x", "select")
@@ -223,7 +228,7 @@ def test_nothing_to_do_reads_nothing(sources, work, monkeypatch):
 def test_lost_data_set_is_written_again(sources, work):
     config = config_of(sources)
     corpus = prepare(config, work)
-    shutil.rmtree(datasets.folder_of(work, "unit", corpus.units["b"].digest))
+    shutil.rmtree(store.folder_of(work, "unit", corpus.units["b"].digest))
     with pytest.raises(DamagedError, match="unit 'b'"):
         open_corpus(work).rows("b")
     assert digests(prepare(config, work)) == digests(corpus)
@@ -238,7 +243,7 @@ def test_damage_is_found_before_rows_are_used(sources, work, kind, damage):
         corpus.units["a"].digest if kind == "unit"
         else corpus.domains["a"].digests["report"]
     )  # fmt: skip
-    folder = datasets.folder_of(work, kind, digest)
+    folder = store.folder_of(work, kind, digest)
     (file,) = folder.rglob("*array_record-*")
     data = bytearray(file.read_bytes())
     if damage == "flip":
@@ -260,9 +265,7 @@ def test_damage_is_found_before_rows_are_used(sources, work, kind, damage):
 
 def test_rows_of_another_data_set_are_refused(sources, work):
     corpus = prepare(config_of(sources), work)
-    a, b = (
-        datasets.folder_of(work, "unit", corpus.units[n].digest) for n in "ab"
-    )
+    a, b = (store.folder_of(work, "unit", corpus.units[n].digest) for n in "ab")
     shutil.rmtree(a)
     shutil.copytree(b, a)
     with pytest.raises(DamagedError, match="digest"):
@@ -273,7 +276,7 @@ def test_one_changed_token_is_found(sources, work):
     corpus = prepare(config_of(sources), work)
     tokens_RL1 = corpus.rows("a")[np.arange(corpus.units["a"].rows)]
     tokens_RL1[3, 7] ^= 1
-    folder = datasets.folder_of(work, "unit", corpus.units["a"].digest)
+    folder = store.folder_of(work, "unit", corpus.units["a"].digest)
     shutil.rmtree(folder)
     write_table(folder, {"tokens": tokens_RL1})
     with pytest.raises(DamagedError, match="unit 'a': its rows differ"):
@@ -282,15 +285,15 @@ def test_one_changed_token_is_found(sources, work):
 
 def test_digests_depend_on_the_tokenizer():
     rows_RL1 = np.zeros((2, 5), np.int32)
-    assert datasets.rows_digest([rows_RL1], 2, 4, "a") == datasets.rows_digest(
+    assert store.rows_digest([rows_RL1], 2, 4, "a") == store.rows_digest(
         [rows_RL1[:1], rows_RL1[1:]], 2, 4, "a"
     )
-    windows = evaluation_rows([rows_RL1[0]], [rows_RL1[0]], 0, 4)
+    windows = evaluation_rows([rows_RL1[0]], [rows_RL1[0]], 0, 4, ["x"])
     one = np.ones(1, np.int64)
     pairs = [
         (
-            datasets.rows_digest([rows_RL1], 2, 4, tokenizer),
-            datasets.evaluation_digest(windows, ["x"], one, one, tokenizer),
+            store.rows_digest([rows_RL1], 2, 4, tokenizer),
+            store.windows_digest(windows, one, one, tokenizer),
         )
         for tokenizer in ("a", "b")
     ]
@@ -487,7 +490,9 @@ def test_a_newer_domain_gives_way_to_older_training_text(
     one = {"new": {"training": 0, "evaluation": 1}}
     assert after.record["summary"]["overlap"] == {"seed": one, "a": one}
     ids = [
-        i for h in ("select", "report") for i in after.evaluation("new", h).ids
+        i
+        for h in ("select", "report")
+        for i in after.evaluation("new", h).documents
     ]
     assert sorted(ids) == [f"new/{i}" for i in range(8)]
 
@@ -539,6 +544,62 @@ def test_file_tokenizer_is_kept_and_compared_by_content(
     path.write_text(json.dumps(other))
     with pytest.raises(UserError, match=r"tokenizer\.path"):
         prepare(config, work)
+
+
+def test_caps_of_evaluation_text(sources, work, tmp_path):
+    out = write_partition(tmp_path / "in", "out", documents=20, n_words=80)
+    config = config_of(sources, domains={"out": out})
+    whole = prepare(config, work).domains["out"]
+    few = with_corpus(config, evaluation_windows=3)
+    capped = prepare(few, work).domains["out"]
+    # No document is lost, and each gives what it can.
+    assert capped.documents == whole.documents
+    for half, documents in capped.documents.items():
+        assert capped.windows[half] == 3 * documents < whole.windows[half]
+        assert capped.tokens[half] == capped.bytes[half] == 96 * documents
+    fewer = with_corpus(few, evaluation_tokens=200)
+    assert set(prepare(fewer, work).domains["out"].documents.values()) == {3}
+    fewer = with_corpus(config, evaluation_tokens=600)
+    assert set(prepare(fewer, work).domains["out"].documents.values()) == {2}
+
+
+def test_text_that_the_tokenizer_does_not_know_is_refused(
+    sources, work, tmp_path, capsys
+):
+    inner = tokenizers.Tokenizer(
+        tokenizers.models.BPE(
+            dict(zip("abcdefghij ?", range(12), strict=True)) | {"</s>": 12},
+            [], unk_token="?",
+        )
+    )  # fmt: skip
+    inner.save(str(tmp_path / "letters.json"))
+    greek = [{"id": f"{i}", "text": "\u03b1" * (i + 9)} for i in range(9)]
+    path = write_jsonl(tmp_path / "greek.jsonl", greek)
+    config = with_corpus(
+        config_of(sources),
+        tokenizer=TokenizerConfig(
+            kind="file", path=str(tmp_path / "letters.json"),
+            end_of_text="</s>",
+        ),
+    )  # fmt: skip
+    prepare(config, tmp_path / "known")
+    assert "unknown" not in capsys.readouterr().out
+    config = with_corpus(
+        config,
+        domains={"greek": SourceConfig(reader="jsonl", path=str(path))},
+    )
+    with pytest.raises(UserError, match=r"'greek'.*raise corpus\.max_unknown"):
+        prepare(config, work)
+    summary = prepare(with_corpus(config, max_unknown=1.0), work).record[
+        "summary"
+    ]
+    assert set(summary["unknown"]) == {
+        "domain 'greek', half 'select'", "domain 'greek', half 'report'",
+    }  # fmt: skip
+    for counts in summary["unknown"].values():
+        assert counts["unknown"] == counts["tokens"]
+        assert counts["lost"] == counts["bytes"] == 2 * counts["tokens"]
+    assert "unknown to the tokenizer: domain" in capsys.readouterr().out
 
 
 KILLED = """

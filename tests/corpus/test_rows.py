@@ -47,7 +47,7 @@ def test_every_token_is_scored_once_in_its_context(n):
         scored = []
         for r in np.flatnonzero(w.document_R == e):
             row, valid = w.tokens_RL1[r].tolist(), int(w.length_R[r])
-            first, k = int(w.first_scored_R[r]), int(w.n_scored_R[r])
+            first, k = int(w.first_R[r]), int(w.count_R[r])
             assert 0 <= first < first + k <= valid <= L
             # The row is a stretch of the conditioned document.
             position = len(scored) - first
@@ -63,4 +63,16 @@ def test_every_token_is_scored_once_in_its_context(n):
     last = np.flatnonzero(w.document_R == 1)[-1]
     if n > L:
         assert w.tokens_RL1[last, -1] == documents[1][-1]
-    assert w.n_scored_R.sum() == sum(map(len, documents))
+    assert w.count_R.sum() == sum(map(len, documents))
+
+
+def test_long_documents_give_some_windows_and_short_ones_all():
+    documents = ids_of([5, 200, 12])
+    counts = [np.ones(len(d), np.int64) for d in documents]
+    whole = evaluation_rows(documents, counts, EOT, L)
+    some = evaluation_rows(documents, counts, EOT, L, most=4)
+    assert np.bincount(whole.document_R).tolist() == [1, 25, 2]
+    assert np.bincount(some.document_R).tolist() == [1, 4, 2]
+    kept = [0, 1 + 3, 1 + 9, 1 + 15, 1 + 21, 26, 27]
+    for name in ("tokens_RL1", "first_R", "count_R", "length_R", "bytes_R"):
+        assert (getattr(some, name) == getattr(whole, name)[kept]).all()

@@ -2,14 +2,14 @@
 
 import gzip
 import json
+import os
 
 import pytest
 
 from jaxsim.config import SourceConfig
-from jaxsim.corpus import documents, sources
-from jaxsim.corpus.documents import Quarantine
-from jaxsim.corpus.sources import read_documents
-from jaxsim.errors import UserError
+from jaxsim.corpus import sources
+from jaxsim.corpus.sources import Quarantine, read_documents
+from jaxsim.errors import DamagedError, UserError
 
 from .builders import write_jsonl
 
@@ -35,18 +35,18 @@ def good(n):
 
 
 DIRTY = [
-    (b'{"id": "u", "text": "\xff\xfe"}', documents.NOT_UTF8),
-    (b'{"id": "n", "text": "a\\u0000b"}', documents.NUL),
-    (b"{not json", documents.NOT_JSON),
-    (b"[" * 100_000, documents.NOT_JSON),
-    (b'{"id": "big", "text": 1' + b"0" * 5000 + b"}", documents.NOT_JSON),
-    (b"3", documents.NOT_OBJECT),
-    (b'["text"]', documents.NOT_OBJECT),
-    (b'{"id": "m"}', documents.NO_TEXT),
-    (b'{"id": "e", "text": "  \\n"}', documents.NO_TEXT),
-    (b'{"id": "i", "text": 7}', documents.NO_TEXT),
-    (b'{"id": "l", "text": "a\\ud800b"}', documents.SURROGATES),
-    (b'{"id": "good0", "text": "again"}', documents.DUPLICATE_ID),
+    (b'{"id": "u", "text": "\xff\xfe"}', sources.NOT_UTF8),
+    (b'{"id": "n", "text": "a\\u0000b"}', sources.NUL),
+    (b"{not json", sources.NOT_JSON),
+    (b"[" * 100_000, sources.NOT_JSON),
+    (b'{"id": "big", "text": 1' + b"0" * 5000 + b"}", sources.NOT_JSON),
+    (b"3", sources.NOT_OBJECT),
+    (b'["text"]', sources.NOT_OBJECT),
+    (b'{"id": "m"}', sources.NO_TEXT),
+    (b'{"id": "e", "text": "  \\n"}', sources.NO_TEXT),
+    (b'{"id": "i", "text": 7}', sources.NO_TEXT),
+    (b'{"id": "l", "text": "a\\ud800b"}', sources.SURROGATES),
+    (b'{"id": "good0", "text": "again"}', sources.DUPLICATE_ID),
 ]
 
 
@@ -91,7 +91,7 @@ def test_oversized_line_is_skipped_as_a_whole(
     path.write_bytes(gzip.compress(b"\n".join([good(0), long, good(1)])))
     found = read(quarantine, reader="jsonl", path=str(path))
     assert [d.id for d in found] == ["good0", "good1"]
-    assert places(quarantine) == [("a.jsonl.gz", 2, documents.TOO_LONG)]
+    assert places(quarantine) == [("a.jsonl.gz", 2, sources.TOO_LONG)]
 
 
 @pytest.mark.parametrize("keep", [0, 1, 5, 12, 0.5, -9, -8, -4, -1])
@@ -103,22 +103,55 @@ def test_cut_gzip_is_never_a_silent_end(tmp_path, quarantine, keep):
     data = gzip.compress(b"\n".join(lines))
     path = tmp_path / "a.json.gz"
     path.write_bytes(data[: int(keep * len(data)) if keep == 0.5 else keep])
-    found = read(quarantine, reader="jsonl", path=str(path))
-    assert quarantine.bad["s"][documents.CUT_GZIP] == 1
-    assert [d.id for d in found] == [str(i) for i in range(len(found))]
+    with pytest.raises(DamagedError, match=r"a\.json\.gz' is cut") as error:
+        read(quarantine, reader="jsonl", path=str(path))
     if keep == 0.5:
-        assert 500 < len(found) < 3000
+        line = str(error.value).split("after line ")[1].split(":")[0]
+        assert 500 < int(line) < 3000
     path.write_bytes(data)
-    before = quarantine.bad["s"].total()
     assert len(read(quarantine, reader="jsonl", path=str(path))) == 3000
-    assert quarantine.bad["s"].total() == before
+    assert not quarantine.bad
 
 
 def test_garbage_after_gzip_is_damage(tmp_path, quarantine):
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(good(0) + b"\n") + b"garbage")
-    read(quarantine, reader="jsonl", path=str(path))
-    assert quarantine.bad["s"] == {documents.CUT_GZIP: 1}
+    with pytest.raises(DamagedError, match=r"a\.jsonl\.gz.* after line 1"):
+        read(quarantine, reader="jsonl", path=str(path))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "broken link", "pipe in a folder"])
+def test_only_regular_files_are_opened(tmp_path, quarantine, kind):
+    path = root = tmp_path / "in" / "a.jsonl"
+    path.parent.mkdir()
+    if kind == "broken link":
+        path.symlink_to(tmp_path / "in" / "nothing")
+        root = path.parent
+    else:
+        os.mkfifo(path)
+        root = path.parent if "folder" in kind else path
+    with pytest.raises(UserError, match=r"a\.jsonl' is not a regular file"):
+        read(quarantine, reader="jsonl", path=str(root))
+
+
+def test_hopeless_input_is_not_read_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MANY_BAD", 10)
+    path = tmp_path / "a.jsonl"
+    source = {"reader": "jsonl", "path": str(path)}
+    path.write_bytes(b"\n".join([good(0), *[b"{}"] * 99_999]))
+    with (
+        Quarantine(tmp_path / "q", 0.001) as opened,
+        pytest.raises(UserError, match="10 of the first 11 records are bad"),
+    ):
+        read(opened, **source)
+    # Bad records may come in a clump: the rest can still make up for them.
+    lines = [*map(good, range(180))]
+    path.write_bytes(b"\n".join([*lines[:20], *[b"{}"] * 20, *lines[20:]]))
+    with Quarantine(tmp_path / "q", 0.1) as opened:
+        assert len(read(opened, **source)) == 180
+    with Quarantine(tmp_path / "q", 1.0) as opened:
+        path.write_bytes(b"\n".join([b"{}"] * 200))
+        assert read(opened, **source) == []
 
 
 def test_bom_and_crlf_are_repaired(tmp_path, quarantine):
@@ -126,7 +159,7 @@ def test_bom_and_crlf_are_repaired(tmp_path, quarantine):
     (tmp_path / "t" / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
     (found,) = read(quarantine, reader="text", path=str(tmp_path / "t"))
     assert found.text == "one\ntwo\n"
-    assert quarantine.repaired["s"] == {documents.BOM: 1, documents.CRLF: 1}
+    assert quarantine.repaired["s"] == {sources.BOM: 1, sources.CRLF: 1}
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"text": "x\\r\\ny"}\r\n')
     (found,) = read(quarantine, reader="jsonl", path=str(path))
@@ -169,7 +202,7 @@ def test_text_folder(tmp_path, quarantine):
     (tmp_path / "t" / "d.py").write_text("d")
     found = read(quarantine, reader="text", path=str(tmp_path / "t"))
     assert [d.id for d in found] == ["b.md", "sub/a.rst"]
-    assert places(quarantine) == [("c.txt", 0, documents.NOT_UTF8)]
+    assert places(quarantine) == [("c.txt", 0, sources.NOT_UTF8)]
 
 
 @pytest.mark.parametrize("target", ["file", "folder"])

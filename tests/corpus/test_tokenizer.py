@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 import tokenizers
 
-from jaxsim.corpus.tokenizer import END_OF_TEXT, Tokenizer, training_sample
+from jaxsim.corpus.tokenizer import (
+    END_OF_TEXT,
+    Coverage,
+    Tokenizer,
+    training_sample,
+)
 from jaxsim.errors import DamagedError, UserError
 
 from .builders import words
@@ -133,6 +138,86 @@ def test_bad_files_are_the_users_mistake(tmp_path):
         Tokenizer.from_file(file_tokenizer(tmp_path), "<eos>")
     with pytest.raises(UserError, match="vocab_size"):
         Tokenizer.train_bpe(["x"], 100)
+
+
+def word_tokenizer(tmp_path, unknown="?", end="</s>"):
+    """Knows the words 'known' and 'well', and nothing else."""
+    words = {"known": 0, "well": 1, unknown: 2, end: 3}
+    inner = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel(words, unk_token=unknown)
+    )
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    path = tmp_path / "words.json"
+    inner.save(str(path))
+    return path
+
+
+def test_unknown_text_is_counted_and_refused(tmp_path):
+    tokenizer = Tokenizer.from_file(word_tokenizer(tmp_path), "</s>")
+    coverage = Coverage(tokenizer, 0.25)
+    ids = coverage.encode("all", ["known  well\n", "well"])
+    assert [i.tolist() for i in ids] == [[0, 1], [1]]
+    assert coverage.counts == {}
+    coverage.encode("some", ["known well known odd"])
+    assert coverage.counts == {
+        "some": {"tokens": 4, "unknown": 1, "bytes": 17, "lost": 3}
+    }
+    with pytest.raises(UserError, match=r"^most: .*max_unknown") as error:
+        coverage.encode("most", ["well odd odd"])
+    assert "2 of 3 tokens are unknown, 6 of 10 bytes" in str(error.value)
+    # One token may stand for much text.
+    with pytest.raises(UserError, match="32 of 47 bytes"):
+        coverage.encode("long", ["known known known ww" + "o" * 28 + " xx"])
+
+
+def test_text_that_is_dropped_counts_as_unknown(tmp_path):
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "</s>": 1}, []))
+    inner.save(str(tmp_path / "drops.json"))
+    tokenizer = Tokenizer.from_file(tmp_path / "drops.json", "</s>")
+    coverage = Coverage(tokenizer, 0.3)
+    coverage.encode("little", ["aaab"])
+    assert coverage.counts["little"]["lost"] == 1
+    with pytest.raises(UserError, match="2 of 4 bytes"):
+        coverage.encode("half", ["aabb"])
+
+
+def test_what_normalises_or_is_byte_level_loses_nothing(tmp_path, bpe):
+    bpe.save(tmp_path)
+    own = Tokenizer.from_file(tmp_path / "tokenizer.json", END_OF_TEXT)
+    coverage = Coverage(own, 0.0)
+    coverage.encode("tricky", TRICKY)
+    letters = {"a": 0, "c": 1, "e": 2, "f": 3, "</s>": 4}
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE(letters, []))
+    inner.normalizer = tokenizers.normalizers.BertNormalizer()
+    inner.save(str(tmp_path / "bert.json"))
+    bert = Coverage(Tokenizer.from_file(tmp_path / "bert.json", "</s>"), 0.0)
+    bert.encode("accents", ["CAF\u00c9\n\nface"])
+    assert coverage.counts == bert.counts == {}
+
+
+def test_unknown_text_must_not_read_as_end_of_text(tmp_path):
+    path = word_tokenizer(tmp_path, "</s>", "other")
+    with pytest.raises(UserError, match="unknown text"):
+        Tokenizer.from_file(path, "</s>")
+
+
+def test_ids_far_beyond_the_entries_are_refused(tmp_path):
+    path = word_tokenizer(tmp_path)
+    layout = json.loads(path.read_text())
+    layout["model"]["vocab"]["well"] = 4_000_000_000
+    path.write_text(json.dumps(layout))
+    with pytest.raises(UserError, match="4000000000"):
+        Tokenizer.from_file(path, "</s>")
+
+
+def test_what_cannot_be_encoded_is_the_users_mistake(tmp_path):
+    path = word_tokenizer(tmp_path)
+    layout = json.loads(path.read_text())
+    layout["model"]["unk_token"] = "missing"
+    path.write_text(json.dumps(layout))
+    tokenizer = Tokenizer.from_file(path, "</s>")
+    with pytest.raises(UserError, match=r"^domain 'x': .*UNK"):
+        Coverage(tokenizer, 1.0).encode("domain 'x'", ["odd"])
 
 
 def test_sample_takes_turns_and_stops_at_its_bytes():

@@ -84,6 +84,25 @@ def test_nodes_that_are_no_number_are_refused(launch: Launch) -> None:
     assert "NODES=two must be a number" in done.stderr
 
 
+def test_freed_memory_is_kept_wherever_it_is_launched(
+    launch: Launch, root: Path
+) -> None:
+    command = ". launch/environment.sh; echo $malloc; env"
+    words, *environment = subprocess.run(
+        ["bash", "-c", command], cwd=root, capture_output=True, text=True
+    ).stdout.splitlines()
+    assert len(words.split()) == 3
+    assert set(words.split()) <= set(environment)
+    assert f"ENV {words}" in (root / "launch" / "Dockerfile").read_text()
+    for name in ("quickstart", "test", "slurm_step"):
+        assert (
+            "\n. launch/environment.sh\n"
+            in (root / "launch" / f"{name}.sh").read_text()
+        )
+    launch("tpu", "slice", "zone", "train")
+    assert f" env {words} JAX_PLATFORMS=" in launch.log[0].replace("\\", "")
+
+
 def test_the_image_holds_what_the_package_needs(root: Path) -> None:
     """What is copied is there, and is let through to the builder."""
     folder = root / "launch"

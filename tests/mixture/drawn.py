@@ -10,8 +10,7 @@ from jax.sharding import AxisType, Mesh
 from jaxsim.config import ModelConfig, ScoreConfig
 from jaxsim.mixture.evaluation import EvaluationSet
 from jaxsim.mixture.evaluator import Evaluator
-from jaxsim.mixture.resident import resident
-from jaxsim.mixture.stack import Stack, stacked
+from jaxsim.mixture.stack import Stack, resident, stacked
 from jaxsim.mixture.table import Mixtures, dirichlet
 from jaxsim.model import LanguageModel
 
@@ -70,9 +69,18 @@ def evaluation() -> EvaluationSet:
     tokens = np.random.default_rng(1).integers(0, 98, shape, dtype=np.int32)
     zero_R, full_R = np.zeros_like(ROWS), np.full_like(ROWS, LENGTH)
     return EvaluationSet(
-        tokens, zero_R, full_R, full_R, zero_R, zero_R, ROWS, full_R,
-        ("text",), (True,), tuple(map(str, ROWS)), "",
-    )  # fmt: skip
+        tokens_RL1=tokens,
+        first_R=zero_R,
+        count_R=full_R,
+        length_R=full_R,
+        domain_R=zero_R,
+        half_R=zero_R,
+        document_R=ROWS,
+        bytes_R=full_R,
+        domains=("text",),
+        in_pool=(True,),
+        documents=tuple(map(str, ROWS)),
+    )
 
 
 def table(count: int = 5) -> Mixtures:

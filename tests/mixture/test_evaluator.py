@@ -14,7 +14,7 @@ from jaxsim.mesh import scoring_mesh
 from jaxsim.mixture import compiled
 from jaxsim.mixture import plan as plans
 from jaxsim.mixture.evaluator import Evaluator
-from jaxsim.mixture.resident import resident
+from jaxsim.mixture.stack import resident
 from jaxsim.mixture.table import (
     concatenate,
     dirichlet,

@@ -11,10 +11,10 @@ from jax.sharding import AxisType, Mesh
 from jaxsim.errors import DamagedError, JaxsimError, UserError
 from jaxsim.mixture.backward import Backward
 from jaxsim.mixture.evaluation import scored_mask
-from jaxsim.mixture.gradient import Differentiator
+from jaxsim.mixture.gradient import Differentiator, marginal_values
 from jaxsim.mixture.merge import merge
-from jaxsim.mixture.resident import resident
-from jaxsim.mixture.table import dirichlet
+from jaxsim.mixture.stack import resident
+from jaxsim.mixture.table import dirichlet, singles
 from jaxsim.model import Execution
 
 # Sums of float32 losses and of float32 products over all parameters, in
@@ -157,32 +157,10 @@ def test_finite_differences(differentiator, exact, rows, w_C):
         assert (np.ptp(dw_DC) > 1e-2 * np.max(np.abs(dw_DC))) == (scale != 0)
 
 
-def test_domains_sum_to_the_gradient(differentiator, rows, w_C):
-    jacobian = differentiator.jacobian(w_C, 1.0, rows)
-    gradient = differentiator.gradient(w_C, 1.0, rows)
-    assert_same(jacobian.dw_DC.sum(0), gradient.dw_C)
-    assert_same(jacobian.dscale_D.sum(), gradient.dscale)
-    assert_same(jacobian.nll_R, gradient.nll_R)
-    np.testing.assert_allclose(jacobian.nll_D.sum(), gradient.nll_R.sum())
-
-
-def test_weights_of_windows_are_the_chain_rule(
-    scorer, differentiator, rows, w_C
-):
-    """A linear objective over domains, with one inner product."""
-    e = scorer.evaluation
-    slope_D = np.linspace(-1, 2, len(e.domains))
-    jacobian = differentiator.jacobian(w_C, 1.3, rows)
-    gradient = differentiator.gradient(w_C, 1.3, rows, slope_D[e.domain_R])
-    assert_same(gradient.dw_C, slope_D @ jacobian.dw_DC)
-    assert_same(gradient.dscale, slope_D @ jacobian.dscale_D)
-    assert_same(gradient.nll_R, jacobian.nll_R)  # these are not weighted
-
-
 def test_losses_are_the_evaluators(scorer, differentiator, rows):
     table = dirichlet(scorer.members, 1, 1.0, rng=1)
     some = rows[::-3]
-    nll_R = differentiator.gradient(table.w_MC[0], 1.0, some).nll_R
+    nll_R = differentiator.jacobian(table.w_MC[0], 1.0, some).nll_R
     evaluated = scorer.proxies.merge("test", table, some).nll_MR[0]
     np.testing.assert_allclose(nll_R, evaluated, rtol=2e-6)
 
@@ -190,19 +168,16 @@ def test_losses_are_the_evaluators(scorer, differentiator, rows):
 def test_domains_without_windows_are_zero(scorer, differentiator, rows, w_C):
     domain_R = scorer.evaluation.domain_R
     jacobian = differentiator.jacobian(w_C, 1.0, rows[domain_R == 2])
-    for array_D in (jacobian.nll_D, jacobian.dscale_D, jacobian.dw_DC):
+    for array_D in (jacobian.dscale_D, jacobian.dw_DC):
         assert array_D[2].all()
         assert not np.delete(array_D, 2, axis=0).any()
 
 
 def assert_agree(actual, expected, w_C, rows):
     """In everything that two differentiators give."""
-    for derive in (Differentiator.jacobian, Differentiator.gradient):
-        one, other = (
-            derive(each, w_C, 1.0, rows) for each in (actual, expected)
-        )
-        for field in dataclasses.fields(one):
-            assert_same(getattr(one, field.name), getattr(other, field.name))
+    one, other = (each.jacobian(w_C, 1.0, rows) for each in (actual, expected))
+    for field in dataclasses.fields(one):
+        assert_same(getattr(one, field.name), getattr(other, field.name))
 
 
 @pytest.mark.parametrize("settings", [{"rows": 1}, {"rows": 0}])
@@ -257,10 +232,10 @@ def test_a_damaged_member_has_no_derivative(scorer, make, short):
         sound, delta_C=delta_C, damaged=frozenset({members[1]})
     )
     differentiator = make(stack=stack)
-    dw_C = differentiator.gradient(w_C, 1.0, short).dw_C
+    dw_C = differentiator.jacobian(w_C, 1.0, short).dw_DC.sum(0)
     np.testing.assert_array_equal(dw_C == 0, [False, True, False, False])
     with pytest.raises(DamagedError, match=f"'{members[1]}' with weight 1"):
-        differentiator.gradient(np.eye(len(members))[1], 1.0, short)
+        differentiator.jacobian(np.eye(len(members))[1], 1.0, short)
 
 
 def test_an_infinite_loss_is_refused(differentiator, short, w_C):
@@ -282,7 +257,6 @@ def test_programs_do_not_grow_with_windows(make, rows, w_C, monkeypatch):
     live = []
     for some in (rows[:9], rows, np.tile(rows, 3)):
         differentiator.jacobian(w_C, 1.0, some)
-        differentiator.gradient(w_C, 1.0, some)
         live.append(sum(x.nbytes for x in jax.live_arrays()))
     assert len(compiled) == len(set(compiled)) == 3  # one for each bucket
     assert live[0] == live[1] == live[2]
@@ -306,8 +280,8 @@ def test_activations_that_do_not_fit_are_computed_again(
     )
     small = make(memory=1.0)
     assert_same(
-        small.gradient(w_C, 1.0, short).dw_C,
-        differentiator.gradient(w_C, 1.0, short).dw_C,
+        small.jacobian(w_C, 1.0, short).dw_DC,
+        differentiator.jacobian(w_C, 1.0, short).dw_DC,
     )
     products, more = (
         each.lowered(8)["block"].as_text().count("dot_general")
@@ -318,7 +292,7 @@ def test_activations_that_do_not_fit_are_computed_again(
 
 def test_a_block_that_does_not_fit_is_refused(make, short, w_C):
     with pytest.raises(UserError, match=r"needs [\d,]+ bytes.*score\.rows"):
-        make(memory=1e-6).gradient(w_C, 1.0, short)
+        make(memory=1e-6).jacobian(w_C, 1.0, short)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -334,7 +308,68 @@ def test_inner_products_have_the_highest_precision(make, precision):
 
 def test_bfloat16_is_near(make, differentiator, short, w_C):
     """Only the model's products are bfloat16: 8 bits of mantissa."""
-    near = make(precision="bfloat16").gradient(w_C, 1.0, short)
-    exact = differentiator.gradient(w_C, 1.0, short)
-    assert not np.allclose(near.dw_C, exact.dw_C, rtol=1e-5)
-    assert_same(near.dw_C, exact.dw_C, 3e-2)
+    near = make(precision="bfloat16").jacobian(w_C, 1.0, short)
+    exact = differentiator.jacobian(w_C, 1.0, short)
+    assert not np.allclose(near.dw_DC, exact.dw_DC, rtol=1e-5)
+    assert_same(near.dw_DC, exact.dw_DC, 3e-2)
+
+
+def test_marginal_values_by_hand():
+    dw_DC = np.array([[4.0, 8.0], [0.0, -8.0]])
+    bits_DC = marginal_values(
+        dw_DC, np.array([0.75, 0.25]), np.array([10, 100]), share=0.1
+    )
+    # Means 5 and -2; to the second member, 0.1 * 3 nats over 10 bytes.
+    expected = np.array([[-0.01, 0.03], [0.002, -0.006]]) / np.log(2)
+    np.testing.assert_allclose(bits_DC, expected)
+
+
+def test_the_weighted_mean_of_marginal_values_is_zero():
+    rng = np.random.default_rng(0)
+    w_C = rng.dirichlet(np.ones(7))
+    bits_DC = marginal_values(
+        rng.normal(size=(3, 7)), w_C, np.array([5, 1, 90])
+    )
+    np.testing.assert_allclose(bits_DC @ w_C, 0, atol=1e-15)
+
+
+def test_a_domain_without_text_has_no_marginal_value():
+    bits_DC = marginal_values(np.zeros((2, 3)), np.eye(3)[0], np.array([0, 9]))
+    assert np.isnan(bits_DC[0]).all()
+    assert not bits_DC[1].any()
+
+
+def test_moving_tokens_changes_the_scores(scorer):
+    """By the marginal values, up to the square of the share."""
+    e, members = scorer.evaluation, scorer.members
+    rows = np.arange(len(e))
+    pool = resident(scorer.proxies.stack)
+    jacobian = Differentiator(
+        scorer.pool.model, pool, e, scorer.config
+    ).jacobian
+    share = 1e-3  # the tiny model is far from linear
+    (w_C,) = dirichlet(members, 1, 1.0, rng=3).w_MC
+    bytes_D = np.bincount(e.domain_R, e.bytes_R)
+    value_DC = marginal_values(
+        jacobian(w_C, 1.0, rows).dw_DC, w_C, bytes_D, share
+    )
+    moved_MC = w_C + share * np.concatenate(
+        [np.eye(len(members)) - w_C, w_C - np.eye(len(members))]
+    )
+    table = singles(members)
+    table = dataclasses.replace(
+        table,
+        names=tuple(f"moved {i}" for i in range(len(moved_MC))),
+        kinds=("given",) * len(moved_MC),
+        w_MC=moved_MC,
+        scale_M=np.ones(len(moved_MC)),
+    )
+    nll_MR = scorer.proxies.merge("marginal", table, rows).nll_MR
+    nll_MD = np.array([np.bincount(e.domain_R, nll_R) for nll_R in nll_MR])
+    bits_MD = nll_MD / (bytes_D * np.log(2))
+    up_CD, down_CD = np.split(bits_MD, 2)
+    np.testing.assert_allclose(
+        value_DC,
+        (up_CD - down_CD).T / 2,
+        atol=1e-2 * np.abs(value_DC).max(),
+    )

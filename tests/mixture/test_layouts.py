@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hlo import Module
 
 from jaxsim.config import ScoreConfig
 from jaxsim.errors import UserError
@@ -15,7 +16,6 @@ from jaxsim.mixture.compiled import Programs
 from jaxsim.mixture.merge import along_deltas, merge
 from jaxsim.mixture.plan import settled
 from jaxsim.model import MATRICES, Execution
-from jaxsim.plan.hlo import Module
 
 from . import drawn
 

@@ -184,5 +184,5 @@ def test_a_table_of_another_config_has_grown_old(workdir, config, tmp_path):
     ):
         with pytest.raises(UserError, match=sentence):
             scorer_with(**fields).scored(spec)
-    with pytest.raises(UserError, match="'subsets-2' is not scored"):
+    with pytest.raises(UserError, match="'subsets-2' has not been"):
         scorer.scored("subsets:2")

@@ -11,9 +11,8 @@ import pytest
 
 from jaxsim.corpus import open_corpus
 from jaxsim.errors import DamagedError, UserError
-from jaxsim.mixture.resident import resident
 from jaxsim.mixture.scorer import Scorer
-from jaxsim.mixture.stack import load_stack, stacked
+from jaxsim.mixture.stack import load_stack, resident, stacked
 from jaxsim.mixture.table import seed_row, singles
 from jaxsim.pool import open_pool
 

@@ -14,6 +14,7 @@ from jaxsim.mixture.table import (
     concatenate,
     dirichlet,
     macro,
+    mixture_key,
     parse,
     proportional,
     read_csv,
@@ -192,8 +193,8 @@ def test_a_bad_csv_is_refused(tmp_path, text, sentence):
         ),
         ("subsets:2-4", "sizes must lie between 1"),
         ("subsets:3-2", "sizes must lie between 1"),
-        ("subsets", "must be subsets:A-B, dirichlet:N or a FILE.csv"),
-        ("dirichlet:0", "no rows asked for"),
+        ("subsets", "must be subsets:A-B, dirichlet:N or FILE.csv"),
+        ("dirichlet:0", "asks for no rows"),
         ("dirichlet:-1", "must be subsets"),
         ("table.txt", "must be subsets"),
     ],
@@ -216,3 +217,20 @@ def test_no_csv_takes_the_place_of_another_table():
         assert table_name(f"some/{name}.csv") != table_name(name)
     assert "/" not in table_name("../../x.csv")
     assert table_name("subsets:1-3") == "subsets-1-3"
+
+
+def test_a_key_ignores_rounding_only():
+    w_C = np.array([0.1 + 0.2, 0.7])
+    assert mixture_key(w_C) == mixture_key(np.array([0.3, 0.7]))
+    assert mixture_key(w_C) != mixture_key(np.array([0.3 + 1e-9, 0.7 - 1e-9]))
+
+
+def test_standard_merges_are_found_by_kind():
+    table = concatenate(
+        singles(ABC),
+        uniform(ABC),
+        macro(ABC, ["x", "x", "y"]),
+        proportional(ABC, [1, 2, 3]),
+    )
+    found = [table.names[m] for m in table.standard_merges()]
+    assert found == ["uniform", "macro", "proportional"]

@@ -5,15 +5,15 @@ import re
 
 import jax
 import pytest
+from hlo import Module
 
 from jaxsim import cli
 from jaxsim.devices import known_chip
 from jaxsim.errors import UserError
-from jaxsim.plan import devices_of, sizes_of, topology
+from jaxsim.plan import chips, devices_of, sizes_of
 from jaxsim.plan.chips import chip_of
-from jaxsim.plan.cost import costs
-from jaxsim.plan.programs import train_step
-from jaxsim.plan.report import report_on
+from jaxsim.plan.plan import costs
+from jaxsim.plan.programs import report_on, train_step
 
 from . import small
 
@@ -49,7 +49,7 @@ def test_devices_that_are_there_are_planned_for(tmp_path, capsys):
     out = capsys.readouterr().out
     assert f"{jax.device_count()} x cpu" in out
     assert "2 members" in out
-    assert "side by side: chips exchange nothing" in out
+    assert "parallel runs: compiled after" in out
     assert "all training" in out
     assert "DOES NOT FIT" not in out
 
@@ -75,7 +75,7 @@ def test_members_come_from_a_workdir_a_config_or_a_flag(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "by_field or by_file gives.*--members=N"),
+        ([], "by_field or by_file is known only.*--members=N"),
         (["--members=none"], "must be a number"),
         (["--utilization=40"], "must be a share of the peak rate"),
         (["--members=2", "--config.train.data_axis=7"], "not the number of"),
@@ -89,7 +89,7 @@ def test_mistakes_are_named(tmp_path, capsys, arguments, sentence):
 
 
 def test_a_compiler_that_is_missing_is_named(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(chips.importlib.util, "find_spec", lambda name: None)
     line = [config_file(tmp_path, "by_dates=()"), "--topology=v5e:4x4"]
     assert cli.main(["plan", *line]) == 2
     assert "pip install 'jaxsim[tpu]'" in capsys.readouterr().err
@@ -121,14 +121,14 @@ def test_costs_are_those_of_the_runs():
 def test_a_topology_compiles_without_a_tpu():
     devices = devices_of("v5e:4x4")
     assert len(devices) == 16
-    assert chip_of(devices, there=False) == known_chip("TPU v5 lite")
+    assert chip_of(devices, attached=False) == known_chip("TPU v5 lite")
     config = small.changed("recipe", batch=48)
     config = small.changed("train", config, data_axis=8, model_axis=2)
     program = train_step(config, small.MODEL, devices)
-    report = report_on(program)
-    assert report.devices == 16
-    assert report.refused is None
-    assert {call.kind for call in report.collectives} >= {"all-reduce"}
+    assert program.mesh.size == 16
+    assert report_on(program).refused is None
+    calls = Module(program.compile().as_text()).collectives()
+    assert {call.kind for call in calls} >= {"all-reduce"}
 
 
 @needs_compiler

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from jaxsim.report import agreement, trust
-from jaxsim.study.validate import IN_POOL
+from jaxsim.study.measured import IN_POOL
 
 from .workdirs import DRIFT, MEMBERS, OUTSIDE, gauge_of, validation_of
 

@@ -13,7 +13,7 @@ from jaxsim.config import Config
 from jaxsim.corpus import open_corpus
 from jaxsim.errors import DamagedError
 from jaxsim.mixture.evaluation import gather
-from jaxsim.mixture.scores import ScoreStore, load_scores
+from jaxsim.mixture.scores import ScoreStore
 from jaxsim.mixture.table import read_csv
 from jaxsim.pool import Pool
 from jaxsim.report.data import collect, difference, evaluation_digest
@@ -22,7 +22,7 @@ from jaxsim.report.tables import NAMES, mixtures
 from jaxsim.report.write import _proposed, last_lines, write_report
 from jaxsim.search.found import load_found, save_found
 from jaxsim.study.chosen import save_chosen
-from jaxsim.study.gauge import load_gauge, save_gauge
+from jaxsim.study.diagnostics import load_gauge, save_gauge
 
 from .workdirs import (
     DRIFT,
@@ -167,7 +167,8 @@ def test_a_missing_member_is_counted(complete):
 
 def test_json_and_tables_agree_with_the_scores(complete):
     _, summary = report_of(complete)
-    scores = load_scores(complete, "references", gather(open_corpus(complete)))
+    evaluation = gather(open_corpus(complete))
+    scores = ScoreStore(complete).load("references", evaluation)
     gains = {row["member"]: row for row in table_of(complete, "gains")}
     for half in ("select", "report"):
         bits_MD = scores.bits_per_byte("merge", half)

@@ -41,11 +41,10 @@ from jaxsim.pool.publish import publish, save_attempt
 from jaxsim.search.found import Found, save_found
 from jaxsim.search.ties import AFTER_TRUTHS, BEFORE_TRUTHS
 from jaxsim.study.chosen import Chosen, save_chosen
-from jaxsim.study.compare import compare
-from jaxsim.study.gauge import Gauge, save_gauge
+from jaxsim.study.diagnostics import Gauge, save_gauge
 from jaxsim.study.measured import Measured, basis_of
-from jaxsim.study.truths import ratio_table
-from jaxsim.study.validate import Validation, save_validation
+from jaxsim.study.runs import ratio_table
+from jaxsim.study.validate import Validation, compare, save_validation
 from jaxsim.train import Run
 
 # Allowed as names, and everything that a page or a figure could trip over.

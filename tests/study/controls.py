@@ -12,7 +12,7 @@ from jaxsim import commands
 from jaxsim.config import Config, default_config, from_config_dict, source
 from jaxsim.mesh import training_mesh
 from jaxsim.mixture import Scorer
-from jaxsim.study.trained import validate_trained
+from jaxsim.study.runs import validate_trained
 from jaxsim.study.validate import Validation
 from jaxsim.train import trainer_of_recipe
 

@@ -12,19 +12,11 @@ import pytest
 from jaxsim.mixture.scores import bits_of
 from jaxsim.report.trust import diagnostics
 from jaxsim.search.search import search
-from jaxsim.study import compare as comparison
-from jaxsim.study.agreement import agreement, guessing
-from jaxsim.study.gauge import gauge
-from jaxsim.study.measured import basis_of, measured
-from jaxsim.study.noise import NOISE_BOUND
-from jaxsim.study.trained import (
-    FIT,
-    FIT_RATIOS,
-    RATIOS,
-    TRUTHS,
-    repeat_pairs,
-)
-from jaxsim.study.validate import CALIBRATED
+from jaxsim.study import validate as comparison
+from jaxsim.study.agreement import NOISE_BOUND, agreement, guessing
+from jaxsim.study.diagnostics import gauge
+from jaxsim.study.measured import CALIBRATED, basis_of, measured
+from jaxsim.study.runs import FIT, FIT_RATIOS, RATIOS, TRUTHS, repeat_pairs
 
 from .controls import control, texts
 
@@ -159,7 +151,11 @@ def shuffled(truths, rng):
 
 def test_shuffled_truths_support_no_claim(sources, parts_of, monkeypatch):
     # Ratios alone are slow to fit, and claim nothing here.
-    monkeypatch.setattr(comparison, "baselines", lambda *_: {})
+    monkeypatch.setattr(
+        comparison,
+        "from_weights",
+        lambda fit, basis, judged, fitted: judged.report["merge"],
+    )
     basis, judged, fitted = parts_of
     rng = np.random.default_rng(0)
     gains = []

@@ -10,16 +10,16 @@ from jaxsim.errors import DamagedError
 from jaxsim.mixture.table import dirichlet
 from jaxsim.search.objective import Objective
 from jaxsim.search.ties import Residual
-from jaxsim.study.compare import compare
-from jaxsim.study.measured import Measured, basis_of, measured_by_user
-from jaxsim.study.validate import (
+from jaxsim.study.chosen import Chosen, load_chosen, save_chosen
+from jaxsim.study.measured import (
     CALIBRATED,
     IN_POOL,
     OUT_OF_POOL,
-    load_validation,
-    mean_agreement,
-    save_validation,
+    Measured,
+    basis_of,
+    measured_by_user,
 )
+from jaxsim.study.validate import compare, load_validation, save_validation
 
 
 @pytest.fixture(scope="module")
@@ -123,10 +123,6 @@ def test_agreement_of_every_target(validation):
         inside = target not in ("outside", IN_POOL)
         assert own == ({"membership", "own weight"} if inside else set())
         assert np.isfinite(table["merge"]["pairs_mixed"]) == inside
-    assert mean_agreement(validation, "in-pool", "merge", "spearman") > 0.9
-    assert np.isnan(
-        mean_agreement(validation, "out-of-pool", "own weight", "spearman")
-    )
 
 
 def test_ceilings_come_from_repeats(validation, basis, judged, proxies):
@@ -169,8 +165,7 @@ def test_calibration_comes_from_truths_that_are_not_judged(
     assert again.check == validation.check
     # What searches use knows all truths.
     assert again.calibration != validation.calibration
-    for name in ("log-linear", "trees"):
-        assert again.points[name] == validation.points[name]
+    assert again.points["log-linear"] == validation.points["log-linear"]
 
 
 def test_calibration_learns_the_shift(validation):
@@ -209,7 +204,7 @@ def test_claims_are_paired_with_the_best_rule(validation):
         claim["spearman"] - claim["rule_spearman"]
     )
     assert by["out-of-pool", "merge"]["targets"] == ["outside"]
-    assert ("in-pool", "trees") in by
+    assert ("in-pool", "log-linear") in by
 
 
 def test_a_claim_is_against_chance_where_rules_are_worse(basis, judged, fitted):
@@ -392,3 +387,17 @@ def test_kept_as_strict_json(validation, tmp_path):
         path.write_text(bad)
         with pytest.raises(DamagedError, match=r"validation.json: unreadable"):
             load_validation(tmp_path)
+
+
+def test_an_altered_record_of_chosen_mixtures_is_refused(tmp_path):
+    found = Chosen(
+        ["mine"], ["truth-1"], ["a", "b"], [[0.5, 0.5]], ["a"], ["in-pool"],
+        {"truth": {"a": [1.5]}}, "text", {"seed": "x"}, [],
+    )  # fmt: skip
+    assert load_chosen(tmp_path) is None
+    save_chosen(tmp_path, found)
+    assert load_chosen(tmp_path) == found
+    path = tmp_path / "study" / "chosen.json"
+    path.write_text(path.read_text().replace("1.5", "1.4"))
+    with pytest.raises(DamagedError, match=r"chosen\.json: .* --ratios=.* ag"):
+        load_chosen(tmp_path)

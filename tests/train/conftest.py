@@ -10,8 +10,13 @@ import pytest
 from jaxsim.config import Config
 from jaxsim.corpus import Corpus
 from jaxsim.model import LanguageModel
-from jaxsim.train import Run, Trainer, member_run, trainer_of_recipe
-from jaxsim.train.trainer import Trained
+from jaxsim.train import (
+    Run,
+    Trained,
+    Trainer,
+    member_run,
+    trainer_of_recipe,
+)
 
 from . import tiny
 

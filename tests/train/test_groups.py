@@ -1,8 +1,10 @@
-"""Runs side by side: what each alone would be, and no word between them."""
+"""Vectorized runs: each is what it would be alone; how many fit."""
 
+import dataclasses
 import itertools
 import re
 import time
+import types
 
 import jax
 import numpy as np
@@ -12,8 +14,14 @@ from jaxsim import mesh as meshes
 from jaxsim.errors import Preempted, UserError
 from jaxsim.model import Execution
 from jaxsim.pool.digests import params_digest
-from jaxsim.train import Run, member_run, repeat_of, trainer_of_recipe
-from jaxsim.train.finite import NonFiniteError
+from jaxsim.train import (
+    NonFiniteError,
+    Run,
+    member_run,
+    repeat_of,
+    trainer_of_recipe,
+)
+from jaxsim.train.program import planned
 
 from . import tiny
 
@@ -194,7 +202,6 @@ def test_several_processes_train_one_run_at_a_time(setting, monkeypatch):
     config = tiny.changed(setting.config, "train", group=0)
     trainer = trainer_of_recipe(setting.model, config, tiny.mesh_of())
     monkeypatch.setattr("jaxsim.train.trainer.alone", lambda: False)
-    monkeypatch.setattr("jaxsim.train.of_config.alone", lambda: False)
     assert trainer.at_once(12) == 1
     config = tiny.changed(setting.config, "train", group=2)
     with pytest.raises(UserError, match=r"train.group=2: several processes"):
@@ -206,3 +213,71 @@ def test_a_cpu_trains_one_run_after_the_other(setting):
     config = tiny.changed(setting.config, "train", group=4)
     trainer = trainer_of_recipe(setting.model, config, tiny.mesh_of())
     assert trainer.at_once(12) == 4
+
+
+@dataclasses.dataclass
+class Compiler:
+    """Stands for programs of an accelerator; counts those it compiles."""
+
+    base: int
+    each: int  # bytes of a run on its device
+    devices: int = 1
+    most: int = 10**9  # runs of a device beyond which it gives up
+    compiled: list[int] = dataclasses.field(default_factory=list)
+
+    def __call__(self, members: int):
+        self.compiled.append(members)
+        assert members % self.devices == 0
+
+        def needed() -> int:
+            if members // self.devices > self.most:
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: HBM")
+            return self.base + self.each * members // self.devices
+
+        return types.SimpleNamespace(needed=needed)
+
+
+def mesh(devices: int, limit: int = 1000, platform: str = "gpu", model=1):
+    stub = types.SimpleNamespace(
+        platform=platform,
+        memory_stats=lambda: {"bytes_limit": limit * 10 // 8},
+    )
+    return types.SimpleNamespace(
+        devices=np.array([stub] * devices),
+        size=devices,
+        shape={"data": devices // model, "model": model},
+    )
+
+
+@pytest.mark.parametrize(
+    ("runs", "devices", "base", "each", "want"),
+    [
+        (40, 1, 0, 100, 10),  # what fits
+        (40, 1, 400, 100, 3),  # estimated from two runs, not searched
+        (4, 1, 0, 100, 4),  # what is asked for
+        (40, 4, 0, 200, 20),
+        (40, 1, 0, 600, 1),  # not even two
+        (3, 4, 0, 10, 1),  # a device would idle
+        (9, 4, 0, 10, 12),  # of each device as many
+    ],
+)
+def test_as_many_are_planned_as_fit(runs, devices, base, each, want):
+    compiler = Compiler(base, each, devices)
+    assert planned(runs, mesh(devices), compiler) == want
+    assert len(compiler.compiled) <= 4
+
+
+def test_what_the_compiler_gives_up_on_is_too_much():
+    assert planned(40, mesh(1), Compiler(0, 10, most=7)) == 5  # halved
+    assert planned(40, mesh(1), Compiler(0, 10, most=1)) == 1
+
+
+def test_nothing_is_compiled_where_runs_go_one_by_one():
+    for where in (
+        mesh(1, platform="cpu"),
+        mesh(4, model=2),
+        mesh(1, limit=0),
+    ):
+        compiler = Compiler(0, 10)
+        assert planned(40, where, compiler) == 1
+        assert compiler.compiled == []

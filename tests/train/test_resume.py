@@ -10,8 +10,8 @@ import threading
 import pytest
 
 from jaxsim.errors import DamagedError, Preempted
-from jaxsim.interrupt import stop_requested
 from jaxsim.pool.digests import params_digest
+from jaxsim.signals import stop_requested
 
 from . import tiny
 from .tiny import stop_after
@@ -93,11 +93,11 @@ def test_sigterm_asks_and_two_at_once_are_one_request():
 def test_a_later_sigterm_ends_at_once(root):
     code = """
 import os, signal
-from jaxsim import interrupt
-with interrupt.stop_requested() as stop:
+from jaxsim import signals
+with signals.stop_requested() as stop:
     os.kill(os.getpid(), signal.SIGTERM)
     print(stop(), flush=True)
-    interrupt.SAME_REQUEST = 0.0
+    signals.SAME_REQUEST = 0.0
     os.kill(os.getpid(), signal.SIGTERM)
     print("goes on", flush=True)
 """
@@ -110,14 +110,14 @@ with interrupt.stop_requested() as stop:
 def test_two_sigterms_while_nothing_is_trained_are_one_interrupt(root):
     code = """
 import os, signal
-from jaxsim import interrupt
-interrupt.interrupt_on_sigterm()
+from jaxsim import signals
+signals.interrupt_on_sigterm()
 try:
     os.kill(os.getpid(), signal.SIGTERM)
 except KeyboardInterrupt:
     os.kill(os.getpid(), signal.SIGTERM)
     print("what is held is given back", flush=True)
-interrupt.SAME_REQUEST = 0.0
+signals.SAME_REQUEST = 0.0
 try:
     os.kill(os.getpid(), signal.SIGTERM)
 except KeyboardInterrupt:

@@ -1,11 +1,15 @@
 """Runs: their names, their lengths, and the rows they see."""
 
+import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxsim.config import RecipeConfig
 from jaxsim.train import Run, member_run, repeat_of, truth_run
-from jaxsim.train.runs import batch_of
+from jaxsim.train.runs import batch_of, batches
+
+from . import tiny
 
 RECIPE = RecipeConfig(steps=6, batch=8)
 
@@ -18,11 +22,10 @@ def test_anchor_rows_come_from_the_seed_at_their_exact_share(setting):
     counts = {name: int((units == name).sum()) for name in rows.units}
     assert counts == {"a": 24, "b": 12, "seed": 12}
 
-    tokens_BL1, names = batch_of(setting.corpus, rows, slice(0, 48))
-    assert names == units.tolist()
+    tokens_BL1 = batch_of(setting.corpus, rows, slice(0, 48))
     reader = setting.corpus.rows("seed")
     everything = {tuple(row) for row in reader[np.arange(len(reader))]}
-    for row, name in zip(tokens_BL1, names, strict=True):
+    for row, name in zip(tokens_BL1, units, strict=True):
         assert (tuple(row) in everything) == (name == "seed")
 
 
@@ -35,13 +38,41 @@ def test_batches_hold_the_scheduled_rows_in_their_order(setting):
     rows = truth_run({"a": 1.0, "c": 1.0}, RECIPE).schedule(
         setting.corpus, RECIPE
     )
-    tokens_BL1, names = batch_of(setting.corpus, rows, slice(8, 16))
+    tokens_BL1 = batch_of(setting.corpus, rows, slice(8, 16))
+    names = [rows.units[unit] for unit in rows.unit_R[8:16]]
     for i, name in enumerate(names):
         r = 8 + i
-        assert name == rows.units[rows.unit_R[r]]
         want_L1 = setting.corpus.rows(name)[rows.row_R[r : r + 1]][0]
         np.testing.assert_array_equal(tokens_BL1[i], want_L1)
     assert len(set(names)) == 2
+
+
+@pytest.mark.parametrize(
+    ("leading", "spec"),
+    [
+        ((), ("data",)),
+        ((), ()),
+        ((4,), ("data",)),
+        ((4,), (None, "data")),
+    ],
+)
+def test_a_device_gets_the_rows_that_it_holds(setting, leading, spec):
+    """Of a run alone, or of three in a program for four."""
+    runs = [member_run(unit, RECIPE) for unit in "abc"[: 3 if leading else 1]]
+    schedules = [run.schedule(setting.corpus, RECIPE) for run in runs]
+    shape = (*leading, 8, setting.corpus.length + 1)
+    mesh = tiny.mesh_of(min(2, jax.device_count()), 1)
+    sharding = NamedSharding(mesh, PartitionSpec(*spec))
+    tokens = jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding)
+    got = list(batches(tokens, setting.corpus, schedules, 2, 6, lambda _: None))
+    assert [number for number, _, _ in got] == [3, 4, 5, 6]
+    for number, array, units in got:
+        here = slice(8 * (number - 1), 8 * number)
+        want = [batch_of(setting.corpus, each, here) for each in schedules]
+        want += want[-1:] * (len(leading) and 1)
+        np.testing.assert_array_equal(array, want if leading else want[0])
+        assert array.sharding == sharding and array.dtype == np.int32
+        assert units == [[run.name] * 8 for run in runs]
 
 
 def test_a_truth_is_named_by_its_ratio_and_length():

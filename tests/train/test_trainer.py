@@ -11,10 +11,14 @@ import pytest
 from jaxsim.errors import Preempted, UserError
 from jaxsim.model import Execution
 from jaxsim.pool.digests import params_digest
-from jaxsim.train import Run, trainer_of_recipe, trainer_of_seed
-from jaxsim.train.finite import NonFiniteError
-from jaxsim.train.optimizer import adamw, constant_rate
+from jaxsim.train import (
+    NonFiniteError,
+    Run,
+    trainer_of_recipe,
+    trainer_of_seed,
+)
 from jaxsim.train.runs import batch_of
+from jaxsim.train.step import adamw, constant_rate
 
 from . import tiny
 
@@ -52,7 +56,7 @@ def steps_by_hand(setting, factors=(1.0,) * 6):
     after = []
     for n in range(recipe.steps):
         here = slice(n * recipe.batch, (n + 1) * recipe.batch)
-        tokens_BL1 = batch_of(corpus, rows, here)[0]
+        tokens_BL1 = batch_of(corpus, rows, here)
         params, state = step(params, state, tokens_BL1, factors[n])
         after.append(jax.tree.map(np.asarray, params))
     return after

@@ -9,8 +9,8 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
-from jaxsim.console import say
 from jaxsim.errors import DamagedError, UserError
+from jaxsim.log import say
 from jaxsim.pool.bucket import claims
 from jaxsim.pool.bucket.objects import Objects, StoreError
 from jaxsim.pool.claims import Watch, holding, patiently

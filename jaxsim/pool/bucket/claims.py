@@ -19,7 +19,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from jaxsim.console import say
+from jaxsim.log import say
 from jaxsim.pool import claims
 from jaxsim.pool.bucket.objects import Objects, StoreError
 from jaxsim.pool.claims import Busy, Watch

@@ -7,10 +7,15 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from jaxsim.console import say
-from jaxsim.corpus.datasets import TEMPORARY, folder_of
-from jaxsim.corpus.store import Corpus, open_corpus, write_record
+from jaxsim.corpus.store import (
+    TEMPORARY,
+    Corpus,
+    folder_of,
+    open_corpus,
+    write_record,
+)
 from jaxsim.errors import DamagedError, UserError
+from jaxsim.log import say
 from jaxsim.pool.bucket.bucket import Bucket
 from jaxsim.pool.claims import Watch, holding, patiently
 from jaxsim.pool.digests import differences, files_below

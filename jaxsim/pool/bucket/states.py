@@ -22,8 +22,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxsim.console import say
 from jaxsim.errors import DamagedError, JaxsimError
+from jaxsim.log import say
 from jaxsim.pool.bucket.bucket import Bucket
 from jaxsim.pool.bucket.objects import StoreError
 from jaxsim.pool.digests import file_digests

@@ -1,0 +1,311 @@
+"""Logging: sentences and tables on stdout, progress on stderr, JSON Lines.
+
+A metrics file survives a kill and a resume with every step exactly once: rows
+that were logged after the checkpoint that a run resumes from are cut.
+"""
+
+import contextlib
+import functools
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+import rich.box
+import rich.console
+import rich.markup
+import rich.progress
+import rich.table
+
+import jaxsim
+from jaxsim.errors import DamagedError
+
+SCHEMA = 1
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def say(text: str) -> None:
+    """Prints one line, as it is."""
+    print(text, flush=True)
+
+
+def show_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    note: str = "",
+) -> None:
+    """Prints a table; the first column is left-aligned, numbers are right."""
+    table = rich.table.Table(
+        title=rich.markup.escape(title),
+        title_justify="left",
+        box=rich.box.SIMPLE_HEAD,
+    )
+    for i, column in enumerate(columns):
+        table.add_column(
+            rich.markup.escape(column),
+            justify="right" if i else "left",
+            overflow="fold",
+        )
+    for row in rows:
+        table.add_row(*[rich.markup.escape(cell) for cell in row])
+    console = rich.console.Console(highlight=False)
+    if not console.is_terminal:
+        # A log file has no width; 80 columns would fold the numbers.
+        console = rich.console.Console(highlight=False, width=140)
+    console.print(table)
+    if note:
+        say(note)
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of jaxsim, Python and the libraries that decide results."""
+    found = {"jaxsim": jaxsim.__version__, "python": platform.python_version()}
+    for name in _LIBRARIES:
+        found[name] = importlib.metadata.version(name)
+    return found
+
+
+@functools.cache
+def git_revision() -> str:
+    """The commit jaxsim runs from, `-dirty` if changed, or 'unknown'."""
+    root = Path(jaxsim.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return "unknown"  # installed; an outer repository is not ours
+    command = ["git", "-C", str(root), "describe"]
+    command += ["--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, commit and device: where numbers came from."""
+    devices = jax.devices()
+    return {
+        "versions": versions(),
+        "git_revision": git_revision(),
+        "device": {"kind": devices[0].device_kind, "count": len(devices)},
+    }
+
+
+class MetricsWriter:
+    """Appends one JSON row for each logged step, and flushes it.
+
+    The first row is `header` with the schema and the provenance. A run that
+    resumes from step `step` cuts later rows; step 0 starts a new file. One
+    process writes.
+
+    Attributes:
+      kept: the last row that was there, or the header.
+
+    Raises:
+      DamagedError: a row is unreadable that is not the last, half-written one.
+    """
+
+    def __init__(
+        self, path: Path, header: Mapping[str, Any], step: int = 0
+    ) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = _rows_until(path, step) if step and path.exists() else []
+        if not kept:
+            kept = [_dump({"schema": SCHEMA, **provenance(), **header})]
+        # Replaced whole: killed here, the old file is still there to be cut.
+        part = path.with_name(path.name + ".part")
+        part.write_text("".join(kept))
+        os.replace(part, path)
+        self.kept: dict[str, Any] = json.loads(kept[-1])
+        self._file = path.open("a")
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Adds a row; what is not finite is written as null."""
+        self._file.write(_dump({"step": step, **values}))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class Progress:
+    """Loss and speed of a training run, a line every `every` steps.
+
+    Args:
+      label: what runs, as in 'member 1790-1809'.
+      steps: number of steps of the whole run.
+      tokens: tokens of one step.
+      every: steps between two lines; the last step always has one.
+      start: the step it resumes from.
+      flops: operations of the model in one step, on all devices.
+      peak: operations a second the devices can do; 0 if unknown.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        steps: int,
+        tokens: int,
+        every: int,
+        start: int = 0,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        flops: float = 0.0,
+        peak: float = 0.0,
+    ) -> None:
+        self._label, self._steps, self._tokens = label, steps, tokens
+        self._flops, self._peak = flops, peak
+        self._waited = 0.0
+        self._every = every
+        self._stream = stream or sys.stderr
+        self._clock = clock
+        self._begin = self._last = clock()
+        self._last_step = start
+
+    def due(self, step: int) -> bool:
+        """Whether to report step number `step` (from 1)."""
+        return step % self._every == 0 or step == self._steps
+
+    def waited(self, seconds: float) -> None:
+        """Counts seconds in which nothing ran because input was missing."""
+        self._waited += seconds
+
+    def report(self, step: int, loss: float) -> dict[str, float]:
+        """Prints a line, and returns the row for a `MetricsWriter`.
+
+        Speed and waiting time count from the last report, so that compiling
+        slows down only the first.
+        """
+        now = self._clock()
+        elapsed = max(now - self._last, 1e-9)
+        rate = (step - self._last_step) / elapsed
+        left = (self._steps - step) / rate if rate else math.inf
+        self._last, self._last_step = now, step
+        flops = rate * self._flops
+        row = {
+            "loss": loss,
+            "tokens_per_second": rate * self._tokens,
+            "flops_per_second": flops,
+            "input_seconds": self._waited,
+            "seconds": now - self._begin,
+        }
+        computed = f"{flops / 1e12:.3g} TFLOP/s"
+        if self._peak:
+            row["utilisation"] = flops / self._peak
+            computed += f" ({flops / self._peak:.1%} of the peak)"
+        print(
+            f"{self._label}: step {step}/{self._steps}, loss {loss:.4f}, "
+            f"{rate * self._tokens:,.0f} tokens/s, {computed}, "
+            f"{self._waited:.1f} s waited for input, {_duration(left)} left",
+            file=self._stream,
+            flush=True,
+        )
+        self._waited = 0.0
+        return row
+
+
+@contextlib.contextmanager
+def progress(
+    total: int,
+    label: str,
+    unit: str = "steps",
+    *,
+    interval: float = 10.0,
+    stream: TextIO | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Callable[[int], None]]:
+    """Progress of a loop: `with progress(n, 'scoring') as advance: advance(1)`.
+
+    A bar on a terminal; elsewhere a line at most every `interval` seconds, and
+    one at the end.
+    """
+    stream = stream or sys.stderr
+    begin = clock()
+    if stream.isatty():
+        bar = rich.progress.Progress(
+            *rich.progress.Progress.get_default_columns(),
+            rich.progress.MofNCompleteColumn(),
+            console=rich.console.Console(file=stream),
+        )
+        with bar:
+            task = bar.add_task(label, total=total)
+            yield lambda n: bar.advance(task, n)
+        return
+
+    done, told = 0, begin
+
+    def advance(n: int) -> None:
+        nonlocal done, told
+        done += n
+        now = clock()
+        if now - told >= interval and 0 < done < total:
+            told = now
+            left = (now - begin) / done * (total - done)
+            line = f"{label}: {done}/{total} {unit}, {_duration(left)} left"
+            print(line, file=stream, flush=True)
+
+    yield advance
+    line = f"{label}: {done}/{total} {unit} in {_duration(clock() - begin)}"
+    print(line, file=stream, flush=True)
+
+
+def _rows_until(path: Path, step: int) -> list[str]:
+    """The lines of a file up to `step`, header first; none without header."""
+    kept = []
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        if number == len(lines) and not line.endswith(b"\n"):
+            break  # killed while writing it
+        try:
+            row = json.loads(line)
+            late = number > 1 and row["step"] > step
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedError(
+                f"{path}, line {number}: not a row of metrics; move the file "
+                "away to continue without it"
+            ) from error
+        if not late:
+            kept.append(line.decode())
+    return kept
+
+
+def _dump(row: Mapping[str, Any]) -> str:
+    return json.dumps(_plain(row), allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """`value` as strict JSON can hold it."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if hasattr(value, "item"):  # a scalar of NumPy or JAX
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _duration(seconds: float) -> str:
+    """'8 s', '12 min' or '3.4 h'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

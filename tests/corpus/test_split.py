@@ -1,0 +1,120 @@
+"""Partition rules and the split of documents in halves."""
+
+from collections import Counter
+
+import pytest
+
+from jaxsim.config import SourceConfig, SplitConfig
+from jaxsim.corpus.split import half_of, partition_documents
+from jaxsim.errors import UserError
+
+from .builders import document
+
+
+def test_cells_of_field_and_dates():
+    source = SourceConfig(
+        by_field="f", by_dates=(("1900", "1909"), ("1910", "1910-06"))
+    )
+    made = [
+        document("1", date="1909-12-31", metadata={"f": "a"}),
+        document("2", date="1910-06-30", metadata={"f": "a"}),
+        document("3", date="1910-07-01", metadata={"f": "a"}),
+        document("4", date="1900", metadata={"f": "b"}),
+        document("5", date="", metadata={"f": "b"}),
+        document("6", date="1900", metadata={}),
+    ]
+    found, groups, dropped = partition_documents("s", source, made)
+    assert {k: [d.id for d in v] for k, v in found.items()} == {
+        "a,1900-1909": ["1"], "a,1910-1910-06": ["2"], "b,1900-1909": ["4"],
+    }  # fmt: skip
+    assert groups == {
+        "a,1900-1909": "a", "a,1910-1910-06": "a", "b,1900-1909": "b",
+    }  # fmt: skip
+    assert dropped == {
+        "outside every range of by_dates": 1, "no date": 1, "no f": 1,
+    }  # fmt: skip
+
+
+def test_by_file_and_whole_source():
+    made = [
+        document("1", file="x/physics.jsonl.gz"),
+        document("2", file="m.md"),
+    ]
+    found, groups, _ = partition_documents(
+        "s", SourceConfig(by_file=True), made
+    )
+    assert list(found) == ["m", "physics"]
+    assert set(groups.values()) == {"s"}
+    found, groups, _ = partition_documents("s", SourceConfig(), made)
+    assert list(found) == ["s"]
+    assert groups == {"s": "s"}
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        (("1900", "1910"), ("1910", "1920")),
+        (("1900", "1910"), ("1910-12", "1920")),
+        (("1905", "1906"), ("1900", "1920")),
+        (("1910", "1900"),),
+        (("19xx", "1920"),),
+    ],
+)
+def test_bad_ranges_are_refused(ranges):
+    with pytest.raises(UserError, match=r"must be ISO|starts after|overlaps"):
+        partition_documents(
+            "s", SourceConfig(by_dates=ranges), [document("1", date="1905")]
+        )
+
+
+def test_rules_that_leave_nothing_name_what_is_missing():
+    with pytest.raises(UserError, match="no colour"):
+        partition_documents(
+            "s", SourceConfig(by_field="colour"), [document("1")]
+        )
+    with pytest.raises(UserError, match="'1950-1959'"):
+        partition_documents(
+            "s",
+            SourceConfig(by_dates=(("1900", "1909"), ("1950", "1959"))),
+            [document("1", date="1905")],
+        )
+
+
+def test_hostile_field_value_is_refused():
+    with pytest.raises(UserError, match=r"'\.\./x'"):
+        partition_documents(
+            "s", SourceConfig(by_field="f"),
+            [document("1", metadata={"f": "../x"})],
+        )  # fmt: skip
+
+
+def test_halves_have_their_shares_and_do_not_depend_on_others():
+    split = SplitConfig(salt="a", seed=0.3, select=0.1, report=0.2)
+    made = [document(str(i)) for i in range(4000)]
+    halves = [half_of(d, split) for d in made]
+    counts = Counter(halves)
+    for half, share in (
+        ("report", 0.2), ("select", 0.1), ("seed", 0.3), ("train", 0.4),
+    ):  # fmt: skip
+        assert abs(counts[half] / 4000 - share) < 0.03
+    assert halves[::-7] == [half_of(d, split) for d in made[::-7]]
+    own = [half_of(d, split, seed_from_partitions=False) for d in made]
+    assert own == ["train" if h == "seed" else h for h in halves]
+    out = Counter(half_of(d, split, in_pool=False) for d in made)
+    assert set(out) == {"select", "report"}
+    assert abs(out["select"] - 2000) < 130
+    other = SplitConfig(salt="b", seed=0.3, select=0.1, report=0.2)
+    assert halves != [half_of(d, other) for d in made]
+
+
+def test_split_key_keeps_documents_of_one_file_together():
+    split = SplitConfig(key="source_file")
+    made = [
+        document(str(i), metadata={"source_file": str(i % 20)})
+        for i in range(200)
+    ]
+    halves = [half_of(d, split) for d in made]
+    assert halves[:20] * 10 == halves
+    assert len(set(halves)) > 1
+    with pytest.raises(UserError, match="source_file"):
+        half_of(document("x"), split)

@@ -1,0 +1,247 @@
+"""Metrics on disk and progress on a stream."""
+
+import io
+import json
+import math
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import jaxsim
+from jaxsim import log
+from jaxsim.errors import DamagedError
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    def refuse(text: str) -> None:
+        raise AssertionError(f"{text} is no JSON")
+
+    lines = path.read_text().splitlines()
+    return [json.loads(line, parse_constant=refuse) for line in lines]
+
+
+def steps(path: Path) -> list[int]:
+    return [row["step"] for row in rows(path)[1:]]
+
+
+def write(path: Path, *numbers: int, step: int = 0) -> None:
+    with log.MetricsWriter(path, {"run": f"from {step}"}, step) as writer:
+        for number in numbers:
+            writer.write(number, {"loss": 1.0})
+
+
+def test_first_row_tells_where_numbers_come_from(tmp_path: Path) -> None:
+    path = tmp_path / "metrics" / "seed.jsonl"
+    header = {"config": {"dates": (("1", "2"),), "clip": math.inf}}
+    with log.MetricsWriter(path, header):
+        pass
+    (first,) = rows(path)
+    assert first["schema"] == log.SCHEMA
+    assert first["config"] == {"dates": [["1", "2"]], "clip": None}
+    assert first["versions"]["jaxsim"] == jaxsim.__version__
+    assert set(first["versions"]) > {"jax", "flax", "orbax-checkpoint"}
+    assert first["git_revision"]
+    assert first["device"]["count"] >= 1
+
+
+def test_rows_are_on_disk_at_once_and_strict(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    with log.MetricsWriter(path, {}) as writer:
+        values = {
+            "loss": np.float32(0.5),
+            "norm": np.nan,
+            "tokens": np.int64(3),
+        }
+        writer.write(8, values)
+        assert rows(path)[1] == {
+            "step": 8,
+            "loss": 0.5,
+            "norm": None,
+            "tokens": 3,
+        }
+
+
+def test_resume_neither_doubles_nor_misses_a_step(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    write(path, 8, 16, 24)
+    write(path, 24, 32, step=16)
+    assert steps(path) == [8, 16, 24, 32]
+    assert rows(path)[0]["run"] == "from 0"
+
+
+def test_half_a_line_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    write(path, 8, 16)
+    for end in ('{"step": 24', '{"step": 24, "loss": 1.0}', "\0\0\0"):
+        with path.open("a") as file:
+            file.write(end)
+        write(path, step=24)
+        assert steps(path) == [8, 16]
+    path.write_text(path.read_text()[:20])  # killed in the header
+    write(path, 24, step=16)
+    assert steps(path) == [24]
+    assert rows(path)[0]["run"] == "from 16"
+
+
+def test_from_step_0_the_file_starts_anew(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    write(path, 8, 16)
+    path.write_text(path.read_text() + "not JSON\n")
+    write(path, 8)
+    assert steps(path) == [8]
+
+
+@pytest.mark.parametrize("line", ["not JSON", "[1]", '{"loss": 1.0}', "\0\0"])
+def test_a_damaged_row_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "m.jsonl"
+    write(path, 8)
+    path.write_text(path.read_text() + line + "\n")
+    before = path.read_bytes()
+    with pytest.raises(DamagedError, match=r"m\.jsonl, line 3: "):
+        write(path, 16, step=8)
+    assert path.read_bytes() == before
+
+
+def test_a_kill_while_cutting_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.jsonl"
+    write(path, 8, 16)
+
+    def killed(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write(path, step=8)
+    assert steps(path) == [8, 16]
+    write(path, 16, step=8)
+    assert steps(path) == [8, 16]
+
+
+class Clock:
+    """Seconds that pass only when told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_progress_of_a_run() -> None:
+    clock, stream = Clock(), io.StringIO()
+    told = log.Progress("seed", 10, 64, 4, 2, stream, clock, flops=1e12)
+    assert [s for s in range(3, 11) if told.due(s)] == [4, 8, 10]
+    clock.now += 20  # compiling
+    told.waited(3.0)
+    told.report(4, 2.0)
+    clock.now += 2
+    for _ in range(4):
+        told.waited(0.125)
+    row = told.report(8, 1.5)
+    assert row == {
+        "loss": 1.5,
+        "tokens_per_second": 128.0,
+        "flops_per_second": 2e12,
+        "input_seconds": 0.5,
+        "seconds": 22.0,
+    }
+    assert stream.getvalue().splitlines() == [
+        "seed: step 4/10, loss 2.0000, 6 tokens/s, 0.1 TFLOP/s, "
+        "3.0 s waited for input, 60 s left",
+        "seed: step 8/10, loss 1.5000, 128 tokens/s, 2 TFLOP/s, "
+        "0.5 s waited for input, 1 s left",
+    ]
+
+
+def test_utilisation_is_told_where_the_peak_is_known() -> None:
+    clock, stream = Clock(), io.StringIO()
+    told = log.Progress(
+        "seed", 2, 64, 1, 0, stream, clock, flops=1e12, peak=4e12
+    )
+    clock.now += 0.5
+    assert told.report(1, 1.0)["utilisation"] == 0.5
+    assert "2 TFLOP/s (50.0% of the peak)" in stream.getvalue()
+
+
+def test_progress_of_a_loop_is_sparse() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with log.progress(
+        200, "scoring", "mixtures", stream=stream, clock=clock
+    ) as advance:
+        for _ in range(20):
+            clock.now += 4
+            advance(10)
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "scoring: 30/200 mixtures, 68 s left"
+    assert lines[-2] == "scoring: 180/200 mixtures, 8 s left"
+    assert lines[-1] == "scoring: 200/200 mixtures in 80 s"
+    assert len(lines) == 7
+
+
+def test_a_loop_that_fails_does_not_tell_that_it_ended() -> None:
+    stream = io.StringIO()
+    with (
+        pytest.raises(ZeroDivisionError),
+        log.progress(2, "scoring", stream=stream) as advance,
+    ):
+        advance(1)
+        raise ZeroDivisionError
+    assert not stream.getvalue()
+
+
+def test_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    with log.progress(4, "scoring", stream=stream) as advance:
+        for _ in range(4):
+            advance(1)
+    assert "scoring" in stream.getvalue()
+    assert "100%" in stream.getvalue()
+    assert "4/4" in stream.getvalue()
+
+
+def test_git_revision_is_of_this_repository_or_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def revision() -> str:
+        log.git_revision.cache_clear()
+        return log.git_revision()
+
+    def git(*command: str) -> str:
+        name = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        done = subprocess.run(
+            ["git", *name, *command],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.strip()
+
+    package = tmp_path / "package" / "__init__.py"
+    package.parent.mkdir()
+    package.touch()
+    monkeypatch.setattr(jaxsim, "__file__", str(package))
+    assert revision() == "unknown"
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "one")
+    git("tag", "-a", "v1", "-m", "v1")
+    assert revision() == git("rev-parse", "HEAD")
+    package.write_text("changed")
+    assert revision() == git("rev-parse", "HEAD") + "-dirty"
+    # Installed below another project's repository: that one says nothing.
+    inner = tmp_path / "venv" / "package" / "__init__.py"
+    inner.parent.mkdir(parents=True)
+    monkeypatch.setattr(jaxsim, "__file__", str(inner))
+    assert revision() == "unknown"
+    monkeypatch.setattr(jaxsim, "__file__", str(package))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert revision() == "unknown"
+    log.git_revision.cache_clear()
