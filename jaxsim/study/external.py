@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxsim.errors import UserError
-from jaxsim.mixture.table import read_cells, read_numbers
-from jaxsim.mixture.table import Mixtures, read_csv
+from jaxsim.mixture.table import Mixtures, read_cells, read_csv, read_numbers
 from jaxsim.study.measured import BITS_PER_BYTE
 
 

@@ -28,8 +28,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxsim.config import Config, RecipeConfig, ValidateConfig
-from jaxsim.console import say
 from jaxsim.errors import DamagedError, UserError
+from jaxsim.log import say
 from jaxsim.mixture.scorer import Scorer
 from jaxsim.mixture.scores import Scores, bits_of
 from jaxsim.mixture.table import Mixtures, dirichlet
