@@ -24,9 +24,8 @@ from jaxsim.model import LanguageModel
 from jaxsim.plan import Plan, devices_of, make_plan, show_plan, sizes_of
 from jaxsim.pool import Manifest, Pool, create_pool, open_pool
 from jaxsim.pool.bucket import Bucket, open_bucket
-from jaxsim.pool.bucket.corpora import prepare_for_all, share_corpus
-from jaxsim.pool.build import follow, train_and_publish, train_missing
-from jaxsim.pool.claims import patiently
+from jaxsim.pool.build import follow, train_missing
+from jaxsim.pool.builder import PoolBuilder
 from jaxsim.pool.digests import differences
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
@@ -89,7 +88,7 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
     def make() -> Corpus:
         return corpora.prepare(config, workdir, refreeze)
 
-    prepared = prepare_for_all(bucket, make, refreeze) if bucket else make()
+    prepared = bucket.prepare(make, refreeze) if bucket else make()
     if not refreeze and is_published(workdir / "seed"):
         # A config that the pool refuses must not become the workdir's own.
         _check_seed(read_manifest(workdir / "seed"), config)
@@ -103,7 +102,7 @@ def seed(config: Config, workdir: Path) -> None:
     """Trains the seed from scratch, on text of its own."""
     bucket = _bucket(config, workdir)
     if bucket:
-        share_corpus(bucket)
+        bucket.share_corpus()
     corpus = _corpus(workdir)
     entry = workdir / "seed"
 
@@ -132,20 +131,16 @@ def seed(config: Config, workdir: Path) -> None:
         follow([run], corpus, trainer, lambda: start)
         return
     with leading():
-        patiently(
-            lambda watch: train_and_publish(
-                run,
-                entry,
-                corpus,
-                trainer,
-                start,
-                workdir,
-                recipe=_seed_recipe(config),
-                seed_digest="",
-                watch=watch,
-                bucket=bucket,
-            )
-        )
+        PoolBuilder(
+            corpus,
+            trainer,
+            lambda: start,
+            workdir,
+            recipe=_seed_recipe(config),
+            seed_digest="",
+            entry_of=lambda _: entry,
+            bucket=bucket,
+        ).train_alone(run)
         _check_seed(read_manifest(entry), config)  # another's, perhaps
 
 
@@ -158,7 +153,7 @@ def train(
     """Every member that the pool lacks, or the i-th of n shares of them."""
     bucket = _bucket(config, workdir)
     if bucket:
-        share_corpus(bucket)
+        bucket.share_corpus()
         bucket.shares(workdir / "seed")
     corpus = _corpus(workdir)
     pool = _pool(config, workdir, corpus)
@@ -361,7 +356,7 @@ def _bucket(config: Config, workdir: Path) -> Bucket | None:
 def _scorer(config: Config, workdir: Path, override: bool) -> Scorer:
     """Over the pool as it is now, also in the bucket."""
     if bucket := _bucket(config, workdir):
-        share_corpus(bucket)
+        bucket.share_corpus()
         bucket.fetch_pool()
     return Scorer(workdir, config.score, override)
 

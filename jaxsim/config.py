@@ -142,6 +142,7 @@ class TrainConfig:
     remat: str = "none"  # 'none', 'dots' or 'full'
     loss_chunk: int = 64  # tokens of a row whose logits exist at once
     checkpoint_every: int = 0  # steps; 0: only the finished run is kept
+    state_path: str = ""  # folder or gs:// of those states; '': in WORKDIR
     log_every: int = 8  # steps
     step_limit: float = 1800.0  # seconds; a stuck run ends then; 0: never
 

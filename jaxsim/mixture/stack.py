@@ -14,8 +14,7 @@ from jaxsim.errors import DamagedError, UserError
 from jaxsim.mixture.merge import HALVES, halves
 from jaxsim.mixture.table import Mixtures
 from jaxsim.pool import Pool
-from jaxsim.pool.manifest import Manifest
-from jaxsim.pool.verify import load_verified
+from jaxsim.pool.manifest import Manifest, load_verified
 
 # A CPU device takes over arrays that begin at a multiple of this, in bytes,
 # and copies all others (measured with JAX 0.10 and 0.12).

@@ -71,6 +71,7 @@ class Trainer:
         self.mesh = mesh
         self._batch_rows = batch_rows
         self._tail = tail
+        self.state_path = train.state_path
         self._save_every = train.checkpoint_every
         self._log_every = train.log_every
         self._group = train.group
