@@ -32,12 +32,12 @@ def lock(tmp_path):
 
 
 def test_a_lock_is_held_and_given_back(lock):
-    with holding(lock, "member a"):
-        with (
-            pytest.raises(Busy, match=f"member a: process {os.getpid()} on "),
-            holding(lock, "member a"),
-        ):
-            pytest.fail("two hold one lock")
+    with (
+        holding(lock, "member a"),
+        pytest.raises(Busy, match=f"member a: process {os.getpid()} on "),
+        holding(lock, "member a"),
+    ):
+        pytest.fail("two hold one lock")
     with holding(lock, "member a"):
         pass
     assert [path.name for path in lock.parent.iterdir()] == ["a"]
