@@ -307,8 +307,18 @@ def parse(argv: Sequence[str]) -> Call:
     config = None
     if command.config != "none":
         node = _load_node(name, values.config, workdir)
+        saved = ""
+        if not values.config:  # whose workdir it was, nobody knows
+            saved, node.bucket = node.bucket, ""
         _apply(node, overrides)
         config = from_config_dict(node, text=command.text)
+        if saved and not config.bucket and name in ("score", "validate"):
+            print(
+                f"jaxsim: {workdir}/config.json names the bucket {saved}, "
+                "which is left alone; --config=FILE.py or --config.bucket=URL "
+                "would use it",
+                file=sys.stderr,
+            )
     elif overrides:
         raise UserError(f"{name}: takes no config, but {overrides[0]} is given")
     options = {}
