@@ -156,5 +156,5 @@ def _right(entry: Path, attempt: str) -> Path:
 
 
 def _name(path: Path) -> str:
-    """Of the attempt that a folder is of; Orbax's own names are longer."""
+    """The attempt's name; folders of Orbax's own have longer ones."""
     return path.name[: len("attempt-") + 12]
