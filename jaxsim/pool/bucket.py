@@ -33,7 +33,6 @@ from jaxsim.pool.manifest import (
     FILE_NAME,
     Manifest,
     check_inside,
-    file_problems,
     parse_manifest,
     read_manifest,
 )
@@ -126,18 +125,8 @@ class Bucket:
         if manifest is None:
             return False
         if not is_published(entry):
-            root = entry / manifest.attempt
-            if root.exists() and file_problems(entry, manifest):
-                shutil.rmtree(root)
-            if not root.exists():
-                say(f"{manifest.kind} {entry.name}: fetched from {self}")
-                self._fetch(entry, manifest)
-            if problems := file_problems(entry, manifest):
-                shutil.rmtree(root)
-                raise DamagedError(
-                    f"{manifest.kind} {entry.name}, fetched from {self}: "
-                    f"{problems[0]}; repeat the same command"
-                )
+            say(f"{manifest.kind} {entry.name}: fetched from {self}")
+            self._fetch(entry, manifest)
             with contextlib.suppress(AlreadyPublished):
                 admit(entry, manifest)
         self._check_same(entry, read_manifest(entry), manifest)
@@ -360,11 +349,11 @@ class Bucket:
             )
 
     def _fetch(self, entry: Path, manifest: Manifest) -> None:
-        key = f"{self.key(entry)}/{manifest.attempt}"
-        part = entry / f".fetch-{manifest.attempt}"
-        part.mkdir(parents=True, exist_ok=True)
+        """Copies an attempt here; until it is admitted nobody reads it."""
+        root = entry / manifest.attempt
+        key = self.key(root)
         for name, (sha256, size) in manifest.files.items():
-            path = part / name
+            path = root / name
             if not _is(path, sha256, size):
                 self.objects.fetch(f"{key}/{name}", path)
             if not _is(path, sha256, size):
@@ -373,12 +362,11 @@ class Bucket:
                     f"delete the folder {self}/{self.key(entry)} to train it "
                     "again"
                 )
-        for name in files_below(part).keys() - manifest.files.keys():
-            (part / name).unlink()
+        for name in files_below(root).keys() - manifest.files.keys():
+            (root / name).unlink()
         # Not part of what is admitted: the losses of its steps, for the report.
         if self.objects.read(f"{key}.jsonl") is not None:
             self.objects.fetch(f"{key}.jsonl", self._metrics(entry.name))
-        os.rename(part, entry / manifest.attempt)
 
     def _delete(self, key: str, start: str, but: str = "/") -> None:
         """Deletes objects of an entry whose names begin with `start`."""

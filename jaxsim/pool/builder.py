@@ -192,7 +192,7 @@ class PoolBuilder:
             with contextlib.ExitStack() as locks:
                 if taken := self._take_next(locks):
                     slots = self._trainer.slots(len(taken))
-                    self._try_to_train(Group(tuple(taken), slots), taken)
+                    self.train(Group(tuple(taken), slots), taken)
         held = [who for name, who in self._held.items() if name in asked]
         if held:
             raise Busy("; ".join(dict.fromkeys(held)))
@@ -231,7 +231,7 @@ class PoolBuilder:
             return
         self._settle(asked)
         if mine:
-            self._try_to_train(group, mine)
+            self.train(group, mine)
 
     def _take_next(self, locks: contextlib.ExitStack) -> list[Run]:
         """Locks the next runs of one length; none if others hold them all."""
@@ -264,12 +264,6 @@ class PoolBuilder:
         except Busy as busy:
             self._held[run.name] = busy.who
             return False
-
-    def _try_to_train(self, group: Group, mine: Sequence[Run]) -> None:
-        try:
-            self.train(group, mine)
-        except Busy as busy:
-            self._held |= {run.name: busy.who for run in mine}
 
     def _settle(self, runs: Sequence[Run]) -> None:
         """Takes runs off the list of this pass."""
