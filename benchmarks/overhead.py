@@ -3,7 +3,7 @@
     python benchmarks/overhead.py
 
 A member of the quickstart's first era is trained as `jaxsim train` does it,
-from its claim to its manifest; then as many steps are done on one batch that
+from its lock to its manifest; then as many steps are done on one batch that
 lies on the device, and nothing else. They take turns, and what counts is the
 ratio of each pair. The quickstart's own run is the shortest that anybody
 would train, and commits nothing on the way; the others are longer and commit
@@ -105,7 +105,7 @@ def table(result: dict[str, Any]) -> str:
     text = (
         f"{box['cores_used']} of {box['cores']} cores ({box['cpu']}), jax "
         f"{box['versions']['jax']}, {box['date']}, {result['pairs']} pairs. A "
-        "run from its claim to its manifest against its bare steps; overhead "
+        "run from its lock to its manifest against its bare steps; overhead "
         "is 1 less the ratio (median, least to largest; target "
         f"{TARGET:.0%}):\n\n"
         "| parameters | steps of tokens | commits | run, tokens/s | steps, "

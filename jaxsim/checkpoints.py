@@ -8,17 +8,22 @@ pool's manifests do.
 
 import contextlib
 import functools
+import importlib.util
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
+from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from jaxsim.errors import DamagedError, JaxsimError
+from jaxsim.errors import DamagedError, JaxsimError, UserError
+
+StatePath: TypeAlias = epath.Path  # of training states: local, or in gs://
 
 
 class NotSaved(JaxsimError):
@@ -64,14 +69,61 @@ def load_params(path: Path, shapes: Any) -> Any:
         return params
 
 
+def state_folder(path: str) -> StatePath:
+    """The folder that `config.train.state_path` names.
+
+    Raises:
+      UserError: Orbax cannot write there, or its client is not installed.
+    """
+    what = f"config.train.state_path={path!r}"
+    protocol, separator, _ = path.rpartition("://")
+    if separator and protocol != "gs":  # measured with Orbax 0.12.8
+        raise UserError(
+            f"{what}: Orbax writes to file systems and to gs://, and not to "
+            f"{protocol}://; use one of those, or leave it empty"
+        )
+    if separator and importlib.util.find_spec("gcsfs") is None:
+        raise UserError(
+            f"{what}: gcsfs is not installed; pip install 'jaxsim[gcs]'"
+        )
+    if found := re.search(r"[*?\[\]]", path):
+        raise UserError(
+            f"{what}: {found[0]!r} in the path; Orbax takes it for a pattern"
+        )
+    folder = StatePath(path) if separator else StatePath(path).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    # Clients of stores raise what their network libraries do.
+    except Exception as error:
+        raise UserError(
+            f"{what}: cannot be made a folder: {_first_line(error)}"
+        ) from error
+    return folder
+
+
+def is_remote(path: Path | StatePath) -> bool:
+    """Whether it is in an object store."""
+    return "://" in str(path)
+
+
+def delete(folder: StatePath) -> None:
+    """Deletes states that nobody needs; it is no error if they are gone."""
+    if is_remote(folder):
+        with contextlib.suppress(OSError):
+            folder.rmtree()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class TrainingCheckpoints:
     """The states of one unfinished run, the latest two kept."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path | StatePath) -> None:
         self._directory = directory
         self._state: Any = None  # shapes of the last one, for a message
+        self._pending: Any = None  # the last save, until it is committed
         self._checkpointer = ocp.training.Checkpointer(
-            directory.absolute(),
+            directory if is_remote(directory) else directory.absolute(),
             save_decision_policy=(
                 ocp.training.save_decision_policies.FixedIntervalPolicy(1)
             ),
@@ -99,20 +151,28 @@ class TrainingCheckpoints:
         """Starts to save; arrays are copied before this returns.
 
         Raises:
-          NotSaved: of this save or of the one before.
+          NotSaved: this save, or the one before it, failed.
         """
         self._state = jax.tree.map(_shape, state)
         with _saving(self._directory, self._state):
-            self._checkpointer.save_async(step, state)
+            self._wait()
+            self._pending = self._checkpointer.save_async(step, state)
 
     def save_and_wait(self, step: int, state: Any) -> None:
         """Saves, and returns when the commit is on disk.
 
         Raises:
-          NotSaved: of this save or of the one before.
+          NotSaved: this save, or the one before it, failed.
         """
         with _saving(self._directory, state):
+            self._wait()
             self._checkpointer.save(step, state, overwrite=True)
+
+    def _wait(self) -> None:
+        """Waits for the last save; until then its event loop stays open."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
 
     def __enter__(self) -> "TrainingCheckpoints":
         return self
@@ -124,7 +184,10 @@ class TrainingCheckpoints:
         trace: TracebackType | None,
     ) -> None:
         with _saving(self._directory, self._state):
-            self._checkpointer.close()
+            try:
+                self._wait()
+            finally:
+                self._checkpointer.close()
 
 
 def _alone() -> contextlib.AbstractContextManager[Any]:
@@ -144,7 +207,7 @@ def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 @contextlib.contextmanager
-def _saving(path: Path, tree: Any) -> Iterator[None]:
+def _saving(path: Path | StatePath, tree: Any) -> Iterator[None]:
     try:
         yield
     # A full disk is a ValueError of tensorstore, seen at the wait or at the
@@ -153,11 +216,13 @@ def _saving(path: Path, tree: Any) -> Iterator[None]:
         needed = sum(
             leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
         )
-        free = shutil.disk_usage(_existing(path)).free
+        advice = "; look at the address, your credentials and the network"
+        if not is_remote(path):
+            free = shutil.disk_usage(_existing(path)).free
+            advice = f" and {free:,} bytes are free; make room"
         raise NotSaved(
             f"{path}: could not be saved: {_first_line(error)}. It needs "
-            f"about {needed:,} bytes and {free:,} bytes are free; make room "
-            "and repeat the same command"
+            f"about {needed:,} bytes{advice} and repeat the same command"
         ) from error
 
 
@@ -178,7 +243,7 @@ def _first_line(error: Exception) -> str:
     return lines[0][:200]
 
 
-def _existing(path: Path) -> Path:
+def _existing(path: Path | StatePath) -> Path | StatePath:
     """`path`, or the nearest folder above it that exists."""
     path = path.absolute()
     while not path.exists():

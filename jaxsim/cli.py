@@ -234,9 +234,20 @@ def parse(argv: Sequence[str]) -> Call:
     workdir = _workdir(name, options.pop("workdir"))
     config = None
     if name not in WITHOUT_CONFIG:
-        node = _load_node(name, options.pop("config"), workdir)
+        given = options.pop("config")
+        node = _load_node(name, given, workdir)
+        saved = ""
+        if not given:  # nobody knows whose workdir it was
+            saved, node.bucket = node.bucket, ""
         _apply(node, overrides)
         config = from_config_dict(node, text=name != "plan")
+        if saved and not config.bucket and name in ("score", "validate"):
+            print(
+                f"jaxsim: {workdir}/config.json names the bucket {saved}, "
+                "which is left alone; --config=FILE.py or --config.bucket=URL "
+                "would use it",
+                file=sys.stderr,
+            )
     elif overrides:
         raise UserError(f"{name}: takes no config, but {overrides[0]} is given")
     group = None

@@ -22,9 +22,8 @@ from jaxsim.model import LanguageModel
 from jaxsim.plan import Plan, devices_of, make_plan, show_plan, sizes_of
 from jaxsim.pool import Manifest, Pool, create_pool, open_pool
 from jaxsim.pool.bucket import Bucket, open_bucket
-from jaxsim.pool.bucket.corpora import prepare_for_all, share_corpus
-from jaxsim.pool.build import follow, train_and_publish, train_missing
-from jaxsim.pool.claims import patiently
+from jaxsim.pool.build import follow, train_missing
+from jaxsim.pool.builder import PoolBuilder
 from jaxsim.pool.digests import differences
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
@@ -86,7 +85,7 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
     def make() -> Corpus:
         return corpora.prepare(config, workdir, refreeze)
 
-    prepared = prepare_for_all(bucket, make, refreeze) if bucket else make()
+    prepared = bucket.prepare(make, refreeze) if bucket else make()
     if not refreeze and is_published(workdir / "seed"):
         # A config that the pool refuses must not be saved in the workdir.
         _check_seed(read_manifest(workdir / "seed"), config)
@@ -100,7 +99,7 @@ def seed(config: Config, workdir: Path) -> None:
     """Trains the base model from scratch, on text of its own."""
     bucket = _bucket(config, workdir)
     if bucket:
-        share_corpus(bucket)
+        bucket.share_corpus()
     corpus = _corpus(workdir)
     entry = workdir / "seed"
 
@@ -129,20 +128,16 @@ def seed(config: Config, workdir: Path) -> None:
         follow([run], corpus, trainer, lambda: start)
         return
     with leading():
-        patiently(
-            lambda watch: train_and_publish(
-                run,
-                entry,
-                corpus,
-                trainer,
-                start,
-                workdir,
-                recipe=_seed_recipe(config),
-                seed_digest="",
-                watch=watch,
-                bucket=bucket,
-            )
-        )
+        PoolBuilder(
+            corpus,
+            trainer,
+            lambda: start,
+            workdir,
+            recipe=_seed_recipe(config),
+            seed_digest="",
+            entry_of=lambda _: entry,
+            bucket=bucket,
+        ).train_alone(run)
         _check_seed(read_manifest(entry), config)  # another's, perhaps
 
 
@@ -155,7 +150,7 @@ def train(
     """Trains every member that the pool lacks, or share i of n of them."""
     bucket = _bucket(config, workdir)
     if bucket:
-        share_corpus(bucket)
+        bucket.share_corpus()
         bucket.shares(workdir / "seed")
     corpus = _corpus(workdir)
     pool = _pool(config, workdir, corpus)
@@ -357,7 +352,7 @@ def _bucket(config: Config, workdir: Path) -> Bucket | None:
 def _scorer(config: Config, workdir: Path, override: bool) -> Scorer:
     """A scorer of the pool as it is now, also in the bucket."""
     if bucket := _bucket(config, workdir):
-        share_corpus(bucket)
+        bucket.share_corpus()
         bucket.fetch_pool()
     return Scorer(workdir, config.score, override)
 

@@ -190,6 +190,7 @@ class TrainConfig:
     remat: Literal["none", "dots", "full"] = "none"
     loss_chunk: int = positive(64)  # tokens of a row whose logits exist at once
     checkpoint_every: int = non_negative(0)  # steps; 0: only the finished run
+    state_path: str = ""  # folder or gs:// of those states; '': in WORKDIR
     log_every: int = positive(8)  # steps
     step_limit: float = 1800.0  # seconds; a stuck run ends then; 0: never
 

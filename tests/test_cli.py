@@ -269,6 +269,24 @@ def test_config_of_the_workdir(config_file: Path, tmp_path: Path) -> None:
         cli.parse(["score", workdir])
 
 
+def test_the_bucket_of_a_saved_config_is_left_alone(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Somebody else may have sent the workdir."""
+    own = "--config.bucket=s3://own/pool"
+    config = cli.parse(["run", *arguments(config_file), own]).config
+    assert config is not None and config.bucket == "s3://own/pool"
+    save_config(config, tmp_path / "config.json")
+    workdir = f"--workdir={tmp_path}"
+    for command, said in (("score", 1), ("search", 0)):
+        read = cli.parse([command, workdir]).config
+        assert read is not None and read.bucket == ""
+        assert capsys.readouterr().err.count("s3://own/pool") == said
+    asked = cli.parse(["score", workdir, "--config.bucket=s3://b/p"]).config
+    assert asked is not None and asked.bucket == "s3://b/p"
+    assert capsys.readouterr().err == ""
+
+
 def test_each_command_calls_its_function(
     config_file: Path, commands: types.SimpleNamespace
 ) -> None:

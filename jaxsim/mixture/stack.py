@@ -22,8 +22,7 @@ from jaxsim.mixture.plan import held_deltas
 from jaxsim.mixture.table import Mixtures
 from jaxsim.model import LanguageModel
 from jaxsim.pool import Pool
-from jaxsim.pool.manifest import Manifest
-from jaxsim.pool.verify import load_verified
+from jaxsim.pool.manifest import Manifest, load_verified
 
 # Alignment, in bytes, of arrays that a CPU device uses without a copy (measured
 # with JAX 0.10 and 0.12).

@@ -1,25 +1,22 @@
-"""Trains what is missing, and publishes one entry for each run."""
+"""Trains what a pool lacks, by one process or by many that follow process 0."""
 
-import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxsim import distributed
-from jaxsim.checkpoints import save_params
+from jaxsim.checkpoints import StatePath, save_params
+from jaxsim.console import say
 from jaxsim.corpus import Corpus
 from jaxsim.errors import UserError
-from jaxsim.log import say
+from jaxsim.interrupt import stop_requested
 from jaxsim.pool.bucket import Bucket
-from jaxsim.pool.claims import Watch, patiently
+from jaxsim.pool.builder import PoolBuilder, origin
 from jaxsim.pool.digests import differences
-from jaxsim.pool.group import Group, recorded
+from jaxsim.pool.group import recorded
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.pool import Pool
-from jaxsim.pool.round import Round
-from jaxsim.pool.workshop import Workshop, check_room, origin
-from jaxsim.signals import stop_requested
 from jaxsim.train import Run, Trainer
 from jaxsim.train.trainer import Trained
 
@@ -33,15 +30,15 @@ def train_missing(
 ) -> None:
     """Trains and publishes every run that the pool lacks.
 
-    Runs of one length are trained side by side, as many as the trainer takes
-    at once; groups that were begun come first. A run that another launcher
-    works on is left to it while others are missing; then this one waits for
-    it, and trains it if that launcher dies. With a bucket those launchers may
-    be on other machines, and what they publish is fetched.
+    As many runs of one length are trained together as the trainer takes at
+    once; groups that were begun come first. A run that another launcher of
+    this workdir trains is left to it while others are missing; then this one
+    waits for it, and trains it if that launcher dies. What launchers of other
+    workdirs have published in the bucket is fetched.
 
     Raises:
-      UserError: the corpus is not the one that the seed comes from, or an
-        entry of a run's name comes from other data or another run.
+      UserError: the seed comes from another corpus, or an entry of a run's
+        name comes from other data or another run.
       Preempted: SIGTERM came; what was done is on disk.
       JaxsimError: a run did not come to finite values. The others that were
         trained with it are published.
@@ -64,7 +61,7 @@ def _train_missing(
     if bucket is not None:
         bucket.agree(pool)
         bucket.send([pool.seed_entry, *map(pool.entry, pool.names())])
-    workshop = Workshop(
+    builder = PoolBuilder(
         corpus,
         trainer,
         functools.cache(lambda: pool.seed()[1]),
@@ -76,60 +73,21 @@ def _train_missing(
     )
     missing = []
     for run in runs:
-        if workshop.is_done(run):
+        if builder.is_done(run):
             _check_entry(run, pool, corpus)
         else:
             missing.append(run)
-    begun = recorded(workshop.training)
+    begun = recorded(builder.training)
     if missing:
-        check_room(pool.workdir, pool.model, len(missing))
+        builder.check_room(len(missing))
         say(f"pool: {len(missing)} of {len(runs)} runs to train")
         if not distributed.alone():
             for _, group in begun:
-                say(f"{group}: begun side by side; one by one they start anew")
+                say(f"{group}: begun together; one by one they start anew")
     else:
         say(f"pool: all {len(runs)} runs are there")
     if missing or begun:
-        patiently(lambda watch: Round(workshop, missing, watch).train())
-
-
-def train_and_publish(
-    run: Run,
-    entry: Path,
-    corpus: Corpus,
-    trainer: Trainer,
-    start: Any,
-    workdir: Path,
-    *,
-    recipe: dict[str, Any],
-    seed_digest: str,
-    watch: Watch | None = None,
-    bucket: Bucket | None = None,
-) -> None:
-    """Trains one run from `start`, and admits the result as `entry`.
-
-    Killed at any moment, it leaves an attempt that nothing names, and the
-    state that the next call resumes from.
-
-    Raises:
-      Busy: another launcher trains this run.
-      Preempted: SIGTERM came; what was done is on disk.
-      JaxsimError: the result is not finite, or there is no room for it;
-        nothing is admitted.
-    """
-    workshop = Workshop(
-        corpus,
-        trainer,
-        lambda: start,
-        workdir,
-        recipe=recipe,
-        seed_digest=seed_digest,
-        entry_of=lambda _: entry,
-        bucket=bucket,
-    )
-    with contextlib.ExitStack() as locks:
-        if workshop.take(run, locks, watch):
-            workshop.train(Group((run,), 1), (run,))
+        builder.train_all(missing)
 
 
 def follow(
@@ -143,7 +101,7 @@ def follow(
     Args:
       runs: all that there may be, as in process 0.
       corpus: where their rows come from.
-      trainer: of the same settings as in process 0.
+      trainer: has the same settings as in process 0.
       start: loads the parameters that all runs start from.
 
     Raises:
@@ -165,7 +123,7 @@ def follow(
                 [named[word["run"]]],
                 corpus,
                 params,
-                Path(word["states"]),
+                StatePath(word["states"]),
                 [None],  # process 0 writes metrics
                 distributed.Agreement(stop).after_step,
             )

@@ -1,8 +1,8 @@
-"""Runs that are trained side by side: who they are is written down first.
+"""Runs that are trained together, vectorized; which ones is recorded first.
 
-What a run comes to can depend, in its last bits, on how many are trained with
-it. So a group that was stopped or killed goes on as it was composed, whatever
-else is missing by then.
+The last bits of a run's result can depend on how many runs are trained with
+it. So a group that was stopped or killed is resumed with the runs that it had,
+whatever else is missing by then.
 """
 
 import dataclasses
@@ -10,9 +10,9 @@ import json
 import os
 import uuid
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from jaxsim.checkpoints import StatePath, is_remote
 from jaxsim.corpus.names import check_name
 from jaxsim.errors import DamagedError
 from jaxsim.pool.digests import object_digest
@@ -29,7 +29,7 @@ class Group:
     """Runs of one length, in the order of their slots.
 
     Attributes:
-      slots: of the program; those too many repeat the last run.
+      slots: how many runs the program trains; free slots repeat the last run.
     """
 
     runs: tuple[Run, ...]
@@ -38,47 +38,52 @@ class Group:
     def __str__(self) -> str:
         return label(self.runs)
 
-    def folder(self, training: Path, identities: Sequence[Any]) -> Path:
-        """Where its states are; another text or recipe gives another one.
+    def folder(
+        self, training: StatePath, identities: Sequence[Any]
+    ) -> StatePath:
+        """Where its states are; other text or another recipe gives another.
 
-        A run alone keeps the layout that it always had.
+        A run alone has a folder of its own name.
         """
         if self.slots == 1:
             return training / self.runs[0].name
         digest = object_digest([self.slots, *identities])[:12]
         return training / f"{_PREFIX}{digest}"
 
-    def record(self, folder: Path) -> None:
-        """Writes the composition down, in one step."""
+    def record(self, folder: StatePath) -> None:
+        """Writes down which runs there are, in one step."""
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / _FILE
-        part = path.with_name(f".{uuid.uuid4().hex}.part")
+        record = {"format": FORMAT, **dataclasses.asdict(self)}
+        text = json.dumps(record, indent=1) + "\n"
+        if is_remote(folder):
+            (folder / _FILE).write_text(text)  # objects appear whole
+            return
+        part = folder / f".{uuid.uuid4().hex}.part"
         with part.open("w") as file:
-            record = {"format": FORMAT, **dataclasses.asdict(self)}
-            file.write(json.dumps(record, indent=1) + "\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+        os.replace(part, folder / _FILE)
 
 
-def recorded(training: Path) -> list[tuple[Path, Group]]:
-    """The groups that are not finished, with their folders, by name.
+def recorded(training: StatePath) -> list[tuple[StatePath, Group]]:
+    """The unfinished groups with their folders, sorted by folder.
 
     Raises:
       DamagedError: a record cannot be read; names it.
     """
     found = [
-        (path.parent, read_group(path))
+        (path.parent, _read_group(path))
         for path in sorted(training.glob(f"{_PREFIX}*/{_FILE}"))
     ]
     return [(folder, group) for folder, group in found if group is not None]
 
 
-def read_group(path: Path) -> Group | None:
-    """None if it is gone by now: another launcher has finished it.
+def _read_group(path: StatePath) -> Group | None:
+    """A record, or None if it is gone: another launcher has finished it.
 
     Raises:
-      DamagedError: it is no record of a group.
+      DamagedError: it is not the record of a group.
     """
     try:
         data = json.loads(path.read_text())

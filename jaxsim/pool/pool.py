@@ -11,9 +11,14 @@ from jaxsim.config import Config, ModelConfig
 from jaxsim.errors import DamagedError, JaxsimError, UserError
 from jaxsim.model import LanguageModel
 from jaxsim.pool.digests import differences
-from jaxsim.pool.manifest import FORMAT, Manifest, read_manifest
+from jaxsim.pool.manifest import (
+    FORMAT,
+    Manifest,
+    file_problems,
+    load_verified,
+    read_manifest,
+)
 from jaxsim.pool.publish import is_published
-from jaxsim.pool.verify import file_problems, load_verified
 
 _IDENTITY = {"seed_digest", "tokenizer_digest", "recipe", "model"}
 
@@ -42,7 +47,7 @@ class Pool:
         return self.workdir / "pool" / "members" / name
 
     def names(self) -> list[str]:
-        """Of all admitted entries, sound or damaged."""
+        """The names of all admitted entries, sound or damaged."""
         root = self.workdir / "pool" / "members"
         paths = sorted(root.iterdir()) if root.is_dir() else []
         return [path.name for path in paths if is_published(path)]
@@ -57,10 +62,10 @@ class Pool:
         return {n: m for n, m in found.items() if not kinds or m.kind in kinds}
 
     def manifest(self, name: str) -> Manifest:
-        """Of one entry.
+        """The manifest of one entry.
 
         Raises:
-          UserError: there is none of this name.
+          UserError: the pool has no entry of this name.
         """
         if not is_published(self.entry(name)):
             raise UserError(
@@ -124,13 +129,11 @@ def identity_of(
     seed: Manifest, config: Config, budget_tokens: int
 ) -> dict[str, Any]:
     """What every entry of a pool must share, as plain JSON data."""
-    recipe = dataclasses.asdict(config.recipe) | {"unit_tokens": budget_tokens}
-    if not config.recipe.decay:
-        del recipe["decay"]  # pools of earlier versions know of none
     return {
         "seed_digest": seed.params_digest,
         "tokenizer_digest": seed.tokenizer_digest,
-        "recipe": recipe,
+        "recipe": dataclasses.asdict(config.recipe)
+        | {"unit_tokens": budget_tokens},
         "model": dataclasses.asdict(config.model),
     }
 

@@ -1,16 +1,18 @@
 """Publishing: one exclusive creation of a manifest admits one attempt.
 
-Writers never share a directory, so two of them cannot spoil each other; the
-one that creates the manifest first has won.
+Writers never share a directory, so two of them cannot damage each other's
+files; the one that creates the manifest first has won.
 
-Beside an attempt lies a file, empty until it is published, without which it
-cannot be: whoever clears an attempt away removes that first. So what a
-launcher left that stands still can be cleared, and if it comes to life again
-it does not admit what is no longer there.
+Beside each attempt lies a file that its manifest is written to. Whoever clears
+an attempt away removes that file first, and without it nothing is published.
+So on a file system without locks a launcher cannot publish an attempt that
+another one has cleared away.
 """
 
+import errno
 import os
 import shutil
+import tempfile
 import uuid
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,11 @@ from typing import Any
 from jaxsim.checkpoints import NotSaved, save_params
 from jaxsim.distributed import from_lead
 from jaxsim.errors import JaxsimError
-from jaxsim.pool.claims import Busy
 from jaxsim.pool.digests import file_digests
+from jaxsim.pool.lock import Busy
 from jaxsim.pool.manifest import FILE_NAME, Manifest, read_manifest
+
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class AlreadyPublished(JaxsimError):
@@ -29,6 +33,28 @@ class AlreadyPublished(JaxsimError):
 
 def is_published(entry: Path) -> bool:
     return (entry / FILE_NAME).exists()
+
+
+def check_links(folder: Path) -> None:
+    """Refuses to train where nothing could be published.
+
+    Raises:
+      JaxsimError: the file system has no hard links.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as made:
+        file = Path(made, "file")
+        file.touch()
+        try:
+            os.link(file, file.with_name("link"))
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            raise JaxsimError(
+                f"{folder}: this file system has no hard links "
+                f"({error.strerror}), which manifests need; use a --workdir "
+                "on another one"
+            ) from error
 
 
 def save_attempt(entry: Path, params: Any) -> tuple[str, dict[str, Any]]:
@@ -62,7 +88,7 @@ def publish(entry: Path, manifest: Manifest) -> None:
 
     Raises:
       AlreadyPublished: another attempt is admitted; this one is deleted.
-      Busy: another launcher took over, and cleared this attempt away.
+      Busy: another launcher has cleared this attempt away.
       NotSaved: the manifest cannot be written; nothing is admitted.
     """
     right = _right(entry, manifest.attempt)
@@ -75,8 +101,8 @@ def publish(entry: Path, manifest: Manifest) -> None:
         os.link(right, entry / FILE_NAME)
     except FileNotFoundError as error:
         raise Busy(
-            f"{manifest.kind} {entry.name}: another launcher, which took it "
-            "over while this one stood still,"
+            f"{manifest.kind} {entry.name}: another launcher, which cleared "
+            "this attempt away,"
         ) from error
     except FileExistsError as error:
         winner = read_manifest(entry)
@@ -107,7 +133,7 @@ def admit(entry: Path, manifest: Manifest) -> None:
 
 
 def clear_leftovers(entry: Path) -> None:
-    """Deletes attempts that no manifest names; call it under `holding`."""
+    """Deletes attempts that no manifest names; the caller holds the lock."""
     for path in entry.glob(".attempt-*.json"):
         # What it belongs to is admitted by now, or never will be.
         path.unlink(missing_ok=True)
@@ -120,7 +146,7 @@ def clear_leftovers(entry: Path) -> None:
     admitted = read_manifest(entry).attempt if is_published(entry) else None
     for path in cleared:
         if path.name != admitted:
-            # It may vanish meanwhile: who loses deletes what is his.
+            # It may vanish meanwhile: the loser deletes its own attempt.
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -130,5 +156,5 @@ def _right(entry: Path, attempt: str) -> Path:
 
 
 def _name(path: Path) -> str:
-    """Of the attempt that a folder is of; Orbax's own names are longer."""
+    """The attempt's name; folders of Orbax's own have longer ones."""
     return path.name[: len("attempt-") + 12]

@@ -76,6 +76,7 @@ class Trainer:
     ) -> None:
         self.model, self.recipe, self.mesh = model, recipe, mesh
         self._config = train = config.train
+        self.state_path = train.state_path
         optimizer = adamw(recipe, rate)
         self._execution = Execution(
             attention=attention_on(

@@ -8,6 +8,7 @@ HOMES = {
     "flax": {"model"},
     "optax": {"train"},
     "orbax": {"checkpoints"},
+    "etils": {"checkpoints"},
     "tensorflow_datasets": {"corpus"},
     "ml_collections": {"config", "cli"},
     "absl": {"config", "cli"},

@@ -12,8 +12,9 @@ from train import tiny
 from jaxsim.config import Config
 from jaxsim.corpus import Corpus, open_corpus
 from jaxsim.pool import Pool, create_pool, open_pool
-from jaxsim.pool.bucket.objects import Objects
-from jaxsim.pool.build import train_and_publish, train_missing
+from jaxsim.pool.bucket import Objects
+from jaxsim.pool.build import train_missing
+from jaxsim.pool.builder import PoolBuilder
 from jaxsim.train import Run, Trainer, member_run, trainer_of_recipe
 
 from .in_memory import empty_store
@@ -87,16 +88,15 @@ def built(tmp_path_factory, quick_to_compile) -> Project:
     trainer = trainer_of_recipe(model, config, tiny.mesh_of())
     project = Project(config, folder / "work", trainer)
     # What a seed is does not matter here, so the same program trains it.
-    train_and_publish(
-        Run("seed", "seed", {"seed": 1.0}, 1),
-        project.workdir / "seed",
+    PoolBuilder(
         corpus,
         trainer,
-        tiny.start_of(model),
+        lambda: tiny.start_of(model),
         project.workdir,
         recipe=dataclasses.asdict(config.seed),
         seed_digest="",
-    )
+        entry_of=lambda name: project.workdir / name,
+    ).train_alone(Run("seed", "seed", {"seed": 1.0}, 1))
     project.train("a", "b")
     return project
 

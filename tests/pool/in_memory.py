@@ -5,7 +5,7 @@ import uuid
 import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 
-from jaxsim.pool.bucket.objects import Objects
+from jaxsim.pool.bucket import Objects
 
 
 class InMemory(MemoryFileSystem):

@@ -17,7 +17,7 @@ import pytest
 from train import tiny
 
 from jaxsim.pool import open_pool
-from jaxsim.pool.claims import holding
+from jaxsim.pool.lock import holding
 from jaxsim.pool.publish import is_published
 
 from .joined import BOUND, Together, train_alone
@@ -183,7 +183,7 @@ def test_sigterm_ends_both_while_they_wait_for_another_launcher(
         for name in "abc":
             stack.enter_context(holding(locks / name, "it"))
         both = stack.enter_context(Together(command, workdir))
-        both.wait_for("waiting for others")
+        both.wait_for("waiting for other launchers")
         both.processes[0].send_signal(signal.SIGTERM)
         assert both.codes(BOUND) == [4, 4], both.all_said()
 

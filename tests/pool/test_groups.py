@@ -12,12 +12,11 @@ import pytest
 from train import tiny
 
 from jaxsim.errors import DamagedError, JaxsimError, Preempted
-from jaxsim.pool import claims
-from jaxsim.pool.bucket import Bucket
+from jaxsim.pool import lock as locking
 from jaxsim.pool.build import train_missing
-from jaxsim.pool.claims import Busy, holding
+from jaxsim.pool.builder import PoolBuilder
+from jaxsim.pool.lock import Busy, holding
 from jaxsim.pool.publish import is_published
-from jaxsim.pool.workshop import Workshop
 from jaxsim.train import member_run, repeat_of, trainer_of_recipe, truth_run
 
 from .launched import terminate_at
@@ -63,8 +62,8 @@ def work(monkeypatch, trainer):
     return done
 
 
-def _train(grouped, runs, bucket=None):
-    train_missing(runs, grouped.pool, grouped.corpus, grouped.trainer, bucket)
+def _train(grouped, runs):
+    train_missing(runs, grouped.pool, grouped.corpus, grouped.trainer)
 
 
 def _digests(pool, runs):
@@ -145,33 +144,6 @@ def test_a_stopped_group_goes_on_as_composed(
     assert not _unfinished(grouped)
 
 
-def test_a_stopped_group_goes_on_on_another_machine(
-    grouped, undisturbed, work, in_memory, monkeypatch, capsys, tmp_path
-):
-    """It knows the group, its runs and their state from the bucket alone."""
-    runs, want = undisturbed
-    there = grouped.copy(tmp_path / "there")
-    first = Bucket(in_memory, grouped.workdir)
-    with monkeypatch.context() as patch:
-        terminate_at(patch, 1)
-        with pytest.raises(Preempted, match=r"4 runs \(c, c.order1.*step 1"):
-            _train(grouped, runs, first)
-    assert not _unfinished(there)
-
-    other = repeat_of(member_run("a", grouped.config.recipe))
-    _train(there, [other, *runs], Bucket(in_memory, there.workdir))
-    assert work[-2:] == [([run.name for run in runs], 4), ([other.name], 1)]
-    assert "resumed after step 1" in capsys.readouterr().out
-    assert _digests(there.pool, runs) == want
-    assert in_memory.list("training") == {}
-
-    # The first machine fetches them, and its own half is of no use.
-    _train(grouped, runs, first)
-    assert len(work) == 3
-    assert _digests(grouped.pool, runs) == want
-    assert not _unfinished(grouped)
-
-
 def test_a_run_that_was_held_for_a_moment_is_left_to_its_group(
     grouped, undisturbed, work, monkeypatch
 ):
@@ -181,8 +153,8 @@ def test_a_run_that_was_held_for_a_moment_is_left_to_its_group(
         terminate_at(patch, 1)
         with pytest.raises(Preempted):
             _train(grouped, runs)
-    monkeypatch.setattr(claims, "POLL", 0.01)
-    take, held = Workshop.take, []
+    monkeypatch.setattr(locking, "POLL", 0.01)
+    take, held = PoolBuilder.take, []
 
     def busy_once(self, run, *args):
         if run.name == runs[1].name and not held:
@@ -190,7 +162,7 @@ def test_a_run_that_was_held_for_a_moment_is_left_to_its_group(
             raise Busy(f"{run.name}: another launcher")
         return take(self, run, *args)
 
-    monkeypatch.setattr(Workshop, "take", busy_once)
+    monkeypatch.setattr(PoolBuilder, "take", busy_once)
     _train(grouped, runs)
     assert held
     assert all(len(names) == 4 for names, _ in work), work
@@ -243,7 +215,7 @@ def test_a_group_of_changed_text_starts_anew(
 def test_a_run_that_another_process_holds_is_left_out_of_groups(
     grouped, runs, work, monkeypatch, capsys
 ):
-    monkeypatch.setattr(claims, "POLL", 0.02)
+    monkeypatch.setattr(locking, "POLL", 0.02)
     lock = grouped.workdir / "training" / ".locks" / runs[1].name
     held, published = threading.Event(), grouped.pool.entry(runs[0].name)
 

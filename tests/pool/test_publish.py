@@ -13,9 +13,9 @@ import pytest
 from jaxsim import checkpoints
 from jaxsim.checkpoints import NotSaved, save_params
 from jaxsim.errors import JaxsimError
+from jaxsim.pool import builder
 from jaxsim.pool import publish as publishing
-from jaxsim.pool import workshop
-from jaxsim.pool.claims import Busy
+from jaxsim.pool.lock import Busy
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import (
     AlreadyPublished,
@@ -93,7 +93,7 @@ def test_the_loser_of_a_training_goes_on_to_the_next_run(
     project, monkeypatch, capsys
 ):
     """Another machine publishes c while it is trained here."""
-    save = workshop.save_attempt
+    save = builder.save_attempt
 
     def overtaken(entry, params):
         attempt, files = save(entry, params)
@@ -107,7 +107,7 @@ def test_the_loser_of_a_training_goes_on_to_the_next_run(
         publish(entry, manifest)
         return attempt, files
 
-    monkeypatch.setattr(workshop, "save_attempt", overtaken)
+    monkeypatch.setattr(builder, "save_attempt", overtaken)
     project.train("c")
     entry = project.pool.entry("c")
     assert "was published first" in capsys.readouterr().out
@@ -133,7 +133,7 @@ def test_leftovers_of_an_unpublished_entry_are_cleared(attempts):
 
 
 def test_what_was_cleared_away_is_not_admitted_later(attempts):
-    """Its launcher stood still, another took over, and it lives again."""
+    """Two launchers on a file system without locks."""
     entry, (first, _) = attempts
     clear_leftovers(entry)
     with pytest.raises(Busy, match="member a: another launcher"):
@@ -186,6 +186,18 @@ def test_a_link_that_nfs_made_twice_is_one(attempts, monkeypatch):
     publish(entry, first)
     names = {path.name for path in entry.iterdir() if path.is_dir()}
     assert first.attempt in names
+
+
+def test_a_file_system_without_links_is_named(project, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(publishing.os, "link", refuse)
+    with pytest.raises(JaxsimError, match=r"locks: .*no hard links"):
+        project.train("c")
+    assert not project.pool.entry("c").exists()
+    locks = project.workdir / "training" / ".locks"
+    assert [path for path in locks.iterdir() if path.is_dir()] == []
 
 
 def _full(*_, **__):

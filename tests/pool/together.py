@@ -14,7 +14,7 @@ from pathlib import Path
 
 from jaxsim import checkpoints, distributed
 from jaxsim.cli import main
-from jaxsim.pool import workshop
+from jaxsim.pool import builder
 from jaxsim.train import Trainer
 from jaxsim.train.program import TrainProgram
 
@@ -24,7 +24,7 @@ PLACES = {
     "results": (Trainer, "_results", 1),
     "state": (checkpoints.TrainingCheckpoints, "save", 1),
     "attempt": (checkpoints.ocp, "save", 1),
-    "manifest": (workshop, "publish", 1),
+    "manifest": (builder, "publish", 1),
     "states": (checkpoints.TrainingCheckpoints, "latest_step", 1),
 }
 

@@ -6,7 +6,7 @@ import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 
-from jaxsim.pool.bucket.objects import Objects
+from jaxsim.pool.bucket import Objects
 
 
 @pytest.fixture(scope="package")

@@ -13,10 +13,9 @@ from jaxsim.commands import score
 from jaxsim.corpus import open_corpus
 from jaxsim.corpus import prepare as prepare_corpus
 from jaxsim.errors import DamagedError, UserError
-from jaxsim.pool import claims, open_pool, workshop
-from jaxsim.pool.bucket import Bucket, open_bucket
-from jaxsim.pool.bucket.corpora import prepare_for_all, share_corpus
-from jaxsim.pool.bucket.objects import StoreError
+from jaxsim.pool import lock as locking
+from jaxsim.pool import open_pool
+from jaxsim.pool.bucket import Bucket, StoreError, open_bucket
 from jaxsim.pool.build import train_missing
 from jaxsim.pool.publish import AlreadyPublished, is_published, save_attempt
 from jaxsim.train import member_run
@@ -28,7 +27,7 @@ from ..launched import digests
 def bucket(project, in_memory) -> Bucket:
     """It has the corpus, the seed and both members of the project."""
     bucket = Bucket(in_memory, project.workdir)
-    prepare_for_all(bucket, lambda: project.corpus, False)
+    bucket.prepare(lambda: project.corpus, False)
     _train(project, bucket)
     return bucket
 
@@ -47,7 +46,7 @@ def elsewhere(bucket, tmp_path) -> Bucket:
 
 
 def test_a_pool_arrives_as_it_was_sent(project, elsewhere, capsys):
-    share_corpus(elsewhere)
+    elsewhere.share_corpus()
     elsewhere.fetch_pool()
     pool = open_pool(elsewhere.workdir)
     assert digests(pool) == digests(project.pool)
@@ -60,7 +59,7 @@ def test_a_pool_arrives_as_it_was_sent(project, elsewhere, capsys):
 def test_it_is_scored_from_an_empty_workdir(project, url, s3, tmp_path):
     config = dataclasses.replace(project.config, bucket=url)
     bucket = open_bucket(url, project.workdir)
-    prepare_for_all(bucket, lambda: project.corpus, False)
+    bucket.prepare(lambda: project.corpus, False)
     _train(project, bucket)
     score(config, tmp_path / "new", mixtures="subsets:1-2")
     assert (tmp_path / "new" / "scores" / "references.parquet").exists()
@@ -69,7 +68,7 @@ def test_it_is_scored_from_an_empty_workdir(project, url, s3, tmp_path):
 def test_members_that_others_published_are_not_trained(
     project, elsewhere, monkeypatch
 ):
-    share_corpus(elsewhere)
+    elsewhere.share_corpus()
     elsewhere.fetched(elsewhere.workdir / "seed")
     there = dataclasses.replace(project, workdir=elsewhere.workdir)
     monkeypatch.setattr(project.trainer, "train", None)
@@ -127,50 +126,20 @@ def test_what_cannot_be_sent_is_kept_and_sent_later(
     send = bucket.objects.send
 
     def cut(path, key):
-        bucket.objects.write("training/c/state.json", b"kept")
         raise StoreError(f"{key}: no route to host")
 
     monkeypatch.setattr(bucket.objects, "send", cut)
-    monkeypatch.setattr(workshop, "PATIENCE", 0)
     with pytest.raises(StoreError, match=r"member c: .*no route[^$]*alone"):
         _train(project, bucket, "c")
     assert "c" in project.pool.names()
     assert bucket.manifest(project.pool.entry("c")) is None
-    # Others may still need it, if this machine never comes back.
-    assert bucket.objects.read("training/c/state.json") == b"kept"
+    assert not (project.workdir / "training" / "c").exists()
 
     monkeypatch.setattr(bucket.objects, "send", send)
     monkeypatch.setattr(project.trainer, "train", None)
     _train(project, bucket, "c")
     sent = bucket.manifest(project.pool.entry("c"))
     assert sent == project.pool.manifest("c")
-    assert bucket.objects.list("training") == {}
-    assert not (project.workdir / "training" / "c").exists()
-
-
-def test_a_result_waits_for_its_store(project, bucket, monkeypatch, capsys):
-    send, tries = bucket.objects.send, []
-
-    def cut_twice(path, key):
-        tries.append(key)
-        if len(tries) <= 2:
-            raise StoreError("no route to host")
-        send(path, key)
-
-    monkeypatch.setattr(bucket.objects, "send", cut_twice)
-    monkeypatch.setattr(workshop, "RETRY", 0)
-    _train(project, bucket, "c")
-    assert bucket.manifest(project.pool.entry("c"))
-    said = capsys.readouterr().out
-    assert said.count("member c: tried again: no route to host") == 2
-    assert "member c: sent to inmemory://pool" in said
-
-
-def test_pods_that_share_a_machine_have_owners_of_their_own(bucket, elsewhere):
-    assert bucket._owner() == Bucket(bucket.objects, bucket.workdir)._owner()
-    assert bucket._owner() != elsewhere._owner()
-    shutil.copytree(bucket.workdir, elsewhere.workdir, dirs_exist_ok=True)
-    assert bucket._owner() != elsewhere._owner()
 
 
 @pytest.mark.parametrize("name", ["../../../evil", "/tmp/evil", ".x", "a/b"])
@@ -178,17 +147,17 @@ def test_names_of_a_corpus_are_no_paths(elsewhere, name):
     record = elsewhere.objects.read_json("corpus/corpus.json")
     record["units"][name] = record["units"].pop("a")
     elsewhere.objects.write("corpus/corpus.json", json.dumps(record).encode())
-    share_corpus(elsewhere)
+    elsewhere.share_corpus()
     with pytest.raises(DamagedError, match="the name "):
         open_corpus(elsewhere.workdir)
 
 
 def test_a_pool_of_before_is_sent_with_its_corpus(project, in_memory, tmp_path):
     bucket = Bucket(in_memory, project.workdir)
-    share_corpus(bucket)
+    bucket.share_corpus()
     _train(project, bucket, "a", "b")
     there = Bucket(in_memory, tmp_path / "there")
-    share_corpus(there)
+    there.share_corpus()
     there.fetch_pool()
     assert digests(open_pool(there.workdir)) == digests(project.pool)
 
@@ -201,32 +170,30 @@ def test_a_corpus_that_lost_an_object_is_mended_by_who_has_it(
     for name in bucket.objects.list(f"corpus/{folder}"):
         bucket.objects.delete([f"corpus/{folder}/{name}"])
     with pytest.raises(DamagedError, match=f"{folder}: is not there"):
-        share_corpus(elsewhere)
-    prepare_for_all(bucket, lambda: project.corpus, False)
-    share_corpus(elsewhere)
+        elsewhere.share_corpus()
+    bucket.prepare(lambda: project.corpus, False)
+    elsewhere.share_corpus()
     assert open_corpus(elsewhere.workdir).rows("a")
 
 
-def test_what_a_kill_left_of_a_finished_run_is_dropped(project, bucket):
+def test_what_a_kill_left_of_a_finished_run_is_deleted(project, bucket):
     folder = project.workdir / "training" / "a"
     (folder / "states").mkdir(parents=True)
-    bucket.objects.write("training/a/state.json", b"{}")
     _train(project, bucket, "a")
     assert not folder.exists()
-    assert bucket.objects.list("training") == {}
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"frozen": {}}'])
 def test_a_damaged_record_is_named(elsewhere, content):
     elsewhere.objects.write("corpus/corpus.json", content)
     with pytest.raises(DamagedError, match=r"corpus/corpus.json: "):
-        share_corpus(elsewhere)
+        elsewhere.share_corpus()
 
 
 def test_a_data_set_that_is_being_sent_is_not_taken_for_whole(elsewhere):
     folder = "corpus/unit_00000000000000000000000000000000"
     elsewhere.objects.write(f"{folder}/table/part", b"half")
-    share_corpus(elsewhere)
+    elsewhere.share_corpus()
     assert not (elsewhere.workdir / folder).exists()
     assert open_corpus(elsewhere.workdir).rows("a")
 
@@ -281,7 +248,7 @@ def test_a_fetch_that_was_killed_goes_on(elsewhere, monkeypatch):
 def test_many_in_one_workdir_fetch_an_entry_once(
     elsewhere, monkeypatch, capsys
 ):
-    monkeypatch.setattr(claims, "POLL", 0.01)
+    monkeypatch.setattr(locking, "POLL", 0.01)
     entry, start = elsewhere.workdir / "seed", threading.Barrier(4)
 
     def work(_):
@@ -313,17 +280,15 @@ def test_another_pool_is_refused(project, bucket, tmp_path):
 
 
 def test_a_new_partition_reaches_the_others(project, bucket, elsewhere):
-    share_corpus(elsewhere)
+    elsewhere.share_corpus()
     corpus = project.config.corpus
     more = {**corpus.partitions, "z": corpus.partitions["a"]}
     config = tiny.changed(project.config, "corpus", partitions=more)
-    prepare_for_all(
-        bucket, lambda: prepare_corpus(config, project.workdir), False
-    )
+    bucket.prepare(lambda: prepare_corpus(config, project.workdir), False)
     with pytest.raises(UserError, match=r"another corpus.*jaxsim prepare"):
-        share_corpus(elsewhere)
+        elsewhere.share_corpus()
     shutil.rmtree(elsewhere.workdir / "corpus")
-    share_corpus(elsewhere)
+    elsewhere.share_corpus()
     assert "z" in open_corpus(elsewhere.workdir).units
 
 
@@ -334,4 +299,29 @@ def test_what_is_frozen_for_all_is_frozen_here(project, bucket, tmp_path):
     prepare_corpus(config, workdir)
     here = Bucket(bucket.objects, workdir)
     with pytest.raises(UserError, match=r"frozen another corpus.*length"):
-        prepare_for_all(here, lambda: open_corpus(workdir), False)
+        here.prepare(lambda: open_corpus(workdir), False)
+
+
+def test_of_two_that_prepare_at_once_the_first_one_freezes(
+    project, in_memory, monkeypatch, tmp_path
+):
+    """Its corpus arrives after the other one has found none."""
+    config = tiny.changed(project.config, "model", length=16)
+    config = tiny.changed(config, "recipe", batch=48)
+    workdir = tmp_path / "own"
+    prepare_corpus(config, workdir)
+    first = Bucket(in_memory, project.workdir)
+    create = in_memory.create
+
+    def late(key, content):
+        monkeypatch.setattr(in_memory, "create", create)
+        first.share_corpus()
+        return create(key, content)
+
+    monkeypatch.setattr(in_memory, "create", late)
+    with pytest.raises(UserError, match=r"frozen another corpus.*length"):
+        Bucket(in_memory, workdir).prepare(lambda: open_corpus(workdir), False)
+    there = Bucket(in_memory, tmp_path / "there")
+    there.share_corpus()
+    frozen = open_corpus(there.workdir).record["frozen"]
+    assert frozen == project.corpus.record["frozen"]

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from jaxsim.errors import DamagedError, UserError
-from jaxsim.pool.bucket.objects import Objects, StoreError
+from jaxsim.pool.bucket import Objects, StoreError, open_bucket
 
 
 def test_what_is_created_is_not_replaced(objects):
@@ -77,16 +77,18 @@ def test_a_bucket_that_is_not_there_is_named(s3):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("bucket/pool", "must be a URL"),
-        ("nosuch://bucket", "Protocol not known"),
+        ("bucket/pool", "must be s3://NAME/FOLDER or"),
+        ("nosuch://bucket", "must be s3://NAME/FOLDER or"),
+        ("ftp://me:secret@host/x", "must be s3://NAME/FOLDER or"),
+        ("github://someone:repository@/x", "must be s3://NAME/FOLDER or"),
         ("file:///tmp/x", "give it as --workdir"),
         ("https://x/y", "AWS_ENDPOINT_URL"),
         ("gs://bucket/pool", r"pip install 'jaxsim\[gcs\]'"),
     ],
 )
-def test_addresses_that_are_none_are_refused(url, message):
+def test_addresses_of_no_bucket_are_refused(url, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        Objects(url)
+        open_bucket(url, tmp_path)
 
 
 @pytest.mark.parametrize("key", ["a/../b", "/a", "a//b", "a/./b", ".."])

@@ -1,0 +1,565 @@
+"""A bucket, where workdirs of many machines exchange what is finished.
+
+Corpus, seed and pool lie in the bucket as in a workdir. Each machine has a
+workdir of its own and publishes in it what it trains: what the bucket lacks is
+sent, what the workdir lacks is fetched, and each manifest is created once for
+all machines. The bucket says nothing about unfinished runs; which machine
+trains which run is decided by whoever starts them.
+
+What is asked of the store (through fsspec): an object appears whole, whoever
+lists or reads sees what was written before, and an object that is there is not
+replaced when one is to be created (if-none-match on S3, if-generation-match 0
+on GCS).
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from jaxsim.console import say
+from jaxsim.corpus.datasets import TEMPORARY, folder_of
+from jaxsim.corpus.store import Corpus, open_corpus, write_record
+from jaxsim.errors import DamagedError, JaxsimError, UserError
+from jaxsim.pool.digests import differences, files_below, sha256_of_file
+from jaxsim.pool.lock import holding, patiently
+from jaxsim.pool.manifest import (
+    FILE_NAME,
+    Manifest,
+    check_inside,
+    parse_manifest,
+    read_manifest,
+)
+from jaxsim.pool.pool import Pool
+from jaxsim.pool.publish import AlreadyPublished, admit, is_published
+
+_EXTRAS = {"s3": "s3", "gs": "gcs"}  # of pip, by protocol
+_CORPUS = "corpus/corpus.json"
+_POOL = "pool/pool.json"
+
+
+class StoreError(JaxsimError):
+    """The object store did not do what it was asked; nothing is lost."""
+
+
+def open_bucket(url: str, workdir: Path) -> "Bucket | None":
+    """The bucket of a config; None if it names none.
+
+    Raises:
+      UserError: the URL is not that of a bucket, the client of the store is
+        not installed, there is no such bucket, or no right to write there.
+      StoreError: the store cannot be reached, or replaces what exists.
+    """
+    if not url:
+        return None
+    if url.partition("://")[0] not in _EXTRAS:
+        raise UserError(
+            f"config.bucket={url!r}: must be s3://NAME/FOLDER or "
+            "gs://NAME/FOLDER. The address of another S3 server is in "
+            "AWS_ENDPOINT_URL; a file system that all machines see needs no "
+            "bucket, give it as --workdir"
+        )
+    objects = Objects(url)
+    objects.check()
+    return Bucket(objects, workdir)
+
+
+class Bucket:
+    """One side is the bucket, the other one the workdir of this machine."""
+
+    def __init__(self, objects: "Objects", workdir: Path) -> None:
+        self.objects = objects
+        self.workdir = workdir
+
+    def __str__(self) -> str:
+        return self.objects.url
+
+    def key(self, path: Path) -> str:
+        """The key of what lies at `path` in the workdir."""
+        return path.relative_to(self.workdir).as_posix()
+
+    def manifest(self, entry: Path) -> Manifest | None:
+        """The manifest that is admitted for all machines.
+
+        Raises:
+          DamagedError: it is no manifest.
+        """
+        key = f"{self.key(entry)}/{FILE_NAME}"
+        content = self.objects.read(key)
+        if content is None:
+            return None
+        text = content.decode(errors="replace")
+        return parse_manifest(text, entry.name, f"{self}/{key}")
+
+    def shares(self, entry: Path) -> bool:
+        """Whether `entry` is in the bucket; then it is fetched and admitted.
+
+        One launcher of a workdir fetches; others wait for it.
+
+        Raises:
+          DamagedError: a file in the bucket is not what the manifest says.
+          UserError: the workdir has another result of the same run.
+        """
+        if self.manifest(entry) is None:
+            return False
+        lock = self.workdir / "training" / ".locks" / entry.name
+
+        def attempt() -> bool:
+            with holding(lock, entry.name):
+                return self.fetched(entry)
+
+        return is_published(entry) or patiently(attempt)
+
+    def fetched(self, entry: Path) -> bool:
+        """As `shares`, for whoever holds the lock of the run in this workdir.
+
+        A fetch that was killed goes on where it was.
+        """
+        manifest = self.manifest(entry)
+        if manifest is None:
+            return False
+        if not is_published(entry):
+            say(f"{manifest.kind} {entry.name}: fetched from {self}")
+            self._fetch(entry, manifest)
+            with contextlib.suppress(AlreadyPublished):
+                admit(entry, manifest)
+        self._check_same(entry, read_manifest(entry), manifest)
+        return True
+
+    def publish(self, entry: Path, manifest: Manifest) -> None:
+        """Admits the attempt that `manifest` names for all machines.
+
+        Raises:
+          AlreadyPublished: another machine was first. The attempt is deleted
+            in the bucket; the copy here is left to the caller.
+        """
+        key, root = self.key(entry), entry / manifest.attempt
+        for name in manifest.files:
+            self.objects.send(root / name, f"{key}/{manifest.attempt}/{name}")
+        metrics = self._metrics(entry.name)
+        if metrics.exists():
+            self.objects.send(metrics, f"{key}/{manifest.attempt}.jsonl")
+        text = manifest.dump().encode()
+        if not self.objects.create(f"{key}/{FILE_NAME}", text):
+            winner = self.manifest(entry)
+            assert winner is not None  # nobody deletes one
+            if winner.attempt != manifest.attempt:  # else an answer was lost
+                self._delete(key, manifest.attempt)
+                raise AlreadyPublished(
+                    f"{entry.name}: {winner.attempt} was published first in "
+                    f"{self}; this one is not used"
+                )
+        # From now on no other attempt can be admitted.
+        with contextlib.suppress(StoreError):
+            self._delete(key, "attempt-", but=manifest.attempt)
+
+    def agree(self, pool: Pool) -> None:
+        """Makes the pool's identity that of the bucket, or refuses it.
+
+        Raises:
+          UserError: the bucket holds a pool of another seed, recipe or model.
+        """
+        path = pool.workdir / _POOL
+        if not self.objects.create(_POOL, path.read_bytes()):
+            self._check_identity(path)
+
+    def send(self, entries: Iterable[Path]) -> None:
+        """Publishes those of the workdir's entries that the bucket lacks.
+
+        Raises:
+          UserError: the bucket has another result of the same run.
+        """
+        for entry in entries:
+            manifest = read_manifest(entry)
+            shared = self.manifest(entry)
+            if shared is None:
+                say(f"{manifest.kind} {entry.name}: sent to {self}")
+                with contextlib.suppress(AlreadyPublished):
+                    self.publish(entry, manifest)
+                shared = self.manifest(entry) or manifest
+            self._check_same(entry, manifest, shared)
+
+    def fetch_pool(self) -> None:
+        """Fetches identity, seed and every entry that the workdir lacks."""
+        path = self.workdir / _POOL
+        if self.objects.read(_POOL) is None:
+            return
+        if not path.exists():
+            self.objects.fetch(_POOL, path)
+        self._check_identity(path)
+        self.shares(self.workdir / "seed")
+        for name in self._names():
+            self.shares(self.workdir / "pool" / "members" / name)
+
+    def share_corpus(self) -> None:
+        """Fetches the corpus, or sends the one that only the workdir has.
+
+        Raises:
+          UserError: the corpus of the workdir is not that of the bucket.
+        """
+        shared, here = self._records()
+        if here is None and shared is None:
+            return
+        if shared is None:
+            self._send_corpus()
+        elif here is None:
+            say(f"corpus: fetched from {self}")
+            self._fetch_corpus(shared)
+            write_record(self.workdir, shared)
+        elif lines := differences(_content(shared), _content(here)):
+            raise UserError(
+                f"{self} holds another corpus than {self.workdir}: "
+                f"{'; '.join(lines[:5])}. Run `jaxsim prepare` here to send "
+                f"this one, or delete {self.workdir / 'corpus'} to fetch the "
+                "other"
+            )
+
+    def prepare(self, make: Callable[[], Corpus], refreeze: bool) -> Corpus:
+        """Makes the workdir's corpus, and makes it that of the bucket.
+
+        Args:
+          make: prepares the corpus, and conforms to what is frozen there.
+          refreeze: forget what was frozen for the bucket, too.
+
+        Raises:
+          UserError: the workdir has frozen something else than the bucket.
+        """
+        if not refreeze:
+            if not _has_corpus(self.workdir):
+                self.share_corpus()
+            self._check_frozen()
+        corpus = make()
+        self._send_corpus()
+        return corpus
+
+    def _check_frozen(self) -> None:
+        shared, here = self._records()
+        if shared is None or here is None:
+            return
+        if lines := differences(shared["frozen"], here["frozen"]):
+            raise UserError(
+                f"{self} has frozen another corpus than {self.workdir}: "
+                f"{'; '.join(lines[:5])}. Use another --workdir to get that "
+                "one, or another bucket for this one"
+            )
+
+    def _send_corpus(self) -> None:
+        """Makes the corpus of the workdir that of the bucket."""
+        shared, here = self._records()
+        assert here is not None
+        root = self.workdir / "corpus"
+        there = self.objects.list("corpus")
+        if shared is None or differences(_content(shared), _content(here)):
+            say(f"corpus: sent to {self}")
+        for folder in self._folders(here):  # also to mend what is lost there
+            for name, size in files_below(root / folder).items():
+                key = f"{folder}/{name}"
+                if there.get(key) != size:
+                    self.objects.send(root / key, f"corpus/{key}")
+        # Last: until then nothing has changed.
+        record = json.dumps(here, indent=1).encode()
+        if shared is None and not self.objects.create(_CORPUS, record):
+            self._check_frozen()  # another machine was first
+        self.objects.write(_CORPUS, record)
+
+    def _fetch_corpus(self, record: dict[str, Any]) -> None:
+        """Folders appear complete; their digests are checked when opened."""
+        root = self.workdir / "corpus"
+        for folder in self._folders(record):
+            if (root / folder).exists():
+                continue
+            names = self.objects.list(f"corpus/{folder}")
+            if not names:
+                raise DamagedError(
+                    f"{self}/corpus/{folder}: is not there, and corpus.json "
+                    "names it; run `jaxsim prepare` where the corpus is"
+                )
+            part = root / f"{TEMPORARY}{uuid.uuid4().hex}"
+            for name in names:
+                self.objects.fetch(f"corpus/{folder}/{name}", part / name)
+            try:
+                os.rename(part, root / folder)
+            except OSError:
+                if not (root / folder).exists():
+                    raise
+                shutil.rmtree(part)  # another launcher here was quicker
+
+    def _folders(self, record: dict[str, Any]) -> list[str]:
+        """The folders of the data sets and the tokenizer of a record.
+
+        Raises:
+          DamagedError: it is no such record.
+        """
+        try:
+            frozen = record["frozen"]
+            digests = [("tokenizer", frozen["tokenizer_digest"])]
+            units = [frozen["seed"], *record["units"].values()]
+            digests += [("unit", unit["digest"]) for unit in units]
+            digests += [
+                ("domain", digest)
+                for domain in record["domains"].values()
+                for digest in domain["digests"].values()
+            ]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DamagedError(f"{self}/{_CORPUS}: lacks {error}") from error
+        names = [folder_of(self.workdir, *pair).name for pair in digests]
+        return list(dict.fromkeys(names))
+
+    def _records(
+        self,
+    ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """corpus.json in the bucket, and in the workdir."""
+        here = None
+        if _has_corpus(self.workdir):
+            here = open_corpus(self.workdir).record
+        return self.objects.read_json(_CORPUS), here
+
+    def _metrics(self, name: str) -> Path:
+        """The file of a run's metrics in the workdir."""
+        return self.workdir / "metrics" / f"{name}.jsonl"
+
+    def _check_identity(self, path: Path) -> None:
+        shared = self.objects.read_json(_POOL) or {}
+        if lines := differences(shared, json.loads(path.read_text())):
+            raise UserError(
+                f"{self} holds another pool than {path}: {'; '.join(lines)}. "
+                "Restore those values, or use another bucket and --workdir"
+            )
+
+    def _names(self) -> list[str]:
+        """The names of all entries in the bucket."""
+        keys = self.objects.list("pool/members")
+        parts = [key.split("/") for key in keys]
+        return sorted(p[0] for p in parts if p[1:] == [FILE_NAME])
+
+    def _check_same(
+        self, entry: Path, here: Manifest, shared: Manifest
+    ) -> None:
+        if here.params_digest != shared.params_digest:
+            raise UserError(
+                f"{here.kind} {entry.name}: {entry} holds another result than "
+                f"{self}; delete that folder to fetch the shared one, or use "
+                "another --workdir"
+            )
+
+    def _fetch(self, entry: Path, manifest: Manifest) -> None:
+        """Copies an attempt here; until it is admitted nobody reads it."""
+        root = entry / manifest.attempt
+        key = self.key(root)
+        for name, (sha256, size) in manifest.files.items():
+            path = root / name
+            if not _is(path, sha256, size):
+                self.objects.fetch(f"{key}/{name}", path)
+            if not _is(path, sha256, size):
+                raise DamagedError(
+                    f"{self}/{key}/{name}: is not what its manifest says; "
+                    f"delete the folder {self}/{self.key(entry)} to train it "
+                    "again"
+                )
+        for name in files_below(root).keys() - manifest.files.keys():
+            (root / name).unlink()
+        # Not part of what is admitted: the losses of its steps, for the report.
+        if self.objects.read(f"{key}.jsonl") is not None:
+            self.objects.fetch(f"{key}.jsonl", self._metrics(entry.name))
+
+    def _delete(self, key: str, start: str, but: str = "/") -> None:
+        """Deletes objects of an entry whose names begin with `start`."""
+        self.objects.delete(
+            [
+                f"{key}/{name}"
+                for name in self.objects.list(key)
+                if name.startswith(start) and not name.startswith(but)
+            ]
+        )
+
+
+class Objects:
+    """The objects below a URL; keys are relative to it, with slashes.
+
+    Raises:
+      UserError: the client of the store is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        try:
+            # Listings are asked for anew: others write there.
+            self._files, self._root = fsspec.core.url_to_fs(
+                self.url, use_listings_cache=False
+            )
+        except (ImportError, ValueError) as error:
+            extra = _EXTRAS.get(url.partition("://")[0])
+            raise UserError(
+                f"config.bucket={url!r}: {error}"
+                + (f"; pip install 'jaxsim[{extra}]'" if extra else "")
+            ) from error
+
+    def check(self) -> None:
+        """Tries what everything here rests on.
+
+        Raises:
+          UserError: there is no such bucket, or no right to write there.
+          StoreError: the store cannot be reached, or replaces what exists.
+        """
+        try:
+            self._try()
+        except StoreError as error:
+            cause = error.__cause__
+            if (
+                isinstance(cause, FileNotFoundError | PermissionError)
+                or type(cause).__name__ == "NoCredentialsError"
+            ):
+                raise UserError(
+                    f"config.bucket={self.url!r}: {cause}; look at the name, "
+                    "at your credentials and at their right to write there"
+                ) from error
+            raise
+
+    def _try(self) -> None:
+        key = f".probe-{uuid.uuid4().hex}"
+        first, second = self.create(key, b"1"), self.create(key, b"2")
+        kept = self.read(key)
+        self.delete([key])
+        if (first, second, kept) != (True, False, b"1"):
+            raise StoreError(
+                f"{self.url}: this store replaces objects that are to be "
+                "created once (it ignores if-none-match), so that two machines "
+                "could publish one member; use another store, or a --workdir "
+                "on a shared file system"
+            )
+
+    def create(self, key: str, content: bytes) -> bool:
+        """Creates an object in one step; false if there is one."""
+        with self._asked("create", key):
+            try:
+                self._files.pipe_file(self._path(key), content, mode="create")
+            except FileExistsError:
+                return False
+        return True
+
+    def write(self, key: str, content: bytes) -> None:
+        """Creates or replaces an object in one step."""
+        with self._asked("write", key):
+            self._files.pipe_file(self._path(key), content)
+
+    def read(self, key: str) -> bytes | None:
+        """The content of an object; None if there is none."""
+        with self._asked("read", key):
+            try:
+                content: bytes = self._files.cat_file(self._path(key))
+            except FileNotFoundError:
+                return None
+        return content
+
+    def read_json(self, key: str) -> dict[str, Any] | None:
+        """The content of an object, as plain data; None if there is none.
+
+        Raises:
+          DamagedError: it is no JSON object.
+        """
+        content = self.read(key)
+        if content is None:
+            return None
+        try:
+            data = json.loads(content)
+        except ValueError as error:
+            raise DamagedError(f"{self.url}/{key}: {error}") from error
+        if not isinstance(data, dict):
+            raise DamagedError(f"{self.url}/{key}: not an object")
+        return data
+
+    def list(self, prefix: str) -> dict[str, int]:
+        """Bytes of all objects below `prefix`, by the rest of their keys.
+
+        Raises:
+          DamagedError: a key would lead out of the folder it is copied to.
+        """
+        root = self._path(prefix)
+        with self._asked("list", prefix):
+            found: dict[str, Any] = self._files.find(root, detail=True)
+        keys = {
+            path[len(root) + 1 :]: int(info["size"])
+            for path, info in found.items()
+            if path.startswith(f"{root}/") and not path.endswith("/")
+        }
+        for key in keys:
+            check_inside(f"{self.url}/{prefix}", key)
+        return keys
+
+    def send(self, path: Path, key: str) -> None:
+        """Creates or replaces an object from a file."""
+        with self._asked("write", key):
+            self._files.put_file(str(path), self._path(key))
+
+    def fetch(self, key: str, path: Path) -> None:
+        """Makes a file from an object; it appears whole."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{uuid.uuid4().hex}.part")
+        try:
+            with self._asked("read", key):
+                self._files.get_file(self._path(key), str(part))
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Deletes objects; those that are gone already are no error."""
+        for key in keys:
+            with (
+                self._asked("delete", key),
+                contextlib.suppress(FileNotFoundError),
+            ):
+                self._files.rm_file(self._path(key))
+
+    def _path(self, key: str) -> str:
+        """Where an object lies in the store.
+
+        Raises:
+          DamagedError: the key leads elsewhere; parts of it may be read from
+            other objects.
+        """
+        if key and not {"", ".", ".."}.isdisjoint(key.split("/")):
+            raise DamagedError(f"{self.url}: {key!r} is no key")
+        return f"{self._root}/{key}" if key else self._root
+
+    @contextlib.contextmanager
+    def _asked(self, what: str, key: str) -> Iterator[None]:
+        try:
+            yield
+        except DamagedError:
+            raise  # of the key, before the store is asked
+        # Clients of stores raise what their network libraries do.
+        except Exception as error:
+            said = " ".join(str(error).split())[:300] or type(error).__name__
+            raise StoreError(
+                f"{self.url}/{key}: could not {what} it: {said}. Look at the "
+                "address, your credentials and the network, and repeat the "
+                "same command; what is done is kept"
+            ) from error
+
+
+def _has_corpus(workdir: Path) -> bool:
+    return (workdir / "corpus" / "corpus.json").exists()
+
+
+def _content(record: dict[str, Any]) -> dict[str, Any]:
+    """All but what differs between machines: paths and times of files."""
+    return {
+        key: record.get(key)
+        for key in ("format", "frozen", "units", "domains", "generations")
+    }
+
+
+def _is(path: Path, sha256: str, size: int) -> bool:
+    """Whether a file is there, and has this content."""
+    return (
+        path.is_file()
+        and path.stat().st_size == size
+        and sha256_of_file(path) == sha256
+    )

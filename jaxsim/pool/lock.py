@@ -1,0 +1,100 @@
+"""A lock for each run: two launchers of one workdir do not train it twice.
+
+The kernel holds the lock on a file below the workdir, and releases it when the
+process ends, however it ends; on NFS the server does. The lock saves work and
+admits nothing: where there is none, two launchers may train the same run, and
+the exclusive creation of its manifest admits one of them.
+"""
+
+import contextlib
+import errno
+import fcntl
+import functools
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from jaxsim.console import say
+from jaxsim.errors import JaxsimError
+
+T = TypeVar("T")
+
+POLL = 2.0  # seconds between two tries of a launcher that waits
+REMIND = 60.0  # seconds between two lines that it prints
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
+
+
+class Busy(JaxsimError):
+    """Another launcher works on it; repeat the command when it is done."""
+
+    exit_code = 4
+
+    def __init__(self, who: str) -> None:
+        super().__init__(
+            f"{who} works on it; repeat the same command when it is done"
+        )
+        self.who = who  # what is locked, and by whom
+
+
+@contextlib.contextmanager
+def holding(lock: Path, what: str) -> Iterator[None]:
+    """Holds a lock; other launchers of the workdir leave `what` to this one.
+
+    The file stays: deleting it could take the lock from somebody who has just
+    opened it.
+
+    Args:
+      lock: the file that is locked; it names its last holder.
+      what: is locked, for messages.
+
+    Raises:
+      Busy: another launcher holds it; names that launcher and `what`.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(file, 1000, 0).decode(errors="replace").strip()
+            raise Busy(f"{what}: {holder or 'another process'}") from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            _warn(lock.parent, error.strerror)
+        else:
+            os.ftruncate(file, 0)
+            holder = f"process {os.getpid()} on {platform.node()}\n"
+            os.pwrite(file, holder.encode(), 0)
+        yield
+    finally:
+        os.close(file)
+
+
+def patiently(attempt: Callable[[], T]) -> T:
+    """Calls `attempt` until it leaves nothing to another launcher.
+
+    Says now and then whom it waits for.
+    """
+    told = -REMIND
+    while True:
+        try:
+            return attempt()
+        except Busy as busy:
+            if time.monotonic() - told >= REMIND:
+                told = time.monotonic()
+                say(f"waiting for other launchers: {busy.who}")
+        time.sleep(POLL)
+
+
+@functools.cache
+def _warn(folder: Path, why: str) -> None:
+    """Says once that two launchers may train the same run."""
+    say(
+        f"{folder}: this file system has no locks ({why}); give each launcher "
+        "a --shard of its own, or two of them may train the same run, of which "
+        "one is published"
+    )
