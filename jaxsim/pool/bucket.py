@@ -23,10 +23,15 @@ from typing import Any
 
 import fsspec
 
-from jaxsim.console import say
-from jaxsim.corpus.datasets import TEMPORARY, folder_of
-from jaxsim.corpus.store import Corpus, open_corpus, write_record
+from jaxsim.corpus.store import (
+    TEMPORARY,
+    Corpus,
+    folder_of,
+    open_corpus,
+    write_record,
+)
 from jaxsim.errors import DamagedError, JaxsimError, UserError
+from jaxsim.log import say
 from jaxsim.pool.digests import differences, files_below, sha256_of_file
 from jaxsim.pool.lock import holding, patiently
 from jaxsim.pool.manifest import (

@@ -7,16 +7,16 @@ from typing import Any
 
 from jaxsim import distributed
 from jaxsim.checkpoints import StatePath, save_params
-from jaxsim.console import say
 from jaxsim.corpus import Corpus
 from jaxsim.errors import UserError
-from jaxsim.interrupt import stop_requested
+from jaxsim.log import say
 from jaxsim.pool.bucket import Bucket
 from jaxsim.pool.builder import PoolBuilder, origin
 from jaxsim.pool.digests import differences
 from jaxsim.pool.group import recorded
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.pool import Pool
+from jaxsim.signals import stop_requested
 from jaxsim.train import Run, Trainer
 from jaxsim.train.trainer import Trained
 

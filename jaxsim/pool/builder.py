@@ -14,11 +14,9 @@ from typing import Any
 
 from jaxsim import distributed
 from jaxsim.checkpoints import StatePath, delete, state_folder
-from jaxsim.console import say
 from jaxsim.corpus import Corpus
 from jaxsim.errors import JaxsimError, Preempted
-from jaxsim.interrupt import stop_requested
-from jaxsim.metrics import provenance
+from jaxsim.log import provenance, say
 from jaxsim.pool.bucket import Bucket, StoreError
 from jaxsim.pool.digests import (
     first_non_finite,
@@ -37,8 +35,8 @@ from jaxsim.pool.publish import (
     publish,
     save_attempt,
 )
-from jaxsim.train import Run, Trainer
-from jaxsim.train.finite import NonFiniteError
+from jaxsim.signals import stop_requested
+from jaxsim.train import NonFiniteError, Run, Trainer
 from jaxsim.train.trainer import Trained
 
 

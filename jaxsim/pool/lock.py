@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from jaxsim.console import say
 from jaxsim.errors import JaxsimError
+from jaxsim.log import say
 
 T = TypeVar("T")
 
