@@ -209,8 +209,8 @@ class SearchConfig:
     # ^ tokens of a source, if there are more than in the corpus; together for
     # the members of a partition or group; 'seed': the anchor's text
     windows: int = 0  # of the select half for each domain; 0: all
-    method: str = "cascade"  # table, subsets, sample, descend, frank-wolfe
-    candidates: int = 100_000  # mixtures that the cheap proxy looks at
+    method: str = "descend"  # or 'table': choose among the scored table only
+    candidates: int = 100_000  # mixtures that the cheap predictor looks at
     evaluations: int = 200  # budget: mixtures on all select text of the target
     worth: float = 0.0  # smallest relative difference that matters
     level: float = 0.9  # of the simultaneous tie set
@@ -386,14 +386,7 @@ _CHOICES = types.MappingProxyType(
         "validate.budget": ("fixed", "sum"),
         "search.objective": ("mean", "worst"),
         "search.reference": ("proportional", "uniform"),
-        "search.method": (
-            "cascade",
-            "table",
-            "subsets",
-            "sample",
-            "descend",
-            "frank-wolfe",
-        ),
+        "search.method": ("descend", "table"),
     }
 )
 _POSITIVE = [

@@ -9,15 +9,11 @@ from jaxsim.mixture.evaluation import EvaluationSet
 from jaxsim.mixture.marginal import marginal_values
 from jaxsim.mixture.scores import ProxyScores, Scores, bits_of
 from jaxsim.mixture.table import Mixtures
-from jaxsim.search.binding import binding, repeats
-from jaxsim.search.cascade import Outcome
-from jaxsim.search.constraints import Feasible
-from jaxsim.search.correction import corrected
+from jaxsim.search.constraints import Feasible, binding, repeats
 from jaxsim.search.found import Found
-from jaxsim.search.landscape import Slope
+from jaxsim.search.loss import Slope, corrected
 from jaxsim.search.objective import target_weights
 from jaxsim.search.problem import Problem, windows_of
-from jaxsim.search.race import Race
 from jaxsim.search.ties import Ties
 
 FINALISTS = "finalists"
@@ -41,7 +37,7 @@ def answer(
     value_M: np.ndarray,
     shift_M: np.ndarray,
     ties: Ties,
-    outcome: Outcome,
+    looked_at: int,
     table: Scores | None,
 ) -> Found:
     """Everything that is known of the tie set, as it is kept.
@@ -50,7 +46,7 @@ def answer(
       value_M: the objective of the merges.
       shift_M: what truths taught, already in `ties`.
     """
-    config, landscape = problem.config, problem.landscape
+    config, loss = problem.config, problem.loss
     e, goal = problem.scorer.evaluation, problem.objective
     w_C = scored.table.w_MC[ties.best]
     scale = float(scored.table.scale_M[ties.best])
@@ -71,9 +67,9 @@ def answer(
         method=config.method,
         table=table.name if table is not None else "",
         searched=len(scored.table),
-        looked_at=outcome.looked_at,
-        evaluations=landscape.spent,
-        tokens=landscape.spent_tokens,
+        looked_at=looked_at,
+        evaluations=loss.spent,
+        tokens=loss.spent_tokens,
         windows=int(np.bincount(e.domain_R[rows]).max()),
         select_windows=int(available_D.max()),
         ties={
@@ -84,8 +80,6 @@ def answer(
             "count": len(ties.tied),
         },
         rows=_rows(problem, scored, value_M, shift_M, ties),
-        race=_looks(outcome.race),
-        certificate=_certificate(outcome, value_M + shift_M),
         binding=_binding(problem, w_C, slope, scored, ties.best),
         constraints=_constraints(problem),
         domains=_domains(problem, scored, ties.best),
@@ -102,12 +96,12 @@ def _derivatives(
     problem: Problem, w_C: np.ndarray, scale: float
 ) -> tuple[Slope, dict[str, Any]]:
     """Of the objective, and the marginal values of every domain."""
-    landscape, proxies = problem.landscape, problem.scorer.proxies
+    loss, proxies = problem.loss, problem.scorer.proxies
     e = problem.scorer.evaluation
-    rows = landscape.rows
+    rows = loss.rows
     found = proxies.jacobian(w_C, scale, rows)
     dw_DC, bytes_D = found.dw_DC, _bytes(e, rows)
-    slope = landscape.slope_of(w_C, found)
+    slope = loss.slope_of(w_C, found)
     others = e.rows("select", problem.scorer.config.windows)
     others = others[~problem.objective.needed_D[e.domain_R[others]]]
     if len(others):
@@ -117,12 +111,12 @@ def _derivatives(
     there = np.flatnonzero(bytes_D)
     damaged = problem.scorer.proxies.stack.damaged
     sound = np.array(
-        [c for c, n in enumerate(landscape.members) if n not in damaged], int
+        [c for c, n in enumerate(loss.members) if n not in damaged], int
     )
     toward_CP = slope.slope_PC.T - (slope.slope_PC @ w_C)
     active = slope.value_P >= slope.value - _ACTIVE * abs(slope.value)
     return slope, {
-        "members": [landscape.members[c] for c in sound],
+        "members": [loss.members[c] for c in sound],
         "objective_C": (0.01 * toward_CP[:, active].max(axis=1))[
             sound
         ].tolist(),
@@ -192,43 +186,14 @@ def _by_proxy(
     problem: Problem, table: Mixtures, proxy: str
 ) -> list[float | None]:
     """The objective on select text by a proxy that needs no model."""
-    scorer, landscape = problem.scorer, problem.landscape
+    scorer, loss = problem.scorer, problem.loss
     sums = getattr(scorer.proxies, f"{proxy}_sums")
-    nll_MD = sums(table.w_MC, scorer.token_losses[1:], landscape.rows)
-    value_M = problem.objective.value(landscape.per_byte(nll_MD.T).T)
+    nll_MD = sums(table.w_MC, scorer.token_losses[1:], loss.rows)
+    value_M = problem.objective.value(loss.per_byte(nll_MD.T).T)
     return [
         float(value) if scale == 1 else None
         for value, scale in zip(value_M, table.scale_M, strict=True)
     ]
-
-
-def _looks(run: Race | None) -> list[dict[str, Any]]:
-    """What the race dropped, look by look."""
-    if run is None:
-        return []
-    return [
-        {
-            "windows": windows,
-            "entered": entered,
-            "dropped": int((run.dropped_M == look).sum()),
-        }
-        for look, (windows, entered) in enumerate(
-            zip(run.windows, run.entered, strict=True)
-        )
-    ]
-
-
-def _certificate(
-    outcome: Outcome, value_M: np.ndarray
-) -> dict[str, float] | None:
-    """How much lower any allowed mixture can be, if the loss is convex."""
-    if outcome.result is None or outcome.result.gap is None:
-        return None
-    best = float(value_M.min())
-    # The bound holds for every mixture, so for the best one seen as well.
-    bound = outcome.result.value - outcome.result.gap
-    gap = max(best - bound, 0.0)
-    return {"gap": gap, "relative": gap / abs(best)}
 
 
 def _binding(
@@ -265,7 +230,7 @@ def _best_bits(problem: Problem, scored: Scored, best: int) -> np.ndarray:
     rows = scored.losses.rows
     losses = ProxyScores(rows, scored.losses.nll_MR[best : best + 1])
     return corrected(
-        problem.landscape.correction,
+        problem.loss.correction,
         scored.table.w_MC[best : best + 1],
         bits_of(problem.scorer.evaluation, losses, "select"),
         rows,

@@ -73,11 +73,6 @@ class Objective:
         """Value plus `PENALTY` times violation [M]: what methods minimise."""
         return self.value(bits_MD) + PENALTY * self.violation(bits_MD)
 
-    def slope(self, bits_D: np.ndarray) -> np.ndarray:
-        """[D] derivative of `penalised`: of its largest piece, if several."""
-        value_P, slope_PD = self.pieces(bits_D, np.eye(len(bits_D)))
-        return slope_PD[np.argmax(value_P)]
-
     def pieces(
         self, bits_D: np.ndarray, jacobian_DC: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:

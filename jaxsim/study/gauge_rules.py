@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxsim.mixture.evaluation import EvaluationSet
 from jaxsim.search.objective import weighted_mean
-from jaxsim.search.resample import ENOUGH_DOCUMENTS
+from jaxsim.search.ties import ENOUGH_DOCUMENTS
 from jaxsim.study.noise import repeat_noise
 
 TRUST = "trust"

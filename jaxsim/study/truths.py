@@ -22,8 +22,7 @@ from jaxsim.errors import UserError
 from jaxsim.mixture.scorer import Scorer
 from jaxsim.mixture.scores import Scores
 from jaxsim.mixture.table import Mixtures, dirichlet
-from jaxsim.search.cheap import cheap_values
-from jaxsim.search.problem import pose
+from jaxsim.search.problem import cheap_values, pose
 from jaxsim.study.design import design
 from jaxsim.train import Run, repeat_of, truth_run
 
@@ -110,7 +109,7 @@ def best_merges(scorer: Scorer, config: Config) -> np.ndarray:
     order = np.argsort(cheap_values(problem, w_MC), kind="stable")
     kept = order[: max(1, round(_SHORTLIST * len(w_MC)))]
     table = dataclasses.replace(table, w_MC=w_MC).take(kept)
-    rows = problem.landscape.rows
+    rows = problem.loss.rows
     merge = scorer.proxies.merge("candidates of truths", table, rows)
     scores = Scores("", table, scorer.evaluation, {"merge": merge})
     goal = problem.objective_on(rows)
