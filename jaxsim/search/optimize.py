@@ -31,12 +31,8 @@ TOLERANCE = 1e-7
 _NOTHING = 1e-8  # a weight by which the solver means zero
 _LEAST = 1e-14  # a weight that has a logarithm
 _PRECISION = 1e-10  # of the solvers
-# Of the objective: a model that promises less ends a descent. Rounding of the
-# float32 losses is as large.
-_IMPROVEMENT = 1e-6
-# The first step's length in an unlimited space. Two members are sqrt(2) apart:
-# it goes to the edge, where most optima are.
-_FIRST_STEP = 4.0
+_IMPROVEMENT = 1e-7  # of the objective: a model that promises less ends it
+_FIRST_STEP = 1.0  # its length in an unlimited space, where nothing is known
 _STILL = 1e-7  # no weight moves by more: there is no step
 _PATIENCE = 8  # steps in a row that improve nothing: the rest is rounding
 
@@ -273,25 +269,31 @@ def descend(
     loss: LossOracle,
     allowed: Convex,
     start_C: np.ndarray,
+    hessian_CC: np.ndarray | None = None,
     improvement: float = _IMPROVEMENT,
-) -> np.ndarray:
-    """The lowest mixture of a descent, until it is done or the budget spent.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Descends until it is done or the budget spent.
 
     Args:
       loss: what is minimized; has all that was asked in its history.
       allowed: where.
       start_C: an allowed mixture.
+      hessian_CC: what is known of the curvature, from a similar loss.
       improvement: share of the objective that a further step has to promise.
+
+    Returns:
+      The lowest mixture, and the curvature that was learned.
 
     Raises:
       BudgetSpent: not even the derivatives at the start can be paid for.
     """
     w_C, slope = start_C, loss.slope(start_C)
-    # Of the least steep piece: a limit that is broken is steep, and steps that
-    # are too short are more trouble than those that are too long.
-    flat_PC = slope.slope_PC - slope.slope_PC.mean(axis=1, keepdims=True)
-    steepness = max(float(np.linalg.norm(flat_PC, axis=1).min()), 1e-12)
-    hessian_CC = steepness / _FIRST_STEP * np.eye(len(w_C))
+    if hessian_CC is None:
+        # Of the least steep piece: a limit that is broken is steep, and steps
+        # that are too short are more trouble than those that are too long.
+        flat_PC = slope.slope_PC - slope.slope_PC.mean(axis=1, keepdims=True)
+        steepness = max(float(np.linalg.norm(flat_PC, axis=1).min()), 1e-12)
+        hessian_CC = steepness / _FIRST_STEP * np.eye(len(w_C))
     rejected: list[tuple[np.ndarray, Slope]] = []
     while len(rejected) < _PATIENCE:
         model = _with_tangents(slope, rejected, w_C)
@@ -299,9 +301,8 @@ def descend(
         step_C = new_C - w_C
         promised = slope.value - (model.value_P + model.slope_PC @ step_C).max()
         promised -= step_C @ hessian_CC @ step_C / 2
-        if (
-            np.abs(step_C).max() < _STILL
-            or promised <= improvement * abs(slope.value)
+        if np.abs(step_C).max() < _STILL or promised <= improvement * abs(
+            slope.value
         ):
             break
         try:
@@ -315,7 +316,7 @@ def descend(
             w_C, slope, rejected = new_C, there, []
         else:
             rejected.append((new_C, there))
-    return w_C
+    return w_C, hessian_CC
 
 
 def _with_tangents(

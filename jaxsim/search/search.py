@@ -2,7 +2,8 @@
 
 The cheap predictor looks at very many mixtures; merges of those that it likes
 best are scored, and of the best ones in a scored table; from the best of all
-that is known, the exact gradient of the merge's loss descends.
+that is known, the exact gradient of the merge's loss descends, with the cheap
+predictor's curvature to begin with.
 """
 
 import dataclasses
@@ -111,7 +112,7 @@ def look(problem: Problem, table: Scores | None = None) -> int:
     Returns:
       How many mixtures the cheap predictor looked at.
     """
-    w_MC = _candidates(problem, table)
+    w_MC, hessian_CC = _candidates(problem, table)
     say(
         f"search: {problem.config.candidates:,} mixtures by the probability "
         f"average; {len(w_MC)} are merged"
@@ -119,14 +120,17 @@ def look(problem: Problem, table: Scores | None = None) -> int:
     problem.loss.values(w_MC)
     for start_C in _starts(problem):
         try:
-            descend(problem.loss, problem.feasible.face(start_C), start_C)
+            face = problem.feasible.face(start_C)
+            descend(problem.loss, face, start_C, hessian_CC)
         except BudgetSpent:
             break
     return problem.config.candidates
 
 
-def _candidates(problem: Problem, table: Scores | None) -> np.ndarray:
-    """[M, C] different mixtures that merges are scored for."""
+def _candidates(
+    problem: Problem, table: Scores | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """[M, C] different mixtures to merge, and the average's curvature."""
     feasible, config = problem.feasible, problem.config
     count = max(1, int(_CANDIDATES * config.evaluations))
     sample_MC = feasible.sample(
@@ -135,13 +139,15 @@ def _candidates(problem: Problem, table: Scores | None) -> np.ndarray:
     value_M = cheap_values(problem, sample_MC)
     order = np.argsort(value_M, kind="stable")
     start_C = sample_MC[order[0]]
-    lowest_C = descend(cheap_loss(problem), feasible.face(start_C), start_C)
+    lowest_C, hessian_CC = descend(
+        cheap_loss(problem), feasible.face(start_C), start_C
+    )
     liked_MC = np.zeros((0, len(lowest_C)))
     if table is not None:
         liked_MC = _liked(problem, table)[: int(_FROM_TABLE * count)]
     w_MC = np.concatenate([lowest_C[None], liked_MC, sample_MC[order[:count]]])
     different = {key_of(w_C): w_C for w_C in w_MC}
-    return np.array(list(different.values())[:count])
+    return np.array(list(different.values())[:count]), hessian_CC
 
 
 def _liked(problem: Problem, table: Scores) -> np.ndarray:

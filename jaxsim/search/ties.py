@@ -235,9 +235,7 @@ class _Domain:
 
     def bits(self, nll_KR: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Bits per byte as observed [K], and in every draw [K, B]."""
-        nll_KG = np.add.reduceat(
-            nll_KR[:, self.columns], self.starts_G, axis=1
-        )
+        nll_KG = np.add.reduceat(nll_KR[:, self.columns], self.starts_G, axis=1)
         point_K = nll_KG.sum(axis=1) / (self.bytes_G.sum() * np.log(2.0))
         bits_KB = nll_KG @ self.times_GB
         bits_KB /= (self.bytes_G @ self.times_GB) * np.log(2.0)
