@@ -86,10 +86,9 @@ class Plan:
 class Feasible:
     """The mixtures that may be chosen. Build it with `feasible`.
 
-    Without `max_sources` the set is convex, and its programmes are solved
-    exactly. With it, `nearest` keeps the partitions that hold most weight,
-    which is a heuristic; `lowest` is exact unless the divergence is limited
-    too.
+    Without `max_sources` the set is convex. With it, `nearest` keeps the
+    partitions that hold most weight, which is a heuristic, and descents stay
+    in the `face` of their start.
 
     Attributes:
       members: names, C.
