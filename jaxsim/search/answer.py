@@ -12,7 +12,7 @@ from jaxsim.mixture.table import Mixtures
 from jaxsim.search.constraints import Feasible, binding, repeats
 from jaxsim.search.found import Found
 from jaxsim.search.loss import Slope, corrected
-from jaxsim.search.objective import target_weights
+from jaxsim.search.objective import Objective, target_weights
 from jaxsim.search.problem import Problem, windows_of
 from jaxsim.search.ties import Ties
 
@@ -44,11 +44,14 @@ def answer(
 
     Args:
       value_M: the objective of the merges.
-      shift_M: what truths taught, already in `ties`.
+      shift_M: the correction towards training, already in `ties`.
     """
     config, loss = problem.config, problem.loss
     e, goal = problem.scorer.evaluation, problem.objective
-    w_C = scored.table.w_MC[ties.best]
+    w_C, bits_D = (
+        scored.table.w_MC[ties.best],
+        _bits(problem, scored, ties.best),
+    )
     scale = float(scored.table.scale_M[ties.best])
     slope, marginal = _derivatives(problem, w_C, scale)
     available_D = np.bincount(e.domain_R[windows_of(e, goal, "select", 0)])
@@ -80,11 +83,11 @@ def answer(
             "count": len(ties.tied),
         },
         rows=_rows(problem, scored, value_M, shift_M, ties),
-        binding=_binding(problem, w_C, slope, scored, ties.best),
+        binding=_binding(problem, w_C, slope, bits_D),
         constraints=_constraints(problem),
-        domains=_domains(problem, scored, ties.best),
+        domains=_domains(goal, bits_D),
         epochs=_epochs(problem.feasible, w_C),
-        warnings=_warnings(problem, scored, ties.best),
+        warnings=_warnings(problem, w_C, bits_D),
         marginal=marginal,
         evaluation=e.digest,
         digests=stack.pins,
@@ -95,7 +98,7 @@ def answer(
 def _derivatives(
     problem: Problem, w_C: np.ndarray, scale: float
 ) -> tuple[Slope, dict[str, Any]]:
-    """Of the objective, and the marginal values of every domain."""
+    """The objective's slope, and the marginal values of every domain."""
     loss, proxies = problem.loss, problem.scorer.proxies
     e = problem.scorer.evaluation
     rows = loss.rows
@@ -200,8 +203,7 @@ def _binding(
     problem: Problem,
     w_C: np.ndarray,
     slope: Slope,
-    scored: Scored,
-    best: int,
+    bits_D: np.ndarray,
 ) -> list[dict[str, Any]]:
     """Limits that the best mixture has reached, on weights and on domains."""
     found = [
@@ -209,7 +211,6 @@ def _binding(
         for each in binding(problem.feasible, w_C, slope)
     ]
     goal = problem.objective
-    bits_D = _best_bits(problem, scored, best)
     for d in np.flatnonzero(np.isfinite(goal.regret_D)):
         if bits_D[d] >= goal.limit_D[d] - EXCESS:
             found.append(
@@ -225,23 +226,22 @@ def _binding(
     return found
 
 
-def _best_bits(problem: Problem, scored: Scored, best: int) -> np.ndarray:
-    """[D] bits per byte of a row, with what truths taught, as limits see it."""
-    rows = scored.losses.rows
-    losses = ProxyScores(rows, scored.losses.nll_MR[best : best + 1])
+def _bits(problem: Problem, scored: Scored, row: int) -> np.ndarray:
+    """[D] bits per byte of a row as limits see it: with the correction."""
+    losses = scored.losses
+    one = ProxyScores(losses.rows, losses.nll_MR[row : row + 1])
     return corrected(
         problem.loss.correction,
-        scored.table.w_MC[best : best + 1],
-        bits_of(problem.scorer.evaluation, losses, "select"),
-        rows,
+        scored.table.w_MC[row : row + 1],
+        bits_of(problem.scorer.evaluation, one, "select"),
+        losses.rows,
     )[0]
 
 
 def _domains(
-    problem: Problem, scored: Scored, best: int
+    goal: Objective, bits_D: np.ndarray
 ) -> dict[str, dict[str, float]]:
-    """Every domain that matters, at the best mixture and at the seed."""
-    goal, bits_D = problem.objective, _best_bits(problem, scored, best)
+    """Every domain that matters, at the best mixture and at the base."""
     return {
         goal.domains[d]: {
             "best": float(bits_D[d]),
@@ -279,7 +279,7 @@ def _constraints(problem: Problem) -> list[str]:
 
 
 def _epochs(feasible: Feasible, w_C: np.ndarray) -> dict[str, float]:
-    """Of each source that the planned run uses; empty without a plan."""
+    """Epochs of each source that the run uses; empty without a plan."""
     if not feasible.plan.tokens:
         return {}
     return {
@@ -291,24 +291,24 @@ def _epochs(feasible: Feasible, w_C: np.ndarray) -> dict[str, float]:
     }
 
 
-def _warnings(problem: Problem, scored: Scored, best: int) -> list[str]:
+def _warnings(
+    problem: Problem, w_C: np.ndarray, bits_D: np.ndarray
+) -> list[str]:
     """What should be known before the best mixture is trained."""
     lines = [
         f"the run would repeat the source of {repeat.name} "
         f"{repeat.planned:.1f} times, and its member was trained on "
         f"{repeat.member:.1f}: what more repetition costs was not measured"
-        for repeat in repeats(problem.feasible, scored.table.w_MC[best])
+        for repeat in repeats(problem.feasible, w_C)
     ]
-    over = float(
-        problem.objective.violation(_best_bits(problem, scored, best)[None])[0]
-    )
+    goal = problem.objective
+    over = float(goal.violation(bits_D[None])[0])
     if over > EXCESS:
         lines.append(
             "NOT WITHIN THE LIMITS: no mixture that was scored keeps all "
             "limits on regret; those shown come nearest, and exceed one by "
             f"{over:.4f} bits per byte"
         )
-    bits_D, goal = _best_bits(problem, scored, best), problem.objective
     harm = float(goal.value(bits_D[None])[0] - goal.value(goal.seed_D[None])[0])
     if harm > 0:
         lines.append(

@@ -289,11 +289,11 @@ def feasible(
       UserError: an unknown name, or no mixture is allowed; says which limits
         exclude each other.
     """
-    sets = sets_of(members, partitions, groups)
-    plan = plan_of(
+    sets = _sets_of(members, partitions, groups)
+    plan = _plan_of(
         config, members, sets, tokens_C, epochs_C, anchor, seed_tokens
     )
-    limits = limits_of(config, sets, plan)
+    limits = _limits_of(config, sets, plan)
     weight_C = np.asarray(tokens_C, float)
     if config.reference == "uniform":
         weight_C = np.ones(len(members))
@@ -376,7 +376,7 @@ def _contradiction(
     )
 
 
-def sets_of(
+def _sets_of(
     members: Sequence[str], partitions: Sequence[str], groups: Sequence[str]
 ) -> Sets:
     """All the sets of members that a name may stand for."""
@@ -388,7 +388,7 @@ def sets_of(
     return found
 
 
-def places_of(sets: Sets, key: str, name: str) -> tuple[int, ...]:
+def _places_of(sets: Sets, key: str, name: str) -> tuple[int, ...]:
     if name not in sets:
         raise UserError(
             f"config.search.{key}: {name!r} is not a member, partition or "
@@ -402,7 +402,7 @@ def places_of(sets: Sets, key: str, name: str) -> tuple[int, ...]:
     return next(iter(sets[name]))
 
 
-def plan_of(
+def _plan_of(
     config: SearchConfig,
     members: Sequence[str],
     sets: Sets,
@@ -428,7 +428,7 @@ def plan_of(
     for name, tokens in config.supply.items():
         if name == SEED:
             continue
-        places = places_of(sets, "supply", name)
+        places = _places_of(sets, "supply", name)
         if given & set(places):
             raise UserError(
                 f"config.search.supply.{name}: the supply of one of its "
@@ -450,7 +450,7 @@ def plan_of(
     )
 
 
-def limits_of(
+def _limits_of(
     config: SearchConfig, sets: Sets, plan: Plan
 ) -> tuple[Limit, ...]:
     """Floors, ceilings, and a limit for each source that could be exhausted.
@@ -460,11 +460,11 @@ def limits_of(
     """
     limits = []
     for name, share in config.floors.items():
-        places = places_of(sets, "floors", name)
+        places = _places_of(sets, "floors", name)
         if share > 0:
             limits.append(Limit(name, "floor", places, share))
     for name, share in config.ceilings.items():
-        places = places_of(sets, "ceilings", name)
+        places = _places_of(sets, "ceilings", name)
         if share < 1:
             limits.append(Limit(name, "ceiling", places, share))
     for s, name in enumerate(plan.sources if plan.tokens else ()):

@@ -32,7 +32,7 @@ _NOTHING = 1e-8  # a weight by which the solver means zero
 _LEAST = 1e-14  # a weight that has a logarithm
 _PRECISION = 1e-10  # of the solvers
 _IMPROVEMENT = 1e-7  # of the objective: a model that promises less ends it
-_FIRST_STEP = 1.0  # its length in an unlimited space, where nothing is known
+_FIRST_STEP = 0.3  # its length in an unlimited space, where nothing is known
 _STILL = 1e-7  # no weight moves by more: there is no step
 _PATIENCE = 8  # steps in a row that improve nothing: the rest is rounding
 

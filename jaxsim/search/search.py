@@ -138,10 +138,9 @@ def _candidates(
     )
     value_M = cheap_values(problem, sample_MC)
     order = np.argsort(value_M, kind="stable")
-    start_C = sample_MC[order[0]]
-    lowest_C, hessian_CC = descend(
-        cheap_loss(problem), feasible.face(start_C), start_C
-    )
+    face = feasible.face(sample_MC[order[0]])
+    # From the center: a descent that begins near its end learns no curvature.
+    lowest_C, hessian_CC = descend(cheap_loss(problem), face, face.center_C)
     liked_MC = np.zeros((0, len(lowest_C)))
     if table is not None:
         liked_MC = _liked(problem, table)[: int(_FROM_TABLE * count)]
