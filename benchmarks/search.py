@@ -83,7 +83,9 @@ def subsets(problem: Problem) -> np.ndarray:
         itertools.combinations(range(c), n) for n in range(1, size + 1)
     )
     return np.array(
-        [np.bincount(places, minlength=c) / len(places) for places in chosen]
+        [np.bincount(places, minlength=c) / len(places) for places in chosen][
+            :budget
+        ]
     )
 
 

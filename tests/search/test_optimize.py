@@ -51,7 +51,7 @@ def test_a_descent_needs_few_gradients(kind, name, members):
 
 
 def test_what_is_known_of_the_curvature_saves_gradients():
-    """It was learned on a loss that is alike, not the same: half of its text."""
+    """It was learned on a loss that is alike: on half of its text."""
     feasible, spent = allowed(32), {"nothing": 0.0, "curvature": 0.0}
     for kind in ("mean", "worst", "regret"):
         mixed = Mixed(32, kind, rng=0)
