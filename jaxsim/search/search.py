@@ -161,10 +161,10 @@ def _liked(problem: Problem, table: Scores) -> np.ndarray:
 
 
 def _starts(problem: Problem) -> list[np.ndarray]:
-    """The lowest allowed mixture so far, others, and the middle of the set.
+    """The lowest allowed mixture so far.
 
-    The others are for a limited number of sources, which a descent does not
-    exchange: the lowest ones with other sources.
+    With a limited number of sources, which a descent does not exchange, also
+    the lowest ones with other sources.
     """
     w_MC, value_M = problem.loss.history
     may_M = problem.feasible.contains(w_MC)
@@ -173,7 +173,7 @@ def _starts(problem: Problem) -> list[np.ndarray]:
     for w_C in w_MC[may_M][order]:
         used = (w_C > 0).tobytes() if problem.config.max_sources else b""
         starts.setdefault(used, problem.feasible.nearest(w_C))
-    return [*list(starts.values())[:_STARTS], problem.feasible.center_C]
+    return list(starts.values())[:_STARTS]
 
 
 def _within_limits(problem: Problem, scored: Scored) -> Scored:
