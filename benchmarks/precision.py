@@ -41,7 +41,7 @@ from jaxsim.mixture.stack import load_resident, load_stack, resident, stacked
 from jaxsim.mixture.table import Mixtures, dirichlet, singles
 from jaxsim.model import Execution
 from jaxsim.search.objective import Objective
-from jaxsim.search.resample import resampled
+from jaxsim.search.ties import resampled
 
 Rounding = Callable[[np.ndarray], np.ndarray]
 

@@ -1,18 +1,17 @@
-"""Do tie sets and races keep what they promise? Simulated, with known means.
+"""Do tie sets keep what they promise? Simulated, with known means.
 
     python benchmarks/ties.py --threads=2
 
 Problems are drawn from a fixed rng. A document's loss is a skewed function of
 what it likes about each of eight sources, and mixtures are points of their
 simplex, so that near ones are alike; or every mixture errs on its own; or the
-best is quiet and others are loud. All go through the real `resampled`,
-`tie_set` and `race`. A share is to be judged with its standard error: at a
-level of 90 % and 200 problems that is 2.1 %.
+best is quiet and others are loud. All go through the real `resampled` and
+`tie_set`. A share is to be judged with its standard error: at a level of 90 %
+and 300 problems that is 1.7 %.
 
-Beside them stands what was not chosen. For ties: a statistic studentised for
-each pair with the observed best as if it were fixed, no residual although there
-is one, and windows where there are documents enough. For races: no correction
-for the number of looks.
+Beside them stands what was not chosen: a statistic studentized for each pair
+with the observed best as if it were fixed, no residual although there is one,
+and windows where there are documents enough.
 """
 
 import argparse
@@ -29,17 +28,13 @@ import numpy as np
 
 from jaxsim.mixture.evaluation import EvaluationSet
 from jaxsim.search.objective import Objective
-from jaxsim.search.race import SHARES, looks_at, nested_looks, race
-from jaxsim.search.resample import resampled
-from jaxsim.search.ties import Residual, tie_set
+from jaxsim.search.ties import Residual, resampled, tie_set
 
 HERE = Path(__file__).parent
-LEVEL, ERROR = 0.9, 0.05
+LEVEL = 0.9
 BYTES = 100
 MEMBERS = 8
 TRUTHS = 8
-RACES = 200
-TEN = tuple(np.linspace(0.1, 1, 10))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,56 +154,6 @@ def pair_by_pair(value_M: np.ndarray, draw_MB: np.ndarray) -> np.ndarray:
     return np.flatnonzero(off_M <= np.quantile(largest_B, LEVEL) * error_M)
 
 
-def lost(problem: Problem, seed: list[int]) -> dict[str, float]:
-    """Whether a race drops the true best, and what it saves."""
-    drawn = draw(problem, np.random.default_rng(seed))
-    rows = np.arange(len(drawn.evaluation))
-    needed_D = drawn.objective.needed_D
-    best = int(np.argmin(drawn.true_M))
-    if problem.curvature:
-        ways = {"race": (SHARES, True)}
-    else:
-        # Where all are alike most is lost by looking often.
-        ways = {
-            "race": (SHARES, True),
-            "ten looks": (TEN, True),
-            "uncorrected": (TEN, False),
-        }
-    found = {}
-    for name, (shares, corrected) in ways.items():
-        looks = nested_looks(drawn.evaluation, rows, needed_D, seed[-1], shares)
-        tests = max(len(looks) - 1, 1)
-        result = race(
-            looks,
-            lambda some, part: drawn.nll_MR[np.ix_(some, part)],
-            looks_at(
-                drawn.evaluation, rows, "select", drawn.objective, seed[-1]
-            ),
-            problem.candidates,
-            error=ERROR if corrected else ERROR * tests,
-        )
-        found[name] = float(best not in result.alive)
-        found[f"{name}: saved"] = result.saved
-        found[f"{name}: left"] = len(result.alive) / problem.candidates
-    return found
-
-
-def race_problem(
-    number: int, kind: str, curvature: float, few: bool
-) -> Problem:
-    """Candidates 16-256 or 2-5, documents 20-200, one or two domains."""
-    generator = np.random.default_rng([7, number])
-    many = int(2 ** generator.uniform(4, 8))
-    return Problem(
-        kind=kind,
-        candidates=2 + number % 4 if few else many,
-        documents=int(20 * 10 ** generator.uniform(0, 1)),
-        windows=int(generator.integers(1, 4)),
-        domains=int(generator.integers(1, 3)),
-        curvature=curvature,
-    )
-
-
 def _text(p: Problem, generator: np.random.Generator) -> EvaluationSet:
     documents = p.documents * p.domains
     count_E = generator.integers(1, p.windows + 1, documents)
@@ -262,29 +207,14 @@ def tie_problems(quick: bool) -> list[tuple[Problem, int]]:
 
 def simulate(quick: bool, threads: int) -> dict[str, Any]:
     """Shares over all problems, by kind of problem."""
-    ties, races = [], []
+    ties = []
     with concurrent.futures.ProcessPoolExecutor(threads) as pool:
         for number, (problem, count) in enumerate(tie_problems(quick)):
             seeds = [[number, i] for i in range(count)]
             results = list(pool.map(held, [problem] * count, seeds))
             ties.append(dataclasses.asdict(problem) | _mean(results))
             print(_tie_line(ties[-1]), flush=True)
-        for kind, curvature, few in (
-            ("simplex", 0.0, True), ("simplex", 0.0, False),
-            ("simplex", 0.3, False), ("simplex", 3.0, False),
-            ("alone", 0.0, False), ("alone", 0.3, False),
-            ("loud", 0.3, False),
-        ):  # fmt: skip
-            count = 20 if quick else RACES
-            problems = [
-                race_problem(i, kind, curvature, few) for i in range(count)
-            ]
-            seeds = [[99, i] for i in range(count)]
-            results = list(pool.map(lost, problems, seeds))
-            about = {"kind": kind, "curvature": curvature, "few": few}
-            races.append(about | _mean(results))
-            print(_race_line(races[-1]), flush=True)
-    return {"level": LEVEL, "error": ERROR, "ties": ties, "races": races}
+    return {"level": LEVEL, "ties": ties}
 
 
 def _mean(results: list[dict[str, float]]) -> dict[str, Any]:
@@ -298,10 +228,6 @@ def _mean(results: list[dict[str, float]]) -> dict[str, Any]:
 TIE_HEAD = (
     "| candidates | documents | problems | residual | holds the best | size "
     "| without | size |\n|---|---|---|---|---|---|---|---|"
-)
-RACE_HEAD = (
-    "| problems | lost | saved | left | ten looks: lost | ten looks, "
-    "uncorrected: lost |\n|---|---|---|---|---|---|"
 )
 
 
@@ -322,23 +248,9 @@ def _tie_line(row: dict[str, Any]) -> str:
     )
 
 
-def _race_line(row: dict[str, Any]) -> str:
-    many = (
-        f"{row[name]:.1%}" if name in row else ""
-        for name in ("ten looks", "uncorrected")
-    )
-    return (
-        f"| {row['problems']} of {'2-5' if row['few'] else '16-256'} "
-        f"candidates, {row['kind']}, curvature {row['curvature']} "
-        f"| **{row['race']:.1%}** | {row['race: saved']:.0%} "
-        f"| {row['race: left']:.0%} | {' | '.join(many)} |"
-    )
-
-
 def table(result: dict[str, Any]) -> str:
-    """Markdown: what it ran on, the tie sets, the races."""
+    """Markdown: what it ran on, and the tie sets."""
     about = result["machine"]
-    slack = 2 * np.sqrt(ERROR * (1 - ERROR) / RACES)
     lines = [
         f"{about['cores_used']} of {about['cores']} cores ({about['cpu']}), "
         f"numpy {about['versions']['numpy']}, {about['date']}, "
@@ -350,13 +262,6 @@ def table(result: dict[str, Any]) -> str:
         "",
         TIE_HEAD,
         *map(_tie_line, result["ties"]),
-        "",
-        f"Races with an error of {ERROR:.0%}: the true best may be lost in "
-        f"{ERROR + slack:.1%} of {RACES} problems (two standard errors "
-        "included). Saved: windows times mixtures that were not scored.",
-        "",
-        RACE_HEAD,
-        *map(_race_line, result["races"]),
     ]
     return "\n".join(lines) + "\n"
 

@@ -105,7 +105,7 @@ def test_run_leaves_an_answer(complete):
     assert sorted(kinds) == ["member"] * 4 + ["repeat"] + ["truth"] * 3
     found, validation = load_found(complete), load_validation(complete)
     assert found.target == {"outside": 1.0}
-    assert found.method == "descend"
+    assert found.method == "descend" and found.looked_at == 200
     assert found.table == "subsets-1-2"
     assert found.best["tied"]
     assert validation.truths == [n for n in validation.truths if n in entries]
@@ -341,7 +341,7 @@ def test_a_table_of_ones_own(workdir, jaxsim, tmp_path):
     csv.write_text('name,solo,"beta,1900-1909"\nhalf,0.4,0.6\n')
     code, error = jaxsim("search", spec, BY_TABLE)
     assert code == 2 and "other mixtures" in error
-    assert jaxsim("search", spec)[0] == 0  # a cascade can do without
+    assert jaxsim("search", spec)[0] == 0  # a descent can do without
     assert load_found(workdir).table == ""
 
 

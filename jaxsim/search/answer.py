@@ -9,15 +9,11 @@ from jaxsim.mixture.evaluation import EvaluationSet
 from jaxsim.mixture.gradient import marginal_values
 from jaxsim.mixture.scores import ProxyScores, Scores, bits_of
 from jaxsim.mixture.table import Mixtures
-from jaxsim.search.binding import binding, repeats
-from jaxsim.search.cascade import Outcome
-from jaxsim.search.constraints import Feasible
-from jaxsim.search.correction import corrected
+from jaxsim.search.constraints import Feasible, binding, repeats
 from jaxsim.search.found import Found
-from jaxsim.search.landscape import Slope
-from jaxsim.search.objective import target_weights
+from jaxsim.search.loss import Slope, corrected
+from jaxsim.search.objective import Objective, target_weights
 from jaxsim.search.problem import Problem, windows_of
-from jaxsim.search.race import Race
 from jaxsim.search.ties import Ties
 
 FINALISTS = "finalists"
@@ -41,18 +37,21 @@ def answer(
     value_M: np.ndarray,
     shift_M: np.ndarray,
     ties: Ties,
-    outcome: Outcome,
+    looked_at: int,
     table: Scores | None,
 ) -> Found:
     """Everything that is known of the tie set, as it is kept.
 
     Args:
       value_M: the objective of the merges.
-      shift_M: what truths taught, already in `ties`.
+      shift_M: the correction towards training, already in `ties`.
     """
-    config, landscape = problem.config, problem.landscape
+    config, loss = problem.config, problem.loss
     e, goal = problem.scorer.evaluation, problem.objective
-    w_C = scored.table.w_MC[ties.best]
+    w_C, bits_D = (
+        scored.table.w_MC[ties.best],
+        _bits(problem, scored, ties.best),
+    )
     scale = float(scored.table.scale_M[ties.best])
     slope, marginal = _derivatives(problem, w_C, scale)
     available_D = np.bincount(e.domain_R[windows_of(e, goal, "select", 0)])
@@ -71,9 +70,9 @@ def answer(
         method=config.method,
         table=table.name if table is not None else "",
         searched=len(scored.table),
-        looked_at=outcome.looked_at,
-        evaluations=landscape.spent,
-        tokens=landscape.spent_tokens,
+        looked_at=looked_at,
+        evaluations=loss.spent,
+        tokens=loss.spent_tokens,
         windows=int(np.bincount(e.domain_R[rows]).max()),
         select_windows=int(available_D.max()),
         ties={
@@ -84,13 +83,11 @@ def answer(
             "count": len(ties.tied),
         },
         rows=_rows(problem, scored, value_M, shift_M, ties),
-        race=_looks(outcome.race),
-        certificate=_certificate(outcome, value_M + shift_M),
-        binding=_binding(problem, w_C, slope, scored, ties.best),
+        binding=_binding(problem, w_C, slope, bits_D),
         constraints=_constraints(problem),
-        domains=_domains(problem, scored, ties.best),
+        domains=_domains(goal, bits_D),
         epochs=_epochs(problem.feasible, w_C),
-        warnings=_warnings(problem, scored, ties.best),
+        warnings=_warnings(problem, w_C, bits_D),
         marginal=marginal,
         evaluation=e.digest,
         digests=stack.pins,
@@ -101,13 +98,13 @@ def answer(
 def _derivatives(
     problem: Problem, w_C: np.ndarray, scale: float
 ) -> tuple[Slope, dict[str, Any]]:
-    """Of the objective, and the marginal values of every domain."""
-    landscape, proxies = problem.landscape, problem.scorer.proxies
+    """The objective's slope, and the marginal values of every domain."""
+    loss, proxies = problem.loss, problem.scorer.proxies
     e = problem.scorer.evaluation
-    rows = landscape.rows
+    rows = loss.rows
     found = proxies.jacobian(w_C, scale, rows)
     dw_DC, bytes_D = found.dw_DC, _bytes(e, rows)
-    slope = landscape.slope_of(w_C, found)
+    slope = loss.slope_of(w_C, found)
     others = e.rows("select", problem.scorer.config.windows)
     others = others[~problem.objective.needed_D[e.domain_R[others]]]
     if len(others):
@@ -117,12 +114,12 @@ def _derivatives(
     there = np.flatnonzero(bytes_D)
     damaged = problem.scorer.proxies.stack.damaged
     sound = np.array(
-        [c for c, n in enumerate(landscape.members) if n not in damaged], int
+        [c for c, n in enumerate(loss.members) if n not in damaged], int
     )
     toward_CP = slope.slope_PC.T - (slope.slope_PC @ w_C)
     active = slope.value_P >= slope.value - _ACTIVE * abs(slope.value)
     return slope, {
-        "members": [landscape.members[c] for c in sound],
+        "members": [loss.members[c] for c in sound],
         "objective_C": (0.01 * toward_CP[:, active].max(axis=1))[
             sound
         ].tolist(),
@@ -192,51 +189,21 @@ def _by_proxy(
     problem: Problem, table: Mixtures, proxy: str
 ) -> list[float | None]:
     """The objective on select text by a proxy that needs no model."""
-    scorer, landscape = problem.scorer, problem.landscape
+    scorer, loss = problem.scorer, problem.loss
     sums = getattr(scorer.proxies, f"{proxy}_sums")
-    nll_MD = sums(table.w_MC, scorer.token_losses[1:], landscape.rows)
-    value_M = problem.objective.value(landscape.per_byte(nll_MD.T).T)
+    nll_MD = sums(table.w_MC, scorer.token_losses[1:], loss.rows)
+    value_M = problem.objective.value(loss.per_byte(nll_MD.T).T)
     return [
         float(value) if scale == 1 else None
         for value, scale in zip(value_M, table.scale_M, strict=True)
     ]
 
 
-def _looks(run: Race | None) -> list[dict[str, Any]]:
-    """What the race dropped, look by look."""
-    if run is None:
-        return []
-    return [
-        {
-            "windows": windows,
-            "entered": entered,
-            "dropped": int((run.dropped_M == look).sum()),
-        }
-        for look, (windows, entered) in enumerate(
-            zip(run.windows, run.entered, strict=True)
-        )
-    ]
-
-
-def _certificate(
-    outcome: Outcome, value_M: np.ndarray
-) -> dict[str, float] | None:
-    """How much lower any allowed mixture can be, if the loss is convex."""
-    if outcome.result is None or outcome.result.gap is None:
-        return None
-    best = float(value_M.min())
-    # The bound holds for every mixture, so for the best one seen as well.
-    bound = outcome.result.value - outcome.result.gap
-    gap = max(best - bound, 0.0)
-    return {"gap": gap, "relative": gap / abs(best)}
-
-
 def _binding(
     problem: Problem,
     w_C: np.ndarray,
     slope: Slope,
-    scored: Scored,
-    best: int,
+    bits_D: np.ndarray,
 ) -> list[dict[str, Any]]:
     """Limits that the best mixture has reached, on weights and on domains."""
     found = [
@@ -244,7 +211,6 @@ def _binding(
         for each in binding(problem.feasible, w_C, slope)
     ]
     goal = problem.objective
-    bits_D = _best_bits(problem, scored, best)
     for d in np.flatnonzero(np.isfinite(goal.regret_D)):
         if bits_D[d] >= goal.limit_D[d] - EXCESS:
             found.append(
@@ -260,23 +226,22 @@ def _binding(
     return found
 
 
-def _best_bits(problem: Problem, scored: Scored, best: int) -> np.ndarray:
-    """[D] bits per byte of a row, with what truths taught, as limits see it."""
-    rows = scored.losses.rows
-    losses = ProxyScores(rows, scored.losses.nll_MR[best : best + 1])
+def _bits(problem: Problem, scored: Scored, row: int) -> np.ndarray:
+    """[D] bits per byte of a row as limits see it: with the correction."""
+    losses = scored.losses
+    one = ProxyScores(losses.rows, losses.nll_MR[row : row + 1])
     return corrected(
-        problem.landscape.correction,
-        scored.table.w_MC[best : best + 1],
-        bits_of(problem.scorer.evaluation, losses, "select"),
-        rows,
+        problem.loss.correction,
+        scored.table.w_MC[row : row + 1],
+        bits_of(problem.scorer.evaluation, one, "select"),
+        losses.rows,
     )[0]
 
 
 def _domains(
-    problem: Problem, scored: Scored, best: int
+    goal: Objective, bits_D: np.ndarray
 ) -> dict[str, dict[str, float]]:
-    """Every domain that matters, at the best mixture and at the seed."""
-    goal, bits_D = problem.objective, _best_bits(problem, scored, best)
+    """Every domain that matters, at the best mixture and at the base."""
     return {
         goal.domains[d]: {
             "best": float(bits_D[d]),
@@ -314,7 +279,7 @@ def _constraints(problem: Problem) -> list[str]:
 
 
 def _epochs(feasible: Feasible, w_C: np.ndarray) -> dict[str, float]:
-    """Of each source that the planned run uses; empty without a plan."""
+    """Epochs of each source that the run uses; empty without a plan."""
     if not feasible.plan.tokens:
         return {}
     return {
@@ -326,24 +291,24 @@ def _epochs(feasible: Feasible, w_C: np.ndarray) -> dict[str, float]:
     }
 
 
-def _warnings(problem: Problem, scored: Scored, best: int) -> list[str]:
+def _warnings(
+    problem: Problem, w_C: np.ndarray, bits_D: np.ndarray
+) -> list[str]:
     """What should be known before the best mixture is trained."""
     lines = [
         f"the run would repeat the source of {repeat.name} "
         f"{repeat.planned:.1f} times, and its member was trained on "
         f"{repeat.member:.1f}: what more repetition costs was not measured"
-        for repeat in repeats(problem.feasible, scored.table.w_MC[best])
+        for repeat in repeats(problem.feasible, w_C)
     ]
-    over = float(
-        problem.objective.violation(_best_bits(problem, scored, best)[None])[0]
-    )
+    goal = problem.objective
+    over = float(goal.violation(bits_D[None])[0])
     if over > EXCESS:
         lines.append(
             "NOT WITHIN THE LIMITS: no mixture that was scored keeps all "
             "limits on regret; those shown come nearest, and exceed one by "
             f"{over:.4f} bits per byte"
         )
-    bits_D, goal = _best_bits(problem, scored, best), problem.objective
     harm = float(goal.value(bits_D[None])[0] - goal.value(goal.seed_D[None])[0])
     if harm > 0:
         lines.append(

@@ -25,7 +25,7 @@ class Found:
       method: how it was looked for.
       table: the scored table whose rows were among the candidates, or ''.
       searched: mixtures that a merge was scored for.
-      looked_at: mixtures that the cheap proxy alone ruled out, with them.
+      looked_at: mixtures that the cheap predictor looked at.
       evaluations: token evaluations spent, in mixtures on all select text of
         the domains that matter; a gradient counts as three.
       tokens: the same in evaluation tokens.
@@ -41,10 +41,6 @@ class Found:
       calibrated: whether truths corrected the merges.
       singles_known: whether truths are as long as members, so that a single
         member is its own truth; only known with truths.
-      race: what was dropped at each look, for a cascade.
-      certificate: Frank-Wolfe's gap in bits per byte, and as a share of the
-        objective: no mixture within the constraints is better by more than
-        this, were the merged loss convex in the weights. None without one.
       binding: constraints that hold with equality at the best mixture: name,
         kind, limit, value, and `gain`: bits per byte that relaxing it by
         `step` would win, to first order; None where that is not known.
@@ -76,8 +72,6 @@ class Found:
     tokens: int = 0
     calibrated: bool = False
     singles_known: bool = False
-    race: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    certificate: dict[str, float] | None = None
     binding: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     constraints: list[str] = dataclasses.field(default_factory=list)
     domains: dict[str, dict[str, float]] = dataclasses.field(
@@ -134,9 +128,7 @@ def load_found(workdir: Path) -> Found:
         raise UserError(f"{workdir}: nothing was searched; run `jaxsim search`")
     try:
         record = json.loads(path.read_text())
-        digest = record.pop("sha256", None)
-        # An earlier version wrote none.
-        if digest is not None and digest != object_digest(record):
+        if record.pop("sha256", None) != object_digest(record):
             raise ValueError("it was altered")
         return Found(**record)
     except (OSError, ValueError, TypeError, AttributeError) as error:

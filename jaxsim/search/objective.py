@@ -1,4 +1,4 @@
-"""What is minimised: bits per byte of the target, under limits on regret.
+"""What is minimized: bits per byte of the target, under limits on regret.
 
 Every objective here is the largest of a few linear functions of the domains'
 bits per byte, so it is convex in them, and its pieces are smooth in the weights
@@ -70,13 +70,8 @@ class Objective:
         return excess_MT.max(axis=1, initial=0.0)
 
     def penalised(self, bits_MD: np.ndarray) -> np.ndarray:
-        """Value plus `PENALTY` times violation [M]: what methods minimise."""
+        """Value plus `PENALTY` times violation [M]: what searches minimize."""
         return self.value(bits_MD) + PENALTY * self.violation(bits_MD)
-
-    def slope(self, bits_D: np.ndarray) -> np.ndarray:
-        """[D] derivative of `penalised`: of its largest piece, if several."""
-        value_P, slope_PD = self.pieces(bits_D, np.eye(len(bits_D)))
-        return slope_PD[np.argmax(value_P)]
 
     def pieces(
         self, bits_D: np.ndarray, jacobian_DC: np.ndarray

@@ -1,4 +1,4 @@
-"""What is searched for, where, and with what: a search before its method."""
+"""What is searched for, where, and with what: a search before it looks."""
 
 import dataclasses
 
@@ -9,65 +9,41 @@ from jaxsim.mixture.evaluation import EvaluationSet
 from jaxsim.mixture.scorer import Scorer
 from jaxsim.mixture.table import Mixtures
 from jaxsim.search.constraints import Feasible, feasible
-from jaxsim.search.correction import Correction
+from jaxsim.search.loss import Correction, LossOracle, MergeLoss, Slope
 from jaxsim.search.objective import Objective, objective
-from jaxsim.search.pool_landscape import PoolLandscape
+
+_CHEAP_GRADIENTS = 100  # that finding the minimum of the average may take
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """An objective on select text, mixtures that may be chosen, and a budget.
+    """An objective on dev text, mixtures that may be chosen, and a budget.
 
     Attributes:
       config: as asked.
       scorer: of the workdir.
-      objective: on the windows of the landscape.
+      objective: on the windows of the loss.
       feasible: the mixtures that may be chosen.
-      landscape: scores them, and counts.
-      plain: single members, uniform, proportional and macro merges. The
-        landscape knows them already, whether they may be chosen or not.
+      loss: of merges; scores them, and counts.
+      plain: single members, uniform, proportional and macro merges. Their
+        losses are known already, whether they may be chosen or not.
     """
 
     config: SearchConfig
     scorer: Scorer
     objective: Objective
     feasible: Feasible
-    landscape: PoolLandscape
+    loss: MergeLoss
     plain: Mixtures
 
     @property
     def seed_R(self) -> np.ndarray:
-        """The seed's nats on every window of the evaluation set."""
-        return self.scorer.references().proxies["merge"].nll_MR[0]
+        """The base's nats on every window of the evaluation set."""
+        return _seed_nats(self.scorer)
 
     def objective_on(self, rows: np.ndarray) -> Objective:
-        """The objective, measured against the seed on these windows."""
-        e = self.scorer.evaluation
-        size = len(e.domains)
-        nats_D = np.bincount(e.domain_R[rows], self.seed_R[rows], size)
-        bytes_D = np.bincount(e.domain_R[rows], e.bytes_R[rows], size)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            seed_D = nats_D / (bytes_D * np.log(2.0))
-        return dataclasses.replace(self.objective, seed_D=seed_D)
-
-    @property
-    def statistic(self) -> "Penalised":
-        """The objective as races and tie sets resample it."""
-        return Penalised(self.objective)
-
-
-@dataclasses.dataclass(frozen=True)
-class Penalised:
-    """An objective that counts what its limits cost."""
-
-    objective: Objective
-
-    @property
-    def needed_D(self) -> np.ndarray:
-        return self.objective.needed_D
-
-    def value(self, bits_MD: np.ndarray) -> np.ndarray:
-        return self.objective.penalised(bits_MD)
+        """The objective, measured against the base on these windows."""
+        return _against_seed(self.scorer, self.objective, rows)
 
 
 def pose(
@@ -80,7 +56,7 @@ def pose(
     Args:
       scorer: of the workdir.
       config: objective, constraints and budget.
-      correction: of merges towards training, once truths exist.
+      correction: of merges towards training, once reference runs exist.
 
     Raises:
       UserError: a name that there is not, or constraints that exclude each
@@ -90,29 +66,69 @@ def pose(
     references = scorer.references()
     goal = objective(config, e, np.zeros(len(e.domains)))
     rows = windows_of(e, goal, "select", config.windows)
-    landscape = PoolLandscape(
-        scorer, goal, rows, config.evaluations, correction
-    )
-    landscape.know(references.table, references.proxies["merge"])
-    plain = np.flatnonzero(references.table.scale_M == 1)
-    problem = Problem(
-        config,
-        scorer,
-        goal,
-        _feasible(scorer, config),
-        landscape,
-        references.table.take(plain),
-    )
-    landscape.objective = problem.objective_on(rows)
-    return dataclasses.replace(problem, objective=landscape.objective)
+    goal = _against_seed(scorer, goal, rows)
+    loss = MergeLoss(scorer, goal, rows, config.evaluations, correction)
+    loss.know(references.table, references.proxies["merge"])
+    plain = references.table.take(np.flatnonzero(references.table.scale_M == 1))
+    allowed = _feasible(scorer, config)
+    return Problem(config, scorer, goal, allowed, loss, plain)
 
 
 def windows_of(
     evaluation: EvaluationSet, goal: Objective, half: str, windows: int
 ) -> np.ndarray:
-    """Windows of a half in the domains that matter."""
+    """Windows of a split in the domains that matter."""
     rows = evaluation.rows(half, windows)
     return rows[goal.needed_D[evaluation.domain_R[rows]]]
+
+
+def cheap_values(problem: Problem, w_MC: np.ndarray) -> np.ndarray:
+    """The penalized objective [M] by the probability average.
+
+    Averaged token probabilities need no model once each member's are known, so
+    a hundred thousand mixtures can be looked at before a merge is scored.
+    """
+    scorer, loss = problem.scorer, problem.loss
+    nll_MD = scorer.proxies.probability_sums(
+        w_MC, scorer.token_losses[1:], loss.rows
+    )
+    return problem.objective.penalised(loss.per_byte(nll_MD.T).T)
+
+
+def cheap_loss(problem: Problem) -> LossOracle:
+    """The same with its derivatives, to descend on; convex for a mean."""
+    scorer, loss = problem.scorer, problem.loss
+    at = scorer.proxies.probability_slope(scorer.token_losses[1:], loss.rows)
+
+    def slope(w_C: np.ndarray) -> Slope:
+        nll_D, dw_DC = at(w_C)
+        bits_D = loss.per_byte(nll_D[:, None])[:, 0]
+        return Slope(*problem.objective.pieces(bits_D, loss.per_byte(dw_DC)))
+
+    return LossOracle(
+        loss.members,
+        lambda w_MC: cheap_values(problem, w_MC),
+        slope,
+        budget=3.0 * _CHEAP_GRADIENTS,
+    )
+
+
+def _seed_nats(scorer: Scorer) -> np.ndarray:
+    nll_R: np.ndarray = scorer.references().proxies["merge"].nll_MR[0]
+    return nll_R
+
+
+def _against_seed(
+    scorer: Scorer, goal: Objective, rows: np.ndarray
+) -> Objective:
+    """The objective with the base's bits per byte on these windows."""
+    e = scorer.evaluation
+    size = len(e.domains)
+    nats_D = np.bincount(e.domain_R[rows], _seed_nats(scorer)[rows], size)
+    bytes_D = np.bincount(e.domain_R[rows], e.bytes_R[rows], size)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        seed_D = nats_D / (bytes_D * np.log(2.0))
+    return dataclasses.replace(goal, seed_D=seed_D)
 
 
 def _feasible(scorer: Scorer, config: SearchConfig) -> Feasible:

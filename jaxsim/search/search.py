@@ -1,4 +1,10 @@
-"""The best mixture for an objective under constraints, with all that ties."""
+"""The best mixture for an objective under constraints, with all that ties.
+
+The cheap predictor looks at very many mixtures; merges of those that it likes
+best are scored, and of the best ones in a scored table; from the best of all
+that is known, the exact gradient of the merge's loss descends, with the cheap
+predictor's curvature to begin with.
+"""
 
 import dataclasses
 import itertools
@@ -13,14 +19,22 @@ from jaxsim.mixture.scorer import Scorer
 from jaxsim.mixture.scores import ProxyScores, Scores, bits_of
 from jaxsim.mixture.table import Mixtures
 from jaxsim.search.answer import EXCESS, Scored, answer
-from jaxsim.search.cascade import Outcome, look, race_error
-from jaxsim.search.correction import Correction, corrected
 from jaxsim.search.found import Found
+from jaxsim.search.loss import BudgetSpent, Correction, corrected, key_of
 from jaxsim.search.objective import Objective
-from jaxsim.search.problem import Problem, pose, windows_of
-from jaxsim.search.resample import resampled
-from jaxsim.search.ties import Residual, tie_set
+from jaxsim.search.optimize import descend
+from jaxsim.search.problem import (
+    Problem,
+    cheap_loss,
+    cheap_values,
+    pose,
+    windows_of,
+)
+from jaxsim.search.ties import Residual, resampled, tie_set
 
+_CANDIDATES = 1 / 8  # of the budget; the rest is for derivatives
+_FROM_TABLE = 1 / 4  # of the candidates, at most
+_STARTS = 4  # choices of sources to descend from, if their number is limited
 _APART = 0.01  # share of the tokens by which two mixtures differ at least
 
 
@@ -31,16 +45,16 @@ def search(
     residual_of: Callable[[Objective], Residual | None] = lambda _: None,
     correction: Correction | None = None,
 ) -> Found:
-    """Chooses on select documents, reports on report documents.
+    """Chooses on dev documents, reports on test documents.
 
     Args:
       scorer: of the workdir.
       config: objective, constraints, method and budget.
       table: a scored table: what the method 'table' chooses from, and
-        candidates of a cascade.
-      residual_of: how far truths lie from what is predicted, for an objective;
-        once truths exist.
-      correction: of merges towards training, once truths exist.
+        candidates of a descent.
+      residual_of: how far training lies from what is predicted, for an
+        objective; once reference runs exist.
+      correction: of merges towards training, once reference runs exist.
 
     Raises:
       UserError: the table is of another pool, the constraints exclude each
@@ -51,21 +65,21 @@ def search(
     problem = pose(scorer, config, correction)
     report = windows_of(scorer.evaluation, problem.objective, "report", 0)
     residual = residual_of(problem.objective_on(report))
-    outcome = Outcome()
+    looked_at = 0
     if config.method == "table":
         scored = _rows_of(problem, table)
         goal = problem.objective_on(scored.losses.rows)
         problem = dataclasses.replace(problem, objective=goal)
     else:
         if table is not None:
-            problem.landscape.know(table.table, table.proxies["merge"])
+            problem.loss.know(table.table, table.proxies["merge"])
         say(
             f"search: {config.evaluations} evaluations at most, each of "
-            f"{len(problem.landscape.rows):,} windows"
+            f"{len(problem.loss.rows):,} windows"
         )
         with progress(config.evaluations, "search", "evaluations") as tick:
-            problem.landscape.tell = tick
-            outcome = look(problem, table, residual)
+            problem.loss.tell = tick
+            looked_at = look(problem, table)
         scored = _searched(problem, table)
     scored = _within_limits(problem, scored)
     value_M, draw_MB, unit = resampled(
@@ -79,29 +93,99 @@ def search(
     shift_M = problem.objective.value(
         corrected(correction, scored.table.w_MC, bits_MD, scored.losses.rows)
     ) - problem.objective.value(bits_MD)
-    # A race may have lost the best already; together they keep the level.
-    level = config.level
-    if outcome.race is not None:
-        level += race_error(level)
     ties = tie_set(
-        value_M + shift_M, draw_MB + shift_M[:, None], unit, level,
+        value_M + shift_M, draw_MB + shift_M[:, None], unit, config.level,
         config.worth, residual, config.rng,
     )  # fmt: skip
-    found = answer(problem, scored, value_M, shift_M, ties, outcome, table)
+    found = answer(problem, scored, value_M, shift_M, ties, looked_at, table)
     return dataclasses.replace(found, calibrated=correction is not None)
 
 
-def _within_limits(problem: Problem, scored: Scored) -> Scored:
-    """Mixtures that keep all limits on regret or, without one, the nearest.
+def look(problem: Problem, table: Scores | None = None) -> int:
+    """Spends the budget; the problem's loss keeps all that was found.
 
-    On the select text as it is, with a tolerance for a descent that ends where
-    a limit begins.
+    Args:
+      problem: what is searched.
+      table: a scored table, whose mixtures are candidates.
+
+    Returns:
+      How many mixtures the cheap predictor looked at.
+    """
+    w_MC, hessian_CC = _candidates(problem, table)
+    say(
+        f"search: {problem.config.candidates:,} mixtures by the probability "
+        f"average; {len(w_MC)} are merged"
+    )
+    problem.loss.values(w_MC)
+    for start_C in _starts(problem):
+        try:
+            face = problem.feasible.face(start_C)
+            descend(problem.loss, face, start_C, hessian_CC)
+        except BudgetSpent:
+            break
+    return problem.config.candidates
+
+
+def _candidates(
+    problem: Problem, table: Scores | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """[M, C] different mixtures to merge, and the average's curvature."""
+    feasible, config = problem.feasible, problem.config
+    count = max(1, int(_CANDIDATES * config.evaluations))
+    sample_MC = feasible.sample(
+        config.candidates, np.random.default_rng(config.rng)
+    )
+    value_M = cheap_values(problem, sample_MC)
+    order = np.argsort(value_M, kind="stable")
+    face = feasible.face(sample_MC[order[0]])
+    # From the center: a descent that begins near its end learns no curvature.
+    lowest_C, hessian_CC = descend(cheap_loss(problem), face, face.center_C)
+    liked_MC = np.zeros((0, len(lowest_C)))
+    if table is not None:
+        liked_MC = _liked(problem, table)[: int(_FROM_TABLE * count)]
+    w_MC = np.concatenate([lowest_C[None], liked_MC, sample_MC[order[:count]]])
+    different = {key_of(w_C): w_C for w_C in w_MC}
+    return np.array(list(different.values())[:count]), hessian_CC
+
+
+def _liked(problem: Problem, table: Scores) -> np.ndarray:
+    """Allowed mixtures of a table, the best by its own windows first."""
+    bits_MD = table.bits_per_byte("merge", "select")
+    needed = problem.objective.needed_D
+    usable = (table.table.scale_M == 1) & np.isfinite(bits_MD[:, needed]).all(1)
+    goal = problem.objective_on(table.proxies["merge"].rows)
+    value_M = goal.penalised(bits_MD[usable])
+    w_MC = table.table.w_MC[usable][np.argsort(value_M, kind="stable")]
+    return w_MC[problem.feasible.contains(w_MC)]
+
+
+def _starts(problem: Problem) -> list[np.ndarray]:
+    """The lowest allowed mixture so far.
+
+    With a limited number of sources, which a descent does not exchange, also
+    the lowest ones with other sources.
+    """
+    w_MC, value_M = problem.loss.history
+    may_M = problem.feasible.contains(w_MC)
+    order = np.argsort(value_M[may_M], kind="stable")
+    starts: dict[bytes, np.ndarray] = {}
+    for w_C in w_MC[may_M][order]:
+        used = (w_C > 0).tobytes() if problem.config.max_sources else b""
+        starts.setdefault(used, problem.feasible.nearest(w_C))
+    return list(starts.values())[:_STARTS]
+
+
+def _within_limits(problem: Problem, scored: Scored) -> Scored:
+    """Mixtures that keep all limits on domains or, without one, the nearest.
+
+    On the dev text as it is, with a tolerance for a descent that ends where a
+    limit begins.
     """
     goal = problem.objective
     bits_MD = bits_of(problem.scorer.evaluation, scored.losses, "select")
     over_M = goal.violation(
         corrected(
-            problem.landscape.correction,
+            problem.loss.correction,
             scored.table.w_MC,
             bits_MD,
             scored.losses.rows,
@@ -142,46 +226,35 @@ def _rows_of(problem: Problem, table: Scores | None) -> Scored:
 
 
 def _searched(problem: Problem, table: Scores | None) -> Scored:
-    """All that the landscape knows on all windows, if it may be chosen.
+    """All that is known on all windows, if it may be chosen.
 
-    Of mixtures that are nearly the same, as the steps of a descent come to
-    be, only the best one counts, and those with a name.
+    Of mixtures that are nearly the same, as the last steps of a descent are,
+    only the best one counts, and those with a name.
     """
-    w_MC, value_M = problem.landscape.history
-    _, nll_MR = problem.landscape.complete()
+    w_MC, value_M = problem.loss.history
     names: dict[bytes, tuple[str, str]] = {}
     for known in (problem.plain, *([table.table] if table else [])):
         for m, w_C in enumerate(known.w_MC):
             if known.scale_M[m] == 1:
-                names.setdefault(_key(w_C), (known.names[m], known.kinds[m]))
+                names.setdefault(key_of(w_C), (known.names[m], known.kinds[m]))
     may = np.flatnonzero(problem.feasible.contains(w_MC))
     allowed: list[int] = []
     for m in may[np.argsort(value_M[may], kind="stable")]:
         apart = np.abs(w_MC[allowed] - w_MC[m]).sum(axis=1) / 2
-        if _key(w_MC[m]) in names or (apart >= _APART).all():
+        if key_of(w_MC[m]) in names or (apart >= _APART).all():
             allowed.append(int(m))
     taken = {name for name, _ in names.values()}
     free = (f"found {i}" for i in itertools.count(1))
     free = (name for name in free if name not in taken)
     labels = [
-        names.get(_key(w_MC[m])) or (next(free), "found") for m in allowed
+        names.get(key_of(w_MC[m])) or (next(free), "found") for m in allowed
     ]
-    if not allowed:
-        raise UserError(
-            f"config.search.evaluations={problem.config.evaluations} is too "
-            "little to score one mixture that the constraints allow; raise it"
-        )
     mixtures = Mixtures(
-        problem.landscape.members,
+        problem.loss.members,
         tuple(name for name, _ in labels),
         tuple(kind for _, kind in labels),
         w_MC[allowed],
         np.ones(len(allowed)),
     )
-    return Scored(
-        mixtures, ProxyScores(problem.landscape.rows, nll_MR[allowed])
-    )
-
-
-def _key(w_C: np.ndarray) -> bytes:
-    return np.round(w_C, 12).tobytes()
+    nll_MR = problem.loss.nll_MR[allowed]
+    return Scored(mixtures, ProxyScores(problem.loss.rows, nll_MR))

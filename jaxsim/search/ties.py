@@ -27,6 +27,10 @@ drawn independently for every candidate. In truth those of near twins are
 nearly equal, up to repeat noise; independence makes the lowest of many lower
 and the distance of twins wider, so the set is too large rather than too small,
 and near twins of a tied mixture tie with it.
+
+Errors of the text are drawn by resampling it: within each domain documents with
+replacement, the same ones for all mixtures, so that what is common to mixtures
+cancels in their differences.
 """
 
 import dataclasses
@@ -34,15 +38,25 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from jaxsim.errors import UserError
+from jaxsim.mixture.evaluation import HALVES, EvaluationSet
+from jaxsim.search.objective import Objective
+
 BEFORE_TRUTHS = "ties between merges, not yet about training"
 AFTER_TRUTHS = "ties, about training"
 _BLOCK = 512
 _ROUNDING = 1e-9  # relative: by what twins differ
+DRAWS = 1000
+# Windows of one document are alike: drawn instead of 8 documents they held the
+# true best half of the time at a level of 90 %, documents 98 %, and from 5 on
+# never less than that (`benchmarks/ties.py`).
+ENOUGH_DOCUMENTS = 5
+_BLOCK_NUMBERS = 4_000_000  # of [mixtures, draws, domains]: 32 MB at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class Residual:
-    """How far truths scatter around the proxy, for one objective.
+    """How far reference runs scatter around the predictor, for one objective.
 
     Attributes:
       deviation: standard deviation of truth minus prediction, in the
@@ -65,9 +79,6 @@ class Ties:
       difference_M: objective minus the best one.
       error_M: standard error of that difference.
       limit_M: the largest difference with which a row ties.
-      more_M: how many times as much text (of the unit) would bring the limit
-        down to the difference, if the difference stays; inf where none would:
-        the residual remains, or the difference is not worth it.
       unit: what was resampled, 'documents' or 'windows'.
       heading: what the ties are about.
     """
@@ -77,7 +88,6 @@ class Ties:
     difference_M: np.ndarray
     error_M: np.ndarray
     limit_M: np.ndarray
-    more_M: np.ndarray
     unit: str
     heading: str
 
@@ -111,16 +121,16 @@ def tie_set(
     difference_M = value_M - value_M[best]
     best_B = noise.row(best)
     spent = (1 - level) / 10
-    text_M, error_M = np.zeros((2, len(value_M)))
+    error_M = np.zeros(len(value_M))
     largest_B = np.zeros(draw_MB.shape[1])
     for here, text_KB, noise_KB in noise.blocks():
         off_KB = noise_KB - best_B
-        text_M[here] = (text_KB - noise.text(best)).std(axis=1)
         error_K = off_KB.std(axis=1)
         if residual is not None:
             others_K = np.arange(len(value_M))[here] != best
             error_K = np.hypot(
-                text_M[here], np.sqrt(2) * residual.deviation * others_K
+                (text_KB - noise.text(best)).std(axis=1),
+                np.sqrt(2) * residual.deviation * others_K,
             )
         # Twins may differ by rounding, which is no error to be divided by.
         twins_K = np.abs(off_KB).max(axis=1) < _ROUNDING * abs(value_M[best])
@@ -150,7 +160,6 @@ def tie_set(
         difference_M=difference_M,
         error_M=error_M,
         limit_M=np.maximum(limit_M, least),
-        more_M=_more(difference_M, text_M, error_M, limit_M, least),
         unit=unit,
         heading=BEFORE_TRUTHS if residual is None else AFTER_TRUTHS,
     )
@@ -204,21 +213,163 @@ class _Noise:
         return here, text_KB, scatter_KB + text_KB
 
 
-def _more(
-    difference_M: np.ndarray,
-    text_M: np.ndarray,
-    error_M: np.ndarray,
-    limit_M: np.ndarray,
-    least: float,
-) -> np.ndarray:
-    """Times as much text at which the limit is the difference: [M].
+@dataclasses.dataclass(frozen=True)
+class _Domain:
+    """How G documents or windows of one domain are drawn in B draws.
 
-    The text's part of the variance falls with the text, the residual's stays.
+    Attributes:
+      index: of the domain.
+      columns: of the losses, sorted by document or window.
+      starts_G: where each begins in `columns`.
+      bytes_G: of each.
+      times_GB: how often each is drawn.
+      wide_B: by what a draw's distance is multiplied.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        critical_M = limit_M / error_M
-        stays_M = error_M**2 - text_M**2
-        room_M = (difference_M / critical_M) ** 2 - stays_M
-        more_M = text_M**2 / room_M
-    possible_M = (room_M > 0) & (difference_M > least)
-    return np.where(possible_M, more_M, np.inf)
+
+    index: int
+    columns: np.ndarray
+    starts_G: np.ndarray
+    bytes_G: np.ndarray
+    times_GB: np.ndarray
+    wide_B: np.ndarray
+
+    def bits(self, nll_KR: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Bits per byte as observed [K], and in every draw [K, B]."""
+        nll_KG = np.add.reduceat(nll_KR[:, self.columns], self.starts_G, axis=1)
+        point_K = nll_KG.sum(axis=1) / (self.bytes_G.sum() * np.log(2.0))
+        bits_KB = nll_KG @ self.times_GB
+        bits_KB /= (self.bytes_G @ self.times_GB) * np.log(2.0)
+        bits_KB -= point_K[:, None]
+        bits_KB *= self.wide_B
+        bits_KB += point_K[:, None]
+        return point_K, bits_KB
+
+
+def resampled(
+    evaluation: EvaluationSet,
+    rows: np.ndarray,
+    nll_MR: np.ndarray,
+    half: str,
+    objective: Objective,
+    rng: int,
+    draws: int = DRAWS,
+    enough: int = ENOUGH_DOCUMENTS,
+    seed: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """The objective as observed, and on resampled text.
+
+    If a needed domain has too few documents, windows are drawn, which ignores
+    that windows of one document are alike: it says how much other windows of
+    these documents would differ, not other documents. A bootstrap of n draws is
+    too narrow for a small n: the draws are widened to a t distribution of
+    n - 1 degrees of freedom. From one window nothing can be drawn: its draws
+    are all equal. Memory beyond the result is bounded, whatever M.
+
+    Args:
+      evaluation: what `rows` index.
+      rows: windows that were scored, in the order of `nll_MR`.
+      nll_MR: nats of M mixtures on them.
+      half: windows of the other half take no part.
+      objective: `value` is applied to every draw.
+      rng: of the draws; the same text is drawn for all mixtures.
+      draws: how many.
+      enough: how many documents every needed domain must have.
+      seed: the seed's nats on `rows`, and the bits per byte [D] that the
+        objective has of it. An objective that measures against the seed is
+        then drawn against the seed on the same text. Where it does not, only
+        what all mixtures have in common changes.
+
+    Returns:
+      value_M, draw_MB, and what was drawn: 'documents' or 'windows'.
+
+    Raises:
+      UserError: a needed domain has no window.
+    """
+    domains, unit = _plan(
+        evaluation, rows, half, objective.needed_D, rng, draws, enough
+    )
+    count, wide = len(nll_MR), len(evaluation.domains)
+    value_M, draw_MB = np.empty(count), np.empty((count, draws))
+    block = max(_BLOCK_NUMBERS // (draws * wide), 1)
+    shift_D, shift_BD = _against(domains, seed, draws, wide)
+    for start in range(0, count, block):
+        here = slice(start, start + block)
+        nll_KR = nll_MR[here].astype(np.float64)
+        bits_KD = np.full((len(nll_KR), wide), np.nan)
+        bits_KBD = np.full((len(nll_KR), draws, wide), np.nan)
+        for domain in domains:
+            found = domain.bits(nll_KR)
+            bits_KD[:, domain.index], bits_KBD[:, :, domain.index] = found
+        bits_KD += shift_D
+        bits_KBD += shift_BD
+        value_M[here] = objective.value(bits_KD)
+        drawn = objective.value(bits_KBD.reshape(-1, wide))
+        draw_MB[here] = drawn.reshape(len(nll_KR), draws)
+    return value_M, draw_MB, unit
+
+
+def _against(
+    domains: list[_Domain],
+    seed: tuple[np.ndarray, np.ndarray] | None,
+    draws: int,
+    wide: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What bits per byte [D] and [B, D] lack to be against the seed's own."""
+    shift_D, shift_BD = np.zeros(wide), np.zeros((draws, wide))
+    if seed is not None:
+        nll_R, seed_D = seed
+        for domain in domains:
+            d = domain.index
+            point_1, bits_1B = domain.bits(nll_R[None].astype(np.float64))
+            shift_D[d] = seed_D[d] - point_1[0]
+            shift_BD[:, d] = seed_D[d] - bits_1B[0]
+    return shift_D, shift_BD
+
+
+def _plan(
+    evaluation: EvaluationSet,
+    rows: np.ndarray,
+    half: str,
+    needed_D: np.ndarray,
+    rng: int,
+    draws: int,
+    enough: int,
+) -> tuple[list[_Domain], str]:
+    """What is drawn, of the needed domains."""
+    e = evaluation
+    here = np.flatnonzero(e.half_R[rows] == HALVES.index(half))
+    rows = rows[here]
+    needed = np.flatnonzero(needed_D)
+    mine = [np.flatnonzero(e.domain_R[rows] == d) for d in needed]
+    for d, places in zip(needed, mine, strict=True):
+        if not len(places):
+            raise UserError(
+                f"domain {e.domains[d]!r} has no {half} window that was "
+                "scored; leave it out of the objective"
+            )
+    many = all(
+        len(np.unique(e.document_R[rows[places]])) >= enough for places in mine
+    )
+    generator = np.random.default_rng(rng)
+    domains = []
+    for d, places in zip(needed, mine, strict=True):
+        label = e.document_R[rows[places]] if many else places
+        places = places[np.argsort(label, kind="stable")]
+        starts_G = np.unique(np.sort(label), return_index=True)[1]
+        count = len(starts_G)
+        drawn_BG = generator.integers(count, size=(draws, count))
+        drawn_BG += count * np.arange(draws)[:, None]
+        times_BG = np.bincount(drawn_BG.ravel(), minlength=draws * count)
+        freedom = max(count - 1, 1)
+        bytes_R = e.bytes_R[rows[places]].astype(np.float64)
+        domains.append(
+            _Domain(
+                index=int(d),
+                columns=here[places],
+                starts_G=starts_G,
+                bytes_G=np.add.reduceat(bytes_R, starts_G),
+                times_GB=times_BG.reshape(draws, count).T.astype(np.float64),
+                wide_B=np.sqrt(count / generator.chisquare(freedom, draws)),
+            )
+        )
+    return domains, "documents" if many else "windows"

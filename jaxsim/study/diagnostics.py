@@ -24,7 +24,7 @@ from jaxsim.mixture.scores import bits_of
 from jaxsim.mixture.stack import Stack
 from jaxsim.mixture.table import Mixtures
 from jaxsim.search.objective import weighted_mean
-from jaxsim.search.resample import ENOUGH_DOCUMENTS
+from jaxsim.search.ties import ENOUGH_DOCUMENTS
 from jaxsim.study.agreement import repeat_noise
 from jaxsim.study.measured import (
     ALL,

@@ -36,8 +36,7 @@ from jaxsim.mixture.table import Mixtures, dirichlet
 from jaxsim.pool.bucket import Bucket
 from jaxsim.pool.build import train_missing
 from jaxsim.pool.publish import is_published
-from jaxsim.search.cheap import cheap_values
-from jaxsim.search.problem import pose
+from jaxsim.search.problem import cheap_values, pose
 from jaxsim.study.measured import basis_of, measured
 from jaxsim.study.validate import Validation, compare
 from jaxsim.train import Run, Trainer, member_run, repeat_of, truth_run
@@ -136,7 +135,7 @@ def best_merges(scorer: Scorer, config: Config) -> np.ndarray:
     order = np.argsort(cheap_values(problem, w_MC), kind="stable")
     kept = order[: max(1, round(_SHORTLIST * len(w_MC)))]
     table = dataclasses.replace(table, w_MC=w_MC).take(kept)
-    rows = problem.landscape.rows
+    rows = problem.loss.rows
     merge = scorer.proxies.merge("candidates of truths", table, rows)
     bits_MD = bits_of(scorer.evaluation, merge, "select")
     value_M = problem.objective_on(rows).penalised(bits_MD)

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from jaxsim.search.constraints import Feasible
-from jaxsim.search.landscape import Ledger, Slope
+from jaxsim.search.loss import LossOracle, Slope
 from jaxsim.search.objective import Objective
 
 
@@ -45,8 +45,8 @@ class Mixed:
             )
         )
 
-    def ledger(self, budget: float = 1e9) -> Ledger:
-        return Ledger(self.members, self.values, self.slope, budget)
+    def ledger(self, budget: float = 1e9) -> LossOracle:
+        return LossOracle(self.members, self.values, self.slope, budget)
 
     def lowest_value(self, feasible: Feasible) -> float:
         """By another solver, on the epigraph and with no budget."""
@@ -71,7 +71,7 @@ class Mixed:
                 left.append(feasible.divergence - far)
             return np.array([*left, 1.0])
 
-        start_C = feasible.centre_C
+        start_C = feasible.center_C
         found = minimize(
             lambda z: z[c],
             np.append(start_C, self.values(start_C[None])[0]),

@@ -101,7 +101,7 @@ def test_pieces_are_the_objective_and_its_slope(kind):
         top = int(np.argmax(value_P))
         largest.add(top)
         assert value_P[top] == pytest.approx(value, abs=1e-12)
-        slope_D = found.slope(bits_D)
+        slope_D = found.pieces(bits_D, np.eye(4))[1][top]
         assert slope_D[3] == 0
         np.testing.assert_allclose(
             slope_PC[top], slope_D[:3] @ jacobian_DC[:3], atol=1e-12

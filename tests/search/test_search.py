@@ -1,7 +1,6 @@
 """From a pool to an answer: what is chosen, under what, and what is said."""
 
 import dataclasses
-import itertools
 import json
 import shutil
 
@@ -191,7 +190,7 @@ def test_found_is_kept_and_damage_is_noticed(scorer, scores, tmp_path):
             load_found(tmp_path)
 
 
-def cascade(**settings) -> SearchConfig:
+def descent(**settings) -> SearchConfig:
     return SearchConfig(
         **{"candidates": 2000, "evaluations": 60, "rng": 1} | settings
     )
@@ -214,8 +213,8 @@ def weights_of(scorer, row) -> np.ndarray:
     return np.array([row["weights"].get(n, 0.0) for n in scorer.members])
 
 
-def test_a_cascade_beats_every_table_it_could_have_scored(scorer):
-    found = search(scorer, cascade())
+def test_a_descent_beats_every_table_it_could_have_scored(scorer):
+    found = search(scorer, descent())
     grid = scorer.table("subsets:1-4")
     draws = scorer.table("dirichlet:200")
     rivals = on_select(
@@ -227,25 +226,20 @@ def test_a_cascade_beats_every_table_it_could_have_scored(scorer):
     assert found.best["select"] == pytest.approx(value, rel=2e-5)
     assert found.evaluations <= 60
     assert found.looked_at == 2000
-    assert found.race[0]["entered"] == 15
-    # No mixture is better by more than the gap, if the loss is convex here.
-    gap = found.certificate["gap"]
-    assert gap < 0.002 * value
-    assert rivals.min() >= value - gap - 1e-6 * value
 
 
 def test_constraints_hold_and_what_binds_is_priced(scorer):
-    free = search(scorer, cascade())
+    free = search(scorer, descent())
     first = max(free.best["weights"], key=free.best["weights"].get)
     ceiling = free.best["weights"][first] / 2
-    found = search(scorer, cascade(ceilings={first: ceiling}))
+    found = search(scorer, descent(ceilings={first: ceiling}))
     for row in found.rows:
         assert row["weights"].get(first, 0.0) <= ceiling + 1e-6
     (bound,) = [b for b in found.binding if b["kind"] == "ceiling"]
     assert bound["name"] == first
     assert bound["limit"] == ceiling
     # The gain is for a percentage point, to first order.
-    relaxed = search(scorer, cascade(ceilings={first: ceiling + 0.001}))
+    relaxed = search(scorer, descent(ceilings={first: ceiling + 0.001}))
     won = 10 * (found.best["select"] - relaxed.best["select"])
     assert bound["gain"] == pytest.approx(won, rel=0.05)
     assert won > 0
@@ -254,7 +248,7 @@ def test_constraints_hold_and_what_binds_is_priced(scorer):
 def test_the_plan_says_how_often_a_source_is_repeated(scorer):
     units = [scorer.corpus.unit(name) for name in scorer.members]
     tokens = 3.0 * sum(unit.tokens for unit in units)
-    found = search(scorer, cascade(tokens=tokens, epochs=6.0))
+    found = search(scorer, descent(tokens=tokens, epochs=6.0))
     supply = {unit.name: unit.tokens for unit in units}
     assert set(found.epochs) == set(found.best["weights"])
     for name, epochs in found.epochs.items():
@@ -270,7 +264,7 @@ def test_the_plan_says_how_often_a_source_is_repeated(scorer):
 
 def test_a_limit_on_regret_is_kept(scorer):
     """Being good outside must not cost a domain that is guarded."""
-    free = search(scorer, cascade())
+    free = search(scorer, descent())
     e = scorer.evaluation
     free_C = weights_of(scorer, free.best)
     references = scorer.references()
@@ -284,7 +278,7 @@ def test_a_limit_on_regret_is_kept(scorer):
     }
     guarded = max(regret, key=regret.get)
     limit = regret[guarded] - 0.005
-    found = search(scorer, cascade(regret={guarded: limit}))
+    found = search(scorer, descent(regret={guarded: limit}))
     bits = on_select(scorer, weights_of(scorer, found.best)[None], guarded)[0]
     most = seed[e.domains.index(guarded)] * (1 + limit)
     assert bits <= most * (1 + 2e-4)
@@ -294,8 +288,8 @@ def test_a_limit_on_regret_is_kept(scorer):
 
 def test_the_worst_domain_decides(scorer):
     targets = dict.fromkeys(scorer.corpus.domains, 1.0)
-    found = search(scorer, cascade(target=targets, objective="worst"))
-    mean = search(scorer, cascade(target=targets))
+    found = search(scorer, descent(target=targets, objective="worst"))
+    mean = search(scorer, descent(target=targets))
     seed = scorer.references().bits_per_byte("merge", "select")[0]
 
     def worst(row) -> float:
@@ -309,7 +303,7 @@ def test_the_worst_domain_decides(scorer):
 
 
 def test_repeated_it_scores_nothing_and_says_the_same(workdir, config, request):
-    first = search(Scorer(workdir, config.score), cascade())
+    first = search(Scorer(workdir, config.score), descent())
     again = Scorer(workdir, config.score)
     evaluator = again.proxies._evaluator
     differentiator = again.proxies._differentiator
@@ -319,28 +313,11 @@ def test_repeated_it_scores_nothing_and_says_the_same(workdir, config, request):
 
     evaluator.chunks = refuse
     differentiator.jacobian = refuse
-    assert search(again, cascade()) == first
+    assert search(again, descent()) == first
 
 
-def test_every_method_finds_a_feasible_answer(scorer):
-    found = {}
-    for method in ("subsets", "sample", "descend", "frank-wolfe", "cascade"):
-        found[method] = search(
-            scorer, cascade(method=method, floors={"solo": 0.1})
-        )
-        assert found[method].best["weights"]["solo"] >= 0.1 - 1e-6
-        assert found[method].evaluations <= 60
-        assert found[method].method == method
-    values = {name: each.best["select"] for name, each in found.items()}
-    best = min(values.values())
-    for method in ("descend", "frank-wolfe", "cascade"):
-        assert values[method] <= best * (1 + 1e-4), values
-        assert found[method].certificate["relative"] < 2e-3
-    assert found["sample"].certificate is None
-
-
-def test_the_table_takes_part_in_a_cascade(scorer, scores):
-    found = search(scorer, cascade(), scores)
+def test_the_table_takes_part_in_a_descent(scorer, scores):
+    found = search(scorer, descent(), scores)
     assert found.table == scores.name
     with pytest.raises(UserError, match="no scored table"):
         search(scorer, BY_TABLE)
@@ -348,7 +325,7 @@ def test_the_table_takes_part_in_a_cascade(scorer, scores):
 
 def test_what_one_percent_more_is_worth(scorer):
     """Against the merge with that percent."""
-    found = search(scorer, cascade())
+    found = search(scorer, descent())
     w_C = weights_of(scorer, found.best)
     marginal = found.marginal
     d = marginal["domains"].index("solo")
@@ -372,7 +349,7 @@ def test_what_one_percent_more_is_worth(scorer):
 
 
 def test_near_twins_count_once(scorer):
-    found = search(scorer, cascade(worth=0.5))  # everything ties
+    found = search(scorer, descent(worth=0.5))  # everything ties
     rows = [r for r in found.rows if r["kind"] == "found"]
     w_MC = np.array([weights_of(scorer, row) for row in rows])
     apart_MM = np.abs(w_MC[:, None] - w_MC).sum(axis=-1) / 2
@@ -381,29 +358,26 @@ def test_near_twins_count_once(scorer):
 
 
 def test_the_best_is_left_as_a_ratio_to_train(scorer, tmp_path):
-    found = search(scorer, cascade())
+    found = search(scorer, descent())
     save_found(tmp_path, found)
     table = read_csv(scorer.members, tmp_path / "search" / "best.csv")
     assert table.parts(0) == found.best["weights"]
 
 
-def test_a_tiny_budget_gives_an_answer_or_a_reason(scorer):
-    methods = ("cascade", "descend", "frank-wolfe", "sample", "subsets")
-    for method, budget in itertools.product(methods, (1, 2)):
-        found = search(scorer, cascade(method=method, evaluations=budget))
-        assert found.evaluations <= budget
-        assert found.best["tied"]
+@pytest.mark.parametrize("evaluations", [1, 2, 4])
+def test_a_tiny_budget_gives_an_answer(scorer, evaluations):
+    found = search(scorer, descent(evaluations=evaluations))
+    assert found.evaluations <= evaluations
+    assert found.best["tied"]
     # Nothing that is known already has a fifth of everything.
     floors = dict.fromkeys(scorer.members, 0.2)
-    settings = {"method": "descend", "floors": floors, "max_sources": 0}
-    with pytest.raises(UserError, match="evaluations=2 is too little"):
-        search(
-            scorer, cascade(evaluations=2, **settings, ceilings={"solo": 0.21})
-        )
+    found = search(scorer, descent(evaluations=evaluations, floors=floors))
+    assert found.best["name"] == "found 1"
+    assert min(found.best["weights"].values()) > 0.2 - 1e-6
 
 
 def test_few_sources(scorer):
-    found = search(scorer, cascade(max_sources=2))
+    found = search(scorer, descent(max_sources=2))
     for row in found.rows:
         assert len(row["weights"]) <= 2
     pairs = scorer.table("subsets:1-2")
@@ -426,11 +400,11 @@ class Apart:
 
 def test_a_single_member_is_its_own_truth(scorer):
     """Truths lie below merges of several members, not below a single one."""
-    free = search(scorer, cascade())
+    free = search(scorer, descent())
     assert not free.calibrated and len(free.best["weights"]) == 1
     found = search(
         scorer,
-        cascade(),
+        descent(),
         residual_of=lambda goal: Residual(1e-9, 10),
         correction=Apart(),
     )
@@ -458,21 +432,21 @@ class Harm(Apart):
 
 
 def test_a_target_that_training_harms_is_warned_of(scorer):
-    harmed = search(scorer, cascade(), correction=Harm())
+    harmed = search(scorer, descent(), correction=Harm())
     assert any("NOTHING HELPS" in line for line in harmed.warnings)
-    found = search(scorer, cascade())
+    found = search(scorer, descent())
     assert not any("NOTHING HELPS" in line for line in found.warnings)
 
 
 def test_limits_are_kept_by_what_training_would_give(scorer):
     """A limit that every merge breaks, and what truths taught keeps."""
-    free = search(scorer, cascade(), correction=Apart())
+    free = search(scorer, descent(), correction=Apart())
     lowest = free.predicted(free.best, "select")
     seed = free.domains["outside"]["seed"]
     # Between what is predicted for the best and its merge.
     limit = (lowest + free.best["select"]) / 2 / seed - 1
     found = search(
-        scorer, cascade(regret={"outside": limit}), correction=Apart()
+        scorer, descent(regret={"outside": limit}), correction=Apart()
     )
     assert not found.warnings
     assert found.domains["outside"]["best"] == pytest.approx(

@@ -313,13 +313,11 @@ def test_domains_without_truths_are_not_shifted(scorer):
     assert not np.delete(shift_MD, column, axis=1).any()
 
 
-def test_a_landscape_descends_on_what_training_would_give(scorer):
+def test_a_search_descends_on_what_training_would_give(scorer):
     """Values and slopes of the corrected objective, by central differences."""
     config = SearchConfig(target={"outside": 1.0})
     found = taught(scorer, (0.5, 0.0, 0.4, 0.3))
-    plain, corrected = (
-        pose(scorer, config, c).landscape for c in (None, found)
-    )
+    plain, corrected = (pose(scorer, config, c).loss for c in (None, found))
     w_C = np.array([0.4, 0.3, 0.2, 0.1])
     assert corrected.slope(w_C).value > plain.slope(w_C).value
     value = corrected.values(w_C[None])[0]

@@ -1,0 +1,352 @@
+"""Convex sets of mixtures, and the search for a low point of a loss on them.
+
+A `Region` is what is left of the simplex under linear limits and a limit on the
+KL divergence from a reference mixture. Linear and quadratic programs on it go
+to Clarabel, a conic solver; the divergence is a sum of exponential cones.
+Which few partitions to use is a mixed-integer program, for HiGHS.
+
+`descend` is sequential quadratic programming. A quadratic model around the best
+mixture, whose curvature is learned from successive derivatives (BFGS with
+Powell's damping; Nocedal and Wright, Numerical Optimization, 2006, procedure
+18.2), is minimized over the set, and the derivatives are asked there. Where
+that is no better, the tangents there join the model, as in a bundle method, so
+there is no line search: every step costs one gradient. An objective that is a
+maximum stays one in the model, piece by piece.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Protocol
+
+import clarabel
+import numpy as np
+from scipy import sparse
+from scipy.optimize import Bounds, LinearConstraint, linprog, milp
+
+from jaxsim.search.loss import BudgetSpent, LossOracle, Slope
+
+# A share of a run: far below one row of any run that can be trained.
+TOLERANCE = 1e-7
+_NOTHING = 1e-8  # a weight by which the solver means zero
+_LEAST = 1e-14  # a weight that has a logarithm
+_PRECISION = 1e-10  # of the solvers
+_IMPROVEMENT = 1e-7  # of the objective: a model that promises less ends it
+_FIRST_STEP = 0.3  # its length in an unlimited space, where nothing is known
+_STILL = 1e-7  # no weight moves by more: there is no step
+_PATIENCE = 8  # steps in a row that improve nothing: the rest is rounding
+
+
+class Empty(Exception):
+    """No mixture is in the region.
+
+    Attributes:
+      rows: of the matrix, whose limits contradict each other; none if the
+        divergence is in the way.
+      divergence: the least that the rows allow.
+    """
+
+    def __init__(self, rows: tuple[int, ...], divergence: float = 0.0):
+        super().__init__(f"rows {rows}, {divergence:g} nats")
+        self.rows = rows
+        self.divergence = divergence
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Region:
+    """Mixtures w with matrix w <= bound and a limit on KL(w, reference).
+
+    Attributes:
+      matrix_KC, bound_K: linear limits.
+      reference_C: positive; sums to 1 over the members of the whole set.
+      divergence: most nats from it; inf for any.
+    """
+
+    matrix_KC: np.ndarray
+    bound_K: np.ndarray
+    reference_C: np.ndarray
+    divergence: float
+
+    def excess(self, w_MC: np.ndarray) -> np.ndarray:
+        """By how much the worst limit is exceeded [M]; not positive inside."""
+        over_MK = w_MC @ self.matrix_KC.T - self.bound_K
+        parts = [
+            -w_MC.min(axis=1),
+            np.abs(w_MC.sum(axis=1) - 1),
+            over_MK.max(axis=1, initial=-1.0),
+        ]
+        if np.isfinite(self.divergence):
+            parts.append(self.divergences(w_MC) - self.divergence)
+        return np.max(parts, axis=0)
+
+    def divergences(self, w_MC: np.ndarray) -> np.ndarray:
+        """KL(w, reference) [M] in nats."""
+        return (w_MC * (self.divergence_slope(w_MC) - 1)).sum(axis=1)
+
+    def divergence_slope(self, w: np.ndarray) -> np.ndarray:
+        """The derivative of the divergence with respect to weights."""
+        return np.log(np.maximum(w, _LEAST) / self.reference_C) + 1
+
+    @functools.cached_property
+    def center_C(self) -> np.ndarray:
+        """The mixture of the least divergence from the reference.
+
+        Raises:
+          Empty: says which limits exclude each other.
+        """
+        linear = dataclasses.replace(self, divergence=np.inf)
+        w_C = self.reference_C
+        if linear.excess(w_C[None])[0] > _NOTHING:
+            self._check_linear()
+            c = len(w_C)
+            none = np.zeros((c, c)), np.zeros(c), np.zeros((0, c)), np.zeros(0)
+            w_C, _ = self._solve(*none, (1.0, 0.0))
+        least = float(self.divergences(w_C[None])[0])
+        if least > self.divergence + TOLERANCE:
+            raise Empty((), least)
+        return w_C
+
+    def lowest(
+        self, slope: Slope, at_C: np.ndarray, hessian_CC: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Minimizes the largest of P linear functions plus a quadratic.
+
+        Args:
+          slope: of the functions, at `at_C`.
+          hessian_CC: of the quadratic around `at_C`; positive semidefinite.
+
+        Returns:
+          A mixture, and the functions' shares [P] in holding it there: their
+          multipliers, which sum to 1.
+        """
+        # Means are the same for all mixtures, and would hide small slopes.
+        mean_P1 = slope.slope_PC.mean(axis=1, keepdims=True)
+        flat_PC = slope.slope_PC - mean_P1
+        value_P = slope.value_P + mean_P1[:, 0] * (1 - at_C.sum())
+        scale = max(float(np.ptp(flat_PC, axis=1).max()), np.ptp(hessian_CC))
+        scale = scale or 1.0  # all mixtures are alike
+        w_C, price_P = self._solve(
+            hessian_CC / scale,
+            -hessian_CC @ at_C / scale,
+            flat_PC / scale,
+            (flat_PC @ at_C - value_P) / scale,
+            (0.0, self.divergence) if np.isfinite(self.divergence) else None,
+        )
+        return w_C, price_P / price_P.sum()
+
+    def nearest(self, w_C: np.ndarray) -> np.ndarray:
+        """The mixture at the least Euclidean distance."""
+        flat = Slope(np.zeros(1), np.zeros((1, len(w_C))))
+        return self.lowest(flat, w_C, np.eye(len(w_C)))[0]
+
+    def _check_linear(self) -> None:
+        """Raises `Empty` if the linear limits contradict each other."""
+        k, c = self.matrix_KC.shape
+        # One slack for all limits, which is to be zero: where it is not, the
+        # limits with a price contradict each other (Farkas).
+        found = linprog(
+            np.append(np.zeros(c), 1.0),
+            np.hstack([self.matrix_KC, -np.ones((k, 1))]),
+            self.bound_K,
+            np.append(np.ones(c), 0.0)[None],
+            [1.0],
+            options={
+                "primal_feasibility_tolerance": _PRECISION,
+                "dual_feasibility_tolerance": _PRECISION,
+            },
+        )
+        if found.fun > _PRECISION:
+            rows = np.flatnonzero(found.ineqlin.marginals < -1e-9)
+            raise Empty(tuple(rows.tolist()))
+
+    def _solve(
+        self,
+        hessian_CC: np.ndarray,
+        linear_C: np.ndarray,
+        piece_PC: np.ndarray,
+        bound_P: np.ndarray,
+        far: tuple[float, float] | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Minimizes w hessian w / 2 + linear w + t on the linear limits.
+
+        Args:
+          piece_PC, bound_P: piece w - t <= bound.
+          far: a, b where divergence(w) - a t <= b; None for no such limit.
+
+        Returns:
+          w_C, and the prices of the pieces [P].
+        """
+        c = len(linear_C)
+        # Unknowns: weights, t, and what each weight adds to the divergence.
+        wide = c + 1 + c * (far is not None)
+        w_CN, t_1N, part_CN = np.split(np.eye(wide), [c, c + 1])
+        less_JN = np.vstack(
+            [piece_PC @ w_CN - t_1N, self.matrix_KC @ w_CN, -w_CN]
+        )
+        bound_J = np.concatenate([bound_P, self.bound_K, np.zeros(c)])
+        if far is not None:
+            less_JN = np.vstack([less_JN, part_CN.sum(axis=0) - far[0] * t_1N])
+            bound_J = np.append(bound_J, far[1])
+        # w log(w / r) <= part where (-part, w, r) is in the exponential cone.
+        cones = len(part_CN)
+        zero_CN = np.zeros((cones, wide))
+        cone_C3N = np.stack([part_CN, -w_CN[:cones], zero_CN], axis=1)
+        room_C3 = np.zeros((cones, 3))
+        room_C3[:, 2] = self.reference_C[:cones]
+        settings = clarabel.DefaultSettings()
+        settings.verbose = False
+        settings.tol_feas = settings.tol_gap_abs = settings.tol_gap_rel = (
+            _PRECISION
+        )
+        found = clarabel.DefaultSolver(
+            sparse.csc_matrix(w_CN.T @ np.triu(hessian_CC) @ w_CN),
+            linear_C @ w_CN + t_1N[0],
+            sparse.csc_matrix(
+                np.vstack(
+                    [w_CN.sum(axis=0), less_JN, cone_C3N.reshape(-1, wide)]
+                )
+            ),
+            np.concatenate([[1.0], bound_J, room_C3.ravel()]),
+            [
+                clarabel.ZeroConeT(1),
+                clarabel.NonnegativeConeT(len(bound_J)),
+                *[clarabel.ExponentialConeT()] * cones,
+            ],
+            settings,
+        ).solve()
+        w_C = np.array(found.x)[:c]
+        w_C = np.where(w_C > _NOTHING, w_C, 0.0)
+        if not abs(w_C.sum() - 1) < 0.01:
+            raise RuntimeError(f"conic program: {found.status}")
+        return w_C / w_C.sum(), np.array(found.z)[1 : 1 + len(bound_P)]
+
+
+def choose(
+    region: Region, partition_C: np.ndarray, most: int, cost_Q: np.ndarray
+) -> np.ndarray:
+    """[Q] bool: the partitions of the least cost that the linear limits allow.
+
+    Args:
+      partition_C: index of each member's partition, below Q.
+      most: partitions that may be chosen.
+      cost_Q: of choosing each.
+
+    Raises:
+      Empty: no choice allows anything.
+    """
+    k, c = region.matrix_KC.shape
+    q = len(cost_Q)
+    # Unknowns: weights, then choices. A weight is at most its choice.
+    w_CN, chosen_QN = np.split(np.eye(c + q), [c])
+    rows = [
+        LinearConstraint(w_CN.sum(axis=0), 1, 1),
+        LinearConstraint(chosen_QN.sum(axis=0), 0, most),
+        LinearConstraint(w_CN - chosen_QN[partition_C], -np.inf, 0),
+        LinearConstraint(region.matrix_KC @ w_CN, -np.inf, region.bound_K),
+    ]
+    found = milp(
+        cost_Q @ chosen_QN,
+        integrality=chosen_QN.sum(axis=0),
+        bounds=Bounds(0, 1),
+        constraints=rows,
+    )
+    if found.x is None:
+        raise Empty(tuple(range(k)))
+    chosen_Q: np.ndarray = found.x[c:] > 0.5
+    return chosen_Q
+
+
+class Convex(Protocol):
+    """A convex set of mixtures that quadratic programs can be solved on."""
+
+    def lowest(
+        self, slope: Slope, at_C: np.ndarray, hessian_CC: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `Region.lowest`."""
+
+
+def descend(
+    loss: LossOracle,
+    allowed: Convex,
+    start_C: np.ndarray,
+    hessian_CC: np.ndarray | None = None,
+    improvement: float = _IMPROVEMENT,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Descends until it is done or the budget spent.
+
+    Args:
+      loss: what is minimized; has all that was asked in its history.
+      allowed: where.
+      start_C: an allowed mixture.
+      hessian_CC: what is known of the curvature, from a similar loss.
+      improvement: share of the objective that a further step has to promise.
+
+    Returns:
+      The lowest mixture, and the curvature that was learned.
+
+    Raises:
+      BudgetSpent: not even the derivatives at the start can be paid for.
+    """
+    w_C, slope = start_C, loss.slope(start_C)
+    if hessian_CC is None:
+        # Of the least steep piece: a limit that is broken is steep, and steps
+        # that are too short are more trouble than those that are too long.
+        flat_PC = slope.slope_PC - slope.slope_PC.mean(axis=1, keepdims=True)
+        steepness = max(float(np.linalg.norm(flat_PC, axis=1).min()), 1e-12)
+        hessian_CC = steepness / _FIRST_STEP * np.eye(len(w_C))
+    rejected: list[tuple[np.ndarray, Slope]] = []
+    while len(rejected) < _PATIENCE:
+        model = _with_tangents(slope, rejected, w_C)
+        new_C, share_P = allowed.lowest(model, w_C, hessian_CC)
+        step_C = new_C - w_C
+        promised = slope.value - (model.value_P + model.slope_PC @ step_C).max()
+        promised -= step_C @ hessian_CC @ step_C / 2
+        if np.abs(step_C).max() < _STILL or promised <= improvement * abs(
+            slope.value
+        ):
+            break
+        try:
+            there = loss.slope(new_C)
+        except BudgetSpent:
+            break
+        share_P = share_P.reshape(-1, len(slope.value_P)).sum(axis=0)
+        change_C = share_P @ (there.slope_PC - slope.slope_PC)
+        hessian_CC = _updated(hessian_CC, step_C, change_C)
+        if there.value < slope.value:
+            w_C, slope, rejected = new_C, there, []
+        else:
+            rejected.append((new_C, there))
+    return w_C, hessian_CC
+
+
+def _with_tangents(
+    slope: Slope, rejected: Sequence[tuple[np.ndarray, Slope]], w_C: np.ndarray
+) -> Slope:
+    """The pieces at `w_C`, and their tangents at rejected steps.
+
+    Where pieces bend, as limits do, a step that ignores it lands outside.
+    Tangents of a convex objective are below it here; others are lowered to it.
+    """
+    value_NP, slope_NPC = [slope.value_P], [slope.slope_PC]
+    for new_C, there in rejected:
+        seen_P = there.value_P + there.slope_PC @ (w_C - new_C)
+        value_NP.append(np.minimum(seen_P, slope.value_P))
+        slope_NPC.append(there.slope_PC)
+    return Slope(np.concatenate(value_NP), np.concatenate(slope_NPC))
+
+
+def _updated(
+    hessian_CC: np.ndarray, step_C: np.ndarray, change_C: np.ndarray
+) -> np.ndarray:
+    """BFGS with Powell's damping, which keeps it positive definite."""
+    pushed_C = hessian_CC @ step_C
+    curve, change = step_C @ pushed_C, step_C @ change_C
+    if change < 0.2 * curve:
+        share = 0.8 * curve / (curve - change)
+        change_C = share * change_C + (1 - share) * pushed_C
+        change = step_C @ change_C
+    return (
+        hessian_CC
+        - np.outer(pushed_C, pushed_C) / curve
+        + np.outer(change_C, change_C) / change
+    )
