@@ -1,14 +1,15 @@
-"""Do intervals over truths hold the law's value as often as they say?
+"""Do intervals over reference runs hold the sampling distribution's value as often as
+they say?
 
     python benchmarks/coverage.py
 
-Truths are drawn from laws whose values are known, by way of the real
-`mean_spearman`, `paired_difference` and `noise_ceiling`. Beside them stands
+Reference runs are drawn from sampling distributions whose values are known, by way of
+the real `mean_spearman`, `paired_difference` and `noise_ceiling`. Beside them stands
 what was not chosen: the percentile bootstrap, BCa (Efron 1987), and Fisher's
 scale with the variance of Bonett and Wright (2000), which is made for one
-correlation of a normal law.
+correlation of a normal sampling distribution.
 
-A truth has a quality that its targets share, one that is a target's own, and
+A reference run has a quality that its targets share, one that is a target's own, and
 an error of each of two predictors, half of which both make.
 """
 
@@ -24,7 +25,7 @@ import machine
 import numpy as np
 import scipy.stats
 
-from jaxsim.study.agreement import (
+from jaxsim.validation.agreement import (
     Interval,
     mean_spearman,
     noise_ceiling,
@@ -36,17 +37,17 @@ HERE = Path(__file__).parent
 LEVEL = 0.95
 COUNTS = (12, 16, 32)
 TARGETS = 12
-REPEATS = 6
-NOISE = 0.1  # share of a truth's variance, where the ceiling is asked for
+REPLICATES = 6
+NOISE = 0.1  # share of a reference run's variance, where the ceiling is asked for
 DRAWS = 300  # of a bootstrap
-LARGE = 400_000  # truths that a law's value is taken from
+LARGE = 400_000  # reference runs that a sampling distribution's value is taken from
 
 TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 FIGURES = {
     "one": "Spearman of one target",
     "mean": f"mean Spearman of {TARGETS} targets",
     "difference": f"difference of two, {TARGETS} targets",
-    "ceiling": f"noise ceiling, {REPEATS} repeats",
+    "ceiling": f"noise ceiling, {REPLICATES} repeats",
 }
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
@@ -81,13 +82,13 @@ def student(generator: np.random.Generator, shape: tuple[int, ...]) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Law:
-    """Where truths come from.
+    """Where reference runs come from.
 
     Attributes:
       name: of a row.
-      a, b: correlations of two predictors' values with truths, if normal.
-      quality, error: laws of them.
-      shared: share of the truths' variance that is one number for all targets.
+      a, b: correlations of two predictors' values with reference runs, if normal.
+      quality, error: sampling distributions of them.
+      shared: share of the reference runs' variance that is one number for all targets.
       levels: the first predictor takes so many values; 0: no ties.
     """
 
@@ -100,7 +101,7 @@ class Law:
     levels: int = 0
 
 
-LAWS = (
+DISTRIBUTIONS = (
     Law("no correlation", 0.0, 0.0),
     Law("normal", 0.7, 0.5),
     Law("normal, 0.9", 0.9, 0.7),
@@ -122,56 +123,60 @@ CEILINGS = (
 
 
 def draw(
-    law: Law, count: int, targets: int, generator: np.random.Generator
+    distribution: Law, count: int, targets: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two predictors and truths, each [M, T]."""
+    """Two predictors and reference runs, each [M, T]."""
     shape = count, targets
-    both_MT = np.sqrt(law.shared) * law.quality(generator, (count, 1))
-    truth_MT = both_MT + np.sqrt(1 - law.shared) * law.quality(generator, shape)
-    # Where all of a truth is one number for all targets, so is the error.
-    wide = (count, 1) if law.shared == 1 else shape
-    common_MT = law.error(generator, wide)
+    both_MT = np.sqrt(distribution.shared) * distribution.quality(generator, (count, 1))
+    reference_MT = both_MT + np.sqrt(1 - distribution.shared) * distribution.quality(
+        generator, shape
+    )
+    # Where all of a reference run is one number for all targets, so is the error.
+    wide = (count, 1) if distribution.shared == 1 else shape
+    common_MT = distribution.error(generator, wide)
     predicted = []
-    for correlation in (law.a, law.b):
-        own_MT = law.error(generator, wide)
+    for correlation in (distribution.a, distribution.b):
+        own_MT = distribution.error(generator, wide)
         error_MT = (common_MT + own_MT) / np.sqrt(2)
         predicted.append(
-            correlation * truth_MT + np.sqrt(1 - correlation**2) * error_MT
+            correlation * reference_MT + np.sqrt(1 - correlation**2) * error_MT
         )
-    if law.levels:
-        ends = np.linspace(-1.5, 1.5, law.levels - 1)
+    if distribution.levels:
+        ends = np.linspace(-1.5, 1.5, distribution.levels - 1)
         predicted[0] = np.digitize(predicted[0], ends).astype(float)
-    if law.shared == 1:
+    if distribution.shared == 1:
         # The targets differ a little, so that they are not one.
-        truth_MT = truth_MT + 0.1 * normal(generator, shape)
+        reference_MT = reference_MT + 0.1 * normal(generator, shape)
         predicted = [np.broadcast_to(x, shape) for x in predicted]
-    return predicted[0], predicted[1], truth_MT
+    return predicted[0], predicted[1], reference_MT
 
 
-def values(law: Law) -> dict[str, float]:
-    """What the intervals are to hold, from very many truths of one target."""
-    a, b, truth = (x[:, 0] for x in draw(law, LARGE, 1, _generator(law.name)))
-    rho_a, rho_b = (scipy.stats.spearmanr(x, truth)[0] for x in (a, b))
+def values(distribution: Law) -> dict[str, float]:
+    """What the intervals are to hold, from very many reference runs of one target."""
+    a, b, reference = (
+        x[:, 0] for x in draw(distribution, LARGE, 1, _generator(distribution.name))
+    )
+    rho_a, rho_b = (scipy.stats.spearmanr(x, reference)[0] for x in (a, b))
     return {"one": rho_a, "mean": rho_a, "difference": rho_a - rho_b}
 
 
 def intervals(
-    a_MT: np.ndarray, b_MT: np.ndarray, truth_MT: np.ndarray
+    a_MT: np.ndarray, b_MT: np.ndarray, reference_MT: np.ndarray
 ) -> dict[str, Interval]:
     return {
-        "one": mean_spearman(a_MT[:, :1], truth_MT[:, :1], LEVEL),
-        "mean": mean_spearman(a_MT, truth_MT, LEVEL),
-        "difference": paired_difference(a_MT, b_MT, truth_MT, LEVEL),
+        "one": mean_spearman(a_MT[:, :1], reference_MT[:, :1], LEVEL),
+        "mean": mean_spearman(a_MT, reference_MT, LEVEL),
+        "difference": paired_difference(a_MT, b_MT, reference_MT, LEVEL),
     }
 
 
 def statistics(
-    a_MT: np.ndarray, b_MT: np.ndarray, truth_MT: np.ndarray
+    a_MT: np.ndarray, b_MT: np.ndarray, reference_MT: np.ndarray
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """The figures [J] of samples, which bootstraps resample."""
-    of_one = spearman_statistic(a_MT[:, :1], truth_MT[:, :1], False)
-    of_a = spearman_statistic(a_MT, truth_MT, False)
-    of_b = spearman_statistic(b_MT, truth_MT, False)
+    of_one = spearman_statistic(a_MT[:, :1], reference_MT[:, :1], False)
+    of_a = spearman_statistic(a_MT, reference_MT, False)
+    of_b = spearman_statistic(b_MT, reference_MT, False)
 
     def values_J(count_JM: np.ndarray) -> dict[str, np.ndarray]:
         a_J = of_a(count_JM)
@@ -185,7 +190,7 @@ def statistics(
 
 
 def samples(count: int, generator: np.random.Generator) -> np.ndarray:
-    """[1 + M + DRAWS, M] all truths, all but each, and bootstraps."""
+    """[1 + M + DRAWS, M] all reference runs, all but each, and bootstraps."""
     drawn_JM = generator.multinomial(count, np.full(count, 1 / count), DRAWS)
     all_1M = np.ones((1, count))
     return np.concatenate([all_1M, 1 - np.eye(count), drawn_JM])
@@ -202,7 +207,7 @@ def bootstraps(value_J: np.ndarray, count: int) -> dict[str, Ends]:
     z = bias + scipy.stats.norm.ppf(TAILS)
     with np.errstate(invalid="ignore", divide="ignore"):
         moved = scipy.stats.norm.cdf(bias + z / (1 - skew * z))
-    # Where nothing varies without one truth, there is no acceleration.
+    # Where nothing varies without one reference run, there is no acceleration.
     moved = np.where(np.isfinite(moved), moved, TAILS)
     return {
         "percentile": tuple(np.quantile(drawn_J, TAILS)),
@@ -218,13 +223,15 @@ def bonett_wright(correlation: float, count: int) -> Ends:
 
 
 def cell(
-    law: Law, true: dict[str, float], count: int, sims: int, boots: int
+    distribution: Law, true: dict[str, float], count: int, sims: int, boots: int
 ) -> dict[str, Any]:
-    """Coverage and mean length of all ways, one law and number of truths."""
-    generator = _generator(law.name, count)
+    """Coverage and mean length of all ways, one sampling distribution and number of
+    reference runs.
+    """
+    generator = _generator(distribution.name, count)
     ends: dict[str, dict[str, list[Ends]]] = {name: {} for name in true}
     for i in range(sims):
-        drawn = draw(law, count, TARGETS, generator)
+        drawn = draw(distribution, count, TARGETS, generator)
         resampled = samples(count, generator)
         figures = statistics(*drawn)(resampled if i < boots else resampled[:1])
         for name, found in intervals(*drawn).items():
@@ -236,7 +243,7 @@ def cell(
             if i < boots:
                 for way, pair in bootstraps(figures[name], count).items():
                     _add(ends[name], way, pair)
-    return {"law": law.name, "truths": count} | {
+    return {"distribution": distribution.name, "reference runs": count} | {
         name: {"value": _short(true[name])} | _summary(by, true[name])
         for name, by in ends.items()
     }
@@ -245,11 +252,12 @@ def cell(
 def ceiling(
     name: str, signal: Draw, noise: Draw, count: int, sims: int, boots: int
 ) -> dict[str, Any]:
-    """The same for the noise ceiling; the first truths are repeated.
+    """The same for the noise ceiling; the first reference runs are repeated.
 
     Args:
       name: of a row.
-      signal, noise: laws with a variance, of truths and of single runs.
+      signal, noise: sampling distributions with a variance, of reference runs and of
+        single runs.
       count: M.
     """
     generator = _generator(name, count)
@@ -258,33 +266,32 @@ def ceiling(
     for i in range(sims):
         signal_M = np.sqrt(1 - NOISE) * signal(generator, (count,))
         first_M, again_M = (
-            signal_M + np.sqrt(NOISE) * noise(generator, (count,))
-            for _ in range(2)
+            signal_M + np.sqrt(NOISE) * noise(generator, (count,)) for _ in range(2)
         )
-        again_P = again_M[:REPEATS]
-        found = noise_ceiling(first_M, first_M[:REPEATS], again_P, LEVEL)
+        again_P = again_M[:REPLICATES]
+        found = noise_ceiling(first_M, first_M[:REPLICATES], again_P, LEVEL)
         _add(ends, "F", (found.low, found.high))
         if i < boots:
             m_JM = generator.integers(0, count, (DRAWS, count))
-            p_JP = generator.integers(0, REPEATS, (DRAWS, REPEATS))
+            p_JP = generator.integers(0, REPLICATES, (DRAWS, REPLICATES))
             s2_J = np.mean((first_M[p_JP] - again_P[p_JP]) ** 2, axis=1) / 2
-            ratio_J = s2_J / np.var(first_M[m_JM], axis=1, ddof=1)
-            drawn_J = np.sqrt(np.clip(1 - ratio_J, 0, 1))
+            mixture_J = s2_J / np.var(first_M[m_JM], axis=1, ddof=1)
+            drawn_J = np.sqrt(np.clip(1 - mixture_J, 0, 1))
             _add(ends, "percentile", tuple(np.quantile(drawn_J, TAILS)))
-    about = {"law": name, "truths": count}
+    about = {"distribution": name, "reference runs": count}
     return about | {"ceiling": {"value": _short(true)} | _summary(ends, true)}
 
 
 def simulate(sims: int, boots: int) -> dict[str, Any]:
     cells = []
-    for law in LAWS:
-        true = values(law)
+    for distribution in DISTRIBUTIONS:
+        true = values(distribution)
         for count in COUNTS:
-            cells.append(cell(law, true, count, sims, boots))
+            cells.append(cell(distribution, true, count, sims, boots))
             print(json.dumps(cells[-1]), flush=True)
-    for laws in CEILINGS:
+    for distributions in CEILINGS:
         for count in COUNTS:
-            cells.append(ceiling(*laws, count, sims, boots))
+            cells.append(ceiling(*distributions, count, sims, boots))
             print(json.dumps(cells[-1]), flush=True)
     return {
         "level": LEVEL,
@@ -292,7 +299,7 @@ def simulate(sims: int, boots: int) -> dict[str, Any]:
         "bootstrapped": boots,
         "draws": DRAWS,
         "targets": TARGETS,
-        "repeats": REPEATS,
+        "replicates": REPLICATES,
         "cells": cells,
     }
 
@@ -310,18 +317,17 @@ def table(result: dict[str, Any]) -> str:
         f"{about['versions']['scipy']}, {about['date']}, "
         f"{result['seconds']:.0f} s.",
         "",
-        f"Share of {sims:,} simulations whose interval holds the law's value, "
-        f"at a level of {LEVEL:.0%}, and the mean length. Bootstraps: of the "
-        f"first {result['bootstrapped']}, {DRAWS} draws each. A standard error "
-        f"is {errors[0]:.1%}, of bootstraps {errors[1]:.1%}. Bold is what the "
-        "package does.",
+        f"Share of {sims:,} simulations whose interval holds the sampling "
+        f"distribution's value, at a level of {LEVEL:.0%}, and the mean length. "
+        f"Bootstraps: of the first {result['bootstrapped']}, {DRAWS} draws each. A "
+        f"standard error is {errors[0]:.1%}, of bootstraps {errors[1]:.1%}. Bold is "
+        "what the package does.",
         "",
         "| figure | way | least | mean | most | mean length |",
         "|---|---|---|---|---|---|",
     ]
     by_figure = {
-        figure: [c for c in result["cells"] if figure in c]
-        for figure in FIGURES
+        figure: [c for c in result["cells"] if figure in c] for figure in FIGURES
     }
     for figure, cells in by_figure.items():
         for way in _ways(figure, cells[0]):
@@ -338,7 +344,7 @@ def table(result: dict[str, Any]) -> str:
             "",
             f"{FIGURES[figure].capitalize()}:",
             "",
-            f"| law | truths | value | {' | '.join(ways)} |",
+            f"| sampling distribution | reference runs | value | {' | '.join(ways)} |",
             "|---" * (3 + len(ways)) + "|",
         ]
         for c in cells:
@@ -346,8 +352,8 @@ def table(result: dict[str, Any]) -> str:
             shown = [f"{f['covered']:.1%}, {f['length']:.2f}" for f in found]
             shown[0] = f"**{shown[0]}**"
             lines.append(
-                f"| {c['law']} | {c['truths']} | {c[figure]['value']:.2f} "
-                f"| {' | '.join(shown)} |"
+                f"| {c['distribution']} | {c['reference runs']} | "
+                f"{c[figure]['value']:.2f} | {' | '.join(shown)} |"
             )
     return "\n".join(lines) + "\n"
 

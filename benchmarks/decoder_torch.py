@@ -36,20 +36,14 @@ class Block(nn.Module):
             self.output = nn.Linear(c.dim, c.dim, bias=c.bias)
 
     def forward(self, x_BLD: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> Tensor:
-        x_BLD = x_BLD + self._attention(
-            self.attention_norm(x_BLD), cos_LK, sin_LK
-        )
+        x_BLD = x_BLD + self._attention(self.attention_norm(x_BLD), cos_LK, sin_LK)
         return x_BLD + self._mlp(self.mlp_norm(x_BLD))
 
-    def _attention(
-        self, x_BLD: Tensor, cos_LK: Tensor, sin_LK: Tensor
-    ) -> Tensor:
+    def _attention(self, x_BLD: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> Tensor:
         q, k, v = self.qkv(x_BLD).split(self.widths, -1)
         if self.config.qk_norm:
             q, k = self.query_norm(q), self.key_norm(k)
-        q, k, v = (
-            a.unflatten(-1, (-1, self.size)).transpose(1, 2) for a in (q, k, v)
-        )
+        q, k, v = (a.unflatten(-1, (-1, self.size)).transpose(1, 2) for a in (q, k, v))
         out_BHLK = functional.scaled_dot_product_attention(
             _rotate(q, cos_LK, sin_LK),
             _rotate(k, cos_LK, sin_LK),
@@ -139,7 +133,7 @@ def write(model: Decoder, arrays: Arrays) -> None:
 
 def read(model: Decoder) -> Arrays:
     """The parameters of `model` as the JAX model would hold them, but that
-    the two halves of the MLP's input are one dimension."""
+    the two splits of the MLP's input are one dimension."""
     return {
         path: np.stack([view.numpy() for view in layers])
         if path.startswith("layers/")
@@ -170,9 +164,7 @@ def _views(model: Decoder) -> dict[str, list[Tensor]]:
             if name != "qkv":
                 add(f"layers/{name}", module)
         start = 0
-        for name, width in zip(
-            ("query", "key", "value"), block.widths, strict=True
-        ):
+        for name, width in zip(("query", "key", "value"), block.widths, strict=True):
             add(f"layers/{name}", block.qkv, slice(start, start + width))
             start += width
     add("final_norm", model.final_norm)

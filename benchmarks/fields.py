@@ -106,10 +106,7 @@ def docstrings(wheel: Path) -> Iterator[Text]:
         for node in ast.walk(tree):
             if isinstance(
                 node,
-                ast.Module
-                | ast.ClassDef
-                | ast.FunctionDef
-                | ast.AsyncFunctionDef,
+                ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef,
             ):
                 text = ast.get_docstring(node) or ""
                 if len(text) >= SHORTEST and "\0" not in text:
@@ -179,9 +176,7 @@ def _some_files(texts: list[Text]) -> Iterator[Text]:
     for file, text in texts:
         files.setdefault(file, []).append(text)
     taken = 0
-    for file in sorted(
-        files, key=lambda f: hashlib.sha256(f.encode()).digest()
-    ):
+    for file in sorted(files, key=lambda f: hashlib.sha256(f.encode()).digest()):
         size = sum(map(len, files[file]))
         # A file of a tenth of the domain would decide it.
         if size > OUT_OF_POOL / 10 or taken + size > OUT_OF_POOL:

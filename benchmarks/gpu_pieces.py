@@ -1,6 +1,6 @@
 """What a call of the scoring program consists of, each piece measured alone.
 
-In the shapes of one block: K mixtures side by side, B windows of L tokens. The
+In the shapes of one block: K mixtures in parallel, B windows of L tokens. The
 sum of the pieces is what a call would take if nothing were lost between them.
 """
 
@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsim.config import ModelConfig, ScoreConfig
-from jaxsim.mixture.merge import merge
-from jaxsim.mixture.plan import Plan, bytes_of
-from jaxsim.mixture.stack import Resident
 from jaxsim.model import LanguageModel
 from jaxsim.model.attention import attend
 from jaxsim.model.loss import next_token_nll
+from jaxsim.scoring.merge import merge
+from jaxsim.scoring.plan import Plan, bytes_of
+from jaxsim.scoring.stack import Resident
 
-REPEATS = 5
+REPLICATES = 5
 PRODUCTS = 10  # one after the other, so that launching costs nothing
 TOLERANCE = 2e-2  # of bfloat16 attention, where values are about 1
 
@@ -30,7 +30,7 @@ def seconds(function: Callable[..., Any], *args: Any) -> float:
     """Median of a few calls, after one that compiles."""
     jax.block_until_ready(function(*args))
     taken = []
-    for _ in range(REPEATS):
+    for _ in range(REPLICATES):
         begin = time.perf_counter()
         jax.block_until_ready(function(*args))
         taken.append(time.perf_counter() - begin)
@@ -66,9 +66,7 @@ def check_attention(config: ModelConfig, on_gpu: bool) -> dict[str, Any]:
     name = "cudnn" if on_gpu else "einsum"
     head = config.dim // config.heads
     q = _normal(0, 4, 2, config.length, config.heads, head)
-    k, v = (
-        _normal(i, 4, 2, config.length, config.kv_heads, head) for i in (1, 2)
-    )
+    k, v = (_normal(i, 4, 2, config.length, config.kv_heads, head) for i in (1, 2))
 
     def attention(name: str) -> Callable[..., jax.Array]:
         return jax.jit(jax.vmap(functools.partial(attend, name=name)))
@@ -103,7 +101,7 @@ def measure(
       product, bandwidth: FLOP/s and bytes/s to compare with.
     """
     c, dtype = model.config, jnp.dtype(config.precision)
-    k = plan.side_by_side
+    k = plan.vectorized
     groups = plan.mixtures // k
     block = min(plan.rows, windows)
     blocks = groups * -(-windows // block)
@@ -112,12 +110,11 @@ def measure(
 
     w_KC = jnp.full((k, len(pool.stack.names)), 1 / len(pool.stack.names))
     merging = jax.jit(jax.vmap(merge, in_axes=(None, None, 0, 0)))
-    merge_bytes = bytes_of((pool.seed, pool.delta_C))
+    merge_bytes = bytes_of((pool.base, pool.delta_C))
     merge_bytes += 4 * k * model.parameter_count()
     found = {
         "merge": _piece(
-            groups
-            * seconds(merging, pool.seed, pool.delta_C, w_KC, w_KC[:, 0]),
+            groups * seconds(merging, pool.base, pool.delta_C, w_KC, w_KC[:, 0]),
             groups * k * len(pool.stack.names) * 2.0 * model.parameter_count(),
             groups * merge_bytes,
         )
@@ -137,9 +134,7 @@ def measure(
 
     q = _normal(0, k, block, c.length, c.heads, head).astype(dtype)
     kv = _normal(1, k, block, c.length, c.kv_heads, head).astype(dtype)
-    attention = jax.jit(
-        jax.vmap(functools.partial(attend, name=plan.attention))
-    )
+    attention = jax.jit(jax.vmap(functools.partial(attend, name=plan.attention)))
     found["attention"] = _piece(
         blocks * c.layers * seconds(attention, q, kv, kv),
         blocks * c.layers * 2.0 * tokens * c.length * c.dim,
@@ -148,14 +143,9 @@ def measure(
 
     head_KVD = _normal(2, k, model.vocab_rows, c.dim).astype(dtype)
     targets = jnp.zeros((k, block, c.length), jnp.int32)
-    loss = jax.jit(
-        jax.vmap(functools.partial(next_token_nll, chunk=config.loss_chunk))
-    )
+    loss = jax.jit(jax.vmap(functools.partial(next_token_nll, chunk=config.loss_chunk)))
     found["loss"] = _piece(
-        blocks
-        * seconds(
-            loss, x.reshape(k, block, c.length, c.dim), head_KVD, targets
-        ),
+        blocks * seconds(loss, x.reshape(k, block, c.length, c.dim), head_KVD, targets),
         blocks * 2.0 * tokens * model.vocab_rows * c.dim,
         # Logits in float32, written and read once.
         blocks * 2.0 * 4 * tokens * model.vocab_rows,

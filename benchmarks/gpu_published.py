@@ -16,17 +16,15 @@ import numpy as np
 from random_pool import mixtures, random_windows
 
 from jaxsim.config import ScoreConfig
-from jaxsim.mixture.evaluator import Evaluator
-from jaxsim.mixture.stack import Resident
 from jaxsim.model import LanguageModel
+from jaxsim.scoring.evaluator import Evaluator
+from jaxsim.scoring.stack import Resident
 
 MIXTURES = 4
 PARTS = 3  # checkpoints of an average
 
 
-def published(
-    model: LanguageModel, pool: Resident, windows: int
-) -> dict[str, float]:
+def published(model: LanguageModel, pool: Resident, windows: int) -> dict[str, float]:
     """Mixtures a second, by the name of what was measured."""
     found = {
         "jaxsim's evaluator, one mixture and one document at a time": (

@@ -33,13 +33,13 @@ from random_pool import mixtures, random_resident, random_windows
 
 from jaxsim.config import ModelConfig, ScoreConfig
 from jaxsim.errors import JaxsimError
-from jaxsim.mixture.evaluator import Evaluator
-from jaxsim.mixture.plan import settled
-from jaxsim.mixture.stack import Resident
 from jaxsim.model import LanguageModel, preset
+from jaxsim.scoring.evaluator import Evaluator
+from jaxsim.scoring.plan import settled
+from jaxsim.scoring.stack import Resident
 
 TARGET = 0.45
-REPEATS = 3
+REPLICATES = 3
 VOCAB = 50_280  # of the paper's tokenizer
 
 
@@ -114,7 +114,7 @@ class Scoring:
         first = table.take(np.arange(min(count, self.plan.mixtures)))
         self._evaluator.score(first, self._rows)
         seconds = []
-        for _ in range(REPEATS):
+        for _ in range(REPLICATES):
             begin = time.perf_counter()
             nll_MR = self._evaluator.score(table, self._rows)
             seconds.append(time.perf_counter() - begin)
@@ -260,8 +260,8 @@ def report(result: dict[str, Any]) -> str:
             )
         text += "\n"
     for name, rate in result["published"].items():
-        ratio = scored["mixtures_per_second"] / rate
-        text += f"- {name}: {rate:.2f} mixtures/s; {ratio:.1f} times slower\n"
+        mixture = scored["mixtures_per_second"] / rate
+        text += f"- {name}: {rate:.2f} mixtures/s; {mixture:.1f} times slower\n"
     return text
 
 
@@ -288,9 +288,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--preset", default="paper-130m")
     parser.add_argument("--smoke", action="store_true", help="tiny, unsaved")
     parser.add_argument("--no-sweeps", action="store_true")
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results"
-    )
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     return parser.parse_args()
 
 

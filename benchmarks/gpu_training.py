@@ -28,7 +28,7 @@ from jaxsim.config import Config, ModelConfig
 from jaxsim.devices import usable_memory
 from jaxsim.mesh import training_mesh
 from jaxsim.model import LanguageModel, preset
-from jaxsim.train import trainer_of_recipe
+from jaxsim.train import recipe_trainer
 
 TARGET = 0.50
 VOCAB = 50_280  # of the paper's tokenizer
@@ -47,9 +47,7 @@ class Size:
     rows: tuple[int, ...]
 
 
-FULL = Size(
-    preset("paper-1b"), VOCAB, 8192, "cudnn", "bfloat16", (64, 32, 16, 8, 4)
-)
+FULL = Size(preset("paper-1b"), VOCAB, 8192, "cudnn", "bfloat16", (64, 32, 16, 8, 4))
 SMOKE = Size(
     dataclasses.replace(
         preset("paper-1b"),
@@ -76,7 +74,7 @@ def program(size: Size, remat: str, rows: int) -> Any:
             loss_chunk=min(512, size.model.length),
         ),
     )
-    return trainer_of_recipe(
+    return recipe_trainer(
         LanguageModel(size.model, size.vocab),
         config,
         training_mesh(1, 1, jax.devices()[:1]),
@@ -169,9 +167,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--smoke", action="store_true", help="tiny")
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results"
-    )
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     return parser.parse_args()
 
 

@@ -4,7 +4,7 @@
 
 Cost: the time of a Jacobian (the gradients of all domains) over the time of a
 forward evaluation of one mixture on the same windows, by the evaluator with
-several mixtures a call. Both alternate; the ratio of each round is what counts.
+several mixtures a call. Both alternate; the mixture of each round is what counts.
 The search counts a gradient as three evaluations.
 
 Exactness: the largest difference from central differences of the model in
@@ -28,14 +28,14 @@ CHECKED_WINDOWS = 2  # of each domain, in float64
 
 def cost(scorer: Any, windows: int, rounds: int) -> dict[str, Any]:
     """Times a forward evaluation and a Jacobian, in seconds."""
-    from jaxsim.mixture.evaluator import Evaluator
-    from jaxsim.mixture.gradient import Differentiator
-    from jaxsim.mixture.table import dirichlet
+    from jaxsim.scoring.evaluator import Evaluator
+    from jaxsim.scoring.gradient import Differentiator
+    from jaxsim.scoring.table import dirichlet
 
-    rows = scorer.evaluation.rows("select", windows)
+    rows = scorer.evaluation.rows("dev", windows)
     parts = scorer.pool.model, _pool(scorer), scorer.evaluation, scorer.config
     evaluator, differentiator = Evaluator(*parts), Differentiator(*parts)
-    table = dirichlet(scorer.members, 8, 1.0, rng=0)
+    table = dirichlet(scorer.members, 8, 1.0, seed=0)
     w_C = table.w_MC[0]
     calls: dict[str, Callable[[], Any]] = {
         "forward": lambda: evaluator.score(table, rows),
@@ -57,11 +57,11 @@ def cost(scorer: Any, windows: int, rounds: int) -> dict[str, Any]:
         "seconds": {k: statistics.median(v) for k, v in seconds.items()},
     }
     pairs = zip(seconds["jacobian"], seconds["forward"], strict=True)
-    ratios = [one / forward for one, forward in pairs]
+    mixtures = [one / forward for one, forward in pairs]
     result["jacobian_over_forward"] = {
-        "median": statistics.median(ratios),
-        "min": min(ratios),
-        "max": max(ratios),
+        "median": statistics.median(mixtures),
+        "min": min(mixtures),
+        "max": max(mixtures),
     }
     return result
 
@@ -71,24 +71,24 @@ def exactness(scorer: Any) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from jaxsim.mixture.evaluation import scored_mask
-    from jaxsim.mixture.gradient import Differentiator
-    from jaxsim.mixture.merge import merge
-    from jaxsim.mixture.table import dirichlet
     from jaxsim.model import Execution
+    from jaxsim.scoring.evaluation import scored_mask
+    from jaxsim.scoring.gradient import Differentiator
+    from jaxsim.scoring.merge import merge
+    from jaxsim.scoring.table import dirichlet
 
     e, model = scorer.evaluation, scorer.pool.model
-    rows = e.rows("select", CHECKED_WINDOWS)
-    (w_C,) = dirichlet(scorer.members, 1, 1.0, rng=1).w_MC
-    stack = scorer.proxies.stack
+    rows = e.rows("dev", CHECKED_WINDOWS)
+    (w_C,) = dirichlet(scorer.members, 1, 1.0, seed=1).w_MC
+    stack = scorer.predictors.stack
     narrow = Differentiator(model, _pool(scorer), e, scorer.config)
     found = {"float32": narrow.jacobian(w_C, 1.0, rows)}
     with jax.enable_x64(True):
-        seed, delta_C = jax.tree.map(
-            lambda x: np.asarray(x, np.float64), (stack.seed, stack.delta_C)
+        base, delta_C = jax.tree.map(
+            lambda x: np.asarray(x, np.float64), (stack.base, stack.delta_C)
         )
         config = dataclasses.replace(scorer.config, precision="float64")
-        wide = dataclasses.replace(stack, seed=seed, delta_C=delta_C)
+        wide = dataclasses.replace(stack, base=base, delta_C=delta_C)
         found["float64"] = Differentiator(
             model, _pool(scorer, wide), e, config
         ).jacobian(w_C, 1.0, rows)
@@ -97,7 +97,7 @@ def exactness(scorer: Any) -> dict[str, Any]:
 
         @jax.jit
         def losses(x_C1: Any) -> Any:
-            params = merge(seed, delta_C, x_C1[:-1], x_C1[-1])
+            params = merge(base, delta_C, x_C1[:-1], x_C1[-1])
             nll_RL = model.token_nll(params, e.tokens_RL1[rows], execution)
             return (nll_RL * scored_RL).sum(-1)
 
@@ -107,8 +107,7 @@ def exactness(scorer: Any) -> dict[str, Any]:
         def slope(move_C1: Any) -> Any:
             at_C1 = np.append(w_C, 1.0)
             near, far = (
-                (domains(at_C1 + h * move_C1) - domains(at_C1 - h * move_C1))
-                / (2 * h)
+                (domains(at_C1 + h * move_C1) - domains(at_C1 - h * move_C1)) / (2 * h)
                 for h in (STEP, 2 * STEP)
             )
             return (4 * near - far) / 3
@@ -125,9 +124,9 @@ def exactness(scorer: Any) -> dict[str, Any]:
 
 
 def _pool(scorer: Any, stack: Any = None) -> Any:
-    from jaxsim.mixture.stack import resident
+    from jaxsim.scoring.stack import resident
 
-    return resident(stack or scorer.proxies.stack)
+    return resident(stack or scorer.predictors.stack)
 
 
 def main() -> None:

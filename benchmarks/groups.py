@@ -1,11 +1,11 @@
-"""Training many small models at once: side by side, one by one, as one.
+"""Training many small models at once: in parallel, one by one, as one.
 
     python benchmarks/groups.py --quick
 
 For each size of model, batch and group, in turns and in one process: the
-trainer's step of one run, of G runs side by side, and of ONE run with G times
+trainer's step of one run, of G runs in parallel, and of ONE run with G times
 the batch, which is what the device could do if the G models were a single one.
-What counts is the ratio of tokens a second of each pair of blocks.
+What counts is the mixture of tokens a second of each pair of blocks.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import machine
-from pairs import alternate, medians, ratios
+from pairs import alternate, medians, mixtures
 
 # Named by their parameters with a vocabulary of 4,096.
 SIZES: dict[str, dict[str, int]] = {
@@ -41,7 +41,7 @@ def program(size: str, tokens: int, members: int, args: Any) -> Any:
     from jaxsim.config import Config, ModelConfig
     from jaxsim.mesh import training_mesh
     from jaxsim.model import LanguageModel
-    from jaxsim.train import trainer_of_recipe
+    from jaxsim.train import recipe_trainer
 
     shape = SIZES[size]
     model = ModelConfig(length=LENGTH, kv_heads=shape["heads"], **shape)
@@ -53,7 +53,7 @@ def program(size: str, tokens: int, members: int, args: Any) -> Any:
         ),
         train=dataclasses.replace(config.train, attention=args.attention),
     )
-    trainer = trainer_of_recipe(
+    trainer = recipe_trainer(
         LanguageModel(model, VOCABULARY), config, training_mesh(-1, 1)
     )
     return trainer.program(members)
@@ -70,14 +70,10 @@ def stepper(step: Any) -> Callable[[int], float]:
 
     rng = np.random.default_rng(0)
     batch = jax.device_put(
-        rng.integers(
-            0, step.model.vocab_size, step.tokens.shape, dtype=np.int32
-        ),
+        rng.integers(0, step.model.vocab_size, step.tokens.shape, dtype=np.int32),
         step.tokens.sharding,
     )
-    marks = jax.device_put(
-        Marks(jnp.int32(0), jnp.int32(0)), replicated(step.mesh)
-    )
+    marks = jax.device_put(Marks(jnp.int32(0), jnp.int32(0)), replicated(step.mesh))
     model = step.model
     state = step.start(jax.jit(model.init)(jax.random.key(0)))
 
@@ -119,10 +115,7 @@ def measure(size: str, tokens: int, group: int, args: Any) -> dict[str, Any]:
         "one": (stepper(programs["one"]), steps),
     }
     rates = alternate(
-        {
-            name: functools.partial(run, count)
-            for name, (run, count) in sides.items()
-        },
+        {name: functools.partial(run, count) for name, (run, count) in sides.items()},
         steps * group * tokens,
         args.pairs,
     )
@@ -130,8 +123,8 @@ def measure(size: str, tokens: int, group: int, args: Any) -> dict[str, Any]:
         "parameters": programs["alone"].model.parameter_count(),
         "needed": needed,
         "tokens_per_second": medians(rates),
-        "over_alone": ratios(rates, "group", "alone"),
-        "over_one": ratios(rates, "group", "one"),
+        "over_alone": mixtures(rates, "group", "alone"),
+        "over_one": mixtures(rates, "group", "one"),
         "blocks": rates,
     }
 
@@ -146,7 +139,7 @@ def table(result: dict[str, Any]) -> str:
         f"{box['versions']['jax']}, {box['date']}, {work['pairs']} pairs of "
         f"blocks of about {work['block']:,} tokens"
         f"{'' if box['load'] is None else '; load at the start ' + box['load']}"
-        ".\n\nTokens a second of G runs side by side, over one after the other "
+        ".\n\nTokens a second of G runs in parallel, over one after the other "
         "and over ONE run with G times the batch (median, least to "
         "largest):\n\n"
         "| parameters | tokens a step of a run | G | alone, tokens/s | side by "
@@ -163,10 +156,7 @@ def table(result: dict[str, Any]) -> str:
             "{median:.2f} ({min:.2f} to {max:.2f})".format(**case[key])
             for key in ("over_alone", "over_one")
         ]
-        text += (
-            f"{rate['alone']:,.0f} | {rate['group']:,.0f} | "
-            f"{' | '.join(over)} |\n"
-        )
+        text += f"{rate['alone']:,.0f} | {rate['group']:,.0f} | {' | '.join(over)} |\n"
     return text
 
 
@@ -219,12 +209,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--longest", type=float, default=0, help="seconds of a block; 0: any"
     )
-    parser.add_argument(
-        "--threads", type=int, default=0, help="and cores; 0: all"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results"
-    )
+    parser.add_argument("--threads", type=int, default=0, help="and cores; 0: all")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
     for key, value in (QUICK if args.quick else WHOLE).items():
         if getattr(args, key) is None:

@@ -38,13 +38,13 @@ def case(model: str, merge: str, deltas: str, args: Any) -> dict[str, Any]:
 
     from jaxsim.config import ScoreConfig
     from jaxsim.mesh import scoring_mesh
-    from jaxsim.mixture.evaluation import EvaluationSet
-    from jaxsim.mixture.evaluator import Evaluator
-    from jaxsim.mixture.merge import merge as merge_tree
-    from jaxsim.mixture.plan import process_bytes
-    from jaxsim.mixture.stack import Stack, resident, stacked
-    from jaxsim.mixture.table import dirichlet
     from jaxsim.model import LanguageModel, preset
+    from jaxsim.scoring.evaluation import EvaluationSet
+    from jaxsim.scoring.evaluator import Evaluator
+    from jaxsim.scoring.merge import merge as merge_tree
+    from jaxsim.scoring.plan import process_bytes
+    from jaxsim.scoring.stack import Stack, resident, stacked
+    from jaxsim.scoring.table import dirichlet
 
     devices = jax.devices()
     before = process_bytes()
@@ -55,15 +55,15 @@ def case(model: str, merge: str, deltas: str, args: Any) -> dict[str, Any]:
     def random(like: Any, std: float) -> np.ndarray:
         return std * rng.standard_normal(like.shape, dtype=np.float32)
 
-    def members(seed: Any) -> Iterator[Any]:
+    def members(base: Any) -> Iterator[Any]:
         for _ in range(args.members):
-            yield jax.tree.map(lambda s: s + random(s, 0.002), seed)
+            yield jax.tree.map(lambda s: s + random(s, 0.002), base)
 
     def stack() -> Stack:
-        seed = jax.tree.map(lambda s: random(s, 0.02), language_model.shapes())
+        base = jax.tree.map(lambda s: random(s, 0.02), language_model.shapes())
         names = tuple(f"member-{c}" for c in range(args.members))
-        delta_C = stacked(seed, members(seed), args.members, deltas)
-        return Stack(names, names, "", seed, delta_C, frozenset(), ())
+        delta_C = stacked(base, members(base), args.members, deltas)
+        return Stack(names, names, "", base, delta_C, frozenset(), ())
 
     pool = resident(stack(), scoring_mesh(), language_model)
     rows = np.arange(args.windows)
@@ -77,7 +77,7 @@ def case(model: str, merge: str, deltas: str, args: Any) -> dict[str, Any]:
         count_R=full_R,
         length_R=full_R,
         domain_R=zero_R,
-        half_R=zero_R,
+        split_R=zero_R,
         document_R=rows,
         bytes_R=full_R,
         domains=("text",),
@@ -90,7 +90,7 @@ def case(model: str, merge: str, deltas: str, args: Any) -> dict[str, Any]:
         evaluation,
         ScoreConfig(chunk=1, merge=merge, deltas=deltas),
     )
-    table = dirichlet(pool.stack.names, 2 * len(devices), 1.0, rng=0)
+    table = dirichlet(pool.stack.names, 2 * len(devices), 1.0, seed=0)
     plan = evaluator.plan(rows)
     evaluator.score(table.take(range(len(devices))), rows)
     begin = time.perf_counter()
@@ -105,7 +105,7 @@ def case(model: str, merge: str, deltas: str, args: Any) -> dict[str, Any]:
     # Afterwards, because it needs memory of its own.
     program = jax.jit(merge_tree)
     w_C = table.w_MC[0].astype(np.float32)
-    mixture = pool.seed, pool.delta_C, w_C, np.float32(1)
+    mixture = pool.base, pool.delta_C, w_C, np.float32(1)
     jax.block_until_ready(program(*mixture))
     begin = time.perf_counter()
     for _ in range(5):
@@ -214,9 +214,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--vocab", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=2, help="and cores")
     parser.add_argument("--case", default="", help="MODEL,MERGE,DELTAS: one")
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results"
-    )
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     return parser.parse_args()
 
 

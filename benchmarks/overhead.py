@@ -5,9 +5,9 @@
 A member of the quickstart's first era is trained as `jaxsim train` does it,
 from its lock to its manifest; then as many steps are done on one batch that
 lies on the device, and nothing else. They take turns, and what counts is the
-ratio of each pair. The quickstart's own run is the shortest that anybody
+mixture of each pair. The quickstart's own run is the shortest that anybody
 would train, and commits nothing on the way; the others are longer and commit
-their state three times. The seed is a random one: it does not matter here.
+their state three times. The base model is a random one: it does not matter here.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import Any
 
 import machine
 from groups import SIZES, stepper
-from pairs import alternate, medians, ratios
+from pairs import alternate, medians, mixtures
 
 # Model, steps, and commits on the way.
 CASES = [("quickstart", 32, 0), ("quickstart", 256, 3), ("5M", 64, 3)]
@@ -45,38 +45,36 @@ def settings(size: str, steps: int, commits: int) -> Any:
     return dataclasses.replace(
         config,
         model=model,
-        seed=dataclasses.replace(config.seed, steps=2, warmup=1),
+        base=dataclasses.replace(config.base, steps=2, warmup=1),
         recipe=dataclasses.replace(config.recipe, steps=steps),
         train=dataclasses.replace(config.train, checkpoint_every=every),
     )
 
 
-def measure(
-    case: tuple[str, int, int], workdir: Path, pairs: int
-) -> dict[str, Any]:
+def measure(case: tuple[str, int, int], workdir: Path, pairs: int) -> dict[str, Any]:
     """Rates of whole runs and of bare steps, in tokens a second."""
     from jaxsim import commands
     from jaxsim.corpus import open_corpus
     from jaxsim.mesh import training_mesh
     from jaxsim.pool import open_pool
     from jaxsim.pool.build import train_missing
-    from jaxsim.train import member_run, repeat_of, trainer_of_recipe
+    from jaxsim.train import member_run, recipe_trainer, replicate_of
 
     config = settings(*case)
     commands.prepare(config, workdir)
-    commands.seed(config, workdir)
+    commands.base(config, workdir)
     corpus = open_corpus(workdir)
     first = member_run(next(iter(corpus.units)), config.recipe)
     model = commands.create_pool(
         workdir, config, corpus.tokenizer.vocab_size, corpus.budget_tokens
     ).model
-    trainer = trainer_of_recipe(model, config, training_mesh(-1, 1))
+    trainer = recipe_trainer(model, config, training_mesh(-1, 1))
     batch = config.recipe.batch * corpus.length
     bare = stepper(trainer.program(), batch)
     orders = itertools.count(1)
 
     def whole() -> float:
-        run = repeat_of(first, next(orders))  # not in the pool yet
+        run = replicate_of(first, next(orders))  # not in the pool yet
         begin = time.perf_counter()
         train_missing([run], open_pool(workdir), corpus, trainer)
         return time.perf_counter() - begin
@@ -94,7 +92,7 @@ def measure(
         "commits": commits,
         "tokens_per_step": batch,
         "tokens_per_second": medians(rates),
-        "ratio": ratios(rates, "run", "steps"),
+        "mixture": mixtures(rates, "run", "steps"),
         "blocks": rates,
     }
 
@@ -106,19 +104,19 @@ def table(result: dict[str, Any]) -> str:
         f"{box['cores_used']} of {box['cores']} cores ({box['cpu']}), jax "
         f"{box['versions']['jax']}, {box['date']}, {result['pairs']} pairs. A "
         "run from its lock to its manifest against its bare steps; overhead "
-        "is 1 less the ratio (median, least to largest; target "
+        "is 1 less the mixture (median, least to largest; target "
         f"{TARGET:.0%}):\n\n"
         "| parameters | steps of tokens | commits | run, tokens/s | steps, "
         "tokens/s | overhead |\n| --- | --- | --- | --- | --- | --- |\n"
     )
     for case in result["cases"]:
-        rate, ratio = case["tokens_per_second"], case["ratio"]
+        rate, mixture = case["tokens_per_second"], case["mixture"]
         text += (
             f"| {case['parameters']:,} | {case['steps']} of "
             f"{case['tokens_per_step']:,} | {case['commits']} | "
             f"{rate['run']:,.0f} | "
-            f"{rate['steps']:,.0f} | {1 - ratio['median']:.1%} "
-            f"({1 - ratio['max']:.1%} to {1 - ratio['min']:.1%}) |\n"
+            f"{rate['steps']:,.0f} | {1 - mixture['median']:.1%} "
+            f"({1 - mixture['max']:.1%} to {1 - mixture['min']:.1%}) |\n"
         )
     return text
 
@@ -151,12 +149,8 @@ def _arguments() -> argparse.Namespace:
         "--cases", type=int, default=len(CASES), help="the first so many"
     )
     parser.add_argument("--pairs", type=int, default=5, help="of blocks")
-    parser.add_argument(
-        "--threads", type=int, default=0, help="and cores; 0: all"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results"
-    )
+    parser.add_argument("--threads", type=int, default=0, help="and cores; 0: all")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     return parser.parse_args()
 
 

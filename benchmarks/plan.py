@@ -62,8 +62,8 @@ def measure(name: str) -> dict[str, Any]:
     from jaxsim.plan.plan import SCORING_SHARE, costs
     from jaxsim.plan.programs import (
         group_step,
-        report_on,
         scoring,
+        test_on,
         train_step,
     )
 
@@ -89,7 +89,7 @@ def measure(name: str) -> dict[str, Any]:
         else:
             program, plan = scoring(config, model, sizes.members, devices)
             layout = str(plan)
-        made[which] = dataclasses.asdict(report_on(program))
+        made[which] = dataclasses.asdict(test_on(program))
         print(name, which, json.dumps(made[which]["memory"]), flush=True)
     return {
         "command": " ".join(["jaxsim plan", *arguments]),
@@ -100,8 +100,7 @@ def measure(name: str) -> dict[str, Any]:
         "programs": made,
         "scoring": layout,
         "costs": [
-            dataclasses.asdict(cost)
-            for cost in costs(config, model, sizes.members)
+            dataclasses.asdict(cost) for cost in costs(config, model, sizes.members)
         ],
     }
 
@@ -127,7 +126,7 @@ def table(result: dict[str, Any]) -> str:
         text += f"\n{name}: `{case['command']}`\n"
         if case["scoring"]:
             text += f"\n    {case['scoring']}\n".replace("\nplan", "\n    plan")
-    text += "\nWhat 32 members and their truths cost:\n\n"
+    text += "\nWhat 32 members and their reference runs cost:\n\n"
     text += "| case | what | number | tokens | chip-hours |\n"
     text += "| --- | --- | ---: | ---: | ---: |\n"
     for name, case in result["cases"].items():
@@ -180,9 +179,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "--only", default="", help="NAME,NAME: " + ", ".join(CASES)
-    )
+    parser.add_argument("--only", default="", help="NAME,NAME: " + ", ".join(CASES))
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args()
 

@@ -2,7 +2,7 @@
 
     python benchmarks/precision.py runs/quickstart
 
-Mixtures drawn over the simplex are scored on the select windows in float32
+Mixtures drawn over the simplex are scored on the dev windows in float32
 with float32 differences, and again with one thing changed:
 
 - the model in float64, merged in float64: what float32 itself costs;
@@ -33,13 +33,13 @@ import machine
 import numpy as np
 import scipy.stats
 
-from jaxsim.mixture.evaluation import scored_mask
-from jaxsim.mixture.evaluator import Evaluator
-from jaxsim.mixture.scorer import Scorer
-from jaxsim.mixture.scores import ProxyScores, bits_per_byte, domain_sums
-from jaxsim.mixture.stack import load_resident, load_stack, resident, stacked
-from jaxsim.mixture.table import Mixtures, dirichlet, singles
 from jaxsim.model import Execution
+from jaxsim.scoring.evaluation import scored_mask
+from jaxsim.scoring.evaluator import Evaluator
+from jaxsim.scoring.scorer import Scorer
+from jaxsim.scoring.scores import PredictorScores, bits_per_byte, domain_sums
+from jaxsim.scoring.stack import load_resident, load_stack, resident, stacked
+from jaxsim.scoring.table import Mixtures, dirichlet, singles
 from jaxsim.search.objective import Objective
 from jaxsim.search.ties import resampled
 
@@ -68,8 +68,8 @@ class Variants:
     def __init__(self, workdir: Path, mixtures: int, windows: int) -> None:
         self.scorer = Scorer(workdir)
         self.evaluation = self.scorer.evaluation
-        self.rows = self.evaluation.rows("select", windows)
-        self.table = dirichlet(self.scorer.members, mixtures, 1.0, rng=0)
+        self.rows = self.evaluation.rows("dev", windows)
+        self.table = dirichlet(self.scorer.members, mixtures, 1.0, seed=0)
         self._stack = load_stack(
             self.scorer.pool, self.scorer.members, self.scorer.corpus
         )
@@ -83,11 +83,9 @@ class Variants:
         parts = s.pool.model, pool, self.evaluation, config
         return Evaluator(*parts).score(self.table, self.rows)
 
-    def host_merges(
-        self, round_weight: Rounding, round_delta: Rounding
-    ) -> np.ndarray:
+    def host_merges(self, round_weight: Rounding, round_delta: Rounding) -> np.ndarray:
         """Merged on the host in float64 from rounded numbers."""
-        seed = self._stack.seed
+        base = self._stack.base
 
         def merged(w_C: np.ndarray) -> Any:
             w_C = round_weight(w_C.astype(np.float32)).astype(np.float64)
@@ -95,7 +93,7 @@ class Variants:
                 lambda s, d_C: (
                     s + np.tensordot(round_delta(d_C), w_C, axes=(1, 0))
                 ).astype(np.float32),
-                seed,
+                base,
                 self._stack.delta_C,
             )
 
@@ -103,18 +101,16 @@ class Variants:
 
     def bfloat16_members(self) -> np.ndarray:
         """Merged on the host from members rounded to bfloat16."""
-        seed = self._stack.seed
+        base = self._stack.base
         members_C = jax.tree.map(
             lambda s, d_C: bfloat16(s[:, None] + d_C),
-            seed,
+            base,
             self._stack.delta_C,
         )
 
         def merged(w_C: np.ndarray) -> Any:
             return jax.tree.map(
-                lambda m_C: np.tensordot(m_C, w_C, axes=(1, 0)).astype(
-                    np.float32
-                ),
+                lambda m_C: np.tensordot(m_C, w_C, axes=(1, 0)).astype(np.float32),
                 members_C,
             )
 
@@ -130,20 +126,14 @@ class Variants:
         mask = scored_mask(self.evaluation, rows)
         with jax.enable_x64(True):
             execution = Execution(precision="float64")
-            nll = jax.jit(
-                functools.partial(model.token_nll, execution=execution)
-            )
-            wide = functools.partial(
-                jax.tree.map, lambda x: np.asarray(x, np.float64)
-            )
-            seed, delta_C = wide(self._stack.seed), wide(self._stack.delta_C)
+            nll = jax.jit(functools.partial(model.token_nll, execution=execution))
+            wide = functools.partial(jax.tree.map, lambda x: np.asarray(x, np.float64))
+            base, delta_C = wide(self._stack.base), wide(self._stack.delta_C)
             found = []
             for w_C in self.table.w_MC[:FLOAT64]:
                 params = jax.tree.map(
-                    lambda s, d_C, w_C=w_C: (
-                        s + np.tensordot(d_C, w_C, axes=(1, 0))
-                    ),
-                    seed,
+                    lambda s, d_C, w_C=w_C: s + np.tensordot(d_C, w_C, axes=(1, 0)),
+                    base,
                     delta_C,
                 )
                 nll_R = [
@@ -154,9 +144,9 @@ class Variants:
         return np.stack(found)
 
     def bits(self, nll_MR: np.ndarray) -> np.ndarray:
-        """[M, D] bits per byte of the select half."""
-        scores = ProxyScores(self.rows, nll_MR)
-        nll_MD, sums = domain_sums(self.evaluation, scores, "select")
+        """[M, D] bits per byte of the dev split."""
+        scores = PredictorScores(self.rows, nll_MR)
+        nll_MD, sums = domain_sums(self.evaluation, scores, "dev")
         return bits_per_byte(nll_MD, sums["bytes"])
 
     def _entries(self, merged: Iterator[Any]) -> np.ndarray:
@@ -168,7 +158,7 @@ class Variants:
                 self._stack,
                 names=names,
                 digests=names,
-                delta_C=stacked(self._stack.seed, some, len(some)),
+                delta_C=stacked(self._stack.base, some, len(some)),
             )
             config = dataclasses.replace(
                 self.scorer.config, precision="float32", deltas="float32"
@@ -193,9 +183,7 @@ def compare(bits_MD: np.ndarray, reference_MD: np.ndarray) -> dict[str, Any]:
         "relative_change": float((change_MD / reference_MD).mean()),
         "mean_signed_change": float((value_M - reference_M).mean()),
         "spread_of_change": float(own_M.std()),
-        "spearman": float(
-            scipy.stats.spearmanr(value_M, reference_M).statistic
-        ),
+        "spearman": float(scipy.stats.spearmanr(value_M, reference_M).statistic),
         "same_best": bool(np.argmin(value_M) == np.argmin(reference_M)),
         "top_overlap": len(top & set(np.argsort(reference_M)[:TOP])),
     }
@@ -209,11 +197,11 @@ def text_error(variants: Variants, nll_MR: np.ndarray) -> dict[str, Any]:
         domains=e.domains,
         weights_D=np.full(count, 1 / count),
         kind="mean",
-        seed_D=np.zeros(count),
-        regret_D=np.full(count, np.inf),
+        base_D=np.zeros(count),
+        max_regression_D=np.full(count, np.inf),
     )
     value_M, draw_MB, unit = resampled(
-        e, variants.rows, nll_MR, "select", objective, rng=0
+        e, variants.rows, nll_MR, "dev", objective, seed=0
     )
     best = int(np.argmin(value_M))
     error_M = (draw_MB - draw_MB[best]).std(axis=1)
@@ -235,9 +223,7 @@ def measure(variants: Variants) -> dict[str, Any]:
     changed: dict[str, Callable[[], np.ndarray]] = {
         "model in float64, merge in float64": variants.float64,
         "merge in float64": lambda: variants.host_merges(same, same),
-        "differences held in bfloat16": lambda: variants.evaluator(
-            deltas="bfloat16"
-        ),
+        "differences held in bfloat16": lambda: variants.evaluator(deltas="bfloat16"),
         "model in bfloat16": lambda: variants.evaluator(precision="bfloat16"),
         "both in bfloat16": lambda: variants.evaluator(
             precision="bfloat16", deltas="bfloat16"
@@ -261,7 +247,7 @@ def report(result: dict[str, Any]) -> str:
     box, text = result["machine"], result["text"]
     lines = (
         f"{result['mixtures']} mixtures of {result['members']} members, "
-        f"{result['windows']} select windows of {result['domains']} domains, "
+        f"{result['windows']} dev windows of {result['domains']} domains, "
         f"{box['cpu']}, jax {box['versions']['jax']}, {box['date']}. "
         "Reference: float32 throughout. Changes in bits per byte.\n\n"
         "For comparison: mixtures differ by a standard deviation of "
@@ -314,9 +300,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--mixtures", type=int, default=200)
     parser.add_argument("--windows", type=int, default=5, help="of each domain")
     parser.add_argument("--threads", type=int, default=2, help="and cores")
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results"
-    )
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     return parser.parse_args()
 
 

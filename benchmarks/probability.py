@@ -1,4 +1,4 @@
-"""What the probability average costs, for very many mixtures.
+"""What the ensemble costs, for very many mixtures.
 
     python benchmarks/probability.py runs/quickstart [--out FILE.json]
 
@@ -22,7 +22,7 @@ import numpy as np
 
 COUNTS = (1_000, 10_000, 100_000)
 COMPARED = 256  # mixtures of the plain formula and of the sums by window
-REPEATS = 3
+REPLICATES = 3
 
 
 def plain(
@@ -37,7 +37,7 @@ def seconds(call: Callable[[], object]) -> float:
     """The fastest of a few calls, after one that compiles."""
     call()
     taken = []
-    for _ in range(REPEATS):
+    for _ in range(REPLICATES):
         begin = time.perf_counter()
         call()
         taken.append(time.perf_counter() - begin)
@@ -47,11 +47,11 @@ def seconds(call: Callable[[], object]) -> float:
 def measure(workdir: Path) -> dict[str, Any]:
     # Imported when the process is pinned: XLA counts the cores at its start.
     import jaxsim
-    from jaxsim.mixture.probability import ProbabilityAverage
+    from jaxsim.scoring.ensemble import Ensemble
 
     scorer = jaxsim.Scorer(workdir)
     e, members = scorer.evaluation, len(scorer.members)
-    chosen_T = np.repeat(e.half_R == 0, e.count_R)
+    chosen_T = np.repeat(e.split_R == 0, e.count_R)
     nll_CT = np.ascontiguousarray(scorer.token_losses[1:, chosen_T])
     domain_T = np.repeat(e.domain_R, e.count_R)[chosen_T]
     window_T = np.repeat(np.arange(len(e)), e.count_R)[chosen_T]
@@ -70,12 +70,12 @@ def measure(workdir: Path) -> dict[str, Any]:
         generator = np.random.default_rng(mixtures)
         return generator.dirichlet(np.ones(members), mixtures)
 
-    by_domain = ProbabilityAverage(nll_CT, domain_T, domains)
-    by_window = ProbabilityAverage(nll_CT, window_T, len(e))
+    by_domain = Ensemble(nll_CT, domain_T, domains)
+    by_window = Ensemble(nll_CT, window_T, len(e))
     result: dict[str, Any] = {
         "members": members,
-        "select_tokens": tokens,
-        "select_windows": int((e.half_R == 0).sum()),
+        "dev_tokens": tokens,
+        "dev_windows": int((e.split_R == 0).sum()),
         "domains": domains,
         "by_domain": [],
     }
@@ -99,9 +99,7 @@ def measure(workdir: Path) -> dict[str, Any]:
         expected = plain(w_MC, nll_CT, group_T, groups)
         there = expected > 0
         found = average(w_MC)[:, :groups][there] / expected[there]
-        result[f"largest_relative_difference_{name}"] = float(
-            np.abs(found - 1).max()
-        )
+        result[f"largest_relative_difference_{name}"] = float(np.abs(found - 1).max())
     return result
 
 

@@ -4,7 +4,7 @@
 
 For every era, on its report addresses: is its own member the best single
 member, and do losses grow with distance in time? And: the agreement of every
-proxy and no-model rule with the truths.
+predictor and weight-only baseline with the reference runs.
 """
 
 import argparse
@@ -16,14 +16,14 @@ import numpy as np
 import scipy.stats
 
 import jaxsim
-from jaxsim.mixture.scorer import REFERENCES
-from jaxsim.study.validate import Validation
+from jaxsim.scoring.scorer import STANDARD
+from jaxsim.validation.validate import Validation
 
 
 def eras(workdir: Path) -> dict[str, Any]:
     """Own-member wins, and Spearman of distance and loss, for each era."""
-    scores = jaxsim.Scorer(workdir).load(REFERENCES)
-    bits_MD = scores.bits_per_byte("merge", "report")
+    scores = jaxsim.Scorer(workdir).load(STANDARD)
+    bits_MD = scores.bits_per_byte("merge", "test")
     members = [m for m, k in enumerate(scores.table.kinds) if k == "member"]
     names = [scores.table.names[m] for m in members]
     found = {}
@@ -35,14 +35,12 @@ def eras(workdir: Path) -> dict[str, Any]:
         distance_C = np.abs(np.arange(len(names)) - own)
         found[domain] = {
             "best": names[int(np.argmin(loss_C))],
-            "spearman": float(
-                scipy.stats.spearmanr(distance_C, loss_C).statistic
-            ),
-            "gain_over_seed": float(bits_MD[0, d] - loss_C[own]),
+            "spearman": float(scipy.stats.spearmanr(distance_C, loss_C).statistic),
+            "gain_over_base": float(bits_MD[0, d] - loss_C[own]),
         }
     return {
         "own_member_best": sum(v["best"] == k for k, v in found.items()),
-        "spearman_above_half": sum(v["spearman"] > 0.5 for v in found.values()),
+        "spearman_above_split": sum(v["spearman"] > 0.5 for v in found.values()),
         "eras": found,
     }
 

@@ -11,22 +11,20 @@ import numpy as np
 
 from jaxsim.config import ModelConfig
 from jaxsim.mesh import replicated, scoring_mesh
-from jaxsim.mixture.evaluation import EvaluationSet
-from jaxsim.mixture.merge import MEMBER_AXIS
-from jaxsim.mixture.stack import Resident, Stack
-from jaxsim.mixture.table import Mixtures, dirichlet
 from jaxsim.model import LanguageModel
+from jaxsim.scoring.evaluation import EvaluationSet
+from jaxsim.scoring.merge import MEMBER_AXIS
+from jaxsim.scoring.stack import Resident, Stack
+from jaxsim.scoring.table import Mixtures, dirichlet
 
 _CHANGE = 0.002  # standard deviation of a difference
 
 
-def random_resident(
-    model: LanguageModel, members: int, deltas: str
-) -> Resident:
-    """`members` random entries around a fresh seed, on the devices."""
+def random_resident(model: LanguageModel, members: int, deltas: str) -> Resident:
+    """`members` random entries around a fresh base model, on the devices."""
     mesh = scoring_mesh()
     everywhere = replicated(mesh)
-    seed = jax.device_put(jax.jit(model.init)(jax.random.key(0)), everywhere)
+    base = jax.device_put(jax.jit(model.init)(jax.random.key(0)), everywhere)
 
     @jax.jit
     def leaf(key: jax.Array, like: jax.Array) -> jax.Array:
@@ -34,14 +32,12 @@ def random_resident(
         shape.insert(MEMBER_AXIS, members)
         # bfloat16 from the start, so that no float32 pool has to fit as well.
         kind = jnp.dtype(deltas)
-        delta_C = jnp.asarray(_CHANGE, kind) * jax.random.normal(
-            key, shape, kind
-        )
+        delta_C = jnp.asarray(_CHANGE, kind) * jax.random.normal(key, shape, kind)
         if kind == jnp.float32:
             return delta_C
-        return jax.lax.bitcast_convert_type(delta_C, jnp.uint16)  # `halves`
+        return jax.lax.bitcast_convert_type(delta_C, jnp.uint16)  # `splits`
 
-    leaves, tree = jax.tree.flatten(seed)
+    leaves, tree = jax.tree.flatten(base)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     delta_C: Any = jax.tree.unflatten(
         tree, [leaf(k, s) for k, s in zip(keys, leaves, strict=True)]
@@ -51,18 +47,18 @@ def random_resident(
     stack = Stack(
         names=names,
         digests=names,
-        seed_digest="seed",
-        seed=seed,
+        base_digest="base",
+        base=base,
         delta_C=delta_C,
         damaged=frozenset(),
         notes=(),
     )
-    return Resident(stack, mesh, seed, delta_C)
+    return Resident(stack, mesh, base, delta_C)
 
 
 def mixtures(members: int, count: int) -> Mixtures:
     """`count` Dirichlet draws over those members."""
-    return dirichlet(_names(members), count, 1.0, rng=0)
+    return dirichlet(_names(members), count, 1.0, seed=0)
 
 
 def random_windows(count: int, vocab: int, model: ModelConfig) -> EvaluationSet:
@@ -77,7 +73,7 @@ def random_windows(count: int, vocab: int, model: ModelConfig) -> EvaluationSet:
         count_R=full,
         length_R=full,
         domain_R=zeros,
-        half_R=zeros,
+        split_R=zeros,
         document_R=np.arange(count, dtype=np.int32),
         bytes_R=4 * full.astype(np.int64),
         domains=("random",),

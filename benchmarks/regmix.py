@@ -1,12 +1,12 @@
-"""How well do ratios alone predict RegMix's published models?
+"""How well do mixtures alone predict RegMix's published models?
 
     python benchmarks/regmix.py PATH
 
 PATH is a folder with the tables of the repository sail-sg/regmix (`data/`, MIT
 licence): shares of 17 subsets of the Pile and losses on 13 of them, of 512
 models of 1M parameters to learn from, and of others of 1M, 60M and 1B
-parameters to judge on. Both regressors learn one law per domain from the first
-64 of the 512, then from all; the macro is the mean over domains. Beside them
+parameters to judge on. Both regressors learn one sampling distribution per domain from
+the first 64 of the 512, then from all; the macro is the mean over domains. Beside them
 stands the share of the domain's own subset, which learns nothing (for the
 macro: the mean share of the 13 subsets).
 
@@ -27,7 +27,7 @@ import numpy as np
 from scipy.stats import spearmanr
 from trees import fit_trees
 
-from jaxsim.study.baselines import Fit, fit_log_linear
+from jaxsim.validation.baselines import Fit, fit_log_linear
 
 RUNS = (64, 512)
 SIZES = ("1m", "60m", "1B")
@@ -38,19 +38,19 @@ FITS: dict[str, Fit] = {
 
 
 def read(
-    path: Path, half: str, size: str
+    path: Path, split: str, size: str
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Shares and losses [M] of one half's models, by subset of the Pile.
+    """Shares and losses [M] of one split's models, by subset of the Pile.
 
     Raises:
       SystemExit: the two tables are not of the same models.
     """
-    index, shares = _table(path / f"{half}_mixture_{size}.csv", "train_", "")
+    index, shares = _table(path / f"{split}_mixture_{size}.csv", "train_", "")
     other, losses = _table(
-        path / f"{half}_pile_loss_{size}.csv", "metric/", "_val_loss"
+        path / f"{split}_pile_loss_{size}.csv", "metric/", "_val_loss"
     )
     if index != other:
-        raise SystemExit(f"{path}: {half} {size}: the tables do not pair")
+        raise SystemExit(f"{path}: {split} {size}: the tables do not pair")
     return shares, losses
 
 
@@ -75,22 +75,22 @@ def measure(path: Path) -> dict[str, Any]:
     w_MC = np.stack(list(shares.values()), axis=1)
     tests = {size: read(path, "test", size) for size in SIZES}
     seconds, rows = {}, []
-    for size, (test, truth) in tests.items():
-        own = {name: -test[name] for name in truth}
-        rows += _judged("own weight", 0, size, own, truth)
+    for size, (test, reference) in tests.items():
+        own = {name: -test[name] for name in reference}
+        rows += _judged("own weight", 0, size, own, reference)
     for runs in RUNS:
         for name, fit in FITS.items():
             begin = time.process_time()
-            laws = {
+            distributions = {
                 domain: fit(w_MC[:runs], loss_M[:runs])
                 for domain, loss_M in losses.items()
             }
             seconds[f"{name}, {runs}"] = round(time.process_time() - begin, 1)
             print(seconds, flush=True)
-            for size, (test, truth) in tests.items():
+            for size, (test, reference) in tests.items():
                 test_MC = np.stack([test[key] for key in shares], axis=1)
-                predicted = {d: laws[d].predict(test_MC) for d in truth}
-                rows += _judged(name, runs, size, predicted, truth)
+                predicted = {d: distributions[d].predict(test_MC) for d in reference}
+                rows += _judged(name, runs, size, predicted, reference)
     return {
         "models": len(w_MC),
         "subsets": len(shares),
@@ -106,11 +106,11 @@ def _judged(
     runs: int,
     size: str,
     predicted: dict[str, np.ndarray],
-    truth: dict[str, np.ndarray],
+    reference: dict[str, np.ndarray],
 ) -> list[dict[str, Any]]:
-    predicted, truth = (
+    predicted, reference = (
         by | {"macro": np.mean(list(by.values()), axis=0)}
-        for by in (predicted, truth)
+        for by in (predicted, reference)
     )
     return [
         {
@@ -118,12 +118,12 @@ def _judged(
             "size": size,
             "predictor": predictor,
             "runs": runs,
-            "spearman": float(spearmanr(predicted[domain], truth_M).statistic),
+            "spearman": float(spearmanr(predicted[domain], reference_M).statistic),
             "regret": float(
-                truth_M[np.argmin(predicted[domain])] - truth_M.min()
+                reference_M[np.argmin(predicted[domain])] - reference_M.min()
             ),
         }
-        for domain, truth_M in truth.items()
+        for domain, reference_M in reference.items()
     ]
 
 
@@ -136,12 +136,9 @@ def report(result: dict[str, Any]) -> str:
         f"{name}, {runs} runs" if runs else name for name, runs in columns
     )
     fits = "; ".join(
-        f"{name} runs {seconds} s"
-        for name, seconds in result["cpu_seconds"].items()
+        f"{name} runs {seconds} s" for name, seconds in result["cpu_seconds"].items()
     )
-    tests = ", ".join(
-        f"{n} of {s.upper()}" for s, n in result["test_models"].items()
-    )
+    tests = ", ".join(f"{n} of {s.upper()}" for s, n in result["test_models"].items())
     lines = [
         f"{about['cores_used']} of {about['cores']} cores ({about['cpu']}), "
         f"{versions}, {about['date']}. CPU time of {result['domains']} fits: "
@@ -182,9 +179,7 @@ def report(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("path", type=Path)
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results"
-    )
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     machine.pin(1)
     result = measure(arguments.path)

@@ -4,7 +4,7 @@
 
 Two paths. The evaluator alone, with random members and few windows. And what
 `jaxsim score` does, on a workdir that the quickstart's smoke configuration
-makes here: merges appended to the journal, both other proxies, tables saved.
+makes here: merges appended to the journal, both other predictors, tables saved.
 
 Every size runs in a process of its own, whose peak resident memory is what
 counts; sizes take turns, so that a busy machine slows all of them. A result is
@@ -35,7 +35,7 @@ CHUNK = 8  # mixtures of a call, as planned for these windows
 EVALUATOR = (10 * CHUNK, 40 * CHUNK, 160 * CHUNK, 640 * CHUNK, 10_000)
 SCORER = (10 * CHUNK, 160 * CHUNK, 10_000)
 REPEATED = 1000  # mixtures that are timed at least, in tables of the size
-STEPS = ("prepare", "seed", "train")
+STEPS = ("prepare", "base", "train")
 
 
 class Alone:
@@ -46,8 +46,8 @@ class Alone:
         from random_pool import random_resident, random_windows
 
         from jaxsim.config import ModelConfig, ScoreConfig
-        from jaxsim.mixture.evaluator import Evaluator
         from jaxsim.model import LanguageModel
+        from jaxsim.scoring.evaluator import Evaluator
 
         self._members, windows = 12, 8
         config = ModelConfig(length=64, layers=2, dim=64, heads=2, kv_heads=2)
@@ -76,14 +76,14 @@ class Whole:
     """A scorer of a workdir, asked for one table."""
 
     def __init__(self, workdir: Path) -> None:
-        from jaxsim.mixture.scorer import Scorer
-        from jaxsim.mixture.table import dirichlet
+        from jaxsim.scoring.scorer import Scorer
+        from jaxsim.scoring.table import dirichlet
 
         self._scorer = Scorer(workdir)
         self._draw = dirichlet
         # Members' token losses, and the program.
         with contextlib.redirect_stdout(io.StringIO()):
-            self._score(10 * CHUNK, rng=REPEATED)
+            self._score(10 * CHUNK, seed=REPEATED)
 
     def run(self, count: int) -> dict[str, float]:
         """Seconds and memory of `count` mixtures that are all new."""
@@ -91,20 +91,20 @@ class Whole:
 
     def _score(self, count: int, rng: int) -> int:
         table = self._draw(self._scorer.members, count, 1.0, rng)
-        scores = self._scorer.score("scaling", table, "select", windows=2)
-        return sum(p.nll_MR.nbytes for p in scores.proxies.values())
+        scores = self._scorer.score("scaling", table, "dev", windows=2)
+        return sum(p.nll_MR.nbytes for p in scores.predictors.values())
 
 
 def _measured(work: Callable[[int], int], count: int) -> dict[str, float]:
     """Runs `work`, small tables several times, each with another number."""
     before = _resident()
-    repeats = -(-REPEATED // count)
+    replicates = -(-REPEATED // count)
     begin = time.perf_counter()
-    for repeat in range(repeats):
+    for repeat in range(replicates):
         result = work(repeat)
     seconds = time.perf_counter() - begin
     return {
-        "seconds": seconds / repeats,
+        "seconds": seconds / replicates,
         "result_bytes": result,
         "resident_before": before,
         "peak_bytes": _peak(),
@@ -176,13 +176,11 @@ def report(result: dict[str, Any]) -> str:
     for path, rows in result["paths"].items():
         first = rows[0]
         for row in rows:
-            rest, start = (
-                r["peak_bytes"] - r["result_bytes"] for r in (row, first)
-            )
-            ratio = row["seconds_a_mixture"] / first["seconds_a_mixture"]
+            rest, start = (r["peak_bytes"] - r["result_bytes"] for r in (row, first))
+            mixture = row["seconds_a_mixture"] / first["seconds_a_mixture"]
             text += (
                 f"| {path} | {row['mixtures']:,} | "
-                f"{1e3 * row['seconds_a_mixture']:.2f} | {ratio:.2f} | "
+                f"{1e3 * row['seconds_a_mixture']:.2f} | {mixture:.2f} | "
                 f"{row['peak_bytes'] / 1e6:.0f} | "
                 f"{row['result_bytes'] / 1e6:.1f} | "
                 f"{(rest - start) / 1e6:.1f} |\n"
@@ -199,9 +197,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             workdir = Path(folder, "workdir")
             make_workdir(workdir)
-            paths["as `jaxsim score`"] = measure(
-                "Whole", SCORER, args.rounds, workdir
-            )
+            paths["as `jaxsim score`"] = measure("Whole", SCORER, args.rounds, workdir)
     result = {
         "chunk": CHUNK,
         "rounds": args.rounds,

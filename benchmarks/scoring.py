@@ -22,7 +22,7 @@ from typing import Any
 
 import machine
 import numpy as np
-from pairs import Remote, alternate, medians, ratios, remote
+from pairs import Remote, alternate, medians, mixtures, remote
 from scoring_work import ScoringWork
 from texts import windows
 
@@ -61,9 +61,7 @@ def measure(work: ScoringWork, count: int, pairs: int) -> dict[str, Any]:
     return {
         "preset": work.preset,
         "text": e.domains[0],
-        "parameters": sum(
-            int(np.prod(a.shape)) for a in work.parameters()[0].values()
-        ),
+        "parameters": sum(int(np.prod(a.shape)) for a in work.parameters()[0].values()),
         "vocab": work.vocab,
         "length": work.model.length,
         "members": work.members,
@@ -77,8 +75,8 @@ def measure(work: ScoringWork, count: int, pairs: int) -> dict[str, Any]:
         "torch_merge_share": merge * medians(rates)["torch"],
         "mixtures_per_second": medians(rates),
         "best_mixtures_per_second": {k: max(v) for k, v in rates.items()},
-        "ratio": ratios(rates, "jaxsim", "torch"),
-        "ratio_published": ratios(rates, "jaxsim", "published"),
+        "mixture": mixtures(rates, "jaxsim", "torch"),
+        "ratio_published": mixtures(rates, "jaxsim", "published"),
         "blocks": rates,
     }
 
@@ -104,20 +102,20 @@ def sentence(result: dict[str, Any]) -> str:
         f"Float32, {box['cores_used']} of {box['cores']} cores ({box['cpu']}), "
         f"{box['memory_gib']} GiB, jax {box['versions']['jax']}, torch "
         f"{box['versions']['torch']}, {box['date']}, {result['pairs']} rounds. "
-        "Mixtures a second; ratios are medians of the rounds' own.\n\n"
+        "Mixtures a second; mixtures are medians of the rounds' own.\n\n"
         "| model, text | windows, tokens | jaxsim | PyTorch, batched | "
         "published way | jaxsim / PyTorch | jaxsim / published |\n"
         "| --- | --- | --- | --- | --- | --- | --- |\n"
     )
     for case in result["cases"]:
         rate = case["mixtures_per_second"]
-        ratio, old = case["ratio"], case["ratio_published"]
+        mixture, old = case["mixture"], case["ratio_published"]
         text += (
             f"| {case['preset']} ({case['parameters']:,}), {case['text']} | "
             f"{case['windows']}, {case['tokens']:,} | {rate['jaxsim']:.2f} | "
             f"{rate['torch']:.2f} (batch {case['torch_batch']}) | "
-            f"{rate['published']:.2f} | **{ratio['median']:.2f}** "
-            f"({ratio['min']:.2f} to {ratio['max']:.2f}) | "
+            f"{rate['published']:.2f} | **{mixture['median']:.2f}** "
+            f"({mixture['min']:.2f} to {mixture['max']:.2f}) | "
             f"{old['median']:.1f} ({old['min']:.1f} to {old['max']:.1f}) |\n"
         )
     return text
@@ -134,16 +132,12 @@ def main() -> None:
                 continue
             length = ScoringWork(name, vocab, 0, None, {}).model.length
             evaluation = windows(text, number, vocab, length)
-            work = ScoringWork(
-                name, vocab, args.members, evaluation, dict(args.set)
-            )
+            work = ScoringWork(name, vocab, args.members, evaluation, dict(args.set))
             cases.append(measure(work, count, args.pairs))
             print(json.dumps(cases[-1]), flush=True)
     result = {
         "pairs": args.pairs,
-        "machine": machine.describe(
-            ("jax", "jaxlib", "flax", "numpy", "torch")
-        ),
+        "machine": machine.describe(("jax", "jaxlib", "flax", "numpy", "torch")),
         "cases": cases,
     }
     print(sentence(result), end="")
@@ -175,9 +169,7 @@ def _arguments() -> argparse.Namespace:
         default=[],
         help="a field of config.score, as rows=32; nothing is saved",
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results"
-    )
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     return parser.parse_args()
 
 

@@ -7,9 +7,9 @@ from scoring_work import ScoringWork
 from workload import nest
 
 from jaxsim.config import ScoreConfig
-from jaxsim.mixture.evaluator import Evaluator
-from jaxsim.mixture.stack import Stack, resident, stacked
-from jaxsim.mixture.table import Mixtures
+from jaxsim.scoring.evaluator import Evaluator
+from jaxsim.scoring.stack import Stack, resident, stacked
+from jaxsim.scoring.table import Mixtures
 
 
 class JaxScoring:
@@ -37,18 +37,18 @@ class JaxScoring:
 
 def stack(work: ScoringWork) -> Stack:
     """The pool, as if it had been read from a workdir."""
-    seed, delta_C = work.parameters()
+    base, delta_C = work.parameters()
     names = tuple(f"member-{c}" for c in range(work.members))
     entries = (
-        nest({path: leaf + delta_C[path][c] for path, leaf in seed.items()})
+        nest({path: leaf + delta_C[path][c] for path, leaf in base.items()})
         for c in range(work.members)
     )
     return Stack(
         names=names,
         digests=names,
-        seed_digest="seed",
-        seed=nest(seed),
-        delta_C=stacked(nest(seed), entries, work.members),
+        base_digest="base",
+        base=nest(base),
+        delta_C=stacked(nest(base), entries, work.members),
         damaged=frozenset(),
         notes=(),
     )

@@ -23,7 +23,7 @@ from decoder_torch import Decoder, write
 from scoring_work import ScoringWork
 from torch import Tensor
 
-from jaxsim.mixture.evaluation import scored_mask
+from jaxsim.scoring.evaluation import scored_mask
 
 BATCHES = (2, 4, 8, 16, 32, 64)
 
@@ -35,8 +35,8 @@ class TorchScoring:
         rows = work.language_model.vocab_rows
         self._model = Decoder(work.model, rows).eval()
         self._flat = _flatten(self._model)
-        seed, delta_C = work.parameters()
-        self._seed = self._as_flat(seed)
+        base, delta_C = work.parameters()
+        self._base = self._as_flat(base)
         self._delta_CP = torch.stack(
             [
                 self._as_flat({path: d[c] for path, d in delta_C.items()})
@@ -45,7 +45,7 @@ class TorchScoring:
         )
         self._folder = tempfile.TemporaryDirectory()
         for c, delta in enumerate(self._delta_CP):
-            np.save(self._file(c), (self._seed + delta).numpy())
+            np.save(self._file(c), (self._base + delta).numpy())
         e = work.evaluation
         self._tokens = torch.from_numpy(e.tokens_RL1).long()
         self._scored = torch.from_numpy(scored_mask(e, np.arange(len(e))))
@@ -78,9 +78,7 @@ class TorchScoring:
         for self._batch in BATCHES:
             if self._batch < 2 * len(self._tokens):
                 self.score(1)
-                rates[self._batch] = count / min(
-                    self.score(count) for _ in range(3)
-                )
+                rates[self._batch] = count / min(self.score(count) for _ in range(3))
         self._batch = max(rates, key=rates.__getitem__)
         return self._batch, rates
 
@@ -112,7 +110,7 @@ class TorchScoring:
     def _merge(self, w_C: Tensor) -> None:
         # Members without a weight need not be read.
         parts = w_C.nonzero()[:, 0]
-        self._flat.copy_(self._seed)
+        self._flat.copy_(self._base)
         for c in parts:
             self._flat.add_(self._delta_CP[c], alpha=float(w_C[c]))
 

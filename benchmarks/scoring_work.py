@@ -10,9 +10,9 @@ import numpy as np
 from workload import Arrays, flatten
 
 from jaxsim.config import ModelConfig
-from jaxsim.mixture.evaluation import EvaluationSet
 from jaxsim.model import LanguageModel
 from jaxsim.model.presets import preset
+from jaxsim.scoring.evaluation import EvaluationSet
 
 PARTS = 3  # members of a mixture, as of most rows of the quickstart's table
 
@@ -34,20 +34,20 @@ class ScoringWork:
         return LanguageModel(self.model, self.vocab)
 
     def parameters(self) -> tuple[Arrays, Arrays]:
-        """The seed by path, and [C, ...] differences: random, not small.
+        """The base model by path, and [C, ...] differences: random, not small.
 
         Trained ones would take as long to score.
         """
         rng = np.random.default_rng(0)
-        seed, delta_C = {}, {}
+        base, delta_C = {}, {}
         for path, shape in flatten(self.language_model.shapes()).items():
             size = shape.item().shape
             one = 1.0 if path.endswith("scale") else 0.0
-            seed[path] = one + 0.04 * rng.standard_normal(size, np.float32)
+            base[path] = one + 0.04 * rng.standard_normal(size, np.float32)
             delta_C[path] = 0.01 * rng.standard_normal(
                 (self.members, *size), np.float32
             )
-        return seed, delta_C
+        return base, delta_C
 
     def mixtures(self, count: int) -> np.ndarray:
         """[M, C] float64: equal weights of `PARTS` members each."""

@@ -31,7 +31,7 @@ import machine
 import numpy as np
 
 from jaxsim.config import SearchConfig
-from jaxsim.mixture.scorer import Scorer
+from jaxsim.scoring.scorer import Scorer
 from jaxsim.search.loss import BudgetSpent
 from jaxsim.search.optimize import descend
 from jaxsim.search.problem import Problem, pose
@@ -68,7 +68,7 @@ def fresh(
     scorer: Scorer, config: SearchConfig, state: int, evaluations: int
 ) -> Problem:
     """A problem of which only the references are known."""
-    settings = {**vars(config), "rng": state, "evaluations": evaluations}
+    settings = {**vars(config), "seed": state, "evaluations": evaluations}
     return pose(scorer, SearchConfig(**settings))
 
 
@@ -83,9 +83,7 @@ def subsets(problem: Problem) -> np.ndarray:
         itertools.combinations(range(c), n) for n in range(1, size + 1)
     )
     return np.array(
-        [np.bincount(places, minlength=c) / len(places) for places in chosen][
-            :budget
-        ]
+        [np.bincount(places, minlength=c) / len(places) for places in chosen][:budget]
     )
 
 
@@ -132,7 +130,7 @@ def tpe(problem: Problem) -> None:
         return found
 
     config = problem.config
-    sampler = optuna.samplers.TPESampler(seed=config.rng, multivariate=True)
+    sampler = optuna.samplers.TPESampler(seed=config.seed, multivariate=True)
     study = optuna.create_study(sampler=sampler)
     study.optimize(value, n_trials=config.evaluations)
 

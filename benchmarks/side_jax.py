@@ -13,9 +13,9 @@ import numpy as np
 from workload import Arrays, Workload, flatten, nest
 
 from jaxsim.mesh import batch_sharding, replicated, training_mesh
-from jaxsim.mixture.plan import execution_of, settled
 from jaxsim.model import LanguageModel
-from jaxsim.train import trainer_of_recipe
+from jaxsim.scoring.plan import execution_of, settled
+from jaxsim.train import recipe_trainer
 from jaxsim.train.step import Marks
 
 
@@ -24,7 +24,7 @@ class JaxSide:
         config = workload.config
         self._model = LanguageModel(workload.model, workload.vocab)
         mesh = training_mesh(config.train.data_axis, config.train.model_axis)
-        self._step = trainer_of_recipe(self._model, config, mesh).program()
+        self._step = recipe_trainer(self._model, config, mesh).program()
         self._state = self._step.start(self._step.fresh_params(0))
         self._batches = jax.device_put(workload.batches(), batch_sharding(mesh))
         self._marks = jax.device_put(

@@ -19,9 +19,7 @@ class TorchSide:
         self._recipe = config.recipe
         self._model = Decoder(workload.model, rows)
         self._optimizer = adamw(self._model, self._recipe)
-        self._batches = [
-            torch.from_numpy(batch).long() for batch in workload.batches()
-        ]
+        self._batches = [torch.from_numpy(batch).long() for batch in workload.batches()]
 
     def load(self, arrays: Arrays) -> None:
         write(self._model, arrays)
@@ -39,9 +37,7 @@ class TorchSide:
         for step in range(steps):
             loss = self._model(self._batches[step % 4]).mean()
             loss.backward()
-            nn.utils.clip_grad_norm_(
-                self._model.parameters(), self._recipe.clip
-            )
+            nn.utils.clip_grad_norm_(self._model.parameters(), self._recipe.clip)
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
             loss.item()

@@ -2,7 +2,8 @@
 
     python -m benchmarks.study --main=runs/fields --short=runs/fields-short \\
         --shorter=runs/fields-shorter --last=runs/fields-short-last \\
-        --horizon=runs/fields-short-4 --eras=runs/eras --swarm=runs/fields-small
+        --token multiplier=runs/fields-short-4 --eras=runs/eras
+        --swarm=runs/fields-small
 
 Reads what `jaxsim validate`, benchmarks/winner.py and benchmarks/swarm.py left
 in workdirs, and trains nothing; a swarm's runs, and merges at other scales, are
@@ -12,7 +13,7 @@ results/study.json, results/study.md, docs/study.png and docs/study_panels.png.
   * main: the fields, with `validate`, `search` and benchmarks/winner.py;
   * short, shorter: the same with a quarter and a sixteenth of the steps;
   * last: as short, without a tail average;
-  * horizon: a copy of short, validated with longer truths;
+  * token multiplier: a copy of short, validated with longer reference runs;
   * eras: configs/eras.py; swarm: small models of benchmarks/swarm.py.
 """
 
@@ -33,18 +34,18 @@ from benchmarks.study_targets import targets
 from benchmarks.study_uneven import uneven
 from benchmarks.study_workdir import Workdir, open_workdir
 from jaxsim.pool import open_pool
-from jaxsim.study.measured import CALIBRATED, OUT_OF_POOL
+from jaxsim.validation.measured import CALIBRATED, OUT_OF_POOL
 
 HERE = Path(__file__).parent
 OTHERS = {
     "short": "3a, 3e: the pool of a quarter of the steps",
     "shorter": "3e: the pool of a sixteenth of the steps",
     "last": "3a: last steps in place of tail averages",
-    "horizon": "3e: truths longer than members",
+    "token_multiplier": "3e: reference runs longer than members",
     "eras": "the eras",
     "swarm": "4: a swarm of small models",
 }
-LENGTHS = ("shorter", "short", "main", "horizon")
+LENGTHS = ("shorter", "short", "main", "token_multiplier")
 PACKAGES = ("jax", "numpy", "scipy", "scikit-learn")
 
 
@@ -67,11 +68,7 @@ def main() -> None:
     if work is None:
         raise SystemExit(f"{arguments['main']}: run `jaxsim validate` first")
     swarm = arguments["swarm"]
-    others = {
-        name: open_workdir(arguments[name])
-        for name in OTHERS
-        if name != "swarm"
-    }
+    others = {name: open_workdir(arguments[name]) for name in OTHERS if name != "swarm"}
     result = without_nan(study(work, others, swarm))
     arguments["out"].mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=1, allow_nan=False)
@@ -130,14 +127,14 @@ def about(work: Workdir) -> dict[str, Any]:
     return {
         "name": work.config.name,
         "members": len(v.members),
-        "truths": len(v.truths),
-        "fit": len(v.fit),
-        "repeated_truths": len(work.repeated()[0]),
-        "repeats": v.repeats,
+        "reference runs": len(v.reference_runs),
+        "fit": len(v.calibration_runs),
+        "repeated_references": len(work.repeated()[0]),
+        "replicates": v.replicates,
         "parameters": pool.model.parameter_count(),
         "steps": work.steps("member"),
         "tokens_a_run": work.manifests[v.members[0]].tokens,
-        "verdict": work.gauge.verdict if work.gauge else None,
+        "verdict": work.diagnostics.verdict if work.diagnostics else None,
         "ceilings": v.ceilings,
         "noise": v.noise,
     }
@@ -148,7 +145,7 @@ def points(work: Workdir) -> dict[str, Any] | None:
     v = work.validation
     if OUT_OF_POOL not in v.targets:
         return None
-    shown = ("truth", "merge", "probability", CALIBRATED)
+    shown = ("reference", "merge", "ensemble", CALIBRATED)
     return {
         "target": OUT_OF_POOL,
         "noise": v.noise.get(OUT_OF_POOL),

@@ -1,8 +1,8 @@
 """Question 4: what does an answer cost, and what is it worth?
 
-The question: which of the drawn truths is best on out-of-pool text? Every way
-chooses on select text; the choice is worth what it was really trained to on
-report text, below the trained proportional baseline. The seed's FLOPs are left
+The question: which of the drawn reference runs is best on out-of-pool text? Every way
+chooses on dev text; the choice is worth what it was really trained to on
+test text, below the trained proportional baseline. The base model's FLOPs are left
 out: all ways start from one.
 """
 
@@ -18,9 +18,9 @@ from benchmarks.study_workdir import OUTSIDE, Workdir
 from benchmarks.swarm import Swarm, scored
 from benchmarks.trees import fit_trees
 from jaxsim.search.objective import weighted_mean
-from jaxsim.study.baselines import fit_log_linear
-from jaxsim.study.calibration import calibrated_merges, fitted_on
-from jaxsim.study.measured import OUT_OF_POOL
+from jaxsim.validation.baselines import fit_log_linear
+from jaxsim.validation.calibration import calibrated_merges, fitted_on
+from jaxsim.validation.measured import OUT_OF_POOL
 
 SWARM_RUNS = (8, 16, 32)
 SUBSETS = 10  # of a swarm's runs, for each number below all
@@ -38,19 +38,19 @@ def cost(work: Workdir, swarm: Path | None) -> dict[str, Any] | None:
         windows = work.config.validate.windows
         trained = scored(swarm, v.members, windows)
     spent = flops(work, trained)
-    truth_M = np.array(v.points["truth"][OUT_OF_POOL])
+    reference_M = np.array(v.points["reference"][OUT_OF_POOL])
     level, orders = proportional(work)
     if not orders:
-        level = float(truth_M.mean())
+        level = float(reference_M.mean())
     result: dict[str, Any] = {
         "flops": spent,
         "baseline": {
-            "name": "proportional" if orders else "mean of the truths",
+            "name": "proportional" if orders else "mean of the reference runs",
             "bits_per_byte": level,
             "orders": orders,
         },
-        "random": float(level - truth_M.mean()),
-        "most": float(level - truth_M.min()),
+        "random": float(level - reference_M.mean()),
+        "most": float(level - reference_M.min()),
     }
     if OUT_OF_POOL in v.noise:
         # Of one run against the mean of the baseline's.
@@ -59,12 +59,12 @@ def cost(work: Workdir, swarm: Path | None) -> dict[str, Any] | None:
         result["band"] = float(Z95 * apart * v.noise[OUT_OF_POOL])
     ways = [
         {"way": way, "runs": runs, "flops": total}
-        | _chosen(predicted_M, truth_M, level)
+        | _chosen(predicted_M, reference_M, level)
         for way, runs, total, predicted_M in _ways(work, spent)
     ]
     if trained is not None:
-        ways += _swarm(work, trained, truth_M, level)
-    ways += _truths_alone(work, truth_M, level, spent["one truth"])
+        ways += _swarm(work, trained, reference_M, level)
+    ways += _references_alone(work, reference_M, level, spent["one reference run"])
     result["ways"] = ways
     result["break_even"] = break_even(spent)
     return result
@@ -75,17 +75,17 @@ def flops(work: Workdir, swarm: Swarm | None) -> dict[str, float]:
     v, entries = work.validation, work.manifests
     trained = {
         "pool": v.members,
-        "fit truths": v.fit,
-        "truths": v.truths,
+        "calibration runs": v.calibration_runs,
+        "reference runs": v.reference_runs,
     }
     found = {
         what: float(sum(entries[name].flops for name in names))
         for what, names in trained.items()
     }
     found["one member"] = found["pool"] / len(v.members)
-    found["one truth"] = found["truths"] / len(v.truths)
+    found["one reference run"] = found["reference runs"] / len(v.reference_runs)
     found["one forward pass"] = _pass(work)
-    found["merges scored"] = len(v.truths) * _pass(work)
+    found["merges scored"] = len(v.reference_runs) * _pass(work)
     found["members scored"] = len(v.members) * _pass(work)
     if swarm is not None:
         found["swarm"] = float(swarm.flops_M.sum())
@@ -96,21 +96,21 @@ def flops(work: Workdir, swarm: Swarm | None) -> dict[str, float]:
 def _pass(work: Workdir) -> float:
     """One model over the target's windows that the choice is made on."""
     e, model = work.scorer.evaluation, work.scorer.pool.model
-    rows = np.intersect1d(work.rows, e.rows("select"))
+    rows = np.intersect1d(work.rows, e.rows("dev"))
     wanted = [e.domains.index(name) for name in work.targets(OUTSIDE)]
     windows = int(np.isin(e.domain_R[rows], wanted).sum())
     return model.forward_flops(windows * model.config.length)
 
 
 def proportional(work: Workdir) -> tuple[float, int]:
-    """Bits per byte of that baseline on the truths' windows, and its runs.
+    """Bits per byte of that baseline on the reference runs' windows, and its runs.
 
     NaN and 0 where benchmarks/winner.py did not train it.
     """
     scores = work.table("winner")
     if scores is None or work.winner is None:
         return float("nan"), 0
-    bits_MD = scores.on(work.rows).bits_per_byte("truth", "report")
+    bits_MD = scores.on(work.rows).bits_per_byte("reference", "test")
     value_M = weighted_mean(bits_MD, work.weights[OUT_OF_POOL])
     names = work.winner["runs"]["proportional"]
     at = [scores.table.names.index(name) for name in names]
@@ -120,61 +120,61 @@ def proportional(work: Workdir) -> tuple[float, int]:
 def _ways(
     work: Workdir, spent: dict[str, float]
 ) -> Iterator[tuple[str, int, float, np.ndarray]]:
-    """Name, trained runs, FLOPs and predictions [M] on select text."""
-    judged, weights_D = work.judged, work.weights[OUT_OF_POOL]
+    """Name, trained runs, FLOPs and predictions [M] on dev text."""
+    held_out, weights_D = work.held_out, work.weights[OUT_OF_POOL]
     members = len(work.validation.members)
     merges = spent["pool"] + spent["merges scored"]
 
     def macro(bits_MD: np.ndarray) -> np.ndarray:
         return weighted_mean(bits_MD, weights_D)
 
-    yield "merge", members, merges, macro(judged.select["merge"])
+    yield "merge", members, merges, macro(held_out.dev["merge"])
     if work.fitted is not None:
         more = len(work.fitted)
-        # The merges, the members and the fit truths themselves.
+        # The merges, the members and the calibration runs themselves.
         passes = (2 * more + members) * spent["one forward pass"]
         yield (
             "calibrated merge",
             members + more,
-            merges + spent["fit truths"] + passes,
+            merges + spent["calibration runs"] + passes,
             macro(_calibrated(work)),
         )
     yield (
-        "probability average",
+        "ensemble",
         members,
         spent["pool"] + spent["members scored"],
-        macro(judged.select["probability"]),
+        macro(held_out.dev["ensemble"]),
     )
 
 
 def _calibrated(work: Workdir) -> np.ndarray:
-    """[M, D] calibrated merges of the judged ratios, all on select text."""
-    basis, judged, fitted = work.basis, work.judged, work.fitted
+    """[M, D] calibrated merges of the judged mixtures, all on dev text."""
+    basis, held_out, fitted = work.basis, work.held_out, work.fitted
     assert fitted is not None
-    there_D = np.isfinite(judged.report["truth"]).all(axis=0)
+    there_D = np.isfinite(held_out.test["reference"]).all(axis=0)
     calibration = fitted_on(basis, fitted, there_D)
-    bits_MD = judged.select["merge"].copy()
+    bits_MD = held_out.dev["merge"].copy()
     bits_MD[:, there_D] = calibrated_merges(
-        basis, calibration, judged, "select", there_D
+        basis, calibration, held_out, "dev", there_D
     )
     return bits_MD
 
 
 def _chosen(
-    predicted_M: np.ndarray, truth_M: np.ndarray, level: float
+    predicted_M: np.ndarray, reference_M: np.ndarray, level: float
 ) -> dict[str, float]:
     return {
-        "gain": float(level - truth_M[np.argmin(predicted_M)]),
-        "spearman": float(scipy.stats.spearmanr(predicted_M, truth_M)[0]),
+        "gain": float(level - reference_M[np.argmin(predicted_M)]),
+        "spearman": float(scipy.stats.spearmanr(predicted_M, reference_M)[0]),
     }
 
 
 def _swarm(
-    work: Workdir, swarm: Swarm, truth_M: np.ndarray, level: float
+    work: Workdir, swarm: Swarm, reference_M: np.ndarray, level: float
 ) -> list[dict[str, Any]]:
     """Regressors on the first runs of random orders of the swarm.
 
-    One law for each domain, as its users fit it; then the mean.
+    One sampling distribution for each domain, as its users fit it; then the mean.
     """
     domains = work.targets(OUTSIDE)
     scoring = sum(swarm.scoring[name] for name in domains)
@@ -186,12 +186,13 @@ def _swarm(
         for name, learn in FITS.items():
             found = []
             for at in subsets:
-                laws = [learn(swarm.w_MC[at], swarm.select[d][at])
+                distributions = [learn(swarm.w_MC[at], swarm.dev[d][at])
                         for d in domains]  # fmt: skip
                 predicted_M = np.mean(
-                    [law.predict(work.w_MC) for law in laws], axis=0
+                    [distribution.predict(work.w_MC) for distribution in distributions],
+                    axis=0,
                 )
-                found.append(_chosen(predicted_M, truth_M, level))
+                found.append(_chosen(predicted_M, reference_M, level))
             gains = [one["gain"] for one in found]
             low, middle, high = np.quantile(gains, (0.25, 0.5, 0.75))
             rows.append(
@@ -202,22 +203,18 @@ def _swarm(
                     "gain": float(middle),
                     "low": float(low),
                     "high": float(high),
-                    "spearman": float(
-                        np.nanmedian([one["spearman"] for one in found])
-                    ),
+                    "spearman": float(np.nanmedian([one["spearman"] for one in found])),
                 }
             )
     return rows
 
 
-def _truths_alone(
-    work: Workdir, truth_M: np.ndarray, level: float, each: float
+def _references_alone(
+    work: Workdir, reference_M: np.ndarray, level: float, each: float
 ) -> list[dict[str, Any]]:
-    """The best of n of the truths on select text, over all ways to draw n."""
-    select_M = weighted_mean(
-        work.judged.select["truth"], work.weights[OUT_OF_POOL]
-    )
-    ranked_M = truth_M[np.argsort(select_M)]
+    """The best of n of the reference runs on dev text, over all ways to draw n."""
+    dev_M = weighted_mean(work.held_out.dev["reference"], work.weights[OUT_OF_POOL])
+    ranked_M = reference_M[np.argsort(dev_M)]
     count = len(ranked_M)
     rows = []
     for runs in range(1, count + 1):
@@ -226,7 +223,7 @@ def _truths_alone(
         ) / math.comb(count, runs)
         rows.append(
             {
-                "way": "truths alone",
+                "way": "reference runs alone",
                 "runs": runs,
                 "flops": runs * (each + _pass(work)),
                 "gain": float(level - share_M @ ranked_M),
@@ -238,14 +235,14 @@ def _truths_alone(
 def break_even(spent: dict[str, float]) -> list[dict[str, Any]]:
     """After how many new sources the pool has cost less than its rivals.
 
-    A new source takes the pool one member and the scoring anew. The rivals
-    train as many runs anew as they had: no run of theirs has seen it.
+    A new source takes the pool one member and the scoring again. The rivals
+    train as many runs again as they had: no run of theirs has seen it.
     """
     pool = spent["pool"] + spent["merges scored"]
     step = spent["one member"] + spent["merges scored"]
     rivals = {
-        "8 truths": 8 * spent["one truth"],
-        "32 truths": 32 * spent["one truth"],
+        "8 reference runs": 8 * spent["one reference run"],
+        "32 reference runs": 32 * spent["one reference run"],
     }
     if "swarm" in spent:
         rivals[f"a swarm of {spent['swarm runs']}"] = spent["swarm"]

@@ -1,6 +1,6 @@
 """The figure of the study: what an answer costs, and what it predicts.
 
-python -m benchmarks.study_figure    # anew, from results/study.json
+python -m benchmarks.study_figure    # again, from results/study.json
 """
 
 import argparse
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxsim.test.figures import BLUE, GREY, INK, ORANGE, canvas
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from jaxsim.report.figures import BLUE, GREY, INK, ORANGE, canvas
-from jaxsim.study.measured import CALIBRATED
+from jaxsim.validation.measured import CALIBRATED
 
 HERE = Path(__file__).parent
 TERA = 1e12
@@ -21,15 +21,15 @@ GREEN, PURPLE, SKY = "#009E73", "#CC79A7", "#56B4E9"
 LOOKS: dict[str, dict[str, Any]] = {
     "merge": {"color": BLUE, "marker": "o"},
     "calibrated merge": {"color": ORANGE, "marker": "s"},
-    "probability average": {"color": GREEN, "marker": "D"},
+    "ensemble": {"color": GREEN, "marker": "D"},
     "swarm, log-linear": {"color": PURPLE, "marker": "^", "ls": "-"},
     "swarm, trees": {"color": SKY, "marker": "v", "ls": "-"},
-    "truths alone": {"color": INK, "marker": "", "ls": "--"},
+    "reference runs alone": {"color": INK, "marker": "", "ls": "--"},
 }
 
 
 def figure(result: dict[str, Any]) -> bytes:
-    """PNG, two panels side by side; one that has no data says so."""
+    """PNG, two panels in parallel; one that has no data says so."""
     with canvas(9.0, 4.2) as (fig, png):
         left, right = fig.subplots(1, 2, width_ratios=(1.25, 1))
         _cost(left, result["cost"])
@@ -50,7 +50,7 @@ def _cost(axes: Any, found: dict[str, Any] | None) -> None:
     axes.axhline(0, color=GREY, lw=0.8, zorder=1)
     axes.axhline(
         1000 * found["random"], color=GREY, lw=1.2, ls=":", zorder=1,
-        label="random truth",
+        label="random reference run",
     )  # fmt: skip
     for way, look in LOOKS.items():
         rows = [row for row in found["ways"] if row["way"] == way]
@@ -61,13 +61,10 @@ def _cost(axes: Any, found: dict[str, Any] | None) -> None:
         style = {"ls": "none", "lw": 1.3, "zorder": 3} | look
         # Single answers on top, larger than the points of a curve.
         size = 8 if len(rows) == 1 else 5.5
-        axes.plot(
-            flops, gains, ms=size, mec="white", mew=0.7, label=way, **style
-        )
+        axes.plot(flops, gains, ms=size, mec="white", mew=0.7, label=way, **style)
         if all("low" in row for row in rows):
             ends = [
-                1000 * np.array([row[end] for row in rows])
-                for end in ("low", "high")
+                1000 * np.array([row[end] for row in rows]) for end in ("low", "high")
             ]
             axes.vlines(flops, *ends, color=look["color"], lw=1.1, alpha=0.6)
     axes.set_xscale("log")
@@ -89,22 +86,22 @@ def _cost(axes: Any, found: dict[str, Any] | None) -> None:
 
 
 def _points(axes: Any, found: dict[str, Any] | None) -> None:
-    """Predicted against trained, one point a truth."""
+    """Predicted against trained, one point a reference run."""
     if found is None:
         axes.set_title("no out-of-pool macro")
         return
-    truth_M = np.array(found["truth"])
+    reference_M = np.array(found["reference"])
     shown = {
         "merge": (found["merge"], LOOKS["merge"]),
         "calibrated merge": (found.get(CALIBRATED), LOOKS["calibrated merge"]),
     }
-    every = [truth_M]
+    every = [reference_M]
     for label, (values, look) in shown.items():
         if values is None:
             continue
         every.append(np.array(values))
         axes.errorbar(
-            values, truth_M, yerr=found["noise"], ls="none", ms=5.5,
+            values, reference_M, yerr=found["noise"], ls="none", ms=5.5,
             mec="white", mew=0.6, ecolor=look["color"], elinewidth=0.8,
             alpha=0.85, label=label, zorder=2,
             color=look["color"], marker=look["marker"],
@@ -127,12 +124,8 @@ def _points(axes: Any, found: dict[str, Any] | None) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--result", type=Path, default=HERE / "results" / "study.json"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=HERE.parent / "docs" / "study.png"
-    )
+    parser.add_argument("--result", type=Path, default=HERE / "results" / "study.json")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "study.png")
     arguments = parser.parse_args()
     result = json.loads(arguments.result.read_text())
     arguments.out.write_bytes(figure(result))

@@ -1,6 +1,6 @@
 """The study's questions in four panels; the fifth is the README's figure.
 
-python -m benchmarks.study_panels    # anew, from results/study.json
+python -m benchmarks.study_panels    # again, from results/study.json
 """
 
 import argparse
@@ -9,31 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxsim.test.figures import BLUE, GREY, INK, ORANGE, canvas
 
 from benchmarks.study_figure import LOOKS
 from benchmarks.study_uneven import TWO
-from jaxsim.report.figures import BLUE, GREY, INK, ORANGE, canvas
-from jaxsim.study.measured import CALIBRATED, IN_POOL, OUT_OF_POOL
+from jaxsim.validation.measured import CALIBRATED, IN_POOL, OUT_OF_POOL
 
 HERE = Path(__file__).parent
-SOUND = "out-of-pool domains that are not noise-bound"
+SOUND = "out-of-pool domains that are not below the noise floor"
 SCOPES = {
     SOUND: ("out-of-pool domains", BLUE, "o"),
     OUT_OF_POOL: ("macro out-of-pool", ORANGE, "s"),
     IN_POOL: ("macro in-pool", INK, "^"),
 }
 PREDICTORS = {
-    "probability": "probability average",
+    "ensemble": "ensemble",
     "merge": "merge",
     CALIBRATED: "calibrated merge",
     "members": "mean of members",
-    "trees": "trees on ratios",
-    "log-linear": "log-linear on ratios",
+    "trees": "trees on mixtures",
+    "log-linear": "log-linear on mixtures",
     "closeness": "no model: evenness",
     "best single weight": "no model: best weight",
     "number of units": "no model: number of units",
 }
-POOLS = {"shorter": "1/16", "short": "1/4", "main": "1", "horizon": "1/4, x 4"}
+POOLS = {"shorter": "1/16", "short": "1/4", "main": "1", "token_multiplier": "1/4, x 4"}
 
 
 def panels(result: dict[str, Any]) -> bytes:
@@ -49,7 +49,7 @@ def panels(result: dict[str, Any]) -> bytes:
 
 def _ranking(axes: Any, ranking: dict[str, Any]) -> None:
     """Mean Spearman correlations with their intervals, by predictor."""
-    axes.set_title("1. Who ranks ratios at equal budget?", fontsize=10)
+    axes.set_title("1. Who ranks mixtures at equal budget?", fontsize=10)
     for i, (scope, (label, color, marker)) in enumerate(SCOPES.items()):
         if scope not in ranking:
             continue
@@ -57,68 +57,64 @@ def _ranking(axes: Any, ranking: dict[str, Any]) -> None:
         for y, name in enumerate(PREDICTORS):
             if name not in rows:
                 continue
-            _dot(
-                axes, y + 0.22 * (i - 1), rows[name]["spearman"], color, marker
-            )
+            _dot(axes, y + 0.22 * (i - 1), rows[name]["spearman"], color, marker)
         axes.plot([], [], marker, color=color, label=label, ms=5)
     axes.set_yticks(range(len(PREDICTORS)), list(PREDICTORS.values()))
     axes.invert_yaxis()
     axes.axvline(0, color=GREY, lw=0.8)
     axes.set_xlim(-0.8, 1.02)
-    axes.set_xlabel("Spearman with truths, 95 % intervals")
+    axes.set_xlabel("Spearman with reference runs, 95 % intervals")
     axes.legend(fontsize=7.5, frameon=False, loc="lower left")
 
 
-def _dot(
-    axes: Any, y: float, value: dict[str, Any], color: str, marker: str
-) -> None:
+def _dot(axes: Any, y: float, value: dict[str, Any], color: str, marker: str) -> None:
     if value["low"] is not None:
         axes.plot([value["low"], value["high"]], [y, y], color=color, lw=1)
     axes.plot([value["value"]], [y], marker, color=color, ms=5)
 
 
 def _uneven(axes: Any, found: list[dict[str, Any]] | None) -> None:
-    """How far each truth lies from each merge, levels taken off."""
-    axes.set_title("2. Which merge stands for which ratio?", fontsize=10)
+    """How far each reference run lies from each merge, levels taken off."""
+    axes.set_title("2. Which merge stands for which mixture?", fontsize=10)
     if found is None:
         axes.set_xlabel("needs benchmarks/winner.py")
         return
     places, labels = [], []
     for k, kind in enumerate(found):
-        for t, truth in enumerate(TWO):
+        for t, reference in enumerate(TWO):
             x = 2 * k + t
             places.append(x)
-            labels.append(f"{truth}\n{kind['domains']}")
+            labels.append(f"{reference}\n{kind['domains']}")
             for m, merge in enumerate(TWO):
                 axes.bar(
-                    x + 0.32 * (m - 0.5), 1000 * kind["leveled"][merge][truth],
+                    x + 0.32 * (m - 0.5), 1000 * kind["leveled"][merge][reference],
                     width=0.3, color=(BLUE, ORANGE)[m],
                     label=f"to the {merge} merge" if not places[1:] else None,
                 )  # fmt: skip
-            spread = kind["spread"][truth]
+            spread = kind["spread"][reference]
             if spread is not None:
                 axes.plot(
                     [x - 0.4, x + 0.4], [1000 * spread] * 2, color=INK, lw=1.2,
                     ls=":", label=None if places[1:] else "one order of three",
                 )  # fmt: skip
     axes.set_xticks(places, labels, fontsize=8)
-    axes.set_ylabel("distance of the truth (10⁻³ bits per byte)")
+    axes.set_ylabel("distance of the reference run (10⁻³ bits per byte)")
     axes.legend(fontsize=7.5, frameon=False)
 
 
 def _lengths(axes: Any, found: dict[str, Any] | None) -> None:
-    """Agreement and what noise allows, by the tokens of members and truths."""
-    axes.set_title("3. Tokens of a member, and horizon", fontsize=10)
+    """Agreement and what noise allows, by the tokens of members and reference runs."""
+    axes.set_title("3. Tokens of a member, and token multiplier", fontsize=10)
     if found is None:
         axes.set_xlabel("one pool only")
         return
     rows = [row for name in POOLS for row in found["rows"]
             if row["pool"] == name]  # fmt: skip
     x = np.arange(len(rows))
-    for i, proxy in enumerate(("merge", "probability")):
-        look = LOOKS["merge" if i == 0 else "probability average"]
+    for i, predictor in enumerate(("merge", "ensemble")):
+        look = LOOKS["merge" if i == 0 else "ensemble"]
         for j, row in enumerate(rows):
-            value = row[proxy]["all"]
+            value = row[predictor]["all"]
             at = j + 0.16 * (i - 0.5)
             if value["low"] is not None:
                 axes.plot([at, at], [value["low"], value["high"]],
@@ -126,7 +122,7 @@ def _lengths(axes: Any, found: dict[str, Any] | None) -> None:
             axes.plot([at], [value["value"]], look["marker"],
                       color=look["color"], ms=5)  # fmt: skip
         axes.plot([], [], look["marker"], color=look["color"], ms=5,
-                  label=PREDICTORS[proxy])  # fmt: skip
+                  label=PREDICTORS[predictor])  # fmt: skip
     for j, row in enumerate(rows):
         if "ceiling" in row:
             axes.plot(
@@ -140,7 +136,7 @@ def _lengths(axes: Any, found: dict[str, Any] | None) -> None:
     )
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.02)
     axes.set_ylabel("mean Spearman, all out-of-pool domains")
-    axes.set_xlabel("tokens of a member, in units of 524,288 (x horizon)")
+    axes.set_xlabel("tokens of a member, in units of 524,288 (x token multiplier)")
     axes.legend(fontsize=7.5, frameon=False, loc="lower right")
 
 
@@ -164,9 +160,7 @@ def _winner(axes: Any, found: dict[str, Any] | None) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--result", type=Path, default=HERE / "results" / "study.json"
-    )
+    parser.add_argument("--result", type=Path, default=HERE / "results" / "study.json")
     parser.add_argument(
         "--out", type=Path, default=HERE.parent / "docs" / "study_panels.png"
     )

@@ -9,19 +9,19 @@ from scipy.optimize import least_squares
 
 from benchmarks.study_workdir import OUTSIDE, Workdir, plain
 from jaxsim.search.objective import weighted_mean
-from jaxsim.study.agreement import mean_spearman, paired_difference
-from jaxsim.study.measured import OUT_OF_POOL
+from jaxsim.validation.agreement import mean_spearman, paired_difference
+from jaxsim.validation.measured import OUT_OF_POOL
 
-PROXIES = ("merge", "probability")
+PREDICTED = ("merge", "ensemble")
 SCALES = (0.75, 1.0, 1.25, 1.5, 2.0)
-GAIN_SPREAD = 0.5  # of log gains before any truth: a factor of 1.6
+GAIN_SPREAD = 0.5  # of log gains before any reference run: a factor of 1.6
 STEP, MOST_STEPS = 0.02, 20
 
 
 def pools(works: Mapping[str, Workdir]) -> dict[str, Any]:
     """A row for each pool, on the same out-of-pool domains.
 
-    They are all that every pool has, and those noise-bound in none of them.
+    They are all that every pool has, and those below the noise floor in none of them.
     """
     shared = _shared([work.targets(OUTSIDE) for work in works.values()])
     sound = _shared([work.sound(OUTSIDE) for work in works.values()])
@@ -29,8 +29,7 @@ def pools(works: Mapping[str, Workdir]) -> dict[str, Any]:
         "domains": shared,
         "sound": sound,
         "rows": [
-            {"pool": name} | _pool(work, shared, sound)
-            for name, work in works.items()
+            {"pool": name} | _pool(work, shared, sound) for name, work in works.items()
         ],
     }
 
@@ -40,32 +39,32 @@ def _shared(lists: Sequence[list[str]]) -> list[str]:
 
 
 def _pool(work: Workdir, shared: list[str], sound: list[str]) -> dict[str, Any]:
-    v, gauge = work.validation, work.gauge
+    v, diagnostics = work.validation, work.diagnostics
     row: dict[str, Any] = {
         "member_steps": work.steps("member"),
-        "truth_steps": work.steps("truth"),
-        "horizon": work.steps("truth") / work.steps("member"),
+        "reference_steps": work.steps("reference"),
+        "token_multiplier": work.steps("reference") / work.steps("member"),
         "tail": work.config.recipe.tail,
-        "drift": float(np.mean(list(gauge.drift.values()))) if gauge else None,
-        "verdict": gauge.verdict if gauge else None,
-        "noise_bound": len(work.targets(OUTSIDE)) - len(work.sound(OUTSIDE)),
-        "loss": {t: float(np.mean(v.points["truth"][t]))
+        "drift": float(np.mean(list(diagnostics.drift.values()))) if diagnostics else None,
+        "verdict": diagnostics.verdict if diagnostics else None,
+        "below_noise": len(work.targets(OUTSIDE)) - len(work.sound(OUTSIDE)),
+        "loss": {t: float(np.mean(v.points["reference"][t]))
                  for t in work.targets("macro")},
     }  # fmt: skip
     if v.ceilings:
         row["ceiling"] = float(np.mean([v.ceilings[t] for t in shared]))
         row["noise"] = float(np.mean([v.noise[t] for t in shared]))
-    for proxy in PROXIES:
-        row[proxy] = {
-            "all": _spearman(work, proxy, shared),
-            "sound": _spearman(work, proxy, sound),
+    for predictor in PREDICTED:
+        row[predictor] = {
+            "all": _spearman(work, predictor, shared),
+            "sound": _spearman(work, predictor, sound),
         }
         if OUT_OF_POOL in v.targets:
-            figures = v.agreement[OUT_OF_POOL][proxy]
+            figures = v.agreement[OUT_OF_POOL][predictor]
             off_M = np.subtract(
-                v.points["truth"][OUT_OF_POOL], v.points[proxy][OUT_OF_POOL]
+                v.points["reference"][OUT_OF_POOL], v.points[predictor][OUT_OF_POOL]
             )
-            row[proxy] |= {
+            row[predictor] |= {
                 "macro": figures["spearman"],
                 "slope": figures["slope"],
                 "level_error": float(np.abs(off_M).mean()),
@@ -73,20 +72,18 @@ def _pool(work: Workdir, shared: list[str], sound: list[str]) -> dict[str, Any]:
     return row
 
 
-def _spearman(
-    work: Workdir, name: str, targets: list[str]
-) -> dict[str, Any] | None:
+def _spearman(work: Workdir, name: str, targets: list[str]) -> dict[str, Any] | None:
     values_MT = work.values_MT(name, targets) if targets else None
     if values_MT is None:
         return None
-    return plain(mean_spearman(values_MT, work.truth_MT(targets)))
+    return plain(mean_spearman(values_MT, work.reference_MT(targets)))
 
 
 def scopes(work: Workdir) -> dict[str, list[str]]:
     """What two predictors are compared on."""
     found = {name: [name] for name in work.targets("macro")}
     if sound := work.sound(OUTSIDE):
-        found["out-of-pool domains that are not noise-bound"] = sound
+        found["out-of-pool domains that are not below the noise floor"] = sound
     return found
 
 
@@ -94,31 +91,31 @@ def versus(
     work: Workdir, values_MT: np.ndarray, targets: list[str], rivals: Any
 ) -> dict[str, Any]:
     """Its mean Spearman, and the paired difference to some others."""
-    truth_MT = work.truth_MT(targets)
+    reference_MT = work.reference_MT(targets)
     row: dict[str, Any] = {
-        "spearman": plain(mean_spearman(values_MT, truth_MT)),
+        "spearman": plain(mean_spearman(values_MT, reference_MT)),
         "against": {},
     }
     for rival in rivals:
         other_MT = work.values_MT(rival, targets)
         if other_MT is not None:
-            difference = paired_difference(values_MT, other_MT, truth_MT)
+            difference = paired_difference(values_MT, other_MT, reference_MT)
             row["against"][rival] = plain(difference)
     return row
 
 
 def together(work: Workdir) -> list[dict[str, Any]]:
-    """Merge and probability average as one predictor."""
+    """Merge and ensemble as one predictor."""
     rows = []
     for scope, targets in scopes(work).items():
-        each = [work.values_MT(proxy, targets) for proxy in PROXIES]
+        each = [work.values_MT(predictor, targets) for predictor in PREDICTED]
         a_MT, b_MT = each
         assert a_MT is not None and b_MT is not None
         for how, values_MT in (
             ("mean of the bits", (a_MT + b_MT) / 2),
             ("mean of z-scores", (_z(a_MT) + _z(b_MT)) / 2),
         ):
-            found = versus(work, values_MT, targets, PROXIES)
+            found = versus(work, values_MT, targets, PREDICTED)
             rows.append({"scope": scope, "how": how} | found)
     return rows
 
@@ -132,21 +129,19 @@ def scale(work: Workdir) -> dict[str, Any] | None:
     """What scale of the merges fits levels, and whether it ranks better.
 
     A run on several units may move further, or less far, than the average of
-    members: the scale with the least squared error on the fit truths wins.
+    members: the scale with the least squared error on the calibration runs wins.
     """
     fitted = work.fitted
     if fitted is None:
         return None
     error_S = np.sqrt(
         [
-            np.nanmean((bits_FD - fitted.select["truth"]) ** 2)
-            for bits_FD in (
-                _merges(work, "fit-ratios", s, "select") for s in SCALES
-            )
+            np.nanmean((bits_FD - fitted.dev["reference"]) ** 2)
+            for bits_FD in (_merges(work, "fit-mixtures", s, "dev") for s in SCALES)
         ]
     )
     best = SCALES[int(np.argmin(error_S))]
-    bits_MD = _merges(work, "ratios", best, "report")
+    bits_MD = _merges(work, "mixtures", best, "test")
     rows = []
     for scope, targets in scopes(work).items():
         scaled_MT = np.stack(
@@ -154,9 +149,9 @@ def scale(work: Workdir) -> dict[str, Any] | None:
         )
         merge_MT = work.values_MT("merge", targets)
         assert merge_MT is not None
-        truth_MT = work.truth_MT(targets)
+        reference_MT = work.reference_MT(targets)
         errors = {
-            name: float(np.abs(truth_MT - values_MT).mean())
+            name: float(np.abs(reference_MT - values_MT).mean())
             for name, values_MT in (("scaled", scaled_MT), ("merge", merge_MT))
         }
         found = versus(work, scaled_MT, targets, ["merge"])
@@ -168,36 +163,36 @@ def scale(work: Workdir) -> dict[str, Any] | None:
     }
 
 
-def _merges(work: Workdir, name: str, scale: float, half: str) -> np.ndarray:
+def _merges(work: Workdir, name: str, scale: float, split: str) -> np.ndarray:
     """Bits per byte [M, D] of a table's mixtures, merged at a scale."""
     table = work.scorer.load(name).table
     table = dataclasses.replace(table, scale_M=np.full(len(table), scale))
     scores = work.scorer.score(
-        f"{name} at {scale:g}", table, half, work.config.validate.windows
+        f"{name} at {scale:g}", table, split, work.config.validate.windows
     )
-    return scores.bits_per_byte("merge", half)
+    return scores.bits_per_byte("merge", split)
 
 
 def gains(work: Workdir) -> dict[str, Any] | None:
     """A gain per partition between token share and weight.
 
-    A truth of shares w is predicted by the probability average at weights in
-    proportion to g w. The gains are fitted on the fit truths' select text,
+    A reference run of shares w is predicted by the ensemble at weights in
+    proportion to g w. The gains are fitted on the calibration runs' dev text,
     with an offset for each domain, which no rank sees.
     """
     fitted = work.fitted
     if fitted is None:
         return None
-    truth_FD = fitted.select["truth"]
-    there_D = np.isfinite(truth_FD).all(axis=0)
-    truth_FD = truth_FD[:, there_D] - truth_FD[:, there_D].mean(axis=0)
+    reference_FD = fitted.dev["reference"]
+    there_D = np.isfinite(reference_FD).all(axis=0)
+    reference_FD = reference_FD[:, there_D] - reference_FD[:, there_D].mean(axis=0)
 
     def off_NFD(log_NC: np.ndarray) -> np.ndarray:
         """Errors of several settings of the gains, in one pass over tokens."""
         w_NFC = np.stack([moved(fitted.w_MC, log_C) for log_C in log_NC])
-        bits = _probability(work, w_NFC.reshape(-1, len(zero_C)), "select")
+        bits = _ensemble(work, w_NFC.reshape(-1, len(zero_C)), "dev")
         bits_NFD = bits.reshape(len(log_NC), len(fitted), -1)[..., there_D]
-        return bits_NFD - bits_NFD.mean(axis=1, keepdims=True) - truth_FD
+        return bits_NFD - bits_NFD.mean(axis=1, keepdims=True) - reference_FD
 
     def residuals_N(log_NC: np.ndarray) -> np.ndarray:
         off_NK = off_NFD(log_NC).reshape(len(log_NC), -1)
@@ -221,19 +216,16 @@ def gains(work: Workdir) -> dict[str, Any] | None:
     after = np.sqrt(np.mean(off_NFD(found.x[None]) ** 2))
     log_C = found.x - found.x.mean()
     at_w, at_gained = (
-        _probability(work, w_MC, "report")
-        for w_MC in (work.w_MC, moved(work.w_MC, log_C))
+        _ensemble(work, w_MC, "test") for w_MC in (work.w_MC, moved(work.w_MC, log_C))
     )
     rows = []
     for scope, targets in scopes(work).items():
         plain_MT, gained_MT = (
-            np.stack(
-                [weighted_mean(b_MD, work.weights[t]) for t in targets], axis=1
-            )
+            np.stack([weighted_mean(b_MD, work.weights[t]) for t in targets], axis=1)
             for b_MD in (at_w, at_gained)
         )
-        row = versus(work, gained_MT, targets, ["probability", "merge"])
-        before = mean_spearman(plain_MT, work.truth_MT(targets))
+        row = versus(work, gained_MT, targets, ["ensemble", "merge"])
+        before = mean_spearman(plain_MT, work.reference_MT(targets))
         rows.append({"scope": scope, "at_shares": plain(before)} | row)
     return {
         "gains": dict(
@@ -251,13 +243,11 @@ def moved(w_MC: np.ndarray, log_C: np.ndarray) -> np.ndarray:
     return weights_MC
 
 
-def _probability(work: Workdir, w_MC: np.ndarray, half: str) -> np.ndarray:
-    """Bits per byte [M, D] on that half of the truths' windows."""
+def _ensemble(work: Workdir, w_MC: np.ndarray, split: str) -> np.ndarray:
+    """Bits per byte [M, D] on that half of the reference runs' windows."""
     scorer, e = work.scorer, work.scorer.evaluation
-    rows = np.intersect1d(work.rows, e.rows(half))
-    sums_MD = scorer.proxies.probability_sums(
-        w_MC, scorer.token_losses[1:], rows
-    )
+    rows = np.intersect1d(work.rows, e.rows(split))
+    sums_MD = scorer.predictors.ensemble_sums(w_MC, scorer.token_losses[1:], rows)
     bytes_D = np.bincount(e.domain_R[rows], e.bytes_R[rows], len(e.domains))
     with np.errstate(invalid="ignore"):
         bits_MD: np.ndarray = sums_MD / (bytes_D * np.log(2.0))

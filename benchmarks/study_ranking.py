@@ -1,4 +1,4 @@
-"""Question 1: does a prediction rank ratios at equal budget?"""
+"""Question 1: does a prediction rank mixtures at equal budget?"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.study_workdir import INSIDE, OUTSIDE, TREES, Workdir, plain
-from jaxsim.study.agreement import RULES, Agreement, agreement, mean_spearman
-from jaxsim.study.measured import IN_POOL, OUT_OF_POOL
+from jaxsim.validation.agreement import RULES, Agreement, agreement, mean_spearman
+from jaxsim.validation.measured import IN_POOL, OUT_OF_POOL
 
 
 def scopes(work: Workdir) -> dict[str, list[str]]:
@@ -16,7 +16,7 @@ def scopes(work: Workdir) -> dict[str, list[str]]:
         IN_POOL: [IN_POOL],
         OUT_OF_POOL: [OUT_OF_POOL],
         "out-of-pool domains": work.targets(OUTSIDE),
-        "out-of-pool domains that are not noise-bound": work.sound(OUTSIDE),
+        "out-of-pool domains that are not below the noise floor": work.sound(OUTSIDE),
         "in-pool domains": work.targets(INSIDE),
     }
     known = set(work.validation.targets)
@@ -43,13 +43,11 @@ def ranking(work: Workdir) -> dict[str, Any]:
 
 
 def names(work: Workdir) -> list[str]:
-    """Predictors, then the rules that know no model."""
+    """Predictors, then the weight-only baselines."""
     return [*work.validation.predictors, TREES, *RULES]
 
 
-def _row(
-    work: Workdir, name: str, targets: Sequence[str]
-) -> dict[str, Any] | None:
+def _row(work: Workdir, name: str, targets: Sequence[str]) -> dict[str, Any] | None:
     """Means over the targets; None where a name is undefined."""
     if name == "random":
         tables = work.validation.agreement
@@ -60,14 +58,14 @@ def _row(
     predicted_MT = work.values_MT(name, targets)
     if predicted_MT is None:
         return None
-    truth_MT = work.truth_MT(targets)
+    reference_MT = work.reference_MT(targets)
     each = [
-        agreement(predicted_MT[:, t], truth_MT[:, t], work.within(target))
+        agreement(predicted_MT[:, t], reference_MT[:, t], work.within(target))
         for t, target in enumerate(targets)
     ]
     return {
         "name": name,
-        "spearman": plain(mean_spearman(predicted_MT, truth_MT)),
+        "spearman": plain(mean_spearman(predicted_MT, reference_MT)),
         "sample": _mean(each, "spearman"),
         "pairs": _mean(each, "pairs"),
         "pairs_in": _mean(each, "pairs_in"),
@@ -78,11 +76,13 @@ def _row(
 
 
 def by_law(work: Workdir, target: str = OUT_OF_POOL) -> dict[str, Any]:
-    """Spearman correlations within each part of the law of the truths."""
-    laws = np.array(work.validation.laws)
+    """Spearman correlations within each part of the sampling distribution of the
+    reference runs.
+    """
+    distributions = np.array(work.validation.distributions)
     if target not in work.validation.targets:
         return {}
-    truth_MT = work.truth_MT([target])
+    reference_MT = work.reference_MT([target])
     rows = []
     for name in names(work):
         predicted_MT = work.values_MT(name, [target])
@@ -90,18 +90,19 @@ def by_law(work: Workdir, target: str = OUT_OF_POOL) -> dict[str, Any]:
             rows.append(
                 {"name": name}
                 | {
-                    law: agreement(
-                        predicted_MT[laws == law, 0],
-                        truth_MT[laws == law, 0],
+                    distribution: agreement(
+                        predicted_MT[distributions == distribution, 0],
+                        reference_MT[distributions == distribution, 0],
                         None,
                     ).spearman
-                    for law in dict.fromkeys(laws.tolist())
+                    for distribution in dict.fromkeys(distributions.tolist())
                 }
             )
     counts = {
-        law: int(np.sum(laws == law)) for law in dict.fromkeys(laws.tolist())
+        distribution: int(np.sum(distributions == distribution))
+        for distribution in dict.fromkeys(distributions.tolist())
     }
-    return {"target": target, "truths": counts, "rows": rows}
+    return {"target": target, "reference runs": counts, "rows": rows}
 
 
 def _mean(each: Sequence[Agreement], field: str) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 BLANK = "-"
-SHOWN = (1, 2, 4, 8, 16, 32)  # of truths alone; the JSON has all
+SHOWN = (1, 2, 4, 8, 16, 32)  # of reference runs alone; the JSON has all
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -61,9 +61,10 @@ def _head(result: dict[str, Any]) -> str:
     text = (
         f"{about['cores']} cores ({about['cpu']}), {versions}, "
         f"{about['date']}.\n\n{_about(result['main'])}\n\nLosses are bits per "
-        "byte on report text. Spearman correlations are estimates for the law "
-        "of the truths (Hoeffding's, unbiased) with 95 % intervals over "
-        "truths; `sample` is the correlation of these truths alone."
+        "byte on test text. Spearman correlations are estimates for the sampling "
+        "distribution of the reference runs (Hoeffding's, unbiased) with 95 % "
+        "intervals over reference runs; `sample` is the correlation of these reference "
+        "runs alone."
     )
     if result["missing"]:
         text += "\n\nLeft out, because it is not there: "
@@ -75,9 +76,9 @@ def _about(main: dict[str, Any]) -> str:
     return (
         f"`{main['name']}`: {main['members']} members of "
         f"{main['parameters']:,} parameters and {main['tokens_a_run']:,} "
-        f"tokens; {main['truths']} truths that judge, of which "
-        f"{main['repeated_truths']} are repeated, {main['fit']} that are "
-        f"fitted on; the gauge says: {main['verdict'] or 'nothing'}."
+        f"tokens; {main['reference runs']} reference runs held out, of which "
+        f"{main['repeated_references']} are repeated, {main['fit']} that are "
+        f"fitted on; the diagnostics says: {main['verdict'] or 'nothing'}."
     )
 
 
@@ -127,16 +128,16 @@ def _ranking(result: dict[str, Any]) -> str:
                 ],
             )
         )  # fmt: skip
-    if law := result["by_law"]:
-        counts = law["truths"]
+    if distribution := result["by_law"]:
+        counts = distribution["reference runs"]
         parts.append(
-            f"**By the law of the truths**, {law['target']}: Spearman of the "
-            "sample\n\n"
+            f"**By the sampling distribution of the reference runs**, "
+            f"{distribution['target']}: Spearman of the sample\n\n"
             + table(
                 ["", *(f"{name} ({n})" for name, n in counts.items())],
                 [
                     [row["name"], *(number(row[name]) for name in counts)]
-                    for row in law["rows"]
+                    for row in distribution["rows"]
                 ],
             )
         )
@@ -157,19 +158,19 @@ def _uneven(found: list[dict[str, Any]] | None) -> str:
         return "Not there."
     rows = []
     for kind in found:
-        for truth, orders in kind["orders"].items():
+        for reference, orders in kind["orders"].items():
             rows.append(
                 [
                     f"{kind['domains']} ({kind['count']})",
-                    f"{truth}, {orders} orders",
-                    *(_distance(by[truth]) for by in kind["raw"].values()),
-                    *(_distance(by[truth]) for by in kind["leveled"].values()),
-                    kind["nearest_merge"][truth],
-                    _distance(kind["spread"][truth]),
+                    f"{reference}, {orders} orders",
+                    *(_distance(by[reference]) for by in kind["raw"].values()),
+                    *(_distance(by[reference]) for by in kind["leveled"].values()),
+                    kind["nearest_merge"][reference],
+                    _distance(kind["spread"][reference]),
                 ]
             )
     text = table(
-        ["domains", "truth", "to merge uniform", "to merge proportional",
+        ["domains", "reference", "to merge uniform", "to merge proportional",
          "leveled: uniform", "leveled: proportional", "nearest",
          "one order from the others"],
         rows,
@@ -183,29 +184,27 @@ def _uneven(found: list[dict[str, Any]] | None) -> str:
     return (
         "Mean absolute distance over domains, in thousandths of a bit per "
         "byte; leveled: after the mean distance is taken off.\n\n"
-        f"{text}\n\nWhat sets the two truths apart against what sets the two "
+        f"{text}\n\nWhat sets the two reference runs apart against what sets the two "
         f"merges apart, domain by domain: {contrasts}."
     )
 
 
 def _raising(result: dict[str, Any]) -> str:
-    parts = [
-        "### (a) Tail averages against last steps\n\n" + _pools(result["tails"])
-    ]
+    parts = ["### (a) Tail averages against last steps\n\n" + _pools(result["tails"])]
     head = ["", "targets", "Spearman", "minus merge", "minus probability"]
     parts.append(
-        "### (b) Merge and probability average together\n\n"
+        "### (b) Merge and ensemble together\n\n"
         + table(
             head,
             [[row["how"], *_versus(row)] for row in result["together"]],
         )
     )
     parts.append(
-        "### (c) A gain per partition between ratio and weight\n\n"
+        "### (c) A gain per partition between mixture and weight\n\n"
         + _gains(result["gains"])
     )
     parts.append("### (d) A fitted scale\n\n" + _scale(result["scale"]))
-    parts.append("### (e) Drift and horizon\n\n" + _pools(result["lengths"]))
+    parts.append("### (e) Drift and token multiplier\n\n" + _pools(result["lengths"]))
     return "\n\n".join(parts)
 
 
@@ -215,13 +214,13 @@ def _versus(row: dict[str, Any]) -> list[str]:
         row["scope"],
         ranged(row["spearman"]),
         ranged(against.get("merge")),
-        ranged(against.get("probability")),
+        ranged(against.get("ensemble")),
     ]
 
 
 def _gains(found: dict[str, Any] | None) -> str:
     if found is None:
-        return "No fit truths."
+        return "No calibration runs."
     gains = sorted(found["gains"].items(), key=lambda pair: -pair[1])
     error = found["fit_error"]
     rows = [
@@ -230,11 +229,11 @@ def _gains(found: dict[str, Any] | None) -> str:
     ]
     return (
         f"Gains: {', '.join(f'{name} {g:.2f}' for name, g in gains)}. On the "
-        f"fit truths' select text the error fell from "
+        f"calibration runs' dev text the error fell from "
         f"{_distance(error['before'])} to {_distance(error['after'])} "
         "thousandths.\n\n"
         + table(
-            ["targets", "probability average at the shares",
+            ["targets", "ensemble at the shares",
              "at gains times shares", "minus merge", "minus probability"],
             rows,
         )
@@ -244,11 +243,9 @@ def _gains(found: dict[str, Any] | None) -> str:
 def _scale(found: dict[str, Any] | None) -> str:
     if found is None:
         return "Not there."
-    errors = ", ".join(
-        f"{s}: {number(e, 4)}" for s, e in found["errors"].items()
-    )
+    errors = ", ".join(f"{s}: {number(e, 4)}" for s, e in found["errors"].items())
     return (
-        f"Root mean square error on the fit truths by scale: {errors}; the "
+        f"Root mean square error on the calibration runs by scale: {errors}; the "
         f"best is {found['scale']:g}.\n\n"
         + table(
             ["targets", "Spearman", "minus merge", "error, thousandths",
@@ -274,7 +271,7 @@ def _pools(found: dict[str, Any] | None) -> str:
             [
                 row["pool"],
                 f"{row['member_steps']}",
-                f"{row['horizon']:g}",
+                f"{row['token_multiplier']:g}",
                 percent(row["drift"])
                 if row["drift"] is None
                 else f"{row['drift']:.1%}",
@@ -282,10 +279,10 @@ def _pools(found: dict[str, Any] | None) -> str:
                 ", ".join(number(loss, 4) for loss in row["loss"].values()),
                 number(row.get("ceiling")),
                 _distance(row.get("noise")),
-                str(row["noise_bound"]),
+                str(row["below_noise"]),
                 *(
-                    ranged(row[proxy][which])
-                    for proxy in ("merge", "probability")
+                    ranged(row[predictor][which])
+                    for predictor in ("merge", "ensemble")
                     for which in ("all", "sound")
                 ),
                 number(row["merge"].get("macro")),
@@ -295,12 +292,12 @@ def _pools(found: dict[str, Any] | None) -> str:
         )
     return (
         f"Means over the {len(found['domains'])} out-of-pool domains, and over "
-        f"the {len(found['sound'])} that are noise-bound in none of the "
+        f"the {len(found['sound'])} that are below the noise floor in none of the "
         "pools.\n\n"
         + table(
-            ["pool", "steps", "horizon", "mean drift", "gauge",
-             "loss (macros)", "ceiling", "noise, thousandths", "noise-bound",
-             "merge, all", "merge", "probability, all", "probability",
+            ["pool", "steps", "token_multiplier", "mean drift", "diagnostics",
+             "loss (macros)", "ceiling", "noise, thousandths", "below the noise floor",
+             "merge, all", "merge", "probability, all", "ensemble",
              "merge, macro (sample)", "slope", "level error, thousandths"],
             rows,
         )
@@ -333,7 +330,7 @@ def _cost(found: dict[str, Any] | None) -> str:
                 number(row.get("spearman")),
             ]
             for row in found["ways"]
-            if row["way"] != "truths alone" or row["runs"] in SHOWN
+            if row["way"] != "reference runs alone" or row["runs"] in SHOWN
         ],
     )  # fmt: skip
     even = table(
@@ -354,12 +351,12 @@ def _cost(found: dict[str, Any] | None) -> str:
         f"{spent}\n\nThe gain is below the loss of {base['name']}, "
         f"{number(base['bits_per_byte'], 4)} bits per byte over "
         f"{base['orders']} orders, on the macro of out-of-pool text; a random "
-        f"truth gains {_thousandths(found['random'])}, the best of them, in "
+        f"reference run gains {_thousandths(found['random'])}, the best of them, in "
         f"hindsight, {_thousandths(found['most'])}; a difference below "
         f"{_distance(found.get('band'))} is within the noise. Choices are "
-        "made on select text.\n\n"
+        "made on dev text.\n\n"
         f"{ways}\n\nBreak-even: every new source takes the pool one member and "
-        "its merges scored anew; the rivals train their runs anew, because "
+        "its merges scored again; the rivals train their runs again, because "
         "none has seen it. 0: from the first answer on. For a new target on "
         f"the same sources nobody trains anything.\n\n{even}"
     )
@@ -376,8 +373,7 @@ def _winner(found: dict[str, Any] | None) -> str:
             BLANK
             if name == "found"
             else ranged(
-                {"value": found["against"][name]["gain"]}
-                | found["against"][name],
+                {"value": found["against"][name]["gain"]} | found["against"][name],
                 4,
             ),
         ]
@@ -404,7 +400,7 @@ def _winner(found: dict[str, Any] | None) -> str:
             rows,
         )
         + "\n\nOf the gain from the best plain baseline "
-        f"({found['share_of_gain']['all']['plain']}) to the best truth the "
-        f"found mixture has {shares[0]}; with the order that the best truth "
+        f"({found['share_of_gain']['all']['plain']}) to the best reference run the "
+        f"found mixture has {shares[0]}; with the order that the best reference run "
         f"was picked on, {shares[1]}."
     )  # fmt: skip

@@ -6,12 +6,12 @@ import numpy as np
 import scipy.stats
 
 from benchmarks.study_workdir import INSIDE, OUTSIDE, Workdir
-from jaxsim.study.agreement import agreement, paired_difference
-from jaxsim.study.measured import CALIBRATED
+from jaxsim.validation.agreement import agreement, paired_difference
+from jaxsim.validation.measured import CALIBRATED
 
 DOMAINS, SPEARMAN, BELOW_CEILING, PAIRS = 5, 0.90, 0.05, 0.03
 ERROR, COVERED, GAIN = 0.5, (0.85, 0.95), 0.90
-PRIMARY = ("merge", "probability")
+PRIMARY = ("merge", "ensemble")
 LEVEL = 0.95
 
 
@@ -83,7 +83,7 @@ def _out_of_pool(work: Workdir) -> list[dict[str, Any]]:
         if claim["gain_interval"] is not None:
             rows.append(
                 _row(
-                    f"{name}: gain over the best no-model rule "
+                    f"{name}: gain over the best weight-only baseline "
                     f"({claim['rule']})",
                     "interval above 0",
                     claim["gain"],
@@ -95,30 +95,31 @@ def _out_of_pool(work: Workdir) -> list[dict[str, Any]]:
 
 
 def _pairs(work: Workdir) -> list[dict[str, Any]]:
-    """Same-side pairs in-pool, beside the repeats of the same truths."""
+    """Same-side pairs in-pool, beside the replicates of the same reference runs."""
     within = {
         target: within_M
         for target in work.targets(INSIDE)
         if (within_M := work.within(target)) is not None
     }
     inside = list(within)
-    at_P, repeats = work.repeated()
+    at_P, replicates = work.repeated()
     if len(at_P) < 3 or not inside:
         return []
     within_PT = np.stack([within[t][at_P] for t in inside], axis=1)
-    truth_PT = work.truth_MT(inside)[at_P]
-    again_PT = np.stack([repeats[t] for t in inside], axis=1)
-    repeat_J = same_side(again_PT, truth_PT, within_PT)
+    reference_PT = work.reference_MT(inside)[at_P]
+    again_PT = np.stack([replicates[t] for t in inside], axis=1)
+    replicate_J = same_side(again_PT, reference_PT, within_PT)
     rows = []
     for name in PRIMARY:
         predicted_MT = work.values_MT(name, inside)
-        assert predicted_MT is not None, "both proxies see every domain"
-        proxy_J = same_side(predicted_MT[at_P], truth_PT, within_PT)
-        below_J = repeat_J - proxy_J
+        assert predicted_MT is not None, "both predictors see every domain"
+        predictor_J = same_side(predicted_MT[at_P], reference_PT, within_PT)
+        below_J = replicate_J - predictor_J
         rows.append(
             _row(
-                f"{name}: in-pool same-side pairs ({proxy_J[0]:.3f}) below "
-                f"those of a repeat ({repeat_J[0]:.3f}), {len(at_P)} truths",
+                f"{name}: in-pool same-side pairs ({predictor_J[0]:.3f}) below "
+                f"those of a replicate ({replicate_J[0]:.3f}), {len(at_P)} reference "
+                "runs",
                 f"at most {PAIRS:.2f}",
                 float(below_J[0]),
                 PAIRS - float(below_J[0]),
@@ -129,7 +130,7 @@ def _pairs(work: Workdir) -> list[dict[str, Any]]:
 
 
 def same_side(
-    predicted_PT: np.ndarray, truth_PT: np.ndarray, within_PT: np.ndarray
+    predicted_PT: np.ndarray, reference_PT: np.ndarray, within_PT: np.ndarray
 ) -> np.ndarray:
     """[1 + P] share of pairs in the right order, with all and without each.
 
@@ -140,10 +141,10 @@ def same_side(
     def signs(x_PT: np.ndarray) -> np.ndarray:
         return np.sign(x_PT[:, None] - x_PT[None])
 
-    count = len(truth_PT)
+    count = len(reference_PT)
     among = (within_PT[:, None] == within_PT[None]).astype(float)
     among *= (1 - np.eye(count))[:, :, None]
-    right = among * (signs(predicted_PT) * signs(truth_PT) + 1) / 2
+    right = among * (signs(predicted_PT) * signs(reference_PT) + 1) / 2
     with_JP = np.vstack([np.ones(count), 1 - np.eye(count)])
     sums = [
         np.einsum("jp,jq,pqt->j", with_JP, with_JP, x, optimize=True)
@@ -161,7 +162,7 @@ def jackknife(value_J: np.ndarray) -> tuple[float, float]:
 
 
 def _calibration(work: Workdir) -> list[dict[str, Any]]:
-    check, fit = work.validation.check, len(work.validation.fit)
+    check, fit = work.validation.check, len(work.validation.calibration_runs)
     if not fit:
         return []
     domains = [*work.targets(INSIDE), *work.targets(OUTSIDE)]
@@ -176,7 +177,7 @@ def _calibration(work: Workdir) -> list[dict[str, Any]]:
         )
         rows.append(
             _row(
-                f"calibrated with {fit} truths, {what}: mean absolute error "
+                f"calibrated with {fit} reference runs, {what}: mean absolute error "
                 f"({calibrated:.5f}) as a share of the merge's ({merge:.5f})",
                 f"at most {ERROR}",
                 calibrated / merge,
@@ -185,7 +186,7 @@ def _calibration(work: Workdir) -> list[dict[str, Any]]:
         )
         rows.append(
             _row(
-                f"90 % intervals, {what}: share of truths covered",
+                f"90 % intervals, {what}: share of reference runs covered",
                 f"{COVERED[0]:.0%} to {COVERED[1]:.0%}",
                 covered,
                 min(covered - COVERED[0], COVERED[1] - covered),
@@ -197,18 +198,18 @@ def _calibration(work: Workdir) -> list[dict[str, Any]]:
         )
         if calibrated_MT is None or merge_MT is None:
             continue
-        truth_MT = work.truth_MT([macro])
+        reference_MT = work.reference_MT([macro])
         # An equal rank is not worse: the sample's own correlations decide.
-        better = agreement(calibrated_MT[:, 0], truth_MT[:, 0], None).spearman
-        better -= agreement(merge_MT[:, 0], truth_MT[:, 0], None).spearman
-        law = paired_difference(calibrated_MT, merge_MT, truth_MT)
+        better = agreement(calibrated_MT[:, 0], reference_MT[:, 0], None).spearman
+        better -= agreement(merge_MT[:, 0], reference_MT[:, 0], None).spearman
+        distribution = paired_difference(calibrated_MT, merge_MT, reference_MT)
         rows.append(
             _row(
                 f"calibrated minus merge, {macro}: Spearman",
                 "not below 0",
                 better,
                 better,
-                (law.low, law.high),
+                (distribution.low, distribution.high),
             )
         )
     return rows
@@ -222,7 +223,7 @@ def _decision(work: Workdir) -> list[dict[str, Any]]:
         return [
             _row(
                 "the chosen mixture: gain over the best plain baseline "
-                f"({share['plain']}), which no truth beats",
+                f"({share['plain']}), which no reference run beats",
                 "not below 0",
                 share["gain"],
                 share["gain"],
@@ -231,7 +232,7 @@ def _decision(work: Workdir) -> list[dict[str, Any]]:
     return [
         _row(
             "the chosen mixture: share of the gain from the best plain "
-            f"baseline ({share['plain']}) to the best truth",
+            f"baseline ({share['plain']}) to the best reference run",
             f"at least {GAIN:.0%}",
             share["share"],
             share["share"] - GAIN,

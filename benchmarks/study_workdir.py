@@ -12,21 +12,21 @@ import numpy as np
 from benchmarks.trees import fit_trees
 from jaxsim.config import Config, load_config
 from jaxsim.errors import UserError
-from jaxsim.mixture.scorer import Scorer
-from jaxsim.mixture.scores import Scores
 from jaxsim.pool import Manifest
+from jaxsim.scoring.scorer import Scorer
+from jaxsim.scoring.scores import Scores
 from jaxsim.search.objective import weighted_mean
-from jaxsim.study.agreement import NOISE_BOUND, Interval, is_in, predictions
-from jaxsim.study.baselines import from_weights
-from jaxsim.study.diagnostics import Gauge, load_gauge
-from jaxsim.study.measured import (
+from jaxsim.validation.agreement import BELOW_NOISE, Interval, is_in, predictions
+from jaxsim.validation.baselines import from_weights
+from jaxsim.validation.diagnostics import Diagnostics, load_diagnostics
+from jaxsim.validation.measured import (
     Basis,
-    Measured,
+    PredictionTable,
     basis_of,
     measured,
     targets_of,
 )
-from jaxsim.study.validate import Validation, load_validation
+from jaxsim.validation.validate import Validation, load_validation
 
 INSIDE, OUTSIDE = "in-pool", "out-of-pool"
 TREES = "trees"
@@ -53,13 +53,13 @@ class Workdir:
         return dict(self.scorer.pool.manifests())
 
     @functools.cached_property
-    def gauge(self) -> Gauge | None:
-        return load_gauge(self.path)
+    def diagnose(self) -> Diagnostics | None:
+        return load_diagnostics(self.path)
 
     @functools.cached_property
     def winner(self) -> dict[str, Any] | None:
         """What benchmarks/winner.py found."""
-        path = self.path / "study" / "winner.json"
+        path = self.path / "validation" / "winner.json"
         if not path.exists():
             return None
         found: dict[str, Any] = json.loads(path.read_text())
@@ -74,54 +74,54 @@ class Workdir:
 
     @functools.cached_property
     def rows(self) -> np.ndarray:
-        """The windows that truths were scored on."""
-        rows: np.ndarray = self.scorer.load("truths").proxies["truth"].rows
+        """The windows that reference runs were scored on."""
+        rows: np.ndarray = (
+            self.scorer.load("reference runs").predictors["reference"].rows
+        )
         return rows
 
     @functools.cached_property
-    def judged(self) -> Measured:
+    def held_out(self) -> PredictionTable:
         load = self.scorer.load
-        return measured(load("ratios"), load("truths"))
+        return measured(load("mixtures"), load("reference runs"))
 
     @functools.cached_property
-    def fitted(self) -> Measured | None:
-        """The calibration runs, on select text only."""
-        if not self.validation.fit:
+    def fitted(self) -> PredictionTable | None:
+        """The calibration runs, on dev text only."""
+        if not self.validation.calibration_runs:
             return None
         load = self.scorer.load
-        return measured(load("fit-ratios"), load("fit-truths"))
+        return measured(load("fit-mixtures"), load("fit-reference runs"))
 
     @functools.cached_property
     def basis(self) -> Basis:
-        as_long = self.steps("truth") == self.steps("member")
-        references = self.scorer.load("references")
-        return basis_of(self.scorer.corpus, references, as_long, self.rows)
+        as_long = self.steps("reference") == self.steps("member")
+        standard = self.scorer.load("standard")
+        return basis_of(self.scorer.corpus, standard, as_long, self.rows)
 
     @functools.cached_property
     def weights(self) -> dict[str, np.ndarray]:
         """[D] of the domains, by target."""
-        found = targets_of(self.scorer.evaluation, self.judged.report["truth"])
+        found = targets_of(self.scorer.evaluation, self.held_out.test["reference"])
         return {name: weights_D for name, (_, weights_D) in found.items()}
 
     @functools.cached_property
     def w_MC(self) -> np.ndarray:
-        return np.array(self.validation.ratios)
+        return np.array(self.validation.mixtures)
 
     @functools.cached_property
     def predicted(self) -> dict[str, dict[str, np.ndarray]]:
-        """By predictor or no-model rule, then by target: [M], lower is better.
+        """By predictor or weight-only baseline, then by target: [M], lower is better.
 
         A rule is absent where it is undefined.
         """
         found = {
             name: {t: np.array(values) for t, values in by_target.items()}
             for name, by_target in self.validation.points.items()
-            if name != "truth"
+            if name != "reference"
         }
         if self.fitted is not None:
-            bits_MD = from_weights(
-                fit_trees, self.basis, self.judged, self.fitted
-            )
+            bits_MD = from_weights(fit_trees, self.basis, self.held_out, self.fitted)
             found[TREES] = {
                 target: weighted_mean(bits_MD, weights_D)
                 for target, weights_D in self.weights.items()
@@ -130,7 +130,7 @@ class Workdir:
             choose = None
             if self.fitted is not None:
                 loss_F = weighted_mean(
-                    self.fitted.select["truth"], self.weights[target]
+                    self.fitted.dev["reference"], self.weights[target]
                 )
                 choose = self.fitted.w_MC, loss_F
             rules = predictions(self.w_MC, self.own(target), choose)
@@ -140,8 +140,8 @@ class Workdir:
         return found
 
     def steps(self, kind: str) -> int:
-        """The steps of members, or of the truths that judge."""
-        names = self.validation.truths
+        """The steps of members, or of the reference runs held out."""
+        names = self.validation.reference_runs
         if kind == "member":
             names = self.validation.members
         return self.manifests[names[0]].steps
@@ -155,7 +155,7 @@ class Workdir:
         return own_C if own_C.any() else None
 
     def within(self, target: str) -> np.ndarray | None:
-        """[M] bool, truths that hold a domain's own partition."""
+        """[M] bool, reference runs that hold a domain's own partition."""
         own_C = self.own(target)
         return None if own_C is None else is_in(self.w_MC, own_C)
 
@@ -166,16 +166,16 @@ class Workdir:
         return [target for target, k in pairs if k == kind]
 
     def sound(self, kind: str) -> list[str]:
-        """Those that repeats do not show to be noise-bound."""
+        """Those that repeats do not show to be below the noise floor."""
         ceilings = self.validation.ceilings
         return [
             target
             for target in self.targets(kind)
-            if ceilings.get(target, 1.0) >= NOISE_BOUND
+            if ceilings.get(target, 1.0) >= BELOW_NOISE
         ]
 
-    def truth_MT(self, targets: Sequence[str]) -> np.ndarray:
-        return columns(self.validation.points["truth"], targets)
+    def reference_MT(self, targets: Sequence[str]) -> np.ndarray:
+        return columns(self.validation.points["reference"], targets)
 
     def values_MT(self, name: str, targets: Sequence[str]) -> np.ndarray | None:
         """What a predictor or rule says; None where it is undefined."""
@@ -185,17 +185,18 @@ class Workdir:
         return columns(by_target, targets)
 
     def repeated(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Truths that were trained again: indices [P], and the repeats' bits.
+        """Reference runs that were trained again: indices [P], and the replicates'
+        bits.
 
-        By target, [P] on report text.
+        By target, [P] on test text.
         """
-        scores = self.table("repeats")
+        scores = self.table("replicates")
         if scores is None:
             return np.zeros(0, int), {}
-        at = {name: m for m, name in enumerate(self.validation.truths)}
-        bases = [n.rpartition(".order")[0] for n in scores.table.names]
+        at = {name: m for m, name in enumerate(self.validation.reference_runs)}
+        bases = [n.rpartition(".replicate")[0] for n in scores.table.names]
         rows_P = [p for p, base in enumerate(bases) if base in at]
-        bits_PD = scores.bits_per_byte("truth", "report")[rows_P]
+        bits_PD = scores.bits_per_byte("reference", "test")[rows_P]
         return np.array([at[bases[p]] for p in rows_P], int), {
             target: weighted_mean(bits_PD, weights_D)
             for target, weights_D in self.weights.items()

@@ -3,8 +3,8 @@
     python -m benchmarks.swarm --config=configs/fields.py:small \
         --workdir=runs/fields-small --runs=57
 
-Trains each run on a ratio drawn from a Dirichlet distribution, with the same
-trainer, tokens and text as the study, and a smaller model. The seed and the
+Trains each run on a mixture drawn from a Dirichlet distribution, with the same
+trainer, tokens and text as the study, and a smaller model. The base model and the
 corpus are made first. Safe to kill and to repeat. `benchmarks/study.py` fits
 the regressors on these runs.
 """
@@ -21,10 +21,10 @@ from jaxsim import commands
 from jaxsim.config import Config, from_config_dict, load_config
 from jaxsim.corpus import open_corpus
 from jaxsim.mesh import training_mesh
-from jaxsim.mixture.scorer import Scorer
 from jaxsim.pool import create_pool
 from jaxsim.pool.build import train_missing
-from jaxsim.train import Run, trainer_of_recipe, truth_run
+from jaxsim.scoring.scorer import Scorer
+from jaxsim.train import Run, recipe_trainer, reference_run
 
 CONCENTRATION = 1.0  # RegMix draws from a Dirichlet around the token shares
 RNG = 1
@@ -52,16 +52,14 @@ def load(spec: str) -> Config:
 def train(config: Config, workdir: Path, count: int) -> None:
     """Trains what is missing of the first `count` runs."""
     commands.prepare(config, workdir)
-    commands.seed(config, workdir)
+    commands.base(config, workdir)
     corpus = open_corpus(workdir)
     pool = create_pool(
         workdir, config, corpus.tokenizer.vocab_size, corpus.budget_tokens
     )
     mesh = training_mesh(config.train.data_axis, config.train.model_axis)
-    trainer = trainer_of_recipe(pool.model, config, mesh)
-    train_missing(
-        runs(config, list(corpus.units), count), pool, corpus, trainer
-    )
+    trainer = recipe_trainer(pool.model, config, mesh)
+    train_missing(runs(config, list(corpus.units), count), pool, corpus, trainer)
 
 
 def runs(config: Config, units: list[str], count: int) -> list[Run]:
@@ -69,7 +67,7 @@ def runs(config: Config, units: list[str], count: int) -> list[Run]:
         np.full(len(units), CONCENTRATION), count
     )
     return [
-        truth_run(dict(zip(units, w_C.tolist(), strict=True)), config.recipe)
+        reference_run(dict(zip(units, w_C.tolist(), strict=True)), config.recipe)
         for w_C in w_MC
     ]
 
@@ -79,20 +77,20 @@ class Swarm:
     """What was trained.
 
     Attributes:
-      w_MC: ratios, columns as asked for.
-      select: by domain, [M] bits per byte on select text.
+      w_MC: mixtures, columns as asked for.
+      select: by domain, [M] bits per byte on dev text.
       flops_M: of training each.
-      scoring: FLOPs of one model on the select text of a domain.
+      scoring: FLOPs of one model on the dev text of a domain.
     """
 
     w_MC: np.ndarray
-    select: dict[str, np.ndarray]
+    dev: dict[str, np.ndarray]
     flops_M: np.ndarray
     scoring: dict[str, float]
 
 
 def scored(workdir: Path, members: Sequence[str], windows: int) -> Swarm:
-    """Scores every run that is there on select text; once, then it is kept.
+    """Scores every run that is there on dev text; once, then it is kept.
 
     Args:
       workdir: of the swarm.
@@ -101,16 +99,16 @@ def scored(workdir: Path, members: Sequence[str], windows: int) -> Swarm:
     """
     config = load_config(workdir / "config.json")
     scorer = Scorer(workdir, config.score)
-    manifests = scorer.pool.manifests("truth")
-    scores = scorer.score_entries("swarm", list(manifests), "select", windows)
-    bits_MD = scores.bits_per_byte("truth", "select")
+    manifests = scorer.pool.manifests("reference")
+    scores = scorer.score_entries("swarm", list(manifests), "dev", windows)
+    bits_MD = scores.bits_per_byte("reference", "dev")
     e, model = scorer.evaluation, scorer.pool.model
     windows_D = np.bincount(
-        e.domain_R[scores.proxies["truth"].rows], minlength=len(e.domains)
+        e.domain_R[scores.predictors["reference"].rows], minlength=len(e.domains)
     )
-    ratios = [manifest.ratio for manifest in manifests.values()]
+    mixtures = [manifest.mixture for manifest in manifests.values()]
     return Swarm(
-        np.array([[r.get(name, 0.0) for name in members] for r in ratios]),
+        np.array([[r.get(name, 0.0) for name in members] for r in mixtures]),
         dict(zip(e.domains, bits_MD.T, strict=True)),
         np.array([manifest.flops for manifest in manifests.values()]),
         {

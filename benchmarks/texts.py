@@ -16,7 +16,7 @@ from jaxsim.config import SourceConfig
 from jaxsim.corpus.rows import evaluation_rows
 from jaxsim.corpus.sources import Quarantine, read_documents
 from jaxsim.corpus.tokenizer import Tokenizer
-from jaxsim.mixture.evaluation import EvaluationSet
+from jaxsim.scoring.evaluation import EvaluationSet
 
 PACKAGES = ("numpy", "scipy", "jax")
 SHORT = (20, 150)  # tokens of a docstring that is taken
@@ -58,7 +58,7 @@ def windows(kind: str, count: int, vocab: int, length: int) -> EvaluationSet:
         count_R=found.count_R[:count],
         length_R=found.length_R[:count],
         domain_R=zeros,
-        half_R=zeros,
+        split_R=zeros,
         document_R=found.document_R[:count],
         bytes_R=found.bytes_R[:count],
         domains=(kind,),

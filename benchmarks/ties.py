@@ -2,7 +2,7 @@
 
     python benchmarks/ties.py --threads=2
 
-Problems are drawn from a fixed rng. A document's loss is a skewed function of
+Problems are drawn from a fixed seed. A document's loss is a skewed function of
 what it likes about each of eight sources, and mixtures are points of their
 simplex, so that near ones are alike; or every mixture errs on its own; or the
 best is quiet and others are loud. All go through the real `resampled` and
@@ -26,7 +26,7 @@ from typing import Any
 import machine
 import numpy as np
 
-from jaxsim.mixture.evaluation import EvaluationSet
+from jaxsim.scoring.evaluation import EvaluationSet
 from jaxsim.search.objective import Objective
 from jaxsim.search.ties import Residual, resampled, tie_set
 
@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 LEVEL = 0.9
 BYTES = 100
 MEMBERS = 8
-TRUTHS = 8
+REFERENCE_RUNS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Problem:
       domains: all of the same weight.
       worst: the objective is the worst domain, not their mean.
       curvature: of the population values over the simplex: 0 makes all equal.
-      deviation: of truths around the values; 0: none is asked about.
+      deviation: of reference runs around the values; 0: none is asked about.
     """
 
     kind: str
@@ -105,8 +105,8 @@ def draw(problem: Problem, generator: np.random.Generator) -> Drawn:
         domains=e.domains,
         weights_D=weights_D,
         kind="worst" if p.worst else "mean",
-        seed_D=np.full(p.domains, 3.0),
-        regret_D=np.full(p.domains, np.inf),
+        base_D=np.full(p.domains, 3.0),
+        max_regression_D=np.full(p.domains, np.inf),
     )
     nll_MR = (bits_MR * BYTES * np.log(2)).astype(np.float32)
     return Drawn(e, objective, true_M, nll_MR)
@@ -118,28 +118,29 @@ def held(problem: Problem, seed: list[int]) -> dict[str, float]:
     drawn = draw(problem, generator)
     ask = functools.partial(
         resampled, drawn.evaluation, np.arange(len(drawn.evaluation)),
-        drawn.nll_MR, "select", drawn.objective, rng=seed[-1],
+        drawn.nll_MR, "dev", drawn.objective, seed=seed[-1],
     )  # fmt: skip
     values = ask()
-    truth_M, residual = drawn.true_M, None
+    reference_M, residual = drawn.true_M, None
     if problem.deviation:
         scatter = generator.normal(
-            0, problem.deviation, problem.candidates + TRUTHS
+            0, problem.deviation, problem.candidates + REFERENCE_RUNS
         )
-        truth_M = truth_M + scatter[:-TRUTHS]
-        residual = Residual(float(scatter[-TRUTHS:].std(ddof=1)), TRUTHS)
-    best = int(np.argmin(truth_M))
-    ties = tie_set(*values, LEVEL, residual=residual, rng=seed[-1])
+        reference_M = reference_M + scatter[:-REFERENCE_RUNS]
+        residual = Residual(
+            float(scatter[-REFERENCE_RUNS:].std(ddof=1)), REFERENCE_RUNS
+        )
+    best = int(np.argmin(reference_M))
+    ties = tie_set(*values, LEVEL, residual=residual, seed=seed[-1])
     sets = {"set": ties.tied}
     if residual is None:
         sets["pair by pair"] = pair_by_pair(*values[:2])
     else:
-        sets["no residual"] = tie_set(*values, LEVEL, rng=seed[-1]).tied
+        sets["no residual"] = tie_set(*values, LEVEL, seed=seed[-1]).tied
     if problem.windows > 1:
         sets["as windows"] = tie_set(*ask(enough=20), LEVEL).tied
     return {name: float(best in tied) for name, tied in sets.items()} | {
-        f"{name}: size": len(tied) / problem.candidates
-        for name, tied in sets.items()
+        f"{name}: size": len(tied) / problem.candidates for name, tied in sets.items()
     }
 
 
@@ -165,7 +166,7 @@ def _text(p: Problem, generator: np.random.Generator) -> EvaluationSet:
         count_R=ones_R,
         length_R=ones_R,
         domain_R=document_R // p.documents,
-        half_R=0 * ones_R,
+        split_R=0 * ones_R,
         document_R=document_R,
         bytes_R=BYTES * ones_R,
         domains=tuple(f"d{d}" for d in range(p.domains)),
@@ -194,10 +195,7 @@ def tie_problems(quick: bool) -> list[tuple[Problem, int]]:
         (Problem("simplex", 300, d, curvature=1.0, deviation=0.1), few)
         for d in (10, 40, 100)
     ]
-    big = [
-        (Problem(kind, 10_000, 40), many)
-        for kind in ("simplex", "alone", "loud")
-    ]
+    big = [(Problem(kind, 10_000, 40), many) for kind in ("simplex", "alone", "loud")]
     big += [
         (Problem("simplex", 10_000, d, curvature=1.0, deviation=0.1), many)
         for d in (10, 40)
@@ -210,8 +208,8 @@ def simulate(quick: bool, threads: int) -> dict[str, Any]:
     ties = []
     with concurrent.futures.ProcessPoolExecutor(threads) as pool:
         for number, (problem, count) in enumerate(tie_problems(quick)):
-            seeds = [[number, i] for i in range(count)]
-            results = list(pool.map(held, [problem] * count, seeds))
+            bases = [[number, i] for i in range(count)]
+            results = list(pool.map(held, [problem] * count, bases))
             ties.append(dataclasses.asdict(problem) | _mean(results))
             print(_tie_line(ties[-1]), flush=True)
     return {"level": LEVEL, "ties": ties}
@@ -219,8 +217,7 @@ def simulate(quick: bool, threads: int) -> dict[str, Any]:
 
 def _mean(results: list[dict[str, float]]) -> dict[str, Any]:
     means = {
-        key: round(float(np.mean([r[key] for r in results])), 4)
-        for key in results[0]
+        key: round(float(np.mean([r[key] for r in results])), 4) for key in results[0]
     }
     return {"problems": len(results), **means}
 

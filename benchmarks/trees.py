@@ -13,7 +13,7 @@ import numpy as np
 import sklearn
 from sklearn.ensemble import GradientBoostingRegressor
 
-from jaxsim.study.baselines import (
+from jaxsim.validation.baselines import (
     Regressor,
     checked,
     constant,
@@ -64,13 +64,9 @@ def fit_trees(w_MC: np.ndarray, loss_M: np.ndarray) -> Regressor:
     y_M = (loss_M - mean) / spread
 
     def learn(where_M: np.ndarray, options: dict[str, Any]) -> Any:
-        model = GradientBoostingRegressor(
-            subsample=0.5, random_state=0, **options
-        )
+        model = GradientBoostingRegressor(subsample=0.5, random_state=0, **options)
         # Of few runs, checks inside every tree take a third of the time.
-        with sklearn.config_context(
-            assume_finite=True, skip_parameter_validation=True
-        ):
+        with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
             return model.fit(w_MC[where_M], y_M[where_M])
 
     def stopped(options: dict[str, Any]) -> tuple[float, dict[str, Any]]:

@@ -4,7 +4,7 @@
 
 Twelve eras of 16 years are the partitions; the four years between one and the
 next are out-of-pool domains, and so are the package's messages that are no
-State of the Union address. Neighbouring eras differ little, and a half of an
+State of the Union address. Neighbouring eras differ little, and a split of an
 era has one to a few addresses. What came out is docs/study.md.
 
 Words after the colon: `forecast` asks what was not run yet, whether the past
@@ -55,8 +55,8 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     # Of the salts 0..99999 the one that leaves no half empty and the smallest
     # era the most text; chosen by counting words, before anything was trained.
     config.corpus.split.salt = "49106"
-    config.corpus.split.select = 0.12
-    config.corpus.split.report = 0.15
+    config.corpus.split.dev = 0.12
+    config.corpus.split.test = 0.15
     config.corpus.evaluation_tokens = 20_000
     config.corpus.max_epochs = 24.0
     config.corpus.tokenizer.vocab_size = 2048
@@ -69,9 +69,9 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.model.mlp_dim = 352
 
     config.train.log_every = 40
-    config.seed.steps = 600
-    config.seed.batch = 16
-    config.seed.warmup = 40
+    config.base.steps = 600
+    config.base.batch = 16
+    config.base.warmup = 40
     config.recipe.steps = 32
     config.recipe.batch = 16
     config.recipe.learning_rate = 1e-3
@@ -80,17 +80,17 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.score.windows = 2
     config.validate.windows = 10
     config.validate.candidates = 2000
-    config.validate.truths = 32
-    config.validate.fit = 8
-    config.validate.repeats = 12
-    config.validate.member_repeats = 12
+    config.validate.held_out = 32
+    config.validate.calibration_runs = 8
+    config.validate.replicates = 12
+    config.validate.member_replicates = 12
     if "smoke" in words:
-        config.seed.steps = 40
-        config.seed.warmup = 4
+        config.base.steps = 40
+        config.base.warmup = 4
         config.recipe.steps = 4
         config.validate.candidates = 100
-        config.validate.truths = 4
-        config.validate.fit = 2
-        config.validate.repeats = 2
-        config.validate.member_repeats = 2
+        config.validate.held_out = 4
+        config.validate.calibration_runs = 2
+        config.validate.replicates = 2
+        config.validate.member_replicates = 2
     return config

@@ -17,10 +17,10 @@ docs/study.md. Words after the colon, for what the study asks beside:
 
 And for questions that were not run yet, a night each:
 
-  * `wide`: five times the parameters. Do truths of `wide` rank as merges of
+  * `wide`: five times the parameters. Do reference runs of `wide` rank as merges of
     the plain config do?
   * `repeated`: a fifth of the text, so that runs repeat it five times as often;
-  * `anchored`: a quarter of every run is the seed's text;
+  * `anchored`: a quarter of every run is the base model's text;
   * `decayed`: runs end with the rate falling to zero, in place of a tail
     average.
 
@@ -74,17 +74,16 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
 
     fields = FIELDS[7:] if "smoke" in words else FIELDS
     config.corpus.partitions = {
-        name: source(reader="jsonl", path=f"{text}/{name}.jsonl")
-        for name in fields
+        name: source(reader="jsonl", path=f"{text}/{name}.jsonl") for name in fields
     }
     config.corpus.domains = {
         name: source(reader="jsonl", path=f"{text}/{name}.jsonl")
         for name in OUT_OF_POOL
     }
-    # Docstrings of one file repeat each other: a file is in one half only.
+    # Docstrings of one file repeat each other: a file is in one split only.
     config.corpus.split.key = "file"
-    config.corpus.split.select = 0.06
-    config.corpus.split.report = 0.08
+    config.corpus.split.dev = 0.06
+    config.corpus.split.test = 0.08
     config.corpus.evaluation_tokens = 20_000
     config.corpus.max_epochs = 40.0  # `web` with `long`; others far fewer
     config.corpus.tokenizer.vocab_size = 2048
@@ -97,9 +96,9 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.model.mlp_dim = 352
 
     config.train.log_every = 40
-    config.seed.steps = 2000
-    config.seed.batch = 16
-    config.seed.warmup = 100
+    config.base.steps = 2000
+    config.base.batch = 16
+    config.base.warmup = 100
     config.recipe.steps = 128
     config.recipe.batch = 16
     config.recipe.learning_rate = 5e-4
@@ -107,10 +106,10 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.score.mixtures = ""
     config.score.windows = 2
     config.validate.windows = 40
-    config.validate.truths = 32
-    config.validate.fit = 8
-    config.validate.repeats = 12
-    config.validate.member_repeats = 12
+    config.validate.held_out = 32
+    config.validate.calibration_runs = 8
+    config.validate.replicates = 12
+    config.validate.member_replicates = 12
     if "shorter" in words:
         config.recipe.steps = 8
     if "short" in words:
@@ -129,20 +128,20 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
         config.model.layers = 4
         config.model.mlp_dim = 704
     if "repeated" in words:
-        config.corpus.split.seed = 0.74  # of the documents; plain: 0.2
+        config.corpus.split.base = 0.74  # of the documents; plain: 0.2
         config.corpus.max_epochs = 200.0
     if "anchored" in words:
-        config.recipe.anchor = 0.25
+        config.recipe.replay = 0.25
     if "decayed" in words:
         config.recipe.decay = 0.25
         config.recipe.tail = 0.0
     if "smoke" in words:
-        config.seed.steps = 40
-        config.seed.warmup = 4
+        config.base.steps = 40
+        config.base.warmup = 4
         config.recipe.steps = 4
         config.validate.candidates = 100
-        config.validate.truths = 4
-        config.validate.fit = 2
-        config.validate.repeats = 2
-        config.validate.member_repeats = 2
+        config.validate.held_out = 4
+        config.validate.calibration_runs = 2
+        config.validate.replicates = 2
+        config.validate.member_replicates = 2
     return config

@@ -4,8 +4,8 @@
         --config.corpus.tokenizer.path=tokenizer.json \\
         --config.corpus.partitions.s2orc.path=FOLDER \\
         --config.corpus.partitions.wiki.path=FOLDER \\
-        --config.corpus.seed_text.wikipedia.path=FOLDER \\
-        --config.corpus.seed_text.gutenberg.path=FOLDER
+        --config.corpus.base_text.wikipedia.path=FOLDER \\
+        --config.corpus.base_text.gutenberg.path=FOLDER
 
 Values: Na et al., EMNLP 2024, from their code (clarana/ez-data-ablations). The
 tokenizer there is of the GPT-NeoX family, 50,280 entries in 50,304 rows.
@@ -43,28 +43,26 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.name = "paper_130m"
 
     config.corpus.partitions = {
-        "s2orc": source(
-            reader="jsonl", by_field="field_of_study", by_dates=_PERIODS
-        ),
+        "s2orc": source(reader="jsonl", by_field="field_of_study", by_dates=_PERIODS),
         "wiki": source(reader="jsonl", by_field="topic"),
     }
-    config.corpus.seed_text = {
+    config.corpus.base_text = {
         "wikipedia": source(reader="jsonl"),
         "gutenberg": source(reader="jsonl"),
     }
     config.corpus.tokenizer.kind = "file"
     config.corpus.tokenizer.vocab_size = 50_280  # for `jaxsim plan`
-    config.corpus.split.select = 0.01
-    config.corpus.split.report = 0.01
+    config.corpus.split.dev = 0.01
+    config.corpus.split.test = 0.01
 
     config.model.update(dataclasses.asdict(preset("paper-130m")))
 
     # 20,000 steps of 1024 x 2048 tokens are 41.9B.
-    config.seed.steps = 20_000
-    config.seed.batch = 1024
-    config.seed.warmup = 400
-    config.seed.learning_rate = 6e-4
-    config.seed.final_rate = 0.1
+    config.base.steps = 20_000
+    config.base.batch = 1024
+    config.base.warmup = 400
+    config.base.learning_rate = 6e-4
+    config.base.final_rate = 0.1
 
     # 500 steps are 1.05B tokens a unit.
     config.recipe.steps = 500
@@ -75,7 +73,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.recipe.weight_decay = 0.1
     config.recipe.clip = 1.0
     config.recipe.tail = 0.0
-    config.recipe.anchor = 0.0
+    config.recipe.replay = 0.0
     config.recipe.precision = "bfloat16"
 
     config.train.unroll = False
@@ -86,26 +84,26 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
 
     config.score.mixtures = "subsets:1-2"
     config.validate.budget = "sum"
-    config.validate.truths = 24
+    config.validate.held_out = 24
 
     if "smoke" in words:
         config.name = "paper_130m-smoke"
         config.corpus.tokenizer.kind = "bytes"
-        config.corpus.split.select = 0.1
-        config.corpus.split.report = 0.1
+        config.corpus.split.dev = 0.1
+        config.corpus.split.test = 0.1
         config.model.length = 64
         config.model.layers = 2
         config.model.dim = 32
         config.model.heads = 4
         config.model.kv_heads = 4
         config.model.mlp_dim = 64
-        config.seed.steps = 4
-        config.seed.batch = 8
-        config.seed.warmup = 1
+        config.base.steps = 4
+        config.base.batch = 8
+        config.base.warmup = 1
         config.recipe.steps = 2
         config.recipe.batch = 8
         config.recipe.precision = "float32"
         config.score.precision = "float32"
         config.score.mixtures = "subsets:1-1"
-        config.validate.truths = 2
+        config.validate.held_out = 2
     return config

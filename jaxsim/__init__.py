@@ -26,10 +26,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxsim.mixture import Mixtures, Scorer, Scores
     from jaxsim.pool import Pool, open_pool
-    from jaxsim.search.found import load_found
-    from jaxsim.study.validate import load_validation
+    from jaxsim.scoring import Mixtures, Scorer, Scores
+    from jaxsim.search.result import load_search
+    from jaxsim.validation.validate import load_validation
 
 __version__ = "0.1.0"
 __all__ = [
@@ -37,19 +37,19 @@ __all__ = [
     "Pool",
     "Scorer",
     "Scores",
-    "load_found",
+    "load_search",
     "load_validation",
     "open_pool",
 ]
 
 # Imported when first used: `jaxsim --help` should not wait for JAX.
 _HOMES = {
-    "Mixtures": "jaxsim.mixture",
+    "Mixtures": "jaxsim.scoring",
     "Pool": "jaxsim.pool",
-    "Scorer": "jaxsim.mixture",
-    "Scores": "jaxsim.mixture",
-    "load_found": "jaxsim.search.found",
-    "load_validation": "jaxsim.study.validate",
+    "Scorer": "jaxsim.scoring",
+    "Scores": "jaxsim.scoring",
+    "load_search": "jaxsim.search.found",
+    "load_validation": "jaxsim.validation.validate",
     "open_pool": "jaxsim.pool",
 }
 

@@ -83,9 +83,7 @@ def state_folder(path: str) -> StatePath:
             f"{protocol}://; use one of those, or leave it empty"
         )
     if separator and importlib.util.find_spec("gcsfs") is None:
-        raise UserError(
-            f"{what}: gcsfs is not installed; pip install 'jaxsim[gcs]'"
-        )
+        raise UserError(f"{what}: gcsfs is not installed; pip install 'jaxsim[gcs]'")
     if found := re.search(r"[*?\[\]]", path):
         raise UserError(
             f"{what}: {found[0]!r} in the path; Orbax takes it for a pattern"
@@ -139,11 +137,11 @@ class TrainingCheckpoints:
         """The state after `step`, with the shardings of `abstract_state`.
 
         Raises:
-          DamagedError: it cannot be read; without it the run starts anew.
+          DamagedError: it cannot be read; without it the run starts again.
         """
         with _restoring(
             f"{self._directory}: the state of an unfinished run cannot be "
-            "restored; delete that folder to start the run anew"
+            "restored; delete that folder to start the run again"
         ):
             return self._checkpointer.load(step, abstract_state)
 
@@ -213,9 +211,7 @@ def _saving(path: Path | StatePath, tree: Any) -> Iterator[None]:
     # A full disk is a ValueError of tensorstore, seen at the wait or at the
     # close, or an OSError (measured); which others there are is not written.
     except Exception as error:
-        needed = sum(
-            leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
-        )
+        needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
         advice = "; look at the address, your credentials and the network"
         if not is_remote(path):
             free = shutil.disk_usage(_existing(path)).free

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # In the order of the flow.
 COMMANDS: Mapping[str, str] = {
     "prepare": "Turn documents into rows of tokens.",
-    "seed": "Train the base model.",
+    "base": "Train the base model.",
     "train": "Train every member that the pool lacks.",
     "score": "Predict the losses of a table of mixtures.",
     "validate": "Train reference runs; report agreement; calibrate.",
@@ -217,9 +217,7 @@ def parse(argv: Sequence[str]) -> Call:
             f"{', '.join(COMMANDS)}"
         )
     overrides = [a for a in argv if re.match(r"--?(no)?config\.", a)]
-    found, rest = _parser().parse_known_args(
-        [a for a in argv if a not in overrides]
-    )
+    found, rest = _parser().parse_known_args([a for a in argv if a not in overrides])
     options = vars(found)
     del options["command"]
     for argument in rest:
@@ -274,9 +272,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--version", action="version", version=f"jaxsim {__version__}"
-    )
+    parser.add_argument("--version", action="version", version=f"jaxsim {__version__}")
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="COMMAND", required=True
     )
@@ -322,7 +318,7 @@ def _parser() -> argparse.ArgumentParser:
         help="Train only share I of N, counted from 0; 'slurm' takes both from "
         "the job array (default: train all).",
     )
-    for name in ("seed", "train"):
+    for name in ("base", "train"):
         _add_processes(add[name])
     for name in ("score", "validate", "search", "run"):
         add[name](
@@ -338,36 +334,35 @@ def _parser() -> argparse.ArgumentParser:
         "(random weights) or FILE.csv (default: config.score.mixtures).",
     )
     add["validate"](
-        "--truths",
-        metavar="RATIOS.csv,METRICS.csv",
-        type=_truths,
+        "--runs",
+        metavar="MIXTURES.csv,METRICS.csv",
+        type=_two_files,
         help="Compare with your own runs, trained elsewhere, instead of "
         "training reference runs.",
     )
     add["validate"](
-        "--ratios",
+        "--mixtures",
         metavar="FILE.csv",
         type=_file,
         help="Train the mixtures of this file, such as DIR/search/best.csv, "
         "and compare them with their predictions.",
     )
     add["search"](
-        "--worth",
+        "--min-effect",
         metavar="SHARE",
         type=_number(
-            "worth",
+            "min-effect",
             _percent,
             lambda x: 0 <= x < 1,
             "a share of the loss, as in 0.2%",
         ),
         help="The smallest difference in loss that matters, as in 0.2%% "
-        "(default: config.search.worth).",
+        "(default: config.search.min_effect).",
     )
     add["plan"](
         "--topology",
         metavar="NAME",
-        help="A TPU topology such as v5e:16x16 (default: the devices of this "
-        "machine).",
+        help="A TPU topology such as v5e:16x16 (default: the devices of this machine).",
     )
     add["plan"](
         "--members",
@@ -433,15 +428,13 @@ def _percent(text: str) -> float:
     return float(number) / (1 if number == text else 100)
 
 
-def _truths(text: str) -> tuple[Path, Path]:
+def _two_files(text: str) -> tuple[Path, Path]:
     names = text.split(",")
     if len(names) != 2 or not all(names):
-        raise UserError(
-            f"--truths={text}: must be two files, RATIOS.csv,METRICS.csv"
-        )
+        raise UserError(f"--runs={text}: must be two files, MIXTURES.csv,METRICS.csv")
     for name in names:
         if not Path(name).is_file():
-            raise UserError(f"--truths={text}: no such file: {name}")
+            raise UserError(f"--runs={text}: no such file: {name}")
     return Path(names[0]), Path(names[1])
 
 
@@ -463,8 +456,7 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if not match or not int(match[1]) < int(match[2]):
         raise UserError(
-            f"--shard={text}: must be i/n with i from 0 to n-1, as in 0/4, or "
-            "slurm"
+            f"--shard={text}: must be i/n with i from 0 to n-1, as in 0/4, or slurm"
         )
     return int(match[1]), int(match[2])
 
@@ -473,8 +465,7 @@ def _slurm_share(environment: Mapping[str, str]) -> tuple[int, int]:
     array = "SLURM_ARRAY_TASK_"
     try:
         task, count, low, high = (
-            int(environment[array + name])
-            for name in ("ID", "COUNT", "MIN", "MAX")
+            int(environment[array + name]) for name in ("ID", "COUNT", "MIN", "MAX")
         )
     except (KeyError, ValueError) as error:
         raise UserError(
@@ -560,9 +551,7 @@ def _load_node(
         raise UserError(f"{name}: --config=FILE.py is missing")
     path = workdir / "config.json"
     if not path.is_file():
-        raise UserError(
-            f"{name}: --config=FILE.py is missing, and there is no {path}"
-        )
+        raise UserError(f"{name}: --config=FILE.py is missing, and there is no {path}")
     saved = dataclasses.asdict(load_config(path))
     return config_dict.ConfigDict(saved).lock()
 

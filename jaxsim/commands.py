@@ -16,8 +16,6 @@ from jaxsim.distributed import as_lead_sees, is_lead, leading
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.log import say
 from jaxsim.mesh import training_mesh
-from jaxsim.mixture.scorer import Scorer, table_name
-from jaxsim.mixture.scores import Scores
 from jaxsim.model import LanguageModel
 from jaxsim.plan import Plan, devices_of, make_plan, show_plan, sizes_of
 from jaxsim.pool import Manifest, Pool, create_pool, open_pool
@@ -31,45 +29,47 @@ from jaxsim.report.show import (
     show_agreement,
     show_chosen,
     show_diagnostics,
-    show_found,
     show_members,
     show_pool,
     show_scores,
+    show_search,
 )
 from jaxsim.report.write import last_lines, write_report
-from jaxsim.search.found import Found, load_found, save_found
+from jaxsim.scoring.scorer import Scorer, table_name
+from jaxsim.scoring.scores import Scores
 from jaxsim.search.objective import Objective, target_weights
+from jaxsim.search.result import SearchResult, load_search, save_search
 from jaxsim.search.search import search as find
 from jaxsim.search.ties import Residual
-from jaxsim.study.calibration import Corrector
-from jaxsim.study.chosen import Chosen, compare_chosen, save_chosen
-from jaxsim.study.diagnostics import FEW_WINDOWS, gauge, save_gauge
-from jaxsim.study.external import Given, read_ratios, read_truths
-from jaxsim.study.measured import CALIBRATED, basis_of, measured_by_user
-from jaxsim.study.runs import (
-    RATIOS,
-    ratio_table,
-    repeat_pairs,
-    train_truths,
+from jaxsim.train import (
+    Run,
+    Trainer,
+    base_trainer,
+    member_run,
+    recipe_trainer,
+    reference_run,
+)
+from jaxsim.validation.calibration import Corrector
+from jaxsim.validation.chosen import TrainedChoice, compare_chosen, save_chosen
+from jaxsim.validation.diagnostics import FEW_WINDOWS, diagnose, save_diagnostics
+from jaxsim.validation.external import ExternalRuns, read_external_runs, read_mixtures
+from jaxsim.validation.measured import CALIBRATED, basis_of, predictions_for_external
+from jaxsim.validation.runs import (
+    MIXTURES,
+    mixture_table,
+    replicate_pairs,
+    train_reference_runs,
     validate_trained,
 )
-from jaxsim.study.validate import (
+from jaxsim.validation.validate import (
     Validation,
     compare,
     current_validation,
     load_validation,
     save_validation,
 )
-from jaxsim.train import (
-    Run,
-    Trainer,
-    member_run,
-    trainer_of_recipe,
-    trainer_of_seed,
-    truth_run,
-)
 
-CHOSEN, CHOSEN_RATIOS = "chosen", "chosen-ratios"
+CHOSEN, CHOSEN_MIXTURES = "chosen", "chosen-mixtures"
 
 
 def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
@@ -86,27 +86,27 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
         return corpora.prepare(config, workdir, refreeze)
 
     prepared = bucket.prepare(make, refreeze) if bucket else make()
-    if not refreeze and is_published(workdir / "seed"):
+    if not refreeze and is_published(workdir / "base"):
         # A config that the pool refuses must not be saved in the workdir.
-        _check_seed(read_manifest(workdir / "seed"), config)
+        _check_base(read_manifest(workdir / "base"), config)
         if (workdir / "pool" / "pool.json").exists():
             _pool(config, workdir, prepared)
     save_config(config, workdir / "config.json")
     return prepared
 
 
-def seed(config: Config, workdir: Path) -> None:
+def base(config: Config, workdir: Path) -> None:
     """Trains the base model from scratch, on text of its own."""
     bucket = _bucket(config, workdir)
     if bucket:
         bucket.share_corpus()
     corpus = _corpus(workdir)
-    entry = workdir / "seed"
+    entry = workdir / "base"
 
     def is_there() -> bool:
         if not (is_published(entry) or (bucket and bucket.shares(entry))):
             return False
-        _check_seed(read_manifest(entry), config)
+        _check_base(read_manifest(entry), config)
         return True
 
     if as_lead_sees(is_there):
@@ -116,14 +116,14 @@ def seed(config: Config, workdir: Path) -> None:
         return
     model = LanguageModel(config.model, corpus.tokenizer.vocab_size)
     mesh = training_mesh(config.train.data_axis, config.train.model_axis)
-    trainer = trainer_of_seed(model, config, mesh)
-    steps, order = config.seed.steps, config.seed.order
-    run = Run("seed", "seed", {"seed": 1.0}, steps, order)
+    trainer = base_trainer(model, config, mesh)
+    steps, order = config.base.steps, config.base.data_seed
+    run = Run("base", "base", {"base": 1.0}, steps, order)
     say(
         f"base model: {model.parameter_count():,} parameters, "
-        f"{config.seed.steps * config.seed.batch * corpus.length:,} tokens"
+        f"{config.base.steps * config.base.batch * corpus.length:,} tokens"
     )
-    start = trainer.fresh_params(config.seed.rng)
+    start = trainer.fresh_params(config.base.seed)
     if not is_lead():
         follow([run], corpus, trainer, lambda: start)
         return
@@ -133,12 +133,12 @@ def seed(config: Config, workdir: Path) -> None:
             trainer,
             lambda: start,
             workdir,
-            recipe=_seed_recipe(config),
-            seed_digest="",
+            recipe=_base_recipe(config),
+            base_digest="",
             entry_of=lambda _: entry,
             bucket=bucket,
         ).train_alone(run)
-        _check_seed(read_manifest(entry), config)  # another's, perhaps
+        _check_base(read_manifest(entry), config)  # another's, perhaps
 
 
 def train(
@@ -151,7 +151,7 @@ def train(
     bucket = _bucket(config, workdir)
     if bucket:
         bucket.share_corpus()
-        bucket.shares(workdir / "seed")
+        bucket.shares(workdir / "base")
     corpus = _corpus(workdir)
     pool = _pool(config, workdir, corpus)
     runs = [member_run(name, config.recipe) for name in corpus.units]
@@ -174,10 +174,10 @@ def score(
     scorer = scorer or _scorer(config, workdir, override)
     spec = config.score.mixtures if mixtures is None else mixtures
     table = scorer.table(spec) if spec else None  # refused before scoring
-    show_members(scorer.references())
+    show_members(scorer.standard())
     if table is not None:
         name = table_name(spec)
-        show_scores(scorer.score(name, table, "select", config.score.windows))
+        show_scores(scorer.score(name, table, "dev", config.score.windows))
         say(
             f"scores: {len(table)} mixtures in {scorer.store.folder}/"
             f"{name}.parquet; to search them: `jaxsim search "
@@ -189,36 +189,36 @@ def score(
 def validate(
     config: Config,
     workdir: Path,
-    truths: tuple[Path, Path] | None = None,
-    ratios: Path | None = None,
+    runs: tuple[Path, Path] | None = None,
+    mixtures: Path | None = None,
     override: bool = False,
     scorer: Scorer | None = None,
     trainer: Trainer | None = None,
 ) -> None:
     """Diagnoses the pool; trains reference runs, or reads the user's.
 
-    With `ratios` it trains those instead. How a chosen mixture comes out does
+    With `mixtures` it trains those instead. How a chosen mixture comes out does
     not measure agreement, so the last measurement stays as it is.
     """
     scorer = scorer or _scorer(config, workdir, override)
-    if ratios is not None:
-        if truths is not None:
-            raise UserError("--truths and --ratios: give one of them")
-        chosen = _validate_chosen(config, scorer, ratios, trainer)
+    if mixtures is not None:
+        if runs is not None:
+            raise UserError("--runs and --mixtures: give one of them")
+        chosen = _validate_chosen(config, scorer, mixtures, trainer)
         save_chosen(workdir, chosen)
         show_chosen(chosen, _found(workdir), load_validation(workdir))
         return
     # Files that cannot be read are refused before anything is scored.
     given = None
-    if truths is not None:
-        given = read_truths(*truths, scorer.members, scorer.evaluation.domains)
+    if runs is not None:
+        given = read_external_runs(*runs, scorer.members, scorer.evaluation.domains)
     # Before any run is trained: diagnostics of the pool cost next to nothing.
-    known = gauge(
+    known = diagnose(
         scorer,
         config.score.windows or FEW_WINDOWS,
-        repeat_pairs(config, scorer),
+        replicate_pairs(config, scorer),
     )
-    save_gauge(workdir, known)
+    save_diagnostics(workdir, known)
     show_diagnostics(known)
     if given is not None:
         validation = _validate_given(scorer, given)
@@ -229,15 +229,15 @@ def validate(
             trainer or _trainer(config, workdir),
             _bucket(config, workdir),
         )
-    expected = min(config.validate.member_repeats, len(scorer.members))
-    if truths is None and known.repeats < expected:
+    expected = min(config.validate.member_replicates, len(scorer.members))
+    if runs is None and known.replicates < expected:
         # Members have been repeated since, which measures noise.
-        repeated = repeat_pairs(config, scorer)
-        known = gauge(scorer, known.windows, repeated)
-        save_gauge(workdir, known)
+        repeated = replicate_pairs(config, scorer)
+        known = diagnose(scorer, known.windows, repeated)
+        save_diagnostics(workdir, known)
     save_validation(workdir, validation)
     show_agreement(validation)
-    used = current_validation(workdir, scorer.references())
+    used = current_validation(workdir, scorer.standard())
     if validation.given and used is not None and not used.given:
         say(
             "validate: search and the report's verdict use the reference runs "
@@ -248,17 +248,17 @@ def validate(
 def search(
     config: Config,
     workdir: Path,
-    worth: float | None = None,
+    min_effect: float | None = None,
     override: bool = False,
     scorer: Scorer | None = None,
 ) -> None:
     """Searches the best mixture for the objective, and all that tie with it."""
     scorer = scorer or Scorer(workdir, config.score, override)
     settings = config.search
-    if worth is not None:
-        settings = dataclasses.replace(settings, worth=worth)
+    if min_effect is not None:
+        settings = dataclasses.replace(settings, min_effect=min_effect)
     table = _table(config, scorer)
-    validation = current_validation(workdir, scorer.references())
+    validation = current_validation(workdir, scorer.standard())
     if validation is None and load_validation(workdir) is not None:
         say(
             "search: ignoring validation results: they are for a different "
@@ -275,8 +275,8 @@ def search(
     if known is not None:
         singles = known.calibration.singles_known
         found = dataclasses.replace(found, singles_known=singles)
-    save_found(workdir, found)
-    show_found(found)
+    save_search(workdir, found)
+    show_search(found)
     for line in last_lines(workdir):
         say(line)
 
@@ -333,12 +333,12 @@ def verify(workdir: Path) -> None:
 def run(config: Config, workdir: Path, override: bool = False) -> None:
     """Runs all that the config asks for, in order."""
     prepare(config, workdir)
-    seed(config, workdir)
+    base(config, workdir)
     trainer = _trainer(config, workdir)
     train(config, workdir, trainer=trainer)
     scorer = Scorer(workdir, config.score, override)
     score(config, workdir, scorer=scorer)
-    if config.validate.truths:
+    if config.validate.held_out:
         validate(config, workdir, scorer=scorer, trainer=trainer)
     search(config, workdir, scorer=scorer)
     report(config, workdir)
@@ -361,7 +361,7 @@ def _trainer(config: Config, workdir: Path) -> Trainer:
     """The recipe's trainer; it compiles when a run is first needed."""
     pool = _pool(config, workdir, _corpus(workdir))
     mesh = training_mesh(config.train.data_axis, config.train.model_axis)
-    return trainer_of_recipe(pool.model, config, mesh)
+    return recipe_trainer(pool.model, config, mesh)
 
 
 def _corpus(workdir: Path) -> Corpus:
@@ -382,24 +382,24 @@ def _pool(config: Config, workdir: Path, corpus: Corpus) -> Pool:
     return Pool(workdir, model, as_lead_sees(identity))
 
 
-def _seed_recipe(config: Config) -> dict[str, Any]:
+def _base_recipe(config: Config) -> dict[str, Any]:
     """What the base parameters depend on, besides text and model."""
     shared = ("beta1", "beta2", "weight_decay", "clip", "precision")
-    return dataclasses.asdict(config.seed) | {
+    return dataclasses.asdict(config.base) | {
         name: getattr(config.recipe, name) for name in shared
     }
 
 
-def _check_seed(manifest: Manifest, config: Config) -> None:
+def _check_base(manifest: Manifest, config: Config) -> None:
     """Refuses a config that asks for a different base model.
 
     Raises:
       UserError: names the values that differ.
     """
     lines = differences(
-        {"seed": manifest.recipe, "model": manifest.model},
+        {"base": manifest.recipe, "model": manifest.model},
         {
-            "seed": _seed_recipe(config),
+            "base": _base_recipe(config),
             "model": dataclasses.asdict(config.model),
         },
         "config.",
@@ -414,34 +414,34 @@ def _check_seed(manifest: Manifest, config: Config) -> None:
 
 def _validate_chosen(
     config: Config, scorer: Scorer, path: Path, trainer: Trainer | None
-) -> Chosen:
+) -> TrainedChoice:
     """Trains the mixtures of a file, for as many tokens as reference runs.
 
     Raises:
       UserError: a row cannot be trained, or is there twice.
     """
-    asked = read_ratios(path, scorer.members)
+    asked = read_mixtures(path, scorer.members)
     runs = [
-        truth_run(asked.parts(m), config.recipe, config.validate.horizon)
+        reference_run(asked.parts(m), config.recipe, config.validate.token_multiplier)
         for m in range(len(asked))
     ]
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         raise UserError(f"{path}: two rows are the same mixture")
-    table = ratio_table(scorer.members, runs)
+    table = mixture_table(scorer.members, runs)
     scorer.check(table)
-    train_truths(
+    train_reference_runs(
         scorer,
         runs,
         runs,
         trainer or _trainer(config, scorer.workdir),
         _bucket(config, scorer.workdir),
     )
-    trained = scorer.score_entries(CHOSEN, names, "report")
+    trained = scorer.score_entries(CHOSEN, names, "test")
     return compare_chosen(
         asked.names,
-        scorer.score(CHOSEN_RATIOS, table, "report"),
-        trained.bits_per_byte("truth", "report"),
+        scorer.score(CHOSEN_MIXTURES, table, "test"),
+        trained.bits_per_byte("reference", "test"),
     )
 
 
@@ -475,7 +475,7 @@ def _corrector(
     needed = {
         name
         for name, weight in zip(evaluation.domains, weights_D, strict=True)
-        if weight > 0 or name in settings.regret
+        if weight > 0 or name in settings.max_regression
     }
     calibration = validation.calibrated(needed)
     if calibration is None:
@@ -483,18 +483,18 @@ def _corrector(
     return Corrector(calibration, scorer)
 
 
-def _found(workdir: Path) -> Found | None:
+def _found(workdir: Path) -> SearchResult | None:
     """The last search, if there was one."""
-    if not (workdir / "search" / "found.json").exists():
+    if not (workdir / "search" / "result.json").exists():
         return None
-    return load_found(workdir)
+    return load_search(workdir)
 
 
-def _validate_given(scorer: Scorer, given: Given) -> Validation:
+def _validate_given(scorer: Scorer, given: ExternalRuns) -> Validation:
     """Compares runs of the user's, of any length and however trained."""
-    proxies = scorer.score(RATIOS, given.table, None)
+    predictors = scorer.score(MIXTURES, given.table, None)
     return compare(
-        basis_of(scorer.corpus, scorer.references(), singles_known=False),
-        measured_by_user(proxies, given.truth_MD),
+        basis_of(scorer.corpus, scorer.standard(), singles_known=False),
+        predictions_for_external(predictors, given.reference_MD),
         unit=given.unit,
     )

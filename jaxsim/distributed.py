@@ -126,9 +126,7 @@ def join(group: Group) -> None:
     finally:
         late.cancel()
     if group.processes not in (None, jax.process_count()):
-        raise NotJoined(
-            _not_joined(group, f"{jax.process_count()} processes joined")
-        )
+        raise NotJoined(_not_joined(group, f"{jax.process_count()} processes joined"))
     counts = collections.Counter(d.process_index for d in jax.devices())
     if len(set(counts.values())) > 1:  # Orbax cannot save from those (0.12.8)
         each = ", ".join(f"process {i} {n}" for i, n in sorted(counts.items()))

@@ -39,9 +39,7 @@ def doctor(workdir: Path | None) -> None:
         "cores": f"{_cores()} usable of {os.cpu_count()}",
         "memory": _memory(),
         "disk": _disk(workdir or Path()),
-        "compilation cache": (
-            jax.config.values["jax_compilation_cache_dir"] or "none"
-        ),
+        "compilation cache": (jax.config.values["jax_compilation_cache_dir"] or "none"),
         "tensorflow": _tensorflow(),
     }.items():
         print(f"{name:20} {value}")
@@ -83,10 +81,7 @@ def _cores() -> int:
 
 def _memory() -> str:
     memory = psutil.virtual_memory()
-    return (
-        f"{memory.available / 2**30:.1f} GiB free "
-        f"of {memory.total / 2**30:.1f} GiB"
-    )
+    return f"{memory.available / 2**30:.1f} GiB free of {memory.total / 2**30:.1f} GiB"
 
 
 def _disk(workdir: Path) -> str:

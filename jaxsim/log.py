@@ -114,9 +114,7 @@ class MetricsWriter:
       DamagedError: a row is unreadable that is not the last, half-written one.
     """
 
-    def __init__(
-        self, path: Path, header: Mapping[str, Any], step: int = 0
-    ) -> None:
+    def __init__(self, path: Path, header: Mapping[str, Any], step: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = _rows_until(path, step) if step and path.exists() else []
         if not kept:

@@ -23,7 +23,7 @@ RULES: dict[str, str | None] = {
     "heads": "model",
     "kv_heads": "model",
     "mlp": "model",
-    "halves": None,
+    "splits": None,
 }
 
 
@@ -154,9 +154,7 @@ def parameter_shardings(
       UserError: a dimension does not divide over its mesh axis.
     """
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf, names: _sharding(
-            path, leaf.shape, names, mesh, group
-        ),
+        lambda path, leaf, names: _sharding(path, leaf.shape, names, mesh, group),
         shapes,
         axes,
     )

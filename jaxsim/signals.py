@@ -26,7 +26,7 @@ def interrupt_on_sigterm() -> None:
     """Makes SIGTERM a Ctrl-C: locks are released on the way out."""
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if not _is_repeated():
+        if not _is_replicated():
             raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, handle)
@@ -45,7 +45,7 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if _is_repeated():
+        if _is_replicated():
             return
         if requested.is_set():
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -61,7 +61,7 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _is_repeated() -> bool:
+def _is_replicated() -> bool:
     """Records a SIGTERM; true if it belongs to the request before it."""
     global _requested
     now = time.monotonic()

@@ -4,7 +4,7 @@
 #
 #   launch/quickstart.sh [--dry-run] [arguments of jaxsim run]
 #
-# For example: launch/quickstart.sh --config.validate.truths=4
+# For example: launch/quickstart.sh --config.validate.held_out=4
 # PYTHON=python3.12 launch/quickstart.sh chooses the Python.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -6,7 +6,7 @@
 #SBATCH --signal=TERM@120
 #
 # A job array over one pool: each task trains its share of what is missing, on
-# one node. Corpus and seed have to be there already (docs/launching.md).
+# one node. Corpus and base model have to be there already (docs/launching.md).
 #
 #   sbatch --array=0-7 launch/slurm_array.sh --config=FILE.py --workdir=DIR
 #   launch/slurm_array.sh --dry-run --config=FILE.py --workdir=DIR

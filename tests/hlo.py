@@ -134,9 +134,7 @@ class Module:
         # A counter goes from 0 while it is less than a constant.
         condition = self._named(_CONDITION.search(loop.line))
         bounds = [
-            int(found[1])
-            for one in condition
-            if (found := _NUMBER.search(one.line))
+            int(found[1]) for one in condition if (found := _NUMBER.search(one.line))
         ]
         step = self._step(condition, self._named(_BODY.search(loop.line)))
         return -(-max(bounds, default=1) // step)
@@ -151,8 +149,7 @@ class Module:
         counters = [
             int(found[1])
             for one in condition
-            if one.opcode == "get-tuple-element"
-            and (found := _INDEX.search(one.line))
+            if one.opcode == "get-tuple-element" and (found := _INDEX.search(one.line))
         ]
         # The last instruction is the tuple that the next iteration starts from.
         if len(counters) != 1 or not body or body[-1].opcode != "tuple":

@@ -67,7 +67,7 @@ def test_command_help_explains_its_flags(
     out = capsys.readouterr().out
     assert cli.COMMANDS[name] in out and "--workdir" in out
     assert ("--config=" in out) == (name not in cli.WITHOUT_CONFIG)
-    assert ("--coordinator" in out) == (name in ("seed", "train"))
+    assert ("--coordinator" in out) == (name in ("base", "train"))
     for line in out.splitlines():
         assert len(line) <= 80
         if match := re.match(r"  --\S+ \S+  +(.*)", line):
@@ -131,18 +131,14 @@ def test_overrides(config_file: Path) -> None:
         (["--override=perhaps"], r"run: .*override"),
     ],
 )
-def test_mistakes_are_named(
-    config_file: Path, rest: list[str], sentence: str
-) -> None:
+def test_mistakes_are_named(config_file: Path, rest: list[str], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence) as caught:
         cli.parse(["run", *arguments(config_file, *rest)])
     assert "\n" not in str(caught.value)
 
 
 def test_unknown_command_is_named() -> None:
-    with pytest.raises(
-        UserError, match=r"'trian'; did you mean train\?.*verify"
-    ):
+    with pytest.raises(UserError, match=r"'trian'; did you mean train\?.*verify"):
         cli.parse(["trian"])
     with pytest.raises(UserError, match="flag '--config=x'; one of prepare"):
         cli.parse(["--config=x", "run"])
@@ -208,8 +204,8 @@ def test_unknown_word_after_the_colon(root: Path) -> None:
         (["prepare"], {"refreeze": False}),
         (["train", "--shard=1/4"], {"shard": (1, 4)}),
         (["train"], {"shard": None}),
-        (["search", "--worth=0.2%"], {"worth": 0.002, "override": False}),
-        (["search", "--worth=0.01"], {"worth": 0.01, "override": False}),
+        (["search", "--min-effect=0.2%"], {"min_effect": 0.002, "override": False}),
+        (["search", "--min-effect=0.01"], {"min_effect": 0.01, "override": False}),
         (
             ["score", "--mixtures=subsets:1-2", "--override"],
             {"mixtures": "subsets:1-2", "override": True},
@@ -228,11 +224,11 @@ def test_flags_of_commands(
     [
         ["train", "--shard=4/4"],
         ["train", "--shard=one"],
-        ["search", "--worth=much"],
-        ["search", "--worth=-1%"],
-        ["search", "--worth=nan"],
-        ["validate", "--truths=only.csv"],
-        ["validate", "--truths=no.csv,where.csv"],
+        ["search", "--min-effect=much"],
+        ["search", "--min-effect=-1%"],
+        ["search", "--min-effect=nan"],
+        ["validate", "--runs=only.csv"],
+        ["validate", "--runs=no.csv,where.csv"],
     ],
 )
 def test_bad_flags_of_commands(config_file: Path, argv: list[str]) -> None:
@@ -240,15 +236,15 @@ def test_bad_flags_of_commands(config_file: Path, argv: list[str]) -> None:
         cli.parse([*argv, *arguments(config_file)])
 
 
-def test_truths_are_two_files(config_file: Path, tmp_path: Path) -> None:
-    files = [tmp_path / "ratios.csv", tmp_path / "metrics.csv"]
+def test_reference_runs_are_two_files(config_file: Path, tmp_path: Path) -> None:
+    files = [tmp_path / "mixtures.csv", tmp_path / "metrics.csv"]
     for file in files:
         file.touch()
-    flag = f"--truths={files[0]},{files[1]}"
+    flag = f"--runs={files[0]},{files[1]}"
     call = cli.parse(["validate", flag, *arguments(config_file)])
-    assert call.options["truths"] == tuple(files)
+    assert call.options["reference runs"] == tuple(files)
     with pytest.raises(UserError, match="must be two files"):
-        cli.parse(["validate", f"--truths={files[0]}", *arguments(config_file)])
+        cli.parse(["validate", f"--runs={files[0]}", *arguments(config_file)])
 
 
 def test_config_of_the_workdir(config_file: Path, tmp_path: Path) -> None:
@@ -342,9 +338,7 @@ def test_unforeseen_errors_keep_their_traceback(
         cli.main(["verify", "--workdir=w"])
 
 
-def run(
-    *argv: str, cwd: Path, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def run(*argv: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "jaxsim", *argv],
         cwd=cwd,
@@ -392,9 +386,7 @@ def test_a_reader_that_leaves_ends_it_quietly(
 
 
 @pytest.mark.parametrize("platforms", ["cuda", "rocm,cpu", "nothing"])
-def test_a_device_that_is_not_there_is_named(
-    root: Path, platforms: str
-) -> None:
+def test_a_device_that_is_not_there_is_named(root: Path, platforms: str) -> None:
     done = run("doctor", cwd=root, JAX_PLATFORMS=platforms)
     if done.returncode == 0:
         pytest.skip("this machine has one")
@@ -451,9 +443,7 @@ def _array(task, low, high, count=None):
 
 
 def test_every_share_is_somebodys():
-    shares = [
-        cli.parse_shard("slurm", _array(task, 3, 6)) for task in range(3, 7)
-    ]
+    shares = [cli.parse_shard("slurm", _array(task, 3, 6)) for task in range(3, 7)]
     assert shares == [(0, 4), (1, 4), (2, 4), (3, 4)]
     # One task that is sent again alone does what all of them left.
     assert cli.parse_shard("slurm", _array(5, 5, 5)) == (0, 1)

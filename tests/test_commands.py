@@ -14,14 +14,14 @@ from mixture import tiny
 from jaxsim import cli, commands
 from jaxsim.checkpoints import save_params
 from jaxsim.config import load_config
-from jaxsim.mixture import Scorer, evaluator
 from jaxsim.model import Execution
 from jaxsim.pool import open_pool
 from jaxsim.pool.digests import file_digests, params_digest
-from jaxsim.search.found import load_found
-from jaxsim.search.ties import AFTER_TRUTHS, BEFORE_TRUTHS
-from jaxsim.study.chosen import load_chosen
-from jaxsim.study.validate import load_given, load_validation
+from jaxsim.scoring import Scorer, evaluator
+from jaxsim.search.result import load_search
+from jaxsim.search.ties import AFTER_RUNS, BEFORE_RUNS
+from jaxsim.validation.chosen import load_chosen
+from jaxsim.validation.validate import load_given, load_validation
 
 SOLO = "pool/members/solo"
 BY_TABLE = "--config.search.method=table"
@@ -40,7 +40,7 @@ def project(quick_compilation, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def workdir(project: Path, tmp_path: Path) -> Path:
-    """A corpus, a seed and four members."""
+    """A corpus, a base model and four members."""
     return Path(shutil.copytree(project, tmp_path / "work"))
 
 
@@ -71,9 +71,7 @@ def jaxsim(project: Path, workdir: Path, capfd):
 
 def snapshot(folder: Path) -> dict[str, str]:
     return {
-        str(path.relative_to(folder)): hashlib.sha256(
-            path.read_bytes()
-        ).hexdigest()
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
@@ -102,14 +100,16 @@ def work(monkeypatch) -> list[str]:
 def test_run_leaves_an_answer(complete):
     entries = open_pool(complete).manifests()
     kinds = [manifest.kind for manifest in entries.values()]
-    assert sorted(kinds) == ["member"] * 4 + ["repeat"] + ["truth"] * 3
-    found, validation = load_found(complete), load_validation(complete)
+    assert sorted(kinds) == ["member"] * 4 + ["replicate"] + ["reference"] * 3
+    found, validation = load_search(complete), load_validation(complete)
     assert found.target == {"outside": 1.0}
     assert found.method == "descend" and found.looked_at == 200
     assert found.table == "subsets-1-2"
     assert found.best["tied"]
-    assert validation.truths == [n for n in validation.truths if n in entries]
-    assert len(validation.truths) == 3
+    assert validation.reference_runs == [
+        n for n in validation.reference_runs if n in entries
+    ]
+    assert len(validation.reference_runs) == 3
     assert set(validation.ceilings) == set(validation.targets)
     assert "outside" in validation.targets
     assert (complete / "report" / "index.html").is_file()
@@ -119,7 +119,7 @@ def test_run_leaves_an_answer(complete):
 def test_typed_again_it_does_nothing_twice(complete, project, work):
     before = {
         name: snapshot(complete / name)
-        for name in ("corpus", "seed", "pool", "scores", "search", "study")
+        for name in ("corpus", "base", "pool", "scores", "search", "validation")
     }
     assert tiny.run("run", complete, project.parent / "tiny.py") == 0
     assert work == []
@@ -128,12 +128,12 @@ def test_typed_again_it_does_nothing_twice(complete, project, work):
 
 
 def test_the_numbers_are_those_of_the_pool(complete):
-    """A truth's score, from its own parameters."""
+    """A reference run's score, from its own parameters."""
     scorer = Scorer(complete, load_config(complete / "config.json").score)
-    truths = scorer.load("truths")
+    reference_runs = scorer.load("reference runs")
     e, model = scorer.evaluation, scorer.pool.model
-    rows = truths.proxies["truth"].rows
-    for m, name in enumerate(truths.table.names):
+    rows = reference_runs.predictors["reference"].rows
+    for m, name in enumerate(reference_runs.table.names):
         params = scorer.pool.load(scorer.pool.manifest(name))
         nll_RL = np.asarray(
             model.token_nll(params, e.tokens_RL1[rows], Execution(unroll=False))
@@ -143,20 +143,20 @@ def test_the_numbers_are_those_of_the_pool(complete):
             for nll_L, r in zip(nll_RL, rows, strict=True)
         ]
         np.testing.assert_allclose(
-            truths.proxies["truth"].nll_MR[m], expected, rtol=2e-5
+            reference_runs.predictors["reference"].nll_MR[m], expected, rtol=2e-5
         )
 
 
 def test_a_new_partition_costs_one_member(complete, workdir, jaxsim, work):
     """Smaller than the others, so the common budget must not move."""
-    assert load_found(complete).ties["heading"] == AFTER_TRUTHS
-    for folder in ("pool", "scores", "study"):
+    assert load_search(complete).ties["heading"] == AFTER_RUNS
+    for folder in ("pool", "scores", "validation"):
         shutil.copytree(complete / folder, workdir / folder, dirs_exist_ok=True)
-    before = snapshot(workdir / "pool") | snapshot(workdir / "seed")
-    for command in ("prepare", "seed", "train"):
+    before = snapshot(workdir / "pool") | snapshot(workdir / "base")
+    for command in ("prepare", "base", "train"):
         assert jaxsim(command, words="small") == (0, ANY)
     assert work == ["small"]
-    after = snapshot(workdir / "pool") | snapshot(workdir / "seed")
+    after = snapshot(workdir / "pool") | snapshot(workdir / "base")
     assert {k: v for k, v in after.items() if k in before} == before
     pool = open_pool(workdir)
     assert set(pool.manifests("member")) == {*tiny.MEMBERS, "small"}
@@ -166,16 +166,16 @@ def test_a_new_partition_costs_one_member(complete, workdir, jaxsim, work):
     assert code == 2 and "`jaxsim score`" in error
     assert jaxsim("score", words="small") == (0, ANY)
     assert jaxsim("search", BY_TABLE, words="small") == (0, ANY)
-    found = load_found(workdir)
+    found = load_search(workdir)
     assert found.searched == 15 + 4
-    # So are the truths: their residual is of other merges.
-    assert found.ties["heading"] == BEFORE_TRUTHS
+    # So are the reference runs: their residual is of other merges.
+    assert found.ties["heading"] == BEFORE_RUNS
 
 
 def test_a_new_domain_costs_no_training(complete, workdir, jaxsim, work):
     shutil.copytree(complete / "scores", workdir / "scores")
     before = snapshot(workdir / "pool")
-    for command in ("prepare", "seed", "train"):
+    for command in ("prepare", "base", "train"):
         assert jaxsim(command, words="later") == (0, ANY)
     assert work == []
     assert snapshot(workdir / "pool") == before
@@ -184,11 +184,11 @@ def test_a_new_domain_costs_no_training(complete, workdir, jaxsim, work):
     for command in ("score", "search"):
         assert jaxsim(command, words="later") == (0, ANY)
     lines = pyarrow.parquet.read_table(
-        workdir / "scores" / "references.parquet"
+        workdir / "scores" / "standard.parquet"
     ).to_pylist()
     scored = {line["mixture"] for line in lines if line["domain"] == "later"}
-    assert {"seed", "uniform", *tiny.MEMBERS} <= scored
-    assert load_found(workdir).target == {"later": 1.0, "outside": 1.0}
+    assert {"base", "uniform", *tiny.MEMBERS} <= scored
+    assert load_search(workdir).target == {"later": 1.0, "outside": 1.0}
 
 
 def publish_again(workdir: Path, change, **fields) -> None:
@@ -217,8 +217,8 @@ DAMAGE = {
     "truncated file": lambda w: truncate(tiny.largest_file(w / SOLO)),
     "missing file": lambda w: tiny.largest_file(w / SOLO).unlink(),
     "NaN leaf": lambda w: publish_again(w, poisoned),
-    "foreign seed": lambda w: publish_again(
-        w, lambda params: params, seed_digest="5" * 64
+    "foreign base model": lambda w: publish_again(
+        w, lambda params: params, base_digest="5" * 64
     ),
     "other digest": lambda w: publish_again(
         w, lambda params: params, params_digest="5" * 64
@@ -230,7 +230,7 @@ SENTENCES = {
     "truncated file": "bytes instead of",
     "missing file": "is missing",
     "NaN leaf": "leaf final_norm/scale holds a value that is not finite",
-    "foreign seed": "seed_digest: expected",
+    "foreign base model": "base_digest: expected",
     "other digest": "do not have the digest of its manifest",
     "cut manifest": "not a manifest",
 }
@@ -250,20 +250,20 @@ def test_a_damaged_member_gives_no_score(workdir, jaxsim, kind):
         assert "solo" in error and SENTENCES[kind] in error
         assert "Traceback" not in error
     assert not list(workdir.glob("scores/*"))
-    assert set(workdir.glob("pool/members/*")) == entries  # no truth for it
+    assert set(workdir.glob("pool/members/*")) == entries  # no reference run for it
 
 
-def test_no_truth_is_trained_that_cannot_be_compared(workdir, jaxsim):
+def test_no_reference_run_is_trained_that_cannot_be_compared(workdir, jaxsim):
     DAMAGE["flipped bit"](workdir)
     code, error = jaxsim("validate", "--override")
     assert code == 3 and "'solo' is damaged: delete" in error
-    assert not open_pool(workdir).manifests("truth")
+    assert not open_pool(workdir).manifests("reference")
 
 
 def test_damage_after_scoring_stops_the_search(workdir, jaxsim):
     for command in ("score", "search"):
         assert jaxsim(command) == (0, ANY)
-    assert load_found(workdir).ties["heading"] == BEFORE_TRUTHS
+    assert load_search(workdir).ties["heading"] == BEFORE_RUNS
     before = snapshot(workdir / "scores") | snapshot(workdir / "search")
     DAMAGE["flipped bit"](workdir)
     code, error = jaxsim("search")
@@ -275,11 +275,11 @@ def test_verify_lists_everything(workdir, jaxsim):
     assert jaxsim("verify")[0] == 0
     for name in ("solo", "beta,1900-1909"):
         tiny.flip(tiny.largest_file(workdir / "pool" / "members" / name))
-    tiny.flip(tiny.largest_file(workdir / "seed"))
+    tiny.flip(tiny.largest_file(workdir / "base"))
     code, error = jaxsim("verify")
     assert code == 3
     assert "3 of 5 entries are damaged" in error
-    for name in ("seed", "solo", "beta,1900-1909"):
+    for name in ("base", "solo", "beta,1900-1909"):
         assert f"\n  {name}: " in error
 
 
@@ -288,15 +288,13 @@ def test_an_override_marks_every_result(workdir, jaxsim):
     for command in ("score", "search"):
         assert jaxsim(command, "--override") == (0, ANY), command
     assert jaxsim("report") == (0, ANY)
-    found = load_found(workdir)
+    found = load_search(workdir)
     assert "solo" in found.notes[0]
     assert not any("solo" in row["weights"] for row in found.rows)
-    for table in ("references", "subsets-1-2"):
+    for table in ("standard", "subsets-1-2"):
         record = json.loads((workdir / f"scores/{table}.json").read_text())
         assert "solo" in record["notes"][0]
-        schema = pyarrow.parquet.read_schema(
-            workdir / f"scores/{table}.parquet"
-        )
+        schema = pyarrow.parquet.read_schema(workdir / f"scores/{table}.parquet")
         notes = json.loads(schema.metadata[b"jaxsim.notes"])
         assert notes == record["notes"]
         assert not any("solo" in name for name in record["names"])
@@ -314,9 +312,7 @@ def test_an_override_marks_every_result(workdir, jaxsim):
         ("uniform,1,0", "'uniform': two different ones"),
     ],
 )
-def test_a_bad_weight_row_gives_no_score(
-    workdir, jaxsim, tmp_path, row, sentence
-):
+def test_a_bad_weight_row_gives_no_score(workdir, jaxsim, tmp_path, row, sentence):
     csv = tmp_path / "mine.csv"
     csv.write_text(f'name,solo,"beta,1900-1909"\ngood,0.5,0.5\n{row}\n')
     code, error = jaxsim("score", f"--mixtures={csv}")
@@ -333,44 +329,42 @@ def test_a_table_of_ones_own(workdir, jaxsim, tmp_path):
         workdir / "scores" / "csv-mine.parquet"
     ).to_pylist()
     kinds = {line["mixture"]: line["kind"] for line in lines}
-    assert kinds["half"] == "given" and "uniform" in kinds
+    assert kinds["split"] == "given" and "uniform" in kinds
     spec = f"--config.score.mixtures={csv}"
     assert jaxsim("search", spec, BY_TABLE)[0] == 0
-    assert "half" in [row["name"] for row in load_found(workdir).rows]
+    assert "split" in [row["name"] for row in load_search(workdir).rows]
     # Edited since: its scores are of other mixtures.
     csv.write_text('name,solo,"beta,1900-1909"\nhalf,0.4,0.6\n')
     code, error = jaxsim("search", spec, BY_TABLE)
     assert code == 2 and "other mixtures" in error
     assert jaxsim("search", spec)[0] == 0  # a descent can do without
-    assert load_found(workdir).table == ""
+    assert load_search(workdir).table == ""
 
 
-def test_the_answer_is_trained_by_the_command_it_names(
-    complete, workdir, jaxsim, work
-):
-    for folder in ("pool", "scores", "study", "search"):
+def test_the_answer_is_trained_by_the_command_it_names(complete, workdir, jaxsim, work):
+    for folder in ("pool", "scores", "validation", "search"):
         shutil.copytree(complete / folder, workdir / folder, dirs_exist_ok=True)
-    validation = (workdir / "study" / "validation.json").read_bytes()
-    best = load_found(workdir).best
-    option = f"--ratios={workdir / 'search' / 'best.csv'}"
+    validation = (workdir / "validation" / "validation.json").read_bytes()
+    best = load_search(workdir).best
+    option = f"--mixtures={workdir / 'search' / 'best.csv'}"
     assert jaxsim("validate", option) == (0, ANY)
-    (name,) = [n for n in work if n.startswith("truth-")][:1]
+    (name,) = [n for n in work if n.startswith("reference-")][:1]
     chosen = load_chosen(workdir)
-    assert chosen.labels == [best["name"]] and chosen.truths == [name]
+    assert chosen.labels == [best["name"]] and chosen.reference_runs == [name]
     manifest = open_pool(workdir).manifest(name)
-    assert manifest.ratio == best["weights"]
+    assert manifest.mixture == best["weights"]
     assert manifest.tokens == open_pool(workdir).manifest("solo").tokens
     (predicted,) = chosen.points["merge"]["outside"]
-    assert predicted == pytest.approx(best["report"], rel=1e-6)
+    assert predicted == pytest.approx(best["test"], rel=1e-6)
     # A choice is no sample: agreement is what it was.
-    assert (workdir / "study" / "validation.json").read_bytes() == validation
+    assert (workdir / "validation" / "validation.json").read_bytes() == validation
     assert jaxsim("report") == (0, ANY)
     work.clear()
     assert jaxsim("validate", option) == (0, ANY)
     assert work == []
 
 
-def test_ratios_that_cannot_be_trained(workdir, jaxsim, tmp_path):
+def test_mixtures_that_cannot_be_trained(workdir, jaxsim, tmp_path):
     csv = tmp_path / "mine.csv"
     for text, sentence in (
         ("name,solo,scale\na,1,0.5\n", "row 'a' has scale 0.5"),
@@ -378,47 +372,44 @@ def test_ratios_that_cannot_be_trained(workdir, jaxsim, tmp_path):
         ("name,elsewhere\na,1\n", "'elsewhere' is not a member"),
     ):
         csv.write_text(text)
-        code, error = jaxsim("validate", f"--ratios={csv}")
+        code, error = jaxsim("validate", f"--mixtures={csv}")
         assert code == 2 and sentence in error
-    code, error = jaxsim("validate", "--ratios=nowhere.csv")
+    code, error = jaxsim("validate", "--mixtures=nowhere.csv")
     assert code == 2 and "nowhere.csv" in error
 
 
-def test_truths_of_ones_own(workdir, jaxsim, tmp_path):
-    ratios, metrics = tmp_path / "ratios.csv", tmp_path / "metrics.csv"
-    ratios.write_text(
-        'name,solo,"beta,1900-1909"\n'
-        "a,1,0\nb,0.75,0.25\nc,0.5,0.5\nd,0.25,0.75\n"
+def test_reference_runs_of_ones_own(workdir, jaxsim, tmp_path):
+    mixtures, metrics = tmp_path / "mixtures.csv", tmp_path / "metrics.csv"
+    mixtures.write_text(
+        'name,solo,"beta,1900-1909"\na,1,0\nb,0.75,0.25\nc,0.5,0.5\nd,0.25,0.75\n'
     )
     metrics.write_text("name,outside\na,3\nb,2\nc,2.5\nd,4\n")
-    option = f"--truths={ratios},{metrics}"
+    option = f"--runs={mixtures},{metrics}"
     assert jaxsim("validate", option)[0] == 0
     validation = load_validation(workdir)
     assert validation.given and validation.targets == ["outside"]
-    assert validation.points["truth"]["outside"] == [3, 2, 2.5, 4]
-    assert not open_pool(workdir).manifests("truth")
+    assert validation.points["reference"]["outside"] == [3, 2, 2.5, 4]
+    assert not open_pool(workdir).manifests("reference")
     metrics.write_text("name,nowhere\na,3\n")
     code, error = jaxsim("validate", option)
     assert code == 2 and "'nowhere' is not a domain" in error
 
 
-def test_truths_of_ones_own_lie_beside_those_trained_here(
+def test_reference_runs_of_ones_own_lie_beside_those_trained_here(
     complete, project, tmp_path
 ):
     workdir = Path(shutil.copytree(complete, tmp_path / "copy"))
-    trained = (workdir / "study" / "validation.json").read_bytes()
-    ratios, metrics = tmp_path / "ratios.csv", tmp_path / "metrics.csv"
-    ratios.write_text(
-        'name,solo,"beta,1900-1909"\na,1,0\nb,0.75,0.25\nc,0.5,0.5\n'
-    )
+    trained = (workdir / "validation" / "validation.json").read_bytes()
+    mixtures, metrics = tmp_path / "mixtures.csv", tmp_path / "metrics.csv"
+    mixtures.write_text('name,solo,"beta,1900-1909"\na,1,0\nb,0.75,0.25\nc,0.5,0.5\n')
     metrics.write_text("name,outside\na,3\nb,2\nc,2.5\n")
     config = f"--config={project.parent / 'tiny.py'}"
     options = [config, f"--workdir={workdir}"]
-    truths = f"--truths={ratios},{metrics}"
-    assert cli.main(["validate", *options, truths]) == 0
-    assert (workdir / "study" / "validation.json").read_bytes() == trained
+    reference_runs = f"--runs={mixtures},{metrics}"
+    assert cli.main(["validate", *options, reference_runs]) == 0
+    assert (workdir / "validation" / "validation.json").read_bytes() == trained
     assert not load_validation(workdir).given
-    assert load_given(workdir).points["truth"]["outside"] == [3, 2, 2.5]
+    assert load_given(workdir).points["reference"]["outside"] == [3, 2, 2.5]
     assert cli.main(["report", *options]) == 0
     page = (workdir / "report" / "index.html").read_text()
     assert "Runs of yours" in page and "never fitted on" in page
@@ -426,9 +417,7 @@ def test_truths_of_ones_own_lie_beside_those_trained_here(
     assert "2.5" in table
 
 
-def test_a_pool_for_another_budget_than_the_corpus_has_is_refused(
-    workdir, jaxsim
-):
+def test_a_pool_for_another_budget_than_the_corpus_has_is_refused(workdir, jaxsim):
     shutil.rmtree(workdir / "pool")
     code, error = jaxsim("train", "--config.recipe.steps=3")
     assert code == 2 and "3 steps of 8 rows" in error
@@ -449,10 +438,10 @@ def test_a_changed_recipe_is_refused(workdir, jaxsim):
     assert "model.rope_base: expected 10000.0, found 5000.0" in error
 
 
-def test_a_changed_seed_recipe_is_refused(workdir, jaxsim):
-    code, error = jaxsim("seed", "--config.seed.learning_rate=0.5")
+def test_a_changed_base_model_recipe_is_refused(workdir, jaxsim):
+    code, error = jaxsim("base", "--config.base.learning_rate=0.5")
     assert code == 2
-    assert "seed" in error and "learning_rate" in error and "0.5" in error
+    assert "base" in error and "learning_rate" in error and "0.5" in error
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ PATHS = (
     "corpus.tokenizer.path",
     "corpus.partitions.s2orc.path",
     "corpus.partitions.wiki.path",
-    "corpus.seed_text.wikipedia.path",
-    "corpus.seed_text.gutenberg.path",
+    "corpus.base_text.wikipedia.path",
+    "corpus.base_text.gutenberg.path",
 )
 
 
@@ -110,13 +110,13 @@ def test_wrong_type_deep_inside_is_named() -> None:
         ("model.dim", 0),
         ("model.norm", "batch"),
         ("recipe.tail", 1.5),
-        ("recipe.anchor", 1.0),
-        ("corpus.split.report", 0.0),
-        ("seed.warmup", 400),
-        ("search.worth", -0.1),
+        ("recipe.replay", 1.0),
+        ("corpus.split.test", 0.0),
+        ("base.warmup", 400),
+        ("search.min_effect", -0.1),
         ("search.objective", "median"),
         ("search.method", "magic"),
-        ("search.reference", "seed"),
+        ("search.prior", "base"),
         ("search.max_sources", -1),
         ("search.divergence", -0.1),
         ("search.epochs", 0.0),
@@ -133,12 +133,19 @@ def test_impossible_value_is_named(key: str, value: object) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("floors", 1.5), ("ceilings", -0.1), ("regret", -2.0), ("supply", 0.0)],
+    [
+        ("min_weight", 1.5),
+        ("max_weight", -0.1),
+        ("max_regression", -2.0),
+        ("supply", 0.0),
+    ],
 )
 def test_impossible_share_is_named(key: str, value: float) -> None:
     node = minimal()
-    node.search[key] = {"law": value}
-    with pytest.raises(UserError, match=f"config.search.{key}.law: must"):
+    node.search[key] = {"distribution": value}
+    with pytest.raises(
+        UserError, match=f"config.search.{key}.sampling distribution: must"
+    ):
         from_config_dict(node)
 
 
@@ -159,9 +166,7 @@ def test_saved_config_is_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["recipe.dekay: unknown", "bucket: missing"])
-def test_a_saved_config_with_other_keys_is_refused(
-    tmp_path: Path, change: str
-) -> None:
+def test_a_saved_config_with_other_keys_is_refused(tmp_path: Path, change: str) -> None:
     path = tmp_path / "config.json"
     save_config(load("quickstart"), path)
     saved = json.loads(path.read_text())
@@ -202,7 +207,7 @@ def test_smoke_is_smaller() -> None:
     for name in ("quickstart", "paper_130m", "paper_1b"):
         small, full = load(f"{name}:smoke"), load(name)
         assert small.model.dim <= 64 < full.model.dim
-        assert small.seed.steps < full.seed.steps
+        assert small.base.steps < full.base.steps
         assert small.corpus.partitions.keys() == full.corpus.partitions.keys()
 
 
@@ -216,8 +221,8 @@ def test_smoke_is_smaller() -> None:
         ("fields:small", "model.dim", 64),
         ("fields:wide", "model.dim", 256),
         ("fields:repeated", "corpus.max_epochs", 200.0),
-        ("fields:anchored", "recipe.anchor", 0.25),
-        ("eras:smoke", "validate.truths", 4),
+        ("fields:anchored", "recipe.replay", 0.25),
+        ("eras:smoke", "validate.held_out", 4),
     ],
 )
 def test_what_the_study_asks_beside(name: str, key: str, value: float) -> None:
@@ -275,4 +280,4 @@ def test_paper_recipe() -> None:
         assert config.validate.budget == "sum"
     assert small.recipe == large.recipe
     assert small.corpus == large.corpus
-    assert (small.seed.learning_rate, large.seed.learning_rate) == (6e-4, 3e-4)
+    assert (small.base.learning_rate, large.base.learning_rate) == (6e-4, 3e-4)

@@ -36,14 +36,10 @@ def test_a_peak_is_known_or_it_is_zero(kind, peak):
 
 def test_what_is_left_of_a_device_may_be_used():
     def of(stats):
-        return devices.usable_memory(
-            mesh(platform="gpu", memory_stats=lambda: stats)
-        )
+        return devices.usable_memory(mesh(platform="gpu", memory_stats=lambda: stats))
 
     def free(stats):
-        return devices.free_memory(
-            mesh(platform="gpu", memory_stats=lambda: stats)
-        )
+        return devices.free_memory(mesh(platform="gpu", memory_stats=lambda: stats))
 
     assert of({"bytes_limit": 10_000}) == 8_000
     assert free({"bytes_limit": 10_000, "bytes_in_use": 3_000}) == 5_000

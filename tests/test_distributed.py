@@ -105,7 +105,7 @@ def test_commands_of_one_process_know_no_group(root: Path, tmp_path: Path):
     with pytest.raises(UserError, match="validate: unknown flag --distrib"):
         cli.parse(["validate", *arguments, auto])
     with pytest.raises(UserError, match="=two: must be a whole number"):
-        cli.parse(["seed", *arguments, "--processes=two"])
+        cli.parse(["base", *arguments, "--processes=two"])
 
 
 def _sharding(*names: str | None) -> NamedSharding:

@@ -34,7 +34,7 @@ def write(path: Path, *numbers: int, step: int = 0) -> None:
 
 
 def test_first_row_tells_where_numbers_come_from(tmp_path: Path) -> None:
-    path = tmp_path / "metrics" / "seed.jsonl"
+    path = tmp_path / "metrics" / "base model.jsonl"
     header = {"config": {"dates": (("1", "2"),), "clip": math.inf}}
     with log.MetricsWriter(path, header):
         pass
@@ -86,7 +86,7 @@ def test_half_a_line_is_cut(tmp_path: Path) -> None:
     assert rows(path)[0]["run"] == "from 16"
 
 
-def test_from_step_0_the_file_starts_anew(tmp_path: Path) -> None:
+def test_from_step_0_the_file_starts_again(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     write(path, 8, 16)
     path.write_text(path.read_text() + "not JSON\n")
@@ -135,15 +135,15 @@ class Clock:
 
 def test_progress_of_a_run() -> None:
     clock, stream = Clock(), io.StringIO()
-    told = log.Progress("seed", 10, 64, 4, 2, stream, clock, flops=1e12)
+    told = log.Progress("base", 10, 64, 4, 2, stream, clock, flops=1e12)
     assert [s for s in range(3, 11) if told.due(s)] == [4, 8, 10]
     clock.now += 20  # compiling
     told.waited(3.0)
-    told.report(4, 2.0)
+    told.test(4, 2.0)
     clock.now += 2
     for _ in range(4):
         told.waited(0.125)
-    row = told.report(8, 1.5)
+    row = told.test(8, 1.5)
     assert row == {
         "loss": 1.5,
         "tokens_per_second": 128.0,
@@ -152,20 +152,18 @@ def test_progress_of_a_run() -> None:
         "seconds": 22.0,
     }
     assert stream.getvalue().splitlines() == [
-        "seed: step 4/10, loss 2.0000, 6 tokens/s, 0.1 TFLOP/s, "
+        "base model: step 4/10, loss 2.0000, 6 tokens/s, 0.1 TFLOP/s, "
         "3.0 s waited for input, 60 s left",
-        "seed: step 8/10, loss 1.5000, 128 tokens/s, 2 TFLOP/s, "
+        "base model: step 8/10, loss 1.5000, 128 tokens/s, 2 TFLOP/s, "
         "0.5 s waited for input, 1 s left",
     ]
 
 
 def test_utilisation_is_told_where_the_peak_is_known() -> None:
     clock, stream = Clock(), io.StringIO()
-    told = log.Progress(
-        "seed", 2, 64, 1, 0, stream, clock, flops=1e12, peak=4e12
-    )
+    told = log.Progress("base", 2, 64, 1, 0, stream, clock, flops=1e12, peak=4e12)
     clock.now += 0.5
-    assert told.report(1, 1.0)["utilisation"] == 0.5
+    assert told.test(1, 1.0)["utilisation"] == 0.5
     assert "2 TFLOP/s (50.0% of the peak)" in stream.getvalue()
 
 

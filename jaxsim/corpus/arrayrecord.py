@@ -74,9 +74,7 @@ def write_table(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
     tfds.disable_progress_bar()
     # TFDS announces every data set on stdout; prepare prints one table.
     with contextlib.redirect_stdout(io.StringIO()):
-        Table(folder, width, columns, arrays).download_and_prepare(
-            file_format=_FORMAT
-        )
+        Table(folder, width, columns, arrays).download_and_prepare(file_format=_FORMAT)
     # TFDS makes it for every data set; nothing was downloaded.
     shutil.rmtree(folder / "downloads", ignore_errors=True)
 

@@ -10,7 +10,7 @@ Documents of fewer words than n are compared whole.
 Everything is a function of the texts; a collision of hashes is the only chance
 in it, and one n-gram alone never decides for a document of several.
 
-The older text stays: what an earlier `prepare` gave to training or to the seed
+The older text stays: what an earlier `prepare` gave to training or to the base model
 is in members already, and taking it out now would cost them. So a document of
 a domain that is newer than the training text it repeats is dropped instead,
 and counted as such. Within one `prepare`, evaluation stays and training text
@@ -27,11 +27,11 @@ import numpy as np
 
 from jaxsim.config import CorpusConfig
 from jaxsim.corpus.sources import Document
-from jaxsim.corpus.split import SEED, Gathered
+from jaxsim.corpus.split import BASE, Gathered
 from jaxsim.errors import UserError
 from jaxsim.log import progress
 
-FROZEN = -1  # generation of a seed that no later evaluation can change
+FROZEN = -1  # generation of a base model that no later evaluation can change
 
 # Scripts without spaces: each character is a word, or else a whole sentence
 # would be one and copies inside other sentences would not be found.
@@ -88,9 +88,7 @@ def build_index(documents: Sequence[np.ndarray]) -> EvaluationIndex:
     """From the unique n-gram hashes of each evaluation document."""
     sizes_E = np.array([len(grams) for grams in documents], np.int64)
     owners = np.repeat(np.arange(len(documents)), sizes_E)
-    hashes = (
-        np.concatenate(list(documents)) if documents else np.zeros(0, np.uint64)
-    )
+    hashes = np.concatenate(list(documents)) if documents else np.zeros(0, np.uint64)
     order = np.argsort(hashes, kind="stable")
     return EvaluationIndex(hashes[order], owners[order], sizes_E)
 
@@ -108,9 +106,7 @@ def find(grams: np.ndarray, index: EvaluationIndex, share: float) -> np.ndarray:
     if not counts.any():
         return np.zeros(0, np.int64)
     # Positions of all matches: start[i], start[i] + 1, ..., stop[i] - 1.
-    within = np.arange(counts.sum()) - np.repeat(
-        np.cumsum(counts) - counts, counts
-    )
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     owners = index.owners[np.repeat(start, counts) + within]
     documents, common = np.unique(owners, return_counts=True)
     smaller = np.minimum(len(grams), index.sizes_E[documents])
@@ -122,7 +118,7 @@ class OverlapReport:
     """Documents taken out.
 
     `found[partition][domain]` counts training documents (of a partition, or of
-    the seed) that repeat the domain, and evaluation documents that repeat
+    the base model) that repeat the domain, and evaluation documents that repeat
     older training text.
     """
 
@@ -134,29 +130,29 @@ def decontaminate(
     gathered: Gathered,
     config: CorpusConfig,
     generations: Mapping[str, int],
-    frozen_seed: list[Document] | None,
+    frozen_base: list[Document] | None,
 ) -> OverlapReport:
     """Removes duplicates and overlaps from `gathered`, in place.
 
     Args:
       generations: the `prepare`, counted from 0, that first saw a partition or
         domain.
-      frozen_seed: the seed's text, if it is frozen.
+      frozen_base: the base model's text, if it is frozen.
 
     Raises:
       UserError: there is overlap and `corpus.overlap` is 'refuse'.
     """
     fingerprint = Fingerprinter(config.overlap_words)
     places = [
-        (domain, half, position)
-        for domain, halves in gathered.evaluation.items()
-        for half, documents in halves.items()
+        (domain, split, position)
+        for domain, splits in gathered.evaluation.items()
+        for split, documents in splits.items()
         for position in range(len(documents))
     ]
     index = build_index(
         [
-            fingerprint(gathered.evaluation[domain][half][position].text)[1]
-            for domain, half, position in places
+            fingerprint(gathered.evaluation[domain][split][position].text)[1]
+            for domain, split, position in places
         ]
     )
     report = OverlapReport({}, {})
@@ -173,9 +169,7 @@ def decontaminate(
                 continue
             seen.add(digest)
             found = find(grams, index, config.overlap_share).tolist()
-            older = [
-                e for e in found if generations[places[e][0]] <= generation
-            ]
+            older = [e for e in found if generations[places[e][0]] <= generation]
             for domain in dict.fromkeys(places[e][0] for e in older):
                 _count(report, name, domain, "training")
             if older:
@@ -187,13 +181,13 @@ def decontaminate(
             kept.append(document)
         return kept
 
-    seen_in_seed: set[str] = set()
-    if frozen_seed is not None:
-        clean(SEED, frozen_seed, FROZEN, seen_in_seed)
-        report.duplicates.pop(SEED, None)
-    for name, documents in gathered.seed.items():
-        if frozen_seed is None:
-            gathered.seed[name] = clean(SEED, documents, 0, seen_in_seed)
+    seen_in_base: set[str] = set()
+    if frozen_base is not None:
+        clean(BASE, frozen_base, FROZEN, seen_in_base)
+        report.duplicates.pop(BASE, None)
+    for name, documents in gathered.base.items():
+        if frozen_base is None:
+            gathered.base[name] = clean(BASE, documents, 0, seen_in_base)
     seen: set[str] = set()
     # Older partitions first: of two copies the older one stays.
     names = sorted(gathered.train, key=lambda name: generations[name])
@@ -208,20 +202,19 @@ def decontaminate(
         raise UserError(
             "corpus.overlap='refuse': training text repeats evaluation text: "
             + "; ".join(
-                f"{name!r} and domain {domain!r}: {sum(counts.values())} "
-                "documents"
+                f"{name!r} and domain {domain!r}: {sum(counts.values())} documents"
                 for name, domains in report.found.items()
                 for domain, counts in domains.items()
             )
             + ". Remove it, or set corpus.overlap='drop'"
         )
     gone = {places[e] for e in repeated}
-    for domain, halves in gathered.evaluation.items():
-        for half, documents in halves.items():
-            halves[half] = [
+    for domain, splits in gathered.evaluation.items():
+        for split, documents in splits.items():
+            splits[split] = [
                 document
                 for position, document in enumerate(documents)
-                if (domain, half, position) not in gone
+                if (domain, split, position) not in gone
             ]
     return report
 

@@ -35,9 +35,7 @@ def _problem(name: str) -> str:
         return "holds a path separator"
     # Cc: control (with NUL); Cf: invisible; Cs: lone surrogates; Zl, Zp: ends
     # of lines.
-    if any(
-        unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in name
-    ):
+    if any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in name):
         return "holds control characters, invisible ones or lone surrogates"
     if any(c in "*?[]" for c in name):  # Orbax takes them for a pattern
         return "holds one of the signs * ? [ ]"

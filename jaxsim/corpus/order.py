@@ -2,7 +2,7 @@
 
 The order depends on digests of the data, on `order` and on nothing else, so a
 run that resumes at any step, on any number of processes, sees the same global
-batches. Members, truths and repeats all use it: a member is a one-hot.
+batches. Members, reference runs and replicates all use it: a member is a one-hot.
 
 Letters: R rows of the run, C units.
 """
@@ -44,9 +44,7 @@ def shares(weights_C: Sequence[float] | np.ndarray, total: int) -> np.ndarray:
         )
     quotas = [w * total / whole for w in weights]
     result = [math.floor(q) for q in quotas]
-    by_remainder = sorted(
-        range(len(quotas)), key=lambda c: (result[c] - quotas[c], c)
-    )
+    by_remainder = sorted(range(len(quotas)), key=lambda c: (result[c] - quotas[c], c))
     for c in by_remainder[: total - sum(result)]:
         result[c] += 1
     return np.array(result, np.int64)
@@ -56,7 +54,7 @@ def shares(weights_C: Sequence[float] | np.ndarray, total: int) -> np.ndarray:
 class Schedule:
     """Row r of a run is row `row_R[r]` of unit `units[unit_R[r]]`."""
 
-    units: tuple[str, ...]  # names; the anchor's seed, if any, comes last
+    units: tuple[str, ...]  # names; replay's base model, if any, comes last
     unit_R: np.ndarray  # int32
     row_R: np.ndarray  # int64
     unique_rows: tuple[int, ...]  # of each unit
@@ -71,25 +69,25 @@ def schedule(
     weights_C: Sequence[float] | np.ndarray,
     total_rows: int,
     order: int,
-    anchor: tuple[Unit, float] | None = None,
+    replay: tuple[Unit, float] | None = None,
 ) -> Schedule:
-    """All rows of a run, as a function of its ratio and order.
+    """All rows of a run, as a function of its mixture and order.
 
     Each unit gives its exact share: the first rows of its own permutation, the
-    next epoch when it runs out. An anchor (the seed's unit and a share b) takes
+    next epoch when it runs out. An replay (the base model's unit and a share b) takes
     round(b * total) rows first. The result does not depend on units of weight
     zero nor, given the shares, on the order in which units are listed.
     """
     if len(units) != len(weights_C):
         raise ValueError(f"{len(units)} units but {len(weights_C)} weights")
     members = list(units)
-    anchored = 0
-    if anchor is not None:
-        anchored = math.floor(Fraction(anchor[1]) * total_rows + Fraction(1, 2))
-        members.append(anchor[0])
-    counts = shares(weights_C, total_rows - anchored).tolist()
-    if anchor is not None:
-        counts.append(anchored)
+    replayed = 0
+    if replay is not None:
+        replayed = math.floor(Fraction(replay[1]) * total_rows + Fraction(1, 2))
+        members.append(replay[0])
+    counts = shares(weights_C, total_rows - replayed).tolist()
+    if replay is not None:
+        counts.append(replayed)
     for unit, count in zip(members, counts, strict=True):
         if count and unit.rows < 1:
             raise ValueError(f"unit {unit.name!r} has no rows to give")
@@ -117,9 +115,7 @@ def schedule(
 
 def _unit_rows(unit: Unit, order: int, count: int) -> np.ndarray:
     epochs = math.ceil(count / unit.rows)
-    rows = [
-        permutation(unit.digest, order, e, unit.rows) for e in range(epochs)
-    ]
+    rows = [permutation(unit.digest, order, e, unit.rows) for e in range(epochs)]
     return np.concatenate(rows)[:count]
 
 

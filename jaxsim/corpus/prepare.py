@@ -25,10 +25,10 @@ from jaxsim.corpus.names import check_twins
 from jaxsim.corpus.rows import cut_units, evaluation_rows, training_rows
 from jaxsim.corpus.sources import Document, Quarantine, input_files
 from jaxsim.corpus.split import (
-    HALVES,
-    SEED,
+    BASE,
+    SPLITS,
     Gathered,
-    check_halves,
+    check_splits,
     gather,
     hash_order,
 )
@@ -65,12 +65,12 @@ _DECIDING = {
 def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
     """Brings the corpus of a workdir up to the config, and prints it.
 
-    The first call freezes tokenizer, seed text, length, budget and split. A
+    The first call freezes tokenizer, base text, length, budget and split. A
     later one adds what is new, and touches nothing that did not change.
 
     Args:
       refreeze: forget what was frozen: removes `corpus/` and starts over. The
-        seed and the pool stay, and are refused later by their digests.
+        base model and the pool stay, and are refused later by their digests.
 
     Raises:
       UserError: bad input, an impossible corpus, or a config that contradicts
@@ -118,7 +118,7 @@ def _remove(folder: Path) -> None:
 
 
 def _is_current(corpus: Corpus, evidence: str) -> bool:
-    stored = [("unit", u.digest) for u in (corpus.seed, *corpus.units.values())]
+    stored = [("unit", u.digest) for u in (corpus.base, *corpus.units.values())]
     stored += [
         ("domain", digest)
         for domain in corpus.domains.values()
@@ -129,15 +129,13 @@ def _is_current(corpus: Corpus, evidence: str) -> bool:
     )
 
 
-def _build(
-    config: Config, workdir: Path, previous: Corpus | None
-) -> dict[str, Any]:
+def _build(config: Config, workdir: Path, previous: Corpus | None) -> dict[str, Any]:
     """Does all the work; returns what corpus.json will say."""
     frozen = previous.record["frozen"] if previous else None
-    seed_partitions = frozen["seed_partitions"] if frozen else None
+    base_partitions = frozen["base_partitions"] if frozen else None
     place = workdir / "corpus" / "quarantine.jsonl"
     with Quarantine(place, config.corpus.max_bad) as quarantine:
-        gathered = gather(config.corpus, quarantine, seed_partitions)
+        gathered = gather(config.corpus, quarantine, base_partitions)
     # Which `prepare` first saw each partition and domain, counted from 0.
     generations: dict[str, int] = (
         dict(previous.record["generations"]) if previous else {}
@@ -149,9 +147,9 @@ def _build(
         gathered,
         config.corpus,
         generations,
-        _frozen_seed_text(previous) if previous else None,
+        _frozen_base_text(previous) if previous else None,
     )
-    check_halves(gathered, config.corpus.split, frozen is not None)
+    check_splits(gathered, config.corpus.split, frozen is not None)
     if frozen is None or previous is None:
         coverage, frozen = _freeze(config, workdir, gathered)
     else:
@@ -168,19 +166,19 @@ def _build(
     }
 
 
-def _frozen_seed_text(previous: Corpus) -> list[Document]:
-    """The seed's documents, from its rows.
+def _frozen_base_text(previous: Corpus) -> list[Document]:
+    """The base model's documents, from its rows.
 
     The sources may be gone or changed. The last document is left out: the
     rows may hold only its beginning.
     """
-    reader = previous.rows(SEED)
+    reader = previous.rows(BASE)
     rows_RL1 = reader[np.arange(len(reader))]
     stream = rows_RL1[:, :-1].ravel()
     ends = np.flatnonzero(stream == previous.tokenizer.end_of_text)
     starts = np.concatenate([[0], ends + 1])
     return [
-        Document(f"{SEED}:{i}", previous.tokenizer.decode(stream[a:b]), SEED)
+        Document(f"{BASE}:{i}", previous.tokenizer.decode(stream[a:b]), BASE)
         for i, (a, b) in enumerate(zip(starts, ends, strict=False))
     ]
 
@@ -188,8 +186,8 @@ def _frozen_seed_text(previous: Corpus) -> list[Document]:
 def _freeze(
     config: Config, workdir: Path, gathered: Gathered
 ) -> tuple[Coverage, dict[str, Any]]:
-    """Makes and stores the tokenizer and the seed's rows."""
-    groups = [[d.text for d in docs] for docs in gathered.seed.values()]
+    """Makes and stores the tokenizer and the base model's rows."""
+    groups = [[d.text for d in docs] for docs in gathered.base.values()]
     sample = training_sample(groups, config.corpus.tokenizer.sample_bytes)
     tokenizer = tokenizer_from_config(config.corpus.tokenizer, sample)
     publish(
@@ -201,24 +199,22 @@ def _freeze(
     texts = [text for group in groups for text in group]
     length = config.model.length
     tokens_RL1 = training_rows(
-        coverage.encode("the seed", texts), tokenizer.end_of_text, length
+        coverage.encode("the base model", texts), tokenizer.end_of_text, length
     )
     if not len(tokens_RL1):
         raise UserError(
-            f"the seed's text ({len(texts)} documents) is less than one row "
-            f"of {length} tokens; raise corpus.split.seed, give "
-            "corpus.seed_text more text, or lower model.length"
+            f"the base model's text ({len(texts)} documents) is less than one row "
+            f"of {length} tokens; raise corpus.split.base, give "
+            "corpus.base_text more text, or lower model.length"
         )
-    seed = write_unit(
+    base = write_unit(
         workdir, tokens_RL1, tokenizer.digest,
-        name=SEED, partition="", group=SEED, documents=len(texts),
+        name=BASE, partition="", group=BASE, documents=len(texts),
     )  # fmt: skip
     frozen = _frozen_config(config) | {
         "tokenizer_digest": tokenizer.digest,
-        "seed_partitions": (
-            [] if config.corpus.seed_text else gathered.partitions
-        ),
-        "seed": dataclasses.asdict(seed),
+        "base_partitions": ([] if config.corpus.base_text else gathered.partitions),
+        "base": dataclasses.asdict(base),
     }
     return coverage, frozen
 
@@ -228,15 +224,11 @@ def _write_units(
 ) -> list[Unit]:
     units = []
     names, tokenizer = gathered.partitions, coverage.tokenizer
-    with progress(len(names), "writing base units", "partitions") as advance:
+    with progress(len(names), "writing units", "partitions") as advance:
         for name in names:
             documents = gathered.train[name]
-            ids = coverage.encode(
-                f"partition {name!r}", [d.text for d in documents]
-            )
-            pieces = cut_units(
-                name, documents, ids, tokenizer.end_of_text, config
-            )
+            ids = coverage.encode(f"partition {name!r}", [d.text for d in documents])
+            pieces = cut_units(name, documents, ids, tokenizer.end_of_text, config)
             # Pieces of one partition belong together before anything else.
             group = gathered.groups[name] if len(pieces) == 1 else name
             units += [
@@ -248,7 +240,7 @@ def _write_units(
                 for piece in pieces
             ]  # fmt: skip
             advance(1)
-    check_twins([*(unit.name for unit in units), SEED], "base units")
+    check_twins([*(unit.name for unit in units), BASE], "units")
     return units
 
 
@@ -257,28 +249,27 @@ def _write_domains(
 ) -> list[Domain]:
     names = list(gathered.evaluation)
     domains = [
-        Domain(name, name in gathered.train, {}, {}, {}, {}, {})
-        for name in names
+        Domain(name, name in gathered.train, {}, {}, {}, {}, {}) for name in names
     ]
     with progress(len(names), "writing domains", "domains") as advance:
         for domain in domains:
-            for half, documents in gathered.evaluation[domain.name].items():
-                _write_half(config, workdir, domain, half, documents, coverage)
+            for split, documents in gathered.evaluation[domain.name].items():
+                _write_split(config, workdir, domain, split, documents, coverage)
             advance(1)
     return domains
 
 
-def _write_half(
+def _write_split(
     config: Config,
     workdir: Path,
     domain: Domain,
-    half: str,
+    split: str,
     documents: Sequence[Document],
     coverage: Coverage,
 ) -> None:
-    """Stores one half, and enters it in `domain`."""
+    """Stores one split, and enters it in `domain`."""
     tokenizer = coverage.tokenizer
-    what = f"domain {domain.name!r}, half {half!r}"
+    what = f"domain {domain.name!r}, half {split!r}"
     ids = coverage.encode(what, [d.text for d in documents])
     taken = _some(documents, ids, config)
     # A tokenizer that drops all of a document leaves nothing to score.
@@ -296,11 +287,11 @@ def _write_half(
         [documents[i].id for i in kept],
         config.corpus.evaluation_windows,
     )
-    domain.digests[half] = write_windows(workdir, windows, tokenizer.digest)
-    domain.documents[half] = len(kept)
-    domain.tokens[half] = int(windows.count_R.sum())
-    domain.bytes[half] = int(windows.bytes_R.sum())
-    domain.windows[half] = len(windows)
+    domain.digests[split] = write_windows(workdir, windows, tokenizer.digest)
+    domain.documents[split] = len(kept)
+    domain.tokens[split] = int(windows.count_R.sum())
+    domain.bytes[split] = int(windows.bytes_R.sum())
+    domain.windows[split] = len(windows)
 
 
 def _some(
@@ -331,9 +322,9 @@ def _frozen_config(config: Config) -> dict[str, Any]:
             "budget_rows": config.recipe.steps * config.recipe.batch,
             "tokenizer": dataclasses.asdict(config.corpus.tokenizer),
             "split": dataclasses.asdict(config.corpus.split),
-            "seed_text": {
+            "base_text": {
                 name: dataclasses.asdict(source)
-                for name, source in config.corpus.seed_text.items()
+                for name, source in config.corpus.base_text.items()
             },
         }
     )
@@ -373,7 +364,7 @@ def _check_frozen(frozen: dict[str, Any], config: Config, folder: Path) -> None:
         )
     for field, value in frozen["split"].items():
         need(f"corpus.split.{field}", value, new["split"].get(field))
-    need("corpus.seed_text", frozen["seed_text"], new["seed_text"])
+    need("corpus.base_text", frozen["base_text"], new["base_text"])
 
 
 def _fingerprint(config: Config) -> str:
@@ -385,7 +376,7 @@ def _fingerprint(config: Config) -> str:
     """
     inputs = [
         (where, name, file, path.stat().st_size, path.stat().st_mtime_ns)
-        for where in ("partitions", "domains", "seed_text")
+        for where in ("partitions", "domains", "base_text")
         for name, source in getattr(config.corpus, where).items()
         for file, path in input_files(name, source)
     ]
@@ -419,11 +410,10 @@ def _summary(
             "unknown": coverage.counts,
             "documents": {
                 name: {
-                    "seed": len(gathered.seed.get(name, [])),
+                    "base": len(gathered.base.get(name, [])),
                     "train": len(gathered.train[name]),
                     **{
-                        half: len(gathered.evaluation[name][half])
-                        for half in HALVES
+                        split: len(gathered.evaluation[name][split]) for split in SPLITS
                     },
                 }
                 for name in gathered.partitions
@@ -433,15 +423,15 @@ def _summary(
 
 
 def _print_summary(corpus: Corpus) -> None:
-    """Prints partitions, halves, epochs, and what was dropped, from disk."""
+    """Prints partitions, splits, epochs, and what was dropped, from disk."""
     console = rich.console.Console()
     console.print(
         f"corpus: {len(corpus.units)} units of {corpus.budget_tokens:,} "
-        f"tokens, {len(corpus.domains)} domains, seed of "
-        f"{corpus.seed.tokens:,} tokens ({corpus.seed.documents:,} documents), "
+        f"tokens, {len(corpus.domains)} domains, base model of "
+        f"{corpus.base.tokens:,} tokens ({corpus.base.documents:,} documents), "
         f"vocabulary of {corpus.tokenizer.vocab_size:,}"
     )
-    table = _table("base units", "unit group", "documents rows tokens epochs")
+    table = _table("units", "unit group", "documents rows tokens epochs")
     for unit in corpus.units.values():
         table.add_row(
             *map(rich.markup.escape, (unit.name, unit.group)),
@@ -449,14 +439,14 @@ def _print_summary(corpus: Corpus) -> None:
             f"{corpus.budget_rows / unit.rows:.2f}",
         )
     console.print(table)
-    title = f"domains ({' / '.join(HALVES)})"
+    title = f"domains ({' / '.join(SPLITS)})"
     table = _table(title, "domain in-pool", "documents tokens windows")
     for domain in corpus.domains.values():
         table.add_row(
             rich.markup.escape(domain.name),
             "yes" if domain.in_pool else "no",
             *(
-                " / ".join(f"{counts[half]:,}" for half in HALVES)
+                " / ".join(f"{counts[split]:,}" for split in SPLITS)
                 for counts in (domain.documents, domain.tokens, domain.windows)
             ),
         )
@@ -490,10 +480,7 @@ def _losses(summary: dict[str, Any]) -> Iterator[str]:
             f"{counts['bytes']} bytes"
         )
     for name, count in summary["duplicates"].items():
-        yield (
-            f"dropped: {name}: {count} documents that repeat other training "
-            "text"
-        )
+        yield (f"dropped: {name}: {count} documents that repeat other training text")
     for name, domains in summary["overlap"].items():
         for domain, counts in domains.items():
             yield (

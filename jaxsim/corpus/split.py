@@ -1,4 +1,4 @@
-"""Documents of a config by partition or domain, and each of these by half.
+"""Documents of a config by partition or domain, and each of these by split.
 
 The half of a document is a hash of its split key, never a random draw: the
 same document falls in the same half in every run, on every machine, and
@@ -18,8 +18,8 @@ from jaxsim.corpus.sources import Document, Quarantine, read_documents
 from jaxsim.errors import UserError
 from jaxsim.log import progress
 
-SEED, TRAIN, SELECT, REPORT = "seed", "train", "select", "report"
-HALVES = (SELECT, REPORT)
+BASE, TRAIN, DEV, REPORT = "base", "train", "dev", "test"
+SPLITS = (DEV, REPORT)
 _ISO_PREFIX = re.compile(r"\d{4}(-\d{2}(-\d{2}([T ].*)?)?)?")
 
 
@@ -28,8 +28,8 @@ class Gathered:
     """Documents by place; later steps take documents out and count them."""
 
     train: dict[str, list[Document]]  # by partition
-    seed: dict[str, list[Document]]  # by partition, or by source of seed text
-    evaluation: dict[str, dict[str, list[Document]]]  # by domain and half
+    base: dict[str, list[Document]]  # by partition, or by source of base text
+    evaluation: dict[str, dict[str, list[Document]]]  # by domain and split
     groups: dict[str, str]  # of partitions
     dropped: dict[str, Counter[str]]  # by source, by cause
 
@@ -41,14 +41,14 @@ class Gathered:
 def gather(
     config: CorpusConfig,
     quarantine: Quarantine,
-    seed_partitions: Collection[str] | None,
+    base_partitions: Collection[str] | None,
 ) -> Gathered:
     """Reads, partitions and splits everything the config names.
 
     Args:
-      seed_partitions: whose seed share went in the frozen seed; None before
+      base_partitions: whose base model share went in the frozen base model; None before
         anything is frozen, when all give theirs. A partition that came later
-        trains on its share instead: the seed does not know it.
+        trains on its share instead: the base model does not know it.
 
     Raises:
       UserError: bad input, bad names, or a source without documents.
@@ -56,36 +56,32 @@ def gather(
     """
     result = Gathered({}, {}, {}, {}, {})
     for what, in_pool in (("partitions", True), ("domains", False)):
-        read = _read_all(
-            getattr(config, what), f"reading {what}", quarantine, result
-        )
+        read = _read_all(getattr(config, what), f"reading {what}", quarantine, result)
         for name, documents in read.items():
             if name in result.evaluation:
                 raise UserError(
                     f"corpus.domains: {name!r} is the name of a partition, "
                     "which is a domain already; choose another name"
                 )
-            gives_seed = not config.seed_text and (
-                seed_partitions is None or name in seed_partitions
+            gives_base = not config.base_text and (
+                base_partitions is None or name in base_partitions
             )
-            halves: dict[str, list[Document]] = {
-                half: [] for half in (SEED, TRAIN, *HALVES)
+            splits: dict[str, list[Document]] = {
+                split: [] for split in (BASE, TRAIN, *SPLITS)
             }
             for document in documents:
-                half = half_of(document, config.split, in_pool, gives_seed)
-                halves[half].append(document)
-            result.evaluation[name] = {half: halves[half] for half in HALVES}
+                split = split_of(document, config.split, in_pool, gives_base)
+                splits[split].append(document)
+            result.evaluation[name] = {split: splits[split] for split in SPLITS}
             if in_pool:
-                result.train[name] = halves[TRAIN]
-                if gives_seed:
-                    result.seed[name] = halves[SEED]
-    check_twins([*result.evaluation, SEED], "partitions, domains and the seed")
+                result.train[name] = splits[TRAIN]
+                if gives_base:
+                    result.base[name] = splits[BASE]
+    check_twins([*result.evaluation, BASE], "partitions, domains and the base model")
 
-    if seed_partitions is None:
-        seed_text = _read_all(
-            config.seed_text, "reading seed text", quarantine, result
-        )
-        result.seed.update(seed_text)
+    if base_partitions is None:
+        base_text = _read_all(config.base_text, "reading base text", quarantine, result)
+        result.base.update(base_text)
     return result
 
 
@@ -201,9 +197,7 @@ def _check_dates(name: str, ranges: Iterable[tuple[str, str]]) -> None:
         for other_start, other_end in known:
             starts_in_time = start[: len(other_end)] <= other_end
             if starts_in_time and other_start[: len(end)] <= end:
-                raise UserError(
-                    f"{where}: overlaps {other_start!r} to {other_end!r}"
-                )
+                raise UserError(f"{where}: overlaps {other_start!r} to {other_end!r}")
         known.append((start, end))
 
 
@@ -220,32 +214,32 @@ def hash_order(salt: str, documents: Iterable[Document]) -> list[int]:
     return sorted(range(len(keys)), key=keys.__getitem__)
 
 
-def half_of(
+def split_of(
     document: Document,
     split: SplitConfig,
     in_pool: bool = True,
-    seed_from_partitions: bool = True,
+    base_from_partitions: bool = True,
 ) -> str:
-    """'report', 'select', 'seed' or 'train'.
+    """'report', 'dev', 'base model' or 'train'.
 
     Args:
       in_pool: a partition's document; one of an out-of-pool domain is never
-        trained on, so each of its halves gets half of the documents.
-      seed_from_partitions: False if the seed has text of its own: then the
-        seed's share of a partition is trained on.
+        trained on, so each of its splits gets half of the documents.
+      base_from_partitions: False if the base model has text of its own: then the
+        base model's share of a partition is trained on.
 
     Raises:
       UserError: the document lacks the metadata field of `split.key`.
     """
     u = unit_hash(split.salt, _split_key(document, split.key))
     if not in_pool:
-        return REPORT if u < 0.5 else SELECT
-    if u < split.report:
+        return REPORT if u < 0.5 else DEV
+    if u < split.test:
         return REPORT
-    if u < split.report + split.select:
-        return SELECT
-    if u < split.report + split.select + split.seed and seed_from_partitions:
-        return SEED
+    if u < split.test + split.dev:
+        return DEV
+    if u < split.test + split.dev + split.base and base_from_partitions:
+        return BASE
     return TRAIN
 
 
@@ -262,7 +256,7 @@ def _split_key(document: Document, key: str) -> str:
     return document.metadata[key]
 
 
-def check_halves(gathered: Gathered, split: SplitConfig, frozen: bool) -> None:
+def check_splits(gathered: Gathered, split: SplitConfig, frozen: bool) -> None:
     """Every half of every domain must have a document.
 
     Args:
@@ -273,16 +267,16 @@ def check_halves(gathered: Gathered, split: SplitConfig, frozen: bool) -> None:
     """
     empty = [
         f"{'partition' if domain in gathered.train else 'domain'} "
-        f"{domain!r} has no document in its {half} half"
-        for domain, halves in gathered.evaluation.items()
-        for half, documents in halves.items()
+        f"{domain!r} has no document in its {split} half"
+        for domain, splits in gathered.evaluation.items()
+        for split, documents in splits.items()
         if not documents
     ]
     if not empty:
         return
     advice = "give them more documents"
     if not frozen:
-        advice += ", raise corpus.split.select and corpus.split.report"
+        advice += ", raise corpus.split.dev and corpus.split.test"
         if salt := _working_salt(gathered, split):
             advice += f", or set corpus.split.salt={salt!r}: none is empty then"
     raise UserError("; ".join(empty) + ". What helps: " + advice)
@@ -292,23 +286,23 @@ def _working_salt(gathered: Gathered, split: SplitConfig) -> str:
     """The first of a thousand salts that leaves nothing empty, or ''."""
     pooled = {
         domain: [
-            *(document for half in halves.values() for document in half),
+            *(document for split in splits.values() for document in split),
             *gathered.train.get(domain, ()),
-            *gathered.seed.get(domain, ()),
+            *gathered.base.get(domain, ()),
         ]
-        for domain, halves in gathered.evaluation.items()
+        for domain, splits in gathered.evaluation.items()
     }
-    gives_seed = any(domain in gathered.seed for domain in gathered.train)
+    gives_base = any(domain in gathered.base for domain in gathered.train)
     for number in range(1000):
         trial = dataclasses.replace(split, salt=str(number))
         found: set[str] = set()
         for domain, documents in pooled.items():
             in_pool = domain in gathered.train
-            halves = {half_of(d, trial, in_pool) for d in documents}
-            if not halves.issuperset((*HALVES, TRAIN) if in_pool else HALVES):
+            splits = {split_of(d, trial, in_pool) for d in documents}
+            if not splits.issuperset((*SPLITS, TRAIN) if in_pool else SPLITS):
                 break
-            found |= halves
+            found |= splits
         else:
-            if SEED in found or not gives_seed:
+            if BASE in found or not gives_base:
                 return trial.salt
     return ""

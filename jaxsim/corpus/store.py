@@ -3,7 +3,7 @@
 WORKDIR/corpus/
   corpus.json          what was frozen, units, domains; written last
   tokenizer_DIGEST/    the tokenizer
-  unit_DIGEST/         one data set for each base unit, and for the seed
+  unit_DIGEST/         one data set for each unit, and for the base model
   domain_DIGEST/       one data set for each half of a domain
   quarantine.jsonl     places of the records that could not be read
 
@@ -30,7 +30,7 @@ import numpy as np
 from jaxsim.corpus.arrayrecord import TableReader, write_table
 from jaxsim.corpus.names import check_name
 from jaxsim.corpus.rows import EvalWindows
-from jaxsim.corpus.split import SEED
+from jaxsim.corpus.split import BASE
 from jaxsim.corpus.tokenizer import Tokenizer
 from jaxsim.errors import DamagedError, UserError
 
@@ -52,10 +52,10 @@ _COLUMNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """What one member trains on; also the seed's text."""
+    """What one member trains on; also the base model's text."""
 
     name: str
-    partition: str  # '' for the seed
+    partition: str  # '' for the base model
     group: str
     digest: str  # of the rows and of the tokenizer that made them
     rows: int
@@ -65,7 +65,7 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Domain:
-    """A named set of evaluation documents; every dict is keyed by half."""
+    """A named set of evaluation documents; every dict is keyed by split."""
 
     name: str
     in_pool: bool
@@ -116,7 +116,7 @@ class Corpus:
                 check_name(name, f"corpus.json in {workdir}")
             except UserError as error:
                 raise DamagedError(str(error)) from error
-        self.seed = Unit(**frozen["seed"])
+        self.base = Unit(**frozen["base"])
         self.tokenizer_digest: str = frozen["tokenizer_digest"]
         self.tokenizer = Tokenizer.load(
             folder_of(workdir, "tokenizer", self.tokenizer_digest)
@@ -137,13 +137,13 @@ class Corpus:
         return self.budget_rows * self.length
 
     def unit(self, name: str) -> Unit:
-        """A base unit by name, or the seed's.
+        """A unit by name, or the base model's.
 
         Raises:
           UserError: unknown.
         """
-        if name == SEED:
-            return self.seed
+        if name == BASE:
+            return self.base
         if name not in self.units:
             raise UserError(
                 f"no unit {name!r} in the corpus of {self.workdir}; it has "
@@ -152,7 +152,7 @@ class Corpus:
         return self.units[name]
 
     def rows(self, name: str) -> RowReader:
-        """Rows of a unit, or of 'seed'; the first call checks the digest.
+        """Rows of a unit, or of 'base model'; the first call checks the digest.
 
         Raises:
           DamagedError: the rows are not what the digest says.
@@ -166,8 +166,8 @@ class Corpus:
                 self._readers[name] = RowReader(unit, reader, self.tokenizer)
             return self._readers[name]
 
-    def evaluation(self, domain: str, half: str) -> EvalWindows:
-        """The windows of 'select' or 'report'; the first call checks them.
+    def evaluation(self, domain: str, split: str) -> EvalWindows:
+        """The windows of 'dev' or 'report'; the first call checks them.
 
         Raises:
           UserError: unknown domain or half.
@@ -179,21 +179,20 @@ class Corpus:
                 f"{', '.join(self.domains)}"
             )
         digests = self.domains[domain].digests
-        if half not in digests:
+        if split not in digests:
             raise UserError(
-                f"domain {domain!r} has no half {half!r}; it has "
-                f"{', '.join(digests)}"
+                f"domain {domain!r} has no half {split!r}; it has {', '.join(digests)}"
             )
         with self._lock:
-            if (domain, half) not in self._evaluations:
+            if (domain, split) not in self._evaluations:
                 windows = _read_windows(
-                    folder_of(self.workdir, "domain", digests[half]),
-                    f"domain {domain!r}, half {half!r}",
-                    digests[half], self.length, self.tokenizer_digest,
+                    folder_of(self.workdir, "domain", digests[split]),
+                    f"domain {domain!r}, half {split!r}",
+                    digests[split], self.length, self.tokenizer_digest,
                 )  # fmt: skip
                 self.tokenizer.check_ids(windows.tokens_RL1)
-                self._evaluations[domain, half] = windows
-            return self._evaluations[domain, half]
+                self._evaluations[domain, split] = windows
+            return self._evaluations[domain, split]
 
 
 def open_corpus(workdir: Path) -> Corpus:
@@ -306,10 +305,8 @@ def rows_digest(
     return sha.hexdigest()
 
 
-def write_windows(
-    workdir: Path, windows: EvalWindows, tokenizer_digest: str
-) -> str:
-    """Stores one half of a domain, unless stored already; its digest."""
+def write_windows(workdir: Path, windows: EvalWindows, tokenizer_digest: str) -> str:
+    """Stores one split of a domain, unless stored already; its digest."""
     # Of each document, beside its id: bytes and tokens.
     bytes_E, tokens_E = (
         np.bincount(windows.document_R, array_R).astype(np.int64)
@@ -382,7 +379,7 @@ def windows_digest(
     tokens_E: np.ndarray,
     tokenizer_digest: str,
 ) -> str:
-    """SHA-256 of all there is in one half of a domain, and of a tokenizer."""
+    """SHA-256 of all there is in one split of a domain, and of a tokenizer."""
     about = [windows.tokens_RL1.shape, *windows.documents]
     sha = hashlib.sha256(json.dumps(about).encode())
     sha.update(np.ascontiguousarray(windows.tokens_RL1, "<i4").tobytes())
@@ -401,8 +398,7 @@ def folder_of(workdir: Path, kind: str, digest: str) -> Path:
     """
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         raise DamagedError(
-            f"corpus.json in {workdir}: {digest!r} is no SHA-256; copy the "
-            "corpus again"
+            f"corpus.json in {workdir}: {digest!r} is no SHA-256; copy the corpus again"
         )
     return workdir / "corpus" / f"{kind}_{digest[:32]}"
 
@@ -412,7 +408,7 @@ def publish(
     stored: Callable[[Path], object],
     write: Callable[[Path], None],
 ) -> None:
-    """Leaves `target` as it is if `stored` can read it, else writes it anew."""
+    """Leaves `target` as it is if `stored` can read it, else writes it again."""
     if target.exists():
         try:
             stored(target)

@@ -1,6 +1,6 @@
 """Text to token ids and back, with the bytes that every token stands for.
 
-Three kinds: 'bytes' (no dependency), 'bpe' (byte-level, trained here on seed
+Three kinds: 'bytes' (no dependency), 'bpe' (byte-level, trained here on base model
 text) and 'file' (somebody's tokenizer.json). End-of-text is never produced by
 text, whatever a document says.
 
@@ -34,9 +34,7 @@ _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 class Tokenizer:
     """See `from_config`, `train_bpe`, `from_file` and `load`."""
 
-    def __init__(
-        self, kind: str, bpe: tokenizers.Tokenizer | None, end_of_text: str
-    ):
+    def __init__(self, kind: str, bpe: tokenizers.Tokenizer | None, end_of_text: str):
         self.kind = kind
         self.end_of_text_token = end_of_text
         self.unknown: int | None = None  # what unknown text becomes, if any is
@@ -103,8 +101,7 @@ class Tokenizer:
             return cls("file", _parse(content), end_of_text)
         except ValueError as error:
             raise UserError(
-                f"corpus.tokenizer.path: {str(path)!r} is not a "
-                f"tokenizer.json: {error}"
+                f"corpus.tokenizer.path: {str(path)!r} is not a tokenizer.json: {error}"
             ) from error
 
     @classmethod
@@ -118,9 +115,7 @@ class Tokenizer:
                 f"{vocab_size}"
             )
         bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
-        bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
-            add_prefix_space=False
-        )
+        bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
         bpe.decoder = tokenizers.decoders.ByteLevel()
         trainer = tokenizers.trainers.BpeTrainer(
             vocab_size=vocab_size,
@@ -141,9 +136,7 @@ class Tokenizer:
                 np.frombuffer(t.encode("utf-8"), np.uint8).astype(np.int32)
                 for t in texts
             ]
-        encodings = self._bpe.encode_batch(
-            list(texts), add_special_tokens=False
-        )
+        encodings = self._bpe.encode_batch(list(texts), add_special_tokens=False)
         return [np.array(e.ids, np.int32) for e in encodings]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -296,9 +289,7 @@ def _known_bytes(text: str) -> int:
     return len(_NOT_COUNTED.sub("", plain).encode("utf-8"))
 
 
-def tokenizer_from_config(
-    config: TokenizerConfig, sample: Iterable[str]
-) -> Tokenizer:
+def tokenizer_from_config(config: TokenizerConfig, sample: Iterable[str]) -> Tokenizer:
     """The tokenizer a config asks for; `sample` is what a 'bpe' learns from."""
     if config.kind == "bytes":
         return Tokenizer.from_bytes()
@@ -307,9 +298,7 @@ def tokenizer_from_config(
     return Tokenizer.train_bpe(sample, config.vocab_size)
 
 
-def training_sample(
-    groups: Sequence[Sequence[str]], max_bytes: int
-) -> list[str]:
+def training_sample(groups: Sequence[Sequence[str]], max_bytes: int) -> list[str]:
     """Texts in turn from each group, up to `max_bytes` in all.
 
     The last text is cut. Turns, so that a large group does not decide alone.
@@ -339,17 +328,13 @@ def _parse(content: bytes) -> tokenizers.Tokenizer:
         raise ValueError(str(error)) from error
 
 
-def _unknown_id(
-    bpe: tokenizers.Tokenizer, layout: dict[str, Any]
-) -> int | None:
+def _unknown_id(bpe: tokenizers.Tokenizer, layout: dict[str, Any]) -> int | None:
     """The id of the unknown token; None if the tokenizer knows every text."""
     model = layout["model"]
     vocabulary = bpe.get_vocab(with_added_tokens=True)
     if model["type"] == "BPE":
         steps = [layout.get("pre_tokenizer"), layout.get("normalizer")]
-        if _mentions_byte_level(steps) and vocabulary.keys() >= set(
-            _ALPHABET()
-        ):
+        if _mentions_byte_level(steps) and vocabulary.keys() >= set(_ALPHABET()):
             return None
     if model.get("byte_fallback") and all(
         f"<0x{byte:02X}>" in vocabulary for byte in range(256)

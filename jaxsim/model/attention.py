@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 
 def rotate(x_BLHK: jax.Array, base: float) -> jax.Array:
-    """Rotates the paired halves of K by the positions 0 to L-1."""
+    """Rotates the paired splits of K by the positions 0 to L-1."""
     length, size = x_BLHK.shape[1], x_BLHK.shape[3]
     frequency_K = base ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
     angle_LK = jnp.arange(length, dtype=jnp.float32)[:, None] * frequency_K

@@ -44,9 +44,7 @@ def next_token_nll(
     """
     length = x_BLD.shape[1]
     # Chunks of equal size, so that they share one loop body.
-    count = next(
-        n for n in range(-(-length // chunk), length + 1) if length % n == 0
-    )
+    count = next(n for n in range(-(-length // chunk), length + 1) if length % n == 0)
     if at_rows is not None and at_rows.is_fully_replicated:
         at_rows = None  # every device has them all
     with jax.named_scope("loss"):
@@ -131,15 +129,13 @@ def _losses(
     def chunk_nll(xs: tuple[jax.Array, jax.Array]) -> jax.Array:
         x_BLD, targets_BL = xs
         logits_BLV = _logits(x_BLD, head_VD)
-        target_BL = jnp.take_along_axis(
-            logits_BLV, targets_BL[..., None], axis=-1
-        )[..., 0]
+        target_BL = jnp.take_along_axis(logits_BLV, targets_BL[..., None], axis=-1)[
+            ..., 0
+        ]
         return jax.nn.logsumexp(logits_BLV, axis=-1) - target_BL
 
     x_BLD, targets_BL = rows
-    nll_NBL = jax.lax.map(
-        chunk_nll, (_split(x_BLD, count), _split(targets_BL, count))
-    )
+    nll_NBL = jax.lax.map(chunk_nll, (_split(x_BLD, count), _split(targets_BL, count)))
     return _join(nll_NBL)
 
 
@@ -160,14 +156,10 @@ def _gradients(
     ) -> tuple[jax.Array, jax.Array]:
         x_BLD, targets_BL, g_BL = xs
         p_BLV = jax.nn.softmax(_logits(x_BLD, head_VD), axis=-1)
-        dlogits_BLV = (p_BLV - jax.nn.one_hot(targets_BL, vocabulary)) * g_BL[
-            ..., None
-        ]
+        dlogits_BLV = (p_BLV - jax.nn.one_hot(targets_BL, vocabulary)) * g_BL[..., None]
         # Without the barrier, XLA on a CPU computes the softmax twice: once in
         # each of the two products.
-        dlogits_BLV = jax.lax.optimization_barrier(
-            dlogits_BLV.astype(x_BLD.dtype)
-        )
+        dlogits_BLV = jax.lax.optimization_barrier(dlogits_BLV.astype(x_BLD.dtype))
         dx_BLD = jnp.einsum("BLV,VD->BLD", dlogits_BLV, head_VD)
         dhead_DV += jnp.einsum(
             "BLD,BLV->DV",

@@ -122,20 +122,20 @@ class Block(nn.Module):
         out_BLD = out_BLHK.reshape(x_BLD.shape)
         if not c.output_projection:
             return out_BLD
-        return Linear(
-            c, (c.dim, c.dim), ("heads", "embed"), c.init_std, name="output"
-        )(out_BLD)
+        return Linear(c, (c.dim, c.dim), ("heads", "embed"), c.init_std, name="output")(
+            out_BLD
+        )
 
     def _mlp(self, x_BLD: jax.Array) -> jax.Array:
         c = self.config
-        half_BL2F = Linear(
+        split_BL2F = Linear(
             c,
             (c.dim, 2, c.mlp_dim),
-            ("embed", "halves", "mlp"),
+            ("embed", "splits", "mlp"),
             c.init_std,
             name="mlp_in",
         )(x_BLD)
-        first_BLF, second_BLF = half_BL2F[..., 0, :], half_BL2F[..., 1, :]
+        first_BLF, second_BLF = split_BL2F[..., 0, :], split_BL2F[..., 1, :]
         if c.gate_first:
             y_BLF = jax.nn.silu(first_BLF) * second_BLF
         else:

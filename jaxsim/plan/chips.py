@@ -34,9 +34,7 @@ def devices_of(topology: str) -> list[jax.Device]:
         # The few constants that tracing creates need no accelerator.
         jax.config.update("jax_platforms", "cpu")
     try:
-        described = topologies.get_topology_desc(
-            platform="tpu", topology_name=topology
-        )
+        described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     except JaxRuntimeError as error:
         raise UserError(
             f"--topology={topology}: {str(error).splitlines()[0]}; "

@@ -13,18 +13,18 @@ from jaxsim.devices import Chip, is_cpu
 from jaxsim.errors import UserError
 from jaxsim.log import say
 from jaxsim.mesh import scoring_mesh
-from jaxsim.mixture.plan import Plan as ScoringPlan
-from jaxsim.mixture.plan import memory_limit, process_bytes
 from jaxsim.model import LanguageModel
 from jaxsim.plan.chips import chip_of
 from jaxsim.plan.programs import (
     Program,
     Report,
     group_step,
-    report_on,
     scoring,
+    test_on,
     train_step,
 )
+from jaxsim.scoring.plan import Plan as ScoringPlan
+from jaxsim.scoring.plan import memory_limit, process_bytes
 
 # The share of a chip's memory that scoring may use, as where it really runs.
 SCORING_SHARE = 0.8
@@ -142,9 +142,7 @@ def make_plan(
     )
 
 
-def sizes_of(
-    config: Config, workdir: Path | None, members: int | None
-) -> Sizes:
+def sizes_of(config: Config, workdir: Path | None, members: int | None) -> Sizes:
     """Sizes from a prepared workdir, or else from the configuration.
 
     Args:
@@ -168,7 +166,7 @@ def costs(config: Config, model: LanguageModel, members: int) -> list[Cost]:
     validate = config.validate
     # With the budget 'sum' a reference run on n members is n units long, and n
     # is drawn evenly from 2 to all.
-    units = validate.horizon
+    units = validate.token_multiplier
     if validate.budget == "sum":
         units = (2 + members) / 2
 
@@ -176,16 +174,16 @@ def costs(config: Config, model: LanguageModel, members: int) -> list[Cost]:
         # A backward pass costs two forward passes.
         return Cost(name, count, tokens, 3 * model.forward_flops(1) * tokens)
 
-    seed = config.seed.steps * config.seed.batch * length
-    truths = validate.truths + validate.fit
+    base = config.base.steps * config.base.batch * length
+    reference_runs = validate.held_out + validate.calibration_runs
     all_training = [
-        trained("seed", 1, seed),
+        trained("base", 1, base),
         trained("members", members, members * unit),
-        trained("truths", truths, truths * units * unit),
+        trained("reference runs", reference_runs, reference_runs * units * unit),
         trained(
-            "repeats",
-            validate.repeats + validate.member_repeats,
-            (validate.repeats * units + validate.member_repeats) * unit,
+            "replicates",
+            validate.replicates + validate.member_replicates,
+            (validate.replicates * units + validate.member_replicates) * unit,
         ),
     ]
     tokens = float(MIXTURES * TOKENS)
@@ -206,7 +204,7 @@ def _free(config: Config, devices: Sequence[jax.Device]) -> int:
 
 
 def _logged(program: Program) -> Report:
-    report = report_on(program)
+    report = test_on(program)
     what = "compiled" if report.refused is None else "refused by the compiler"
     say(f"{program.name}: {what} after {report.seconds:.1f} s")
     return report
@@ -219,8 +217,7 @@ def _members(config: Config) -> int:
             f"members is known only after the text is prepared; {_INSTEAD}"
         )
     return sum(
-        _partitions(name, source)
-        for name, source in config.corpus.partitions.items()
+        _partitions(name, source) for name, source in config.corpus.partitions.items()
     )
 
 

@@ -12,19 +12,19 @@ from jax.sharding import Mesh, NamedSharding
 from jaxsim.config import Config
 from jaxsim.devices import Memory, TooLarge, compiled, is_cpu, memory_of
 from jaxsim.mesh import scoring_mesh, training_mesh
-from jaxsim.mixture.compiled import Programs
-from jaxsim.mixture.merge import HALVES, MEMBER_AXIS
-from jaxsim.mixture.plan import Plan as ScoringPlan
-from jaxsim.mixture.plan import (
+from jaxsim.model import LanguageModel
+from jaxsim.scoring.compiled import Programs
+from jaxsim.scoring.merge import MEMBER_AXIS, SPLITS
+from jaxsim.scoring.plan import Plan as ScoringPlan
+from jaxsim.scoring.plan import (
     bytes_of,
     held_deltas,
     memory_limit,
     settled,
     shapes,
 )
-from jaxsim.mixture.stack import pool_shardings
-from jaxsim.model import LanguageModel
-from jaxsim.train.trainer import side_by_side, trainer_of_recipe
+from jaxsim.scoring.stack import pool_shardings
+from jaxsim.train.trainer import recipe_trainer, vectorized
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ def train_step(
     """
     train = config.train
     mesh = training_mesh(train.data_axis, train.model_axis, devices)
-    step = trainer_of_recipe(model, config, mesh).program()
+    step = recipe_trainer(model, config, mesh).program()
     return Program(
         name=f"train step, one run over {_sizes(mesh)}",
         mesh=step.mesh,
@@ -111,7 +111,7 @@ def group_step(
     """
     count = len(devices)
     mesh = training_mesh(count, 1, devices)
-    step = side_by_side(model, config, mesh).program(count)
+    step = vectorized(model, config, mesh).program(count)
     return Program(
         name=f"train step, {count} parallel runs",
         mesh=step.mesh,
@@ -144,22 +144,22 @@ def scoring(
     mesh = scoring_mesh(config.score.model_axis, devices)
     score = settled(config.score, model, mesh)
     limit = memory_limit(score, mesh)
-    half = held_deltas(score, model, members, mesh) == "bfloat16"
-    at_seed, at_deltas = pool_shardings(model, mesh)
+    split = held_deltas(score, model, members, mesh) == "bfloat16"
+    at_base, at_deltas = pool_shardings(model, mesh)
 
     def of_members(s: jax.ShapeDtypeStruct, at: NamedSharding) -> Any:
         shape = list(s.shape)
         shape.insert(MEMBER_AXIS, members)
-        dtype = HALVES if half else s.dtype
+        dtype = SPLITS if split else s.dtype
         return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=at)
 
-    seed = jax.tree.map(
+    base = jax.tree.map(
         lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at),
         model.shapes(),
-        at_seed,
+        at_base,
     )
     delta_C = jax.tree.map(of_members, model.shapes(), at_deltas)
-    programs = Programs(model, seed, delta_C, mesh, score, limit)
+    programs = Programs(model, base, delta_C, mesh, score, limit)
     length = model.config.length
     for shape in shapes(score, length, is_cpu(mesh)):
         blocks = max(1, shape.tokens // (shape.rows * length))
@@ -179,7 +179,7 @@ def scoring(
     ), plan
 
 
-def report_on(program: Program) -> Report:
+def test_on(program: Program) -> Report:
     """Compiles `program`, which may take minutes, and reports what it needs."""
     begin = time.monotonic()
     memory = refused = None

@@ -1,7 +1,7 @@
 """Parameters to members: manifests, publishing, verification.
 
 An entry is a directory with a manifest that names one attempt; the manifest is
-the only admission rule. The seed is an entry of its own, `WORKDIR/seed`.
+the only admission rule. The base model is an entry of its own, `WORKDIR/base`.
 """
 
 from jaxsim.pool.manifest import Manifest

@@ -1,6 +1,6 @@
 """A bucket, where workdirs of many machines exchange what is finished.
 
-Corpus, seed and pool lie in the bucket as in a workdir. Each machine has a
+Corpus, base model and pool lie in the bucket as in a workdir. Each machine has a
 workdir of its own and publishes in it what it trains: what the bucket lacks is
 sent, what the workdir lacks is fetched, and each manifest is created once for
 all machines. The bucket says nothing about unfinished runs; which machine
@@ -113,7 +113,7 @@ class Bucket:
         """
         if self.manifest(entry) is None:
             return False
-        lock = self.workdir / "training" / ".locks" / entry.name
+        lock = self.workdir / "state" / ".locks" / entry.name
 
         def attempt() -> bool:
             with holding(lock, entry.name):
@@ -168,7 +168,7 @@ class Bucket:
         """Makes the pool's identity that of the bucket, or refuses it.
 
         Raises:
-          UserError: the bucket holds a pool of another seed, recipe or model.
+          UserError: the bucket holds a pool of another base model, recipe or model.
         """
         path = pool.workdir / _POOL
         if not self.objects.create(_POOL, path.read_bytes()):
@@ -191,14 +191,14 @@ class Bucket:
             self._check_same(entry, manifest, shared)
 
     def fetch_pool(self) -> None:
-        """Fetches identity, seed and every entry that the workdir lacks."""
+        """Fetches identity, base model and every entry that the workdir lacks."""
         path = self.workdir / _POOL
         if self.objects.read(_POOL) is None:
             return
         if not path.exists():
             self.objects.fetch(_POOL, path)
         self._check_identity(path)
-        self.shares(self.workdir / "seed")
+        self.shares(self.workdir / "base")
         for name in self._names():
             self.shares(self.workdir / "pool" / "members" / name)
 
@@ -304,7 +304,7 @@ class Bucket:
         try:
             frozen = record["frozen"]
             digests = [("tokenizer", frozen["tokenizer_digest"])]
-            units = [frozen["seed"], *record["units"].values()]
+            units = [frozen["base"], *record["units"].values()]
             digests += [("unit", unit["digest"]) for unit in units]
             digests += [
                 ("domain", digest)
@@ -343,9 +343,7 @@ class Bucket:
         parts = [key.split("/") for key in keys]
         return sorted(p[0] for p in parts if p[1:] == [FILE_NAME])
 
-    def _check_same(
-        self, entry: Path, here: Manifest, shared: Manifest
-    ) -> None:
+    def _check_same(self, entry: Path, here: Manifest, shared: Manifest) -> None:
         if here.params_digest != shared.params_digest:
             raise UserError(
                 f"{here.kind} {entry.name}: {entry} holds another result than "
@@ -394,7 +392,7 @@ class Objects:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         try:
-            # Listings are asked for anew: others write there.
+            # Listings are asked for again: others write there.
             self._files, self._root = fsspec.core.url_to_fs(
                 self.url, use_listings_cache=False
             )

@@ -37,14 +37,14 @@ def train_missing(
     workdirs have published in the bucket is fetched.
 
     Raises:
-      UserError: the seed comes from another corpus, or an entry of a run's
+      UserError: the base model comes from another corpus, or an entry of a run's
         name comes from other data or another run.
       Preempted: SIGTERM came; what was done is on disk.
       JaxsimError: a run did not come to finite values. The others that were
         trained with it are published.
     """
     if not distributed.is_lead():
-        follow(runs, corpus, trainer, lambda: pool.seed()[1])
+        follow(runs, corpus, trainer, lambda: pool.base()[1])
         return
     with distributed.leading():
         _train_missing(runs, pool, corpus, trainer, bucket)
@@ -60,14 +60,14 @@ def _train_missing(
     _check_corpus(pool, corpus)
     if bucket is not None:
         bucket.agree(pool)
-        bucket.send([pool.seed_entry, *map(pool.entry, pool.names())])
+        bucket.send([pool.base_entry, *map(pool.entry, pool.names())])
     builder = PoolBuilder(
         corpus,
         trainer,
-        functools.cache(lambda: pool.seed()[1]),
+        functools.cache(lambda: pool.base()[1]),
         pool.workdir,
         recipe=pool.identity["recipe"],
-        seed_digest=pool.identity["seed_digest"],
+        base_digest=pool.identity["base_digest"],
         entry_of=pool.entry,
         bucket=bucket,
     )
@@ -83,7 +83,7 @@ def _train_missing(
         say(f"pool: {len(missing)} of {len(runs)} runs to train")
         if not distributed.alone():
             for _, group in begun:
-                say(f"{group}: begun together; one by one they start anew")
+                say(f"{group}: begun together; one by one they start again")
     else:
         say(f"pool: all {len(runs)} runs are there")
     if missing or begun:
@@ -130,22 +130,22 @@ def follow(
 
 
 def _check_corpus(pool: Pool, corpus: Corpus) -> None:
-    """Refuses rows of another tokenizer, or another seed's text.
+    """Refuses rows of another tokenizer, or another base model's text.
 
-    `prepare --refreeze` makes them, and leaves the seed where it is.
+    `prepare --refreeze` makes them, and leaves the base model where it is.
     """
-    seed = read_manifest(pool.seed_entry)
+    base = read_manifest(pool.base_entry)
     changed = []
-    if seed.tokenizer_digest != corpus.tokenizer_digest:
+    if base.tokenizer_digest != corpus.tokenizer_digest:
         changed.append("tokenizer")
-    # An imported seed was trained on no unit.
-    if seed.data_digests.get("seed", corpus.seed.digest) != corpus.seed.digest:
-        changed.append("seed text")
+    # An imported base model was trained on no unit.
+    if base.data_digests.get("base", corpus.base.digest) != corpus.base.digest:
+        changed.append("base text")
     if changed:
         raise UserError(
-            f"{pool.workdir}: the seed was trained with another "
+            f"{pool.workdir}: the base model was trained with another "
             f"{' and '.join(changed)} than its corpus has now; use another "
-            "--workdir, or delete its folders seed and pool to start anew"
+            "--workdir, or delete its folders base model and pool to start again"
         )
 
 

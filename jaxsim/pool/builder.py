@@ -55,7 +55,7 @@ class PoolBuilder:
         workdir: Path,
         *,
         recipe: dict[str, Any],
-        seed_digest: str,
+        base_digest: str,
         entry_of: Callable[[str], Path],
         bucket: Bucket | None = None,
     ) -> None:
@@ -67,7 +67,7 @@ class PoolBuilder:
           start: loads the parameters that they start from.
           workdir: where their metrics are written, and launchers meet.
           recipe: as their manifests say it.
-          seed_digest: the digest of the start; '' for a seed.
+          base_digest: the digest of the start; '' for a base model.
           entry_of: the folder that a run is published in, by its name.
           bucket: where other workdirs get what is published here.
 
@@ -76,15 +76,13 @@ class PoolBuilder:
         """
         self._corpus, self._trainer, self._start = corpus, trainer, start
         self._workdir, self._entry_of, self._bucket = workdir, entry_of, bucket
-        self._recipe, self._seed_digest = recipe, seed_digest
-        self._locks = workdir / "training" / ".locks"
-        self.training = StatePath(workdir / "training")
+        self._recipe, self._base_digest = recipe, base_digest
+        self._locks = workdir / "state" / ".locks"
+        self.training = StatePath(workdir / "state")
         if trainer.state_path:
             # Another pool may have its states below the same path.
             digest = object_digest(self._shared_identity())[:16]
-            self.training = (
-                state_folder(trainer.state_path) / f"jaxsim-{digest}"
-            )
+            self.training = state_folder(trainer.state_path) / f"jaxsim-{digest}"
         # Of one pass over what is missing:
         self._missing: list[Run] = []
         self._held: dict[str, str] = {}  # names, and who holds them
@@ -205,9 +203,7 @@ class PoolBuilder:
         launcher holds one of these.
         """
         absent = [
-            run
-            for run in group.runs
-            if not is_published(self._entry_of(run.name))
+            run for run in group.runs if not is_published(self._entry_of(run.name))
         ]
         if not absent:
             delete(folder)
@@ -220,11 +216,9 @@ class PoolBuilder:
         if names & self._held.keys():
             self._settle(asked)
             return
-        units = {name for run in group.runs for name in run.ratio}
-        if not units <= self._corpus.units.keys() or (
-            folder != self._folder(group)
-        ):
-            say(f"{group}: changed since they were begun; they start anew")
+        units = {name for run in group.runs for name in run.mixture}
+        if not units <= self._corpus.units.keys() or (folder != self._folder(group)):
+            say(f"{group}: changed since they were begun; they start again")
             delete(folder)
             return
         self._settle(asked)
@@ -287,9 +281,7 @@ class PoolBuilder:
             if group.slots > 1:
                 group.record(folder)
             states = self._states(group, folder)
-            distributed.from_lead(
-                {"run": group.runs[0].name, "states": str(states)}
-            )
+            distributed.from_lead({"run": group.runs[0].name, "states": str(states)})
             agreement = distributed.Agreement(stop)
             metrics = self._workdir / "metrics"
             outcomes = self._trainer.train(
@@ -316,9 +308,7 @@ class PoolBuilder:
                     except StoreError as error:
                         unsent.append(f"{run.kind} {run.name}: {error}")
             # A run that another launcher holds may yet be left to this group.
-            there = sum(
-                is_published(self._entry_of(run.name)) for run in group.runs
-            )
+            there = sum(is_published(self._entry_of(run.name)) for run in group.runs)
             if there and there + len(failed) == len(group.runs) and not lost:
                 delete(folder)
         if failed:
@@ -348,9 +338,7 @@ class PoolBuilder:
 
     def _folder(self, group: Group) -> StatePath:
         """Where a group is recorded, and its states are."""
-        return group.folder(
-            self.training, [self._identity(run) for run in group.runs]
-        )
+        return group.folder(self.training, [self._identity(run) for run in group.runs])
 
     def _states(self, group: Group, folder: StatePath) -> StatePath:
         """The folder of checkpoints; those of another run are deleted.
@@ -363,7 +351,7 @@ class PoolBuilder:
         states = folder / object_digest(self._identity(group.runs[0]))[:16]
         for other in folder.glob("*"):
             if other != states:
-                say(f"{group}: it has changed, and starts anew")
+                say(f"{group}: it has changed, and starts again")
                 delete(other)
         return states
 
@@ -375,17 +363,15 @@ class PoolBuilder:
         """What decides the results of all runs alike."""
         return {
             "tokenizer_digest": self._corpus.tokenizer_digest,
-            "seed_data": self._corpus.seed.digest,
+            "base_data": self._corpus.base.digest,
             "model": dataclasses.asdict(self._trainer.model.config),
-            # The seed's own recipe leaves out betas, decay, clip, precision.
+            # The base model's own recipe leaves out betas, decay, clip, precision.
             "trainer": dataclasses.asdict(self._trainer.recipe),
             "recipe": self._recipe,
-            "seed_digest": self._seed_digest,
+            "base_digest": self._base_digest,
         }
 
-    def _admit(
-        self, run: Run, outcome: Trained | NonFiniteError, group: Group
-    ) -> None:
+    def _admit(self, run: Run, outcome: Trained | NonFiniteError, group: Group) -> None:
         """Publishes the outcome of a run.
 
         Raises:
@@ -437,7 +423,7 @@ class PoolBuilder:
                 for path, leaf in leaves_by_path(trained.params).items()
             },
             finite=True,
-            seed_digest=self._seed_digest,
+            base_digest=self._base_digest,
             tokenizer_digest=self._corpus.tokenizer_digest,
             recipe=self._recipe,
             model=dataclasses.asdict(self._trainer.model.config),
@@ -457,10 +443,10 @@ def origin(run: Run, corpus: Corpus) -> dict[str, Any]:
     """What makes a run this one, as its manifest says it."""
     return {
         "kind": run.kind,
-        "ratio": dict(run.ratio),
+        "mixture": dict(run.mixture),
         "steps": run.steps,
-        "order": run.order,
-        "data_digests": {name: corpus.unit(name).digest for name in run.ratio},
+        "data_seed": run.data_seed,
+        "data_digests": {name: corpus.unit(name).digest for name in run.mixture},
     }
 
 

@@ -38,9 +38,7 @@ class Group:
     def __str__(self) -> str:
         return label(self.runs)
 
-    def folder(
-        self, training: StatePath, identities: Sequence[Any]
-    ) -> StatePath:
+    def folder(self, training: StatePath, identities: Sequence[Any]) -> StatePath:
         """Where its states are; other text or another recipe gives another.
 
         A run alone has a folder of its own name.
@@ -93,9 +91,9 @@ def _read_group(path: StatePath) -> Group | None:
             Run(
                 str(run["name"]),
                 str(run["kind"]),
-                {str(k): float(v) for k, v in run["ratio"].items()},
+                {str(k): float(v) for k, v in run["mixture"].items()},
                 int(run["steps"]),
-                int(run["order"]),
+                int(run["data_seed"]),
             )
             for run in data["runs"]
         ]
@@ -109,5 +107,5 @@ def _read_group(path: StatePath) -> Group | None:
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as e:
         raise DamagedError(
             f"{path}: not the record of a group ({e!r}); delete "
-            f"{path.parent} to train its runs anew"
+            f"{path.parent} to train its runs again"
         ) from e

@@ -33,9 +33,7 @@ class Busy(JaxsimError):
     exit_code = 4
 
     def __init__(self, who: str) -> None:
-        super().__init__(
-            f"{who} works on it; repeat the same command when it is done"
-        )
+        super().__init__(f"{who} works on it; repeat the same command when it is done")
         self.who = who  # what is locked, and by whom
 
 

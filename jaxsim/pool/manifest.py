@@ -31,20 +31,20 @@ class Manifest:
     """One admitted result of a run. Everything in it is plain data."""
 
     name: str
-    kind: str  # 'seed', 'member', 'truth' or 'repeat'
+    kind: str  # 'base model', 'member', 'reference run' or 'repeat'
     attempt: str  # the folder that holds the parameters
     params_digest: str
     files: dict[str, tuple[str, int]]  # SHA-256 and bytes, by relative path
     leaves: dict[str, tuple[list[int], str]]  # shape and dtype, by path
     finite: bool
-    seed_digest: str  # '' for the seed itself
+    base_digest: str  # '' for the base model itself
     tokenizer_digest: str
     data_digests: dict[str, str]  # of the units, by name
     recipe: dict[str, Any]
     model: dict[str, Any]
-    ratio: dict[str, float]  # token shares, the anchor's apart
+    mixture: dict[str, float]  # token shares, replay's apart
     steps: int
-    order: int
+    data_seed: int
     tokens: int
     unique_tokens: int
     epochs: dict[str, float]
@@ -100,23 +100,19 @@ def parse_manifest(text: str, name: str, path: Path | str) -> Manifest:
         raise DamagedError(f"{path}: not a manifest: {e!r}") from e
     if not _ATTEMPT.fullmatch(manifest.attempt):
         raise DamagedError(
-            f"{path}: attempt {manifest.attempt!r} is not a folder of this "
-            "entry"
+            f"{path}: attempt {manifest.attempt!r} is not a folder of this entry"
         )
     for file in manifest.files:
         check_inside(path, file)
     if manifest.name != name:
-        raise DamagedError(
-            f"{path}: it is of {manifest.name!r}, but lies in {name!r}"
-        )
+        raise DamagedError(f"{path}: it is of {manifest.name!r}, but lies in {name!r}")
     return manifest
 
 
 def _parse(data: dict[str, Any]) -> Manifest:
     """Plain JSON data as a manifest; every field has the type it claims."""
     data["files"] = {
-        name: (str(sha256), int(size))
-        for name, (sha256, size) in data["files"].items()
+        name: (str(sha256), int(size)) for name, (sha256, size) in data["files"].items()
     }
     data["leaves"] = {
         path: ([int(n) for n in shape], str(dtype))
@@ -173,9 +169,7 @@ def file_problems(entry: Path, manifest: Manifest) -> list[str]:
                     f"file {name} has {bytes_found} bytes instead of {size}"
                 )
             elif sha256_of_file(path) != sha256:
-                problems.append(
-                    f"file {name} was altered (its SHA-256 differs)"
-                )
+                problems.append(f"file {name} was altered (its SHA-256 differs)")
         except OSError as error:
             problems.append(f"file {name} cannot be read: {error.strerror}")
     added = sorted(found - manifest.files.keys())
@@ -208,8 +202,7 @@ def leaf_problems(manifest: Manifest, shapes: Any) -> list[str]:
         for path, leaf in leaves_by_path(shapes).items()
     }
     found = {
-        path: (list(shape), dtype)
-        for path, (shape, dtype) in manifest.leaves.items()
+        path: (list(shape), dtype) for path, (shape, dtype) in manifest.leaves.items()
     }
     return [
         f"leaf {path} is {found.get(path, 'missing')} instead of "

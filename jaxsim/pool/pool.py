@@ -1,4 +1,7 @@
-"""A pool: the members, truths and repeats of one seed and one recipe."""
+"""A pool:
+
+the members, reference runs and replicates of one base model and one recipe.
+"""
 
 import dataclasses
 import json
@@ -20,17 +23,17 @@ from jaxsim.pool.manifest import (
 )
 from jaxsim.pool.publish import is_published
 
-_IDENTITY = {"seed_digest", "tokenizer_digest", "recipe", "model"}
+_IDENTITY = {"base_digest", "tokenizer_digest", "recipe", "model"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """An open pool. Entries are read anew, so that additions are seen.
+    """An open pool. Entries are read again, so that additions are seen.
 
     Attributes:
       workdir: where it lies.
       model: the shape of every tree in it.
-      identity: what all entries share: digests of seed and tokenizer, recipe
+      identity: what all entries share: digests of base model and tokenizer, recipe
         and model, as plain data.
     """
 
@@ -39,8 +42,8 @@ class Pool:
     identity: dict[str, Any]
 
     @property
-    def seed_entry(self) -> Path:
-        return self.workdir / "seed"
+    def base_entry(self) -> Path:
+        return self.workdir / "base"
 
     def entry(self, name: str) -> Path:
         """The directory of an entry, published or not."""
@@ -69,18 +72,17 @@ class Pool:
         """
         if not is_published(self.entry(name)):
             raise UserError(
-                f"{self.workdir}: the pool has no entry {name!r}; "
-                "run `jaxsim train`"
+                f"{self.workdir}: the pool has no entry {name!r}; run `jaxsim train`"
             )
         return read_manifest(self.entry(name))
 
-    def seed(self) -> tuple[Manifest, Any]:
-        """The seed's manifest and verified parameters."""
-        manifest = read_manifest(self.seed_entry)
-        params = load_verified(self.seed_entry, manifest, self.model.shapes())
-        if manifest.params_digest != self.identity["seed_digest"]:
+    def base(self) -> tuple[Manifest, Any]:
+        """The base model's manifest and verified parameters."""
+        manifest = read_manifest(self.base_entry)
+        params = load_verified(self.base_entry, manifest, self.model.shapes())
+        if manifest.params_digest != self.identity["base_digest"]:
             raise DamagedError(
-                f"{self.workdir}: the seed is not the one that the pool was "
+                f"{self.workdir}: the base model is not the one that the pool was "
                 "made from"
             )
         return manifest, params
@@ -89,31 +91,29 @@ class Pool:
         """The parameters that `manifest` admits, as numpy arrays, checked.
 
         Raises:
-          DamagedError: damaged, not finite, or of another seed, tokenizer,
+          DamagedError: damaged, not finite, or of another base model, tokenizer,
             recipe or model; names the entry and the fields.
         """
-        problems = self.kinship_problems(manifest)
+        problems = self.compatibility_problems(manifest)
         if problems:
             raise DamagedError(
                 f"{manifest.kind} {manifest.name} does not belong to this "
                 f"pool: {'; '.join(problems)}"
             )
-        return load_verified(
-            self.entry(manifest.name), manifest, self.model.shapes()
-        )
+        return load_verified(self.entry(manifest.name), manifest, self.model.shapes())
 
-    def kinship_problems(self, manifest: Manifest) -> list[str]:
+    def compatibility_problems(self, manifest: Manifest) -> list[str]:
         """Fields of `manifest` that differ from what the pool shares."""
         found = {key: getattr(manifest, key) for key in self.identity}
         return differences(self.identity, found)
 
     def problems(self) -> dict[str, str]:
-        """Everything wrong with the seed and all entries, by name."""
+        """Everything wrong with the base model and all entries, by name."""
         found = {}
         try:
-            self.seed()
+            self.base()
         except JaxsimError as error:
-            found["seed"] = str(error)
+            found["base"] = str(error)
         for name in self.names():
             try:
                 manifest = read_manifest(self.entry(name))
@@ -125,15 +125,12 @@ class Pool:
         return found
 
 
-def identity_of(
-    seed: Manifest, config: Config, budget_tokens: int
-) -> dict[str, Any]:
+def identity_of(base: Manifest, config: Config, budget_tokens: int) -> dict[str, Any]:
     """What every entry of a pool must share, as plain JSON data."""
     return {
-        "seed_digest": seed.params_digest,
-        "tokenizer_digest": seed.tokenizer_digest,
-        "recipe": dataclasses.asdict(config.recipe)
-        | {"unit_tokens": budget_tokens},
+        "base_digest": base.params_digest,
+        "tokenizer_digest": base.tokenizer_digest,
+        "recipe": dataclasses.asdict(config.recipe) | {"unit_tokens": budget_tokens},
         "model": dataclasses.asdict(config.model),
     }
 
@@ -141,16 +138,16 @@ def identity_of(
 def create_pool(
     workdir: Path, config: Config, vocab_size: int, budget_tokens: int
 ) -> Pool:
-    """Opens the pool of `workdir`, or starts it from the seed there.
+    """Opens the pool of `workdir`, or starts it from the base model there.
 
     Raises:
-      UserError: the pool was made with another seed, recipe or model, or the
+      UserError: the pool was made with another base model, recipe or model, or the
         corpus with another budget.
     """
-    if not is_published(workdir / "seed"):
-        raise UserError(f"{workdir}: there is no seed; run `jaxsim seed`")
-    seed = read_manifest(workdir / "seed")
-    identity = identity_of(seed, config, budget_tokens)
+    if not is_published(workdir / "base"):
+        raise UserError(f"{workdir}: there is no base model; run `jaxsim base`")
+    base = read_manifest(workdir / "base")
+    identity = identity_of(base, config, budget_tokens)
     path = workdir / "pool" / "pool.json"
     if path.exists():
         pool = open_pool(workdir)
@@ -173,9 +170,7 @@ def create_pool(
     # Of its own: another launcher may be starting the same pool.
     part = path.with_name(f".pool-{uuid.uuid4().hex}.json")
     part.write_text(
-        json.dumps(
-            {"format": FORMAT, "vocab_size": vocab_size, **identity}, indent=1
-        )
+        json.dumps({"format": FORMAT, "vocab_size": vocab_size, **identity}, indent=1)
         + "\n"
     )
     os.replace(part, path)

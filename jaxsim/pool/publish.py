@@ -110,8 +110,7 @@ def publish(entry: Path, manifest: Manifest) -> None:
             return  # NFS repeated a request that was answered
         shutil.rmtree(entry / manifest.attempt, ignore_errors=True)
         raise AlreadyPublished(
-            f"{entry.name}: {winner.attempt} was published first; this one is "
-            "deleted"
+            f"{entry.name}: {winner.attempt} was published first; this one is deleted"
         ) from error
     except OSError as error:
         raise NotSaved(

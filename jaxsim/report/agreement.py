@@ -20,25 +20,25 @@ from jaxsim.report.format import (
 from jaxsim.report.outcome import aim_of, on_target
 from jaxsim.report.table import Column, Estimate, Table
 from jaxsim.report.targets import KINDS, targets_of
-from jaxsim.search.found import Found
-from jaxsim.study.agreement import (
-    ENOUGH_TRUTHS,
-    NOISE_BOUND,
+from jaxsim.search.result import SearchResult
+from jaxsim.validation.agreement import (
+    BELOW_NOISE,
+    ENOUGH_RUNS,
     RULES,
     corrected,
 )
-from jaxsim.study.chosen import Chosen
-from jaxsim.study.measured import BASELINES, CALIBRATED, PROXIES
-from jaxsim.study.validate import Validation
+from jaxsim.validation.chosen import TrainedChoice
+from jaxsim.validation.measured import BASELINES, CALIBRATED, PREDICTED
+from jaxsim.validation.validate import Validation
 
-REPEAT = "repeat"
+REPLICATE = "replicate"
 LABELS = {
     "merge": "merge",
-    "probability": "ensemble",
+    "ensemble": "ensemble",
     "members": "mean of members",
     CALIBRATED: "calibrated merge",
     "log-linear": "log-linear on weights",
-    REPEAT: "replicates of the runs",
+    REPLICATE: "replicates of the runs",
 }
 # What an agreement table shows, and what a console has room for.
 FIGURES = {
@@ -98,7 +98,7 @@ def agreement(validation: Validation) -> Table:
         _text("label", "predictor"),
         Column("predictor"),
         Column("is_rule"),
-        Column("truths"),
+        Column("reference runs"),
         *figures,
         Column("gain_share"),
         Column("ceiling"),
@@ -112,7 +112,7 @@ def agreement(validation: Validation) -> Table:
 def _agreement_rows(
     validation: Validation, title: str, names: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    for predictor in (*validation.predictors, *RULES, REPEAT):
+    for predictor in (*validation.predictors, *RULES, REPLICATE):
         known = {
             name: row
             for name in names
@@ -133,7 +133,7 @@ def _agreement_rows(
             "label": ("baseline: " if is_rule else "") + label(predictor),
             "predictor": predictor,
             "is_rule": is_rule,
-            "truths": len(validation.truths),
+            "reference runs": len(validation.reference_runs),
             **values,
             "gain_share": lone.get("gain_share") if lone else None,
             "ceiling": validation.ceilings.get(names[0]) if lone else None,
@@ -143,8 +143,8 @@ def _agreement_rows(
 def _agreement_row(
     validation: Validation, name: str, predictor: str
 ) -> Mapping[str, Any] | None:
-    if predictor == REPEAT:
-        return validation.repeat_agreement.get(name)
+    if predictor == REPLICATE:
+        return validation.replicate_agreement.get(name)
     return validation.agreement[name].get(predictor)
 
 
@@ -160,11 +160,11 @@ def _figures(
     known. A target below the noise floor has no correlation of its ceiling.
     """
     nan = float("nan")
-    keys = _OF_REPEATS if predictor == REPEAT else FIGURES
+    keys = _OF_REPEATS if predictor == REPLICATE else FIGURES
     found = {key: nan for key in FIGURES} | {
         key: float(row[key]) for key in keys if row.get(key) is not None
     }
-    if predictor != REPEAT:
+    if predictor != REPLICATE:
         ceiling = validation.ceilings.get(name, nan)
         found["corrected"] = corrected(found["spearman"], ceiling)
     if predictor in RULES or validation.unit == "unknown":
@@ -189,7 +189,7 @@ def claims(validation: Validation) -> Table:
         Column("predictor"),
         Column("domains", get=lambda c: "; ".join(c["targets"])),
         Column("count", get=lambda c: len(c["targets"])),
-        Column("truths", get=lambda c: len(validation.truths)),
+        Column("reference runs", get=lambda c: len(validation.reference_runs)),
         Column("spearman", "mean\nSpearman", Estimate.shown, is_estimate=True,
                get=lambda c: Estimate(c["spearman"], c["spearman_interval"])),
         Column("ceiling", "mean noise\nceiling", _two),
@@ -219,7 +219,7 @@ def _meaning(claim: Mapping[str, Any]) -> str:
         return "without a baseline"
     bounds = claim["gain_interval"]
     if bounds is None:
-        return f"not tested (it takes {ENOUGH_TRUTHS} runs)"
+        return f"not tested (it takes {ENOUGH_RUNS} runs)"
     if bounds[0] > 0:
         return "better"
     return "worse" if bounds[1] < 0 else "not told apart"
@@ -231,43 +231,41 @@ def claims_by_kind(table: Table) -> list[Table]:
     for kind in KINDS:
         if rows := [row for row in table.rows if row["kind"] == kind]:
             over = count(rows[0]["domains"].count("; ") + 1, f"{kind} domain")
-            found.append(
-                table.where("kind", kind, f"{table.title}, over {over}")
-            )
+            found.append(table.where("kind", kind, f"{table.title}, over {over}"))
     # What holds for both is said once.
     return [dataclasses.replace(t, note="") for t in found[:-1]] + found[-1:]
 
 
-def points(result: Validation | Chosen) -> Table:
+def points(result: Validation | TrainedChoice) -> Table:
     """Every reference run on every target, beside its predictions."""
-    shown = [p for p in (*PROXIES, CALIBRATED) if p in result.points]
-    others = [p for p in result.points if p not in ("truth", *shown)]
+    shown = [p for p in (*PREDICTED, CALIBRATED) if p in result.points]
+    others = [p for p in result.points if p not in ("reference", *shown)]
     kinds = dict(zip(result.targets, result.kinds, strict=True))
     rows = tuple(
         {
             "target": name,
             "kind": kind,
-            "truth": run,
-            "ratio": dict(zip(result.members, result.ratios[i], strict=True)),
-            "truth_bits_per_byte": result.points["truth"][name][i],
+            "reference": run,
+            "mixture": dict(zip(result.members, result.mixtures[i], strict=True)),
+            "reference_bits_per_byte": result.points["reference"][name][i],
             **{p: result.points[p][name][i] for p in (*shown, *others)},
         }
         for name, kind in kinds.items()
-        for i, run in enumerate(result.truths)
+        for i, run in enumerate(result.reference_runs)
     )
     columns = (
         _text("target", "target"),
         Column("kind"),
-        _text("truth", "run"),
-        _text("ratio", "mixture", show=functools.partial(weights, most=3)),
-        _bits("truth_bits_per_byte", "trained"),
+        _text("reference", "run"),
+        _text("mixture", "mixture", show=functools.partial(weights, most=3)),
+        _bits("reference_bits_per_byte", "trained"),
         *(_bits(p, LABELS[p]) for p in shown),
         *map(Column, others),
     )
     return Table("the points (bits per byte)", columns, rows)
 
 
-def chosen(result: Chosen, found: Found | None) -> Table:
+def chosen(result: TrainedChoice, found: SearchResult | None) -> Table:
     """Chosen mixtures: predicted and trained, on the objective and targets."""
     aim = aim_of(result, found)
     on = {target(aim): aim}
@@ -276,31 +274,31 @@ def chosen(result: Chosen, found: Found | None) -> Table:
     for name, goal in on.items():
         values = {p: on_target(v, goal) for p, v in result.points.items()}
         for i, one in enumerate(result.labels):
-            predicted = {p: float(values[p][i]) for p in PROXIES}
-            trained = float(values["truth"][i])
+            predicted = {p: float(values[p][i]) for p in PREDICTED}
+            trained = float(values["reference"][i])
             rows.append(
                 {
-                    "ratio": one,
-                    "truth": result.truths[i],
+                    "mixture": one,
+                    "reference": result.reference_runs[i],
                     "target": name,
-                    "truth_bits_per_byte": trained,
+                    "reference_bits_per_byte": trained,
                     **predicted,
                     "difference": trained - predicted["merge"],
                 }
             )
     columns = (
-        _text("ratio", "mixture"),
-        Column("truth"),
+        _text("mixture", "mixture"),
+        Column("reference"),
         _text("target", "on"),
-        _bits("truth_bits_per_byte", "trained"),
-        *(_bits(p, LABELS[p]) for p in PROXIES),
+        _bits("reference_bits_per_byte", "trained"),
+        *(_bits(p, LABELS[p]) for p in PREDICTED),
         Column("difference", "trained - merge", signed),
     )
     title = "chosen mixtures: trained and predicted, bits per byte on test text"
     return Table(title, columns, tuple(rows), marks(result.notes))
 
 
-def shown_chosen(table: Table, result: Chosen) -> Table:
+def shown_chosen(table: Table, result: TrainedChoice) -> Table:
     """The objective, macros and lone domains; a mean's domains are in CSV."""
     targets = targets_of(result)
     leads = [n for names in targets.groups().values() if len(names) == 1
@@ -326,7 +324,7 @@ def check(validation: Validation) -> Table:
         Column("change", "change", lambda v: f"{v:+.0%}",
                get=lambda row: row["calibrated"] / row["merge"] - 1),
         _bits("half_interval", "90 % interval,\n+/-",
-              get=lambda row: row["half"]),
+              get=lambda row: row["split"]),
         Column("covered_by_90_percent", "runs\nwithin it", percent,
                get=lambda row: row["covered"]),
     )  # fmt: skip
@@ -339,7 +337,7 @@ def learning(validation: Validation) -> Table:
     on = validation.learning_target
     columns = (
         Column("target", get=lambda row: on),
-        Column("truths", "calibration runs", lambda v: f"{v:.0f}"),
+        Column("reference runs", "calibration runs", lambda v: f"{v:.0f}"),
         _bits("error", "mean absolute error"),
     )
     title = f"error by the number of calibration runs, on {on}"
@@ -356,7 +354,7 @@ def noise(validation: Validation) -> Table:
             get=lambda n: Estimate(v.ceilings[n], v.ceiling_intervals.get(n)),
         ),
         _bits("noise", "noise of a run", get=lambda n: v.noise.get(n)),
-        Column("below_floor", f"below the noise floor ({NOISE_BOUND})",
+        Column("below_floor", f"below the noise floor ({BELOW_NOISE})",
                get=lambda n: _below_floor(v, n)),
     )  # fmt: skip
     title = "noise ceilings: the highest correlation that noise allows"
@@ -365,6 +363,6 @@ def noise(validation: Validation) -> Table:
 
 def _below_floor(validation: Validation, name: str) -> str:
     low, high = validation.ceiling_intervals.get(name) or (None, None)
-    if low is not None and high is not None and low < NOISE_BOUND <= high:
+    if low is not None and high is not None and low < BELOW_NOISE <= high:
         return "cannot tell"
-    return yes(validation.ceilings[name] < NOISE_BOUND)
+    return yes(validation.ceilings[name] < BELOW_NOISE)

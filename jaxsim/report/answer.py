@@ -12,23 +12,20 @@ from jaxsim.report.format import (
     weights,
 )
 from jaxsim.report.outcome import PLAIN, came_out
-from jaxsim.search.found import BEST, Found, is_single
-from jaxsim.search.ties import AFTER_TRUTHS
-from jaxsim.study.agreement import ENOUGH_TRUTHS, NOISE_BOUND
-from jaxsim.study.chosen import Chosen
-from jaxsim.study.validate import Validation
+from jaxsim.search.result import BEST, SearchResult, is_single
+from jaxsim.search.ties import AFTER_RUNS
+from jaxsim.validation.agreement import BELOW_NOISE, ENOUGH_RUNS
+from jaxsim.validation.chosen import TrainedChoice
+from jaxsim.validation.validate import Validation
 
-REPEATS = 4  # replicates for a first estimate of noise
+REPLICATES = 4  # replicates for a first estimate of noise
 _MOST_PLAIN = 4
 
 
-def answer(found: Found | None) -> str:
+def answer(found: SearchResult | None) -> str:
     """The top of the page, in a sentence or two."""
     if found is None:
-        return (
-            "There is no answer yet: no mixture was searched. Run "
-            "`jaxsim search`."
-        )
+        return "There is no answer yet: no mixture was searched. Run `jaxsim search`."
     others = found.ties["count"] - 1
     if no_error(found):
         tied = "how much of that is chance could not be measured"
@@ -47,34 +44,30 @@ def answer(found: Found | None) -> str:
     text = (
         f"Judged on {target(found.target, found.objective)}, the mixture with "
         f"the lowest predicted loss is {weights(found.best['weights'], 5)}: "
-        f"{number(found.predicted(found.best, 'select'))} bits per byte on "
+        f"{number(found.predicted(found.best, 'dev'))} bits per byte on "
         f"the text it was chosen on{_base(found)}; {tied} ({basis})."
     )
     return " ".join(filter(None, (nothing_beats(found), text)))
 
 
-def nothing_beats(found: Found) -> str:
+def nothing_beats(found: SearchResult) -> str:
     """That plain mixtures are as good, as far as can be told; or ''."""
     plain = plain_that_tie(found)
-    return (
-        f"No mixture is significantly better than {listed(plain)}."
-        if plain
-        else ""
-    )
+    return f"No mixture is significantly better than {listed(plain)}." if plain else ""
 
 
-def _base(found: Found) -> str:
+def _base(found: SearchResult) -> str:
     """What the base model has on the same text, where one figure says it."""
     if found.objective != "mean" or any(
         name not in found.domains for name in found.target
     ):
         return ""
     total = sum(found.target.values())
-    bits = sum(w * found.domains[n]["seed"] for n, w in found.target.items())
+    bits = sum(w * found.domains[n]["base"] for n, w in found.target.items())
     return f" (the base model: {number(bits / total)})"
 
 
-def plain_that_tie(found: Found) -> list[str]:
+def plain_that_tie(found: SearchResult) -> list[str]:
     """Plain mixtures that cannot be told apart from the best, or are it."""
     if no_error(found):
         return []
@@ -85,17 +78,17 @@ def plain_that_tie(found: Found) -> list[str]:
     ][:_MOST_PLAIN]
 
 
-def no_error(found: Found) -> bool:
+def no_error(found: SearchResult) -> bool:
     """Whether nothing could be resampled, so that no tie means anything."""
     others = found.rows[1:]
     return bool(others) and all(row["error"] == 0 for row in others)
 
 
-def about_training(found: Found) -> bool:
-    return bool(found.ties["heading"] == AFTER_TRUTHS)
+def about_training(found: SearchResult) -> bool:
+    return bool(found.ties["heading"] == AFTER_RUNS)
 
 
-def shift_sentence(found: Found) -> str:
+def shift_sentence(found: SearchResult) -> str:
     """By how much calibration moved the merges shown; '' without any."""
     if not found.calibrated:
         return ""
@@ -120,27 +113,27 @@ def shift_sentence(found: Found) -> str:
     return text
 
 
-def report_check(found: Found) -> str:
+def report_check(found: SearchResult) -> str:
     """Whether the choice holds on text that took no part in it."""
     best = found.best
     plain = [
         row
         for row in found.rows[1:]
         if (row["kind"] in PLAIN or len(row["weights"]) == 1)
-        and row["report"] is not None
+        and row["test"] is not None
     ]
-    if best["report"] is None:
+    if best["test"] is None:
         return "The best mixture was not compared on test text."
     start = (
         "On test text, which took no part in the choice, it "
         f"{'is predicted to have' if found.calibrated else 'has'} "
-        f"{number(found.predicted(best, 'report'))} bits per byte"
+        f"{number(found.predicted(best, 'test'))} bits per byte"
     )
     if not plain:
         return f"{start}; no plain mixture may be chosen, to compare it with."
-    rival = min(plain, key=lambda row: found.predicted(row, "report"))
-    value = found.predicted(rival, "report")
-    gain = value - found.predicted(best, "report")
+    rival = min(plain, key=lambda row: found.predicted(row, "test"))
+    value = found.predicted(rival, "test")
+    gain = value - found.predicted(best, "test")
     start += f"; the best other plain mixture, {rival['name']}, {number(value)}"
     if gain > 0:
         return f"{start}: the choice is {number(gain)} better."
@@ -150,7 +143,7 @@ def report_check(found: Found) -> str:
     )
 
 
-def ties_sentence(found: Found) -> str:
+def ties_sentence(found: SearchResult) -> str:
     """How many mixtures tie with the best, and the first of them."""
     if no_error(found):
         where = "score" if found.method == "table" else "search"
@@ -175,15 +168,14 @@ def ties_sentence(found: Found) -> str:
     return text
 
 
-def search_sentences(found: Found) -> list[str]:
+def search_sentences(found: SearchResult) -> list[str]:
     """What the planned run repeats, and what the search cost."""
     texts = []
     if found.epochs:
         ordered = sorted(found.epochs.items(), key=lambda pair: -pair[1])
         again = [f"{name} {x:.2f} times" for name, x in ordered if x > 1]
         texts.append(
-            "The planned run would see sources more than once: "
-            f"{listed(again, 4)}"
+            f"The planned run would see sources more than once: {listed(again, 4)}"
             if again
             else "The planned run would repeat no source"
         )
@@ -204,11 +196,11 @@ def search_sentences(found: Found) -> list[str]:
 
 
 def closing_lines(
-    found: Found | None,
+    found: SearchResult | None,
     validation: Validation | None,
     workdir: str = "DIR",
-    horizon: float | None = None,
-    chosen: Chosen | None = None,
+    token_multiplier: float | None = None,
+    chosen: TrainedChoice | None = None,
 ) -> list[str]:
     """What to train and with what command, what ties, and what is open.
 
@@ -216,7 +208,7 @@ def closing_lines(
       found: the last search, if there was one.
       validation: the last comparison with reference runs, if there was one.
       workdir: as it is to be written in commands.
-      horizon: tokens of a reference run / tokens of a member, if known.
+      token multiplier: tokens of a reference run / tokens of a member, if known.
       chosen: how mixtures that were trained by choice came out, if any were.
     """
     if found is None:
@@ -226,66 +218,64 @@ def closing_lines(
             "missing; with a trained pool `jaxsim search "
             f"--workdir={workdir}` is enough",
             "What ties with it: not answered",
-            f"Not answered: {'; '.join(_open(None, validation, horizon, ''))}",
+            f"Not answered: {'; '.join(_open(None, validation, token_multiplier, ''))}",
         ]
     if validation is not None and not same_basis(found, validation):
         validation = None  # it says nothing about this search
     out = came_out(found, validation, chosen)
     return [
         *(f"OVERRIDE: {note}" for note in found.notes),
-        f"What to train: {_train(found, validation, workdir, out, horizon)}",
+        f"What to train: {_train(found, validation, workdir, out, token_multiplier)}",
         f"What ties with it: {ties_sentence(found)}",
-        f"Not answered: {'; '.join(_open(found, validation, horizon, out))}",
+        f"Not answered: {'; '.join(_open(found, validation, token_multiplier, out))}",
     ]
 
 
 def next_command(
-    found: Found,
+    found: SearchResult,
     validation: Validation | None,
     workdir: str,
-    horizon: float | None = None,
+    token_multiplier: float | None = None,
 ) -> str:
     """The command that would teach most, given what there is; or ''."""
-    validate = f"jaxsim validate --workdir={workdir}{_length(horizon)}"
+    validate = f"jaxsim validate --workdir={workdir}{_length(token_multiplier)}"
     again = f"jaxsim search --workdir={workdir}"
     if validation is None and about_training(found):
         return f"jaxsim report --workdir={workdir}"
     if _does_not_know(found, validation):
         return again
     if not _enough(validation):
-        return f"{validate} --config.validate.truths={ENOUGH_TRUTHS} && {again}"
+        return f"{validate} --config.validate.held_out={ENOUGH_RUNS} && {again}"
     assert validation is not None
-    if not validation.given and not validation.repeats:
+    if not validation.given and not validation.replicates:
         return (
-            f"{validate} --config.validate.truths={len(validation.truths)} "
-            f"--config.validate.repeats={REPEATS} && {again}"
+            f"{validate} --config.validate.held_out={len(validation.reference_runs)} "
+            f"--config.validate.replicates={REPLICATES} && {again}"
         )
-    if found.ties["count"] > 1 and found.windows < found.select_windows:
-        more = min(4 * found.windows, found.select_windows)
+    if found.ties["count"] > 1 and found.windows < found.dev_windows:
+        more = min(4 * found.windows, found.dev_windows)
         if found.method != "table":
             return f"{again} --config.search.windows={more}"
         windows = f"--config.score.windows={more}"
-        return (
-            f"jaxsim score --workdir={workdir} {windows} && {again} {windows}"
-        )
+        return f"jaxsim score --workdir={workdir} {windows} && {again} {windows}"
     return ""
 
 
-def train_command(workdir: str, horizon: float | None = None) -> str:
+def train_command(workdir: str, token_multiplier: float | None = None) -> str:
     """Trains the best mixture of the last search, as long as other runs."""
     path = PurePosixPath(workdir) / "search" / BEST
-    validate = f"jaxsim validate --workdir={workdir}{_length(horizon)}"
-    return f"{validate} --ratios={path}"
+    validate = f"jaxsim validate --workdir={workdir}{_length(token_multiplier)}"
+    return f"{validate} --mixtures={path}"
 
 
-def _length(horizon: float | None) -> str:
-    """' --config.validate.horizon=4', or nothing where it is the default."""
-    if horizon is None or math.isclose(horizon, 1.0):
+def _length(token_multiplier: float | None) -> str:
+    """' --config.validate.token_multiplier=4', or nothing where it is the default."""
+    if token_multiplier is None or math.isclose(token_multiplier, 1.0):
         return ""
-    return f" --config.validate.horizon={horizon:g}"
+    return f" --config.validate.token_multiplier={token_multiplier:g}"
 
 
-def _does_not_know(found: Found, validation: Validation | None) -> bool:
+def _does_not_know(found: SearchResult, validation: Validation | None) -> bool:
     """Whether runs came after the search, and it would use them."""
     return (
         validation is not None
@@ -293,50 +283,43 @@ def _does_not_know(found: Found, validation: Validation | None) -> bool:
         and same_basis(found, validation)
         and validation.residual(found.target) is not None
         # A search needs runs on limited domains, too.
-        and set(found.domains) <= set(validation.points["truth"])
+        and set(found.domains) <= set(validation.points["reference"])
     )
 
 
 def _enough(validation: Validation | None) -> bool:
     """Whether there are runs enough that training the answer comes next."""
     return validation is not None and (
-        validation.given or len(validation.truths) >= ENOUGH_TRUTHS
+        validation.given or len(validation.reference_runs) >= ENOUGH_RUNS
     )
 
 
 def _train(
-    found: Found,
+    found: SearchResult,
     validation: Validation | None,
     workdir: str,
     out: str,
-    horizon: float | None,
+    token_multiplier: float | None,
 ) -> str:
     """What the best mixture is, how it came out, and what to type next."""
     shares = weights(found.best["weights"])
-    command = next_command(found, validation, workdir, horizon)
+    command = next_command(found, validation, workdir, token_multiplier)
     parts = [out] if out else []
     if _is_member(found):
         parts.append("it is a member, trained as long as the reference runs")
     wanted = not out and not _is_member(found)
     simpler = plain_that_tie(found)
     if simpler and found.best["name"] not in simpler:  # or it is as simple
-        parts.append(
-            f"{simpler[0]} is simpler and, as far as can be told, as good"
-        )
-    train = f"`{train_command(workdir, horizon)}`"
+        parts.append(f"{simpler[0]} is simpler and, as far as can be told, as good")
+    train = f"`{train_command(workdir, token_multiplier)}`"
     if not about_training(found):
         text = f"the first candidate is {shares}, by merges alone"
         if _does_not_know(found, validation):
             parts.append(f"it did not use the reference runs: `{command}`")
         elif command:
-            parts.append(
-                f"first see how far merges can be trusted: `{command}`"
-            )
+            parts.append(f"first see how far merges can be trusted: `{command}`")
     else:
-        text = (
-            f"{shares} (shares of tokens; report/tables/proposed.csv, first "
-            "row)"
-        )
+        text = f"{shares} (shares of tokens; report/tables/proposed.csv, first row)"
         if wanted and _enough(validation):
             parts.append(f"to train it: {train}")
             wanted = False
@@ -355,15 +338,15 @@ def _train(
     return "; ".join([text, *parts])
 
 
-def _is_member(found: Found) -> bool:
+def _is_member(found: SearchResult) -> bool:
     """Whether the best is one member, and runs are as long as members."""
     return is_single(found.best) and found.singles_known
 
 
 def _open(
-    found: Found | None,
+    found: SearchResult | None,
     validation: Validation | None,
-    horizon: float | None,
+    token_multiplier: float | None,
     out: str,
 ) -> list[str]:
     """Everything that this report leaves open."""
@@ -371,28 +354,27 @@ def _open(
     if found is None or not about_training(found):
         left.append("how merges relate to training (no reference run counted)")
     if validation is not None:
-        if (runs := len(validation.truths)) < ENOUGH_TRUTHS:
+        if (runs := len(validation.reference_runs)) < ENOUGH_RUNS:
             left.append(
                 f"how well merges rank ({count(runs, 'held-out run')}, fewer "
-                f"than {ENOUGH_TRUTHS})"
+                f"than {ENOUGH_RUNS})"
             )
         ceilings = validation.ceilings.items()
-        low = [name for name, ceiling in ceilings if ceiling < NOISE_BOUND]
-        if not validation.repeats:
+        low = [name for name, ceiling in ceilings if ceiling < BELOW_NOISE]
+        if not validation.replicates:
             left.append("the noise of training (no replicates)")
         elif low:
             left.append(
-                f"{count(len(low), 'target')} below the noise floor "
-                f"({listed(low, 3)})"
+                f"{count(len(low), 'target')} below the noise floor ({listed(low, 3)})"
             )
     if found is not None and not out and not _is_member(found):
         left.append("the proposed mixture itself (it was not trained)")
-    left.append(f"longer training{_multiplier(horizon)}")
+    left.append(f"longer training{_multiplier(token_multiplier)}")
     left.append("larger models, and downstream tasks (only losses measured)")
     return left
 
 
-def _multiplier(horizon: float | None) -> str:
-    if horizon is None:
+def _multiplier(token_multiplier: float | None) -> str:
+    if token_multiplier is None:
         return ""
-    return f" (reference runs at token multiplier {horizon:g} only)"
+    return f" (reference runs at token multiplier {token_multiplier:g} only)"

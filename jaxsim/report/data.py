@@ -18,15 +18,15 @@ import pyarrow.parquet
 
 from jaxsim.corpus import Corpus, open_corpus
 from jaxsim.errors import DamagedError
-from jaxsim.mixture.evaluation import HALVES
-from jaxsim.mixture.scorer import REFERENCES
 from jaxsim.pool import Manifest, Pool, open_pool
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
-from jaxsim.search.found import Found, load_found
-from jaxsim.study.chosen import Chosen, load_chosen
-from jaxsim.study.diagnostics import Gauge, load_gauge
-from jaxsim.study.validate import (
+from jaxsim.scoring.evaluation import SPLITS
+from jaxsim.scoring.scorer import STANDARD
+from jaxsim.search.result import SearchResult, load_search
+from jaxsim.validation.chosen import TrainedChoice, load_chosen
+from jaxsim.validation.diagnostics import Diagnostics, load_diagnostics
+from jaxsim.validation.validate import (
     GIVEN,
     TRAINED,
     Validation,
@@ -34,13 +34,13 @@ from jaxsim.study.validate import (
     load_validation,
 )
 
-KINDS = ("member", "truth", "repeat")
-SEED = "seed"
-Result = Gauge | Validation | Found | Chosen
+KINDS = ("member", "reference", "replicate")
+BASE = "base"
+Result = Diagnostics | Validation | SearchResult | TrainedChoice
 
 
 @dataclasses.dataclass(frozen=True)
-class References:
+class StandardScores:
     """Bits per byte of base model, members and plain merges.
 
     Read from the table of scores: it holds sums, and is small whatever the
@@ -50,7 +50,7 @@ class References:
       members: of the table, in pool order.
       names: of the rows, M.
       domains, in_pool: in-pool ones first, D.
-      bits: by half, [M, D] float64; NaN where nothing was scored.
+      bits: by split, [M, D] float64; NaN where nothing was scored.
       evaluation: digest of the evaluation text.
       notes: what an override admitted.
     """
@@ -63,16 +63,16 @@ class References:
     evaluation: str
     notes: tuple[str, ...]
 
-    def row(self, name: str, half: str) -> np.ndarray:
+    def row(self, name: str, split: str) -> np.ndarray:
         """[D] of one row; NaN if it was not scored."""
         if name not in self.names:
             return np.full(len(self.domains), np.nan)
-        return self.bits[half][self.names.index(name)]
+        return self.bits[split][self.names.index(name)]
 
-    def gains(self, half: str) -> np.ndarray:
+    def gains(self, split: str) -> np.ndarray:
         """[C, D]: by how many bits per byte a member beats the base model."""
-        members_CD = np.array([self.row(name, half) for name in self.members])
-        return self.row(SEED, half) - members_CD
+        members_CD = np.array([self.row(name, split) for name in self.members])
+        return self.row(BASE, split) - members_CD
 
     def own(self, domain: str) -> list[str]:
         """The members trained on the partition `domain` is held out from."""
@@ -85,7 +85,7 @@ class ReportData:
     """What there is; a part that is not there yet is None or empty.
 
     Attributes:
-      corpus, seed, pool, references, gauge, validation, found, chosen: as
+      corpus, base model, pool, references, diagnostics, validation, found, chosen: as
         their owners read them.
       given: agreement with the user's runs, where `validation` is about runs
         trained here.
@@ -97,14 +97,14 @@ class ReportData:
     """
 
     corpus: Corpus | None
-    seed: Manifest | None
+    base: Manifest | None
     pool: Pool | None
     entries: dict[str, Manifest]
-    references: References | None
-    gauge: Gauge | None
+    standard: StandardScores | None
+    diagnostics: Diagnostics | None
     validation: Validation | None
-    found: Found | None
-    chosen: Chosen | None
+    found: SearchResult | None
+    chosen: TrainedChoice | None
     given: Validation | None
     scored_windows: int
     missing: list[str]
@@ -118,7 +118,7 @@ class ReportData:
     def overrides(self) -> list[str]:
         """What an override admitted, anywhere in what is shown, each once."""
         parts = (
-            self.references, self.gauge, self.validation, self.found,
+            self.standard, self.diagnostics, self.validation, self.found,
             self.chosen, self.given,
         )  # fmt: skip
         notes = [note for part in parts if part for note in part.notes]
@@ -127,14 +127,12 @@ class ReportData:
     @property
     def in_pool(self) -> dict[str, bool]:
         """Which domains are in-pool, as far as it is known."""
-        if self.references is None:
+        if self.standard is None:
             return {}
-        return dict(
-            zip(self.references.domains, self.references.in_pool, strict=True)
-        )
+        return dict(zip(self.standard.domains, self.standard.in_pool, strict=True))
 
     @property
-    def horizon(self) -> float | None:
+    def token_multiplier(self) -> float | None:
         return token_multiplier(self.entries)
 
 
@@ -149,16 +147,16 @@ def collect(workdir: Path) -> ReportData:
     def lacks(what: str, command: str) -> None:
         missing.append(f"{what}: not done: run `jaxsim {command}`")
 
-    corpus = seed = pool = references = found = given = None
+    corpus = base = pool = standard = found = given = None
     entries: dict[str, Manifest] = {}
     if (workdir / "corpus" / "corpus.json").is_file():
         corpus = open_corpus(workdir)
     else:
         lacks("corpus", "prepare")
-    if is_published(workdir / "seed"):
-        seed = read_manifest(workdir / "seed")
+    if is_published(workdir / "base"):
+        base = read_manifest(workdir / "base")
     else:
-        lacks("base model", "seed")
+        lacks("base model", "base")
     if (workdir / "pool" / "pool.json").is_file():
         pool = open_pool(workdir)
         entries = pool.manifests(*KINDS)
@@ -168,9 +166,9 @@ def collect(workdir: Path) -> ReportData:
         lacks("members", "train")
     elif left := [name for name in wanted if name not in members]:
         lacks(f"{len(left)} of {len(wanted)} members", "train")
-    path = workdir / "scores" / f"{REFERENCES}.parquet"
+    path = workdir / "scores" / f"{STANDARD}.parquet"
     if path.is_file():
-        references = read_references(path)
+        standard = read_references(path)
     else:
         lacks("scores", "score")
     validation = load_validation(workdir)
@@ -178,18 +176,18 @@ def collect(workdir: Path) -> ReportData:
         lacks("reference runs and agreement", "validate")
     elif not validation.given:
         given = load_given(workdir)
-    if (workdir / "search" / "found.json").is_file():
-        found = load_found(workdir)
+    if (workdir / "search" / "result.json").is_file():
+        found = load_search(workdir)
     else:
         lacks("search", "search")
-    gauge, chosen = load_gauge(workdir), load_chosen(workdir)
+    diagnostics, chosen = load_diagnostics(workdir), load_chosen(workdir)
     return ReportData(
         corpus=corpus,
-        seed=seed,
+        base=base,
         pool=pool,
         entries=entries,
-        references=references,
-        gauge=gauge,
+        standard=standard,
+        diagnostics=diagnostics,
         validation=validation,
         found=found,
         chosen=chosen,
@@ -197,24 +195,22 @@ def collect(workdir: Path) -> ReportData:
         scored_windows=_scored_windows(workdir),
         missing=missing,
         stale=_stale(
-            corpus, pool, entries, references,
+            corpus, pool, entries, standard,
             [
-                ("the diagnostics are of", "validate", gauge),
+                ("the diagnostics are of", "validate", diagnostics),
                 ("the agreement is with runs on", "validate", validation),
                 ("the agreement with your runs rests on",
-                 "validate --truths=RATIOS.csv,METRICS.csv", given),
+                 "validate --runs=MIXTURES.csv,METRICS.csv", given),
                 ("the search is over", "search", found),
                 ("the outcome of chosen mixtures rests on",
-                 "validate --ratios=FILE.csv", chosen),
+                 "validate --mixtures=FILE.csv", chosen),
             ],
         ),
         sources=_sources(workdir),
     )  # fmt: skip
 
 
-def difference(
-    part: Result, evaluation: str, digests: Mapping[str, str]
-) -> str:
+def difference(part: Result, evaluation: str, digests: Mapping[str, str]) -> str:
     """What a result does not share: 'members', 'text', or '' if it fits.
 
     The one place that decides whether a result is stale, and whether two
@@ -223,7 +219,7 @@ def difference(
     Args:
       part: the result.
       evaluation: digest of the evaluation text.
-      digests: of 'seed' and of every member, by name.
+      digests: of 'base model' and of every member, by name.
     """
     if dict(part.digests) != dict(digests):
         return "members"
@@ -236,12 +232,12 @@ def same_basis(a: Result, b: Result) -> bool:
 
 
 def evaluation_digest(corpus: Corpus) -> str:
-    """That of `jaxsim.mixture.gather(corpus)`, without reading a window."""
+    """That of `jaxsim.scoring.gather(corpus)`, without reading a window."""
     domains = sorted(corpus.domains.values(), key=lambda d: not d.in_pool)
     digests = [
-        [domain.name, half, domain.digests[half]]
+        [domain.name, split, domain.digests[split]]
         for domain in domains
-        for half in HALVES
+        for split in SPLITS
     ]
     return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
@@ -250,16 +246,14 @@ def _stale(
     corpus: Corpus | None,
     pool: Pool | None,
     entries: Mapping[str, Manifest],
-    references: References | None,
+    standard: StandardScores | None,
     parts: Sequence[tuple[str, str, Result | None]],
 ) -> list[str]:
     """Which results no longer fit the pool and the corpus, and what to run."""
-    members = {
-        n: m.params_digest for n, m in entries.items() if m.kind == "member"
-    }
+    members = {n: m.params_digest for n, m in entries.items() if m.kind == "member"}
     if pool is None or not members:
         return []
-    now = {SEED: pool.identity["seed_digest"], **members}
+    now = {BASE: pool.identity["base_digest"], **members}
     text = evaluation_digest(corpus) if corpus is not None else None
     lines = []
 
@@ -269,10 +263,10 @@ def _stale(
             f"{what} other {other} than {owner} has now: run `jaxsim {command}`"
         )
 
-    if references is not None:  # names its members and no digest of them
-        if set(references.members) != set(members):
+    if standard is not None:  # names its members and no digest of them
+        if set(standard.members) != set(members):
             line("the scores are of", "score", "members")
-        elif text not in (None, references.evaluation):
+        elif text not in (None, standard.evaluation):
             line("the scores are of", "score", "text")
     for what, command, part in parts:
         if part is not None and (
@@ -286,14 +280,14 @@ def token_multiplier(entries: Mapping[str, Manifest]) -> float | None:
     """Tokens of a reference run / tokens of a member, if all are alike."""
     tokens = {
         kind: {m.tokens for m in entries.values() if m.kind == kind}
-        for kind in ("truth", "member")
+        for kind in ("reference", "member")
     }
-    if len(tokens["truth"]) == 1 and len(tokens["member"]) == 1:
-        return tokens["truth"].pop() / tokens["member"].pop()
+    if len(tokens["reference"]) == 1 and len(tokens["member"]) == 1:
+        return tokens["reference"].pop() / tokens["member"].pop()
     return None
 
 
-def read_references(path: Path) -> References:
+def read_references(path: Path) -> StandardScores:
     """The table that `jaxsim score` left at `path`.
 
     Raises:
@@ -308,25 +302,25 @@ def read_references(path: Path) -> References:
         ) from error
 
 
-def references_of(table: pa.Table) -> References:
+def references_of(table: pa.Table) -> StandardScores:
     """From the table of a `Scores`; sums become bits per byte here."""
     facts = {
         key.decode(): value.decode()
         for key, value in (table.schema.metadata or {}).items()
     }
-    rows = [row for row in table.to_pylist() if row["proxy"] == "merge"]
+    rows = [row for row in table.to_pylist() if row["predictor"] == "merge"]
     names = list(dict.fromkeys(row["mixture"] for row in rows))
     in_pool = {row["domain"]: row["in_pool"] for row in rows}
     domains = list(in_pool)
     bits: dict[str, np.ndarray] = {}
     for row in rows:
         bits_MD = bits.setdefault(
-            row["half"], np.full((len(names), len(domains)), np.nan)
+            row["split"], np.full((len(names), len(domains)), np.nan)
         )
         bits_MD[names.index(row["mixture"]), domains.index(row["domain"])] = (
             row["nll_sum"] / row["bytes"] / np.log(2.0)
         )
-    return References(
+    return StandardScores(
         members=tuple(json.loads(facts["jaxsim.members"])),
         names=tuple(names),
         domains=tuple(domains),
@@ -342,9 +336,9 @@ def _scored_windows(workdir: Path) -> int:
     total = 0
     for path in sorted((workdir / "scores").glob("*.parquet")):
         with contextlib.suppress(pa.ArrowException, OSError, KeyError):
-            table = pa.parquet.read_table(path, columns=["proxy", "windows"])
-            proxies = table["proxy"].to_numpy(zero_copy_only=False)
-            computed = np.isin(proxies.astype(str), ("merge", "truth"))
+            table = pa.parquet.read_table(path, columns=["predictor", "windows"])
+            predictors = table["predictor"].to_numpy(zero_copy_only=False)
+            computed = np.isin(predictors.astype(str), ("merge", "reference"))
             total += int(table["windows"].to_numpy()[computed].sum())
     return total
 
@@ -352,14 +346,14 @@ def _scored_windows(workdir: Path) -> int:
 def _sources(workdir: Path) -> dict[str, str]:
     paths = (
         "corpus/corpus.json",
-        "seed/manifest.json",
+        "base/manifest.json",
         "pool/pool.json",
-        f"scores/{REFERENCES}.parquet",
-        "study/gauge.json",
+        f"scores/{STANDARD}.parquet",
+        "validation/diagnostics.json",
         f"study/{TRAINED}",
         f"study/{GIVEN}",
-        "study/chosen.json",
-        "search/found.json",
+        "validation/chosen.json",
+        "search/result.json",
     )
     return {
         path: hashlib.sha256((workdir / path).read_bytes()).hexdigest()

@@ -17,10 +17,10 @@ from jaxsim.report.agreement import label
 from jaxsim.report.format import interval, number, short
 from jaxsim.report.table import Table
 from jaxsim.report.targets import targets_of
-from jaxsim.study.agreement import ENOUGH_TRUTHS
-from jaxsim.study.diagnostics import UNIFORM, Gauge
-from jaxsim.study.measured import ALL, CALIBRATED
-from jaxsim.study.validate import Validation
+from jaxsim.validation.agreement import ENOUGH_RUNS
+from jaxsim.validation.diagnostics import UNIFORM, Diagnostics
+from jaxsim.validation.measured import ALL, CALIBRATED
+from jaxsim.validation.validate import Validation
 
 BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#8a8f98", "#1f2933"
 _DPI = 220
@@ -162,16 +162,14 @@ def mixtures(table: Table, level: float) -> bytes:
     return png.getvalue()
 
 
-def paths(gauge: Gauge) -> bytes:
+def paths(diagnostics: Diagnostics) -> bytes:
     """Loss on the paths from the base model to members and their average."""
     with canvas(6.4, 3.3) as (figure, png):
         axes = figure.add_subplot()
-        for name, line in gauge.lines.items():
+        for name, line in diagnostics.lines.items():
             if name != UNIFORM:
-                axes.plot(
-                    line["scale"], line[ALL], color=BLUE, lw=1, alpha=0.55
-                )
-        line = gauge.lines[UNIFORM]
+                axes.plot(line["scale"], line[ALL], color=BLUE, lw=1, alpha=0.55)
+        line = diagnostics.lines[UNIFORM]
         scale, bits = line["scale"], line[ALL]
         axes.plot(scale, bits, "o-", color=ORANGE, lw=1.8, ms=4)
         ends = [bits[0], bits[scale.index(1.0)]]
@@ -196,13 +194,13 @@ def scatter(validation: Validation) -> bytes:
     with canvas(8.0, 0.5 + 2.55 * rows) as (figure, png):
         panels = figure.subplots(rows, len(shown), squeeze=False)
         for r, target in enumerate(targets):
-            truth_M = np.array(validation.points["truth"][target])
+            reference_M = np.array(validation.points["reference"][target])
             error = validation.noise.get(target, 0.0)
             for axes, predictor in zip(panels[r], shown, strict=True):
                 predicted_M = np.array(validation.points[predictor][target])
-                _points(axes, predicted_M, truth_M, error)
+                _points(axes, predicted_M, reference_M, error)
                 title = [label(predictor)] if r == 0 else []
-                if len(validation.truths) >= ENOUGH_TRUTHS:
+                if len(validation.reference_runs) >= ENOUGH_RUNS:
                     found = validation.agreement[target][predictor]
                     title.append(
                         f"Spearman {number(found['spearman'], 2)}"
@@ -211,25 +209,23 @@ def scatter(validation: Validation) -> bytes:
                 axes.set_title("\n".join(title), fontsize=9)
                 if r == rows - 1:
                     axes.set_xlabel("predicted (bits per byte)")
-            panels[r][0].set_ylabel(
-                f"{short(target, 26)}\ntrained (bits per byte)"
-            )
+            panels[r][0].set_ylabel(f"{short(target, 26)}\ntrained (bits per byte)")
     return png.getvalue()
 
 
 def scatter_predictors(validation: Validation) -> tuple[str, ...]:
     """What is shown: the mean of members only where nothing is calibrated."""
     last = CALIBRATED if CALIBRATED in validation.points else "members"
-    wanted = ("merge", "probability", last)
+    wanted = ("merge", "ensemble", last)
     return tuple(p for p in wanted if p in validation.points)
 
 
 def _points(
-    axes: Any, predicted_M: np.ndarray, truth_M: np.ndarray, error: float
+    axes: Any, predicted_M: np.ndarray, reference_M: np.ndarray, error: float
 ) -> None:
     """One panel, on axes of equal span, so that slope 1 is the diagonal."""
-    span = 1.25 * max(np.ptp(predicted_M), np.ptp(truth_M), 4 * error, 1e-6)
-    middles = [(a.min() + a.max()) / 2 for a in (predicted_M, truth_M)]
+    span = 1.25 * max(np.ptp(predicted_M), np.ptp(reference_M), 4 * error, 1e-6)
+    middles = [(a.min() + a.max()) / 2 for a in (predicted_M, reference_M)]
     apart = middles[1] - middles[0]
     if abs(apart) < span:  # the identity fits: one range for both
         span += abs(apart)
@@ -243,7 +239,7 @@ def _points(
         label=label, zorder=1,
     )  # fmt: skip
     axes.errorbar(
-        predicted_M, truth_M, yerr=error or None, fmt="o", ms=5, color=BLUE,
+        predicted_M, reference_M, yerr=error or None, fmt="o", ms=5, color=BLUE,
         ecolor="#9cc7e0", elinewidth=1.2, mec="white", mew=0.6, zorder=2,
     )  # fmt: skip
     axes.set_xlim(x)
@@ -252,9 +248,7 @@ def _points(
     axes.locator_params(nbins=4)
     axes.ticklabel_format(useOffset=False)
     axes.tick_params(labelsize=8)
-    axes.legend(
-        loc="lower right", fontsize=7.5, frameon=False, handlelength=1.6
-    )
+    axes.legend(loc="lower right", fontsize=7.5, frameon=False, handlelength=1.6)
 
 
 def _legend(axes: Any, kinds: Sequence[tuple[str, dict[str, str]]]) -> None:

@@ -13,9 +13,9 @@ import scipy.stats
 from jaxsim.report.data import same_basis
 from jaxsim.report.format import number, signed, target, weights
 from jaxsim.report.targets import targets_of
-from jaxsim.search.found import Found, is_single
-from jaxsim.study.chosen import Chosen
-from jaxsim.study.validate import Validation
+from jaxsim.search.result import SearchResult, is_single
+from jaxsim.validation.chosen import TrainedChoice
+from jaxsim.validation.validate import Validation
 
 PLAIN = ("uniform", "proportional", "macro")
 RANGE = 0.9  # of one more run
@@ -30,18 +30,18 @@ class Usual:
     Attributes:
       offset: their mean distance; positive where runs are worse.
       deviation: standard deviation around it.
-      truths: how many.
+      reference runs: how many.
     """
 
     offset: float
     deviation: float
-    truths: int
+    reference_runs: int
 
     @property
     def reach(self) -> float:
         """Half the range of one more run, by Student's t distribution."""
-        quantile = scipy.stats.t.ppf((1 + RANGE) / 2, self.truths - 1)
-        return float(quantile * self.deviation * np.sqrt(1 + 1 / self.truths))
+        quantile = scipy.stats.t.ppf((1 + RANGE) / 2, self.reference_runs - 1)
+        return float(quantile * self.deviation * np.sqrt(1 + 1 / self.reference_runs))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Trained:
     """A mixture that was trained, on one objective, in bits per byte."""
 
     label: str
-    truth: str
+    reference: str
     trained: float
     merge: float
 
@@ -63,7 +63,7 @@ def on_target(
     return np.asarray(weights_T @ values_TM / weights_T.sum())
 
 
-def aim_of(chosen: Chosen, found: Found | None) -> dict[str, float]:
+def aim_of(chosen: TrainedChoice, found: SearchResult | None) -> dict[str, float]:
     """The search's objective, if it was measured, or the default one."""
     if found is not None and all(n in chosen.targets for n in found.target):
         return dict(found.target)
@@ -75,31 +75,31 @@ def usual(validation: Validation, aim: Mapping[str, float]) -> Usual | None:
     residual = validation.residual(dict(aim))
     if residual is None:
         return None
-    truth_M, merge_M = (
-        on_target(validation.points[name], aim) for name in ("truth", "merge")
+    reference_M, merge_M = (
+        on_target(validation.points[name], aim) for name in ("reference", "merge")
     )
-    offset = float(np.mean(truth_M - merge_M))
-    return Usual(offset, residual.deviation, residual.truths)
+    offset = float(np.mean(reference_M - merge_M))
+    return Usual(offset, residual.deviation, residual.reference_runs)
 
 
 def came_out(
-    found: Found, validation: Validation | None, chosen: Chosen | None
+    found: SearchResult, validation: Validation | None, chosen: TrainedChoice | None
 ) -> str:
     """How the best mixture came out, in words; '' if it was not trained."""
     best = _find(found.best["weights"], found, validation, chosen)
     if best is None:
         return ""
     text = (
-        f"trained as {best.truth} it has {number(best.trained)} bits per byte "
+        f"trained as {best.reference} it has {number(best.trained)} bits per byte "
         f"on test text; its merge predicted {number(best.merge)}"
     )
-    if validation is None or best.truth in validation.truths:
+    if validation is None or best.reference in validation.reference_runs:
         return text
     return f"{text}, {_verdict(best, _usual_of(found, validation))}"
 
 
 def sentences(
-    chosen: Chosen, found: Found | None, validation: Validation | None
+    chosen: TrainedChoice, found: SearchResult | None, validation: Validation | None
 ) -> list[str]:
     """What came out of each mixture, whether that is usual, and the rivals."""
     aim = aim_of(chosen, found)
@@ -119,10 +119,10 @@ def sentences(
         if (
             found.calibrated
             and found.objective == "mean"
-            and best["report"] is not None
+            and best["test"] is not None
             and _same(best["weights"], mixture)
         ):
-            predicted = number(found.predicted(best, "report"))
+            predicted = number(found.predicted(best, "test"))
             lines.append(f"Calibrated, the search predicted {predicted} for it")
         lines += _rivals(one, mixture, found, validation, chosen)
     return lines
@@ -140,16 +140,16 @@ def _verdict(one: Trained, known: Usual | None) -> str:
         place = "within"
     return (
         f"{text}, {place} the {RANGE:.0%} range of single runs, by "
-        f"{known.truths} held-out runs ({signed(low)} to {signed(high)})"
+        f"{known.reference_runs} held-out runs ({signed(low)} to {signed(high)})"
     )
 
 
 def _rivals(
     one: Trained,
     mixture: Mapping[str, float],
-    found: Found,
+    found: SearchResult,
     validation: Validation | None,
-    chosen: Chosen,
+    chosen: TrainedChoice,
 ) -> Iterator[str]:
     """It beside the plain mixtures that were trained, and the best member."""
     for row in found.rows:
@@ -160,25 +160,21 @@ def _rivals(
             value = rival.trained
         elif (
             found.objective == "mean"
-            and row["report"] is not None
+            and row["test"] is not None
             and (rival := _find(row["weights"], found, validation, None))
         ):
             # Held-out runs may be scored on part of the test text: what
             # training adds to the merge there is taken over to all of it.
-            value = row["report"] + rival.trained - rival.merge
+            value = row["test"] + rival.trained - rival.merge
         if rival is not None and value is not None:
-            yield _against(one, f"{name}, trained as {rival.truth}", value)
-    singles = [
-        row
-        for row in found.rows
-        if is_single(row) and row["report"] is not None
-    ]
+            yield _against(one, f"{name}, trained as {rival.reference}", value)
+    singles = [row for row in found.rows if is_single(row) and row["test"] is not None]
     # Values of the worst case are not on the scale of a trained mean.
     if singles and found.objective == "mean":
-        best = min(singles, key=lambda row: float(row["report"]))
+        best = min(singles, key=lambda row: float(row["test"]))
         member = next(iter(best["weights"]))
         name = f"the member {member} alone, as long as a member is trained"
-        yield _against(one, name, best["report"])
+        yield _against(one, name, best["test"])
 
 
 def _against(one: Trained, rival: str, trained: float) -> str:
@@ -191,36 +187,38 @@ def _against(one: Trained, rival: str, trained: float) -> str:
 
 
 def _trained(
-    result: Chosen | Validation, aim: Mapping[str, float]
+    result: TrainedChoice | Validation, aim: Mapping[str, float]
 ) -> Iterator[tuple[Trained, dict[str, float]]]:
     """Every run on an objective, and its mixture."""
-    truth_M, merge_M = (
-        on_target(result.points[name], aim) for name in ("truth", "merge")
+    reference_M, merge_M = (
+        on_target(result.points[name], aim) for name in ("reference", "merge")
     )
-    labels = result.labels if isinstance(result, Chosen) else result.truths
-    for i, (name, run) in enumerate(zip(labels, result.truths, strict=True)):
-        parts = dict(zip(result.members, result.ratios[i], strict=True))
-        yield Trained(name, run, float(truth_M[i]), float(merge_M[i])), parts
+    labels = (
+        result.labels if isinstance(result, TrainedChoice) else result.reference_runs
+    )
+    for i, (name, run) in enumerate(zip(labels, result.reference_runs, strict=True)):
+        parts = dict(zip(result.members, result.mixtures[i], strict=True))
+        yield Trained(name, run, float(reference_M[i]), float(merge_M[i])), parts
 
 
 def _find(
     parts: Mapping[str, float],
-    found: Found,
+    found: SearchResult,
     validation: Validation | None,
-    chosen: Chosen | None,
+    chosen: TrainedChoice | None,
 ) -> Trained | None:
     """A mixture among what was trained on the pool and text of a search."""
     for result in (chosen, validation):
         if result is None or not same_basis(found, result):
             continue
-        if all(name in result.points["truth"] for name in found.target):
+        if all(name in result.points["reference"] for name in found.target):
             for one, mixture in _trained(result, found.target):
                 if _same(parts, mixture):
                     return one
     return None
 
 
-def _usual_of(found: Found, validation: Validation) -> Usual | None:
+def _usual_of(found: SearchResult, validation: Validation) -> Usual | None:
     if not same_basis(validation, found):
         return None
     return usual(validation, found.target)

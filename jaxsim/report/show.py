@@ -1,18 +1,18 @@
 """What the commands print when they are done."""
 
 from jaxsim.log import say
-from jaxsim.mixture.scores import Scores, as_arrow
 from jaxsim.pool import Pool
 from jaxsim.report import agreement, answer, outcome, tables, trust
 from jaxsim.report.data import references_of
 from jaxsim.report.format import marks, weights
 from jaxsim.report.table import show
 from jaxsim.report.targets import targets_of
-from jaxsim.search.found import Found
-from jaxsim.study.agreement import ENOUGH_TRUTHS
-from jaxsim.study.chosen import Chosen
-from jaxsim.study.diagnostics import Gauge
-from jaxsim.study.validate import Validation
+from jaxsim.scoring.scores import Scores, as_arrow
+from jaxsim.search.result import SearchResult
+from jaxsim.validation.agreement import ENOUGH_RUNS
+from jaxsim.validation.chosen import TrainedChoice
+from jaxsim.validation.diagnostics import Diagnostics
+from jaxsim.validation.validate import Validation
 
 _MOST_ROWS = 8
 _EXTREMES = 3  # members shown at either end
@@ -26,11 +26,9 @@ def show_pool(pool: Pool) -> None:
 
 def show_members(scores: Scores) -> None:
     """Prints the references, and the best member for each in-pool domain."""
-    references = references_of(as_arrow(scores))
-    show(tables.reference_bits(references))
-    best = tables.best_members(
-        references, trust.own_best_sentence(references, "select")
-    )
+    standard = references_of(as_arrow(scores))
+    show(tables.reference_bits(standard))
+    best = tables.best_members(standard, trust.own_best_sentence(standard, "dev"))
     if best.rows:
         show(best)
 
@@ -40,16 +38,16 @@ def show_scores(scores: Scores) -> None:
     show(tables.scores(scores))
 
 
-def show_diagnostics(gauge: Gauge) -> None:
+def show_diagnostics(diagnostics: Diagnostics) -> None:
     """Prints what the diagnostics say of a pool, the verdict first."""
-    say(f"averages of this pool: {gauge.verdict}")
-    for reason in gauge.reasons:
+    say(f"averages of this pool: {diagnostics.verdict}")
+    for reason in diagnostics.reasons:
         say(f"  {reason}")
-    for word, text in trust.diagnostics(gauge):
+    for word, text in trust.diagnostics(diagnostics):
         say(f"  {word}: {text}")
 
 
-def show_found(found: Found) -> None:
+def show_search(found: SearchResult) -> None:
     """Prints the best mixture, what ties with it, and how it was found.
 
     The command that trains it is in the closing lines, which follow.
@@ -57,11 +55,7 @@ def show_found(found: Found) -> None:
     if text := answer.nothing_beats(found):
         say(text)
     table = tables.mixtures(found)
-    show(
-        table.take(
-            tables.shown_mixtures(found, _MOST_ROWS), f"{_FOLDER}mixtures.csv"
-        )
-    )
+    show(table.take(tables.shown_mixtures(found, _MOST_ROWS), f"{_FOLDER}mixtures.csv"))
     say(f"The best: {weights(found.best['weights'], 12)}")
     if found.constraints:
         say(f"Under: {'; '.join(found.constraints)}")
@@ -88,18 +82,16 @@ def show_found(found: Found) -> None:
 
 def show_agreement(validation: Validation) -> None:
     """Prints how well predictors and baselines agree with reference runs."""
-    runs = len(validation.truths)
+    runs = len(validation.reference_runs)
     source = "of yours" if validation.given else "trained here"
     table = agreement.agreement(validation)
     groups = targets_of(validation).groups()
     for title in groups:
-        part = table.where(
-            "on", title, f"agreement with {runs} runs {source}: {title}"
-        )
+        part = table.where("on", title, f"agreement with {runs} runs {source}: {title}")
         # With pairs by membership there is no room; the page has both.
         has_pairs = any(c.key == "pairs_in" for c in part.visible)
         show(part, skip=("corrected",) if has_pairs else ())
-    if runs < ENOUGH_TRUTHS:
+    if runs < ENOUGH_RUNS:
         for title, names in groups.items():
             if len(names) == 1:
                 show(
@@ -118,7 +110,7 @@ def show_agreement(validation: Validation) -> None:
 
 
 def show_chosen(
-    chosen: Chosen, found: Found | None, validation: Validation | None
+    chosen: TrainedChoice, found: SearchResult | None, validation: Validation | None
 ) -> None:
     """Prints what training the chosen mixtures gave, and what was predicted."""
     show(agreement.shown_chosen(agreement.chosen(chosen, found), chosen))

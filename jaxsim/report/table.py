@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxsim.log import show_table
-from jaxsim.mixture.table import as_text
 from jaxsim.report.format import interval, number, short, signed
+from jaxsim.scoring.table import as_text
 
 _LONGEST = 40  # name in the first column of a console table
 
@@ -81,8 +81,7 @@ class Table:
     ) -> "Table":
         """One row for each thing, by the columns' `get`, or a mapping's key."""
         rows = tuple(
-            {c.key: c.get(x) if c.get else x[c.key] for c in columns}
-            for x in things
+            {c.key: c.get(x) if c.get else x[c.key] for c in columns} for x in things
         )
         return cls(title, tuple(columns), rows, note, style)
 

@@ -7,11 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxsim.mixture.scores import Scores
-from jaxsim.mixture.summary import summarize
 from jaxsim.pool import Manifest
 from jaxsim.report import agreement as runs
-from jaxsim.report.data import References, ReportData
+from jaxsim.report.data import ReportData, StandardScores
 from jaxsim.report.format import (
     count,
     duration,
@@ -29,14 +27,16 @@ from jaxsim.report.format import (
 )
 from jaxsim.report.outcome import PLAIN
 from jaxsim.report.table import Column, Table
-from jaxsim.search.found import Found, is_single
-from jaxsim.study.diagnostics import Gauge
-from jaxsim.study.measured import PROXIES
+from jaxsim.scoring.scores import Scores
+from jaxsim.scoring.summary import summarize
+from jaxsim.search.result import SearchResult, is_single
+from jaxsim.validation.diagnostics import Diagnostics
+from jaxsim.validation.measured import PREDICTED
 
 # All that may have a file.
 NAMES = (
     "members", "domains", "gains", "mixtures", "objective", "binding",
-    "marginal", "gauge", "agreement", "claims", "points", "calibration_check",
+    "marginal", "diagnostics", "agreement", "claims", "points", "calibration_check",
     "learning", "noise", "given_agreement", "given_claims", "given_points",
     "chosen", "cost",
 )  # fmt: skip
@@ -60,15 +60,15 @@ def build(data: ReportData) -> dict[str, Table]:
         found["members"] = members(data.of_kind("member"), data)
     if data.corpus is not None:
         found["domains"] = domains(data)
-    if data.references is not None:
-        found["gains"] = gains(data.references)
+    if data.standard is not None:
+        found["gains"] = gains(data.standard)
     if data.found is not None:
         found["mixtures"] = mixtures(data.found)
         found["objective"] = objective(data.found)
         found["binding"] = binding(data.found)
         found["marginal"] = marginal(data.found)
-    if data.gauge is not None:
-        found["gauge"] = paths(data.gauge)
+    if data.diagnostics is not None:
+        found["diagnostics"] = paths(data.diagnostics)
     for prefix, validation in (("", data.validation), ("given_", data.given)):
         if validation is not None:
             found[f"{prefix}agreement"] = runs.agreement(validation)
@@ -87,13 +87,11 @@ def build(data: ReportData) -> dict[str, Table]:
 # The pool, its scores and its text.
 
 
-def members(
-    manifests: Mapping[str, Manifest], data: ReportData | None = None
-) -> Table:
+def members(manifests: Mapping[str, Manifest], data: ReportData | None = None) -> Table:
     """What each member was trained on, what it took, how far it moved."""
     units = data.corpus.units if data and data.corpus else {}
-    drift = data.gauge.drift if data and data.gauge else {}
-    bumps = data.gauge.bumps if data and data.gauge else {}
+    drift = data.diagnostics.drift if data and data.diagnostics else {}
+    line_barriers = data.diagnostics.line_barriers if data and data.diagnostics else {}
 
     def unit(field: str) -> Callable[[Manifest], Any]:
         return lambda m: getattr(units.get(m.name), field, None)
@@ -111,7 +109,7 @@ def members(
               get=lambda m: float(m.final_loss)),
         Column("drift", "drift from\nthe base", lambda v: percent(v, 2),
                get=lambda m: drift.get(m.name)),
-        Column("bump", "barrier", signed, get=lambda m: bumps.get(m.name)),
+        Column("barrier", "barrier", signed, get=lambda m: line_barriers.get(m.name)),
         Column("wall_seconds", "time", duration, get=lambda m: m.wall_seconds),
         Column("device_seconds", get=lambda m: m.device_seconds),
         Column("flops", get=lambda m: float(m.flops)),
@@ -125,14 +123,14 @@ def domains(data: ReportData) -> Table:
     """Documents, windows, tokens and bytes of every evaluation domain."""
     assert data.corpus is not None
     counts = data.corpus.record["summary"]["documents"]
-    splits = {"seed": "base", "train": "training", "select": "dev",
-              "report": "test"}  # fmt: skip
+    splits = {"base": "base", "train": "training", "dev": "dev",
+              "test": "test"}  # fmt: skip
 
     def documents(split: str) -> Callable[[Any], int | None]:
         return lambda d: counts.get(d.name, d.documents).get(split)
 
-    def amount(what: str, half: str) -> Callable[[Any], int]:
-        return lambda d: int(getattr(d, what)[half])
+    def amount(what: str, split: str) -> Callable[[Any], int]:
+        return lambda d: int(getattr(d, what)[split])
 
     columns = [
         _text("domain", "domain", get=lambda d: d.name),
@@ -141,36 +139,36 @@ def domains(data: ReportData) -> Table:
         *(Column(f"{split}_documents", name, integer, get=documents(split))
           for split, name in splits.items()),
     ]  # fmt: skip
-    for half in ("select", "report"):
+    for split in ("dev", "test"):
         for what in ("windows", "tokens", "bytes"):
-            heading = f"{splits[half]} windows" if what == "windows" else ""
+            heading = f"{splits[split]} windows" if what == "windows" else ""
             columns.append(
-                Column(f"{half}_{what}", heading, integer,
-                       get=amount(what, half))
+                Column(f"{split}_{what}", heading, integer,
+                       get=amount(what, split))
             )  # fmt: skip
     found = sorted(data.corpus.domains.values(), key=lambda d: not d.in_pool)
     return Table.of("documents by split", found, columns)
 
 
-def gains(references: References) -> Table:
+def gains(standard: StandardScores) -> Table:
     """By how many bits per byte members beat the base model, on test text."""
-    gain_CD = references.gains("report").tolist()
+    gain_CD = standard.gains("test").tolist()
     return _by_domain(
         "gain over the base model on test text (bits per byte)",
-        "member", "gain on", references.domains, signed,
-        list(zip(references.members, gain_CD, strict=True)),
+        "member", "gain on", standard.domains, signed,
+        list(zip(standard.members, gain_CD, strict=True)),
     )  # fmt: skip
 
 
-def reference_bits(references: References) -> Table:
+def reference_bits(standard: StandardScores) -> Table:
     """Base model, members and plain merges, on dev text."""
-    half, inside = "select", np.array(references.in_pool)
+    split, inside = "dev", np.array(standard.in_pool)
     outside = [d for d, i in enumerate(inside) if not i][:_MOST_DOMAINS]
-    bits_MD = references.bits[half]
+    bits_MD = standard.bits[split]
     macro_M = [np.nan] * len(bits_MD)
     if inside.any():
         macro_M = bits_MD[:, inside].mean(axis=1).tolist()
-    names = [references.domains[d] for d in outside]
+    names = [standard.domains[d] for d in outside]
     columns = (
         _text("mixture", "mixture"),
         _bits("macro in-pool", "macro in-pool"),
@@ -178,29 +176,29 @@ def reference_bits(references: References) -> Table:
     )
     rows = tuple(
         {"mixture": name, "macro in-pool": macro_M[m]}
-        | {f"on {references.domains[d]}": bits_MD[m, d] for d in outside}
-        for m, name in enumerate(references.names)
+        | {f"on {standard.domains[d]}": bits_MD[m, d] for d in outside}
+        for m, name in enumerate(standard.names)
     )
     title = "bits per byte on dev text"
-    return Table(title, columns, rows, marks(references.notes))
+    return Table(title, columns, rows, marks(standard.notes))
 
 
-def best_members(references: References, note: str) -> Table:
+def best_members(standard: StandardScores, note: str) -> Table:
     """The best member for each in-pool domain, and the rank of its own."""
-    gain_CD = references.gains("select")
+    gain_CD = standard.gains("dev")
     rows = []
-    for d, domain in enumerate(references.domains):
+    for d, domain in enumerate(standard.domains):
         gain_C = gain_CD[:, d]
-        if not references.in_pool[d] or not np.isfinite(gain_C).any():
+        if not standard.in_pool[d] or not np.isfinite(gain_C).any():
             continue
-        best = references.members[int(np.nanargmax(gain_C))]
-        own = [references.members.index(n) for n in references.own(domain)]
+        best = standard.members[int(np.nanargmax(gain_C))]
+        own = [standard.members.index(n) for n in standard.own(domain)]
         ranks = [str(1 + int((gain_C > gain_C[c]).sum())) for c in own]
         rows.append(
             {
                 "domain": domain,
                 "member": best,
-                "bits": references.row(best, "select")[d],
+                "bits": standard.row(best, "dev")[d],
                 "gain": float(np.nanmax(gain_C)),
                 "rank": listed(ranks) or "no own member",
             }
@@ -218,19 +216,19 @@ def best_members(references: References, note: str) -> Table:
 
 def scores(table: Scores) -> Table:
     """The best rows of a scored table by the merge, and the plain merges."""
-    best = summarize(table, "select", _MOST_SCORES)
+    best = summarize(table, "dev", _MOST_SCORES)
     shown = list(enumerate(best.targets))[:_MOST_TARGETS]
-    proxies = ["merge", *(p for p in PROXIES[1:] if p in best.bits)]
+    predictors = ["merge", *(p for p in PREDICTED[1:] if p in best.bits)]
     columns = (
         _text("mixture", "mixture"),
         _text("weights", "weights", show=largest),
-        *(_bits(f"{name}: {proxy}", f"{name},\n{_narrow(proxy)}")
-          for _, name in shown for proxy in proxies),
+        *(_bits(f"{name}: {predictor}", f"{name},\n{_narrow(predictor)}")
+          for _, name in shown for predictor in predictors),
     )  # fmt: skip
     rows = tuple(
         {"mixture": table.table.names[m], "weights": table.table.parts(m)}
-        | {f"{name}: {proxy}": best.bits[proxy][i, t]
-           for t, name in shown for proxy in proxies}
+        | {f"{name}: {predictor}": best.bits[predictor][i, t]
+           for t, name in shown for predictor in predictors}
         for i, m in enumerate(best.rows)
     )  # fmt: skip
     return Table(
@@ -243,15 +241,15 @@ def scores(table: Scores) -> Table:
     )
 
 
-def _narrow(proxy: str) -> str:
-    return runs.LABELS[proxy].replace("of ", "of\n")
+def _narrow(predictor: str) -> str:
+    return runs.LABELS[predictor].replace("of ", "of\n")
 
 
-def paths(gauge: Gauge) -> Table:
+def paths(diagnostics: Diagnostics) -> Table:
     """The loss on the paths from the base model, for files."""
     rows = tuple(
         {"line": name, "target": on, "scale": scale, "bits_per_byte": bits}
-        for name, line in gauge.lines.items()
+        for name, line in diagnostics.lines.items()
         for on, bits_S in line.items()
         if on != "scale"
         for scale, bits in zip(line["scale"], bits_S, strict=True)
@@ -263,7 +261,7 @@ def paths(gauge: Gauge) -> Table:
 # What a search found.
 
 
-def mixtures(found: Found) -> Table:
+def mixtures(found: SearchResult) -> Table:
     """The tied and the plain mixtures, the best one first."""
 
     def other(key: str) -> Callable[[Mapping[str, Any]], float | None]:
@@ -273,13 +271,13 @@ def mixtures(found: Found) -> Table:
         _text("mixture", "mixture", get=lambda row: row["name"]),
         Column("kind"),
         _text("weights", "weights", largest),
-        _bits("select_bits_per_byte", "merge,\ndev",
-              get=lambda row: row["select"]),
-        _bits("report_bits_per_byte", "merge,\ntest",
-              get=lambda row: row["report"]),
-        _bits("select_probability", "ensemble,\ndev",
-              get=lambda row: row.get("probability")),
-        _bits("select_members", "members,\ndev",
+        _bits("dev_bits_per_byte", "merge,\ndev",
+              get=lambda row: row["dev"]),
+        _bits("test_bits_per_byte", "merge,\ntest",
+              get=lambda row: row["test"]),
+        _bits("dev_ensemble", "ensemble,\ndev",
+              get=lambda row: row.get("ensemble")),
+        _bits("dev_members", "members,\ndev",
               get=lambda row: row.get("members")),
         Column("shift", "shift", signed, get=lambda row: (
             row.get("shift", 0.0) if found.calibrated else None)),
@@ -293,10 +291,10 @@ def mixtures(found: Found) -> Table:
         f"if its difference is within its limit ({found.ties['level']:.0%} "
         "simultaneous over all mixtures)"
     )
-    if found.ties["worth"]:
+    if found.ties["min_effect"]:
         note += (
             "; differences below the minimum effect, "
-            f"{found.ties['worth']:.2%} of the best, count as ties"
+            f"{found.ties['min_effect']:.2%} of the best, count as ties"
         )
     return Table.of(
         f"{found.ties['heading']} ({found.ties['count']:,} of "
@@ -309,7 +307,7 @@ def mixtures(found: Found) -> Table:
     )
 
 
-def shown_mixtures(found: Found, most: int) -> list[int]:
+def shown_mixtures(found: SearchResult, most: int) -> list[int]:
     """The first rows that tie, then the plain ones, tied or not."""
     rows = found.rows
     first = [i for i, row in enumerate(rows) if row["tied"]][:most]
@@ -322,7 +320,7 @@ def shown_mixtures(found: Found, most: int) -> list[int]:
     ]
 
 
-def objective(found: Found) -> Table:
+def objective(found: SearchResult) -> Table:
     """Domains of a worst case, or with limits, least gain first."""
     is_shown = found.objective == "worst" or any(
         "limit" in row for row in found.domains.values()
@@ -331,20 +329,20 @@ def objective(found: Found) -> Table:
     domains: list[dict[str, Any]] = [{"domain": n, **row} for n, row in known]
     columns = (
         _text("domain", "domain"),
-        _bits("seed", "base model"),
+        _bits("base", "base model"),
         _bits("best", "best mixture"),
-        Column("change", "change", signed, get=lambda r: r["best"] - r["seed"]),
+        Column("change", "change", signed, get=lambda r: r["best"] - r["base"]),
         _bits("limit", "at most", get=lambda row: row.get("limit")),
     )
     note = ""
     if found.objective == "worst" and len(found.target) == 1:
         note = "with one domain, the worst is the mean"
-    domains.sort(key=lambda row: row["seed"] - row["best"])
+    domains.sort(key=lambda row: row["base"] - row["best"])
     title = "the best mixture beside the base model, bits per byte on dev text"
     return Table.of(title, domains, columns, note)
 
 
-def binding(found: Found) -> Table:
+def binding(found: SearchResult) -> Table:
     """The active constraints, and what relaxing each would gain."""
     columns = (
         _text("constraint", "active constraint", get=constraint_words),
@@ -373,7 +371,7 @@ def constraint_words(row: Mapping[str, Any]) -> str:
     }[row["kind"]]
 
 
-def marginal(found: Found) -> Table:
+def marginal(found: SearchResult) -> Table:
     """What one percent more of each member changes, most useful first."""
     rows = []
     names: Sequence[str] = ()
@@ -412,19 +410,13 @@ def _by_domain(
     """Members by domains; keys say `what`, so that no domain is 'member'."""
     columns = (
         _text("member", heading),
-        *(
-            Column(f"{what} {d}", d, show, on_console=d in on_console)
-            for d in domains
-        ),
+        *(Column(f"{what} {d}", d, show, on_console=d in on_console) for d in domains),
     )
     keys = [column.key for column in columns]
     return Table(
         title,
         columns,
-        tuple(
-            dict(zip(keys, [first, *values], strict=True))
-            for first, values in rows
-        ),
+        tuple(dict(zip(keys, [first, *values], strict=True)) for first, values in rows),
         note,
     )
 
@@ -435,12 +427,12 @@ def _by_domain(
 def cost(data: ReportData) -> Table:
     """Training as manifests record it, and scoring as tables count it."""
     rows = []
-    if data.seed is not None:
-        rows.append(_trained("base model", [data.seed]))
+    if data.base is not None:
+        rows.append(_trained("base model", [data.base]))
     for kind, name in (
         ("member", "members"),
-        ("truth", "reference runs"),
-        ("repeat", "replicates"),
+        ("reference", "reference runs"),
+        ("replicate", "replicates"),
     ):
         if manifests := list(data.of_kind(kind).values()):
             rows.append(_trained(name, manifests))
@@ -500,13 +492,13 @@ def _trained(what: str, manifests: Sequence[Manifest]) -> dict[str, Any]:
 def setup(data: ReportData) -> Table:
     """Model, recipes, tokenizer and split, by the names of the config."""
     parts: dict[str, Mapping[str, Any]] = {}
-    if data.seed is not None:
-        leaves = data.seed.leaves.values()
+    if data.base is not None:
+        leaves = data.base.leaves.values()
         parts["base model"] = {
             "parameters": sum(math.prod(shape) for shape, _ in leaves),
-            "tokens": data.seed.tokens,
-        } | data.seed.recipe
-        parts["model"] = data.seed.model
+            "tokens": data.base.tokens,
+        } | data.base.recipe
+        parts["model"] = data.base.model
     if data.pool is not None:
         parts["recipe of all runs"] = data.pool.identity["recipe"]
     if data.corpus is not None:
@@ -556,19 +548,17 @@ def dropped(data: ReportData) -> Table:
         _text("from", "from"), _text("because", "because"),
         Column("documents", "documents", integer),
     )  # fmt: skip
-    return Table(
-        "", columns, tuple(dict(zip(keys, r, strict=True)) for r in rows)
-    )
+    return Table("", columns, tuple(dict(zip(keys, r, strict=True)) for r in rows))
 
 
 def digests(data: ReportData) -> Table:
     """What the numbers rest on, for the page."""
     found = dict(data.sources)
-    if data.seed is not None:
-        found["base model's parameters"] = data.seed.params_digest
-        found["tokenizer"] = data.seed.tokenizer_digest
-    if data.references is not None:
-        found["evaluation text"] = data.references.evaluation
+    if data.base is not None:
+        found["base model's parameters"] = data.base.params_digest
+        found["tokenizer"] = data.base.tokenizer_digest
+    if data.standard is not None:
+        found["evaluation text"] = data.standard.evaluation
     columns = (_text("file", "file"), _text("digest", "SHA-256"))
     rows = tuple({"file": n, "digest": d[:16]} for n, d in found.items())
     return Table("", columns, rows)

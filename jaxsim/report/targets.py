@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from jaxsim.study.chosen import Chosen
-from jaxsim.study.measured import ALL, IN_POOL, OUT_OF_POOL
-from jaxsim.study.validate import Validation
+from jaxsim.validation.chosen import TrainedChoice
+from jaxsim.validation.measured import ALL, IN_POOL, OUT_OF_POOL
+from jaxsim.validation.validate import Validation
 
 # Out-of-pool first: there no weight-only baseline has anything to know.
 KINDS = ("out-of-pool", "in-pool")
@@ -36,7 +36,7 @@ class Targets:
         return next((name for name in leads if name), self.all[0])
 
     @property
-    def judged(self) -> tuple[str, ...]:
+    def held_out(self) -> tuple[str, ...]:
         """What ranks are judged on: out-of-pool domains, else `level`."""
         return self.domains["out-of-pool"] or (self.level,)
 
@@ -69,7 +69,7 @@ class Targets:
         return found
 
 
-def targets_of(result: Validation | Chosen) -> Targets:
+def targets_of(result: Validation | TrainedChoice) -> Targets:
     """The targets of reference runs, drawn or chosen."""
     kinds = list(zip(result.targets, result.kinds, strict=True))
     macros = zip(KINDS, (OUT_OF_POOL, IN_POOL), strict=True)

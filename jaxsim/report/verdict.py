@@ -8,10 +8,10 @@ import numpy as np
 from jaxsim.report.agreement import label
 from jaxsim.report.format import count, interval, number
 from jaxsim.report.targets import Targets, targets_of
-from jaxsim.study.agreement import ENOUGH_TRUTHS, NOISE_BOUND
-from jaxsim.study.diagnostics import DO_NOT_TRUST, RANKS_ONLY, TRUST, Gauge
-from jaxsim.study.measured import CALIBRATED
-from jaxsim.study.validate import Validation
+from jaxsim.validation.agreement import BELOW_NOISE, ENOUGH_RUNS
+from jaxsim.validation.diagnostics import DO_NOT_TRUST, RANKS_ONLY, TRUST, Diagnostics
+from jaxsim.validation.measured import CALIBRATED
+from jaxsim.validation.validate import Validation
 
 BOUND = "below the noise floor: nothing can be told apart"
 UNRESOLVED = "not resolved: there is too little text to tell members apart"
@@ -50,17 +50,17 @@ class Verdict:
 
     word: str
     reasons: Sequence[str]
-    by_truths: bool
+    by_references: bool
 
     @property
     def meaning(self) -> str:
         """What a reader may do with it."""
-        if self.by_truths:
+        if self.by_references:
             return _MEANING[self.word]
         return _SO_FAR.get(self.word, _MEANING[self.word])
 
 
-def verdict(gauge: Gauge | None, validation: Validation | None) -> Verdict:
+def verdict(diagnostics: Diagnostics | None, validation: Validation | None) -> Verdict:
     """The rule. The first that applies:
 
     1. The diagnostics say 'do not trust': so does this.
@@ -80,17 +80,17 @@ def verdict(gauge: Gauge | None, validation: Validation | None) -> Verdict:
        least 80 % of them: trust.
     6. Else ranks hold and levels are off: trust ranks only.
     """
-    if gauge is not None and gauge.verdict == DO_NOT_TRUST:
-        return Verdict(DO_NOT_TRUST, gauge.reasons, validation is not None)
+    if diagnostics is not None and diagnostics.verdict == DO_NOT_TRUST:
+        return Verdict(DO_NOT_TRUST, diagnostics.reasons, validation is not None)
     if (
         validation is None
-        or len(validation.truths) < ENOUGH_TRUTHS
+        or len(validation.reference_runs) < ENOUGH_RUNS
         or validation.budget == "sum"
     ):
-        return _so_far(gauge, validation)
+        return _so_far(diagnostics, validation)
     targets = targets_of(validation)
-    if _all_bound(gauge, validation, targets):
-        why = f"{count(len(targets.judged), 'target')} that count, all of them"
+    if _all_bound(diagnostics, validation, targets):
+        why = f"{count(len(targets.held_out), 'target')} that count, all of them"
         return Verdict(BOUND, [f"{why} below the noise floor"], True)
     holds, ranks = _ranks(validation, targets)
     if not holds:
@@ -108,34 +108,34 @@ def predictor(validation: Validation) -> str:
     return CALIBRATED if calibrated and validation.tells_levels else "merge"
 
 
-def _so_far(gauge: Gauge | None, validation: Validation | None) -> Verdict:
-    runs = 0 if validation is None else len(validation.truths)
+def _so_far(diagnostics: Diagnostics | None, validation: Validation | None) -> Verdict:
+    runs = 0 if validation is None else len(validation.reference_runs)
     unknown = (
         "how well merges rank is not known yet "
-        f"({count(runs, 'held-out run')}, fewer than {ENOUGH_TRUTHS})"
+        f"({count(runs, 'held-out run')}, fewer than {ENOUGH_RUNS})"
     )
     if validation is not None and validation.budget == "sum":
         unknown = (
             "how well merges rank mixtures at equal budget is not known: a run "
             "on n units is n times as long (budget 'sum')"
         )
-    if gauge is None:
+    if diagnostics is None:
         return Verdict(UNKNOWN, [unknown], False)
-    if gauge.noise_bound:
-        what = "their noise" if gauge.repeats else "the text can resolve"
+    if diagnostics.below_noise:
+        what = "their noise" if diagnostics.replicates else "the text can resolve"
         why = f"members differ by less than {what} in every domain"
-        word = BOUND if gauge.repeats else UNRESOLVED
+        word = BOUND if diagnostics.replicates else UNRESOLVED
         return Verdict(word, [why, unknown], False)
-    return Verdict(gauge.verdict, [*gauge.reasons, unknown], False)
+    return Verdict(diagnostics.verdict, [*diagnostics.reasons, unknown], False)
 
 
 def _all_bound(
-    gauge: Gauge | None, validation: Validation, targets: Targets
+    diagnostics: Diagnostics | None, validation: Validation, targets: Targets
 ) -> bool:
     """By the ceilings or, without replicates, by the diagnostics."""
     if not validation.ceilings:
-        return gauge is not None and gauge.noise_bound
-    return all(validation.ceilings[n] < NOISE_BOUND for n in targets.judged)
+        return diagnostics is not None and diagnostics.below_noise
+    return all(validation.ceilings[n] < BELOW_NOISE for n in targets.held_out)
 
 
 def _ranks(validation: Validation, targets: Targets) -> tuple[bool, str]:
@@ -150,7 +150,7 @@ def _ranks(validation: Validation, targets: Targets) -> tuple[bool, str]:
     text = (
         f"{label(which)} and held-out runs have a Spearman correlation of "
         f"{number(value, 2)}{interval(bounds)} on {where} "
-        f"({count(len(validation.truths), 'run')})"
+        f"({count(len(validation.reference_runs), 'run')})"
     )
     if bounds is None:
         return False, f"{text}, without an interval"
@@ -168,9 +168,7 @@ def _levels(
     which, off = predictor(validation), []
     slope = validation.agreement[target][which]["slope"]
     if not SLOPES[0] <= slope <= SLOPES[1]:
-        off.append(
-            f"where predictions differ by 1, runs differ by {number(slope, 2)}"
-        )
+        off.append(f"where predictions differ by 1, runs differ by {number(slope, 2)}")
     if not is_small:
         off.append(error)
     if which != CALIBRATED:
@@ -186,9 +184,9 @@ def _levels(
 def _error(validation: Validation, target: str) -> tuple[bool, str]:
     """Whether the error on levels is small beside the spread of the runs."""
     which = predictor(validation)
-    truth_M = np.array(validation.points["truth"][target])
-    off_M = truth_M - np.array(validation.points[which][target])
-    error, spread = float(np.abs(off_M).mean()), float(truth_M.std(ddof=1))
+    reference_M = np.array(validation.points["reference"][target])
+    off_M = reference_M - np.array(validation.points[which][target])
+    error, spread = float(np.abs(off_M).mean()), float(reference_M.std(ddof=1))
     if error < SMALL_ERROR * spread:
         size = "less than half"
     elif error <= spread:

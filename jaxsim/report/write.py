@@ -21,23 +21,23 @@ from typing import Any
 
 from jaxsim import __version__
 from jaxsim.config import Config
-from jaxsim.mixture.files import replace
 from jaxsim.pool import open_pool
 from jaxsim.report import agreement, answer, figures, outcome, tables, trust
 from jaxsim.report.data import (
     KINDS,
-    References,
     ReportData,
+    StandardScores,
     collect,
     token_multiplier,
 )
 from jaxsim.report.table import Table, csv_lines, csv_text
 from jaxsim.report.targets import targets_of
 from jaxsim.report.verdict import Verdict, verdict
-from jaxsim.search.found import Found, load_found
-from jaxsim.study.agreement import ENOUGH_TRUTHS
-from jaxsim.study.chosen import load_chosen
-from jaxsim.study.validate import Validation, load_validation
+from jaxsim.scoring.files import replace
+from jaxsim.search.result import SearchResult, load_search
+from jaxsim.validation.agreement import ENOUGH_RUNS
+from jaxsim.validation.chosen import load_chosen
+from jaxsim.validation.validate import Validation, load_validation
 
 FORMAT = 1
 SUMMARY = "summary.json"
@@ -58,10 +58,10 @@ def write_report(config: Config, workdir: Path) -> Path:
     # A report travels: it does not name a place on this machine.
     place = "DIR" if workdir.is_absolute() else workdir.as_posix()
     closing = answer.closing_lines(
-        data.found, data.validation, place, data.horizon, data.chosen
+        data.found, data.validation, place, data.token_multiplier, data.chosen
     )
     drawn = _draw(data, built)
-    found = verdict(data.gauge, data.validation)
+    found = verdict(data.diagnostics, data.validation)
     summary = _summary(config.name, data, built, closing, found)
     page = _page(config.name, data, built, closing, drawn, found)
     # Under an override every row says so: a table travels alone.
@@ -93,11 +93,11 @@ def write_report(config: Config, workdir: Path) -> Path:
 def last_lines(workdir: Path) -> list[str]:
     """What to train, what ties and what is open, for the console."""
     workdir = Path(workdir)
-    has_found = (workdir / "search" / "found.json").is_file()
+    has_found = (workdir / "search" / "result.json").is_file()
     has_pool = (workdir / "pool" / "pool.json").is_file()
     entries = open_pool(workdir).manifests(*KINDS) if has_pool else {}
     return answer.closing_lines(
-        load_found(workdir) if has_found else None,
+        load_search(workdir) if has_found else None,
         load_validation(workdir),
         workdir.as_posix(),
         token_multiplier(entries),
@@ -111,8 +111,8 @@ def _write(path: Path, content: bytes) -> Path:
     return path
 
 
-def _proposed(found: Found, members: Sequence[str]) -> bytes:
-    """The tied and the plain mixtures, as `--mixtures` and `--truths` read."""
+def _proposed(found: SearchResult, members: Sequence[str]) -> bytes:
+    """The tied and the plain mixtures, as `--mixtures` and `--runs` read."""
     rows = [
         [row["name"], *(row["weights"].get(name, 0.0) for name in members)]
         for row in found.rows
@@ -122,13 +122,13 @@ def _proposed(found: Found, members: Sequence[str]) -> bytes:
 
 def _draw(data: ReportData, built: Mapping[str, Table]) -> dict[str, bytes]:
     drawn = {}
-    if data.references is not None and "gains" in built:
+    if data.standard is not None and "gains" in built:
         drawn["heat_map"] = figures.heat_map(
-            built["gains"], data.references.in_pool,
+            built["gains"], data.standard.in_pool,
             "gain over the base model (bits per byte)",
         )  # fmt: skip
-    if data.gauge is not None:
-        drawn["paths"] = figures.paths(data.gauge)
+    if data.diagnostics is not None:
+        drawn["paths"] = figures.paths(data.diagnostics)
     if data.validation is not None:
         drawn["scatter"] = figures.scatter(data.validation)
     if data.found is not None:
@@ -190,8 +190,8 @@ def _page(
         trust=trust.trust_lines(data),
         study=_study(data.validation, built, ""),
         given=_study(data.given, built, "given_"),
-        own_best=trust.own_best_sentence(data.references, "report")
-        if data.references
+        own_best=trust.own_best_sentence(data.standard, "test")
+        if data.standard
         else "",
         setup=tables.setup(data),
         dropped=tables.dropped(data),
@@ -206,7 +206,7 @@ def _study(
     if validation is None:
         return {"claims": [], "points": [], "agreement": []}
     groups = targets_of(validation).groups()
-    points = [] if len(validation.truths) >= ENOUGH_TRUTHS else [
+    points = [] if len(validation.reference_runs) >= ENOUGH_RUNS else [
         built[f"{prefix}points"].where("target", names[0])
         for names in groups.values()
         if len(names) == 1
@@ -229,7 +229,7 @@ def _summary(
     found: Verdict,
 ) -> dict[str, Any]:
     """Everything in the report, as strict JSON holds it."""
-    seed, references = data.seed, data.references
+    base, standard = data.base, data.standard
     record = {
         "format": FORMAT,
         "jaxsim": __version__,
@@ -240,24 +240,24 @@ def _summary(
         "overrides": data.overrides,
         "out_of_date": data.stale,
         "digests": {
-            "seed": seed.params_digest if seed else None,
-            "tokenizer": seed.tokenizer_digest if seed else None,
-            "evaluation": references.evaluation if references else None,
+            "base": base.params_digest if base else None,
+            "tokenizer": base.tokenizer_digest if base else None,
+            "evaluation": standard.evaluation if standard else None,
             "entries": {n: m.params_digest for n, m in data.entries.items()},
             "files": data.sources,
         },
-        "provenance": seed.provenance if seed else None,
-        "model": seed.model if seed else None,
+        "provenance": base.provenance if base else None,
+        "model": base.model if base else None,
         "recipe": data.pool.identity["recipe"] if data.pool else None,
         "corpus": data.corpus.record["summary"] if data.corpus else None,
         **{
             key: built[key].rows if key in built else []
             for key in ("members", "domains", "cost")
         },
-        "bits_per_byte": _bits(references) if references else {},
+        "bits_per_byte": _bits(standard) if standard else {},
         "search": data.found,
         "verdict": found,
-        "gauge": data.gauge,
+        "diagnostics": data.diagnostics,
         "validation": data.validation,
         "given": data.given,
         "chosen": data.chosen,
@@ -280,12 +280,12 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _bits(references: References) -> dict[str, Any]:
+def _bits(standard: StandardScores) -> dict[str, Any]:
     """By half, reference row and domain."""
     return {
-        half: {
-            name: dict(zip(references.domains, bits_D.tolist(), strict=True))
-            for name, bits_D in zip(references.names, bits_MD, strict=True)
+        split: {
+            name: dict(zip(standard.domains, bits_D.tolist(), strict=True))
+            for name, bits_D in zip(standard.names, bits_MD, strict=True)
         }
-        for half, bits_MD in references.bits.items()
+        for split, bits_MD in standard.bits.items()
     }

@@ -5,19 +5,19 @@ from typing import Any
 
 import numpy as np
 
-from jaxsim.mixture.evaluation import EvaluationSet
-from jaxsim.mixture.gradient import marginal_values
-from jaxsim.mixture.scores import ProxyScores, Scores, bits_of
-from jaxsim.mixture.table import Mixtures
-from jaxsim.search.constraints import Feasible, binding, repeats
-from jaxsim.search.found import Found
+from jaxsim.scoring.evaluation import EvaluationSet
+from jaxsim.scoring.gradient import marginal_values
+from jaxsim.scoring.scores import PredictorScores, Scores, bits_of
+from jaxsim.scoring.table import Mixtures
+from jaxsim.search.constraints import Feasible, binding, replicates
 from jaxsim.search.loss import Slope, corrected
 from jaxsim.search.objective import Objective, target_weights
 from jaxsim.search.problem import Problem, windows_of
+from jaxsim.search.result import SearchResult
 from jaxsim.search.ties import Ties
 
 FINALISTS = "finalists"
-_FINALISTS = 12  # tied mixtures that are scored on report text
+_FINALISTS = 12  # tied mixtures that are scored on test text
 EXCESS = 1e-4  # bits per byte by which a limit may be missed
 _ACTIVE = 1e-4  # of the objective: pieces of a maximum that count as largest
 _PLAIN = ("uniform", "proportional", "macro")
@@ -28,7 +28,7 @@ class Scored:
     """Mixtures that a merge was scored for, on the windows `losses.rows`."""
 
     table: Mixtures
-    losses: ProxyScores
+    losses: PredictorScores
 
 
 def answer(
@@ -39,7 +39,7 @@ def answer(
     ties: Ties,
     looked_at: int,
     table: Scores | None,
-) -> Found:
+) -> SearchResult:
     """Everything that is known of the tie set, as it is kept.
 
     Args:
@@ -54,16 +54,14 @@ def answer(
     )
     scale = float(scored.table.scale_M[ties.best])
     slope, marginal = _derivatives(problem, w_C, scale)
-    available_D = np.bincount(e.domain_R[windows_of(e, goal, "select", 0)])
+    available_D = np.bincount(e.domain_R[windows_of(e, goal, "dev", 0)])
     rows = scored.losses.rows
-    rows = rows[goal.needed_D[e.domain_R[rows]] & (e.half_R[rows] == 0)]
-    stack = problem.scorer.proxies.stack
-    return Found(
+    rows = rows[goal.needed_D[e.domain_R[rows]] & (e.split_R[rows] == 0)]
+    stack = problem.scorer.predictors.stack
+    return SearchResult(
         target={
             name: float(w)
-            for name, w in zip(
-                e.domains, target_weights(config, e), strict=True
-            )
+            for name, w in zip(e.domains, target_weights(config, e), strict=True)
             if w > 0
         },
         objective=config.objective,
@@ -74,12 +72,12 @@ def answer(
         evaluations=loss.spent,
         tokens=loss.spent_tokens,
         windows=int(np.bincount(e.domain_R[rows]).max()),
-        select_windows=int(available_D.max()),
+        dev_windows=int(available_D.max()),
         ties={
             "heading": ties.heading,
             "resampled": ties.unit,
             "level": config.level,
-            "worth": config.worth,
+            "min_effect": config.min_effect,
             "count": len(ties.tied),
         },
         rows=_rows(problem, scored, value_M, shift_M, ties),
@@ -99,30 +97,26 @@ def _derivatives(
     problem: Problem, w_C: np.ndarray, scale: float
 ) -> tuple[Slope, dict[str, Any]]:
     """The objective's slope, and the marginal values of every domain."""
-    loss, proxies = problem.loss, problem.scorer.proxies
+    loss, predictors = problem.loss, problem.scorer.predictors
     e = problem.scorer.evaluation
     rows = loss.rows
-    found = proxies.jacobian(w_C, scale, rows)
+    found = predictors.jacobian(w_C, scale, rows)
     dw_DC, bytes_D = found.dw_DC, _bytes(e, rows)
     slope = loss.slope_of(w_C, found)
-    others = e.rows("select", problem.scorer.config.windows)
+    others = e.rows("dev", problem.scorer.config.windows)
     others = others[~problem.objective.needed_D[e.domain_R[others]]]
     if len(others):
-        dw_DC = dw_DC + proxies.jacobian(w_C, scale, others).dw_DC
+        dw_DC = dw_DC + predictors.jacobian(w_C, scale, others).dw_DC
         bytes_D = bytes_D + _bytes(e, others)
     bits_DC = marginal_values(dw_DC, w_C, bytes_D)
     there = np.flatnonzero(bytes_D)
-    damaged = problem.scorer.proxies.stack.damaged
-    sound = np.array(
-        [c for c, n in enumerate(loss.members) if n not in damaged], int
-    )
+    damaged = problem.scorer.predictors.stack.damaged
+    sound = np.array([c for c, n in enumerate(loss.members) if n not in damaged], int)
     toward_CP = slope.slope_PC.T - (slope.slope_PC @ w_C)
     active = slope.value_P >= slope.value - _ACTIVE * abs(slope.value)
     return slope, {
         "members": [loss.members[c] for c in sound],
-        "objective_C": (0.01 * toward_CP[:, active].max(axis=1))[
-            sound
-        ].tolist(),
+        "objective_C": (0.01 * toward_CP[:, active].max(axis=1))[sound].tolist(),
         "domains": [e.domains[d] for d in there],
         "bits_DC": bits_DC[np.ix_(there, sound)].tolist(),
     }
@@ -140,7 +134,7 @@ def _rows(
     shift_M: np.ndarray,
     ties: Ties,
 ) -> list[dict[str, Any]]:
-    """The tied mixtures, the plain ones, and what other proxies say."""
+    """The tied mixtures, the plain ones, and what other predictors say."""
     table = scored.table
     plain = [m for m, kind in enumerate(table.kinds) if kind in _PLAIN]
     singles = [m for m in range(len(table)) if len(table.parts(m)) == 1]
@@ -148,10 +142,10 @@ def _rows(
         plain.append(min(singles, key=lambda m: (value_M + shift_M)[m]))
     shown = list(dict.fromkeys([*ties.tied.tolist(), *plain]))
     reported = dict.fromkeys([*ties.tied[:_FINALISTS].tolist(), *plain])
-    report_M = _on_report(problem, table, list(reported))
+    test_M = _on_test(problem, table, list(reported))
     others = {
-        name: _by_proxy(problem, table.take(shown), name)
-        for name in ("probability", "members")
+        name: _by_predictor(problem, table.take(shown), name)
+        for name in ("ensemble", "members")
     }
     tied = set(ties.tied.tolist())
     return [
@@ -160,8 +154,8 @@ def _rows(
             "kind": table.kinds[m],
             "weights": table.parts(m),
             "scale": float(table.scale_M[m]),
-            "select": float(value_M[m]),
-            "report": report_M.get(m),
+            "dev": float(value_M[m]),
+            "test": test_M.get(m),
             "shift": float(shift_M[m]),
             **{name: values[i] for name, values in others.items()},
             "difference": float(ties.difference_M[m]),
@@ -173,24 +167,22 @@ def _rows(
     ]
 
 
-def _on_report(
-    problem: Problem, table: Mixtures, some: list[int]
-) -> dict[int, float]:
-    """The objective on all report text, of these rows of the table."""
+def _on_test(problem: Problem, table: Mixtures, some: list[int]) -> dict[int, float]:
+    """The objective on all test text, of these rows of the table."""
     scorer, goal = problem.scorer, problem.objective
-    rows = windows_of(scorer.evaluation, goal, "report", 0)
-    losses = scorer.proxies.merge(FINALISTS, table.take(some), rows)
+    rows = windows_of(scorer.evaluation, goal, "test", 0)
+    losses = scorer.predictors.merge(FINALISTS, table.take(some), rows)
     there = problem.objective_on(rows)
-    value_K = there.value(bits_of(scorer.evaluation, losses, "report"))
+    value_K = there.value(bits_of(scorer.evaluation, losses, "test"))
     return dict(zip(some, value_K.tolist(), strict=True))
 
 
-def _by_proxy(
-    problem: Problem, table: Mixtures, proxy: str
+def _by_predictor(
+    problem: Problem, table: Mixtures, predictor: str
 ) -> list[float | None]:
-    """The objective on select text by a proxy that needs no model."""
+    """The objective on dev text by a predictor that needs no model."""
     scorer, loss = problem.scorer, problem.loss
-    sums = getattr(scorer.proxies, f"{proxy}_sums")
+    sums = getattr(scorer.predictors, f"{predictor}_sums")
     nll_MD = sums(table.w_MC, scorer.token_losses[1:], loss.rows)
     value_M = problem.objective.value(loss.per_byte(nll_MD.T).T)
     return [
@@ -206,17 +198,14 @@ def _binding(
     bits_D: np.ndarray,
 ) -> list[dict[str, Any]]:
     """Limits that the best mixture has reached, on weights and on domains."""
-    found = [
-        dataclasses.asdict(each)
-        for each in binding(problem.feasible, w_C, slope)
-    ]
+    found = [dataclasses.asdict(each) for each in binding(problem.feasible, w_C, slope)]
     goal = problem.objective
-    for d in np.flatnonzero(np.isfinite(goal.regret_D)):
+    for d in np.flatnonzero(np.isfinite(goal.max_regression_D)):
         if bits_D[d] >= goal.limit_D[d] - EXCESS:
             found.append(
                 {
                     "name": goal.domains[d],
-                    "kind": "regret",
+                    "kind": "max_regression",
                     "limit": float(goal.limit_D[d]),
                     "value": float(bits_D[d]),
                     "gain": None,
@@ -229,29 +218,23 @@ def _binding(
 def _bits(problem: Problem, scored: Scored, row: int) -> np.ndarray:
     """[D] bits per byte of a row as limits see it: with the correction."""
     losses = scored.losses
-    one = ProxyScores(losses.rows, losses.nll_MR[row : row + 1])
+    one = PredictorScores(losses.rows, losses.nll_MR[row : row + 1])
     return corrected(
         problem.loss.correction,
         scored.table.w_MC[row : row + 1],
-        bits_of(problem.scorer.evaluation, one, "select"),
+        bits_of(problem.scorer.evaluation, one, "dev"),
         losses.rows,
     )[0]
 
 
-def _domains(
-    goal: Objective, bits_D: np.ndarray
-) -> dict[str, dict[str, float]]:
+def _domains(goal: Objective, bits_D: np.ndarray) -> dict[str, dict[str, float]]:
     """Every domain that matters, at the best mixture and at the base."""
     return {
         goal.domains[d]: {
             "best": float(bits_D[d]),
-            "seed": float(goal.seed_D[d]),
+            "base": float(goal.base_D[d]),
         }
-        | (
-            {"limit": float(goal.limit_D[d])}
-            if np.isfinite(goal.limit_D[d])
-            else {}
-        )
+        | ({"limit": float(goal.limit_D[d])} if np.isfinite(goal.limit_D[d]) else {})
         for d in np.flatnonzero(goal.needed_D)
     }
 
@@ -259,22 +242,20 @@ def _domains(
 def _constraints(problem: Problem) -> list[str]:
     """What was asked for, in words."""
     config, plan = problem.config, problem.feasible.plan
-    lines = [f"at least {s:.1%} of {n}" for n, s in config.floors.items()]
-    lines += [f"at most {s:.1%} of {n}" for n, s in config.ceilings.items()]
+    lines = [f"at least {s:.1%} of {n}" for n, s in config.min_weight.items()]
+    lines += [f"at most {s:.1%} of {n}" for n, s in config.max_weight.items()]
     if config.max_sources:
         lines.append(f"at most {config.max_sources} sources")
     if config.divergence:
-        lines.append(
-            f"at most {config.divergence:g} nats from {config.reference}"
-        )
+        lines.append(f"at most {config.divergence:g} nats from {config.prior}")
     if plan.tokens:
         lines.append(
             f"a run of {config.tokens:,.0f} tokens with at most "
             f"{config.epochs:g} epochs of a source"
         )
     return lines + [
-        f"{name} at most {share:+.1%} from the seed"
-        for name, share in config.regret.items()
+        f"{name} at most {share:+.1%} from the base model"
+        for name, share in config.max_regression.items()
     ]
 
 
@@ -291,15 +272,13 @@ def _epochs(feasible: Feasible, w_C: np.ndarray) -> dict[str, float]:
     }
 
 
-def _warnings(
-    problem: Problem, w_C: np.ndarray, bits_D: np.ndarray
-) -> list[str]:
+def _warnings(problem: Problem, w_C: np.ndarray, bits_D: np.ndarray) -> list[str]:
     """What should be known before the best mixture is trained."""
     lines = [
         f"the run would repeat the source of {repeat.name} "
         f"{repeat.planned:.1f} times, and its member was trained on "
         f"{repeat.member:.1f}: what more repetition costs was not measured"
-        for repeat in repeats(problem.feasible, w_C)
+        for repeat in replicates(problem.feasible, w_C)
     ]
     goal = problem.objective
     over = float(goal.violation(bits_D[None])[0])
@@ -309,11 +288,11 @@ def _warnings(
             "limits on regret; those shown come nearest, and exceed one by "
             f"{over:.4f} bits per byte"
         )
-    harm = float(goal.value(bits_D[None])[0] - goal.value(goal.seed_D[None])[0])
+    harm = float(goal.value(bits_D[None])[0] - goal.value(goal.base_D[None])[0])
     if harm > 0:
         lines.append(
             "NOTHING HELPS: even the best mixture is predicted to be worse "
-            f"than the seed, by {harm:.4f} bits per byte: training on these "
+            f"than the base model, by {harm:.4f} bits per byte: training on these "
             "partitions with this recipe would harm the target"
         )
     return lines

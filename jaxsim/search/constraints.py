@@ -13,7 +13,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from jaxsim.config import SearchConfig
-from jaxsim.corpus.store import SEED
+from jaxsim.corpus.store import BASE
 from jaxsim.errors import UserError
 from jaxsim.search.loss import Slope
 from jaxsim.search.optimize import TOLERANCE, Empty, Region, choose
@@ -61,7 +61,7 @@ class Plan:
     """The run that a mixture is for.
 
     Attributes:
-      tokens: outside the anchor; 0 if no run is planned.
+      tokens: outside replay; 0 if no run is planned.
       sources: names of S texts; several members may share one.
       source_C: which source each member's text comes from.
       supply_S: tokens of each source.
@@ -76,9 +76,7 @@ class Plan:
 
     def repetition(self, w_C: np.ndarray) -> np.ndarray:
         """[C] epochs of each member's source; 0 if no run is planned."""
-        tokens_S = np.bincount(
-            self.source_C, self.tokens * w_C, len(self.sources)
-        )
+        tokens_S = np.bincount(self.source_C, self.tokens * w_C, len(self.sources))
         return (tokens_S / self.supply_S)[self.source_C]
 
 
@@ -94,7 +92,7 @@ class Feasible:
       members: names, C.
       partition_C: index of each member's partition.
       limits: on sums of weights.
-      reference_C, divergence: most KL(w, reference) in nats; inf for any.
+      prior_C, divergence: most KL(w, reference) in nats; inf for any.
       max_sources: partitions with a weight, at most; 0 for any number.
       plan: the run that the mixture is for.
       open_C: members that may have a weight; not all only in a `face`.
@@ -103,7 +101,7 @@ class Feasible:
     members: tuple[str, ...]
     partition_C: np.ndarray
     limits: tuple[Limit, ...]
-    reference_C: np.ndarray
+    prior_C: np.ndarray
     divergence: float
     max_sources: int
     plan: Plan
@@ -205,7 +203,7 @@ class Feasible:
         """
         if self.convex:
             return self._spread(self._region.center_C)
-        mass_Q = np.bincount(self.partition_C, self.reference_C)
+        mass_Q = np.bincount(self.partition_C, self.prior_C)
         return self._face(self._choose(-mass_Q)).center_C
 
     @functools.cached_property
@@ -215,7 +213,7 @@ class Feasible:
         for limit, row_C in zip(self.limits, matrix_KC, strict=True):
             row_C[list(limit.places)] = limit.sign
         bound_K = np.array([x.sign * x.share for x in self.limits], float)
-        return Region(matrix_KC, bound_K, self.reference_C, self.divergence)
+        return Region(matrix_KC, bound_K, self.prior_C, self.divergence)
 
     @functools.cached_property
     def _region(self) -> Region:
@@ -224,7 +222,7 @@ class Feasible:
         return dataclasses.replace(
             self._whole,
             matrix_KC=self._whole.matrix_KC[:, here],
-            reference_C=self.reference_C[here],
+            prior_C=self.prior_C[here],
         )
 
     def _spread(self, w_c: np.ndarray) -> np.ndarray:
@@ -249,9 +247,7 @@ class Feasible:
             return self.face(self.center_C)
         return face
 
-    def _corners(
-        self, count: int, generator: np.random.Generator
-    ) -> np.ndarray:
+    def _corners(self, count: int, generator: np.random.Generator) -> np.ndarray:
         """[V, C] random extreme mixtures of a convex set."""
         here = np.flatnonzero(self.open_C)
         if not self.limits and not np.isfinite(self.divergence):
@@ -273,8 +269,8 @@ def feasible(
     groups: Sequence[str],
     tokens_C: np.ndarray,
     epochs_C: np.ndarray,
-    anchor: float,
-    seed_tokens: float = np.inf,
+    replay: float,
+    base_tokens: float = np.inf,
 ) -> Feasible:
     """The mixtures that `config` allows.
 
@@ -282,20 +278,18 @@ def feasible(
       members, partitions, groups: names, one of each for every member.
       tokens_C: tokens of the text that each member was trained on.
       epochs_C: how often its run repeated them.
-      anchor: share of the seed's text in every run.
-      seed_tokens: tokens of that text.
+      replay: share of the base model's text in every run.
+      base_tokens: tokens of that text.
 
     Raises:
       UserError: an unknown name, or no mixture is allowed; says which limits
         exclude each other.
     """
     sets = _sets_of(members, partitions, groups)
-    plan = _plan_of(
-        config, members, sets, tokens_C, epochs_C, anchor, seed_tokens
-    )
+    plan = _plan_of(config, members, sets, tokens_C, epochs_C, replay, base_tokens)
     limits = _limits_of(config, sets, plan)
     weight_C = np.asarray(tokens_C, float)
-    if config.reference == "uniform":
+    if config.prior == "uniform":
         weight_C = np.ones(len(members))
     _, partition_C = np.unique(partitions, return_inverse=True)
     few = 0 < config.max_sources < len(set(partitions))
@@ -303,7 +297,7 @@ def feasible(
         members=tuple(members),
         partition_C=partition_C,
         limits=limits,
-        reference_C=weight_C / weight_C.sum(),
+        prior_C=weight_C / weight_C.sum(),
         divergence=config.divergence or np.inf,
         max_sources=config.max_sources if few else 0,
         plan=plan,
@@ -316,9 +310,7 @@ def feasible(
 def _check(found: Feasible, config: SearchConfig) -> None:
     """Refuses limits that exclude each other, the simplest reason first."""
     try:
-        _ = dataclasses.replace(
-            found, divergence=np.inf, max_sources=0
-        ).center_C
+        _ = dataclasses.replace(found, divergence=np.inf, max_sources=0).center_C
     except Empty as error:
         limits = [found.limits[k] for k in error.rows]
         raise UserError(_contradiction(limits, found.plan, config)) from error
@@ -327,9 +319,9 @@ def _check(found: Feasible, config: SearchConfig) -> None:
     except Empty as error:
         raise UserError(
             "config.search.divergence: within the other limits no mixture "
-            f"is nearer to the {config.reference} one than "
+            f"is nearer to the {config.prior} one than "
             f"{error.divergence:.4g} nats, and {found.divergence:g} are "
-            "allowed; raise it, or loosen floors, ceilings or the plan"
+            "allowed; raise it, or loosen min_weight, max_weight or the plan"
         ) from error
     try:
         _ = found.center_C
@@ -337,13 +329,11 @@ def _check(found: Feasible, config: SearchConfig) -> None:
         raise UserError(
             f"config.search.max_sources: found no {found.max_sources} "
             "partitions that meet the other limits; raise it, or loosen "
-            "floors, ceilings, divergence or the plan"
+            "min_weight, max_weight, divergence or the plan"
         ) from error
 
 
-def _contradiction(
-    limits: Sequence[Limit], plan: Plan, config: SearchConfig
-) -> str:
+def _contradiction(limits: Sequence[Limit], plan: Plan, config: SearchConfig) -> str:
     named = {
         kind: [x for x in limits if x.kind == kind]
         for kind in ("floor", "ceiling", "supply")
@@ -361,7 +351,7 @@ def _contradiction(
             f"{epochs} of {', '.join(x.name for x in some)} "
             f"{'gives' if once else 'give'} {share:.1%} of the "
             f"{plan.tokens:,.0f} tokens that are planned outside the "
-            "anchor"
+            "replay"
         )
         others = f", so none meets {' and '.join(said)}" if said else ""
         return (
@@ -408,17 +398,17 @@ def _plan_of(
     sets: Sets,
     tokens_C: np.ndarray,
     epochs_C: np.ndarray,
-    anchor: float,
-    seed_tokens: float,
+    replay: float,
+    base_tokens: float,
 ) -> Plan:
-    seed_tokens = config.supply.get(SEED, seed_tokens)
-    needed = anchor * config.tokens
-    if needed > config.epochs * seed_tokens * (1 + 1e-9):
+    base_tokens = config.supply.get(BASE, base_tokens)
+    needed = replay * config.tokens
+    if needed > config.epochs * base_tokens * (1 + 1e-9):
         raise UserError(
-            f"config.search.tokens: the anchor, {anchor:.0%} of the run, needs "
-            f"{needed:.4g} tokens of the seed's text, which has "
-            f"{seed_tokens:.4g} for at most {config.epochs:g} epochs; say how "
-            f"many there are in supply[{SEED!r}], raise epochs, or plan fewer "
+            f"config.search.tokens: replay, {replay:.0%} of the run, needs "
+            f"{needed:.4g} tokens of the base model's text, which has "
+            f"{base_tokens:.4g} for at most {config.epochs:g} epochs; say how "
+            f"many there are in supply[{BASE!r}], raise epochs, or plan fewer "
             "tokens"
         )
     text: dict[tuple[int, ...], tuple[str, float]] = {
@@ -426,7 +416,7 @@ def _plan_of(
     }
     given: set[int] = set()
     for name, tokens in config.supply.items():
-        if name == SEED:
+        if name == BASE:
             continue
         places = _places_of(sets, "supply", name)
         if given & set(places):
@@ -442,7 +432,7 @@ def _plan_of(
     for s, places in enumerate(text):
         source_C[list(places)] = s
     return Plan(
-        tokens=(1 - anchor) * config.tokens,
+        tokens=(1 - replay) * config.tokens,
         sources=tuple(name for name, _ in text.values()),
         source_C=source_C,
         supply_S=np.array([tokens for _, tokens in text.values()]),
@@ -450,21 +440,19 @@ def _plan_of(
     )
 
 
-def _limits_of(
-    config: SearchConfig, sets: Sets, plan: Plan
-) -> tuple[Limit, ...]:
+def _limits_of(config: SearchConfig, sets: Sets, plan: Plan) -> tuple[Limit, ...]:
     """Floors, ceilings, and a limit for each source that could be exhausted.
 
     Raises:
       UserError: an unknown name.
     """
     limits = []
-    for name, share in config.floors.items():
-        places = _places_of(sets, "floors", name)
+    for name, share in config.min_weight.items():
+        places = _places_of(sets, "min_weight", name)
         if share > 0:
             limits.append(Limit(name, "floor", places, share))
-    for name, share in config.ceilings.items():
-        places = _places_of(sets, "ceilings", name)
+    for name, share in config.max_weight.items():
+        places = _places_of(sets, "max_weight", name)
         if share < 1:
             limits.append(Limit(name, "ceiling", places, share))
     for s, name in enumerate(plan.sources if plan.tokens else ()):
@@ -546,7 +534,7 @@ def binding(
     return found
 
 
-def repeats(feasible: Feasible, w_C: np.ndarray) -> list[Repeat]:
+def replicates(feasible: Feasible, w_C: np.ndarray) -> list[Repeat]:
     """Members whose source the plan repeats, and more than their run did.
 
     A plan of at most one epoch repeats nothing.
@@ -588,7 +576,5 @@ def _prices(
     # One more row: the slopes' shares sum to 1.
     heavy = 1e3 * max(float(np.abs(slope_PC).max()), 1e-12)
     sums = heavy * (np.arange(len(forces)) < len(slope_PC))
-    dual, _ = nnls(
-        np.vstack([forces.T, sums]), np.append(np.zeros(here.sum()), heavy)
-    )
+    dual, _ = nnls(np.vstack([forces.T, sums]), np.append(np.zeros(here.sum()), heavy))
     return dual[len(slope_PC) :][: len(normal_JC)]

@@ -10,10 +10,10 @@ from typing import Protocol
 
 import numpy as np
 
-from jaxsim.mixture.gradient import Jacobian
-from jaxsim.mixture.scorer import Scorer
-from jaxsim.mixture.scores import ProxyScores, bits_of
-from jaxsim.mixture.table import Mixtures
+from jaxsim.scoring.gradient import Jacobian
+from jaxsim.scoring.scorer import Scorer
+from jaxsim.scoring.scores import PredictorScores, bits_of
+from jaxsim.scoring.table import Mixtures
 from jaxsim.search.objective import Objective
 
 VALUE_COST = 1.0
@@ -80,9 +80,7 @@ class LossOracle:
         Raises:
           BudgetSpent: nothing was computed; more is asked than is left.
         """
-        new = {
-            key: w_C for w_C in w_MC if (key := key_of(w_C)) not in self._values
-        }
+        new = {key: w_C for w_C in w_MC if (key := key_of(w_C)) not in self._values}
         if new:
             cost = VALUE_COST * len(new)
             self._check(cost)
@@ -184,9 +182,7 @@ class MergeLoss(LossOracle):
         e = scorer.evaluation
         self._scorer = scorer
         self._tokens = int(e.count_R[rows].sum())
-        self._bytes_D = np.bincount(
-            e.domain_R[rows], e.bytes_R[rows], len(e.domains)
-        )
+        self._bytes_D = np.bincount(e.domain_R[rows], e.bytes_R[rows], len(e.domains))
         self.objective = objective
         self.correction = correction
         self.rows = rows
@@ -203,7 +199,7 @@ class MergeLoss(LossOracle):
         nll_MR = [self._nll[key] for key in self._values]
         return np.array(nll_MR).reshape(-1, len(self.rows))
 
-    def know(self, table: Mixtures, known: ProxyScores) -> None:
+    def know(self, table: Mixtures, known: PredictorScores) -> None:
         """Takes in losses of mixtures that were scored for another reason.
 
         Only those of mixtures that were scored on all of `rows`.
@@ -229,8 +225,8 @@ class MergeLoss(LossOracle):
 
     def bits(self, nll_MR: np.ndarray) -> np.ndarray:
         """[M, D] bits per byte; NaN for domains that do not matter."""
-        losses = ProxyScores(self.rows, nll_MR)
-        return bits_of(self._scorer.evaluation, losses, "select")
+        losses = PredictorScores(self.rows, nll_MR)
+        return bits_of(self._scorer.evaluation, losses, "dev")
 
     def per_byte(self, nats_DX: np.ndarray) -> np.ndarray:
         """Nats of each domain [D, ...] as bits per byte of these windows."""
@@ -246,11 +242,11 @@ class MergeLoss(LossOracle):
             w_MC,
             np.ones(count),
         )
-        scored = self._scorer.proxies.merge("", table, self.rows)
+        scored = self._scorer.predictors.merge("", table, self.rows)
         return self._take(w_MC, scored.nll_MR)
 
     def _derived(self, w_C: np.ndarray) -> Slope:
-        found = self._scorer.proxies.jacobian(w_C, 1.0, self.rows)
+        found = self._scorer.predictors.jacobian(w_C, 1.0, self.rows)
         self._nll.setdefault(key_of(w_C), found.nll_R.astype(np.float32))
         return self.slope_of(w_C, found)
 

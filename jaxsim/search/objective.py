@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxsim.config import SearchConfig
 from jaxsim.errors import UserError
-from jaxsim.mixture.evaluation import EvaluationSet
+from jaxsim.scoring.evaluation import EvaluationSet
 
 # A limit on regret is kept exactly as long as one bit more in the limited
 # domain would not win this many bits of the objective.
@@ -23,36 +23,36 @@ class Objective:
     """A function of bits per byte over D domains that is to be small.
 
     'mean' is the weighted mean over the target. 'worst' is the largest loss
-    against the seed over the target's domains, plus the seed's weighted mean
-    so that it stays on the scale of bits per byte; weights other than zero
+    against the base model over the target's domains, plus the base model's weighted
+    mean so that it stays on the scale of bits per byte; weights other than zero
     have no part in that maximum. Domains that are not needed may hold NaN.
 
     Attributes:
       domains: names.
       weights_D: of the target; they sum to 1.
       kind: 'mean' or 'worst'.
-      seed_D: bits per byte of the seed on the same text.
-      regret_D: share of the seed's bits by which a domain may get worse; inf
-        where there is no limit.
+      base_D: bits per byte of the base model on the same text.
+      max_regression_D: share of the base model's bits by which a domain may get worse;
+        inf where there is no limit.
     """
 
     domains: tuple[str, ...]
     weights_D: np.ndarray
     kind: str
-    seed_D: np.ndarray
-    regret_D: np.ndarray
+    base_D: np.ndarray
+    max_regression_D: np.ndarray
 
     @property
     def needed_D(self) -> np.ndarray:
         """[D] bool: the domains whose bits matter."""
-        return (self.weights_D > 0) | np.isfinite(self.regret_D)
+        return (self.weights_D > 0) | np.isfinite(self.max_regression_D)
 
     @property
     def limit_D(self) -> np.ndarray:
         """[D] most bits per byte; inf where there is no limit."""
-        limited_D = np.isfinite(self.regret_D)
+        limited_D = np.isfinite(self.max_regression_D)
         limit_D = np.full(len(self.domains), np.inf)
-        limit_D[limited_D] = (self.seed_D * (1 + self.regret_D))[limited_D]
+        limit_D[limited_D] = (self.base_D * (1 + self.max_regression_D))[limited_D]
         return limit_D
 
     def value(self, bits_MD: np.ndarray) -> np.ndarray:
@@ -60,12 +60,12 @@ class Objective:
         if self.kind == "mean":
             return weighted_mean(bits_MD, self.weights_D)
         used = self.weights_D > 0
-        loss_MT = bits_MD[:, used] - self.seed_D[used]
-        return loss_MT.max(axis=1) + self._seed_mean
+        loss_MT = bits_MD[:, used] - self.base_D[used]
+        return loss_MT.max(axis=1) + self._base_mean
 
     def violation(self, bits_MD: np.ndarray) -> np.ndarray:
         """The largest excess over a limit [M] in bits; 0 where all are met."""
-        limited = np.isfinite(self.regret_D)
+        limited = np.isfinite(self.max_regression_D)
         excess_MT = bits_MD[:, limited] - self.limit_D[limited]
         return excess_MT.max(axis=1, initial=0.0)
 
@@ -86,37 +86,35 @@ class Objective:
           value_P, and slope_PC: derivatives with respect to the coordinates.
         """
         eye_DD = np.eye(len(self.domains))
-        used, limited = self.weights_D > 0, np.isfinite(self.regret_D)
+        used, limited = self.weights_D > 0, np.isfinite(self.max_regression_D)
         if self.kind == "mean":
             slope_TD, offset_T = self.weights_D[None], np.zeros(1)
         else:
             slope_TD = eye_DD[used]
-            offset_T = self._seed_mean - self.seed_D[used]
+            offset_T = self._base_mean - self.base_D[used]
         excess_ED = np.concatenate([0 * eye_DD[:1], PENALTY * eye_DD[limited]])
         offset_E = np.append(0.0, -PENALTY * self.limit_D[limited])
         slope_PD = (slope_TD[:, None] + excess_ED).reshape(-1, len(eye_DD))
         offset_P = (offset_T[:, None] + offset_E).ravel()
         needed = self.needed_D
         slope_Pd = slope_PD[:, needed]
-        return slope_Pd @ bits_D[needed] + offset_P, (
-            slope_Pd @ jacobian_DC[needed]
-        )
+        return slope_Pd @ bits_D[needed] + offset_P, (slope_Pd @ jacobian_DC[needed])
 
     @property
-    def _seed_mean(self) -> float:
+    def _base_mean(self) -> float:
         used = self.weights_D > 0
-        return float(self.seed_D[used] @ self.weights_D[used])
+        return float(self.base_D[used] @ self.weights_D[used])
 
 
 def objective(
-    config: SearchConfig, evaluation: EvaluationSet, seed_D: np.ndarray
+    config: SearchConfig, evaluation: EvaluationSet, base_D: np.ndarray
 ) -> Objective:
     """The objective that `config` asks for.
 
     Args:
       config: target, kind and limits on regret.
       evaluation: knows the domains.
-      seed_D: the seed's bits per byte on the text that is searched on; NaN in
+      base_D: the base model's bits per byte on the text that is searched on; NaN in
         domains that are not needed.
 
     Raises:
@@ -125,23 +123,23 @@ def objective(
     weights_D = target_weights(config, evaluation)
     weights_D = weights_D / weights_D.max()  # their sum may be infinite
     domains = evaluation.domains
-    if unknown := [name for name in config.regret if name not in domains]:
+    if unknown := [name for name in config.max_regression if name not in domains]:
         raise UserError(
-            f"config.search.regret: {unknown[0]!r} is not a domain; domains "
+            f"config.search.max_regression: {unknown[0]!r} is not a domain; domains "
             f"are {', '.join(domains)}"
         )
     return Objective(
         domains=domains,
         weights_D=weights_D / weights_D.sum(),
         kind=config.objective,
-        seed_D=seed_D,
-        regret_D=np.array([config.regret.get(n, np.inf) for n in domains]),
+        base_D=base_D,
+        max_regression_D=np.array(
+            [config.max_regression.get(n, np.inf) for n in domains]
+        ),
     )
 
 
-def target_weights(
-    config: SearchConfig, evaluation: EvaluationSet
-) -> np.ndarray:
+def target_weights(config: SearchConfig, evaluation: EvaluationSet) -> np.ndarray:
     """[D] weights of the objective, as they were given.
 
     An empty target is every out-of-pool domain or, with none, every domain.

@@ -58,13 +58,13 @@ class Region:
 
     Attributes:
       matrix_KC, bound_K: linear limits.
-      reference_C: positive; sums to 1 over the members of the whole set.
+      prior_C: positive; sums to 1 over the members of the whole set.
       divergence: most nats from it; inf for any.
     """
 
     matrix_KC: np.ndarray
     bound_K: np.ndarray
-    reference_C: np.ndarray
+    prior_C: np.ndarray
     divergence: float
 
     def excess(self, w_MC: np.ndarray) -> np.ndarray:
@@ -85,7 +85,7 @@ class Region:
 
     def divergence_slope(self, w: np.ndarray) -> np.ndarray:
         """The derivative of the divergence with respect to weights."""
-        return np.log(np.maximum(w, _LEAST) / self.reference_C) + 1
+        return np.log(np.maximum(w, _LEAST) / self.prior_C) + 1
 
     @functools.cached_property
     def center_C(self) -> np.ndarray:
@@ -95,7 +95,7 @@ class Region:
           Empty: says which limits exclude each other.
         """
         linear = dataclasses.replace(self, divergence=np.inf)
-        w_C = self.reference_C
+        w_C = self.prior_C
         if linear.excess(w_C[None])[0] > _NOTHING:
             self._check_linear()
             c = len(w_C)
@@ -180,9 +180,7 @@ class Region:
         # Unknowns: weights, t, and what each weight adds to the divergence.
         wide = c + 1 + c * (far is not None)
         w_CN, t_1N, part_CN = np.split(np.eye(wide), [c, c + 1])
-        less_JN = np.vstack(
-            [piece_PC @ w_CN - t_1N, self.matrix_KC @ w_CN, -w_CN]
-        )
+        less_JN = np.vstack([piece_PC @ w_CN - t_1N, self.matrix_KC @ w_CN, -w_CN])
         bound_J = np.concatenate([bound_P, self.bound_K, np.zeros(c)])
         if far is not None:
             less_JN = np.vstack([less_JN, part_CN.sum(axis=0) - far[0] * t_1N])
@@ -192,19 +190,15 @@ class Region:
         zero_CN = np.zeros((cones, wide))
         cone_C3N = np.stack([part_CN, -w_CN[:cones], zero_CN], axis=1)
         room_C3 = np.zeros((cones, 3))
-        room_C3[:, 2] = self.reference_C[:cones]
+        room_C3[:, 2] = self.prior_C[:cones]
         settings = clarabel.DefaultSettings()
         settings.verbose = False
-        settings.tol_feas = settings.tol_gap_abs = settings.tol_gap_rel = (
-            _PRECISION
-        )
+        settings.tol_feas = settings.tol_gap_abs = settings.tol_gap_rel = _PRECISION
         found = clarabel.DefaultSolver(
             sparse.csc_matrix(w_CN.T @ np.triu(hessian_CC) @ w_CN),
             linear_C @ w_CN + t_1N[0],
             sparse.csc_matrix(
-                np.vstack(
-                    [w_CN.sum(axis=0), less_JN, cone_C3N.reshape(-1, wide)]
-                )
+                np.vstack([w_CN.sum(axis=0), less_JN, cone_C3N.reshape(-1, wide)])
             ),
             np.concatenate([[1.0], bound_J, room_C3.ravel()]),
             [
@@ -301,9 +295,7 @@ def descend(
         step_C = new_C - w_C
         promised = slope.value - (model.value_P + model.slope_PC @ step_C).max()
         promised -= step_C @ hessian_CC @ step_C / 2
-        if np.abs(step_C).max() < _STILL or promised <= improvement * abs(
-            slope.value
-        ):
+        if np.abs(step_C).max() < _STILL or promised <= improvement * abs(slope.value):
             break
         try:
             there = loss.slope(new_C)

@@ -15,11 +15,10 @@ import numpy as np
 from jaxsim.config import SearchConfig
 from jaxsim.errors import UserError
 from jaxsim.log import progress, say
-from jaxsim.mixture.scorer import Scorer
-from jaxsim.mixture.scores import ProxyScores, Scores, bits_of
-from jaxsim.mixture.table import Mixtures
+from jaxsim.scoring.scorer import Scorer
+from jaxsim.scoring.scores import PredictorScores, Scores, bits_of
+from jaxsim.scoring.table import Mixtures
 from jaxsim.search.answer import EXCESS, Scored, answer
-from jaxsim.search.found import Found
 from jaxsim.search.loss import BudgetSpent, Correction, corrected, key_of
 from jaxsim.search.objective import Objective
 from jaxsim.search.optimize import descend
@@ -30,6 +29,7 @@ from jaxsim.search.problem import (
     pose,
     windows_of,
 )
+from jaxsim.search.result import SearchResult
 from jaxsim.search.ties import Residual, resampled, tie_set
 
 _CANDIDATES = 1 / 8  # of the budget; the rest is for derivatives
@@ -44,7 +44,7 @@ def search(
     table: Scores | None = None,
     residual_of: Callable[[Objective], Residual | None] = lambda _: None,
     correction: Correction | None = None,
-) -> Found:
+) -> SearchResult:
     """Chooses on dev documents, reports on test documents.
 
     Args:
@@ -63,7 +63,7 @@ def search(
     if table is not None:
         scorer.check_current(table)
     problem = pose(scorer, config, correction)
-    report = windows_of(scorer.evaluation, problem.objective, "report", 0)
+    report = windows_of(scorer.evaluation, problem.objective, "test", 0)
     residual = residual_of(problem.objective_on(report))
     looked_at = 0
     if config.method == "table":
@@ -72,7 +72,7 @@ def search(
         problem = dataclasses.replace(problem, objective=goal)
     else:
         if table is not None:
-            problem.loss.know(table.table, table.proxies["merge"])
+            problem.loss.know(table.table, table.predictors["merge"])
         say(
             f"search: {config.evaluations} evaluations at most, each of "
             f"{len(problem.loss.rows):,} windows"
@@ -83,19 +83,19 @@ def search(
         scored = _searched(problem, table)
     scored = _within_limits(problem, scored)
     value_M, draw_MB, unit = resampled(
-        scorer.evaluation, scored.losses.rows, scored.losses.nll_MR, "select",
-        problem.objective, config.rng,
-        seed=(
-            problem.seed_R[scored.losses.rows], problem.objective.seed_D
+        scorer.evaluation, scored.losses.rows, scored.losses.nll_MR, "dev",
+        problem.objective, config.seed,
+        base=(
+            problem.base_R[scored.losses.rows], problem.objective.base_D
         ),
     )  # fmt: skip
-    bits_MD = bits_of(scorer.evaluation, scored.losses, "select")
+    bits_MD = bits_of(scorer.evaluation, scored.losses, "dev")
     shift_M = problem.objective.value(
         corrected(correction, scored.table.w_MC, bits_MD, scored.losses.rows)
     ) - problem.objective.value(bits_MD)
     ties = tie_set(
         value_M + shift_M, draw_MB + shift_M[:, None], unit, config.level,
-        config.worth, residual, config.rng,
+        config.min_effect, residual, config.seed,
     )  # fmt: skip
     found = answer(problem, scored, value_M, shift_M, ties, looked_at, table)
     return dataclasses.replace(found, calibrated=correction is not None)
@@ -132,9 +132,7 @@ def _candidates(
     """[M, C] different mixtures to merge, and the average's curvature."""
     feasible, config = problem.feasible, problem.config
     count = max(1, int(_CANDIDATES * config.evaluations))
-    sample_MC = feasible.sample(
-        config.candidates, np.random.default_rng(config.rng)
-    )
+    sample_MC = feasible.sample(config.candidates, np.random.default_rng(config.seed))
     value_M = cheap_values(problem, sample_MC)
     order = np.argsort(value_M, kind="stable")
     face = feasible.face(sample_MC[order[0]])
@@ -150,10 +148,10 @@ def _candidates(
 
 def _liked(problem: Problem, table: Scores) -> np.ndarray:
     """Allowed mixtures of a table, the best by its own windows first."""
-    bits_MD = table.bits_per_byte("merge", "select")
+    bits_MD = table.bits_per_byte("merge", "dev")
     needed = problem.objective.needed_D
     usable = (table.table.scale_M == 1) & np.isfinite(bits_MD[:, needed]).all(1)
-    goal = problem.objective_on(table.proxies["merge"].rows)
+    goal = problem.objective_on(table.predictors["merge"].rows)
     value_M = goal.penalised(bits_MD[usable])
     w_MC = table.table.w_MC[usable][np.argsort(value_M, kind="stable")]
     return w_MC[problem.feasible.contains(w_MC)]
@@ -182,7 +180,7 @@ def _within_limits(problem: Problem, scored: Scored) -> Scored:
     limit begins.
     """
     goal = problem.objective
-    bits_MD = bits_of(problem.scorer.evaluation, scored.losses, "select")
+    bits_MD = bits_of(problem.scorer.evaluation, scored.losses, "dev")
     over_M = goal.violation(
         corrected(
             problem.loss.correction,
@@ -193,7 +191,7 @@ def _within_limits(problem: Problem, scored: Scored) -> Scored:
     )
     keeps = over_M <= max(float(over_M.min()), 0.0) + EXCESS
     rows = np.flatnonzero(keeps)
-    losses = ProxyScores(scored.losses.rows, scored.losses.nll_MR[rows])
+    losses = PredictorScores(scored.losses.rows, scored.losses.nll_MR[rows])
     return Scored(scored.table.take(rows), losses)
 
 
@@ -210,9 +208,9 @@ def _rows_of(problem: Problem, table: Scores | None) -> Scored:
             f"search: {other} mixtures of another scale than 1 are left out: "
             "a run has token shares and no scale"
         )
-    if not len(rows):  # nor is the seed a mixture to be trained on
+    if not len(rows):  # nor is the base model a mixture to be trained on
         raise UserError(
-            f"table {table.name!r}: it holds only the seed, or mixtures of "
+            f"table {table.name!r}: it holds only the base model, or mixtures of "
             "another scale than 1; nothing in it can be trained on"
         )
     rows = rows[problem.feasible.contains(table.table.w_MC[rows])]
@@ -221,7 +219,7 @@ def _rows_of(problem: Problem, table: Scores | None) -> Scored:
             f"table {table.name!r}: the constraints of config.search allow "
             "none of its mixtures; relax them, or use another method"
         )
-    merge = table.take(rows).proxies["merge"]
+    merge = table.take(rows).predictors["merge"]
     return Scored(table.table.take(rows), merge)
 
 
@@ -246,9 +244,7 @@ def _searched(problem: Problem, table: Scores | None) -> Scored:
     taken = {name for name, _ in names.values()}
     free = (f"found {i}" for i in itertools.count(1))
     free = (name for name in free if name not in taken)
-    labels = [
-        names.get(key_of(w_MC[m])) or (next(free), "found") for m in allowed
-    ]
+    labels = [names.get(key_of(w_MC[m])) or (next(free), "found") for m in allowed]
     mixtures = Mixtures(
         problem.loss.members,
         tuple(name for name, _ in labels),
@@ -257,4 +253,4 @@ def _searched(problem: Problem, table: Scores | None) -> Scored:
         np.ones(len(allowed)),
     )
     nll_MR = problem.loss.nll_MR[allowed]
-    return Scored(mixtures, ProxyScores(problem.loss.rows, nll_MR))
+    return Scored(mixtures, PredictorScores(problem.loss.rows, nll_MR))

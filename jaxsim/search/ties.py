@@ -21,10 +21,10 @@ been fixed beforehand, does not keep the level: where losses are skewed and
 mixtures differ in their error, it selects those with an error that is too
 small. `benchmarks/ties.py` shows both.
 
-The errors are those of the evaluation text and, once truths exist, the proxy's
-own residual, which also contains the repeat noise of the truths. Residuals are
-drawn independently for every candidate. In truth those of near twins are
-nearly equal, up to repeat noise; independence makes the lowest of many lower
+The errors are those of the evaluation text and, once reference runs exist, the
+predictor's own residual, which also contains the repeat noise of the reference runs.
+Residuals are drawn independently for every candidate. In reference run those of near
+twins are nearly equal, up to repeat noise; independence makes the lowest of many lower
 and the distance of twins wider, so the set is too large rather than too small,
 and near twins of a tied mixture tie with it.
 
@@ -39,11 +39,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from jaxsim.errors import UserError
-from jaxsim.mixture.evaluation import HALVES, EvaluationSet
+from jaxsim.scoring.evaluation import SPLITS, EvaluationSet
 from jaxsim.search.objective import Objective
 
-BEFORE_TRUTHS = "ties between merges, not yet about training"
-AFTER_TRUTHS = "ties, about training"
+BEFORE_RUNS = "ties between merges, not yet about training"
+AFTER_RUNS = "ties, about training"
 _BLOCK = 512
 _ROUNDING = 1e-9  # relative: by what twins differ
 DRAWS = 1000
@@ -59,13 +59,13 @@ class Residual:
     """How far reference runs scatter around the predictor, for one objective.
 
     Attributes:
-      deviation: standard deviation of truth minus prediction, in the
+      deviation: standard deviation of reference run minus prediction, in the
         objective's units.
-      truths: how many it was measured on.
+      reference runs: how many it was measured on.
     """
 
     deviation: float
-    truths: int
+    reference_runs: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +97,9 @@ def tie_set(
     draw_MB: np.ndarray,
     unit: str,
     level: float,
-    worth: float = 0.0,
+    min_effect: float = 0.0,
     residual: Residual | None = None,
-    rng: int = 0,
+    seed: int = 0,
 ) -> Ties:
     """All that ties with the lowest value.
 
@@ -111,12 +111,12 @@ def tie_set(
       unit: what was resampled.
       level: the probability that the set is to hold the true best with. The
         true best is that of the M rows: of the merges over all text of these
-        domains or, with a residual, of the truths.
-      worth: differences below this share of the best value do not matter.
-      residual: if truths exist, of the proxy for this objective.
-      rng: of the residual's draws.
+        domains or, with a residual, of the reference runs.
+      min_effect: differences below this share of the best value do not matter.
+      residual: if reference runs exist, of the predictor for this objective.
+      seed: of the residual's draws.
     """
-    noise = _Noise(value_M, draw_MB, residual, rng)
+    noise = _Noise(value_M, draw_MB, residual, seed)
     best = int(np.argmin(value_M))
     difference_M = value_M - value_M[best]
     best_B = noise.row(best)
@@ -137,9 +137,7 @@ def tie_set(
         error_M[here] = np.where(twins_K, 0.0, error_K)
         safe_K1 = np.where(twins_K, np.inf, error_K)[:, None]
         # Both sides, though one is needed: cheap, and skewed text is not.
-        np.maximum(
-            largest_B, (np.abs(off_KB) / safe_K1).max(axis=0), out=largest_B
-        )
+        np.maximum(largest_B, (np.abs(off_KB) / safe_K1).max(axis=0), out=largest_B)
     # What the others are worse than the best by, at the very least.
     surely_M = np.maximum(
         difference_M - np.quantile(largest_B, 1 - spent) * error_M, 0.0
@@ -152,7 +150,7 @@ def tie_set(
     for here, _, noise_KB in noise.blocks():
         noise_KB -= lowest_B
         limit_M[here] = np.quantile(noise_KB, level + spent, axis=1)
-    least = max(worth, _ROUNDING) * abs(value_M[best])
+    least = max(min_effect, _ROUNDING) * abs(value_M[best])
     tied = np.flatnonzero(difference_M <= np.maximum(limit_M, least))
     return Ties(
         best=best,
@@ -161,14 +159,14 @@ def tie_set(
         error_M=error_M,
         limit_M=np.maximum(limit_M, least),
         unit=unit,
-        heading=BEFORE_TRUTHS if residual is None else AFTER_TRUTHS,
+        heading=BEFORE_RUNS if residual is None else AFTER_RUNS,
     )
 
 
 class _Noise:
     """Draws of all errors [M, B], made by the block whenever asked for.
 
-    From few truths the residual's deviation is itself uncertain, and wrong for
+    From few reference runs the residual's deviation is itself uncertain, and wrong for
     all mixtures alike: one factor for each draw.
     """
 
@@ -177,16 +175,14 @@ class _Noise:
         value_M: np.ndarray,
         draw_MB: np.ndarray,
         residual: Residual | None,
-        rng: int,
+        seed: int,
     ) -> None:
         self._value_M, self._draw_MB = value_M, draw_MB
-        self._rng = rng
+        self._rng = seed
         self._scatter_B = None
         if residual is not None:
-            freedom = max(residual.truths - 1, 1)
-            square_B = np.random.default_rng(rng).chisquare(
-                freedom, draw_MB.shape[1]
-            )
+            freedom = max(residual.reference_runs - 1, 1)
+            square_B = np.random.default_rng(seed).chisquare(freedom, draw_MB.shape[1])
             self._scatter_B = residual.deviation * np.sqrt(freedom / square_B)
 
     def text(self, row: int) -> np.ndarray:
@@ -249,12 +245,12 @@ def resampled(
     evaluation: EvaluationSet,
     rows: np.ndarray,
     nll_MR: np.ndarray,
-    half: str,
+    split: str,
     objective: Objective,
-    rng: int,
+    seed: int,
     draws: int = DRAWS,
     enough: int = ENOUGH_DOCUMENTS,
-    seed: tuple[np.ndarray, np.ndarray] | None = None,
+    base: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """The objective as observed, and on resampled text.
 
@@ -269,14 +265,14 @@ def resampled(
       evaluation: what `rows` index.
       rows: windows that were scored, in the order of `nll_MR`.
       nll_MR: nats of M mixtures on them.
-      half: windows of the other half take no part.
+      split: windows of the other half take no part.
       objective: `value` is applied to every draw.
-      rng: of the draws; the same text is drawn for all mixtures.
+      seed: of the draws; the same text is drawn for all mixtures.
       draws: how many.
       enough: how many documents every needed domain must have.
-      seed: the seed's nats on `rows`, and the bits per byte [D] that the
-        objective has of it. An objective that measures against the seed is
-        then drawn against the seed on the same text. Where it does not, only
+      base model: the base model's nats on `rows`, and the bits per byte [D] that the
+        objective has of it. An objective that measures against the base model is
+        then drawn against the base model on the same text. Where it does not, only
         what all mixtures have in common changes.
 
     Returns:
@@ -286,12 +282,12 @@ def resampled(
       UserError: a needed domain has no window.
     """
     domains, unit = _plan(
-        evaluation, rows, half, objective.needed_D, rng, draws, enough
+        evaluation, rows, split, objective.needed_D, seed, draws, enough
     )
     count, wide = len(nll_MR), len(evaluation.domains)
     value_M, draw_MB = np.empty(count), np.empty((count, draws))
     block = max(_BLOCK_NUMBERS // (draws * wide), 1)
-    shift_D, shift_BD = _against(domains, seed, draws, wide)
+    shift_D, shift_BD = _against(domains, base, draws, wide)
     for start in range(0, count, block):
         here = slice(start, start + block)
         nll_KR = nll_MR[here].astype(np.float64)
@@ -310,47 +306,45 @@ def resampled(
 
 def _against(
     domains: list[_Domain],
-    seed: tuple[np.ndarray, np.ndarray] | None,
+    base: tuple[np.ndarray, np.ndarray] | None,
     draws: int,
     wide: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What bits per byte [D] and [B, D] lack to be against the seed's own."""
+    """What bits per byte [D] and [B, D] lack to be against the base model's own."""
     shift_D, shift_BD = np.zeros(wide), np.zeros((draws, wide))
-    if seed is not None:
-        nll_R, seed_D = seed
+    if base is not None:
+        nll_R, base_D = base
         for domain in domains:
             d = domain.index
             point_1, bits_1B = domain.bits(nll_R[None].astype(np.float64))
-            shift_D[d] = seed_D[d] - point_1[0]
-            shift_BD[:, d] = seed_D[d] - bits_1B[0]
+            shift_D[d] = base_D[d] - point_1[0]
+            shift_BD[:, d] = base_D[d] - bits_1B[0]
     return shift_D, shift_BD
 
 
 def _plan(
     evaluation: EvaluationSet,
     rows: np.ndarray,
-    half: str,
+    split: str,
     needed_D: np.ndarray,
-    rng: int,
+    seed: int,
     draws: int,
     enough: int,
 ) -> tuple[list[_Domain], str]:
     """What is drawn, of the needed domains."""
     e = evaluation
-    here = np.flatnonzero(e.half_R[rows] == HALVES.index(half))
+    here = np.flatnonzero(e.split_R[rows] == SPLITS.index(split))
     rows = rows[here]
     needed = np.flatnonzero(needed_D)
     mine = [np.flatnonzero(e.domain_R[rows] == d) for d in needed]
     for d, places in zip(needed, mine, strict=True):
         if not len(places):
             raise UserError(
-                f"domain {e.domains[d]!r} has no {half} window that was "
+                f"domain {e.domains[d]!r} has no {split} window that was "
                 "scored; leave it out of the objective"
             )
-    many = all(
-        len(np.unique(e.document_R[rows[places]])) >= enough for places in mine
-    )
-    generator = np.random.default_rng(rng)
+    many = all(len(np.unique(e.document_R[rows[places]])) >= enough for places in mine)
+    generator = np.random.default_rng(seed)
     domains = []
     for d, places in zip(needed, mine, strict=True):
         label = e.document_R[rows[places]] if many else places

@@ -5,12 +5,12 @@ start and length. The base model has a learning-rate schedule of its own.
 """
 
 from jaxsim.train.running import NonFiniteError
-from jaxsim.train.runs import Run, member_run, repeat_of, truth_run
+from jaxsim.train.runs import Run, member_run, reference_run, replicate_of
 from jaxsim.train.trainer import (
     Trained,
     Trainer,
-    trainer_of_recipe,
-    trainer_of_seed,
+    base_trainer,
+    recipe_trainer,
 )
 
 __all__ = [
@@ -18,9 +18,9 @@ __all__ = [
     "Run",
     "Trained",
     "Trainer",
+    "base_trainer",
     "member_run",
-    "repeat_of",
-    "trainer_of_recipe",
-    "trainer_of_seed",
-    "truth_run",
+    "recipe_trainer",
+    "reference_run",
+    "replicate_of",
 ]

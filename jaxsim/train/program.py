@@ -81,12 +81,12 @@ class TrainProgram:
         )
         self._compiled: jax.stages.Compiled | None = None
 
-    def fresh_params(self, rng: int) -> Any:
+    def fresh_params(self, seed: int) -> Any:
         """New parameters of a single run, initialized on their devices."""
         if self.members > 1:
             raise ValueError("vectorized runs start from given parameters")
         init = jax.jit(self.model.init, out_shardings=self._shardings.params)
-        return init(jax.random.key(rng))
+        return init(jax.random.key(seed))
 
     def start(self, params: Any) -> TrainState:
         """The first state, where every run starts from the same parameters."""
@@ -159,9 +159,7 @@ class TrainProgram:
         return jax.tree.map(lambda a: np.asarray(a)[None], host)
 
 
-def planned(
-    runs: int, mesh: Mesh, program: Callable[[int], TrainProgram]
-) -> int:
+def planned(runs: int, mesh: Mesh, program: Callable[[int], TrainProgram]) -> int:
     """How many of `runs` to vectorize: as many as the compiler says fit.
 
     It is one on a CPU, which a single run keeps busy; where devices would be

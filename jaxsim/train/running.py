@@ -54,9 +54,7 @@ class Running:
             header["group"] = [each.name for each in group]
         writer = stack.enter_context(MetricsWriter(metrics, header, step=step))
         message = writer.kept.get("error")
-        return cls(
-            run, writer, error=NonFiniteError(message) if message else None
-        )
+        return cls(run, writer, error=NonFiniteError(message) if message else None)
 
     def look(
         self,

@@ -1,4 +1,4 @@
-"""Runs: mixture, number of steps, data seed, name; and their batches."""
+"""Runs: mixture, number of steps, data base model, name; and their batches."""
 
 import concurrent.futures
 import dataclasses
@@ -19,23 +19,23 @@ _AHEAD = 2  # batches that are read before they are needed
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run of the pool's recipe; `ratio` maps units to token shares."""
+    """One run of the pool's recipe; `mixture` maps units to token shares."""
 
     name: str
-    kind: str  # 'seed', 'member', 'truth' or 'repeat'
-    ratio: Mapping[str, float]
+    kind: str  # 'base', 'member', 'reference' or 'replicate'
+    mixture: Mapping[str, float]
     steps: int
-    order: int = 0
+    data_seed: int = 0
 
     def schedule(self, corpus: Corpus, recipe: RecipeConfig) -> Schedule:
         """The rows of the whole run, with its share of replayed base text."""
-        anchor = (corpus.seed, recipe.anchor) if recipe.anchor else None
+        replay = (corpus.base, recipe.replay) if recipe.replay else None
         return schedule(
-            [corpus.unit(name) for name in self.ratio],
-            list(self.ratio.values()),
+            [corpus.unit(name) for name in self.mixture],
+            list(self.mixture.values()),
             self.steps * recipe.batch,
-            self.order,
-            anchor,
+            self.data_seed,
+            replay,
         )
 
 
@@ -44,21 +44,24 @@ def member_run(unit: str, recipe: RecipeConfig) -> Run:
     return Run(unit, "member", {unit: 1.0}, recipe.steps)
 
 
-def truth_run(
-    ratio: Mapping[str, float], recipe: RecipeConfig, horizon: float = 1.0
+def reference_run(
+    mixture: Mapping[str, float], recipe: RecipeConfig, token_multiplier: float = 1.0
 ) -> Run:
     """A reference run; its name is a digest of its mixture and steps."""
-    weights = {name: float(w) for name, w in ratio.items() if w > 0}
-    steps = max(1, round(recipe.steps * horizon))
+    weights = {name: float(w) for name, w in mixture.items() if w > 0}
+    steps = max(1, round(recipe.steps * token_multiplier))
     text = json.dumps([sorted(weights.items()), steps])
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-    return Run(f"truth-{digest}", "truth", weights, steps)
+    return Run(f"reference-{digest}", "reference", weights, steps)
 
 
-def repeat_of(run: Run, order: int = 1) -> Run:
-    """The same run with another data seed."""
+def replicate_of(run: Run, data_seed: int = 1) -> Run:
+    """The same run with another order of the data."""
     return dataclasses.replace(
-        run, name=f"{run.name}.order{order}", kind="repeat", order=order
+        run,
+        name=f"{run.name}.replicate{data_seed}",
+        kind="replicate",
+        data_seed=data_seed,
     )
 
 
@@ -135,8 +138,7 @@ def batches(
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         ahead = [
-            pool.submit(read, step)
-            for step in range(first, min(first + _AHEAD, steps))
+            pool.submit(read, step) for step in range(first, min(first + _AHEAD, steps))
         ]
         for step in range(first, steps):
             begin = time.monotonic()

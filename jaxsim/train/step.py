@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxsim.config import RecipeConfig, SeedConfig
+from jaxsim.config import BaseConfig, RecipeConfig
 from jaxsim.model import MATRICES, Execution, LanguageModel
 from jaxsim.model.loss import sum_and_count
 
@@ -48,20 +48,18 @@ def constant_rate(recipe: RecipeConfig) -> optax.Schedule:
     return optax.constant_schedule(recipe.learning_rate)
 
 
-def warmup_cosine(seed: SeedConfig) -> optax.Schedule:
+def warmup_cosine(base: BaseConfig) -> optax.Schedule:
     """The learning rate of a base model that is trained from scratch."""
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
-        peak_value=seed.learning_rate,
-        warmup_steps=seed.warmup,
-        decay_steps=seed.steps,
-        end_value=seed.learning_rate * seed.final_rate,
+        peak_value=base.learning_rate,
+        warmup_steps=base.warmup,
+        decay_steps=base.steps,
+        end_value=base.learning_rate * base.final_rate,
     )
 
 
-def adamw(
-    recipe: RecipeConfig, rate: optax.Schedule
-) -> optax.GradientTransformation:
+def adamw(recipe: RecipeConfig, rate: optax.Schedule) -> optax.GradientTransformation:
     """AdamW after clipping by global norm; weight decay on matrices only."""
     return optax.chain(
         optax.clip_by_global_norm(recipe.clip),
@@ -141,9 +139,7 @@ def train_step(
     else:
         # Strided, so that every device keeps its rows: each piece has some
         # rows of every device.
-        piece_ABL1 = tokens_BL1.reshape(-1, accumulate, length + 1).swapaxes(
-            0, 1
-        )
+        piece_ABL1 = tokens_BL1.reshape(-1, accumulate, length + 1).swapaxes(0, 1)
         zeros = jax.tree.map(
             lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
             jax.eval_shape(gradient, state.params, piece_ABL1[0]),

@@ -112,10 +112,7 @@ class Trainer:
                 execution = dataclasses.replace(
                     execution, activations=batch_sharding(self.mesh)
                 )
-            say(
-                f"train step: {execution.attention} attention in "
-                f"{execution.precision}"
-            )
+            say(f"train step: {execution.attention} attention in {execution.precision}")
             self._programs[members] = TrainProgram(
                 self.model,
                 functools.partial(self._step, execution=execution),
@@ -133,8 +130,8 @@ class Trainer:
         """
         if not alone():
             return 1
-        if self._config.group:
-            return self._config.group
+        if self._config.parallel_runs:
+            return self._config.parallel_runs
         if runs < self.mesh.size:
             return 1  # devices would be idle
         # Scoring may have put a pool into the devices' memory since then.
@@ -155,9 +152,9 @@ class Trainer:
         there = [m for m in self._programs if wanted <= m < 2 * wanted]
         return min(there, default=wanted)
 
-    def fresh_params(self, rng: int) -> Any:
+    def fresh_params(self, seed: int) -> Any:
         """New parameters of a single run, initialized on their devices."""
-        return self.program().fresh_params(rng)
+        return self.program().fresh_params(seed)
 
     def train(
         self,
@@ -325,24 +322,20 @@ class Trainer:
         )
 
 
-def trainer_of_seed(
-    model: LanguageModel, config: Config, mesh: Mesh
-) -> Trainer:
+def base_trainer(model: LanguageModel, config: Config, mesh: Mesh) -> Trainer:
     """Trains the base model: warm-up and cosine, no tail average.
 
     Raises:
       UserError: a batch does not divide over the mesh.
     """
-    _check_batch("seed", config.seed.batch, config, mesh)
+    _check_batch("base", config.base.batch, config, mesh)
     recipe = dataclasses.replace(
-        config.recipe, batch=config.seed.batch, tail=0.0, decay=0.0, anchor=0.0
+        config.recipe, batch=config.base.batch, tail=0.0, decay=0.0, replay=0.0
     )
-    return Trainer(model, recipe, warmup_cosine(config.seed), config, mesh)
+    return Trainer(model, recipe, warmup_cosine(config.base), config, mesh)
 
 
-def trainer_of_recipe(
-    model: LanguageModel, config: Config, mesh: Mesh
-) -> Trainer:
+def recipe_trainer(model: LanguageModel, config: Config, mesh: Mesh) -> Trainer:
     """Trains members, reference runs and replicates.
 
     Raises:
@@ -350,23 +343,23 @@ def trainer_of_recipe(
         trained together would be sharded or spread over processes.
     """
     _check_batch("recipe", config.recipe.batch, config, mesh)
-    if config.train.group > 1 and mesh.shape["model"] > 1:
+    if config.train.parallel_runs > 1 and mesh.shape["model"] > 1:
         raise UserError(
-            f"config.train.group={config.train.group}: runs that are trained "
-            "together are each whole on one device; leave "
+            f"config.train.parallel_runs={config.train.parallel_runs}: runs that are "
+            "trained together are each whole on one device; leave "
             "config.train.model_axis at 1, or set group=1"
         )
-    if config.train.group > 1 and not alone():
+    if config.train.parallel_runs > 1 and not alone():
         raise UserError(
-            f"config.train.group={config.train.group}: several processes train "
-            "one run at a time; set group=1, or start one process for each "
-            "machine without --distributed"
+            f"config.train.parallel_runs={config.train.parallel_runs}: several "
+            "processes train one run at a time; set group=1, or start one process for "
+            "each machine without --distributed"
         )
-    return side_by_side(model, config, mesh)
+    return vectorized(model, config, mesh)
 
 
-def side_by_side(model: LanguageModel, config: Config, mesh: Mesh) -> Trainer:
-    """As `trainer_of_recipe`, unchecked: vectorized runs split no batch."""
+def vectorized(model: LanguageModel, config: Config, mesh: Mesh) -> Trainer:
+    """As `recipe_trainer`, unchecked: vectorized runs split no batch."""
     rate = constant_rate(config.recipe)
     return Trainer(model, config.recipe, rate, config, mesh)
 

@@ -34,8 +34,7 @@ def write_partition(
     folder.mkdir(exist_ok=True)
     rng = random.Random(name)
     records = [
-        {"id": f"{name}/{i}", "text": words(rng, n_words)}
-        for i in range(documents)
+        {"id": f"{name}/{i}", "text": words(rng, n_words)} for i in range(documents)
     ]
     path = write_jsonl(folder / f"{name}.jsonl", records)
     return SourceConfig(reader="jsonl", path=str(path))
@@ -53,10 +52,7 @@ def config_of(
         corpus=CorpusConfig(
             partitions=partitions,
             tokenizer=TokenizerConfig(kind=kind, vocab_size=300),
-            **(
-                {"split": SplitConfig(salt="t", select=0.2, report=0.2)}
-                | corpus
-            ),
+            **({"split": SplitConfig(salt="t", dev=0.2, report=0.2)} | corpus),
         ),
         model=ModelConfig(length=length),
         recipe=RecipeConfig(steps=steps, batch=batch),

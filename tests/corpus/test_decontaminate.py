@@ -58,10 +58,10 @@ def test_text_without_spaces():
 
 
 def test_share_decides():
-    half = " ".join(EVALUATION[1].split()[:30]) + " " + words(RNG, 42)
+    split = " ".join(EVALUATION[1].split()[:30]) + " " + words(RNG, 42)
     # 18 of its 60 n-grams, and 18 of the 48 of the evaluation document.
-    assert found(half, share=0.3) == [1]
-    assert found(half, share=0.4) == []
+    assert found(split, share=0.3) == [1]
+    assert found(split, share=0.4) == []
 
 
 def test_digest_is_of_the_normalised_text():

@@ -14,14 +14,11 @@ def unit(name, rows):
 
 
 A, B, C = unit("a", 5), unit("b", 40), unit("c", 7)
-SEED = unit("seed", 30)
+BASE = unit("base", 30)
 
 
 def pairs(run):
-    return [
-        (run.units[u], int(r))
-        for u, r in zip(run.unit_R, run.row_R, strict=True)
-    ]
+    return [(run.units[u], int(r)) for u, r in zip(run.unit_R, run.row_R, strict=True)]
 
 
 def test_golden_permutation():
@@ -61,7 +58,7 @@ def test_shares_are_exact():
 
 
 def test_each_unit_gives_the_first_rows_of_its_permutations():
-    run = schedule([A, B, C], [0.5, 0.5, 0], 24, order=3)
+    run = schedule([A, B, C], [0.5, 0.5, 0], 24, data_seed=3)
     assert run.units == ("a", "b", "c")
     for u in (A, B):
         given = [row for name, row in pairs(run) if name == u.name]
@@ -74,24 +71,24 @@ def test_each_unit_gives_the_first_rows_of_its_permutations():
 
 
 def test_schedule_depends_only_on_what_it_uses():
-    run = schedule([A, B, C], [0.25, 0.75, 0], 24, order=1)
-    assert pairs(run) == pairs(schedule([B, A], [0.75, 0.25], 24, order=1))
-    assert pairs(run) != pairs(schedule([A, B], [0.25, 0.75], 24, order=2))
-    member = schedule([A, B, C], [0, 1, 0], 24, order=1)
-    assert pairs(member) == pairs(schedule([B], [1.0], 24, order=1))
+    run = schedule([A, B, C], [0.25, 0.75, 0], 24, data_seed=1)
+    assert pairs(run) == pairs(schedule([B, A], [0.75, 0.25], 24, data_seed=1))
+    assert pairs(run) != pairs(schedule([A, B], [0.25, 0.75], 24, data_seed=2))
+    member = schedule([A, B, C], [0, 1, 0], 24, data_seed=1)
+    assert pairs(member) == pairs(schedule([B], [1.0], 24, data_seed=1))
 
 
-def test_anchor_takes_its_share_from_the_seed():
-    run = schedule([A, B], [1, 1], 20, order=0, anchor=(SEED, 0.25))
-    assert run.units == ("a", "b", "seed")
+def test_replay_takes_its_share_from_the_base_model():
+    run = schedule([A, B], [1, 1], 20, data_seed=0, replay=(BASE, 0.25))
+    assert run.units == ("a", "b", "base")
     assert np.bincount(run.unit_R).tolist() == [8, 7, 5]
-    plain = schedule([A, B], [1, 1], 20, order=0, anchor=(SEED, 0.0))
-    assert pairs(plain) == pairs(schedule([A, B], [1, 1], 20, order=0))
+    plain = schedule([A, B], [1, 1], 20, data_seed=0, replay=(BASE, 0.0))
+    assert pairs(plain) == pairs(schedule([A, B], [1, 1], 20, data_seed=0))
 
 
 def test_batches_are_the_same_when_resumed_or_split():
     def batches(steps, processes):
-        run = schedule([A, B, C], [0.2, 0.5, 0.3], 48, order=5)
+        run = schedule([A, B, C], [0.2, 0.5, 0.3], 48, data_seed=5)
         result = []
         for step in steps:
             rows = pairs(run)[batch(run, step, 8)]
@@ -102,7 +99,7 @@ def test_batches_are_the_same_when_resumed_or_split():
 
     whole = batches(range(6), 1)
     assert batches(range(3), 2) + batches(range(3, 6), 4) == whole
-    run = schedule([A], [1.0], 16, order=0)
+    run = schedule([A], [1.0], 16, data_seed=0)
     for step in (-1, 2):
         with pytest.raises(ValueError, match="outside"):
             batch(run, step, 8)
@@ -110,6 +107,6 @@ def test_batches_are_the_same_when_resumed_or_split():
 
 def test_empty_unit_gives_an_error_only_if_used():
     empty = unit("empty", 0)
-    schedule([A, empty], [1, 0], 8, order=0)
+    schedule([A, empty], [1, 0], 8, data_seed=0)
     with pytest.raises(ValueError, match="empty"):
-        schedule([A, empty], [1, 1], 8, order=0)
+        schedule([A, empty], [1, 1], 8, data_seed=0)

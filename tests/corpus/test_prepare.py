@@ -22,7 +22,7 @@ from jaxsim.corpus import open_corpus, prepare, store
 from jaxsim.corpus import prepare as prepare_package
 from jaxsim.corpus.arrayrecord import write_table
 from jaxsim.corpus.rows import evaluation_rows
-from jaxsim.corpus.split import half_of
+from jaxsim.corpus.split import split_of
 from jaxsim.errors import DamagedError, UserError
 
 from .builders import (
@@ -47,12 +47,12 @@ def work(tmp_path):
 
 def digests(corpus):
     return {
-        "seed": corpus.seed.digest,
+        "base": corpus.base.digest,
         **{n: u.digest for n, u in corpus.units.items()},
         **{
-            (n, half): digest
+            (n, split): digest
             for n, d in corpus.domains.items()
-            for half, digest in d.digests.items()
+            for split, digest in d.digests.items()
         },
     }
 
@@ -72,7 +72,7 @@ def test_rows_are_the_training_documents(sources, work, tmp_path):
         split = config.corpus.split
         train = [
             t for i, t in texts.items()
-            if half_of(document(i), split) == "train"
+            if split_of(document(i), split) == "train"
         ]  # fmt: skip
         stream = [t for x in train for t in [*x.encode(), 256]]
         reader = corpus.rows(name)
@@ -89,24 +89,22 @@ def test_rows_are_the_training_documents(sources, work, tmp_path):
             reader[np.array([unit.rows])]
         with pytest.raises(IndexError):
             reader[np.array([-1])]
-    seed_RL1 = corpus.rows("seed")[np.arange(corpus.seed.rows)]
-    assert seed_RL1.shape == (corpus.seed.rows, 33)
+    base_RL1 = corpus.rows("base")[np.arange(corpus.base.rows)]
+    assert base_RL1.shape == (corpus.base.rows, 33)
 
 
-def test_evaluation_is_every_byte_of_the_held_out_documents(
-    sources, work, tmp_path
-):
+def test_evaluation_is_every_byte_of_the_held_out_documents(sources, work, tmp_path):
     out = write_partition(tmp_path / "in", "out", documents=9)
     config = config_of(sources, domains={"out": out})
     corpus = prepare(config, work)
     assert [d.in_pool for d in corpus.domains.values()] == [True] * 3 + [False]
     for name, domain in corpus.domains.items():
         texts = texts_of(tmp_path / "in" / f"{name}.jsonl")
-        for half in ("select", "report"):
-            e = corpus.evaluation(name, half)
+        for split in ("dev", "test"):
+            e = corpus.evaluation(name, split)
             assert set(e.documents) == {
                 i for i in texts
-                if half == half_of(
+                if split == split_of(
                     document(i), config.corpus.split, in_pool=name != "out"
                 )
             }  # fmt: skip
@@ -121,29 +119,27 @@ def test_evaluation_is_every_byte_of_the_held_out_documents(
                 ]  # fmt: skip
                 assert bytes(scored).decode() == texts[identity]
             sizes = [len(texts[i]) for i in e.documents]
-            assert e.count_R.sum() == domain.tokens[half] == sum(sizes)
-            assert e.bytes_R.sum() == domain.bytes[half] == sum(sizes)
+            assert e.count_R.sum() == domain.tokens[split] == sum(sizes)
+            assert e.bytes_R.sum() == domain.bytes[split] == sum(sizes)
             folder = store.folder_of(work, "domain", e.digest)
             about = json.loads((folder / "documents.json").read_text())
             assert about["tokens"] == about["bytes"] == sizes
-            assert domain.windows[half] == len(e.tokens_RL1)
-            assert domain.documents[half] == len(e.documents)
-            assert domain.digests[half] == e.digest
-    ids = [corpus.evaluation("out", h).documents for h in ("select", "report")]
+            assert domain.windows[split] == len(e.tokens_RL1)
+            assert domain.documents[split] == len(e.documents)
+            assert domain.digests[split] == e.digest
+    ids = [corpus.evaluation("out", h).documents for h in ("dev", "test")]
     assert sum(map(len, ids)) == 9
     with pytest.raises(UserError, match="no domain 'x'"):
-        corpus.evaluation("x", "select")
+        corpus.evaluation("x", "dev")
     with pytest.raises(UserError, match="no half 'both'"):
         corpus.evaluation("out", "both")
     with pytest.raises(UserError, match="no unit 'x'"):
         corpus.rows("x")
 
 
-def test_a_new_partition_and_domain_change_nothing_else(
-    sources, work, tmp_path
-):
+def test_a_new_partition_and_domain_change_nothing_else(sources, work, tmp_path):
     before = prepare(config_of(sources, kind="bpe"), work)
-    # 'A first' sorts before the others; its text must not enter the seed.
+    # 'A first' sorts before the others; its text must not enter the base model.
     more = {
         "A first": write_partition(tmp_path / "in", "A first"), **sources
     }  # fmt: skip
@@ -153,15 +149,16 @@ def test_a_new_partition_and_domain_change_nothing_else(
     old, new = digests(before), digests(after)
     assert old.items() <= new.items()
     assert {k for k in new if k not in old} == {
-        "A first", ("A first", "select"), ("A first", "report"),
-        ("later", "select"), ("later", "report"),
+        "A first", ("A first", "dev"), ("A first", "test"),
+        ("later", "dev"), ("later", "test"),
     }  # fmt: skip
     assert after.tokenizer_digest == before.tokenizer_digest
-    # The seed does not know the newcomer, which trains on its own seed share.
+    # The base model does not know the newcomer, which trains on its own base model
+    # share.
     split = config.corpus.split
-    halves = [half_of(document(f"A first/{i}"), split) for i in range(30)]
-    assert halves.count("seed") > 0
-    trained = halves.count("seed") + halves.count("train")
+    splits = [split_of(document(f"A first/{i}"), split) for i in range(30)]
+    assert splits.count("base") > 0
+    trained = splits.count("base") + splits.count("train")
     assert after.units["A first"].documents == trained
     del more["b"]
     third = prepare(config_of(more, kind="bpe"), work)
@@ -184,7 +181,7 @@ def test_same_input_elsewhere_gives_the_same_digests(sources, work, tmp_path):
         ("recipe.steps * recipe.batch", {"steps": 5}),
         ("corpus.split.salt", {"split": SplitConfig(salt="u")}),
         ("corpus.tokenizer.kind", {"kind": "bpe"}),
-        ("corpus.seed_text", {"seed_text": {"t": SourceConfig("text", "x")}}),
+        ("corpus.base_text", {"base_text": {"t": SourceConfig("text", "x")}}),
     ],
 )
 def test_what_is_frozen_stays(sources, work, key, change):
@@ -241,7 +238,7 @@ def test_damage_is_found_before_rows_are_used(sources, work, kind, damage):
     corpus = prepare(config_of(sources), work)
     digest = (
         corpus.units["a"].digest if kind == "unit"
-        else corpus.domains["a"].digests["report"]
+        else corpus.domains["a"].digests["test"]
     )  # fmt: skip
     folder = store.folder_of(work, kind, digest)
     (file,) = folder.rglob("*array_record-*")
@@ -260,7 +257,7 @@ def test_damage_is_found_before_rows_are_used(sources, work, kind, damage):
         if kind == "unit":
             opened.rows("a")
         else:
-            opened.evaluation("a", "report")
+            opened.evaluation("a", "test")
 
 
 def test_rows_of_another_data_set_are_refused(sources, work):
@@ -308,13 +305,11 @@ def test_of_two_copies_the_older_one_stays(sources, work, tmp_path):
     source = write_partition(tmp_path / "in", "A copy")
     texts = texts_of(tmp_path / "in" / "b.jsonl")
     split = config.corpus.split
-    trained = [
-        t for i, t in texts.items() if half_of(document(i), split) == "train"
-    ]
+    trained = [t for i, t in texts.items() if split_of(document(i), split) == "train"]
     free = (
         f"free{i}"
         for i in range(999)
-        if half_of(document(f"free{i}"), split) == "train"
+        if split_of(document(f"free{i}"), split) == "train"
     )
     with path.open("a") as file:
         for text in trained:
@@ -353,12 +348,12 @@ def test_reading_from_threads(sources, work):
     expected = corpus.rows("a")[np.arange(corpus.units["a"].rows)]
     wrong = []
 
-    def read(seed):
-        rng = np.random.default_rng(seed)
+    def read(base):
+        rng = np.random.default_rng(base)
         for _ in range(20):
             picked = rng.integers(0, len(expected), 8)
             if (corpus.rows("a")[picked] != expected[picked]).any():
-                wrong.append(seed)
+                wrong.append(base)
 
     threads = [threading.Thread(target=read, args=(i,)) for i in range(4)]
     for thread in threads:
@@ -392,9 +387,7 @@ def test_small_and_empty_partitions_are_named(sources, work, tmp_path):
     small = with_corpus(config_of(sources, steps=400), max_epochs=2.0)
     with pytest.raises(UserError, match=r"partition 'a'.*corpus\.max_epochs"):
         prepare(small, work)
-    one = write_jsonl(
-        tmp_path / "one.jsonl", [{"id": "0", "text": "only this"}]
-    )
+    one = write_jsonl(tmp_path / "one.jsonl", [{"id": "0", "text": "only this"}])
     sources["one"] = SourceConfig(reader="jsonl", path=str(one))
     with pytest.raises(UserError, match="'one' has no document in its"):
         prepare(config_of(sources), work)
@@ -410,9 +403,7 @@ def test_small_and_empty_partitions_are_named(sources, work, tmp_path):
 
 def test_advised_salt_works(sources, work, tmp_path):
     few = write_partition(tmp_path / "in", "few", documents=12)
-    config = config_of(
-        {"few": few}, split=SplitConfig(salt="t", select=0.1, report=0.1)
-    )
+    config = config_of({"few": few}, split=SplitConfig(salt="t", dev=0.1, report=0.1))
     with pytest.raises(UserError, match=r"corpus\.split\.salt='\d+'") as error:
         prepare(config, work)
     salt = str(error.value).split("salt='")[1].split("'")[0]
@@ -420,7 +411,7 @@ def test_advised_salt_works(sources, work, tmp_path):
     prepare(with_corpus(config, split=split), work)
 
 
-@pytest.mark.parametrize("name", ["../x", "A", "seed", "x" * 300, "a\0"])
+@pytest.mark.parametrize("name", ["../x", "A", "base", "x" * 300, "a\0"])
 def test_hostile_partition_names_are_refused(sources, work, name):
     sources[name] = dataclasses.replace(sources["b"])
     with pytest.raises(UserError) as error:
@@ -434,7 +425,7 @@ def plant(tmp_path, sources, config):
     path = tmp_path / "in" / "a.jsonl"
     text = next(
         t for i, t in texts_of(path).items()
-        if half_of(document(i), config.corpus.split) == "report"
+        if split_of(document(i), config.corpus.split) == "test"
     )  # fmt: skip
     rng = random.Random(8)
     copies = [
@@ -445,7 +436,7 @@ def plant(tmp_path, sources, config):
         {"id": f"copy{i}/{j}", "text": f"{copy}"}
         for i, copy in enumerate(copies)
         for j in range(1000)
-        if half_of(document(f"copy{i}/{j}"), config.corpus.split) == "train"
+        if split_of(document(f"copy{i}/{j}"), config.corpus.split) == "train"
     ]
     kept = {r["id"].split("/")[0]: r for r in records}
     with open(sources["b"].path, "a") as file:
@@ -469,43 +460,33 @@ def test_planted_evaluation_text_is_dropped_and_counted(
         prepare(with_corpus(config, overlap="refuse"), tmp_path / "no")
 
 
-def test_a_newer_domain_gives_way_to_older_training_text(
-    sources, work, tmp_path
-):
+def test_a_newer_domain_gives_way_to_older_training_text(sources, work, tmp_path):
     config = config_of(sources)
     before = prepare(config, work)
     texts = texts_of(tmp_path / "in" / "a.jsonl")
-    by_half = {
-        half_of(document(i), config.corpus.split): t for i, t in texts.items()
-    }
+    by_split = {split_of(document(i), config.corpus.split): t for i, t in texts.items()}
     path = tmp_path / "in" / "new.jsonl"
     write_partition(tmp_path / "in", "new", documents=8)
     with path.open("a") as file:
-        for half in ("seed", "train"):
-            record = {"id": half, "text": by_half[half].upper()}
+        for split in ("base", "train"):
+            record = {"id": split, "text": by_split[split].upper()}
             file.write(json.dumps(record) + "\n")
     new = SourceConfig(reader="jsonl", path=str(path))
     after = prepare(with_corpus(config, domains={"new": new}), work)
     assert digests(before).items() <= digests(after).items()
     one = {"new": {"training": 0, "evaluation": 1}}
-    assert after.record["summary"]["overlap"] == {"seed": one, "a": one}
-    ids = [
-        i
-        for h in ("select", "report")
-        for i in after.evaluation("new", h).documents
-    ]
+    assert after.record["summary"]["overlap"] == {"base": one, "a": one}
+    ids = [i for h in ("dev", "test") for i in after.evaluation("new", h).documents]
     assert sorted(ids) == [f"new/{i}" for i in range(8)]
 
 
-def test_seed_text_of_its_own(sources, work, tmp_path):
+def test_base_text_of_its_own(sources, work, tmp_path):
     text = write_partition(tmp_path / "in", "common")
-    config = config_of(sources, seed_text={"common": text})
+    config = config_of(sources, base_text={"common": text})
     corpus = prepare(config, work)
-    assert corpus.seed.documents == 30
-    halves = [
-        half_of(document(f"a/{i}"), config.corpus.split) for i in range(30)
-    ]
-    trained = halves.count("seed") + halves.count("train")
+    assert corpus.base.documents == 30
+    splits = [split_of(document(f"a/{i}"), config.corpus.split) for i in range(30)]
+    trained = splits.count("base") + splits.count("train")
     assert corpus.units["a"].documents == trained
 
 
@@ -524,9 +505,7 @@ def test_bad_records_abort_or_are_reported(sources, work, capsys):
     }  # fmt: skip
 
 
-def test_file_tokenizer_is_kept_and_compared_by_content(
-    sources, work, tmp_path
-):
+def test_file_tokenizer_is_kept_and_compared_by_content(sources, work, tmp_path):
     bpe = prepare(config_of(sources, kind="bpe"), tmp_path / "bpe").tokenizer
     bpe.save(tmp_path / "t")
     path = tmp_path / "t" / "tokenizer.json"
@@ -554,9 +533,9 @@ def test_caps_of_evaluation_text(sources, work, tmp_path):
     capped = prepare(few, work).domains["out"]
     # No document is lost, and each gives what it can.
     assert capped.documents == whole.documents
-    for half, documents in capped.documents.items():
-        assert capped.windows[half] == 3 * documents < whole.windows[half]
-        assert capped.tokens[half] == capped.bytes[half] == 96 * documents
+    for split, documents in capped.documents.items():
+        assert capped.windows[split] == 3 * documents < whole.windows[split]
+        assert capped.tokens[split] == capped.bytes[split] == 96 * documents
     fewer = with_corpus(few, evaluation_tokens=200)
     assert set(prepare(fewer, work).domains["out"].documents.values()) == {3}
     fewer = with_corpus(config, evaluation_tokens=600)
@@ -590,11 +569,9 @@ def test_text_that_the_tokenizer_does_not_know_is_refused(
     )
     with pytest.raises(UserError, match=r"'greek'.*raise corpus\.max_unknown"):
         prepare(config, work)
-    summary = prepare(with_corpus(config, max_unknown=1.0), work).record[
-        "summary"
-    ]
+    summary = prepare(with_corpus(config, max_unknown=1.0), work).record["summary"]
     assert set(summary["unknown"]) == {
-        "domain 'greek', half 'select'", "domain 'greek', half 'report'",
+        "domain 'greek', half 'dev'", "domain 'greek', half 'report'",
     }  # fmt: skip
     for counts in summary["unknown"].values():
         assert counts["unknown"] == counts["tokens"]
@@ -628,9 +605,7 @@ def start(config, work, tmp_path):
     return child
 
 
-def test_killed_at_any_moment_leaves_nothing_that_counts(
-    sources, work, tmp_path
-):
+def test_killed_at_any_moment_leaves_nothing_that_counts(sources, work, tmp_path):
     config = config_of(sources, kind="bpe")
     began = time.monotonic()
     child = start(config, tmp_path / "undisturbed", tmp_path)
@@ -651,5 +626,5 @@ def test_killed_at_any_moment_leaves_nothing_that_counts(
         corpus = prepare(config, workdir)
         assert digests(corpus) == expected
         assert not list((workdir / "corpus").glob(".tmp_*"))
-        for name in ("seed", *corpus.units):
+        for name in ("base", *corpus.units):
             corpus.rows(name)

@@ -82,9 +82,7 @@ def test_too_many_bad_records_abort_with_counts_and_place(tmp_path):
     assert len((tmp_path / "q").read_text().splitlines()) == 2
 
 
-def test_oversized_line_is_skipped_as_a_whole(
-    tmp_path, quarantine, monkeypatch
-):
+def test_oversized_line_is_skipped_as_a_whole(tmp_path, quarantine, monkeypatch):
     monkeypatch.setattr(sources, "MAX_RECORD_BYTES", 100)
     path = tmp_path / "a.jsonl.gz"
     long = json.dumps({"id": "x", "text": "y" * 950}).encode()

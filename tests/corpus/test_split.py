@@ -1,11 +1,11 @@
-"""Partition rules and the split of documents in halves."""
+"""Partition rules and the split of documents in splits."""
 
 from collections import Counter
 
 import pytest
 
 from jaxsim.config import SourceConfig, SplitConfig
-from jaxsim.corpus.split import half_of, partition_documents
+from jaxsim.corpus.split import partition_documents, split_of
 from jaxsim.errors import UserError
 
 from .builders import document
@@ -40,9 +40,7 @@ def test_by_file_and_whole_source():
         document("1", file="x/physics.jsonl.gz"),
         document("2", file="m.md"),
     ]
-    found, groups, _ = partition_documents(
-        "s", SourceConfig(by_file=True), made
-    )
+    found, groups, _ = partition_documents("s", SourceConfig(by_file=True), made)
     assert list(found) == ["m", "physics"]
     assert set(groups.values()) == {"s"}
     found, groups, _ = partition_documents("s", SourceConfig(), made)
@@ -69,9 +67,7 @@ def test_bad_ranges_are_refused(ranges):
 
 def test_rules_that_leave_nothing_name_what_is_missing():
     with pytest.raises(UserError, match="no colour"):
-        partition_documents(
-            "s", SourceConfig(by_field="colour"), [document("1")]
-        )
+        partition_documents("s", SourceConfig(by_field="colour"), [document("1")])
     with pytest.raises(UserError, match="'1950-1959'"):
         partition_documents(
             "s",
@@ -88,33 +84,30 @@ def test_hostile_field_value_is_refused():
         )  # fmt: skip
 
 
-def test_halves_have_their_shares_and_do_not_depend_on_others():
-    split = SplitConfig(salt="a", seed=0.3, select=0.1, report=0.2)
+def test_splits_have_their_shares_and_do_not_depend_on_others():
+    split = SplitConfig(salt="a", base=0.3, dev=0.1, report=0.2)
     made = [document(str(i)) for i in range(4000)]
-    halves = [half_of(d, split) for d in made]
-    counts = Counter(halves)
-    for half, share in (
-        ("report", 0.2), ("select", 0.1), ("seed", 0.3), ("train", 0.4),
+    splits = [split_of(d, split) for d in made]
+    counts = Counter(splits)
+    for split, share in (
+        ("test", 0.2), ("dev", 0.1), ("base", 0.3), ("train", 0.4),
     ):  # fmt: skip
-        assert abs(counts[half] / 4000 - share) < 0.03
-    assert halves[::-7] == [half_of(d, split) for d in made[::-7]]
-    own = [half_of(d, split, seed_from_partitions=False) for d in made]
-    assert own == ["train" if h == "seed" else h for h in halves]
-    out = Counter(half_of(d, split, in_pool=False) for d in made)
-    assert set(out) == {"select", "report"}
-    assert abs(out["select"] - 2000) < 130
-    other = SplitConfig(salt="b", seed=0.3, select=0.1, report=0.2)
-    assert halves != [half_of(d, other) for d in made]
+        assert abs(counts[split] / 4000 - share) < 0.03
+    assert splits[::-7] == [split_of(d, split) for d in made[::-7]]
+    own = [split_of(d, split, base_from_partitions=False) for d in made]
+    assert own == ["train" if h == "base" else h for h in splits]
+    out = Counter(split_of(d, split, in_pool=False) for d in made)
+    assert set(out) == {"dev", "test"}
+    assert abs(out["dev"] - 2000) < 130
+    other = SplitConfig(salt="b", base=0.3, dev=0.1, report=0.2)
+    assert splits != [split_of(d, other) for d in made]
 
 
 def test_split_key_keeps_documents_of_one_file_together():
     split = SplitConfig(key="source_file")
-    made = [
-        document(str(i), metadata={"source_file": str(i % 20)})
-        for i in range(200)
-    ]
-    halves = [half_of(d, split) for d in made]
-    assert halves[:20] * 10 == halves
-    assert len(set(halves)) > 1
+    made = [document(str(i), metadata={"source_file": str(i % 20)}) for i in range(200)]
+    splits = [split_of(d, split) for d in made]
+    assert splits[:20] * 10 == splits
+    assert len(set(splits)) > 1
     with pytest.raises(UserError, match="source_file"):
-        half_of(document("x"), split)
+        split_of(document("x"), split)

@@ -143,9 +143,7 @@ def test_bad_files_are_the_users_mistake(tmp_path):
 def word_tokenizer(tmp_path, unknown="?", end="</s>"):
     """Knows the words 'known' and 'well', and nothing else."""
     words = {"known": 0, "well": 1, unknown: 2, end: 3}
-    inner = tokenizers.Tokenizer(
-        tokenizers.models.WordLevel(words, unk_token=unknown)
-    )
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token=unknown))
     inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     path = tmp_path / "words.json"
     inner.save(str(path))
@@ -178,7 +176,7 @@ def test_text_that_is_dropped_counts_as_unknown(tmp_path):
     coverage.encode("little", ["aaab"])
     assert coverage.counts["little"]["lost"] == 1
     with pytest.raises(UserError, match="2 of 4 bytes"):
-        coverage.encode("half", ["aabb"])
+        coverage.encode("split", ["aabb"])
 
 
 def test_what_normalises_or_is_byte_level_loses_nothing(tmp_path, bpe):

@@ -74,18 +74,18 @@ def log(clone: Path) -> list[str]:
         (
             "launch/quickstart.sh",
             ".venv/bin/python -m jaxsim run --config=configs/quickstart.py "
-            "--workdir=runs/quickstart --config.seed.steps=3",
+            "--workdir=runs/quickstart --config.base.steps=3",
         ),
     ],
 )
 def test_dry_run_does_nothing(clone: Path, script: str, command: str) -> None:
-    done = run(clone, script, "--dry-run", "--config.seed.steps=3")
+    done = run(clone, script, "--dry-run", "--config.base.steps=3")
     assert done.returncode == 0, done.stderr
     out = done.stdout
     assert f"would run: {clone.parent}/python -m venv .venv" in out
     assert "would run: .venv/bin/python -m pip install -e .[" in out
     assert f"would run: {command}" in out
-    assert "--config.seed.steps=3" in out
+    assert "--config.base.steps=3" in out
     assert not (clone / ".venv").exists()
     assert not log(clone)
 
@@ -142,9 +142,7 @@ def test_a_failed_update_leaves_no_old_stamp(clone: Path) -> None:
 
 def test_failing_tests_fail_the_script(clone: Path) -> None:
     python = clone.parent / "python"
-    python.write_text(
-        PYTHON.replace("esac\n", "-m\\ pytest*) exit 7;;\nesac\n")
-    )
+    python.write_text(PYTHON.replace("esac\n", "-m\\ pytest*) exit 7;;\nesac\n"))
     assert run(clone, "launch/test.sh").returncode == 7
 
 

@@ -69,9 +69,9 @@ def test_a_jobset_of_gpus(launch: Launch) -> None:
 
 
 def test_a_jobset_of_tpus(launch: Launch) -> None:
-    manifest = _apply(launch, "seed", *ARGUMENTS, **TPU)
+    manifest = _apply(launch, "base", *ARGUMENTS, **TPU)
     container = _container(manifest)
-    assert container["args"] == ["seed", "--distributed=auto", *ARGUMENTS]
+    assert container["args"] == ["base", "--distributed=auto", *ARGUMENTS]
     assert container["resources"]["limits"] == {"google.com/tpu": 4}
     assert _variables(manifest)["JAX_PLATFORMS"] == "tpu,cpu"
     assert _pod(manifest)["nodeSelector"] == {
@@ -79,18 +79,14 @@ def test_a_jobset_of_tpus(launch: Launch) -> None:
         "cloud.google.com/gke-tpu-topology": "4x4",
     }
     assert manifest["metadata"]["annotations"] == {
-        "alpha.jobset.sigs.k8s.io/exclusive-topology": (
-            "cloud.google.com/gke-nodepool"
-        )
+        "alpha.jobset.sigs.k8s.io/exclusive-topology": ("cloud.google.com/gke-nodepool")
     }
 
 
 def test_one_node_is_one_process_and_prepare_needs_no_accelerator(
     launch: Launch,
 ) -> None:
-    manifest = _apply(
-        launch, "prepare", *ARGUMENTS, ACCELERATOR="cpu", NODES="1"
-    )
+    manifest = _apply(launch, "prepare", *ARGUMENTS, ACCELERATOR="cpu", NODES="1")
     container = _container(manifest)
     assert container["args"] == ["prepare", *ARGUMENTS]
     assert container["resources"]["limits"] == {"cpu": 4}
@@ -100,9 +96,7 @@ def test_one_node_is_one_process_and_prepare_needs_no_accelerator(
 def test_pods_fit_the_nodes(launch: Launch) -> None:
     """A taint of GPU nodes is tolerated; NCCL has its shared memory."""
     pod = _pod(_apply(launch, "train", ACCELERATOR="gpu"))
-    assert pod["tolerations"] == [
-        {"key": "nvidia.com/gpu", "operator": "Exists"}
-    ]
+    assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     mounts = {
         mount["mountPath"]: volumes[mount["name"]]
@@ -182,9 +176,7 @@ CONTAINER = (*POD, "containers", 0)
         ((*CONTAINER, "volumeMounts", 0), "path", "/data"),
     ],
 )
-def test_what_the_api_does_not_know_is_refused(
-    manifest, where, key, value
-) -> None:
+def test_what_the_api_does_not_know_is_refused(manifest, where, key, value) -> None:
     """The check of the tests above is one: it finds a slip at every level."""
     node = changed = copy.deepcopy(manifest)
     for step in where:

@@ -42,7 +42,7 @@ def test_every_script_parses(root: Path) -> None:
             [
                 "srun --nodes=1 --ntasks=1 --cpu-bind=none .venv/bin/python "
                 "-m jaxsim prepare --con",
-                "jaxsim seed --distributed=auto --config=c",
+                "jaxsim base --distributed=auto --config=c",
                 "jaxsim train --distributed=auto --config=c",
             ],
         ),

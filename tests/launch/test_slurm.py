@@ -82,15 +82,15 @@ def test_a_job_that_cannot_be_requeued_says_so(launch: Launch, script) -> None:
 
 
 def test_steps_after_a_failed_one_are_not_begun(launch: Launch) -> None:
-    assert launch("slurm", FAIL="seed", CODE="2").returncode == 2
+    assert launch("slurm", FAIL="base", CODE="2").returncode == 2
     assert "[prepare]" in launch.log[0]
     assert len(launch.log) == 2
 
 
 def test_processes_get_the_cpus_that_were_asked_for(launch: Launch) -> None:
     launch("slurm", *ARGUMENTS, SLURM_CPUS_PER_TASK="6")
-    prepare, seed, train = launch.log
-    assert "[--cpus-per-task=6]" in seed and "[--cpus-per-task=6]" in train
+    prepare, base, train = launch.log
+    assert "[--cpus-per-task=6]" in base and "[--cpus-per-task=6]" in train
     assert "--cpus-per-task" not in prepare  # it has the whole node's
     launch("slurm_array", *ARGUMENTS, SLURM_CPUS_PER_TASK="6")
     assert "[--cpus-per-task=6]" in launch.log[-1]

@@ -17,11 +17,9 @@ def _remote(line: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("command", "worker"), [("seed", "all"), ("train", "all"), ("prepare", "0")]
+    ("command", "worker"), [("base", "all"), ("train", "all"), ("prepare", "0")]
 )
-def test_workers_get_the_arguments_as_they_are(
-    launch: Launch, command, worker
-) -> None:
+def test_workers_get_the_arguments_as_they_are(launch: Launch, command, worker) -> None:
     hostile = ('--config.a=it\'s "$HOME" *', "--config.b=")
     done = launch("tpu", "s", "z", command, *ARGUMENTS, *hostile)
     assert done.returncode == 0, done.stderr
@@ -52,9 +50,7 @@ def test_a_tpu_that_cannot_be_used_is_an_error(launch: Launch) -> None:
 
 
 def test_the_exit_code_is_handed_on(launch: Launch) -> None:
-    assert (
-        launch("tpu", "s", "z", "a", FAIL="compute", CODE="4").returncode == 4
-    )
+    assert launch("tpu", "s", "z", "a", FAIL="compute", CODE="4").returncode == 4
     assert launch("tpu", "s").returncode == 2
 
 

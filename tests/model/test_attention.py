@@ -43,9 +43,9 @@ def test_value_and_gradient_are_those_of_the_square(name, length, groups):
             out_BLHK = f(q_BLHK, k_BLGK, v_BLGK)
             return jnp.sum(out_BLHK * probe_BLHK), out_BLHK
 
-        return jax.jit(
-            jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
-        )(*inputs)
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(
+            *inputs
+        )
 
     got = result(lambda q, k, v: attend(q, k, v, name))
     want = result(_written_out)

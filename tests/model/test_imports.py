@@ -21,8 +21,8 @@ ORDER = (
     "pool",
     "mixture",
     "search",
-    "study",
-    "report",
+    "validation",
+    "test",
     "plan",
 )
 # Ends that nothing may import, and that may import anything.

@@ -28,10 +28,7 @@ def _params(model: LanguageModel, std: float = 0.2):
     leaves, structure = jax.tree.flatten(model.shapes())
     rng = np.random.default_rng(0)
     return structure.unflatten(
-        [
-            rng.normal(size=leaf.shape, scale=std).astype(leaf.dtype)
-            for leaf in leaves
-        ]
+        [rng.normal(size=leaf.shape, scale=std).astype(leaf.dtype) for leaf in leaves]
     )
 
 
@@ -93,9 +90,7 @@ def test_execution_changes_no_value_and_no_gradient(execution):
     model = _model()
     got = _value_and_gradient(model, execution)
     want = _value_and_gradient(model, SCAN)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, **TOLERANCE), got, want
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **TOLERANCE), got, want)
 
 
 def test_bfloat16_is_close_to_float32_and_returns_float32():
@@ -188,7 +183,7 @@ def test_options_decide_which_leaves_there_are(changes, added, removed):
     assert not unused
 
 
-def test_either_half_of_the_mlp_can_be_the_gate():
+def test_either_split_of_the_mlp_can_be_the_gate():
     first, second = _model(gate_first=True), _model(gate_first=False)
     params = _params(first)
     swapped = jax.tree.map(np.copy, params)
@@ -196,9 +191,7 @@ def test_either_half_of_the_mlp_can_be_the_gate():
     swapped["layers"]["mlp_in"]["kernel"] = kernel[:, :, ::-1]
     a_BL, b_BL = _nll(first, params, _tokens()), _nll(second, params, _tokens())
     assert np.abs(a_BL - b_BL).max() > 1e-3
-    np.testing.assert_allclose(
-        a_BL, _nll(second, swapped, _tokens()), **TOLERANCE
-    )
+    np.testing.assert_allclose(a_BL, _nll(second, swapped, _tokens()), **TOLERANCE)
 
 
 def test_layer_norm_drops_the_mean_and_rms_norm_keeps_it():
@@ -283,7 +276,7 @@ def _check_axes(shape: tuple[int, ...], names: tuple[str, ...]) -> None:
         "heads": 16,
         "kv_heads": 8,
         "mlp": 24,
-        "halves": 2,
+        "splits": 2,
     }
     assert tuple(sizes[name] for name in names) == shape
 
@@ -295,7 +288,5 @@ def test_forward_flops_count_products_and_half_a_square():
     attention = 2 * 2 * 16 * 10  # two products, each with half of 10 tokens
     assert _model().forward_flops(30, 10) == 30 * (2 * tied + attention)
     # An embedding that is only looked up multiplies nothing.
-    assert _model(tied=False).forward_flops(30, 10) == 30 * (
-        2 * tied + attention
-    )
+    assert _model(tied=False).forward_flops(30, 10) == 30 * (2 * tied + attention)
     assert _model().forward_flops(1) == 2 * tied + 2 * 2 * 16 * 70

@@ -24,14 +24,10 @@ def _inputs(length: int):
 
 def _of_optax(x_BLD, head_VD, targets_BL):
     logits_BLV = jnp.einsum("BLD,VD->BLV", x_BLD, head_VD)
-    return optax.softmax_cross_entropy_with_integer_labels(
-        logits_BLV, targets_BL
-    )
+    return optax.softmax_cross_entropy_with_integer_labels(logits_BLV, targets_BL)
 
 
-@pytest.mark.parametrize(
-    ("length", "chunk"), [(12, 1), (12, 5), (13, 4), (12, 64)]
-)
+@pytest.mark.parametrize(("length", "chunk"), [(12, 1), (12, 5), (13, 4), (12, 64)])
 def test_value_and_gradient_are_those_of_the_unchunked_loss(length, chunk):
     x_BLD, head_VD, targets_BL, weight_BL = _inputs(length)
 
@@ -44,14 +40,10 @@ def test_value_and_gradient_are_those_of_the_unchunked_loss(length, chunk):
         return jnp.sum(nll_BL * weight_BL), nll_BL
 
     got, want = (
-        jax.jit(jax.value_and_grad(f, argnums=(0, 1), has_aux=True))(
-            x_BLD, head_VD
-        )
+        jax.jit(jax.value_and_grad(f, argnums=(0, 1), has_aux=True))(x_BLD, head_VD)
         for f in (chunked, whole)
     )
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, **TOLERANCE), got, want
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **TOLERANCE), got, want)
 
 
 def test_zero_weight_targets_contribute_nothing():

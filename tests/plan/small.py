@@ -22,9 +22,7 @@ CONFIG = Config(
         partitions={"a": SourceConfig("jsonl", "a"), "b": SourceConfig()},
         tokenizer=TokenizerConfig(kind="bytes"),
     ),
-    model=ModelConfig(
-        length=32, layers=2, dim=64, heads=4, kv_heads=2, mlp_dim=128
-    ),
+    model=ModelConfig(length=32, layers=2, dim=64, heads=4, kv_heads=2, mlp_dim=128),
     recipe=RecipeConfig(steps=3, batch=ROWS),
     train=TrainConfig(unroll=False, loss_chunk=16),
     score=ScoreConfig(unroll=False, loss_chunk=16, rows=4, chunk=8, memory=1.0),

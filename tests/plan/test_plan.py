@@ -13,7 +13,7 @@ from jaxsim.errors import UserError
 from jaxsim.plan import chips, devices_of, sizes_of
 from jaxsim.plan.chips import chip_of
 from jaxsim.plan.plan import costs
-from jaxsim.plan.programs import report_on, train_step
+from jaxsim.plan.programs import test_on, train_step
 
 from . import small
 
@@ -31,7 +31,7 @@ def get_config(arg=None):
     config.model.update(length=16, layers=1, dim=32, heads=2, kv_heads=2,
                         mlp_dim=32, vocab_multiple=8)
     config.recipe.batch = 8
-    config.validate.truths = 2
+    config.validate.held_out = 2
     return config
 """
 
@@ -97,16 +97,21 @@ def test_a_compiler_that_is_missing_is_named(tmp_path, capsys, monkeypatch):
 
 def test_costs_are_those_of_the_runs():
     config = small.changed(
-        "validate", truths=3, fit=1, repeats=2, member_repeats=1, horizon=2.0
+        "validate",
+        reference_runs=3,
+        calibration_runs=1,
+        replicates=2,
+        member_replicates=1,
+        token_multiplier=2.0,
     )
     by_name = {cost.name: cost for cost in costs(config, small.MODEL, 5)}
     unit = 3 * small.ROWS * 32
     assert by_name["members"].tokens == 5 * unit
-    assert by_name["truths"].tokens == 4 * 2 * unit
-    assert by_name["repeats"].tokens == (2 * 2 + 1) * unit
+    assert by_name["reference runs"].tokens == 4 * 2 * unit
+    assert by_name["replicates"].tokens == (2 * 2 + 1) * unit
     assert by_name["members"].flops == 3 * small.MODEL.forward_flops(5 * unit)
-    seed = config.seed
-    assert by_name["seed"].tokens == seed.steps * seed.batch * 32
+    base = config.base
+    assert by_name["base"].tokens == base.steps * base.batch * 32
     assert [cost.count for cost in by_name.values()] == [1, 5, 4, 3, 1000]
     *_, scoring = by_name.values()  # forward alone
     assert scoring.flops == small.MODEL.forward_flops(scoring.tokens)
@@ -114,7 +119,7 @@ def test_costs_are_those_of_the_runs():
     # Subsets of two to all five members, as many units long.
     paper = small.changed("validate", config, budget="sum")
     by_name = {cost.name: cost for cost in costs(paper, small.MODEL, 5)}
-    assert by_name["truths"].tokens == 4 * 3.5 * unit
+    assert by_name["reference runs"].tokens == 4 * 3.5 * unit
 
 
 @needs_compiler
@@ -126,7 +131,7 @@ def test_a_topology_compiles_without_a_tpu():
     config = small.changed("train", config, data_axis=8, model_axis=2)
     program = train_step(config, small.MODEL, devices)
     assert program.mesh.size == 16
-    assert report_on(program).refused is None
+    assert test_on(program).refused is None
     calls = Module(program.compile().as_text()).collectives()
     assert {call.kind for call in calls} >= {"all-reduce"}
 

@@ -10,20 +10,18 @@ from hlo import Collective, Module
 
 from jaxsim.devices import TooLarge
 from jaxsim.errors import UserError
-from jaxsim.mixture.plan import bytes_of
 from jaxsim.plan.programs import (
     Program,
     group_step,
-    report_on,
     scoring,
+    test_on,
     train_step,
 )
+from jaxsim.scoring.plan import bytes_of
 
 from . import small
 
-needs_eight = pytest.mark.skipif(
-    jax.device_count() < 8, reason="needs 8 devices"
-)
+needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
 MATRIX = 1024  # bytes on a device: norms have less, matrices have more
 
 
@@ -59,11 +57,11 @@ def divided():
 
 
 @needs_eight
-def test_members_side_by_side_exchange_nothing(group):
+def test_members_in_parallel_exchange_nothing(group):
     assert collectives(group) == []
     assert replicated(group.arguments) == {}
     tokens = small.ROWS * 32
-    assert report_on(group).flops == 3 * small.MODEL.forward_flops(tokens)
+    assert test_on(group).flops == 3 * small.MODEL.forward_flops(tokens)
 
 
 @needs_eight
@@ -123,7 +121,7 @@ def test_chunks_of_the_loss_exchange_nothing_more(mesh):
 @needs_eight
 def test_bytes_are_what_the_shardings_say(divided, group):
     for program in (divided, group):
-        report = report_on(program)
+        report = test_on(program)
         state, *_ = program.arguments
         assert report.memory is not None
         # The compiler leaves out the run's length where no rate falls.
@@ -142,7 +140,7 @@ def test_bytes_are_what_the_shardings_say(divided, group):
 @needs_eight
 def test_mixtures_over_devices_exchange_nothing():
     program, plan = scoring(small.CONFIG, small.MODEL, 3, jax.devices())
-    report = report_on(program)
+    report = test_on(program)
     assert collectives(program) == []
     assert plan.layout == (8, 1)
     assert report.memory is not None
@@ -155,7 +153,7 @@ def test_mixtures_over_devices_exchange_nothing():
 
 @needs_eight
 def test_a_divided_pool_exchanges_merged_models():
-    """Once a mixture, by pairs of chips; see also mixture/test_layouts.py."""
+    """Once a mixture, by pairs of chips; see also scoring/test_layouts.py."""
     config = small.changed("score", model_axis=2, merge="tree")
     program, plan = scoring(config, small.MODEL, 3, jax.devices())
     calls = collectives(program)
@@ -171,7 +169,7 @@ def test_what_the_compiler_refuses_is_reported(group):
     def refuse():
         raise TooLarge(30, 20)
 
-    report = report_on(dataclasses.replace(group, compile=refuse))
+    report = test_on(dataclasses.replace(group, compile=refuse))
     assert (report.memory, report.refused) == (None, (30, 20))
     assert report.needed == 30
     assert not report.fits(0)
@@ -207,7 +205,9 @@ HloModule jit_f, entry_computation_layout={(f32[4])->f32[4]}
 
 %fused (p: bf16[1,32]) -> bf16[8,32] {
   %p = bf16[1,32]{1,0} parameter(0)
-  ROOT %g.1 = bf16[8,32]{1,0:T(8,128)(2,1)} all-gather(%p), channel_id=7, dimensions={0}, metadata={op_name="jit(f)/while/layer"}, backend_config={"async_collective_fusion_config":{}}
+  ROOT %g.1 = bf16[8,32]{1,0:T(8,128)(2,1)} all-gather(%p), channel_id=7,
+  dimensions={0}, metadata={op_name="jit(f)/while/layer"},
+  backend_config={"async_collective_fusion_config":{}}
 }
 
 %inner_body (a: (s32[], bf16[1,32])) -> (s32[], bf16[1,32]) {
@@ -220,7 +220,8 @@ HloModule jit_f, entry_computation_layout={(f32[4])->f32[4]}
 
 %fused_again (p: bf16[1,32]) -> bf16[8,32] {
   %p.2 = bf16[1,32]{1,0} parameter(0)
-  ROOT %g.3 = bf16[8,32]{1,0} all-gather(%p.2), channel_id=7, dimensions={0}, backend_config={"async_collective_fusion_config":{}}
+  ROOT %g.3 = bf16[8,32]{1,0} all-gather(%p.2), channel_id=7, dimensions={0},
+  backend_config={"async_collective_fusion_config":{}}
 }
 
 %inner_condition (a: (s32[], bf16[1,32])) -> pred[] {
@@ -235,8 +236,8 @@ HloModule jit_f, entry_computation_layout={(f32[4])->f32[4]}
 %outer_body (b: (s32[], f32[16])) -> (s32[], f32[16]) {
   %y = f32[16]{0} get-tuple-element(%b), index=1
   %r = f32[16]{0} all-reduce(%y), channel_id=8, to_apply=%add
-  %loop = (s32[], bf16[1,32]{1,0}) while(%init), condition=%inner_condition, body=%inner_body
-  ROOT %u = (s32[], f32[16]{0}) tuple(%j, %r)
+  %loop = (s32[], bf16[1,32]{1,0}) while(%init), condition=%inner_condition,
+  body=%inner_body ROOT %u = (s32[], f32[16]{0}) tuple(%j, %r)
 }
 
 %outer_condition (b: (s32[], f32[16])) -> pred[] {
@@ -245,10 +246,10 @@ HloModule jit_f, entry_computation_layout={(f32[4])->f32[4]}
 
 ENTRY %main (p: f32[4]) -> f32[4] {
   %q = f32[4]{0} parameter(0)
-  %w = (s32[], f32[16]{0}) while(%start), condition=%outer_condition, body=%outer_body, backend_config={"known_trip_count":{"n":"3"}}
-  ROOT %e = f32[4]{0} copy(%q)
+  %w = (s32[], f32[16]{0}) while(%start), condition=%outer_condition, body=%outer_body,
+  backend_config={"known_trip_count":{"n":"3"}} ROOT %e = f32[4]{0} copy(%q)
 }
-"""  # noqa: E501
+"""
 
 
 TPU_HLO = """\
@@ -257,7 +258,8 @@ HloModule jit_f
 %all-reduce-scatter.1 (in: f32[4,32]) -> f32[1,32] {
   %in = f32[4,32]{1,0} parameter(0)
   %all-reduce.5 = f32[4,32]{1,0} all-reduce(%in), channel_id=1, to_apply=%add
-  ROOT %slice = f32[1,32]{1,0} dynamic-slice(%all-reduce.5, %id, %zero), dynamic_slice_sizes={1,32}
+  ROOT %slice = f32[1,32]{1,0} dynamic-slice(%all-reduce.5, %id, %zero),
+  dynamic_slice_sizes={1,32}
 }
 
 %ring_body (b: (f32[64], u32[])) -> (f32[64], u32[]) {
@@ -265,9 +267,9 @@ HloModule jit_f
   %two = u32[]{:T(128)} constant(2)
   %part = f32[64]{0} get-tuple-element(%b), index=0
   %i = u32[]{:T(128)} get-tuple-element(%b), index=1
-  %sent = (f32[64]{0}, f32[64]{0}, u32[]{:S(2)}) collective-permute-start(%part), channel_id=2, source_target_pairs={{0,1},{1,0}}
-  %came = f32[64]{0} collective-permute-done(%sent)
-  %next = u32[]{:T(128)} add(%i, %two)
+  %sent = (f32[64]{0}, f32[64]{0}, u32[]{:S(2)}) collective-permute-start(%part),
+  channel_id=2, source_target_pairs={{0,1},{1,0}} %came = f32[64]{0}
+  collective-permute-done(%sent) %next = u32[]{:T(128)} add(%i, %two)
   ROOT %t = (f32[64]{0}, u32[]) tuple(%came, /*index=1*/%next)
 }
 
@@ -285,4 +287,4 @@ ENTRY %main (p: f32[4,32]) -> f32[1,32] {
   %w = (f32[64]{0}, u32[]) while(%start), condition=%ring_condition, body=%ring_body
   ROOT %f = f32[1,32]{1,0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.1
 }
-"""  # noqa: E501
+"""

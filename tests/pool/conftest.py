@@ -1,4 +1,4 @@
-"""A seed and a pool of two members, trained once; each test gets a copy."""
+"""A base model and a pool of two members, trained once; each test gets a copy."""
 
 import dataclasses
 import shutil
@@ -15,7 +15,7 @@ from jaxsim.pool import Pool, create_pool, open_pool
 from jaxsim.pool.bucket import Objects
 from jaxsim.pool.build import train_missing
 from jaxsim.pool.builder import PoolBuilder
-from jaxsim.train import Run, Trainer, member_run, trainer_of_recipe
+from jaxsim.train import Run, Trainer, member_run, recipe_trainer
 
 from .in_memory import empty_store
 from .joined import train_alone
@@ -46,7 +46,7 @@ def pytest_addoption(parser):
 
 @dataclasses.dataclass(frozen=True)
 class Project:
-    """A workdir with a published seed, and what trains its members."""
+    """A workdir with a published base model, and what trains its members."""
 
     config: Config
     workdir: Path
@@ -85,18 +85,18 @@ def built(tmp_path_factory, quick_to_compile) -> Project:
     config, corpus = tiny.make_corpus(folder)
     config = tiny.changed(config, "recipe", steps=2, batch=24)
     model = tiny.model_of(config, corpus)
-    trainer = trainer_of_recipe(model, config, tiny.mesh_of())
+    trainer = recipe_trainer(model, config, tiny.mesh_of())
     project = Project(config, folder / "work", trainer)
-    # What a seed is does not matter here, so the same program trains it.
+    # What a base model is does not matter here, so the same program trains it.
     PoolBuilder(
         corpus,
         trainer,
         lambda: tiny.start_of(model),
         project.workdir,
-        recipe=dataclasses.asdict(config.seed),
-        seed_digest="",
+        recipe=dataclasses.asdict(config.base),
+        base_digest="",
         entry_of=lambda name: project.workdir / name,
-    ).train_alone(Run("seed", "seed", {"seed": 1.0}, 1))
+    ).train_alone(Run("base", "base", {"base": 1.0}, 1))
     project.train("a", "b")
     return project
 
@@ -109,7 +109,7 @@ def command(root, tmp_path_factory) -> Command:
 
 @pytest.fixture(scope="package")
 def undisturbed(command) -> tuple[dict[str, str], list[str]]:
-    """Digests of seed and members, and what was said on the way."""
+    """Digests of base model and members, and what was said on the way."""
     workdir = command.folder / "undisturbed"
     said = command.finish(workdir)
     return digests(open_pool(workdir)), said
@@ -126,13 +126,13 @@ def by_two_devices(command) -> tuple[Path, dict[str, str]]:
 
 @pytest.fixture
 def want(by_two_devices) -> dict[str, str]:
-    """Digests of seed and members, as two processes have to make them."""
+    """Digests of base model and members, as two processes have to make them."""
     return by_two_devices[1]
 
 
 @pytest.fixture(scope="package")
 def seeded(by_two_devices) -> Callable[[Path], Path]:
-    """Makes a workdir with a seed and no members."""
+    """Makes a workdir with a base model and no members."""
 
     def make(workdir: Path) -> Path:
         shutil.copytree(by_two_devices[0], workdir, dirs_exist_ok=True)

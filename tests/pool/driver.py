@@ -9,9 +9,7 @@ from jaxsim.cli import main
 
 if __name__ == "__main__":
     config, workdir, *rest = sys.argv[1:]
-    for command in ("prepare", "seed", "train"):
-        code = main(
-            [command, f"--config={config}", f"--workdir={workdir}", *rest]
-        )
+    for command in ("prepare", "base", "train"):
+        code = main([command, f"--config={config}", f"--workdir={workdir}", *rest])
         if code:
             sys.exit(code)

@@ -22,12 +22,12 @@ def get_config(arg=None):
         for name in "abc"
     }}
     config.corpus.tokenizer.kind = "bytes"
-    config.corpus.split.select = config.corpus.split.report = 0.2
+    config.corpus.split.dev = config.corpus.split.test = 0.2
     config.model.update(
         dict(length=32, layers=1, dim=16, heads=2, kv_heads=2, mlp_dim=16,
              vocab_multiple=2)
     )
-    config.seed.update(dict(steps=6, warmup=2, batch=4))
+    config.base.update(dict(steps=6, warmup=2, batch=4))
     config.recipe.update(dict(steps=6, batch=4))
     config.train.update(
         dict(checkpoint_every=2, log_every=1, unroll=False)
@@ -89,7 +89,7 @@ class Command:
 
 
 def digests(pool: Pool) -> dict[str, str]:
-    manifests = {"seed": pool.seed()[0], **pool.manifests()}
+    manifests = {"base": pool.base()[0], **pool.manifests()}
     return {name: m.params_digest for name, m in manifests.items()}
 
 
@@ -108,7 +108,7 @@ def assert_whole(workdir: Path, want: dict[str, str]) -> None:
     assert digests(open_pool(workdir)) == want
     assert_sound(workdir, want)
     for name in want:
-        entry = workdir / "seed" if name == "seed" else (
+        entry = workdir / "base" if name == "base" else (
             workdir / "pool" / "members" / name
         )  # fmt: skip
         attempts = list(entry.glob("*attempt-*"))
@@ -118,7 +118,7 @@ def assert_whole(workdir: Path, want: dict[str, str]) -> None:
 
 
 def snapshot(workdir: Path) -> dict[Path, int]:
-    folders = (workdir / "seed", workdir / "pool", workdir / "metrics")
+    folders = (workdir / "base", workdir / "pool", workdir / "metrics")
     return {
         path: path.stat().st_mtime_ns
         for folder in folders

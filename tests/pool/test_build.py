@@ -13,7 +13,7 @@ from jaxsim.corpus import prepare
 from jaxsim.errors import JaxsimError, Preempted, UserError
 from jaxsim.pool.build import train_missing
 from jaxsim.pool.digests import params_digest
-from jaxsim.train import Run, member_run, repeat_of
+from jaxsim.train import Run, member_run, replicate_of
 
 from .launched import terminate_at
 
@@ -34,22 +34,22 @@ def test_only_what_is_missing_is_trained(project):
     assert _tree(members) == everything
 
 
-def test_a_member_starts_from_the_seed_and_is_what_the_trainer_made(
+def test_a_member_starts_from_the_base_model_and_is_what_the_trainer_made(
     project, tmp_path
 ):
     pool = project.pool
-    _, seed = pool.seed()
+    _, base = pool.base()
     (trained,) = project.trainer.train(
         [member_run("a", project.config.recipe)],
         project.corpus,
-        seed,
+        base,
         tmp_path / "scratch",
         [tmp_path / "metrics.jsonl"],
     )
     manifest = pool.manifest("a")
     assert manifest.params_digest == params_digest(trained.params)
     assert params_digest(pool.load(manifest)) == manifest.params_digest
-    assert manifest.seed_digest == params_digest(seed)
+    assert manifest.base_digest == params_digest(base)
     assert manifest.tokens == project.corpus.budget_tokens
     assert manifest.final_loss == trained.final_loss
 
@@ -57,57 +57,53 @@ def test_a_member_starts_from_the_seed_and_is_what_the_trainer_made(
 def test_a_manifest_says_what_the_run_saw(project):
     corpus, manifest = project.corpus, project.pool.manifest("a")
     unit = corpus.unit("a")
-    assert manifest.kind == "member" and manifest.ratio == {"a": 1.0}
+    assert manifest.kind == "member" and manifest.mixture == {"a": 1.0}
     assert manifest.data_digests == {"a": unit.digest}
     assert manifest.epochs == {"a": 48 / unit.rows}
     assert manifest.unique_tokens == min(48, unit.rows) * corpus.length
     assert manifest.leaves["embedding"] == ([264, 16], "float32")
 
 
-def test_changed_text_is_refused_also_for_truths(project):
+def test_changed_text_is_refused_also_for_reference_runs(project):
     corpus = project.corpus
-    run = Run("truth-x", "truth", {"a": 0.5, "b": 0.5}, 2)
+    run = Run("reference-x", "reference", {"a": 0.5, "b": 0.5}, 2)
     train_missing([run], project.pool, corpus, project.trainer)
     changed = dataclasses.replace(corpus.units["b"], digest="0" * 64)
     corpus.units["b"] = changed
-    with pytest.raises(UserError, match=r"truth-x.*other text: data_digests.b"):
+    with pytest.raises(UserError, match=r"reference-x.*other text: data_digests.b"):
         train_missing([run], project.pool, corpus, project.trainer)
 
 
-def test_a_partition_cannot_pass_for_a_repeat(project):
-    """Nothing keeps a partition from being called 'a.order1'."""
-    repeat = repeat_of(member_run("a", project.config.recipe))
+def test_a_partition_cannot_pass_for_a_replicate(project):
+    """Nothing keeps a partition from being called 'a.replicate1'."""
+    repeat = replicate_of(member_run("a", project.config.recipe))
     pool = project.pool
     entry = pool.entry("a").rename(pool.entry(repeat.name))
     data = json.loads((entry / "manifest.json").read_text())
-    (entry / "manifest.json").write_text(
-        json.dumps(data | {"name": repeat.name})
-    )
+    (entry / "manifest.json").write_text(json.dumps(data | {"name": repeat.name}))
     with pytest.raises(UserError, match=r"kind: expected repeat, found mem"):
         train_missing([repeat], pool, project.corpus, project.trainer)
 
 
-def test_a_corpus_that_was_frozen_anew_is_refused(project):
+def test_a_corpus_that_was_frozen_again_is_refused(project):
     config = project.config
     config = dataclasses.replace(
         config,
         corpus=dataclasses.replace(
             config.corpus,
-            seed_text={
-                "other": SourceConfig(
-                    "jsonl", config.corpus.partitions["c"].path
-                )
+            base_text={
+                "other": SourceConfig("jsonl", config.corpus.partitions["c"].path)
             },
         ),
     )
     prepare(config, project.workdir, refreeze=True)
-    with pytest.raises(UserError, match="another seed text"):
+    with pytest.raises(UserError, match="another base text"):
         project.train("a", "b", "c")
 
     pool = project.create()
     corpus = project.corpus
     corpus.tokenizer_digest = "0" * 64
-    with pytest.raises(UserError, match="another tokenizer and seed text"):
+    with pytest.raises(UserError, match="another tokenizer and base text"):
         train_missing([], pool, corpus, project.trainer)
 
 
@@ -147,9 +143,7 @@ def test_a_result_that_is_not_finite_is_not_admitted(project, monkeypatch):
     assert project.pool.names() == ["a", "b"]
 
 
-def test_sigterm_commits_and_the_next_call_resumes(
-    project, built, monkeypatch, capsys
-):
+def test_sigterm_commits_and_the_next_call_resumes(project, built, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         terminate_at(patch, 1)
         with pytest.raises(Preempted, match="member c: stopped after step 1"):
@@ -183,7 +177,7 @@ def test_a_state_of_another_run_is_not_resumed(project, monkeypatch, capsys):
     run = member_run("c", project.config.recipe)
     train_missing([run], pool, corpus, project.trainer)
     said = capsys.readouterr().out
-    assert "it has changed, and starts anew" in said
+    assert "it has changed, and starts again" in said
     assert "resumed" not in said
     digest = pool.manifest("c").params_digest
     assert digest == pool.manifest("b").params_digest

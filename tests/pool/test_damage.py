@@ -136,7 +136,7 @@ DAMAGE = [
     (nan_leaf, r"leaf layers/mlp_in/kernel holds a value that is not finite"),
     (other_values, r"do not have the digest"),
     (other_shape_in_files, r"cannot be restored"),
-    (edit(seed_digest="0" * 64), r"seed_digest: expected .*, found 0000"),
+    (edit(base_digest="0" * 64), r"base_digest: expected .*, found 0000"),
     (edit(tokenizer_digest="0" * 64), r"tokenizer_digest: expected"),
     (edit(recipe__learning_rate=1.0), r"recipe.learning_rate: expected 0.003"),
     (edit(model__norm="layer"), r"model.norm: expected rms, found layer"),
@@ -186,9 +186,9 @@ def test_verify_lists_everything_that_is_wrong(project):
     assert pool.problems() == {}
     flip_bit(pool.entry("a"))
     remove_file(pool.entry("b"))
-    truncate(pool.seed_entry)
+    truncate(pool.base_entry)
     problems = pool.problems()
-    assert list(problems) == ["seed", "a", "b"]
+    assert list(problems) == ["base", "a", "b"]
     assert "SHA-256" in problems["a"] and "missing" in problems["b"]
 
 
@@ -200,23 +200,23 @@ def test_verify_names_every_damaged_file_of_an_entry(project):
     assert all(name in pool.problems()["a"] for name in names)
 
 
-def test_another_seed_is_refused(project):
-    shutil.rmtree(project.pool.seed_entry)
-    shutil.copytree(project.pool.entry("a"), project.pool.seed_entry)
-    _edit(project.pool.seed_entry, name="seed", kind="seed")
+def test_another_base_model_is_refused(project):
+    shutil.rmtree(project.pool.base_entry)
+    shutil.copytree(project.pool.entry("a"), project.pool.base_entry)
+    _edit(project.pool.base_entry, name="base", kind="base")
     with pytest.raises(DamagedError, match="not the one that the pool"):
-        project.pool.seed()
+        project.pool.base()
 
 
 def test_what_no_manifest_admits_is_not_read(project):
     pool = project.pool
-    half = pool.entry("c") / "attempt-0123456789ab"
-    shutil.copytree(_attempt(pool.entry("a")), half)
+    split = pool.entry("c") / "attempt-0123456789ab"
+    shutil.copytree(_attempt(pool.entry("a")), split)
     assert pool.names() == ["a", "b"] == sorted(pool.manifests())
     with pytest.raises(UserError, match="no entry 'c'"):
         pool.manifest("c")
     # Nor does a second attempt beside the admitted one matter.
-    shutil.copytree(half, pool.entry("a") / half.name)
+    shutil.copytree(split, pool.entry("a") / split.name)
     assert pool.problems() == {}
     assert pool.load(pool.manifest("a"))
 

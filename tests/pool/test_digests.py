@@ -69,19 +69,17 @@ def test_two_saves_of_a_tree_differ_in_bytes_and_not_in_digest(tmp_path):
 
 
 def test_plain_data_has_a_digest_without_order():
-    assert object_digest({"a": 1, "b": [2]}) == object_digest(
-        {"b": [2], "a": 1}
-    )
+    assert object_digest({"a": 1, "b": [2]}) == object_digest({"b": [2], "a": 1})
     assert object_digest({"a": 1}) != object_digest({"a": 2})
 
 
 def test_differences_name_every_field():
     lines = differences(
-        {"recipe": {"steps": 2, "batch": 8}, "seed": "x" * 64, "same": 1},
+        {"recipe": {"steps": 2, "batch": 8}, "base": "x" * 64, "same": 1},
         {"recipe": {"steps": 3, "extra": 1, "batch": 8}, "same": 1},
     )
     assert lines == [
         "recipe.extra: expected nothing, found 1",
         "recipe.steps: expected 2, found 3",
-        f"seed: expected {'x' * 12}..., found nothing",
+        f"base model: expected {'x' * 12}..., found nothing",
     ]

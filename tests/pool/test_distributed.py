@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from jaxsim.config import load_config
-from jaxsim.mixture.scorer import Scorer
-from jaxsim.mixture.scores import ScoreStore
 from jaxsim.pool import open_pool
+from jaxsim.scoring.scorer import Scorer
+from jaxsim.scoring.scores import ScoreStore
 
 from .joined import BOUND, Together, train_alone
 from .launched import LIMIT, assert_whole
@@ -44,9 +44,7 @@ def test_two_processes_make_what_two_devices_make(command, made_by_two, want):
 def test_what_two_processes_saved_scores_alike_on_other_devices(
     command, made_by_two, tmp_path
 ):
-    here, there = (
-        shutil.copytree(made_by_two[0], tmp_path / name) for name in "ab"
-    )
+    here, there = (shutil.copytree(made_by_two[0], tmp_path / name) for name in "ab")
     done = subprocess.run(
         [sys.executable, "-m", "jaxsim", "score", f"--workdir={there}"],
         env=command.environment | {"JAX_NUM_CPU_DEVICES": "1"},
@@ -58,29 +56,24 @@ def test_what_two_processes_saved_scores_alike_on_other_devices(
     axes = min(2, jax.device_count())
     config = load_config(here / "config.json").score
     scorer = Scorer(here, dataclasses.replace(config, model_axis=axes))
-    want = scorer.references()
-    got = ScoreStore(there).load("references", scorer.evaluation)
+    want = scorer.standard()
+    got = ScoreStore(there).load("standard", scorer.evaluation)
     assert got.table.names == want.table.names
     assert got.digests == want.digests
-    for name, proxy in want.proxies.items():
-        # Float32 sums of another order, as tests/mixture/test_layouts.py.
+    for name, predictor in want.predictors.items():
+        # Float32 sums of another order, as tests/scoring/test_layouts.py.
         np.testing.assert_allclose(
-            got.proxies[name].nll_MR, proxy.nll_MR, rtol=5e-6
+            got.predictors[name].nll_MR, predictor.nll_MR, rtol=5e-6
         )
 
 
-def test_sigterm_to_one_stops_both_and_one_process_goes_on(
-    command, workdir, want
-):
+def test_sigterm_to_one_stops_both_and_one_process_goes_on(command, workdir, want):
     with Together(command, workdir) as both:
         both.wait_for("member b: step 1/")
         both.processes[1].send_signal(signal.SIGTERM)
         assert both.codes() == [4, 4], both.all_said()
     stops = [
-        line
-        for lines in both.said
-        for line in lines
-        if "stopped after step" in line
+        line for lines in both.said for line in lines if "stopped after step" in line
     ]
     assert len(stops) == 2 and stops[0] == stops[1], both.all_said()
     assert "resumed after step" in train_alone(command, workdir)

@@ -64,7 +64,7 @@ def _killed(command, workdir, place, who, rng) -> str:
 def test_sigkill_in_a_save_changes_nothing_in_the_end(
     command, seeded, want, tmp_path, request
 ):
-    one = {name: want[name] for name in ("seed", "a")}
+    one = {name: want[name] for name in ("base", "a")}
     rng = random.Random(0)
     kills = 1 + request.config.getoption("--kills", 2)
     workdir = None
@@ -81,9 +81,7 @@ def test_sigkill_in_a_save_changes_nothing_in_the_end(
         if kill % 3 < 2 and kill + 1 < kills and not published:
             continue
         # Process 1 does not see the states that are left; it is not asked.
-        with Together(
-            command, workdir, ONE_RUN, fault="1 states blind"
-        ) as both:
+        with Together(command, workdir, ONE_RUN, fault="1 states blind") as both:
             assert both.codes() == [0, 0], where + both.all_said()
         assert_whole(workdir, one)
         left = [path.name for path in (workdir / "training").iterdir()]
@@ -103,14 +101,10 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_ends_both_and_changes_nothing(
-    command, seeded, want, small_disk
-):
+def test_a_full_disk_ends_both_and_changes_nothing(command, seeded, want, small_disk):
     seeded(small_disk)
     for place in ("state", "attempt"):
-        with Together(
-            command, small_disk, ONE_RUN, fault=f"0 {place} fill"
-        ) as both:
+        with Together(command, small_disk, ONE_RUN, fault=f"0 {place} fill") as both:
             assert all(both.codes(BOUND)), both.all_said()
         assert re.search(
             r"jaxsim: .*could not be saved: .* It needs about [\d,]+ bytes and "
@@ -125,37 +119,29 @@ def test_a_full_disk_ends_both_and_changes_nothing(
     assert_whole(small_disk, want)
 
 
-def test_process_0_decides_from_what_it_sees(
-    command, by_two_devices, want, tmp_path
-):
+def test_process_0_decides_from_what_it_sees(command, by_two_devices, want, tmp_path):
     """Process 1 sees other settings, and another state of everything."""
     workdir, view = (
         shutil.copytree(by_two_devices[0], tmp_path / name) for name in "ab"
     )
-    for name in ("seed", "pool", "metrics"):
+    for name in ("base", "pool", "metrics"):
         shutil.rmtree(workdir / name)
     (view / "corpus" / "corpus.json").unlink()
     (view / "pool" / "pool.json").unlink()
     config = tmp_path / "other.py"
-    config.write_text(
-        command.config.read_text().replace("steps=6", "steps=4", 2)
-    )
-    for what in ("seed", "train"):
+    config.write_text(command.config.read_text().replace("steps=6", "steps=4", 2))
+    for what in ("base", "train"):
         flags = (ONE_RUN,) * (what == "train")
         with Together(
             command, workdir, *flags, does=what, other=(view, config)
         ) as both:
             assert both.codes() == [0, 0], both.all_said()
-    assert_whole(workdir, {name: want[name] for name in ("seed", "a")})
+    assert_whole(workdir, {name: want[name] for name in ("base", "a")})
 
 
-def test_rows_that_both_processes_read_count_once(
-    command, by_two_devices, workdir
-):
+def test_rows_that_both_processes_read_count_once(command, by_two_devices, workdir):
     """Both read all four, where one process has two and two."""
-    with Together(
-        command, workdir, ONE_RUN, "--config.train.model_axis=2"
-    ) as both:
+    with Together(command, workdir, ONE_RUN, "--config.train.model_axis=2") as both:
         assert both.codes() == [0, 0], both.all_said()
     whole, got = (
         tiny.rows_of_metrics(folder / "metrics" / "a.jsonl")
@@ -175,9 +161,7 @@ def test_processes_that_would_read_unequal_shares_are_refused(command, workdir):
         assert "as many devices as the others: process 0 1, process 1 3" in said
 
 
-def test_sigterm_ends_both_while_they_wait_for_another_launcher(
-    command, workdir
-):
+def test_sigterm_ends_both_while_they_wait_for_another_launcher(command, workdir):
     locks = workdir / "training" / ".locks"
     with contextlib.ExitStack() as stack:
         for name in "abc":
@@ -188,9 +172,7 @@ def test_sigterm_ends_both_while_they_wait_for_another_launcher(
         assert both.codes(BOUND) == [4, 4], both.all_said()
 
 
-def test_a_second_sigterm_ends_those_that_do_not_come_to_a_stop(
-    command, workdir
-):
+def test_a_second_sigterm_ends_those_that_do_not_come_to_a_stop(command, workdir):
     with Together(command, workdir, fault="1 step pause") as both:
         both.wait_for("paused", process=1)
         end = time.monotonic() + LIMIT

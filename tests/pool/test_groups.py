@@ -17,7 +17,7 @@ from jaxsim.pool.build import train_missing
 from jaxsim.pool.builder import PoolBuilder
 from jaxsim.pool.lock import Busy, holding
 from jaxsim.pool.publish import is_published
-from jaxsim.train import member_run, repeat_of, trainer_of_recipe, truth_run
+from jaxsim.train import member_run, recipe_trainer, reference_run, replicate_of
 
 from .launched import terminate_at
 
@@ -26,7 +26,7 @@ from .launched import terminate_at
 def trainer(built):
     config = tiny.changed(built.config, "train", group=4)
     model = tiny.model_of(config, built.corpus)
-    trainer = trainer_of_recipe(model, config, tiny.mesh_of())
+    trainer = recipe_trainer(model, config, tiny.mesh_of())
     trainer.program(4)  # for all tests, also those of three runs
     return trainer
 
@@ -43,8 +43,8 @@ def runs(grouped):
     members = [member_run(unit, recipe) for unit in "abc"]
     return [
         members[2],
-        *(repeat_of(run) for run in members),
-        *(repeat_of(run, 2) for run in members),
+        *(replicate_of(run) for run in members),
+        *(replicate_of(run, 2) for run in members),
     ]
 
 
@@ -81,31 +81,27 @@ def undisturbed(built, trainer, tmp_path_factory):
     project = built.copy(tmp_path_factory.mktemp("undisturbed") / "work")
     project = dataclasses.replace(project, trainer=trainer)
     c = member_run("c", project.config.recipe)
-    runs = [c, repeat_of(c), repeat_of(c, 2), repeat_of(c, 3)]
+    runs = [c, replicate_of(c), replicate_of(c, 2), replicate_of(c, 3)]
     _train(project, runs)
     return runs, _digests(project.pool, runs)
 
 
-def test_uneven_groups_share_a_program_and_publish_one_by_one(
-    grouped, runs, work
-):
-    truth = truth_run({"a": 1.0, "b": 1.0}, grouped.config.recipe, 0.5)
-    assert truth.steps != runs[0].steps
-    _train(grouped, [runs[0], truth, *runs[1:]])
+def test_uneven_groups_share_a_program_and_publish_one_by_one(grouped, runs, work):
+    reference = reference_run({"a": 1.0, "b": 1.0}, grouped.config.recipe, 0.5)
+    assert reference.steps != runs[0].steps
+    _train(grouped, [runs[0], reference, *runs[1:]])
     names = [run.name for run in runs]
-    assert work == [(names[:4], 4), ([truth.name], 1), (names[4:], 4)]
+    assert work == [(names[:4], 4), ([reference.name], 1), (names[4:], 4)]
     pool = grouped.pool
     assert pool.problems() == {}
-    assert set(pool.names()) == {"a", "b", truth.name, *names}
+    assert set(pool.names()) == {"a", "b", reference.name, *names}
     assert not _unfinished(grouped)
     manifest = pool.manifest("c")
     assert manifest.provenance["group"] == {"runs": names[:4], "slots": 4}
     assert manifest.data_digests == {"c": grouped.corpus.unit("c").digest}
     assert len(set(_digests(pool, runs))) == 7
     for name in names:
-        rows = tiny.rows_of_metrics(
-            grouped.workdir / "metrics" / f"{name}.jsonl"
-        )
+        rows = tiny.rows_of_metrics(grouped.workdir / "metrics" / f"{name}.jsonl")
         assert [row["step"] for row in rows] == [1, 2]
         assert rows[-1]["loss"] == pool.manifest(name).final_loss
 
@@ -117,28 +113,26 @@ def test_a_stopped_group_goes_on_as_composed(
     runs, want = undisturbed
     with monkeypatch.context() as patch:
         terminate_at(patch, 1)
-        with pytest.raises(Preempted, match=r"4 runs \(c, c.order1.*step 1"):
+        with pytest.raises(Preempted, match=r"4 runs \(c, c.replicate1.*step 1"):
             _train(grouped, runs)
     (folder,) = _unfinished(grouped)
     record = json.loads((folder / "group.json").read_text())
     assert record["slots"] == 4 and len(record["runs"]) == 4
 
     rival = dataclasses.replace(grouped, trainer=grouped.trainer)
-    alone = trainer_of_recipe(
-        grouped.trainer.model, grouped.config, tiny.mesh_of()
-    )
+    alone = recipe_trainer(grouped.trainer.model, grouped.config, tiny.mesh_of())
     hidden = folder.rename(grouped.workdir / "elsewhere")
     train_missing(runs[1:2], rival.pool, rival.corpus, alone)
     hidden.rename(folder)
-    published = grouped.pool.manifest("c.order1")
+    published = grouped.pool.manifest("c.replicate1")
 
-    other = repeat_of(member_run("a", grouped.config.recipe))
+    other = replicate_of(member_run("a", grouped.config.recipe))
     _train(grouped, [other, *runs])
     assert work[-2:] == [([run.name for run in runs], 4), ([other.name], 1)]
-    assert "4 runs (c, c.order1, c.order2, c.order3): resumed after step 1" in (
+    assert "4 runs (c, c.replicate1, c.replicate2, c.replicate3): resumed after step 1" in (
         capsys.readouterr().out
     )
-    assert grouped.pool.manifest("c.order1") == published
+    assert grouped.pool.manifest("c.replicate1") == published
     got = _digests(grouped.pool, runs)
     assert got[:1] + got[2:] == want[:1] + want[2:]
     assert not _unfinished(grouped)
@@ -189,13 +183,13 @@ def test_a_run_published_meanwhile_is_lost_and_said(
 
     monkeypatch.setattr(grouped.trainer, "train", overtaken)
     _train(grouped, runs)
-    assert "c.order1: attempt-" in capsys.readouterr().out
+    assert "c.replicate1: attempt-" in capsys.readouterr().out
     got = _digests(grouped.pool, runs)
     assert got[:1] + got[2:] == want[:1] + want[2:]
     assert not _unfinished(grouped)
 
 
-def test_a_group_of_changed_text_starts_anew(
+def test_a_group_of_changed_text_starts_again(
     grouped, undisturbed, monkeypatch, capsys
 ):
     runs, want = undisturbed
@@ -232,16 +226,12 @@ def test_a_run_that_another_process_holds_is_left_out_of_groups(
     thread.join()
     others = [runs[0].name, runs[2].name, runs[3].name]
     assert work == [(others, 4), ([runs[1].name], 1)]
-    assert f"{runs[1].name}: process {os.getpid()} on " in (
-        capsys.readouterr().out
-    )
+    assert f"{runs[1].name}: process {os.getpid()} on " in (capsys.readouterr().out)
     assert grouped.pool.problems() == {}
 
 
 def test_what_was_begun_alone_ends_alone(grouped, runs, work, monkeypatch):
-    alone = trainer_of_recipe(
-        grouped.trainer.model, grouped.config, tiny.mesh_of()
-    )
+    alone = recipe_trainer(grouped.trainer.model, grouped.config, tiny.mesh_of())
     with monkeypatch.context() as patch:
         terminate_at(patch, 1)
         with pytest.raises(Preempted):
@@ -266,12 +256,12 @@ def test_the_others_of_a_run_that_diverges_are_published(
 
     monkeypatch.setattr(grouped.trainer, "train", poisoned)
     with pytest.raises(
-        JaxsimError, match=r"(?s)c.order2: .*final_norm/scale.*other 3 runs"
+        JaxsimError, match=r"(?s)c.replicate2: .*final_norm/scale.*other 3 runs"
     ):
         _train(grouped, runs)
     del runs[2], want[2]
     assert _digests(grouped.pool, runs) == want
-    assert "c.order2" not in grouped.pool.names()
+    assert "c.replicate2" not in grouped.pool.names()
 
 
 def test_a_damaged_record_says_what_to_delete(grouped, runs):

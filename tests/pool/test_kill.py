@@ -43,15 +43,12 @@ def test_sigkill_at_any_moment_changes_nothing_in_the_end(
 def test_sigterm_is_exit_4_and_the_next_start_resumes(command, undisturbed):
     want, said = undisturbed
     workdir = command.folder / "terminated"
-    line = next(
-        i for i, text in enumerate(said, 1) if "member b: step 1/" in text
-    )
+    line = next(i for i, text in enumerate(said, 1) if "member b: step 1/" in text)
     assert command.send(workdir, signal.SIGTERM, line, 0.0) == 4
     assert_sound(workdir, want)
     again = command.finish(workdir)
     assert any(
-        text.startswith(("member b: resumed after", "member c:"))
-        for text in again
+        text.startswith(("member b: resumed after", "member c:")) for text in again
     )
     assert not any("member a" in text and "step" in text for text in again)
     assert_whole(workdir, want)
@@ -60,9 +57,9 @@ def test_sigterm_is_exit_4_and_the_next_start_resumes(command, undisturbed):
 def test_a_group_that_is_killed_ends_with_the_same_digests(
     command, undisturbed, monkeypatch
 ):
-    monkeypatch.setattr(command, "overrides", ["--config.train.group=3"])
+    monkeypatch.setattr(command, "overrides", ["--config.train.parallel_runs=3"])
 
-    def with_a_seed(name: str) -> Path:
+    def with_a_base(name: str) -> Path:
         """A workdir whose pool is empty."""
         workdir = command.folder / name
         shutil.copytree(command.folder / "undisturbed", workdir)
@@ -71,12 +68,12 @@ def test_a_group_that_is_killed_ends_with_the_same_digests(
             (workdir / "metrics" / f"{unit}.jsonl").unlink()
         return workdir
 
-    workdir = with_a_seed("whole-group")
+    workdir = with_a_base("whole-group")
     said = command.finish(workdir)
     want = digests(open_pool(workdir))
     assert_whole(workdir, want)
 
-    workdir = with_a_seed("killed-group")
+    workdir = with_a_base("killed-group")
     steps = [i for i, s in enumerate(said, 1) if "3 runs (a, b, c): step" in s]
     assert len(steps) == 6
     # Once between two commits, and once while the runs are published.

@@ -19,7 +19,7 @@ def _assert_idempotent(command, workdir, want):
     training = workdir / "training"
     assert [path.name for path in training.iterdir()] == [".locks"]
     locks = {path.name for path in (training / ".locks").iterdir()}
-    assert locks == {"seed", *MEMBERS}
+    assert locks == {"base", *MEMBERS}
     assert main(["verify", f"--workdir={workdir}"]) == 0
     before = snapshot(workdir)
     assert "pool: all 3 runs are there" in command.finish(workdir)

@@ -53,9 +53,7 @@ def test_a_lock_is_released_when_its_holder_is_killed(lock, root):
     try:
         assert child.stdout.readline() == "held\n"
         with (
-            pytest.raises(
-                Busy, match=f"process {child.pid} on {platform.node()} "
-            ),
+            pytest.raises(Busy, match=f"process {child.pid} on {platform.node()} "),
             holding(lock, "member a"),
         ):
             pytest.fail("two hold one lock")

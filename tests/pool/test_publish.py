@@ -36,9 +36,7 @@ def attempts(built, tmp_path):
     manifests = []
     for _ in range(2):
         attempt, files = save_attempt(entry, TREE)
-        manifests.append(
-            dataclasses.replace(template, attempt=attempt, files=files)
-        )
+        manifests.append(dataclasses.replace(template, attempt=attempt, files=files))
     return entry, manifests
 
 
@@ -89,9 +87,7 @@ def test_of_two_that_race_one_wins(attempts, monkeypatch):
     assert {p.name for p in entry.iterdir()} == {"manifest.json", winner}
 
 
-def test_the_loser_of_a_training_goes_on_to_the_next_run(
-    project, monkeypatch, capsys
-):
+def test_the_loser_of_a_training_goes_on_to_the_next_run(project, monkeypatch, capsys):
     """Another machine publishes c while it is trained here."""
     save = builder.save_attempt
 
@@ -120,7 +116,7 @@ def test_leftovers_are_cleared_and_what_is_admitted_stays(attempts):
     entry, (first, second) = attempts
     publish(entry, first)
     (entry / "attempt-0123456789ab.orbax-checkpoint-tmp").mkdir()
-    (entry / f".{second.attempt}.json").write_text("half")
+    (entry / f".{second.attempt}.json").write_text("split")
     clear_leftovers(entry)
     names = {path.name for path in entry.iterdir()}
     assert names == {"manifest.json", first.attempt}
@@ -204,9 +200,7 @@ def _full(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_full_disk_is_an_error_and_changes_nothing(
-    project, monkeypatch, capsys
-):
+def test_a_full_disk_is_an_error_and_changes_nothing(project, monkeypatch, capsys):
     def files():
         return sorted(project.workdir.joinpath("pool").rglob("*"))
 

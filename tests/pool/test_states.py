@@ -19,7 +19,7 @@ from train import tiny
 
 from jaxsim.checkpoints import TrainingCheckpoints, state_folder
 from jaxsim.errors import Preempted, UserError
-from jaxsim.train import trainer_of_recipe
+from jaxsim.train import recipe_trainer
 
 from .launched import LIMIT, assert_sound, assert_whole, terminate_at
 
@@ -128,7 +128,7 @@ def test_another_machine_goes_on_from_the_states_of_a_lost_one(
     config = tiny.changed(
         project.config, "train", state_path=str(tmp_path / "states"), group=2
     )
-    trainer = trainer_of_recipe(
+    trainer = recipe_trainer(
         tiny.model_of(config, project.corpus), config, tiny.mesh_of()
     )
     for entry in "ab":
@@ -154,7 +154,7 @@ def test_pools_below_one_path_have_states_of_their_own(
         shutil.rmtree(one.workdir / "pool")
         config = tiny.changed(one.config, "recipe", **change)
         config = tiny.changed(config, "train", state_path=str(tmp_path / "s"))
-        trainer = trainer_of_recipe(
+        trainer = recipe_trainer(
             tiny.model_of(config, one.corpus), config, tiny.mesh_of()
         )
         one = dataclasses.replace(one, config=config, trainer=trainer)
@@ -164,7 +164,7 @@ def test_pools_below_one_path_have_states_of_their_own(
                 one.train("c")
     assert len(list((tmp_path / "s").glob("jaxsim-*/c/*"))) == 2
     said = capsys.readouterr().out
-    assert "starts anew" not in said and "resumed" not in said
+    assert "starts again" not in said and "resumed" not in said
 
 
 @pytest.mark.parametrize(

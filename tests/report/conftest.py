@@ -10,7 +10,7 @@ from .workdirs import make_workdir
 @pytest.fixture(scope="session")
 def scored(tmp_path_factory):
     """Never written to."""
-    return make_workdir(tmp_path_factory.mktemp("report"))
+    return make_workdir(tmp_path_factory.mktemp("test"))
 
 
 @pytest.fixture

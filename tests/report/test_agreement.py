@@ -14,7 +14,7 @@ from .workdirs import OUTSIDE, validation_of
 
 @pytest.fixture
 def validation(workdir):
-    return validation_of(workdir, 12, repeats=12, fit=5)
+    return validation_of(workdir, 12, replicates=12, calibration_runs=5)
 
 
 def table_of(validation, title=OUTSIDE):
@@ -41,9 +41,9 @@ def test_predictors_then_rules_then_the_repeat(validation):
     ]
 
 
-def test_without_repeats_there_is_no_reference(workdir):
+def test_without_replicates_there_is_no_reference(workdir):
     table = table_of(validation_of(workdir, 12))
-    assert "repeat" not in table
+    assert "replicate" not in table
     assert all(np.isnan(row["corrected"]) for row in table.values())
 
 
@@ -102,7 +102,7 @@ def test_ceilings_have_intervals(validation):
 def test_levels_mean_nothing_for_rules_and_in_an_unknown_unit(validation):
     table = table_of(validation)
     assert np.isfinite(table["merge"]["slope"])
-    for name in ("closeness", "random", "repeat"):
+    for name in ("closeness", "random", "replicate"):
         assert np.isnan(table[name]["slope"])
         assert np.isnan(table[name]["offset"])
     other = table_of(dataclasses.replace(validation, unit="unknown"))
@@ -111,8 +111,8 @@ def test_levels_mean_nothing_for_rules_and_in_an_unknown_unit(validation):
     assert np.isfinite(other["merge"]["pearson"])
 
 
-def test_the_repeat_chooses_among_other_truths(validation):
-    row = table_of(validation)["repeat"]
+def test_the_repeat_chooses_among_other_reference_runs(validation):
+    row = table_of(validation)["replicate"]
     assert np.isfinite(row["spearman"].value) and np.isfinite(row["pairs"])
     assert np.isnan(row["regret"]) and np.isnan(row["gain"])
     assert np.isnan(row["corrected"])

@@ -9,27 +9,27 @@ import numpy as np
 import pytest
 
 from jaxsim.report import figures, tables
-from jaxsim.report.data import References
+from jaxsim.report.data import StandardScores
 from jaxsim.report.format import short
 from jaxsim.report.targets import targets_of
 
-from .workdirs import HOSTILE, found_of, gauge_of, validation_of
+from .workdirs import HOSTILE, diagnostics_of, found_of, validation_of
 
 
 def heat_map(members, domains, gain_CD):
     """Of gains over a base model of 3 bits per byte."""
     bits_MD = np.concatenate([np.full((1, len(domains)), 3.0), 3.0 - gain_CD])
-    references = References(
+    standard = StandardScores(
         members=tuple(members),
-        names=("seed", *members),
+        names=("base", *members),
         domains=tuple(domains),
         in_pool=(True,) * (len(domains) - 1) + (False,),
-        bits={"report": bits_MD, "select": bits_MD},
+        bits={"test": bits_MD, "dev": bits_MD},
         evaluation="",
         notes=(),
     )
-    table = tables.gains(references)
-    return pixels(figures.heat_map(table, references.in_pool, "gain"))
+    table = tables.gains(standard)
+    return pixels(figures.heat_map(table, standard.in_pool, "gain"))
 
 
 def pixels(png):
@@ -62,8 +62,8 @@ def test_blue_is_better_and_zero_is_white():
 
 
 def test_scatter_and_mixtures(workdir):
-    for truths, repeats in ((2, 0), (12, 3)):
-        validation = validation_of(workdir, truths, repeats)
+    for reference_runs, replicates in ((2, 0), (12, 3)):
+        validation = validation_of(workdir, reference_runs, replicates)
         assert pixels(figures.scatter(validation)).std() > 0.02
     table = tables.mixtures(found_of())
     assert pixels(figures.mixtures(table, 0.9)).std() > 0.02
@@ -90,10 +90,8 @@ def test_scatter_shows_macros_and_out_of_pool(workdir):
 def test_scatter_shows_the_calibrated_merge_if_there_is_one(workdir):
     validation = validation_of(workdir, 3)
     shown = figures.scatter_predictors(validation)
-    assert shown == ("merge", "probability", "calibrated merge")
-    points = {
-        k: v for k, v in validation.points.items() if k != "calibrated merge"
-    }
+    assert shown == ("merge", "ensemble", "calibrated merge")
+    points = {k: v for k, v in validation.points.items() if k != "calibrated merge"}
     before = dataclasses.replace(validation, points=points)
     assert figures.scatter_predictors(before)[-1] == "members"
     assert pixels(figures.scatter(before)).std() > 0.02
@@ -132,18 +130,18 @@ def test_bars_reach_as_far_as_a_tie_does():
 
 
 def test_bars_of_runs_are_the_noise_of_a_run(workdir):
-    validation = validation_of(workdir, 12, repeats=3)
+    validation = validation_of(workdir, 12, replicates=3)
     before = figures.scatter(validation)
     alone = dataclasses.replace(validation, noise={})
     assert figures.scatter(alone) != before
 
 
 def test_the_paths_show_every_member():
-    gauge = gauge_of()
-    image = pixels(figures.paths(gauge))
+    diagnostics = diagnostics_of()
+    image = pixels(figures.paths(diagnostics))
     assert image.std() > 0.02
-    gauge.lines.pop(gauge.members[0])
-    assert not np.array_equal(pixels(figures.paths(gauge)), image)
+    diagnostics.lines.pop(diagnostics.members[0])
+    assert not np.array_equal(pixels(figures.paths(diagnostics)), image)
 
 
 def test_short_names_fit_and_keep_both_ends():

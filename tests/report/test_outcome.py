@@ -1,4 +1,4 @@
-"""How chosen ratios came out: what is usual, and beside what."""
+"""How chosen mixtures came out: what is usual, and beside what."""
 
 import dataclasses
 
@@ -31,8 +31,10 @@ def said(chosen, found, validation):
     return " ".join(outcome.sentences(chosen, found, validation))
 
 
-def test_the_range_is_that_of_one_more_truth():
-    """Of truths drawn from one law it holds the next at its level."""
+def test_the_range_is_that_of_one_more_reference_run():
+    """Of reference runs drawn from one sampling distribution it holds the next at its
+    level.
+    """
     gap_DM = np.random.default_rng(0).normal(0.05, 0.01, (50_000, 4))
     offset_D = gap_DM[:, :3].mean(axis=1)
     deviation_D = gap_DM[:, :3].std(axis=1, ddof=1)
@@ -45,7 +47,7 @@ def test_the_range_is_that_of_one_more_truth():
     ("away", "word"),
     [(0.0, "within"), (1.5, "worse than"), (-1.5, "better than")],
 )
-def test_whether_the_truth_is_usual(found, validation, away, word):
+def test_whether_the_reference_run_is_usual(found, validation, away, word):
     known = outcome.usual(validation, found.target)
     gap = known.offset + away * known.reach
     text = said(chosen_of(found, 2.1 + gap), found, validation)
@@ -53,7 +55,7 @@ def test_whether_the_truth_is_usual(found, validation, away, word):
 
 
 @pytest.mark.parametrize("why", ["none", "two", "text", "pool"])
-def test_without_truths_of_this_pool_nothing_is_usual(
+def test_without_reference_runs_of_this_pool_nothing_is_usual(
     workdir, found, validation, why
 ):
     if why == "none":
@@ -63,7 +65,7 @@ def test_without_truths_of_this_pool_nothing_is_usual(
     elif why == "text":
         validation = dataclasses.replace(validation, evaluation="other")
     else:
-        validation = dataclasses.replace(validation, digests={"seed": "other"})
+        validation = dataclasses.replace(validation, digests={"base": "other"})
     text = said(chosen_of(found), found, validation)
     assert "too few held-out runs to say" in text
     assert "range of single runs" not in text
@@ -72,7 +74,7 @@ def test_without_truths_of_this_pool_nothing_is_usual(
 def test_a_trained_rival_is_compared_as_trained(found, validation):
     chosen = chosen_of(found, trained=2.18)
     text = said(chosen, found, validation)
-    assert "Against uniform, trained as truth-even (2.2200)" in text
+    assert "Against uniform, trained as reference-even (2.2200)" in text
     assert "the best is 0.0400 better, training noise" in text
 
 
@@ -81,11 +83,11 @@ def test_a_single_member_is_a_trained_model(found):
     row["weights"] = {MEMBERS[2]: 1.0}
     text = said(chosen_of(found), found, None)
     assert f"the member {MEMBERS[2]} alone, as long as a member is" in text
-    assert f"({row['report']:.4f})" in text
+    assert f"({row['test']:.4f})" in text
 
 
 def test_the_worst_case_is_not_compared_with_a_mean(found, validation):
-    """Values of rows are then on another scale than means of truths."""
+    """Values of rows are then on another scale than means of reference runs."""
     found = dataclasses.replace(found, objective="worst")
     chosen = alone(chosen_of(found))
     assert "Against" not in said(chosen, found, validation)
@@ -108,14 +110,14 @@ def test_every_target_is_there_and_every_group_is_shown_once(found):
     )
     assert {row["target"] for row in table.rows} == set(chosen.targets)
     for row in table.rows:
-        i = chosen.labels.index(row["ratio"])
+        i = chosen.labels.index(row["mixture"])
         points = {n: p[row["target"]][i] for n, p in chosen.points.items()}
-        assert row["truth_bits_per_byte"] == pytest.approx(points["truth"])
+        assert row["reference_bits_per_byte"] == pytest.approx(points["reference"])
         assert row["merge"] == pytest.approx(points["merge"])
     aim = dataclasses.replace(found, target={MEMBERS[0]: 1.0, OUTSIDE: 3.0})
     first = agreement.chosen(chosen, aim).rows[0]
     expected = 0.25 * 2.28 + 0.75 * 2.18
-    assert first["truth_bits_per_byte"] == pytest.approx(expected)
+    assert first["reference_bits_per_byte"] == pytest.approx(expected)
 
 
 def test_without_a_search_the_target_is_what_is_outside(found):
@@ -127,12 +129,12 @@ def test_without_a_search_the_target_is_what_is_outside(found):
 
 
 def alone(chosen):
-    """Only the first ratio."""
+    """Only the first mixture."""
     return dataclasses.replace(
         chosen,
         labels=chosen.labels[:1],
-        truths=chosen.truths[:1],
-        ratios=chosen.ratios[:1],
+        reference_runs=chosen.reference_runs[:1],
+        mixtures=chosen.mixtures[:1],
         points={
             name: {target: values[:1] for target, values in points.items()}
             for name, points in chosen.points.items()
@@ -141,28 +143,26 @@ def alone(chosen):
 
 
 def test_a_rival_of_other_windows_is_taken_over_by_its_merge(found, validation):
-    """Truths may be scored on part of the text that chosen ratios are."""
+    """Reference runs may be scored on part of the text that chosen mixtures are."""
     validation = dataclasses.replace(
         validation,
         members=list(MEMBERS),
-        ratios=[[1 / 3] * 3, *validation.ratios[1:]],
+        mixtures=[[1 / 3] * 3, *validation.mixtures[1:]],
     )
     added = (
-        validation.points["truth"][OUTSIDE][0]
+        validation.points["reference"][OUTSIDE][0]
         - validation.points["merge"][OUTSIDE][0]
     )
     text = said(alone(chosen_of(found, trained=2.18)), found, validation)
-    expected = found.rows[-1]["report"] + added
-    assert f"trained as {validation.truths[0]} ({expected:.4f})" in text
+    expected = found.rows[-1]["test"] + added
+    assert f"trained as {validation.reference_runs[0]} ({expected:.4f})" in text
 
 
 def test_what_the_search_predicted_stands_beside_the_merge(found, validation):
     for row in found.rows:
         row["shift"] = 0.02
     calibrated = dataclasses.replace(found, calibrated=True)
-    expected = found.rows[0]["report"] + 0.02
+    expected = found.rows[0]["test"] + 0.02
     text = said(chosen_of(found), calibrated, validation)
     assert f"the search predicted {expected:.4f} for it" in text
-    assert "the search predicted" not in said(
-        chosen_of(found), found, validation
-    )
+    assert "the search predicted" not in said(chosen_of(found), found, validation)

@@ -7,17 +7,16 @@ import numpy as np
 import pytest
 
 from jaxsim.corpus import open_corpus
-from jaxsim.mixture.evaluation import gather
 from jaxsim.pool import open_pool
 from jaxsim.report import agreement
 from jaxsim.report.format import short
 from jaxsim.report.show import (
     show_agreement,
     show_chosen,
-    show_found,
     show_members,
     show_pool,
     show_scores,
+    show_search,
 )
 from jaxsim.report.table import Estimate
 from jaxsim.report.tables import (
@@ -27,6 +26,7 @@ from jaxsim.report.tables import (
     objective,
     shown_mixtures,
 )
+from jaxsim.scoring.evaluation import gather
 
 from .workdirs import (
     MEMBERS,
@@ -56,7 +56,7 @@ def test_members_are_best_on_their_own_domains(workdir, capsys):
     show_members(scores)
     out = said(capsys)
     assert f"mixture macro in-pool {OUTSIDE}" in out
-    for name in ("seed", *MEMBERS, "uniform", "proportional"):
+    for name in ("base", *MEMBERS, "uniform", "proportional"):
         assert name in out
     for name in MEMBERS:
         assert re.search(rf"{re.escape(name)} {re.escape(name)} \d", out)
@@ -70,32 +70,32 @@ def test_members_carry_the_marks_of_an_override(workdir, capsys):
     assert "OVERRIDE: member alpha is damaged" in said(capsys)
 
 
-def test_scores_by_every_proxy(workdir, capsys):
+def test_scores_by_every_predictor(workdir, capsys):
     scores = reference_scores(gather(open_corpus(workdir)), ("a mark",))
     show_scores(scores)
     out = said(capsys)
     assert f"best of {len(scores.table)} mixtures by the merge on" in out
     for word in ("merge", "ensemble", "mean of", "members"):
         assert word in out
-    bits_MD = scores.bits_per_byte("merge", "select")
+    bits_MD = scores.bits_per_byte("merge", "dev")
     outside = scores.evaluation.domains.index(OUTSIDE)
-    # By every proxy, which here are all the same.
+    # By every predictor, which here are all the same.
     for bits in bits_MD[:, outside]:
         assert " ".join([f"{bits:.4f}"] * 3) in out
     assert "OVERRIDE: a mark" in out
 
 
-@pytest.mark.parametrize(("truths", "enough"), [(11, False), (12, True)])
-def test_interval_or_points(workdir, capsys, truths, enough):
-    show_agreement(validation_of(workdir, truths))
+@pytest.mark.parametrize(("reference runs", "enough"), [(11, False), (12, True)])
+def test_interval_or_points(workdir, capsys, reference_runs, enough):
+    show_agreement(validation_of(workdir, reference_runs))
     out = said(capsys)
     assert bool(re.search(r"\d \[-?[01]\.\d\d, -?[01]\.\d\d\]", out)) == enough
     assert ("the points" in out) != enough
-    assert ("truth-10" in out) != enough
+    assert ("reference-10" in out) != enough
 
 
 def test_agreement_has_rules_and_groups(workdir, capsys):
-    validation = validation_of(workdir, 5, fit=4, notes=("a mark",))
+    validation = validation_of(workdir, 5, calibration_runs=4, notes=("a mark",))
     show_agreement(validation)
     out = said(capsys)
     for predictor in (
@@ -122,7 +122,7 @@ def test_agreement_has_rules_and_groups(workdir, capsys):
 
 
 def test_agreement_names_the_ceilings(workdir, capsys):
-    show_agreement(validation_of(workdir, 12, repeats=3))
+    show_agreement(validation_of(workdir, 12, replicates=3))
     out = said(capsys)
     assert "Noise: 3 replicates." in out
     assert "not measured" not in out
@@ -131,14 +131,14 @@ def test_agreement_names_the_ceilings(workdir, capsys):
 @pytest.mark.parametrize("trained", [False, True])
 def test_found(capsys, trained):
     found = plain_names(found_of(trained))
-    show_found(found)
+    show_search(found)
     out = said(capsys)
     heading = found.ties["heading"]
     assert out.startswith(f"{heading} (2 of 40 mixtures, for {OUTSIDE})")
     for row in found.rows:
         assert (
-            f"{row['name']} 1/{len(row['weights'])} each {row['select']:.4f} "
-            f"{row['report']:.4f} {row['probability']:.4f} "
+            f"{row['name']} 1/{len(row['weights'])} each {row['dev']:.4f} "
+            f"{row['test']:.4f} {row['ensemble']:.4f} "
             f"{row['members']:.4f} {row['difference']:+.4f}"
         ) in out
     assert "WARNING: " in out and "would repeat 2.5 times" in out
@@ -151,16 +151,16 @@ def test_found_shows_the_shift_where_merges_are_calibrated(capsys):
     found = plain_names(found_of(trained=True))
     for row in found.rows:
         row["shift"] = 0.0123
-    show_found(found)
+    show_search(found)
     assert "shift" not in said(capsys)
-    show_found(dataclasses.replace(found, calibrated=True))
+    show_search(dataclasses.replace(found, calibrated=True))
     out = said(capsys)
     assert "2.3000 +0.0123 +0.0000" in out
     assert "shifted by +0.0123" in out
 
 
 def test_found_says_that_nothing_beats_uniform(capsys):
-    show_found(found_of(tied=4))
+    show_search(found_of(tied=4))
     assert said(capsys).startswith(
         "No mixture is significantly better than uniform. ties"
     )
@@ -183,7 +183,7 @@ def test_found_of_twelve_members_is_no_wall(capsys):
             "objective_C": [0.001 * i for i in range(12)],
         },
     )
-    show_found(found)
+    show_search(found)
     out = capsys.readouterr().out.splitlines()
     assert len(out) <= 42
     assert any("34 more rows are in" in line for line in out)
@@ -200,7 +200,7 @@ def test_the_next_percent_shows_both_ends(capsys):
             "objective_C": [0.001 * (i - 4) for i in range(9)],
         },
     )
-    show_found(found)
+    show_search(found)
     out = said(capsys)
     for name, value in (("m0", -4), ("m2", -2), ("m6", 2), ("m8", 4)):
         assert f"{name} {value:+.2f}" in out
@@ -232,7 +232,7 @@ def plain_names(found):
 
 def test_a_name_is_no_style(capsys):
     found = dataclasses.replace(found_of(), target={"a [red] domain": 1.0})
-    show_found(found)
+    show_search(found)
     assert "for a [red] domain)" in said(capsys)
 
 
@@ -290,13 +290,13 @@ def test_domains_of_a_worst_case_are_shown_least_gain_first():
     found = found_of()
     assert objective(found).rows == ()
     domains = {
-        "a": {"seed": 3.0, "best": 2.5},
-        "b": {"seed": 3.0, "best": 2.9, "limit": 2.95},
+        "a": {"base": 3.0, "best": 2.5},
+        "b": {"base": 3.0, "best": 2.9, "limit": 2.95},
     }
     table = objective(dataclasses.replace(found, domains=domains))
     assert [row["domain"] for row in table.rows] == ["b", "a"]
     assert table.rows[0]["limit"] == 2.95
-    only = {"a": {"seed": 3.0, "best": 2.5}}
+    only = {"a": {"base": 3.0, "best": 2.5}}
     worst = dataclasses.replace(found, domains=only, objective="worst")
     assert objective(worst).note == "with one domain, the worst is the mean"
 

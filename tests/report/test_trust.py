@@ -1,25 +1,24 @@
-"""What the section on trust says: claims, calibration, gauge, when to stop."""
+"""What the section on trust says: claims, calibration, diagnostics, when to stop."""
 
 import dataclasses
 
 import pytest
 
 from jaxsim.report import agreement, trust
-from jaxsim.study.measured import IN_POOL
+from jaxsim.validation.measured import IN_POOL
 
-from .workdirs import DRIFT, MEMBERS, OUTSIDE, gauge_of, validation_of
+from .workdirs import DRIFT, MEMBERS, OUTSIDE, diagnostics_of, validation_of
 
 
 @pytest.fixture
 def validation(workdir):
-    return validation_of(workdir, 12, repeats=4, fit=6)
+    return validation_of(workdir, 12, replicates=4, calibration_runs=6)
 
 
 def claimed(validation, **figures):
     """Other figures of every claim about out-of-pool domains."""
     changed = [
-        {**c, **figures} if c["kind"] == "out-of-pool" else c
-        for c in validation.claims
+        {**c, **figures} if c["kind"] == "out-of-pool" else c for c in validation.claims
     ]
     return dataclasses.replace(validation, claims=changed)
 
@@ -47,7 +46,7 @@ def test_a_difference_is_tested(validation, bounds, meaning):
         assert f"[{bounds[0]:.2f}, {bounds[1]:.2f}]" in text
 
 
-def test_few_truths_are_not_tested(workdir):
+def test_few_reference_runs_are_not_tested(workdir):
     for row in outside(validation_of(workdir, 11)).rows:
         assert row["meaning"].startswith("not tested")
         assert "[" not in row["gain"].shown_signed()
@@ -68,7 +67,7 @@ def test_claims_name_the_rule_and_the_ceiling(validation):
     assert "difference" not in [c.heading for c in none.visible]
 
 
-def test_ratios_alone_are_named_if_they_were_fitted(workdir, validation):
+def test_mixtures_alone_are_named_if_they_were_fitted(workdir, validation):
     tables = agreement.claims_by_kind(agreement.claims(validation))
     table = tables[-1]
     assert "log-linear on weights" in [row["label"] for row in table.rows]
@@ -101,23 +100,21 @@ def test_every_predictor_is_in_the_table_of_claims(validation):
     assert gain.startswith(f"{first['gain']:+.2f} [")
 
 
-def test_the_gauge_in_words():
-    text = " ".join(t for _, t in trust.diagnostics(gauge_of()))
+def test_the_diagnostics_in_words():
+    text = " ".join(t for _, t in trust.diagnostics(diagnostics_of()))
     assert "weight deltas: 0.25 to 0.40" in text
-    assert "0.4 % (macro in-pool) and 0.31 % (macro)" in text.replace(
-        ",", " and"
-    )
+    assert "0.4 % (macro in-pool) and 0.31 % (macro)" in text.replace(",", " and")
     assert f"averages: -0.0310 ({MEMBERS[0]} + {MEMBERS[1]})" in text
     assert "at most 4 windows" in text
     assert "training noise, which was not measured" in text
     assert "nothing to rank" not in text
-    bound = dataclasses.replace(gauge_of(noise_bound=True), windows=0)
+    bound = dataclasses.replace(diagnostics_of(below_noise=True), windows=0)
     text = " ".join(t for _, t in trust.diagnostics(bound))
     assert "nothing to rank" in text and "all windows" in text
 
 
-def test_a_gauge_without_text_resolves_nothing():
-    blind = dataclasses.replace(gauge_of(), resolution=dict.fromkeys(DRIFT))
+def test_a_diagnostics_without_text_resolves_nothing():
+    blind = dataclasses.replace(diagnostics_of(), resolution=dict.fromkeys(DRIFT))
     text = dict(trust.diagnostics(blind))["Resolution"]
     assert "too little text" in text
 
@@ -138,7 +135,7 @@ def test_a_ceiling_that_may_lie_on_either_side_is_not_judged(validation):
 
 
 def checked(validation, **rows):
-    row = {"merge": 0.05, "calibrated": 0.02, "covered": 0.92, "half": 0.04}
+    row = {"merge": 0.05, "calibrated": 0.02, "covered": 0.92, "split": 0.04}
     check = dict.fromkeys(validation.targets, row)
     return dataclasses.replace(validation, check=check | rows)
 
@@ -163,7 +160,7 @@ def test_what_it_learned_from(workdir, validation):
 
 
 def test_domains_that_calibration_harms_are_named(validation):
-    worse = {"merge": 0.05, "calibrated": 0.06, "covered": 1.0, "half": 0.1}
+    worse = {"merge": 0.05, "calibrated": 0.06, "covered": 1.0, "split": 0.1}
     harmed = checked(validation, **{MEMBERS[1]: worse})
     text = trust.calibration_sentence(harmed)
     assert text.endswith(f"falls in 3 of 4 domains, but not in {MEMBERS[1]}.")

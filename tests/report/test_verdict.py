@@ -7,7 +7,7 @@ import pytest
 from jaxsim.report.targets import targets_of
 from jaxsim.report.verdict import verdict
 
-from .workdirs import OUTSIDE, gauge_of, validation_of
+from .workdirs import OUTSIDE, diagnostics_of, validation_of
 
 GOOD = {"noise": 0.002, "bend": 0.0}
 
@@ -37,54 +37,58 @@ def covering(validation, share):
 
 @pytest.fixture
 def good(workdir):
-    return covering(validation_of(workdir, 12, fit=6, repeats=4, **GOOD), 0.9)
+    return covering(
+        validation_of(workdir, 12, calibration_runs=6, replicates=4, **GOOD), 0.9
+    )
 
 
-def test_before_truths_it_is_the_gauges_word():
+def test_before_reference_runs_it_is_the_diagnoses_word():
     for word in ("trust", "trust ranks only", "do not trust"):
-        found = verdict(gauge_of(word), None)
-        assert found.word == word and not found.by_truths
+        found = verdict(diagnostics_of(word), None)
+        assert found.word == word and not found.by_references
         assert found.reasons[0] == f"the reason for '{word}'"
-    early = verdict(gauge_of("trust"), None)
+    early = verdict(diagnostics_of("trust"), None)
     assert "not known yet (0 held-out runs" in early.reasons[-1]
     assert "Only reference runs can say" in early.meaning
     assert "hold within the intervals" not in early.meaning
 
 
-def test_few_truths_leave_it_to_the_gauge(workdir):
+def test_few_reference_runs_leave_it_to_the_diagnostics(workdir):
     few = validation_of(workdir, 11, **GOOD)
-    found = verdict(gauge_of("trust ranks only"), few)
-    assert found.word == "trust ranks only" and not found.by_truths
-    assert (
-        "not known yet (11 held-out runs, fewer than 12)" in found.reasons[-1]
-    )
+    found = verdict(diagnostics_of("trust ranks only"), few)
+    assert found.word == "trust ranks only" and not found.by_references
+    assert "not known yet (11 held-out runs, fewer than 12)" in found.reasons[-1]
 
 
-def test_without_a_gauge_and_truths_nothing_is_known(workdir):
+def test_without_a_diagnostics_and_reference_runs_nothing_is_known(workdir):
     assert verdict(None, None).word == "not known"
     assert verdict(None, validation_of(workdir, 5)).word == "not known"
     assert "jaxsim validate" in verdict(None, None).meaning
 
 
-def test_the_gauge_finds_nothing_to_rank():
-    gauge = gauge_of("trust", noise_bound=True)
-    repeated = verdict(dataclasses.replace(gauge, repeats=4), None)
+def test_the_diagnostics_finds_nothing_to_rank():
+    diagnostics = diagnostics_of("trust", below_noise=True)
+    repeated = verdict(dataclasses.replace(diagnostics, replicates=4), None)
     assert repeated.word == "below the noise floor: nothing can be told apart"
     # Without repeats it is the text that resolves nothing.
-    found = verdict(gauge, None)
+    found = verdict(diagnostics, None)
     assert found.word.startswith("not resolved")
     assert "Training noise was not measured" in found.meaning
 
 
-def test_good_truths_are_trusted_with_or_without_a_gauge(good):
-    for gauge in (None, gauge_of("trust"), gauge_of("trust ranks only")):
-        found = verdict(gauge, good)
-        assert found.word == "trust" and found.by_truths
+def test_good_reference_runs_are_trusted_with_or_without_a_diagnostics(good):
+    for diagnostics in (
+        None,
+        diagnostics_of("trust"),
+        diagnostics_of("trust ranks only"),
+    ):
+        found = verdict(diagnostics, good)
+        assert found.word == "trust" and found.by_references
         assert "less than half" in found.reasons[-1]
 
 
-def test_no_truth_saves_a_pool_that_the_gauge_refuses(good):
-    assert verdict(gauge_of("do not trust"), good).word == "do not trust"
+def test_no_reference_run_saves_a_pool_that_the_diagnostics_refuses(good):
+    assert verdict(diagnostics_of("do not trust"), good).word == "do not trust"
 
 
 @pytest.mark.parametrize("bounds", [[0.0, 0.9], [-0.2, 0.5], None])
@@ -104,12 +108,12 @@ def test_noise_binds_what_matters(good):
     assert found.word == "trust"
 
 
-def test_without_repeats_the_gauge_knows_of_noise(good):
+def test_without_replicates_the_diagnostics_knows_of_noise(good):
     alone = dataclasses.replace(good, ceilings={})
-    assert verdict(gauge_of(noise_bound=True), alone).word.startswith(
+    assert verdict(diagnostics_of(below_noise=True), alone).word.startswith(
         "below the noise"
     )
-    assert verdict(gauge_of(noise_bound=True), good).word == "trust"
+    assert verdict(diagnostics_of(below_noise=True), good).word == "trust"
 
 
 @pytest.mark.parametrize(
@@ -136,13 +140,15 @@ def test_coverage(good, share, word):
      (0.55, "trust ranks only", "more than half"),
      (1.05, "trust ranks only", "more than all")],
 )  # fmt: skip
-def test_errors_beside_the_spread_of_truths(good, share, word, size):
-    truths = good.points["truth"][OUTSIDE]
-    mean = sum(truths) / len(truths)
-    spread = (sum((t - mean) ** 2 for t in truths) / (len(truths) - 1)) ** 0.5
+def test_errors_beside_the_spread_of_reference_runs(good, share, word, size):
+    reference_runs = good.points["reference"][OUTSIDE]
+    mean = sum(reference_runs) / len(reference_runs)
+    spread = (
+        sum((t - mean) ** 2 for t in reference_runs) / (len(reference_runs) - 1)
+    ) ** 0.5
     values = {
         **good.points["calibrated merge"],
-        OUTSIDE: [t + share * spread for t in truths],
+        OUTSIDE: [t + share * spread for t in reference_runs],
     }
     points = {**good.points, "calibrated merge": values}
     found = verdict(None, dataclasses.replace(good, points=points))
@@ -181,8 +187,8 @@ def test_without_a_domain_outside_the_macro_inside_decides(good):
     assert verdict(None, bound).word.startswith("below the noise")
 
 
-def test_truths_that_differ_in_length_leave_it_to_the_gauge(good):
+def test_reference_runs_that_differ_in_length_leave_it_to_the_diagnostics(good):
     """Longer runs have lower losses, whatever is in them."""
-    found = verdict(gauge_of("trust"), dataclasses.replace(good, budget="sum"))
-    assert not found.by_truths
+    found = verdict(diagnostics_of("trust"), dataclasses.replace(good, budget="sum"))
+    assert not found.by_references
     assert "n times as long" in found.reasons[-1]

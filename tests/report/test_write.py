@@ -12,17 +12,17 @@ import pytest
 from jaxsim.config import Config
 from jaxsim.corpus import open_corpus
 from jaxsim.errors import DamagedError
-from jaxsim.mixture.evaluation import gather
-from jaxsim.mixture.scores import ScoreStore
-from jaxsim.mixture.table import read_csv
 from jaxsim.pool import Pool
 from jaxsim.report.data import collect, difference, evaluation_digest
 from jaxsim.report.table import csv_text
 from jaxsim.report.tables import NAMES, mixtures
 from jaxsim.report.write import _proposed, last_lines, write_report
-from jaxsim.search.found import load_found, save_found
-from jaxsim.study.chosen import save_chosen
-from jaxsim.study.diagnostics import load_gauge, save_gauge
+from jaxsim.scoring.evaluation import gather
+from jaxsim.scoring.scores import ScoreStore
+from jaxsim.scoring.table import read_csv
+from jaxsim.search.result import load_search, save_search
+from jaxsim.validation.chosen import save_chosen
+from jaxsim.validation.diagnostics import load_diagnostics, save_diagnostics
 
 from .workdirs import (
     DRIFT,
@@ -30,9 +30,9 @@ from .workdirs import (
     MEMBERS,
     OUTSIDE,
     add_chosen,
-    add_found,
-    add_gauge,
-    add_truth,
+    add_diagnostics,
+    add_reference,
+    add_search,
     add_validation,
     chosen_of,
     config_of,
@@ -40,7 +40,7 @@ from .workdirs import (
     reference_scores,
 )
 
-COMMANDS = ("prepare", "seed", "train", "score", "validate", "search")
+COMMANDS = ("prepare", "base", "train", "score", "validate", "search")
 ELEMENTS = """
     html head meta title link style body header h1 p ul li b nav a section h2
     figure div img figcaption table thead tr th tbody td caption dl dt dd code
@@ -70,9 +70,7 @@ class Page(html.parser.HTMLParser):
 
     @property
     def text(self):
-        return " ".join(
-            " ".join(t for tag, t in self.texts if tag != "style").split()
-        )
+        return " ".join(" ".join(t for tag, t in self.texts if tag != "style").split())
 
     def headings(self):
         return [t for tag, t in self.texts if tag == "h2"]
@@ -97,9 +95,9 @@ def table_of(workdir, name):
 
 @pytest.fixture
 def complete(workdir):
-    add_gauge(workdir)
-    add_validation(workdir, truths=12, repeats=12, fit=6)
-    add_chosen(workdir, add_found(workdir, trained=True))
+    add_diagnostics(workdir)
+    add_validation(workdir, reference_runs=12, replicates=12, calibration_runs=6)
+    add_chosen(workdir, add_search(workdir, trained=True))
     return workdir
 
 
@@ -143,10 +141,10 @@ def test_an_empty_workdir_names_every_command(tmp_path):
     ("part", "command"),
     [
         ("corpus", "prepare"),
-        ("seed", "seed"),
+        ("base", "base"),
         ("pool", "train"),
         ("scores", "score"),
-        ("study", "validate"),
+        ("validation", "validate"),
         ("search", "search"),
     ],
 )
@@ -168,15 +166,15 @@ def test_a_missing_member_is_counted(complete):
 def test_json_and_tables_agree_with_the_scores(complete):
     _, summary = report_of(complete)
     evaluation = gather(open_corpus(complete))
-    scores = ScoreStore(complete).load("references", evaluation)
+    scores = ScoreStore(complete).load("standard", evaluation)
     gains = {row["member"]: row for row in table_of(complete, "gains")}
-    for half in ("select", "report"):
-        bits_MD = scores.bits_per_byte("merge", half)
+    for split in ("dev", "test"):
+        bits_MD = scores.bits_per_byte("merge", split)
         for m, name in enumerate(scores.table.names):
             for d, domain in enumerate(scores.evaluation.domains):
-                found = summary["bits_per_byte"][half][name][domain]
+                found = summary["bits_per_byte"][split][name][domain]
                 assert found == pytest.approx(bits_MD[m, d], abs=1e-12)
-                if name in MEMBERS and half == "report":
+                if name in MEMBERS and split == "test":
                     gain = float(gains[name][f"gain on {domain}"])
                     expected = bits_MD[0, d] - bits_MD[m, d]
                     assert gain == pytest.approx(expected, abs=1e-9)
@@ -187,19 +185,19 @@ def test_json_and_tables_agree_with_the_scores(complete):
 
 @pytest.mark.parametrize("trained", [False, True])
 def test_the_heading_is_that_of_the_search(workdir, trained):
-    found = add_found(workdir, trained)
+    found = add_search(workdir, trained)
     page, _ = report_of(workdir)
     assert page.headings()[0] == found.ties["heading"]
 
 
-@pytest.mark.parametrize(("truths", "shown"), [(11, False), (12, True)])
-def test_no_interval_below_twelve_truths(workdir, truths, shown):
-    add_validation(workdir, truths)
+@pytest.mark.parametrize(("reference runs", "shown"), [(11, False), (12, True)])
+def test_no_interval_below_twelve_reference_runs(workdir, reference_runs, shown):
+    add_validation(workdir, reference_runs)
     page, _ = report_of(workdir)
     intervals = re.findall(r"\[-?[01]\.\d\d, -?[01]\.\d\d\]", page.text)
     assert bool(intervals) == shown
     assert ("The points" in page.text) != shown
-    assert ("truth-10" in page.text) != shown
+    assert ("reference-10" in page.text) != shown
     assert "no run was repeated (no replicates)" in page.text
 
 
@@ -212,26 +210,24 @@ def test_overrides_mark_page_and_json(complete):
     assert "OVERRIDE." in page.text and note in page.text
 
 
-@pytest.mark.parametrize("where", ["gauge", "study", "chosen", "search"])
+@pytest.mark.parametrize("where", ["diagnostics", "validation", "chosen", "search"])
 def test_overrides_of_other_parts_are_found(complete, where):
     assert collect(complete).overrides == []
-    if where == "study":
-        add_validation(complete, truths=12, notes=("a mark",))
-    elif where == "gauge":
-        gauge = load_gauge(complete)
-        save_gauge(complete, dataclasses.replace(gauge, notes=["a mark"]))
+    if where == "validation":
+        add_validation(complete, reference_runs=12, notes=("a mark",))
+    elif where == "diagnostics":
+        diagnostics = load_diagnostics(complete)
+        save_diagnostics(complete, dataclasses.replace(diagnostics, notes=["a mark"]))
     elif where == "chosen":
-        chosen = chosen_of(load_found(complete))
+        chosen = chosen_of(load_search(complete))
         save_chosen(complete, dataclasses.replace(chosen, notes=["a mark"]))
     else:
-        found = add_found(complete)
-        save_found(complete, dataclasses.replace(found, notes=["a mark"]))
+        found = add_search(complete)
+        save_search(complete, dataclasses.replace(found, notes=["a mark"]))
     assert collect(complete).overrides == ["a mark"]
 
 
-def test_again_it_writes_the_same_and_reads_no_parameters(
-    complete, monkeypatch
-):
+def test_again_it_writes_the_same_and_reads_no_parameters(complete, monkeypatch):
     report_of(complete)
 
     def contents():
@@ -262,8 +258,8 @@ def test_every_table_carries_the_mark_of_an_override(complete):
     absent = {name for name in NAMES if name.startswith("given_")}
     assert set(tables()) == {*NAMES} - absent - {"objective"}
     assert not any("override" in names for names in tables().values())
-    found = dataclasses.replace(load_found(complete), notes=["a", "b"])
-    save_found(complete, found)
+    found = dataclasses.replace(load_search(complete), notes=["a", "b"])
+    save_search(complete, found)
     report_of(complete)
     assert all(names[-1] == "override" for names in tables().values())
     text = (complete / "report" / "tables" / "cost.csv").read_text()
@@ -272,9 +268,9 @@ def test_every_table_carries_the_mark_of_an_override(complete):
 
 def test_what_the_search_left_is_in_page_and_tables(complete):
     page, summary = report_of(complete)
-    found = load_found(complete)
+    found = load_search(complete)
     for row in found.rows:
-        for key in ("select", "report", "probability", "members"):
+        for key in ("dev", "test", "ensemble", "members"):
             assert f" {row[key]:.4f} " in page.text
     for text in (
         "Marginal values: what is one percent more worth?",
@@ -300,17 +296,15 @@ def test_what_came_out_is_in_page_json_and_tables(complete):
     assert "What came out of training it" in page.headings()
     assert "the best https:evil.example 2.1800 2.1000 2.1100" in page.text
     assert summary["chosen"]["labels"] == ["the best", "even"]
-    assert "trained as truth-best it has 2.1800" in summary["closing"][0]
+    assert "trained as reference-best it has 2.1800" in summary["closing"][0]
     table = table_of(complete, "chosen")
-    (row,) = [
-        r for r in table if r["ratio"] == "even" and r["target"] == OUTSIDE
-    ]
-    assert float(row["truth_bits_per_byte"]) == pytest.approx(2.22)
+    (row,) = [r for r in table if r["mixture"] == "even" and r["target"] == OUTSIDE]
+    assert float(row["reference_bits_per_byte"]) == pytest.approx(2.22)
     assert float(row["merge"]) == pytest.approx(2.14)
     # Single domains of a macro are there, and not on the page.
     assert {*MEMBERS, "macro in-pool"} < {r["target"] for r in table}
     assert f"the best {MEMBERS[1]} 2.2800" not in page.text
-    (complete / "study" / "chosen.json").unlink()
+    (complete / "validation" / "chosen.json").unlink()
     page, summary = report_of(complete)
     assert "What came out" not in page.text
     assert "it was not trained" in summary["closing"][-1]
@@ -321,26 +315,26 @@ def test_what_came_out_is_in_page_json_and_tables(complete):
     ("field", "value", "words"),
     [
         ("evaluation", "another", "other text than the corpus"),
-        ("digests", {"seed": "another"}, "other members than the pool"),
+        ("digests", {"base": "another"}, "other members than the pool"),
         ("digests", {"alpha": "another"}, "other members than the pool"),
         ("digests", {"gone": "x"}, "other members than the pool"),
     ],
-    ids=["text", "seed", "changed", "gone"],
+    ids=["text", "base", "changed", "gone"],
 )
 @pytest.mark.parametrize("part", ["search", "chosen"])
 def test_answers_of_another_pool_or_text_are_out_of_date(
     complete, part, field, value, words
 ):
     assert collect(complete).stale == []
-    found = load_found(complete)
+    found = load_search(complete)
     if part == "search":
-        save_found(complete, dataclasses.replace(found, **{field: value}))
+        save_search(complete, dataclasses.replace(found, **{field: value}))
     else:
         chosen = dataclasses.replace(chosen_of(found), **{field: value})
         save_chosen(complete, chosen)
     (line,) = collect(complete).stale
     assert words in line
-    command = "search" if part == "search" else "validate --ratios=FILE.csv"
+    command = "search" if part == "search" else "validate --mixtures=FILE.csv"
     assert line.endswith(f"run `jaxsim {command}`")
 
 
@@ -349,43 +343,43 @@ def test_drift_is_that_of_the_diagnostics(complete, monkeypatch):
     _, summary = report_of(complete)
     drift = {m["member"]: m["drift"] for m in summary["members"]}
     assert drift == DRIFT
-    (complete / "study" / "gauge.json").unlink()
+    (complete / "validation" / "diagnostics.json").unlink()
     page, summary = report_of(complete)
     for member in summary["members"]:
-        assert member["drift"] is None and member["bump"] is None
-    assert summary["gauge"] is None
+        assert member["drift"] is None and member["barrier"] is None
+    assert summary["diagnostics"] is None
     assert "whether averages of these members can stand" in page.text
     assert not (complete / "report" / "figures" / "paths.png").exists()
 
 
 def test_a_member_without_diagnostics_has_no_drift(complete):
     """A damaged one, under an override."""
-    gauge = load_gauge(complete)
-    members = [n for n in gauge.members if n != "alpha"]
-    drift = {n: gauge.drift[n] for n in members}
-    few = dataclasses.replace(gauge, members=members, drift=drift)
-    save_gauge(complete, few)
+    diagnostics = load_diagnostics(complete)
+    members = [n for n in diagnostics.members if n != "alpha"]
+    drift = {n: diagnostics.drift[n] for n in members}
+    few = dataclasses.replace(diagnostics, members=members, drift=drift)
+    save_diagnostics(complete, few)
     _, summary = report_of(complete)
     drift = {m["member"]: m["drift"] for m in summary["members"]}
     assert drift["alpha"] is None and drift[MEMBERS[-1]] == DRIFT[MEMBERS[-1]]
 
 
-def test_a_gauge_of_another_pool_is_out_of_date(complete):
-    gauge = load_gauge(complete)
-    digests = {**gauge.digests, "alpha": "another"}
-    save_gauge(complete, dataclasses.replace(gauge, digests=digests))
+def test_a_diagnostics_of_another_pool_is_out_of_date(complete):
+    diagnostics = load_diagnostics(complete)
+    digests = {**diagnostics.digests, "alpha": "another"}
+    save_diagnostics(complete, dataclasses.replace(diagnostics, digests=digests))
     (line,) = collect(complete).stale
     assert line.startswith("the diagnostics are of other members")
     assert line.endswith("run `jaxsim validate`")
-    more = {**gauge.digests, "gone": "x"}
-    save_gauge(complete, dataclasses.replace(gauge, digests=more))
+    more = {**diagnostics.digests, "gone": "x"}
+    save_diagnostics(complete, dataclasses.replace(diagnostics, digests=more))
     assert len(collect(complete).stale) == 1
 
 
 @pytest.mark.parametrize(
     "path",
-    ["study/gauge.json", "study/validation.json", "study/chosen.json",
-     "search/found.json", "scores/references.parquet"],
+    ["validation/diagnostics.json", "validation/validation.json", "validation/chosen.json",
+     "search/result.json", "scores/standard.parquet"],
 )  # fmt: skip
 def test_a_damaged_result_is_an_error_that_names_it(complete, path):
     (complete / path).write_bytes(b"{")
@@ -396,8 +390,8 @@ def test_a_damaged_result_is_an_error_that_names_it(complete, path):
 def test_scores_of_other_text_are_out_of_date(complete):
     corpus = complete / "corpus" / "corpus.json"
     record = json.loads(corpus.read_text())
-    halves = record["domains"][OUTSIDE]["digests"]
-    halves["select"], halves["report"] = halves["report"], halves["select"]
+    splits = record["domains"][OUTSIDE]["digests"]
+    splits["dev"], splits["test"] = splits["test"], splits["dev"]
     corpus.write_text(json.dumps(record))
     page, summary = report_of(complete)
     assert any("other text" in line for line in summary["out_of_date"])
@@ -416,7 +410,7 @@ def test_what_is_gone_leaves_the_report_but_not_the_users_files(complete):
     report_of(complete)
     tables = complete / "report" / "tables"
     (tables / "mine.csv").write_text("kept")
-    shutil.rmtree(complete / "study")
+    shutil.rmtree(complete / "validation")
     report_of(complete)
     assert not (tables / "agreement.csv").exists()
     assert not (complete / "report" / "figures" / "scatter.png").exists()
@@ -425,8 +419,8 @@ def test_what_is_gone_leaves_the_report_but_not_the_users_files(complete):
 
 
 def test_cost_adds_up(complete):
-    add_truth(complete, "truth-0", tokens=256)
-    add_truth(complete, "truth-1", tokens=768)
+    add_reference(complete, "reference-0", tokens=256)
+    add_reference(complete, "reference-1", tokens=768)
     _, summary = report_of(complete)
     cost = {line["what"]: line for line in summary["cost"]}
     assert cost["members"]["tokens"] == 3 * 256
@@ -438,8 +432,8 @@ def test_cost_adds_up(complete):
     assert cost["scoring"]["tokens"] == 6 * windows * 32
 
 
-def test_the_horizon_is_read_from_the_truths(complete):
-    add_truth(complete, "truth-0", tokens=512)
+def test_the_token_multiplier_is_read_from_the_reference_runs(complete):
+    add_reference(complete, "reference-0", tokens=512)
     page, _ = report_of(complete)
     assert "reference runs at token multiplier 2 only" in page.text
     assert "token multiplier 2 only" in last_lines(complete)[-1]
@@ -464,9 +458,11 @@ def test_the_evaluation_digest_needs_no_window(scored):
     assert evaluation_digest(corpus) == gather(corpus).digest
 
 
-@pytest.mark.parametrize(("truths", "tested"), [(11, False), (12, True)])
-def test_few_truths_claim_nothing_over_the_rules(workdir, truths, tested):
-    add_validation(workdir, truths)
+@pytest.mark.parametrize(("reference runs", "tested"), [(11, False), (12, True)])
+def test_few_reference_runs_claim_nothing_over_the_rules(
+    workdir, reference_runs, tested
+):
+    add_validation(workdir, reference_runs)
     page, _ = report_of(workdir)
     untested = "not tested (it takes 12 runs)"
     assert (untested in page.text) != tested
@@ -477,21 +473,19 @@ def test_few_truths_claim_nothing_over_the_rules(workdir, truths, tested):
 def test_the_verdict_is_on_the_page_and_in_json(complete):
     page, summary = report_of(complete)
     assert summary["verdict"]["word"] in page.text
-    assert summary["gauge"]["verdict"] == "trust"
-    add_gauge(complete, "do not trust")
+    assert summary["diagnostics"]["verdict"] == "trust"
+    add_diagnostics(complete, "do not trust")
     page, summary = report_of(complete)
     assert summary["verdict"]["word"] == "do not trust"
     assert "Do not trust. The predictions say nothing" in page.text
     assert "The reason for 'do not trust'." in page.text
 
 
-def test_what_truths_left_is_in_the_tables(complete):
+def test_what_reference_runs_left_is_in_the_tables(complete):
     _, summary = report_of(complete)
     validation = summary["validation"]
 
-    claimed = {
-        (r["kind"], r["predictor"]): r for r in table_of(complete, "claims")
-    }
+    claimed = {(r["kind"], r["predictor"]): r for r in table_of(complete, "claims")}
     for claim in validation["claims"]:
         row = claimed[claim["kind"], claim["predictor"]]
         assert float(row["gain"]) == claim["gain"]
@@ -504,37 +498,33 @@ def test_what_truths_left_is_in_the_tables(complete):
     assert [float(r["error"]) for r in table_of(complete, "learning")] == [
         r["error"] for r in validation["learning"]
     ]
-    ends = [r for r in table_of(complete, "gauge") if r["line"] == "uniform"]
+    ends = [r for r in table_of(complete, "diagnostics") if r["line"] == "uniform"]
     bits = [float(r["bits_per_byte"]) for r in ends]
     assert bits == [3, 2.88, 2.78, 2.7, 2.64, 2.6]
     agreement = table_of(complete, "agreement")
     for name in validation["targets"]:
-        (repeats,) = [
+        (replicates,) = [
             r
             for r in agreement
-            if r["predictor"] == "repeat" and r["on"].endswith(name)
+            if r["predictor"] == "replicate" and r["on"].endswith(name)
         ]
         assert (
-            float(repeats["spearman"])
-            == (validation["repeat_agreement"][name]["spearman"])
+            float(replicates["spearman"])
+            == (validation["replicate_agreement"][name]["spearman"])
         )
 
 
 def test_no_cell_of_a_csv_is_a_formula(complete):
     """Names of members and mixtures come from other people's data."""
-    found = load_found(complete)
+    found = load_search(complete)
     names = ["=1+1", "+a", "-b", "@c", "'=d", "plain"]
-    rows = [
-        {**found.rows[0], "name": name, "weights": {"=m": 1.0}}
-        for name in names
-    ]
+    rows = [{**found.rows[0], "name": name, "weights": {"=m": 1.0}} for name in names]
     shown = dataclasses.replace(found, rows=rows)
     text = csv_text(mixtures(shown), {"override": "=2+2"})
     lines = list(csv.reader(text.splitlines()))
     cells = [cell for line in lines for cell in line]
     assert not any(
-        cell.startswith(("=", "+", "-", "@")) and not is_number(cell)
-        for cell in cells
+        cell.startswith(("=", "+", "-", "@")) and not is_number(cell) for cell in cells
     )
     assert [line[0] for line in lines[1:]] == [
         "'=1+1", "'+a", "'-b", "'@c", "''=d", "plain"
@@ -565,7 +555,7 @@ def test_a_result_fits_only_its_own_members_and_text():
         {**found.digests, "new": "x"},
         {**found.digests, MEMBERS[0]: "x"},
         {n: d for n, d in found.digests.items() if n != MEMBERS[0]},
-        {**found.digests, "seed": "x"},
+        {**found.digests, "base": "x"},
         {},
     ):
         assert difference(found, found.evaluation, digests) == "members"

@@ -24,28 +24,28 @@ from jaxsim.config import (
     save_config,
 )
 from jaxsim.corpus import open_corpus, prepare
-from jaxsim.mixture.evaluation import EvaluationSet, gather
-from jaxsim.mixture.scores import ProxyScores, Scores, ScoreStore
-from jaxsim.mixture.table import (
-    Mixtures,
-    concatenate,
-    proportional,
-    seed_row,
-    singles,
-    uniform,
-)
 from jaxsim.model import LanguageModel
 from jaxsim.pool import Manifest, create_pool, open_pool
 from jaxsim.pool.digests import leaves_by_path, params_digest
 from jaxsim.pool.publish import publish, save_attempt
-from jaxsim.search.found import Found, save_found
-from jaxsim.search.ties import AFTER_TRUTHS, BEFORE_TRUTHS
-from jaxsim.study.chosen import Chosen, save_chosen
-from jaxsim.study.diagnostics import Gauge, save_gauge
-from jaxsim.study.measured import Measured, basis_of
-from jaxsim.study.runs import ratio_table
-from jaxsim.study.validate import Validation, compare, save_validation
+from jaxsim.scoring.evaluation import EvaluationSet, gather
+from jaxsim.scoring.scores import PredictorScores, Scores, ScoreStore
+from jaxsim.scoring.table import (
+    Mixtures,
+    base_row,
+    concatenate,
+    proportional,
+    singles,
+    uniform,
+)
+from jaxsim.search.result import SearchResult, save_search
+from jaxsim.search.ties import AFTER_RUNS, BEFORE_RUNS
 from jaxsim.train import Run
+from jaxsim.validation.chosen import TrainedChoice, save_chosen
+from jaxsim.validation.diagnostics import Diagnostics, save_diagnostics
+from jaxsim.validation.measured import PredictionTable, basis_of
+from jaxsim.validation.runs import mixture_table
+from jaxsim.validation.validate import Validation, compare, save_validation
 
 # Allowed as names, and everything that a page or a figure could trip over.
 HOSTILE = ("<img src=x onerror=alert(1)>", '{{ 7+7 }} & "$x_{$')
@@ -80,50 +80,44 @@ def config(folder: Path) -> Config:
             partitions=sources,
             domains=domains,
             tokenizer=TokenizerConfig(kind="bytes"),
-            split=SplitConfig(salt="t", select=0.2, report=0.2),
+            split=SplitConfig(salt="t", dev=0.2, report=0.2),
         ),
-        model=ModelConfig(
-            length=32, layers=1, dim=8, heads=2, kv_heads=2, mlp_dim=8
-        ),
+        model=ModelConfig(length=32, layers=1, dim=8, heads=2, kv_heads=2, mlp_dim=8),
         recipe=RecipeConfig(steps=4, batch=2),
     )
 
 
 def make_workdir(folder: Path) -> Path:
-    """Corpus, seed, members and scores; no truth, no search."""
+    """Corpus, base model, members and scores; no reference run, no search."""
     conf = config(folder / "sources")
     workdir = folder / "work"
     corpus = prepare(conf, workdir)
     save_config(conf, workdir / "config.json")
     model = LanguageModel(conf.model, corpus.tokenizer.vocab_size)
-    seed = jax.tree.map(np.asarray, model.init(jax.random.key(0)))
-    _publish(workdir / "seed", "seed", seed, corpus, conf, "")
-    pool = create_pool(
-        workdir, conf, corpus.tokenizer.vocab_size, corpus.budget_tokens
-    )
+    base = jax.tree.map(np.asarray, model.init(jax.random.key(0)))
+    _publish(workdir / "base", "base", base, corpus, conf, "")
+    pool = create_pool(workdir, conf, corpus.tokenizer.vocab_size, corpus.budget_tokens)
     for name, drift in DRIFT.items():
         # Every leaf moves by the same share, so the drift is known.
         share = np.float32(1 + drift)
-        moved = jax.tree.map(lambda leaf, share=share: leaf * share, seed)
+        moved = jax.tree.map(lambda leaf, share=share: leaf * share, base)
         _publish(
             pool.entry(name), "member", moved, corpus, conf,
-            pool.identity["seed_digest"], pool.identity["recipe"],
+            pool.identity["base_digest"], pool.identity["recipe"],
         )  # fmt: skip
     ScoreStore(workdir).save(reference_scores(gather(corpus)))
     return workdir
 
 
-def reference_scores(
-    evaluation: EvaluationSet, notes: tuple[str, ...] = ()
-) -> Scores:
-    """Seed 3 nats a byte; an own member gains 1, another one 0.2 or so."""
+def reference_scores(evaluation: EvaluationSet, notes: tuple[str, ...] = ()) -> Scores:
+    """Base model 3 nats a byte; an own member gains 1, another one 0.2 or so."""
     table = concatenate(
-        seed_row(MEMBERS),
+        base_row(MEMBERS),
         singles(MEMBERS),
         uniform(MEMBERS),
         proportional(MEMBERS, (1, 2, 3)),
     )
-    return scores_of("references", table, evaluation, notes)
+    return scores_of("standard", table, evaluation, notes)
 
 
 def scores_of(
@@ -139,63 +133,63 @@ def scores_of(
     per_byte_MD = 3.0 - table.scale_M[:, None] * gain_MD
     rows = np.arange(len(evaluation))
     nll_MR = per_byte_MD[:, evaluation.domain_R] * evaluation.bytes_R
-    proxy = ProxyScores(rows, nll_MR.astype(np.float32))
-    proxies = dict.fromkeys(("merge", "probability", "members"), proxy)
-    return Scores(name, table, evaluation, proxies, notes)
+    predictor = PredictorScores(rows, nll_MR.astype(np.float32))
+    predictors = dict.fromkeys(("merge", "ensemble", "members"), predictor)
+    return Scores(name, table, evaluation, predictors, notes)
 
 
-def add_validation(workdir: Path, truths: int, **more) -> Validation:
-    """Truths that are the merges and some noise."""
-    validation = current(workdir, validation_of(workdir, truths, **more))
+def add_validation(workdir: Path, reference_runs: int, **more) -> Validation:
+    """Reference runs that are the merges and some noise."""
+    validation = current(workdir, validation_of(workdir, reference_runs, **more))
     save_validation(workdir, validation)
     return validation
 
 
 def validation_of(
     workdir: Path,
-    truths: int,
-    repeats: int = 0,
+    reference_runs: int,
+    replicates: int = 0,
     notes: tuple[str, ...] = (),
     fit: int = 0,
     noise: float = 0.02,
     bend: float = 0.05,
     **more,
 ) -> Validation:
-    """Truths above the merges by `bend`, growing with the spread of weights.
+    """Reference runs above the merges by `bend`, growing with the spread of weights.
 
     Args:
       workdir: of the corpus.
-      truths: how many are judged.
+      reference runs: how many are judged.
       repeats: how many of them are repeated.
       notes: what an override admitted.
       fit: how many more are fitted on.
-      noise: standard deviation of truths around that.
-      bend: the highest distance of a truth from its merge.
+      noise: standard deviation of reference runs around that.
+      bend: the highest distance of a reference run from its merge.
       more: of `compare`.
     """
     corpus = open_corpus(workdir)
     evaluation = gather(corpus)
-    # Regressions take seconds, and many tests ask for the same truths.
-    key = (evaluation.digest, truths, repeats, notes, fit, noise, bend,
+    # Regressions take seconds, and many tests ask for the same reference runs.
+    key = (evaluation.digest, reference_runs, replicates, notes, fit, noise, bend,
            repr(more))  # fmt: skip
     if key in _KNOWN:
         return copy.deepcopy(_KNOWN[key])
     rng = np.random.default_rng(1)
-    judged = _measured("truth", truths, evaluation, rng, noise, bend)
+    held_out = _measured("reference", reference_runs, evaluation, rng, noise, bend)
     fitted = pairs = None
     if fit:
         fitted = _measured("fit", fit, evaluation, rng, noise, bend)
-    if repeats:
-        first_PD = judged.report["truth"][:repeats]
+    if replicates:
+        first_PD = held_out.test["reference"][:replicates]
         pairs = (first_PD, first_PD + rng.normal(0, 0.01, first_PD.shape))
-    references = reference_scores(evaluation, notes)
+    standard = reference_scores(evaluation, notes)
     _KNOWN[key] = compare(
-        basis_of(corpus, references, singles_known=True),
-        judged,
+        basis_of(corpus, standard, singles_known=True),
+        held_out,
         fitted,
-        repeats=pairs,
-        judged_repeats=repeats,
-        **{"laws": ["dirichlet"] * truths, **more},
+        replicates=pairs,
+        held_out_replicates=replicates,
+        **{"distributions": ["dirichlet"] * reference_runs, **more},
     )
     return copy.deepcopy(_KNOWN[key])
 
@@ -207,23 +201,23 @@ def _measured(
     rng: np.random.Generator,
     noise: float,
     bend: float,
-) -> Measured:
+) -> PredictionTable:
     w_MC = rng.dirichlet(np.ones(len(MEMBERS)), count)
     runs = [
-        Run(f"{name}-{i}", "truth", dict(zip(MEMBERS, w_C, strict=True)), 4)
+        Run(f"{name}-{i}", "reference", dict(zip(MEMBERS, w_C, strict=True)), 4)
         for i, w_C in enumerate(w_MC)
     ]
-    proxies = scores_of("ratios", ratio_table(MEMBERS, runs), evaluation)
-    bits_MD = proxies.bits_per_byte("merge", "report")
+    predictors = scores_of("mixtures", mixture_table(MEMBERS, runs), evaluation)
+    bits_MD = predictors.bits_per_byte("merge", "test")
     spread_M1 = 1.5 * (1 - np.sum(w_MC**2, axis=1))[:, None]
     run_MD = rng.normal(0, noise, bits_MD.shape)
-    bits = dict.fromkeys(("merge", "probability", "members"), bits_MD)
-    bits["truth"] = bits_MD + bend * spread_M1 + run_MD
+    bits = dict.fromkeys(("merge", "ensemble", "members"), bits_MD)
+    bits["reference"] = bits_MD + bend * spread_M1 + run_MD
     names = tuple(f"{name}-{i}" for i in range(count))
-    return Measured(names, w_MC, bits, bits)
+    return PredictionTable(names, w_MC, bits, bits)
 
 
-def gauge_of(verdict: str = "trust", noise_bound: bool = False) -> Gauge:
+def diagnostics_of(verdict: str = "trust", below_noise: bool = False) -> Diagnostics:
     """Three members that moved as `DRIFT` says, and smooth ways to them."""
     scales = [0.0, 0.25, 0.5, 0.75, 1.0]
     lines = {
@@ -237,34 +231,34 @@ def gauge_of(verdict: str = "trust", noise_bound: bool = False) -> Gauge:
         "scale": [*scales, 1.5],
         "macro": [3.0, 2.88, 2.78, 2.7, 2.64, 2.6],
     }
-    return Gauge(
+    return Diagnostics(
         verdict=verdict,
         reasons=[f"the reason for '{verdict}'"],
         members=list(MEMBERS),
         drift=dict(DRIFT),
         cosines=[[1.0, 0.25, 0.31], [0.25, 1.0, 0.4], [0.31, 0.4, 1.0]],
         lines=lines,
-        bumps={"uniform": -0.02, **dict.fromkeys(MEMBERS, -0.006)},
+        line_barriers={"uniform": -0.02, **dict.fromkeys(MEMBERS, -0.006)},
         barriers={"uniform": -0.05, f"{MEMBERS[0]} + {MEMBERS[1]}": -0.031},
         resolution={
             OUTSIDE: 0.9, MEMBERS[0]: None, "macro in-pool": 0.4, "macro": 0.31
         },
-        noise_bound=noise_bound,
+        below_noise=below_noise,
         windows=4,
-        repeats=0,
+        replicates=0,
         evaluation="text",
-        digests={"seed": "s", **{name: f"d {name}" for name in MEMBERS}},
+        digests={"base": "s", **{name: f"d {name}" for name in MEMBERS}},
         notes=[],
     )  # fmt: skip
 
 
-def add_gauge(workdir: Path, verdict: str = "trust") -> Gauge:
-    gauge = current(workdir, gauge_of(verdict))
-    save_gauge(workdir, gauge)
-    return gauge
+def add_diagnostics(workdir: Path, verdict: str = "trust") -> Diagnostics:
+    diagnostics = current(workdir, diagnostics_of(verdict))
+    save_diagnostics(workdir, diagnostics)
+    return diagnostics
 
 
-def found_of(trained: bool = False, tied: int = 2) -> Found:
+def found_of(trained: bool = False, tied: int = 2) -> SearchResult:
     """Three mixtures and uniform, of which the first few tie."""
     pairs = [(0, 1), (0, 2), (1, 2)]
     rows = [
@@ -274,17 +268,17 @@ def found_of(trained: bool = False, tied: int = 2) -> Found:
     rows.append(_row("uniform", "uniform", dict.fromkeys(range(3), 1 / 3), 3))
     for i, row in enumerate(rows):
         row["tied"] = i < tied
-    return Found(
+    return SearchResult(
         target={OUTSIDE: 1.0},
         table="subsets-1-2",
         searched=40,
         windows=5,
-        select_windows=1000,
+        dev_windows=1000,
         ties={
-            "heading": AFTER_TRUTHS if trained else BEFORE_TRUTHS,
+            "heading": AFTER_RUNS if trained else BEFORE_RUNS,
             "resampled": "windows",
             "level": SearchConfig().level,
-            "worth": 0.0,
+            "min_effect": 0.0,
             "count": tied,
         },
         rows=rows,
@@ -325,24 +319,24 @@ def found_of(trained: bool = False, tied: int = 2) -> Found:
             "objective_C": [-0.0012, 0.0003, 0.0009],
         },
         evaluation="text",
-        digests={"seed": "s", **{name: f"d {name}" for name in MEMBERS}},
+        digests={"base": "s", **{name: f"d {name}" for name in MEMBERS}},
     )
 
 
-def chosen_of(found: Found, trained: float = 2.18) -> Chosen:
+def chosen_of(found: SearchResult, trained: float = 2.18) -> TrainedChoice:
     """The best of a search and uniform, trained; the same pool and text."""
-    ratios = [
+    mixtures = [
         [found.best["weights"].get(name, 0.0) for name in MEMBERS],
         [1 / len(MEMBERS)] * len(MEMBERS),
     ]
     targets = [*MEMBERS, OUTSIDE, "macro in-pool"]
-    values = {"truth": trained, "merge": 2.1, "probability": 2.11,
+    values = {"reference": trained, "merge": 2.1, "ensemble": 2.11,
               "members": 2.12}  # fmt: skip
-    return Chosen(
+    return TrainedChoice(
         labels=["the best", "even"],
-        truths=["truth-best", "truth-even"],
+        reference_runs=["reference-best", "reference-even"],
         members=list(MEMBERS),
-        ratios=ratios,
+        mixtures=mixtures,
         targets=targets,
         kinds=["in-pool"] * 3 + ["out-of-pool", "macro"],
         points={
@@ -358,8 +352,8 @@ def chosen_of(found: Found, trained: float = 2.18) -> Chosen:
     )
 
 
-def on_basis_of(found: Found, validation: Validation) -> Validation:
-    """The same truths, of the pool and text of a search."""
+def on_basis_of(found: SearchResult, validation: Validation) -> Validation:
+    """The same reference runs, of the pool and text of a search."""
     return dataclasses.replace(
         validation, evaluation=found.evaluation, digests=found.digests
     )
@@ -368,7 +362,7 @@ def on_basis_of(found: Found, validation: Validation) -> Validation:
 def current(workdir: Path, part):
     """A result, of the pool and text of a workdir."""
     pool = open_pool(workdir)
-    digests = {"seed": pool.identity["seed_digest"]} | {
+    digests = {"base": pool.identity["base_digest"]} | {
         name: m.params_digest for name, m in pool.manifests("member").items()
     }
     return dataclasses.replace(
@@ -378,27 +372,27 @@ def current(workdir: Path, part):
     )
 
 
-def add_found(workdir: Path, trained: bool = False, tied: int = 2) -> Found:
+def add_search(workdir: Path, trained: bool = False, tied: int = 2) -> SearchResult:
     found = current(workdir, found_of(trained, tied))
-    save_found(workdir, found)
+    save_search(workdir, found)
     return found
 
 
-def add_chosen(workdir: Path, found: Found) -> Chosen:
+def add_chosen(workdir: Path, found: SearchResult) -> TrainedChoice:
     chosen = chosen_of(found)
     save_chosen(workdir, chosen)
     return chosen
 
 
-def add_truth(workdir: Path, name: str, tokens: int) -> None:
-    """Publishes a truth that saw so many tokens."""
+def add_reference(workdir: Path, name: str, tokens: int) -> None:
+    """Publishes a reference run that saw so many tokens."""
     corpus = open_corpus(workdir)
     pool = open_pool(workdir)
-    _, seed = pool.seed()
+    _, base = pool.base()
     conf = config_of(workdir)
     _publish(
-        pool.entry(name), "truth", seed, corpus, conf,
-        pool.identity["seed_digest"], pool.identity["recipe"], tokens,
+        pool.entry(name), "reference", base, corpus, conf,
+        pool.identity["base_digest"], pool.identity["recipe"], tokens,
     )  # fmt: skip
 
 
@@ -414,9 +408,9 @@ def _row(name: str, kind: str, weights: dict[int, float], place: int) -> dict:
         "kind": kind,
         "weights": {MEMBERS[c]: w for c, w in weights.items()},
         "scale": 1.0,
-        "select": 2.0 + 0.01 * place,
-        "report": 2.1 + 0.01 * place,
-        "probability": 2.2 + 0.01 * place,
+        "dev": 2.0 + 0.01 * place,
+        "test": 2.1 + 0.01 * place,
+        "ensemble": 2.2 + 0.01 * place,
         "members": 2.3 + 0.01 * place,
         "difference": 0.01 * place,
         "error": 0.005 * bool(place),
@@ -426,7 +420,7 @@ def _row(name: str, kind: str, weights: dict[int, float], place: int) -> dict:
 
 
 def _publish(
-    entry, kind, params, corpus, conf, seed_digest, recipe=None, tokens=0
+    entry, kind, params, corpus, conf, base_digest, recipe=None, tokens=0
 ) -> None:
     attempt, files = save_attempt(entry, params)
     publish(
@@ -442,14 +436,14 @@ def _publish(
                 for path, leaf in leaves_by_path(params).items()
             },
             finite=True,
-            seed_digest=seed_digest,
+            base_digest=base_digest,
             tokenizer_digest=corpus.tokenizer_digest,
             data_digests={},
-            recipe=recipe or dataclasses.asdict(conf.seed),
+            recipe=recipe or dataclasses.asdict(conf.base),
             model=dataclasses.asdict(conf.model),
-            ratio={entry.name: 1.0},
+            mixture={entry.name: 1.0},
             steps=4,
-            order=0,
+            data_seed=0,
             tokens=tokens or 256,
             unique_tokens=256,
             epochs={entry.name: 1.5},

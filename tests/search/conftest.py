@@ -1,4 +1,4 @@
-"""Fixtures of the tiny pool, as in tests/mixture."""
+"""Fixtures of the tiny pool, as in tests/scoring."""
 
 from mixture.conftest import (
     config,

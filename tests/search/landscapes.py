@@ -22,9 +22,9 @@ class Mixed:
             domains=("a", "b", "c"),
             weights_D=np.array([0.5, 0.3, 0.2]),
             kind="worst" if kind == "worst" else "mean",
-            seed_D=np.array([1.9, 2.0, 2.1]),
-            regret_D=np.array(
-                [np.inf, np.inf, -0.15 if kind == "regret" else np.inf]
+            base_D=np.array([1.9, 2.0, 2.1]),
+            max_regression_D=np.array(
+                [np.inf, np.inf, -0.15 if kind == "max_regression" else np.inf]
             ),
         )
         self.asked: list[np.ndarray] = []
@@ -40,9 +40,7 @@ class Mixed:
         self.asked.append(w_C)
         share_DTC = self.p_DTC / (self.p_DTC @ w_C)[:, :, None]
         return Slope(
-            *self.objective.pieces(
-                self.bits(w_C), -share_DTC.mean(axis=1) / np.log(2)
-            )
+            *self.objective.pieces(self.bits(w_C), -share_DTC.mean(axis=1) / np.log(2))
         )
 
     def ledger(self, budget: float = 1e9) -> LossOracle:

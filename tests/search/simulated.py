@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from jaxsim.mixture.evaluation import EvaluationSet
+from jaxsim.scoring.evaluation import EvaluationSet
 from jaxsim.search.objective import Objective
 
 BYTES = 100
@@ -15,9 +15,7 @@ def text(
 ) -> EvaluationSet:
     """Select text only: so many documents of so many windows a domain."""
     count_E = np.broadcast_to(windows, documents)
-    document_R = np.repeat(
-        np.arange(documents * domains), np.tile(count_E, domains)
-    )
+    document_R = np.repeat(np.arange(documents * domains), np.tile(count_E, domains))
     ones_R = np.ones(len(document_R), np.int32)
     return EvaluationSet(
         tokens_RL1=np.zeros((len(ones_R), 2), np.int32),
@@ -25,7 +23,7 @@ def text(
         count_R=ones_R,
         length_R=ones_R,
         domain_R=document_R // documents,
-        half_R=0 * ones_R,
+        split_R=0 * ones_R,
         document_R=document_R,
         bytes_R=BYTES * ones_R,
         domains=tuple(f"d{d}" for d in range(domains)),
@@ -35,14 +33,14 @@ def text(
     )
 
 
-def objective(weights=(1.0,), kind: str = "mean", seed=None) -> Objective:
+def objective(weights=(1.0,), kind: str = "mean", base=None) -> Objective:
     weights_D = np.array(weights, float)
     return Objective(
         domains=tuple(f"d{d}" for d in range(len(weights_D))),
         weights_D=weights_D / weights_D.sum(),
         kind=kind,
-        seed_D=np.full(len(weights_D), 3.0) if seed is None else seed,
-        regret_D=np.full(len(weights_D), np.inf),
+        base_D=np.full(len(weights_D), 3.0) if base is None else base,
+        max_regression_D=np.full(len(weights_D), np.inf),
     )
 
 
@@ -68,6 +66,6 @@ def skewed(generator: np.random.Generator, shape) -> np.ndarray:
     return (draws - np.exp(0.5)) / np.sqrt(np.exp(1) * (np.exp(1) - 1))
 
 
-def halves(e: EvaluationSet) -> EvaluationSet:
-    """Every other window to the report half."""
-    return dataclasses.replace(e, half_R=np.arange(len(e)) % 2)
+def splits(e: EvaluationSet) -> EvaluationSet:
+    """Every other window to the test split."""
+    return dataclasses.replace(e, split_R=np.arange(len(e)) % 2)

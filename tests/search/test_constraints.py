@@ -5,46 +5,55 @@ import pytest
 
 from jaxsim.config import SearchConfig
 from jaxsim.errors import UserError
-from jaxsim.search.constraints import Feasible, binding, feasible, repeats
+from jaxsim.search.constraints import Feasible, binding, feasible, replicates
 from jaxsim.search.loss import Slope
 
 MEMBERS = ("law_1", "law_2", "code", "mail", "news", "talk", "math", "odes")
-PARTITIONS = ("law", "law", "code", "mail", "news", "talk", "math", "odes")
-GROUPS = ("law", "law", "web", "web", "web", "web", "rest", "rest")
+PARTITIONS = (
+    "distribution",
+    "distribution",
+    "code",
+    "mail",
+    "news",
+    "talk",
+    "math",
+    "odes",
+)
+GROUPS = ("distribution", "distribution", "web", "web", "web", "web", "rest", "rest")
 TOKENS = np.array([40, 40, 20, 60, 10, 30, 80, 20.0])
 SETS = {
     "anything": {},
     "floors and ceilings": {
-        "floors": {"law": 0.2, "mail": 0.1},
-        "ceilings": {"web": 0.5, "math": 0.05},
+        "min_weight": {"distribution": 0.2, "mail": 0.1},
+        "max_weight": {"web": 0.5, "math": 0.05},
     },
     "fixed and shut": {
-        "floors": {"web": 0.3},
-        "ceilings": {"web": 0.3, "odes": 0.0},
+        "min_weight": {"web": 0.3},
+        "max_weight": {"web": 0.3, "odes": 0.0},
     },
-    "supply": {"tokens": 250.0, "epochs": 2.0, "supply": {"law": 50.0}},
+    "supply": {"tokens": 250.0, "epochs": 2.0, "supply": {"distribution": 50.0}},
     "divergence": {"divergence": 0.2},
     "divergence and limits": {
         "divergence": 0.3,
-        "reference": "uniform",
-        "floors": {"law": 0.4},
-        "ceilings": {"odes": 0.0, "news": 0.02},
+        "prior": "uniform",
+        "min_weight": {"distribution": 0.4},
+        "max_weight": {"odes": 0.0, "news": 0.02},
     },
     "three sources": {"max_sources": 3},
     "all at once": {
         "max_sources": 4,
         "divergence": 0.9,
-        "floors": {"web": 0.2},
+        "min_weight": {"web": 0.2},
         "tokens": 200.0,
     },
 }
 FIXTURES = pytest.mark.parametrize("name", SETS)
 
 
-def make(anchor=0.0, seed_tokens=np.inf, **config) -> Feasible:
+def make(replay=0.0, base_tokens=np.inf, **config) -> Feasible:
     return feasible(
         SearchConfig(**config), MEMBERS, PARTITIONS, GROUPS, TOKENS,
-        np.full(8, 1.5), anchor, seed_tokens,
+        np.full(8, 1.5), replay, base_tokens,
     )  # fmt: skip
 
 
@@ -58,7 +67,7 @@ def allowed(w_MC: np.ndarray, name: str) -> np.ndarray:
     """[M] bool, written out from the configuration."""
     config = SearchConfig(**SETS[name])
     inside_M = (w_MC >= 0).all(1) & np.isclose(w_MC.sum(1), 1)
-    for sign, shares in ((1, config.ceilings), (-1, config.floors)):
+    for sign, shares in ((1, config.max_weight), (-1, config.min_weight)):
         for key, share in shares.items():
             names = zip(MEMBERS, PARTITIONS, GROUPS, strict=True)
             mine = [key in three for three in names]
@@ -71,10 +80,10 @@ def allowed(w_MC: np.ndarray, name: str) -> np.ndarray:
         epochs_MC = config.tokens * w_MC / supply_C
         inside_M &= (epochs_MC < config.epochs + 1e-5).all(1)
     if config.divergence:
-        uniform = config.reference == "uniform"
-        reference_C = np.ones(8) / 8 if uniform else TOKENS / TOKENS.sum()
-        ratio_MC = np.where(w_MC > 0, w_MC, 1) / reference_C
-        far_M = (w_MC * np.log(ratio_MC)).sum(1)
+        uniform = config.prior == "uniform"
+        prior_C = np.ones(8) / 8 if uniform else TOKENS / TOKENS.sum()
+        mixture_MC = np.where(w_MC > 0, w_MC, 1) / prior_C
+        far_M = (w_MC * np.log(mixture_MC)).sum(1)
         inside_M &= far_M < config.divergence + 1e-6
     if config.max_sources:
         law_M1 = w_MC[:, :2].sum(1, keepdims=True)
@@ -94,9 +103,7 @@ def test_samples_are_allowed_and_differ(name):
     np.testing.assert_array_equal(w_MC, again_MC)
     assert len(np.unique(w_MC.round(6), axis=0)) > 250
     # Where a member may have a weight, some draw gives it one, and more.
-    open_C = np.array([m != "odes" for m in MEMBERS]) | (
-        "odes" not in str(SETS[name])
-    )
+    open_C = np.array([m != "odes" for m in MEMBERS]) | ("odes" not in str(SETS[name]))
     assert ((w_MC.max(0) > 0.01) == open_C).all()
 
 
@@ -133,9 +140,7 @@ def test_the_lowest_is_beaten_by_no_sample(name):
         assert allowed(low_C[None], name)[0]
         assert low_C @ slope_PC[0] <= (w_MC @ slope_PC[0]).min() + 1e-8
         value_P, at_C = generator.normal(size=3), w_MC[0]
-        low_C, share_P = found.lowest(
-            Slope(value_P, slope_PC), at_C, np.zeros((8, 8))
-        )
+        low_C, share_P = found.lowest(Slope(value_P, slope_PC), at_C, np.zeros((8, 8)))
         assert allowed(low_C[None], name)[0]
         value_MP = value_P + (w_MC - at_C) @ slope_PC.T
         low_P = value_P + slope_PC @ (low_C - at_C)
@@ -166,13 +171,13 @@ def test_a_quadratic_step_is_beaten_by_no_sample():
 @pytest.mark.parametrize(
     "config",
     [
-        {"floors": {"law": 0.4, "web": 0.6}},
-        {"floors": {"law": 0.9, "code": 0.1}},
-        {"floors": {"law": 0.2, "mail": 0.8}, "divergence": 3.0},
-        {"floors": {"law": 0.7, "math": 0.3}, "max_sources": 2},
-        {"ceilings": {"law": 0.3, "web": 0.6, "rest": 0.1}},
-        {"floors": {"law_1": 0.1, "code": 0.2, "odes": 0.7}},
-        {"floors": {"law": 1e-7}, "ceilings": {"law": 1e-7}},
+        {"min_weight": {"distribution": 0.4, "web": 0.6}},
+        {"min_weight": {"distribution": 0.9, "code": 0.1}},
+        {"min_weight": {"distribution": 0.2, "mail": 0.8}, "divergence": 3.0},
+        {"min_weight": {"distribution": 0.7, "math": 0.3}, "max_sources": 2},
+        {"max_weight": {"distribution": 0.3, "web": 0.6, "rest": 0.1}},
+        {"min_weight": {"law_1": 0.1, "code": 0.2, "odes": 0.7}},
+        {"min_weight": {"distribution": 1e-7}, "max_weight": {"distribution": 1e-7}},
         {"tokens": 300.0, "epochs": 1.0},
         {"divergence": 1e-12},
     ],
@@ -211,19 +216,19 @@ def test_small_differences_of_slopes_count(size):
             assert sign * (found.center_C[0] - w_C[0]) < -0.01
 
 
-def test_the_anchor_is_counted():
+def test_replay_is_counted():
     """It leaves less of the run, and has a supply of its own."""
-    found = make(anchor=0.5, tokens=400.0, epochs=1.0, seed_tokens=200.0)
-    w_C = np.eye(8)[6]  # 200 tokens outside the anchor, from 80
+    found = make(replay=0.5, tokens=400.0, epochs=1.0, base_tokens=200.0)
+    w_C = np.eye(8)[6]  # 200 tokens outside replay, from 80
     assert found.repetition(w_C)[6] == pytest.approx(2.5)
     assert found.nearest(w_C)[6] == pytest.approx(0.4)
-    with pytest.raises(UserError, match="the anchor, 50% of the run, needs"):
-        make(anchor=0.5, tokens=401.0, epochs=1.0, seed_tokens=200.0)
-    make(anchor=0.5, tokens=401.0, epochs=1.0, supply={"seed": 201.0})
+    with pytest.raises(UserError, match="replay, 50% of the run, needs"):
+        make(replay=0.5, tokens=401.0, epochs=1.0, base_tokens=200.0)
+    make(replay=0.5, tokens=401.0, epochs=1.0, supply={"base": 201.0})
 
 
 def test_supply_of_a_partition_is_shared_by_its_pieces():
-    found = make(tokens=100.0, epochs=1.0, supply={"law": 30.0})
+    found = make(tokens=100.0, epochs=1.0, supply={"distribution": 30.0})
     w_C = lowest(found, [-1, -1, 0, 0, 0, 0, 0, 0])
     assert w_C[:2].sum() == pytest.approx(0.3)
     assert found.repetition(w_C)[:2] == pytest.approx([1.0, 1.0])
@@ -232,36 +237,36 @@ def test_supply_of_a_partition_is_shared_by_its_pieces():
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        ({"floors": {"nobody": 0.1}}, "floors: 'nobody' is not a .*law_1"),
+        ({"min_weight": {"nobody": 0.1}}, "floors: 'nobody' is not a .*law_1"),
         ({"supply": {"nobody": 9.0}}, "supply: 'nobody' is not a member"),
-        ({"supply": {"law": 9.0, "law_1": 5.0}}, "supply.law_1: .* already"),
+        ({"supply": {"distribution": 9.0, "law_1": 5.0}}, "supply.law_1: .* already"),
         (
-            {"floors": {"law": 0.6, "code": 0.5, "mail": 0.0}},
-            "meets floors law=0.6, code=0.5 at once; loosen",
+            {"min_weight": {"distribution": 0.6, "code": 0.5, "mail": 0.0}},
+            "meets floors sampling distribution=0.6, code=0.5 at once; loosen",
         ),
         (
-            {"floors": {"web": 0.5}, "ceilings": {"web": 0.4, "law": 0.9}},
+            {"min_weight": {"web": 0.5}, "max_weight": {"web": 0.4, "distribution": 0.9}},
             "meets floors web=0.5 and ceilings web=0.4 at once",
         ),
         (
-            {"floors": {"odes": 0.1}, "ceilings": {"odes": 0.0}},
+            {"min_weight": {"odes": 0.1}, "max_weight": {"odes": 0.0}},
             "meets floors odes=0.1 and ceilings odes=0 at once",
         ),
         (
             {"tokens": 1000.0, "epochs": 3.0},
             "3 epochs of law_1, .* odes give 90.0% of the 1,000 tokens that "
-            "are planned outside the anchor; plan fewer tokens, allow",
+            "are planned outside replay; plan fewer tokens, allow",
         ),
         (
-            {"tokens": 400.0, "epochs": 1.0, "floors": {"news": 0.1}},
+            {"tokens": 400.0, "epochs": 1.0, "min_weight": {"news": 0.1}},
             "1 epoch of news gives 2.5% .*, so none meets floors news=0.1;",
         ),
         (
-            {"divergence": 0.1, "floors": {"news": 0.5}},
+            {"divergence": 0.1, "min_weight": {"news": 0.5}},
             r"nearer to the proportional one than .* nats, and 0.1 are",
         ),
         (
-            {"max_sources": 1, "floors": {"code": 0.1, "law": 0.1}},
+            {"max_sources": 1, "min_weight": {"code": 0.1, "distribution": 0.1}},
             "found no 1 partitions that meet the other limits",
         ),
         (
@@ -277,10 +282,12 @@ def test_what_cannot_be_met_says_why(config, sentence):
 
 
 def test_a_name_of_two_things_is_refused():
-    groups = ("law", "law", "law", *GROUPS[3:])
-    with pytest.raises(UserError, match="'law' names different things"):
+    groups = ("distribution", "distribution", "distribution", *GROUPS[3:])
+    with pytest.raises(
+        UserError, match="'sampling distribution' names different things"
+    ):
         feasible(
-            SearchConfig(ceilings={"law": 0.1}), MEMBERS, PARTITIONS, groups,
+            SearchConfig(max_weight={"distribution": 0.1}), MEMBERS, PARTITIONS, groups,
             TOKENS, np.ones(8), 0.0,
         )  # fmt: skip
 
@@ -292,8 +299,8 @@ def test_what_binds_and_what_relaxing_it_gives():
     config = {
         "tokens": 120.0,
         "epochs": 1.0,
-        "ceilings": {"web": 0.5},
-        "floors": {"odes": 0.1, "news": 0.02},
+        "max_weight": {"web": 0.5},
+        "min_weight": {"odes": 0.1, "news": 0.02},
     }
     found = make(**config)
     w_C = lowest(found, slope_C)
@@ -337,8 +344,8 @@ def test_divergence_and_sources_bind():
 def test_a_source_that_the_plan_repeats_more_often_is_named():
     found = make(tokens=100.0, epochs=10.0)  # members: 1.5 epochs
     w_C = np.array([0.3, 0, 0.3, 0, 0.4, 0, 0, 0])
-    assert [(r.name, r.planned, r.member) for r in repeats(found, w_C)] == [
+    assert [(r.name, r.planned, r.member) for r in replicates(found, w_C)] == [
         ("news", pytest.approx(4.0), 1.5)
     ]
-    assert repeats(make(), w_C) == []  # no run is planned
+    assert replicates(make(), w_C) == []  # no run is planned
     assert not make().repetition(w_C).any()

@@ -15,7 +15,7 @@ from jaxsim.search.objective import (
     weighted_mean,
 )
 
-NAMES = ("solo", "law", "code", "outside")
+NAMES = ("solo", "distribution", "code", "outside")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Domains:
     in_pool: tuple[bool, ...] = (True, True, True, False)
 
 
-def make(kind="mean", regret=None, target=None) -> Objective:
+def make(kind="mean", max_regression=None, target=None) -> Objective:
     config = SearchConfig(
-        target=target or {"solo": 1.0, "law": 3.0},
+        target=target or {"solo": 1.0, "distribution": 3.0},
         objective=kind,
-        regret=regret or {},
+        max_regression=max_regression or {},
     )
     return objective(config, Domains(), np.array([2.0, 3.0, 4.0, np.nan]))
 
@@ -46,8 +46,8 @@ def test_the_default_target_is_out_of_pool():
     [
         ({"target": {"nowhere": 1.0}}, "target: 'nowhere' is not a .*outside"),
         ({"target": {"solo": 0.0}}, "one of them positive"),
-        ({"target": {"solo": 1.0, "law": -1.0}}, "zero or more"),
-        ({"regret": {"nowhere": 0.1}}, "regret: 'nowhere' is not a .*outside"),
+        ({"target": {"solo": 1.0, "distribution": -1.0}}, "zero or more"),
+        ({"max_regression": {"nowhere": 0.1}}, "regret: 'nowhere' is not a .*outside"),
     ],
     ids=["unknown", "zero", "negative", "unknown regret"],
 )
@@ -59,11 +59,11 @@ def test_bad_names_and_weights_are_refused(config, sentence):
 def test_mean_and_worst():
     bits_MD = np.array([[2.0, 2.0, 9.0, np.nan], [1.0, 3.5, 9.0, np.nan]])
     np.testing.assert_allclose(make().value(bits_MD), [2.0, 2.875])
-    # Against the seed's 2 and 3; their mean is 2.75.
+    # Against the base model's 2 and 3; their mean is 2.75.
     np.testing.assert_allclose(make("worst").value(bits_MD), [2.75, 3.25])
-    # The seed itself has the same value by both.
-    seed_MD = np.array([[2.0, 3.0, 4.0, np.nan]])
-    assert make().value(seed_MD) == make("worst").value(seed_MD) == 2.75
+    # The base model itself has the same value by both.
+    base_MD = np.array([[2.0, 3.0, 4.0, np.nan]])
+    assert make().value(base_MD) == make("worst").value(base_MD) == 2.75
     assert make().needed_D.tolist() == [True, True, False, False]
 
 
@@ -75,7 +75,7 @@ def test_a_domain_of_no_weight_may_hold_nothing():
 
 @pytest.mark.parametrize("kind", ["mean", "worst"])
 def test_limits_on_regret(kind):
-    found = make(kind, regret={"code": 0.1, "law": 0.0})
+    found = make(kind, max_regression={"code": 0.1, "distribution": 0.0})
     assert found.needed_D.tolist() == [True, True, True, False]
     bits_MD = np.array(
         [[2, 3.0, 4.4, np.nan], [2, 3.0, 4.5, np.nan], [2, 3.3, 4.5, np.nan]]
@@ -90,7 +90,7 @@ def test_limits_on_regret(kind):
 @pytest.mark.parametrize("kind", ["mean", "worst"])
 def test_pieces_are_the_objective_and_its_slope(kind):
     """Against the value itself, and finite differences."""
-    found = make(kind, regret={"code": 0.1, "law": 0.0})
+    found = make(kind, max_regression={"code": 0.1, "distribution": 0.0})
     generator = np.random.default_rng(0)
     jacobian_DC = generator.normal(size=(4, 5))
     largest = set()

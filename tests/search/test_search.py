@@ -9,24 +9,22 @@ import pytest
 
 from jaxsim.config import SearchConfig
 from jaxsim.errors import DamagedError, UserError
-from jaxsim.mixture.scorer import Scorer
-from jaxsim.mixture.table import (
+from jaxsim.scoring.scorer import Scorer
+from jaxsim.scoring.table import (
     Mixtures,
+    base_row,
     concatenate,
     read_csv,
-    seed_row,
 )
-from jaxsim.search.found import load_found, save_found
 from jaxsim.search.objective import target_weights
+from jaxsim.search.result import load_search, save_search
 from jaxsim.search.search import search
-from jaxsim.search.ties import BEFORE_TRUTHS, Residual
+from jaxsim.search.ties import BEFORE_RUNS, Residual
 
 
 @pytest.fixture(scope="module")
 def scores(scorer):
-    return scorer.score(
-        "subsets-1-2", scorer.table("subsets:1-2"), "select", windows=3
-    )
+    return scorer.score("subsets-1-2", scorer.table("subsets:1-2"), "dev", windows=3)
 
 
 BY_TABLE = SearchConfig(method="table")
@@ -39,9 +37,9 @@ def target(**weights: float) -> SearchConfig:
 def test_the_default_target_is_out_of_pool(scorer):
     e = scorer.evaluation
     found = target_weights(SearchConfig(), e)
-    assert dict(zip(e.domains, found, strict=True)) == dict.fromkeys(
-        e.domains, 0.0
-    ) | {"outside": 1.0}
+    assert dict(zip(e.domains, found, strict=True)) == dict.fromkeys(e.domains, 0.0) | {
+        "outside": 1.0
+    }
     inside = dataclasses.replace(e, in_pool=(True,) * len(e.domains))
     assert target_weights(SearchConfig(), inside).tolist() == [1.0] * 5
 
@@ -59,60 +57,60 @@ def test_a_bad_target_is_refused(scorer, weights, sentence):
         target_weights(target(**weights), scorer.evaluation)
 
 
-def test_the_best_is_the_lowest_objective_on_select_text(scorer, scores):
+def test_the_best_is_the_lowest_objective_on_dev_text(scorer, scores):
     found = search(scorer, target(solo=1.0, outside=3.0), scores)
     e = scores.evaluation
-    bits_MD = scores.bits_per_byte("merge", "select")
+    bits_MD = scores.bits_per_byte("merge", "dev")
     columns = [e.domains.index("solo"), e.domains.index("outside")]
     value_M = bits_MD[:, columns] @ [0.25, 0.75]
     best = int(np.argmin(value_M))
     assert found.best["name"] == scores.table.names[best]
     assert found.best["weights"] == scores.table.parts(best)
-    assert found.best["select"] == pytest.approx(value_M[best])
+    assert found.best["dev"] == pytest.approx(value_M[best])
     assert found.best["tied"] and found.best["difference"] == 0
     assert found.target == {"solo": 1.0, "outside": 3.0}
     assert found.searched == len(scores.table)
     assert found.windows == 3
-    assert found.ties["heading"] == BEFORE_TRUTHS
-    assert found.digests == scorer.proxies.stack.pins
+    assert found.ties["heading"] == BEFORE_RUNS
+    assert found.digests == scorer.predictors.stack.pins
     names = [row["name"] for row in found.rows]
     assert {"uniform", "proportional", "macro"} < set(names)
     assert found.ties["count"] == sum(row["tied"] for row in found.rows)
     for row in found.rows:
         m = scores.table.names.index(row["name"])
-        assert row["select"] == pytest.approx(value_M[m])
+        assert row["dev"] == pytest.approx(value_M[m])
 
 
 def test_finalists_are_reported_on_text_that_chose_nothing(scorer, scores):
     found = search(scorer, target(outside=1.0), scores)
     rows = np.arange(len(scorer.evaluation))
-    report_MR = scorer.proxies._evaluator.score(scores.table, rows)
+    test_MR = scorer.predictors._evaluator.score(scores.table, rows)
     e = scorer.evaluation
-    mine = (e.half_R == 1) & (e.domain_R == e.domains.index("outside"))
+    mine = (e.split_R == 1) & (e.domain_R == e.domains.index("outside"))
     bytes_ = e.bytes_R[mine].sum()
     for row in found.rows[:8]:
         m = scores.table.names.index(row["name"])
-        bits = report_MR[m, mine].astype(np.float64).sum() / bytes_ / np.log(2)
-        assert row["report"] == pytest.approx(bits, rel=2e-5)
+        bits = test_MR[m, mine].astype(np.float64).sum() / bytes_ / np.log(2)
+        assert row["test"] == pytest.approx(bits, rel=2e-5)
 
 
-def test_the_seed_is_no_mixture_to_train_on(scorer, scores):
+def test_the_base_model_is_no_mixture_to_train_on(scorer, scores):
     """Its weights mean nothing, whatever its loss."""
-    table = concatenate(seed_row(scorer.members), scores.table)
-    with_seed = scorer.score("with-seed", table, "select", windows=3)
-    spoiled = with_seed.proxies["merge"]
+    table = concatenate(base_row(scorer.members), scores.table)
+    with_base = scorer.score("with-base model", table, "dev", windows=3)
+    spoiled = with_base.predictors["merge"]
     spoiled.nll_MR[0] = 1e-3  # far better than all others
-    found = search(scorer, BY_TABLE, with_seed)
-    assert "seed" not in [row["name"] for row in found.rows]
+    found = search(scorer, BY_TABLE, with_base)
+    assert "base" not in [row["name"] for row in found.rows]
     assert found.searched == len(scores.table)
-    with pytest.raises(UserError, match="holds only the seed"):
-        search(scorer, BY_TABLE, with_seed.take(np.array([0])))
+    with pytest.raises(UserError, match="holds only the base model"):
+        search(scorer, BY_TABLE, with_base.take(np.array([0])))
 
 
 def test_a_scaled_row_is_no_run(scorer, tmp_path, capsys):
     csv = tmp_path / "scaled.csv"
     csv.write_text("name,solo,scale\nmore of it,1,1.5\n")
-    scores = scorer.score("scaled", scorer.table(str(csv)), "select", windows=3)
+    scores = scorer.score("scaled", scorer.table(str(csv)), "dev", windows=3)
     found = search(scorer, BY_TABLE, scores)
     assert "more of it" not in [row["name"] for row in found.rows]
     assert "1 mixtures of another scale" in capsys.readouterr().out
@@ -125,12 +123,12 @@ def test_six_decimals_are_a_mixture(scorer, tmp_path):
     )
     table = scorer.table(str(csv))
     np.testing.assert_allclose(table.w_MC.sum(axis=1), 1, rtol=1e-12)
-    scores = scorer.score("six", table, "select", windows=3)
+    scores = scorer.score("six", table, "dev", windows=3)
     assert search(scorer, BY_TABLE, scores).searched == len(table)
 
 
 @pytest.mark.parametrize("objective", ["worst", "mean"])
-def test_a_table_is_measured_against_the_seed_on_its_own_windows(
+def test_a_table_is_measured_against_the_base_model_on_its_own_windows(
     scorer, scores, objective
 ):
     e = scorer.evaluation
@@ -139,24 +137,24 @@ def test_a_table_is_measured_against_the_seed_on_its_own_windows(
         scorer, dataclasses.replace(target(**targets), objective=objective),
         scores,
     )  # fmt: skip
-    rows = scores.proxies["merge"].rows
-    seed_R = scorer.references().proxies["merge"].nll_MR[0]
-    bits_MD = scores.bits_per_byte("merge", "select")
+    rows = scores.predictors["merge"].rows
+    base_R = scorer.standard().predictors["merge"].nll_MR[0]
+    bits_MD = scores.bits_per_byte("merge", "dev")
     bytes_D = np.bincount(e.domain_R[rows], e.bytes_R[rows])
-    seed_D = np.bincount(e.domain_R[rows], seed_R[rows]) / bytes_D / np.log(2)
+    base_D = np.bincount(e.domain_R[rows], base_R[rows]) / bytes_D / np.log(2)
     value_M = bits_MD.mean(axis=1)
     if objective == "worst":
-        value_M = (bits_MD - seed_D).max(axis=1) + seed_D.mean()
+        value_M = (bits_MD - base_D).max(axis=1) + base_D.mean()
     best = scores.table.names[int(np.argmin(value_M))]
     assert found.best["name"] == best
-    assert found.best["select"] == pytest.approx(value_M.min(), rel=1e-6)
+    assert found.best["dev"] == pytest.approx(value_M.min(), rel=1e-6)
 
 
 def test_scores_of_another_precision_are_not_mixed_in(workdir, config):
     other = dataclasses.replace(config.score, precision="bfloat16")
     scorer = Scorer(workdir, other)
     spec = "subsets:1-2"
-    scorer.score("subsets-1-2", scorer.table(spec), "select", windows=3)
+    scorer.score("subsets-1-2", scorer.table(spec), "dev", windows=3)
     with pytest.raises(UserError, match=r"bfloat16.*score` again"):
         Scorer(workdir, config.score).scored(spec)
 
@@ -165,7 +163,7 @@ def test_a_pool_that_has_grown_is_refused(workdir, config):
     solo = workdir / "pool" / "members" / "solo"
     solo.rename(workdir / "elsewhere")
     old = Scorer(workdir, config.score)
-    scores = old.score("mine", old.table("subsets:1"), "select", windows=3)
+    scores = old.score("mine", old.table("subsets:1"), "dev", windows=3)
     (workdir / "elsewhere").rename(solo)
     new = Scorer(workdir, config.score)
     with pytest.raises(UserError, match="another pool: 'solo' is new"):
@@ -177,35 +175,33 @@ def test_a_pool_that_has_grown_is_refused(workdir, config):
 
 def test_found_is_kept_and_damage_is_noticed(scorer, scores, tmp_path):
     with pytest.raises(UserError, match="nothing was searched"):
-        load_found(tmp_path)
+        load_search(tmp_path)
     found = search(scorer, BY_TABLE, scores)
-    save_found(tmp_path, found)
-    assert load_found(tmp_path) == found
-    path = tmp_path / "search" / "found.json"
+    save_search(tmp_path, found)
+    assert load_search(tmp_path) == found
+    path = tmp_path / "search" / "result.json"
     text = path.read_text()
     assert json.loads(text, parse_constant=pytest.fail)["target"]
     for bad in (text[:-20], "[]", text.replace('"target"', '"tarket"')):
         path.write_text(bad)
-        with pytest.raises(DamagedError, match=r"found.json: unreadable"):
-            load_found(tmp_path)
+        with pytest.raises(DamagedError, match=r"result.json: unreadable"):
+            load_search(tmp_path)
 
 
 def descent(**settings) -> SearchConfig:
-    return SearchConfig(
-        **{"candidates": 2000, "evaluations": 60, "rng": 1} | settings
-    )
+    return SearchConfig(**{"candidates": 2000, "evaluations": 60, "seed": 1} | settings)
 
 
-def on_select(scorer, w_MC: np.ndarray, domain: str) -> np.ndarray:
+def on_dev(scorer, w_MC: np.ndarray, domain: str) -> np.ndarray:
     """Bits per byte of merges, with nothing of the search's."""
     e = scorer.evaluation
-    mine = (e.half_R == 0) & (e.domain_R == e.domains.index(domain))
+    mine = (e.split_R == 0) & (e.domain_R == e.domains.index(domain))
     rows = np.flatnonzero(mine)
     names = tuple(f"w{m}" for m in range(len(w_MC)))
     table = Mixtures(
         scorer.members, names, ("given",) * len(w_MC), w_MC, np.ones(len(w_MC))
     )
-    nll_MR = scorer.proxies._evaluator.score(table, rows).astype(np.float64)
+    nll_MR = scorer.predictors._evaluator.score(table, rows).astype(np.float64)
     return nll_MR.sum(axis=1) / e.bytes_R[rows].sum() / np.log(2)
 
 
@@ -217,13 +213,11 @@ def test_a_descent_beats_every_table_it_could_have_scored(scorer):
     found = search(scorer, descent())
     grid = scorer.table("subsets:1-4")
     draws = scorer.table("dirichlet:200")
-    rivals = on_select(
-        scorer, np.concatenate([grid.w_MC, draws.w_MC]), "outside"
-    )
+    rivals = on_dev(scorer, np.concatenate([grid.w_MC, draws.w_MC]), "outside")
     best_C = weights_of(scorer, found.best)
-    value = on_select(scorer, best_C[None], "outside")[0]
+    value = on_dev(scorer, best_C[None], "outside")[0]
     assert value <= rivals.min() * (1 + 1e-6)
-    assert found.best["select"] == pytest.approx(value, rel=2e-5)
+    assert found.best["dev"] == pytest.approx(value, rel=2e-5)
     assert found.evaluations <= 60
     assert found.looked_at == 2000
 
@@ -232,15 +226,15 @@ def test_constraints_hold_and_what_binds_is_priced(scorer):
     free = search(scorer, descent())
     first = max(free.best["weights"], key=free.best["weights"].get)
     ceiling = free.best["weights"][first] / 2
-    found = search(scorer, descent(ceilings={first: ceiling}))
+    found = search(scorer, descent(max_weight={first: ceiling}))
     for row in found.rows:
         assert row["weights"].get(first, 0.0) <= ceiling + 1e-6
     (bound,) = [b for b in found.binding if b["kind"] == "ceiling"]
     assert bound["name"] == first
     assert bound["limit"] == ceiling
     # The gain is for a percentage point, to first order.
-    relaxed = search(scorer, descent(ceilings={first: ceiling + 0.001}))
-    won = 10 * (found.best["select"] - relaxed.best["select"])
+    relaxed = search(scorer, descent(max_weight={first: ceiling + 0.001}))
+    won = 10 * (found.best["dev"] - relaxed.best["dev"])
     assert bound["gain"] == pytest.approx(won, rel=0.05)
     assert won > 0
 
@@ -267,35 +261,33 @@ def test_a_limit_on_regret_is_kept(scorer):
     free = search(scorer, descent())
     e = scorer.evaluation
     free_C = weights_of(scorer, free.best)
-    references = scorer.references()
-    seed = references.bits_per_byte("merge", "select")[0]
-    regret = {
-        name: on_select(scorer, free_C[None], name)[0]
-        / seed[e.domains.index(name)]
-        - 1
+    standard = scorer.standard()
+    base = standard.bits_per_byte("merge", "dev")[0]
+    max_regression = {
+        name: on_dev(scorer, free_C[None], name)[0] / base[e.domains.index(name)] - 1
         for name in scorer.corpus.domains
         if name != "outside"
     }
-    guarded = max(regret, key=regret.get)
-    limit = regret[guarded] - 0.005
-    found = search(scorer, descent(regret={guarded: limit}))
-    bits = on_select(scorer, weights_of(scorer, found.best)[None], guarded)[0]
-    most = seed[e.domains.index(guarded)] * (1 + limit)
+    guarded = max(max_regression, key=max_regression.get)
+    limit = max_regression[guarded] - 0.005
+    found = search(scorer, descent(max_regression={guarded: limit}))
+    bits = on_dev(scorer, weights_of(scorer, found.best)[None], guarded)[0]
+    most = base[e.domains.index(guarded)] * (1 + limit)
     assert bits <= most * (1 + 2e-4)
-    assert found.best["select"] > free.best["select"]
-    assert "regret" in [b["kind"] for b in found.binding]
+    assert found.best["dev"] > free.best["dev"]
+    assert "max_regression" in [b["kind"] for b in found.binding]
 
 
 def test_the_worst_domain_decides(scorer):
     targets = dict.fromkeys(scorer.corpus.domains, 1.0)
     found = search(scorer, descent(target=targets, objective="worst"))
     mean = search(scorer, descent(target=targets))
-    seed = scorer.references().bits_per_byte("merge", "select")[0]
+    base = scorer.standard().bits_per_byte("merge", "dev")[0]
 
     def worst(row) -> float:
         w_MC = weights_of(scorer, row)[None]
         return max(
-            on_select(scorer, w_MC, name)[0] - seed[d]
+            on_dev(scorer, w_MC, name)[0] - base[d]
             for d, name in enumerate(scorer.evaluation.domains)
         )
 
@@ -305,8 +297,8 @@ def test_the_worst_domain_decides(scorer):
 def test_repeated_it_scores_nothing_and_says_the_same(workdir, config, request):
     first = search(Scorer(workdir, config.score), descent())
     again = Scorer(workdir, config.score)
-    evaluator = again.proxies._evaluator
-    differentiator = again.proxies._differentiator
+    evaluator = again.predictors._evaluator
+    differentiator = again.predictors._differentiator
 
     def refuse(*_, **__):
         pytest.fail("nothing is left to compute")
@@ -334,7 +326,7 @@ def test_what_one_percent_more_is_worth(scorer):
     moved_C = (1 - share) * w_C
     moved_C[c] += share
     e = scorer.evaluation
-    rows = e.rows("select", scorer.config.windows)
+    rows = e.rows("dev", scorer.config.windows)
     rows = rows[e.domain_R[rows] == e.domains.index("solo")]
     table = Mixtures(
         scorer.members,
@@ -343,13 +335,13 @@ def test_what_one_percent_more_is_worth(scorer):
         np.array([w_C, moved_C]),
         np.ones(2),
     )
-    nll = scorer.proxies._evaluator.score(table, rows).sum(axis=1)
+    nll = scorer.predictors._evaluator.score(table, rows).sum(axis=1)
     change = (nll[1] - nll[0]) / e.bytes_R[rows].sum() / np.log(2)
     assert marginal["bits_DC"][d][c] == pytest.approx(change, rel=0.1)
 
 
 def test_near_twins_count_once(scorer):
-    found = search(scorer, descent(worth=0.5))  # everything ties
+    found = search(scorer, descent(min_effect=0.5))  # everything ties
     rows = [r for r in found.rows if r["kind"] == "found"]
     w_MC = np.array([weights_of(scorer, row) for row in rows])
     apart_MM = np.abs(w_MC[:, None] - w_MC).sum(axis=-1) / 2
@@ -357,9 +349,9 @@ def test_near_twins_count_once(scorer):
     assert apart_MM.min() >= 0.01
 
 
-def test_the_best_is_left_as_a_ratio_to_train(scorer, tmp_path):
+def test_the_best_is_left_as_a_mixture_to_train(scorer, tmp_path):
     found = search(scorer, descent())
-    save_found(tmp_path, found)
+    save_search(tmp_path, found)
     table = read_csv(scorer.members, tmp_path / "search" / "best.csv")
     assert table.parts(0) == found.best["weights"]
 
@@ -370,8 +362,8 @@ def test_a_tiny_budget_gives_an_answer(scorer, evaluations):
     assert found.evaluations <= evaluations
     assert found.best["tied"]
     # Nothing that is known already has a fifth of everything.
-    floors = dict.fromkeys(scorer.members, 0.2)
-    found = search(scorer, descent(evaluations=evaluations, floors=floors))
+    min_weight = dict.fromkeys(scorer.members, 0.2)
+    found = search(scorer, descent(evaluations=evaluations, min_weight=min_weight))
     assert found.best["name"] == "found 1"
     assert min(found.best["weights"].values()) > 0.2 - 1e-6
 
@@ -382,13 +374,13 @@ def test_few_sources(scorer):
         assert len(row["weights"]) <= 2
     pairs = scorer.table("subsets:1-2")
     best_C = weights_of(scorer, found.best)
-    value = on_select(scorer, best_C[None], "outside")[0]
-    assert value <= on_select(scorer, pairs.w_MC, "outside").min() * (1 + 1e-6)
+    value = on_dev(scorer, best_C[None], "outside")[0]
+    assert value <= on_dev(scorer, pairs.w_MC, "outside").min() * (1 + 1e-6)
     assert [b["kind"] for b in found.binding].count("sources") <= 1
 
 
 class Apart:
-    """Truths lie below merges by 4 bits, times 1 minus the squared weights."""
+    """Reference runs lie below merges by 4 bits, times 1 minus the squared weights."""
 
     def shift(self, w_MC, bits_MD, rows):
         spread_M = 1 - np.sum(w_MC**2, axis=1)
@@ -398,8 +390,8 @@ class Apart:
         return np.broadcast_to(8 * w_C, bits_DC.shape)
 
 
-def test_a_single_member_is_its_own_truth(scorer):
-    """Truths lie below merges of several members, not below a single one."""
+def test_a_single_member_is_its_own_reference_run(scorer):
+    """Reference runs lie below merges of several members, not below a single one."""
     free = search(scorer, descent())
     assert not free.calibrated and len(free.best["weights"]) == 1
     found = search(
@@ -414,15 +406,14 @@ def test_a_single_member_is_its_own_truth(scorer):
     for row in found.rows:
         spread = 1 - sum(w**2 for w in row["weights"].values())
         assert row["shift"] == pytest.approx(-4 * spread, abs=1e-6)
-        assert found.predicted(row, "select") == row["select"] + row["shift"]
+        assert found.predicted(row, "dev") == row["dev"] + row["shift"]
         assert row["difference"] == pytest.approx(
-            found.predicted(row, "select")
-            - found.predicted(found.best, "select")
+            found.predicted(row, "dev") - found.predicted(found.best, "dev")
         )
 
 
 class Harm(Apart):
-    """Training makes everything worse than the seed."""
+    """Training makes everything worse than the base model."""
 
     def shift(self, w_MC, bits_MD, rows):
         return np.full(bits_MD.shape, 10.0)
@@ -439,17 +430,17 @@ def test_a_target_that_training_harms_is_warned_of(scorer):
 
 
 def test_limits_are_kept_by_what_training_would_give(scorer):
-    """A limit that every merge breaks, and what truths taught keeps."""
+    """A limit that every merge breaks, and the calibration keeps."""
     free = search(scorer, descent(), correction=Apart())
-    lowest = free.predicted(free.best, "select")
-    seed = free.domains["outside"]["seed"]
+    lowest = free.predicted(free.best, "dev")
+    base = free.domains["outside"]["base"]
     # Between what is predicted for the best and its merge.
-    limit = (lowest + free.best["select"]) / 2 / seed - 1
+    limit = (lowest + free.best["dev"]) / 2 / base - 1
     found = search(
-        scorer, descent(regret={"outside": limit}), correction=Apart()
+        scorer, descent(max_regression={"outside": limit}), correction=Apart()
     )
     assert not found.warnings
     assert found.domains["outside"]["best"] == pytest.approx(
-        found.predicted(found.best, "select"), rel=1e-6
+        found.predicted(found.best, "dev"), rel=1e-6
     )
-    assert found.best["select"] > found.domains["outside"]["limit"]
+    assert found.best["dev"] > found.domains["outside"]["limit"]

@@ -6,19 +6,19 @@ import pytest
 from jaxsim.errors import UserError
 from jaxsim.search import ties as module
 from jaxsim.search.ties import (
-    AFTER_TRUTHS,
-    BEFORE_TRUTHS,
+    AFTER_RUNS,
+    BEFORE_RUNS,
     Residual,
     resampled,
     tie_set,
 )
 from search.simulated import (
     BYTES,
-    halves,
     losses,
     nats,
     objective,
     skewed,
+    splits,
     text,
 )
 
@@ -27,11 +27,11 @@ PROBLEMS = 300
 SLACK = 2 * np.sqrt(LEVEL * (1 - LEVEL) / PROBLEMS)
 
 
-def ties_of(e, nll_MR, residual=None, rng=0, draws=300, about=None, **options):
+def ties_of(e, nll_MR, residual=None, seed=0, draws=300, about=None, **options):
     values = resampled(
-        e, np.arange(len(e)), nll_MR, "select", about or objective(), rng, draws
+        e, np.arange(len(e)), nll_MR, "dev", about or objective(), seed, draws
     )
-    return tie_set(*values, LEVEL, residual=residual, rng=rng, **options)
+    return tie_set(*values, LEVEL, residual=residual, seed=seed, **options)
 
 
 @pytest.mark.parametrize(
@@ -47,14 +47,14 @@ def test_the_true_best_is_held(documents, windows, mixtures, spread, deviation):
         # Close enough for the best to be lost now and then.
         mean_M = generator.normal(0, spread, mixtures)
         nll_MR = losses(generator, e, mean_M, 0.05)
-        truth_M, residual = mean_M, None
+        reference_M, residual = mean_M, None
         if deviation:
-            # Known from 8 truths only.
+            # Known from 8 reference runs only.
             scatter = generator.normal(0, deviation, mixtures + 8)
-            truth_M = mean_M + scatter[:mixtures]
+            reference_M = mean_M + scatter[:mixtures]
             residual = Residual(float(scatter[mixtures:].std(ddof=1)), 8)
-        ties = ties_of(e, nll_MR, residual, rng=problem)
-        held += int(np.argmin(truth_M)) in ties.tied
+        ties = ties_of(e, nll_MR, residual, seed=problem)
+        held += int(np.argmin(reference_M)) in ties.tied
         sizes.append(len(ties.tied))
     assert held / PROBLEMS >= LEVEL - SLACK
     assert np.mean(sizes) < 0.95 * mixtures  # and it says something
@@ -66,7 +66,7 @@ def test_all_equally_good_is_the_hardest_case_and_is_exact():
     for problem in range(200):
         generator = np.random.default_rng(problem)
         nll_MR = losses(generator, e, np.zeros(20), 0.05)
-        ties = ties_of(e, nll_MR, rng=problem, draws=200)
+        ties = ties_of(e, nll_MR, seed=problem, draws=200)
         held.append(len(ties.tied) / 20)
     assert np.mean(held) == pytest.approx(LEVEL + 0.02, abs=0.04)
 
@@ -82,7 +82,7 @@ def test_a_quiet_best_among_loud_ones_is_held():
         generator = np.random.default_rng(problem)
         noise_M1 = np.where(np.arange(100) < 10, 0.1, 1.0)[:, None]
         bits_MR = 3 + noise_M1 * skewed(generator, (100, 20))
-        held += 0 in ties_of(e, nats(bits_MR), rng=problem, draws=200).tied
+        held += 0 in ties_of(e, nats(bits_MR), seed=problem, draws=200).tied
     assert held >= 50 * LEVEL - 4
 
 
@@ -94,20 +94,20 @@ def test_the_set_of_ten_thousand(residual):
         generator = np.random.default_rng(problem)
         w_MC = generator.dirichlet(np.ones(5), 10_000)
         mean_M = ((w_MC - 0.2) ** 2).sum(1)
-        truth_M = mean_M
+        reference_M = mean_M
         if residual:
-            truth_M = mean_M + generator.normal(0, 0.02, 10_000)
+            reference_M = mean_M + generator.normal(0, 0.02, 10_000)
         bits_ME = 3 + mean_M[:, None] + w_MC @ skewed(generator, (5, 40)) / 5
         ties = ties_of(
-            e, nats(bits_ME), residual, rng=problem, draws=100
+            e, nats(bits_ME), residual, seed=problem, draws=100
         )  # fmt: skip
-        held += int(np.argmin(truth_M)) in ties.tied
+        held += int(np.argmin(reference_M)) in ties.tied
         assert len(ties.tied) < 9_000
     assert held >= 7  # of 10 at 90 %: fewer is a chance of 1 in 75
 
 
-def test_without_the_residual_truths_are_missed():
-    """Document error alone is not the error of a proxy for training."""
+def test_without_the_residual_reference_runs_are_missed():
+    """Document error alone is not the error of a predictor for training."""
     e, held = text(25), {"with": 0, "without": 0}
     for problem in range(100):
         generator = np.random.default_rng(problem)
@@ -115,7 +115,7 @@ def test_without_the_residual_truths_are_missed():
         nll_MR = losses(generator, e, mean_M, 0.01)
         best = int(np.argmin(mean_M + generator.normal(0, 0.1, 15)))
         for name, residual in (("with", Residual(0.1, 50)), ("without", None)):
-            ties = ties_of(e, nll_MR, residual, rng=problem)
+            ties = ties_of(e, nll_MR, residual, seed=problem)
             held[name] += best in ties.tied
     assert held["with"] >= 84
     assert held["without"] < 50
@@ -162,14 +162,14 @@ def test_what_is_not_worth_it_ties():
     generator = np.random.default_rng(0)
     nll_MR = losses(generator, e, np.array([0.0, 0.01, 0.1]), 1e-4)
     assert ties_of(e, nll_MR).tied.tolist() == [0]
-    assert ties_of(e, nll_MR, worth=0.01).tied.tolist() == [0, 1]
-    assert ties_of(e, nll_MR, worth=0.06).tied.tolist() == [0, 1, 2]
+    assert ties_of(e, nll_MR, min_effect=0.01).tied.tolist() == [0, 1]
+    assert ties_of(e, nll_MR, min_effect=0.06).tied.tolist() == [0, 1, 2]
 
 
 def test_limits_say_who_ties():
     e, generator = text(25), np.random.default_rng(0)
     nll_MR = losses(generator, e, np.linspace(0, 0.1, 11), 0.05)
-    ties = ties_of(e, nll_MR, worth=0.005)
+    ties = ties_of(e, nll_MR, min_effect=0.005)
     within = np.flatnonzero(ties.difference_M <= ties.limit_M)
     assert sorted(ties.tied) == within.tolist()
     assert (ties.limit_M >= 0.005 * 2).all()
@@ -178,9 +178,9 @@ def test_limits_say_who_ties():
 def test_headings():
     e = text(25)
     nll_MR = losses(np.random.default_rng(0), e, np.zeros(3), 0.05)
-    assert ties_of(e, nll_MR).heading == BEFORE_TRUTHS
-    assert BEFORE_TRUTHS == "ties between merges, not yet about training"
-    assert ties_of(e, nll_MR, Residual(0.1, 5)).heading == AFTER_TRUTHS
+    assert ties_of(e, nll_MR).heading == BEFORE_RUNS
+    assert BEFORE_RUNS == "ties between merges, not yet about training"
+    assert ties_of(e, nll_MR, Residual(0.1, 5)).heading == AFTER_RUNS
 
 
 def test_a_residual_widens_the_set():
@@ -192,7 +192,7 @@ def test_a_residual_widens_the_set():
         for residual in (None, Residual(0.05, 20), Residual(0.2, 20))
     ]
     assert sizes[0] < sizes[1] < sizes[2]
-    # The same scatter, known from three truths only, is known worse.
+    # The same scatter, known from three reference runs only, is known worse.
     few = ties_of(e, nll_MR, Residual(0.05, 3))
     many = ties_of(e, nll_MR, Residual(0.05, 100))
     assert len(few.tied) > len(many.tied)
@@ -206,7 +206,7 @@ def test_blocks_are_no_part_of_the_answer(residual, monkeypatch):
     ties = ties_of(e, nll_MR, residual)
     monkeypatch.setattr(module, "_BLOCK", 100)
     again = ties_of(e, nll_MR, residual)
-    # A residual's draws are others, from the same law.
+    # A residual's draws are others, from the same sampling distribution.
     tolerance = 1e-12 if residual is None else 0.1
     np.testing.assert_allclose(
         np.sort(again.limit_M), np.sort(ties.limit_M), rtol=tolerance
@@ -214,11 +214,9 @@ def test_blocks_are_no_part_of_the_answer(residual, monkeypatch):
     assert len(again.tied) == pytest.approx(len(ties.tied), rel=0.02)
 
 
-def ask(e, nll_MR, about=None, rng=0, **options):
+def ask(e, nll_MR, about=None, seed=0, **options):
     rows = options.pop("rows", np.arange(len(e)))
-    return resampled(
-        e, rows, nll_MR, "select", about or objective(), rng, **options
-    )
+    return resampled(e, rows, nll_MR, "dev", about or objective(), seed, **options)
 
 
 def test_documents_are_resampled_from_five_on():
@@ -273,12 +271,12 @@ def test_the_same_text_is_drawn_for_all_mixtures():
 def test_every_draw_goes_through_the_objective():
     e = text(20, domains=3)
     nll_MR = nats(np.array([1.0, 3.0, 9.0])[e.domain_R])[None]
-    seed_D = np.array([2.0, 3.5, np.nan])
+    base_D = np.array([2.0, 3.5, np.nan])
     for about, expected in (
         (objective((1, 0, 0)), 1),
         (objective((1, 3, 0)), 2.5),
-        # Of -1 and -0.5 the worse, on the seed's mean of 2.75.
-        (objective((1, 1, 0), "worst", seed_D), 2.25),
+        # Of -1 and -0.5 the worse, on the base model's mean of 2.75.
+        (objective((1, 1, 0), "worst", base_D), 2.25),
     ):
         value_M, draw_MB, _ = ask(e, nll_MR, about, draws=5)
         assert value_M[0] == pytest.approx(expected)
@@ -294,34 +292,34 @@ def test_the_worst_domain_changes_from_draw_to_draw():
     assert worst.mean() > max(draw_MB.mean() for draw_MB in both)
 
 
-def test_a_worst_case_is_against_the_seed_on_the_same_text():
+def test_a_worst_case_is_against_the_base_model_on_the_same_text():
     """What text does to all models alike is no error of a difference to it."""
     e = text(20, domains=2)
     generator = np.random.default_rng(0)
     hard_R = generator.normal(3, 1, len(e))  # bits of a window, for anyone
     gain_D = np.array([-0.3, -0.1])
     nll_MR = nats(hard_R + gain_D[e.domain_R])[None]
-    seed_D = np.array([hard_R[e.domain_R == d].mean() for d in range(2)])
-    about = objective((1, 1), "worst", seed_D)
-    value_M, draw_MB, _ = ask(e, nll_MR, about, seed=(nats(hard_R), seed_D))
-    assert value_M[0] == pytest.approx(seed_D.mean() - 0.1, abs=1e-5)
+    base_D = np.array([hard_R[e.domain_R == d].mean() for d in range(2)])
+    about = objective((1, 1), "worst", base_D)
+    value_M, draw_MB, _ = ask(e, nll_MR, about, base=(nats(hard_R), base_D))
+    assert value_M[0] == pytest.approx(base_D.mean() - 0.1, abs=1e-5)
     np.testing.assert_allclose(draw_MB, value_M[0], atol=1e-5)
     assert ask(e, nll_MR, about)[1].std() > 0.05
     # Of a mean, differences between mixtures do not change.
     mean = objective((1, 1))
     two_MR = np.concatenate([nll_MR, losses(generator, e, np.zeros(1), 0.1)])
     off_MB, against_MB = (
-        (lambda draws: draws[1] - draws[0])(ask(e, two_MR, mean, seed=seed)[1])
-        for seed in (None, (nats(hard_R), seed_D))
+        (lambda draws: draws[1] - draws[0])(ask(e, two_MR, mean, base=base)[1])
+        for base in (None, (nats(hard_R), base_D))
     )
     np.testing.assert_allclose(off_MB, against_MB, atol=1e-9)
 
 
-def test_the_report_half_takes_no_part():
-    e = halves(text(20, 2))
+def test_the_test_split_takes_no_part():
+    e = splits(text(20, 2))
     nll_MR = losses(np.random.default_rng(0), e, np.zeros(2), 0.05)
     spoiled = nll_MR.copy()
-    spoiled[:, e.half_R == 1] = np.nan
+    spoiled[:, e.split_R == 1] = np.nan
     for one, other in zip(ask(e, nll_MR)[:2], ask(e, spoiled)[:2], strict=True):
         np.testing.assert_array_equal(one, other)
 

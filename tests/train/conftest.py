@@ -15,7 +15,7 @@ from jaxsim.train import (
     Trained,
     Trainer,
     member_run,
-    trainer_of_recipe,
+    recipe_trainer,
 )
 
 from . import tiny
@@ -60,7 +60,7 @@ class Setting:
 def setting(tmp_path_factory, quick_to_compile) -> Setting:
     config, corpus = tiny.make_corpus(tmp_path_factory.mktemp("corpus"))
     model = tiny.model_of(config, corpus)
-    trainer = trainer_of_recipe(model, config, tiny.mesh_of())
+    trainer = recipe_trainer(model, config, tiny.mesh_of())
     return Setting(config, corpus, model, tiny.start_of(model), trainer)
 
 

@@ -18,8 +18,8 @@ from jaxsim.train import (
     NonFiniteError,
     Run,
     member_run,
-    repeat_of,
-    trainer_of_recipe,
+    recipe_trainer,
+    replicate_of,
 )
 from jaxsim.train.program import planned
 
@@ -28,9 +28,7 @@ from . import tiny
 COLLECTIVES = re.compile(
     r"all-reduce|all-gather|all-to-all|reduce-scatter|collective|\bsend\b"
 )
-needs_eight = pytest.mark.skipif(
-    jax.device_count() < 8, reason="needs 8 devices"
-)
+needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +63,13 @@ def timed(setting, runs, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def side_by_side(timed):
+def vectorized(timed):
     return timed[:2]
 
 
-def test_a_run_in_a_group_is_the_run_alone(
-    setting, trained, runs, side_by_side
-):
+def test_a_run_in_a_group_is_the_run_alone(setting, trained, runs, vectorized):
     """Sums are added in another order: float32, at a loss of 5."""
-    outcomes, folder = side_by_side
+    outcomes, folder = vectorized
     alone = tiny.rows_of_metrics(trained[1] / "metrics.jsonl")
     np.testing.assert_allclose(
         _losses(folder, runs[0]), [row["loss"] for row in alone], rtol=2e-5
@@ -84,16 +80,16 @@ def test_a_run_in_a_group_is_the_run_alone(
         trained[0].params,
     )
     others = {params_digest(outcome.params) for outcome in outcomes}
-    assert len(others) == 3, "runs side by side were given the same rows"
+    assert len(others) == 3, "runs in parallel were given the same rows"
     assert outcomes[0].tokens == trained[0].tokens
     assert outcomes[0].flops == trained[0].flops
 
 
-def test_a_group_is_closer_to_the_run_alone_than_a_repeat_is(
-    setting, trained, side_by_side, tmp_path
+def test_a_group_is_closer_to_the_run_alone_than_a_replicate_is(
+    setting, trained, vectorized, tmp_path
 ):
     """By far less than a tenth of what another order of the rows changes."""
-    repeat = setting.train(tmp_path, repeat_of(setting.run))
+    repeat = setting.train(tmp_path, replicate_of(setting.run))
     rows_BL1 = setting.corpus.rows("b")[np.arange(8)]  # of no run here
 
     def loss(params):
@@ -103,29 +99,25 @@ def test_a_group_is_closer_to_the_run_alone_than_a_repeat_is(
     alone = loss(trained[0].params)
     noise = abs(loss(repeat.params) - alone)
     assert noise > 1e-5
-    assert abs(loss(side_by_side[0][0].params) - alone) < noise / 10
+    assert abs(loss(vectorized[0][0].params) - alone) < noise / 10
 
 
-def test_neighbours_and_padding_change_no_bit(
-    setting, runs, side_by_side, tmp_path
-):
-    whole = [params_digest(outcome.params) for outcome in side_by_side[0]]
+def test_neighbours_and_padding_change_no_bit(setting, runs, vectorized, tmp_path):
+    whole = [params_digest(outcome.params) for outcome in vectorized[0]]
     again = _train(setting, runs[:2], tmp_path, slots=3)
     assert [params_digest(outcome.params) for outcome in again] == whole[:2]
 
 
 def test_a_group_that_was_stopped_goes_on_bit_for_bit(
-    setting, runs, side_by_side, tmp_path
+    setting, runs, vectorized, tmp_path
 ):
     asked = iter([False, False, True])
     with pytest.raises(Preempted, match=r"3 runs \(a, b, c\): stopped after s"):
         _train(setting, runs, tmp_path, stop=lambda: next(asked))
     outcomes = _train(setting, runs, tmp_path)
-    for run, outcome, whole in zip(
-        runs, outcomes, side_by_side[0], strict=True
-    ):
+    for run, outcome, whole in zip(runs, outcomes, vectorized[0], strict=True):
         assert params_digest(outcome.params) == params_digest(whole.params)
-        assert _losses(tmp_path, run) == _losses(side_by_side[1], run)
+        assert _losses(tmp_path, run) == _losses(vectorized[1], run)
 
 
 def test_the_cost_of_a_group_is_divided_among_its_runs(timed):
@@ -141,7 +133,7 @@ def test_the_cost_of_a_group_is_divided_among_its_runs(timed):
 
 
 def test_a_run_that_diverges_is_named_and_the_others_go_on(
-    setting, runs, side_by_side, tmp_path
+    setting, runs, vectorized, tmp_path
 ):
     with pytest.raises(Preempted):
         _train(setting, runs, tmp_path, stop=tiny.stop_after(2))
@@ -154,15 +146,15 @@ def test_a_run_that_diverges_is_named_and_the_others_go_on(
         r"member b: .* at step 3, on rows of b; leaf final_norm/scale", str(b)
     )
     assert _losses(tmp_path, runs[1])[2:] == [None]
-    for outcome, whole in zip((a, c), side_by_side[0][::2], strict=True):
+    for outcome, whole in zip((a, c), vectorized[0][::2], strict=True):
         assert params_digest(outcome.params) == params_digest(whole.params)
 
 
 @needs_eight
 def test_groups_on_many_devices_learn_the_same_without_a_word(
-    setting, runs, side_by_side, tmp_path
+    setting, runs, vectorized, tmp_path
 ):
-    trainer = trainer_of_recipe(setting.model, setting.config, tiny.mesh_of(8))
+    trainer = recipe_trainer(setting.model, setting.config, tiny.mesh_of(8))
     program = trainer.program(8)
     assert program.mesh.size == 8
     text = program.compiled().as_text()
@@ -171,11 +163,9 @@ def test_groups_on_many_devices_learn_the_same_without_a_word(
     assert COLLECTIVES.search(alone), "the search would find nothing"
 
     outcomes = _train(setting, runs, tmp_path, trainer, slots=8)
-    for run, outcome, whole in zip(
-        runs, outcomes, side_by_side[0], strict=True
-    ):
+    for run, outcome, whole in zip(runs, outcomes, vectorized[0], strict=True):
         np.testing.assert_allclose(
-            _losses(tmp_path, run), _losses(side_by_side[1], run), rtol=2e-5
+            _losses(tmp_path, run), _losses(vectorized[1], run), rtol=2e-5
         )
         assert outcome.device_seconds == 8 * outcome.wall_seconds
         assert params_digest(outcome.params) != params_digest(setting.start)
@@ -194,24 +184,24 @@ def test_a_group_of_models_that_are_divided_is_refused(setting):
     if jax.device_count() < 2:
         pytest.skip("one device divides nothing")
     config = tiny.changed(setting.config, "train", group=2)
-    with pytest.raises(UserError, match=r"config.train.group=2"):
-        trainer_of_recipe(setting.model, config, tiny.mesh_of(1, 2))
+    with pytest.raises(UserError, match=r"config.train.parallel_runs=2"):
+        recipe_trainer(setting.model, config, tiny.mesh_of(1, 2))
 
 
 def test_several_processes_train_one_run_at_a_time(setting, monkeypatch):
     config = tiny.changed(setting.config, "train", group=0)
-    trainer = trainer_of_recipe(setting.model, config, tiny.mesh_of())
+    trainer = recipe_trainer(setting.model, config, tiny.mesh_of())
     monkeypatch.setattr("jaxsim.train.trainer.alone", lambda: False)
     assert trainer.at_once(12) == 1
     config = tiny.changed(setting.config, "train", group=2)
-    with pytest.raises(UserError, match=r"train.group=2: several processes"):
-        trainer_of_recipe(setting.model, config, tiny.mesh_of())
+    with pytest.raises(UserError, match=r"train.parallel_runs=2: several processes"):
+        recipe_trainer(setting.model, config, tiny.mesh_of())
 
 
 def test_a_cpu_trains_one_run_after_the_other(setting):
     assert setting.trainer.at_once(12) == 1
     config = tiny.changed(setting.config, "train", group=4)
-    trainer = trainer_of_recipe(setting.model, config, tiny.mesh_of())
+    trainer = recipe_trainer(setting.model, config, tiny.mesh_of())
     assert trainer.at_once(12) == 4
 
 

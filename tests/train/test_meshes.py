@@ -9,25 +9,21 @@ import pytest
 from jaxsim import mesh as meshes
 from jaxsim.errors import UserError
 from jaxsim.pool.digests import leaves_by_path, params_digest
-from jaxsim.train import trainer_of_recipe
+from jaxsim.train import recipe_trainer
 
 from . import tiny
 
-needs_eight = pytest.mark.skipif(
-    jax.device_count() < 8, reason="needs 8 devices"
-)
+needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
 
 
 @needs_eight
 @pytest.mark.parametrize("shape", [(8, 1), (4, 2), (2, 4)])
 def test_any_mesh_learns_the_same(setting, trained, tmp_path, shape):
-    trainer = trainer_of_recipe(
-        setting.model, setting.config, tiny.mesh_of(*shape)
-    )
+    trainer = recipe_trainer(setting.model, setting.config, tiny.mesh_of(*shape))
     start = trainer.fresh_params(7)
-    assert params_digest(start) == params_digest(
-        setting.trainer.fresh_params(7)
-    ), "initial parameters depend on the mesh"
+    assert params_digest(start) == params_digest(setting.trainer.fresh_params(7)), (
+        "initial parameters depend on the mesh"
+    )
 
     result = setting.train(tmp_path, trainer=trainer)
     losses, params = [], []
@@ -55,7 +51,7 @@ def of_sixteen(setting):
 def in_one_piece(setting, of_sixteen, tmp_path_factory):
     folder = tmp_path_factory.mktemp("piece")
     config, run = of_sixteen
-    trainer = trainer_of_recipe(setting.model, config, tiny.mesh_of())
+    trainer = recipe_trainer(setting.model, config, tiny.mesh_of())
     result = setting.train(folder, run, trainer)
     return result, tiny.rows_of_metrics(folder / "metrics.jsonl")
 
@@ -69,7 +65,7 @@ def test_a_batch_in_pieces_is_the_batch(
 ):
     config, run = of_sixteen
     config = tiny.changed(config, "train", accumulate=pieces)
-    trainer = trainer_of_recipe(setting.model, config, tiny.mesh_of(*shape))
+    trainer = recipe_trainer(setting.model, config, tiny.mesh_of(*shape))
     result = setting.train(tmp_path, run, trainer)
     rows = tiny.rows_of_metrics(tmp_path / "metrics.jsonl")
     for key in ("loss", "gradient_norm"):
@@ -87,9 +83,7 @@ def test_a_batch_in_pieces_is_the_batch(
 
 @needs_eight
 def test_large_leaves_are_split_and_optimizer_states_with_them(setting):
-    trainer = trainer_of_recipe(
-        setting.model, setting.config, tiny.mesh_of(4, 2)
-    )
+    trainer = recipe_trainer(setting.model, setting.config, tiny.mesh_of(4, 2))
     state = trainer.program().start(setting.start)
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         name = jax.tree_util.keystr(path)
@@ -121,6 +115,4 @@ def test_a_width_that_does_not_divide_is_named():
 def test_axes_that_collide_on_the_mesh_are_an_error():
     shapes = {"x": jax.ShapeDtypeStruct((8, 8), np.float32)}
     with pytest.raises(ValueError, match="collide"):
-        meshes.parameter_shardings(
-            shapes, {"x": ("heads", "mlp")}, tiny.mesh_of()
-        )
+        meshes.parameter_shardings(shapes, {"x": ("heads", "mlp")}, tiny.mesh_of())

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsim.config import ModelConfig, RecipeConfig, SeedConfig
+from jaxsim.config import BaseConfig, ModelConfig, RecipeConfig
 from jaxsim.model import LanguageModel
 from jaxsim.pool.digests import leaves_by_path
 from jaxsim.train.step import (
@@ -26,15 +26,15 @@ def test_runs_have_a_constant_rate():
     assert [rate(step) for step in (0, 1, 10_000)] == [2e-4] * 3
 
 
-def test_the_seed_warms_up_and_follows_a_cosine():
-    seed = SeedConfig(steps=110, warmup=10, learning_rate=1.0, final_rate=0.1)
-    rate = warmup_cosine(seed)
+def test_the_base_model_warms_up_and_follows_a_cosine():
+    base = BaseConfig(steps=110, warmup=10, learning_rate=1.0, final_rate=0.1)
+    rate = warmup_cosine(base)
     got = [float(rate(s)) for s in (0, 5, 10, 60, 110)]
     assert got == pytest.approx([0.0, 0.5, 1.0, 0.55, 0.1], abs=1e-6)
 
 
-def test_without_warm_up_the_seed_starts_at_its_peak():
-    rate = warmup_cosine(SeedConfig(steps=10, warmup=0, learning_rate=1.0))
+def test_without_warm_up_the_base_model_starts_at_its_peak():
+    rate = warmup_cosine(BaseConfig(steps=10, warmup=0, learning_rate=1.0))
     assert float(rate(0)) == pytest.approx(1.0)
 
 

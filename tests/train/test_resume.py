@@ -34,9 +34,7 @@ def test_three_steps_and_three_more_are_six(setting, trained, tmp_path):
     _assert_whole(tmp_path, setting.train(tmp_path), trained)
 
 
-def test_a_crash_goes_back_to_the_last_commit(
-    setting, trained, tmp_path, monkeypatch
-):
+def test_a_crash_goes_back_to_the_last_commit(setting, trained, tmp_path, monkeypatch):
     # Commits after 3, dies after 5: the row of step 4 has to come again.
     monkeypatch.setattr(setting.trainer, "_save_every", 3)
     with pytest.raises(KeyboardInterrupt):
@@ -48,17 +46,13 @@ def test_a_crash_goes_back_to_the_last_commit(
     _assert_whole(tmp_path, setting.train(tmp_path), trained)
 
 
-def test_a_crash_before_the_first_commit_starts_anew(
-    setting, trained, tmp_path
-):
+def test_a_crash_before_the_first_commit_starts_again(setting, trained, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         setting.train(tmp_path, stop=stop_after(2, KeyboardInterrupt))
     _assert_whole(tmp_path, setting.train(tmp_path), trained)
 
 
-def test_a_request_at_the_last_step_finishes_the_run(
-    setting, trained, tmp_path
-):
+def test_a_request_at_the_last_step_finishes_the_run(setting, trained, tmp_path):
     # There is no step left that one could stop before.
     result = setting.train(tmp_path, stop=stop_after(6))
     _assert_whole(tmp_path, result, trained)
@@ -68,9 +62,7 @@ def test_a_damaged_state_says_what_to_delete(setting, tmp_path):
     with pytest.raises(Preempted):
         setting.train(tmp_path, stop=stop_after(2))
     files = (tmp_path / "scratch").rglob("*")
-    largest = max(
-        (f for f in files if f.is_file()), key=lambda f: f.stat().st_size
-    )
+    largest = max((f for f in files if f.is_file()), key=lambda f: f.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:100])
     with pytest.raises(DamagedError, match=r"scratch.*delete that folder"):
         setting.train(tmp_path)

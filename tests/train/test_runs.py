@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxsim.config import RecipeConfig
-from jaxsim.train import Run, member_run, repeat_of, truth_run
+from jaxsim.train import Run, member_run, reference_run, replicate_of
 from jaxsim.train.runs import batch_of, batches
 
 from . import tiny
@@ -14,30 +14,28 @@ from . import tiny
 RECIPE = RecipeConfig(steps=6, batch=8)
 
 
-def test_anchor_rows_come_from_the_seed_at_their_exact_share(setting):
-    recipe = RecipeConfig(steps=6, batch=8, anchor=0.25)
-    run = truth_run({"a": 2.0, "b": 1.0}, recipe)
+def test_replay_rows_come_from_the_base_model_at_their_exact_share(setting):
+    recipe = RecipeConfig(steps=6, batch=8, replay=0.25)
+    run = reference_run({"a": 2.0, "b": 1.0}, recipe)
     rows = run.schedule(setting.corpus, recipe)
     units = np.array(rows.units)[rows.unit_R]
     counts = {name: int((units == name).sum()) for name in rows.units}
-    assert counts == {"a": 24, "b": 12, "seed": 12}
+    assert counts == {"a": 24, "b": 12, "base": 12}
 
     tokens_BL1 = batch_of(setting.corpus, rows, slice(0, 48))
-    reader = setting.corpus.rows("seed")
+    reader = setting.corpus.rows("base")
     everything = {tuple(row) for row in reader[np.arange(len(reader))]}
     for row, name in zip(tokens_BL1, units, strict=True):
-        assert (tuple(row) in everything) == (name == "seed")
+        assert (tuple(row) in everything) == (name == "base")
 
 
-def test_without_an_anchor_no_row_is_the_seeds(setting):
+def test_without_an_replay_no_row_is_the_base_models(setting):
     rows = member_run("a", RECIPE).schedule(setting.corpus, RECIPE)
     assert rows.units == ("a",) and len(rows) == 48
 
 
 def test_batches_hold_the_scheduled_rows_in_their_order(setting):
-    rows = truth_run({"a": 1.0, "c": 1.0}, RECIPE).schedule(
-        setting.corpus, RECIPE
-    )
+    rows = reference_run({"a": 1.0, "c": 1.0}, RECIPE).schedule(setting.corpus, RECIPE)
     tokens_BL1 = batch_of(setting.corpus, rows, slice(8, 16))
     names = [rows.units[unit] for unit in rows.unit_R[8:16]]
     for i, name in enumerate(names):
@@ -75,25 +73,27 @@ def test_a_device_gets_the_rows_that_it_holds(setting, leading, spec):
         assert units == [[run.name] * 8 for run in runs]
 
 
-def test_a_truth_is_named_by_its_ratio_and_length():
-    run = truth_run({"a": 0.5, "b": 0.5, "c": 0.0}, RECIPE)
-    assert run.ratio == {"a": 0.5, "b": 0.5}
-    assert run.kind == "truth" and run.steps == 6
-    assert truth_run({"b": 0.5, "a": 0.5}, RECIPE).name == run.name
+def test_a_reference_run_is_named_by_its_mixture_and_length():
+    run = reference_run({"a": 0.5, "b": 0.5, "c": 0.0}, RECIPE)
+    assert run.mixture == {"a": 0.5, "b": 0.5}
+    assert run.kind == "reference" and run.steps == 6
+    assert reference_run({"b": 0.5, "a": 0.5}, RECIPE).name == run.name
     others = {
-        truth_run({"a": 0.5, "b": 0.5}, RECIPE, horizon=2.0).name,
-        truth_run({"a": 0.6, "b": 0.4}, RECIPE).name,
-        truth_run({"a": 0.5, "c": 0.5}, RECIPE).name,
+        reference_run({"a": 0.5, "b": 0.5}, RECIPE, token_multiplier=2.0).name,
+        reference_run({"a": 0.6, "b": 0.4}, RECIPE).name,
+        reference_run({"a": 0.5, "c": 0.5}, RECIPE).name,
     }
     assert len(others | {run.name}) == 4
 
 
-@pytest.mark.parametrize(("horizon", "steps"), [(2.0, 12), (0.5, 3), (0.01, 1)])
-def test_the_horizon_is_in_units_of_a_member(horizon, steps):
-    assert truth_run({"a": 1.0}, RECIPE, horizon).steps == steps
+@pytest.mark.parametrize(
+    ("token_multiplier", "steps"), [(2.0, 12), (0.5, 3), (0.01, 1)]
+)
+def test_the_token_multiplier_is_in_units_of_a_member(token_multiplier, steps):
+    assert reference_run({"a": 1.0}, RECIPE, token_multiplier).steps == steps
 
 
-def test_a_repeat_differs_in_order_name_and_kind_alone():
-    run = truth_run({"a": 1.0, "b": 2.0}, RECIPE)
-    again = repeat_of(run)
-    assert again == Run(f"{run.name}.order1", "repeat", run.ratio, 6, 1)
+def test_a_replicate_differs_in_order_name_and_kind_alone():
+    run = reference_run({"a": 1.0, "b": 2.0}, RECIPE)
+    again = replicate_of(run)
+    assert again == Run(f"{run.name}.replicate1", "replicate", run.mixture, 6, 1)

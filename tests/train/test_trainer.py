@@ -14,8 +14,8 @@ from jaxsim.pool.digests import params_digest
 from jaxsim.train import (
     NonFiniteError,
     Run,
-    trainer_of_recipe,
-    trainer_of_seed,
+    base_trainer,
+    recipe_trainer,
 )
 from jaxsim.train.runs import batch_of
 from jaxsim.train.step import adamw, constant_rate
@@ -24,7 +24,7 @@ from . import tiny
 
 # Losses and gradient norms (nats a token) of the first three steps.
 GOLDEN = {
-    "seed": [[5.552142, 1.306818], [5.54528, 1.132921], [5.398957, 1.589753]],
+    "base": [[5.552142, 1.306818], [5.54528, 1.132921], [5.398957, 1.589753]],
     "recipe": [[5.549199, 1.33879], [5.46274, 1.732498], [5.358247, 1.601148]],
 }
 
@@ -44,9 +44,7 @@ def steps_by_hand(setting, factors=(1.0,) * 6):
     @jax.jit
     def step(params, state, tokens_BL1, factor):
         gradient = jax.grad(
-            lambda p: jnp.mean(
-                setting.model.token_nll(p, tokens_BL1, execution)
-            )
+            lambda p: jnp.mean(setting.model.token_nll(p, tokens_BL1, execution))
         )(params)
         updates, state = optimizer.update(gradient, state, params)
         updates = jax.tree.map(lambda u: factor * u, updates)
@@ -72,9 +70,7 @@ def _assert_close(got, want):
     )
 
 
-def test_result_is_the_mean_of_the_last_half_of_the_steps(
-    trained, by_hand, setting
-):
+def test_result_is_the_mean_of_the_last_half_of_the_steps(trained, by_hand, setting):
     assert setting.config.recipe.tail == 0.5 and len(by_hand) == 6
     mean = jax.tree.map(lambda *a: np.mean(a, axis=0), *by_hand[3:])
     _assert_close(trained[0].params, mean)
@@ -84,13 +80,13 @@ def test_result_is_the_mean_of_the_last_half_of_the_steps(
 
 def test_without_a_tail_the_result_is_the_last_step(setting, by_hand, tmp_path):
     config = tiny.changed(setting.config, "recipe", tail=0.0)
-    trainer = trainer_of_recipe(setting.model, config, tiny.mesh_of())
+    trainer = recipe_trainer(setting.model, config, tiny.mesh_of())
     _assert_close(setting.train(tmp_path, trainer=trainer).params, by_hand[-1])
 
 
 def test_the_rate_falls_to_zero_over_the_last_steps(setting, tmp_path):
     config = tiny.changed(setting.config, "recipe", tail=0.0, decay=0.5)
-    trainer = trainer_of_recipe(setting.model, config, tiny.mesh_of())
+    trainer = recipe_trainer(setting.model, config, tiny.mesh_of())
     expected = steps_by_hand(setting, (1, 1, 1, 1, 2 / 3, 1 / 3))
     found = setting.train(tmp_path, trainer=trainer)
     _assert_close(found.params, expected[-1])
@@ -106,8 +102,8 @@ def test_the_same_run_again_gives_the_same_digest(setting, trained, tmp_path):
 
 
 def test_order_and_unit_change_the_result(setting, trained, tmp_path):
-    other = dataclasses.replace(setting.run, order=1)
-    unit = dataclasses.replace(setting.run, ratio={"b": 1.0})
+    other = dataclasses.replace(setting.run, data_seed=1)
+    unit = dataclasses.replace(setting.run, mixture={"b": 1.0})
     digests = {params_digest(trained[0].params)}
     for run in (other, unit):
         result = setting.train(tmp_path / str(len(digests)), run)
@@ -123,10 +119,10 @@ def test_a_start_on_the_device_is_copied(setting, trained, tmp_path):
 
 
 def test_golden_metrics(setting, trained, tmp_path):
-    trainer = trainer_of_seed(setting.model, setting.config, tiny.mesh_of())
-    run = Run("seed", "seed", {"seed": 1.0}, setting.config.seed.steps)
+    trainer = base_trainer(setting.model, setting.config, tiny.mesh_of())
+    run = Run("base", "base", {"base": 1.0}, setting.config.base.steps)
     setting.train(tmp_path, run, trainer, start=trainer.fresh_params(0))
-    for name, folder in (("seed", tmp_path), ("recipe", trained[1])):
+    for name, folder in (("base", tmp_path), ("recipe", trained[1])):
         rows = tiny.rows_of_metrics(folder / "metrics.jsonl")
         got = [(row["loss"], row["gradient_norm"]) for row in rows[:3]]
         np.testing.assert_allclose(
@@ -137,8 +133,8 @@ def test_golden_metrics(setting, trained, tmp_path):
             f"GOLDEN[{name!r}] to {np.round(got, 6).tolist()}, and say in "
             "CHANGELOG.md that old and new pools cannot be compared",
         )
-    seed = tiny.rows_of_metrics(tmp_path / "metrics.jsonl")
-    assert seed[-1]["loss"] < seed[0]["loss"] - 0.1, "nothing was learnt"
+    base = tiny.rows_of_metrics(tmp_path / "metrics.jsonl")
+    assert base[-1]["loss"] < base[0]["loss"] - 0.1, "nothing was learnt"
 
 
 def test_accounts_of_a_run(setting, trained):
@@ -156,9 +152,7 @@ def test_accounts_of_a_run(setting, trained):
         assert 0 <= row["input_seconds"] <= row["seconds"]
 
 
-@pytest.mark.parametrize(
-    ("leaf", "value"), [("mlp_out", np.inf), ("value", np.nan)]
-)
+@pytest.mark.parametrize(("leaf", "value"), [("mlp_out", np.inf), ("value", np.nan)])
 def test_what_is_not_finite_stops_and_names_step_unit_and_leaf(
     setting, tmp_path, leaf, value
 ):
@@ -188,8 +182,8 @@ def test_a_batch_that_does_not_divide_is_refused_by_key(setting):
     if mesh.size == 1:
         pytest.skip("one device divides everything")
     for group, make in (
-        ("seed", trainer_of_seed),
-        ("recipe", trainer_of_recipe),
+        ("base", base_trainer),
+        ("recipe", recipe_trainer),
     ):
         config = tiny.changed(setting.config, group, batch=9)
         with pytest.raises(UserError, match=f"config.{group}.batch=9"):
@@ -199,4 +193,4 @@ def test_a_batch_that_does_not_divide_is_refused_by_key(setting):
 def test_pieces_that_do_not_divide_the_batch_are_refused_by_key(setting):
     config = tiny.changed(setting.config, "train", accumulate=3)
     with pytest.raises(UserError, match=r"batch=8 .*train.accumulate=3 pieces"):
-        trainer_of_recipe(setting.model, config, tiny.mesh_of())
+        recipe_trainer(setting.model, config, tiny.mesh_of())

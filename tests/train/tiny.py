@@ -13,11 +13,11 @@ from jax.sharding import AxisType, Mesh
 
 from jaxsim.checkpoints import TrainingCheckpoints
 from jaxsim.config import (
+    BaseConfig,
     Config,
     CorpusConfig,
     ModelConfig,
     RecipeConfig,
-    SeedConfig,
     SourceConfig,
     SplitConfig,
     TokenizerConfig,
@@ -51,7 +51,7 @@ def config_of(folder: Path, **recipe: Any) -> Config:
                 for name in PARTITIONS
             },
             tokenizer=TokenizerConfig(kind="bytes"),
-            split=SplitConfig(salt="t", select=0.2, report=0.2),
+            split=SplitConfig(salt="t", dev=0.2, report=0.2),
         ),
         model=ModelConfig(
             length=32,
@@ -62,10 +62,8 @@ def config_of(folder: Path, **recipe: Any) -> Config:
             mlp_dim=32,
             vocab_multiple=8,
         ),
-        seed=SeedConfig(steps=6, batch=8, warmup=2, learning_rate=1e-2),
-        recipe=RecipeConfig(
-            **{"steps": 6, "batch": 8, "learning_rate": 3e-3} | recipe
-        ),
+        base=BaseConfig(steps=6, batch=8, warmup=2, learning_rate=1e-2),
+        recipe=RecipeConfig(**{"steps": 6, "batch": 8, "learning_rate": 3e-3} | recipe),
         train=TrainConfig(log_every=1, unroll=False, loss_chunk=32),
     )
 
@@ -97,7 +95,7 @@ def model_of(config: Config, corpus: Corpus) -> LanguageModel:
 
 
 def start_of(model: LanguageModel) -> Any:
-    """Parameters on the host, as a seed that was loaded."""
+    """Parameters on the host, as a base model that was loaded."""
     return jax.tree.map(np.array, jax.jit(model.init)(jax.random.key(0)))
 
 

@@ -25,7 +25,7 @@ from ..launched import digests
 
 @pytest.fixture
 def bucket(project, in_memory) -> Bucket:
-    """It has the corpus, the seed and both members of the project."""
+    """It has the corpus, the base model and both members of the project."""
     bucket = Bucket(in_memory, project.workdir)
     bucket.prepare(lambda: project.corpus, False)
     _train(project, bucket)
@@ -34,9 +34,7 @@ def bucket(project, in_memory) -> Bucket:
 
 def _train(project, bucket, *units):
     runs = [member_run(unit, project.config.recipe) for unit in units]
-    train_missing(
-        runs, project.create(), project.corpus, project.trainer, bucket
-    )
+    train_missing(runs, project.create(), project.corpus, project.trainer, bucket)
 
 
 @pytest.fixture
@@ -62,14 +60,12 @@ def test_it_is_scored_from_an_empty_workdir(project, url, s3, tmp_path):
     bucket.prepare(lambda: project.corpus, False)
     _train(project, bucket)
     score(config, tmp_path / "new", mixtures="subsets:1-2")
-    assert (tmp_path / "new" / "scores" / "references.parquet").exists()
+    assert (tmp_path / "new" / "scores" / "standard.parquet").exists()
 
 
-def test_members_that_others_published_are_not_trained(
-    project, elsewhere, monkeypatch
-):
+def test_members_that_others_published_are_not_trained(project, elsewhere, monkeypatch):
     elsewhere.share_corpus()
-    elsewhere.fetched(elsewhere.workdir / "seed")
+    elsewhere.fetched(elsewhere.workdir / "base")
     there = dataclasses.replace(project, workdir=elsewhere.workdir)
     monkeypatch.setattr(project.trainer, "train", None)
     _train(there, elsewhere, "a", "b")
@@ -80,22 +76,16 @@ def test_of_two_machines_that_publish_one_wins(project, elsewhere, bucket):
     entry = elsewhere.workdir / "pool" / "members" / "a"
     params = project.pool.load(project.pool.manifest("a"))
     attempt, files = save_attempt(entry, params)
-    late = dataclasses.replace(
-        project.pool.manifest("a"), attempt=attempt, files=files
-    )
+    late = dataclasses.replace(project.pool.manifest("a"), attempt=attempt, files=files)
     with pytest.raises(AlreadyPublished, match="was published first"):
         elsewhere.publish(entry, late)
     assert not is_published(entry)
-    attempts = {
-        key.split("/")[0] for key in bucket.objects.list("pool/members/a")
-    }
+    attempts = {key.split("/")[0] for key in bucket.objects.list("pool/members/a")}
     won = project.pool.manifest("a").attempt
     assert attempts == {"manifest.json", won, f"{won}.jsonl"}
 
 
-def test_what_is_sent_late_stays_whole_here(
-    project, bucket, monkeypatch, tmp_path
-):
+def test_what_is_sent_late_stays_whole_here(project, bucket, monkeypatch, tmp_path):
     """Another machine publishes the same run while this one is sending it."""
     rival = project.copy(tmp_path / "rival")
     there = Bucket(bucket.objects, rival.workdir)
@@ -120,9 +110,7 @@ def test_an_answer_that_was_lost_is_no_defeat(project, bucket):
     assert project.pool.problems() == {}
 
 
-def test_what_cannot_be_sent_is_kept_and_sent_later(
-    project, bucket, monkeypatch
-):
+def test_what_cannot_be_sent_is_kept_and_sent_later(project, bucket, monkeypatch):
     send = bucket.objects.send
 
     def cut(path, key):
@@ -133,7 +121,7 @@ def test_what_cannot_be_sent_is_kept_and_sent_later(
         _train(project, bucket, "c")
     assert "c" in project.pool.names()
     assert bucket.manifest(project.pool.entry("c")) is None
-    assert not (project.workdir / "training" / "c").exists()
+    assert not (project.workdir / "state" / "c").exists()
 
     monkeypatch.setattr(bucket.objects, "send", send)
     monkeypatch.setattr(project.trainer, "train", None)
@@ -162,7 +150,7 @@ def test_a_pool_of_before_is_sent_with_its_corpus(project, in_memory, tmp_path):
     assert digests(open_pool(there.workdir)) == digests(project.pool)
 
 
-def test_a_corpus_that_lost_an_object_is_mended_by_who_has_it(
+def test_a_corpus_that_lost_an_object_is_fixed_by_who_has_it(
     project, bucket, elsewhere
 ):
     key = next(k for k in bucket.objects.list("corpus") if k.startswith("unit"))
@@ -177,7 +165,7 @@ def test_a_corpus_that_lost_an_object_is_mended_by_who_has_it(
 
 
 def test_what_a_kill_left_of_a_finished_run_is_deleted(project, bucket):
-    folder = project.workdir / "training" / "a"
+    folder = project.workdir / "state" / "a"
     (folder / "states").mkdir(parents=True)
     _train(project, bucket, "a")
     assert not folder.exists()
@@ -209,9 +197,7 @@ def test_attempts_of_dead_launchers_go_when_one_is_published(project, bucket):
 
 def test_what_was_altered_in_the_bucket_is_not_admitted(elsewhere):
     key = "pool/members/a"
-    name, size = max(
-        elsewhere.objects.list(key).items(), key=lambda item: item[1]
-    )
+    name, size = max(elsewhere.objects.list(key).items(), key=lambda item: item[1])
     content = bytearray(elsewhere.objects.read(f"{key}/{name}"))
     content[size // 2] ^= 1
     elsewhere.objects.write(f"{key}/{name}", bytes(content))
@@ -245,11 +231,9 @@ def test_a_fetch_that_was_killed_goes_on(elsewhere, monkeypatch):
     assert not set(again) & set(done)
 
 
-def test_many_in_one_workdir_fetch_an_entry_once(
-    elsewhere, monkeypatch, capsys
-):
+def test_many_in_one_workdir_fetch_an_entry_once(elsewhere, monkeypatch, capsys):
     monkeypatch.setattr(locking, "POLL", 0.01)
-    entry, start = elsewhere.workdir / "seed", threading.Barrier(4)
+    entry, start = elsewhere.workdir / "base", threading.Barrier(4)
 
     def work(_):
         start.wait()
@@ -257,13 +241,13 @@ def test_many_in_one_workdir_fetch_an_entry_once(
 
     with futures.ThreadPoolExecutor(4) as pool:
         assert list(pool.map(work, range(4))) == [True] * 4
-    assert capsys.readouterr().out.count("seed seed: fetched") == 1
+    assert capsys.readouterr().out.count("base model base model: fetched") == 1
 
 
 def test_another_result_of_the_same_run_is_refused(project, bucket, tmp_path):
     rival = project.copy(tmp_path / "rival")
     shutil.rmtree(rival.pool.entry("a"))
-    order = dataclasses.replace(member_run("a", project.config.recipe), order=7)
+    order = dataclasses.replace(member_run("a", project.config.recipe), data_seed=7)
     train_missing([order], rival.create(), rival.corpus, rival.trainer)
     there = Bucket(bucket.objects, rival.workdir)
     with pytest.raises(UserError, match="another result"):

@@ -1,0 +1,108 @@
+"""The windows that scores are computed on, of all domains and both splits."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxsim.corpus import Corpus, EvalWindows
+from jaxsim.corpus.order import shares
+from jaxsim.corpus.rows import evenly
+from jaxsim.corpus.split import SPLITS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationSet(EvalWindows):
+    """Every evaluation window of a corpus, in a fixed order.
+
+    Attributes, beside those of `EvalWindows`, where `documents` are those of
+    all domains and `digest` is of everything that a score depends on:
+      domain_R, split_R: int32, indices into `domains` and `HALVES`.
+      domains: names, in-pool ones first, in the corpus's order.
+      in_pool: whether each domain is the held-out text of some partition.
+    """
+
+    domain_R: np.ndarray
+    split_R: np.ndarray
+    domains: tuple[str, ...]
+    in_pool: tuple[bool, ...]
+
+    def rows(self, split: str | None = None, windows: int = 0) -> np.ndarray:
+        """Indices of windows, all or of one split.
+
+        Args:
+          split: 'dev', 'report' or None for both.
+          windows: at most so many for each domain and split, 0 for all; at
+            least one of every document if there are enough, the others in
+            proportion to its length, evenly spaced in it.
+        """
+        chosen = []
+        for d in range(len(self.domains)):
+            for h, name in enumerate(SPLITS):
+                if split not in (None, name):
+                    continue
+                rows = np.flatnonzero((self.domain_R == d) & (self.split_R == h))
+                if windows and windows < len(rows):
+                    rows = rows[_spread(self.document_R[rows], windows)]
+                chosen.append(rows)
+        return np.sort(np.concatenate(chosen))
+
+
+def gather(corpus: Corpus) -> EvaluationSet:
+    """Everything that `corpus` has to evaluate on, checked by digest."""
+    names = sorted(corpus.domains, key=lambda n: not corpus.domains[n].in_pool)
+    places = [(d, h) for d in range(len(names)) for h in range(len(SPLITS))]
+    parts = [corpus.evaluation(names[d], SPLITS[h]) for d, h in places]
+    sizes = [len(part) for part in parts]
+    # Documents are counted on from one part to the next.
+    counts = [len(part.documents) for part in parts]
+    before_R = np.repeat(np.cumsum([0, *counts[:-1]]), sizes)
+    whole = {
+        field: np.concatenate([getattr(part, field) for part in parts])
+        for field in (
+            "tokens_RL1", "first_R", "count_R", "length_R", "document_R",
+            "bytes_R",
+        )
+    }  # fmt: skip
+    whole["document_R"] = (whole["document_R"] + before_R).astype(np.int32)
+    digests = [
+        [names[d], SPLITS[h], part.digest]
+        for (d, h), part in zip(places, parts, strict=True)
+    ]
+    return EvaluationSet(
+        **whole,
+        documents=tuple(name for part in parts for name in part.documents),
+        digest=hashlib.sha256(json.dumps(digests).encode()).hexdigest(),
+        domain_R=np.repeat(np.array([d for d, _ in places], np.int32), sizes),
+        split_R=np.repeat(np.array([h for _, h in places], np.int32), sizes),
+        domains=tuple(names),
+        in_pool=tuple(corpus.domains[n].in_pool for n in names),
+    )
+
+
+def scored_mask(
+    evaluation: EvaluationSet, rows: Sequence[int] | np.ndarray
+) -> np.ndarray:
+    """[len(rows), L] bool: which targets of these windows are scored."""
+    first_R1 = evaluation.first_R[rows][:, None]
+    position_L = np.arange(evaluation.tokens_RL1.shape[1] - 1)
+    stop_R1 = first_R1 + evaluation.count_R[rows][:, None]
+    return (position_L >= first_R1) & (position_L < stop_R1)
+
+
+def _spread(document_R: np.ndarray, windows: int) -> np.ndarray:
+    """Places of `windows` windows, fewer than R, over all documents."""
+    starts, count_E = np.unique(document_R, return_index=True, return_counts=True)[1:]
+    if len(starts) > windows:
+        kept = evenly(len(starts), windows)
+        starts, count_E = starts[kept], count_E[kept]
+    quota_E = np.ones(len(starts), int)
+    if windows > len(starts):
+        quota_E += shares(count_E - 1, windows - len(starts))
+    places = [
+        start + evenly(count, quota)
+        for start, count, quota in zip(starts, count_E, quota_E, strict=True)
+    ]
+    return np.concatenate(places)

@@ -1,0 +1,423 @@
+"""Tables of mixtures: named rows of weights over members, and their scales.
+
+The base model, single members, uniform, macro and micro merges, subsets, random
+draws and the user's own mixtures are all rows of one kind of table, so one
+evaluator scores them all.
+"""
+
+import csv
+import dataclasses
+import io
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxsim.errors import UserError
+
+# How far a sum of weights may be from 1. Weights come from text files with six
+# decimals and from float arithmetic over up to a few hundred members.
+SUM_TOLERANCE = 1e-5
+# Kinds of the merges that answers are compared with.
+STANDARD_MERGES = ("uniform", "proportional", "macro")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixtures:
+    """A table of M mixtures (rows) over C members (columns).
+
+    Attributes:
+      members: C names of the columns.
+      names: M names of the rows, all different.
+      kinds: M kinds of the rows: base model, member, uniform, proportional, macro,
+        group, subset, dirichlet, given or reference run.
+      w_MC: weights, float64, non-negative; each row sums to 1.
+      scale_M: factors on the merged differences, float64; 0 gives the base.
+    """
+
+    members: tuple[str, ...]
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+    w_MC: np.ndarray
+    scale_M: np.ndarray
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> "Mixtures":
+        """Returns the rows at these indices."""
+        return Mixtures(
+            self.members,
+            tuple(self.names[i] for i in rows),
+            tuple(self.kinds[i] for i in rows),
+            self.w_MC[list(rows)],
+            self.scale_M[list(rows)],
+        )
+
+    def standard_merges(self) -> list[int]:
+        """Indices of the merges that every table has, see `STANDARD_MERGES`."""
+        return [m for m, k in enumerate(self.kinds) if k in STANDARD_MERGES]
+
+    def same_as(self, other: "Mixtures") -> bool:
+        """Whether both have equal columns, row names, weights and scales."""
+        return (
+            self.members == other.members
+            and self.names == other.names
+            and np.array_equal(self.w_MC, other.w_MC)
+            and np.array_equal(self.scale_M, other.scale_M)
+        )
+
+    def parts(self, row: int) -> dict[str, float]:
+        """Returns the positive weights of a row, by member."""
+        w_C = self.w_MC[row]
+        return {
+            name: float(w) for name, w in zip(self.members, w_C, strict=True) if w > 0
+        }
+
+
+def mixture_key(w_C: np.ndarray) -> bytes:
+    """Identifies a mixture; the same for weights that differ by rounding."""
+    return np.round(w_C, 12).tobytes()
+
+
+def check(table: Mixtures) -> None:
+    """Checks that every row is a mixture, before anything is compiled.
+
+    Raises:
+      UserError: one is not; names the row and what is wrong with it.
+    """
+    shape = (len(table.names), len(table.members))
+    if table.w_MC.shape != shape or table.scale_M.shape != shape[:1]:
+        raise UserError(
+            f"mixtures: weights of shape {table.w_MC.shape} and scales of "
+            f"shape {table.scale_M.shape} for {shape[0]} rows over "
+            f"{shape[1]} members"
+        )
+    if len(set(table.members)) != len(table.members):
+        raise UserError(f"mixtures: a member is repeated in {table.members}")
+    seen = set()
+    rows = zip(table.names, table.w_MC, table.scale_M, strict=True)
+    for name, w_C, scale in rows:
+        if not name:
+            raise UserError("mixtures: a row has no name")
+        if name in seen:
+            raise UserError(f"mixture {name!r}: the name is used twice")
+        seen.add(name)
+        if not math.isfinite(scale):
+            raise UserError(f"mixture {name!r}: scale {scale} is not finite")
+        if not np.isfinite(w_C).all():
+            worst = int(np.argmin(np.isfinite(w_C)))
+            raise UserError(
+                f"mixture {name!r}: the weight of {table.members[worst]!r} is "
+                f"not finite ({w_C[worst]})"
+            )
+        if (w_C < 0).any():
+            worst = int(np.argmin(w_C))
+            raise UserError(
+                f"mixture {name!r}: the weight of {table.members[worst]!r} is "
+                f"negative ({w_C[worst]:g})"
+            )
+        if not w_C.any():
+            raise UserError(
+                f"mixture {name!r}: all weights are zero; for the base model, "
+                "use scale 0"
+            )
+        if abs(w_C.sum() - 1) > SUM_TOLERANCE:
+            raise UserError(
+                f"mixture {name!r}: the weights sum to {w_C.sum():g}, not to 1"
+            )
+
+
+def concatenate(*tables: Mixtures) -> Mixtures:
+    """Joins tables over the same members; equal rows are kept once.
+
+    Raises:
+      UserError: two different mixtures have the same name.
+    """
+    members = tables[0].members
+    if any(table.members != members for table in tables):
+        raise ValueError("tables over different members")
+    kinds = [kind for table in tables for kind in table.kinds]
+    w_MC = np.concatenate([table.w_MC for table in tables])
+    scale_M = np.concatenate([table.scale_M for table in tables])
+    first: dict[str, int] = {}
+    for row, name in enumerate(n for table in tables for n in table.names):
+        known = first.setdefault(name, row)
+        if scale_M[row] != scale_M[known] or (w_MC[row] != w_MC[known]).any():
+            raise UserError(
+                f"mixture {name!r}: two different ones have this name; "
+                "choose another one (base model, members, uniform, proportional, "
+                "macro and groups are taken)"
+            )
+    keep = list(first.values())
+    return Mixtures(
+        members,
+        tuple(first),
+        tuple(kinds[i] for i in keep),
+        w_MC[keep],
+        scale_M[keep],
+    )
+
+
+def _rows(
+    members: Sequence[str],
+    kind: str,
+    rows: Mapping[str, np.ndarray],
+    scale: float = 1.0,
+) -> Mixtures:
+    return Mixtures(
+        tuple(members),
+        tuple(rows),
+        (kind,) * len(rows),
+        np.array(list(rows.values()), np.float64).reshape(-1, len(members)),
+        np.full(len(rows), scale),
+    )
+
+
+def base_row(members: Sequence[str]) -> Mixtures:
+    """The base model: scale 0, so that its equal weights have no effect."""
+    c = len(members)
+    return _rows(members, "base", {"base": np.full(c, 1 / c)}, scale=0.0)
+
+
+def singles(members: Sequence[str]) -> Mixtures:
+    """Each member by itself."""
+    eye_CC = np.eye(len(members))
+    return _rows(members, "member", dict(zip(members, eye_CC, strict=True)))
+
+
+def one_mixture(
+    members: Sequence[str], w_C: np.ndarray, scale: float = 1.0
+) -> Mixtures:
+    """A table of one row."""
+    return _rows(members, "given", {"mixture": w_C}, scale)
+
+
+def uniform(members: Sequence[str]) -> Mixtures:
+    """Equal weights over all members: the paper's micro merge."""
+    c = len(members)
+    return _rows(members, "uniform", {"uniform": np.full(c, 1 / c)})
+
+
+def proportional(members: Sequence[str], tokens: Sequence[int]) -> Mixtures:
+    """Weights in proportion to the tokens of each member's unit."""
+    tokens_C = np.asarray(tokens, np.float64)
+    return _rows(members, "proportional", {"proportional": tokens_C / tokens_C.sum()})
+
+
+def macro(members: Sequence[str], groups: Sequence[str]) -> Mixtures:
+    """The average of group averages, and the averages of groups of several.
+
+    Empty if there is only one group, or if every group has one member: macro
+    would be the uniform row.
+    """
+    indices: dict[str, list[int]] = {}
+    for c, group in enumerate(groups):
+        indices.setdefault(group, []).append(c)
+    means = {
+        group: np.bincount(cs, minlength=len(members)) / len(cs)
+        for group, cs in indices.items()
+    }
+    if len(indices) == 1 or all(len(cs) == 1 for cs in indices.values()):
+        return _rows(members, "macro", {})
+    return concatenate(
+        _rows(members, "macro", {"macro": np.mean(list(means.values()), 0)}),
+        _rows(
+            members,
+            "group",
+            {
+                f"group {group}": means[group]
+                for group, cs in indices.items()
+                if len(cs) > 1
+            },
+        ),
+    )
+
+
+def subsets(members: Sequence[str], smallest: int, largest: int) -> Mixtures:
+    """Equal weights over every subset of `smallest` to `largest` members."""
+    rows = {}
+    for size in range(smallest, largest + 1):
+        for cs in itertools.combinations(range(len(members)), size):
+            name = " + ".join(members[c] for c in cs)
+            rows[name] = np.bincount(cs, minlength=len(members)) / size
+    return _rows(members, "subset", rows)
+
+
+def dirichlet(
+    members: Sequence[str], count: int, concentration: float, seed: int
+) -> Mixtures:
+    """Random draws from a symmetric Dirichlet distribution."""
+    w_MC = np.random.default_rng(seed).dirichlet(
+        np.full(len(members), concentration), count
+    )
+    rows = {f"dirichlet {i + 1}": w_C for i, w_C in enumerate(w_MC)}
+    return _rows(members, "dirichlet", rows)
+
+
+def read_csv(members: Sequence[str], path: Path) -> Mixtures:
+    """Reads mixtures from a CSV file.
+
+    Columns are `name`, optionally `scale`, and members; a member without a
+    column has weight zero.
+
+    Raises:
+      UserError: a missing file, an unknown or repeated column, a cell that is
+        not a number, or a row that is not a mixture.
+    """
+    header, lines = read_numbers(path, text_columns=("name",))
+    unknown = [h for h in header if h not in (*members, "name", "scale")]
+    if unknown:
+        raise UserError(
+            f"{path}: column {unknown[0]!r} is not a member of this pool; "
+            f"members are {', '.join(members)}"
+        )
+    if not lines:
+        raise UserError(f"{path}: no rows")
+    w_MC = np.zeros((len(lines), len(members)))
+    for m, line in enumerate(lines):
+        for c, member in enumerate(members):
+            w_MC[m, c] = line.get(member, 0.0)
+    # Rounding to six decimals is undone; worse sums stay and are refused.
+    sum_M1 = w_MC.sum(axis=1, keepdims=True)
+    rounded = (np.abs(sum_M1 - 1) <= SUM_TOLERANCE) & (abs(sum_M1 - 1) > 1e-9)
+    w_MC = np.where(rounded, w_MC / np.where(rounded, sum_M1, 1.0), w_MC)
+    return Mixtures(
+        tuple(members),
+        tuple(str(line["name"]) for line in lines),
+        ("given",) * len(lines),
+        w_MC,
+        np.array([float(line.get("scale", 1.0)) for line in lines]),
+    )
+
+
+def parse(
+    spec: str, members: Sequence[str], concentration: float, seed: int
+) -> Mixtures:
+    """Builds a table from `subsets:A-B`, `dirichlet:N` or the path of a CSV.
+
+    Args:
+      spec: the specification.
+      members: names of the columns.
+      concentration: of the Dirichlet distribution.
+      seed: base model of its random numbers.
+
+    Raises:
+      UserError: `spec` is none of these, or out of range.
+    """
+    if match := re.fullmatch(r"subsets:(\d+)(?:-(\d+))?", spec):
+        smallest = int(match[1])
+        largest = int(match[2] or match[1])
+        if not 1 <= smallest <= largest <= len(members):
+            raise UserError(
+                f"mixtures {spec!r}: sizes must lie between 1 and the number "
+                f"of members, {len(members)}"
+            )
+        return subsets(members, smallest, largest)
+    if match := re.fullmatch(r"dirichlet:(\d+)", spec):
+        if not int(match[1]):
+            raise UserError(f"mixtures {spec!r}: asks for no rows")
+        return dirichlet(members, int(match[1]), concentration, seed)
+    if spec.endswith(".csv"):
+        return read_csv(members, Path(spec))
+    raise UserError(f"mixtures {spec!r}: must be subsets:A-B, dirichlet:N or FILE.csv")
+
+
+_FORMULA = ("=", "+", "-", "@")
+
+
+class Line(NamedTuple):
+    """A row of a CSV: its line number, from 1, and its text by column."""
+
+    number: int
+    cells: dict[str, str]
+
+
+def read_numbers(
+    path: Path, text_columns: Sequence[str]
+) -> tuple[list[str], list[dict[str, float | str]]]:
+    """Reads the header and rows of a CSV of numbers.
+
+    Args:
+      path: of the file.
+      text_columns: required columns that hold text instead of numbers.
+
+    Raises:
+      UserError: the file is missing or malformed, or a cell is not a number;
+        names file, line and column.
+    """
+    header, lines = read_cells(path)
+    if "" in header:
+        raise UserError(f"{path}: an empty or repeated column in {header}")
+    if missing := [c for c in text_columns if c not in header]:
+        raise UserError(f"{path}: there is no column {missing[0]!r}")
+    rows: list[dict[str, float | str]] = []
+    for line in lines:
+        row: dict[str, float | str] = {}
+        for column, cell in line.cells.items():
+            try:
+                row[column] = cell if column in text_columns else float(cell)
+            except ValueError as error:
+                raise UserError(
+                    f"{path}, line {line.number}, column {column}: {cell!r} "
+                    "is not a number"
+                ) from error
+        rows.append(row)
+    return header, rows
+
+
+def as_text(cell: str) -> str:
+    """A cell of text that no spreadsheet takes for a formula.
+
+    It gets a leading apostrophe, which `read_cells` takes away again.
+    """
+    return f"'{cell}" if cell.lstrip("'").startswith(_FORMULA) else cell
+
+
+def _from_text(cell: str) -> str:
+    text = cell.strip()
+    is_marked = text.startswith("'") and text.lstrip("'").startswith(_FORMULA)
+    return text[1:] if is_marked else text
+
+
+def read_cells(path: Path) -> tuple[list[str], list[Line]]:
+    """Reads the header and lines of a CSV; column 1 may lack a name.
+
+    Raises:
+      UserError: the file is missing or malformed; names file and line.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return _parse_cells(path, text)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a CSV in UTF-8 ({error})") from error
+
+
+def _parse_cells(path: Path, text: str) -> tuple[list[str], list[Line]]:
+    reader = csv.reader(io.StringIO(text, newline=""))
+    header = [_from_text(cell) for cell in next(reader, [])]
+    if not header:
+        raise UserError(f"{path}: empty")
+    if len(set(header)) != len(header) or "" in header[1:]:
+        raise UserError(f"{path}: an empty or repeated column in {header}")
+    lines = []
+    for cells in reader:
+        if not any(cells):
+            continue
+        if len(cells) != len(header):
+            raise UserError(
+                f"{path}, line {reader.line_num}: {len(cells)} cells under "
+                f"{len(header)} columns"
+            )
+        stripped = [_from_text(cell) for cell in cells]
+        lines.append(Line(reader.line_num, dict(zip(header, stripped, strict=True))))
+    return header, lines

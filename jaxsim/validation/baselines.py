@@ -1,0 +1,225 @@
+"""A baseline from the literature that sees only weights, and no model.
+
+Ye et al. (arXiv 2403.16952) and Olmix (2602.12237) fit one log-linear law per
+domain to the losses of trained mixtures. Cross-validation over mixtures says
+how much it may trust few runs, and where there is nothing to learn it predicts
+the mean loss. All of it is deterministic.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from jaxsim.validation.measured import Basis, PredictionTable
+
+FOLDS = 5
+RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+BENDS = (0.1, 1.0)  # starts: nearly straight, and one spread above c
+LEAST_BEND, MOST_BEND = 1e-3, 100.0
+MOST_EXPONENT = 50.0  # keeps a far extrapolation finite
+
+
+class Regressor(Protocol):
+    """What a fit gives."""
+
+    def predict(self, w_MC: np.ndarray) -> np.ndarray:
+        """Predicted losses [M] float64, in the unit of those learned from."""
+
+
+Fit = Callable[[np.ndarray, np.ndarray], Regressor]
+
+
+def from_weights(
+    fit: Fit, basis: Basis, held_out: PredictionTable, fitted: PredictionTable
+) -> np.ndarray:
+    """Bits per byte [M, D] of the judged runs that a baseline predicts.
+
+    It learns from exactly the runs that the calibrated merge has seen. Each
+    member is the run on its own mixture, if it is as long as the others.
+    """
+    w_MC, reference_MD = fitted.w_MC, fitted.dev["reference"]
+    if basis.singles_known:
+        there = np.isfinite(basis.dev_CD).all(axis=1)
+        w_MC = np.concatenate([w_MC, np.eye(len(basis.members))[there]])
+        reference_MD = np.concatenate([reference_MD, basis.dev_CD[there]])
+    bits_MD = np.full((len(held_out), reference_MD.shape[1]), np.nan)
+    for d in np.flatnonzero(np.isfinite(reference_MD).all(axis=0)):
+        bits_MD[:, d] = fit(w_MC, reference_MD[:, d]).predict(held_out.w_MC)
+    return bits_MD
+
+
+@dataclasses.dataclass(frozen=True)
+class LogLinear:
+    """loss = c + exp(a + t.w), in terms that can all be identified.
+
+    Weights sum to 1, so a constant moves freely between a and t; and where the
+    sampling distribution is nearly straight, c, a and t grow without bound. With x = w
+    - mean_C the same sampling distribution is level + (exp(bend slope.x) - 1) / bend: c
+      is level - 1 /
+    bend, t is bend slope, and a bend near 0 is the straight line.
+
+    Attributes:
+      mean_C: the mixture that x is counted from.
+      slope_C: of the loss at that mixture, per unit of weight.
+      level: the loss there.
+      bend: one over the height of the level above c; positive.
+    """
+
+    mean_C: np.ndarray
+    slope_C: np.ndarray
+    level: float
+    bend: float
+
+    def predict(self, w_MC: np.ndarray) -> np.ndarray:
+        """Losses [M] float64 of any mixtures."""
+        rise_M = (np.asarray(w_MC, float) - self.mean_C) @ self.slope_C
+        bent_M: np.ndarray = self.level + _bent(rise_M, self.bend)
+        return bent_M
+
+
+def fit_log_linear(w_MC: np.ndarray, loss_M: np.ndarray) -> LogLinear:
+    """The log-linear law by least squares, with a ridge that folds choose.
+
+    Args:
+      w_MC: weights of M runs on C partitions; every row sums to 1.
+      loss_M: their losses, of any sign and in any unit.
+
+    Raises:
+      ValueError: no runs, other than one loss a run, or not finite.
+    """
+    w_MC, loss_M = checked(w_MC, loss_M)
+    mean, spread = loss_M.mean(), spread_of(loss_M)
+    group_M = groups_of(w_MC)
+    if not spread or group_M.max() < 1:
+        return constant(w_MC, mean)
+    y_M = (loss_M - mean) / spread  # so that ridges serve any unit
+
+    def error(ridge: float) -> float:
+        return held_out_error(
+            group_M,
+            lambda seen_M, other_M: (
+                _least_squares(w_MC[seen_M], y_M[seen_M], ridge).predict(w_MC[other_M])
+                - y_M[other_M]
+            ),
+        )
+
+    distribution = _least_squares(w_MC, y_M, min(RIDGES, key=error))
+    return LogLinear(
+        distribution.mean_C,
+        spread * distribution.slope_C,
+        mean + spread * distribution.level,
+        distribution.bend / spread,
+    )
+
+
+def _least_squares(w_MC: np.ndarray, y_M: np.ndarray, ridge: float) -> LogLinear:
+    """The best sampling distribution of several starts under |y - sampling
+    distribution|^2 + penalty.
+
+    The penalty is ridge (1 + bend^2) |slope|^2. That is a ridge on the slopes
+    of a straight sampling distribution and on t of a bent one: with either alone, the
+    other end would cost nothing. It leaves out the level, and as slopes that are equal
+    for all columns change nothing, it also makes them sum to 0.
+    """
+    mean_C = w_MC.mean(axis=0)
+    x_MC = w_MC - mean_C
+    m, c = x_MC.shape
+    one_CC = np.eye(c)
+    line_C = np.linalg.solve(x_MC.T @ x_MC + ridge * one_CC, x_MC.T @ y_M)
+
+    def residuals(distribution: np.ndarray) -> np.ndarray:
+        level, bend, slope_C = distribution[0], distribution[1], distribution[2:]
+        penalty_C = np.sqrt(ridge) * np.hypot(1, bend) * slope_C
+        return np.append(level + _bent(x_MC @ slope_C, bend) - y_M, penalty_C)
+
+    def jacobian(distribution: np.ndarray) -> np.ndarray:
+        bend, slope_C = distribution[1], distribution[2:]
+        rise_M = x_MC @ slope_C
+        up_M = np.exp(np.minimum(bend * rise_M, MOST_EXPONENT))
+        weight = np.sqrt(ridge) * np.hypot(1, bend)
+        by = np.zeros((m + c, 2 + c))
+        by[:m, 0] = 1
+        by[:m, 1] = (rise_M * up_M - _bent(rise_M, bend)) / bend
+        by[:m, 2:] = up_M[:, None] * x_MC
+        by[m:, 1] = ridge * bend / weight * slope_C
+        by[m:, 2:] = weight * one_CC
+        return by
+
+    low = np.full(2 + c, -np.inf)
+    high = -low
+    low[1], high[1] = LEAST_BEND, MOST_BEND
+    found = [
+        least_squares(
+            residuals,
+            np.concatenate([[y_M.mean(), bend], line_C]),
+            jacobian,
+            bounds=(low, high),
+            max_nfev=100,
+        )
+        for bend in BENDS
+    ]
+    distribution = min(found, key=lambda result: result.cost).x
+    return LogLinear(
+        mean_C, distribution[2:], float(distribution[0]), float(distribution[1])
+    )
+
+
+def _bent(rise_M: np.ndarray, bend: float) -> np.ndarray:
+    """The straight rise, bent to an exponential of the same slope at 0."""
+    exponent_M = np.minimum(bend * rise_M, MOST_EXPONENT)
+    bent_M: np.ndarray = np.expm1(exponent_M) / bend
+    return bent_M
+
+
+def constant(w_MC: np.ndarray, level: float) -> LogLinear:
+    c = w_MC.shape[1]
+    return LogLinear(np.full(c, 1 / c), np.zeros(c), float(level), 1.0)
+
+
+def checked(w_MC: np.ndarray, loss_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    w_MC, loss_M = np.asarray(w_MC, float), np.asarray(loss_M, float)
+    if w_MC.ndim != 2 or loss_M.shape != w_MC.shape[:1] or not loss_M.size:
+        raise ValueError(f"weights {w_MC.shape}, losses {loss_M.shape}")
+    if not (np.isfinite(w_MC).all() and np.isfinite(loss_M).all()):
+        raise ValueError("weights and losses must be finite")
+    return w_MC, loss_M
+
+
+def spread_of(loss_M: np.ndarray) -> float:
+    """Standard deviation; 0 if there is only rounding."""
+    spread = float(loss_M.std())
+    return spread if spread > 1e-12 * np.abs(loss_M).max() else 0.0
+
+
+def groups_of(w_MC: np.ndarray) -> np.ndarray:
+    """[M] int: equal for equal mixtures, from 0 and shuffled.
+
+    A mixture and its repeat must not be on both sides of a fold. Numbered as
+    they first occur, so that the order of the columns says nothing.
+    """
+    _, first_G, group_M = np.unique(
+        w_MC, axis=0, return_index=True, return_inverse=True
+    )
+    number_G = np.empty(len(first_G), int)
+    number_G[np.argsort(first_G)] = np.random.default_rng(0).permutation(len(first_G))
+    numbers_M: np.ndarray = number_G[group_M.ravel()]
+    return numbers_M
+
+
+def held_out_error(
+    group_M: np.ndarray,
+    residuals: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> Any:
+    """Mean squared residual over the runs held out, one column each.
+
+    Args:
+      group_M: of the runs; two groups or more.
+      residuals: of runs held out, from [M] bool of runs seen and held out.
+    """
+    count = min(FOLDS, int(group_M.max()) + 1)
+    folds = [group_M % count == fold for fold in range(count)]
+    off = np.concatenate([residuals(~held_M, held_M) for held_M in folds])
+    return np.mean(off**2, axis=0)

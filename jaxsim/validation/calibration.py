@@ -1,0 +1,482 @@
+"""What reference runs teach about the distance between training and merging.
+
+The distance (trained minus merge, bits per byte) is regressed, for all domains
+together, on quantities that vanish for a single member:
+
+- spread: 1 - sum_c w_c^2, how far a mixture is from any single member;
+- own: u (1 - u), u the weight of the domain's own partition;
+- gap: the mean of the members' losses minus the merge, what averaging won;
+- other: the ensemble minus the merge. The two predictors err apart.
+
+Each domain has coefficients of its own around shared ones. Both are shrunk
+(ridge), by as much as predicts a run left out best. Leaving everything at zero
+is one of the choices: then the merge stays as it is. Where reference runs are
+of another length than members, a member is no reference run, and a constant
+joins.
+
+Cross-curvature of the losses makes the distance quadratic in the weights near
+a single member, which spread and own are; gap and other carry what the predictors
+know of curvature. A calibration is judged on runs that it did not see. See
+docs/validate.md.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.stats
+
+from jaxsim.scoring.evaluation import SPLITS
+from jaxsim.scoring.scorer import Scorer
+from jaxsim.search.objective import weighted_mean
+from jaxsim.validation.measured import (
+    Basis,
+    PredictionTable,
+    Targets,
+    joined,
+    main_target,
+    member_bits,
+    own_units,
+)
+
+# Ridge of shared and of own coefficients, in units of the distance's variance;
+# infinity leaves them out.
+_SHARED = (np.inf, 10.0, 1.0, 0.1, 0.01)
+_OWN = (np.inf, 100.0, 10.0, 1.0, 0.1)
+ENOUGH = 3  # runs below which nothing is fitted
+# A setting must predict runs left out better than the next simpler one by
+# this share, or noise would pick it.
+_BETTER = 0.98
+LEVEL = 0.9  # of the intervals that a calibration is checked at
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """A correction of merges, and how far it is off.
+
+    Attributes:
+      domains: D names.
+      coefficients_DK: of `features`, bits per byte.
+      off_FD: loss minus prediction for each of F runs, predicted without it,
+        on dev text: what intervals come from.
+      reference_FD: the losses of these runs.
+      shared, own: the ridge that was chosen; infinity leaves out.
+      singles_known: a single member needs no correction.
+    """
+
+    domains: tuple[str, ...]
+    coefficients_DK: np.ndarray
+    off_FD: np.ndarray
+    reference_FD: np.ndarray
+    shared: float
+    own: float
+    singles_known: bool
+
+    def correction(
+        self,
+        w_MC: np.ndarray,
+        own_DC: np.ndarray,
+        merge_MD: np.ndarray,
+        average_MD: np.ndarray,
+        member_CD: np.ndarray,
+    ) -> np.ndarray:
+        """[M, D] to be added to the merges' bits per byte.
+
+        Args:
+          w_MC: weights.
+          own_DC: bool, the units of each domain's own partition.
+          merge_MD: bits per byte of the merges.
+          average_MD: of the probability averages, on the same text.
+          member_CD: of the members, on the same text.
+        """
+        x_MDK = features(
+            w_MC, own_DC, merge_MD, average_MD, member_CD, self.singles_known
+        )
+        return np.einsum("mdk,dk->md", x_MDK, self.coefficients_DK)
+
+    def slope(
+        self,
+        w_C: np.ndarray,
+        own_DC: np.ndarray,
+        dmerge_DC: np.ndarray,
+        daverage_DC: np.ndarray,
+        member_CD: np.ndarray,
+    ) -> np.ndarray:
+        """[D, C] derivatives of the correction with respect to the weights.
+
+        Args: as of `correction`, for one mixture, but for
+          dmerge_DC, daverage_DC: derivatives of the bits per byte of its merge
+            and of its ensemble.
+        """
+        own_D1 = (own_DC @ w_C)[:, None]
+        d_KDC = [
+            np.broadcast_to(-2 * w_C, dmerge_DC.shape),
+            (1 - 2 * own_D1) * own_DC,
+            np.nan_to_num(member_CD).T - dmerge_DC,
+            daverage_DC - dmerge_DC,
+        ]
+        if not self.singles_known:
+            d_KDC.append(np.zeros_like(dmerge_DC))
+        return np.einsum("kdc,dk->dc", np.stack(d_KDC), self.coefficients_DK)
+
+    def half_interval(self, share_D: np.ndarray, level: float) -> float:
+        """Half the interval of one more run, for a weighted mean of domains.
+
+        Student's t, from the runs that were left out one by one, around zero:
+        what bias is left counts as error. NaN with fewer than three.
+        """
+        count = len(self.off_FD)
+        if count < ENOUGH:
+            return float("nan")
+        off_F = self.off_FD @ share_D
+        scatter = np.sqrt(np.mean(off_F**2) * (1 + 1 / count))
+        return float(scipy.stats.t.ppf((1 + level) / 2, count - 1) * scatter)
+
+    def to_plain(self) -> dict[str, Any]:
+        """The calibration as strict JSON holds it."""
+
+        def finite(value: float) -> float | None:
+            return float(value) if np.isfinite(value) else None
+
+        return {
+            "domains": list(self.domains),
+            "coefficients": self.coefficients_DK.tolist(),
+            "off": self.off_FD.tolist(),
+            "reference": self.reference_FD.tolist(),
+            "shared": finite(self.shared),
+            "own": finite(self.own),
+            "singles_known": self.singles_known,
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Calibration":
+        """The calibration that `to_plain` gave."""
+        d = len(plain["domains"])
+        return cls(
+            tuple(plain["domains"]),
+            np.array(plain["coefficients"], float).reshape(d, -1),
+            np.array(plain["off"], float).reshape(-1, d),
+            np.array(plain["reference"], float).reshape(-1, d),
+            np.inf if plain["shared"] is None else float(plain["shared"]),
+            np.inf if plain["own"] is None else float(plain["own"]),
+            bool(plain["singles_known"]),
+        )
+
+
+def features(
+    w_MC: np.ndarray,
+    own_DC: np.ndarray,
+    merge_MD: np.ndarray,
+    average_MD: np.ndarray,
+    member_CD: np.ndarray,
+    singles_known: bool,
+) -> np.ndarray:
+    """[M, D, K] what the distance is regressed on; see the module."""
+    own_MD = w_MC @ own_DC.T
+    spread_MD = np.broadcast_to(1 - np.sum(w_MC**2, axis=1)[:, None], merge_MD.shape)
+    # A damaged member has no figure, and no weight.
+    gap_MD = w_MC @ np.nan_to_num(member_CD) - merge_MD
+    columns = [
+        spread_MD,
+        own_MD * (1 - own_MD),
+        gap_MD,
+        average_MD - merge_MD,
+    ]
+    if not singles_known:
+        columns.append(np.ones_like(merge_MD))
+    return np.stack(columns, axis=-1)
+
+
+def fit(
+    domains: Sequence[str],
+    own_DC: np.ndarray,
+    w_FC: np.ndarray,
+    merge_FD: np.ndarray,
+    average_FD: np.ndarray,
+    member_CD: np.ndarray,
+    reference_FD: np.ndarray,
+    singles_known: bool,
+) -> Calibration:
+    """A calibration from F reference runs, all on the same text.
+
+    Args:
+      domains: D names.
+      own_DC: bool, the units of each domain's own partition.
+      w_FC: mixtures of the runs.
+      merge_FD: bits per byte of their merges.
+      average_FD: of their probability averages.
+      member_CD: of the members.
+      reference_FD: of the runs.
+      singles_known: the runs are as long as members.
+    """
+    x_FDK = features(w_FC, own_DC, merge_FD, average_FD, member_CD, singles_known)
+    y_FD = reference_FD - merge_FD
+    count, _, k = x_FDK.shape
+    nothing = np.zeros((len(domains), k))
+    best = Calibration(
+        tuple(domains), nothing, y_FD, reference_FD, np.inf, np.inf, singles_known
+    )
+    if count < ENOUGH:
+        return best
+    error = _error(y_FD)
+    # From simple to rich: a richer setting has to earn its place.
+    for shared in _SHARED[1:]:
+        for own in _OWN:
+            off_FD = np.empty_like(y_FD)
+            for f in range(count):
+                others_FDK = np.delete(x_FDK, f, axis=0)
+                others_FD = np.delete(y_FD, f, axis=0)
+                b_DK = _ridge(others_FDK, others_FD, shared, own)
+                off_FD[f] = y_FD[f] - np.einsum("dk,dk->d", x_FDK[f], b_DK)
+            if _error(off_FD) < _BETTER * error:
+                error = _error(off_FD)
+                best = dataclasses.replace(best, off_FD=off_FD, shared=shared, own=own)
+    if np.isfinite(best.shared):
+        return dataclasses.replace(
+            best, coefficients_DK=_ridge(x_FDK, y_FD, best.shared, best.own)
+        )
+    return best
+
+
+def _error(off_FD: np.ndarray) -> float:
+    """Mean squared error over runs, each domain's alone and their mean's.
+
+    Runs are compared domain by domain, and on macros, where the noise that
+    domains share stays and the rest averages out: both count.
+    """
+    return float(np.mean(off_FD**2) + np.mean(np.mean(off_FD, axis=1) ** 2))
+
+
+def _ridge(
+    x_FDK: np.ndarray, y_FD: np.ndarray, shared: float, own: float
+) -> np.ndarray:
+    """[D, K] coefficients: shared ones plus each domain's own deviation.
+
+    With the deviations integrated out, a ridge on shared coefficients b with
+    y_d = X_d b + noise of covariance I + X_d X_d' / own; columns are scaled to
+    a mean square of one, so that a ridge means the same for all.
+    """
+    scale_K = np.sqrt(np.mean(x_FDK**2, axis=(0, 1)))
+    scale_K = np.where(scale_K > 0, scale_K, 1.0)
+    x_FDK = x_FDK / scale_K
+    _, d, k = x_FDK.shape
+    xx_DKK = np.einsum("fdk,fdl->dkl", x_FDK, x_FDK)
+    xy_DK = np.einsum("fdk,fd->dk", x_FDK, y_FD)
+    eye_KK = np.eye(k)
+    if not np.isfinite(own):
+        left_KK = xx_DKK.sum(axis=0) + shared * d * eye_KK
+        b_K = np.linalg.solve(left_KK, xy_DK.sum(axis=0))
+        return np.broadcast_to(b_K, (d, k)) / scale_K
+    # X' (I + X X'/own)^-1 = own (own I + X'X)^-1 X'
+    inner_DKK = own * np.linalg.inv(own * eye_KK + xx_DKK)
+    left_KK = np.einsum("dkl,dlm->km", inner_DKK, xx_DKK)
+    right_K = np.einsum("dkl,dl->k", inner_DKK, xy_DK)
+    b_K = np.linalg.solve(left_KK + shared * d * eye_KK, right_K)
+    rest_DK = xy_DK - xx_DKK @ b_K
+    own_DK = np.linalg.solve(own * eye_KK + xx_DKK, rest_DK[..., None])[..., 0]
+    return (b_K + own_DK) / scale_K
+
+
+def fitted_on(
+    basis: Basis, reference_runs: PredictionTable, measured_D: np.ndarray
+) -> Calibration:
+    """A calibration from runs on dev text, for the measured domains."""
+    names = np.array(basis.evaluation.domains)[measured_D]
+    return fit(
+        tuple(names.tolist()),
+        basis.own_DC[measured_D],
+        reference_runs.w_MC,
+        reference_runs.dev["merge"][:, measured_D],
+        reference_runs.dev["ensemble"][:, measured_D],
+        basis.dev_CD[:, measured_D],
+        reference_runs.dev["reference"][:, measured_D],
+        basis.singles_known,
+    )
+
+
+def calibrated_merges(
+    basis: Basis,
+    calibration: Calibration,
+    reference_runs: PredictionTable,
+    split: str,
+    measured_D: np.ndarray,
+) -> np.ndarray:
+    """[M, D'] corrected merges of the mixtures, in the measured domains."""
+    bits = reference_runs.dev if split == "dev" else reference_runs.test
+    member_CD = basis.dev_CD if split == "dev" else basis.test_CD
+    merge_MD = bits["merge"][:, measured_D]
+    return merge_MD + calibration.correction(
+        reference_runs.w_MC,
+        basis.own_DC[measured_D],
+        merge_MD,
+        bits["ensemble"][:, measured_D],
+        member_CD[:, measured_D],
+    )
+
+
+def calibrated(
+    basis: Basis,
+    held_out: PredictionTable,
+    fitted: PredictionTable | None,
+    targets: Targets,
+) -> tuple[np.ndarray, dict[str, dict[str, float]]]:
+    """Predictions [M, D] of calibrations that did not see what they predict.
+
+    Also, by target, the mean absolute error of the merge and of the calibrated
+    merge, the share of runs within the 90 % interval, and half its length.
+    """
+    reference_MD, merge_MD = held_out.test["reference"], held_out.test["merge"]
+    measured_D = held_out.measured_D
+    predicted_MD = np.full(reference_MD.shape, np.nan)
+    everything = np.arange(len(held_out))
+    calibrations: dict[int, Calibration] = {}
+    if fitted is not None and len(fitted) >= ENOUGH:
+        known = fitted_on(basis, fitted, measured_D)
+        calibrations = dict.fromkeys(everything.tolist(), known)
+    elif len(held_out) > 1:
+        for m in everything.tolist():
+            others = joined(held_out.take(everything != m), fitted)
+            calibrations[m] = fitted_on(basis, others, measured_D)
+    split: dict[str, list[float]] = {name: [] for name in targets}
+    for m, calibration in calibrations.items():
+        one = held_out.take(everything == m)
+        predicted_MD[m, measured_D] = calibrated_merges(
+            basis, calibration, one, "test", measured_D
+        )[0]
+        for name, (_, weights_D) in targets.items():
+            share_D = weights_D[measured_D] / weights_D.sum()
+            split[name].append(calibration.half_interval(share_D, LEVEL))
+    check = {}
+    for name, (_, weights_D) in targets.items():
+        reference_M, merge_M, calibrated_M = (
+            weighted_mean(bits_MD, weights_D)
+            for bits_MD in (reference_MD, merge_MD, predicted_MD)
+        )
+        off_M = np.abs(reference_M - calibrated_M)
+        check[name] = {
+            "merge": float(np.abs(reference_M - merge_M).mean()),
+            "calibrated": float(off_M.mean()),
+            # Without an interval nothing is known of what it holds.
+            "covered": float(np.mean(off_M <= split[name]))
+            if split[name] and np.isfinite(split[name]).all()
+            else float("nan"),
+            "split": float(np.mean(split[name])) if split[name] else float("nan"),
+        }
+    return predicted_MD, check
+
+
+def learning(
+    basis: Basis,
+    held_out: PredictionTable,
+    fitted: PredictionTable | None,
+    targets: Targets,
+) -> tuple[str, list[dict[str, float]]]:
+    """How the error on one target falls with the number of runs fitted.
+
+    The first n of a design are the design of n, so its prefixes say what
+    fewer runs would have taught.
+
+    Returns:
+      The target, and its mean absolute error by number of runs; without fit
+      runs an empty name and no rows.
+    """
+    name = main_target(targets)
+    if fitted is None or name is None:
+        return "", []
+    measured_D = held_out.measured_D
+    share_D = targets[name][1][measured_D]
+    share_D = share_D / share_D.sum()
+    rows = []
+    for count in (0, *range(ENOUGH, len(fitted) + 1)):
+        known = fitted_on(basis, fitted.take(np.arange(count)), measured_D)
+        predicted_MD = calibrated_merges(basis, known, held_out, "test", measured_D)
+        off_M = (held_out.test["reference"][:, measured_D] - predicted_MD) @ share_D
+        rows.append({"reference runs": count, "error": float(np.mean(np.abs(off_M)))})
+    return name, rows
+
+
+class Corrector:
+    """A `jaxsim.search.loss.Correction`: a calibration in a search.
+
+    It looks at whatever windows the search does. Domains without reference
+    runs are not corrected.
+
+    Args:
+      calibration: of some domains.
+      scorer: of the workdir.
+    """
+
+    def __init__(self, calibration: Calibration, scorer: Scorer) -> None:
+        self._scorer = scorer
+        evaluation = scorer.evaluation
+        k = calibration.coefficients_DK.shape[1]
+        coefficients_DK = np.zeros((len(evaluation.domains), k))
+        for d, name in enumerate(evaluation.domains):
+            if name in calibration.domains:
+                at = calibration.domains.index(name)
+                coefficients_DK[d] = calibration.coefficients_DK[at]
+        self.calibration = dataclasses.replace(
+            calibration,
+            domains=evaluation.domains,
+            coefficients_DK=coefficients_DK,
+        )
+        self._own_DC = own_units(scorer.corpus, scorer.members, evaluation)
+        self._at: dict[bytes, _Text] = {}
+
+    def shift(
+        self, w_MC: np.ndarray, bits_MD: np.ndarray, rows: np.ndarray
+    ) -> np.ndarray:
+        """[M, D] to add to merges of these bits per byte on `rows`."""
+        text = self._text(rows)
+        return self.calibration.correction(
+            w_MC, self._own_DC, bits_MD, text.average(w_MC), text.member_CD
+        )
+
+    def slope(
+        self, w_C: np.ndarray, bits_DC: np.ndarray, rows: np.ndarray
+    ) -> np.ndarray:
+        """[D, C] derivatives of the shift."""
+        text = self._text(rows)
+        return self.calibration.slope(
+            w_C, self._own_DC, bits_DC, text.average_slope(w_C), text.member_CD
+        )
+
+    def _text(self, rows: np.ndarray) -> "_Text":
+        key = rows.tobytes()
+        if key not in self._at:
+            self._at[key] = _Text(self._scorer, rows)
+        return self._at[key]
+
+
+class _Text:
+    """Some windows of one split, and what members say of them.
+
+    Attributes:
+      member_CD: bits per byte of the members; NaN for a damaged one.
+    """
+
+    def __init__(self, scorer: Scorer, rows: np.ndarray) -> None:
+        e, self._predictors, self._rows = scorer.evaluation, scorer.predictors, rows
+        split = SPLITS[int(e.split_R[rows[0]])]
+        self.member_CD = member_bits(scorer.standard().on(rows), split)
+        self._losses_CT = scorer.token_losses[1:]
+        self._slope = self._predictors.ensemble_slope(self._losses_CT, rows)
+        bytes_D = np.bincount(e.domain_R[rows], e.bytes_R[rows], len(e.domains))
+        self._nats_D = bytes_D * np.log(2.0)  # in a bit per byte
+
+    def average(self, w_MC: np.ndarray) -> np.ndarray:
+        """[M, D] bits per byte of the ensemble."""
+        sums_MD = self._predictors.ensemble_sums(w_MC, self._losses_CT, self._rows)
+        return self._per_byte(sums_MD.T).T
+
+    def average_slope(self, w_C: np.ndarray) -> np.ndarray:
+        """[D, C] derivatives of one mixture's."""
+        _, dnll_DC = self._slope(w_C)
+        return self._per_byte(dnll_DC)
+
+    def _per_byte(self, nats_DX: np.ndarray) -> np.ndarray:
+        """Nats [D, ...] as bits per byte; NaN where there is no window."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            per_byte_DX: np.ndarray = nats_DX / self._nats_D[:, None]
+        return per_byte_DX

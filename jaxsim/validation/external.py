@@ -1,0 +1,128 @@
+"""Reference runs that the user already has, from two CSV files."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxsim.errors import UserError
+from jaxsim.scoring.table import Mixtures, read_cells, read_csv, read_numbers
+from jaxsim.validation.measured import BITS_PER_BYTE
+
+
+@dataclasses.dataclass(frozen=True)
+class ExternalRuns:
+    """Runs that the user already has.
+
+    Attributes:
+      table: what they were trained on, M rows; a single member is a row as
+        any other.
+      reference_MD: what was measured on them, lower is better; NaN for domains
+        without a column.
+      unit: of `reference_MD`: 'bits per byte', or 'unknown' if the file names
+        another one; then the order of runs means something, and their level
+        does not.
+    """
+
+    table: Mixtures
+    reference_MD: np.ndarray
+    unit: str
+
+
+def read_external_runs(
+    mixtures: Path, metrics: Path, members: Sequence[str], domains: Sequence[str]
+) -> ExternalRuns:
+    """Reads runs that the user already has.
+
+    Args:
+      mixtures: a CSV with a column `name`, then weights of members.
+      metrics: a CSV with a column `name`, then losses on some domains: bits
+        per byte, unless a column `unit` says otherwise.
+      members: of the pool, C.
+      domains: of the corpus, D.
+
+    Raises:
+      UserError: names file, row and column, and what to do.
+    """
+    for path in (mixtures, metrics):
+        header, _ = read_cells(path)
+        if "" in header:
+            raise UserError(
+                f"{path}: the first column has no name; if pandas wrote its "
+                "row numbers there, write the file with index=False"
+            )
+        if "name" not in header:
+            raise UserError(
+                f"{path}: there is no column 'name'; both files need one, and "
+                "a row for each run; the other columns are members in the "
+                "first file and domains in the second, spelled as in the pool "
+                "(docs/validate.md converts other tools' files)"
+            )
+    table = read_mixtures(mixtures, members)
+    reference_MD, unit = _read_metrics(metrics, mixtures, table.names, domains)
+    return ExternalRuns(table, reference_MD, unit)
+
+
+def read_mixtures(path: Path, members: Sequence[str]) -> Mixtures:
+    """Reads token shares of runs: `name`, then a column for each member.
+
+    Raises:
+      UserError: names file and row.
+    """
+    try:
+        table = read_csv(members, path)
+    except UserError as error:
+        if str(path) in str(error):
+            raise
+        raise UserError(f"{path}: {error}") from error
+    for name, scale in zip(table.names, table.scale_M, strict=True):
+        if scale != 1:
+            raise UserError(
+                f"{path}: row {name!r} has scale {scale:g}; a run has token "
+                "shares and no scale"
+            )
+    return table
+
+
+def _read_metrics(
+    path: Path, mixtures: Path, names: Sequence[str], domains: Sequence[str]
+) -> tuple[np.ndarray, str]:
+    """[M, D] losses, and their unit."""
+    header, _ = read_cells(path)
+    has_unit = "unit" in header and "unit" not in domains
+    text_columns = ("name", "unit") if has_unit else ("name",)
+    header, lines = read_numbers(path, text_columns)
+    columns = [h for h in header if h not in text_columns]
+    known = f"domains are {', '.join(domains)}"
+    if unknown := [h for h in columns if h not in domains]:
+        raise UserError(
+            f"{path}: column {unknown[0]!r} is not a domain; {known}; rename "
+            "it, or leave it out"
+        )
+    if not columns:
+        raise UserError(f"{path}: no column is a domain; {known}")
+    by_name = {}
+    for line in lines:
+        if line["name"] in by_name:
+            raise UserError(f"{path}: the name {line['name']!r} is used twice")
+        by_name[line["name"]] = line
+    bits_MD = np.full((len(names), len(domains)), np.nan)
+    for m, name in enumerate(names):
+        if name not in by_name:
+            raise UserError(
+                f"{path}: no row for {name!r} of {mixtures}; add it, or leave "
+                "that run out"
+            )
+        for column in columns:
+            loss = float(by_name[name][column])
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"{path}, row {name!r}, column {column}: {loss} is not "
+                    "finite; correct it, or leave this run out"
+                )
+            bits_MD[m, domains.index(column)] = loss
+    if has_unit and {by_name[n]["unit"] for n in names} != {BITS_PER_BYTE}:
+        return bits_MD, "unknown"
+    return bits_MD, BITS_PER_BYTE

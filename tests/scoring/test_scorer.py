@@ -1,0 +1,182 @@
+"""Tables over a pool: names, references, and scores that have grown old."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from jaxsim.errors import UserError
+from jaxsim.scoring import evaluator as evaluators
+from jaxsim.scoring.scorer import Scorer
+from jaxsim.scoring.table import concatenate, dirichlet, uniform
+
+from . import tiny
+
+
+def test_references(scorer):
+    standard = scorer.standard()
+    assert standard.table.names == (
+        "base", *tiny.MEMBERS, "uniform", "proportional", "macro", "group alpha"
+    )  # fmt: skip
+    row = standard.table.names.index("macro")
+    assert standard.table.parts(row) == pytest.approx(
+        dict(zip(tiny.MEMBERS, (1 / 6, 1 / 6, 1 / 3, 1 / 3), strict=True))
+    )
+    units = [scorer.corpus.unit(name) for name in tiny.MEMBERS]
+    tokens = np.array([unit.tokens for unit in units])
+    row = standard.table.names.index("proportional")
+    np.testing.assert_allclose(standard.table.w_MC[row], tokens / tokens.sum())
+
+
+def test_references_are_those_of_the_evaluator(scorer):
+    """The members' come from their tokens: the same numbers, summed here."""
+    standard = scorer.standard()
+    rows = np.arange(len(scorer.evaluation))
+    direct_MR = scorer.predictors._evaluator.score(standard.table, rows)
+    np.testing.assert_allclose(
+        standard.predictors["merge"].nll_MR, direct_MR, rtol=2e-5
+    )
+
+
+def test_windows_are_spread_over_documents(scorer):
+    e = scorer.evaluation
+    rows = scorer.evaluation.rows("dev", 3)
+    assert len(rows) == len(set(rows)) == 3 * len(e.domains)
+    assert not e.split_R[rows].any()
+    for d in range(len(e.domains)):
+        all_of = e.rows("dev")
+        all_of = all_of[e.domain_R[all_of] == d]
+        mine = rows[e.domain_R[rows] == d]
+        documents = len(set(e.document_R[all_of]))
+        assert len(set(e.document_R[mine])) == min(3, documents)
+    np.testing.assert_array_equal(e.rows(), np.arange(len(e)))
+
+
+def test_no_row_of_a_csv_takes_a_taken_name(scorer, tmp_path):
+    csv = tmp_path / "mine.csv"
+    csv.write_text("name,solo\nuniform,1\n")
+    with pytest.raises(UserError, match="'uniform': two different ones"):
+        scorer.table(str(csv))
+    csv.write_text('name,solo\n"alpha,1900-1909",1\n')
+    with pytest.raises(UserError, match="'alpha,1900-1909': two different"):
+        scorer.table(str(csv))
+    csv.write_text("name,solo\nsolo,1\n")  # what it is called anyway
+    assert scorer.table(str(csv)).names[0] == "solo"
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """The names of the mixtures that go through the model."""
+    names = []
+    chunks = evaluators.Evaluator.chunks
+
+    def counted(self, table, rows, per_token=False):
+        names.extend(table.names)
+        return chunks(self, table, rows, per_token)
+
+    monkeypatch.setattr(evaluators.Evaluator, "chunks", counted)
+    return names
+
+
+def test_references_go_through_the_model_once(workdir, config, scored):
+    standard = Scorer(workdir, config.score).standard()
+    assert sorted(scored) == sorted(standard.table.names)
+
+
+def test_only_new_rows_go_through_the_model(workdir, config, scored):
+    def score(size):
+        scored.clear()
+        scorer = Scorer(workdir, config.score)
+        table = dirichlet(scorer.members, size, 1.0, seed=0)
+        scores = scorer.score("mine", table, "dev", windows=2)
+        return scores.predictors["merge"].nll_MR
+
+    first = score(3)
+    assert len(scored) == 5 + 3  # base model and members for the other predictors
+    np.testing.assert_array_equal(score(3), first)
+    assert scored == []
+    np.testing.assert_array_equal(score(5)[:3], first)
+    assert scored == ["dirichlet 4", "dirichlet 5"]
+
+
+def test_tables_share_rows_of_the_same_windows(workdir, config, scored):
+    scorer = Scorer(workdir, config.score)
+    members = scorer.members
+    first = scorer.score("mine", dirichlet(members, 3, 1.0, seed=0), windows=2)
+    scored.clear()
+    table = concatenate(uniform(members), first.table.take([2, 0]))
+    second = Scorer(workdir, config.score).score("other", table, windows=2)
+    assert scored == ["uniform"]
+    np.testing.assert_array_equal(
+        second.predictors["merge"].nll_MR[1:],
+        first.predictors["merge"].nll_MR[[2, 0]],
+    )
+    scored.clear()
+    scorer.score("mine", first.table, windows=1)
+    assert scored == list(first.table.names)
+
+
+def test_a_changed_member_is_scored_again(workdir, config, scorer):
+    """Another member's parameters under its name: all that use it are new."""
+    old = Scorer(workdir, config.score)
+    table = dirichlet(old.members, 2, 1.0, seed=0)
+    before = old.score("mine", table, "dev", windows=2)
+    alpha, beta = "alpha,1900-1909", "beta,1900-1909"
+    folder = workdir / "pool" / "members"
+    shutil.rmtree(folder / beta)
+    shutil.copytree(folder / alpha, folder / beta)
+    manifest = folder / beta / "manifest.json"
+    other = json.loads(manifest.read_text())
+    units = other["data_digests"]
+    other |= {"name": beta, "data_digests": {beta: units[alpha]}}
+    other["data_digests"][beta] = scorer.corpus.unit(beta).digest
+    manifest.write_text(json.dumps(other))
+
+    new = Scorer(workdir, config.score)
+    with pytest.raises(UserError, match=f"another pool: '{beta}' has changed"):
+        new.load("mine")
+    after = new.score("mine", table, "dev", windows=2)
+    moved = ~np.isclose(
+        after.predictors["merge"].nll_MR, before.predictors["merge"].nll_MR
+    )
+    assert moved.any(axis=1).all()
+    swapped = table.w_MC.copy()
+    columns = [new.members.index(alpha), new.members.index(beta)]
+    swapped[:, columns[0]] += swapped[:, columns[1]]
+    swapped[:, columns[1]] = 0
+    both = old.score("both", dataclasses.replace(table, w_MC=swapped), "dev", windows=2)
+    np.testing.assert_allclose(
+        after.predictors["merge"].nll_MR, both.predictors["merge"].nll_MR, rtol=2e-5
+    )
+
+
+def test_a_table_of_fewer_members_has_grown_old(workdir, config):
+    solo = workdir / "pool" / "members" / "solo"
+    solo.rename(workdir / "elsewhere")
+    fewer = Scorer(workdir, config.score)
+    fewer.score("mine", uniform(fewer.members), windows=1)
+    assert fewer.load("mine").table.members == tiny.MEMBERS[:3]
+    (workdir / "elsewhere").rename(solo)
+    with pytest.raises(UserError, match="another pool: 'solo' is new"):
+        Scorer(workdir, config.score).load("mine")
+
+
+def test_a_table_of_another_config_has_grown_old(workdir, config, tmp_path):
+    def scorer_with(**fields):
+        return Scorer(workdir, dataclasses.replace(config.score, **fields))
+
+    spec = "dirichlet:3"
+    scorer = scorer_with()
+    scorer.score("dirichlet-3", scorer.table(spec), "dev", config.score.windows)
+    assert len(scorer.scored(spec).table) == 3 + 4
+    for fields, sentence in (
+        ({"windows": 2}, "other windows than config.score.windows=2"),
+        ({"seed": 1}, "other mixtures than 'dirichlet:3' gives now"),
+        ({"concentration": 2.0}, "other mixtures than"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            scorer_with(**fields).scored(spec)
+    with pytest.raises(UserError, match="'subsets-2' has not been"):
+        scorer.scored("subsets:2")

@@ -1,5 +1,0 @@
-"""Fixtures of the tiny pool, as in tests/mixture."""
-
-from mixture.conftest import config, project, quick_compilation, scorer
-
-__all__ = ["config", "project", "quick_compilation", "scorer"]

@@ -1,0 +1,348 @@
+"""What reference runs teach, and how searches see it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jaxsim.config import SearchConfig
+from jaxsim.scoring.scores import bits_of
+from jaxsim.search.problem import pose
+from jaxsim.validation.calibration import Calibration, Corrector, features, fit
+
+C, D = 6, 5
+DOMAINS = tuple(f"d{d}" for d in range(D))
+OWN_DC = np.eye(D, C, dtype=bool)
+
+
+class Law:
+    """Members, merges of them, and reference runs that lie a known way off.
+
+    The distance is a_d (1 - sum w^2) + b_d u (1 - u) plus noise.
+    """
+
+    def __init__(self, rng: int, noise: float = 0.0, size: float = 0.1):
+        self.generator = np.random.default_rng(rng)
+        g = self.generator
+        self.noise = noise
+        self.member_CD = 2 + g.normal(0, 0.3, (C, D))
+        self.gap_D = 0.2 + 0.1 * g.random(D)
+        self.spread_D = size * (1 + 0.3 * g.normal(size=D))
+        self.own_D = size * (1 + 0.3 * g.normal(size=D))
+
+    def mixtures(self, count: int) -> np.ndarray:
+        return self.generator.dirichlet(np.ones(C), count)
+
+    def merge(self, w_MC: np.ndarray) -> np.ndarray:
+        spread_M1 = 1 - np.sum(w_MC**2, axis=1, keepdims=True)
+        return w_MC @ self.member_CD - self.gap_D * spread_M1
+
+    def average(self, w_MC: np.ndarray) -> np.ndarray:
+        """A second predictor, which lies elsewhere and knows nothing more."""
+        spread_M1 = 1 - np.sum(w_MC**2, axis=1, keepdims=True)
+        return w_MC @ self.member_CD - 0.7 * self.gap_D * spread_M1
+
+    def reference(self, w_MC: np.ndarray) -> np.ndarray:
+        spread_M1 = 1 - np.sum(w_MC**2, axis=1, keepdims=True)
+        own_MD = w_MC @ OWN_DC.T
+        exact_MD = (
+            self.merge(w_MC)
+            + self.spread_D * spread_M1
+            + self.own_D * own_MD * (1 - own_MD)
+        )
+        return exact_MD + self.generator.normal(0, self.noise, exact_MD.shape)
+
+    def fit(self, w_FC: np.ndarray, reference_FD: np.ndarray) -> Calibration:
+        return fit(
+            DOMAINS, OWN_DC, w_FC, self.merge(w_FC), self.average(w_FC),
+            self.member_CD, reference_FD, True,
+        )  # fmt: skip
+
+    def predicted(self, found: Calibration, w_MC: np.ndarray) -> np.ndarray:
+        merge_MD = self.merge(w_MC)
+        return merge_MD + found.correction(
+            w_MC, OWN_DC, merge_MD, self.average(w_MC), self.member_CD
+        )
+
+
+def errors(distribution: Law, found: Calibration, count: int = 200) -> tuple:
+    """Mean absolute error of the merge, and of the calibrated merge."""
+    w_MC = distribution.mixtures(count)
+    reference_MD = distribution.reference(w_MC)
+    return (
+        np.abs(reference_MD - distribution.merge(w_MC)).mean(),
+        np.abs(reference_MD - distribution.predicted(found, w_MC)).mean(),
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_curvature_is_learnt_from_eight_reference_runs(rng):
+    distribution = Law(rng, noise=0.004)
+    w_FC = distribution.mixtures(8)
+    merge, calibrated = errors(
+        distribution, distribution.fit(w_FC, distribution.reference(w_FC))
+    )
+    assert calibrated < merge / 4
+
+
+def test_more_reference_runs_teach_each_domain_its_own():
+    distribution = Law(3, noise=0.002)
+    w_FC = distribution.mixtures(40)
+    _, few = errors(
+        distribution, distribution.fit(w_FC[:5], distribution.reference(w_FC[:5]))
+    )
+    _, many = errors(distribution, distribution.fit(w_FC, distribution.reference(w_FC)))
+    assert many < few and many < 0.004
+
+
+def test_a_single_member_is_its_own_reference_run():
+    distribution = Law(0, noise=0.01)
+    w_FC = distribution.mixtures(8)
+    found = distribution.fit(w_FC, distribution.reference(w_FC))
+    merge_CD = distribution.member_CD
+    shift_CD = found.correction(np.eye(C), OWN_DC, merge_CD, merge_CD, merge_CD)
+    np.testing.assert_allclose(shift_CD, 0, atol=1e-12)
+
+
+def test_reference_runs_of_another_length_carry_a_constant():
+    distribution = Law(0, noise=0.001)
+    w_FC = distribution.mixtures(10)
+    reference_FD = (
+        distribution.reference(w_FC) - 0.5
+    )  # longer: lower, single members too
+    found = fit(
+        DOMAINS, OWN_DC, w_FC, distribution.merge(w_FC), distribution.average(w_FC),
+        distribution.member_CD, reference_FD, False,
+    )  # fmt: skip
+    shift_CD = found.correction(np.eye(C), OWN_DC, *[distribution.member_CD] * 3)
+    np.testing.assert_allclose(shift_CD, -0.5, atol=0.1)
+
+
+def test_shuffled_reference_runs_teach_nothing():
+    """Reference runs that belong to other mixtures:
+
+    mostly, the merge stays as it is.
+    """
+    left_alone, worst = 0, 0.0
+    for rng in range(8):
+        distribution = Law(
+            rng, size=0.0
+        )  # a merge is its reference run: nothing to be learnt
+        w_FC = distribution.mixtures(8)
+        reference_FD = distribution.reference(w_FC)[
+            distribution.generator.permutation(8)
+        ]
+        found = distribution.fit(w_FC, reference_FD)
+        left_alone += not found.coefficients_DK.any()
+        worst = max(worst, errors(distribution, found)[1])
+    assert left_alone >= 6
+    assert worst < 0.05  # what was shuffled differs by 0.15
+
+
+def test_the_other_predictor_is_believed_where_it_is_right():
+    """A reference run that is the mean of both predictors, as far as noise allows."""
+    distribution = Law(4, noise=0.004)
+    w_FC, w_MC = distribution.mixtures(8), distribution.mixtures(200)
+
+    def between(w: np.ndarray) -> np.ndarray:
+        noise = distribution.generator.normal(0, distribution.noise, (len(w), D))
+        return (distribution.merge(w) + distribution.average(w)) / 2 + noise
+
+    found = distribution.fit(w_FC, between(w_FC))
+    off_MD = between(w_MC) - distribution.predicted(found, w_MC)
+    assert np.abs(off_MD).mean() < 2 * distribution.noise
+    assert (
+        np.abs(between(w_MC) - distribution.merge(w_MC)).mean() > 5 * distribution.noise
+    )
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_too_few_reference_runs_leave_the_merge_alone(count):
+    distribution = Law(0)
+    w_FC = distribution.mixtures(count)
+    found = distribution.fit(w_FC, distribution.reference(w_FC))
+    assert not found.coefficients_DK.any()
+    assert np.isnan(found.half_interval(np.full(D, 1 / D), 0.9))
+
+
+def test_intervals_hold_reference_runs_at_their_level():
+    """Over many samples of eight reference runs; a sixth of the sampling
+    distribution's noise apart.
+    """
+    inside, sizes = [], []
+    for rng in range(150):
+        distribution = Law(rng, noise=0.01)
+        w_FC = distribution.mixtures(8)
+        found = distribution.fit(w_FC, distribution.reference(w_FC))
+        share_D = np.full(D, 1 / D)
+        w_MC = distribution.mixtures(20)
+        off_M = (
+            distribution.reference(w_MC) - distribution.predicted(found, w_MC)
+        ) @ share_D
+        split = found.half_interval(share_D, 0.9)
+        inside.append(np.mean(np.abs(off_M) <= split))
+        sizes.append(split)
+    assert 0.85 <= np.mean(inside) <= 0.96
+    assert np.mean(sizes) < 0.02  # the noise of a mean of five is 0.0045
+
+
+def test_the_order_of_domains_and_reference_runs_does_not_matter():
+    distribution = Law(1, noise=0.01)
+    w_FC = distribution.mixtures(8)
+    reference_FD, merge_FD = distribution.reference(w_FC), distribution.merge(w_FC)
+    found = distribution.fit(w_FC, reference_FD)
+    d, f = np.array([3, 0, 4, 1, 2]), np.array([5, 2, 7, 0, 1, 3, 6, 4])
+    other = fit(
+        tuple(DOMAINS[i] for i in d), OWN_DC[d], w_FC[f],
+        merge_FD[np.ix_(f, d)], distribution.average(w_FC)[np.ix_(f, d)],
+        distribution.member_CD[:, d], reference_FD[np.ix_(f, d)], True,
+    )  # fmt: skip
+    np.testing.assert_allclose(
+        other.coefficients_DK, found.coefficients_DK[d], atol=1e-9
+    )
+
+
+def test_the_slope_is_the_derivative():
+    distribution = Law(2, noise=0.01)
+    w_FC = distribution.mixtures(8)
+    found = distribution.fit(w_FC, distribution.reference(w_FC))
+    assert found.coefficients_DK.any()
+    w_C = distribution.mixtures(1)[0]
+
+    def correction(w_C: np.ndarray) -> np.ndarray:
+        return found.correction(
+            w_C[None], OWN_DC, distribution.merge(w_C[None]), distribution.average(w_C[None]),
+            distribution.member_CD,
+        )[0]  # fmt: skip
+
+    step = 1e-6
+    numeric_DC, dmerge_DC, daverage_DC = (
+        np.stack(
+            [
+                (of(w_C + step * e_C) - of(w_C - step * e_C)) / (2 * step)
+                for e_C in np.eye(C)
+            ],
+            axis=1,
+        )
+        for of in (
+            correction,
+            lambda w_C: distribution.merge(w_C[None])[0],
+            lambda w_C: distribution.average(w_C[None])[0],
+        )
+    )
+    slope_DC = found.slope(w_C, OWN_DC, dmerge_DC, daverage_DC, distribution.member_CD)
+    np.testing.assert_allclose(slope_DC, numeric_DC, atol=1e-7)
+
+
+def test_kept_as_plain_data():
+    distribution = Law(0, noise=0.01)
+    w_FC = distribution.mixtures(8)
+    for found in (
+        distribution.fit(w_FC, distribution.reference(w_FC)),
+        distribution.fit(w_FC[:2], distribution.reference(w_FC[:2])),
+    ):
+        again = Calibration.from_plain(found.to_plain())
+        assert again.to_plain() == found.to_plain()
+        np.testing.assert_array_equal(again.coefficients_DK, found.coefficients_DK)
+
+
+def test_a_damaged_member_without_a_weight_does_no_harm():
+    distribution = Law(0)
+    w_MC = distribution.mixtures(3)
+    w_MC[:, -1] = 0
+    w_MC /= w_MC.sum(axis=1, keepdims=True)
+    merge_MD = distribution.merge(w_MC)
+    broken_CD = distribution.member_CD.copy()
+    broken_CD[-1] = np.nan
+    x_MDK = features(
+        w_MC, OWN_DC, merge_MD, distribution.average(w_MC), broken_CD, True
+    )
+    assert np.isfinite(x_MDK).all()
+
+
+def taught(scorer, coefficients, singles_known=True, domains=None):
+    """A correction with these coefficients in every domain."""
+    domains = domains or scorer.evaluation.domains
+    calibration = Calibration(
+        tuple(domains),
+        np.tile(np.array(coefficients, float), (len(domains), 1)),
+        np.zeros((8, len(domains))),
+        np.zeros((8, len(domains))),
+        1.0,
+        np.inf,
+        singles_known,
+    )
+    return Corrector(calibration, scorer)
+
+
+def merged(scorer, w_MC, split="dev"):
+    """Windows of a split, and bits per byte of merges on them."""
+    rows = scorer.evaluation.rows(split)
+    table = dataclasses.replace(scorer.table("dirichlet:2").take([0, 1]), w_MC=w_MC)
+    losses = scorer.predictors.merge("", table, rows)
+    return rows, bits_of(scorer.evaluation, losses, split)
+
+
+def averaged(scorer, w_MC, split):
+    """Bits per byte of the ensemble on all windows of a split."""
+    table = dataclasses.replace(scorer.table("dirichlet:2").take([0, 1]), w_MC=w_MC)
+    losses = scorer.predictors.ensemble(table, scorer.token_losses[1:])
+    return bits_of(scorer.evaluation, losses, split)
+
+
+def test_the_shift_is_what_the_calibration_says(scorer):
+    w_MC = np.random.default_rng(0).dirichlet(np.ones(4), 2)
+    found = taught(scorer, (0.1, 0.2, 0.3, 0.4))
+    for split in ("dev", "test"):
+        rows, bits_MD = merged(scorer, w_MC, split)
+        # The members' losses on the same text.
+        standard = scorer.standard()
+        names = standard.table.names
+        member_CD = standard.bits_per_byte("merge", split)[
+            [names.index(n) for n in scorer.members]
+        ]
+        spread_M1 = 1 - (w_MC**2).sum(axis=1, keepdims=True)
+        own_MD = np.zeros_like(bits_MD)
+        for d, name in enumerate(scorer.evaluation.domains):
+            if name in scorer.members:
+                own_MD[:, d] = w_MC[:, scorer.members.index(name)]
+        expected_MD = (
+            0.1 * spread_M1
+            + 0.2 * own_MD * (1 - own_MD)
+            + 0.3 * (w_MC @ member_CD - bits_MD)
+            + 0.4 * (averaged(scorer, w_MC, split) - bits_MD)
+        )
+        # Sums by window, and by domain, of float32 terms.
+        np.testing.assert_allclose(
+            found.shift(w_MC, bits_MD, rows), expected_MD, atol=1e-6
+        )
+
+
+def test_domains_without_reference_runs_are_not_shifted(scorer):
+    w_MC = np.full((2, 4), 1 / 4)
+    rows, bits_MD = merged(scorer, w_MC)
+    found = taught(scorer, (0.1, 0.0, 0.0, 0.0), domains=["outside"])
+    shift_MD = found.shift(w_MC, bits_MD, rows)
+    column = scorer.evaluation.domains.index("outside")
+    np.testing.assert_allclose(shift_MD[:, column], 0.1 * 3 / 4)
+    assert not np.delete(shift_MD, column, axis=1).any()
+
+
+def test_a_search_descends_on_what_training_would_give(scorer):
+    """Values and slopes of the corrected objective, by central differences."""
+    config = SearchConfig(target={"outside": 1.0})
+    found = taught(scorer, (0.5, 0.0, 0.4, 0.3))
+    plain, corrected = (pose(scorer, config, c).loss for c in (None, found))
+    w_C = np.array([0.4, 0.3, 0.2, 0.1])
+    assert corrected.slope(w_C).value > plain.slope(w_C).value
+    value = corrected.values(w_C[None])[0]
+    assert corrected.slope(w_C).value == pytest.approx(value, rel=1e-6)
+    toward_C = np.array([0.5, -0.2, -0.2, -0.1])
+    step = 0.02
+    low, high = corrected.values(
+        np.array([w_C - step * toward_C, w_C + step * toward_C])
+    )
+    # The merge's losses are float32, and the difference is of third order.
+    assert corrected.slope(w_C).slope_PC[0] @ toward_C == pytest.approx(
+        (high - low) / (2 * step), rel=2e-2
+    )

@@ -1,0 +1,224 @@
+"""Planted controls: pools on which the right answer is known beforehand.
+
+Real parts from texts to reference runs, on the smallest models that show it. Members
+of two base models and a tenfold rate are in test_diagnostics.py.
+"""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from jaxsim.test.trust import diagnostics
+
+from jaxsim.scoring.scores import bits_of
+from jaxsim.search.search import search
+from jaxsim.validation import validate as comparison
+from jaxsim.validation.agreement import BELOW_NOISE, agreement, guessing
+from jaxsim.validation.diagnostics import diagnose
+from jaxsim.validation.measured import CALIBRATED, basis_of, measured
+from jaxsim.validation.runs import (
+    CALIBRATION_MIXTURES,
+    FIT,
+    MIXTURES,
+    REFERENCE_RUNS,
+    replicate_pairs,
+)
+
+from .controls import control, texts
+
+WHOLE = 320  # documents of a partition: about two budgets to train on
+ALPHABETS = {
+    "alpha": "abcd",
+    "beta": "efgh",
+    "gamma": "ijkl",
+    "delta": "mnop",
+    "cut": "qrst",
+}
+AGAIN = "alpha again"
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Six random shards of one source."""
+    return build_shards(tmp_path_factory.mktemp("shards"))
+
+
+def build_shards(folder):
+    whole = texts("source", 6 * WHOLE, "abcdefgh")
+    parts = {f"shard {i}": whole[i::6] for i in range(6)}
+    return control(
+        folder, parts, {}, reference_runs=12, replicates=12, member_replicates=6
+    )
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Five sources of different letters, one of them twice and one cut."""
+    return build_sources(tmp_path_factory.mktemp("sources"))
+
+
+def build_sources(folder):
+    parts = {name: texts(name, WHOLE, a) for name, a in ALPHABETS.items()}
+    # A copy would be dropped as a duplicate: the first word goes to the end.
+    parts[AGAIN] = [
+        " ".join([*rest, first])
+        for first, *rest in (text.split() for text in parts["alpha"])
+    ]
+    parts["cut"] = parts["cut"][: WHOLE // 16]
+    outside = {
+        f"{a} and {b}": texts(f"{a} and {b}", 32, ALPHABETS[a], ALPHABETS[b])
+        for a, b in (("alpha", "beta"), ("gamma", "delta"))
+    }
+    return control(
+        folder,
+        parts,
+        outside,
+        reference_runs=16,
+        calibration_runs=6,
+        replicates=4,
+        member_replicates=2,
+    )
+
+
+def searched(control, **settings):
+    """Among singles, pairs and plain mixtures, with what reference runs say."""
+    scorer = control.scorer
+    table = scorer.score("pairs", scorer.table("subsets:1-2"), "dev")
+    config = dataclasses.replace(control.config.search, method="table", **settings)
+    return search(scorer, config, table, control.validation.residual_of)
+
+
+def tied(found):
+    return {row["name"] for row in found.rows if row["tied"]}
+
+
+def test_shards_of_one_source_are_noise_bound(shards):
+    validation = shards.validation
+    bound = [c < BELOW_NOISE for c in validation.ceilings.values()]
+    assert len(bound) == 7 and np.mean(bound) > 0.5
+    claimed = [t for claim in validation.claims for t in claim["targets"]]
+    assert not any(validation.ceilings[t] < BELOW_NOISE for t in claimed)
+    replicates = replicate_pairs(shards.config, shards.scorer)
+    found = diagnose(shards.scorer, 0, replicates)
+    assert found.below_noise
+    assert any("nothing to rank" in line for _, line in diagnostics(found))
+
+
+def test_among_shards_of_one_source_everything_ties(shards):
+    assert tied(searched(shards)) >= {*shards.scorer.members, "uniform"}
+
+
+def test_of_different_sources_nothing_of_that_holds(sources):
+    """Or noise would be found in whatever is measured with so little."""
+    assert min(sources.validation.ceilings.values()) > BELOW_NOISE
+    replicates = replicate_pairs(sources.config, sources.scorer)
+    assert not diagnose(sources.scorer, 0, replicates).below_noise
+
+
+def test_with_names_permuted_a_predictor_is_a_guess(sources):
+    """Columns of the mixtures change places, the reference runs stay."""
+    scorer, reference_runs = sources.scorer, sources.scorer.load(REFERENCE_RUNS)
+    mixtures = scorer.load(MIXTURES)
+    reference_MD = reference_runs.bits_per_byte("reference", "test")
+    rows = scorer.evaluation.rows("test", 0)
+    rng = np.random.default_rng(0)
+
+    def right(order_C):
+        """The mean over domains of the share of pairs in the right order."""
+        table = dataclasses.replace(
+            mixtures.table, w_MC=mixtures.table.w_MC[:, order_C]
+        )
+        losses = scorer.predictors.merge("permuted", table, rows)
+        bits_MD = bits_of(scorer.evaluation, losses, "test")
+        pairs = zip(bits_MD.T, reference_MD.T, strict=True)
+        return np.mean([agreement(p, t, None).pairs for p, t in pairs])
+
+    count = len(scorer.members)
+    guess = guessing(reference_MD[:, 0]).pairs
+    assert right(np.arange(count)) > 0.85
+    permuted = [right(rng.permutation(count)) for _ in range(8)]
+    assert np.mean(permuted) == pytest.approx(guess, abs=0.1)
+
+
+@pytest.fixture(scope="module")
+def parts_of(sources):
+    """Basis, judged and calibration runs, as `validate` compares them."""
+    scorer = sources.scorer
+    return (
+        basis_of(scorer.corpus, scorer.standard(), True),
+        measured(scorer.load(MIXTURES), scorer.load(REFERENCE_RUNS)),
+        measured(scorer.load(CALIBRATION_MIXTURES), scorer.load(FIT)),
+    )
+
+
+def shuffled(reference_runs, rng):
+    """Reference runs that got the scores of others, the same ones in both splits."""
+    order_M = rng.permutation(len(reference_runs))
+    splits = {
+        split: bits | {"reference": bits["reference"][order_M]}
+        for split, bits in (("dev", reference_runs.dev), ("test", reference_runs.test))
+    }
+    return dataclasses.replace(reference_runs, **splits)
+
+
+def test_shuffled_reference_runs_support_no_claim(sources, parts_of, monkeypatch):
+    # Mixtures alone are slow to fit, and claim nothing here.
+    monkeypatch.setattr(
+        comparison,
+        "from_weights",
+        lambda fit, basis, held_out, fitted: held_out.test["merge"],
+    )
+    basis, held_out, fitted = parts_of
+    rng = np.random.default_rng(0)
+    gains = []
+    for _ in range(3):
+        found = comparison.compare(
+            basis, shuffled(held_out, rng), shuffled(fitted, rng)
+        )
+        by = claims(found)
+        for kind in ("in-pool", "out-of-pool"):
+            for predictor in ("merge", CALIBRATED):
+                low, _ = by[kind, predictor]["gain_interval"]
+                assert low <= 0
+            gains.append(
+                by[kind, CALIBRATED]["spearman"] - by[kind, "merge"]["spearman"]
+            )
+    assert np.mean(gains) < 0.05
+    # As they are, they do.
+    low, _ = claims(sources.validation)["out-of-pool", "merge"]["gain_interval"]
+    assert low > 0
+
+
+def claims(validation):
+    return {(c["kind"], c["predictor"]): c for c in validation.claims}
+
+
+def test_a_partition_that_is_there_twice_ties_with_itself(sources):
+    """A twin is a replicate with another order: no further from it than noise."""
+    scorer, noise = sources.scorer, sources.validation.noise
+    standard = scorer.standard()
+    bits = dict(
+        zip(
+            standard.table.names,
+            standard.bits_per_byte("merge", "test"),
+            strict=True,
+        )
+    )
+    noise_D = np.array([noise[d] for d in scorer.evaluation.domains])
+    # Three standard deviations of a difference of two runs.
+    within_D = 3 * np.sqrt(2) * noise_D
+    assert (np.abs(bits["alpha"] - bits[AGAIN]) < within_D).all()
+    own = scorer.evaluation.domains.index("alpha")
+    assert (np.abs(bits["alpha"] - bits["beta"]) > within_D)[own]
+    ties = tied(searched(sources, target={"alpha": 1.0}))
+    assert {"alpha", AGAIN} <= ties and "beta" not in ties
+
+
+def test_a_partition_cut_to_a_sixteenth_is_warned_of(sources):
+    """Of a run that repeats nothing but what was cut."""
+    tokens = 1.8 * sources.scorer.corpus.budget_tokens
+    for name, count in (("cut", 1), ("beta", 0)):
+        found = searched(sources, target={name: 1.0}, tokens=tokens, epochs=100.0)
+        assert found.rows[0]["name"] == name
+        assert len(found.warnings) == count
+        assert all(f"the source of {name} " in w for w in found.warnings)

@@ -1,0 +1,284 @@
+"""Which mixtures are trained: draws, the design, replicates."""
+
+import dataclasses
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from jaxsim.config import RecipeConfig, ValidateConfig
+from jaxsim.errors import UserError
+from jaxsim.scoring.table import dirichlet
+from jaxsim.train import member_run
+from jaxsim.validation.runs import (
+    best_merges,
+    design,
+    fit_runs,
+    mixture_table,
+    replicate_runs,
+    test_reference_runs,
+)
+
+MEMBERS = ("a", "b", "c", "d")
+RECIPE = RecipeConfig(steps=10)
+CONFIG = ValidateConfig(
+    reference_runs=12, calibration_runs=6, replicates=3, member_replicates=2
+)
+BEST_KC = np.array([[0.7, 0.1, 0.1, 0.1], [0.6, 0.2, 0.1, 0.1]] * 2)
+BEST_KC[2:] = [[0.55, 0.25, 0.1, 0.1], [0.65, 0.15, 0.1, 0.1]]
+
+
+def changed(**values) -> ValidateConfig:
+    return dataclasses.replace(CONFIG, **values)
+
+
+def drawn(config=CONFIG, members=MEMBERS):
+    return test_reference_runs(members, config, RECIPE, BEST_KC)
+
+
+def mixtures(runs):
+    return mixture_table(MEMBERS, runs).w_MC
+
+
+def test_reference_runs_are_a_function_of_their_seed():
+    one = drawn()
+    assert one == drawn()
+    other = drawn(changed(seed=1))
+    # Few mixtures are among the best; the others are all different.
+    same = {t.run.name for t in one} & {t.run.name for t in other}
+    assert len(same) <= 4
+    assert drawn(changed(reference_runs=14))[:12] == one
+
+
+def test_the_sampling_distribution_of_reference_runs():
+    """Half from a Dirichlet, a quarter subsets, a quarter from the best."""
+    reference_runs = drawn()
+    # A mixture that came before is passed over, and the next part has its turn.
+    count = Counter(reference.distribution for reference in reference_runs)
+    assert 5 <= count["dirichlet"] <= 7
+    assert {*count} == {"dirichlet", "subset", "best"}
+    assert min(count.values()) >= 2
+    for reference in reference_runs:
+        w_C = mixtures([reference.run])[0]
+        if reference.distribution == "best":
+            assert (np.abs(BEST_KC - w_C).max(axis=1) < 1e-12).any()
+        elif reference.distribution == "subset":
+            assert len(set(reference.run.mixture.values())) == 1
+        else:
+            assert len(set(reference.run.mixture.values())) > 1
+
+
+@pytest.mark.parametrize("concentration", [4.0, 0.05])
+def test_reference_runs_are_mixtures(concentration):
+    """Never singles: at token multiplier 1 those are members again."""
+    runs = [t.run for t in drawn(changed(concentration=concentration))]
+    assert len({run.name for run in runs}) == 12
+    for run in runs:
+        assert len(run.mixture) >= 2
+        assert min(run.mixture.values()) > 0
+        assert sum(run.mixture.values()) == pytest.approx(1, abs=1e-12)
+        assert run.steps == 10
+
+
+def test_token_multiplier_and_sum_budget():
+    assert {t.run.steps for t in drawn(changed(token_multiplier=2.5))} == {25}
+    for reference in drawn(changed(reference_runs=8, budget="sum")):
+        assert reference.distribution == "subset"
+        assert set(reference.run.mixture.values()) == {1 / len(reference.run.mixture)}
+        assert reference.run.steps == 10 * len(reference.run.mixture)
+
+
+def test_more_reference_runs_than_there_are_mixtures():
+    with pytest.raises(UserError, match=r"reference runs=12: this pool of 2 members"):
+        drawn(changed(budget="sum"), MEMBERS[:2])
+    with pytest.raises(UserError, match="at least two members"):
+        drawn(members=MEMBERS[:1])
+
+
+def test_calibration_runs_are_no_report_reference_runs():
+    judged_MC = mixtures([reference.run for reference in drawn()])
+    runs = fit_runs(MEMBERS, CONFIG, RECIPE, judged_MC)
+    assert len({run.name for run in runs}) == CONFIG.fit
+    assert not {run.name for run in runs} & {t.run.name for t in drawn()}
+    # What it would choose otherwise is refused where it is judged.
+    first_C = design(1, 4)[0]
+    assert not np.allclose(design(1, 4, exclude_MC=first_C[None])[0], first_C)
+    for run in fit_runs(MEMBERS, changed(budget="sum"), RECIPE, judged_MC):
+        assert set(run.mixture.values()) == {1 / len(run.mixture)}
+        assert run.steps == 10 * len(run.mixture)
+
+
+def test_a_longer_design_begins_with_the_shorter_one():
+    np.testing.assert_array_equal(design(8, 12)[:5], design(5, 12))
+
+
+def left_over(design_MC, w_KC):
+    """Mean posterior variance of a curvature at mixtures, after a design."""
+    x_MC, x_KC = (w * (1 - w) for w in (design_MC, w_KC))
+    c = w_KC.shape[1]
+    precision_CC = np.linalg.inv(np.eye(c) + 1) + x_MC.T @ x_MC / 0.1**2
+    return np.mean(np.sum(x_KC @ np.linalg.inv(precision_CC) * x_KC, axis=1))
+
+
+def test_a_design_teaches_more_than_draws_from_the_sampling_distribution():
+    generator = np.random.default_rng(5)
+    w_KC = generator.dirichlet(np.full(12, 2.0), 500)
+    random = [
+        left_over(generator.dirichlet(np.full(12, 4.0), 8), w_KC) for _ in range(20)
+    ]
+    assert left_over(design(8, 12), w_KC) < 0.95 * min(random)
+
+
+def test_best_merges_are_the_best_of_their_draws(scorer, config):
+    """On the dev text of the search's target, by the merge itself."""
+    settings = changed(candidates=200)
+    config = dataclasses.replace(config, validate=settings)
+    best_KC = best_merges(scorer, config)
+    assert best_KC.shape == (2, len(scorer.members))
+    draws = dirichlet(scorer.members, 200, 1.0, seed=0)
+    draws = dataclasses.replace(draws, w_MC=np.round(draws.w_MC, 6))
+    scores = scorer.score("draws", draws, "dev", config.score.windows)
+    outside = scorer.evaluation.domains.index("outside")
+    bits_M = scores.bits_per_byte("merge", "dev")[:, outside]
+    expected_KC = draws.w_MC[np.argsort(bits_M)[:2]]
+    np.testing.assert_allclose(best_KC, expected_KC, atol=1e-5)
+
+
+def test_replicates_are_reference_runs_first():
+    reference_runs = [reference.run for reference in drawn()]
+    members = [member_run(name, RECIPE) for name in MEMBERS]
+    replicates = replicate_runs(reference_runs, members, CONFIG)
+    chosen = [*reference_runs[:3], *members[:2]]
+    for run, repeat in zip(chosen, replicates, strict=True):
+        assert repeat.name == f"{run.name}.replicate1"
+        assert (repeat.kind, repeat.data_seed) == ("replicate", 1)
+        assert (repeat.mixture, repeat.steps) == (run.mixture, run.steps)
+
+
+def test_mixtures_as_mixtures():
+    runs = [reference.run for reference in drawn()]
+    table = mixture_table(MEMBERS, runs)
+    assert table.names == tuple(run.name for run in runs)
+    for m, run in enumerate(runs):
+        assert table.parts(m) == run.mixture
+
+
+UNITS = 12
+NOISE = 0.1
+COVARIANCE_CC = np.eye(UNITS) + 1  # of coefficients that share a mean
+
+
+def curved(w_KC: np.ndarray) -> np.ndarray:
+    return w_KC * (1 - w_KC)
+
+
+def targets(generator, count=2000) -> np.ndarray:
+    """Mixtures that are to be predicted."""
+    concentrations = (1.0, 4.0)
+    return np.concatenate(
+        [
+            generator.dirichlet(np.full(UNITS, alpha), count // 2)
+            for alpha in concentrations
+        ]
+    )
+
+
+def taught(design_MC: np.ndarray) -> np.ndarray:
+    """[C, M] coefficients from differences: their mean given the reference runs."""
+    x_MC = curved(design_MC)
+    among_MM = x_MC @ COVARIANCE_CC @ x_MC.T + NOISE**2 * np.eye(len(x_MC))
+    return COVARIANCE_CC @ x_MC.T @ np.linalg.inv(among_MM)
+
+
+def left_over_of(design_MC: np.ndarray, w_KC: np.ndarray) -> float:
+    """Mean variance of the difference at mixtures, after a design."""
+    x_MC, x_KC = curved(design_MC), curved(w_KC)
+    after_CC = COVARIANCE_CC - taught(design_MC) @ x_MC @ COVARIANCE_CC
+    return float(np.mean(np.sum(x_KC @ after_CC * x_KC, axis=1)))
+
+
+def randoms(count: int, generator, draws: int = 20) -> list[np.ndarray]:
+    """Designs drawn from what reference runs are drawn from."""
+    return [generator.dirichlet(np.full(UNITS, 4.0), count) for _ in range(draws)]
+
+
+def test_mixtures_of_several_members():
+    w_MC = design(10, UNITS)
+    assert w_MC.shape == (10, UNITS)
+    assert (w_MC >= 0).all()
+    np.testing.assert_allclose(w_MC.sum(axis=1), 1, atol=1e-12)
+    assert (np.count_nonzero(w_MC, axis=1) > 1).all()
+
+
+@pytest.mark.parametrize("only_subsets", [False, True])
+def test_the_first_of_a_longer_design_are_the_shorter_one(only_subsets):
+    longer_MC = design(9, UNITS, only_subsets)
+    np.testing.assert_array_equal(longer_MC[:4], design(4, UNITS, only_subsets))
+
+
+def test_mixtures_are_apart():
+    """By a tenth of the tokens or more."""
+    w_MC = design(24, 3)
+    for m, w_C in enumerate(w_MC):
+        apart_M = np.abs(np.delete(w_MC, m, axis=0) - w_C).sum(axis=1) / 2
+        assert apart_M.min() >= 0.1
+
+
+def test_no_excluded_mixture():
+    judged_MC = design(4, UNITS)
+    found_MC = design(6, UNITS, exclude_MC=judged_MC)
+    assert len(found_MC) == 6
+    for w_C in found_MC:  # nor a near twin, which shares its noise
+        assert np.abs(judged_MC - w_C).sum(axis=1).min() / 2 >= 0.05
+
+
+def test_an_excluded_mixture_may_be_rounded():
+    """Six decimals of a table: 0.166665 beside five times 0.166667."""
+    sixth_C = np.full(6, 1 / 6)
+    assert (np.abs(design(60, 6, True) - sixth_C).max(axis=1) < 1e-9).any()
+    rounded_C = np.round(sixth_C, 6)
+    rounded_C[0] += 1 - rounded_C.sum()
+    found_MC = design(60, 6, True, exclude_MC=rounded_C[None])
+    assert (np.abs(found_MC - sixth_C).max(axis=1) > 1e-3).all()
+
+
+def test_only_subsets():
+    """Equal weights; and all eleven of four members, once each."""
+    for w_C in design(8, UNITS, only_subsets=True):
+        weights = w_C[w_C > 0]
+        np.testing.assert_allclose(weights, 1 / len(weights))
+    assert len(design(100, 4, only_subsets=True)) == 2**4 - 4 - 1
+    weights_MC = design(8, UNITS)
+    assert not np.allclose(weights_MC[weights_MC > 0], 1 / UNITS)
+
+
+def test_a_function_of_its_seed():
+    np.testing.assert_array_equal(design(5, UNITS), design(5, UNITS))
+    assert not np.array_equal(design(5, UNITS), design(5, UNITS, seed=1))
+
+
+@pytest.mark.parametrize("count, most", [(4, 1.0), (8, 0.9), (16, 0.6)])
+def test_it_leaves_less_than_random_designs(count, most):
+    """Than their mean; from eight mixtures on, than any of twenty."""
+    generator = np.random.default_rng(count)
+    w_KC = targets(generator)
+    left_D = [left_over_of(w_MC, w_KC) for w_MC in randoms(count, generator)]
+    left = left_over_of(design(count, UNITS), w_KC)
+    assert left < most * np.mean(left_D)
+    assert count < 8 or left < 0.95 * min(left_D)
+
+
+def test_a_calibration_learns_more_from_it():
+    """Reference run minus merge is what the design supposes, with other numbers."""
+    generator = np.random.default_rng(1)
+    w_KC = targets(generator)
+    designs = [design(8, UNITS), *randoms(8, generator, 10)]
+    error_D = np.zeros(len(designs))
+    for _ in range(200):
+        a_C = generator.normal(1.0, 0.7, UNITS)
+        for d, w_MC in enumerate(designs):
+            difference_M = curved(w_MC) @ a_C
+            difference_M += NOISE * generator.standard_normal(len(w_MC))
+            off_C = taught(w_MC) @ difference_M - a_C
+            error_D[d] += np.mean((curved(w_KC) @ off_C) ** 2)
+    assert error_D[0] < 0.95 * error_D[1:].min()
