@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxsim.test.figures import BLUE, GREY, INK, ORANGE, canvas
+from jaxsim.report.figures import BLUE, GREY, INK, ORANGE, canvas
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from jaxsim.validation.measured import CALIBRATED

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxsim.test.figures import BLUE, GREY, INK, ORANGE, canvas
+from jaxsim.report.figures import BLUE, GREY, INK, ORANGE, canvas
 
 from benchmarks.study_figure import LOOKS
 from benchmarks.study_uneven import TWO

@@ -242,7 +242,7 @@ def test_reference_runs_are_two_files(config_file: Path, tmp_path: Path) -> None
         file.touch()
     flag = f"--runs={files[0]},{files[1]}"
     call = cli.parse(["validate", flag, *arguments(config_file)])
-    assert call.options["reference runs"] == tuple(files)
+    assert call.options["runs"] == tuple(files)
     with pytest.raises(UserError, match="must be two files"):
         cli.parse(["validate", f"--runs={files[0]}", *arguments(config_file)])
 

@@ -9,7 +9,7 @@ from unittest.mock import ANY
 import numpy as np
 import pyarrow.parquet
 import pytest
-from mixture import tiny
+from scoring import tiny
 
 from jaxsim import cli, commands
 from jaxsim.checkpoints import save_params

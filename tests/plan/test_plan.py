@@ -98,7 +98,7 @@ def test_a_compiler_that_is_missing_is_named(tmp_path, capsys, monkeypatch):
 def test_costs_are_those_of_the_runs():
     config = small.changed(
         "validate",
-        reference_runs=3,
+        held_out=3,
         calibration_runs=1,
         replicates=2,
         member_replicates=1,

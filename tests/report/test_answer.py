@@ -131,7 +131,7 @@ def test_training_the_answer_comes_first_where_there_are_reference_runs(workdir)
     for trained, reference_runs in ((False, 0), (True, 5)):
         validation = validation_of(workdir, reference_runs) if reference_runs else None
         text = current_lines(found_of(trained), validation)[0]
-        assert text.index("reference runs=12") < text.index(TRAIN)
+        assert text.index("held_out=12") < text.index(TRAIN)
         assert f"to train it at once: `{TRAIN}`" in text
     enough = validation_of(workdir, 12, replicates=3)
     text = current_lines(found_of(trained=True), enough)[0]

@@ -85,7 +85,7 @@ def test_scores_by_every_predictor(workdir, capsys):
     assert "OVERRIDE: a mark" in out
 
 
-@pytest.mark.parametrize(("reference runs", "enough"), [(11, False), (12, True)])
+@pytest.mark.parametrize(("reference_runs", "enough"), [(11, False), (12, True)])
 def test_interval_or_points(workdir, capsys, reference_runs, enough):
     show_agreement(validation_of(workdir, reference_runs))
     out = said(capsys)

@@ -190,7 +190,7 @@ def test_the_heading_is_that_of_the_search(workdir, trained):
     assert page.headings()[0] == found.ties["heading"]
 
 
-@pytest.mark.parametrize(("reference runs", "shown"), [(11, False), (12, True)])
+@pytest.mark.parametrize(("reference_runs", "shown"), [(11, False), (12, True)])
 def test_no_interval_below_twelve_reference_runs(workdir, reference_runs, shown):
     add_validation(workdir, reference_runs)
     page, _ = report_of(workdir)
@@ -458,7 +458,7 @@ def test_the_evaluation_digest_needs_no_window(scored):
     assert evaluation_digest(corpus) == gather(corpus).digest
 
 
-@pytest.mark.parametrize(("reference runs", "tested"), [(11, False), (12, True)])
+@pytest.mark.parametrize(("reference_runs", "tested"), [(11, False), (12, True)])
 def test_few_reference_runs_claim_nothing_over_the_rules(
     workdir, reference_runs, tested
 ):

@@ -1,6 +1,6 @@
 """Fixtures of the tiny pool, as in tests/scoring."""
 
-from mixture.conftest import (
+from scoring.conftest import (
     config,
     project,
     quick_compilation,

@@ -1,5 +1,5 @@
 """Fixtures of the tiny pool, as in tests/scoring."""
 
-from mixture.conftest import config, project, quick_compilation, scorer
+from scoring.conftest import config, project, quick_compilation, scorer
 
 __all__ = ["config", "project", "quick_compilation", "scorer"]

@@ -21,8 +21,8 @@ class Law:
     The distance is a_d (1 - sum w^2) + b_d u (1 - u) plus noise.
     """
 
-    def __init__(self, rng: int, noise: float = 0.0, size: float = 0.1):
-        self.generator = np.random.default_rng(rng)
+    def __init__(self, seed: int, noise: float = 0.0, size: float = 0.1):
+        self.generator = np.random.default_rng(seed)
         g = self.generator
         self.noise = noise
         self.member_CD = 2 + g.normal(0, 0.3, (C, D))
@@ -76,8 +76,8 @@ def errors(distribution: Law, found: Calibration, count: int = 200) -> tuple:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_curvature_is_learnt_from_eight_reference_runs(rng):
-    distribution = Law(rng, noise=0.004)
+def test_a_curvature_is_learnt_from_eight_reference_runs(seed):
+    distribution = Law(seed, noise=0.004)
     w_FC = distribution.mixtures(8)
     merge, calibrated = errors(
         distribution, distribution.fit(w_FC, distribution.reference(w_FC))
@@ -124,9 +124,9 @@ def test_shuffled_reference_runs_teach_nothing():
     mostly, the merge stays as it is.
     """
     left_alone, worst = 0, 0.0
-    for rng in range(8):
+    for seed in range(8):
         distribution = Law(
-            rng, size=0.0
+            seed, size=0.0
         )  # a merge is its reference run: nothing to be learnt
         w_FC = distribution.mixtures(8)
         reference_FD = distribution.reference(w_FC)[
@@ -170,8 +170,8 @@ def test_intervals_hold_reference_runs_at_their_level():
     distribution's noise apart.
     """
     inside, sizes = [], []
-    for rng in range(150):
-        distribution = Law(rng, noise=0.01)
+    for seed in range(150):
+        distribution = Law(seed, noise=0.01)
         w_FC = distribution.mixtures(8)
         found = distribution.fit(w_FC, distribution.reference(w_FC))
         share_D = np.full(D, 1 / D)

@@ -8,8 +8,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from jaxsim.test.trust import diagnostics
 
+from jaxsim.report.trust import diagnostics
 from jaxsim.scoring.scores import bits_of
 from jaxsim.search.search import search
 from jaxsim.validation import validate as comparison

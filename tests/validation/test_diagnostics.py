@@ -7,11 +7,11 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from jaxsim.test.show import show_diagnostics
-from mixture import tiny
+from scoring import tiny
 
 from jaxsim.config import load_config
 from jaxsim.errors import DamagedError
+from jaxsim.report.show import show_diagnostics
 from jaxsim.scoring import Scorer
 from jaxsim.validation.diagnostics import (
     BARRIER,

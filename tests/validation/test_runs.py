@@ -22,7 +22,7 @@ from jaxsim.validation.runs import (
 MEMBERS = ("a", "b", "c", "d")
 RECIPE = RecipeConfig(steps=10)
 CONFIG = ValidateConfig(
-    reference_runs=12, calibration_runs=6, replicates=3, member_replicates=2
+    held_out=12, calibration_runs=6, replicates=3, member_replicates=2
 )
 BEST_KC = np.array([[0.7, 0.1, 0.1, 0.1], [0.6, 0.2, 0.1, 0.1]] * 2)
 BEST_KC[2:] = [[0.55, 0.25, 0.1, 0.1], [0.65, 0.15, 0.1, 0.1]]
@@ -47,7 +47,7 @@ def test_reference_runs_are_a_function_of_their_seed():
     # Few mixtures are among the best; the others are all different.
     same = {t.run.name for t in one} & {t.run.name for t in other}
     assert len(same) <= 4
-    assert drawn(changed(reference_runs=14))[:12] == one
+    assert drawn(changed(held_out=14))[:12] == one
 
 
 def test_the_sampling_distribution_of_reference_runs():
@@ -82,7 +82,7 @@ def test_reference_runs_are_mixtures(concentration):
 
 def test_token_multiplier_and_sum_budget():
     assert {t.run.steps for t in drawn(changed(token_multiplier=2.5))} == {25}
-    for reference in drawn(changed(reference_runs=8, budget="sum")):
+    for reference in drawn(changed(held_out=8, budget="sum")):
         assert reference.distribution == "subset"
         assert set(reference.run.mixture.values()) == {1 / len(reference.run.mixture)}
         assert reference.run.steps == 10 * len(reference.run.mixture)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxsim.scoring import probability
+from jaxsim.scoring import ensemble
 from jaxsim.scoring.ensemble import Ensemble
 
 # Of a sum of a few tokens or more; float32 products and logarithms.
@@ -46,7 +46,7 @@ def test_sums_are_those_of_float64(mixtures, groups):
 
 def test_many_tokens_in_several_calls(monkeypatch):
     """Slices of tokens cut through groups."""
-    monkeypatch.setattr(probability, "_TOKENS", 2**13)
+    monkeypatch.setattr(ensemble, "_TOKENS", 2**13)
     nll_CT = draw(3, 30_000, spread=4.0)
     group_T = np.repeat([2, 0, 1], 10_000)
     w_MC = np.random.default_rng(0).dirichlet(np.ones(3), 8)
@@ -112,7 +112,7 @@ def test_no_number_of_mixtures_compiles_again():
     average = Ensemble(nll_CT, np.zeros(200, int), 1)
     for mixtures in (20, 1500):
         average(np.full((mixtures, 3), 1 / 3))
-    programs = probability._near._cache_size()
+    programs = ensemble._near._cache_size()
     for mixtures in (1, 32, 1024, 5000):
         average(np.full((mixtures, 3), 1 / 3))
-    assert probability._near._cache_size() == programs
+    assert ensemble._near._cache_size() == programs
