@@ -47,7 +47,7 @@ def build_shards(folder):
     whole = texts("source", 6 * WHOLE, "abcdefgh")
     parts = {f"shard {i}": whole[i::6] for i in range(6)}
     return control(
-        folder, parts, {}, reference_runs=12, replicates=12, member_replicates=6
+        folder, parts, {}, held_out=12, replicates=12, member_replicates=6
     )
 
 
@@ -73,7 +73,7 @@ def build_sources(folder):
         folder,
         parts,
         outside,
-        reference_runs=16,
+        held_out=16,
         calibration_runs=6,
         replicates=4,
         member_replicates=2,
