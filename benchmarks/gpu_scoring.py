@@ -260,8 +260,8 @@ def report(result: dict[str, Any]) -> str:
             )
         text += "\n"
     for name, rate in result["published"].items():
-        mixture = scored["mixtures_per_second"] / rate
-        text += f"- {name}: {rate:.2f} mixtures/s; {mixture:.1f} times slower\n"
+        ratio = scored["mixtures_per_second"] / rate
+        text += f"- {name}: {rate:.2f} mixtures/s; {ratio:.1f} times slower\n"
     return text
 
 

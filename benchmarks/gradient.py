@@ -4,7 +4,7 @@
 
 Cost: the time of a Jacobian (the gradients of all domains) over the time of a
 forward evaluation of one mixture on the same windows, by the evaluator with
-several mixtures a call. Both alternate; the mixture of each round is what counts.
+several mixtures a call. Both alternate; the ratio of each round is what counts.
 The search counts a gradient as three evaluations.
 
 Exactness: the largest difference from central differences of the model in
@@ -57,11 +57,11 @@ def cost(scorer: Any, windows: int, rounds: int) -> dict[str, Any]:
         "seconds": {k: statistics.median(v) for k, v in seconds.items()},
     }
     pairs = zip(seconds["jacobian"], seconds["forward"], strict=True)
-    mixtures = [one / forward for one, forward in pairs]
+    ratios = [one / forward for one, forward in pairs]
     result["jacobian_over_forward"] = {
-        "median": statistics.median(mixtures),
-        "min": min(mixtures),
-        "max": max(mixtures),
+        "median": statistics.median(ratios),
+        "min": min(ratios),
+        "max": max(ratios),
     }
     return result
 

@@ -5,7 +5,7 @@
 For each size of model, batch and group, in turns and in one process: the
 trainer's step of one run, of G runs in parallel, and of ONE run with G times
 the batch, which is what the device could do if the G models were a single one.
-What counts is the mixture of tokens a second of each pair of blocks.
+What counts is the ratio of tokens a second of each pair of blocks.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import machine
-from pairs import alternate, medians, mixtures
+from pairs import alternate, medians, ratios
 
 # Named by their parameters with a vocabulary of 4,096.
 SIZES: dict[str, dict[str, int]] = {
@@ -123,8 +123,8 @@ def measure(size: str, tokens: int, group: int, args: Any) -> dict[str, Any]:
         "parameters": programs["alone"].model.parameter_count(),
         "needed": needed,
         "tokens_per_second": medians(rates),
-        "over_alone": mixtures(rates, "group", "alone"),
-        "over_one": mixtures(rates, "group", "one"),
+        "over_alone": ratios(rates, "group", "alone"),
+        "over_one": ratios(rates, "group", "one"),
         "blocks": rates,
     }
 

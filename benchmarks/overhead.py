@@ -5,7 +5,7 @@
 A member of the quickstart's first era is trained as `jaxsim train` does it,
 from its lock to its manifest; then as many steps are done on one batch that
 lies on the device, and nothing else. They take turns, and what counts is the
-mixture of each pair. The quickstart's own run is the shortest that anybody
+ratio of each pair. The quickstart's own run is the shortest that anybody
 would train, and commits nothing on the way; the others are longer and commit
 their state three times. The base model is a random one: it does not matter here.
 """
@@ -22,7 +22,7 @@ from typing import Any
 
 import machine
 from groups import SIZES, stepper
-from pairs import alternate, medians, mixtures
+from pairs import alternate, medians, ratios
 
 # Model, steps, and commits on the way.
 CASES = [("quickstart", 32, 0), ("quickstart", 256, 3), ("5M", 64, 3)]
@@ -92,7 +92,7 @@ def measure(case: tuple[str, int, int], workdir: Path, pairs: int) -> dict[str, 
         "commits": commits,
         "tokens_per_step": batch,
         "tokens_per_second": medians(rates),
-        "mixture": mixtures(rates, "run", "steps"),
+        "ratio": ratios(rates, "run", "steps"),
         "blocks": rates,
     }
 
@@ -104,19 +104,19 @@ def table(result: dict[str, Any]) -> str:
         f"{box['cores_used']} of {box['cores']} cores ({box['cpu']}), jax "
         f"{box['versions']['jax']}, {box['date']}, {result['pairs']} pairs. A "
         "run from its lock to its manifest against its bare steps; overhead "
-        "is 1 less the mixture (median, least to largest; target "
+        "is 1 less the ratio (median, least to largest; target "
         f"{TARGET:.0%}):\n\n"
         "| parameters | steps of tokens | commits | run, tokens/s | steps, "
         "tokens/s | overhead |\n| --- | --- | --- | --- | --- | --- |\n"
     )
     for case in result["cases"]:
-        rate, mixture = case["tokens_per_second"], case["mixture"]
+        rate, ratio = case["tokens_per_second"], case["ratio"]
         text += (
             f"| {case['parameters']:,} | {case['steps']} of "
             f"{case['tokens_per_step']:,} | {case['commits']} | "
             f"{rate['run']:,.0f} | "
-            f"{rate['steps']:,.0f} | {1 - mixture['median']:.1%} "
-            f"({1 - mixture['max']:.1%} to {1 - mixture['min']:.1%}) |\n"
+            f"{rate['steps']:,.0f} | {1 - ratio['median']:.1%} "
+            f"({1 - ratio['max']:.1%} to {1 - ratio['min']:.1%}) |\n"
         )
     return text
 

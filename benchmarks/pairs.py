@@ -2,7 +2,7 @@
 
 A figure from another day or another machine says little on a shared CPU, so
 both sides run here, on the same cores: a block of work of one, a block of the
-other, in changing order, and what counts is the mixture of each pair. Each side
+other, in changing order, and what counts is the ratio of each pair. Each side
 waits on a pipe while the other one runs; two thread pools in one process would
 spin against each other.
 """
@@ -80,8 +80,8 @@ def alternate(
     return rates
 
 
-def mixtures(rates: Rates, over: str, under: str) -> dict[str, float]:
-    """Median, least and largest mixture of the pairs of two sides."""
+def ratios(rates: Rates, over: str, under: str) -> dict[str, float]:
+    """Median, least and largest ratio of the pairs of two sides."""
     all_mixtures = [a / b for a, b in zip(rates[over], rates[under], strict=True)]
     return {
         "median": statistics.median(all_mixtures),

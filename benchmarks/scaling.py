@@ -177,10 +177,10 @@ def report(result: dict[str, Any]) -> str:
         first = rows[0]
         for row in rows:
             rest, start = (r["peak_bytes"] - r["result_bytes"] for r in (row, first))
-            mixture = row["seconds_a_mixture"] / first["seconds_a_mixture"]
+            ratio = row["seconds_a_mixture"] / first["seconds_a_mixture"]
             text += (
                 f"| {path} | {row['mixtures']:,} | "
-                f"{1e3 * row['seconds_a_mixture']:.2f} | {mixture:.2f} | "
+                f"{1e3 * row['seconds_a_mixture']:.2f} | {ratio:.2f} | "
                 f"{row['peak_bytes'] / 1e6:.0f} | "
                 f"{row['result_bytes'] / 1e6:.1f} | "
                 f"{(rest - start) / 1e6:.1f} |\n"

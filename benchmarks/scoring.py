@@ -22,7 +22,7 @@ from typing import Any
 
 import machine
 import numpy as np
-from pairs import Remote, alternate, medians, mixtures, remote
+from pairs import Remote, alternate, medians, ratios, remote
 from scoring_work import ScoringWork
 from texts import windows
 
@@ -75,8 +75,8 @@ def measure(work: ScoringWork, count: int, pairs: int) -> dict[str, Any]:
         "torch_merge_share": merge * medians(rates)["torch"],
         "mixtures_per_second": medians(rates),
         "best_mixtures_per_second": {k: max(v) for k, v in rates.items()},
-        "mixture": mixtures(rates, "jaxsim", "torch"),
-        "ratio_published": mixtures(rates, "jaxsim", "published"),
+        "ratio": ratios(rates, "jaxsim", "torch"),
+        "ratio_published": ratios(rates, "jaxsim", "published"),
         "blocks": rates,
     }
 
@@ -102,20 +102,20 @@ def sentence(result: dict[str, Any]) -> str:
         f"Float32, {box['cores_used']} of {box['cores']} cores ({box['cpu']}), "
         f"{box['memory_gib']} GiB, jax {box['versions']['jax']}, torch "
         f"{box['versions']['torch']}, {box['date']}, {result['pairs']} rounds. "
-        "Mixtures a second; mixtures are medians of the rounds' own.\n\n"
+        "Mixtures a second; ratios are medians of the rounds' own.\n\n"
         "| model, text | windows, tokens | jaxsim | PyTorch, batched | "
         "published way | jaxsim / PyTorch | jaxsim / published |\n"
         "| --- | --- | --- | --- | --- | --- | --- |\n"
     )
     for case in result["cases"]:
         rate = case["mixtures_per_second"]
-        mixture, old = case["mixture"], case["ratio_published"]
+        ratio, old = case["ratio"], case["ratio_published"]
         text += (
             f"| {case['preset']} ({case['parameters']:,}), {case['text']} | "
             f"{case['windows']}, {case['tokens']:,} | {rate['jaxsim']:.2f} | "
             f"{rate['torch']:.2f} (batch {case['torch_batch']}) | "
-            f"{rate['published']:.2f} | **{mixture['median']:.2f}** "
-            f"({mixture['min']:.2f} to {mixture['max']:.2f}) | "
+            f"{rate['published']:.2f} | **{ratio['median']:.2f}** "
+            f"({ratio['min']:.2f} to {ratio['max']:.2f}) | "
             f"{old['median']:.1f} ({old['min']:.1f} to {old['max']:.1f}) |\n"
         )
     return text

@@ -2,7 +2,7 @@
 
     python benchmarks/training.py --preset=tiny-0.6m --threads=2
 
-Both sides run here, in turns, and what counts is the mixture of each pair of
+Both sides run here, in turns, and what counts is the ratio of each pair of
 blocks of steps (`pairs.py`).
 
 Before anything is timed, both get the same parameters, and the loss of a batch
@@ -21,7 +21,7 @@ from typing import Any
 
 import machine
 import numpy as np
-from pairs import Rates, Remote, alternate, medians, mixtures, remote
+from pairs import Rates, Remote, alternate, medians, ratios, remote
 from workload import Arrays, Workload
 
 LOSS_TOLERANCE = 1e-5  # nats a token, of about 8
@@ -93,10 +93,10 @@ def blocks(
 
 
 def summarize(rates: Rates) -> dict[str, Any]:
-    """Medians, and the mixtures of the pairs."""
+    """Medians, and the ratios of the pairs."""
     return {
         "tokens_per_second": medians(rates),
-        "mixture": mixtures(rates, "jax", "torch"),
+        "ratio": ratios(rates, "jax", "torch"),
         "blocks": rates,
     }
 
@@ -114,10 +114,10 @@ def sentence(result: dict[str, Any]) -> str:
         f"blocks of {work['steps']} steps:\n"
     )
     for what, label in (("train", "training"), ("score", "forward only")):
-        rate, mixture = (result[what][k] for k in ("tokens_per_second", "mixture"))
+        rate, ratio = (result[what][k] for k in ("tokens_per_second", "ratio"))
         text += (
-            f"\n- {label}: **{mixture['median']:.2f}** times PyTorch "
-            f"({mixture['min']:.2f} to {mixture['max']:.2f}); "
+            f"\n- {label}: **{ratio['median']:.2f}** times PyTorch "
+            f"({ratio['min']:.2f} to {ratio['max']:.2f}); "
             f"{rate['jax']:,.0f} and {rate['torch']:,.0f} tokens/s; first call "
             f"{result['agreement']['first_call_seconds']['jax'][what]:.1f} s "
             "with compilation, PyTorch "
