@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxsim.report.figures import BLUE, GREY, INK, ORANGE, canvas
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from jaxsim.report.figures import BLUE, GREY, INK, ORANGE, canvas
 from jaxsim.validation.measured import CALIBRATED
 
 HERE = Path(__file__).parent
@@ -26,10 +26,14 @@ LOOKS: dict[str, dict[str, Any]] = {
     "swarm, trees": {"color": SKY, "marker": "v", "ls": "-"},
     "reference runs alone": {"color": INK, "marker": "", "ls": "--"},
 }
+LABELS = {
+    "swarm, log-linear": "small models, log-linear",
+    "swarm, trees": "small models, boosted trees",
+}
 
 
 def figure(result: dict[str, Any]) -> bytes:
-    """PNG, two panels in parallel; one that has no data says so."""
+    """PNG of two panels; one that has no data says so."""
     with canvas(9.0, 4.2) as (fig, png):
         left, right = fig.subplots(1, 2, width_ratios=(1.25, 1))
         _cost(left, result["cost"])
@@ -45,7 +49,7 @@ def _cost(axes: Any, found: dict[str, Any] | None) -> None:
     if (band := found.get("band")) is not None:
         axes.axhspan(
             -1000 * band, 1000 * band, color="#e8eaed", lw=0, zorder=0,
-            label="within repeat noise",
+            label="within the noise of replicates",
         )  # fmt: skip
     axes.axhline(0, color=GREY, lw=0.8, zorder=1)
     axes.axhline(
@@ -61,7 +65,15 @@ def _cost(axes: Any, found: dict[str, Any] | None) -> None:
         style = {"ls": "none", "lw": 1.3, "zorder": 3} | look
         # Single answers on top, larger than the points of a curve.
         size = 8 if len(rows) == 1 else 5.5
-        axes.plot(flops, gains, ms=size, mec="white", mew=0.7, label=way, **style)
+        axes.plot(
+            flops,
+            gains,
+            ms=size,
+            mec="white",
+            mew=0.7,
+            label=LABELS.get(way, way),
+            **style,
+        )
         if all("low" in row for row in rows):
             ends = [
                 1000 * np.array([row[end] for row in rows]) for end in ("low", "high")
@@ -117,7 +129,7 @@ def _points(axes: Any, found: dict[str, Any] | None) -> None:
         axis.set_major_locator(MaxNLocator(5))
     axes.ticklabel_format(useOffset=False)
     axes.set_xlabel("predicted (bits per byte)")
-    axes.set_ylabel("really trained, ± repeat noise")
+    axes.set_ylabel("really trained, ± noise of replicates")
     axes.set_title(f"Predicted and trained, {found['target']}", fontsize=10)
     axes.legend(fontsize=7.5, frameon=False, loc="upper left")
 
