@@ -27,7 +27,7 @@ from jaxsim.scoring.scores import Scores
 
 
 def record(workdir: Path) -> dict[str, np.ndarray]:
-    """Digests by entry, and nats by mixture, domain, half and document."""
+    """Digests by entry, and nats by mixture, domain, split and document."""
     pool, scorer = open_pool(workdir), Scorer(workdir)
     manifests = pool.manifests()
     digests = {"base": read_manifest(pool.base_entry).params_digest}

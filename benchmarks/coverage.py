@@ -1,15 +1,14 @@
-"""Do intervals over reference runs hold the sampling distribution's value as often as
-they say?
+"""Do intervals over reference runs cover the true value as often as they say?
 
     python benchmarks/coverage.py
 
-Reference runs are drawn from sampling distributions whose values are known, by way of
-the real `mean_spearman`, `paired_difference` and `noise_ceiling`. Beside them stands
-what was not chosen: the percentile bootstrap, BCa (Efron 1987), and Fisher's
+Reference runs are drawn from sampling distributions whose values are known, and go
+through the real `mean_spearman`, `paired_difference` and `noise_ceiling`. Beside them
+stands what was not chosen: the percentile bootstrap, BCa (Efron 1987), and Fisher's
 scale with the variance of Bonett and Wright (2000), which is made for one
 correlation of a normal sampling distribution.
 
-A reference run has a quality that its targets share, one that is a target's own, and
+A reference run has a quality that its targets share, a quality of each target, and
 an error of each of two predictors, half of which both make.
 """
 
@@ -47,7 +46,7 @@ FIGURES = {
     "one": "Spearman of one target",
     "mean": f"mean Spearman of {TARGETS} targets",
     "difference": f"difference of two, {TARGETS} targets",
-    "ceiling": f"noise ceiling, {REPLICATES} repeats",
+    "ceiling": f"noise ceiling, {REPLICATES} replicates",
 }
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
@@ -225,9 +224,7 @@ def bonett_wright(correlation: float, count: int) -> Ends:
 def cell(
     distribution: Law, true: dict[str, float], count: int, sims: int, boots: int
 ) -> dict[str, Any]:
-    """Coverage and mean length of all ways, one sampling distribution and number of
-    reference runs.
-    """
+    """Coverage and mean length of every interval, for a distribution and a count."""
     generator = _generator(distribution.name, count)
     ends: dict[str, dict[str, list[Ends]]] = {name: {} for name in true}
     for i in range(sims):
@@ -252,7 +249,7 @@ def cell(
 def ceiling(
     name: str, signal: Draw, noise: Draw, count: int, sims: int, boots: int
 ) -> dict[str, Any]:
-    """The same for the noise ceiling; the first reference runs are repeated.
+    """The same for the noise ceiling; the first runs have replicates.
 
     Args:
       name: of a row.
@@ -342,7 +339,7 @@ def table(result: dict[str, Any]) -> str:
         ways = _ways(figure, cells[0])
         lines += [
             "",
-            f"{FIGURES[figure].capitalize()}:",
+            f"{FIGURES[figure][0].upper()}{FIGURES[figure][1:]}:",
             "",
             f"| sampling distribution | reference runs | value | {' | '.join(ways)} |",
             "|---" * (3 + len(ways)) + "|",

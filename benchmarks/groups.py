@@ -1,4 +1,4 @@
-"""Training many small models at once: in parallel, one by one, as one.
+"""Training many small models at once: in parallel, one by one, and as one model.
 
     python benchmarks/groups.py --quick
 
@@ -142,8 +142,8 @@ def table(result: dict[str, Any]) -> str:
         ".\n\nTokens a second of G runs in parallel, over one after the other "
         "and over ONE run with G times the batch (median, least to "
         "largest):\n\n"
-        "| parameters | tokens a step of a run | G | alone, tokens/s | side by "
-        "side | over alone | over one |\n| --- | --- | --- | --- | --- | --- | "
+        "| parameters | tokens a step of a run | G | alone, tokens/s | in "
+        "parallel | over alone | over one |\n| --- | --- | --- | --- | --- | --- | "
         "--- |\n"
     )
     for case in result["cases"]:

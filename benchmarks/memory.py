@@ -148,7 +148,7 @@ def table(result: dict[str, Any]) -> str:
         f"{'the process' if result['on_cpu'] else 'the device'}; the share of "
         "the time is that of a program that only merges, over a whole call's.",
         "",
-        "| parameters | merged | differences | before | pool | planned peak | "
+        "| parameters | merged | deltas | before | pool | planned peak | "
         "measured | planned / measured | merge moves | forward | share of "
         "time: expected | measured |",
         "|" + " --- |" * 3 + " ---: |" * 9,

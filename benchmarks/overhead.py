@@ -104,7 +104,7 @@ def table(result: dict[str, Any]) -> str:
         f"{box['cores_used']} of {box['cores']} cores ({box['cpu']}), jax "
         f"{box['versions']['jax']}, {box['date']}, {result['pairs']} pairs. A "
         "run from its lock to its manifest against its bare steps; overhead "
-        "is 1 less the ratio (median, least to largest; target "
+        "is 1 minus the ratio (median, least to largest; target "
         f"{TARGET:.0%}):\n\n"
         "| parameters | steps of tokens | commits | run, tokens/s | steps, "
         "tokens/s | overhead |\n| --- | --- | --- | --- | --- | --- |\n"

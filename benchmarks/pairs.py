@@ -82,11 +82,11 @@ def alternate(
 
 def ratios(rates: Rates, over: str, under: str) -> dict[str, float]:
     """Median, least and largest ratio of the pairs of two sides."""
-    all_mixtures = [a / b for a, b in zip(rates[over], rates[under], strict=True)]
+    all_ratios = [a / b for a, b in zip(rates[over], rates[under], strict=True)]
     return {
-        "median": statistics.median(all_mixtures),
-        "min": min(all_mixtures),
-        "max": max(all_mixtures),
+        "median": statistics.median(all_ratios),
+        "min": min(all_ratios),
+        "max": max(all_ratios),
     }
 
 

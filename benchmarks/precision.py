@@ -223,7 +223,7 @@ def measure(variants: Variants) -> dict[str, Any]:
     changed: dict[str, Callable[[], np.ndarray]] = {
         "model in float64, merge in float64": variants.float64,
         "merge in float64": lambda: variants.host_merges(same, same),
-        "differences held in bfloat16": lambda: variants.evaluator(deltas="bfloat16"),
+        "deltas held in bfloat16": lambda: variants.evaluator(deltas="bfloat16"),
         "model in bfloat16": lambda: variants.evaluator(precision="bfloat16"),
         "both in bfloat16": lambda: variants.evaluator(
             precision="bfloat16", deltas="bfloat16"
@@ -257,7 +257,7 @@ def report(result: dict[str, Any]) -> str:
         f"{text['smallest_error']:.1e}); the second best is "
         f"{text['best_to_second']:.1e} behind.\n\n"
         "| changed | largest change of a domain | mean | of the score | moves "
-        "mixtures against each other by | Spearman | same best | of the best "
+        "mixtures relative to each other by | Spearman | same best | of the best "
         f"{TOP} |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n"
     )
     for name, row in result["variants"].items():

@@ -2,7 +2,7 @@
 
     python -m benchmarks.study --main=runs/fields --short=runs/fields-short \\
         --shorter=runs/fields-shorter --last=runs/fields-short-last \\
-        --token multiplier=runs/fields-short-4 --eras=runs/eras
+        --token_multiplier=runs/fields-short-4 --eras=runs/eras
         --swarm=runs/fields-small
 
 Reads what `jaxsim validate`, benchmarks/winner.py and benchmarks/swarm.py left
@@ -13,7 +13,7 @@ results/study.json, results/study.md, docs/study.png and docs/study_panels.png.
   * main: the fields, with `validate`, `search` and benchmarks/winner.py;
   * short, shorter: the same with a quarter and a sixteenth of the steps;
   * last: as short, without a tail average;
-  * token multiplier: a copy of short, validated with longer reference runs;
+  * token_multiplier: a copy of short, validated with longer reference runs;
   * eras: configs/eras.py; swarm: small models of benchmarks/swarm.py.
 """
 

@@ -148,7 +148,7 @@ def _ways(
 
 
 def _calibrated(work: Workdir) -> np.ndarray:
-    """[M, D] calibrated merges of the judged mixtures, all on dev text."""
+    """[M, D] calibrated merges of the held-out mixtures, all on dev text."""
     basis, held_out, fitted = work.basis, work.held_out, work.fitted
     assert fitted is not None
     there_D = np.isfinite(held_out.test["reference"]).all(axis=0)

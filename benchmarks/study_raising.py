@@ -45,7 +45,9 @@ def _pool(work: Workdir, shared: list[str], sound: list[str]) -> dict[str, Any]:
         "reference_steps": work.steps("reference"),
         "token_multiplier": work.steps("reference") / work.steps("member"),
         "tail": work.config.recipe.tail,
-        "drift": float(np.mean(list(diagnostics.drift.values()))) if diagnostics else None,
+        "drift": (
+            float(np.mean(list(diagnostics.drift.values()))) if diagnostics else None
+        ),
         "verdict": diagnostics.verdict if diagnostics else None,
         "below_noise": len(work.targets(OUTSIDE)) - len(work.sound(OUTSIDE)),
         "loss": {t: float(np.mean(v.points["reference"][t]))
@@ -244,7 +246,7 @@ def moved(w_MC: np.ndarray, log_C: np.ndarray) -> np.ndarray:
 
 
 def _ensemble(work: Workdir, w_MC: np.ndarray, split: str) -> np.ndarray:
-    """Bits per byte [M, D] on that half of the reference runs' windows."""
+    """Bits per byte [M, D] on that split of the reference runs' windows."""
     scorer, e = work.scorer, work.scorer.evaluation
     rows = np.intersect1d(work.rows, e.rows(split))
     sums_MD = scorer.predictors.ensemble_sums(w_MC, scorer.token_losses[1:], rows)

@@ -140,7 +140,7 @@ class Workdir:
         return found
 
     def steps(self, kind: str) -> int:
-        """The steps of members, or of the reference runs held out."""
+        """The steps of members, or of held-out runs."""
         names = self.validation.reference_runs
         if kind == "member":
             names = self.validation.members
@@ -166,7 +166,7 @@ class Workdir:
         return [target for target, k in pairs if k == kind]
 
     def sound(self, kind: str) -> list[str]:
-        """Those that repeats do not show to be below the noise floor."""
+        """Those that replicates do not show to be below the noise floor."""
         ceilings = self.validation.ceilings
         return [
             target
@@ -185,8 +185,7 @@ class Workdir:
         return columns(by_target, targets)
 
     def repeated(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Reference runs that were trained again: indices [P], and the replicates'
-        bits.
+        """Indices [P] of the runs with replicates, and the replicates' bits.
 
         By target, [P] on test text.
         """

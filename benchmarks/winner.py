@@ -4,7 +4,7 @@
 
 Trains the best mixture of the last search, the plain baselines (uniform,
 proportional, best single member on dev text) and the best of the drawn
-reference runs, each with ORDERS orders of the data, and compares their means on report
+reference runs, each with ORDERS orders of the data, and compares their means on test
 text. The best reference run was picked on its first order's test text, which
 flatters it: `without_first` leaves that order out. Safe to kill and to repeat.
 """
