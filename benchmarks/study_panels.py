@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxsim.report.figures import BLUE, GREY, INK, ORANGE, canvas
 
 from benchmarks.study_figure import LOOKS
 from benchmarks.study_uneven import TWO
-from jaxsim.report.figures import BLUE, GREY, INK, ORANGE, canvas
 from jaxsim.validation.measured import CALIBRATED, IN_POOL, OUT_OF_POOL
 
 HERE = Path(__file__).parent
