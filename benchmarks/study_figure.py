@@ -28,7 +28,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 LABELS = {
     "swarm, log-linear": "small models, log-linear",
-    "swarm, trees": "small models, boosted trees",
+    "swarm, trees": "small models, trees",
 }
 
 
@@ -49,7 +49,7 @@ def _cost(axes: Any, found: dict[str, Any] | None) -> None:
     if (band := found.get("band")) is not None:
         axes.axhspan(
             -1000 * band, 1000 * band, color="#e8eaed", lw=0, zorder=0,
-            label="within the noise of replicates",
+            label="within replicate noise",
         )  # fmt: skip
     axes.axhline(0, color=GREY, lw=0.8, zorder=1)
     axes.axhline(
@@ -129,7 +129,7 @@ def _points(axes: Any, found: dict[str, Any] | None) -> None:
         axis.set_major_locator(MaxNLocator(5))
     axes.ticklabel_format(useOffset=False)
     axes.set_xlabel("predicted (bits per byte)")
-    axes.set_ylabel("really trained, ± noise of replicates")
+    axes.set_ylabel("really trained, ± replicate noise")
     axes.set_title(f"Predicted and trained, {found['target']}", fontsize=10)
     axes.legend(fontsize=7.5, frameon=False, loc="upper left")
 
