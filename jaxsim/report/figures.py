@@ -155,7 +155,7 @@ def mixtures(table: Table, level: float) -> bytes:
         kinds = [("ties with the best", {"color": BLUE, "marker": "o"})]
         if any(not row["tied"] for row in rows):
             kinds.append(
-                ("plain mixture that does not tie",
+                ("standard mixture that does not tie",
                  {"color": ORANGE, "marker": "s"})
             )  # fmt: skip
         _legend(axes, kinds)

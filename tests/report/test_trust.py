@@ -33,8 +33,8 @@ def outside(validation):
     [
         ([0.01, 0.9], "better"),
         ([-0.9, -0.01], "worse"),
-        ([-0.1, 0.5], "not told apart"),
-        (None, "not tested (it takes 12 runs)"),
+        ([-0.1, 0.5], "not distinguishable"),
+        (None, "not tested (needs 12 runs)"),
     ],
 )
 def test_a_difference_is_tested(validation, bounds, meaning):
@@ -102,9 +102,9 @@ def test_every_predictor_is_in_the_table_of_claims(validation):
 
 def test_the_diagnostics_in_words():
     text = " ".join(t for _, t in trust.diagnostics(diagnostics_of()))
-    assert "weight deltas: 0.25 to 0.40" in text
+    assert "0.25 to 0.40 between" in text
     assert "0.4 % (macro in-pool) and 0.31 % (macro)" in text.replace(",", " and")
-    assert f"averages: -0.0310 ({MEMBERS[0]} + {MEMBERS[1]})" in text
+    assert f"its members: -0.0310 ({MEMBERS[0]} + {MEMBERS[1]})" in text
     assert "at most 4 windows" in text
     assert "training noise, which was not measured" in text
     assert "nothing to rank" not in text
@@ -130,7 +130,7 @@ def test_a_ceiling_that_may_lie_on_either_side_is_not_judged(validation):
 
     assert bound(0.95, 0.91, 0.99) == "no"
     assert bound(0.8, 0.6, 0.85) == "yes"
-    assert bound(0.95, 0.44, 0.99) == "cannot tell"
+    assert bound(0.95, 0.44, 0.99) == "not clear"
     assert bound(0.8, None, None) == "yes"
 
 
@@ -152,7 +152,7 @@ def test_what_calibration_gained(validation):
 def test_what_it_learned_from(workdir, validation):
     text = trust.calibration_sentence(checked(validation))
     assert text == (
-        "Fitted on 6 calibration runs and judged on 12 held-out runs. The "
+        "Fitted on 6 calibration runs, tested on 12 held-out runs. The "
         "error falls in 4 of 4 domains."
     )
     alone = checked(validation_of(workdir, 12))
@@ -163,7 +163,7 @@ def test_domains_that_calibration_harms_are_named(validation):
     worse = {"merge": 0.05, "calibrated": 0.06, "covered": 1.0, "split": 0.1}
     harmed = checked(validation, **{MEMBERS[1]: worse})
     text = trust.calibration_sentence(harmed)
-    assert text.endswith(f"falls in 3 of 4 domains, but not in {MEMBERS[1]}.")
+    assert text.endswith(f"falls in 3 of 4 domains, not in {MEMBERS[1]}.")
     # A macro is told apart, and not counted again.
     macro = trust.calibration_sentence(checked(validation, **{IN_POOL: worse}))
     assert macro.endswith("in 4 of 4 domains.")
