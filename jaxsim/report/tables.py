@@ -256,7 +256,7 @@ def mixtures(found: SearchResult) -> Table:
         )
     ties, aim = found.ties, target(found.target, found.objective)
     return Table.of(
-        f"{ties['heading']} ({ties['count']:,} of {found.searched:,} mixtures, {aim})",
+        f"{ties['heading']} ({ties['count']:,} of {found.searched:,} mixtures, for {aim})",
         found.rows, columns, note, lambda row: "best" if row["error"] is None else "",
     )  # fmt: skip
 

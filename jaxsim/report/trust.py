@@ -195,7 +195,7 @@ def _error(validation: Validation, on: str) -> tuple[bool, str]:
     error, spread = float(np.abs(off_M).mean()), float(reference_M.std(ddof=1))
     return error < SMALL_ERROR * spread, (
         f"mean absolute error of the {label(which)} on {on}: {number(error)} bits per "
-        f"byte; standard deviation of the held-out runs: {number(spread)}"
+        f"byte, {error / spread:.0%} of the standard deviation of the held-out runs"
     )
 
 

@@ -92,7 +92,7 @@ def test_interval_or_points(workdir, capsys, reference_runs, enough):
     assert ("reference-10" in out) != enough
 
 
-def test_agreement_has_rules_and_groups(workdir, capsys):
+def test_agreement_has_baselines_and_groups(workdir, capsys):
     validation = validation_of(workdir, 5, calibration_runs=4, notes=("a mark",))
     show_agreement(validation)
     out = said(capsys)

@@ -42,15 +42,15 @@ def good(workdir):
     )
 
 
-def test_before_reference_runs_it_is_the_diagnoses_word():
+def test_before_reference_runs_it_is_the_word_of_the_diagnostics():
     for word in ("trust", "trust ranks only", "do not trust"):
         found = verdict(diagnostics_of(word), None)
         assert found.word == word and not found.by_references
         assert found.reasons[0] == f"the reason for '{word}'"
     early = verdict(diagnostics_of("trust"), None)
     assert "not known (0 held-out runs" in early.reasons[-1]
-    assert "Only reference runs can say" in early.meaning
-    assert "hold within the intervals" not in early.meaning
+    assert "Only reference runs can confirm" in early.meaning
+    assert "agree with held-out runs" not in early.meaning
 
 
 def test_few_reference_runs_leave_it_to_the_diagnostics(workdir):
@@ -99,7 +99,7 @@ def test_a_rank_correlation_that_reaches_zero(good, bounds):
     assert verdict(None, other).word == "trust"
 
 
-def test_noise_binds_what_matters(good):
+def test_targets_below_the_noise_floor_decide(good):
     low = {**good.ceilings, OUTSIDE: 0.89}
     found = verdict(None, dataclasses.replace(good, ceilings=low))
     assert found.word == "below the noise floor"
@@ -136,9 +136,9 @@ def test_coverage(good, share, word):
 
 @pytest.mark.parametrize(
     ("share", "word", "size"),
-    [(0.45, "trust", "less than half"),
-     (0.55, "trust ranks only", "more than half"),
-     (1.05, "trust ranks only", "more than all")],
+    [(0.45, "trust", "45%"),
+     (0.55, "trust ranks only", "55%"),
+     (1.05, "trust ranks only", "105%")],
 )  # fmt: skip
 def test_errors_beside_the_spread_of_reference_runs(good, share, word, size):
     reference_runs = good.points["reference"][OUTSIDE]
