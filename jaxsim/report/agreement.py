@@ -16,12 +16,11 @@ from jaxsim.report.format import (
     signed,
     target,
     weights,
-    yes,
 )
 from jaxsim.report.table import Column, Estimate, Table
 from jaxsim.report.targets import KINDS, targets_of
 from jaxsim.search.result import SearchResult
-from jaxsim.validation.agreement import BELOW_NOISE, ENOUGH_RUNS, RULES, corrected
+from jaxsim.validation.agreement import ENOUGH_RUNS, RULES, corrected
 from jaxsim.validation.chosen import TrainedChoice
 from jaxsim.validation.measured import BASELINES, CALIBRATED, PREDICTED
 from jaxsim.validation.validate import Validation
@@ -325,15 +324,6 @@ def noise(validation: Validation) -> Table:
         Column("ceiling", "noise ceiling", lambda v: v.shown(3), is_estimate=True,
                get=lambda n: Estimate(v.ceilings[n], v.ceiling_intervals.get(n))),
         _bits("noise", "noise of a run", get=lambda n: v.noise.get(n)),
-        Column("below_floor", f"below the noise floor ({BELOW_NOISE})",
-               get=lambda n: _below_floor(v, n)),
     )  # fmt: skip
     title = "noise ceilings"
     return Table.of(title, v.ceilings, columns)
-
-
-def _below_floor(validation: Validation, name: str) -> str:
-    low, high = validation.ceiling_intervals.get(name) or (None, None)
-    if low is not None and high is not None and low < BELOW_NOISE <= high:
-        return "not clear"
-    return yes(validation.ceilings[name] < BELOW_NOISE)

@@ -4,10 +4,10 @@ A search picks the mixture where its predictor errs in its own favor. A trained
 choice therefore says nothing about agreement, only whether the choice held.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -294,17 +294,10 @@ def _open(
 # What training the chosen mixtures gave.
 
 
-@dataclasses.dataclass(frozen=True)
-class Usual:
-    """How far held-out runs lie from their merges, for one objective.
+class Usual(NamedTuple):
+    """Mean distance of held-out runs from their merges, and its deviation."""
 
-    Attributes:
-      offset: their mean distance; positive where runs are worse.
-      deviation: standard deviation around it.
-      reference_runs: how many.
-    """
-
-    offset: float
+    offset: float  # positive where runs are worse
     deviation: float
     reference_runs: int
 
@@ -315,12 +308,12 @@ class Usual:
         return float(quantile * self.deviation * np.sqrt(1 + 1 / self.reference_runs))
 
 
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """A mixture that was trained, on one objective, in bits per byte."""
+class Trained(NamedTuple):
+    """A mixture that was trained; losses in bits per byte on one objective."""
 
     label: str
     reference: str
+    mixture: Mapping[str, float]
     trained: float
     merge: float
 
@@ -378,12 +371,11 @@ def outcomes(
     if validation is not None and same_basis(validation, chosen):
         known = usual(validation, aim)
     lines = []
-    for one, mixture in _runs(chosen, aim):
-        text = f"{one.label} ({weights(mixture, 4)}) on {target(aim)}: "
+    for one in _runs(chosen, aim):
+        text = f"{one.label} ({weights(one.mixture, 4)}) on {target(aim)}: "
         lines.append(text + _gap(one, known))
-        if found is None or not same_basis(found, chosen):
-            continue
-        lines += _rivals(one, mixture, found, chosen)
+        if found is not None and same_basis(found, chosen):
+            lines += _rivals(one, found, chosen)
     return lines
 
 
@@ -403,15 +395,10 @@ def _gap(one: Trained, known: Usual | None) -> str:
     )
 
 
-def _rivals(
-    one: Trained,
-    mixture: Mapping[str, float],
-    found: SearchResult,
-    chosen: TrainedChoice,
-) -> Iterator[str]:
+def _rivals(one: Trained, found: SearchResult, chosen: TrainedChoice) -> Iterator[str]:
     """The mixture beside trained standard mixtures and the best member."""
     for row in found.rows:
-        if row["kind"] not in PLAIN or _same(row["weights"], mixture):
+        if row["kind"] not in PLAIN or _same(row["weights"], one.mixture):
             continue
         if rival := _find(row["weights"], found, None, chosen):
             name = f"{row['name']}, trained as {rival.reference}"
@@ -434,16 +421,16 @@ def _against(one: Trained, rival: str, trained: float) -> str:
 
 def _runs(
     result: TrainedChoice | Validation, aim: Mapping[str, float]
-) -> Iterator[tuple[Trained, dict[str, float]]]:
-    """Every run on an objective, and its mixture."""
+) -> Iterator[Trained]:
+    """Every run on an objective."""
     reference_M, merge_M = (
-        on_target(result.points[name], aim) for name in ("reference", "merge")
+        on_target(result.points[name], aim).tolist() for name in ("reference", "merge")
     )
     runs = result.reference_runs
     labels = result.labels if isinstance(result, TrainedChoice) else runs
-    for i, (name, run) in enumerate(zip(labels, runs, strict=True)):
-        parts = dict(zip(result.members, result.mixtures[i], strict=True))
-        yield Trained(name, run, float(reference_M[i]), float(merge_M[i])), parts
+    for i, mixture in enumerate(result.mixtures):
+        parts = dict(zip(result.members, mixture, strict=True))
+        yield Trained(labels[i], runs[i], parts, reference_M[i], merge_M[i])
 
 
 def _find(
@@ -457,8 +444,8 @@ def _find(
         if result is None or not same_basis(found, result):
             continue
         if all(name in result.points["reference"] for name in found.target):
-            for one, mixture in _runs(result, found.target):
-                if _same(parts, mixture):
+            for one in _runs(result, found.target):
+                if _same(parts, one.mixture):
                     return one
     return None
 

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -73,11 +72,6 @@ class StandardScores:
         """[C, D]: by how many bits per byte a member beats the base model."""
         members_CD = np.array([self.row(name, split) for name in self.members])
         return self.row(BASE, split) - members_CD
-
-    def own(self, domain: str) -> list[str]:
-        """The members trained on the partition `domain` is held out from."""
-        pattern = re.compile(re.escape(domain) + r"(_\d+of\d+)?")
-        return [name for name in self.members if pattern.fullmatch(name)]
 
 
 @dataclasses.dataclass(frozen=True)

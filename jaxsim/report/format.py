@@ -1,23 +1,31 @@
-"""Numbers, names and weights as a reader wants them."""
+"""Numbers, names and weights as text."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-BLANK = "-"
+
+def shown(value: float | None, spec: str) -> str:
+    """A number by a format specification; '-' where there is none."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    return format(value, spec)
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """With a fixed number of decimals."""
-    if value is None or not math.isfinite(value):
-        return BLANK
-    return f"{value:.{digits}f}"
+    return shown(value, f".{digits}f")
 
 
 def signed(value: float | None, digits: int = 4) -> str:
-    """Like `number`, with its sign."""
-    if value is None or not math.isfinite(value):
-        return BLANK
-    return f"{value:+.{digits}f}"
+    return shown(value, f"+.{digits}f")
+
+
+def percent(value: float | None, digits: int = 0) -> str:
+    """A share, as in '80%'."""
+    return shown(value, f".{digits}%")
+
+
+def integer(value: int | None) -> str:
+    return shown(value, ",")
 
 
 def interval(bounds: Sequence[float | None] | None, digits: int = 2) -> str:
@@ -27,37 +35,10 @@ def interval(bounds: Sequence[float | None] | None, digits: int = 2) -> str:
     return f" [{number(bounds[0], digits)}, {number(bounds[1], digits)}]"
 
 
-def thousandths(value: float | None) -> str:
-    """A change in bits per byte, in thousandths."""
-    return signed(None if value is None else 1000 * value, 2)
-
-
-def percent(value: float | None, digits: int = 0) -> str:
-    """A share, as in '80%'."""
-    if value is None or not math.isfinite(value):
-        return BLANK
-    return f"{value:.{digits}%}"
-
-
-def integer(value: int | None) -> str:
-    return BLANK if value is None else f"{value:,}"
-
-
-def yes(value: bool) -> str:
-    return "yes" if value else "no"
-
-
-def flops(value: float | None) -> str:
-    """Floating-point operations, as in '6.0e+14'."""
-    if value is None or not math.isfinite(value):
-        return BLANK
-    return f"{value:.1e}"
-
-
 def duration(seconds: float | None) -> str:
     """'38 s', '12 min', '3.4 h' or '5.1 days'."""
     if seconds is None or not math.isfinite(seconds):
-        return BLANK
+        return "-"
     for size, unit in ((90, 1), (5400, 60), (172_800, 3600)):
         if seconds < size:
             digits = 1 if unit == 3600 or seconds < 9.95 else 0
@@ -73,7 +54,7 @@ def count(amount: int, singular: str, plural: str = "") -> str:
 
 
 def short(name: str, length: int = 22) -> str:
-    """A name that fits a figure: one line, the middle left out."""
+    """A name that fits a figure: one line, shortened in the middle."""
     line = " ".join(name.split())
     if len(line) <= length:
         return line
@@ -91,7 +72,7 @@ def listed(names: Sequence[str], most: int = 6) -> str:
 
 
 def weights(parts: Mapping[str, float], most: int = 8) -> str:
-    """A mixture in words: equal shares as such, others largest first."""
+    """A mixture in words: '1/3 each of a, b and c', or the largest weights first."""
     used = {name: w for name, w in parts.items() if w > 0}
     if not used:
         return "no member"
@@ -109,7 +90,7 @@ def weights(parts: Mapping[str, float], most: int = 8) -> str:
 
 
 def largest(parts: Mapping[str, float]) -> str:
-    """A mixture in a table that names it: the largest weights, how many."""
+    """A mixture in a table cell: its largest weights, and how many more."""
     used = {name: w for name, w in parts.items() if w > 0}
     if len(used) == 1 or max(used.values()) - min(used.values()) < 1e-6:
         return "alone" if len(used) == 1 else f"1/{len(used)} each"
@@ -136,5 +117,5 @@ def target(parts: Mapping[str, float], kind: str = "mean") -> str:
 
 
 def marks(notes: Iterable[str]) -> str:
-    """What an override admitted, a line each."""
+    """What an override admitted, one line each."""
     return "\n".join(f"OVERRIDE: {note}" for note in notes)

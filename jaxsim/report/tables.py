@@ -14,16 +14,14 @@ from jaxsim.report.data import ReportData, StandardScores
 from jaxsim.report.format import (
     count,
     duration,
-    flops,
     integer,
     largest,
     marks,
     number,
     percent,
+    shown,
     signed,
     target,
-    thousandths,
-    yes,
 )
 from jaxsim.report.table import Column, Table
 from jaxsim.scoring.evaluation import SPLITS
@@ -174,19 +172,19 @@ def standard_bits(standard: StandardScores) -> Table:
 def scores(table: Scores) -> Table:
     """The best rows of a scored table by the merge, and the standard mixtures."""
     best = summarize(table, "dev", _MOST_SCORES)
-    shown = list(enumerate(best.targets))[:_MOST_TARGETS]
+    targets = list(enumerate(best.targets))[:_MOST_TARGETS]
     predictors = ["merge", *(p for p in PREDICTED[1:] if p in best.bits)]
     headings = {p: runs.LABELS[p].replace("of ", "of\n") for p in predictors}
     columns = (
         _text("mixture", "mixture"),
         _text("weights", "weights", show=largest),
         *(_bits(f"{name}: {predictor}", f"{name},\n{heading}")
-          for _, name in shown for predictor, heading in headings.items()),
+          for _, name in targets for predictor, heading in headings.items()),
     )  # fmt: skip
     rows = tuple(
         {"mixture": table.table.names[m], "weights": table.table.parts(m)}
         | {f"{name}: {predictor}": best.bits[predictor][i, t]
-           for t, name in shown for predictor in predictors}
+           for t, name in targets for predictor in predictors}
         for i, m in enumerate(best.rows)
     )  # fmt: skip
     return Table(
@@ -241,7 +239,7 @@ def mixtures(found: SearchResult) -> Table:
         Column("difference", "difference", signed),
         _bits("error", "standard\nerror", get=other("error")),
         _bits("limit", "tie limit", get=other("limit")),
-        Column("tied", "ties", yes),
+        Column("tied", "ties", lambda v: "yes" if v else "no"),
     )  # fmt: skip
     note = (
         "bits per byte; difference: to the best on dev text, calibrated where there is "
@@ -256,7 +254,8 @@ def mixtures(found: SearchResult) -> Table:
         )
     ties, aim = found.ties, target(found.target, found.objective)
     return Table.of(
-        f"{ties['heading']} ({ties['count']:,} of {found.searched:,} mixtures, for {aim})",
+        f"{ties['heading']} ({ties['count']:,} of {found.searched:,} mixtures, "
+        f"for {aim})",
         found.rows, columns, note, lambda row: "best" if row["error"] is None else "",
     )  # fmt: skip
 
@@ -335,7 +334,7 @@ def marginal(found: SearchResult) -> Table:
         members = zip(found.marginal["members"], goals, bits_CD, strict=True)
         ordered = sorted(members, key=lambda row: row[1])
         rows = [(member, [goal, *bits_D]) for member, goal, bits_D in ordered]
-    shown = [n for n in names if n in found.target][:_MOST_DOMAINS]
+    on_console = [n for n in names if n in found.target][:_MOST_DOMAINS]
     note = (
         "change of the merge's loss on dev text in thousandths of a bit per byte, to "
         "first order, when one percent of the tokens moves to this member, taken from "
@@ -345,9 +344,13 @@ def marginal(found: SearchResult) -> Table:
         note += "; the objective is calibrated, single domains are not"
     return _by_domain(
         "marginal values at the best mixture",
-        "1 % more of", "change on", ["the objective", *names], thousandths,
-        rows, note, ["the objective", *shown],
+        "1 % more of", "change on", ["the objective", *names], _thousandths,
+        rows, note, ["the objective", *on_console],
     )  # fmt: skip
+
+
+def _thousandths(value: float | None) -> str:
+    return signed(None if value is None else 1000 * value, 2)
 
 
 def _by_domain(
@@ -376,11 +379,12 @@ def _by_domain(
 def cost(data: ReportData) -> Table:
     """Training as manifests record it, and scoring as tables count it."""
     runs = {"base model": [data.base] if data.base is not None else []} | {
-        f"{kind} runs" if kind == "reference" else f"{kind}s": list(
-            data.of_kind(kind).values()
+        what: list(data.of_kind(kind).values())
+        for kind, what in (
+            ("member", "members"), ("reference", "reference runs"),
+            ("replicate", "replicates"),
         )
-        for kind in ("member", "reference", "replicate")
-    }
+    }  # fmt: skip
     rows: list[dict[str, Any]] = [
         {
             "what": what,
@@ -388,39 +392,33 @@ def cost(data: ReportData) -> Table:
             "tokens": sum(m.tokens for m in manifests),
             "flops": float(sum(m.flops for m in manifests)),
             "seconds": sum(m.wall_seconds for m in manifests),
-            "basis": "recorded with every run",
         }
         for what, manifests in runs.items()
         if manifests
     ]
+    keys = ("runs", "tokens", "flops", "seconds")
     if rows:
-        sums = {
-            k: sum(r[k] for r in rows) for k in ("runs", "tokens", "flops", "seconds")
-        }
-        rows.append({"what": "all training", **sums, "basis": "sum"})
+        rows.append(
+            {"what": "all training"} | {k: sum(r[k] for r in rows) for k in keys}
+        )
     if data.pool is not None:
         model = data.pool.model
-        for what, tokens, basis in (
-            ("scoring", data.scored_windows * model.config.length,
-             "counted from the tables of scores, without diagnostics"),
-            ("searching", data.found.tokens if data.found else 0,
-             "counted by the search, a gradient as three forward passes"),
-        ):  # fmt: skip
+        searched = data.found.tokens if data.found else 0
+        scored = data.scored_windows * model.config.length
+        for what, tokens in (("scoring", scored), ("searching", searched)):
             if tokens:
-                spent = float(model.forward_flops(tokens))
-                rows.append({"what": what, "runs": 0, "tokens": tokens, "flops": spent,
-                             "seconds": None, "basis": basis})  # fmt: skip
+                values = (0, tokens, float(model.forward_flops(tokens)), None)
+                rows.append({"what": what, **dict(zip(keys, values, strict=True))})
     columns = (
         _text("what", "what"),
         Column("runs", "models trained", integer),
         Column("tokens", "tokens", integer),
-        Column("flops", "FLOPs", flops),
+        Column("flops", "FLOPs", functools.partial(shown, spec=".1e")),
         Column("seconds", "time", duration),
-        _text("basis", "source"),
     )
     return Table(
         "cost", columns, tuple(rows),
-        style=lambda row: "sum" if row["basis"] == "sum" else "",
+        style=lambda row: "sum" if row["what"] == "all training" else "",
     )  # fmt: skip
 
 

@@ -95,7 +95,12 @@ def verdict(diagnostics: Diagnostics | None, validation: Validation | None) -> V
     if validation is None or runs < ENOUGH_RUNS or validation.budget == "sum":
         return _before_runs(diagnostics, validation, runs)
     targets = targets_of(validation)
-    if _all_bound(diagnostics, validation, targets):
+    is_bound = all(
+        validation.ceilings.get(n, 0) < BELOW_NOISE for n in targets.held_out
+    )
+    if not validation.ceilings:  # without replicates the diagnostics decide
+        is_bound = diagnostics is not None and diagnostics.below_noise
+    if is_bound:
         names = listed(targets.held_out)
         return Verdict(BOUND, [f"every target that counts: {names}"], True)
     holds, ranks = _ranks(validation, targets)
@@ -129,15 +134,6 @@ def _before_runs(
         why = f"members differ by less than {what} in every domain"
         return Verdict(word, [why, unknown], False)
     return Verdict(diagnostics.verdict, [*diagnostics.reasons, unknown], False)
-
-
-def _all_bound(
-    diagnostics: Diagnostics | None, validation: Validation, targets: Targets
-) -> bool:
-    """By the ceilings or, without replicates, by the diagnostics."""
-    if not validation.ceilings:
-        return diagnostics is not None and diagnostics.below_noise
-    return all(validation.ceilings[n] < BELOW_NOISE for n in targets.held_out)
 
 
 def _predictor(validation: Validation) -> str:

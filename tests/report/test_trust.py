@@ -119,21 +119,6 @@ def test_a_diagnostics_without_text_resolves_nothing():
     assert "too little text" in text
 
 
-def test_a_ceiling_that_may_lie_on_either_side_is_not_judged(validation):
-    def bound(ceiling, *bounds):
-        one = dataclasses.replace(
-            validation,
-            ceilings={OUTSIDE: ceiling},
-            ceiling_intervals={OUTSIDE: list(bounds)},
-        )
-        return agreement.noise(one).rows[0]["below_floor"]
-
-    assert bound(0.95, 0.91, 0.99) == "no"
-    assert bound(0.8, 0.6, 0.85) == "yes"
-    assert bound(0.95, 0.44, 0.99) == "not clear"
-    assert bound(0.8, None, None) == "yes"
-
-
 def checked(validation, **rows):
     row = {"merge": 0.05, "calibrated": 0.02, "covered": 0.92, "split": 0.04}
     check = dict.fromkeys(validation.targets, row)

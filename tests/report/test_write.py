@@ -378,8 +378,8 @@ def test_a_diagnostics_of_another_pool_is_out_of_date(complete):
 
 @pytest.mark.parametrize(
     "path",
-    ["validation/diagnostics.json", "validation/validation.json", "validation/chosen.json",
-     "search/result.json", "scores/standard.parquet"],
+    ["validation/diagnostics.json", "validation/validation.json",
+     "validation/chosen.json", "search/result.json", "scores/standard.parquet"],
 )  # fmt: skip
 def test_a_damaged_result_is_an_error_that_names_it(complete, path):
     (complete / path).write_bytes(b"{")
