@@ -63,7 +63,7 @@ def _ranking(axes: Any, ranking: dict[str, Any]) -> None:
     axes.invert_yaxis()
     axes.axvline(0, color=GREY, lw=0.8)
     axes.set_xlim(-0.8, 1.02)
-    axes.set_xlabel("Spearman with reference runs, 95 % intervals")
+    axes.set_xlabel("Spearman with reference runs, 95% intervals")
     axes.legend(fontsize=7.5, frameon=False, loc="lower left")
 
 

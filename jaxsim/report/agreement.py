@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 
 from jaxsim.report.answer import aim_of, on_target
-from jaxsim.report.format import (
+from jaxsim.report.table import (
+    Column,
+    Estimate,
+    Table,
     count,
     marks,
     number,
@@ -17,7 +20,6 @@ from jaxsim.report.format import (
     target,
     weights,
 )
-from jaxsim.report.table import Column, Estimate, Table
 from jaxsim.report.targets import KINDS, targets_of
 from jaxsim.search.result import SearchResult
 from jaxsim.validation.agreement import ENOUGH_RUNS, RULES, corrected
@@ -26,38 +28,37 @@ from jaxsim.validation.measured import BASELINES, CALIBRATED, PREDICTED
 from jaxsim.validation.validate import Validation
 
 REPLICATE = "replicate"
-LABELS = {
-    "merge": "merge",
-    "ensemble": "ensemble",
+_LABELS = {
     "members": "mean of members",
     CALIBRATED: "calibrated merge",
     "log-linear": "log-linear on weights",
     REPLICATE: "replicates",
 }
-# What an agreement table shows: heading, decimals, and whether a console has room.
-FIGURES = {
-    "spearman": ("Spearman", 2, True),
-    "corrected": ("/ ceiling", 2, True),
-    "pearson": ("Pearson", 2, False),
-    "pairs": ("pairs\nright", 2, True),
-    "slope": ("slope", 2, False),
-    "offset": ("offset", 4, False),
-    "regret": ("regret", 4, False),
-    "gain": ("gain", 4, False),
-}
-# Replicates exist for some runs only, so no choice among them can be compared.
-_OF_REPLICATES = ("spearman", "pearson", "pairs")
-
 _two = functools.partial(number, digits=2)
 _text = functools.partial(Column, is_text=True)
 _bits = functools.partial(Column, show=number)
+# The figures of an agreement table.
+FIGURES = (
+    Column("spearman", "Spearman", Estimate.shown, is_estimate=True),
+    Column("corrected", "/ ceiling", _two),
+    Column("pearson", "Pearson", _two, on_console=False),
+    Column("pairs", "pairs\nright", _two),
+    Column("slope", "slope", _two, on_console=False),
+    *(
+        Column(key, key, number, on_console=False)
+        for key in ("offset", "regret", "gain")
+    ),
+)
+_KEYS = [column.key for column in FIGURES]
+# Replicates exist for some runs only, so no choice among them can be compared.
+_OF_REPLICATES = ("spearman", "pearson", "pairs")
 
 
 def label(predictor: str) -> str:
     """The name shown for a predictor, a weight-only baseline or the replicates."""
     if predictor in RULES:
         return f"baseline: {predictor}"
-    return LABELS.get(predictor, predictor)
+    return _LABELS.get(predictor, predictor)
 
 
 def agreement(validation: Validation) -> Table:
@@ -74,21 +75,9 @@ def agreement(validation: Validation) -> Table:
         for title, names in groups.items()
         for row in _agreement_rows(validation, title, names)
     ]
-    figures = [
-        Column(
-            key,
-            heading,
-            Estimate.shown
-            if key == "spearman"
-            else functools.partial(number, digits=digits),
-            on_console=on_console,
-            is_estimate=key == "spearman",
-        )
-        for key, (heading, digits, on_console) in FIGURES.items()
-    ]
     columns = (
         _text("on", "on"), _text("label", "predictor"), Column("predictor"),
-        Column("is_rule"), Column("reference_runs"), *figures, Column("gain_share"),
+        Column("is_rule"), Column("reference_runs"), *FIGURES, Column("gain_share"),
         Column("ceiling"),
     )  # fmt: skip
     return Table(
@@ -114,7 +103,7 @@ def _agreement_rows(
         if not known:
             continue
         each = [_figures(validation, n, predictor, r) for n, r in known.items()]
-        values: dict[str, Any] = {k: _mean([f[k] for f in each]) for k in FIGURES}
+        values: dict[str, Any] = {k: _mean([f[k] for f in each]) for k in _KEYS}
         lone = next(iter(known.values())) if len(names) == 1 else None
         bounds = lone["interval"] if lone else None
         values["spearman"] = Estimate(values["spearman"], bounds)
@@ -139,8 +128,8 @@ def _figures(
     below the noise floor has no Spearman divided by its ceiling.
     """
     nan = float("nan")
-    keys = _OF_REPLICATES if predictor == REPLICATE else FIGURES
-    found = dict.fromkeys(FIGURES, nan) | {
+    keys = _OF_REPLICATES if predictor == REPLICATE else _KEYS
+    found = dict.fromkeys(_KEYS, nan) | {
         key: float(row[key]) for key in keys if row.get(key) is not None
     }
     if predictor != REPLICATE:
@@ -179,7 +168,7 @@ def claims(validation: Validation) -> Table:
         _text("meaning", "predictor is", get=_meaning),
     )  # fmt: skip
     note = (
-        "In brackets: 95 % jackknife intervals over runs, corrected for the number of "
+        "In brackets: 95% jackknife intervals over runs, corrected for the number of "
         "runs. The best weight-only baseline is picked after the fact"
     )
     if any(claim["predictor"] in BASELINES for claim in validation.claims):
@@ -236,7 +225,7 @@ def points(result: Validation | TrainedChoice) -> Table:
         _text("reference", "run"),
         _text("mixture", "mixture", show=functools.partial(weights, most=3)),
         _bits("reference_bits_per_byte", "trained"),
-        *(_bits(p, LABELS[p]) for p in shown),
+        *(_bits(p, label(p)) for p in shown),
         *map(Column, others),
     )
     return Table("points (bits per byte)", columns, rows)
@@ -268,7 +257,7 @@ def chosen(result: TrainedChoice, found: SearchResult | None) -> Table:
         Column("reference"),
         _text("target", "on"),
         _bits("reference_bits_per_byte", "trained"),
-        *(_bits(p, LABELS[p]) for p in PREDICTED),
+        *(_bits(p, label(p)) for p in PREDICTED),
         Column("difference", "trained - merge", signed),
     )
     title = "chosen mixtures, bits per byte on test text"
@@ -294,7 +283,7 @@ def check(validation: Validation) -> Table:
               get=lambda row: row["calibrated"]),
         Column("change", "change", lambda v: f"{v:+.0%}",
                get=lambda row: row["calibrated"] / row["merge"] - 1),
-        _bits("half_interval", "90 % interval,\n+/-",
+        _bits("half_interval", "90% interval,\n+/-",
               get=lambda row: row["split"]),
         Column("covered_by_90_percent", "runs\nwithin it", percent,
                get=lambda row: row["covered"]),

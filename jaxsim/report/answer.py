@@ -13,7 +13,7 @@ import numpy as np
 import scipy.stats
 
 from jaxsim.report.data import same_basis
-from jaxsim.report.format import count, listed, number, signed, target, weights
+from jaxsim.report.table import count, listed, number, signed, target, weights
 from jaxsim.report.targets import targets_of
 from jaxsim.search.result import BEST, SearchResult, is_single
 from jaxsim.search.ties import AFTER_RUNS
@@ -203,27 +203,27 @@ def next_command(
     validate = f"jaxsim validate --workdir={workdir}{_length(token_multiplier)}"
     again = f"jaxsim search --workdir={workdir}"
     if validation is None and about_training(found):
-        return "check what is out of date", f"jaxsim report --workdir={workdir}"
+        return "See what is out of date", f"jaxsim report --workdir={workdir}"
     if _is_older(found, validation):
-        return "search again, with the reference runs", again
+        return "Search again, with the reference runs", again
     if not _enough(validation):
         runs = f"{validate} --config.validate.held_out={ENOUGH_RUNS}"
-        return "test how well merges predict training", f"{runs} && {again}"
+        return "Test how well merges predict training", f"{runs} && {again}"
     assert validation is not None
     if not validation.given and not validation.replicates:
         runs = f"{validate} --config.validate.held_out={len(validation.reference_runs)}"
         noise = f"--config.validate.replicates={REPLICATES}"
-        return "measure training noise", f"{runs} {noise} && {again}"
+        return "Measure training noise", f"{runs} {noise} && {again}"
     if found.ties["count"] == 1:
         return "", ""
     if found.windows < found.dev_windows:
         more = min(4 * found.windows, found.dev_windows)
         if found.method != "table":
-            return "narrow the ties", f"{again} --config.search.windows={more}"
+            return "Narrow the ties", f"{again} --config.search.windows={more}"
         windows = f"--config.score.windows={more}"
         score = f"jaxsim score --workdir={workdir} {windows}"
-        return "narrow the ties", f"{score} && {again} {windows}"
-    return "narrow the ties with more dev text or more reference runs", ""
+        return "Narrow the ties", f"{score} && {again} {windows}"
+    return "Narrow the ties with more dev text or more reference runs", ""
 
 
 def train_command(workdir: str, token_multiplier: float | None = None) -> str:

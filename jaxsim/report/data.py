@@ -344,8 +344,8 @@ def _sources(workdir: Path) -> dict[str, str]:
         "pool/pool.json",
         f"scores/{STANDARD}.parquet",
         "validation/diagnostics.json",
-        f"study/{TRAINED}",
-        f"study/{GIVEN}",
+        f"validation/{TRAINED}",
+        f"validation/{GIVEN}",
         "validation/chosen.json",
         "search/result.json",
     )

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxsim.report.agreement import label
-from jaxsim.report.format import interval, number, short
-from jaxsim.report.table import Table
+from jaxsim.report.table import Table, interval, number, short
 from jaxsim.report.targets import targets_of
 from jaxsim.validation.agreement import ENOUGH_RUNS
 from jaxsim.validation.diagnostics import UNIFORM, Diagnostics

@@ -4,8 +4,7 @@ from jaxsim.log import say
 from jaxsim.pool import Pool
 from jaxsim.report import agreement, answer, tables, trust
 from jaxsim.report.data import references_of
-from jaxsim.report.format import marks
-from jaxsim.report.table import show
+from jaxsim.report.table import marks, show
 from jaxsim.report.targets import targets_of
 from jaxsim.scoring.scores import Scores, as_arrow
 from jaxsim.search.result import SearchResult

@@ -11,19 +11,20 @@ from jaxsim.pool import Manifest
 from jaxsim.report import agreement as runs
 from jaxsim.report.answer import PLAIN
 from jaxsim.report.data import ReportData, StandardScores
-from jaxsim.report.format import (
+from jaxsim.report.table import (
+    Column,
+    Table,
     count,
     duration,
+    formatted,
     integer,
     largest,
     marks,
     number,
     percent,
-    shown,
     signed,
     target,
 )
-from jaxsim.report.table import Column, Table
 from jaxsim.scoring.evaluation import SPLITS
 from jaxsim.scoring.scores import Scores
 from jaxsim.scoring.summary import summarize
@@ -174,7 +175,7 @@ def scores(table: Scores) -> Table:
     best = summarize(table, "dev", _MOST_SCORES)
     targets = list(enumerate(best.targets))[:_MOST_TARGETS]
     predictors = ["merge", *(p for p in PREDICTED[1:] if p in best.bits)]
-    headings = {p: runs.LABELS[p].replace("of ", "of\n") for p in predictors}
+    headings = {p: runs.label(p).replace("of ", "of\n") for p in predictors}
     columns = (
         _text("mixture", "mixture"),
         _text("weights", "weights", show=largest),
@@ -242,9 +243,9 @@ def mixtures(found: SearchResult) -> Table:
         Column("tied", "ties", lambda v: "yes" if v else "no"),
     )  # fmt: skip
     note = (
-        "bits per byte; difference: to the best on dev text, calibrated where there is "
-        f"calibration; resampled: {found.ties['resampled']}; a mixture ties if its "
-        "difference is at most its tie limit "
+        "bits per byte, lower is better; difference: to the best, on dev text, "
+        f"calibration included; resampled: {found.ties['resampled']}; a mixture ties "
+        "if its difference is at most its tie limit "
         f"({found.ties['level']:.0%} simultaneous over all mixtures)"
     )
     if found.ties["min_effect"]:
@@ -344,7 +345,7 @@ def marginal(found: SearchResult) -> Table:
         note += "; the objective is calibrated, single domains are not"
     return _by_domain(
         "marginal values at the best mixture",
-        "1 % more of", "change on", ["the objective", *names], _thousandths,
+        "1% more of", "change on", ["the objective", *names], _thousandths,
         rows, note, ["the objective", *on_console],
     )  # fmt: skip
 
@@ -413,7 +414,7 @@ def cost(data: ReportData) -> Table:
         _text("what", "what"),
         Column("runs", "models trained", integer),
         Column("tokens", "tokens", integer),
-        Column("flops", "FLOPs", functools.partial(shown, spec=".1e")),
+        Column("flops", "FLOPs", functools.partial(formatted, spec=".1e")),
         Column("seconds", "time", duration),
     )
     return Table(
@@ -465,7 +466,7 @@ def dropped(data: ReportData) -> Table:
         for cause, times in causes.items()
     ]
     rows += [
-        (name, "repeats earlier training text", times)
+        (name, "duplicate of earlier training text", times)
         for name, times in found.get("duplicates", {}).items()
     ]
     rows += [
@@ -473,6 +474,7 @@ def dropped(data: ReportData) -> Table:
         for name, overlaps in found.get("overlap", {}).items()
         for domain, counts in overlaps.items()
         for kind, times in counts.items()
+        if times
     ]
     columns = (
         _text("from", "from", get=lambda row: row[0]),
@@ -480,18 +482,3 @@ def dropped(data: ReportData) -> Table:
         Column("documents", "documents", integer, get=lambda row: row[2]),
     )
     return Table.of("", rows, columns)
-
-
-def digests(data: ReportData) -> Table:
-    """What the numbers rest on, for the page."""
-    found = dict(data.sources)
-    if data.base is not None:
-        found["base model's parameters"] = data.base.params_digest
-        found["tokenizer"] = data.base.tokenizer_digest
-    if data.standard is not None:
-        found["evaluation text"] = data.standard.evaluation
-    columns = (
-        _text("file", "file", get=lambda pair: pair[0]),
-        _text("digest", "SHA-256", get=lambda pair: pair[1][:16]),
-    )
-    return Table.of("", found.items(), columns)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxsim.report.agreement import label
 from jaxsim.report.answer import Lines, no_error, on_test_text, shift_sentence
 from jaxsim.report.data import ReportData
-from jaxsim.report.format import count, interval, listed, number, signed
+from jaxsim.report.table import count, interval, listed, number, signed
 from jaxsim.report.targets import KINDS, MACROS, Targets, targets_of
 from jaxsim.search.result import SearchResult
 from jaxsim.validation.agreement import BELOW_NOISE, ENOUGH_RUNS
@@ -28,7 +28,7 @@ UNRESOLVED = "not resolved"
 UNKNOWN = "not known"
 SLOPES = (0.5, 2.0)  # of runs on predictions, outside which levels are off
 SMALL_ERROR = 0.5  # share of the spread of the runs
-COVERED = 0.8  # of runs within 90 % intervals
+COVERED = 0.8  # of runs within 90% intervals
 # The lowest cosine of random pieces of one source was 0.80, of six eras 0.54.
 _ALIKE = 0.75
 
@@ -79,14 +79,14 @@ def verdict(diagnostics: Diagnostics | None, validation: Validation | None) -> V
        floor (not resolved). Without diagnostics: not known.
     3. Every out-of-pool domain (without any: the in-pool macro) is below the
        noise floor: below the noise floor.
-    4. The 95 % interval of the predictor's mean Spearman correlation over the
+    4. The 95% interval of the predictor's mean Spearman correlation over the
        out-of-pool domains (without any: on the in-pool macro) reaches 0 or
        below, or there is none: do not trust. The predictor is the calibrated
        merge or, without one, the merge.
     5. On the macro of these domains the slope of runs on predictions is in
        0.5..2, the mean absolute error on runs that were not fitted is below
-       half of the runs' standard deviation, and the 90 % intervals hold at
-       least 80 % of them: trust.
+       half of the runs' standard deviation, and the 90% intervals hold at
+       least 80% of them: trust.
     6. Otherwise: trust ranks only.
     """
     if diagnostics is not None and diagnostics.verdict == DO_NOT_TRUST:
@@ -177,9 +177,9 @@ def _levels(validation: Validation, on: str, is_small: bool, error: str) -> list
         return [*off, "merges are not calibrated, so they have no intervals"]
     covered = validation.check.get(on, {}).get("covered", float("nan"))
     if np.isnan(covered):
-        off.append("the coverage of the 90 % intervals is not known")
+        off.append("the coverage of the 90% intervals is not known")
     elif covered < COVERED:
-        off.append(f"the 90 % intervals cover only {covered:.0%} of the runs")
+        off.append(f"the 90% intervals cover only {covered:.0%} of the runs")
     return off
 
 
@@ -252,7 +252,7 @@ def diagnostics(diagnostics: Diagnostics) -> Lines:
     low, high = (end(drift, key=drift.__getitem__) for end in (min, max))
     distance = (
         f"{drift[low]:.2%} ({low}) to {drift[high]:.2%} ({high}) of the base model's "
-        "norm. 3 % is little. At 10 % losses of merges differ from training, and ranks "
+        "norm. 3% is little. At 10% losses of merges differ from training, and ranks "
         "may."
     )
     cosines = (
@@ -293,9 +293,9 @@ def _resolution(diagnostics: Diagnostics) -> str:
     known = {n: v for n, v in diagnostics.resolution.items() if v is not None}
     if not known:
         return "Not known: there is too little text."
-    shown = [f"{v:.2g} % ({n})" for n, v in known.items() if n in MACROS]
+    shown = [f"{v:.2g}% ({n})" for n, v in known.items() if n in MACROS]
     if domains := [v for n, v in known.items() if n not in MACROS]:
-        low, high = f"{min(domains):.2g} %", f"{max(domains):.2g} %"
+        low, high = f"{min(domains):.2g}%", f"{max(domains):.2g}%"
         ends = low if low == high else f"{low} to {high}"
         shown.append(f"{ends} (single domains)")
     noise = (
@@ -305,7 +305,7 @@ def _resolution(diagnostics: Diagnostics) -> str:
     )
     text = (
         "Smallest difference between two mixtures that this text resolves: "
-        f"{listed(shown)} of the loss. Includes document noise and {noise}."
+        f"{listed(shown)} of the loss. This counts document noise and {noise}."
     )
     if diagnostics.below_noise:
         text += " Members differ by less in every domain, so there is nothing to rank."
@@ -328,18 +328,10 @@ def noise_sentence(validation: Validation) -> str:
         f"correlation that noise allows: {listed(shown)}. "
     )
     low = [name for name, v in known.items() if v < BELOW_NOISE]
-    text += (
+    return text + (
         f"{len(low)} of {count(len(known), 'target')} below the noise floor (a ceiling "
         f"under {BELOW_NOISE}){f': {listed(low)}' if low else ''}."
     )
-    bounds = validation.ceiling_intervals.values()
-    unsure = sum(v is not None and v < BELOW_NOISE for v, _ in bounds)
-    if unsure and not low:
-        text += (
-            f" For {unsure} of {len(known)} the interval reaches below it: there are "
-            "too few replicates to tell."
-        )
-    return text
 
 
 def unclaimed(validation: Validation) -> Lines:

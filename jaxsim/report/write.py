@@ -36,6 +36,7 @@ from jaxsim.scoring.files import replace
 from jaxsim.search.result import SearchResult, load_search
 from jaxsim.validation.agreement import ENOUGH_RUNS
 from jaxsim.validation.chosen import load_chosen
+from jaxsim.validation.diagnostics import load_diagnostics
 from jaxsim.validation.validate import Validation, load_validation
 
 FORMAT = 1
@@ -60,6 +61,7 @@ def write_report(config: Config, workdir: Path) -> Path:
         data.found, data.validation, place, data.token_multiplier, data.chosen
     )
     verdict = trust.verdict(data.diagnostics, data.validation)
+    found.insert(-1, ("Verdict", f"{verdict.word}. {verdict.meaning}"))
     drawn = _draw(data, built)
     # Under an override every row says so: a table travels alone.
     mark = {"override": "; ".join(data.overrides)} if data.overrides else {}
@@ -99,6 +101,8 @@ def last_lines(workdir: Path) -> list[str]:
         token_multiplier(entries),
         load_chosen(workdir),
     )
+    verdict = trust.verdict(load_diagnostics(workdir), load_validation(workdir))
+    lines.insert(-1, ("Verdict", f"{verdict.word}. {verdict.meaning}"))
     return [f"{word}: {text}" for word, text in lines]
 
 
@@ -122,7 +126,7 @@ def _draw(data: ReportData, built: Mapping[str, Table]) -> dict[str, bytes]:
     if data.standard is not None and "gains" in built:
         drawn["heat_map"] = figures.heat_map(
             built["gains"], data.standard.in_pool,
-            "gain over the base model (bits per byte)",
+            "gain (bits per byte)",
         )  # fmt: skip
     if data.diagnostics is not None:
         drawn["paths"] = figures.paths(data.diagnostics)
@@ -137,7 +141,7 @@ def _draw(data: ReportData, built: Mapping[str, Table]) -> dict[str, bytes]:
         drawn["marginal"] = figures.heat_map(
             built["marginal"],
             [data.in_pool.get(n, True) for n in data.found.marginal["domains"]],
-            "gain from 1 % more (0.001 bits per byte)", -1000.0, 2,
+            "gain (0.001 bits per byte)", -1000.0, 2,
         )  # fmt: skip
     return drawn
 
@@ -184,7 +188,6 @@ def _page(
         given=_study(data.given, built, "given_"),
         setup=tables.setup(data),
         dropped=tables.dropped(data),
-        digests=tables.digests(data),
         **more,
     )
 

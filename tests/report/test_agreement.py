@@ -74,7 +74,7 @@ def test_a_mean_over_ceilings_leaves_out_domains_below_the_noise_floor(validatio
 def test_files_have_every_figure(validation):
     rows = table_of(validation)
     merge = rows["merge"]
-    for key in (*agreement.FIGURES, "ceiling", "gain_share"):
+    for key in (*(c.key for c in agreement.FIGURES), "ceiling", "gain_share"):
         assert key in merge
     assert merge["gain"] == validation.agreement[OUTSIDE]["merge"]["gain"]
     on = {row["on"] for row in agreement.agreement(validation).rows}

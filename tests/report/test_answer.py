@@ -140,10 +140,10 @@ def test_training_the_answer_comes_first_where_there_are_reference_runs(workdir)
 def test_reference_runs_that_came_after_the_search_ask_for_another_search(workdir):
     found = found_of(trained=False)
     validation = on_basis_of(found, validation_of(workdir, 12))
-    expected = "search again, with the reference runs: `jaxsim search --workdir=W`"
+    expected = "Search again, with the reference runs: `jaxsim search --workdir=W`"
     assert lines(found, validation)["Next"] == expected
     other = dataclasses.replace(validation, evaluation="other text")
-    assert "search again" not in lines(found, other)["Next"]
+    assert "Search again" not in lines(found, other)["Next"]
 
 
 def test_a_standard_mixture_that_ties_is_named():

@@ -9,7 +9,6 @@ import pytest
 from jaxsim.corpus import open_corpus
 from jaxsim.pool import open_pool
 from jaxsim.report import agreement
-from jaxsim.report.format import short
 from jaxsim.report.show import (
     show_agreement,
     show_chosen,
@@ -18,7 +17,7 @@ from jaxsim.report.show import (
     show_scores,
     show_search,
 )
-from jaxsim.report.table import Estimate
+from jaxsim.report.table import Estimate, short
 from jaxsim.report.tables import (
     constraint_words,
     marginal,

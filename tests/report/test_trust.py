@@ -103,7 +103,7 @@ def test_every_predictor_is_in_the_table_of_claims(validation):
 def test_the_diagnostics_in_words():
     text = " ".join(t for _, t in trust.diagnostics(diagnostics_of()))
     assert "0.25 to 0.40 between" in text
-    assert "0.4 % (macro in-pool) and 0.31 % (macro)" in text.replace(",", " and")
+    assert "0.4% (macro in-pool) and 0.31% (macro)" in text.replace(",", " and")
     assert f"its members: -0.0310 ({MEMBERS[0]} + {MEMBERS[1]})" in text
     assert "at most 4 windows" in text
     assert "training noise, which was not measured" in text
