@@ -22,7 +22,7 @@ from jaxsim.validation.chosen import TrainedChoice
 from jaxsim.validation.validate import Validation
 
 Lines = list[tuple[str, str]]
-PLAIN = ("uniform", "proportional", "macro")
+STANDARD = ("uniform", "proportional", "macro")
 REPLICATES = 4  # for a first estimate of noise
 RANGE = 0.9  # level of the range of one more run
 # Mixtures are rounded before they are trained; no run can resolve this difference.
@@ -82,11 +82,11 @@ def _best(found: SearchResult) -> str:
     return f"{text}."
 
 
-def plain_that_tie(found: SearchResult) -> list[str]:
+def standard_that_tie(found: SearchResult) -> list[str]:
     """Other standard mixtures that tie with the best."""
     if no_error(found):
         return []
-    rows = [r for r in found.rows[1:] if r["kind"] in PLAIN or is_single(r)]
+    rows = [r for r in found.rows[1:] if r["kind"] in STANDARD or is_single(r)]
     return [row["name"] for row in rows if row["tied"]][:4]
 
 
@@ -118,8 +118,8 @@ def ties_sentence(found: SearchResult) -> str:
     )
     if tied := [row["name"] for row in found.rows[1:] if row["tied"]]:
         text += f", e.g. {listed(tied[:3])}"
-    if plain := plain_that_tie(found):
-        text += f". It is not significantly better than {listed(plain)}"
+    if standard := standard_that_tie(found):
+        text += f". It is not significantly better than {listed(standard)}"
     return f"{text}."
 
 
@@ -155,15 +155,15 @@ def on_test_text(found: SearchResult) -> str:
         "On test text, not used for the choice, the best mixture "
         f"{has} {number(value)} bits per byte"
     )
-    plain = [
+    standard = [
         row
         for row in found.rows[1:]
-        if (row["kind"] in PLAIN or len(row["weights"]) == 1)
+        if (row["kind"] in STANDARD or len(row["weights"]) == 1)
         and row["test"] is not None
     ]
-    if not plain:
+    if not standard:
         return f"{text}. The constraints allow no standard mixture to compare with."
-    rival = min(plain, key=lambda row: found.predicted(row, "test"))
+    rival = min(standard, key=lambda row: found.predicted(row, "test"))
     other = found.predicted(rival, "test")
     text += (
         f"; {rival['name']}, the best other standard mixture, has {number(other)}, "
@@ -303,7 +303,7 @@ class Usual(NamedTuple):
 
     @property
     def reach(self) -> float:
-        """Half the range of one more run, by Student's t distribution."""
+        """Half the width of the range of one more run, by Student's t."""
         quantile = scipy.stats.t.ppf((1 + RANGE) / 2, self.reference_runs - 1)
         return float(quantile * self.deviation * np.sqrt(1 + 1 / self.reference_runs))
 
@@ -398,7 +398,7 @@ def _gap(one: Trained, known: Usual | None) -> str:
 def _rivals(one: Trained, found: SearchResult, chosen: TrainedChoice) -> Iterator[str]:
     """The mixture beside trained standard mixtures and the best member."""
     for row in found.rows:
-        if row["kind"] not in PLAIN or _same(row["weights"], one.mixture):
+        if row["kind"] not in STANDARD or _same(row["weights"], one.mixture):
             continue
         if rival := _find(row["weights"], found, None, chosen):
             name = f"{row['name']}, trained as {rival.reference}"

@@ -40,7 +40,7 @@ Result = Diagnostics | Validation | SearchResult | TrainedChoice
 
 @dataclasses.dataclass(frozen=True)
 class StandardScores:
-    """Bits per byte of base model, members and plain merges.
+    """Bits per byte of base model, members and other standard mixtures.
 
     Read from the table of scores: it holds sums, and is small whatever the
     size of the evaluation text.

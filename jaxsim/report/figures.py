@@ -1,7 +1,7 @@
 """The figures, as PNG bytes. Matplotlib is imported when one is drawn.
 
 Names come from other people's text, so nothing in them is read as mathematics.
-Colors can be told apart by color-blind readers too (Okabe and Ito).
+Colors are safe for color-blind readers (Okabe and Ito).
 """
 
 import contextlib

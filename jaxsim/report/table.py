@@ -174,7 +174,7 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows of plain values under columns.
+    """Rows of raw values under columns.
 
     Attributes:
       title: above it.

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxsim.pool import Manifest
 from jaxsim.report import agreement as runs
-from jaxsim.report.answer import PLAIN
+from jaxsim.report.answer import STANDARD
 from jaxsim.report.data import ReportData, StandardScores
 from jaxsim.report.table import (
     Column,
@@ -269,7 +269,8 @@ def shown_mixtures(found: SearchResult, most: int) -> list[int]:
     return first + [
         i
         for i, row in rows
-        if i not in first and (not row["tied"] or row["kind"] in PLAIN or i in single)
+        if i not in first
+        and (not row["tied"] or row["kind"] in STANDARD or i in single)
     ]
 
 

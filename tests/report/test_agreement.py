@@ -1,4 +1,4 @@
-"""The agreement table: who is in it, and what means nothing and is blank."""
+"""The agreement table: its rows, and which figures are blank."""
 
 import dataclasses
 

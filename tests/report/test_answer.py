@@ -1,4 +1,4 @@
-"""The sentences: each says what is known and no more."""
+"""The answer: each sentence says only what is known."""
 
 import dataclasses
 
@@ -171,7 +171,7 @@ def test_a_choice_that_fails_on_test_text_says_so():
     assert "not compared" in on_test_text(found)
 
 
-def test_a_trained_choice_says_what_came_out(workdir):
+def test_a_trained_choice_is_reported(workdir):
     found = found_of(trained=True)
     validation = on_basis_of(found, validation_of(workdir, 12, replicates=3))
     said = lines(found, validation)

@@ -1,4 +1,4 @@
-"""How chosen mixtures came out: what is usual, and beside what."""
+"""Trained mixtures: whether the result is usual, and how rivals compare."""
 
 import dataclasses
 
@@ -32,9 +32,7 @@ def said(chosen, found, validation):
 
 
 def test_the_range_is_that_of_one_more_reference_run():
-    """Of reference runs drawn from one sampling distribution it holds the next at its
-    level.
-    """
+    """For runs from one distribution it holds the next one with its probability."""
     gap_DM = np.random.default_rng(0).normal(0.05, 0.01, (50_000, 4))
     offset_D = gap_DM[:, :3].mean(axis=1)
     deviation_D = gap_DM[:, :3].std(axis=1, ddof=1)
@@ -120,7 +118,7 @@ def test_every_target_is_there_and_every_group_is_shown_once(found):
     assert first["reference_bits_per_byte"] == pytest.approx(expected)
 
 
-def test_without_a_search_the_target_is_what_is_outside(found):
+def test_without_a_search_the_target_is_out_of_pool(found):
     assert answer.aim_of(chosen_of(found), None) == {OUTSIDE: 1.0}
     inside = dataclasses.replace(
         chosen_of(found), targets=list(MEMBERS), kinds=["in-pool"] * 3

@@ -149,14 +149,14 @@ def test_found_shows_the_shift_where_merges_are_calibrated(capsys):
     for row in found.rows:
         row["shift"] = 0.0123
     show_search(found)
-    assert "calibration" not in said(capsys).partition("bits per byte;")[0]
+    assert "calibration" not in said(capsys).partition("bits per byte, lower")[0]
     show_search(dataclasses.replace(found, calibrated=True))
     out = said(capsys)
     assert "2.3000 +0.0123 +0.0000" in out
     assert "shifts the merges by +0.0123" in out
 
 
-def test_found_of_twelve_members_is_no_wall(capsys):
+def test_a_search_over_twelve_members_stays_short(capsys):
     found = plain_names(found_of(trained=True, tied=3))
     names = [f"19{i}0-19{i}9" for i in range(12)]
     more = {"name": "x", "weights": {n: 1 / 12 for n in names}}
@@ -179,7 +179,7 @@ def test_found_of_twelve_members_is_no_wall(capsys):
     assert any("34 more rows are in" in line for line in out)
 
 
-def test_the_next_percent_shows_both_ends(capsys):
+def test_marginal_values_show_both_ends(capsys):
     names = [f"m{i}" for i in range(9)]
     found = dataclasses.replace(
         found_of(),
@@ -220,7 +220,7 @@ def plain_names(found):
     return dataclasses.replace(found, rows=rows)
 
 
-def test_a_name_is_no_style(capsys):
+def test_a_name_is_not_markup(capsys):
     found = dataclasses.replace(found_of(), target={"a [red] domain": 1.0})
     show_search(found)
     assert "for a [red] domain)" in said(capsys)

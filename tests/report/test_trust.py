@@ -52,7 +52,7 @@ def test_few_reference_runs_are_not_tested(workdir):
         assert "[" not in row["gain"].shown_signed()
 
 
-def test_claims_name_the_rule_and_the_ceiling(validation):
+def test_claims_name_the_baseline_and_the_ceiling(validation):
     table = outside(
         claimed(validation, rule="closeness", rule_spearman=0.3, ceiling=0.97)
     )
@@ -67,7 +67,7 @@ def test_claims_name_the_rule_and_the_ceiling(validation):
     assert "difference" not in [c.heading for c in none.visible]
 
 
-def test_mixtures_alone_are_named_if_they_were_fitted(workdir, validation):
+def test_regressions_are_named_if_they_were_fitted(workdir, validation):
     tables = agreement.claims_by_kind(agreement.claims(validation))
     table = tables[-1]
     assert "log-linear on weights" in [row["label"] for row in table.rows]
@@ -77,7 +77,7 @@ def test_mixtures_alone_are_named_if_they_were_fitted(workdir, validation):
     assert "fitted on" not in alone.note and alone.note
 
 
-def test_nothing_is_claimed_where_noise_binds(validation):
+def test_nothing_is_claimed_below_the_noise_floor(validation):
     bound = dataclasses.replace(
         validation,
         claims=[c for c in validation.claims if c["kind"] == "in-pool"],
@@ -113,7 +113,7 @@ def test_the_diagnostics_in_words():
     assert "nothing to rank" in text and "all windows" in text
 
 
-def test_a_diagnostics_without_text_resolves_nothing():
+def test_diagnostics_without_text_resolve_nothing():
     blind = dataclasses.replace(diagnostics_of(), resolution=dict.fromkeys(DRIFT))
     text = dict(trust.diagnostics(blind))["Resolution"]
     assert "too little text" in text
@@ -125,7 +125,7 @@ def checked(validation, **rows):
     return dataclasses.replace(validation, check=check | rows)
 
 
-def test_what_calibration_gained(validation):
+def test_what_calibration_gains(validation):
     table = agreement.check(checked(validation))
     shown = [c.show(table.rows[0][c.key]) for c in table.visible]
     assert shown[1:] == ["0.0500", "0.0200", "-60%", "0.0400", "92%"]
@@ -134,7 +134,7 @@ def test_what_calibration_gained(validation):
     assert trust.calibration_sentence(unknown) == ""
 
 
-def test_what_it_learned_from(workdir, validation):
+def test_what_calibration_was_fitted_on(workdir, validation):
     text = trust.calibration_sentence(checked(validation))
     assert text == (
         "Fitted on 6 calibration runs, tested on 12 held-out runs. The "
@@ -149,6 +149,6 @@ def test_domains_that_calibration_harms_are_named(validation):
     harmed = checked(validation, **{MEMBERS[1]: worse})
     text = trust.calibration_sentence(harmed)
     assert text.endswith(f"falls in 3 of 4 domains, not in {MEMBERS[1]}.")
-    # A macro is told apart, and not counted again.
+    # A macro is not counted as a domain.
     macro = trust.calibration_sentence(checked(validation, **{IN_POOL: worse}))
     assert macro.endswith("in 4 of 4 domains.")

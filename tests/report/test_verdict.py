@@ -1,4 +1,4 @@
-"""One word on trust: each outcome, and what leads to it."""
+"""The verdict: each one, and what leads to it."""
 
 import dataclasses
 
@@ -60,13 +60,13 @@ def test_few_reference_runs_leave_it_to_the_diagnostics(workdir):
     assert "not known (11 held-out runs, fewer than 12)" in found.reasons[-1]
 
 
-def test_without_a_diagnostics_and_reference_runs_nothing_is_known(workdir):
+def test_without_diagnostics_and_reference_runs_nothing_is_known(workdir):
     assert verdict(None, None).word == "not known"
     assert verdict(None, validation_of(workdir, 5)).word == "not known"
     assert "jaxsim validate" in verdict(None, None).meaning
 
 
-def test_the_diagnostics_finds_nothing_to_rank():
+def test_diagnostics_below_the_noise_floor_decide():
     diagnostics = diagnostics_of("trust", below_noise=True)
     repeated = verdict(dataclasses.replace(diagnostics, replicates=4), None)
     assert repeated.word == "below the noise floor"
@@ -76,7 +76,7 @@ def test_the_diagnostics_finds_nothing_to_rank():
     assert "Training noise was not measured" in found.meaning
 
 
-def test_good_reference_runs_are_trusted_with_or_without_a_diagnostics(good):
+def test_good_reference_runs_are_trusted_with_or_without_diagnostics(good):
     for diagnostics in (
         None,
         diagnostics_of("trust"),
@@ -87,7 +87,7 @@ def test_good_reference_runs_are_trusted_with_or_without_a_diagnostics(good):
         assert "mean absolute error" in found.reasons[-1]
 
 
-def test_no_reference_run_saves_a_pool_that_the_diagnostics_refuses(good):
+def test_no_reference_run_saves_a_pool_that_the_diagnostics_refuse(good):
     assert verdict(diagnostics_of("do not trust"), good).word == "do not trust"
 
 
@@ -108,7 +108,7 @@ def test_targets_below_the_noise_floor_decide(good):
     assert found.word == "trust"
 
 
-def test_without_replicates_the_diagnostics_knows_of_noise(good):
+def test_without_replicates_the_diagnostics_know_of_noise(good):
     alone = dataclasses.replace(good, ceilings={})
     assert verdict(diagnostics_of(below_noise=True), alone).word.startswith(
         "below the noise"
@@ -162,14 +162,14 @@ def test_a_unit_that_is_not_known_leaves_ranks(good):
     assert "a unit other than" in found.reasons[-1]
 
 
-def test_merges_without_calibration_are_no_levels(good):
+def test_merges_without_calibration_leave_ranks(good):
     points = {k: v for k, v in good.points.items() if k != "calibrated merge"}
     found = verdict(None, dataclasses.replace(good, points=points))
     assert found.word == "trust ranks only"
     assert "not calibrated" in found.reasons[-1]
 
 
-def test_without_a_domain_outside_the_macro_inside_decides(good):
+def test_without_an_out_of_pool_domain_the_in_pool_macro_decides(good):
     keep = [i for i, k in enumerate(good.kinds) if k != "out-of-pool"]
     inside = dataclasses.replace(
         good,

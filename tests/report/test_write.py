@@ -291,7 +291,7 @@ def test_what_the_search_left_is_in_page_and_tables(complete):
     assert searching["tokens"] == found.tokens
 
 
-def test_what_came_out_is_in_page_json_and_tables(complete):
+def test_trained_mixtures_are_in_page_json_and_tables(complete):
     page, summary = report_of(complete)
     assert "Trained mixtures" in page.headings()
     assert "the best https:evil.example 2.1800 2.1000 2.1100" in page.text
@@ -364,7 +364,7 @@ def test_a_member_without_diagnostics_has_no_drift(complete):
     assert drift["alpha"] is None and drift[MEMBERS[-1]] == DRIFT[MEMBERS[-1]]
 
 
-def test_a_diagnostics_of_another_pool_is_out_of_date(complete):
+def test_diagnostics_of_another_pool_are_out_of_date(complete):
     diagnostics = load_diagnostics(complete)
     digests = {**diagnostics.digests, "alpha": "another"}
     save_diagnostics(complete, dataclasses.replace(diagnostics, digests=digests))
@@ -458,7 +458,7 @@ def test_the_evaluation_digest_needs_no_window(scored):
 
 
 @pytest.mark.parametrize(("reference_runs", "tested"), [(11, False), (12, True)])
-def test_few_reference_runs_claim_nothing_over_the_rules(
+def test_few_reference_runs_claim_nothing_over_baselines(
     workdir, reference_runs, tested
 ):
     add_validation(workdir, reference_runs)
