@@ -70,8 +70,9 @@ def answer(
 
 def _best(found: SearchResult) -> str:
     value = number(found.predicted(found.best, "dev"))
+    shares = "" if is_single(found.best) else " (shares of tokens)"
     text = (
-        f"{weights(found.best['weights'])} (shares of tokens). Predicted loss on "
+        f"{weights(found.best['weights'])}{shares}. Predicted loss on "
         f"{target(found.target, found.objective)}, dev text: {value} bits per byte"
     )
     if found.objective == "mean" and all(n in found.domains for n in found.target):

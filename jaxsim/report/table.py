@@ -59,10 +59,9 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 86_400:,.1f} days"
 
 
-def count(amount: int, singular: str, plural: str = "") -> str:
-    """'1 run', '12 runs', '3 indices'."""
-    word = singular if amount == 1 else plural or f"{singular}s"
-    return f"{amount:,} {word}"
+def count(amount: int, singular: str) -> str:
+    """'1 run', '12 runs'."""
+    return f"{amount:,} {singular}{'' if amount == 1 else 's'}"
 
 
 def short(name: str, length: int = 22) -> str:
@@ -238,9 +237,9 @@ class Table:
         return dataclasses.replace(self, rows=chosen, note="; ".join(notes))
 
 
-def show(table: Table, skip: Sequence[str] = ()) -> None:
-    """Prints a table on the console, without the columns in `skip`."""
-    columns = [c for c in table.visible if c.on_console and c.key not in skip]
+def show(table: Table) -> None:
+    """Prints a table on the console."""
+    columns = [c for c in table.visible if c.on_console]
     first = columns[0]
     show_table(
         table.title,

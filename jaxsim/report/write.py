@@ -125,9 +125,8 @@ def _draw(data: ReportData, built: Mapping[str, Table]) -> dict[str, bytes]:
     drawn = {}
     if data.standard is not None and "gains" in built:
         drawn["heat_map"] = figures.heat_map(
-            built["gains"], data.standard.in_pool,
-            "gain (bits per byte)",
-        )  # fmt: skip
+            built["gains"], data.standard.in_pool, "gain (bits per byte)"
+        )
     if data.diagnostics is not None:
         drawn["paths"] = figures.paths(data.diagnostics)
     if data.validation is not None:
