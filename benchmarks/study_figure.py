@@ -1,6 +1,6 @@
-"""The figure of the study: what an answer costs, and what it predicts.
+"""The study's figure: cost and gain of each method; predicted and trained.
 
-python -m benchmarks.study_figure    # again, from results/study.json
+python -m benchmarks.study_figure    # from results/study.json
 """
 
 import argparse
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxsim.report.figures import BLUE, GREY, INK, ORANGE, canvas
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from jaxsim.report.figures import BLUE, GREY, INK, ORANGE, canvas
 from jaxsim.validation.measured import CALIBRATED
 
 HERE = Path(__file__).parent
 TERA = 1e12
-# Okabe and Ito's, which colour-blind readers tell apart; markers say it again.
+# Okabe and Ito's, for color-blind readers; markers differ too.
 GREEN, PURPLE, SKY = "#009E73", "#CC79A7", "#56B4E9"
 LOOKS: dict[str, dict[str, Any]] = {
     "merge": {"color": BLUE, "marker": "o"},
@@ -81,16 +81,16 @@ def _cost(axes: Any, found: dict[str, Any] | None) -> None:
             axes.vlines(flops, *ends, color=look["color"], lw=1.1, alpha=0.6)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    # The usual labels are mathematics, which is not read here.
+    # The default labels are math text, which is switched off here.
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("FLOPs spent, in units of 10¹²")
     base = found["baseline"]["name"]
     axes.set_ylabel(
-        f"gain of the trained choice over {base}\n"
+        f"gain of the trained mixture over {base}\n"
         "(thousandths of a bit per byte, out-of-pool)"
     )
-    axes.set_title("What an answer costs, and what it is worth", fontsize=10)
+    axes.set_title("Cost and gain of each method", fontsize=10)
     axes.legend(
         fontsize=7.5, frameon=False, ncols=3, loc="upper center",
         bbox_to_anchor=(0.5, -0.14),
@@ -98,7 +98,7 @@ def _cost(axes: Any, found: dict[str, Any] | None) -> None:
 
 
 def _points(axes: Any, found: dict[str, Any] | None) -> None:
-    """Predicted against trained, one point a reference run."""
+    """Predicted against trained, one point per reference run."""
     if found is None:
         axes.set_title("no out-of-pool macro")
         return

@@ -1,6 +1,6 @@
-"""The study's questions in four panels; the fifth is the README's figure.
+"""Four of the study's questions as panels; the fifth is the README's figure.
 
-python -m benchmarks.study_panels    # again, from results/study.json
+python -m benchmarks.study_panels    # from results/study.json
 """
 
 import argparse
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxsim.report.figures import BLUE, GREY, INK, ORANGE, canvas
 
 from benchmarks.study_figure import LOOKS
 from benchmarks.study_uneven import TWO
+from jaxsim.report.figures import BLUE, GREY, INK, ORANGE, canvas
 from jaxsim.validation.measured import CALIBRATED, IN_POOL, OUT_OF_POOL
 
 HERE = Path(__file__).parent
@@ -49,7 +49,7 @@ def panels(result: dict[str, Any]) -> bytes:
 
 def _ranking(axes: Any, ranking: dict[str, Any]) -> None:
     """Mean Spearman correlations with their intervals, by predictor."""
-    axes.set_title("1. Who ranks mixtures at equal budget?", fontsize=10)
+    axes.set_title("1. Which predictor ranks mixtures at equal budget?", fontsize=10)
     for i, (scope, (label, color, marker)) in enumerate(SCOPES.items()):
         if scope not in ranking:
             continue
@@ -63,7 +63,7 @@ def _ranking(axes: Any, ranking: dict[str, Any]) -> None:
     axes.invert_yaxis()
     axes.axvline(0, color=GREY, lw=0.8)
     axes.set_xlim(-0.8, 1.02)
-    axes.set_xlabel("Spearman with reference runs, 95 % intervals")
+    axes.set_xlabel("Spearman with reference runs, 95% intervals")
     axes.legend(fontsize=7.5, frameon=False, loc="lower left")
 
 
@@ -74,8 +74,8 @@ def _dot(axes: Any, y: float, value: dict[str, Any], color: str, marker: str) ->
 
 
 def _uneven(axes: Any, found: list[dict[str, Any]] | None) -> None:
-    """How far each reference run lies from each merge, levels taken off."""
-    axes.set_title("2. Which merge stands for which mixture?", fontsize=10)
+    """Distance of each reference run from each merge, without the mean offset."""
+    axes.set_title("2. Which merge predicts which mixture?", fontsize=10)
     if found is None:
         axes.set_xlabel("needs benchmarks/winner.py")
         return
@@ -103,7 +103,7 @@ def _uneven(axes: Any, found: list[dict[str, Any]] | None) -> None:
 
 
 def _lengths(axes: Any, found: dict[str, Any] | None) -> None:
-    """Agreement and what noise allows, by the tokens of members and reference runs."""
+    """Agreement and noise ceilings, by the tokens of members and reference runs."""
     axes.set_title("3. Tokens of a member, and token multiplier", fontsize=10)
     if found is None:
         axes.set_xlabel("one pool only")
@@ -141,8 +141,8 @@ def _lengths(axes: Any, found: dict[str, Any] | None) -> None:
 
 
 def _winner(axes: Any, found: dict[str, Any] | None) -> None:
-    """Every order of the winner and of the baselines, really trained."""
-    axes.set_title("5. Does the winner win?", fontsize=10)
+    """The best mixture and the baselines, trained with several data seeds."""
+    axes.set_title("5. Does the best mixture win when trained?", fontsize=10)
     if found is None:
         axes.set_xlabel("needs benchmarks/winner.py")
         return

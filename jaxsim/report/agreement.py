@@ -7,7 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxsim.report.format import (
+from jaxsim.report.answer import aim_of, on_target
+from jaxsim.report.table import (
+    Column,
+    Estimate,
+    Table,
     count,
     marks,
     number,
@@ -15,94 +19,67 @@ from jaxsim.report.format import (
     signed,
     target,
     weights,
-    yes,
 )
-from jaxsim.report.outcome import aim_of, on_target
-from jaxsim.report.table import Column, Estimate, Table
 from jaxsim.report.targets import KINDS, targets_of
 from jaxsim.search.result import SearchResult
-from jaxsim.validation.agreement import (
-    BELOW_NOISE,
-    ENOUGH_RUNS,
-    RULES,
-    corrected,
-)
+from jaxsim.validation.agreement import ENOUGH_RUNS, RULES, corrected
 from jaxsim.validation.chosen import TrainedChoice
 from jaxsim.validation.measured import BASELINES, CALIBRATED, PREDICTED
 from jaxsim.validation.validate import Validation
 
 REPLICATE = "replicate"
-LABELS = {
-    "merge": "merge",
-    "ensemble": "ensemble",
+_LABELS = {
     "members": "mean of members",
     CALIBRATED: "calibrated merge",
     "log-linear": "log-linear on weights",
-    REPLICATE: "replicates of the runs",
+    REPLICATE: "replicates",
 }
-# What an agreement table shows, and what a console has room for.
-FIGURES = {
-    "spearman": "Spearman", "corrected": "of its\nceiling",
-    "pearson": "Pearson", "pairs": "pairs\nright", "pairs_mixed": "one\nin",
-    "pairs_in": "both\nin", "pairs_out": "both\nout", "slope": "slope",
-    "offset": "offset", "regret": "regret", "gain": "gain",
-}  # fmt: skip
-_NARROW = (
-    "spearman", "corrected", "pairs", "pairs_mixed", "pairs_in", "pairs_out"
-)  # fmt: skip
-_LOSSES = ("offset", "regret", "gain")
-# Replicates are of some runs only, so no choice among them can be compared.
-_OF_REPEATS = (
-    "spearman", "pearson", "pairs", "pairs_mixed", "pairs_in", "pairs_out",
-)  # fmt: skip
-
 _two = functools.partial(number, digits=2)
 _text = functools.partial(Column, is_text=True)
 _bits = functools.partial(Column, show=number)
+# The figures of an agreement table.
+FIGURES = (
+    Column("spearman", "Spearman", Estimate.shown, is_estimate=True),
+    Column("corrected", "/ ceiling", _two),
+    Column("pearson", "Pearson", _two, on_console=False),
+    Column("pairs", "pairs\nright", _two),
+    Column("slope", "slope", _two, on_console=False),
+    *(
+        Column(key, key, number, on_console=False)
+        for key in ("offset", "regret", "gain")
+    ),
+)
+_KEYS = [column.key for column in FIGURES]
+# Replicates exist for some runs only, so no choice among them can be compared.
+_OF_REPLICATES = ("spearman", "pearson", "pairs")
 
 
 def label(predictor: str) -> str:
-    """What to call a predictor, a weight-only baseline or the replicates."""
-    return LABELS.get(predictor, predictor)
+    """The name shown for a predictor, a weight-only baseline or the replicates."""
+    if predictor in RULES:
+        return f"baseline: {predictor}"
+    return _LABELS.get(predictor, predictor)
 
 
 def agreement(validation: Validation) -> Table:
-    """Predictors, weight-only baselines and replicates, by what they are on.
+    """Predictors, weight-only baselines and replicates, by target.
 
     Groups of targets (each macro, and the mean over the domains of a kind),
     then the single domains of a mean.
     """
     groups = targets_of(validation).groups()
-    singles = {name for names in groups.values() if len(names) == 1
-               for name in names}  # fmt: skip
-    groups |= {n: (n,) for n in validation.targets if n not in singles}
+    alone = {names[0] for names in groups.values() if len(names) == 1}
+    groups |= {n: (n,) for n in validation.targets if n not in alone}
     rows = [
         row
         for title, names in groups.items()
         for row in _agreement_rows(validation, title, names)
     ]
-    figures = [
-        Column(
-            key,
-            heading,
-            Estimate.shown
-            if key == "spearman"
-            else functools.partial(number, digits=4 if key in _LOSSES else 2),
-            on_console=key in _NARROW,
-            is_estimate=key == "spearman",
-        )
-        for key, heading in FIGURES.items()
-    ]
     columns = (
-        _text("on", "on"),
-        _text("label", "predictor"),
-        Column("predictor"),
-        Column("is_rule"),
-        Column("reference runs"),
-        *figures,
-        Column("gain_share"),
+        _text("on", "on"), _text("label", "predictor"), Column("predictor"),
+        Column("is_rule"), Column("reference_runs"), *FIGURES, Column("gain_share"),
         Column("ceiling"),
-    )
+    )  # fmt: skip
     return Table(
         "agreement", columns, tuple(rows),
         style=lambda row: "rule" if row["is_rule"] else "",
@@ -116,52 +93,43 @@ def _agreement_rows(
         known = {
             name: row
             for name in names
-            if (row := _agreement_row(validation, name, predictor)) is not None
+            if (
+                row := validation.replicate_agreement.get(name)
+                if predictor == REPLICATE
+                else validation.agreement[name].get(predictor)
+            )
+            is not None
         }
         if not known:
             continue
         each = [_figures(validation, n, predictor, r) for n, r in known.items()]
-        values: dict[str, Any] = {
-            key: _mean([figures[key] for figures in each]) for key in each[0]
-        }
+        values: dict[str, Any] = {k: _mean([f[k] for f in each]) for k in _KEYS}
         lone = next(iter(known.values())) if len(names) == 1 else None
         bounds = lone["interval"] if lone else None
         values["spearman"] = Estimate(values["spearman"], bounds)
-        is_rule = predictor in RULES
         yield {
             "on": title,
-            "label": ("baseline: " if is_rule else "") + label(predictor),
+            "label": label(predictor),
             "predictor": predictor,
-            "is_rule": is_rule,
-            "reference runs": len(validation.reference_runs),
+            "is_rule": predictor in RULES,
+            "reference_runs": len(validation.reference_runs),
             **values,
             "gain_share": lone.get("gain_share") if lone else None,
             "ceiling": validation.ceilings.get(names[0]) if lone else None,
         }
 
 
-def _agreement_row(
-    validation: Validation, name: str, predictor: str
-) -> Mapping[str, Any] | None:
-    if predictor == REPLICATE:
-        return validation.replicate_agreement.get(name)
-    return validation.agreement[name].get(predictor)
-
-
 def _figures(
-    validation: Validation,
-    name: str,
-    predictor: str,
-    row: Mapping[str, Any],
+    validation: Validation, name: str, predictor: str, row: Mapping[str, Any]
 ) -> dict[str, float]:
     """What is shown of a row; NaN where it would mean nothing.
 
-    Levels mean nothing for a weight-only baseline, nor in a unit that is not
-    known. A target below the noise floor has no correlation of its ceiling.
+    Levels mean nothing for a weight-only baseline, or in an unknown unit. A target
+    below the noise floor has no Spearman divided by its ceiling.
     """
     nan = float("nan")
-    keys = _OF_REPEATS if predictor == REPLICATE else FIGURES
-    found = {key: nan for key in FIGURES} | {
+    keys = _OF_REPLICATES if predictor == REPLICATE else _KEYS
+    found = dict.fromkeys(_KEYS, nan) | {
         key: float(row[key]) for key in keys if row.get(key) is not None
     }
     if predictor != REPLICATE:
@@ -169,7 +137,7 @@ def _figures(
         found["corrected"] = corrected(found["spearman"], ceiling)
     if predictor in RULES or validation.unit == "unknown":
         found["slope"] = found["offset"] = nan
-    if predictor in BASELINES:  # learned on dev text, judged on test text
+    if predictor in BASELINES:  # fitted on dev text, compared on test text
         found["offset"] = nan
     if validation.unit == "unknown":
         found["regret"] = found["gain"] = nan
@@ -189,28 +157,26 @@ def claims(validation: Validation) -> Table:
         Column("predictor"),
         Column("domains", get=lambda c: "; ".join(c["targets"])),
         Column("count", get=lambda c: len(c["targets"])),
-        Column("reference runs", get=lambda c: len(validation.reference_runs)),
+        Column("reference_runs", get=lambda c: len(validation.reference_runs)),
         Column("spearman", "mean\nSpearman", Estimate.shown, is_estimate=True,
                get=lambda c: Estimate(c["spearman"], c["spearman_interval"])),
         Column("ceiling", "mean noise\nceiling", _two),
         _text("rule", "best\nbaseline", lambda v: v or "-"),
-        Column("rule_spearman", "its\nmean", _two),
+        Column("rule_spearman", "its mean\nSpearman", _two),
         Column("gain", "difference", Estimate.shown_signed, is_estimate=True,
                get=lambda c: Estimate(c["gain"], c["gain_interval"])),
-        _text("meaning", "so it is", get=_meaning),
+        _text("meaning", "predictor is", get=_meaning),
     )  # fmt: skip
     note = (
-        "The best weight-only baseline is picked in hindsight. In brackets: "
-        "95 % intervals, leaving out one run at a time. Estimates are "
-        "corrected for the number of runs"
+        "In brackets: 95% jackknife intervals over runs, corrected for the number of "
+        "runs. The best weight-only baseline is picked after the fact"
     )
     if any(claim["predictor"] in BASELINES for claim in validation.claims):
         note += (
-            ". Regressions on weights were fitted on the calibration runs, and "
-            "on members where these are as long"
+            ". Regressions on weights were fitted on the calibration runs, and on "
+            "members of the same length"
         )
-    title = "predictors beside baselines"
-    return Table.of(title, validation.claims, columns, note)
+    return Table.of("predictors and baselines", validation.claims, columns, note)
 
 
 def _meaning(claim: Mapping[str, Any]) -> str:
@@ -219,10 +185,10 @@ def _meaning(claim: Mapping[str, Any]) -> str:
         return "without a baseline"
     bounds = claim["gain_interval"]
     if bounds is None:
-        return f"not tested (it takes {ENOUGH_RUNS} runs)"
+        return f"not tested (needs {ENOUGH_RUNS} runs)"
     if bounds[0] > 0:
         return "better"
-    return "worse" if bounds[1] < 0 else "not told apart"
+    return "worse" if bounds[1] < 0 else "not distinguishable"
 
 
 def claims_by_kind(table: Table) -> list[Table]:
@@ -232,7 +198,7 @@ def claims_by_kind(table: Table) -> list[Table]:
         if rows := [row for row in table.rows if row["kind"] == kind]:
             over = count(rows[0]["domains"].count("; ") + 1, f"{kind} domain")
             found.append(table.where("kind", kind, f"{table.title}, over {over}"))
-    # What holds for both is said once.
+    # One note is enough for both.
     return [dataclasses.replace(t, note="") for t in found[:-1]] + found[-1:]
 
 
@@ -259,10 +225,10 @@ def points(result: Validation | TrainedChoice) -> Table:
         _text("reference", "run"),
         _text("mixture", "mixture", show=functools.partial(weights, most=3)),
         _bits("reference_bits_per_byte", "trained"),
-        *(_bits(p, LABELS[p]) for p in shown),
+        *(_bits(p, label(p)) for p in shown),
         *map(Column, others),
     )
-    return Table("the points (bits per byte)", columns, rows)
+    return Table("points (bits per byte)", columns, rows)
 
 
 def chosen(result: TrainedChoice, found: SearchResult | None) -> Table:
@@ -291,25 +257,19 @@ def chosen(result: TrainedChoice, found: SearchResult | None) -> Table:
         Column("reference"),
         _text("target", "on"),
         _bits("reference_bits_per_byte", "trained"),
-        *(_bits(p, LABELS[p]) for p in PREDICTED),
+        *(_bits(p, label(p)) for p in PREDICTED),
         Column("difference", "trained - merge", signed),
     )
-    title = "chosen mixtures: trained and predicted, bits per byte on test text"
+    title = "chosen mixtures, bits per byte on test text"
     return Table(title, columns, tuple(rows), marks(result.notes))
 
 
 def shown_chosen(table: Table, result: TrainedChoice) -> Table:
-    """The objective, macros and lone domains; a mean's domains are in CSV."""
-    targets = targets_of(result)
-    leads = [n for names in targets.groups().values() if len(names) == 1
-             for n in names]  # fmt: skip
-    first = table.rows[0]["target"]
-    keep = [
-        i
-        for i, row in enumerate(table.rows)
-        if row["target"] == first or row["target"] in leads
-    ]
-    return table.take(keep)
+    """Objective, macros and lone domains; the other domains are in the CSV."""
+    groups = targets_of(result).groups().values()
+    leads = {names[0] for names in groups if len(names) == 1}
+    leads.add(table.rows[0]["target"])
+    return table.take(i for i, r in enumerate(table.rows) if r["target"] in leads)
 
 
 def check(validation: Validation) -> Table:
@@ -323,7 +283,7 @@ def check(validation: Validation) -> Table:
               get=lambda row: row["calibrated"]),
         Column("change", "change", lambda v: f"{v:+.0%}",
                get=lambda row: row["calibrated"] / row["merge"] - 1),
-        _bits("half_interval", "90 % interval,\n+/-",
+        _bits("half_interval", "90% interval,\n+/-",
               get=lambda row: row["split"]),
         Column("covered_by_90_percent", "runs\nwithin it", percent,
                get=lambda row: row["covered"]),
@@ -337,9 +297,10 @@ def learning(validation: Validation) -> Table:
     on = validation.learning_target
     columns = (
         Column("target", get=lambda row: on),
-        Column("reference runs", "calibration runs", lambda v: f"{v:.0f}"),
+        Column("calibration_runs", "calibration runs", lambda v: f"{v:.0f}",
+               get=lambda row: row["reference runs"]),
         _bits("error", "mean absolute error"),
-    )
+    )  # fmt: skip
     title = f"error by the number of calibration runs, on {on}"
     return Table.of(title, validation.learning, columns)
 
@@ -349,20 +310,9 @@ def noise(validation: Validation) -> Table:
     v = validation
     columns = (
         _text("target", "target", get=str),
-        Column(
-            "ceiling", "noise ceiling", lambda v: v.shown(3), is_estimate=True,
-            get=lambda n: Estimate(v.ceilings[n], v.ceiling_intervals.get(n)),
-        ),
+        Column("ceiling", "noise ceiling", lambda v: v.shown(3), is_estimate=True,
+               get=lambda n: Estimate(v.ceilings[n], v.ceiling_intervals.get(n))),
         _bits("noise", "noise of a run", get=lambda n: v.noise.get(n)),
-        Column("below_floor", f"below the noise floor ({BELOW_NOISE})",
-               get=lambda n: _below_floor(v, n)),
     )  # fmt: skip
-    title = "noise ceilings: the highest correlation that noise allows"
+    title = "noise ceilings"
     return Table.of(title, v.ceilings, columns)
-
-
-def _below_floor(validation: Validation, name: str) -> str:
-    low, high = validation.ceiling_intervals.get(name) or (None, None)
-    if low is not None and high is not None and low < BELOW_NOISE <= high:
-        return "cannot tell"
-    return yes(validation.ceilings[name] < BELOW_NOISE)

@@ -1,81 +1,94 @@
-"""What a search found, in sentences: the answer, its ties, what to do next."""
+"""The answer of a search in sentences, and what training the mixture gave.
+
+A search picks the mixture where its predictor errs in its own favor. A trained
+choice therefore says nothing about agreement, only whether the choice held.
+"""
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
 
 from jaxsim.report.data import same_basis
-from jaxsim.report.format import (
-    count,
-    listed,
-    number,
-    target,
-    weights,
-)
-from jaxsim.report.outcome import PLAIN, came_out
+from jaxsim.report.table import count, listed, number, signed, target, weights
+from jaxsim.report.targets import targets_of
 from jaxsim.search.result import BEST, SearchResult, is_single
 from jaxsim.search.ties import AFTER_RUNS
 from jaxsim.validation.agreement import BELOW_NOISE, ENOUGH_RUNS
 from jaxsim.validation.chosen import TrainedChoice
 from jaxsim.validation.validate import Validation
 
-REPLICATES = 4  # replicates for a first estimate of noise
-_MOST_PLAIN = 4
+Lines = list[tuple[str, str]]
+STANDARD = ("uniform", "proportional", "macro")
+REPLICATES = 4  # for a first estimate of noise
+RANGE = 0.9  # level of the range of one more run
+# Mixtures are rounded before they are trained; no run can resolve this difference.
+_SAME_MIXTURE = 1e-4
 
 
-def answer(found: SearchResult | None) -> str:
-    """The top of the page, in a sentence or two."""
+def answer(
+    found: SearchResult | None,
+    validation: Validation | None,
+    workdir: str = "DIR",
+    token_multiplier: float | None = None,
+    chosen: TrainedChoice | None = None,
+) -> Lines:
+    """Best mixture, ties, commands and open questions, each with its label.
+
+    Args:
+      found: the last search, if any.
+      validation: the last comparison with reference runs, if any.
+      workdir: as written in commands.
+      token_multiplier: tokens of a reference run / tokens of a member, if known.
+      chosen: mixtures that were trained by choice, if any.
+    """
     if found is None:
-        return "There is no answer yet: no mixture was searched. Run `jaxsim search`."
-    others = found.ties["count"] - 1
-    if no_error(found):
-        tied = "how much of that is chance could not be measured"
-    elif others:
-        tied = (
-            f"{count(others, 'other mixture')} of {found.searched:,} cannot "
-            "be told apart from it"
-        )
-    else:
-        tied = f"none of the other {found.searched - 1:,} mixtures ties with it"
-    basis = (
-        "with the error that reference runs showed"
-        if about_training(found)
-        else "between merges, not yet about training"
-    )
+        every = f"`jaxsim run --config=FILE.py --workdir={workdir}`"
+        only = f"`jaxsim search --workdir={workdir}`"
+        text = f"{every} runs every missing step; with a trained pool, run {only}."
+        lines = [("Best mixture", "None yet. No search was run."), ("Next", text)]
+        return [*lines, _open(None, validation, token_multiplier, False)]
+    if validation is not None and not same_basis(found, validation):
+        validation = None  # it says nothing about this search
+    trained = _trained_best(found, validation, chosen)
+    lines = [("OVERRIDE", note) for note in found.notes]
+    lines += [("Best mixture", _best(found)), ("Ties", ties_sentence(found))]
+    if trained:
+        lines.append(("Trained", trained))
+    known = bool(trained) or _is_member(found)
+    why, command = next_command(found, validation, workdir, token_multiplier)
+    steps = [("Next", f"{why}{f': `{command}`' if command else '.'}")] if why else []
+    if not known:
+        train = ("Train it", f"`{train_command(workdir, token_multiplier)}`")
+        first = about_training(found) and _enough(validation)
+        steps.insert(0 if first else len(steps), train)
+    return [*lines, *steps, _open(found, validation, token_multiplier, known)]
+
+
+def _best(found: SearchResult) -> str:
+    value = number(found.predicted(found.best, "dev"))
+    shares = "" if is_single(found.best) else " (shares of tokens)"
     text = (
-        f"Judged on {target(found.target, found.objective)}, the mixture with "
-        f"the lowest predicted loss is {weights(found.best['weights'], 5)}: "
-        f"{number(found.predicted(found.best, 'dev'))} bits per byte on "
-        f"the text it was chosen on{_base(found)}; {tied} ({basis})."
+        f"{weights(found.best['weights'])}{shares}. Predicted loss on "
+        f"{target(found.target, found.objective)}, dev text: {value} bits per byte"
     )
-    return " ".join(filter(None, (nothing_beats(found), text)))
+    if found.objective == "mean" and all(n in found.domains for n in found.target):
+        bits = sum(w * found.domains[n]["base"] for n, w in found.target.items())
+        text += f" (base model: {number(bits / sum(found.target.values()))})"
+    if _is_member(found):
+        text += ". It is a member, trained as long as the reference runs"
+    return f"{text}."
 
 
-def nothing_beats(found: SearchResult) -> str:
-    """That plain mixtures are as good, as far as can be told; or ''."""
-    plain = plain_that_tie(found)
-    return f"No mixture is significantly better than {listed(plain)}." if plain else ""
-
-
-def _base(found: SearchResult) -> str:
-    """What the base model has on the same text, where one figure says it."""
-    if found.objective != "mean" or any(
-        name not in found.domains for name in found.target
-    ):
-        return ""
-    total = sum(found.target.values())
-    bits = sum(w * found.domains[n]["base"] for n, w in found.target.items())
-    return f" (the base model: {number(bits / total)})"
-
-
-def plain_that_tie(found: SearchResult) -> list[str]:
-    """Plain mixtures that cannot be told apart from the best, or are it."""
+def standard_that_tie(found: SearchResult) -> list[str]:
+    """Other standard mixtures that tie with the best."""
     if no_error(found):
         return []
-    return [
-        row["name"]
-        for row in found.rows
-        if row["tied"] and (row["kind"] in PLAIN or is_single(row))
-    ][:_MOST_PLAIN]
+    rows = [r for r in found.rows[1:] if r["kind"] in STANDARD or is_single(r)]
+    return [row["name"] for row in rows if row["tied"]][:4]
 
 
 def no_error(found: SearchResult) -> bool:
@@ -88,8 +101,31 @@ def about_training(found: SearchResult) -> bool:
     return bool(found.ties["heading"] == AFTER_RUNS)
 
 
+def ties_sentence(found: SearchResult) -> str:
+    """How many mixtures tie with the best, and the first of them."""
+    if no_error(found):
+        where = "score" if found.method == "table" else "search"
+        return (
+            f"Unknown. {count(found.windows, 'window')} per domain are too few to "
+            f"estimate an error; raise config.{where}.windows."
+        )
+    basis = (
+        "error of reference runs included" if about_training(found) else "merges only"
+    )
+    text = (
+        f"{found.ties['count'] - 1:,} of {count(found.searched - 1, 'other mixture')} "
+        f"cannot be distinguished from it ({found.ties['level']:.0%} simultaneous, "
+        f"{basis})"
+    )
+    if tied := [row["name"] for row in found.rows[1:] if row["tied"]]:
+        text += f", e.g. {listed(tied[:3])}"
+    if standard := standard_that_tie(found):
+        text += f". It is not significantly better than {listed(standard)}"
+    return f"{text}."
+
+
 def shift_sentence(found: SearchResult) -> str:
-    """By how much calibration moved the merges shown; '' without any."""
+    """How calibration moved the merges shown; '' without calibration."""
     if not found.calibrated:
         return ""
     shifts = [
@@ -99,136 +135,63 @@ def shift_sentence(found: SearchResult) -> str:
     ]
     if not any(shifts):
         return (
-            "Calibration left the merges as they are: no correction predicted "
-            "left-out runs any better"
+            "Calibration changed nothing: no correction predicted left-out runs better."
         )
     low, high = f"{min(shifts):+.4f}", f"{max(shifts):+.4f}"
-    text = (
-        "Differences are calibrated: the merges shown are shifted by "
-        + (low if low == high else f"{low} to {high}")
-        + " bits per byte"
-    )
+    ends = low if low == high else f"{low} to {high}"
+    text = f"Calibration shifts the merges by {ends} bits per byte."
     if found.singles_known:
-        text += "; a single member is a reference run itself and is not shifted"
+        text += " Single members are trained runs and are not shifted."
     return text
 
 
-def report_check(found: SearchResult) -> str:
-    """Whether the choice holds on text that took no part in it."""
+def on_test_text(found: SearchResult) -> str:
+    """Whether the choice holds on text that it was not made on."""
     best = found.best
-    plain = [
-        row
-        for row in found.rows[1:]
-        if (row["kind"] in PLAIN or len(row["weights"]) == 1)
-        and row["test"] is not None
-    ]
     if best["test"] is None:
         return "The best mixture was not compared on test text."
-    start = (
-        "On test text, which took no part in the choice, it "
-        f"{'is predicted to have' if found.calibrated else 'has'} "
-        f"{number(found.predicted(best, 'test'))} bits per byte"
-    )
-    if not plain:
-        return f"{start}; no plain mixture may be chosen, to compare it with."
-    rival = min(plain, key=lambda row: found.predicted(row, "test"))
-    value = found.predicted(rival, "test")
-    gain = value - found.predicted(best, "test")
-    start += f"; the best other plain mixture, {rival['name']}, {number(value)}"
-    if gain > 0:
-        return f"{start}: the choice is {number(gain)} better."
-    return (
-        f"{start}: the choice is no better ({number(-gain)} worse), so its "
-        "lead on dev text may be chance."
-    )
-
-
-def ties_sentence(found: SearchResult) -> str:
-    """How many mixtures tie with the best, and the first of them."""
-    if no_error(found):
-        where = "score" if found.method == "table" else "search"
-        return (
-            f"unknown: the choice rests on {count(found.windows, 'window')} "
-            "for each domain at most, which leaves no error to compare with; "
-            f"raise config.{where}.windows"
-        )
-    tied = [row for row in found.rows[1:] if row["tied"]]
-    basis = f"({found.ties['heading']}, {found.ties['level']:.0%} simultaneous)"
-    if not tied:
-        return f"no other of {found.searched:,} mixtures {basis}"
+    value = found.predicted(best, "test")
+    has = "is predicted to have" if found.calibrated else "has"
     text = (
-        f"{found.ties['count'] - 1:,} other of {found.searched:,} mixtures "
-        f"{basis}, first {listed([row['name'] for row in tied[:3]])}"
+        "On test text, not used for the choice, the best mixture "
+        f"{has} {number(value)} bits per byte"
     )
-    best = found.best["name"]
-    if plain := [name for name in plain_that_tie(found) if name != best]:
-        text += f"; among them {listed(plain)}"
-        if len(found.best["weights"]) > 1:
-            text += ", so nothing here shows that weighting pays"
-    return text
+    standard = [
+        row
+        for row in found.rows[1:]
+        if (row["kind"] in STANDARD or len(row["weights"]) == 1)
+        and row["test"] is not None
+    ]
+    if not standard:
+        return f"{text}. The constraints allow no standard mixture to compare with."
+    rival = min(standard, key=lambda row: found.predicted(row, "test"))
+    other = found.predicted(rival, "test")
+    text += (
+        f"; {rival['name']}, the best other standard mixture, has {number(other)}, "
+        f"{number(abs(other - value))} "
+    )
+    lost = "less. The lead of the best mixture on dev text may be chance."
+    return text + ("more." if other > value else lost)
 
 
 def search_sentences(found: SearchResult) -> list[str]:
-    """What the planned run repeats, and what the search cost."""
+    """How often the planned run repeats data, and what the search cost."""
     texts = []
     if found.epochs:
         ordered = sorted(found.epochs.items(), key=lambda pair: -pair[1])
-        again = [f"{name} {x:.2f} times" for name, x in ordered if x > 1]
-        texts.append(
-            f"The planned run would see sources more than once: {listed(again, 4)}"
-            if again
-            else "The planned run would repeat no source"
-        )
+        again = [f"{name} ({x:.2f} epochs)" for name, x in ordered if x > 1]
+        names = listed(again, 4) if again else "no source"
+        texts.append(f"The planned run repeats {names}.")
     if found.evaluations:
         text = (
-            f"The search ({found.method}) cost {found.evaluations:,.0f} "
-            "evaluations of a mixture on all dev text that matters, a "
-            f"gradient counting as three: {found.tokens:,} tokens. "
-            f"{count(found.searched, 'mixture')} scored by merging"
+            f"The search ({found.method}) cost {found.evaluations:,.0f} evaluations of "
+            f"a mixture on the dev text ({found.tokens:,} tokens; a gradient counts as "
+            f"three). It merged {count(found.searched, 'mixture')}"
         )
         if found.looked_at > found.searched:
-            text += f", of {found.looked_at:,} that the cheap predictor saw"
-        texts.append(text)
+            text += f" out of {found.looked_at:,} that the cheap predictor ranked"
+        texts.append(f"{text}.")
     return texts
-
-
-# The last lines of console and page.
-
-
-def closing_lines(
-    found: SearchResult | None,
-    validation: Validation | None,
-    workdir: str = "DIR",
-    token_multiplier: float | None = None,
-    chosen: TrainedChoice | None = None,
-) -> list[str]:
-    """What to train and with what command, what ties, and what is open.
-
-    Args:
-      found: the last search, if there was one.
-      validation: the last comparison with reference runs, if there was one.
-      workdir: as it is to be written in commands.
-      token multiplier: tokens of a reference run / tokens of a member, if known.
-      chosen: how mixtures that were trained by choice came out, if any were.
-    """
-    if found is None:
-        return [
-            "What to train: not answered; nothing was searched. Next: `jaxsim "
-            f"run --config=FILE.py --workdir={workdir}` does all that is "
-            "missing; with a trained pool `jaxsim search "
-            f"--workdir={workdir}` is enough",
-            "What ties with it: not answered",
-            f"Not answered: {'; '.join(_open(None, validation, token_multiplier, ''))}",
-        ]
-    if validation is not None and not same_basis(found, validation):
-        validation = None  # it says nothing about this search
-    out = came_out(found, validation, chosen)
-    return [
-        *(f"OVERRIDE: {note}" for note in found.notes),
-        f"What to train: {_train(found, validation, workdir, out, token_multiplier)}",
-        f"What ties with it: {ties_sentence(found)}",
-        f"Not answered: {'; '.join(_open(found, validation, token_multiplier, out))}",
-    ]
 
 
 def next_command(
@@ -236,29 +199,32 @@ def next_command(
     validation: Validation | None,
     workdir: str,
     token_multiplier: float | None = None,
-) -> str:
-    """The command that would teach most, given what there is; or ''."""
+) -> tuple[str, str]:
+    """What to do next to learn most, and its command; empty where there is none."""
     validate = f"jaxsim validate --workdir={workdir}{_length(token_multiplier)}"
     again = f"jaxsim search --workdir={workdir}"
     if validation is None and about_training(found):
-        return f"jaxsim report --workdir={workdir}"
-    if _does_not_know(found, validation):
-        return again
+        return "See what is out of date", f"jaxsim report --workdir={workdir}"
+    if _is_older(found, validation):
+        return "Search again, with the reference runs", again
     if not _enough(validation):
-        return f"{validate} --config.validate.held_out={ENOUGH_RUNS} && {again}"
+        runs = f"{validate} --config.validate.held_out={ENOUGH_RUNS}"
+        return "Test how well merges predict training", f"{runs} && {again}"
     assert validation is not None
     if not validation.given and not validation.replicates:
-        return (
-            f"{validate} --config.validate.held_out={len(validation.reference_runs)} "
-            f"--config.validate.replicates={REPLICATES} && {again}"
-        )
-    if found.ties["count"] > 1 and found.windows < found.dev_windows:
+        runs = f"{validate} --config.validate.held_out={len(validation.reference_runs)}"
+        noise = f"--config.validate.replicates={REPLICATES}"
+        return "Measure training noise", f"{runs} {noise} && {again}"
+    if found.ties["count"] == 1:
+        return "", ""
+    if found.windows < found.dev_windows:
         more = min(4 * found.windows, found.dev_windows)
         if found.method != "table":
-            return f"{again} --config.search.windows={more}"
+            return "Narrow the ties", f"{again} --config.search.windows={more}"
         windows = f"--config.score.windows={more}"
-        return f"jaxsim score --workdir={workdir} {windows} && {again} {windows}"
-    return ""
+        score = f"jaxsim score --workdir={workdir} {windows}"
+        return "Narrow the ties", f"{score} && {again} {windows}"
+    return "Narrow the ties with more dev text or more reference runs", ""
 
 
 def train_command(workdir: str, token_multiplier: float | None = None) -> str:
@@ -269,18 +235,16 @@ def train_command(workdir: str, token_multiplier: float | None = None) -> str:
 
 
 def _length(token_multiplier: float | None) -> str:
-    """' --config.validate.token_multiplier=4', or nothing where it is the default."""
     if token_multiplier is None or math.isclose(token_multiplier, 1.0):
         return ""
     return f" --config.validate.token_multiplier={token_multiplier:g}"
 
 
-def _does_not_know(found: SearchResult, validation: Validation | None) -> bool:
-    """Whether runs came after the search, and it would use them."""
+def _is_older(found: SearchResult, validation: Validation | None) -> bool:
+    """Whether a new search would use runs that this one did not."""
     return (
         validation is not None
         and not about_training(found)
-        and same_basis(found, validation)
         and validation.residual(found.target) is not None
         # A search needs runs on limited domains, too.
         and set(found.domains) <= set(validation.points["reference"])
@@ -288,54 +252,10 @@ def _does_not_know(found: SearchResult, validation: Validation | None) -> bool:
 
 
 def _enough(validation: Validation | None) -> bool:
-    """Whether there are runs enough that training the answer comes next."""
+    """Whether there are enough runs that training the answer comes next."""
     return validation is not None and (
         validation.given or len(validation.reference_runs) >= ENOUGH_RUNS
     )
-
-
-def _train(
-    found: SearchResult,
-    validation: Validation | None,
-    workdir: str,
-    out: str,
-    token_multiplier: float | None,
-) -> str:
-    """What the best mixture is, how it came out, and what to type next."""
-    shares = weights(found.best["weights"])
-    command = next_command(found, validation, workdir, token_multiplier)
-    parts = [out] if out else []
-    if _is_member(found):
-        parts.append("it is a member, trained as long as the reference runs")
-    wanted = not out and not _is_member(found)
-    simpler = plain_that_tie(found)
-    if simpler and found.best["name"] not in simpler:  # or it is as simple
-        parts.append(f"{simpler[0]} is simpler and, as far as can be told, as good")
-    train = f"`{train_command(workdir, token_multiplier)}`"
-    if not about_training(found):
-        text = f"the first candidate is {shares}, by merges alone"
-        if _does_not_know(found, validation):
-            parts.append(f"it did not use the reference runs: `{command}`")
-        elif command:
-            parts.append(f"first see how far merges can be trusted: `{command}`")
-    else:
-        text = f"{shares} (shares of tokens; report/tables/proposed.csv, first row)"
-        if wanted and _enough(validation):
-            parts.append(f"to train it: {train}")
-            wanted = False
-        if command:
-            narrows = ".windows=" in command
-            purpose = "to narrow the ties" if narrows else "next"
-            parts.append(f"{purpose}: `{command}`")
-        elif found.ties["count"] > 1:
-            parts.append(
-                "all dev text of the objective is used, so only more of it, "
-                "more reference runs, or a run on each candidate can narrow "
-                "the ties"
-            )
-    if wanted:
-        parts.append(f"to train it at once: {train}")
-    return "; ".join([text, *parts])
 
 
 def _is_member(found: SearchResult) -> bool:
@@ -347,34 +267,190 @@ def _open(
     found: SearchResult | None,
     validation: Validation | None,
     token_multiplier: float | None,
-    out: str,
-) -> list[str]:
-    """Everything that this report leaves open."""
+    is_trained: bool,
+) -> tuple[str, str]:
+    """Everything that the report leaves open."""
     left = []
     if found is None or not about_training(found):
-        left.append("how merges relate to training (no reference run counted)")
+        left.append("whether merges predict training (no reference runs used)")
     if validation is not None:
         if (runs := len(validation.reference_runs)) < ENOUGH_RUNS:
-            left.append(
-                f"how well merges rank ({count(runs, 'held-out run')}, fewer "
-                f"than {ENOUGH_RUNS})"
-            )
-        ceilings = validation.ceilings.items()
-        low = [name for name, ceiling in ceilings if ceiling < BELOW_NOISE]
+            held_out = count(runs, "held-out run")
+            left.append(f"how well merges rank ({held_out}, fewer than {ENOUGH_RUNS})")
+        low = [name for name, v in validation.ceilings.items() if v < BELOW_NOISE]
         if not validation.replicates:
-            left.append("the noise of training (no replicates)")
+            left.append("training noise (no replicates)")
         elif low:
-            left.append(
-                f"{count(len(low), 'target')} below the noise floor ({listed(low, 3)})"
-            )
-    if found is not None and not out and not _is_member(found):
-        left.append("the proposed mixture itself (it was not trained)")
-    left.append(f"longer training{_multiplier(token_multiplier)}")
-    left.append("larger models, and downstream tasks (only losses measured)")
-    return left
+            what = count(len(low), "target")
+            left.append(f"{what} below the noise floor ({listed(low, 3)})")
+    if found is not None and not is_trained:
+        left.append("the loss of the best mixture when trained (it was not trained)")
+    longer = "longer training or other learning rates"
+    if token_multiplier is not None:
+        longer += f" (reference runs at token multiplier {token_multiplier:g} only)"
+    left += [longer, "larger models and downstream tasks (not measured)"]
+    return "Open questions", f"{'; '.join(left)}."
 
 
-def _multiplier(token_multiplier: float | None) -> str:
-    if token_multiplier is None:
+# What training the chosen mixtures gave.
+
+
+class Usual(NamedTuple):
+    """Mean distance of held-out runs from their merges, and its deviation."""
+
+    offset: float  # positive where runs are worse
+    deviation: float
+    reference_runs: int
+
+    @property
+    def reach(self) -> float:
+        """Half the width of the range of one more run, by Student's t."""
+        quantile = scipy.stats.t.ppf((1 + RANGE) / 2, self.reference_runs - 1)
+        return float(quantile * self.deviation * np.sqrt(1 + 1 / self.reference_runs))
+
+
+class Trained(NamedTuple):
+    """A mixture that was trained; losses in bits per byte on one objective."""
+
+    label: str
+    reference: str
+    mixture: Mapping[str, float]
+    trained: float
+    merge: float
+
+
+def on_target(
+    points: Mapping[str, Sequence[float]], aim: Mapping[str, float]
+) -> np.ndarray:
+    """[M] weighted mean over the domains of an objective."""
+    values_TM = np.array([points[name] for name in aim])
+    weights_T = np.array(list(aim.values()))
+    return np.asarray(weights_T @ values_TM / weights_T.sum())
+
+
+def aim_of(chosen: TrainedChoice, found: SearchResult | None) -> dict[str, float]:
+    """The search's objective, if it was measured, or the default one."""
+    if found is not None and all(n in chosen.targets for n in found.target):
+        return dict(found.target)
+    return targets_of(chosen).default
+
+
+def usual(validation: Validation, aim: Mapping[str, float]) -> Usual | None:
+    """None with fewer than three runs, or without runs on the objective."""
+    residual = validation.residual(dict(aim))
+    if residual is None:
+        return None
+    reference_M, merge_M = (
+        on_target(validation.points[name], aim) for name in ("reference", "merge")
+    )
+    offset = float(np.mean(reference_M - merge_M))
+    return Usual(offset, residual.deviation, residual.reference_runs)
+
+
+def _trained_best(
+    found: SearchResult, validation: Validation | None, chosen: TrainedChoice | None
+) -> str:
+    """What training the best mixture gave; '' if it was not trained."""
+    best = _find(found.best["weights"], found, validation, chosen)
+    if best is None:
         return ""
-    return f" (reference runs at token multiplier {token_multiplier:g} only)"
+    text = (
+        f"as {best.reference}: {number(best.trained)} bits per byte on test text; "
+        f"the merge predicted {number(best.merge)}."
+    )
+    if validation is None or best.reference in validation.reference_runs:
+        return text
+    return f"{text} {_gap(best, usual(validation, found.target))}"
+
+
+def outcomes(
+    chosen: TrainedChoice, found: SearchResult | None, validation: Validation | None
+) -> list[str]:
+    """What each mixture gave, whether that is usual, and its rivals."""
+    aim = aim_of(chosen, found)
+    known = None
+    if validation is not None and same_basis(validation, chosen):
+        known = usual(validation, aim)
+    lines = []
+    for one in _runs(chosen, aim):
+        text = f"{one.label} ({weights(one.mixture, 4)}) on {target(aim)}: "
+        lines.append(text + _gap(one, known))
+        if found is not None and same_basis(found, chosen):
+            lines += _rivals(one, found, chosen)
+    return lines
+
+
+def _gap(one: Trained, known: Usual | None) -> str:
+    """Trained minus merge, beside the range of held-out runs."""
+    gap = one.trained - one.merge
+    text = f"trained minus merge is {signed(gap)}"
+    if known is None:
+        return f"{text}. There are too few held-out runs to say whether that is usual."
+    low, high = known.offset - known.reach, known.offset + known.reach
+    place = "worse than" if gap > high else "better than"
+    if low <= gap <= high:
+        place = "within"
+    return (
+        f"{text}, {place} the {RANGE:.0%} range of one more run ({signed(low)} to "
+        f"{signed(high)}, from {count(known.reference_runs, 'held-out run')})."
+    )
+
+
+def _rivals(one: Trained, found: SearchResult, chosen: TrainedChoice) -> Iterator[str]:
+    """The mixture beside trained standard mixtures and the best member."""
+    for row in found.rows:
+        if row["kind"] not in STANDARD or _same(row["weights"], one.mixture):
+            continue
+        if rival := _find(row["weights"], found, None, chosen):
+            name = f"{row['name']}, trained as {rival.reference}"
+            yield _against(one, name, rival.trained)
+    singles = [row for row in found.rows if is_single(row) and row["test"] is not None]
+    # Values of the worst case are not on the scale of a trained mean.
+    if singles and found.objective == "mean":
+        best = min(singles, key=lambda row: float(row["test"]))
+        name = f"the member {next(iter(best['weights']))}"
+        yield _against(one, name, best["test"])
+
+
+def _against(one: Trained, rival: str, trained: float) -> str:
+    gain = trained - one.trained
+    return (
+        f"{one.label} is {number(abs(gain))} {'better' if gain > 0 else 'worse'} than "
+        f"{rival} ({number(trained)}), training noise included."
+    )
+
+
+def _runs(
+    result: TrainedChoice | Validation, aim: Mapping[str, float]
+) -> Iterator[Trained]:
+    """Every run on an objective."""
+    reference_M, merge_M = (
+        on_target(result.points[name], aim).tolist() for name in ("reference", "merge")
+    )
+    runs = result.reference_runs
+    labels = result.labels if isinstance(result, TrainedChoice) else runs
+    for i, mixture in enumerate(result.mixtures):
+        parts = dict(zip(result.members, mixture, strict=True))
+        yield Trained(labels[i], runs[i], parts, reference_M[i], merge_M[i])
+
+
+def _find(
+    parts: Mapping[str, float],
+    found: SearchResult,
+    validation: Validation | None,
+    chosen: TrainedChoice | None,
+) -> Trained | None:
+    """A mixture among the runs on the pool and text of a search."""
+    for result in (chosen, validation):
+        if result is None or not same_basis(found, result):
+            continue
+        if all(name in result.points["reference"] for name in found.target):
+            for one in _runs(result, found.target):
+                if _same(parts, one.mixture):
+                    return one
+    return None
+
+
+def _same(a: Mapping[str, float], b: Mapping[str, float]) -> bool:
+    gaps = [abs(a.get(name, 0.0) - b.get(name, 0.0)) for name in {*a, *b}]
+    return max(gaps) < _SAME_MIXTURE

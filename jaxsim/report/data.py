@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -41,7 +40,7 @@ Result = Diagnostics | Validation | SearchResult | TrainedChoice
 
 @dataclasses.dataclass(frozen=True)
 class StandardScores:
-    """Bits per byte of base model, members and plain merges.
+    """Bits per byte of base model, members and other standard mixtures.
 
     Read from the table of scores: it holds sums, and is small whatever the
     size of the evaluation text.
@@ -73,11 +72,6 @@ class StandardScores:
         """[C, D]: by how many bits per byte a member beats the base model."""
         members_CD = np.array([self.row(name, split) for name in self.members])
         return self.row(BASE, split) - members_CD
-
-    def own(self, domain: str) -> list[str]:
-        """The members trained on the partition `domain` is held out from."""
-        pattern = re.compile(re.escape(domain) + r"(_\d+of\d+)?")
-        return [name for name in self.members if pattern.fullmatch(name)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -350,8 +344,8 @@ def _sources(workdir: Path) -> dict[str, str]:
         "pool/pool.json",
         f"scores/{STANDARD}.parquet",
         "validation/diagnostics.json",
-        f"study/{TRAINED}",
-        f"study/{GIVEN}",
+        f"validation/{TRAINED}",
+        f"validation/{GIVEN}",
         "validation/chosen.json",
         "search/result.json",
     )

@@ -1,7 +1,7 @@
 """The figures, as PNG bytes. Matplotlib is imported when one is drawn.
 
 Names come from other people's text, so nothing in them is read as mathematics.
-Colors can be told apart by color-blind readers too (Okabe and Ito).
+Colors are safe for color-blind readers (Okabe and Ito).
 """
 
 import contextlib
@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxsim.report.agreement import label
-from jaxsim.report.format import interval, number, short
-from jaxsim.report.table import Table
+from jaxsim.report.table import Table, interval, number, short
 from jaxsim.report.targets import targets_of
 from jaxsim.validation.agreement import ENOUGH_RUNS
 from jaxsim.validation.diagnostics import UNIFORM, Diagnostics
@@ -82,6 +81,8 @@ def heat_map(
       factor: from the table's values to what is drawn.
       digits: decimals of printed values.
     """
+    from matplotlib.patches import Rectangle
+
     columns = table.columns[-len(in_pool) :]
     gain_CD = factor * np.array(
         [[row[c.key] for c in columns] for row in table.rows], float
@@ -92,7 +93,11 @@ def heat_map(
     limit = float(np.nanmax(np.abs(gain_CD), initial=0.0)) or 1.0
     width = min(max(5.0, 1.9 + 0.62 * d), 14.0)
     height = min(max(2.0, 0.9 + 0.34 * c), 14.0)
-    slanted = 0.055 * max(map(_columns, domains))
+    # How wide the longest name is, in Latin letters.
+    wide = [
+        sum(1 + (unicodedata.east_asian_width(x) in "WF") for x in n) for n in domains
+    ]
+    slanted = 0.055 * max(wide)
     with canvas(width, height + slanted) as (figure, png):
         axes = figure.add_subplot()
         image = axes.imshow(
@@ -114,7 +119,10 @@ def heat_map(
         for column in range(d):
             if np.isfinite(gain_CD[:, column]).any():
                 best = int(np.nanargmax(gain_CD[:, column]))
-                axes.add_patch(_box(column, best))
+                corner = (column - 0.47, best - 0.47)
+                axes.add_patch(
+                    Rectangle(corner, 0.94, 0.94, fill=False, ec=INK, lw=1.6)
+                )
         with_values = max(c, d) <= _VALUES_UP_TO
         for row, column in np.ndindex(c, d) if with_values else ():
             value = float(gain_CD[row, column])
@@ -155,7 +163,7 @@ def mixtures(table: Table, level: float) -> bytes:
         kinds = [("ties with the best", {"color": BLUE, "marker": "o"})]
         if any(not row["tied"] for row in rows):
             kinds.append(
-                ("plain mixture that does not tie",
+                ("standard mixture that does not tie",
                  {"color": ORANGE, "marker": "s"})
             )  # fmt: skip
         _legend(axes, kinds)
@@ -263,16 +271,3 @@ def _legend(axes: Any, kinds: Sequence[tuple[str, dict[str, str]]]) -> None:
         handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0),
         ncols=3, fontsize=8.5, frameon=False,
     )  # fmt: skip
-
-
-def _columns(text: str) -> int:
-    """How wide a text is, in Latin letters."""
-    return sum(1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
-
-
-def _box(column: int, row: int) -> Any:
-    import matplotlib.patches
-
-    return matplotlib.patches.Rectangle(
-        (column - 0.47, row - 0.47), 0.94, 0.94, fill=False, ec=INK, lw=1.6
-    )

@@ -2,10 +2,9 @@
 
 from jaxsim.log import say
 from jaxsim.pool import Pool
-from jaxsim.report import agreement, answer, outcome, tables, trust
+from jaxsim.report import agreement, answer, tables, trust
 from jaxsim.report.data import references_of
-from jaxsim.report.format import marks, weights
-from jaxsim.report.table import show
+from jaxsim.report.table import marks, show
 from jaxsim.report.targets import targets_of
 from jaxsim.scoring.scores import Scores, as_arrow
 from jaxsim.search.result import SearchResult
@@ -20,27 +19,23 @@ _FOLDER = "report/tables/"
 
 
 def show_pool(pool: Pool) -> None:
-    """Prints what each member was trained on, and what it took."""
+    """Prints data and cost of each member."""
     show(tables.members(pool.manifests("member")))
 
 
 def show_members(scores: Scores) -> None:
-    """Prints the references, and the best member for each in-pool domain."""
-    standard = references_of(as_arrow(scores))
-    show(tables.reference_bits(standard))
-    best = tables.best_members(standard, trust.own_best_sentence(standard, "dev"))
-    if best.rows:
-        show(best)
+    """Prints the losses of the standard mixtures."""
+    show(tables.standard_bits(references_of(as_arrow(scores))))
 
 
 def show_scores(scores: Scores) -> None:
-    """Prints the best rows of a table by the merge, and the plain merges."""
+    """Prints the best rows of a table by the merge, and the standard mixtures."""
     show(tables.scores(scores))
 
 
 def show_diagnostics(diagnostics: Diagnostics) -> None:
     """Prints what the diagnostics say of a pool, the verdict first."""
-    say(f"averages of this pool: {diagnostics.verdict}")
+    say(f"Diagnostics of the pool: {diagnostics.verdict}")
     for reason in diagnostics.reasons:
         say(f"  {reason}")
     for word, text in trust.diagnostics(diagnostics):
@@ -48,20 +43,14 @@ def show_diagnostics(diagnostics: Diagnostics) -> None:
 
 
 def show_search(found: SearchResult) -> None:
-    """Prints the best mixture, what ties with it, and how it was found.
-
-    The command that trains it is in the closing lines, which follow.
-    """
-    if text := answer.nothing_beats(found):
-        say(text)
+    """Prints what ties, and how it was found; the answer is printed after it."""
     table = tables.mixtures(found)
     show(table.take(tables.shown_mixtures(found, _MOST_ROWS), f"{_FOLDER}mixtures.csv"))
-    say(f"The best: {weights(found.best['weights'], 12)}")
     if found.constraints:
-        say(f"Under: {'; '.join(found.constraints)}")
-    if text := answer.shift_sentence(found):
-        say(text)
-    say(answer.report_check(found))
+        say(f"Constraints: {'; '.join(found.constraints)}")
+    for text in (answer.shift_sentence(found), answer.on_test_text(found)):
+        if text:
+            say(text)
     for text in found.warnings:
         say(f"WARNING: {text}")
     for name, other in (
@@ -75,31 +64,20 @@ def show_search(found: SearchResult) -> None:
         say(text)
     values = tables.marginal(found)
     if count := len(values.rows):
-        rows = [i for i in range(count)
-                if i < _EXTREMES or i >= count - _EXTREMES]  # fmt: skip
-        show(values.take(rows, f"{_FOLDER}marginal.csv"))
+        ends = {*range(count)[:_EXTREMES], *range(count)[-_EXTREMES:]}
+        show(values.take(sorted(ends), f"{_FOLDER}marginal.csv"))
 
 
 def show_agreement(validation: Validation) -> None:
     """Prints how well predictors and baselines agree with reference runs."""
     runs = len(validation.reference_runs)
-    source = "of yours" if validation.given else "trained here"
-    table = agreement.agreement(validation)
-    groups = targets_of(validation).groups()
-    for title in groups:
-        part = table.where("on", title, f"agreement with {runs} runs {source}: {title}")
-        # With pairs by membership there is no room; the page has both.
-        has_pairs = any(c.key == "pairs_in" for c in part.visible)
-        show(part, skip=("corrected",) if has_pairs else ())
-    if runs < ENOUGH_RUNS:
-        for title, names in groups.items():
-            if len(names) == 1:
-                show(
-                    agreement.points(validation).where(
-                        "target", names[0],
-                        f"the points: {title}, {validation.unit}",
-                    )
-                )  # fmt: skip
+    source = "your runs" if validation.given else "held-out runs"
+    table, points = agreement.agreement(validation), agreement.points(validation)
+    for title, names in targets_of(validation).groups().items():
+        show(table.where("on", title, f"agreement with {runs} {source}: {title}"))
+        if runs < ENOUGH_RUNS and len(names) == 1:
+            heading = f"points: {title}, {validation.unit}"
+            show(points.where("target", names[0], heading))
     say(f"Noise: {trust.noise_sentence(validation)}")
     for part in agreement.claims_by_kind(agreement.claims(validation)):
         show(part)
@@ -112,7 +90,7 @@ def show_agreement(validation: Validation) -> None:
 def show_chosen(
     chosen: TrainedChoice, found: SearchResult | None, validation: Validation | None
 ) -> None:
-    """Prints what training the chosen mixtures gave, and what was predicted."""
+    """Prints trained and predicted losses of the chosen mixtures."""
     show(agreement.shown_chosen(agreement.chosen(chosen, found), chosen))
-    for text in outcome.sentences(chosen, found, validation):
+    for text in answer.outcomes(chosen, found, validation):
         say(text)

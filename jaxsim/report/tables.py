@@ -9,31 +9,30 @@ import numpy as np
 
 from jaxsim.pool import Manifest
 from jaxsim.report import agreement as runs
+from jaxsim.report.answer import STANDARD
 from jaxsim.report.data import ReportData, StandardScores
-from jaxsim.report.format import (
+from jaxsim.report.table import (
+    Column,
+    Table,
     count,
     duration,
-    flops,
+    formatted,
     integer,
     largest,
-    listed,
     marks,
     number,
     percent,
     signed,
     target,
-    thousandths,
-    yes,
 )
-from jaxsim.report.outcome import PLAIN
-from jaxsim.report.table import Column, Table
+from jaxsim.scoring.evaluation import SPLITS
 from jaxsim.scoring.scores import Scores
 from jaxsim.scoring.summary import summarize
 from jaxsim.search.result import SearchResult, is_single
 from jaxsim.validation.diagnostics import Diagnostics
 from jaxsim.validation.measured import PREDICTED
 
-# All that may have a file.
+# All tables that may have a file.
 NAMES = (
     "members", "domains", "gains", "mixtures", "objective", "binding",
     "marginal", "diagnostics", "agreement", "claims", "points", "calibration_check",
@@ -42,12 +41,6 @@ NAMES = (
 )  # fmt: skip
 _MOST_SCORES, _MOST_TARGETS = 12, 3
 _MOST_DOMAINS = 6  # columns that fit a console
-PERCENT_NOTE = (
-    "by the merge, to first order, on dev text: one percent of the tokens "
-    "moves to a member, taken from all in proportion. What averaging alone "
-    "gains is part of it"
-)
-
 _two = functools.partial(number, digits=2)
 _text = functools.partial(Column, is_text=True)
 _bits = functools.partial(Column, show=number)
@@ -63,10 +56,11 @@ def build(data: ReportData) -> dict[str, Table]:
     if data.standard is not None:
         found["gains"] = gains(data.standard)
     if data.found is not None:
-        found["mixtures"] = mixtures(data.found)
-        found["objective"] = objective(data.found)
-        found["binding"] = binding(data.found)
-        found["marginal"] = marginal(data.found)
+        for name, table in (
+            ("mixtures", mixtures), ("objective", objective), ("binding", binding),
+            ("marginal", marginal),
+        ):  # fmt: skip
+            found[name] = table(data.found)
     if data.diagnostics is not None:
         found["diagnostics"] = paths(data.diagnostics)
     for prefix, validation in (("", data.validation), ("given_", data.given)):
@@ -88,10 +82,11 @@ def build(data: ReportData) -> dict[str, Table]:
 
 
 def members(manifests: Mapping[str, Manifest], data: ReportData | None = None) -> Table:
-    """What each member was trained on, what it took, how far it moved."""
+    """Data, cost, drift and barrier of each member."""
     units = data.corpus.units if data and data.corpus else {}
-    drift = data.diagnostics.drift if data and data.diagnostics else {}
-    line_barriers = data.diagnostics.line_barriers if data and data.diagnostics else {}
+    diagnostics = data.diagnostics if data else None
+    drift = diagnostics.drift if diagnostics else {}
+    line_barriers = diagnostics.line_barriers if diagnostics else {}
 
     def unit(field: str) -> Callable[[Manifest], Any]:
         return lambda m: getattr(units.get(m.name), field, None)
@@ -107,7 +102,7 @@ def members(manifests: Mapping[str, Manifest], data: ReportData | None = None) -
                get=lambda m: float(max(m.epochs.values(), default=0.0))),
         _bits("final_loss", "final loss\n(nats/token)",
               get=lambda m: float(m.final_loss)),
-        Column("drift", "drift from\nthe base", lambda v: percent(v, 2),
+        Column("drift", "drift", lambda v: percent(v, 2),
                get=lambda m: drift.get(m.name)),
         Column("barrier", "barrier", signed, get=lambda m: line_barriers.get(m.name)),
         Column("wall_seconds", "time", duration, get=lambda m: m.wall_seconds),
@@ -123,8 +118,6 @@ def domains(data: ReportData) -> Table:
     """Documents, windows, tokens and bytes of every evaluation domain."""
     assert data.corpus is not None
     counts = data.corpus.record["summary"]["documents"]
-    splits = {"base": "base", "train": "training", "dev": "dev",
-              "test": "test"}  # fmt: skip
 
     def documents(split: str) -> Callable[[Any], int | None]:
         return lambda d: counts.get(d.name, d.documents).get(split)
@@ -132,26 +125,23 @@ def domains(data: ReportData) -> Table:
     def amount(what: str, split: str) -> Callable[[Any], int]:
         return lambda d: int(getattr(d, what)[split])
 
+    names = {"base": "base", "train": "training", "dev": "dev", "test": "test"}
     columns = [
         _text("domain", "domain", get=lambda d: d.name),
-        _text("in_pool", "pool", lambda v: "in-pool" if v else "out-of-pool",
+        _text("in_pool", "kind", lambda v: "in-pool" if v else "out-of-pool",
               get=lambda d: d.in_pool),
         *(Column(f"{split}_documents", name, integer, get=documents(split))
-          for split, name in splits.items()),
+          for split, name in names.items()),
+        *(Column(f"{split}_{what}", f"{split}\nwindows" if what == "windows" else "",
+                 integer, get=amount(what, split))
+          for split in SPLITS for what in ("windows", "tokens", "bytes")),
     ]  # fmt: skip
-    for split in ("dev", "test"):
-        for what in ("windows", "tokens", "bytes"):
-            heading = f"{splits[split]} windows" if what == "windows" else ""
-            columns.append(
-                Column(f"{split}_{what}", heading, integer,
-                       get=amount(what, split))
-            )  # fmt: skip
     found = sorted(data.corpus.domains.values(), key=lambda d: not d.in_pool)
     return Table.of("documents by split", found, columns)
 
 
 def gains(standard: StandardScores) -> Table:
-    """By how many bits per byte members beat the base model, on test text."""
+    """Loss of the base model minus loss of each member, on test text."""
     gain_CD = standard.gains("test").tolist()
     return _by_domain(
         "gain over the base model on test text (bits per byte)",
@@ -160,75 +150,42 @@ def gains(standard: StandardScores) -> Table:
     )  # fmt: skip
 
 
-def reference_bits(standard: StandardScores) -> Table:
-    """Base model, members and plain merges, on dev text."""
-    split, inside = "dev", np.array(standard.in_pool)
-    outside = [d for d, i in enumerate(inside) if not i][:_MOST_DOMAINS]
-    bits_MD = standard.bits[split]
-    macro_M = [np.nan] * len(bits_MD)
+def standard_bits(standard: StandardScores) -> Table:
+    """Base model, members and other standard mixtures, on dev text."""
+    inside, bits_MD = np.array(standard.in_pool), standard.bits["dev"]
+    outside = np.flatnonzero(~inside)[:_MOST_DOMAINS]
+    macro_M = np.full(len(bits_MD), np.nan)
     if inside.any():
-        macro_M = bits_MD[:, inside].mean(axis=1).tolist()
-    names = [standard.domains[d] for d in outside]
+        macro_M = bits_MD[:, inside].mean(axis=1)
     columns = (
         _text("mixture", "mixture"),
         _bits("macro in-pool", "macro in-pool"),
-        *(_bits(f"on {name}", name) for name in names),
+        *(_bits(f"on {standard.domains[d]}", standard.domains[d]) for d in outside),
     )
     rows = tuple(
         {"mixture": name, "macro in-pool": macro_M[m]}
         | {f"on {standard.domains[d]}": bits_MD[m, d] for d in outside}
         for m, name in enumerate(standard.names)
     )
-    title = "bits per byte on dev text"
-    return Table(title, columns, rows, marks(standard.notes))
-
-
-def best_members(standard: StandardScores, note: str) -> Table:
-    """The best member for each in-pool domain, and the rank of its own."""
-    gain_CD = standard.gains("dev")
-    rows = []
-    for d, domain in enumerate(standard.domains):
-        gain_C = gain_CD[:, d]
-        if not standard.in_pool[d] or not np.isfinite(gain_C).any():
-            continue
-        best = standard.members[int(np.nanargmax(gain_C))]
-        own = [standard.members.index(n) for n in standard.own(domain)]
-        ranks = [str(1 + int((gain_C > gain_C[c]).sum())) for c in own]
-        rows.append(
-            {
-                "domain": domain,
-                "member": best,
-                "bits": standard.row(best, "dev")[d],
-                "gain": float(np.nanmax(gain_C)),
-                "rank": listed(ranks) or "no own member",
-            }
-        )
-    columns = (
-        _text("domain", "domain"),
-        _text("member", "best member"),
-        _bits("bits", "bits per byte"),
-        Column("gain", "gain over\nthe base", signed),
-        Column("rank", "rank of its\nown member"),
-    )
-    title = "in-pool domains: which member is best?"
-    return Table(title, columns, tuple(rows), note)
+    return Table("bits per byte on dev text", columns, rows, marks(standard.notes))
 
 
 def scores(table: Scores) -> Table:
-    """The best rows of a scored table by the merge, and the plain merges."""
+    """The best rows of a scored table by the merge, and the standard mixtures."""
     best = summarize(table, "dev", _MOST_SCORES)
-    shown = list(enumerate(best.targets))[:_MOST_TARGETS]
+    targets = list(enumerate(best.targets))[:_MOST_TARGETS]
     predictors = ["merge", *(p for p in PREDICTED[1:] if p in best.bits)]
+    headings = {p: runs.label(p).replace("of ", "of\n") for p in predictors}
     columns = (
         _text("mixture", "mixture"),
         _text("weights", "weights", show=largest),
-        *(_bits(f"{name}: {predictor}", f"{name},\n{_narrow(predictor)}")
-          for _, name in shown for predictor in predictors),
+        *(_bits(f"{name}: {predictor}", f"{name},\n{heading}")
+          for _, name in targets for predictor, heading in headings.items()),
     )  # fmt: skip
     rows = tuple(
         {"mixture": table.table.names[m], "weights": table.table.parts(m)}
         | {f"{name}: {predictor}": best.bits[predictor][i, t]
-           for t, name in shown for predictor in predictors}
+           for t, name in targets for predictor in predictors}
         for i, m in enumerate(best.rows)
     )  # fmt: skip
     return Table(
@@ -236,13 +193,16 @@ def scores(table: Scores) -> Table:
         f"{best.targets[0]}: bits per byte on dev text",
         columns,
         rows,
-        f"All on the same windows, at most {best.windows} of each domain."
-        + "".join(f"\n{line}" for line in [marks(table.notes)] if line),
+        "\n".join(
+            filter(
+                None,
+                (
+                    f"on the same windows, at most {best.windows} per domain",
+                    marks(table.notes),
+                ),
+            )
+        ),
     )
-
-
-def _narrow(predictor: str) -> str:
-    return runs.LABELS[predictor].replace("of ", "of\n")
 
 
 def paths(diagnostics: Diagnostics) -> Table:
@@ -262,7 +222,7 @@ def paths(diagnostics: Diagnostics) -> Table:
 
 
 def mixtures(found: SearchResult) -> Table:
-    """The tied and the plain mixtures, the best one first."""
+    """The tied and the standard mixtures, the best one first."""
 
     def other(key: str) -> Callable[[Mapping[str, Any]], float | None]:
         return lambda row: None if row is found.best else row[key]
@@ -271,62 +231,59 @@ def mixtures(found: SearchResult) -> Table:
         _text("mixture", "mixture", get=lambda row: row["name"]),
         Column("kind"),
         _text("weights", "weights", largest),
-        _bits("dev_bits_per_byte", "merge,\ndev",
-              get=lambda row: row["dev"]),
-        _bits("test_bits_per_byte", "merge,\ntest",
-              get=lambda row: row["test"]),
-        _bits("dev_ensemble", "ensemble,\ndev",
-              get=lambda row: row.get("ensemble")),
-        _bits("dev_members", "members,\ndev",
-              get=lambda row: row.get("members")),
-        Column("shift", "shift", signed, get=lambda row: (
-            row.get("shift", 0.0) if found.calibrated else None)),
+        _bits("dev_bits_per_byte", "merge,\ndev", get=lambda row: row["dev"]),
+        _bits("test_bits_per_byte", "merge,\ntest", get=lambda row: row["test"]),
+        _bits("dev_ensemble", "ensemble,\ndev", get=lambda row: row.get("ensemble")),
+        _bits("dev_members", "members,\ndev", get=lambda row: row.get("members")),
+        Column("shift", "calibration", signed,
+               get=lambda row: row.get("shift", 0.0) if found.calibrated else None),
         Column("difference", "difference", signed),
-        _bits("error", "error", get=other("error")),
-        _bits("limit", "limit", get=other("limit")),
-        Column("tied", "ties", yes),
+        _bits("error", "standard\nerror", get=other("error")),
+        _bits("limit", "tie limit", get=other("limit")),
+        Column("tied", "ties", lambda v: "yes" if v else "no"),
     )  # fmt: skip
     note = (
-        f"bits per byte; resampled: {found.ties['resampled']}; a mixture ties "
-        f"if its difference is within its limit ({found.ties['level']:.0%} "
-        "simultaneous over all mixtures)"
+        "bits per byte, lower is better; difference: to the best, on dev text, "
+        f"calibration included; resampled: {found.ties['resampled']}; a mixture ties "
+        "if its difference is at most its tie limit "
+        f"({found.ties['level']:.0%} simultaneous over all mixtures)"
     )
     if found.ties["min_effect"]:
         note += (
-            "; differences below the minimum effect, "
-            f"{found.ties['min_effect']:.2%} of the best, count as ties"
+            f"; differences below {found.ties['min_effect']:.2%} of the best "
+            "(min_effect) count as ties"
         )
+    ties, aim = found.ties, target(found.target, found.objective)
     return Table.of(
-        f"{found.ties['heading']} ({found.ties['count']:,} of "
-        f"{found.searched:,} mixtures, for "
-        f"{target(found.target, found.objective)})",
-        found.rows,
-        columns,
-        note,
-        lambda row: "best" if row["error"] is None else "",
-    )
+        f"{ties['heading']} ({ties['count']:,} of {found.searched:,} mixtures, "
+        f"for {aim})",
+        found.rows, columns, note, lambda row: "best" if row["error"] is None else "",
+    )  # fmt: skip
 
 
 def shown_mixtures(found: SearchResult, most: int) -> list[int]:
-    """The first rows that tie, then the plain ones, tied or not."""
-    rows = found.rows
-    first = [i for i, row in enumerate(rows) if row["tied"]][:most]
-    single = [i for i, row in enumerate(rows) if is_single(row)][:1]
-    plain = [i for i, row in enumerate(rows) if row["kind"] in PLAIN]
+    """The first rows that tie, then the standard ones, tied or not."""
+    rows = list(enumerate(found.rows))
+    first = [i for i, row in rows if row["tied"]][:most]
+    single = [i for i, row in rows if is_single(row)][:1]
     return first + [
         i
-        for i, row in enumerate(rows)
-        if i not in first and (not row["tied"] or i in plain or i in single)
+        for i, row in rows
+        if i not in first
+        and (not row["tied"] or row["kind"] in STANDARD or i in single)
     ]
 
 
 def objective(found: SearchResult) -> Table:
-    """Domains of a worst case, or with limits, least gain first."""
-    is_shown = found.objective == "worst" or any(
-        "limit" in row for row in found.domains.values()
-    )
-    known = found.domains.items() if is_shown else ()
-    domains: list[dict[str, Any]] = [{"domain": n, **row} for n, row in known]
+    """Domains of a worst case or with limits, least gain first."""
+    domains: list[dict[str, Any]] = [
+        {"domain": name, **row}
+        for name, row in sorted(
+            found.domains.items(), key=lambda pair: pair[1]["base"] - pair[1]["best"]
+        )
+    ]
+    if found.objective != "worst" and not any("limit" in row for row in domains):
+        domains = []
     columns = (
         _text("domain", "domain"),
         _bits("base", "base model"),
@@ -334,16 +291,14 @@ def objective(found: SearchResult) -> Table:
         Column("change", "change", signed, get=lambda r: r["best"] - r["base"]),
         _bits("limit", "at most", get=lambda row: row.get("limit")),
     )
-    note = ""
-    if found.objective == "worst" and len(found.target) == 1:
-        note = "with one domain, the worst is the mean"
-    domains.sort(key=lambda row: row["base"] - row["best"])
-    title = "the best mixture beside the base model, bits per byte on dev text"
+    is_one = found.objective == "worst" and len(found.target) == 1
+    note = "with one domain, the worst is the mean" if is_one else ""
+    title = "best mixture and base model, bits per byte on dev text"
     return Table.of(title, domains, columns, note)
 
 
 def binding(found: SearchResult) -> Table:
-    """The active constraints, and what relaxing each would gain."""
+    """The active constraints, and the gain from relaxing each."""
     columns = (
         _text("constraint", "active constraint", get=constraint_words),
         Column("name"),
@@ -365,7 +320,7 @@ def constraint_words(row: Mapping[str, Any]) -> str:
         "floor": f"at least {limit:.1%} of {name}",
         "ceiling": f"at most {limit:.1%} of {name}",
         "supply": f"the supply of {name}, {limit:.1%} of the run",
-        "divergence": f"at most {limit:g} nats from the reference",
+        "divergence": f"at most {limit:g} nats from the prior mixture",
         "regret": f"at most {limit:.4f} bits per byte on {name}",
         "sources": f"at most {count(round(limit), 'source')}",
     }[row["kind"]]
@@ -373,28 +328,31 @@ def constraint_words(row: Mapping[str, Any]) -> str:
 
 def marginal(found: SearchResult) -> Table:
     """What one percent more of each member changes, most useful first."""
-    rows = []
-    names: Sequence[str] = ()
+    rows: list[tuple[str, list[float]]] = []
+    names: Sequence[str] = found.marginal.get("domains", ())
     if found.marginal:
-        names = found.marginal["domains"]
         bits_CD = np.array(found.marginal["bits_DC"], float).T.tolist()
-        pairs = zip(
-            found.marginal["members"], found.marginal["objective_C"],
-            bits_CD, strict=True,
-        )  # fmt: skip
-        rows = [
-            (member, [goal, *bits_D])
-            for member, goal, bits_D in sorted(pairs, key=lambda p: p[1])
-        ]
-    shown = [n for n in names if n in found.target][:_MOST_DOMAINS]
-    note = f"change in thousandths of a bit per byte, {PERCENT_NOTE}"
+        goals = found.marginal["objective_C"]
+        members = zip(found.marginal["members"], goals, bits_CD, strict=True)
+        ordered = sorted(members, key=lambda row: row[1])
+        rows = [(member, [goal, *bits_D]) for member, goal, bits_D in ordered]
+    on_console = [n for n in names if n in found.target][:_MOST_DOMAINS]
+    note = (
+        "change of the merge's loss on dev text in thousandths of a bit per byte, to "
+        "first order, when one percent of the tokens moves to this member, taken from "
+        "all in proportion; negative is better; includes the gain of averaging itself"
+    )
     if found.calibrated:
-        note += ". The objective is calibrated, single domains are not"
+        note += "; the objective is calibrated, single domains are not"
     return _by_domain(
-        "marginal value of each member, at the best mixture",
-        "1 % more of", "change on", ["the objective", *names], thousandths,
-        rows, note, ["the objective", *shown],
+        "marginal values at the best mixture",
+        "1% more of", "change on", ["the objective", *names], _thousandths,
+        rows, note, ["the objective", *on_console],
     )  # fmt: skip
+
+
+def _thousandths(value: float | None) -> str:
+    return signed(None if value is None else 1000 * value, 2)
 
 
 def _by_domain(
@@ -408,17 +366,13 @@ def _by_domain(
     on_console: Sequence[str] = (),
 ) -> Table:
     """Members by domains; keys say `what`, so that no domain is 'member'."""
-    columns = (
-        _text("member", heading),
-        *(Column(f"{what} {d}", d, show, on_console=d in on_console) for d in domains),
-    )
-    keys = [column.key for column in columns]
-    return Table(
-        title,
-        columns,
-        tuple(dict(zip(keys, [first, *values], strict=True)) for first, values in rows),
-        note,
-    )
+    keys = ["member", *(f"{what} {d}" for d in domains)]
+    columns = [_text("member", heading)] + [
+        Column(key, d, show, on_console=d in on_console)
+        for key, d in zip(keys[1:], domains, strict=True)
+    ]
+    lines = (dict(zip(keys, [name, *values], strict=True)) for name, values in rows)
+    return Table(title, tuple(columns), tuple(lines), note)
 
 
 # What it took.
@@ -426,67 +380,48 @@ def _by_domain(
 
 def cost(data: ReportData) -> Table:
     """Training as manifests record it, and scoring as tables count it."""
-    rows = []
-    if data.base is not None:
-        rows.append(_trained("base model", [data.base]))
-    for kind, name in (
-        ("member", "members"),
-        ("reference", "reference runs"),
-        ("replicate", "replicates"),
-    ):
-        if manifests := list(data.of_kind(kind).values()):
-            rows.append(_trained(name, manifests))
-    if rows:
-        sums = {
-            key: sum(row[key] for row in rows)
-            for key in ("runs", "tokens", "flops", "seconds")
+    runs = {"base model": [data.base] if data.base is not None else []} | {
+        what: list(data.of_kind(kind).values())
+        for kind, what in (
+            ("member", "members"), ("reference", "reference runs"),
+            ("replicate", "replicates"),
+        )
+    }  # fmt: skip
+    rows: list[dict[str, Any]] = [
+        {
+            "what": what,
+            "runs": len(manifests),
+            "tokens": sum(m.tokens for m in manifests),
+            "flops": float(sum(m.flops for m in manifests)),
+            "seconds": sum(m.wall_seconds for m in manifests),
         }
-        rows.append({"what": "all training", **sums, "basis": "sum"})
+        for what, manifests in runs.items()
+        if manifests
+    ]
+    keys = ("runs", "tokens", "flops", "seconds")
+    if rows:
+        rows.append(
+            {"what": "all training"} | {k: sum(r[k] for r in rows) for k in keys}
+        )
     if data.pool is not None:
         model = data.pool.model
-        spent = [
-            ("scoring", data.scored_windows * model.config.length,
-             "forward passes, counted from the tables of scores, without "
-             "diagnostics; time not recorded"),
-            ("searching", data.found.tokens if data.found else 0,
-             "evaluations of the search, a gradient counted as three forward "
-             "passes; time not recorded"),
-        ]  # fmt: skip
-        rows += [
-            {
-                "what": what,
-                "runs": 0,
-                "tokens": tokens,
-                "flops": float(model.forward_flops(tokens)),
-                "seconds": None,
-                "basis": basis,
-            }
-            for what, tokens, basis in spent
-            if tokens
-        ]
+        searched = data.found.tokens if data.found else 0
+        scored = data.scored_windows * model.config.length
+        for what, tokens in (("scoring", scored), ("searching", searched)):
+            if tokens:
+                values = (0, tokens, float(model.forward_flops(tokens)), None)
+                rows.append({"what": what, **dict(zip(keys, values, strict=True))})
     columns = (
         _text("what", "what"),
         Column("runs", "models trained", integer),
         Column("tokens", "tokens", integer),
-        Column("flops", "FLOPs", flops),
+        Column("flops", "FLOPs", functools.partial(formatted, spec=".1e")),
         Column("seconds", "time", duration),
-        _text("basis", "how it is known"),
     )
     return Table(
         "cost", columns, tuple(rows),
-        style=lambda row: "sum" if row["basis"] == "sum" else "",
+        style=lambda row: "sum" if row["what"] == "all training" else "",
     )  # fmt: skip
-
-
-def _trained(what: str, manifests: Sequence[Manifest]) -> dict[str, Any]:
-    return {
-        "what": what,
-        "runs": len(manifests),
-        "tokens": sum(m.tokens for m in manifests),
-        "flops": float(sum(m.flops for m in manifests)),
-        "seconds": sum(m.wall_seconds for m in manifests),
-        "basis": "recorded with every run",
-    }
 
 
 def setup(data: ReportData) -> Table:
@@ -508,9 +443,7 @@ def setup(data: ReportData) -> Table:
             "entries": data.corpus.tokenizer.vocab_size,
         }
         parts["split"] = frozen["split"]
-    columns = (
-        _text("part", "of"), _text("key", "what"), Column("value", "value")
-    )  # fmt: skip
+    columns = (_text("part", "of"), _text("key", "what"), Column("value", "value"))
     rows = tuple(
         {"part": part, "key": key, "value": value}
         for part, values in parts.items()
@@ -520,7 +453,7 @@ def setup(data: ReportData) -> Table:
 
 
 def dropped(data: ReportData) -> Table:
-    """Documents that did not get through, and why."""
+    """Documents that were left out, and why."""
     found = data.corpus.record["summary"] if data.corpus else {}
     rows = [
         (f"source {source}, {kind}", cause, times)
@@ -534,7 +467,7 @@ def dropped(data: ReportData) -> Table:
         for cause, times in causes.items()
     ]
     rows += [
-        (name, "repeats earlier training text", times)
+        (name, "duplicate of earlier training text", times)
         for name, times in found.get("duplicates", {}).items()
     ]
     rows += [
@@ -542,23 +475,11 @@ def dropped(data: ReportData) -> Table:
         for name, overlaps in found.get("overlap", {}).items()
         for domain, counts in overlaps.items()
         for kind, times in counts.items()
+        if times
     ]
-    keys = ("from", "because", "documents")
     columns = (
-        _text("from", "from"), _text("because", "because"),
-        Column("documents", "documents", integer),
-    )  # fmt: skip
-    return Table("", columns, tuple(dict(zip(keys, r, strict=True)) for r in rows))
-
-
-def digests(data: ReportData) -> Table:
-    """What the numbers rest on, for the page."""
-    found = dict(data.sources)
-    if data.base is not None:
-        found["base model's parameters"] = data.base.params_digest
-        found["tokenizer"] = data.base.tokenizer_digest
-    if data.standard is not None:
-        found["evaluation text"] = data.standard.evaluation
-    columns = (_text("file", "file"), _text("digest", "SHA-256"))
-    rows = tuple({"file": n, "digest": d[:16]} for n, d in found.items())
-    return Table("", columns, rows)
+        _text("from", "from", get=lambda row: row[0]),
+        _text("because", "reason", get=lambda row: row[1]),
+        Column("documents", "documents", integer, get=lambda row: row[2]),
+    )
+    return Table.of("", rows, columns)

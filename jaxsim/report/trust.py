@@ -1,45 +1,211 @@
-"""How far to trust the answer, in plain sentences."""
+"""How far to trust the answer: a verdict, its reasons, and what they rest on."""
+
+import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
-from jaxsim.report.answer import no_error, report_check, shift_sentence
-from jaxsim.report.data import ReportData, StandardScores
-from jaxsim.report.format import (
-    count,
-    interval,
-    listed,
-    number,
-    signed,
-    target,
-)
-from jaxsim.report.outcome import on_target
-from jaxsim.report.targets import KINDS, MACROS, targets_of
+from jaxsim.report.agreement import label
+from jaxsim.report.answer import Lines, no_error, on_test_text, shift_sentence
+from jaxsim.report.data import ReportData
+from jaxsim.report.table import count, interval, listed, number, signed
+from jaxsim.report.targets import KINDS, MACROS, Targets, targets_of
 from jaxsim.search.result import SearchResult
 from jaxsim.validation.agreement import BELOW_NOISE, ENOUGH_RUNS
 from jaxsim.validation.calibration import ENOUGH
-from jaxsim.validation.diagnostics import UNIFORM, Diagnostics
+from jaxsim.validation.diagnostics import (
+    DO_NOT_TRUST,
+    RANKS_ONLY,
+    TRUST,
+    UNIFORM,
+    Diagnostics,
+)
+from jaxsim.validation.measured import CALIBRATED
 from jaxsim.validation.validate import Validation
 
+BOUND = "below the noise floor"
+UNRESOLVED = "not resolved"
+UNKNOWN = "not known"
+SLOPES = (0.5, 2.0)  # of runs on predictions, outside which levels are off
+SMALL_ERROR = 0.5  # share of the spread of the runs
+COVERED = 0.8  # of runs within 90% intervals
 # The lowest cosine of random pieces of one source was 0.80, of six eras 0.54.
 _ALIKE = 0.75
-Lines = list[tuple[str, str]]
+
+_MEANING = {
+    TRUST: "Predicted ranks and losses agree with held-out runs.",
+    RANKS_ONLY: "Predicted ranks agree with held-out runs. Predicted losses do not.",
+    DO_NOT_TRUST: "Predictions are not reliable here. Train the candidates "
+    "themselves, or fix the pool first.",
+    BOUND: "Runs on the same data differ nearly as much as runs on different data. "
+    "Use more text, longer runs, or partitions that differ more.",
+    UNRESOLVED: "Members differ by less than this evaluation text can resolve. Use "
+    "more text, longer runs, or partitions that differ more. Training noise was not "
+    "measured.",
+    UNKNOWN: "There are no diagnostics and too few reference runs: run "
+    "`jaxsim validate`.",
+}
+_BEFORE_RUNS = {
+    TRUST: "The diagnostics show no problem. Only reference runs can confirm the "
+    "predictions.",
+    RANKS_ONLY: "The diagnostics say that predicted losses will be off. Only "
+    "reference runs can confirm the ranks.",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """One of the words above, why, and whether it rests on reference runs."""
+
+    word: str
+    reasons: Sequence[str]
+    by_references: bool
+
+    @property
+    def meaning(self) -> str:
+        """What a reader may do with it."""
+        if self.by_references:
+            return _MEANING[self.word]
+        return _BEFORE_RUNS.get(self.word, _MEANING[self.word])
+
+
+def verdict(diagnostics: Diagnostics | None, validation: Validation | None) -> Verdict:
+    """Applies the first of these rules that fits:
+
+    1. The diagnostics say 'do not trust': do not trust.
+    2. Fewer than 12 held-out runs, or runs whose losses depend on their length
+       (budget 'sum'): the verdict of the diagnostics. If members differ by less than
+       their noise (without replicates: than the text can resolve): below the noise
+       floor (not resolved). Without diagnostics: not known.
+    3. Every out-of-pool domain (without any: the in-pool macro) is below the
+       noise floor: below the noise floor.
+    4. The 95% interval of the predictor's mean Spearman correlation over the
+       out-of-pool domains (without any: on the in-pool macro) reaches 0 or
+       below, or there is none: do not trust. The predictor is the calibrated
+       merge or, without one, the merge.
+    5. On the macro of these domains the slope of runs on predictions is in
+       0.5..2, the mean absolute error on runs that were not fitted is below
+       half of the runs' standard deviation, and the 90% intervals hold at
+       least 80% of them: trust.
+    6. Otherwise: trust ranks only.
+    """
+    if diagnostics is not None and diagnostics.verdict == DO_NOT_TRUST:
+        return Verdict(DO_NOT_TRUST, diagnostics.reasons, validation is not None)
+    runs = 0 if validation is None else len(validation.reference_runs)
+    if validation is None or runs < ENOUGH_RUNS or validation.budget == "sum":
+        return _before_runs(diagnostics, validation, runs)
+    targets = targets_of(validation)
+    is_bound = all(
+        validation.ceilings.get(n, 0) < BELOW_NOISE for n in targets.held_out
+    )
+    if not validation.ceilings:  # without replicates the diagnostics decide
+        is_bound = diagnostics is not None and diagnostics.below_noise
+    if is_bound:
+        names = listed(targets.held_out)
+        return Verdict(BOUND, [f"every target that counts: {names}"], True)
+    holds, ranks = _ranks(validation, targets)
+    if not holds:
+        return Verdict(DO_NOT_TRUST, [ranks], True)
+    is_small, error = _error(validation, targets.level)
+    off = _levels(validation, targets.level, is_small, error)
+    if off:
+        return Verdict(RANKS_ONLY, [ranks, *off], True)
+    return Verdict(TRUST, [ranks, error], True)
+
+
+def _before_runs(
+    diagnostics: Diagnostics | None, validation: Validation | None, runs: int
+) -> Verdict:
+    if validation is not None and validation.budget == "sum":
+        unknown = (
+            "how well merges rank at equal budget is not known: a run on n units is "
+            "n times as long (budget 'sum')"
+        )
+    else:
+        held_out = count(runs, "held-out run")
+        unknown = (
+            f"how well merges rank is not known ({held_out}, fewer than {ENOUGH_RUNS})"
+        )
+    if diagnostics is None:
+        return Verdict(UNKNOWN, [unknown], False)
+    if diagnostics.below_noise:
+        what = "training noise" if diagnostics.replicates else "the text can resolve"
+        word = BOUND if diagnostics.replicates else UNRESOLVED
+        why = f"members differ by less than {what} in every domain"
+        return Verdict(word, [why, unknown], False)
+    return Verdict(diagnostics.verdict, [*diagnostics.reasons, unknown], False)
+
+
+def _predictor(validation: Validation) -> str:
+    """The predictor that the verdict is about."""
+    calibrated = CALIBRATED in validation.points
+    return CALIBRATED if calibrated and validation.tells_levels else "merge"
+
+
+def _ranks(validation: Validation, targets: Targets) -> tuple[bool, str]:
+    """Whether ranks hold, and the figures that say so."""
+    which, where = _predictor(validation), targets.level
+    row = validation.agreement[where][which]
+    value, bounds = row["spearman"], row["interval"]
+    for claim in validation.claims:
+        if claim["kind"] == "out-of-pool" and claim["predictor"] == which:
+            value, bounds = claim["spearman"], claim["spearman_interval"]
+            where = count(len(claim["targets"]), "out-of-pool domain")
+    text = (
+        f"Spearman correlation of the {label(which)} with "
+        f"{count(len(validation.reference_runs), 'held-out run')} on {where}: "
+        f"{number(value, 2)}{interval(bounds)}"
+    )
+    if bounds is None:
+        return False, f"{text}, without an interval"
+    if bounds[0] <= 0:
+        return False, f"{text}, which could be chance"
+    return True, text
+
+
+def _levels(validation: Validation, on: str, is_small: bool, error: str) -> list[str]:
+    """What is off about predicted levels; empty if nothing is."""
+    if validation.unit == "unknown":
+        return ["the runs may be in a unit other than bits per byte"]
+    which, off = _predictor(validation), []
+    slope = validation.agreement[on][which]["slope"]
+    if not SLOPES[0] <= slope <= SLOPES[1]:
+        off.append(f"the slope of runs on predictions is {number(slope, 2)}")
+    if not is_small:
+        off.append(error)
+    if which != CALIBRATED:
+        return [*off, "merges are not calibrated, so they have no intervals"]
+    covered = validation.check.get(on, {}).get("covered", float("nan"))
+    if np.isnan(covered):
+        off.append("the coverage of the 90% intervals is not known")
+    elif covered < COVERED:
+        off.append(f"the 90% intervals cover only {covered:.0%} of the runs")
+    return off
+
+
+def _error(validation: Validation, on: str) -> tuple[bool, str]:
+    """Whether the error on levels is small beside the spread of the runs."""
+    which = _predictor(validation)
+    reference_M = np.array(validation.points["reference"][on])
+    off_M = reference_M - np.array(validation.points[which][on])
+    error, spread = float(np.abs(off_M).mean()), float(reference_M.std(ddof=1))
+    return error < SMALL_ERROR * spread, (
+        f"mean absolute error of the {label(which)} on {on}: {number(error)} bits per "
+        f"byte, {error / spread:.0%} of the standard deviation of the held-out runs"
+    )
+
+
+# What the verdict rests on.
 
 
 def trust_lines(data: ReportData) -> Lines:
-    """Pairs of a catchword and sentences, below the verdict."""
-    lines = []
-    if data.overrides:
-        text = (
-            "An override admitted what is normally refused; every figure below "
-            f"may rest on it: {'; '.join(data.overrides)}."
-        )
-        lines.append(("Overrides", text))
+    """Labels and sentences, below the verdict."""
+    lines: Lines = []
     if data.diagnostics is not None:
         lines += diagnostics(data.diagnostics)
     else:
         text = (
-            "None: whether averages of these members can stand for training is "
-            "not known. `jaxsim validate` checks that first."
+            "None yet. `jaxsim validate` checks whether these members can be averaged."
         )
         lines.append(("Diagnostics", text))
     lines.append(("Reference runs", _runs(data)))
@@ -48,103 +214,76 @@ def trust_lines(data: ReportData) -> Lines:
         lines += unclaimed(data.validation)
         if text := calibration_sentence(data.validation):
             lines.append(("Calibration", text))
-        lines += _level(data.validation, data.found)
     if data.found is not None:
         lines.append(("The choice", _choice(data.found)))
-    text = (
-        "Only losses were measured, on the text of these domains, with models "
-        "of one size: nothing here is about downstream tasks, larger models "
-        "or runs of other lengths"
-    )
-    times = data.token_multiplier
-    if times is not None and data.validation and not data.validation.given:
-        text += f" (token multiplier {times:g})"
-    lines.append(("Limits", f"{text}."))
     return lines
 
 
 def _runs(data: ReportData) -> str:
     validation = data.validation
     if validation is None:
-        return (
-            "No model was trained on a mixture, so nothing here says how far a "
-            "merge predicts training. Run `jaxsim validate`."
-        )
+        return "None yet, so nothing tests the predictions. Run `jaxsim validate`."
     runs = len(validation.reference_runs)
-    origin = (
-        "brought by the user"
-        if validation.given
-        else "trained on mixtures drawn at random and never fitted on"
+    text = count(runs, "held-out run") + (
+        ", brought by the user." if validation.given else ", drawn at random."
     )
-    text = f"{count(runs, 'held-out run')}, {origin}"
-    if data.token_multiplier is not None and not validation.given:
-        times = (
-            "" if data.token_multiplier == 1 else f"{data.token_multiplier:g} times "
-        )
-        text += f", each {times}as long as a member"
-    text += "."
     if validation.budget == "sum":
         text += (
-            " A run on n units was n times as long (budget 'sum'), so its loss "
-            "says nothing about mixtures at equal budget: searches do not use "
-            "it."
+            " A run on n units is n times as long (budget 'sum'). That says nothing "
+            "about mixtures at equal budget, so searches do not use these runs."
         )
     if runs < ENOUGH_RUNS:
-        text += (
-            f" With fewer than {ENOUGH_RUNS}, no interval on a rank "
-            "correlation means anything, so the points are shown."
-        )
+        text += f" Fewer than {ENOUGH_RUNS}: no intervals, single points instead."
     if not validation.calibration_runs and not validation.given:
         text += (
-            " There were no calibration runs (config.validate.calibration_runs): the "
-            "best single weight and regressions on the weights are missing below."
+            " No calibration runs (config.validate.calibration_runs): no calibrated "
+            "merge, best single weight or regressions on weights."
         )
     if validation.unit == "unknown":
-        text += " Their unit is not known: only ranks can be compared."
+        text += " Their unit is not known, so only ranks can be compared."
     return text
 
 
 def diagnostics(diagnostics: Diagnostics) -> Lines:
     """What can be seen of a pool before any reference run."""
-    cosine_P = np.array(diagnostics.cosines)[
-        np.triu_indices(len(diagnostics.members), 1)
-    ]
-    low = min(diagnostics.members, key=lambda n: diagnostics.drift[n])
-    high = max(diagnostics.members, key=lambda n: diagnostics.drift[n])
-    directions = (
-        f"Members moved by {diagnostics.drift[low]:.2%} ({low}) to "
-        f"{diagnostics.drift[high]:.2%} ({high}) of the base model's norm (3 % is "
-        "little, 10 % is much: then levels of merges and of training differ, "
-        "and rankings may). Cosine "
-        f"similarity of their weight deltas: {number(cosine_P.min(), 2)} to "
-        f"{number(cosine_P.max(), 2)} (1: all learned the same, 0: they share "
-        "nothing)."
+    drift, line_barriers = diagnostics.drift, diagnostics.line_barriers
+    indices = np.triu_indices(len(diagnostics.members), 1)
+    cosine_P = np.array(diagnostics.cosines)[indices]
+    low, high = (end(drift, key=drift.__getitem__) for end in (min, max))
+    distance = (
+        f"{drift[low]:.2%} ({low}) to {drift[high]:.2%} ({high}) of the base model's "
+        "norm. 3% is little. At 10% losses of merges differ from training, and ranks "
+        "may."
+    )
+    cosines = (
+        f"{number(cosine_P.min(), 2)} to {number(cosine_P.max(), 2)} between the "
+        "members' weight deltas (1: same direction, 0: unrelated)."
     )
     if (
         not diagnostics.replicates
         and cosine_P.min() > _ALIKE
         and not diagnostics.below_noise
     ):
-        directions += (
-            " Members moved in nearly the same direction, as pieces of one "
-            "source do: only replicates can tell their differences from noise."
+        cosines += (
+            " Members moved in nearly the same direction, as pieces of one source do. "
+            "Only replicates can separate their differences from noise."
         )
-    text = f"at most {count(diagnostics.windows, 'window')}" if diagnostics.windows else (
-        "all windows"
-    )  # fmt: skip
+    windows = diagnostics.windows
+    text = f"at most {count(windows, 'window')}" if windows else "all windows"
     worst = max(diagnostics.barriers, key=lambda n: diagnostics.barriers[n])
-    line_barriers = {n: v for n, v in diagnostics.line_barriers.items() if n != UNIFORM}
-    member = max(line_barriers, key=lambda n: line_barriers[n])
+    members = [name for name in line_barriers if name != UNIFORM]
+    member = max(members, key=line_barriers.__getitem__)
     barriers = (
-        "The highest point above the straight line from the base model, in "
-        f"bits per byte: {signed(diagnostics.line_barriers[UNIFORM])} to the average "
-        f"of all members, {signed(line_barriers[member])} at worst to a single member "
-        f"({member}). The worst average against the mean of what it averages: "
-        f"{signed(diagnostics.barriers[worst])} ({worst}). Above 0 averaging breaks; "
-        f"below 0 it helps. Measured on {text} of dev text of each domain."
+        "Highest point above the straight line from the base model, in bits per byte: "
+        f"{signed(line_barriers[UNIFORM])} to the average of all members, "
+        f"{signed(line_barriers[member])} at worst to one member ({member}). Worst "
+        "average minus the mean of its members: "
+        f"{signed(diagnostics.barriers[worst])} ({worst}). Positive values mean that "
+        f"averaging hurts. Measured on {text} of dev text per domain."
     )
     return [
-        ("Directions", directions),
+        ("Drift", distance),
+        ("Cosine similarity", cosines),
         ("Barriers", barriers),
         ("Resolution", _resolution(diagnostics)),
     ]
@@ -153,10 +292,10 @@ def diagnostics(diagnostics: Diagnostics) -> Lines:
 def _resolution(diagnostics: Diagnostics) -> str:
     known = {n: v for n, v in diagnostics.resolution.items() if v is not None}
     if not known:
-        return "There is too little text to say what differences it resolves."
-    shown = [f"{v:.2g} % ({n})" for n, v in known.items() if n in MACROS]
+        return "Not known: there is too little text."
+    shown = [f"{v:.2g}% ({n})" for n, v in known.items() if n in MACROS]
     if domains := [v for n, v in known.items() if n not in MACROS]:
-        low, high = f"{min(domains):.2g} %", f"{max(domains):.2g} %"
+        low, high = f"{min(domains):.2g}%", f"{max(domains):.2g}%"
         ends = low if low == high else f"{low} to {high}"
         shown.append(f"{ends} (single domains)")
     noise = (
@@ -165,14 +304,11 @@ def _resolution(diagnostics: Diagnostics) -> str:
         else "no training noise, which was not measured"
     )
     text = (
-        "This text resolves differences between two mixtures above "
-        f"{listed(shown)} of the loss. That counts the text and {noise}."
+        "Smallest difference between two mixtures that this text resolves: "
+        f"{listed(shown)} of the loss. This counts document noise and {noise}."
     )
     if diagnostics.below_noise:
-        text += (
-            " Members differ by less than that in every domain (below the "
-            "noise floor): there is nothing to rank."
-        )
+        text += " Members differ by less in every domain, so there is nothing to rank."
     return text
 
 
@@ -180,51 +316,33 @@ def noise_sentence(validation: Validation) -> str:
     """What replicates say about noise, or that there are none."""
     known = validation.ceilings
     if not known:
-        return (
-            "Not measured: no run was repeated (no replicates), so it is not "
-            "known how high any agreement could be."
-        )
-    targets = targets_of(validation)
+        return "Not measured (no replicates), so the noise ceiling is not known."
+    leads = [targets_of(validation).lead(kind) for kind in KINDS]
     shown = [
-        f"{number(known[name], 2)}"
-        f"{interval(validation.ceiling_intervals.get(name))} ({name})"
-        for kind in KINDS
-        if (name := targets.lead(kind)) in known
+        f"{number(known[n], 2)}{interval(validation.ceiling_intervals.get(n))} ({n})"
+        for n in leads
+        if n in known
     ]
     text = (
-        f"{count(validation.replicates, 'replicate')}. By how much they differ "
-        "from their runs, no prediction can reach a higher correlation with "
-        f"reference runs than {listed(shown)}. "
+        f"{count(validation.replicates, 'replicate')}. Noise ceiling, the highest "
+        f"correlation that noise allows: {listed(shown)}. "
     )
-    if low := [name for name, v in known.items() if v < BELOW_NOISE]:
-        return (
-            f"{text}{len(low)} of {count(len(known), 'target')} below the "
-            f"noise floor, a ceiling of {BELOW_NOISE}: {listed(low)}."
-        )
-    text += f"Every target has a ceiling of {BELOW_NOISE} or more"
-    if unsure := sum(
-        low is not None and low < BELOW_NOISE
-        for low, _ in validation.ceiling_intervals.values()
-    ):
-        text += (
-            f", but for {unsure} of {len(known)} its interval reaches below: "
-            "there are too few replicates to tell"
-        )
-    return f"{text}."
+    low = [name for name, v in known.items() if v < BELOW_NOISE]
+    return text + (
+        f"{len(low)} of {count(len(known), 'target')} below the noise floor (a ceiling "
+        f"under {BELOW_NOISE}){f': {listed(low)}' if low else ''}."
+    )
 
 
 def unclaimed(validation: Validation) -> Lines:
     """Kinds of domains about which nothing can be claimed."""
     claimed = {claim["kind"] for claim in validation.claims}
     return [
-        (
-            f"Predictors and baselines ({kind})",
-            f"Nothing can be claimed: {count(len(names), 'domain')}, all of "
-            "them below the noise floor.",
-        )
+        (f"No comparison with baselines ({kind})",
+         f"{count(len(names), 'domain')}, all below the noise floor.")
         for kind, names in targets_of(validation).domains.items()
         if names and kind not in claimed
-    ]
+    ]  # fmt: skip
 
 
 def calibration_sentence(validation: Validation) -> str:
@@ -240,73 +358,27 @@ def calibration_sentence(validation: Validation) -> str:
     runs = count(len(validation.calibration_runs), "calibration run")
     held_out = count(len(validation.reference_runs), "held-out run")
     text = (
-        f"Fitted on {runs} and judged on {held_out}."
+        f"Fitted on {runs}, tested on {held_out}."
         if len(validation.calibration_runs) >= ENOUGH
-        else f"With {runs}, too few, each run is predicted from the others."
+        else f"{runs} are too few, so each run is predicted from the others."
     )
     worse = [n for n, row in known.items() if row["calibrated"] >= row["merge"]]
     text += (
         f" The error falls in {len(known) - len(worse)} of "
         f"{count(len(known), 'domain')}"
     )
-    return text + (f", but not in {listed(worse)}." if worse else ".")
-
-
-def _level(validation: Validation, found: SearchResult | None) -> Lines:
-    points = validation.points
-    if (
-        found is None
-        or validation.unit == "unknown"
-        or any(n not in points["reference"] for n in found.target)
-    ):
-        return []
-    reference_M, merge_M = (
-        on_target(points[name], found.target) for name in ("reference", "merge")
-    )
-    offset = float(np.mean(reference_M - merge_M))
-    text = (
-        f"On {target(found.target)} reference runs lie {signed(offset)} bits "
-        "per byte from the merges that predict them, on average"
-    )
-    if residual := validation.residual(found.target):
-        text += (
-            f", and scatter around that by {number(residual.deviation)} "
-            f"({count(residual.reference_runs, 'run')})"
-        )
-    return [("Level", f"{text}.")]
+    return text + (f", not in {listed(worse)}." if worse else ".")
 
 
 def _choice(found: SearchResult) -> str:
-    text = (
-        f"Made on at most {count(found.windows, 'window')} of dev text for "
-        "each domain; "
-    )
+    text = f"Made on at most {count(found.windows, 'window')} of dev text per domain"
     if no_error(found):
-        text += "too few to know any error. "
+        text += ", too few to estimate an error."
     elif found.ties["resampled"] == "windows":
         text += (
-            "there are too few documents, so windows were resampled, as if "
-            "windows of one document were independent. "
+            ". There are too few documents, so windows were resampled as if they were "
+            "independent."
         )
     else:
-        text += "documents were resampled. "
-    if shift := shift_sentence(found):
-        text += f"{shift}. "
-    return text + report_check(found)
-
-
-def own_best_sentence(standard: StandardScores, split: str) -> str:
-    """For how many in-pool domains an own member is the best one."""
-    gain_CD = standard.gains(split)
-    best = total = 0
-    for d, domain in enumerate(standard.domains):
-        own = standard.own(domain)
-        if not own or not np.isfinite(gain_CD[:, d]).any():
-            continue
-        total += 1
-        best += standard.members[int(np.nanargmax(gain_CD[:, d]))] in own
-    if not total:
-        return ""
-    return (
-        f"The own member is the best single one for {best} of {total} in-pool domains."
-    )
+        text += "; documents were resampled."
+    return " ".join(filter(None, (text, shift_sentence(found), on_test_text(found))))

@@ -22,7 +22,7 @@ from typing import Any
 from jaxsim import __version__
 from jaxsim.config import Config
 from jaxsim.pool import open_pool
-from jaxsim.report import agreement, answer, figures, outcome, tables, trust
+from jaxsim.report import agreement, answer, figures, tables, trust
 from jaxsim.report.data import (
     KINDS,
     ReportData,
@@ -32,16 +32,16 @@ from jaxsim.report.data import (
 )
 from jaxsim.report.table import Table, csv_lines, csv_text
 from jaxsim.report.targets import targets_of
-from jaxsim.report.verdict import Verdict, verdict
 from jaxsim.scoring.files import replace
 from jaxsim.search.result import SearchResult, load_search
 from jaxsim.validation.agreement import ENOUGH_RUNS
 from jaxsim.validation.chosen import load_chosen
+from jaxsim.validation.diagnostics import load_diagnostics
 from jaxsim.validation.validate import Validation, load_validation
 
 FORMAT = 1
 SUMMARY = "summary.json"
-PROPOSED = "proposed.csv"
+PROPOSED = "proposed"
 FIGURES = ("heat_map", "scatter", "mixtures", "marginal", "paths")
 _MOST_MIXTURES = 12
 
@@ -57,13 +57,12 @@ def write_report(config: Config, workdir: Path) -> Path:
     built = tables.build(data)
     # A report travels: it does not name a place on this machine.
     place = "DIR" if workdir.is_absolute() else workdir.as_posix()
-    closing = answer.closing_lines(
+    found = answer.answer(
         data.found, data.validation, place, data.token_multiplier, data.chosen
     )
+    verdict = trust.verdict(data.diagnostics, data.validation)
+    found.insert(-1, ("Verdict", f"{verdict.word}. {verdict.meaning}"))
     drawn = _draw(data, built)
-    found = verdict(data.diagnostics, data.validation)
-    summary = _summary(config.name, data, built, closing, found)
-    page = _page(config.name, data, built, closing, drawn, found)
     # Under an override every row says so: a table travels alone.
     mark = {"override": "; ".join(data.overrides)} if data.overrides else {}
     files = {
@@ -73,36 +72,38 @@ def write_report(config: Config, workdir: Path) -> Path:
     if data.found is not None:
         members = data.validation.members if data.validation else None
         columns = members or list(data.of_kind("member"))
-        files[f"tables/{PROPOSED}"] = _proposed(data.found, columns)
+        files[f"tables/{PROPOSED}.csv"] = _proposed(data.found, columns)
     files |= {f"figures/{name}.png": png for name, png in drawn.items()}
-    text = json.dumps(summary, indent=1, allow_nan=False)
-    files[SUMMARY] = f"{text}\n".encode()
+    summary = _summary(config.name, data, built, found, verdict)
+    files[SUMMARY] = f"{json.dumps(summary, indent=1, allow_nan=False)}\n".encode()
+    page = _page(config.name, data, built, found, drawn, verdict)
     folder = workdir / "report"
     # What an earlier report said about parts that are gone.
-    for name in (*tables.NAMES, PROPOSED.removesuffix(".csv")):
-        if f"tables/{name}.csv" not in files:
-            (folder / "tables" / f"{name}.csv").unlink(missing_ok=True)
-    for name in FIGURES:
-        if name not in drawn:
-            (folder / "figures" / f"{name}.png").unlink(missing_ok=True)
+    names = [f"tables/{name}.csv" for name in (*tables.NAMES, PROPOSED)]
+    for name in [*names, *(f"figures/{name}.png" for name in FIGURES)]:
+        if name not in files:
+            (folder / name).unlink(missing_ok=True)
     for name, content in files.items():
         _write(folder / name, content)
     return _write(folder / "index.html", page.encode())
 
 
 def last_lines(workdir: Path) -> list[str]:
-    """What to train, what ties and what is open, for the console."""
+    """The answer, for the console."""
     workdir = Path(workdir)
     has_found = (workdir / "search" / "result.json").is_file()
     has_pool = (workdir / "pool" / "pool.json").is_file()
     entries = open_pool(workdir).manifests(*KINDS) if has_pool else {}
-    return answer.closing_lines(
+    lines = answer.answer(
         load_search(workdir) if has_found else None,
         load_validation(workdir),
         workdir.as_posix(),
         token_multiplier(entries),
         load_chosen(workdir),
     )
+    verdict = trust.verdict(load_diagnostics(workdir), load_validation(workdir))
+    lines.insert(-1, ("Verdict", f"{verdict.word}. {verdict.meaning}"))
+    return [f"{word}: {text}" for word, text in lines]
 
 
 def _write(path: Path, content: bytes) -> Path:
@@ -112,7 +113,7 @@ def _write(path: Path, content: bytes) -> Path:
 
 
 def _proposed(found: SearchResult, members: Sequence[str]) -> bytes:
-    """The tied and the plain mixtures, as `--mixtures` and `--runs` read."""
+    """The tied and the standard mixtures, as `--mixtures` and `--runs` read."""
     rows = [
         [row["name"], *(row["weights"].get(name, 0.0) for name in members)]
         for row in found.rows
@@ -124,9 +125,8 @@ def _draw(data: ReportData, built: Mapping[str, Table]) -> dict[str, bytes]:
     drawn = {}
     if data.standard is not None and "gains" in built:
         drawn["heat_map"] = figures.heat_map(
-            built["gains"], data.standard.in_pool,
-            "gain over the base model (bits per byte)",
-        )  # fmt: skip
+            built["gains"], data.standard.in_pool, "gain (bits per byte)"
+        )
     if data.diagnostics is not None:
         drawn["paths"] = figures.paths(data.diagnostics)
     if data.validation is not None:
@@ -140,7 +140,7 @@ def _draw(data: ReportData, built: Mapping[str, Table]) -> dict[str, bytes]:
         drawn["marginal"] = figures.heat_map(
             built["marginal"],
             [data.in_pool.get(n, True) for n in data.found.marginal["domains"]],
-            "gain from 1 % more (0.001 bits per byte)", -1000.0, 2,
+            "gain (0.001 bits per byte)", -1000.0, 2,
         )  # fmt: skip
     return drawn
 
@@ -149,9 +149,9 @@ def _page(
     name: str,
     data: ReportData,
     built: Mapping[str, Table],
-    closing: Sequence[str],
+    found: answer.Lines,
     drawn: Mapping[str, bytes],
-    found: Verdict,
+    verdict: trust.Verdict,
 ) -> str:
     """The page's text; `built` are the tables that the CSV files hold."""
     import jinja2
@@ -163,39 +163,31 @@ def _page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    mixtures = None
+    more: dict[str, Any] = {"mixtures": None, "search": [], "chosen": None,
+                            "outcomes": []}  # fmt: skip
     if data.found is not None:
         shown = tables.shown_mixtures(data.found, _MOST_MIXTURES)
-        mixtures = built["mixtures"].take(shown, "tables/mixtures.csv")
-    chosen = None
+        more["mixtures"] = built["mixtures"].take(shown, "tables/mixtures.csv")
+        more["search"] = answer.search_sentences(data.found)
     if data.chosen is not None:
-        chosen = agreement.shown_chosen(built["chosen"], data.chosen)
+        more["chosen"] = agreement.shown_chosen(built["chosen"], data.chosen)
+        more["outcomes"] = answer.outcomes(data.chosen, data.found, data.validation)
     return environment.get_template("report.html.j2").render(
         name=name,
         data=data,
         built={key: built.get(key) for key in tables.NAMES},
-        answer=answer.answer(data.found),
-        closing=[line.partition(": ")[::2] for line in closing],
+        answer=found,
         figures={
             key: "data:image/png;base64," + base64.b64encode(png).decode()
             for key, png in drawn.items()
         },
-        mixtures=mixtures,
-        search=answer.search_sentences(data.found) if data.found else [],
-        chosen=chosen,
-        outcomes=outcome.sentences(data.chosen, data.found, data.validation)
-        if data.chosen
-        else [],
-        verdict=found,
+        verdict=verdict,
         trust=trust.trust_lines(data),
         study=_study(data.validation, built, ""),
         given=_study(data.given, built, "given_"),
-        own_best=trust.own_best_sentence(data.standard, "test")
-        if data.standard
-        else "",
         setup=tables.setup(data),
         dropped=tables.dropped(data),
-        digests=tables.digests(data),
+        **more,
     )
 
 
@@ -206,15 +198,12 @@ def _study(
     if validation is None:
         return {"claims": [], "points": [], "agreement": []}
     groups = targets_of(validation).groups()
-    points = [] if len(validation.reference_runs) >= ENOUGH_RUNS else [
-        built[f"{prefix}points"].where("target", names[0])
-        for names in groups.values()
-        if len(names) == 1
-    ]  # fmt: skip
+    is_few = len(validation.reference_runs) < ENOUGH_RUNS
+    lone = [names[0] for names in groups.values() if len(names) == 1 and is_few]
     claims = built.get(f"{prefix}claims")
     return {
         "claims": agreement.claims_by_kind(claims) if claims else [],
-        "points": points,
+        "points": [built[f"{prefix}points"].where("target", name) for name in lone],
         "agreement": [
             built[f"{prefix}agreement"].where("on", title) for title in groups
         ],
@@ -225,8 +214,8 @@ def _summary(
     name: str,
     data: ReportData,
     built: Mapping[str, Table],
-    closing: Sequence[str],
-    found: Verdict,
+    found: answer.Lines,
+    verdict: trust.Verdict,
 ) -> dict[str, Any]:
     """Everything in the report, as strict JSON holds it."""
     base, standard = data.base, data.standard
@@ -234,8 +223,7 @@ def _summary(
         "format": FORMAT,
         "jaxsim": __version__,
         "name": name,
-        "answer": answer.answer(data.found),
-        "closing": list(closing),
+        "answer": [f"{word}: {text}" for word, text in found],
         "not_done": data.missing,
         "overrides": data.overrides,
         "out_of_date": data.stale,
@@ -256,7 +244,7 @@ def _summary(
         },
         "bits_per_byte": _bits(standard) if standard else {},
         "search": data.found,
-        "verdict": found,
+        "verdict": verdict,
         "diagnostics": data.diagnostics,
         "validation": data.validation,
         "given": data.given,
@@ -281,7 +269,7 @@ def plain(value: Any) -> Any:
 
 
 def _bits(standard: StandardScores) -> dict[str, Any]:
-    """By half, reference row and domain."""
+    """By split, standard mixture and domain."""
     return {
         split: {
             name: dict(zip(standard.domains, bits_D.tolist(), strict=True))

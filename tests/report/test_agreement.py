@@ -1,4 +1,4 @@
-"""The agreement table: who is in it, and what means nothing and is blank."""
+"""The agreement table: its rows, and which figures are blank."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ def table_of(validation, title=OUTSIDE):
     return {row["predictor"]: row for row in table.where("on", on).rows}
 
 
-def test_predictors_then_rules_then_the_repeat(validation):
+def test_predictors_then_baselines_then_replicates(validation):
     labels = [row["label"] for row in table_of(validation).values()]
     assert labels[:5] == [
         "merge",
@@ -37,17 +37,17 @@ def test_predictors_then_rules_then_the_repeat(validation):
         "baseline: best single weight",
         "baseline: number of units",
         "baseline: random",
-        "replicates of the runs",
+        "replicates",
     ]
 
 
-def test_without_replicates_there_is_no_reference(workdir):
+def test_without_replicates_there_is_no_ceiling(workdir):
     table = table_of(validation_of(workdir, 12))
     assert "replicate" not in table
     assert all(np.isnan(row["corrected"]) for row in table.values())
 
 
-def test_a_correlation_is_divided_by_its_ceiling_unless_bound(validation):
+def test_a_correlation_is_divided_by_its_ceiling_above_the_noise_floor(validation):
     ceiling = {**validation.ceilings, OUTSIDE: 0.95}
     table = table_of(dataclasses.replace(validation, ceilings=ceiling))
     merge = table["merge"]
@@ -57,7 +57,7 @@ def test_a_correlation_is_divided_by_its_ceiling_unless_bound(validation):
     assert np.isnan(table["merge"]["corrected"])
 
 
-def test_a_mean_over_domains_leaves_out_what_noise_binds(validation):
+def test_a_mean_over_ceilings_leaves_out_domains_below_the_noise_floor(validation):
     inside = [
         t
         for t, k in zip(validation.targets, validation.kinds, strict=True)
@@ -74,7 +74,7 @@ def test_a_mean_over_domains_leaves_out_what_noise_binds(validation):
 def test_files_have_every_figure(validation):
     rows = table_of(validation)
     merge = rows["merge"]
-    for key in (*agreement.FIGURES, "ceiling", "gain_share"):
+    for key in (*(c.key for c in agreement.FIGURES), "ceiling", "gain_share"):
         assert key in merge
     assert merge["gain"] == validation.agreement[OUTSIDE]["merge"]["gain"]
     on = {row["on"] for row in agreement.agreement(validation).rows}
@@ -99,7 +99,7 @@ def test_ceilings_have_intervals(validation):
     assert "[" not in noise_sentence(before)
 
 
-def test_levels_mean_nothing_for_rules_and_in_an_unknown_unit(validation):
+def test_levels_are_blank_for_baselines_and_in_an_unknown_unit(validation):
     table = table_of(validation)
     assert np.isfinite(table["merge"]["slope"])
     for name in ("closeness", "random", "replicate"):
@@ -111,7 +111,7 @@ def test_levels_mean_nothing_for_rules_and_in_an_unknown_unit(validation):
     assert np.isfinite(other["merge"]["pearson"])
 
 
-def test_the_repeat_chooses_among_other_reference_runs(validation):
+def test_replicates_have_no_regret_and_no_ceiling(validation):
     row = table_of(validation)["replicate"]
     assert np.isfinite(row["spearman"].value) and np.isfinite(row["pairs"])
     assert np.isnan(row["regret"]) and np.isnan(row["gain"])

@@ -1,15 +1,21 @@
-"""The sentences: each says what is known and no more."""
+"""The answer: each sentence says only what is known."""
 
 import dataclasses
 
+import numpy as np
 import pytest
 
+from jaxsim.report import agreement
 from jaxsim.report.answer import (
+    RANGE,
+    Usual,
+    aim_of,
     answer,
-    closing_lines,
-    report_check,
+    on_test_text,
+    outcomes,
     search_sentences,
     shift_sentence,
+    usual,
 )
 
 from .workdirs import (
@@ -25,7 +31,8 @@ TRAIN = "jaxsim validate --workdir=W --mixtures=W/search/best.csv"
 
 
 def lines(found, validation=None, **more):
-    return closing_lines(found, validation, "W", **more)
+    """The parts of the answer by their labels."""
+    return dict(answer(found, validation, "W", **more))
 
 
 def calibrated(found, *shifts, singles_known=True):
@@ -42,11 +49,11 @@ def test_a_single_member_is_compared_as_its_own_reference_run():
     alone = dict(found.rows[3], name="alone", weights={MEMBERS[0]: 1.0})
     alone |= {"kind": "member", "test": 1.02}
     found.rows[:] = [*found.rows[:3], alone]
-    assert "it has 1.0000 bits per byte" in report_check(found)
-    assert "0.0200 better" in report_check(found)
+    assert "has 1.0000 bits per byte" in on_test_text(found)
+    assert "has 1.0200, 0.0200 more" in on_test_text(found)
     known = calibrated(found, 0.05, 0.05, 0.05, 0.0)
-    assert "it is predicted to have 1.0500" in report_check(known)
-    assert "no better (0.0300 worse)" in report_check(known)
+    assert "is predicted to have 1.0500" in on_test_text(known)
+    assert "has 1.0200, 0.0300 less" in on_test_text(known)
 
 
 def test_the_shift_of_the_rows_is_said():
@@ -54,12 +61,12 @@ def test_the_shift_of_the_rows_is_said():
     assert shift_sentence(found) == ""
     found.rows[3]["weights"] = {MEMBERS[0]: 1.0}
     text = shift_sentence(calibrated(found, 0.01, 0.05, -0.002, 0.0))
-    assert "shifted by -0.0020 to +0.0500 bits per byte" in text
-    assert "a single member is a reference run itself" in text
+    assert "shifts the merges by -0.0020 to +0.0500 bits per byte" in text
+    assert "Single members are trained runs" in text
     same = shift_sentence(calibrated(found, 0.03, 0.03, 0.03, 0.0))
-    assert "shifted by +0.0300 bits per byte" in same
+    assert "shifts the merges by +0.0300 bits per byte" in same
     nothing = shift_sentence(calibrated(found, 0.0, 0.0, 0.0, 0.0))
-    assert "left the merges as they are" in nothing
+    assert "Calibration changed nothing" in nothing
 
 
 def test_a_single_member_may_be_shifted_where_it_is_no_reference_run():
@@ -67,132 +74,123 @@ def test_a_single_member_may_be_shifted_where_it_is_no_reference_run():
     found.rows[3]["weights"] = {MEMBERS[0]: 1.0}
     other = calibrated(found, 0.01, 0.01, 0.01, 0.09, singles_known=False)
     text = shift_sentence(other)
-    assert "shifted by +0.0100 to +0.0900 bits per byte" in text
-    assert "run itself" not in text
+    assert "shifts the merges by +0.0100 to +0.0900 bits per byte" in text
+    assert "Single members" not in text
 
 
 def test_nothing_searched():
-    train, ties, left = lines(None)
-    assert "jaxsim search --workdir=W" in train
-    assert "not answered" in ties
-    assert "no reference run counted" in left
+    said = lines(None)
+    assert "jaxsim search --workdir=W" in said["Next"]
+    assert "None yet" in said["Best mixture"] and "Ties" not in said
+    assert "no reference runs used" in said["Open questions"]
 
 
 def test_before_reference_runs_the_next_command_trains_some():
     found = found_of(trained=False)
-    train, ties, left = lines(found)
-    assert "1/2 each of" in train
-    assert "jaxsim validate --workdir=W --config.validate.held_out=12" in train
-    assert found.ties["heading"] in ties
-    assert "1 other of 40" in ties
-    assert "downstream tasks" in left
-    assert "not yet about training" in answer(found)
+    said = lines(found)
+    assert "1/2 each of" in said["Best mixture"]
+    command = "jaxsim validate --workdir=W --config.validate.held_out=12"
+    assert command in said["Next"]
+    assert "1 of 39 other mixtures" in said["Ties"]
+    assert "merges only" in said["Ties"]
+    assert "downstream tasks" in said["Open questions"]
 
 
 def current_lines(found, validation=None, **more):
-    """Of reference runs of the same pool and text."""
+    """With reference runs of the same pool and text."""
     if validation is not None:
         validation = on_basis_of(found, validation)
     return lines(found, validation, **more)
 
 
 def test_reference_runs_of_another_pool_do_not_count(workdir):
-    """As if there were none: nothing that they would silence is silenced."""
+    """The answer is the one without reference runs."""
     found = found_of(trained=False)
     other = validation_of(workdir, 12, replicates=3)
     assert lines(found, other) == lines(found, None)
-    assert "no reference run counted" in lines(found, other)[2]
+    assert "no reference runs used" in lines(found, other)["Open questions"]
 
 
 def test_the_next_command_follows_what_is_missing(workdir):
     found = found_of(trained=True)
     few = current_lines(found, validation_of(workdir, 5))
-    assert "--config.validate.held_out=12" in few[0]
-    assert "fewer than 12" in few[2]
+    assert "--config.validate.held_out=12" in few["Next"]
+    assert "fewer than 12" in few["Open questions"]
     single = current_lines(found, validation_of(workdir, 12))
-    assert "--config.validate.replicates=" in single[0]
-    assert "no replicates" in single[2]
+    assert "--config.validate.replicates=" in single["Next"]
+    assert "no replicates" in single["Open questions"]
     repeated = current_lines(found, validation_of(workdir, 12, replicates=3))
-    assert f"--config.search.windows={4 * found.windows}" in repeated[0]
-    assert "jaxsim score" not in repeated[0]
+    assert f"--config.search.windows={4 * found.windows}" in repeated["Next"]
+    assert "jaxsim score" not in repeated["Next"]
+    assert "no replicates" not in repeated["Open questions"]
     by_table = dataclasses.replace(found, method="table")
     by_table = current_lines(by_table, validation_of(workdir, 12, replicates=3))
-    assert "jaxsim score --workdir=W --config.score.windows=20" in by_table[0]
-    assert "no replicates" not in repeated[2]
+    assert "jaxsim score --workdir=W --config.score.windows=20" in by_table["Next"]
     alone = current_lines(
         found_of(trained=True, tied=1), validation_of(workdir, 12, replicates=3)
     )
-    assert alone[0].count("jaxsim") == 1 and TRAIN in alone[0]
-    assert "no other of 40 mixtures" in alone[1]
+    assert "Next" not in alone and TRAIN in alone["Train it"]
+    assert "0 of 39 other mixtures" in alone["Ties"]
 
 
 def test_training_the_answer_comes_first_where_there_are_reference_runs(workdir):
-    """Before that it is offered, but after what should come first."""
+    """Without enough of them it is offered last."""
     for trained, reference_runs in ((False, 0), (True, 5)):
         validation = validation_of(workdir, reference_runs) if reference_runs else None
-        text = current_lines(found_of(trained), validation)[0]
-        assert text.index("held_out=12") < text.index(TRAIN)
-        assert f"to train it at once: `{TRAIN}`" in text
+        said = list(current_lines(found_of(trained), validation))
+        assert said.index("Next") < said.index("Train it")
     enough = validation_of(workdir, 12, replicates=3)
-    text = current_lines(found_of(trained=True), enough)[0]
-    assert text.index(TRAIN) < text.index("to narrow the ties")
-    assert "at once" not in text
+    said = list(current_lines(found_of(trained=True), enough))
+    assert said.index("Train it") < said.index("Next")
 
 
 def test_reference_runs_that_came_after_the_search_ask_for_another_search(workdir):
     found = found_of(trained=False)
     validation = on_basis_of(found, validation_of(workdir, 12))
-    text = lines(found, validation)[0]
-    assert "it did not use the reference runs: `jaxsim search --workdir=W`;" in text
+    expected = "Search again, with the reference runs: `jaxsim search --workdir=W`"
+    assert lines(found, validation)["Next"] == expected
     other = dataclasses.replace(validation, evaluation="other text")
-    assert "did not use" not in lines(found, other)[0]
+    assert "Search again" not in lines(found, other)["Next"]
 
 
-def test_a_plain_mixture_that_ties_is_named():
-    assert "nothing here shows that weighting pays" in lines(found_of(tied=4))[1]
-    assert "weighting" not in lines(found_of(tied=3))[1]
+def test_a_standard_mixture_that_ties_is_named():
+    text = "not significantly better than uniform."
+    assert text in lines(found_of(tied=4))["Ties"]
+    assert text in lines(found_of(trained=True, tied=4))["Ties"]
+    assert "significantly" not in lines(found_of(tied=3))["Ties"]
 
 
 def test_no_error_is_not_a_clear_winner():
-    found = found_of(tied=1)
-    for row in found.rows:
-        row["error"] = 0.0
-    assert "unknown" in lines(found)[1]
-    assert "could not be measured" in answer(found)
-    assert "none of the other" not in answer(found)
+    for tied in (1, 4):
+        blind = found_of(tied=tied)
+        for row in blind.rows:
+            row["error"] = 0.0
+        text = lines(blind)["Ties"]
+        assert text.startswith("Unknown.") and "significantly" not in text
 
 
 def test_a_choice_that_fails_on_test_text_says_so():
     found = found_of()
-    assert "0.0300 better" in report_check(found)
+    assert "0.0300 more" in on_test_text(found)
     found.rows[-1]["test"] = 2.09
-    assert "no better (0.0100 worse)" in report_check(found)
+    assert "0.0100 less. The lead" in on_test_text(found)
     found.rows[0]["test"] = None
-    assert "not compared" in report_check(found)
+    assert "not compared" in on_test_text(found)
 
 
-def test_the_headline_says_that_nothing_beats_uniform():
-    assert answer(found_of(tied=4)).startswith(
-        "No mixture is significantly better than uniform. "
-    )
-    assert "No mixture" not in answer(found_of(tied=3))
-    blind = found_of(tied=4)
-    for row in blind.rows:
-        row["error"] = 0.0
-    assert "No mixture" not in answer(blind)
-
-
-def test_a_trained_choice_says_what_came_out(workdir):
+def test_a_trained_choice_is_reported(workdir):
     found = found_of(trained=True)
     validation = on_basis_of(found, validation_of(workdir, 12, replicates=3))
-    train, _, left = lines(found, validation)
-    assert "it was not trained" in left and TRAIN in train
+    said = lines(found, validation)
+    assert "it was not trained" in said["Open questions"]
+    assert TRAIN in said["Train it"]
     chosen = chosen_of(found, trained=2.1234)
-    train, _, left = lines(found, validation, chosen=chosen)
-    assert "trained as reference-best it has 2.1234" in train
-    assert "its merge predicted 2.1000, a difference of +0.0234" in train
-    assert TRAIN not in train
-    assert "not trained" not in left
+    said = lines(found, validation, chosen=chosen)
+    assert "as reference-best: 2.1234" in said["Trained"]
+    assert "the merge predicted 2.1000" in said["Trained"]
+    assert "trained minus merge is +0.0234" in said["Trained"]
+    assert "Train it" not in said
+    assert "not trained" not in said["Open questions"]
 
 
 @pytest.mark.parametrize("other", ["mixture", "pool", "text"])
@@ -207,9 +205,9 @@ def test_only_the_best_of_this_pool_and_text_counts_as_trained(other):
         chosen = dataclasses.replace(chosen, digests=digests)
     else:
         chosen = dataclasses.replace(chosen, evaluation="another")
-    train, _, left = lines(found, chosen=chosen)
-    assert "reference-best" not in train
-    assert "it was not trained" in left
+    said = lines(found, chosen=chosen)
+    assert "Trained" not in said
+    assert "it was not trained" in said["Open questions"]
 
 
 def test_a_mixture_that_was_rounded_to_be_trained_is_the_same():
@@ -217,7 +215,7 @@ def test_a_mixture_that_was_rounded_to_be_trained_is_the_same():
     chosen = chosen_of(found)
     mixtures = [[0.500006, 0.499994, 0.0], *chosen.mixtures[1:]]
     chosen = dataclasses.replace(chosen, mixtures=mixtures)
-    assert "reference-best" in lines(found, chosen=chosen)[0]
+    assert "reference-best" in lines(found, chosen=chosen)["Trained"]
 
 
 def test_a_best_mixture_among_the_reference_runs_was_trained(workdir):
@@ -226,57 +224,50 @@ def test_a_best_mixture_among_the_reference_runs_was_trained(workdir):
     mixture = [found.best["weights"].get(name, 0.0) for name in MEMBERS]
     mixtures = [mixture, *validation.mixtures[1:]]
     validation = dataclasses.replace(validation, mixtures=mixtures)
-    train, _, left = lines(found, validation)
+    said = lines(found, validation)
     reference = validation.points["reference"][OUTSIDE][0]
-    assert f"trained as reference-0 it has {reference:.4f}" in train
-    assert "single runs" not in train  # it is one of them
-    assert "not trained" not in left
+    assert f"as reference-0: {reference:.4f}" in said["Trained"]
+    assert "range" not in said["Trained"]  # it is one of the runs
+    assert "not trained" not in said["Open questions"]
 
 
 @pytest.mark.parametrize(
     ("token_multiplier", "words"),
     [(1.0, "token multiplier 1 only"), (2.5, "token multiplier 2.5 only"),
-     (None, "longer training")],
+     (None, "longer training or other")],
 )  # fmt: skip
 def test_the_token_multiplier_is_open(token_multiplier, words):
-    assert words in lines(found_of(), token_multiplier=token_multiplier)[2]
+    said = lines(found_of(), token_multiplier=token_multiplier)
+    assert words in said["Open questions"]
 
 
-def test_the_answer_is_one_sentence_with_target_and_weights():
-    text = answer(found_of(trained=True))
+def test_the_answer_has_target_and_weights():
+    text = lines(found_of(trained=True))["Best mixture"]
     assert OUTSIDE in text and "1/2 each of" in text
-    assert "1 other mixture of 40 cannot be told apart" in text
-
-
-def test_what_is_simpler_and_as_good_is_named():
-    found = found_of(trained=True, tied=4)
-    first = closing_lines(found, None)[0]
-    assert "uniform is simpler and, as far as can be told, as good" in first
-    assert "simpler" not in closing_lines(found_of(trained=True), None)[0]
 
 
 def test_commands_keep_the_token_multiplier_of_the_reference_runs():
-    found = found_of(trained=True)
-    text = lines(found, None, token_multiplier=4.0)[0]
-    assert "jaxsim validate --workdir=W --config.validate.token_multiplier=4" in text
-    assert "token_multiplier" not in lines(found, None, token_multiplier=1.0)[0]
+    found = found_of()
+    flag = "--config.validate.token_multiplier=4"
+    said = lines(found, None, token_multiplier=4.0)
+    for label in ("Next", "Train it"):
+        assert f"jaxsim validate --workdir=W {flag}" in said[label]
+        assert "token_multiplier" not in lines(found, None, token_multiplier=1.0)[label]
 
 
-def test_a_single_member_is_not_told_of_simpler_ones():
+def test_a_single_member_that_ties_with_uniform_says_so():
     found = found_of(trained=True, tied=4)
     found.rows[0]["weights"] = {MEMBERS[0]: 1.0}
-    first, second, _ = lines(found)
-    assert "simpler" not in first
-    assert "uniform" in second and "weighting pays" not in second
+    assert lines(found)["Ties"].endswith("It is not significantly better than uniform.")
 
 
-def test_only_what_is_seen_again_is_named():
+def test_only_sources_that_repeat_are_named():
     (text, _) = search_sentences(found_of())
-    assert f"{MEMBERS[0]} 2.50 times" in text
-    assert f"{MEMBERS[1]} 1.50 times" in text
+    assert f"{MEMBERS[0]} (2.50 epochs)" in text
+    assert f"{MEMBERS[1]} (1.50 epochs)" in text
     assert MEMBERS[2] not in text
     once = dataclasses.replace(found_of(), epochs=dict.fromkeys(MEMBERS, 1.0))
-    assert "repeat no source" in search_sentences(once)[0]
+    assert "repeats no source" in search_sentences(once)[0]
     unknown = dataclasses.replace(found_of(), epochs={}, evaluations=0)
     assert search_sentences(unknown) == []
 
@@ -285,11 +276,137 @@ def test_cost_is_that_of_the_file():
     found = dataclasses.replace(found_of(), evaluations=317.0, tokens=98_765)
     text = search_sentences(found)[1]
     assert "317 evaluations" in text and "98,765 tokens" in text
-    assert "a gradient counting as three" in text
-    assert "40 mixtures scored by merging, of 5,000" in text
+    assert "a gradient counts as three" in text
+    assert "It merged 40 mixtures out of 5,000" in text
 
 
 def test_no_cheap_predictor_no_claim_about_it():
     found = dataclasses.replace(found_of(), looked_at=0)
     text = search_sentences(found)[1]
-    assert "cheap" not in text and "40 mixtures scored by merging" in text
+    assert "cheap" not in text and "It merged 40 mixtures." in text
+
+
+# Trained mixtures.
+
+
+@pytest.fixture
+def found():
+    return found_of(trained=True)
+
+
+@pytest.fixture
+def validation(workdir, found):
+    return on_basis_of(found, validation_of(workdir, 12))
+
+
+def said(chosen, found, validation):
+    return " ".join(outcomes(chosen, found, validation))
+
+
+def test_the_range_is_that_of_one_more_reference_run():
+    """For runs from one distribution it holds the next one with its probability."""
+    gap_DM = np.random.default_rng(0).normal(0.05, 0.01, (50_000, 4))
+    offset_D = gap_DM[:, :3].mean(axis=1)
+    deviation_D = gap_DM[:, :3].std(axis=1, ddof=1)
+    reach_D = deviation_D * Usual(0.0, 1.0, 3).reach
+    inside_D = np.abs(gap_DM[:, 3] - offset_D) <= reach_D
+    assert abs(inside_D.mean() - RANGE) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("away", "word"),
+    [(0.0, "within"), (1.5, "worse than"), (-1.5, "better than")],
+)
+def test_whether_the_reference_run_is_usual(found, validation, away, word):
+    known = usual(validation, found.target)
+    gap = known.offset + away * known.reach
+    text = said(chosen_of(found, 2.1 + gap), found, validation)
+    assert f"{word} the 90% range of one more run" in text
+    assert "from 12 held-out runs)." in text
+
+
+@pytest.mark.parametrize("why", ["none", "two", "text", "pool"])
+def test_without_reference_runs_of_this_pool_nothing_is_usual(
+    workdir, found, validation, why
+):
+    if why == "none":
+        validation = None
+    elif why == "two":
+        validation = on_basis_of(found, validation_of(workdir, 2))
+    elif why == "text":
+        validation = dataclasses.replace(validation, evaluation="other")
+    else:
+        validation = dataclasses.replace(validation, digests={"base": "other"})
+    text = said(chosen_of(found), found, validation)
+    assert "too few held-out runs to say" in text
+    assert "range of one more run" not in text
+
+
+def test_a_trained_rival_is_compared_as_trained(found, validation):
+    chosen = chosen_of(found, trained=2.18)
+    text = said(chosen, found, validation)
+    assert "the best is 0.0400 better than uniform, trained as reference-even" in text
+    assert "(2.2200), training noise included." in text
+
+
+def test_a_single_member_is_a_trained_model(found):
+    row = found.rows[1]
+    row["weights"] = {MEMBERS[2]: 1.0}
+    text = said(chosen_of(found), found, None)
+    assert f"than the member {MEMBERS[2]} ({row['test']:.4f})" in text
+
+
+def test_the_worst_case_is_not_compared_with_a_mean(found, validation):
+    """Values of rows are then on another scale than means of reference runs."""
+    found = dataclasses.replace(found, objective="worst")
+    chosen = alone(chosen_of(found))
+    assert "training noise included" not in said(chosen, found, validation)
+    both = said(chosen_of(found), found, validation)
+    assert "than uniform, trained as" in both
+
+
+def test_rivals_of_another_search_are_not_compared(found, validation):
+    other = dataclasses.replace(found, evaluation="other")
+    text = said(chosen_of(found), other, validation)
+    assert "training noise included" not in text and "trained minus merge" in text
+
+
+def test_every_target_is_there_and_every_group_is_shown_once(found):
+    chosen = chosen_of(found)
+    table = agreement.chosen(chosen, found)
+    shown = agreement.shown_chosen(table, chosen)
+    assert [row["target"] for row in shown.rows] == (
+        [OUTSIDE] * 2 + ["macro in-pool"] * 2
+    )
+    assert {row["target"] for row in table.rows} == set(chosen.targets)
+    for row in table.rows:
+        i = chosen.labels.index(row["mixture"])
+        points = {n: p[row["target"]][i] for n, p in chosen.points.items()}
+        assert row["reference_bits_per_byte"] == pytest.approx(points["reference"])
+        assert row["merge"] == pytest.approx(points["merge"])
+    aim = dataclasses.replace(found, target={MEMBERS[0]: 1.0, OUTSIDE: 3.0})
+    first = agreement.chosen(chosen, aim).rows[0]
+    expected = 0.25 * 2.28 + 0.75 * 2.18
+    assert first["reference_bits_per_byte"] == pytest.approx(expected)
+
+
+def test_without_a_search_the_target_is_out_of_pool(found):
+    assert aim_of(chosen_of(found), None) == {OUTSIDE: 1.0}
+    inside = dataclasses.replace(
+        chosen_of(found), targets=list(MEMBERS), kinds=["in-pool"] * 3
+    )
+    assert aim_of(inside, None) == dict.fromkeys(MEMBERS, 1.0)
+
+
+def alone(chosen):
+    """Only the first mixture."""
+    return dataclasses.replace(
+        chosen,
+        labels=chosen.labels[:1],
+        reference_runs=chosen.reference_runs[:1],
+        mixtures=chosen.mixtures[:1],
+        points={
+            name: {target: values[:1] for target, values in points.items()}
+            for name, points in chosen.points.items()
+        },
+    )

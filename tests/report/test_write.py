@@ -133,7 +133,7 @@ def test_an_empty_workdir_names_every_command(tmp_path):
     text = Page(path.read_text()).text
     for command in COMMANDS:
         assert f"not done: run jaxsim {command}" in text
-    assert "There is no answer yet" in text
+    assert "None yet. No search was run." in text
     assert not (tmp_path / "report" / "figures").exists()
 
 
@@ -187,7 +187,7 @@ def test_json_and_tables_agree_with_the_scores(complete):
 def test_the_heading_is_that_of_the_search(workdir, trained):
     found = add_search(workdir, trained)
     page, _ = report_of(workdir)
-    assert page.headings()[0] == found.ties["heading"]
+    assert page.headings()[0].startswith(found.ties["heading"])
 
 
 @pytest.mark.parametrize(("reference_runs", "shown"), [(11, False), (12, True)])
@@ -196,9 +196,9 @@ def test_no_interval_below_twelve_reference_runs(workdir, reference_runs, shown)
     page, _ = report_of(workdir)
     intervals = re.findall(r"\[-?[01]\.\d\d, -?[01]\.\d\d\]", page.text)
     assert bool(intervals) == shown
-    assert ("The points" in page.text) != shown
+    assert ("Single points" in page.text) != shown
     assert ("reference-10" in page.text) != shown
-    assert "no run was repeated (no replicates)" in page.text
+    assert "Not measured (no replicates)" in page.text
 
 
 def test_overrides_mark_page_and_json(complete):
@@ -273,9 +273,9 @@ def test_what_the_search_left_is_in_page_and_tables(complete):
         for key in ("dev", "test", "ensemble", "members"):
             assert f" {row[key]:.4f} " in page.text
     for text in (
-        "Marginal values: what is one percent more worth?",
-        "Before training it.",
-        "of 5,000 that the cheap predictor saw",
+        "Marginal values",
+        "Warnings.",
+        "out of 5,000 that the cheap predictor ranked",
     ):
         assert text in page.text
     assert summary["search"] == dataclasses.asdict(found)
@@ -291,12 +291,12 @@ def test_what_the_search_left_is_in_page_and_tables(complete):
     assert searching["tokens"] == found.tokens
 
 
-def test_what_came_out_is_in_page_json_and_tables(complete):
+def test_trained_mixtures_are_in_page_json_and_tables(complete):
     page, summary = report_of(complete)
-    assert "What came out of training it" in page.headings()
+    assert "Trained mixtures" in page.headings()
     assert "the best https:evil.example 2.1800 2.1000 2.1100" in page.text
     assert summary["chosen"]["labels"] == ["the best", "even"]
-    assert "trained as reference-best it has 2.1800" in summary["closing"][0]
+    assert "Trained: as reference-best: 2.1800" in " ".join(summary["answer"])
     table = table_of(complete, "chosen")
     (row,) = [r for r in table if r["mixture"] == "even" and r["target"] == OUTSIDE]
     assert float(row["reference_bits_per_byte"]) == pytest.approx(2.22)
@@ -306,8 +306,8 @@ def test_what_came_out_is_in_page_json_and_tables(complete):
     assert f"the best {MEMBERS[1]} 2.2800" not in page.text
     (complete / "validation" / "chosen.json").unlink()
     page, summary = report_of(complete)
-    assert "What came out" not in page.text
-    assert "it was not trained" in summary["closing"][-1]
+    assert "Trained mixtures" not in page.text
+    assert "it was not trained" in summary["answer"][-1]
     assert not (complete / "report" / "tables" / "chosen.csv").exists()
 
 
@@ -348,7 +348,7 @@ def test_drift_is_that_of_the_diagnostics(complete, monkeypatch):
     for member in summary["members"]:
         assert member["drift"] is None and member["barrier"] is None
     assert summary["diagnostics"] is None
-    assert "whether averages of these members can stand" in page.text
+    assert "whether these members can be averaged" in page.text
     assert not (complete / "report" / "figures" / "paths.png").exists()
 
 
@@ -364,7 +364,7 @@ def test_a_member_without_diagnostics_has_no_drift(complete):
     assert drift["alpha"] is None and drift[MEMBERS[-1]] == DRIFT[MEMBERS[-1]]
 
 
-def test_a_diagnostics_of_another_pool_is_out_of_date(complete):
+def test_diagnostics_of_another_pool_are_out_of_date(complete):
     diagnostics = load_diagnostics(complete)
     digests = {**diagnostics.digests, "alpha": "another"}
     save_diagnostics(complete, dataclasses.replace(diagnostics, digests=digests))
@@ -378,8 +378,8 @@ def test_a_diagnostics_of_another_pool_is_out_of_date(complete):
 
 @pytest.mark.parametrize(
     "path",
-    ["validation/diagnostics.json", "validation/validation.json", "validation/chosen.json",
-     "search/result.json", "scores/standard.parquet"],
+    ["validation/diagnostics.json", "validation/validation.json",
+     "validation/chosen.json", "search/result.json", "scores/standard.parquet"],
 )  # fmt: skip
 def test_a_damaged_result_is_an_error_that_names_it(complete, path):
     (complete / path).write_bytes(b"{")
@@ -445,12 +445,11 @@ def test_the_last_lines_are_in_the_page_and_name_no_place(complete):
     record["frozen"]["tokenizer"]["path"] = str(complete / "tokenizer.json")
     corpus.write_text(json.dumps(record))
     page, summary = report_of(complete)
-    assert len(summary["closing"]) == 3
-    for line in summary["closing"]:
-        assert line.partition(": ")[2].replace("`", "") in page.text
+    for line in summary["answer"]:
+        assert page.text.count(line.partition(": ")[2].replace("`", "")) == 2
     everything = (complete / "report" / "index.html").read_text()
     assert str(complete) not in everything + json.dumps(summary)
-    assert str(complete) in last_lines(complete)[0]
+    assert str(complete) in " ".join(last_lines(complete))
 
 
 def test_the_evaluation_digest_needs_no_window(scored):
@@ -459,14 +458,14 @@ def test_the_evaluation_digest_needs_no_window(scored):
 
 
 @pytest.mark.parametrize(("reference_runs", "tested"), [(11, False), (12, True)])
-def test_few_reference_runs_claim_nothing_over_the_rules(
+def test_few_reference_runs_claim_nothing_over_baselines(
     workdir, reference_runs, tested
 ):
     add_validation(workdir, reference_runs)
     page, _ = report_of(workdir)
-    untested = "not tested (it takes 12 runs)"
+    untested = "not tested (needs 12 runs)"
     assert (untested in page.text) != tested
-    words = {"better", "worse", "not told apart"} if tested else {untested}
+    words = {"better", "worse", "not distinguishable"} if tested else {untested}
     assert {row["meaning"] for row in table_of(workdir, "claims")} <= words
 
 
@@ -477,7 +476,7 @@ def test_the_verdict_is_on_the_page_and_in_json(complete):
     add_diagnostics(complete, "do not trust")
     page, summary = report_of(complete)
     assert summary["verdict"]["word"] == "do not trust"
-    assert "Do not trust. The predictions say nothing" in page.text
+    assert "Do not trust. Predictions are not reliable" in page.text
     assert "The reason for 'do not trust'." in page.text
 
 

@@ -80,7 +80,7 @@ def config(folder: Path) -> Config:
             partitions=sources,
             domains=domains,
             tokenizer=TokenizerConfig(kind="bytes"),
-            split=SplitConfig(salt="t", dev=0.2, report=0.2),
+            split=SplitConfig(salt="t", dev=0.2, test=0.2),
         ),
         model=ModelConfig(length=32, layers=1, dim=8, heads=2, kv_heads=2, mlp_dim=8),
         recipe=RecipeConfig(steps=4, batch=2),
@@ -150,7 +150,7 @@ def validation_of(
     reference_runs: int,
     replicates: int = 0,
     notes: tuple[str, ...] = (),
-    fit: int = 0,
+    calibration_runs: int = 0,
     noise: float = 0.02,
     bend: float = 0.05,
     **more,
@@ -159,10 +159,10 @@ def validation_of(
 
     Args:
       workdir: of the corpus.
-      reference runs: how many are judged.
-      repeats: how many of them are repeated.
+      reference_runs: how many held-out runs.
+      replicates: how many of them have a replicate.
       notes: what an override admitted.
-      fit: how many more are fitted on.
+      calibration_runs: how many more are fitted on.
       noise: standard deviation of reference runs around that.
       bend: the highest distance of a reference run from its merge.
       more: of `compare`.
@@ -170,15 +170,15 @@ def validation_of(
     corpus = open_corpus(workdir)
     evaluation = gather(corpus)
     # Regressions take seconds, and many tests ask for the same reference runs.
-    key = (evaluation.digest, reference_runs, replicates, notes, fit, noise, bend,
-           repr(more))  # fmt: skip
+    key = (evaluation.digest, reference_runs, replicates, notes, calibration_runs,
+           noise, bend, repr(more))  # fmt: skip
     if key in _KNOWN:
         return copy.deepcopy(_KNOWN[key])
     rng = np.random.default_rng(1)
     held_out = _measured("reference", reference_runs, evaluation, rng, noise, bend)
     fitted = pairs = None
-    if fit:
-        fitted = _measured("fit", fit, evaluation, rng, noise, bend)
+    if calibration_runs:
+        fitted = _measured("fit", calibration_runs, evaluation, rng, noise, bend)
     if replicates:
         first_PD = held_out.test["reference"][:replicates]
         pairs = (first_PD, first_PD + rng.normal(0, 0.01, first_PD.shape))
@@ -218,7 +218,7 @@ def _measured(
 
 
 def diagnostics_of(verdict: str = "trust", below_noise: bool = False) -> Diagnostics:
-    """Three members that moved as `DRIFT` says, and smooth ways to them."""
+    """Three members that moved as `DRIFT` says, and smooth paths to them."""
     scales = [0.0, 0.25, 0.5, 0.75, 1.0]
     lines = {
         name: {
