@@ -1,10 +1,9 @@
-"""The loss over mixtures that a search minimizes, what it costs, and a budget.
+"""The loss over mixtures that a search minimizes, what it costs, and its budget.
 
-The unit is one mixture on all windows that the objective needs. A value costs
-one unit, a value with derivatives three: a forward and a backward pass.
+The unit of cost is one mixture on all windows that the objective needs. A value costs
+one unit; a value with derivatives costs three, for a forward and a backward pass.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Protocol
 
@@ -12,9 +11,9 @@ import numpy as np
 
 from jaxsim.scoring.gradient import Jacobian
 from jaxsim.scoring.scorer import Scorer
-from jaxsim.scoring.scores import PredictorScores, bits_of
-from jaxsim.scoring.table import Mixtures
-from jaxsim.search.objective import Objective
+from jaxsim.scoring.scores import PredictorScores, bits_of, bits_per_byte
+from jaxsim.scoring.table import Mixtures, mixture_key
+from jaxsim.search.objective import Objective, Slope
 
 VALUE_COST = 1.0
 GRADIENT_COST = 3.0
@@ -24,28 +23,10 @@ class BudgetSpent(Exception):
     """Raised before a call that would cost more than is left."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Slope:
-    """The objective at one mixture as the largest of P smooth pieces.
-
-    Attributes:
-      value_P: of the pieces, in the objective's units.
-      slope_PC: their derivatives with respect to the weights, which count as
-        free coordinates.
-    """
-
-    value_P: np.ndarray
-    slope_PC: np.ndarray
-
-    @property
-    def value(self) -> float:
-        return float(self.value_P.max())
-
-
 class LossOracle:
-    """Gives values and derivatives of a loss until a budget is spent.
+    """Gives values and derivatives of a loss until its budget is spent.
 
-    The same question costs nothing a second time.
+    Asking again for the same mixture costs nothing.
 
     Args:
       members: names of the C coordinates.
@@ -55,7 +36,7 @@ class LossOracle:
 
     Attributes:
       spent: units so far.
-      tell: may be set to hear of units that were spent.
+      tell: called with the units of each payment; may be set.
     """
 
     def __init__(
@@ -78,96 +59,80 @@ class LossOracle:
         """The penalized objective [M].
 
         Raises:
-          BudgetSpent: nothing was computed; more is asked than is left.
+          BudgetSpent: it would cost more than is left; nothing was computed.
         """
-        new = {key: w_C for w_C in w_MC if (key := key_of(w_C)) not in self._values}
+        keys = [mixture_key(w_C) for w_C in w_MC]
+        new = {k: w for k, w in zip(keys, w_MC, strict=True) if k not in self._values}
         if new:
-            cost = VALUE_COST * len(new)
-            self._check(cost)
+            self._pay(VALUE_COST * len(new))
             new_MC = np.array(list(new.values()))
             self._keep(new_MC, self._compute_values(new_MC))
-            self._pay(cost)
-        return np.array([self._values[key_of(w_C)][1] for w_C in w_MC])
+        return np.array([self._values[key][1] for key in keys])
 
     def slope(self, w_C: np.ndarray) -> Slope:
-        """Value and derivatives with respect to the weights.
+        """The value and its derivatives with respect to the weights.
 
         Raises:
-          BudgetSpent: nothing was computed.
+          BudgetSpent: it would cost more than is left; nothing was computed.
         """
-        key = key_of(w_C)
+        key = mixture_key(w_C)
         if key not in self._slopes:
-            self._check(GRADIENT_COST)
+            self._pay(GRADIENT_COST)
             found = self._slopes[key] = self._compute_slope(w_C)
             self._keep(w_C[None], np.array([found.value]))
-            self._pay(GRADIENT_COST)
         return self._slopes[key]
 
     @property
     def history(self) -> tuple[np.ndarray, np.ndarray]:
-        """All mixtures so far [M, C] with their values [M], in order."""
+        """All mixtures so far [M, C] and their values [M], in order."""
         w_MC = np.array([w_C for w_C, _ in self._values.values()])
         value_M = np.array([value for _, value in self._values.values()])
         return w_MC.reshape(-1, len(self.members)), value_M
 
     def _keep(self, w_MC: np.ndarray, value_M: np.ndarray) -> None:
         for w_C, value in zip(w_MC, value_M, strict=True):
-            self._values.setdefault(key_of(w_C), (w_C.copy(), float(value)))
-
-    def _check(self, cost: float) -> None:
-        if self.spent + cost > self.budget:
-            raise BudgetSpent(
-                f"{self.spent:g} of {self.budget:g} evaluations are spent, "
-                f"and {cost:g} more are asked for"
-            )
+            self._values.setdefault(mixture_key(w_C), (w_C.copy(), float(value)))
 
     def _pay(self, cost: float) -> None:
+        if self.spent + cost > self.budget:
+            raise BudgetSpent(
+                f"{self.spent:g} of {self.budget:g} evaluations are spent, and "
+                f"{cost:g} more are needed"
+            )
         self.spent += cost
         self.tell(round(cost))
 
 
 class Correction(Protocol):
-    """What to add to bits per byte of merges, on the windows `rows`.
+    """What to add to the bits per byte of merges, on the windows `rows`.
 
-    A search knows no reference runs and no statistics of them: it is handed
-    something that says how far training lies from a merge.
+    A search knows nothing of reference runs. This tells it how far training is
+    expected to lie from a merge.
     """
 
     def shift(
         self, w_MC: np.ndarray, bits_MD: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
-        """[M, D] for mixtures with these bits per byte."""
+        """The shift [M, D] for mixtures with these bits per byte."""
 
     def slope(
         self, w_C: np.ndarray, bits_DC: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
-        """[D, C] derivatives of the shift, from those of the bits."""
-
-
-def corrected(
-    correction: Correction | None,
-    w_MC: np.ndarray,
-    bits_MD: np.ndarray,
-    rows: np.ndarray,
-) -> np.ndarray:
-    """[M, D] bits per byte that training is expected to give."""
-    if correction is None:
-        return bits_MD
-    return bits_MD + correction.shift(w_MC, bits_MD, rows)
+        """The derivatives of the shift [D, C], from those of the bits."""
 
 
 class MergeLoss(LossOracle):
     """The penalized objective of merges on dev text, by the members' weights.
 
-    The losses of every mixture are kept by window, so that the statistics at
-    the end need no further call.
+    It keeps the losses of every mixture by window, so that the statistics at the end
+    need no further calls.
 
     Args:
       scorer: of the workdir.
-      objective: what is to be small, on `rows`.
+      objective: what to minimize, on `rows`.
       rows: windows that are evaluated, indices into the evaluation set.
       budget: evaluations allowed; one is one mixture on all of `rows`.
-      correction: of merges towards training, once reference runs exist.
+      correction: from merges to training, if reference runs exist.
     """
 
     def __init__(
@@ -181,12 +146,12 @@ class MergeLoss(LossOracle):
         super().__init__(scorer.members, self._merged, self._derived, budget)
         e = scorer.evaluation
         self._scorer = scorer
+        self._objective = objective
         self._tokens = int(e.count_R[rows].sum())
-        self._bytes_D = np.bincount(e.domain_R[rows], e.bytes_R[rows], len(e.domains))
-        self.objective = objective
+        self._nll: dict[bytes, np.ndarray] = {}
+        self.bytes_D = np.bincount(e.domain_R[rows], e.bytes_R[rows], len(e.domains))
         self.correction = correction
         self.rows = rows
-        self._nll: dict[bytes, np.ndarray] = {}
 
     @property
     def spent_tokens(self) -> int:
@@ -195,15 +160,12 @@ class MergeLoss(LossOracle):
 
     @property
     def nll_MR(self) -> np.ndarray:
-        """[M, R] nats of the mixtures in `history` on `rows`."""
+        """Nats of the mixtures in `history` on `rows`; [M, R]."""
         nll_MR = [self._nll[key] for key in self._values]
         return np.array(nll_MR).reshape(-1, len(self.rows))
 
     def know(self, table: Mixtures, known: PredictorScores) -> None:
-        """Takes in losses of mixtures that were scored for another reason.
-
-        Only those of mixtures that were scored on all of `rows`.
-        """
+        """Takes in losses that are known already, if they cover all of `rows`."""
         column = {row: i for i, row in enumerate(known.rows)}
         if not all(row in column for row in self.rows):
             return
@@ -213,52 +175,43 @@ class MergeLoss(LossOracle):
             w_MC = np.asarray(table.w_MC, np.float64)[usable]
             self._keep(w_MC, self._take(w_MC, nll_MR[usable]))
 
+    def corrected(
+        self, w_MC: np.ndarray, bits_MD: np.ndarray, rows: np.ndarray
+    ) -> np.ndarray:
+        """The bits per byte that training is expected to give; [M, D]."""
+        if self.correction is None:
+            return bits_MD
+        return bits_MD + self.correction.shift(w_MC, bits_MD, rows)
+
     def slope_of(self, w_C: np.ndarray, found: Jacobian) -> Slope:
-        """The pieces at a mixture, from its losses and their derivatives."""
-        bits_1D = self.bits(found.nll_R[None])
-        bits_DC = self.per_byte(found.dw_DC)
+        """The objective's pieces at a mixture, from losses and their derivatives."""
+        bits_DC = bits_per_byte(found.dw_DC, self.bytes_D[:, None])
         if self.correction is not None:
-            shift_DC = self.correction.slope(w_C, bits_DC, self.rows)
-            bits_1D = corrected(self.correction, w_C[None], bits_1D, self.rows)
-            bits_DC = bits_DC + shift_DC
-        return Slope(*self.objective.pieces(bits_1D[0], bits_DC))
+            bits_DC = bits_DC + self.correction.slope(w_C, bits_DC, self.rows)
+        bits_1D = self._bits(w_C[None], found.nll_R[None])
+        return self._objective.pieces(bits_1D[0], bits_DC)
 
-    def bits(self, nll_MR: np.ndarray) -> np.ndarray:
-        """[M, D] bits per byte; NaN for domains that do not matter."""
+    def _bits(self, w_MC: np.ndarray, nll_MR: np.ndarray) -> np.ndarray:
+        """Corrected bits per byte [M, D]; NaN for domains that do not matter."""
         losses = PredictorScores(self.rows, nll_MR)
-        return bits_of(self._scorer.evaluation, losses, "dev")
-
-    def per_byte(self, nats_DX: np.ndarray) -> np.ndarray:
-        """Nats of each domain [D, ...] as bits per byte of these windows."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return nats_DX / (self._bytes_D[:, None] * np.log(2.0))
+        bits_MD = bits_of(self._scorer.evaluation, losses, "dev")
+        return self.corrected(w_MC, bits_MD, self.rows)
 
     def _merged(self, w_MC: np.ndarray) -> np.ndarray:
         count = len(w_MC)
-        table = Mixtures(
-            self.members,
-            tuple(f"candidate {i + 1}" for i in range(count)),
-            ("candidate",) * count,
-            w_MC,
-            np.ones(count),
-        )
+        names = tuple(f"candidate {i + 1}" for i in range(count))
+        kinds = ("candidate",) * count
+        table = Mixtures(self.members, names, kinds, w_MC, np.ones(count))
         scored = self._scorer.predictors.merge("", table, self.rows)
         return self._take(w_MC, scored.nll_MR)
 
     def _derived(self, w_C: np.ndarray) -> Slope:
         found = self._scorer.predictors.jacobian(w_C, 1.0, self.rows)
-        self._nll.setdefault(key_of(w_C), found.nll_R.astype(np.float32))
+        self._nll.setdefault(mixture_key(w_C), found.nll_R.astype(np.float32))
         return self.slope_of(w_C, found)
 
     def _take(self, w_MC: np.ndarray, nll_MR: np.ndarray) -> np.ndarray:
-        """Keeps the losses; their values [M]."""
+        """Keeps the losses, and gives their values [M]."""
         for w_C, nll_R in zip(w_MC, nll_MR, strict=True):
-            self._nll.setdefault(key_of(w_C), nll_R.astype(np.float32))
-        return self.objective.penalised(
-            corrected(self.correction, w_MC, self.bits(nll_MR), self.rows)
-        )
-
-
-def key_of(w_C: np.ndarray) -> bytes:
-    """The same for weights that differ by rounding only."""
-    return np.round(w_C, 12).tobytes()
+            self._nll.setdefault(mixture_key(w_C), nll_R.astype(np.float32))
+        return self._objective.penalised(self._bits(w_MC, nll_MR))

@@ -1,4 +1,4 @@
-"""What is searched for, where, and with what: a search before it looks."""
+"""A search problem: an objective, the mixtures that may be chosen, and a budget."""
 
 import dataclasses
 
@@ -7,12 +7,36 @@ import numpy as np
 from jaxsim.config import SearchConfig
 from jaxsim.scoring.evaluation import EvaluationSet
 from jaxsim.scoring.scorer import Scorer
+from jaxsim.scoring.scores import PredictorScores, bits_of, bits_per_byte
 from jaxsim.scoring.table import Mixtures
 from jaxsim.search.constraints import Feasible, feasible
-from jaxsim.search.loss import Correction, LossOracle, MergeLoss, Slope
-from jaxsim.search.objective import Objective, objective
+from jaxsim.search.loss import Correction, LossOracle, MergeLoss
+from jaxsim.search.objective import Objective, Slope, objective
 
-_CHEAP_GRADIENTS = 100  # that finding the minimum of the average may take
+_CHEAP_GRADIENTS = 100  # most gradients for the minimum of the ensemble
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """Mixtures and the losses of their merges.
+
+    Attributes:
+      table: M mixtures.
+      losses: on some windows of dev text.
+      bits_MD: the same in bits per byte.
+      corrected_MD: the bits per byte that training is expected to give.
+    """
+
+    table: Mixtures
+    losses: PredictorScores
+    bits_MD: np.ndarray
+    corrected_MD: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "Scored":
+        """Keeps the mixtures at these indices."""
+        losses = PredictorScores(self.losses.rows, self.losses.nll_MR[rows])
+        bits = self.bits_MD[rows], self.corrected_MD[rows]
+        return Scored(self.table.take(rows), losses, *bits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,13 +44,14 @@ class Problem:
     """An objective on dev text, mixtures that may be chosen, and a budget.
 
     Attributes:
-      config: as asked.
+      config: what was asked for.
       scorer: of the workdir.
       objective: on the windows of the loss.
       feasible: the mixtures that may be chosen.
       loss: of merges; scores them, and counts.
-      plain: single members, uniform, proportional and macro merges. Their
-        losses are known already, whether they may be chosen or not.
+      standard: single members, uniform, proportional and macro merges. Their losses
+        are known already, whether they may be chosen or not.
+      base_R: the base model's nats on every window of the evaluation set.
     """
 
     config: SearchConfig
@@ -34,44 +59,44 @@ class Problem:
     objective: Objective
     feasible: Feasible
     loss: MergeLoss
-    plain: Mixtures
-
-    @property
-    def base_R(self) -> np.ndarray:
-        """The base's nats on every window of the evaluation set."""
-        return _base_nats(self.scorer)
+    standard: Mixtures
+    base_R: np.ndarray
 
     def objective_on(self, rows: np.ndarray) -> Objective:
-        """The objective, measured against the base on these windows."""
-        return _against_base(self.scorer, self.objective, rows)
+        """The objective, relative to the base model on these windows."""
+        e = self.scorer.evaluation
+        return _relative_to_base(self.objective, e, self.base_R, rows)
+
+    def scored(self, table: Mixtures, losses: PredictorScores) -> Scored:
+        """Converts the losses of merges."""
+        bits_MD = bits_of(self.scorer.evaluation, losses, "dev")
+        corrected_MD = self.loss.corrected(table.w_MC, bits_MD, losses.rows)
+        return Scored(table, losses, bits_MD, corrected_MD)
 
 
 def pose(
-    scorer: Scorer,
-    config: SearchConfig,
-    correction: Correction | None = None,
+    scorer: Scorer, config: SearchConfig, correction: Correction | None = None
 ) -> Problem:
     """The problem that a configuration asks for.
 
     Args:
       scorer: of the workdir.
       config: objective, constraints and budget.
-      correction: of merges towards training, once reference runs exist.
+      correction: from merges to training, if reference runs exist.
 
     Raises:
-      UserError: a name that there is not, or constraints that exclude each
-        other.
+      UserError: an unknown name, or constraints that contradict each other.
     """
-    e = scorer.evaluation
-    standard = scorer.standard()
+    e, known = scorer.evaluation, scorer.standard()
+    base_R = known.predictors["merge"].nll_MR[0]
     goal = objective(config, e, np.zeros(len(e.domains)))
     rows = windows_of(e, goal, "dev", config.windows)
-    goal = _against_base(scorer, goal, rows)
+    goal = _relative_to_base(goal, e, base_R, rows)
     loss = MergeLoss(scorer, goal, rows, config.evaluations, correction)
-    loss.know(standard.table, standard.predictors["merge"])
-    plain = standard.table.take(np.flatnonzero(standard.table.scale_M == 1))
+    loss.know(known.table, known.predictors["merge"])
+    standard = known.table.take(np.flatnonzero(known.table.scale_M == 1))
     allowed = _feasible(scorer, config)
-    return Problem(config, scorer, goal, allowed, loss, plain)
+    return Problem(config, scorer, goal, allowed, loss, standard, base_R)
 
 
 def windows_of(
@@ -83,14 +108,14 @@ def windows_of(
 
 
 def cheap_values(problem: Problem, w_MC: np.ndarray) -> np.ndarray:
-    """The penalized objective [M] by the ensemble.
+    """The penalized objective of the ensemble [M].
 
-    Averaged token probabilities need no model once each member's are known, so
-    a hundred thousand mixtures can be looked at before a merge is scored.
+    It runs no model once the members' token probabilities are known, so a search can
+    score a hundred thousand mixtures before it scores a merge.
     """
     scorer, loss = problem.scorer, problem.loss
     nll_MD = scorer.predictors.ensemble_sums(w_MC, scorer.token_losses[1:], loss.rows)
-    return problem.objective.penalised(loss.per_byte(nll_MD.T).T)
+    return problem.objective.penalised(bits_per_byte(nll_MD, loss.bytes_D))
 
 
 def cheap_loss(problem: Problem) -> LossOracle:
@@ -100,8 +125,8 @@ def cheap_loss(problem: Problem) -> LossOracle:
 
     def slope(w_C: np.ndarray) -> Slope:
         nll_D, dw_DC = at(w_C)
-        bits_D = loss.per_byte(nll_D[:, None])[:, 0]
-        return Slope(*problem.objective.pieces(bits_D, loss.per_byte(dw_DC)))
+        bits_DC = bits_per_byte(dw_DC, loss.bytes_D[:, None])
+        return problem.objective.pieces(bits_per_byte(nll_D, loss.bytes_D), bits_DC)
 
     return LossOracle(
         loss.members,
@@ -111,20 +136,14 @@ def cheap_loss(problem: Problem) -> LossOracle:
     )
 
 
-def _base_nats(scorer: Scorer) -> np.ndarray:
-    nll_R: np.ndarray = scorer.standard().predictors["merge"].nll_MR[0]
-    return nll_R
-
-
-def _against_base(scorer: Scorer, goal: Objective, rows: np.ndarray) -> Objective:
-    """The objective with the base's bits per byte on these windows."""
-    e = scorer.evaluation
-    size = len(e.domains)
-    nats_D = np.bincount(e.domain_R[rows], _base_nats(scorer)[rows], size)
+def _relative_to_base(
+    goal: Objective, evaluation: EvaluationSet, base_R: np.ndarray, rows: np.ndarray
+) -> Objective:
+    """The objective with the base model's bits per byte on these windows."""
+    e, size = evaluation, len(evaluation.domains)
+    nats_D = np.bincount(e.domain_R[rows], base_R[rows], size)
     bytes_D = np.bincount(e.domain_R[rows], e.bytes_R[rows], size)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        base_D = nats_D / (bytes_D * np.log(2.0))
-    return dataclasses.replace(goal, base_D=base_D)
+    return dataclasses.replace(goal, base_D=bits_per_byte(nats_D, bytes_D))
 
 
 def _feasible(scorer: Scorer, config: SearchConfig) -> Feasible:
