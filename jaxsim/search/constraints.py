@@ -66,22 +66,20 @@ class Plan:
 
     Attributes:
       tokens: outside replay; 0 if no run is planned.
-      sources: names of S texts; several members may share one.
-      source_C: which source each member's text comes from.
-      supply_S: tokens of each source.
+      sources: names and tokens of texts, by the columns of the members that share them.
       epochs_C: how many epochs each member was trained for.
     """
 
     tokens: float
-    sources: tuple[str, ...]
-    source_C: np.ndarray
-    supply_S: np.ndarray
+    sources: dict[tuple[int, ...], tuple[str, float]]
     epochs_C: np.ndarray
 
     def epochs(self, w_C: np.ndarray) -> np.ndarray:
         """Epochs of each member's source [C]; 0 if no run is planned."""
-        tokens_S = np.bincount(self.source_C, self.tokens * w_C, len(self.sources))
-        return (tokens_S / self.supply_S)[self.source_C]
+        epochs_C = np.zeros(len(w_C))
+        for columns, (_, supply) in self.sources.items():
+            epochs_C[list(columns)] = (self.tokens * w_C[list(columns)]).sum() / supply
+        return epochs_C
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -385,9 +383,8 @@ def _plan_of(
             f"supply[{BASE!r}] to the tokens that exist, raise epochs, or plan fewer "
             "tokens"
         )
-    text: dict[tuple[int, ...], tuple[str, float]] = {
-        (c,): (name, float(tokens_C[c])) for c, name in enumerate(members)
-    }
+    sources: dict[tuple[int, ...], tuple[str, float]]
+    sources = {(c,): (name, float(tokens_C[c])) for c, name in enumerate(members)}
     given: set[int] = set()
     for name, tokens in config.supply.items():
         if name == BASE:
@@ -400,18 +397,9 @@ def _plan_of(
             )
         given |= set(columns)
         for c in columns:
-            text.pop((c,))
-        text[columns] = name, tokens
-    source_C = np.zeros(len(members), int)
-    for s, columns in enumerate(text):
-        source_C[list(columns)] = s
-    return Plan(
-        tokens=(1 - replay) * config.tokens,
-        sources=tuple(name for name, _ in text.values()),
-        source_C=source_C,
-        supply_S=np.array([tokens for _, tokens in text.values()]),
-        epochs_C=np.array(epochs_C, float),
-    )
+            sources.pop((c,))
+        sources[columns] = name, tokens
+    return Plan((1 - replay) * config.tokens, sources, np.array(epochs_C, float))
 
 
 def _limits_of(config: SearchConfig, sets: Sets, plan: Plan) -> tuple[Limit, ...]:
@@ -425,9 +413,8 @@ def _limits_of(config: SearchConfig, sets: Sets, plan: Plan) -> tuple[Limit, ...
         for kind in ("min_weight", "max_weight")
         for name, share in getattr(config, kind).items()
     ]
-    for s, name in enumerate(plan.sources if plan.tokens else ()):
-        columns = tuple(np.flatnonzero(plan.source_C == s).tolist())
-        share = float(config.epochs * plan.supply_S[s] / plan.tokens)
+    for columns, (name, supply) in plan.sources.items() if plan.tokens else ():
+        share = config.epochs * supply / plan.tokens
         limits.append(Limit(name, "supply", columns, share))
     # Weights are between 0 and 1 anyway.
     return tuple(x for x in limits if (x.share > 0 if x.sign < 0 else x.share < 1))
@@ -485,12 +472,9 @@ def binding(
 
 
 def more_epochs(feasible: Feasible, w_C: np.ndarray) -> list[tuple[str, float, float]]:
-    """Members whose source the planned run repeats more often than they did.
+    """Members whose source the planned run uses for more epochs than they did.
 
-    A source that is used up to once is not repeated.
-
-    Returns:
-      Names, planned epochs, and epochs of the member's own run.
+    Returns their names, the planned epochs if more than one, and their own.
     """
     planned_C, own_C = feasible.plan.epochs(w_C), feasible.plan.epochs_C
     more_C = planned_C > np.maximum(own_C, 1.0) * (1 + 1e-6)

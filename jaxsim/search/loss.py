@@ -4,6 +4,7 @@ The unit of cost is one mixture on all windows that the objective needs. A value
 one unit; a value with derivatives costs three, for a forward and a backward pass.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Protocol
 
@@ -23,37 +24,31 @@ class BudgetSpent(Exception):
     """Raised before a call that would cost more than is left."""
 
 
+@dataclasses.dataclass(eq=False)
 class LossOracle:
     """Gives values and derivatives of a loss until its budget is spent.
 
     Asking again for the same mixture costs nothing.
 
-    Args:
-      members: names of the C coordinates.
-      values: [M, C] to [M].
-      slope: [C] to `Slope`.
-      budget: in units.
-
     Attributes:
+      members: names of the C coordinates.
+      compute_values: [M, C] to [M].
+      compute_slope: [C] to `Slope`.
+      budget: in units.
       spent: units so far.
-      tell: called with the units of each payment; may be set.
+      tell: called with the units of each payment.
     """
 
-    def __init__(
-        self,
-        members: tuple[str, ...],
-        values: Callable[[np.ndarray], np.ndarray],
-        slope: Callable[[np.ndarray], Slope],
-        budget: float,
-    ) -> None:
-        self.members = members
-        self.budget = budget
-        self.spent = 0.0
-        self.tell: Callable[[int], None] = lambda _: None
-        self._compute_values = values
-        self._compute_slope = slope
-        self._values: dict[bytes, tuple[np.ndarray, float]] = {}
-        self._slopes: dict[bytes, Slope] = {}
+    members: tuple[str, ...]
+    compute_values: Callable[[np.ndarray], np.ndarray]
+    compute_slope: Callable[[np.ndarray], Slope]
+    budget: float
+    spent: float = 0.0
+    tell: Callable[[int], None] = lambda _: None
+    _values: dict[bytes, tuple[np.ndarray, float]] = dataclasses.field(
+        default_factory=dict
+    )
+    _slopes: dict[bytes, Slope] = dataclasses.field(default_factory=dict)
 
     def values(self, w_MC: np.ndarray) -> np.ndarray:
         """The penalized objective [M].
@@ -66,7 +61,7 @@ class LossOracle:
         if new:
             self._pay(VALUE_COST * len(new))
             new_MC = np.array(list(new.values()))
-            self._keep(new_MC, self._compute_values(new_MC))
+            self._keep(new_MC, self.compute_values(new_MC))
         return np.array([self._values[key][1] for key in keys])
 
     def slope(self, w_C: np.ndarray) -> Slope:
@@ -78,7 +73,7 @@ class LossOracle:
         key = mixture_key(w_C)
         if key not in self._slopes:
             self._pay(GRADIENT_COST)
-            found = self._slopes[key] = self._compute_slope(w_C)
+            found = self._slopes[key] = self.compute_slope(w_C)
             self._keep(w_C[None], np.array([found.value]))
         return self._slopes[key]
 

@@ -49,8 +49,6 @@ class Problem:
       objective: on the windows of the loss.
       feasible: the mixtures that may be chosen.
       loss: of merges; scores them, and counts.
-      standard: single members, uniform, proportional and macro merges. Their losses
-        are known already, whether they may be chosen or not.
       base_R: the base model's nats on every window of the evaluation set.
     """
 
@@ -59,7 +57,6 @@ class Problem:
     objective: Objective
     feasible: Feasible
     loss: MergeLoss
-    standard: Mixtures
     base_R: np.ndarray
 
     def objective_on(self, rows: np.ndarray) -> Objective:
@@ -94,9 +91,7 @@ def pose(
     goal = _relative_to_base(goal, e, base_R, rows)
     loss = MergeLoss(scorer, goal, rows, config.evaluations, correction)
     loss.know(known.table, known.predictors["merge"])
-    standard = known.table.take(np.flatnonzero(known.table.scale_M == 1))
-    allowed = _feasible(scorer, config)
-    return Problem(config, scorer, goal, allowed, loss, standard, base_R)
+    return Problem(config, scorer, goal, _feasible(scorer, config), loss, base_R)
 
 
 def windows_of(

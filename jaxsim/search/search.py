@@ -197,7 +197,7 @@ def _searched(problem: Problem, table: Scores | None) -> Scored:
     """
     w_MC, value_M = problem.loss.history
     names: dict[bytes, tuple[str, str]] = {}
-    for known in (problem.standard, *([table.table] if table else [])):
+    for known in (problem.scorer.standard().table, *([table.table] if table else [])):
         for m in np.flatnonzero(known.scale_M == 1):
             label = known.names[m], known.kinds[m]
             names.setdefault(mixture_key(known.w_MC[m]), label)

@@ -187,7 +187,6 @@ class _Domain:
     """How G documents or windows of one domain are resampled in B draws.
 
     Attributes:
-      index: of the domain.
       columns: of the losses, sorted by document or window.
       starts_G: where each begins in `columns`.
       bytes_G: of each.
@@ -195,7 +194,6 @@ class _Domain:
       wide_B: factor on each draw's distance from the observed value.
     """
 
-    index: int
     columns: np.ndarray
     starts_G: np.ndarray
     bytes_G: np.ndarray
@@ -211,6 +209,28 @@ class _Domain:
         bits_KB *= self.wide_B
         bits_KB += point_K[:, None]
         return point_K, bits_KB
+
+
+def _drawn(
+    label_R: np.ndarray,
+    columns: np.ndarray,
+    bytes_R: np.ndarray,
+    draws: int,
+    generator: np.random.Generator,
+) -> _Domain:
+    """Draws from one domain, whose windows are sorted by the label of what is drawn."""
+    starts_G = np.unique(label_R, return_index=True)[1]
+    g = len(starts_G)
+    drawn_BG = generator.integers(g, size=(draws, g))
+    drawn_BG += g * np.arange(draws)[:, None]
+    times_BG = np.bincount(drawn_BG.ravel(), minlength=draws * g).reshape(draws, g)
+    return _Domain(
+        columns=columns,
+        starts_G=starts_G,
+        bytes_G=np.add.reduceat(bytes_R, starts_G),
+        times_GB=times_BG.T.astype(np.float64),
+        wide_B=np.sqrt(g / generator.chisquare(max(g - 1, 1), draws)),
+    )
 
 
 def resampled(
@@ -252,52 +272,11 @@ def resampled(
     Raises:
       UserError: a needed domain has no window.
     """
-    domains, unit = _resampling(
-        evaluation, rows, split, objective.needed_D, seed, draws, enough
-    )
-    count, wide = len(nll_MR), len(evaluation.domains)
-    # What bits per byte lack to be relative to the base model's own.
-    shift_D, shift_BD = np.zeros(wide), np.zeros((draws, wide))
-    if base is not None:
-        base_1R, base_D = base[0][None].astype(np.float64), base[1]
-        for domain in domains:
-            d = domain.index
-            point_1, bits_1B = domain.bits(base_1R)
-            shift_D[d], shift_BD[:, d] = base_D[d] - point_1[0], base_D[d] - bits_1B[0]
-    value_M, draw_MB = np.empty(count), np.empty((count, draws))
-    block = max(_BLOCK_NUMBERS // (draws * wide), 1)
-    for start in range(0, count, block):
-        here = slice(start, start + block)
-        nll_KR = nll_MR[here].astype(np.float64)
-        bits_KD = np.full((len(nll_KR), wide), np.nan)
-        bits_KBD = np.full((len(nll_KR), draws, wide), np.nan)
-        for domain in domains:
-            found = domain.bits(nll_KR)
-            bits_KD[:, domain.index], bits_KBD[:, :, domain.index] = found
-        bits_KD += shift_D
-        bits_KBD += shift_BD
-        value_M[here] = objective.value(bits_KD)
-        drawn = objective.value(bits_KBD.reshape(-1, wide))
-        draw_MB[here] = drawn.reshape(len(nll_KR), draws)
-    return value_M, draw_MB, unit
-
-
-def _resampling(
-    evaluation: EvaluationSet,
-    rows: np.ndarray,
-    split: str,
-    needed_D: np.ndarray,
-    seed: int,
-    draws: int,
-    enough: int,
-) -> tuple[list[_Domain], str]:
-    """How the needed domains are resampled, and what: 'documents' or 'windows'."""
     e = evaluation
-    here = np.flatnonzero(e.split_R[rows] == SPLITS.index(split))
-    rows = rows[here]
-    places_of = {
-        d: np.flatnonzero(e.domain_R[rows] == d) for d in np.flatnonzero(needed_D)
-    }
+    mine = np.flatnonzero(e.split_R[rows] == SPLITS.index(split))
+    rows = rows[mine]
+    needed = np.flatnonzero(objective.needed_D).tolist()
+    places_of = {d: np.flatnonzero(e.domain_R[rows] == d) for d in needed}
     for d, places in places_of.items():
         if not len(places):
             raise UserError(
@@ -309,24 +288,33 @@ def _resampling(
         for places in places_of.values()
     )
     generator = np.random.default_rng(seed)
-    domains = []
+    domains = {}
     for d, places in places_of.items():
-        label = e.document_R[rows[places]] if many else places
-        places = places[np.argsort(label, kind="stable")]
-        starts_G = np.unique(np.sort(label), return_index=True)[1]
-        count = len(starts_G)
-        drawn_BG = generator.integers(count, size=(draws, count))
-        drawn_BG += count * np.arange(draws)[:, None]
-        times_BG = np.bincount(drawn_BG.ravel(), minlength=draws * count)
-        bytes_R = e.bytes_R[rows[places]].astype(np.float64)
-        domains.append(
-            _Domain(
-                index=int(d),
-                columns=here[places],
-                starts_G=starts_G,
-                bytes_G=np.add.reduceat(bytes_R, starts_G),
-                times_GB=times_BG.reshape(draws, count).T.astype(np.float64),
-                wide_B=np.sqrt(count / generator.chisquare(max(count - 1, 1), draws)),
-            )
-        )
-    return domains, "documents" if many else "windows"
+        label_R = e.document_R[rows[places]] if many else places
+        order = np.argsort(label_R, kind="stable")
+        bytes_R = e.bytes_R[rows[places[order]]].astype(np.float64)
+        columns = mine[places[order]]
+        domains[d] = _drawn(label_R[order], columns, bytes_R, draws, generator)
+    count, wide = len(nll_MR), len(evaluation.domains)
+    # What bits per byte lack to be relative to the base model's own.
+    shift_D, shift_BD = np.zeros(wide), np.zeros((draws, wide))
+    if base is not None:
+        base_1R, base_D = base[0][None].astype(np.float64), base[1]
+        for d, domain in domains.items():
+            point_1, bits_1B = domain.bits(base_1R)
+            shift_D[d], shift_BD[:, d] = base_D[d] - point_1[0], base_D[d] - bits_1B[0]
+    value_M, draw_MB = np.empty(count), np.empty((count, draws))
+    block = max(_BLOCK_NUMBERS // (draws * wide), 1)
+    for start in range(0, count, block):
+        here = slice(start, start + block)
+        nll_KR = nll_MR[here].astype(np.float64)
+        bits_KD = np.full((len(nll_KR), wide), np.nan)
+        bits_KBD = np.full((len(nll_KR), draws, wide), np.nan)
+        for d, domain in domains.items():
+            bits_KD[:, d], bits_KBD[:, :, d] = domain.bits(nll_KR)
+        bits_KD += shift_D
+        bits_KBD += shift_BD
+        value_M[here] = objective.value(bits_KD)
+        drawn = objective.value(bits_KBD.reshape(-1, wide))
+        draw_MB[here] = drawn.reshape(len(nll_KR), draws)
+    return value_M, draw_MB, "documents" if many else "windows"
