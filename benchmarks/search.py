@@ -32,8 +32,7 @@ import numpy as np
 
 from jaxsim.config import SearchConfig
 from jaxsim.scoring.scorer import Scorer
-from jaxsim.search.loss import BudgetSpent
-from jaxsim.search.optimize import descend
+from jaxsim.search.optimize import BudgetSpent, descend
 from jaxsim.search.problem import Problem, pose
 from jaxsim.search.search import look
 

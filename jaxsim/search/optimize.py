@@ -12,11 +12,13 @@ Wright, Numerical Optimization, 2006, procedure 18.2). If a step is no better, i
 tangents join the model, as in a bundle method. So there is no line search: every step
 costs one gradient. An objective that is a maximum stays one in the model, piece by
 piece.
+
+The unit of cost is one mixture on all windows that the objective needs.
 """
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import clarabel
@@ -24,8 +26,11 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
-from jaxsim.search.loss import BudgetSpent, LossOracle
+from jaxsim.scoring.table import mixture_key
 from jaxsim.search.objective import Slope
+
+VALUE_COST = 1.0
+GRADIENT_COST = 3.0  # a forward and a backward pass
 
 # A share of a run: far below one row of any run that can be trained.
 TOLERANCE = 1e-7
@@ -242,6 +247,84 @@ def choose(
         raise Empty(tuple(range(k)))
     chosen_Q: np.ndarray = found.x[c:] > 0.5
     return chosen_Q
+
+
+class BudgetSpent(Exception):
+    """Raised before a call that would cost more than is left."""
+
+
+@dataclasses.dataclass(eq=False)
+class LossOracle:
+    """Gives values and derivatives of a loss until its budget is spent.
+
+    Asking again for the same mixture costs nothing.
+
+    Attributes:
+      members: names of the C coordinates.
+      compute_values: [M, C] to [M].
+      compute_slope: [C] to `Slope`.
+      budget: in units.
+      spent: units so far.
+      tell: called with the units of each payment.
+    """
+
+    members: tuple[str, ...]
+    compute_values: Callable[[np.ndarray], np.ndarray]
+    compute_slope: Callable[[np.ndarray], Slope]
+    budget: float
+    spent: float = 0.0
+    tell: Callable[[int], None] = lambda _: None
+    _values: dict[bytes, tuple[np.ndarray, float]] = dataclasses.field(
+        default_factory=dict
+    )
+    _slopes: dict[bytes, Slope] = dataclasses.field(default_factory=dict)
+
+    def values(self, w_MC: np.ndarray) -> np.ndarray:
+        """The penalized objective [M].
+
+        Raises:
+          BudgetSpent: it would cost more than is left; nothing was computed.
+        """
+        keys = [mixture_key(w_C) for w_C in w_MC]
+        new = {k: w for k, w in zip(keys, w_MC, strict=True) if k not in self._values}
+        if new:
+            self._pay(VALUE_COST * len(new))
+            new_MC = np.array(list(new.values()))
+            self._keep(new_MC, self.compute_values(new_MC))
+        return np.array([self._values[key][1] for key in keys])
+
+    def slope(self, w_C: np.ndarray) -> Slope:
+        """The value and its derivatives with respect to the weights.
+
+        Raises:
+          BudgetSpent: it would cost more than is left; nothing was computed.
+        """
+        key = mixture_key(w_C)
+        if key not in self._slopes:
+            self._pay(GRADIENT_COST)
+            found = self._slopes[key] = self.compute_slope(w_C)
+            self._keep(w_C[None], np.array([found.value]))
+        return self._slopes[key]
+
+    @property
+    def history(self) -> tuple[np.ndarray, np.ndarray]:
+        """All mixtures so far [M, C] and their values [M], in order."""
+        w_MC = np.array([w_C for w_C, _ in self._values.values()])
+        value_M = np.array([value for _, value in self._values.values()])
+        return w_MC.reshape(-1, len(self.members)), value_M
+
+    def _keep(self, w_MC: np.ndarray, value_M: np.ndarray) -> None:
+        for w_C, value in zip(w_MC, value_M, strict=True):
+            self._values.setdefault(mixture_key(w_C), (w_C.copy(), float(value)))
+
+    def _pay(self, cost: float) -> None:
+        if self.spent + cost > self.budget:
+            raise BudgetSpent(
+                f"{self.spent:g} of {self.budget:g} evaluations are spent, and "
+                f"{cost:g} more are needed"
+            )
+        self.spent += cost
+        self.tell(round(cost))
 
 
 class Convex(Protocol):

@@ -18,10 +18,10 @@ from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.scores import PredictorScores, Scores
 from jaxsim.scoring.table import Mixtures, mixture_key
 from jaxsim.search.answer import EXCESS, answer
-from jaxsim.search.loss import BudgetSpent, Correction
 from jaxsim.search.objective import Objective
-from jaxsim.search.optimize import descend
+from jaxsim.search.optimize import BudgetSpent, descend
 from jaxsim.search.problem import (
+    Correction,
     Problem,
     Scored,
     cheap_loss,

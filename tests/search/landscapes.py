@@ -4,8 +4,8 @@ import numpy as np
 from scipy.optimize import minimize
 
 from jaxsim.search.constraints import Feasible
-from jaxsim.search.loss import LossOracle
 from jaxsim.search.objective import Objective, Slope
+from jaxsim.search.optimize import LossOracle
 
 
 class Mixed:

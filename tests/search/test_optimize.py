@@ -5,9 +5,8 @@ import pytest
 
 from jaxsim.config import SearchConfig
 from jaxsim.search.constraints import Feasible, feasible
-from jaxsim.search.loss import BudgetSpent, LossOracle
 from jaxsim.search.objective import Slope
-from jaxsim.search.optimize import descend
+from jaxsim.search.optimize import BudgetSpent, LossOracle, descend
 
 from .landscapes import Mixed
 
