@@ -41,7 +41,7 @@ def answer(
     config, loss, goal = problem.config, problem.loss, problem.objective
     e, stack = problem.scorer.evaluation, problem.scorer.predictors.stack
     w_C, bits_D = scored.table.w_MC[ties.best], scored.corrected_MD[ties.best]
-    slope, marginal = _derivatives(problem, w_C, float(scored.table.scale_M[ties.best]))
+    slope, marginal = _derivatives(problem, w_C)
     weights = zip(e.domains, target_weights(config, e), strict=True)
     rows = scored.losses.rows
     rows = rows[goal.needed_D[e.domain_R[rows]] & (e.split_R[rows] == 0)]
@@ -90,19 +90,17 @@ def answer(
     )
 
 
-def _derivatives(
-    problem: Problem, w_C: np.ndarray, scale: float
-) -> tuple[Slope, dict[str, Any]]:
+def _derivatives(problem: Problem, w_C: np.ndarray) -> tuple[Slope, dict[str, Any]]:
     """The objective's slope, and the marginal values on every domain."""
     loss, scorer = problem.loss, problem.scorer
     e, predictors = scorer.evaluation, scorer.predictors
-    found = predictors.jacobian(w_C, scale, loss.rows)
+    found = predictors.jacobian(w_C, 1.0, loss.rows)
     slope = loss.slope_of(w_C, found)
     dw_DC, bytes_D = found.dw_DC, loss.bytes_D
     others = e.rows("dev", scorer.config.windows)
     others = others[~problem.objective.needed_D[e.domain_R[others]]]
     if len(others):
-        dw_DC = dw_DC + predictors.jacobian(w_C, scale, others).dw_DC
+        dw_DC = dw_DC + predictors.jacobian(w_C, 1.0, others).dw_DC
         bytes_R = e.bytes_R[others]
         bytes_D = bytes_D + np.bincount(e.domain_R[others], bytes_R, len(e.domains))
     bits_DC = marginal_values(dw_DC, w_C, bytes_D)
@@ -127,17 +125,22 @@ def _rows(
     ties: Ties,
 ) -> list[dict[str, Any]]:
     """The tied and the standard mixtures, with what other predictors say."""
+    scorer, loss, goal = problem.scorer, problem.loss, problem.objective
     standard = table.standard_merges()
     singles = [m for m in range(len(table)) if len(table.parts(m)) == 1]
     if singles:
         standard.append(min(singles, key=lambda m: (value_M + shift_M)[m]))
     shown = list(dict.fromkeys([*ties.tied.tolist(), *standard]))
-    reported = list(dict.fromkeys([*ties.tied[:_FINALISTS].tolist(), *standard]))
-    test_M = dict(zip(reported, _on_test(problem, table.take(reported)), strict=True))
-    ensemble, members = (
-        _without_model(problem, table.take(shown), name)
-        for name in ("ensemble", "members")
-    )
+    tested = list(dict.fromkeys([*ties.tied[:_FINALISTS].tolist(), *standard]))
+    rows = windows_of(scorer.evaluation, goal, "test", 0)
+    losses = scorer.predictors.merge(FINALISTS, table.take(tested), rows)
+    bits_KD = bits_of(scorer.evaluation, losses, "test")
+    test_K = problem.objective_on(rows).value(bits_KD).tolist()
+    test_M = dict(zip(tested, test_K, strict=True))
+    w_MC, member_CT = table.w_MC[shown], scorer.token_losses[1:]
+    sums = scorer.predictors.ensemble_sums, scorer.predictors.members_sums
+    nll_2MD = [of(w_MC, member_CT, loss.rows) for of in sums]
+    ensemble, members = (goal.value(bits_per_byte(x, loss.bytes_D)) for x in nll_2MD)
     return [
         {
             "name": table.names[m],
@@ -147,8 +150,8 @@ def _rows(
             "dev": float(value_M[m]),
             "test": test_M.get(m),
             "shift": float(shift_M[m]),
-            "ensemble": ensemble[i],
-            "members": members[i],
+            "ensemble": float(ensemble[i]),
+            "members": float(members[i]),
             "difference": float(ties.difference_M[m]),
             "error": float(ties.error_M[m]),
             "limit": float(ties.limit_M[m]),
@@ -156,28 +159,6 @@ def _rows(
         }
         for i, m in enumerate(shown)
     ]
-
-
-def _on_test(problem: Problem, table: Mixtures) -> list[float]:
-    """The objective of merges on all test text."""
-    scorer = problem.scorer
-    rows = windows_of(scorer.evaluation, problem.objective, "test", 0)
-    losses = scorer.predictors.merge(FINALISTS, table, rows)
-    bits_MD = bits_of(scorer.evaluation, losses, "test")
-    found: list[float] = problem.objective_on(rows).value(bits_MD).tolist()
-    return found
-
-
-def _without_model(
-    problem: Problem, table: Mixtures, predictor: str
-) -> list[float | None]:
-    """The objective on dev text by a predictor that runs no model."""
-    scorer, loss = problem.scorer, problem.loss
-    sums = getattr(scorer.predictors, f"{predictor}_sums")
-    nll_MD = sums(table.w_MC, scorer.token_losses[1:], loss.rows)
-    value_M = problem.objective.value(bits_per_byte(nll_MD, loss.bytes_D))
-    pairs = zip(value_M.tolist(), table.scale_M, strict=True)
-    return [value if scale == 1 else None for value, scale in pairs]
 
 
 def _constraints(problem: Problem) -> list[str]:
