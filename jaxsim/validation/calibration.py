@@ -397,7 +397,7 @@ def learning(
 
 
 class Corrector:
-    """A `jaxsim.search.problem.Correction`: a calibration in a search.
+    """A `jaxsim.search.loss.Correction`: a calibration in a search.
 
     It looks at whatever windows the search does. Domains without reference
     runs are not corrected.
