@@ -146,15 +146,14 @@ def measure(scorer: Scorer, config: SearchConfig, states: int) -> dict[str, Any]
     tolerance = 1e-6 * abs(lowest)  # of float32 losses
     found: dict[str, Any] = {"best_known": lowest, "methods": {}, "runs": runs}
     for name, value_S in value.items():
-        gap_S = value["sample"] - lowest
-        # Where random mixtures include the best known one, there is no gap to close.
-        closed_S = (value["sample"] - value_S) / np.where(gap_S > 0, gap_S, np.nan)
+        gap_S = np.maximum(value["sample"] - lowest, tolerance)
+        closed_S = (value["sample"] - value_S) / gap_S
         found["methods"][name] = {
             "median": float(np.median(value_S)),
             "worst": float(value_S.max()),
             "spent": float(np.median([run[name]["spent"] for run in runs])),
-            "closed_median": float(np.nanmedian(closed_S)),
-            "closed_least": float(np.nanmin(closed_S)),
+            "closed_median": float(np.median(closed_S)),
+            "closed_least": float(closed_S.min()),
             "worse_than_subset": int((value_S > value["subsets"] + tolerance).sum()),
             "worse_than_random": int((value_S > value["sample"] + tolerance).sum()),
         }
