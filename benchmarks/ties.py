@@ -2,16 +2,16 @@
 
     python benchmarks/ties.py --threads=2
 
-Problems are drawn from a fixed seed. A document's loss is a skewed function of
-what it likes about each of eight sources, and mixtures are points of their
-simplex, so that near ones are alike; or every mixture errs on its own; or the
-best is quiet and others are loud. All go through the real `resampled` and
-`tie_set`. A share is to be judged with its standard error: at a level of 90 %
-and 300 problems that is 1.7 %.
+Problems come from fixed random seeds. A document's loss is a skewed function of how
+well it fits each of eight sources, and mixtures are points of their simplex, so that
+near ones are alike ('simplex'). Or every mixture has separate errors ('alone'). Or the
+best one is quiet and others are noisy ('loud'). All go through the real `resampled` and
+`tie_set`. Read each share with its standard error: 1.7 % at a level of 90 % and 300
+problems.
 
-Beside them stands what was not chosen: a statistic studentized for each pair
-with the observed best as if it were fixed, no residual although there is one,
-and windows where there are documents enough.
+For comparison, it also shows what was not chosen: a statistic studentized for each
+pair, as if the observed best had been fixed; no residual although there is one; and
+windows where there are enough documents.
 """
 
 import argparse
@@ -42,14 +42,14 @@ class Problem:
     """Candidates whose population values are known.
 
     Attributes:
-      kind: 'simplex', 'alone' or 'loud'.
+      kind: 'simplex', 'alone' or 'loud', see above.
       candidates: how many.
       documents: of each domain.
       windows: of a document, at most.
-      domains: all of the same weight.
-      worst: the objective is the worst domain, not their mean.
-      curvature: of the population values over the simplex: 0 makes all equal.
-      deviation: of reference runs around the values; 0: none is asked about.
+      domains: how many, all with the same weight.
+      worst: whether the objective is the worst domain instead of their mean.
+      curvature: of the population values over the simplex; 0 makes all equal.
+      deviation: of reference runs around the values; 0 for no reference runs.
     """
 
     kind: str
@@ -64,7 +64,7 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """A problem's candidates and its text: true [M], nats [M, R]."""
+    """A problem's candidates and text: population values [M] and nats [M, R]."""
 
     evaluation: EvaluationSet
     objective: Objective
@@ -73,13 +73,13 @@ class Drawn:
 
 
 def skewed(generator: np.random.Generator, shape: tuple[int, ...]) -> Any:
-    """Lognormal, mean 0, standard deviation 1, skewness 6."""
+    """Lognormal draws with mean 0, standard deviation 1 and skewness 6."""
     draws = generator.lognormal(0, 1, shape)
     return (draws - np.exp(0.5)) / np.sqrt(np.exp(1) * (np.exp(1) - 1))
 
 
 def draw(problem: Problem, generator: np.random.Generator) -> Drawn:
-    """Bits per byte around 3, documents differing by about 1."""
+    """Bits per byte around 3; documents differ by about 1."""
     p = problem
     e = _text(p, generator)
     count, documents = p.candidates, len(e.documents)
@@ -89,8 +89,8 @@ def draw(problem: Problem, generator: np.random.Generator) -> Drawn:
     true_M = true_M - true_M.min()
     noise_ME = 0.3 * skewed(generator, (1, documents))
     if p.kind == "simplex":
-        likes_CE = skewed(generator, (MEMBERS, documents))
-        noise_ME = noise_ME + 0.3 * w_MC @ likes_CE
+        fit_CE = skewed(generator, (MEMBERS, documents))
+        noise_ME = noise_ME + 0.3 * w_MC @ fit_CE
     else:
         loud_M = np.full(count, 0.3)
         if p.kind == "loud":
@@ -113,7 +113,7 @@ def draw(problem: Problem, generator: np.random.Generator) -> Drawn:
 
 
 def held(problem: Problem, seed: list[int]) -> dict[str, float]:
-    """Whether each way holds the true best, and how much else it holds."""
+    """Whether each method holds the true best, and its share of the candidates."""
     generator = np.random.default_rng(seed)
     drawn = draw(problem, generator)
     ask = functools.partial(
@@ -145,7 +145,7 @@ def held(problem: Problem, seed: list[int]) -> dict[str, float]:
 
 
 def pair_by_pair(value_M: np.ndarray, draw_MB: np.ndarray) -> np.ndarray:
-    """What a statistic that takes the observed best as fixed lets tie."""
+    """The tie set of a statistic that takes the observed best as fixed."""
     best = np.argmin(value_M)
     off_M = value_M - value_M[best]
     noise_MB = draw_MB - draw_MB[best] - off_M[:, None]
@@ -177,7 +177,7 @@ def _text(p: Problem, generator: np.random.Generator) -> EvaluationSet:
 
 
 def tie_problems(quick: bool) -> list[tuple[Problem, int]]:
-    """With how many problems each is simulated."""
+    """Kinds of problems, with the number of problems of each."""
     few, many = (40, 10) if quick else (300, 60)
     listed = [
         (Problem(kind, 300, documents), few)
@@ -208,8 +208,8 @@ def simulate(quick: bool, threads: int) -> dict[str, Any]:
     ties = []
     with concurrent.futures.ProcessPoolExecutor(threads) as pool:
         for number, (problem, count) in enumerate(tie_problems(quick)):
-            bases = [[number, i] for i in range(count)]
-            results = list(pool.map(held, [problem] * count, bases))
+            seeds = [[number, i] for i in range(count)]
+            results = list(pool.map(held, [problem] * count, seeds))
             ties.append(dataclasses.asdict(problem) | _mean(results))
             print(_tie_line(ties[-1]), flush=True)
     return {"level": LEVEL, "ties": ties}
@@ -246,7 +246,7 @@ def _tie_line(row: dict[str, Any]) -> str:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown: what it ran on, and the tie sets."""
+    """Markdown: the machine, and the tie sets."""
     about = result["machine"]
     lines = [
         f"{about['cores_used']} of {about['cores']} cores ({about['cpu']}), "

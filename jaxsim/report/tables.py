@@ -317,11 +317,11 @@ def constraint_words(row: Mapping[str, Any]) -> str:
     """A constraint with its limit, as in 'at most 30.0% of alpha'."""
     limit, name = row["limit"], row["name"]
     return {
-        "floor": f"at least {limit:.1%} of {name}",
-        "ceiling": f"at most {limit:.1%} of {name}",
+        "min_weight": f"at least {limit:.1%} of {name}",
+        "max_weight": f"at most {limit:.1%} of {name}",
         "supply": f"the supply of {name}, {limit:.1%} of the run",
         "divergence": f"at most {limit:g} nats from the prior mixture",
-        "regret": f"at most {limit:.4f} bits per byte on {name}",
+        "max_regression": f"at most {limit:.4f} bits per byte on {name}",
         "sources": f"at most {count(round(limit), 'source')}",
     }[row["kind"]]
 

@@ -1,8 +1,8 @@
-"""The mixtures that may be chosen: limits by name, and the set they leave.
+"""The mixtures that a search may choose: limits by name, and the set they leave.
 
-All shares are of the run's tokens outside the replay, which are what a mixture
-divides: of T tokens with a replay share b, a member with weight w gets
-(1 - b) T w. Replay is the base's text and has a supply of its own.
+All shares are of a run's tokens outside replay, which are what a mixture divides: of
+T tokens with replay share b, a member with weight w gets (1 - b) T w. Replay uses the
+base model's text, which has its own supply.
 """
 
 import dataclasses
@@ -15,87 +15,89 @@ from scipy.optimize import nnls
 from jaxsim.config import SearchConfig
 from jaxsim.corpus.store import BASE
 from jaxsim.errors import UserError
-from jaxsim.search.loss import Slope
+from jaxsim.search.objective import Slope
 from jaxsim.search.optimize import TOLERANCE, Empty, Region, choose
 
 _CONCENTRATIONS = (0.3, 1.0, 4.0)
-_CORNERS = 4  # extreme mixtures that `sample` draws for a member
-_FACES = 32  # choices of sources that it draws, if their number is limited
+_CORNERS = 4  # extreme mixtures that `sample` draws per member
+_FACES = 32  # choices of partitions that it draws, if their number is limited
 _REACHED = 10 * TOLERANCE
-# Pieces of a maximum this near to it, as a share of it, balance each other.
+# Pieces of a maximum that are this close to it, relative to it, balance each other.
 _NEAR = 1e-3
 _STEPS = {
-    "floor": "1 percentage point",
-    "ceiling": "1 percentage point",
+    "min_weight": "1 percentage point",
+    "max_weight": "1 percentage point",
     "supply": "10 % more tokens or epochs",
     "divergence": "10 % more divergence",
 }
 
-# What a name may stand for: places of members, one set or, if ambiguous, more.
+# What a name may stand for: the columns of its members. Several sets are ambiguous.
 Sets = dict[str, set[tuple[int, ...]]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Limit:
-    """A limit on the summed weight of some members.
+    """A limit on the total weight of some members.
 
     Attributes:
       name: of a member, partition or group.
-      kind: 'floor', 'ceiling' or 'supply'.
-      places: of its members.
+      kind: 'min_weight', 'max_weight' or 'supply'.
+      columns: of its members.
       share: the limit.
     """
 
     name: str
     kind: str
-    places: tuple[int, ...]
+    columns: tuple[int, ...]
     share: float
 
     @property
     def sign(self) -> int:
-        return -1 if self.kind == "floor" else 1
+        return -1 if self.kind == "min_weight" else 1
+
+    def value(self, w_C: np.ndarray) -> float:
+        """The total weight of its members."""
+        return float(w_C[list(self.columns)].sum())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """The run that a mixture is for.
+    """The planned run.
 
     Attributes:
       tokens: outside replay; 0 if no run is planned.
-      sources: names of S texts; several members may share one.
-      source_C: which source each member's text comes from.
-      supply_S: tokens of each source.
-      epochs_C: how often each member's own run repeated its source.
+      sources: names and tokens of texts, by the columns of the members that share them.
+      epochs_C: how many epochs each member was trained for.
     """
 
     tokens: float
-    sources: tuple[str, ...]
-    source_C: np.ndarray
-    supply_S: np.ndarray
+    sources: dict[tuple[int, ...], tuple[str, float]]
     epochs_C: np.ndarray
 
-    def repetition(self, w_C: np.ndarray) -> np.ndarray:
-        """[C] epochs of each member's source; 0 if no run is planned."""
-        tokens_S = np.bincount(self.source_C, self.tokens * w_C, len(self.sources))
-        return (tokens_S / self.supply_S)[self.source_C]
+    def epochs(self, w_C: np.ndarray) -> np.ndarray:
+        """Epochs of each member's source [C]; 0 if no run is planned."""
+        epochs_C = np.zeros(len(w_C))
+        for columns, (_, supply) in self.sources.items():
+            epochs_C[list(columns)] = (self.tokens * w_C[list(columns)]).sum() / supply
+        return epochs_C
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Feasible:
-    """The mixtures that may be chosen. Build it with `feasible`.
+    """The mixtures that a search may choose. Build it with `feasible`.
 
-    Without `max_sources` the set is convex. With it, `nearest` keeps the
-    partitions that hold most weight, which is a heuristic, and descents stay
-    in the `face` of their start.
+    Without `max_sources` the set is convex. With it, `nearest` keeps the partitions
+    with the most weight, which is a heuristic, and a descent stays in the `face` of
+    its start.
 
     Attributes:
       members: names, C.
       partition_C: index of each member's partition.
-      limits: on sums of weights.
-      prior_C, divergence: most KL(w, reference) in nats; inf for any.
-      max_sources: partitions with a weight, at most; 0 for any number.
-      plan: the run that the mixture is for.
-      open_C: members that may have a weight; not all only in a `face`.
+      limits: on total weights.
+      prior_C, divergence: the largest KL(w, prior) in nats; inf for no limit.
+      max_sources: most partitions with weight; 0 for no limit.
+      plan: the planned run.
+      open_C: members that may have weight; all, except in a `face`.
     """
 
     members: tuple[str, ...]
@@ -111,11 +113,9 @@ class Feasible:
     def convex(self) -> bool:
         return self.max_sources == 0
 
-    def contains(
-        self, w_MC: np.ndarray, tolerance: float = 10 * TOLERANCE
-    ) -> np.ndarray:
-        """[M] bool: which mixtures are allowed, give or take a share."""
-        inside_M = self._whole.excess(w_MC) <= tolerance
+    def contains(self, w_MC: np.ndarray, tolerance: float = _REACHED) -> np.ndarray:
+        """Which mixtures are allowed [M], within a tolerance."""
+        inside_M = self.region.excess(w_MC) <= tolerance
         inside_M &= w_MC[:, ~self.open_C].max(axis=1, initial=0.0) <= tolerance
         if not self.convex:
             count_M = np.array([self.sources(w_C) for w_C in w_MC])
@@ -123,13 +123,13 @@ class Feasible:
         return inside_M
 
     def nearest(self, w_C: np.ndarray) -> np.ndarray:
-        """The allowed mixture at the least Euclidean distance."""
+        """The allowed mixture at the smallest Euclidean distance."""
         if self.contains(w_C[None], TOLERANCE)[0]:
             return w_C
         if not self.convex:
             mass_Q = np.bincount(self.partition_C, w_C)
-            return self._face_or_center(self._choose(-mass_Q)).nearest(w_C)
-        return self._spread(self._region.nearest(w_C[self.open_C]))
+            return self._face_or_center(mass_Q).nearest(w_C)
+        return self._spread(self._open_region.nearest(w_C[self.open_C]))
 
     def lowest(
         self, slope: Slope, at_C: np.ndarray, hessian_CC: np.ndarray
@@ -137,31 +137,28 @@ class Feasible:
         """`Region.lowest` on a convex set, from a mixture in it."""
         here = self.open_C
         part = dataclasses.replace(slope, slope_PC=slope.slope_PC[:, here])
-        w_c, share_P = self._region.lowest(
-            part, at_C[here], hessian_CC[np.ix_(here, here)]
-        )
+        hessian_cc = hessian_CC[np.ix_(here, here)]
+        w_c, share_P = self._open_region.lowest(part, at_C[here], hessian_cc)
         return self._spread(w_c), share_P
 
     def face(self, w_C: np.ndarray) -> "Feasible":
-        """The convex part of the set with the partitions of a mixture."""
+        """The convex part of the set that uses a mixture's partitions."""
         if self.convex:
             return self
         return self._face(np.bincount(self.partition_C, w_C) > 0)
 
     def sample(self, count: int, generator: np.random.Generator) -> np.ndarray:
-        """[count, C] random allowed mixtures.
+        """Draws random allowed mixtures [count, C].
 
-        Convex combinations of random corners, with Dirichlet weights of
-        several concentrations: on the bare simplex, Dirichlet draws.
+        They are convex combinations of random corners, with Dirichlet weights of
+        several concentrations: Dirichlet draws where nothing is limited.
         """
         if count == 0:
             return np.zeros((0, len(self.members)))
         if not self.convex:
             size = (min(count, _FACES), self.partition_C.max() + 1)
-            faces = [
-                self._face_or_center(self._choose(-mass_Q))
-                for mass_Q in generator.exponential(size=size)
-            ]
+            mass_FQ = generator.exponential(size=size)
+            faces = [self._face_or_center(mass_Q) for mass_Q in mass_FQ]
             parts = np.array_split(np.arange(count), len(faces))
             draws = [
                 face.sample(len(part), generator)
@@ -173,74 +170,61 @@ class Feasible:
         which_M = generator.integers(len(_CONCENTRATIONS), size=count)
         w_MC = np.empty((count, len(self.members)))
         for m, which in enumerate(which_M):
-            places = generator.choice(len(corners_VC), few, replace=False)
+            chosen = generator.choice(len(corners_VC), few, replace=False)
             alpha = np.full(few, _CONCENTRATIONS[which])
-            w_MC[m] = generator.dirichlet(alpha) @ corners_VC[places]
+            w_MC[m] = generator.dirichlet(alpha) @ corners_VC[chosen]
         return w_MC
 
-    def repetition(self, w_C: np.ndarray) -> np.ndarray:
-        """[C] epochs of each member's source; 0 if no run is planned."""
-        return self.plan.repetition(w_C)
-
     def sources(self, w_C: np.ndarray) -> int:
-        """How many partitions have a weight."""
+        """The number of partitions with weight."""
         return len(np.unique(self.partition_C[w_C > TOLERANCE]))
-
-    def divergence_of(self, w_C: np.ndarray) -> float:
-        """KL(w, reference) in nats."""
-        return float(self._whole.divergences(w_C[None])[0])
-
-    def divergence_slope(self, w_C: np.ndarray) -> np.ndarray:
-        """[C] its derivative."""
-        return self._whole.divergence_slope(w_C)
 
     @functools.cached_property
     def center_C(self) -> np.ndarray:
-        """An allowed mixture: if convex, the nearest to the reference (KL).
+        """An allowed mixture: if convex, the nearest to the prior (KL).
 
         Raises:
           Empty: there is none.
         """
         if self.convex:
-            return self._spread(self._region.center_C)
+            return self._spread(self._open_region.center_C)
         mass_Q = np.bincount(self.partition_C, self.prior_C)
-        return self._face(self._choose(-mass_Q)).center_C
+        return self._face(self._choose(mass_Q)).center_C
 
     @functools.cached_property
-    def _whole(self) -> Region:
-        """Of all members and any number of partitions."""
+    def region(self) -> Region:
+        """The limits on all members, with any number of partitions."""
         matrix_KC = np.zeros((len(self.limits), len(self.members)))
         for limit, row_C in zip(self.limits, matrix_KC, strict=True):
-            row_C[list(limit.places)] = limit.sign
+            row_C[list(limit.columns)] = limit.sign
         bound_K = np.array([x.sign * x.share for x in self.limits], float)
         return Region(matrix_KC, bound_K, self.prior_C, self.divergence)
 
     @functools.cached_property
-    def _region(self) -> Region:
-        """Of the open members."""
-        here = self.open_C
+    def _open_region(self) -> Region:
+        """The limits on the open members."""
+        here, whole = self.open_C, self.region
         return dataclasses.replace(
-            self._whole,
-            matrix_KC=self._whole.matrix_KC[:, here],
-            prior_C=self.prior_C[here],
+            whole, matrix_KC=whole.matrix_KC[:, here], prior_C=self.prior_C[here]
         )
 
     def _spread(self, w_c: np.ndarray) -> np.ndarray:
-        """Over all members what is over the open ones."""
+        """Weights of all members, from those of the open ones."""
         w_C = np.zeros(len(self.members))
         w_C[self.open_C] = w_c
         return w_C
 
-    def _choose(self, cost_Q: np.ndarray) -> np.ndarray:
-        return choose(self._whole, self.partition_C, self.max_sources, cost_Q)
+    def _choose(self, mass_Q: np.ndarray) -> np.ndarray:
+        """The possible choice of partitions with the most mass; [Q] bool."""
+        return choose(self.region, self.partition_C, self.max_sources, -mass_Q)
 
     def _face(self, chosen_Q: np.ndarray) -> "Feasible":
         open_C = self.open_C & chosen_Q[self.partition_C]
         return dataclasses.replace(self, max_sources=0, open_C=open_C)
 
-    def _face_or_center(self, chosen_Q: np.ndarray) -> "Feasible":
+    def _face_or_center(self, mass_Q: np.ndarray) -> "Feasible":
         """The face of these partitions or, if it is empty, the center's."""
-        face = self._face(chosen_Q)
+        face = self._face(self._choose(mass_Q))
         try:
             _ = face.center_C
         except Empty:
@@ -248,17 +232,17 @@ class Feasible:
         return face
 
     def _corners(self, count: int, generator: np.random.Generator) -> np.ndarray:
-        """[V, C] random extreme mixtures of a convex set."""
+        """Random extreme mixtures [V, C] of a convex set."""
         here = np.flatnonzero(self.open_C)
+        c = len(self.members)
         if not self.limits and not np.isfinite(self.divergence):
-            return np.eye(len(self.members))[here]
-        size = (min(count + 8, _CORNERS * len(here)), 1, len(self.members))
-        zero_C, flat_CC = np.zeros(size[2]), np.zeros((size[2], size[2]))
+            return np.eye(c)[here]
+        slope_V1C = generator.standard_normal(
+            (min(count + 8, _CORNERS * len(here)), 1, c)
+        )
+        zero_C, flat_CC = np.zeros(c), np.zeros((c, c))
         return np.array(
-            [
-                self.lowest(Slope(np.zeros(1), slope_1C), zero_C, flat_CC)[0]
-                for slope_1C in generator.standard_normal(size)
-            ]
+            [self.lowest(Slope(np.zeros(1), s), zero_C, flat_CC)[0] for s in slope_V1C]
         )
 
 
@@ -275,28 +259,26 @@ def feasible(
     """The mixtures that `config` allows.
 
     Args:
-      members, partitions, groups: names, one of each for every member.
+      members, partitions, groups: names, one of each per member.
       tokens_C: tokens of the text that each member was trained on.
-      epochs_C: how often its run repeated them.
+      epochs_C: how many epochs it was trained for.
       replay: share of the base model's text in every run.
       base_tokens: tokens of that text.
 
     Raises:
       UserError: an unknown name, or no mixture is allowed; says which limits
-        exclude each other.
+        contradict each other.
     """
     sets = _sets_of(members, partitions, groups)
     plan = _plan_of(config, members, sets, tokens_C, epochs_C, replay, base_tokens)
-    limits = _limits_of(config, sets, plan)
     weight_C = np.asarray(tokens_C, float)
     if config.prior == "uniform":
         weight_C = np.ones(len(members))
-    _, partition_C = np.unique(partitions, return_inverse=True)
     few = 0 < config.max_sources < len(set(partitions))
     found = Feasible(
         members=tuple(members),
-        partition_C=partition_C,
-        limits=limits,
+        partition_C=np.unique(partitions, return_inverse=True)[1],
+        limits=_limits_of(config, sets, plan),
         prior_C=weight_C / weight_C.sum(),
         divergence=config.divergence or np.inf,
         max_sources=config.max_sources if few else 0,
@@ -308,7 +290,7 @@ def feasible(
 
 
 def _check(found: Feasible, config: SearchConfig) -> None:
-    """Refuses limits that exclude each other, the simplest reason first."""
+    """Refuses limits that contradict each other, with the simplest reason."""
     try:
         _ = dataclasses.replace(found, divergence=np.inf, max_sources=0).center_C
     except Empty as error:
@@ -318,76 +300,66 @@ def _check(found: Feasible, config: SearchConfig) -> None:
         _ = dataclasses.replace(found, max_sources=0).center_C
     except Empty as error:
         raise UserError(
-            "config.search.divergence: within the other limits no mixture "
-            f"is nearer to the {config.prior} one than "
-            f"{error.divergence:.4g} nats, and {found.divergence:g} are "
-            "allowed; raise it, or loosen min_weight, max_weight or the plan"
+            "config.search.divergence: within the other limits, no mixture is nearer "
+            f"to the {config.prior} one than {error.divergence:.4g} nats, and "
+            f"{found.divergence:g} are allowed; raise it, or loosen min_weight, "
+            "max_weight or the planned run"
         ) from error
     try:
         _ = found.center_C
     except Empty as error:
         raise UserError(
-            f"config.search.max_sources: found no {found.max_sources} "
-            "partitions that meet the other limits; raise it, or loosen "
-            "min_weight, max_weight, divergence or the plan"
+            f"config.search.max_sources: found no {found.max_sources} partitions "
+            "that meet the other limits; raise it, or loosen min_weight, max_weight, "
+            "divergence or the planned run"
         ) from error
 
 
 def _contradiction(limits: Sequence[Limit], plan: Plan, config: SearchConfig) -> str:
-    named = {
-        kind: [x for x in limits if x.kind == kind]
-        for kind in ("floor", "ceiling", "supply")
-    }
-    said = [
-        f"{kind}s " + ", ".join(f"{x.name}={x.share:g}" for x in some)
-        for kind, some in named.items()
-        if some and kind != "supply"
-    ]
-    if some := named["supply"]:
-        share = sum(x.share for x in some)
-        once = config.epochs == 1
-        epochs = "1 epoch" if once else f"{config.epochs:g} epochs"
-        enough = (
-            f"{epochs} of {', '.join(x.name for x in some)} "
-            f"{'gives' if once else 'give'} {share:.1%} of the "
-            f"{plan.tokens:,.0f} tokens that are planned outside the "
-            "replay"
-        )
-        others = f", so none meets {' and '.join(said)}" if said else ""
-        return (
-            f"config.search: no mixture fills the plan: {enough}{others}; "
-            "plan fewer tokens, allow more epochs, "
-            + ("loosen the other limits, " if said else "")
-            + "or give `supply` the tokens that there really are"
-        )
+    """Says which limits contradict each other, and what to loosen."""
+    weights = " and ".join(
+        f"{kind} " + ", ".join(f"{x.name}={x.share:g}" for x in some)
+        for kind in ("min_weight", "max_weight")
+        if (some := [x for x in limits if x.kind == kind])
+    )
+    supplies = [x for x in limits if x.kind == "supply"]
+    if not supplies:
+        return f"config.search: no mixture meets {weights} at once; loosen one of them"
+    once = config.epochs == 1
     return (
-        f"config.search: no mixture meets {' and '.join(said)} at once; "
-        "loosen one of them"
+        "config.search: no mixture fills the planned run: "
+        f"{'1 epoch' if once else f'{config.epochs:g} epochs'} of "
+        f"{', '.join(x.name for x in supplies)} {'gives' if once else 'give'} "
+        f"{sum(x.share for x in supplies):.1%} of the {plan.tokens:,.0f} tokens "
+        "planned outside replay"
+        + (f", so none meets {weights}" if weights else "")
+        + "; plan fewer tokens, allow more epochs, "
+        + ("loosen the other limits, " if weights else "")
+        + "or set `supply` to the tokens that exist"
     )
 
 
-def _sets_of(
-    members: Sequence[str], partitions: Sequence[str], groups: Sequence[str]
-) -> Sets:
-    """All the sets of members that a name may stand for."""
-    found: dict[str, set[tuple[int, ...]]] = {}
-    for names in (members, partitions, groups):
+def _sets_of(*names_of_members: Sequence[str]) -> Sets:
+    """The sets of members that each name may stand for."""
+    found: Sets = {}
+    for names in names_of_members:
         for name in dict.fromkeys(names):
-            places = tuple(c for c, n in enumerate(names) if n == name)
-            found.setdefault(name, set()).add(places)
+            columns = tuple(c for c, n in enumerate(names) if n == name)
+            found.setdefault(name, set()).add(columns)
     return found
 
 
-def _places_of(sets: Sets, key: str, name: str) -> tuple[int, ...]:
+def _columns_of(sets: Sets, key: str, name: str) -> tuple[int, ...]:
+    """The members that a name in `config.search` stands for."""
     if name not in sets:
         raise UserError(
-            f"config.search.{key}: {name!r} is not a member, partition or "
-            f"group of this pool; there are {', '.join(sets)}"
+            f"config.search.{key}: {name!r} is not a member, partition or group of "
+            f"this pool; there are {', '.join(sets)}"
         )
     if len(sets[name]) > 1:
         raise UserError(
-            f"config.search.{key}: {name!r} names different things, a "
-            "partition and a group that holds others too; name the members"
+            f"config.search.{key}: {name!r} names both a partition and a group that "
+            "holds others too; name the members"
         )
     return next(iter(sets[name]))
 
@@ -407,60 +379,45 @@ def _plan_of(
         raise UserError(
             f"config.search.tokens: replay, {replay:.0%} of the run, needs "
             f"{needed:.4g} tokens of the base model's text, which has "
-            f"{base_tokens:.4g} for at most {config.epochs:g} epochs; say how "
-            f"many there are in supply[{BASE!r}], raise epochs, or plan fewer "
+            f"{base_tokens:.4g} for at most {config.epochs:g} epochs; set "
+            f"supply[{BASE!r}] to the tokens that exist, raise epochs, or plan fewer "
             "tokens"
         )
-    text: dict[tuple[int, ...], tuple[str, float]] = {
-        (c,): (name, float(tokens_C[c])) for c, name in enumerate(members)
-    }
+    sources: dict[tuple[int, ...], tuple[str, float]]
+    sources = {(c,): (name, float(tokens_C[c])) for c, name in enumerate(members)}
     given: set[int] = set()
     for name, tokens in config.supply.items():
         if name == BASE:
             continue
-        places = _places_of(sets, "supply", name)
-        if given & set(places):
+        columns = _columns_of(sets, "supply", name)
+        if given & set(columns):
             raise UserError(
-                f"config.search.supply.{name}: the supply of one of its "
-                "members is given already; name each source once"
+                f"config.search.supply.{name}: the supply of one of its members is "
+                "given already; name each source once"
             )
-        given |= set(places)
-        for c in places:
-            text.pop((c,))
-        text[places] = name, tokens
-    source_C = np.zeros(len(members), int)
-    for s, places in enumerate(text):
-        source_C[list(places)] = s
-    return Plan(
-        tokens=(1 - replay) * config.tokens,
-        sources=tuple(name for name, _ in text.values()),
-        source_C=source_C,
-        supply_S=np.array([tokens for _, tokens in text.values()]),
-        epochs_C=np.array(epochs_C, float),
-    )
+        given |= set(columns)
+        for c in columns:
+            sources.pop((c,))
+        sources[columns] = name, tokens
+    return Plan((1 - replay) * config.tokens, sources, np.array(epochs_C, float))
 
 
 def _limits_of(config: SearchConfig, sets: Sets, plan: Plan) -> tuple[Limit, ...]:
-    """Floors, ceilings, and a limit for each source that could be exhausted.
+    """Limits on weights, and one for each source that the run could exhaust.
 
     Raises:
       UserError: an unknown name.
     """
-    limits = []
-    for name, share in config.min_weight.items():
-        places = _places_of(sets, "min_weight", name)
-        if share > 0:
-            limits.append(Limit(name, "floor", places, share))
-    for name, share in config.max_weight.items():
-        places = _places_of(sets, "max_weight", name)
-        if share < 1:
-            limits.append(Limit(name, "ceiling", places, share))
-    for s, name in enumerate(plan.sources if plan.tokens else ()):
-        places = tuple(np.flatnonzero(plan.source_C == s).tolist())
-        share = float(config.epochs * plan.supply_S[s] / plan.tokens)
-        if share < 1:
-            limits.append(Limit(name, "supply", places, share))
-    return tuple(limits)
+    limits = [
+        Limit(name, kind, _columns_of(sets, kind, name), share)
+        for kind in ("min_weight", "max_weight")
+        for name, share in getattr(config, kind).items()
+    ]
+    for columns, (name, supply) in plan.sources.items() if plan.tokens else ():
+        share = config.epochs * supply / plan.tokens
+        limits.append(Limit(name, "supply", columns, share))
+    # Weights are between 0 and 1 anyway.
+    return tuple(x for x in limits if (x.share > 0 if x.sign < 0 else x.share < 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -468,29 +425,20 @@ class Binding:
     """A limit that a mixture has reached.
 
     Attributes:
-      name: of a member, partition or group; empty for a limit on all.
-      kind: 'floor', 'ceiling', 'supply', 'divergence' or 'sources'.
-      limit, value: shares, nats or a number of partitions.
+      name: of a member, partition, group or domain; empty for a limit on all.
+      kind: 'min_weight', 'max_weight', 'supply', 'divergence', 'sources' or
+        'max_regression'.
+      limit, value: shares, nats, a number of partitions, or bits per byte.
       step: the relaxation that `gain` is for, in words.
-      gain: bits of the objective that it would win, to first order; None
-        where that is not known.
+      gain: bits of the objective that it would win, to first order; None if unknown.
     """
 
     name: str
     kind: str
     limit: float
     value: float
-    step: str
+    step: str = ""
     gain: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Repeat:
-    """A member whose source the plan repeats more often than its run did."""
-
-    name: str
-    planned: float
-    member: float
 
 
 def binding(
@@ -500,72 +448,50 @@ def binding(
 
     Args:
       w_C: an allowed mixture.
-      slope: of the objective there. With it, gains are the multipliers that
-        come nearest to an optimum's conditions; they mean most at an optimum.
+      slope: of the objective there. With it, gains are the multipliers that come
+        nearest to the conditions of an optimum; they mean most at an optimum.
     """
-    reached = [
-        limit
-        for limit in feasible.limits
-        if abs(_share(limit, w_C) - limit.share) <= _REACHED
-    ]
-    far = feasible.divergence_of(w_C)
-    bent = far >= feasible.divergence - _REACHED
-    found = [
-        Binding(x.name, x.kind, x.share, _share(x, w_C), _STEPS[x.kind])
-        for x in reached
-    ]
-    if bent:
-        most, step = feasible.divergence, _STEPS["divergence"]
-        found.append(Binding("", "divergence", most, far, step))
-    if slope is not None:
-        normal_JC = np.zeros((len(found), len(w_C)))
-        for normal_C, limit in zip(normal_JC, reached, strict=False):
-            normal_C[list(limit.places)] = limit.sign
-        if bent:
-            normal_JC[-1] = feasible.divergence_slope(w_C)
-        price_J = _prices(feasible, w_C, slope, normal_JC)
-        found = [
-            dataclasses.replace(x, gain=float(price * _size(x)))
-            for x, price in zip(found, price_J, strict=True)
-        ]
+    found, normals = [], []
+    for x in feasible.limits:
+        if abs(x.value(w_C) - x.share) <= _REACHED:
+            found.append(Binding(x.name, x.kind, x.share, x.value(w_C), _STEPS[x.kind]))
+            normals.append(x.sign * np.isin(np.arange(len(w_C)), x.columns))
+    far = float(feasible.region.divergences(w_C[None])[0])
+    if far >= (most := feasible.divergence) - _REACHED:
+        found.append(Binding("", "divergence", most, far, _STEPS["divergence"]))
+        normals.append(feasible.region.divergence_slope(w_C))
+    if slope is not None and found:
+        price_J = _prices(feasible, w_C, slope, np.array(normals, float))
+        for j, bound in enumerate(found):
+            size = 0.01 if bound.kind.endswith("weight") else 0.1 * bound.limit
+            found[j] = dataclasses.replace(bound, gain=float(price_J[j] * size))
     count = feasible.sources(w_C)
     if feasible.max_sources and count >= feasible.max_sources:
-        found.append(Binding("", "sources", feasible.max_sources, count, ""))
+        found.append(Binding("", "sources", feasible.max_sources, count))
     return found
 
 
-def replicates(feasible: Feasible, w_C: np.ndarray) -> list[Repeat]:
-    """Members whose source the plan repeats, and more than their run did.
+def more_epochs(feasible: Feasible, w_C: np.ndarray) -> list[tuple[str, float, float]]:
+    """Members whose source the planned run uses for more epochs than they did.
 
-    A plan of at most one epoch repeats nothing.
+    Returns their names, the planned epochs if more than one, and their own.
     """
-    planned_C, own_C = feasible.repetition(w_C), feasible.plan.epochs_C
+    planned_C, own_C = feasible.plan.epochs(w_C), feasible.plan.epochs_C
     more_C = planned_C > np.maximum(own_C, 1.0) * (1 + 1e-6)
     return [
-        Repeat(feasible.members[c], float(planned_C[c]), float(own_C[c]))
+        (feasible.members[c], float(planned_C[c]), float(own_C[c]))
         for c in np.flatnonzero(more_C & (w_C > 0))
     ]
-
-
-def _share(limit: Limit, w_C: np.ndarray) -> float:
-    return float(w_C[list(limit.places)].sum())
-
-
-def _size(binding: Binding) -> float:
-    """Of the step, in the limit's units."""
-    if binding.kind in ("floor", "ceiling"):
-        return 0.01
-    return 0.1 * binding.limit
 
 
 def _prices(
     feasible: Feasible, w_C: np.ndarray, slope: Slope, normal_JC: np.ndarray
 ) -> np.ndarray:
-    """Multipliers [J] of limits with these normals.
+    """Multipliers [J] of limits with these normals, by least squares.
 
-    An optimum balances forces: a convex combination of the largest pieces'
-    slopes, plus non-negative multiples of the normals, is the same for all
-    members with a weight and no less for the others. Here in least squares.
+    At an optimum, a convex combination of the largest pieces' slopes plus
+    non-negative multiples of the normals is the same for all members with weight,
+    and no less for the others.
     """
     here = feasible.face(w_C).open_C
     top = slope.value_P >= slope.value - _NEAR * abs(slope.value)

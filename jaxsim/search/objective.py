@@ -1,8 +1,8 @@
-"""What is minimized: bits per byte of the target, under limits on regret.
+"""What a search minimizes: bits per byte of the target, under regression limits.
 
-Every objective here is the largest of a few linear functions of the domains'
-bits per byte, so it is convex in them, and its pieces are smooth in the weights
-wherever the bits are.
+Every objective here is the largest of a few linear functions of the domains' bits per
+byte. So it is convex in them, and its pieces are smooth in the weights wherever the
+bits are.
 """
 
 import dataclasses
@@ -13,27 +13,44 @@ from jaxsim.config import SearchConfig
 from jaxsim.errors import UserError
 from jaxsim.scoring.evaluation import EvaluationSet
 
-# A limit on regret is kept exactly as long as one bit more in the limited
-# domain would not win this many bits of the objective.
+# A regression limit is kept exactly as long as one more bit in the limited domain
+# would win fewer bits of the objective than this.
 PENALTY = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Slope:
+    """The objective at one mixture, as the largest of P smooth pieces.
+
+    Attributes:
+      value_P: of the pieces, in the objective's units.
+      slope_PC: their derivatives with respect to the weights, as free coordinates.
+    """
+
+    value_P: np.ndarray
+    slope_PC: np.ndarray
+
+    @property
+    def value(self) -> float:
+        return float(self.value_P.max())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Objective:
-    """A function of bits per byte over D domains that is to be small.
+    """A function of the bits per byte on D domains; smaller is better.
 
-    'mean' is the weighted mean over the target. 'worst' is the largest loss
-    against the base model over the target's domains, plus the base model's weighted
-    mean so that it stays on the scale of bits per byte; weights other than zero
-    have no part in that maximum. Domains that are not needed may hold NaN.
+    'mean' is the weighted mean over the target. 'worst' is the largest loss relative
+    to the base model over the domains with positive weight, plus the base model's
+    weighted mean, so that it stays on the scale of bits per byte. Domains that are not
+    needed may hold NaN.
 
     Attributes:
       domains: names.
       weights_D: of the target; they sum to 1.
       kind: 'mean' or 'worst'.
       base_D: bits per byte of the base model on the same text.
-      max_regression_D: share of the base model's bits by which a domain may get worse;
-        inf where there is no limit.
+      max_regression_D: by what share of the base model's bits a domain may get worse;
+        inf for no limit.
     """
 
     domains: tuple[str, ...]
@@ -44,19 +61,17 @@ class Objective:
 
     @property
     def needed_D(self) -> np.ndarray:
-        """[D] bool: the domains whose bits matter."""
+        """The domains whose bits matter; [D] bool."""
         return (self.weights_D > 0) | np.isfinite(self.max_regression_D)
 
     @property
     def limit_D(self) -> np.ndarray:
-        """[D] most bits per byte; inf where there is no limit."""
+        """The most bits per byte [D]; inf for no limit."""
         limited_D = np.isfinite(self.max_regression_D)
-        limit_D = np.full(len(self.domains), np.inf)
-        limit_D[limited_D] = (self.base_D * (1 + self.max_regression_D))[limited_D]
-        return limit_D
+        return np.where(limited_D, self.base_D * (1 + self.max_regression_D), np.inf)
 
     def value(self, bits_MD: np.ndarray) -> np.ndarray:
-        """The objective [M] without limits, in bits per byte."""
+        """The objective [M] without the limits, in bits per byte."""
         if self.kind == "mean":
             return weighted_mean(bits_MD, self.weights_D)
         used = self.weights_D > 0
@@ -64,26 +79,21 @@ class Objective:
         return loss_MT.max(axis=1) + self._base_mean
 
     def violation(self, bits_MD: np.ndarray) -> np.ndarray:
-        """The largest excess over a limit [M] in bits; 0 where all are met."""
+        """The largest excess over a limit [M], in bits; 0 where all are met."""
         limited = np.isfinite(self.max_regression_D)
         excess_MT = bits_MD[:, limited] - self.limit_D[limited]
         return excess_MT.max(axis=1, initial=0.0)
 
     def penalised(self, bits_MD: np.ndarray) -> np.ndarray:
-        """Value plus `PENALTY` times violation [M]: what searches minimize."""
+        """What searches minimize [M]: value plus `PENALTY` times violation."""
         return self.value(bits_MD) + PENALTY * self.violation(bits_MD)
 
-    def pieces(
-        self, bits_D: np.ndarray, jacobian_DC: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The linear functions of which `penalised` is the largest.
+    def pieces(self, bits_D: np.ndarray, jacobian_DC: np.ndarray) -> Slope:
+        """The functions of which `penalised` is the largest, with derivatives.
 
         Args:
           bits_D: bits per byte.
           jacobian_DC: their derivatives with respect to C coordinates.
-
-        Returns:
-          value_P, and slope_PC: derivatives with respect to the coordinates.
         """
         eye_DD = np.eye(len(self.domains))
         used, limited = self.weights_D > 0, np.isfinite(self.max_regression_D)
@@ -98,7 +108,9 @@ class Objective:
         offset_P = (offset_T[:, None] + offset_E).ravel()
         needed = self.needed_D
         slope_Pd = slope_PD[:, needed]
-        return slope_Pd @ bits_D[needed] + offset_P, (slope_Pd @ jacobian_DC[needed])
+        return Slope(
+            slope_Pd @ bits_D[needed] + offset_P, slope_Pd @ jacobian_DC[needed]
+        )
 
     @property
     def _base_mean(self) -> float:
@@ -112,13 +124,13 @@ def objective(
     """The objective that `config` asks for.
 
     Args:
-      config: target, kind and limits on regret.
+      config: target, kind and regression limits.
       evaluation: knows the domains.
-      base_D: the base model's bits per byte on the text that is searched on; NaN in
-        domains that are not needed.
+      base_D: the base model's bits per byte on the text of the search; NaN in domains
+        that are not needed.
 
     Raises:
-      UserError: names a domain that there is not.
+      UserError: names an unknown domain.
     """
     weights_D = target_weights(config, evaluation)
     weights_D = weights_D / weights_D.max()  # their sum may be infinite

@@ -1,22 +1,24 @@
-"""Convex sets of mixtures, and the search for a low point of a loss on them.
+"""Convex sets of mixtures, and a descent to a low point of a loss on them.
 
-A `Region` is what is left of the simplex under linear limits and a limit on the
-KL divergence from a reference mixture. Linear and quadratic programs on it go
-to Clarabel, a conic solver; the divergence is a sum of exponential cones.
-Which few partitions to use is a mixed-integer program, for HiGHS.
+A `Region` is what linear limits and a limit on the KL divergence from a prior mixture
+leave of the simplex. Clarabel, a conic solver, solves linear and quadratic programs on
+it; the divergence is a sum of exponential cones. Which few partitions to use is a
+mixed-integer program, for HiGHS.
 
-`descend` is sequential quadratic programming. A quadratic model around the best
-mixture, whose curvature is learned from successive derivatives (BFGS with
-Powell's damping; Nocedal and Wright, Numerical Optimization, 2006, procedure
-18.2), is minimized over the set, and the derivatives are asked there. Where
-that is no better, the tangents there join the model, as in a bundle method, so
-there is no line search: every step costs one gradient. An objective that is a
-maximum stays one in the model, piece by piece.
+`descend` is sequential quadratic programming. It minimizes a quadratic model around
+the best mixture so far and evaluates the derivatives at the minimum. The model's
+curvature comes from successive derivatives (BFGS with Powell's damping; Nocedal and
+Wright, Numerical Optimization, 2006, procedure 18.2). If a step is no better, its
+tangents join the model, as in a bundle method. So there is no line search: every step
+costs one gradient. An objective that is a maximum stays one in the model, piece by
+piece.
+
+The unit of cost is one mixture on all windows that the objective needs.
 """
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import clarabel
@@ -24,26 +26,30 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
-from jaxsim.search.loss import BudgetSpent, LossOracle, Slope
+from jaxsim.scoring.table import mixture_key
+from jaxsim.search.objective import Slope
+
+VALUE_COST = 1.0
+GRADIENT_COST = 3.0  # a forward and a backward pass
 
 # A share of a run: far below one row of any run that can be trained.
 TOLERANCE = 1e-7
-_NOTHING = 1e-8  # a weight by which the solver means zero
-_LEAST = 1e-14  # a weight that has a logarithm
+_ZERO = 1e-8  # smaller weights from the solver are zero
+_SMALLEST = 1e-14  # weight whose logarithm is taken
 _PRECISION = 1e-10  # of the solvers
-_IMPROVEMENT = 1e-7  # of the objective: a model that promises less ends it
-_FIRST_STEP = 0.3  # its length in an unlimited space, where nothing is known
-_STILL = 1e-7  # no weight moves by more: there is no step
-_PATIENCE = 8  # steps in a row that improve nothing: the rest is rounding
+_IMPROVEMENT = 1e-7  # of the objective: stop when a step promises less
+_FIRST_STEP = 0.3  # its length without limits, before any curvature is known
+_NO_STEP = 1e-7  # stop when no weight moves by more
+_PATIENCE = 8  # stop after so many steps without improvement: the rest is rounding
 
 
 class Empty(Exception):
     """No mixture is in the region.
 
     Attributes:
-      rows: of the matrix, whose limits contradict each other; none if the
-        divergence is in the way.
-      divergence: the least that the rows allow.
+      rows: of the matrix, whose limits contradict each other; none if the limit on
+        the divergence is the reason.
+      divergence: the smallest that the rows allow.
     """
 
     def __init__(self, rows: tuple[int, ...], divergence: float = 0.0):
@@ -54,12 +60,12 @@ class Empty(Exception):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Region:
-    """Mixtures w with matrix w <= bound and a limit on KL(w, reference).
+    """Mixtures w with matrix w <= bound and KL(w, prior) <= divergence.
 
     Attributes:
       matrix_KC, bound_K: linear limits.
       prior_C: positive; sums to 1 over the members of the whole set.
-      divergence: most nats from it; inf for any.
+      divergence: in nats; inf for no limit.
     """
 
     matrix_KC: np.ndarray
@@ -68,35 +74,32 @@ class Region:
     divergence: float
 
     def excess(self, w_MC: np.ndarray) -> np.ndarray:
-        """By how much the worst limit is exceeded [M]; not positive inside."""
+        """By how much the worst limit is exceeded [M]; 0 or less inside."""
         over_MK = w_MC @ self.matrix_KC.T - self.bound_K
-        parts = [
-            -w_MC.min(axis=1),
-            np.abs(w_MC.sum(axis=1) - 1),
-            over_MK.max(axis=1, initial=-1.0),
-        ]
+        parts = [-w_MC.min(axis=1), np.abs(w_MC.sum(axis=1) - 1)]
+        parts.append(over_MK.max(axis=1, initial=-1.0))
         if np.isfinite(self.divergence):
             parts.append(self.divergences(w_MC) - self.divergence)
         return np.max(parts, axis=0)
 
     def divergences(self, w_MC: np.ndarray) -> np.ndarray:
-        """KL(w, reference) [M] in nats."""
+        """KL(w, prior) [M] in nats."""
         return (w_MC * (self.divergence_slope(w_MC) - 1)).sum(axis=1)
 
     def divergence_slope(self, w: np.ndarray) -> np.ndarray:
-        """The derivative of the divergence with respect to weights."""
-        return np.log(np.maximum(w, _LEAST) / self.prior_C) + 1
+        """The derivatives of the divergence with respect to the weights."""
+        return np.log(np.maximum(w, _SMALLEST) / self.prior_C) + 1
 
     @functools.cached_property
     def center_C(self) -> np.ndarray:
-        """The mixture of the least divergence from the reference.
+        """The mixture with the smallest divergence from the prior.
 
         Raises:
-          Empty: says which limits exclude each other.
+          Empty: says which limits contradict each other.
         """
         linear = dataclasses.replace(self, divergence=np.inf)
         w_C = self.prior_C
-        if linear.excess(w_C[None])[0] > _NOTHING:
+        if linear.excess(w_C[None])[0] > _ZERO:
             self._check_linear()
             c = len(w_C)
             none = np.zeros((c, c)), np.zeros(c), np.zeros((0, c)), np.zeros(0)
@@ -116,10 +119,9 @@ class Region:
           hessian_CC: of the quadratic around `at_C`; positive semidefinite.
 
         Returns:
-          A mixture, and the functions' shares [P] in holding it there: their
-          multipliers, which sum to 1.
+          The mixture, and the functions' multipliers [P], which sum to 1.
         """
-        # Means are the same for all mixtures, and would hide small slopes.
+        # A slope's mean is the same for all mixtures, and would hide small slopes.
         mean_P1 = slope.slope_PC.mean(axis=1, keepdims=True)
         flat_PC = slope.slope_PC - mean_P1
         value_P = slope.value_P + mean_P1[:, 0] * (1 - at_C.sum())
@@ -135,25 +137,25 @@ class Region:
         return w_C, price_P / price_P.sum()
 
     def nearest(self, w_C: np.ndarray) -> np.ndarray:
-        """The mixture at the least Euclidean distance."""
+        """The mixture at the smallest Euclidean distance."""
         flat = Slope(np.zeros(1), np.zeros((1, len(w_C))))
         return self.lowest(flat, w_C, np.eye(len(w_C)))[0]
 
     def _check_linear(self) -> None:
         """Raises `Empty` if the linear limits contradict each other."""
         k, c = self.matrix_KC.shape
-        # One slack for all limits, which is to be zero: where it is not, the
-        # limits with a price contradict each other (Farkas).
+        # One slack for all limits. If it cannot be zero, the limits with a nonzero
+        # multiplier contradict each other (Farkas).
         found = linprog(
             np.append(np.zeros(c), 1.0),
             np.hstack([self.matrix_KC, -np.ones((k, 1))]),
             self.bound_K,
             np.append(np.ones(c), 0.0)[None],
             [1.0],
-            options={
-                "primal_feasibility_tolerance": _PRECISION,
-                "dual_feasibility_tolerance": _PRECISION,
-            },
+            options=dict.fromkeys(
+                ["primal_feasibility_tolerance", "dual_feasibility_tolerance"],
+                _PRECISION,
+            ),
         )
         if found.fun > _PRECISION:
             rows = np.flatnonzero(found.ineqlin.marginals < -1e-9)
@@ -174,10 +176,10 @@ class Region:
           far: a, b where divergence(w) - a t <= b; None for no such limit.
 
         Returns:
-          w_C, and the prices of the pieces [P].
+          w_C, and the multipliers of the pieces [P].
         """
         c = len(linear_C)
-        # Unknowns: weights, t, and what each weight adds to the divergence.
+        # Unknowns: weights, t, and each weight's part of the divergence.
         wide = c + 1 + c * (far is not None)
         w_CN, t_1N, part_CN = np.split(np.eye(wide), [c, c + 1])
         less_JN = np.vstack([piece_PC @ w_CN - t_1N, self.matrix_KC @ w_CN, -w_CN])
@@ -201,48 +203,45 @@ class Region:
                 np.vstack([w_CN.sum(axis=0), less_JN, cone_C3N.reshape(-1, wide)])
             ),
             np.concatenate([[1.0], bound_J, room_C3.ravel()]),
-            [
-                clarabel.ZeroConeT(1),
-                clarabel.NonnegativeConeT(len(bound_J)),
-                *[clarabel.ExponentialConeT()] * cones,
-            ],
+            [clarabel.ZeroConeT(1), clarabel.NonnegativeConeT(len(bound_J))]
+            + [clarabel.ExponentialConeT()] * cones,
             settings,
         ).solve()
         w_C = np.array(found.x)[:c]
-        w_C = np.where(w_C > _NOTHING, w_C, 0.0)
+        w_C = np.where(w_C > _ZERO, w_C, 0.0)
         if not abs(w_C.sum() - 1) < 0.01:
-            raise RuntimeError(f"conic program: {found.status}")
+            raise RuntimeError(f"conic program: no solution ({found.status})")
         return w_C / w_C.sum(), np.array(found.z)[1 : 1 + len(bound_P)]
 
 
 def choose(
     region: Region, partition_C: np.ndarray, most: int, cost_Q: np.ndarray
 ) -> np.ndarray:
-    """[Q] bool: the partitions of the least cost that the linear limits allow.
+    """The cheapest partitions that the linear limits allow; [Q] bool.
 
     Args:
+      region: the limits.
       partition_C: index of each member's partition, below Q.
-      most: partitions that may be chosen.
+      most: how many partitions may be chosen.
       cost_Q: of choosing each.
 
     Raises:
-      Empty: no choice allows anything.
+      Empty: no choice is allowed.
     """
     k, c = region.matrix_KC.shape
     q = len(cost_Q)
     # Unknowns: weights, then choices. A weight is at most its choice.
     w_CN, chosen_QN = np.split(np.eye(c + q), [c])
-    rows = [
-        LinearConstraint(w_CN.sum(axis=0), 1, 1),
-        LinearConstraint(chosen_QN.sum(axis=0), 0, most),
-        LinearConstraint(w_CN - chosen_QN[partition_C], -np.inf, 0),
-        LinearConstraint(region.matrix_KC @ w_CN, -np.inf, region.bound_K),
-    ]
     found = milp(
         cost_Q @ chosen_QN,
         integrality=chosen_QN.sum(axis=0),
         bounds=Bounds(0, 1),
-        constraints=rows,
+        constraints=[
+            LinearConstraint(w_CN.sum(axis=0), 1, 1),
+            LinearConstraint(chosen_QN.sum(axis=0), 0, most),
+            LinearConstraint(w_CN - chosen_QN[partition_C], -np.inf, 0),
+            LinearConstraint(region.matrix_KC @ w_CN, -np.inf, region.bound_K),
+        ],
     )
     if found.x is None:
         raise Empty(tuple(range(k)))
@@ -250,8 +249,86 @@ def choose(
     return chosen_Q
 
 
+class BudgetSpent(Exception):
+    """Raised before a call that would cost more than is left."""
+
+
+@dataclasses.dataclass(eq=False)
+class LossOracle:
+    """Gives values and derivatives of a loss until its budget is spent.
+
+    Asking again for the same mixture costs nothing.
+
+    Attributes:
+      members: names of the C coordinates.
+      compute_values: [M, C] to [M].
+      compute_slope: [C] to `Slope`.
+      budget: in units.
+      spent: units so far.
+      tell: called with the units of each payment.
+    """
+
+    members: tuple[str, ...]
+    compute_values: Callable[[np.ndarray], np.ndarray]
+    compute_slope: Callable[[np.ndarray], Slope]
+    budget: float
+    spent: float = 0.0
+    tell: Callable[[int], None] = lambda _: None
+    _values: dict[bytes, tuple[np.ndarray, float]] = dataclasses.field(
+        default_factory=dict
+    )
+    _slopes: dict[bytes, Slope] = dataclasses.field(default_factory=dict)
+
+    def values(self, w_MC: np.ndarray) -> np.ndarray:
+        """The penalized objective [M].
+
+        Raises:
+          BudgetSpent: it would cost more than is left; nothing was computed.
+        """
+        keys = [mixture_key(w_C) for w_C in w_MC]
+        new = {k: w for k, w in zip(keys, w_MC, strict=True) if k not in self._values}
+        if new:
+            self._pay(VALUE_COST * len(new))
+            new_MC = np.array(list(new.values()))
+            self._keep(new_MC, self.compute_values(new_MC))
+        return np.array([self._values[key][1] for key in keys])
+
+    def slope(self, w_C: np.ndarray) -> Slope:
+        """The value and its derivatives with respect to the weights.
+
+        Raises:
+          BudgetSpent: it would cost more than is left; nothing was computed.
+        """
+        key = mixture_key(w_C)
+        if key not in self._slopes:
+            self._pay(GRADIENT_COST)
+            found = self._slopes[key] = self.compute_slope(w_C)
+            self._keep(w_C[None], np.array([found.value]))
+        return self._slopes[key]
+
+    @property
+    def history(self) -> tuple[np.ndarray, np.ndarray]:
+        """All mixtures so far [M, C] and their values [M], in order."""
+        w_MC = np.array([w_C for w_C, _ in self._values.values()])
+        value_M = np.array([value for _, value in self._values.values()])
+        return w_MC.reshape(-1, len(self.members)), value_M
+
+    def _keep(self, w_MC: np.ndarray, value_M: np.ndarray) -> None:
+        for w_C, value in zip(w_MC, value_M, strict=True):
+            self._values.setdefault(mixture_key(w_C), (w_C.copy(), float(value)))
+
+    def _pay(self, cost: float) -> None:
+        if self.spent + cost > self.budget:
+            raise BudgetSpent(
+                f"{self.spent:g} of {self.budget:g} evaluations are spent, and "
+                f"{cost:g} more are needed"
+            )
+        self.spent += cost
+        self.tell(round(cost))
+
+
 class Convex(Protocol):
-    """A convex set of mixtures that quadratic programs can be solved on."""
+    """A convex set of mixtures to descend on: a `Region` or `Feasible` face."""
 
     def lowest(
         self, slope: Slope, at_C: np.ndarray, hessian_CC: np.ndarray
@@ -266,25 +343,25 @@ def descend(
     hessian_CC: np.ndarray | None = None,
     improvement: float = _IMPROVEMENT,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Descends until it is done or the budget spent.
+    """Descends until a step promises too little, or the budget is spent.
 
     Args:
-      loss: what is minimized; has all that was asked in its history.
-      allowed: where.
+      loss: what is minimized; its history keeps everything evaluated.
+      allowed: the set.
       start_C: an allowed mixture.
-      hessian_CC: what is known of the curvature, from a similar loss.
-      improvement: share of the objective that a further step has to promise.
+      hessian_CC: the curvature of a similar loss, if known.
+      improvement: share of the objective that a further step must promise.
 
     Returns:
-      The lowest mixture, and the curvature that was learned.
+      The lowest mixture, and the curvature there.
 
     Raises:
-      BudgetSpent: not even the derivatives at the start can be paid for.
+      BudgetSpent: the budget does not even cover the derivatives at the start.
     """
     w_C, slope = start_C, loss.slope(start_C)
     if hessian_CC is None:
-        # Of the least steep piece: a limit that is broken is steep, and steps
-        # that are too short are more trouble than those that are too long.
+        # From the least steep piece: a violated limit is steep, and a step that is
+        # too short costs more than one that is too long.
         flat_PC = slope.slope_PC - slope.slope_PC.mean(axis=1, keepdims=True)
         steepness = max(float(np.linalg.norm(flat_PC, axis=1).min()), 1e-12)
         hessian_CC = steepness / _FIRST_STEP * np.eye(len(w_C))
@@ -295,7 +372,9 @@ def descend(
         step_C = new_C - w_C
         promised = slope.value - (model.value_P + model.slope_PC @ step_C).max()
         promised -= step_C @ hessian_CC @ step_C / 2
-        if np.abs(step_C).max() < _STILL or promised <= improvement * abs(slope.value):
+        if np.abs(step_C).max() < _NO_STEP or promised <= improvement * abs(
+            slope.value
+        ):
             break
         try:
             there = loss.slope(new_C)
@@ -316,8 +395,8 @@ def _with_tangents(
 ) -> Slope:
     """The pieces at `w_C`, and their tangents at rejected steps.
 
-    Where pieces bend, as limits do, a step that ignores it lands outside.
-    Tangents of a convex objective are below it here; others are lowered to it.
+    Where pieces bend, as limits do, a step that ignores it lands outside. Tangents of
+    a convex objective lie below it at `w_C`; others are lowered to it.
     """
     value_NP, slope_NPC = [slope.value_P], [slope.slope_PC]
     for new_C, there in rejected:
@@ -330,7 +409,7 @@ def _with_tangents(
 def _updated(
     hessian_CC: np.ndarray, step_C: np.ndarray, change_C: np.ndarray
 ) -> np.ndarray:
-    """BFGS with Powell's damping, which keeps it positive definite."""
+    """The BFGS update with Powell's damping, which keeps it positive definite."""
     pushed_C = hessian_CC @ step_C
     curve, change = step_C @ pushed_C, step_C @ change_C
     if change < 0.2 * curve:

@@ -22,34 +22,30 @@ class SearchResult:
     Attributes:
       target: weight of each domain in the objective.
       objective: 'mean' or 'worst'.
-      method: how it was looked for.
+      method: 'descend' or 'table'.
       table: the scored table whose rows were among the candidates, or ''.
-      searched: mixtures that a merge was scored for.
-      looked_at: mixtures that the cheap predictor looked at.
-      evaluations: token evaluations spent, in mixtures on all dev text of
-        the domains that matter; a gradient counts as three.
+      searched: mixtures whose merge was scored.
+      looked_at: mixtures that the ensemble scored.
+      evaluations: evaluations spent: mixtures on all dev text of the domains that
+        matter; a gradient counts as three.
       tokens: the same in evaluation tokens.
-      windows: windows for each domain that the choice was made on, at most.
-      dev_windows: windows of a domain of the target that there are, at most.
+      windows: most windows of a domain that the choice was made on.
+      dev_windows: most dev windows that a domain of the target has.
       ties: heading, unit that was resampled, level, min_effect and count.
-      rows: the tied mixtures and the plain ones: name, kind, weights, scale,
-        the objective on select and, where scored, on test documents, by
-        the merge; on dev documents by `probability` and `members`;
-        `shift`, the calibration to add to the merge; difference to the
-        best with that, its standard error, the limit up to which it would
-        tie, and whether it does.
+      rows: the tied and the standard mixtures: name, kind, weights, scale, the
+        objective of the merge on dev and, where scored, on test text, that of the
+        'ensemble' and the mean of 'members' on dev text, `shift`, the correction to add
+        to the merge, the difference to the best with it, its standard error, the limit
+        up to which a mixture ties, and whether this one does.
       calibrated: whether reference runs corrected the merges.
       singles_known: whether reference runs are as long as members, so that a single
         member is its own reference run; only known with reference runs.
-      binding: constraints that hold with equality at the best mixture: name,
-        kind, limit, value, and `gain`: bits per byte that relaxing it by
-        `step` would win, to first order; None where that is not known.
-      epochs: how often the planned run repeats each member's source, if the
-        size of the run is known.
+      binding: limits that the best mixture has reached, see `constraints.Binding`.
+      epochs: epochs of each member's source in the planned run, if there is one.
       constraints: what the mixture had to keep, in words.
-      domains: bits per byte on dev text of every domain that matters: by
-        name, 'best', 'base model' and, with a limit on regret, 'limit'.
-      warnings: what a user should know before training the best.
+      domains: bits per byte on dev text of every domain that matters: 'best', 'base'
+        and, with a regression limit, 'limit'.
+      warnings: what to know before the best mixture is trained.
       marginal: 'members', 'domains' and 'bits_DC': change in bits per byte of
         each domain when one percent of the tokens moves to a member, taken
         from all in proportion; 'objective_C': that of the objective.

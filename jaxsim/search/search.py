@@ -1,9 +1,8 @@
-"""The best mixture for an objective under constraints, with all that ties.
+"""The best mixture for an objective under constraints, with all that ties with it.
 
-The cheap predictor looks at very many mixtures; merges of those that it likes
-best are scored, and of the best ones in a scored table; from the best of all
-that is known, the exact gradient of the merge's loss descends, with the cheap
-predictor's curvature to begin with.
+The ensemble scores very many mixtures. Merges of its best ones are scored, and of the
+best ones in a scored table. From the best mixture so far, a descent follows the exact
+gradient of the merge's loss, starting with the curvature of the ensemble's.
 """
 
 import dataclasses
@@ -16,14 +15,15 @@ from jaxsim.config import SearchConfig
 from jaxsim.errors import UserError
 from jaxsim.log import progress, say
 from jaxsim.scoring.scorer import Scorer
-from jaxsim.scoring.scores import PredictorScores, Scores, bits_of
-from jaxsim.scoring.table import Mixtures
-from jaxsim.search.answer import EXCESS, Scored, answer
-from jaxsim.search.loss import BudgetSpent, Correction, corrected, key_of
+from jaxsim.scoring.scores import PredictorScores, Scores
+from jaxsim.scoring.table import Mixtures, mixture_key
+from jaxsim.search.answer import EXCESS, answer
 from jaxsim.search.objective import Objective
-from jaxsim.search.optimize import descend
+from jaxsim.search.optimize import BudgetSpent, descend
 from jaxsim.search.problem import (
+    Correction,
     Problem,
+    Scored,
     cheap_loss,
     cheap_values,
     pose,
@@ -35,7 +35,7 @@ from jaxsim.search.ties import Residual, resampled, tie_set
 _CANDIDATES = 1 / 8  # of the budget; the rest is for derivatives
 _FROM_TABLE = 1 / 4  # of the candidates, at most
 _STARTS = 4  # choices of sources to descend from, if their number is limited
-_APART = 0.01  # share of the tokens by which two mixtures differ at least
+_APART = 0.01  # two mixtures differ by at least this share of the tokens
 
 
 def search(
@@ -45,27 +45,26 @@ def search(
     residual_of: Callable[[Objective], Residual | None] = lambda _: None,
     correction: Correction | None = None,
 ) -> SearchResult:
-    """Chooses on dev documents, reports on test documents.
+    """Chooses on dev text, and reports on test text.
 
     Args:
       scorer: of the workdir.
       config: objective, constraints, method and budget.
-      table: a scored table: what the method 'table' chooses from, and
-        candidates of a descent.
-      residual_of: how far training lies from what is predicted, for an
-        objective; once reference runs exist.
-      correction: of merges towards training, once reference runs exist.
+      table: a scored table: what method 'table' chooses from, and candidates of a
+        descent.
+      residual_of: how far training lies from predictions of an objective; None
+        without reference runs.
+      correction: from merges to training, if reference runs exist.
 
     Raises:
-      UserError: the table is of another pool, the constraints exclude each
-        other, or nothing in the table may be trained on.
+      UserError: the table is of another pool, the constraints contradict each other,
+        or the table has no mixture to train on.
     """
     if table is not None:
         scorer.check_current(table)
     problem = pose(scorer, config, correction)
-    report = windows_of(scorer.evaluation, problem.objective, "test", 0)
-    residual = residual_of(problem.objective_on(report))
-    looked_at = 0
+    test = windows_of(scorer.evaluation, problem.objective, "test", 0)
+    residual = residual_of(problem.objective_on(test))
     if config.method == "table":
         scored = _rows_of(problem, table)
         goal = problem.objective_on(scored.losses.rows)
@@ -74,80 +73,70 @@ def search(
         if table is not None:
             problem.loss.know(table.table, table.predictors["merge"])
         say(
-            f"search: {config.evaluations} evaluations at most, each of "
+            f"search: at most {config.evaluations} evaluations, each of "
             f"{len(problem.loss.rows):,} windows"
         )
         with progress(config.evaluations, "search", "evaluations") as tick:
             problem.loss.tell = tick
-            looked_at = look(problem, table)
+            look(problem, table)
         scored = _searched(problem, table)
-    scored = _within_limits(problem, scored)
+    goal, rows = problem.objective, scored.losses.rows
+    # Mixtures that keep all regression limits or, without one, those nearest to it;
+    # with a tolerance for a descent that ends at a limit.
+    over_M = goal.violation(scored.corrected_MD)
+    scored = scored.take(np.flatnonzero(over_M <= max(over_M.min(), 0.0) + EXCESS))
     value_M, draw_MB, unit = resampled(
-        scorer.evaluation, scored.losses.rows, scored.losses.nll_MR, "dev",
-        problem.objective, config.seed,
-        base=(
-            problem.base_R[scored.losses.rows], problem.objective.base_D
-        ),
+        scorer.evaluation, rows, scored.losses.nll_MR, "dev", goal, config.seed,
+        base=(problem.base_R[rows], goal.base_D),
     )  # fmt: skip
-    bits_MD = bits_of(scorer.evaluation, scored.losses, "dev")
-    shift_M = problem.objective.value(
-        corrected(correction, scored.table.w_MC, bits_MD, scored.losses.rows)
-    ) - problem.objective.value(bits_MD)
+    shift_M = goal.value(scored.corrected_MD) - goal.value(scored.bits_MD)
     ties = tie_set(
         value_M + shift_M, draw_MB + shift_M[:, None], unit, config.level,
         config.min_effect, residual, config.seed,
     )  # fmt: skip
-    found = answer(problem, scored, value_M, shift_M, ties, looked_at, table)
-    return dataclasses.replace(found, calibrated=correction is not None)
+    return answer(problem, scored, value_M, shift_M, ties, table.name if table else "")
 
 
-def look(problem: Problem, table: Scores | None = None) -> int:
-    """Spends the budget; the problem's loss keeps all that was found.
+def look(problem: Problem, table: Scores | None = None) -> None:
+    """Spends the budget; the problem's loss keeps everything it evaluates.
 
     Args:
       problem: what is searched.
       table: a scored table, whose mixtures are candidates.
-
-    Returns:
-      How many mixtures the cheap predictor looked at.
     """
     w_MC, hessian_CC = _candidates(problem, table)
     say(
-        f"search: {problem.config.candidates:,} mixtures by the probability "
-        f"average; {len(w_MC)} are merged"
+        f"search: {problem.config.candidates:,} mixtures scored by the ensemble; "
+        f"merging {len(w_MC)}"
     )
     problem.loss.values(w_MC)
     for start_C in _starts(problem):
         try:
-            face = problem.feasible.face(start_C)
-            descend(problem.loss, face, start_C, hessian_CC)
+            descend(problem.loss, problem.feasible.face(start_C), start_C, hessian_CC)
         except BudgetSpent:
             break
-    return problem.config.candidates
 
 
 def _candidates(
     problem: Problem, table: Scores | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """[M, C] different mixtures to merge, and the average's curvature."""
+    """Different mixtures to merge [M, C], and the curvature of the ensemble."""
     feasible, config = problem.feasible, problem.config
     count = max(1, int(_CANDIDATES * config.evaluations))
     sample_MC = feasible.sample(config.candidates, np.random.default_rng(config.seed))
-    value_M = cheap_values(problem, sample_MC)
-    order = np.argsort(value_M, kind="stable")
+    order = np.argsort(cheap_values(problem, sample_MC), kind="stable")
     face = feasible.face(sample_MC[order[0]])
     # From the center: a descent that begins near its end learns no curvature.
     lowest_C, hessian_CC = descend(cheap_loss(problem), face, face.center_C)
-    liked_MC = np.zeros((0, len(lowest_C)))
+    w_MC = [lowest_C, *sample_MC[order[:count]]]
     if table is not None:
-        liked_MC = _liked(problem, table)[: int(_FROM_TABLE * count)]
-    w_MC = np.concatenate([lowest_C[None], liked_MC, sample_MC[order[:count]]])
-    different = {key_of(w_C): w_C for w_C in w_MC}
+        w_MC[1:1] = _best_of(problem, table)[: int(_FROM_TABLE * count)]
+    different = {mixture_key(w_C): w_C for w_C in w_MC}
     return np.array(list(different.values())[:count]), hessian_CC
 
 
-def _liked(problem: Problem, table: Scores) -> np.ndarray:
-    """Allowed mixtures of a table, the best by its own windows first."""
+def _best_of(problem: Problem, table: Scores) -> np.ndarray:
+    """Allowed mixtures of a table, the best on its own windows first."""
     bits_MD = table.bits_per_byte("merge", "dev")
     needed = problem.objective.needed_D
     usable = (table.table.scale_M == 1) & np.isfinite(bits_MD[:, needed]).all(1)
@@ -158,10 +147,10 @@ def _liked(problem: Problem, table: Scores) -> np.ndarray:
 
 
 def _starts(problem: Problem) -> list[np.ndarray]:
-    """The lowest allowed mixture so far.
+    """The best allowed mixture so far.
 
-    With a limited number of sources, which a descent does not exchange, also
-    the lowest ones with other sources.
+    If the number of sources is limited, also the best ones with other sources, since
+    a descent does not exchange sources.
     """
     w_MC, value_M = problem.loss.history
     may_M = problem.feasible.contains(w_MC)
@@ -173,84 +162,60 @@ def _starts(problem: Problem) -> list[np.ndarray]:
     return list(starts.values())[:_STARTS]
 
 
-def _within_limits(problem: Problem, scored: Scored) -> Scored:
-    """Mixtures that keep all limits on domains or, without one, the nearest.
-
-    On the dev text as it is, with a tolerance for a descent that ends where a
-    limit begins.
-    """
-    goal = problem.objective
-    bits_MD = bits_of(problem.scorer.evaluation, scored.losses, "dev")
-    over_M = goal.violation(
-        corrected(
-            problem.loss.correction,
-            scored.table.w_MC,
-            bits_MD,
-            scored.losses.rows,
-        )
-    )
-    keeps = over_M <= max(float(over_M.min()), 0.0) + EXCESS
-    rows = np.flatnonzero(keeps)
-    losses = PredictorScores(scored.losses.rows, scored.losses.nll_MR[rows])
-    return Scored(scored.table.take(rows), losses)
-
-
 def _rows_of(problem: Problem, table: Scores | None) -> Scored:
-    """The table's mixtures that may be chosen."""
+    """The mixtures of a table that may be chosen."""
     if table is None:
         raise UserError(
-            "config.search.method='table': there is no scored table; run "
-            "`jaxsim score`, or use another method"
+            "config.search.method='table': there is no scored table; run `jaxsim "
+            "score`, or use another method"
         )
     rows = np.flatnonzero(table.table.scale_M == 1)
     if other := np.count_nonzero(table.table.scale_M) - len(rows):
         say(
-            f"search: {other} mixtures of another scale than 1 are left out: "
-            "a run has token shares and no scale"
+            f"search: leaving out {other} mixtures with a scale other than 1: a run "
+            "has token shares but no scale"
         )
-    if not len(rows):  # nor is the base model a mixture to be trained on
+    if not len(rows):  # the base model is no mixture to train on
         raise UserError(
-            f"table {table.name!r}: it holds only the base model, or mixtures of "
-            "another scale than 1; nothing in it can be trained on"
+            f"table {table.name!r}: it holds only the base model, or mixtures with a "
+            "scale other than 1; there is nothing to train on"
         )
     rows = rows[problem.feasible.contains(table.table.w_MC[rows])]
     if not len(rows):
         raise UserError(
-            f"table {table.name!r}: the constraints of config.search allow "
-            "none of its mixtures; relax them, or use another method"
+            f"table {table.name!r}: the constraints of config.search allow none of its "
+            "mixtures; relax them, or use another method"
         )
-    merge = table.take(rows).predictors["merge"]
-    return Scored(table.table.take(rows), merge)
+    return problem.scored(table.table.take(rows), table.take(rows).predictors["merge"])
 
 
 def _searched(problem: Problem, table: Scores | None) -> Scored:
-    """All that is known on all windows, if it may be chosen.
+    """The allowed mixtures that are scored on all windows of the loss.
 
-    Of mixtures that are nearly the same, as the last steps of a descent are,
-    only the best one counts, and those with a name.
+    Of mixtures that are nearly the same, like the last steps of a descent, it keeps
+    the best one and those with a name.
     """
     w_MC, value_M = problem.loss.history
     names: dict[bytes, tuple[str, str]] = {}
-    for known in (problem.plain, *([table.table] if table else [])):
-        for m, w_C in enumerate(known.w_MC):
-            if known.scale_M[m] == 1:
-                names.setdefault(key_of(w_C), (known.names[m], known.kinds[m]))
+    for known in (problem.scorer.standard().table, *([table.table] if table else [])):
+        for m in np.flatnonzero(known.scale_M == 1):
+            label = known.names[m], known.kinds[m]
+            names.setdefault(mixture_key(known.w_MC[m]), label)
     may = np.flatnonzero(problem.feasible.contains(w_MC))
-    allowed: list[int] = []
+    kept: list[int] = []
     for m in may[np.argsort(value_M[may], kind="stable")]:
-        apart = np.abs(w_MC[allowed] - w_MC[m]).sum(axis=1) / 2
-        if key_of(w_MC[m]) in names or (apart >= _APART).all():
-            allowed.append(int(m))
+        apart = np.abs(w_MC[kept] - w_MC[m]).sum(axis=1) / 2
+        if mixture_key(w_MC[m]) in names or (apart >= _APART).all():
+            kept.append(int(m))
     taken = {name for name, _ in names.values()}
-    free = (f"found {i}" for i in itertools.count(1))
-    free = (name for name in free if name not in taken)
-    labels = [names.get(key_of(w_MC[m])) or (next(free), "found") for m in allowed]
+    free = (f"found {i}" for i in itertools.count(1) if f"found {i}" not in taken)
+    labels = [names.get(mixture_key(w_MC[m])) or (next(free), "found") for m in kept]
     mixtures = Mixtures(
         problem.loss.members,
         tuple(name for name, _ in labels),
         tuple(kind for _, kind in labels),
-        w_MC[allowed],
-        np.ones(len(allowed)),
+        w_MC[kept],
+        np.ones(len(kept)),
     )
-    nll_MR = problem.loss.nll_MR[allowed]
-    return Scored(mixtures, PredictorScores(problem.loss.rows, nll_MR))
+    losses = PredictorScores(problem.loss.rows, problem.loss.nll_MR[kept])
+    return problem.scored(mixtures, losses)

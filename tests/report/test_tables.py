@@ -250,11 +250,11 @@ def test_the_best_single_member_is_shown_however_late_it_ties():
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("floor", "at least 12.5% of x"),
-        ("ceiling", "at most 12.5% of x"),
+        ("min_weight", "at least 12.5% of x"),
+        ("max_weight", "at most 12.5% of x"),
         ("supply", "the supply of x, 12.5% of the run"),
         ("divergence", "at most 0.125 nats from the prior mixture"),
-        ("regret", "at most 0.1250 bits per byte on x"),
+        ("max_regression", "at most 0.1250 bits per byte on x"),
     ],
 )
 def test_constraints_in_words(kind, words):

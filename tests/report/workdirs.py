@@ -290,7 +290,7 @@ def found_of(trained: bool = False, tied: int = 2) -> SearchResult:
         binding=[
             {
                 "name": MEMBERS[0],
-                "kind": "ceiling",
+                "kind": "max_weight",
                 "limit": 0.5,
                 "value": 0.5,
                 "step": "1 percentage point",

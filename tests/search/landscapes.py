@@ -1,18 +1,18 @@
-"""Losses of mixtures of token distributions: convex, and quick to compute."""
+"""Losses of mixtures of token distributions: convex and quick to compute."""
 
 import numpy as np
 from scipy.optimize import minimize
 
 from jaxsim.search.constraints import Feasible
-from jaxsim.search.loss import LossOracle, Slope
-from jaxsim.search.objective import Objective
+from jaxsim.search.objective import Objective, Slope
+from jaxsim.search.optimize import LossOracle
 
 
 class Mixed:
     """bits_d(w) = -mean over tokens t of log2 sum_c w_c p_ct, three domains."""
 
-    def __init__(self, members: int, kind: str, rng: int):
-        generator = np.random.default_rng(rng)
+    def __init__(self, members: int, kind: str, seed: int):
+        generator = np.random.default_rng(seed)
         size = (3, 200, members)
         liked_DC = generator.normal(0, 1, (3, 1, members))
         logit_DTC = generator.normal(-1, 0.8, size) + liked_DC
@@ -39,18 +39,17 @@ class Mixed:
     def slope(self, w_C: np.ndarray) -> Slope:
         self.asked.append(w_C)
         share_DTC = self.p_DTC / (self.p_DTC @ w_C)[:, :, None]
-        return Slope(
-            *self.objective.pieces(self.bits(w_C), -share_DTC.mean(axis=1) / np.log(2))
-        )
+        bits_DC = -share_DTC.mean(axis=1) / np.log(2)
+        return self.objective.pieces(self.bits(w_C), bits_DC)
 
-    def ledger(self, budget: float = 1e9) -> LossOracle:
+    def oracle(self, budget: float = 1e9) -> LossOracle:
         return LossOracle(self.members, self.values, self.slope, budget)
 
     def lowest_value(self, feasible: Feasible) -> float:
-        """By another solver, on the epigraph and with no budget."""
+        """The minimum by another solver, on the epigraph, without a budget."""
         c = len(self.members)
         limits = [
-            (x.sign * np.isin(np.arange(c), x.places), x.sign * x.share)
+            (x.sign * np.isin(np.arange(c), x.columns), x.sign * x.share)
             for x in feasible.limits
         ]
 
@@ -65,7 +64,7 @@ class Mixed:
         def room(z: np.ndarray) -> np.ndarray:
             left = [bound - row_C @ z[:c] for row_C, bound in limits]
             if np.isfinite(feasible.divergence):
-                far = feasible.divergence_of(np.maximum(z[:c], 0))
+                far = feasible.region.divergences(np.maximum(z[None, :c], 0))[0]
                 left.append(feasible.divergence - far)
             return np.array([*left, 1.0])
 

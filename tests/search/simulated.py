@@ -13,7 +13,7 @@ BYTES = 100
 def text(
     documents: int, windows: int | list[int] = 1, domains: int = 1
 ) -> EvaluationSet:
-    """Select text only: so many documents of so many windows a domain."""
+    """Dev text only: documents and windows per document, for each domain."""
     count_E = np.broadcast_to(windows, documents)
     document_R = np.repeat(np.arange(documents * domains), np.tile(count_E, domains))
     ones_R = np.ones(len(document_R), np.int32)
@@ -45,14 +45,14 @@ def objective(weights=(1.0,), kind: str = "mean", base=None) -> Objective:
 
 
 def nats(bits_MR: np.ndarray) -> np.ndarray:
-    """Of windows of `BYTES` bytes with these bits per byte."""
+    """Nats of windows of `BYTES` bytes with these bits per byte."""
     return (bits_MR * BYTES * np.log(2)).astype(np.float32)
 
 
 def losses(
     generator: np.random.Generator, e: EvaluationSet, mean_M, noise
 ) -> np.ndarray:
-    """Nats around 2 + `mean_M` bits: what documents have in common, and not."""
+    """Nats around 2 + `mean_M` bits, with shared and separate noise of documents."""
     documents = len(e.documents)
     shared_R = generator.normal(0, 0.3, documents)[e.document_R]
     own_ME = generator.normal(0, 1, (len(mean_M), documents))
@@ -67,5 +67,5 @@ def skewed(generator: np.random.Generator, shape) -> np.ndarray:
 
 
 def splits(e: EvaluationSet) -> EvaluationSet:
-    """Every other window to the test split."""
+    """Moves every other window to the test split."""
     return dataclasses.replace(e, split_R=np.arange(len(e)) % 2)

@@ -1,42 +1,33 @@
-"""The set of allowed mixtures: what is in it, at its edge, and outside."""
+"""The set of allowed mixtures: inside, on the boundary, and outside."""
 
 import numpy as np
 import pytest
 
 from jaxsim.config import SearchConfig
 from jaxsim.errors import UserError
-from jaxsim.search.constraints import Feasible, binding, feasible, replicates
-from jaxsim.search.loss import Slope
+from jaxsim.search.constraints import Feasible, binding, feasible, more_epochs
+from jaxsim.search.objective import Slope
 
-MEMBERS = ("law_1", "law_2", "code", "mail", "news", "talk", "math", "odes")
-PARTITIONS = (
-    "distribution",
-    "distribution",
-    "code",
-    "mail",
-    "news",
-    "talk",
-    "math",
-    "odes",
-)
-GROUPS = ("distribution", "distribution", "web", "web", "web", "web", "rest", "rest")
+MEMBERS = ("wiki_1", "wiki_2", "code", "mail", "news", "talk", "math", "odes")
+PARTITIONS = ("wiki", "wiki", "code", "mail", "news", "talk", "math", "odes")
+GROUPS = ("wiki", "wiki", "web", "web", "web", "web", "rest", "rest")
 TOKENS = np.array([40, 40, 20, 60, 10, 30, 80, 20.0])
 SETS = {
     "anything": {},
-    "floors and ceilings": {
-        "min_weight": {"distribution": 0.2, "mail": 0.1},
+    "weights": {
+        "min_weight": {"wiki": 0.2, "mail": 0.1},
         "max_weight": {"web": 0.5, "math": 0.05},
     },
-    "fixed and shut": {
+    "fixed and excluded": {
         "min_weight": {"web": 0.3},
         "max_weight": {"web": 0.3, "odes": 0.0},
     },
-    "supply": {"tokens": 250.0, "epochs": 2.0, "supply": {"distribution": 50.0}},
+    "supply": {"tokens": 250.0, "epochs": 2.0, "supply": {"wiki": 50.0}},
     "divergence": {"divergence": 0.2},
     "divergence and limits": {
         "divergence": 0.3,
         "prior": "uniform",
-        "min_weight": {"distribution": 0.4},
+        "min_weight": {"wiki": 0.4},
         "max_weight": {"odes": 0.0, "news": 0.02},
     },
     "three sources": {"max_sources": 3},
@@ -64,7 +55,7 @@ def lowest(found: Feasible, slope_C: np.ndarray) -> np.ndarray:
 
 
 def allowed(w_MC: np.ndarray, name: str) -> np.ndarray:
-    """[M] bool, written out from the configuration."""
+    """Which mixtures the configuration allows [M], computed from scratch."""
     config = SearchConfig(**SETS[name])
     inside_M = (w_MC >= 0).all(1) & np.isclose(w_MC.sum(1), 1)
     for sign, shares in ((1, config.max_weight), (-1, config.min_weight)):
@@ -75,19 +66,19 @@ def allowed(w_MC: np.ndarray, name: str) -> np.ndarray:
     if config.tokens:
         supply_C = np.array(TOKENS)
         w_MC = w_MC.copy()
-        if config.supply:  # of both pieces together
+        if config.supply:  # of both units together
             w_MC[:, 0], w_MC[:, 1], supply_C[0] = w_MC[:, :2].sum(1), 0, 50
         epochs_MC = config.tokens * w_MC / supply_C
         inside_M &= (epochs_MC < config.epochs + 1e-5).all(1)
     if config.divergence:
         uniform = config.prior == "uniform"
         prior_C = np.ones(8) / 8 if uniform else TOKENS / TOKENS.sum()
-        mixture_MC = np.where(w_MC > 0, w_MC, 1) / prior_C
-        far_M = (w_MC * np.log(mixture_MC)).sum(1)
+        quotient_MC = np.where(w_MC > 0, w_MC, 1) / prior_C
+        far_M = (w_MC * np.log(quotient_MC)).sum(1)
         inside_M &= far_M < config.divergence + 1e-6
     if config.max_sources:
-        law_M1 = w_MC[:, :2].sum(1, keepdims=True)
-        count_M = (np.hstack([law_M1, w_MC[:, 2:]]) > 1e-6).sum(1)
+        wiki_M1 = w_MC[:, :2].sum(1, keepdims=True)
+        count_M = (np.hstack([wiki_M1, w_MC[:, 2:]]) > 1e-6).sum(1)
         inside_M &= count_M <= config.max_sources
     return inside_M
 
@@ -102,13 +93,13 @@ def test_samples_are_allowed_and_differ(name):
     again_MC = make(**SETS[name]).sample(300, np.random.default_rng(0))
     np.testing.assert_array_equal(w_MC, again_MC)
     assert len(np.unique(w_MC.round(6), axis=0)) > 250
-    # Where a member may have a weight, some draw gives it one, and more.
+    # Every member that may have weight gets more than 1 % in some draw.
     open_C = np.array([m != "odes" for m in MEMBERS]) | ("odes" not in str(SETS[name]))
     assert ((w_MC.max(0) > 0.01) == open_C).all()
 
 
 @FIXTURES
-def test_what_is_outside_is_told_from_what_is_inside(name):
+def test_contains_tells_inside_from_outside(name):
     found = make(**SETS[name])
     w_MC = np.random.default_rng(1).dirichlet(np.full(8, 0.5), 500)
     w_MC = np.vstack([w_MC, found.sample(100, np.random.default_rng(1))])
@@ -116,7 +107,7 @@ def test_what_is_outside_is_told_from_what_is_inside(name):
 
 
 @FIXTURES
-def test_the_nearest_is_allowed_and_stays(name):
+def test_nearest_is_allowed_and_idempotent(name):
     found = make(**SETS[name])
     generator = np.random.default_rng(2)
     sample_MC = found.sample(1000 if found.convex else 0, generator)
@@ -124,14 +115,14 @@ def test_the_nearest_is_allowed_and_stays(name):
         near_C = found.nearest(w_C)
         assert allowed(near_C[None], name)[0]
         np.testing.assert_array_equal(found.nearest(near_C), near_C)
-        if found.convex:  # else a heuristic
+        if found.convex:  # otherwise it is a heuristic
             far_M = np.linalg.norm(sample_MC - w_C, axis=1)
             assert np.linalg.norm(near_C - w_C) <= far_M.min() + 1e-9
 
 
 @pytest.mark.parametrize("name", [n for n in SETS if "max" not in str(SETS[n])])
-def test_the_lowest_is_beaten_by_no_sample(name):
-    """A linear program: the largest of several functions, from somewhere."""
+def test_no_sample_is_below_lowest(name):
+    """Linear programs: one function, and the largest of several."""
     found = make(**SETS[name])
     generator = np.random.default_rng(3)
     w_MC = found.sample(1000, generator)
@@ -145,15 +136,15 @@ def test_the_lowest_is_beaten_by_no_sample(name):
         value_MP = value_P + (w_MC - at_C) @ slope_PC.T
         low_P = value_P + slope_PC @ (low_C - at_C)
         assert low_P.max() <= value_MP.max(1).min() + 1e-8
-        # Only the largest functions hold it there.
+        # Only the largest functions have multipliers.
         assert share_P.sum() == pytest.approx(1)
         assert share_P @ (low_P.max() - low_P) < 1e-6
 
 
-def test_a_quadratic_step_is_beaten_by_no_sample():
-    """The quadratic programme, with one piece: exact."""
+def test_no_sample_is_below_a_quadratic_step():
+    """A quadratic program with one piece: exact."""
     generator = np.random.default_rng(4)
-    for name in ("floors and ceilings", "divergence and limits"):
+    for name in ("weights", "divergence and limits"):
         found = make(**SETS[name])
         w_MC = found.sample(2000, generator)
         for _ in range(5):
@@ -162,29 +153,29 @@ def test_a_quadratic_step_is_beaten_by_no_sample():
             slope = Slope(np.zeros(1), generator.normal(size=(1, 8)))
             new_C, _ = found.lowest(slope, w_MC[0], hessian_CC)
             assert allowed(new_C[None], name)[0]
-            way_MC = np.vstack([new_C, w_MC]) - w_MC[0]
-            value_M = way_MC @ slope.slope_PC[0]
-            value_M += ((way_MC @ hessian_CC) * way_MC).sum(1) / 2
+            step_MC = np.vstack([new_C, w_MC]) - w_MC[0]
+            value_M = step_MC @ slope.slope_PC[0]
+            value_M += ((step_MC @ hessian_CC) * step_MC).sum(1) / 2
             assert value_M[0] <= value_M[1:].min() + 1e-9
 
 
 @pytest.mark.parametrize(
     "config",
     [
-        {"min_weight": {"distribution": 0.4, "web": 0.6}},
-        {"min_weight": {"distribution": 0.9, "code": 0.1}},
-        {"min_weight": {"distribution": 0.2, "mail": 0.8}, "divergence": 3.0},
-        {"min_weight": {"distribution": 0.7, "math": 0.3}, "max_sources": 2},
-        {"max_weight": {"distribution": 0.3, "web": 0.6, "rest": 0.1}},
-        {"min_weight": {"law_1": 0.1, "code": 0.2, "odes": 0.7}},
-        {"min_weight": {"distribution": 1e-7}, "max_weight": {"distribution": 1e-7}},
+        {"min_weight": {"wiki": 0.4, "web": 0.6}},
+        {"min_weight": {"wiki": 0.9, "code": 0.1}},
+        {"min_weight": {"wiki": 0.2, "mail": 0.8}, "divergence": 3.0},
+        {"min_weight": {"wiki": 0.7, "math": 0.3}, "max_sources": 2},
+        {"max_weight": {"wiki": 0.3, "web": 0.6, "rest": 0.1}},
+        {"min_weight": {"wiki_1": 0.1, "code": 0.2, "odes": 0.7}},
+        {"min_weight": {"wiki": 1e-7}, "max_weight": {"wiki": 1e-7}},
         {"tokens": 300.0, "epochs": 1.0},
         {"divergence": 1e-12},
     ],
     ids=lambda config: str(config)[1:-1],
 )
-def test_limits_may_leave_no_room(config):
-    """Shares that are fixed, down to a single mixture."""
+def test_limits_may_leave_a_single_mixture(config):
+    """Fixed shares, down to a single mixture."""
     found = make(**config)
     generator = np.random.default_rng(5)
     w_MC = found.sample(20, generator)
@@ -201,7 +192,7 @@ def test_limits_may_leave_no_room(config):
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 10.0])
 def test_small_differences_of_slopes_count(size):
-    """With a limit on the divergence, and two members."""
+    """With a limit on the divergence and two members."""
     names, tokens_C = ("a", "b"), np.array([59925.0, 393658.0])
     found = feasible(
         SearchConfig(divergence=0.01), names, names, names, tokens_C,
@@ -216,57 +207,57 @@ def test_small_differences_of_slopes_count(size):
             assert sign * (found.center_C[0] - w_C[0]) < -0.01
 
 
-def test_replay_is_counted():
-    """It leaves less of the run, and has a supply of its own."""
+def test_replay_takes_its_share_of_the_run():
+    """It leaves less for the mixture, and has its own supply."""
     found = make(replay=0.5, tokens=400.0, epochs=1.0, base_tokens=200.0)
     w_C = np.eye(8)[6]  # 200 tokens outside replay, from 80
-    assert found.repetition(w_C)[6] == pytest.approx(2.5)
+    assert found.plan.epochs(w_C)[6] == pytest.approx(2.5)
     assert found.nearest(w_C)[6] == pytest.approx(0.4)
     with pytest.raises(UserError, match="replay, 50% of the run, needs"):
         make(replay=0.5, tokens=401.0, epochs=1.0, base_tokens=200.0)
     make(replay=0.5, tokens=401.0, epochs=1.0, supply={"base": 201.0})
 
 
-def test_supply_of_a_partition_is_shared_by_its_pieces():
-    found = make(tokens=100.0, epochs=1.0, supply={"distribution": 30.0})
+def test_units_share_the_supply_of_their_partition():
+    found = make(tokens=100.0, epochs=1.0, supply={"wiki": 30.0})
     w_C = lowest(found, [-1, -1, 0, 0, 0, 0, 0, 0])
     assert w_C[:2].sum() == pytest.approx(0.3)
-    assert found.repetition(w_C)[:2] == pytest.approx([1.0, 1.0])
+    assert found.plan.epochs(w_C)[:2] == pytest.approx([1.0, 1.0])
 
 
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        ({"min_weight": {"nobody": 0.1}}, "floors: 'nobody' is not a .*law_1"),
+        ({"min_weight": {"nobody": 0.1}}, "min_weight: 'nobody' is not a .*wiki_1"),
         ({"supply": {"nobody": 9.0}}, "supply: 'nobody' is not a member"),
-        ({"supply": {"distribution": 9.0, "law_1": 5.0}}, "supply.law_1: .* already"),
+        ({"supply": {"wiki": 9.0, "wiki_1": 5.0}}, "supply.wiki_1: .* already"),
         (
-            {"min_weight": {"distribution": 0.6, "code": 0.5, "mail": 0.0}},
-            "meets floors sampling distribution=0.6, code=0.5 at once; loosen",
+            {"min_weight": {"wiki": 0.6, "code": 0.5, "mail": 0.0}},
+            "meets min_weight wiki=0.6, code=0.5 at once; loosen",
         ),
         (
-            {"min_weight": {"web": 0.5}, "max_weight": {"web": 0.4, "distribution": 0.9}},
-            "meets floors web=0.5 and ceilings web=0.4 at once",
+            {"min_weight": {"web": 0.5}, "max_weight": {"web": 0.4, "wiki": 0.9}},
+            "meets min_weight web=0.5 and max_weight web=0.4 at once",
         ),
         (
             {"min_weight": {"odes": 0.1}, "max_weight": {"odes": 0.0}},
-            "meets floors odes=0.1 and ceilings odes=0 at once",
+            "meets min_weight odes=0.1 and max_weight odes=0 at once",
         ),
         (
             {"tokens": 1000.0, "epochs": 3.0},
-            "3 epochs of law_1, .* odes give 90.0% of the 1,000 tokens that "
-            "are planned outside replay; plan fewer tokens, allow",
+            "3 epochs of wiki_1, .* odes give 90.0% of the 1,000 tokens "
+            "planned outside replay; plan fewer tokens, allow",
         ),
         (
             {"tokens": 400.0, "epochs": 1.0, "min_weight": {"news": 0.1}},
-            "1 epoch of news gives 2.5% .*, so none meets floors news=0.1;",
+            "1 epoch of news gives 2.5% .*, so none meets min_weight news=0.1;",
         ),
         (
             {"divergence": 0.1, "min_weight": {"news": 0.5}},
             r"nearer to the proportional one than .* nats, and 0.1 are",
         ),
         (
-            {"max_sources": 1, "min_weight": {"code": 0.1, "distribution": 0.1}},
+            {"max_sources": 1, "min_weight": {"code": 0.1, "wiki": 0.1}},
             "found no 1 partitions that meet the other limits",
         ),
         (
@@ -276,24 +267,22 @@ def test_supply_of_a_partition_is_shared_by_its_pieces():
     ],
     ids=lambda value: None if isinstance(value, dict) else value[:30],
 )  # fmt: skip
-def test_what_cannot_be_met_says_why(config, sentence):
+def test_contradictions_say_why(config, sentence):
     with pytest.raises(UserError, match=sentence):
         make(**config)
 
 
-def test_a_name_of_two_things_is_refused():
-    groups = ("distribution", "distribution", "distribution", *GROUPS[3:])
-    with pytest.raises(
-        UserError, match="'sampling distribution' names different things"
-    ):
+def test_an_ambiguous_name_is_refused():
+    groups = ("wiki", "wiki", "wiki", *GROUPS[3:])
+    with pytest.raises(UserError, match="'wiki' names both a partition and a group"):
         feasible(
-            SearchConfig(max_weight={"distribution": 0.1}), MEMBERS, PARTITIONS, groups,
+            SearchConfig(max_weight={"wiki": 0.1}), MEMBERS, PARTITIONS, groups,
             TOKENS, np.ones(8), 0.0,
         )  # fmt: skip
 
 
-def test_what_binds_and_what_relaxing_it_gives():
-    """The gain is what a really relaxed problem wins."""
+def test_binding_limits_and_the_gain_of_relaxing_them():
+    """The gain is that of the relaxed problem."""
     slope_C = np.array([5.0, 1, 2, 3, 4, 6, 7, 8])
     slope = Slope(np.zeros(1), slope_C[None])
     config = {
@@ -306,11 +295,11 @@ def test_what_binds_and_what_relaxing_it_gives():
     w_C = lowest(found, slope_C)
     limits = {(x.kind, x.name): x for x in binding(found, w_C, slope)}
     assert set(limits) == {
-        ("supply", "law_2"),
+        ("supply", "wiki_2"),
         ("supply", "code"),
-        ("ceiling", "web"),
-        ("floor", "odes"),
-        ("floor", "news"),
+        ("max_weight", "web"),
+        ("min_weight", "odes"),
+        ("min_weight", "news"),
     }
     assert all(x.gain is None for x in binding(found, w_C))
     for (kind, name), limit in limits.items():
@@ -320,9 +309,8 @@ def test_what_binds_and_what_relaxing_it_gives():
             tokens = TOKENS[MEMBERS.index(name)]
             relaxed["supply"] = {name: 1.1 * tokens}
         else:
-            way = 0.01 if kind == "ceiling" else -0.01
-            shares = config[kind + "s"]
-            relaxed[kind + "s"] = shares | {name: shares[name] + way}
+            step = 0.01 if kind == "max_weight" else -0.01
+            relaxed[kind] = config[kind] | {name: config[kind][name] + step}
         gain = slope_C @ (w_C - lowest(make(**relaxed), slope_C))
         assert limit.gain == pytest.approx(gain, abs=1e-9)
 
@@ -341,11 +329,9 @@ def test_divergence_and_sources_bind():
     assert binding(few, np.eye(8)[0]) == []
 
 
-def test_a_source_that_the_plan_repeats_more_often_is_named():
+def test_members_with_fewer_epochs_than_the_plan_are_named():
     found = make(tokens=100.0, epochs=10.0)  # members: 1.5 epochs
     w_C = np.array([0.3, 0, 0.3, 0, 0.4, 0, 0, 0])
-    assert [(r.name, r.planned, r.member) for r in replicates(found, w_C)] == [
-        ("news", pytest.approx(4.0), 1.5)
-    ]
-    assert replicates(make(), w_C) == []  # no run is planned
-    assert not make().repetition(w_C).any()
+    assert more_epochs(found, w_C) == [("news", pytest.approx(4.0), 1.5)]
+    assert more_epochs(make(), w_C) == []  # no run is planned
+    assert not make().plan.epochs(w_C).any()

@@ -1,4 +1,4 @@
-"""What is minimised: values, limits, slopes, and names that there are not."""
+"""Objectives: values, limits, slopes, and unknown names."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from jaxsim.search.objective import (
     weighted_mean,
 )
 
-NAMES = ("solo", "distribution", "code", "outside")
+NAMES = ("solo", "news", "code", "outside")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Domains:
 
 def make(kind="mean", max_regression=None, target=None) -> Objective:
     config = SearchConfig(
-        target=target or {"solo": 1.0, "distribution": 3.0},
+        target=target or {"solo": 1.0, "news": 3.0},
         objective=kind,
         max_regression=max_regression or {},
     )
@@ -46,10 +46,13 @@ def test_the_default_target_is_out_of_pool():
     [
         ({"target": {"nowhere": 1.0}}, "target: 'nowhere' is not a .*outside"),
         ({"target": {"solo": 0.0}}, "one of them positive"),
-        ({"target": {"solo": 1.0, "distribution": -1.0}}, "zero or more"),
-        ({"max_regression": {"nowhere": 0.1}}, "regret: 'nowhere' is not a .*outside"),
+        ({"target": {"solo": 1.0, "news": -1.0}}, "zero or more"),
+        (
+            {"max_regression": {"nowhere": 0.1}},
+            "max_regression: 'nowhere' is not a .*outside",
+        ),
     ],
-    ids=["unknown", "zero", "negative", "unknown regret"],
+    ids=["unknown", "zero", "negative", "unknown limit"],
 )
 def test_bad_names_and_weights_are_refused(config, sentence):
     with pytest.raises(UserError, match=sentence):
@@ -59,23 +62,23 @@ def test_bad_names_and_weights_are_refused(config, sentence):
 def test_mean_and_worst():
     bits_MD = np.array([[2.0, 2.0, 9.0, np.nan], [1.0, 3.5, 9.0, np.nan]])
     np.testing.assert_allclose(make().value(bits_MD), [2.0, 2.875])
-    # Against the base model's 2 and 3; their mean is 2.75.
+    # Relative to the base model's 2 and 3; their mean is 2.75.
     np.testing.assert_allclose(make("worst").value(bits_MD), [2.75, 3.25])
-    # The base model itself has the same value by both.
+    # Both objectives have the same value at the base model.
     base_MD = np.array([[2.0, 3.0, 4.0, np.nan]])
     assert make().value(base_MD) == make("worst").value(base_MD) == 2.75
     assert make().needed_D.tolist() == [True, True, False, False]
 
 
-def test_a_domain_of_no_weight_may_hold_nothing():
+def test_a_domain_without_weight_may_hold_nan():
     bits_MD = np.array([[1.0, np.nan]])
     assert weighted_mean(bits_MD, np.array([2.0, 0.0])) == 1
     assert weighted_mean(np.array([[1.0, 3.0]]), np.array([1, 3])) == 2.5
 
 
 @pytest.mark.parametrize("kind", ["mean", "worst"])
-def test_limits_on_regret(kind):
-    found = make(kind, max_regression={"code": 0.1, "distribution": 0.0})
+def test_regression_limits(kind):
+    found = make(kind, max_regression={"code": 0.1, "news": 0.0})
     assert found.needed_D.tolist() == [True, True, True, False]
     bits_MD = np.array(
         [[2, 3.0, 4.4, np.nan], [2, 3.0, 4.5, np.nan], [2, 3.3, 4.5, np.nan]]
@@ -89,24 +92,24 @@ def test_limits_on_regret(kind):
 
 @pytest.mark.parametrize("kind", ["mean", "worst"])
 def test_pieces_are_the_objective_and_its_slope(kind):
-    """Against the value itself, and finite differences."""
-    found = make(kind, max_regression={"code": 0.1, "distribution": 0.0})
+    """Compared with the value itself, and with finite differences."""
+    found = make(kind, max_regression={"code": 0.1, "news": 0.0})
     generator = np.random.default_rng(0)
     jacobian_DC = generator.normal(size=(4, 5))
     largest = set()
     for _ in range(200):
         bits_D = np.append(generator.normal([2, 3, 4.4], 0.5), np.nan)
-        value_P, slope_PC = found.pieces(bits_D, jacobian_DC)
+        slope = found.pieces(bits_D, jacobian_DC)
         value = found.penalised(bits_D[None])[0]
-        top = int(np.argmax(value_P))
+        top = int(np.argmax(slope.value_P))
         largest.add(top)
-        assert value_P[top] == pytest.approx(value, abs=1e-12)
-        slope_D = found.pieces(bits_D, np.eye(4))[1][top]
+        assert slope.value == pytest.approx(value, abs=1e-12)
+        slope_D = found.pieces(bits_D, np.eye(4)).slope_PC[top]
         assert slope_D[3] == 0
         np.testing.assert_allclose(
-            slope_PC[top], slope_D[:3] @ jacobian_DC[:3], atol=1e-12
+            slope.slope_PC[top], slope_D[:3] @ jacobian_DC[:3], atol=1e-12
         )
         moved_DD = bits_D + 1e-7 * np.eye(4)[:3]
         rise_D = (found.penalised(moved_DD) - value) / 1e-7
         np.testing.assert_allclose(rise_D, slope_D[:3], atol=1e-5)
-    assert len(largest) == len(value_P)
+    assert len(largest) == len(slope.value_P)

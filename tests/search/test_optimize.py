@@ -1,12 +1,12 @@
-"""Descents: how low, how soon, never outside the set, and what they cost."""
+"""Descents: how low, how soon, always inside the set, and at what cost."""
 
 import numpy as np
 import pytest
 
 from jaxsim.config import SearchConfig
 from jaxsim.search.constraints import Feasible, feasible
-from jaxsim.search.loss import BudgetSpent, LossOracle, Slope
-from jaxsim.search.optimize import descend
+from jaxsim.search.objective import Slope
+from jaxsim.search.optimize import BudgetSpent, LossOracle, descend
 
 from .landscapes import Mixed
 
@@ -32,16 +32,16 @@ def allowed(members: int, **config) -> Feasible:
 @SET
 @MEMBERS
 def test_a_descent_needs_few_gradients(kind, name, members):
-    """Within 0.05 % of another solver's minimum after 20, and soon done."""
+    """Within 0.05 % of another solver's minimum after 20, and done after 40."""
     feasible = allowed(members, **SETS[name])
     mixed = Mixed(members, kind, seed=0 if members == 12 else 3)
-    ledger = mixed.ledger(budget=3 * 20)
-    w_C, _ = descend(ledger, feasible, feasible.center_C)
+    oracle = mixed.oracle(budget=3 * 20)
+    w_C, _ = descend(oracle, feasible, feasible.center_C)
     lowest = mixed.lowest_value(feasible)
-    value = ledger.values(w_C[None])[0]
+    value = oracle.values(w_C[None])[0]
     assert value <= lowest * (1 + 5e-4)
     assert value >= lowest - 1e-6
-    whole = mixed.ledger(budget=3 * 40)
+    whole = mixed.oracle(budget=3 * 40)
     asked = len(mixed.asked)
     w_C, _ = descend(whole, feasible, feasible.center_C)
     assert whole.spent == 3 * (len(mixed.asked) - asked) < 3 * 40
@@ -50,36 +50,36 @@ def test_a_descent_needs_few_gradients(kind, name, members):
     assert min(whole.history[1]) <= lowest * (1 + 1e-5)
 
 
-def test_what_is_known_of_the_curvature_saves_gradients():
-    """It was learned on a loss that is alike: on half of its text."""
+def test_a_known_curvature_saves_gradients():
+    """It was learned on a similar loss: on every other token."""
     feasible, spent = allowed(32), {"nothing": 0.0, "curvature": 0.0}
     for kind in ("mean", "worst", "max_regression"):
         mixed = Mixed(32, kind, seed=0)
         lowest = mixed.lowest_value(feasible)
         whole_DTC = mixed.p_DTC
         mixed.p_DTC = whole_DTC[:, ::2]
-        _, known_CC = descend(mixed.ledger(), feasible, feasible.center_C)
+        _, known_CC = descend(mixed.oracle(), feasible, feasible.center_C)
         mixed.p_DTC = whole_DTC
         for name, hessian_CC in (("nothing", None), ("curvature", known_CC)):
-            ledger = mixed.ledger()
-            descend(ledger, feasible, feasible.center_C, hessian_CC)
-            assert min(ledger.history[1]) == pytest.approx(lowest, rel=1e-5)
-            spent[name] += ledger.spent
+            oracle = mixed.oracle()
+            descend(oracle, feasible, feasible.center_C, hessian_CC)
+            assert min(oracle.history[1]) == pytest.approx(lowest, rel=1e-5)
+            spent[name] += oracle.spent
     assert spent["curvature"] <= 0.75 * spent["nothing"]
 
 
 @KINDS
-def test_the_budget_is_kept_wherever_it_ends(kind):
-    """And more of it is never worse."""
+def test_any_budget_is_kept(kind):
+    """A larger one is never worse."""
     feasible = allowed(12, **SETS["supply"])
     lowest = Mixed(12, kind, seed=0).lowest_value(feasible)
     values = []
     for budget in range(3, 60, 3):
-        ledger = Mixed(12, kind, seed=0).ledger(budget)
-        w_C, _ = descend(ledger, feasible, feasible.center_C, improvement=1e-9)
-        assert ledger.spent <= budget
-        assert ledger.values(w_C[None])[0] == min(ledger.history[1])
-        values.append(min(ledger.history[1]))
+        oracle = Mixed(12, kind, seed=0).oracle(budget)
+        w_C, _ = descend(oracle, feasible, feasible.center_C, improvement=1e-9)
+        assert oracle.spent <= budget
+        assert oracle.values(w_C[None])[0] == min(oracle.history[1])
+        values.append(min(oracle.history[1]))
     assert values == sorted(values, reverse=True)
     assert values[-1] == pytest.approx(lowest, rel=1e-6)
 
@@ -95,21 +95,21 @@ def test_descending_beats_sampling_at_equal_cost():
             value_M = mixed.values(sample_MC)
             best = value_M.min()
             for start_C in (sample_MC[value_M.argmin()], feasible.center_C):
-                ledger = mixed.ledger(90)
-                w_C, _ = descend(ledger, feasible, start_C)
-                value = ledger.values(w_C[None])[0]
+                oracle = mixed.oracle(90)
+                w_C, _ = descend(oracle, feasible, start_C)
+                value = oracle.values(w_C[None])[0]
                 assert (best - value) / (best - lowest) > 0.999, (kind, name)
 
 
-def test_a_descent_that_cannot_begin_says_so():
+def test_a_budget_too_small_to_start_is_an_error():
     feasible, mixed = allowed(6), Mixed(6, "mean", 0)
     with pytest.raises(BudgetSpent, match="0 of 2 evaluations are spent"):
-        descend(mixed.ledger(2), feasible, np.eye(6)[0])
+        descend(mixed.oracle(2), feasible, np.eye(6)[0])
     assert mixed.asked == []
 
 
-def test_a_loss_that_is_not_convex_is_descended():
-    """From either side, to that side's minimum; every step is no worse."""
+def test_a_nonconvex_loss_is_descended():
+    """From either side, to the minimum of that side."""
 
     def values(w_MC: np.ndarray) -> np.ndarray:
         return 1 + (1 - w_MC[:, 0] ** 2) * (0.9 - w_MC[:, 1] ** 2)
@@ -128,13 +128,13 @@ def test_a_loss_that_is_not_convex_is_descended():
         ([0.7, 0.1, 0.2], [1, 0, 0], 1.0),
         ([0.1, 0.7, 0.2], [0, 1, 0], 0.9),
     ):
-        ledger = LossOracle(("x", "y", "z"), values, slope, 1e9)
-        w_C, _ = descend(ledger, allowed(3), np.array(start))
+        oracle = LossOracle(("x", "y", "z"), values, slope, 1e9)
+        w_C, _ = descend(oracle, allowed(3), np.array(start))
         np.testing.assert_allclose(w_C, end, atol=1e-6)
-        assert min(ledger.history[1]) == pytest.approx(value)
+        assert min(oracle.history[1]) == pytest.approx(value)
 
 
-def test_rounding_of_losses_stops_a_descent_soon():
+def test_rounding_ends_a_descent_early():
     """Losses come from float32 sums: about 1e-6 of them is noise."""
     mixed, generator = Mixed(12, "mean", 3), np.random.default_rng(0)
 
@@ -143,21 +143,21 @@ def test_rounding_of_losses_stops_a_descent_soon():
         noise = 1 + 1e-6 * generator.standard_normal(1)
         return Slope(exact.value_P * noise, exact.slope_PC * noise)
 
-    ledger = LossOracle(mixed.members, mixed.values, slope, 1e9)
+    oracle = LossOracle(mixed.members, mixed.values, slope, 1e9)
     feasible = allowed(12)
-    w_C, _ = descend(ledger, feasible, feasible.center_C, improvement=1e-9)
-    assert ledger.spent < 120
+    w_C, _ = descend(oracle, feasible, feasible.center_C, improvement=1e-9)
+    assert oracle.spent < 120
     value = mixed.values(w_C[None])[0]
     assert value - mixed.lowest_value(feasible) < 1e-5
 
 
-def test_few_sources_are_kept():
-    """From enough starts, the best of all pairs."""
+def test_descents_keep_few_sources():
+    """From enough starts, they find the best of all pairs."""
     feasible = allowed(8, max_sources=2)
     mixed = Mixed(8, "mean", seed=2)
-    ledger = mixed.ledger()
+    oracle = mixed.oracle()
     for start_C in feasible.sample(40, np.random.default_rng(0)):
-        descend(ledger, feasible.face(start_C), start_C)
+        descend(oracle, feasible.face(start_C), start_C)
     assert all((w_C > 1e-7).sum() <= 2 for w_C in mixed.asked)
     best = min(
         mixed.lowest_value(allowed(8, max_weight=shut))
@@ -165,28 +165,28 @@ def test_few_sources_are_kept():
         for j in range(i)
         for shut in [{f"m{c}": 0.0 for c in range(8) if c not in (i, j)}]
     )
-    assert min(ledger.history[1]) == pytest.approx(best, rel=1e-5)
+    assert min(oracle.history[1]) == pytest.approx(best, rel=1e-5)
 
 
-def test_nothing_is_paid_twice_and_the_budget_is_exact():
+def test_each_mixture_is_paid_once_and_the_budget_is_exact():
     mixed = Mixed(4, "mean", 0)
-    ledger, eye_CC = mixed.ledger(budget=8), np.eye(4)
+    oracle, eye_CC = mixed.oracle(budget=8), np.eye(4)
     asked_MC = np.vstack([eye_CC[:2], eye_CC[:1]])
-    value_M = ledger.values(asked_MC)
+    value_M = oracle.values(asked_MC)
     assert value_M[0] == value_M[2] != value_M[1]
-    assert ledger.spent == 2
-    slope = ledger.slope(eye_CC[2])
-    assert ledger.spent == 5
-    assert ledger.values(eye_CC[2:3])[0] == slope.value
-    ledger.slope(eye_CC[2])
-    assert ledger.spent == 5
+    assert oracle.spent == 2
+    slope = oracle.slope(eye_CC[2])
+    assert oracle.spent == 5
+    assert oracle.values(eye_CC[2:3])[0] == slope.value
+    oracle.slope(eye_CC[2])
+    assert oracle.spent == 5
     with pytest.raises(BudgetSpent, match=r"5 of 8 .* spent, and 4 more"):
-        ledger.values(np.random.default_rng(0).dirichlet(np.ones(4), 4))
-    ledger.slope(eye_CC[0])
-    assert ledger.spent == 8
+        oracle.values(np.random.default_rng(0).dirichlet(np.ones(4), 4))
+    oracle.slope(eye_CC[0])
+    assert oracle.spent == 8
     with pytest.raises(BudgetSpent):
-        ledger.values(np.full((1, 4), 0.25))
+        oracle.values(np.full((1, 4), 0.25))
     assert len(mixed.asked) == 4
-    w_MC, value_M = ledger.history
+    w_MC, value_M = oracle.history
     np.testing.assert_array_equal(w_MC, eye_CC[:3])
     assert value_M[2] == slope.value

@@ -1,4 +1,4 @@
-"""From a pool to an answer: what is chosen, under what, and what is said."""
+"""Searches: what they choose, under constraints, and what they report."""
 
 import dataclasses
 import json
@@ -81,7 +81,7 @@ def test_the_best_is_the_lowest_objective_on_dev_text(scorer, scores):
         assert row["dev"] == pytest.approx(value_M[m])
 
 
-def test_finalists_are_reported_on_text_that_chose_nothing(scorer, scores):
+def test_finalists_are_scored_on_test_text(scorer, scores):
     found = search(scorer, target(outside=1.0), scores)
     rows = np.arange(len(scorer.evaluation))
     test_MR = scorer.predictors._evaluator.score(scores.table, rows)
@@ -94,10 +94,10 @@ def test_finalists_are_reported_on_text_that_chose_nothing(scorer, scores):
         assert row["test"] == pytest.approx(bits, rel=2e-5)
 
 
-def test_the_base_model_is_no_mixture_to_train_on(scorer, scores):
-    """Its weights mean nothing, whatever its loss."""
+def test_the_base_model_is_not_a_mixture_to_train_on(scorer, scores):
+    """Its weights have no meaning, whatever its loss."""
     table = concatenate(base_row(scorer.members), scores.table)
-    with_base = scorer.score("with-base model", table, "dev", windows=3)
+    with_base = scorer.score("with-base", table, "dev", windows=3)
     spoiled = with_base.predictors["merge"]
     spoiled.nll_MR[0] = 1e-3  # far better than all others
     found = search(scorer, BY_TABLE, with_base)
@@ -107,16 +107,16 @@ def test_the_base_model_is_no_mixture_to_train_on(scorer, scores):
         search(scorer, BY_TABLE, with_base.take(np.array([0])))
 
 
-def test_a_scaled_row_is_no_run(scorer, tmp_path, capsys):
+def test_scaled_rows_are_left_out(scorer, tmp_path, capsys):
     csv = tmp_path / "scaled.csv"
     csv.write_text("name,solo,scale\nmore of it,1,1.5\n")
     scores = scorer.score("scaled", scorer.table(str(csv)), "dev", windows=3)
     found = search(scorer, BY_TABLE, scores)
     assert "more of it" not in [row["name"] for row in found.rows]
-    assert "1 mixtures of another scale" in capsys.readouterr().out
+    assert "leaving out 1 mixtures with a scale" in capsys.readouterr().out
 
 
-def test_six_decimals_are_a_mixture(scorer, tmp_path):
+def test_weights_of_six_decimals_are_a_mixture(scorer, tmp_path):
     csv = tmp_path / "six.csv"
     csv.write_text(
         'name,solo,"beta,1900-1909"\na,0.333333,0.666666\nb,0.666667,0.333334\n'
@@ -128,7 +128,7 @@ def test_six_decimals_are_a_mixture(scorer, tmp_path):
 
 
 @pytest.mark.parametrize("objective", ["worst", "mean"])
-def test_a_table_is_measured_against_the_base_model_on_its_own_windows(
+def test_a_table_is_relative_to_the_base_model_on_its_windows(
     scorer, scores, objective
 ):
     e = scorer.evaluation
@@ -150,7 +150,7 @@ def test_a_table_is_measured_against_the_base_model_on_its_own_windows(
     assert found.best["dev"] == pytest.approx(value_M.min(), rel=1e-6)
 
 
-def test_scores_of_another_precision_are_not_mixed_in(workdir, config):
+def test_scores_of_another_precision_are_refused(workdir, config):
     other = dataclasses.replace(config.score, precision="bfloat16")
     scorer = Scorer(workdir, other)
     spec = "subsets:1-2"
@@ -173,7 +173,7 @@ def test_a_pool_that_has_grown_is_refused(workdir, config):
     assert found.searched == len(scores.table)
 
 
-def test_found_is_kept_and_damage_is_noticed(scorer, scores, tmp_path):
+def test_a_result_is_saved_and_damage_is_noticed(scorer, scores, tmp_path):
     with pytest.raises(UserError, match="nothing was searched"):
         load_search(tmp_path)
     found = search(scorer, BY_TABLE, scores)
@@ -193,7 +193,7 @@ def descent(**settings) -> SearchConfig:
 
 
 def on_dev(scorer, w_MC: np.ndarray, domain: str) -> np.ndarray:
-    """Bits per byte of merges, with nothing of the search's."""
+    """Bits per byte of merges, without code of the search."""
     e = scorer.evaluation
     mine = (e.split_R == 0) & (e.domain_R == e.domains.index(domain))
     rows = np.flatnonzero(mine)
@@ -209,7 +209,7 @@ def weights_of(scorer, row) -> np.ndarray:
     return np.array([row["weights"].get(n, 0.0) for n in scorer.members])
 
 
-def test_a_descent_beats_every_table_it_could_have_scored(scorer):
+def test_a_descent_beats_tables(scorer):
     found = search(scorer, descent())
     grid = scorer.table("subsets:1-4")
     draws = scorer.table("dirichlet:200")
@@ -222,24 +222,24 @@ def test_a_descent_beats_every_table_it_could_have_scored(scorer):
     assert found.looked_at == 2000
 
 
-def test_constraints_hold_and_what_binds_is_priced(scorer):
+def test_constraints_hold_and_binding_ones_have_a_gain(scorer):
     free = search(scorer, descent())
     first = max(free.best["weights"], key=free.best["weights"].get)
-    ceiling = free.best["weights"][first] / 2
-    found = search(scorer, descent(max_weight={first: ceiling}))
+    limit = free.best["weights"][first] / 2
+    found = search(scorer, descent(max_weight={first: limit}))
     for row in found.rows:
-        assert row["weights"].get(first, 0.0) <= ceiling + 1e-6
-    (bound,) = [b for b in found.binding if b["kind"] == "ceiling"]
+        assert row["weights"].get(first, 0.0) <= limit + 1e-6
+    (bound,) = [b for b in found.binding if b["kind"] == "max_weight"]
     assert bound["name"] == first
-    assert bound["limit"] == ceiling
+    assert bound["limit"] == limit
     # The gain is for a percentage point, to first order.
-    relaxed = search(scorer, descent(max_weight={first: ceiling + 0.001}))
+    relaxed = search(scorer, descent(max_weight={first: limit + 0.001}))
     won = 10 * (found.best["dev"] - relaxed.best["dev"])
     assert bound["gain"] == pytest.approx(won, rel=0.05)
     assert won > 0
 
 
-def test_the_plan_says_how_often_a_source_is_repeated(scorer):
+def test_a_plan_reports_epochs_and_warns_of_more(scorer):
     units = [scorer.corpus.unit(name) for name in scorer.members]
     tokens = 3.0 * sum(unit.tokens for unit in units)
     found = search(scorer, descent(tokens=tokens, epochs=6.0))
@@ -256,8 +256,8 @@ def test_the_plan_says_how_often_a_source_is_repeated(scorer):
         assert warned == (epochs > max(own, 1.0) * 1.001)
 
 
-def test_a_limit_on_regret_is_kept(scorer):
-    """Being good outside must not cost a domain that is guarded."""
+def test_a_regression_limit_is_kept(scorer):
+    """A gain outside must not come at the cost of a limited domain."""
     free = search(scorer, descent())
     e = scorer.evaluation
     free_C = weights_of(scorer, free.best)
@@ -268,11 +268,11 @@ def test_a_limit_on_regret_is_kept(scorer):
         for name in scorer.corpus.domains
         if name != "outside"
     }
-    guarded = max(max_regression, key=max_regression.get)
-    limit = max_regression[guarded] - 0.005
-    found = search(scorer, descent(max_regression={guarded: limit}))
-    bits = on_dev(scorer, weights_of(scorer, found.best)[None], guarded)[0]
-    most = base[e.domains.index(guarded)] * (1 + limit)
+    limited = max(max_regression, key=max_regression.get)
+    limit = max_regression[limited] - 0.005
+    found = search(scorer, descent(max_regression={limited: limit}))
+    bits = on_dev(scorer, weights_of(scorer, found.best)[None], limited)[0]
+    most = base[e.domains.index(limited)] * (1 + limit)
     assert bits <= most * (1 + 2e-4)
     assert found.best["dev"] > free.best["dev"]
     assert "max_regression" in [b["kind"] for b in found.binding]
@@ -294,7 +294,7 @@ def test_the_worst_domain_decides(scorer):
     assert worst(found.best) < worst(mean.best)
 
 
-def test_repeated_it_scores_nothing_and_says_the_same(workdir, config, request):
+def test_a_second_search_computes_nothing_and_agrees(workdir, config, request):
     first = search(Scorer(workdir, config.score), descent())
     again = Scorer(workdir, config.score)
     evaluator = again.predictors._evaluator
@@ -315,8 +315,8 @@ def test_the_table_takes_part_in_a_descent(scorer, scores):
         search(scorer, BY_TABLE)
 
 
-def test_what_one_percent_more_is_worth(scorer):
-    """Against the merge with that percent."""
+def test_marginal_values(scorer):
+    """Compared with the merge that has one percent more."""
     found = search(scorer, descent())
     w_C = weights_of(scorer, found.best)
     marginal = found.marginal
@@ -349,7 +349,7 @@ def test_near_twins_count_once(scorer):
     assert apart_MM.min() >= 0.01
 
 
-def test_the_best_is_left_as_a_mixture_to_train(scorer, tmp_path):
+def test_the_best_mixture_is_written_as_a_table(scorer, tmp_path):
     found = search(scorer, descent())
     save_search(tmp_path, found)
     table = read_csv(scorer.members, tmp_path / "search" / "best.csv")
@@ -361,7 +361,7 @@ def test_a_tiny_budget_gives_an_answer(scorer, evaluations):
     found = search(scorer, descent(evaluations=evaluations))
     assert found.evaluations <= evaluations
     assert found.best["tied"]
-    # Nothing that is known already has a fifth of everything.
+    # No standard mixture has a fifth of everything.
     min_weight = dict.fromkeys(scorer.members, 0.2)
     found = search(scorer, descent(evaluations=evaluations, min_weight=min_weight))
     assert found.best["name"] == "found 1"
@@ -380,7 +380,7 @@ def test_few_sources(scorer):
 
 
 class Apart:
-    """Reference runs lie below merges by 4 bits, times 1 minus the squared weights."""
+    """Reference runs are 4 bits times (1 - squared weights) below merges."""
 
     def shift(self, w_MC, bits_MD, rows):
         spread_M = 1 - np.sum(w_MC**2, axis=1)
@@ -390,8 +390,8 @@ class Apart:
         return np.broadcast_to(8 * w_C, bits_DC.shape)
 
 
-def test_a_single_member_is_its_own_reference_run(scorer):
-    """Reference runs lie below merges of several members, not below a single one."""
+def test_a_correction_moves_the_best_mixture(scorer):
+    """It lowers merges of several members, and leaves single members as they are."""
     free = search(scorer, descent())
     assert not free.calibrated and len(free.best["weights"]) == 1
     found = search(
@@ -422,15 +422,15 @@ class Harm(Apart):
         return np.zeros(bits_DC.shape)
 
 
-def test_a_target_that_training_harms_is_warned_of(scorer):
+def test_a_harmed_target_gives_a_warning(scorer):
     harmed = search(scorer, descent(), correction=Harm())
     assert any("NOTHING HELPS" in line for line in harmed.warnings)
     found = search(scorer, descent())
     assert not any("NOTHING HELPS" in line for line in found.warnings)
 
 
-def test_limits_are_kept_by_what_training_would_give(scorer):
-    """A limit that every merge breaks, and the calibration keeps."""
+def test_limits_apply_to_corrected_losses(scorer):
+    """A limit that the merge exceeds, and its corrected loss keeps."""
     free = search(scorer, descent(), correction=Apart())
     lowest = free.predicted(free.best, "dev")
     base = free.domains["outside"]["base"]

@@ -1,4 +1,4 @@
-"""Tie sets: do they hold the true best as often as they say? Their draws."""
+"""Tie sets: do they hold the true best as often as they say? And their draws."""
 
 import numpy as np
 import pytest
@@ -57,11 +57,11 @@ def test_the_true_best_is_held(documents, windows, mixtures, spread, deviation):
         held += int(np.argmin(reference_M)) in ties.tied
         sizes.append(len(ties.tied))
     assert held / PROBLEMS >= LEVEL - SLACK
-    assert np.mean(sizes) < 0.95 * mixtures  # and it says something
+    assert np.mean(sizes) < 0.95 * mixtures  # not just everything
 
 
 def test_all_equally_good_is_the_hardest_case_and_is_exact():
-    """Any of them may be asked for; each is held at the level, not above."""
+    """Each of them is held at the level, and not above."""
     e, held = text(50), []
     for problem in range(200):
         generator = np.random.default_rng(problem)
@@ -71,11 +71,11 @@ def test_all_equally_good_is_the_hardest_case_and_is_exact():
     assert np.mean(held) == pytest.approx(LEVEL + 0.02, abs=0.04)
 
 
-def test_a_quiet_best_among_loud_ones_is_held():
-    """Skewed losses, and errors that differ between mixtures.
+def test_a_quiet_best_among_noisy_ones_is_held():
+    """With skewed losses, and errors that differ between mixtures.
 
-    The lowest is then one whose error was underestimated: a statistic that
-    divides by that error held the best in under a fifth of such problems.
+    The lowest is then one whose error was underestimated. A statistic that divides by
+    that error held the best in less than a fifth of such problems.
     """
     e, held = text(20), 0
     for problem in range(50):
@@ -88,7 +88,7 @@ def test_a_quiet_best_among_loud_ones_is_held():
 
 @pytest.mark.parametrize("residual", [None, Residual(0.02, 8)])
 def test_the_set_of_ten_thousand(residual):
-    """Points of a simplex; the level, as far as ten problems can show it."""
+    """Points of a simplex; as far as ten problems can show the level."""
     held, e = 0, text(40)
     for problem in range(10):
         generator = np.random.default_rng(problem)
@@ -107,7 +107,7 @@ def test_the_set_of_ten_thousand(residual):
 
 
 def test_without_the_residual_reference_runs_are_missed():
-    """Document error alone is not the error of a predictor for training."""
+    """The error from documents alone is not the error of a predictor."""
     e, held = text(25), {"with": 0, "without": 0}
     for problem in range(100):
         generator = np.random.default_rng(problem)
@@ -132,8 +132,8 @@ def test_a_clear_best_ties_with_nothing():
     )
 
 
-def test_who_is_far_worse_does_not_widen_the_set():
-    """However many, and however loud."""
+def test_far_worse_mixtures_do_not_widen_the_set():
+    """However many, and however noisy."""
     e, generator = text(100), np.random.default_rng(0)
     near = losses(generator, e, np.linspace(0, 0.05, 30), 0.02)
     far = losses(generator, e, np.full(1000, 5.0), 1.0)
@@ -157,7 +157,7 @@ def test_twins_tie_and_do_not_widen_the_set():
     np.testing.assert_allclose(ties.limit_M[:3], alone.limit_M, atol=1e-8)
 
 
-def test_what_is_not_worth_it_ties():
+def test_differences_below_min_effect_tie():
     e = text(25)
     generator = np.random.default_rng(0)
     nll_MR = losses(generator, e, np.array([0.0, 0.01, 0.1]), 1e-4)
@@ -166,7 +166,7 @@ def test_what_is_not_worth_it_ties():
     assert ties_of(e, nll_MR, min_effect=0.06).tied.tolist() == [0, 1, 2]
 
 
-def test_limits_say_who_ties():
+def test_limits_say_which_tie():
     e, generator = text(25), np.random.default_rng(0)
     nll_MR = losses(generator, e, np.linspace(0, 0.1, 11), 0.05)
     ties = ties_of(e, nll_MR, min_effect=0.005)
@@ -192,21 +192,21 @@ def test_a_residual_widens_the_set():
         for residual in (None, Residual(0.05, 20), Residual(0.2, 20))
     ]
     assert sizes[0] < sizes[1] < sizes[2]
-    # The same scatter, known from three reference runs only, is known worse.
+    # The same scatter from only three reference runs is less certain.
     few = ties_of(e, nll_MR, Residual(0.05, 3))
     many = ties_of(e, nll_MR, Residual(0.05, 100))
     assert len(few.tied) > len(many.tied)
 
 
 @pytest.mark.parametrize("residual", [None, Residual(0.05, 8)])
-def test_blocks_are_no_part_of_the_answer(residual, monkeypatch):
-    """Each candidate meets all others, in its block or not."""
+def test_block_size_does_not_matter(residual, monkeypatch):
+    """Each candidate is compared with all others, in its block or not."""
     e = text(30)
     nll_MR = losses(np.random.default_rng(0), e, np.zeros(1200), 0.05)
     ties = ties_of(e, nll_MR, residual)
     monkeypatch.setattr(module, "_BLOCK", 100)
     again = ties_of(e, nll_MR, residual)
-    # A residual's draws are others, from the same sampling distribution.
+    # A residual has other draws, from the same distribution.
     tolerance = 1e-12 if residual is None else 0.1
     np.testing.assert_allclose(
         np.sort(again.limit_M), np.sort(ties.limit_M), rtol=tolerance
@@ -220,14 +220,14 @@ def ask(e, nll_MR, about=None, seed=0, **options):
 
 
 def test_documents_are_resampled_from_five_on():
-    """As a cluster: windows of one document are alike."""
+    """Windows of one document are alike."""
     spread = {}
     for documents in (5, 4):
         e = text(documents, 10)
         nll_MR = losses(np.random.default_rng(0), e, np.zeros(2), 0.05)
         _, draw_MB, unit = ask(e, nll_MR)
         spread[unit] = draw_MB.std(1).mean()
-    # 50 windows in 5 documents are no 50 draws: sqrt(10) apart.
+    # 50 windows in 5 documents are not 50 independent draws: sqrt(10) apart.
     assert spread["documents"] > 2 * spread["windows"]
     _, draw_MB, unit = ask(e, nll_MR, enough=4)
     assert unit == "documents"
@@ -238,7 +238,7 @@ def test_documents_are_resampled_from_five_on():
     ("windows", "extra"), [(40, 1.0), (6, np.sqrt(5 / 3))], ids=["40", "6"]
 )
 def test_spread_is_that_of_the_mean(windows, extra):
-    """Of few units too: as a t distribution of n - 1 degrees of freedom."""
+    """Also with few units: a t distribution with n - 1 degrees of freedom."""
     generator = np.random.default_rng(windows)
     e = text(1, windows)  # one document, so that windows are resampled
     bits_R = generator.normal(0, 1, windows)
@@ -251,7 +251,7 @@ def test_spread_is_that_of_the_mean(windows, extra):
 
 
 def test_the_same_text_is_drawn_for_all_mixtures():
-    """What mixtures have in common cancels, whatever block they are in."""
+    """What mixtures have in common cancels, also across blocks."""
     e = text(30, 2, domains=2)
     nll_R = losses(np.random.default_rng(0), e, np.zeros(1), 0.5)[0]
     nll_MR = nll_R + nats(np.linspace(0, 1, 9))[:, None]
@@ -275,7 +275,7 @@ def test_every_draw_goes_through_the_objective():
     for about, expected in (
         (objective((1, 0, 0)), 1),
         (objective((1, 3, 0)), 2.5),
-        # Of -1 and -0.5 the worse, on the base model's mean of 2.75.
+        # The worse of -1 and -0.5, plus the base model's mean of 2.75.
         (objective((1, 1, 0), "worst", base_D), 2.25),
     ):
         value_M, draw_MB, _ = ask(e, nll_MR, about, draws=5)
@@ -284,7 +284,7 @@ def test_every_draw_goes_through_the_objective():
 
 
 def test_the_worst_domain_changes_from_draw_to_draw():
-    """The draws are of the maximum, not the maximum's domain's draws."""
+    """The maximum is taken in each draw, not once for all."""
     e = text(30, domains=2)
     nll_MR = losses(np.random.default_rng(0), e, np.zeros(1), 0.3)
     worst = ask(e, nll_MR, objective((1, 1), "worst"))[1]
@@ -292,8 +292,8 @@ def test_the_worst_domain_changes_from_draw_to_draw():
     assert worst.mean() > max(draw_MB.mean() for draw_MB in both)
 
 
-def test_a_worst_case_is_against_the_base_model_on_the_same_text():
-    """What text does to all models alike is no error of a difference to it."""
+def test_worst_is_relative_to_the_base_model_on_the_same_text():
+    """What affects all models alike is no error of a difference."""
     e = text(20, domains=2)
     generator = np.random.default_rng(0)
     hard_R = generator.normal(3, 1, len(e))  # bits of a window, for anyone
@@ -305,7 +305,7 @@ def test_a_worst_case_is_against_the_base_model_on_the_same_text():
     assert value_M[0] == pytest.approx(base_D.mean() - 0.1, abs=1e-5)
     np.testing.assert_allclose(draw_MB, value_M[0], atol=1e-5)
     assert ask(e, nll_MR, about)[1].std() > 0.05
-    # Of a mean, differences between mixtures do not change.
+    # For a mean, differences between mixtures do not change.
     mean = objective((1, 1))
     two_MR = np.concatenate([nll_MR, losses(generator, e, np.zeros(1), 0.1)])
     off_MB, against_MB = (
@@ -328,6 +328,6 @@ def test_a_needed_domain_without_windows_is_named():
     e = text(20, domains=2)
     rows = np.flatnonzero(e.domain_R == 0)
     nll_MR = np.full((1, len(rows)), BYTES)
-    with pytest.raises(UserError, match="'d1' has no select window"):
+    with pytest.raises(UserError, match="'d1' has no dev window"):
         ask(e, nll_MR, objective((1, 1)), rows=rows)
     assert np.isfinite(ask(e, nll_MR, objective((1, 0)), rows=rows)[1]).all()
