@@ -79,7 +79,7 @@ def test_differences_name_every_field():
         {"recipe": {"steps": 3, "extra": 1, "batch": 8}, "same": 1},
     )
     assert lines == [
+        f"base: expected {'x' * 12}..., found nothing",
         "recipe.extra: expected nothing, found 1",
         "recipe.steps: expected 2, found 3",
-        f"base: expected {'x' * 12}..., found nothing",
     ]
