@@ -89,13 +89,12 @@ def test_splits_have_their_shares_and_depend_only_on_the_salt():
     made = [document(str(i)) for i in range(4000)]
     splits = [split_of(d, split) for d in made]
     counts = Counter(splits)
-    for split, share in (
-        ("test", 0.2), ("dev", 0.1), ("base", 0.3), ("train", 0.4),
-    ):  # fmt: skip
-        assert abs(counts[split] / 4000 - share) < 0.03
+    wanted = {"test": 0.2, "dev": 0.1, "base": 0.3, "train": 0.4}
+    for name, share in wanted.items():
+        assert abs(counts[name] / 4000 - share) < 0.03
     assert splits[::-7] == [split_of(d, split) for d in made[::-7]]
     own = [split_of(d, split, base_from_partitions=False) for d in made]
-    assert own == ["train" if h == "base" else h for h in splits]
+    assert own == ["train" if name == "base" else name for name in splits]
     out = Counter(split_of(d, split, in_pool=False) for d in made)
     assert set(out) == {"dev", "test"}
     assert abs(out["dev"] - 2000) < 130
