@@ -80,8 +80,7 @@ class TableReader:
     """Random access to a table; safe to use from several threads.
 
     Raises:
-      DamagedError: the table is missing, truncated or damaged; `read` raises
-        it, too.
+      DamagedError: the table is missing, truncated or damaged; `read` raises it, too.
     """
 
     def __init__(

@@ -33,8 +33,7 @@ FROZEN = -1  # generation of frozen base text: older than all evaluation text
 # In scripts without spaces each character is a word. Otherwise whole sentences
 # would be words, and copies inside other sentences would not be found.
 _WORD = re.compile(
-    "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
-    "|[^\\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
+    "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
 )
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd: multiplying loses nothing
 _MIX = np.uint64(0xBF58476D1CE4E5B9)

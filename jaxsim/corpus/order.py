@@ -102,7 +102,11 @@ def schedule(
     unit_R = slots[permutation(mixed, data_seed, 0, total_rows)]
     row_R = np.zeros(total_rows, np.int64)
     for c in used:
-        row_R[unit_R == c] = _unit_rows(members[c], data_seed, counts[c])
+        unit, epochs = members[c], math.ceil(counts[c] / members[c].rows)
+        rows = [
+            permutation(unit.digest, data_seed, e, unit.rows) for e in range(epochs)
+        ]
+        row_R[unit_R == c] = np.concatenate(rows)[: counts[c]]
     pairs = list(zip(members, counts, strict=True))
     return Schedule(
         units=tuple(unit.name for unit in members),
@@ -111,12 +115,6 @@ def schedule(
         unique_rows=tuple(min(n, unit.rows) for unit, n in pairs),
         epochs=tuple(n / unit.rows if n else 0.0 for unit, n in pairs),
     )
-
-
-def _unit_rows(unit: Unit, data_seed: int, count: int) -> np.ndarray:
-    epochs = math.ceil(count / unit.rows)
-    rows = [permutation(unit.digest, data_seed, e, unit.rows) for e in range(epochs)]
-    return np.concatenate(rows)[:count]
 
 
 def batch(run: Schedule, step: int, size: int) -> slice:

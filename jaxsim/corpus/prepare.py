@@ -104,14 +104,9 @@ def _remove(folder: Path) -> None:
 
 
 def _is_current(corpus: Corpus, evidence: str) -> bool:
-    stored = [("unit", u.digest) for u in (corpus.base, *corpus.units.values())]
-    stored += [
-        ("domain", digest)
-        for domain in corpus.domains.values()
-        for digest in domain.digests.values()
-    ]
+    folders = store.folders_of(corpus.workdir, corpus.record)
     return corpus.record["fingerprint"] == evidence and all(
-        folder_of(corpus.workdir, *pair).is_dir() for pair in stored
+        folder.is_dir() for folder in folders
     )
 
 
@@ -428,15 +423,13 @@ def _dropped(summary: dict[str, Any]) -> Iterator[str]:
     for place, counts in summary["unknown"].items():
         yield (
             f"unknown to the tokenizer: {place}: {counts['unknown']} of "
-            f"{counts['tokens']} tokens, {counts['lost']} of "
-            f"{counts['bytes']} bytes"
+            f"{counts['tokens']} tokens, {counts['lost']} of {counts['bytes']} bytes"
         )
     for name, count in summary["duplicates"].items():
         yield f"dropped: {name}: {count} documents that repeat other training text"
     for name, domains in summary["overlap"].items():
         for domain, counts in domains.items():
             yield (
-                f"dropped: {name} repeats domain {domain}: "
-                f"{counts['training']} training documents, "
-                f"{counts['evaluation']} newer evaluation documents"
+                f"dropped: {name} repeats domain {domain}: {counts['training']} "
+                f"training documents, {counts['evaluation']} newer evaluation documents"
             )

@@ -19,9 +19,8 @@ from jaxsim.errors import UserError
 def training_rows(documents: Sequence[np.ndarray], eot: int, length: int) -> np.ndarray:
     """Cuts documents, each followed by end-of-text, into rows.
 
-    Row r is `stream[r * L : r * L + L + 1]`: it shares one token with the next
-    row, so every token but the first is a target once. The incomplete tail is
-    dropped.
+    Row r is `stream[r * L : r * L + L + 1]`: it shares one token with the next row, so
+    every token but the first is a target once. The incomplete tail is dropped.
 
     Returns:
       int32 [R, L + 1]; no rows for a stream of fewer than L + 1 tokens.
@@ -60,7 +59,21 @@ def cut_units(
     budget = config.recipe.steps * config.recipe.batch  # rows of one run
     stream = sum(len(tokens) + 1 for tokens in ids)
     rows = max(0, (stream - 1) // length)
-    _check_size(partition, len(documents), rows, budget, config)
+    if not documents:
+        raise UserError(
+            f"partition {partition!r}: no training document is left after the "
+            "split, duplicates and overlap; give it more text or remove it"
+        )
+    needed = max(1, math.ceil(budget / config.corpus.max_epochs))
+    if rows < needed:
+        epochs = f"{budget / rows:.1f}" if rows else "endless"
+        raise UserError(
+            f"partition {partition!r}: {rows} rows of {config.model.length} "
+            f"tokens for a budget of {budget} rows are {epochs} epochs, more "
+            f"than corpus.max_epochs={config.corpus.max_epochs:g}; give it at "
+            f"least {needed} rows, join it with another partition, lower "
+            "recipe.steps or recipe.batch, or raise corpus.max_epochs"
+        )
     pieces = max(1, min(config.corpus.max_units, rows // budget))
     if pieces == 1:
         tokens_RL1 = training_rows(ids, eot, length)
@@ -81,26 +94,6 @@ def cut_units(
     return units
 
 
-def _check_size(
-    partition: str, documents: int, rows: int, budget: int, config: Config
-) -> None:
-    if not documents:
-        raise UserError(
-            f"partition {partition!r}: no training document is left after the "
-            "split, duplicates and overlap; give it more text or remove it"
-        )
-    needed = max(1, math.ceil(budget / config.corpus.max_epochs))
-    if rows < needed:
-        epochs = f"{budget / rows:.1f}" if rows else "endless"
-        raise UserError(
-            f"partition {partition!r}: {rows} rows of {config.model.length} "
-            f"tokens for a budget of {budget} rows are {epochs} epochs, more "
-            f"than corpus.max_epochs={config.corpus.max_epochs:g}; give it at "
-            f"least {needed} rows, join it with another partition, lower "
-            "recipe.steps or recipe.batch, or raise corpus.max_epochs"
-        )
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalWindows:
     """Windows of evaluation documents; see `evaluation_rows`.
@@ -109,8 +102,7 @@ class EvalWindows:
       tokens_RL1: int32 ids, right-padded; targets are `tokens[1:]`.
       first_R, count_R: int32, the first scored target of a window, and how
         many consecutive targets are scored.
-      length_R: int32, valid targets; below L in the padded window of a short
-        document.
+      length_R: int32, valid targets; below L in the padded window of a short document.
       document_R: int32, indices into `documents`.
       bytes_R: int64, UTF-8 bytes of the scored targets.
       documents: ids of the documents.

@@ -72,10 +72,6 @@ class Quarantine:
     def __exit__(self, *exception: object) -> None:
         self._file.close()
 
-    def count(self, source: str) -> None:
-        """Counts a record, good or bad."""
-        self.records[source] += 1
-
     def reject(self, source: str, cause: str, file: str, line: int) -> None:
         """Lists a bad record; `line` counts from 1, 0 means the whole file.
 
@@ -110,10 +106,9 @@ class Quarantine:
         self._file.flush()
         causes = ", ".join(f"{n} {cause}" for cause, n in bad.most_common())
         raise UserError(
-            f"source {source!r}: {total} of {which}{self.records[source]} "
-            f"records are bad ({causes}), more than "
-            f"corpus.max_bad={self.max_bad:g} allows; see {self.path} for "
-            "their places, repair the input or raise corpus.max_bad"
+            f"source {source!r}: {total} of {which}{self.records[source]} records are "
+            f"bad ({causes}), more than corpus.max_bad={self.max_bad:g} allows; see "
+            f"{self.path} for their places, repair the input or raise corpus.max_bad"
         )
 
     def summary(self) -> dict[str, dict[str, dict[str, int]]]:
@@ -149,7 +144,7 @@ def read_documents(
     repair = functools.partial(quarantine.repair, name)
     seen: set[str] = set()
     for file, line, load in readers[source.reader](name, source, repair):
-        quarantine.count(name)
+        quarantine.records[name] += 1
         try:
             document = load()
         except _BadRecordError as bad:

@@ -395,6 +395,22 @@ def folder_of(workdir: Path, kind: str, digest: str) -> Path:
     return workdir / "corpus" / f"{kind}_{digest[:32]}"
 
 
+def folders_of(workdir: Path, record: dict[str, Any]) -> list[Path]:
+    """The folders of the tokenizer and all data sets that a corpus.json names.
+
+    Raises:
+      DamagedError: a digest in it is no SHA-256.
+      KeyError, TypeError, AttributeError: it is no content of a corpus.json.
+    """
+    frozen = record["frozen"]
+    digests = [("tokenizer", frozen["tokenizer_digest"])]
+    units = [frozen["base"], *record["units"].values()]
+    digests += [("unit", unit["digest"]) for unit in units]
+    for domain in record["domains"].values():
+        digests += [("domain", digest) for digest in domain["digests"].values()]
+    return list(dict.fromkeys(folder_of(workdir, *pair) for pair in digests))
+
+
 def publish(
     target: Path,
     stored: Callable[[Path], object],

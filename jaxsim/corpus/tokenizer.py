@@ -109,9 +109,8 @@ class Tokenizer:
         alphabet = sorted(_ALPHABET())
         if vocab_size < len(alphabet) + 1:
             raise UserError(
-                f"corpus.tokenizer.vocab_size: must be at least "
-                f"{len(alphabet) + 1} (256 bytes and end-of-text), is "
-                f"{vocab_size}"
+                f"corpus.tokenizer.vocab_size: must be at least {len(alphabet) + 1} "
+                f"(256 bytes and end-of-text), is {vocab_size}"
             )
         bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
         bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -174,9 +173,8 @@ class Tokenizer:
         """
         if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
             raise DamagedError(
-                f"token ids {ids.min()} to {ids.max()} are outside the "
-                f"vocabulary of {self.vocab_size} entries: made with another "
-                "tokenizer, or damaged"
+                f"token ids {ids.min()} to {ids.max()} are outside the vocabulary of "
+                f"{self.vocab_size} entries: made with another tokenizer, or damaged"
             )
         return ids
 

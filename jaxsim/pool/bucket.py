@@ -5,10 +5,9 @@ what the bucket lacks and fetches what its workdir lacks. A manifest is created
 once for all machines. The bucket knows nothing about unfinished runs; the
 scheduler, or `--shard`, decides which machine trains which run.
 
-The object store must have these properties (it is reached through fsspec): an
-object appears whole, lists and reads see what was written before, and an object
-can be created without replacing an existing one (if-none-match on S3,
-if-generation-match 0 on GCS).
+The object store must have these properties (it is reached through fsspec): an object
+appears whole, lists and reads see what was written before, and an object can be created
+without replacing an existing one (if-none-match on S3, if-generation-match 0 on GCS).
 """
 
 import contextlib
@@ -25,7 +24,7 @@ import fsspec
 from jaxsim.corpus.store import (
     TEMPORARY,
     Corpus,
-    folder_of,
+    folders_of,
     open_corpus,
     write_record,
 )
@@ -66,10 +65,9 @@ def open_bucket(url: str, workdir: Path) -> "Bucket | None":
         return None
     if url.partition("://")[0] not in _EXTRAS:
         raise UserError(
-            f"config.bucket={url!r}: must be s3://NAME/FOLDER or "
-            "gs://NAME/FOLDER. Set the address of another S3 server in "
-            "AWS_ENDPOINT_URL; a file system that all machines see needs no "
-            "bucket, give it as --workdir"
+            f"config.bucket={url!r}: must be s3://NAME/FOLDER or gs://NAME/FOLDER. Set "
+            "the address of another S3 server in AWS_ENDPOINT_URL; a file system that "
+            "all machines see needs no bucket, give it as --workdir"
         )
     objects = Objects(url)
     objects.check()
@@ -230,9 +228,8 @@ class Bucket:
         elif lines := _differences(shared, here):
             raise UserError(
                 f"{self} holds another corpus than {self.workdir}: "
-                f"{'; '.join(lines[:5])}. Run `jaxsim prepare` here to send "
-                f"this one, or delete {self.workdir / 'corpus'} to fetch the "
-                "other"
+                f"{'; '.join(lines[:5])}. Run `jaxsim prepare` here to send this one, "
+                f"or delete {self.workdir / 'corpus'} to fetch the other"
             )
 
     def prepare(self, make: Callable[[], Corpus], refreeze: bool) -> Corpus:
@@ -306,25 +303,15 @@ class Bucket:
                 shutil.rmtree(part)  # another launcher of this workdir was faster
 
     def _folders(self, record: dict[str, Any]) -> list[str]:
-        """The folders of the tokenizer and the data sets that a record names.
+        """The folders that a corpus.json names.
 
         Raises:
-          DamagedError: it is no such record.
+          DamagedError: it is no content of a corpus.json.
         """
         try:
-            frozen = record["frozen"]
-            digests = [("tokenizer", frozen["tokenizer_digest"])]
-            units = [frozen["base"], *record["units"].values()]
-            digests += [("unit", unit["digest"]) for unit in units]
-            digests += [
-                ("domain", digest)
-                for domain in record["domains"].values()
-                for digest in domain["digests"].values()
-            ]
+            return [folder.name for folder in folders_of(self.workdir, record)]
         except (KeyError, TypeError, AttributeError) as error:
             raise DamagedError(f"{self}/{_CORPUS}: lacks {error}") from error
-        names = [folder_of(self.workdir, *pair).name for pair in digests]
-        return list(dict.fromkeys(names))
 
     def _records(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         """corpus.json in the bucket, and in the workdir."""
@@ -344,9 +331,8 @@ class Bucket:
     def _check_same(self, entry: Path, here: Manifest, shared: Manifest) -> None:
         if here.params_digest != shared.params_digest:
             raise UserError(
-                f"{here.kind} {entry.name}: {entry} holds another result than "
-                f"{self}; delete that folder to fetch the shared one, or use "
-                "another --workdir"
+                f"{here.kind} {entry.name}: {entry} holds another result than {self}; "
+                "delete that folder to fetch the shared one, or use another --workdir"
             )
 
     def _fetch(self, entry: Path, manifest: Manifest) -> None:
@@ -359,9 +345,8 @@ class Bucket:
                 self.objects.fetch(f"{key}/{name}", path)
             if not _is(path, sha256, size):
                 raise DamagedError(
-                    f"{self}/{key}/{name}: is not what its manifest says; "
-                    f"delete the folder {self}/{self.key(entry)} to train it "
-                    "again"
+                    f"{self}/{key}/{name}: is not what its manifest says; delete the "
+                    f"folder {self}/{self.key(entry)} to train it again"
                 )
         for name in files_below(root).keys() - manifest.files.keys():
             (root / name).unlink()
@@ -422,10 +407,9 @@ class Objects:
             raise
         if (first, second, kept) != (True, False, b"1"):
             raise StoreError(
-                f"{self.url}: this store replaces objects that must be "
-                "created once (it ignores if-none-match), so that two machines "
-                "could publish one member; use another store, or a --workdir "
-                "on a shared file system"
+                f"{self.url}: this store replaces objects that must be created once "
+                "(it ignores if-none-match), so that two machines could publish one "
+                "member; use another store, or a --workdir on a shared file system"
             )
 
     def create(self, key: str, content: bytes) -> bool:

@@ -519,7 +519,6 @@ def _check_entry(run: Run, pool: Pool, corpus: Corpus) -> None:
     found = {key: getattr(manifest, key) for key in expected}
     if lines := differences(expected, found):
         raise UserError(
-            f"{run.kind} {run.name} is in the pool, but from another run or "
-            f"other text: {'; '.join(lines)}. Delete {pool.entry(run.name)} "
-            "to train it again"
+            f"{run.kind} {run.name} is in the pool, but from another run or other "
+            f"text: {'; '.join(lines)}. Delete {pool.entry(run.name)} to train it again"
         )

@@ -50,9 +50,8 @@ def check_links(folder: Path) -> None:
             if error.errno not in _NO_LINKS:
                 raise
             raise JaxsimError(
-                f"{folder}: this file system has no hard links "
-                f"({error.strerror}), which manifests need; use a --workdir "
-                "on another one"
+                f"{folder}: this file system has no hard links ({error.strerror}), "
+                "which manifests need; use a --workdir on another one"
             ) from error
 
 
