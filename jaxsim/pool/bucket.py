@@ -462,7 +462,9 @@ class Objects:
         with self._asked("list", prefix):
             found: dict[str, Any] = self._files.find(root, detail=True)
         return {
-            check_inside(f"{self.url}/{prefix}", path[len(root) + 1 :]): info["size"]
+            check_inside(f"{self.url}/{prefix}", path[len(root) + 1 :]): int(
+                info["size"]
+            )
             for path, info in found.items()
             if path.startswith(f"{root}/") and not path.endswith("/")
         }
