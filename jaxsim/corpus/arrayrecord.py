@@ -21,6 +21,13 @@ _SPLIT = "rows"
 _FORMAT = "array_record"
 
 
+class _Info(tfds.core.DatasetInfo):
+    """The description of a table."""
+
+    def initialize_from_bucket(self) -> None:
+        """Does nothing; TFDS would leave an empty folder in /tmp for each table."""
+
+
 class Table(tfds.core.GeneratorBasedBuilder):
     """Rows of int32 `tokens` [L + 1] and of int64 numbers beside them."""
 
@@ -45,7 +52,7 @@ class Table(tfds.core.GeneratorBasedBuilder):
         tokens = tfds.features.Tensor(shape=(self._width,), dtype=np.int32)
         number = tfds.features.Scalar(dtype=np.int64)
         features = {"tokens": tokens, **dict.fromkeys(self._columns, number)}
-        return tfds.core.DatasetInfo(
+        return _Info(
             builder=self,
             features=tfds.features.FeaturesDict(features),
             disable_shuffling=True,

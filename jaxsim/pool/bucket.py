@@ -461,13 +461,12 @@ class Objects:
         root = self._path(prefix)
         with self._asked("list", prefix):
             found: dict[str, Any] = self._files.find(root, detail=True)
-        return {
-            check_inside(f"{self.url}/{prefix}", path[len(root) + 1 :]): int(
-                info["size"]
-            )
+        sizes = {
+            path[len(root) + 1 :]: int(info["size"])
             for path, info in found.items()
             if path.startswith(f"{root}/") and not path.endswith("/")
         }
+        return {check_inside(f"{self.url}/{prefix}", k): n for k, n in sizes.items()}
 
     def send(self, path: Path, key: str) -> None:
         """Creates or replaces an object from a file."""
