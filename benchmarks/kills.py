@@ -118,8 +118,8 @@ def main() -> None:
             done: list[str] = []  # commands that ran to their end
             for number in range(first, min(first + KILLS, args.rounds)):
                 command = rng.choice(("run", "next"))
-                if command == "next":  # a prefix of the commands, then a kill
-                    stage = rng.randrange(len(done), len(COMMANDS))
+                if command == "next":  # up to two commands, then a kill
+                    stage = min(len(done) + rng.randrange(3), len(COMMANDS) - 1)
                     for earlier in COMMANDS[len(done) : stage]:
                         launcher.finish(earlier, workdir)
                         done.append(earlier)
