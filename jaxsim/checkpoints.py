@@ -1,9 +1,8 @@
-"""Orbax, in one file: parameter trees, and training states by step.
+"""Saves and loads with Orbax: parameter trees, and training states by step.
 
-Orbax writes to a temporary folder and renames it when all is there, but it
-does not notice flipped bits later, and it lists a step whose commit file is
-gone (measured with 0.12.8). So nothing here decides what is admitted: the
-pool's manifests do.
+Orbax writes to a temporary folder and renames it when it is complete. But it does not
+notice flipped bits later, and it lists a step whose commit file is gone (measured with
+0.12.8). So only the pool's manifests decide which parameters are used.
 """
 
 import contextlib
@@ -13,8 +12,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import jax
 import numpy as np
@@ -27,14 +25,14 @@ StatePath: TypeAlias = epath.Path  # of training states: local, or in gs://
 
 
 class NotSaved(JaxsimError):
-    """What was to be saved is not on disk; what was there before still is."""
+    """A save failed; what was on disk before is still there."""
 
 
 def save_params(path: Path, params: Any) -> None:
     """Saves a tree of arrays at `path`, which must not exist yet.
 
-    Every process calls it with the same tree: Orbax compares their paths, even
-    where only one of them is said to take part (0.12.8).
+    Every process calls it with the same tree: Orbax compares their paths, even if
+    only one process takes part (0.12.8).
 
     Raises:
       NotSaved: the disk is full, or cannot be written.
@@ -48,17 +46,17 @@ def load_params(path: Path, shapes: Any) -> Any:
 
     Args:
       path: as given to `save_params`.
-      shapes: the expected tree of shapes and dtypes. Orbax casts silently to
-        a dtype it is asked for, so ask for the one that was saved.
+      shapes: the tree of shapes and dtypes that was saved. Orbax would silently
+        cast to another dtype.
 
     Raises:
-      DamagedError: the tree is incomplete, unreadable or of another shape.
+      DamagedError: the tree is incomplete or unreadable, or has other shapes.
     """
     target = jax.tree.map(lambda s: np.empty(s.shape, s.dtype), shapes)
     with _restoring(f"{path}: cannot be restored"):
         with _alone():
             params = ocp.load(path.absolute(), target)
-        # A numpy target of another shape is not refused (0.12.8).
+        # Orbax does not refuse a numpy target of another shape (0.12.8).
         for key, leaf in jax.tree_util.tree_leaves_with_path(shapes):
             found = functools.reduce(lambda node, k: node[k.key], key, params)
             if np.shape(found) != leaf.shape:
@@ -91,7 +89,7 @@ def state_folder(path: str) -> StatePath:
     folder = StatePath(path) if separator else StatePath(path).absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    # Clients of stores raise what their network libraries do.
+    # Clients of stores raise whatever their network libraries raise.
     except Exception as error:
         raise UserError(
             f"{what}: cannot be made a folder: {_first_line(error)}"
@@ -100,12 +98,12 @@ def state_folder(path: str) -> StatePath:
 
 
 def is_remote(path: Path | StatePath) -> bool:
-    """Whether it is in an object store."""
+    """Whether a path is in an object store."""
     return "://" in str(path)
 
 
 def delete(folder: StatePath) -> None:
-    """Deletes states that nobody needs; it is no error if they are gone."""
+    """Deletes a folder of states; no error if it does not exist."""
     if is_remote(folder):
         with contextlib.suppress(OSError):
             folder.rmtree()
@@ -114,18 +112,18 @@ def delete(folder: StatePath) -> None:
 
 
 class TrainingCheckpoints:
-    """The states of one unfinished run, the latest two kept."""
+    """The states of one unfinished run; keeps the latest two."""
 
     def __init__(self, directory: Path | StatePath) -> None:
         self._directory = directory
-        self._state: Any = None  # shapes of the last one, for a message
-        self._pending: Any = None  # the last save, until it is committed
+        self._state: Any = None  # shapes of the last state, for a message
+        self._pending: Any = None  # the last save, until it is on disk
         self._checkpointer = ocp.training.Checkpointer(
             directory if is_remote(directory) else directory.absolute(),
             save_decision_policy=(
                 ocp.training.save_decision_policies.FixedIntervalPolicy(1)
             ),
-            preservation_policy=(ocp.training.preservation_policies.LatestN(2)),
+            preservation_policy=ocp.training.preservation_policies.LatestN(2),
             cleanup_tmp_directories=True,
         )
 
@@ -137,7 +135,7 @@ class TrainingCheckpoints:
         """The state after `step`, with the shardings of `abstract_state`.
 
         Raises:
-          DamagedError: it cannot be read; without it the run starts again.
+          DamagedError: it cannot be read; if it is deleted, the run starts again.
         """
         with _restoring(
             f"{self._directory}: the state of an unfinished run cannot be "
@@ -146,18 +144,20 @@ class TrainingCheckpoints:
             return self._checkpointer.load(step, abstract_state)
 
     def save(self, step: int, state: Any) -> None:
-        """Starts to save; arrays are copied before this returns.
+        """Starts a save; arrays are copied before this returns.
 
         Raises:
           NotSaved: this save, or the one before it, failed.
         """
-        self._state = jax.tree.map(_shape, state)
+        self._state = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state
+        )
         with _saving(self._directory, self._state):
             self._wait()
             self._pending = self._checkpointer.save_async(step, state)
 
     def save_and_wait(self, step: int, state: Any) -> None:
-        """Saves, and returns when the commit is on disk.
+        """Saves, and returns when the state is on disk.
 
         Raises:
           NotSaved: this save, or the one before it, failed.
@@ -167,20 +167,15 @@ class TrainingCheckpoints:
             self._checkpointer.save(step, state, overwrite=True)
 
     def _wait(self) -> None:
-        """Waits for the last save; until then its event loop stays open."""
+        """Waits for the last save; this also closes its event loop."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
-    def __enter__(self) -> "TrainingCheckpoints":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         with _saving(self._directory, self._state):
             try:
                 self._wait()
@@ -189,7 +184,7 @@ class TrainingCheckpoints:
 
 
 def _alone() -> contextlib.AbstractContextManager[Any]:
-    """To load arrays of the host: no other process is waited for."""
+    """A context in which loading does not wait for other processes."""
     if jax.process_count() == 1:
         return contextlib.nullcontext()
     this = jax.process_index()
@@ -200,21 +195,19 @@ def _alone() -> contextlib.AbstractContextManager[Any]:
     return context
 
 
-def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-
-
 @contextlib.contextmanager
 def _saving(path: Path | StatePath, tree: Any) -> Iterator[None]:
+    """Turns errors of saving a tree into `NotSaved`."""
     try:
         yield
-    # A full disk is a ValueError of tensorstore, seen at the wait or at the
-    # close, or an OSError (measured); which others there are is not written.
+    # A full disk is a ValueError of tensorstore, at the wait or at the close, or an
+    # OSError (measured); other errors are not documented.
     except Exception as error:
         needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
         advice = "; look at the address, your credentials and the network"
         if not is_remote(path):
-            free = shutil.disk_usage(_existing(path)).free
+            existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+            free = shutil.disk_usage(existing).free
             advice = f" and {free:,} bytes are free; make room"
         raise NotSaved(
             f"{path}: could not be saved: {_first_line(error)}. It needs "
@@ -224,12 +217,13 @@ def _saving(path: Path | StatePath, tree: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _restoring(what: str) -> Iterator[None]:
+    """Turns errors of loading into `DamagedError`."""
     try:
         yield
     except MemoryError:
         raise
-    # What a damaged store raises is not documented and differs by damage
-    # (ValueError, KeyError, FileNotFoundError, tensorstore's own).
+    # Errors of damaged files are not documented, and differ (ValueError, KeyError,
+    # FileNotFoundError, tensorstore's own).
     except Exception as error:
         raise DamagedError(f"{what} ({_first_line(error)})") from error
 
@@ -237,11 +231,3 @@ def _restoring(what: str) -> Iterator[None]:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:200]
-
-
-def _existing(path: Path | StatePath) -> Path | StatePath:
-    """`path`, or the nearest folder above it that exists."""
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path

@@ -20,8 +20,7 @@ from jaxsim.model import LanguageModel
 from jaxsim.plan import Plan, devices_of, make_plan, show_plan, sizes_of
 from jaxsim.pool import Manifest, Pool, create_pool, open_pool
 from jaxsim.pool.bucket import Bucket, open_bucket
-from jaxsim.pool.build import follow, train_missing
-from jaxsim.pool.builder import PoolBuilder
+from jaxsim.pool.build import PoolBuilder, follow, train_missing
 from jaxsim.pool.digests import differences
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
@@ -134,10 +133,8 @@ def base(config: Config, workdir: Path) -> None:
             lambda: start,
             workdir,
             recipe=_base_recipe(config),
-            base_digest="",
-            entry_of=lambda _: entry,
             bucket=bucket,
-        ).train_alone(run)
+        ).train([run])
         _check_base(read_manifest(entry), config)  # another's, perhaps
 
 

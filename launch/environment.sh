@@ -9,9 +9,9 @@
 
 # XLA on a CPU allocates the buffers of a program at every call. glibc would map
 # and unmap them, and page faults would take a third of a training step. With
-# these, freed memory stays in the process: no mmap for large blocks, nothing
-# given back, and one arena, because those of threads hold no large blocks.
-# Only speed depends on them. launch/Dockerfile has the same.
+# these variables freed memory stays in the process: no mmap for large blocks, no
+# memory is given back, and there is one arena, because arenas of threads hold no
+# large blocks. Only speed depends on them. launch/Dockerfile has the same.
 malloc='MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=2147483647'
 # shellcheck disable=SC2086  # three words
 export ${malloc?}
@@ -74,7 +74,7 @@ another version; remove .venv and run this again"
             return
         fi
     fi
-    # Without pip, making it was interrupted; what is there is completed.
+    # Without pip, making .venv was interrupted; this completes it.
     "$python" -m pip --version >/dev/null 2>&1 || make_venv
     if [ -n "$dry_run" ]; then
         echo "would run: $python -m pip install -e .[$extra]"

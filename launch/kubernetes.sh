@@ -8,10 +8,10 @@
 #   CLAIM        a PersistentVolumeClaim (ReadWriteMany); it is /data
 #   ACCELERATOR  gpu or tpu; cpu for prepare
 #   NODES        how many; 1 for prepare and other commands of one process
-#   PER_NODE     of a node: 8 GPUs, 4 TPU chips, 4 CPUs unless you say otherwise
-#   TPU_TYPE, TPU_TOPOLOGY    of GKE, as tpu-v5-lite-podslice and 4x4: a slice
-#                             whole, that is with all its nodes
-#   NAME         of the JobSet, jaxsim-COMMAND unless you say otherwise
+#   PER_NODE     GPUs, TPU chips or CPUs of a node; by default 8, 4 and 4
+#   TPU_TYPE, TPU_TOPOLOGY    of GKE, as in tpu-v5-lite-podslice and 4x4; NODES
+#                             must be all nodes of that slice
+#   NAME         of the JobSet; by default jaxsim-COMMAND
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/dry_run.sh
@@ -30,8 +30,8 @@ group=(
     "--coordinator=$NAME-workers-0-0.$NAME:$PORT"
     "--processes=$NODES" '--process=$(PROCESS)'
 )
-# With PLATFORMS a device that cannot be used is an error; without, JAX would
-# go on with the CPU and say nothing. So it would with cuda,cpu (JAX 0.10-0.12).
+# With PLATFORMS a device that cannot be used is an error. Without it, and also with
+# cuda,cpu (JAX 0.10-0.12), JAX would silently use the CPU.
 case $ACCELERATOR in
     gpu) RESOURCE=nvidia.com/gpu PER_NODE=${PER_NODE:-8} PLATFORMS=cuda ;;
     cpu) RESOURCE=cpu PER_NODE=${PER_NODE:-4} PLATFORMS=cpu ;;
@@ -53,7 +53,7 @@ command=$1
 shift
 export NAME NODES NODE_SELECTOR ANNOTATIONS IMAGE RESOURCE PER_NODE PLATFORMS \
     CLAIM
-# On one line, and through JSON: what is in an argument stays in it.
+# As one line of JSON, so that arguments stay what they are.
 manifest=$("$(find_python)" -c '
 import json, os, string, sys
 text = string.Template(open("launch/jobset.yaml").read().split("\n\n", 1)[1])

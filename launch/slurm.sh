@@ -9,25 +9,25 @@
 #SBATCH --signal=TERM@120
 #
 # One model over several nodes: prepares the corpus on one of them, then trains
-# base model and members with one process for each GPU.
+# the base model and members with one process for each GPU.
 #
 #   sbatch [options] launch/slurm.sh --config=FILE.py --workdir=DIR
 #   launch/slurm.sh --dry-run --config=FILE.py --workdir=DIR
 #
-# Submit it from the checkout, which, like DIR, lies on a shared file system.
+# Submit it from the checkout. Checkout and DIR lie on a shared file system.
 # Options of sbatch, before the script's name, win over those above. No
 # --gpus-per-task: JAX gives each process of a node its GPU by itself.
 set -euo pipefail
-# Slurm runs a copy of this script, from another folder.
+# Slurm runs a copy of this script in another folder.
 cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}"
 . launch/dry_run.sh
 . launch/slurm_step.sh
 
-# One process, which may have all that the job has of its node.
+# One process, which may use everything that the job has on its node.
 step --nodes=1 --ntasks=1 --cpu-bind=none \
     .venv/bin/python -m jaxsim prepare "$@"
-for command in base model train; do
-    # A process that has stopped does not kill those that still commit.
+for command in base train; do
+    # A process that has stopped must not kill those that still save.
     step --kill-on-bad-exit=0 ${cpus:+"$cpus"} \
         .venv/bin/python -m jaxsim "$command" --distributed=auto "$@"
 done

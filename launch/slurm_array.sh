@@ -6,15 +6,15 @@
 #SBATCH --signal=TERM@120
 #
 # A job array over one pool: each task trains its share of what is missing, on
-# one node. Corpus and base model have to be there already (docs/launching.md).
+# one node. Run `prepare` and `base` before it (docs/launching.md).
 #
 #   sbatch --array=0-7 launch/slurm_array.sh --config=FILE.py --workdir=DIR
 #   launch/slurm_array.sh --dry-run --config=FILE.py --workdir=DIR
 #
-# Submit it from the checkout, which, like DIR, lies on a shared file system.
+# Submit it from the checkout. Checkout and DIR lie on a shared file system.
 # Partition, time and GPUs are options of sbatch, before the script's name.
 set -euo pipefail
-# Slurm runs a copy of this script, from another folder.
+# Slurm runs a copy of this script in another folder.
 cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}"
 . launch/dry_run.sh
 . launch/slurm_step.sh

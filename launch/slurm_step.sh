@@ -1,31 +1,31 @@
 # shellcheck shell=bash
 # Sourced by the Slurm scripts, after dry_run.sh.
 #
-#   step COMMAND ...    runs it with srun; where it fails, the job ends with
-#                       its exit code, and is requeued if that is 4 (stopped
-#                       but resumable) and nobody has cancelled it
+#   step COMMAND ...    runs it with srun. If it fails, the job ends with its exit
+#                       code. If that is 4 (stopped but resumable) and nobody
+#                       has cancelled the job, it is requeued
 
 . launch/environment.sh
 
 # SIGTERM is for the processes of a step: two minutes before the end of the job
 # (--signal without B:) only they get it. When Slurm preempts or requeues a job
-# this script gets it as well, and lives on until they have committed.
+# this script gets it, too, and waits until they have saved their state.
 trap : TERM
 
-# One task has the number of its array as SLURM_JOB_ID, and by that number all
-# tasks would be requeued, in the middle of what they do.
+# For one task of an array, SLURM_JOB_ID may be the number of the whole array, and
+# requeueing that would requeue running tasks.
 if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then
     job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 else
     job=${SLURM_JOB_ID:-}
 fi
 
-# For srun, which since Slurm 22.05 does not take this over from sbatch.
+# For srun: since Slurm 22.05 it does not take this from sbatch.
 # shellcheck disable=SC2034  # the scripts that source this read it
 cpus=${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}
 
-# A job that somebody cancels would come back, and one that Slurm preempts is
-# requeued by Slurm: neither is still running.
+# A cancelled job must not come back, and Slurm itself requeues a preempted one.
+# Neither of them is still running.
 requeue() {
     local state
     state=$(squeue --noheader --format=%T --jobs="$job")

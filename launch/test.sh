@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/environment.sh
 
 ensure_environment test
-# More workers than this cost more memory than they save time.
+# More workers would cost more memory than they save time.
 jobs=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 [ "$jobs" -le 4 ] || jobs=4
 set -- "$python" -m pytest -q -n "$jobs" "$@"

@@ -6,7 +6,7 @@
 #   launch/tpu.sh [--dry-run] NAME ZONE stop
 #
 # `install` copies the last commit to every worker and installs it. COMMAND is
-# prepare (on one worker), base model or train. `stop` makes it commit and end, from
+# prepare (on one worker), base or train. `stop` makes it commit and end, from
 # another terminal. DIR is on a file system that all workers have mounted, such
 # as a Filestore. The exit code is that of the first worker that failed.
 set -euo pipefail
@@ -31,7 +31,7 @@ jaxsim() {  # jaxsim PLATFORMS FLAG ...: the command line for a worker's shell
     printf 'cd jaxsim && exec env %s JAX_PLATFORMS=%s ' "$malloc" "$1"
     shift
     printf '.venv/bin/python -m jaxsim'
-    printf ' %q' "$@"  # so that the shell there leaves them as they are
+    printf ' %q' "$@"  # quoted for the shell there
 }
 
 case $command in
@@ -46,15 +46,15 @@ cd jaxsim && bash -euc \
 '. launch/dry_run.sh; . launch/environment.sh; ensure_environment tpu'"
         ;;
     stop)
-        on all "pkill -TERM -f 'jaxsim (base model|train)'"
+        on all "pkill -TERM -f 'jaxsim (base|train)'"
         ;;
     prepare)
-        # No TPU is touched: the others of the slice would be waited for.
+        # No TPU is used: JAX would wait for the other workers of the slice.
         on 0 "$(jaxsim cpu prepare "$@")"
         ;;
     *)
-        # Where TPUs cannot be used (another process still holds them), JAX
-        # would go on with the CPU and say nothing.
+        # Without this, JAX would silently use the CPU if the TPUs cannot be used
+        # (another process may still hold them).
         on all "$(jaxsim tpu,cpu "$command" --distributed=auto "$@")"
         ;;
 esac

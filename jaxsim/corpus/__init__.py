@@ -1,10 +1,9 @@
-"""Documents to rows of tokens: the corpus that everything else reads.
+"""Documents become rows of tokens: the corpus that everything else reads.
 
     sources -> split -> decontaminate -> tokenizer -> rows -> store
 
-`prepare` runs the whole chain once and freezes what later runs rest on;
-`open_corpus` reads the result; `order` says which rows a run sees, as a pure
-function.
+`prepare` runs this chain and freezes what a pool depends on. `open_corpus` reads
+the result. `order` gives the rows of a run, as a pure function.
 """
 
 from jaxsim.corpus.prepare import prepare

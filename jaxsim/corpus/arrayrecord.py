@@ -1,8 +1,8 @@
 """Tables of integers as TFDS data sets in ArrayRecord, without TensorFlow.
 
-TFDS needs `file_format="array_record"` in two places for that. Reading goes
-through the same builder class, not through `builder_from_directory`: the
-latter imports whatever module a stored features.json names.
+TFDS needs `file_format="array_record"` in two places for that. Reading uses the
+same builder class and not `builder_from_directory`, which imports any module that
+a stored features.json names.
 """
 
 import contextlib
@@ -21,12 +21,18 @@ _SPLIT = "rows"
 _FORMAT = "array_record"
 
 
+class _Info(tfds.core.DatasetInfo):
+    """The description of a table."""
+
+    def initialize_from_bucket(self) -> None:
+        """Does nothing; TFDS would leave an empty folder in /tmp for each table."""
+
+
 class Table(tfds.core.GeneratorBasedBuilder):
     """Rows of int32 `tokens` [L + 1] and of int64 numbers beside them."""
 
     VERSION = tfds.core.Version("1.0.0")
-    # The class is built once for writing and once for each reading; in a
-    # registry of TFDS it would only be in the way.
+    # TFDS need not find this class by its name.
     SKIP_REGISTRATION = True
     name = "table"
 
@@ -46,7 +52,7 @@ class Table(tfds.core.GeneratorBasedBuilder):
         tokens = tfds.features.Tensor(shape=(self._width,), dtype=np.int32)
         number = tfds.features.Scalar(dtype=np.int64)
         features = {"tokens": tokens, **dict.fromkeys(self._columns, number)}
-        return tfds.core.DatasetInfo(
+        return _Info(
             builder=self,
             features=tfds.features.FeaturesDict(features),
             disable_shuffling=True,
@@ -58,9 +64,7 @@ class Table(tfds.core.GeneratorBasedBuilder):
         del dl_manager  # nothing to download
         return {_SPLIT: self._generate_examples()}
 
-    def _generate_examples(
-        self,
-    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    def _generate_examples(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         assert self._arrays is not None
         names = ("tokens", *self._columns)
         for row in range(len(self._arrays["tokens"])):
@@ -72,10 +76,10 @@ def write_table(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
     columns = [name for name in arrays if name != "tokens"]
     width = arrays["tokens"].shape[1]
     tfds.disable_progress_bar()
-    # TFDS announces every data set on stdout; prepare prints one table.
+    # TFDS announces every data set on stdout.
     with contextlib.redirect_stdout(io.StringIO()):
         Table(folder, width, columns, arrays).download_and_prepare(file_format=_FORMAT)
-    # TFDS makes it for every data set; nothing was downloaded.
+    # TFDS makes this folder for every data set.
     shutil.rmtree(folder / "downloads", ignore_errors=True)
 
 
@@ -83,8 +87,7 @@ class TableReader:
     """Random access to a table; safe to use from several threads.
 
     Raises:
-      DamagedError: the table is missing, cut, or holds other data; from
-        `read`, too.
+      DamagedError: the table is missing, truncated or damaged; `read` raises it, too.
     """
 
     def __init__(
@@ -107,9 +110,9 @@ class TableReader:
         """The rows at `indices`, stacked; `tokens` is int32 [n, L + 1]."""
         with self._lock, self._damage():
             rows = self._source.__getitems__([int(i) for i in indices])
-            # A cut file gives empty records, and those give None, in silence.
+            # A truncated file silently gives empty records, which read as None.
             if any(value is None for row in rows for value in row.values()):
-                raise ValueError("it is cut, or holds other data")
+                raise ValueError("it is truncated, or holds other data")
             tokens = np.array([row["tokens"] for row in rows], np.int32)
             return {
                 "tokens": tokens.reshape(len(rows), self._width),
@@ -123,8 +126,8 @@ class TableReader:
     def _damage(self) -> Iterator[None]:
         try:
             yield
-        # TFDS, ArrayRecord and protobuf raise eight kinds of error, asserts
-        # among them, for files that are missing, cut or changed.
+        # TFDS, ArrayRecord and protobuf raise eight kinds of error, even
+        # AssertionError, for files that are missing, truncated or changed.
         except Exception as error:
             raise DamagedError(
                 f"{self._what}: cannot read {self._folder}: {error}; copy it "

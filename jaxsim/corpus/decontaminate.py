@@ -1,20 +1,17 @@
-"""Takes training text that repeats evaluation text out of the corpus.
+"""Removes training text that repeats evaluation text.
 
-Word n-grams are hashed to 64 bits and compared through sorted arrays. A pair
-counts as found if one of the two documents has at least a share of its own
-n-grams in the other: a training document that is (mostly) evaluation text, or
-an evaluation document embedded in a longer training document. Words are taken
-without case, punctuation and white space, so re-wrapped copies are found.
-Documents of fewer words than n are compared whole.
+Word n-grams are hashed to 64 bits and looked up in sorted arrays. Two documents
+overlap if one of them has at least a given share of its n-grams in the other: the
+training document is mostly evaluation text, or contains an evaluation document.
+Case, punctuation and white space do not count, so re-wrapped copies are found.
+Documents of fewer than n words are compared whole.
 
-Everything is a function of the texts; a collision of hashes is the only chance
-in it, and one n-gram alone never decides for a document of several.
+Results depend only on the texts, up to hash collisions, and one n-gram never
+decides for a document of several.
 
-The older text stays: what an earlier `prepare` gave to training or to the base model
-is in members already, and taking it out now would cost them. So a document of
-a domain that is newer than the training text it repeats is dropped instead,
-and counted as such. Within one `prepare`, evaluation stays and training text
-goes.
+The older text stays. Members and base model may already be trained on text of an
+earlier `prepare`, so a newer evaluation document that repeats it is dropped, and
+counted. Within one `prepare`, evaluation text stays and training text is dropped.
 """
 
 import dataclasses
@@ -31,29 +28,28 @@ from jaxsim.corpus.split import BASE, Gathered
 from jaxsim.errors import UserError
 from jaxsim.log import progress
 
-FROZEN = -1  # generation of a base model that no later evaluation can change
+FROZEN = -1  # generation of frozen base text: older than all evaluation text
 
-# Scripts without spaces: each character is a word, or else a whole sentence
-# would be one and copies inside other sentences would not be found.
+# In scripts without spaces each character is a word. Otherwise whole sentences
+# would be words, and copies inside other sentences would not be found.
 _WORD = re.compile(
-    "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
-    "|[^\\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
+    "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
 )
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd: multiplying loses nothing
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
 
 
 class Fingerprinter:
-    """Texts to n-gram hashes; remembers the hash of every word it saw."""
+    """Makes n-gram hashes of texts, and caches the hash of every word."""
 
     def __init__(self, words: int):
         self.words = words
         self._hashes: dict[str, int] = {}
 
     def __call__(self, text: str) -> tuple[str, np.ndarray]:
-        """(digest of the normalised text, sorted unique hashes uint64)."""
+        """(digest of the normalized text, sorted unique hashes uint64)."""
         normal = unicodedata.normalize("NFKC", text).casefold()
-        # A text of nothing but punctuation is one word.
+        # A text with only punctuation is one word.
         words = _WORD.findall(normal) or [" ".join(normal.split())]
         whole = " ".join(words).encode("utf-8")
         digest = hashlib.blake2b(whole, digest_size=16).hexdigest()
@@ -85,7 +81,7 @@ class EvaluationIndex:
 
 
 def build_index(documents: Sequence[np.ndarray]) -> EvaluationIndex:
-    """From the unique n-gram hashes of each evaluation document."""
+    """The index of the unique n-gram hashes of each evaluation document."""
     sizes_E = np.array([len(grams) for grams in documents], np.int64)
     owners = np.repeat(np.arange(len(documents)), sizes_E)
     hashes = np.concatenate(list(documents)) if documents else np.zeros(0, np.uint64)
@@ -94,11 +90,11 @@ def build_index(documents: Sequence[np.ndarray]) -> EvaluationIndex:
 
 
 def find(grams: np.ndarray, index: EvaluationIndex, share: float) -> np.ndarray:
-    """Evaluation documents that this training document repeats, or holds.
+    """The evaluation documents that overlap with a training document, sorted.
 
     Args:
       grams: the unique n-gram hashes of the training document.
-      share: of the n-grams of either document, to count as found.
+      share: the share of the smaller document's n-grams that must be common.
     """
     start = np.searchsorted(index.hashes, grams, "left")
     stop = np.searchsorted(index.hashes, grams, "right")
@@ -115,15 +111,18 @@ def find(grams: np.ndarray, index: EvaluationIndex, share: float) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class OverlapReport:
-    """Documents taken out.
+    """Counts of removed documents.
 
-    `found[partition][domain]` counts training documents (of a partition, or of
-    the base model) that repeat the domain, and evaluation documents that repeat
-    older training text.
+    `found[partition][domain]` counts training documents that repeat the domain, and
+    evaluation documents that repeat older training text of the partition or 'base'.
     """
 
     found: dict[str, dict[str, dict[str, int]]]
     duplicates: dict[str, int]  # of earlier training text, by partition
+
+    def count(self, name: str, domain: str, side: str) -> None:
+        domains = self.found.setdefault(name, {})
+        domains.setdefault(domain, {"training": 0, "evaluation": 0})[side] += 1
 
 
 def decontaminate(
@@ -135,26 +134,20 @@ def decontaminate(
     """Removes duplicates and overlaps from `gathered`, in place.
 
     Args:
-      generations: the `prepare`, counted from 0, that first saw a partition or
-        domain.
-      frozen_base: the base model's text, if it is frozen.
+      generations: the number of the `prepare` that first saw each partition and
+        domain, from 0.
+      frozen_base: the base text, if it is frozen.
 
     Raises:
       UserError: there is overlap and `corpus.overlap` is 'refuse'.
     """
     fingerprint = Fingerprinter(config.overlap_words)
-    places = [
-        (domain, split, position)
-        for domain, splits in gathered.evaluation.items()
-        for split, documents in splits.items()
-        for position in range(len(documents))
-    ]
-    index = build_index(
-        [
-            fingerprint(gathered.evaluation[domain][split][position].text)[1]
-            for domain, split, position in places
-        ]
-    )
+    places, grams_E = [], []
+    for domain, splits in gathered.evaluation.items():
+        for split, documents in splits.items():
+            places += [(domain, split, i) for i in range(len(documents))]
+            grams_E += [fingerprint(document.text)[1] for document in documents]
+    index = build_index(grams_E)
     report = OverlapReport({}, {})
     repeated: set[int] = set()  # evaluation documents to drop
 
@@ -171,12 +164,12 @@ def decontaminate(
             found = find(grams, index, config.overlap_share).tolist()
             older = [e for e in found if generations[places[e][0]] <= generation]
             for domain in dict.fromkeys(places[e][0] for e in older):
-                _count(report, name, domain, "training")
+                report.count(name, domain, "training")
             if older:
                 continue
             for e in found:
                 if e not in repeated:
-                    _count(report, name, places[e][0], "evaluation")
+                    report.count(name, places[e][0], "evaluation")
             repeated.update(found)
             kept.append(document)
         return kept
@@ -212,15 +205,6 @@ def decontaminate(
     for domain, splits in gathered.evaluation.items():
         for split, documents in splits.items():
             splits[split] = [
-                document
-                for position, document in enumerate(documents)
-                if (domain, split, position) not in gone
+                d for i, d in enumerate(documents) if (domain, split, i) not in gone
             ]
     return report
-
-
-def _count(report: OverlapReport, name: str, domain: str, side: str) -> None:
-    counts = report.found.setdefault(name, {}).setdefault(
-        domain, {"training": 0, "evaluation": 0}
-    )
-    counts[side] += 1

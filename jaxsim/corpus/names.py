@@ -1,8 +1,7 @@
-"""Which names may become keys of tables and parts of paths.
+"""Checks of names that become keys of tables and parts of paths.
 
-Names come from configs and from metadata of other people's text, and end up as
-folders of a pool. They are refused rather than repaired: a repaired name could
-collide with another one.
+Names come from configs and from metadata of other people's text, and become folders
+of a pool. Bad names are refused, because a repaired name could equal another one.
 """
 
 import unicodedata
@@ -14,10 +13,10 @@ MAX_NAME_BYTES = 100
 
 
 def check_name(name: str, what: str) -> str:
-    """`name`, if it is safe as one path component on any file system.
+    """Returns `name` if it is safe as one path component on any file system.
 
     Raises:
-      UserError: with the offending value, and what the name is for.
+      UserError: it is not; says what the name is for and what is wrong.
     """
     if problem := _problem(name):
         raise UserError(
@@ -33,11 +32,10 @@ def _problem(name: str) -> str:
         return "means a folder"
     if "/" in name or "\\" in name:
         return "holds a path separator"
-    # Cc: control (with NUL); Cf: invisible; Cs: lone surrogates; Zl, Zp: ends
-    # of lines.
+    # Cc: control (with NUL); Cf: invisible; Cs: lone surrogates; Zl, Zp: line ends.
     if any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in name):
         return "holds control characters, invisible ones or lone surrogates"
-    if any(c in "*?[]" for c in name):  # Orbax takes them for a pattern
+    if any(c in "*?[]" for c in name):  # Orbax reads them as a pattern
         return "holds one of the signs * ? [ ]"
     if name[0] in ".-":
         return f"starts with {name[0]!r}"
@@ -51,7 +49,7 @@ def _problem(name: str) -> str:
 
 
 def check_twins(names: Iterable[str], what: str = "names") -> None:
-    """Refuses names that some file system could not tell apart.
+    """Checks that all file systems can tell the names apart.
 
     Raises:
       UserError: two names are equal after NFC and case folding.

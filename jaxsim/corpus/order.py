@@ -1,8 +1,8 @@
-"""Which rows a run sees, and in what order: a pure function, no iterator.
+"""The rows of a run and their order: a pure function, no iterator.
 
-The order depends on digests of the data, on `order` and on nothing else, so a
-run that resumes at any step, on any number of processes, sees the same global
-batches. Members, reference runs and replicates all use it: a member is a one-hot.
+The order depends only on digests of the data and on the data seed. A run that
+resumes at any step, on any number of processes, sees the same global batches.
+Members, reference runs and replicates all use it.
 
 Letters: R rows of the run, C units.
 """
@@ -18,22 +18,22 @@ import numpy as np
 from jaxsim.corpus.store import Unit
 
 
-def permutation(digest: str, order: int, epoch: int, n: int) -> np.ndarray:
+def permutation(digest: str, data_seed: int, epoch: int, n: int) -> np.ndarray:
     """A permutation of n rows, int64.
 
-    Sorted raw output of a bit generator: numpy promises that such streams
-    never change, and makes no such promise for `Generator.permutation`.
+    It sorts the raw output of a bit generator: numpy promises that these streams
+    never change, but makes no such promise for `Generator.permutation`.
     """
-    key = hashlib.sha256(f"{digest}\0{order}\0{epoch}".encode()).digest()
+    key = hashlib.sha256(f"{digest}\0{data_seed}\0{epoch}".encode()).digest()
     raw = np.random.Philox(key=int.from_bytes(key[:16])).random_raw(n)
     return np.argsort(raw, kind="stable").astype(np.int64)
 
 
 def shares(weights_C: Sequence[float] | np.ndarray, total: int) -> np.ndarray:
-    """`total` cut in proportion, exactly: largest remainder, int64.
+    """Divides `total` in proportion to weights by largest remainder, int64.
 
     Ties go to the earlier position, a zero weight gets nothing, and the sum is
-    `total`. Rational arithmetic: rounding never decides who gets a row.
+    `total`. The arithmetic is rational, so rounding decides nothing.
     """
     weights = [Fraction(float(w)) for w in weights_C]
     whole = sum(weights)
@@ -54,7 +54,7 @@ def shares(weights_C: Sequence[float] | np.ndarray, total: int) -> np.ndarray:
 class Schedule:
     """Row r of a run is row `row_R[r]` of unit `units[unit_R[r]]`."""
 
-    units: tuple[str, ...]  # names; replay's base model, if any, comes last
+    units: tuple[str, ...]  # names; replayed base text comes last
     unit_R: np.ndarray  # int32
     row_R: np.ndarray  # int64
     unique_rows: tuple[int, ...]  # of each unit
@@ -68,15 +68,15 @@ def schedule(
     units: Sequence[Unit],
     weights_C: Sequence[float] | np.ndarray,
     total_rows: int,
-    order: int,
+    data_seed: int,
     replay: tuple[Unit, float] | None = None,
 ) -> Schedule:
-    """All rows of a run, as a function of its mixture and order.
+    """All rows of a run, as a function of its mixture and data seed.
 
-    Each unit gives its exact share: the first rows of its own permutation, the
-    next epoch when it runs out. An replay (the base model's unit and a share b) takes
-    round(b * total) rows first. The result does not depend on units of weight
-    zero nor, given the shares, on the order in which units are listed.
+    Each unit gives its exact share: the first rows of its own permutation, and a new
+    epoch when it runs out. Replay (the base text and a share b) takes round(b *
+    total) rows first. Units of weight zero and the order of units do not matter,
+    given the shares.
     """
     if len(units) != len(weights_C):
         raise ValueError(f"{len(units)} units but {len(weights_C)} weights")
@@ -99,10 +99,14 @@ def schedule(
     blocks = [np.full(counts[c], c, np.int32) for c in used]
     slots = np.concatenate(blocks) if blocks else np.zeros(0, np.int32)
     mixed = "interleave\0" + "\0".join(members[c].digest for c in used)
-    unit_R = slots[permutation(mixed, order, 0, total_rows)]
+    unit_R = slots[permutation(mixed, data_seed, 0, total_rows)]
     row_R = np.zeros(total_rows, np.int64)
     for c in used:
-        row_R[unit_R == c] = _unit_rows(members[c], order, counts[c])
+        unit, epochs = members[c], math.ceil(counts[c] / members[c].rows)
+        rows = [
+            permutation(unit.digest, data_seed, e, unit.rows) for e in range(epochs)
+        ]
+        row_R[unit_R == c] = np.concatenate(rows)[: counts[c]]
     pairs = list(zip(members, counts, strict=True))
     return Schedule(
         units=tuple(unit.name for unit in members),
@@ -111,12 +115,6 @@ def schedule(
         unique_rows=tuple(min(n, unit.rows) for unit, n in pairs),
         epochs=tuple(n / unit.rows if n else 0.0 for unit, n in pairs),
     )
-
-
-def _unit_rows(unit: Unit, order: int, count: int) -> np.ndarray:
-    epochs = math.ceil(count / unit.rows)
-    rows = [permutation(unit.digest, order, e, unit.rows) for e in range(epochs)]
-    return np.concatenate(rows)[:count]
 
 
 def batch(run: Schedule, step: int, size: int) -> slice:

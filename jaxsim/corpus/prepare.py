@@ -1,7 +1,7 @@
-"""The first step of every project: documents become the corpus of a workdir.
+"""The command `prepare`: documents become the corpus of a workdir.
 
-Safe to kill and to repeat: data sets appear complete, and corpus.json, which
-alone makes them part of the corpus, is replaced in one step at the end.
+It can be killed at any moment and repeated. Data sets appear complete, and
+corpus.json, which makes them part of the corpus, is replaced in one step at the end.
 """
 
 import contextlib
@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rich.console
-import rich.markup
-import rich.table
 
 from jaxsim.config import Config
+from jaxsim.corpus import store
 from jaxsim.corpus.decontaminate import OverlapReport, decontaminate
 from jaxsim.corpus.names import check_twins
 from jaxsim.corpus.rows import cut_units, evaluation_rows, training_rows
@@ -32,19 +30,7 @@ from jaxsim.corpus.split import (
     gather,
     hash_order,
 )
-from jaxsim.corpus.store import (
-    FORMAT_VERSION,
-    TEMPORARY,
-    Corpus,
-    Domain,
-    Unit,
-    folder_of,
-    open_corpus,
-    publish,
-    write_record,
-    write_unit,
-    write_windows,
-)
+from jaxsim.corpus.store import Corpus, Domain, Unit, folder_of, open_corpus
 from jaxsim.corpus.tokenizer import (
     Coverage,
     Tokenizer,
@@ -52,9 +38,9 @@ from jaxsim.corpus.tokenizer import (
     training_sample,
 )
 from jaxsim.errors import UserError
-from jaxsim.log import progress
+from jaxsim.log import progress, say, show_table
 
-# Fields that decide what each kind of tokenizer is; a 'file' by its digest.
+# Fields that define each kind of tokenizer; a 'file' has a digest, too.
 _DECIDING = {
     "bytes": ("kind",),
     "bpe": ("kind", "vocab_size", "sample_bytes"),
@@ -63,24 +49,24 @@ _DECIDING = {
 
 
 def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
-    """Brings the corpus of a workdir up to the config, and prints it.
+    """Makes the corpus that the config asks for, and prints it.
 
-    The first call freezes tokenizer, base text, length, budget and split. A
-    later one adds what is new, and touches nothing that did not change.
+    The first call freezes tokenizer, base text, length, budget and split. Later
+    calls add what is new, and leave alone what did not change.
 
     Args:
-      refreeze: forget what was frozen: removes `corpus/` and starts over. The
-        base model and the pool stay, and are refused later by their digests.
+      refreeze: removes `corpus/` and freezes again. Base model and pool stay, and
+        their digests no longer match.
 
     Raises:
       UserError: bad input, an impossible corpus, or a config that contradicts
         what was frozen.
-      DamagedError: a compressed input file is cut or changed.
+      DamagedError: a compressed input file is truncated or changed.
     """
     folder = workdir / "corpus"
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
-        for leftover in folder.glob(f"{TEMPORARY}*"):  # of a killed `prepare`
+        for leftover in folder.glob(f"{store.TEMPORARY}*"):  # of a killed `prepare`
             shutil.rmtree(leftover)
         if refreeze:
             _remove(folder)
@@ -93,7 +79,7 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
             corpus = previous
         else:
             record = _build(config, workdir, previous)
-            write_record(workdir, record | {"fingerprint": evidence})
+            store.write_record(workdir, record | {"fingerprint": evidence})
             corpus = open_corpus(workdir)
     _print_summary(corpus)
     return corpus
@@ -101,14 +87,14 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One `prepare` at a time; the system frees the lock of a dead one."""
+    """Lets one `prepare` run at a time; the kernel releases the lock at its death."""
     with (folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _remove(folder: Path) -> None:
-    # First what makes the rest part of a corpus: a kill leaves no half of one.
+    # The record goes first, so that a kill leaves no part of a corpus.
     (folder / "corpus.json").unlink(missing_ok=True)
     for entry in folder.iterdir():
         if entry.is_dir():
@@ -118,37 +104,26 @@ def _remove(folder: Path) -> None:
 
 
 def _is_current(corpus: Corpus, evidence: str) -> bool:
-    stored = [("unit", u.digest) for u in (corpus.base, *corpus.units.values())]
-    stored += [
-        ("domain", digest)
-        for domain in corpus.domains.values()
-        for digest in domain.digests.values()
-    ]
+    folders = store.folders_of(corpus.workdir, corpus.record)
     return corpus.record["fingerprint"] == evidence and all(
-        folder_of(corpus.workdir, *pair).is_dir() for pair in stored
+        folder.is_dir() for folder in folders
     )
 
 
 def _build(config: Config, workdir: Path, previous: Corpus | None) -> dict[str, Any]:
-    """Does all the work; returns what corpus.json will say."""
+    """Does all the work; returns the content of corpus.json."""
     frozen = previous.record["frozen"] if previous else None
     base_partitions = frozen["base_partitions"] if frozen else None
     place = workdir / "corpus" / "quarantine.jsonl"
     with Quarantine(place, config.corpus.max_bad) as quarantine:
         gathered = gather(config.corpus, quarantine, base_partitions)
     # Which `prepare` first saw each partition and domain, counted from 0.
-    generations: dict[str, int] = (
-        dict(previous.record["generations"]) if previous else {}
-    )
+    generations = dict(previous.record["generations"]) if previous else {}
     new = max(generations.values(), default=-1) + 1
     for name in gathered.evaluation:
         generations.setdefault(name, new)
-    overlap = decontaminate(
-        gathered,
-        config.corpus,
-        generations,
-        _frozen_base_text(previous) if previous else None,
-    )
+    base = _frozen_base_text(previous) if previous else None
+    overlap = decontaminate(gathered, config.corpus, generations, base)
     check_splits(gathered, config.corpus.split, frozen is not None)
     if frozen is None or previous is None:
         coverage, frozen = _freeze(config, workdir, gathered)
@@ -157,7 +132,7 @@ def _build(config: Config, workdir: Path, previous: Corpus | None) -> dict[str, 
     units = _write_units(config, workdir, gathered, coverage)
     domains = _write_domains(config, workdir, gathered, coverage)
     return {
-        "format": FORMAT_VERSION,
+        "format": store.FORMAT_VERSION,
         "frozen": frozen,
         "units": {unit.name: dataclasses.asdict(unit) for unit in units},
         "domains": {d.name: dataclasses.asdict(d) for d in domains},
@@ -167,10 +142,9 @@ def _build(config: Config, workdir: Path, previous: Corpus | None) -> dict[str, 
 
 
 def _frozen_base_text(previous: Corpus) -> list[Document]:
-    """The base model's documents, from its rows.
+    """The base model's documents, from its rows: the sources may have changed.
 
-    The sources may be gone or changed. The last document is left out: the
-    rows may hold only its beginning.
+    The last document is left out, because the rows may not hold all of it.
     """
     reader = previous.rows(BASE)
     rows_RL1 = reader[np.arange(len(reader))]
@@ -190,11 +164,8 @@ def _freeze(
     groups = [[d.text for d in docs] for docs in gathered.base.values()]
     sample = training_sample(groups, config.corpus.tokenizer.sample_bytes)
     tokenizer = tokenizer_from_config(config.corpus.tokenizer, sample)
-    publish(
-        folder_of(workdir, "tokenizer", tokenizer.digest),
-        stored=Tokenizer.load,
-        write=tokenizer.save,
-    )
+    target = folder_of(workdir, "tokenizer", tokenizer.digest)
+    store.publish(target, stored=Tokenizer.load, write=tokenizer.save)
     coverage = Coverage(tokenizer, config.corpus.max_unknown)
     texts = [text for group in groups for text in group]
     length = config.model.length
@@ -207,10 +178,9 @@ def _freeze(
             f"of {length} tokens; raise corpus.split.base, give "
             "corpus.base_text more text, or lower model.length"
         )
-    base = write_unit(
-        workdir, tokens_RL1, tokenizer.digest,
-        name=BASE, partition="", group=BASE, documents=len(texts),
-    )  # fmt: skip
+    base = store.write_unit(
+        workdir, tokens_RL1, tokenizer.digest, BASE, "", BASE, len(texts)
+    )
     frozen = _frozen_config(config) | {
         "tokenizer_digest": tokenizer.digest,
         "base_partitions": ([] if config.corpus.base_text else gathered.partitions),
@@ -229,16 +199,14 @@ def _write_units(
             documents = gathered.train[name]
             ids = coverage.encode(f"partition {name!r}", [d.text for d in documents])
             pieces = cut_units(name, documents, ids, tokenizer.end_of_text, config)
-            # Pieces of one partition belong together before anything else.
+            # The pieces of a partition are a group.
             group = gathered.groups[name] if len(pieces) == 1 else name
-            units += [
-                write_unit(
-                    workdir, piece.tokens_RL1, tokenizer.digest,
-                    name=piece.name, partition=name, group=group,
-                    documents=piece.documents,
+            for unit, rows_RL1, touched in pieces:
+                units.append(
+                    store.write_unit(
+                        workdir, rows_RL1, tokenizer.digest, unit, name, group, touched
+                    )
                 )
-                for piece in pieces
-            ]  # fmt: skip
             advance(1)
     check_twins([*(unit.name for unit in units), BASE], "units")
     return units
@@ -247,61 +215,49 @@ def _write_units(
 def _write_domains(
     config: Config, workdir: Path, gathered: Gathered, coverage: Coverage
 ) -> list[Domain]:
-    names = list(gathered.evaluation)
-    domains = [
-        Domain(name, name in gathered.train, {}, {}, {}, {}, {}) for name in names
-    ]
-    with progress(len(names), "writing domains", "domains") as advance:
-        for domain in domains:
-            for split, documents in gathered.evaluation[domain.name].items():
-                _write_split(config, workdir, domain, split, documents, coverage)
+    domains = []
+    tokenizer, length = coverage.tokenizer, config.model.length
+    most = config.corpus.evaluation_windows
+    sets = gathered.evaluation
+    with progress(len(sets), "writing domains", "domains") as advance:
+        for name, splits in sets.items():
+            domain = Domain(name, name in gathered.train, {}, {}, {}, {}, {})
+            for split, documents in splits.items():
+                what = f"domain {name!r}, split {split!r}"
+                ids = coverage.encode(what, [d.text for d in documents])
+                # A tokenizer that drops all of a document leaves nothing to score.
+                kept = [i for i in _sample(documents, ids, config) if len(ids[i])]
+                if not kept:
+                    raise UserError(
+                        f"{what}: the tokenizer makes no token of any of its "
+                        "documents; use another tokenizer"
+                    )
+                windows = evaluation_rows(
+                    [ids[i] for i in kept],
+                    [tokenizer.token_bytes(documents[i].text, ids[i]) for i in kept],
+                    tokenizer.end_of_text,
+                    length,
+                    [documents[i].id for i in kept],
+                    most,
+                )
+                digest = store.write_windows(workdir, windows, tokenizer.digest)
+                domain.digests[split] = digest
+                domain.documents[split] = len(kept)
+                domain.tokens[split] = int(windows.count_R.sum())
+                domain.bytes[split] = int(windows.bytes_R.sum())
+                domain.windows[split] = len(windows)
+            domains.append(domain)
             advance(1)
     return domains
 
 
-def _write_split(
-    config: Config,
-    workdir: Path,
-    domain: Domain,
-    split: str,
-    documents: Sequence[Document],
-    coverage: Coverage,
-) -> None:
-    """Stores one split, and enters it in `domain`."""
-    tokenizer = coverage.tokenizer
-    what = f"domain {domain.name!r}, half {split!r}"
-    ids = coverage.encode(what, [d.text for d in documents])
-    taken = _some(documents, ids, config)
-    # A tokenizer that drops all of a document leaves nothing to score.
-    kept = [i for i in taken if len(ids[i])]
-    if not kept:
-        raise UserError(
-            f"{what}: the tokenizer makes no token of any of its documents; "
-            "use another tokenizer"
-        )
-    windows = evaluation_rows(
-        [ids[i] for i in kept],
-        [tokenizer.token_bytes(documents[i].text, ids[i]) for i in kept],
-        tokenizer.end_of_text,
-        config.model.length,
-        [documents[i].id for i in kept],
-        config.corpus.evaluation_windows,
-    )
-    domain.digests[split] = write_windows(workdir, windows, tokenizer.digest)
-    domain.documents[split] = len(kept)
-    domain.tokens[split] = int(windows.count_R.sum())
-    domain.bytes[split] = int(windows.bytes_R.sum())
-    domain.windows[split] = len(windows)
-
-
-def _some(
+def _sample(
     documents: Sequence[Document], ids: Sequence[np.ndarray], config: Config
 ) -> list[int]:
-    """Which documents are scored: all, or `evaluation_tokens` of them, about.
+    """The documents to score: all, or about `evaluation_tokens` tokens of them.
 
-    Documents in the order of a hash of their ids, so that what a domain is
-    scored on does not depend on how its files are sorted, until there are
-    enough tokens.
+    They are taken in the order of a hash of their ids, so that the choice does not
+    depend on the order of files.
     """
     most = config.corpus.evaluation_tokens
     if not most:
@@ -315,7 +271,7 @@ def _some(
 
 
 def _frozen_config(config: Config) -> dict[str, Any]:
-    """The part of a config that a pool rests on, as plain JSON data."""
+    """The part of a config that the first `prepare` freezes, as plain JSON data."""
     return _plain(
         {
             "length": config.model.length,
@@ -331,10 +287,10 @@ def _frozen_config(config: Config) -> dict[str, Any]:
 
 
 def _check_frozen(frozen: dict[str, Any], config: Config, folder: Path) -> None:
-    """Refuses a config that contradicts what was frozen.
+    """Checks that a config agrees with what was frozen.
 
     Raises:
-      UserError: naming key, frozen value and new value.
+      UserError: it does not; names key, frozen value and new value.
     """
     new = _frozen_config(config)
 
@@ -348,8 +304,7 @@ def _check_frozen(frozen: dict[str, Any], config: Config, folder: Path) -> None:
             )
 
     need("model.length", frozen["length"], new["length"])
-    rows = "recipe.steps * recipe.batch"
-    need(rows, frozen["budget_rows"], new["budget_rows"])
+    need("recipe.steps * recipe.batch", frozen["budget_rows"], new["budget_rows"])
     was, wanted = frozen["tokenizer"], new["tokenizer"]
     for field in _DECIDING[was["kind"]]:
         need(f"corpus.tokenizer.{field}", was[field], wanted[field])
@@ -357,22 +312,18 @@ def _check_frozen(frozen: dict[str, Any], config: Config, folder: Path) -> None:
     path = Path(config.corpus.tokenizer.path)
     if was["kind"] == "file" and path.exists():
         found = Tokenizer.from_file(path, config.corpus.tokenizer.end_of_text)
-        need(
-            "corpus.tokenizer.path (its content)",
-            frozen["tokenizer_digest"],
-            found.digest,
-        )
+        key = "corpus.tokenizer.path (its content)"
+        need(key, frozen["tokenizer_digest"], found.digest)
     for field, value in frozen["split"].items():
         need(f"corpus.split.{field}", value, new["split"].get(field))
     need("corpus.base_text", frozen["base_text"], new["base_text"])
 
 
 def _fingerprint(config: Config) -> str:
-    """Cheap evidence that a `prepare` would do the same work again.
+    """A digest of the inputs' sizes and times, and of the config that matters here.
 
-    Sizes and modification times of all inputs and everything in the config
-    that matters here. It can only make work be done again, never be skipped
-    wrongly by a copy: modification times are compared for equality.
+    While it stays the same, another `prepare` has nothing to do. Times are compared
+    for equality: a file that was replaced by an older copy is read again.
     """
     inputs = [
         (where, name, file, path.stat().st_size, path.stat().st_mtime_ns)
@@ -382,14 +333,14 @@ def _fingerprint(config: Config) -> str:
     ]
     corpus = dataclasses.asdict(config.corpus)
     content = json.dumps(
-        _plain([FORMAT_VERSION, corpus, _frozen_config(config), inputs]),
+        _plain([store.FORMAT_VERSION, corpus, _frozen_config(config), inputs]),
         sort_keys=True,
     )
     return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back: tuples become lists."""
+    """The value after a round trip through JSON: tuples become lists."""
     return json.loads(json.dumps(value))
 
 
@@ -399,7 +350,7 @@ def _summary(
     overlap: OverlapReport,
     coverage: Coverage,
 ) -> dict[str, Any]:
-    """What the printed tables and the report say besides the data sets."""
+    """Counts for the printed tables and the report."""
     return _plain(
         {
             "records": quarantine.records,
@@ -423,48 +374,44 @@ def _summary(
 
 
 def _print_summary(corpus: Corpus) -> None:
-    """Prints partitions, splits, epochs, and what was dropped, from disk."""
-    console = rich.console.Console()
-    console.print(
+    """Prints units, domains, and what was dropped, from corpus.json."""
+    say(
         f"corpus: {len(corpus.units)} units of {corpus.budget_tokens:,} "
         f"tokens, {len(corpus.domains)} domains, base model of "
         f"{corpus.base.tokens:,} tokens ({corpus.base.documents:,} documents), "
         f"vocabulary of {corpus.tokenizer.vocab_size:,}"
     )
-    table = _table("units", "unit group", "documents rows tokens epochs")
-    for unit in corpus.units.values():
-        table.add_row(
-            *map(rich.markup.escape, (unit.name, unit.group)),
-            *(f"{n:,}" for n in (unit.documents, unit.rows, unit.tokens)),
-            f"{corpus.budget_rows / unit.rows:.2f}",
-        )
-    console.print(table)
-    title = f"domains ({' / '.join(SPLITS)})"
-    table = _table(title, "domain in-pool", "documents tokens windows")
-    for domain in corpus.domains.values():
-        table.add_row(
-            rich.markup.escape(domain.name),
-            "yes" if domain.in_pool else "no",
-            *(
-                " / ".join(f"{counts[split]:,}" for split in SPLITS)
-                for counts in (domain.documents, domain.tokens, domain.windows)
-            ),
-        )
-    console.print(table)
-    for line in _losses(corpus.record["summary"]):
-        console.print(rich.markup.escape(line))
+    show_table(
+        "units",
+        ("unit", "group", "documents", "rows", "tokens", "epochs"),
+        [
+            (
+                *(unit.name, unit.group),
+                *(f"{n:,}" for n in (unit.documents, unit.rows, unit.tokens)),
+                f"{corpus.budget_rows / unit.rows:.2f}",
+            )
+            for unit in corpus.units.values()
+        ],
+    )
+    show_table(
+        f"domains ({' / '.join(SPLITS)})",
+        ("domain", "in-pool", "documents", "tokens", "windows"),
+        [
+            (
+                *(domain.name, "yes" if domain.in_pool else "no"),
+                *(
+                    " / ".join(f"{counts[split]:,}" for split in SPLITS)
+                    for counts in (domain.documents, domain.tokens, domain.windows)
+                ),
+            )
+            for domain in corpus.domains.values()
+        ],
+    )
+    for line in _dropped(corpus.record["summary"]):
+        say(line)
 
 
-def _table(title: str, words: str, numbers: str) -> rich.table.Table:
-    table = rich.table.Table(title=title)
-    for column in words.split():
-        table.add_column(column, overflow="fold")
-    for column in numbers.split():
-        table.add_column(column, justify="right")
-    return table
-
-
-def _losses(summary: dict[str, Any]) -> Iterator[str]:
+def _dropped(summary: dict[str, Any]) -> Iterator[str]:
     """One line for everything that did not become part of the corpus."""
     for source, kinds in summary["quarantine"].items():
         for kind, causes in kinds.items():
@@ -476,15 +423,13 @@ def _losses(summary: dict[str, Any]) -> Iterator[str]:
     for place, counts in summary["unknown"].items():
         yield (
             f"unknown to the tokenizer: {place}: {counts['unknown']} of "
-            f"{counts['tokens']} tokens, {counts['lost']} of "
-            f"{counts['bytes']} bytes"
+            f"{counts['tokens']} tokens, {counts['lost']} of {counts['bytes']} bytes"
         )
     for name, count in summary["duplicates"].items():
-        yield (f"dropped: {name}: {count} documents that repeat other training text")
+        yield f"dropped: {name}: {count} documents that repeat other training text"
     for name, domains in summary["overlap"].items():
         for domain, counts in domains.items():
             yield (
-                f"dropped: {name} repeats domain {domain}: "
-                f"{counts['training']} training documents, "
-                f"{counts['evaluation']} newer evaluation documents"
+                f"dropped: {name} repeats domain {domain}: {counts['training']} "
+                f"training documents, {counts['evaluation']} newer evaluation documents"
             )

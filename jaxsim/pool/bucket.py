@@ -1,15 +1,13 @@
-"""A bucket, where workdirs of many machines exchange what is finished.
+"""A bucket: where workdirs of different machines exchange finished entries.
 
-Corpus, base model and pool lie in the bucket as in a workdir. Each machine has a
-workdir of its own and publishes in it what it trains: what the bucket lacks is
-sent, what the workdir lacks is fetched, and each manifest is created once for
-all machines. The bucket says nothing about unfinished runs; which machine
-trains which run is decided by whoever starts them.
+Corpus, base model and pool lie in the bucket as in a workdir. Each machine sends
+what the bucket lacks and fetches what its workdir lacks. A manifest is created
+once for all machines. The bucket knows nothing about unfinished runs; the
+scheduler, or `--shard`, decides which machine trains which run.
 
-What is asked of the store (through fsspec): an object appears whole, whoever
-lists or reads sees what was written before, and an object that is there is not
-replaced when one is to be created (if-none-match on S3, if-generation-match 0
-on GCS).
+The object store must have these properties (it is reached through fsspec): an object
+appears whole, lists and reads see what was written before, and an object can be created
+without replacing an existing one (if-none-match on S3, if-generation-match 0 on GCS).
 """
 
 import contextlib
@@ -26,14 +24,14 @@ import fsspec
 from jaxsim.corpus.store import (
     TEMPORARY,
     Corpus,
-    folder_of,
+    folders_of,
     open_corpus,
     write_record,
 )
 from jaxsim.errors import DamagedError, JaxsimError, UserError
 from jaxsim.log import say
 from jaxsim.pool.digests import differences, files_below, sha256_of_file
-from jaxsim.pool.lock import holding, patiently
+from jaxsim.pool.lock import holding, wait_for_others
 from jaxsim.pool.manifest import (
     FILE_NAME,
     Manifest,
@@ -44,9 +42,11 @@ from jaxsim.pool.manifest import (
 from jaxsim.pool.pool import Pool
 from jaxsim.pool.publish import AlreadyPublished, admit, is_published
 
-_EXTRAS = {"s3": "s3", "gs": "gcs"}  # of pip, by protocol
+_EXTRAS = {"s3": "s3", "gs": "gcs"}  # protocol -> extra of jaxsim for pip
 _CORPUS = "corpus/corpus.json"
 _POOL = "pool/pool.json"
+# What of corpus.json does not differ between machines, as times of files do.
+_SHARED = ("format", "frozen", "units", "domains", "generations")
 
 
 class StoreError(JaxsimError):
@@ -57,18 +57,17 @@ def open_bucket(url: str, workdir: Path) -> "Bucket | None":
     """The bucket of a config; None if it names none.
 
     Raises:
-      UserError: the URL is not that of a bucket, the client of the store is
-        not installed, there is no such bucket, or no right to write there.
-      StoreError: the store cannot be reached, or replaces what exists.
+      UserError: the URL is not that of a bucket, the store's client is not
+        installed, the bucket does not exist, or it cannot be written.
+      StoreError: the store cannot be reached, or replaces existing objects.
     """
     if not url:
         return None
     if url.partition("://")[0] not in _EXTRAS:
         raise UserError(
-            f"config.bucket={url!r}: must be s3://NAME/FOLDER or "
-            "gs://NAME/FOLDER. The address of another S3 server is in "
-            "AWS_ENDPOINT_URL; a file system that all machines see needs no "
-            "bucket, give it as --workdir"
+            f"config.bucket={url!r}: must be s3://NAME/FOLDER or gs://NAME/FOLDER. Set "
+            "the address of another S3 server in AWS_ENDPOINT_URL; a file system that "
+            "all machines see needs no bucket, give it as --workdir"
         )
     objects = Objects(url)
     objects.check()
@@ -76,7 +75,7 @@ def open_bucket(url: str, workdir: Path) -> "Bucket | None":
 
 
 class Bucket:
-    """One side is the bucket, the other one the workdir of this machine."""
+    """Exchanges finished entries between a bucket and this machine's workdir."""
 
     def __init__(self, objects: "Objects", workdir: Path) -> None:
         self.objects = objects
@@ -86,14 +85,14 @@ class Bucket:
         return self.objects.url
 
     def key(self, path: Path) -> str:
-        """The key of what lies at `path` in the workdir."""
+        """The key of the object for a path in the workdir."""
         return path.relative_to(self.workdir).as_posix()
 
     def manifest(self, entry: Path) -> Manifest | None:
-        """The manifest that is admitted for all machines.
+        """The manifest of an entry in the bucket; None if it has none.
 
         Raises:
-          DamagedError: it is no manifest.
+          DamagedError: it cannot be read.
         """
         key = f"{self.key(entry)}/{FILE_NAME}"
         content = self.objects.read(key)
@@ -103,12 +102,12 @@ class Bucket:
         return parse_manifest(text, entry.name, f"{self}/{key}")
 
     def shares(self, entry: Path) -> bool:
-        """Whether `entry` is in the bucket; then it is fetched and admitted.
+        """Whether `entry` is in the bucket; then it is fetched and published here.
 
         One launcher of a workdir fetches; others wait for it.
 
         Raises:
-          DamagedError: a file in the bucket is not what the manifest says.
+          DamagedError: a file in the bucket does not match its manifest.
           UserError: the workdir has another result of the same run.
         """
         if self.manifest(entry) is None:
@@ -119,12 +118,12 @@ class Bucket:
             with holding(lock, entry.name):
                 return self.fetched(entry)
 
-        return is_published(entry) or patiently(attempt)
+        return is_published(entry) or wait_for_others(attempt)
 
     def fetched(self, entry: Path) -> bool:
-        """As `shares`, for whoever holds the lock of the run in this workdir.
+        """Like `shares`, for a caller that holds the run's lock.
 
-        A fetch that was killed goes on where it was.
+        A fetch that was killed continues where it stopped.
         """
         manifest = self.manifest(entry)
         if manifest is None:
@@ -138,34 +137,41 @@ class Bucket:
         return True
 
     def publish(self, entry: Path, manifest: Manifest) -> None:
-        """Admits the attempt that `manifest` names for all machines.
+        """Publishes the attempt that `manifest` names for all machines.
 
         Raises:
           AlreadyPublished: another machine was first. The attempt is deleted
-            in the bucket; the copy here is left to the caller.
+            in the bucket, but not here.
         """
         key, root = self.key(entry), entry / manifest.attempt
         for name in manifest.files:
             self.objects.send(root / name, f"{key}/{manifest.attempt}/{name}")
-        metrics = self._metrics(entry.name)
+        metrics = self.workdir / "metrics" / f"{entry.name}.jsonl"
         if metrics.exists():
             self.objects.send(metrics, f"{key}/{manifest.attempt}.jsonl")
         text = manifest.dump().encode()
         if not self.objects.create(f"{key}/{FILE_NAME}", text):
             winner = self.manifest(entry)
-            assert winner is not None  # nobody deletes one
-            if winner.attempt != manifest.attempt:  # else an answer was lost
-                self._delete(key, manifest.attempt)
+            assert winner is not None  # manifests are never deleted
+            # If it is this one, the answer to the first request was lost.
+            if winner.attempt != manifest.attempt:
+                self._delete(key, lambda name: name.startswith(manifest.attempt))
                 raise AlreadyPublished(
                     f"{entry.name}: {winner.attempt} was published first in "
                     f"{self}; this one is not used"
                 )
-        # From now on no other attempt can be admitted.
+        # From now on no other attempt can be published.
         with contextlib.suppress(StoreError):
-            self._delete(key, "attempt-", but=manifest.attempt)
+            self._delete(
+                key,
+                lambda name: (
+                    name.startswith("attempt-")
+                    and not name.startswith(manifest.attempt)
+                ),
+            )
 
     def agree(self, pool: Pool) -> None:
-        """Makes the pool's identity that of the bucket, or refuses it.
+        """Sends the pool's identity, or checks that the bucket has the same one.
 
         Raises:
           UserError: the bucket holds a pool of another base model, recipe or model.
@@ -199,44 +205,45 @@ class Bucket:
             self.objects.fetch(_POOL, path)
         self._check_identity(path)
         self.shares(self.workdir / "base")
-        for name in self._names():
-            self.shares(self.workdir / "pool" / "members" / name)
+        members = self.workdir / "pool" / "members"
+        for key in sorted(self.objects.list(self.key(members))):
+            name, _, file = key.partition("/")
+            if file == FILE_NAME:
+                self.shares(members / name)
 
     def share_corpus(self) -> None:
-        """Fetches the corpus, or sends the one that only the workdir has.
+        """Fetches the corpus, or sends it if only the workdir has it.
 
         Raises:
-          UserError: the corpus of the workdir is not that of the bucket.
+          UserError: bucket and workdir have different corpora.
         """
         shared, here = self._records()
-        if here is None and shared is None:
-            return
         if shared is None:
-            self._send_corpus()
+            if here is not None:
+                self._send_corpus()
         elif here is None:
             say(f"corpus: fetched from {self}")
             self._fetch_corpus(shared)
             write_record(self.workdir, shared)
-        elif lines := differences(_content(shared), _content(here)):
+        elif lines := _differences(shared, here):
             raise UserError(
                 f"{self} holds another corpus than {self.workdir}: "
-                f"{'; '.join(lines[:5])}. Run `jaxsim prepare` here to send "
-                f"this one, or delete {self.workdir / 'corpus'} to fetch the "
-                "other"
+                f"{'; '.join(lines[:5])}. Run `jaxsim prepare` here to send this one, "
+                f"or delete {self.workdir / 'corpus'} to fetch the other"
             )
 
     def prepare(self, make: Callable[[], Corpus], refreeze: bool) -> Corpus:
-        """Makes the workdir's corpus, and makes it that of the bucket.
+        """Prepares the workdir's corpus, and sends it to the bucket.
 
         Args:
-          make: prepares the corpus, and conforms to what is frozen there.
-          refreeze: forget what was frozen for the bucket, too.
+          make: prepares the corpus, and keeps what is frozen in the workdir.
+          refreeze: replace what is frozen in the bucket, too.
 
         Raises:
-          UserError: the workdir has frozen something else than the bucket.
+          UserError: bucket and workdir have frozen different things.
         """
         if not refreeze:
-            if not _has_corpus(self.workdir):
+            if not (self.workdir / _CORPUS).exists():
                 self.share_corpus()
             self._check_frozen()
         corpus = make()
@@ -255,26 +262,26 @@ class Bucket:
             )
 
     def _send_corpus(self) -> None:
-        """Makes the corpus of the workdir that of the bucket."""
+        """Replaces the bucket's corpus with that of the workdir."""
         shared, here = self._records()
         assert here is not None
         root = self.workdir / "corpus"
         there = self.objects.list("corpus")
-        if shared is None or differences(_content(shared), _content(here)):
+        if shared is None or _differences(shared, here):
             say(f"corpus: sent to {self}")
-        for folder in self._folders(here):  # also to mend what is lost there
+        for folder in self._folders(here):  # also replaces lost objects
             for name, size in files_below(root / folder).items():
                 key = f"{folder}/{name}"
                 if there.get(key) != size:
                     self.objects.send(root / key, f"corpus/{key}")
-        # Last: until then nothing has changed.
+        # The record comes last: until then nothing has changed.
         record = json.dumps(here, indent=1).encode()
         if shared is None and not self.objects.create(_CORPUS, record):
             self._check_frozen()  # another machine was first
         self.objects.write(_CORPUS, record)
 
     def _fetch_corpus(self, record: dict[str, Any]) -> None:
-        """Folders appear complete; their digests are checked when opened."""
+        """Each folder appears complete; its digest is checked when it is opened."""
         root = self.workdir / "corpus"
         for folder in self._folders(record):
             if (root / folder).exists():
@@ -293,41 +300,25 @@ class Bucket:
             except OSError:
                 if not (root / folder).exists():
                     raise
-                shutil.rmtree(part)  # another launcher here was quicker
+                shutil.rmtree(part)  # another launcher of this workdir was faster
 
     def _folders(self, record: dict[str, Any]) -> list[str]:
-        """The folders of the data sets and the tokenizer of a record.
+        """The folders that a corpus.json names.
 
         Raises:
-          DamagedError: it is no such record.
+          DamagedError: it is no content of a corpus.json.
         """
         try:
-            frozen = record["frozen"]
-            digests = [("tokenizer", frozen["tokenizer_digest"])]
-            units = [frozen["base"], *record["units"].values()]
-            digests += [("unit", unit["digest"]) for unit in units]
-            digests += [
-                ("domain", digest)
-                for domain in record["domains"].values()
-                for digest in domain["digests"].values()
-            ]
+            return [folder.name for folder in folders_of(self.workdir, record)]
         except (KeyError, TypeError, AttributeError) as error:
             raise DamagedError(f"{self}/{_CORPUS}: lacks {error}") from error
-        names = [folder_of(self.workdir, *pair).name for pair in digests]
-        return list(dict.fromkeys(names))
 
-    def _records(
-        self,
-    ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    def _records(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         """corpus.json in the bucket, and in the workdir."""
         here = None
-        if _has_corpus(self.workdir):
+        if (self.workdir / _CORPUS).exists():
             here = open_corpus(self.workdir).record
         return self.objects.read_json(_CORPUS), here
-
-    def _metrics(self, name: str) -> Path:
-        """The file of a run's metrics in the workdir."""
-        return self.workdir / "metrics" / f"{name}.jsonl"
 
     def _check_identity(self, path: Path) -> None:
         shared = self.objects.read_json(_POOL) or {}
@@ -337,22 +328,15 @@ class Bucket:
                 "Restore those values, or use another bucket and --workdir"
             )
 
-    def _names(self) -> list[str]:
-        """The names of all entries in the bucket."""
-        keys = self.objects.list("pool/members")
-        parts = [key.split("/") for key in keys]
-        return sorted(p[0] for p in parts if p[1:] == [FILE_NAME])
-
     def _check_same(self, entry: Path, here: Manifest, shared: Manifest) -> None:
         if here.params_digest != shared.params_digest:
             raise UserError(
-                f"{here.kind} {entry.name}: {entry} holds another result than "
-                f"{self}; delete that folder to fetch the shared one, or use "
-                "another --workdir"
+                f"{here.kind} {entry.name}: {entry} holds another result than {self}; "
+                "delete that folder to fetch the shared one, or use another --workdir"
             )
 
     def _fetch(self, entry: Path, manifest: Manifest) -> None:
-        """Copies an attempt here; until it is admitted nobody reads it."""
+        """Copies an attempt here; it is not published yet."""
         root = entry / manifest.attempt
         key = self.key(root)
         for name, (sha256, size) in manifest.files.items():
@@ -361,38 +345,33 @@ class Bucket:
                 self.objects.fetch(f"{key}/{name}", path)
             if not _is(path, sha256, size):
                 raise DamagedError(
-                    f"{self}/{key}/{name}: is not what its manifest says; "
-                    f"delete the folder {self}/{self.key(entry)} to train it "
-                    "again"
+                    f"{self}/{key}/{name}: is not what its manifest says; delete the "
+                    f"folder {self}/{self.key(entry)} to train it again"
                 )
         for name in files_below(root).keys() - manifest.files.keys():
             (root / name).unlink()
-        # Not part of what is admitted: the losses of its steps, for the report.
+        # The losses of its steps, for the report; no manifest names them.
         if self.objects.read(f"{key}.jsonl") is not None:
-            self.objects.fetch(f"{key}.jsonl", self._metrics(entry.name))
+            metrics = self.workdir / "metrics" / f"{entry.name}.jsonl"
+            self.objects.fetch(f"{key}.jsonl", metrics)
 
-    def _delete(self, key: str, start: str, but: str = "/") -> None:
-        """Deletes objects of an entry whose names begin with `start`."""
-        self.objects.delete(
-            [
-                f"{key}/{name}"
-                for name in self.objects.list(key)
-                if name.startswith(start) and not name.startswith(but)
-            ]
-        )
+    def _delete(self, key: str, unwanted: Callable[[str], bool]) -> None:
+        """Deletes the objects of an entry whose names are `unwanted`."""
+        names = filter(unwanted, self.objects.list(key))
+        self.objects.delete(f"{key}/{name}" for name in names)
 
 
 class Objects:
     """The objects below a URL; keys are relative to it, with slashes.
 
     Raises:
-      UserError: the client of the store is not installed.
+      UserError: the store's client is not installed.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         try:
-            # Listings are asked for again: others write there.
+            # No cached listings: others write there, too.
             self._files, self._root = fsspec.core.url_to_fs(
                 self.url, use_listings_cache=False
             )
@@ -404,14 +383,17 @@ class Objects:
             ) from error
 
     def check(self) -> None:
-        """Tries what everything here rests on.
+        """Checks that objects can be created once, read and deleted.
 
         Raises:
-          UserError: there is no such bucket, or no right to write there.
-          StoreError: the store cannot be reached, or replaces what exists.
+          UserError: the bucket does not exist or cannot be written.
+          StoreError: the store cannot be reached, or replaces existing objects.
         """
+        key = f".probe-{uuid.uuid4().hex}"
         try:
-            self._try()
+            first, second = self.create(key, b"1"), self.create(key, b"2")
+            kept = self.read(key)
+            self.delete([key])
         except StoreError as error:
             cause = error.__cause__
             if (
@@ -423,22 +405,15 @@ class Objects:
                     "at your credentials and at their right to write there"
                 ) from error
             raise
-
-    def _try(self) -> None:
-        key = f".probe-{uuid.uuid4().hex}"
-        first, second = self.create(key, b"1"), self.create(key, b"2")
-        kept = self.read(key)
-        self.delete([key])
         if (first, second, kept) != (True, False, b"1"):
             raise StoreError(
-                f"{self.url}: this store replaces objects that are to be "
-                "created once (it ignores if-none-match), so that two machines "
-                "could publish one member; use another store, or a --workdir "
-                "on a shared file system"
+                f"{self.url}: this store replaces objects that must be created once "
+                "(it ignores if-none-match), so that two machines could publish one "
+                "member; use another store, or a --workdir on a shared file system"
             )
 
     def create(self, key: str, content: bytes) -> bool:
-        """Creates an object in one step; false if there is one."""
+        """Creates an object in one step; false if it exists."""
         with self._asked("create", key):
             try:
                 self._files.pipe_file(self._path(key), content, mode="create")
@@ -452,7 +427,7 @@ class Objects:
             self._files.pipe_file(self._path(key), content)
 
     def read(self, key: str) -> bytes | None:
-        """The content of an object; None if there is none."""
+        """The content of an object; None if it does not exist."""
         with self._asked("read", key):
             try:
                 content: bytes = self._files.cat_file(self._path(key))
@@ -461,10 +436,10 @@ class Objects:
         return content
 
     def read_json(self, key: str) -> dict[str, Any] | None:
-        """The content of an object, as plain data; None if there is none.
+        """The JSON object that an object holds; None if it does not exist.
 
         Raises:
-          DamagedError: it is no JSON object.
+          DamagedError: the content is no JSON object.
         """
         content = self.read(key)
         if content is None:
@@ -478,7 +453,7 @@ class Objects:
         return data
 
     def list(self, prefix: str) -> dict[str, int]:
-        """Bytes of all objects below `prefix`, by the rest of their keys.
+        """The size in bytes of each object below `prefix`, by the rest of its key.
 
         Raises:
           DamagedError: a key would lead out of the folder it is copied to.
@@ -486,14 +461,12 @@ class Objects:
         root = self._path(prefix)
         with self._asked("list", prefix):
             found: dict[str, Any] = self._files.find(root, detail=True)
-        keys = {
+        sizes = {
             path[len(root) + 1 :]: int(info["size"])
             for path, info in found.items()
             if path.startswith(f"{root}/") and not path.endswith("/")
         }
-        for key in keys:
-            check_inside(f"{self.url}/{prefix}", key)
-        return keys
+        return {check_inside(f"{self.url}/{prefix}", k): n for k, n in sizes.items()}
 
     def send(self, path: Path, key: str) -> None:
         """Creates or replaces an object from a file."""
@@ -501,7 +474,7 @@ class Objects:
             self._files.put_file(str(path), self._path(key))
 
     def fetch(self, key: str, path: Path) -> None:
-        """Makes a file from an object; it appears whole."""
+        """Writes a file from an object; the file appears whole."""
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{uuid.uuid4().hex}.part")
         try:
@@ -512,20 +485,16 @@ class Objects:
             part.unlink(missing_ok=True)
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Deletes objects; those that are gone already are no error."""
+        """Deletes objects; missing ones are no error."""
         for key in keys:
-            with (
-                self._asked("delete", key),
-                contextlib.suppress(FileNotFoundError),
-            ):
+            with self._asked("delete", key), contextlib.suppress(FileNotFoundError):
                 self._files.rm_file(self._path(key))
 
     def _path(self, key: str) -> str:
-        """Where an object lies in the store.
+        """The path of an object in the store.
 
         Raises:
-          DamagedError: the key leads elsewhere; parts of it may be read from
-            other objects.
+          DamagedError: the key leads elsewhere; some keys are read from files.
         """
         if key and not {"", ".", ".."}.isdisjoint(key.split("/")):
             raise DamagedError(f"{self.url}: {key!r} is no key")
@@ -533,11 +502,12 @@ class Objects:
 
     @contextlib.contextmanager
     def _asked(self, what: str, key: str) -> Iterator[None]:
+        """Turns the errors of a store's client into `StoreError`."""
         try:
             yield
         except DamagedError:
             raise  # of the key, before the store is asked
-        # Clients of stores raise what their network libraries do.
+        # Clients raise whatever their network libraries raise.
         except Exception as error:
             said = " ".join(str(error).split())[:300] or type(error).__name__
             raise StoreError(
@@ -547,20 +517,16 @@ class Objects:
             ) from error
 
 
-def _has_corpus(workdir: Path) -> bool:
-    return (workdir / "corpus" / "corpus.json").exists()
-
-
-def _content(record: dict[str, Any]) -> dict[str, Any]:
-    """All but what differs between machines: paths and times of files."""
-    return {
-        key: record.get(key)
-        for key in ("format", "frozen", "units", "domains", "generations")
-    }
+def _differences(shared: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """Differences of two corpus records, but for what differs between machines."""
+    return differences(
+        {key: shared.get(key) for key in _SHARED},
+        {key: here.get(key) for key in _SHARED},
+    )
 
 
 def _is(path: Path, sha256: str, size: int) -> bool:
-    """Whether a file is there, and has this content."""
+    """Whether a file exists with this content."""
     return (
         path.is_file()
         and path.stat().st_size == size

@@ -1,23 +1,45 @@
-"""Trains what a pool lacks, by one process or by many that follow process 0."""
+"""Trains the runs that a pool lacks, and publishes each as an entry.
 
+Runs of one length are trained in parallel where the trainer can (`Group`). A
+launcher locks every run that it trains, so that other launchers leave those runs
+to it. Of several processes, process 0 decides and publishes; the others follow.
+"""
+
+import contextlib
+import dataclasses
 import functools
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxsim import distributed
-from jaxsim.checkpoints import StatePath, save_params
+from jaxsim.checkpoints import StatePath, delete, save_params, state_folder
 from jaxsim.corpus import Corpus
-from jaxsim.errors import UserError
-from jaxsim.log import say
-from jaxsim.pool.bucket import Bucket
-from jaxsim.pool.builder import PoolBuilder, origin
-from jaxsim.pool.digests import differences
-from jaxsim.pool.group import recorded
-from jaxsim.pool.manifest import read_manifest
+from jaxsim.errors import JaxsimError, Preempted, UserError
+from jaxsim.log import provenance, say
+from jaxsim.pool.bucket import Bucket, StoreError
+from jaxsim.pool.digests import (
+    differences,
+    first_non_finite,
+    leaves_by_path,
+    object_digest,
+    params_digest,
+)
+from jaxsim.pool.group import Group, recorded
+from jaxsim.pool.lock import Busy, holding, wait_for_others
+from jaxsim.pool.manifest import Manifest, read_manifest
 from jaxsim.pool.pool import Pool
+from jaxsim.pool.publish import (
+    AlreadyPublished,
+    check_links,
+    clear_leftovers,
+    is_published,
+    publish,
+    save_attempt,
+)
 from jaxsim.signals import stop_requested
-from jaxsim.train import Run, Trainer
+from jaxsim.train import NonFiniteError, Run, Trainer
 from jaxsim.train.trainer import Trained
 
 
@@ -30,14 +52,13 @@ def train_missing(
 ) -> None:
     """Trains and publishes every run that the pool lacks.
 
-    As many runs of one length are trained together as the trainer takes at
-    once; groups that were begun come first. A run that another launcher of
-    this workdir trains is left to it while others are missing; then this one
-    waits for it, and trains it if that launcher dies. What launchers of other
-    workdirs have published in the bucket is fetched.
+    Unfinished groups come first, then as many runs of one length together as the
+    trainer takes. Runs that other launchers of this workdir hold are waited for,
+    and trained here if those launchers die. Entries that other workdirs have
+    published in the bucket are fetched.
 
     Raises:
-      UserError: the base model comes from another corpus, or an entry of a run's
+      UserError: the base model comes from another corpus, or an entry with a run's
         name comes from other data or another run.
       Preempted: SIGTERM came; what was done is on disk.
       JaxsimError: a run did not come to finite values. The others that were
@@ -47,56 +68,42 @@ def train_missing(
         follow(runs, corpus, trainer, lambda: pool.base()[1])
         return
     with distributed.leading():
-        _train_missing(runs, pool, corpus, trainer, bucket)
-
-
-def _train_missing(
-    runs: Sequence[Run],
-    pool: Pool,
-    corpus: Corpus,
-    trainer: Trainer,
-    bucket: Bucket | None,
-) -> None:
-    _check_corpus(pool, corpus)
-    if bucket is not None:
-        bucket.agree(pool)
-        bucket.send([pool.base_entry, *map(pool.entry, pool.names())])
-    builder = PoolBuilder(
-        corpus,
-        trainer,
-        functools.cache(lambda: pool.base()[1]),
-        pool.workdir,
-        recipe=pool.identity["recipe"],
-        base_digest=pool.identity["base_digest"],
-        entry_of=pool.entry,
-        bucket=bucket,
-    )
-    missing = []
-    for run in runs:
-        if builder.is_done(run):
-            _check_entry(run, pool, corpus)
+        _check_corpus(pool, corpus)
+        if bucket is not None:
+            bucket.agree(pool)
+            bucket.send([pool.base_entry, *map(pool.entry, pool.names())])
+        builder = PoolBuilder(
+            corpus,
+            trainer,
+            functools.cache(lambda: pool.base()[1]),
+            pool.workdir,
+            recipe=pool.identity["recipe"],
+            base_digest=pool.identity["base_digest"],
+            bucket=bucket,
+        )
+        missing = []
+        for run in runs:
+            if builder.is_done(run):
+                _check_entry(run, pool, corpus)
+            else:
+                missing.append(run)
+        begun = recorded(builder.states)
+        if missing:
+            builder.check_room(len(missing))
+            say(f"pool: {len(missing)} of {len(runs)} runs to train")
+            if not distributed.alone():
+                for _, group in begun:
+                    say(f"{group}: begun together; one by one they start again")
         else:
-            missing.append(run)
-    begun = recorded(builder.training)
-    if missing:
-        builder.check_room(len(missing))
-        say(f"pool: {len(missing)} of {len(runs)} runs to train")
-        if not distributed.alone():
-            for _, group in begun:
-                say(f"{group}: begun together; one by one they start again")
-    else:
-        say(f"pool: all {len(runs)} runs are there")
-    if missing or begun:
-        builder.train_all(missing)
+            say(f"pool: all {len(runs)} runs are there")
+        if missing or begun:
+            builder.train(missing)
 
 
 def follow(
-    runs: Sequence[Run],
-    corpus: Corpus,
-    trainer: Trainer,
-    start: Callable[[], Any],
+    runs: Sequence[Run], corpus: Corpus, trainer: Trainer, start: Callable[[], Any]
 ) -> None:
-    """Trains and saves what process 0 says, with it; that one publishes.
+    """Trains and saves together with process 0, which decides and publishes.
 
     Args:
       runs: all that there may be, as in process 0.
@@ -113,7 +120,7 @@ def follow(
     with stop_requested() as stop:
         for word in distributed.words():
             if "save" in word:
-                # Process 0 saves what is finite, and that is the same here.
+                # Process 0 saves only finite results, and this process has the same.
                 assert isinstance(outcome, Trained)
                 save_params(Path(word["save"]), outcome.params)
                 outcome = None
@@ -129,10 +136,366 @@ def follow(
             )
 
 
-def _check_corpus(pool: Pool, corpus: Corpus) -> None:
-    """Refuses rows of another tokenizer, or another base model's text.
+@dataclasses.dataclass
+class PoolBuilder:
+    """Trains runs that start from the same parameters, and publishes them.
 
-    `prepare --refreeze` makes them, and leaves the base model where it is.
+    Raises:
+      UserError: states cannot be written to `config.train.state_path`.
+    """
+
+    corpus: Corpus  # has the rows of all runs
+    trainer: Trainer
+    start: Callable[[], Any]  # loads the parameters that all runs start from
+    workdir: Path
+    recipe: dict[str, Any]  # for the manifests
+    base_digest: str = ""  # of the start; '' for the base model's own run
+    bucket: Bucket | None = None  # gives other workdirs what is published here
+
+    def __post_init__(self) -> None:
+        self._shared: dict[str, Any] = {  # fields that all manifests share
+            "tokenizer_digest": self.corpus.tokenizer_digest,
+            "model": dataclasses.asdict(self.trainer.model.config),
+            "recipe": self.recipe,
+            "base_digest": self.base_digest,
+        }
+        self._shared_identity: dict[str, Any] = self._shared | {
+            "base_data": self.corpus.base.digest,
+            # The base model's recipe leaves out betas, decay, clip and precision.
+            "trainer": dataclasses.asdict(self.trainer.recipe),
+        }
+        self._locks = self.workdir / "state" / ".locks"
+        self.states = StatePath(self.workdir / "state")  # of unfinished runs
+        if self.trainer.state_path:
+            # Other pools may keep their states below the same path.
+            digest = object_digest(self._shared_identity)[:16]
+            self.states = state_folder(self.trainer.state_path) / f"jaxsim-{digest}"
+        # During one pass over the missing runs:
+        self._missing: list[Run] = []
+        self._held: dict[str, str] = {}  # run name -> who holds it
+
+    def is_done(self, run: Run) -> bool:
+        """Whether the run is published; fetches it if only the bucket has it.
+
+        A run that another launcher holds is not fetched, but waited for later.
+        """
+        entry = self._entry(run)
+        there = is_published(entry)
+        if there and not self._state(run).exists():
+            return True
+        if there or (self.bucket and self.bucket.manifest(entry)):
+            with contextlib.suppress(Busy), contextlib.ExitStack() as locks:
+                self.take(run, locks)
+        return is_published(entry)
+
+    def take(self, run: Run, locks: contextlib.ExitStack) -> bool:
+        """Locks a run until `locks` closes; false if the run is published.
+
+        Raises:
+          Busy: another launcher holds it.
+        """
+        what = f"{run.kind} {run.name}"
+        locks.enter_context(holding(self._locks / run.name, what))
+        entry = self._entry(run)
+        if is_published(entry) or (
+            self.bucket is not None and self.bucket.fetched(entry)
+        ):
+            # Another launcher finished it, or this one was killed before the delete.
+            delete(self._state(run))
+            return False
+        return True
+
+    def check_room(self, runs: int, slots: int = 1) -> None:
+        """Checks before training that results can be saved.
+
+        Raises:
+          JaxsimError: the disk has no room, or no hard links.
+        """
+        check_links(self._locks)
+        # Parameters, and two resumable states: parameters, two moments and tail
+        # average. States below `state_path` take no room here.
+        states = 0 if self.trainer.state_path else 2 * 4 * slots
+        needed = 4 * self.trainer.model.parameter_count() * (runs + states)
+        free = shutil.disk_usage(self.workdir).free
+        if free < needed:
+            raise JaxsimError(
+                f"{self.workdir}: {runs} runs need about {needed:,} bytes of "
+                f"disk and {free:,} are free; nothing was trained"
+            )
+
+    def train(self, runs: Sequence[Run]) -> None:
+        """Trains and publishes the runs that are not published.
+
+        Unfinished groups come first. Then it waits for runs that other launchers
+        hold. If it is killed, it leaves attempts that no manifest names, and states
+        that the next call resumes from.
+
+        Raises:
+          Preempted, JaxsimError: see `_train`.
+        """
+        wait_for_others(lambda: self._train_free(runs))
+
+    def _train_free(self, runs: Sequence[Run]) -> None:
+        """Trains all free runs once.
+
+        Raises:
+          Busy: other launchers hold runs; names them.
+        """
+        self._missing = [run for run in runs if not is_published(self._entry(run))]
+        self._held = {}
+        asked = {run.name for run in self._missing}
+        # Several processes train runs one by one.
+        if distributed.alone():
+            for folder, group in recorded(self.states):
+                with contextlib.ExitStack() as locks:
+                    self._finish(folder, group, locks)
+        while self._missing:
+            with contextlib.ExitStack() as locks:
+                if taken := self._take_next(locks):
+                    slots = self.trainer.slots(len(taken))
+                    self._train(Group(tuple(taken), slots), taken)
+        held = [who for name, who in self._held.items() if name in asked]
+        if held:
+            raise Busy("; ".join(dict.fromkeys(held)))
+
+    def _finish(
+        self, folder: StatePath, group: Group, locks: contextlib.ExitStack
+    ) -> None:
+        """Resumes a recorded group if one of its runs is missing.
+
+        The whole group is trained again, but only unpublished runs are published.
+        Nothing happens while another launcher holds one of them.
+        """
+        absent = [run for run in group.runs if not is_published(self._entry(run))]
+        if not absent:
+            delete(folder)
+            return
+        names = {run.name for run in absent}
+        asked = [run for run in self._missing if run.name in names]
+        if not asked:
+            return
+        mine = [run for run in absent if self._try(run, locks)]
+        if not names & self._held.keys():
+            units = {name for run in group.runs for name in run.mixture}
+            if not units <= self.corpus.units.keys() or folder != self._folder(group):
+                say(f"{group}: changed since they were begun; they start again")
+                delete(folder)
+                return
+        else:
+            mine = []
+        self._missing = [run for run in self._missing if run not in asked]
+        if mine:
+            self._train(group, mine)
+
+    def _take_next(self, locks: contextlib.ExitStack) -> list[Run]:
+        """Locks the next runs of one length; none if others hold them all."""
+        first = self._missing[0]
+        like = [run for run in self._missing if run.steps == first.steps]
+        # A run that was begun alone is also finished alone.
+        like = [run for run in like if self._state(run).exists()][:1] or like
+        taken: list[Run] = []
+        size = 1
+        for i, run in enumerate(like):
+            if len(taken) == size:
+                break
+            self._missing.remove(run)
+            if self._try(run, locks):
+                taken.append(run)
+                if len(taken) == 1:
+                    # Groups of nearly equal size can share one compiled program.
+                    runs = len(like) - i
+                    most = self.trainer.at_once(runs)
+                    size = -(-runs // -(-runs // most))
+        return taken
+
+    def _try(self, run: Run, locks: contextlib.ExitStack) -> bool:
+        """Locks a run; false if it is published or another launcher holds it."""
+        self._held.pop(run.name, None)
+        try:
+            return self.take(run, locks)
+        except Busy as busy:
+            self._held[run.name] = busy.who
+            return False
+
+    def _train(self, group: Group, mine: Sequence[Run]) -> None:
+        """Trains a group, and publishes those of its runs that are in `mine`.
+
+        The caller holds the locks of all unpublished runs of the group.
+
+        Raises:
+          Busy: another launcher deleted attempts; only where the file system has no
+            locks.
+          Preempted: SIGTERM came; what was done is on disk.
+          JaxsimError: a run did not come to finite values, there is no room,
+            or the bucket cannot be reached. All good results are published first.
+        """
+        folder = self._folder(group)
+        with stop_requested() as stop:
+            for run in mine:
+                clear_leftovers(self._entry(run))
+            self.check_room(len(mine), group.slots)
+            if group.slots > 1:
+                group.record(folder)
+            states = self._checkpoints(group, folder)
+            distributed.from_lead({"run": group.runs[0].name, "states": str(states)})
+            agreement = distributed.Agreement(stop)
+            metrics = self.workdir / "metrics"
+            outcomes = self.trainer.train(
+                group.runs,
+                self.corpus,
+                self.start(),
+                states,
+                [
+                    metrics / f"{run.name}.jsonl" if run in mine else None
+                    for run in group.runs
+                ],
+                agreement.after_step,
+                group.slots,
+            )
+            failed, lost, unsent = [], [], []
+            for run, outcome in zip(group.runs, outcomes, strict=True):
+                if run in mine:
+                    try:
+                        self._publish(run, outcome, group)
+                    except NonFiniteError as error:
+                        failed.append(str(error))
+                    except Busy as busy:
+                        lost.append(busy.who)
+                    except StoreError as error:
+                        unsent.append(f"{run.kind} {run.name}: {error}")
+            # The group stays while another launcher may fail to publish its run.
+            there = sum(is_published(self._entry(run)) for run in group.runs)
+            if there and there + len(failed) == len(group.runs) and not lost:
+                delete(folder)
+        if failed:
+            others = len(mine) - len(failed) - len(lost)
+            raise NonFiniteError(
+                "\n".join(failed)
+                + f"\nThe other {others} runs of its group finished and are published"
+                * (others > 0)
+            )
+        if unsent:
+            raise StoreError(
+                "\n".join(unsent)
+                + f"\nPublished only in {self.workdir}; repeat the same command to "
+                "send what is done"
+            )
+        if lost:
+            raise Busy("; ".join(lost))
+        if agreement.anybody():
+            raise Preempted(
+                f"{group}: published, and no other run was begun; repeat the "
+                "same command to continue"
+            )
+
+    def _entry(self, run: Run) -> Path:
+        """The folder that a run is published in."""
+        if run.kind == "base":
+            return self.workdir / "base"
+        return self.workdir / "pool" / "members" / run.name
+
+    def _state(self, run: Run) -> StatePath:
+        """Where a run that is trained alone has its states until it is published."""
+        return self.states / run.name
+
+    def _folder(self, group: Group) -> StatePath:
+        """Where a group has its record and its states."""
+        return group.folder(self.states, [self._identity(run) for run in group.runs])
+
+    def _checkpoints(self, group: Group, folder: StatePath) -> StatePath:
+        """The folder of checkpoints; deletes those of another run of this name.
+
+        The config or the text may have changed since that run was stopped.
+        """
+        if group.slots > 1:  # the folder's name is a digest of all runs
+            return folder / "states"
+        states = folder / object_digest(self._identity(group.runs[0]))[:16]
+        for other in folder.glob("*"):
+            if other != states:
+                say(f"{group}: it has changed, and starts again")
+                delete(other)
+        return states
+
+    def _identity(self, run: Run) -> dict[str, Any]:
+        """Everything that decides the result of a run."""
+        return {**_origin(run, self.corpus), **self._shared_identity}
+
+    def _publish(
+        self, run: Run, outcome: Trained | NonFiniteError, group: Group
+    ) -> None:
+        """Publishes the outcome of a run.
+
+        Raises:
+          NonFiniteError: the outcome is such an error or holds non-finite values.
+          Busy: another launcher deleted the attempt.
+          StoreError: it is published here, and could not be sent.
+        """
+        if isinstance(outcome, NonFiniteError):
+            raise outcome
+        if leaf := first_non_finite(outcome.params):
+            raise NonFiniteError(
+                f"{run.kind} {run.name}: after the last step leaf {leaf} holds "
+                "a value that is not finite; nothing is published"
+            )
+        entry = self._entry(run)
+        attempt, files = save_attempt(entry, outcome.params)
+        rows = outcome.schedule
+        together: dict[str, Any] = {}
+        if group.slots > 1:  # the last bits depend on the other runs
+            names = [other.name for other in group.runs]
+            together = {"group": {"runs": names, "slots": group.slots}}
+        manifest = Manifest(
+            name=run.name,
+            attempt=attempt,
+            params_digest=params_digest(outcome.params),
+            files=files,
+            leaves={
+                path: (list(leaf.shape), str(leaf.dtype))
+                for path, leaf in leaves_by_path(outcome.params).items()
+            },
+            finite=True,
+            tokens=outcome.tokens,
+            unique_tokens=sum(rows.unique_rows) * self.corpus.length,
+            epochs=dict(zip(rows.units, rows.epochs, strict=True)),
+            final_loss=outcome.final_loss,
+            wall_seconds=outcome.wall_seconds,
+            device_seconds=outcome.device_seconds,
+            flops=outcome.flops,
+            provenance=provenance() | together,
+            **self._shared,
+            **_origin(run, self.corpus),
+        )
+        try:
+            try:
+                if self.bucket is not None:  # its manifest decides for all workdirs
+                    self.bucket.publish(entry, manifest)
+                    say(f"{run.kind} {run.name}: sent to {self.bucket}")
+            except StoreError:
+                publish(entry, manifest)  # the next start sends it
+                raise
+            publish(entry, manifest)
+        except AlreadyPublished as lost:
+            say(str(lost))
+            if self.bucket is not None:
+                clear_leftovers(entry)
+                self.bucket.fetched(entry)
+
+
+def _origin(run: Run, corpus: Corpus) -> dict[str, Any]:
+    """What identifies a run, as in its manifest."""
+    return {
+        "kind": run.kind,
+        "mixture": dict(run.mixture),
+        "steps": run.steps,
+        "data_seed": run.data_seed,
+        "data_digests": {name: corpus.unit(name).digest for name in run.mixture},
+    }
+
+
+def _check_corpus(pool: Pool, corpus: Corpus) -> None:
+    """Checks that the base model was trained with the corpus's tokenizer and text.
+
+    `prepare --refreeze` changes them, and leaves the base model where it is.
     """
     base = read_manifest(pool.base_entry)
     changed = []
@@ -145,18 +508,17 @@ def _check_corpus(pool: Pool, corpus: Corpus) -> None:
         raise UserError(
             f"{pool.workdir}: the base model was trained with another "
             f"{' and '.join(changed)} than its corpus has now; use another "
-            "--workdir, or delete its folders base model and pool to start again"
+            "--workdir, or delete its folders base and pool to start again"
         )
 
 
 def _check_entry(run: Run, pool: Pool, corpus: Corpus) -> None:
-    """Refuses an entry that has the name of a run, and is not of it."""
+    """Checks that the entry with the name of a run comes from that run."""
     manifest = pool.manifest(run.name)
-    expected = origin(run, corpus)
+    expected = _origin(run, corpus)
     found = {key: getattr(manifest, key) for key in expected}
     if lines := differences(expected, found):
         raise UserError(
-            f"{run.kind} {run.name} is in the pool, but from another run or "
-            f"other text: {'; '.join(lines)}. Delete {pool.entry(run.name)} "
-            "to train it again"
+            f"{run.kind} {run.name} is in the pool, but from another run or other "
+            f"text: {'; '.join(lines)}. Delete {pool.entry(run.name)} to train it again"
         )

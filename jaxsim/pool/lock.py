@@ -1,9 +1,9 @@
-"""A lock for each run: two launchers of one workdir do not train it twice.
+"""A lock for each run, so that two launchers of one workdir do not train it twice.
 
-The kernel holds the lock on a file below the workdir, and releases it when the
-process ends, however it ends; on NFS the server does. The lock saves work and
-admits nothing: where there is none, two launchers may train the same run, and
-the exclusive creation of its manifest admits one of them.
+The kernel holds the lock on a file below `DIR/state/.locks`, and releases it when
+the process ends, however it ends; on NFS the server does. Locks only save work.
+On a file system without locks two launchers may train the same run, and the
+exclusive creation of its manifest publishes one of them.
 """
 
 import contextlib
@@ -39,17 +39,17 @@ class Busy(JaxsimError):
 
 @contextlib.contextmanager
 def holding(lock: Path, what: str) -> Iterator[None]:
-    """Holds a lock; other launchers of the workdir leave `what` to this one.
+    """Holds a lock; other launchers of the workdir leave `what` alone meanwhile.
 
-    The file stays: deleting it could take the lock from somebody who has just
+    The file stays: deleting it could take the lock from a launcher that has just
     opened it.
 
     Args:
-      lock: the file that is locked; it names its last holder.
-      what: is locked, for messages.
+      lock: the file that is locked; its text names its last holder.
+      what: what the lock stands for, for messages.
 
     Raises:
-      Busy: another launcher holds it; names that launcher and `what`.
+      Busy: another launcher holds the lock; names that launcher and `what`.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
@@ -72,18 +72,15 @@ def holding(lock: Path, what: str) -> Iterator[None]:
         os.close(file)
 
 
-def patiently(attempt: Callable[[], T]) -> T:
-    """Calls `attempt` until it leaves nothing to another launcher.
-
-    Says now and then whom it waits for.
-    """
-    told = -REMIND
+def wait_for_others(attempt: Callable[[], T]) -> T:
+    """Calls `attempt` until it does not raise `Busy`; says whom it waits for."""
+    reminded = -REMIND
     while True:
         try:
             return attempt()
         except Busy as busy:
-            if time.monotonic() - told >= REMIND:
-                told = time.monotonic()
+            if time.monotonic() - reminded >= REMIND:
+                reminded = time.monotonic()
                 say(f"waiting for other launchers: {busy.who}")
         time.sleep(POLL)
 
@@ -93,6 +90,6 @@ def _warn(folder: Path, why: str) -> None:
     """Says once that two launchers may train the same run."""
     say(
         f"{folder}: this file system has no locks ({why}); give each launcher "
-        "a --shard of its own, or two of them may train the same run, of which "
-        "one is published"
+        "another --shard, or two of them may train the same run, and only one "
+        "result is published"
     )

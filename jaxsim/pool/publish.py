@@ -1,12 +1,11 @@
 """Publishing: one exclusive creation of a manifest admits one attempt.
 
-Writers never share a directory, so two of them cannot damage each other's
-files; the one that creates the manifest first has won.
+Each attempt has its own folder, so two writers cannot damage each other's files.
+The first one that creates the manifest wins.
 
-Beside each attempt lies a file that its manifest is written to. Whoever clears
-an attempt away removes that file first, and without it nothing is published.
-So on a file system without locks a launcher cannot publish an attempt that
-another one has cleared away.
+A hidden file beside each attempt becomes its manifest. A launcher that deletes an
+attempt removes this file first, and nothing is published without it. So even on
+a file system without locks no manifest names a deleted attempt.
 """
 
 import errno
@@ -36,7 +35,7 @@ def is_published(entry: Path) -> bool:
 
 
 def check_links(folder: Path) -> None:
-    """Refuses to train where nothing could be published.
+    """Checks that the file system can publish.
 
     Raises:
       JaxsimError: the file system has no hard links.
@@ -51,16 +50,15 @@ def check_links(folder: Path) -> None:
             if error.errno not in _NO_LINKS:
                 raise
             raise JaxsimError(
-                f"{folder}: this file system has no hard links "
-                f"({error.strerror}), which manifests need; use a --workdir "
-                "on another one"
+                f"{folder}: this file system has no hard links ({error.strerror}), "
+                "which manifests need; use a --workdir on another one"
             ) from error
 
 
 def save_attempt(entry: Path, params: Any) -> tuple[str, dict[str, Any]]:
-    """Saves parameters in a folder of their own, not admitted yet.
+    """Saves parameters as an attempt that no manifest names yet.
 
-    Process 0 calls it; the others save with it, where it tells them to.
+    Process 0 calls it and tells the other processes to save with it.
 
     Returns:
       The attempt's name, and the digest and size of each of its files.
@@ -71,15 +69,15 @@ def save_attempt(entry: Path, params: Any) -> tuple[str, dict[str, Any]]:
     entry.mkdir(parents=True, exist_ok=True)
     attempt = f"attempt-{uuid.uuid4().hex[:12]}"
     try:
-        _right(entry, attempt).touch(exist_ok=False)
+        _draft(entry, attempt).touch(exist_ok=False)
         from_lead({"save": str(entry / attempt)})
         save_params(entry / attempt, params)
         return attempt, file_digests(entry / attempt)
     except NotSaved:
-        # Orbax leaves a folder whose name goes on after the attempt's.
+        # Orbax leaves a folder whose name starts with the attempt's.
         for path in entry.glob(f"{attempt}*"):
             shutil.rmtree(path, ignore_errors=True)
-        _right(entry, attempt).unlink(missing_ok=True)
+        _draft(entry, attempt).unlink(missing_ok=True)
         raise
 
 
@@ -88,21 +86,21 @@ def publish(entry: Path, manifest: Manifest) -> None:
 
     Raises:
       AlreadyPublished: another attempt is admitted; this one is deleted.
-      Busy: another launcher has cleared this attempt away.
+      Busy: another launcher has deleted this attempt.
       NotSaved: the manifest cannot be written; nothing is admitted.
     """
-    right = _right(entry, manifest.attempt)
+    draft = _draft(entry, manifest.attempt)
     try:
-        with right.open("r+") as file:
+        with draft.open("r+") as file:
             file.write(manifest.dump())
             file.flush()
             os.fsync(file.fileno())
         # A hard link is created complete or not at all, and never replaces.
-        os.link(right, entry / FILE_NAME)
+        os.link(draft, entry / FILE_NAME)
     except FileNotFoundError as error:
         raise Busy(
-            f"{manifest.kind} {entry.name}: another launcher, which cleared "
-            "this attempt away,"
+            f"{manifest.kind} {entry.name}: another launcher, which deleted "
+            "this attempt,"
         ) from error
     except FileExistsError as error:
         winner = read_manifest(entry)
@@ -119,28 +117,30 @@ def publish(entry: Path, manifest: Manifest) -> None:
             "unchanged: repeat the same command"
         ) from error
     finally:
-        right.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
 
 
 def admit(entry: Path, manifest: Manifest) -> None:
-    """Publishes an attempt that was copied here, whole and checked.
+    """Publishes an attempt that was copied here, complete and checked.
 
     Raises: as `publish` does.
     """
-    _right(entry, manifest.attempt).touch()
+    _draft(entry, manifest.attempt).touch()
     publish(entry, manifest)
 
 
 def clear_leftovers(entry: Path) -> None:
     """Deletes attempts that no manifest names; the caller holds the lock."""
     for path in entry.glob(".attempt-*.json"):
-        # What it belongs to is admitted by now, or never will be.
+        # From now on its attempt cannot be published, unless it was already.
         path.unlink(missing_ok=True)
-    # An attempt that has one by now is of a launcher that came later.
+    # An attempt that has such a file now is from a launcher that came later. Names
+    # of Orbax's temporary folders start with the attempt's.
+    length = len("attempt-") + 12
     cleared = [
         path
         for path in entry.glob("attempt-*")
-        if not _right(entry, _name(path)).exists()
+        if not _draft(entry, path.name[:length]).exists()
     ]
     admitted = read_manifest(entry).attempt if is_published(entry) else None
     for path in cleared:
@@ -149,11 +149,6 @@ def clear_leftovers(entry: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _right(entry: Path, attempt: str) -> Path:
-    """The file that an attempt is published from."""
+def _draft(entry: Path, attempt: str) -> Path:
+    """The file that becomes an attempt's manifest."""
     return entry / f".{attempt}.json"
-
-
-def _name(path: Path) -> str:
-    """The attempt's name; folders of Orbax's own have longer ones."""
-    return path.name[: len("attempt-") + 12]

@@ -1,4 +1,4 @@
-"""Copies of evaluation text are found, however they are disguised."""
+"""Copies of evaluation text are found, even if they are changed a little."""
 
 import random
 import textwrap
@@ -35,7 +35,7 @@ def found(text, evaluation=EVALUATION, n=13, share=0.5):
     ],
     ids=["exact", "rewrapped", "case", "marks", "embedded", "part", "most"],
 )
-def test_copy_is_found(copy):
+def test_a_copy_is_found(copy):
     assert found(copy) == [2]
 
 
@@ -64,13 +64,13 @@ def test_share_decides():
     assert found(split, share=0.4) == []
 
 
-def test_digest_is_of_the_normalised_text():
+def test_the_digest_is_of_the_normalized_text():
     fingerprint = Fingerprinter(13)
     assert fingerprint("A  b,c")[0] == fingerprint("a B\nC.")[0]
     assert fingerprint("a bc")[0] != fingerprint("ab c")[0]
 
 
-def test_hashes_agree_with_a_plain_computation():
+def test_hashes_agree_with_a_simple_computation():
     tokens = OTHER.split() + OTHER.split()[:30]
     grams = {tuple(tokens[i : i + 13]) for i in range(len(tokens) - 12)}
     _, hashes = Fingerprinter(13)(" ".join(tokens))

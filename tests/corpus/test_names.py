@@ -1,4 +1,4 @@
-"""Names that could leave a folder, or be confused, are refused."""
+"""Names that are no safe paths, or too similar, are refused."""
 
 import pytest
 
@@ -14,7 +14,7 @@ from jaxsim.errors import UserError
         "\u00e9" * 51, "e\u0301", "a\u200bb", "a\u2028b", "a[b]", "a*", "a?",
     ],
 )  # fmt: skip
-def test_hostile_name_is_refused_with_its_value(name):
+def test_a_hostile_name_is_refused(name):
     with pytest.raises(UserError) as error:
         check_name(name, "partition")
     assert repr(name[:200]) in str(error.value)
@@ -23,7 +23,7 @@ def test_hostile_name_is_refused_with_its_value(name):
 @pytest.mark.parametrize(
     "name", ["a", "1790-1809", "history, 1790-1809", "\u00e9" * 50, "x" * 100]
 )
-def test_plain_name_is_kept(name):
+def test_a_plain_name_is_kept(name):
     assert check_name(name, "partition") == name
 
 
@@ -31,7 +31,7 @@ def test_plain_name_is_kept(name):
     "twins",
     [("Physics", "physics"), ("\u00e9", "e\u0301"), ("stra\u00dfe", "STRASSE")],
 )
-def test_twins_by_case_or_unicode_form_are_refused(twins):
+def test_names_that_differ_in_case_or_unicode_form_are_refused(twins):
     with pytest.raises(UserError, match="rename"):
         check_twins(["other", *twins])
     check_twins(["other", twins[0]])

@@ -1,4 +1,4 @@
-"""The order of data: exact shares, the same batches however they are cut."""
+"""The order of data: exact shares, and the same batches after a resume."""
 
 from fractions import Fraction
 
@@ -21,8 +21,8 @@ def pairs(run):
     return [(run.units[u], int(r)) for u, r in zip(run.unit_R, run.row_R, strict=True)]
 
 
-def test_golden_permutation():
-    # Frozen: other values would change the data order of existing pools.
+def test_permutations_never_change():
+    # Other values would change the data order of existing pools.
     assert permutation("digest", 0, 0, 8).tolist() == [5, 2, 1, 4, 6, 0, 3, 7]
     for n in (0, 1, 100):
         assert sorted(permutation("d", 1, 2, n)) == list(range(n))
@@ -70,7 +70,7 @@ def test_each_unit_gives_the_first_rows_of_its_permutations():
     assert np.abs(np.diff(run.unit_R)).sum() > 4
 
 
-def test_schedule_depends_only_on_what_it_uses():
+def test_a_schedule_depends_only_on_units_with_weight():
     run = schedule([A, B, C], [0.25, 0.75, 0], 24, data_seed=1)
     assert pairs(run) == pairs(schedule([B, A], [0.75, 0.25], 24, data_seed=1))
     assert pairs(run) != pairs(schedule([A, B], [0.25, 0.75], 24, data_seed=2))
@@ -105,7 +105,7 @@ def test_batches_are_the_same_when_resumed_or_split():
             batch(run, step, 8)
 
 
-def test_empty_unit_gives_an_error_only_if_used():
+def test_an_empty_unit_is_an_error_only_if_it_has_weight():
     empty = unit("empty", 0)
     schedule([A, empty], [1, 0], 8, data_seed=0)
     with pytest.raises(ValueError, match="empty"):

@@ -1,4 +1,4 @@
-"""`prepare` from end to end, on real ArrayRecord files."""
+"""`prepare` from end to end, with real ArrayRecord files."""
 
 import dataclasses
 import itertools
@@ -93,7 +93,7 @@ def test_rows_are_the_training_documents(sources, work, tmp_path):
     assert base_RL1.shape == (corpus.base.rows, 33)
 
 
-def test_evaluation_is_every_byte_of_the_held_out_documents(sources, work, tmp_path):
+def test_every_byte_of_evaluation_documents_is_scored(sources, work, tmp_path):
     out = write_partition(tmp_path / "in", "out", documents=9)
     config = config_of(sources, domains={"out": out})
     corpus = prepare(config, work)
@@ -127,11 +127,11 @@ def test_evaluation_is_every_byte_of_the_held_out_documents(sources, work, tmp_p
             assert domain.windows[split] == len(e.tokens_RL1)
             assert domain.documents[split] == len(e.documents)
             assert domain.digests[split] == e.digest
-    ids = [corpus.evaluation("out", h).documents for h in ("dev", "test")]
+    ids = [corpus.evaluation("out", split).documents for split in ("dev", "test")]
     assert sum(map(len, ids)) == 9
     with pytest.raises(UserError, match="no domain 'x'"):
         corpus.evaluation("x", "dev")
-    with pytest.raises(UserError, match="no half 'both'"):
+    with pytest.raises(UserError, match="no split 'both'"):
         corpus.evaluation("out", "both")
     with pytest.raises(UserError, match="no unit 'x'"):
         corpus.rows("x")
@@ -153,8 +153,8 @@ def test_a_new_partition_and_domain_change_nothing_else(sources, work, tmp_path)
         ("later", "dev"), ("later", "test"),
     }  # fmt: skip
     assert after.tokenizer_digest == before.tokenizer_digest
-    # The base model does not know the newcomer, which trains on its own base model
-    # share.
+    # The frozen base text has no document of the new partition, so its 'base' split
+    # is training text.
     split = config.corpus.split
     splits = [split_of(document(f"A first/{i}"), split) for i in range(30)]
     assert splits.count("base") > 0
@@ -166,7 +166,9 @@ def test_a_new_partition_and_domain_change_nothing_else(sources, work, tmp_path)
     assert digests(third).items() <= new.items()
 
 
-def test_same_input_elsewhere_gives_the_same_digests(sources, work, tmp_path):
+def test_the_same_input_gives_the_same_digests_in_another_workdir(
+    sources, work, tmp_path
+):
     first = prepare(config_of(sources, kind="bpe"), work)
     second = prepare(config_of(sources, kind="bpe"), tmp_path / "other")
     assert digests(first) == digests(second)
@@ -184,7 +186,9 @@ def test_same_input_elsewhere_gives_the_same_digests(sources, work, tmp_path):
         ("corpus.base_text", {"base_text": {"t": SourceConfig("text", "x")}}),
     ],
 )
-def test_what_is_frozen_stays(sources, work, key, change):
+def test_a_config_that_contradicts_the_frozen_one_is_refused(
+    sources, work, key, change
+):
     prepare(config_of(sources), work)
     before = (work / "corpus" / "corpus.json").read_bytes()
     with pytest.raises(UserError) as error:
@@ -203,7 +207,7 @@ def test_refreeze_starts_over_and_leaves_the_pool(sources, work):
     assert (work / "pool" / "pool.json").exists()
 
 
-def test_nothing_to_do_reads_nothing(sources, work, monkeypatch):
+def test_unchanged_input_is_not_read_again(sources, work, monkeypatch):
     config = config_of(sources)
     before = prepare(config, work)
 
@@ -222,7 +226,7 @@ def test_nothing_to_do_reads_nothing(sources, work, monkeypatch):
     assert digests(prepare(config, work)) == digests(before)
 
 
-def test_lost_data_set_is_written_again(sources, work):
+def test_a_lost_data_set_is_written_again(sources, work):
     config = config_of(sources)
     corpus = prepare(config, work)
     shutil.rmtree(store.folder_of(work, "unit", corpus.units["b"].digest))
@@ -244,7 +248,7 @@ def test_damage_is_found_before_rows_are_used(sources, work, kind, damage):
     (file,) = folder.rglob("*array_record-*")
     data = bytearray(file.read_bytes())
     if damage == "flip":
-        # ArrayRecord pads to 64 KiB: hit what is not padding.
+        # ArrayRecord pads to 64 KiB; flip a bit outside the padding.
         used = len(bytes(data[: len(data) // 2]).rstrip(b"\0"))
         data[used // 2] ^= 4
         file.write_bytes(data)
@@ -298,7 +302,7 @@ def test_digests_depend_on_the_tokenizer():
     assert pairs[0][1] != pairs[1][1]
 
 
-def test_of_two_copies_the_older_one_stays(sources, work, tmp_path):
+def test_the_older_of_two_copies_stays(sources, work, tmp_path):
     config = config_of(sources)
     before = prepare(config, work)
     path = tmp_path / "in" / "A copy.jsonl"
@@ -320,7 +324,7 @@ def test_of_two_copies_the_older_one_stays(sources, work, tmp_path):
     assert duplicates == {"A copy": len(trained)}
 
 
-def test_opening_what_is_not_there_or_not_ours(sources, work):
+def test_a_missing_or_damaged_corpus_is_refused(sources, work):
     with pytest.raises(UserError, match="run `jaxsim prepare`"):
         open_corpus(work)
     prepare(config_of(sources), work)
@@ -363,7 +367,7 @@ def test_reading_from_threads(sources, work):
     assert not wrong
 
 
-def test_large_partition_is_cut_in_pieces_of_a_budget(sources, work, tmp_path):
+def test_a_large_partition_is_cut_into_pieces(sources, work, tmp_path):
     sources["big"] = write_partition(tmp_path / "in", "big", documents=60)
     corpus = prepare(config_of(sources, max_units=3, steps=20), work)
     names = [n for n in corpus.units if n.startswith("big")]
@@ -376,7 +380,7 @@ def test_large_partition_is_cut_in_pieces_of_a_budget(sources, work, tmp_path):
         assert unit.rows >= corpus.budget_rows
         assert 0 < unit.documents < 60
         whole += corpus.rows(name)[np.arange(unit.rows)].tolist()
-    # Pieces are one stream: each row starts with the last token before it.
+    # The pieces are one stream: each row starts with the last token before it.
     assert all(x[-1] == y[0] for x, y in itertools.pairwise(whole))
     assert set(corpus.domains) == {"a", "b", "big", "c"}
     uncut = prepare(config_of(sources, steps=20), tmp_path / "uncut")
@@ -401,9 +405,9 @@ def test_small_and_empty_partitions_are_named(sources, work, tmp_path):
     assert not (work / "corpus" / "corpus.json").exists()
 
 
-def test_advised_salt_works(sources, work, tmp_path):
+def test_the_advised_salt_works(sources, work, tmp_path):
     few = write_partition(tmp_path / "in", "few", documents=12)
-    config = config_of({"few": few}, split=SplitConfig(salt="t", dev=0.1, report=0.1))
+    config = config_of({"few": few}, split=SplitConfig(salt="t", dev=0.1, test=0.1))
     with pytest.raises(UserError, match=r"corpus\.split\.salt='\d+'") as error:
         prepare(config, work)
     salt = str(error.value).split("salt='")[1].split("'")[0]
@@ -450,7 +454,7 @@ def test_planted_evaluation_text_is_dropped_and_counted(
     clean = prepare(config, tmp_path / "clean")
     plant(tmp_path, sources, config)
     corpus = prepare(config, work)
-    # Three of the copies are one normalised text: one found, two duplicates.
+    # Three copies are one normalized text: one overlap and two duplicates.
     summary = corpus.record["summary"]
     assert summary["overlap"] == {"b": {"a": {"training": 2, "evaluation": 0}}}
     assert summary["duplicates"] == {"b": 2}
@@ -460,7 +464,9 @@ def test_planted_evaluation_text_is_dropped_and_counted(
         prepare(with_corpus(config, overlap="refuse"), tmp_path / "no")
 
 
-def test_a_newer_domain_gives_way_to_older_training_text(sources, work, tmp_path):
+def test_evaluation_text_that_repeats_older_training_text_is_dropped(
+    sources, work, tmp_path
+):
     config = config_of(sources)
     before = prepare(config, work)
     texts = texts_of(tmp_path / "in" / "a.jsonl")
@@ -476,11 +482,11 @@ def test_a_newer_domain_gives_way_to_older_training_text(sources, work, tmp_path
     assert digests(before).items() <= digests(after).items()
     one = {"new": {"training": 0, "evaluation": 1}}
     assert after.record["summary"]["overlap"] == {"base": one, "a": one}
-    ids = [i for h in ("dev", "test") for i in after.evaluation("new", h).documents]
+    ids = [i for s in ("dev", "test") for i in after.evaluation("new", s).documents]
     assert sorted(ids) == [f"new/{i}" for i in range(8)]
 
 
-def test_base_text_of_its_own(sources, work, tmp_path):
+def test_base_text_from_another_source(sources, work, tmp_path):
     text = write_partition(tmp_path / "in", "common")
     config = config_of(sources, base_text={"common": text})
     corpus = prepare(config, work)
@@ -505,7 +511,7 @@ def test_bad_records_abort_or_are_reported(sources, work, capsys):
     }  # fmt: skip
 
 
-def test_file_tokenizer_is_kept_and_compared_by_content(sources, work, tmp_path):
+def test_a_tokenizer_file_is_copied_and_compared_by_content(sources, work, tmp_path):
     bpe = prepare(config_of(sources, kind="bpe"), tmp_path / "bpe").tokenizer
     bpe.save(tmp_path / "t")
     path = tmp_path / "t" / "tokenizer.json"
@@ -525,13 +531,13 @@ def test_file_tokenizer_is_kept_and_compared_by_content(sources, work, tmp_path)
         prepare(config, work)
 
 
-def test_caps_of_evaluation_text(sources, work, tmp_path):
+def test_evaluation_text_is_capped(sources, work, tmp_path):
     out = write_partition(tmp_path / "in", "out", documents=20, n_words=80)
     config = config_of(sources, domains={"out": out})
     whole = prepare(config, work).domains["out"]
     few = with_corpus(config, evaluation_windows=3)
     capped = prepare(few, work).domains["out"]
-    # No document is lost, and each gives what it can.
+    # Every document is scored, up to the cap.
     assert capped.documents == whole.documents
     for split, documents in capped.documents.items():
         assert capped.windows[split] == 3 * documents < whole.windows[split]
@@ -571,7 +577,7 @@ def test_text_that_the_tokenizer_does_not_know_is_refused(
         prepare(config, work)
     summary = prepare(with_corpus(config, max_unknown=1.0), work).record["summary"]
     assert set(summary["unknown"]) == {
-        "domain 'greek', half 'dev'", "domain 'greek', half 'report'",
+        "domain 'greek', split 'dev'", "domain 'greek', split 'test'",
     }  # fmt: skip
     for counts in summary["unknown"].values():
         assert counts["unknown"] == counts["tokens"]
@@ -605,7 +611,7 @@ def start(config, work, tmp_path):
     return child
 
 
-def test_killed_at_any_moment_leaves_nothing_that_counts(sources, work, tmp_path):
+def test_a_kill_at_any_moment_does_not_change_the_corpus(sources, work, tmp_path):
     config = config_of(sources, kind="bpe")
     began = time.monotonic()
     child = start(config, tmp_path / "undisturbed", tmp_path)

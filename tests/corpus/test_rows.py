@@ -1,4 +1,4 @@
-"""Rows: nothing lost or scored twice, whatever the lengths."""
+"""Rows: no token is lost or scored twice, for all lengths."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_training_rows_are_the_stream(lengths):
         assert row.tolist() == stream[r * L : r * L + L + 1]
 
 
-def test_less_than_a_row_is_none():
+def test_less_than_a_row_gives_no_rows():
     assert training_rows(ids_of([7]), EOT, L).shape == (0, 9)
     assert training_rows([], EOT, L).shape == (0, 9)
     assert training_rows(ids_of([8]), EOT, L).shape == (1, 9)
@@ -49,7 +49,7 @@ def test_every_token_is_scored_once_in_its_context(n):
             row, valid = w.tokens_RL1[r].tolist(), int(w.length_R[r])
             first, k = int(w.first_R[r]), int(w.count_R[r])
             assert 0 <= first < first + k <= valid <= L
-            # The row is a stretch of the conditioned document.
+            # The row is a slice of the conditioned document.
             position = len(scored) - first
             assert row[: valid + 1] == whole[position : position + valid + 1]
             assert row[valid + 1 :] == [EOT] * (L - valid)
@@ -57,7 +57,7 @@ def test_every_token_is_scored_once_in_its_context(n):
             at = len(scored)
             scored += targets
             assert w.bytes_R[r] == counts[e][at : at + k].sum()
-            # Padding only where the document is shorter than a row.
+            # Only documents shorter than a row are padded.
             assert valid == min(L, len(ids))
         assert scored == ids.tolist()
     last = np.flatnonzero(w.document_R == 1)[-1]
@@ -66,7 +66,7 @@ def test_every_token_is_scored_once_in_its_context(n):
     assert w.count_R.sum() == sum(map(len, documents))
 
 
-def test_long_documents_give_some_windows_and_short_ones_all():
+def test_only_long_documents_lose_windows_to_the_cap():
     documents = ids_of([5, 200, 12])
     counts = [np.ones(len(d), np.int64) for d in documents]
     whole = evaluation_rows(documents, counts, EOT, L)

@@ -1,4 +1,4 @@
-"""Readers and dirty input."""
+"""Readers, and input with bad records."""
 
 import gzip
 import json
@@ -51,7 +51,7 @@ DIRTY = [
 
 
 @pytest.mark.parametrize(("line", "cause"), DIRTY)
-def test_dirty_line_is_counted_and_placed(tmp_path, quarantine, line, cause):
+def test_a_bad_line_is_counted_and_located(tmp_path, quarantine, line, cause):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\n".join([good(0), line, good(1)]))
     found = read(quarantine, reader="jsonl", path=str(path))
@@ -59,11 +59,11 @@ def test_dirty_line_is_counted_and_placed(tmp_path, quarantine, line, cause):
     assert quarantine.bad["s"] == {cause: 1}
     assert quarantine.records["s"] == 3
     assert places(quarantine) == [("a.jsonl", 2, cause)]
-    # Places only: text of documents stays out of logs.
+    # Only places are listed; text of documents stays out of logs.
     assert "again" not in quarantine.path.read_text()
 
 
-def test_too_many_bad_records_abort_with_counts_and_place(tmp_path):
+def test_too_many_bad_records_are_an_error_with_counts(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\n".join([*map(good, range(8)), b"3", b"{"]))
     source = {"reader": "jsonl", "path": str(path)}
@@ -82,7 +82,7 @@ def test_too_many_bad_records_abort_with_counts_and_place(tmp_path):
     assert len((tmp_path / "q").read_text().splitlines()) == 2
 
 
-def test_oversized_line_is_skipped_as_a_whole(tmp_path, quarantine, monkeypatch):
+def test_a_line_that_is_too_long_is_skipped_whole(tmp_path, quarantine, monkeypatch):
     monkeypatch.setattr(sources, "MAX_RECORD_BYTES", 100)
     path = tmp_path / "a.jsonl.gz"
     long = json.dumps({"id": "x", "text": "y" * 950}).encode()
@@ -93,7 +93,7 @@ def test_oversized_line_is_skipped_as_a_whole(tmp_path, quarantine, monkeypatch)
 
 
 @pytest.mark.parametrize("keep", [0, 1, 5, 12, 0.5, -9, -8, -4, -1])
-def test_cut_gzip_is_never_a_silent_end(tmp_path, quarantine, keep):
+def test_a_truncated_gzip_file_is_an_error(tmp_path, quarantine, keep):
     lines = [
         json.dumps({"id": str(i), "text": f"{i * 7919} text"}).encode()
         for i in range(3000)
@@ -101,7 +101,7 @@ def test_cut_gzip_is_never_a_silent_end(tmp_path, quarantine, keep):
     data = gzip.compress(b"\n".join(lines))
     path = tmp_path / "a.json.gz"
     path.write_bytes(data[: int(keep * len(data)) if keep == 0.5 else keep])
-    with pytest.raises(DamagedError, match=r"a\.json\.gz' is cut") as error:
+    with pytest.raises(DamagedError, match=r"a\.json\.gz' is truncated") as error:
         read(quarantine, reader="jsonl", path=str(path))
     if keep == 0.5:
         line = str(error.value).split("after line ")[1].split(":")[0]
@@ -111,7 +111,7 @@ def test_cut_gzip_is_never_a_silent_end(tmp_path, quarantine, keep):
     assert not quarantine.bad
 
 
-def test_garbage_after_gzip_is_damage(tmp_path, quarantine):
+def test_garbage_after_gzip_data_is_an_error(tmp_path, quarantine):
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(good(0) + b"\n") + b"garbage")
     with pytest.raises(DamagedError, match=r"a\.jsonl\.gz.* after line 1"):
@@ -132,7 +132,7 @@ def test_only_regular_files_are_opened(tmp_path, quarantine, kind):
         read(quarantine, reader="jsonl", path=str(root))
 
 
-def test_hopeless_input_is_not_read_to_its_end(tmp_path, monkeypatch):
+def test_hopeless_input_is_not_read_to_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "MANY_BAD", 10)
     path = tmp_path / "a.jsonl"
     source = {"reader": "jsonl", "path": str(path)}
@@ -142,7 +142,7 @@ def test_hopeless_input_is_not_read_to_its_end(tmp_path, monkeypatch):
         pytest.raises(UserError, match="10 of the first 11 records are bad"),
     ):
         read(opened, **source)
-    # Bad records may come in a clump: the rest can still make up for them.
+    # Bad records may come together; good ones after them can make up for them.
     lines = [*map(good, range(180))]
     path.write_bytes(b"\n".join([*lines[:20], *[b"{}"] * 20, *lines[20:]]))
     with Quarantine(tmp_path / "q", 0.1) as opened:
@@ -204,7 +204,7 @@ def test_text_folder(tmp_path, quarantine):
 
 
 @pytest.mark.parametrize("target", ["file", "folder"])
-def test_link_out_of_a_text_folder_is_refused(tmp_path, quarantine, target):
+def test_a_link_out_of_a_text_folder_is_refused(tmp_path, quarantine, target):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("secret")
     inside = tmp_path / "t"
@@ -217,7 +217,7 @@ def test_link_out_of_a_text_folder_is_refused(tmp_path, quarantine, target):
         read(quarantine, reader="text", path=str(inside))
 
 
-def test_what_cannot_be_read_is_an_error(tmp_path, quarantine, monkeypatch):
+def test_unreadable_sources_are_an_error(tmp_path, quarantine, monkeypatch):
     with pytest.raises(UserError, match="nothing at path"):
         read(quarantine, reader="text", path=str(tmp_path / "none"))
     (tmp_path / "e").mkdir()

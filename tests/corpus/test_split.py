@@ -1,4 +1,4 @@
-"""Partition rules and the split of documents in splits."""
+"""Rules that make partitions and splits."""
 
 from collections import Counter
 
@@ -11,7 +11,7 @@ from jaxsim.errors import UserError
 from .builders import document
 
 
-def test_cells_of_field_and_dates():
+def test_partitions_by_field_and_dates():
     source = SourceConfig(
         by_field="f", by_dates=(("1900", "1909"), ("1910", "1910-06"))
     )
@@ -35,7 +35,7 @@ def test_cells_of_field_and_dates():
     }  # fmt: skip
 
 
-def test_by_file_and_whole_source():
+def test_partitions_by_file_and_by_source():
     made = [
         document("1", file="x/physics.jsonl.gz"),
         document("2", file="m.md"),
@@ -65,7 +65,7 @@ def test_bad_ranges_are_refused(ranges):
         )
 
 
-def test_rules_that_leave_nothing_name_what_is_missing():
+def test_rules_without_documents_name_what_is_missing():
     with pytest.raises(UserError, match="no colour"):
         partition_documents("s", SourceConfig(by_field="colour"), [document("1")])
     with pytest.raises(UserError, match="'1950-1959'"):
@@ -76,7 +76,7 @@ def test_rules_that_leave_nothing_name_what_is_missing():
         )
 
 
-def test_hostile_field_value_is_refused():
+def test_a_hostile_field_value_is_refused():
     with pytest.raises(UserError, match=r"'\.\./x'"):
         partition_documents(
             "s", SourceConfig(by_field="f"),
@@ -84,26 +84,25 @@ def test_hostile_field_value_is_refused():
         )  # fmt: skip
 
 
-def test_splits_have_their_shares_and_do_not_depend_on_others():
-    split = SplitConfig(salt="a", base=0.3, dev=0.1, report=0.2)
+def test_splits_have_their_shares_and_depend_only_on_the_salt():
+    split = SplitConfig(salt="a", base=0.3, dev=0.1, test=0.2)
     made = [document(str(i)) for i in range(4000)]
     splits = [split_of(d, split) for d in made]
     counts = Counter(splits)
-    for split, share in (
-        ("test", 0.2), ("dev", 0.1), ("base", 0.3), ("train", 0.4),
-    ):  # fmt: skip
-        assert abs(counts[split] / 4000 - share) < 0.03
+    wanted = {"test": 0.2, "dev": 0.1, "base": 0.3, "train": 0.4}
+    for name, share in wanted.items():
+        assert abs(counts[name] / 4000 - share) < 0.03
     assert splits[::-7] == [split_of(d, split) for d in made[::-7]]
     own = [split_of(d, split, base_from_partitions=False) for d in made]
-    assert own == ["train" if h == "base" else h for h in splits]
+    assert own == ["train" if name == "base" else name for name in splits]
     out = Counter(split_of(d, split, in_pool=False) for d in made)
     assert set(out) == {"dev", "test"}
     assert abs(out["dev"] - 2000) < 130
-    other = SplitConfig(salt="b", base=0.3, dev=0.1, report=0.2)
+    other = SplitConfig(salt="b", base=0.3, dev=0.1, test=0.2)
     assert splits != [split_of(d, other) for d in made]
 
 
-def test_split_key_keeps_documents_of_one_file_together():
+def test_the_split_key_keeps_documents_of_one_file_together():
     split = SplitConfig(key="source_file")
     made = [document(str(i), metadata={"source_file": str(i % 20)}) for i in range(200)]
     splits = [split_of(d, split) for d in made]

@@ -1,4 +1,4 @@
-"""Tokenizers: bytes add up, training is deterministic, text is only text."""
+"""Tokenizers: bytes add up, and training is deterministic."""
 
 import json
 import random
@@ -93,7 +93,7 @@ def test_ids_are_range_checked(bpe, bad):
 
 
 def file_tokenizer(tmp_path, **changes):
-    """A tokenizer that normalises, truncates, pads and adds tokens."""
+    """A tokenizer that normalizes, truncates, pads and adds tokens."""
     inner = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="?"))
     inner.normalizer = tokenizers.normalizers.Sequence(
         [tokenizers.normalizers.NFKC(), tokenizers.normalizers.Lowercase()]
@@ -115,7 +115,7 @@ def file_tokenizer(tmp_path, **changes):
     return path
 
 
-def test_file_that_normalises_shares_the_bytes_of_the_text(tmp_path):
+def test_tokens_of_a_normalizing_tokenizer_share_the_bytes_of_the_text(tmp_path):
     tokenizer = Tokenizer.from_file(file_tokenizer(tmp_path), "</s>")
     for text in [*TRICKY, "SOME \u210cText " * 20]:
         ids = tokenizer.encode(text)
@@ -128,7 +128,7 @@ def test_file_that_normalises_shares_the_bytes_of_the_text(tmp_path):
     assert len(tokenizer.encode("some text")) < 10
 
 
-def test_bad_files_are_the_users_mistake(tmp_path):
+def test_bad_tokenizer_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="no file"):
         Tokenizer.from_file(tmp_path / "none", "</s>")
     (tmp_path / "a").write_text("[1]")
@@ -168,7 +168,7 @@ def test_unknown_text_is_counted_and_refused(tmp_path):
         coverage.encode("long", ["known known known ww" + "o" * 28 + " xx"])
 
 
-def test_text_that_is_dropped_counts_as_unknown(tmp_path):
+def test_dropped_text_counts_as_unknown(tmp_path):
     inner = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "</s>": 1}, []))
     inner.save(str(tmp_path / "drops.json"))
     tokenizer = Tokenizer.from_file(tmp_path / "drops.json", "</s>")
@@ -179,7 +179,7 @@ def test_text_that_is_dropped_counts_as_unknown(tmp_path):
         coverage.encode("split", ["aabb"])
 
 
-def test_what_normalises_or_is_byte_level_loses_nothing(tmp_path, bpe):
+def test_normalizing_and_byte_level_tokenizers_lose_nothing(tmp_path, bpe):
     bpe.save(tmp_path)
     own = Tokenizer.from_file(tmp_path / "tokenizer.json", END_OF_TEXT)
     coverage = Coverage(own, 0.0)
@@ -193,13 +193,13 @@ def test_what_normalises_or_is_byte_level_loses_nothing(tmp_path, bpe):
     assert coverage.counts == bert.counts == {}
 
 
-def test_unknown_text_must_not_read_as_end_of_text(tmp_path):
+def test_a_token_for_unknown_text_and_end_of_text_is_refused(tmp_path):
     path = word_tokenizer(tmp_path, "</s>", "other")
     with pytest.raises(UserError, match="unknown text"):
         Tokenizer.from_file(path, "</s>")
 
 
-def test_ids_far_beyond_the_entries_are_refused(tmp_path):
+def test_large_gaps_in_token_ids_are_refused(tmp_path):
     path = word_tokenizer(tmp_path)
     layout = json.loads(path.read_text())
     layout["model"]["vocab"]["well"] = 4_000_000_000
@@ -208,7 +208,7 @@ def test_ids_far_beyond_the_entries_are_refused(tmp_path):
         Tokenizer.from_file(path, "</s>")
 
 
-def test_what_cannot_be_encoded_is_the_users_mistake(tmp_path):
+def test_text_that_cannot_be_encoded_is_a_user_error(tmp_path):
     path = word_tokenizer(tmp_path)
     layout = json.loads(path.read_text())
     layout["model"]["unk_token"] = "missing"
@@ -218,7 +218,7 @@ def test_what_cannot_be_encoded_is_the_users_mistake(tmp_path):
         Coverage(tokenizer, 1.0).encode("domain 'x'", ["odd"])
 
 
-def test_sample_takes_turns_and_stops_at_its_bytes():
+def test_a_training_sample_takes_turns_up_to_its_bytes():
     groups = [["aa", "bb", "cc"], ["d"], ["ee", "ff"]]
     assert training_sample(groups, 100) == ["aa", "d", "ee", "bb", "ff", "cc"]
     assert training_sample(groups, 6) == ["aa", "d", "ee", "b"]

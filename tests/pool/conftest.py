@@ -1,4 +1,4 @@
-"""A base model and a pool of two members, trained once; each test gets a copy."""
+"""A base model and two members, trained once; each test gets a copy."""
 
 import dataclasses
 import shutil
@@ -13,8 +13,7 @@ from jaxsim.config import Config
 from jaxsim.corpus import Corpus, open_corpus
 from jaxsim.pool import Pool, create_pool, open_pool
 from jaxsim.pool.bucket import Objects
-from jaxsim.pool.build import train_missing
-from jaxsim.pool.builder import PoolBuilder
+from jaxsim.pool.build import PoolBuilder, train_missing
 from jaxsim.train import Run, Trainer, member_run, recipe_trainer
 
 from .in_memory import empty_store
@@ -46,7 +45,7 @@ def pytest_addoption(parser):
 
 @dataclasses.dataclass(frozen=True)
 class Project:
-    """A workdir with a published base model, and what trains its members."""
+    """A workdir with a published base model, and the trainer of its members."""
 
     config: Config
     workdir: Path
@@ -80,23 +79,21 @@ class Project:
 
 @pytest.fixture(scope="package")
 def built(tmp_path_factory, quick_to_compile) -> Project:
-    """Never written to."""
+    """The original; tests do not write to it."""
     folder = tmp_path_factory.mktemp("built")
     config, corpus = tiny.make_corpus(folder)
     config = tiny.changed(config, "recipe", steps=2, batch=24)
     model = tiny.model_of(config, corpus)
     trainer = recipe_trainer(model, config, tiny.mesh_of())
     project = Project(config, folder / "work", trainer)
-    # What a base model is does not matter here, so the same program trains it.
+    # The base model's quality does not matter here: the same program trains it.
     PoolBuilder(
         corpus,
         trainer,
         lambda: tiny.start_of(model),
         project.workdir,
         recipe=dataclasses.asdict(config.base),
-        base_digest="",
-        entry_of=lambda name: project.workdir / name,
-    ).train_alone(Run("base", "base", {"base": 1.0}, 1))
+    ).train([Run("base", "base", {"base": 1.0}, 1)])
     project.train("a", "b")
     return project
 
@@ -109,7 +106,7 @@ def command(root, tmp_path_factory) -> Command:
 
 @pytest.fixture(scope="package")
 def undisturbed(command) -> tuple[dict[str, str], list[str]]:
-    """Digests of base model and members, and what was said on the way."""
+    """Digests of base model and members, and the output of their training."""
     workdir = command.folder / "undisturbed"
     said = command.finish(workdir)
     return digests(open_pool(workdir)), said
@@ -117,8 +114,10 @@ def undisturbed(command) -> tuple[dict[str, str], list[str]]:
 
 @pytest.fixture(scope="package")
 def by_two_devices(command) -> tuple[Path, dict[str, str]]:
-    """What one process with two devices makes: the folder, never written to,
-    and its digests."""
+    """A pool trained by one process with two devices, and its digests.
+
+    Tests do not write to the folder.
+    """
     workdir = command.folder / "two-devices"
     train_alone(command, workdir)
     return workdir, digests(open_pool(workdir))
@@ -126,12 +125,12 @@ def by_two_devices(command) -> tuple[Path, dict[str, str]]:
 
 @pytest.fixture
 def want(by_two_devices) -> dict[str, str]:
-    """Digests of base model and members, as two processes have to make them."""
+    """The digests that two processes must reproduce."""
     return by_two_devices[1]
 
 
 @pytest.fixture(scope="package")
-def seeded(by_two_devices) -> Callable[[Path], Path]:
+def with_base(by_two_devices) -> Callable[[Path], Path]:
     """Makes a workdir with a base model and no members."""
 
     def make(workdir: Path) -> Path:
@@ -145,8 +144,8 @@ def seeded(by_two_devices) -> Callable[[Path], Path]:
 
 
 @pytest.fixture
-def workdir(seeded, tmp_path) -> Path:
-    return seeded(tmp_path / "work")
+def workdir(with_base, tmp_path) -> Path:
+    return with_base(tmp_path / "work")
 
 
 @pytest.fixture
@@ -156,13 +155,13 @@ def project(built, tmp_path) -> Project:
 
 @pytest.fixture
 def in_memory() -> Objects:
-    """An object store without a server; what is in it goes with the test."""
+    """An empty object store in memory."""
     return empty_store()
 
 
 @pytest.fixture(scope="package", autouse=True)
 def quick_to_compile():
-    # Bit-exactness holds for one way to compile: before the other fixtures.
+    # Before the other fixtures: results are bit-exact only for one way to compile.
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

@@ -1,4 +1,4 @@
-"""What `jaxsim run` does up to the pool, as a process that can be killed.
+"""Runs `prepare`, `base` and `train`, as a process that can be killed.
 
 python driver.py CONFIG.py WORKDIR [--config.a.b=value ...]
 """

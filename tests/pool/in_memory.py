@@ -9,10 +9,10 @@ from jaxsim.pool.bucket import Objects
 
 
 class InMemory(MemoryFileSystem):
-    """Objects appear in one step, as stores make them; many threads may ask."""
+    """Objects appear in one step, as in real stores; safe to use from threads."""
 
     protocol = "inmemory"
-    store: dict = {}  # noqa: RUF012, of all instances, as its parent's
+    store: dict = {}  # noqa: RUF012, shared, as in its parent
 
     def pipe_file(self, path, value, mode="overwrite", **kwargs):
         path = self._strip_protocol(path)

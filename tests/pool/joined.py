@@ -1,4 +1,4 @@
-"""Two real processes that train together, and what disturbs them."""
+"""Two real processes that train together."""
 
 import contextlib
 import socket
@@ -15,9 +15,9 @@ BOUND = 120  # seconds until one notices that the other is gone
 
 
 class Together:
-    """Starts two processes on one workdir, and follows what they say.
+    """Starts two processes on one workdir, and collects their output.
 
-    What is given as `other` is the workdir and the config of process 1.
+    `other` gives process 1 its own workdir and config.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Together:
             self.said[i].append(line)
 
     def wait_for(self, text: str, process: int = 0) -> None:
-        """Until a process has said it."""
+        """Waits until a process has printed a text."""
         self.wait_until(lambda: any(text in x for x in self.said[process]))
 
     def wait_until(self, done: Callable[[], bool]) -> None:
@@ -94,7 +94,7 @@ class Together:
 
 
 def train_alone(command: Command, workdir: Path, *flags: str) -> str:
-    """One process that has as many devices as two have together."""
+    """Trains with one process that has as many devices as two have together."""
     driver = command.root / "tests" / "pool" / "driver.py"
     done = subprocess.run(
         [

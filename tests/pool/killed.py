@@ -1,7 +1,7 @@
-"""The driver of a launcher that is killed in a save.
+"""A driver that kills itself during a save.
 
-With KILL_IN_SAVE=N it is killed in the save of a state of member a, before
-Orbax commits a folder for the time N.
+With KILL_IN_SAVE=N it is killed while it saves a state of member a, before Orbax
+commits its Nth folder.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Real launchers on a tiny project, and what must hold of its workdir."""
+"""Real launchers on a tiny project, and checks of its workdir."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ def get_config(arg=None):
 
 
 class Command:
-    """Starts drivers on one config, with programs compiled once for all."""
+    """Starts drivers with one config; they share compiled programs."""
 
     def __init__(self, root: Path, folder: Path) -> None:
         tiny.write_texts(folder)
@@ -69,14 +69,14 @@ class Command:
         )
 
     def finish(self, workdir: Path) -> list[str]:
-        """Runs to the end; the lines that it said."""
+        """Runs a driver to its end; the lines that it printed."""
         process = self.start(workdir)
         said, _ = process.communicate(timeout=LIMIT)
         assert process.returncode == 0, said
         return said.splitlines()
 
     def send(self, workdir: Path, number: int, line: int, delay: float) -> int:
-        """Sends a signal `delay` seconds after a line; the return code."""
+        """Sends a signal `delay` seconds after a line of output; the return code."""
         process = self.start(workdir)
         for _ in range(line):
             process.stdout.readline()
@@ -94,7 +94,7 @@ def digests(pool: Pool) -> dict[str, str]:
 
 
 def assert_sound(workdir: Path, want: dict[str, str]) -> None:
-    """What is listed verifies and is what it should be; the rest is unread."""
+    """Published entries verify and have the digests they should have."""
     if not (workdir / "pool" / "pool.json").exists():
         return
     pool = open_pool(workdir)

@@ -1,4 +1,4 @@
-"""Training what is missing, exactly, and refusing what does not belong."""
+"""Missing runs are trained exactly; entries that do not belong are refused."""
 
 import dataclasses
 import json
@@ -34,9 +34,7 @@ def test_only_what_is_missing_is_trained(project):
     assert _tree(members) == everything
 
 
-def test_a_member_starts_from_the_base_model_and_is_what_the_trainer_made(
-    project, tmp_path
-):
+def test_a_member_is_what_the_trainer_makes_from_the_base_model(project, tmp_path):
     pool = project.pool
     _, base = pool.base()
     (trained,) = project.trainer.train(
@@ -54,7 +52,7 @@ def test_a_member_starts_from_the_base_model_and_is_what_the_trainer_made(
     assert manifest.final_loss == trained.final_loss
 
 
-def test_a_manifest_says_what_the_run_saw(project):
+def test_a_manifest_records_the_data_of_its_run(project):
     corpus, manifest = project.corpus, project.pool.manifest("a")
     unit = corpus.unit("a")
     assert manifest.kind == "member" and manifest.mixture == {"a": 1.0}
@@ -75,17 +73,17 @@ def test_changed_text_is_refused_also_for_reference_runs(project):
 
 
 def test_a_partition_cannot_pass_for_a_replicate(project):
-    """Nothing keeps a partition from being called 'a.replicate1'."""
-    repeat = replicate_of(member_run("a", project.config.recipe))
+    """A partition may be called 'a.replicate1'."""
+    replicate = replicate_of(member_run("a", project.config.recipe))
     pool = project.pool
-    entry = pool.entry("a").rename(pool.entry(repeat.name))
+    entry = pool.entry("a").rename(pool.entry(replicate.name))
     data = json.loads((entry / "manifest.json").read_text())
-    (entry / "manifest.json").write_text(json.dumps(data | {"name": repeat.name}))
-    with pytest.raises(UserError, match=r"kind: expected repeat, found mem"):
-        train_missing([repeat], pool, project.corpus, project.trainer)
+    (entry / "manifest.json").write_text(json.dumps(data | {"name": replicate.name}))
+    with pytest.raises(UserError, match=r"kind: expected replicate, found mem"):
+        train_missing([replicate], pool, project.corpus, project.trainer)
 
 
-def test_a_corpus_that_was_frozen_again_is_refused(project):
+def test_a_refrozen_corpus_is_refused(project):
     config = project.config
     config = dataclasses.replace(
         config,
@@ -123,12 +121,12 @@ def test_a_pool_has_one_recipe_and_one_model(project, group, change, line):
         other.create()
 
 
-def test_the_execution_may_change(project):
+def test_execution_settings_may_change(project):
     config = tiny.changed(project.config, "train", attention="xla")
     assert dataclasses.replace(project, config=config).create()
 
 
-def test_a_result_that_is_not_finite_is_not_admitted(project, monkeypatch):
+def test_a_non_finite_result_is_not_published(project, monkeypatch):
     train = project.trainer.train
 
     def poisoned(*args, **kwargs):
@@ -158,7 +156,7 @@ def test_sigterm_commits_and_the_next_call_resumes(project, built, monkeypatch, 
     assert project.pool.manifest("c").params_digest == resumed
 
 
-def test_sigterm_in_the_last_step_is_not_forgotten(project, monkeypatch):
+def test_sigterm_in_the_last_step_stops_after_publishing(project, monkeypatch):
     with monkeypatch.context() as patch:
         terminate_at(patch, 2)
         with pytest.raises(Preempted, match="member c: published"):
@@ -166,7 +164,7 @@ def test_sigterm_in_the_last_step_is_not_forgotten(project, monkeypatch):
     assert project.pool.names() == ["a", "b", "c"]
 
 
-def test_a_state_of_another_run_is_not_resumed(project, monkeypatch, capsys):
+def test_the_state_of_another_run_is_not_resumed(project, monkeypatch, capsys):
     """The text of c changes between a stop and the next start."""
     with monkeypatch.context() as patch:
         terminate_at(patch, 1)

@@ -1,4 +1,4 @@
-"""Whatever is wrong with an entry is found before anything uses it."""
+"""Damaged entries are found before anything uses them."""
 
 import dataclasses
 import json
@@ -78,7 +78,7 @@ def link_attempt(entry: Path) -> None:
 
 
 def _replace_params(entry: Path, change: Callable[[dict], None]) -> None:
-    """Other parameters, with file digests that fit them."""
+    """Changes the parameters, and the file digests with them."""
     manifest = read_manifest(entry)
     pool = open_pool(entry.parents[2])
     params = jax.tree.map(np.array, pool.load(manifest))
@@ -167,7 +167,7 @@ DAMAGE = [
 @pytest.mark.parametrize(
     ("damage", "reason"), DAMAGE, ids=[reason for _, reason in DAMAGE]
 )
-def test_damage_is_refused_by_name(project, damage, reason):
+def test_damage_is_named_and_refused(project, damage, reason):
     pool = project.pool
     damage(pool.entry("a"))
     with pytest.raises(DamagedError, match=reason) as caught:
@@ -175,7 +175,7 @@ def test_damage_is_refused_by_name(project, damage, reason):
     assert caught.value.exit_code == 3
     message = str(caught.value)
     assert "member a" in message or "/a/manifest.json" in message
-    # The others can still be used, and `verify` says the same.
+    # Other entries can still be used, and `verify` reports the same.
     problems = pool.problems()
     assert list(problems) == ["a"]
     assert pool.load(pool.manifest("b"))
@@ -208,15 +208,15 @@ def test_another_base_model_is_refused(project):
         project.pool.base()
 
 
-def test_what_no_manifest_admits_is_not_read(project):
+def test_attempts_that_no_manifest_names_are_not_read(project):
     pool = project.pool
-    split = pool.entry("c") / "attempt-0123456789ab"
-    shutil.copytree(_attempt(pool.entry("a")), split)
+    partial = pool.entry("c") / "attempt-0123456789ab"
+    shutil.copytree(_attempt(pool.entry("a")), partial)
     assert pool.names() == ["a", "b"] == sorted(pool.manifests())
     with pytest.raises(UserError, match="no entry 'c'"):
         pool.manifest("c")
-    # Nor does a second attempt beside the admitted one matter.
-    shutil.copytree(split, pool.entry("a") / split.name)
+    # A second attempt beside the admitted one changes nothing.
+    shutil.copytree(partial, pool.entry("a") / partial.name)
     assert pool.problems() == {}
     assert pool.load(pool.manifest("a"))
 

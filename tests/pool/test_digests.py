@@ -1,4 +1,4 @@
-"""What a digest of parameters sees, and what it does not."""
+"""Digests of parameters: what changes them and what does not."""
 
 import ml_dtypes
 import numpy as np
@@ -19,7 +19,7 @@ TREE = {
 KERNEL, SCALE = TREE["b"]["kernel"], TREE["a"]["scale"]
 
 
-def test_it_depends_on_no_order_and_no_layout():
+def test_a_digest_does_not_depend_on_order_or_layout():
     digest = params_digest(TREE)
     assert len(digest) == 64
     assert digest == params_digest({"a": TREE["a"], "b": TREE["b"]})
@@ -42,23 +42,23 @@ def test_it_depends_on_no_order_and_no_layout():
     ],
     ids=["shape", "dtype", "bytes", "value", "path", "more", "fewer"],
 )
-def test_any_difference_changes_it(other):
+def test_any_difference_changes_the_digest(other):
     assert params_digest(TREE | other) != params_digest(TREE)
 
 
-def test_moving_values_between_leaves_changes_it():
+def test_moving_values_between_leaves_changes_the_digest():
     one = {"a": np.array([1.0, 2.0]), "b": np.array([3.0])}
     two = {"a": np.array([1.0]), "b": np.array([2.0, 3.0])}
     assert params_digest(one) != params_digest(two)
 
 
-def test_bfloat16_has_digests_too():
+def test_bfloat16_parameters_have_digests():
     short = KERNEL.astype(ml_dtypes.bfloat16)
     assert params_digest({"a": short}) != params_digest({"a": KERNEL})
     assert params_digest({"a": short}) != params_digest({"a": short + 1})
 
 
-def test_two_saves_of_a_tree_differ_in_bytes_and_not_in_digest(tmp_path):
+def test_two_saves_of_a_tree_have_different_files_and_one_digest(tmp_path):
     files, digests = [], []
     for name in ("one", "two"):
         save_params(tmp_path / name, TREE)
@@ -68,7 +68,7 @@ def test_two_saves_of_a_tree_differ_in_bytes_and_not_in_digest(tmp_path):
     assert digests == [params_digest(TREE)] * 2
 
 
-def test_plain_data_has_a_digest_without_order():
+def test_the_digest_of_plain_data_ignores_order():
     assert object_digest({"a": 1, "b": [2]}) == object_digest({"b": [2], "a": 1})
     assert object_digest({"a": 1}) != object_digest({"a": 2})
 
@@ -79,7 +79,7 @@ def test_differences_name_every_field():
         {"recipe": {"steps": 3, "extra": 1, "batch": 8}, "same": 1},
     )
     assert lines == [
+        f"base: expected {'x' * 12}..., found nothing",
         "recipe.extra: expected nothing, found 1",
         "recipe.steps: expected 2, found 3",
-        f"base model: expected {'x' * 12}..., found nothing",
     ]

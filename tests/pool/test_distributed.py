@@ -1,4 +1,4 @@
-"""Two real processes train one member together, and what can go wrong."""
+"""Two real processes train one run together."""
 
 import dataclasses
 import os
@@ -23,9 +23,9 @@ from .launched import LIMIT, assert_whole
 
 
 @pytest.fixture(scope="module")
-def made_by_two(command, seeded, tmp_path_factory) -> tuple[Path, Together]:
-    """A whole pool; and the processes, which have ended."""
-    workdir = seeded(tmp_path_factory.mktemp("made") / "work")
+def made_by_two(command, with_base, tmp_path_factory) -> tuple[Path, Together]:
+    """A complete pool, and the processes that made it."""
+    workdir = with_base(tmp_path_factory.mktemp("made") / "work")
     with Together(command, workdir) as both:
         assert both.codes() == [0, 0], both.all_said()
     return workdir, both
@@ -41,7 +41,7 @@ def test_two_processes_make_what_two_devices_make(command, made_by_two, want):
     assert "pool: all 3 runs are there" in "".join(again.said[0])
 
 
-def test_what_two_processes_saved_scores_alike_on_other_devices(
+def test_a_pool_of_two_processes_has_the_same_scores_on_other_devices(
     command, made_by_two, tmp_path
 ):
     here, there = (shutil.copytree(made_by_two[0], tmp_path / name) for name in "ab")
@@ -61,13 +61,13 @@ def test_what_two_processes_saved_scores_alike_on_other_devices(
     assert got.table.names == want.table.names
     assert got.digests == want.digests
     for name, predictor in want.predictors.items():
-        # Float32 sums of another order, as tests/scoring/test_layouts.py.
+        # Float32 sums in another order, as in tests/scoring/test_layouts.py.
         np.testing.assert_allclose(
             got.predictors[name].nll_MR, predictor.nll_MR, rtol=5e-6
         )
 
 
-def test_sigterm_to_one_stops_both_and_one_process_goes_on(command, workdir, want):
+def test_sigterm_to_one_stops_both_and_one_process_resumes(command, workdir, want):
     with Together(command, workdir) as both:
         both.wait_for("member b: step 1/")
         both.processes[1].send_signal(signal.SIGTERM)
@@ -96,12 +96,10 @@ def test_when_one_is_killed_the_other_ends(command, workdir, want):
     ("place", "last", "frame"),
     [("step", "[12]", "in _loop"), ("results", "6", "in _results")],
 )
-def test_when_one_is_stuck_the_other_says_where_and_ends(
-    command, workdir, place, last, frame
-):
+def test_when_one_hangs_both_end_and_say_where(command, workdir, place, last, frame):
     limit = "--config.train.step_limit=15"
     with Together(command, workdir, limit, fault=f"1 {place} pause") as both:
-        # The stuck one's own watchdog ends it as well.
+        # Each process has a watchdog.
         assert both.codes() == [5, 5], both.all_said()
     for lines in both.said:
         said = "".join(lines)
@@ -111,7 +109,7 @@ def test_when_one_is_stuck_the_other_says_where_and_ends(
         assert stack in "".join(lines), "no stacks"
 
 
-def test_one_that_is_missing_at_a_meeting_is_named(command, workdir):
+def test_a_process_that_is_missing_at_a_barrier_is_named(command, workdir):
     limit = "--config.train.step_limit=5"
     with Together(command, workdir, limit) as both:
         both.wait_for("runs to train")
@@ -120,7 +118,7 @@ def test_one_that_is_missing_at_a_meeting_is_named(command, workdir):
     assert "missing: process 1." in "".join(both.said[0])
 
 
-def test_processes_that_do_not_come_together_are_an_error(command, workdir):
+def test_processes_that_do_not_join_are_an_error(command, workdir):
     script = f"""
 import sys
 from jaxsim import distributed

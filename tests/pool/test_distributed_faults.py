@@ -1,4 +1,4 @@
-"""Two processes on one run: killed while they save, a full disk, other views.
+"""Faults of two processes on one run: kills while they save, a full disk, signals.
 
 pytest tests/pool/test_distributed_faults.py --kills 30
 """
@@ -24,7 +24,7 @@ from .joined import BOUND, Together, train_alone
 from .launched import LIMIT, assert_sound, assert_whole
 
 ONE_RUN = "--shard=0/3"  # member a alone
-# Where, and who is killed; later ones find what the earlier ones left.
+# Where a kill happens, and of whom; later ones find what earlier ones left.
 KILLS = [
     ("state", (0, 1)),
     ("attempt", (0, 1)),
@@ -37,14 +37,14 @@ KILLS = [
     ("manifest", (0, 1)),
 ]
 APPEARS = {
-    "state": "training/a/*/[24]*",
+    "state": "state/a/*/[24]*",
     "attempt": "pool/members/a/attempt-*",
     "manifest": "pool/members/a/attempt-*",
 }
 
 
 def _killed(command, workdir, place, who, rng) -> str:
-    """Kills in a save, or when all is saved and nothing published yet."""
+    """Kills during a save, or after it and before publishing."""
     pause = "0 manifest pause" if place == "manifest" else ""
     old = set(workdir.glob(APPEARS[place]))
     with Together(command, workdir, ONE_RUN, fault=pause) as both:
@@ -61,8 +61,8 @@ def _killed(command, workdir, place, who, rng) -> str:
     return f"{place}, {who} killed: {codes}"
 
 
-def test_sigkill_in_a_save_changes_nothing_in_the_end(
-    command, seeded, want, tmp_path, request
+def test_sigkill_during_a_save_does_not_change_the_result(
+    command, with_base, want, tmp_path, request
 ):
     one = {name: want[name] for name in ("base", "a")}
     rng = random.Random(0)
@@ -71,20 +71,20 @@ def test_sigkill_in_a_save_changes_nothing_in_the_end(
     for kill in range(kills):
         if workdir is None:
             workdir = tmp_path / str(kill)
-            seeded(workdir)
+            with_base(workdir)
         place, who = KILLS[kill % len(KILLS)]
         where = _killed(command, workdir, place, who, rng)
         print(where)
         assert_sound(workdir, one)
-        # A kill that came late has nothing to leave to the next one.
+        # A kill that came too late leaves nothing for the next one.
         published = is_published(workdir / "pool" / "members" / "a")
         if kill % 3 < 2 and kill + 1 < kills and not published:
             continue
-        # Process 1 does not see the states that are left; it is not asked.
+        # Process 1 does not see the states that are left; process 0 decides.
         with Together(command, workdir, ONE_RUN, fault="1 states blind") as both:
             assert both.codes() == [0, 0], where + both.all_said()
         assert_whole(workdir, one)
-        left = [path.name for path in (workdir / "training").iterdir()]
+        left = [path.name for path in (workdir / "state").iterdir()]
         assert left == [".locks"], where
         workdir = None
 
@@ -101,8 +101,10 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_ends_both_and_changes_nothing(command, seeded, want, small_disk):
-    seeded(small_disk)
+def test_a_full_disk_ends_both_and_publishes_nothing(
+    command, with_base, want, small_disk
+):
+    with_base(small_disk)
     for place in ("state", "attempt"):
         with Together(command, small_disk, ONE_RUN, fault=f"0 {place} fill") as both:
             assert all(both.codes(BOUND)), both.all_said()
@@ -119,8 +121,8 @@ def test_a_full_disk_ends_both_and_changes_nothing(command, seeded, want, small_
     assert_whole(small_disk, want)
 
 
-def test_process_0_decides_from_what_it_sees(command, by_two_devices, want, tmp_path):
-    """Process 1 sees other settings, and another state of everything."""
+def test_process_0_decides_alone(command, by_two_devices, want, tmp_path):
+    """Process 1 has other settings and another workdir."""
     workdir, view = (
         shutil.copytree(by_two_devices[0], tmp_path / name) for name in "ab"
     )
@@ -139,8 +141,10 @@ def test_process_0_decides_from_what_it_sees(command, by_two_devices, want, tmp_
     assert_whole(workdir, {name: want[name] for name in ("base", "a")})
 
 
-def test_rows_that_both_processes_read_count_once(command, by_two_devices, workdir):
-    """Both read all four, where one process has two and two."""
+def test_rows_that_both_processes_read_are_counted_once(
+    command, by_two_devices, workdir
+):
+    """Both read all four rows of a batch."""
     with Together(command, workdir, ONE_RUN, "--config.train.model_axis=2") as both:
         assert both.codes() == [0, 0], both.all_said()
     whole, got = (
@@ -154,7 +158,7 @@ def test_rows_that_both_processes_read_count_once(command, by_two_devices, workd
         )
 
 
-def test_processes_that_would_read_unequal_shares_are_refused(command, workdir):
+def test_processes_with_different_numbers_of_devices_are_refused(command, workdir):
     with Together(command, workdir, devices=(1, 3)) as both:
         assert both.codes() == [2, 2], both.all_said()
     for said in map("".join, both.said):
@@ -162,7 +166,7 @@ def test_processes_that_would_read_unequal_shares_are_refused(command, workdir):
 
 
 def test_sigterm_ends_both_while_they_wait_for_another_launcher(command, workdir):
-    locks = workdir / "training" / ".locks"
+    locks = workdir / "state" / ".locks"
     with contextlib.ExitStack() as stack:
         for name in "abc":
             stack.enter_context(holding(locks / name, "it"))
@@ -172,7 +176,7 @@ def test_sigterm_ends_both_while_they_wait_for_another_launcher(command, workdir
         assert both.codes(BOUND) == [4, 4], both.all_said()
 
 
-def test_a_second_sigterm_ends_those_that_do_not_come_to_a_stop(command, workdir):
+def test_a_second_sigterm_ends_processes_that_do_not_stop(command, workdir):
     with Together(command, workdir, fault="1 step pause") as both:
         both.wait_for("paused", process=1)
         end = time.monotonic() + LIMIT

@@ -1,4 +1,4 @@
-"""Groups of a pool: composed, written down, finished as composed."""
+"""Groups of parallel runs: recorded when they start, and finished unchanged."""
 
 import dataclasses
 import json
@@ -13,8 +13,7 @@ from train import tiny
 
 from jaxsim.errors import DamagedError, JaxsimError, Preempted
 from jaxsim.pool import lock as locking
-from jaxsim.pool.build import train_missing
-from jaxsim.pool.builder import PoolBuilder
+from jaxsim.pool.build import PoolBuilder, train_missing
 from jaxsim.pool.lock import Busy, holding
 from jaxsim.pool.publish import is_published
 from jaxsim.train import member_run, recipe_trainer, reference_run, replicate_of
@@ -24,7 +23,7 @@ from .launched import terminate_at
 
 @pytest.fixture(scope="module")
 def trainer(built):
-    config = tiny.changed(built.config, "train", group=4)
+    config = tiny.changed(built.config, "train", parallel_runs=4)
     model = tiny.model_of(config, built.corpus)
     trainer = recipe_trainer(model, config, tiny.mesh_of())
     trainer.program(4)  # for all tests, also those of three runs
@@ -50,7 +49,7 @@ def runs(grouped):
 
 @pytest.fixture
 def work(monkeypatch, trainer):
-    """The names and slots of what is trained."""
+    """The names and slots of each call of the trainer."""
     done = []
     train = trainer.train
 
@@ -71,13 +70,13 @@ def _digests(pool, runs):
 
 
 def _unfinished(grouped):
-    folder = grouped.workdir / "training"
+    folder = grouped.workdir / "state"
     return [p for p in folder.iterdir() if p.name != ".locks"]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(built, trainer, tmp_path_factory):
-    """Digests of c and its two repeats, from one group of four slots."""
+    """Runs of c and its three replicates, trained as one group, and their digests."""
     project = built.copy(tmp_path_factory.mktemp("undisturbed") / "work")
     project = dataclasses.replace(project, trainer=trainer)
     c = member_run("c", project.config.recipe)
@@ -86,7 +85,7 @@ def undisturbed(built, trainer, tmp_path_factory):
     return runs, _digests(project.pool, runs)
 
 
-def test_uneven_groups_share_a_program_and_publish_one_by_one(grouped, runs, work):
+def test_groups_of_different_size_share_a_program(grouped, runs, work):
     reference = reference_run({"a": 1.0, "b": 1.0}, grouped.config.recipe, 0.5)
     assert reference.steps != runs[0].steps
     _train(grouped, [runs[0], reference, *runs[1:]])
@@ -106,10 +105,10 @@ def test_uneven_groups_share_a_program_and_publish_one_by_one(grouped, runs, wor
         assert rows[-1]["loss"] == pool.manifest(name).final_loss
 
 
-def test_a_stopped_group_goes_on_as_composed(
+def test_a_stopped_group_resumes_with_the_same_runs(
     grouped, undisturbed, work, monkeypatch, capsys
 ):
-    """By then one of its runs is published, and others are asked for."""
+    """Even if one of its runs was published meanwhile, and others are missing."""
     runs, want = undisturbed
     with monkeypatch.context() as patch:
         terminate_at(patch, 1)
@@ -129,8 +128,9 @@ def test_a_stopped_group_goes_on_as_composed(
     other = replicate_of(member_run("a", grouped.config.recipe))
     _train(grouped, [other, *runs])
     assert work[-2:] == [([run.name for run in runs], 4), ([other.name], 1)]
-    assert "4 runs (c, c.replicate1, c.replicate2, c.replicate3): resumed after step 1" in (
-        capsys.readouterr().out
+    assert (
+        "4 runs (c, c.replicate1, c.replicate2, c.replicate3): resumed after step 1"
+        in (capsys.readouterr().out)
     )
     assert grouped.pool.manifest("c.replicate1") == published
     got = _digests(grouped.pool, runs)
@@ -138,10 +138,10 @@ def test_a_stopped_group_goes_on_as_composed(
     assert not _unfinished(grouped)
 
 
-def test_a_run_that_was_held_for_a_moment_is_left_to_its_group(
+def test_a_run_that_was_locked_for_a_moment_stays_in_its_group(
     grouped, undisturbed, work, monkeypatch
 ):
-    """Trained alone it would differ in its last bits."""
+    """Trained alone, its last bits would differ."""
     runs, want = undisturbed
     with monkeypatch.context() as patch:
         terminate_at(patch, 1)
@@ -164,7 +164,7 @@ def test_a_run_that_was_held_for_a_moment_is_left_to_its_group(
     assert not _unfinished(grouped)
 
 
-def test_a_run_published_meanwhile_is_lost_and_said(
+def test_a_run_that_was_published_meanwhile_is_reported_and_dropped(
     grouped, undisturbed, monkeypatch, capsys
 ):
     runs, want = undisturbed
@@ -189,7 +189,7 @@ def test_a_run_published_meanwhile_is_lost_and_said(
     assert not _unfinished(grouped)
 
 
-def test_a_group_of_changed_text_starts_again(
+def test_a_group_with_changed_text_starts_again(
     grouped, undisturbed, monkeypatch, capsys
 ):
     runs, want = undisturbed
@@ -206,11 +206,11 @@ def test_a_group_of_changed_text_starts_again(
     assert not set(_digests(grouped.pool, runs)) & set(want)
 
 
-def test_a_run_that_another_process_holds_is_left_out_of_groups(
+def test_groups_leave_out_a_run_that_another_process_locks(
     grouped, runs, work, monkeypatch, capsys
 ):
     monkeypatch.setattr(locking, "POLL", 0.02)
-    lock = grouped.workdir / "training" / ".locks" / runs[1].name
+    lock = grouped.workdir / "state" / ".locks" / runs[1].name
     held, published = threading.Event(), grouped.pool.entry(runs[0].name)
 
     def other():
@@ -230,7 +230,7 @@ def test_a_run_that_another_process_holds_is_left_out_of_groups(
     assert grouped.pool.problems() == {}
 
 
-def test_what_was_begun_alone_ends_alone(grouped, runs, work, monkeypatch):
+def test_a_run_that_was_begun_alone_is_finished_alone(grouped, runs, work, monkeypatch):
     alone = recipe_trainer(grouped.trainer.model, grouped.config, tiny.mesh_of())
     with monkeypatch.context() as patch:
         terminate_at(patch, 1)
@@ -241,7 +241,7 @@ def test_what_was_begun_alone_ends_alone(grouped, runs, work, monkeypatch):
     assert sorted(work) == sorted([([runs[2].name], 1), (others, 4)])
 
 
-def test_the_others_of_a_run_that_diverges_are_published(
+def test_when_a_run_diverges_the_others_of_its_group_are_published(
     grouped, undisturbed, monkeypatch
 ):
     runs, want = undisturbed
@@ -264,8 +264,8 @@ def test_the_others_of_a_run_that_diverges_are_published(
     assert "c.replicate2" not in grouped.pool.names()
 
 
-def test_a_damaged_record_says_what_to_delete(grouped, runs):
-    folder = grouped.workdir / "training" / ".group-0123"
+def test_a_damaged_group_record_says_what_to_delete(grouped, runs):
+    folder = grouped.workdir / "state" / ".group-0123"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "group.json").write_text('{"format": 1, "runs": [3]}')
     with pytest.raises(DamagedError, match=r"group.json: .*delete .*group-01"):

@@ -1,4 +1,4 @@
-"""SIGKILL and SIGTERM at any moment, of real processes.
+"""SIGKILL and SIGTERM of real processes at any moment.
 
 pytest tests/pool/test_kill.py --kills 50
 """
@@ -20,7 +20,7 @@ def test_sigkill_at_any_moment_changes_nothing_in_the_end(
     want, said = undisturbed
     rng = random.Random(0)
     for kill in range(request.config.getoption("--kills", 2)):
-        # Four kills of one workdir, then it has to come to its end.
+        # After four kills on one workdir, the command must finish.
         workdir = command.folder / f"killed{kill // 4}"
         # Moments are counted in lines: most of the time goes into imports.
         line, delay = rng.randrange(len(said)), rng.uniform(0.0, 0.1)
@@ -98,7 +98,7 @@ def test_a_group_that_is_killed_ends_with_the_same_digests(
     again.communicate(timeout=LIMIT)
     assert any("3 runs (a, b, c): resumed after step" in s for s in heard)
     assert_sound(workdir, want)
-    # Two go on at once: one trains the rest of the group, the other nothing.
+    # Of two launchers, one trains the rest of the group, the other nothing.
     before = manifests(workdir)
     assert "a" in before
     both = [command.start(workdir) for _ in range(2)]
@@ -108,5 +108,5 @@ def test_a_group_that_is_killed_ends_with_the_same_digests(
     assert ends == (len(before) < 3), said
     assert before.items() <= manifests(workdir).items()
     assert_whole(workdir, want)
-    left = {path.name for path in (workdir / "training").iterdir()}
+    left = {path.name for path in (workdir / "state").iterdir()}
     assert left == {".locks"}

@@ -16,9 +16,9 @@ MEMBERS = ("a", "b", "c")
 
 def _assert_idempotent(command, workdir, want):
     assert_whole(workdir, want)
-    training = workdir / "training"
-    assert [path.name for path in training.iterdir()] == [".locks"]
-    locks = {path.name for path in (training / ".locks").iterdir()}
+    states = workdir / "state"
+    assert [path.name for path in states.iterdir()] == [".locks"]
+    locks = {path.name for path in (states / ".locks").iterdir()}
     assert locks == {"base", *MEMBERS}
     assert main(["verify", f"--workdir={workdir}"]) == 0
     before = snapshot(workdir)
@@ -26,7 +26,9 @@ def _assert_idempotent(command, workdir, want):
     assert snapshot(workdir) == before
 
 
-def test_two_that_start_at_about_the_same_time(command, undisturbed, request):
+def test_two_launchers_that_start_together_train_each_member_once(
+    command, undisturbed, request
+):
     want, _ = undisturbed
     rng = random.Random(0)
     for start in range(request.config.getoption("--starts", 3)):
@@ -45,7 +47,7 @@ def test_two_that_start_at_about_the_same_time(command, undisturbed, request):
     _assert_idempotent(command, workdir, want)
 
 
-def test_what_a_killed_one_held_is_trained_by_the_other(command, undisturbed):
+def test_runs_of_a_killed_launcher_are_trained_by_the_other(command, undisturbed):
     want, _ = undisturbed
     workdir = command.folder / "taken"
     first = command.start(workdir)
@@ -65,7 +67,7 @@ def test_what_a_killed_one_held_is_trained_by_the_other(command, undisturbed):
     _assert_idempotent(command, workdir, want)
 
 
-def test_when_one_is_killed_at_any_moment_the_other_makes_the_pool(
+def test_one_launcher_finishes_when_the_other_is_killed_at_any_moment(
     command, undisturbed, request
 ):
     want, said = undisturbed

@@ -1,4 +1,4 @@
-"""Who holds a run, and who waits for it."""
+"""Locks of runs: who holds one, and who waits."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ import time
 import pytest
 
 from jaxsim.pool import lock as locking
-from jaxsim.pool.lock import Busy, holding, patiently
+from jaxsim.pool.lock import Busy, holding, wait_for_others
 from jaxsim.pool.publish import is_published
 
 # Holds a lock until it is killed.
@@ -31,7 +31,7 @@ def lock(tmp_path):
     return tmp_path / "locks" / "a"
 
 
-def test_a_lock_is_held_and_given_back(lock):
+def test_a_lock_is_held_by_one_and_released(lock):
     with (
         holding(lock, "member a"),
         pytest.raises(Busy, match=f"member a: process {os.getpid()} on "),
@@ -67,7 +67,7 @@ def test_a_lock_is_released_when_its_holder_is_killed(lock, root):
         child.stdout.close()
 
 
-def test_many_that_start_at_once_are_one_after_the_other(lock, monkeypatch):
+def test_threads_that_start_together_hold_a_lock_in_turn(lock, monkeypatch):
     monkeypatch.setattr(locking, "POLL", 0.001)
     inside, most, done = [], [], []
 
@@ -80,7 +80,7 @@ def test_many_that_start_at_once_are_one_after_the_other(lock, monkeypatch):
                 inside.remove(number)
             done.append(number)
 
-        patiently(attempt)
+        wait_for_others(attempt)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
     for thread in threads:
@@ -100,17 +100,17 @@ def test_a_file_system_without_locks_is_named_once(lock, monkeypatch, capsys):
             pass
     said = capsys.readouterr().out
     assert said.count("this file system has no locks (Function not impl") == 1
-    assert "a --shard of its own" in said
+    assert "another --shard" in said
 
 
-def test_others_runs_come_last_and_are_waited_for(project, monkeypatch, capsys):
+def test_runs_that_others_hold_are_waited_for_last(project, monkeypatch, capsys):
     monkeypatch.setattr(locking, "POLL", 0.02)
     pool = project.pool
     (pool.entry("b") / "manifest.json").unlink()
     held, seen = threading.Event(), []
 
     def other():
-        with holding(project.workdir / "training" / ".locks" / "c", "it"):
+        with holding(project.workdir / "state" / ".locks" / "c", "it"):
             held.set()
             while not is_published(pool.entry("b")):
                 time.sleep(0.01)

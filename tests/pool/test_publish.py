@@ -1,4 +1,4 @@
-"""One exclusive creation admits one attempt; the rest leaves no trace."""
+"""One exclusive creation admits one attempt; other attempts leave no trace."""
 
 import dataclasses
 import errno
@@ -13,7 +13,7 @@ import pytest
 from jaxsim import checkpoints
 from jaxsim.checkpoints import NotSaved, save_params
 from jaxsim.errors import JaxsimError
-from jaxsim.pool import builder
+from jaxsim.pool import build
 from jaxsim.pool import publish as publishing
 from jaxsim.pool.lock import Busy
 from jaxsim.pool.manifest import read_manifest
@@ -40,14 +40,14 @@ def attempts(built, tmp_path):
     return entry, manifests
 
 
-def test_a_manifest_comes_back_as_it_was_written(attempts):
+def test_a_manifest_reads_back_as_it_was_written(attempts):
     entry, manifests = attempts
     assert not is_published(entry)
     publish(entry, manifests[0])
     assert read_manifest(entry) == manifests[0]
 
 
-def test_the_second_attempt_loses_and_leaves_nothing(attempts):
+def test_the_second_attempt_is_deleted(attempts):
     entry, (first, second) = attempts
     publish(entry, first)
     with pytest.raises(AlreadyPublished, match=first.attempt):
@@ -57,7 +57,7 @@ def test_the_second_attempt_loses_and_leaves_nothing(attempts):
     assert names == {"manifest.json", first.attempt}
 
 
-def test_of_two_that_race_one_wins(attempts, monkeypatch):
+def test_one_of_two_concurrent_publishers_wins(attempts, monkeypatch):
     entry, manifests = attempts
     barrier = threading.Barrier(2)
     link = os.link
@@ -87,9 +87,9 @@ def test_of_two_that_race_one_wins(attempts, monkeypatch):
     assert {p.name for p in entry.iterdir()} == {"manifest.json", winner}
 
 
-def test_the_loser_of_a_training_goes_on_to_the_next_run(project, monkeypatch, capsys):
+def test_a_launcher_that_publishes_second_continues(project, monkeypatch, capsys):
     """Another machine publishes c while it is trained here."""
-    save = builder.save_attempt
+    save = build.save_attempt
 
     def overtaken(entry, params):
         attempt, files = save(entry, params)
@@ -103,32 +103,32 @@ def test_the_loser_of_a_training_goes_on_to_the_next_run(project, monkeypatch, c
         publish(entry, manifest)
         return attempt, files
 
-    monkeypatch.setattr(builder, "save_attempt", overtaken)
+    monkeypatch.setattr(build, "save_attempt", overtaken)
     project.train("c")
     entry = project.pool.entry("c")
     assert "was published first" in capsys.readouterr().out
     attempts = [p.name for p in entry.glob("attempt-*")]
     assert attempts == [read_manifest(entry).attempt]
-    assert not (project.workdir / "training" / "c").exists()
+    assert not (project.workdir / "state" / "c").exists()
 
 
-def test_leftovers_are_cleared_and_what_is_admitted_stays(attempts):
+def test_leftovers_are_deleted_and_the_admitted_attempt_stays(attempts):
     entry, (first, second) = attempts
     publish(entry, first)
     (entry / "attempt-0123456789ab.orbax-checkpoint-tmp").mkdir()
-    (entry / f".{second.attempt}.json").write_text("split")
+    (entry / f".{second.attempt}.json").write_text("partial")
     clear_leftovers(entry)
     names = {path.name for path in entry.iterdir()}
     assert names == {"manifest.json", first.attempt}
 
 
-def test_leftovers_of_an_unpublished_entry_are_cleared(attempts):
+def test_leftovers_of_an_unpublished_entry_are_deleted(attempts):
     entry, _ = attempts
     clear_leftovers(entry)
     assert list(entry.iterdir()) == []
 
 
-def test_what_was_cleared_away_is_not_admitted_later(attempts):
+def test_a_deleted_attempt_cannot_be_published(attempts):
     """Two launchers on a file system without locks."""
     entry, (first, _) = attempts
     clear_leftovers(entry)
@@ -137,7 +137,7 @@ def test_what_was_cleared_away_is_not_admitted_later(attempts):
     assert list(entry.iterdir()) == []
 
 
-def test_what_is_published_meanwhile_is_not_cleared(attempts, monkeypatch):
+def test_an_attempt_that_is_published_meanwhile_stays(attempts, monkeypatch):
     entry, (first, second) = attempts
     unlink = Path.unlink
 
@@ -154,7 +154,7 @@ def test_what_is_published_meanwhile_is_not_cleared(attempts, monkeypatch):
     assert not (entry / second.attempt).exists()
 
 
-def test_the_attempt_of_a_launcher_that_came_later_stays(attempts, monkeypatch):
+def test_the_attempt_of_a_later_launcher_stays(attempts, monkeypatch):
     entry, (first, _) = attempts
     glob = Path.glob
 
@@ -170,7 +170,7 @@ def test_the_attempt_of_a_launcher_that_came_later_stays(attempts, monkeypatch):
     assert (entry / first.attempt).is_dir()
 
 
-def test_a_link_that_nfs_made_twice_is_one(attempts, monkeypatch):
+def test_a_link_request_that_nfs_repeats_is_no_conflict(attempts, monkeypatch):
     entry, (first, _) = attempts
     link = os.link
 
@@ -184,7 +184,7 @@ def test_a_link_that_nfs_made_twice_is_one(attempts, monkeypatch):
     assert first.attempt in names
 
 
-def test_a_file_system_without_links_is_named(project, monkeypatch):
+def test_a_file_system_without_hard_links_is_refused(project, monkeypatch):
     def refuse(*_):
         raise PermissionError(1, "Operation not permitted")
 
@@ -192,7 +192,7 @@ def test_a_file_system_without_links_is_named(project, monkeypatch):
     with pytest.raises(JaxsimError, match=r"locks: .*no hard links"):
         project.train("c")
     assert not project.pool.entry("c").exists()
-    locks = project.workdir / "training" / ".locks"
+    locks = project.workdir / "state" / ".locks"
     assert [path for path in locks.iterdir() if path.is_dir()] == []
 
 
@@ -228,7 +228,7 @@ def test_a_full_disk_under_the_manifest_admits_nothing(attempts, monkeypatch):
     assert f".{first.attempt}.json" not in names
 
 
-def test_too_little_room_is_seen_before_training(project, monkeypatch):
+def test_a_disk_without_room_is_refused_before_training(project, monkeypatch):
     usage = project.workdir  # any path has one
     small = publishing.shutil.disk_usage(usage)._replace(free=1000)
     monkeypatch.setattr(publishing.shutil, "disk_usage", lambda _: small)
@@ -237,8 +237,8 @@ def test_too_little_room_is_seen_before_training(project, monkeypatch):
     assert not project.pool.entry("c").exists()
 
 
-def test_a_disk_that_fills_up_in_earnest(tmp_path):
-    """Orbax reports it as a ValueError; a limit on file sizes is as good."""
+def test_a_disk_that_really_fills_up_is_an_error(tmp_path):
+    """Simulated by a limit on file sizes; Orbax reports both as ValueError."""
     import resource
 
     tree = {"a": np.random.default_rng(0).normal(size=200_000)}
@@ -253,7 +253,7 @@ def test_a_disk_that_fills_up_in_earnest(tmp_path):
 
 
 @pytest.mark.skipif(jax.device_count() < 4, reason="needs 4 devices")
-def test_a_tree_saved_on_one_mesh_is_restored_bitwise_on_others(tmp_path):
+def test_parameters_saved_on_one_mesh_load_bit_exactly_on_others(tmp_path):
     from train import tiny
 
     rng = np.random.default_rng(0)

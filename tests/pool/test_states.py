@@ -1,4 +1,4 @@
-"""States of unfinished runs: where they are, and what a kill leaves there."""
+"""States of unfinished runs: where they are, and what a kill leaves."""
 
 import copy
 import dataclasses
@@ -77,7 +77,7 @@ def google_storage(monkeypatch, tmp_path):
 
 
 def _files(path: str) -> list[str]:
-    """The files below a folder, wherever it is."""
+    """The files below a local or remote folder."""
     files, root = fsspec.core.url_to_fs(path, use_listings_cache=False)
     files.invalidate_cache()
     return files.find(root)
@@ -89,7 +89,7 @@ def _kill_in_saves(command, undisturbed, path, workdir, environment):
     killed.driver = "pool/killed.py"
     killed.overrides = [f"--config.train.state_path={path}"]
     killed.environment = command.environment | environment
-    # Orbax commits two folders for each state: the third is of the second.
+    # Orbax commits two folders for each state; the third commit is of the second.
     for commit in (1, 2, 3):
         killed.environment["KILL_IN_SAVE"] = str(commit)
         process = killed.start(workdir)
@@ -102,7 +102,7 @@ def _kill_in_saves(command, undisturbed, path, workdir, environment):
     assert "member a: resumed after step 2" in said
     assert_whole(workdir, want)
     assert _files(path) == []
-    assert [p.name for p in (workdir / "training").iterdir()] == [".locks"]
+    assert [p.name for p in (workdir / "state").iterdir()] == [".locks"]
 
 
 def test_kills_in_saves_on_another_file_system(
@@ -121,12 +121,12 @@ def test_kills_in_saves_in_google_cloud_storage(
     _kill_in_saves(command, undisturbed, path, tmp_path / "work", settings)
 
 
-def test_another_machine_goes_on_from_the_states_of_a_lost_one(
+def test_another_machine_resumes_from_the_states_of_a_lost_one(
     project, monkeypatch, capsys, tmp_path
 ):
-    """Also a group, which it knows from there alone."""
+    """Even a group, which is recorded only there."""
     config = tiny.changed(
-        project.config, "train", state_path=str(tmp_path / "states"), group=2
+        project.config, "train", state_path=str(tmp_path / "states"), parallel_runs=2
     )
     trainer = recipe_trainer(
         tiny.model_of(config, project.corpus), config, tiny.mesh_of()
@@ -145,7 +145,7 @@ def test_another_machine_goes_on_from_the_states_of_a_lost_one(
     assert _files(str(tmp_path / "states")) == []
 
 
-def test_pools_below_one_path_have_states_of_their_own(
+def test_pools_with_one_state_path_keep_separate_states(
     project, monkeypatch, capsys, tmp_path
 ):
     changes = ({}, {"learning_rate": 0.5})

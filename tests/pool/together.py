@@ -2,8 +2,8 @@
 
 python together.py PROCESS PORT COMMAND CONFIG WORKDIR [FLAG ...]
 
-$FAULT says what a process does at a place, as in `1 step pause`, which is
-before its third step.
+$FAULT disturbs one process: `1 step pause` pauses process 1 before its third
+step.
 """
 
 import contextlib
@@ -14,17 +14,17 @@ from pathlib import Path
 
 from jaxsim import checkpoints, distributed
 from jaxsim.cli import main
-from jaxsim.pool import builder
+from jaxsim.pool import build
 from jaxsim.train import Trainer
 from jaxsim.train.program import TrainProgram
 
-# Functions, and the call of them before which it happens.
+# Functions, and before which of their calls the fault happens.
 PLACES = {
     "step": (TrainProgram, "__call__", 3),
     "results": (Trainer, "_results", 1),
     "state": (checkpoints.TrainingCheckpoints, "save", 1),
     "attempt": (checkpoints.ocp, "save", 1),
-    "manifest": (builder, "publish", 1),
+    "manifest": (build, "publish", 1),
     "states": (checkpoints.TrainingCheckpoints, "latest_step", 1),
 }
 
@@ -35,7 +35,7 @@ def pause(_: Path) -> None:
 
 
 def fill(workdir: Path) -> None:
-    """The disk of the workdir, to the last byte."""
+    """Fills the disk of the workdir to the last byte."""
     with (workdir / "filler").open("wb", buffering=0) as file:
         for size in (2**16, 1):
             with contextlib.suppress(OSError):
@@ -44,7 +44,7 @@ def fill(workdir: Path) -> None:
 
 
 def blind(_: Path) -> bool:
-    """It sees nothing there."""
+    """The process sees nothing there."""
     return True
 
 

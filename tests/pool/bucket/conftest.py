@@ -1,4 +1,4 @@
-"""An object store on this machine: S3's own protocol, and a real client."""
+"""A local object store that speaks the protocol of S3, and a real client."""
 
 import uuid
 
@@ -11,7 +11,7 @@ from jaxsim.pool.bucket import Objects
 
 @pytest.fixture(scope="package")
 def s3():
-    """Settings under which s3:// is a server here."""
+    """Environment variables that point s3:// to a local server."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
@@ -30,7 +30,7 @@ def s3():
 
 @pytest.fixture
 def url(s3) -> str:
-    """Of a pool in a bucket of its own."""
+    """The URL of a pool in a new bucket."""
     bucket = f"bucket-{uuid.uuid4().hex[:8]}"
     fsspec.filesystem("s3").mkdir(bucket)
     return f"s3://{bucket}/some/pool"

@@ -1,4 +1,4 @@
-"""One pool in a bucket: what is published, fetched and refused."""
+"""Pool and corpus in a bucket: what is sent, fetched and refused."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ from ..launched import digests
 
 @pytest.fixture
 def bucket(project, in_memory) -> Bucket:
-    """It has the corpus, the base model and both members of the project."""
+    """A bucket with the corpus, base model and members of the project."""
     bucket = Bucket(in_memory, project.workdir)
     bucket.prepare(lambda: project.corpus, False)
     _train(project, bucket)
@@ -43,7 +43,7 @@ def elsewhere(bucket, tmp_path) -> Bucket:
     return Bucket(bucket.objects, tmp_path / "elsewhere")
 
 
-def test_a_pool_arrives_as_it_was_sent(project, elsewhere, capsys):
+def test_a_pool_arrives_unchanged(project, elsewhere, capsys):
     elsewhere.share_corpus()
     elsewhere.fetch_pool()
     pool = open_pool(elsewhere.workdir)
@@ -54,7 +54,7 @@ def test_a_pool_arrives_as_it_was_sent(project, elsewhere, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_it_is_scored_from_an_empty_workdir(project, url, s3, tmp_path):
+def test_a_pool_is_scored_from_an_empty_workdir(project, url, s3, tmp_path):
     config = dataclasses.replace(project.config, bucket=url)
     bucket = open_bucket(url, project.workdir)
     bucket.prepare(lambda: project.corpus, False)
@@ -63,7 +63,7 @@ def test_it_is_scored_from_an_empty_workdir(project, url, s3, tmp_path):
     assert (tmp_path / "new" / "scores" / "standard.parquet").exists()
 
 
-def test_members_that_others_published_are_not_trained(project, elsewhere, monkeypatch):
+def test_members_in_the_bucket_are_not_trained(project, elsewhere, monkeypatch):
     elsewhere.share_corpus()
     elsewhere.fetched(elsewhere.workdir / "base")
     there = dataclasses.replace(project, workdir=elsewhere.workdir)
@@ -72,7 +72,7 @@ def test_members_that_others_published_are_not_trained(project, elsewhere, monke
     assert digests(there.pool) == digests(project.pool)
 
 
-def test_of_two_machines_that_publish_one_wins(project, elsewhere, bucket):
+def test_one_of_two_machines_publishes(project, elsewhere, bucket):
     entry = elsewhere.workdir / "pool" / "members" / "a"
     params = project.pool.load(project.pool.manifest("a"))
     attempt, files = save_attempt(entry, params)
@@ -85,7 +85,9 @@ def test_of_two_machines_that_publish_one_wins(project, elsewhere, bucket):
     assert attempts == {"manifest.json", won, f"{won}.jsonl"}
 
 
-def test_what_is_sent_late_stays_whole_here(project, bucket, monkeypatch, tmp_path):
+def test_an_entry_that_is_sent_too_late_stays_complete_here(
+    project, bucket, monkeypatch, tmp_path
+):
     """Another machine publishes the same run while this one is sending it."""
     rival = project.copy(tmp_path / "rival")
     there = Bucket(bucket.objects, rival.workdir)
@@ -105,19 +107,21 @@ def test_what_is_sent_late_stays_whole_here(project, bucket, monkeypatch, tmp_pa
     assert project.pool.problems() == {}
 
 
-def test_an_answer_that_was_lost_is_no_defeat(project, bucket):
+def test_publishing_the_same_attempt_twice_is_no_conflict(project, bucket):
     bucket.publish(project.pool.entry("a"), project.pool.manifest("a"))
     assert project.pool.problems() == {}
 
 
-def test_what_cannot_be_sent_is_kept_and_sent_later(project, bucket, monkeypatch):
+def test_an_entry_that_cannot_be_sent_is_kept_and_sent_later(
+    project, bucket, monkeypatch
+):
     send = bucket.objects.send
 
     def cut(path, key):
         raise StoreError(f"{key}: no route to host")
 
     monkeypatch.setattr(bucket.objects, "send", cut)
-    with pytest.raises(StoreError, match=r"member c: .*no route[^$]*alone"):
+    with pytest.raises(StoreError, match=r"member c: .*no route[^$]*Published only in"):
         _train(project, bucket, "c")
     assert "c" in project.pool.names()
     assert bucket.manifest(project.pool.entry("c")) is None
@@ -131,7 +135,7 @@ def test_what_cannot_be_sent_is_kept_and_sent_later(project, bucket, monkeypatch
 
 
 @pytest.mark.parametrize("name", ["../../../evil", "/tmp/evil", ".x", "a/b"])
-def test_names_of_a_corpus_are_no_paths(elsewhere, name):
+def test_names_in_a_corpus_record_cannot_be_paths(elsewhere, name):
     record = elsewhere.objects.read_json("corpus/corpus.json")
     record["units"][name] = record["units"].pop("a")
     elsewhere.objects.write("corpus/corpus.json", json.dumps(record).encode())
@@ -140,7 +144,7 @@ def test_names_of_a_corpus_are_no_paths(elsewhere, name):
         open_corpus(elsewhere.workdir)
 
 
-def test_a_pool_of_before_is_sent_with_its_corpus(project, in_memory, tmp_path):
+def test_an_existing_pool_is_sent_with_its_corpus(project, in_memory, tmp_path):
     bucket = Bucket(in_memory, project.workdir)
     bucket.share_corpus()
     _train(project, bucket, "a", "b")
@@ -150,9 +154,7 @@ def test_a_pool_of_before_is_sent_with_its_corpus(project, in_memory, tmp_path):
     assert digests(open_pool(there.workdir)) == digests(project.pool)
 
 
-def test_a_corpus_that_lost_an_object_is_fixed_by_who_has_it(
-    project, bucket, elsewhere
-):
+def test_prepare_sends_lost_objects_of_the_corpus_again(project, bucket, elsewhere):
     key = next(k for k in bucket.objects.list("corpus") if k.startswith("unit"))
     folder = key.split("/")[0]
     for name in bucket.objects.list(f"corpus/{folder}"):
@@ -164,7 +166,7 @@ def test_a_corpus_that_lost_an_object_is_fixed_by_who_has_it(
     assert open_corpus(elsewhere.workdir).rows("a")
 
 
-def test_what_a_kill_left_of_a_finished_run_is_deleted(project, bucket):
+def test_states_that_a_kill_left_of_a_finished_run_are_deleted(project, bucket):
     folder = project.workdir / "state" / "a"
     (folder / "states").mkdir(parents=True)
     _train(project, bucket, "a")
@@ -172,30 +174,30 @@ def test_what_a_kill_left_of_a_finished_run_is_deleted(project, bucket):
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"frozen": {}}'])
-def test_a_damaged_record_is_named(elsewhere, content):
+def test_a_damaged_corpus_record_is_named(elsewhere, content):
     elsewhere.objects.write("corpus/corpus.json", content)
     with pytest.raises(DamagedError, match=r"corpus/corpus.json: "):
         elsewhere.share_corpus()
 
 
-def test_a_data_set_that_is_being_sent_is_not_taken_for_whole(elsewhere):
+def test_a_data_set_that_is_being_sent_is_not_fetched(elsewhere):
     folder = "corpus/unit_00000000000000000000000000000000"
-    elsewhere.objects.write(f"{folder}/table/part", b"half")
+    elsewhere.objects.write(f"{folder}/table/part", b"part")
     elsewhere.share_corpus()
     assert not (elsewhere.workdir / folder).exists()
     assert open_corpus(elsewhere.workdir).rows("a")
 
 
-def test_attempts_of_dead_launchers_go_when_one_is_published(project, bucket):
+def test_publishing_deletes_attempts_of_dead_launchers(project, bucket):
     entry, manifest = project.pool.entry("a"), project.pool.manifest("a")
     key = bucket.key(entry)
-    bucket.objects.write(f"{key}/attempt-000000000000/state/d", b"half")
+    bucket.objects.write(f"{key}/attempt-000000000000/state/d", b"part")
     bucket.objects.delete([f"{key}/manifest.json"])
     bucket.publish(entry, manifest)
     assert bucket.objects.list(f"{key}/attempt-000000000000") == {}
 
 
-def test_what_was_altered_in_the_bucket_is_not_admitted(elsewhere):
+def test_an_altered_object_is_not_published_here(elsewhere):
     key = "pool/members/a"
     name, size = max(elsewhere.objects.list(key).items(), key=lambda item: item[1])
     content = bytearray(elsewhere.objects.read(f"{key}/{name}"))
@@ -207,7 +209,7 @@ def test_what_was_altered_in_the_bucket_is_not_admitted(elsewhere):
     assert not is_published(entry)
 
 
-def test_a_fetch_that_was_killed_goes_on(elsewhere, monkeypatch):
+def test_a_killed_fetch_continues(elsewhere, monkeypatch):
     entry = elsewhere.workdir / "pool" / "members" / "a"
     fetch, done = elsewhere.objects.fetch, []
 
@@ -231,7 +233,7 @@ def test_a_fetch_that_was_killed_goes_on(elsewhere, monkeypatch):
     assert not set(again) & set(done)
 
 
-def test_many_in_one_workdir_fetch_an_entry_once(elsewhere, monkeypatch, capsys):
+def test_launchers_of_one_workdir_fetch_an_entry_once(elsewhere, monkeypatch, capsys):
     monkeypatch.setattr(locking, "POLL", 0.01)
     entry, start = elsewhere.workdir / "base", threading.Barrier(4)
 
@@ -241,14 +243,14 @@ def test_many_in_one_workdir_fetch_an_entry_once(elsewhere, monkeypatch, capsys)
 
     with futures.ThreadPoolExecutor(4) as pool:
         assert list(pool.map(work, range(4))) == [True] * 4
-    assert capsys.readouterr().out.count("base model base model: fetched") == 1
+    assert capsys.readouterr().out.count("base base: fetched") == 1
 
 
 def test_another_result_of_the_same_run_is_refused(project, bucket, tmp_path):
     rival = project.copy(tmp_path / "rival")
     shutil.rmtree(rival.pool.entry("a"))
-    order = dataclasses.replace(member_run("a", project.config.recipe), data_seed=7)
-    train_missing([order], rival.create(), rival.corpus, rival.trainer)
+    run = dataclasses.replace(member_run("a", project.config.recipe), data_seed=7)
+    train_missing([run], rival.create(), rival.corpus, rival.trainer)
     there = Bucket(bucket.objects, rival.workdir)
     with pytest.raises(UserError, match="another result"):
         there.fetched(rival.pool.entry("a"))
@@ -263,7 +265,7 @@ def test_another_pool_is_refused(project, bucket, tmp_path):
         _train(other, Bucket(bucket.objects, other.workdir), "a")
 
 
-def test_a_new_partition_reaches_the_others(project, bucket, elsewhere):
+def test_a_new_partition_reaches_other_machines(project, bucket, elsewhere):
     elsewhere.share_corpus()
     corpus = project.config.corpus
     more = {**corpus.partitions, "z": corpus.partitions["a"]}
@@ -276,7 +278,7 @@ def test_a_new_partition_reaches_the_others(project, bucket, elsewhere):
     assert "z" in open_corpus(elsewhere.workdir).units
 
 
-def test_what_is_frozen_for_all_is_frozen_here(project, bucket, tmp_path):
+def test_a_corpus_frozen_in_the_bucket_is_frozen_here(project, bucket, tmp_path):
     config = tiny.changed(project.config, "model", length=16)
     config = tiny.changed(config, "recipe", batch=48)
     workdir = tmp_path / "own"
@@ -286,10 +288,10 @@ def test_what_is_frozen_for_all_is_frozen_here(project, bucket, tmp_path):
         here.prepare(lambda: open_corpus(workdir), False)
 
 
-def test_of_two_that_prepare_at_once_the_first_one_freezes(
+def test_the_first_of_two_that_prepare_together_freezes_the_corpus(
     project, in_memory, monkeypatch, tmp_path
 ):
-    """Its corpus arrives after the other one has found none."""
+    """Its corpus arrives just after the second one has found none."""
     config = tiny.changed(project.config, "model", length=16)
     config = tiny.changed(config, "recipe", batch=48)
     workdir = tmp_path / "own"

@@ -1,4 +1,4 @@
-"""Launchers with a workdir each, which share nothing but a bucket."""
+"""Launchers with separate workdirs that share a bucket."""
 
 import copy
 import random
@@ -15,7 +15,7 @@ from ..launched import LIMIT, assert_sound, assert_whole, digests
 
 @pytest.fixture
 def machines(command, s3, url, tmp_path):
-    """Starts a launcher on a workdir of its own, by name."""
+    """Starts a launcher on a new workdir."""
     shared = copy.copy(command)
     shared.environment = command.environment | s3
     shared.overrides = [f"--config.bucket={url}"]
@@ -33,12 +33,10 @@ def _finish(process):
 
 
 def _begun(said):
-    return re.findall(r"^(?:base model|member \w): step 1/6", said, re.MULTILINE)
+    return re.findall(r"^(?:base base|member \w): step 1/6", said, re.MULTILINE)
 
 
-def test_machines_that_start_together_end_with_one_pool(
-    machines, undisturbed, tmp_path
-):
+def test_machines_that_start_together_make_one_pool(machines, undisturbed, tmp_path):
     want, _ = undisturbed
     first = machines("one")
     time.sleep(random.Random(0).uniform(0.0, 1.5))
@@ -49,15 +47,15 @@ def test_machines_that_start_together_end_with_one_pool(
     assert pools[0].manifests() == pools[1].manifests()
     for name in ("one", "two"):
         assert_whole(tmp_path / name, want)
-        assert list((tmp_path / name / "training").glob("[!.]*")) == []
+        assert list((tmp_path / name / "state").glob("[!.]*")) == []
 
-    # A third one fetches it all, and trains nothing.
+    # A third machine fetches everything and trains nothing.
     said = _finish(machines("three"))
     assert _begun(said) == [], said
     assert_whole(tmp_path / "three", want)
 
 
-def test_what_a_killed_machine_published_is_not_trained_again(
+def test_entries_of_a_killed_machine_are_not_trained_again(
     machines, undisturbed, tmp_path
 ):
     want, _ = undisturbed
@@ -74,7 +72,7 @@ def test_what_a_killed_machine_published_is_not_trained_again(
     assert _begun(said) == ["member b: step 1/6", "member c: step 1/6"], said
     assert_whole(tmp_path / "two", want)
 
-    # The first machine takes it all from there, and trains nothing.
+    # The first machine fetches the rest and trains nothing.
     said = _finish(machines("one"))
     assert _begun(said) == [], said
     assert digests(open_pool(tmp_path / "one")) == want

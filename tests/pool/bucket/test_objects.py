@@ -1,4 +1,4 @@
-"""What is asked of an object store, on S3's own protocol."""
+"""The properties that an object store must have, over the protocol of S3."""
 
 import threading
 
@@ -8,7 +8,7 @@ from jaxsim.errors import DamagedError, UserError
 from jaxsim.pool.bucket import Objects, StoreError, open_bucket
 
 
-def test_what_is_created_is_not_replaced(objects):
+def test_create_does_not_replace(objects):
     assert objects.create("a/b", b"first")
     assert not objects.create("a/b", b"second")
     assert objects.read("a/b") == b"first"
@@ -17,7 +17,7 @@ def test_what_is_created_is_not_replaced(objects):
     assert objects.read("a") is None
 
 
-def test_lists_see_what_others_wrote(objects):
+def test_lists_see_new_objects_of_others(objects):
     assert objects.list("a") == {}
     other = Objects(objects.url)
     other.write("a/one", b"1")
@@ -28,7 +28,7 @@ def test_lists_see_what_others_wrote(objects):
     assert objects.list("a") == {"b/two": 2}
 
 
-def test_files_come_back_whole(objects, tmp_path):
+def test_files_are_fetched_complete(objects, tmp_path):
     (tmp_path / "sent").write_bytes(bytes(range(256)) * 4096)
     objects.send(tmp_path / "sent", "file")
     objects.fetch("file", tmp_path / "new" / "fetched")
@@ -40,7 +40,7 @@ def test_files_come_back_whole(objects, tmp_path):
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["fetched"]
 
 
-def test_one_of_many_creates(in_memory):
+def test_one_of_many_threads_creates(in_memory):
     made, start = [], threading.Barrier(8)
 
     def create(number):
@@ -56,7 +56,7 @@ def test_one_of_many_creates(in_memory):
     assert made == [in_memory.read("x")]
 
 
-def test_a_store_that_replaces_what_exists_is_refused(objects, monkeypatch):
+def test_a_store_that_replaces_objects_is_refused(objects, monkeypatch):
     objects.check()
     assert objects.list("") == {}
     pipe = objects._files.pipe_file
@@ -69,7 +69,7 @@ def test_a_store_that_replaces_what_exists_is_refused(objects, monkeypatch):
         objects.check()
 
 
-def test_a_bucket_that_is_not_there_is_named(s3):
+def test_a_missing_bucket_is_named(s3):
     with pytest.raises(UserError, match="s3://nowhere/pool"):
         Objects("s3://nowhere/pool").check()
 
@@ -86,13 +86,13 @@ def test_a_bucket_that_is_not_there_is_named(s3):
         ("gs://bucket/pool", r"pip install 'jaxsim\[gcs\]'"),
     ],
 )
-def test_addresses_of_no_bucket_are_refused(url, message, tmp_path):
+def test_other_addresses_are_refused(url, message, tmp_path):
     with pytest.raises(UserError, match=message):
         open_bucket(url, tmp_path)
 
 
 @pytest.mark.parametrize("key", ["a/../b", "/a", "a//b", "a/./b", ".."])
-def test_keys_of_elsewhere_are_none(in_memory, key):
+def test_keys_that_lead_elsewhere_are_refused(in_memory, key):
     for ask in (
         in_memory.read,
         in_memory.list,
@@ -102,7 +102,7 @@ def test_keys_of_elsewhere_are_none(in_memory, key):
             ask(key)
 
 
-def test_keys_that_lead_outside_are_refused(in_memory):
+def test_listed_keys_that_lead_elsewhere_are_refused(in_memory):
     in_memory.write("a/b", b"")
     files, root = in_memory._files, in_memory._root
     files.store[f"{root}/a/../b"] = files.store.popitem()[1]
