@@ -81,7 +81,7 @@ another version; remove .venv and run this again"
         return
     fi
     rm -f "$stamp"
-    echo "installing jaxsim[$extra] in .venv ..."
+    echo "installing jaxsim-mixtures[$extra] in .venv ..."
     "$python" -m pip install -q --disable-pip-version-check -e ".[$extra]" ||
         die "installation failed (see above). Without a network, give pip a \
 folder of wheels ($python -m pip config --site set global.find-links FOLDER) \

@@ -24,7 +24,7 @@ def devices_of(topology: str) -> list[jax.Device]:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             f"--topology={topology}: the TPU compiler is not installed; "
-            "`pip install 'jaxsim[tpu]'` installs it, and no TPU is needed"
+            "`pip install 'jaxsim-mixtures[tpu]'` installs it, and no TPU is needed"
         )
     # libtpu reads these when it is loaded: do not search for a TPU, and do not
     # lock one that another process is using.

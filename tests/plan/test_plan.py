@@ -19,7 +19,7 @@ from . import small
 
 needs_compiler = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
-    reason="needs libtpu, the compiler for TPUs: pip install 'jaxsim[tpu]'",
+    reason="needs libtpu, the compiler for TPUs: pip install 'jaxsim-mixtures[tpu]'",
 )
 CONFIG_FILE = """
 from jaxsim.config import default_config, source
@@ -92,7 +92,7 @@ def test_a_compiler_that_is_missing_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(chips.importlib.util, "find_spec", lambda name: None)
     line = [config_file(tmp_path, "by_dates=()"), "--topology=v5e:4x4"]
     assert cli.main(["plan", *line]) == 2
-    assert "pip install 'jaxsim[tpu]'" in capsys.readouterr().err
+    assert "pip install 'jaxsim-mixtures[tpu]'" in capsys.readouterr().err
 
 
 def test_costs_are_those_of_the_runs():

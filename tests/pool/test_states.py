@@ -171,7 +171,7 @@ def test_pools_below_one_path_have_states_of_their_own(
     ("path", "message"),
     [
         ("s3://bucket/x", "file systems and to gs://, and not to s3://"),
-        ("gs://bucket/x", r"pip install 'jaxsim\[gcs\]'"),
+        ("gs://bucket/x", r"pip install 'jaxsim-mixtures\[gcs\]'"),
         ("/tmp/a*b", "takes it for a pattern"),
         ("/proc/nowhere/x", "cannot be made a folder"),
     ],
