@@ -1,9 +1,8 @@
-"""Orbax, in one file: parameter trees, and training states by step.
+"""Saves parameter trees, and training states by step, with Orbax.
 
-Orbax writes to a temporary folder and renames it when all is there, but it
-does not notice flipped bits later, and it lists a step whose commit file is
-gone (measured with 0.12.8). So nothing here decides what is admitted: the
-pool's manifests do.
+Orbax renames a temporary folder when a save is complete, but it does not notice
+flipped bits later, and it lists a step whose commit file is gone (0.12.8). So a
+checkpoint alone admits nothing to the pool; a manifest does (`pool/publish.py`).
 """
 
 import contextlib
@@ -23,42 +22,42 @@ from orbax.checkpoint import v1 as ocp
 
 from jaxsim.errors import DamagedError, JaxsimError, UserError
 
-StatePath: TypeAlias = epath.Path  # of training states: local, or in gs://
+StatePath: TypeAlias = epath.Path  # of training states: a local path or gs://
 
 
 class NotSaved(JaxsimError):
-    """What was to be saved is not on disk; what was there before still is."""
+    """A save failed; what was on disk before still is."""
 
 
 def save_params(path: Path, params: Any) -> None:
     """Saves a tree of arrays at `path`, which must not exist yet.
 
-    Every process calls it with the same tree: Orbax compares their paths, even
-    where only one of them is said to take part (0.12.8).
+    Every process calls it with the same path: Orbax compares them, even if only one
+    process takes part (0.12.8).
 
     Raises:
-      NotSaved: the disk is full, or cannot be written.
+      NotSaved: the disk is full or not writable.
     """
     with _saving(path, params):
         ocp.save(path.absolute(), params)
 
 
 def load_params(path: Path, shapes: Any) -> Any:
-    """The tree at `path` as numpy arrays.
+    """Loads the tree at `path` as numpy arrays.
 
     Args:
       path: as given to `save_params`.
-      shapes: the expected tree of shapes and dtypes. Orbax casts silently to
-        a dtype it is asked for, so ask for the one that was saved.
+      shapes: the tree of shapes and dtypes that was saved. Orbax would cast to
+        another dtype without a warning.
 
     Raises:
-      DamagedError: the tree is incomplete, unreadable or of another shape.
+      DamagedError: the tree is incomplete, unreadable or has other shapes.
     """
     target = jax.tree.map(lambda s: np.empty(s.shape, s.dtype), shapes)
     with _restoring(f"{path}: cannot be restored"):
         with _alone():
             params = ocp.load(path.absolute(), target)
-        # A numpy target of another shape is not refused (0.12.8).
+        # Orbax does not refuse a numpy target of another shape (0.12.8).
         for key, leaf in jax.tree_util.tree_leaves_with_path(shapes):
             found = functools.reduce(lambda node, k: node[k.key], key, params)
             if np.shape(found) != leaf.shape:
@@ -70,10 +69,10 @@ def load_params(path: Path, shapes: Any) -> Any:
 
 
 def state_folder(path: str) -> StatePath:
-    """The folder that `config.train.state_path` names.
+    """Creates the folder that `config.train.state_path` names.
 
     Raises:
-      UserError: Orbax cannot write there, or its client is not installed.
+      UserError: Orbax cannot write there, or gcsfs is not installed.
     """
     what = f"config.train.state_path={path!r}"
     protocol, separator, _ = path.rpartition("://")
@@ -88,26 +87,26 @@ def state_folder(path: str) -> StatePath:
         )
     if found := re.search(r"[*?\[\]]", path):
         raise UserError(
-            f"{what}: {found[0]!r} in the path; Orbax takes it for a pattern"
+            f"{what}: {found[0]!r} in the path; Orbax reads it as a pattern"
         )
     folder = StatePath(path) if separator else StatePath(path).absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    # Clients of stores raise what their network libraries do.
+    # Clients of object stores raise the errors of their network libraries.
     except Exception as error:
         raise UserError(
-            f"{what}: cannot be made a folder: {_first_line(error)}"
+            f"{what}: cannot create this folder: {_first_line(error)}"
         ) from error
     return folder
 
 
 def is_remote(path: Path | StatePath) -> bool:
-    """Whether it is in an object store."""
+    """Whether a path is in an object store."""
     return "://" in str(path)
 
 
 def delete(folder: StatePath) -> None:
-    """Deletes states that nobody needs; it is no error if they are gone."""
+    """Deletes training states, if they exist."""
     if is_remote(folder):
         with contextlib.suppress(OSError):
             folder.rmtree()
@@ -116,7 +115,7 @@ def delete(folder: StatePath) -> None:
 
 
 class TrainingCheckpoints:
-    """The states of one unfinished run, the latest two kept."""
+    """The training states of an unfinished run; keeps the latest two."""
 
     def __init__(self, directory: Path | StatePath) -> None:
         self._directory = directory
@@ -136,10 +135,10 @@ class TrainingCheckpoints:
         return None if latest is None else latest.step
 
     def restore(self, step: int, abstract_state: Any) -> Any:
-        """The state after `step`, with the shardings of `abstract_state`.
+        """Loads the state after `step`, with the shardings of `abstract_state`.
 
         Raises:
-          DamagedError: it cannot be read; without it the run starts again.
+          DamagedError: it cannot be read.
         """
         with _restoring(
             f"{self._directory}: the state of an unfinished run cannot be "
@@ -148,18 +147,20 @@ class TrainingCheckpoints:
             return self._checkpointer.load(step, abstract_state)
 
     def save(self, step: int, state: Any) -> None:
-        """Starts to save; arrays are copied before this returns.
+        """Starts a save; arrays are copied before this returns.
 
         Raises:
           NotSaved: this save, or the one before it, failed.
         """
-        self._state = jax.tree.map(_shape, state)
+        self._state = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state
+        )
         with _saving(self._directory, self._state):
             self._wait()
             self._pending = self._checkpointer.save_async(step, state)
 
     def save_and_wait(self, step: int, state: Any) -> None:
-        """Saves, and returns when the commit is on disk.
+        """Saves, and returns when the state is on disk.
 
         Raises:
           NotSaved: this save, or the one before it, failed.
@@ -169,7 +170,7 @@ class TrainingCheckpoints:
             self._checkpointer.save(step, state, overwrite=True)
 
     def _wait(self) -> None:
-        """Waits for the last save; until then its event loop stays open."""
+        """Waits for the last save to finish."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -191,10 +192,10 @@ class TrainingCheckpoints:
 
 
 def _alone() -> contextlib.AbstractContextManager[Any]:
-    """To load arrays of the host: no other process is waited for."""
+    """An Orbax context in which this process waits for no other process."""
+    this = jax.process_index()
     if jax.process_count() == 1:
         return contextlib.nullcontext()
-    this = jax.process_index()
     context = ocp.Context()
     context.multiprocessing.primary_host = this
     context.multiprocessing.active_processes = {this}
@@ -202,16 +203,12 @@ def _alone() -> contextlib.AbstractContextManager[Any]:
     return context
 
 
-def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-
-
 @contextlib.contextmanager
 def _saving(path: Path | StatePath, tree: Any) -> Iterator[None]:
     try:
         yield
-    # A full disk is a ValueError of tensorstore, seen at the wait or at the
-    # close, or an OSError (measured); which others there are is not written.
+    # A full disk is a ValueError of tensorstore or an OSError (measured). Other
+    # errors are not documented.
     except Exception as error:
         needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
         advice = "; look at the address, your credentials and the network"
@@ -220,7 +217,7 @@ def _saving(path: Path | StatePath, tree: Any) -> Iterator[None]:
             advice = f" and {free:,} bytes are free; make room"
         raise NotSaved(
             f"{path}: could not be saved: {_first_line(error)}. It needs "
-            f"about {needed:,} bytes{advice} and repeat the same command"
+            f"about {needed:,} bytes{advice} and rerun the same command"
         ) from error
 
 
@@ -230,7 +227,7 @@ def _restoring(what: str) -> Iterator[None]:
         yield
     except MemoryError:
         raise
-    # What a damaged store raises is not documented and differs by damage
+    # Errors of a damaged store are not documented and depend on the damage
     # (ValueError, KeyError, FileNotFoundError, tensorstore's own).
     except Exception as error:
         raise DamagedError(f"{what} ({_first_line(error)})") from error
@@ -244,6 +241,4 @@ def _first_line(error: Exception) -> str:
 def _existing(path: Path | StatePath) -> Path | StatePath:
     """`path`, or the nearest folder above it that exists."""
     path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path
+    return next(each for each in (path, *path.parents) if each.exists())

@@ -31,7 +31,7 @@ from jaxsim.errors import JaxsimError, Preempted, UserError
 from jaxsim.signals import interrupt_on_sigterm
 
 if TYPE_CHECKING:
-    from jaxsim.distributed import Group
+    from jaxsim.distributed import ProcessGroup
 
 # In the order of the flow.
 COMMANDS: Mapping[str, str] = {
@@ -95,7 +95,7 @@ class Call:
     config: Config | None
     workdir: Path | None
     options: dict[str, Any]
-    group: "Group | None" = None  # of processes that run it together
+    group: "ProcessGroup | None" = None  # of processes that run it together
 
 
 class _Parser(argparse.ArgumentParser):
@@ -250,9 +250,9 @@ def parse(argv: Sequence[str]) -> Call:
         raise UserError(f"{name}: takes no config, but {overrides[0]} is given")
     group = None
     if "distributed" in options:
-        from jaxsim.distributed import group_of
+        from jaxsim.distributed import process_group
 
-        group = group_of(**{flag: options.pop(flag) for flag in _PROCESSES})
+        group = process_group(**{flag: options.pop(flag) for flag in _PROCESSES})
         if group is not None and config is not None and config.bucket:
             raise UserError(
                 f"config.bucket={config.bucket!r}: the processes of one run "
@@ -509,7 +509,7 @@ def _execute(call: Call) -> None:
         function(call.config, call.workdir, **call.options)
 
 
-def _execute_in_group(call: Call, group: "Group") -> None:
+def _execute_in_group(call: Call, group: "ProcessGroup") -> None:
     """Runs as one of many processes; one that fails ends at once."""
     from jaxsim import distributed
 

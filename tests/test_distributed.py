@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxsim import cli, distributed
 from jaxsim.cli import parse
-from jaxsim.distributed import Group, group_of
+from jaxsim.distributed import ProcessGroup, process_group
 from jaxsim.errors import UserError
 from jaxsim.mesh import to_devices, to_host
 
@@ -27,12 +27,12 @@ from jaxsim.mesh import to_devices, to_host
     [
         ((None, None, None, None), None),
         (("off", None, None, None), None),
-        (("auto", None, None, None), Group()),
-        ((None, "host:1", 2, 1), Group("host:1", 2, 1)),
+        (("auto", None, None, None), ProcessGroup()),
+        ((None, "host:1", 2, 1), ProcessGroup("host:1", 2, 1)),
     ],
 )
 def test_groups_are_asked_for(flags, group):
-    assert group_of(*flags) == group
+    assert process_group(*flags) == group
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_groups_are_asked_for(flags, group):
 )
 def test_flags_that_contradict_are_refused(flags, message):
     with pytest.raises(UserError, match=message):
-        group_of(*flags)
+        process_group(*flags)
 
 
 def test_a_port_that_is_taken_is_named() -> None:
@@ -100,7 +100,7 @@ def test_commands_of_one_process_know_no_group(root: Path, tmp_path: Path):
         f"--workdir={tmp_path}",
     ]
     auto = "--distributed=auto"
-    assert cli.parse(["train", *arguments, auto]).group == Group()
+    assert cli.parse(["train", *arguments, auto]).group == ProcessGroup()
     assert cli.parse(["train", *arguments]).group is None
     with pytest.raises(UserError, match="validate: unknown flag --distrib"):
         cli.parse(["validate", *arguments, auto])
@@ -128,7 +128,7 @@ _CLIENT = """
 import sys
 import jax
 from jaxsim import distributed
-distributed.join(distributed.Group(f"localhost:{sys.argv[1]}", 1, 0))
+distributed.join(distributed.ProcessGroup(f"localhost:{sys.argv[1]}", 1, 0))
 client = distributed._client()
 client.key_value_set("a", "1")
 assert client.key_value_try_get("a") == "1"

@@ -111,7 +111,7 @@ def follow(
     named = {run.name: run for run in runs}
     params, outcome = None, None
     with stop_requested() as stop:
-        for word in distributed.words():
+        for word in distributed.instructions():
             if "save" in word:
                 # Process 0 saves what is finite, and that is the same here.
                 assert isinstance(outcome, Trained)
@@ -125,7 +125,7 @@ def follow(
                 params,
                 StatePath(word["states"]),
                 [None],  # process 0 writes metrics
-                distributed.Agreement(stop).after_step,
+                distributed.StopTogether(stop).after_step,
             )
 
 

@@ -282,7 +282,7 @@ class PoolBuilder:
                 group.record(folder)
             states = self._states(group, folder)
             distributed.from_lead({"run": group.runs[0].name, "states": str(states)})
-            agreement = distributed.Agreement(stop)
+            agreement = distributed.StopTogether(stop)
             metrics = self._workdir / "metrics"
             outcomes = self._trainer.train(
                 group.runs,
