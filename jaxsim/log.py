@@ -5,6 +5,7 @@ were logged after the checkpoint that a run resumes from are cut.
 """
 
 import contextlib
+import dataclasses
 import functools
 import importlib.metadata
 import json
@@ -38,16 +39,11 @@ def say(text: str) -> None:
 
 
 def show_table(
-    title: str,
-    columns: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    note: str = "",
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], note: str = ""
 ) -> None:
     """Prints a table; the first column is left-aligned, all others right-aligned."""
     table = rich.table.Table(
-        title=rich.markup.escape(title),
-        title_justify="left",
-        box=rich.box.SIMPLE_HEAD,
+        title=rich.markup.escape(title), title_justify="left", box=rich.box.SIMPLE_HEAD
     )
     for i, column in enumerate(columns):
         table.add_column(
@@ -139,10 +135,11 @@ class MetricsWriter:
         self.close()
 
 
+@dataclasses.dataclass
 class Progress:
     """Loss and speed of a training run, a line every `every` steps.
 
-    Args:
+    Attributes:
       label: what runs, as in 'member 1790-1809'.
       steps: number of steps of the whole run.
       tokens: tokens of one step.
@@ -152,31 +149,24 @@ class Progress:
       peak: peak FLOP/s of all devices; 0 if unknown.
     """
 
-    def __init__(
-        self,
-        label: str,
-        steps: int,
-        tokens: int,
-        every: int,
-        start: int = 0,
-        stream: TextIO | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        flops: float = 0.0,
-        peak: float = 0.0,
-    ) -> None:
-        self._label, self._steps, self._tokens = label, steps, tokens
-        self._flops, self._peak = flops, peak
+    label: str
+    steps: int
+    tokens: int
+    every: int
+    start: int = 0
+    stream: TextIO | None = None
+    clock: Callable[[], float] = time.monotonic
+    flops: float = 0.0
+    peak: float = 0.0
+
+    def __post_init__(self) -> None:
         self._waited = 0.0
-        self._every = every
-        self._stream = stream or sys.stderr
-        self._clock = clock
-        self._begin = self._last = clock()
-        self._last_step = start
+        self._begin = self._last = self.clock()
+        self._last_step = self.start
 
     def due(self, step: int) -> bool:
         """Whether step `step` (from 1) gets a line."""
-        return step % self._every == 0 or step == self._steps
+        return step % self.every == 0 or step == self.steps
 
     def waited(self, seconds: float) -> None:
         """Adds seconds in which the devices waited for input."""
@@ -187,28 +177,28 @@ class Progress:
 
         Speed and waiting time count from the last line.
         """
-        now = self._clock()
+        now = self.clock()
         elapsed = max(now - self._last, 1e-9)
         rate = (step - self._last_step) / elapsed
-        left = (self._steps - step) / rate if rate else math.inf
+        left = (self.steps - step) / rate if rate else math.inf
         self._last, self._last_step = now, step
-        flops = rate * self._flops
+        flops = rate * self.flops
         row = {
             "loss": loss,
-            "tokens_per_second": rate * self._tokens,
+            "tokens_per_second": rate * self.tokens,
             "flops_per_second": flops,
             "input_seconds": self._waited,
             "seconds": now - self._begin,
         }
         computed = f"{flops / 1e12:.3g} TFLOP/s"
-        if self._peak:
-            row["utilisation"] = flops / self._peak
-            computed += f" ({flops / self._peak:.1%} of the peak)"
+        if self.peak:
+            row["utilisation"] = flops / self.peak
+            computed += f" ({flops / self.peak:.1%} of the peak)"
         print(
-            f"{self._label}: step {step}/{self._steps}, loss {loss:.4f}, "
-            f"{rate * self._tokens:,.0f} tokens/s, {computed}, "
+            f"{self.label}: step {step}/{self.steps}, loss {loss:.4f}, "
+            f"{rate * self.tokens:,.0f} tokens/s, {computed}, "
             f"{self._waited:.1f} s waited for input, {_duration(left)} left",
-            file=self._stream,
+            file=self.stream or sys.stderr,
             flush=True,
         )
         self._waited = 0.0

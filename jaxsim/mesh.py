@@ -28,9 +28,7 @@ RULES: dict[str, str | None] = {
 
 
 def training_mesh(
-    data_axis: int,
-    model_axis: int,
-    devices: Sequence[jax.Device] | None = None,
+    data_axis: int, model_axis: int, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
     """The mesh `(data, model)` of `devices`, by default all of them.
 
@@ -47,12 +45,7 @@ def training_mesh(
             f"config.train: data_axis={data_axis} times model_axis="
             f"{model_axis} is not the number of devices, {count}"
         )
-    return jax.make_mesh(
-        (data_axis, model_axis),
-        ("data", "model"),
-        axis_types=(AxisType.Auto, AxisType.Auto),
-        devices=devices,
-    )
+    return _mesh(data=data_axis, model=model_axis, devices=devices)
 
 
 def member_mesh(mesh: Mesh, members: int) -> Mesh:
@@ -83,11 +76,13 @@ def scoring_mesh(
             f"config.score: model_axis={model_axis} does not divide the "
             f"number of devices, {count}"
         )
+    return _mesh(mixture=count // model_axis, model=model_axis, devices=devices)
+
+
+def _mesh(devices: Sequence[jax.Device] | None, **axes: int) -> Mesh:
+    types = (AxisType.Auto,) * len(axes)
     return jax.make_mesh(
-        (count // model_axis, model_axis),
-        ("mixture", "model"),
-        axis_types=(AxisType.Auto, AxisType.Auto),
-        devices=devices,
+        tuple(axes.values()), tuple(axes), axis_types=types, devices=devices
     )
 
 

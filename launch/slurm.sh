@@ -9,7 +9,7 @@
 #SBATCH --signal=TERM@120
 #
 # One model over several nodes: prepares the corpus on one of them, then trains
-# base model and members with one process for each GPU.
+# the base model and members with one process for each GPU.
 #
 #   sbatch [options] launch/slurm.sh --config=FILE.py --workdir=DIR
 #   launch/slurm.sh --dry-run --config=FILE.py --workdir=DIR
@@ -26,7 +26,7 @@ cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}"
 # One process, which may have all that the job has of its node.
 step --nodes=1 --ntasks=1 --cpu-bind=none \
     .venv/bin/python -m jaxsim prepare "$@"
-for command in base model train; do
+for command in base train; do
     # A process that has stopped does not kill those that still commit.
     step --kill-on-bad-exit=0 ${cpus:+"$cpus"} \
         .venv/bin/python -m jaxsim "$command" --distributed=auto "$@"

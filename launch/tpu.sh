@@ -6,7 +6,7 @@
 #   launch/tpu.sh [--dry-run] NAME ZONE stop
 #
 # `install` copies the last commit to every worker and installs it. COMMAND is
-# prepare (on one worker), base model or train. `stop` makes it commit and end, from
+# prepare (on one worker), base or train. `stop` makes it commit and end, from
 # another terminal. DIR is on a file system that all workers have mounted, such
 # as a Filestore. The exit code is that of the first worker that failed.
 set -euo pipefail
@@ -46,7 +46,7 @@ cd jaxsim && bash -euc \
 '. launch/dry_run.sh; . launch/environment.sh; ensure_environment tpu'"
         ;;
     stop)
-        on all "pkill -TERM -f 'jaxsim (base model|train)'"
+        on all "pkill -TERM -f 'jaxsim (base|train)'"
         ;;
     prepare)
         # No TPU is touched: the others of the slice would be waited for.

@@ -119,7 +119,7 @@ def test_overrides(config_file: Path) -> None:
         (["--config.model.tied=maybe"], r"config\.model\.tied=maybe"),
         (["--config.model=3"], r"config\.model=3"),
         (["--config.model.norm=batch"], r"config\.model\.norm: must be one"),
-        (["--config.b c=3"], r"--config\.b c: no key"),
+        (["--config.b c=3"], r"--config\.b c: not a key"),
         (['--config.corpus["a b"]=3'], r"name with spaces cannot be set"),
         (["--config.search.target={'a': 'x'}"], r"config\.search\.target\.a"),
         (["--bogus=1"], r"run: unknown flag --bogus; known here: .*--workdir"),

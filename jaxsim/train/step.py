@@ -164,10 +164,7 @@ def train_step(
         in_tail = (state.step >= marks.tail_start).astype(jnp.float32)
         tail_sum = jax.tree.map(lambda s, p: s + in_tail * p, tail_sum, params)
     next_state = TrainState(
-        step=state.step + 1,
-        params=params,
-        optimizer=optimizer_state,
-        tail_sum=tail_sum,
+        step=state.step + 1, params=params, optimizer=optimizer_state, tail_sum=tail_sum
     )
     metrics = {
         "nll": nll,

@@ -346,14 +346,14 @@ def recipe_trainer(model: LanguageModel, config: Config, mesh: Mesh) -> Trainer:
     parallel = config.train.parallel_runs
     if parallel > 1 and mesh.shape["model"] > 1:
         raise UserError(
-            f"config.train.parallel_runs={parallel}: each of these runs must fit on one "
-            "device; leave config.train.model_axis at 1, or set parallel_runs=1"
+            f"config.train.parallel_runs={parallel}: each of these runs must fit on "
+            "one device; leave config.train.model_axis at 1, or set parallel_runs=1"
         )
     if parallel > 1 and not alone():
         raise UserError(
-            f"config.train.parallel_runs={parallel}: several processes train one run at "
-            "a time; set parallel_runs=1, or start one process for each machine without "
-            "--distributed"
+            f"config.train.parallel_runs={parallel}: several processes train one run "
+            "at a time; set parallel_runs=1, or start one process for each machine "
+            "without --distributed"
         )
     return vectorized(model, config, mesh)
 

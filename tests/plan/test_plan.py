@@ -10,10 +10,9 @@ from hlo import Module
 from jaxsim import cli
 from jaxsim.devices import known_chip
 from jaxsim.errors import UserError
-from jaxsim.plan import chips, devices_of, sizes_of
-from jaxsim.plan.chips import chip_of
+from jaxsim.plan import devices_of, programs, sizes_of
 from jaxsim.plan.plan import costs
-from jaxsim.plan.programs import test_on, train_step
+from jaxsim.plan.programs import chip_of, compile_program, train_step
 
 from . import small
 
@@ -89,7 +88,7 @@ def test_mistakes_are_named(tmp_path, capsys, arguments, sentence):
 
 
 def test_a_compiler_that_is_missing_is_named(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(chips.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(programs.importlib.util, "find_spec", lambda name: None)
     line = [config_file(tmp_path, "by_dates=()"), "--topology=v5e:4x4"]
     assert cli.main(["plan", *line]) == 2
     assert "pip install 'jaxsim-mixtures[tpu]'" in capsys.readouterr().err
@@ -131,7 +130,7 @@ def test_a_topology_compiles_without_a_tpu():
     config = small.changed("train", config, data_axis=8, model_axis=2)
     program = train_step(config, small.MODEL, devices)
     assert program.mesh.size == 16
-    assert test_on(program).refused is None
+    assert compile_program(program).refused is None
     calls = Module(program.compile().as_text()).collectives()
     assert {call.kind for call in calls} >= {"all-reduce"}
 

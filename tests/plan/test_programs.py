@@ -12,9 +12,9 @@ from jaxsim.devices import TooLarge
 from jaxsim.errors import UserError
 from jaxsim.plan.programs import (
     Program,
-    group_step,
+    vectorized_step,
     scoring,
-    test_on,
+    compile_program,
     train_step,
 )
 from jaxsim.scoring.plan import bytes_of
@@ -48,7 +48,7 @@ def _step(data: int, model: int) -> Program:
 
 @pytest.fixture(scope="module")
 def group():
-    return group_step(small.CONFIG, small.MODEL, jax.devices())
+    return vectorized_step(small.CONFIG, small.MODEL, jax.devices())
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_members_in_parallel_exchange_nothing(group):
     assert collectives(group) == []
     assert replicated(group.arguments) == {}
     tokens = small.ROWS * 32
-    assert test_on(group).flops == 3 * small.MODEL.forward_flops(tokens)
+    assert compile_program(group).flops == 3 * small.MODEL.forward_flops(tokens)
 
 
 @needs_eight
@@ -121,7 +121,7 @@ def test_chunks_of_the_loss_exchange_nothing_more(mesh):
 @needs_eight
 def test_bytes_are_what_the_shardings_say(divided, group):
     for program in (divided, group):
-        report = test_on(program)
+        report = compile_program(program)
         state, *_ = program.arguments
         assert report.memory is not None
         # The compiler leaves out the run's length where no rate falls.
@@ -140,7 +140,7 @@ def test_bytes_are_what_the_shardings_say(divided, group):
 @needs_eight
 def test_mixtures_over_devices_exchange_nothing():
     program, plan = scoring(small.CONFIG, small.MODEL, 3, jax.devices())
-    report = test_on(program)
+    report = compile_program(program)
     assert collectives(program) == []
     assert plan.layout == (8, 1)
     assert report.memory is not None
@@ -169,7 +169,7 @@ def test_what_the_compiler_refuses_is_reported(group):
     def refuse():
         raise TooLarge(30, 20)
 
-    report = test_on(dataclasses.replace(group, compile=refuse))
+    report = compile_program(dataclasses.replace(group, compile=refuse))
     assert (report.memory, report.refused) == (None, (30, 20))
     assert report.needed == 30
     assert not report.fits(0)
@@ -177,7 +177,7 @@ def test_what_the_compiler_refuses_is_reported(group):
 
 def test_cudnn_needs_its_hardware():
     config = small.changed("train", attention="cudnn")
-    for program in (train_step, group_step):
+    for program in (train_step, vectorized_step):
         with pytest.raises(UserError, match=r"train.attention='cudnn': needs"):
             program(config, small.MODEL, jax.devices())
 

@@ -172,8 +172,8 @@ def test_pools_below_one_path_have_states_of_their_own(
     [
         ("s3://bucket/x", "file systems and to gs://, and not to s3://"),
         ("gs://bucket/x", r"pip install 'jaxsim-mixtures\[gcs\]'"),
-        ("/tmp/a*b", "takes it for a pattern"),
-        ("/proc/nowhere/x", "cannot be made a folder"),
+        ("/tmp/a*b", "reads it as a pattern"),
+        ("/proc/nowhere/x", "cannot create this folder"),
     ],
 )
 def test_paths_that_cannot_be_written_are_refused(path, message, monkeypatch):
