@@ -61,10 +61,10 @@ def measure(name: str) -> dict[str, Any]:
     from jaxsim.plan.plan import SCORING_SHARE, costs
     from jaxsim.plan.programs import (
         chip_of,
-        vectorized_step,
-        scoring,
         compile_program,
+        scoring,
         train_step,
+        vectorized_step,
     )
 
     arguments, programs = CASES[name]

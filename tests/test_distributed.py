@@ -1,6 +1,6 @@
-"""Flags of a group of processes, and what needs only one of them.
+"""Flags of process groups, and what one process can test of them.
 
-What two processes do is in tests/pool/test_distributed.py.
+Tests with two processes are in tests/pool/test_distributed.py.
 """
 
 import os
@@ -31,7 +31,7 @@ from jaxsim.mesh import to_devices, to_host
         ((None, "host:1", 2, 1), ProcessGroup("host:1", 2, 1)),
     ],
 )
-def test_groups_are_asked_for(flags, group):
+def test_flags_ask_for_a_group(flags, group):
     assert process_group(*flags) == group
 
 
@@ -46,13 +46,13 @@ def test_groups_are_asked_for(flags, group):
         ((None, "host:1", 2, 2), "must be 0 to 1"),
     ],
 )
-def test_flags_that_contradict_are_refused(flags, message):
+def test_contradictory_flags_are_refused(flags, message):
     with pytest.raises(UserError, match=message):
         process_group(*flags)
 
 
-def test_a_port_that_is_taken_is_named() -> None:
-    """JAX would end with a segmentation fault."""
+def test_a_port_in_use_is_named() -> None:
+    """JAX would crash with a segmentation fault."""
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
@@ -63,7 +63,7 @@ def test_a_port_that_is_taken_is_named() -> None:
 
 
 def test_sigterm_ends_a_process_that_waits_for_others(root: Path) -> None:
-    """Nothing of Python is heard meanwhile."""
+    """Python handles no signal while JAX waits."""
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "jaxsim", "train", "--workdir=nowhere"),
@@ -83,7 +83,7 @@ def test_sigterm_ends_a_process_that_waits_for_others(root: Path) -> None:
     assert process.returncode == -signal.SIGTERM
 
 
-def test_a_bucket_and_many_processes_exclude_each_other(root: Path) -> None:
+def test_a_bucket_with_several_processes_is_refused(root: Path) -> None:
     with pytest.raises(UserError, match="leave the bucket out"):
         parse(
             [
@@ -94,7 +94,7 @@ def test_a_bucket_and_many_processes_exclude_each_other(root: Path) -> None:
         )
 
 
-def test_commands_of_one_process_know_no_group(root: Path, tmp_path: Path):
+def test_only_base_and_train_accept_a_group(root: Path, tmp_path: Path):
     arguments = [
         f"--config={root}/configs/quickstart.py",
         f"--workdir={tmp_path}",
@@ -115,7 +115,7 @@ def _sharding(*names: str | None) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*names))
 
 
-def test_a_tree_goes_to_the_devices_and_comes_back():
+def test_a_tree_is_the_same_after_devices_and_back():
     tree = {"a": np.arange(8.0).reshape(8, 1), "b": np.float32(3)}
     shardings = {"a": _sharding("data"), "b": _sharding()}
     there = to_devices(tree, shardings)
@@ -149,8 +149,8 @@ print("all there")
 """
 
 
-def test_jax_has_the_private_client_that_is_relied_on(root: Path) -> None:
-    """The only private import of JAX: a new release may change it."""
+def test_jax_still_has_its_private_client(root: Path) -> None:
+    """The only private import from JAX, which a release may change."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -192,15 +192,15 @@ def _run(root: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_stuck_run_says_where_it_stands_and_ends(root):
+def test_a_hung_run_shows_its_stack_and_exits(root):
     done = _run(root, "2", "stuck")
     assert done.returncode == 5
     assert "member a: no step was finished in 2 s" in done.stderr
     assert "the last one was 3;" in done.stderr
-    assert 'File "<string>", line 9' in done.stderr  # where it sleeps
+    assert 'File "<string>", line 9' in done.stderr  # the line that sleeps
 
 
-def test_the_first_step_may_take_longer(root):
+def test_the_first_step_has_four_times_as_long(root):
     # The first of three comes after 0.2 s, the others 0.2 s after it.
     assert _run(root, "0.1").returncode == 5
     assert "the last one was 1;" in _run(root, "0.1").stderr

@@ -33,7 +33,7 @@ def write(path: Path, *numbers: int, step: int = 0) -> None:
             writer.write(number, {"loss": 1.0})
 
 
-def test_first_row_tells_where_numbers_come_from(tmp_path: Path) -> None:
+def test_the_first_row_has_the_provenance(tmp_path: Path) -> None:
     path = tmp_path / "metrics" / "base.jsonl"
     header = {"config": {"dates": (("1", "2"),), "clip": math.inf}}
     with log.MetricsWriter(path, header):
@@ -105,7 +105,7 @@ def test_a_damaged_row_is_named(tmp_path: Path, line: str) -> None:
     assert path.read_bytes() == before
 
 
-def test_a_kill_while_cutting_loses_nothing(
+def test_a_kill_while_cutting_rows_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "m.jsonl"
@@ -159,7 +159,7 @@ def test_progress_of_a_run() -> None:
     ]
 
 
-def test_utilisation_is_told_where_the_peak_is_known() -> None:
+def test_utilisation_is_shown_if_the_peak_is_known() -> None:
     clock, stream = Clock(), io.StringIO()
     shown = log.Progress("base", 2, 64, 1, 0, stream, clock, flops=1e12, peak=4e12)
     clock.now += 0.5
