@@ -23,7 +23,7 @@ RULES: dict[str, str | None] = {
     "heads": "model",
     "kv_heads": "model",
     "mlp": "model",
-    "splits": None,
+    "gate": None,
 }
 
 

@@ -219,7 +219,7 @@ def test_smoke_is_smaller() -> None:
         ("fields:small", "model.dim", 64),
         ("fields:wide", "model.dim", 256),
         ("fields:repeated", "corpus.max_epochs", 200.0),
-        ("fields:anchored", "recipe.replay", 0.25),
+        ("fields:replay", "recipe.replay", 0.25),
         ("eras:smoke", "validate.held_out", 4),
     ],
 )

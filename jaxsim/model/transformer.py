@@ -121,14 +121,14 @@ class Block(nn.Module):
 
     def _mlp(self, x_BLD: jax.Array) -> jax.Array:
         c = self.config
-        split_BL2F = Linear(
+        gate_BL2F = Linear(
             c,
             (c.dim, 2, c.mlp_dim),
-            ("embed", "splits", "mlp"),
+            ("embed", "gate", "mlp"),
             c.init_std,
             name="mlp_in",
         )(x_BLD)
-        first_BLF, second_BLF = split_BL2F[..., 0, :], split_BL2F[..., 1, :]
+        first_BLF, second_BLF = gate_BL2F[..., 0, :], gate_BL2F[..., 1, :]
         if c.gate_first:
             y_BLF = jax.nn.silu(first_BLF) * second_BLF
         else:

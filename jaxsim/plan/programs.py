@@ -28,7 +28,7 @@ from jaxsim.errors import UserError
 from jaxsim.mesh import scoring_mesh, training_mesh
 from jaxsim.model import LanguageModel
 from jaxsim.scoring.compiled import Programs
-from jaxsim.scoring.merge import MEMBER_AXIS, SPLITS
+from jaxsim.scoring.merge import BFLOAT16_BITS, MEMBER_AXIS
 from jaxsim.scoring.plan import Plan as ScoringPlan
 from jaxsim.scoring.plan import bytes_of, held_deltas, memory_limit, settled, shapes
 from jaxsim.scoring.stack import pool_shardings
@@ -205,13 +205,13 @@ def scoring(
     mesh = scoring_mesh(config.score.model_axis, devices)
     score = settled(config.score, model, mesh)
     limit = memory_limit(score, mesh)
-    split = held_deltas(score, model, members, mesh) == "bfloat16"
+    bfloat16 = held_deltas(score, model, members, mesh) == "bfloat16"
     at_base, at_deltas = pool_shardings(model, mesh)
 
     def of_members(s: jax.ShapeDtypeStruct, at: NamedSharding) -> Any:
         shape = list(s.shape)
         shape.insert(MEMBER_AXIS, members)
-        dtype = SPLITS if split else s.dtype
+        dtype = BFLOAT16_BITS if bfloat16 else s.dtype
         return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=at)
 
     base = jax.tree.map(

@@ -59,7 +59,7 @@ class Programs:
 
         Args:
           model: of the base and the members.
-          base model, delta_C: see `merge`; arrays, or shapes with shardings.
+          base, delta_C: see `merge`; arrays, or shapes with shardings.
           mesh: see `scoring_mesh`.
           config: settled, see `settled`.
           limit: bytes of a device that may be used; 0 if unknown.
@@ -262,7 +262,7 @@ def losses(
     """The scoring program: merges mixtures and evaluates them on windows.
 
     Args:
-      base model, delta_C: see `merge`; this device's share.
+      base, delta_C: see `merge`; this device's share.
       w_KC, scale_K: weights and scales of K mixtures.
       used_K: bool; False for mixtures that only pad the last chunk, whose
         losses are zero.

@@ -307,7 +307,7 @@ def parse(
       spec: the specification.
       members: names of the columns.
       concentration: of the Dirichlet distribution.
-      seed: base model of its random numbers.
+      seed: random seed of the draws.
 
     Raises:
       UserError: `spec` is none of these, or out of range.

@@ -276,7 +276,7 @@ def _check_axes(shape: tuple[int, ...], names: tuple[str, ...]) -> None:
         "heads": 16,
         "kv_heads": 8,
         "mlp": 24,
-        "splits": 2,
+        "gate": 2,
     }
     assert tuple(sizes[name] for name in names) == shape
 
