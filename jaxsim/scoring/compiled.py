@@ -23,12 +23,7 @@ from jaxsim.devices import TooLarge, compiled, is_cpu, memory_of
 from jaxsim.log import say
 from jaxsim.mesh import blocks_sharding
 from jaxsim.model import LAYERS, MATRICES, Execution, LanguageModel
-from jaxsim.scoring.merge import (
-    MEMBER_AXIS,
-    deltas_of,
-    merge,
-    merge_by_layer,
-)
+from jaxsim.scoring.merge import MEMBER_AXIS, deltas_of, merge, merge_by_layer
 from jaxsim.scoring.plan import (
     IN_FLIGHT,
     Expected,
@@ -314,10 +309,7 @@ def losses(
 
 
 def _gathered(
-    params: Any,
-    specs: Any,
-    precision: str,
-    of_layer: Callable[[Any], Any] | None,
+    params: Any, specs: Any, precision: str, of_layer: Callable[[Any], Any] | None
 ) -> tuple[Any, Callable[[Any], Any] | None]:
     """Gathers whole parameters from the devices that share a model.
 

@@ -156,10 +156,7 @@ class Differentiator:
 
 
 def marginal_values(
-    dw_DC: np.ndarray,
-    w_C: np.ndarray,
-    bytes_D: np.ndarray,
-    share: float = 0.01,
+    dw_DC: np.ndarray, w_C: np.ndarray, bytes_D: np.ndarray, share: float = 0.01
 ) -> np.ndarray:
     """Change of every domain's loss if a share of the tokens goes to a member.
 

@@ -200,9 +200,7 @@ class Resident:
 
 
 def resident(
-    stack: Stack,
-    mesh: Mesh | None = None,
-    model: LanguageModel | None = None,
+    stack: Stack, mesh: Mesh | None = None, model: LanguageModel | None = None
 ) -> Resident:
     """Puts a stack on the devices of `mesh`, by default on all devices.
 

@@ -158,11 +158,7 @@ def concatenate(*tables: Mixtures) -> Mixtures:
             )
     keep = list(first.values())
     return Mixtures(
-        members,
-        tuple(first),
-        tuple(kinds[i] for i in keep),
-        w_MC[keep],
-        scale_M[keep],
+        members, tuple(first), tuple(kinds[i] for i in keep), w_MC[keep], scale_M[keep]
     )
 
 
