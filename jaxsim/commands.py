@@ -19,7 +19,7 @@ from jaxsim.mesh import training_mesh
 from jaxsim.model import LanguageModel
 from jaxsim.plan import Plan, devices_of, make_plan, show_plan, sizes_of
 from jaxsim.pool import Manifest, Pool, create_pool, open_pool
-from jaxsim.pool.bucket import Bucket, open_bucket
+from jaxsim.pool.bucket import open_bucket
 from jaxsim.pool.build import follow, train_missing
 from jaxsim.pool.builder import PoolBuilder
 from jaxsim.pool.digests import differences
@@ -80,7 +80,7 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
         raise UserError(
             f"--workdir={workdir}: cannot create this folder: {error.strerror}"
         ) from error
-    bucket = _bucket(config, workdir)
+    bucket = open_bucket(config.bucket, workdir)
 
     def make() -> Corpus:
         return corpora.prepare(config, workdir, refreeze)
@@ -97,7 +97,7 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
 
 def base(config: Config, workdir: Path) -> None:
     """Trains the base model from scratch, on the base text."""
-    bucket = _bucket(config, workdir)
+    bucket = open_bucket(config.bucket, workdir)
     if bucket:
         bucket.share_corpus()
     corpus = _corpus(workdir)
@@ -148,7 +148,7 @@ def train(
     trainer: Trainer | None = None,
 ) -> None:
     """Trains every member that the pool lacks, or share i of n of them."""
-    bucket = _bucket(config, workdir)
+    bucket = open_bucket(config.bucket, workdir)
     if bucket:
         bucket.share_corpus()
         bucket.shares(workdir / "base")
@@ -227,7 +227,7 @@ def validate(
             config,
             scorer,
             trainer or _trainer(config, workdir),
-            _bucket(config, workdir),
+            open_bucket(config.bucket, workdir),
         )
     expected = min(config.validate.member_replicates, len(scorer.members))
     if runs is None and known.replicates < expected:
@@ -344,14 +344,9 @@ def run(config: Config, workdir: Path, override: bool = False) -> None:
     report(config, workdir)
 
 
-def _bucket(config: Config, workdir: Path) -> Bucket | None:
-    """The bucket in which machines share this pool, if the config names one."""
-    return open_bucket(config.bucket, workdir)
-
-
 def _scorer(config: Config, workdir: Path, override: bool) -> Scorer:
     """A scorer of the pool, including the members in the bucket."""
-    if bucket := _bucket(config, workdir):
+    if bucket := open_bucket(config.bucket, workdir):
         bucket.share_corpus()
         bucket.fetch_pool()
     return Scorer(workdir, config.score, override)
@@ -431,7 +426,7 @@ def _validate_chosen(
         runs,
         runs,
         trainer or _trainer(config, scorer.workdir),
-        _bucket(config, scorer.workdir),
+        open_bucket(config.bucket, scorer.workdir),
     )
     trained = scorer.score_entries(CHOSEN, names, "test")
     return compare_chosen(

@@ -5,13 +5,13 @@
 #
 # Installing is skipped while a stamp inside .venv says that the same
 # pyproject.toml, extra and Python were installed from the same folder. The
-# stamp is written last, so an installation that was killed is repeated.
+# stamp is written last, so an interrupted installation is repeated.
 
-# XLA on a CPU allocates the buffers of a program at every call. glibc would map
-# and unmap them, and page faults would take a third of a training step. With
-# these, freed memory stays in the process: no mmap for large blocks, nothing
-# given back, and one arena, because those of threads hold no large blocks.
-# Only speed depends on them. launch/Dockerfile has the same.
+# XLA on a CPU allocates the buffers of a program at every call. By default glibc
+# maps and unmaps them, and page faults take a third of a training step. These
+# settings keep freed memory in the process: no mmap for large blocks, no trimming,
+# and one arena, because arenas of threads hold no large blocks. They affect only
+# speed. launch/Dockerfile has the same.
 malloc='MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=2147483647'
 # shellcheck disable=SC2086  # three words
 export ${malloc?}
@@ -74,7 +74,7 @@ another version; remove .venv and run this again"
             return
         fi
     fi
-    # Without pip, making it was interrupted; what is there is completed.
+    # Without pip, its creation was interrupted; venv completes it.
     "$python" -m pip --version >/dev/null 2>&1 || make_venv
     if [ -n "$dry_run" ]; then
         echo "would run: $python -m pip install -e .[$extra]"

@@ -14,20 +14,20 @@
 #   sbatch [options] launch/slurm.sh --config=FILE.py --workdir=DIR
 #   launch/slurm.sh --dry-run --config=FILE.py --workdir=DIR
 #
-# Submit it from the checkout, which, like DIR, lies on a shared file system.
-# Options of sbatch, before the script's name, win over those above. No
-# --gpus-per-task: JAX gives each process of a node its GPU by itself.
+# Submit it from the checkout, which, like DIR, is on a shared file system. Options of
+# sbatch, before the script's name, override those above. --gpus-per-task is not set:
+# JAX assigns the GPUs of a node to its processes.
 set -euo pipefail
 # Slurm runs a copy of this script, from another folder.
 cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}"
 . launch/dry_run.sh
 . launch/slurm_step.sh
 
-# One process, which may have all that the job has of its node.
+# One process, with all of the job's resources on its node.
 step --nodes=1 --ntasks=1 --cpu-bind=none \
     .venv/bin/python -m jaxsim prepare "$@"
 for command in base train; do
-    # A process that has stopped does not kill those that still commit.
+    # A process that has stopped must not kill those that still save.
     step --kill-on-bad-exit=0 ${cpus:+"$cpus"} \
         .venv/bin/python -m jaxsim "$command" --distributed=auto "$@"
 done

@@ -5,13 +5,13 @@
 #SBATCH --requeue
 #SBATCH --signal=TERM@120
 #
-# A job array over one pool: each task trains its share of what is missing, on
-# one node. Corpus and base model have to be there already (docs/launching.md).
+# A job array over one pool: each task trains its share of the missing members on
+# one node. Corpus and base model must exist (docs/launching.md).
 #
 #   sbatch --array=0-7 launch/slurm_array.sh --config=FILE.py --workdir=DIR
 #   launch/slurm_array.sh --dry-run --config=FILE.py --workdir=DIR
 #
-# Submit it from the checkout, which, like DIR, lies on a shared file system.
+# Submit it from the checkout, which, like DIR, is on a shared file system.
 # Partition, time and GPUs are options of sbatch, before the script's name.
 set -euo pipefail
 # Slurm runs a copy of this script, from another folder.

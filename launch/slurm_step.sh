@@ -8,12 +8,12 @@
 . launch/environment.sh
 
 # SIGTERM is for the processes of a step: two minutes before the end of the job
-# (--signal without B:) only they get it. When Slurm preempts or requeues a job
-# this script gets it as well, and lives on until they have committed.
+# (--signal without B:) only they get it. When Slurm preempts or requeues a job, this
+# script gets it too, and waits until they have saved.
 trap : TERM
 
-# One task has the number of its array as SLURM_JOB_ID, and by that number all
-# tasks would be requeued, in the middle of what they do.
+# The SLURM_JOB_ID of one task may be that of the whole array, and requeuing it would
+# requeue all tasks while they run.
 if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then
     job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 else
@@ -24,8 +24,8 @@ fi
 # shellcheck disable=SC2034  # the scripts that source this read it
 cpus=${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}
 
-# A job that somebody cancels would come back, and one that Slurm preempts is
-# requeued by Slurm: neither is still running.
+# Requeues the job only if it is still running: a cancelled job must not come back,
+# and Slurm itself requeues a preempted one.
 requeue() {
     local state
     state=$(squeue --noheader --format=%T --jobs="$job")

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Makes .venv, installs the test extra, runs the tests.
 #
-#   launch/test.sh [--dry-run] [arguments of pytest]
+#   launch/test.sh [--dry-run] [--fast] [arguments of pytest]
 #
+# --fast leaves out what tests/slow.txt lists and ends with "N of M tests".
 # PYTHON=python3.12 launch/test.sh chooses the Python.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -10,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/environment.sh
 
 ensure_environment test
-# More workers than this cost more memory than they save time.
+# More workers need more memory and are not faster.
 jobs=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 [ "$jobs" -le 4 ] || jobs=4
 set -- "$python" -m pytest -q -n "$jobs" "$@"

@@ -49,7 +49,7 @@ cd jaxsim && bash -euc \
         on all "pkill -TERM -f 'jaxsim (base|train)'"
         ;;
     prepare)
-        # No TPU is touched: the others of the slice would be waited for.
+        # Without the TPU: JAX would wait for the other workers of the slice.
         on 0 "$(jaxsim cpu prepare "$@")"
         ;;
     *)
