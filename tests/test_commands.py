@@ -100,7 +100,7 @@ def work(monkeypatch) -> list[str]:
 def test_run_trains_scores_searches_and_reports(complete):
     entries = open_pool(complete).manifests()
     kinds = [manifest.kind for manifest in entries.values()]
-    assert sorted(kinds) == ["member"] * 4 + ["replicate"] + ["reference"] * 3
+    assert sorted(kinds) == ["member"] * 4 + ["reference"] * 3 + ["replicate"]
     found, validation = load_search(complete), load_validation(complete)
     assert found.target == {"outside": 1.0}
     assert found.method == "descend" and found.looked_at == 200

@@ -183,24 +183,24 @@ def test_vectorized_runs_use_as_many_devices_as_divide_them(members, devices):
 def test_vectorized_runs_of_a_sharded_model_are_refused(setting):
     if jax.device_count() < 2:
         pytest.skip("one device divides nothing")
-    config = tiny.changed(setting.config, "train", group=2)
+    config = tiny.changed(setting.config, "train", parallel_runs=2)
     with pytest.raises(UserError, match=r"config.train.parallel_runs=2"):
         recipe_trainer(setting.model, config, tiny.mesh_of(1, 2))
 
 
 def test_several_processes_train_one_run_at_a_time(setting, monkeypatch):
-    config = tiny.changed(setting.config, "train", group=0)
+    config = tiny.changed(setting.config, "train", parallel_runs=0)
     trainer = recipe_trainer(setting.model, config, tiny.mesh_of())
     monkeypatch.setattr("jaxsim.train.trainer.alone", lambda: False)
     assert trainer.at_once(12) == 1
-    config = tiny.changed(setting.config, "train", group=2)
+    config = tiny.changed(setting.config, "train", parallel_runs=2)
     with pytest.raises(UserError, match=r"train.parallel_runs=2: several processes"):
         recipe_trainer(setting.model, config, tiny.mesh_of())
 
 
 def test_a_cpu_trains_one_run_at_a_time(setting):
     assert setting.trainer.at_once(12) == 1
-    config = tiny.changed(setting.config, "train", group=4)
+    config = tiny.changed(setting.config, "train", parallel_runs=4)
     trainer = recipe_trainer(setting.model, config, tiny.mesh_of())
     assert trainer.at_once(12) == 4
 

@@ -1,5 +1,6 @@
 """Runs that were stopped, killed or damaged, and resumed."""
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -38,7 +39,8 @@ def test_a_crash_resumes_from_the_last_checkpoint(
     setting, trained, tmp_path, monkeypatch
 ):
     # Saves after 3, dies after 5: the row of step 4 is cut and written again.
-    monkeypatch.setattr(setting.trainer, "_save_every", 3)
+    execution = dataclasses.replace(setting.config.train, checkpoint_every=3)
+    monkeypatch.setattr(setting.trainer, "_config", execution)
     with pytest.raises(KeyboardInterrupt):
         setting.train(tmp_path, stop=stop_after(5, KeyboardInterrupt))
     rows = tiny.rows_of_metrics(tmp_path / "metrics.jsonl")
