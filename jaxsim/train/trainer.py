@@ -215,7 +215,11 @@ class Trainer:
                 running, program, corpus, schedules, state, first,
                 tail_steps, checkpoints, stop, finished,
             )  # fmt: skip
-            results = self._results(program, state, tail_steps)
+            if self.recipe.tail == 0:
+                results = program.fetch(state.params)
+            else:
+                total = program.fetch(state.tail_sum)
+                results = jax.tree.map(lambda a: a / np.float32(tail_steps), total)
             wall = (time.monotonic() - begin) / len(runs)
         tokens = runs[0].steps * self.recipe.batch * corpus.length
         return [
@@ -310,16 +314,6 @@ class Trainer:
     def _flops(self, tokens: int) -> float:
         """FLOPs of training: a backward pass costs two forward passes."""
         return 3 * self.model.forward_flops(tokens)
-
-    def _results(
-        self, program: TrainProgram, state: TrainState, tail_steps: int
-    ) -> Any:
-        """The final parameters of the runs [G, ...], on the host."""
-        if self.recipe.tail == 0:
-            return program.fetch(state.params)
-        return jax.tree.map(
-            lambda a: a / np.float32(tail_steps), program.fetch(state.tail_sum)
-        )
 
 
 def base_trainer(model: LanguageModel, config: Config, mesh: Mesh) -> Trainer:
