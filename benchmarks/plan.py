@@ -58,13 +58,13 @@ def measure(name: str) -> dict[str, Any]:
     from jaxsim.cli import parse
     from jaxsim.model import LanguageModel
     from jaxsim.plan import devices_of, sizes_of
-    from jaxsim.plan.chips import chip_of
     from jaxsim.plan.plan import SCORING_SHARE, costs
     from jaxsim.plan.programs import (
-        group_step,
+        chip_of,
+        compile_program,
         scoring,
-        test_on,
         train_step,
+        vectorized_step,
     )
 
     arguments, programs = CASES[name]
@@ -85,11 +85,11 @@ def measure(name: str) -> dict[str, Any]:
         if which == "train":
             program = train_step(config, model, devices)
         elif which == "group":
-            program = group_step(config, model, devices)
+            program = vectorized_step(config, model, devices)
         else:
             program, plan = scoring(config, model, sizes.members, devices)
             layout = str(plan)
-        made[which] = dataclasses.asdict(test_on(program))
+        made[which] = dataclasses.asdict(compile_program(program))
         print(name, which, json.dumps(made[which]["memory"]), flush=True)
     return {
         "command": " ".join(["jaxsim plan", *arguments]),

@@ -35,7 +35,7 @@ def random_resident(model: LanguageModel, members: int, deltas: str) -> Resident
         delta_C = jnp.asarray(_CHANGE, kind) * jax.random.normal(key, shape, kind)
         if kind == jnp.float32:
             return delta_C
-        return jax.lax.bitcast_convert_type(delta_C, jnp.uint16)  # `splits`
+        return jax.lax.bitcast_convert_type(delta_C, jnp.uint16)  # `to_bfloat16_bits`
 
     leaves, tree = jax.tree.flatten(base)
     keys = jax.random.split(jax.random.key(1), len(leaves))

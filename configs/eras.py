@@ -1,15 +1,15 @@
-"""State of the Union addresses by era: harder and smaller than the fields.
+"""State of the Union addresses by era: harder and smaller than `fields.py`.
 
     jaxsim run --config=configs/eras.py --workdir=runs/eras
 
-Twelve eras of 16 years are the partitions; the four years between one and the
-next are out-of-pool domains, and so are the package's messages that are no
-State of the Union address. Neighbouring eras differ little, and a split of an
-era has one to a few addresses. What came out is docs/study.md.
+Twelve eras of 16 years are the partitions. The four years between two eras are
+out-of-pool domains, and so are the package's messages that are not State of the Union
+addresses. Neighboring eras differ little, and a split of an era has only a few
+addresses. The results are in docs/study.md.
 
-Words after the colon: `forecast` asks what was not run yet, whether the past
-tells what serves the future (ten eras up to 1985 are the pool, all later
-addresses the target); `smoke` is five eras in two minutes, which mean nothing.
+Words after the colon: `forecast` uses ten eras up to 1985 as the pool and all later
+addresses as the target (not run yet); `smoke` is a test with five eras that takes two
+minutes.
 Hardware: 2 CPU cores, 4 GB.
 """
 
@@ -35,7 +35,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.corpus.domains = {
         "between": source(
             reader="sotu",
-            # Of the last four years there is one address yet.
+            # The last four years have only one address so far.
             by_dates=tuple((str(y + 16), str(y + 19)) for y in starts[:-1]),
             where=addresses,
         ),
@@ -52,8 +52,8 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
                 where=addresses,
             )
         }
-    # Of the salts 0..99999 the one that leaves no half empty and the smallest
-    # era the most text; chosen by counting words, before anything was trained.
+    # Of the salts 0..99999 the one that leaves no split empty and the smallest era
+    # the most text; chosen by counting words, before any training.
     config.corpus.split.salt = "49106"
     config.corpus.split.dev = 0.12
     config.corpus.split.test = 0.15

@@ -3,26 +3,25 @@
     python -m benchmarks.fields --out=runs/fields-text
     jaxsim run --config=configs/fields.py --workdir=runs/fields
 
-The partitions are docstrings of 12 scientific packages, the out-of-pool
-domains docstrings of nine other packages, modules' documentation, source code
-and addresses; `benchmarks/fields.py` fetches the text of all of them, from
-`--out`, or from the folder that JAXSIM_FIELDS names. What came out is
-docs/study.md. Words after the colon, for what the study asks beside:
+The partitions are docstrings of 12 scientific packages. The out-of-pool domains are
+docstrings of nine other packages, modules' documentation, source code and addresses.
+`benchmarks/fields.py` writes the text to the folder `--out`; if it is another one, set
+JAXSIM_FIELDS to it. The results are in docs/study.md. Words after the colon, for other
+questions of the study:
 
-  * `shorter`, `short` and `long`: a sixteenth, a quarter and four times the
-    tokens for each run;
-  * `last`: the last step's parameters in place of a tail average;
-  * `small`: a third of the parameters, for a swarm of trained mixtures;
-  * `smoke`: five fields in a few minutes, which mean nothing.
+  * `shorter`, `short` and `long`: a sixteenth, a quarter and four times the tokens for
+    each run;
+  * `last`: the last step's parameters instead of a tail average;
+  * `small`: a third of the parameters, for many trained mixtures;
+  * `smoke`: a test with five fields that takes a few minutes.
 
-And for questions that were not run yet, a night each:
+Not run yet, a night each:
 
-  * `wide`: five times the parameters. Do reference runs of `wide` rank as merges of
-    the plain config do?
+  * `wide`: five times the parameters; do its reference runs rank like merges of the
+    plain config?
   * `repeated`: a fifth of the text, so that runs repeat it five times as often;
-  * `anchored`: a quarter of every run is the base model's text;
-  * `decayed`: runs end with the rate falling to zero, in place of a tail
-    average.
+  * `replay`: a quarter of every run is base text;
+  * `decayed`: the learning rate falls to zero at the end, instead of a tail average.
 
 Hardware: 2 CPU cores, 4 GB.
 """
@@ -66,7 +65,7 @@ OUT_OF_POOL = (
 def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     words = parse_arg(
         arg, "shorter", "short", "long", "last", "small", "wide", "repeated",
-        "anchored", "decayed", "smoke",
+        "replay", "decayed", "smoke",
     )  # fmt: skip
     text = os.environ.get("JAXSIM_FIELDS", "runs/fields-text")
     config = default_config()
@@ -80,12 +79,12 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
         name: source(reader="jsonl", path=f"{text}/{name}.jsonl")
         for name in OUT_OF_POOL
     }
-    # Docstrings of one file repeat each other: a file is in one split only.
+    # Docstrings of one file are similar, so each file is in one split.
     config.corpus.split.key = "file"
     config.corpus.split.dev = 0.06
     config.corpus.split.test = 0.08
     config.corpus.evaluation_tokens = 20_000
-    config.corpus.max_epochs = 40.0  # `web` with `long`; others far fewer
+    config.corpus.max_epochs = 40.0  # for `web` with `long`; others need far fewer
     config.corpus.tokenizer.vocab_size = 2048
 
     config.model.length = 256
@@ -130,7 +129,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     if "repeated" in words:
         config.corpus.split.base = 0.74  # of the documents; plain: 0.2
         config.corpus.max_epochs = 200.0
-    if "anchored" in words:
+    if "replay" in words:
         config.recipe.replay = 0.25
     if "decayed" in words:
         config.recipe.decay = 0.25

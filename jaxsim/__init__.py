@@ -1,13 +1,28 @@
-"""Which data should a language model be trained on?
+"""Predicts which data mixture a language model should be trained on.
 
-For notebooks; the commands use the same:
+Folders follow the flow of data, and imports run only from later to earlier ones:
+
+    corpus/      documents -> rows of tokens
+    model/       tokens -> log-likelihoods
+    train/       rows -> parameters: `train_step` in step.py, the loop in trainer.py
+    pool/        parameters -> members: manifest.json in manifest.py and publish.py
+    scoring/     members -> scores: the merge in merge.py
+    search/      scores -> a mixture: target and objective in objective.py
+    validation/  predictions against reference runs, and calibration
+    report/      the HTML report, tables and figures
+    plan/        what fits on some hardware, and what it costs
+
+`cli.py` parses a command and calls its function in `commands.py`; `config.py` has
+every config key with its type, bound and default, and checks them.
+
+For notebooks:
 
     import jaxsim
     scorer = jaxsim.Scorer("runs/quickstart")
     table = scorer.table("dirichlet:100")
-    scores = scorer.score("mine", table, half="select", windows=5)
-    scores.bits_per_byte("merge", "select")  # [mixtures, domains]
-    scorer.load("mine")  # the same, later
+    scores = scorer.score("mine", table, "dev", windows=5)
+    scores.bits_per_byte("merge", "dev")  # [mixtures, domains]
+    scorer.load("mine")  # the same scores, from disk
     jaxsim.open_pool("runs/quickstart").manifests("member")
 
 Array names carry their dimensions: `w_MC` is mixtures by members.
@@ -18,8 +33,8 @@ Array names carry their dimensions: `w_MC` is mixtures by members.
     C  members of a pool      M  mixtures             R  evaluation rows
     E  documents              T  scored tokens
 
-In `mixture` and `study`, D is domains and B resampled draws; in the scoring
-program, K is the mixtures of one call and T its blocks of rows.
+In scores and validation, D is domains and B resampled draws; in the scoring program,
+K is the mixtures of one call and T its blocks of rows.
 """
 
 import importlib
@@ -42,13 +57,13 @@ __all__ = [
     "open_pool",
 ]
 
-# Imported when first used: `jaxsim --help` should not wait for JAX.
+# Imported at first use: `jaxsim --help` should not wait for JAX.
 _HOMES = {
     "Mixtures": "jaxsim.scoring",
     "Pool": "jaxsim.pool",
     "Scorer": "jaxsim.scoring",
     "Scores": "jaxsim.scoring",
-    "load_search": "jaxsim.search.found",
+    "load_search": "jaxsim.search.result",
     "load_validation": "jaxsim.validation.validate",
     "open_pool": "jaxsim.pool",
 }

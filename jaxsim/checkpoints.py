@@ -81,7 +81,9 @@ def state_folder(path: str) -> StatePath:
             f"{protocol}://; use one of those, or leave it empty"
         )
     if separator and importlib.util.find_spec("gcsfs") is None:
-        raise UserError(f"{what}: gcsfs is not installed; pip install 'jaxsim[gcs]'")
+        raise UserError(
+            f"{what}: gcsfs is not installed; pip install 'jaxsim-mixtures[gcs]'"
+        )
     if found := re.search(r"[*?\[\]]", path):
         raise UserError(
             f"{what}: {found[0]!r} in the path; Orbax takes it for a pattern"

@@ -1,7 +1,6 @@
-"""The command line: parses, then calls one function of `jaxsim.commands`.
+"""The command line: parses arguments, then calls a function of `jaxsim.commands`.
 
-Kept free of anything else, so that the rest can be imported in a test or a
-notebook. Every mistake of the user ends in one sentence and exit code 2.
+Every mistake of the user ends in one sentence and exit code 2.
 """
 
 import argparse
@@ -31,9 +30,8 @@ from jaxsim.errors import JaxsimError, Preempted, UserError
 from jaxsim.signals import interrupt_on_sigterm
 
 if TYPE_CHECKING:
-    from jaxsim.distributed import Group
+    from jaxsim.distributed import ProcessGroup
 
-# In the order of the flow.
 COMMANDS: Mapping[str, str] = {
     "prepare": "Turn documents into rows of tokens.",
     "base": "Train the base model.",
@@ -89,17 +87,17 @@ _FULL_OR_CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """A command line that was understood."""
+    """A parsed command line."""
 
     command: str
     config: Config | None
     workdir: Path | None
     options: dict[str, Any]
-    group: "Group | None" = None  # of processes that run it together
+    group: "ProcessGroup | None" = None
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises what argparse would print, as a `UserError`."""
+    """Raises a `UserError` where argparse would exit."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog.removeprefix('jaxsim ')}: {message}")
@@ -109,7 +107,7 @@ def entry() -> int:
     """The console script."""
     _open_standard_streams()
     code = main(sys.argv[1:])
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has ended
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the command has ended
     return code
 
 
@@ -120,7 +118,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _main(argv: Sequence[str]) -> None:
     if not argv or {"--help", "-h", "--version"} & set(argv):
-        with contextlib.suppress(SystemExit):  # argparse has printed it
+        with contextlib.suppress(SystemExit):  # argparse prints, then exits
             parse(argv or ["--help"])
         sys.stdout.flush()
         return
@@ -138,7 +136,7 @@ def _main(argv: Sequence[str]) -> None:
 
 
 def _guarded(action: Callable[[], None]) -> int:
-    """Runs an action; prints what went wrong and returns the exit code."""
+    """Runs an action; prints its error, if any, and returns the exit code."""
     try:
         action()
     except JaxsimError as error:
@@ -161,23 +159,22 @@ def _guarded(action: Callable[[], None]) -> int:
         return _failed(problem, UserError.exit_code)
     except KeyboardInterrupt:  # Ctrl-C, or SIGTERM outside of training
         return _failed(
-            "interrupted; rerun the same command to continue",
-            Preempted.exit_code,
+            "interrupted; rerun the same command to continue", Preempted.exit_code
         )
     return 0
 
 
 def _failed(message: str, code: int) -> int:
-    with contextlib.suppress(BrokenPipeError):  # nobody listens
+    with contextlib.suppress(BrokenPipeError):
         print(f"jaxsim: {message}", file=sys.stderr, flush=True)
     return code
 
 
 def _open_standard_streams() -> None:
-    """Gives a closed stdin, stdout or stderr (`>&-`) to /dev/null.
+    """Opens /dev/null for a closed stdin, stdout or stderr (`>&-`).
 
-    The next file that is opened would take its number, and what libraries
-    print there would end in that file.
+    Otherwise the next file that is opened gets its number, and the output of
+    libraries is written to that file.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -190,24 +187,24 @@ def _open_standard_streams() -> None:
 
 
 def _drop_closed_streams() -> bool:
-    """Points stdout and stderr to /dev/null if nobody reads them anymore."""
+    """Points stdout and stderr to /dev/null if their reader has exited."""
     dropped = False
     for stream in (sys.stdout, sys.stderr):
         poll = select.poll()
         poll.register(stream, select.POLLOUT)
         if any(e & (select.POLLERR | select.POLLHUP) for _, e in poll.poll(0)):
-            # What is still in its buffer would fail again at the exit.
+            # The rest of its buffer would fail again at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             dropped = True
     return dropped
 
 
 def parse(argv: Sequence[str]) -> Call:
-    """Turns arguments into a call.
+    """Parses the arguments of `jaxsim`.
 
     Raises:
-      UserError: anything the user has to change, named.
-      SystemExit: the help or the version was asked for, and is printed.
+      UserError: names what the user has to change.
+      SystemExit: help or version was requested and is printed.
     """
     name = argv[0]
     if name not in (*COMMANDS, "--help", "-h", "--version"):
@@ -235,35 +232,35 @@ def parse(argv: Sequence[str]) -> Call:
         given = options.pop("config")
         node = _load_node(name, given, workdir)
         saved = ""
-        if not given:  # nobody knows whose workdir it was
+        if not given:  # the workdir may come from somebody else
             saved, node.bucket = node.bucket, ""
         _apply(node, overrides)
         config = from_config_dict(node, text=name != "plan")
         if saved and not config.bucket and name in ("score", "validate"):
             print(
                 f"jaxsim: {workdir}/config.json names the bucket {saved}, "
-                "which is left alone; --config=FILE.py or --config.bucket=URL "
-                "would use it",
+                "which is not used; to use it, give --config=FILE.py or "
+                "--config.bucket=URL",
                 file=sys.stderr,
             )
     elif overrides:
         raise UserError(f"{name}: takes no config, but {overrides[0]} is given")
     group = None
     if "distributed" in options:
-        from jaxsim.distributed import group_of
+        from jaxsim.distributed import process_group
 
-        group = group_of(**{flag: options.pop(flag) for flag in _PROCESSES})
+        group = process_group(**{flag: options.pop(flag) for flag in _PROCESSES})
         if group is not None and config is not None and config.bucket:
             raise UserError(
-                f"config.bucket={config.bucket!r}: the processes of one run "
-                "meet in one workdir, on a file system that all of them see; "
-                "leave the bucket out"
+                f"config.bucket={config.bucket!r}: the processes of one run share "
+                "a workdir, on a file system that all of them see; leave the bucket "
+                "out"
             )
     return Call(name, config, workdir, options, group)
 
 
 def _parser() -> argparse.ArgumentParser:
-    """All commands and their flags, but for `--config.KEY=VALUE`."""
+    """The parser of all commands and flags except `--config.KEY=VALUE`."""
     parser = _Parser(
         prog="jaxsim",
         usage="jaxsim COMMAND --config=FILE.py[:ARG] --workdir=DIR [flags]",
@@ -276,134 +273,133 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="COMMAND", required=True
     )
-    add = {}
+    parsers = {}
     for name, summary in COMMANDS.items():
         takes_config, saved = name not in WITHOUT_CONFIG, name in _SAVED_CONFIG
+        optional_workdir = name in _WITHOUT_WORKDIR
         config = "--config=FILE.py[:ARG]" * takes_config
-        usage = [f"[{config}]" if saved else config, "--workdir=DIR", "[flags]"]
-        if name in _WITHOUT_WORKDIR:
-            usage[1] = f"[{usage[1]}]"
-        command = commands.add_parser(
+        usage = f"[{config}]" if saved else config
+        usage += " [--workdir=DIR]" if optional_workdir else " --workdir=DIR"
+        parsers[name] = command = commands.add_parser(
             name,
-            usage=" ".join(filter(None, ["jaxsim", name, *usage])),
+            usage=f"jaxsim {name} {usage.strip()} [flags]",
             help=summary,
             description=summary,
             epilog=_OVERRIDES if takes_config else None,
             allow_abbrev=False,
         )
-        add[name] = command.add_argument
         if takes_config:
             default = " (default: DIR/config.json)" * saved
-            add[name](
+            command.add_argument(
                 "--config",
                 metavar="FILE.py[:ARG]",
                 help=f"The configuration, an ml_collections file{default}.",
             )
-        optional = " Optional." * (name in _WITHOUT_WORKDIR)
-        add[name](
+        command.add_argument(
             "--workdir",
             metavar="DIR",
-            help=f"The folder that keeps all results.{optional}",
+            help="The folder that keeps all results." + " Optional." * optional_workdir,
         )
-    add["prepare"](
+
+    def add(commands: str, flag: str, help: str, **options: Any) -> None:
+        for name in commands.split():
+            parsers[name].add_argument(flag, help=help, **options)
+
+    add(
+        "prepare",
         "--refreeze",
+        "Start a new pool: freeze base text, tokenizer and token budget again "
+        "(default: keep what the first prepare froze).",
         action="store_true",
-        help="Start a new pool: freeze base text, tokenizer and token budget "
-        "again (default: keep what the first prepare froze).",
     )
-    add["train"](
+    add(
+        "train",
         "--shard",
+        "Train only share I of N, counted from 0; 'slurm' takes both from the job "
+        "array (default: train all).",
         metavar="I/N",
         type=lambda text: parse_shard(text, os.environ),
-        help="Train only share I of N, counted from 0; 'slurm' takes both from "
-        "the job array (default: train all).",
     )
-    for name in ("base", "train"):
-        _add_processes(add[name])
-    for name in ("score", "validate", "search", "run"):
-        add[name](
-            "--override",
-            action="store_true",
-            help="Go on although members are damaged or do not match, and mark "
-            "every result (default: stop with exit code 3).",
-        )
-    add["score"](
-        "--mixtures",
-        metavar="TABLE",
-        help="The mixtures: subsets:1-3 (equal weights), dirichlet:1000 "
-        "(random weights) or FILE.csv (default: config.score.mixtures).",
-    )
-    add["validate"](
-        "--runs",
-        metavar="MIXTURES.csv,METRICS.csv",
-        type=_two_files,
-        help="Compare with your own runs, trained elsewhere, instead of "
-        "training reference runs.",
-    )
-    add["validate"](
-        "--mixtures",
-        metavar="FILE.csv",
-        type=_file,
-        help="Train the mixtures of this file, such as DIR/search/best.csv, "
-        "and compare them with their predictions.",
-    )
-    add["search"](
-        "--min-effect",
-        metavar="SHARE",
-        type=_number(
-            "min-effect",
-            _percent,
-            lambda x: 0 <= x < 1,
-            "a share of the loss, as in 0.2%",
-        ),
-        help="The smallest difference in loss that matters, as in 0.2%% "
-        "(default: config.search.min_effect).",
-    )
-    add["plan"](
-        "--topology",
-        metavar="NAME",
-        help="A TPU topology such as v5e:16x16 (default: the devices of this machine).",
-    )
-    add["plan"](
-        "--members",
-        metavar="N",
-        type=_number("members", int, lambda n: n > 0, "a number, as in 32"),
-        help="The number of members (default: what the prepared text or the "
-        "config says).",
-    )
-    add["plan"](
-        "--utilization",
-        metavar="SHARE",
-        type=_number(
-            "utilization",
-            float,
-            lambda x: 0 < x <= 1,
-            "a share of the peak rate, as in 0.4",
-        ),
-        help="The share of the peak rate that programs reach (default: 0.4).",
-    )
-    return parser
-
-
-def _add_processes(add: Callable[..., Any]) -> None:
-    """The flags of a command that several processes can run as one program."""
     add(
+        "base train",
         "--distributed",
+        "Join the processes that JAX detects: a TPU slice, a Slurm step or Open MPI "
+        "(default: off, one process).",
         metavar="auto",
-        help="Join the processes that JAX detects: a TPU slice, a Slurm step "
-        "or Open MPI (default: off, one process).",
     )
     add(
+        "base train",
         "--coordinator",
+        "Join by hand: the address of process 0, the same for all.",
         metavar="HOST:PORT",
-        help="Join by hand: the address of process 0, the same for all.",
     )
-    for flag, metavar, what in (
-        ("processes", "N", "Join by hand: how many processes there are."),
-        ("process", "I", "Join by hand: which one this is, from 0 to N-1."),
+    for flag, metavar, help in (
+        ("--processes", "N", "Join by hand: how many processes there are."),
+        ("--process", "I", "Join by hand: which one this is, from 0 to N-1."),
     ):
         whole = _number(flag, int, lambda n: n >= 0, "a whole number, from 0")
-        add(f"--{flag}", metavar=metavar, type=whole, help=what)
+        add("base train", flag, help, metavar=metavar, type=whole)
+    add(
+        "score validate search run",
+        "--override",
+        "Go on although members are damaged or do not match, and mark every result "
+        "(default: stop with exit code 3).",
+        action="store_true",
+    )
+    add(
+        "score",
+        "--mixtures",
+        "The mixtures: subsets:1-3 (equal weights), dirichlet:1000 (random weights) "
+        "or FILE.csv (default: config.score.mixtures).",
+        metavar="TABLE",
+    )
+    add(
+        "validate",
+        "--runs",
+        "Compare with your own runs, trained elsewhere, instead of training reference "
+        "runs.",
+        metavar="MIXTURES.csv,METRICS.csv",
+        type=_two_files,
+    )
+    add(
+        "validate",
+        "--mixtures",
+        "Train the mixtures of this file, such as DIR/search/best.csv, and compare "
+        "them with their predictions.",
+        metavar="FILE.csv",
+        type=_file,
+    )
+    of_loss = "a share of the loss, as in 0.2%"
+    add(
+        "search",
+        "--min-effect",
+        "The smallest difference in loss that matters, as in 0.2%% (default: "
+        "config.search.min_effect).",
+        metavar="SHARE",
+        type=_number("--min-effect", _percent, lambda x: 0 <= x < 1, of_loss),
+    )
+    add(
+        "plan",
+        "--topology",
+        "A TPU topology such as v5e:16x16 (default: the devices of this machine).",
+        metavar="NAME",
+    )
+    add(
+        "plan",
+        "--members",
+        "The number of members (default: what the prepared text or the config says).",
+        metavar="N",
+        type=_number("--members", int, lambda n: n > 0, "a number, as in 32"),
+    )
+    of_peak = "a share of the peak rate, as in 0.4"
+    add(
+        "plan",
+        "--utilization",
+        "The share of the peak rate that programs reach (default: 0.4).",
+        metavar="SHARE",
+        type=_number("--utilization", float, lambda x: 0 < x <= 1, of_peak),
+    )
+    return parser
 
 
 def _number(
@@ -412,13 +408,13 @@ def _number(
     holds: Callable[[float], bool],
     must_be: str,
 ) -> Callable[[str], float]:
-    """Parses the value of a flag."""
+    """Returns a parser for the value of a flag."""
 
     def parse(text: str) -> float:
         with contextlib.suppress(ValueError):
             if holds(value := convert(text)):
                 return value
-        raise UserError(f"--{flag}={text}: must be {must_be}")
+        raise UserError(f"{flag}={text}: must be {must_be}")
 
     return parse
 
@@ -445,11 +441,10 @@ def _file(text: str) -> Path:
 
 
 def parse_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
-    """Share i of n from '2/8', or from 'slurm' in a task of a job array.
+    """Parses '2/8' as (2, 8); 'slurm' takes both numbers from a job array.
 
     Raises:
-      UserError: it is neither, or there is no array whose tasks are numbered
-        without a gap.
+      UserError: it is neither, or there is no job array numbered without a gap.
     """
     if text == "slurm":
         return _slurm_share(environment)
@@ -472,7 +467,7 @@ def _slurm_share(environment: Mapping[str, str]) -> tuple[int, int]:
             f"--shard=slurm: {array}ID, COUNT, MIN and MAX are not set; use "
             "it in a job array (sbatch --array=0-7), or give --shard=i/n"
         ) from error
-    # From 1,3,7 or 0-6:2 one cannot tell which share a task has.
+    # For an array of 1,3,7 or 0-6:2 the share of a task is unknown.
     if high - low + 1 != count or not low <= task <= high:
         raise UserError(
             f"--shard=slurm: the array has {count} tasks numbered from {low} "
@@ -489,7 +484,7 @@ def _workdir(name: str, text: str | None) -> Path | None:
     if found := re.search(r"[*?\[\]]", str(Path(text).absolute())):
         raise UserError(
             f"--workdir={text}: {found[0]!r} in the path of a workdir; "
-            "Orbax takes it for a pattern. Use another folder"
+            "Orbax reads it as a pattern. Use another folder"
         )
     return Path(text)
 
@@ -509,11 +504,11 @@ def _execute(call: Call) -> None:
         function(call.config, call.workdir, **call.options)
 
 
-def _execute_in_group(call: Call, group: "Group") -> None:
-    """Runs as one of many processes; one that fails ends at once."""
+def _execute_in_group(call: Call, group: "ProcessGroup") -> None:
+    """Runs the command as one process of a group; it ends at once if it fails."""
     from jaxsim import distributed
 
-    # Nothing has begun, and Python handles no signal while it waits.
+    # Python handles no signal while `join` waits.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     distributed.join(group)
     interrupt_on_sigterm()
@@ -523,7 +518,7 @@ def _execute_in_group(call: Call, group: "Group") -> None:
                 nowhere = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
             code = _guarded(lambda: _execute(_as_process_0(call)))
-    # If this process cannot go on, none can: it must not linger.
+    # The others cannot continue without this process: it must not hang.
     except BaseException:  # noqa: BLE001
         traceback.print_exc()
         code = 1
@@ -532,7 +527,7 @@ def _execute_in_group(call: Call, group: "Group") -> None:
 
 
 def _as_process_0(call: Call) -> Call:
-    """The call with process 0's config: other processes may see other files."""
+    """The call with process 0's config; other processes may see other files."""
     from jaxsim.distributed import from_lead
 
     assert call.config is not None  # both commands need one
@@ -544,7 +539,7 @@ def _as_process_0(call: Call) -> Call:
 def _load_node(
     name: str, argument: str | None, workdir: Path | None
 ) -> config_dict.ConfigDict:
-    """The configuration before overrides: from `--config` or the workdir."""
+    """Loads the configuration, before overrides, from `--config` or the workdir."""
     if argument:
         return _run_config_file(argument)
     if name not in _SAVED_CONFIG or workdir is None:
@@ -605,10 +600,10 @@ def _expect_key(node: config_dict.ConfigDict, key: str) -> None:
         parts = config_path.split(key)
     except ValueError as error:
         raise UserError(
-            f"--config.{key}: no key; a name with signs in it is written "
+            f"--config.{key}: not a key; write a name with special characters as in "
             """'--config.corpus.domains["a-name"].path=...'"""
         ) from error
-    if re.search(r"\s", key):  # absl allows none in the name of a flag
+    if re.search(r"\s", key):  # absl allows no space in the name of a flag
         raise UserError(
             f"--config.{key}: a name with spaces cannot be set here; "
             "set it in the config file"
@@ -627,7 +622,7 @@ def _expect_key(node: config_dict.ConfigDict, key: str) -> None:
 
 
 def _sentence(error: BaseException) -> str:
-    """The message on one line; ConfigDict wraps it and lists all fields."""
+    """An error's message on one line; without the fields that ConfigDict lists."""
     message: Any = error
     while isinstance(message, BaseException) and message.args:
         message = message.args[0]
@@ -636,6 +631,6 @@ def _sentence(error: BaseException) -> str:
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
-    """'did you mean ...? ' if a known word is like this one, or nothing."""
+    """'did you mean ...? ' if a known word is similar, or ''."""
     close = difflib.get_close_matches(word, list(known), 1)
     return f"did you mean {close[0]}? " if close else ""

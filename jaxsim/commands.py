@@ -1,4 +1,4 @@
-"""One function for each command; notebooks may call them as well.
+"""One function for each command of the command line; notebooks may call them too.
 
 Each can be killed and called again: it does what is missing on disk.
 """
@@ -12,14 +12,14 @@ import jax
 from jaxsim import corpus as corpora
 from jaxsim.config import Config, SearchConfig, save_config
 from jaxsim.corpus import Corpus, open_corpus
-from jaxsim.distributed import as_lead_sees, is_lead, leading
+from jaxsim.distributed import is_lead, leading, on_lead
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.log import say
 from jaxsim.mesh import training_mesh
 from jaxsim.model import LanguageModel
 from jaxsim.plan import Plan, devices_of, make_plan, show_plan, sizes_of
 from jaxsim.pool import Manifest, Pool, create_pool, open_pool
-from jaxsim.pool.bucket import Bucket, open_bucket
+from jaxsim.pool.bucket import open_bucket
 from jaxsim.pool.build import PoolBuilder, follow, train_missing
 from jaxsim.pool.digests import differences
 from jaxsim.pool.manifest import read_manifest
@@ -37,7 +37,7 @@ from jaxsim.report.write import last_lines, write_report
 from jaxsim.scoring.scorer import Scorer, table_name
 from jaxsim.scoring.scores import Scores
 from jaxsim.search.objective import Objective, target_weights
-from jaxsim.search.result import SearchResult, load_search, save_search
+from jaxsim.search.result import load_search, save_search
 from jaxsim.search.search import search as find
 from jaxsim.search.ties import Residual
 from jaxsim.train import (
@@ -72,14 +72,14 @@ CHOSEN, CHOSEN_MIXTURES = "chosen", "chosen-mixtures"
 
 
 def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
-    """Turns documents into rows; the first call freezes what later ones use."""
+    """Turns documents into rows of tokens; the first call freezes the corpus."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
             f"--workdir={workdir}: cannot create this folder: {error.strerror}"
         ) from error
-    bucket = _bucket(config, workdir)
+    bucket = open_bucket(config.bucket, workdir)
 
     def make() -> Corpus:
         return corpora.prepare(config, workdir, refreeze)
@@ -95,8 +95,8 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
 
 
 def base(config: Config, workdir: Path) -> None:
-    """Trains the base model from scratch, on text of its own."""
-    bucket = _bucket(config, workdir)
+    """Trains the base model from scratch, on the base text."""
+    bucket = open_bucket(config.bucket, workdir)
     if bucket:
         bucket.share_corpus()
     corpus = _corpus(workdir)
@@ -108,7 +108,7 @@ def base(config: Config, workdir: Path) -> None:
         _check_base(read_manifest(entry), config)
         return True
 
-    if as_lead_sees(is_there):
+    if on_lead(is_there):
         say("base model: already trained, skipping")
         if bucket:
             bucket.send([entry])
@@ -116,11 +116,11 @@ def base(config: Config, workdir: Path) -> None:
     model = LanguageModel(config.model, corpus.tokenizer.vocab_size)
     mesh = training_mesh(config.train.data_axis, config.train.model_axis)
     trainer = base_trainer(model, config, mesh)
-    steps, order = config.base.steps, config.base.data_seed
-    run = Run("base", "base", {"base": 1.0}, steps, order)
+    settings = config.base
+    run = Run("base", "base", {"base": 1.0}, settings.steps, settings.data_seed)
     say(
         f"base model: {model.parameter_count():,} parameters, "
-        f"{config.base.steps * config.base.batch * corpus.length:,} tokens"
+        f"{settings.steps * settings.batch * corpus.length:,} tokens"
     )
     start = trainer.fresh_params(config.base.seed)
     if not is_lead():
@@ -145,7 +145,7 @@ def train(
     trainer: Trainer | None = None,
 ) -> None:
     """Trains every member that the pool lacks, or share i of n of them."""
-    bucket = _bucket(config, workdir)
+    bucket = open_bucket(config.bucket, workdir)
     if bucket:
         bucket.share_corpus()
         bucket.shares(workdir / "base")
@@ -192,10 +192,10 @@ def validate(
     scorer: Scorer | None = None,
     trainer: Trainer | None = None,
 ) -> None:
-    """Diagnoses the pool; trains reference runs, or reads the user's.
+    """Diagnoses the pool, then trains reference runs or reads the user's `runs`.
 
-    With `mixtures` it trains those instead. How a chosen mixture comes out does
-    not measure agreement, so the last measurement stays as it is.
+    With `mixtures` it only trains those. A chosen mixture is no random sample, so it
+    does not change the measured agreement.
     """
     scorer = scorer or _scorer(config, workdir, override)
     if mixtures is not None:
@@ -203,17 +203,17 @@ def validate(
             raise UserError("--runs and --mixtures: give one of them")
         chosen = _validate_chosen(config, scorer, mixtures, trainer)
         save_chosen(workdir, chosen)
-        show_chosen(chosen, _found(workdir), load_validation(workdir))
+        there = (workdir / "search" / "result.json").exists()
+        last_search = load_search(workdir) if there else None
+        show_chosen(chosen, last_search, load_validation(workdir))
         return
-    # Files that cannot be read are refused before anything is scored.
+    # Unreadable files are refused before anything is scored.
     given = None
     if runs is not None:
         given = read_external_runs(*runs, scorer.members, scorer.evaluation.domains)
-    # Before any run is trained: diagnostics of the pool cost next to nothing.
+    # Diagnostics are cheap, so they come before any training.
     known = diagnose(
-        scorer,
-        config.score.windows or FEW_WINDOWS,
-        replicate_pairs(config, scorer),
+        scorer, config.score.windows or FEW_WINDOWS, replicate_pairs(config, scorer)
     )
     save_diagnostics(workdir, known)
     show_diagnostics(known)
@@ -224,11 +224,11 @@ def validate(
             config,
             scorer,
             trainer or _trainer(config, workdir),
-            _bucket(config, workdir),
+            open_bucket(config.bucket, workdir),
         )
     expected = min(config.validate.member_replicates, len(scorer.members))
     if runs is None and known.replicates < expected:
-        # Members have been repeated since, which measures noise.
+        # New replicates of members measure noise.
         repeated = replicate_pairs(config, scorer)
         known = diagnose(scorer, known.windows, repeated)
         save_diagnostics(workdir, known)
@@ -249,7 +249,7 @@ def search(
     override: bool = False,
     scorer: Scorer | None = None,
 ) -> None:
-    """Searches the best mixture for the objective, and all that tie with it."""
+    """Searches for the best mixture and all mixtures that tie with it."""
     scorer = scorer or Scorer(workdir, config.score, override)
     settings = config.search
     if min_effect is not None:
@@ -279,7 +279,7 @@ def search(
 
 
 def report(config: Config, workdir: Path) -> Path:
-    """Writes the HTML report, figures and tables, from what is on disk."""
+    """Writes the HTML report, figures and tables from the results on disk."""
     path = write_report(config, workdir)
     say(f"report: {path}")
     return path
@@ -292,7 +292,7 @@ def plan(
     members: int | None = None,
     utilization: float | None = None,
 ) -> Plan:
-    """Compiles training and scoring, also for hardware that is elsewhere."""
+    """Compiles training and scoring, also for hardware that is not attached."""
     sizes = sizes_of(config, workdir, members)
     devices = devices_of(topology) if topology else jax.devices()
     made = make_plan(
@@ -310,7 +310,7 @@ def verify(workdir: Path) -> None:
     """Re-hashes the base model and the pool.
 
     Raises:
-      DamagedError: lists everything that is wrong.
+      DamagedError: lists all damage.
     """
     pool = open_pool(workdir)
     problems = pool.problems()
@@ -328,7 +328,7 @@ def verify(workdir: Path) -> None:
 
 
 def run(config: Config, workdir: Path, override: bool = False) -> None:
-    """Runs all that the config asks for, in order."""
+    """Runs the commands from `prepare` to `report` that the config asks for."""
     prepare(config, workdir)
     base(config, workdir)
     trainer = _trainer(config, workdir)
@@ -341,34 +341,29 @@ def run(config: Config, workdir: Path, override: bool = False) -> None:
     report(config, workdir)
 
 
-def _bucket(config: Config, workdir: Path) -> Bucket | None:
-    """Where other machines share this pool, if the config says so."""
-    return open_bucket(config.bucket, workdir)
-
-
 def _scorer(config: Config, workdir: Path, override: bool) -> Scorer:
-    """A scorer of the pool as it is now, also in the bucket."""
-    if bucket := _bucket(config, workdir):
+    """A scorer of the pool, including the members in the bucket."""
+    if bucket := open_bucket(config.bucket, workdir):
         bucket.share_corpus()
         bucket.fetch_pool()
     return Scorer(workdir, config.score, override)
 
 
 def _trainer(config: Config, workdir: Path) -> Trainer:
-    """The recipe's trainer; it compiles when a run is first needed."""
+    """The trainer of the recipe; it compiles when it first trains."""
     pool = _pool(config, workdir, _corpus(workdir))
     mesh = training_mesh(config.train.data_axis, config.train.model_axis)
     return recipe_trainer(pool.model, config, mesh)
 
 
 def _corpus(workdir: Path) -> Corpus:
-    """The corpus as process 0 sees it; its digests pin what others read."""
-    record = as_lead_sees(lambda: open_corpus(workdir).record)
+    """The corpus as process 0 sees it; its digests check what others read."""
+    record = on_lead(lambda: open_corpus(workdir).record)
     return Corpus(workdir, record)
 
 
 def _pool(config: Config, workdir: Path, corpus: Corpus) -> Pool:
-    """The pool as process 0 opens or creates it."""
+    """The pool that process 0 opens or creates."""
     size = corpus.tokenizer.vocab_size
 
     def identity() -> dict[str, Any]:
@@ -376,11 +371,11 @@ def _pool(config: Config, workdir: Path, corpus: Corpus) -> Pool:
         return pool.identity
 
     model = LanguageModel(config.model, size)
-    return Pool(workdir, model, as_lead_sees(identity))
+    return Pool(workdir, model, on_lead(identity))
 
 
 def _base_recipe(config: Config) -> dict[str, Any]:
-    """What the base parameters depend on, besides text and model."""
+    """The settings that the base model depends on, besides text and model."""
     shared = ("beta1", "beta2", "weight_decay", "clip", "precision")
     return dataclasses.asdict(config.base) | {
         name: getattr(config.recipe, name) for name in shared
@@ -395,16 +390,12 @@ def _check_base(manifest: Manifest, config: Config) -> None:
     """
     lines = differences(
         {"base": manifest.recipe, "model": manifest.model},
-        {
-            "base": _base_recipe(config),
-            "model": dataclasses.asdict(config.model),
-        },
+        {"base": _base_recipe(config), "model": dataclasses.asdict(config.model)},
         "config.",
     )
     if lines:
         raise UserError(
-            f"the base model was trained with other values: "
-            f"{'; '.join(lines)}. "
+            f"the base model was trained with other values: {'; '.join(lines)}. "
             "Restore them, or use another --workdir"
         )
 
@@ -415,7 +406,7 @@ def _validate_chosen(
     """Trains the mixtures of a file, for as many tokens as reference runs.
 
     Raises:
-      UserError: a row cannot be trained, or is there twice.
+      UserError: a row cannot be trained or is repeated.
     """
     asked = read_mixtures(path, scorer.members)
     runs = [
@@ -432,7 +423,7 @@ def _validate_chosen(
         runs,
         runs,
         trainer or _trainer(config, scorer.workdir),
-        _bucket(config, scorer.workdir),
+        open_bucket(config.bucket, scorer.workdir),
     )
     trained = scorer.score_entries(CHOSEN, names, "test")
     return compare_chosen(
@@ -443,20 +434,21 @@ def _validate_chosen(
 
 
 def _table(config: Config, scorer: Scorer) -> Scores | None:
-    """The scored table of the config; only method 'table' needs one.
+    """The scored table of the config; only method 'table' requires one.
 
     Raises:
       UserError: method 'table' has none.
     """
-    if config.search.method == "table":
-        if not config.score.mixtures:
-            raise UserError("config.score.mixtures: empty, nothing to search")
-        return scorer.scored(config.score.mixtures)
+    required = config.search.method == "table"
     if not config.score.mixtures:
+        if required:
+            raise UserError("config.score.mixtures: empty, nothing to search")
         return None
     try:
         return scorer.scored(config.score.mixtures)
     except UserError as error:
+        if required:
+            raise
         say(f"search: ignoring the table of mixtures: {error}")
         return None
 
@@ -464,31 +456,21 @@ def _table(config: Config, scorer: Scorer) -> Scores | None:
 def _corrector(
     scorer: Scorer, settings: SearchConfig, validation: Validation | None
 ) -> Corrector | None:
-    """The calibration; None if it lacks a domain that matters."""
+    """The calibration; None if it lacks a domain of the target or a limit."""
     if validation is None:
         return None
-    evaluation = scorer.evaluation
-    weights_D = target_weights(settings, evaluation)
+    domains = scorer.evaluation.domains
+    weights_D = target_weights(settings, scorer.evaluation)
     needed = {
-        name
-        for name, weight in zip(evaluation.domains, weights_D, strict=True)
-        if weight > 0 or name in settings.max_regression
+        name for name, weight in zip(domains, weights_D, strict=True) if weight > 0
     }
+    needed |= settings.max_regression.keys() & set(domains)
     calibration = validation.calibrated(needed)
-    if calibration is None:
-        return None
-    return Corrector(calibration, scorer)
-
-
-def _found(workdir: Path) -> SearchResult | None:
-    """The last search, if there was one."""
-    if not (workdir / "search" / "result.json").exists():
-        return None
-    return load_search(workdir)
+    return Corrector(calibration, scorer) if calibration else None
 
 
 def _validate_given(scorer: Scorer, given: ExternalRuns) -> Validation:
-    """Compares runs of the user's, of any length and however trained."""
+    """Compares predictions with the user's runs, however these were trained."""
     predictors = scorer.score(MIXTURES, given.table, None)
     return compare(
         basis_of(scorer.corpus, scorer.standard(), singles_known=False),

@@ -1,10 +1,9 @@
-"""Configuration: `ml_collections` files become frozen dataclasses, once.
+"""Configuration: every key with its type or choices, bound and default.
 
-The dataclasses below are the only place where a key is described: its type or
-choices, its bound and its default. A config file starts from
-`default_config()`, a locked `ConfigDict` that holds every key, so
-`--config.recipe.steps=64` always works and a misspelled key always fails. The
-library itself sees only the frozen dataclasses.
+A config file starts from `default_config()`, a locked `ConfigDict` with every key, so
+`--config.recipe.steps=64` always works and a misspelled key always fails.
+`from_config_dict` checks it and returns the frozen dataclasses below, which is all that
+the rest of jaxsim sees.
 """
 
 # ruff: noqa: RUF009 - what is called in a default returns a dataclass field
@@ -137,7 +136,7 @@ class ModelConfig:
     qk_norm: bool = False  # over the full width, before heads and RoPE
     output_projection: bool = True
     bias: bool = False  # on every linear map but the head
-    gate_first: bool = True  # which half of the fused MLP input is the gate
+    gate_first: bool = True  # whether the gate comes first in the fused MLP input
     tied: bool = True
     rope_base: float = 10_000.0
     vocab_multiple: int = positive(1)  # embedding rows are rounded up to this
@@ -177,12 +176,12 @@ class RecipeConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How training is executed; nothing here changes what is learned."""
+    """How training is executed; results do not depend on it."""
 
     data_axis: int = -1  # devices on the mesh axis `data`; -1: the rest
     model_axis: int = positive(1)  # devices on the mesh axis `model`
-    parallel_runs: int = non_negative(0)  # runs trained in parallel; 0: planned
-    accumulate: int = positive(1)  # pieces of a batch, one after the other
+    parallel_runs: int = non_negative(0)  # vectorized runs; 0: planned
+    accumulate: int = positive(1)  # pieces of a batch, in sequence
     attention: Attention = "auto"
     unroll: bool = True  # layers; faster on CPU, slower to compile
     remat: Literal["none", "dots", "full"] = "none"
@@ -213,17 +212,17 @@ class ScoreConfig:
 
 @dataclass(frozen=True)
 class ValidateConfig:
-    """What is really trained, to see how far predictions can be trusted.
+    """Reference runs, which show how far predictions can be trusted.
 
-    `held_out` runs are drawn at random and judge predictions; `calibration_runs` are
-    chosen by design and correct them.
+    `held_out` runs are drawn at random and measure agreement; `calibration_runs` are
+    designed and correct predictions.
     """
 
     held_out: int = non_negative(0)  # 0: none, and `run` leaves out `validate`
-    calibration_runs: int = non_negative(0)  # runs that only the calibration sees
-    replicates: int = non_negative(0)  # reference runs repeated with another data order
-    member_replicates: int = non_negative(0)  # members repeated
-    # Tokens of a run: `token_multiplier` units, or the sum of its units (subsets only).
+    calibration_runs: int = non_negative(0)  # runs that only calibration uses
+    replicates: int = non_negative(0)  # of reference runs, with another data seed
+    member_replicates: int = non_negative(0)  # of members
+    # Tokens of a run: `token_multiplier` units, or all its units (subsets only).
     budget: Literal["fixed", "sum"] = "fixed"
     token_multiplier: float = positive(1.0)  # tokens of a run / tokens of a member
     concentration: float = positive(4.0)  # of the reference runs drawn from Dirichlet
@@ -235,12 +234,12 @@ class ValidateConfig:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """What to minimize, under what constraints, and how hard to look.
+    """What to minimize, under what constraints, and the budget of the search.
 
-    An empty target is every out-of-pool domain, or, with none, all. The names
-    in `min_weight`, `max_weight` and `supply` are members, partitions or groups.
-    Shares are of the run's tokens outside replay, as mixtures are; the
-    same share in `min_weight` and `max_weight` fixes one.
+    An empty target means all out-of-pool domains, or all domains if there are none.
+    The names in `min_weight`, `max_weight` and `supply` are members, partitions or
+    groups. Like mixtures, shares are of the run's tokens without replay; the same
+    share in `min_weight` and `max_weight` fixes it.
     """
 
     target: dict[str, float] = values(0, math.inf, "zero or more")
@@ -257,7 +256,7 @@ class SearchConfig:
     # Proportional to tokens in the corpus, or all the same.
     prior: Literal["proportional", "uniform"] = "proportional"
     tokens: float = non_negative(0.0)  # of the planned run; 0: unlimited
-    epochs: float = positive(4.0)  # how often that run may repeat a source
+    epochs: float = positive(4.0)  # of a source in that run, at most
     # Tokens of a source, if there are more than in the corpus; together for
     # the members of a partition or group; 'base': the text of replay.
     supply: dict[str, float] = values(1, math.inf, "a number of tokens, at least one")
@@ -442,13 +441,13 @@ def _check_together(config: Config) -> None:
     need(divides, "model.kv_heads", f"a divisor of heads={heads}")
     if split.base + split.dev + split.test >= 1:
         raise UserError(
-            "config.corpus.split: base model + select + report leave no share "
-            "of the documents for training"
+            "config.corpus.split: base + dev + test leave no share of the documents "
+            "for training"
         )
     need(
         bool(corpus.base_text) or split.base > 0,
         "corpus.split.base",
-        "positive, or corpus.base_text must name the base model's text",
+        "positive, or corpus.base_text must name base text",
     )
     below = not base.warmup or base.warmup < base.steps
     need(below, "base.warmup", f"below base.steps={base.steps}")

@@ -17,9 +17,8 @@ from jax.sharding import Mesh
 from jaxsim.config import Attention
 from jaxsim.errors import JaxsimError, UserError
 
-# Of what is free; the rest is left to the runtime and fragmentation.
+# Of free memory; the rest is left to the runtime and fragmentation.
 _MEMORY_SHARE = 0.8
-
 
 # "... for HLO temporaries (26.46G) exceeds available HBM (15.75G)", and "Ran
 # out of memory in memory space hbm. Used 16.21G of 15.75G hbm".
@@ -35,10 +34,10 @@ class Chip:
     """A kind of device.
 
     Attributes:
-      kind: the device's own name, or how it begins.
+      kind: the device's name, or the beginning of it.
       memory: bytes; 0 if unknown.
-      rate: peak of dense bfloat16 operations a second; 0 if unknown.
-      source: where the two come from.
+      rate: peak dense bfloat16 FLOP/s; 0 if unknown.
+      source: where memory and rate come from.
     """
 
     kind: str
@@ -62,18 +61,14 @@ CHIPS = (
 
 def known_chip(kind: str) -> Chip | None:
     """The first entry whose name a device kind begins with, or None."""
-    return next(
-        (
-            dataclasses.replace(chip, kind=kind)
-            for chip in CHIPS
-            if kind == chip.kind or kind.startswith((f"{chip.kind} ", f"{chip.kind}-"))
-        ),
-        None,
-    )
+    for chip in CHIPS:
+        if kind == chip.kind or kind.startswith((f"{chip.kind} ", f"{chip.kind}-")):
+            return dataclasses.replace(chip, kind=kind)
+    return None
 
 
 def device_problem() -> str:
-    """Why JAX finds no device of JAX_PLATFORMS, or nothing."""
+    """Why JAX finds no device of JAX_PLATFORMS, or ''."""
     if not (platforms := jax.config.values["jax_platforms"]):
         return ""
     try:
@@ -96,15 +91,15 @@ def attention_on(
     setting: str,
     problem: str = "",
 ) -> Attention:
-    """How attention is computed on a device; see `jaxsim/model/attention.py`.
+    """The attention implementation for a device; see `jaxsim/model/attention.py`.
 
     Args:
-      device: one of several that are alike.
-      name: the setting; 'auto' is the best that works.
+      device: one of several equal devices.
+      name: the setting; 'auto' is the fastest that works.
       head: width of a head.
       precision: precision of the computation.
       setting: name of the config key, for messages.
-      problem: why cuDNN cannot be used on any device, if so.
+      problem: why cuDNN cannot be used on any device, or ''.
 
     Raises:
       UserError: cuDNN is set and cannot be used.
@@ -119,7 +114,7 @@ def attention_on(
 
 
 def _cudnn_problem(device: jax.Device, head: int, precision: str) -> str:
-    """Why cuDNN attention cannot be used, or nothing."""
+    """Why cuDNN attention cannot be used, or ''."""
     if device.platform not in ("gpu", "cuda") or (
         "cuda" not in device.client.platform_version.lower()
     ):
@@ -137,9 +132,9 @@ def usable_memory(mesh: Mesh, held: int = 0) -> int:
     """Bytes of a device that may be used; 0 if unknown.
 
     Args:
-      mesh: its devices are all alike. Those of a CPU share one process, and
-        what other processes use does not count as free.
-      held: bytes that this process has already taken from a CPU's memory.
+      mesh: of equal devices. CPU devices share the memory that is available to the
+        process.
+      held: bytes that this process already holds of a CPU's memory.
     """
     if is_cpu(mesh):
         free = psutil.virtual_memory().available + held
@@ -156,7 +151,7 @@ def free_memory(mesh: Mesh) -> int:
 
 
 def peak_flops(mesh: Mesh) -> float:
-    """Peak bfloat16 operations a second of all devices; 0 if unknown."""
+    """Peak bfloat16 FLOP/s of all devices; 0 if unknown."""
     chip = known_chip(mesh.devices.flat[0].device_kind)
     return chip.rate * mesh.size if chip else 0.0
 
@@ -165,7 +160,7 @@ class TooLarge(JaxsimError):
     """The compiler refused a program that needs too much memory.
 
     Attributes:
-      needed, available: bytes of a device, as the compiler says.
+      needed, available: bytes of a device, according to the compiler.
     """
 
     def __init__(self, needed: int, available: int) -> None:
@@ -178,10 +173,10 @@ class TooLarge(JaxsimError):
 
 
 def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """The compiled program.
+    """Compiles a program.
 
-    Most backends compile whatever they are given and fail when it runs. The TPU
-    compiler knows the memory of its chip and refuses.
+    Most backends compile any program, which may fail when it runs. The TPU compiler
+    knows the memory of its chip.
 
     Raises:
       TooLarge: the compiler knows that it does not fit.
@@ -202,7 +197,7 @@ def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes that a program needs of one device, as the compiler reports.
+    """Bytes that a program needs on one device, as the compiler reports them.
 
     Attributes:
       arguments, outputs: what a call takes and returns.
@@ -217,9 +212,8 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """Bytes of a call while it runs."""
-        kept = self.outputs - self.donated
-        return self.arguments + kept + self.temporaries
+        """Bytes in use during a call."""
+        return self.arguments + self.outputs - self.donated + self.temporaries
 
 
 def memory_of(program: jax.stages.Compiled) -> Memory:
@@ -234,10 +228,10 @@ def memory_of(program: jax.stages.Compiled) -> Memory:
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs, for each user and kind of machine.
+    """Caches compiled programs on disk, by user and kind of machine.
 
-    Whoever can write there can run code in this process, so it is never in a
-    workdir, which may be shared. A program for another CPU may crash.
+    Whoever can write to the cache can run code in this process, so it is not in the
+    workdir, which may be shared. A program compiled for another CPU may crash.
     """
     if jax.config.values["jax_compilation_cache_dir"]:
         return  # set by the user, through JAX
@@ -259,7 +253,7 @@ def use_compilation_cache() -> None:
 
 
 def _machine() -> str:
-    """Names the kind of machine: its architecture and CPU features."""
+    """The kind of machine: its architecture and a digest of its CPU features."""
     features = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():

@@ -1,11 +1,11 @@
-"""Several processes on one program: join, follow process 0, stop together.
+"""Several processes run one program: join, follow process 0, stop together.
 
-Every process runs the same command. Process 0 decides what to do from what it
-sees on disk and tells the others, which decide nothing. Decisions and barriers
-go through the coordination service of `jax.distributed` and not through
-collectives (`multihost_utils`). Process 0 can tell of its own failure while the
-others are in a train step, where a collective would be paired with the step's
-own and corrupt both. A barrier here has a time limit and says who is missing.
+Every process runs the same command. Process 0 reads the disk, decides what to do
+and instructs the others. Instructions and barriers go through the coordination
+service of `jax.distributed`, not through collectives (`multihost_utils`): process 0
+can report a failure while the others are in a train step, where a collective would
+be paired with the step's own and corrupt both. A barrier here has a time limit and
+names the missing processes.
 """
 
 import collections
@@ -25,12 +25,12 @@ import jax
 
 from jaxsim.errors import HungError, JaxsimError, UserError
 
-HEARTBEAT = 100  # seconds without a sign of life until a process counts as dead
+HEARTBEAT = 100  # seconds without a heartbeat until a process counts as dead
 JOIN = 300  # seconds that processes wait for each other at the start
 LEAVE = 10  # seconds that a failing process waits for the others to fail too
-_POLL = 60  # seconds of a wait; Ctrl-C is handled between two waits
+_POLL = 60  # seconds of one wait; Ctrl-C is handled between two waits
 
-# Makes keys and barrier names, which every process asks for in the same order.
+# Numbers keys and barriers; every process uses them in the same order.
 _numbers = itertools.count()
 
 
@@ -39,7 +39,7 @@ class NotJoined(JaxsimError):
 
 
 class Ended(JaxsimError):
-    """Process 0 failed or was stopped; the others end with its exit code."""
+    """Process 0 failed or was stopped; all others exit with its code."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -47,21 +47,21 @@ class Ended(JaxsimError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
-    """The processes of one program; with None, JAX asks the cluster."""
+class ProcessGroup:
+    """The processes that run one program; None: JAX detects it from the cluster."""
 
     coordinator: str | None = None
     processes: int | None = None
     process: int | None = None
 
 
-def group_of(
+def process_group(
     distributed: str | None,
     coordinator: str | None,
     processes: int | None,
     process: int | None,
-) -> Group | None:
-    """The group that the flags of these names ask for; None: no group.
+) -> ProcessGroup | None:
+    """The process group that the flags of these names ask for, or None.
 
     Raises:
       UserError: the flags contradict each other.
@@ -75,7 +75,7 @@ def group_of(
             "--processes and --process; leave them out"
         )
     if not any(given):
-        return Group() if distributed == "auto" else None
+        return ProcessGroup() if distributed == "auto" else None
     if coordinator is None or processes is None or process is None:
         raise UserError(
             "--coordinator=HOST:PORT, --processes=N and --process=I belong "
@@ -88,22 +88,22 @@ def group_of(
             f"--process={process}: must be 0 to {processes - 1} with "
             f"--processes={processes}"
         )
-    return Group(coordinator, processes, process)
+    return ProcessGroup(coordinator, processes, process)
 
 
-def join(group: Group) -> None:
-    """Waits for all processes of a group; call it before any use of devices.
+def join(group: ProcessGroup) -> None:
+    """Waits for all processes of a group; call it before using any device.
 
-    If they do not join in time, this process exits with code 1 and a message:
-    JAX would abort it without saying what to check.
+    If they do not join in time, this process exits with code 1 and a message that
+    says what to check. JAX would abort without one.
 
     Raises:
-      NotJoined: there is nothing to join, or not the expected processes.
+      NotJoined: no group was found, or an unexpected number of processes.
       UserError: some processes have more devices than others.
     """
     if group.process == 0 and group.coordinator is not None:
         _check_port(group.coordinator)
-    # Its handler of SIGTERM would replace ours, which a second SIGTERM needs.
+    # JAX's SIGTERM handler would replace ours, which handles a second SIGTERM.
     jax.config.update("jax_enable_preemption_service", False)
     late = threading.Timer(JOIN, _give_up, [_not_joined(group, "no answer")])
     late.daemon = True
@@ -128,7 +128,7 @@ def join(group: Group) -> None:
     if group.processes not in (None, jax.process_count()):
         raise NotJoined(_not_joined(group, f"{jax.process_count()} processes joined"))
     counts = collections.Counter(d.process_index for d in jax.devices())
-    if len(set(counts.values())) > 1:  # Orbax cannot save from those (0.12.8)
+    if len(set(counts.values())) > 1:  # Orbax cannot save then (0.12.8)
         each = ", ".join(f"process {i} {n}" for i, n in sorted(counts.items()))
         raise UserError(
             f"every process must have as many devices as the others: {each}"
@@ -136,7 +136,7 @@ def join(group: Group) -> None:
 
 
 def _check_port(coordinator: str) -> None:
-    """Checks the port here: JAX's server crashes if it is taken.
+    """Checks the port, because JAX's server crashes if it is in use.
 
     Raises:
       UserError: the port cannot be used.
@@ -153,7 +153,7 @@ def _check_port(coordinator: str) -> None:
             ) from error
 
 
-def _not_joined(group: Group, why: str) -> str:
+def _not_joined(group: ProcessGroup, why: str) -> str:
     if group.coordinator is None:
         return (
             f"this process could not join others: {why}. JAX detects TPU "
@@ -164,7 +164,7 @@ def _not_joined(group: Group, why: str) -> str:
         f"process {group.process} of {group.processes} could not join the "
         f"others at {group.coordinator} within {JOIN} s: {why}. Check that "
         "every process was started with the same --coordinator and "
-        "--processes and a --process of its own, that process 0 is on that "
+        "--processes and a different --process, that process 0 is on that "
         "host, and that the port is open"
     )
 
@@ -175,25 +175,24 @@ def _give_up(message: str) -> None:
 
 
 def alone() -> bool:
-    """Is this the only process?"""
+    """Whether this is the only process."""
     return jax.process_count() == 1
 
 
 def is_lead() -> bool:
-    """Is this process 0, which decides and writes?"""
+    """Whether this is process 0, which decides and writes."""
     return jax.process_index() == 0
 
 
 def from_lead(value: Any) -> Any:
     """Returns process 0's `value`, plain data, in every process.
 
-    All processes must make these calls in the same order. Process 0 does not
-    wait for the others. They wait as long as process 0 lives, because it may be
-    waiting for something itself.
+    All processes must make these calls in the same order. Process 0 does not wait
+    for the others. They wait for as long as it is alive.
     """
     if alone():
         return value
-    key = f"jaxsim/word/{next(_numbers)}"
+    key = f"jaxsim/value/{next(_numbers)}"
     if is_lead():
         _client().key_value_set(key, json.dumps(value))
         return value
@@ -207,12 +206,12 @@ def from_lead(value: Any) -> Any:
             return json.loads(text)
 
 
-def meet(where: str, limit: float) -> None:
+def barrier(where: str, limit: float) -> None:
     """Waits until all processes are here, for at most `limit` seconds.
 
     Args:
       where: what the processes are about to do, for the message.
-      limit: in seconds; 0 stands for `JOIN`.
+      limit: seconds; 0 means `JOIN`.
 
     Raises:
       HungError: names the processes that are missing.
@@ -234,19 +233,19 @@ def meet(where: str, limit: float) -> None:
 def _missing(error: str) -> list[str]:
     """The process numbers in the error of a barrier, as JAX 0.10 words it.
 
-    Each is on a line of its own below a heading, bare or after 'task:'.
+    Each is on its own line below a heading, bare or after 'task:'.
     """
     listed = error.partition("timed out task names:")[2].partition("RPC:")[0]
     return re.findall(r"(\d+)\s*$", listed, re.MULTILINE)
 
 
-class Agreement:
-    """Stops all processes after the same step, whichever was asked to stop.
+class StopTogether:
+    """Stops all processes after the same step when any of them is asked to stop.
 
-    A process that is asked after step n announces that all stop after step
-    n + 2, before it begins step n + 1. No process is past that point: each
-    fetches the sums of step n + 1 before it asks about step n + 2, and those
-    exist only when every process has begun step n + 1.
+    A process that is asked after step n announces that all stop after step n + 2,
+    before it begins step n + 1. No process is past that point: each fetches the sums
+    of step n + 1 before it asks about step n + 2, and those exist only when every
+    process has begun step n + 1.
     """
 
     def __init__(self, asked: Callable[[], bool]) -> None:
@@ -255,19 +254,19 @@ class Agreement:
         self._steps = 0
 
     def after_step(self) -> bool:
-        """True in all processes after the same step; call once after each."""
+        """True in all processes after the same step; call it after every step."""
         if alone():
             return self._asked()
         self._steps += 1
         if self._asked() and self._announced() is None:
             with contextlib.suppress(jax.errors.JaxRuntimeError):
-                # Fails if another process was first; that one's step counts.
+                # Fails if another process was first; its step counts then.
                 _client().key_value_set(self._key, str(self._steps + 2))
         last = self._announced()
         return last is not None and self._steps >= last
 
     def anybody(self) -> bool:
-        """Was any process asked to stop, as far as is known here?"""
+        """Whether this process, or another one it has heard from, was asked to stop."""
         return self._asked() or (not alone() and self._announced() is not None)
 
     def _announced(self) -> int | None:
@@ -281,7 +280,7 @@ class Agreement:
 
 @contextlib.contextmanager
 def leading() -> Iterator[None]:
-    """Encloses process 0's instructions; its exit tells the others the end."""
+    """Encloses process 0's instructions; leaving it ends the other processes' loops."""
     try:
         yield
     except BaseException as error:
@@ -292,23 +291,22 @@ def leading() -> Iterator[None]:
     from_lead({"ended": "", "code": 0})
 
 
-def words() -> Iterator[dict[str, Any]]:
-    """The instructions of process 0, until it leaves `leading`.
+def instructions() -> Iterator[dict[str, Any]]:
+    """Yields the instructions of process 0 until it leaves `leading`.
 
     Raises:
       Ended: process 0 failed, or was stopped.
     """
-    while "ended" not in (word := from_lead(None)):
-        yield word
-    if word["code"]:
-        raise Ended(f"process 0 ended: {word['ended']}", word["code"])
+    while "ended" not in (instruction := from_lead(None)):
+        yield instruction
+    if instruction["code"]:
+        raise Ended(f"process 0 ended: {instruction['ended']}", instruction["code"])
 
 
-def as_lead_sees(look: Callable[[], Any]) -> Any:
-    """Returns, in every process, what `look` returns in process 0: plain data.
+def on_lead(look: Callable[[], Any]) -> Any:
+    """Calls `look` in process 0 and returns its plain data in every process.
 
-    Only process 0 calls it: on a shared file system another process may not
-    see new files yet, or may see older ones.
+    On a shared file system other processes may not see new files yet, or see old ones.
 
     Raises:
       Ended: `look` failed in process 0, which raises the error itself.
@@ -320,15 +318,15 @@ def as_lead_sees(look: Callable[[], Any]) -> Any:
             seen = look()
             from_lead({"seen": seen})
         return seen
-    (word,) = words()
-    return word["seen"]
+    (instruction,) = instructions()
+    return instruction["seen"]
 
 
 def leave(code: int) -> NoReturn:
     """Ends a process of a group at once, after it failed or was stopped.
 
-    A normal exit would wait five minutes for the others. Process 0 hosts the
-    service that the others need for a clean end, so each waits for `LEAVE`.
+    A normal exit would wait five minutes for the others. Process 0 hosts the service
+    that the others need for a clean exit, so each waits up to `LEAVE` seconds.
     """
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         _client().wait_at_barrier("jaxsim/leave", LEAVE * 1000)
@@ -340,8 +338,8 @@ def leave(code: int) -> NoReturn:
 def _client() -> Any:
     """The client of JAX's coordination service, which JAX does not export.
 
-    Its public functions have no key-value store, and no barrier with a limit.
-    Orbax uses this client as well.
+    JAX has no public key-value store and no public barrier with a time limit. Orbax
+    uses this client as well.
     """
     from jax._src import distributed
 

@@ -1,4 +1,4 @@
-"""What a bug report needs: devices, versions, memory, disk, caches."""
+"""`jaxsim doctor`: versions, devices, memory, disk and caches, for bug reports."""
 
 import importlib
 import importlib.metadata
@@ -13,7 +13,7 @@ import psutil
 
 from jaxsim.log import git_revision, versions
 
-# Modules, named as they are imported, of every library that jaxsim uses.
+# A module of every library that jaxsim uses.
 _MODULES = (
     "flax.linen",
     "optax",
@@ -28,7 +28,7 @@ _MODULES = (
 
 
 def doctor(workdir: Path | None) -> None:
-    """Prints it; `workdir` only decides which disk is looked at."""
+    """Prints one line for each property; `workdir` chooses the disk."""
     for name, value in {
         "git revision": git_revision(),
         **versions(),
@@ -46,7 +46,7 @@ def doctor(workdir: Path | None) -> None:
 
 
 def _libraries() -> dict[str, str]:
-    """Imports what jaxsim imports, so that a broken one shows here."""
+    """Versions of libraries; imports each, so that a broken one is seen."""
     found = {}
     owners = importlib.metadata.packages_distributions()
     for module in _MODULES:
@@ -85,9 +85,8 @@ def _memory() -> str:
 
 
 def _disk(workdir: Path) -> str:
-    existing = workdir.resolve()
-    while not existing.exists():
-        existing = existing.parent
+    workdir = workdir.resolve()
+    existing = next(each for each in (workdir, *workdir.parents) if each.exists())
     usage = shutil.disk_usage(existing)
     return (
         f"{usage.free / 2**30:.1f} GiB free of {usage.total / 2**30:.1f} GiB, "

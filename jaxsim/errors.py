@@ -1,7 +1,7 @@
-"""What can go wrong, as exit codes that a launcher can act on.
+"""Errors and their exit codes, which a launcher can act on.
 
-0 done, 1 anything unforeseen, 2 the user's mistake, 3 damaged data or pool,
-4 stopped but resumable, 5 hung and gave up.
+0 done, 1 any other error, 2 the user's mistake, 3 damaged data or pool, 4 stopped but
+resumable, 5 hung and gave up.
 """
 
 
@@ -12,24 +12,24 @@ class JaxsimError(Exception):
 
 
 class UserError(JaxsimError):
-    """The configuration, a command line or an input text is at fault."""
+    """A mistake in the configuration, the command line or an input text."""
 
     exit_code = 2
 
 
 class DamagedError(JaxsimError):
-    """Stored data, a member or a pool is not what its manifest says."""
+    """Stored data, a member or a pool does not match its manifest."""
 
     exit_code = 3
 
 
 class Preempted(JaxsimError):
-    """Stopped on request after the last commit; the same command continues."""
+    """Stopped on request; the same command continues from the last checkpoint."""
 
     exit_code = 4
 
 
 class HungError(JaxsimError):
-    """Something that was waited for did not come in time."""
+    """Something did not happen within its time limit."""
 
     exit_code = 5

@@ -1,10 +1,11 @@
-"""Logging: sentences and tables on stdout, progress on stderr, JSON Lines.
+"""Logging: sentences and tables on stdout, progress on stderr, metrics as JSON Lines.
 
-A metrics file survives a kill and a resume with every step exactly once: rows
-that were logged after the checkpoint that a run resumes from are cut.
+A metrics file has every step exactly once, even after a kill and a resume: rows that
+were logged after the checkpoint that a run resumes from are cut.
 """
 
 import contextlib
+import dataclasses
 import functools
 import importlib.metadata
 import json
@@ -33,21 +34,16 @@ _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def say(text: str) -> None:
-    """Prints one line, as it is."""
+    """Prints one line."""
     print(text, flush=True)
 
 
 def show_table(
-    title: str,
-    columns: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    note: str = "",
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], note: str = ""
 ) -> None:
-    """Prints a table; the first column is left-aligned, numbers are right."""
+    """Prints a table; the first column is left-aligned, all others right-aligned."""
     table = rich.table.Table(
-        title=rich.markup.escape(title),
-        title_justify="left",
-        box=rich.box.SIMPLE_HEAD,
+        title=rich.markup.escape(title), title_justify="left", box=rich.box.SIMPLE_HEAD
     )
     for i, column in enumerate(columns):
         table.add_column(
@@ -57,30 +53,29 @@ def show_table(
         )
     for row in rows:
         table.add_row(*[rich.markup.escape(cell) for cell in row])
-    console = rich.console.Console(highlight=False)
-    if not console.is_terminal:
-        # A log file has no width; 80 columns would fold the numbers.
-        console = rich.console.Console(highlight=False, width=140)
-    console.print(table)
+    # A log file has no width; the default of 80 columns would fold the numbers.
+    width = None if sys.stdout.isatty() else 140
+    rich.console.Console(highlight=False, width=width).print(table)
     if note:
         say(note)
 
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of jaxsim, Python and the libraries that decide results."""
-    found = {"jaxsim": jaxsim.__version__, "python": platform.python_version()}
-    for name in _LIBRARIES:
-        found[name] = importlib.metadata.version(name)
-    return found
+    """Versions of jaxsim, Python and the libraries that affect results."""
+    return {
+        "jaxsim": jaxsim.__version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in _LIBRARIES},
+    }
 
 
 @functools.cache
 def git_revision() -> str:
-    """The commit jaxsim runs from, `-dirty` if changed, or 'unknown'."""
+    """The git commit of this checkout, `-dirty` if changed, or 'unknown'."""
     root = Path(jaxsim.__file__).resolve().parent.parent
     if not (root / ".git").exists():
-        return "unknown"  # installed; an outer repository is not ours
+        return "unknown"  # installed; a repository around it is not ours
     command = ["git", "-C", str(root), "describe"]
     command += ["--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
@@ -91,7 +86,7 @@ def git_revision() -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, commit and device: where numbers came from."""
+    """Versions, commit and device: what produced a number."""
     devices = jax.devices()
     return {
         "versions": versions(),
@@ -103,15 +98,14 @@ def provenance() -> dict[str, Any]:
 class MetricsWriter:
     """Appends one JSON row for each logged step, and flushes it.
 
-    The first row is `header` with the schema and the provenance. A run that
-    resumes from step `step` cuts later rows; step 0 starts a new file. One
-    process writes.
+    The first row is `header` with schema and provenance. A run that resumes from step
+    `step` cuts later rows; step 0 starts a new file. One process writes.
 
     Attributes:
-      kept: the last row that was there, or the header.
+      kept: the last row that was kept, or the header.
 
     Raises:
-      DamagedError: a row is unreadable that is not the last, half-written one.
+      DamagedError: a row other than a partly written last one is unreadable.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any], step: int = 0) -> None:
@@ -119,7 +113,7 @@ class MetricsWriter:
         kept = _rows_until(path, step) if step and path.exists() else []
         if not kept:
             kept = [_dump({"schema": SCHEMA, **provenance(), **header})]
-        # Replaced whole: killed here, the old file is still there to be cut.
+        # In one step: a kill here leaves the old file.
         part = path.with_name(path.name + ".part")
         part.write_text("".join(kept))
         os.replace(part, path)
@@ -127,7 +121,7 @@ class MetricsWriter:
         self._file = path.open("a")
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Adds a row; what is not finite is written as null."""
+        """Adds a row; numbers that are not finite become null."""
         self._file.write(_dump({"step": step, **values}))
         self._file.flush()
 
@@ -141,77 +135,70 @@ class MetricsWriter:
         self.close()
 
 
+@dataclasses.dataclass
 class Progress:
     """Loss and speed of a training run, a line every `every` steps.
 
-    Args:
+    Attributes:
       label: what runs, as in 'member 1790-1809'.
       steps: number of steps of the whole run.
       tokens: tokens of one step.
       every: steps between two lines; the last step always has one.
       start: the step it resumes from.
-      flops: operations of the model in one step, on all devices.
-      peak: operations a second the devices can do; 0 if unknown.
+      flops: model FLOPs of one step, on all devices.
+      peak: peak FLOP/s of all devices; 0 if unknown.
     """
 
-    def __init__(
-        self,
-        label: str,
-        steps: int,
-        tokens: int,
-        every: int,
-        start: int = 0,
-        stream: TextIO | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        flops: float = 0.0,
-        peak: float = 0.0,
-    ) -> None:
-        self._label, self._steps, self._tokens = label, steps, tokens
-        self._flops, self._peak = flops, peak
+    label: str
+    steps: int
+    tokens: int
+    every: int
+    start: int = 0
+    stream: TextIO | None = None
+    clock: Callable[[], float] = time.monotonic
+    flops: float = 0.0
+    peak: float = 0.0
+
+    def __post_init__(self) -> None:
         self._waited = 0.0
-        self._every = every
-        self._stream = stream or sys.stderr
-        self._clock = clock
-        self._begin = self._last = clock()
-        self._last_step = start
+        self._begin = self._last = self.clock()
+        self._last_step = self.start
 
     def due(self, step: int) -> bool:
-        """Whether to report step number `step` (from 1)."""
-        return step % self._every == 0 or step == self._steps
+        """Whether step `step` (from 1) gets a line."""
+        return step % self.every == 0 or step == self.steps
 
     def waited(self, seconds: float) -> None:
-        """Counts seconds in which nothing ran because input was missing."""
+        """Adds seconds in which the devices waited for input."""
         self._waited += seconds
 
     def report(self, step: int, loss: float) -> dict[str, float]:
-        """Prints a line, and returns the row for a `MetricsWriter`.
+        """Prints a line and returns the row for a `MetricsWriter`.
 
-        Speed and waiting time count from the last report, so that compiling
-        slows down only the first.
+        Speed and waiting time count from the last line.
         """
-        now = self._clock()
+        now = self.clock()
         elapsed = max(now - self._last, 1e-9)
         rate = (step - self._last_step) / elapsed
-        left = (self._steps - step) / rate if rate else math.inf
+        left = (self.steps - step) / rate if rate else math.inf
         self._last, self._last_step = now, step
-        flops = rate * self._flops
+        flops = rate * self.flops
         row = {
             "loss": loss,
-            "tokens_per_second": rate * self._tokens,
+            "tokens_per_second": rate * self.tokens,
             "flops_per_second": flops,
             "input_seconds": self._waited,
             "seconds": now - self._begin,
         }
         computed = f"{flops / 1e12:.3g} TFLOP/s"
-        if self._peak:
-            row["utilisation"] = flops / self._peak
-            computed += f" ({flops / self._peak:.1%} of the peak)"
+        if self.peak:
+            row["utilisation"] = flops / self.peak
+            computed += f" ({flops / self.peak:.1%} of the peak)"
         print(
-            f"{self._label}: step {step}/{self._steps}, loss {loss:.4f}, "
-            f"{rate * self._tokens:,.0f} tokens/s, {computed}, "
+            f"{self.label}: step {step}/{self.steps}, loss {loss:.4f}, "
+            f"{rate * self.tokens:,.0f} tokens/s, {computed}, "
             f"{self._waited:.1f} s waited for input, {_duration(left)} left",
-            file=self._stream,
+            file=self.stream or sys.stderr,
             flush=True,
         )
         self._waited = 0.0
@@ -230,8 +217,8 @@ def progress(
 ) -> Iterator[Callable[[int], None]]:
     """Progress of a loop: `with progress(n, 'scoring') as advance: advance(1)`.
 
-    A bar on a terminal; elsewhere a line at most every `interval` seconds, and
-    one at the end.
+    A bar on a terminal; elsewhere at most one line every `interval` seconds, and one
+    at the end.
     """
     stream = stream or sys.stderr
     begin = clock()
@@ -246,14 +233,14 @@ def progress(
             yield lambda n: bar.advance(task, n)
         return
 
-    done, told = 0, begin
+    done, last = 0, begin
 
     def advance(n: int) -> None:
-        nonlocal done, told
+        nonlocal done, last
         done += n
         now = clock()
-        if now - told >= interval and 0 < done < total:
-            told = now
+        if now - last >= interval and 0 < done < total:
+            last = now
             left = (now - begin) / done * (total - done)
             line = f"{label}: {done}/{total} {unit}, {_duration(left)} left"
             print(line, file=stream, flush=True)
@@ -264,12 +251,12 @@ def progress(
 
 
 def _rows_until(path: Path, step: int) -> list[str]:
-    """The lines of a file up to `step`, header first; none without header."""
+    """The lines of a file up to `step`, header first; empty without a header."""
     kept = []
     lines = path.read_bytes().splitlines(keepends=True)
     for number, line in enumerate(lines, 1):
         if number == len(lines) and not line.endswith(b"\n"):
-            break  # killed while writing it
+            break  # partly written
         try:
             row = json.loads(line)
             late = number > 1 and row["step"] > step
@@ -288,7 +275,7 @@ def _dump(row: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """`value` as strict JSON can hold it."""
+    """`value` with only what strict JSON can hold."""
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, tuple | list):

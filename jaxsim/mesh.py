@@ -1,7 +1,7 @@
-"""Device meshes, and the one table from logical axes to mesh axes.
+"""Device meshes, and the table from logical axes of parameters to mesh axes.
 
-Axis types are set to Auto: since JAX 0.9 `jax.make_mesh` makes explicit axes by
-default, and Linen modules do not annotate their outputs for those.
+Axis types are Auto: since JAX 0.9 `jax.make_mesh` makes explicit axes by default, and
+Linen modules do not annotate their outputs for those.
 """
 
 from collections.abc import Sequence
@@ -23,14 +23,12 @@ RULES: dict[str, str | None] = {
     "heads": "model",
     "kv_heads": "model",
     "mlp": "model",
-    "splits": None,
+    "gate": None,
 }
 
 
 def training_mesh(
-    data_axis: int,
-    model_axis: int,
-    devices: Sequence[jax.Device] | None = None,
+    data_axis: int, model_axis: int, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
     """The mesh `(data, model)` of `devices`, by default all of them.
 
@@ -47,19 +45,14 @@ def training_mesh(
             f"config.train: data_axis={data_axis} times model_axis="
             f"{model_axis} is not the number of devices, {count}"
         )
-    return jax.make_mesh(
-        (data_axis, model_axis),
-        ("data", "model"),
-        axis_types=(AxisType.Auto, AxisType.Auto),
-        devices=devices,
-    )
+    return _mesh(data=data_axis, model=model_axis, devices=devices)
 
 
 def member_mesh(mesh: Mesh, members: int) -> Mesh:
     """The mesh `(member,)` for runs that each fit on one device.
 
-    It takes the largest number of `mesh`'s devices that divides `members`, so
-    that every device trains equally many.
+    It has the largest number of devices that divides `members`, so that each trains
+    the same number of runs.
     """
     devices = mesh.devices.flatten()
     used = max(n for n in range(1, len(devices) + 1) if members % n == 0)
@@ -71,9 +64,8 @@ def scoring_mesh(
 ) -> Mesh:
     """The mesh `(mixture, model)` of `devices`, by default all of them.
 
-    Along `mixture` each device scores its own share of the mixtures. Along
-    `model` devices share the pool's tensor-parallel dimensions and the windows
-    of a mixture.
+    Mixtures are divided along `mixture`. The pool's tensor-parallel dimensions and
+    the windows of a mixture are divided along `model`.
 
     Raises:
       UserError: `model_axis` does not divide the number of devices.
@@ -84,11 +76,13 @@ def scoring_mesh(
             f"config.score: model_axis={model_axis} does not divide the "
             f"number of devices, {count}"
         )
+    return _mesh(mixture=count // model_axis, model=model_axis, devices=devices)
+
+
+def _mesh(devices: Sequence[jax.Device] | None, **axes: int) -> Mesh:
+    types = (AxisType.Auto,) * len(axes)
     return jax.make_mesh(
-        (count // model_axis, model_axis),
-        ("mixture", "model"),
-        axis_types=(AxisType.Auto, AxisType.Auto),
-        devices=devices,
+        tuple(axes.values()), tuple(axes), axis_types=types, devices=devices
     )
 
 
@@ -109,8 +103,7 @@ def blocks_sharding(mesh: Mesh) -> NamedSharding:
 def to_devices(tree: Any, shardings: Any) -> Any:
     """Puts host arrays, equal in every process, on the devices.
 
-    `jax.device_put` would compare host arrays over all processes first, which
-    takes a collective for each of them.
+    `jax.device_put` would first compare them over processes, one collective for each.
     """
 
     def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
@@ -126,9 +119,8 @@ def to_devices(tree: Any, shardings: Any) -> Any:
 def to_host(tree: Any) -> Any:
     """Fetches whole arrays as numpy arrays; every process calls it.
 
-    An array that is spread over processes is first replicated on every device,
-    one array at a time. Arrays that are whole here already are fetched without
-    a collective, so they wait for no later step.
+    Arrays that are spread over processes are replicated first, one at a time. Others
+    need no collective, so they do not wait for a later step.
     """
 
     def whole(leaf: jax.Array) -> Any:
@@ -147,7 +139,7 @@ def parameter_shardings(
     Args:
       shapes: a tree of shapes and dtypes.
       axes: the same tree, with a tuple of logical axis names for each leaf.
-      mesh: a training or scoring mesh; mesh axes that it lacks split nothing.
+      mesh: a training or scoring mesh; rules for axes that it lacks are ignored.
       group: the config group that sets the mesh, for messages.
 
     Raises:

@@ -1,8 +1,7 @@
-"""SIGTERM asks for a last commit; a watchdog ends what hangs.
+"""SIGTERM requests a last checkpoint; a watchdog ends a hung process.
 
-A second SIGTERM ends the process at once. Slurm sends two together when it
-preempts a job, one of them through srun, so those that follow within a few
-seconds count as one request.
+A second SIGTERM ends the process at once. Slurm sends two when it preempts a job, one
+of them through srun, so signals within a few seconds count as one request.
 """
 
 import contextlib
@@ -19,14 +18,14 @@ from jaxsim.errors import HungError
 
 SAME_REQUEST = 5.0  # seconds
 
-_requested = -float("inf")  # when the last request began, monotonic
+_requested = -float("inf")  # monotonic time of the last request
 
 
 def interrupt_on_sigterm() -> None:
-    """Makes SIGTERM a Ctrl-C: locks are released on the way out."""
+    """Makes SIGTERM act like Ctrl-C, so that locks are released."""
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if not _is_replicated():
+        if not _is_same_request():
             raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, handle)
@@ -34,10 +33,9 @@ def interrupt_on_sigterm() -> None:
 
 @contextlib.contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Yields a flag; inside, the first SIGTERM does no more than set it.
+    """Yields a flag; inside, the first SIGTERM only sets it.
 
-    Signals reach only the main thread. In others (a notebook's worker) the
-    flag stays unset and SIGTERM keeps its default action.
+    Signals reach only the main thread. In other threads the flag stays unset.
     """
     requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -45,7 +43,7 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if _is_replicated():
+        if _is_same_request():
             return
         if requested.is_set():
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -61,8 +59,8 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _is_replicated() -> bool:
-    """Records a SIGTERM; true if it belongs to the request before it."""
+def _is_same_request() -> bool:
+    """Records a SIGTERM; true if it belongs to the last request."""
     global _requested
     now = time.monotonic()
     if now - _requested <= SAME_REQUEST:
@@ -75,24 +73,24 @@ def _is_replicated() -> bool:
 def watchdog(limit: float, label: str) -> Iterator[Callable[[int], None]]:
     """Yields a function to call with the number of each finished step.
 
-    After `limit` seconds without a call (0: never; four times as many for the
-    first step, which compiles) it prints the stacks of all threads and the last
-    finished step, and ends the process with exit code 5. A step that waits for
-    another process cannot be interrupted in any other way.
+    After `limit` seconds without a call (0: never; four times as long for the first
+    step, which compiles) it prints the last finished step and the stacks of all
+    threads and exits with code 5. Nothing else can interrupt a step that waits for
+    another process.
     """
-    beaten = threading.Event()
+    beat = threading.Event()
     ended = threading.Event()
     last = "none"
 
     def finished(step: int) -> None:
         nonlocal last
         last = str(step)
-        beaten.set()
+        beat.set()
 
     def watch() -> None:
         allowed = 4 * limit
-        while beaten.wait(allowed):
-            beaten.clear()
+        while beat.wait(allowed):
+            beat.clear()
             if ended.is_set():
                 return
             allowed = limit
@@ -115,5 +113,5 @@ def watchdog(limit: float, label: str) -> Iterator[Callable[[int], None]]:
         yield finished
     finally:
         ended.set()
-        beaten.set()
+        beat.set()
         thread.join()

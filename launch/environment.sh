@@ -5,7 +5,7 @@
 #
 # Installing is skipped while a stamp inside .venv says that the same
 # pyproject.toml, extra and Python were installed from the same folder. The
-# stamp is written last, so an installation that was killed is repeated.
+# stamp is written last, so an interrupted installation is repeated.
 
 # XLA on a CPU allocates the buffers of a program at every call. glibc would map
 # and unmap them, and page faults would take a third of a training step. With
@@ -81,7 +81,7 @@ another version; remove .venv and run this again"
         return
     fi
     rm -f "$stamp"
-    echo "installing jaxsim[$extra] in .venv ..."
+    echo "installing jaxsim-mixtures[$extra] in .venv ..."
     "$python" -m pip install -q --disable-pip-version-check -e ".[$extra]" ||
         die "installation failed (see above). Without a network, give pip a \
 folder of wheels ($python -m pip config --site set global.find-links FOLDER) \

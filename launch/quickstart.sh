@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv, installs jaxsim, runs the main job on real text, and says where
-# the report is. Can be killed and repeated: what is done is not done again.
+# the report is. Can be killed and rerun; finished work is kept.
 #
 #   launch/quickstart.sh [--dry-run] [arguments of jaxsim run]
 #

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Makes .venv, installs the test extra, runs the tests.
 #
-#   launch/test.sh [--dry-run] [arguments of pytest]
+#   launch/test.sh [--dry-run] [--fast] [arguments of pytest]
 #
+# --fast leaves out what tests/slow.txt lists and ends with "N of M tests".
 # PYTHON=python3.12 launch/test.sh chooses the Python.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -1,4 +1,4 @@
-"""The command line: what it understands, refuses, and how it exits."""
+"""The command line: arguments, errors and exit codes."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def config_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
-    """Stands for `jaxsim.commands`; a test adds the functions it needs."""
+    """A fake of `jaxsim.commands`; a test adds the functions it needs."""
     module: Any = types.ModuleType("jaxsim.commands")
     monkeypatch.setitem(sys.modules, "jaxsim.commands", module)
     monkeypatch.setattr("jaxsim.commands", module, raising=False)
@@ -119,7 +119,7 @@ def test_overrides(config_file: Path) -> None:
         (["--config.model.tied=maybe"], r"config\.model\.tied=maybe"),
         (["--config.model=3"], r"config\.model=3"),
         (["--config.model.norm=batch"], r"config\.model\.norm: must be one"),
-        (["--config.b c=3"], r"--config\.b c: no key"),
+        (["--config.b c=3"], r"--config\.b c: not a key"),
         (['--config.corpus["a b"]=3'], r"name with spaces cannot be set"),
         (["--config.search.target={'a': 'x'}"], r"config\.search\.target\.a"),
         (["--bogus=1"], r"run: unknown flag --bogus; known here: .*--workdir"),
@@ -191,7 +191,7 @@ def test_a_config_file_that_does_not_exist_is_named() -> None:
         cli.parse(["run", *arguments(Path("nowhere.py"))])
 
 
-def test_unknown_word_after_the_colon(root: Path) -> None:
+def test_an_unknown_word_after_the_colon_is_named(root: Path) -> None:
     path = Path(f"{root}/configs/quickstart.py:smok")
     with pytest.raises(UserError, match=r"^--config: unknown argument 'smok'"):
         cli.parse(["run", *arguments(path)])
@@ -236,7 +236,7 @@ def test_bad_flags_of_commands(config_file: Path, argv: list[str]) -> None:
         cli.parse([*argv, *arguments(config_file)])
 
 
-def test_reference_runs_are_two_files(config_file: Path, tmp_path: Path) -> None:
+def test_runs_are_two_files(config_file: Path, tmp_path: Path) -> None:
     files = [tmp_path / "mixtures.csv", tmp_path / "metrics.csv"]
     for file in files:
         file.touch()
@@ -265,10 +265,10 @@ def test_config_of_the_workdir(config_file: Path, tmp_path: Path) -> None:
         cli.parse(["score", workdir])
 
 
-def test_the_bucket_of_a_saved_config_is_left_alone(
+def test_the_bucket_of_a_saved_config_is_not_used(
     config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Somebody else may have sent the workdir."""
+    """The workdir may come from somebody else."""
     own = "--config.bucket=s3://own/pool"
     config = cli.parse(["run", *arguments(config_file), own]).config
     assert config is not None and config.bucket == "s3://own/pool"
@@ -349,7 +349,7 @@ def run(*argv: str, cwd: Path, **environment: str) -> subprocess.CompletedProces
 
 
 def shell(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a line in which $jaxsim is the program; its last code is printed."""
+    """Runs a shell line in which $jaxsim is the program; prints the last exit code."""
     jaxsim = f"{sys.executable} -m jaxsim"
     return subprocess.run(
         ["bash", "-c", command],
@@ -360,8 +360,8 @@ def shell(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_closed_streams_go_nowhere(root: Path, tmp_path: Path) -> None:
-    """A file that is opened later must not become stdout."""
+def test_closed_streams_are_dev_null(root: Path, tmp_path: Path) -> None:
+    """A file opened later must not become stdout."""
     for command in (
         "$jaxsim --version >&-",
         "$jaxsim doctor >&- 2>&-",
@@ -376,7 +376,7 @@ def test_closed_streams_go_nowhere(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "unbuffered"), [("--help", ""), ("doctor", ""), ("doctor", "1")]
 )
-def test_a_reader_that_leaves_ends_it_quietly(
+def test_a_closed_pipe_ends_the_command_quietly(
     root: Path, command: str, unbuffered: str
 ) -> None:
     jaxsim = f"PYTHONUNBUFFERED={unbuffered} $jaxsim {command}"
@@ -386,7 +386,7 @@ def test_a_reader_that_leaves_ends_it_quietly(
 
 
 @pytest.mark.parametrize("platforms", ["cuda", "rocm,cpu", "nothing"])
-def test_a_device_that_is_not_there_is_named(root: Path, platforms: str) -> None:
+def test_a_missing_device_is_named(root: Path, platforms: str) -> None:
     done = run("doctor", cwd=root, JAX_PLATFORMS=platforms)
     if done.returncode == 0:
         pytest.skip("this machine has one")
@@ -396,7 +396,7 @@ def test_a_device_that_is_not_there_is_named(root: Path, platforms: str) -> None
     assert "Traceback" not in done.stderr
 
 
-def test_a_mistake_in_a_process_of_its_own(root: Path) -> None:
+def test_a_mistake_in_a_real_process(root: Path) -> None:
     done = run(
         "run",
         "--config=configs/quickstart.py:smoke",
@@ -410,7 +410,7 @@ def test_a_mistake_in_a_process_of_its_own(root: Path) -> None:
     assert not done.stdout
 
 
-def test_doctor_in_a_process_of_its_own(root: Path, tmp_path: Path) -> None:
+def test_doctor_in_a_real_process(root: Path, tmp_path: Path) -> None:
     done = run("doctor", f"--workdir={tmp_path / 'new'}", cwd=root)
     assert done.returncode == 0, done.stderr
     for line in ("jaxlib", "device 0", "memory", "disk", "compilation cache"):
@@ -442,7 +442,7 @@ def _array(task, low, high, count=None):
     }
 
 
-def test_every_share_is_somebodys():
+def test_shards_cover_all_runs_once():
     shares = [cli.parse_shard("slurm", _array(task, 3, 6)) for task in range(3, 7)]
     assert shares == [(0, 4), (1, 4), (2, 4), (3, 4)]
     # One task that is sent again alone does what all of them left.
@@ -459,10 +459,10 @@ def test_every_share_is_somebodys():
         (_array(9, 0, 3), "numbered from 0 to 3"),
     ],
 )
-def test_an_array_that_numbers_no_shares_is_refused(environment, message):
+def test_an_array_without_consecutive_numbers_is_refused(environment, message):
     with pytest.raises(UserError, match=message):
         cli.parse_shard("slurm", environment)
 
 
-def test_the_environment_counts_only_where_it_is_asked_for():
+def test_the_environment_is_used_only_for_slurm():
     assert cli.parse_shard("1/2", _array(3, 0, 7)) == (1, 2)

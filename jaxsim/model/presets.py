@@ -1,4 +1,4 @@
-"""Named model shapes: tiny ones for CPUs, a Llama-like one, the paper's three.
+"""Named model shapes: tiny ones for CPUs, a Llama-like one, and the paper's three.
 
 The paper's shapes follow the published code of Na et al., EMNLP 2024
 (clarana/ez-data-ablations): LayerNorm, full-width QK-norm, no output projection
@@ -24,13 +24,10 @@ def _paper(layers: int, dim: int, heads: int, mlp_dim: int) -> ModelConfig:
         kv_heads=heads,
         mlp_dim=mlp_dim,
         norm="layer",
-        norm_eps=1e-5,
         qk_norm=True,
         output_projection=False,
         bias=True,
         gate_first=False,
-        tied=True,
-        rope_base=10_000.0,
         vocab_multiple=128,
     )
 
@@ -50,10 +47,10 @@ _PRESETS = {
 
 
 def preset(name: str) -> ModelConfig:
-    """Returns the model shape called `name`.
+    """The model shape called `name`.
 
     Raises:
-      UserError: there is no such shape; lists those there are.
+      UserError: there is no such shape; names all shapes.
     """
     if name not in _PRESETS:
         raise UserError(

@@ -1,7 +1,7 @@
-"""The decoder, one Linen module driven by its configuration.
+"""The decoder, a Linen module.
 
-Layers are always stored stacked, with a leading layer axis. Whether they are
-scanned or unrolled is an execution option, never part of the format.
+Layers are stored stacked, with a leading layer axis. Whether they are scanned or
+unrolled is an execution option, never part of the format.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,14 +15,14 @@ from jaxsim.config import ModelConfig
 from jaxsim.model.attention import attend, rotate
 
 LAYERS = "layers"  # key of the stacked layers in the tree of parameters
-# Names of leaves used in matrix products, in the precision of the computation.
+# Names of the leaves that matrix products use.
 MATRICES = ("kernel", "embedding", "head")
 
 
 def _named(
     init: nn.initializers.Initializer, axes: Sequence[str]
 ) -> Callable[..., Any]:
-    """Returns an initializer that also names the axes of its array."""
+    """An initializer that also names the axes of its array."""
     return nn.with_logical_partitioning(init, tuple(axes))
 
 
@@ -40,10 +40,7 @@ class Norm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         def vector(name: str, init: nn.initializers.Initializer) -> jax.Array:
             return self.param(
-                name,
-                _named(init, (self.axis,)),
-                (x.shape[-1],),
-                jnp.float32,
+                name, _named(init, (self.axis,)), (x.shape[-1],), jnp.float32
             )
 
         y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -58,7 +55,7 @@ class Norm(nn.Module):
 
 
 class Linear(nn.Module):
-    """A matrix product, plus a bias if the configuration has biases."""
+    """A matrix product, with a bias if the configuration has biases."""
 
     config: ModelConfig
     shape: tuple[int, ...]
@@ -103,11 +100,7 @@ class Block(nn.Module):
 
         def project(name: str, heads: int, axis: str, norm: bool) -> jax.Array:
             y = Linear(
-                c,
-                (c.dim, heads * size),
-                ("embed", axis),
-                c.init_std,
-                name=name,
+                c, (c.dim, heads * size), ("embed", axis), c.init_std, name=name
             )(x_BLD)
             if norm:
                 y = Norm(c, axis=axis, name=f"{name}_norm")(y)
@@ -128,14 +121,14 @@ class Block(nn.Module):
 
     def _mlp(self, x_BLD: jax.Array) -> jax.Array:
         c = self.config
-        split_BL2F = Linear(
+        gate_BL2F = Linear(
             c,
             (c.dim, 2, c.mlp_dim),
-            ("embed", "splits", "mlp"),
+            ("embed", "gate", "mlp"),
             c.init_std,
             name="mlp_in",
         )(x_BLD)
-        first_BLF, second_BLF = split_BL2F[..., 0, :], split_BL2F[..., 1, :]
+        first_BLF, second_BLF = gate_BL2F[..., 0, :], gate_BL2F[..., 1, :]
         if c.gate_first:
             y_BLF = jax.nn.silu(first_BLF) * second_BLF
         else:
@@ -221,8 +214,8 @@ class Decoder(nn.Module):
     def _placed(self, x_BLD: jax.Array) -> jax.Array:
         """Constrains hidden states to be divided by rows, like the batch.
 
-        Otherwise the compiler may divide their width, like that of the
-        parameters, and every device computes all rows.
+        Otherwise the compiler may divide their width, like that of the parameters,
+        and every device computes all rows.
         """
         if self.activations is None:
             return x_BLD

@@ -1,30 +1,96 @@
-"""The programs of a configuration, compiled from shapes: nothing is run."""
+"""Compiles programs from shapes, for attached devices or a TPU topology."""
 
 import dataclasses
 import functools
+import importlib.util
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+import jax.numpy as jnp
+from jax.errors import JaxRuntimeError
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxsim.config import Config
-from jaxsim.devices import Memory, TooLarge, compiled, is_cpu, memory_of
+from jaxsim.devices import (
+    Chip,
+    Memory,
+    TooLarge,
+    compiled,
+    is_cpu,
+    known_chip,
+    memory_of,
+)
+from jaxsim.errors import UserError
 from jaxsim.mesh import scoring_mesh, training_mesh
 from jaxsim.model import LanguageModel
 from jaxsim.scoring.compiled import Programs
-from jaxsim.scoring.merge import MEMBER_AXIS, SPLITS
+from jaxsim.scoring.merge import BFLOAT16_BITS, MEMBER_AXIS
 from jaxsim.scoring.plan import Plan as ScoringPlan
-from jaxsim.scoring.plan import (
-    bytes_of,
-    held_deltas,
-    memory_limit,
-    settled,
-    shapes,
-)
+from jaxsim.scoring.plan import bytes_of, held_deltas, memory_limit, settled, shapes
 from jaxsim.scoring.stack import pool_shardings
 from jaxsim.train.trainer import recipe_trainer, vectorized
+
+
+def devices_of(topology: str) -> list[jax.Device]:
+    """Compile-only devices of a TPU topology such as `v5e:16x16`.
+
+    Raises:
+      UserError: the compiler is not installed, or knows no such topology.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            f"--topology={topology}: the TPU compiler is not installed; "
+            "`pip install 'jaxsim-mixtures[tpu]'` installs it, and no TPU is needed"
+        )
+    # libtpu reads these when it is loaded: do not search for a TPU or lock one.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    if not jax.config.values["jax_platforms"]:
+        # The few constants that tracing creates need no accelerator.
+        jax.config.update("jax_platforms", "cpu")
+    try:
+        described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except JaxRuntimeError as error:
+        raise UserError(
+            f"--topology={topology}: {str(error).splitlines()[0]}; "
+            "write KIND:SIZES, as in v5e:4x4, v5e:16x16, v5p:4x4x4 or v6e:8x8"
+        ) from error
+    return list(described.devices)
+
+
+def chip_of(devices: Sequence[jax.Device], attached: bool) -> Chip:
+    """Describes `devices`, which are all of one kind.
+
+    The peak rate of a kind that is not in `CHIPS` is measured if they are attached.
+    """
+    kind = devices[0].device_kind
+    if chip := known_chip(kind):
+        return chip
+    if not attached:
+        return Chip(kind, 0, 0.0, "no entry in jaxsim/devices.py")
+    rate = _measured_rate(devices)
+    return Chip(kind, 0, rate, "a matrix product, measured here")
+
+
+def _measured_rate(devices: Sequence[jax.Device]) -> float:
+    """Times a 1024-cubed float32 product on all devices at once: FLOP/s."""
+    mesh = jax.make_mesh(
+        (len(devices),), ("all",), axis_types=(AxisType.Auto,), devices=devices
+    )
+    each = NamedSharding(mesh, PartitionSpec("all"))
+    size = 1024
+    x_NSS = jnp.ones((len(devices), size, size), jnp.float32, device=each)
+    product = jax.jit(jnp.matmul, out_shardings=each)
+    product(x_NSS, x_NSS).block_until_ready()
+    begin = time.perf_counter()
+    repetitions = 3
+    for _ in range(repetitions):
+        product(x_NSS, x_NSS).block_until_ready()
+    return 2 * size**3 * repetitions / (time.perf_counter() - begin)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +98,7 @@ class Program:
     """A program that is not compiled yet.
 
     Attributes:
-      name: for people.
+      name: for messages.
       mesh: the devices that it runs on.
       compile: returns the compiled program, or raises `TooLarge`.
       arguments: a tree of shapes with shardings.
@@ -47,7 +113,7 @@ class Program:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class CompileReport:
     """A program that was compiled, or refused by the compiler.
 
     Attributes:
@@ -55,8 +121,7 @@ class Report:
       seconds: time to compile.
       arguments: bytes on one device, from shapes and shardings.
       memory: the compiler's report; None if it refused.
-      refused: bytes needed and available, as the compiler said when it
-        refused; None if it compiled.
+      refused: bytes needed and available if the compiler refused; None if not.
       flops: model FLOPs of one call, on one device.
     """
 
@@ -76,7 +141,7 @@ class Report:
         return self.refused[0]
 
     def fits(self, memory: int) -> bool:
-        """Whether it fits in `memory` bytes per device; 0 means unknown."""
+        """Whether it fits in `memory` bytes of each device; 0 means unknown."""
         return self.refused is None and (not memory or self.needed <= memory)
 
 
@@ -86,8 +151,8 @@ def train_step(
     """One training run over all devices.
 
     Raises:
-      UserError: something does not divide over the mesh, or the attention does
-        not run on these devices.
+      UserError: a dimension does not divide over the mesh, or the attention does not
+        run on these devices.
     """
     train = config.train
     mesh = training_mesh(train.data_axis, train.model_axis, devices)
@@ -101,10 +166,10 @@ def train_step(
     )
 
 
-def group_step(
+def vectorized_step(
     config: Config, model: LanguageModel, devices: Sequence[jax.Device]
 ) -> Program:
-    """One training run on each device, all in one program.
+    """Vectorized training runs, one on each device.
 
     Raises:
       UserError: the attention does not run on these devices.
@@ -122,35 +187,31 @@ def group_step(
 
 
 def scoring(
-    config: Config,
-    model: LanguageModel,
-    members: int,
-    devices: Sequence[jax.Device],
+    config: Config, model: LanguageModel, members: int, devices: Sequence[jax.Device]
 ) -> tuple[Program, ScoringPlan]:
-    """The program that `jaxsim score` would choose for a full pass of windows.
+    """The program that `jaxsim score` would choose for windows of the model's length.
 
     Args:
-      config: its `score.memory` must be set, because devices that are not
-        attached cannot report theirs. The text is unknown: all windows have
-        the model's length.
+      config: `score.memory` must be set, because devices that are not attached cannot
+        report theirs.
       model: architecture and vocabulary of the pool.
       members: number of members in the pool.
       devices: all of them.
 
     Raises:
-      UserError: something does not divide over the mesh, or the attention does
-        not run on these devices.
+      UserError: a dimension does not divide over the mesh, or the attention does not
+        run on these devices.
     """
     mesh = scoring_mesh(config.score.model_axis, devices)
     score = settled(config.score, model, mesh)
     limit = memory_limit(score, mesh)
-    split = held_deltas(score, model, members, mesh) == "bfloat16"
+    bfloat16 = held_deltas(score, model, members, mesh) == "bfloat16"
     at_base, at_deltas = pool_shardings(model, mesh)
 
     def of_members(s: jax.ShapeDtypeStruct, at: NamedSharding) -> Any:
         shape = list(s.shape)
         shape.insert(MEMBER_AXIS, members)
-        dtype = SPLITS if split else s.dtype
+        dtype = BFLOAT16_BITS if bfloat16 else s.dtype
         return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=at)
 
     base = jax.tree.map(
@@ -179,15 +240,15 @@ def scoring(
     ), plan
 
 
-def test_on(program: Program) -> Report:
-    """Compiles `program`, which may take minutes, and reports what it needs."""
+def compile_program(program: Program) -> CompileReport:
+    """Compiles a program, which may take minutes, and reports what it needs."""
     begin = time.monotonic()
     memory = refused = None
     try:
         memory = memory_of(program.compile())
     except TooLarge as error:
         refused = error.needed, error.available
-    return Report(
+    return CompileReport(
         name=program.name,
         seconds=time.monotonic() - begin,
         arguments=bytes_of(program.arguments),

@@ -379,7 +379,7 @@ class Objects:
             extra = _EXTRAS.get(url.partition("://")[0])
             raise UserError(
                 f"config.bucket={url!r}: {error}"
-                + (f"; pip install 'jaxsim[{extra}]'" if extra else "")
+                + (f"; pip install 'jaxsim-mixtures[{extra}]'" if extra else "")
             ) from error
 
     def check(self) -> None:

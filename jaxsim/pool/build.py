@@ -118,7 +118,7 @@ def follow(
     named = {run.name: run for run in runs}
     params, outcome = None, None
     with stop_requested() as stop:
-        for word in distributed.words():
+        for word in distributed.instructions():
             if "save" in word:
                 # Process 0 saves only finite results, and this process has the same.
                 assert isinstance(outcome, Trained)
@@ -132,7 +132,7 @@ def follow(
                 params,
                 StatePath(word["states"]),
                 [None],  # process 0 writes metrics
-                distributed.Agreement(stop).after_step,
+                distributed.StopTogether(stop).after_step,
             )
 
 
@@ -338,7 +338,7 @@ class PoolBuilder:
                 group.record(folder)
             states = self._checkpoints(group, folder)
             distributed.from_lead({"run": group.runs[0].name, "states": str(states)})
-            agreement = distributed.Agreement(stop)
+            together = distributed.StopTogether(stop)
             metrics = self.workdir / "metrics"
             outcomes = self.trainer.train(
                 group.runs,
@@ -349,7 +349,7 @@ class PoolBuilder:
                     metrics / f"{run.name}.jsonl" if run in mine else None
                     for run in group.runs
                 ],
-                agreement.after_step,
+                together.after_step,
                 group.slots,
             )
             failed, lost, unsent = [], [], []
@@ -382,7 +382,7 @@ class PoolBuilder:
             )
         if lost:
             raise Busy("; ".join(lost))
-        if agreement.anybody():
+        if together.anybody():
             raise Preempted(
                 f"{group}: published, and no other run was begun; repeat the "
                 "same command to continue"

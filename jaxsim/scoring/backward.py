@@ -21,12 +21,7 @@ from jaxsim.errors import UserError
 from jaxsim.log import say
 from jaxsim.model import Execution, LanguageModel
 from jaxsim.scoring.merge import along_deltas, merge
-from jaxsim.scoring.plan import (
-    bytes_of,
-    execution_of,
-    memory_limit,
-    settled,
-)
+from jaxsim.scoring.plan import bytes_of, execution_of, memory_limit, settled
 from jaxsim.scoring.stack import Resident
 
 # Tokens of a block on each device. They are fewer than the evaluator's, because
@@ -80,11 +75,7 @@ class Backward:
         return self._zeros(params)
 
     def add(
-        self,
-        sums: Any,
-        params: Any,
-        tokens_BL1: np.ndarray,
-        scored_BL: np.ndarray,
+        self, sums: Any, params: Any, tokens_BL1: np.ndarray, scored_BL: np.ndarray
     ) -> tuple[Any, jax.Array]:
         """Adds the gradient of a block's summed losses.
 
@@ -188,9 +179,7 @@ class Backward:
             (spread, spread),
         )
         return jax.jit(
-            program,
-            donate_argnums=0,
-            out_shardings=(self._at_sums, self._spread),
+            program, donate_argnums=0, out_shardings=(self._at_sums, self._spread)
         ).lower(*arguments)
 
     def _mapped(self, body: Callable[..., Any], ins: Any, outs: Any) -> Any:

@@ -23,12 +23,7 @@ from jaxsim.devices import TooLarge, compiled, is_cpu, memory_of
 from jaxsim.log import say
 from jaxsim.mesh import blocks_sharding
 from jaxsim.model import LAYERS, MATRICES, Execution, LanguageModel
-from jaxsim.scoring.merge import (
-    MEMBER_AXIS,
-    deltas_of,
-    merge,
-    merge_by_layer,
-)
+from jaxsim.scoring.merge import MEMBER_AXIS, deltas_of, merge, merge_by_layer
 from jaxsim.scoring.plan import (
     IN_FLIGHT,
     Expected,
@@ -59,7 +54,7 @@ class Programs:
 
         Args:
           model: of the base and the members.
-          base model, delta_C: see `merge`; arrays, or shapes with shardings.
+          base, delta_C: see `merge`; arrays, or shapes with shardings.
           mesh: see `scoring_mesh`.
           config: settled, see `settled`.
           limit: bytes of a device that may be used; 0 if unknown.
@@ -262,7 +257,7 @@ def losses(
     """The scoring program: merges mixtures and evaluates them on windows.
 
     Args:
-      base model, delta_C: see `merge`; this device's share.
+      base, delta_C: see `merge`; this device's share.
       w_KC, scale_K: weights and scales of K mixtures.
       used_K: bool; False for mixtures that only pad the last chunk, whose
         losses are zero.
@@ -314,10 +309,7 @@ def losses(
 
 
 def _gathered(
-    params: Any,
-    specs: Any,
-    precision: str,
-    of_layer: Callable[[Any], Any] | None,
+    params: Any, specs: Any, precision: str, of_layer: Callable[[Any], Any] | None
 ) -> tuple[Any, Callable[[Any], Any] | None]:
     """Gathers whole parameters from the devices that share a model.
 

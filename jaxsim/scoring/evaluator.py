@@ -92,10 +92,7 @@ class Evaluator:
     @property
     def how(self) -> dict[str, str]:
         """Settings that losses depend on: precisions of model and pool."""
-        return {
-            "precision": self._config.precision,
-            "deltas": self._pool.deltas,
-        }
+        return {"precision": self._config.precision, "deltas": self._pool.deltas}
 
     def plan(self, rows: np.ndarray, per_token: bool = False) -> Plan:
         """Returns the layout of calls on these windows."""
@@ -156,12 +153,7 @@ class Evaluator:
         ]
 
     def _call(
-        self,
-        table: Mixtures,
-        part: slice,
-        plan: Plan,
-        one: Pass,
-        per_token: bool,
+        self, table: Mixtures, part: slice, plan: Plan, one: Pass, per_token: bool
     ) -> jax.Array:
         chunk = plan.mixtures
         # The shape is fixed, so the last chunk repeats its last mixture.
@@ -182,11 +174,7 @@ class Evaluator:
         )
 
     def _fetch(
-        self,
-        part: slice,
-        arrays: list[jax.Array],
-        passes: list[Pass],
-        rows: np.ndarray,
+        self, part: slice, arrays: list[jax.Array], passes: list[Pass], rows: np.ndarray
     ) -> np.ndarray:
         """Fetches the results of all passes in the order of `rows`."""
         k = part.stop - part.start

@@ -1,6 +1,6 @@
 """Exact derivatives of losses with respect to a mixture's weights and scale.
 
-With p = base model + scale * sum_c w_c * delta_c, and g the gradient of a loss with
+With p = base + scale * sum_c w_c * delta_c, and g the gradient of a loss with
 respect to p, the chain rule gives d/dw_c = scale * <g, delta_c> and d/dscale =
 sum_c w_c * <g, delta_c>. One merge, one backward pass and one inner product per
 member are enough. Differentiating through the merge would be no more exact, and
@@ -156,10 +156,7 @@ class Differentiator:
 
 
 def marginal_values(
-    dw_DC: np.ndarray,
-    w_C: np.ndarray,
-    bytes_D: np.ndarray,
-    share: float = 0.01,
+    dw_DC: np.ndarray, w_C: np.ndarray, bytes_D: np.ndarray, share: float = 0.01
 ) -> np.ndarray:
     """Change of every domain's loss if a share of the tokens goes to a member.
 

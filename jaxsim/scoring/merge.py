@@ -5,7 +5,7 @@ The members' differences from the base are stored with the member axis second:
 the contraction is a batched product that reads the pool in storage order: on
 two cores 36 GB/s, against 14 GB/s with the member axis first.
 
-Differences may be stored in bfloat16, as the upper splits of float32 in uint16.
+Differences may be stored in bfloat16, as the upper 16 bits of float32 in uint16.
 If their dtype were bfloat16, XLA on a CPU would convert all of them to float32
 before it uses the first.
 """
@@ -20,31 +20,31 @@ import numpy as np
 from jaxsim.model import LAYERS
 
 MEMBER_AXIS = 1
-SPLITS = np.dtype(np.uint16)
+BFLOAT16_BITS = np.dtype(np.uint16)
 
 
-def splits(x: np.ndarray) -> np.ndarray:
+def to_bfloat16_bits(x: np.ndarray) -> np.ndarray:
     """Rounds float32 to bfloat16, stored as uint16 for `merge`."""
-    return x.astype(jnp.bfloat16).view(SPLITS)
+    return x.astype(jnp.bfloat16).view(BFLOAT16_BITS)
 
 
 def deltas_of(delta_C: Any) -> str:
     """The precision of stored differences: 'float32' or 'bfloat16'."""
     dtype = jax.tree.leaves(delta_C)[0].dtype
-    return "bfloat16" if dtype == SPLITS else str(dtype)
+    return "bfloat16" if dtype == BFLOAT16_BITS else str(dtype)
 
 
 def merge(base: Any, delta_C: Any, w_C: jax.Array, scale: jax.Array) -> Any:
-    """Merges one mixture: base model + scale * sum_c w_c * (member_c - base model).
+    """Merges one mixture: base + scale * sum_c w_c * (member_c - base).
 
     The contraction uses the highest precision. By default it would run in
     bfloat16 on TPU and TF32 on Hopper, with errors as large as the effects that
     are ranked.
 
     Args:
-      base model: the base's parameters, float32.
+      base: the base's parameters, float32.
       delta_C: a tree like `base` with a second axis C, member minus base, in
-        the base's dtype or as `splits`.
+        the base's dtype or as `to_bfloat16_bits`.
       w_C: weights.
       scale: scalar.
 
@@ -101,7 +101,7 @@ def along_deltas(delta_C: Any, gradient: Any) -> jax.Array:
     """
 
     def leaf(d_C: jax.Array, g: jax.Array) -> jax.Array:
-        if d_C.dtype == SPLITS:
+        if d_C.dtype == BFLOAT16_BITS:
             columns = jnp.arange(d_C.shape[MEMBER_AXIS])
             return jax.lax.map(lambda c: _dot(_member(d_C, c), g), columns)
         n, members = d_C.shape[:2]
@@ -122,7 +122,7 @@ def along_deltas(delta_C: Any, gradient: Any) -> jax.Array:
 def _moved(d_C: jax.Array, w_C: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Computes sum_c w_c * d_c of a leaf."""
     n, members = d_C.shape[:2]
-    if d_C.dtype == SPLITS:
+    if d_C.dtype == BFLOAT16_BITS:
         # Elementwise, so always in full precision. Unrolled by four, the loop
         # writes the sum once for every four members.
         def add(moved: jax.Array, c: jax.Array) -> tuple[jax.Array, None]:
@@ -141,7 +141,7 @@ def _moved(d_C: jax.Array, w_C: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 
 def _member(d_C: jax.Array, c: jax.Array) -> jax.Array:
-    """Converts one member's difference from `splits` to float32."""
+    """Converts one member's difference from `to_bfloat16_bits` to float32."""
     split = jax.lax.dynamic_index_in_dim(d_C, c, MEMBER_AXIS, keepdims=False)
     return jax.lax.bitcast_convert_type(split.astype(jnp.uint32) << 16, jnp.float32)
 

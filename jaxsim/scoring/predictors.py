@@ -21,13 +21,7 @@ from jaxsim.scoring.evaluator import Evaluator
 from jaxsim.scoring.gradient import Differentiator, Jacobian
 from jaxsim.scoring.scores import PredictorScores, ScoreStore, row_keys
 from jaxsim.scoring.stack import Stack
-from jaxsim.scoring.table import (
-    Mixtures,
-    base_row,
-    concatenate,
-    one_mixture,
-    singles,
-)
+from jaxsim.scoring.table import Mixtures, base_row, concatenate, one_mixture, singles
 
 # Float64 losses in memory at once: 64 MiB.
 _VALUES = 2**23
@@ -78,9 +72,7 @@ class Predictors:
         self.stack.check_usable(table)
         known = known or {}
 
-        def compute(
-            missing: np.ndarray,
-        ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        def compute(missing: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             ready = [i for i in missing if table.names[i] in known]
             rest = [i for i in missing if table.names[i] not in known]
             for index in ready:
@@ -109,9 +101,7 @@ class Predictors:
         self.stack.check_usable(table)
         r, d, c = len(rows), len(self._evaluation.domains), len(w_C)
 
-        def compute(
-            _: np.ndarray,
-        ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        def compute(_: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             found = self._differentiator.jacobian(w_C, scale, rows)
             values = [found.nll_R, found.dw_DC.ravel(), found.dscale_D]
             yield np.array([0]), np.concatenate(values)[None]
@@ -147,9 +137,7 @@ class Predictors:
         rows = np.arange(len(self._evaluation))
         mask_RL = scored_mask(self._evaluation, rows)
 
-        def compute(
-            missing: np.ndarray,
-        ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        def compute(missing: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             with progress(len(missing), "scoring members", "members") as tick:
                 chunks = self._evaluator.chunks(
                     table.take(missing), rows, per_token=True
@@ -161,10 +149,7 @@ class Predictors:
                     tick(part.stop - part.start)
 
         keys = row_keys(
-            self.stack,
-            table,
-            self._evaluation,
-            {**self._evaluator.how, "tokens": True},
+            self.stack, table, self._evaluation, {**self._evaluator.how, "tokens": True}
         )
         count = int(mask_RL.sum())
         journal = self._store.journal("tokens", self._evaluation, rows, count)

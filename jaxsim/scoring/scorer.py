@@ -304,11 +304,7 @@ class Scorer:
             self.pool.model, pool, self.evaluation, self.config
         )
         return Predictors(
-            self.workdir,
-            pool.stack,
-            self.evaluation,
-            evaluator,
-            differentiator,
+            self.workdir, pool.stack, self.evaluation, evaluator, differentiator
         )
 
 

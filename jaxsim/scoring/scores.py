@@ -60,7 +60,7 @@ class Scores:
       predictors: losses by predictor: 'merge', 'probability' and 'members', or
         'reference run' for reference runs.
       notes: what an override admitted.
-      digests: `params_digest`s of 'base model' and of every column, by name.
+      digests: `params_digest`s of 'base' and of every column, by name.
       how: precisions that merges were scored with.
     """
 

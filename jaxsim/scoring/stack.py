@@ -20,7 +20,7 @@ from jaxsim.mesh import parameter_shardings, replicated, scoring_mesh
 from jaxsim.model import LanguageModel
 from jaxsim.pool import Pool
 from jaxsim.pool.manifest import Manifest, load_verified
-from jaxsim.scoring.merge import MEMBER_AXIS, SPLITS, deltas_of, splits
+from jaxsim.scoring.merge import BFLOAT16_BITS, MEMBER_AXIS, deltas_of, to_bfloat16_bits
 from jaxsim.scoring.plan import held_deltas
 from jaxsim.scoring.table import Mixtures
 
@@ -37,7 +37,7 @@ class Stack:
       names: names of the entries, in column order.
       digests: their `params_digest`s, at the time they were read.
       base_digest: `params_digest` of the base.
-      base model: parameters of the base, float32.
+      base: parameters of the base, float32.
       delta_C: entry minus base, for `merge`; see `stacked`.
       damaged: entries whose column is zero because of an override.
       notes: what an override admitted; every result must carry them.
@@ -53,7 +53,7 @@ class Stack:
 
     @property
     def pins(self) -> dict[str, str]:
-        """Returns the digests of 'base model' and of every entry, by name."""
+        """Returns the digests of 'base' and of every entry, by name."""
         digests = dict(zip(self.names, self.digests, strict=True))
         return {"base": self.base_digest} | digests
 
@@ -143,10 +143,10 @@ def stacked(
     more than the result and one entry.
 
     Args:
-      base model: parameters of the base.
+      base: parameters of the base.
       entries: trees like it.
       count: number of entries.
-      deltas: 'float32' (the base's dtype), or 'bfloat16' for `splits`.
+      deltas: 'float32' (the base's dtype), or 'bfloat16' for `to_bfloat16_bits`.
 
     Returns:
       Arrays [n, C, ...] for leaves [n, ...], aligned for the device.
@@ -155,11 +155,11 @@ def stacked(
 
     def allocate(s: np.ndarray) -> np.ndarray:
         shape = (s.shape[0], count, *s.shape[1:])
-        return _aligned(shape, SPLITS if split else s.dtype)
+        return _aligned(shape, BFLOAT16_BITS if split else s.dtype)
 
     def fill(column: np.ndarray, s: np.ndarray, entry: np.ndarray) -> None:
         if split:
-            column[...] = splits(entry - s)
+            column[...] = to_bfloat16_bits(entry - s)
         else:
             np.subtract(entry, s, out=column)
 
@@ -179,7 +179,7 @@ class Resident:
         below, so that the copies on the host can be freed; a CPU device uses
         the host's arrays.
       mesh: with the axes `mixture` and `model`.
-      base model, delta_C: the stack's trees, replicated over `mixture`, their widths
+      base, delta_C: the stack's trees, replicated over `mixture`, their widths
         divided over `model`. Sharding the member axis would cost an all-to-all
         for every merge.
     """
@@ -200,9 +200,7 @@ class Resident:
 
 
 def resident(
-    stack: Stack,
-    mesh: Mesh | None = None,
-    model: LanguageModel | None = None,
+    stack: Stack, mesh: Mesh | None = None, model: LanguageModel | None = None
 ) -> Resident:
     """Puts a stack on the devices of `mesh`, by default on all devices.
 

@@ -158,11 +158,7 @@ def concatenate(*tables: Mixtures) -> Mixtures:
             )
     keep = list(first.values())
     return Mixtures(
-        members,
-        tuple(first),
-        tuple(kinds[i] for i in keep),
-        w_MC[keep],
-        scale_M[keep],
+        members, tuple(first), tuple(kinds[i] for i in keep), w_MC[keep], scale_M[keep]
     )
 
 
@@ -307,7 +303,7 @@ def parse(
       spec: the specification.
       members: names of the columns.
       concentration: of the Dirichlet distribution.
-      seed: base model of its random numbers.
+      seed: random seed of the draws.
 
     Raises:
       UserError: `spec` is none of these, or out of range.

@@ -1,17 +1,12 @@
-"""Rows of tokens to parameters: one function trains every run.
+"""Rows of tokens -> parameters: one loop trains every run.
 
-The base model, members, reference runs and replicates differ only in data,
-start and length. The base model has a learning-rate schedule of its own.
+The base model, members, reference runs and replicates differ in data, start, length
+and learning-rate schedule. `step.py` is the train step, `trainer.py` the loop.
 """
 
 from jaxsim.train.running import NonFiniteError
 from jaxsim.train.runs import Run, member_run, reference_run, replicate_of
-from jaxsim.train.trainer import (
-    Trained,
-    Trainer,
-    base_trainer,
-    recipe_trainer,
-)
+from jaxsim.train.trainer import Trained, Trainer, base_trainer, recipe_trainer
 
 __all__ = [
     "NonFiniteError",

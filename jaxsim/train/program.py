@@ -1,9 +1,8 @@
 """The compiled train step: one run over a mesh, or many vectorized runs.
 
-Both compile the same pure function. A single run is sharded over the mesh by
-the rules of its parameters. Vectorized runs have a leading axis, G, in their
-states, batches and sums; each device maps the step over its own runs, so no
-data passes between runs.
+Both compile the same pure function. A single run is sharded over the mesh like its
+parameters. Vectorized runs have a leading axis G in states, batches and sums; each
+device maps the step over its runs, so no data passes between runs.
 """
 
 import time
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxsim.devices import free_memory, is_cpu
+from jaxsim.devices import free_memory, is_cpu, memory_of
 from jaxsim.log import say
 from jaxsim.mesh import (
     batch_sharding,
@@ -34,10 +33,10 @@ _MEMBER = PartitionSpec("member")
 
 
 class TrainProgram:
-    """The train step for a number of runs; compiled when first needed.
+    """The train step for a number of runs, compiled when first needed.
 
     Attributes:
-      members: number of vectorized runs; 1 has no axis for them.
+      members: number of vectorized runs; for 1 there is no axis G.
       model: what is trained.
       mesh: the mesh of its arrays: `(data, model)`, or `(member,)`.
       tokens: shape and sharding of a batch: [B, L+1], or [G, B, L+1].
@@ -89,7 +88,7 @@ class TrainProgram:
         return init(jax.random.key(seed))
 
     def start(self, params: Any) -> TrainState:
-        """The first state, where every run starts from the same parameters."""
+        """The first state; every run starts from the same parameters."""
         if self.members == 1:
             params = to_devices(params, self._shardings.params)
         else:
@@ -117,15 +116,13 @@ class TrainProgram:
         return self.abstract_state(), self.tokens, Marks(number, number)
 
     def lower(self) -> jax.stages.Lowered:
-        """Lowers from shapes alone: the mesh's devices need not exist."""
+        """Lowers from shapes: the mesh's devices need not be attached."""
         return self._step.lower(*self.arguments())
 
     def compiled(self) -> jax.stages.Compiled:
-        """The executable; the first call compiles it and logs how long."""
+        """The executable; the first call compiles it and logs the time."""
         if self._compiled is None:
-            what = "train step" + (
-                f" of {self.members} runs" if self.members > 1 else ""
-            )
+            what = "train step" + f" of {self.members} runs" * (self.members > 1)
             say(f"{what}: compiling")
             begin = time.monotonic()
             self._compiled = self.lower().compile()
@@ -134,15 +131,8 @@ class TrainProgram:
 
     def needed(self) -> int:
         """Bytes of a step on one device; 0 if the compiler does not say."""
-        report = self.compiled().memory_analysis()
-        if report is None:  # not every backend has one
-            return 0
-        return int(
-            report.argument_size_in_bytes
-            + report.temp_size_in_bytes
-            + report.output_size_in_bytes
-            - report.alias_size_in_bytes
-        )
+        program = self.compiled()
+        return memory_of(program).total if program.memory_analysis() else 0
 
     def __call__(
         self, state: TrainState, tokens: jax.Array, marks: Marks
@@ -152,7 +142,7 @@ class TrainProgram:
         return result
 
     def fetch(self, arrays: Any) -> Any:
-        """Host arrays with an axis of runs, even if there is only one run."""
+        """Host arrays with an axis of runs, even for a single run."""
         host = to_host(arrays)
         if self.members > 1:
             return host
@@ -160,10 +150,10 @@ class TrainProgram:
 
 
 def planned(runs: int, mesh: Mesh, program: Callable[[int], TrainProgram]) -> int:
-    """How many of `runs` to vectorize: as many as the compiler says fit.
+    """How many of `runs` to vectorize: as many as fit, according to the compiler.
 
-    It is one on a CPU, which a single run keeps busy; where devices would be
-    idle; and where a model is sharded over devices.
+    One on a CPU, which a single run keeps busy; if devices would be idle; and if the
+    model is sharded over devices.
     """
     devices = mesh.size
     if runs < max(2, devices) or is_cpu(mesh) or mesh.shape["model"] > 1:
@@ -171,7 +161,7 @@ def planned(runs: int, mesh: Mesh, program: Callable[[int], TrainProgram]) -> in
     limit = free_memory(mesh)
     if not limit:
         return 1
-    fits = max(1, 2 // devices)  # runs on each device; at least two in all
+    fits = max(1, 2 // devices)  # runs on each device; at least two in total
     needed = _needed(program(fits * devices))
     if not needed or needed > limit:
         return 1
@@ -181,13 +171,13 @@ def planned(runs: int, mesh: Mesh, program: Callable[[int], TrainProgram]) -> in
         if more and more <= limit:
             fits = each
             break
-        # In proportion to what was needed, or half where that is unknown.
+        # In proportion to the bytes needed, or half if they are unknown.
         most = min(each - 1, each * limit // more if more else each // 2)
     return fits * devices
 
 
 def _needed(program: TrainProgram) -> int | None:
-    """Bytes on one device; None if the compiler says it is too much."""
+    """Bytes on one device; None if the compiler refuses the program."""
     try:
         return program.needed()
     except jax.errors.JaxRuntimeError as error:
@@ -197,7 +187,7 @@ def _needed(program: TrainProgram) -> int | None:
 
 
 def _sharded(model: LanguageModel, shapes: TrainState, mesh: Mesh) -> Any:
-    """Shards optimizer and tail like the parameters they belong to."""
+    """Shards optimizer states and the tail sum like their parameters."""
     params = parameter_shardings(model.shapes(), model.logical_axes(), mesh)
     structure: Any = jax.tree.structure(model.shapes())
     everywhere = replicated(mesh)

@@ -1,4 +1,4 @@
-"""A run while it is trained: its losses, its metrics file, why it stopped."""
+"""A run while it is trained: its losses, its metrics file, its error."""
 
 import contextlib
 import dataclasses
@@ -29,7 +29,7 @@ class Running:
       run: what is trained.
       writer: appends to its metrics file; None if there is none.
       last: loss and gradient norm of the last step that was checked.
-      error: why the run stopped; None while it goes on.
+      error: why the run stopped; None while it continues.
     """
 
     run: Run
@@ -46,7 +46,7 @@ class Running:
         step: int,
         stack: contextlib.ExitStack,
     ) -> "Running":
-        """A run as it was after `step`; one that had stopped stays stopped."""
+        """The run after `step`; one that had an error then still has it."""
         if metrics is None:
             return cls(run, None)
         header: dict[str, Any] = {"run": run.name}
@@ -63,13 +63,13 @@ class Running:
         sums: Mapping[str, Any],
         model: LanguageModel,
     ) -> None:
-        """Checks and keeps the results of step `number`.
+        """Checks and keeps the results of step `number`, from 1.
 
         Args:
-          number: of the step, from 1.
+          number: of the step.
           units: the unit of each row of its batch.
-          sums: what `train_step` returned, on the host.
-          model: names the leaves.
+          sums: the metrics of `train_step`, on the host.
+          model: for the names of leaves.
         """
         if self.error is not None:
             return
@@ -77,8 +77,8 @@ class Running:
             self.last = _means(self.run, number, units, sums, model)
         except NonFiniteError as error:
             self.error = error
-            # Kept with the metrics: a state that is committed later holds
-            # values of this run that are not finite.
+            # In the metrics file too: a checkpoint that is saved later holds this
+            # run's non-finite values.
             if self.writer is not None:
                 self.writer.write(number, {"loss": None, "error": str(error)})
 
@@ -112,7 +112,7 @@ def _means(
 
 
 def _first_leaf(sums: Mapping[str, Any], model: LanguageModel) -> str:
-    """Parameters before gradients: one bad parameter spoils all gradients."""
+    """The first leaf that is not finite; parameters first, as they spoil gradients."""
     leaves = jax.tree_util.tree_leaves_with_path(model.shapes())
     for what in ("parameter", "gradient"):
         for (path, _), ok in zip(leaves, sums[f"finite_{what}"], strict=True):

@@ -1,4 +1,4 @@
-"""Runs: mixture, number of steps, data base model, name; and their batches."""
+"""Runs (name, mixture, number of steps, data seed) and their batches."""
 
 import concurrent.futures
 import dataclasses
@@ -56,7 +56,7 @@ def reference_run(
 
 
 def replicate_of(run: Run, data_seed: int = 1) -> Run:
-    """The same run with another order of the data."""
+    """The same run with another data seed."""
     return dataclasses.replace(
         run,
         name=f"{run.name}.replicate{data_seed}",
@@ -77,7 +77,7 @@ def label(runs: Sequence[Run]) -> str:
 
 
 def batch_of(corpus: Corpus, run: Schedule, rows: slice) -> np.ndarray:
-    """Rows [B, L+1] int32 of a schedule."""
+    """The tokens of some rows of a schedule [B, L+1], int32."""
     unit_B, row_B = run.unit_R[rows], run.row_R[rows]
     tokens_BL1 = np.empty((len(row_B), corpus.length + 1), np.int32)
     for index in np.unique(unit_B):
@@ -96,20 +96,19 @@ def batches(
 ) -> Iterator[tuple[int, jax.Array, list[list[str]]]]:
     """Batches of runs that are trained together, on the devices.
 
-    Batches are read ahead in a thread. A process reads the rows that its own
-    devices hold.
+    A thread reads batches ahead. A process reads the rows that its devices hold.
 
     Args:
-      tokens: shape and sharding of a batch: [B, L+1], or [G, B, L+1] for G
-        runs. The last run fills up what they lack.
+      tokens: shape and sharding of a batch: [B, L+1], or [G, B, L+1] for G runs.
+        If there are fewer schedules, the last one is repeated.
       corpus: where the rows come from.
       schedules: the rows of each run.
-      first, steps: steps that are done, and steps of the whole run.
-      waited: called with the seconds that each batch was waited for.
+      first, steps: finished steps, and steps of the whole run.
+      waited: called with the seconds that training waited for each batch.
 
     Yields:
-      The number of the step, from 1, its tokens, and for each run the unit of
-      each row.
+      The number of the step, from 1, its tokens, and for each run the unit of each
+      row.
     """
     *members, rows, _ = tokens.shape
     missing = sum(members or [1]) - len(schedules)
@@ -120,7 +119,7 @@ def batches(
 
         def part(index: tuple[slice, ...] | None) -> np.ndarray:
             """The tokens that one device holds."""
-            assert index is not None  # only its type allows that
+            assert index is not None
             *runs, part, _ = index
             own = range(here.start, here.stop)[part]
             tokens_GBL1 = np.stack(

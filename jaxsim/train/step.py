@@ -15,10 +15,10 @@ from jaxsim.model.loss import sum_and_count
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Marks:
-    """The steps at which a run changes; the step knows no run's length.
+    """A run's length: arguments, so that runs of any length share a program.
 
     Attributes:
-      tail_start: int32 (), steps done before the tail begins.
+      tail_start: int32 (), steps before the tail average begins.
       steps: int32 (), steps of the whole run.
     """
 
@@ -29,12 +29,12 @@ class Marks:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything that a resumed run needs; the data order is a function.
+    """All that a resumed run needs; the data order is a function of the step.
 
     Attributes:
-      step: int32 (), steps done.
-      tail_sum: the float32 sum of the parameters after each step of the tail;
-        None for a run without a tail average.
+      step: int32 (), finished steps.
+      tail_sum: the float32 sum of the parameters after each step of the tail; None
+        for a run without a tail average.
     """
 
     step: jax.Array
@@ -44,12 +44,12 @@ class TrainState:
 
 
 def constant_rate(recipe: RecipeConfig) -> optax.Schedule:
-    """The learning rate of every run of a pool: merging needs it constant."""
+    """The learning rate of every run of a pool; merging needs it constant."""
     return optax.constant_schedule(recipe.learning_rate)
 
 
 def warmup_cosine(base: BaseConfig) -> optax.Schedule:
-    """The learning rate of a base model that is trained from scratch."""
+    """The learning rate of a base model trained from scratch."""
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=base.learning_rate,
@@ -74,7 +74,7 @@ def adamw(recipe: RecipeConfig, rate: optax.Schedule) -> optax.GradientTransform
 
 
 def _is_matrix(params: Any) -> Any:
-    # By name: a stacked bias has two dimensions, as a matrix does.
+    # By name, because a stacked bias has two dimensions too.
     return jax.tree_util.tree_map_with_path(
         lambda path, _: path[-1].key in MATRICES, params
     )
@@ -83,7 +83,7 @@ def _is_matrix(params: Any) -> Any:
 def initial_state(
     params: Any, optimizer: optax.GradientTransformation, tail: bool
 ) -> TrainState:
-    """A fresh optimizer around `params`: nothing of the base's leaks in."""
+    """The state of a new run: its optimizer keeps nothing of the base model's."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -106,29 +106,25 @@ def train_step(
     """One update on the mean loss of a global batch.
 
     Args:
-      state: the state so far; the caller donates it.
+      state: donated by the caller.
       tokens_BL1: rows of L+1 tokens.
-      marks: the steps at which the run changes.
+      marks: the length of the run and of its tail.
       model, optimizer, execution: what is trained, and how it is computed.
-      decay: the last share of the steps, over which updates fall linearly to
-        zero.
-      accumulate: number of pieces of the batch that are computed one after
-        the other; it divides B. Only sums are accumulated, so results differ
-        by rounding alone.
+      decay: the last share of the steps, over which updates fall linearly to zero.
+      accumulate: pieces of the batch that are computed in sequence; it divides B.
+        Only sums are accumulated, so results differ only by rounding.
 
     Returns:
-      The next state, and a dict: `nll` (nats, summed) and `tokens`,
-      `gradient_norm` (global), and `finite_parameter` and `finite_gradient`,
-      one flag for each leaf in tree order. Parameters are those that the step
-      began with.
+      The next state, and a dict: `nll` (nats, summed), `tokens`, `gradient_norm`
+      (global), and `finite_parameter` and `finite_gradient`, one flag for each leaf
+      in tree order. Parameters are those before the update.
     """
-
     rows, length = tokens_BL1.shape[0], tokens_BL1.shape[1] - 1
 
     def loss(
         params: Any, piece_BL1: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """A piece's share of the mean: gradients of pieces simply add up."""
+        """A piece's part of the mean, so that gradients of pieces add up."""
         nll_BL = model.token_nll(params, piece_BL1, execution)
         nll, tokens = sum_and_count(nll_BL, jnp.ones_like(nll_BL))
         return nll / (rows * length), (nll, tokens)
@@ -137,8 +133,7 @@ def train_step(
     if accumulate == 1:
         gradients, (nll, tokens) = gradient(state.params, tokens_BL1)
     else:
-        # Strided, so that every device keeps its rows: each piece has some
-        # rows of every device.
+        # Strided: each piece has rows of every device, so no row moves.
         piece_ABL1 = tokens_BL1.reshape(-1, accumulate, length + 1).swapaxes(0, 1)
         zeros = jax.tree.map(
             lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
@@ -156,8 +151,8 @@ def train_step(
         gradients, state.optimizer, state.params
     )
     if decay:
-        # AdamW multiplies its whole update by the rate, weight decay
-        # included, so scaling the update is the same as lowering the rate.
+        # AdamW multiplies its whole update, weight decay included, by the rate:
+        # scaling the update is the same as lowering the rate.
         left = (marks.steps - state.step) / jnp.maximum(
             jnp.round(decay * marks.steps), 1
         )
@@ -169,10 +164,7 @@ def train_step(
         in_tail = (state.step >= marks.tail_start).astype(jnp.float32)
         tail_sum = jax.tree.map(lambda s, p: s + in_tail * p, tail_sum, params)
     next_state = TrainState(
-        step=state.step + 1,
-        params=params,
-        optimizer=optimizer_state,
-        tail_sum=tail_sum,
+        step=state.step + 1, params=params, optimizer=optimizer_state, tail_sum=tail_sum
     )
     metrics = {
         "nll": nll,

@@ -1,4 +1,7 @@
-"""The trainer: the loop that every run goes through, one or many at a time."""
+"""The training loop: every run goes through it, alone or vectorized with others.
+
+The compiled step is in `step.py`; `program.py` lays it out over devices.
+"""
 
 import contextlib
 import dataclasses
@@ -18,7 +21,7 @@ from jaxsim.config import Config, RecipeConfig
 from jaxsim.corpus import Corpus
 from jaxsim.corpus.order import Schedule
 from jaxsim.devices import attention_on, free_memory, peak_flops
-from jaxsim.distributed import alone, from_lead, is_lead, meet
+from jaxsim.distributed import alone, barrier, from_lead, is_lead
 from jaxsim.errors import Preempted, UserError
 from jaxsim.log import Progress, say
 from jaxsim.mesh import batch_sharding, replicated, to_devices
@@ -42,8 +45,8 @@ from jaxsim.train.step import (
 class Trained:
     """The result of a run: parameters on the host, and what it cost.
 
-    The seconds of vectorized runs are divided evenly among them, so that the
-    seconds of a pool add up to its cost.
+    The seconds of vectorized runs are divided evenly among them, so that the seconds
+    of all runs add up to the cost of the pool.
     """
 
     params: Any
@@ -56,13 +59,13 @@ class Trained:
 
 
 class Trainer:
-    """Trains runs of one model, optimizer and batch size, alone or together.
+    """Trains runs of one model, optimizer and batch size, alone or vectorized.
 
     Args:
       model: what is trained.
       recipe: batch, optimizer, tail average, replay and precision of the runs.
-      rate: the learning rate by step; it takes the place of the recipe's.
-      config: says how training is executed.
+      rate: the learning rate by step; it replaces the recipe's.
+      config: `config.train` says how training is executed.
       mesh: `(data, model)`.
     """
 
@@ -101,11 +104,11 @@ class Trainer:
             accumulate=train.accumulate,
             decay=recipe.decay,
         )
-        self._fits = 1  # runs at once, as far as that has been planned
+        self._fits = 1  # runs at once, as planned so far
         self._programs: dict[int, TrainProgram] = {}
 
     def program(self, members: int = 1) -> TrainProgram:
-        """The step of a single run, or of vectorized ones; kept for reuse."""
+        """The train step for this many vectorized runs, compiled once."""
         if members not in self._programs:
             execution = self._execution
             if members == 1:  # the batches of vectorized runs are not split
@@ -124,9 +127,9 @@ class Trainer:
         return self._programs[members]
 
     def at_once(self, runs: int) -> int:
-        """How many of `runs`, all of one length, to train at once.
+        """How many of `runs`, all of the same length, to train at once.
 
-        One if there are several processes: each would hold only some runs.
+        One if there are several processes, because each would hold only some runs.
         """
         if not alone():
             return 1
@@ -134,7 +137,7 @@ class Trainer:
             return self._config.parallel_runs
         if runs < self.mesh.size:
             return 1  # devices would be idle
-        # Scoring may have put a pool into the devices' memory since then.
+        # Scoring may have filled the devices' memory since then.
         needed = self.program(self._fits).needed() if self._fits > 1 else 0
         if runs > self._fits or needed > free_memory(self.mesh):
             self._fits = planned(runs, self.mesh, self.program)
@@ -143,9 +146,9 @@ class Trainer:
         return self._fits
 
     def slots(self, runs: int) -> int:
-        """The size of the program for `runs` runs, as many on each device.
+        """The size of the program for `runs` runs: the same number on each device.
 
-        An existing program is reused if most of it is filled.
+        A compiled program is reused if more than half of it is filled.
         """
         devices = self.mesh.size
         wanted = runs if runs < devices else -(-runs // devices) * devices
@@ -166,24 +169,22 @@ class Trainer:
         stop: Callable[[], bool] = lambda: False,
         slots: int = 0,
     ) -> list[Trained | NonFiniteError]:
-        """Trains `runs` together from one start, or resumes them.
+        """Trains `runs` together from the same parameters, or resumes them.
 
-        A run whose loss is not finite stops at that step. The others go on,
-        because no run sees another.
+        A run whose loss is not finite stops at that step; the others continue.
 
         Args:
           runs: what to train; all have the same number of steps.
           corpus: the rows to train on.
           start: parameters, on the host or the device. They are copied.
-          scratch: folder of the checkpoints of these runs together.
+          scratch: folder of the joint checkpoints of these runs.
           metrics: the JSON Lines file of each run, or None for no file.
-          stop: called after each step but the last. If it returns true,
-            training stops there; it must do so in all processes at the same
-            step.
+          stop: called after each step but the last. Training stops if it returns
+            true, which it must do in all processes after the same step.
           slots: the size of the program; 0 for the number of runs.
 
         Returns:
-          The result of each run, or why it has none.
+          The result of each run, or its error.
 
         Raises:
           Preempted: `stop` returned true; the state is committed in `scratch`.
@@ -192,10 +193,9 @@ class Trainer:
         program = self.program(slots or len(runs))
         tail_steps = max(1, round(self.recipe.tail * runs[0].steps))
         with contextlib.ExitStack() as stack:
-            # Before any collective: this wait names the process that is
-            # missing, and a collective does not.
-            meet(label(runs), self._config.step_limit)
-            # Entered before the checkpoints, which may hang in a last save.
+            # Before any collective, because it names a missing process.
+            barrier(label(runs), self._config.step_limit)
+            # Entered before the checkpoints, because their last save may hang.
             finished = stack.enter_context(
                 watchdog(self._config.step_limit, label(runs))
             )
@@ -215,7 +215,11 @@ class Trainer:
                 running, program, corpus, schedules, state, first,
                 tail_steps, checkpoints, stop, finished,
             )  # fmt: skip
-            results = self._results(program, state, tail_steps)
+            if self.recipe.tail == 0:
+                results = program.fetch(state.params)
+            else:
+                total = program.fetch(state.tail_sum)
+                results = jax.tree.map(lambda a: a / np.float32(tail_steps), total)
             wall = (time.monotonic() - begin) / len(runs)
         tokens = runs[0].steps * self.recipe.batch * corpus.length
         return [
@@ -245,7 +249,7 @@ class Trainer:
         stop: Callable[[], bool],
         finished: Callable[[int], None],
     ) -> TrainState:
-        """Trains from step `first` to the end, or until no run is left."""
+        """Trains from step `first` to the end, or until all runs have failed."""
         runs = [one.run for one in running]
         steps, what = runs[0].steps, label(runs)
         everywhere: Any = replicated(program.mesh)
@@ -265,7 +269,7 @@ class Trainer:
         pending: list[tuple[int, list[list[str]], Sums]] = []
 
         def settle() -> list[Running]:
-            """Checks the last step, while the next one is computed."""
+            """Checks the last step while the next is computed; the runs still going."""
             for number, units, sums in pending:
                 host = program.fetch(sums)
                 finished(number)
@@ -287,7 +291,7 @@ class Trainer:
             program.tokens, corpus, schedules, first, steps, progress.waited
         ):
             state, sums = program(state, tokens_GBL1, marks)
-            alive = settle()  # before `stop`: `Agreement` relies on it
+            alive = settle()  # before `stop`: `StopTogether` relies on it
             pending.append((number, units, sums))
             if number == steps or not alive:
                 break
@@ -302,28 +306,18 @@ class Trainer:
                 checkpoints.save_and_wait(number, state)
                 raise Preempted(
                     f"{what}: stopped after step {number}, which is "
-                    "committed; repeat the same command to continue"
+                    "committed; rerun the same command to continue"
                 )
         settle()
         return state
 
     def _flops(self, tokens: int) -> float:
-        """A backward pass takes twice as much as a forward pass."""
+        """FLOPs of training: a backward pass costs two forward passes."""
         return 3 * self.model.forward_flops(tokens)
-
-    def _results(
-        self, program: TrainProgram, state: TrainState, tail_steps: int
-    ) -> Any:
-        """The parameters that the runs end with [G, ...], on the host."""
-        if self.recipe.tail == 0:
-            return program.fetch(state.params)
-        return jax.tree.map(
-            lambda a: a / np.float32(tail_steps), program.fetch(state.tail_sum)
-        )
 
 
 def base_trainer(model: LanguageModel, config: Config, mesh: Mesh) -> Trainer:
-    """Trains the base model: warm-up and cosine, no tail average.
+    """The trainer of the base model: warm-up and cosine, no tail average.
 
     Raises:
       UserError: a batch does not divide over the mesh.
@@ -336,30 +330,30 @@ def base_trainer(model: LanguageModel, config: Config, mesh: Mesh) -> Trainer:
 
 
 def recipe_trainer(model: LanguageModel, config: Config, mesh: Mesh) -> Trainer:
-    """Trains members, reference runs and replicates.
+    """The trainer of members, reference runs and replicates.
 
     Raises:
-      UserError: a batch does not divide over the mesh, or runs that are
-        trained together would be sharded or spread over processes.
+      UserError: a batch does not divide over the mesh, or vectorized runs would be
+        sharded or spread over processes.
     """
     _check_batch("recipe", config.recipe.batch, config, mesh)
-    if config.train.parallel_runs > 1 and mesh.shape["model"] > 1:
+    parallel = config.train.parallel_runs
+    if parallel > 1 and mesh.shape["model"] > 1:
         raise UserError(
-            f"config.train.parallel_runs={config.train.parallel_runs}: runs that are "
-            "trained together are each whole on one device; leave "
-            "config.train.model_axis at 1, or set group=1"
+            f"config.train.parallel_runs={parallel}: each of these runs must fit on "
+            "one device; leave config.train.model_axis at 1, or set parallel_runs=1"
         )
-    if config.train.parallel_runs > 1 and not alone():
+    if parallel > 1 and not alone():
         raise UserError(
-            f"config.train.parallel_runs={config.train.parallel_runs}: several "
-            "processes train one run at a time; set group=1, or start one process for "
-            "each machine without --distributed"
+            f"config.train.parallel_runs={parallel}: several processes train one run "
+            "at a time; set parallel_runs=1, or start one process for each machine "
+            "without --distributed"
         )
     return vectorized(model, config, mesh)
 
 
 def vectorized(model: LanguageModel, config: Config, mesh: Mesh) -> Trainer:
-    """As `recipe_trainer`, unchecked: vectorized runs split no batch."""
+    """`recipe_trainer` without its checks: vectorized runs do not split batches."""
     rate = constant_rate(config.recipe)
     return Trainer(model, config.recipe, rate, config, mesh)
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxsim.errors import UserError
 from jaxsim.scoring.evaluation import EvaluationSet
-from jaxsim.scoring.merge import SPLITS
+from jaxsim.scoring.merge import BFLOAT16_BITS
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.scores import bits_of
 from jaxsim.scoring.stack import Stack
@@ -315,7 +315,7 @@ def geometry(stack: Stack) -> tuple[np.ndarray, np.ndarray]:
         step = max(1, _BLOCK_NUMBERS * d_C.shape[0] // d_C.size)
         for start in range(0, d_C.shape[0], step):
             block = np.asarray(d_C[start : start + step])
-            if block.dtype == SPLITS:
+            if block.dtype == BFLOAT16_BITS:
                 block = (block.astype(np.uint32) << 16).view(np.float32)
             block = np.moveaxis(block, 1, 0).astype(np.float64)
             block = block.reshape(len(block), -1)

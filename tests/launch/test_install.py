@@ -1,11 +1,17 @@
 """What installs by itself, with a stand-in for Python: nothing is installed."""
 
+import itertools
 import os
+import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
+
+# The name `jaxsim` as a package to install, whatever follows it.
+OTHER = r"jaxsim(?![\w.-]*\w)"
 
 # Records its arguments in $LOG. Makes a .venv with a copy of itself, has the
 # version $VERSION, and fails to install if $FAIL is set.
@@ -183,3 +189,28 @@ def test_another_python_does_not_touch_the_venv(clone: Path) -> None:
     assert done.returncode == 2
     assert ".venv has Python 3.11.7" in done.stderr
     assert "remove .venv" in done.stderr
+
+
+def test_nothing_installs_the_other_jaxsim(root: Path) -> None:
+    """On PyPI, `jaxsim` is a simulator of robots; this is `jaxsim-mixtures`."""
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert project["name"] == "jaxsim-mixtures"
+    extras = project["optional-dependencies"]
+    required = [*project["dependencies"], *itertools.chain(*extras.values())]
+    assert "jaxsim-mixtures[s3]" in required
+    assert not [each for each in required if re.match(OTHER, each)]
+    files = [root / "README.md"]
+    for folder in ("jaxsim", "docs", "launch", "benchmarks", "configs"):
+        files += (path for path in (root / folder).rglob("*") if path.is_file())
+    lines = [
+        f"{path}: {line}"
+        for path in files
+        for line in path.read_text(errors="ignore").splitlines()
+        if "pip install" in line and path.suffix != ".pyc"
+    ]
+    assert any("jaxsim-mixtures[" in line for line in lines)
+    assert not [
+        line
+        for line in lines
+        if re.search(rf"['\"\s]{OTHER}", line.partition("pip install")[2])
+    ]

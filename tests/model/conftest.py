@@ -1,4 +1,4 @@
-"""Many small programs, each run once: compiled quickly rather than well."""
+"""Many small programs run once each: fast compilation, not fast programs."""
 
 import jax
 import pytest

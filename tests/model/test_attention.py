@@ -1,4 +1,4 @@
-"""Both attentions against a square written out, and rotary embedding."""
+"""Attention against an explicit square matrix, and rotary embeddings."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def _written_out(q_BLHK, k_BLGK, v_BLGK):
 @pytest.mark.parametrize("name", ["einsum", "xla"])
 # Blocks of queries are 64 long or an eighth: below one, and across several.
 @pytest.mark.parametrize(("length", "groups"), [(5, 4), (70, 2), (130, 1)])
-def test_value_and_gradient_are_those_of_the_square(name, length, groups):
+def test_value_and_gradient_equal_the_explicit_square(name, length, groups):
     *inputs, probe_BLHK = _inputs(length, groups)
 
     def result(f):
@@ -54,7 +54,7 @@ def test_value_and_gradient_are_those_of_the_square(name, length, groups):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
 
 
-def test_rotation_depends_on_the_distance_alone():
+def test_rotation_depends_only_on_the_distance():
     x_BLHK = jnp.broadcast_to(
         jax.random.normal(jax.random.key(0), (1, 1, 2, K)), (1, 9, 2, K)
     )

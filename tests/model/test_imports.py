@@ -19,13 +19,13 @@ ORDER = (
     "model",
     "train",
     "pool",
-    "mixture",
+    "scoring",
     "search",
     "validation",
-    "test",
+    "report",
     "plan",
 )
-# Ends that nothing may import, and that may import anything.
+# No other file may import these; they may import anything.
 ENDS = {"commands", "cli", "doctor", "__main__", "__init__"}
 
 
@@ -61,7 +61,7 @@ def test_each_library_has_one_home(root):
 
 
 def test_imports_run_from_later_folders_to_earlier(root):
-    # Files beside the folders are the base: they import each other only.
+    # Top-level files import only each other.
     base = {path.stem for path in (root / "jaxsim").glob("*.py")} - ENDS
     wrong = []
     for part, file, tree in _modules(root):

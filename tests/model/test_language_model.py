@@ -1,4 +1,4 @@
-"""The decoder: what it may see, its options, and how it is executed."""
+"""The decoder: causality, options of the model, and of its execution."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ def _model(vocab_size: int = VOCABULARY, **changes) -> LanguageModel:
 
 
 def _params(model: LanguageModel, std: float = 0.2):
-    """Random everywhere, so that zeros and ones of an init hide nothing."""
+    """Random parameters, because zeros and ones of `init` could hide errors."""
     leaves, structure = jax.tree.flatten(model.shapes())
     rng = np.random.default_rng(0)
     return structure.unflatten(
@@ -49,7 +49,7 @@ def _compiled(model):
 
 @pytest.mark.parametrize("attention", ["einsum", "xla"])
 def test_no_token_sees_a_later_one(attention):
-    # Distinct tokens and a head of its own: a row of the embedding's
+    # Distinct tokens and an untied head: a row of the embedding's
     # gradient belongs to one position. 70 crosses a block of queries.
     length = 70
     model = _model(tied=False)
@@ -111,7 +111,7 @@ def test_bfloat16_is_close_to_float32_and_returns_float32():
 
 
 @pytest.mark.parametrize("attention", ["einsum", "xla"])
-def test_vmap_over_parameters_is_a_loop_over_them(attention):
+def test_vmap_over_parameters_equals_a_loop(attention):
     execution = Execution(attention=attention, unroll=False)
     model = _model()
     trees = [_params(model, std) for std in (0.1, 0.3)]
@@ -132,7 +132,7 @@ def test_an_id_that_is_no_token_gives_nan(token):
     tokens_BL1 = _tokens()
     tokens_BL1[0, 5] = token
     nan_BL = np.isnan(_nll(model, _params(model), tokens_BL1))
-    assert nan_BL[0, 4:].all()  # from where it is the target
+    assert nan_BL[0, 4:].all()  # from the position where it is the target
     assert not nan_BL[1].any()
 
 
@@ -172,7 +172,7 @@ PLAIN = {
         ({"tied": False}, {"head"}, set()),
         ({"gate_first": False}, set(), set()),
     ],
-    # Sets print in another order in every process.
+    # Sorted, because xdist needs the same order in every process.
     ids=["base", "norm", "qk_norm", "output", "bias", "untied", "gate"],
 )
 def test_options_decide_which_leaves_there_are(changes, added, removed):
@@ -183,7 +183,7 @@ def test_options_decide_which_leaves_there_are(changes, added, removed):
     assert not unused
 
 
-def test_either_split_of_the_mlp_can_be_the_gate():
+def test_either_half_of_the_mlp_input_can_be_the_gate():
     first, second = _model(gate_first=True), _model(gate_first=False)
     params = _params(first)
     swapped = jax.tree.map(np.copy, params)
@@ -195,7 +195,7 @@ def test_either_split_of_the_mlp_can_be_the_gate():
 
 
 def test_layer_norm_drops_the_mean_and_rms_norm_keeps_it():
-    # The head is apart: only norms ever read the residual stream.
+    # An untied head: only norms read the residual stream.
     for norm, same in (("layer", True), ("rms", False)):
         model = _model(norm=norm, tied=False)
         params = _params(model)
@@ -228,7 +228,7 @@ def test_the_head_is_the_embedding_only_if_tied():
 
 
 @pytest.mark.parametrize("change", [{"rope_base": 3.0}, {"norm_eps": 1.0}])
-def test_numbers_of_the_config_are_used(change):
+def test_each_number_of_the_config_changes_the_output(change):
     params = _params(_model())
     a_BL = _nll(_model(), params, _tokens())
     b_BL = _nll(_model(**change), params, _tokens())
@@ -276,7 +276,7 @@ def _check_axes(shape: tuple[int, ...], names: tuple[str, ...]) -> None:
         "heads": 16,
         "kv_heads": 8,
         "mlp": 24,
-        "splits": 2,
+        "gate": 2,
     }
     assert tuple(sizes[name] for name in names) == shape
 

@@ -28,7 +28,7 @@ def _of_optax(x_BLD, head_VD, targets_BL):
 
 
 @pytest.mark.parametrize(("length", "chunk"), [(12, 1), (12, 5), (13, 4), (12, 64)])
-def test_value_and_gradient_are_those_of_the_unchunked_loss(length, chunk):
+def test_value_and_gradient_equal_the_unchunked_loss(length, chunk):
     x_BLD, head_VD, targets_BL, weight_BL = _inputs(length)
 
     def chunked(x_BLD, head_VD):

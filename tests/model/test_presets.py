@@ -1,4 +1,4 @@
-"""The shapes of the paper have its parameter counts."""
+"""The paper's shapes have its parameter counts."""
 
 import pytest
 
@@ -15,7 +15,7 @@ PAPER = {
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_parameter_counts_of_the_paper(name):
+def test_the_papers_shapes_have_its_parameter_counts(name):
     model = LanguageModel(preset(name), 50_280)
     count, published = PAPER[name]
     assert model.vocab_rows == 50_304

@@ -15,7 +15,7 @@ from jaxsim.config import (
 )
 from jaxsim.model import LanguageModel
 
-ROWS = 40  # of a batch: no other dimension of anything has this size
+ROWS = 40  # of a batch; no other dimension has this size
 VOCABULARY = 256
 CONFIG = Config(
     corpus=CorpusConfig(

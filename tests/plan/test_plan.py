@@ -1,4 +1,4 @@
-"""The command: what it needs to know, what it prints, how it fails."""
+"""`jaxsim plan`: what it needs, what it prints, and its errors."""
 
 import importlib.util
 import re
@@ -10,16 +10,15 @@ from hlo import Module
 from jaxsim import cli
 from jaxsim.devices import known_chip
 from jaxsim.errors import UserError
-from jaxsim.plan import chips, devices_of, sizes_of
-from jaxsim.plan.chips import chip_of
+from jaxsim.plan import devices_of, programs, sizes_of
 from jaxsim.plan.plan import costs
-from jaxsim.plan.programs import test_on, train_step
+from jaxsim.plan.programs import chip_of, compile_program, train_step
 
 from . import small
 
 needs_compiler = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
-    reason="needs libtpu, the compiler for TPUs: pip install 'jaxsim[tpu]'",
+    reason="needs libtpu, the compiler for TPUs: pip install 'jaxsim-mixtures[tpu]'",
 )
 CONFIG_FILE = """
 from jaxsim.config import default_config, source
@@ -42,7 +41,7 @@ def config_file(folder, source: str) -> str:
     return f"--config={path}"
 
 
-def test_devices_that_are_there_are_planned_for(tmp_path, capsys):
+def test_attached_devices_are_planned_for(tmp_path, capsys):
     """Without text, without a workdir, without a TPU."""
     dates = "by_dates=(('2000', '2001'), ('2002', '2003'))"
     assert cli.main(["plan", config_file(tmp_path, dates)]) == 0
@@ -54,7 +53,7 @@ def test_devices_that_are_there_are_planned_for(tmp_path, capsys):
     assert "DOES NOT FIT" not in out
 
 
-def test_what_does_not_fit_is_no_error(tmp_path, capsys):
+def test_a_program_that_does_not_fit_is_no_error(tmp_path, capsys):
     arguments = [config_file(tmp_path, "by_dates=()"), "--members=3"]
     arguments += ["--config.score.memory=1e-6"]
     assert cli.main(["plan", *arguments]) == 0
@@ -88,14 +87,14 @@ def test_mistakes_are_named(tmp_path, capsys, arguments, sentence):
     assert re.search(sentence, error), error
 
 
-def test_a_compiler_that_is_missing_is_named(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(chips.importlib.util, "find_spec", lambda name: None)
+def test_a_missing_compiler_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(programs.importlib.util, "find_spec", lambda name: None)
     line = [config_file(tmp_path, "by_dates=()"), "--topology=v5e:4x4"]
     assert cli.main(["plan", *line]) == 2
-    assert "pip install 'jaxsim[tpu]'" in capsys.readouterr().err
+    assert "pip install 'jaxsim-mixtures[tpu]'" in capsys.readouterr().err
 
 
-def test_costs_are_those_of_the_runs():
+def test_costs_of_all_runs():
     config = small.changed(
         "validate",
         held_out=3,
@@ -113,7 +112,7 @@ def test_costs_are_those_of_the_runs():
     base = config.base
     assert by_name["base"].tokens == base.steps * base.batch * 32
     assert [cost.count for cost in by_name.values()] == [1, 5, 4, 3, 1000]
-    *_, scoring = by_name.values()  # forward alone
+    *_, scoring = by_name.values()  # forward passes only
     assert scoring.flops == small.MODEL.forward_flops(scoring.tokens)
     assert scoring.tokens == 1000 * 2**20
     # Subsets of two to all five members, as many units long.
@@ -131,12 +130,12 @@ def test_a_topology_compiles_without_a_tpu():
     config = small.changed("train", config, data_axis=8, model_axis=2)
     program = train_step(config, small.MODEL, devices)
     assert program.mesh.size == 16
-    assert test_on(program).refused is None
+    assert compile_program(program).refused is None
     calls = Module(program.compile().as_text()).collectives()
     assert {call.kind for call in calls} >= {"all-reduce"}
 
 
 @needs_compiler
-def test_a_topology_that_is_unknown_is_named():
+def test_an_unknown_topology_is_named():
     with pytest.raises(UserError, match=r"v9:4x4: .*TPU v9.*as in v5e:4x4"):
         devices_of("v9:4x4")

@@ -1,4 +1,4 @@
-"""The real programs: what they exchange and replicate on eight devices."""
+"""What the real programs exchange and replicate on eight devices."""
 
 import dataclasses
 import re
@@ -12,10 +12,10 @@ from jaxsim.devices import TooLarge
 from jaxsim.errors import UserError
 from jaxsim.plan.programs import (
     Program,
-    group_step,
+    compile_program,
     scoring,
-    test_on,
     train_step,
+    vectorized_step,
 )
 from jaxsim.scoring.plan import bytes_of
 
@@ -30,7 +30,7 @@ def collectives(program: Program) -> list[Collective]:
 
 
 def replicated(arguments: Any) -> dict[str, int]:
-    """Devices that hold the same values, for each matrix that several hold."""
+    """The number of devices that hold the same values, for each replicated matrix."""
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(arguments):
         size = bytes_of(leaf)
@@ -48,7 +48,7 @@ def _step(data: int, model: int) -> Program:
 
 @pytest.fixture(scope="module")
 def group():
-    return group_step(small.CONFIG, small.MODEL, jax.devices())
+    return vectorized_step(small.CONFIG, small.MODEL, jax.devices())
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +57,11 @@ def divided():
 
 
 @needs_eight
-def test_members_in_parallel_exchange_nothing(group):
+def test_vectorized_runs_exchange_nothing(group):
     assert collectives(group) == []
     assert replicated(group.arguments) == {}
     tokens = small.ROWS * 32
-    assert test_on(group).flops == 3 * small.MODEL.forward_flops(tokens)
+    assert compile_program(group).flops == 3 * small.MODEL.forward_flops(tokens)
 
 
 @needs_eight
@@ -97,7 +97,7 @@ def test_rows_of_a_batch_stay_divided(mesh):
 
 @needs_eight
 @pytest.mark.parametrize("mesh", [(8, 1), (4, 2), (2, 2)])
-def test_chunks_of_the_loss_exchange_nothing_more(mesh):
+def test_chunks_of_the_loss_need_no_more_exchange(mesh):
     """The head is gathered once, its gradient summed once, no logit sent."""
     data, model = mesh
     moved = []
@@ -119,12 +119,12 @@ def test_chunks_of_the_loss_exchange_nothing_more(mesh):
 
 
 @needs_eight
-def test_bytes_are_what_the_shardings_say(divided, group):
+def test_bytes_follow_from_the_shardings(divided, group):
     for program in (divided, group):
-        report = test_on(program)
+        report = compile_program(program)
         state, *_ = program.arguments
         assert report.memory is not None
-        # The compiler leaves out the run's length where no rate falls.
+        # The compiler drops the run's length if no rate decays.
         assert 0 <= report.arguments - report.memory.arguments <= 4
         assert report.memory.donated == bytes_of(state)
         assert report.needed > report.arguments
@@ -140,19 +140,19 @@ def test_bytes_are_what_the_shardings_say(divided, group):
 @needs_eight
 def test_mixtures_over_devices_exchange_nothing():
     program, plan = scoring(small.CONFIG, small.MODEL, 3, jax.devices())
-    report = test_on(program)
+    report = compile_program(program)
     assert collectives(program) == []
     assert plan.layout == (8, 1)
     assert report.memory is not None
     assert report.memory.arguments == report.arguments
-    # The pool is on each of them.
+    # Each device holds the pool.
     assert set(replicated(program.arguments).values()) == {8}
     parameters = small.MODEL.parameter_count()
     assert bytes_of(program.arguments[:2]) == 4 * 4 * parameters
 
 
 @needs_eight
-def test_a_divided_pool_exchanges_merged_models():
+def test_a_sharded_pool_exchanges_merged_models():
     """Once a mixture, by pairs of chips; see also scoring/test_layouts.py."""
     config = small.changed("score", model_axis=2, merge="tree")
     program, plan = scoring(config, small.MODEL, 3, jax.devices())
@@ -165,11 +165,11 @@ def test_a_divided_pool_exchanges_merged_models():
     assert 0.9 * parameters < moved / mixtures < parameters
 
 
-def test_what_the_compiler_refuses_is_reported(group):
+def test_a_refusal_of_the_compiler_is_reported(group):
     def refuse():
         raise TooLarge(30, 20)
 
-    report = test_on(dataclasses.replace(group, compile=refuse))
+    report = compile_program(dataclasses.replace(group, compile=refuse))
     assert (report.memory, report.refused) == (None, (30, 20))
     assert report.needed == 30
     assert not report.fits(0)
@@ -177,12 +177,12 @@ def test_what_the_compiler_refuses_is_reported(group):
 
 def test_cudnn_needs_its_hardware():
     config = small.changed("train", attention="cudnn")
-    for program in (train_step, group_step):
+    for program in (train_step, vectorized_step):
         with pytest.raises(UserError, match=r"train.attention='cudnn': needs"):
             program(config, small.MODEL, jax.devices())
 
 
-def test_loops_count_as_often_as_they_turn():
+def test_collectives_in_loops_count_once_for_each_iteration():
     """By hand: a loop of 3 around one of 4; one call in two instructions."""
     gather, reduce = Module(HLO).collectives()
     assert (gather.kind, gather.count, gather.size) == ("all-gather", 12, 512)
@@ -190,7 +190,7 @@ def test_loops_count_as_often_as_they_turn():
     assert (reduce.kind, reduce.count, reduce.size) == ("all-reduce", 3, 64)
 
 
-def test_what_the_compiler_for_tpus_writes_is_understood():
+def test_programs_of_the_tpu_compiler_are_parsed():
     """By hand: a counter that goes 0, 2, 4, 6, 8; a sum of which a part is
     kept; other calls that share its channel."""
     ring, scatter, gather = Module(TPU_HLO).collectives()
@@ -205,9 +205,7 @@ HloModule jit_f, entry_computation_layout={(f32[4])->f32[4]}
 
 %fused (p: bf16[1,32]) -> bf16[8,32] {
   %p = bf16[1,32]{1,0} parameter(0)
-  ROOT %g.1 = bf16[8,32]{1,0:T(8,128)(2,1)} all-gather(%p), channel_id=7,
-  dimensions={0}, metadata={op_name="jit(f)/while/layer"},
-  backend_config={"async_collective_fusion_config":{}}
+  ROOT %g.1 = bf16[8,32]{1,0:T(8,128)(2,1)} all-gather(%p), channel_id=7, dimensions={0}, metadata={op_name="jit(f)/while/layer"}, backend_config={"async_collective_fusion_config":{}}
 }
 
 %inner_body (a: (s32[], bf16[1,32])) -> (s32[], bf16[1,32]) {
@@ -220,8 +218,7 @@ HloModule jit_f, entry_computation_layout={(f32[4])->f32[4]}
 
 %fused_again (p: bf16[1,32]) -> bf16[8,32] {
   %p.2 = bf16[1,32]{1,0} parameter(0)
-  ROOT %g.3 = bf16[8,32]{1,0} all-gather(%p.2), channel_id=7, dimensions={0},
-  backend_config={"async_collective_fusion_config":{}}
+  ROOT %g.3 = bf16[8,32]{1,0} all-gather(%p.2), channel_id=7, dimensions={0}, backend_config={"async_collective_fusion_config":{}}
 }
 
 %inner_condition (a: (s32[], bf16[1,32])) -> pred[] {
@@ -236,8 +233,8 @@ HloModule jit_f, entry_computation_layout={(f32[4])->f32[4]}
 %outer_body (b: (s32[], f32[16])) -> (s32[], f32[16]) {
   %y = f32[16]{0} get-tuple-element(%b), index=1
   %r = f32[16]{0} all-reduce(%y), channel_id=8, to_apply=%add
-  %loop = (s32[], bf16[1,32]{1,0}) while(%init), condition=%inner_condition,
-  body=%inner_body ROOT %u = (s32[], f32[16]{0}) tuple(%j, %r)
+  %loop = (s32[], bf16[1,32]{1,0}) while(%init), condition=%inner_condition, body=%inner_body
+  ROOT %u = (s32[], f32[16]{0}) tuple(%j, %r)
 }
 
 %outer_condition (b: (s32[], f32[16])) -> pred[] {
@@ -246,10 +243,10 @@ HloModule jit_f, entry_computation_layout={(f32[4])->f32[4]}
 
 ENTRY %main (p: f32[4]) -> f32[4] {
   %q = f32[4]{0} parameter(0)
-  %w = (s32[], f32[16]{0}) while(%start), condition=%outer_condition, body=%outer_body,
-  backend_config={"known_trip_count":{"n":"3"}} ROOT %e = f32[4]{0} copy(%q)
+  %w = (s32[], f32[16]{0}) while(%start), condition=%outer_condition, body=%outer_body, backend_config={"known_trip_count":{"n":"3"}}
+  ROOT %e = f32[4]{0} copy(%q)
 }
-"""
+"""  # noqa: E501
 
 
 TPU_HLO = """\
@@ -258,8 +255,7 @@ HloModule jit_f
 %all-reduce-scatter.1 (in: f32[4,32]) -> f32[1,32] {
   %in = f32[4,32]{1,0} parameter(0)
   %all-reduce.5 = f32[4,32]{1,0} all-reduce(%in), channel_id=1, to_apply=%add
-  ROOT %slice = f32[1,32]{1,0} dynamic-slice(%all-reduce.5, %id, %zero),
-  dynamic_slice_sizes={1,32}
+  ROOT %slice = f32[1,32]{1,0} dynamic-slice(%all-reduce.5, %id, %zero), dynamic_slice_sizes={1,32}
 }
 
 %ring_body (b: (f32[64], u32[])) -> (f32[64], u32[]) {
@@ -267,9 +263,9 @@ HloModule jit_f
   %two = u32[]{:T(128)} constant(2)
   %part = f32[64]{0} get-tuple-element(%b), index=0
   %i = u32[]{:T(128)} get-tuple-element(%b), index=1
-  %sent = (f32[64]{0}, f32[64]{0}, u32[]{:S(2)}) collective-permute-start(%part),
-  channel_id=2, source_target_pairs={{0,1},{1,0}} %came = f32[64]{0}
-  collective-permute-done(%sent) %next = u32[]{:T(128)} add(%i, %two)
+  %sent = (f32[64]{0}, f32[64]{0}, u32[]{:S(2)}) collective-permute-start(%part), channel_id=2, source_target_pairs={{0,1},{1,0}}
+  %came = f32[64]{0} collective-permute-done(%sent)
+  %next = u32[]{:T(128)} add(%i, %two)
   ROOT %t = (f32[64]{0}, u32[]) tuple(%came, /*index=1*/%next)
 }
 
@@ -287,4 +283,4 @@ ENTRY %main (p: f32[4,32]) -> f32[1,32] {
   %w = (f32[64]{0}, u32[]) while(%start), condition=%ring_condition, body=%ring_body
   ROOT %f = f32[1,32]{1,0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.1
 }
-"""
+"""  # noqa: E501

@@ -171,9 +171,9 @@ def test_pools_with_one_state_path_keep_separate_states(
     ("path", "message"),
     [
         ("s3://bucket/x", "file systems and to gs://, and not to s3://"),
-        ("gs://bucket/x", r"pip install 'jaxsim\[gcs\]'"),
-        ("/tmp/a*b", "takes it for a pattern"),
-        ("/proc/nowhere/x", "cannot be made a folder"),
+        ("gs://bucket/x", r"pip install 'jaxsim-mixtures\[gcs\]'"),
+        ("/tmp/a*b", "reads it as a pattern"),
+        ("/proc/nowhere/x", "cannot create this folder"),
     ],
 )
 def test_paths_that_cannot_be_written_are_refused(path, message, monkeypatch):

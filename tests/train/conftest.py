@@ -23,7 +23,7 @@ from . import tiny
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """Nothing in it changes: every training has a scratch of its own."""
+    """Shared and never changed; every training has its own folder."""
 
     config: Config
     corpus: Corpus
@@ -66,7 +66,7 @@ def setting(tmp_path_factory, quick_to_compile) -> Setting:
 
 @pytest.fixture(scope="package")
 def trained(setting, tmp_path_factory) -> tuple[Trained, Path]:
-    """The whole run on unit a, undisturbed, and its folder."""
+    """The uninterrupted run on unit a, and its folder."""
     folder = tmp_path_factory.mktemp("whole")
     return setting.train(folder), folder
 

@@ -55,7 +55,7 @@ def _losses(folder, run):
 
 @pytest.fixture(scope="module")
 def timed(setting, runs, tmp_path_factory):
-    """What three runs came to, their folder, and the seconds it took."""
+    """The results of three vectorized runs, their folder, and the seconds they took."""
     folder = tmp_path_factory.mktemp("group")
     begin = time.monotonic()
     outcomes = _train(setting, runs, folder)
@@ -67,7 +67,7 @@ def vectorized(timed):
     return timed[:2]
 
 
-def test_a_run_in_a_group_is_the_run_alone(setting, trained, runs, vectorized):
+def test_a_vectorized_run_equals_the_single_run(setting, trained, runs, vectorized):
     """Sums are added in another order: float32, at a loss of 5."""
     outcomes, folder = vectorized
     alone = tiny.rows_of_metrics(trained[1] / "metrics.jsonl")
@@ -80,35 +80,35 @@ def test_a_run_in_a_group_is_the_run_alone(setting, trained, runs, vectorized):
         trained[0].params,
     )
     others = {params_digest(outcome.params) for outcome in outcomes}
-    assert len(others) == 3, "runs in parallel were given the same rows"
+    assert len(others) == 3, "vectorized runs were given the same rows"
     assert outcomes[0].tokens == trained[0].tokens
     assert outcomes[0].flops == trained[0].flops
 
 
-def test_a_group_is_closer_to_the_run_alone_than_a_replicate_is(
+def test_a_vectorized_run_is_closer_to_the_single_run_than_a_replicate(
     setting, trained, vectorized, tmp_path
 ):
-    """By far less than a tenth of what another order of the rows changes."""
-    repeat = setting.train(tmp_path, replicate_of(setting.run))
-    rows_BL1 = setting.corpus.rows("b")[np.arange(8)]  # of no run here
+    """The difference is below a tenth of the replicate noise."""
+    replicate = setting.train(tmp_path, replicate_of(setting.run))
+    rows_BL1 = setting.corpus.rows("b")[np.arange(8)]  # not trained on
 
     def loss(params):
         nll_BL = setting.model.token_nll(params, rows_BL1, Execution())
         return float(np.mean(nll_BL))
 
     alone = loss(trained[0].params)
-    noise = abs(loss(repeat.params) - alone)
+    noise = abs(loss(replicate.params) - alone)
     assert noise > 1e-5
     assert abs(loss(vectorized[0][0].params) - alone) < noise / 10
 
 
-def test_neighbours_and_padding_change_no_bit(setting, runs, vectorized, tmp_path):
+def test_other_runs_and_padding_change_no_bit(setting, runs, vectorized, tmp_path):
     whole = [params_digest(outcome.params) for outcome in vectorized[0]]
     again = _train(setting, runs[:2], tmp_path, slots=3)
     assert [params_digest(outcome.params) for outcome in again] == whole[:2]
 
 
-def test_a_group_that_was_stopped_goes_on_bit_for_bit(
+def test_stopped_vectorized_runs_resume_bit_for_bit(
     setting, runs, vectorized, tmp_path
 ):
     asked = iter([False, False, True])
@@ -120,7 +120,7 @@ def test_a_group_that_was_stopped_goes_on_bit_for_bit(
         assert _losses(tmp_path, run) == _losses(vectorized[1], run)
 
 
-def test_the_cost_of_a_group_is_divided_among_its_runs(timed):
+def test_the_cost_is_divided_among_vectorized_runs(timed):
     outcomes, folder, took = timed
     rows = tiny.rows_of_metrics(folder / "a.jsonl")
     total = sum(outcome.wall_seconds for outcome in outcomes)
@@ -132,13 +132,13 @@ def test_the_cost_of_a_group_is_divided_among_its_runs(timed):
         assert tokens == pytest.approx(8 * 32), "of one run, 8 rows"
 
 
-def test_a_run_that_diverges_is_named_and_the_others_go_on(
+def test_a_run_that_diverges_is_named_and_the_others_continue(
     setting, runs, vectorized, tmp_path
 ):
     with pytest.raises(Preempted):
         _train(setting, runs, tmp_path, stop=tiny.stop_after(2))
     tiny.poison(tmp_path / "scratch", setting.trainer.program(3), member=1)
-    with pytest.raises(Preempted):  # committed after the run was given up
+    with pytest.raises(Preempted):  # saved after the run failed
         _train(setting, runs, tmp_path, stop=tiny.stop_after(2))
     a, b, c = _train(setting, runs, tmp_path)
     assert isinstance(b, NonFiniteError)
@@ -151,7 +151,7 @@ def test_a_run_that_diverges_is_named_and_the_others_go_on(
 
 
 @needs_eight
-def test_groups_on_many_devices_learn_the_same_without_a_word(
+def test_vectorized_runs_on_eight_devices_give_the_same_losses(
     setting, runs, vectorized, tmp_path
 ):
     trainer = recipe_trainer(setting.model, setting.config, tiny.mesh_of(8))
@@ -176,43 +176,43 @@ def test_groups_on_many_devices_learn_the_same_without_a_word(
 @pytest.mark.parametrize(
     ("members", "devices"), [(2, 2), (3, 3), (8, 8), (10, 5), (16, 8)]
 )
-def test_members_lie_whole_on_as_many_devices_as_divide_them(members, devices):
+def test_vectorized_runs_use_as_many_devices_as_divide_them(members, devices):
     assert meshes.member_mesh(tiny.mesh_of(4, 2), members).size == devices
 
 
-def test_a_group_of_models_that_are_divided_is_refused(setting):
+def test_vectorized_runs_of_a_sharded_model_are_refused(setting):
     if jax.device_count() < 2:
         pytest.skip("one device divides nothing")
-    config = tiny.changed(setting.config, "train", group=2)
+    config = tiny.changed(setting.config, "train", parallel_runs=2)
     with pytest.raises(UserError, match=r"config.train.parallel_runs=2"):
         recipe_trainer(setting.model, config, tiny.mesh_of(1, 2))
 
 
 def test_several_processes_train_one_run_at_a_time(setting, monkeypatch):
-    config = tiny.changed(setting.config, "train", group=0)
+    config = tiny.changed(setting.config, "train", parallel_runs=0)
     trainer = recipe_trainer(setting.model, config, tiny.mesh_of())
     monkeypatch.setattr("jaxsim.train.trainer.alone", lambda: False)
     assert trainer.at_once(12) == 1
-    config = tiny.changed(setting.config, "train", group=2)
+    config = tiny.changed(setting.config, "train", parallel_runs=2)
     with pytest.raises(UserError, match=r"train.parallel_runs=2: several processes"):
         recipe_trainer(setting.model, config, tiny.mesh_of())
 
 
-def test_a_cpu_trains_one_run_after_the_other(setting):
+def test_a_cpu_trains_one_run_at_a_time(setting):
     assert setting.trainer.at_once(12) == 1
-    config = tiny.changed(setting.config, "train", group=4)
+    config = tiny.changed(setting.config, "train", parallel_runs=4)
     trainer = recipe_trainer(setting.model, config, tiny.mesh_of())
     assert trainer.at_once(12) == 4
 
 
 @dataclasses.dataclass
 class Compiler:
-    """Stands for programs of an accelerator; counts those it compiles."""
+    """A fake of an accelerator's programs; counts compilations."""
 
     base: int
-    each: int  # bytes of a run on its device
+    each: int  # bytes of each run
     devices: int = 1
-    most: int = 10**9  # runs of a device beyond which it gives up
+    most: int = 10**9  # runs of a device; it refuses more
     compiled: list[int] = dataclasses.field(default_factory=list)
 
     def __call__(self, members: int):
@@ -242,27 +242,27 @@ def mesh(devices: int, limit: int = 1000, platform: str = "gpu", model=1):
 @pytest.mark.parametrize(
     ("runs", "devices", "base", "each", "want"),
     [
-        (40, 1, 0, 100, 10),  # what fits
+        (40, 1, 0, 100, 10),  # as many as fit
         (40, 1, 400, 100, 3),  # estimated from two runs, not searched
-        (4, 1, 0, 100, 4),  # what is asked for
+        (4, 1, 0, 100, 4),  # all runs
         (40, 4, 0, 200, 20),
-        (40, 1, 0, 600, 1),  # not even two
-        (3, 4, 0, 10, 1),  # a device would idle
-        (9, 4, 0, 10, 12),  # of each device as many
+        (40, 1, 0, 600, 1),  # two do not fit
+        (3, 4, 0, 10, 1),  # a device would be idle
+        (9, 4, 0, 10, 12),  # the same number on each device
     ],
 )
-def test_as_many_are_planned_as_fit(runs, devices, base, each, want):
+def test_as_many_runs_are_planned_as_fit(runs, devices, base, each, want):
     compiler = Compiler(base, each, devices)
     assert planned(runs, mesh(devices), compiler) == want
     assert len(compiler.compiled) <= 4
 
 
-def test_what_the_compiler_gives_up_on_is_too_much():
+def test_a_program_that_the_compiler_refuses_is_too_large():
     assert planned(40, mesh(1), Compiler(0, 10, most=7)) == 5  # halved
     assert planned(40, mesh(1), Compiler(0, 10, most=1)) == 1
 
 
-def test_nothing_is_compiled_where_runs_go_one_by_one():
+def test_nothing_is_compiled_if_runs_are_trained_one_at_a_time():
     for where in (
         mesh(1, platform="cpu"),
         mesh(4, model=2),

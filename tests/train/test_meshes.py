@@ -1,4 +1,4 @@
-"""Devices decide how fast a run is, and nothing that it learns."""
+"""The mesh changes the speed of a run, not its result."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices
 
 @needs_eight
 @pytest.mark.parametrize("shape", [(8, 1), (4, 2), (2, 4)])
-def test_any_mesh_learns_the_same(setting, trained, tmp_path, shape):
+def test_any_mesh_gives_the_same_result(setting, trained, tmp_path, shape):
     trainer = recipe_trainer(setting.model, setting.config, tiny.mesh_of(*shape))
     start = trainer.fresh_params(7)
     assert params_digest(start) == params_digest(setting.trainer.fresh_params(7)), (
@@ -31,7 +31,7 @@ def test_any_mesh_learns_the_same(setting, trained, tmp_path, shape):
         rows = tiny.rows_of_metrics(folder / "metrics.jsonl")
         losses.append([row["loss"] for row in rows])
         params.append(run.params)
-    # Partial sums are added in another order: float32, at a loss of 5.
+    # Partial sums are added in another order, in float32, at a loss of 5.
     np.testing.assert_allclose(losses[0], losses[1], rtol=2e-5)
     # Adam divides by small roots at first; a step moves by 3e-3.
     jax.tree.map(
@@ -42,7 +42,7 @@ def test_any_mesh_learns_the_same(setting, trained, tmp_path, shape):
 
 @pytest.fixture(scope="module")
 def of_sixteen(setting):
-    """Sixteen rows a step: eight devices can take them in two pieces."""
+    """Sixteen rows a step, so that eight devices can have two pieces."""
     config = tiny.changed(setting.config, "recipe", batch=16, steps=3)
     return config, dataclasses.replace(setting.run, steps=3)
 
@@ -60,7 +60,7 @@ def in_one_piece(setting, of_sixteen, tmp_path_factory):
 @pytest.mark.parametrize(
     ("shape", "pieces"), [((1, 1), 4), ((8, 1), 2), ((4, 2), 2), ((2, 4), 4)]
 )
-def test_a_batch_in_pieces_is_the_batch(
+def test_gradient_accumulation_gives_the_same_result(
     setting, of_sixteen, in_one_piece, tmp_path, shape, pieces
 ):
     config, run = of_sixteen
@@ -82,7 +82,7 @@ def test_a_batch_in_pieces_is_the_batch(
 
 
 @needs_eight
-def test_large_leaves_are_split_and_optimizer_states_with_them(setting):
+def test_large_leaves_and_their_optimizer_states_are_sharded(setting):
     trainer = recipe_trainer(setting.model, setting.config, tiny.mesh_of(4, 2))
     state = trainer.program().start(setting.start)
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
@@ -94,7 +94,7 @@ def test_large_leaves_are_split_and_optimizer_states_with_them(setting):
     assert len(names) == 10, "the loop above looked at nothing"
 
 
-def test_axes_of_a_mesh_are_those_of_the_config():
+def test_the_mesh_has_the_axes_of_the_config():
     n = jax.device_count()
     assert dict(meshes.training_mesh(-1, 1).shape) == {"data": n, "model": 1}
     assert dict(meshes.training_mesh(1, n).shape) == {"data": 1, "model": n}

@@ -1,4 +1,4 @@
-"""Rates, and what weight decay decays."""
+"""Learning rates, weight decay, clipping and the initial state."""
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,7 @@ def test_weight_decay_is_on_matrices_only():
 
 
 def test_gradients_are_clipped_by_their_global_norm():
-    # Adam forgets a common factor, so the moments tell.
+    # Adam cancels a common factor, so look at the moments.
     recipe = RecipeConfig(clip=0.5)
     optimizer = adamw(recipe, constant_rate(recipe))
     params = {"a": {"kernel": jnp.ones((2, 2))}, "b": {"kernel": jnp.ones(12)}}
@@ -71,7 +71,7 @@ def test_gradients_are_clipped_by_their_global_norm():
     assert len(means) == 2
 
 
-def test_a_run_starts_with_a_fresh_optimizer_around_its_parameters():
+def test_a_run_starts_with_a_new_optimizer_state():
     recipe = RecipeConfig()
     params = {"a": {"kernel": jnp.full((2, 2), 3.0)}}
     state = initial_state(params, adamw(recipe, constant_rate(recipe)), True)

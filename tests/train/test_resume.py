@@ -1,5 +1,6 @@
-"""A run that was stopped, killed or damaged, and went on."""
+"""Runs that were stopped, killed or damaged, and resumed."""
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -26,7 +27,7 @@ def _assert_whole(folder, result, trained):
         assert [r[key] for r in rows] == [r[key] for r in whole]
 
 
-def test_three_steps_and_three_more_are_six(setting, trained, tmp_path):
+def test_a_stopped_run_resumes_bit_for_bit(setting, trained, tmp_path):
     with pytest.raises(Preempted, match="member a: stopped after step 3,"):
         setting.train(tmp_path, stop=stop_after(3))
     rows = tiny.rows_of_metrics(tmp_path / "metrics.jsonl")
@@ -34,26 +35,29 @@ def test_three_steps_and_three_more_are_six(setting, trained, tmp_path):
     _assert_whole(tmp_path, setting.train(tmp_path), trained)
 
 
-def test_a_crash_goes_back_to_the_last_commit(setting, trained, tmp_path, monkeypatch):
-    # Commits after 3, dies after 5: the row of step 4 has to come again.
-    monkeypatch.setattr(setting.trainer, "_save_every", 3)
+def test_a_crash_resumes_from_the_last_checkpoint(
+    setting, trained, tmp_path, monkeypatch
+):
+    # Saves after 3, dies after 5: the row of step 4 is cut and written again.
+    execution = dataclasses.replace(setting.config.train, checkpoint_every=3)
+    monkeypatch.setattr(setting.trainer, "_config", execution)
     with pytest.raises(KeyboardInterrupt):
         setting.train(tmp_path, stop=stop_after(5, KeyboardInterrupt))
     rows = tiny.rows_of_metrics(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     with pytest.raises(Preempted, match="after step 4,"):
-        setting.train(tmp_path, stop=stop_after(1))  # it went on at 3
+        setting.train(tmp_path, stop=stop_after(1))  # it resumed after 3
     _assert_whole(tmp_path, setting.train(tmp_path), trained)
 
 
-def test_a_crash_before_the_first_commit_starts_again(setting, trained, tmp_path):
+def test_a_crash_before_the_first_checkpoint_starts_again(setting, trained, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         setting.train(tmp_path, stop=stop_after(2, KeyboardInterrupt))
     _assert_whole(tmp_path, setting.train(tmp_path), trained)
 
 
 def test_a_request_at_the_last_step_finishes_the_run(setting, trained, tmp_path):
-    # There is no step left that one could stop before.
+    # No step is left to stop before.
     result = setting.train(tmp_path, stop=stop_after(6))
     _assert_whole(tmp_path, result, trained)
 
@@ -70,8 +74,8 @@ def test_a_damaged_state_says_what_to_delete(setting, tmp_path):
     assert setting.train(tmp_path).final_loss > 0
 
 
-def test_sigterm_asks_and_two_at_once_are_one_request():
-    """Slurm sends two when it preempts; the commit has to come after both."""
+def test_two_sigterms_at_once_are_one_request():
+    """Slurm sends two when it preempts; the checkpoint is saved after both."""
     before = signal.getsignal(signal.SIGTERM)
     with stop_requested() as stop:
         assert not stop()
@@ -82,7 +86,7 @@ def test_sigterm_asks_and_two_at_once_are_one_request():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_later_sigterm_ends_at_once(root):
+def test_a_later_sigterm_ends_the_process(root):
     code = """
 import os, signal
 from jaxsim import signals
@@ -99,7 +103,7 @@ with signals.stop_requested() as stop:
     assert (done.returncode, done.stdout) == (-signal.SIGTERM, "True\n")
 
 
-def test_two_sigterms_while_nothing_is_trained_are_one_interrupt(root):
+def test_two_sigterms_outside_training_are_one_interrupt(root):
     code = """
 import os, signal
 from jaxsim import signals
@@ -122,7 +126,7 @@ except KeyboardInterrupt:
     assert (done.returncode, done.stdout) == (0, said), done.stderr
 
 
-def test_outside_the_main_thread_nothing_is_asked():
+def test_sigterm_is_not_handled_outside_the_main_thread():
     answers = []
 
     def work():

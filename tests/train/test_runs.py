@@ -1,4 +1,4 @@
-"""Runs: their names, their lengths, and the rows they see."""
+"""Runs: their names, their lengths, and their rows."""
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from . import tiny
 RECIPE = RecipeConfig(steps=6, batch=8)
 
 
-def test_replay_rows_come_from_the_base_model_at_their_exact_share(setting):
+def test_replay_rows_are_an_exact_share_of_base_text(setting):
     recipe = RecipeConfig(steps=6, batch=8, replay=0.25)
     run = reference_run({"a": 2.0, "b": 1.0}, recipe)
     rows = run.schedule(setting.corpus, recipe)
@@ -29,7 +29,7 @@ def test_replay_rows_come_from_the_base_model_at_their_exact_share(setting):
         assert (tuple(row) in everything) == (name == "base")
 
 
-def test_without_an_replay_no_row_is_the_base_models(setting):
+def test_without_replay_no_row_is_base_text(setting):
     rows = member_run("a", RECIPE).schedule(setting.corpus, RECIPE)
     assert rows.units == ("a",) and len(rows) == 48
 
@@ -54,8 +54,8 @@ def test_batches_hold_the_scheduled_rows_in_their_order(setting):
         ((4,), (None, "data")),
     ],
 )
-def test_a_device_gets_the_rows_that_it_holds(setting, leading, spec):
-    """Of a run alone, or of three in a program for four."""
+def test_each_device_gets_its_own_rows(setting, leading, spec):
+    """For a single run, and for three runs in a program for four."""
     runs = [member_run(unit, RECIPE) for unit in "abc"[: 3 if leading else 1]]
     schedules = [run.schedule(setting.corpus, RECIPE) for run in runs]
     shape = (*leading, 8, setting.corpus.length + 1)
@@ -89,11 +89,11 @@ def test_a_reference_run_is_named_by_its_mixture_and_length():
 @pytest.mark.parametrize(
     ("token_multiplier", "steps"), [(2.0, 12), (0.5, 3), (0.01, 1)]
 )
-def test_the_token_multiplier_is_in_units_of_a_member(token_multiplier, steps):
+def test_the_token_multiplier_scales_the_steps_of_a_member(token_multiplier, steps):
     assert reference_run({"a": 1.0}, RECIPE, token_multiplier).steps == steps
 
 
-def test_a_replicate_differs_in_order_name_and_kind_alone():
+def test_a_replicate_differs_in_data_seed_name_and_kind():
     run = reference_run({"a": 1.0, "b": 2.0}, RECIPE)
     again = replicate_of(run)
     assert again == Run(f"{run.name}.replicate1", "replicate", run.mixture, 6, 1)

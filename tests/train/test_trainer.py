@@ -1,4 +1,4 @@
-"""What a run learns: golden losses, averages, starts, and what stops it."""
+"""The result of a run: golden losses, averages, starts, and what stops it."""
 
 import dataclasses
 
@@ -35,7 +35,7 @@ def by_hand(setting):
 
 
 def steps_by_hand(setting, factors=(1.0,) * 6):
-    """Parameters after each step, from a loop that shares no code."""
+    """Parameters after each step, from an independent training loop."""
     recipe, corpus = setting.config.recipe, setting.corpus
     optimizer = adamw(recipe, constant_rate(recipe))
     rows = setting.run.schedule(corpus, recipe)
@@ -101,7 +101,7 @@ def test_the_same_run_again_gives_the_same_digest(setting, trained, tmp_path):
     assert params_digest(setting.start) == before, "the start was changed"
 
 
-def test_order_and_unit_change_the_result(setting, trained, tmp_path):
+def test_data_seed_and_unit_change_the_result(setting, trained, tmp_path):
     other = dataclasses.replace(setting.run, data_seed=1)
     unit = dataclasses.replace(setting.run, mixture={"b": 1.0})
     digests = {params_digest(trained[0].params)}
@@ -134,14 +134,14 @@ def test_golden_metrics(setting, trained, tmp_path):
             "CHANGELOG.md that old and new pools cannot be compared",
         )
     base = tiny.rows_of_metrics(tmp_path / "metrics.jsonl")
-    assert base[-1]["loss"] < base[0]["loss"] - 0.1, "nothing was learnt"
+    assert base[-1]["loss"] < base[0]["loss"] - 0.1, "the loss did not fall"
 
 
-def test_accounts_of_a_run(setting, trained):
+def test_tokens_flops_and_seconds_of_a_run(setting, trained):
     result = trained[0]
     tokens = 6 * 8 * 32
     assert result.tokens == tokens == setting.corpus.budget_tokens
-    # Forward once, and twice as much backward.
+    # A backward pass costs two forward passes.
     assert result.flops == 3 * setting.model.forward_flops(tokens)
     rows = tiny.rows_of_metrics(trained[1] / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]

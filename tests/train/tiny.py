@@ -31,7 +31,7 @@ PARTITIONS = ("a", "b", "c")
 
 
 def write_texts(folder: Path) -> None:
-    """Words of a few letters, which differ by partition."""
+    """Words of a few letters that differ by partition."""
     for name in PARTITIONS:
         rng = random.Random(name)
         letters = rng.sample("abcdefghijklmnop", 8)
@@ -95,17 +95,17 @@ def model_of(config: Config, corpus: Corpus) -> LanguageModel:
 
 
 def start_of(model: LanguageModel) -> Any:
-    """Parameters on the host, as a base model that was loaded."""
+    """Parameters on the host, like those of a loaded base model."""
     return jax.tree.map(np.array, jax.jit(model.init)(jax.random.key(0)))
 
 
 def rows_of_metrics(path: Path) -> list[dict[str, Any]]:
-    """Without the header."""
+    """The rows after the header."""
     return [json.loads(line) for line in path.read_text().splitlines()][1:]
 
 
 def stop_after(steps: int, error: type[BaseException] | None = None):
-    """Says stop (or raises) when asked for the time `steps`."""
+    """Returns true, or raises, at its call number `steps`."""
     asked = 0
 
     def stop() -> bool:
@@ -119,7 +119,7 @@ def stop_after(steps: int, error: type[BaseException] | None = None):
 
 
 def poison(scratch: Path, program: TrainProgram, member: int = 0) -> None:
-    """Makes a parameter infinite in the state that a run resumes from."""
+    """Makes a parameter infinite in the last checkpoint."""
     with TrainingCheckpoints(scratch) as checkpoints:
         step = checkpoints.latest_step()
         state = checkpoints.restore(step, program.abstract_state())

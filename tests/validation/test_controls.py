@@ -46,9 +46,7 @@ def shards(tmp_path_factory):
 def build_shards(folder):
     whole = texts("source", 6 * WHOLE, "abcdefgh")
     parts = {f"shard {i}": whole[i::6] for i in range(6)}
-    return control(
-        folder, parts, {}, held_out=12, replicates=12, member_replicates=6
-    )
+    return control(folder, parts, {}, held_out=12, replicates=12, member_replicates=6)
 
 
 @pytest.fixture(scope="module")

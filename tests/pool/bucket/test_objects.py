@@ -83,7 +83,7 @@ def test_a_missing_bucket_is_named(s3):
         ("github://someone:repository@/x", "must be s3://NAME/FOLDER or"),
         ("file:///tmp/x", "give it as --workdir"),
         ("https://x/y", "AWS_ENDPOINT_URL"),
-        ("gs://bucket/pool", r"pip install 'jaxsim\[gcs\]'"),
+        ("gs://bucket/pool", r"pip install 'jaxsim-mixtures\[gcs\]'"),
     ],
 )
 def test_other_addresses_are_refused(url, message, tmp_path):
