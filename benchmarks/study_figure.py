@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxsim.report.figures import BLUE, GREY, INK, ORANGE, canvas
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from jaxsim.report.figures import BLUE, GREY, INK, ORANGE, canvas
 from jaxsim.validation.measured import CALIBRATED
 
 HERE = Path(__file__).parent

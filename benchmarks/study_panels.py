@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxsim.report.figures import BLUE, GREY, INK, ORANGE, canvas
 
 from benchmarks.study_figure import LOOKS
 from benchmarks.study_uneven import TWO
-from jaxsim.validation.measured import CALIBRATED, IN_POOL, OUT_OF_POOL
+from jaxsim.report.figures import BLUE, GREY, INK, ORANGE, canvas
+from jaxsim.scoring.targets import IN_POOL, OUT_OF_POOL
+from jaxsim.validation.measured import CALIBRATED
 
 HERE = Path(__file__).parent
 SOUND = "out-of-pool domains that are not below the noise floor"

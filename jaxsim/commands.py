@@ -52,18 +52,17 @@ from jaxsim.train import (
 from jaxsim.validation.calibration import Corrector
 from jaxsim.validation.chosen import TrainedChoice, compare_chosen, save_chosen
 from jaxsim.validation.diagnostics import FEW_WINDOWS, diagnose, save_diagnostics
-from jaxsim.validation.external import ExternalRuns, read_external_runs, read_mixtures
-from jaxsim.validation.measured import CALIBRATED, basis_of, predictions_for_external
+from jaxsim.validation.external import read_external_runs, read_mixtures
+from jaxsim.validation.measured import CALIBRATED
 from jaxsim.validation.runs import (
-    MIXTURES,
     mixture_table,
     replicate_pairs,
     train_reference_runs,
+    validate_external,
     validate_trained,
 )
 from jaxsim.validation.validate import (
     Validation,
-    compare,
     current_validation,
     load_validation,
     save_validation,
@@ -221,7 +220,7 @@ def validate(
     save_diagnostics(workdir, known)
     show_diagnostics(known)
     if given is not None:
-        validation = _validate_given(scorer, given)
+        validation = validate_external(scorer, given)
     else:
         validation = validate_trained(
             config,
@@ -488,13 +487,3 @@ def _found(workdir: Path) -> SearchResult | None:
     if not (workdir / "search" / "result.json").exists():
         return None
     return load_search(workdir)
-
-
-def _validate_given(scorer: Scorer, given: ExternalRuns) -> Validation:
-    """Compares runs of the user's, of any length and however trained."""
-    predictors = scorer.score(MIXTURES, given.table, None)
-    return compare(
-        basis_of(scorer.corpus, scorer.standard(), singles_known=False),
-        predictions_for_external(predictors, given.reference_MD),
-        unit=given.unit,
-    )

@@ -130,7 +130,7 @@ def test_typed_again_it_does_nothing_twice(complete, project, work):
 def test_the_numbers_are_those_of_the_pool(complete):
     """A reference run's score, from its own parameters."""
     scorer = Scorer(complete, load_config(complete / "config.json").score)
-    reference_runs = scorer.load("reference runs")
+    reference_runs = scorer.load("reference-runs")
     e, model = scorer.evaluation, scorer.pool.model
     rows = reference_runs.predictors["reference"].rows
     for m, name in enumerate(reference_runs.table.names):

@@ -12,9 +12,9 @@ import scipy.stats
 
 from jaxsim.report.data import same_basis
 from jaxsim.report.format import number, signed, target, weights
-from jaxsim.report.targets import targets_of
 from jaxsim.search.result import SearchResult, is_single
 from jaxsim.validation.chosen import TrainedChoice
+from jaxsim.validation.measured import targets_of
 from jaxsim.validation.validate import Validation
 
 PLAIN = ("uniform", "proportional", "macro")

@@ -13,11 +13,12 @@ from jaxsim.report.format import (
     target,
 )
 from jaxsim.report.outcome import on_target
-from jaxsim.report.targets import KINDS, MACROS, targets_of
+from jaxsim.scoring.targets import KINDS, MACROS
 from jaxsim.search.result import SearchResult
 from jaxsim.validation.agreement import BELOW_NOISE, ENOUGH_RUNS
 from jaxsim.validation.calibration import ENOUGH
 from jaxsim.validation.diagnostics import UNIFORM, Diagnostics
+from jaxsim.validation.measured import targets_of
 from jaxsim.validation.validate import Validation
 
 # The lowest cosine of random pieces of one source was 0.80, of six eras 0.54.

@@ -7,10 +7,10 @@ import numpy as np
 
 from jaxsim.report.agreement import label
 from jaxsim.report.format import count, interval, number
-from jaxsim.report.targets import Targets, targets_of
+from jaxsim.scoring.targets import Targets
 from jaxsim.validation.agreement import BELOW_NOISE, ENOUGH_RUNS
 from jaxsim.validation.diagnostics import DO_NOT_TRUST, RANKS_ONLY, TRUST, Diagnostics
-from jaxsim.validation.measured import CALIBRATED
+from jaxsim.validation.measured import CALIBRATED, targets_of
 from jaxsim.validation.validate import Validation
 
 BOUND = "below the noise floor: nothing can be told apart"

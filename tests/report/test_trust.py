@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from jaxsim.report import agreement, trust
-from jaxsim.validation.measured import IN_POOL
+from jaxsim.scoring.targets import IN_POOL
 
 from .workdirs import DRIFT, MEMBERS, OUTSIDE, diagnostics_of, validation_of
 

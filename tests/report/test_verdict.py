@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from jaxsim.report.targets import targets_of
 from jaxsim.report.verdict import verdict
+from jaxsim.validation.measured import targets_of
 
 from .workdirs import OUTSIDE, diagnostics_of, validation_of
 
