@@ -53,7 +53,7 @@ class Workdir:
         return dict(self.scorer.pool.manifests())
 
     @functools.cached_property
-    def diagnose(self) -> Diagnostics | None:
+    def diagnostics(self) -> Diagnostics | None:
         return load_diagnostics(self.path)
 
     @functools.cached_property

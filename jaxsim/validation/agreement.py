@@ -1,9 +1,8 @@
 """How well predicted losses agree with those of models really trained.
 
-All comparisons are within one target (a domain, or a macro over domains):
-pooling easy and hard evaluation sets inflates any correlation. Beside the
-predictors stand rules that look at the weights alone, and the noise that
-replicates show.
+All comparisons are within one target (a domain, or a macro over domains): pooling easy
+and hard evaluation sets inflates any correlation. Beside the predictors stand rules
+that look at the weights alone, and the noise that replicates show.
 
 An interval says where the value for the sampling distribution of the runs lies.
 Runs are left out one at a time, for all targets together, because a run's noise
@@ -122,21 +121,10 @@ def agreement(
 
 def guessing(reference_M: np.ndarray) -> Agreement:
     """What a random order gives on average; nothing is drawn."""
-    nan = float("nan")
-    return Agreement(
-        spearman=0.0,
-        interval=None,
-        pearson=0.0,
-        pairs=0.5,
-        pairs_mixed=0.5,
-        pairs_in=0.5,
-        pairs_out=0.5,
-        slope=nan,
-        offset=nan,
-        regret=float(reference_M.mean() - reference_M.min()),
-        gain=0.0,
-        gain_share=0.0 if np.ptp(reference_M) else nan,
-    )
+    # Equal predictions choose the mean over all runs, as a random order does.
+    equal = agreement(np.zeros(len(reference_M)), reference_M, None)
+    halves = dict.fromkeys(("pairs", "pairs_mixed", "pairs_in", "pairs_out"), 0.5)
+    return dataclasses.replace(equal, spearman=0.0, pearson=0.0, **halves)
 
 
 def _mean(values: np.ndarray) -> float:
@@ -152,9 +140,8 @@ def predictions(
 
     Args:
       w_MC: weights.
-      own_C: bool, the units of the domain's own partition; None for an
-        out-of-pool domain and for a macro: they have no membership and no own
-        weight.
+      own_C: bool, the units of the domain's own partition; None for an out-of-pool
+        domain and for a macro: they have no membership and no own weight.
       choose: weights [F, C] and losses [F] of the runs that the best single
         weight is picked on; they are no held-out runs. Without them, or where
         they do not tell the weights apart, the rule is left out.
@@ -242,10 +229,7 @@ def mean_spearman(
 
 
 def paired_difference(
-    a_MT: np.ndarray,
-    b_MT: np.ndarray,
-    reference_MT: np.ndarray,
-    level: float = 0.95,
+    a_MT: np.ndarray, b_MT: np.ndarray, reference_MT: np.ndarray, level: float = 0.95
 ) -> Interval:
     """Mean Spearman of a minus that of b over T targets, on the same runs.
 
@@ -387,8 +371,7 @@ def noise_ceiling(
     Args:
       reference_M: losses of all reference runs, with their noise.
       first_P, second_P: losses of runs and of their replicates.
-      level: of the interval; there is none with fewer than three pairs or
-        three runs.
+      level: of the interval; there is none with fewer than three pairs or three runs.
     """
     pairs, runs = len(first_P), len(reference_M)
     if runs < 2 or not np.ptp(reference_M):

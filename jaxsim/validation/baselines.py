@@ -198,8 +198,7 @@ def groups_of(w_MC: np.ndarray) -> np.ndarray:
 
 
 def held_out_error(
-    group_M: np.ndarray,
-    residuals: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    group_M: np.ndarray, residuals: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> Any:
     """Mean squared residual over held-out runs, for each column.
 

@@ -13,10 +13,9 @@ by as much as predicts left-out runs best. Leaving everything at zero is one of
 the choices: then the merge stays as it is. Where reference runs are not as long
 as members, a member is no reference run, and a constant is added.
 
-Cross-curvature of the losses makes the distance quadratic in the weights near a
-single member, as spread and own are; gap and other carry what the predictors
-know of curvature. A calibration is tested on runs that it did not see. See
-docs/validate.md.
+Cross-curvature of the losses makes the distance quadratic in the weights near a single
+member, as spread and own are; gap and other carry what the predictors know of
+curvature. A calibration is tested on runs that it did not see. See docs/validate.md.
 """
 
 import dataclasses

@@ -1,8 +1,7 @@
 """Mixtures that were trained because they were chosen, not drawn.
 
-They show how a choice turned out. They do not count in any agreement: a search
-picks mixtures where its predictor errs in its favor, so as a sample they would
-mislead.
+They show how a choice turned out. They do not count in any agreement: a search picks
+mixtures where its predictor errs in its favor, so as a sample they would mislead.
 """
 
 import dataclasses

@@ -77,8 +77,7 @@ class Diagnostics:
         'uniform', and neighbors in the pool, as 'a + b'.
       resolution: percent of the loss by which two mixtures must differ to be
         told apart, by domain and macro; None where there is too little text.
-      below_noise: whether members differ by less than their noise in every
-        domain.
+      below_noise: whether members differ by less than their noise in every domain.
       windows: most windows of a domain that were scored; 0 for all.
       replicates: pairs of runs that the training noise is computed from.
       evaluation: digest of the windows.

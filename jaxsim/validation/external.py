@@ -18,8 +18,7 @@ class ExternalRuns:
 
     Attributes:
       table: their mixtures, M rows; a single member is a row like any other.
-      reference_MD: their losses, lower is better; NaN for domains without a
-        column.
+      reference_MD: their losses, lower is better; NaN for domains without a column.
       unit: of the losses: 'bits per byte', or 'unknown' if the file names
         another one; then ranks mean something, and levels do not.
     """

@@ -46,9 +46,8 @@ DISTRIBUTION = ("dirichlet", "subset", "dirichlet", "best")  # in turn
 _BEST = 0.01  # share of the candidates that 'best' is drawn from
 _SHORTLIST = 0.1  # share of the candidates that a merge is scored for
 
-# Of the design, relative to a standard deviation of 1 of the coefficients: that
-# of their mean, and the noise of one run. At w = 1/2 a coefficient counts a
-# quarter.
+# Of the design, relative to a standard deviation of 1 of the coefficients: that of
+# their mean, and the noise of one run. At w = 1/2 a coefficient counts a quarter.
 _SHARED, _NOISE = 1.0, 0.1
 _CANDIDATES = 2000
 _APART = 0.1  # share of the tokens by which two mixtures differ at least
@@ -81,8 +80,7 @@ def draw_held_out(
       best_KC: what 'best' is drawn from; see `best_merges`.
 
     Raises:
-      UserError: fewer than two members, or fewer different mixtures than
-        asked for.
+      UserError: fewer than two members, or fewer different mixtures than asked for.
     """
     if len(members) < 2:
         raise UserError("validate needs a pool of at least two members")
@@ -348,10 +346,7 @@ def train_reference_runs(
 
 
 def validate_trained(
-    config: Config,
-    scorer: Scorer,
-    trainer: Trainer,
-    bucket: Bucket | None = None,
+    config: Config, scorer: Scorer, trainer: Trainer, bucket: Bucket | None = None
 ) -> Validation:
     """Trains the planned runs that are missing; compares them with predictions.
 

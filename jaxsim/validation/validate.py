@@ -77,14 +77,12 @@ class Validation(Comparison):
       noise: standard deviation of a run around its replicates, by target.
       replicates: how many of them `noise` and `ceilings` are computed from.
       calibration: what searches use; see validation/calibration.py.
-      check: by target: mean absolute error of 'merge' and 'calibrated', and the
-        share of runs 'covered' by 90 % intervals that reach 'margin' to both
-        sides.
+      check: by target: mean absolute error of 'merge' and 'calibrated', and the share
+        of runs 'covered' by 90 % intervals that reach 'margin' to both sides.
       learning: mean absolute error on held-out runs with the first 'reference
         runs' of the calibration runs fitted, on the target `learning_target`.
-      budget: 'fixed' or 'sum'. With 'sum' a run on n units is n times as long:
-        its loss does not compare mixtures at equal budget, and no search uses
-        it.
+      budget: 'fixed' or 'sum'. With 'sum' a run on n units is n times as long: its loss
+        does not compare mixtures at equal budget, and no search uses it.
       given: whether the user brought the runs.
       unit: of the runs; 'unknown' if a user's are in other than bits per byte:
         then levels mean nothing.
