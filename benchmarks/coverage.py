@@ -1,16 +1,15 @@
-"""Do intervals over reference runs hold the sampling distribution's value as often as
-they say?
+"""Do intervals over reference runs cover the true value as often as they should?
 
     python benchmarks/coverage.py
 
-Reference runs are drawn from sampling distributions whose values are known, by way of
-the real `mean_spearman`, `paired_difference` and `noise_ceiling`. Beside them stands
-what was not chosen: the percentile bootstrap, BCa (Efron 1987), and Fisher's
-scale with the variance of Bonett and Wright (2000), which is made for one
-correlation of a normal sampling distribution.
+Runs are drawn from sampling distributions whose values are known, and go through the
+real `mean_spearman`, `paired_difference` and `noise_ceiling`. They are compared with
+what was not chosen: the percentile bootstrap, BCa (Efron 1987), and Fisher's scale with
+the variance of Bonett and Wright (2000), which is made for one correlation of a normal
+distribution.
 
-A reference run has a quality that its targets share, one that is a target's own, and
-an error of each of two predictors, half of which both make.
+A run has a quality that its targets share, one of each target, and an error of each of
+two predictors, who share half of it.
 """
 
 import argparse
@@ -47,7 +46,7 @@ FIGURES = {
     "one": "Spearman of one target",
     "mean": f"mean Spearman of {TARGETS} targets",
     "difference": f"difference of two, {TARGETS} targets",
-    "ceiling": f"noise ceiling, {REPLICATES} repeats",
+    "ceiling": f"noise ceiling, {REPLICATES} replicates",
 }
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
@@ -70,7 +69,7 @@ def heavy(generator: np.random.Generator, shape: tuple[int, ...]) -> Any:
 
 
 def grouped(generator: np.random.Generator, shape: tuple[int, ...]) -> Any:
-    """A third lies apart, as where some mixtures hold the own partition."""
+    """A third is far from the rest, as where some mixtures contain the own partition."""
     apart = 3.0 * (generator.random(shape) < 1 / 3) - 1
     return (apart + 0.5 * generator.standard_normal(shape)) / 1.5
 
@@ -225,7 +224,7 @@ def bonett_wright(correlation: float, count: int) -> Ends:
 def cell(
     distribution: Law, true: dict[str, float], count: int, sims: int, boots: int
 ) -> dict[str, Any]:
-    """Coverage and mean length of all ways, one sampling distribution and number of
+    """Coverage and mean length of all methods, one sampling distribution and number of
     reference runs.
     """
     generator = _generator(distribution.name, count)
@@ -252,7 +251,7 @@ def cell(
 def ceiling(
     name: str, signal: Draw, noise: Draw, count: int, sims: int, boots: int
 ) -> dict[str, Any]:
-    """The same for the noise ceiling; the first reference runs are repeated.
+    """The same for the noise ceiling; the first runs have replicates.
 
     Args:
       name: of a row.

@@ -145,7 +145,7 @@ def report(result: dict[str, Any]) -> str:
         f"{fits}.",
         "",
         f"RegMix's tables: learned from models of 1M parameters on "
-        f"{result['subsets']} subsets of the Pile; judged on {tests}. Each "
+        f"{result['subsets']} subsets of the Pile; tested on {tests}. Each "
         "cell is the Spearman correlation, and in brackets the regret of the "
         "choice. The mean is over the domains, without the macro.",
     ]

@@ -45,7 +45,7 @@ def _cost(axes: Any, found: dict[str, Any] | None) -> None:
     if (band := found.get("band")) is not None:
         axes.axhspan(
             -1000 * band, 1000 * band, color="#e8eaed", lw=0, zorder=0,
-            label="within repeat noise",
+            label="within replicate noise",
         )  # fmt: skip
     axes.axhline(0, color=GREY, lw=0.8, zorder=1)
     axes.axhline(
@@ -117,7 +117,7 @@ def _points(axes: Any, found: dict[str, Any] | None) -> None:
         axis.set_major_locator(MaxNLocator(5))
     axes.ticklabel_format(useOffset=False)
     axes.set_xlabel("predicted (bits per byte)")
-    axes.set_ylabel("really trained, ± repeat noise")
+    axes.set_ylabel("really trained, ± replicate noise")
     axes.set_title(f"Predicted and trained, {found['target']}", fontsize=10)
     axes.legend(fontsize=7.5, frameon=False, loc="upper left")
 

@@ -75,7 +75,7 @@ def _dot(axes: Any, y: float, value: dict[str, Any], color: str, marker: str) ->
 
 
 def _uneven(axes: Any, found: list[dict[str, Any]] | None) -> None:
-    """How far each reference run lies from each merge, levels taken off."""
+    """Distance of each reference run from each merge, without levels."""
     axes.set_title("2. Which merge stands for which mixture?", fontsize=10)
     if found is None:
         axes.set_xlabel("needs benchmarks/winner.py")

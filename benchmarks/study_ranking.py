@@ -76,9 +76,7 @@ def _row(work: Workdir, name: str, targets: Sequence[str]) -> dict[str, Any] | N
 
 
 def by_law(work: Workdir, target: str = OUT_OF_POOL) -> dict[str, Any]:
-    """Spearman correlations within each part of the sampling distribution of the
-    reference runs.
-    """
+    """Spearman correlations within each part of the sampling distribution."""
     distributions = np.array(work.validation.distributions)
     if target not in work.validation.targets:
         return {}

@@ -62,7 +62,7 @@ def _head(result: dict[str, Any]) -> str:
         f"{about['cores']} cores ({about['cpu']}), {versions}, "
         f"{about['date']}.\n\n{_about(result['main'])}\n\nLosses are bits per "
         "byte on test text. Spearman correlations are estimates for the sampling "
-        "distribution of the reference runs (Hoeffding's, unbiased) with 95 % "
+        "distribution of the held-out runs (Hoeffding's, unbiased) with 95 % "
         "intervals over reference runs; `sample` is the correlation of these reference "
         "runs alone."
     )
@@ -76,9 +76,9 @@ def _about(main: dict[str, Any]) -> str:
     return (
         f"`{main['name']}`: {main['members']} members of "
         f"{main['parameters']:,} parameters and {main['tokens_a_run']:,} "
-        f"tokens; {main['reference runs']} reference runs held out, of which "
-        f"{main['repeated_references']} are repeated, {main['fit']} that are "
-        f"fitted on; the diagnostics says: {main['verdict'] or 'nothing'}."
+        f"tokens; {main['reference runs']} held-out runs, "
+        f"{main['repeated_references']} of them with replicates, {main['fit']} "
+        f"calibration runs; the diagnostics say: {main['verdict'] or 'nothing'}."
     )
 
 
@@ -356,7 +356,7 @@ def _cost(found: dict[str, Any] | None) -> str:
         f"{_distance(found.get('band'))} is within the noise. Choices are "
         "made on dev text.\n\n"
         f"{ways}\n\nBreak-even: every new source takes the pool one member and "
-        "its merges scored again; the rivals train their runs again, because "
+        "its merges scored again; the alternatives train their runs again, because "
         "none has seen it. 0: from the first answer on. For a new target on "
         f"the same sources nobody trains anything.\n\n{even}"
     )

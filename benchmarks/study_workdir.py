@@ -1,4 +1,4 @@
-"""What `validate` left in a workdir, as the study looks at it."""
+"""The results of `validate` in a workdir, as the study reads them."""
 
 import dataclasses
 import functools
@@ -113,7 +113,7 @@ class Workdir:
     def predicted(self) -> dict[str, dict[str, np.ndarray]]:
         """By predictor or weight-only baseline, then by target: [M], lower is better.
 
-        A rule is absent where it is undefined.
+        A rule is left out where it is undefined.
         """
         found = {
             name: {t: np.array(values) for t, values in by_target.items()}
@@ -166,7 +166,7 @@ class Workdir:
         return [target for target, k in pairs if k == kind]
 
     def sound(self, kind: str) -> list[str]:
-        """Those that repeats do not show to be below the noise floor."""
+        """Those that replicates do not show to be below the noise floor."""
         ceilings = self.validation.ceilings
         return [
             target
@@ -185,10 +185,8 @@ class Workdir:
         return columns(by_target, targets)
 
     def repeated(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Reference runs that were trained again: indices [P], and the replicates'
-        bits.
-
-        By target, [P] on test text.
+        """Held-out runs with replicates: indices [P], and the replicates' bits per byte
+        [P] on test text by target.
         """
         scores = self.table("replicates")
         if scores is None:

@@ -123,8 +123,10 @@ def guessing(reference_M: np.ndarray) -> Agreement:
     """What a random order gives on average; nothing is drawn."""
     # Equal predictions choose the mean over all runs, as a random order does.
     equal = agreement(np.zeros(len(reference_M)), reference_M, None)
-    halves = dict.fromkeys(("pairs", "pairs_mixed", "pairs_in", "pairs_out"), 0.5)
-    return dataclasses.replace(equal, spearman=0.0, pearson=0.0, **halves)
+    return dataclasses.replace(
+        equal, spearman=0.0, pearson=0.0, pairs=0.5, pairs_mixed=0.5, pairs_in=0.5,
+        pairs_out=0.5,
+    )  # fmt: skip
 
 
 def _mean(values: np.ndarray) -> float:

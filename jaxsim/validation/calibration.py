@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
+from jaxsim.scoring.ensemble import EnsembleSlope
 from jaxsim.scoring.evaluation import SPLITS
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.search.objective import weighted_mean
@@ -390,60 +391,42 @@ class Corrector:
             ),
         )
         self._own_DC = own_units(scorer.corpus, scorer.members, evaluation)
-        self._text_of: dict[bytes, _Text] = {}
+        self._text_of: dict[bytes, tuple[np.ndarray, np.ndarray, EnsembleSlope]] = {}
 
     def shift(
         self, w_MC: np.ndarray, bits_MD: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
         """[M, D] to add to merges of these bits per byte on `rows`."""
-        text = self._text(rows)
+        member_CD, nats_D, _ = self._text(rows)
+        losses_CT = self._scorer.token_losses[1:]
+        sums_MD = self._scorer.predictors.ensemble_sums(w_MC, losses_CT, rows)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            average_MD = (sums_MD.T / nats_D[:, None]).T
         return self.calibration.correction(
-            w_MC, self._own_DC, bits_MD, text.average(w_MC), text.member_CD
+            w_MC, self._own_DC, bits_MD, average_MD, member_CD
         )
 
     def slope(
         self, w_C: np.ndarray, bits_DC: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
         """[D, C] derivatives of the shift."""
-        text = self._text(rows)
-        return self.calibration.slope(
-            w_C, self._own_DC, bits_DC, text.average_slope(w_C), text.member_CD
-        )
+        member_CD, nats_D, slope = self._text(rows)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            average_DC = slope(w_C)[1] / nats_D[:, None]
+        return self.calibration.slope(w_C, self._own_DC, bits_DC, average_DC, member_CD)
 
-    def _text(self, rows: np.ndarray) -> "_Text":
+    def _text(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, EnsembleSlope]:
+        """The members' bits per byte [C, D] on windows of one split, the nats [D] in
+        a bit per byte (0 without a window), and the slope of the ensemble's sums.
+        """
         key = rows.tobytes()
         if key not in self._text_of:
-            self._text_of[key] = _Text(self._scorer, rows)
+            scorer, e = self._scorer, self._scorer.evaluation
+            split = SPLITS[int(e.split_R[rows[0]])]
+            bytes_D = np.bincount(e.domain_R[rows], e.bytes_R[rows], len(e.domains))
+            self._text_of[key] = (
+                member_bits(scorer.standard().on(rows), split),
+                bytes_D * np.log(2.0),
+                scorer.predictors.ensemble_slope(scorer.token_losses[1:], rows),
+            )
         return self._text_of[key]
-
-
-class _Text:
-    """Some windows of one split, and the ensemble on them.
-
-    Attributes:
-      member_CD: bits per byte of the members; NaN for a damaged one.
-    """
-
-    def __init__(self, scorer: Scorer, rows: np.ndarray) -> None:
-        e, self._predictors, self._rows = scorer.evaluation, scorer.predictors, rows
-        split = SPLITS[int(e.split_R[rows[0]])]
-        self.member_CD = member_bits(scorer.standard().on(rows), split)
-        self._losses_CT = scorer.token_losses[1:]
-        self._slope = self._predictors.ensemble_slope(self._losses_CT, rows)
-        bytes_D = np.bincount(e.domain_R[rows], e.bytes_R[rows], len(e.domains))
-        self._nats_D = bytes_D * np.log(2.0)  # in a bit per byte
-
-    def average(self, w_MC: np.ndarray) -> np.ndarray:
-        """[M, D] bits per byte of the ensemble."""
-        sums_MD = self._predictors.ensemble_sums(w_MC, self._losses_CT, self._rows)
-        return self._per_byte(sums_MD.T).T
-
-    def average_slope(self, w_C: np.ndarray) -> np.ndarray:
-        """[D, C] derivatives of one mixture's."""
-        return self._per_byte(self._slope(w_C)[1])
-
-    def _per_byte(self, nats_DX: np.ndarray) -> np.ndarray:
-        """Bits per byte [D, ...] from nats; NaN where there is no window."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            per_byte_DX: np.ndarray = nats_DX / self._nats_D[:, None]
-        return per_byte_DX

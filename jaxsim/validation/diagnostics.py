@@ -11,7 +11,6 @@ between base and members. Each rule of the verdict checks one way this can fail.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -304,12 +303,6 @@ def line_of(
     }
 
 
-def relative_drift(params: Any, base: Any) -> float:
-    """||params - base|| / ||base||, over all leaves, in float64."""
-    moved = jax.tree.map(np.subtract, params, base)
-    return float(np.sqrt(_square(moved) / _square(base)))
-
-
 def geometry(stack: Stack) -> tuple[np.ndarray, np.ndarray]:
     """Drift [C], and cosines [C, C] between differences from the base model.
 
@@ -329,14 +322,9 @@ def geometry(stack: Stack) -> tuple[np.ndarray, np.ndarray]:
     norm_C = np.sqrt(np.diag(gram_CC))
     apart_C = np.where(norm_C > 0, norm_C, np.inf)
     cosine_CC = gram_CC / np.outer(apart_C, apart_C)
-    return norm_C / np.sqrt(_square(stack.base)), cosine_CC
-
-
-def _square(tree: Any) -> float:
-    return sum(
-        float(np.sum(np.square(leaf, dtype=np.float64)))
-        for leaf in map(np.asarray, jax.tree.leaves(tree))
-    )
+    leaves = map(np.asarray, jax.tree.leaves(stack.base))
+    square = sum(float(np.sum(np.square(x, dtype=np.float64))) for x in leaves)
+    return norm_C / np.sqrt(square), cosine_CC
 
 
 @dataclasses.dataclass(frozen=True)
@@ -378,75 +366,63 @@ def barrier(scales: Sequence[float], losses: Sequence[float]) -> float:
 
 def judge(signs: Signs) -> tuple[str, list[str]]:
     """The verdict, and the reasons as sentences, the most serious first."""
-    if reasons := _broken(signs):
-        return DO_NOT_TRUST, reasons
-    if reasons := _bent(signs):
-        return RANKS_ONLY, reasons
-    return TRUST, [
-        "the members stayed near the base model (median drift "
-        f"{signs.drift:.1%}), and the loss is nearly straight on the way to "
-        "their average"
-    ]
-
-
-def _broken(signs: Signs) -> list[str]:
-    """Why merges say nothing about training."""
-    line, reasons = signs.line, []
+    line, drift = signs.line, signs.drift
+    broken = []  # why merges say nothing about training
     if signs.foreign:
-        reasons.append(
+        broken.append(
             f"{', '.join(signs.foreign)}: trained from another base model; "
             "only copies of one base model can be averaged"
         )
     name, height = max(signs.barriers.items(), key=lambda pair: pair[1])
     if height > BARRIER:
-        reasons.append(
-            f"averaging breaks: {name} is {height:.1%} worse "
-            "than the straight line between what it averages"
+        broken.append(
+            f"averaging breaks: {name} is {height:.1%} worse than the straight line "
+            "between what it averages"
         )
     if line[1.0] > line[0.0] + signs.error:
-        reasons.append(
-            "the average of all members is worse than the base model on the "
-            f"text they trained on ({line[1.0]:.4f} against {line[0.0]:.4f} "
-            "bits per byte): the runs were too long or the learning rate was "
-            "too high"
+        broken.append(
+            "the average of all members is worse than the base model on the text they "
+            f"trained on ({line[1.0]:.4f} against {line[0.0]:.4f} bits per byte): the "
+            "runs were too long or the learning rate was too high"
         )
-    if signs.drift > LARGE_DRIFT and line[1.0] > line[0.5] + signs.error:
-        reasons.append(
-            "the members are far from the base model (median drift "
-            f"{signs.drift:.0%}), and a point halfway to their average is "
-            "better than the average"
+    if drift > LARGE_DRIFT and line[1.0] > line[0.5] + signs.error:
+        broken.append(
+            f"the members are far from the base model (median drift {drift:.0%}), and "
+            "a point halfway to their average is better than the average"
         )
-    if signs.drift > LOST_DRIFT:
-        reasons.append(
+    if drift > LOST_DRIFT:
+        broken.append(
             "the members are further from the base model (median drift "
-            f"{signs.drift:.0%}) than the base model is from zero"
+            f"{drift:.0%}) than the base model is from zero"
         )
-    return reasons
-
-
-def _bent(signs: Signs) -> list[str]:
-    """Why levels are off although ranks may be right."""
-    line, reasons = signs.line, []
-    if signs.drift > SMALL_DRIFT:
-        reasons.append(
-            f"the median drift is {signs.drift:.1%}; above {SMALL_DRIFT:.0%} "
-            "predicted levels are off"
+    bent = []  # why levels are off although ranks may be right
+    if drift > SMALL_DRIFT:
+        bent.append(
+            f"the median drift is {drift:.1%}; above {SMALL_DRIFT:.0%} predicted "
+            "levels are off"
         )
     first, second = line[0.0] - line[0.5], line[0.5] - line[1.0]
     bend = abs(first - second) / max(abs(first) + abs(second), 1e-12)
     # A bend within the error of the text cannot be seen.
     if bend > CURVED and abs(first - second) > signs.error:
-        reasons.append(
-            "the loss bends on the way to the average of all members: the first "
-            f"half gains {first:.4f} bits per byte, the second {second:.4f}"
+        bent.append(
+            "the loss bends on the way to the average of all members: the first half "
+            f"gains {first:.4f} bits per byte, the second {second:.4f}"
         )
     name, height = max(signs.line_barriers.items(), key=lambda pair: pair[1])
     if height > BARRIER:
-        reasons.append(
-            f"the line from the base model to {name} rises "
-            f"{height:.1%} above the straight one"
+        bent.append(
+            f"the line from the base model to {name} rises {height:.1%} above the "
+            "straight one"
         )
-    return reasons
+    if broken:
+        return DO_NOT_TRUST, broken
+    if bent:
+        return RANKS_ONLY, bent
+    return TRUST, [
+        f"the members stayed near the base model (median drift {drift:.1%}), and the "
+        "loss is nearly straight on the way to their average"
+    ]
 
 
 def text_errors(

@@ -286,13 +286,19 @@ def compare(
     # By target: what each weight-only rule predicts, and the runs that are `is_in`.
     rules: dict[str, dict[str, np.ndarray]] = {}
     held: dict[str, np.ndarray | None] = {}
-    for target, weights_D in weights.items():
-        own_C, choose = basis.own(weights_D), None
+    figures: dict[str, dict[str, dict[str, Any]]] = {}
+    for target, reference_M in points["reference"].items():
+        own_C, choose = basis.own(weights[target]), None
         if fitted is not None:
-            loss_F = weighted_mean(fitted.dev["reference"], weights_D)
+            loss_F = weighted_mean(fitted.dev["reference"], weights[target])
             choose = fitted.w_MC, loss_F
         rules[target] = predictions(held_out.w_MC, own_C, choose)
-        held[target] = None if own_C is None else is_in(held_out.w_MC, own_C)
+        in_M = held[target] = None if own_C is None else is_in(held_out.w_MC, own_C)
+        predicted = {p: points[p][target] for p in PREDICTORS if p in points}
+        figures[target] = {
+            name: dataclasses.asdict(agreement(predicted_M, reference_M, in_M))
+            for name, predicted_M in (predicted | rules[target]).items()
+        } | {CHANCE: dataclasses.asdict(guessing(reference_M))}
     # A member's noise may differ; it is used only if there is no other.
     some = held_out_replicates if held_out_replicates >= ENOUGH_PAIRS else None
     ceilings, noise, again = {}, {}, {}
@@ -306,8 +312,9 @@ def compare(
             if (count := held_out_replicates) >= ENOUGH_RUNS:
                 in_M = held[target]
                 in_P = None if in_M is None else in_M[:count]
-                figures = agreement(second_P[:count], first_P[:count], in_P)
-                again[target] = dataclasses.asdict(figures)
+                again[target] = dataclasses.asdict(
+                    agreement(second_P[:count], first_P[:count], in_P)
+                )
     main = targets.level if fitted is not None and targets.all else ""
     learned = []
     if main and fitted is not None:
@@ -323,7 +330,7 @@ def compare(
         targets=list(targets.all),
         kinds=list(targets.kinds.values()),
         points=plain_points(points),
-        agreement=_agreement(points, rules, held),
+        agreement=figures,
         sizes=_within_sizes(held_out, points) if by_size else {},
         claims=claims(targets, points, rules, ceilings),
         ceilings={name: c.estimate for name, c in ceilings.items()},
@@ -346,22 +353,6 @@ def compare(
         evaluation=basis.evaluation.digest,
         digests=dict(basis.digests),
     )
-
-
-def _agreement(
-    points: Mapping[str, Mapping[str, np.ndarray]],
-    rules: Mapping[str, Mapping[str, np.ndarray]],
-    held: Mapping[str, np.ndarray | None],
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """By target: every predictor, every weight-only rule, and chance."""
-    found = {}
-    for target, reference_M in points["reference"].items():
-        predicted = {p: points[p][target] for p in PREDICTORS if p in points}
-        found[target] = {
-            name: dataclasses.asdict(agreement(predicted_M, reference_M, held[target]))
-            for name, predicted_M in (predicted | dict(rules[target])).items()
-        } | {CHANCE: dataclasses.asdict(guessing(reference_M))}
-    return found
 
 
 def _within_sizes(
