@@ -1,15 +1,15 @@
-"""Do intervals over reference runs cover the true value as often as they should?
+"""Do intervals over reference runs cover the true value as often as they say?
 
     python benchmarks/coverage.py
 
-Runs are drawn from sampling distributions whose values are known, and go through the
-real `mean_spearman`, `paired_difference` and `noise_ceiling`. They are compared with
-what was not chosen: the percentile bootstrap, BCa (Efron 1987), and Fisher's scale with
-the variance of Bonett and Wright (2000), which is made for one correlation of a normal
-distribution.
+Reference runs are drawn from sampling distributions whose values are known, and go
+through the real `mean_spearman`, `paired_difference` and `noise_ceiling`. Beside them
+stands what was not chosen: the percentile bootstrap, BCa (Efron 1987), and Fisher's
+scale with the variance of Bonett and Wright (2000), which is made for one
+correlation of a normal sampling distribution.
 
-A run has a quality that its targets share, one of each target, and an error of each of
-two predictors, who share half of it.
+A reference run has a quality that its targets share, a quality of each target, and
+an error of each of two predictors, half of which both make.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def heavy(generator: np.random.Generator, shape: tuple[int, ...]) -> Any:
 
 
 def grouped(generator: np.random.Generator, shape: tuple[int, ...]) -> Any:
-    """A third is far from the rest, as where some mixtures contain the own partition."""
+    """A third lies apart, as where some mixtures hold the own partition."""
     apart = 3.0 * (generator.random(shape) < 1 / 3) - 1
     return (apart + 0.5 * generator.standard_normal(shape)) / 1.5
 
@@ -224,9 +224,7 @@ def bonett_wright(correlation: float, count: int) -> Ends:
 def cell(
     distribution: Law, true: dict[str, float], count: int, sims: int, boots: int
 ) -> dict[str, Any]:
-    """Coverage and mean length of all methods, one sampling distribution and number of
-    reference runs.
-    """
+    """Coverage and mean length of every interval, for a distribution and a count."""
     generator = _generator(distribution.name, count)
     ends: dict[str, dict[str, list[Ends]]] = {name: {} for name in true}
     for i in range(sims):
@@ -341,7 +339,7 @@ def table(result: dict[str, Any]) -> str:
         ways = _ways(figure, cells[0])
         lines += [
             "",
-            f"{FIGURES[figure].capitalize()}:",
+            f"{FIGURES[figure][0].upper()}{FIGURES[figure][1:]}:",
             "",
             f"| sampling distribution | reference runs | value | {' | '.join(ways)} |",
             "|---" * (3 + len(ways)) + "|",

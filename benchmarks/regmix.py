@@ -3,12 +3,12 @@
     python benchmarks/regmix.py PATH
 
 PATH is a folder with the tables of the repository sail-sg/regmix (`data/`, MIT
-licence): shares of 17 subsets of the Pile and losses on 13 of them, of 512
-models of 1M parameters to learn from, and of others of 1M, 60M and 1B
-parameters to judge on. Both regressors learn one sampling distribution per domain from
-the first 64 of the 512, then from all; the macro is the mean over domains. Beside them
-stands the share of the domain's own subset, which learns nothing (for the
-macro: the mean share of the 13 subsets).
+license): shares of 17 subsets of the Pile and losses on 13 of them, of 512
+models of 1M parameters to fit on, and of others of 1M, 60M and 1B parameters to
+test on. Both regressors are fitted for each domain, on the first 64 of the 512, then
+on all; the macro is the mean over domains. Beside them stands the share of the
+domain's own subset, to which nothing is fitted (for the macro: the mean share of the
+13 subsets).
 
 Spearman: of the predicted with the measured losses of all test mixtures.
 Regret: measured loss of the test mixture that is predicted best, minus the
@@ -144,7 +144,7 @@ def report(result: dict[str, Any]) -> str:
         f"{versions}, {about['date']}. CPU time of {result['domains']} fits: "
         f"{fits}.",
         "",
-        f"RegMix's tables: learned from models of 1M parameters on "
+        f"RegMix's tables: fitted on models of 1M parameters on "
         f"{result['subsets']} subsets of the Pile; tested on {tests}. Each "
         "cell is the Spearman correlation, and in brackets the regret of the "
         "choice. The mean is over the domains, without the macro.",

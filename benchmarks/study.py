@@ -2,12 +2,12 @@
 
     python -m benchmarks.study --main=runs/fields --short=runs/fields-short \\
         --shorter=runs/fields-shorter --last=runs/fields-short-last \\
-        --token_multiplier=runs/fields-short-4 --eras=runs/eras \\
+        --token_multiplier=runs/fields-short-4 --eras=runs/eras
         --swarm=runs/fields-small
 
-Reads the results of `jaxsim validate`, benchmarks/winner.py and benchmarks/swarm.py
-from workdirs, and trains nothing; a swarm's runs, and merges at other scales, are
-scored once. What is missing is named and left out. Writes
+Reads what `jaxsim validate`, benchmarks/winner.py and benchmarks/swarm.py left
+in workdirs, and trains nothing; a swarm's runs, and merges at other scales, are
+scored once. What is not there is named and left out. Writes
 results/study.json, results/study.md, docs/study.png and docs/study_panels.png.
 
   * main: the fields, with `validate`, `search` and benchmarks/winner.py;
@@ -83,7 +83,7 @@ def main() -> None:
 def study(
     work: Workdir, others: dict[str, Workdir | None], swarm: Path | None
 ) -> dict[str, Any]:
-    """The numbers for every question; None where they are missing."""
+    """Every question's figures; None where there is nothing to answer by."""
     there = {name: other for name, other in others.items() if other}
     missing = [
         f"{what} (--{name})"

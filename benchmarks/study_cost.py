@@ -1,9 +1,9 @@
 """Question 4: what does an answer cost, and what is it worth?
 
-The question: which of the drawn reference runs is best on out-of-pool text? Every
-method chooses on dev text; a choice is worth the loss of its run on test text, below
-that of the trained proportional mixture. The base model's FLOPs are left out: all
-methods start from one.
+The question: which of the drawn reference runs is best on out-of-pool text? Every way
+chooses on dev text; the choice is worth what it was really trained to on
+test text, below the trained proportional baseline. The base model's FLOPs are left
+out: all ways start from one.
 """
 
 import math
@@ -212,7 +212,7 @@ def _swarm(
 def _references_alone(
     work: Workdir, reference_M: np.ndarray, level: float, each: float
 ) -> list[dict[str, Any]]:
-    """The best of n of the reference runs on dev text, over all draws of n."""
+    """The best of n of the reference runs on dev text, over all ways to draw n."""
     dev_M = weighted_mean(work.held_out.dev["reference"], work.weights[OUT_OF_POOL])
     ranked_M = reference_M[np.argsort(dev_M)]
     count = len(ranked_M)
@@ -233,7 +233,7 @@ def _references_alone(
 
 
 def break_even(spent: dict[str, float]) -> list[dict[str, Any]]:
-    """After how many new sources the pool has cost less than its alternatives.
+    """After how many new sources the pool has cost less than its rivals.
 
     A new source takes the pool one member and the scoring again. The rivals
     train as many runs again as they had: no run of theirs has seen it.

@@ -26,10 +26,14 @@ LOOKS: dict[str, dict[str, Any]] = {
     "swarm, trees": {"color": SKY, "marker": "v", "ls": "-"},
     "reference runs alone": {"color": INK, "marker": "", "ls": "--"},
 }
+LABELS = {
+    "swarm, log-linear": "small models, log-linear",
+    "swarm, trees": "small models, trees",
+}
 
 
 def figure(result: dict[str, Any]) -> bytes:
-    """PNG, two panels in parallel; one that has no data says so."""
+    """PNG of two panels; one that has no data says so."""
     with canvas(9.0, 4.2) as (fig, png):
         left, right = fig.subplots(1, 2, width_ratios=(1.25, 1))
         _cost(left, result["cost"])
@@ -61,7 +65,15 @@ def _cost(axes: Any, found: dict[str, Any] | None) -> None:
         style = {"ls": "none", "lw": 1.3, "zorder": 3} | look
         # Single answers on top, larger than the points of a curve.
         size = 8 if len(rows) == 1 else 5.5
-        axes.plot(flops, gains, ms=size, mec="white", mew=0.7, label=way, **style)
+        axes.plot(
+            flops,
+            gains,
+            ms=size,
+            mec="white",
+            mew=0.7,
+            label=LABELS.get(way, way),
+            **style,
+        )
         if all("low" in row for row in rows):
             ends = [
                 1000 * np.array([row[end] for row in rows]) for end in ("low", "high")

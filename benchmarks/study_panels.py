@@ -28,11 +28,11 @@ PREDICTORS = {
     "merge": "merge",
     CALIBRATED: "calibrated merge",
     "members": "mean of members",
-    "trees": "trees on mixtures",
-    "log-linear": "log-linear on mixtures",
-    "closeness": "no model: evenness",
-    "best single weight": "no model: best weight",
-    "number of units": "no model: number of units",
+    "trees": "boosted trees on weights",
+    "log-linear": "log-linear on weights",
+    "closeness": "weights only: evenness",
+    "best single weight": "weights only: best weight",
+    "number of units": "weights only: number of units",
 }
 POOLS = {"shorter": "1/16", "short": "1/4", "main": "1", "token_multiplier": "1/4, x 4"}
 
@@ -75,7 +75,7 @@ def _dot(axes: Any, y: float, value: dict[str, Any], color: str, marker: str) ->
 
 
 def _uneven(axes: Any, found: list[dict[str, Any]] | None) -> None:
-    """Distance of each reference run from each merge, without levels."""
+    """How far each reference run lies from each merge, levels taken off."""
     axes.set_title("2. Which merge stands for which mixture?", fontsize=10)
     if found is None:
         axes.set_xlabel("needs benchmarks/winner.py")
@@ -96,7 +96,7 @@ def _uneven(axes: Any, found: list[dict[str, Any]] | None) -> None:
             if spread is not None:
                 axes.plot(
                     [x - 0.4, x + 0.4], [1000 * spread] * 2, color=INK, lw=1.2,
-                    ls=":", label=None if places[1:] else "one order of three",
+                    ls=":", label=None if places[1:] else "one replicate of three",
                 )  # fmt: skip
     axes.set_xticks(places, labels, fontsize=8)
     axes.set_ylabel("distance of the reference run (10⁻³ bits per byte)")
@@ -155,7 +155,7 @@ def _winner(axes: Any, found: dict[str, Any] | None) -> None:
         axes.plot([np.mean(bits)] * 2, [y - 0.25, y + 0.25], color=color)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set_xlabel("bits per byte out-of-pool, one dot an order; bar: mean")
+    axes.set_xlabel("bits per byte out-of-pool, a dot per run; bar: mean")
     axes.ticklabel_format(axis="x", useOffset=False)
 
 

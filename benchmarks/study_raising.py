@@ -14,15 +14,14 @@ from jaxsim.validation.agreement import mean_spearman, paired_difference
 
 PREDICTED = ("merge", "ensemble")
 SCALES = (0.75, 1.0, 1.25, 1.5, 2.0)
-GAIN_SPREAD = 0.5  # prior of log gains: a factor of 1.6
+GAIN_SPREAD = 0.5  # of log gains before any reference run: a factor of 1.6
 STEP, MOST_STEPS = 0.02, 20
 
 
 def pools(works: Mapping[str, Workdir]) -> dict[str, Any]:
     """A row for each pool, on the same out-of-pool domains.
 
-    On all domains that every pool has, and on those that are above the noise floor in
-    every pool.
+    They are all that every pool has, and those below the noise floor in none of them.
     """
     shared = _shared([work.targets(OUTSIDE) for work in works.values()])
     sound = _shared([work.sound(OUTSIDE) for work in works.values()])
@@ -46,7 +45,9 @@ def _pool(work: Workdir, shared: list[str], sound: list[str]) -> dict[str, Any]:
         "reference_steps": work.steps("reference"),
         "token_multiplier": work.steps("reference") / work.steps("member"),
         "tail": work.config.recipe.tail,
-        "drift": float(np.mean([*diagnostics.drift.values()])) if diagnostics else None,
+        "drift": (
+            float(np.mean(list(diagnostics.drift.values()))) if diagnostics else None
+        ),
         "verdict": diagnostics.verdict if diagnostics else None,
         "below_noise": len(work.targets(OUTSIDE)) - len(work.sound(OUTSIDE)),
         "loss": {t: float(np.mean(v.points["reference"][t]))
@@ -247,7 +248,7 @@ def moved(w_MC: np.ndarray, log_C: np.ndarray) -> np.ndarray:
 
 
 def _ensemble(work: Workdir, w_MC: np.ndarray, split: str) -> np.ndarray:
-    """Bits per byte [M, D] on that split of the runs' windows."""
+    """Bits per byte [M, D] on that split of the reference runs' windows."""
     scorer, e = work.scorer, work.scorer.evaluation
     rows = np.intersect1d(work.rows, e.rows(split))
     sums_MD = scorer.predictors.ensemble_sums(w_MC, scorer.token_losses[1:], rows)

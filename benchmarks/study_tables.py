@@ -63,8 +63,7 @@ def _head(result: dict[str, Any]) -> str:
         f"{about['date']}.\n\n{_about(result['main'])}\n\nLosses are bits per "
         "byte on test text. Spearman correlations are estimates for the sampling "
         "distribution of the held-out runs (Hoeffding's, unbiased) with 95 % "
-        "intervals over reference runs; `sample` is the correlation of these reference "
-        "runs alone."
+        "intervals over these runs; `sample` is the correlation of these runs alone."
     )
     if result["missing"]:
         text += "\n\nLeft out, because it is not there: "
@@ -76,9 +75,9 @@ def _about(main: dict[str, Any]) -> str:
     return (
         f"`{main['name']}`: {main['members']} members of "
         f"{main['parameters']:,} parameters and {main['tokens_a_run']:,} "
-        f"tokens; {main['reference runs']} held-out runs, "
-        f"{main['repeated_references']} of them with replicates, {main['fit']} "
-        f"calibration runs; the diagnostics say: {main['verdict'] or 'nothing'}."
+        f"tokens; {main['reference runs']} held-out runs, of which "
+        f"{main['repeated_references']} have replicates, and {main['fit']} calibration "
+        f"runs; the diagnostics say: {main['verdict'] or 'nothing'}."
     )
 
 
@@ -131,7 +130,7 @@ def _ranking(result: dict[str, Any]) -> str:
     if distribution := result["by_law"]:
         counts = distribution["reference runs"]
         parts.append(
-            f"**By the sampling distribution of the reference runs**, "
+            "**By the sampling distribution of the held-out runs**, "
             f"{distribution['target']}: Spearman of the sample\n\n"
             + table(
                 ["", *(f"{name} ({n})" for name, n in counts.items())],
@@ -191,7 +190,7 @@ def _uneven(found: list[dict[str, Any]] | None) -> str:
 
 def _raising(result: dict[str, Any]) -> str:
     parts = ["### (a) Tail averages against last steps\n\n" + _pools(result["tails"])]
-    head = ["", "targets", "Spearman", "minus merge", "minus probability"]
+    head = ["", "targets", "Spearman", "minus merge", "minus ensemble"]
     parts.append(
         "### (b) Merge and ensemble together\n\n"
         + table(
@@ -234,7 +233,7 @@ def _gains(found: dict[str, Any] | None) -> str:
         "thousandths.\n\n"
         + table(
             ["targets", "ensemble at the shares",
-             "at gains times shares", "minus merge", "minus probability"],
+             "at gains times shares", "minus merge", "minus ensemble"],
             rows,
         )
     )  # fmt: skip
@@ -295,9 +294,9 @@ def _pools(found: dict[str, Any] | None) -> str:
         f"the {len(found['sound'])} that are below the noise floor in none of the "
         "pools.\n\n"
         + table(
-            ["pool", "steps", "token_multiplier", "mean drift", "diagnostics",
+            ["pool", "steps", "token multiplier", "mean drift", "diagnostics",
              "loss (macros)", "ceiling", "noise, thousandths", "below the noise floor",
-             "merge, all", "merge", "probability, all", "ensemble",
+             "merge, all", "merge", "ensemble, all", "ensemble",
              "merge, macro (sample)", "slope", "level error, thousandths"],
             rows,
         )
@@ -355,8 +354,8 @@ def _cost(found: dict[str, Any] | None) -> str:
         f"hindsight, {_thousandths(found['most'])}; a difference below "
         f"{_distance(found.get('band'))} is within the noise. Choices are "
         "made on dev text.\n\n"
-        f"{ways}\n\nBreak-even: every new source takes the pool one member and "
-        "its merges scored again; the alternatives train their runs again, because "
+        f"{ways}\n\nBreak-even: for every new source the pool trains one member and "
+        "scores its merges again; the rivals train their runs again, because "
         "none has seen it. 0: from the first answer on. For a new target on "
         f"the same sources nobody trains anything.\n\n{even}"
     )

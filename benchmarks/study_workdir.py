@@ -1,4 +1,4 @@
-"""The results of `validate` in a workdir, as the study reads them."""
+"""What `validate` left in a workdir, as the study looks at it."""
 
 import dataclasses
 import functools
@@ -113,7 +113,7 @@ class Workdir:
     def predicted(self) -> dict[str, dict[str, np.ndarray]]:
         """By predictor or weight-only baseline, then by target: [M], lower is better.
 
-        A rule is left out where it is undefined.
+        A rule is absent where it is undefined.
         """
         found = {
             name: {t: np.array(values) for t, values in by_target.items()}
@@ -140,7 +140,7 @@ class Workdir:
         return found
 
     def steps(self, kind: str) -> int:
-        """The steps of members, or of the reference runs held out."""
+        """The steps of members, or of held-out runs."""
         names = self.validation.reference_runs
         if kind == "member":
             names = self.validation.members
@@ -185,8 +185,9 @@ class Workdir:
         return columns(by_target, targets)
 
     def repeated(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Held-out runs with replicates: indices [P], and the replicates' bits per byte
-        [P] on test text by target.
+        """Indices [P] of the runs with replicates, and the replicates' bits.
+
+        By target, [P] on test text.
         """
         scores = self.table("replicates")
         if scores is None:

@@ -1,11 +1,11 @@
-"""The alternative in the literature: many small models trained on mixtures.
+"""What the literature does instead: many small models trained on mixtures.
 
     python -m benchmarks.swarm --config=configs/fields.py:small \
         --workdir=runs/fields-small --runs=57
 
 Trains each run on a mixture drawn from a Dirichlet distribution, with the same
 trainer, tokens and text as the study, and a smaller model. The base model and the
-corpus are made first. Safe to kill and to rerun. `benchmarks/study.py` fits
+corpus are made first. Safe to kill and to repeat. `benchmarks/study.py` fits
 the regressors on these runs.
 """
 

@@ -1,12 +1,12 @@
-"""The end of a study: train what the search chose, and the standard mixtures.
+"""The end of a study: train what the search chose, and the plain rivals.
 
     python -m benchmarks.winner --config=configs/fields.py --workdir=runs/fields
 
-Trains the best mixture of the last search, three standard mixtures (uniform,
-proportional, best single member on dev text) and that of the best held-out run, each
-with ORDERS orders of the data, and compares their means on test text. The best
-held-out run was picked on its first order's test text, which flatters it:
-`without_first` leaves that order out. Safe to kill and to rerun.
+Trains the best mixture of the last search, the plain baselines (uniform,
+proportional, best single member on dev text) and the best of the drawn
+reference runs, each with ORDERS orders of the data, and compares their means on test
+text. The best reference run was picked on its first order's test text, which
+flatters it: `without_first` leaves that order out. Safe to kill and to repeat.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def compete(config: Config, workdir: Path) -> dict[str, Any]:
-    """Trains what is missing; compares the losses on the search's target."""
+    """Trains what is missing, and says who wins on the search's target."""
     scorer = Scorer(workdir, config.score)
     target = load_search(workdir).target
     bases = contestants(config, scorer)
@@ -134,7 +134,7 @@ def difference(a: list[float], b: list[float]) -> dict[str, float]:
 
 
 def share_of_gain(bits: dict[str, list[float]]) -> dict[str, Any]:
-    """Share of the gain from the best standard mixture to the best held-out run.
+    """Of the gain from the best plain baseline to the best reference run.
 
     The interval is Fieller's, with one variance for all runs; there is none
     where the whole gain may be zero, and no share where it is not positive.
