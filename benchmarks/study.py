@@ -34,7 +34,8 @@ from benchmarks.study_targets import targets
 from benchmarks.study_uneven import uneven
 from benchmarks.study_workdir import Workdir, open_workdir
 from jaxsim.pool import open_pool
-from jaxsim.validation.measured import CALIBRATED, OUT_OF_POOL
+from jaxsim.scoring.targets import OUT_OF_POOL
+from jaxsim.validation.measured import CALIBRATED
 
 HERE = Path(__file__).parent
 OTHERS = {

@@ -17,10 +17,10 @@ import scipy.stats
 from benchmarks.study_workdir import OUTSIDE, Workdir
 from benchmarks.swarm import Swarm, scored
 from benchmarks.trees import fit_trees
+from jaxsim.scoring.targets import OUT_OF_POOL
 from jaxsim.search.objective import weighted_mean
 from jaxsim.validation.baselines import fit_log_linear
 from jaxsim.validation.calibration import calibrated_merges, fitted_on
-from jaxsim.validation.measured import OUT_OF_POOL
 
 SWARM_RUNS = (8, 16, 32)
 SUBSETS = 10  # of a swarm's runs, for each number below all

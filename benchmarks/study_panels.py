@@ -13,7 +13,8 @@ import numpy as np
 from benchmarks.study_figure import LOOKS
 from benchmarks.study_uneven import TWO
 from jaxsim.report.figures import BLUE, GREY, INK, ORANGE, canvas
-from jaxsim.validation.measured import CALIBRATED, IN_POOL, OUT_OF_POOL
+from jaxsim.scoring.targets import IN_POOL, OUT_OF_POOL
+from jaxsim.validation.measured import CALIBRATED
 
 HERE = Path(__file__).parent
 SOUND = "out-of-pool domains that are not below the noise floor"

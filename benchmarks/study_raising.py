@@ -8,9 +8,9 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from benchmarks.study_workdir import OUTSIDE, Workdir, plain
+from jaxsim.scoring.targets import OUT_OF_POOL
 from jaxsim.search.objective import weighted_mean
 from jaxsim.validation.agreement import mean_spearman, paired_difference
-from jaxsim.validation.measured import OUT_OF_POOL
 
 PREDICTED = ("merge", "ensemble")
 SCALES = (0.75, 1.0, 1.25, 1.5, 2.0)
@@ -139,7 +139,9 @@ def scale(work: Workdir) -> dict[str, Any] | None:
     error_S = np.sqrt(
         [
             np.nanmean((bits_FD - fitted.dev["reference"]) ** 2)
-            for bits_FD in (_merges(work, "fit-mixtures", s, "dev") for s in SCALES)
+            for bits_FD in (
+                _merges(work, "calibration-mixtures", s, "dev") for s in SCALES
+            )
         ]
     )
     best = SCALES[int(np.argmin(error_S))]

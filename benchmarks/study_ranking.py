@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.study_workdir import INSIDE, OUTSIDE, TREES, Workdir, plain
+from jaxsim.scoring.targets import IN_POOL, OUT_OF_POOL
 from jaxsim.validation.agreement import RULES, Agreement, agreement, mean_spearman
-from jaxsim.validation.measured import IN_POOL, OUT_OF_POOL
 
 
 def scopes(work: Workdir) -> dict[str, list[str]]:

@@ -15,6 +15,7 @@ from jaxsim.errors import UserError
 from jaxsim.pool import Manifest
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.scores import Scores
+from jaxsim.scoring.targets import Targets
 from jaxsim.search.objective import weighted_mean
 from jaxsim.validation.agreement import BELOW_NOISE, Interval, is_in, predictions
 from jaxsim.validation.baselines import from_weights
@@ -24,7 +25,6 @@ from jaxsim.validation.measured import (
     PredictionTable,
     basis_of,
     measured,
-    targets_of,
 )
 from jaxsim.validation.validate import Validation, load_validation
 
@@ -53,7 +53,7 @@ class Workdir:
         return dict(self.scorer.pool.manifests())
 
     @functools.cached_property
-    def diagnose(self) -> Diagnostics | None:
+    def diagnostics(self) -> Diagnostics | None:
         return load_diagnostics(self.path)
 
     @functools.cached_property
@@ -76,14 +76,14 @@ class Workdir:
     def rows(self) -> np.ndarray:
         """The windows that reference runs were scored on."""
         rows: np.ndarray = (
-            self.scorer.load("reference runs").predictors["reference"].rows
+            self.scorer.load("reference-runs").predictors["reference"].rows
         )
         return rows
 
     @functools.cached_property
     def held_out(self) -> PredictionTable:
         load = self.scorer.load
-        return measured(load("mixtures"), load("reference runs"))
+        return measured(load("mixtures"), load("reference-runs"))
 
     @functools.cached_property
     def fitted(self) -> PredictionTable | None:
@@ -91,7 +91,7 @@ class Workdir:
         if not self.validation.calibration_runs:
             return None
         load = self.scorer.load
-        return measured(load("fit-mixtures"), load("fit-reference runs"))
+        return measured(load("calibration-mixtures"), load("calibration-runs"))
 
     @functools.cached_property
     def basis(self) -> Basis:
@@ -102,8 +102,8 @@ class Workdir:
     @functools.cached_property
     def weights(self) -> dict[str, np.ndarray]:
         """[D] of the domains, by target."""
-        found = targets_of(self.scorer.evaluation, self.held_out.test["reference"])
-        return {name: weights_D for name, (_, weights_D) in found.items()}
+        e = self.scorer.evaluation
+        return Targets.of(e, self.held_out.measured_D).weights(e.domains)
 
     @functools.cached_property
     def w_MC(self) -> np.ndarray:

@@ -51,18 +51,17 @@ from jaxsim.train import (
 from jaxsim.validation.calibration import Corrector
 from jaxsim.validation.chosen import TrainedChoice, compare_chosen, save_chosen
 from jaxsim.validation.diagnostics import FEW_WINDOWS, diagnose, save_diagnostics
-from jaxsim.validation.external import ExternalRuns, read_external_runs, read_mixtures
-from jaxsim.validation.measured import CALIBRATED, basis_of, predictions_for_external
+from jaxsim.validation.external import read_external_runs, read_mixtures
+from jaxsim.validation.measured import CALIBRATED
 from jaxsim.validation.runs import (
-    MIXTURES,
     mixture_table,
     replicate_pairs,
     train_reference_runs,
+    validate_external,
     validate_trained,
 )
 from jaxsim.validation.validate import (
     Validation,
-    compare,
     current_validation,
     load_validation,
     save_validation,
@@ -218,7 +217,7 @@ def validate(
     save_diagnostics(workdir, known)
     show_diagnostics(known)
     if given is not None:
-        validation = _validate_given(scorer, given)
+        validation = validate_external(scorer, given)
     else:
         validation = validate_trained(
             config,
@@ -467,13 +466,3 @@ def _corrector(
     needed |= settings.max_regression.keys() & set(domains)
     calibration = validation.calibrated(needed)
     return Corrector(calibration, scorer) if calibration else None
-
-
-def _validate_given(scorer: Scorer, given: ExternalRuns) -> Validation:
-    """Compares predictions with the user's runs, however these were trained."""
-    predictors = scorer.score(MIXTURES, given.table, None)
-    return compare(
-        basis_of(scorer.corpus, scorer.standard(), singles_known=False),
-        predictions_for_external(predictors, given.reference_MD),
-        unit=given.unit,
-    )

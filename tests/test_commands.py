@@ -129,7 +129,7 @@ def test_a_second_run_does_nothing_again(complete, project, work):
 
 def test_scores_of_reference_runs_come_from_their_parameters(complete):
     scorer = Scorer(complete, load_config(complete / "config.json").score)
-    reference_runs = scorer.load("reference runs")
+    reference_runs = scorer.load("reference-runs")
     e, model = scorer.evaluation, scorer.pool.model
     rows = reference_runs.predictors["reference"].rows
     for m, name in enumerate(reference_runs.table.names):

@@ -20,11 +20,11 @@ from jaxsim.report.table import (
     target,
     weights,
 )
-from jaxsim.report.targets import KINDS, targets_of
+from jaxsim.scoring.targets import KINDS
 from jaxsim.search.result import SearchResult
 from jaxsim.validation.agreement import ENOUGH_RUNS, RULES, corrected
 from jaxsim.validation.chosen import TrainedChoice
-from jaxsim.validation.measured import BASELINES, CALIBRATED, PREDICTED
+from jaxsim.validation.measured import BASELINES, CALIBRATED, PREDICTED, targets_of
 from jaxsim.validation.validate import Validation
 
 REPLICATE = "replicate"
@@ -284,7 +284,7 @@ def check(validation: Validation) -> Table:
         Column("change", "change", lambda v: f"{v:+.0%}",
                get=lambda row: row["calibrated"] / row["merge"] - 1),
         _bits("half_interval", "90% interval,\n+/-",
-              get=lambda row: row["split"]),
+              get=lambda row: row["margin"]),
         Column("covered_by_90_percent", "runs\nwithin it", percent,
                get=lambda row: row["covered"]),
     )  # fmt: skip

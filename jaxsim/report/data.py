@@ -309,7 +309,7 @@ def references_of(table: pa.Table) -> StandardScores:
     bits: dict[str, np.ndarray] = {}
     for row in rows:
         bits_MD = bits.setdefault(
-            row["split"], np.full((len(names), len(domains)), np.nan)
+            row["margin"], np.full((len(names), len(domains)), np.nan)
         )
         bits_MD[names.index(row["mixture"]), domains.index(row["domain"])] = (
             row["nll_sum"] / row["bytes"] / np.log(2.0)

@@ -15,10 +15,10 @@ import numpy as np
 
 from jaxsim.report.agreement import label
 from jaxsim.report.table import Table, interval, number, short
-from jaxsim.report.targets import targets_of
+from jaxsim.scoring.targets import ALL
 from jaxsim.validation.agreement import ENOUGH_RUNS
 from jaxsim.validation.diagnostics import UNIFORM, Diagnostics
-from jaxsim.validation.measured import ALL, CALIBRATED
+from jaxsim.validation.measured import CALIBRATED, targets_of
 from jaxsim.validation.validate import Validation
 
 BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#8a8f98", "#1f2933"

@@ -5,12 +5,12 @@ from jaxsim.pool import Pool
 from jaxsim.report import agreement, answer, tables, trust
 from jaxsim.report.data import references_of
 from jaxsim.report.table import marks, show
-from jaxsim.report.targets import targets_of
 from jaxsim.scoring.scores import Scores, as_arrow
 from jaxsim.search.result import SearchResult
 from jaxsim.validation.agreement import ENOUGH_RUNS
 from jaxsim.validation.chosen import TrainedChoice
 from jaxsim.validation.diagnostics import Diagnostics
+from jaxsim.validation.measured import targets_of
 from jaxsim.validation.validate import Validation
 
 _MOST_ROWS = 8

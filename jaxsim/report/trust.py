@@ -9,7 +9,7 @@ from jaxsim.report.agreement import label
 from jaxsim.report.answer import Lines, no_error, on_test_text, shift_sentence
 from jaxsim.report.data import ReportData
 from jaxsim.report.table import count, interval, listed, number, signed
-from jaxsim.report.targets import KINDS, MACROS, Targets, targets_of
+from jaxsim.scoring.targets import KINDS, MACROS, Targets
 from jaxsim.search.result import SearchResult
 from jaxsim.validation.agreement import BELOW_NOISE, ENOUGH_RUNS
 from jaxsim.validation.calibration import ENOUGH
@@ -20,7 +20,7 @@ from jaxsim.validation.diagnostics import (
     UNIFORM,
     Diagnostics,
 )
-from jaxsim.validation.measured import CALIBRATED
+from jaxsim.validation.measured import CALIBRATED, targets_of
 from jaxsim.validation.validate import Validation
 
 BOUND = "below the noise floor"

@@ -31,12 +31,12 @@ from jaxsim.report.data import (
     token_multiplier,
 )
 from jaxsim.report.table import Table, csv_lines, csv_text
-from jaxsim.report.targets import targets_of
 from jaxsim.scoring.files import replace
 from jaxsim.search.result import SearchResult, load_search
 from jaxsim.validation.agreement import ENOUGH_RUNS
 from jaxsim.validation.chosen import load_chosen
 from jaxsim.validation.diagnostics import load_diagnostics
+from jaxsim.validation.measured import targets_of
 from jaxsim.validation.validate import Validation, load_validation
 
 FORMAT = 1

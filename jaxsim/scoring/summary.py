@@ -4,8 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from jaxsim.scoring.evaluation import SPLITS, EvaluationSet
+from jaxsim.scoring.evaluation import SPLITS
 from jaxsim.scoring.scores import PredictorScores, Scores
+from jaxsim.scoring.targets import Targets
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,7 +35,11 @@ def summarize(scores: Scores, split: str, most: int) -> Summary:
     domains or, if there are none, of all.
     """
     e = scores.evaluation
-    targets = _targets(e)
+    known = Targets.of(e, np.ones(len(e.domains), bool))
+    names = (known.lead("out-of-pool"), *known.domains["out-of-pool"],
+             known.lead("in-pool"))  # fmt: skip
+    weights = known.weights(e.domains)
+    targets = {n: np.flatnonzero(weights[n]) for n in names if n is not None}
     merge = scores.predictors["merge"]
     bits = {}
     for name, predictor in scores.predictors.items():
@@ -57,12 +62,3 @@ def summarize(scores: Scores, split: str, most: int) -> Summary:
         bits={name: bits_MG[rows] for name, bits_MG in bits.items()},
         windows=int(np.bincount(e.domain_R[here]).max()),
     )
-
-
-def _targets(evaluation: EvaluationSet) -> dict[str, list[int]]:
-    """Returns the domains that each target is the mean of, by name."""
-    inside = [d for d, is_in in enumerate(evaluation.in_pool) if is_in]
-    outside = [d for d, is_in in enumerate(evaluation.in_pool) if not is_in]
-    targets = {"mean out-of-pool": outside} if len(outside) > 1 else {}
-    targets |= {evaluation.domains[d]: [d] for d in outside}
-    return targets | ({"macro in-pool": inside} if inside else {})

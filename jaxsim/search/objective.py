@@ -6,12 +6,14 @@ bits are.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
 from jaxsim.config import SearchConfig
 from jaxsim.errors import UserError
 from jaxsim.scoring.evaluation import EvaluationSet
+from jaxsim.scoring.targets import Targets
 
 # A regression limit is kept exactly as long as one more bit in the limited domain
 # would win fewer bits of the objective than this.
@@ -160,16 +162,16 @@ def target_weights(config: SearchConfig, evaluation: EvaluationSet) -> np.ndarra
       UserError: names a domain that there is not.
     """
     e = evaluation
-    if not config.target:
-        outside = np.array([not inside for inside in e.in_pool], float)
-        return outside if outside.any() else np.ones(len(e.domains))
-    unknown = [name for name in config.target if name not in e.domains]
+    target: Mapping[str, float] = config.target
+    if not target:
+        target = Targets.of(e, np.ones(len(e.domains), bool)).default
+    unknown = [name for name in target if name not in e.domains]
     if unknown:
         raise UserError(
             f"config.search.target: {unknown[0]!r} is not a domain; domains "
             f"are {', '.join(e.domains)}"
         )
-    weights_D = np.array([config.target.get(n, 0.0) for n in e.domains])
+    weights_D = np.array([target.get(n, 0.0) for n in e.domains])
     if (weights_D < 0).any() or not weights_D.any():
         raise UserError(
             "config.search.target: weights must be zero or more, and one of "

@@ -1,16 +1,16 @@
 """How well predicted losses agree with those of models really trained.
 
-Everything is within one target (a domain, or a macro over domains): pooling
-easy and hard evaluation sets inflates any correlation. Beside each predictor
-stand rules that look at the weights alone, and the noise that replicates show.
+All comparisons are within one target (a domain, or a macro over domains): pooling easy
+and hard evaluation sets inflates any correlation. Beside the predictors stand rules
+that look at the weights alone, and the noise that replicates show.
 
-Intervals say what a sample of runs says about all runs of its sampling
-distribution. They leave out one run at a time, for all targets together: its
-noise hits every domain. Values are compared on Fisher's scale, which has no
-bounds. Measured in `benchmarks/coverage.py` beside what was not chosen
-(bootstraps, which sit low where correlations are high, and Bonett and Wright's
-variance, which needs a normal distribution). Nothing tried covers the gain of a
-choice, which depends on one run: it has no interval.
+An interval says where the value for the sampling distribution of the runs lies.
+Runs are left out one at a time, for all targets together, because a run's noise
+affects every domain. Values are compared on Fisher's scale, which has no bounds.
+`benchmarks/coverage.py` measures the coverage, also of what was not chosen:
+bootstraps, which are too low where correlations are high, and Bonett and
+Wright's variance, which needs a normal distribution. Nothing tried covers the
+gain of a choice, which depends on one run: it has no interval.
 """
 
 import dataclasses
@@ -20,52 +20,47 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from jaxsim.validation.measured import PREDICTORS, Targets
+from jaxsim.scoring.targets import KINDS, Targets
+from jaxsim.validation.measured import PREDICTORS
 
-# Below this many runs an interval on a rank correlation says nothing; the
-# points are printed instead.
+# With fewer runs an interval on a rank correlation says nothing; the points are
+# printed instead.
 ENOUGH_RUNS = 12
 # A target with a lower ceiling says little: it is shown as below the noise floor.
 BELOW_NOISE = 0.9
 ENOUGH_PAIRS = 3  # of replicates, for an interval
 
-# Rules that know nothing of any model: what a predictor must beat. In small
-# prototypes "is the domain's own partition in the mixture?" predicted
-# per-domain losses as well as any predictor, and the evenness of the weights ranked
-# the in-pool macro nearly as well. Only text from outside the pool can show
-# what a predictor knows, so every agreement table has these rules as rows.
+# Rules that use no model: what a predictor must beat. In small prototypes "is
+# the domain's own partition in the mixture?" predicted a domain's losses as well
+# as any predictor, and the evenness of the weights ranked the in-pool macro
+# nearly as well. Only out-of-pool text shows what a predictor knows, so every
+# agreement table has these rules as rows.
 CHANCE = "random"
-RULES = (
-    "membership",
-    "own weight",
-    "closeness",
-    "best single weight",
-    "number of units",
-    CHANCE,
-)
+RULES = ("membership", "own weight", "closeness", "best single weight",
+         "number of units", CHANCE)  # fmt: skip
 
-# Takes [J, M] counts of M runs in J samples, and gives the values [J].
+# Takes the counts [J, M] of M runs in J samples, and returns the values [J].
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """One predictor against the runs of one target; NaN is undefined.
+    """One predictor against the runs on one target; NaN is undefined.
 
     Attributes:
       spearman, pearson: correlations of these runs.
-      interval: of the Spearman correlation of their distribution at 95 %, from
-        12 runs on.
+      interval: of the Spearman correlation of their distribution, at 95 %; None
+        with fewer than 12 runs.
       pairs: share of pairs in the right order; a tie, in predictions or
-        losses, counts half.
+        losses, counts as one half.
       pairs_mixed, pairs_in, pairs_out: the same for pairs of which one, both
-        or none has the domain's own partition in it.
+        or neither contains the domain's own partition.
       slope, offset: of loss on prediction, by least squares.
       regret: loss of the run that the prediction would choose, minus the
-        lowest one. Where predictions tie, the mean over them is chosen.
+        lowest one. Where predictions tie, it is the mean over them.
       gain: mean loss of all runs minus that of the chosen one. It depends on
         one run, so it has no interval.
-      gain_share: of the gain that choosing the best run would bring.
+      gain_share: share of the gain that choosing the best run would bring.
     """
 
     spearman: float
@@ -90,8 +85,8 @@ def agreement(
     Args:
       predicted_M: any scale, lower is better.
       reference_M: losses.
-      in_M: bool, mixtures that hold the target's own partition with at least
-        1/C; None where there is none.
+      in_M: bool, mixtures with at least 1/C of the target's own partition; None
+        where there is none.
     """
     varies = np.ptp(predicted_M) > 0 and np.ptp(reference_M) > 0  # not if NaN
     spearman = pearson = slope = offset = float("nan")
@@ -102,17 +97,20 @@ def agreement(
         pearson = float(np.corrcoef(predicted_M, reference_M)[0, 1])
         slope, offset = np.polyfit(predicted_M, reference_M, 1)
         bounds = mean_spearman(*pair).bounds
-    right, kinds = _pairs(predicted_M, reference_M, in_M)
+    i, j = np.triu_indices(len(reference_M), 1)
+    right_P = np.sign(predicted_M[i] - predicted_M[j])
+    right_P = (right_P * np.sign(reference_M[i] - reference_M[j]) + 1) / 2
+    inside_P = np.full(len(i), -1) if in_M is None else in_M[i].astype(int) + in_M[j]
     chosen = _mean(reference_M[predicted_M == predicted_M.min()])
     gain, most = reference_M.mean() - chosen, reference_M.mean() - reference_M.min()
     return Agreement(
         spearman=spearman,
         interval=bounds,
         pearson=pearson,
-        pairs=_mean(right),
-        pairs_mixed=_mean(right[kinds == 1]),
-        pairs_in=_mean(right[kinds == 2]),
-        pairs_out=_mean(right[kinds == 0]),
+        pairs=_mean(right_P),
+        pairs_mixed=_mean(right_P[inside_P == 1]),
+        pairs_in=_mean(right_P[inside_P == 2]),
+        pairs_out=_mean(right_P[inside_P == 0]),
         slope=float(slope),
         offset=float(offset),
         regret=float(chosen - reference_M.min()),
@@ -123,35 +121,12 @@ def agreement(
 
 def guessing(reference_M: np.ndarray) -> Agreement:
     """What a random order gives on average; nothing is drawn."""
-    nan = float("nan")
-    return Agreement(
-        spearman=0.0,
-        interval=None,
-        pearson=0.0,
-        pairs=0.5,
-        pairs_mixed=0.5,
-        pairs_in=0.5,
+    # Equal predictions choose the mean over all runs, as a random order does.
+    equal = agreement(np.zeros(len(reference_M)), reference_M, None)
+    return dataclasses.replace(
+        equal, spearman=0.0, pearson=0.0, pairs=0.5, pairs_mixed=0.5, pairs_in=0.5,
         pairs_out=0.5,
-        slope=nan,
-        offset=nan,
-        regret=float(reference_M.mean() - reference_M.min()),
-        gain=0.0,
-        gain_share=0.0 if np.ptp(reference_M) else nan,
-    )
-
-
-def _pairs(
-    predicted_M: np.ndarray, reference_M: np.ndarray, in_M: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """For each pair: right (1, 0, or a split for a tie), and how many are in."""
-    i, j = np.triu_indices(len(reference_M), 1)
-    product = np.sign(predicted_M[i] - predicted_M[j]) * np.sign(
-        reference_M[i] - reference_M[j]
-    )
-    right = (product + 1) / 2
-    if in_M is None:
-        return right, np.full(len(i), -1)
-    return right, in_M[i].astype(int) + in_M[j].astype(int)
+    )  # fmt: skip
 
 
 def _mean(values: np.ndarray) -> float:
@@ -167,14 +142,14 @@ def predictions(
 
     Args:
       w_MC: weights.
-      own_C: bool, the units of the domain's own partition; None for text from
-        outside the pool and for a macro: membership and own weight are blank.
+      own_C: bool, the units of the domain's own partition; None for an out-of-pool
+        domain and for a macro: they have no membership and no own weight.
       choose: weights [F, C] and losses [F] of the runs that the best single
-        weight is picked on, which are not those it is judged on. It is blank
-        where this is None or tells no weight from another.
+        weight is picked on; they are no held-out runs. Without them, or where
+        they do not tell the weights apart, the rule is left out.
 
     Returns:
-      By rule, [M] float64; "random" predicts nothing.
+      [M] float64 by rule; "random" predicts nothing.
     """
     c = w_MC.shape[1]
     rules = {}
@@ -195,17 +170,17 @@ def predictions(
 
 
 def is_in(w_MC: np.ndarray, own_C: np.ndarray) -> np.ndarray:
-    """[M] bool: mixtures that hold the own partition with at least 1/C."""
-    # Weights of a user's file may have six decimals, and those of ours have.
+    """[M] bool: mixtures with at least 1/C of the own partition."""
+    # Our weights have six decimals, and those of a user's file may.
     held: np.ndarray = w_MC[:, own_C].sum(axis=1) >= 1 / w_MC.shape[1] - 1e-5
     return held
 
 
 def _best_weight(w_FC: np.ndarray, loss_F: np.ndarray) -> tuple[int, float] | None:
-    """The column most correlated with the losses, and the sign of it.
+    """The column that correlates most with the losses, and the sign.
 
-    A weight may hurt: then less of it is the rule. Two runs correlate
-    perfectly with anything, so it takes three.
+    A weight may hurt: then the rule is to take less of it. Two runs correlate
+    perfectly with anything, so three are needed.
     """
     if len(loss_F) < 3 or not np.ptp(loss_F):
         return None
@@ -224,11 +199,11 @@ def _best_weight(w_FC: np.ndarray, loss_F: np.ndarray) -> tuple[int, float] | No
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """An estimate and where the value of the distribution lies, at a level.
+    """An estimate, and a confidence interval for the sampling distribution.
 
     Correlations are corrected for the number of runs, so the estimate can
-    differ from the sample's own figure. `low` and `high` are None with too few
-    runs, or where the estimate is undefined with all or without one.
+    differ from the sample's value. `low` and `high` are None with too few runs,
+    or where the estimate is undefined with all runs or without one.
     """
 
     estimate: float
@@ -248,24 +223,20 @@ def mean_spearman(
 ) -> Interval:
     """The mean over T targets of the distribution's Spearman correlation.
 
-    The sample's own correlation lies below that of its distribution: at 0.9 by
-    0.04 with 12 runs and 0.02 with 32, and a mean over targets shows it. So the
-    estimate is the unbiased one (Hoeffding 1948).
+    A sample's correlation is below that of its distribution: at 0.9 by 0.04 with
+    12 runs and by 0.02 with 32, which a mean over targets shows. So the estimate
+    is the unbiased one (Hoeffding 1948).
     """
     return _jackknife(_spearman(predicted_MT, reference_MT), level)
 
 
 def paired_difference(
-    a_MT: np.ndarray,
-    b_MT: np.ndarray,
-    reference_MT: np.ndarray,
-    level: float = 0.95,
+    a_MT: np.ndarray, b_MT: np.ndarray, reference_MT: np.ndarray, level: float = 0.95
 ) -> Interval:
     """Mean Spearman of a minus that of b over T targets, on the same runs.
 
-    Zou (2007): the distance of each end comes from the intervals of both
-    means, which are skewed, and from their correlation, which the runs left
-    out together give.
+    Zou (2007): the distance to each end follows from the intervals of both
+    means, which are skewed, and from their correlation over left-out runs.
     """
     a_J, b_J = _spearman(a_MT, reference_MT), _spearman(b_MT, reference_MT)
     a, b = _jackknife(a_J, level), _jackknife(b_J, level)
@@ -287,7 +258,7 @@ def paired_difference(
 
 
 def sample_spearman(predicted_MT: np.ndarray, reference_MT: np.ndarray) -> float:
-    """The mean over T targets of the sample's own Spearman correlation."""
+    """The mean over T targets of the sample's Spearman correlation."""
     all_JM = np.ones((1, len(reference_MT)))
     return float(spearman_statistic(predicted_MT, reference_MT, False)(all_JM)[0])
 
@@ -301,7 +272,9 @@ def spearman_statistic(
     j = k belong to Kendall's correlation: without them each term is, on
     average, what it is in the distribution (Hoeffding 1948, section 9).
     """
-    x_MMT, y_MMT = _signs(predicted_MT), _signs(reference_MT)
+    x_MMT, y_MMT = (
+        np.sign(v_MT[:, None] - v_MT[None]) for v_MT in (predicted_MT, reference_MT)
+    )
 
     def value_J(count_JM: np.ndarray) -> np.ndarray:
         xy, xx, yy = (
@@ -321,35 +294,34 @@ def _spearman(predicted_MT: np.ndarray, reference_MT: np.ndarray) -> np.ndarray:
     without_JM = np.vstack([np.ones(count), 1 - np.eye(count)])
     value_J = spearman_statistic(predicted_MT, reference_MT, True)(without_JM)
     if abs(value_J[0]) > 1 - 1e-9:
-        # An order wrong in nothing but neighbors is perfect to the unbiased
-        # estimate, and leaves it no spread to judge by.
+        # Where only neighbors are swapped, the unbiased estimate is perfect and
+        # shows no spread.
         value_J = spearman_statistic(predicted_MT, reference_MT, False)(without_JM)
     return value_J
 
 
 def _jackknife(value_J: np.ndarray, level: float) -> Interval:
-    """An interval by the jackknife, with Student's t, on Fisher's scale.
-
-    Tukey (1958).
+    """An interval by the jackknife (Tukey 1958), by Student's t, on Fisher's scale.
 
     Args:
       value_J: correlations of all runs, and of those without each.
-      level: share of samples whose interval holds the distribution's value.
+      level: share of samples whose interval contains the distribution's value.
     """
     count = len(value_J) - 1
     estimate = float(value_J[0])
     if count < ENOUGH_RUNS or not np.isfinite(value_J).all():
         return Interval(estimate, None, None)
-    # On Fisher's scale 1 is infinite: half the least step of a rank correlation
-    # below it. Nearer to 1, one swap of neighbors would decide the interval.
+    # 1 is infinite on Fisher's scale, so the bound is half the least step of a
+    # rank correlation below it. Nearer to 1, one swap of neighbors would decide
+    # the interval.
     most = 1 - 6 / count**3
     r_J = np.clip(value_J, -most, most)
-    # The spread is measured on the plain scale and carried over: one run
-    # without which all others agree would decide it on Fisher's.
+    # The spread is measured on the plain scale and converted: on Fisher's, one
+    # run without which all others agree would decide it.
     error = np.sqrt((count - 1) * np.var(r_J[1:])) / (1 - r_J[0] ** 2)
     if abs(estimate) >= most:
-        # All is right, so nothing varies: the error under a normal
-        # distribution (Bonett and Wright 2000, at a correlation of 1).
+        # The order is perfect, so nothing varies. This is the error under a
+        # normal distribution (Bonett and Wright 2000, at a correlation of 1).
         error = np.sqrt(1.5 / (count - 3))
     reach = scipy.stats.t.ppf((1 + level) / 2, count - 1) * error
     low, high = np.tanh(np.arctanh(r_J[0]) + np.array([-reach, reach]))
@@ -357,34 +329,27 @@ def _jackknife(value_J: np.ndarray, level: float) -> Interval:
     return Interval(estimate, float(low), float(high))
 
 
-def _signs(x_MT: np.ndarray) -> np.ndarray:
-    """[M, M, T] sign(x_i - x_j)."""
-    signs: np.ndarray = np.sign(x_MT[:, None] - x_MT[None])
-    return signs
-
-
-def _sums(count_JM: np.ndarray, x_MMT: np.ndarray) -> np.ndarray:
-    """[J, M, T] sums over the runs of each sample."""
-    return np.tensordot(count_JM, x_MMT, axes=(1, 1))
-
-
 def _products(
     count_JM: np.ndarray, x_MMT: np.ndarray, y_MMT: np.ndarray, unbiased: bool
 ) -> np.ndarray:
     """[J, T] sums over i, j, k of x_ij y_ik; unbiased: without j = k."""
-    sums_JMT = _sums(count_JM, x_MMT) * _sums(count_JM, y_MMT)
+
+    def over_j(v_MMT: np.ndarray) -> np.ndarray:
+        return np.tensordot(count_JM, v_MMT, axes=(1, 1))
+
+    sums_JMT = over_j(x_MMT) * over_j(y_MMT)
     if unbiased:
-        sums_JMT = sums_JMT - _sums(count_JM, x_MMT * y_MMT)
+        sums_JMT = sums_JMT - over_j(x_MMT * y_MMT)
     return np.einsum("jm,jmt->jt", count_JM, sums_JMT)
 
 
 def replicate_noise(first_P: np.ndarray, second_P: np.ndarray) -> float:
     """Standard deviation of a run's noise, as far as it differs between runs.
 
-    Half the variance of the differences of P pairs is its square. All first
-    runs share one order of every unit's data and all replicates another, so
-    part of a difference is the same for all pairs: it changes neither a rank
-    nor a correlation, and is no noise here. A single pair cannot tell it apart.
+    Its square is half the variance of the differences of P pairs. All first runs
+    share one order of every unit's data and all replicates another, so part of a
+    difference is the same for all pairs: it changes no rank and no correlation,
+    and is not noise here. A single pair cannot tell it apart.
     """
     off_P = second_P - first_P
     if len(off_P) < 2:
@@ -400,33 +365,31 @@ def noise_ceiling(
 ) -> Interval:
     """The highest Pearson correlation that noise allows to a predictor.
 
-    That of one without noise: sqrt(1 - s2_replicate / s2_reference), and 0 if
-    noise is all there is. The variances have P - 1 and M - 1 degrees of
-    freedom, so under normality their mixture over the distribution's follows
-    Fisher's F. Where losses or noise have heavy tails or much skew, it covers
-    less.
+    That of a perfect predictor: sqrt(1 - s2_replicate / s2_reference), or 0 if
+    there is only noise. The variances have P - 1 and M - 1 degrees of freedom, so
+    under normality the quotient over its true value follows Fisher's F. Where
+    losses or noise have heavy tails or are skewed, it covers less.
 
     Args:
       reference_M: losses of all reference runs, with their noise.
       first_P, second_P: losses of runs and of their replicates.
-      level: of the interval; there is none with fewer than three pairs or
-        three runs.
+      level: of the interval; there is none with fewer than three pairs or three runs.
     """
-    pairs, reference_runs = len(first_P), len(reference_M)
-    if reference_runs < 2 or not np.ptp(reference_M):
+    pairs, runs = len(first_P), len(reference_M)
+    if runs < 2 or not np.ptp(reference_M):
         return Interval(0.0, None, None)
     s2_reference = np.var(reference_M, ddof=1)
-    mixture = float(replicate_noise(first_P, second_P) ** 2 / s2_reference)
-    if pairs < ENOUGH_PAIRS or reference_runs < 3:
-        return Interval(_ceiling(mixture), None, None)
-    distribution = scipy.stats.f(pairs - 1, reference_runs - 1)
-    low = _ceiling(mixture / distribution.ppf((1 - level) / 2))
-    high = _ceiling(mixture / distribution.ppf((1 + level) / 2))
-    return Interval(_ceiling(mixture), low, high)
+    quotient = float(replicate_noise(first_P, second_P) ** 2 / s2_reference)
+    if pairs < ENOUGH_PAIRS or runs < 3:
+        return Interval(_ceiling(quotient), None, None)
+    distribution = scipy.stats.f(pairs - 1, runs - 1)
+    low = _ceiling(quotient / distribution.ppf((1 - level) / 2))
+    high = _ceiling(quotient / distribution.ppf((1 + level) / 2))
+    return Interval(_ceiling(quotient), low, high)
 
 
-def _ceiling(mixture: float) -> float:
-    return float(np.sqrt(max(0.0, 1 - mixture)))
+def _ceiling(quotient: float) -> float:
+    return float(np.sqrt(max(0.0, 1 - quotient)))
 
 
 def corrected(correlation: float, ceiling: float) -> float:
@@ -442,19 +405,18 @@ def claims(
     rules: Mapping[str, Mapping[str, np.ndarray]],
     ceilings: Mapping[str, Interval],
 ) -> list[dict[str, Any]]:
-    """For each kind of domain and predictor, how it stands to the rules.
+    """How each predictor compares with the rules, for each kind of domain.
 
-    Over the domains of the kind that are not below the noise floor: the mean Spearman
-    correlation, the mean ceiling, the best weight-only baselines, and the
+    Over the domains of the kind that are not below the noise floor: the mean
+    Spearman correlation, the mean ceiling, the best weight-only rule, and the
     paired difference to it, with intervals that leave one run out at a time.
     """
     found = []
-    for kind in ("out-of-pool", "in-pool"):
+    for kind in KINDS:
         names = [
             name
-            for name, (k, _) in targets.items()
-            if k == kind
-            and (name not in ceilings or ceilings[name].estimate >= BELOW_NOISE)
+            for name in targets.domains[kind]
+            if name not in ceilings or ceilings[name].estimate >= BELOW_NOISE
         ]
         if not names:
             continue
@@ -465,18 +427,21 @@ def claims(
             if all(rule in rules[name] for name in names)
         }
         rule = best_rule(known_rules, reference_MT)
-        if rule is not None and (
-            mean_spearman(known_rules[rule], reference_MT).estimate < 0
-        ):
-            rule = CHANCE  # where every rule is worse, chance is to be beaten
+        of_rule = None
+        if rule is not None:
+            of_rule = mean_spearman(known_rules[rule], reference_MT).estimate
+            if of_rule < 0:  # chance is better than every rule
+                rule, of_rule = CHANCE, 0.0
+        ceiling = [ceilings[n].estimate for n in names if ceilings]
         for predictor in PREDICTORS:
             if predictor not in points:
                 continue
             predicted_MT = _columns(points[predictor], names)
             if not np.isfinite(predicted_MT).all():
                 continue
-            value = mean_spearman(predicted_MT, reference_MT)
-            ceiling = [ceilings[n].estimate for n in names if ceilings]
+            value = gain = mean_spearman(predicted_MT, reference_MT)
+            if rule is not None and rule != CHANCE:
+                gain = paired_difference(predicted_MT, known_rules[rule], reference_MT)
             found.append(
                 {
                     "kind": kind,
@@ -485,22 +450,23 @@ def claims(
                     "ceiling": float(np.mean(ceiling)) if ceiling else None,
                     "rule": rule,
                     "spearman": value.estimate,
-                    "spearman_interval": _ends(value),
-                    **_gain(predicted_MT, value, known_rules, rule, reference_MT),
+                    "spearman_interval": value.bounds,
+                    "rule_spearman": of_rule,
+                    "gain": None if rule is None else gain.estimate,
+                    "gain_interval": None if rule is None else gain.bounds,
                 }
             )
     return found
 
 
 def best_rule(rules: Mapping[str, np.ndarray], reference_MT: np.ndarray) -> str | None:
-    """The one rule with the highest mean Spearman over T targets.
+    """The rule with the highest mean Spearman correlation over T targets.
 
-    It is picked in hindsight, on the runs it is judged on: the hardest one
-    to beat.
+    It is picked in hindsight, on the runs it is compared on: the hardest to beat.
 
     Args:
       rules: [M, T] predicted losses by name. A rule that is undefined (NaN, or
-        the same everywhere) on any target takes no part.
+        the same everywhere) on a target is left out.
       reference_MT: losses.
 
     Returns:
@@ -511,31 +477,6 @@ def best_rule(rules: Mapping[str, np.ndarray], reference_MT: np.ndarray) -> str 
     }
     defined = {name: mean for name, mean in means.items() if np.isfinite(mean)}
     return max(defined, key=lambda name: defined[name], default=None)
-
-
-def _gain(
-    predicted_MT: np.ndarray,
-    value: Interval,
-    rules: Mapping[str, np.ndarray],
-    rule: str | None,
-    reference_MT: np.ndarray,
-) -> dict[str, Any]:
-    """The predictor's mean correlation `value` minus the rule's."""
-    if rule is None:
-        return {"rule_spearman": None, "gain": None, "gain_interval": None}
-    gain, of_rule = value, 0.0
-    if rule != CHANCE:
-        gain = paired_difference(predicted_MT, rules[rule], reference_MT)
-        of_rule = mean_spearman(rules[rule], reference_MT).estimate
-    return {
-        "rule_spearman": of_rule,
-        "gain": gain.estimate,
-        "gain_interval": _ends(gain),
-    }
-
-
-def _ends(value: Interval) -> list[float] | None:
-    return None if value.bounds is None else list(value.bounds)
 
 
 def _columns(by_target: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""A baseline from the literature that sees only weights, and no model.
+"""A regression of losses on weights, from the literature, as a baseline.
 
-Ye et al. (arXiv 2403.16952) and Olmix (2602.12237) fit one log-linear law per
-domain to the losses of trained mixtures. Cross-validation over mixtures says
-how much it may trust few runs, and where there is nothing to learn it predicts
-the mean loss. All of it is deterministic.
+Ye et al. (arXiv 2403.16952) and Olmix (2602.12237) fit one log-linear function
+per domain to the losses of trained mixtures. Cross-validation over mixtures
+chooses the ridge; where there is nothing to learn, the mean loss is predicted.
+All of it is deterministic.
 """
 
 import dataclasses
@@ -23,10 +23,10 @@ MOST_EXPONENT = 50.0  # keeps a far extrapolation finite
 
 
 class Regressor(Protocol):
-    """What a fit gives."""
+    """A fitted regression."""
 
     def predict(self, w_MC: np.ndarray) -> np.ndarray:
-        """Predicted losses [M] float64, in the unit of those learned from."""
+        """Predicted losses [M] float64, in the unit of those fitted."""
 
 
 Fit = Callable[[np.ndarray, np.ndarray], Regressor]
@@ -35,10 +35,10 @@ Fit = Callable[[np.ndarray, np.ndarray], Regressor]
 def from_weights(
     fit: Fit, basis: Basis, held_out: PredictionTable, fitted: PredictionTable
 ) -> np.ndarray:
-    """Bits per byte [M, D] of the judged runs that a baseline predicts.
+    """Bits per byte [M, D] that a baseline predicts for the held-out runs.
 
-    It learns from exactly the runs that the calibrated merge has seen. Each
-    member is the run on its own mixture, if it is as long as the others.
+    It is fitted on exactly the runs that the calibration is fitted on, and on
+    the members if they are as long as the runs.
     """
     w_MC, reference_MD = fitted.w_MC, fitted.dev["reference"]
     if basis.singles_known:
@@ -56,13 +56,12 @@ class LogLinear:
     """loss = c + exp(a + t.w), in terms that can all be identified.
 
     Weights sum to 1, so a constant moves freely between a and t; and where the
-    sampling distribution is nearly straight, c, a and t grow without bound. With x = w
-    - mean_C the same sampling distribution is level + (exp(bend slope.x) - 1) / bend: c
-      is level - 1 /
-    bend, t is bend slope, and a bend near 0 is the straight line.
+    function is nearly straight, c, a and t grow without bound. With
+    x = w - mean_C the same function is level + (exp(bend slope.x) - 1) / bend:
+    c is level - 1 / bend, t is bend slope, and a bend near 0 is a straight line.
 
     Attributes:
-      mean_C: the mixture that x is counted from.
+      mean_C: the mixture where x is 0.
       slope_C: of the loss at that mixture, per unit of weight.
       level: the loss there.
       bend: one over the height of the level above c; positive.
@@ -81,14 +80,14 @@ class LogLinear:
 
 
 def fit_log_linear(w_MC: np.ndarray, loss_M: np.ndarray) -> LogLinear:
-    """The log-linear law by least squares, with a ridge that folds choose.
+    """The log-linear function by least squares; folds choose the ridge.
 
     Args:
       w_MC: weights of M runs on C partitions; every row sums to 1.
       loss_M: their losses, of any sign and in any unit.
 
     Raises:
-      ValueError: no runs, other than one loss a run, or not finite.
+      ValueError: no runs, not one loss per run, or values that are not finite.
     """
     w_MC, loss_M = checked(w_MC, loss_M)
     mean, spread = loss_M.mean(), spread_of(loss_M)
@@ -106,23 +105,18 @@ def fit_log_linear(w_MC: np.ndarray, loss_M: np.ndarray) -> LogLinear:
             ),
         )
 
-    distribution = _least_squares(w_MC, y_M, min(RIDGES, key=error))
-    return LogLinear(
-        distribution.mean_C,
-        spread * distribution.slope_C,
-        mean + spread * distribution.level,
-        distribution.bend / spread,
-    )
+    best = _least_squares(w_MC, y_M, min(RIDGES, key=error))
+    level = mean + spread * best.level
+    return LogLinear(best.mean_C, spread * best.slope_C, level, best.bend / spread)
 
 
 def _least_squares(w_MC: np.ndarray, y_M: np.ndarray, ridge: float) -> LogLinear:
-    """The best sampling distribution of several starts under |y - sampling
-    distribution|^2 + penalty.
+    """The function that minimizes |y - f(w)|^2 + penalty, from several starts.
 
-    The penalty is ridge (1 + bend^2) |slope|^2. That is a ridge on the slopes
-    of a straight sampling distribution and on t of a bent one: with either alone, the
-    other end would cost nothing. It leaves out the level, and as slopes that are equal
-    for all columns change nothing, it also makes them sum to 0.
+    The penalty is ridge (1 + bend^2) |slope|^2. That is a ridge on the slopes of
+    a straight function and on t of a bent one: with either alone, the other
+    extreme would cost nothing. The level is not penalized. As slopes that are
+    equal for all columns change nothing, the penalty makes them sum to 0.
     """
     mean_C = w_MC.mean(axis=0)
     x_MC = w_MC - mean_C
@@ -130,13 +124,13 @@ def _least_squares(w_MC: np.ndarray, y_M: np.ndarray, ridge: float) -> LogLinear
     one_CC = np.eye(c)
     line_C = np.linalg.solve(x_MC.T @ x_MC + ridge * one_CC, x_MC.T @ y_M)
 
-    def residuals(distribution: np.ndarray) -> np.ndarray:
-        level, bend, slope_C = distribution[0], distribution[1], distribution[2:]
+    def residuals(x: np.ndarray) -> np.ndarray:
+        level, bend, slope_C = x[0], x[1], x[2:]
         penalty_C = np.sqrt(ridge) * np.hypot(1, bend) * slope_C
         return np.append(level + _bent(x_MC @ slope_C, bend) - y_M, penalty_C)
 
-    def jacobian(distribution: np.ndarray) -> np.ndarray:
-        bend, slope_C = distribution[1], distribution[2:]
+    def jacobian(x: np.ndarray) -> np.ndarray:
+        bend, slope_C = x[1], x[2:]
         rise_M = x_MC @ slope_C
         up_M = np.exp(np.minimum(bend * rise_M, MOST_EXPONENT))
         weight = np.sqrt(ridge) * np.hypot(1, bend)
@@ -151,24 +145,18 @@ def _least_squares(w_MC: np.ndarray, y_M: np.ndarray, ridge: float) -> LogLinear
     low = np.full(2 + c, -np.inf)
     high = -low
     low[1], high[1] = LEAST_BEND, MOST_BEND
-    found = [
-        least_squares(
-            residuals,
-            np.concatenate([[y_M.mean(), bend], line_C]),
-            jacobian,
-            bounds=(low, high),
-            max_nfev=100,
+    found = []
+    for bend in BENDS:
+        start = np.concatenate([[y_M.mean(), bend], line_C])
+        found.append(
+            least_squares(residuals, start, jacobian, bounds=(low, high), max_nfev=100)
         )
-        for bend in BENDS
-    ]
-    distribution = min(found, key=lambda result: result.cost).x
-    return LogLinear(
-        mean_C, distribution[2:], float(distribution[0]), float(distribution[1])
-    )
+    best = min(found, key=lambda result: result.cost).x
+    return LogLinear(mean_C, best[2:], float(best[0]), float(best[1]))
 
 
 def _bent(rise_M: np.ndarray, bend: float) -> np.ndarray:
-    """The straight rise, bent to an exponential of the same slope at 0."""
+    """A straight rise, bent to an exponential of the same slope at 0."""
     exponent_M = np.minimum(bend * rise_M, MOST_EXPONENT)
     bent_M: np.ndarray = np.expm1(exponent_M) / bend
     return bent_M
@@ -189,7 +177,7 @@ def checked(w_MC: np.ndarray, loss_M: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def spread_of(loss_M: np.ndarray) -> float:
-    """Standard deviation; 0 if there is only rounding."""
+    """Standard deviation; 0 if it is only rounding error."""
     spread = float(loss_M.std())
     return spread if spread > 1e-12 * np.abs(loss_M).max() else 0.0
 
@@ -197,8 +185,8 @@ def spread_of(loss_M: np.ndarray) -> float:
 def groups_of(w_MC: np.ndarray) -> np.ndarray:
     """[M] int: equal for equal mixtures, from 0 and shuffled.
 
-    A mixture and its repeat must not be on both sides of a fold. Numbered as
-    they first occur, so that the order of the columns says nothing.
+    A run and its replicate must not be on both sides of a fold. They are numbered
+    as they first occur, so that the order of the columns does not matter.
     """
     _, first_G, group_M = np.unique(
         w_MC, axis=0, return_index=True, return_inverse=True
@@ -210,14 +198,13 @@ def groups_of(w_MC: np.ndarray) -> np.ndarray:
 
 
 def held_out_error(
-    group_M: np.ndarray,
-    residuals: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    group_M: np.ndarray, residuals: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> Any:
-    """Mean squared residual over the runs held out, one column each.
+    """Mean squared residual over held-out runs, for each column.
 
     Args:
       group_M: of the runs; two groups or more.
-      residuals: of runs held out, from [M] bool of runs seen and held out.
+      residuals: of held-out runs, from [M] bool of the runs seen and held out.
     """
     count = min(FOLDS, int(group_M.max()) + 1)
     folds = [group_M % count == fold for fold in range(count)]

@@ -1,23 +1,21 @@
-"""What reference runs teach about the distance between training and merging.
+"""What reference runs show about the distance between training and merging.
 
 The distance (trained minus merge, bits per byte) is regressed, for all domains
 together, on quantities that vanish for a single member:
 
 - spread: 1 - sum_c w_c^2, how far a mixture is from any single member;
-- own: u (1 - u), u the weight of the domain's own partition;
-- gap: the mean of the members' losses minus the merge, what averaging won;
-- other: the ensemble minus the merge. The two predictors err apart.
+- own: u (1 - u), where u is the weight of the domain's own partition;
+- gap: the mean of the members' losses minus the merge, what averaging gained;
+- other: the ensemble minus the merge. The errors of these two differ.
 
-Each domain has coefficients of its own around shared ones. Both are shrunk
-(ridge), by as much as predicts a run left out best. Leaving everything at zero
-is one of the choices: then the merge stays as it is. Where reference runs are
-of another length than members, a member is no reference run, and a constant
-joins.
+Each domain has its own coefficients around shared ones. Both are shrunk (ridge)
+by as much as predicts left-out runs best. Leaving everything at zero is one of
+the choices: then the merge stays as it is. Where reference runs are not as long
+as members, a member is no reference run, and a constant is added.
 
-Cross-curvature of the losses makes the distance quadratic in the weights near
-a single member, which spread and own are; gap and other carry what the predictors
-know of curvature. A calibration is judged on runs that it did not see. See
-docs/validate.md.
+Cross-curvature of the losses makes the distance quadratic in the weights near a single
+member, as spread and own are; gap and other carry what the predictors know of
+curvature. A calibration is tested on runs that it did not see. See docs/validate.md.
 """
 
 import dataclasses
@@ -27,42 +25,35 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
+from jaxsim.scoring.ensemble import EnsembleSlope
 from jaxsim.scoring.evaluation import SPLITS
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.search.objective import weighted_mean
-from jaxsim.validation.measured import (
-    Basis,
-    PredictionTable,
-    Targets,
-    joined,
-    main_target,
-    member_bits,
-    own_units,
-)
+from jaxsim.validation.measured import Basis, PredictionTable, member_bits, own_units
 
 # Ridge of shared and of own coefficients, in units of the distance's variance;
 # infinity leaves them out.
 _SHARED = (np.inf, 10.0, 1.0, 0.1, 0.01)
 _OWN = (np.inf, 100.0, 10.0, 1.0, 0.1)
-ENOUGH = 3  # runs below which nothing is fitted
-# A setting must predict runs left out better than the next simpler one by
-# this share, or noise would pick it.
+ENOUGH = 3  # with fewer runs nothing is fitted
+# A setting must predict left-out runs better than the next simpler one by this
+# factor, or noise would pick it.
 _BETTER = 0.98
 LEVEL = 0.9  # of the intervals that a calibration is checked at
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """A correction of merges, and how far it is off.
+    """A correction of merges, and its errors.
 
     Attributes:
       domains: D names.
       coefficients_DK: of `features`, bits per byte.
       off_FD: loss minus prediction for each of F runs, predicted without it,
-        on dev text: what intervals come from.
+        on dev text: what intervals are computed from.
       reference_FD: the losses of these runs.
-      shared, own: the ridge that was chosen; infinity leaves out.
-      singles_known: a single member needs no correction.
+      shared, own: the ridges that were chosen; infinity leaves them out.
+      singles_known: whether a single member needs no correction.
     """
 
     domains: tuple[str, ...]
@@ -81,15 +72,7 @@ class Calibration:
         average_MD: np.ndarray,
         member_CD: np.ndarray,
     ) -> np.ndarray:
-        """[M, D] to be added to the merges' bits per byte.
-
-        Args:
-          w_MC: weights.
-          own_DC: bool, the units of each domain's own partition.
-          merge_MD: bits per byte of the merges.
-          average_MD: of the probability averages, on the same text.
-          member_CD: of the members, on the same text.
-        """
+        """[M, D] to be added to the merges' bits per byte; see `features`."""
         x_MDK = features(
             w_MC, own_DC, merge_MD, average_MD, member_CD, self.singles_known
         )
@@ -103,11 +86,10 @@ class Calibration:
         daverage_DC: np.ndarray,
         member_CD: np.ndarray,
     ) -> np.ndarray:
-        """[D, C] derivatives of the correction with respect to the weights.
+        """[D, C] derivatives of one mixture's correction by its weights.
 
-        Args: as of `correction`, for one mixture, but for
-          dmerge_DC, daverage_DC: derivatives of the bits per byte of its merge
-            and of its ensemble.
+        `dmerge_DC` and `daverage_DC` are those of the bits per byte of its merge
+        and of its ensemble. For the others see `features`.
         """
         own_D1 = (own_DC @ w_C)[:, None]
         d_KDC = [
@@ -123,8 +105,8 @@ class Calibration:
     def half_interval(self, share_D: np.ndarray, level: float) -> float:
         """Half the interval of one more run, for a weighted mean of domains.
 
-        Student's t, from the runs that were left out one by one, around zero:
-        what bias is left counts as error. NaN with fewer than three.
+        By Student's t, from the runs that were left out one by one, around zero:
+        the remaining bias counts as error. NaN with fewer than three runs.
         """
         count = len(self.off_FD)
         if count < ENOUGH:
@@ -135,17 +117,13 @@ class Calibration:
 
     def to_plain(self) -> dict[str, Any]:
         """The calibration as strict JSON holds it."""
-
-        def finite(value: float) -> float | None:
-            return float(value) if np.isfinite(value) else None
-
         return {
             "domains": list(self.domains),
             "coefficients": self.coefficients_DK.tolist(),
             "off": self.off_FD.tolist(),
             "reference": self.reference_FD.tolist(),
-            "shared": finite(self.shared),
-            "own": finite(self.own),
+            "shared": float(self.shared) if np.isfinite(self.shared) else None,
+            "own": float(self.own) if np.isfinite(self.own) else None,
             "singles_known": self.singles_known,
         }
 
@@ -172,17 +150,21 @@ def features(
     member_CD: np.ndarray,
     singles_known: bool,
 ) -> np.ndarray:
-    """[M, D, K] what the distance is regressed on; see the module."""
+    """[M, D, K] what the distance is regressed on; see the module.
+
+    Args:
+      w_MC: mixtures.
+      own_DC: bool, the units of each domain's own partition.
+      merge_MD: bits per byte of the merges.
+      average_MD: of the ensembles, on the same text.
+      member_CD: of the members, on the same text.
+      singles_known: whether runs are as long as members.
+    """
     own_MD = w_MC @ own_DC.T
     spread_MD = np.broadcast_to(1 - np.sum(w_MC**2, axis=1)[:, None], merge_MD.shape)
-    # A damaged member has no figure, and no weight.
+    # A damaged member has no score, and no weight.
     gap_MD = w_MC @ np.nan_to_num(member_CD) - merge_MD
-    columns = [
-        spread_MD,
-        own_MD * (1 - own_MD),
-        gap_MD,
-        average_MD - merge_MD,
-    ]
+    columns = [spread_MD, own_MD * (1 - own_MD), gap_MD, average_MD - merge_MD]
     if not singles_known:
         columns.append(np.ones_like(merge_MD))
     return np.stack(columns, axis=-1)
@@ -202,13 +184,9 @@ def fit(
 
     Args:
       domains: D names.
-      own_DC: bool, the units of each domain's own partition.
-      w_FC: mixtures of the runs.
-      merge_FD: bits per byte of their merges.
-      average_FD: of their probability averages.
-      member_CD: of the members.
-      reference_FD: of the runs.
-      singles_known: the runs are as long as members.
+      own_DC, w_FC, merge_FD, average_FD, member_CD: see `features`.
+      reference_FD: bits per byte of the runs.
+      singles_known: whether the runs are as long as members.
     """
     x_FDK = features(w_FC, own_DC, merge_FD, average_FD, member_CD, singles_known)
     y_FD = reference_FD - merge_FD
@@ -240,9 +218,9 @@ def fit(
 
 
 def _error(off_FD: np.ndarray) -> float:
-    """Mean squared error over runs, each domain's alone and their mean's.
+    """Mean squared error over runs: of each domain, plus that of their mean.
 
-    Runs are compared domain by domain, and on macros, where the noise that
+    Runs are compared domain by domain and on macros, where the noise that
     domains share stays and the rest averages out: both count.
     """
     return float(np.mean(off_FD**2) + np.mean(np.mean(off_FD, axis=1) ** 2))
@@ -253,9 +231,9 @@ def _ridge(
 ) -> np.ndarray:
     """[D, K] coefficients: shared ones plus each domain's own deviation.
 
-    With the deviations integrated out, a ridge on shared coefficients b with
-    y_d = X_d b + noise of covariance I + X_d X_d' / own; columns are scaled to
-    a mean square of one, so that a ridge means the same for all.
+    With the deviations integrated out, it is a ridge on shared coefficients b
+    with y_d = X_d b + noise of covariance I + X_d X_d' / own. Columns are scaled
+    to a mean square of one, so that a ridge means the same for all.
     """
     scale_K = np.sqrt(np.mean(x_FDK**2, axis=(0, 1)))
     scale_K = np.where(scale_K > 0, scale_K, 1.0)
@@ -319,49 +297,49 @@ def calibrated(
     basis: Basis,
     held_out: PredictionTable,
     fitted: PredictionTable | None,
-    targets: Targets,
+    weights: Mapping[str, np.ndarray],
 ) -> tuple[np.ndarray, dict[str, dict[str, float]]]:
     """Predictions [M, D] of calibrations that did not see what they predict.
 
-    Also, by target, the mean absolute error of the merge and of the calibrated
-    merge, the share of runs within the 90 % interval, and half its length.
+    Args:
+      weights: [D] of the domains, by target.
+
+    Returns:
+      Also, by target, the mean absolute errors of the merge and of the calibrated
+      merge, the share of runs within the 90 % interval, and half its length.
     """
     reference_MD, merge_MD = held_out.test["reference"], held_out.test["merge"]
     measured_D = held_out.measured_D
     predicted_MD = np.full(reference_MD.shape, np.nan)
     everything = np.arange(len(held_out))
-    calibrations: dict[int, Calibration] = {}
+    known = None
     if fitted is not None and len(fitted) >= ENOUGH:
         known = fitted_on(basis, fitted, measured_D)
-        calibrations = dict.fromkeys(everything.tolist(), known)
-    elif len(held_out) > 1:
-        for m in everything.tolist():
-            others = joined(held_out.take(everything != m), fitted)
-            calibrations[m] = fitted_on(basis, others, measured_D)
-    split: dict[str, list[float]] = {name: [] for name in targets}
-    for m, calibration in calibrations.items():
-        one = held_out.take(everything == m)
+    margins: dict[str, list[float]] = {name: [] for name in weights}
+    for m in everything if known is not None or len(held_out) > 1 else ():
+        others = everything != m
+        calibration = known or fitted_on(
+            basis, held_out.take(others).with_dev(fitted), measured_D
+        )
         predicted_MD[m, measured_D] = calibrated_merges(
-            basis, calibration, one, "test", measured_D
+            basis, calibration, held_out.take(~others), "test", measured_D
         )[0]
-        for name, (_, weights_D) in targets.items():
+        for name, weights_D in weights.items():
             share_D = weights_D[measured_D] / weights_D.sum()
-            split[name].append(calibration.half_interval(share_D, LEVEL))
+            margins[name].append(calibration.half_interval(share_D, LEVEL))
     check = {}
-    for name, (_, weights_D) in targets.items():
+    for name, weights_D in weights.items():
         reference_M, merge_M, calibrated_M = (
             weighted_mean(bits_MD, weights_D)
             for bits_MD in (reference_MD, merge_MD, predicted_MD)
         )
-        off_M = np.abs(reference_M - calibrated_M)
+        off_M, margin_M = np.abs(reference_M - calibrated_M), np.array(margins[name])
+        known_M = len(margin_M) > 0 and bool(np.isfinite(margin_M).all())
         check[name] = {
             "merge": float(np.abs(reference_M - merge_M).mean()),
             "calibrated": float(off_M.mean()),
-            # Without an interval nothing is known of what it holds.
-            "covered": float(np.mean(off_M <= split[name]))
-            if split[name] and np.isfinite(split[name]).all()
-            else float("nan"),
-            "split": float(np.mean(split[name])) if split[name] else float("nan"),
+            "covered": float(np.mean(off_M <= margin_M)) if known_M else float("nan"),
+            "margin": float(np.mean(margin_M)) if len(margin_M) else float("nan"),
         }
     return predicted_MD, check
 
@@ -369,23 +347,16 @@ def calibrated(
 def learning(
     basis: Basis,
     held_out: PredictionTable,
-    fitted: PredictionTable | None,
-    targets: Targets,
-) -> tuple[str, list[dict[str, float]]]:
-    """How the error on one target falls with the number of runs fitted.
+    fitted: PredictionTable,
+    weights_D: np.ndarray,
+) -> list[dict[str, float]]:
+    """Mean absolute error on one target by the number of calibration runs.
 
-    The first n of a design are the design of n, so its prefixes say what
-    fewer runs would have taught.
-
-    Returns:
-      The target, and its mean absolute error by number of runs; without fit
-      runs an empty name and no rows.
+    The first n of a design are the design of n, so its prefixes show what fewer
+    runs would have given.
     """
-    name = main_target(targets)
-    if fitted is None or name is None:
-        return "", []
     measured_D = held_out.measured_D
-    share_D = targets[name][1][measured_D]
+    share_D = weights_D[measured_D]
     share_D = share_D / share_D.sum()
     rows = []
     for count in (0, *range(ENOUGH, len(fitted) + 1)):
@@ -393,14 +364,14 @@ def learning(
         predicted_MD = calibrated_merges(basis, known, held_out, "test", measured_D)
         off_M = (held_out.test["reference"][:, measured_D] - predicted_MD) @ share_D
         rows.append({"reference runs": count, "error": float(np.mean(np.abs(off_M)))})
-    return name, rows
+    return rows
 
 
 class Corrector:
-    """A `jaxsim.search.loss.Correction`: a calibration in a search.
+    """A calibration in a search: a `jaxsim.search.loss.Correction`.
 
-    It looks at whatever windows the search does. Domains without reference
-    runs are not corrected.
+    It corrects merges on whatever windows the search uses. Domains without
+    reference runs are not corrected.
 
     Args:
       calibration: of some domains.
@@ -410,73 +381,52 @@ class Corrector:
     def __init__(self, calibration: Calibration, scorer: Scorer) -> None:
         self._scorer = scorer
         evaluation = scorer.evaluation
-        k = calibration.coefficients_DK.shape[1]
-        coefficients_DK = np.zeros((len(evaluation.domains), k))
-        for d, name in enumerate(evaluation.domains):
-            if name in calibration.domains:
-                at = calibration.domains.index(name)
-                coefficients_DK[d] = calibration.coefficients_DK[at]
+        known = dict(zip(calibration.domains, calibration.coefficients_DK, strict=True))
+        zero_K = np.zeros(calibration.coefficients_DK.shape[1])
         self.calibration = dataclasses.replace(
             calibration,
             domains=evaluation.domains,
-            coefficients_DK=coefficients_DK,
+            coefficients_DK=np.array(
+                [known.get(n, zero_K) for n in evaluation.domains]
+            ),
         )
         self._own_DC = own_units(scorer.corpus, scorer.members, evaluation)
-        self._at: dict[bytes, _Text] = {}
+        self._text_of: dict[bytes, tuple[np.ndarray, np.ndarray, EnsembleSlope]] = {}
 
     def shift(
         self, w_MC: np.ndarray, bits_MD: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
         """[M, D] to add to merges of these bits per byte on `rows`."""
-        text = self._text(rows)
+        member_CD, nats_D, _ = self._text(rows)
+        losses_CT = self._scorer.token_losses[1:]
+        sums_MD = self._scorer.predictors.ensemble_sums(w_MC, losses_CT, rows)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            average_MD = (sums_MD.T / nats_D[:, None]).T
         return self.calibration.correction(
-            w_MC, self._own_DC, bits_MD, text.average(w_MC), text.member_CD
+            w_MC, self._own_DC, bits_MD, average_MD, member_CD
         )
 
     def slope(
         self, w_C: np.ndarray, bits_DC: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
         """[D, C] derivatives of the shift."""
-        text = self._text(rows)
-        return self.calibration.slope(
-            w_C, self._own_DC, bits_DC, text.average_slope(w_C), text.member_CD
-        )
-
-    def _text(self, rows: np.ndarray) -> "_Text":
-        key = rows.tobytes()
-        if key not in self._at:
-            self._at[key] = _Text(self._scorer, rows)
-        return self._at[key]
-
-
-class _Text:
-    """Some windows of one split, and what members say of them.
-
-    Attributes:
-      member_CD: bits per byte of the members; NaN for a damaged one.
-    """
-
-    def __init__(self, scorer: Scorer, rows: np.ndarray) -> None:
-        e, self._predictors, self._rows = scorer.evaluation, scorer.predictors, rows
-        split = SPLITS[int(e.split_R[rows[0]])]
-        self.member_CD = member_bits(scorer.standard().on(rows), split)
-        self._losses_CT = scorer.token_losses[1:]
-        self._slope = self._predictors.ensemble_slope(self._losses_CT, rows)
-        bytes_D = np.bincount(e.domain_R[rows], e.bytes_R[rows], len(e.domains))
-        self._nats_D = bytes_D * np.log(2.0)  # in a bit per byte
-
-    def average(self, w_MC: np.ndarray) -> np.ndarray:
-        """[M, D] bits per byte of the ensemble."""
-        sums_MD = self._predictors.ensemble_sums(w_MC, self._losses_CT, self._rows)
-        return self._per_byte(sums_MD.T).T
-
-    def average_slope(self, w_C: np.ndarray) -> np.ndarray:
-        """[D, C] derivatives of one mixture's."""
-        _, dnll_DC = self._slope(w_C)
-        return self._per_byte(dnll_DC)
-
-    def _per_byte(self, nats_DX: np.ndarray) -> np.ndarray:
-        """Nats [D, ...] as bits per byte; NaN where there is no window."""
+        member_CD, nats_D, slope = self._text(rows)
         with np.errstate(invalid="ignore", divide="ignore"):
-            per_byte_DX: np.ndarray = nats_DX / self._nats_D[:, None]
-        return per_byte_DX
+            average_DC = slope(w_C)[1] / nats_D[:, None]
+        return self.calibration.slope(w_C, self._own_DC, bits_DC, average_DC, member_CD)
+
+    def _text(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, EnsembleSlope]:
+        """The members' bits per byte [C, D] on windows of one split, the nats [D] in
+        a bit per byte (0 without a window), and the slope of the ensemble's sums.
+        """
+        key = rows.tobytes()
+        if key not in self._text_of:
+            scorer, e = self._scorer, self._scorer.evaluation
+            split = SPLITS[int(e.split_R[rows[0]])]
+            bytes_D = np.bincount(e.domain_R[rows], e.bytes_R[rows], len(e.domains))
+            self._text_of[key] = (
+                member_bits(scorer.standard().on(rows), split),
+                bytes_D * np.log(2.0),
+                scorer.predictors.ensemble_slope(scorer.token_losses[1:], rows),
+            )
+        return self._text_of[key]

@@ -1,80 +1,63 @@
 """Mixtures that were trained because they were chosen, not drawn.
 
-They say how a choice came out. They enter no agreement: what a search picked
-is where its predictor errs in its own favor, so as a sample it would mislead.
+They show how a choice turned out. They do not count in any agreement: a search picks
+mixtures where its predictor errs in its favor, so as a sample they would mislead.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from jaxsim.scoring.scores import Scores
+from jaxsim.scoring.targets import Targets
 from jaxsim.validation.measured import (
     PREDICTED,
+    Comparison,
     by_target,
     load_record,
     plain_points,
     save_record,
-    targets_of,
 )
 
 FILE = "chosen.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainedChoice:
-    """What training the chosen mixtures gave, on test text.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainedChoice(Comparison):
+    """The chosen mixtures, predicted and trained.
 
     Attributes:
-      labels: what the user called them.
-      reference runs: their names in the pool, in the same order.
-      members: columns of `mixtures`.
-      mixtures: token shares, one row a run.
-      targets: domains, then the macros over them.
-      kinds: of the targets: 'in-pool', 'out-of-pool' or 'macro'.
-      points: bits per byte by predictor ('reference run' and the predictors) and
-        target.
-      evaluation: digest of the windows.
-      digests: of the base model ('base model') and of every member, by name.
-      notes: what an override admitted.
+      labels: what the user called the mixtures, in the order of the runs.
     """
 
     labels: list[str]
-    reference_runs: list[str]
-    members: list[str]
-    mixtures: list[list[float]]
-    targets: list[str]
-    kinds: list[str]
-    points: dict[str, dict[str, list[float]]]
-    evaluation: str
-    digests: Mapping[str, str]
-    notes: list[str]
 
 
 def compare_chosen(
     labels: Sequence[str], predictors: Scores, reference_MD: np.ndarray
 ) -> TrainedChoice:
-    """Predicted beside trained.
+    """Compares the predictions of chosen mixtures with their runs.
 
     Args:
       labels: what the user called each mixture.
-      predictors: scores of the merges at the mixtures, on test text.
+      predictors: scores of the mixtures on test text.
       reference_MD: bits per byte of the runs on test text.
     """
-    targets = targets_of(predictors.evaluation, reference_MD)
+    e, table = predictors.evaluation, predictors.table
+    targets = Targets.of(e, np.isfinite(reference_MD).all(axis=0))
     bits = {p: predictors.bits_per_byte(p, "test") for p in PREDICTED}
     bits["reference"] = reference_MD
     return TrainedChoice(
         labels=list(labels),
-        reference_runs=list(predictors.table.names),
-        members=list(predictors.table.members),
-        mixtures=predictors.table.w_MC.tolist(),
-        targets=list(targets),
-        kinds=[kind for kind, _ in targets.values()],
-        points=plain_points(by_target(bits, targets)),
-        evaluation=predictors.evaluation.digest,
+        reference_runs=list(table.names),
+        members=list(table.members),
+        mixtures=table.w_MC.tolist(),
+        targets=list(targets.all),
+        kinds=list(targets.kinds.values()),
+        points=plain_points(by_target(bits, targets.weights(e.domains))),
+        evaluation=e.digest,
         digests=dict(predictors.digests),
         notes=list(predictors.notes),
     )

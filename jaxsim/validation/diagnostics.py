@@ -1,17 +1,16 @@
-"""Diagnostics before any ranking: can averages of this pool be trusted at all?
+"""Diagnostics of a pool, before any reference run: can its merges be trusted?
 
-What the pool itself says, before any reference run is trained: how far its
-members are from the base model, whether the loss is smooth on the way to them
-and to their averages, and what differences the evaluation text can resolve.
+They look at how far the members are from the base model, whether the loss is
+smooth on the way to them and to their averages, and what differences the
+evaluation text can resolve.
 
-Averaging stands for training where the loss is nearly linear or convex between
-base and members. Each rule of the verdict looks at one way in which that fails.
+Merging can stand in for training where the loss is nearly linear, or convex,
+between base and members. Each rule of the verdict checks one way this can fail.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -23,17 +22,11 @@ from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.scores import bits_of
 from jaxsim.scoring.stack import Stack
 from jaxsim.scoring.table import Mixtures
+from jaxsim.scoring.targets import ALL, IN_POOL, Targets
 from jaxsim.search.objective import weighted_mean
 from jaxsim.search.ties import ENOUGH_DOCUMENTS
 from jaxsim.validation.agreement import replicate_noise
-from jaxsim.validation.measured import (
-    ALL,
-    IN_POOL,
-    load_record,
-    own_units,
-    save_record,
-    targets_with_text,
-)
+from jaxsim.validation.measured import load_record, own_units, save_record
 
 FILE = "diagnostics.json"
 FEW_WINDOWS = 4  # of a domain: C members have about five rows each
@@ -49,15 +42,15 @@ DO_NOT_TRUST = "do not trust"
 # Published: at a drift of 3.1 % levels were 1.04 / 0.97 of the trained ones, at
 # 10.5 % 0.79 / 0.75.
 SMALL_DRIFT = 0.03
-# Three times the largest of those: no ground for trust, unless the loss still
+# Three times the largest of those: no reason to trust, unless the loss still
 # falls all the way to the merge, as it does from a base that is hardly trained.
 LARGE_DRIFT = 0.3
 # Further from the base than the base is from zero: nothing of it is left.
 LOST_DRIFT = 1.0
-# Of the loss, above the mean of both ends. Frankle et al. 2020 (linear mode
-# connectivity) call less than 2 % stable, of an error; mixtures of one pool lie
+# Share of the loss, above the mean of both ends. Frankle et al. 2020 (linear mode
+# connectivity) call less than 2 % of an error stable; mixtures of one pool lie
 # within a few percent of each other, so a quarter of that could reorder them.
-# Sound small pools had negative ones, those at a tenfold rate 2 to 20 %.
+# Sound small pools had negative barriers, those at a tenfold rate 2 to 20 %.
 BARRIER = 0.005
 # Beyond, the second half of the line gains less than a third of the first.
 CURVED = 0.5
@@ -66,28 +59,28 @@ Z95 = 1.96
 
 @dataclasses.dataclass(frozen=True)
 class Diagnostics:
-    """What the pool says about its averages; losses in bits per byte.
+    """What a pool shows about its merges; losses in bits per byte.
 
     Attributes:
       verdict: 'trust', 'trust ranks only' or 'do not trust'.
       reasons: for it, as sentences.
-      members: that were looked at, C; damaged ones are left out.
+      members: C that were examined; damaged ones are left out.
       drift: ||member - base|| / ||base||, by member.
       cosines: [C, C] between the members' differences from the base model.
       lines: from the base model to 'uniform' and to every member: 'scale', and
-        the losses there by target: 'macro' (of all domains with text), 'macro
+        the losses there by target: 'macro' (over all domains with text), 'macro
         in-pool', and a member's 'own' domain.
-      barriers: how far a line is above its chord, on the macro or, if that is
-        more, on the own domain.
+      line_barriers: how far a line is above its chord, on the macro or, if that
+        is more, on the own domain.
       barriers: macro of an average minus the mean of those of its members:
         'uniform', and neighbors in the pool, as 'a + b'.
       resolution: percent of the loss by which two mixtures must differ to be
         told apart, by domain and macro; None where there is too little text.
-      below_noise: members differ by less than their noise in every domain.
-      windows: of a domain that were looked at, at most; 0 for all.
-      repeats: pairs that training noise comes from.
+      below_noise: whether members differ by less than their noise in every domain.
+      windows: most windows of a domain that were scored; 0 for all.
+      replicates: pairs of runs that the training noise is computed from.
       evaluation: digest of the windows.
-      digests: of the base model ('base model') and of every member, by name.
+      digests: of the base model ('base') and of every member, by name.
       notes: what an override admitted.
     """
 
@@ -113,12 +106,12 @@ def diagnose(
     windows: int = FEW_WINDOWS,
     replicates: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Diagnostics:
-    """Measures a pool on dev text, and judges it.
+    """Examines a pool on dev text.
 
     Args:
       scorer: of the pool.
       windows: of each domain; 0 for all.
-      repeats: bits per byte [P, D] of runs and of their replicates, NaN where
+      replicates: bits per byte [P, D] of runs and of their replicates, NaN where
         a domain was not measured.
 
     Raises:
@@ -129,17 +122,19 @@ def diagnose(
     sound = [c for c, n in enumerate(stack.names) if n not in stack.damaged]
     members = [stack.names[c] for c in sound]
     if len(members) < 2:
-        raise UserError("a diagnostics needs a pool of at least two sound members")
+        raise UserError("diagnostics need a pool of at least two sound members")
     pairs = neighbors(members)
-    table = way_table(stack.names, members, pairs)
+    table = line_table(stack.names, members, pairs)
     rows = evaluation.rows("dev", windows)
     merge = scorer.predictors.merge("diagnostics", table, rows)
     bits_MD = bits_of(evaluation, merge, "dev")
     bits = dict(zip(table.names, bits_MD, strict=True))
+    nll = dict(zip(table.names, merge.nll_MR.astype(np.float64), strict=True))
     targets = targets_with_text(evaluation, bits_MD)
     if not targets:
-        raise UserError("a diagnostics needs dev text, and the corpus has none")
-    drift_C, cosine_CC = geometry(stack)
+        raise UserError("diagnostics need dev text, and the corpus has none")
+    macro_M = weighted_mean(bits_MD, targets[ALL]).tolist()
+    macro = dict(zip(table.names, macro_M, strict=True))
 
     own_CD = own_units(scorer.corpus, stack.names, evaluation).T
     own = {
@@ -148,7 +143,8 @@ def diagnose(
         if own_D.any()
     }
     lines = {
-        name: way(name, bits, targets, own.get(name)) for name in (UNIFORM, *members)
+        name: line_of(name, bits, targets, own.get(name))
+        for name in (UNIFORM, *members)
     }
     line_barriers = {
         name: max(
@@ -158,23 +154,19 @@ def diagnose(
         )
         for name, line in lines.items()
     }
-    macro_M = weighted_mean(bits_MD, targets[ALL]).tolist()
-    macro = dict(zip(table.names, macro_M, strict=True))
     averaged = {UNIFORM: tuple(members)} | {f"{a} + {b}": (a, b) for a, b in pairs}
     barriers = {
         name: macro[name] - sum(macro[n] for n in ends) / len(ends)
         for name, ends in averaged.items()
     }
 
-    nll = dict(zip(table.names, merge.nll_MR.astype(np.float64), strict=True))
-
     def errors(names: Sequence[str], from_R: np.ndarray) -> np.ndarray:
-        """[K, D] text errors of the differences of K rows from others."""
+        """[K, D] errors, from the text, of the differences of K rows from others."""
         off_KR = np.array([nll[name] - from_R for name in names])
         return text_errors(evaluation, rows, off_KR)
 
-    # Averages differ less than members do, and it is averages that are ranked.
-    # Of two members the average of neighbors is that of all.
+    # Averages differ less than members do, and averages are what is ranked. With
+    # two members the average of neighbors is that of all.
     typical = [n for n in averaged if n != UNIFORM]
     error_KD = errors(typical if len(typical) > 1 else members, nll[UNIFORM])
     bits_CD = np.array([bits[n] for n in members])
@@ -184,14 +176,17 @@ def diagnose(
     error_1D = errors(["base"], nll[UNIFORM])
     error = resolution(error_1D, bits[UNIFORM], targets[inside], None)
     level = macro[UNIFORM]
+    drift_C, cosine_CC = geometry(stack)
+    manifests = scorer.pool.manifests("member")
+    base_digest = scorer.pool.identity["base_digest"]
     verdict, reasons = judge(
         Signs(
-            foreign=_foreign(scorer, members),
+            foreign=[n for n in members if manifests[n].base_digest != base_digest],
             drift=float(np.median(drift_C[sound])),
             line=line,
             error=(error or 0.0) / 100 * line[1.0],
             barriers={n: b / level for n, b in barriers.items()}
-            | {"the way to uniform": line_barriers[UNIFORM] / level},
+            | {"the line to uniform": line_barriers[UNIFORM] / level},
             line_barriers={n: line_barriers[n] / level for n in members},
         )
     )
@@ -219,6 +214,23 @@ def diagnose(
     )
 
 
+def targets_with_text(
+    evaluation: EvaluationSet, bits_MD: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Weights [D] of the domains with text, the in-pool macro and that over all.
+
+    They sum to 1. Here a macro may be over a single domain.
+    """
+    known = Targets.of(evaluation, np.isfinite(bits_MD).all(axis=0))
+    names = [n for n in evaluation.domains if n in known.kinds]
+    parts = {n: (n,) for n in names} | {IN_POOL: known.domains["in-pool"], ALL: names}
+    return {
+        name: np.array([d in part for d in evaluation.domains]) / len(part)
+        for name, part in parts.items()
+        if part
+    }
+
+
 def save_diagnostics(workdir: Path, diagnostics: Diagnostics) -> None:
     """Replaces the diagnostics of a workdir."""
     save_record(workdir, FILE, dataclasses.asdict(diagnostics))
@@ -234,13 +246,6 @@ def load_diagnostics(workdir: Path) -> Diagnostics | None:
     return load_record(workdir, FILE, lambda record: Diagnostics(**record), again)
 
 
-def _foreign(scorer: Scorer, members: list[str]) -> list[str]:
-    """Members whose manifest names another base model than the pool's."""
-    manifests = scorer.pool.manifests("member")
-    base = scorer.pool.identity["base_digest"]
-    return [n for n in members if manifests[n].base_digest != base]
-
-
 def neighbors(members: list[str]) -> list[tuple[str, str]]:
     """Each member and the next, the last and the first; of two, one pair."""
     pairs = list(zip(members, members[1:] + members[:1], strict=True))
@@ -248,13 +253,13 @@ def neighbors(members: list[str]) -> list[tuple[str, str]]:
 
 
 def _point(name: str, scale: float) -> str:
-    """The row of the table at a scale of a line."""
+    """The row of the table at one scale of a line."""
     if not scale:
         return "base"
     return name if scale == 1 else f"{name} x {scale:g}"
 
 
-def way_table(
+def line_table(
     columns: tuple[str, ...], members: list[str], pairs: list[tuple[str, str]]
 ) -> Mixtures:
     """Rows to score: base, points of the lines, averages of neighbors."""
@@ -280,13 +285,13 @@ def way_table(
     )
 
 
-def way(
+def line_of(
     name: str,
     bits: dict[str, np.ndarray],
     targets: dict[str, np.ndarray],
     own: str | None,
 ) -> dict[str, list[float]]:
-    """Losses from the base to a row and, for the uniform merge, beyond."""
+    """Losses on the way from the base to a row; to uniform and beyond."""
     scales = [*SCALES, BEYOND] if name == UNIFORM else list(SCALES)
     bits_SD = np.array([bits[_point(name, scale)] for scale in scales])
     wanted = {key: targets[key] for key in (ALL, IN_POOL) if key in targets}
@@ -298,17 +303,11 @@ def way(
     }
 
 
-def relative_drift(params: Any, base: Any) -> float:
-    """||params - base model|| / ||base model||, over all leaves, in float64."""
-    moved = jax.tree.map(np.subtract, params, base)
-    return float(np.sqrt(_square(moved) / _square(base)))
-
-
 def geometry(stack: Stack) -> tuple[np.ndarray, np.ndarray]:
     """Drift [C], and cosines [C, C] between differences from the base model.
 
-    A member that equals the base has cosines of 0. A block of the pool is held
-    in float64 at a time.
+    A member that equals the base has cosines of 0. Only a block of the pool is in
+    float64 at a time.
     """
     gram_CC = np.zeros((len(stack.names),) * 2)
     for d_C in jax.tree.leaves(stack.delta_C):
@@ -323,29 +322,24 @@ def geometry(stack: Stack) -> tuple[np.ndarray, np.ndarray]:
     norm_C = np.sqrt(np.diag(gram_CC))
     apart_C = np.where(norm_C > 0, norm_C, np.inf)
     cosine_CC = gram_CC / np.outer(apart_C, apart_C)
-    return norm_C / np.sqrt(_square(stack.base)), cosine_CC
-
-
-def _square(tree: Any) -> float:
-    return sum(
-        float(np.sum(np.square(leaf, dtype=np.float64)))
-        for leaf in map(np.asarray, jax.tree.leaves(tree))
-    )
+    leaves = map(np.asarray, jax.tree.leaves(stack.base))
+    square = sum(float(np.sum(np.square(x, dtype=np.float64))) for x in leaves)
+    return norm_C / np.sqrt(square), cosine_CC
 
 
 @dataclasses.dataclass(frozen=True)
 class Signs:
-    """What the rules look at; losses in bits per byte.
+    """What the verdict is computed from; losses in bits per byte.
 
     Attributes:
-      foreign: members of another base model than the pool's.
+      foreign: members that were trained from another base than the pool's.
       drift: median over members of ||member - base|| / ||base||.
-      line: the in-pool macro by scale from the base model, 0, to the uniform
+      line: the in-pool macro by scale, from the base model, 0, to the uniform
         merge, 1, and beyond.
-      error: 95 % error of a difference on the in-pool macro from the text.
+      error: 95 % error of a difference on the in-pool macro, from the text.
       barriers: share of the loss by which an average is above the mean of what
         it averages, or a point of the uniform line above its chord, by name.
-      barriers: the same of the lines to single members.
+      line_barriers: the same for the lines to single members.
     """
 
     foreign: Sequence[str]
@@ -357,13 +351,13 @@ class Signs:
 
 
 def barrier(scales: Sequence[float], losses: Sequence[float]) -> float:
-    """How far a line's interior is above the chord of its ends, at most.
+    """How far a line is above its chord, at most, between its ends.
 
     The loss barrier of Frankle et al. 2020. Negative if the loss is convex.
 
     Args:
-      scales: of the points, rising; the first and the last are the ends.
-      losses: there.
+      scales: of the points, increasing; the first and the last are the ends.
+      losses: at the points.
     """
     t = (np.array(scales) - scales[0]) / (scales[-1] - scales[0])
     chord = losses[0] + t * (losses[-1] - losses[0])
@@ -371,88 +365,72 @@ def barrier(scales: Sequence[float], losses: Sequence[float]) -> float:
 
 
 def judge(signs: Signs) -> tuple[str, list[str]]:
-    """The verdict, and its reasons as sentences, the gravest first."""
-    if reasons := _broken(signs):
-        return DO_NOT_TRUST, reasons
-    if reasons := _bent(signs):
-        return RANKS_ONLY, reasons
-    return TRUST, [
-        "the members stayed near the base model (median drift "
-        f"{signs.drift:.1%}), and the loss is nearly straight on the way to "
-        "their average"
-    ]
-
-
-def _broken(signs: Signs) -> list[str]:
-    """Why an average says nothing about training."""
-    line, reasons = signs.line, []
+    """The verdict, and the reasons as sentences, the most serious first."""
+    line, drift = signs.line, signs.drift
+    broken = []  # why merges say nothing about training
     if signs.foreign:
-        reasons.append(
+        broken.append(
             f"{', '.join(signs.foreign)}: trained from another base model; "
             "only copies of one base model can be averaged"
         )
-    name = max(signs.barriers, key=lambda name: signs.barriers[name])
-    if signs.barriers[name] > BARRIER:
-        reasons.append(
-            f"averaging breaks: {name} is {signs.barriers[name]:.1%} worse "
-            "than the straight line between what it averages"
+    name, height = max(signs.barriers.items(), key=lambda pair: pair[1])
+    if height > BARRIER:
+        broken.append(
+            f"averaging breaks: {name} is {height:.1%} worse than the straight line "
+            "between what it averages"
         )
     if line[1.0] > line[0.0] + signs.error:
-        reasons.append(
-            "the average of all members is worse than the base model on the "
-            f"text they trained on ({line[1.0]:.4f} against {line[0.0]:.4f} "
-            "bits per byte): the runs were too long or the learning rate was "
-            "too high"
+        broken.append(
+            "the average of all members is worse than the base model on the text they "
+            f"trained on ({line[1.0]:.4f} against {line[0.0]:.4f} bits per byte): the "
+            "runs were too long or the learning rate was too high"
         )
-    if signs.drift > LARGE_DRIFT and _overshoots(signs):
-        reasons.append(
-            "the members are far from the base model (median drift "
-            f"{signs.drift:.0%}), and a point halfway to their average is "
-            "better than the average"
+    if drift > LARGE_DRIFT and line[1.0] > line[0.5] + signs.error:
+        broken.append(
+            f"the members are far from the base model (median drift {drift:.0%}), and "
+            "a point halfway to their average is better than the average"
         )
-    if signs.drift > LOST_DRIFT:
-        reasons.append(
+    if drift > LOST_DRIFT:
+        broken.append(
             "the members are further from the base model (median drift "
-            f"{signs.drift:.0%}) than the base model is from zero"
+            f"{drift:.0%}) than the base model is from zero"
         )
-    return reasons
-
-
-def _bent(signs: Signs) -> list[str]:
-    """Why levels are off although ranks may be right."""
-    line, reasons = signs.line, []
-    if signs.drift > SMALL_DRIFT:
-        reasons.append(
-            f"the median drift is {signs.drift:.1%}; above {SMALL_DRIFT:.0%} "
-            "predicted levels are off"
+    bent = []  # why levels are off although ranks may be right
+    if drift > SMALL_DRIFT:
+        bent.append(
+            f"the median drift is {drift:.1%}; above {SMALL_DRIFT:.0%} predicted "
+            "levels are off"
         )
     first, second = line[0.0] - line[0.5], line[0.5] - line[1.0]
     bend = abs(first - second) / max(abs(first) + abs(second), 1e-12)
-    # Within the text's error no bend can be seen.
+    # A bend within the error of the text cannot be seen.
     if bend > CURVED and abs(first - second) > signs.error:
-        reasons.append(
-            "the loss bends on the way to the average of all members: its "
-            f"splits gain {first:.4f} and {second:.4f} bits per byte"
+        bent.append(
+            "the loss bends on the way to the average of all members: the first half "
+            f"gains {first:.4f} bits per byte, the second {second:.4f}"
         )
-    name = max(signs.line_barriers, key=lambda name: signs.line_barriers[name])
-    if signs.line_barriers[name] > BARRIER:
-        reasons.append(
-            f"the line from the base model to {name} rises "
-            f"{signs.line_barriers[name]:.1%} above the straight one"
+    name, height = max(signs.line_barriers.items(), key=lambda pair: pair[1])
+    if height > BARRIER:
+        bent.append(
+            f"the line from the base model to {name} rises {height:.1%} above the "
+            "straight one"
         )
-    return reasons
-
-
-def _overshoots(signs: Signs) -> bool:
-    return signs.line[1.0] > signs.line[0.5] + signs.error
+    if broken:
+        return DO_NOT_TRUST, broken
+    if bent:
+        return RANKS_ONLY, bent
+    return TRUST, [
+        f"the members stayed near the base model (median drift {drift:.1%}), and the "
+        "loss is nearly straight on the way to their average"
+    ]
 
 
 def text_errors(
     evaluation: EvaluationSet, rows: np.ndarray, nll_KR: np.ndarray
 ) -> np.ndarray:
-    """Standard errors [K, D] of bits per byte, if other text had been drawn.
+    """Standard errors [K, D] of bits per byte, from the choice of the text.
 
-    That of a mixture of sums over documents, to first order; over windows where
+    That of a quotient of sums over documents, to first order; over windows where
     a domain has fewer than `ENOUGH_DOCUMENTS`. NaN with fewer than two.
 
     Args:
@@ -487,18 +465,18 @@ def resolution(
     weights_D: np.ndarray,
     replicates: tuple[np.ndarray, np.ndarray] | None,
 ) -> float | None:
-    """Percent of a target's loss below which two mixtures are not told apart.
+    """Percent of a target's loss below which two mixtures cannot be told apart.
 
-    At 95 %, from the text and, with replicates, the noise of two runs.
+    At 95 %, from the text and, with replicates, from the noise of two runs.
 
     Args:
       error_KD: standard errors of K typical differences; see `text_errors`.
       bits_D: a typical loss.
       weights_D: of the target.
-      repeats: bits per byte [P, D] of runs and of their replicates.
+      replicates: bits per byte [P, D] of runs and of their replicates.
 
     Returns:
-      None where the text is too little to say.
+      None where there is too little text.
     """
     text = np.mean(weighted_mean(error_KD**2, weights_D**2))
     # Errors of domains are independent: squares of the weights, not weights.
@@ -519,13 +497,13 @@ def within_noise(
     Args:
       deviation_CD: bits per byte of members, minus the mean over them.
       error_CD: standard errors of these.
-      repeats: bits per byte [P, D] of runs and of their replicates.
+      replicates: bits per byte [P, D] of runs and of their replicates.
     """
     known = np.flatnonzero(np.isfinite(error_CD).all(axis=0))
     eye_DD = np.eye(error_CD.shape[1])
     noise_D = np.array([_run_noise(replicates, eye_DD[d]) for d in known])
     spread_D = (deviation_CD[:, known] ** 2).mean(axis=0)
-    # From the mean over C members, which holds a share of each one's noise.
+    # Relative to the mean over C members, which contains part of each one's noise.
     noise_D *= np.sqrt(1 - 1 / len(deviation_CD))
     error_D = (error_CD[:, known] ** 2).mean(axis=0) + noise_D**2
     return len(known) > 0 and bool((spread_D <= Z95**2 * error_D).all())

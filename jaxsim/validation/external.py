@@ -17,13 +17,10 @@ class ExternalRuns:
     """Runs that the user already has.
 
     Attributes:
-      table: what they were trained on, M rows; a single member is a row as
-        any other.
-      reference_MD: what was measured on them, lower is better; NaN for domains
-        without a column.
-      unit: of `reference_MD`: 'bits per byte', or 'unknown' if the file names
-        another one; then the order of runs means something, and their level
-        does not.
+      table: their mixtures, M rows; a single member is a row like any other.
+      reference_MD: their losses, lower is better; NaN for domains without a column.
+      unit: of the losses: 'bits per byte', or 'unknown' if the file names
+        another one; then ranks mean something, and levels do not.
     """
 
     table: Mixtures
@@ -34,12 +31,12 @@ class ExternalRuns:
 def read_external_runs(
     mixtures: Path, metrics: Path, members: Sequence[str], domains: Sequence[str]
 ) -> ExternalRuns:
-    """Reads runs that the user already has.
+    """Reads the mixtures and the losses of a user's runs.
 
     Args:
-      mixtures: a CSV with a column `name`, then weights of members.
-      metrics: a CSV with a column `name`, then losses on some domains: bits
-        per byte, unless a column `unit` says otherwise.
+      mixtures: a CSV file with a column `name`, then weights of members.
+      metrics: a CSV file with a column `name`, then losses on some domains, in
+        bits per byte unless a column `unit` says otherwise.
       members: of the pool, C.
       domains: of the corpus, D.
 
@@ -66,7 +63,7 @@ def read_external_runs(
 
 
 def read_mixtures(path: Path, members: Sequence[str]) -> Mixtures:
-    """Reads token shares of runs: `name`, then a column for each member.
+    """Reads the token shares of runs: `name`, then a column for each member.
 
     Raises:
       UserError: names file and row.

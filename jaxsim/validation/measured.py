@@ -1,11 +1,8 @@
-"""Reference runs beside predictions, the targets they are compared on, files.
-
-What the domains and macros of a comparison are is decided here alone.
-"""
+"""Reference runs beside the predictions of their mixtures, and their files."""
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +14,7 @@ from jaxsim.pool.digests import object_digest
 from jaxsim.scoring.evaluation import EvaluationSet
 from jaxsim.scoring.files import replace
 from jaxsim.scoring.scores import Scores
+from jaxsim.scoring.targets import Targets
 from jaxsim.search.objective import weighted_mean
 
 PREDICTED = ("merge", "ensemble", "members")
@@ -24,23 +22,19 @@ CALIBRATED, LOG_LINEAR = "calibrated merge", "log-linear"
 BASELINES = (LOG_LINEAR,)  # fitted on runs: they see weights, and no model
 PREDICTORS = (*PREDICTED, CALIBRATED, *BASELINES)
 BITS_PER_BYTE = "bits per byte"
-IN_POOL, OUT_OF_POOL = "macro in-pool", "macro out-of-pool"
-ALL = "macro"  # over all domains, whether in the pool or not
 
-# By name: 'in-pool', 'out-of-pool' or 'macro', and weights [D] of the domains.
-Targets = Mapping[str, tuple[str, np.ndarray]]
 T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictionTable:
-    """Reference runs and their predictions, in bits per byte.
+    """Reference runs and the predictions of their mixtures, in bits per byte.
 
     Attributes:
       names: of the runs.
       w_MC: their mixtures.
-      select, report: [M, D] by 'reference run' and predictor, on the text of that
-        split; a run has NaN in a domain that it was not measured on.
+      dev, test: [M, D] by 'reference' and predictor, on the text of that split;
+        a run has NaN in a domain that it was not measured on.
     """
 
     names: tuple[str, ...]
@@ -67,48 +61,30 @@ class PredictionTable:
             {name: bits_MD[rows] for name, bits_MD in self.test.items()},
         )
 
-
-def joined(first: PredictionTable, more: PredictionTable | None) -> PredictionTable:
-    """The runs of both, on dev text."""
-    if more is None:
-        return first
-    return PredictionTable(
-        first.names + more.names,
-        np.concatenate([first.w_MC, more.w_MC]),
-        {
-            name: np.concatenate([bits_MD, more.dev[name]])
-            for name, bits_MD in first.dev.items()
-        },
-        {},
-    )
+    def with_dev(self, more: "PredictionTable | None") -> "PredictionTable":
+        """These runs and more of them, on dev text."""
+        if more is None:
+            return self
+        bits = {n: np.concatenate([b, more.dev[n]]) for n, b in self.dev.items()}
+        w_MC = np.concatenate([self.w_MC, more.w_MC])
+        return PredictionTable(self.names + more.names, w_MC, bits, {})
 
 
 def measured(predictors: Scores, reference_runs: Scores) -> PredictionTable:
-    """Runs beside the predictors of their mixtures, on the runs' own text."""
-    predictors = predictors.on(reference_runs.predictors["reference"].rows)
-    return _beside(
-        predictors, lambda split: reference_runs.bits_per_byte("reference", split)
-    )
+    """Runs beside the predictions of their mixtures, on the runs' own windows."""
+    bits = {s: reference_runs.bits_per_byte("reference", s) for s in ("dev", "test")}
+    rows = reference_runs.predictors["reference"].rows
+    return beside(predictors.on(rows), bits["dev"], bits["test"])
 
 
-def predictions_for_external(
-    predictors: Scores, reference_MD: np.ndarray
+def beside(
+    predictors: Scores, dev_MD: np.ndarray, test_MD: np.ndarray
 ) -> PredictionTable:
-    """Runs of a user: what text they were measured on is not known.
-
-    They stand beside the predictors of either split, because what a search
-    learns from them must not have seen test text.
-    """
-    return _beside(predictors, lambda split: reference_MD)
-
-
-def _beside(
-    predictors: Scores, reference: Callable[[str], np.ndarray]
-) -> PredictionTable:
+    """Runs with these bits per byte beside the predictions of their mixtures."""
     splits = {
         split: {p: predictors.bits_per_byte(p, split) for p in PREDICTED}
-        | {"reference": reference(split)}
-        for split in ("dev", "test")
+        | {"reference": reference_MD}
+        for split, reference_MD in (("dev", dev_MD), ("test", test_MD))
     }
     return PredictionTable(predictors.table.names, predictors.table.w_MC, **splits)
 
@@ -122,11 +98,11 @@ class Basis:
       members: names of the C columns.
       own_DC: see `own_units`.
       dev_CD, test_CD: see `member_bits`.
-      base model: [D] bits per byte of the base model, by split.
-      digests: of the base model ('base model') and of every member, by name.
+      base: [D] bits per byte of the base model, by split.
+      digests: of the base model ('base') and of every member, by name.
       notes: what an override admitted.
-      singles_known: whether reference runs are as long as members: then a
-        member is the reference run of its own mixture.
+      singles_known: whether reference runs are as long as members. Then a
+        member is the reference run on its own unit.
     """
 
     evaluation: EvaluationSet
@@ -157,11 +133,11 @@ def basis_of(
     singles_known: bool,
     rows: np.ndarray | None = None,
 ) -> Basis:
-    """The basis that the scored references give.
+    """The basis that the scores of the standard mixtures give.
 
     Args:
       corpus: names the units that belong to each domain.
-      references: on every window, with a row for each member.
+      standard: scores on every window, with a row for each member.
       singles_known: see `Basis`.
       rows: the windows that reference runs were scored on; None: all.
     """
@@ -175,10 +151,7 @@ def basis_of(
         own_units(corpus, table.members, evaluation),
         member_bits(standard, "dev"),
         member_bits(standard, "test"),
-        {
-            split: standard.bits_per_byte("merge", split)[base]
-            for split in ("dev", "test")
-        },
+        {s: standard.bits_per_byte("merge", s)[base] for s in ("dev", "test")},
         dict(standard.digests),
         standard.notes,
         singles_known,
@@ -189,78 +162,36 @@ def own_units(
     corpus: Corpus, members: Sequence[str], evaluation: EvaluationSet
 ) -> np.ndarray:
     """[D, C] bool: the units of each in-pool domain's own partition."""
-    partition_C = [
-        corpus.units[name].partition if name in corpus.units else "" for name in members
-    ]
+    units = [corpus.units.get(name) for name in members]
+    partition_C = [unit.partition if unit else "" for unit in units]
+    pairs = zip(evaluation.domains, evaluation.in_pool, strict=True)
     return np.array(
-        [[p == domain and inside for p in partition_C]
-         for domain, inside in zip(evaluation.domains, evaluation.in_pool,
-                                   strict=True)]
-    )  # fmt: skip
+        [[p == domain and inside for p in partition_C] for domain, inside in pairs]
+    )
 
 
 def member_bits(standard: Scores, split: str) -> np.ndarray:
     """[C, D] bits per byte of the members; NaN for a damaged one.
 
-    Under an override a damaged member has no row among the references.
+    Under an override a damaged member has no row among the standard mixtures.
     """
-    row_of = {name: m for m, name in enumerate(standard.table.names)}
     bits_MD = standard.bits_per_byte("merge", split)
+    bits = dict(zip(standard.table.names, bits_MD, strict=True))
     missing_D = np.full(bits_MD.shape[1], np.nan)
-    return np.array(
-        [bits_MD[row_of[n]] if n in row_of else missing_D
-         for n in standard.table.members]
-    )  # fmt: skip
-
-
-def targets_of(evaluation: EvaluationSet, reference_MD: np.ndarray) -> Targets:
-    """The domains that all runs were measured on, and the macros over them.
-
-    A macro needs two domains: over a single one it is that domain.
-    """
-    there_D = np.isfinite(reference_MD).all(axis=0)
-    inside_D = np.array(evaluation.in_pool)
-    targets = {
-        name: ("in-pool" if inside_D[d] else "out-of-pool", weights_D)
-        for d, (name, weights_D) in enumerate(_single(evaluation))
-        if there_D[d]
-    }
-    for name, kind_D in ((IN_POOL, inside_D), (OUT_OF_POOL, ~inside_D)):
-        weights_D = (there_D & kind_D).astype(float)
-        if weights_D.sum() > 1:
-            targets[name] = ("macro", weights_D)
-    return targets
-
-
-def targets_with_text(
-    evaluation: EvaluationSet, bits_MD: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Weights [D] of the domains with text, and of the macros over them.
-
-    Here a macro over one domain is there too, as is the one over all domains;
-    weights sum to 1.
-    """
-    there_D = np.isfinite(bits_MD).all(axis=0)
-    targets = {
-        name: weights_D
-        for d, (name, weights_D) in enumerate(_single(evaluation))
-        if there_D[d]
-    }
-    inside_D = there_D & np.array(evaluation.in_pool)
-    if inside_D.any():
-        targets[IN_POOL] = inside_D / inside_D.sum()
-    return targets | ({ALL: there_D / there_D.sum()} if targets else {})
+    return np.array([bits.get(name, missing_D) for name in standard.table.members])
 
 
 def by_target(
-    bits: Mapping[str, np.ndarray], targets: Targets
+    bits: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Bits per byte [M] of each predictor on each target, from [M, D]."""
+    """Bits per byte [M] of each predictor on each target, from [M, D].
+
+    Args:
+      bits: by predictor.
+      weights: [D] of the domains, by target.
+    """
     return {
-        name: {
-            target: weighted_mean(bits_MD, weights_D)
-            for target, (_, weights_D) in targets.items()
-        }
+        name: {t: weighted_mean(bits_MD, w_D) for t, w_D in weights.items()}
         for name, bits_MD in bits.items()
     }
 
@@ -275,20 +206,40 @@ def plain_points(
     }
 
 
-def main_target(targets: Targets) -> str | None:
-    """The target that says most: out-of-pool, or else in-pool."""
-    outside = [n for n, (kind, _) in targets.items() if kind == "out-of-pool"]
-    wanted = (OUT_OF_POOL, *outside, IN_POOL, *targets)
-    return next((name for name in wanted if name in targets), None)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Reference runs beside predictions, on test text.
+
+    Attributes:
+      reference_runs: names of the runs in the pool, M.
+      members: columns of `mixtures`.
+      mixtures: token shares, one row for each run.
+      targets: domains, then the macros over them.
+      kinds: 'in-pool', 'out-of-pool' or 'macro', in the order of `targets`.
+      points: [M] bits per byte by predictor (or 'reference') and target.
+      evaluation: digest of the windows.
+      digests: of the base model ('base') and of every member, by name.
+      notes: what an override admitted.
+    """
+
+    reference_runs: list[str]
+    members: list[str]
+    mixtures: list[list[float]]
+    targets: list[str]
+    kinds: list[str]
+    points: dict[str, dict[str, list[float]]]
+    evaluation: str
+    digests: Mapping[str, str]
+    notes: list[str]
 
 
-def _single(evaluation: EvaluationSet) -> Iterable[tuple[str, np.ndarray]]:
-    eye_DD = np.eye(len(evaluation.domains))
-    return zip(evaluation.domains, eye_DD, strict=True)
+def targets_of(result: Comparison) -> Targets:
+    """The targets of reference runs, whether drawn or chosen."""
+    return Targets(dict(zip(result.targets, result.kinds, strict=True)))
 
 
 def save_record(workdir: Path, name: str, record: Mapping[str, Any]) -> None:
-    """Writes WORKDIR/study/NAME as strict JSON with a digest, in one step."""
+    """Writes WORKDIR/validation/NAME as strict JSON with a digest, in one step."""
     folder = Path(workdir) / "validation"
     folder.mkdir(parents=True, exist_ok=True)
     plain = json.loads(json.dumps(record))

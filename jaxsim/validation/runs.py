@@ -1,25 +1,25 @@
-"""Which mixtures are really trained, and training, scoring and comparing them.
+"""Which mixtures are really trained; trains, scores and compares them.
 
-Held-out runs are drawn at random from a declared distribution and are judged
-before anything is fitted on them, so that agreement is not flattered. In turn:
+Held-out runs are drawn at random from a fixed sampling distribution, and no
+prediction of them is fitted on them, so that agreement is not flattered:
 
-- a Dirichlet distribution over all members, two times of four;
-- equal weights over a subset of two or more, one time of four;
-- one of the merge's best 1 % of many Dirichlet mixtures on dev documents,
-  one time of four: where a choice is made, and where ranking is hardest.
+- half come from a Dirichlet distribution over all members;
+- a quarter have equal weights over a subset of two or more;
+- a quarter are among the merge's best 1 % of many Dirichlet mixtures on dev
+  documents: there choices are made, and there ranking is hardest.
 
 Single members are left out: at a token multiplier of 1 they are members again.
 The first n runs of a longer list are those of the shorter one.
 
 Calibration runs are a design, not a sample. A run and the merge of its mixture
-agree to first order in the weights, and a member is the run on its own mixture.
-So what runs can teach is a curvature: in this design the difference is
+agree to first order in the weights, and a member is the run on its own unit. So
+what runs can show is a curvature: the design assumes that the difference is
 sum_c a_c w_c (1 - w_c) plus noise, with coefficients a_c that share a mean.
-Mixtures are taken one after another such that the expected squared error of
-that difference, averaged over the mixtures that held-out runs are drawn from,
-falls most (Bayesian I-optimality; Chaloner and Verdinelli 1995). Scattered over
-the weights as they are, such runs would flatter any correlation: they are
-fitted on and never judged.
+Mixtures are added one by one, each the one that most reduces the expected
+squared error of that difference, averaged over the mixtures that held-out runs
+are drawn from (Bayesian I-optimality; Chaloner and Verdinelli 1995). These runs
+are spread widely over the weights and would flatter any correlation, so the
+calibration is fitted on them and no agreement is computed from them.
 """
 
 import dataclasses
@@ -38,42 +38,40 @@ from jaxsim.scoring.scores import Scores, bits_of
 from jaxsim.scoring.table import Mixtures, dirichlet
 from jaxsim.search.problem import cheap_values, pose
 from jaxsim.train import Run, Trainer, member_run, reference_run, replicate_of
-from jaxsim.validation.measured import basis_of, measured
+from jaxsim.validation.external import ExternalRuns
+from jaxsim.validation.measured import basis_of, beside, measured
 from jaxsim.validation.validate import Validation, compare
 
-DISTRIBUTION = ("dirichlet", "subset", "dirichlet", "best")
+DISTRIBUTION = ("dirichlet", "subset", "dirichlet", "best")  # in turn
 _BEST = 0.01  # share of the candidates that 'best' is drawn from
 _SHORTLIST = 0.1  # share of the candidates that a merge is scored for
 
-# Of the design, relative to the coefficients' own scatter of 1: what they
-# share, and the noise of one run. At w = 1/2 one counts a quarter of itself.
+# Of the design, relative to a standard deviation of 1 of the coefficients: that of
+# their mean, and the noise of one run. At w = 1/2 a coefficient counts a quarter.
 _SHARED, _NOISE = 1.0, 0.1
 _CANDIDATES = 2000
 _APART = 0.1  # share of the tokens by which two mixtures differ at least
 
 # Tables of scores.
-REFERENCE_RUNS, MIXTURES = "reference runs", "mixtures"
-FIT, CALIBRATION_MIXTURES, REPLICATES = (
-    "fit-reference runs",
-    "fit-mixtures",
-    "replicates",
-)
+REFERENCE_RUNS, MIXTURES = "reference-runs", "mixtures"
+CALIBRATION_RUNS, CALIBRATION_MIXTURES = "calibration-runs", "calibration-mixtures"
+REPLICATES = "replicates"
 
 
 @dataclasses.dataclass(frozen=True)
-class Reference:
-    """A run on a mixture, and the part of `LAW` that it was drawn from."""
+class HeldOutRun:
+    """A run on a mixture, and the part of `DISTRIBUTION` that it is from."""
 
     distribution: str  # 'dirichlet', 'subset' or 'best'
     run: Run
 
 
-def test_reference_runs(
+def draw_held_out(
     members: Sequence[str],
     config: ValidateConfig,
     recipe: RecipeConfig,
     best_KC: np.ndarray,
-) -> list[Reference]:
+) -> list[HeldOutRun]:
     """The held-out runs, a function of the arguments.
 
     With the budget 'sum' there are only subsets, as in the paper.
@@ -82,40 +80,39 @@ def test_reference_runs(
       best_KC: what 'best' is drawn from; see `best_merges`.
 
     Raises:
-      UserError: fewer than two members, or fewer different mixtures than
-        asked for.
+      UserError: fewer than two members, or fewer different mixtures than asked for.
     """
     if len(members) < 2:
         raise UserError("validate needs a pool of at least two members")
     # A stream for each part: a longer list begins with the shorter one.
     streams = {
-        distribution: np.random.default_rng([config.seed, i])
-        for i, distribution in enumerate(sorted(set(DISTRIBUTION)))
+        part: np.random.default_rng([config.seed, i])
+        for i, part in enumerate(sorted(set(DISTRIBUTION)))
     }
-    reference_runs: dict[str, Reference] = {}
+    found: dict[str, HeldOutRun] = {}
     for draw in range(100 * config.held_out):
-        if len(reference_runs) == config.held_out:
-            return list(reference_runs.values())
-        distribution = (
-            "subset"
-            if config.budget == "sum"
-            else DISTRIBUTION[draw % len(DISTRIBUTION)]
-        )
-        generator = streams[distribution]
-        if distribution == "subset":
-            w_C = _subset(len(members), generator)
-        elif distribution == "best" and not len(best_KC):
+        if len(found) == config.held_out:
+            break
+        part = DISTRIBUTION[draw % len(DISTRIBUTION)]
+        if config.budget == "sum":
+            part = "subset"
+        generator = streams[part]
+        if part == "subset":
+            size = int(generator.integers(2, len(members) + 1))
+            chosen = generator.choice(len(members), size, replace=False)
+            w_C = np.bincount(chosen, minlength=len(members)) / size
+        elif part == "best" and not len(best_KC):
             continue
-        elif distribution == "best":
+        elif part == "best":
             w_C = best_KC[generator.integers(len(best_KC))]
         else:
             alpha_C = np.full(len(members), config.concentration)
             w_C = _rounded(generator.dirichlet(alpha_C))
         if np.count_nonzero(w_C) > 1:  # a small concentration gives singles
             run = run_of(members, w_C, config, recipe)
-            reference_runs.setdefault(run.name, Reference(distribution, run))
-    if len(reference_runs) == config.held_out:
-        return list(reference_runs.values())
+            found.setdefault(run.name, HeldOutRun(part, run))
+    if len(found) == config.held_out:
+        return list(found.values())
     raise UserError(
         f"config.validate.held_out={config.held_out}: this pool of "
         f"{len(members)} members does not have so many different mixtures"
@@ -123,13 +120,13 @@ def test_reference_runs(
 
 
 def best_merges(scorer: Scorer, config: Config) -> np.ndarray:
-    """[K, C] the merge's best 1 % of Dirichlet mixtures, for the search's goal.
+    """[K, C] the merge's best 1 % of Dirichlet mixtures, for the search's target.
 
-    The ensemble picks the tenth of them that the merge looks at:
-    it costs no model, and what is among the best hundredth of one lies hardly
-    ever outside the best tenth of the other. Both look at the dev documents
-    that tables of mixtures are scored on. What was scored once is read back, so
-    a call that goes on after a kill, or months later, gives the same mixtures.
+    Merges are scored for the tenth that the ensemble ranks highest: it needs no
+    model, and the best hundredth of the one is hardly ever outside the best
+    tenth of the other. Both use the dev documents that tables of mixtures are
+    scored on. Scores are kept on disk, so a call that goes on after a kill, or
+    months later, gives the same mixtures.
     """
     table = dirichlet(
         scorer.members,
@@ -144,7 +141,7 @@ def best_merges(scorer: Scorer, config: Config) -> np.ndarray:
     kept = order[: max(1, round(_SHORTLIST * len(w_MC)))]
     table = dataclasses.replace(table, w_MC=w_MC).take(kept)
     rows = problem.loss.rows
-    merge = scorer.predictors.merge("candidates of reference runs", table, rows)
+    merge = scorer.predictors.merge("candidates of held-out runs", table, rows)
     bits_MD = bits_of(scorer.evaluation, merge, "dev")
     value_M = problem.objective_on(rows).penalised(bits_MD)
     best = max(1, round(_BEST * len(w_MC)))
@@ -159,22 +156,24 @@ def run_of(
 ) -> Run:
     """The run on a mixture, as long as the budget says."""
     mixture = dict(zip(members, w_C.tolist(), strict=True))
-    token_multiplier = config.token_multiplier
-    if config.budget == "sum":
-        token_multiplier = float(np.count_nonzero(w_C))
-    return reference_run(mixture, recipe, token_multiplier)
+    is_sum = config.budget == "sum"
+    multiplier = float(np.count_nonzero(w_C)) if is_sum else config.token_multiplier
+    return reference_run(mixture, recipe, multiplier)
 
 
-def fit_runs(
+def calibration_runs(
     members: Sequence[str],
     config: ValidateConfig,
     recipe: RecipeConfig,
-    judged_MC: np.ndarray,
+    held_out_MC: np.ndarray,
 ) -> list[Run]:
-    """The calibration runs, none of which is judged."""
-    only_subsets = config.budget == "sum"
+    """The calibration runs, none of them on a mixture of a held-out run."""
     mixture_MC = design(
-        config.calibration_runs, len(members), only_subsets, config.seed, judged_MC
+        config.calibration_runs,
+        len(members),
+        config.budget == "sum",
+        config.seed,
+        held_out_MC,
     )
     return [run_of(members, w_C, config, recipe) for w_C in mixture_MC]
 
@@ -182,16 +181,15 @@ def fit_runs(
 def replicate_runs(
     reference_runs: Sequence[Run], members: Sequence[Run], config: ValidateConfig
 ) -> list[Run]:
-    """The replicates that the configuration names, held-out runs first."""
-    chosen = [
-        *reference_runs[: config.replicates],
-        *members[: config.member_replicates],
+    """The replicates that the config asks for, those of held-out runs first."""
+    of_members = members[: config.member_replicates]
+    return [
+        replicate_of(r) for r in (*reference_runs[: config.replicates], *of_members)
     ]
-    return [replicate_of(run) for run in chosen]
 
 
 def mixture_table(members: Sequence[str], runs: Sequence[Run]) -> Mixtures:
-    """What runs train on, as mixtures over members."""
+    """The mixtures that runs train on, as weights of members."""
     w_MC = np.array([[r.mixture.get(m, 0.0) for m in members] for r in runs])
     return Mixtures(
         tuple(members),
@@ -203,17 +201,10 @@ def mixture_table(members: Sequence[str], runs: Sequence[Run]) -> Mixtures:
 
 
 def _rounded(w_C: np.ndarray) -> np.ndarray:
-    # Six decimals: what a table of mixtures can say, so that a run can be
-    # named again from one.
+    # To six decimals, as in a table of mixtures: a run can be named from one.
     w_C = np.round(w_C, 6)
     w_C[np.argmax(w_C)] += 1 - w_C.sum()
     return w_C
-
-
-def _subset(count: int, generator: np.random.Generator) -> np.ndarray:
-    size = int(generator.integers(2, count + 1))
-    chosen = generator.choice(count, size, replace=False)
-    return np.bincount(chosen, minlength=count) / size
 
 
 def design(
@@ -230,22 +221,28 @@ def design(
       members: C.
       only_subsets: equal weights only.
       seed: of the candidates.
-      exclude_MC: mixtures that may not be used: those that are judged.
+      exclude_MC: mixtures that may not be used: those of held-out runs.
 
     Returns:
-      Fewer rows than `count` where there are not so many candidates.
+      Fewer rows than `count` if there are not so many candidates.
     """
     generator = np.random.default_rng([seed, 9])
     candidate_KC = _candidates(members, only_subsets, generator)
     x_KC = candidate_KC * (1 - candidate_KC)
-    # What is to be predicted: what runs are drawn from, and wider mixtures.
-    aim_KC = x_KC if only_subsets else _aims(members, generator)
+    aim_KC = x_KC
+    if not only_subsets:
+        # To be predicted: what held-out runs are drawn from, and wider mixtures.
+        draws = [
+            generator.dirichlet(np.full(members, a), _CANDIDATES) for a in (1.0, 4.0)
+        ]
+        aim_KC = np.concatenate(draws)
+        aim_KC = aim_KC * (1 - aim_KC)
     moment_CC = aim_KC.T @ aim_KC / len(aim_KC)
     covariance_CC = np.eye(members) + _SHARED
     free_K = np.ones(len(candidate_KC), bool)
     if exclude_MC is not None:
         for w_C in exclude_MC:
-            # A near twin of a judged run shares its noise, too.
+            # A run on nearly the same mixture shares the noise of a held-out run.
             apart_K = np.abs(candidate_KC - w_C).sum(axis=1) / 2
             free_K &= apart_K >= _APART / 2
     chosen: list[int] = []
@@ -284,17 +281,10 @@ def _candidates(
     return w_KC[np.sort(first)]
 
 
-def _aims(c: int, generator: np.random.Generator) -> np.ndarray:
-    w_KC = np.concatenate(
-        [generator.dirichlet(np.full(c, a), _CANDIDATES) for a in (1.0, 4.0)]
-    )
-    return w_KC * (1 - w_KC)
-
-
-def plan(
+def plan_runs(
     config: Config, scorer: Scorer
-) -> tuple[list[Reference], list[Run], list[Run]]:
-    """What `validate` trains, a function of the configuration and the pool.
+) -> tuple[list[HeldOutRun], list[Run], list[Run]]:
+    """What `validate` trains, a function of the config and the pool.
 
     Returns:
       Held-out runs, calibration runs and replicates.
@@ -303,12 +293,12 @@ def plan(
       UserError: no runs are asked for, or the pool is too small for them.
       DamagedError: an override admitted a damaged member.
     """
-    if not config.validate.held_out:
+    settings, recipe, members = config.validate, config.recipe, scorer.members
+    if not settings.held_out:
         raise UserError(
             "config.validate.held_out is 0: set how many reference runs to "
             "train, or give your own with --runs=MIXTURES.csv,METRICS.csv"
         )
-    recipe, members = config.recipe, scorer.members
     if damaged := sorted(scorer.predictors.stack.damaged):
         raise DamagedError(
             "reference runs are drawn over all members, and "
@@ -316,24 +306,22 @@ def plan(
             "and run `jaxsim train` to make it again"
         )
     best_KC = np.zeros((0, len(members)))
-    reaches_best = config.validate.held_out > DISTRIBUTION.index("best")
-    if config.validate.budget == "fixed" and reaches_best and len(members) > 1:
+    reaches_best = settings.held_out > DISTRIBUTION.index("best")
+    if settings.budget == "fixed" and reaches_best and len(members) > 1:
         best_KC = best_merges(scorer, config)
-    held_out = test_reference_runs(members, config.validate, recipe, best_KC)
-    runs = [reference.run for reference in held_out]
-    fitted = fit_runs(
-        members, config.validate, recipe, mixture_table(members, runs).w_MC
+    held_out = draw_held_out(members, settings, recipe, best_KC)
+    runs = [one.run for one in held_out]
+    fitted = calibration_runs(
+        members, settings, recipe, mixture_table(members, runs).w_MC
     )
-    if len(fitted) < config.validate.calibration_runs:
+    if len(fitted) < settings.calibration_runs:
         say(
             f"validate: {len(fitted)} calibration runs instead of "
-            f"{config.validate.calibration_runs}: no other mixture of these "
+            f"{settings.calibration_runs}: no other mixture of these "
             f"{len(members)} members is far enough from those there are"
         )
-    replicates = replicate_runs(
-        runs, [member_run(name, recipe) for name in members], config.validate
-    )
-    return held_out, fitted, replicates
+    as_runs = [member_run(name, recipe) for name in members]
+    return held_out, fitted, replicate_runs(runs, as_runs, settings)
 
 
 def train_reference_runs(
@@ -358,48 +346,62 @@ def train_reference_runs(
 
 
 def validate_trained(
-    config: Config,
-    scorer: Scorer,
-    trainer: Trainer,
-    bucket: Bucket | None = None,
+    config: Config, scorer: Scorer, trainer: Trainer, bucket: Bucket | None = None
 ) -> Validation:
-    """Trains what is missing of a plan, and compares it with every predictor.
+    """Trains the planned runs that are missing; compares them with predictions.
 
     Raises:
-      UserError: see `plan`, or another process is not done.
+      UserError: see `plan_runs`, or another process is not done.
     """
-    members, windows = scorer.members, config.validate.windows
-    drawn, fit, replicates = plan(config, scorer)
-    runs = [reference.run for reference in drawn]
+    members, settings = scorer.members, config.validate
+    drawn, fit, replicates = plan_runs(config, scorer)
+    runs = [one.run for one in drawn]
     needed = [*runs, *fit]
     table = mixture_table(members, runs)
     # Runs that could not be compared with any merge are not trained.
     scorer.check(table)
     train_reference_runs(scorer, needed, [*needed, *replicates], trainer, bucket)
-    # Select text is needed with calibration runs, too: once all are judged,
-    # every run teaches what searches use.
-    trained = _entries(scorer, REFERENCE_RUNS, runs, None, windows)
-    held_out = measured(scorer.score(MIXTURES, table, None, windows), trained)
+
+    def scored(name: str, of: Sequence[Run], split: str | None) -> Scores:
+        names = [run.name for run in of]
+        return scorer.score_entries(name, names, split, settings.windows)
+
+    # Dev text is needed even with calibration runs: searches use every run.
+    trained = scored(REFERENCE_RUNS, runs, None)
+    held_out = measured(scorer.score(MIXTURES, table, None, settings.windows), trained)
     fitted = None
     if fit:
         fit_table = mixture_table(members, fit)
-        predictors = scorer.score(CALIBRATION_MIXTURES, fit_table, "dev", windows)
-        fitted = measured(predictors, _entries(scorer, FIT, fit, "dev", windows))
+        name = CALIBRATION_MIXTURES
+        predictors = scorer.score(name, fit_table, "dev", settings.windows)
+        fitted = measured(predictors, scored(CALIBRATION_RUNS, fit, "dev"))
     rows = trained.predictors["reference"].rows
-    repeated = None
+    pairs = None
     if replicates:
-        again = _entries(scorer, REPLICATES, replicates, "test", windows)
-        standard = scorer.standard().on(rows)
-        repeated = _pairs(trained, again, standard, replicates)
+        again = scored(REPLICATES, replicates, "test")
+        first = _by_name(scorer.standard().on(rows), "merge")
+        pairs = _pairs(first | _by_name(trained, "reference"), again)
     as_long = all(run.steps == config.recipe.steps for run in needed)
     return compare(
         basis_of(scorer.corpus, scorer.standard(), as_long, rows),
         held_out,
         fitted,
-        repeated,
-        min(config.validate.replicates, len(runs)),
-        distributions=[reference.distribution for reference in drawn],
-        by_size=config.validate.budget == "sum",
+        pairs,
+        min(settings.replicates, len(runs)),
+        distributions=[one.distribution for one in drawn],
+        by_size=settings.budget == "sum",
+    )
+
+
+def validate_external(scorer: Scorer, external: ExternalRuns) -> Validation:
+    """Compares a user's runs, of any length and trained in any way."""
+    bits_MD = external.reference_MD
+    return compare(
+        basis_of(scorer.corpus, scorer.standard(), singles_known=False),
+        # What text they were measured on is not known. Dev predictions stand
+        # beside them too: what searches learn from them may not see test text.
+        beside(scorer.score(MIXTURES, external.table, None), bits_MD, bits_MD),
+        unit=external.unit,
     )
 
 
@@ -408,51 +410,30 @@ def replicate_pairs(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Bits per byte [P, D] of members and of their replicates.
 
-    Those that earlier calls trained; nothing is trained here.
+    Of those replicates that earlier calls trained; nothing is trained here.
     """
-    runs = [
-        run
-        for run in replicate_runs(
-            [],
-            [member_run(name, config.recipe) for name in scorer.members],
-            config.validate,
-        )
-        if is_published(scorer.pool.entry(run.name))
-    ]
-    if not runs:
+    members = [member_run(name, config.recipe) for name in scorer.members]
+    names = [run.name for run in replicate_runs([], members, config.validate)]
+    names = [name for name in names if is_published(scorer.pool.entry(name))]
+    if not names:
         return None
-    windows = config.validate.windows
-    again = _entries(scorer, "member-replicates", runs, "test", windows)
-    first = scorer.standard().on(again.predictors["reference"].rows)
-    return _pairs(None, again, first, runs)
-
-
-def _entries(
-    scorer: Scorer,
-    name: str,
-    runs: Sequence[Run],
-    split: str | None,
-    windows: int,
-) -> Scores:
-    return scorer.score_entries(name, [r.name for r in runs], split, windows)
+    again = scorer.score_entries(
+        "member-replicates", names, "test", config.validate.windows
+    )
+    rows = again.predictors["reference"].rows
+    return _pairs(_by_name(scorer.standard().on(rows), "merge"), again)
 
 
 def _pairs(
-    reference_runs: Scores | None,
-    again: Scores,
-    standard: Scores,
-    replicates: Sequence[Run],
+    first: dict[str, np.ndarray], replicates: Scores
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Bits per byte [P, D] of runs and of their replicates, if any."""
-    first = _by_name(standard, "merge")
-    if reference_runs is not None:
-        first |= _by_name(reference_runs, "reference")
-    second = _by_name(again, "reference")
+    second = _by_name(replicates, "reference")
     # Under an override a damaged member has no score to be compared with.
     pairs = [
-        (first[base], second[run.name])
-        for run in replicates
-        if (base := run.name.rpartition(".replicate")[0]) in first
+        (first[run], bits_D)
+        for name, bits_D in second.items()
+        if (run := name.rpartition(".replicate")[0]) in first
     ]
     if not pairs:
         return None

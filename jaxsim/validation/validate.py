@@ -1,8 +1,8 @@
 """What `validate` found, as the report, searches and programs read it.
 
 Agreement comes from held-out runs on test text. What is fitted on the way
-(calibration, baselines on weights alone) is fitted on dev text of other
-runs; without any, each held-out run is predicted from the others.
+(the calibration, weight-only baselines) is fitted on dev text of other runs;
+if there are none, each held-out run is predicted from the others.
 """
 
 import dataclasses
@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from jaxsim.scoring.scores import Scores
+from jaxsim.scoring.targets import Targets
 from jaxsim.search.objective import Objective, weighted_mean
 from jaxsim.search.ties import Residual
 from jaxsim.validation.agreement import (
     CHANCE,
     ENOUGH_PAIRS,
     ENOUGH_RUNS,
-    Interval,
     agreement,
     claims,
     guessing,
@@ -43,73 +43,55 @@ from jaxsim.validation.measured import (
     LOG_LINEAR,
     PREDICTORS,
     Basis,
+    Comparison,
     PredictionTable,
-    Targets,
     by_target,
-    joined,
     load_record,
     plain_points,
     save_record,
-    targets_of,
 )
 
-# Files in WORKDIR/study.
+# Files in WORKDIR/validation.
 TRAINED, GIVEN = "validation.json", "external.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class Validation:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Validation(Comparison):
     """What `validate` found.
 
     Attributes:
-      reference runs: names of the held-out runs, in the order of `mixtures` and points.
-      sampling distributions: the part of the sampling distribution that each was drawn
-      from, or
-        'given'.
-      members: columns of `mixtures`.
-      mixtures: token shares, one row a run.
-      fit: names of the calibration runs, which are never judged.
-      targets: domains that have runs, then the macros over them.
-      kinds: of the targets: 'in-pool', 'out-of-pool' or 'macro'.
-      points: bits per byte by predictor (and 'reference run') and target.
-      agreement: by target and predictor (and weight-only rule).
+      distributions: the part of the sampling distribution that each held-out
+        run was drawn from, or 'given'.
+      calibration_runs: names of the calibration runs, which are never held out.
+      agreement: by target and predictor (or weight-only baseline).
       sizes: with the budget 'sum', Spearman correlations within mixtures of
         one number of units: by number, target and predictor.
       claims: for each kind of domain and predictor, over the domains that are
-        not below the noise floor: mean Spearman, mean ceiling, the best weight-only
-        rule, and the difference to it, with intervals.
+        not below the noise floor: mean Spearman, mean ceiling, the best
+        weight-only baseline, and the difference to it, with intervals.
       ceilings: by target, where replicates were trained.
       ceiling_intervals: theirs; None where there is none.
-      replicate_agreement: of runs with their own replicates, by target. It is no
-        upper bound: a replicate brings noise of its own, so its Pearson
-        correlation is near the ceiling squared.
+      replicate_agreement: of runs with their replicates, by target. It is no
+        upper bound: a replicate adds noise, so its Pearson correlation is near
+        the ceiling squared.
       noise: standard deviation of a run around its replicates, by target.
-      repeats: how many replicates `noise` and `ceilings` rest on.
+      replicates: how many of them `noise` and `ceilings` are computed from.
       calibration: what searches use; see validation/calibration.py.
-      check: by target: mean absolute error of 'merge' and 'calibrated', and
-        the share of runs 'covered' by 90 % intervals of half-length 'half'.
-      learning: mean absolute error on held-out runs after the first 'reference runs'
-        of the calibration runs were fitted, on the target `learning_target`.
-      budget: 'fixed', or 'sum': then a run on n units is n times as long, its
-        loss says nothing of mixtures at equal budget, and no search uses it.
+      check: by target: mean absolute error of 'merge' and 'calibrated', and the share
+        of runs 'covered' by 90 % intervals that reach 'margin' to both sides.
+      learning: mean absolute error on held-out runs with the first 'reference
+        runs' of the calibration runs fitted, on the target `learning_target`.
+      budget: 'fixed' or 'sum'. With 'sum' a run on n units is n times as long: its loss
+        does not compare mixtures at equal budget, and no search uses it.
       given: whether the user brought the runs.
-      unit: of the runs; 'unknown' if a user's are in other than bits per
-        byte: then levels mean nothing.
-      base model: bits per byte of the base model on the text of the runs, by split
+      unit: of the runs; 'unknown' if a user's are in other than bits per byte:
+        then levels mean nothing.
+      base: bits per byte of the base model on the text of the runs, by split
         and domain.
-      notes: what an override admitted.
-      evaluation: digest of the windows.
-      digests: of the base model ('base model') and of every member, by name.
     """
 
-    reference_runs: list[str]
     distributions: list[str]
-    members: list[str]
-    mixtures: list[list[float]]
     calibration_runs: list[str]
-    targets: list[str]
-    kinds: list[str]
-    points: dict[str, dict[str, list[float]]]
     agreement: dict[str, dict[str, dict[str, Any]]]
     sizes: dict[str, dict[str, dict[str, float]]]
     claims: list[dict[str, Any]]
@@ -126,9 +108,6 @@ class Validation:
     given: bool
     unit: str
     base: dict[str, dict[str, float]]
-    notes: list[str]
-    evaluation: str
-    digests: Mapping[str, str]
 
     @property
     def tells_levels(self) -> bool:
@@ -147,51 +126,46 @@ class Validation:
         return tuple(p for p in PREDICTORS if p in self.points)
 
     def calibrated(self, names: Collection[str]) -> Calibration | None:
-        """What merges are corrected by; None if a domain has no runs.
+        """What merges are corrected by.
 
-        Or if runs are fewer than a calibration takes.
+        None if one of these domains has no runs, or if there are fewer runs
+        than a calibration needs.
         """
-        if not self.tells_levels:
-            return None
         found = Calibration.from_plain(self.calibration)
-        if len(found.off_FD) < ENOUGH:
-            return None  # nothing was learned, so nothing is known
-        return found if set(names) <= set(found.domains) else None
+        enough = self.tells_levels and len(found.off_FD) >= ENOUGH
+        return found if enough and set(names) <= set(found.domains) else None
 
     def residual(
         self, target: Mapping[str, float], predictor: str = "merge"
     ) -> Residual | None:
-        """`residual_of` a weighted mean of domains."""
-        names = tuple(target)
-        unlimited_D = np.full(len(names), np.inf)
+        """`residual_of` for a weighted mean of domains."""
+        zero_D = np.zeros(len(target))
         weights_D = np.array(list(target.values()))
-        goal = Objective(names, weights_D, "mean", np.zeros(len(names)), unlimited_D)
+        goal = Objective(tuple(target), weights_D, "mean", zero_D, zero_D + np.inf)
         return self.residual_of(goal, predictor)
 
     def residual_of(self, goal: Objective, predictor: str = "merge") -> Residual | None:
-        """How far trained losses lie from a predictor, for an objective.
+        """How far the losses of runs scatter around a predictor, on an objective.
 
-        For a predictor: around the mean difference, on test text. For calibrated
-        merges: of every run, predicted without it by the calibration that
-        searches use, on dev text; around zero, because what bias is left is
-        error. None with fewer than three runs, or where a domain that matters
-        has no run.
+        Around the mean difference, on test text. For calibrated merges: of every
+        run, predicted without it by the calibration that searches use, on dev
+        text; around zero, because the remaining bias is error. None with fewer
+        than three runs, or where a domain that matters has no run.
         """
         if not self.tells_levels:
             return None
-        split, reference = "test", self._columns("reference")
-        predicted = self._columns(predictor)
+        split = "test"
+        reference, predicted = (
+            {name: np.array(bits) for name, bits in self.points.get(p, {}).items()}
+            for p in ("reference", predictor)
+        )
         if predictor == CALIBRATED:
             split, known = "dev", Calibration.from_plain(self.calibration)
             off_FD, reference_FD = known.off_FD, known.reference_FD
             reference = dict(zip(known.domains, reference_FD.T, strict=True))
             predicted = dict(zip(known.domains, (reference_FD - off_FD).T, strict=True))
-        needed = [
-            name
-            for name, is_needed in zip(goal.domains, goal.needed_D, strict=True)
-            if is_needed
-        ]
-        if any(n not in reference or n not in predicted for n in needed):
+        needed = np.array(goal.domains)[goal.needed_D].tolist()
+        if not reference.keys() & predicted.keys() >= set(needed):
             return None
         missing_M = np.full(len(reference[needed[0]]), np.nan)
         if len(missing_M) < 3:
@@ -210,13 +184,9 @@ class Validation:
             return None
         return Residual(float(deviation), len(off_M))
 
-    def _columns(self, predictor: str) -> dict[str, np.ndarray]:
-        points = self.points.get(predictor, {})
-        return {name: np.array(bits) for name, bits in points.items()}
-
 
 def save_validation(workdir: Path, validation: Validation) -> None:
-    """Saves it; the user's own runs have a file beside that of ours."""
+    """Saves it; the user's own runs have a file next to that of ours."""
     name = GIVEN if validation.given else TRAINED
     # JSON has no NaN: what is undefined is null.
     record = _without_nan(dataclasses.asdict(validation))
@@ -289,55 +259,78 @@ def compare(
     unit: str = BITS_PER_BYTE,
     by_size: bool = False,
 ) -> Validation:
-    """Agreement of every predictor and every rule with trained models.
+    """Agreement of every predictor and every baseline with trained models.
 
     Args:
-      basis: what runs and predictors are of.
-      judged: runs that agreement comes from.
-      fitted: runs that the calibration, the baselines and the best single
-        weight come from.
-      repeats: bits per byte [P, D] on test text of runs and of their
+      basis: the pool and the text of runs and predictions.
+      held_out: the runs that agreement is computed from.
+      fitted: the runs that the calibration, the baselines and the best single
+        weight are fitted on.
+      replicates: bits per byte [P, D] on test text of runs and of their
         replicates, of reference runs before members.
-      held_out_replicates: how many of them are of the first of `judged`.
-      sampling distributions: of the judged runs; none if the user brought them.
+      held_out_replicates: how many of them are of the first held-out runs.
+      distributions: what the held-out runs were drawn from; none if the user
+        brought them.
       unit: of the runs.
       by_size: also compare within mixtures of one number of units.
     """
-    targets = targets_of(basis.evaluation, held_out.test["reference"])
+    domains, there_D = basis.evaluation.domains, held_out.measured_D
+    targets = Targets.of(basis.evaluation, there_D)
+    weights = targets.weights(domains)
     bits = dict(held_out.test)
-    bits[CALIBRATED], check = calibrated(basis, held_out, fitted, targets)
+    bits[CALIBRATED], check = calibrated(basis, held_out, fitted, weights)
     if fitted is not None:
         bits[LOG_LINEAR] = from_weights(fit_log_linear, basis, held_out, fitted)
-    there_D = held_out.measured_D
     bits = {p: b for p, b in bits.items() if np.isfinite(b[:, there_D]).all()}
-    points = by_target(bits, targets)
-    rules, held = _rules(basis, held_out, fitted, targets)
-    # A member's noise can be another one; it will do if there is no other.
+    points = by_target(bits, weights)
+    # By target: what each weight-only rule predicts, and the runs that are `is_in`.
+    rules: dict[str, dict[str, np.ndarray]] = {}
+    held: dict[str, np.ndarray | None] = {}
+    figures: dict[str, dict[str, dict[str, Any]]] = {}
+    for target, reference_M in points["reference"].items():
+        own_C, choose = basis.own(weights[target]), None
+        if fitted is not None:
+            loss_F = weighted_mean(fitted.dev["reference"], weights[target])
+            choose = fitted.w_MC, loss_F
+        rules[target] = predictions(held_out.w_MC, own_C, choose)
+        in_M = held[target] = None if own_C is None else is_in(held_out.w_MC, own_C)
+        predicted = {p: points[p][target] for p in PREDICTORS if p in points}
+        figures[target] = {
+            name: dataclasses.asdict(agreement(predicted_M, reference_M, in_M))
+            for name, predicted_M in (predicted | rules[target]).items()
+        } | {CHANCE: dataclasses.asdict(guessing(reference_M))}
+    # A member's noise may differ; it is used only if there is no other.
     some = held_out_replicates if held_out_replicates >= ENOUGH_PAIRS else None
-    ceilings: dict[str, Interval] = {}
-    noise: dict[str, float] = {}
-    again: dict[str, dict[str, Any]] = {}
+    ceilings, noise, again = {}, {}, {}
     if replicates is not None:
-        pairs = _by_pair(replicates, targets)
-        for target, (first_P, second_P) in pairs.items():
+        pairs = by_target({"first": replicates[0], "second": replicates[1]}, weights)
+        for target, reference_M in points["reference"].items():
+            first_P, second_P = pairs["first"][target], pairs["second"][target]
             pair = first_P[:some], second_P[:some]
-            ceilings[target] = noise_ceiling(points["reference"][target], *pair)
+            ceilings[target] = noise_ceiling(reference_M, *pair)
             noise[target] = replicate_noise(*pair)
-        if held_out_replicates >= ENOUGH_RUNS:
-            again = _repeat_agreement(pairs, held, held_out_replicates)
-    learning_target, learned = learning(basis, held_out, fitted, targets)
-    # Once all are judged, every run may teach what searches use.
-    every = joined(held_out, fitted)
+            if (count := held_out_replicates) >= ENOUGH_RUNS:
+                in_M = held[target]
+                in_P = None if in_M is None else in_M[:count]
+                again[target] = dataclasses.asdict(
+                    agreement(second_P[:count], first_P[:count], in_P)
+                )
+    main = targets.level if fitted is not None and targets.all else ""
+    learned = []
+    if main and fitted is not None:
+        learned = learning(basis, held_out, fitted, weights[main])
+    # Once the comparison is done, searches may use every run.
+    every = held_out.with_dev(fitted)
     return Validation(
         reference_runs=list(held_out.names),
         distributions=list(distributions) or ["given"] * len(held_out),
         members=list(basis.members),
         mixtures=held_out.w_MC.tolist(),
         calibration_runs=[] if fitted is None else list(fitted.names),
-        targets=list(targets),
-        kinds=[kind for kind, _ in targets.values()],
+        targets=list(targets.all),
+        kinds=list(targets.kinds.values()),
         points=plain_points(points),
-        agreement=_agreement(points, rules, held),
+        agreement=figures,
         sizes=_within_sizes(held_out, points) if by_size else {},
         claims=claims(targets, points, rules, ceilings),
         ceilings={name: c.estimate for name, c in ceilings.items()},
@@ -348,18 +341,12 @@ def compare(
         calibration=fitted_on(basis, every, there_D).to_plain(),
         check=check,
         learning=learned,
-        learning_target=learning_target,
+        learning_target=main,
         budget="sum" if by_size else "fixed",
         given=not distributions,
         unit=unit,
         base={
-            split: {
-                name: float(bits)
-                for name, bits, there in zip(
-                    basis.evaluation.domains, bits_D, there_D, strict=True
-                )
-                if there
-            }
+            split: {domains[d]: float(bits_D[d]) for d in np.flatnonzero(there_D)}
             for split, bits_D in basis.base.items()
         },
         notes=list(basis.notes),
@@ -368,95 +355,26 @@ def compare(
     )
 
 
-# By predictor (and 'reference run') or rule, and by target: [M].
-_Values = dict[str, dict[str, np.ndarray]]
-
-
-def _rules(
-    basis: Basis,
-    held_out: PredictionTable,
-    fitted: PredictionTable | None,
-    targets: Targets,
-) -> tuple[_Values, dict[str, np.ndarray | None]]:
-    """By target: what each rule predicts, and the runs that are `is_in`."""
-    rules: _Values = {}
-    held: dict[str, np.ndarray | None] = {}
-    for target, (_, weights_D) in targets.items():
-        own_C = basis.own(weights_D)
-        choose = None
-        if fitted is not None:
-            loss_F = weighted_mean(fitted.dev["reference"], weights_D)
-            choose = fitted.w_MC, loss_F
-        rules[target] = predictions(held_out.w_MC, own_C, choose)
-        held[target] = None if own_C is None else is_in(held_out.w_MC, own_C)
-    return rules, held
-
-
-def _agreement(
-    points: _Values, rules: _Values, held: Mapping[str, np.ndarray | None]
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """By target: every predictor, every rule and chance."""
-    found = {}
-    for target, reference_M in points["reference"].items():
-        predicted = {p: points[p][target] for p in PREDICTORS if p in points}
-        found[target] = {
-            name: dataclasses.asdict(agreement(predicted_M, reference_M, held[target]))
-            for name, predicted_M in (predicted | rules[target]).items()
-        } | {CHANCE: dataclasses.asdict(guessing(reference_M))}
-    return found
-
-
-def _by_pair(
-    replicates: tuple[np.ndarray, np.ndarray], targets: Targets
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """By target, values [P] of runs and of their replicates."""
-    first_PD, second_PD = replicates
-    return {
-        target: (
-            weighted_mean(first_PD, weights_D),
-            weighted_mean(second_PD, weights_D),
-        )
-        for target, (_, weights_D) in targets.items()
-    }
-
-
-def _repeat_agreement(
-    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    held: Mapping[str, np.ndarray | None],
-    count: int,
-) -> dict[str, dict[str, Any]]:
-    """By target, how well replicates predict the first `count` runs."""
-    found = {}
-    for target, (first_P, second_P) in pairs.items():
-        in_M = held[target]
-        in_P = None if in_M is None else in_M[:count]
-        figures = agreement(second_P[:count], first_P[:count], in_P)
-        found[target] = dataclasses.asdict(figures)
-    return found
-
-
 def _within_sizes(
-    held_out: PredictionTable, points: _Values
+    held_out: PredictionTable, points: Mapping[str, Mapping[str, np.ndarray]]
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Spearman correlations of mixtures with the same number of units.
 
-    A run on more units is longer, so its loss is lower whatever is in it:
+    A run on more units is longer, so its loss is lower whatever the mixture:
     over all sizes "more is better" ranks well.
     """
     size_M = np.count_nonzero(held_out.w_MC, axis=1)
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for size in np.unique(size_M):
-        here = size_M == size
-        if here.sum() < 3:
-            continue
-        found[str(size)] = {
+    sizes, counts = np.unique(size_M, return_counts=True)
+    return {
+        str(size): {
             target: {
-                predictor: agreement(
-                    values[target][here], reference_M[here], None
+                p: agreement(
+                    points[p][target][size_M == size], reference_M[size_M == size], None
                 ).spearman
-                for predictor, values in points.items()
-                if predictor != "reference"
+                for p in points
+                if p != "reference"
             }
             for target, reference_M in points["reference"].items()
         }
-    return found
+        for size in sizes[counts >= 3]
+    }

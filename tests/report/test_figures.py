@@ -11,7 +11,7 @@ import pytest
 from jaxsim.report import figures, tables
 from jaxsim.report.data import StandardScores
 from jaxsim.report.table import short
-from jaxsim.report.targets import targets_of
+from jaxsim.validation.measured import targets_of
 
 from .workdirs import HOSTILE, diagnostics_of, found_of, validation_of
 

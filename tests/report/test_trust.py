@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from jaxsim.report import agreement, trust
-from jaxsim.report.targets import targets_of
 from jaxsim.report.trust import verdict
-from jaxsim.validation.measured import IN_POOL
+from jaxsim.scoring.targets import IN_POOL
+from jaxsim.validation.measured import targets_of
 
 from .workdirs import DRIFT, MEMBERS, OUTSIDE, diagnostics_of, validation_of
 

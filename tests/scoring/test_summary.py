@@ -72,7 +72,7 @@ def test_the_first_target_is_the_mean_of_several(scores):
     )
     best = summarize(turned, "dev", most=4)
     assert best.targets == (
-        "mean out-of-pool", e.domains[0], "outside", "macro in-pool"
+        "macro out-of-pool", e.domains[0], "outside", "macro in-pool"
     )  # fmt: skip
     np.testing.assert_allclose(
         best.bits["merge"][:, 0], best.bits["merge"][:, 1:3].mean(axis=1)

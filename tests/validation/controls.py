@@ -22,7 +22,7 @@ Texts = Mapping[str, Sequence[str]]
 
 @dataclasses.dataclass(frozen=True)
 class Control:
-    """A pool, and what its reference runs said of it."""
+    """A pool, and the validation of it."""
 
     config: Config
     scorer: Scorer
@@ -59,9 +59,9 @@ def _config(
     c.corpus.partitions = _sources(folder, partitions)
     c.corpus.domains = _sources(folder, domains)
     c.corpus.tokenizer.kind = "bytes"
-    # Not the id: texts of the same number fall in the same half everywhere.
+    # Not the id: texts with the same number are in the same split everywhere.
     c.corpus.split.key = "number"
-    c.corpus.split.salt = "4"  # leaves a few documents some in every half
+    c.corpus.split.salt = "4"  # puts some of a few documents in every split
     c.corpus.split.base = 0.1
     c.corpus.split.dev = 0.25
     c.corpus.split.test = 0.25

@@ -1,8 +1,8 @@
 """Agreement, weight-only baselines, intervals and noise.
 
-A coverage may lie below its level by four standard errors of the simulation.
-The jackknife is on the safe side, the more so the fewer runs and the higher the
-correlation, so above it may lie anywhere short of certainty.
+A coverage may be below its level by four standard errors of the simulation. The
+jackknife is conservative, more so with fewer runs and higher correlations, so
+the coverage may be anywhere above the level but 1.
 """
 
 import numpy as np
@@ -63,7 +63,7 @@ def test_ties_count_half():
     assert agreement(predicted, np.array([1.0, 2.0, 3.0]), None).pairs == (
         pytest.approx(2.5 / 3)
     )
-    # Neither can a predictor be wrong about reference runs that are equal.
+    # A predictor cannot be wrong about runs that are equal, either.
     assert agreement(np.array([1.0, 2.0, 3.0]), predicted, None).pairs == (
         pytest.approx(2.5 / 3)
     )
@@ -71,7 +71,7 @@ def test_ties_count_half():
     assert found.regret == pytest.approx(1.0)  # the mean of the two chosen
 
 
-def test_pairs_by_side():
+def test_pairs_by_membership():
     in_M = np.array([True, True, True, False, False])
     reference_M = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
     predicted_M = np.array([1.0, 3.0, 2.0, 0.0, 9.0])
@@ -97,15 +97,14 @@ def test_interval_from_twelve_reference_runs_on():
     low, high = agreement(predicted, reference, None).interval
     distribution = mean_spearman(predicted[:, None], reference[:, None])
     assert (low, high) == (distribution.low, distribution.high)
-    # The figure is that of these reference runs; the interval is of their sampling
-    # distribution.
+    # The value is for these runs; the interval is for their distribution.
     found = agreement(predicted, reference, None).spearman
     assert found == pytest.approx(scipy.stats.spearmanr(predicted, reference)[0])
     assert low < found < high
 
 
 def test_predictions_that_are_missing():
-    """All is undefined, and nothing fails or warns."""
+    """Everything is undefined, and nothing fails or warns."""
     with np.errstate(invalid="raise"):
         found = agreement(np.full(5, np.nan), REFERENCE, None)
     assert found.interval is None
@@ -126,7 +125,7 @@ def test_gain_of_a_choice():
     assert flat.gain == 0 and np.isnan(flat.gain_share)
 
 
-def test_a_tied_choice_is_the_mean_of_it():
+def test_a_tied_choice_is_the_mean_of_its_runs():
     predicted = np.array([1.0, 1.0, 2.0, 2.0, 2.0])
     found = agreement(predicted, REFERENCE, None)
     assert found.gain == pytest.approx(REFERENCE.mean() - 1.15)
@@ -177,7 +176,7 @@ W_MC = np.array(
 )
 OWN_C = np.array([True, True, False, False])
 LOSS_M = np.array([1.0, 1.1, 1.4, 1.8, 2.0])
-# Other reference runs, on which the third weight hurts most evenly.
+# Other runs, on which the loss rises most evenly with the third weight.
 FIT = W_MC[[0, 3, 2, 4]], np.array([1.0, 1.8, 1.2, 1.5])
 
 
@@ -186,12 +185,12 @@ def test_in_pool():
     assert set(found) == set(RULES) - {"random"}
     assert found["membership"].tolist() == [-1, -1, -1, 0, 0]
     np.testing.assert_allclose(found["own weight"], [-1, -1, -0.5, -0.2, 0])
-    assert np.argmin(found["closeness"]) == 1  # the own units' own weights
+    assert np.argmin(found["closeness"]) == 1  # even weights on the own units
     assert found["closeness"][1] == 0
     assert found["number of units"].tolist() == [-1, -2, -4, -3, -2]
 
 
-def test_out_of_pool_membership_and_own_weight_are_blank():
+def test_out_of_pool_there_is_no_membership_and_no_own_weight():
     found = predictions(W_MC, None, (W_MC, LOSS_M))
     assert not {"membership", "own weight"} & set(found)
     # Closeness is evenness there.
@@ -208,7 +207,7 @@ def test_in_is_an_own_weight_of_an_even_share():
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_best_single_weight_has_a_sign(sign):
-    """It is picked on the reference runs given for it and applied to others."""
+    """It is picked on some runs and applied to others."""
     w_FC, loss_F = FIT
     correlation_C = [np.corrcoef(w_C, loss_F)[0, 1] for w_C in w_FC.T]
     assert np.argmax(np.abs(correlation_C)) == 2
@@ -245,14 +244,14 @@ MOST = 0.998
 
 
 def rank(correlation: float) -> float:
-    """Spearman's of a normal sampling distribution with this Pearson correlation."""
+    """Spearman's correlation of a normal distribution with this Pearson one."""
     return 6 / np.pi * np.arcsin(correlation / 2)
 
 
 def normal(generator, count, targets, *correlations):
-    """Reference runs [M, T] and predictors of them, half of whose errors is shared.
+    """Runs [M, T] and predictors of them, which share half of their errors.
 
-    So is half of a reference run's variance over the targets, as of a run's noise.
+    Targets share half of the variance of a run, and half of its noise.
     """
     shape = count, targets
 
@@ -268,7 +267,7 @@ def normal(generator, count, targets, *correlations):
 
 
 def coverage(ask, value: float) -> tuple[float, float]:
-    """Of `ask(generator)` over many samples; and the mean length."""
+    """Coverage of `ask(generator)` over many samples, and the mean length."""
     generator = np.random.default_rng(0)
     found = [ask(generator) for _ in range(SAMPLES)]
     covered = [i.low <= value <= i.high for i in found]
@@ -276,8 +275,8 @@ def coverage(ask, value: float) -> tuple[float, float]:
     return float(np.mean(covered)), float(np.mean(length))
 
 
-def tied(base: int, count: int = 15):
-    generator = np.random.default_rng(base)
+def tied(seed: int, count: int = 15):
+    generator = np.random.default_rng(seed)
     return generator.integers(0, 5, (2, count, 3)).astype(float)
 
 
@@ -295,7 +294,7 @@ def test_spearman_is_that_of_scipy_with_ties():
 
 @pytest.mark.parametrize("unbiased", [False, True])
 def test_a_count_is_how_often_a_reference_run_is_there(unbiased):
-    """0 leaves it out."""
+    """A count of 0 leaves it out."""
     predicted_MT, reference_MT = tied(3)
     count_JM = np.ones((2, 15))
     count_JM[1, 4] = 0
@@ -307,7 +306,7 @@ def test_a_count_is_how_often_a_reference_run_is_there(unbiased):
 
 
 def test_the_unbiased_correlation_is_unbiased():
-    """The sample's own is not, by far more than four standard errors."""
+    """The sample's correlation is off by far more than four standard errors."""
     reference_MT, predicted_MT = np.random.default_rng(4).standard_normal((2, 8, 5000))
     predicted_MT = 0.9 * reference_MT + np.sqrt(1 - 0.81) * predicted_MT
     one_JM = np.ones((1, 8))
@@ -342,8 +341,8 @@ def test_a_paired_difference_covers(a, b, count):
     assert LEAST < covered < MOST
 
 
-def test_what_predictors_share_leaves_their_difference():
-    """So it is known better than from two intervals as if of other reference runs."""
+def test_shared_errors_cancel_in_a_difference():
+    """Its interval is shorter than from two independent sets of runs."""
     generator = np.random.default_rng(5)
     reference_MT, a_MT = normal(generator, 24, 6, 0.7)
     b_MT = a_MT + 0.05 * generator.standard_normal(a_MT.shape)
@@ -388,8 +387,8 @@ def test_a_perfect_order_is_not_certain(sign):
     assert 0.9 < low < 0.99 and high == pytest.approx(1)
 
 
-def test_an_order_wrong_in_neighbors_only():
-    """Perfect to the unbiased estimate, which then says nothing of spread."""
+def test_an_order_with_only_neighbors_swapped():
+    """The unbiased estimate is perfect, and shows no spread."""
     reference_MT = np.arange(12.0)[:, None]
     predicted_MT = reference_MT.copy()
     predicted_MT[[3, 4]] = predicted_MT[[4, 3]]
@@ -413,9 +412,9 @@ def test_no_interval_where_a_predictor_says_nothing():
         assert found.low is None and found.high is None
 
 
-def test_a_planted_sampling_distribution_gives_its_correlations_back():
+def test_planted_correlations_are_recovered():
     reference_MT, a_MT, b_MT = normal(np.random.default_rng(10), 128, 12, 0.9, 0.5)
-    level = 0.999  # one sample: it is not to be the one of twenty
+    level = 0.999  # one sample: it must not be the one in twenty
     for found, value in (
         (mean_spearman(a_MT, reference_MT, level), rank(0.9)),
         (mean_spearman(b_MT, reference_MT, level), rank(0.5)),
@@ -429,25 +428,23 @@ def test_a_planted_sampling_distribution_gives_its_correlations_back():
 
 
 def trained(generator, count, pairs, deviation):
-    """Reference runs [M] with a signal of deviation 1, and replicates [P] of the
-    first.
-    """
+    """Runs [M] with a signal of deviation 1; the first [P] and their replicates."""
     signal_M = generator.standard_normal(count)
     first_M, second_M = signal_M + deviation * generator.standard_normal((2, count))
     return first_M, first_M[:pairs], second_M[:pairs]
 
 
-def test_repeat_noise_is_that_of_one_run():
+def test_replicate_noise_is_that_of_one_run():
     _, first_P, second_P = trained(np.random.default_rng(0), 20000, 20000, 0.3)
     assert replicate_noise(first_P, second_P) == pytest.approx(0.3, rel=0.02)
-    # What all repeats share changes no rank; of one pair nobody can tell.
+    # What all replicates share changes no rank; one pair cannot show it.
     assert replicate_noise(first_P, second_P + 5) == pytest.approx(
         replicate_noise(first_P, second_P)
     )
     assert replicate_noise(np.zeros(1), np.full(1, 2.0)) == pytest.approx(2**0.5)
 
 
-def test_the_ceiling_is_what_a_predictor_without_noise_reaches():
+def test_a_predictor_without_noise_reaches_the_ceiling():
     generator = np.random.default_rng(1)
     signal_M = generator.standard_normal(20000)
     first_M, second_M = signal_M + 0.5 * generator.standard_normal((2, 20000))
@@ -460,9 +457,7 @@ def test_the_ceiling_is_what_a_predictor_without_noise_reaches():
 
 @pytest.mark.parametrize("count, pairs", [(12, 6), (32, 4)])
 def test_the_interval_of_a_ceiling_covers(count, pairs):
-    """Four standard errors allowed, although repeated reference runs are reference
-    runs.
-    """
+    """Within four standard errors, although the same runs are in both variances."""
     generator = np.random.default_rng(2)
     samples, value = 2000, np.sqrt(1 / 1.3)
     covered = 0
@@ -476,7 +471,7 @@ def test_the_interval_of_a_ceiling_covers(count, pairs):
 def test_a_ceiling_where_there_is_only_noise():
     first = np.array([1.0, 1.1, 0.9])
     assert noise_ceiling(first, first, -3 * first).estimate == 0
-    # A shift of all repeats is nothing that a ceiling knows of.
+    # A shift of all replicates does not change a ceiling.
     assert noise_ceiling(first, first, first + 5).estimate == 1
     for reference in (np.ones(4), np.ones(1)):
         found = noise_ceiling(reference, reference, reference)
@@ -507,8 +502,8 @@ def test_corrected():
     assert np.isnan(corrected(0.9, float("nan")))
 
 
-def test_repeats_predict_their_runs():
-    """The regret is a run's: what choosing by the replicates would cost."""
+def test_replicates_predict_their_runs():
+    """The regret is what choosing by the replicates would cost."""
     first = np.array([1.0, 1.5, 3.0, 4.0])
     second = np.array([2.0, 1.0, 3.0, 5.0])
     in_P = np.array([True, True, False, False])
@@ -518,8 +513,8 @@ def test_repeats_predict_their_runs():
     assert (found.pairs_in, found.pairs_mixed, found.pairs_out) == (0, 1, 1)
 
 
-def test_repeats_agree_about_as_the_square_of_the_ceiling():
-    """So they bound nothing: a predictor without noise reaches the ceiling."""
+def test_replicates_agree_about_as_the_square_of_the_ceiling():
+    """So that is no bound: a predictor without noise reaches the ceiling."""
     first_M, first_P, second_P = trained(np.random.default_rng(3), 4000, 4000, 0.5)
     ceiling = noise_ceiling(first_M, first_P, second_P).estimate
     found = agreement(second_P[:1000], first_P[:1000], None)

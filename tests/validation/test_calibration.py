@@ -1,4 +1,4 @@
-"""What reference runs teach, and how searches see it."""
+"""Calibration by reference runs, and its use in searches."""
 
 import dataclasses
 
@@ -15,8 +15,8 @@ DOMAINS = tuple(f"d{d}" for d in range(D))
 OWN_DC = np.eye(D, C, dtype=bool)
 
 
-class Law:
-    """Members, merges of them, and reference runs that lie a known way off.
+class Planted:
+    """Members, their merges, and reference runs at a known distance.
 
     The distance is a_d (1 - sum w^2) + b_d u (1 - u) plus noise.
     """
@@ -38,7 +38,7 @@ class Law:
         return w_MC @ self.member_CD - self.gap_D * spread_M1
 
     def average(self, w_MC: np.ndarray) -> np.ndarray:
-        """A second predictor, which lies elsewhere and knows nothing more."""
+        """A second predictor, with another error and no more information."""
         spread_M1 = 1 - np.sum(w_MC**2, axis=1, keepdims=True)
         return w_MC @ self.member_CD - 0.7 * self.gap_D * spread_M1
 
@@ -65,137 +65,119 @@ class Law:
         )
 
 
-def errors(distribution: Law, found: Calibration, count: int = 200) -> tuple:
+def errors(planted: Planted, found: Calibration, count: int = 200) -> tuple:
     """Mean absolute error of the merge, and of the calibrated merge."""
-    w_MC = distribution.mixtures(count)
-    reference_MD = distribution.reference(w_MC)
+    w_MC = planted.mixtures(count)
+    reference_MD = planted.reference(w_MC)
     return (
-        np.abs(reference_MD - distribution.merge(w_MC)).mean(),
-        np.abs(reference_MD - distribution.predicted(found, w_MC)).mean(),
+        np.abs(reference_MD - planted.merge(w_MC)).mean(),
+        np.abs(reference_MD - planted.predicted(found, w_MC)).mean(),
     )
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_curvature_is_learnt_from_eight_reference_runs(seed):
-    distribution = Law(seed, noise=0.004)
-    w_FC = distribution.mixtures(8)
-    merge, calibrated = errors(
-        distribution, distribution.fit(w_FC, distribution.reference(w_FC))
-    )
+def test_eight_reference_runs_show_a_curvature(seed):
+    planted = Planted(seed, noise=0.004)
+    w_FC = planted.mixtures(8)
+    merge, calibrated = errors(planted, planted.fit(w_FC, planted.reference(w_FC)))
     assert calibrated < merge / 4
 
 
-def test_more_reference_runs_teach_each_domain_its_own():
-    distribution = Law(3, noise=0.002)
-    w_FC = distribution.mixtures(40)
-    _, few = errors(
-        distribution, distribution.fit(w_FC[:5], distribution.reference(w_FC[:5]))
-    )
-    _, many = errors(distribution, distribution.fit(w_FC, distribution.reference(w_FC)))
+def test_with_more_reference_runs_each_domain_has_its_own_curvature():
+    planted = Planted(3, noise=0.002)
+    w_FC = planted.mixtures(40)
+    _, few = errors(planted, planted.fit(w_FC[:5], planted.reference(w_FC[:5])))
+    _, many = errors(planted, planted.fit(w_FC, planted.reference(w_FC)))
     assert many < few and many < 0.004
 
 
 def test_a_single_member_is_its_own_reference_run():
-    distribution = Law(0, noise=0.01)
-    w_FC = distribution.mixtures(8)
-    found = distribution.fit(w_FC, distribution.reference(w_FC))
-    merge_CD = distribution.member_CD
+    planted = Planted(0, noise=0.01)
+    w_FC = planted.mixtures(8)
+    found = planted.fit(w_FC, planted.reference(w_FC))
+    merge_CD = planted.member_CD
     shift_CD = found.correction(np.eye(C), OWN_DC, merge_CD, merge_CD, merge_CD)
     np.testing.assert_allclose(shift_CD, 0, atol=1e-12)
 
 
-def test_reference_runs_of_another_length_carry_a_constant():
-    distribution = Law(0, noise=0.001)
-    w_FC = distribution.mixtures(10)
-    reference_FD = (
-        distribution.reference(w_FC) - 0.5
-    )  # longer: lower, single members too
+def test_reference_runs_of_another_length_add_a_constant():
+    planted = Planted(0, noise=0.001)
+    w_FC = planted.mixtures(10)
+    # Longer runs have lower losses, on single members too.
+    reference_FD = planted.reference(w_FC) - 0.5
     found = fit(
-        DOMAINS, OWN_DC, w_FC, distribution.merge(w_FC), distribution.average(w_FC),
-        distribution.member_CD, reference_FD, False,
+        DOMAINS, OWN_DC, w_FC, planted.merge(w_FC), planted.average(w_FC),
+        planted.member_CD, reference_FD, False,
     )  # fmt: skip
-    shift_CD = found.correction(np.eye(C), OWN_DC, *[distribution.member_CD] * 3)
+    shift_CD = found.correction(np.eye(C), OWN_DC, *[planted.member_CD] * 3)
     np.testing.assert_allclose(shift_CD, -0.5, atol=0.1)
 
 
-def test_shuffled_reference_runs_teach_nothing():
-    """Reference runs that belong to other mixtures:
-
-    mostly, the merge stays as it is.
-    """
+def test_shuffled_reference_runs_mostly_leave_the_merge_alone():
+    """The runs belong to other mixtures."""
     left_alone, worst = 0, 0.0
     for seed in range(8):
-        distribution = Law(
-            seed, size=0.0
-        )  # a merge is its reference run: nothing to be learnt
-        w_FC = distribution.mixtures(8)
-        reference_FD = distribution.reference(w_FC)[
-            distribution.generator.permutation(8)
-        ]
-        found = distribution.fit(w_FC, reference_FD)
+        planted = Planted(seed, size=0.0)  # no distance: nothing to find
+        w_FC = planted.mixtures(8)
+        reference_FD = planted.reference(w_FC)[planted.generator.permutation(8)]
+        found = planted.fit(w_FC, reference_FD)
         left_alone += not found.coefficients_DK.any()
-        worst = max(worst, errors(distribution, found)[1])
+        worst = max(worst, errors(planted, found)[1])
     assert left_alone >= 6
-    assert worst < 0.05  # what was shuffled differs by 0.15
+    assert worst < 0.05  # the shuffled losses differ by 0.15
 
 
-def test_the_other_predictor_is_believed_where_it_is_right():
-    """A reference run that is the mean of both predictors, as far as noise allows."""
-    distribution = Law(4, noise=0.004)
-    w_FC, w_MC = distribution.mixtures(8), distribution.mixtures(200)
+def test_the_ensemble_counts_where_it_is_right():
+    """Runs that are the mean of both predictors, plus noise."""
+    planted = Planted(4, noise=0.004)
+    w_FC, w_MC = planted.mixtures(8), planted.mixtures(200)
 
     def between(w: np.ndarray) -> np.ndarray:
-        noise = distribution.generator.normal(0, distribution.noise, (len(w), D))
-        return (distribution.merge(w) + distribution.average(w)) / 2 + noise
+        noise = planted.generator.normal(0, planted.noise, (len(w), D))
+        return (planted.merge(w) + planted.average(w)) / 2 + noise
 
-    found = distribution.fit(w_FC, between(w_FC))
-    off_MD = between(w_MC) - distribution.predicted(found, w_MC)
-    assert np.abs(off_MD).mean() < 2 * distribution.noise
-    assert (
-        np.abs(between(w_MC) - distribution.merge(w_MC)).mean() > 5 * distribution.noise
-    )
+    found = planted.fit(w_FC, between(w_FC))
+    off_MD = between(w_MC) - planted.predicted(found, w_MC)
+    assert np.abs(off_MD).mean() < 2 * planted.noise
+    assert np.abs(between(w_MC) - planted.merge(w_MC)).mean() > 5 * planted.noise
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_too_few_reference_runs_leave_the_merge_alone(count):
-    distribution = Law(0)
-    w_FC = distribution.mixtures(count)
-    found = distribution.fit(w_FC, distribution.reference(w_FC))
+    planted = Planted(0)
+    w_FC = planted.mixtures(count)
+    found = planted.fit(w_FC, planted.reference(w_FC))
     assert not found.coefficients_DK.any()
     assert np.isnan(found.half_interval(np.full(D, 1 / D), 0.9))
 
 
-def test_intervals_hold_reference_runs_at_their_level():
-    """Over many samples of eight reference runs; a sixth of the sampling
-    distribution's noise apart.
-    """
+def test_intervals_cover_reference_runs_at_their_level():
+    """Over many samples of eight reference runs."""
     inside, sizes = [], []
     for seed in range(150):
-        distribution = Law(seed, noise=0.01)
-        w_FC = distribution.mixtures(8)
-        found = distribution.fit(w_FC, distribution.reference(w_FC))
+        planted = Planted(seed, noise=0.01)
+        w_FC = planted.mixtures(8)
+        found = planted.fit(w_FC, planted.reference(w_FC))
         share_D = np.full(D, 1 / D)
-        w_MC = distribution.mixtures(20)
-        off_M = (
-            distribution.reference(w_MC) - distribution.predicted(found, w_MC)
-        ) @ share_D
-        split = found.half_interval(share_D, 0.9)
-        inside.append(np.mean(np.abs(off_M) <= split))
-        sizes.append(split)
+        w_MC = planted.mixtures(20)
+        off_M = (planted.reference(w_MC) - planted.predicted(found, w_MC)) @ share_D
+        margin = found.half_interval(share_D, 0.9)
+        inside.append(np.mean(np.abs(off_M) <= margin))
+        sizes.append(margin)
     assert 0.85 <= np.mean(inside) <= 0.96
     assert np.mean(sizes) < 0.02  # the noise of a mean of five is 0.0045
 
 
 def test_the_order_of_domains_and_reference_runs_does_not_matter():
-    distribution = Law(1, noise=0.01)
-    w_FC = distribution.mixtures(8)
-    reference_FD, merge_FD = distribution.reference(w_FC), distribution.merge(w_FC)
-    found = distribution.fit(w_FC, reference_FD)
+    planted = Planted(1, noise=0.01)
+    w_FC = planted.mixtures(8)
+    reference_FD, merge_FD = planted.reference(w_FC), planted.merge(w_FC)
+    found = planted.fit(w_FC, reference_FD)
     d, f = np.array([3, 0, 4, 1, 2]), np.array([5, 2, 7, 0, 1, 3, 6, 4])
     other = fit(
         tuple(DOMAINS[i] for i in d), OWN_DC[d], w_FC[f],
-        merge_FD[np.ix_(f, d)], distribution.average(w_FC)[np.ix_(f, d)],
-        distribution.member_CD[:, d], reference_FD[np.ix_(f, d)], True,
+        merge_FD[np.ix_(f, d)], planted.average(w_FC)[np.ix_(f, d)],
+        planted.member_CD[:, d], reference_FD[np.ix_(f, d)], True,
     )  # fmt: skip
     np.testing.assert_allclose(
         other.coefficients_DK, found.coefficients_DK[d], atol=1e-9
@@ -203,17 +185,17 @@ def test_the_order_of_domains_and_reference_runs_does_not_matter():
 
 
 def test_the_slope_is_the_derivative():
-    distribution = Law(2, noise=0.01)
-    w_FC = distribution.mixtures(8)
-    found = distribution.fit(w_FC, distribution.reference(w_FC))
+    planted = Planted(2, noise=0.01)
+    w_FC = planted.mixtures(8)
+    found = planted.fit(w_FC, planted.reference(w_FC))
     assert found.coefficients_DK.any()
-    w_C = distribution.mixtures(1)[0]
+    w_C = planted.mixtures(1)[0]
 
     def correction(w_C: np.ndarray) -> np.ndarray:
+        merge_1D, average_1D = planted.merge(w_C[None]), planted.average(w_C[None])
         return found.correction(
-            w_C[None], OWN_DC, distribution.merge(w_C[None]), distribution.average(w_C[None]),
-            distribution.member_CD,
-        )[0]  # fmt: skip
+            w_C[None], OWN_DC, merge_1D, average_1D, planted.member_CD
+        )[0]
 
     step = 1e-6
     numeric_DC, dmerge_DC, daverage_DC = (
@@ -226,41 +208,39 @@ def test_the_slope_is_the_derivative():
         )
         for of in (
             correction,
-            lambda w_C: distribution.merge(w_C[None])[0],
-            lambda w_C: distribution.average(w_C[None])[0],
+            lambda w_C: planted.merge(w_C[None])[0],
+            lambda w_C: planted.average(w_C[None])[0],
         )
     )
-    slope_DC = found.slope(w_C, OWN_DC, dmerge_DC, daverage_DC, distribution.member_CD)
+    slope_DC = found.slope(w_C, OWN_DC, dmerge_DC, daverage_DC, planted.member_CD)
     np.testing.assert_allclose(slope_DC, numeric_DC, atol=1e-7)
 
 
 def test_kept_as_plain_data():
-    distribution = Law(0, noise=0.01)
-    w_FC = distribution.mixtures(8)
+    planted = Planted(0, noise=0.01)
+    w_FC = planted.mixtures(8)
     for found in (
-        distribution.fit(w_FC, distribution.reference(w_FC)),
-        distribution.fit(w_FC[:2], distribution.reference(w_FC[:2])),
+        planted.fit(w_FC, planted.reference(w_FC)),
+        planted.fit(w_FC[:2], planted.reference(w_FC[:2])),
     ):
         again = Calibration.from_plain(found.to_plain())
         assert again.to_plain() == found.to_plain()
         np.testing.assert_array_equal(again.coefficients_DK, found.coefficients_DK)
 
 
-def test_a_damaged_member_without_a_weight_does_no_harm():
-    distribution = Law(0)
-    w_MC = distribution.mixtures(3)
+def test_a_damaged_member_without_weight_does_no_harm():
+    planted = Planted(0)
+    w_MC = planted.mixtures(3)
     w_MC[:, -1] = 0
     w_MC /= w_MC.sum(axis=1, keepdims=True)
-    merge_MD = distribution.merge(w_MC)
-    broken_CD = distribution.member_CD.copy()
+    merge_MD = planted.merge(w_MC)
+    broken_CD = planted.member_CD.copy()
     broken_CD[-1] = np.nan
-    x_MDK = features(
-        w_MC, OWN_DC, merge_MD, distribution.average(w_MC), broken_CD, True
-    )
+    x_MDK = features(w_MC, OWN_DC, merge_MD, planted.average(w_MC), broken_CD, True)
     assert np.isfinite(x_MDK).all()
 
 
-def taught(scorer, coefficients, singles_known=True, domains=None):
+def corrector(scorer, coefficients, singles_known=True, domains=None):
     """A correction with these coefficients in every domain."""
     domains = domains or scorer.evaluation.domains
     calibration = Calibration(
@@ -290,12 +270,12 @@ def averaged(scorer, w_MC, split):
     return bits_of(scorer.evaluation, losses, split)
 
 
-def test_the_shift_is_what_the_calibration_says(scorer):
+def test_the_shift_follows_the_coefficients(scorer):
     w_MC = np.random.default_rng(0).dirichlet(np.ones(4), 2)
-    found = taught(scorer, (0.1, 0.2, 0.3, 0.4))
+    found = corrector(scorer, (0.1, 0.2, 0.3, 0.4))
     for split in ("dev", "test"):
         rows, bits_MD = merged(scorer, w_MC, split)
-        # The members' losses on the same text.
+        # Losses of the members on the same text.
         standard = scorer.standard()
         names = standard.table.names
         member_CD = standard.bits_per_byte("merge", split)[
@@ -312,7 +292,7 @@ def test_the_shift_is_what_the_calibration_says(scorer):
             + 0.3 * (w_MC @ member_CD - bits_MD)
             + 0.4 * (averaged(scorer, w_MC, split) - bits_MD)
         )
-        # Sums by window, and by domain, of float32 terms.
+        # Sums over windows and domains of float32 terms.
         np.testing.assert_allclose(
             found.shift(w_MC, bits_MD, rows), expected_MD, atol=1e-6
         )
@@ -321,17 +301,17 @@ def test_the_shift_is_what_the_calibration_says(scorer):
 def test_domains_without_reference_runs_are_not_shifted(scorer):
     w_MC = np.full((2, 4), 1 / 4)
     rows, bits_MD = merged(scorer, w_MC)
-    found = taught(scorer, (0.1, 0.0, 0.0, 0.0), domains=["outside"])
+    found = corrector(scorer, (0.1, 0.0, 0.0, 0.0), domains=["outside"])
     shift_MD = found.shift(w_MC, bits_MD, rows)
     column = scorer.evaluation.domains.index("outside")
     np.testing.assert_allclose(shift_MD[:, column], 0.1 * 3 / 4)
     assert not np.delete(shift_MD, column, axis=1).any()
 
 
-def test_a_search_descends_on_what_training_would_give(scorer):
+def test_a_search_descends_on_corrected_losses(scorer):
     """Values and slopes of the corrected objective, by central differences."""
     config = SearchConfig(target={"outside": 1.0})
-    found = taught(scorer, (0.5, 0.0, 0.4, 0.3))
+    found = corrector(scorer, (0.5, 0.0, 0.4, 0.3))
     plain, corrected = (pose(scorer, config, c).loss for c in (None, found))
     w_C = np.array([0.4, 0.3, 0.2, 0.1])
     assert corrected.slope(w_C).value > plain.slope(w_C).value
@@ -342,7 +322,7 @@ def test_a_search_descends_on_what_training_would_give(scorer):
     low, high = corrected.values(
         np.array([w_C - step * toward_C, w_C + step * toward_C])
     )
-    # The merge's losses are float32, and the difference is of third order.
+    # The merge's losses are float32, and the error is of third order.
     assert corrected.slope(w_C).slope_PC[0] @ toward_C == pytest.approx(
         (high - low) / (2 * step), rel=2e-2
     )

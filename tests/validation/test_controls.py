@@ -1,7 +1,7 @@
-"""Planted controls: pools on which the right answer is known beforehand.
+"""Planted controls: pools for which the right answer is known in advance.
 
-Real parts from texts to reference runs, on the smallest models that show it. Members
-of two base models and a tenfold rate are in test_diagnostics.py.
+Everything is real, from texts to reference runs, on the smallest models that show
+it. Members of two base models and a tenfold rate are in test_diagnostics.py.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from jaxsim.validation.diagnostics import diagnose
 from jaxsim.validation.measured import CALIBRATED, basis_of, measured
 from jaxsim.validation.runs import (
     CALIBRATION_MIXTURES,
-    FIT,
+    CALIBRATION_RUNS,
     MIXTURES,
     REFERENCE_RUNS,
     replicate_pairs,
@@ -38,12 +38,12 @@ AGAIN = "alpha again"
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    """Six random shards of one source."""
-    return build_shards(tmp_path_factory.mktemp("shards"))
+def parts(tmp_path_factory):
+    """Six random parts of one source."""
+    return build_parts(tmp_path_factory.mktemp("parts"))
 
 
-def build_shards(folder):
+def build_parts(folder):
     whole = texts("source", 6 * WHOLE, "abcdefgh")
     parts = {f"shard {i}": whole[i::6] for i in range(6)}
     return control(folder, parts, {}, held_out=12, replicates=12, member_replicates=6)
@@ -79,7 +79,7 @@ def build_sources(folder):
 
 
 def searched(control, **settings):
-    """Among singles, pairs and plain mixtures, with what reference runs say."""
+    """Among singles, pairs and standard mixtures, with the runs' residuals."""
     scorer = control.scorer
     table = scorer.score("pairs", scorer.table("subsets:1-2"), "dev")
     config = dataclasses.replace(control.config.search, method="table", **settings)
@@ -90,31 +90,31 @@ def tied(found):
     return {row["name"] for row in found.rows if row["tied"]}
 
 
-def test_shards_of_one_source_are_noise_bound(shards):
-    validation = shards.validation
+def test_parts_of_one_source_are_below_the_noise_floor(parts):
+    validation = parts.validation
     bound = [c < BELOW_NOISE for c in validation.ceilings.values()]
     assert len(bound) == 7 and np.mean(bound) > 0.5
     claimed = [t for claim in validation.claims for t in claim["targets"]]
     assert not any(validation.ceilings[t] < BELOW_NOISE for t in claimed)
-    replicates = replicate_pairs(shards.config, shards.scorer)
-    found = diagnose(shards.scorer, 0, replicates)
+    replicates = replicate_pairs(parts.config, parts.scorer)
+    found = diagnose(parts.scorer, 0, replicates)
     assert found.below_noise
     assert any("nothing to rank" in line for _, line in diagnostics(found))
 
 
-def test_among_shards_of_one_source_everything_ties(shards):
-    assert tied(searched(shards)) >= {*shards.scorer.members, "uniform"}
+def test_among_parts_of_one_source_everything_ties(parts):
+    assert tied(searched(parts)) >= {*parts.scorer.members, "uniform"}
 
 
-def test_of_different_sources_nothing_of_that_holds(sources):
-    """Or noise would be found in whatever is measured with so little."""
+def test_different_sources_are_above_the_noise_floor(sources):
+    """Or the other test would only show that there is too little text."""
     assert min(sources.validation.ceilings.values()) > BELOW_NOISE
     replicates = replicate_pairs(sources.config, sources.scorer)
     assert not diagnose(sources.scorer, 0, replicates).below_noise
 
 
-def test_with_names_permuted_a_predictor_is_a_guess(sources):
-    """Columns of the mixtures change places, the reference runs stay."""
+def test_with_permuted_names_a_predictor_is_a_guess(sources):
+    """The columns of the mixtures are permuted, the reference runs are not."""
     scorer, reference_runs = sources.scorer, sources.scorer.load(REFERENCE_RUNS)
     mixtures = scorer.load(MIXTURES)
     reference_MD = reference_runs.bits_per_byte("reference", "test")
@@ -140,17 +140,17 @@ def test_with_names_permuted_a_predictor_is_a_guess(sources):
 
 @pytest.fixture(scope="module")
 def parts_of(sources):
-    """Basis, judged and calibration runs, as `validate` compares them."""
+    """Basis, held-out and calibration runs, as `validate` compares them."""
     scorer = sources.scorer
     return (
         basis_of(scorer.corpus, scorer.standard(), True),
         measured(scorer.load(MIXTURES), scorer.load(REFERENCE_RUNS)),
-        measured(scorer.load(CALIBRATION_MIXTURES), scorer.load(FIT)),
+        measured(scorer.load(CALIBRATION_MIXTURES), scorer.load(CALIBRATION_RUNS)),
     )
 
 
 def shuffled(reference_runs, rng):
-    """Reference runs that got the scores of others, the same ones in both splits."""
+    """Runs with the scores of others, the same ones in both splits."""
     order_M = rng.permutation(len(reference_runs))
     splits = {
         split: bits | {"reference": bits["reference"][order_M]}
@@ -160,7 +160,7 @@ def shuffled(reference_runs, rng):
 
 
 def test_shuffled_reference_runs_support_no_claim(sources, parts_of, monkeypatch):
-    # Mixtures alone are slow to fit, and claim nothing here.
+    # The baseline is slow to fit, and does not matter here.
     monkeypatch.setattr(
         comparison,
         "from_weights",
@@ -182,7 +182,7 @@ def test_shuffled_reference_runs_support_no_claim(sources, parts_of, monkeypatch
                 by[kind, CALIBRATED]["spearman"] - by[kind, "merge"]["spearman"]
             )
     assert np.mean(gains) < 0.05
-    # As they are, they do.
+    # In the right order they do.
     low, _ = claims(sources.validation)["out-of-pool", "merge"]["gain_interval"]
     assert low > 0
 
@@ -191,8 +191,8 @@ def claims(validation):
     return {(c["kind"], c["predictor"]): c for c in validation.claims}
 
 
-def test_a_partition_that_is_there_twice_ties_with_itself(sources):
-    """A twin is a replicate with another order: no further from it than noise."""
+def test_a_partition_and_its_copy_tie(sources):
+    """The copy is a replicate with another order: it differs by noise."""
     scorer, noise = sources.scorer, sources.validation.noise
     standard = scorer.standard()
     bits = dict(
@@ -213,7 +213,7 @@ def test_a_partition_that_is_there_twice_ties_with_itself(sources):
 
 
 def test_a_partition_cut_to_a_sixteenth_is_warned_of(sources):
-    """Of a run that repeats nothing but what was cut."""
+    """The warning names the partition that a run repeats too often."""
     tokens = 1.8 * sources.scorer.corpus.budget_tokens
     for name, count in (("cut", 1), ("beta", 0)):
         found = searched(sources, target={name: 1.0}, tokens=tokens, epochs=100.0)

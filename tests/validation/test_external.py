@@ -1,4 +1,4 @@
-"""Runs that a user brings, and files that are refused."""
+"""A user's own runs, and files that are refused."""
 
 import re
 
@@ -14,7 +14,7 @@ DOMAINS = ("arxiv", "mail", "pile-cc")
 OWN = "name,arxiv,github\nx,0.5,0.5\ny,1,0\n"
 OWN_METRICS = "name,mail\ny,1.5\nx,1.25\nunused,9\n"
 
-# Of other tools, whose files docs/validate.md converts.
+# Files of other tools; docs/validate.md converts them.
 REGMIX = "index,train_the_pile_arxiv,train_the_pile_github\n1,0.5,0.5\n"
 OLMIX = ",run,name,index,hub:github,hub:arxiv\n0,19g,swarm-0000,0,0.7,0.3\n"
 
@@ -50,7 +50,7 @@ def test_own_layout_where_a_member_is_called_run(read):
 
 
 def test_another_unit_is_named(read):
-    """Levels mean nothing then; a domain may be called unit all the same."""
+    """Levels mean nothing then."""
     metrics = "name,unit,mail\nx,{0},1.5\ny,{0},1.25\n"
     for unit, known in (
         ("bits per byte", "bits per byte"),
@@ -121,7 +121,7 @@ def test_own_mixtures_are_strict(read, mixtures, sentence):
 
 
 def test_damaged_files_are_read_or_refused(read):
-    """Bytes changed at random: an answer that is sound, or an error."""
+    """Bytes are changed at random: the result is sound, or an error."""
     rng = np.random.default_rng(0)
     alphabet = b',\n\r"-.09aeinfx_\x00\xff '
     refused = 0
@@ -141,7 +141,7 @@ def test_damaged_files_are_read_or_refused(read):
             assert (given.table.w_MC >= 0).all()
             np.testing.assert_allclose(given.table.w_MC.sum(1), 1)
             assert not np.isinf(given.reference_MD).any()
-            # A domain has a column or none.
+            # A domain has a column, or has none.
             nan_MD = np.isnan(given.reference_MD)
             assert (nan_MD == nan_MD[0]).all()
     assert 100 < refused < 590

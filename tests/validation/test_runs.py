@@ -1,4 +1,4 @@
-"""Which mixtures are trained: draws, the design, replicates."""
+"""Which mixtures are trained: held-out runs, the design, replicates."""
 
 import dataclasses
 from collections import Counter
@@ -12,11 +12,11 @@ from jaxsim.scoring.table import dirichlet
 from jaxsim.train import member_run
 from jaxsim.validation.runs import (
     best_merges,
+    calibration_runs,
     design,
-    fit_runs,
+    draw_held_out,
     mixture_table,
     replicate_runs,
-    test_reference_runs,
 )
 
 MEMBERS = ("a", "b", "c", "d")
@@ -33,45 +33,45 @@ def changed(**values) -> ValidateConfig:
 
 
 def drawn(config=CONFIG, members=MEMBERS):
-    return test_reference_runs(members, config, RECIPE, BEST_KC)
+    return draw_held_out(members, config, RECIPE, BEST_KC)
 
 
 def mixtures(runs):
     return mixture_table(MEMBERS, runs).w_MC
 
 
-def test_reference_runs_are_a_function_of_their_seed():
-    one = drawn()
-    assert one == drawn()
+def test_held_out_runs_are_a_function_of_their_seed():
+    first = drawn()
+    assert first == drawn()
     other = drawn(changed(seed=1))
     # Few mixtures are among the best; the others are all different.
-    same = {t.run.name for t in one} & {t.run.name for t in other}
+    same = {one.run.name for one in first} & {one.run.name for one in other}
     assert len(same) <= 4
-    assert drawn(changed(held_out=14))[:12] == one
+    assert drawn(changed(held_out=14))[:12] == first
 
 
-def test_the_sampling_distribution_of_reference_runs():
+def test_the_sampling_distribution_of_held_out_runs():
     """Half from a Dirichlet, a quarter subsets, a quarter from the best."""
-    reference_runs = drawn()
-    # A mixture that came before is passed over, and the next part has its turn.
-    count = Counter(reference.distribution for reference in reference_runs)
+    held_out = drawn()
+    # A mixture that was drawn before is skipped, and the next part has its turn.
+    count = Counter(one.distribution for one in held_out)
     assert 5 <= count["dirichlet"] <= 7
     assert {*count} == {"dirichlet", "subset", "best"}
     assert min(count.values()) >= 2
-    for reference in reference_runs:
-        w_C = mixtures([reference.run])[0]
-        if reference.distribution == "best":
+    for one in held_out:
+        w_C = mixtures([one.run])[0]
+        if one.distribution == "best":
             assert (np.abs(BEST_KC - w_C).max(axis=1) < 1e-12).any()
-        elif reference.distribution == "subset":
-            assert len(set(reference.run.mixture.values())) == 1
+        elif one.distribution == "subset":
+            assert len(set(one.run.mixture.values())) == 1
         else:
-            assert len(set(reference.run.mixture.values())) > 1
+            assert len(set(one.run.mixture.values())) > 1
 
 
 @pytest.mark.parametrize("concentration", [4.0, 0.05])
-def test_reference_runs_are_mixtures(concentration):
-    """Never singles: at token multiplier 1 those are members again."""
-    runs = [t.run for t in drawn(changed(concentration=concentration))]
+def test_held_out_runs_are_mixtures(concentration):
+    """Never single members: at token multiplier 1 those are members again."""
+    runs = [one.run for one in drawn(changed(concentration=concentration))]
     assert len({run.name for run in runs}) == 12
     for run in runs:
         assert len(run.mixture) >= 2
@@ -81,29 +81,29 @@ def test_reference_runs_are_mixtures(concentration):
 
 
 def test_token_multiplier_and_sum_budget():
-    assert {t.run.steps for t in drawn(changed(token_multiplier=2.5))} == {25}
-    for reference in drawn(changed(held_out=8, budget="sum")):
-        assert reference.distribution == "subset"
-        assert set(reference.run.mixture.values()) == {1 / len(reference.run.mixture)}
-        assert reference.run.steps == 10 * len(reference.run.mixture)
+    assert {one.run.steps for one in drawn(changed(token_multiplier=2.5))} == {25}
+    for one in drawn(changed(held_out=8, budget="sum")):
+        assert one.distribution == "subset"
+        assert set(one.run.mixture.values()) == {1 / len(one.run.mixture)}
+        assert one.run.steps == 10 * len(one.run.mixture)
 
 
-def test_more_reference_runs_than_there_are_mixtures():
-    with pytest.raises(UserError, match=r"reference runs=12: this pool of 2 members"):
+def test_more_held_out_runs_than_there_are_mixtures():
+    with pytest.raises(UserError, match=r"held_out=12: this pool of 2 members"):
         drawn(changed(budget="sum"), MEMBERS[:2])
     with pytest.raises(UserError, match="at least two members"):
         drawn(members=MEMBERS[:1])
 
 
-def test_calibration_runs_are_no_report_reference_runs():
-    judged_MC = mixtures([reference.run for reference in drawn()])
-    runs = fit_runs(MEMBERS, CONFIG, RECIPE, judged_MC)
-    assert len({run.name for run in runs}) == CONFIG.fit
-    assert not {run.name for run in runs} & {t.run.name for t in drawn()}
-    # What it would choose otherwise is refused where it is judged.
+def test_calibration_runs_are_no_held_out_runs():
+    held_out_MC = mixtures([one.run for one in drawn()])
+    runs = calibration_runs(MEMBERS, CONFIG, RECIPE, held_out_MC)
+    assert len({run.name for run in runs}) == CONFIG.calibration_runs
+    assert not {run.name for run in runs} & {one.run.name for one in drawn()}
+    # The design's first choice is refused if it is held out.
     first_C = design(1, 4)[0]
     assert not np.allclose(design(1, 4, exclude_MC=first_C[None])[0], first_C)
-    for run in fit_runs(MEMBERS, changed(budget="sum"), RECIPE, judged_MC):
+    for run in calibration_runs(MEMBERS, changed(budget="sum"), RECIPE, held_out_MC):
         assert set(run.mixture.values()) == {1 / len(run.mixture)}
         assert run.steps == 10 * len(run.mixture)
 
@@ -120,7 +120,7 @@ def left_over(design_MC, w_KC):
     return np.mean(np.sum(x_KC @ np.linalg.inv(precision_CC) * x_KC, axis=1))
 
 
-def test_a_design_teaches_more_than_draws_from_the_sampling_distribution():
+def test_a_design_leaves_less_than_draws_from_the_sampling_distribution():
     generator = np.random.default_rng(5)
     w_KC = generator.dirichlet(np.full(12, 2.0), 500)
     random = [
@@ -144,19 +144,19 @@ def test_best_merges_are_the_best_of_their_draws(scorer, config):
     np.testing.assert_allclose(best_KC, expected_KC, atol=1e-5)
 
 
-def test_replicates_are_reference_runs_first():
-    reference_runs = [reference.run for reference in drawn()]
+def test_replicates_of_held_out_runs_come_first():
+    reference_runs = [one.run for one in drawn()]
     members = [member_run(name, RECIPE) for name in MEMBERS]
     replicates = replicate_runs(reference_runs, members, CONFIG)
     chosen = [*reference_runs[:3], *members[:2]]
-    for run, repeat in zip(chosen, replicates, strict=True):
-        assert repeat.name == f"{run.name}.replicate1"
-        assert (repeat.kind, repeat.data_seed) == ("replicate", 1)
-        assert (repeat.mixture, repeat.steps) == (run.mixture, run.steps)
+    for run, again in zip(chosen, replicates, strict=True):
+        assert again.name == f"{run.name}.replicate1"
+        assert (again.kind, again.data_seed) == ("replicate", 1)
+        assert (again.mixture, again.steps) == (run.mixture, run.steps)
 
 
-def test_mixtures_as_mixtures():
-    runs = [reference.run for reference in drawn()]
+def test_the_table_of_runs():
+    runs = [one.run for one in drawn()]
     table = mixture_table(MEMBERS, runs)
     assert table.names == tuple(run.name for run in runs)
     for m, run in enumerate(runs):
@@ -173,7 +173,7 @@ def curved(w_KC: np.ndarray) -> np.ndarray:
 
 
 def targets(generator, count=2000) -> np.ndarray:
-    """Mixtures that are to be predicted."""
+    """Mixtures to predict."""
     concentrations = (1.0, 4.0)
     return np.concatenate(
         [
@@ -183,8 +183,8 @@ def targets(generator, count=2000) -> np.ndarray:
     )
 
 
-def taught(design_MC: np.ndarray) -> np.ndarray:
-    """[C, M] coefficients from differences: their mean given the reference runs."""
+def estimator(design_MC: np.ndarray) -> np.ndarray:
+    """[C, M] maps differences to coefficients: their mean given the runs."""
     x_MC = curved(design_MC)
     among_MM = x_MC @ COVARIANCE_CC @ x_MC.T + NOISE**2 * np.eye(len(x_MC))
     return COVARIANCE_CC @ x_MC.T @ np.linalg.inv(among_MM)
@@ -193,12 +193,12 @@ def taught(design_MC: np.ndarray) -> np.ndarray:
 def left_over_of(design_MC: np.ndarray, w_KC: np.ndarray) -> float:
     """Mean variance of the difference at mixtures, after a design."""
     x_MC, x_KC = curved(design_MC), curved(w_KC)
-    after_CC = COVARIANCE_CC - taught(design_MC) @ x_MC @ COVARIANCE_CC
+    after_CC = COVARIANCE_CC - estimator(design_MC) @ x_MC @ COVARIANCE_CC
     return float(np.mean(np.sum(x_KC @ after_CC * x_KC, axis=1)))
 
 
 def randoms(count: int, generator, draws: int = 20) -> list[np.ndarray]:
-    """Designs drawn from what reference runs are drawn from."""
+    """Designs drawn from the sampling distribution of held-out runs."""
     return [generator.dirichlet(np.full(UNITS, 4.0), count) for _ in range(draws)]
 
 
@@ -225,15 +225,15 @@ def test_mixtures_are_apart():
 
 
 def test_no_excluded_mixture():
-    judged_MC = design(4, UNITS)
-    found_MC = design(6, UNITS, exclude_MC=judged_MC)
+    excluded_MC = design(4, UNITS)
+    found_MC = design(6, UNITS, exclude_MC=excluded_MC)
     assert len(found_MC) == 6
-    for w_C in found_MC:  # nor a near twin, which shares its noise
-        assert np.abs(judged_MC - w_C).sum(axis=1).min() / 2 >= 0.05
+    for w_C in found_MC:  # and none that is nearly the same: it shares the noise
+        assert np.abs(excluded_MC - w_C).sum(axis=1).min() / 2 >= 0.05
 
 
 def test_an_excluded_mixture_may_be_rounded():
-    """Six decimals of a table: 0.166665 beside five times 0.166667."""
+    """To the six decimals of a table: 0.166665 and five times 0.166667."""
     sixth_C = np.full(6, 1 / 6)
     assert (np.abs(design(60, 6, True) - sixth_C).max(axis=1) < 1e-9).any()
     rounded_C = np.round(sixth_C, 6)
@@ -268,8 +268,8 @@ def test_it_leaves_less_than_random_designs(count, most):
     assert count < 8 or left < 0.95 * min(left_D)
 
 
-def test_a_calibration_learns_more_from_it():
-    """Reference run minus merge is what the design supposes, with other numbers."""
+def test_a_calibration_is_better_with_it():
+    """Run minus merge is as the design assumes, with other numbers."""
     generator = np.random.default_rng(1)
     w_KC = targets(generator)
     designs = [design(8, UNITS), *randoms(8, generator, 10)]
@@ -279,6 +279,6 @@ def test_a_calibration_learns_more_from_it():
         for d, w_MC in enumerate(designs):
             difference_M = curved(w_MC) @ a_C
             difference_M += NOISE * generator.standard_normal(len(w_MC))
-            off_C = taught(w_MC) @ difference_M - a_C
+            off_C = estimator(w_MC) @ difference_M - a_C
             error_D[d] += np.mean((curved(w_KC) @ off_C) ** 2)
     assert error_D[0] < 0.95 * error_D[1:].min()

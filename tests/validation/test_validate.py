@@ -1,4 +1,4 @@
-"""From scores of mixtures and of reference runs to the tables of agreement."""
+"""`compare`: from scores of mixtures and reference runs to agreement."""
 
 import dataclasses
 import json
@@ -8,17 +8,11 @@ import pytest
 
 from jaxsim.errors import DamagedError
 from jaxsim.scoring.table import dirichlet
+from jaxsim.scoring.targets import IN_POOL, OUT_OF_POOL
 from jaxsim.search.objective import Objective
 from jaxsim.search.ties import Residual
 from jaxsim.validation.chosen import TrainedChoice, load_chosen, save_chosen
-from jaxsim.validation.measured import (
-    CALIBRATED,
-    IN_POOL,
-    OUT_OF_POOL,
-    PredictionTable,
-    basis_of,
-    predictions_for_external,
-)
+from jaxsim.validation.measured import CALIBRATED, PredictionTable, basis_of, beside
 from jaxsim.validation.validate import compare, load_validation, save_validation
 
 
@@ -34,7 +28,7 @@ def basis(scorer):
 
 
 def reference_runs(predictors, split, rng):
-    """Reference runs that are the merge, but for a shift and a little noise."""
+    """Runs that are the merge, except for a shift and a little noise."""
     noise = np.random.default_rng(rng).normal(0, 0.01, (16, 5))
     spread_M1 = 1 - np.sum(predictors.table.w_MC**2, axis=1, keepdims=True)
     return predictors.bits_per_byte("merge", split) - 0.1 * spread_M1 + noise
@@ -70,8 +64,8 @@ def reference_MD(held_out):
 
 @pytest.fixture(scope="module")
 def validation(basis, held_out, fitted, reference_MD):
-    # Four reference runs, then two members: no reference run is beside a member's
-    # repeat.
+    # Four reference runs, then two members: no reference run may be compared with
+    # the replicate of a member.
     members_PD = basis.test_CD[:2]
     first_PD = np.concatenate([reference_MD[:4], members_PD])
     shift_P1 = 0.001 * np.array([1, -1, 1, -1, 0, 0])[:, None]
@@ -87,8 +81,8 @@ def validation(basis, held_out, fitted, reference_MD):
 
 
 def given(basis, predictors, reference_MD, **more):
-    """The same, brought by a user."""
-    return compare(basis, predictions_for_external(predictors, reference_MD), **more)
+    """The same as a user's own runs."""
+    return compare(basis, beside(predictors, reference_MD, reference_MD), **more)
 
 
 def test_targets_and_kinds(validation, scorer):
@@ -97,7 +91,7 @@ def test_targets_and_kinds(validation, scorer):
         "outside": "out-of-pool",
         IN_POOL: "macro",
     }
-    assert OUT_OF_POOL not in kinds  # of a single domain it is that domain
+    assert OUT_OF_POOL not in kinds  # over a single domain it is that domain
 
 
 def test_points_are_bits_per_byte(validation, predictors, reference_MD, scorer):
@@ -149,27 +143,25 @@ def test_ceilings_come_from_replicates(validation, basis, held_out, predictors):
     without = given(basis, predictors, reference_runs(predictors, "test", 0))
     assert without.ceilings == {} and without.replicates == 0
     assert without.given and not validation.given
-    # Nothing that it could be picked on apart from what is judged.
+    # There are no other runs that it could be picked on.
     assert "best single weight" not in without.agreement["outside"]
     assert "best single weight" in validation.agreement["outside"]
 
 
-def test_calibration_comes_from_reference_runs_that_are_not_judged(
-    validation, basis, held_out, fitted
-):
-    """What is judged teaches nothing that it is judged by."""
+def test_calibration_is_fitted_on_no_held_out_run(validation, basis, held_out, fitted):
+    """Held-out runs do not change the predictions that they test."""
     other = dataclasses.replace(
         held_out, dev={**held_out.dev, "reference": held_out.dev["reference"] + 9}
     )
     again = compare(basis, other, fitted, distributions=["dirichlet"] * 12)
     assert again.points[CALIBRATED] == validation.points[CALIBRATED]
     assert again.check == validation.check
-    # What searches use knows all reference runs.
+    # Searches use all reference runs.
     assert again.calibration != validation.calibration
     assert again.points["log-linear"] == validation.points["log-linear"]
 
 
-def test_calibration_learns_the_shift(validation):
+def test_calibration_finds_the_shift(validation):
     for figures in validation.check.values():
         assert figures["calibrated"] < figures["merge"] / 3
         assert figures["covered"] > 0.5
@@ -205,14 +197,14 @@ def test_claims_are_paired_with_the_best_rule(validation):
 
 
 def test_a_claim_is_against_chance_where_rules_are_worse(basis, held_out, fitted):
-    """Reference runs that lie the other way round: every rule about mixtures fails."""
+    """Runs in the reverse order: every rule about mixtures fails."""
     spread_M1 = 1 - np.sum(held_out.w_MC**2, axis=1, keepdims=True)
     backward = np.broadcast_to(spread_M1, held_out.test["reference"].shape)
     noise = np.random.default_rng(0).normal(0, 1e-3, backward.shape)
-    report = {**held_out.test, "reference": backward + noise}
+    test = {**held_out.test, "reference": backward + noise}
     found = compare(
         basis,
-        dataclasses.replace(held_out, report=report),
+        dataclasses.replace(held_out, test=test),
         distributions=["dirichlet"] * 12,
     )
     claims = {(c["kind"], c["predictor"]): c for c in found.claims}
@@ -223,7 +215,7 @@ def test_a_claim_is_against_chance_where_rules_are_worse(basis, held_out, fitted
 
 
 def test_replicates_of_members_alone(basis, held_out, reference_MD):
-    """They measure noise, and no reference run is compared with its repeat."""
+    """They measure noise; no reference run is compared with a replicate."""
     members_PD = basis.test_CD[:3]
     shift_P1 = 0.01 * np.arange(3)[:, None]
     found = compare(
@@ -245,7 +237,7 @@ def test_levels_of_an_unknown_unit_mean_nothing(basis, predictors):
     assert found.calibrated(["outside"]) is None
 
 
-def test_sizes_are_compared_apart(basis, held_out, fitted):
+def test_each_size_is_compared_separately(basis, held_out, fitted):
     size_M = np.repeat([2, 3, 4], 4)
     w_MC = np.array([np.roll(np.arange(4) < n, i) / n for i, n in enumerate(size_M)])
     sized = dataclasses.replace(held_out, w_MC=w_MC)
@@ -262,7 +254,7 @@ def test_sizes_are_compared_apart(basis, held_out, fitted):
 
 
 def test_reference_runs_of_other_lengths_reach_no_search(basis, held_out, fitted):
-    """With the budget 'sum' a longer run is no better mixture."""
+    """With the budget 'sum', a longer run does not mean a better mixture."""
     found = compare(
         basis, held_out, fitted, distributions=["subset"] * 12, by_size=True
     )
@@ -271,12 +263,12 @@ def test_reference_runs_of_other_lengths_reach_no_search(basis, held_out, fitted
     assert found.calibrated(["outside"]) is None
 
 
-def test_two_calibration_runs_teach_beside_the_judged_ones(basis, held_out, fitted):
-    """Alone they are too few, so each reference run is predicted from all others."""
+def test_two_calibration_runs_join_the_held_out_ones(basis, held_out, fitted):
+    """Alone they are too few, so each run is predicted from all others."""
     two = fitted.take(np.arange(2))
     found = compare(basis, held_out, two, distributions=["dirichlet"] * 12)
     for figures in found.check.values():
-        assert np.isfinite(figures["split"])
+        assert np.isfinite(figures["margin"])
         assert figures["calibrated"] < figures["merge"]
 
 
@@ -302,7 +294,7 @@ def test_residual_is_the_scatter_and_not_the_shift(validation):
     )
     expected = np.std(reference - merge, ddof=1)
     assert found == Residual(pytest.approx(expected), 12)
-    # A calibrated merge has no shift left, and what bias it has is error.
+    # A calibrated merge has no shift left; its remaining bias is error.
     left = validation.residual({"outside": 1.0}, CALIBRATED)
     assert left.deviation < found.deviation < 0.1
     both = validation.residual({"outside": 3.0, "solo": 1.0})
@@ -316,10 +308,10 @@ def test_residual_is_the_scatter_and_not_the_shift(validation):
     assert few.residual({"outside": 1.0}) is None
 
 
-def test_residual_of_calibrated_merges_is_of_every_reference_run_left_out(
+def test_residual_of_calibrated_merges_leaves_out_each_reference_run(
     validation, basis, held_out, fitted
 ):
-    """Two calibration runs teach nothing; all 14 do, and searches use these."""
+    """Two calibration runs are too few; searches use all 14 runs."""
     known = validation.calibrated(["outside"])
     off_F = known.off_FD[:, known.domains.index("outside")]
     left = validation.residual({"outside": 1.0}, CALIBRATED)
@@ -389,8 +381,10 @@ def test_kept_as_strict_json(validation, tmp_path):
 
 def test_an_altered_record_of_chosen_mixtures_is_refused(tmp_path):
     found = TrainedChoice(
-        ["mine"], ["reference-1"], ["a", "b"], [[0.5, 0.5]], ["a"], ["in-pool"],
-        {"reference": {"a": [1.5]}}, "text", {"base": "x"}, [],
+        labels=["mine"], reference_runs=["reference-1"], members=["a", "b"],
+        mixtures=[[0.5, 0.5]], targets=["a"], kinds=["in-pool"],
+        points={"reference": {"a": [1.5]}}, evaluation="text",
+        digests={"base": "x"}, notes=[],
     )  # fmt: skip
     assert load_chosen(tmp_path) is None
     save_chosen(tmp_path, found)
