@@ -7,8 +7,6 @@ alone makes them part of the corpus, is replaced in one step at the end.
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,7 +31,6 @@ from jaxsim.corpus.split import (
     hash_order,
 )
 from jaxsim.corpus.store import (
-    FORMAT_VERSION,
     TEMPORARY,
     Corpus,
     Domain,
@@ -53,6 +50,7 @@ from jaxsim.corpus.tokenizer import (
 )
 from jaxsim.errors import UserError
 from jaxsim.log import progress
+from jaxsim.records import VERSION, digest, plain
 
 # Fields that decide what each kind of tokenizer is; a 'file' by its digest.
 _DECIDING = {
@@ -157,7 +155,6 @@ def _build(config: Config, workdir: Path, previous: Corpus | None) -> dict[str, 
     units = _write_units(config, workdir, gathered, coverage)
     domains = _write_domains(config, workdir, gathered, coverage)
     return {
-        "format": FORMAT_VERSION,
         "frozen": frozen,
         "units": {unit.name: dataclasses.asdict(unit) for unit in units},
         "domains": {d.name: dataclasses.asdict(d) for d in domains},
@@ -316,7 +313,7 @@ def _some(
 
 def _frozen_config(config: Config) -> dict[str, Any]:
     """The part of a config that a pool rests on, as plain JSON data."""
-    return _plain(
+    return plain(
         {
             "length": config.model.length,
             "budget_rows": config.recipe.steps * config.recipe.batch,
@@ -381,16 +378,7 @@ def _fingerprint(config: Config) -> str:
         for file, path in input_files(name, source)
     ]
     corpus = dataclasses.asdict(config.corpus)
-    content = json.dumps(
-        _plain([FORMAT_VERSION, corpus, _frozen_config(config), inputs]),
-        sort_keys=True,
-    )
-    return hashlib.sha256(content.encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    """As JSON gives it back: tuples become lists."""
-    return json.loads(json.dumps(value))
+    return digest([VERSION, corpus, _frozen_config(config), inputs])
 
 
 def _summary(
@@ -400,7 +388,7 @@ def _summary(
     coverage: Coverage,
 ) -> dict[str, Any]:
     """What the printed tables and the report say besides the data sets."""
-    return _plain(
+    return plain(
         {
             "records": quarantine.records,
             "quarantine": quarantine.summary(),

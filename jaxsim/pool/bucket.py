@@ -13,7 +13,6 @@ on GCS).
 """
 
 import contextlib
-import json
 import os
 import shutil
 import uuid
@@ -28,6 +27,8 @@ from jaxsim.corpus.store import (
     Corpus,
     folder_of,
     open_corpus,
+    parse_record,
+    record_of,
     write_record,
 )
 from jaxsim.errors import DamagedError, JaxsimError, UserError
@@ -41,8 +42,9 @@ from jaxsim.pool.manifest import (
     parse_manifest,
     read_manifest,
 )
-from jaxsim.pool.pool import Pool
+from jaxsim.pool.pool import Pool, parse_pool, read_pool
 from jaxsim.pool.publish import AlreadyPublished, admit, is_published
+from jaxsim.records import dump, plain
 
 _EXTRAS = {"s3": "s3", "gs": "gcs"}  # of pip, by protocol
 _CORPUS = "corpus/corpus.json"
@@ -268,7 +270,7 @@ class Bucket:
                 if there.get(key) != size:
                     self.objects.send(root / key, f"corpus/{key}")
         # Last: until then nothing has changed.
-        record = json.dumps(here, indent=1).encode()
+        record = dump(record_of(here)).encode()
         if shared is None and not self.objects.create(_CORPUS, record):
             self._check_frozen()  # another machine was first
         self.objects.write(_CORPUS, record)
@@ -296,23 +298,16 @@ class Bucket:
                 shutil.rmtree(part)  # another launcher here was quicker
 
     def _folders(self, record: dict[str, Any]) -> list[str]:
-        """The folders of the data sets and the tokenizer of a record.
-
-        Raises:
-          DamagedError: it is no such record.
-        """
-        try:
-            frozen = record["frozen"]
-            digests = [("tokenizer", frozen["tokenizer_digest"])]
-            units = [frozen["base"], *record["units"].values()]
-            digests += [("unit", unit["digest"]) for unit in units]
-            digests += [
-                ("domain", digest)
-                for domain in record["domains"].values()
-                for digest in domain["digests"].values()
-            ]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DamagedError(f"{self}/{_CORPUS}: lacks {error}") from error
+        """The folders of the data sets and the tokenizer of a record."""
+        frozen = record["frozen"]
+        digests = [("tokenizer", frozen["tokenizer_digest"])]
+        units = [frozen["base"], *record["units"].values()]
+        digests += [("unit", unit["digest"]) for unit in units]
+        digests += [
+            ("domain", digest)
+            for domain in record["domains"].values()
+            for digest in domain["digests"].values()
+        ]
         names = [folder_of(self.workdir, *pair).name for pair in digests]
         return list(dict.fromkeys(names))
 
@@ -323,15 +318,20 @@ class Bucket:
         here = None
         if _has_corpus(self.workdir):
             here = open_corpus(self.workdir).record
-        return self.objects.read_json(_CORPUS), here
+        content = self.objects.read(_CORPUS)
+        if content is None:
+            return None, here
+        return parse_record(content.decode(errors="replace"), f"{self}/{_CORPUS}"), here
 
     def _metrics(self, name: str) -> Path:
         """The file of a run's metrics in the workdir."""
         return self.workdir / "metrics" / f"{name}.jsonl"
 
     def _check_identity(self, path: Path) -> None:
-        shared = self.objects.read_json(_POOL) or {}
-        if lines := differences(shared, json.loads(path.read_text())):
+        here = read_pool(path)
+        text = (self.objects.read(_POOL) or b"").decode(errors="replace")
+        shared = parse_pool(text, f"{self}/{_POOL}")
+        if lines := differences(plain(shared), plain(here)):
             raise UserError(
                 f"{self} holds another pool than {path}: {'; '.join(lines)}. "
                 "Restore those values, or use another bucket and --workdir"
@@ -460,23 +460,6 @@ class Objects:
                 return None
         return content
 
-    def read_json(self, key: str) -> dict[str, Any] | None:
-        """The content of an object, as plain data; None if there is none.
-
-        Raises:
-          DamagedError: it is no JSON object.
-        """
-        content = self.read(key)
-        if content is None:
-            return None
-        try:
-            data = json.loads(content)
-        except ValueError as error:
-            raise DamagedError(f"{self.url}/{key}: {error}") from error
-        if not isinstance(data, dict):
-            raise DamagedError(f"{self.url}/{key}: not an object")
-        return data
-
     def list(self, prefix: str) -> dict[str, int]:
         """Bytes of all objects below `prefix`, by the rest of their keys.
 
@@ -554,8 +537,7 @@ def _has_corpus(workdir: Path) -> bool:
 def _content(record: dict[str, Any]) -> dict[str, Any]:
     """All but what differs between machines: paths and times of files."""
     return {
-        key: record.get(key)
-        for key in ("format", "frozen", "units", "domains", "generations")
+        key: record.get(key) for key in ("frozen", "units", "domains", "generations")
     }
 
 

@@ -12,18 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxsim import distributed
+from jaxsim import distributed, records
 from jaxsim.checkpoints import StatePath, delete, state_folder
 from jaxsim.corpus import Corpus
 from jaxsim.errors import JaxsimError, Preempted
 from jaxsim.log import provenance, say
 from jaxsim.pool.bucket import Bucket, StoreError
-from jaxsim.pool.digests import (
-    first_non_finite,
-    leaves_by_path,
-    object_digest,
-    params_digest,
-)
+from jaxsim.pool.digests import first_non_finite, leaves_by_path, params_digest
 from jaxsim.pool.group import Group, recorded
 from jaxsim.pool.lock import Busy, holding, patiently
 from jaxsim.pool.manifest import Manifest
@@ -81,7 +76,7 @@ class PoolBuilder:
         self.training = StatePath(workdir / "state")
         if trainer.state_path:
             # Another pool may have its states below the same path.
-            digest = object_digest(self._shared_identity())[:16]
+            digest = records.digest(self._shared_identity())[:16]
             self.training = state_folder(trainer.state_path) / f"jaxsim-{digest}"
         # Of one pass over what is missing:
         self._missing: list[Run] = []
@@ -348,7 +343,7 @@ class PoolBuilder:
         """
         if group.slots > 1:  # the folder's name is a digest of all runs
             return folder / "states"
-        states = folder / object_digest(self._identity(group.runs[0]))[:16]
+        states = folder / records.digest(self._identity(group.runs[0]))[:16]
         for other in folder.glob("*"):
             if other != states:
                 say(f"{group}: it has changed, and starts again")

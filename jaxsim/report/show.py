@@ -3,7 +3,7 @@
 from jaxsim.log import say
 from jaxsim.pool import Pool
 from jaxsim.report import agreement, answer, outcome, tables, trust
-from jaxsim.report.data import references_of
+from jaxsim.report.data import standard_of
 from jaxsim.report.format import marks, weights
 from jaxsim.report.table import show
 from jaxsim.report.targets import targets_of
@@ -26,7 +26,9 @@ def show_pool(pool: Pool) -> None:
 
 def show_members(scores: Scores) -> None:
     """Prints the references, and the best member for each in-pool domain."""
-    standard = references_of(as_arrow(scores))
+    standard = standard_of(
+        as_arrow(scores), scores.table.members, scores.basis, scores.notes
+    )
     show(tables.reference_bits(standard))
     best = tables.best_members(standard, trust.own_best_sentence(standard, "dev"))
     if best.rows:

@@ -558,7 +558,7 @@ def digests(data: ReportData) -> Table:
         found["base model's parameters"] = data.base.params_digest
         found["tokenizer"] = data.base.tokenizer_digest
     if data.standard is not None:
-        found["evaluation text"] = data.standard.evaluation
+        found["evaluation text"] = data.standard.basis.text
     columns = (_text("file", "file"), _text("digest", "SHA-256"))
     rows = tuple({"file": n, "digest": d[:16]} for n, d in found.items())
     return Table("", columns, rows)

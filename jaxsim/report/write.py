@@ -12,9 +12,7 @@ changed it writes the same bytes.
 """
 
 import base64
-import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from typing import Any
 from jaxsim import __version__
 from jaxsim.config import Config
 from jaxsim.pool import open_pool
+from jaxsim.records import VERSION, plain, write
 from jaxsim.report import agreement, answer, figures, outcome, tables, trust
 from jaxsim.report.data import (
     KINDS,
@@ -33,13 +32,11 @@ from jaxsim.report.data import (
 from jaxsim.report.table import Table, csv_lines, csv_text
 from jaxsim.report.targets import targets_of
 from jaxsim.report.verdict import Verdict, verdict
-from jaxsim.scoring.files import replace
 from jaxsim.search.result import SearchResult, load_search
 from jaxsim.validation.agreement import ENOUGH_RUNS
 from jaxsim.validation.chosen import load_chosen
 from jaxsim.validation.validate import Validation, load_validation
 
-FORMAT = 1
 SUMMARY = "summary.json"
 PROPOSED = "proposed.csv"
 FIGURES = ("heat_map", "scatter", "mixtures", "marginal", "paths")
@@ -86,8 +83,9 @@ def write_report(config: Config, workdir: Path) -> Path:
         if name not in drawn:
             (folder / "figures" / f"{name}.png").unlink(missing_ok=True)
     for name, content in files.items():
-        _write(folder / name, content)
-    return _write(folder / "index.html", page.encode())
+        write(folder / name, content)
+    write(folder / "index.html", page)
+    return folder / "index.html"
 
 
 def last_lines(workdir: Path) -> list[str]:
@@ -103,12 +101,6 @@ def last_lines(workdir: Path) -> list[str]:
         token_multiplier(entries),
         load_chosen(workdir),
     )
-
-
-def _write(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace(path, lambda file: file.write(content))
-    return path
 
 
 def _proposed(found: SearchResult, members: Sequence[str]) -> bytes:
@@ -231,7 +223,7 @@ def _summary(
     """Everything in the report, as strict JSON holds it."""
     base, standard = data.base, data.standard
     record = {
-        "format": FORMAT,
+        "format": VERSION,
         "jaxsim": __version__,
         "name": name,
         "answer": answer.answer(data.found),
@@ -242,7 +234,7 @@ def _summary(
         "digests": {
             "base": base.params_digest if base else None,
             "tokenizer": base.tokenizer_digest if base else None,
-            "evaluation": standard.evaluation if standard else None,
+            "evaluation": standard.basis.text if standard else None,
             "entries": {n: m.params_digest for n, m in data.entries.items()},
             "files": data.sources,
         },
@@ -263,21 +255,6 @@ def _summary(
         "chosen": data.chosen,
     }
     return dict(plain(record))
-
-
-def plain(value: Any) -> Any:
-    """`value` as strict JSON holds it; what is undefined is null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if hasattr(value, "item"):  # a scalar of NumPy
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _bits(standard: StandardScores) -> dict[str, Any]:

@@ -87,8 +87,7 @@ def answer(
         epochs=_epochs(problem.feasible, w_C),
         warnings=_warnings(problem, w_C, bits_D),
         marginal=marginal,
-        evaluation=e.digest,
-        digests=stack.pins,
+        basis=problem.scorer.basis,
         notes=list(stack.notes),
     )
 

@@ -21,8 +21,7 @@ docs/validate.md.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.stats
@@ -49,6 +48,19 @@ ENOUGH = 3  # runs below which nothing is fitted
 # this share, or noise would pick it.
 _BETTER = 0.98
 LEVEL = 0.9  # of the intervals that a calibration is checked at
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedCalibration:
+    """A `Calibration` in a file, where an infinite ridge is None."""
+
+    domains: list[str]
+    coefficients: list[list[float | None]]
+    off: list[list[float | None]]
+    reference: list[list[float | None]]
+    shared: float | None
+    own: float | None
+    singles_known: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,34 +145,34 @@ class Calibration:
         scatter = np.sqrt(np.mean(off_F**2) * (1 + 1 / count))
         return float(scipy.stats.t.ppf((1 + level) / 2, count - 1) * scatter)
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> "SavedCalibration":
         """The calibration as strict JSON holds it."""
 
         def finite(value: float) -> float | None:
             return float(value) if np.isfinite(value) else None
 
-        return {
-            "domains": list(self.domains),
-            "coefficients": self.coefficients_DK.tolist(),
-            "off": self.off_FD.tolist(),
-            "reference": self.reference_FD.tolist(),
-            "shared": finite(self.shared),
-            "own": finite(self.own),
-            "singles_known": self.singles_known,
-        }
+        return SavedCalibration(
+            domains=list(self.domains),
+            coefficients=self.coefficients_DK.tolist(),
+            off=self.off_FD.tolist(),
+            reference=self.reference_FD.tolist(),
+            shared=finite(self.shared),
+            own=finite(self.own),
+            singles_known=self.singles_known,
+        )
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> "Calibration":
+    def from_plain(cls, plain: "SavedCalibration") -> "Calibration":
         """The calibration that `to_plain` gave."""
-        d = len(plain["domains"])
+        d = len(plain.domains)
         return cls(
-            tuple(plain["domains"]),
-            np.array(plain["coefficients"], float).reshape(d, -1),
-            np.array(plain["off"], float).reshape(-1, d),
-            np.array(plain["reference"], float).reshape(-1, d),
-            np.inf if plain["shared"] is None else float(plain["shared"]),
-            np.inf if plain["own"] is None else float(plain["own"]),
-            bool(plain["singles_known"]),
+            tuple(plain.domains),
+            np.array(plain.coefficients, float).reshape(d, -1),
+            np.array(plain.off, float).reshape(-1, d),
+            np.array(plain.reference, float).reshape(-1, d),
+            np.inf if plain.shared is None else float(plain.shared),
+            np.inf if plain.own is None else float(plain.own),
+            bool(plain.singles_known),
         )
 
 

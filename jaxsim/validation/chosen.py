@@ -5,18 +5,16 @@ is where its predictor errs in its own favor, so as a sample it would mislead.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
+from jaxsim import records
+from jaxsim.records import Basis
 from jaxsim.scoring.scores import Scores
 from jaxsim.validation.measured import (
     PREDICTED,
     by_target,
-    load_record,
     plain_points,
-    save_record,
     targets_of,
 )
 
@@ -36,8 +34,7 @@ class TrainedChoice:
       kinds: of the targets: 'in-pool', 'out-of-pool' or 'macro'.
       points: bits per byte by predictor ('reference run' and the predictors) and
         target.
-      evaluation: digest of the windows.
-      digests: of the base model ('base model') and of every member, by name.
+      basis: what it was computed from.
       notes: what an override admitted.
     """
 
@@ -48,21 +45,21 @@ class TrainedChoice:
     targets: list[str]
     kinds: list[str]
     points: dict[str, dict[str, list[float]]]
-    evaluation: str
-    digests: Mapping[str, str]
+    basis: Basis
     notes: list[str]
 
 
 def compare_chosen(
-    labels: Sequence[str], predictors: Scores, reference_MD: np.ndarray
+    labels: Sequence[str], predictors: Scores, trained: Scores
 ) -> TrainedChoice:
     """Predicted beside trained.
 
     Args:
       labels: what the user called each mixture.
       predictors: scores of the merges at the mixtures, on test text.
-      reference_MD: bits per byte of the runs on test text.
+      trained: scores of the runs, on test text.
     """
+    reference_MD = trained.bits_per_byte("reference", "test")
     targets = targets_of(predictors.evaluation, reference_MD)
     bits = {p: predictors.bits_per_byte(p, "test") for p in PREDICTED}
     bits["reference"] = reference_MD
@@ -74,15 +71,14 @@ def compare_chosen(
         targets=list(targets),
         kinds=[kind for kind, _ in targets.values()],
         points=plain_points(by_target(bits, targets)),
-        evaluation=predictors.evaluation.digest,
-        digests=dict(predictors.digests),
+        basis=dataclasses.replace(predictors.basis, others=trained.basis.others),
         notes=list(predictors.notes),
     )
 
 
 def save_chosen(workdir: Path, chosen: TrainedChoice) -> None:
     """Replaces what the last `validate --mixtures` of a workdir found."""
-    save_record(workdir, FILE, dataclasses.asdict(chosen))
+    records.save(workdir / "validation" / FILE, chosen)
 
 
 def load_chosen(workdir: Path) -> TrainedChoice | None:
@@ -91,5 +87,6 @@ def load_chosen(workdir: Path) -> TrainedChoice | None:
     Raises:
       DamagedError: its file is unreadable.
     """
-    again = "run `jaxsim validate --mixtures=...` again"
-    return load_record(workdir, FILE, lambda record: TrainedChoice(**record), again)
+    path = workdir / "validation" / FILE
+    advice = "run `jaxsim validate --mixtures=...` again"
+    return records.load(path, TrainedChoice, advice) if path.exists() else None

@@ -16,7 +16,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxsim import records
 from jaxsim.errors import UserError
+from jaxsim.records import Basis
 from jaxsim.scoring.evaluation import EvaluationSet
 from jaxsim.scoring.merge import SPLITS
 from jaxsim.scoring.scorer import Scorer
@@ -29,9 +31,7 @@ from jaxsim.validation.agreement import replicate_noise
 from jaxsim.validation.measured import (
     ALL,
     IN_POOL,
-    load_record,
     own_units,
-    save_record,
     targets_with_text,
 )
 
@@ -86,8 +86,7 @@ class Diagnostics:
       below_noise: members differ by less than their noise in every domain.
       windows: of a domain that were looked at, at most; 0 for all.
       repeats: pairs that training noise comes from.
-      evaluation: digest of the windows.
-      digests: of the base model ('base model') and of every member, by name.
+      basis: what it was computed from.
       notes: what an override admitted.
     """
 
@@ -103,8 +102,7 @@ class Diagnostics:
     below_noise: bool
     windows: int
     replicates: int
-    evaluation: str
-    digests: dict[str, str]
+    basis: Basis
     notes: list[str]
 
 
@@ -213,15 +211,14 @@ def diagnose(
         ),
         windows=windows,
         replicates=0 if replicates is None else len(replicates[0]),
-        evaluation=evaluation.digest,
-        digests=stack.pins,
+        basis=scorer.basis,
         notes=list(stack.notes),
     )
 
 
 def save_diagnostics(workdir: Path, diagnostics: Diagnostics) -> None:
     """Replaces the diagnostics of a workdir."""
-    save_record(workdir, FILE, dataclasses.asdict(diagnostics))
+    records.save(workdir / "validation" / FILE, diagnostics)
 
 
 def load_diagnostics(workdir: Path) -> Diagnostics | None:
@@ -230,8 +227,9 @@ def load_diagnostics(workdir: Path) -> Diagnostics | None:
     Raises:
       DamagedError: the file is unreadable.
     """
-    again = "delete it and diagnostics the pool again"
-    return load_record(workdir, FILE, lambda record: Diagnostics(**record), again)
+    path = workdir / "validation" / FILE
+    advice = "delete it and run `jaxsim validate` again"
+    return records.load(path, Diagnostics, advice) if path.exists() else None
 
 
 def _foreign(scorer: Scorer, members: list[str]) -> list[str]:

@@ -4,18 +4,13 @@ What the domains and macros of a comparison are is decided here alone.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 
+from jaxsim import records
 from jaxsim.corpus import Corpus
-from jaxsim.errors import DamagedError
-from jaxsim.pool.digests import object_digest
 from jaxsim.scoring.evaluation import EvaluationSet
-from jaxsim.scoring.files import replace
 from jaxsim.scoring.scores import Scores
 from jaxsim.search.objective import weighted_mean
 
@@ -29,7 +24,6 @@ ALL = "macro"  # over all domains, whether in the pool or not
 
 # By name: 'in-pool', 'out-of-pool' or 'macro', and weights [D] of the domains.
 Targets = Mapping[str, tuple[str, np.ndarray]]
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +117,7 @@ class Basis:
       own_DC: see `own_units`.
       dev_CD, test_CD: see `member_bits`.
       base model: [D] bits per byte of the base model, by split.
-      digests: of the base model ('base model') and of every member, by name.
+      basis: digests of what it was computed from.
       notes: what an override admitted.
       singles_known: whether reference runs are as long as members: then a
         member is the reference run of its own mixture.
@@ -135,7 +129,7 @@ class Basis:
     dev_CD: np.ndarray
     test_CD: np.ndarray
     base: Mapping[str, np.ndarray]
-    digests: Mapping[str, str]
+    basis: records.Basis
     notes: tuple[str, ...]
     singles_known: bool
 
@@ -156,6 +150,7 @@ def basis_of(
     standard: Scores,
     singles_known: bool,
     rows: np.ndarray | None = None,
+    runs: Iterable[Scores] = (),
 ) -> Basis:
     """The basis that the scored references give.
 
@@ -164,7 +159,9 @@ def basis_of(
       references: on every window, with a row for each member.
       singles_known: see `Basis`.
       rows: the windows that reference runs were scored on; None: all.
+      runs: scores of the reference runs and replicates that it rests on.
     """
+    others = {n: digest for s in runs for n, digest in s.basis.others.items()}
     if rows is not None:
         standard = standard.on(rows)
     table, evaluation = standard.table, standard.evaluation
@@ -179,7 +176,7 @@ def basis_of(
             split: standard.bits_per_byte("merge", split)[base]
             for split in ("dev", "test")
         },
-        dict(standard.digests),
+        dataclasses.replace(standard.basis, others=others),
         standard.notes,
         singles_known,
     )
@@ -285,39 +282,3 @@ def main_target(targets: Targets) -> str | None:
 def _single(evaluation: EvaluationSet) -> Iterable[tuple[str, np.ndarray]]:
     eye_DD = np.eye(len(evaluation.domains))
     return zip(evaluation.domains, eye_DD, strict=True)
-
-
-def save_record(workdir: Path, name: str, record: Mapping[str, Any]) -> None:
-    """Writes WORKDIR/study/NAME as strict JSON with a digest, in one step."""
-    folder = Path(workdir) / "validation"
-    folder.mkdir(parents=True, exist_ok=True)
-    plain = json.loads(json.dumps(record))
-    plain["sha256"] = object_digest(plain)
-    text = json.dumps(plain, indent=1, allow_nan=False)
-    replace(folder / name, lambda file: file.write(f"{text}\n".encode()))
-
-
-def load_record(
-    workdir: Path, name: str, parse: Callable[[dict[str, Any]], T], again: str
-) -> T | None:
-    """What `save_record` wrote, if there is such a file.
-
-    Args:
-      workdir: of the pool.
-      name: of the file.
-      parse: makes a value of the record.
-      again: what the user should do about a damaged file.
-
-    Raises:
-      DamagedError: the file is unreadable.
-    """
-    path = Path(workdir) / "validation" / name
-    if not path.exists():
-        return None
-    try:
-        record = json.loads(path.read_text())
-        if record.pop("sha256") != object_digest(record):
-            raise ValueError("it was altered")
-        return parse(record)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DamagedError(f"{path}: unreadable ({error}); {again}") from error

@@ -380,20 +380,22 @@ def validate_trained(
     # every run teaches what searches use.
     trained = _entries(scorer, REFERENCE_RUNS, runs, None, windows)
     held_out = measured(scorer.score(MIXTURES, table, None, windows), trained)
-    fitted = None
+    fitted, used = None, [trained]
     if fit:
         fit_table = mixture_table(members, fit)
         predictors = scorer.score(CALIBRATION_MIXTURES, fit_table, "dev", windows)
-        fitted = measured(predictors, _entries(scorer, FIT, fit, "dev", windows))
+        used.append(_entries(scorer, FIT, fit, "dev", windows))
+        fitted = measured(predictors, used[-1])
     rows = trained.predictors["reference"].rows
     repeated = None
     if replicates:
         again = _entries(scorer, REPLICATES, replicates, "test", windows)
+        used.append(again)
         standard = scorer.standard().on(rows)
         repeated = _pairs(trained, again, standard, replicates)
     as_long = all(run.steps == config.recipe.steps for run in needed)
     return compare(
-        basis_of(scorer.corpus, scorer.standard(), as_long, rows),
+        basis_of(scorer.corpus, scorer.standard(), as_long, rows, used),
         held_out,
         fitted,
         repeated,

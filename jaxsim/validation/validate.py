@@ -6,14 +6,13 @@ runs; without any, each held-out run is predicted from the others.
 """
 
 import dataclasses
-import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxsim.scoring.scores import Scores
+from jaxsim import records
 from jaxsim.search.objective import Objective, weighted_mean
 from jaxsim.search.ties import Residual
 from jaxsim.validation.agreement import (
@@ -33,6 +32,7 @@ from jaxsim.validation.baselines import fit_log_linear, from_weights
 from jaxsim.validation.calibration import (
     ENOUGH,
     Calibration,
+    SavedCalibration,
     calibrated,
     fitted_on,
     learning,
@@ -47,9 +47,7 @@ from jaxsim.validation.measured import (
     Targets,
     by_target,
     joined,
-    load_record,
     plain_points,
-    save_record,
     targets_of,
 )
 
@@ -98,8 +96,7 @@ class Validation:
       base model: bits per byte of the base model on the text of the runs, by split
         and domain.
       notes: what an override admitted.
-      evaluation: digest of the windows.
-      digests: of the base model ('base model') and of every member, by name.
+      basis: what it was computed from.
     """
 
     reference_runs: list[str]
@@ -110,36 +107,29 @@ class Validation:
     targets: list[str]
     kinds: list[str]
     points: dict[str, dict[str, list[float]]]
-    agreement: dict[str, dict[str, dict[str, Any]]]
-    sizes: dict[str, dict[str, dict[str, float]]]
-    claims: list[dict[str, Any]]
+    agreement: dict[str, dict[str, records.Row]]
+    sizes: dict[str, dict[str, records.Row]]
+    claims: list[records.Row]
     ceilings: dict[str, float]
     ceiling_intervals: dict[str, list[float | None]]
-    replicate_agreement: dict[str, dict[str, Any]]
+    replicate_agreement: dict[str, records.Row]
     noise: dict[str, float]
     replicates: int
-    calibration: dict[str, Any]
-    check: dict[str, dict[str, Any]]
-    learning: list[dict[str, float]]
+    calibration: SavedCalibration
+    check: dict[str, records.Row]
+    learning: list[records.Row]
     learning_target: str
     budget: str
     given: bool
     unit: str
     base: dict[str, dict[str, float]]
     notes: list[str]
-    evaluation: str
-    digests: Mapping[str, str]
+    basis: records.Basis
 
     @property
     def tells_levels(self) -> bool:
         """Whether levels are comparable with those of merges."""
         return self.unit == BITS_PER_BYTE and self.budget == "fixed"
-
-    def is_of(self, scores: Scores) -> bool:
-        """Whether it is of the same pool and text as these scores."""
-        return self.evaluation == scores.evaluation.digest and dict(
-            self.digests
-        ) == dict(scores.digests)
 
     @property
     def predictors(self) -> tuple[str, ...]:
@@ -218,9 +208,7 @@ class Validation:
 def save_validation(workdir: Path, validation: Validation) -> None:
     """Saves it; the user's own runs have a file beside that of ours."""
     name = GIVEN if validation.given else TRAINED
-    # JSON has no NaN: what is undefined is null.
-    record = _without_nan(dataclasses.asdict(validation))
-    save_record(workdir, name, record)
+    records.save(workdir / "validation" / name, validation)
 
 
 def load_validation(workdir: Path) -> Validation | None:
@@ -233,14 +221,14 @@ def load_validation(workdir: Path) -> Validation | None:
     return load_given(workdir) if trained is None else trained
 
 
-def current_validation(workdir: Path, scores: Scores) -> Validation | None:
-    """The first of both that is of the same pool and text as these scores.
+def current_validation(workdir: Path, now: records.Basis) -> Validation | None:
+    """The first of both that fits what there is now.
 
     Raises:
       DamagedError: a file is unreadable.
     """
-    both = (_load(workdir, name) for name in (TRAINED, GIVEN))
-    return next((v for v in both if v is not None and v.is_of(scores)), None)
+    both = [v for n in (TRAINED, GIVEN) if (v := _load(workdir, n)) is not None]
+    return next((v for v in both if not v.basis.difference(now)), None)
 
 
 def load_given(workdir: Path) -> Validation | None:
@@ -253,30 +241,18 @@ def load_given(workdir: Path) -> Validation | None:
 
 
 def _load(workdir: Path, name: str) -> Validation | None:
-    return load_record(workdir, name, _parse, "run `jaxsim validate` again")
-
-
-def _parse(record: dict[str, Any]) -> Validation:
-    """The validation of a record, with NaN where a figure is null."""
-    validation = Validation(**record)
-    v = validation
+    """The validation in a file, with NaN where a figure is null."""
+    path = workdir / "validation" / name
+    if not path.exists():
+        return None
+    v = records.load(path, Validation, "run `jaxsim validate` again")
     for table in (*v.agreement.values(), v.replicate_agreement, v.check,
                   *v.sizes.values()):  # fmt: skip
         for figures in table.values():
             for key, value in figures.items():
                 if value is None and not key.endswith("interval"):
                     figures[key] = float("nan")
-    return validation
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    return v
 
 
 def compare(
@@ -363,8 +339,7 @@ def compare(
             for split, bits_D in basis.base.items()
         },
         notes=list(basis.notes),
-        evaluation=basis.evaluation.digest,
-        digests=dict(basis.digests),
+        basis=basis.basis,
     )
 
 
