@@ -1,6 +1,7 @@
 """The commands from end to end, as a user types them, on a tiny corpus."""
 
 import hashlib
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -199,11 +200,13 @@ def publish_again(workdir: Path, change, **fields) -> None:
     shutil.rmtree(entry / manifest.attempt)
     save_params(entry / manifest.attempt, params)
     path = entry / "manifest.json"
-    record = json.loads(path.read_text()) | {
-        "files": file_digests(entry / manifest.attempt),
-        "params_digest": params_digest(params),
-    }
-    path.write_text(json.dumps(record | fields))
+    manifest = dataclasses.replace(
+        manifest,
+        files=file_digests(entry / manifest.attempt),
+        params_digest=params_digest(params),
+        **fields,
+    )
+    path.write_text(manifest.dump())
 
 
 def poisoned(params):

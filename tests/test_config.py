@@ -143,9 +143,7 @@ def test_impossible_value_is_named(key: str, value: object) -> None:
 def test_impossible_share_is_named(key: str, value: float) -> None:
     node = minimal()
     node.search[key] = {"distribution": value}
-    with pytest.raises(
-        UserError, match=f"config.search.{key}.sampling distribution: must"
-    ):
+    with pytest.raises(UserError, match=f"config.search.{key}.distribution: must"):
         from_config_dict(node)
 
 

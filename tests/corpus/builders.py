@@ -52,7 +52,7 @@ def config_of(
         corpus=CorpusConfig(
             partitions=partitions,
             tokenizer=TokenizerConfig(kind=kind, vocab_size=300),
-            **({"split": SplitConfig(salt="t", dev=0.2, report=0.2)} | corpus),
+            **({"split": SplitConfig(salt="t", dev=0.2, test=0.2)} | corpus),
         ),
         model=ModelConfig(length=length),
         recipe=RecipeConfig(steps=steps, batch=batch),

@@ -15,6 +15,7 @@ import time
 
 import numpy as np
 import pytest
+import sealing
 import tokenizers
 
 from jaxsim.config import SourceConfig, SplitConfig, TokenizerConfig
@@ -327,19 +328,20 @@ def test_opening_what_is_not_there_or_not_ours(sources, work):
     path = work / "corpus" / "corpus.json"
     record = json.loads(path.read_text())
     bad = {
-        "format version 99": record | {"format": 99},
+        "format version 99": record | {"version": 99},
         "no SHA-256": {
             **record,
             "frozen": record["frozen"] | {"tokenizer_digest": "../../x"},
         },
-        "damaged": {"format": 1},
+        "format version None": {"format": 1},
+        "frozen: must be a group": record | {"frozen": 1},
     }
     for message, content in bad.items():
-        path.write_text(json.dumps(content))
+        path.write_text(sealing.sealed(dict(content)))
         with pytest.raises(DamagedError, match=message):
             open_corpus(work)
     path.write_text("{")
-    with pytest.raises(DamagedError, match="damaged"):
+    with pytest.raises(DamagedError, match="unreadable"):
         open_corpus(work)
 
 
@@ -403,7 +405,7 @@ def test_small_and_empty_partitions_are_named(sources, work, tmp_path):
 
 def test_advised_salt_works(sources, work, tmp_path):
     few = write_partition(tmp_path / "in", "few", documents=12)
-    config = config_of({"few": few}, split=SplitConfig(salt="t", dev=0.1, report=0.1))
+    config = config_of({"few": few}, split=SplitConfig(salt="t", dev=0.1, test=0.1))
     with pytest.raises(UserError, match=r"corpus\.split\.salt='\d+'") as error:
         prepare(config, work)
     salt = str(error.value).split("salt='")[1].split("'")[0]

@@ -85,7 +85,7 @@ def test_hostile_field_value_is_refused():
 
 
 def test_splits_have_their_shares_and_do_not_depend_on_others():
-    split = SplitConfig(salt="a", base=0.3, dev=0.1, report=0.2)
+    split = SplitConfig(salt="a", base=0.3, dev=0.1, test=0.2)
     made = [document(str(i)) for i in range(4000)]
     splits = [split_of(d, split) for d in made]
     counts = Counter(splits)
@@ -99,7 +99,7 @@ def test_splits_have_their_shares_and_do_not_depend_on_others():
     out = Counter(split_of(d, split, in_pool=False) for d in made)
     assert set(out) == {"dev", "test"}
     assert abs(out["dev"] - 2000) < 130
-    other = SplitConfig(salt="b", base=0.3, dev=0.1, report=0.2)
+    other = SplitConfig(salt="b", base=0.3, dev=0.1, test=0.2)
     assert splits != [split_of(d, other) for d in made]
 
 

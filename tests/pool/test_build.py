@@ -1,11 +1,11 @@
 """Training what is missing, exactly, and refusing what does not belong."""
 
 import dataclasses
-import json
 
 import jax
 import numpy as np
 import pytest
+import sealing
 from train import tiny
 
 from jaxsim.config import SourceConfig
@@ -79,8 +79,7 @@ def test_a_partition_cannot_pass_for_a_replicate(project):
     repeat = replicate_of(member_run("a", project.config.recipe))
     pool = project.pool
     entry = pool.entry("a").rename(pool.entry(repeat.name))
-    data = json.loads((entry / "manifest.json").read_text())
-    (entry / "manifest.json").write_text(json.dumps(data | {"name": repeat.name}))
+    sealing.edit(entry / "manifest.json", lambda d: d.update(name=repeat.name))
     with pytest.raises(UserError, match=r"kind: expected repeat, found mem"):
         train_missing([repeat], pool, project.corpus, project.trainer)
 

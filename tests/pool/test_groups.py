@@ -16,6 +16,7 @@ from jaxsim.pool import lock as locking
 from jaxsim.pool.build import train_missing
 from jaxsim.pool.builder import PoolBuilder
 from jaxsim.pool.lock import Busy, holding
+from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
 from jaxsim.train import member_run, recipe_trainer, reference_run, replicate_of
 
@@ -129,8 +130,9 @@ def test_a_stopped_group_goes_on_as_composed(
     other = replicate_of(member_run("a", grouped.config.recipe))
     _train(grouped, [other, *runs])
     assert work[-2:] == [([run.name for run in runs], 4), ([other.name], 1)]
-    assert "4 runs (c, c.replicate1, c.replicate2, c.replicate3): resumed after step 1" in (
-        capsys.readouterr().out
+    assert (
+        "4 runs (c, c.replicate1, c.replicate2, c.replicate3): resumed after step 1"
+        in (capsys.readouterr().out)
     )
     assert grouped.pool.manifest("c.replicate1") == published
     got = _digests(grouped.pool, runs)
@@ -174,11 +176,10 @@ def test_a_run_published_meanwhile_is_lost_and_said(
         outcomes = train(*args)
         entry = grouped.pool.entry(runs[1].name)
         other = grouped.pool.entry("a")
-        data = json.loads((other / "manifest.json").read_text())
-        data["name"] = entry.name
+        manifest = dataclasses.replace(read_manifest(other), name=entry.name)
         entry.mkdir(parents=True, exist_ok=True)
-        (entry / data["attempt"]).symlink_to(other / data["attempt"])
-        (entry / "manifest.json").write_text(json.dumps(data))
+        (entry / manifest.attempt).symlink_to(other / manifest.attempt)
+        (entry / "manifest.json").write_text(manifest.dump())
         return outcomes
 
     monkeypatch.setattr(grouped.trainer, "train", overtaken)
@@ -267,6 +268,6 @@ def test_the_others_of_a_run_that_diverges_are_published(
 def test_a_damaged_record_says_what_to_delete(grouped, runs):
     folder = grouped.workdir / "training" / ".group-0123"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "group.json").write_text('{"format": 1, "runs": [3]}')
+    (folder / "group.json").write_text('{"version": 3, "runs": [3]}')
     with pytest.raises(DamagedError, match=r"group.json: .*delete .*group-01"):
         _train(grouped, runs)

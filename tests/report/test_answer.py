@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from jaxsim.records import Basis
 from jaxsim.report.answer import (
     answer,
     closing_lines,
@@ -144,7 +145,7 @@ def test_reference_runs_that_came_after_the_search_ask_for_another_search(workdi
     validation = on_basis_of(found, validation_of(workdir, 12))
     text = lines(found, validation)[0]
     assert "it did not use the reference runs: `jaxsim search --workdir=W`;" in text
-    other = dataclasses.replace(validation, evaluation="other text")
+    other = dataclasses.replace(validation, basis=Basis("other text"))
     assert "did not use" not in lines(found, other)[0]
 
 
@@ -203,10 +204,12 @@ def test_only_the_best_of_this_pool_and_text_counts_as_trained(other):
         mixtures = [[0.51, 0.49, 0.0], *chosen.mixtures[1:]]
         chosen = dataclasses.replace(chosen, mixtures=mixtures)
     elif other == "pool":
-        digests = {**chosen.digests, MEMBERS[0]: "another"}
-        chosen = dataclasses.replace(chosen, digests=digests)
+        members = chosen.basis.members | {MEMBERS[0]: "another"}
+        basis = dataclasses.replace(chosen.basis, members=members)
+        chosen = dataclasses.replace(chosen, basis=basis)
     else:
-        chosen = dataclasses.replace(chosen, evaluation="another")
+        basis = dataclasses.replace(chosen.basis, text="another")
+        chosen = dataclasses.replace(chosen, basis=basis)
     train, _, left = lines(found, chosen=chosen)
     assert "reference-best" not in train
     assert "it was not trained" in left

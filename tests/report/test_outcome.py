@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from jaxsim.records import Basis
 from jaxsim.report import agreement, outcome
 
 from .workdirs import (
@@ -63,7 +64,7 @@ def test_without_reference_runs_of_this_pool_nothing_is_usual(
     elif why == "two":
         validation = on_basis_of(found, validation_of(workdir, 2))
     elif why == "text":
-        validation = dataclasses.replace(validation, evaluation="other")
+        validation = dataclasses.replace(validation, basis=Basis("other"))
     else:
         validation = dataclasses.replace(validation, digests={"base": "other"})
     text = said(chosen_of(found), found, validation)
@@ -96,7 +97,7 @@ def test_the_worst_case_is_not_compared_with_a_mean(found, validation):
 
 
 def test_rivals_of_another_search_are_not_compared(found, validation):
-    other = dataclasses.replace(found, evaluation="other")
+    other = dataclasses.replace(found, basis=Basis("other"))
     text = said(chosen_of(found), other, validation)
     assert "Against" not in text and "trained it has" in text
 

@@ -51,7 +51,7 @@ def config_of(folder: Path, **recipe: Any) -> Config:
                 for name in PARTITIONS
             },
             tokenizer=TokenizerConfig(kind="bytes"),
-            split=SplitConfig(salt="t", dev=0.2, report=0.2),
+            split=SplitConfig(salt="t", dev=0.2, test=0.2),
         ),
         model=ModelConfig(
             length=32,

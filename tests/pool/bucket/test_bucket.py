@@ -7,6 +7,7 @@ import threading
 from concurrent import futures
 
 import pytest
+import sealing
 from train import tiny
 
 from jaxsim.commands import score
@@ -132,9 +133,9 @@ def test_what_cannot_be_sent_is_kept_and_sent_later(project, bucket, monkeypatch
 
 @pytest.mark.parametrize("name", ["../../../evil", "/tmp/evil", ".x", "a/b"])
 def test_names_of_a_corpus_are_no_paths(elsewhere, name):
-    record = elsewhere.objects.read_json("corpus/corpus.json")
+    record = json.loads(elsewhere.objects.read("corpus/corpus.json"))
     record["units"][name] = record["units"].pop("a")
-    elsewhere.objects.write("corpus/corpus.json", json.dumps(record).encode())
+    elsewhere.objects.write("corpus/corpus.json", sealing.sealed(record).encode())
     elsewhere.share_corpus()
     with pytest.raises(DamagedError, match="the name "):
         open_corpus(elsewhere.workdir)
