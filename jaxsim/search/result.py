@@ -45,8 +45,8 @@ class FoundRow(TypedDict):
 class Marginal(TypedDict, total=False):
     members: list[str]
     domains: list[str]
-    bits_DC: list[list[float]]
-    objective_C: list[float]
+    bits_DC: list[list[float | None]]
+    objective_C: list[float | None]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ import pytest
 import sealing
 import tokenizers
 
-from jaxsim.config import SourceConfig, SplitConfig, TokenizerConfig
+from jaxsim.config import SourceConfig, SplitConfig, TokenizerConfig, save_config
 from jaxsim.corpus import open_corpus, prepare, store
 from jaxsim.corpus import prepare as prepare_package
 from jaxsim.corpus.arrayrecord import write_table
@@ -596,7 +596,7 @@ assert "pandas" not in sys.modules, "pandas was imported"
 
 def start(config, work, tmp_path):
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(dataclasses.asdict(config)))
+    save_config(config, path)
     environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
     child = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(path), str(work)],

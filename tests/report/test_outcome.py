@@ -66,7 +66,7 @@ def test_without_reference_runs_of_this_pool_nothing_is_usual(
     elif why == "text":
         validation = dataclasses.replace(validation, basis=Basis("other"))
     else:
-        validation = dataclasses.replace(validation, digests={"base": "other"})
+        validation = dataclasses.replace(validation, basis=Basis("text", base="other"))
     text = said(chosen_of(found), found, validation)
     assert "too few held-out runs to say" in text
     assert "range of single runs" not in text

@@ -315,10 +315,10 @@ def test_what_came_out_is_in_page_json_and_tables(complete):
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("evaluation", "another", "other text than the corpus"),
-        ("digests", {"base": "another"}, "other members than the pool"),
-        ("digests", {"alpha": "another"}, "other members than the pool"),
-        ("digests", {"gone": "x"}, "other members than the pool"),
+        ("text", "another", "the evaluation text has changed"),
+        ("base", "another", "the base model has changed"),
+        ("members", {MEMBERS[0]: "another"}, "member .* is new"),
+        ("members", dict.fromkeys([*MEMBERS, "gone"], "x"), "member .* has changed"),
     ],
     ids=["text", "base", "changed", "gone"],
 )
@@ -328,13 +328,13 @@ def test_answers_of_another_pool_or_text_are_out_of_date(
 ):
     assert collect(complete).stale == []
     found = load_search(complete)
+    basis = dataclasses.replace(found.basis, **{field: value})
     if part == "search":
-        save_search(complete, dataclasses.replace(found, **{field: value}))
+        save_search(complete, dataclasses.replace(found, basis=basis))
     else:
-        chosen = dataclasses.replace(chosen_of(found), **{field: value})
-        save_chosen(complete, chosen)
+        save_chosen(complete, dataclasses.replace(chosen_of(found), basis=basis))
     (line,) = collect(complete).stale
-    assert words in line
+    assert re.search(words, line)
     command = "search" if part == "search" else "validate --mixtures=FILE.csv"
     assert line.endswith(f"run `jaxsim {command}`")
 
@@ -384,6 +384,26 @@ def test_a_damaged_result_is_an_error_that_names_it(complete, path):
     (complete / path).write_bytes(b"{")
     with pytest.raises(DamagedError, match=path):
         report_of(complete)
+
+
+def test_scores_of_a_retrained_member_are_out_of_date(complete):
+    store = ScoreStore(complete)
+    scores = store.load("standard", gather(open_corpus(complete)))
+    members = scores.basis.members | {MEMBERS[0]: "another"}
+    basis = dataclasses.replace(scores.basis, members=members)
+    store.save(dataclasses.replace(scores, basis=basis))
+    (line,) = collect(complete).stale
+    assert line == f"scores: member {MEMBERS[0]!r} has changed: run `jaxsim score`"
+
+
+@pytest.mark.parametrize("at", [0.2, 0.5, 0.8])
+def test_a_flipped_bit_in_a_table_of_scores_is_noticed(complete, at):
+    path = complete / "scores" / "standard.parquet"
+    data = bytearray(path.read_bytes())
+    data[int(at * len(data))] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DamagedError, match=r"not the file that standard\.json was"):
+        collect(complete)
 
 
 def test_scores_of_other_text_are_out_of_date(complete):

@@ -152,7 +152,7 @@ def validation_of(
     reference_runs: int,
     replicates: int = 0,
     notes: tuple[str, ...] = (),
-    fit: int = 0,
+    calibration_runs: int = 0,
     noise: float = 0.02,
     bend: float = 0.05,
     **more,
@@ -164,7 +164,7 @@ def validation_of(
       reference runs: how many are judged.
       repeats: how many of them are repeated.
       notes: what an override admitted.
-      fit: how many more are fitted on.
+      calibration_runs: how many more are fitted on.
       noise: standard deviation of reference runs around that.
       bend: the highest distance of a reference run from its merge.
       more: of `compare`.
@@ -172,15 +172,15 @@ def validation_of(
     corpus = open_corpus(workdir)
     evaluation = gather(corpus)
     # Regressions take seconds, and many tests ask for the same reference runs.
-    key = (evaluation.digest, reference_runs, replicates, notes, fit, noise, bend,
-           repr(more))  # fmt: skip
+    key = (evaluation.digest, reference_runs, replicates, notes, calibration_runs,
+           noise, bend, repr(more))  # fmt: skip
     if key in _KNOWN:
         return copy.deepcopy(_KNOWN[key])
     rng = np.random.default_rng(1)
     held_out = _measured("reference", reference_runs, evaluation, rng, noise, bend)
     fitted = pairs = None
-    if fit:
-        fitted = _measured("fit", fit, evaluation, rng, noise, bend)
+    if calibration_runs:
+        fitted = _measured("fit", calibration_runs, evaluation, rng, noise, bend)
     if replicates:
         first_PD = held_out.test["reference"][:replicates]
         pairs = (first_PD, first_PD + rng.normal(0, 0.01, first_PD.shape))
