@@ -153,7 +153,7 @@ def test_no_content_is_a_traceback(path, text, words):
 
 def test_a_record_has_a_largest_size(path, monkeypatch):
     monkeypatch.setattr(records, "LARGEST", 10)
-    with pytest.raises(DamagedError, match="bytes are too many.*do it again"):
+    with pytest.raises(DamagedError, match=r"bytes are too many.*do it again"):
         load(path)
 
 

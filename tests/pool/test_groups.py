@@ -25,7 +25,7 @@ from .launched import terminate_at
 
 @pytest.fixture(scope="module")
 def trainer(built):
-    config = tiny.changed(built.config, "train", group=4)
+    config = tiny.changed(built.config, "train", parallel_runs=4)
     model = tiny.model_of(config, built.corpus)
     trainer = recipe_trainer(model, config, tiny.mesh_of())
     trainer.program(4)  # for all tests, also those of three runs
@@ -72,7 +72,7 @@ def _digests(pool, runs):
 
 
 def _unfinished(grouped):
-    folder = grouped.workdir / "training"
+    folder = grouped.workdir / "state"
     return [p for p in folder.iterdir() if p.name != ".locks"]
 
 
@@ -211,7 +211,7 @@ def test_a_run_that_another_process_holds_is_left_out_of_groups(
     grouped, runs, work, monkeypatch, capsys
 ):
     monkeypatch.setattr(locking, "POLL", 0.02)
-    lock = grouped.workdir / "training" / ".locks" / runs[1].name
+    lock = grouped.workdir / "state" / ".locks" / runs[1].name
     held, published = threading.Event(), grouped.pool.entry(runs[0].name)
 
     def other():
@@ -266,7 +266,7 @@ def test_the_others_of_a_run_that_diverges_are_published(
 
 
 def test_a_damaged_record_says_what_to_delete(grouped, runs):
-    folder = grouped.workdir / "training" / ".group-0123"
+    folder = grouped.workdir / "state" / ".group-0123"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "group.json").write_text('{"version": 3, "runs": [3]}')
     with pytest.raises(DamagedError, match=r"group.json: .*delete .*group-01"):

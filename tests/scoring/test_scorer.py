@@ -156,7 +156,7 @@ def test_a_table_of_fewer_members_has_grown_old(workdir, config):
     fewer.score("mine", uniform(fewer.members), windows=1)
     assert fewer.load("mine").table.members == tiny.MEMBERS[:3]
     (workdir / "elsewhere").rename(solo)
-    with pytest.raises(UserError, match="another pool: 'solo' is new"):
+    with pytest.raises(UserError, match="another pool: member 'solo' is new"):
         Scorer(workdir, config.score).load("mine")
 
 

@@ -362,9 +362,9 @@ def test_what_it_was_computed_from(validation, scorer, predictors):
     assert basis.text == scorer.evaluation.digest
     assert basis.members == scorer.basis.members
     assert not basis.difference(scorer.now())
-    other = scorer.basis.members | {"small": "x"}
+    other = scorer.basis.members | {"solo": "x"}
     changed = dataclasses.replace(scorer.now(), members=other)
-    assert basis.difference(changed) == "member 'small' has changed"
+    assert basis.difference(changed) == "member 'solo' has changed"
     assert basis.difference(dataclasses.replace(scorer.now(), text="x"))
 
 
