@@ -1,7 +1,7 @@
 """The commands from end to end, as a user types them, on a tiny corpus."""
 
-import hashlib
 import dataclasses
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -200,12 +200,11 @@ def publish_again(workdir: Path, change, **fields) -> None:
     shutil.rmtree(entry / manifest.attempt)
     save_params(entry / manifest.attempt, params)
     path = entry / "manifest.json"
-    manifest = dataclasses.replace(
-        manifest,
-        files=file_digests(entry / manifest.attempt),
-        params_digest=params_digest(params),
-        **fields,
-    )
+    found = {
+        "files": file_digests(entry / manifest.attempt),
+        "params_digest": params_digest(params),
+    }
+    manifest = dataclasses.replace(manifest, **found | fields)
     path.write_text(manifest.dump())
 
 
