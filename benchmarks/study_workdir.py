@@ -23,8 +23,8 @@ from jaxsim.validation.diagnostics import Diagnostics, load_diagnostics
 from jaxsim.validation.measured import (
     Basis,
     PredictionTable,
-    basis_of,
     measured,
+    pool_losses,
 )
 from jaxsim.validation.validate import Validation, load_validation
 
@@ -97,7 +97,7 @@ class Workdir:
     def basis(self) -> Basis:
         as_long = self.steps("reference") == self.steps("member")
         standard = self.scorer.load("standard")
-        return basis_of(self.scorer.corpus, standard, as_long, self.rows)
+        return pool_losses(self.scorer.corpus, standard, as_long, self.rows)
 
     @functools.cached_property
     def weights(self) -> dict[str, np.ndarray]:

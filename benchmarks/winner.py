@@ -21,7 +21,7 @@ from benchmarks.swarm import load
 from jaxsim.config import Config
 from jaxsim.mesh import training_mesh
 from jaxsim.pool.build import train_missing
-from jaxsim.scoring.files import replace
+from jaxsim.records import write
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.search.result import load_search
 from jaxsim.train import (
@@ -96,10 +96,7 @@ def compete(config: Config, workdir: Path) -> dict[str, Any]:
         },
     }
     text = json.dumps(result, indent=1) + "\n"
-    replace(
-        workdir / "validation" / "winner.json",
-        lambda file: file.write(text.encode()),
-    )
+    write(workdir / "validation" / "winner.json", text)
     return result
 
 

@@ -12,6 +12,7 @@ import jax
 from jaxsim import corpus as corpora
 from jaxsim.config import Config, SearchConfig, save_config
 from jaxsim.corpus import Corpus, open_corpus
+from jaxsim.corpus.store import record_of
 from jaxsim.distributed import is_lead, leading, on_lead
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.log import say
@@ -233,7 +234,7 @@ def validate(
         save_diagnostics(workdir, known)
     save_validation(workdir, validation)
     show_agreement(validation)
-    used = current_validation(workdir, scorer.standard())
+    used = current_validation(workdir, scorer.now())
     if validation.given and used is not None and not used.given:
         say(
             "validate: search and the report's verdict use the reference runs "
@@ -254,7 +255,7 @@ def search(
     if min_effect is not None:
         settings = dataclasses.replace(settings, min_effect=min_effect)
     table = _table(config, scorer)
-    validation = current_validation(workdir, scorer.standard())
+    validation = current_validation(workdir, scorer.now())
     if validation is None and load_validation(workdir) is not None:
         say(
             "search: ignoring validation results: they are for a different "
@@ -271,6 +272,10 @@ def search(
     if known is not None:
         singles = known.calibration.singles_known
         found = dataclasses.replace(found, singles_known=singles)
+    if validation is not None:
+        others = validation.basis.others
+        basis = dataclasses.replace(found.basis, others=others)
+        found = dataclasses.replace(found, basis=basis)
     save_search(workdir, found)
     show_search(found)
     for line in last_lines(workdir):
@@ -358,7 +363,7 @@ def _trainer(config: Config, workdir: Path) -> Trainer:
 def _corpus(workdir: Path) -> Corpus:
     """The corpus as process 0 sees it; its digests check what others read."""
     record = on_lead(lambda: open_corpus(workdir).record)
-    return Corpus(workdir, record)
+    return Corpus(workdir, record_of(record))
 
 
 def _pool(config: Config, workdir: Path, corpus: Corpus) -> Pool:
@@ -428,7 +433,7 @@ def _validate_chosen(
     return compare_chosen(
         asked.names,
         scorer.score(CHOSEN_MIXTURES, table, "test"),
-        trained.bits_per_byte("reference", "test"),
+        trained,
     )
 
 

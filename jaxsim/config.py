@@ -9,19 +9,18 @@ the rest of jaxsim sees.
 # ruff: noqa: RUF009 - what is called in a default returns a dataclass field
 
 import dataclasses
-import json
 import math
 import operator
-import os
-import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ml_collections import config_dict
 
-from jaxsim.errors import DamagedError, UserError
+from jaxsim import records
+from jaxsim.errors import UserError
+from jaxsim.records import from_plain, need
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -322,135 +321,61 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
     Raises:
       UserError: an unknown key, a wrong type, a missing or impossible value.
     """
-    return _checked_config(node.to_dict(), text)
+    return _checked_config(from_plain(Config, node.to_dict(), "config"), text)
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Writes the resolved configuration as plain JSON, in one step."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    """Writes the resolved configuration as a record."""
+    records.save(path, config)
 
 
 def load_config(path: Path) -> Config:
     """Reads back what `save_config` wrote, as data, never as code.
 
     Raises:
-      DamagedError: it is not JSON.
-      UserError: keys or values are not those of this version.
+      DamagedError: it is no such record, or was altered.
+      UserError: its values do not go together.
     """
+    config = records.load(path, Config, "give --config")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DamagedError(
-            f"{path}: not a saved configuration ({error}); give --config"
-        ) from error
-    try:
-        return _checked_config(data, text=True)
+        return _checked_config(config, text=True)
     except UserError as error:
         raise UserError(f"{path}: {error}; give --config") from error
 
 
-def _checked_config(data: Any, text: bool) -> Config:
-    config = _convert(Config, data, "config")
+def _checked_config(config: Config, text: bool) -> Config:
     _check_together(config)
     if text:
         _check_paths(config.corpus)
     return config
 
 
-def _convert(kind: Any, value: Any, key: str) -> Any:
-    """`value` as an instance of the type hint `kind`, or a UserError."""
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _convert_dataclass(kind, value, key)
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin is dict:
-        _expect(isinstance(value, Mapping), "a dictionary", value, key)
-        return {
-            _convert(args[0], k, key): _convert(args[1], v, f"{key}.{k}")
-            for k, v in value.items()
-        }
-    if origin is tuple:
-        _expect(isinstance(value, tuple | list), "a tuple", value, key)
-        if args[-1] is Ellipsis:
-            args = (args[0],) * len(value)
-        _expect(len(args) == len(value), f"{len(args)} values", value, key)
-        pairs = zip(args, value, strict=True)
-        return tuple(_convert(a, v, f"{key}[{i}]") for i, (a, v) in enumerate(pairs))
-    if origin is Literal:
-        _need(value in args, f"one of {', '.join(args)}", value, key)
-        return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind is float and isinstance(value, float):
-        _expect(math.isfinite(value), "finite", value, key)
-    exact = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-    _expect(exact, kind.__name__, value, key)
-    return value
-
-
-def _convert_dataclass(kind: type[T], value: Any, key: str) -> T:
-    _expect(isinstance(value, Mapping), "a group of keys", value, key)
-    hints = typing.get_type_hints(kind)
-    if unknown := [k for k in value if k not in hints]:
-        raise UserError(
-            f"{key}.{unknown[0]}: unknown key; known here: {', '.join(hints)}"
-        )
-    if missing := [k for k in hints if k not in value]:
-        raise UserError(f"{key}.{missing[0]}: missing")
-    made = kind(**{k: _convert(h, value[k], f"{key}.{k}") for k, h in hints.items()})
-    for each in dataclasses.fields(kind):  # type: ignore[arg-type]
-        if bound := each.metadata.get("bound"):
-            name, found = f"{key}.{each.name}", getattr(made, each.name)
-            if isinstance(found, dict):
-                for k, v in found.items():
-                    _need(bound.holds(v), bound.must_be, v, f"{name}.{k}")
-            else:
-                _need(bound.holds(found), bound.must_be, found, name)
-    return made
-
-
-def _expect(ok: bool, what: str, value: Any, key: str) -> None:
-    """Refuses a value of a wrong type."""
-    if not ok:
-        raise UserError(f"{key}: must be {what}, is {type(value).__name__} {value!r}")
-
-
-def _need(ok: bool, what: str, value: Any, key: str) -> None:
-    """Refuses an impossible value."""
-    if not ok:
-        raise UserError(f"{key}: must be {what}, is {value!r}")
-
-
 def _check_together(config: Config) -> None:
     """Refuses values that do not go together."""
 
-    def need(ok: bool, key: str, what: str) -> None:
-        _need(ok, what, operator.attrgetter(key)(config), f"config.{key}")
+    def check(ok: bool, key: str, what: str) -> None:
+        need(ok, what, operator.attrgetter(key)(config), f"config.{key}")
 
     corpus, model, base = config.corpus, config.model, config.base
     dim, heads, split = model.dim, model.heads, corpus.split
-    need(bool(corpus.partitions), "corpus.partitions", "at least one")
-    need(dim % heads == 0, "model.heads", f"a divisor of dim={dim}")
+    check(bool(corpus.partitions), "corpus.partitions", "at least one")
+    check(dim % heads == 0, "model.heads", f"a divisor of dim={dim}")
     even = dim // heads % 2 == 0  # RoPE turns pairs
-    need(even, "model.heads", "such that dim / heads is even")
+    check(even, "model.heads", "such that dim / heads is even")
     divides = heads % model.kv_heads == 0
-    need(divides, "model.kv_heads", f"a divisor of heads={heads}")
+    check(divides, "model.kv_heads", f"a divisor of heads={heads}")
     if split.base + split.dev + split.test >= 1:
         raise UserError(
             "config.corpus.split: base + dev + test leave no share of the documents "
             "for training"
         )
-    need(
+    check(
         bool(corpus.base_text) or split.base > 0,
         "corpus.split.base",
         "positive, or corpus.base_text must name base text",
     )
     below = not base.warmup or base.warmup < base.steps
-    need(below, "base.warmup", f"below base.steps={base.steps}")
+    check(below, "base.warmup", f"below base.steps={base.steps}")
 
 
 def _check_paths(corpus: CorpusConfig) -> None:

@@ -10,7 +10,6 @@ import functools
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import subprocess
 import sys
@@ -28,6 +27,7 @@ import rich.table
 
 import jaxsim
 from jaxsim.errors import DamagedError
+from jaxsim.records import plain, write
 
 SCHEMA = 1
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -109,14 +109,11 @@ class MetricsWriter:
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any], step: int = 0) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         kept = _rows_until(path, step) if step and path.exists() else []
         if not kept:
             kept = [_dump({"schema": SCHEMA, **provenance(), **header})]
-        # In one step: a kill here leaves the old file.
-        part = path.with_name(path.name + ".part")
-        part.write_text("".join(kept))
-        os.replace(part, path)
+        # Replaced whole: a kill here leaves the old file.
+        write(path, "".join(kept))
         self.kept: dict[str, Any] = json.loads(kept[-1])
         self._file = path.open("a")
 
@@ -271,20 +268,7 @@ def _rows_until(path: Path, step: int) -> list[str]:
 
 
 def _dump(row: Mapping[str, Any]) -> str:
-    return json.dumps(_plain(row), allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    """`value` with only what strict JSON can hold."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    if hasattr(value, "item"):  # a scalar of NumPy or JAX
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    return json.dumps(plain(row), allow_nan=False) + "\n"
 
 
 def _duration(seconds: float) -> str:

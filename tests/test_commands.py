@@ -1,5 +1,6 @@
 """The commands from end to end on a tiny corpus."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -198,11 +199,12 @@ def publish_again(workdir: Path, change, **fields) -> None:
     shutil.rmtree(entry / manifest.attempt)
     save_params(entry / manifest.attempt, params)
     path = entry / "manifest.json"
-    record = json.loads(path.read_text()) | {
+    found = {
         "files": file_digests(entry / manifest.attempt),
         "params_digest": params_digest(params),
     }
-    path.write_text(json.dumps(record | fields))
+    manifest = dataclasses.replace(manifest, **found | fields)
+    path.write_text(manifest.dump())
 
 
 def poisoned(params):

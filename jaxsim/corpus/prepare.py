@@ -7,8 +7,6 @@ corpus.json, which makes them part of the corpus, is replaced in one step at the
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,6 +37,7 @@ from jaxsim.corpus.tokenizer import (
 )
 from jaxsim.errors import UserError
 from jaxsim.log import progress, say, show_table
+from jaxsim.records import VERSION, digest, plain
 
 # Fields that define each kind of tokenizer; a 'file' has a digest, too.
 _DECIDING = {
@@ -132,7 +131,6 @@ def _build(config: Config, workdir: Path, previous: Corpus | None) -> dict[str, 
     units = _write_units(config, workdir, gathered, coverage)
     domains = _write_domains(config, workdir, gathered, coverage)
     return {
-        "format": store.FORMAT_VERSION,
         "frozen": frozen,
         "units": {unit.name: dataclasses.asdict(unit) for unit in units},
         "domains": {d.name: dataclasses.asdict(d) for d in domains},
@@ -272,7 +270,7 @@ def _sample(
 
 def _frozen_config(config: Config) -> dict[str, Any]:
     """The part of a config that the first `prepare` freezes, as plain JSON data."""
-    return _plain(
+    return plain(
         {
             "length": config.model.length,
             "budget_rows": config.recipe.steps * config.recipe.batch,
@@ -332,16 +330,7 @@ def _fingerprint(config: Config) -> str:
         for file, path in input_files(name, source)
     ]
     corpus = dataclasses.asdict(config.corpus)
-    content = json.dumps(
-        _plain([store.FORMAT_VERSION, corpus, _frozen_config(config), inputs]),
-        sort_keys=True,
-    )
-    return hashlib.sha256(content.encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    """The value after a round trip through JSON: tuples become lists."""
-    return json.loads(json.dumps(value))
+    return digest([VERSION, corpus, _frozen_config(config), inputs])
 
 
 def _summary(
@@ -351,7 +340,7 @@ def _summary(
     coverage: Coverage,
 ) -> dict[str, Any]:
     """Counts for the printed tables and the report."""
-    return _plain(
+    return plain(
         {
             "records": quarantine.records,
             "quarantine": quarantine.summary(),

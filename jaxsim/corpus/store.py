@@ -27,6 +27,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxsim import records
+from jaxsim.config import SourceConfig, SplitConfig, TokenizerConfig
 from jaxsim.corpus.arrayrecord import TableReader, write_table
 from jaxsim.corpus.names import check_name
 from jaxsim.corpus.rows import EvalWindows
@@ -34,7 +36,7 @@ from jaxsim.corpus.split import BASE
 from jaxsim.corpus.tokenizer import Tokenizer
 from jaxsim.errors import DamagedError, UserError
 
-FORMAT_VERSION = 1
+_ADVICE = "copy the corpus again, or start over with `jaxsim prepare --refreeze`"
 TEMPORARY = ".tmp_"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 4096  # rows that are read at once while a digest is checked
@@ -76,6 +78,32 @@ class Domain:
     windows: dict[str, int]
 
 
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """What the first `prepare` decided for the whole pool."""
+
+    length: int
+    budget_rows: int
+    tokenizer: TokenizerConfig
+    split: SplitConfig
+    base_text: dict[str, SourceConfig]
+    tokenizer_digest: str
+    base_partitions: list[str]
+    base: Unit
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusRecord:
+    """What corpus.json says."""
+
+    frozen: Frozen
+    units: dict[str, Unit]
+    domains: dict[str, Domain]
+    generations: dict[str, int]
+    summary: dict[str, Any]
+    fingerprint: str
+
+
 class RowReader:
     """Random access to the rows of a unit; safe to use from several threads."""
 
@@ -102,22 +130,23 @@ class RowReader:
 class Corpus:
     """The corpus of a workdir. Open it with `open_corpus`."""
 
-    def __init__(self, workdir: Path, record: dict[str, Any]):
+    def __init__(self, workdir: Path, record: CorpusRecord):
         self.workdir = workdir
-        self.record = record  # the content of corpus.json
-        frozen = record["frozen"]
-        self.length: int = frozen["length"]
-        self.budget_rows: int = frozen["budget_rows"]
-        self.units = {n: Unit(**u) for n, u in record["units"].items()}
-        self.domains = {n: Domain(**d) for n, d in record["domains"].items()}
+        self.record: dict[str, Any] = records.plain(
+            record
+        )  # the content of corpus.json
+        frozen = record.frozen
+        self.length = frozen.length
+        self.budget_rows = frozen.budget_rows
+        self.units, self.domains = record.units, record.domains
         for name in [*self.units, *self.domains]:
             # Names become folders of the pool; the corpus may come from anywhere.
             try:
                 check_name(name, f"corpus.json in {workdir}")
             except UserError as error:
                 raise DamagedError(str(error)) from error
-        self.base = Unit(**frozen["base"])
-        self.tokenizer_digest: str = frozen["tokenizer_digest"]
+        self.base = frozen.base
+        self.tokenizer_digest = frozen.tokenizer_digest
         self.tokenizer = Tokenizer.load(
             folder_of(workdir, "tokenizer", self.tokenizer_digest)
         )
@@ -205,34 +234,25 @@ def open_corpus(workdir: Path) -> Corpus:
     path = workdir / "corpus" / "corpus.json"
     if not path.is_file():
         raise UserError(f"no corpus in {workdir}: run `jaxsim prepare`")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["format"] != FORMAT_VERSION:
-            raise DamagedError(
-                f"{path} has format version {record['format']!r}, this jaxsim "
-                f"reads {FORMAT_VERSION}; use the version that wrote it, or "
-                "start over with `jaxsim prepare --refreeze`"
-            )
-        return Corpus(workdir, record)
-    except (
-        ValueError, KeyError, TypeError, AttributeError, RecursionError,
-    ) as error:  # fmt: skip
-        raise DamagedError(
-            f"{path} is damaged: {error!r}; copy it again, or start over with "
-            "`jaxsim prepare --refreeze`"
-        ) from error
+    return Corpus(workdir, records.load(path, CorpusRecord, _ADVICE))
+
+
+def record_of(data: dict[str, Any]) -> CorpusRecord:
+    """A corpus's record from plain data."""
+    record: CorpusRecord = records.from_plain(
+        CorpusRecord, records.plain(data), "corpus.json"
+    )
+    return record
+
+
+def parse_record(text: str, where: str) -> dict[str, Any]:
+    """The content of a corpus.json as plain data; see `records.parse`."""
+    return dict(records.plain(records.parse(text, CorpusRecord, where, _ADVICE)))
 
 
 def write_record(workdir: Path, record: dict[str, Any]) -> None:
     """Publishes corpus.json in one step: until then nothing has changed."""
-    path = workdir / "corpus" / "corpus.json"
-    # Of its own: two launchers may fetch one corpus.
-    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(record, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    records.save(workdir / "corpus" / "corpus.json", record_of(record))
 
 
 def write_unit(

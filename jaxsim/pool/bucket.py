@@ -11,7 +11,6 @@ without replacing an existing one (if-none-match on S3, if-generation-match 0 on
 """
 
 import contextlib
-import json
 import os
 import shutil
 import uuid
@@ -26,6 +25,8 @@ from jaxsim.corpus.store import (
     Corpus,
     folders_of,
     open_corpus,
+    parse_record,
+    record_of,
     write_record,
 )
 from jaxsim.errors import DamagedError, JaxsimError, UserError
@@ -39,14 +40,15 @@ from jaxsim.pool.manifest import (
     parse_manifest,
     read_manifest,
 )
-from jaxsim.pool.pool import Pool
+from jaxsim.pool.pool import Pool, parse_pool, read_pool
 from jaxsim.pool.publish import AlreadyPublished, admit, is_published
+from jaxsim.records import dump, plain
 
 _EXTRAS = {"s3": "s3", "gs": "gcs"}  # protocol -> extra of jaxsim for pip
 _CORPUS = "corpus/corpus.json"
 _POOL = "pool/pool.json"
 # What of corpus.json does not differ between machines, as times of files do.
-_SHARED = ("format", "frozen", "units", "domains", "generations")
+_SHARED = ("frozen", "units", "domains", "generations")
 
 
 class StoreError(JaxsimError):
@@ -275,7 +277,7 @@ class Bucket:
                 if there.get(key) != size:
                     self.objects.send(root / key, f"corpus/{key}")
         # The record comes last: until then nothing has changed.
-        record = json.dumps(here, indent=1).encode()
+        record = dump(record_of(here)).encode()
         if shared is None and not self.objects.create(_CORPUS, record):
             self._check_frozen()  # another machine was first
         self.objects.write(_CORPUS, record)
@@ -303,26 +305,24 @@ class Bucket:
                 shutil.rmtree(part)  # another launcher of this workdir was faster
 
     def _folders(self, record: dict[str, Any]) -> list[str]:
-        """The folders that a corpus.json names.
-
-        Raises:
-          DamagedError: it is no content of a corpus.json.
-        """
-        try:
-            return [folder.name for folder in folders_of(self.workdir, record)]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DamagedError(f"{self}/{_CORPUS}: lacks {error}") from error
+        """The folders of the data sets and the tokenizer that a record names."""
+        return [folder.name for folder in folders_of(self.workdir, record)]
 
     def _records(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         """corpus.json in the bucket, and in the workdir."""
         here = None
         if (self.workdir / _CORPUS).exists():
             here = open_corpus(self.workdir).record
-        return self.objects.read_json(_CORPUS), here
+        content = self.objects.read(_CORPUS)
+        if content is None:
+            return None, here
+        return parse_record(content.decode(errors="replace"), f"{self}/{_CORPUS}"), here
 
     def _check_identity(self, path: Path) -> None:
-        shared = self.objects.read_json(_POOL) or {}
-        if lines := differences(shared, json.loads(path.read_text())):
+        here = read_pool(path)
+        text = (self.objects.read(_POOL) or b"").decode(errors="replace")
+        shared = parse_pool(text, f"{self}/{_POOL}")
+        if lines := differences(plain(shared), plain(here)):
             raise UserError(
                 f"{self} holds another pool than {path}: {'; '.join(lines)}. "
                 "Restore those values, or use another bucket and --workdir"
@@ -434,23 +434,6 @@ class Objects:
             except FileNotFoundError:
                 return None
         return content
-
-    def read_json(self, key: str) -> dict[str, Any] | None:
-        """The JSON object that an object holds; None if it does not exist.
-
-        Raises:
-          DamagedError: the content is no JSON object.
-        """
-        content = self.read(key)
-        if content is None:
-            return None
-        try:
-            data = json.loads(content)
-        except ValueError as error:
-            raise DamagedError(f"{self.url}/{key}: {error}") from error
-        if not isinstance(data, dict):
-            raise DamagedError(f"{self.url}/{key}: not an object")
-        return data
 
     def list(self, prefix: str) -> dict[str, int]:
         """The size in bytes of each object below `prefix`, by the rest of its key.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxsim import distributed
+from jaxsim import distributed, records
 from jaxsim.checkpoints import StatePath, delete, save_params, state_folder
 from jaxsim.corpus import Corpus
 from jaxsim.errors import JaxsimError, Preempted, UserError
@@ -23,7 +23,6 @@ from jaxsim.pool.digests import (
     differences,
     first_non_finite,
     leaves_by_path,
-    object_digest,
     params_digest,
 )
 from jaxsim.pool.group import Group, recorded
@@ -168,7 +167,7 @@ class PoolBuilder:
         self.states = StatePath(self.workdir / "state")  # of unfinished runs
         if self.trainer.state_path:
             # Other pools may keep their states below the same path.
-            digest = object_digest(self._shared_identity)[:16]
+            digest = records.digest(self._shared_identity)[:16]
             self.states = state_folder(self.trainer.state_path) / f"jaxsim-{digest}"
         # During one pass over the missing runs:
         self._missing: list[Run] = []
@@ -409,7 +408,7 @@ class PoolBuilder:
         """
         if group.slots > 1:  # the folder's name is a digest of all runs
             return folder / "states"
-        states = folder / object_digest(self._identity(group.runs[0]))[:16]
+        states = folder / records.digest(self._identity(group.runs[0]))[:16]
         for other in folder.glob("*"):
             if other != states:
                 say(f"{group}: it has changed, and starts again")

@@ -41,12 +41,6 @@ def first_non_finite(params: Any) -> str | None:
     return None
 
 
-def object_digest(value: Any) -> str:
-    """SHA-256 of plain data, as canonical JSON."""
-    text = json.dumps(value, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def file_digests(directory: Path) -> dict[str, tuple[str, int]]:
     """SHA-256 and size of every file below `directory`, by relative path."""
     return {

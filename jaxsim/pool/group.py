@@ -6,20 +6,17 @@ whatever else is missing by then.
 """
 
 import dataclasses
-import json
-import os
-import uuid
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from jaxsim import records
 from jaxsim.checkpoints import StatePath, is_remote
 from jaxsim.corpus.names import check_name
 from jaxsim.errors import DamagedError
-from jaxsim.pool.digests import object_digest
 from jaxsim.train import Run
 from jaxsim.train.runs import label
 
-FORMAT = 1
 _FILE = "group.json"
 _PREFIX = ".group-"  # no run can have such a name: it begins with a dot
 
@@ -45,23 +42,15 @@ class Group:
         """
         if self.slots == 1:
             return training / self.runs[0].name
-        digest = object_digest([self.slots, *identities])[:12]
+        digest = records.digest([self.slots, *identities])[:12]
         return training / f"{_PREFIX}{digest}"
 
     def record(self, folder: StatePath) -> None:
         """Writes down which runs there are, in one step."""
-        folder.mkdir(parents=True, exist_ok=True)
-        record = {"format": FORMAT, **dataclasses.asdict(self)}
-        text = json.dumps(record, indent=1) + "\n"
         if is_remote(folder):
-            (folder / _FILE).write_text(text)  # objects appear whole
-            return
-        part = folder / f".{uuid.uuid4().hex}.part"
-        with part.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, folder / _FILE)
+            (folder / _FILE).write_text(records.dump(self))  # objects appear whole
+        else:
+            records.save(Path(folder / _FILE), self)
 
 
 def recorded(training: StatePath) -> list[tuple[StatePath, Group]]:
@@ -83,29 +72,16 @@ def _read_group(path: StatePath) -> Group | None:
     Raises:
       DamagedError: it is not the record of a group.
     """
+    advice = f"delete {path.parent} to train its runs again"
     try:
-        data = json.loads(path.read_text())
-        if data.pop("format") != FORMAT:
-            raise ValueError("another format")
-        runs = [
-            Run(
-                str(run["name"]),
-                str(run["kind"]),
-                {str(k): float(v) for k, v in run["mixture"].items()},
-                int(run["steps"]),
-                int(run["data_seed"]),
-            )
-            for run in data["runs"]
-        ]
-        if not runs:
-            raise ValueError("no runs")
-        for run in runs:
-            check_name(run.name, str(path))
-        return Group(tuple(runs), int(data["slots"]))
+        text = path.read_text()
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as e:
-        raise DamagedError(
-            f"{path}: not the record of a group ({e!r}); delete "
-            f"{path.parent} to train its runs again"
-        ) from e
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{path}: unreadable ({error}); {advice}") from error
+    group = records.parse(text, Group, str(path), advice)
+    if not group.runs:
+        raise DamagedError(f"{path}: a group of no runs; {advice}")
+    for run in group.runs:
+        check_name(run.name, str(path))
+    return group

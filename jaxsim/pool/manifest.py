@@ -5,12 +5,11 @@ leaves and contents first.
 """
 
 import dataclasses
-import json
 import re
-import typing
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from jaxsim import records
 from jaxsim.checkpoints import load_params
 from jaxsim.errors import DamagedError
 from jaxsim.pool.digests import (
@@ -21,8 +20,8 @@ from jaxsim.pool.digests import (
     sha256_of_file,
 )
 
-FORMAT = 1
 FILE_NAME = "manifest.json"
+_ADVICE = "copy the pool again, or delete the entry and train it again"
 _ATTEMPT = re.compile(r"attempt-[0-9a-f]{12}")
 
 
@@ -53,10 +52,9 @@ class Manifest:
     device_seconds: float
     flops: float
     provenance: dict[str, Any]  # versions, git revision, device
-    format: int = FORMAT
 
     def dump(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+        return records.dump(self)
 
 
 def read_manifest(entry: Path) -> Manifest:
@@ -67,11 +65,8 @@ def read_manifest(entry: Path) -> Manifest:
         outside its entry.
     """
     path = entry / FILE_NAME
-    try:
-        text = path.read_text()
-    except (OSError, ValueError) as error:
-        raise DamagedError(f"{path}: not a manifest: {error!r}") from error
-    return parse_manifest(text, entry.name, path)
+    manifest = records.load(path, Manifest, _ADVICE)
+    return _checked(manifest, entry.name, path)
 
 
 def parse_manifest(text: str, name: str, path: Path | str) -> Manifest:
@@ -85,19 +80,10 @@ def parse_manifest(text: str, name: str, path: Path | str) -> Manifest:
     Raises:
       DamagedError: see `read_manifest`.
     """
-    try:
-        data = json.loads(text)
-        if not isinstance(data, dict):
-            raise ValueError("not an object")
-        if data.get("format") != FORMAT:
-            raise DamagedError(
-                f"{path}: format {data.get('format')!r}; this version of "
-                f"jaxsim reads format {FORMAT}. Use the version that wrote it"
-            )
-        manifest = _parse(data)
-    # A field of an unexpected type raises one of the last four.
-    except (ValueError, TypeError, LookupError, AttributeError) as e:
-        raise DamagedError(f"{path}: not a manifest: {e!r}") from e
+    return _checked(records.parse(text, Manifest, path, _ADVICE), name, path)
+
+
+def _checked(manifest: Manifest, name: str, path: Path | str) -> Manifest:
     if not _ATTEMPT.fullmatch(manifest.attempt):
         raise DamagedError(
             f"{path}: attempt {manifest.attempt!r} is not a folder of this entry"
@@ -107,25 +93,6 @@ def parse_manifest(text: str, name: str, path: Path | str) -> Manifest:
     if manifest.name != name:
         raise DamagedError(f"{path}: it is of {manifest.name!r}, but lies in {name!r}")
     return manifest
-
-
-def _parse(data: dict[str, Any]) -> Manifest:
-    """Plain JSON data as a manifest; every field has the type it claims."""
-    data["files"] = {
-        name: (str(sha256), int(size)) for name, (sha256, size) in data["files"].items()
-    }
-    data["leaves"] = {
-        path: ([int(n) for n in shape], str(dtype))
-        for path, (shape, dtype) in data["leaves"].items()
-    }
-    for field in dataclasses.fields(Manifest):
-        kind: Any = typing.get_origin(field.type) or field.type
-        value = data.get(field.name)
-        if kind is float and isinstance(value, int):
-            continue
-        if not isinstance(value, kind):
-            raise ValueError(f"{field.name} is {value!r}")
-    return Manifest(**data)
 
 
 def check_inside(path: Path | str, name: str) -> str:

@@ -4,18 +4,15 @@ the members, reference runs and replicates of one base model and one recipe.
 """
 
 import dataclasses
-import json
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
+from jaxsim import records
 from jaxsim.config import Config, ModelConfig
 from jaxsim.errors import DamagedError, JaxsimError, UserError
 from jaxsim.model import LanguageModel
 from jaxsim.pool.digests import differences
 from jaxsim.pool.manifest import (
-    FORMAT,
     Manifest,
     file_problems,
     load_verified,
@@ -23,7 +20,18 @@ from jaxsim.pool.manifest import (
 )
 from jaxsim.pool.publish import is_published
 
-_IDENTITY = {"base_digest", "tokenizer_digest", "recipe", "model"}
+_ADVICE = "copy the pool again"
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolRecord:
+    """What pool.json says: what all entries share, and the vocabulary's size."""
+
+    vocab_size: int
+    base_digest: str
+    tokenizer_digest: str
+    recipe: dict[str, Any]
+    model: ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,14 +174,8 @@ def create_pool(
             f"of {length}; set them back, or make a corpus for them with "
             "`jaxsim prepare` in another --workdir"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Of its own: another launcher may be starting the same pool.
-    part = path.with_name(f".pool-{uuid.uuid4().hex}.json")
-    part.write_text(
-        json.dumps({"format": FORMAT, "vocab_size": vocab_size, **identity}, indent=1)
-        + "\n"
-    )
-    os.replace(part, path)
+    record = {"vocab_size": vocab_size, **identity}
+    records.save(path, records.from_plain(PoolRecord, record, "pool"))
     return open_pool(workdir)
 
 
@@ -187,17 +189,17 @@ def open_pool(workdir: Path) -> Pool:
     path = Path(workdir) / "pool" / "pool.json"
     if not path.exists():
         raise UserError(f"{workdir}: there is no pool; run `jaxsim train`")
-    try:
-        data = json.loads(path.read_text())
-        if data.pop("format") != FORMAT:
-            raise DamagedError(
-                f"{path}: another format than {FORMAT}; use the version of "
-                "jaxsim that wrote it"
-            )
-        vocab_size = data.pop("vocab_size")
-        if data.keys() != _IDENTITY:
-            raise KeyError(*(data.keys() ^ _IDENTITY))
-        model = LanguageModel(ModelConfig(**data["model"]), vocab_size)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedError(f"{path}: not a pool: {error}") from error
-    return Pool(Path(workdir), model, data)
+    record = read_pool(path)
+    identity = dataclasses.asdict(record)
+    model = LanguageModel(record.model, identity.pop("vocab_size"))
+    return Pool(Path(workdir), model, identity)
+
+
+def read_pool(path: Path) -> PoolRecord:
+    """The content of a pool.json; see `records.load`."""
+    return records.load(path, PoolRecord, _ADVICE)
+
+
+def parse_pool(text: str, where: str) -> PoolRecord:
+    """The content of a pool.json from its text; see `records.parse`."""
+    return records.parse(text, PoolRecord, where, _ADVICE)

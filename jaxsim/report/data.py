@@ -4,24 +4,23 @@ Nothing is computed twice, and no window is read. What is missing is named with
 the command that makes it, so a report can be written at any moment.
 """
 
-import contextlib
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
 
 from jaxsim.corpus import Corpus, open_corpus
 from jaxsim.errors import DamagedError
 from jaxsim.pool import Manifest, Pool, open_pool
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
-from jaxsim.scoring.evaluation import SPLITS
+from jaxsim.records import Basis
+from jaxsim.scoring.evaluation import current_basis
 from jaxsim.scoring.scorer import STANDARD
+from jaxsim.scoring.scores import ScoreStore
 from jaxsim.search.result import SearchResult, load_search
 from jaxsim.validation.chosen import TrainedChoice, load_chosen
 from jaxsim.validation.diagnostics import Diagnostics, load_diagnostics
@@ -50,7 +49,7 @@ class StandardScores:
       names: of the rows, M.
       domains, in_pool: in-pool ones first, D.
       bits: by split, [M, D] float64; NaN where nothing was scored.
-      evaluation: digest of the evaluation text.
+      basis: what it was computed from.
       notes: what an override admitted.
     """
 
@@ -59,7 +58,7 @@ class StandardScores:
     domains: tuple[str, ...]
     in_pool: tuple[bool, ...]
     bits: dict[str, np.ndarray]
-    evaluation: str
+    basis: Basis
     notes: tuple[str, ...]
 
     def row(self, name: str, split: str) -> np.ndarray:
@@ -160,9 +159,9 @@ def collect(workdir: Path) -> ReportData:
         lacks("members", "train")
     elif left := [name for name in wanted if name not in members]:
         lacks(f"{len(left)} of {len(wanted)} members", "train")
-    path = workdir / "scores" / f"{STANDARD}.parquet"
-    if path.is_file():
-        standard = read_references(path)
+    store = ScoreStore(workdir)
+    if STANDARD in store.names():
+        standard = read_standard(store)
     else:
         lacks("scores", "score")
     validation = load_validation(workdir)
@@ -186,17 +185,18 @@ def collect(workdir: Path) -> ReportData:
         found=found,
         chosen=chosen,
         given=given,
-        scored_windows=_scored_windows(workdir),
+        scored_windows=_scored_windows(store),
         missing=missing,
         stale=_stale(
-            corpus, pool, entries, standard,
+            corpus, pool, entries,
             [
-                ("the diagnostics are of", "validate", diagnostics),
-                ("the agreement is with runs on", "validate", validation),
-                ("the agreement with your runs rests on",
+                ("scores", "score", standard),
+                ("diagnostics", "validate", diagnostics),
+                ("reference runs and agreement", "validate", validation),
+                ("agreement with your runs",
                  "validate --runs=MIXTURES.csv,METRICS.csv", given),
-                ("the search is over", "search", found),
-                ("the outcome of chosen mixtures rests on",
+                ("search", "search", found),
+                ("outcome of chosen mixtures",
                  "validate --mixtures=FILE.csv", chosen),
             ],
         ),
@@ -204,70 +204,26 @@ def collect(workdir: Path) -> ReportData:
     )  # fmt: skip
 
 
-def difference(part: Result, evaluation: str, digests: Mapping[str, str]) -> str:
-    """What a result does not share: 'members', 'text', or '' if it fits.
-
-    The one place that decides whether a result is stale, and whether two
-    results may be compared.
-
-    Args:
-      part: the result.
-      evaluation: digest of the evaluation text.
-      digests: of 'base model' and of every member, by name.
-    """
-    if dict(part.digests) != dict(digests):
-        return "members"
-    return "text" if part.evaluation != evaluation else ""
-
-
 def same_basis(a: Result, b: Result) -> bool:
     """Whether both are of the same pool and text."""
-    return not difference(a, b.evaluation, b.digests)
-
-
-def evaluation_digest(corpus: Corpus) -> str:
-    """That of `jaxsim.scoring.gather(corpus)`, without reading a window."""
-    domains = sorted(corpus.domains.values(), key=lambda d: not d.in_pool)
-    digests = [
-        [domain.name, split, domain.digests[split]]
-        for domain in domains
-        for split in SPLITS
-    ]
-    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+    return a.basis.same_pool(b.basis)
 
 
 def _stale(
     corpus: Corpus | None,
     pool: Pool | None,
     entries: Mapping[str, Manifest],
-    standard: StandardScores | None,
-    parts: Sequence[tuple[str, str, Result | None]],
+    parts: Sequence[tuple[str, str, Result | StandardScores | None]],
 ) -> list[str]:
     """Which results no longer fit the pool and the corpus, and what to run."""
-    members = {n: m.params_digest for n, m in entries.items() if m.kind == "member"}
-    if pool is None or not members:
+    if corpus is None or pool is None or not entries:
         return []
-    now = {BASE: pool.identity["base_digest"], **members}
-    text = evaluation_digest(corpus) if corpus is not None else None
-    lines = []
-
-    def line(what: str, command: str, other: str) -> None:
-        owner = {"members": "the pool", "text": "the corpus"}[other]
-        lines.append(
-            f"{what} other {other} than {owner} has now: run `jaxsim {command}`"
-        )
-
-    if standard is not None:  # names its members and no digest of them
-        if set(standard.members) != set(members):
-            line("the scores are of", "score", "members")
-        elif text not in (None, standard.evaluation):
-            line("the scores are of", "score", "text")
-    for what, command, part in parts:
-        if part is not None and (
-            other := difference(part, text or part.evaluation, now)
-        ):
-            line(what, command, other)
-    return lines
+    now = current_basis(corpus, pool, entries)
+    return [
+        f"{what}: {changed}: run `jaxsim {command}`"
+        for what, command, part in parts
+        if part is not None and (changed := part.basis.difference(now))
+    ]
 
 
 def token_multiplier(entries: Mapping[str, Manifest]) -> float | None:
@@ -281,27 +237,28 @@ def token_multiplier(entries: Mapping[str, Manifest]) -> float | None:
     return None
 
 
-def read_references(path: Path) -> StandardScores:
-    """The table that `jaxsim score` left at `path`.
+def read_standard(store: ScoreStore) -> StandardScores:
+    """The table of standard mixtures that `jaxsim score` left.
 
     Raises:
       DamagedError: it is no such table.
     """
+    record, path = store.record(STANDARD), store.folder / f"{STANDARD}.parquet"
     try:
-        return references_of(pa.parquet.read_table(path))
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        return standard_of(
+            store.arrow(STANDARD), record.members, record.basis, record.notes
+        )
+    except (pa.ArrowException, ValueError, KeyError) as error:
         raise DamagedError(
             f"{path}: not a table of scores ({error}); delete the folder "
             "scores/ and run `jaxsim score` again"
         ) from error
 
 
-def references_of(table: pa.Table) -> StandardScores:
+def standard_of(
+    table: pa.Table, members: Sequence[str], basis: Basis, notes: Sequence[str]
+) -> StandardScores:
     """From the table of a `Scores`; sums become bits per byte here."""
-    facts = {
-        key.decode(): value.decode()
-        for key, value in (table.schema.metadata or {}).items()
-    }
     rows = [row for row in table.to_pylist() if row["predictor"] == "merge"]
     names = list(dict.fromkeys(row["mixture"] for row in rows))
     in_pool = {row["domain"]: row["in_pool"] for row in rows}
@@ -315,26 +272,24 @@ def references_of(table: pa.Table) -> StandardScores:
             row["nll_sum"] / row["bytes"] / np.log(2.0)
         )
     return StandardScores(
-        members=tuple(json.loads(facts["jaxsim.members"])),
+        members=tuple(members),
         names=tuple(names),
         domains=tuple(domains),
         in_pool=tuple(in_pool.values()),
         bits=bits,
-        evaluation=facts["jaxsim.evaluation"],
-        notes=tuple(json.loads(facts["jaxsim.notes"])),
+        basis=basis,
+        notes=tuple(notes),
     )
 
 
-def _scored_windows(workdir: Path) -> int:
+def _scored_windows(store: ScoreStore) -> int:
     """Windows in all tables; only merges and runs go through a model."""
-    total = 0
-    for path in sorted((workdir / "scores").glob("*.parquet")):
-        with contextlib.suppress(pa.ArrowException, OSError, KeyError):
-            table = pa.parquet.read_table(path, columns=["predictor", "windows"])
-            predictors = table["predictor"].to_numpy(zero_copy_only=False)
-            computed = np.isin(predictors.astype(str), ("merge", "reference"))
-            total += int(table["windows"].to_numpy()[computed].sum())
-    return total
+    return sum(
+        len(record.names) * len(predictor.rows)
+        for record in map(store.record, store.names())
+        for name, predictor in record.predictors.items()
+        if name in ("merge", "reference")
+    )
 
 
 def _sources(workdir: Path) -> dict[str, str]:

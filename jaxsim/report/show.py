@@ -3,7 +3,7 @@
 from jaxsim.log import say
 from jaxsim.pool import Pool
 from jaxsim.report import agreement, answer, tables, trust
-from jaxsim.report.data import references_of
+from jaxsim.report.data import standard_of
 from jaxsim.report.table import marks, show
 from jaxsim.scoring.scores import Scores, as_arrow
 from jaxsim.search.result import SearchResult
@@ -25,7 +25,10 @@ def show_pool(pool: Pool) -> None:
 
 def show_members(scores: Scores) -> None:
     """Prints the losses of the standard mixtures."""
-    show(tables.standard_bits(references_of(as_arrow(scores))))
+    standard = standard_of(
+        as_arrow(scores), scores.table.members, scores.basis, scores.notes
+    )
+    show(tables.standard_bits(standard))
 
 
 def show_scores(scores: Scores) -> None:

@@ -12,9 +12,7 @@ changed it writes the same bytes.
 """
 
 import base64
-import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from typing import Any
 from jaxsim import __version__
 from jaxsim.config import Config
 from jaxsim.pool import open_pool
+from jaxsim.records import VERSION, plain, write
 from jaxsim.report import agreement, answer, figures, tables, trust
 from jaxsim.report.data import (
     KINDS,
@@ -31,7 +30,6 @@ from jaxsim.report.data import (
     token_multiplier,
 )
 from jaxsim.report.table import Table, csv_lines, csv_text
-from jaxsim.scoring.files import replace
 from jaxsim.search.result import SearchResult, load_search
 from jaxsim.validation.agreement import ENOUGH_RUNS
 from jaxsim.validation.chosen import load_chosen
@@ -39,7 +37,6 @@ from jaxsim.validation.diagnostics import load_diagnostics
 from jaxsim.validation.measured import targets_of
 from jaxsim.validation.validate import Validation, load_validation
 
-FORMAT = 1
 SUMMARY = "summary.json"
 PROPOSED = "proposed"
 FIGURES = ("heat_map", "scatter", "mixtures", "marginal", "paths")
@@ -84,8 +81,9 @@ def write_report(config: Config, workdir: Path) -> Path:
         if name not in files:
             (folder / name).unlink(missing_ok=True)
     for name, content in files.items():
-        _write(folder / name, content)
-    return _write(folder / "index.html", page.encode())
+        write(folder / name, content)
+    write(folder / "index.html", page)
+    return folder / "index.html"
 
 
 def last_lines(workdir: Path) -> list[str]:
@@ -104,12 +102,6 @@ def last_lines(workdir: Path) -> list[str]:
     verdict = trust.verdict(load_diagnostics(workdir), load_validation(workdir))
     lines.insert(-1, ("Verdict", f"{verdict.word}. {verdict.meaning}"))
     return [f"{word}: {text}" for word, text in lines]
-
-
-def _write(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace(path, lambda file: file.write(content))
-    return path
 
 
 def _proposed(found: SearchResult, members: Sequence[str]) -> bytes:
@@ -220,7 +212,7 @@ def _summary(
     """Everything in the report, as strict JSON holds it."""
     base, standard = data.base, data.standard
     record = {
-        "format": FORMAT,
+        "format": VERSION,
         "jaxsim": __version__,
         "name": name,
         "answer": [f"{word}: {text}" for word, text in found],
@@ -230,7 +222,7 @@ def _summary(
         "digests": {
             "base": base.params_digest if base else None,
             "tokenizer": base.tokenizer_digest if base else None,
-            "evaluation": standard.evaluation if standard else None,
+            "evaluation": standard.basis.text if standard else None,
             "entries": {n: m.params_digest for n, m in data.entries.items()},
             "files": data.sources,
         },
@@ -251,21 +243,6 @@ def _summary(
         "chosen": data.chosen,
     }
     return dict(plain(record))
-
-
-def plain(value: Any) -> Any:
-    """`value` as strict JSON holds it; what is undefined is null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if hasattr(value, "item"):  # a scalar of NumPy
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _bits(standard: StandardScores) -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """The windows that scores are computed on, of all domains and both splits."""
 
 import dataclasses
-import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -11,6 +9,8 @@ from jaxsim.corpus import Corpus, EvalWindows
 from jaxsim.corpus.order import shares
 from jaxsim.corpus.rows import evenly
 from jaxsim.corpus.split import SPLITS
+from jaxsim.pool import Manifest, Pool
+from jaxsim.records import Basis, digest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class EvaluationSet(EvalWindows):
 
 def gather(corpus: Corpus) -> EvaluationSet:
     """Everything that `corpus` has to evaluate on, checked by digest."""
-    names = sorted(corpus.domains, key=lambda n: not corpus.domains[n].in_pool)
+    names = _domain_names(corpus)
     places = [(d, h) for d in range(len(names)) for h in range(len(SPLITS))]
     parts = [corpus.evaluation(names[d], SPLITS[h]) for d, h in places]
     sizes = [len(part) for part in parts]
@@ -67,19 +67,56 @@ def gather(corpus: Corpus) -> EvaluationSet:
         )
     }  # fmt: skip
     whole["document_R"] = (whole["document_R"] + before_R).astype(np.int32)
-    digests = [
-        [names[d], SPLITS[h], part.digest]
-        for (d, h), part in zip(places, parts, strict=True)
-    ]
     return EvaluationSet(
         **whole,
         documents=tuple(name for part in parts for name in part.documents),
-        digest=hashlib.sha256(json.dumps(digests).encode()).hexdigest(),
+        digest=text_digest(corpus),
         domain_R=np.repeat(np.array([d for d, _ in places], np.int32), sizes),
         split_R=np.repeat(np.array([h for _, h in places], np.int32), sizes),
         domains=tuple(names),
         in_pool=tuple(corpus.domains[n].in_pool for n in names),
     )
+
+
+def _domain_names(corpus: Corpus) -> list[str]:
+    """All domains, in-pool ones first."""
+    return sorted(corpus.domains, key=lambda n: not corpus.domains[n].in_pool)
+
+
+def text_digest(corpus: Corpus) -> str:
+    """The digest of `gather(corpus)`, without reading a window."""
+    names = _domain_names(corpus)
+    return digest([[n, s, corpus.domains[n].digests[s]] for n in names for s in SPLITS])
+
+
+def make_basis(
+    corpus: Corpus,
+    base: str,
+    members: Mapping[str, str],
+    others: Mapping[str, str] | None = None,
+) -> Basis:
+    """The basis of a result; see `Basis` for the digests."""
+    units: Iterable[str] = members.keys() & corpus.units.keys()
+    about = {f"unit {n}": corpus.units[n] for n in sorted(units)} | {
+        f"domain {n}": domain for n, domain in corpus.domains.items()
+    }
+    return Basis(
+        text_digest(corpus),
+        {name: digest(dataclasses.asdict(each)) for name, each in about.items()},
+        base,
+        dict(members),
+        dict(others or {}),
+    )
+
+
+def current_basis(
+    corpus: Corpus, pool: Pool, entries: Mapping[str, Manifest] | None = None
+) -> Basis:
+    """What there is now: compare it with the basis of a result."""
+    entries = pool.manifests() if entries is None else entries
+    members = {n: m.params_digest for n, m in entries.items() if m.kind == "member"}
+    others = {n: m.params_digest for n, m in entries.items() if n not in members}
+    return make_basis(corpus, pool.identity["base_digest"], members, others)
 
 
 def scored_mask(

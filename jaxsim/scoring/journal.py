@@ -6,9 +6,9 @@ A journal is a file of records of one size:
     values   float32, little-endian
     check    CRC-32 of both, 4 bytes, little-endian
 
-A record whose check fails, because it was half written or a bit flipped, is
-ignored: its values are computed again and appended. Several processes of one
-machine may append to the same file.
+A record that is not finite or whose check fails, because it was half written or
+a bit flipped, is ignored: its values are computed again and appended. Several
+processes of one machine may append to the same file.
 """
 
 import fcntl
@@ -85,9 +85,10 @@ class Journal:
                 record = b""
                 if (at := self._record_of.get(key)) is not None:
                     record = os.pread(file.fileno(), self._size, at * self._size)
-                if record.startswith(key) and _fits(record):
+                fits = record.startswith(key) and _fits(record)
+                if fits:
                     values_MW[m] = np.frombuffer(record, "<f4", self.width, offset=_KEY)
-                else:
+                if not fits or not np.isfinite(values_MW[m]).all():
                     missing.append(m)
         return missing
 

@@ -11,7 +11,8 @@ from jaxsim.corpus import open_corpus
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.log import say
 from jaxsim.pool import open_pool
-from jaxsim.scoring.evaluation import EvaluationSet, gather
+from jaxsim.records import Basis
+from jaxsim.scoring.evaluation import EvaluationSet, current_basis, gather, make_basis
 from jaxsim.scoring.evaluator import Evaluator
 from jaxsim.scoring.gradient import Differentiator
 from jaxsim.scoring.predictors import Predictors, window_losses
@@ -73,6 +74,17 @@ class Scorer:
     def predictors(self) -> Predictors:
         """The predictors over the members."""
         return self._predictors(self.members)
+
+    @functools.cached_property
+    def basis(self) -> Basis:
+        """What every result of this scorer rests on."""
+        stack = self.predictors.stack
+        members = dict(zip(stack.names, stack.digests, strict=True))
+        return make_basis(self.corpus, stack.base_digest, members)
+
+    def now(self) -> Basis:
+        """What the pool and the corpus hold now, to compare results with."""
+        return current_basis(self.corpus, self.pool)
 
     @functools.cached_property
     def token_losses(self) -> np.ndarray:
@@ -151,7 +163,7 @@ class Scorer:
                 "members": self.predictors.members(table, member_CT),
             },
             self.predictors.stack.notes,
-            self.predictors.stack.pins,
+            self.basis,
             self.predictors.how,
         )
         self.store.save(scores)
@@ -201,28 +213,12 @@ class Scorer:
         """Checks that the pool has not changed since a table was scored.
 
         Raises:
-          UserError: it has; names a member or entry that is new, gone or
-            different.
+          UserError: it has; names what is new, gone or different.
         """
-        now = {"base": self.pool.identity["base_digest"]} | {
-            name: manifest.params_digest
-            for name, manifest in self.pool.manifests().items()
-        }
-        columns = {"base", *scores.table.members}
-        if "merge" in scores.predictors:
-            columns |= set(self.members)
-        for name in sorted(columns):
-            if name not in now:
-                what = "is gone"
-            elif name not in scores.digests:
-                what = "is new"
-            elif scores.digests[name] != now[name]:
-                what = "has changed"
-            else:
-                continue
+        if what := scores.basis.difference(self.now()):
             raise UserError(
-                f"table {scores.name!r} was scored with another pool: {name!r} "
-                f"{what}; run `jaxsim score` again"
+                f"table {scores.name!r} was scored with another pool: {what}; "
+                "run `jaxsim score` again"
             )
 
     def score_entries(
@@ -245,13 +241,14 @@ class Scorer:
         rows = self.evaluation.rows(split, windows)
         reference: PredictorScores = predictors.merge(name, table, rows)
         stack = predictors.stack
+        others = dict(zip(entries, stack.digests, strict=True))
         scores = Scores(
             name,
             table,
             self.evaluation,
             {"reference": reference},
             stack.notes,
-            stack.pins,
+            make_basis(self.corpus, stack.base_digest, {}, others),
             predictors.how,
         )
         self.store.save(scores)

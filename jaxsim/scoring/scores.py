@@ -12,26 +12,29 @@ journal, so no mixture is computed twice on the same windows.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
+import tokenize
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from jaxsim import records
 from jaxsim.errors import DamagedError, UserError
-from jaxsim.pool.digests import object_digest
+from jaxsim.pool.digests import sha256_of_file
+from jaxsim.records import Basis, digest
 from jaxsim.scoring.evaluation import SPLITS, EvaluationSet
-from jaxsim.scoring.files import read_array, replace, save_array
 from jaxsim.scoring.journal import Journal
 from jaxsim.scoring.stack import Stack
 from jaxsim.scoring.table import Mixtures
 
-FORMAT = 2
 JOURNAL_FORMAT = 1
+_ADVICE = "delete it and run `jaxsim score` again"
 # Mixtures that are converted to float64 at once.
 _AT_ONCE = 1024
 
@@ -60,7 +63,7 @@ class Scores:
       predictors: losses by predictor: 'merge', 'probability' and 'members', or
         'reference run' for reference runs.
       notes: what an override admitted.
-      digests: `params_digest`s of 'base' and of every column, by name.
+      basis: what it was computed from.
       how: precisions that merges were scored with.
     """
 
@@ -69,7 +72,7 @@ class Scores:
     evaluation: EvaluationSet
     predictors: dict[str, PredictorScores]
     notes: tuple[str, ...] = ()
-    digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    basis: Basis = dataclasses.field(default_factory=Basis)
     how: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def take(self, rows: np.ndarray) -> "Scores":
@@ -161,7 +164,7 @@ def row_keys(
         scale = float(table.scale_M[row])
         parts = sorted((digests[n], w) for n, w in table.parts(row).items())
         keys.append(
-            object_digest(
+            digest(
                 [
                     stack.base_digest,
                     scale,
@@ -172,6 +175,30 @@ def row_keys(
             )
         )
     return keys
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedPredictor:
+    """Indices of a predictor's windows, and the digest of its array."""
+
+    rows: list[int]
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreRecord:
+    """The JSON of a table; `parquet` is the SHA-256 of that file."""
+
+    members: tuple[str, ...]
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+    weights: list[list[float]]
+    scales: list[float]
+    predictors: dict[str, SavedPredictor]
+    parquet: str
+    basis: Basis
+    how: dict[str, str]
+    notes: tuple[str, ...]
 
 
 class ScoreStore:
@@ -197,7 +224,7 @@ class ScoreStore:
           width: number of values per mixture.
         """
         little = np.ascontiguousarray(rows, "<i8")
-        digest = object_digest(
+        key = digest(
             [
                 JOURNAL_FORMAT,
                 evaluation.digest,
@@ -205,43 +232,34 @@ class ScoreStore:
                 width,
             ]
         )
-        path = self.folder / f"{kind}-{digest[:16]}.log"
+        path = self.folder / f"{kind}-{key[:16]}.log"
         return self._journals.setdefault(path, Journal(path, width))
 
     def save(self, scores: Scores) -> None:
         """Writes the files of a table, the JSON last."""
         table = scores.table
-        self.folder.mkdir(parents=True, exist_ok=True)
         predictors = {}
         for name, predictor in scores.predictors.items():
-            predictors[name] = {
-                "rows": predictor.rows.tolist(),
-                "sha256": _sha256(predictor.nll_MR),
-            }
-            save_array(self._array(scores.name, name), predictor.nll_MR)
-        arrow = as_arrow(scores)
-        replace(
-            self.folder / f"{scores.name}.parquet",
-            lambda file: pa.parquet.write_table(arrow, file),
+            array = predictor.nll_MR
+            predictors[name] = SavedPredictor(predictor.rows.tolist(), _sha256(array))
+            records.write(
+                self._array(scores.name, name), functools.partial(_save_array, array)
+            )
+        arrow, parquet = as_arrow(scores), self.folder / f"{scores.name}.parquet"
+        records.write(parquet, lambda file: pa.parquet.write_table(arrow, file))
+        record = ScoreRecord(
+            members=table.members,
+            names=table.names,
+            kinds=table.kinds,
+            weights=table.w_MC.tolist(),
+            scales=table.scale_M.tolist(),
+            predictors=predictors,
+            parquet=sha256_of_file(parquet),
+            basis=scores.basis,
+            how=dict(scores.how),
+            notes=tuple(scores.notes),
         )
-        record = {
-            "format": FORMAT,
-            "members": table.members,
-            "names": table.names,
-            "kinds": table.kinds,
-            "weights": table.w_MC.tolist(),
-            "scales": table.scale_M.tolist(),
-            "evaluation": scores.evaluation.digest,
-            "predictors": predictors,
-            "digests": dict(scores.digests),
-            "how": dict(scores.how),
-            "notes": scores.notes,
-        }
-        text = json.dumps(record | {"sha256": object_digest(record)})
-        replace(
-            self.folder / f"{scores.name}.json",
-            lambda file: file.write(f"{text}\n".encode()),
-        )
+        records.save(self.folder / f"{scores.name}.json", record)
 
     def load(self, name: str, evaluation: EvaluationSet) -> Scores:
         """Loads a table.
@@ -250,49 +268,79 @@ class ScoreStore:
           UserError: it was never scored, or on other evaluation text.
           DamagedError: a file is unreadable, or the files do not fit together.
         """
+        record = self.record(name)
         path = self.folder / f"{name}.json"
-        if not path.exists():
-            raise UserError(
-                f"{self.folder}: table {name!r} has not been scored; run `jaxsim score`"
-            )
-        record = _read_record(path)
-        if record["evaluation"] != evaluation.digest:
+        if record.basis.text != evaluation.digest:
             raise UserError(
                 f"{path}: scored on other evaluation text than the corpus has "
                 "now; run `jaxsim score` again"
             )
-        table = Mixtures(
-            tuple(record["members"]),
-            tuple(record["names"]),
-            tuple(record["kinds"]),
-            np.array(record["weights"], np.float64),
-            np.array(record["scales"], np.float64),
-        )
         predictors = {}
-        for predictor, about in record["predictors"].items():
+        for predictor, about in record.predictors.items():
             array = self._array(name, predictor)
             try:
-                nll_MR = read_array(array)
+                nll_MR = _read_array(array)
             except (OSError, ValueError) as error:
                 raise DamagedError(
                     f"{array}: unreadable ({error}); run `jaxsim score` again"
                 ) from error
             # This is also how a kill while rescoring a table shows.
-            if _sha256(nll_MR) != about["sha256"]:
+            shape = len(record.names), len(about.rows)
+            if nll_MR.shape != shape or _sha256(nll_MR) != about.sha256:
                 raise DamagedError(
                     f"{array}: not the array that {path.name} was saved with; "
                     "run `jaxsim score` again"
                 )
-            predictors[predictor] = PredictorScores(np.array(about["rows"]), nll_MR)
+            predictors[predictor] = PredictorScores(np.array(about.rows), nll_MR)
+        try:
+            table = Mixtures(
+                record.members,
+                record.names,
+                record.kinds,
+                np.array(record.weights, np.float64),
+                np.array(record.scales, np.float64),
+            )
+        except (UserError, ValueError) as error:
+            raise DamagedError(f"{path}: {error}; {_ADVICE}") from error
         return Scores(
-            name,
-            table,
-            evaluation,
-            predictors,
-            tuple(record["notes"]),
-            record["digests"],
-            record["how"],
+            name, table, evaluation, predictors, record.notes, record.basis, record.how
         )
+
+    def names(self) -> list[str]:
+        """Names of all scored tables."""
+        return sorted(path.stem for path in self.folder.glob("*.json"))
+
+    def record(self, name: str) -> "ScoreRecord":
+        """The JSON of a table.
+
+        Raises:
+          UserError: it was never scored.
+          DamagedError: it is unreadable, or was altered.
+        """
+        path = self.folder / f"{name}.json"
+        if not path.exists():
+            raise UserError(
+                f"{self.folder}: table {name!r} has not been scored; run `jaxsim score`"
+            )
+        return records.load(path, ScoreRecord, _ADVICE)
+
+    def arrow(self, name: str) -> pa.Table:
+        """The Parquet file of a table, checked against its JSON.
+
+        Raises:
+          UserError: it was never scored.
+          DamagedError: one of both is unreadable, or was altered.
+        """
+        record, path = self.record(name), self.folder / f"{name}.parquet"
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DamagedError(f"{path}: unreadable ({error}); {_ADVICE}") from error
+        if hashlib.sha256(content).hexdigest() != record.parquet:
+            raise DamagedError(
+                f"{path}: not the file that {name}.json was saved with; {_ADVICE}"
+            )
+        return pa.parquet.read_table(pa.BufferReader(content))
 
     def _array(self, name: str, predictor: str) -> Path:
         return self.folder / f"{name}.{predictor}.npy"
@@ -335,28 +383,23 @@ def as_arrow(scores: Scores) -> pa.Table:
     return arrow.replace_schema_metadata(facts)
 
 
-def _read_record(path: Path) -> dict[str, Any]:
-    """Reads the JSON that `save` wrote.
+def _save_array(array: np.ndarray, file: IO[bytes]) -> None:
+    np.save(file, array)
+
+
+def _read_array(path: Path) -> np.ndarray:
+    """Reads an array.
 
     Raises:
-      DamagedError: it is unreadable, of another format, or was altered.
+      OSError: there is no such file.
+      ValueError: the file is damaged.
     """
-    advice = "delete it and run `jaxsim score` again"
     try:
-        record = json.loads(path.read_text())
-        if record["format"] != FORMAT:
-            raise DamagedError(
-                f"{path}: format {record['format']!r}; this jaxsim reads "
-                f"{FORMAT}; {advice}"
-            )
-        digest = record.pop("sha256")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedError(
-            f"{path}: not a table of scores ({error!r}); {advice}"
-        ) from error
-    if digest != object_digest(record):
-        raise DamagedError(f"{path}: it was altered; {advice}")
-    return record
+        # A map first: a header may claim any size, and a map cannot exceed the file.
+        return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    # NumPy parses the header of a .npy file as Python, and lets these through.
+    except (EOFError, SyntaxError, tokenize.TokenError, OverflowError) as error:
+        raise ValueError(f"damaged header: {error}") from error
 
 
 def _sha256(nll_MR: np.ndarray) -> str:

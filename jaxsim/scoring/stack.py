@@ -51,12 +51,6 @@ class Stack:
     damaged: frozenset[str]
     notes: tuple[str, ...]
 
-    @property
-    def pins(self) -> dict[str, str]:
-        """Returns the digests of 'base' and of every entry, by name."""
-        digests = dict(zip(self.names, self.digests, strict=True))
-        return {"base": self.base_digest} | digests
-
     def check_usable(self, table: Mixtures) -> None:
         """Checks that no row uses a damaged entry.
 

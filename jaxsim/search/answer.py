@@ -84,8 +84,7 @@ def answer(
         epochs={loss.members[c]: float(plan.epochs(w_C)[c]) for c in used},
         warnings=_warnings(problem, w_C, bits_D),
         marginal=marginal,
-        evaluation=e.digest,
-        digests=stack.pins,
+        basis=problem.scorer.basis,
         notes=list(stack.notes),
     )
 

@@ -3,16 +3,50 @@
 import csv
 import dataclasses
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
+from jaxsim import records
 from jaxsim.errors import DamagedError, UserError
-from jaxsim.pool.digests import object_digest
-from jaxsim.scoring.files import replace
+from jaxsim.records import Basis
 
 BEST = "best.csv"
+
+
+class TieFacts(TypedDict):
+    """What a tie set is: see `jaxsim.search.ties`."""
+
+    heading: str
+    resampled: str
+    level: float
+    min_effect: float
+    count: int
+
+
+class FoundRow(TypedDict):
+    """A mixture; `SearchResult.rows` says what its figures are."""
+
+    name: str
+    kind: str
+    weights: dict[str, float]
+    scale: float
+    dev: float
+    test: float | None
+    shift: float
+    ensemble: float | None
+    members: float | None
+    difference: float
+    error: float
+    limit: float
+    tied: bool
+
+
+class Marginal(TypedDict, total=False):
+    members: list[str]
+    domains: list[str]
+    bits_DC: list[list[float | None]]
+    objective_C: list[float | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +83,7 @@ class SearchResult:
       marginal: 'members', 'domains' and 'bits_DC': change in bits per byte of
         each domain when one percent of the tokens moves to a member, taken
         from all in proportion; 'objective_C': that of the objective.
-      evaluation: digest of the windows.
-      digests: of 'base model' and of every member, by name.
+      basis: what it was computed from.
       notes: what an override admitted.
     """
 
@@ -59,8 +92,8 @@ class SearchResult:
     searched: int
     windows: int
     dev_windows: int
-    ties: dict[str, Any]
-    rows: list[dict[str, Any]]
+    ties: Annotated[dict[str, Any], TieFacts]
+    rows: list[Annotated[dict[str, Any], FoundRow]]
     objective: str = "mean"
     method: str = "table"
     looked_at: int = 0
@@ -68,14 +101,15 @@ class SearchResult:
     tokens: int = 0
     calibrated: bool = False
     singles_known: bool = False
-    binding: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    binding: list[records.Row] = dataclasses.field(default_factory=list)
     constraints: list[str] = dataclasses.field(default_factory=list)
     domains: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     epochs: dict[str, float] = dataclasses.field(default_factory=dict)
     warnings: list[str] = dataclasses.field(default_factory=list)
-    marginal: dict[str, Any] = dataclasses.field(default_factory=dict)
-    evaluation: str = ""
-    digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    marginal: Annotated[dict[str, Any], Marginal] = dataclasses.field(
+        default_factory=dict
+    )
+    basis: Basis = dataclasses.field(default_factory=Basis)
     notes: Sequence[str] = ()
 
     @property
@@ -93,37 +127,33 @@ def is_single(row: Mapping[str, Any]) -> bool:
 
 
 def save_search(workdir: Path, found: SearchResult) -> None:
-    """Writes the answer, and its first row as a mixture to be trained."""
+    """Writes the answer, and its first row as a mixture to be trained.
+
+    The record is what holds. Wherever a kill strikes, there is no best.csv that
+    differs from it.
+    """
     folder = Path(workdir) / "search"
-    folder.mkdir(parents=True, exist_ok=True)
-    record = dataclasses.asdict(found)
-    record["sha256"] = object_digest(record)
-    text = json.dumps(record, indent=1, allow_nan=False)
-    best = io.StringIO()
-    rows = csv.writer(best, lineterminator="\n")
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
     weights = found.best["weights"]
     rows.writerow(["name", *weights])
     rows.writerow([found.best["name"], *weights.values()])
-    replace(folder / BEST, lambda file: file.write(best.getvalue().encode()))
-    replace(folder / "result.json", lambda file: file.write(f"{text}\n".encode()))
+    (folder / BEST).unlink(missing_ok=True)
+    records.save(folder / "result.json", found)
+    records.write(folder / BEST, text.getvalue())
 
 
 def load_search(workdir: Path) -> SearchResult:
-    """The last search of a workdir.
+    """Reads the last search of a workdir.
 
     Raises:
       UserError: there was none.
       DamagedError: its file is unreadable.
     """
-    path = Path(workdir) / "search" / "result.json"
+    path, advice = Path(workdir) / "search" / "result.json", "run `jaxsim search` again"
     if not path.exists():
         raise UserError(f"{workdir}: nothing was searched; run `jaxsim search`")
-    try:
-        record = json.loads(path.read_text())
-        if record.pop("sha256", None) != object_digest(record):
-            raise ValueError("it was altered")
-        return SearchResult(**record)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise DamagedError(
-            f"{path}: unreadable ({error}); run `jaxsim search` again"
-        ) from error
+    found = records.load(path, SearchResult, advice)
+    if not found.rows:
+        raise DamagedError(f"{path}: unreadable (it has no mixture); {advice}")
+    return found

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from scipy.optimize import least_squares
 
-from jaxsim.validation.measured import Basis, PredictionTable
+from jaxsim.validation.measured import PoolLosses, PredictionTable
 
 FOLDS = 5
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -33,7 +33,7 @@ Fit = Callable[[np.ndarray, np.ndarray], Regressor]
 
 
 def from_weights(
-    fit: Fit, basis: Basis, held_out: PredictionTable, fitted: PredictionTable
+    fit: Fit, basis: PoolLosses, held_out: PredictionTable, fitted: PredictionTable
 ) -> np.ndarray:
     """Bits per byte [M, D] that a baseline predicts for the held-out runs.
 

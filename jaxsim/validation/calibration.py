@@ -20,7 +20,6 @@ curvature. A calibration is tested on runs that it did not see. See docs/validat
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -29,7 +28,12 @@ from jaxsim.scoring.ensemble import EnsembleSlope
 from jaxsim.scoring.evaluation import SPLITS
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.search.objective import weighted_mean
-from jaxsim.validation.measured import Basis, PredictionTable, member_bits, own_units
+from jaxsim.validation.measured import (
+    PoolLosses,
+    PredictionTable,
+    member_bits,
+    own_units,
+)
 
 # Ridge of shared and of own coefficients, in units of the distance's variance;
 # infinity leaves them out.
@@ -40,6 +44,19 @@ ENOUGH = 3  # with fewer runs nothing is fitted
 # factor, or noise would pick it.
 _BETTER = 0.98
 LEVEL = 0.9  # of the intervals that a calibration is checked at
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedCalibration:
+    """A `Calibration` in a file, where an infinite ridge is None."""
+
+    domains: list[str]
+    coefficients: list[list[float | None]]
+    off: list[list[float | None]]
+    reference: list[list[float | None]]
+    shared: float | None
+    own: float | None
+    singles_known: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,30 +132,34 @@ class Calibration:
         scatter = np.sqrt(np.mean(off_F**2) * (1 + 1 / count))
         return float(scipy.stats.t.ppf((1 + level) / 2, count - 1) * scatter)
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> "SavedCalibration":
         """The calibration as strict JSON holds it."""
-        return {
-            "domains": list(self.domains),
-            "coefficients": self.coefficients_DK.tolist(),
-            "off": self.off_FD.tolist(),
-            "reference": self.reference_FD.tolist(),
-            "shared": float(self.shared) if np.isfinite(self.shared) else None,
-            "own": float(self.own) if np.isfinite(self.own) else None,
-            "singles_known": self.singles_known,
-        }
+
+        def finite(value: float) -> float | None:
+            return float(value) if np.isfinite(value) else None
+
+        return SavedCalibration(
+            domains=list(self.domains),
+            coefficients=self.coefficients_DK.tolist(),
+            off=self.off_FD.tolist(),
+            reference=self.reference_FD.tolist(),
+            shared=finite(self.shared),
+            own=finite(self.own),
+            singles_known=self.singles_known,
+        )
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> "Calibration":
+    def from_plain(cls, plain: "SavedCalibration") -> "Calibration":
         """The calibration that `to_plain` gave."""
-        d = len(plain["domains"])
+        d = len(plain.domains)
         return cls(
-            tuple(plain["domains"]),
-            np.array(plain["coefficients"], float).reshape(d, -1),
-            np.array(plain["off"], float).reshape(-1, d),
-            np.array(plain["reference"], float).reshape(-1, d),
-            np.inf if plain["shared"] is None else float(plain["shared"]),
-            np.inf if plain["own"] is None else float(plain["own"]),
-            bool(plain["singles_known"]),
+            tuple(plain.domains),
+            np.array(plain.coefficients, float).reshape(d, -1),
+            np.array(plain.off, float).reshape(-1, d),
+            np.array(plain.reference, float).reshape(-1, d),
+            np.inf if plain.shared is None else float(plain.shared),
+            np.inf if plain.own is None else float(plain.own),
+            bool(plain.singles_known),
         )
 
 
@@ -257,7 +278,7 @@ def _ridge(
 
 
 def fitted_on(
-    basis: Basis, reference_runs: PredictionTable, measured_D: np.ndarray
+    basis: PoolLosses, reference_runs: PredictionTable, measured_D: np.ndarray
 ) -> Calibration:
     """A calibration from runs on dev text, for the measured domains."""
     names = np.array(basis.evaluation.domains)[measured_D]
@@ -274,7 +295,7 @@ def fitted_on(
 
 
 def calibrated_merges(
-    basis: Basis,
+    basis: PoolLosses,
     calibration: Calibration,
     reference_runs: PredictionTable,
     split: str,
@@ -294,7 +315,7 @@ def calibrated_merges(
 
 
 def calibrated(
-    basis: Basis,
+    basis: PoolLosses,
     held_out: PredictionTable,
     fitted: PredictionTable | None,
     weights: Mapping[str, np.ndarray],
@@ -345,7 +366,7 @@ def calibrated(
 
 
 def learning(
-    basis: Basis,
+    basis: PoolLosses,
     held_out: PredictionTable,
     fitted: PredictionTable,
     weights_D: np.ndarray,

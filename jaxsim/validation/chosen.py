@@ -10,15 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxsim import records
 from jaxsim.scoring.scores import Scores
 from jaxsim.scoring.targets import Targets
 from jaxsim.validation.measured import (
     PREDICTED,
     Comparison,
     by_target,
-    load_record,
     plain_points,
-    save_record,
 )
 
 FILE = "chosen.json"
@@ -36,16 +35,17 @@ class TrainedChoice(Comparison):
 
 
 def compare_chosen(
-    labels: Sequence[str], predictors: Scores, reference_MD: np.ndarray
+    labels: Sequence[str], predictors: Scores, trained: Scores
 ) -> TrainedChoice:
     """Compares the predictions of chosen mixtures with their runs.
 
     Args:
       labels: what the user called each mixture.
       predictors: scores of the mixtures on test text.
-      reference_MD: bits per byte of the runs on test text.
+      trained: scores of the runs on test text.
     """
     e, table = predictors.evaluation, predictors.table
+    reference_MD = trained.bits_per_byte("reference", "test")
     targets = Targets.of(e, np.isfinite(reference_MD).all(axis=0))
     bits = {p: predictors.bits_per_byte(p, "test") for p in PREDICTED}
     bits["reference"] = reference_MD
@@ -57,15 +57,14 @@ def compare_chosen(
         targets=list(targets.all),
         kinds=list(targets.kinds.values()),
         points=plain_points(by_target(bits, targets.weights(e.domains))),
-        evaluation=e.digest,
-        digests=dict(predictors.digests),
+        basis=dataclasses.replace(predictors.basis, others=trained.basis.others),
         notes=list(predictors.notes),
     )
 
 
 def save_chosen(workdir: Path, chosen: TrainedChoice) -> None:
     """Replaces what the last `validate --mixtures` of a workdir found."""
-    save_record(workdir, FILE, dataclasses.asdict(chosen))
+    records.save(workdir / "validation" / FILE, chosen)
 
 
 def load_chosen(workdir: Path) -> TrainedChoice | None:
@@ -74,5 +73,6 @@ def load_chosen(workdir: Path) -> TrainedChoice | None:
     Raises:
       DamagedError: its file is unreadable.
     """
-    again = "run `jaxsim validate --mixtures=...` again"
-    return load_record(workdir, FILE, lambda record: TrainedChoice(**record), again)
+    path = workdir / "validation" / FILE
+    advice = "run `jaxsim validate --mixtures=...` again"
+    return records.load(path, TrainedChoice, advice) if path.exists() else None

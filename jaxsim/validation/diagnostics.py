@@ -15,7 +15,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from jaxsim import records
 from jaxsim.errors import UserError
+from jaxsim.records import Basis
 from jaxsim.scoring.evaluation import EvaluationSet
 from jaxsim.scoring.merge import BFLOAT16_BITS
 from jaxsim.scoring.scorer import Scorer
@@ -26,7 +28,7 @@ from jaxsim.scoring.targets import ALL, IN_POOL, Targets
 from jaxsim.search.objective import weighted_mean
 from jaxsim.search.ties import ENOUGH_DOCUMENTS
 from jaxsim.validation.agreement import replicate_noise
-from jaxsim.validation.measured import load_record, own_units, save_record
+from jaxsim.validation.measured import own_units
 
 FILE = "diagnostics.json"
 FEW_WINDOWS = 4  # of a domain: C members have about five rows each
@@ -79,8 +81,7 @@ class Diagnostics:
       below_noise: whether members differ by less than their noise in every domain.
       windows: most windows of a domain that were scored; 0 for all.
       replicates: pairs of runs that the training noise is computed from.
-      evaluation: digest of the windows.
-      digests: of the base model ('base') and of every member, by name.
+      basis: what it was computed from.
       notes: what an override admitted.
     """
 
@@ -96,8 +97,7 @@ class Diagnostics:
     below_noise: bool
     windows: int
     replicates: int
-    evaluation: str
-    digests: dict[str, str]
+    basis: Basis
     notes: list[str]
 
 
@@ -208,8 +208,7 @@ def diagnose(
         ),
         windows=windows,
         replicates=0 if replicates is None else len(replicates[0]),
-        evaluation=evaluation.digest,
-        digests=stack.pins,
+        basis=scorer.basis,
         notes=list(stack.notes),
     )
 
@@ -233,7 +232,7 @@ def targets_with_text(
 
 def save_diagnostics(workdir: Path, diagnostics: Diagnostics) -> None:
     """Replaces the diagnostics of a workdir."""
-    save_record(workdir, FILE, dataclasses.asdict(diagnostics))
+    records.save(workdir / "validation" / FILE, diagnostics)
 
 
 def load_diagnostics(workdir: Path) -> Diagnostics | None:
@@ -242,8 +241,9 @@ def load_diagnostics(workdir: Path) -> Diagnostics | None:
     Raises:
       DamagedError: the file is unreadable.
     """
-    again = "delete it and diagnostics the pool again"
-    return load_record(workdir, FILE, lambda record: Diagnostics(**record), again)
+    path = workdir / "validation" / FILE
+    advice = "delete it and run `jaxsim validate` again"
+    return records.load(path, Diagnostics, advice) if path.exists() else None
 
 
 def neighbors(members: list[str]) -> list[tuple[str, str]]:

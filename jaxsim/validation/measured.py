@@ -1,18 +1,13 @@
 """Reference runs beside the predictions of their mixtures, and their files."""
 
 import dataclasses
-import json
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from jaxsim import records
 from jaxsim.corpus import Corpus
-from jaxsim.errors import DamagedError
-from jaxsim.pool.digests import object_digest
 from jaxsim.scoring.evaluation import EvaluationSet
-from jaxsim.scoring.files import replace
 from jaxsim.scoring.scores import Scores
 from jaxsim.scoring.targets import Targets
 from jaxsim.search.objective import weighted_mean
@@ -22,8 +17,6 @@ CALIBRATED, LOG_LINEAR = "calibrated merge", "log-linear"
 BASELINES = (LOG_LINEAR,)  # fitted on runs: they see weights, and no model
 PREDICTORS = (*PREDICTED, CALIBRATED, *BASELINES)
 BITS_PER_BYTE = "bits per byte"
-
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +83,7 @@ def beside(
 
 
 @dataclasses.dataclass(frozen=True)
-class Basis:
+class PoolLosses:
     """What a comparison rests on.
 
     Attributes:
@@ -99,7 +92,7 @@ class Basis:
       own_DC: see `own_units`.
       dev_CD, test_CD: see `member_bits`.
       base: [D] bits per byte of the base model, by split.
-      digests: of the base model ('base') and of every member, by name.
+      basis: digests of what it was computed from.
       notes: what an override admitted.
       singles_known: whether reference runs are as long as members. Then a
         member is the reference run on its own unit.
@@ -111,7 +104,7 @@ class Basis:
     dev_CD: np.ndarray
     test_CD: np.ndarray
     base: Mapping[str, np.ndarray]
-    digests: Mapping[str, str]
+    basis: records.Basis
     notes: tuple[str, ...]
     singles_known: bool
 
@@ -127,32 +120,35 @@ class Basis:
         return own_C
 
 
-def basis_of(
+def pool_losses(
     corpus: Corpus,
     standard: Scores,
     singles_known: bool,
     rows: np.ndarray | None = None,
-) -> Basis:
+    runs: Iterable[Scores] = (),
+) -> PoolLosses:
     """The basis that the scores of the standard mixtures give.
 
     Args:
       corpus: names the units that belong to each domain.
       standard: scores on every window, with a row for each member.
-      singles_known: see `Basis`.
+      singles_known: see `PoolLosses`.
       rows: the windows that reference runs were scored on; None: all.
+      runs: scores of the reference runs and replicates that it rests on.
     """
+    others = {n: digest for s in runs for n, digest in s.basis.others.items()}
     if rows is not None:
         standard = standard.on(rows)
     table, evaluation = standard.table, standard.evaluation
     base = table.names.index("base")
-    return Basis(
+    return PoolLosses(
         evaluation,
         table.members,
         own_units(corpus, table.members, evaluation),
         member_bits(standard, "dev"),
         member_bits(standard, "test"),
         {s: standard.bits_per_byte("merge", s)[base] for s in ("dev", "test")},
-        dict(standard.digests),
+        dataclasses.replace(standard.basis, others=others),
         standard.notes,
         singles_known,
     )
@@ -217,8 +213,7 @@ class Comparison:
       targets: domains, then the macros over them.
       kinds: 'in-pool', 'out-of-pool' or 'macro', in the order of `targets`.
       points: [M] bits per byte by predictor (or 'reference') and target.
-      evaluation: digest of the windows.
-      digests: of the base model ('base') and of every member, by name.
+      basis: what it was computed from.
       notes: what an override admitted.
     """
 
@@ -228,47 +223,10 @@ class Comparison:
     targets: list[str]
     kinds: list[str]
     points: dict[str, dict[str, list[float]]]
-    evaluation: str
-    digests: Mapping[str, str]
+    basis: records.Basis
     notes: list[str]
 
 
 def targets_of(result: Comparison) -> Targets:
     """The targets of reference runs, whether drawn or chosen."""
     return Targets(dict(zip(result.targets, result.kinds, strict=True)))
-
-
-def save_record(workdir: Path, name: str, record: Mapping[str, Any]) -> None:
-    """Writes WORKDIR/validation/NAME as strict JSON with a digest, in one step."""
-    folder = Path(workdir) / "validation"
-    folder.mkdir(parents=True, exist_ok=True)
-    plain = json.loads(json.dumps(record))
-    plain["sha256"] = object_digest(plain)
-    text = json.dumps(plain, indent=1, allow_nan=False)
-    replace(folder / name, lambda file: file.write(f"{text}\n".encode()))
-
-
-def load_record(
-    workdir: Path, name: str, parse: Callable[[dict[str, Any]], T], again: str
-) -> T | None:
-    """What `save_record` wrote, if there is such a file.
-
-    Args:
-      workdir: of the pool.
-      name: of the file.
-      parse: makes a value of the record.
-      again: what the user should do about a damaged file.
-
-    Raises:
-      DamagedError: the file is unreadable.
-    """
-    path = Path(workdir) / "validation" / name
-    if not path.exists():
-        return None
-    try:
-        record = json.loads(path.read_text())
-        if record.pop("sha256") != object_digest(record):
-            raise ValueError("it was altered")
-        return parse(record)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DamagedError(f"{path}: unreadable ({error}); {again}") from error

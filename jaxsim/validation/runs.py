@@ -39,7 +39,7 @@ from jaxsim.scoring.table import Mixtures, dirichlet
 from jaxsim.search.problem import cheap_values, pose
 from jaxsim.train import Run, Trainer, member_run, reference_run, replicate_of
 from jaxsim.validation.external import ExternalRuns
-from jaxsim.validation.measured import basis_of, beside, measured
+from jaxsim.validation.measured import beside, measured, pool_losses
 from jaxsim.validation.validate import Validation, compare
 
 DISTRIBUTION = ("dirichlet", "subset", "dirichlet", "best")  # in turn
@@ -369,21 +369,23 @@ def validate_trained(
     # Dev text is needed even with calibration runs: searches use every run.
     trained = scored(REFERENCE_RUNS, runs, None)
     held_out = measured(scorer.score(MIXTURES, table, None, settings.windows), trained)
-    fitted = None
+    fitted, used = None, [trained]
     if fit:
         fit_table = mixture_table(members, fit)
         name = CALIBRATION_MIXTURES
         predictors = scorer.score(name, fit_table, "dev", settings.windows)
-        fitted = measured(predictors, scored(CALIBRATION_RUNS, fit, "dev"))
+        used.append(scored(CALIBRATION_RUNS, fit, "dev"))
+        fitted = measured(predictors, used[-1])
     rows = trained.predictors["reference"].rows
     pairs = None
     if replicates:
         again = scored(REPLICATES, replicates, "test")
+        used.append(again)
         first = _by_name(scorer.standard().on(rows), "merge")
         pairs = _pairs(first | _by_name(trained, "reference"), again)
     as_long = all(run.steps == config.recipe.steps for run in needed)
     return compare(
-        basis_of(scorer.corpus, scorer.standard(), as_long, rows),
+        pool_losses(scorer.corpus, scorer.standard(), as_long, rows, used),
         held_out,
         fitted,
         pairs,
@@ -397,7 +399,7 @@ def validate_external(scorer: Scorer, external: ExternalRuns) -> Validation:
     """Compares a user's runs, of any length and trained in any way."""
     bits_MD = external.reference_MD
     return compare(
-        basis_of(scorer.corpus, scorer.standard(), singles_known=False),
+        pool_losses(scorer.corpus, scorer.standard(), singles_known=False),
         # What text they were measured on is not known. Dev predictions stand
         # beside them too: what searches learn from them may not see test text.
         beside(scorer.score(MIXTURES, external.table, None), bits_MD, bits_MD),

@@ -6,14 +6,13 @@ if there are none, each held-out run is predicted from the others.
 """
 
 import dataclasses
-import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxsim.scoring.scores import Scores
+from jaxsim import records
 from jaxsim.scoring.targets import Targets
 from jaxsim.search.objective import Objective, weighted_mean
 from jaxsim.search.ties import Residual
@@ -33,6 +32,7 @@ from jaxsim.validation.baselines import fit_log_linear, from_weights
 from jaxsim.validation.calibration import (
     ENOUGH,
     Calibration,
+    SavedCalibration,
     calibrated,
     fitted_on,
     learning,
@@ -42,13 +42,11 @@ from jaxsim.validation.measured import (
     CALIBRATED,
     LOG_LINEAR,
     PREDICTORS,
-    Basis,
     Comparison,
+    PoolLosses,
     PredictionTable,
     by_target,
-    load_record,
     plain_points,
-    save_record,
 )
 
 # Files in WORKDIR/validation.
@@ -92,17 +90,17 @@ class Validation(Comparison):
 
     distributions: list[str]
     calibration_runs: list[str]
-    agreement: dict[str, dict[str, dict[str, Any]]]
-    sizes: dict[str, dict[str, dict[str, float]]]
-    claims: list[dict[str, Any]]
+    agreement: dict[str, dict[str, records.Row]]
+    sizes: dict[str, dict[str, records.Row]]
+    claims: list[records.Row]
     ceilings: dict[str, float]
     ceiling_intervals: dict[str, list[float | None]]
-    replicate_agreement: dict[str, dict[str, Any]]
+    replicate_agreement: dict[str, records.Row]
     noise: dict[str, float]
     replicates: int
-    calibration: dict[str, Any]
-    check: dict[str, dict[str, Any]]
-    learning: list[dict[str, float]]
+    calibration: SavedCalibration
+    check: dict[str, records.Row]
+    learning: list[records.Row]
     learning_target: str
     budget: str
     given: bool
@@ -113,12 +111,6 @@ class Validation(Comparison):
     def tells_levels(self) -> bool:
         """Whether levels are comparable with those of merges."""
         return self.unit == BITS_PER_BYTE and self.budget == "fixed"
-
-    def is_of(self, scores: Scores) -> bool:
-        """Whether it is of the same pool and text as these scores."""
-        return self.evaluation == scores.evaluation.digest and dict(
-            self.digests
-        ) == dict(scores.digests)
 
     @property
     def predictors(self) -> tuple[str, ...]:
@@ -188,9 +180,7 @@ class Validation(Comparison):
 def save_validation(workdir: Path, validation: Validation) -> None:
     """Saves it; the user's own runs have a file next to that of ours."""
     name = GIVEN if validation.given else TRAINED
-    # JSON has no NaN: what is undefined is null.
-    record = _without_nan(dataclasses.asdict(validation))
-    save_record(workdir, name, record)
+    records.save(workdir / "validation" / name, validation)
 
 
 def load_validation(workdir: Path) -> Validation | None:
@@ -203,14 +193,14 @@ def load_validation(workdir: Path) -> Validation | None:
     return load_given(workdir) if trained is None else trained
 
 
-def current_validation(workdir: Path, scores: Scores) -> Validation | None:
-    """The first of both that is of the same pool and text as these scores.
+def current_validation(workdir: Path, now: records.Basis) -> Validation | None:
+    """The first of both that fits what there is now.
 
     Raises:
       DamagedError: a file is unreadable.
     """
-    both = (_load(workdir, name) for name in (TRAINED, GIVEN))
-    return next((v for v in both if v is not None and v.is_of(scores)), None)
+    both = [v for n in (TRAINED, GIVEN) if (v := _load(workdir, n)) is not None]
+    return next((v for v in both if not v.basis.difference(now)), None)
 
 
 def load_given(workdir: Path) -> Validation | None:
@@ -223,34 +213,22 @@ def load_given(workdir: Path) -> Validation | None:
 
 
 def _load(workdir: Path, name: str) -> Validation | None:
-    return load_record(workdir, name, _parse, "run `jaxsim validate` again")
-
-
-def _parse(record: dict[str, Any]) -> Validation:
-    """The validation of a record, with NaN where a figure is null."""
-    validation = Validation(**record)
-    v = validation
+    """The validation in a file, with NaN where a figure is null."""
+    path = workdir / "validation" / name
+    if not path.exists():
+        return None
+    v = records.load(path, Validation, "run `jaxsim validate` again")
     for table in (*v.agreement.values(), v.replicate_agreement, v.check,
                   *v.sizes.values()):  # fmt: skip
         for figures in table.values():
             for key, value in figures.items():
                 if value is None and not key.endswith("interval"):
                     figures[key] = float("nan")
-    return validation
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    return v
 
 
 def compare(
-    basis: Basis,
+    basis: PoolLosses,
     held_out: PredictionTable,
     fitted: PredictionTable | None = None,
     replicates: tuple[np.ndarray, np.ndarray] | None = None,
@@ -350,8 +328,7 @@ def compare(
             for split, bits_D in basis.base.items()
         },
         notes=list(basis.notes),
-        evaluation=basis.evaluation.digest,
-        digests=dict(basis.digests),
+        basis=basis.basis,
     )
 
 

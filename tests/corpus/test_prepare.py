@@ -15,9 +15,10 @@ import time
 
 import numpy as np
 import pytest
+import sealing
 import tokenizers
 
-from jaxsim.config import SourceConfig, SplitConfig, TokenizerConfig
+from jaxsim.config import SourceConfig, SplitConfig, TokenizerConfig, save_config
 from jaxsim.corpus import open_corpus, prepare, store
 from jaxsim.corpus import prepare as prepare_package
 from jaxsim.corpus.arrayrecord import write_table
@@ -331,19 +332,20 @@ def test_a_missing_or_damaged_corpus_is_refused(sources, work):
     path = work / "corpus" / "corpus.json"
     record = json.loads(path.read_text())
     bad = {
-        "format version 99": record | {"format": 99},
+        "format version 99": record | {"version": 99},
         "no SHA-256": {
             **record,
             "frozen": record["frozen"] | {"tokenizer_digest": "../../x"},
         },
-        "damaged": {"format": 1},
+        "format version None": {"format": 1},
+        "frozen: must be a group": record | {"frozen": 1},
     }
     for message, content in bad.items():
-        path.write_text(json.dumps(content))
+        path.write_text(sealing.sealed(dict(content)))
         with pytest.raises(DamagedError, match=message):
             open_corpus(work)
     path.write_text("{")
-    with pytest.raises(DamagedError, match="damaged"):
+    with pytest.raises(DamagedError, match="unreadable"):
         open_corpus(work)
 
 
@@ -600,7 +602,7 @@ assert "pandas" not in sys.modules, "pandas was imported"
 
 def start(config, work, tmp_path):
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(dataclasses.asdict(config)))
+    save_config(config, path)
     environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
     child = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(path), str(work)],

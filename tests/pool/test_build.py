@@ -1,11 +1,11 @@
 """Missing runs are trained exactly; entries that do not belong are refused."""
 
 import dataclasses
-import json
 
 import jax
 import numpy as np
 import pytest
+import sealing
 from train import tiny
 
 from jaxsim.config import SourceConfig
@@ -77,8 +77,7 @@ def test_a_partition_cannot_pass_for_a_replicate(project):
     replicate = replicate_of(member_run("a", project.config.recipe))
     pool = project.pool
     entry = pool.entry("a").rename(pool.entry(replicate.name))
-    data = json.loads((entry / "manifest.json").read_text())
-    (entry / "manifest.json").write_text(json.dumps(data | {"name": replicate.name}))
+    sealing.edit(entry / "manifest.json", lambda d: d.update(name=replicate.name))
     with pytest.raises(UserError, match=r"kind: expected replicate, found mem"):
         train_missing([replicate], pool, project.corpus, project.trainer)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import sealing
 
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.pool import open_pool
@@ -28,14 +29,16 @@ def _largest(entry: Path) -> Path:
 
 def _edit(entry: Path, **changes) -> None:
     path = entry / "manifest.json"
-    data = json.loads(path.read_text())
-    for dotted, value in changes.items():
-        *groups, key = dotted.split("__")
-        node = data
-        for group in groups:
-            node = node[group]
-        node[key] = value
-    path.write_text(json.dumps(data))
+
+    def change(data):
+        for dotted, value in changes.items():
+            *groups, key = dotted.split("__")
+            node = data
+            for group in groups:
+                node = node[group]
+            node[key] = value
+
+    sealing.edit(path, change)
 
 
 def flip_bit(entry: Path) -> None:
@@ -143,24 +146,25 @@ DAMAGE = [
     (edit(leaves__embedding=[[8, 16], "float32"]), r"leaf embedding is"),
     (edit(leaves__embedding=[[264, 16], "bfloat16"]), r"leaf embedding is"),
     (edit(leaves__more=[[1], "float32"]), r"leaf more is"),
-    (edit(format=2), r"format 2; this version of jaxsim reads format 1"),
+    (edit(version=2), r"format version 2, and this version of jaxsim reads 3"),
+    (edit(record="Group"), r"not a record of kind Manifest"),
     (edit(name="b"), r"it is of 'b'"),
     (edit(attempt="../b/attempt-000000000000"), r"is not a folder of this"),
     (edit(attempt="/tmp"), r"is not a folder of this"),
-    (edit(attempt=7), r"attempt is 7"),
-    (edit(files=[]), r"not a manifest"),
-    (edit(recipe=None), r"recipe is None"),
-    (edit(surprise=1), r"surprise"),
+    (edit(attempt=7), r"attempt: must be str, is int 7"),
+    (edit(files=[]), r"files: must be a dictionary"),
+    (edit(recipe=None), r"recipe: must be a dictionary, is NoneType"),
+    (edit(surprise=1), r"surprise: unknown key"),
     (file_named("../b/manifest.json"), r"points outside"),
     (file_named("/etc/passwd"), r"points outside"),
     (file_named("a\0b"), r"points outside"),
     (file_named("."), r"points outside"),
     (file_named("x" * 300), r"is missing"),
-    (written(""), r"not a manifest"),
-    (written("[]"), r"not an object"),
-    (written('{"format": 1}'), r"not a manifest"),
+    (written(""), r"unreadable"),
+    (written("[]"), r"not a JSON object"),
+    (written('{"format": 1}'), r"format version None"),
     (written("\udcff".encode(errors="surrogateescape").decode("latin1")),
-     r"not a manifest"),
+     r"unreadable"),
 ]  # fmt: skip
 
 
@@ -224,10 +228,10 @@ def test_attempts_that_no_manifest_names_are_not_read(project):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "not a pool"),
-        ("[]", "not a pool"),
-        ('{"format": 9}', "another format than 1"),
-        (None, "not a pool"),
+        ("", "unreadable"),
+        ("[]", "not a JSON object"),
+        ('{"version": 9}', "version 9, and this version of jaxsim reads 3"),
+        (None, "recipe: missing"),
     ],
 )
 def test_a_damaged_pool_file_is_refused(project, text, reason):
@@ -235,7 +239,7 @@ def test_a_damaged_pool_file_is_refused(project, text, reason):
     if text is None:  # without its recipe, recipes would not be compared
         data = json.loads(path.read_text())
         del data["recipe"]
-        text = json.dumps(data)
+        text = sealing.sealed(data)
     path.write_text(text)
     with pytest.raises(DamagedError, match=reason):
         open_pool(project.workdir)

@@ -8,7 +8,6 @@ from jaxsim.checkpoints import load_params, save_params
 from jaxsim.pool.digests import (
     differences,
     file_digests,
-    object_digest,
     params_digest,
 )
 
@@ -66,11 +65,6 @@ def test_two_saves_of_a_tree_have_different_files_and_one_digest(tmp_path):
         digests.append(params_digest(load_params(tmp_path / name, TREE)))
     assert files[0] != files[1]
     assert digests == [params_digest(TREE)] * 2
-
-
-def test_the_digest_of_plain_data_ignores_order():
-    assert object_digest({"a": 1, "b": [2]}) == object_digest({"b": [2], "a": 1})
-    assert object_digest({"a": 1}) != object_digest({"a": 2})
 
 
 def test_differences_name_every_field():

@@ -15,6 +15,7 @@ from jaxsim.errors import DamagedError, JaxsimError, Preempted
 from jaxsim.pool import lock as locking
 from jaxsim.pool.build import PoolBuilder, train_missing
 from jaxsim.pool.lock import Busy, holding
+from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
 from jaxsim.train import member_run, recipe_trainer, reference_run, replicate_of
 
@@ -174,11 +175,10 @@ def test_a_run_that_was_published_meanwhile_is_reported_and_dropped(
         outcomes = train(*args)
         entry = grouped.pool.entry(runs[1].name)
         other = grouped.pool.entry("a")
-        data = json.loads((other / "manifest.json").read_text())
-        data["name"] = entry.name
+        manifest = dataclasses.replace(read_manifest(other), name=entry.name)
         entry.mkdir(parents=True, exist_ok=True)
-        (entry / data["attempt"]).symlink_to(other / data["attempt"])
-        (entry / "manifest.json").write_text(json.dumps(data))
+        (entry / manifest.attempt).symlink_to(other / manifest.attempt)
+        (entry / "manifest.json").write_text(manifest.dump())
         return outcomes
 
     monkeypatch.setattr(grouped.trainer, "train", overtaken)
@@ -267,6 +267,6 @@ def test_when_a_run_diverges_the_others_of_its_group_are_published(
 def test_a_damaged_group_record_says_what_to_delete(grouped, runs):
     folder = grouped.workdir / "state" / ".group-0123"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "group.json").write_text('{"format": 1, "runs": [3]}')
+    (folder / "group.json").write_text('{"version": 3, "runs": [3]}')
     with pytest.raises(DamagedError, match=r"group.json: .*delete .*group-01"):
         _train(grouped, runs)

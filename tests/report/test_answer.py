@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from jaxsim.records import Basis
 from jaxsim.report import agreement
 from jaxsim.report.answer import (
     RANGE,
@@ -149,7 +150,7 @@ def test_reference_runs_that_came_after_the_search_ask_for_another_search(workdi
     validation = on_basis_of(found, validation_of(workdir, 12))
     expected = "Search again, with the reference runs: `jaxsim search --workdir=W`"
     assert lines(found, validation)["Next"] == expected
-    other = dataclasses.replace(validation, evaluation="other text")
+    other = dataclasses.replace(validation, basis=Basis("other text"))
     assert "Search again" not in lines(found, other)["Next"]
 
 
@@ -201,10 +202,12 @@ def test_only_the_best_of_this_pool_and_text_counts_as_trained(other):
         mixtures = [[0.51, 0.49, 0.0], *chosen.mixtures[1:]]
         chosen = dataclasses.replace(chosen, mixtures=mixtures)
     elif other == "pool":
-        digests = {**chosen.digests, MEMBERS[0]: "another"}
-        chosen = dataclasses.replace(chosen, digests=digests)
+        members = chosen.basis.members | {MEMBERS[0]: "another"}
+        basis = dataclasses.replace(chosen.basis, members=members)
+        chosen = dataclasses.replace(chosen, basis=basis)
     else:
-        chosen = dataclasses.replace(chosen, evaluation="another")
+        basis = dataclasses.replace(chosen.basis, text="another")
+        chosen = dataclasses.replace(chosen, basis=basis)
     said = lines(found, chosen=chosen)
     assert "Trained" not in said
     assert "it was not trained" in said["Open questions"]

@@ -8,6 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from jaxsim.records import Basis
 from jaxsim.report import figures, tables
 from jaxsim.report.data import StandardScores
 from jaxsim.report.table import short
@@ -25,7 +26,7 @@ def heat_map(members, domains, gain_CD):
         domains=tuple(domains),
         in_pool=(True,) * (len(domains) - 1) + (False,),
         bits={"test": bits_MD, "dev": bits_MD},
-        evaluation="",
+        basis=Basis(),
         notes=(),
     )
     table = tables.gains(standard)

@@ -28,7 +28,8 @@ from jaxsim.model import LanguageModel
 from jaxsim.pool import Manifest, create_pool, open_pool
 from jaxsim.pool.digests import leaves_by_path, params_digest
 from jaxsim.pool.publish import publish, save_attempt
-from jaxsim.scoring.evaluation import EvaluationSet, gather
+from jaxsim.records import Basis
+from jaxsim.scoring.evaluation import EvaluationSet, current_basis, gather
 from jaxsim.scoring.scores import PredictorScores, Scores, ScoreStore
 from jaxsim.scoring.table import (
     Mixtures,
@@ -43,7 +44,7 @@ from jaxsim.search.ties import AFTER_RUNS, BEFORE_RUNS
 from jaxsim.train import Run
 from jaxsim.validation.chosen import TrainedChoice, save_chosen
 from jaxsim.validation.diagnostics import Diagnostics, save_diagnostics
-from jaxsim.validation.measured import PredictionTable, basis_of
+from jaxsim.validation.measured import PredictionTable, pool_losses
 from jaxsim.validation.runs import mixture_table
 from jaxsim.validation.validate import Validation, compare, save_validation
 
@@ -53,6 +54,7 @@ MEMBERS = tuple(sorted(("alpha", *HOSTILE)))
 OUTSIDE = "https:evil.example"
 _KNOWN: dict[tuple, Validation] = {}
 DRIFT = dict(zip(MEMBERS, (0.02, 0.05, 0.1), strict=True))
+BASIS = Basis("text", base="s", members={name: f"d {name}" for name in MEMBERS})
 
 
 def config(folder: Path) -> Config:
@@ -105,7 +107,7 @@ def make_workdir(folder: Path) -> Path:
             pool.entry(name), "member", moved, corpus, conf,
             pool.identity["base_digest"], pool.identity["recipe"],
         )  # fmt: skip
-    ScoreStore(workdir).save(reference_scores(gather(corpus)))
+    ScoreStore(workdir).save(current(workdir, reference_scores(gather(corpus))))
     return workdir
 
 
@@ -184,7 +186,7 @@ def validation_of(
         pairs = (first_PD, first_PD + rng.normal(0, 0.01, first_PD.shape))
     standard = reference_scores(evaluation, notes)
     _KNOWN[key] = compare(
-        basis_of(corpus, standard, singles_known=True),
+        pool_losses(corpus, standard, singles_known=True),
         held_out,
         fitted,
         replicates=pairs,
@@ -246,8 +248,7 @@ def diagnostics_of(verdict: str = "trust", below_noise: bool = False) -> Diagnos
         below_noise=below_noise,
         windows=4,
         replicates=0,
-        evaluation="text",
-        digests={"base": "s", **{name: f"d {name}" for name in MEMBERS}},
+        basis=BASIS,
         notes=[],
     )  # fmt: skip
 
@@ -318,8 +319,7 @@ def found_of(trained: bool = False, tied: int = 2) -> SearchResult:
             ],
             "objective_C": [-0.0012, 0.0003, 0.0009],
         },
-        evaluation="text",
-        digests={"base": "s", **{name: f"d {name}" for name in MEMBERS}},
+        basis=BASIS,
     )
 
 
@@ -346,30 +346,20 @@ def chosen_of(found: SearchResult, trained: float = 2.18) -> TrainedChoice:
             }
             for name, value in values.items()
         },
-        evaluation=found.evaluation,
-        digests=found.digests,
+        basis=found.basis,
         notes=[],
     )
 
 
 def on_basis_of(found: SearchResult, validation: Validation) -> Validation:
     """The same reference runs, of the pool and text of a search."""
-    return dataclasses.replace(
-        validation, evaluation=found.evaluation, digests=found.digests
-    )
+    return dataclasses.replace(validation, basis=found.basis)
 
 
 def current(workdir: Path, part):
     """A result, of the pool and text of a workdir."""
-    pool = open_pool(workdir)
-    digests = {"base": pool.identity["base_digest"]} | {
-        name: m.params_digest for name, m in pool.manifests("member").items()
-    }
-    return dataclasses.replace(
-        part,
-        evaluation=gather(open_corpus(workdir)).digest,
-        digests=digests,
-    )
+    now = current_basis(open_corpus(workdir), open_pool(workdir))
+    return dataclasses.replace(part, basis=dataclasses.replace(now, others={}))
 
 
 def add_search(workdir: Path, trained: bool = False, tied: int = 2) -> SearchResult:
@@ -408,6 +398,7 @@ def _row(name: str, kind: str, weights: dict[int, float], place: int) -> dict:
         "kind": kind,
         "weights": {MEMBERS[c]: w for c, w in weights.items()},
         "scale": 1.0,
+        "shift": 0.0,
         "dev": 2.0 + 0.01 * place,
         "test": 2.1 + 0.01 * place,
         "ensemble": 2.2 + 0.01 * place,

@@ -1,11 +1,11 @@
 """Tables over a pool: names, references, and scores that have grown old."""
 
 import dataclasses
-import json
 import shutil
 
 import numpy as np
 import pytest
+import sealing
 
 from jaxsim.errors import UserError
 from jaxsim.scoring import evaluator as evaluators
@@ -128,14 +128,11 @@ def test_a_changed_member_is_scored_again(workdir, config, scorer):
     shutil.rmtree(folder / beta)
     shutil.copytree(folder / alpha, folder / beta)
     manifest = folder / beta / "manifest.json"
-    other = json.loads(manifest.read_text())
-    units = other["data_digests"]
-    other |= {"name": beta, "data_digests": {beta: units[alpha]}}
-    other["data_digests"][beta] = scorer.corpus.unit(beta).digest
-    manifest.write_text(json.dumps(other))
+    digests = {beta: scorer.corpus.unit(beta).digest}
+    sealing.edit(manifest, lambda d: d.update(name=beta, data_digests=digests))
 
     new = Scorer(workdir, config.score)
-    with pytest.raises(UserError, match=f"another pool: '{beta}' has changed"):
+    with pytest.raises(UserError, match=f"another pool: member '{beta}' has changed"):
         new.load("mine")
     after = new.score("mine", table, "dev", windows=2)
     moved = ~np.isclose(
@@ -159,7 +156,7 @@ def test_a_table_of_fewer_members_has_grown_old(workdir, config):
     fewer.score("mine", uniform(fewer.members), windows=1)
     assert fewer.load("mine").table.members == tiny.MEMBERS[:3]
     (workdir / "elsewhere").rename(solo)
-    with pytest.raises(UserError, match="another pool: 'solo' is new"):
+    with pytest.raises(UserError, match="another pool: member 'solo' is new"):
         Scorer(workdir, config.score).load("mine")
 
 

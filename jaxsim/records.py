@@ -1,0 +1,278 @@
+"""Records: files written in one step, and read only if they are intact.
+
+What a command leaves for a later one is a record: a JSON object with its kind, the
+version of all formats, the SHA-256 of its content, and the fields of a dataclass.
+Reading one gives that dataclass, or an error that names the file and says what to
+do: what is read is checked as strictly as what is computed.
+
+`Basis` lists what a result was computed from, and decides whether it still holds.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import types
+import typing
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Annotated, Any, Literal, TypeVar
+
+from jaxsim.errors import DamagedError, UserError
+
+T = TypeVar("T")
+
+VERSION = 3  # of all files; raised whenever one of them changes
+LARGEST = 1 << 30  # bytes of a record; a table of 100,000 mixtures has 0.2 GB
+# A row of a table for people: code reads it as it likes, a file must hold plain cells.
+Cell = bool | int | float | str | list[str] | list[float | None] | None
+Row = Annotated[dict[str, Any], dict[str, Cell]]
+_HEADER = ("record", "version", "sha256")
+
+
+def write(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) -> None:
+    """Writes a whole file in one step, or leaves the old one.
+
+    Args:
+      path: of the file; its folder is made.
+      content: of the file, or a function that writes it to an open file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own: two processes may write the same file.
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
+    try:
+        with part.open("xb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content if isinstance(content, bytes) else content.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save(path: Path, record: Any) -> None:
+    """Writes a dataclass as a record."""
+    write(path, dump(record))
+
+
+def dump(record: Any) -> str:
+    """The text of a record.
+
+    Raises:
+      UserError: a field does not have the type that its dataclass says, so that
+        the record could not be read back.
+    """
+    kind = type(record)
+    body = plain(record)
+    from_plain(kind, body, kind.__name__)
+    head = {"record": kind.__name__, "version": VERSION}
+    sealed = head | {"sha256": digest(head | body)} | body
+    return json.dumps(sealed, indent=1, allow_nan=False) + "\n"
+
+
+def load(path: Path, kind: type[T], advice: str) -> T:
+    """Reads the record in a file.
+
+    Args:
+      path: of the file.
+      kind: the dataclass that it holds.
+      advice: what to do if it cannot be used, such as "run `jaxsim search` again".
+
+    Raises:
+      DamagedError: it is unreadable, of another kind or version, was altered, or a
+        field does not have the type that its dataclass says.
+    """
+    try:
+        if (size := path.stat().st_size) > LARGEST:
+            raise ValueError(f"{size:,} bytes are too many")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{path}: unreadable ({error}); {advice}") from error
+    return parse(text, kind, path, advice)
+
+
+def parse(text: str, kind: type[T], where: Path | str, advice: str) -> T:
+    """Reads a record from its text, as `load` does; `where` it is from."""
+    try:
+        data = json.loads(text, parse_constant=_refuse_constant)
+        if not isinstance(data, dict):
+            raise ValueError("not a JSON object")
+        if (version := data.get("version")) != VERSION:
+            raise DamagedError(
+                f"{where}: format version {version!r}, and this version of jaxsim "
+                f"reads {VERSION}; use the version that wrote it, or {advice}"
+            )
+        if data.get("record") != kind.__name__:
+            raise ValueError(f"not a record of kind {kind.__name__}")
+        if data.pop("sha256", None) != digest(data):
+            raise ValueError("it was altered after it was written")
+        body = {key: v for key, v in data.items() if key not in _HEADER}
+        return from_plain(kind, body, kind.__name__)
+    except (ValueError, RecursionError, UserError) as error:
+        raise DamagedError(f"{where}: unreadable ({error}); {advice}") from error
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a finite number")
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of plain data; the order of keys makes no difference."""
+    text = json.dumps(value, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """The value as strict JSON holds it; what is not finite becomes None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if hasattr(value, "item"):  # a scalar of NumPy or JAX
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def from_plain(kind: Any, value: Any, key: str) -> Any:
+    """The value as an instance of a type hint, checked all the way down.
+
+    Knows dataclasses, typed and other dictionaries, lists, tuples, `Literal`, unions,
+    None, str, bool, int and finite floats. `Any` is not checked, and of `Annotated`
+    what follows the comma is. A dataclass's field may have a bound (see
+    `jaxsim.config`), which must hold.
+
+    Raises:
+      UserError: names the key, what it must be, and what it is.
+    """
+    if kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind) or typing.is_typeddict(kind):
+        return _named_fields(kind, value, key)
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        return from_plain(args[1], value, key)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and types.NoneType in args:
+            return None
+        kinds = [a for a in args if a is not types.NoneType]
+        for one in kinds[:-1]:
+            with contextlib.suppress(UserError):
+                return from_plain(one, value, key)
+        return from_plain(kinds[-1], value, key)
+    if origin in (dict, Mapping):
+        _expect(isinstance(value, Mapping), "a dictionary", value, key)
+        return {
+            from_plain(args[0], k, key): from_plain(args[1], v, f"{key}.{k}")
+            for k, v in value.items()
+        }
+    if origin in (list, Sequence):
+        _expect(isinstance(value, list), "a list", value, key)
+        return [from_plain(args[0], v, f"{key}[{i}]") for i, v in enumerate(value)]
+    if origin is tuple:
+        _expect(isinstance(value, tuple | list), "a tuple", value, key)
+        if args[-1] is Ellipsis:
+            args = (args[0],) * len(value)
+        _expect(len(args) == len(value), f"{len(args)} values", value, key)
+        pairs = zip(args, value, strict=True)
+        return tuple(from_plain(a, v, f"{key}[{i}]") for i, (a, v) in enumerate(pairs))
+    if origin is Literal:
+        need(value in args, f"one of {', '.join(args)}", value, key)
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is float and isinstance(value, float):
+        _expect(math.isfinite(value), "finite", value, key)
+    exact = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+    _expect(exact, kind.__name__, value, key)
+    return value
+
+
+def _named_fields(kind: Any, value: Any, key: str) -> Any:
+    """A dataclass or typed dictionary."""
+    _expect(isinstance(value, Mapping), "a group of keys", value, key)
+    hints = typing.get_type_hints(kind, include_extras=True)
+    if unknown := [k for k in value if k not in hints]:
+        raise UserError(
+            f"{key}.{unknown[0]}: unknown key; known here: {', '.join(hints)}"
+        )
+    required = getattr(kind, "__required_keys__", hints)
+    if missing := [k for k in hints if k not in value and k in required]:
+        raise UserError(f"{key}.{missing[0]}: missing")
+    made = kind(**{k: from_plain(hints[k], v, f"{key}.{k}") for k, v in value.items()})
+    for each in dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ():
+        if bound := each.metadata.get("bound"):
+            name, found = f"{key}.{each.name}", getattr(made, each.name)
+            if isinstance(found, dict):
+                for k, v in found.items():
+                    need(bound.holds(v), bound.must_be, v, f"{name}.{k}")
+            else:
+                need(bound.holds(found), bound.must_be, found, name)
+    return made
+
+
+def _expect(ok: bool, what: str, value: Any, key: str) -> None:
+    """Refuses a value of a wrong type."""
+    if not ok:
+        raise UserError(f"{key}: must be {what}, is {type(value).__name__} {value!r}")
+
+
+def need(ok: bool, what: str, value: Any, key: str) -> None:
+    """Refuses an impossible value."""
+    if not ok:
+        raise UserError(f"{key}: must be {what}, is {value!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Basis:
+    """What a result was computed from: the one answer to "does it still hold?".
+
+    Attributes:
+      text: digest of the evaluation text.
+      corpus: digests of what corpus.json says of each domain and member's unit.
+      base: `params_digest` of the base model.
+      members: `params_digest`s of all members of the pool, by name; empty for a
+        result about single entries.
+      others: those of the reference runs and replicates used.
+    """
+
+    text: str = ""
+    corpus: dict[str, str] = dataclasses.field(default_factory=dict)
+    base: str = ""
+    members: dict[str, str] = dataclasses.field(default_factory=dict)
+    others: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def difference(self, now: "Basis") -> str:
+        """The first thing that has changed since, in words; '' if nothing has.
+
+        Args:
+          now: what there is: a result's own reference runs and replicates may be
+            a part of those there.
+        """
+        if self.base != now.base:
+            return "the base model has changed"
+        for name in sorted(now.members.keys() - self.members if self.members else ()):
+            return f"member {name!r} is new"
+        for kind, then, there in (
+            ("member", self.members, now.members),
+            ("run", self.others, now.others),
+            ("the corpus:", self.corpus, now.corpus),
+        ):
+            for name, digest_then in sorted(then.items()):
+                if (found := there.get(name)) != digest_then:
+                    what = "is gone" if found is None else "has changed"
+                    return f"{kind} {name!r} {what}"
+        return "" if self.text == now.text else "the evaluation text has changed"
+
+    def same_pool(self, other: "Basis") -> bool:
+        """Whether two results are of the same members and the same text."""
+        return not dataclasses.replace(self, others={}).difference(other)

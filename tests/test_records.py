@@ -1,0 +1,294 @@
+"""Records: written in one step, read only if intact; and what results rest on."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any, Literal, TypedDict
+
+import numpy as np
+import pytest
+import sealing
+
+from jaxsim import records
+from jaxsim.corpus import Domain, Unit
+from jaxsim.errors import DamagedError, UserError
+from jaxsim.records import Basis
+from jaxsim.scoring.evaluation import make_basis
+from jaxsim.scoring.journal import Journal
+from jaxsim.scoring.scores import _read_array
+from jaxsim.scoring.table import read_csv
+from jaxsim.search.result import SearchResult, load_search, save_search
+
+
+class Part(TypedDict):
+    name: str
+    value: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    count: int = 1
+    share: float = 0.5
+    sure: bool = True
+    kind: Literal["one", "two"] = "one"
+    names: tuple[str, ...] = ("a", "b")
+    pair: tuple[str, int] = ("a", 1)
+    table: list[list[float]] = dataclasses.field(default_factory=lambda: [[1.0]])
+    maybe: str | None = None
+    parts: list[Annotated[dict[str, Any], Part]] = dataclasses.field(
+        default_factory=lambda: [{"name": "x", "value": None}]
+    )
+    row: records.Row = dataclasses.field(default_factory=lambda: {"n": 3, "on": ["a"]})
+    inner: dict[str, Basis] = dataclasses.field(
+        default_factory=lambda: {"x": Basis("text")}
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "folder" / "sample.json"
+    records.save(path, Sample())
+    return path
+
+
+def load(path: Path) -> Sample:
+    return records.load(path, Sample, "do it again")
+
+
+def test_a_record_is_read_back(path):
+    assert load(path) == Sample()
+    assert json.loads(path.read_text())["version"] == records.VERSION
+    assert [p.name for p in path.parent.iterdir()] == ["sample.json"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("count", 1.0, "count: must be int"),
+        ("count", True, "count: must be int"),
+        ("share", "0.5", "share: must be float"),
+        ("share", None, "share: must be float"),
+        ("sure", 1, "sure: must be bool"),
+        ("kind", "three", "kind: must be one of one, two"),
+        ("names", "ab", "names: must be a tuple"),
+        ("names", ["a", 1], r"names\[1\]: must be str"),
+        ("pair", ["a"], "pair: must be 2 values"),
+        ("table", [[1.0], [None]], r"table\[1\]\[0\]: must be float"),
+        ("table", {}, "table: must be a list"),
+        ("maybe", 3, "maybe: must be str"),
+        ("parts", [{"name": "x"}], r"parts\[0\].value: missing"),
+        ("parts", [[]], r"parts\[0\]: must be a group of keys"),
+        ("parts", [{"name": "x", "value": 1, "z": 1}], "z: unknown key"),
+        ("row", {"n": [[1]]}, "row.n"),
+        ("inner", {"x": {"text": "t"}}, "inner.x.corpus: missing"),
+        ("inner", [], "inner: must be a dictionary"),
+        ("more", 1, "more: unknown key"),
+    ],
+)
+def test_every_field_is_checked(path, key, value, words):
+    sealing.edit(path, lambda data: data.update({key: value}))
+    with pytest.raises(DamagedError, match=rf"sample.json: .*{words}.*do it again"):
+        load(path)
+
+
+def test_what_could_not_be_read_back_is_not_written(path):
+    for bad in ({"share": float("nan")}, {"count": "1"}, {"table": [["x"]]}):
+        with pytest.raises(UserError, match=f"Sample.{next(iter(bad))}"):
+            records.save(path, Sample(**bad))
+    assert load(path) == Sample()
+
+
+# F11: forgeries that were believed.
+@pytest.mark.parametrize("forge", ["no seal", "another value", "another seal"])
+def test_a_record_needs_the_seal_of_its_content(path, forge):
+    data = json.loads(path.read_text())
+    if forge == "no seal":
+        del data["sha256"]
+    elif forge == "another value":
+        data["share"] = 0.25
+    else:
+        data["sha256"] = "0" * 64
+    path.write_text(json.dumps(data))
+    with pytest.raises(DamagedError, match=r"altered after .*do it again"):
+        load(path)
+
+
+def test_a_journal_believes_no_nan(tmp_path):
+    """Its check is right: whoever wrote it knew how."""
+    journal, key = Journal(tmp_path / "x.log", 2), "0" * 64
+    journal._append([bytes.fromhex(key)], np.array([[1.0, np.nan]]))
+
+    def compute(missing):
+        yield missing, np.array([[1.0, 2.0]], np.float32)
+
+    assert journal.fill([key], compute).tolist() == [[1.0, 2.0]]
+
+
+# F12: tracebacks where an error with exit code 3 was promised.
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "unreadable"),
+        ("[]", "not a JSON object"),
+        ("[" * 100_000, "unreadable"),
+        ('{"version": 3, "x": ' + "[" * 100_000, "unreadable"),
+        ('{"version": NaN}', "NaN is not a finite number"),
+        ('{"version": 3, "record": "Sample", "share": 1e999}', "unreadable"),
+        ('{"version": 3, "record": "Other"}', "not a record of kind Sample"),
+        ('{"format": 2}', "format version None, .* use the version that wrote it, or"),
+        ('{"version": 99}', "format version 99, .* reads 3; use the version that"),
+        (b"\xff\xfe", "unreadable"),
+    ],
+)
+def test_no_content_is_a_traceback(path, text, words):
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DamagedError, match=rf"sample.json: .*{words}.*do it again"):
+        load(path)
+
+
+def test_a_record_has_a_largest_size(path, monkeypatch):
+    monkeypatch.setattr(records, "LARGEST", 10)
+    with pytest.raises(DamagedError, match=r"bytes are too many.*do it again"):
+        load(path)
+
+
+@pytest.mark.parametrize("shape", ["(1125899906842624,)", "(2, -3)", "(" * 500])
+def test_a_header_that_claims_too_much_is_damage(tmp_path, shape):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n"
+    size = len(header).to_bytes(2, "little")
+    path = tmp_path / "x.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + size + header.encode() + bytes(8))
+    with pytest.raises(ValueError):
+        _read_array(path)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(path, monkeypatch):
+    def killed(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("os.fsync", "os.replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(name, killed)
+            with pytest.raises(KeyboardInterrupt):
+                records.save(path, Sample(count=2))
+    assert load(path) == Sample()
+    assert [p.name for p in path.parent.iterdir()] == ["sample.json"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from jaxsim import records
+os.replace = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+records.write(Path(sys.argv[1]), "the next one")
+"""
+
+
+def test_a_kill_before_the_replacement_leaves_the_old_file(path):
+    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+    command = [sys.executable, "-c", KILLED, str(path)]
+    assert subprocess.run(command, env=environment).returncode == -signal.SIGKILL
+    assert load(path) == Sample()
+    (part,) = (p for p in path.parent.iterdir() if p != path)
+    assert part.name.startswith(".") and part.read_text() == "the next one"
+    assert list(path.parent.glob("*.json")) == [path]  # no table is called so
+    records.save(path, Sample(count=2))
+    assert load(path).count == 2
+
+
+def search_result(**weights: float) -> SearchResult:
+    row = {
+        "name": "best", "kind": "subset", "weights": weights, "scale": 1.0,
+        "dev": 2.0, "test": None, "shift": 0.0, "ensemble": None, "members": None,
+        "difference": 0.0, "error": 0.0, "limit": 0.0, "tied": True,
+    }  # fmt: skip
+    ties = {"heading": "", "resampled": "", "level": 0.9, "min_effect": 0, "count": 1}
+    return SearchResult({"a": 1.0}, "", 1, 1, 1, ties, [row])
+
+
+# F8: the report named one mixture, and its command trained another.
+@pytest.mark.parametrize("moment", range(4))
+def test_a_kill_leaves_no_other_best_mixture(tmp_path, monkeypatch, moment):
+    save_search(tmp_path, search_result(a=0.25, b=0.75))
+    left = moment
+
+    def until(call):
+        def wrapped(*args, **kwargs):
+            nonlocal left
+            if not left:
+                raise KeyboardInterrupt
+            left -= 1
+            return call(*args, **kwargs)
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", until(os.replace))
+        patch.setattr(Path, "unlink", until(Path.unlink))
+        with pytest.raises(KeyboardInterrupt):
+            save_search(tmp_path, search_result(a=0.5, b=0.5))
+    best = tmp_path / "search" / "best.csv"
+    weights = load_search(tmp_path).best["weights"]
+    assert not best.exists() or read_csv(("a", "b"), best).parts(0) == weights
+
+
+NOW = Basis("text", {"unit a": "1"}, "base", {"a": "x", "b": "y"}, {"r": "z", "s": "w"})
+
+
+# F4: a retrained member's old scores were shown, as names had not changed.
+@pytest.mark.parametrize(
+    ("then", "words"),
+    [
+        ({}, ""),
+        ({"others": {}}, ""),
+        ({"others": {"r": "z"}}, ""),
+        ({"members": {}}, ""),
+        ({"members": {"a": "x", "b": "older"}}, "member 'b' has changed"),
+        ({"members": {"a": "x"}}, "member 'b' is new"),
+        ({"members": {"a": "x", "b": "y", "c": "z"}}, "member 'c' is gone"),
+        ({"others": {"r": "older"}}, "run 'r' has changed"),
+        ({"others": {"t": "z"}}, "run 't' is gone"),
+        ({"base": "older"}, "the base model has changed"),
+        ({"text": "older"}, "the evaluation text has changed"),
+        ({"corpus": {"unit a": "2"}}, "the corpus: 'unit a' has changed"),
+        ({"corpus": {"unit b": "1"}}, "the corpus: 'unit b' is gone"),
+    ],
+)
+def test_a_result_holds_while_nothing_it_rests_on_changes(then, words):
+    assert dataclasses.replace(NOW, **then).difference(NOW) == words
+
+
+def test_two_results_of_the_same_pool_may_use_other_runs():
+    other = dataclasses.replace(NOW, others={"t": "v"})
+    assert NOW.same_pool(other) and other.same_pool(NOW)
+    assert not NOW.same_pool(dataclasses.replace(NOW, base="x"))
+
+
+# F6: what corpus.json says changed answers, and nobody noticed.
+@pytest.mark.parametrize(
+    "change", ["tokens", "group", "split", "in_pool", "domain", "nothing"]
+)
+def test_a_result_remembers_what_the_corpus_said(change):
+    unit = Unit("a", "a", "g", "d1", 4, 100, 7)
+    domain = Domain("a", True, {"dev": "1", "test": "2"}, {}, {}, {}, {})
+    then = SimpleNamespace(units={"a": unit}, domains={"a": domain})
+    swapped = dataclasses.replace(domain, digests={"dev": "2", "test": "1"})
+    second = dataclasses.replace(domain, name="b")
+    after = {
+        "tokens": {"units": {"a": dataclasses.replace(unit, tokens=50)}},
+        "group": {"units": {"a": dataclasses.replace(unit, group="h")}},
+        "split": {"domains": {"a": swapped}},
+        "in_pool": {"domains": {"a": dataclasses.replace(domain, in_pool=False)}},
+        "domain": {"domains": {"a": domain, "b": second}},
+        "nothing": {"units": {"a": unit, "b": unit}},  # no member was trained on it
+    }[change]  # fmt: skip
+    now = SimpleNamespace(**{**vars(then), **after})
+    found = make_basis(then, "base", {"a": "x"}).difference(
+        make_basis(now, "base", {"a": "x"})
+    )
+    assert bool(found) == (change != "nothing"), found
