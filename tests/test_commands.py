@@ -234,7 +234,7 @@ SENTENCES = {
     "NaN leaf": "leaf final_norm/scale holds a value that is not finite",
     "foreign base model": "base_digest: expected",
     "other digest": "do not have the digest of its manifest",
-    "cut manifest": "not a manifest",
+    "cut manifest": "unreadable",
 }
 
 
