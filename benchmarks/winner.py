@@ -21,6 +21,7 @@ from benchmarks.swarm import load
 from jaxsim.config import Config
 from jaxsim.mesh import training_mesh
 from jaxsim.pool.build import train_missing
+from jaxsim.records import write
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.search.result import load_search
 from jaxsim.train import (
