@@ -177,6 +177,9 @@ def from_plain(kind: Any, value: Any, key: str) -> Any:
         }
     if origin in (list, Sequence):
         _expect(isinstance(value, list), "a list", value, key)
+        # Rows of a table are long, and have nothing to convert.
+        if args[0] is float and all(type(v) is float and v - v == 0 for v in value):
+            return value
         return [from_plain(args[0], v, f"{key}[{i}]") for i, v in enumerate(value)]
     if origin is tuple:
         _expect(isinstance(value, tuple | list), "a tuple", value, key)

@@ -233,7 +233,7 @@ SENTENCES = {
     "NaN leaf": "leaf final_norm/scale holds a value that is not finite",
     "another base model": "base_digest: expected",
     "other digest": "do not have the digest of its manifest",
-    "cut manifest": "not a manifest",
+    "cut manifest": "unreadable",
 }
 
 
