@@ -21,7 +21,7 @@ from jaxsim.validation.agreement import BELOW_NOISE, Interval, is_in, prediction
 from jaxsim.validation.baselines import from_weights
 from jaxsim.validation.diagnostics import Diagnostics, load_diagnostics
 from jaxsim.validation.measured import (
-    Basis,
+    PoolLosses,
     PredictionTable,
     measured,
     pool_losses,
@@ -94,7 +94,7 @@ class Workdir:
         return measured(load("calibration-mixtures"), load("calibration-runs"))
 
     @functools.cached_property
-    def basis(self) -> Basis:
+    def basis(self) -> PoolLosses:
         as_long = self.steps("reference") == self.steps("member")
         standard = self.scorer.load("standard")
         return pool_losses(self.scorer.corpus, standard, as_long, self.rows)

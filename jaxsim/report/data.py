@@ -266,7 +266,7 @@ def standard_of(
     bits: dict[str, np.ndarray] = {}
     for row in rows:
         bits_MD = bits.setdefault(
-            row["margin"], np.full((len(names), len(domains)), np.nan)
+            row["split"], np.full((len(names), len(domains)), np.nan)
         )
         bits_MD[names.index(row["mixture"]), domains.index(row["domain"])] = (
             row["nll_sum"] / row["bytes"] / np.log(2.0)
