@@ -90,9 +90,7 @@ class Decoder(nn.Module):
             x_BLD = block(x_BLD, cos_LK, sin_LK)
         logits_BLV = functional.linear(self.final_norm(x_BLD), self.head)
         return functional.cross_entropy(
-            logits_BLV.flatten(0, 1),
-            tokens_BL1[:, 1:].flatten(),
-            reduction="none",
+            logits_BLV.flatten(0, 1), tokens_BL1[:, 1:].flatten(), reduction="none"
         )
 
 

@@ -105,8 +105,7 @@ def docstrings(wheel: Path) -> Iterator[Text]:
     for file, tree in _modules(wheel):
         for node in ast.walk(tree):
             if isinstance(
-                node,
-                ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef,
+                node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
             ):
                 text = ast.get_docstring(node) or ""
                 if len(text) >= SHORTEST and "\0" not in text:

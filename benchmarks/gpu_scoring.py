@@ -95,12 +95,7 @@ def smoke(name: str) -> Size:
 class Scoring:
     """The evaluator of one choice, timed."""
 
-    def __init__(
-        self,
-        size: Size,
-        pool: Resident,
-        config: ScoreConfig,
-    ) -> None:
+    def __init__(self, size: Size, pool: Resident, config: ScoreConfig) -> None:
         self._model = LanguageModel(size.model, size.vocab)
         self._evaluation = random_windows(size.windows, size.vocab, size.model)
         self._rows = np.arange(size.windows)

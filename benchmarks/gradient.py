@@ -137,9 +137,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=20, help="of a domain")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(__file__).parent / "results" / "gradient.json",
+        "--out", type=Path, default=Path(__file__).parent / "results" / "gradient.json"
     )
     arguments = parser.parse_args()
     machine.pin(arguments.threads)

@@ -183,10 +183,7 @@ def main() -> None:
             for key in ("precision", "attention", "block", "pairs")
         },
         "machine": machine.describe(("jax", "jaxlib", "flax", "optax", "numpy"))
-        | {
-            "device": f"{jax.device_count()} x {device.device_kind}",
-            "load": load,
-        },
+        | {"device": f"{jax.device_count()} x {device.device_kind}", "load": load},
         "cases": cases,
     }
     args.out.mkdir(parents=True, exist_ok=True)

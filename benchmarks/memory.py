@@ -24,10 +24,7 @@ from typing import Any
 import machine
 
 TOLERANCE = 0.2  # of the measured peak
-MODELS = {
-    "tiny-5m": {},
-    "30m": {"layers": 8, "dim": 512, "heads": 8, "mlp_dim": 1376},
-}
+MODELS = {"tiny-5m": {}, "30m": {"layers": 8, "dim": 512, "heads": 8, "mlp_dim": 1376}}
 MERGES, DELTAS = ("tree", "layer"), ("float32", "bfloat16")
 
 

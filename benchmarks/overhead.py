@@ -80,10 +80,7 @@ def measure(case: tuple[str, int, int], workdir: Path, pairs: int) -> dict[str, 
         return time.perf_counter() - begin
 
     size, steps, commits = case
-    sides: dict[str, Callable[[], float]] = {
-        "run": whole,
-        "steps": lambda: bare(steps),
-    }
+    sides: dict[str, Callable[[], float]] = {"run": whole, "steps": lambda: bare(steps)}
     rates = alternate(sides, steps * batch, pairs)
     return {
         "size": size,

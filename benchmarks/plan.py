@@ -28,10 +28,7 @@ _LARGE = (
     "--config.score.rows=4",
 )
 CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "1b-v5e-16-paper-batch": (
-        (*_LARGE, "--topology=v5e:4x4"),
-        ("train",),
-    ),
+    "1b-v5e-16-paper-batch": ((*_LARGE, "--topology=v5e:4x4"), ("train",)),
     "130m-v5e-16-group": (
         (
             "--config=configs/paper_130m.py",
@@ -42,10 +39,7 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
         ("group",),
     ),
-    "1b-v5e-256-paper-batch": (
-        (*_LARGE, "--topology=v5e:16x16"),
-        ("train", "score"),
-    ),
+    "1b-v5e-256-paper-batch": ((*_LARGE, "--topology=v5e:16x16"), ("train", "score")),
     "1b-v5e-16": (
         (*_LARGE, "--config.recipe.batch=128", "--topology=v5e:4x4"),
         ("train", "score"),

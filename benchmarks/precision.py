@@ -103,9 +103,7 @@ class Variants:
         """Merged on the host from members rounded to bfloat16."""
         base = self._stack.base
         members_C = jax.tree.map(
-            lambda s, d_C: bfloat16(s[:, None] + d_C),
-            base,
-            self._stack.delta_C,
+            lambda s, d_C: bfloat16(s[:, None] + d_C), base, self._stack.delta_C
         )
 
         def merged(w_C: np.ndarray) -> Any:

@@ -80,10 +80,7 @@ def main() -> None:
     parser.add_argument("workdir", type=Path)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    result = {
-        **eras(arguments.workdir),
-        "agreement": agreement(arguments.workdir),
-    }
+    result = {**eras(arguments.workdir), "agreement": agreement(arguments.workdir)}
     text = json.dumps(result, indent=1)
     print(text)
     if arguments.out:

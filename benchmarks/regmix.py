@@ -31,10 +31,7 @@ from jaxsim.validation.baselines import Fit, fit_log_linear
 
 RUNS = (64, 512)
 SIZES = ("1m", "60m", "1B")
-FITS: dict[str, Fit] = {
-    "log-linear": fit_log_linear,
-    "trees": fit_trees,
-}
+FITS: dict[str, Fit] = {"log-linear": fit_log_linear, "trees": fit_trees}
 
 
 def read(
@@ -156,11 +153,7 @@ def report(result: dict[str, Any]) -> str:
             if r["size"] == size
         }
         domains = list(dict.fromkeys(domain for domain, _, _ in cells))
-        lines += [
-            "",
-            f"| {size.upper()} | {head} |",
-            "|---" * (1 + len(columns)) + "|",
-        ]
+        lines += ["", f"| {size.upper()} | {head} |", "|---" * (1 + len(columns)) + "|"]
         for domain in ("mean", "macro", *domains[:-1]):
             members = domains[:-1] if domain == "mean" else [domain]
             values = " | ".join(

@@ -212,10 +212,7 @@ def gains(work: Workdir) -> dict[str, Any] | None:
     zero_C = np.zeros(len(work.validation.members))
     unit = np.sqrt(np.mean(off_NFD(zero_C[None]) ** 2))
     found = least_squares(
-        lambda log_C: residuals_N(log_C[None])[0],
-        zero_C,
-        jacobian,
-        max_nfev=MOST_STEPS,
+        lambda log_C: residuals_N(log_C[None])[0], zero_C, jacobian, max_nfev=MOST_STEPS
     )
     after = np.sqrt(np.mean(off_NFD(found.x[None]) ** 2))
     log_C = found.x - found.x.mean()

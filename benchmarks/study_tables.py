@@ -193,10 +193,7 @@ def _raising(result: dict[str, Any]) -> str:
     head = ["", "targets", "Spearman", "minus merge", "minus ensemble"]
     parts.append(
         "### (b) Merge and ensemble together\n\n"
-        + table(
-            head,
-            [[row["how"], *_versus(row)] for row in result["together"]],
-        )
+        + table(head, [[row["how"], *_versus(row)] for row in result["together"]])
     )
     parts.append(
         "### (c) A gain per partition between mixture and weight\n\n"
@@ -372,8 +369,7 @@ def _winner(found: dict[str, Any] | None) -> str:
             BLANK
             if name == "found"
             else ranged(
-                {"value": found["against"][name]["gain"]} | found["against"][name],
-                4,
+                {"value": found["against"][name]["gain"]} | found["against"][name], 4
             ),
         ]
         for name, values in found["bits_per_byte"].items()

@@ -21,21 +21,11 @@ def targets(work: Workdir) -> list[dict[str, Any]]:
     `by` is positive where the target is met; rows that nothing is there for
     are left out.
     """
-    return [
-        *_out_of_pool(work),
-        *_pairs(work),
-        *_calibration(work),
-        *_decision(work),
-    ]
+    return [*_out_of_pool(work), *_pairs(work), *_calibration(work), *_decision(work)]
 
 
 def _row(
-    what: str,
-    wanted: str,
-    value: float,
-    by: float,
-    interval: Any = None,
-    **more: Any,
+    what: str, wanted: str, value: float, by: float, interval: Any = None, **more: Any
 ) -> dict[str, Any]:
     met = bool(by >= 0)
     low, high = interval or (None, None)

@@ -24,13 +24,7 @@ from jaxsim.pool.build import train_missing
 from jaxsim.records import write
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.search.result import load_search
-from jaxsim.train import (
-    Run,
-    member_run,
-    recipe_trainer,
-    reference_run,
-    replicate_of,
-)
+from jaxsim.train import Run, member_run, recipe_trainer, reference_run, replicate_of
 from jaxsim.validation.validate import load_validation
 
 ORDERS = 3

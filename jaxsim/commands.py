@@ -431,9 +431,7 @@ def _validate_chosen(
     )
     trained = scorer.score_entries(CHOSEN, names, "test")
     return compare_chosen(
-        asked.names,
-        scorer.score(CHOSEN_MIXTURES, table, "test"),
-        trained,
+        asked.names, scorer.score(CHOSEN_MIXTURES, table, "test"), trained
     )
 
 

@@ -103,11 +103,7 @@ class Module:
                 if _SPREAD in one.line and (at := _CHANNEL.search(one.line)):
                     key = shapes, at[1]
                 found = Collective(
-                    kind,
-                    shapes,
-                    _moved(one, sizes),
-                    self._times[name],
-                    _operator(one),
+                    kind, shapes, _moved(one, sizes), self._times[name], _operator(one)
                 )
                 if key not in seen or found.count > seen[key].count:
                     seen[key] = found

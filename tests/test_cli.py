@@ -261,7 +261,7 @@ def test_config_of_the_workdir(config_file: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--config=FILE\.py is missing"):
         cli.parse(["run", workdir])
     (tmp_path / "config.json").write_text('{"name": "x')
-    with pytest.raises(DamagedError, match=r"config\.json: not a saved"):
+    with pytest.raises(DamagedError, match=r"config\.json: unreadable"):
         cli.parse(["score", workdir])
 
 

@@ -1,10 +1,11 @@
 """Configurations: errors, and that every config file loads."""
 
 import dataclasses
-import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sealing
 from ml_collections import config_dict
 
 from jaxsim.cli import parse
@@ -17,7 +18,7 @@ from jaxsim.config import (
     save_config,
     source,
 )
-from jaxsim.errors import UserError
+from jaxsim.errors import JaxsimError, UserError
 
 CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/*.py"))
 # What the paper's configs leave to the user.
@@ -167,13 +168,15 @@ def test_saved_config_is_read_back(tmp_path: Path) -> None:
 def test_a_saved_config_with_other_keys_is_refused(tmp_path: Path, change: str) -> None:
     path = tmp_path / "config.json"
     save_config(load("quickstart"), path)
-    saved = json.loads(path.read_text())
-    if "unknown" in change:
-        saved["recipe"]["dekay"] = 0.5
-    else:
-        del saved["bucket"]
-    path.write_text(json.dumps(saved))
-    with pytest.raises(UserError, match=rf"config\.{change}.*give --config"):
+
+    def edit(saved: dict[str, Any]) -> None:
+        if "unknown" in change:
+            saved["recipe"]["dekay"] = 0.5
+        else:
+            del saved["bucket"]
+
+    sealing.edit(path, edit)
+    with pytest.raises(JaxsimError, match=rf"{change}.*give --config"):
         load_config(path)
 
 
@@ -257,16 +260,8 @@ def test_paper_configs_ask_for_the_users_data(name: str, missing: str) -> None:
 
 def test_paper_recipe() -> None:
     small, large = load("paper_130m"), load("paper_1b")
-    assert (small.model.dim, small.model.layers, small.model.heads) == (
-        768,
-        12,
-        12,
-    )
-    assert (large.model.dim, large.model.layers, large.model.heads) == (
-        2048,
-        24,
-        16,
-    )
+    assert (small.model.dim, small.model.layers, small.model.heads) == (768, 12, 12)
+    assert (large.model.dim, large.model.layers, large.model.heads) == (2048, 24, 16)
     for config in (small, large):
         rows = -(-50_280 // config.model.vocab_multiple)
         assert rows * config.model.vocab_multiple == 50_304

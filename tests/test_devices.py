@@ -71,9 +71,7 @@ def test_auto_is_the_fastest_attention(platform, precision, expected):
 
 
 def test_the_compilation_cache_belongs_to_the_user(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     key = "jax_compilation_cache_dir"
     before = jax.config.values[key]

@@ -95,10 +95,7 @@ def test_a_bucket_with_several_processes_is_refused(root: Path) -> None:
 
 
 def test_only_base_and_train_accept_a_group(root: Path, tmp_path: Path):
-    arguments = [
-        f"--config={root}/configs/quickstart.py",
-        f"--workdir={tmp_path}",
-    ]
+    arguments = [f"--config={root}/configs/quickstart.py", f"--workdir={tmp_path}"]
     auto = "--distributed=auto"
     assert cli.parse(["train", *arguments, auto]).group == ProcessGroup()
     assert cli.parse(["train", *arguments]).group is None
@@ -185,10 +182,7 @@ print("over")
 
 def _run(root: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", _STUCK, *argv],
-        cwd=root,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", _STUCK, *argv], cwd=root, capture_output=True, text=True
     )
 
 

@@ -50,18 +50,9 @@ def test_the_first_row_has_the_provenance(tmp_path: Path) -> None:
 def test_rows_are_on_disk_at_once_and_strict(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     with log.MetricsWriter(path, {}) as writer:
-        values = {
-            "loss": np.float32(0.5),
-            "norm": np.nan,
-            "tokens": np.int64(3),
-        }
+        values = {"loss": np.float32(0.5), "norm": np.nan, "tokens": np.int64(3)}
         writer.write(8, values)
-        assert rows(path)[1] == {
-            "step": 8,
-            "loss": 0.5,
-            "norm": None,
-            "tokens": 3,
-        }
+        assert rows(path)[1] == {"step": 8, "loss": 0.5, "norm": None, "tokens": 3}
 
 
 def test_resume_neither_doubles_nor_misses_a_step(tmp_path: Path) -> None:

@@ -20,14 +20,7 @@ from jaxsim.corpus.decontaminate import OverlapReport, decontaminate
 from jaxsim.corpus.names import check_twins
 from jaxsim.corpus.rows import cut_units, evaluation_rows, training_rows
 from jaxsim.corpus.sources import Document, Quarantine, input_files
-from jaxsim.corpus.split import (
-    BASE,
-    SPLITS,
-    Gathered,
-    check_splits,
-    gather,
-    hash_order,
-)
+from jaxsim.corpus.split import BASE, SPLITS, Gathered, check_splits, gather, hash_order
 from jaxsim.corpus.store import Corpus, Domain, Unit, folder_of, open_corpus
 from jaxsim.corpus.tokenizer import (
     Coverage,

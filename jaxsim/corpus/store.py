@@ -432,9 +432,7 @@ def folders_of(workdir: Path, record: dict[str, Any]) -> list[Path]:
 
 
 def publish(
-    target: Path,
-    stored: Callable[[Path], object],
-    write: Callable[[Path], None],
+    target: Path, stored: Callable[[Path], object], write: Callable[[Path], None]
 ) -> None:
     """Writes the folder `target`, unless `stored` can read it."""
     if target.exists():

@@ -12,12 +12,7 @@ from jaxsim.config import Config, ModelConfig
 from jaxsim.errors import DamagedError, JaxsimError, UserError
 from jaxsim.model import LanguageModel
 from jaxsim.pool.digests import differences
-from jaxsim.pool.manifest import (
-    Manifest,
-    file_problems,
-    load_verified,
-    read_manifest,
-)
+from jaxsim.pool.manifest import Manifest, file_problems, load_verified, read_manifest
 from jaxsim.pool.publish import is_published
 
 _ADVICE = "copy the pool again"

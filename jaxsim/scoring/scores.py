@@ -209,11 +209,7 @@ class ScoreStore:
         self._journals: dict[Path, Journal] = {}
 
     def journal(
-        self,
-        kind: str,
-        evaluation: EvaluationSet,
-        rows: np.ndarray,
-        width: int,
+        self, kind: str, evaluation: EvaluationSet, rows: np.ndarray, width: int
     ) -> Journal:
         """Returns the cache of values computed on these windows.
 

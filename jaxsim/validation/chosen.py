@@ -13,12 +13,7 @@ import numpy as np
 from jaxsim import records
 from jaxsim.scoring.scores import Scores
 from jaxsim.scoring.targets import Targets
-from jaxsim.validation.measured import (
-    PREDICTED,
-    Comparison,
-    by_target,
-    plain_points,
-)
+from jaxsim.validation.measured import PREDICTED, Comparison, by_target, plain_points
 
 FILE = "chosen.json"
 

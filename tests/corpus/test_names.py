@@ -28,8 +28,7 @@ def test_a_plain_name_is_kept(name):
 
 
 @pytest.mark.parametrize(
-    "twins",
-    [("Physics", "physics"), ("\u00e9", "e\u0301"), ("stra\u00dfe", "STRASSE")],
+    "twins", [("Physics", "physics"), ("\u00e9", "e\u0301"), ("stra\u00dfe", "STRASSE")]
 )
 def test_names_that_differ_in_case_or_unicode_form_are_refused(twins):
     with pytest.raises(UserError, match="rename"):

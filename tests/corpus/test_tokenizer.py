@@ -9,12 +9,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from jaxsim.corpus.tokenizer import (
-    END_OF_TEXT,
-    Coverage,
-    Tokenizer,
-    training_sample,
-)
+from jaxsim.corpus.tokenizer import END_OF_TEXT, Coverage, Tokenizer, training_sample
 from jaxsim.errors import DamagedError, UserError
 
 from .builders import words

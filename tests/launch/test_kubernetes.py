@@ -12,11 +12,7 @@ from tests.launch.conftest import ARGUMENTS, Launch, with_stand_ins
 from tests.launch.manifests import check_jobset
 
 CLUSTER = {"IMAGE": "registry/jaxsim:1", "CLAIM": "shared", "NODES": "2"}
-TPU = {
-    "ACCELERATOR": "tpu",
-    "TPU_TYPE": "tpu-v5-lite-podslice",
-    "TPU_TOPOLOGY": "4x4",
-}
+TPU = {"ACCELERATOR": "tpu", "TPU_TYPE": "tpu-v5-lite-podslice", "TPU_TOPOLOGY": "4x4"}
 
 
 def _apply(launch: Launch, *argv: str, **variables: str) -> dict[str, Any]:

@@ -51,11 +51,7 @@ def test_every_script_parses(root: Path) -> None:
             ("slice", "zone", "train"),
             ["ssh slice --zone=zone --worker=all", "train --distributed=auto"],
         ),
-        (
-            "tpu",
-            ("slice", "zone", "install"),
-            ["git archive", " scp ", " ssh "],
-        ),
+        ("tpu", ("slice", "zone", "install"), ["git archive", " scp ", " ssh "]),
         ("kubernetes", ("train",), ["kubectl apply", '"train", "--coord']),
     ],
 )

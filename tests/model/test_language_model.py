@@ -155,11 +155,7 @@ PLAIN = {
         ({}, set(), set()),
         (
             {"norm": "layer"},
-            {
-                "final_norm/bias",
-                "layers/attention_norm/bias",
-                "layers/mlp_norm/bias",
-            },
+            {"final_norm/bias", "layers/attention_norm/bias", "layers/mlp_norm/bias"},
             set(),
         ),
         (

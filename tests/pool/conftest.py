@@ -62,10 +62,7 @@ class Project:
     def create(self) -> Pool:
         corpus = self.corpus
         return create_pool(
-            self.workdir,
-            self.config,
-            corpus.tokenizer.vocab_size,
-            corpus.budget_tokens,
+            self.workdir, self.config, corpus.tokenizer.vocab_size, corpus.budget_tokens
         )
 
     def train(self, *units: str) -> None:

@@ -97,10 +97,7 @@ def train_alone(command: Command, workdir: Path, *flags: str) -> str:
     """Trains with one process that has as many devices as two have together."""
     driver = command.root / "tests" / "pool" / "driver.py"
     done = subprocess.run(
-        [
-            *(sys.executable, str(driver)),
-            *(str(command.config), str(workdir), *flags),
-        ],
+        [*(sys.executable, str(driver)), *(str(command.config), str(workdir), *flags)],
         env=command.environment | {"JAX_NUM_CPU_DEVICES": "2"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

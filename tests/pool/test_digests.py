@@ -5,11 +5,7 @@ import numpy as np
 import pytest
 
 from jaxsim.checkpoints import load_params, save_params
-from jaxsim.pool.digests import (
-    differences,
-    file_digests,
-    params_digest,
-)
+from jaxsim.pool.digests import differences, file_digests, params_digest
 
 TREE = {
     "b": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)},

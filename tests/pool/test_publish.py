@@ -95,10 +95,7 @@ def test_a_launcher_that_publishes_second_continues(project, monkeypatch, capsys
         attempt, files = save(entry, params)
         rival, rival_files = save(entry, params)
         manifest = dataclasses.replace(
-            project.pool.manifest("a"),
-            name="c",
-            attempt=rival,
-            files=rival_files,
+            project.pool.manifest("a"), name="c", attempt=rival, files=rival_files
         )
         publish(entry, manifest)
         return attempt, files

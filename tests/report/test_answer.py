@@ -19,14 +19,7 @@ from jaxsim.report.answer import (
     usual,
 )
 
-from .workdirs import (
-    MEMBERS,
-    OUTSIDE,
-    chosen_of,
-    found_of,
-    on_basis_of,
-    validation_of,
-)
+from .workdirs import MEMBERS, OUTSIDE, chosen_of, found_of, on_basis_of, validation_of
 
 TRAIN = "jaxsim validate --workdir=W --mixtures=W/search/best.csv"
 
@@ -317,8 +310,7 @@ def test_the_range_is_that_of_one_more_reference_run():
 
 
 @pytest.mark.parametrize(
-    ("away", "word"),
-    [(0.0, "within"), (1.5, "worse than"), (-1.5, "better than")],
+    ("away", "word"), [(0.0, "within"), (1.5, "worse than"), (-1.5, "better than")]
 )
 def test_whether_the_reference_run_is_usual(found, validation, away, word):
     known = usual(validation, found.target)
@@ -337,9 +329,11 @@ def test_without_reference_runs_of_this_pool_nothing_is_usual(
     elif why == "two":
         validation = on_basis_of(found, validation_of(workdir, 2))
     elif why == "text":
-        validation = dataclasses.replace(validation, evaluation="other")
+        basis = dataclasses.replace(validation.basis, text="other")
+        validation = dataclasses.replace(validation, basis=basis)
     else:
-        validation = dataclasses.replace(validation, digests={"base": "other"})
+        basis = dataclasses.replace(validation.basis, base="other")
+        validation = dataclasses.replace(validation, basis=basis)
     text = said(chosen_of(found), found, validation)
     assert "too few held-out runs to say" in text
     assert "range of one more run" not in text
@@ -369,7 +363,8 @@ def test_the_worst_case_is_not_compared_with_a_mean(found, validation):
 
 
 def test_rivals_of_another_search_are_not_compared(found, validation):
-    other = dataclasses.replace(found, evaluation="other")
+    basis = dataclasses.replace(found.basis, text="other")
+    other = dataclasses.replace(found, basis=basis)
     text = said(chosen_of(found), other, validation)
     assert "training noise included" not in text and "trained minus merge" in text
 

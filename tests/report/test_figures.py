@@ -81,9 +81,7 @@ def test_scatter_shows_macros_and_out_of_pool(workdir):
     }
     inside = [i for i, k in enumerate(validation.kinds) if k == "in-pool"][:1]
     alone = dataclasses.replace(
-        validation,
-        targets=[validation.targets[i] for i in inside],
-        kinds=["in-pool"],
+        validation, targets=[validation.targets[i] for i in inside], kinds=["in-pool"]
     )
     assert targets_of(alone).drawn == tuple(alone.targets)
 

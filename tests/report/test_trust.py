@@ -124,7 +124,7 @@ def test_diagnostics_without_text_resolve_nothing():
 
 
 def checked(validation, **rows):
-    row = {"merge": 0.05, "calibrated": 0.02, "covered": 0.92, "split": 0.04}
+    row = {"merge": 0.05, "calibrated": 0.02, "covered": 0.92, "margin": 0.04}
     check = dict.fromkeys(validation.targets, row)
     return dataclasses.replace(validation, check=check | rows)
 
@@ -149,7 +149,7 @@ def test_what_calibration_was_fitted_on(workdir, validation):
 
 
 def test_domains_that_calibration_harms_are_named(validation):
-    worse = {"merge": 0.05, "calibrated": 0.06, "covered": 1.0, "split": 0.1}
+    worse = {"merge": 0.05, "calibrated": 0.06, "covered": 1.0, "margin": 0.1}
     harmed = checked(validation, **{MEMBERS[1]: worse})
     text = trust.calibration_sentence(harmed)
     assert text.endswith(f"falls in 3 of 4 domains, not in {MEMBERS[1]}.")

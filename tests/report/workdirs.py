@@ -123,10 +123,7 @@ def reference_scores(evaluation: EvaluationSet, notes: tuple[str, ...] = ()) -> 
 
 
 def scores_of(
-    name: str,
-    table: Mixtures,
-    evaluation: EvaluationSet,
-    notes: tuple[str, ...] = (),
+    name: str, table: Mixtures, evaluation: EvaluationSet, notes: tuple[str, ...] = ()
 ) -> Scores:
     domains = evaluation.domains
     own_CD = np.array([[m == d for d in domains] for m in table.members])
@@ -223,10 +220,7 @@ def diagnostics_of(verdict: str = "trust", below_noise: bool = False) -> Diagnos
     """Three members that moved as `DRIFT` says, and smooth paths to them."""
     scales = [0.0, 0.25, 0.5, 0.75, 1.0]
     lines = {
-        name: {
-            "scale": scales,
-            "macro": [3.0 - 0.4 * s + 0.1 * s * s for s in scales],
-        }
+        name: {"scale": scales, "macro": [3.0 - 0.4 * s + 0.1 * s * s for s in scales]}
         for name in MEMBERS
     }
     lines["uniform"] = {

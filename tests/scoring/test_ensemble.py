@@ -83,9 +83,7 @@ def test_a_member_without_any_probability():
     w_MC = np.array([[0.2, 0.3, 0.5, 0.0], [0.5, 0.0, 0.0, 0.5]])
     average = Ensemble(without, np.zeros(400, int), 1)
     np.testing.assert_allclose(
-        average(w_MC),
-        expected(w_MC, without, np.zeros(400), 1),
-        rtol=TOLERANCE,
+        average(w_MC), expected(w_MC, without, np.zeros(400), 1), rtol=TOLERANCE
     )
     assert not list(average._far.calls(without))
 

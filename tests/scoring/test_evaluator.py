@@ -162,9 +162,7 @@ def test_permuting_members_and_weights_changes_nothing(scorer, make, evaluator, 
     )
     permuted = dataclasses.replace(table, members=names, w_MC=table.w_MC[:, order])
     np.testing.assert_allclose(
-        make(stack=other).score(permuted, rows),
-        evaluator.score(table, rows),
-        **CLOSE,
+        make(stack=other).score(permuted, rows), evaluator.score(table, rows), **CLOSE
     )
 
 
@@ -247,9 +245,7 @@ def test_tokens_sum_to_windows(scorer, evaluator, rows):
     table = dirichlet(scorer.members, 3, 1.0, seed=7)
     ((_, nll_MRL),) = evaluator.chunks(table, rows, per_token=True)
     np.testing.assert_allclose(
-        nll_MRL.astype(np.float64).sum(-1),
-        evaluator.score(table, rows),
-        **CLOSE,
+        nll_MRL.astype(np.float64).sum(-1), evaluator.score(table, rows), **CLOSE
     )
     e = scorer.evaluation
     np.testing.assert_array_equal((nll_MRL > 0).sum(-1)[0], e.count_R)

@@ -128,12 +128,7 @@ def exact(scorer, make):
 
 
 # None is a mixture of all members; at scale 0 all mixtures are the base model.
-POINTS = (
-    (None, 1.0),
-    (None, 1.7),
-    (np.array([0.0, 1.0, 0.0, 0.0]), 1.0),
-    (None, 0.0),
-)
+POINTS = ((None, 1.0), (None, 1.7), (np.array([0.0, 1.0, 0.0, 0.0]), 1.0), (None, 0.0))
 
 
 def test_finite_differences(differentiator, exact, rows, w_C):
@@ -266,9 +261,7 @@ def test_activations_that_do_not_fit_are_computed_again(
     make, differentiator, short, w_C, monkeypatch
 ):
     monkeypatch.setattr(
-        Backward,
-        "_needed",
-        lambda self, program: 2e9 if self._remat == "none" else 1e6,
+        Backward, "_needed", lambda self, program: 2e9 if self._remat == "none" else 1e6
     )
     small = make(memory=1.0)
     assert_same(
@@ -355,7 +348,5 @@ def test_moving_tokens_changes_the_scores(scorer):
     bits_MD = nll_MD / (bytes_D * np.log(2))
     up_CD, down_CD = np.split(bits_MD, 2)
     np.testing.assert_allclose(
-        value_DC,
-        (up_CD - down_CD).T / 2,
-        atol=1e-2 * np.abs(value_DC).max(),
+        value_DC, (up_CD - down_CD).T / 2, atol=1e-2 * np.abs(value_DC).max()
     )

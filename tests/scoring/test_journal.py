@@ -20,8 +20,7 @@ def digest(key):
 
 def losses(keys):
     return np.array(
-        [[ord(key[0]) + i / 8 for i in range(WIDTH)] for key in keys],
-        np.float32,
+        [[ord(key[0]) + i / 8 for i in range(WIDTH)] for key in keys], np.float32
     )
 
 

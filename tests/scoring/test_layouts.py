@@ -161,9 +161,7 @@ def test_merge_and_its_transpose(deltas):
         wide,
     )
     products = jax.tree.map(
-        lambda d, g: np.tensordot(np.moveaxis(d, 1, 0), g, g.ndim),
-        wide,
-        gradient,
+        lambda d, g: np.tensordot(np.moveaxis(d, 1, 0), g, g.ndim), wide, gradient
     )
     np.testing.assert_allclose(
         jax.jit(along_deltas)(stack.delta_C, gradient),

@@ -17,11 +17,7 @@ from jaxsim.scoring.plan import held_deltas, settled, shapes
 from . import drawn
 
 
-def gpu(
-    memory: float = 80e9,
-    platform: str = "cuda 12090",
-    capability: str = "9.0",
-):
+def gpu(memory: float = 80e9, platform: str = "cuda 12090", capability: str = "9.0"):
     """What the plan looks at: there is no such device in a test."""
     device = types.SimpleNamespace(
         platform="gpu",

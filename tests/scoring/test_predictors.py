@@ -9,13 +9,7 @@ import pytest
 from jaxsim.errors import DamagedError
 from jaxsim.scoring import predictors as predictors_module
 from jaxsim.scoring.evaluation import scored_mask
-from jaxsim.scoring.table import (
-    base_row,
-    concatenate,
-    dirichlet,
-    singles,
-    uniform,
-)
+from jaxsim.scoring.table import base_row, concatenate, dirichlet, singles, uniform
 
 
 @pytest.fixture(scope="module")
@@ -132,10 +126,7 @@ def test_all_predictors_of_a_single_member_coincide(scorer, member_CT):
 def test_token_losses_sum_to_the_windows_of_the_evaluator(scorer):
     e = scorer.evaluation
     rows = np.arange(len(e))
-    assert scorer.token_losses.shape == (
-        1 + len(scorer.members),
-        e.count_R.sum(),
-    )
+    assert scorer.token_losses.shape == (1 + len(scorer.members), e.count_R.sum())
     table = concatenate(base_row(scorer.members), singles(scorer.members))
     nll_MR = scorer.predictors._evaluator.score(table, rows)
     for nll_T, nll_R in zip(scorer.token_losses, nll_MR, strict=True):

@@ -110,8 +110,7 @@ def test_tables_share_rows_of_the_same_windows(workdir, config, scored):
     second = Scorer(workdir, config.score).score("other", table, windows=2)
     assert scored == ["uniform"]
     np.testing.assert_array_equal(
-        second.predictors["merge"].nll_MR[1:],
-        first.predictors["merge"].nll_MR[[2, 0]],
+        second.predictors["merge"].nll_MR[1:], first.predictors["merge"].nll_MR[[2, 0]]
     )
     scored.clear()
     scorer.score("mine", first.table, windows=1)

@@ -66,14 +66,7 @@ def scored(scorer) -> Scores:
     predictors = {"merge": PredictorScores(rows, nll_MR)}
     notes = ("a note",)
     basis = dataclasses.replace(scorer.basis, text=e.digest)
-    return Scores(
-        "mine",
-        table,
-        e,
-        predictors,
-        notes,
-        basis,
-    )
+    return Scores("mine", table, e, predictors, notes, basis)
 
 
 def test_saved_and_loaded(scored, tmp_path):

@@ -100,10 +100,7 @@ def test_bfloat16_differences_are_rounded_to_the_nearest(project):
         ({"base_digest": "0" * 64}, "base_digest: expected .*, found 000000"),
         ({"tokenizer_digest": "0" * 64}, "tokenizer_digest: expected"),
         ({"recipe": {}}, r"recipe.learning_rate: expected 0\.03"),
-        (
-            {"data_digests": {"solo": "0" * 64}},
-            "unit solo of the corpus is not",
-        ),
+        ({"data_digests": {"solo": "0" * 64}}, "unit solo of the corpus is not"),
         ({"data_digests": {"x": "0" * 64}}, "unit x of the corpus is not"),
     ],
 )

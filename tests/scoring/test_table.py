@@ -153,10 +153,7 @@ def test_csv_as_spreadsheets_write_it(tmp_path):
         ("", "table.csv: empty"),
         ("name,a,b\n", "table.csv: no rows"),
         ("a,b\n1,0\n", "there is no column 'name'"),
-        (
-            "name,a,d\nx,1,0\n",
-            "column 'd' is not a member of this pool; .*a, b",
-        ),
+        ("name,a,d\nx,1,0\n", "column 'd' is not a member of this pool; .*a, b"),
         ("name,a,a\nx,1,0\n", "an empty or repeated column"),
         ("name,a,\nx,1,0\n", "an empty or repeated column"),
         ("name,a,b\nx,1\n", "line 2: 2 cells under 3 columns"),
@@ -181,10 +178,7 @@ def test_a_bad_csv_is_refused(tmp_path, text, sentence):
     ("spec", "sentence"),
     [
         ("nowhere.csv", "nowhere.csv: no such file"),
-        (
-            "subsets:0-2",
-            "sizes must lie between 1 and the number of members, 3",
-        ),
+        ("subsets:0-2", "sizes must lie between 1 and the number of members, 3"),
         ("subsets:2-4", "sizes must lie between 1"),
         ("subsets:3-2", "sizes must lie between 1"),
         ("subsets", "must be subsets:A-B, dirichlet:N or FILE.csv"),

@@ -87,12 +87,7 @@ def write_sources(folder: Path) -> Path:
             for record in _records(f"{topic}{year}", 16):
                 record |= {"created": str(year), "topic": topic}
                 file.write(json.dumps(record) + "\n")
-    for name, count in (
-        ("solo", 16),
-        ("outside", 8),
-        ("small", 8),
-        ("later", 8),
-    ):
+    for name, count in (("solo", 16), ("outside", 8), ("small", 8), ("later", 8)):
         with (folder / f"{name}.jsonl").open("w") as file:
             file.writelines(json.dumps(r) + "\n" for r in _records(name, count))
     path = folder / "tiny.py"

@@ -1,11 +1,5 @@
 """Fixtures of the tiny pool, as in tests/scoring."""
 
-from scoring.conftest import (
-    config,
-    project,
-    quick_compilation,
-    scorer,
-    workdir,
-)
+from scoring.conftest import config, project, quick_compilation, scorer, workdir
 
 __all__ = ["config", "project", "quick_compilation", "scorer", "workdir"]

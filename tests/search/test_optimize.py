@@ -116,11 +116,7 @@ def test_a_nonconvex_loss_is_descended():
 
     def slope(w_C: np.ndarray) -> Slope:
         slope_C = np.array(
-            [
-                -2 * w_C[0] * (0.9 - w_C[1] ** 2),
-                -2 * w_C[1] * (1 - w_C[0] ** 2),
-                0.0,
-            ]
+            [-2 * w_C[0] * (0.9 - w_C[1] ** 2), -2 * w_C[1] * (1 - w_C[0] ** 2), 0.0]
         )
         return Slope(values(w_C[None]), slope_C[None])
 

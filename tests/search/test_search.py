@@ -10,12 +10,7 @@ import pytest
 from jaxsim.config import SearchConfig
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.scoring.scorer import Scorer
-from jaxsim.scoring.table import (
-    Mixtures,
-    base_row,
-    concatenate,
-    read_csv,
-)
+from jaxsim.scoring.table import Mixtures, base_row, concatenate, read_csv
 from jaxsim.search.objective import target_weights
 from jaxsim.search.result import load_search, save_search
 from jaxsim.search.search import search
@@ -166,7 +161,7 @@ def test_a_pool_that_has_grown_is_refused(workdir, config):
     scores = old.score("mine", old.table("subsets:1"), "dev", windows=3)
     (workdir / "elsewhere").rename(solo)
     new = Scorer(workdir, config.score)
-    with pytest.raises(UserError, match="another pool: 'solo' is new"):
+    with pytest.raises(UserError, match="another pool: member 'solo' is new"):
         search(new, BY_TABLE, scores)
     shutil.rmtree(solo)
     found = search(Scorer(workdir, config.score), BY_TABLE, scores)

@@ -5,22 +5,8 @@ import pytest
 
 from jaxsim.errors import UserError
 from jaxsim.search import ties as module
-from jaxsim.search.ties import (
-    AFTER_RUNS,
-    BEFORE_RUNS,
-    Residual,
-    resampled,
-    tie_set,
-)
-from search.simulated import (
-    BYTES,
-    losses,
-    nats,
-    objective,
-    skewed,
-    splits,
-    text,
-)
+from jaxsim.search.ties import AFTER_RUNS, BEFORE_RUNS, Residual, resampled, tie_set
+from search.simulated import BYTES, losses, nats, objective, skewed, splits, text
 
 LEVEL = 0.9
 PROBLEMS = 300

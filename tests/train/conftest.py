@@ -10,13 +10,7 @@ import pytest
 from jaxsim.config import Config
 from jaxsim.corpus import Corpus
 from jaxsim.model import LanguageModel
-from jaxsim.train import (
-    Run,
-    Trained,
-    Trainer,
-    member_run,
-    recipe_trainer,
-)
+from jaxsim.train import Run, Trained, Trainer, member_run, recipe_trainer
 
 from . import tiny
 

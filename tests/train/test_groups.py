@@ -14,13 +14,7 @@ from jaxsim import mesh as meshes
 from jaxsim.errors import Preempted, UserError
 from jaxsim.model import Execution
 from jaxsim.pool.digests import params_digest
-from jaxsim.train import (
-    NonFiniteError,
-    Run,
-    member_run,
-    recipe_trainer,
-    replicate_of,
-)
+from jaxsim.train import NonFiniteError, Run, member_run, recipe_trainer, replicate_of
 from jaxsim.train.program import planned
 
 from . import tiny
@@ -229,8 +223,7 @@ class Compiler:
 
 def mesh(devices: int, limit: int = 1000, platform: str = "gpu", model=1):
     stub = types.SimpleNamespace(
-        platform=platform,
-        memory_stats=lambda: {"bytes_limit": limit * 10 // 8},
+        platform=platform, memory_stats=lambda: {"bytes_limit": limit * 10 // 8}
     )
     return types.SimpleNamespace(
         devices=np.array([stub] * devices),
@@ -263,11 +256,7 @@ def test_a_program_that_the_compiler_refuses_is_too_large():
 
 
 def test_nothing_is_compiled_if_runs_are_trained_one_at_a_time():
-    for where in (
-        mesh(1, platform="cpu"),
-        mesh(4, model=2),
-        mesh(1, limit=0),
-    ):
+    for where in (mesh(1, platform="cpu"), mesh(4, model=2), mesh(1, limit=0)):
         compiler = Compiler(0, 10)
         assert planned(40, where, compiler) == 1
         assert compiler.compiled == []

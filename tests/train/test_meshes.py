@@ -35,8 +35,7 @@ def test_any_mesh_gives_the_same_result(setting, trained, tmp_path, shape):
     np.testing.assert_allclose(losses[0], losses[1], rtol=2e-5)
     # Adam divides by small roots at first; a step moves by 3e-3.
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5, rtol=0),
-        *params,
+        lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5, rtol=0), *params
     )
 
 

@@ -8,12 +8,7 @@ import pytest
 from jaxsim.config import BaseConfig, ModelConfig, RecipeConfig
 from jaxsim.model import LanguageModel
 from jaxsim.pool.digests import leaves_by_path
-from jaxsim.train.step import (
-    adamw,
-    constant_rate,
-    initial_state,
-    warmup_cosine,
-)
+from jaxsim.train.step import adamw, constant_rate, initial_state, warmup_cosine
 
 ALL = ModelConfig(
     length=8, dim=8, heads=2, kv_heads=2, mlp_dim=8,

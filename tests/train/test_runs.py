@@ -47,12 +47,7 @@ def test_batches_hold_the_scheduled_rows_in_their_order(setting):
 
 @pytest.mark.parametrize(
     ("leading", "spec"),
-    [
-        ((), ("data",)),
-        ((), ()),
-        ((4,), ("data",)),
-        ((4,), (None, "data")),
-    ],
+    [((), ("data",)), ((), ()), ((4,), ("data",)), ((4,), (None, "data"))],
 )
 def test_each_device_gets_its_own_rows(setting, leading, spec):
     """For a single run, and for three runs in a program for four."""

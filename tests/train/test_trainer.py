@@ -11,12 +11,7 @@ import pytest
 from jaxsim.errors import Preempted, UserError
 from jaxsim.model import Execution
 from jaxsim.pool.digests import params_digest
-from jaxsim.train import (
-    NonFiniteError,
-    Run,
-    base_trainer,
-    recipe_trainer,
-)
+from jaxsim.train import NonFiniteError, Run, base_trainer, recipe_trainer
 from jaxsim.train.runs import batch_of
 from jaxsim.train.step import adamw, constant_rate
 
@@ -64,9 +59,7 @@ def _assert_close(got, want):
     # The same sums compiled in two programs, in float32; Adam divides by
     # small roots in its first steps. A step moves parameters by 3e-3.
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=0),
-        got,
-        want,
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=0), got, want
     )
 
 
@@ -181,10 +174,7 @@ def test_a_batch_that_does_not_divide_is_refused_by_key(setting):
     mesh = tiny.mesh_of(min(jax.device_count(), 8))
     if mesh.size == 1:
         pytest.skip("one device divides everything")
-    for group, make in (
-        ("base", base_trainer),
-        ("recipe", recipe_trainer),
-    ):
+    for group, make in (("base", base_trainer), ("recipe", recipe_trainer)):
         config = tiny.changed(setting.config, group, batch=9)
         with pytest.raises(UserError, match=f"config.{group}.batch=9"):
             make(setting.model, config, mesh)

@@ -418,10 +418,7 @@ def test_planted_correlations_are_recovered():
     for found, value in (
         (mean_spearman(a_MT, reference_MT, level), rank(0.9)),
         (mean_spearman(b_MT, reference_MT, level), rank(0.5)),
-        (
-            paired_difference(a_MT, b_MT, reference_MT, level),
-            rank(0.9) - rank(0.5),
-        ),
+        (paired_difference(a_MT, b_MT, reference_MT, level), rank(0.9) - rank(0.5)),
     ):
         assert found.estimate == pytest.approx(value, abs=0.1)
         assert found.low < value < found.high < found.low + 0.3

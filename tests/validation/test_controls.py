@@ -196,11 +196,7 @@ def test_a_partition_and_its_copy_tie(sources):
     scorer, noise = sources.scorer, sources.validation.noise
     standard = scorer.standard()
     bits = dict(
-        zip(
-            standard.table.names,
-            standard.bits_per_byte("merge", "test"),
-            strict=True,
-        )
+        zip(standard.table.names, standard.bits_per_byte("merge", "test"), strict=True)
     )
     noise_D = np.array([noise[d] for d in scorer.evaluation.domains])
     # Three standard deviations of a difference of two runs.

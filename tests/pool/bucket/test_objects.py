@@ -61,9 +61,7 @@ def test_a_store_that_replaces_objects_is_refused(objects, monkeypatch):
     assert objects.list("") == {}
     pipe = objects._files.pipe_file
     monkeypatch.setattr(
-        objects._files,
-        "pipe_file",
-        lambda path, content, mode="": pipe(path, content),
+        objects._files, "pipe_file", lambda path, content, mode="": pipe(path, content)
     )
     with pytest.raises(StoreError, match="replaces objects"):
         objects.check()
@@ -93,11 +91,7 @@ def test_other_addresses_are_refused(url, message, tmp_path):
 
 @pytest.mark.parametrize("key", ["a/../b", "/a", "a//b", "a/./b", ".."])
 def test_keys_that_lead_elsewhere_are_refused(in_memory, key):
-    for ask in (
-        in_memory.read,
-        in_memory.list,
-        lambda k: in_memory.write(k, b""),
-    ):
+    for ask in (in_memory.read, in_memory.list, lambda k: in_memory.write(k, b"")):
         with pytest.raises(DamagedError, match="is no key"):
             ask(key)
 
