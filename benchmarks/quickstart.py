@@ -2,7 +2,7 @@
 
     python benchmarks/quickstart.py runs/quickstart [--out FILE.json]
 
-For every era, on its report addresses: is its own member the best single
+For every era, on its test addresses: is its own member the best single
 member, and do losses grow with distance in time? And: the agreement of every
 predictor and weight-only baseline with the reference runs.
 """
@@ -40,7 +40,7 @@ def eras(workdir: Path) -> dict[str, Any]:
         }
     return {
         "own_member_best": sum(v["best"] == k for k, v in found.items()),
-        "spearman_above_split": sum(v["spearman"] > 0.5 for v in found.values()),
+        "spearman_above_half": sum(v["spearman"] > 0.5 for v in found.values()),
         "eras": found,
     }
 
