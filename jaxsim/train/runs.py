@@ -68,7 +68,8 @@ def replicate_of(run: Run, data_seed: int = 1) -> Run:
 def label(runs: Sequence[Run]) -> str:
     """'member a', or '4 runs (a, b, c, d)', or '9 runs (a, b ... i)'."""
     if len(runs) == 1:
-        return f"{runs[0].kind} {runs[0].name}"
+        run = runs[0]
+        return "base model" if run.kind == "base" else f"{run.kind} {run.name}"
     names = [run.name for run in runs]
     listed = ", ".join(names)
     if len(names) > 4:

@@ -33,7 +33,7 @@ def _finish(process):
 
 
 def _begun(said):
-    return re.findall(r"^(?:base base|member \w): step 1/6", said, re.MULTILINE)
+    return re.findall(r"^(?:base model|member \w): step 1/6", said, re.MULTILINE)
 
 
 def test_machines_that_start_together_make_one_pool(machines, undisturbed, tmp_path):
