@@ -35,6 +35,7 @@ from jaxsim.report.show import (
     show_search,
 )
 from jaxsim.report.write import last_lines, write_report
+from jaxsim.scoring.evaluation import gather
 from jaxsim.scoring.scorer import Scorer, table_name
 from jaxsim.scoring.scores import Scores
 from jaxsim.search.objective import Objective, target_weights
@@ -333,7 +334,9 @@ def verify(workdir: Path) -> None:
 
 def run(config: Config, workdir: Path, override: bool = False) -> None:
     """Runs the commands from `prepare` to `report` that the config asks for."""
-    prepare(config, workdir)
+    corpus = prepare(config, workdir)
+    # A misspelled domain should not be found after all training.
+    target_weights(config.search, gather(corpus))
     base(config, workdir)
     trainer = _trainer(config, workdir)
     train(config, workdir, trainer=trainer)

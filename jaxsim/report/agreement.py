@@ -168,8 +168,10 @@ def claims(validation: Validation) -> Table:
         _text("meaning", "predictor is", get=_meaning),
     )  # fmt: skip
     note = (
-        "In brackets: 95% jackknife intervals over runs, corrected for the number of "
-        "runs. The best weight-only baseline is picked after the fact"
+        "Correlations are estimates for all mixtures that could have been drawn, so "
+        "they differ a little from those of the runs at hand, below. In brackets: 95% "
+        "jackknife intervals over runs. The best weight-only baseline is picked after "
+        "the fact"
     )
     if any(claim["predictor"] in BASELINES for claim in validation.claims):
         note += (

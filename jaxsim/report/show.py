@@ -38,7 +38,7 @@ def show_scores(scores: Scores) -> None:
 
 def show_diagnostics(diagnostics: Diagnostics) -> None:
     """Prints what the diagnostics say of a pool, the verdict first."""
-    say(f"Diagnostics of the pool: {diagnostics.verdict}")
+    say(f"Diagnostics of the pool, before reference runs: {diagnostics.verdict}")
     for reason in diagnostics.reasons:
         say(f"  {reason}")
     for word, text in trust.diagnostics(diagnostics):

@@ -236,8 +236,9 @@ def _runs(data: ReportData) -> str:
         text += f" Fewer than {ENOUGH_RUNS}: no intervals, single points instead."
     if not validation.calibration_runs and not validation.given:
         text += (
-            " No calibration runs (config.validate.calibration_runs): no calibrated "
-            "merge, best single weight or regressions on weights."
+            " No calibration runs (config.validate.calibration_runs): no best single "
+            "weight and no regressions on weights, and calibrated merges are fitted on "
+            "the other held-out runs."
         )
     if validation.unit == "unknown":
         text += " Their unit is not known, so only ranks can be compared."
@@ -301,7 +302,7 @@ def _resolution(diagnostics: Diagnostics) -> str:
     noise = (
         f"training noise ({count(diagnostics.replicates, 'replicate')})"
         if diagnostics.replicates
-        else "no training noise, which was not measured"
+        else "no training noise, which replicates of members would measure"
     )
     text = (
         "Smallest difference between two mixtures that this text resolves: "
@@ -360,7 +361,7 @@ def calibration_sentence(validation: Validation) -> str:
     text = (
         f"Fitted on {runs}, tested on {held_out}."
         if len(validation.calibration_runs) >= ENOUGH
-        else f"{runs} are too few, so each run is predicted from the others."
+        else f"With {runs}, each held-out run is predicted from the others."
     )
     worse = [n for n, row in known.items() if row["calibrated"] >= row["merge"]]
     text += (

@@ -110,7 +110,7 @@ def test_the_diagnostics_in_words():
     assert "0.4% (macro in-pool) and 0.31% (macro)" in text.replace(",", " and")
     assert f"its members: -0.0310 ({MEMBERS[0]} + {MEMBERS[1]})" in text
     assert "at most 4 windows" in text
-    assert "training noise, which was not measured" in text
+    assert "training noise, which replicates of members would measure" in text
     assert "nothing to rank" not in text
     bound = dataclasses.replace(diagnostics_of(below_noise=True), windows=0)
     text = " ".join(t for _, t in trust.diagnostics(bound))

@@ -176,7 +176,9 @@ def test_what_it_was_measured_on(found, scorer):
 def test_the_verdict_comes_first(found, capsys):
     show_diagnostics(found)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"Diagnostics of the pool: {found.verdict}"
+    assert lines[0] == (
+        f"Diagnostics of the pool, before reference runs: {found.verdict}"
+    )
     assert [line.strip() for line in lines[1:]][: len(found.reasons)] == (found.reasons)
     assert not any("nothing to rank" in line for line in lines)
     bound = dataclasses.replace(found, below_noise=True)
