@@ -282,6 +282,7 @@ def _parser() -> argparse.ArgumentParser:
         usage += " [--workdir=DIR]" if optional_workdir else " --workdir=DIR"
         parsers[name] = command = commands.add_parser(
             name,
+            prog=f"jaxsim {name}",
             usage=f"jaxsim {name} {usage.strip()} [flags]",
             help=summary,
             description=summary,

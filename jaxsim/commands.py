@@ -4,6 +4,7 @@ Each can be killed and called again: it does what is missing on disk.
 """
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ from jaxsim.validation.validate import (
 )
 
 CHOSEN, CHOSEN_MIXTURES = "chosen", "chosen-mixtures"
+# Settings of the recipe that the base model is trained with, too.
+_SHARED = ("beta1", "beta2", "weight_decay", "clip", "precision")
 
 
 def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
@@ -179,7 +182,8 @@ def score(
         say(
             f"scores: {len(table)} mixtures in {scorer.store.folder}/"
             f"{name}.parquet; to search them: `jaxsim search "
-            f"--workdir={workdir} --config.score.mixtures={spec} "
+            f"--workdir={shlex.quote(str(workdir))} "
+            f"--config.score.mixtures={shlex.quote(spec)} "
             f"--config.score.windows={config.score.windows}`"
         )
 
@@ -326,8 +330,8 @@ def verify(workdir: Path) -> None:
             f"{len(problems)} of {count + 1} entries are damaged:\n  "
             + "\n  ".join(lines)
             + "\nDelete the folder of each damaged entry in "
-            f"{workdir}/pool/members and rerun `jaxsim run --config=FILE.py` "
-            "to recreate it"
+            f"{workdir}/pool/members (the base model: {workdir}/base) and rerun "
+            "`jaxsim run --config=FILE.py` to recreate it"
         )
     say(f"verify: the base model and {count} entries are intact")
 
@@ -374,6 +378,8 @@ def _pool(config: Config, workdir: Path, corpus: Corpus) -> Pool:
     size = corpus.tokenizer.vocab_size
 
     def identity() -> dict[str, Any]:
+        if is_published(workdir / "base"):
+            _check_base(read_manifest(workdir / "base"), config)
         pool = create_pool(workdir, config, size, corpus.budget_tokens)
         return pool.identity
 
@@ -383,9 +389,8 @@ def _pool(config: Config, workdir: Path, corpus: Corpus) -> Pool:
 
 def _base_recipe(config: Config) -> dict[str, Any]:
     """The settings that the base model depends on, besides text and model."""
-    shared = ("beta1", "beta2", "weight_decay", "clip", "precision")
     return dataclasses.asdict(config.base) | {
-        name: getattr(config.recipe, name) for name in shared
+        name: getattr(config.recipe, name) for name in _SHARED
     }
 
 
@@ -395,9 +400,19 @@ def _check_base(manifest: Manifest, config: Config) -> None:
     Raises:
       UserError: names the values that differ.
     """
+    known, asked = manifest.recipe, _base_recipe(config)
+    own, shared = asked.keys() - set(_SHARED), _SHARED
     lines = differences(
-        {"base": manifest.recipe, "model": manifest.model},
-        {"base": _base_recipe(config), "model": dataclasses.asdict(config.model)},
+        {
+            "base": {key: known.get(key) for key in own},
+            "recipe": {key: known.get(key) for key in shared},
+            "model": manifest.model,
+        },
+        {
+            "base": {key: asked[key] for key in own},
+            "recipe": {key: asked[key] for key in shared},
+            "model": dataclasses.asdict(config.model),
+        },
         "config.",
     )
     if lines:

@@ -83,7 +83,7 @@ class SourceConfig:
 class TokenizerConfig:
     kind: Literal["bytes", "bpe", "file"] = "bpe"  # bpe: trained on base text
     vocab_size: int = 4096  # entries of a trained 'bpe'
-    sample_bytes: int = 8_000_000  # of base text, for training a 'bpe'
+    sample_bytes: int = positive(8_000_000)  # of base text, for training a 'bpe'
     path: str = ""  # a tokenizer.json, for 'file'
     end_of_text: str = "<|endoftext|>"  # its name in a 'file' tokenizer
 
@@ -131,15 +131,15 @@ class ModelConfig:
     kv_heads: int = positive(4)  # G, a divisor of `heads`
     mlp_dim: int = positive(352)  # F
     norm: Literal["rms", "layer"] = "rms"  # layer: with bias
-    norm_eps: float = 1e-5
+    norm_eps: float = positive(1e-5)
     qk_norm: bool = False  # over the full width, before heads and RoPE
     output_projection: bool = True
     bias: bool = False  # on every linear map but the head
     gate_first: bool = True  # whether the gate comes first in the fused MLP input
     tied: bool = True
-    rope_base: float = 10_000.0
+    rope_base: float = positive(10_000.0)
     vocab_multiple: int = positive(1)  # embedding rows are rounded up to this
-    init_std: float = 0.02
+    init_std: float = positive(0.02)
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,8 @@ class BaseConfig:
     warmup: int = non_negative(40)  # steps
     final_rate: float = share(0.1)  # share of the peak rate at the last step
     data_seed: int = 0  # random seed of the data order
-    seed: int = 0  # random seed of the initial parameters
+    # Random seed of the initial parameters.
+    seed: int = checked(0, lambda x: 0 <= x < 2**31, "zero or more and below 2**31")
 
 
 @dataclass(frozen=True)
@@ -162,8 +163,8 @@ class RecipeConfig:
     steps: int = positive(32)
     batch: int = positive(8)  # rows of L tokens
     learning_rate: float = positive(1e-3)  # constant, up to `decay`
-    beta1: float = 0.9
-    beta2: float = 0.95
+    beta1: float = checked(0.9, lambda x: 0 <= x < 1, "a share below 1")
+    beta2: float = checked(0.95, lambda x: 0 <= x < 1, "a share below 1")
     weight_decay: float = non_negative(0.1)
     clip: float = positive(1.0)  # global norm
     tail: float = share(0.5)  # last share of steps, averaged
@@ -188,7 +189,7 @@ class TrainConfig:
     checkpoint_every: int = non_negative(0)  # steps; 0: only the finished run
     state_path: str = ""  # folder or gs:// of those states; '': in WORKDIR
     log_every: int = positive(8)  # steps
-    step_limit: float = 1800.0  # seconds; a stuck run ends then; 0: never
+    step_limit: float = non_negative(1800.0)  # seconds; a stuck run ends then; 0: never
 
 
 @dataclass(frozen=True)
@@ -246,7 +247,7 @@ class SearchConfig:
     objective: Literal["mean", "worst"] = "mean"
     # How much worse than the base a domain may get, as a share of its bits.
     max_regression: dict[str, float] = values(
-        -1, math.inf, "a share of the base model's bits above -1"
+        -1, math.inf, "a share of the base model's bits, -1 or more"
     )
     min_weight: dict[str, float] = values(0, 1, _SHARE)
     max_weight: dict[str, float] = values(0, 1, _SHARE)

@@ -38,6 +38,13 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+class _Console(rich.console.Console):
+    """A console that leaves a broken pipe to the command line (rich exits with 1)."""
+
+    def on_broken_pipe(self) -> None:
+        raise
+
+
 def show_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], note: str = ""
 ) -> None:
@@ -55,7 +62,7 @@ def show_table(
         table.add_row(*[rich.markup.escape(cell) for cell in row])
     # A log file has no width; the default of 80 columns would fold the numbers.
     width = None if sys.stdout.isatty() else 140
-    rich.console.Console(highlight=False, width=width).print(table)
+    _Console(highlight=False, width=width).print(table)
     if note:
         say(note)
 

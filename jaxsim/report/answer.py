@@ -5,6 +5,7 @@ choice therefore says nothing about agreement, only whether the choice held.
 """
 
 import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
@@ -45,9 +46,10 @@ def answer(
       token_multiplier: tokens of a reference run / tokens of a member, if known.
       chosen: mixtures that were trained by choice, if any.
     """
+    here = shlex.quote(workdir)
     if found is None:
-        every = f"`jaxsim run --config=FILE.py --workdir={workdir}`"
-        only = f"`jaxsim search --workdir={workdir}`"
+        every = f"`jaxsim run --config=FILE.py --workdir={here}`"
+        only = f"`jaxsim search --workdir={here}`"
         text = f"{every} runs every missing step; with a trained pool, run {only}."
         lines = [("Best mixture", "None yet. No search was run."), ("Next", text)]
         return [*lines, _open(None, validation, token_multiplier, False)]
@@ -201,10 +203,11 @@ def next_command(
     token_multiplier: float | None = None,
 ) -> tuple[str, str]:
     """What to do next to learn most, and its command; empty where there is none."""
-    validate = f"jaxsim validate --workdir={workdir}{_length(token_multiplier)}"
-    again = f"jaxsim search --workdir={workdir}"
+    here = shlex.quote(workdir)
+    validate = f"jaxsim validate --workdir={here}{_length(token_multiplier)}"
+    again = f"jaxsim search --workdir={here}"
     if validation is None and about_training(found):
-        return "See what is out of date", f"jaxsim report --workdir={workdir}"
+        return "See what is out of date", f"jaxsim report --workdir={here}"
     if _is_older(found, validation):
         return "Search again, with the reference runs", again
     if not _enough(validation):
@@ -222,15 +225,16 @@ def next_command(
         if found.method != "table":
             return "Narrow the ties", f"{again} --config.search.windows={more}"
         windows = f"--config.score.windows={more}"
-        score = f"jaxsim score --workdir={workdir} {windows}"
+        score = f"jaxsim score --workdir={here} {windows}"
         return "Narrow the ties", f"{score} && {again} {windows}"
     return "Narrow the ties with more dev text or more reference runs", ""
 
 
 def train_command(workdir: str, token_multiplier: float | None = None) -> str:
     """Trains the best mixture of the last search, as long as other runs."""
-    path = PurePosixPath(workdir) / "search" / BEST
-    validate = f"jaxsim validate --workdir={workdir}{_length(token_multiplier)}"
+    here = shlex.quote(workdir)
+    path = shlex.quote(str(PurePosixPath(workdir) / "search" / BEST))
+    validate = f"jaxsim validate --workdir={here}{_length(token_multiplier)}"
     return f"{validate} --mixtures={path}"
 
 

@@ -63,7 +63,12 @@ class Scorer:
     @functools.cached_property
     def members(self) -> tuple[str, ...]:
         """Names of the members: the columns of every table."""
-        return tuple(self.pool.manifests("member"))
+        names = tuple(self.pool.manifests("member"))
+        if not names:
+            raise UserError(
+                f"{self.workdir}: the pool has no members yet; run `jaxsim train`"
+            )
+        return names
 
     @functools.cached_property
     def evaluation(self) -> EvaluationSet:

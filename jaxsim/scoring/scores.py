@@ -1,7 +1,7 @@
 """Scores of tables of mixtures, in memory and on disk.
 
     scores/NAME.parquet      mixture x predictor x domain x half, as sums
-    scores/NAME.PROXY.npy    nats of every window, float32 [M, R]
+    scores/NAME.PREDICTOR.npy    nats of every window, float32 [M, R]
     scores/NAME.json         the mixtures, which windows, and digests
     scores/KIND-DIGEST.log   cache of computed losses, see `journal`
 

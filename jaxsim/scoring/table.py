@@ -320,7 +320,10 @@ def parse(
     if match := re.fullmatch(r"dirichlet:(\d+)", spec):
         if not int(match[1]):
             raise UserError(f"mixtures {spec!r}: asks for no rows")
-        return dirichlet(members, int(match[1]), concentration, seed)
+        try:
+            return dirichlet(members, int(match[1]), concentration, seed)
+        except (MemoryError, ValueError, OverflowError) as error:
+            raise UserError(f"mixtures {spec!r}: too many rows ({error})") from error
     if spec.endswith(".csv"):
         return read_csv(members, Path(spec))
     raise UserError(f"mixtures {spec!r}: must be subsets:A-B, dirichlet:N or FILE.csv")
