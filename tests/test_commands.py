@@ -445,6 +445,30 @@ def test_a_changed_base_model_recipe_is_refused(workdir, jaxsim):
     assert "base" in error and "learning_rate" in error and "0.5" in error
 
 
+@pytest.mark.parametrize(
+    "key", ["base.steps=9", "base.seed=3", "recipe.beta1=0.8", "recipe.clip=2.0"]
+)
+def test_train_refuses_another_base_model_and_names_its_key(workdir, jaxsim, key):
+    code, error = jaxsim("train", f"--config.{key}")
+    assert code == 2
+    assert f"config.{key.partition('=')[0]}: expected" in error
+
+
+@pytest.mark.parametrize("command", ["score", "search"])
+def test_a_pool_without_members_is_named(workdir, jaxsim, command):
+    shutil.rmtree(workdir / "pool" / "members")
+    code, error = jaxsim(command)
+    assert code == 2 and "the pool has no members yet" in error
+
+
+def test_a_misspelled_target_is_named_before_training(workdir, jaxsim, work):
+    shutil.rmtree(workdir / "pool")
+    target = '--config.search.target={"outsid": 1.0}'
+    code, error = jaxsim("run", target)
+    assert code == 2 and "'outsid' is not a domain" in error
+    assert not work
+
+
 @pytest.fixture
 def fresh(tmp_path: Path, project: Path, capfd):
     """Runs `prepare` in a new workdir with changed texts."""

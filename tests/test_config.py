@@ -81,6 +81,27 @@ def test_missing_key_is_named() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("base.seed", 2**31),
+        ("base.seed", -1),
+        ("recipe.beta1", 1.0),
+        ("recipe.beta2", -0.5),
+        ("model.norm_eps", -1.0),
+        ("model.rope_base", 0.0),
+        ("model.init_std", -1.0),
+        ("train.step_limit", -1.0),
+        ("corpus.tokenizer.sample_bytes", 0),
+    ],
+)
+def test_values_that_no_run_survives_are_refused(key: str, value: object) -> None:
+    node = minimal()
+    node.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=rf"config\.{key}: must be"):
+        from_config_dict(node)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
         ("dim", None),  # ConfigDict lets None through
         ("dim", 128.0),
         ("dim", True),

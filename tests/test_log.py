@@ -234,3 +234,15 @@ def test_git_revision_is_of_this_repository_or_unknown(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert revision() == "unknown"
     log.git_revision.cache_clear()
+
+
+def test_a_table_into_a_closed_pipe_is_a_broken_pipe(monkeypatch: Any) -> None:
+    """Not rich's own exit with 1: the command line decides how to end."""
+
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr("sys.stdout", Closed())
+    with pytest.raises(BrokenPipeError):
+        log.show_table("", ["a"], [["1"]])

@@ -43,6 +43,7 @@ from jaxsim.pool.manifest import (
 from jaxsim.pool.pool import Pool, parse_pool, read_pool
 from jaxsim.pool.publish import AlreadyPublished, admit, is_published
 from jaxsim.records import dump, plain
+from jaxsim.train.runs import title
 
 _EXTRAS = {"s3": "s3", "gs": "gcs"}  # protocol -> extra of jaxsim for pip
 _CORPUS = "corpus/corpus.json"
@@ -131,7 +132,7 @@ class Bucket:
         if manifest is None:
             return False
         if not is_published(entry):
-            say(f"{manifest.kind} {entry.name}: fetched from {self}")
+            say(f"{title(manifest.kind, entry.name)}: fetched from {self}")
             self._fetch(entry, manifest)
             with contextlib.suppress(AlreadyPublished):
                 admit(entry, manifest)
@@ -192,7 +193,7 @@ class Bucket:
             manifest = read_manifest(entry)
             shared = self.manifest(entry)
             if shared is None:
-                say(f"{manifest.kind} {entry.name}: sent to {self}")
+                say(f"{title(manifest.kind, entry.name)}: sent to {self}")
                 with contextlib.suppress(AlreadyPublished):
                     self.publish(entry, manifest)
                 shared = self.manifest(entry) or manifest
@@ -331,8 +332,9 @@ class Bucket:
     def _check_same(self, entry: Path, here: Manifest, shared: Manifest) -> None:
         if here.params_digest != shared.params_digest:
             raise UserError(
-                f"{here.kind} {entry.name}: {entry} holds another result than {self}; "
-                "delete that folder to fetch the shared one, or use another --workdir"
+                f"{title(here.kind, entry.name)}: {entry} holds another result than "
+                f"{self}; delete that folder to fetch the shared one, or use another "
+                "--workdir"
             )
 
     def _fetch(self, entry: Path, manifest: Manifest) -> None:

@@ -39,6 +39,7 @@ from jaxsim.pool.publish import (
 )
 from jaxsim.signals import stop_requested
 from jaxsim.train import NonFiniteError, Run, Trainer
+from jaxsim.train.runs import title
 from jaxsim.train.trainer import Trained
 
 
@@ -193,7 +194,7 @@ class PoolBuilder:
         Raises:
           Busy: another launcher holds it.
         """
-        what = f"{run.kind} {run.name}"
+        what = f"{title(run.kind, run.name)}"
         locks.enter_context(holding(self._locks / run.name, what))
         entry = self._entry(run)
         if is_published(entry) or (
@@ -361,7 +362,7 @@ class PoolBuilder:
                     except Busy as busy:
                         lost.append(busy.who)
                     except StoreError as error:
-                        unsent.append(f"{run.kind} {run.name}: {error}")
+                        unsent.append(f"{title(run.kind, run.name)}: {error}")
             # The group stays while another launcher may fail to publish its run.
             there = sum(is_published(self._entry(run)) for run in group.runs)
             if there and there + len(failed) == len(group.runs) and not lost:
@@ -433,7 +434,7 @@ class PoolBuilder:
             raise outcome
         if leaf := first_non_finite(outcome.params):
             raise NonFiniteError(
-                f"{run.kind} {run.name}: after the last step leaf {leaf} holds "
+                f"{title(run.kind, run.name)}: after the last step leaf {leaf} holds "
                 "a value that is not finite; nothing is published"
             )
         entry = self._entry(run)
@@ -468,7 +469,7 @@ class PoolBuilder:
             try:
                 if self.bucket is not None:  # its manifest decides for all workdirs
                     self.bucket.publish(entry, manifest)
-                    say(f"{run.kind} {run.name}: sent to {self.bucket}")
+                    say(f"{title(run.kind, run.name)}: sent to {self.bucket}")
             except StoreError:
                 publish(entry, manifest)  # the next start sends it
                 raise
@@ -518,6 +519,7 @@ def _check_entry(run: Run, pool: Pool, corpus: Corpus) -> None:
     found = {key: getattr(manifest, key) for key in expected}
     if lines := differences(expected, found):
         raise UserError(
-            f"{run.kind} {run.name} is in the pool, but from another run or other "
-            f"text: {'; '.join(lines)}. Delete {pool.entry(run.name)} to train it again"
+            f"{title(run.kind, run.name)} is in the pool, but from another run or "
+            f"other text: {'; '.join(lines)}. Delete {pool.entry(run.name)} to train "
+            "it again"
         )

@@ -19,6 +19,7 @@ from jaxsim.pool.digests import (
     params_digest,
     sha256_of_file,
 )
+from jaxsim.train.runs import title
 
 FILE_NAME = "manifest.json"
 _ADVICE = "copy the pool again, or delete the entry and train it again"
@@ -30,7 +31,7 @@ class Manifest:
     """One admitted result of a run. Everything in it is plain data."""
 
     name: str
-    kind: str  # 'base model', 'member', 'reference run' or 'repeat'
+    kind: str  # 'base', 'member', 'reference' or 'replicate'
     attempt: str  # the folder that holds the parameters
     params_digest: str
     files: dict[str, tuple[str, int]]  # SHA-256 and bytes, by relative path
@@ -91,7 +92,9 @@ def _checked(manifest: Manifest, name: str, path: Path | str) -> Manifest:
     for file in manifest.files:
         check_inside(path, file)
     if manifest.name != name:
-        raise DamagedError(f"{path}: it is of {manifest.name!r}, but lies in {name!r}")
+        raise DamagedError(
+            f"{path}: it belongs to {manifest.name!r}, but is in the folder of {name!r}"
+        )
     return manifest
 
 
@@ -158,7 +161,7 @@ def load_verified(entry: Path, manifest: Manifest, shapes: Any) -> Any:
         else:
             problems = content_problems(manifest, params)
     if problems:
-        raise DamagedError(f"{manifest.kind} {entry.name}: {problems[0]}")
+        raise DamagedError(f"{title(manifest.kind, entry.name)}: {problems[0]}")
     return params
 
 

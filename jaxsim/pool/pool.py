@@ -14,6 +14,7 @@ from jaxsim.model import LanguageModel
 from jaxsim.pool.digests import differences
 from jaxsim.pool.manifest import Manifest, file_problems, load_verified, read_manifest
 from jaxsim.pool.publish import is_published
+from jaxsim.train.runs import title
 
 _ADVICE = "copy the pool again"
 
@@ -100,7 +101,7 @@ class Pool:
         problems = self.compatibility_problems(manifest)
         if problems:
             raise DamagedError(
-                f"{manifest.kind} {manifest.name} does not belong to this "
+                f"{title(manifest.kind, manifest.name)} does not belong to this "
                 f"pool: {'; '.join(problems)}"
             )
         return load_verified(self.entry(manifest.name), manifest, self.model.shapes())

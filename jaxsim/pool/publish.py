@@ -22,6 +22,7 @@ from jaxsim.errors import JaxsimError
 from jaxsim.pool.digests import file_digests
 from jaxsim.pool.lock import Busy
 from jaxsim.pool.manifest import FILE_NAME, Manifest, read_manifest
+from jaxsim.train.runs import title
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -99,7 +100,7 @@ def publish(entry: Path, manifest: Manifest) -> None:
         os.link(draft, entry / FILE_NAME)
     except FileNotFoundError as error:
         raise Busy(
-            f"{manifest.kind} {entry.name}: another launcher, which deleted "
+            f"{title(manifest.kind, entry.name)}: another launcher, which deleted "
             "this attempt,"
         ) from error
     except FileExistsError as error:

@@ -1,6 +1,6 @@
 """Scores of tables of mixtures, in memory and on disk.
 
-    scores/NAME.parquet      mixture x predictor x domain x half, as sums
+    scores/NAME.parquet      mixture x predictor x domain x split, as sums
     scores/NAME.PREDICTOR.npy    nats of every window, float32 [M, R]
     scores/NAME.json         the mixtures, which windows, and digests
     scores/KIND-DIGEST.log   cache of computed losses, see `journal`
@@ -60,8 +60,8 @@ class Scores:
       name: name of the table.
       table: the mixtures.
       evaluation: the windows that `ProxyScores.rows` index.
-      predictors: losses by predictor: 'merge', 'probability' and 'members', or
-        'reference run' for reference runs.
+      predictors: losses by predictor: 'merge', 'ensemble' and 'members', or
+        'reference' for reference runs.
       notes: what an override admitted.
       basis: what it was computed from.
       how: precisions that merges were scored with.

@@ -23,6 +23,7 @@ from jaxsim.pool.manifest import Manifest, load_verified
 from jaxsim.scoring.merge import BFLOAT16_BITS, MEMBER_AXIS, deltas_of, to_bfloat16_bits
 from jaxsim.scoring.plan import held_deltas
 from jaxsim.scoring.table import Mixtures
+from jaxsim.train.runs import title
 
 # Alignment, in bytes, of arrays that a CPU device uses without a copy (measured
 # with JAX 0.10 and 0.12).
@@ -99,7 +100,7 @@ def load_stack(
         for name, manifest in zip(names, manifests, strict=True):
             if problems := _compatibility_problems(pool, manifest, corpus):
                 line = (
-                    f"{manifest.kind} {name} does not belong to this pool: "
+                    f"{title(manifest.kind, name)} does not belong to this pool: "
                     f"{'; '.join(problems)}"
                 )
                 if not override:

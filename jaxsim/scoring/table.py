@@ -22,6 +22,7 @@ from jaxsim.errors import UserError
 # How far a sum of weights may be from 1. Weights come from text files with six
 # decimals and from float arithmetic over up to a few hundred members.
 SUM_TOLERANCE = 1e-5
+MOST_ROWS = 1_000_000  # of a table; each row is held with its name
 # Kinds of the merges that answers are compared with.
 STANDARD_MERGES = ("uniform", "proportional", "macro")
 
@@ -316,17 +317,25 @@ def parse(
                 f"mixtures {spec!r}: sizes must lie between 1 and the number "
                 f"of members, {len(members)}"
             )
+        sizes = range(smallest, largest + 1)
+        _check_rows(spec, sum(math.comb(len(members), size) for size in sizes))
         return subsets(members, smallest, largest)
     if match := re.fullmatch(r"dirichlet:(\d+)", spec):
-        if not int(match[1]):
-            raise UserError(f"mixtures {spec!r}: asks for no rows")
-        try:
-            return dirichlet(members, int(match[1]), concentration, seed)
-        except (MemoryError, ValueError, OverflowError) as error:
-            raise UserError(f"mixtures {spec!r}: too many rows ({error})") from error
+        _check_rows(spec, int(match[1]))
+        return dirichlet(members, int(match[1]), concentration, seed)
     if spec.endswith(".csv"):
         return read_csv(members, Path(spec))
     raise UserError(f"mixtures {spec!r}: must be subsets:A-B, dirichlet:N or FILE.csv")
+
+
+def _check_rows(spec: str, count: int) -> None:
+    """Refuses a table that is empty, or too large to hold."""
+    if not count:
+        raise UserError(f"mixtures {spec!r}: asks for no rows")
+    if count > MOST_ROWS:
+        raise UserError(
+            f"mixtures {spec!r}: asks for {count:.3g} rows; the most are {MOST_ROWS:,}"
+        )
 
 
 _FORMULA = ("=", "+", "-", "@")

@@ -12,7 +12,7 @@ import numpy as np
 from jaxsim.errors import JaxsimError
 from jaxsim.log import MetricsWriter
 from jaxsim.model import LanguageModel
-from jaxsim.train.runs import Run
+from jaxsim.train.runs import Run, title
 
 
 class NonFiniteError(JaxsimError):
@@ -104,7 +104,7 @@ def _means(
     if np.isfinite(loss) and np.isfinite(norm):
         return {"loss": loss, "gradient_norm": norm}
     raise NonFiniteError(
-        f"{run.kind} {run.name}: loss {loss} and gradient norm {norm} at "
+        f"{title(run.kind, run.name)}: loss {loss} and gradient norm {norm} at "
         f"step {number}, on rows of {', '.join(sorted(set(units)))}; "
         f"{_first_leaf(sums, model)}. Nothing is admitted. "
         "Lower the learning rate, or check the text of that unit"

@@ -65,11 +65,17 @@ def replicate_of(run: Run, data_seed: int = 1) -> Run:
     )
 
 
+def title(kind: str, name: str) -> str:
+    """What messages call a run and its result: 'base model', 'member a', 'run x'."""
+    if kind == "base":
+        return "base model"
+    return f"member {name}" if kind == "member" else f"run {name}"
+
+
 def label(runs: Sequence[Run]) -> str:
     """'member a', or '4 runs (a, b, c, d)', or '9 runs (a, b ... i)'."""
     if len(runs) == 1:
-        run = runs[0]
-        return "base model" if run.kind == "base" else f"{run.kind} {run.name}"
+        return title(runs[0].kind, runs[0].name)
     names = [run.name for run in runs]
     listed = ", ".join(names)
     if len(names) > 4:

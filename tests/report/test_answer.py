@@ -1,6 +1,7 @@
 """The answer: each sentence says only what is known."""
 
 import dataclasses
+import shlex
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from jaxsim.report.answer import (
     Usual,
     aim_of,
     answer,
+    next_command,
     on_test_text,
     outcomes,
     search_sentences,
     shift_sentence,
+    train_command,
     usual,
 )
 
@@ -48,6 +51,16 @@ def test_a_single_member_is_compared_as_its_own_reference_run():
     known = calibrated(found, 0.05, 0.05, 0.05, 0.0)
     assert "is predicted to have 1.0500" in on_test_text(known)
     assert "has 1.0200, 0.0300 less" in on_test_text(known)
+
+
+def test_printed_commands_can_be_pasted():
+    """Whatever the folder is called, a shell gives it to jaxsim as it is."""
+    workdir = "my runs/it's $HOME"
+    for command in (
+        train_command(workdir),
+        next_command(found_of(), None, workdir)[1].partition(" && ")[0],
+    ):
+        assert f"--workdir={workdir}" in shlex.split(command)
 
 
 def test_the_shift_of_the_rows_is_said():

@@ -18,7 +18,7 @@ from .workdirs import HOSTILE, diagnostics_of, found_of, validation_of
 
 
 def heat_map(members, domains, gain_CD):
-    """Of gains over a base model of 3 bits per byte."""
+    """Gains over a base model of 3 bits per byte."""
     bits_MD = np.concatenate([np.full((1, len(domains)), 3.0), 3.0 - gain_CD])
     standard = StandardScores(
         members=tuple(members),

@@ -183,6 +183,7 @@ def test_a_bad_csv_is_refused(tmp_path, text, sentence):
         ("subsets:3-2", "sizes must lie between 1"),
         ("subsets", "must be subsets:A-B, dirichlet:N or FILE.csv"),
         ("dirichlet:0", "asks for no rows"),
+        ("dirichlet:99999999999", r"asks for 1e\+11 rows; the most are 1,000,000"),
         ("dirichlet:-1", "must be subsets"),
         ("table.txt", "must be subsets"),
     ],

@@ -244,7 +244,7 @@ def test_launchers_of_one_workdir_fetch_an_entry_once(elsewhere, monkeypatch, ca
 
     with futures.ThreadPoolExecutor(4) as pool:
         assert list(pool.map(work, range(4))) == [True] * 4
-    assert capsys.readouterr().out.count("base base: fetched") == 1
+    assert capsys.readouterr().out.count("base model: fetched") == 1
 
 
 def test_another_result_of_the_same_run_is_refused(project, bucket, tmp_path):
