@@ -57,7 +57,9 @@ def answer(
         validation = None  # it says nothing about this search
     trained = _trained_best(found, validation, chosen)
     lines = [("OVERRIDE", note) for note in found.notes]
-    lines += [("Best mixture", _best(found)), ("Ties", ties_sentence(found))]
+    lines.append(("Best mixture", _best(found)))
+    lines += [("WARNING", text) for text in found.warnings]
+    lines.append(("Ties", ties_sentence(found)))
     if trained:
         lines.append(("Trained", trained))
     known = bool(trained) or _is_member(found)

@@ -54,8 +54,6 @@ def show_search(found: SearchResult) -> None:
     for text in (answer.shift_sentence(found), answer.on_test_text(found)):
         if text:
             say(text)
-    for text in found.warnings:
-        say(f"WARNING: {text}")
     for name, other in (
         ("objective", tables.objective(found)),
         ("binding", tables.binding(found)),

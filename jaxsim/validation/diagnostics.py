@@ -181,7 +181,7 @@ def diagnose(
     base_digest = scorer.pool.identity["base_digest"]
     verdict, reasons = judge(
         Signs(
-            foreign=[n for n in members if manifests[n].base_digest != base_digest],
+            other_base=[n for n in members if manifests[n].base_digest != base_digest],
             drift=float(np.median(drift_C[sound])),
             line=line,
             error=(error or 0.0) / 100 * line[1.0],
@@ -332,7 +332,7 @@ class Signs:
     """What the verdict is computed from; losses in bits per byte.
 
     Attributes:
-      foreign: members that were trained from another base than the pool's.
+      other_base: members that were trained from another base than the pool's.
       drift: median over members of ||member - base|| / ||base||.
       line: the in-pool macro by scale, from the base model, 0, to the uniform
         merge, 1, and beyond.
@@ -342,7 +342,7 @@ class Signs:
       line_barriers: the same for the lines to single members.
     """
 
-    foreign: Sequence[str]
+    other_base: Sequence[str]
     drift: float
     line: Mapping[float, float]
     error: float
@@ -368,9 +368,9 @@ def judge(signs: Signs) -> tuple[str, list[str]]:
     """The verdict, and the reasons as sentences, the most serious first."""
     line, drift = signs.line, signs.drift
     broken = []  # why merges say nothing about training
-    if signs.foreign:
+    if signs.other_base:
         broken.append(
-            f"{', '.join(signs.foreign)}: trained from another base model; "
+            f"{', '.join(signs.other_base)}: trained from another base model; "
             "only copies of one base model can be averaged"
         )
     name, height = max(signs.barriers.items(), key=lambda pair: pair[1])

@@ -53,6 +53,13 @@ def test_a_single_member_is_compared_as_its_own_reference_run():
     assert "has 1.0200, 0.0300 less" in on_test_text(known)
 
 
+def test_warnings_stand_with_the_answer():
+    """What to know before training comes before the command that trains."""
+    labels = [label for label, _ in answer(found_of(), None, "W")]
+    assert labels.index("WARNING") < labels.index("Train it")
+    assert "would repeat 2.5 times" in lines(found_of())["WARNING"]
+
+
 def test_printed_commands_can_be_pasted():
     """Whatever the folder is called, a shell gives it to jaxsim as it is."""
     workdir = "my runs/it's $HOME"

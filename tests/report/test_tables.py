@@ -138,7 +138,6 @@ def test_found(capsys, trained):
             f"{row['test']:.4f} {row['ensemble']:.4f} "
             f"{row['members']:.4f} {row['difference']:+.4f}"
         ) in out
-    assert "WARNING: " in out and "would repeat 2.5 times" in out
     assert short(f"at most 50.0% of {MEMBERS[0]}", 40) in out
     assert "0.0007 1 percentage point" in out
     assert "at most 2 sources not known" in out

@@ -275,7 +275,7 @@ def test_what_the_search_left_is_in_page_and_tables(complete):
             assert f" {row[key]:.4f} " in page.text
     for text in (
         "Marginal values",
-        "Warnings.",
+        "WARNING",
         "out of 5,000 that the cheap predictor ranked",
     ):
         assert text in page.text

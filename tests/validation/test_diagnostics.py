@@ -33,7 +33,7 @@ from jaxsim.validation.diagnostics import (
 )
 
 SOUND = Signs(
-    foreign=[],
+    other_base=[],
     drift=0.02,
     line={0.0: 3.0, 0.25: 2.97, 0.5: 2.945, 0.75: 2.925, 1.0: 2.91, 1.5: 2.9},
     error=0.001,
@@ -195,7 +195,7 @@ def test_barrier_is_the_highest_rise_above_the_chord():
 
 CASES = {
     "sound": ({}, TRUST, "near the base model"),
-    "foreign": ({"foreign": ["b"]}, DO_NOT_TRUST, "b: trained from another"),
+    "other_base": ({"other_base": ["b"]}, DO_NOT_TRUST, "b: trained from another"),
     "barrier": (
         {"barriers": {"uniform": -0.1, "a + b": 1.1 * BARRIER}},
         DO_NOT_TRUST,
