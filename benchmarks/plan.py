@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 UTILIZATION = 0.4
 _LARGE = (
-    "--config=configs/paper_1b.py",
+    "--config=configs/paper.py:1b",
     "--members=32",
     "--config.train.loss_chunk=512",
     "--config.score.model_axis=16",
@@ -31,7 +31,7 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "1b-v5e-16-paper-batch": ((*_LARGE, "--topology=v5e:4x4"), ("train",)),
     "130m-v5e-16-group": (
         (
-            "--config=configs/paper_130m.py",
+            "--config=configs/paper.py",
             "--members=32",
             "--config.recipe.batch=8",
             "--config.train.remat=full",

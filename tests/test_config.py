@@ -226,8 +226,8 @@ def test_config_files_load(name: str, arg: str) -> None:
 
 
 def test_smoke_is_smaller() -> None:
-    for name in ("quickstart", "paper_130m", "paper_1b"):
-        small, full = load(f"{name}:smoke"), load(name)
+    for name in ("quickstart", "paper", "paper:1b"):
+        small, full = load(f"{name}{',' if ':' in name else ':'}smoke"), load(name)
         assert small.model.dim <= 64 < full.model.dim
         assert small.base.steps < full.base.steps
         assert small.corpus.partitions.keys() == full.corpus.partitions.keys()
@@ -269,7 +269,7 @@ def test_quickstart_has_twelve_eras() -> None:
     assert eras[-1] == ("2010", "2029")
 
 
-@pytest.mark.parametrize("name", ["paper_130m", "paper_1b:smoke"])
+@pytest.mark.parametrize("name", ["paper", "paper:1b,smoke"])
 @pytest.mark.parametrize("missing", PATHS[1:])
 def test_paper_configs_ask_for_the_users_data(name: str, missing: str) -> None:
     file, _, arg = name.partition(":")
@@ -280,7 +280,7 @@ def test_paper_configs_ask_for_the_users_data(name: str, missing: str) -> None:
 
 
 def test_paper_recipe() -> None:
-    small, large = load("paper_130m"), load("paper_1b")
+    small, large = load("paper"), load("paper:1b")
     assert (small.model.dim, small.model.layers, small.model.heads) == (768, 12, 12)
     assert (large.model.dim, large.model.layers, large.model.heads) == (2048, 24, 16)
     for config in (small, large):

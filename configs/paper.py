@@ -1,6 +1,6 @@
-"""The small model of the paper (d 768, 12 layers, 12 heads) and its recipe.
+"""The models of the paper and their recipe: 130M parameters, or 1B with `:1b`.
 
-    jaxsim run --config=configs/paper_130m.py --workdir=DIR \\
+    jaxsim run --config=configs/paper.py --workdir=DIR \\
         --config.corpus.tokenizer.path=tokenizer.json \\
         --config.corpus.partitions.s2orc.path=FOLDER \\
         --config.corpus.partitions.wiki.path=FOLDER \\
@@ -16,7 +16,8 @@ split each of 22 fields at different years, so that its 128 units have the same 
 the six periods here are the same for all fields (132 cells).
 
 Hardware: GPUs of 80 GB; the paper used eight for each run. Not run yet.
-With `:smoke` a tiny model reads bytes; it still needs the four folders.
+With `:smoke` a tiny model reads bytes; it still needs the four folders. The small
+model has d 768, 12 layers and 12 heads; the large one d 2048, 24 layers and 16 heads.
 """
 
 import dataclasses
@@ -37,9 +38,10 @@ _PERIODS = (
 
 
 def get_config(arg: str | None = None) -> config_dict.ConfigDict:
-    words = parse_arg(arg, "smoke")
+    words = parse_arg(arg, "smoke", "1b")
+    size = "1b" if "1b" in words else "130m"
     config = default_config()
-    config.name = "paper_130m"
+    config.name = f"paper-{size}"
 
     config.corpus.partitions = {
         "s2orc": source(reader="jsonl", by_field="field_of_study", by_dates=_PERIODS),
@@ -54,13 +56,13 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.corpus.split.dev = 0.01
     config.corpus.split.test = 0.01
 
-    config.model.update(dataclasses.asdict(preset("paper-130m")))
+    config.model.update(dataclasses.asdict(preset(f"paper-{size}")))
 
     # 20,000 steps of 1024 x 2048 tokens are 41.9B.
     config.base.steps = 20_000
     config.base.batch = 1024
     config.base.warmup = 400
-    config.base.learning_rate = 6e-4
+    config.base.learning_rate = 3e-4 if size == "1b" else 6e-4
     config.base.final_rate = 0.1
 
     # 500 steps are 1.05B tokens a unit.
@@ -76,7 +78,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.recipe.precision = "bfloat16"
 
     config.train.unroll = False
-    config.train.remat = "dots"
+    config.train.remat = "full" if size == "1b" else "dots"
     config.train.checkpoint_every = 500
     config.score.unroll = False
     config.score.precision = "bfloat16"
@@ -86,7 +88,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.validate.held_out = 24
 
     if "smoke" in words:
-        config.name = "paper_130m-smoke"
+        config.name += "-smoke"
         config.corpus.tokenizer.kind = "bytes"
         config.corpus.split.dev = 0.1
         config.corpus.split.test = 0.1
