@@ -25,6 +25,7 @@ from jaxsim.records import from_plain, need
 T = TypeVar("T")
 N = TypeVar("N", int, float)
 Attention = Literal["auto", "einsum", "xla", "cudnn"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 _READERS = ("sotu", "jsonl", "text")
 _SHARE = "a share between 0 and 1"
 
@@ -171,7 +172,7 @@ class RecipeConfig:
     decay: float = share(0.0)  # last share of steps, rate falls to zero
     # Share of base text in every run.
     replay: float = checked(0.0, lambda x: 0 <= x < 1, "a share below 1")
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the computation
+    precision: Precision = "float32"  # of the computation
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ class ScoreConfig:
     chunk: int = non_negative(0)  # mixtures in one call; 0: planned
     merge: Literal["auto", "tree", "layer"] = "auto"  # what is merged at a time
     deltas: Literal["auto", "float32", "bfloat16"] = "auto"  # of members
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the model
+    precision: Literal["auto", Precision] = "auto"  # of the model
     attention: Attention = "auto"
     unroll: bool = True  # layers of merged trees; slower to compile
     loss_chunk: int = positive(64)

@@ -7,14 +7,14 @@ import platform
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import psutil
 from jax.errors import JaxRuntimeError
 from jax.sharding import Mesh
 
-from jaxsim.config import Attention
+from jaxsim.config import Attention, Precision
 from jaxsim.errors import JaxsimError, UserError
 
 # Of free memory; the rest is left to the runtime and fragmentation.
@@ -83,6 +83,28 @@ def is_cpu(mesh: Mesh) -> bool:
     return bool(mesh.devices.flat[0].platform == "cpu")
 
 
+def precision_on(
+    device: jax.Device, name: Precision | Literal["auto"], setting: str
+) -> Precision:
+    """The precision of the model's products on a device; see `Execution`.
+
+    Args:
+      device: one of several equal devices.
+      name: the setting; 'auto' is float32 on a CPU and bfloat16 elsewhere.
+      setting: name of the config key, for messages.
+
+    Raises:
+      UserError: 'tf32' is set and the device has no such products.
+    """
+    if name == "auto":
+        return "float32" if device.platform == "cpu" else "bfloat16"
+    if name == "tf32" and (problem := _tensor_core_problem(device)):
+        raise UserError(
+            f"{setting}='tf32': {problem}; 'float32' and 'bfloat16' run on every device"
+        )
+    return name
+
+
 def attention_on(
     device: jax.Device,
     name: Attention,
@@ -115,16 +137,23 @@ def attention_on(
 
 def _cudnn_problem(device: jax.Device, head: int, precision: str) -> str:
     """Why cuDNN attention cannot be used, or ''."""
+    if problem := _tensor_core_problem(device):
+        return problem
+    if precision != "bfloat16":
+        return f"needs precision='bfloat16', not {precision!r}"
+    if head > 128 or head % 8:
+        return f"needs heads of a multiple of 8 up to 128, not {head}"
+    return ""
+
+
+def _tensor_core_problem(device: jax.Device) -> str:
+    """Why a device has no tensor cores for TF32 and bfloat16, or ''."""
     if device.platform not in ("gpu", "cuda") or (
         "cuda" not in device.client.platform_version.lower()
     ):
         return f"needs an NVIDIA GPU, and the devices are {device.platform}"
     if float(device.compute_capability) < 8:
         return f"needs compute capability 8.0, not {device.compute_capability}"
-    if precision != "bfloat16":
-        return f"needs precision='bfloat16', not {precision!r}"
-    if head > 128 or head % 8:
-        return f"needs heads of a multiple of 8 up to 128, not {head}"
     return ""
 
 

@@ -48,6 +48,14 @@ def test_free_memory_of_a_device():
     assert of(None) == of({}) == 0
 
 
+def device(platform: str, capability: str = "9.0"):
+    return types.SimpleNamespace(
+        platform=platform,
+        client=types.SimpleNamespace(platform_version="cuda 12090"),
+        compute_capability=capability,
+    )
+
+
 @pytest.mark.parametrize(
     ("platform", "precision", "expected"),
     [
@@ -58,16 +66,27 @@ def test_free_memory_of_a_device():
     ],
 )
 def test_auto_is_the_fastest_attention(platform, precision, expected):
-    device = types.SimpleNamespace(
-        platform=platform,
-        client=types.SimpleNamespace(platform_version="cuda 12090"),
-        compute_capability="9.0",
-    )
-    name = devices.attention_on(device, "auto", 64, precision, "here")
+    chip = device(platform)
+    name = devices.attention_on(chip, "auto", 64, precision, "here")
     assert name == expected
     if expected != "cudnn":
         with pytest.raises(UserError, match="here='cudnn': needs"):
-            devices.attention_on(device, "cudnn", 64, precision, "here")
+            devices.attention_on(chip, "cudnn", 64, precision, "here")
+
+
+def test_float32_is_what_a_cpu_computes_and_tf32_needs_tensor_cores():
+    def of(name, *chip):
+        return devices.precision_on(device(*chip), name, "here")
+
+    assert of("auto", "cpu") == "float32"
+    assert of("auto", "cuda") == of("auto", "tpu") == "bfloat16"
+    for name in ("float32", "bfloat16"):
+        assert of(name, "cpu") == of(name, "cuda", "7.0") == name
+    assert of("tf32", "cuda", "8.0") == "tf32"
+    with pytest.raises(UserError, match="here='tf32': needs an NVIDIA GPU, and the"):
+        of("tf32", "cpu")
+    with pytest.raises(UserError, match="here='tf32': needs compute capability"):
+        of("tf32", "cuda", "7.5")
 
 
 def test_the_compilation_cache_belongs_to_the_user(

@@ -25,7 +25,8 @@ class Execution:
       unroll: whether to unroll layers instead of scanning them.
       remat: what to recompute in the backward pass: 'none', 'dots' (all but
         matrix products) or 'full'.
-      precision: dtype of matrix products.
+      precision: of matrix products: 'float32', on every device; 'tf32', float32
+        whose products an NVIDIA GPU rounds to TF32; or 'bfloat16'.
       loss_chunk: positions of each row whose logits exist at once.
       activations: how hidden states [B, L, D] are divided over a mesh; None leaves
         it to the compiler.
@@ -37,6 +38,20 @@ class Execution:
     precision: str = "float32"
     loss_chunk: int = 64
     activations: jax.sharding.NamedSharding | None = None
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of hidden states and of the operands of products."""
+        return jnp.dtype("float32" if self.precision == "tf32" else self.precision)
+
+    @property
+    def matmul(self) -> str:
+        """JAX's name of how products of this dtype are computed.
+
+        By default, GPUs round float32 operands to TF32, and TPUs to bfloat16.
+        """
+        named = {"tf32": "tensorfloat32", "bfloat16": "default"}
+        return named.get(self.precision, "highest")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,13 +110,16 @@ class LanguageModel:
         known_BL1 = (tokens_BL1 >= 0) & (tokens_BL1 < self.vocab_size)
         tokens_BL1 = jnp.where(known_BL1, tokens_BL1, self.vocab_rows)
         decoder = self._decoder(execution, of_layer)
-        out: Any = decoder.apply({"params": params}, tokens_BL1[:, :-1])
+        # Products of the backward pass have the precision of the forward one.
+        with jax.default_matmul_precision(execution.matmul):
+            out: Any = decoder.apply({"params": params}, tokens_BL1[:, :-1])
         x_BLD, head_VD = out
         return next_token_nll(
             x_BLD,
             head_VD,
             tokens_BL1[:, 1:],
             execution.loss_chunk,
+            execution.matmul,
             execution.activations,
         )
 
@@ -138,7 +156,7 @@ class LanguageModel:
             attention=execution.attention,
             unroll=execution.unroll and of_layer is None,
             remat=execution.remat,
-            dtype=jnp.dtype(execution.precision),
+            dtype=execution.dtype,
             of_layer=of_layer,
             activations=execution.activations,
         )

@@ -26,6 +26,7 @@ def next_token_nll(
     head_VD: jax.Array,
     targets_BL: jax.Array,
     chunk: int,
+    precision: str | None = None,
     at_rows: NamedSharding | None = None,
 ) -> jax.Array:
     """Negative log-likelihood of every target, in nats.
@@ -35,6 +36,8 @@ def next_token_nll(
       head_VD: output matrix.
       targets_BL: the token that follows each position.
       chunk: positions of each row whose logits exist at once.
+      precision: of the products with the head, for `jax.lax.Precision`. JAX traces
+        the backward pass where `jax.default_matmul_precision` no longer holds.
       at_rows: how B is divided over a mesh axis; None leaves it to the compiler.
 
     Returns:
@@ -46,7 +49,7 @@ def next_token_nll(
     if at_rows is not None and at_rows.is_fully_replicated:
         at_rows = None  # every device has them all
     with jax.named_scope("loss"):
-        return _nll(x_BLD, head_VD, targets_BL, count, at_rows)
+        return _nll(x_BLD, head_VD, targets_BL, count, precision, at_rows)
 
 
 def sum_and_count(
@@ -56,15 +59,16 @@ def sum_and_count(
     return jnp.sum(nll_BL * weight_BL), jnp.sum(weight_BL)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _nll(
     x_BLD: jax.Array,
     head_VD: jax.Array,
     targets_BL: jax.Array,
     count: int,
+    precision: str | None,
     at_rows: NamedSharding | None,
 ) -> jax.Array:
-    return _forward(x_BLD, head_VD, targets_BL, count, at_rows)[0]
+    return _forward(x_BLD, head_VD, targets_BL, count, precision, at_rows)[0]
 
 
 def _forward(
@@ -72,6 +76,7 @@ def _forward(
     head_VD: jax.Array,
     targets_BL: jax.Array,
     count: int,
+    precision: str | None,
     at_rows: NamedSharding | None,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
     if at_rows is not None:
@@ -79,19 +84,20 @@ def _forward(
         head_VD = jax.lax.with_sharding_constraint(
             head_VD, NamedSharding(at_rows.mesh, whole)
         )
-    loop = _on_each(at_rows, functools.partial(_losses, count))
+    loop = _on_each(at_rows, functools.partial(_losses, count, precision))
     nll_BL = loop(head_VD, (x_BLD, targets_BL))
     return nll_BL, (x_BLD, head_VD, targets_BL)
 
 
 def _backward(
     count: int,
+    precision: str | None,
     at_rows: NamedSharding | None,
     saved: tuple[jax.Array, ...],
     g_BL: jax.Array,
 ) -> tuple[jax.Array, jax.Array, None]:
     x_BLD, head_VD, targets_BL = saved
-    loop = _on_each(at_rows, functools.partial(_gradients, count))
+    loop = _on_each(at_rows, functools.partial(_gradients, count, precision))
     dx_BLD, dhead_SDV = loop(head_VD, (x_BLD, targets_BL, g_BL))
     dhead_DV = jnp.sum(dhead_SDV, axis=0)
     return dx_BLD, dhead_DV.T.astype(head_VD.dtype), None
@@ -117,13 +123,16 @@ def _on_each(
 
 
 def _losses(
-    count: int, head_VD: jax.Array, rows: tuple[jax.Array, jax.Array]
+    count: int,
+    precision: str | None,
+    head_VD: jax.Array,
+    rows: tuple[jax.Array, jax.Array],
 ) -> jax.Array:
     """Computes the loss [B, L] of hidden states and targets."""
 
     def chunk_nll(xs: tuple[jax.Array, jax.Array]) -> jax.Array:
         x_BLD, targets_BL = xs
-        logits_BLV = _logits(x_BLD, head_VD)
+        logits_BLV = _logits(x_BLD, head_VD, precision)
         target_BL = jnp.take_along_axis(logits_BLV, targets_BL[..., None], axis=-1)[
             ..., 0
         ]
@@ -135,7 +144,10 @@ def _losses(
 
 
 def _gradients(
-    count: int, head_VD: jax.Array, rows: tuple[jax.Array, jax.Array, jax.Array]
+    count: int,
+    precision: str | None,
+    head_VD: jax.Array,
+    rows: tuple[jax.Array, jax.Array, jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
     """Computes the gradients of hidden states [B, L, D] and of the head [1, D, V].
 
@@ -147,14 +159,18 @@ def _gradients(
         dhead_DV: jax.Array, xs: tuple[jax.Array, ...]
     ) -> tuple[jax.Array, jax.Array]:
         x_BLD, targets_BL, g_BL = xs
-        p_BLV = jax.nn.softmax(_logits(x_BLD, head_VD), axis=-1)
+        p_BLV = jax.nn.softmax(_logits(x_BLD, head_VD, precision), axis=-1)
         dlogits_BLV = (p_BLV - jax.nn.one_hot(targets_BL, vocabulary)) * g_BL[..., None]
         # Without the barrier, XLA on a CPU computes the softmax once for each of the
         # two products.
         dlogits_BLV = jax.lax.optimization_barrier(dlogits_BLV.astype(x_BLD.dtype))
-        dx_BLD = jnp.einsum("BLV,VD->BLD", dlogits_BLV, head_VD)
+        dx_BLD = jnp.einsum("BLV,VD->BLD", dlogits_BLV, head_VD, precision=precision)
         dhead_DV += jnp.einsum(
-            "BLD,BLV->DV", x_BLD, dlogits_BLV, preferred_element_type=dhead_DV.dtype
+            "BLD,BLV->DV",
+            x_BLD,
+            dlogits_BLV,
+            precision=precision,
+            preferred_element_type=dhead_DV.dtype,
         )
         return dhead_DV, dx_BLD
 
@@ -166,9 +182,13 @@ def _gradients(
     return _join(dx_NBLD), dhead_DV[None]
 
 
-def _logits(x_BLD: jax.Array, head_VD: jax.Array) -> jax.Array:
+def _logits(x_BLD: jax.Array, head_VD: jax.Array, precision: str | None) -> jax.Array:
     return jnp.einsum(
-        "BLD,VD->BLV", x_BLD, head_VD, preferred_element_type=_accumulator(head_VD)
+        "BLD,VD->BLV",
+        x_BLD,
+        head_VD,
+        precision=precision,
+        preferred_element_type=_accumulator(head_VD),
     )
 
 

@@ -20,7 +20,7 @@ from jaxsim.checkpoints import TrainingCheckpoints
 from jaxsim.config import Config, RecipeConfig
 from jaxsim.corpus import Corpus
 from jaxsim.corpus.order import Schedule
-from jaxsim.devices import attention_on, free_memory, peak_flops
+from jaxsim.devices import attention_on, free_memory, peak_flops, precision_on
 from jaxsim.distributed import alone, barrier, from_lead, is_lead
 from jaxsim.errors import Preempted, UserError
 from jaxsim.log import Progress, say
@@ -81,17 +81,19 @@ class Trainer:
         self._config = train = config.train
         self.state_path = train.state_path
         optimizer = adamw(recipe, rate)
+        device = mesh.devices.flat[0]
+        precision = precision_on(device, recipe.precision, "config.recipe.precision")
         self._execution = Execution(
             attention=attention_on(
-                mesh.devices.flat[0],
+                device,
                 train.attention,
                 model.config.dim // model.config.heads,
-                recipe.precision,
+                precision,
                 "config.train.attention",
             ),
             unroll=train.unroll,
             remat=train.remat,
-            precision=recipe.precision,
+            precision=precision,
             loss_chunk=train.loss_chunk,
         )
         self._initial = functools.partial(
