@@ -439,7 +439,7 @@ def _validate_chosen(
     if len(set(names)) < len(names):
         raise UserError(f"{path}: two rows are the same mixture")
     table = mixture_table(scorer.members, runs)
-    scorer.check(table)
+    scorer.stack.check_usable(table)
     train_reference_runs(
         scorer,
         runs,

@@ -201,11 +201,10 @@ class ScoreConfig:
     concentration: float = positive(1.0)  # of Dirichlet draws, per member
     rows: int = non_negative(0)  # full windows in a block; 0: planned
     chunk: int = non_negative(0)  # mixtures in one call; 0: planned
-    merge: Literal["auto", "tree", "layer"] = "auto"  # what is merged at a time
     deltas: Literal["auto", "float32", "bfloat16"] = "auto"  # of members
     precision: Literal["auto", Precision] = "auto"  # of the model
     attention: Attention = "auto"
-    unroll: bool = True  # layers of merged trees; slower to compile
+    unroll: bool = True  # layers; slower to compile
     loss_chunk: int = positive(64)
     model_axis: int = positive(1)  # devices that share the pool, by width
     memory: float = non_negative(0.0)  # GB of each device to use; 0: all free

@@ -173,3 +173,16 @@ def _sharding(
                 + (", or model.vocab_multiple" if name == "vocab" else "")
             )
     return NamedSharding(mesh, PartitionSpec(*axes))
+
+
+def varying(leaf: jax.Array, others: Sequence[jax.Array]) -> jax.Array:
+    """The same values, which may now differ between devices as `others` do."""
+    axes = set[str]().union(*map(_axes, others))
+    missing = tuple(axes - _axes(leaf))
+    return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+
+def _axes(leaf: jax.Array) -> frozenset[str]:
+    """The mesh axes along which the values on devices may differ."""
+    axes: frozenset[str] = jax.typeof(leaf).manual_axis_type.varying
+    return axes

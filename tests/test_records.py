@@ -19,8 +19,7 @@ from jaxsim.corpus import Domain, Unit
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.records import Basis
 from jaxsim.scoring.evaluation import make_basis
-from jaxsim.scoring.journal import Journal
-from jaxsim.scoring.scores import _read_array
+from jaxsim.scoring.store import Journal, _read_array
 from jaxsim.scoring.table import read_csv
 from jaxsim.search.result import SearchResult, load_search, save_search
 
@@ -121,12 +120,8 @@ def test_a_record_needs_the_seal_of_its_content(path, forge):
 def test_a_journal_believes_no_nan(tmp_path):
     """Its check is right: whoever wrote it knew how."""
     journal, key = Journal(tmp_path / "x.log", 2), "0" * 64
-    journal._append([bytes.fromhex(key)], np.array([[1.0, np.nan]]))
-
-    def compute(missing):
-        yield missing, np.array([[1.0, 2.0]], np.float32)
-
-    assert journal.fill([key], compute).tolist() == [[1.0, 2.0]]
+    journal.append([key], np.array([[1.0, np.nan]]))
+    assert journal.read([key])[1].tolist() == [0]
 
 
 # F12: tracebacks where an error with exit code 3 was promised.

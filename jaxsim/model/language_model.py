@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -85,11 +84,7 @@ class LanguageModel:
         )
 
     def token_nll(
-        self,
-        params: Params,
-        tokens_BL1: jax.Array,
-        execution: Execution,
-        of_layer: Callable[[Any], Params] | None = None,
+        self, params: Params, tokens_BL1: jax.Array, execution: Execution
     ) -> jax.Array:
         """Negative log-likelihood of the tokens 1 to L, in nats.
 
@@ -99,8 +94,6 @@ class LanguageModel:
             negative or not below `vocab_size` gives NaN where it is the target and
             from there to the end of the row.
           execution: how to compute.
-          of_layer: computes one layer's parameters from a slice, along the first
-            axis, of what `params` holds instead of layers, which are then scanned.
 
         Returns:
           [B, L] float32.
@@ -109,7 +102,7 @@ class LanguageModel:
         # padding rows. An id beyond the embedding gives NaN.
         known_BL1 = (tokens_BL1 >= 0) & (tokens_BL1 < self.vocab_size)
         tokens_BL1 = jnp.where(known_BL1, tokens_BL1, self.vocab_rows)
-        decoder = self._decoder(execution, of_layer)
+        decoder = self._decoder(execution)
         # Products of the backward pass have the precision of the forward one.
         with jax.default_matmul_precision(execution.matmul):
             out: Any = decoder.apply({"params": params}, tokens_BL1[:, :-1])
@@ -147,17 +140,14 @@ class LanguageModel:
         decoder = self._decoder(Execution(unroll=False))
         return decoder.init(rng, tokens_BL)["params"]
 
-    def _decoder(
-        self, execution: Execution, of_layer: Callable[[Any], Params] | None = None
-    ) -> Decoder:
+    def _decoder(self, execution: Execution) -> Decoder:
         return Decoder(
             config=self.config,
             vocab_rows=self.vocab_rows,
             attention=execution.attention,
-            unroll=execution.unroll and of_layer is None,
+            unroll=execution.unroll,
             remat=execution.remat,
             dtype=execution.dtype,
-            of_layer=of_layer,
             activations=execution.activations,
         )
 

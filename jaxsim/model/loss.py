@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxsim.mesh import varying
+
 
 def next_token_nll(
     x_BLD: jax.Array,
@@ -174,9 +176,10 @@ def _gradients(
         )
         return dhead_DV, dx_BLD
 
+    zeros_DV = jnp.zeros(head_VD.shape[::-1], _accumulator(head_VD))
     dhead_DV, dx_NBLD = jax.lax.scan(
         chunk_gradients,
-        jnp.zeros(head_VD.shape[::-1], _accumulator(head_VD)),
+        varying(zeros_DV, jax.tree.leaves((head_VD, rows))),
         jax.tree.map(lambda a: _split(a, count), rows),
     )
     return _join(dx_NBLD), dhead_DV[None]

@@ -151,7 +151,6 @@ class Decoder(nn.Module):
     unroll: bool
     remat: str
     dtype: jnp.dtype
-    of_layer: Callable[[Any], Any] | None = None
     activations: jax.sharding.NamedSharding | None = None
 
     @nn.compact
@@ -189,14 +188,6 @@ class Decoder(nn.Module):
         block = Block
         if policy is not None:
             block = nn.remat(Block, prevent_cse=self.unroll, policy=policy)
-        if self.of_layer is not None:
-            of_layer = self.of_layer
-            block = nn.map_variables(
-                block,
-                "params",
-                lambda layer: {"params": of_layer(layer["params"])},
-                init=False,
-            )
 
         def body(layer: nn.Module, x_BLD: jax.Array) -> tuple[jax.Array, None]:
             return self._placed(layer(x_BLD)), None

@@ -9,7 +9,7 @@ import jax
 from jaxsim.config import Config, SourceConfig
 from jaxsim.corpus import open_corpus
 from jaxsim.corpus.tokenizer import Tokenizer
-from jaxsim.devices import Chip, is_cpu
+from jaxsim.devices import Chip
 from jaxsim.errors import UserError
 from jaxsim.log import say, show_table
 from jaxsim.mesh import scoring_mesh
@@ -23,8 +23,7 @@ from jaxsim.plan.programs import (
     train_step,
     vectorized_step,
 )
-from jaxsim.scoring.plan import Plan as ScoringPlan
-from jaxsim.scoring.plan import memory_limit, process_bytes
+from jaxsim.scoring.layout import memory_limit
 
 # The share of a chip's memory that scoring may use.
 SCORING_SHARE = 0.8
@@ -76,7 +75,6 @@ class Plan:
       sizes: of the pool and the vocabulary.
       parameters: number of parameters of the model.
       reports: one run, vectorized runs and scoring, in this order.
-      scoring: how scoring is laid out.
       costs: of the pool.
       utilization: assumed share of the chips' peak rate.
     """
@@ -88,7 +86,6 @@ class Plan:
     sizes: Sizes
     parameters: int
     reports: list[CompileReport]
-    scoring: ScoringPlan
     costs: list[Cost]
     utilization: float
 
@@ -130,8 +127,7 @@ def make_plan(
         _logged(train_step(config, model, devices)),
         _logged(vectorized_step(config, model, devices)),
     ]
-    program, layout = scoring(config, model, sizes.members, devices)
-    reports.append(_logged(program))
+    reports.append(_logged(scoring(config, model, sizes.members, devices)))
     return Plan(
         topology=topology,
         devices=len(devices),
@@ -140,7 +136,6 @@ def make_plan(
         sizes=sizes,
         parameters=model.parameter_count(),
         reports=reports,
-        scoring=layout,
         costs=costs(config, model, sizes.members),
         utilization=utilization,
     )
@@ -199,9 +194,7 @@ def costs(config: Config, model: LanguageModel, members: int) -> list[Cost]:
 
 def _free(config: Config, devices: Sequence[jax.Device]) -> int:
     """Bytes that the evaluator would use on attached devices."""
-    mesh = scoring_mesh(1, devices)
-    held = process_bytes() if is_cpu(mesh) else 0
-    return memory_limit(config.score, mesh, held)
+    return memory_limit(config.score, scoring_mesh(1, devices))
 
 
 def _logged(program: Program) -> CompileReport:
@@ -268,7 +261,6 @@ def show_plan(plan: Plan) -> None:
                 f"DOES NOT FIT: {report.name}: {_bytes(report.needed)} of "
                 f"{_bytes(available)}; {change}"
             )
-    say(str(plan.scoring))
     _show_costs(plan)
 
 

@@ -27,11 +27,9 @@ from jaxsim.devices import (
 from jaxsim.errors import UserError
 from jaxsim.mesh import scoring_mesh, training_mesh
 from jaxsim.model import LanguageModel
-from jaxsim.scoring.compiled import Programs
-from jaxsim.scoring.merge import BFLOAT16_BITS, MEMBER_AXIS
-from jaxsim.scoring.plan import Plan as ScoringPlan
-from jaxsim.scoring.plan import bytes_of, held_deltas, memory_limit, settled, shapes
-from jaxsim.scoring.stack import pool_shardings
+from jaxsim.scoring.evaluator import Programs
+from jaxsim.scoring.layout import bytes_of, held_deltas, layouts
+from jaxsim.scoring.stack import StackedPool
 from jaxsim.train.trainer import recipe_trainer, vectorized
 
 
@@ -188,7 +186,7 @@ def vectorized_step(
 
 def scoring(
     config: Config, model: LanguageModel, members: int, devices: Sequence[jax.Device]
-) -> tuple[Program, ScoringPlan]:
+) -> Program:
     """The program that `jaxsim score` would choose for windows of the model's length.
 
     Args:
@@ -199,45 +197,27 @@ def scoring(
       devices: all of them.
 
     Raises:
-      UserError: a dimension does not divide over the mesh, or the attention does not
-        run on these devices.
+      UserError: a dimension does not divide over the mesh, or the
+        attention does not run on these devices.
     """
     mesh = scoring_mesh(config.score.model_axis, devices)
-    score = settled(config.score, model, mesh)
-    limit = memory_limit(score, mesh)
-    bfloat16 = held_deltas(score, model, members, mesh) == "bfloat16"
-    at_base, at_deltas = pool_shardings(model, mesh)
-
-    def of_members(s: jax.ShapeDtypeStruct, at: NamedSharding) -> Any:
-        shape = list(s.shape)
-        shape.insert(MEMBER_AXIS, members)
-        dtype = BFLOAT16_BITS if bfloat16 else s.dtype
-        return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=at)
-
-    base = jax.tree.map(
-        lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at),
-        model.shapes(),
-        at_base,
-    )
-    delta_C = jax.tree.map(of_members, model.shapes(), at_deltas)
-    programs = Programs(model, base, delta_C, mesh, score, limit)
-    length = model.config.length
-    for shape in shapes(score, length, is_cpu(mesh)):
-        blocks = max(1, shape.tokens // (shape.rows * length))
-        blocks = -(-blocks // mesh.shape["model"]) * mesh.shape["model"]
-        windows = (blocks, shape.rows, length)
-        plan = programs.plan_of(shape, [windows], per_token=False)
-        if plan.fits:
-            break
+    score, length = config.score, model.config.length
+    deltas = held_deltas(score, model, members, mesh)
+    pool = StackedPool.planned(model, members, deltas, mesh)
+    programs = Programs(model, pool, score, length)
+    try:
+        layout = programs.layout()
+    except UserError:  # nothing fits, which the report says of the smallest
+        *_, layout = layouts(programs.config, length, is_cpu(mesh))
+    mixtures = layout.mixtures * programs.across
+    tokens = layout.blocks * programs.within * layout.windows * length
     return Program(
-        name=f"scoring, {plan.mixtures} mixtures a call over {_sizes(mesh)}",
+        name=f"scoring, {mixtures} mixtures a call over {_sizes(mesh)}",
         mesh=mesh,
-        compile=functools.partial(  # cached: `plan_of` compiled it
-            programs.compiled, plan.mixtures, plan.merge, windows, False
-        ),
-        arguments=programs.arguments(plan.mixtures, windows),
-        flops=model.forward_flops(plan.mixtures * plan.tokens),
-    ), plan
+        compile=functools.partial(programs.compiled, layout, length),  # cached
+        arguments=programs.arguments(layout, length),
+        flops=model.forward_flops(mixtures * tokens),
+    )
 
 
 def compile_program(program: Program) -> CompileReport:

@@ -20,7 +20,7 @@ from jaxsim.pool.publish import is_published
 from jaxsim.records import Basis
 from jaxsim.scoring.evaluation import current_basis
 from jaxsim.scoring.scorer import STANDARD
-from jaxsim.scoring.scores import ScoreStore
+from jaxsim.scoring.store import ScoreStore
 from jaxsim.search.result import SearchResult, load_search
 from jaxsim.validation.chosen import TrainedChoice, load_chosen
 from jaxsim.validation.diagnostics import Diagnostics, load_diagnostics

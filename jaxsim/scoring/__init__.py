@@ -3,15 +3,7 @@
 from jaxsim.scoring.evaluation import EvaluationSet, gather
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.scores import Scores
-from jaxsim.scoring.stack import Stack, load_stack
+from jaxsim.scoring.stack import StackedPool
 from jaxsim.scoring.table import Mixtures
 
-__all__ = [
-    "EvaluationSet",
-    "Mixtures",
-    "Scorer",
-    "Scores",
-    "Stack",
-    "gather",
-    "load_stack",
-]
+__all__ = ["EvaluationSet", "Mixtures", "Scorer", "Scores", "StackedPool", "gather"]

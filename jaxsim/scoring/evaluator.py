@@ -1,109 +1,261 @@
-"""The one evaluator: a table of mixtures in, losses of every window out.
+"""The one evaluator: mixtures in; losses of windows, or their derivatives, out.
 
-Each length bucket of windows has one compiled program of fixed shape, for k
-mixtures and one pass of windows. In it, each mixture is merged and evaluated
-block by block, so that device memory holds the stacked pool, one merged tree or
-layer and one block, whatever the number of mixtures. `plan` decides how large
-these are.
+`layout.py` decides the shapes of calls, `program.py` holds what they compute. A
+program is compiled when it is first needed, once for each length of windows. In it,
+each mixture is merged and evaluated block by block, so that device memory holds the
+stacked pool, the merged models and one block, whatever the number of mixtures.
 
-Mixtures are divided over the mesh axis `mixture`. The pool is replicated there
-and divided by width over the axis `model`: sharding the member axis would cost
-an all-to-all for every merge. The devices along `model` each take their own
-windows of a mixture, see `compiled`.
+Mixtures are divided over the mesh axis `mixture`. The pool is replicated there and
+divided by width over the axis `model`: sharding the member axis would cost an
+all-to-all for every merge.
+
+With p = base + scale * sum_c w_c * delta_c, and g the gradient of a loss with respect
+to p, the chain rule gives d/dw_c = scale * <g, delta_c> and d/dscale = sum_c w_c * <g,
+delta_c>. One merge, one backward pass and one inner product per member are enough.
 """
 
 import collections
 import dataclasses
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxsim.config import ScoreConfig
-from jaxsim.errors import UserError
+from jaxsim.devices import TooLarge, compiled, is_cpu, memory_of
+from jaxsim.errors import JaxsimError, UserError
 from jaxsim.log import say
-from jaxsim.mesh import blocks_sharding
 from jaxsim.model import LanguageModel
-from jaxsim.scoring.compiled import Programs
-from jaxsim.scoring.evaluation import EvaluationSet, scored_mask
-from jaxsim.scoring.plan import (
+from jaxsim.scoring.evaluation import EvaluationSet
+from jaxsim.scoring.layout import (
     IN_FLIGHT,
-    Plan,
+    Call,
+    Layout,
+    arrange,
+    bytes_of,
+    execution_of,
+    layouts,
+    lengths_of,
     memory_limit,
     process_bytes,
     settled,
-    shapes,
 )
-from jaxsim.scoring.stack import Resident
+from jaxsim.scoring.program import DEVICES, deltas_of, traced
+from jaxsim.scoring.stack import StackedPool
 from jaxsim.scoring.table import Mixtures
 
-# Number of evenly spaced lengths that windows are padded to. Short documents
-# need them: with only full, half and quarter length, Python docstrings were
-# scored at three quarters of the speed (`benchmarks/scoring.py`).
-_LENGTHS = 8
+
+class Programs:
+    """The programs of one pool on its mesh: laid out to fit, each compiled once.
+
+    Shapes with shardings are enough for a pool, on devices that are not attached.
+
+    Args:
+      model: of the pool.
+      pool: its base and differences.
+      config: how to score.
+      length: tokens of a window of full length.
+    """
+
+    def __init__(
+        self, model: LanguageModel, pool: StackedPool, config: ScoreConfig, length: int
+    ) -> None:
+        self.model, self.pool, self.mesh = model, pool, pool.mesh
+        self.config = settled(config, model, pool.mesh)
+        self.across = int(pool.mesh.shape["mixture"])
+        self.within = int(pool.mesh.shape["model"])
+        self.length = length
+        self._layouts: dict[bool, Layout] = {}
+        self._compiled: dict[tuple[Layout, int, bool], jax.stages.Compiled] = {}
+
+    def layout(self, gradient: bool = False) -> Layout:
+        """The first layout that fits in the device's memory.
+
+        Args:
+          gradient: whether of the program of gradients, or of losses.
+
+        Raises:
+          UserError: none fits; says what to change.
+        """
+        if gradient not in self._layouts:
+            self._layouts[gradient] = self._choose(gradient)
+        return self._layouts[gradient]
+
+    def compiled(
+        self, layout: Layout, length: int, gradient: bool = False
+    ) -> jax.stages.Compiled:
+        """The compiled program for windows of `length` tokens.
+
+        Raises:
+          TooLarge: the compiler says that it does not fit.
+        """
+        key = layout, length, gradient
+        if key not in self._compiled:
+            begin = time.monotonic()
+            self._compiled[key] = compiled(self.lowered(*key))
+            _, windows, _ = layout.shape(length)
+            k = layout.mixtures * self.across
+            what = "gradient program" if gradient else f"scoring program: {k} mixtures"
+            say(
+                f"{what}, blocks of {windows} windows of {length} tokens, compiled in "
+                f"{time.monotonic() - begin:.1f} s"
+            )
+        return self._compiled[key]
+
+    def lowered(
+        self, layout: Layout, length: int, gradient: bool = False
+    ) -> jax.stages.Lowered:
+        """The program for windows of `length` tokens, before compilation."""
+        execution = execution_of(self.config, layout.remat)
+        arguments = self.arguments(layout, length, gradient)
+        return traced(arguments, self.model, execution).lower()
+
+    def arguments(
+        self, layout: Layout, length: int, gradient: bool = False
+    ) -> tuple[Any, ...]:
+        """The pool, and shapes with shardings of the other arguments."""
+        k, (blocks, windows, _) = self.across * layout.mixtures, layout.shape(length)
+        blocks *= self.within * (self.across if gradient else 1)
+        members, dtype = len(self.pool.names), jax.tree.leaves(self.pool.base)[0].dtype
+        mixtures, at = ((), ()) if gradient else ((k,), ("mixture",))
+
+        def shape(shape: tuple[int, ...], dtype: Any, *at: Any) -> jax.ShapeDtypeStruct:
+            sharding = NamedSharding(self.mesh, PartitionSpec(*at))
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+        over = DEVICES if gradient else "model"
+        return (
+            self.pool.base,
+            self.pool.delta_C,
+            shape((*mixtures, members), dtype, *at),
+            shape(mixtures, dtype, *at),
+            shape((blocks, windows, length + 1), jnp.int32, over),
+            shape((blocks, windows, length), jnp.bool, over),
+            shape((), jnp.int32),
+        )
+
+    def __call__(
+        self,
+        layout: Layout,
+        base: Any,
+        w: np.ndarray,
+        scale: np.ndarray,
+        call: Call,
+        gradient: bool = False,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Dispatches a call; see `program.losses` and `program.gradient`."""
+        length = call.scored_TBL.shape[2]
+        program = self.compiled(layout, length, gradient)
+        places = self.arguments(layout, length, gradient)[2:]
+        values = w, scale, call.tokens_TBL1, call.scored_TBL, np.int32(call.blocks)
+        arrays = [
+            jax.device_put(np.asarray(value, place.dtype), place.sharding)
+            for value, place in zip(values, places, strict=True)
+        ]
+        found: tuple[jax.Array, jax.Array] = program(base, self.pool.delta_C, *arrays)
+        return found
+
+    def needed(self, program: jax.stages.Compiled) -> int:
+        """Bytes on one device, or in the process if the devices are CPUs."""
+        memory, pool = memory_of(program), (self.pool.base, self.pool.delta_C)
+        if not is_cpu(self.mesh):
+            return memory.arguments + memory.temporaries + IN_FLIGHT * memory.outputs
+        held = process_bytes()
+        if not isinstance(jax.tree.leaves(pool)[0], jax.Array):
+            held += bytes_of(pool)
+        # The buffers of a call are allocated when it is dispatched.
+        call = memory.temporaries + memory.outputs
+        return held + IN_FLIGHT * self.mesh.size * call
+
+    def _choose(self, gradient: bool) -> Layout:
+        limit = memory_limit(self.config, self.mesh)
+        each = dataclasses.replace(
+            self.config, chunk=-(-self.config.chunk // self.across)
+        )
+        for layout in layouts(each, self.length, is_cpu(self.mesh), gradient):
+            try:
+                needed = self.needed(self.compiled(layout, self.length, gradient))
+            except TooLarge as error:
+                needed = error.needed
+                limit = min(limit or error.available, error.available)
+            if not limit or needed <= limit:
+                say(self._describe(layout, gradient, needed, limit))
+                return layout
+        what = "the gradient of" if gradient else "scoring"
+        raise UserError(
+            f"{what} {layout.mixtures} mixtures at once needs {needed:,} bytes on each "
+            f"device, and {limit:,} may be used; "
+            f"lower config.score.rows={layout.windows}, config.score.chunk="
+            f"{self.config.chunk} or config.score.loss_chunk={self.config.loss_chunk}, "
+            "set config.score.deltas='bfloat16', or divide the pool with "
+            "config.score.model_axis"
+        )
+
+    def _describe(self, layout: Layout, gradient: bool, needed: int, limit: int) -> str:
+        c, pool = self.config, bytes_of((self.pool.base, self.pool.delta_C))
+        remat = ", activations recomputed" * (layout.remat == "full")
+        return (
+            f"plan of {'gradients' if gradient else 'scoring'}: {layout.mixtures} "
+            f"mixtures at once on each of {self.across} x {self.within} devices, up to "
+            f"{layout.blocks} blocks of {layout.windows} windows in a call; "
+            f"{deltas_of(self.pool.delta_C)} differences, layers "
+            f"{'unrolled' if c.unroll else 'scanned'}{remat}, {c.attention} attention "
+            f"in {c.precision}; needs {needed / 1e9:.3g} GB of "
+            f"{f'{limit / 1e9:.3g} GB' if limit else 'an unknown amount'}, the pool "
+            f"{pool / 1e9:.3g} GB"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
-class Pass:
-    """Windows of one length bucket that one call evaluates.
+class Jacobian:
+    """Derivatives of every domain's summed loss; 0 without windows.
 
     Attributes:
-      rows: indices of the windows in the evaluation set, without padding.
-      tokens_TBL1: token ids, T blocks of B windows, int32.
-      scored_TBL: bool, which targets count; none in padding windows.
+      nll_R: nats of each window.
+      dw_DC: derivatives with respect to each weight, the others fixed.
+      dscale_D: derivatives with respect to the scale.
     """
 
-    rows: np.ndarray
-    tokens_TBL1: jax.Array
-    scored_TBL: jax.Array
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Blocks T, windows B and length L."""
-        blocks, rows, length = self.scored_TBL.shape
-        return blocks, rows, length
+    nll_R: np.ndarray
+    dw_DC: np.ndarray
+    dscale_D: np.ndarray
 
 
 class Evaluator:
-    """Scores tables of mixtures of one pool on one evaluation set."""
+    """Evaluates mixtures of one pool, or one model, on one evaluation set."""
 
     def __init__(
         self,
         model: LanguageModel,
-        pool: Resident,
+        pool: StackedPool,
         evaluation: EvaluationSet,
         config: ScoreConfig,
     ) -> None:
-        self._model = model
-        self._pool = pool
-        self._evaluation = evaluation
-        self._config = settled(config, model, pool.mesh)
-        self._mesh = pool.mesh
-        # What this process holds is not free, but it is part of the plan.
-        limit = memory_limit(
-            config, pool.mesh, held=process_bytes() if pool.on_cpu else 0
-        )
-        self._programs = Programs(
-            model, pool.base, pool.delta_C, pool.mesh, self._config, limit
-        )
-        self._told = False
+        self._pool, self._evaluation = pool, evaluation
+        self._length = evaluation.tokens_RL1.shape[1] - 1
+        self.programs = Programs(model, pool, config, self._length)
 
     @property
     def how(self) -> dict[str, str]:
-        """Settings that losses depend on: precisions of model and pool."""
-        return {"precision": self._config.precision, "deltas": self._pool.deltas}
-
-    def plan(self, rows: np.ndarray, per_token: bool = False) -> Plan:
-        """Returns the layout of calls on these windows."""
-        return self._plan(rows, per_token)[0]
+        """What losses depend on beside models and text: precisions and device."""
+        config = self.programs.config
+        return {
+            "precision": config.precision,
+            "matmul": execution_of(config).matmul,
+            "deltas": deltas_of(self._pool.delta_C),
+            "device": self._pool.mesh.devices.flat[0].device_kind,
+        }
 
     def chunks(
         self, table: Mixtures, rows: np.ndarray, per_token: bool = False
     ) -> Iterator[tuple[slice, np.ndarray]]:
-        """Scores `table` on the windows `rows`, chunk by chunk.
+        """Scores `table` on the windows `rows`, some mixtures at a time.
 
-        The next chunk is computed while the caller stores the previous one.
+        The next mixtures are computed while the caller stores the previous ones.
 
         Args:
           table: over the members of the pool.
@@ -111,188 +263,130 @@ class Evaluator:
           per_token: whether to yield the loss of every token, not of windows.
 
         Yields:
-          A slice of the table's rows, and their nats: float32 [k, len(rows)],
-          or with `per_token` [k, len(rows), L].
+          A slice of the table's rows, and their nats: float32 [k, len(rows)], or with
+          `per_token` [k, len(rows), L].
 
         Raises:
           DamagedError: a mixture uses a damaged member.
           UserError: no layout fits in the device's memory.
         """
-        self._pool.stack.check_usable(table)
-        plan, passes = self._plan(rows, per_token)
-        if not self._told:
-            say(str(plan))
-            self._told = True
-        previous = None
-        calls: collections.deque[jax.Array] = collections.deque()
-        for start in range(0, len(table), plan.mixtures):
-            part = slice(start, min(start + plan.mixtures, len(table)))
-            arrays = []
-            for one in passes:
-                if len(calls) == IN_FLIGHT:
-                    calls.popleft().block_until_ready()
-                calls.append(self._call(table, part, plan, one, per_token))
-                arrays.append(calls[-1])
-            if previous is not None:
-                yield previous[0], self._fetch(*previous, passes, rows)
-            previous = part, arrays
-        if previous is not None:
-            yield previous[0], self._fetch(*previous, passes, rows)
+        self._pool.check_usable(table)
+        return self._chunks(self._pool.base, table.w_MC, table.scale_M, rows, per_token)
 
     def score(self, table: Mixtures, rows: np.ndarray) -> np.ndarray:
         """Returns the nats of windows, float32 [M, len(rows)]; see `chunks`."""
-        parts = [nll_KR for _, nll_KR in self.chunks(table, rows)]
-        return np.concatenate(parts)
+        return np.concatenate([nll_KR for _, nll_KR in self.chunks(table, rows)])
 
-    def lowered(self, rows: np.ndarray) -> list[jax.stages.Lowered]:
-        """Returns the program of each length bucket, before compilation."""
-        plan, passes = self._plan(rows, per_token=False)
-        return [
-            self._programs.lowered(plan.mixtures, plan.merge, windows, False)
-            for windows in {one.shape: None for one in passes}
-        ]
+    def score_model(self, params: Any, rows: np.ndarray) -> np.ndarray:
+        """Returns the nats of windows by a model that needs no merge.
 
-    def _call(
-        self, table: Mixtures, part: slice, plan: Plan, one: Pass, per_token: bool
-    ) -> jax.Array:
-        chunk = plan.mixtures
-        # The shape is fixed, so the last chunk repeats its last mixture.
-        at = np.minimum(np.arange(part.start, part.start + chunk), part.stop - 1)
-        spread = NamedSharding(self._mesh, PartitionSpec("mixture"))
-        w_KC = jax.device_put(table.w_MC[at].astype(np.float32), spread)
-        scale_K = jax.device_put(table.scale_M[at].astype(np.float32), spread)
-        used_K = jax.device_put(np.arange(chunk) < part.stop - part.start, spread)
-        program = self._programs.compiled(chunk, plan.merge, one.shape, per_token)
-        return program(
-            self._pool.base,
-            self._pool.delta_C,
-            w_KC,
-            scale_K,
-            used_K,
-            one.tokens_TBL1,
-            one.scored_TBL,
-        )
+        It takes the place of the base, at scale 0, in the program of merges.
+
+        Args:
+          params: a tree like the base.
+          rows: indices of windows in the evaluation set.
+
+        Returns:
+          float32 [len(rows)].
+        """
+        at_base = jax.tree.map(lambda leaf: leaf.sharding, self._pool.base)
+        c = len(self._pool.names)
+        w_1C, scale_1 = np.full((1, c), 1 / c), np.zeros(1)
+        params = jax.device_put(params, at_base)
+        ((_, nll_1R),) = self._chunks(params, w_1C, scale_1, rows, False)
+        return nll_1R[0]
+
+    def _chunks(
+        self,
+        base: Any,
+        w_MC: np.ndarray,
+        scale_M: np.ndarray,
+        rows: np.ndarray,
+        per_token: bool,
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        programs, m = self.programs, len(w_MC)
+        if not m:
+            return
+        layout = programs.layout()
+        if m <= programs.across:
+            layout = dataclasses.replace(layout, mixtures=1)
+        size = layout.mixtures * programs.across
+        calls = list(self._calls(rows, layout, programs.within))
+        running: collections.deque[jax.Array] = collections.deque()
+        previous: tuple[slice, list[jax.Array]] | None = None
+        for start in range(0, m, size):
+            part = slice(start, min(start + size, m))
+            # The shape is fixed, so the last chunk repeats its last mixture.
+            at = np.minimum(np.arange(start, start + size), m - 1)
+            arrays = []
+            for call in calls:
+                if len(running) == IN_FLIGHT:
+                    running.popleft().block_until_ready()
+                found = programs(layout, base, w_MC[at], scale_M[at], call)
+                arrays.append(found[per_token])
+                running.append(found[per_token])
+            if previous is not None:
+                yield previous[0], self._fetch(*previous, calls, rows, per_token)
+            previous = part, arrays
+        if previous is not None:
+            yield previous[0], self._fetch(*previous, calls, rows, per_token)
+
+    def _calls(self, rows: np.ndarray, layout: Layout, devices: int) -> Iterator[Call]:
+        lengths = lengths_of(self._evaluation, layout)
+        return arrange(self._evaluation, rows, layout, lengths, devices)
 
     def _fetch(
-        self, part: slice, arrays: list[jax.Array], passes: list[Pass], rows: np.ndarray
+        self,
+        part: slice,
+        arrays: list[jax.Array],
+        calls: list[Call],
+        rows: np.ndarray,
+        per_token: bool,
     ) -> np.ndarray:
-        """Fetches the results of all passes in the order of `rows`."""
+        """Fetches the results of all calls, in the order of `rows`."""
         k = part.stop - part.start
-        length = self._evaluation.tokens_RL1.shape[1] - 1
-        per_token = arrays[0].ndim == 4
-        shape = (k, len(rows), length) if per_token else (k, len(rows))
+        shape = (k, len(rows), self._length) if per_token else (k, len(rows))
         nll = np.zeros(shape, np.float32)
-        place = {row: i for i, row in enumerate(rows)}
-        for one, array in zip(passes, arrays, strict=True):
+        for call, array in zip(calls, arrays, strict=True):
             host = np.asarray(array)[:k]
-            host = host.reshape(k, -1, *host.shape[3:])[:, : len(one.rows)]
-            at = [place[row] for row in one.rows]
+            host = host.reshape(k, -1, *host.shape[3:])[:, call.places]
             if per_token:
-                nll[:, at, : host.shape[2]] = host
+                nll[:, call.at, : host.shape[2]] = host
             else:
-                nll[:, at] = host
+                nll[:, call.at] = host
         return nll
 
-    def _plan(self, rows: np.ndarray, per_token: bool) -> tuple[Plan, list[Pass]]:
-        """Returns the first layout that fits, and its passes.
+    def jacobian(self, w_C: np.ndarray, scale: float, rows: np.ndarray) -> Jacobian:
+        """Differentiates every domain's loss, summed over its windows.
 
-        It does not depend on the number of mixtures, so that all tables share
-        one program.
+        Weights are free coordinates: nothing is projected on the simplex. The
+        derivative with respect to a damaged member is zero, because its column is. The
+        model runs in `config.precision`, merges and inner products in the precision of
+        the base, float32. Results are float64, on the host.
+
+        Args:
+          w_C, scale: the mixture; it uses no damaged member.
+          rows: indices of windows in the evaluation set, in any order.
 
         Raises:
-          UserError: none fits; says what to change.
+          JaxsimError: a loss or a derivative is not finite.
+          UserError: a block of windows does not fit in the device's memory.
         """
-        length = self._evaluation.tokens_RL1.shape[1] - 1
-        for shape in shapes(self._config, length, self._pool.on_cpu):
-            passes = make_passes(
-                self._evaluation, rows, shape.rows, shape.tokens, self._mesh
+        programs, domain_R = self.programs, self._evaluation.domain_R[rows]
+        layout = programs.layout(gradient=True)
+        nll_R = np.zeros(len(rows))
+        along_DC = np.zeros((len(self._evaluation.domains), len(w_C)))
+        for d in np.unique(domain_R):
+            here = np.flatnonzero(domain_R == d)
+            for call in self._calls(rows[here], layout, programs.mesh.size):
+                nll_TB, along_C = programs(
+                    layout, self._pool.base, w_C, np.asarray(scale), call, True
+                )
+                nll_R[here[call.at]] = np.asarray(nll_TB).reshape(-1)[call.places]
+                along_DC[d] += np.asarray(along_C, np.float64)
+        if not (np.isfinite(nll_R).all() and np.isfinite(along_DC).all()):
+            raise JaxsimError(
+                "a loss or its gradient is not finite; if the mixture's scale is near "
+                "1, run `jaxsim verify`"
             )
-            plan = self._programs.plan_of(
-                shape, [one.shape for one in passes], per_token
-            )
-            if plan.fits:
-                return plan, passes
-        raise UserError(
-            f"scoring {plan.mixtures} mixtures per call needs "
-            f"{plan.expected.total:,} bytes on each device, and "
-            f"{plan.limit:,} may be used; lower config.score.rows="
-            f"{plan.rows}, config.score.chunk={self._config.chunk} or "
-            f"config.score.loss_chunk={self._config.loss_chunk}, set "
-            "config.score.deltas='bfloat16', or divide the model with "
-            "config.score.model_axis"
-        )
-
-
-def make_passes(
-    evaluation: EvaluationSet,
-    rows: np.ndarray,
-    block: int,
-    most_tokens: int,
-    mesh: Mesh,
-) -> list[Pass]:
-    """Divides windows by length bucket, into equal passes of whole blocks.
-
-    Args:
-      evaluation: the evaluation set.
-      rows: indices of windows, in any order.
-      block: largest number of full-length windows in a block; shorter windows
-        fill a block up to the same number of tokens.
-      most_tokens: approximate limit on the tokens of a pass.
-      mesh: see `scoring_mesh`; blocks are divided over its axis `model`.
-    """
-    e, full = evaluation, evaluation.tokens_RL1.shape[1] - 1
-    devices = int(mesh.shape["model"])
-    passes = []
-    for length, here in _by_length(e, np.asarray(rows), block):
-        count = -(-len(here) * length // most_tokens)
-        size = min(block * full // length, len(here))
-        blocks = -(-len(here) // (count * size))
-        blocks = -(-blocks // devices) * devices
-        # Equal blocks: 65 windows make 5 x 13, not 4 x 16 and one more.
-        size = -(-len(here) // (count * blocks))
-        for part in range(count):
-            each = blocks * size
-            some = here[part * each : (part + 1) * each]
-            passes.append(_make_pass(e, some, blocks, size, length, mesh))
-    return passes
-
-
-def _by_length(
-    evaluation: EvaluationSet, rows: np.ndarray, block: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields padded lengths, shortest first, with the windows padded to them.
-
-    Windows that do not fill a block are padded to the next length, so that no
-    program is compiled for a few windows.
-    """
-    full = evaluation.tokens_RL1.shape[1] - 1
-    lengths = sorted({-(-full * i // _LENGTHS) for i in range(1, _LENGTHS + 1)})
-    index_R = np.searchsorted(lengths, evaluation.length_R[rows])
-    left = np.zeros(len(rows), bool)
-    for index in np.unique(index_R):
-        left |= index_R == index
-        length = lengths[index]
-        if left.sum() * length >= block * full or index == index_R.max():
-            yield length, rows[left]
-            left[:] = False
-
-
-def _make_pass(
-    evaluation: EvaluationSet,
-    rows: np.ndarray,
-    blocks: int,
-    block: int,
-    length: int,
-    mesh: Mesh,
-) -> Pass:
-    shape = (blocks, block)
-    tokens = np.zeros((blocks * block, length + 1), np.int32)
-    tokens[: len(rows)] = evaluation.tokens_RL1[rows, : length + 1]
-    scored = np.zeros((blocks * block, length), bool)
-    scored[: len(rows)] = scored_mask(evaluation, rows)[:, :length]
-    where = blocks_sharding(mesh)
-    return Pass(
-        rows,
-        jax.device_put(tokens.reshape(*shape, -1), where),
-        jax.device_put(scored.reshape(*shape, -1), where),
-    )
+        return Jacobian(nll_R, scale * along_DC, along_DC @ w_C)

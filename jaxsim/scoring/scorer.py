@@ -1,28 +1,46 @@
-"""Opens what scoring needs, once: pool, evaluation windows, programs."""
+"""Opens what scoring needs, once, and scores tables by every predictor.
 
+A predictor says what training on a mixture would give, without training:
+
+- merge: the loss of the averaged parameters (Na et al., EMNLP 2024).
+- ensemble: the loss of the averaged token probabilities (mixture of data experts, arXiv
+  2502.15950). Each member's probability of each correct token is computed once.
+- members: the weighted mean of the members' losses.
+"""
+
+import contextlib
+import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxsim.config import ScoreConfig
 from jaxsim.corpus import open_corpus
 from jaxsim.errors import DamagedError, UserError
-from jaxsim.log import say
+from jaxsim.log import progress, say
 from jaxsim.pool import open_pool
-from jaxsim.records import Basis
-from jaxsim.scoring.evaluation import EvaluationSet, current_basis, gather, make_basis
-from jaxsim.scoring.evaluator import Evaluator
-from jaxsim.scoring.gradient import Differentiator
-from jaxsim.scoring.predictors import Predictors, window_losses
-from jaxsim.scoring.scores import PredictorScores, Scores, ScoreStore
-from jaxsim.scoring.stack import load_resident
+from jaxsim.records import Basis, digest
+from jaxsim.scoring.ensemble import Ensemble
+from jaxsim.scoring.evaluation import (
+    EvaluationSet,
+    current_basis,
+    gather,
+    make_basis,
+    scored_mask,
+)
+from jaxsim.scoring.evaluator import Evaluator, Jacobian
+from jaxsim.scoring.scores import PredictorScores, Scores
+from jaxsim.scoring.stack import StackedPool, load_entry, load_stack
+from jaxsim.scoring.store import ScoreStore, row_keys
 from jaxsim.scoring.table import (
     Mixtures,
     base_row,
     concatenate,
     macro,
+    one_mixture,
     parse,
     proportional,
     singles,
@@ -30,6 +48,8 @@ from jaxsim.scoring.table import (
 )
 
 STANDARD = "standard"
+# Float64 losses in memory at once: 64 MiB.
+_VALUES = 2**23
 
 
 class Scorer:
@@ -76,25 +96,82 @@ class Scorer:
         return gather(self.corpus)
 
     @functools.cached_property
-    def predictors(self) -> Predictors:
-        """The predictors over the members."""
-        return self._predictors(self.members)
+    def stack(self) -> StackedPool:
+        """The members, on devices."""
+        return load_stack(
+            self.pool, self.members, self.corpus, self._adopted, self.override
+        )
+
+    @functools.cached_property
+    def evaluator(self) -> Evaluator:
+        return Evaluator(self.pool.model, self.stack, self.evaluation, self._adopted)
+
+    def release(self) -> None:
+        """Frees the devices' memory until the pool is needed again."""
+        self.__dict__.pop("evaluator", None)
+        self.__dict__.pop("stack", None)
 
     @functools.cached_property
     def basis(self) -> Basis:
         """What every result of this scorer rests on."""
-        stack = self.predictors.stack
-        members = dict(zip(stack.names, stack.digests, strict=True))
-        return make_basis(self.corpus, stack.base_digest, members)
+        members = dict(zip(self.stack.names, self.stack.digests, strict=True))
+        return make_basis(self.corpus, self.stack.base_digest, members)
 
     def now(self) -> Basis:
         """What the pool and the corpus hold now, to compare results with."""
         return current_basis(self.corpus, self.pool)
 
+    @property
+    def how(self) -> dict[str, str]:
+        """What losses depend on beside models and text, see `Evaluator.how`."""
+        return self.evaluator.how
+
+    @functools.cached_property
+    def _adopted(self) -> ScoreConfig:
+        """The config; where it says 'auto', as the standard table was scored.
+
+        So a pool that was scored on an accelerator can be searched on a laptop.
+        """
+        how: dict[str, Any] = self._standard_how
+        auto = [n for n in ("precision", "deltas") if getattr(self.config, n) == "auto"]
+        return dataclasses.replace(self.config, **{n: how[n] for n in auto if how})
+
+    @functools.cached_property
+    def _standard_how(self) -> dict[str, str]:
+        """How the standard table was scored, if it was and is current."""
+        if STANDARD not in self.store.names():
+            return {}
+        record = self.store.record(STANDARD)
+        return {} if record.basis.difference(self.now()) else record.how
+
     @functools.cached_property
     def token_losses(self) -> np.ndarray:
-        """Nats [1 + C, T] of every scored token by base and members."""
-        return self.predictors.token_losses()
+        """Nats of every scored token by the base and every member.
+
+        float32 [1 + C, T], the base first, tokens in the order of windows; infinite
+        for a damaged member.
+        """
+        everything = concatenate(base_row(self.members), singles(self.members))
+        # Damaged members are left out: their keys are those of sound ones, so their
+        # losses must not be cached.
+        usable = [
+            row
+            for row, name in enumerate(everything.names)
+            if name not in self.stack.damaged
+        ]
+        rows = np.arange(len(self.evaluation))
+        count = int(self.evaluation.count_R.sum())
+        nll_CT = np.full((len(everything), count), np.inf, np.float32)
+        nll_CT[usable] = self._computed(
+            everything.take(usable), rows, "members", per_token=True
+        )
+        return nll_CT
+
+    @functools.cached_property
+    def window_losses(self) -> np.ndarray:
+        """Nats of every window by the base and every member; float64 [1 + C, R]."""
+        start_R = np.cumsum(self.evaluation.count_R) - self.evaluation.count_R
+        return np.add.reduceat(self.token_losses, start_R, axis=1, dtype=np.float64)
 
     def standard(self) -> Scores:
         """Scores base, members and standard merges on all windows, once."""
@@ -102,13 +179,7 @@ class Scorer:
 
     @functools.cached_property
     def _scored_standard(self) -> Scores:
-        table = self._usable(self._standard_table())
-        # Base and members have token losses on all windows already.
-        nll_R = window_losses(self.evaluation, self.token_losses)
-        known = dict(
-            zip(["base", *self.members], nll_R.astype(np.float32), strict=True)
-        )
-        return self.score(STANDARD, table, known=known)
+        return self.score(STANDARD, self._usable(self._standard_table()))
 
     def table(self, spec: str) -> Mixtures:
         """Returns the mixtures of a specification, and the standard merges.
@@ -126,22 +197,8 @@ class Scorer:
         concatenate(self._standard_table(), asked)  # raises if a name is taken
         return self._usable(concatenate(asked, self._merges()))
 
-    def check(self, table: Mixtures) -> None:
-        """Checks a table before anything is trained or computed for it.
-
-        Raises:
-          DamagedError: a member is damaged or belongs to another pool, or, with
-            an override, a mixture uses a damaged one.
-        """
-        self.predictors.stack.check_usable(table)
-
     def score(
-        self,
-        name: str,
-        table: Mixtures,
-        split: str | None = None,
-        windows: int = 0,
-        known: Mapping[str, np.ndarray] | None = None,
+        self, name: str, table: Mixtures, split: str | None = None, windows: int = 0
     ) -> Scores:
         """Scores a table by every predictor, and saves it.
 
@@ -151,28 +208,97 @@ class Scorer:
           split: the split that merges are scored on; None for both.
           windows: windows of each domain and split that merges are scored on; 0
             for all. The other predictors run no model and use all windows.
-          known: see `Predictors.merge`.
 
         Raises:
-          DamagedError: see `check`; or a loss is not finite.
+          DamagedError: a row uses a damaged member, or a loss is not finite.
         """
         rows = self.evaluation.rows(split, windows)
-        member_CT = self.token_losses[1:]
-        scores = Scores(
-            name,
-            table,
-            self.evaluation,
-            {
-                "merge": self.predictors.merge(name, table, rows, known=known),
-                "ensemble": self.predictors.ensemble(table, member_CT),
-                "members": self.predictors.members(table, member_CT),
-            },
-            self.predictors.stack.notes,
-            self.basis,
-            self.predictors.how,
-        )
-        self.store.save(scores)
-        return scores
+        everything = np.arange(len(self.evaluation))
+        member_CR = _finite(self.window_losses[1:])
+        tokens_R = np.repeat(everything, self.evaluation.count_R)
+        average = Ensemble(self.token_losses[1:], tokens_R, len(everything))
+        predictors = {
+            "merge": self.merge(table, rows, name),
+            "ensemble": self._by_window(table, average.sums),
+            "members": self._by_window(table, lambda w_MC: w_MC @ member_CR),
+        }
+        return self._saved(name, table, predictors, self.stack.notes, self.basis)
+
+    def merge(
+        self, table: Mixtures, rows: np.ndarray, name: str = ""
+    ) -> PredictorScores:
+        """Losses of the merges of `table` on the windows `rows`.
+
+        The base and single members need no merge: their token losses are known.
+
+        Args:
+          table: the mixtures.
+          rows: indices of windows in the evaluation set.
+          name: of the table, for the progress bar; '' for no bar.
+
+        Raises:
+          DamagedError: a mixture uses a damaged member, or a loss is not finite.
+        """
+        self.stack.check_usable(table)
+        single_M = np.where(table.w_MC.max(axis=1) == 1, table.w_MC.argmax(axis=1), -2)
+        single_M = np.where(table.scale_M == 0, -1, single_M) + 1
+        known_M = (single_M == 0) | ((single_M > 0) & (table.scale_M == 1))
+        nll_MR = np.empty((len(table), len(rows)), np.float32)
+        if known_M.any():
+            nll_MR[known_M] = self.window_losses[single_M[known_M]][:, rows]
+        if not known_M.all():
+            merged = table.take(np.flatnonzero(~known_M))
+            nll_MR[~known_M] = self._computed(merged, rows, name)
+        return PredictorScores(rows, nll_MR)
+
+    def jacobian(self, w_C: np.ndarray, scale: float, rows: np.ndarray) -> Jacobian:
+        """Losses of one merge on the windows `rows`, and their derivatives.
+
+        They are cached like losses, in float32. Computed and cached values are
+        the same numbers, so a search that is killed and resumed takes the same
+        path.
+
+        Raises:
+          DamagedError: the mixture uses a damaged member.
+        """
+        table = one_mixture(self.members, w_C, scale)
+        self.stack.check_usable(table)
+        r, d, c = len(rows), len(self.evaluation.domains), len(w_C)
+        journal = self.store.journal("gradients", self.evaluation, rows, r + d * c + d)
+        # Derivatives depend on all members, also those without weight, and on
+        # the order of columns.
+        keys = self._keys(table, gradient=self.stack.digests)
+        values_1V, missing = journal.read(*keys)
+        if len(missing):
+            found = self.evaluator.jacobian(w_C, scale, rows)
+            parts = [found.nll_R, found.dw_DC.ravel(), found.dscale_D]
+            values_1V[0] = np.concatenate(parts)
+            journal.append(keys[0], values_1V)
+        nll_R, dw, dscale_D = np.split(values_1V[0].astype(float), [r, r + d * c])
+        return Jacobian(nll_R, dw.reshape(d, c), dscale_D)
+
+    def ensemble(self, rows: np.ndarray) -> Ensemble:
+        """The ensemble's losses, summed over the windows `rows` of each domain."""
+        e = self.evaluation
+        domain_R = np.full(len(e), -1)
+        domain_R[rows] = e.domain_R[rows]
+        domain_T = np.repeat(domain_R, e.count_R)
+        return Ensemble(self.token_losses[1:], domain_T, len(e.domains))
+
+    def members_sums(self, w_MC: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The members' mean losses, summed over the windows `rows` of each domain.
+
+        Returns:
+          Nats [M, D], float64; 0 for a domain without windows.
+
+        Raises:
+          DamagedError: a mixture uses a damaged member.
+        """
+        e, finite_C = self.evaluation, np.isfinite(self.window_losses[1:]).all(axis=1)
+        if damaged := np.count_nonzero(w_MC[:, ~finite_C].any(axis=1)):
+            raise DamagedError(f"{damaged} mixtures use a damaged member")
+        nll_CR = _finite(self.window_losses[1:])[:, rows]
+        return w_MC @ (nll_CR @ np.eye(len(e.domains))[e.domain_R[rows]])
 
     def load(self, name: str) -> Scores:
         """Loads a scored table by name.
@@ -202,10 +328,10 @@ class Scorer:
                 f"table {name!r} was scored on other windows than config.score."
                 f"windows={self.config.windows} says; run `jaxsim score` again"
             )
-        if dict(scores.how) != self.predictors.how:
+        if {**scores.how, "device": ""} != {**self.how, "device": ""}:
             raise UserError(
                 f"table {name!r} was scored with {dict(scores.how)}, and the "
-                f"config says {self.predictors.how}; run `jaxsim score` again"
+                f"config says {self.how}; run `jaxsim score` again"
             )
         if not scores.table.same_as(self.table(spec)):
             raise UserError(
@@ -233,31 +359,115 @@ class Scorer:
         split: str | None = None,
         windows: int = 0,
     ) -> Scores:
-        """Scores reference runs or replicates, each by itself, and saves them.
+        """Scores reference runs or replicates, one after the other, and saves them.
 
         Args:
           name: of the table on disk.
           entries: names of pool entries.
           split: whose windows; None for both.
           windows: windows of each domain and split; 0 for all.
+
+        Raises:
+          DamagedError: an entry is damaged or does not belong to this pool, or a loss
+            is not finite.
         """
-        predictors = self._predictors(entries)
-        table = singles(tuple(entries))
-        rows = self.evaluation.rows(split, windows)
-        reference: PredictorScores = predictors.merge(name, table, rows)
-        stack = predictors.stack
-        others = dict(zip(entries, stack.digests, strict=True))
+        rows, notes = self.evaluation.rows(split, windows), list[str]()
+        manifests = [self.pool.manifest(entry) for entry in entries]
+        digests = {m.name: m.params_digest for m in manifests}
+        keys = [
+            [digest([found, self.evaluation.digest, how]) for found in digests.values()]
+            for how in self._accepted()
+        ]
+        journal = self.store.journal("windows", self.evaluation, rows, len(rows))
+        nll_MR, missing = journal.read(*keys)
+        with progress(len(missing), f"scoring {name}", "models") as tick:
+            for m in missing:
+                params = load_entry(
+                    self.pool, manifests[m], self.corpus, self.override, notes
+                )
+                nll_MR[m] = self.evaluator.score_model(params, rows)
+                _check_finite([entries[m]], nll_MR[m : m + 1])
+                journal.append([keys[0][m]], nll_MR[m : m + 1])
+                tick(1)
+        basis = make_basis(self.corpus, self.stack.base_digest, {}, digests)
+        reference = {"reference": PredictorScores(rows, nll_MR)}
+        return self._saved(name, singles(tuple(entries)), reference, notes, basis)
+
+    def _computed(
+        self, table: Mixtures, rows: np.ndarray, name: str, per_token: bool = False
+    ) -> np.ndarray:
+        """Nats of windows, or of their scored tokens, from the cache or the evaluator.
+
+        Rows are cached as soon as they are computed. Equal rows are computed once.
+
+        Returns:
+          float32 [M, len(rows)], or with `per_token` [M, T].
+        """
+        mask_RL = scored_mask(self.evaluation, rows)
+        width = int(mask_RL.sum()) if per_token else len(rows)
+        kind = "tokens" if per_token else "windows"
+        journal = self.store.journal(kind, self.evaluation, rows, width)
+        keys_M = self._keys(table, **({"tokens": True} if per_token else {}))
+        first = {key: m for m, key in reversed(list(enumerate(keys_M[0])))}
+        first_U = np.sort(list(first.values()))
+        keys = [[same[m] for m in first_U] for same in keys_M]
+        values_UW, missing = journal.read(*keys)
+        todo = table.take(first_U[missing])
+        bar = progress(len(todo), f"scoring {name}", "mixtures")
+        silent = contextlib.nullcontext(lambda _: None)
+        with bar if name and len(todo) else silent as tick:
+            for part, nll in (
+                self.evaluator.chunks(todo, rows, per_token) if len(todo) else ()
+            ):
+                values_KW = nll[:, mask_RL] if per_token else nll
+                _check_finite(todo.names[part], values_KW)
+                values_UW[missing[part]] = values_KW
+                journal.append([keys[0][u] for u in missing[part]], values_KW)
+                tick(part.stop - part.start)
+        place = {key: u for u, key in enumerate(keys[0])}
+        return values_UW[[place[key] for key in keys_M[0]]]
+
+    def _keys(self, table: Mixtures, **more: object) -> list[list[str]]:
+        """The keys of rows as computed here, and as computed on another device."""
+        return [
+            row_keys(self.stack, table, self.evaluation, how | more)
+            for how in self._accepted()
+        ]
+
+    def _accepted(self) -> list[dict[str, str]]:
+        """How losses are computed here; and how the standard table was computed.
+
+        The second differs by the kind of device alone, that is by rounding.
+        """
+        here, there = self.how, self._standard_how
+        same = {**there, "device": here["device"]} == here
+        return [here, there] if same and there != here else [here]
+
+    def _saved(
+        self,
+        name: str,
+        table: Mixtures,
+        predictors: dict[str, PredictorScores],
+        notes: Sequence[str],
+        basis: Basis,
+    ) -> Scores:
         scores = Scores(
-            name,
-            table,
-            self.evaluation,
-            {"reference": reference},
-            stack.notes,
-            make_basis(self.corpus, stack.base_digest, {}, others),
-            predictors.how,
+            name, table, self.evaluation, predictors, tuple(notes), basis, self.how
         )
         self.store.save(scores)
         return scores
+
+    def _by_window(
+        self, table: Mixtures, sums: Callable[[np.ndarray], np.ndarray]
+    ) -> PredictorScores:
+        """Applies `sums` to some mixtures at a time; NaN where the scale is not 1."""
+        rows = np.arange(len(self.evaluation))
+        nll_MR = np.full((len(table), len(rows)), np.nan, np.float32)
+        merged, step = np.flatnonzero(table.scale_M == 1), max(1, _VALUES // len(rows))
+        for start in range(0, len(merged), step):
+            part = merged[start : start + step]
+            nll_MR[part] = sums(table.w_MC[part])
+        return PredictorScores(rows, nll_MR)
 
     def _merges(self) -> Mixtures:
         units = [self.corpus.unit(name) for name in self.members]
@@ -280,7 +490,7 @@ class Scorer:
         """
         if not self.override:
             return table
-        damaged = self.predictors.stack.damaged
+        damaged = self.stack.damaged
         usable = [
             row
             for row in range(len(table))
@@ -299,19 +509,29 @@ class Scorer:
             )
         return table.take(usable)
 
-    def _predictors(self, names: Sequence[str]) -> Predictors:
-        pool = load_resident(self.pool, names, self.corpus, self.override, self.config)
-        evaluator = Evaluator(self.pool.model, pool, self.evaluation, self.config)
-        differentiator = Differentiator(
-            self.pool.model, pool, self.evaluation, self.config
-        )
-        return Predictors(
-            self.workdir, pool.stack, self.evaluation, evaluator, differentiator
-        )
-
 
 def table_name(spec: str) -> str:
     """Returns the name on disk of the table of a specification."""
     # The prefix keeps a CSV from replacing a table that a command makes.
     stem = f"csv-{Path(spec).stem}" if spec.endswith(".csv") else spec
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)
+
+
+def _check_finite(names: Sequence[str], nll_KR: np.ndarray) -> None:
+    """Checks losses [K, R] of mixtures before they are cached.
+
+    Raises:
+      DamagedError: one is not finite.
+    """
+    for name, nll_R in zip(names, nll_KR, strict=True):
+        if not np.isfinite(nll_R).all():
+            raise DamagedError(
+                f"mixture {name!r}: its loss is not finite on "
+                f"{np.count_nonzero(~np.isfinite(nll_R))} windows or tokens; "
+                "if its scale is near 1, run `jaxsim verify`"
+            )
+
+
+def _finite(nll_CR: np.ndarray) -> np.ndarray:
+    """Replaces the infinite losses of damaged members, which have no weight."""
+    return np.where(np.isfinite(nll_CR), nll_CR, 0.0)

@@ -1,40 +1,20 @@
-"""Scores of tables of mixtures, in memory and on disk.
+"""Scores of a table of mixtures: losses of windows, and bits per byte of domains.
 
-    scores/NAME.parquet      mixture x predictor x domain x split, as sums
-    scores/NAME.PREDICTOR.npy    nats of every window, float32 [M, R]
-    scores/NAME.json         the mixtures, which windows, and digests
-    scores/KIND-DIGEST.log   cache of computed losses, see `journal`
-
-Arrays hold losses of windows, the smallest unit that statistics resample;
-documents and domains are sums of windows. The JSON is written last, and is
-refused if it does not fit its arrays. Tables that use the same windows share a
-journal, so no mixture is computed twice on the same windows.
+Arrays hold losses of windows, the smallest unit that statistics resample; documents and
+domains are sums of windows.
 """
 
 import dataclasses
-import functools
-import hashlib
 import json
-import tokenize
 from collections.abc import Mapping
-from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
 
-from jaxsim import records
-from jaxsim.errors import DamagedError, UserError
-from jaxsim.pool.digests import sha256_of_file
-from jaxsim.records import Basis, digest
+from jaxsim.records import Basis
 from jaxsim.scoring.evaluation import SPLITS, EvaluationSet
-from jaxsim.scoring.journal import Journal
-from jaxsim.scoring.stack import Stack
 from jaxsim.scoring.table import Mixtures
 
-JOURNAL_FORMAT = 1
-_ADVICE = "delete it and run `jaxsim score` again"
 # Mixtures that are converted to float64 at once.
 _AT_ONCE = 1024
 
@@ -151,195 +131,30 @@ def domain_sums(
     return nll_MD, sums
 
 
-def row_keys(
-    stack: Stack, table: Mixtures, evaluation: EvaluationSet, how: Any
-) -> list[str]:
-    """Digests everything that the losses of each row depend on.
+def marginal_values(
+    dw_DC: np.ndarray, w_C: np.ndarray, bytes_D: np.ndarray, share: float = 0.01
+) -> np.ndarray:
+    """Change of every domain's loss if a share of the tokens goes to a member.
 
-    The row of the base uses no member, so its key holds only the base's digest.
+    Member c takes `share` of all tokens from all members in proportion to their
+    weights: w + share * (e_c - w), which stays on the simplex. To first order,
+    the loss changes by share * (J_c - sum_j w_j J_j), where J are derivatives
+    of the domain's nats. Weighted by w, a domain's values sum to 0: not every
+    member can be worth more than the mixture.
+
+    Args:
+      dw_DC: derivatives of the domains' summed nats with respect to the
+        weights, see `Differentiator.jacobian`.
+      w_C: the mixture at which they were taken; sums to 1.
+      bytes_D: bytes of the text that the nats are sums over; may be 0.
+      share: share of the tokens that moves.
+
+    Returns:
+      Bits per byte [D, C], negative if more of c lowers the domain's loss; NaN
+      for a domain without text.
     """
-    keys = []
-    digests = dict(zip(stack.names, stack.digests, strict=True))
-    for row in range(len(table)):
-        scale = float(table.scale_M[row])
-        parts = sorted((digests[n], w) for n, w in table.parts(row).items())
-        keys.append(
-            digest(
-                [
-                    stack.base_digest,
-                    scale,
-                    parts if scale else [],
-                    evaluation.digest,
-                    how,
-                ]
-            )
-        )
-    return keys
-
-
-@dataclasses.dataclass(frozen=True)
-class SavedPredictor:
-    """Indices of a predictor's windows, and the digest of its array."""
-
-    rows: list[int]
-    sha256: str
-
-
-@dataclasses.dataclass(frozen=True)
-class ScoreRecord:
-    """The JSON of a table; `parquet` is the SHA-256 of that file."""
-
-    members: tuple[str, ...]
-    names: tuple[str, ...]
-    kinds: tuple[str, ...]
-    weights: list[list[float]]
-    scales: list[float]
-    predictors: dict[str, SavedPredictor]
-    parquet: str
-    basis: Basis
-    how: dict[str, str]
-    notes: tuple[str, ...]
-
-
-class ScoreStore:
-    """Saves and loads the scores of a workdir."""
-
-    def __init__(self, workdir: Path) -> None:
-        self.folder = Path(workdir) / "scores"
-        self._journals: dict[Path, Journal] = {}
-
-    def journal(
-        self, kind: str, evaluation: EvaluationSet, rows: np.ndarray, width: int
-    ) -> Journal:
-        """Returns the cache of values computed on these windows.
-
-        Args:
-          kind: 'windows', 'tokens' or 'gradients'.
-          evaluation: the evaluation set.
-          rows: indices of windows in it.
-          width: number of values per mixture.
-        """
-        little = np.ascontiguousarray(rows, "<i8")
-        key = digest(
-            [
-                JOURNAL_FORMAT,
-                evaluation.digest,
-                hashlib.sha256(little.tobytes()).hexdigest(),
-                width,
-            ]
-        )
-        path = self.folder / f"{kind}-{key[:16]}.log"
-        return self._journals.setdefault(path, Journal(path, width))
-
-    def save(self, scores: Scores) -> None:
-        """Writes the files of a table, the JSON last."""
-        table = scores.table
-        predictors = {}
-        for name, predictor in scores.predictors.items():
-            array = predictor.nll_MR
-            predictors[name] = SavedPredictor(predictor.rows.tolist(), _sha256(array))
-            records.write(
-                self._array(scores.name, name), functools.partial(_save_array, array)
-            )
-        arrow, parquet = as_arrow(scores), self.folder / f"{scores.name}.parquet"
-        records.write(parquet, lambda file: pa.parquet.write_table(arrow, file))
-        record = ScoreRecord(
-            members=table.members,
-            names=table.names,
-            kinds=table.kinds,
-            weights=table.w_MC.tolist(),
-            scales=table.scale_M.tolist(),
-            predictors=predictors,
-            parquet=sha256_of_file(parquet),
-            basis=scores.basis,
-            how=dict(scores.how),
-            notes=tuple(scores.notes),
-        )
-        records.save(self.folder / f"{scores.name}.json", record)
-
-    def load(self, name: str, evaluation: EvaluationSet) -> Scores:
-        """Loads a table.
-
-        Raises:
-          UserError: it was never scored, or on other evaluation text.
-          DamagedError: a file is unreadable, or the files do not fit together.
-        """
-        record = self.record(name)
-        path = self.folder / f"{name}.json"
-        if record.basis.text != evaluation.digest:
-            raise UserError(
-                f"{path}: scored on other evaluation text than the corpus has "
-                "now; run `jaxsim score` again"
-            )
-        predictors = {}
-        for predictor, about in record.predictors.items():
-            array = self._array(name, predictor)
-            try:
-                nll_MR = _read_array(array)
-            except (OSError, ValueError) as error:
-                raise DamagedError(
-                    f"{array}: unreadable ({error}); run `jaxsim score` again"
-                ) from error
-            # This is also how a kill while rescoring a table shows.
-            shape = len(record.names), len(about.rows)
-            if nll_MR.shape != shape or _sha256(nll_MR) != about.sha256:
-                raise DamagedError(
-                    f"{array}: not the array that {path.name} was saved with; "
-                    "run `jaxsim score` again"
-                )
-            predictors[predictor] = PredictorScores(np.array(about.rows), nll_MR)
-        try:
-            table = Mixtures(
-                record.members,
-                record.names,
-                record.kinds,
-                np.array(record.weights, np.float64),
-                np.array(record.scales, np.float64),
-            )
-        except (UserError, ValueError) as error:
-            raise DamagedError(f"{path}: {error}; {_ADVICE}") from error
-        return Scores(
-            name, table, evaluation, predictors, record.notes, record.basis, record.how
-        )
-
-    def names(self) -> list[str]:
-        """Names of all scored tables."""
-        return sorted(path.stem for path in self.folder.glob("*.json"))
-
-    def record(self, name: str) -> "ScoreRecord":
-        """The JSON of a table.
-
-        Raises:
-          UserError: it was never scored.
-          DamagedError: it is unreadable, or was altered.
-        """
-        path = self.folder / f"{name}.json"
-        if not path.exists():
-            raise UserError(
-                f"{self.folder}: table {name!r} has not been scored; run `jaxsim score`"
-            )
-        return records.load(path, ScoreRecord, _ADVICE)
-
-    def arrow(self, name: str) -> pa.Table:
-        """The Parquet file of a table, checked against its JSON.
-
-        Raises:
-          UserError: it was never scored.
-          DamagedError: one of both is unreadable, or was altered.
-        """
-        record, path = self.record(name), self.folder / f"{name}.parquet"
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise DamagedError(f"{path}: unreadable ({error}); {_ADVICE}") from error
-        if hashlib.sha256(content).hexdigest() != record.parquet:
-            raise DamagedError(
-                f"{path}: not the file that {name}.json was saved with; {_ADVICE}"
-            )
-        return pa.parquet.read_table(pa.BufferReader(content))
-
-    def _array(self, name: str, predictor: str) -> Path:
-        return self.folder / f"{name}.{predictor}.npy"
+    mean_D1 = dw_DC @ w_C[:, None]
+    return bits_per_byte(share * (dw_DC - mean_D1), bytes_D[:, None])
 
 
 def as_arrow(scores: Scores) -> pa.Table:
@@ -377,28 +192,3 @@ def as_arrow(scores: Scores) -> pa.Table:
         "jaxsim.notes": json.dumps(scores.notes),
     }
     return arrow.replace_schema_metadata(facts)
-
-
-def _save_array(array: np.ndarray, file: IO[bytes]) -> None:
-    np.save(file, array)
-
-
-def _read_array(path: Path) -> np.ndarray:
-    """Reads an array.
-
-    Raises:
-      OSError: there is no such file.
-      ValueError: the file is damaged.
-    """
-    try:
-        # A map first: a header may claim any size, and a map cannot exceed the file.
-        return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
-    # NumPy parses the header of a .npy file as Python, and lets these through.
-    except (EOFError, SyntaxError, tokenize.TokenError, OverflowError) as error:
-        raise ValueError(f"damaged header: {error}") from error
-
-
-def _sha256(nll_MR: np.ndarray) -> str:
-    total = hashlib.sha256(f"{nll_MR.dtype.str} {nll_MR.shape}\0".encode())
-    total.update(np.ascontiguousarray(nll_MR).data)
-    return total.hexdigest()

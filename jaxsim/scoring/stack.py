@@ -1,7 +1,4 @@
-"""The stacked pool: the base, and every member's difference from it.
-
-`load_stack` reads and checks it on the host; `resident` puts it on devices.
-"""
+"""The stacked pool: the base, and every member's difference from it, on devices."""
 
 import dataclasses
 import operator
@@ -16,12 +13,12 @@ from jaxsim.config import ScoreConfig
 from jaxsim.corpus import Corpus
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.log import say
-from jaxsim.mesh import parameter_shardings, replicated, scoring_mesh
+from jaxsim.mesh import parameter_shardings, scoring_mesh
 from jaxsim.model import LanguageModel
 from jaxsim.pool import Pool
 from jaxsim.pool.manifest import Manifest, load_verified
-from jaxsim.scoring.merge import BFLOAT16_BITS, MEMBER_AXIS, deltas_of, to_bfloat16_bits
-from jaxsim.scoring.plan import held_deltas
+from jaxsim.scoring.layout import held_deltas
+from jaxsim.scoring.program import BFLOAT16_BITS, MEMBER_AXIS, to_bfloat16_bits
 from jaxsim.scoring.table import Mixtures
 from jaxsim.train.runs import title
 
@@ -31,16 +28,16 @@ _ALIGNMENT = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Stack:
-    """C pool entries stacked in one tree, on the host.
+class StackedPool:
+    """C members stacked in one tree, as differences from the base.
 
     Attributes:
-      names: names of the entries, in column order.
+      names: names of the members, in column order.
       digests: their `params_digest`s, at the time they were read.
       base_digest: `params_digest` of the base.
-      base: parameters of the base, float32.
-      delta_C: entry minus base, for `merge`; see `stacked`.
-      damaged: entries whose column is zero because of an override.
+      base: parameters of the base, float32; arrays, or shapes with shardings.
+      delta_C: member minus base, for `merge`; see `stacked`.
+      damaged: members whose column is zero because of an override.
       notes: what an override admitted; every result must carry them.
     """
 
@@ -49,14 +46,61 @@ class Stack:
     base_digest: str
     base: Any
     delta_C: Any
-    damaged: frozenset[str]
-    notes: tuple[str, ...]
+    damaged: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
 
-    def check_usable(self, table: Mixtures) -> None:
-        """Checks that no row uses a damaged entry.
+    @property
+    def mesh(self) -> Mesh:
+        """The devices that it is on; see `scoring_mesh`."""
+        mesh: Mesh = jax.tree.leaves(self.base)[0].sharding.mesh
+        return mesh
+
+    @classmethod
+    def planned(
+        cls, model: LanguageModel, members: int, deltas: str, mesh: Mesh
+    ) -> "StackedPool":
+        """A pool of shapes with shardings, to plan and compile without it."""
+        at_base, at_deltas = pool_shardings(model, mesh)
+
+        def shape(s: Any, at: NamedSharding, dtype: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(s, dtype, sharding=at)
+
+        shapes = model.shapes()
+        return cls(
+            tuple(map(str, range(members))),
+            ("",) * members,
+            "",
+            jax.tree.map(lambda s, at: shape(s.shape, at, s.dtype), shapes, at_base),
+            jax.tree.map(
+                lambda s, at: shape(
+                    (s.shape[0], members, *s.shape[1:]),
+                    at,
+                    BFLOAT16_BITS if deltas == "bfloat16" else s.dtype,
+                ),
+                shapes,
+                at_deltas,
+            ),
+        )
+
+    def on(self, mesh: Mesh, model: LanguageModel) -> "StackedPool":
+        """Puts it on devices; a CPU uses arrays from `stacked` without a copy.
+
+        It is replicated over the axis `mixture`, and its widths are divided over
+        `model`.
 
         Raises:
-          DamagedError: one does; names row and entry.
+          UserError: a width does not divide over `model`.
+        """
+        at_base, at_deltas = pool_shardings(model, mesh)
+        base = jax.device_put(self.base, at_base)
+        delta_C = jax.device_put(self.delta_C, at_deltas)
+        return dataclasses.replace(self, base=base, delta_C=delta_C)
+
+    def check_usable(self, table: Mixtures) -> None:
+        """Checks that no row uses a damaged member.
+
+        Raises:
+          DamagedError: one does; names row and member.
         """
         for row, name in enumerate(table.names):
             if table.scale_M[row] == 0:
@@ -71,26 +115,28 @@ class Stack:
 def load_stack(
     pool: Pool,
     names: Sequence[str],
-    corpus: Corpus | None = None,
+    corpus: Corpus,
+    config: ScoreConfig,
     override: bool = False,
-    deltas: str = "float32",
-) -> Stack:
-    """Loads and checks pool entries; fails if one of them fails.
+) -> StackedPool:
+    """Loads and checks members, and puts them on all devices.
 
     Args:
       pool: an open pool.
-      names: names of entries, in the order of the columns.
-      corpus: if given, entries must have been trained on its units.
-      override: whether to admit entries of other pools as they are, and
-        damaged ones as a zero column that no row may use.
-      deltas: precision of the differences, 'float32' or 'bfloat16'.
+      names: names of members, in the order of the columns.
+      corpus: members must have been trained on its units.
+      config: sets the mesh and the precision of the differences.
+      override: whether to admit members of other pools as they are, and damaged
+        ones as a zero column that no row may use.
 
     Raises:
-      DamagedError: an entry is damaged or does not belong to this pool.
-      UserError: there is no such entry, or the pool is empty.
+      DamagedError: a member is damaged or does not belong to this pool.
+      UserError: there is no such member, or the pool is empty; or a width does not
+        divide over the devices.
     """
     if not names:
         raise UserError(f"{pool.workdir}: the pool is empty; run `jaxsim train`")
+    mesh = scoring_mesh(config.model_axis)
     base_manifest, base = pool.base()
     manifests = [pool.manifest(name) for name in names]
     notes: list[str] = []
@@ -98,16 +144,8 @@ def load_stack(
 
     def entries() -> Iterator[Any]:
         for name, manifest in zip(names, manifests, strict=True):
-            if problems := _compatibility_problems(pool, manifest, corpus):
-                line = (
-                    f"{title(manifest.kind, name)} does not belong to this pool: "
-                    f"{'; '.join(problems)}"
-                )
-                if not override:
-                    raise DamagedError(line)
-                notes.append(line)
             try:
-                yield load_verified(pool.entry(name), manifest, pool.model.shapes())
+                yield load_entry(pool, manifest, corpus, override, notes)
             except DamagedError as error:
                 if not override:
                     raise
@@ -115,10 +153,11 @@ def load_stack(
                 damaged.add(name)
                 yield base
 
+    deltas = held_deltas(config, pool.model, len(names), mesh)
     delta_C = stacked(base, entries(), len(names), deltas)
     for note in notes:
         say(f"OVERRIDE: {note}")
-    return Stack(
+    return StackedPool(
         names=tuple(names),
         digests=tuple(manifest.params_digest for manifest in manifests),
         base_digest=base_manifest.params_digest,
@@ -126,7 +165,36 @@ def load_stack(
         delta_C=delta_C,
         damaged=frozenset(damaged),
         notes=tuple(notes),
-    )
+    ).on(mesh, pool.model)
+
+
+def load_entry(
+    pool: Pool, manifest: Manifest, corpus: Corpus, override: bool, notes: list[str]
+) -> Any:
+    """Loads the verified parameters of an entry of the pool.
+
+    Args:
+      pool, corpus, override: see `load_stack`.
+      manifest: of the entry.
+      notes: says what an override admits.
+
+    Raises:
+      DamagedError: it is damaged or does not belong to this pool.
+    """
+    problems = pool.compatibility_problems(manifest) + [
+        f"unit {unit} of the corpus is not the one it was trained on"
+        for unit, digest in manifest.data_digests.items()
+        if unit not in corpus.units or corpus.units[unit].digest != digest
+    ]
+    if problems:
+        line = (
+            f"{title(manifest.kind, manifest.name)} does not belong to this pool: "
+            f"{'; '.join(problems)}"
+        )
+        if not override:
+            raise DamagedError(line)
+        notes.append(line)
+    return load_verified(pool.entry(manifest.name), manifest, pool.model.shapes())
 
 
 def stacked(
@@ -165,62 +233,6 @@ def stacked(
     return delta_C
 
 
-@dataclasses.dataclass(frozen=True)
-class Resident:
-    """A stack on devices.
-
-    Attributes:
-      stack: the stack it was made from. On accelerators its trees are those
-        below, so that the copies on the host can be freed; a CPU device uses
-        the host's arrays.
-      mesh: with the axes `mixture` and `model`.
-      base, delta_C: the stack's trees, replicated over `mixture`, their widths
-        divided over `model`. Sharding the member axis would cost an all-to-all
-        for every merge.
-    """
-
-    stack: Stack
-    mesh: Mesh
-    base: Any
-    delta_C: Any
-
-    @property
-    def deltas(self) -> str:
-        """The precision of the differences: 'float32' or 'bfloat16'."""
-        return deltas_of(self.delta_C)
-
-    @property
-    def on_cpu(self) -> bool:
-        return bool(self.mesh.devices.flat[0].platform == "cpu")
-
-
-def resident(
-    stack: Stack, mesh: Mesh | None = None, model: LanguageModel | None = None
-) -> Resident:
-    """Puts a stack on the devices of `mesh`, by default on all devices.
-
-    Args:
-      stack: a CPU device uses the arrays that `stacked` made without a copy.
-      mesh: see `scoring_mesh`.
-      model: required if `mesh` divides the widths of the model.
-
-    Raises:
-      UserError: a width does not divide over `model`.
-    """
-    mesh = mesh or scoring_mesh()
-    at_base: Any = replicated(mesh)
-    at_deltas: Any = at_base
-    if model is not None:
-        at_base, at_deltas = pool_shardings(model, mesh)
-    base = jax.device_put(stack.base, at_base)
-    delta_C = jax.device_put(stack.delta_C, at_deltas)
-    held = Resident(stack, mesh, base, delta_C)
-    if held.on_cpu:
-        return held
-    stack = dataclasses.replace(stack, base=base, delta_C=delta_C)
-    return dataclasses.replace(held, stack=stack)
-
-
 def pool_shardings(model: LanguageModel, mesh: Mesh) -> tuple[Any, Any]:
     """Returns the trees of shardings of the base and of the differences.
 
@@ -229,41 +241,6 @@ def pool_shardings(model: LanguageModel, mesh: Mesh) -> tuple[Any, Any]:
     """
     at_base = parameter_shardings(model.shapes(), model.logical_axes(), mesh, "score")
     return at_base, jax.tree.map(_with_members, at_base)
-
-
-def load_resident(
-    pool: Pool,
-    names: Sequence[str],
-    corpus: Corpus | None,
-    override: bool,
-    config: ScoreConfig,
-) -> Resident:
-    """Loads entries and puts them on all devices, as `config` says.
-
-    Args:
-      pool, names, corpus, override: see `load_stack`.
-      config: sets the mesh and the precision of the differences.
-
-    Raises:
-      DamagedError, UserError: see `load_stack`, `scoring_mesh`, `resident`.
-    """
-    mesh = scoring_mesh(config.model_axis)
-    deltas = held_deltas(config, pool.model, len(names), mesh)
-    stack = load_stack(pool, names, corpus, override, deltas)
-    return resident(stack, mesh, pool.model)
-
-
-def _compatibility_problems(
-    pool: Pool, manifest: Manifest, corpus: Corpus | None
-) -> list[str]:
-    problems = pool.compatibility_problems(manifest)
-    if corpus is not None:
-        problems += [
-            f"unit {unit} of the corpus is not the one it was trained on"
-            for unit, digest in manifest.data_digests.items()
-            if unit not in corpus.units or corpus.units[unit].digest != digest
-        ]
-    return problems
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxsim.scoring.gradient import marginal_values
-from jaxsim.scoring.scores import bits_of, bits_per_byte
+from jaxsim.scoring.scores import bits_of, bits_per_byte, marginal_values
 from jaxsim.scoring.table import Mixtures
 from jaxsim.search.constraints import Binding, binding, more_epochs
 from jaxsim.search.objective import Slope, target_weights
@@ -39,7 +38,7 @@ def answer(
       table: name of the scored table that took part, or ''.
     """
     config, loss, goal = problem.config, problem.loss, problem.objective
-    e, stack = problem.scorer.evaluation, problem.scorer.predictors.stack
+    e, stack = problem.scorer.evaluation, problem.scorer.stack
     w_C, bits_D = scored.table.w_MC[ties.best], scored.corrected_MD[ties.best]
     slope, marginal = _derivatives(problem, w_C)
     weights = zip(e.domains, target_weights(config, e), strict=True)
@@ -92,19 +91,19 @@ def answer(
 def _derivatives(problem: Problem, w_C: np.ndarray) -> tuple[Slope, dict[str, Any]]:
     """The objective's slope, and the marginal values on every domain."""
     loss, scorer = problem.loss, problem.scorer
-    e, predictors = scorer.evaluation, scorer.predictors
-    found = predictors.jacobian(w_C, 1.0, loss.rows)
+    e = scorer.evaluation
+    found = scorer.jacobian(w_C, 1.0, loss.rows)
     slope = loss.slope_of(w_C, found)
     dw_DC, bytes_D = found.dw_DC, loss.bytes_D
     others = e.rows("dev", scorer.config.windows)
     others = others[~problem.objective.needed_D[e.domain_R[others]]]
     if len(others):
-        dw_DC = dw_DC + predictors.jacobian(w_C, 1.0, others).dw_DC
+        dw_DC = dw_DC + scorer.jacobian(w_C, 1.0, others).dw_DC
         bytes_R = e.bytes_R[others]
         bytes_D = bytes_D + np.bincount(e.domain_R[others], bytes_R, len(e.domains))
     bits_DC = marginal_values(dw_DC, w_C, bytes_D)
     there = np.flatnonzero(bytes_D)
-    damaged = predictors.stack.damaged
+    damaged = scorer.stack.damaged
     sound = np.array([c for c, n in enumerate(loss.members) if n not in damaged], int)
     toward_CP = slope.slope_PC.T - (slope.slope_PC @ w_C)
     active = slope.value_P >= slope.value - _ACTIVE * abs(slope.value)
@@ -132,13 +131,12 @@ def _rows(
     shown = list(dict.fromkeys([*ties.tied.tolist(), *standard]))
     tested = list(dict.fromkeys([*ties.tied[:_FINALISTS].tolist(), *standard]))
     rows = windows_of(scorer.evaluation, goal, "test", 0)
-    losses = scorer.predictors.merge(FINALISTS, table.take(tested), rows)
+    losses = scorer.merge(table.take(tested), rows, FINALISTS)
     bits_KD = bits_of(scorer.evaluation, losses, "test")
     test_K = problem.objective_on(rows).value(bits_KD).tolist()
     test_M = dict(zip(tested, test_K, strict=True))
-    w_MC, member_CT = table.w_MC[shown], scorer.token_losses[1:]
-    sums = scorer.predictors.ensemble_sums, scorer.predictors.members_sums
-    nll_2MD = [of(w_MC, member_CT, loss.rows) for of in sums]
+    w_MC, rows = table.w_MC[shown], loss.rows
+    nll_2MD = scorer.ensemble(rows).sums(w_MC), scorer.members_sums(w_MC, rows)
     ensemble, members = (goal.value(bits_per_byte(x, loss.bytes_D)) for x in nll_2MD)
     return [
         {

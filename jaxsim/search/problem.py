@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxsim.config import SearchConfig
 from jaxsim.scoring.evaluation import EvaluationSet
-from jaxsim.scoring.gradient import Jacobian
+from jaxsim.scoring.evaluator import Jacobian
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.scores import PredictorScores, bits_of, bits_per_byte
 from jaxsim.scoring.table import Mixtures, mixture_key
@@ -117,11 +117,11 @@ class MergeLoss(LossOracle):
         names = tuple(f"candidate {i + 1}" for i in range(count))
         kinds = ("candidate",) * count
         table = Mixtures(self.members, names, kinds, w_MC, np.ones(count))
-        scored = self._scorer.predictors.merge("", table, self.rows)
+        scored = self._scorer.merge(table, self.rows)
         return self._take(w_MC, scored.nll_MR)
 
     def _derived(self, w_C: np.ndarray) -> Slope:
-        found = self._scorer.predictors.jacobian(w_C, 1.0, self.rows)
+        found = self._scorer.jacobian(w_C, 1.0, self.rows)
         self._nll.setdefault(mixture_key(w_C), found.nll_R.astype(np.float32))
         return self.slope_of(w_C, found)
 
@@ -225,17 +225,17 @@ def cheap_values(problem: Problem, w_MC: np.ndarray) -> np.ndarray:
     score a hundred thousand mixtures before it scores a merge.
     """
     scorer, loss = problem.scorer, problem.loss
-    nll_MD = scorer.predictors.ensemble_sums(w_MC, scorer.token_losses[1:], loss.rows)
+    nll_MD = scorer.ensemble(loss.rows).sums(w_MC)
     return problem.objective.penalised(bits_per_byte(nll_MD, loss.bytes_D))
 
 
 def cheap_loss(problem: Problem) -> LossOracle:
     """The same with its derivatives, to descend on; convex for a mean."""
     scorer, loss = problem.scorer, problem.loss
-    at = scorer.predictors.ensemble_slope(scorer.token_losses[1:], loss.rows)
+    ensemble = scorer.ensemble(loss.rows)
 
     def slope(w_C: np.ndarray) -> Slope:
-        nll_D, dw_DC = at(w_C)
+        nll_D, dw_DC = ensemble.slope(w_C)
         bits_DC = bits_per_byte(dw_DC, loss.bytes_D[:, None])
         return problem.objective.pieces(bits_per_byte(nll_D, loss.bytes_D), bits_DC)
 
@@ -261,7 +261,7 @@ def _feasible(scorer: Scorer, config: SearchConfig) -> Feasible:
     corpus, members = scorer.corpus, scorer.members
     units = [corpus.unit(name) for name in members]
     manifests = scorer.pool.manifests("member")
-    shut = dict.fromkeys(scorer.predictors.stack.damaged, 0.0)
+    shut = dict.fromkeys(scorer.stack.damaged, 0.0)
     return feasible(
         dataclasses.replace(config, max_weight=config.max_weight | shut),
         members,

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import scipy.stats
 
-from jaxsim.scoring.ensemble import EnsembleSlope
+from jaxsim.scoring.ensemble import Ensemble
 from jaxsim.scoring.evaluation import SPLITS
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.search.objective import weighted_mean
@@ -412,15 +412,14 @@ class Corrector:
             ),
         )
         self._own_DC = own_units(scorer.corpus, scorer.members, evaluation)
-        self._text_of: dict[bytes, tuple[np.ndarray, np.ndarray, EnsembleSlope]] = {}
+        self._text_of: dict[bytes, tuple[np.ndarray, np.ndarray, Ensemble]] = {}
 
     def shift(
         self, w_MC: np.ndarray, bits_MD: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
         """[M, D] to add to merges of these bits per byte on `rows`."""
-        member_CD, nats_D, _ = self._text(rows)
-        losses_CT = self._scorer.token_losses[1:]
-        sums_MD = self._scorer.predictors.ensemble_sums(w_MC, losses_CT, rows)
+        member_CD, nats_D, ensemble = self._text(rows)
+        sums_MD = ensemble.sums(w_MC)
         with np.errstate(invalid="ignore", divide="ignore"):
             average_MD = (sums_MD.T / nats_D[:, None]).T
         return self.calibration.correction(
@@ -431,14 +430,14 @@ class Corrector:
         self, w_C: np.ndarray, bits_DC: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
         """[D, C] derivatives of the shift."""
-        member_CD, nats_D, slope = self._text(rows)
+        member_CD, nats_D, ensemble = self._text(rows)
         with np.errstate(invalid="ignore", divide="ignore"):
-            average_DC = slope(w_C)[1] / nats_D[:, None]
+            average_DC = ensemble.slope(w_C)[1] / nats_D[:, None]
         return self.calibration.slope(w_C, self._own_DC, bits_DC, average_DC, member_CD)
 
-    def _text(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, EnsembleSlope]:
+    def _text(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, Ensemble]:
         """The members' bits per byte [C, D] on windows of one split, the nats [D] in
-        a bit per byte (0 without a window), and the slope of the ensemble's sums.
+        a bit per byte (0 without a window), and the ensemble.
         """
         key = rows.tobytes()
         if key not in self._text_of:
@@ -448,6 +447,6 @@ class Corrector:
             self._text_of[key] = (
                 member_bits(scorer.standard().on(rows), split),
                 bytes_D * np.log(2.0),
-                scorer.predictors.ensemble_slope(scorer.token_losses[1:], rows),
+                scorer.ensemble(rows),
             )
         return self._text_of[key]

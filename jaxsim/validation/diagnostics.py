@@ -19,10 +19,10 @@ from jaxsim import records
 from jaxsim.errors import UserError
 from jaxsim.records import Basis
 from jaxsim.scoring.evaluation import EvaluationSet
-from jaxsim.scoring.merge import BFLOAT16_BITS
+from jaxsim.scoring.program import BFLOAT16_BITS
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.scores import bits_of
-from jaxsim.scoring.stack import Stack
+from jaxsim.scoring.stack import StackedPool
 from jaxsim.scoring.table import Mixtures
 from jaxsim.scoring.targets import ALL, IN_POOL, Targets
 from jaxsim.search.objective import weighted_mean
@@ -118,7 +118,7 @@ def diagnose(
       UserError: fewer than two sound members, or no dev text.
       DamagedError: as `Scorer`.
     """
-    stack, evaluation = scorer.predictors.stack, scorer.evaluation
+    stack, evaluation = scorer.stack, scorer.evaluation
     sound = [c for c, n in enumerate(stack.names) if n not in stack.damaged]
     members = [stack.names[c] for c in sound]
     if len(members) < 2:
@@ -126,7 +126,7 @@ def diagnose(
     pairs = neighbors(members)
     table = line_table(stack.names, members, pairs)
     rows = evaluation.rows("dev", windows)
-    merge = scorer.predictors.merge("diagnostics", table, rows)
+    merge = scorer.merge(table, rows, "diagnostics")
     bits_MD = bits_of(evaluation, merge, "dev")
     bits = dict(zip(table.names, bits_MD, strict=True))
     nll = dict(zip(table.names, merge.nll_MR.astype(np.float64), strict=True))
@@ -303,7 +303,7 @@ def line_of(
     }
 
 
-def geometry(stack: Stack) -> tuple[np.ndarray, np.ndarray]:
+def geometry(stack: StackedPool) -> tuple[np.ndarray, np.ndarray]:
     """Drift [C], and cosines [C, C] between differences from the base model.
 
     A member that equals the base has cosines of 0. Only a block of the pool is in

@@ -141,7 +141,7 @@ def best_merges(scorer: Scorer, config: Config) -> np.ndarray:
     kept = order[: max(1, round(_SHORTLIST * len(w_MC)))]
     table = dataclasses.replace(table, w_MC=w_MC).take(kept)
     rows = problem.loss.rows
-    merge = scorer.predictors.merge("candidates of held-out runs", table, rows)
+    merge = scorer.merge(table, rows, "candidates of held-out runs")
     bits_MD = bits_of(scorer.evaluation, merge, "dev")
     value_M = problem.objective_on(rows).penalised(bits_MD)
     best = max(1, round(_BEST * len(w_MC)))
@@ -299,7 +299,7 @@ def plan_runs(
             "config.validate.held_out is 0: set how many reference runs to "
             "train, or give your own with --runs=MIXTURES.csv,METRICS.csv"
         )
-    if damaged := sorted(scorer.predictors.stack.damaged):
+    if damaged := sorted(scorer.stack.damaged):
         raise DamagedError(
             "reference runs are drawn over all members, and "
             f"{damaged[0]!r} is damaged: delete its folder in pool/members "
@@ -359,7 +359,7 @@ def validate_trained(
     needed = [*runs, *fit]
     table = mixture_table(members, runs)
     # Runs that could not be compared with any merge are not trained.
-    scorer.check(table)
+    scorer.stack.check_usable(table)
     train_reference_runs(scorer, needed, [*needed, *replicates], trainer, bucket)
 
     def scored(name: str, of: Sequence[Run], split: str | None) -> Scores:

@@ -17,7 +17,7 @@ from jaxsim.plan.programs import (
     train_step,
     vectorized_step,
 )
-from jaxsim.scoring.plan import bytes_of
+from jaxsim.scoring.layout import bytes_of
 
 from . import small
 
@@ -139,10 +139,10 @@ def test_bytes_follow_from_the_shardings(divided, group):
 
 @needs_eight
 def test_mixtures_over_devices_exchange_nothing():
-    program, plan = scoring(small.CONFIG, small.MODEL, 3, jax.devices())
+    program = scoring(small.CONFIG, small.MODEL, 3, jax.devices())
     report = compile_program(program)
     assert collectives(program) == []
-    assert plan.layout == (8, 1)
+    assert program.mesh.shape == {"mixture": 8, "model": 1}
     assert report.memory is not None
     assert report.memory.arguments == report.arguments
     # Each device holds the pool.
@@ -154,15 +154,14 @@ def test_mixtures_over_devices_exchange_nothing():
 @needs_eight
 def test_a_sharded_pool_exchanges_merged_models():
     """Once a mixture, by pairs of chips; see also scoring/test_layouts.py."""
-    config = small.changed("score", model_axis=2, merge="tree")
-    program, plan = scoring(config, small.MODEL, 3, jax.devices())
+    config = small.changed("score", model_axis=2)
+    program = scoring(config, small.MODEL, 3, jax.devices())
     calls = collectives(program)
-    assert plan.layout == (4, 2)
+    assert program.mesh.shape == {"mixture": 4, "model": 2}
     assert {call.kind for call in calls} == {"all-gather"}
     moved = sum(call.count * call.size for call in calls)
     parameters = 4 * small.MODEL.parameter_count()
-    mixtures = plan.mixtures // 4
-    assert 0.9 * parameters < moved / mixtures < parameters
+    assert 0.9 * parameters < moved / 2 < parameters  # two mixtures at once
 
 
 def test_a_refusal_of_the_compiler_is_reported(group):

@@ -16,7 +16,7 @@ import pytest
 from jaxsim.config import load_config
 from jaxsim.pool import open_pool
 from jaxsim.scoring.scorer import Scorer
-from jaxsim.scoring.scores import ScoreStore
+from jaxsim.scoring.store import ScoreStore
 
 from .joined import BOUND, Together, train_alone
 from .launched import LIMIT, assert_whole

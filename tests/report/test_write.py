@@ -19,7 +19,7 @@ from jaxsim.report.table import csv_text
 from jaxsim.report.tables import NAMES, mixtures
 from jaxsim.report.write import _proposed, last_lines, write_report
 from jaxsim.scoring.evaluation import gather, text_digest
-from jaxsim.scoring.scores import ScoreStore
+from jaxsim.scoring.store import ScoreStore
 from jaxsim.scoring.table import read_csv
 from jaxsim.search.result import load_search, save_search
 from jaxsim.validation.chosen import save_chosen

@@ -30,7 +30,8 @@ from jaxsim.pool.digests import leaves_by_path, params_digest
 from jaxsim.pool.publish import publish, save_attempt
 from jaxsim.records import Basis
 from jaxsim.scoring.evaluation import EvaluationSet, current_basis, gather
-from jaxsim.scoring.scores import PredictorScores, Scores, ScoreStore
+from jaxsim.scoring.scores import PredictorScores, Scores
+from jaxsim.scoring.store import ScoreStore
 from jaxsim.scoring.table import (
     Mixtures,
     base_row,

@@ -11,7 +11,7 @@ from jaxsim.config import ModelConfig, ScoreConfig
 from jaxsim.model import LanguageModel
 from jaxsim.scoring.evaluation import EvaluationSet
 from jaxsim.scoring.evaluator import Evaluator
-from jaxsim.scoring.stack import Stack, resident, stacked
+from jaxsim.scoring.stack import StackedPool, stacked
 from jaxsim.scoring.table import Mixtures, dirichlet
 
 MEMBERS = ("a", "b", "c")
@@ -50,17 +50,10 @@ def trees() -> list[Any]:
 
 
 @functools.cache
-def stack(deltas: str = "float32") -> Stack:
+def stack(deltas: str = "float32") -> StackedPool:
     base, *members = trees()
-    return Stack(
-        MEMBERS,
-        MEMBERS,
-        "",
-        base,
-        stacked(base, members, len(MEMBERS), deltas),
-        frozenset(),
-        (),
-    )
+    delta_C = stacked(base, members, len(MEMBERS), deltas)
+    return StackedPool(MEMBERS, MEMBERS, "", base, delta_C)
 
 
 @functools.cache
@@ -101,5 +94,5 @@ def evaluator(
     devices: int = 1, model_axis: int = 1, deltas: str = "float32", **settings
 ) -> Evaluator:
     settings = {"unroll": False} | settings
-    pool = resident(stack(deltas), mesh(devices, model_axis), MODEL)
+    pool = stack(deltas).on(mesh(devices, model_axis), MODEL)
     return Evaluator(MODEL, pool, evaluation(), ScoreConfig(**settings))

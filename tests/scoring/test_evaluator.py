@@ -12,10 +12,9 @@ from jax.sharding import Mesh
 from jaxsim.errors import JaxsimError
 from jaxsim.mesh import scoring_mesh
 from jaxsim.model import Execution
-from jaxsim.scoring import compiled
-from jaxsim.scoring import plan as plans
+from jaxsim.scoring import layout as layouts
+from jaxsim.scoring import program
 from jaxsim.scoring.evaluator import Evaluator
-from jaxsim.scoring.stack import resident
 from jaxsim.scoring.table import (
     base_row,
     concatenate,
@@ -25,6 +24,8 @@ from jaxsim.scoring.table import (
     subsets,
     uniform,
 )
+
+from . import drawn
 
 # Window losses are sums of up to 32 float32 losses, about 100 nats. A member
 # is base model + (member - base model), which rounds once more than the member itself;
@@ -42,12 +43,10 @@ def make(scorer):
     """An evaluator of the scorer's stack with other settings."""
 
     def build(mesh: Mesh | None = None, stack=None, **settings) -> Evaluator:
-        return Evaluator(
-            scorer.pool.model,
-            resident(stack or scorer.predictors.stack, mesh),
-            scorer.evaluation,
-            dataclasses.replace(scorer.config, **settings),
-        )
+        model, stack = scorer.pool.model, stack or scorer.stack
+        config = dataclasses.replace(scorer.config, **settings)
+        pool = stack.on(mesh, model) if mesh else stack
+        return Evaluator(model, pool, scorer.evaluation, config)
 
     return build
 
@@ -86,12 +85,6 @@ def params(scorer):
     members = pool.manifests("member")
     trees = {name: pool.load(m) for name, m in members.items()}
     return {"base": pool.base()[1]} | trees
-
-
-def mixtures(evaluator: Evaluator, rows) -> int:
-    """Of one call, on all devices together."""
-    _, _, w_KC, *_ = evaluator.lowered(rows)[0].in_avals[0]
-    return w_KC.shape[0]
 
 
 def mean_of(*trees):
@@ -152,7 +145,7 @@ def test_scale_stretches_the_merge(scorer, evaluator, params, alone, rows):
 def test_permuting_members_and_weights_changes_nothing(scorer, make, evaluator, rows):
     table = dirichlet(scorer.members, 5, 1.0, seed=2)
     order = [2, 0, 3, 1]
-    stack = scorer.predictors.stack
+    stack = scorer.stack
     names = tuple(stack.names[c] for c in order)
     other = dataclasses.replace(
         stack,
@@ -170,7 +163,7 @@ def test_permuting_members_and_weights_changes_nothing(scorer, make, evaluator, 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_devices_agree(scorer, make, evaluator, rows, devices):
     mesh = scoring_mesh(1, jax.devices()[:devices])
-    assert mixtures(make(mesh, chunk=1), rows) == devices
+    assert make(mesh).programs.across == devices
     table = dirichlet(scorer.members, 11, 1.0, seed=3)
     # The same program for a mixture on each of them, but its compilation for
     # another number of devices may order a sum differently.
@@ -191,20 +184,13 @@ def test_chunks_and_blocks_do_not_matter(scorer, make, evaluator, rows, settings
     )
 
 
-def test_many_passes_do_not_matter(scorer, make, evaluator, rows, monkeypatch):
+def test_many_calls_do_not_matter(scorer, make, evaluator, rows, monkeypatch):
     table = dirichlet(scorer.members, 2, 1.0, seed=5)
     expected = evaluator.score(table, rows)
-    monkeypatch.setattr(plans, "CALL_TOKENS", 200)
-    np.testing.assert_allclose(make().score(table, rows), expected, rtol=1e-6)
-
-
-def test_the_largest_pass_bounds_a_call(scorer, make, rows, monkeypatch):
-    """Or an interrupted one would lose, and need, far more than planned."""
-    monkeypatch.setattr(plans, "CALL_TOKENS", 1600)
-    e = scorer.evaluation
-    short = rows[e.length_R <= 8]
-    assert mixtures(make(), short) == 8 * jax.device_count()
-    assert mixtures(make(), rows) == jax.device_count()
+    monkeypatch.setattr(layouts, "_CALL", 256)  # one block
+    few = make()
+    assert few.programs.layout().blocks == 1
+    np.testing.assert_allclose(few.score(table, rows), expected, rtol=1e-6)
 
 
 def test_some_windows_in_any_order(scorer, make, rows):
@@ -214,11 +200,11 @@ def test_some_windows_in_any_order(scorer, make, rows):
     np.testing.assert_allclose(make().score(table, some), expected[:, some], rtol=1e-6)
 
 
-def lengths(evaluator: Evaluator, rows: np.ndarray) -> set[int]:
-    return {
-        int(re.search(r"x(\d+)xi1>", lowered.as_text())[1])
-        for lowered in evaluator.lowered(rows)
-    }
+def lengths(scorer, evaluator: Evaluator, rows: np.ndarray) -> set[int]:
+    layout = evaluator.programs.layout()
+    lengths = layouts.lengths_of(scorer.evaluation, layout)
+    calls = layouts.arrange(scorer.evaluation, rows, layout, lengths, 1)
+    return {call.scored_TBL.shape[2] for call in calls}
 
 
 def test_short_documents_are_padded_little(scorer, make, params, alone, rows):
@@ -229,7 +215,7 @@ def test_short_documents_are_padded_little(scorer, make, params, alone, rows):
         some = rows[(e.length_R > least) & (e.length_R <= most)]
         assert len(some)
         # To the next of eight lengths, 4 apart.
-        padded = max(lengths(evaluator, some))
+        padded = max(lengths(scorer, evaluator, some))
         assert padded - 4 < e.length_R[some].max() <= padded
         nll_R = evaluator.score(singles(scorer.members), some)[0]
         np.testing.assert_allclose(
@@ -237,8 +223,28 @@ def test_short_documents_are_padded_little(scorer, make, params, alone, rows):
         )
     # Too few to fill a block of full windows: no program of their own.
     long = rows[e.length_R == 32]
-    assert lengths(make(rows=8), np.append(long, some[:2])) == {32}
-    assert len(lengths(make(rows=1), np.append(long, some))) == 2
+    assert lengths(scorer, make(rows=8), np.append(long, some[:2])) == {32}
+    assert len(lengths(scorer, make(rows=1), np.append(long, some))) == 2
+
+
+def test_blocks_hold_every_window_once(scorer):
+    """In places of its own, and as many on every device as there can be."""
+    e, rows = scorer.evaluation, np.arange(len(scorer.evaluation))[::-1]
+    layout = layouts.Layout(mixtures=1, windows=2, blocks=3, length=32)
+    for devices in (1, 4):
+        seen = []
+        for call in layouts.arrange(e, rows, layout, [8, 16, 32], devices):
+            length = call.scored_TBL.shape[2]
+            tokens = call.tokens_TBL1.reshape(-1, length + 1)[call.places]
+            np.testing.assert_array_equal(
+                tokens, e.tokens_RL1[rows[call.at], : length + 1]
+            )
+            scored = call.scored_TBL.reshape(-1, length)
+            assert scored[call.places].sum() == scored.sum()
+            per_device = scored.reshape(devices, -1, length).any((1, 2))
+            assert per_device.sum() == min(devices, -(-len(call.at) // (64 // length)))
+            seen.extend(call.at.tolist())
+        assert sorted(seen) == list(range(len(rows)))
 
 
 def test_tokens_sum_to_windows(scorer, evaluator, rows):
@@ -251,45 +257,65 @@ def test_tokens_sum_to_windows(scorer, evaluator, rows):
     np.testing.assert_array_equal((nll_MRL > 0).sum(-1)[0], e.count_R)
 
 
-def test_one_trace_for_tables_of_any_size(scorer, make, rows, monkeypatch):
-    traced = []
-    losses = compiled.losses
-
-    def counted(*args, **kwargs):
-        traced.append(args[5].shape)  # blocks of windows
-        return losses(*args, **kwargs)
-
-    monkeypatch.setattr(compiled, "losses", counted)
+def test_no_table_and_no_windows_compile_again(scorer, make, rows):
     evaluator = make()
-    for size in (1, 7, 100):
+    compiled = evaluator.programs._compiled
+    evaluator.score(dirichlet(scorer.members, 1, 1.0, seed=8), rows)
+    once = dict(compiled)
+    for size, some in ((7, rows), (100, rows[:4]), (2, np.tile(rows, 3))):
         table = dirichlet(scorer.members, size, 1.0, seed=8)
-        assert evaluator.score(table, rows).shape == (size, len(rows))
-    once = len(traced)
-    assert once == len(lengths(make(), rows))  # one for each length
-    evaluator.score(table, rows[:4])
-    assert len(traced) > once  # another set of windows does have its own
+        assert evaluator.score(table, some).shape == (size, len(some))
+    params = jax.tree.map(np.asarray, scorer.stack.base)
+    evaluator.score_model(params, rows[::2])
+    assert compiled.keys() == once.keys()
 
 
-@pytest.mark.parametrize("merge", ["tree", "layer"])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_merges_have_the_highest_precision(scorer, make, rows, precision, merge):
-    """By default they would run in bfloat16 on TPU and TF32 on Hopper."""
-    members = len(scorer.members)
-    count = len(jax.tree.leaves(scorer.pool.model.shapes()))
-    for lowered in make(precision=precision, merge=merge).lowered(rows):
-        merges = re.findall(
-            rf"dot_general.*precision = \[(\w+), (\w+)\].*"
-            rf"\(tensor<(\d+)x{members}xf32>, "
-            rf"tensor<\3x{members}x?([x\d]*)xf32>\)"
-            r" -> tensor<\3x?\4xf32>",
-            lowered.as_text(),
-        )
-        assert {m[:2] for m in merges} == {("HIGHEST", "HIGHEST")}
-        assert len(merges) == count
+def test_a_model_that_needs_no_merge(scorer, evaluator, params, alone, rows):
+    """By the same program: exactly what its own row in a pool would be."""
+    for tree in params.values():
+        nll_R = evaluator.score_model(tree, rows)
+        np.testing.assert_allclose(nll_R, alone(tree), **CLOSE)
+    table = base_row(scorer.members)
+    base_R = evaluator.score_model(params["base"], rows)
+    np.testing.assert_array_equal(base_R, evaluator.score(table, rows)[0])
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize(
+    ("precision", "product"),
+    [
+        ("float32", ("HIGHEST", "f32")),
+        ("tf32", ("HIGH", "f32")),
+        ("bfloat16", ("DEFAULT", "bf16")),
+    ],
+)
+def test_every_product_for_a_gpu_has_its_precision(precision, product, gradient):
+    """By default merges would run in TF32, and so would products in float32.
+
+    Merges and inner products are float32 whatever the model computes in.
+    """
+    evaluator = drawn.evaluator(precision="float32", attention="xla")
+    programs = evaluator.programs
+    arguments = programs.arguments(programs.layout(gradient), drawn.LENGTH, gradient)
+    execution = Execution(unroll=False, attention="xla", precision=precision)
+    traced = program.traced(arguments, drawn.MODEL, execution)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    found = re.findall(
+        r"dot_general.*?precision = \[(\w+), \w+\].*?tensor<([x\d]*)x(\w+)>,", text
+    )
+    assert len(found) == text.count("dot_general")
+    members = re.compile(rf"\d+x{len(drawn.MEMBERS)}(x\d+)*$")
+    merges = [f for f in found if members.match(f[1])]
+    assert len(merges) == len(jax.tree.leaves(drawn.MODEL.shapes())) * (1 + gradient)
+    assert {(p, dtype) for p, _, dtype in merges} == {("HIGHEST", "f32")}
+    others = [f for f in found if not members.match(f[1])]
+    # Softmax gives its gradient in float32, for products in bfloat16 too.
+    assert {(p, dtype) for p, _, dtype in others} - {("DEFAULT", "f32")} == {product}
+    assert len(others) >= 9
 
 
 def test_an_unusable_row_is_refused_by_name(scorer, make, rows):
-    stack = scorer.predictors.stack
+    stack = scorer.stack
     damaged = dataclasses.replace(stack, damaged=frozenset({"solo"}))
     table = concatenate(base_row(scorer.members), subsets(scorer.members, 2, 2))
     evaluator = make(stack=damaged)

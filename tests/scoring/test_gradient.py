@@ -10,12 +10,14 @@ from jax.sharding import AxisType, Mesh
 
 from jaxsim.errors import DamagedError, JaxsimError, UserError
 from jaxsim.model import Execution
-from jaxsim.scoring.backward import Backward
 from jaxsim.scoring.evaluation import scored_mask
-from jaxsim.scoring.gradient import Differentiator, marginal_values
-from jaxsim.scoring.merge import merge
-from jaxsim.scoring.stack import resident
+from jaxsim.scoring.evaluator import Evaluator, Programs
+from jaxsim.scoring.program import merge
+from jaxsim.scoring.scorer import Scorer
+from jaxsim.scoring.scores import marginal_values
 from jaxsim.scoring.table import dirichlet, singles
+
+from . import tiny
 
 # Sums of float32 losses and of float32 products over all parameters, in
 # another order. The largest derivative of a set stands for the rounding of
@@ -45,21 +47,19 @@ def long(scorer, rows):
 
 @pytest.fixture(scope="module")
 def make(scorer):
-    """A differentiator of the scorer's stack with other settings."""
+    """An evaluator of the scorer's stack with other settings."""
 
     def build(mesh: Mesh | None = None, stack=None, **settings):
-        return Differentiator(
-            scorer.pool.model,
-            resident(stack or scorer.predictors.stack, mesh),
-            scorer.evaluation,
-            dataclasses.replace(scorer.config, **settings),
-        )
+        model, stack = scorer.pool.model, stack or scorer.stack
+        config = dataclasses.replace(scorer.config, **settings)
+        pool = stack.on(mesh or scorer.stack.mesh, model)
+        return Evaluator(model, pool, scorer.evaluation, config)
 
     return build
 
 
 @pytest.fixture(scope="module")
-def differentiator(make):
+def evaluator(make):
     return make()
 
 
@@ -79,7 +79,7 @@ class Float64:
     """The same pool in float64, differentiated both ways."""
 
     def __init__(self, scorer, make):
-        stack = scorer.predictors.stack
+        stack = scorer.stack
         wide = jax.tree.map(
             lambda x: np.asarray(x, np.float64), (stack.base, stack.delta_C)
         )
@@ -95,7 +95,7 @@ class Float64:
             return (nll_RL * mask_RL).sum(-1)
 
         self._losses = jax.jit(losses)
-        self.differentiator = make(stack=stack, precision="float64")
+        self.evaluator = make(stack=stack, precision="float64")
 
     def losses(self, w_C, scale) -> np.ndarray:
         nll_R = np.asarray(self._losses(w_C, np.float64(scale)))
@@ -131,15 +131,15 @@ def exact(scorer, make):
 POINTS = ((None, 1.0), (None, 1.7), (np.array([0.0, 1.0, 0.0, 0.0]), 1.0), (None, 0.0))
 
 
-def test_finite_differences(differentiator, exact, rows, w_C):
+def test_finite_differences(evaluator, exact, rows, w_C):
     for given_C, scale in POINTS:
         at_C = w_C if given_C is None else given_C
         with jax.enable_x64(True):
             dw_DC, dscale_D = exact.jacobian(at_C, scale)
             nll_R = exact.losses(at_C, scale)
-            wide = exact.differentiator.jacobian(at_C, scale, rows)
+            wide = exact.evaluator.jacobian(at_C, scale, rows)
         assert_same(wide.nll_R, nll_R, 1e-12)
-        narrow = differentiator.jacobian(at_C, scale, rows)
+        narrow = evaluator.jacobian(at_C, scale, rows)
         for jacobian, tolerance in ((wide, 1e-7), (narrow, 1e-4)):
             assert_same(jacobian.dscale_D, dscale_D, tolerance)
             assert_same(jacobian.dw_DC, dw_DC, tolerance)
@@ -148,37 +148,37 @@ def test_finite_differences(differentiator, exact, rows, w_C):
         assert (np.ptp(dw_DC) > 1e-2 * np.max(np.abs(dw_DC))) == (scale != 0)
 
 
-def test_losses_are_the_evaluators(scorer, differentiator, rows):
+def test_losses_are_the_evaluators(scorer, evaluator, rows):
     table = dirichlet(scorer.members, 1, 1.0, seed=1)
     some = rows[::-3]
-    nll_R = differentiator.jacobian(table.w_MC[0], 1.0, some).nll_R
-    evaluated = scorer.predictors.merge("test", table, some).nll_MR[0]
+    nll_R = evaluator.jacobian(table.w_MC[0], 1.0, some).nll_R
+    evaluated = scorer.merge(table, some).nll_MR[0]
     np.testing.assert_allclose(nll_R, evaluated, rtol=2e-6)
 
 
-def test_domains_without_windows_are_zero(scorer, differentiator, rows, w_C):
+def test_domains_without_windows_are_zero(scorer, evaluator, rows, w_C):
     domain_R = scorer.evaluation.domain_R
-    jacobian = differentiator.jacobian(w_C, 1.0, rows[domain_R == 2])
+    jacobian = evaluator.jacobian(w_C, 1.0, rows[domain_R == 2])
     for array_D in (jacobian.dscale_D, jacobian.dw_DC):
         assert array_D[2].all()
         assert not np.delete(array_D, 2, axis=0).any()
 
 
 def assert_agree(actual, expected, w_C, rows):
-    """In everything that two differentiators give."""
+    """In everything that two evaluators give."""
     one, other = (each.jacobian(w_C, 1.0, rows) for each in (actual, expected))
     for field in dataclasses.fields(one):
         assert_same(getattr(one, field.name), getattr(other, field.name))
 
 
 @pytest.mark.parametrize("settings", [{"rows": 1}, {"rows": 0}])
-def test_blocks_do_not_matter(make, differentiator, long, w_C, settings):
-    assert_agree(make(**settings), differentiator, w_C, long)
+def test_blocks_do_not_matter(make, evaluator, long, w_C, settings):
+    assert_agree(make(**settings), evaluator, w_C, long)
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")
 @pytest.mark.parametrize(("devices", "model_axis"), [(1, 1), (4, 1), (8, 2)])
-def test_layouts_agree(scorer, differentiator, long, w_C, devices, model_axis):
+def test_layouts_agree(scorer, evaluator, long, w_C, devices, model_axis):
     mesh = jax.make_mesh(
         (devices // model_axis, model_axis),
         ("mixture", "model"),
@@ -186,30 +186,26 @@ def test_layouts_agree(scorer, differentiator, long, w_C, devices, model_axis):
         devices=jax.devices()[:devices],
     )
     model = scorer.pool.model
-    spread = Differentiator(
-        model,
-        resident(scorer.predictors.stack, mesh, model),
-        scorer.evaluation,
-        dataclasses.replace(scorer.config, rows=1),
-    )
-    assert_agree(spread, differentiator, w_C, long)
+    config = dataclasses.replace(scorer.config, rows=1)
+    spread = Evaluator(model, scorer.stack.on(mesh, model), scorer.evaluation, config)
+    assert_agree(spread, evaluator, w_C, long)
+
+
+def lowered(evaluator, length=8) -> jax.stages.Lowered:
+    programs = evaluator.programs
+    return programs.lowered(programs.layout(gradient=True), length, gradient=True)
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")
-def test_devices_exchange_no_gradient(scorer, differentiator):
-    """Only the inner products, once for every gradient."""
-    text = {
-        name: lowered.compile().as_text()
-        for name, lowered in differentiator.lowered(8).items()
-    }
-    collectives = r"(.*) (?:all-|reduce-scatter|collective-)[\w-]*\("
-    assert not re.findall(collectives, text["merge"] + text["block"])
-    (reduced,) = re.findall(collectives, text["along"])
+def test_devices_exchange_no_gradient(scorer, evaluator):
+    """Only the inner products, once."""
+    text = lowered(evaluator).compile().as_text()
+    (reduced,) = re.findall(r"(.*) (?:all-|reduce-scatter|collective-)[\w-]*\(", text)
     assert f" = f32[{len(scorer.members)}]" in reduced
 
 
 def test_a_damaged_member_has_no_derivative(scorer, make, short):
-    sound = scorer.predictors.stack
+    sound = scorer.stack
     members = scorer.members
     w_C = np.array([0.5, 0.0, 0.5, 0.0])
 
@@ -220,57 +216,66 @@ def test_a_damaged_member_has_no_derivative(scorer, make, short):
 
     delta_C = jax.tree.map(without, sound.delta_C)
     stack = dataclasses.replace(sound, delta_C=delta_C, damaged=frozenset({members[1]}))
-    differentiator = make(stack=stack)
-    dw_C = differentiator.jacobian(w_C, 1.0, short).dw_DC.sum(0)
+    evaluator = make(stack=stack)
+    dw_C = evaluator.jacobian(w_C, 1.0, short).dw_DC.sum(0)
     np.testing.assert_array_equal(dw_C == 0, [False, True, False, False])
-    with pytest.raises(DamagedError, match=f"'{members[1]}' with weight 1"):
-        differentiator.jacobian(np.eye(len(members))[1], 1.0, short)
 
 
-def test_an_infinite_loss_is_refused(differentiator, short, w_C):
+def test_an_infinite_loss_is_refused(evaluator, short, w_C):
     with pytest.raises(JaxsimError, match="not finite"):
-        differentiator.jacobian(w_C, 1e30, short)
+        evaluator.jacobian(w_C, 1e30, short)
 
 
-def test_programs_do_not_grow_with_windows(make, rows, w_C, monkeypatch):
+def test_a_damaged_member_is_refused(workdir, config):
+    tiny.flip(tiny.largest_file(workdir / "pool/members/solo"))
+    scorer = Scorer(workdir, config.score, override=True)
+    w_C = np.eye(4)[scorer.members.index("solo")]
+    with pytest.raises(DamagedError, match="'solo', which is damaged"):
+        scorer.jacobian(w_C, 1.0, np.arange(4))
+
+
+def test_programs_do_not_grow_with_windows(make, rows, w_C):
     """Each is compiled once, for blocks of one shape, and keeps one block."""
-    compiled = []
-    compile_ = Backward._compile
-
-    def counted(self, sums, params, tokens_BL1, *rest):
-        compiled.append(tokens_BL1.shape)
-        return compile_(self, sums, params, tokens_BL1, *rest)
-
-    monkeypatch.setattr(Backward, "_compile", counted)
-    differentiator = make()
-    live = []
-    for some in (rows[:9], rows, np.tile(rows, 3)):
-        differentiator.jacobian(w_C, 1.0, some)
+    evaluator = make()
+    live, programs = [], []
+    for some in (np.tile(rows, 3), rows, rows[:9]):
+        evaluator.jacobian(w_C, 1.0, some)
         live.append(sum(x.nbytes for x in jax.live_arrays()))
-    assert len(compiled) == len(set(compiled)) == 3  # one for each bucket
+        programs.append(len(evaluator.programs._compiled))
+    assert programs[0] == programs[1] == programs[2]
     assert live[0] == live[1] == live[2]
 
 
-def test_sums_are_updated_in_place(differentiator, scorer):
-    report = differentiator.lowered(8)["block"].compile().memory_analysis()
-    base = sum(4 * leaf.size for leaf in jax.tree.leaves(scorer.pool.model.shapes()))
-    assert report.alias_size_in_bytes == base
+def test_the_gradient_is_summed_in_place(evaluator, scorer):
+    """Beside the merged model and one block there is one sum, not one a block."""
+    program = evaluator.programs.compiled(
+        evaluator.programs.layout(gradient=True), 8, gradient=True
+    )
+    layout = evaluator.programs.layout(gradient=True)
+    small = dataclasses.replace(layout, blocks=1)
+    fewer = evaluator.programs.compiled(small, 8, gradient=True)
+    sizes = [each.memory_analysis().temp_size_in_bytes for each in (program, fewer)]
+    windows = layout.blocks * layout.shape(8)[1]
+    assert sizes[0] - sizes[1] <= 3 * 4 * windows  # their nats
 
 
 def test_activations_that_do_not_fit_are_computed_again(
-    make, differentiator, short, w_C, monkeypatch
+    make, evaluator, short, w_C, monkeypatch
 ):
-    monkeypatch.setattr(
-        Backward, "_needed", lambda self, program: 2e9 if self._remat == "none" else 1e6
-    )
-    small = make(memory=1.0)
+    needed = Programs.needed
+
+    def more_without_remat(self, program):
+        layouts = [k[0] for k, p in self._compiled.items() if p is program]
+        return 2e9 if layouts[0].remat == "none" else needed(self, program)
+
+    monkeypatch.setattr(Programs, "needed", more_without_remat)
+    small = make(memory=1.9)
+    assert small.programs.layout(gradient=True).remat == "full"
     assert_same(
-        small.jacobian(w_C, 1.0, short).dw_DC,
-        differentiator.jacobian(w_C, 1.0, short).dw_DC,
+        small.jacobian(w_C, 1.0, short).dw_DC, evaluator.jacobian(w_C, 1.0, short).dw_DC
     )
     products, more = (
-        each.lowered(8)["block"].as_text().count("dot_general")
-        for each in (differentiator, small)
+        lowered(each).as_text().count("dot_general") for each in (evaluator, small)
     )
     assert more > products
 
@@ -280,21 +285,10 @@ def test_a_block_that_does_not_fit_is_refused(make, short, w_C):
         make(memory=1e-6).jacobian(w_C, 1.0, short)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_inner_products_have_the_highest_precision(make, precision):
-    """By default they would run in bfloat16 on TPU and TF32 on Hopper."""
-    text = make(precision=precision).lowered()["along"].as_text()
-    products = re.findall(r"dot_general.*", text)
-    assert products
-    for line in products:
-        assert "precision = [HIGHEST, HIGHEST]" in line
-        assert "bf16" not in line
-
-
-def test_bfloat16_is_near(make, differentiator, short, w_C):
+def test_bfloat16_is_near(make, evaluator, short, w_C):
     """Only the model's products are bfloat16: 8 bits of mantissa."""
     near = make(precision="bfloat16").jacobian(w_C, 1.0, short)
-    exact = differentiator.jacobian(w_C, 1.0, short)
+    exact = evaluator.jacobian(w_C, 1.0, short)
     assert not np.allclose(near.dw_DC, exact.dw_DC, rtol=1e-5)
     assert_same(near.dw_DC, exact.dw_DC, 3e-2)
 
@@ -326,8 +320,7 @@ def test_moving_tokens_changes_the_scores(scorer):
     """By the marginal values, up to the square of the share."""
     e, members = scorer.evaluation, scorer.members
     rows = np.arange(len(e))
-    pool = resident(scorer.predictors.stack)
-    jacobian = Differentiator(scorer.pool.model, pool, e, scorer.config).jacobian
+    jacobian = scorer.evaluator.jacobian
     share = 1e-3  # the tiny model is far from linear
     (w_C,) = dirichlet(members, 1, 1.0, seed=3).w_MC
     bytes_D = np.bincount(e.domain_R, e.bytes_R)
@@ -343,7 +336,7 @@ def test_moving_tokens_changes_the_scores(scorer):
         w_MC=moved_MC,
         scale_M=np.ones(len(moved_MC)),
     )
-    nll_MR = scorer.predictors.merge("marginal", table, rows).nll_MR
+    nll_MR = scorer.merge(table, rows).nll_MR
     nll_MD = np.array([np.bincount(e.domain_R, nll_R) for nll_R in nll_MR])
     bits_MD = nll_MD / (bytes_D * np.log(2))
     up_CD, down_CD = np.split(bits_MD, 2)

@@ -6,7 +6,7 @@ import multiprocessing
 import numpy as np
 import pytest
 
-from jaxsim.scoring.journal import Journal
+from jaxsim.scoring.store import Journal
 
 from . import tiny
 
@@ -24,22 +24,21 @@ def losses(keys):
     )
 
 
-class Counter:
-    """Losses that say which key they belong to, and what was asked for.
+def filled(journal, keys, stop=None):
+    """Reads rows and computes the missing ones, two at a time; what was computed.
 
     Fails before chunk `stop`, as a killed process does.
     """
-
-    def __init__(self, keys, stop=None):
-        self.keys, self.stop, self.made = keys, stop, []
-
-    def __call__(self, missing):
-        for start in range(0, len(missing), 2):
-            if start // 2 == self.stop:
-                raise KeyboardInterrupt
-            some = missing[start : start + 2]
-            self.made += [self.keys[m] for m in some]
-            yield some, losses([self.keys[m] for m in some])
+    digests = [digest(key) for key in keys]
+    found, missing = journal.read(digests)
+    for start in range(0, len(missing), 2):
+        if start // 2 == stop:
+            raise KeyboardInterrupt
+        some = missing[start : start + 2]
+        found[some] = losses([keys[m] for m in some])
+        journal.append([digests[m] for m in some], found[some])
+    np.testing.assert_array_equal(found, losses(keys))
+    return [keys[m] for m in missing]
 
 
 @pytest.fixture
@@ -52,11 +51,7 @@ def fill(path):
     """Asks for rows, by default as a new process; what was computed."""
 
     def call(keys, stop=None, journal=None):
-        compute = Counter(keys, stop)
-        journal = journal or Journal(path, WIDTH)
-        found = journal.fill([digest(key) for key in keys], compute)
-        np.testing.assert_array_equal(found, losses(keys))
-        return compute.made
+        return filled(journal or Journal(path, WIDTH), keys, stop)
 
     return call
 
@@ -76,12 +71,13 @@ def test_all_that_ask_for_the_same_share_it(fill):
     assert fill(list("abcxy")) == ["y"]
 
 
-def test_equal_rows_are_computed_once(fill, path):
-    assert fill(list("abaa")) == list("ab")
-    before = path.read_bytes()
-    assert len(before) == 2 * RECORD
-    assert fill(list("abaa")) == []
-    assert path.read_bytes() == before
+def test_rows_that_others_computed_serve_if_there_are_no_own(path):
+    journal, ours, theirs = Journal(path, WIDTH), list("abc"), list("xyz")
+    journal.append([digest("x"), digest("b"), digest("y")], losses("xby"))
+    keys = [[digest(key) for key in each] for each in (ours, theirs)]
+    found, missing = journal.read(*keys)
+    np.testing.assert_array_equal(found[:2], losses("xb"))
+    assert missing.tolist() == [2]
 
 
 def test_one_that_stays_open_sees_what_others_append(fill, path):
@@ -123,32 +119,18 @@ def test_a_file_of_something_else_is_computed_again(fill, path, data):
 
 def test_records_of_another_width_do_not_count(path, fill):
     fill(list("abcdefgh"))
-    wide = Journal(path, 2 * WIDTH)
-    asked = []
-
-    def compute(missing):
-        asked.extend(missing.tolist())
-        yield missing, np.ones((len(missing), 2 * WIDTH))
-
-    for expected in ([0, 1], [0, 1]):
-        found = wide.fill([digest("a"), digest("b")], compute)
-        np.testing.assert_array_equal(found, 1)
-        assert asked == expected
-
-
-def test_a_row_that_is_not_computed_is_no_row(path):
-    with pytest.raises(RuntimeError, match=r"rows \[1\] were not computed"):
-        Journal(path, WIDTH).fill(
-            [digest("a"), digest("b")],
-            lambda missing: iter([(missing[:1], losses("a"))]),
-        )
+    wide, keys = Journal(path, 2 * WIDTH), [digest("a"), digest("b")]
+    assert wide.read(keys)[1].tolist() == [0, 1]
+    wide.append(keys, np.ones((2, 2 * WIDTH)))
+    found, missing = wide.read(keys)
+    np.testing.assert_array_equal(found, 1)
+    assert not len(missing)
 
 
 def append_many(path, letters):
     journal = Journal(path, WIDTH)
     for i in range(100):
-        keys = [f"{letter}{i}" for letter in letters]
-        journal.fill([digest(key) for key in keys], Counter(keys))
+        filled(journal, [f"{letter}{i}" for letter in letters])
 
 
 def test_several_processes_append_to_one_file(path, fill):
@@ -173,5 +155,4 @@ def test_a_file_put_in_the_place_of_another(fill, path):
         fill(list("ab"), journal=journal)
     path.unlink()
     assert fill(list("ba")) == list("ba")
-    found = journal.fill([digest(key) for key in "ab"], Counter(list("ab")))
-    np.testing.assert_array_equal(found, losses(list("ab")))
+    filled(journal, list("ab"))

@@ -13,9 +13,8 @@ from jaxsim.config import ScoreConfig
 from jaxsim.errors import UserError
 from jaxsim.mesh import scoring_mesh
 from jaxsim.model import MATRICES, Execution
-from jaxsim.scoring.compiled import Programs
-from jaxsim.scoring.merge import along_deltas, merge
-from jaxsim.scoring.plan import settled
+from jaxsim.scoring.layout import settled
+from jaxsim.scoring.program import along_deltas, merge
 
 from . import drawn
 
@@ -50,67 +49,65 @@ def expected_MR():
     )
 
 
+def lowered(evaluator, gradient=False) -> jax.stages.Lowered:
+    programs = evaluator.programs
+    return programs.lowered(programs.layout(gradient), drawn.LENGTH, gradient)
+
+
 @pytest.mark.parametrize(
-    ("devices", "model_axis", "merge"),
+    ("devices", "model_axis"),
     [
-        (1, 1, "tree"),
-        (1, 1, "layer"),
-        pytest.param(4, 1, "layer", marks=needs_eight),
-        pytest.param(8, 1, "tree", marks=needs_eight),
-        pytest.param(4, 2, "tree", marks=needs_eight),
-        pytest.param(8, 2, "layer", marks=needs_eight),
+        (1, 1),
+        pytest.param(4, 1, marks=needs_eight),
+        pytest.param(8, 1, marks=needs_eight),
+        pytest.param(4, 2, marks=needs_eight),
+        pytest.param(8, 2, marks=needs_eight),
     ],
 )
-def test_layouts_agree(expected_MR, devices, model_axis, merge):
-    evaluator = drawn.evaluator(devices, model_axis, merge=merge, rows=4)
-    plan = evaluator.plan(drawn.ROWS)
-    assert plan.layout == (devices // model_axis, model_axis)
-    assert plan.merge == merge
+@pytest.mark.parametrize("chunk", [0, 16])
+def test_layouts_agree(expected_MR, devices, model_axis, chunk):
+    """One mixture at a time as CPUs do it, and several as accelerators do."""
+    evaluator = drawn.evaluator(devices, model_axis, chunk=chunk, rows=4)
+    programs = evaluator.programs
+    assert (programs.across, programs.within) == (devices // model_axis, model_axis)
+    assert programs.layout().mixtures == (chunk // programs.across or 1)
     nll_MR = evaluator.score(drawn.table(), drawn.ROWS)
     np.testing.assert_allclose(nll_MR, expected_MR, **CLOSE)
 
 
 @needs_eight
-@pytest.mark.parametrize("merge", ["tree", "layer"])
-def test_spread_mixtures_exchange_nothing(merge):
-    (program,) = drawn.evaluator(8, merge=merge).lowered(drawn.ROWS)
-    compiled = program.compile()
+def test_spread_mixtures_exchange_nothing():
+    compiled = lowered(drawn.evaluator(8)).compile()
     assert not re.findall(COLLECTIVES, compiled.as_text())
-    (out,) = jax.tree.leaves(compiled.output_shardings)
+    out, _ = compiled.output_shardings
     assert out.spec[0] == "mixture"  # so that only a fetch gathers
 
 
 @needs_eight
-@pytest.mark.parametrize("merge", ["tree", "layer"])
-def test_merged_models_are_gathered_and_nothing_else_is_sent(merge):
-    evaluator = drawn.evaluator(8, 2, merge=merge, precision="bfloat16")
-    (program,) = evaluator.lowered(drawn.ROWS)
-    text = program.compile().as_text()
+def test_merged_models_are_gathered_and_nothing_else_is_sent():
+    evaluator = drawn.evaluator(8, 2, precision="bfloat16")
+    text = lowered(evaluator).compile().as_text()
     lines = [line for line in text.splitlines() if re.search(COLLECTIVES, line)]
     assert lines
     for line in lines:
         assert re.search(COLLECTIVES, line)[1] == "all-gather", line
         # Pairs of neighbours: the mixtures are not their business.
         assert "replica_groups={{0,1},{2,3},{4,5},{6,7}}" in line, line
-    # Whole trees once a mixture; layers once more for each block of a device.
-    base = evaluator._pool.base
+    # Whole trees, once a mixture.
     matrices = [
         2 * leaf.size
-        for path, leaf in jax.tree_util.tree_leaves_with_path(base)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(drawn.stack().base)
         if path[-1].key in MATRICES
     ]
     moved = sum(c.size * c.count for c in Module(text).collectives())
-    assert moved >= sum(matrices) * evaluator.plan(drawn.ROWS).mixtures / 4
+    assert moved >= sum(matrices)
 
 
 @needs_eight
-@pytest.mark.parametrize("merge", ["tree", "layer"])
-def test_halves_of_a_model_give_what_the_whole_gives(merge):
+def test_halves_of_a_model_give_what_the_whole_gives():
     """In bfloat16 as well: what is sent is what would be multiplied."""
     nll_MR = [
-        drawn.evaluator(4, width, merge=merge, precision="bfloat16").score(
-            drawn.table(), drawn.ROWS
-        )
+        drawn.evaluator(4, width, precision="bfloat16").score(drawn.table(), drawn.ROWS)
         for width in (1, 2)
     ]
     # A window that is rounded otherwise moves by a thousandth of a nat.
@@ -119,7 +116,7 @@ def test_halves_of_a_model_give_what_the_whole_gives(merge):
 
 @needs_eight
 def test_widths_are_divided_and_members_are_not():
-    pool = drawn.evaluator(8, 2)._pool
+    pool = drawn.evaluator(8, 2).programs.pool
     leaves = jax.tree_util.tree_leaves_with_path(pool.delta_C)
     for path, leaf in leaves:
         shard = leaf.addressable_shards[0].data.shape
@@ -178,29 +175,18 @@ def _wide(d: np.ndarray) -> np.ndarray:
 
 def test_bfloat16_differences_are_near(expected_MR):
     """A difference of a quarter of the base model, to 8 bits."""
-    for merge_ in ("tree", "layer"):
-        evaluator = drawn.evaluator(deltas="bfloat16", merge=merge_)
-        assert evaluator.how["deltas"] == "bfloat16"
-        nll_MR = evaluator.score(drawn.table(), drawn.ROWS)
-        assert np.max(np.abs(nll_MR / expected_MR - 1)) > CLOSE["rtol"]
-        np.testing.assert_allclose(nll_MR, expected_MR, rtol=2e-3)
+    evaluator = drawn.evaluator(deltas="bfloat16")
+    assert evaluator.how["deltas"] == "bfloat16"
+    nll_MR = evaluator.score(drawn.table(), drawn.ROWS)
+    assert np.max(np.abs(nll_MR / expected_MR - 1)) > CLOSE["rtol"]
+    np.testing.assert_allclose(nll_MR, expected_MR, rtol=2e-3)
 
 
-def test_in_parallel_is_one_after_the_other(expected_MR, monkeypatch):
-    """As accelerators do it."""
-    monkeypatch.setattr(Programs, "vectorized", lambda self, chunk: chunk)
-    for merge_ in ("tree", "layer"):
-        evaluator = drawn.evaluator(merge=merge_, rows=3, chunk=3)
-        nll_MR = evaluator.score(drawn.table(), drawn.ROWS)
-        np.testing.assert_allclose(nll_MR, expected_MR, **CLOSE)
-
-
-@pytest.mark.parametrize("vectorized", [1, 4])
-def test_logits_exist_for_a_chunk_of_a_block(monkeypatch, vectorized):
+@pytest.mark.parametrize("chunk", [0, 4])
+def test_logits_exist_for_a_chunk_of_a_block(chunk):
     """Never for a whole row, nor for mixtures that are not computed."""
-    monkeypatch.setattr(Programs, "vectorized", lambda self, chunk: vectorized)
-    evaluator = drawn.evaluator(rows=3, loss_chunk=4, chunk=4)
-    (program,) = evaluator.lowered(drawn.ROWS)
-    shapes = set(re.findall(r"tensor<([x\d]+)x98xf32>", program.as_text()))
+    evaluator = drawn.evaluator(rows=3, loss_chunk=4, chunk=chunk)
+    text = lowered(evaluator).as_text()
+    shapes = set(re.findall(r"tensor<([x\d]+)x98xf32>", text))
     sizes = [math.prod(map(int, shape.split("x"))) for shape in shapes]
-    assert max(sizes) == vectorized * 3 * 4
+    assert max(sizes) == (chunk or 1) * 3 * 4

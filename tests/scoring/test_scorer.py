@@ -10,7 +10,7 @@ import sealing
 from jaxsim.errors import UserError
 from jaxsim.scoring import evaluator as evaluators
 from jaxsim.scoring.scorer import Scorer
-from jaxsim.scoring.table import concatenate, dirichlet, uniform
+from jaxsim.scoring.table import Mixtures, concatenate, dirichlet, uniform
 
 from . import tiny
 
@@ -34,7 +34,7 @@ def test_references_are_those_of_the_evaluator(scorer):
     """The members' come from their tokens: the same numbers, summed here."""
     standard = scorer.standard()
     rows = np.arange(len(scorer.evaluation))
-    direct_MR = scorer.predictors._evaluator.score(standard.table, rows)
+    direct_MR = scorer.evaluator.score(standard.table, rows)
     np.testing.assert_allclose(
         standard.predictors["merge"].nll_MR, direct_MR, rtol=2e-5
     )
@@ -115,6 +115,18 @@ def test_tables_share_rows_of_the_same_windows(workdir, config, scored):
     scored.clear()
     scorer.score("mine", first.table, windows=1)
     assert scored == list(first.table.names)
+
+
+def test_equal_rows_are_computed_once(workdir, config, scored):
+    scorer = Scorer(workdir, config.score)
+    table = dirichlet(scorer.members, 2, 1.0, seed=0)
+    names = ("one", "two", "same as one")
+    table = Mixtures(
+        table.members, names, ("given",) * 3, table.w_MC[[0, 1, 0]], np.ones(3)
+    )
+    nll_MR = scorer.merge(table, np.arange(6)).nll_MR
+    assert scored == ["one", "two"]
+    np.testing.assert_array_equal(nll_MR[0], nll_MR[2])
 
 
 def test_a_changed_member_is_scored_again(workdir, config, scorer):

@@ -11,14 +11,15 @@ import pytest
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.pool import open_pool
 from jaxsim.scoring.scorer import Scorer
-from jaxsim.scoring.scores import PredictorScores, Scores, ScoreStore, row_keys
+from jaxsim.scoring.scores import PredictorScores, Scores
+from jaxsim.scoring.store import ScoreStore, row_keys
 from jaxsim.scoring.table import base_row, concatenate, dirichlet, uniform
 
 from . import tiny
 
 
 def test_keys_hold_what_a_row_depends_on(scorer):
-    stack, e = scorer.predictors.stack, scorer.evaluation
+    stack, e = scorer.stack, scorer.evaluation
     members = scorer.members
     table = concatenate(
         base_row(members), uniform(members), dirichlet(members, 2, 1.0, 0)

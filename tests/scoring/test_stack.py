@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import sealing
 
+from jaxsim.config import ScoreConfig
 from jaxsim.corpus import open_corpus
 from jaxsim.errors import DamagedError, UserError
+from jaxsim.mesh import scoring_mesh
 from jaxsim.pool import open_pool
+from jaxsim.scoring.program import deltas_of
 from jaxsim.scoring.scorer import Scorer
-from jaxsim.scoring.stack import load_stack, resident, stacked
+from jaxsim.scoring.stack import StackedPool, load_stack, stacked
 from jaxsim.scoring.table import base_row, singles
 
 from . import drawn, tiny
@@ -27,7 +30,8 @@ def edit_manifest(workdir: Path, **fields) -> None:
 
 
 def stack_of(workdir: Path, override: bool = False):
-    return load_stack(open_pool(workdir), tiny.MEMBERS, open_corpus(workdir), override)
+    pool, corpus = open_pool(workdir), open_corpus(workdir)
+    return load_stack(pool, tiny.MEMBERS, corpus, ScoreConfig(), override)
 
 
 def test_columns_are_member_minus_base_model(project):
@@ -66,14 +70,15 @@ def test_entries_are_taken_one_at_a_time():
 
 
 @pytest.mark.parametrize("deltas", ["float32", "bfloat16"])
-def test_a_cpu_takes_the_arrays_over(project, deltas):
+def test_a_cpu_takes_the_arrays_over(deltas):
     """A copy would double the memory of a pool."""
-    pool, corpus = open_pool(project), open_corpus(project)
-    stack = load_stack(pool, tiny.MEMBERS, corpus, deltas=deltas)
-    held = resident(stack, model=pool.model)
-    assert held.deltas == deltas
-    arrays = jax.tree.leaves((stack.base, stack.delta_C))
-    leaves = jax.tree.leaves((held.base, held.delta_C))
+    base, *members = drawn.trees()
+    delta_C = stacked(base, members, len(members), deltas)
+    stack = StackedPool(drawn.MEMBERS, drawn.MEMBERS, "", base, delta_C)
+    held = stack.on(scoring_mesh(), drawn.MODEL)
+    assert deltas_of(held.delta_C) == deltas
+    arrays = jax.tree.leaves(delta_C)
+    leaves = jax.tree.leaves(held.delta_C)
     for array, leaf in zip(arrays, leaves, strict=True):
         for shard in leaf.addressable_shards:
             assert shard.data.unsafe_buffer_pointer() == array.ctypes.data
@@ -82,12 +87,12 @@ def test_a_cpu_takes_the_arrays_over(project, deltas):
 def test_bfloat16_differences_are_rounded_to_the_nearest(project):
     pool, corpus = open_pool(project), open_corpus(project)
     full, split = (
-        load_stack(pool, tiny.MEMBERS, corpus, deltas=deltas).delta_C
+        load_stack(pool, tiny.MEMBERS, corpus, ScoreConfig(deltas=deltas)).delta_C
         for deltas in ("float32", "bfloat16")
     )
     jax.tree.map(
         lambda f, h: np.testing.assert_allclose(
-            h.view(jnp.bfloat16).astype(np.float32), f, rtol=2.0**-8
+            np.asarray(h).view(jnp.bfloat16).astype(np.float32), f, rtol=2.0**-8
         ),
         full,
         split,
@@ -120,11 +125,11 @@ def test_a_damaged_member_is_a_zero_column_under_override(workdir, config):
     with pytest.raises(DamagedError, match=r"member solo: file .* was altered"):
         stack_of(workdir)
     scorer = Scorer(workdir, config.score, override=True)
-    stack = scorer.predictors.stack
+    stack = scorer.stack
     solo = stack.names.index("solo")
     for delta_C in jax.tree.leaves(stack.delta_C):
         assert not np.any(delta_C[:, solo])
-        assert np.any(np.delete(delta_C, solo, axis=1))
+        assert np.any(np.delete(np.asarray(delta_C), solo, axis=1))
     assert stack.damaged == {"solo"}
     with pytest.raises(DamagedError, match="'solo' uses 'solo', which is dam"):
         scorer.score("mine", singles(scorer.members), windows=1)
@@ -181,11 +186,11 @@ def test_another_model_of_the_same_shapes_is_refused(workdir):
 
 
 def test_a_missing_member_and_an_empty_pool(project):
-    pool = open_pool(project)
+    pool, corpus = open_pool(project), open_corpus(project)
     with pytest.raises(UserError, match=r"no entry 'nobody'.*`jaxsim train`"):
-        load_stack(pool, ["nobody"])
+        load_stack(pool, ["nobody"], corpus, ScoreConfig())
     with pytest.raises(UserError, match="the pool is empty"):
-        load_stack(pool, [])
+        load_stack(pool, [], corpus, ScoreConfig())
 
 
 def test_a_changed_base_model_is_refused(workdir):

@@ -79,7 +79,7 @@ def test_the_best_is_the_lowest_objective_on_dev_text(scorer, scores):
 def test_finalists_are_scored_on_test_text(scorer, scores):
     found = search(scorer, target(outside=1.0), scores)
     rows = np.arange(len(scorer.evaluation))
-    test_MR = scorer.predictors._evaluator.score(scores.table, rows)
+    test_MR = scorer.evaluator.score(scores.table, rows)
     e = scorer.evaluation
     mine = (e.split_R == 1) & (e.domain_R == e.domains.index("outside"))
     bytes_ = e.bytes_R[mine].sum()
@@ -196,7 +196,7 @@ def on_dev(scorer, w_MC: np.ndarray, domain: str) -> np.ndarray:
     table = Mixtures(
         scorer.members, names, ("given",) * len(w_MC), w_MC, np.ones(len(w_MC))
     )
-    nll_MR = scorer.predictors._evaluator.score(table, rows).astype(np.float64)
+    nll_MR = scorer.evaluator.score(table, rows).astype(np.float64)
     return nll_MR.sum(axis=1) / e.bytes_R[rows].sum() / np.log(2)
 
 
@@ -292,14 +292,13 @@ def test_the_worst_domain_decides(scorer):
 def test_a_second_search_computes_nothing_and_agrees(workdir, config, request):
     first = search(Scorer(workdir, config.score), descent())
     again = Scorer(workdir, config.score)
-    evaluator = again.predictors._evaluator
-    differentiator = again.predictors._differentiator
+    evaluator = again.evaluator
 
     def refuse(*_, **__):
         pytest.fail("nothing is left to compute")
 
     evaluator.chunks = refuse
-    differentiator.jacobian = refuse
+    evaluator.jacobian = refuse
     assert search(again, descent()) == first
 
 
@@ -330,7 +329,7 @@ def test_marginal_values(scorer):
         np.array([w_C, moved_C]),
         np.ones(2),
     )
-    nll = scorer.predictors._evaluator.score(table, rows).sum(axis=1)
+    nll = scorer.evaluator.score(table, rows).sum(axis=1)
     change = (nll[1] - nll[0]) / e.bytes_R[rows].sum() / np.log(2)
     assert marginal["bits_DC"][d][c] == pytest.approx(change, rel=0.1)
 

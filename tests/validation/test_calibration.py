@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxsim.config import SearchConfig
-from jaxsim.scoring.scores import bits_of
+from jaxsim.scoring.scores import bits_of, bits_per_byte
 from jaxsim.search.problem import pose
 from jaxsim.validation.calibration import Calibration, Corrector, features, fit
 
@@ -259,15 +259,15 @@ def merged(scorer, w_MC, split="dev"):
     """Windows of a split, and bits per byte of merges on them."""
     rows = scorer.evaluation.rows(split)
     table = dataclasses.replace(scorer.table("dirichlet:2").take([0, 1]), w_MC=w_MC)
-    losses = scorer.predictors.merge("", table, rows)
+    losses = scorer.merge(table, rows)
     return rows, bits_of(scorer.evaluation, losses, split)
 
 
 def averaged(scorer, w_MC, split):
     """Bits per byte of the ensemble on all windows of a split."""
-    table = dataclasses.replace(scorer.table("dirichlet:2").take([0, 1]), w_MC=w_MC)
-    losses = scorer.predictors.ensemble(table, scorer.token_losses[1:])
-    return bits_of(scorer.evaluation, losses, split)
+    e, rows = scorer.evaluation, scorer.evaluation.rows(split)
+    bytes_D = np.bincount(e.domain_R[rows], e.bytes_R[rows], len(e.domains))
+    return bits_per_byte(scorer.ensemble(rows).sums(w_MC), bytes_D)
 
 
 def test_the_shift_follows_the_coefficients(scorer):

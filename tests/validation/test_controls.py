@@ -126,7 +126,7 @@ def test_with_permuted_names_a_predictor_is_a_guess(sources):
         table = dataclasses.replace(
             mixtures.table, w_MC=mixtures.table.w_MC[:, order_C]
         )
-        losses = scorer.predictors.merge("permuted", table, rows)
+        losses = scorer.merge(table, rows)
         bits_MD = bits_of(scorer.evaluation, losses, "test")
         pairs = zip(bits_MD.T, reference_MD.T, strict=True)
         return np.mean([agreement(p, t, None).pairs for p, t in pairs])
