@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxsim.config import ScoreConfig
 from jaxsim.corpus import open_corpus
+from jaxsim.devices import is_cpu
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.log import progress, say
 from jaxsim.pool import open_pool
@@ -34,7 +35,7 @@ from jaxsim.scoring.evaluation import (
 from jaxsim.scoring.evaluator import Evaluator, Jacobian
 from jaxsim.scoring.scores import PredictorScores, Scores
 from jaxsim.scoring.stack import StackedPool, load_entry, load_stack
-from jaxsim.scoring.store import ScoreStore, row_keys
+from jaxsim.scoring.store import Journal, ScoreStore, row_keys
 from jaxsim.scoring.table import (
     Mixtures,
     base_row,
@@ -79,6 +80,7 @@ class Scorer:
         self.pool = open_pool(self.workdir)
         self.override = override
         self.store = ScoreStore(self.workdir)
+        self._devices: set[str] = set()  # that computed what was asked for so far
 
     @functools.cached_property
     def members(self) -> tuple[str, ...]:
@@ -107,9 +109,13 @@ class Scorer:
         return Evaluator(self.pool.model, self.stack, self.evaluation, self._adopted)
 
     def release(self) -> None:
-        """Frees the devices' memory until the pool is needed again."""
-        self.__dict__.pop("evaluator", None)
-        self.__dict__.pop("stack", None)
+        """Frees an accelerator's memory until the pool is needed again.
+
+        A CPU's memory is the host's, which training would not need.
+        """
+        if "stack" in self.__dict__ and not is_cpu(self.stack.mesh):
+            self.__dict__.pop("evaluator", None)
+            self.__dict__.pop("stack", None)
 
     @functools.cached_property
     def basis(self) -> Basis:
@@ -138,11 +144,10 @@ class Scorer:
 
     @functools.cached_property
     def _standard_how(self) -> dict[str, str]:
-        """How the standard table was scored, if it was and is current."""
+        """How the standard table was scored, if it was."""
         if STANDARD not in self.store.names():
             return {}
-        record = self.store.record(STANDARD)
-        return {} if record.basis.difference(self.now()) else record.how
+        return self.store.record(STANDARD).how
 
     @functools.cached_property
     def token_losses(self) -> np.ndarray:
@@ -268,7 +273,7 @@ class Scorer:
         # Derivatives depend on all members, also those without weight, and on
         # the order of columns.
         keys = self._keys(table, gradient=self.stack.digests)
-        values_1V, missing = journal.read(*keys)
+        values_1V, missing = self._read(journal, keys)
         if len(missing):
             found = self.evaluator.jacobian(w_C, scale, rows)
             parts = [found.nll_R, found.dw_DC.ravel(), found.dscale_D]
@@ -379,7 +384,7 @@ class Scorer:
             for how in self._accepted()
         ]
         journal = self.store.journal("windows", self.evaluation, rows, len(rows))
-        nll_MR, missing = journal.read(*keys)
+        nll_MR, missing = self._read(journal, keys)
         with progress(len(missing), f"scoring {name}", "models") as tick:
             for m in missing:
                 params = load_entry(
@@ -411,7 +416,7 @@ class Scorer:
         first = {key: m for m, key in reversed(list(enumerate(keys_M[0])))}
         first_U = np.sort(list(first.values()))
         keys = [[same[m] for m in first_U] for same in keys_M]
-        values_UW, missing = journal.read(*keys)
+        values_UW, missing = self._read(journal, keys)
         todo = table.take(first_U[missing])
         bar = progress(len(todo), f"scoring {name}", "mixtures")
         silent = contextlib.nullcontext(lambda _: None)
@@ -435,13 +440,31 @@ class Scorer:
         ]
 
     def _accepted(self) -> list[dict[str, str]]:
-        """How losses are computed here; and how the standard table was computed.
+        """How losses are computed here; and on the devices of the standard table.
 
-        The second differs by the kind of device alone, that is by rounding.
+        Kinds of devices differ by rounding alone.
         """
-        here, there = self.how, self._standard_how
-        same = {**there, "device": here["device"]} == here
-        return [here, there] if same and there != here else [here]
+        devices = self._standard_how.get("device", "").split(", ")
+        return [
+            self.how | {"device": device}
+            for device in dict.fromkeys([self.how["device"], *devices])
+        ]
+
+    def _read(
+        self, journal: Journal, keys: list[list[str]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Reads rows by the first of their keys that is on file, see `_keys`."""
+        values_MW = np.empty((len(keys[0]), journal.width), np.float32)
+        missing = np.arange(len(values_MW))
+        for how, same in zip(self._accepted(), keys, strict=True):
+            found, gone = journal.read([same[m] for m in missing])
+            values_MW[missing] = found
+            if len(gone) < len(missing):
+                self._devices.add(how["device"])
+            missing = missing[gone]
+        if len(missing):
+            self._devices.add(self.how["device"])
+        return values_MW, missing
 
     def _saved(
         self,
@@ -451,8 +474,9 @@ class Scorer:
         notes: Sequence[str],
         basis: Basis,
     ) -> Scores:
+        how = self.how | {"device": ", ".join(sorted(self._devices))}
         scores = Scores(
-            name, table, self.evaluation, predictors, tuple(notes), basis, self.how
+            name, table, self.evaluation, predictors, tuple(notes), basis, how
         )
         self.store.save(scores)
         return scores

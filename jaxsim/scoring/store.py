@@ -63,27 +63,24 @@ class Journal:
         self._record_of: dict[bytes, int] = {}
         self._indexed = 0
 
-    def read(self, *keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Reads the rows that are on file.
 
         Args:
-          keys: hexadecimal SHA-256 of M rows; and of the same rows as others may have
-            computed them, which serve if those of the first are not on file.
+          keys: hexadecimal SHA-256 of M rows.
 
         Returns:
           Values, float32 [M, width], and the indices of the rows that are missing.
         """
-        values_MW = np.empty((len(keys[0]), self.width), np.float32)
-        missing = np.ones(len(values_MW), bool)
+        values_MW = np.empty((len(keys), self.width), np.float32)
+        missing = np.arange(len(keys))
         if self.path.exists():
             with self.path.open("rb", buffering=0) as file:
                 self._index(file.fileno())
-                for same in keys:
-                    for m in np.flatnonzero(missing).tolist():
-                        missing[m] = not self._found(
-                            file.fileno(), same[m], values_MW[m]
-                        )
-        return values_MW, np.flatnonzero(missing)
+                rows = enumerate(zip(keys, values_MW, strict=True))
+                gone = [m for m, row in rows if not self._found(file.fileno(), *row)]
+            missing = np.array(gone, int)
+        return values_MW, missing
 
     def append(self, keys: Sequence[str], values_KW: np.ndarray) -> None:
         """Appends rows, so that a process that is killed later does not lose them."""

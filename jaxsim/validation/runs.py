@@ -336,6 +336,7 @@ def train_reference_runs(
     Raises:
       UserError: another process still trains one of those `needed`.
     """
+    scorer.release()
     train_missing(runs, scorer.pool, scorer.corpus, trainer, bucket)
     absent = [t for t in needed if not is_published(scorer.pool.entry(t.name))]
     if absent:

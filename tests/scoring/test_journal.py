@@ -71,15 +71,6 @@ def test_all_that_ask_for_the_same_share_it(fill):
     assert fill(list("abcxy")) == ["y"]
 
 
-def test_rows_that_others_computed_serve_if_there_are_no_own(path):
-    journal, ours, theirs = Journal(path, WIDTH), list("abc"), list("xyz")
-    journal.append([digest("x"), digest("b"), digest("y")], losses("xby"))
-    keys = [[digest(key) for key in each] for each in (ours, theirs)]
-    found, missing = journal.read(*keys)
-    np.testing.assert_array_equal(found[:2], losses("xb"))
-    assert missing.tolist() == [2]
-
-
 def test_one_that_stays_open_sees_what_others_append(fill, path):
     journal = Journal(path, WIDTH)
     assert fill(list("ab"), journal=journal) == list("ab")

@@ -9,6 +9,8 @@ import sealing
 
 from jaxsim.errors import UserError
 from jaxsim.scoring import evaluator as evaluators
+from jaxsim.scoring import scorer as scorers
+from jaxsim.scoring.evaluator import Evaluator
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.table import Mixtures, concatenate, dirichlet, uniform
 
@@ -188,3 +190,54 @@ def test_a_table_of_another_config_has_grown_old(workdir, config, tmp_path):
             scorer_with(**fields).scored(spec)
     with pytest.raises(UserError, match="'subsets-2' has not been"):
         scorer.scored("subsets:2")
+
+
+def test_a_released_pool_is_loaded_again(workdir, config, monkeypatch):
+    """As before reference runs are trained on an accelerator."""
+    scorer = Scorer(workdir, config.score)
+    table = dirichlet(scorer.members, 1, 1.0, seed=0)
+    expected = scorer.evaluator.score(table, np.arange(4))
+    held = scorer.stack
+    scorer.release()
+    assert scorer.stack is held  # a CPU keeps it
+    monkeypatch.setattr(scorers, "is_cpu", lambda mesh: False)
+    scorer.release()
+    assert scorer.stack is not held
+    np.testing.assert_array_equal(scorer.evaluator.score(table, np.arange(4)), expected)
+
+
+def test_what_another_device_scored_is_used_as_it_is(workdir, config, scored):
+    """A search on a laptop of what a GPU scored in bfloat16."""
+    auto = dataclasses.replace(config.score, precision="auto", deltas="auto")
+    spec, how = "dirichlet:3", Evaluator.how
+
+    def on_gpu(self):
+        return how.fget(self) | {"device": "NVIDIA H200"}
+
+    on_that = dataclasses.replace(auto, precision="bfloat16", deltas="bfloat16")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Evaluator, "how", property(on_gpu))
+        there = Scorer(workdir, on_that)
+        standard = there.standard()
+        there.score("dirichlet-3", there.table(spec), "dev", auto.windows)
+    scored.clear()
+    here = Scorer(workdir, auto)
+    assert here.how["precision"] == here.how["deltas"] == "bfloat16"
+    assert here.standard().how["device"] == "NVIDIA H200"
+    found = here.standard().predictors["merge"].nll_MR
+    np.testing.assert_array_equal(found, standard.predictors["merge"].nll_MR)
+    assert len(here.scored(spec).table) == 3 + 4
+    assert scored == []
+    # What was not scored there is computed here, in the same precision.
+    here.merge(dirichlet(here.members, 1, 1.0, seed=5), np.arange(6))
+    assert scored == ["dirichlet 1"]
+    new = here.score("mine", dirichlet(here.members, 1, 1.0, seed=6), windows=1)
+    assert new.how["device"] == "NVIDIA H200, cpu"
+    # It is still known later, and to others.
+    again = Scorer(workdir, auto)
+    scored.clear()
+    again.standard()
+    assert scored == []
+    # Another precision is another number.
+    with pytest.raises(UserError, match=r"'precision': 'bfloat16'.*run `jaxsim score`"):
+        Scorer(workdir, dataclasses.replace(auto, precision="float32")).scored(spec)
