@@ -461,6 +461,10 @@ def _apply(node: config_dict.ConfigDict, overrides: Sequence[str]) -> None:
                 f"--config.{key}: not a key; write a name with special characters as "
                 """in '--config.corpus.domains["a-name"].path=...'"""
             ) from error
+        if re.search(r"\s", key):  # absl allows no space in the name of a flag
+            raise UserError(
+                f"--config.{key}: a name with spaces; set it in the config file"
+            )
         for part in parts:
             known = holder if isinstance(holder, config_dict.ConfigDict) else {}
             if part not in known:

@@ -120,7 +120,7 @@ def test_overrides(config_file: Path) -> None:
         (["--config.model=3"], r"config\.model=3"),
         (["--config.model.norm=batch"], r"config\.model\.norm: must be one"),
         (["--config.b c=3"], r"--config\.b c: not a key"),
-        (['--config.corpus["a b"]=3'], r"unknown key 'a b'"),
+        (['--config.corpus["a b"]=3'], r"a name with spaces; set it in"),
         (["--config.search.target={'a': 'x'}"], r"config\.search\.target\.a"),
         (["--bogus=1"], r"run: unknown argument '--bogus'; known: .*--workdir"),
         (["--shard=0/2"], r"run: unknown argument '--shard'"),
