@@ -29,18 +29,9 @@ _READERS = ("sotu", "jsonl", "text")
 _SHARE = "a share between 0 and 1"
 
 
-@dataclass(frozen=True)
-class _Bound:
-    """What a value must be; of a dictionary, each of its values."""
-
-    holds: Callable[[Any], bool]
-    must_be: str
-
-
 def checked(default: T, holds: Callable[[T], bool], must_be: str) -> T:
     """A field whose value must be something, in words for the user."""
-    bound = {"bound": _Bound(holds, must_be)}
-    return field(default=default, metadata=bound)
+    return field(default=default, metadata={"bound": (holds, must_be)})
 
 
 def positive(default: N) -> N:
@@ -57,8 +48,8 @@ def share(default: float) -> float:
 
 def values(least: float, most: float, must_be: str) -> dict[str, float]:
     """A dictionary, empty by default, whose values have a bound."""
-    bound = {"bound": _Bound(lambda x: least <= x <= most, must_be)}
-    return field(default_factory=dict, metadata=bound)
+    bound = (lambda x: least <= x <= most), must_be
+    return field(default_factory=dict, metadata={"bound": bound})
 
 
 @dataclass(frozen=True)
@@ -322,7 +313,35 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
     Raises:
       UserError: an unknown key, a wrong type, a missing or impossible value.
     """
-    return _checked_config(from_plain(Config, node.to_dict(), "config"), text)
+    config = from_plain(Config, node.to_dict(), "config")
+    corpus, model, base = config.corpus, config.model, config.base
+    dim, heads, split = model.dim, model.heads, corpus.split
+    for ok, key, what in (
+        (corpus.partitions, "corpus.partitions", "at least one"),
+        (dim % heads == 0, "model.heads", f"a divisor of dim={dim}"),
+        # RoPE turns pairs.
+        (dim // heads % 2 == 0, "model.heads", "such that dim / heads is even"),
+        (heads % model.kv_heads == 0, "model.kv_heads", f"a divisor of heads={heads}"),
+        (
+            split.base + split.dev + split.test < 1,
+            "corpus.split.base",
+            "below 1 - dev - test, so that documents are left for training",
+        ),
+        (
+            corpus.base_text or split.base,
+            "corpus.split.base",
+            "positive, or corpus.base_text must name base text",
+        ),
+        (
+            not base.warmup or base.warmup < base.steps,
+            "base.warmup",
+            f"below base.steps={base.steps}",
+        ),
+    ):
+        need(ok, what, operator.attrgetter(key)(config), f"config.{key}")
+    if text:
+        _check_paths(corpus)
+    return config
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -335,48 +354,8 @@ def load_config(path: Path) -> Config:
 
     Raises:
       DamagedError: it is no such record, or was altered.
-      UserError: its values do not go together.
     """
-    config = records.load(path, Config, "give --config")
-    try:
-        return _checked_config(config, text=True)
-    except UserError as error:
-        raise UserError(f"{path}: {error}; give --config") from error
-
-
-def _checked_config(config: Config, text: bool) -> Config:
-    _check_together(config)
-    if text:
-        _check_paths(config.corpus)
-    return config
-
-
-def _check_together(config: Config) -> None:
-    """Refuses values that do not go together."""
-
-    def check(ok: bool, key: str, what: str) -> None:
-        need(ok, what, operator.attrgetter(key)(config), f"config.{key}")
-
-    corpus, model, base = config.corpus, config.model, config.base
-    dim, heads, split = model.dim, model.heads, corpus.split
-    check(bool(corpus.partitions), "corpus.partitions", "at least one")
-    check(dim % heads == 0, "model.heads", f"a divisor of dim={dim}")
-    even = dim // heads % 2 == 0  # RoPE turns pairs
-    check(even, "model.heads", "such that dim / heads is even")
-    divides = heads % model.kv_heads == 0
-    check(divides, "model.kv_heads", f"a divisor of heads={heads}")
-    if split.base + split.dev + split.test >= 1:
-        raise UserError(
-            "config.corpus.split: base + dev + test leave no share of the documents "
-            "for training"
-        )
-    check(
-        bool(corpus.base_text) or split.base > 0,
-        "corpus.split.base",
-        "positive, or corpus.base_text must name base text",
-    )
-    below = not base.warmup or base.warmup < base.steps
-    check(below, "base.warmup", f"below base.steps={base.steps}")
+    return records.load(path, Config, "give --config")
 
 
 def _check_paths(corpus: CorpusConfig) -> None:
