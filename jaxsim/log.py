@@ -16,12 +16,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import rich.box
 import rich.console
-import rich.markup
 import rich.progress
 import rich.table
 
@@ -30,6 +29,7 @@ from jaxsim.errors import DamagedError
 from jaxsim.records import plain, write
 
 SCHEMA = 1
+INTERVAL = 10.0  # seconds between two lines of a loop
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -50,19 +50,15 @@ def show_table(
 ) -> None:
     """Prints a table; the first column is left-aligned, all others right-aligned."""
     table = rich.table.Table(
-        title=rich.markup.escape(title), title_justify="left", box=rich.box.SIMPLE_HEAD
+        title=title, title_justify="left", box=rich.box.SIMPLE_HEAD
     )
     for i, column in enumerate(columns):
-        table.add_column(
-            rich.markup.escape(column),
-            justify="right" if i else "left",
-            overflow="fold",
-        )
+        table.add_column(column, justify="right" if i else "left", overflow="fold")
     for row in rows:
-        table.add_row(*[rich.markup.escape(cell) for cell in row])
+        table.add_row(*row)
     # A log file has no width; the default of 80 columns would fold the numbers.
     width = None if sys.stdout.isatty() else 140
-    _Console(highlight=False, width=width).print(table)
+    _Console(width=width, markup=False, emoji=False, highlight=False).print(table)
     if note:
         say(note)
 
@@ -102,7 +98,7 @@ def provenance() -> dict[str, Any]:
     }
 
 
-class MetricsWriter:
+class MetricsWriter(contextlib.AbstractContextManager["MetricsWriter"]):
     """Appends one JSON row for each logged step, and flushes it.
 
     The first row is `header` with schema and provenance. A run that resumes from step
@@ -129,14 +125,8 @@ class MetricsWriter:
         self._file.write(_dump({"step": step, **values}))
         self._file.flush()
 
-    def close(self) -> None:
-        self._file.close()
-
-    def __enter__(self) -> "MetricsWriter":
-        return self
-
     def __exit__(self, *exception: object) -> None:
-        self.close()
+        self._file.close()
 
 
 @dataclasses.dataclass
@@ -158,14 +148,12 @@ class Progress:
     tokens: int
     every: int
     start: int = 0
-    stream: TextIO | None = None
-    clock: Callable[[], float] = time.monotonic
     flops: float = 0.0
     peak: float = 0.0
 
     def __post_init__(self) -> None:
         self._waited = 0.0
-        self._begin = self._last = self.clock()
+        self._begin = self._last = time.monotonic()
         self._last_step = self.start
 
     def due(self, step: int) -> bool:
@@ -181,9 +169,8 @@ class Progress:
 
         Speed and waiting time count from the last line.
         """
-        now = self.clock()
-        elapsed = max(now - self._last, 1e-9)
-        rate = (step - self._last_step) / elapsed
+        now = time.monotonic()
+        rate = (step - self._last_step) / max(now - self._last, 1e-9)
         left = (self.steps - step) / rate if rate else math.inf
         self._last, self._last_step = now, step
         flops = rate * self.flops
@@ -202,7 +189,7 @@ class Progress:
             f"{self.label}: step {step}/{self.steps}, loss {loss:.4f}, "
             f"{rate * self.tokens:,.0f} tokens/s, {computed}, "
             f"{self._waited:.1f} s waited for input, {_duration(left)} left",
-            file=self.stream or sys.stderr,
+            file=sys.stderr,
             flush=True,
         )
         self._waited = 0.0
@@ -210,48 +197,36 @@ class Progress:
 
 
 @contextlib.contextmanager
-def progress(
-    total: int,
-    label: str,
-    unit: str = "steps",
-    *,
-    interval: float = 10.0,
-    stream: TextIO | None = None,
-    clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Callable[[int], None]]:
-    """Progress of a loop: `with progress(n, 'scoring') as advance: advance(1)`.
+def progress(total: int, label: str, unit: str) -> Iterator[Callable[[int], None]]:
+    """Progress of a loop: `with progress(n, 'search', 'steps') as advance: advance(1)`.
 
-    A bar on a terminal; elsewhere at most one line every `interval` seconds, and one
+    A bar on a terminal; elsewhere at most one line every `INTERVAL` seconds, and one
     at the end.
     """
-    stream = stream or sys.stderr
-    begin = clock()
-    if stream.isatty():
-        bar = rich.progress.Progress(
+    if sys.stderr.isatty():
+        with rich.progress.Progress(
             *rich.progress.Progress.get_default_columns(),
             rich.progress.MofNCompleteColumn(),
-            console=rich.console.Console(file=stream),
-        )
-        with bar:
+            console=rich.console.Console(file=sys.stderr),
+        ) as bar:
             task = bar.add_task(label, total=total)
             yield lambda n: bar.advance(task, n)
         return
-
-    done, last = 0, begin
+    done, begin = 0, time.monotonic()
+    last = begin
 
     def advance(n: int) -> None:
         nonlocal done, last
         done += n
-        now = clock()
-        if now - last >= interval and 0 < done < total:
+        now = time.monotonic()
+        if now - last >= INTERVAL and 0 < done < total:
             last = now
-            left = (now - begin) / done * (total - done)
-            line = f"{label}: {done}/{total} {unit}, {_duration(left)} left"
-            print(line, file=stream, flush=True)
+            left = _duration((now - begin) / done * (total - done))
+            print(f"{label}: {done}/{total} {unit}, {left} left", file=sys.stderr)
 
     yield advance
-    line = f"{label}: {done}/{total} {unit} in {_duration(clock() - begin)}"
-    print(line, file=stream, flush=True)
+    took = _duration(time.monotonic() - begin)
+    print(f"{label}: {done}/{total} {unit} in {took}", file=sys.stderr)
 
 
 def _rows_until(path: Path, step: int) -> list[str]:
