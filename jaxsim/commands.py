@@ -20,7 +20,7 @@ from jaxsim.errors import DamagedError, UserError
 from jaxsim.log import say
 from jaxsim.mesh import training_mesh
 from jaxsim.model import LanguageModel
-from jaxsim.plan import Plan, devices_of, make_plan, show_plan, sizes_of
+from jaxsim.plan import devices_of, show_plan, sizes_of
 from jaxsim.pool import Manifest, Pool, create_pool, open_pool
 from jaxsim.pool.bucket import open_bucket
 from jaxsim.pool.build import PoolBuilder, follow, train_missing
@@ -294,13 +294,11 @@ def plan(
     topology: str | None = None,
     members: int | None = None,
     utilization: float | None = None,
-) -> Plan:
+) -> None:
     """Compiles training and scoring, also for hardware that is not attached."""
     sizes = sizes_of(config, workdir, members)
     devices = devices_of(topology) if topology else jax.devices()
-    made = make_plan(config, sizes, topology or "", devices, utilization or 0.4)
-    show_plan(made)
-    return made
+    show_plan(config, sizes, topology or "", devices, utilization or 0.4)
 
 
 def verify(workdir: Path) -> None:
