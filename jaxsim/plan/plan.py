@@ -32,15 +32,12 @@ MIXTURES, TOKENS = 1000, 2**20
 
 # What to change if an entry of `Plan.reports` does not fit.
 _CHANGES = (
-    "lower config.recipe.batch (a different recipe), set "
-    "config.train.remat='full' if it is not, lower config.train.loss_chunk, "
-    "raise config.train.model_axis, or use more chips",
-    "one run is too large for one chip: train it over all of them, as above, "
-    "or lower config.recipe.batch, or set config.train.remat='full' if it is "
-    "not",
-    "set config.score.deltas='bfloat16' if it is not, raise "
-    "config.score.model_axis, or lower config.score.rows and "
-    "config.score.loss_chunk",
+    "lower config.recipe.batch (a different recipe) or config.train.loss_chunk, set "
+    "config.train.remat='full', raise config.train.model_axis, or use more chips",
+    "one run is too large for one chip: train it over all of them, set "
+    "config.train.remat='full', or lower config.recipe.batch",
+    "set config.score.deltas='bfloat16', raise config.score.model_axis, or lower "
+    "config.score.rows and config.score.loss_chunk",
 )
 
 
@@ -65,10 +62,7 @@ class Cost:
 def sizes_of(config: Config, workdir: Path | None, members: int | None) -> Sizes:
     """Sizes from a prepared workdir, or else from the configuration.
 
-    Args:
-      config: of the project; its text need not exist.
-      workdir: may be unprepared, or None.
-      members: if given, replaces the number that both say.
+    The text need not exist, and `members`, if given, replaces what both say.
 
     Raises:
       UserError: the number of members is unknown.
@@ -147,14 +141,8 @@ def show_plan(
 ) -> None:
     """Compiles the programs of a pool, and prints what fits and what it costs.
 
-    It runs none of them and allocates no model.
-
-    Args:
-      config: of the project.
-      sizes: see `sizes_of`.
-      topology: the name of `devices`; '' if they are attached.
-      devices: all devices of the project.
-      utilization: model FLOPs as a share of the peak rate.
+    It runs none of them and allocates no model. `topology` is the name of `devices`,
+    '' if they are attached; `utilization` is model FLOPs as a share of the peak rate.
 
     Raises:
       UserError: the configuration does not work on these devices.
