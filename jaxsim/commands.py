@@ -46,7 +46,7 @@ from jaxsim.train import (
 )
 from jaxsim.validation import diagnostics
 from jaxsim.validation.calibration import Corrector
-from jaxsim.validation.chosen import TrainedChoice, compare_chosen, save_chosen
+from jaxsim.validation.chosen import compare_chosen, save_chosen
 from jaxsim.validation.external import read_external_runs, read_mixtures
 from jaxsim.validation.measured import CALIBRATED
 from jaxsim.validation.runs import (
@@ -199,11 +199,7 @@ def validate(
     if mixtures is not None:
         if runs is not None:
             raise UserError("--runs and --mixtures: give one of them")
-        chosen = _validate_chosen(config, scorer, mixtures, trainer)
-        save_chosen(workdir, chosen)
-        there = (workdir / "search" / "result.json").exists()
-        last_search = load_search(workdir) if there else None
-        show.show_chosen(chosen, last_search, load_validation(workdir))
+        _validate_chosen(config, scorer, mixtures, trainer)
         return
     # Unreadable files are refused before anything is scored.
     given = None
@@ -272,8 +268,7 @@ def search(
         singles = known.calibration.singles_known
         found = dataclasses.replace(found, singles_known=singles)
     if validation is not None:
-        others = validation.basis.others
-        basis = dataclasses.replace(found.basis, others=others)
+        basis = dataclasses.replace(found.basis, others=validation.basis.others)
         found = dataclasses.replace(found, basis=basis)
     save_search(workdir, found)
     show.show_search(found)
@@ -406,13 +401,13 @@ def _check_base(manifest: Manifest, config: Config) -> None:
 
 def _validate_chosen(
     config: Config, scorer: Scorer, path: Path, trainer: Trainer | None
-) -> TrainedChoice:
+) -> None:
     """Trains the mixtures of a file, for as many tokens as reference runs.
 
     Raises:
       UserError: a row cannot be trained or is repeated.
     """
-    asked = read_mixtures(path, scorer.members)
+    asked, workdir = read_mixtures(path, scorer.members), scorer.workdir
     runs = [
         reference_run(asked.parts(m), config.recipe, config.validate.token_multiplier)
         for m in range(len(asked))
@@ -426,13 +421,16 @@ def _validate_chosen(
         scorer,
         runs,
         runs,
-        trainer or _trainer(config, scorer.workdir),
-        open_bucket(config.bucket, scorer.workdir),
+        trainer or _trainer(config, workdir),
+        open_bucket(config.bucket, workdir),
     )
     trained = scorer.score_entries(CHOSEN, names, "test")
-    return compare_chosen(
-        asked.names, scorer.score(CHOSEN_MIXTURES, table, "test"), trained
-    )
+    predicted = scorer.score(CHOSEN_MIXTURES, table, "test")
+    chosen = compare_chosen(asked.names, predicted, trained)
+    save_chosen(workdir, chosen)
+    there = (workdir / "search" / "result.json").exists()
+    last_search = load_search(workdir) if there else None
+    show.show_chosen(chosen, last_search, load_validation(workdir))
 
 
 def _table(config: Config, scorer: Scorer) -> Scores | None:
@@ -441,13 +439,11 @@ def _table(config: Config, scorer: Scorer) -> Scores | None:
     Raises:
       UserError: method 'table' has none.
     """
-    required = config.search.method == "table"
-    if not config.score.mixtures:
-        if required:
-            raise UserError("config.score.mixtures: empty, nothing to search")
-        return None
+    spec, required = config.score.mixtures, config.search.method == "table"
+    if required and not spec:
+        raise UserError("config.score.mixtures: empty, nothing to search")
     try:
-        return scorer.scored(config.score.mixtures)
+        return scorer.scored(spec) if spec else None
     except UserError as error:
         if required:
             raise

@@ -114,9 +114,9 @@ class MetricsWriter(contextlib.AbstractContextManager["MetricsWriter"]):
     def __init__(self, path: Path, header: Mapping[str, Any], step: int = 0) -> None:
         kept = _rows_until(path, step) if step and path.exists() else []
         if not kept:
-            kept = [_dump({"schema": SCHEMA, **provenance(), **header})]
+            kept = [_dump({"schema": SCHEMA, **provenance(), **header}).encode()]
         # Replaced whole: a kill here leaves the old file.
-        write(path, "".join(kept))
+        write(path, b"".join(kept))
         self.kept: dict[str, Any] = json.loads(kept[-1])
         self._file = path.open("a")
 
@@ -131,25 +131,15 @@ class MetricsWriter(contextlib.AbstractContextManager["MetricsWriter"]):
 
 @dataclasses.dataclass
 class Progress:
-    """Loss and speed of a training run, a line every `every` steps.
+    """Loss and speed of a training run, a line every `every` steps."""
 
-    Attributes:
-      label: what runs, as in 'member 1790-1809'.
-      steps: number of steps of the whole run.
-      tokens: tokens of one step.
-      every: steps between two lines; the last step always has one.
-      start: the step it resumes from.
-      flops: model FLOPs of one step, on all devices.
-      peak: peak FLOP/s of all devices; 0 if unknown.
-    """
-
-    label: str
-    steps: int
-    tokens: int
-    every: int
-    start: int = 0
-    flops: float = 0.0
-    peak: float = 0.0
+    label: str  # what runs, as in 'member 1790-1809'
+    steps: int  # of the whole run
+    tokens: int  # of one step
+    every: int  # steps between two lines; the last step always has one
+    start: int = 0  # the step it resumes from
+    flops: float = 0.0  # model FLOPs of one step, on all devices
+    peak: float = 0.0  # FLOP/s of all devices; 0 if unknown
 
     def __post_init__(self) -> None:
         self._waited = 0.0
@@ -229,13 +219,11 @@ def progress(total: int, label: str, unit: str) -> Iterator[Callable[[int], None
     print(f"{label}: {done}/{total} {unit} in {took}", file=sys.stderr)
 
 
-def _rows_until(path: Path, step: int) -> list[str]:
+def _rows_until(path: Path, step: int) -> list[bytes]:
     """The lines of a file up to `step`, header first; empty without a header."""
     kept = []
-    lines = path.read_bytes().splitlines(keepends=True)
+    *lines, _ = path.read_bytes().split(b"\n")  # the last was partly written
     for number, line in enumerate(lines, 1):
-        if number == len(lines) and not line.endswith(b"\n"):
-            break  # partly written
         try:
             row = json.loads(line)
             late = number > 1 and row["step"] > step
@@ -245,7 +233,7 @@ def _rows_until(path: Path, step: int) -> list[str]:
                 "away to continue without it"
             ) from error
         if not late:
-            kept.append(line.decode())
+            kept.append(line + b"\n")
     return kept
 
 

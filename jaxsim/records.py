@@ -33,11 +33,9 @@ Row = Annotated[dict[str, Any], dict[str, Cell]]
 
 
 def write(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) -> None:
-    """Writes a whole file in one step, or leaves the old one.
+    """Writes a whole file in one step, or leaves the old one; makes its folder.
 
-    Args:
-      path: of the file; its folder is made.
-      content: of the file, or a function that writes it to an open file.
+    `content` may be a function that writes it to an open file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own: two processes may write the same file.
@@ -76,12 +74,9 @@ def dump(record: Any) -> str:
 
 
 def load(path: Path, kind: type[T], advice: str) -> T:
-    """Reads the record in a file.
+    """Reads the record in a file; `kind` is the dataclass that it holds.
 
-    Args:
-      path: of the file.
-      kind: the dataclass that it holds.
-      advice: what to do if it cannot be used, such as "run `jaxsim search` again".
+    `advice` is what to do if it cannot be used, such as "run `jaxsim search` again".
 
     Raises:
       DamagedError: it is unreadable, of another kind or version, was altered, or a
@@ -224,29 +219,21 @@ def need(ok: bool, what: str, value: Any, key: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Basis:
-    """What a result was computed from: the one answer to "does it still hold?".
+    """What a result was computed from: the one answer to "does it still hold?"."""
 
-    Attributes:
-      text: digest of the evaluation text.
-      corpus: digests of what corpus.json says of each domain and member's unit.
-      base: `params_digest` of the base model.
-      members: `params_digest`s of all members of the pool, by name; empty for a
-        result about single entries.
-      others: those of the reference runs and replicates used.
-    """
-
-    text: str = ""
+    text: str = ""  # digest of the evaluation text
+    # Digests of what corpus.json says of each domain and member's unit.
     corpus: dict[str, str] = dataclasses.field(default_factory=dict)
-    base: str = ""
+    base: str = ""  # `params_digest` of the base model
+    # Those of all members of the pool, by name; empty for a result about single entries.
     members: dict[str, str] = dataclasses.field(default_factory=dict)
+    # Those of the reference runs and replicates used.
     others: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def difference(self, now: "Basis") -> str:
         """The first thing that has changed since, in words; '' if nothing has.
 
-        Args:
-          now: what there is: a result's own reference runs and replicates may be
-            a part of those there.
+        A result's own reference runs and replicates may be a part of those of `now`.
         """
         if self.base != now.base:
             return "the base model has changed"

@@ -91,42 +91,25 @@ def chip_of(devices: Sequence[jax.Device], attached: bool) -> Chip:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A program that is not compiled yet.
-
-    Attributes:
-      name: for messages.
-      mesh: the devices that it runs on.
-      compile: returns the compiled program, or raises `TooLarge`.
-      arguments: a tree of shapes with shardings.
-      flops: model FLOPs of one call, on all devices.
-    """
+    """A program that is not compiled yet."""
 
     name: str
     mesh: Mesh
-    compile: Callable[[], jax.stages.Compiled]
-    arguments: Any
-    flops: float
+    compile: Callable[[], jax.stages.Compiled]  # may raise `TooLarge`
+    arguments: Any  # a tree of shapes with shardings
+    flops: float  # model FLOPs of one call, on all devices
 
 
 @dataclasses.dataclass(frozen=True)
 class CompileReport:
-    """A program that was compiled, or refused by the compiler.
-
-    Attributes:
-      name: of the program.
-      seconds: time to compile.
-      arguments: bytes on one device, from shapes and shardings.
-      memory: the compiler's report; None if it refused.
-      refused: bytes needed and available if the compiler refused; None if not.
-      flops: model FLOPs of one call, on one device.
-    """
+    """A program that was compiled, or refused by the compiler."""
 
     name: str
-    seconds: float
-    arguments: int
-    memory: Memory | None
-    refused: tuple[int, int] | None
-    flops: float
+    seconds: float  # to compile
+    arguments: int  # bytes on one device, from shapes and shardings
+    memory: Memory | None  # the compiler's report; None if it refused
+    refused: tuple[int, int] | None  # bytes needed and available if it refused
+    flops: float  # model FLOPs of one call, on one device
 
     @property
     def needed(self) -> int:
