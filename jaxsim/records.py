@@ -225,7 +225,7 @@ class Basis:
     # Digests of what corpus.json says of each domain and member's unit.
     corpus: dict[str, str] = dataclasses.field(default_factory=dict)
     base: str = ""  # `params_digest` of the base model
-    # Those of all members of the pool, by name; empty for a result about single entries.
+    # Those of all members of the pool, by name; empty if it is about single entries.
     members: dict[str, str] = dataclasses.field(default_factory=dict)
     # Those of the reference runs and replicates used.
     others: dict[str, str] = dataclasses.field(default_factory=dict)

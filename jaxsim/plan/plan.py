@@ -30,7 +30,7 @@ SCORING_SHARE = 0.8
 # The cost of scoring is given for this many mixtures and tokens.
 MIXTURES, TOKENS = 1000, 2**20
 
-# What to change if an entry of `Plan.reports` does not fit.
+# What to change if one run, parallel runs or scoring does not fit.
 _CHANGES = (
     "lower config.recipe.batch (a different recipe) or config.train.loss_chunk, set "
     "config.train.remat='full', raise config.train.model_axis, or use more chips",
@@ -75,36 +75,29 @@ def sizes_of(config: Config, workdir: Path | None, members: int | None) -> Sizes
 
 def costs(config: Config, model: LanguageModel, members: int) -> list[Cost]:
     """Costs of the base model, all runs of the pool, and some scoring."""
-    length = model.config.length
+    length, validate = model.config.length, config.validate
+    base = config.base.steps * config.base.batch * length
     unit = config.recipe.steps * config.recipe.batch * length
-    validate = config.validate
     # With budget 'sum' a reference run on n members is n units long, and n is drawn
     # uniformly from 2 to all.
-    units = validate.token_multiplier
-    if validate.budget == "sum":
-        units = (2 + members) / 2
-
-    def trained(name: str, count: int, tokens: float) -> Cost:
+    fixed = validate.budget == "fixed"
+    units = validate.token_multiplier if fixed else (2 + members) / 2
+    runs = validate.held_out + validate.calibration_runs
+    replicates = validate.replicates + validate.member_replicates
+    repeated = validate.replicates * units + validate.member_replicates
+    forward, scored = model.forward_flops(1), float(MIXTURES * TOKENS)
+    return [
+        Cost(name, count, tokens, passes * forward * tokens)
         # A backward pass costs two forward passes.
-        return Cost(name, count, tokens, 3 * model.forward_flops(1) * tokens)
-
-    base = config.base.steps * config.base.batch * length
-    reference_runs = validate.held_out + validate.calibration_runs
-    all_training = [
-        trained("base", 1, base),
-        trained("members", members, members * unit),
-        trained("reference runs", reference_runs, reference_runs * units * unit),
-        trained(
-            "replicates",
-            validate.replicates + validate.member_replicates,
-            (validate.replicates * units + validate.member_replicates) * unit,
-        ),
+        for name, count, tokens, passes in (
+            ("base", 1, base, 3),
+            ("members", members, members * unit, 3),
+            ("reference runs", runs, runs * units * unit, 3),
+            ("replicates", replicates, repeated * unit, 3),
+            (f"scoring {TOKENS:,} tokens", MIXTURES, scored, 1),
+        )
+        if count
     ]
-    tokens = float(MIXTURES * TOKENS)
-    scored = Cost(
-        f"scoring {TOKENS:,} tokens", MIXTURES, tokens, model.forward_flops(1) * tokens
-    )
-    return [cost for cost in [*all_training, scored] if cost.count]
 
 
 def _members(config: Config) -> int:
