@@ -47,10 +47,14 @@ COMMANDS: Mapping[str, str] = {
     "doctor": "Print devices, versions, memory and disk, for bug reports.",
 }
 WITHOUT_CONFIG = frozenset({"verify", "doctor"})
-_SAVED_CONFIG = frozenset({"score", "validate", "search", "report", "plan"})
-_WITHOUT_WORKDIR = frozenset({"plan", "doctor"})
+_SAVED_CONFIG = "score validate search report plan"
+_WITHOUT_WORKDIR = ("plan", "doctor")
+_FILE = "The configuration, an ml_collections file; FILE.py:ARG gives it an argument"
 # "COMMANDS FLAG=VALUE" and its help; a flag without a value is a switch.
 _FLAGS: Mapping[str, str] = {
+    "prepare base train run --config=FILE.py": f"{_FILE}.",
+    f"{_SAVED_CONFIG} --config=FILE.py": f"{_FILE} (default: DIR/config.json).",
+    f"{' '.join(COMMANDS)} --workdir=DIR": "The folder that keeps all results.",
     "prepare --refreeze": "Start a new pool: freeze base text, tokenizer and token "
     "budget again (default: keep what the first prepare froze).",
     "train --shard=I/N": "Train only share I of N, counted from 0; 'slurm' takes both "
@@ -78,7 +82,6 @@ _FLAGS: Mapping[str, str] = {
     "plan --utilization=SHARE": "The share of the peak rate that programs reach "
     "(default: 0.4).",
 }
-_PROCESSES = ("distributed", "coordinator", "processes", "process")
 _ABOUT = """\
 jaxsim predicts which data mixture a language model should be trained on. It
 trains one copy of a base model on each part of your data, averages the copies'
@@ -230,6 +233,8 @@ def parse(argv: Sequence[str]) -> Call:
         unknown = _unknown(rest[0].partition("=")[0], known)
         raise UserError(f"{name}: unknown argument {unknown}")
     workdir, config = options.pop("workdir"), None
+    if workdir is None and name not in _WITHOUT_WORKDIR:
+        raise UserError(f"{name}: --workdir=DIR is missing")
     if name not in WITHOUT_CONFIG:
         config = _config(name, options.pop("config"), workdir, overrides)
     elif overrides:
@@ -238,7 +243,8 @@ def parse(argv: Sequence[str]) -> Call:
     if "distributed" in options:
         from jaxsim.distributed import process_group
 
-        group = process_group(**{flag: options.pop(flag) for flag in _PROCESSES})
+        names = ("distributed", "coordinator", "processes", "process")
+        group = process_group(*map(options.pop, names))
         if group is not None and config is not None and config.bucket:
             raise UserError(
                 f"config.bucket={config.bucket!r}: the processes of one run share "
@@ -271,7 +277,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parsers = {}
     for name, summary in COMMANDS.items():
-        parsers[name] = command = commands.add_parser(
+        parsers[name] = commands.add_parser(
             name,
             prog=f"jaxsim {name}",
             help=summary,
@@ -279,34 +285,15 @@ def _parser() -> argparse.ArgumentParser:
             epilog=_OVERRIDES if name not in WITHOUT_CONFIG else None,
             allow_abbrev=False,
         )
-        if name not in WITHOUT_CONFIG:
-            saved = name in _SAVED_CONFIG
-            command.add_argument(
-                "--config",
-                metavar="FILE.py",
-                required=not saved,
-                help="The configuration, an ml_collections file; FILE.py:ARG gives it "
-                "an argument" + (" (default: DIR/config.json)." if saved else "."),
-            )
-        command.add_argument(
-            "--workdir",
-            metavar="DIR",
-            required=name not in _WITHOUT_WORKDIR,
-            type=_workdir,
-            help="The folder that keeps all results.",
-        )
-    loss, peak = (
-        "a share of the loss, as in 0.2%",
-        "a share of the peak rate, as in 0.4",
-    )
     types = {
+        "DIR": _workdir,
         "I/N": parse_shard,
         "N": _number(int, lambda n: n > 0, "a whole number, from 1"),
         "I": _number(int, lambda n: n >= 0, "a whole number, from 0"),
         "MIXTURES.csv,METRICS.csv": _two_files,
         "FILE.csv": _file,
-        "PERCENT": _number(_percent, lambda x: 0 <= x < 1, loss),
-        "SHARE": _number(float, lambda x: 0 < x <= 1, peak),
+        "PERCENT": _number(_percent, lambda x: 0 <= x < 1, "a share, as in 0.2%"),
+        "SHARE": _number(float, lambda x: 0 < x <= 1, "a share, as in 0.4"),
     }
     for spec, text in _FLAGS.items():
         *names, flag = spec.split()
@@ -407,10 +394,12 @@ def _config(
     if file:
         node = _run_config_file(file)
     else:
-        path = workdir / "config.json" if workdir else None
-        if path is None or not path.is_file():
-            nowhere = f", and there is no {path}" if path else ""
-            raise UserError(f"{name}: --config=FILE.py is missing{nowhere}")
+        if workdir is None or name not in _SAVED_CONFIG.split():
+            raise UserError(f"{name}: --config=FILE.py is missing")
+        if not (path := workdir / "config.json").is_file():
+            raise UserError(
+                f"{name}: --config=FILE.py is missing, and there is no {path}"
+            )
         node = config_dict.ConfigDict(dataclasses.asdict(load_config(path))).lock()
         # The workdir may come from somebody else.
         saved, node.bucket = node.bucket, ""

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from jaxsim import corpus as corpora
 from jaxsim.config import Config, SearchConfig, save_config
 from jaxsim.corpus import Corpus, open_corpus
@@ -20,7 +18,7 @@ from jaxsim.errors import DamagedError, UserError
 from jaxsim.log import say
 from jaxsim.mesh import training_mesh
 from jaxsim.model import LanguageModel
-from jaxsim.plan import devices_of, show_plan, sizes_of
+from jaxsim.plan import show_plan, sizes_of
 from jaxsim.pool import Manifest, Pool, create_pool, open_pool
 from jaxsim.pool.bucket import open_bucket
 from jaxsim.pool.build import PoolBuilder, follow, train_missing
@@ -292,8 +290,7 @@ def plan(
 ) -> None:
     """Compiles training and scoring, also for hardware that is not attached."""
     sizes = sizes_of(config, workdir, members)
-    devices = devices_of(topology) if topology else jax.devices()
-    show_plan(config, sizes, topology or "", devices, utilization or 0.4)
+    show_plan(config, sizes, topology, utilization or 0.4)
 
 
 def verify(workdir: Path) -> None:

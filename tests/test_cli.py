@@ -261,7 +261,7 @@ def test_config_of_the_workdir(config_file: Path, tmp_path: Path) -> None:
     changed = cli.parse(["score", workdir, "--config.score.windows=7"]).config
     assert changed is not None
     assert changed.score.windows == 7
-    with pytest.raises(UserError, match=r"run: .* required: --config"):
+    with pytest.raises(UserError, match=r"run: --config=FILE\.py is missing"):
         cli.parse(["run", workdir])
     (tmp_path / "config.json").write_text('{"name": "x')
     with pytest.raises(DamagedError, match=r"config\.json: unreadable"):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -19,6 +18,7 @@ from jaxsim.plan.programs import (
     CompileReport,
     chip_of,
     compile_program,
+    devices_of,
     scoring,
     train_step,
     vectorized_step,
@@ -126,20 +126,17 @@ def _vocabulary(config: Config) -> int:
 
 
 def show_plan(
-    config: Config,
-    sizes: Sizes,
-    topology: str,
-    devices: Sequence[jax.Device],
-    utilization: float,
+    config: Config, sizes: Sizes, topology: str | None, utilization: float
 ) -> None:
     """Compiles the programs of a pool, and prints what fits and what it costs.
 
-    It runs none of them and allocates no model. `topology` is the name of `devices`,
-    '' if they are attached; `utilization` is model FLOPs as a share of the peak rate.
+    It runs none of them and allocates no model. Without a `topology`, it is about the
+    attached devices. `utilization` is model FLOPs as a share of the peak rate.
 
     Raises:
       UserError: the configuration does not work on these devices.
     """
+    devices = devices_of(topology) if topology else jax.devices()
     model = LanguageModel(config.model, sizes.vocabulary)
     chip = chip_of(devices, attached=not topology)
     memory, limit = chip.memory, int(SCORING_SHARE * chip.memory)
@@ -147,7 +144,7 @@ def show_plan(
         mesh = scoring_mesh(1, devices)
         held = process_bytes() if is_cpu(mesh) else 0
         limit = memory = memory_limit(config.score, mesh, held)
-        if devices[0].platform == "cpu":
+        if is_cpu(mesh):
             memory //= len(devices)  # they share the memory of one process
     if not config.score.memory:
         score = dataclasses.replace(config.score, memory=limit / 1e9)

@@ -76,7 +76,7 @@ def test_members_come_from_a_workdir_a_config_or_a_flag(tmp_path):
     [
         ([], "by_field or by_file: .* known only.*--members=N"),
         (["--members=none"], "must be a whole number"),
-        (["--utilization=40"], "must be a share of the peak rate"),
+        (["--utilization=40"], "must be a share"),
         (["--members=2", "--config.train.data_axis=7"], "not the number of"),
     ],
 )
