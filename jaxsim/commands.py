@@ -216,15 +216,12 @@ def validate(
     if given is not None:
         validation = validate_external(scorer, given)
     else:
-        validation = validate_trained(
-            config,
-            scorer,
-            trainer or _trainer(config, workdir),
-            open_bucket(config.bucket, workdir),
-        )
-    expected = min(config.validate.member_replicates, len(scorer.members))
-    if runs is None and known.replicates < expected:
-        diagnosed()  # new replicates of members measure noise
+        trainer = trainer or _trainer(config, workdir)
+        bucket = open_bucket(config.bucket, workdir)
+        validation = validate_trained(config, scorer, trainer, bucket)
+        expected = min(config.validate.member_replicates, len(scorer.members))
+        if known.replicates < expected:
+            diagnosed()  # new replicates of members measure noise
     save_validation(workdir, validation)
     show.show_agreement(validation)
     used = current_validation(workdir, scorer.now())
