@@ -32,8 +32,10 @@ def doctor(workdir: Path | None) -> None:
     folder = (workdir or Path()).resolve()
     existing = next(each for each in (folder, *folder.parents) if each.exists())
     disk, memory = shutil.disk_usage(existing), psutil.virtual_memory()
-    # Containers and batch systems restrict a process to some of the cores; not macOS.
-    usable = getattr(os, "sched_getaffinity", lambda pid: range(os.cpu_count() or 1))(0)
+    usable = os.cpu_count()
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        # Containers and batch systems restrict a process to some of the cores.
+        usable = len(os.sched_getaffinity(0))
     lines = {
         "git revision": git_revision(),
         **versions(),
@@ -44,17 +46,16 @@ def doctor(workdir: Path | None) -> None:
         limit = (device.memory_stats() or {}).get("bytes_limit")
         found = f", {_gib(limit)} usable" if limit else ""
         lines[f"device {device.id}"] = f"{device.platform}: {device.device_kind}{found}"
-    loaded = "tensorflow" in sys.modules
     lines |= {
         "processes": f"{jax.process_index()} of {jax.process_count()}",
-        "cores": f"{len(usable)} usable of {os.cpu_count()}",
+        "cores": f"{usable} usable of {os.cpu_count()}",
         "memory": f"{_gib(memory.available)} free of {_gib(memory.total)}",
         "disk": f"{_gib(disk.free)} free of {_gib(disk.total)}, at {existing}",
         "compilation cache": jax.config.values["jax_compilation_cache_dir"] or "none",
-        "tensorflow": "IMPORTED by one of these libraries: please report it"
-        if loaded
-        else "not imported, as it should be",
+        "tensorflow": "not imported, as it should be",
     }
+    if "tensorflow" in sys.modules:
+        lines["tensorflow"] = "IMPORTED by one of these libraries: please report it"
     for name, value in lines.items():
         print(f"{name:20} {value}")
 
