@@ -102,9 +102,8 @@ class CorpusConfig:
     max_epochs: float = positive(16.0)  # a unit that repeats more is refused
     max_bad: float = share(0.001)  # unreadable records that are tolerated
     max_unknown: float = share(0.01)  # text that a 'file' tokenizer may not know
-    overlap: Literal["drop", "refuse"] = (
-        "drop"  # training text found in evaluation text
-    )
+    # What to do with training text that is found in evaluation text.
+    overlap: Literal["drop", "refuse"] = "drop"
     overlap_words: int = positive(13)  # length of the n-grams compared
     overlap_share: float = share(0.5)  # of a document's n-grams that match
 
@@ -239,9 +238,8 @@ class SearchConfig:
     max_weight: dict[str, float] = values(0, 1, _SHARE)
     max_sources: int = non_negative(0)  # partitions with weight; 0: any number
     divergence: float = non_negative(0.0)  # most KL(w, prior), nats; 0: any
-    prior: Literal["proportional", "uniform"] = (
-        "proportional"  # to tokens in the corpus
-    )
+    # Proportional to tokens in the corpus, or all the same.
+    prior: Literal["proportional", "uniform"] = "proportional"
     tokens: float = non_negative(0.0)  # of the planned run; 0: unlimited
     epochs: float = positive(4.0)  # of a source in that run, at most
     # Tokens of a source, if there are more than in the corpus; together for

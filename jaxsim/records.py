@@ -180,7 +180,7 @@ def from_plain(kind: Any, value: Any, key: str) -> Any:
     if origin is Literal:
         need(value in args, f"one of {', '.join(args)}", value, key)
         return value
-    exact = kind is bool or not isinstance(value, bool)
+    exact = kind is bool or not isinstance(value, bool)  # which is an int
     if kind is float and isinstance(value, int) and exact:
         return float(value)
     need(exact and isinstance(value, kind), kind.__name__, value, key)
