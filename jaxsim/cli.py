@@ -502,11 +502,10 @@ def _execute_in_group(call: Call, group: "ProcessGroup") -> None:
         _execute(dataclasses.replace(call, config=from_plain(Config, config, "config")))
 
     try:
-        with contextlib.ExitStack() as stack:
-            if not distributed.is_lead():  # process 0 prints for all
-                nowhere = stack.enter_context(open(os.devnull, "w"))
-                stack.enter_context(contextlib.redirect_stdout(nowhere))
-            code = _guarded(execute)
+        with open(os.devnull, "w") as nowhere:  # process 0 prints for all
+            stdout = sys.stdout if distributed.is_lead() else nowhere
+            with contextlib.redirect_stdout(stdout):
+                code = _guarded(execute)
     # The others cannot continue without this process: it must not hang.
     except BaseException:  # noqa: BLE001
         traceback.print_exc()
