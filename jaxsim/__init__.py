@@ -37,14 +37,7 @@ In scores and validation, D is domains and B resampled draws; in the scoring pro
 K is the mixtures of one call and T its blocks of rows.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from jaxsim.pool import Pool, open_pool
-    from jaxsim.scoring import Mixtures, Scorer, Scores
-    from jaxsim.search.result import load_search
-    from jaxsim.validation.validate import load_validation
+from etils import epy
 
 __version__ = "0.1.0"
 __all__ = [
@@ -58,18 +51,8 @@ __all__ = [
 ]
 
 # Imported at first use: `jaxsim --help` should not wait for JAX.
-_HOMES = {
-    "Mixtures": "jaxsim.scoring",
-    "Pool": "jaxsim.pool",
-    "Scorer": "jaxsim.scoring",
-    "Scores": "jaxsim.scoring",
-    "load_search": "jaxsim.search.result",
-    "load_validation": "jaxsim.validation.validate",
-    "open_pool": "jaxsim.pool",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'jaxsim' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+with epy.lazy_api_imports(globals()):
+    from jaxsim.pool import Pool, open_pool
+    from jaxsim.scoring import Mixtures, Scorer, Scores
+    from jaxsim.search.result import load_search
+    from jaxsim.validation.validate import load_validation

@@ -8,9 +8,10 @@ import contextlib
 import dataclasses
 import difflib
 import errno
-import importlib.util
+import importlib
 import os
 import re
+import runpy
 import select
 import signal
 import sys
@@ -46,9 +47,41 @@ COMMANDS: Mapping[str, str] = {
     "doctor": "Print devices, versions, memory and disk, for bug reports.",
 }
 WITHOUT_CONFIG = frozenset({"verify", "doctor"})
-_SAVED_CONFIG = frozenset({"score", "validate", "search", "report", "plan"})
-_WITHOUT_WORKDIR = frozenset({"plan", "doctor"})
-_PROCESSES = ("distributed", "coordinator", "processes", "process")
+_SAVED_CONFIG = "score validate search report plan"
+_WITHOUT_WORKDIR = ("plan", "doctor")
+_FILE = "The configuration, an ml_collections file; FILE.py:ARG gives it an argument"
+# "COMMANDS FLAG=VALUE" and its help; a flag without a value is a switch.
+_FLAGS: Mapping[str, str] = {
+    "prepare base train run --config=FILE.py": f"{_FILE}.",
+    f"{_SAVED_CONFIG} --config=FILE.py": f"{_FILE} (default: DIR/config.json).",
+    f"{' '.join(COMMANDS)} --workdir=DIR": "The folder that keeps all results.",
+    "prepare --refreeze": "Start a new pool: freeze base text, tokenizer and token "
+    "budget again (default: keep what the first prepare froze).",
+    "train --shard=I/N": "Train only share I of N, counted from 0; 'slurm' takes both "
+    "from the job array (default: train all).",
+    "base train --distributed=auto": "Join the processes that JAX detects: a TPU "
+    "slice, a Slurm step or Open MPI (default: off, one process).",
+    "base train --coordinator=HOST:PORT": "Join by hand: the address of process 0, "
+    "the same for all.",
+    "base train --processes=N": "Join by hand: how many processes there are.",
+    "base train --process=I": "Join by hand: which one this is, from 0 to N-1.",
+    "score validate search run --override": "Go on although members are damaged or "
+    "do not match, and mark every result (default: stop with exit code 3).",
+    "score --mixtures=TABLE": "The mixtures: subsets:1-3 (equal weights), "
+    "dirichlet:1000 (random weights) or FILE.csv (default: config.score.mixtures).",
+    "validate --runs=MIXTURES.csv,METRICS.csv": "Compare with your own runs, trained "
+    "elsewhere, instead of training reference runs.",
+    "validate --mixtures=FILE.csv": "Train the mixtures of this file, such as "
+    "DIR/search/best.csv, and compare them with their predictions.",
+    "search --min-effect=PERCENT": "The smallest difference in loss that matters, as "
+    "in 0.2%% (default: config.search.min_effect).",
+    "plan --topology=NAME": "A TPU topology such as v5e:16x16 (default: the devices "
+    "of this machine).",
+    "plan --members=N": "The number of members (default: what the prepared text or "
+    "the config says).",
+    "plan --utilization=SHARE": "The share of the peak rate that programs reach "
+    "(default: 0.4).",
+}
 _ABOUT = """\
 jaxsim predicts which data mixture a language model should be trained on. It
 trains one copy of a base model on each part of your data, averages the copies'
@@ -105,7 +138,12 @@ class _Parser(argparse.ArgumentParser):
 
 def entry() -> int:
     """The console script."""
-    _open_standard_streams()
+    # Of a closed stream (`>&-`) the next file that is opened would get the number, and
+    # with it the output of libraries.
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115
+            os.set_inheritable(number, True)
     code = main(sys.argv[1:])
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the command has ended
     return code
@@ -139,51 +177,28 @@ def _guarded(action: Callable[[], None]) -> int:
     """Runs an action; prints its error, if any, and returns the exit code."""
     try:
         action()
+        return 0
     except JaxsimError as error:
-        return _failed(str(error), error.exit_code)
+        message, code = str(error), error.exit_code
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _drop_closed_streams():
             return Preempted.exit_code  # as in `jaxsim ... | head`
         if error.errno not in _FULL_OR_CLOSED:
             raise
-        return _failed(
-            f"{error.filename or 'a file'}: {error.strerror}; fix this and "
-            "rerun; completed work is kept",
-            1,
-        )
+        what = f"{error.filename or 'a file'}: {error.strerror}"
+        message, code = f"{what}; fix this and rerun; completed work is kept", 1
     except (RuntimeError, AssertionError):
         from jaxsim.devices import device_problem
 
-        if not (problem := device_problem()):
+        message, code = device_problem(), UserError.exit_code
+        if not message:
             raise
-        return _failed(problem, UserError.exit_code)
     except KeyboardInterrupt:  # Ctrl-C, or SIGTERM outside of training
-        return _failed(
-            "interrupted; rerun the same command to continue", Preempted.exit_code
-        )
-    return 0
-
-
-def _failed(message: str, code: int) -> int:
+        message = "interrupted; rerun the same command to continue"
+        code = Preempted.exit_code
     with contextlib.suppress(BrokenPipeError):
         print(f"jaxsim: {message}", file=sys.stderr, flush=True)
     return code
-
-
-def _open_standard_streams() -> None:
-    """Opens /dev/null for a closed stdin, stdout or stderr (`>&-`).
-
-    Otherwise the next file that is opened gets its number, and the output of
-    libraries is written to that file.
-    """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_RDWR), number)
-            os.set_inheritable(number, True)
-            mode = "w" if number else "r"
-            setattr(sys, name, open(number, mode))  # noqa: SIM115
 
 
 def _drop_closed_streams() -> bool:
@@ -208,48 +223,28 @@ def parse(argv: Sequence[str]) -> Call:
     """
     name = argv[0]
     if name not in (*COMMANDS, "--help", "-h", "--version"):
-        what = "flag" if name.startswith("-") else "command"
-        raise UserError(
-            f"unknown {what} {name!r}; {_nearest(name, COMMANDS)}one of "
-            f"{', '.join(COMMANDS)}"
-        )
+        raise UserError(f"unknown command {_unknown(name, COMMANDS)}")
     overrides = [a for a in argv if re.match(r"--?(no)?config\.", a)]
     found, rest = _parser().parse_known_args([a for a in argv if a not in overrides])
     options = vars(found)
     del options["command"]
-    for argument in rest:
-        flag = argument.partition("=")[0]
-        if not flag.startswith("-"):
-            raise UserError(f"{name}: unexpected argument {argument!r}")
-        known = [f"--{option}" for option in options]
-        raise UserError(
-            f"{name}: unknown flag {flag}; {_nearest(flag, known)}known here: "
-            f"{', '.join(known)}"
-        )
-    workdir = _workdir(name, options.pop("workdir"))
-    config = None
+    if rest:
+        known = [f"--{option.replace('_', '-')}" for option in options]
+        unknown = _unknown(rest[0].partition("=")[0], known)
+        raise UserError(f"{name}: unknown argument {unknown}")
+    workdir, config = options.pop("workdir"), None
+    if workdir is None and name not in _WITHOUT_WORKDIR:
+        raise UserError(f"{name}: --workdir=DIR is missing")
     if name not in WITHOUT_CONFIG:
-        given = options.pop("config")
-        node = _load_node(name, given, workdir)
-        saved = ""
-        if not given:  # the workdir may come from somebody else
-            saved, node.bucket = node.bucket, ""
-        _apply(node, overrides)
-        config = from_config_dict(node, text=name != "plan")
-        if saved and not config.bucket and name in ("score", "validate"):
-            print(
-                f"jaxsim: {workdir}/config.json names the bucket {saved}, "
-                "which is not used; to use it, give --config=FILE.py or "
-                "--config.bucket=URL",
-                file=sys.stderr,
-            )
+        config = _config(name, options.pop("config"), workdir, overrides)
     elif overrides:
         raise UserError(f"{name}: takes no config, but {overrides[0]} is given")
     group = None
     if "distributed" in options:
         from jaxsim.distributed import process_group
 
-        group = process_group(**{flag: options.pop(flag) for flag in _PROCESSES})
+        names = ("distributed", "coordinator", "processes", "process")
+        group = process_group(*map(options.pop, names))
         if group is not None and config is not None and config.bucket:
             raise UserError(
                 f"config.bucket={config.bucket!r}: the processes of one run share "
@@ -257,6 +252,13 @@ def parse(argv: Sequence[str]) -> Call:
                 "out"
             )
     return Call(name, config, workdir, options, group)
+
+
+def _unknown(word: str, known: Iterable[str]) -> str:
+    """The word, the nearest known one if one is similar, and all known ones."""
+    close = difflib.get_close_matches(word, list(known), 1)
+    nearest = f"did you mean {close[0]}? " if close else ""
+    return f"{word!r}; {nearest}known: {', '.join(known) or 'none'}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -275,139 +277,37 @@ def _parser() -> argparse.ArgumentParser:
     )
     parsers = {}
     for name, summary in COMMANDS.items():
-        takes_config, saved = name not in WITHOUT_CONFIG, name in _SAVED_CONFIG
-        optional_workdir = name in _WITHOUT_WORKDIR
-        config = "--config=FILE.py[:ARG]" * takes_config
-        usage = f"[{config}]" if saved else config
-        usage += " [--workdir=DIR]" if optional_workdir else " --workdir=DIR"
-        parsers[name] = command = commands.add_parser(
+        parsers[name] = commands.add_parser(
             name,
             prog=f"jaxsim {name}",
-            usage=f"jaxsim {name} {usage.strip()} [flags]",
             help=summary,
             description=summary,
-            epilog=_OVERRIDES if takes_config else None,
+            epilog=_OVERRIDES if name not in WITHOUT_CONFIG else None,
             allow_abbrev=False,
         )
-        if takes_config:
-            default = " (default: DIR/config.json)" * saved
-            command.add_argument(
-                "--config",
-                metavar="FILE.py[:ARG]",
-                help=f"The configuration, an ml_collections file{default}.",
-            )
-        command.add_argument(
-            "--workdir",
-            metavar="DIR",
-            help="The folder that keeps all results." + " Optional." * optional_workdir,
-        )
-
-    def add(commands: str, flag: str, help: str, **options: Any) -> None:
-        for name in commands.split():
-            parsers[name].add_argument(flag, help=help, **options)
-
-    add(
-        "prepare",
-        "--refreeze",
-        "Start a new pool: freeze base text, tokenizer and token budget again "
-        "(default: keep what the first prepare froze).",
-        action="store_true",
-    )
-    add(
-        "train",
-        "--shard",
-        "Train only share I of N, counted from 0; 'slurm' takes both from the job "
-        "array (default: train all).",
-        metavar="I/N",
-        type=lambda text: parse_shard(text, os.environ),
-    )
-    add(
-        "base train",
-        "--distributed",
-        "Join the processes that JAX detects: a TPU slice, a Slurm step or Open MPI "
-        "(default: off, one process).",
-        metavar="auto",
-    )
-    add(
-        "base train",
-        "--coordinator",
-        "Join by hand: the address of process 0, the same for all.",
-        metavar="HOST:PORT",
-    )
-    for flag, metavar, help in (
-        ("--processes", "N", "Join by hand: how many processes there are."),
-        ("--process", "I", "Join by hand: which one this is, from 0 to N-1."),
-    ):
-        whole = _number(flag, int, lambda n: n >= 0, "a whole number, from 0")
-        add("base train", flag, help, metavar=metavar, type=whole)
-    add(
-        "score validate search run",
-        "--override",
-        "Go on although members are damaged or do not match, and mark every result "
-        "(default: stop with exit code 3).",
-        action="store_true",
-    )
-    add(
-        "score",
-        "--mixtures",
-        "The mixtures: subsets:1-3 (equal weights), dirichlet:1000 (random weights) "
-        "or FILE.csv (default: config.score.mixtures).",
-        metavar="TABLE",
-    )
-    add(
-        "validate",
-        "--runs",
-        "Compare with your own runs, trained elsewhere, instead of training reference "
-        "runs.",
-        metavar="MIXTURES.csv,METRICS.csv",
-        type=_two_files,
-    )
-    add(
-        "validate",
-        "--mixtures",
-        "Train the mixtures of this file, such as DIR/search/best.csv, and compare "
-        "them with their predictions.",
-        metavar="FILE.csv",
-        type=_file,
-    )
-    of_loss = "a share of the loss, as in 0.2%"
-    add(
-        "search",
-        "--min-effect",
-        "The smallest difference in loss that matters, as in 0.2%% (default: "
-        "config.search.min_effect).",
-        metavar="SHARE",
-        type=_number("--min-effect", _percent, lambda x: 0 <= x < 1, of_loss),
-    )
-    add(
-        "plan",
-        "--topology",
-        "A TPU topology such as v5e:16x16 (default: the devices of this machine).",
-        metavar="NAME",
-    )
-    add(
-        "plan",
-        "--members",
-        "The number of members (default: what the prepared text or the config says).",
-        metavar="N",
-        type=_number("--members", int, lambda n: n > 0, "a number, as in 32"),
-    )
-    of_peak = "a share of the peak rate, as in 0.4"
-    add(
-        "plan",
-        "--utilization",
-        "The share of the peak rate that programs reach (default: 0.4).",
-        metavar="SHARE",
-        type=_number("--utilization", float, lambda x: 0 < x <= 1, of_peak),
-    )
+    types = {
+        "DIR": _workdir,
+        "I/N": parse_shard,
+        "N": _number(int, lambda n: n > 0, "a whole number, from 1"),
+        "I": _number(int, lambda n: n >= 0, "a whole number, from 0"),
+        "MIXTURES.csv,METRICS.csv": _two_files,
+        "FILE.csv": _file,
+        "PERCENT": _number(_percent, lambda x: 0 <= x < 1, "a share, as in 0.2%"),
+        "SHARE": _number(float, lambda x: 0 < x <= 1, "a share, as in 0.4"),
+    }
+    for spec, text in _FLAGS.items():
+        *names, flag = spec.split()
+        flag, _, value = flag.partition("=")
+        kind: dict[str, Any] = {"action": "store_true"}
+        if value:
+            kind = {"metavar": value, "type": types.get(value)}
+        for name in names:
+            parsers[name].add_argument(flag, help=text, **kind)
     return parser
 
 
 def _number(
-    flag: str,
-    convert: Callable[[str], float],
-    holds: Callable[[float], bool],
-    must_be: str,
+    convert: Callable[[str], float], holds: Callable[[float], bool], must_be: str
 ) -> Callable[[str], float]:
     """Returns a parser for the value of a flag."""
 
@@ -415,7 +315,7 @@ def _number(
         with contextlib.suppress(ValueError):
             if holds(value := convert(text)):
                 return value
-        raise UserError(f"{flag}={text}: must be {must_be}")
+        raise argparse.ArgumentTypeError(f"must be {must_be}, is {text!r}")
 
     return parse
 
@@ -427,37 +327,46 @@ def _percent(text: str) -> float:
 
 def _two_files(text: str) -> tuple[Path, Path]:
     names = text.split(",")
-    if len(names) != 2 or not all(names):
-        raise UserError(f"--runs={text}: must be two files, MIXTURES.csv,METRICS.csv")
-    for name in names:
-        if not Path(name).is_file():
-            raise UserError(f"--runs={text}: no such file: {name}")
-    return Path(names[0]), Path(names[1])
+    if len(names) != 2:
+        raise argparse.ArgumentTypeError(
+            f"must be two files, MIXTURES.csv,METRICS.csv, is {text!r}"
+        )
+    return _file(names[0]), _file(names[1])
 
 
 def _file(text: str) -> Path:
     if not Path(text).is_file():
-        raise UserError(f"no such file: {text}")
+        raise argparse.ArgumentTypeError(f"no such file: {text}")
     return Path(text)
 
 
-def parse_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
+def _workdir(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("must be a folder, is empty")
+    if found := re.search(r"[*?\[\]]", str(Path(text).absolute())):
+        raise argparse.ArgumentTypeError(
+            f"{found[0]!r} in the path of a workdir, {text}; Orbax reads it as a "
+            "pattern. Use another folder"
+        )
+    return Path(text)
+
+
+def parse_shard(
+    text: str, environment: Mapping[str, str] = os.environ
+) -> tuple[int, int]:
     """Parses '2/8' as (2, 8); 'slurm' takes both numbers from a job array.
 
     Raises:
       UserError: it is neither, or there is no job array numbered without a gap.
     """
-    if text == "slurm":
-        return _slurm_share(environment)
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match or not int(match[1]) < int(match[2]):
+    if match := re.fullmatch(r"(\d+)/(\d+)", text):
+        share, count = int(match[1]), int(match[2])
+        if share < count:
+            return share, count
+    if text != "slurm":
         raise UserError(
             f"--shard={text}: must be i/n with i from 0 to n-1, as in 0/4, or slurm"
         )
-    return int(match[1]), int(match[2])
-
-
-def _slurm_share(environment: Mapping[str, str]) -> tuple[int, int]:
     array = "SLURM_ARRAY_TASK_"
     try:
         task, count, low, high = (
@@ -477,79 +386,32 @@ def _slurm_share(environment: Mapping[str, str]) -> tuple[int, int]:
     return task - low, count
 
 
-def _workdir(name: str, text: str | None) -> Path | None:
-    if not text:
-        if name in _WITHOUT_WORKDIR:
-            return None
-        raise UserError(f"{name}: --workdir=DIR is missing")
-    if found := re.search(r"[*?\[\]]", str(Path(text).absolute())):
-        raise UserError(
-            f"--workdir={text}: {found[0]!r} in the path of a workdir; "
-            "Orbax reads it as a pattern. Use another folder"
-        )
-    return Path(text)
-
-
-def _execute(call: Call) -> None:
-    if call.command == "doctor":
-        from jaxsim.doctor import doctor
-
-        doctor(call.workdir)
-        return
-    from jaxsim import commands
-
-    function = getattr(commands, call.command)
-    if call.config is None:
-        function(call.workdir, **call.options)
+def _config(
+    name: str, file: str | None, workdir: Path | None, overrides: Sequence[str]
+) -> Config:
+    """The configuration of a command, from `--config` or else from the workdir."""
+    saved = ""
+    if file:
+        node = _run_config_file(file)
     else:
-        function(call.config, call.workdir, **call.options)
-
-
-def _execute_in_group(call: Call, group: "ProcessGroup") -> None:
-    """Runs the command as one process of a group; it ends at once if it fails."""
-    from jaxsim import distributed
-
-    # Python handles no signal while `join` waits.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    distributed.join(group)
-    interrupt_on_sigterm()
-    try:
-        with contextlib.ExitStack() as stack:
-            if not distributed.is_lead():  # process 0 prints for all
-                nowhere = stack.enter_context(open(os.devnull, "w"))
-                stack.enter_context(contextlib.redirect_stdout(nowhere))
-            code = _guarded(lambda: _execute(_as_process_0(call)))
-    # The others cannot continue without this process: it must not hang.
-    except BaseException:  # noqa: BLE001
-        traceback.print_exc()
-        code = 1
-    if code:
-        distributed.leave(code)
-
-
-def _as_process_0(call: Call) -> Call:
-    """The call with process 0's config; other processes may see other files."""
-    from jaxsim.distributed import from_lead
-
-    assert call.config is not None  # both commands need one
-    data = from_lead(dataclasses.asdict(call.config))
-    config = from_config_dict(config_dict.ConfigDict(data))
-    return dataclasses.replace(call, config=config)
-
-
-def _load_node(
-    name: str, argument: str | None, workdir: Path | None
-) -> config_dict.ConfigDict:
-    """Loads the configuration, before overrides, from `--config` or the workdir."""
-    if argument:
-        return _run_config_file(argument)
-    if name not in _SAVED_CONFIG or workdir is None:
-        raise UserError(f"{name}: --config=FILE.py is missing")
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise UserError(f"{name}: --config=FILE.py is missing, and there is no {path}")
-    saved = dataclasses.asdict(load_config(path))
-    return config_dict.ConfigDict(saved).lock()
+        if workdir is None or name not in _SAVED_CONFIG.split():
+            raise UserError(f"{name}: --config=FILE.py is missing")
+        if not (path := workdir / "config.json").is_file():
+            raise UserError(
+                f"{name}: --config=FILE.py is missing, and there is no {path}"
+            )
+        node = config_dict.ConfigDict(dataclasses.asdict(load_config(path))).lock()
+        # The workdir may come from somebody else.
+        saved, node.bucket = node.bucket, ""
+    _apply(node, overrides)
+    config = from_config_dict(node, text=name != "plan")
+    if saved and not config.bucket and name in ("score", "validate"):
+        print(
+            f"jaxsim: {workdir}/config.json names the bucket {saved}, which is not "
+            "used; to use it, give --config=FILE.py or --config.bucket=URL",
+            file=sys.stderr,
+        )
+    return config
 
 
 def _run_config_file(argument: str) -> config_dict.ConfigDict:
@@ -557,18 +419,13 @@ def _run_config_file(argument: str) -> config_dict.ConfigDict:
     file, _, word = argument.partition(":")
     if not Path(file).is_file():
         raise UserError(f"--config={argument}: no such file: {file}")
-    spec = importlib.util.spec_from_file_location("jaxsim_config_file", file)
-    if spec is None or spec.loader is None:
-        raise UserError(f"--config={argument}: must be a Python file, FILE.py")
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-        node = module.get_config(word or None)
+        node = runpy.run_path(file)["get_config"](word or None)
     except JaxsimError:
         raise
     except Exception as error:  # the file is the user's code
         frames = traceback.extract_tb(error.__traceback__)
-        lines = [f.lineno for f in frames if f.filename == spec.origin]
+        lines = [f.lineno for f in frames if f.filename == file]
         where = f"{file}, line {lines[-1]}" if lines else file
         raise UserError(
             f"{where}: {type(error).__name__}: {_sentence(error)}"
@@ -584,7 +441,24 @@ def _run_config_file(argument: str) -> config_dict.ConfigDict:
 def _apply(node: config_dict.ConfigDict, overrides: Sequence[str]) -> None:
     """Applies `--config.a.b=value`."""
     for argument in overrides:
-        _expect_key(node, argument.split("=")[0].partition(".")[2])
+        key = argument.split("=")[0].partition(".")[2]
+        holder: Any = node
+        try:
+            parts = config_path.split(key)
+        except ValueError as error:
+            raise UserError(
+                f"--config.{key}: not a key; write a name with special characters as "
+                """in '--config.corpus.domains["a-name"].path=...'"""
+            ) from error
+        if re.search(r"\s", key):  # absl allows no space in the name of a flag
+            raise UserError(
+                f"--config.{key}: a name with spaces; set it in the config file"
+            )
+        for part in parts:
+            known = holder if isinstance(holder, config_dict.ConfigDict) else {}
+            if part not in known:
+                raise UserError(f"--config.{key}: unknown key {_unknown(part, known)}")
+            holder = holder[part]
     argv = ["jaxsim", *overrides]
     values = flags.FlagValues()
     try:
@@ -596,32 +470,6 @@ def _apply(node: config_dict.ConfigDict, overrides: Sequence[str]) -> None:
         raise UserError(_sentence(error)) from error
 
 
-def _expect_key(node: config_dict.ConfigDict, key: str) -> None:
-    try:
-        parts = config_path.split(key)
-    except ValueError as error:
-        raise UserError(
-            f"--config.{key}: not a key; write a name with special characters as in "
-            """'--config.corpus.domains["a-name"].path=...'"""
-        ) from error
-    if re.search(r"\s", key):  # absl allows no space in the name of a flag
-        raise UserError(
-            f"--config.{key}: a name with spaces cannot be set here; "
-            "set it in the config file"
-        )
-    holder: Any = node
-    for part in parts:
-        if not isinstance(holder, config_dict.ConfigDict):
-            raise UserError(f"--config.{key}: unknown key {part!r}")
-        if part not in holder:
-            raise UserError(
-                f"--config.{key}: unknown key {part!r}; "
-                f"{_nearest(part, holder)}known there: "
-                f"{', '.join(holder) or 'none'}"
-            )
-        holder = holder[part]
-
-
 def _sentence(error: BaseException) -> str:
     """An error's message on one line; without the fields that ConfigDict lists."""
     message: Any = error
@@ -631,7 +479,36 @@ def _sentence(error: BaseException) -> str:
     return " ".join(fields.sub("", str(message)).split())
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
-    """'did you mean ...? ' if a known word is similar, or ''."""
-    close = difflib.get_close_matches(word, list(known), 1)
-    return f"did you mean {close[0]}? " if close else ""
+def _execute(call: Call) -> None:
+    home = "doctor" if call.command == "doctor" else "commands"
+    function = getattr(importlib.import_module(f"jaxsim.{home}"), call.command)
+    given = [call.workdir] if call.config is None else [call.config, call.workdir]
+    function(*given, **call.options)
+
+
+def _execute_in_group(call: Call, group: "ProcessGroup") -> None:
+    """Runs the command as one process of a group; it ends at once if it fails."""
+    from jaxsim import distributed
+    from jaxsim.records import from_plain, plain
+
+    # Python handles no signal while `join` waits.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    distributed.join(group)
+    interrupt_on_sigterm()
+
+    def execute() -> None:
+        # Other processes may see other files than process 0.
+        config = distributed.from_lead(plain(call.config))
+        _execute(dataclasses.replace(call, config=from_plain(Config, config, "config")))
+
+    try:
+        with open(os.devnull, "w") as nowhere:  # process 0 prints for all
+            stdout = sys.stdout if distributed.is_lead() else nowhere
+            with contextlib.redirect_stdout(stdout):
+                code = _guarded(execute)
+    # The others cannot continue without this process: it must not hang.
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
+        code = 1
+    if code:
+        distributed.leave(code)

@@ -5,10 +5,9 @@ Each can be killed and called again: it does what is missing on disk.
 
 import dataclasses
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import jax
 
 from jaxsim import corpus as corpora
 from jaxsim.config import Config, SearchConfig, save_config
@@ -19,22 +18,14 @@ from jaxsim.errors import DamagedError, UserError
 from jaxsim.log import say
 from jaxsim.mesh import training_mesh
 from jaxsim.model import LanguageModel
-from jaxsim.plan import Plan, devices_of, make_plan, show_plan, sizes_of
+from jaxsim.plan import show_plan, sizes_of
 from jaxsim.pool import Manifest, Pool, create_pool, open_pool
 from jaxsim.pool.bucket import open_bucket
 from jaxsim.pool.build import PoolBuilder, follow, train_missing
 from jaxsim.pool.digests import differences
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
-from jaxsim.report.show import (
-    show_agreement,
-    show_chosen,
-    show_diagnostics,
-    show_members,
-    show_pool,
-    show_scores,
-    show_search,
-)
+from jaxsim.report import show
 from jaxsim.report.write import last_lines, write_report
 from jaxsim.scoring.evaluation import gather
 from jaxsim.scoring.scorer import Scorer, table_name
@@ -51,9 +42,9 @@ from jaxsim.train import (
     recipe_trainer,
     reference_run,
 )
+from jaxsim.validation import diagnostics
 from jaxsim.validation.calibration import Corrector
-from jaxsim.validation.chosen import TrainedChoice, compare_chosen, save_chosen
-from jaxsim.validation.diagnostics import FEW_WINDOWS, diagnose, save_diagnostics
+from jaxsim.validation.chosen import compare_chosen, save_chosen
 from jaxsim.validation.external import read_external_runs, read_mixtures
 from jaxsim.validation.measured import CALIBRATED
 from jaxsim.validation.runs import (
@@ -161,7 +152,7 @@ def train(
     trainer = trainer or _trainer(config, workdir)
     train_missing(runs, pool, corpus, trainer, bucket)
     if is_lead():
-        show_pool(pool)
+        show.show_pool(pool)
 
 
 def score(
@@ -175,10 +166,10 @@ def score(
     scorer = scorer or _scorer(config, workdir, override)
     spec = config.score.mixtures if mixtures is None else mixtures
     table = scorer.table(spec) if spec else None  # refused before scoring
-    show_members(scorer.standard())
+    show.show_members(scorer.standard())
     if table is not None:
         name = table_name(spec)
-        show_scores(scorer.score(name, table, "dev", config.score.windows))
+        show.show_scores(scorer.score(name, table, "dev", config.score.windows))
         say(
             f"scores: {len(table)} mixtures in {scorer.store.folder}/"
             f"{name}.parquet; to search them: `jaxsim search "
@@ -206,39 +197,33 @@ def validate(
     if mixtures is not None:
         if runs is not None:
             raise UserError("--runs and --mixtures: give one of them")
-        chosen = _validate_chosen(config, scorer, mixtures, trainer)
-        save_chosen(workdir, chosen)
-        there = (workdir / "search" / "result.json").exists()
-        last_search = load_search(workdir) if there else None
-        show_chosen(chosen, last_search, load_validation(workdir))
+        _validate_chosen(config, scorer, mixtures, trainer)
         return
     # Unreadable files are refused before anything is scored.
     given = None
     if runs is not None:
         given = read_external_runs(*runs, scorer.members, scorer.evaluation.domains)
-    # Diagnostics are cheap, so they come before any training.
-    known = diagnose(
-        scorer, config.score.windows or FEW_WINDOWS, replicate_pairs(config, scorer)
-    )
-    save_diagnostics(workdir, known)
-    show_diagnostics(known)
+
+    def diagnosed() -> diagnostics.Diagnostics:
+        windows = config.score.windows or diagnostics.FEW_WINDOWS
+        pairs = replicate_pairs(config, scorer)
+        known = diagnostics.diagnose(scorer, windows, pairs)
+        diagnostics.save_diagnostics(workdir, known)
+        return known
+
+    known = diagnosed()  # it is cheap, so it comes before any training
+    show.show_diagnostics(known)
     if given is not None:
         validation = validate_external(scorer, given)
     else:
-        validation = validate_trained(
-            config,
-            scorer,
-            trainer or _trainer(config, workdir),
-            open_bucket(config.bucket, workdir),
-        )
-    expected = min(config.validate.member_replicates, len(scorer.members))
-    if runs is None and known.replicates < expected:
-        # New replicates of members measure noise.
-        repeated = replicate_pairs(config, scorer)
-        known = diagnose(scorer, known.windows, repeated)
-        save_diagnostics(workdir, known)
+        trainer = trainer or _trainer(config, workdir)
+        bucket = open_bucket(config.bucket, workdir)
+        validation = validate_trained(config, scorer, trainer, bucket)
+        expected = min(config.validate.member_replicates, len(scorer.members))
+        if known.replicates < expected:
+            diagnosed()  # new replicates of members measure noise
     save_validation(workdir, validation)
-    show_agreement(validation)
+    show.show_agreement(validation)
     used = current_validation(workdir, scorer.now())
     if validation.given and used is not None and not used.given:
         say(
@@ -278,11 +263,10 @@ def search(
         singles = known.calibration.singles_known
         found = dataclasses.replace(found, singles_known=singles)
     if validation is not None:
-        others = validation.basis.others
-        basis = dataclasses.replace(found.basis, others=others)
+        basis = dataclasses.replace(found.basis, others=validation.basis.others)
         found = dataclasses.replace(found, basis=basis)
     save_search(workdir, found)
-    show_search(found)
+    show.show_search(found)
     for line in last_lines(workdir):
         say(line)
 
@@ -300,19 +284,10 @@ def plan(
     topology: str | None = None,
     members: int | None = None,
     utilization: float | None = None,
-) -> Plan:
+) -> None:
     """Compiles training and scoring, also for hardware that is not attached."""
     sizes = sizes_of(config, workdir, members)
-    devices = devices_of(topology) if topology else jax.devices()
-    made = make_plan(
-        config,
-        sizes,
-        topology or "",
-        devices,
-        0.4 if utilization is None else utilization,
-    )
-    show_plan(made)
-    return made
+    show_plan(config, sizes, topology, utilization or 0.4)
 
 
 def verify(workdir: Path) -> None:
@@ -400,19 +375,15 @@ def _check_base(manifest: Manifest, config: Config) -> None:
     Raises:
       UserError: names the values that differ.
     """
-    known, asked = manifest.recipe, _base_recipe(config)
-    own, shared = asked.keys() - set(_SHARED), _SHARED
+
+    def by_key(recipe: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+        shared = {key: recipe.get(key) for key in _SHARED}
+        own = {key: value for key, value in recipe.items() if key not in shared}
+        return {"base": own, "recipe": shared, "model": model}
+
     lines = differences(
-        {
-            "base": {key: known.get(key) for key in own},
-            "recipe": {key: known.get(key) for key in shared},
-            "model": manifest.model,
-        },
-        {
-            "base": {key: asked[key] for key in own},
-            "recipe": {key: asked[key] for key in shared},
-            "model": dataclasses.asdict(config.model),
-        },
+        by_key(manifest.recipe, manifest.model),
+        by_key(_base_recipe(config), dataclasses.asdict(config.model)),
         "config.",
     )
     if lines:
@@ -424,13 +395,13 @@ def _check_base(manifest: Manifest, config: Config) -> None:
 
 def _validate_chosen(
     config: Config, scorer: Scorer, path: Path, trainer: Trainer | None
-) -> TrainedChoice:
+) -> None:
     """Trains the mixtures of a file, for as many tokens as reference runs.
 
     Raises:
       UserError: a row cannot be trained or is repeated.
     """
-    asked = read_mixtures(path, scorer.members)
+    asked, workdir = read_mixtures(path, scorer.members), scorer.workdir
     runs = [
         reference_run(asked.parts(m), config.recipe, config.validate.token_multiplier)
         for m in range(len(asked))
@@ -444,13 +415,16 @@ def _validate_chosen(
         scorer,
         runs,
         runs,
-        trainer or _trainer(config, scorer.workdir),
-        open_bucket(config.bucket, scorer.workdir),
+        trainer or _trainer(config, workdir),
+        open_bucket(config.bucket, workdir),
     )
     trained = scorer.score_entries(CHOSEN, names, "test")
-    return compare_chosen(
-        asked.names, scorer.score(CHOSEN_MIXTURES, table, "test"), trained
-    )
+    predicted = scorer.score(CHOSEN_MIXTURES, table, "test")
+    chosen = compare_chosen(asked.names, predicted, trained)
+    save_chosen(workdir, chosen)
+    there = (workdir / "search" / "result.json").exists()
+    last_search = load_search(workdir) if there else None
+    show.show_chosen(chosen, last_search, load_validation(workdir))
 
 
 def _table(config: Config, scorer: Scorer) -> Scores | None:
@@ -459,13 +433,11 @@ def _table(config: Config, scorer: Scorer) -> Scores | None:
     Raises:
       UserError: method 'table' has none.
     """
-    required = config.search.method == "table"
-    if not config.score.mixtures:
-        if required:
-            raise UserError("config.score.mixtures: empty, nothing to search")
-        return None
+    spec, required = config.score.mixtures, config.search.method == "table"
+    if required and not spec:
+        raise UserError("config.score.mixtures: empty, nothing to search")
     try:
-        return scorer.scored(config.score.mixtures)
+        return scorer.scored(spec) if spec else None
     except UserError as error:
         if required:
             raise

@@ -30,18 +30,9 @@ _READERS = ("sotu", "jsonl", "text")
 _SHARE = "a share between 0 and 1"
 
 
-@dataclass(frozen=True)
-class _Bound:
-    """What a value must be; of a dictionary, each of its values."""
-
-    holds: Callable[[Any], bool]
-    must_be: str
-
-
 def checked(default: T, holds: Callable[[T], bool], must_be: str) -> T:
     """A field whose value must be something, in words for the user."""
-    bound = {"bound": _Bound(holds, must_be)}
-    return field(default=default, metadata=bound)
+    return field(default=default, metadata={"bound": (holds, must_be)})
 
 
 def positive(default: N) -> N:
@@ -58,17 +49,16 @@ def share(default: float) -> float:
 
 def values(least: float, most: float, must_be: str) -> dict[str, float]:
     """A dictionary, empty by default, whose values have a bound."""
-    bound = {"bound": _Bound(lambda x: least <= x <= most, must_be)}
-    return field(default_factory=dict, metadata=bound)
+    bound = (lambda x: least <= x <= most), must_be
+    return field(default_factory=dict, metadata={"bound": bound})
 
 
 @dataclass(frozen=True)
 class SourceConfig:
     """Where documents come from, and how they are cut into partitions.
 
-    With no `by_*` rule the whole source is one partition (or domain), named
-    after the source. Rules combine: `by_field` and `by_dates` together give
-    the cells `VALUE,START-END`, grouped by VALUE.
+    With no `by_*` rule the whole source is one partition (or domain), named after the
+    source. `by_field` and `by_dates` together give `VALUE,START-END`, grouped by VALUE.
     """
 
     # 'sotu', 'jsonl' (Dolma, also .gz) or 'text' (a folder).
@@ -107,10 +97,8 @@ class CorpusConfig:
     base_text: dict[str, SourceConfig] = field(default_factory=dict)
     tokenizer: TokenizerConfig = TokenizerConfig()
     split: SplitConfig = SplitConfig()
-    # Tokens of each split of a domain, about; 0: all that there are.
-    evaluation_tokens: int = non_negative(0)
-    # Windows of each evaluation document, evenly spaced; 0: all of them.
-    evaluation_windows: int = non_negative(0)
+    evaluation_tokens: int = non_negative(0)  # of a split of a domain, about; 0: all
+    evaluation_windows: int = non_negative(0)  # of a document, evenly spaced; 0: all
     max_units: int = positive(1)  # units that a large partition is cut into
     max_epochs: float = positive(16.0)  # a unit that repeats more is refused
     max_bad: float = share(0.001)  # unreadable records that are tolerated
@@ -243,12 +231,9 @@ class SearchConfig:
     """
 
     target: dict[str, float] = values(0, math.inf, "zero or more")
-    # The weighted mean of the target, or the least gain over the base.
-    objective: Literal["mean", "worst"] = "mean"
+    objective: Literal["mean", "worst"] = "mean"  # worst: the least gain over the base
     # How much worse than the base a domain may get, as a share of its bits.
-    max_regression: dict[str, float] = values(
-        -1, math.inf, "a share of the base model's bits, -1 or more"
-    )
+    max_regression: dict[str, float] = values(-1, math.inf, "a share, -1 or more")
     min_weight: dict[str, float] = values(0, 1, _SHARE)
     max_weight: dict[str, float] = values(0, 1, _SHARE)
     max_sources: int = non_negative(0)  # partitions with weight; 0: any number
@@ -261,8 +246,7 @@ class SearchConfig:
     # the members of a partition or group; 'base': the text of replay.
     supply: dict[str, float] = values(1, math.inf, "a number of tokens, at least one")
     windows: int = non_negative(0)  # of each domain's dev split; 0: all
-    # Descend on predicted losses, or take the best of the scored table.
-    method: Literal["descend", "table"] = "descend"
+    method: Literal["descend", "table"] = "descend"  # table: the best of the scored
     candidates: int = positive(100_000)  # mixtures the cheap predictor scores
     evaluations: int = positive(200)  # budget: mixtures that are merged
     min_effect: float = non_negative(0.0)  # smallest relative difference that counts
@@ -322,7 +306,35 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
     Raises:
       UserError: an unknown key, a wrong type, a missing or impossible value.
     """
-    return _checked_config(from_plain(Config, node.to_dict(), "config"), text)
+    config = from_plain(Config, node.to_dict(), "config")
+    corpus, model, base = config.corpus, config.model, config.base
+    dim, heads, split = model.dim, model.heads, corpus.split
+    for ok, key, what in (
+        (corpus.partitions, "corpus.partitions", "at least one"),
+        (dim % heads == 0, "model.heads", f"a divisor of dim={dim}"),
+        # RoPE turns pairs.
+        (dim // heads % 2 == 0, "model.heads", "such that dim / heads is even"),
+        (heads % model.kv_heads == 0, "model.kv_heads", f"a divisor of heads={heads}"),
+        (
+            split.base + split.dev + split.test < 1,
+            "corpus.split.base",
+            "below 1 - dev - test, so that documents are left for training",
+        ),
+        (
+            corpus.base_text or split.base,
+            "corpus.split.base",
+            "positive, or corpus.base_text must name base text",
+        ),
+        (
+            not base.warmup or base.warmup < base.steps,
+            "base.warmup",
+            f"below base.steps={base.steps}",
+        ),
+    ):
+        need(ok, what, operator.attrgetter(key)(config), f"config.{key}")
+    if text:
+        _check_paths(corpus)
+    return config
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -335,48 +347,8 @@ def load_config(path: Path) -> Config:
 
     Raises:
       DamagedError: it is no such record, or was altered.
-      UserError: its values do not go together.
     """
-    config = records.load(path, Config, "give --config")
-    try:
-        return _checked_config(config, text=True)
-    except UserError as error:
-        raise UserError(f"{path}: {error}; give --config") from error
-
-
-def _checked_config(config: Config, text: bool) -> Config:
-    _check_together(config)
-    if text:
-        _check_paths(config.corpus)
-    return config
-
-
-def _check_together(config: Config) -> None:
-    """Refuses values that do not go together."""
-
-    def check(ok: bool, key: str, what: str) -> None:
-        need(ok, what, operator.attrgetter(key)(config), f"config.{key}")
-
-    corpus, model, base = config.corpus, config.model, config.base
-    dim, heads, split = model.dim, model.heads, corpus.split
-    check(bool(corpus.partitions), "corpus.partitions", "at least one")
-    check(dim % heads == 0, "model.heads", f"a divisor of dim={dim}")
-    even = dim // heads % 2 == 0  # RoPE turns pairs
-    check(even, "model.heads", "such that dim / heads is even")
-    divides = heads % model.kv_heads == 0
-    check(divides, "model.kv_heads", f"a divisor of heads={heads}")
-    if split.base + split.dev + split.test >= 1:
-        raise UserError(
-            "config.corpus.split: base + dev + test leave no share of the documents "
-            "for training"
-        )
-    check(
-        bool(corpus.base_text) or split.base > 0,
-        "corpus.split.base",
-        "positive, or corpus.base_text must name base text",
-    )
-    below = not base.warmup or base.warmup < base.steps
-    check(below, "base.warmup", f"below base.steps={base.steps}")
+    return records.load(path, Config, "give --config")
 
 
 def _check_paths(corpus: CorpusConfig) -> None:

@@ -1,8 +1,4 @@
-"""Errors and their exit codes, which a launcher can act on.
-
-0 done, 1 any other error, 2 the user's mistake, 3 damaged data or pool, 4 stopped but
-resumable, 5 hung and gave up.
-"""
+"""Errors and their exit codes, which a launcher can act on; 0 is success."""
 
 
 class JaxsimError(Exception):

@@ -16,12 +16,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import rich.box
 import rich.console
-import rich.markup
 import rich.progress
 import rich.table
 
@@ -30,6 +29,7 @@ from jaxsim.errors import DamagedError
 from jaxsim.records import plain, write
 
 SCHEMA = 1
+INTERVAL = 10.0  # seconds between two lines of a loop
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -50,19 +50,15 @@ def show_table(
 ) -> None:
     """Prints a table; the first column is left-aligned, all others right-aligned."""
     table = rich.table.Table(
-        title=rich.markup.escape(title), title_justify="left", box=rich.box.SIMPLE_HEAD
+        title=title, title_justify="left", box=rich.box.SIMPLE_HEAD
     )
     for i, column in enumerate(columns):
-        table.add_column(
-            rich.markup.escape(column),
-            justify="right" if i else "left",
-            overflow="fold",
-        )
+        table.add_column(column, justify="right" if i else "left", overflow="fold")
     for row in rows:
-        table.add_row(*[rich.markup.escape(cell) for cell in row])
+        table.add_row(*row)
     # A log file has no width; the default of 80 columns would fold the numbers.
     width = None if sys.stdout.isatty() else 140
-    _Console(highlight=False, width=width).print(table)
+    _Console(width=width, markup=False, emoji=False, highlight=False).print(table)
     if note:
         say(note)
 
@@ -102,7 +98,7 @@ def provenance() -> dict[str, Any]:
     }
 
 
-class MetricsWriter:
+class MetricsWriter(contextlib.AbstractContextManager["MetricsWriter"]):
     """Appends one JSON row for each logged step, and flushes it.
 
     The first row is `header` with schema and provenance. A run that resumes from step
@@ -118,9 +114,9 @@ class MetricsWriter:
     def __init__(self, path: Path, header: Mapping[str, Any], step: int = 0) -> None:
         kept = _rows_until(path, step) if step and path.exists() else []
         if not kept:
-            kept = [_dump({"schema": SCHEMA, **provenance(), **header})]
+            kept = [_dump({"schema": SCHEMA, **provenance(), **header}).encode()]
         # Replaced whole: a kill here leaves the old file.
-        write(path, "".join(kept))
+        write(path, b"".join(kept))
         self.kept: dict[str, Any] = json.loads(kept[-1])
         self._file = path.open("a")
 
@@ -129,43 +125,25 @@ class MetricsWriter:
         self._file.write(_dump({"step": step, **values}))
         self._file.flush()
 
-    def close(self) -> None:
-        self._file.close()
-
-    def __enter__(self) -> "MetricsWriter":
-        return self
-
     def __exit__(self, *exception: object) -> None:
-        self.close()
+        self._file.close()
 
 
 @dataclasses.dataclass
 class Progress:
-    """Loss and speed of a training run, a line every `every` steps.
+    """Loss and speed of a training run, a line every `every` steps."""
 
-    Attributes:
-      label: what runs, as in 'member 1790-1809'.
-      steps: number of steps of the whole run.
-      tokens: tokens of one step.
-      every: steps between two lines; the last step always has one.
-      start: the step it resumes from.
-      flops: model FLOPs of one step, on all devices.
-      peak: peak FLOP/s of all devices; 0 if unknown.
-    """
-
-    label: str
-    steps: int
-    tokens: int
-    every: int
-    start: int = 0
-    stream: TextIO | None = None
-    clock: Callable[[], float] = time.monotonic
-    flops: float = 0.0
-    peak: float = 0.0
+    label: str  # what runs, as in 'member 1790-1809'
+    steps: int  # of the whole run
+    tokens: int  # of one step
+    every: int  # steps between two lines; the last step always has one
+    start: int = 0  # the step it resumes from
+    flops: float = 0.0  # model FLOPs of one step, on all devices
+    peak: float = 0.0  # FLOP/s of all devices; 0 if unknown
 
     def __post_init__(self) -> None:
         self._waited = 0.0
-        self._begin = self._last = self.clock()
+        self._begin = self._last = time.monotonic()
         self._last_step = self.start
 
     def due(self, step: int) -> bool:
@@ -181,9 +159,8 @@ class Progress:
 
         Speed and waiting time count from the last line.
         """
-        now = self.clock()
-        elapsed = max(now - self._last, 1e-9)
-        rate = (step - self._last_step) / elapsed
+        now = time.monotonic()
+        rate = (step - self._last_step) / max(now - self._last, 1e-9)
         left = (self.steps - step) / rate if rate else math.inf
         self._last, self._last_step = now, step
         flops = rate * self.flops
@@ -202,7 +179,7 @@ class Progress:
             f"{self.label}: step {step}/{self.steps}, loss {loss:.4f}, "
             f"{rate * self.tokens:,.0f} tokens/s, {computed}, "
             f"{self._waited:.1f} s waited for input, {_duration(left)} left",
-            file=self.stream or sys.stderr,
+            file=sys.stderr,
             flush=True,
         )
         self._waited = 0.0
@@ -210,57 +187,43 @@ class Progress:
 
 
 @contextlib.contextmanager
-def progress(
-    total: int,
-    label: str,
-    unit: str = "steps",
-    *,
-    interval: float = 10.0,
-    stream: TextIO | None = None,
-    clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Callable[[int], None]]:
-    """Progress of a loop: `with progress(n, 'scoring') as advance: advance(1)`.
+def progress(total: int, label: str, unit: str) -> Iterator[Callable[[int], None]]:
+    """Progress of a loop: `with progress(n, 'search', 'steps') as advance: advance(1)`.
 
-    A bar on a terminal; elsewhere at most one line every `interval` seconds, and one
+    A bar on a terminal; elsewhere at most one line every `INTERVAL` seconds, and one
     at the end.
     """
-    stream = stream or sys.stderr
-    begin = clock()
-    if stream.isatty():
-        bar = rich.progress.Progress(
+    if sys.stderr.isatty():
+        with rich.progress.Progress(
             *rich.progress.Progress.get_default_columns(),
             rich.progress.MofNCompleteColumn(),
-            console=rich.console.Console(file=stream),
-        )
-        with bar:
+            console=rich.console.Console(file=sys.stderr),
+        ) as bar:
             task = bar.add_task(label, total=total)
             yield lambda n: bar.advance(task, n)
         return
-
-    done, last = 0, begin
+    done, begin = 0, time.monotonic()
+    last = begin
 
     def advance(n: int) -> None:
         nonlocal done, last
         done += n
-        now = clock()
-        if now - last >= interval and 0 < done < total:
+        now = time.monotonic()
+        if now - last >= INTERVAL and 0 < done < total:
             last = now
-            left = (now - begin) / done * (total - done)
-            line = f"{label}: {done}/{total} {unit}, {_duration(left)} left"
-            print(line, file=stream, flush=True)
+            left = _duration((now - begin) / done * (total - done))
+            print(f"{label}: {done}/{total} {unit}, {left} left", file=sys.stderr)
 
     yield advance
-    line = f"{label}: {done}/{total} {unit} in {_duration(clock() - begin)}"
-    print(line, file=stream, flush=True)
+    took = _duration(time.monotonic() - begin)
+    print(f"{label}: {done}/{total} {unit} in {took}", file=sys.stderr)
 
 
-def _rows_until(path: Path, step: int) -> list[str]:
+def _rows_until(path: Path, step: int) -> list[bytes]:
     """The lines of a file up to `step`, header first; empty without a header."""
     kept = []
-    lines = path.read_bytes().splitlines(keepends=True)
+    *lines, _ = path.read_bytes().split(b"\n")  # the last was partly written
     for number, line in enumerate(lines, 1):
-        if number == len(lines) and not line.endswith(b"\n"):
-            break  # partly written
         try:
             row = json.loads(line)
             late = number > 1 and row["step"] > step
@@ -270,7 +233,7 @@ def _rows_until(path: Path, step: int) -> list[str]:
                 "away to continue without it"
             ) from error
         if not late:
-            kept.append(line.decode())
+            kept.append(line + b"\n")
     return kept
 
 

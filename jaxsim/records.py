@@ -30,15 +30,12 @@ LARGEST = 1 << 30  # bytes of a record; a table of 100,000 mixtures has 0.2 GB
 # A row of a table for people: code reads it as it likes, a file must hold plain cells.
 Cell = bool | int | float | str | list[str] | list[float | None] | None
 Row = Annotated[dict[str, Any], dict[str, Cell]]
-_HEADER = ("record", "version", "sha256")
 
 
 def write(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) -> None:
-    """Writes a whole file in one step, or leaves the old one.
+    """Writes a whole file in one step, or leaves the old one; makes its folder.
 
-    Args:
-      path: of the file; its folder is made.
-      content: of the file, or a function that writes it to an open file.
+    `content` may be a function that writes it to an open file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own: two processes may write the same file.
@@ -77,12 +74,9 @@ def dump(record: Any) -> str:
 
 
 def load(path: Path, kind: type[T], advice: str) -> T:
-    """Reads the record in a file.
+    """Reads the record in a file; `kind` is the dataclass that it holds.
 
-    Args:
-      path: of the file.
-      kind: the dataclass that it holds.
-      advice: what to do if it cannot be used, such as "run `jaxsim search` again".
+    `advice` is what to do if it cannot be used, such as "run `jaxsim search` again".
 
     Raises:
       DamagedError: it is unreadable, of another kind or version, was altered, or a
@@ -100,7 +94,7 @@ def load(path: Path, kind: type[T], advice: str) -> T:
 def parse(text: str, kind: type[T], where: Path | str, advice: str) -> T:
     """Reads a record from its text, as `load` does; `where` it is from."""
     try:
-        data = json.loads(text, parse_constant=_refuse_constant)
+        data = json.loads(text)
         if not isinstance(data, dict):
             raise ValueError("not a JSON object")
         if (version := data.get("version")) != VERSION:
@@ -112,14 +106,10 @@ def parse(text: str, kind: type[T], where: Path | str, advice: str) -> T:
             raise ValueError(f"not a record of kind {kind.__name__}")
         if data.pop("sha256", None) != digest(data):
             raise ValueError("it was altered after it was written")
-        body = {key: v for key, v in data.items() if key not in _HEADER}
-        return from_plain(kind, body, kind.__name__)
+        del data["record"], data["version"]
+        return from_plain(kind, data, kind.__name__)
     except (ValueError, RecursionError, UserError) as error:
         raise DamagedError(f"{where}: unreadable ({error}); {advice}") from error
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a finite number")
 
 
 def digest(value: Any) -> str:
@@ -164,45 +154,43 @@ def from_plain(kind: Any, value: Any, key: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None and types.NoneType in args:
             return None
-        kinds = [a for a in args if a is not types.NoneType]
-        for one in kinds[:-1]:
+        *others, last = (a for a in args if a is not types.NoneType)
+        for one in others:
             with contextlib.suppress(UserError):
                 return from_plain(one, value, key)
-        return from_plain(kinds[-1], value, key)
+        return from_plain(last, value, key)
     if origin in (dict, Mapping):
-        _expect(isinstance(value, Mapping), "a dictionary", value, key)
+        need(isinstance(value, Mapping), "a dictionary", value, key)
         return {
             from_plain(args[0], k, key): from_plain(args[1], v, f"{key}.{k}")
             for k, v in value.items()
         }
     if origin in (list, Sequence):
-        _expect(isinstance(value, list), "a list", value, key)
+        need(isinstance(value, list), "a list", value, key)
         # Rows of a table are long, and have nothing to convert.
         if args[0] is float and all(type(v) is float and v - v == 0 for v in value):
             return value
         return [from_plain(args[0], v, f"{key}[{i}]") for i, v in enumerate(value)]
     if origin is tuple:
-        _expect(isinstance(value, tuple | list), "a tuple", value, key)
+        need(isinstance(value, tuple | list), "a tuple", value, key)
         if args[-1] is Ellipsis:
             args = (args[0],) * len(value)
-        _expect(len(args) == len(value), f"{len(args)} values", value, key)
-        pairs = zip(args, value, strict=True)
-        return tuple(from_plain(a, v, f"{key}[{i}]") for i, (a, v) in enumerate(pairs))
+        need(len(args) == len(value), f"{len(args)} values", value, key)
+        return tuple(from_plain(args[i], v, f"{key}[{i}]") for i, v in enumerate(value))
     if origin is Literal:
         need(value in args, f"one of {', '.join(args)}", value, key)
         return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    exact = kind is bool or not isinstance(value, bool)  # which is an int
+    if kind is float and isinstance(value, int) and exact:
         return float(value)
-    if kind is float and isinstance(value, float):
-        _expect(math.isfinite(value), "finite", value, key)
-    exact = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-    _expect(exact, kind.__name__, value, key)
+    need(exact and isinstance(value, kind), kind.__name__, value, key)
+    need(kind is not float or math.isfinite(value), "finite", value, key)
     return value
 
 
 def _named_fields(kind: Any, value: Any, key: str) -> Any:
     """A dataclass or typed dictionary."""
-    _expect(isinstance(value, Mapping), "a group of keys", value, key)
+    need(isinstance(value, Mapping), "a group of keys", value, key)
     hints = typing.get_type_hints(kind, include_extras=True)
     if unknown := [k for k in value if k not in hints]:
         raise UserError(
@@ -213,53 +201,39 @@ def _named_fields(kind: Any, value: Any, key: str) -> Any:
         raise UserError(f"{key}.{missing[0]}: missing")
     made = kind(**{k: from_plain(hints[k], v, f"{key}.{k}") for k, v in value.items()})
     for each in dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ():
-        if bound := each.metadata.get("bound"):
-            name, found = f"{key}.{each.name}", getattr(made, each.name)
-            if isinstance(found, dict):
-                for k, v in found.items():
-                    need(bound.holds(v), bound.must_be, v, f"{name}.{k}")
-            else:
-                need(bound.holds(found), bound.must_be, found, name)
+        name, found = f"{key}.{each.name}", getattr(made, each.name)
+        holds, must_be = each.metadata.get("bound", (None, ""))
+        if holds and isinstance(found, dict):
+            for k, v in found.items():
+                need(holds(v), must_be, v, f"{name}.{k}")
+        elif holds:
+            need(holds(found), must_be, found, name)
     return made
 
 
-def _expect(ok: bool, what: str, value: Any, key: str) -> None:
-    """Refuses a value of a wrong type."""
-    if not ok:
-        raise UserError(f"{key}: must be {what}, is {type(value).__name__} {value!r}")
-
-
 def need(ok: bool, what: str, value: Any, key: str) -> None:
-    """Refuses an impossible value."""
+    """Refuses a value of a wrong type, or an impossible one."""
     if not ok:
         raise UserError(f"{key}: must be {what}, is {value!r}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Basis:
-    """What a result was computed from: the one answer to "does it still hold?".
+    """What a result was computed from: the one answer to "does it still hold?"."""
 
-    Attributes:
-      text: digest of the evaluation text.
-      corpus: digests of what corpus.json says of each domain and member's unit.
-      base: `params_digest` of the base model.
-      members: `params_digest`s of all members of the pool, by name; empty for a
-        result about single entries.
-      others: those of the reference runs and replicates used.
-    """
-
-    text: str = ""
+    text: str = ""  # digest of the evaluation text
+    # Digests of what corpus.json says of each domain and member's unit.
     corpus: dict[str, str] = dataclasses.field(default_factory=dict)
-    base: str = ""
+    base: str = ""  # `params_digest` of the base model
+    # Those of all members of the pool, by name; empty if it is about single entries.
     members: dict[str, str] = dataclasses.field(default_factory=dict)
+    # Those of the reference runs and replicates used.
     others: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def difference(self, now: "Basis") -> str:
         """The first thing that has changed since, in words; '' if nothing has.
 
-        Args:
-          now: what there is: a result's own reference runs and replicates may be
-            a part of those there.
+        A result's own reference runs and replicates may be a part of those of `now`.
         """
         if self.base != now.base:
             return "the base model has changed"

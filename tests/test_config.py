@@ -134,6 +134,7 @@ def test_wrong_type_deep_inside_is_named() -> None:
         ("recipe.tail", 1.5),
         ("recipe.replay", 1.0),
         ("corpus.split.test", 0.0),
+        ("corpus.split.base", 0.8),
         ("base.warmup", 400),
         ("search.min_effect", -0.1),
         ("search.objective", "median"),

@@ -99,9 +99,9 @@ def test_only_base_and_train_accept_a_group(root: Path, tmp_path: Path):
     auto = "--distributed=auto"
     assert cli.parse(["train", *arguments, auto]).group == ProcessGroup()
     assert cli.parse(["train", *arguments]).group is None
-    with pytest.raises(UserError, match="validate: unknown flag --distrib"):
+    with pytest.raises(UserError, match="validate: unknown argument '--distrib"):
         cli.parse(["validate", *arguments, auto])
-    with pytest.raises(UserError, match="=two: must be a whole number"):
+    with pytest.raises(UserError, match="--processes: must be a whole number"):
         cli.parse(["base", *arguments, "--processes=two"])
 
 

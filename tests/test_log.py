@@ -4,6 +4,7 @@ import io
 import json
 import math
 import subprocess
+import types
 from pathlib import Path
 from typing import Any
 
@@ -114,19 +115,17 @@ def test_a_kill_while_cutting_rows_loses_nothing(
     assert steps(path) == [8, 16]
 
 
-class Clock:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
     """Seconds that pass only when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+    clock = types.SimpleNamespace(now=100.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(log, "time", clock)
+    return clock
 
 
-def test_progress_of_a_run() -> None:
-    clock, stream = Clock(), io.StringIO()
-    shown = log.Progress("base", 10, 64, 4, 2, stream, clock, flops=1e12)
+def test_progress_of_a_run(clock: Any, capsys: Any) -> None:
+    shown = log.Progress("base", 10, 64, 4, 2, flops=1e12)
     assert [s for s in range(3, 11) if shown.due(s)] == [4, 8, 10]
     clock.now += 20  # compiling
     shown.waited(3.0)
@@ -142,7 +141,7 @@ def test_progress_of_a_run() -> None:
         "input_seconds": 0.5,
         "seconds": 22.0,
     }
-    assert stream.getvalue().splitlines() == [
+    assert capsys.readouterr().err.splitlines() == [
         "base: step 4/10, loss 2.0000, 6 tokens/s, 0.1 TFLOP/s, "
         "3.0 s waited for input, 60 s left",
         "base: step 8/10, loss 1.5000, 128 tokens/s, 2 TFLOP/s, "
@@ -150,44 +149,37 @@ def test_progress_of_a_run() -> None:
     ]
 
 
-def test_utilisation_is_shown_if_the_peak_is_known() -> None:
-    clock, stream = Clock(), io.StringIO()
-    shown = log.Progress("base", 2, 64, 1, 0, stream, clock, flops=1e12, peak=4e12)
+def test_utilisation_is_shown_if_the_peak_is_known(clock: Any, capsys: Any) -> None:
+    shown = log.Progress("base", 2, 64, 1, flops=1e12, peak=4e12)
     clock.now += 0.5
     assert shown.report(1, 1.0)["utilisation"] == 0.5
-    assert "2 TFLOP/s (50.0% of the peak)" in stream.getvalue()
+    assert "2 TFLOP/s (50.0% of the peak)" in capsys.readouterr().err
 
 
-def test_progress_of_a_loop_is_sparse() -> None:
-    clock, stream = Clock(), io.StringIO()
-    with log.progress(
-        200, "scoring", "mixtures", stream=stream, clock=clock
-    ) as advance:
+def test_progress_of_a_loop_is_sparse(clock: Any, capsys: Any) -> None:
+    with log.progress(200, "scoring", "mixtures") as advance:
         for _ in range(20):
             clock.now += 4
             advance(10)
-    lines = stream.getvalue().splitlines()
+    lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "scoring: 30/200 mixtures, 68 s left"
     assert lines[-2] == "scoring: 180/200 mixtures, 8 s left"
     assert lines[-1] == "scoring: 200/200 mixtures in 80 s"
     assert len(lines) == 7
 
 
-def test_a_loop_that_fails_does_not_tell_that_it_ended() -> None:
-    stream = io.StringIO()
-    with (
-        pytest.raises(ZeroDivisionError),
-        log.progress(2, "scoring", stream=stream) as advance,
-    ):
+def test_a_loop_that_fails_does_not_tell_that_it_ended(capsys: Any) -> None:
+    with pytest.raises(ZeroDivisionError), log.progress(2, "a", "b") as advance:
         advance(1)
         raise ZeroDivisionError
-    assert not stream.getvalue()
+    assert not capsys.readouterr().err
 
 
 def test_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(stream, "isatty", lambda: True)
-    with log.progress(4, "scoring", stream=stream) as advance:
+    monkeypatch.setattr("sys.stderr", stream)
+    with log.progress(4, "scoring", "mixtures") as advance:
         for _ in range(4):
             advance(1)
     assert "scoring" in stream.getvalue()
@@ -246,3 +238,10 @@ def test_a_table_into_a_closed_pipe_is_a_broken_pipe(monkeypatch: Any) -> None:
     monkeypatch.setattr("sys.stdout", Closed())
     with pytest.raises(BrokenPipeError):
         log.show_table("", ["a"], [["1"]])
+
+
+def test_a_cell_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    log.show_table("[b]t", ["a[/]", ":one:"], [["[red]x", ":smile:"]])
+    out = capsys.readouterr().out
+    for cell in ("[b]t", "a[/]", ":one:", "[red]x", ":smile:"):
+        assert cell in out

@@ -10,9 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.errors import JaxRuntimeError
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxsim.config import Config
 from jaxsim.devices import (
@@ -25,11 +26,13 @@ from jaxsim.devices import (
     memory_of,
 )
 from jaxsim.errors import UserError
+from jaxsim.log import say
 from jaxsim.mesh import scoring_mesh, training_mesh
 from jaxsim.model import LanguageModel
 from jaxsim.scoring.evaluator import Programs
 from jaxsim.scoring.layout import bytes_of, held_deltas, layouts
 from jaxsim.scoring.stack import StackedPool
+from jaxsim.train.program import TrainProgram
 from jaxsim.train.trainer import recipe_trainer, vectorized
 
 
@@ -70,73 +73,48 @@ def chip_of(devices: Sequence[jax.Device], attached: bool) -> Chip:
         return chip
     if not attached:
         return Chip(kind, 0, 0.0, "no entry in jaxsim/devices.py")
-    rate = _measured_rate(devices)
-    return Chip(kind, 0, rate, "a matrix product, measured here")
-
-
-def _measured_rate(devices: Sequence[jax.Device]) -> float:
-    """Times a 1024-cubed float32 product on all devices at once: FLOP/s."""
-    mesh = jax.make_mesh(
-        (len(devices),), ("all",), axis_types=(AxisType.Auto,), devices=devices
-    )
+    # A float32 product on all devices at once.
+    mesh = Mesh(np.array(devices), ("all",))
     each = NamedSharding(mesh, PartitionSpec("all"))
-    size = 1024
+    size, repetitions = 1024, 3
     x_NSS = jnp.ones((len(devices), size, size), jnp.float32, device=each)
     product = jax.jit(jnp.matmul, out_shardings=each)
     product(x_NSS, x_NSS).block_until_ready()
     begin = time.perf_counter()
-    repetitions = 3
     for _ in range(repetitions):
         product(x_NSS, x_NSS).block_until_ready()
-    return 2 * size**3 * repetitions / (time.perf_counter() - begin)
+    rate = 2 * size**3 * repetitions / (time.perf_counter() - begin)
+    return Chip(kind, 0, rate, "a matrix product, measured here")
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A program that is not compiled yet.
-
-    Attributes:
-      name: for messages.
-      mesh: the devices that it runs on.
-      compile: returns the compiled program, or raises `TooLarge`.
-      arguments: a tree of shapes with shardings.
-      flops: model FLOPs of one call, on all devices.
-    """
+    """A program that is not compiled yet."""
 
     name: str
     mesh: Mesh
-    compile: Callable[[], jax.stages.Compiled]
-    arguments: Any
-    flops: float
+    compile: Callable[[], jax.stages.Compiled]  # may raise `TooLarge`
+    arguments: Any  # a tree of shapes with shardings
+    flops: float  # model FLOPs of one call, on all devices
 
 
 @dataclasses.dataclass(frozen=True)
 class CompileReport:
-    """A program that was compiled, or refused by the compiler.
-
-    Attributes:
-      name: of the program.
-      seconds: time to compile.
-      arguments: bytes on one device, from shapes and shardings.
-      memory: the compiler's report; None if it refused.
-      refused: bytes needed and available if the compiler refused; None if not.
-      flops: model FLOPs of one call, on one device.
-    """
+    """A program that was compiled, or refused by the compiler."""
 
     name: str
-    seconds: float
-    arguments: int
-    memory: Memory | None
-    refused: tuple[int, int] | None
-    flops: float
+    seconds: float  # to compile
+    arguments: int  # bytes on one device, from shapes and shardings
+    memory: Memory | None  # the compiler's report; None if it refused
+    refused: tuple[int, int] | None  # bytes needed and available if it refused
+    flops: float  # model FLOPs of one call, on one device
 
     @property
     def needed(self) -> int:
         """Bytes that a call needs on one device."""
-        if self.memory is not None:
-            return self.memory.total
-        assert self.refused is not None
-        return self.refused[0]
+        if self.refused is not None:
+            return self.refused[0]
+        return self.memory.total if self.memory else 0
 
     def fits(self, memory: int) -> bool:
         """Whether it fits in `memory` bytes of each device; 0 means unknown."""
@@ -155,13 +133,7 @@ def train_step(
     train = config.train
     mesh = training_mesh(train.data_axis, train.model_axis, devices)
     step = recipe_trainer(model, config, mesh).program()
-    return Program(
-        name=f"train step, one run over {_sizes(mesh)}",
-        mesh=step.mesh,
-        compile=functools.partial(compiled, step.lower()),
-        arguments=step.arguments(),
-        flops=_flops_of_step(config, model),
-    )
+    return _training(f"one run over {_sizes(mesh)}", step, 1, config, model)
 
 
 def vectorized_step(
@@ -175,12 +147,19 @@ def vectorized_step(
     count = len(devices)
     mesh = training_mesh(count, 1, devices)
     step = vectorized(model, config, mesh).program(count)
+    return _training(f"{count} parallel runs", step, count, config, model)
+
+
+def _training(
+    name: str, step: TrainProgram, runs: int, config: Config, model: LanguageModel
+) -> Program:
+    tokens = config.recipe.batch * model.config.length
     return Program(
-        name=f"train step, {count} parallel runs",
+        name=f"train step, {name}",
         mesh=step.mesh,
         compile=functools.partial(compiled, step.lower()),
         arguments=step.arguments(),
-        flops=count * _flops_of_step(config, model),
+        flops=runs * 3 * model.forward_flops(tokens),
     )
 
 
@@ -228,19 +207,17 @@ def compile_program(program: Program) -> CompileReport:
         memory = memory_of(program.compile())
     except TooLarge as error:
         refused = error.needed, error.available
+    seconds = time.monotonic() - begin
+    what = "compiled" if memory else "refused by the compiler"
+    say(f"{program.name}: {what} after {seconds:.1f} s")
     return CompileReport(
         name=program.name,
-        seconds=time.monotonic() - begin,
+        seconds=seconds,
         arguments=bytes_of(program.arguments),
         memory=memory,
         refused=refused,
         flops=program.flops / program.mesh.size,
     )
-
-
-def _flops_of_step(config: Config, model: LanguageModel) -> float:
-    tokens = config.recipe.batch * model.config.length
-    return 3 * model.forward_flops(tokens)
 
 
 def _sizes(mesh: Mesh) -> str:

@@ -8,7 +8,7 @@ HOMES = {
     "flax": {"model"},
     "optax": {"train"},
     "orbax": {"checkpoints"},
-    "etils": {"checkpoints"},
+    "etils": {"checkpoints", "__init__"},
     "tensorflow_datasets": {"corpus"},
     "ml_collections": {"config", "cli"},
     "absl": {"config", "cli"},

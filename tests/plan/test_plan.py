@@ -74,9 +74,9 @@ def test_members_come_from_a_workdir_a_config_or_a_flag(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "by_field or by_file is known only.*--members=N"),
-        (["--members=none"], "must be a number"),
-        (["--utilization=40"], "must be a share of the peak rate"),
+        ([], "by_field or by_file: .* known only.*--members=N"),
+        (["--members=none"], "must be a whole number"),
+        (["--utilization=40"], "must be a share"),
         (["--members=2", "--config.train.data_axis=7"], "not the number of"),
     ],
 )
