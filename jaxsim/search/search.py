@@ -5,7 +5,6 @@ best ones in a scored table. From the best mixture so far, a descent follows the
 gradient of the merge's loss, starting with the curvature of the ensemble's.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Callable
 
@@ -15,22 +14,14 @@ from jaxsim.config import SearchConfig
 from jaxsim.errors import UserError
 from jaxsim.log import progress, say
 from jaxsim.scoring.scorer import Scorer
-from jaxsim.scoring.scores import PredictorScores, Scores
+from jaxsim.scoring.scores import Scores
 from jaxsim.scoring.table import Mixtures, mixture_key
-from jaxsim.search.answer import EXCESS, answer
+from jaxsim.search.answer import answer
 from jaxsim.search.objective import Objective
 from jaxsim.search.optimize import BudgetSpent, descend
-from jaxsim.search.problem import (
-    Correction,
-    Problem,
-    Scored,
-    cheap_loss,
-    cheap_values,
-    pose,
-    windows_of,
-)
+from jaxsim.search.problem import Correction, Problem
 from jaxsim.search.result import SearchResult
-from jaxsim.search.ties import Residual, resampled, tie_set
+from jaxsim.search.ties import Residual
 
 _CANDIDATES = 1 / 8  # of the budget; the rest is for derivatives
 _FROM_TABLE = 1 / 4  # of the candidates, at most
@@ -62,39 +53,20 @@ def search(
     """
     if table is not None:
         scorer.check_current(table)
-    problem = pose(scorer, config, correction)
-    test = windows_of(scorer.evaluation, problem.objective, "test", 0)
-    residual = residual_of(problem.objective_on(test))
+    problem = Problem(scorer, config, correction)
+    residual = residual_of(problem.objective_on(problem.windows("test")))
     if config.method == "table":
-        scored = _rows_of(problem, table)
-        goal = problem.objective_on(scored.losses.rows)
-        problem = dataclasses.replace(problem, objective=goal)
-    else:
-        if table is not None:
-            problem.loss.know(table.table, table.predictors["merge"])
-        say(
-            f"search: at most {config.evaluations} evaluations, each of "
-            f"{len(problem.loss.rows):,} windows"
-        )
-        with progress(config.evaluations, "search", "evaluations") as tick:
-            problem.loss.tell = tick
-            look(problem, table)
-        scored = _searched(problem, table)
-    goal, rows = problem.objective, scored.losses.rows
-    # Mixtures that keep all regression limits or, without one, those nearest to it;
-    # with a tolerance for a descent that ends at a limit.
-    over_M = goal.violation(scored.corrected_MD)
-    scored = scored.take(np.flatnonzero(over_M <= max(over_M.min(), 0.0) + EXCESS))
-    value_M, draw_MB, unit = resampled(
-        scorer.evaluation, rows, scored.losses.nll_MR, "dev", goal, config.seed,
-        base=(problem.base_R[rows], goal.base_D),
-    )  # fmt: skip
-    shift_M = goal.value(scored.corrected_MD) - goal.value(scored.bits_MD)
-    ties = tie_set(
-        value_M + shift_M, draw_MB + shift_M[:, None], unit, config.level,
-        config.min_effect, residual, config.seed,
-    )  # fmt: skip
-    return answer(problem, scored, value_M, shift_M, ties, table.name if table else "")
+        return answer(problem, _rows_of(problem, table), residual)
+    if table is not None:
+        problem.know(table)
+    say(
+        f"search: at most {config.evaluations} evaluations, each of "
+        f"{len(problem.rows):,} windows"
+    )
+    with progress(config.evaluations, "search", "evaluations") as tick:
+        problem.loss.tell = tick
+        look(problem, table)
+    return answer(problem, _searched(problem, table), residual)
 
 
 def look(problem: Problem, table: Scores | None = None) -> None:
@@ -124,10 +96,10 @@ def _candidates(
     feasible, config = problem.feasible, problem.config
     count = max(1, int(_CANDIDATES * config.evaluations))
     sample_MC = feasible.sample(config.candidates, np.random.default_rng(config.seed))
-    order = np.argsort(cheap_values(problem, sample_MC), kind="stable")
+    order = np.argsort(problem.ensemble_values(sample_MC), kind="stable")
     face = feasible.face(sample_MC[order[0]])
     # From the center: a descent that begins near its end learns no curvature.
-    lowest_C, hessian_CC = descend(cheap_loss(problem), face, face.center_C)
+    lowest_C, hessian_CC = descend(problem.ensemble_loss(), face, face.center_C)
     w_MC = [lowest_C, *sample_MC[order[:count]]]
     if table is not None:
         w_MC[1:1] = _best_of(problem, table)[: int(_FROM_TABLE * count)]
@@ -162,7 +134,7 @@ def _starts(problem: Problem) -> list[np.ndarray]:
     return list(starts.values())[:_STARTS]
 
 
-def _rows_of(problem: Problem, table: Scores | None) -> Scored:
+def _rows_of(problem: Problem, table: Scores | None) -> Scores:
     """The mixtures of a table that may be chosen."""
     if table is None:
         raise UserError(
@@ -186,10 +158,10 @@ def _rows_of(problem: Problem, table: Scores | None) -> Scored:
             f"table {table.name!r}: the constraints of config.search allow none of its "
             "mixtures; relax them, or use another method"
         )
-    return problem.scored(table.table.take(rows), table.take(rows).predictors["merge"])
+    return table.take(rows)
 
 
-def _searched(problem: Problem, table: Scores | None) -> Scored:
+def _searched(problem: Problem, table: Scores | None) -> Scores:
     """The allowed mixtures that are scored on all windows of the loss.
 
     Of mixtures that are nearly the same, like the last steps of a descent, it keeps
@@ -217,5 +189,6 @@ def _searched(problem: Problem, table: Scores | None) -> Scored:
         w_MC[kept],
         np.ones(len(kept)),
     )
-    losses = PredictorScores(problem.loss.rows, problem.loss.nll_MR[kept])
-    return problem.scored(mixtures, losses)
+    losses = {"merge": problem.losses(kept)}
+    name = table.name if table else ""
+    return Scores(name, mixtures, problem.scorer.evaluation, losses)

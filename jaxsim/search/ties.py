@@ -33,6 +33,7 @@ in their differences.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -78,7 +79,6 @@ class Ties:
       difference_M: objective minus the best one.
       error_M: standard error of that difference.
       limit_M: the largest difference with which a row ties.
-      unit: what was resampled, 'documents' or 'windows'.
       heading: what the ties are about.
     """
 
@@ -87,14 +87,12 @@ class Ties:
     difference_M: np.ndarray
     error_M: np.ndarray
     limit_M: np.ndarray
-    unit: str
     heading: str
 
 
 def tie_set(
     value_M: np.ndarray,
     draw_MB: np.ndarray,
-    unit: str,
     level: float,
     min_effect: float = 0.0,
     residual: Residual | None = None,
@@ -107,7 +105,6 @@ def tie_set(
     Args:
       value_M: the objective.
       draw_MB: the same on resampled text, see `resampled`.
-      unit: what was resampled.
       level: the probability with which the set is to hold the true best of the M rows:
         of the merges over all text of these domains or, with a residual, of the
         reference runs.
@@ -177,60 +174,47 @@ def tie_set(
         difference_M=difference_M,
         error_M=error_M,
         limit_M=np.maximum(limit_M, least),
-        unit=unit,
         heading=BEFORE_RUNS if residual is None else AFTER_RUNS,
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Domain:
-    """How G documents or windows of one domain are resampled in B draws.
-
-    Attributes:
-      columns: of the losses, sorted by document or window.
-      starts_G: where each begins in `columns`.
-      bytes_G: of each.
-      times_GB: how often each is drawn.
-      wide_B: factor on each draw's distance from the observed value.
-    """
-
-    columns: np.ndarray
-    starts_G: np.ndarray
-    bytes_G: np.ndarray
-    times_GB: np.ndarray
-    wide_B: np.ndarray
-
-    def bits(self, nll_KR: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Bits per byte as observed [K], and in every draw [K, B]."""
-        nll_KG = np.add.reduceat(nll_KR[:, self.columns], self.starts_G, axis=1)
-        point_K = bits_per_byte(nll_KG.sum(axis=1), self.bytes_G.sum())
-        bits_KB = bits_per_byte(nll_KG @ self.times_GB, self.bytes_G @ self.times_GB)
-        bits_KB -= point_K[:, None]
-        bits_KB *= self.wide_B
-        bits_KB += point_K[:, None]
-        return point_K, bits_KB
-
-
-def _drawn(
+def _resampler(
     label_R: np.ndarray,
     columns: np.ndarray,
     bytes_R: np.ndarray,
     draws: int,
     generator: np.random.Generator,
-) -> _Domain:
-    """Draws from one domain, whose windows are sorted by the label of what is drawn."""
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Draws B times from one domain.
+
+    Args:
+      label_R: the document or window that is drawn, by window, sorted.
+      columns: of these windows in the losses.
+      bytes_R: of these windows.
+
+    Returns:
+      A function from losses to bits per byte as observed [K], and in every draw [K, B].
+    """
     starts_G = np.unique(label_R, return_index=True)[1]
     g = len(starts_G)
     drawn_BG = generator.integers(g, size=(draws, g))
     drawn_BG += g * np.arange(draws)[:, None]
     times_BG = np.bincount(drawn_BG.ravel(), minlength=draws * g).reshape(draws, g)
-    return _Domain(
-        columns=columns,
-        starts_G=starts_G,
-        bytes_G=np.add.reduceat(bytes_R, starts_G),
-        times_GB=times_BG.T.astype(np.float64),
-        wide_B=np.sqrt(g / generator.chisquare(max(g - 1, 1), draws)),
-    )
+    times_GB = times_BG.T.astype(np.float64)
+    bytes_G = np.add.reduceat(bytes_R, starts_G)
+    # Of each draw's distance from the observed value.
+    wide_B = np.sqrt(g / generator.chisquare(max(g - 1, 1), draws))
+
+    def bits(nll_KR: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        nll_KG = np.add.reduceat(nll_KR[:, columns], starts_G, axis=1)
+        point_K = bits_per_byte(nll_KG.sum(axis=1), bytes_G.sum())
+        bits_KB = bits_per_byte(nll_KG @ times_GB, bytes_G @ times_GB)
+        bits_KB -= point_K[:, None]
+        bits_KB *= wide_B
+        bits_KB += point_K[:, None]
+        return point_K, bits_KB
+
+    return bits
 
 
 def resampled(
@@ -242,7 +226,7 @@ def resampled(
     seed: int,
     draws: int = DRAWS,
     enough: int = ENOUGH_DOCUMENTS,
-    base: tuple[np.ndarray, np.ndarray] | None = None,
+    base_R: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """The objective as observed, and on resampled text.
 
@@ -261,10 +245,9 @@ def resampled(
       seed: random seed of the draws; all mixtures get the same text.
       draws: how many.
       enough: how many documents every needed domain must have.
-      base: the base model's nats on `rows`, and its bits per byte [D] in the objective.
-        An objective relative to the base model is then drawn relative to the base model
-        on the same text. For others, this changes only what all mixtures have in
-        common.
+      base_R: the base model's nats on `rows`. An objective relative to the base model
+        is then drawn relative to the base model on the same text. For others, this
+        changes only what all mixtures have in common.
 
     Returns:
       value_M, draw_MB, and what was resampled: 'documents' or 'windows'.
@@ -288,21 +271,22 @@ def resampled(
         for places in places_of.values()
     )
     generator = np.random.default_rng(seed)
-    domains = {}
+    bits_of_domain = {}
     for d, places in places_of.items():
         label_R = e.document_R[rows[places]] if many else places
         order = np.argsort(label_R, kind="stable")
         bytes_R = e.bytes_R[rows[places[order]]].astype(np.float64)
-        columns = mine[places[order]]
-        domains[d] = _drawn(label_R[order], columns, bytes_R, draws, generator)
-    count, wide = len(nll_MR), len(evaluation.domains)
+        bits_of_domain[d] = _resampler(
+            label_R[order], mine[places[order]], bytes_R, draws, generator
+        )
+    count, wide = len(nll_MR), len(e.domains)
     # What bits per byte lack to be relative to the base model's own.
     shift_D, shift_BD = np.zeros(wide), np.zeros((draws, wide))
-    if base is not None:
-        base_1R, base_D = base[0][None].astype(np.float64), base[1]
-        for d, domain in domains.items():
-            point_1, bits_1B = domain.bits(base_1R)
-            shift_D[d], shift_BD[:, d] = base_D[d] - point_1[0], base_D[d] - bits_1B[0]
+    if base_R is not None:
+        for d, bits in bits_of_domain.items():
+            point_1, bits_1B = bits(base_R[None].astype(np.float64))
+            shift_D[d] = objective.base_D[d] - point_1[0]
+            shift_BD[:, d] = objective.base_D[d] - bits_1B[0]
     value_M, draw_MB = np.empty(count), np.empty((count, draws))
     block = max(_BLOCK_NUMBERS // (draws * wide), 1)
     for start in range(0, count, block):
@@ -310,8 +294,8 @@ def resampled(
         nll_KR = nll_MR[here].astype(np.float64)
         bits_KD = np.full((len(nll_KR), wide), np.nan)
         bits_KBD = np.full((len(nll_KR), draws, wide), np.nan)
-        for d, domain in domains.items():
-            bits_KD[:, d], bits_KBD[:, :, d] = domain.bits(nll_KR)
+        for d, bits in bits_of_domain.items():
+            bits_KD[:, d], bits_KBD[:, :, d] = bits(nll_KR)
         bits_KD += shift_D
         bits_KBD += shift_BD
         value_M[here] = objective.value(bits_KD)

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.optimize import minimize
 
-from jaxsim.search.constraints import Feasible
+from jaxsim.search.feasible import Feasible
 from jaxsim.search.objective import Objective, Slope
 from jaxsim.search.optimize import LossOracle
 
@@ -64,7 +64,7 @@ class Mixed:
         def room(z: np.ndarray) -> np.ndarray:
             left = [bound - row_C @ z[:c] for row_C, bound in limits]
             if np.isfinite(feasible.divergence):
-                far = feasible.region.divergences(np.maximum(z[None, :c], 0))[0]
+                far = feasible.divergences(np.maximum(z[None, :c], 0))[0]
                 left.append(feasible.divergence - far)
             return np.array([*left, 1.0])
 

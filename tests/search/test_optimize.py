@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from jaxsim.config import SearchConfig
-from jaxsim.search.constraints import Feasible, feasible
+from jaxsim.search.constraints import feasible
+from jaxsim.search.feasible import Feasible
 from jaxsim.search.objective import Slope
 from jaxsim.search.optimize import BudgetSpent, LossOracle, descend
 
