@@ -63,7 +63,7 @@ def objectives(scorer: Scorer, windows: int) -> dict[str, SearchConfig]:
 
 def subsets(problem: Problem) -> np.ndarray:
     """Equal-weight subsets [M, C]: all of each size, as far as the budget goes."""
-    c, budget = len(problem.loss.members), problem.config.evaluations
+    c, budget = len(problem.scorer.members), problem.config.evaluations
     size, count = 1, c
     while size < c and count + math.comb(c, size + 1) <= budget:
         size += 1
@@ -86,7 +86,7 @@ def tpe(problem: Problem) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
     def value(trial: Any) -> float:
-        places = range(len(problem.loss.members))
+        places = range(len(problem.scorer.members))
         u_C = [trial.suggest_float(f"u{c}", 1e-6, 1 - 1e-6) for c in places]
         w_C = -np.log(u_C)
         found: float = problem.loss.values((w_C / w_C.sum())[None])[0]

@@ -36,21 +36,18 @@ def answer(problem: Problem, scored: Scores, residual: Residual | None) -> Searc
     # with a tolerance for a descent that ends at a limit.
     over_M = goal.violation(trained_MD)
     kept = np.flatnonzero(over_M <= over_M.min() + _EXCESS)
-    table, bits_MD, trained_MD = (
-        scored.table.take(kept),
-        bits_MD[kept],
-        trained_MD[kept],
-    )
+    table, nll_MR = scored.table.take(kept), losses.nll_MR[kept]
+    bits_MD, trained_MD = bits_MD[kept], trained_MD[kept]
+    base_R = problem.base_R[losses.rows]
     value_M, draw_MB, unit = resampled(
-        e, losses.rows, losses.nll_MR[kept], "dev", goal, config.seed,
-        base_R=problem.base_R[losses.rows],
-    )  # fmt: skip
+        e, losses.rows, nll_MR, "dev", goal, config.seed, base_R=base_R
+    )
     shift_M = goal.value(trained_MD) - goal.value(bits_MD)
     ties = tie_set(
         value_M + shift_M, draw_MB + shift_M[:, None], config.level, config.min_effect,
         residual, config.seed,
     )  # fmt: skip
-    w_C, bits_D = table.w_MC[ties.best], trained_MD[ties.best]
+    w_C, bits_D = table.w_MC[ties.tied[0]], trained_MD[ties.tied[0]]
     slope, marginal = _derivatives(problem, w_C)
     weights = zip(e.domains, target_weights(config, e), strict=True)
     dev = problem.windows("dev")
@@ -92,7 +89,7 @@ def answer(problem: Problem, scored: Scores, residual: Residual | None) -> Searc
             | ({"limit": float(goal.limit_D[d])} if goal.limited_D[d] else {})
             for d in np.flatnonzero(goal.needed_D)
         },
-        epochs={loss.members[c]: float(plan.epochs(w_C)[c]) for c in used},
+        epochs={scorer.members[c]: float(plan.epochs(w_C)[c]) for c in used},
         warnings=_warnings(problem, goal, w_C, bits_D),
         marginal=marginal,
         basis=scorer.basis,
@@ -102,7 +99,7 @@ def answer(problem: Problem, scored: Scores, residual: Residual | None) -> Searc
 
 def _derivatives(problem: Problem, w_C: np.ndarray) -> tuple[Slope, dict[str, Any]]:
     """The objective's slope, and the marginal values on every domain."""
-    scorer, members = problem.scorer, problem.loss.members
+    scorer, members = problem.scorer, problem.scorer.members
     e, predictors = scorer.evaluation, scorer.predictors
     slope, found = problem.derivatives(w_C)
     dw_DC, bytes_D = found.dw_DC, problem.bytes_D

@@ -6,13 +6,14 @@ base model's text, which has its own supply.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import nnls
 
 from jaxsim.config import SearchConfig
-from jaxsim.corpus.store import BASE
+from jaxsim.corpus.store import BASE, Unit
 from jaxsim.errors import UserError
 from jaxsim.search.feasible import REACHED, TOLERANCE, Empty, Feasible, Limit, Plan
 from jaxsim.search.objective import Slope
@@ -26,16 +27,10 @@ _STEPS = {
     "divergence": "10 % more divergence",
 }
 
-# What a name may stand for: the columns of its members. Several sets are ambiguous.
-Sets = dict[str, set[tuple[int, ...]]]
-
 
 def feasible(
     config: SearchConfig,
-    members: Sequence[str],
-    partitions: Sequence[str],
-    groups: Sequence[str],
-    tokens_C: np.ndarray,
+    units: Sequence[Unit],
     epochs_C: np.ndarray,
     replay: float,
     base_tokens: float = np.inf,
@@ -43,9 +38,9 @@ def feasible(
     """The mixtures that `config` allows.
 
     Args:
-      members, partitions, groups: names, one of each per member.
-      tokens_C: tokens of the text that each member was trained on.
-      epochs_C: how many epochs it was trained for.
+      config: the constraints.
+      units: what each member was trained on.
+      epochs_C: for how many epochs.
       replay: share of the base model's text in every run.
       base_tokens: tokens of that text.
 
@@ -53,21 +48,21 @@ def feasible(
       UserError: an unknown name, or no mixture is allowed; says which limits
         contradict each other.
     """
-    sets = _sets_of(members, partitions, groups)
-    plan = _plan_of(config, members, sets, tokens_C, epochs_C, replay, base_tokens)
-    weight_C = np.asarray(tokens_C, float)
+    plan = _plan_of(config, units, epochs_C, replay, base_tokens)
+    partitions = [unit.partition for unit in units]
+    weight_C = np.array([unit.tokens for unit in units], float)
     if config.prior == "uniform":
-        weight_C = np.ones(len(members))
+        weight_C = np.ones(len(units))
     few = 0 < config.max_sources < len(set(partitions))
     found = Feasible(
-        members=tuple(members),
+        members=tuple(unit.name for unit in units),
         partition_C=np.unique(partitions, return_inverse=True)[1],
-        limits=_limits_of(config, sets, plan),
+        limits=_limits_of(config, units, plan),
         prior_C=weight_C / weight_C.sum(),
         divergence=config.divergence or np.inf,
         max_sources=config.max_sources if few else 0,
         plan=plan,
-        open_C=np.ones(len(members), bool),
+        open_C=np.ones(len(units), bool),
     )
     _check(found, config)
     return found
@@ -121,36 +116,29 @@ def _contradiction(limits: Sequence[Limit], plan: Plan, config: SearchConfig) ->
     )
 
 
-def _sets_of(*names_of_members: Sequence[str]) -> Sets:
-    """The sets of members that each name may stand for."""
-    found: Sets = {}
-    for names in names_of_members:
-        for name in dict.fromkeys(names):
-            columns = tuple(c for c, n in enumerate(names) if n == name)
-            found.setdefault(name, set()).add(columns)
-    return found
-
-
-def _columns_of(sets: Sets, key: str, name: str) -> tuple[int, ...]:
+def _columns_of(units: Sequence[Unit], key: str, name: str) -> tuple[int, ...]:
     """The members that a name in `config.search` stands for."""
-    if name not in sets:
+    names_3C = [[getattr(u, k) for u in units] for k in ("name", "partition", "group")]
+    found = {
+        tuple(c for c, n in enumerate(names_C) if n == name) for names_C in names_3C
+    } - {()}
+    if not found:
+        known = dict.fromkeys(itertools.chain(*names_3C))
         raise UserError(
             f"config.search.{key}: {name!r} is not a member, partition or group of "
-            f"this pool; there are {', '.join(sets)}"
+            f"this pool; there are {', '.join(known)}"
         )
-    if len(sets[name]) > 1:
+    if len(found) > 1:
         raise UserError(
             f"config.search.{key}: {name!r} names both a partition and a group that "
             "holds others too; name the members"
         )
-    return next(iter(sets[name]))
+    return found.pop()
 
 
 def _plan_of(
     config: SearchConfig,
-    members: Sequence[str],
-    sets: Sets,
-    tokens_C: np.ndarray,
+    units: Sequence[Unit],
     epochs_C: np.ndarray,
     replay: float,
     base_tokens: float,
@@ -166,12 +154,12 @@ def _plan_of(
             "tokens"
         )
     sources: dict[tuple[int, ...], tuple[str, float]]
-    sources = {(c,): (name, float(tokens_C[c])) for c, name in enumerate(members)}
+    sources = {(c,): (u.name, float(u.tokens)) for c, u in enumerate(units)}
     given: set[int] = set()
     for name, tokens in config.supply.items():
         if name == BASE:
             continue
-        columns = _columns_of(sets, "supply", name)
+        columns = _columns_of(units, "supply", name)
         if given & set(columns):
             raise UserError(
                 f"config.search.supply.{name}: the supply of one of its members is "
@@ -184,14 +172,12 @@ def _plan_of(
     return Plan((1 - replay) * config.tokens, sources, np.array(epochs_C, float))
 
 
-def _limits_of(config: SearchConfig, sets: Sets, plan: Plan) -> tuple[Limit, ...]:
-    """Limits on weights, and one for each source that the run could exhaust.
-
-    Raises:
-      UserError: an unknown name.
-    """
+def _limits_of(
+    config: SearchConfig, units: Sequence[Unit], plan: Plan
+) -> tuple[Limit, ...]:
+    """Limits on weights, and one for each source that the run could exhaust."""
     limits = [
-        Limit(name, kind, _columns_of(sets, kind, name), share)
+        Limit(name, kind, _columns_of(units, kind, name), share)
         for kind in ("min_weight", "max_weight")
         for name, share in getattr(config, kind).items()
     ]
@@ -207,19 +193,18 @@ class Binding:
     """A limit that a mixture has reached.
 
     Attributes:
-      name: of a member, partition, group or domain; empty for a limit on all.
       kind: 'min_weight', 'max_weight', 'supply', 'divergence', 'sources' or
         'max_regression'.
       limit, value: shares, nats, a number of partitions, or bits per byte.
-      step: the relaxation that `gain` is for, in words.
-      gain: bits of the objective that it would win, to first order; None if unknown.
+      gain: bits of the objective that `step` would win, to first order; None if
+        unknown.
     """
 
-    name: str
+    name: str  # of a member, partition, group or domain; '' for a limit on all
     kind: str
     limit: float
     value: float
-    step: str = ""
+    step: str = ""  # a relaxation, in words
     gain: float | None = None
 
 
@@ -231,8 +216,9 @@ def binding(feasible: Feasible, w_C: np.ndarray, slope: Slope) -> list[Binding]:
     """
     found, normals = [], []
     for x, normal_C in zip(feasible.limits, feasible.matrix_KC, strict=True):
-        if abs(x.value(w_C) - x.share) <= REACHED:
-            found.append(Binding(x.name, x.kind, x.share, x.value(w_C), _STEPS[x.kind]))
+        value = float(w_C[list(x.columns)].sum())
+        if abs(value - x.share) <= REACHED:
+            found.append(Binding(x.name, x.kind, x.share, value, _STEPS[x.kind]))
             normals.append(normal_C)
     far = float(feasible.divergences(w_C[None])[0])
     if far >= (most := feasible.divergence) - REACHED:
@@ -250,7 +236,7 @@ def binding(feasible: Feasible, w_C: np.ndarray, slope: Slope) -> list[Binding]:
 
 
 def more_epochs(feasible: Feasible, w_C: np.ndarray) -> list[tuple[str, float, float]]:
-    """Members whose source the planned run uses for more epochs than they did.
+    """Members whose source the planned run repeats more often than they did.
 
     Returns their names, the planned epochs if more than one, and their own.
     """

@@ -27,44 +27,31 @@ _CORNERS = 4  # extreme mixtures that `sample` draws per member
 _FACES = 32  # choices of partitions that it draws, if their number is limited
 
 
+@dataclasses.dataclass(eq=False)
 class Empty(Exception):
     """No mixture is allowed.
 
     Attributes:
-      limits: which of `Feasible.limits` contradict each other; none if they are not
-        the reason.
+      limits: which of `Feasible.limits` contradict each other; none if they do not.
       divergence: the smallest that they allow.
     """
 
-    def __init__(self, limits: tuple[int, ...] = (), divergence: float = 0.0):
-        super().__init__(f"limits {limits}, {divergence:g} nats")
-        self.limits = limits
-        self.divergence = divergence
+    limits: tuple[int, ...] = ()
+    divergence: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Limit:
-    """A limit on the total weight of some members.
+    """A limit on the total weight of some members."""
 
-    Attributes:
-      name: of a member, partition or group.
-      kind: 'min_weight', 'max_weight' or 'supply'.
-      columns: of its members.
-      share: the limit.
-    """
-
-    name: str
-    kind: str
-    columns: tuple[int, ...]
+    name: str  # of a member, partition or group
+    kind: str  # 'min_weight', 'max_weight' or 'supply'
+    columns: tuple[int, ...]  # of its members
     share: float
 
     @property
     def sign(self) -> int:
         return -1 if self.kind == "min_weight" else 1
-
-    def value(self, w_C: np.ndarray) -> float:
-        """The total weight of its members."""
-        return float(w_C[list(self.columns)].sum())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,14 +59,12 @@ class Plan:
     """The planned run.
 
     Attributes:
-      tokens: outside replay; 0 if no run is planned.
       sources: names and tokens of texts, by the columns of the members that share them.
-      epochs_C: how many epochs each member was trained for.
     """
 
-    tokens: float
+    tokens: float  # outside replay; 0 if no run is planned
     sources: dict[tuple[int, ...], tuple[str, float]]
-    epochs_C: np.ndarray
+    epochs_C: np.ndarray  # for how many epochs each member was trained
 
     def epochs(self, w_C: np.ndarray) -> np.ndarray:
         """Epochs of each member's source [C]; 0 if no run is planned."""
@@ -93,34 +78,18 @@ class Plan:
 class Feasible:
     """The mixtures that a search may choose. Build it with `constraints.feasible`.
 
-    Without `max_sources` the set is convex. With it, `nearest` keeps the partitions
-    with the most weight, which is a heuristic, and a descent stays in the `face` of
-    its start.
-
-    Attributes:
-      members: names, C.
-      partition_C: index of each member's partition, below Q.
-      limits: on total weights, K.
-      prior_C, divergence: the largest KL(w, prior) in nats; inf for no limit. The
-        prior is positive and sums to 1.
-      max_sources: most partitions with weight; 0 for no limit.
-      plan: the planned run.
-      open_C: members that may have weight; all, except in a `face`. Sizes in lower
-        case are those of open members alone.
+    Without `max_sources` the set is convex. With it, a descent stays in the `face` of
+    its start, which is. A `c` in the names of arrays counts open members only.
     """
 
     members: tuple[str, ...]
-    partition_C: np.ndarray
-    limits: tuple[Limit, ...]
-    prior_C: np.ndarray
-    divergence: float
-    max_sources: int
+    partition_C: np.ndarray  # index of each member's partition, below Q
+    limits: tuple[Limit, ...]  # K, on total weights
+    prior_C: np.ndarray  # positive; sums to 1
+    divergence: float  # the largest KL(w, prior) in nats; inf for no limit
+    max_sources: int  # most partitions with weight; 0 for no limit
     plan: Plan
-    open_C: np.ndarray
-
-    @property
-    def convex(self) -> bool:
-        return self.max_sources == 0
+    open_C: np.ndarray  # members that may have weight: all, except in a `face`
 
     @functools.cached_property
     def matrix_KC(self) -> np.ndarray:
@@ -155,7 +124,7 @@ class Feasible:
         inside_M &= w_MC[:, ~self.open_C].max(axis=1, initial=0.0) <= tolerance
         if np.isfinite(self.divergence):
             inside_M &= self.divergences(w_MC) - self.divergence <= tolerance
-        if not self.convex:
+        if self.max_sources:
             count_M = np.array([self.sources(w_C) for w_C in w_MC])
             inside_M &= count_M <= self.max_sources
         return inside_M
@@ -167,7 +136,7 @@ class Feasible:
         Raises:
           Empty: there is none; says which limits contradict each other.
         """
-        if not self.convex:
+        if self.max_sources:
             mass_Q = np.bincount(self.partition_C, self.prior_C)
             return self._face(self._choose(mass_Q)).center_C
         w_C = np.where(self.open_C, self.prior_C, 0.0)
@@ -181,16 +150,6 @@ class Feasible:
         if least > self.divergence + TOLERANCE:
             raise Empty(divergence=least)
         return w_C
-
-    def nearest(self, w_C: np.ndarray) -> np.ndarray:
-        """The allowed mixture at the smallest Euclidean distance."""
-        if self.contains(w_C[None], TOLERANCE)[0]:
-            return w_C
-        if not self.convex:
-            mass_Q = np.bincount(self.partition_C, w_C)
-            return self._face_or_center(mass_Q).nearest(w_C)
-        flat = Slope(np.zeros(1), np.zeros((1, len(w_C))))
-        return self.lowest(flat, w_C, np.eye(len(w_C)))[0]
 
     def lowest(
         self, slope: Slope, at_C: np.ndarray, hessian_CC: np.ndarray
@@ -225,9 +184,9 @@ class Feasible:
 
     def face(self, w_C: np.ndarray) -> "Feasible":
         """The convex part of the set that uses a mixture's partitions."""
-        if self.convex:
-            return self
-        return self._face(np.bincount(self.partition_C, w_C) > 0)
+        if self.max_sources:
+            return self._face(np.bincount(self.partition_C, w_C) > 0)
+        return self
 
     def sample(self, count: int, generator: np.random.Generator) -> np.ndarray:
         """Draws random allowed mixtures [count, C].
@@ -235,44 +194,34 @@ class Feasible:
         They are convex combinations of random corners, with Dirichlet weights of
         several concentrations: Dirichlet draws where nothing is limited.
         """
-        if not self.convex:
-            size = (min(count, _FACES), self.partition_C.max() + 1)
-            mass_FQ = generator.exponential(size=size)
-            faces = [self._face_or_center(mass_Q) for mass_Q in mass_FQ]
-            parts = np.array_split(np.arange(count), len(faces))
-            draws = [
-                face.sample(len(part), generator)
-                for face, part in zip(faces, parts, strict=True)
+        if self.max_sources:
+            size = min(count, _FACES), self.partition_C.max() + 1
+            faces = [
+                self._face_or_center(x_Q) for x_Q in generator.exponential(size=size)
             ]
+            parts = np.array_split(np.arange(count), len(faces))
+            pairs = zip(faces, parts, strict=True)
+            draws = [face.sample(len(part), generator) for face, part in pairs]
             return generator.permutation(np.concatenate(draws))
-        corners_VC = self._corners(count, generator)
-        few = min(len(corners_VC), int(self.open_C.sum()))
+        here, c = np.flatnonzero(self.open_C), len(self.members)
+        if self.limits or np.isfinite(self.divergence):
+            shape = min(count + 8, _CORNERS * len(here)), 1, c
+            slopes = [Slope(np.zeros(1), x) for x in generator.standard_normal(shape)]
+            zero_C, flat_CC = np.zeros(c), np.zeros((c, c))
+            corners_VC = np.array([self.lowest(x, zero_C, flat_CC)[0] for x in slopes])
+        else:
+            corners_VC = np.eye(c)[here]
+        few = min(len(corners_VC), len(here))
+        w_MC = np.empty((count, c))
         which_M = generator.integers(len(_CONCENTRATIONS), size=count)
-        w_MC = np.empty((count, len(self.members)))
         for m, which in enumerate(which_M):
             chosen = generator.choice(len(corners_VC), few, replace=False)
             alpha = np.full(few, _CONCENTRATIONS[which])
             w_MC[m] = generator.dirichlet(alpha) @ corners_VC[chosen]
         return w_MC
 
-    def _corners(self, count: int, generator: np.random.Generator) -> np.ndarray:
-        """Random extreme mixtures [V, C] of a convex set."""
-        here = np.flatnonzero(self.open_C)
-        c = len(self.members)
-        if not self.limits and not np.isfinite(self.divergence):
-            return np.eye(c)[here]
-        size = min(count + 8, _CORNERS * len(here)), 1, c
-        slope_V1C = generator.standard_normal(size)
-        zero_C, flat_CC = np.zeros(c), np.zeros((c, c))
-        return np.array(
-            [self.lowest(Slope(np.zeros(1), s), zero_C, flat_CC)[0] for s in slope_V1C]
-        )
-
     def _choose(self, mass_Q: np.ndarray) -> np.ndarray:
-        """The choice of partitions with the most mass that the linear limits allow.
-
-        Returns:
-          [Q] bool.
+        """The partitions with the most mass that the linear limits allow; [Q] bool.
 
         Raises:
           Empty: no choice is allowed.
@@ -321,10 +270,9 @@ class Feasible:
             self.bound_K,
             np.append(np.ones(c), 0.0)[None],
             [1.0],
-            options=dict.fromkeys(
-                ["primal_feasibility_tolerance", "dual_feasibility_tolerance"],
-                _PRECISION,
-            ),
+            options={
+                f"{x}_feasibility_tolerance": _PRECISION for x in ("primal", "dual")
+            },
         )
         if found.fun > _PRECISION:
             limits = np.flatnonzero(found.ineqlin.marginals < -1e-9)

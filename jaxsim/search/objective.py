@@ -23,15 +23,10 @@ PENALTY = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Slope:
-    """The objective at one mixture, as the largest of P smooth pieces.
+    """The objective at one mixture, as the largest of P smooth pieces."""
 
-    Attributes:
-      value_P: of the pieces, in the objective's units.
-      slope_PC: their derivatives with respect to the weights, as free coordinates.
-    """
-
-    value_P: np.ndarray
-    slope_PC: np.ndarray
+    value_P: np.ndarray  # in the objective's units
+    slope_PC: np.ndarray  # derivatives with respect to the weights, taken as free
 
     @property
     def value(self) -> float:
@@ -48,18 +43,14 @@ class Objective:
     needed may hold NaN.
 
     Attributes:
-      domains: names.
-      weights_D: of the target; they sum to 1.
-      kind: 'mean' or 'worst'.
-      base_D: bits per byte of the base model on the same text.
       max_regression_D: by what share of the base model's bits a domain may get worse;
         inf for no limit.
     """
 
     domains: tuple[str, ...]
-    weights_D: np.ndarray
-    kind: str
-    base_D: np.ndarray
+    weights_D: np.ndarray  # of the target; they sum to 1
+    kind: str  # 'mean' or 'worst'
+    base_D: np.ndarray  # bits per byte of the base model on the same text
     max_regression_D: np.ndarray
 
     @functools.cached_property
@@ -102,9 +93,7 @@ class Objective:
     def pieces(self, bits_D: np.ndarray, jacobian_DC: np.ndarray) -> Slope:
         """The functions of which `penalised` is the largest, with derivatives.
 
-        Args:
-          bits_D: bits per byte.
-          jacobian_DC: their derivatives with respect to C coordinates.
+        `jacobian_DC` are those of `bits_D` with respect to C coordinates.
         """
         eye_DD, limited = np.eye(len(self.domains)), self.limited_D
         if self.kind == "mean":
@@ -177,9 +166,6 @@ def _check_names(key: str, names: Iterable[str], domains: Sequence[str]) -> None
 
 
 def weighted_mean(bits_MD: np.ndarray, weights_D: np.ndarray) -> np.ndarray:
-    """Weighted mean over domains of bits per byte: [M].
-
-    A domain of weight zero may hold NaN.
-    """
+    """Weighted mean over domains [M]; a domain of weight zero may hold NaN."""
     used = weights_D > 0
     return bits_MD[:, used] @ (weights_D[used] / weights_D[used].sum())

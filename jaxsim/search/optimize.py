@@ -36,22 +36,13 @@ class LossOracle:
     """Gives values and derivatives of a loss until its budget is spent.
 
     Asking again for the same mixture costs nothing.
-
-    Attributes:
-      members: names of the C coordinates.
-      compute_values: [M, C] to [M].
-      compute_slope: [C] to `Slope`.
-      budget: in units.
-      spent: units so far.
-      tell: called with the units of each payment.
     """
 
-    members: tuple[str, ...]
-    compute_values: Callable[[np.ndarray], np.ndarray]
-    compute_slope: Callable[[np.ndarray], Slope]
+    compute_values: Callable[[np.ndarray], np.ndarray]  # [M, C] to [M]
+    compute_slope: Callable[[np.ndarray], Slope]  # [C] to `Slope`
     budget: float
     spent: float = 0.0
-    tell: Callable[[int], None] = lambda _: None
+    tell: Callable[[int], None] = lambda _: None  # called with each payment
     _values: dict[bytes, tuple[np.ndarray, float]] = dataclasses.field(
         default_factory=dict
     )
@@ -87,9 +78,8 @@ class LossOracle:
     @property
     def history(self) -> tuple[np.ndarray, np.ndarray]:
         """All mixtures so far [M, C] and their values [M], in order."""
-        w_MC = np.array([w_C for w_C, _ in self._values.values()])
-        value_M = np.array([value for _, value in self._values.values()])
-        return w_MC.reshape(-1, len(self.members)), value_M
+        w_MC, value_M = zip(*self._values.values(), strict=True)
+        return np.array(w_MC), np.array(value_M)
 
     def keep(self, w_MC: np.ndarray, value_M: np.ndarray) -> None:
         """Takes in values that were known before, at no cost."""

@@ -11,7 +11,6 @@ from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.scores import PredictorScores, Scores, bits_of, bits_per_byte
 from jaxsim.scoring.table import Mixtures, mixture_key
 from jaxsim.search.constraints import feasible
-from jaxsim.search.feasible import Feasible
 from jaxsim.search.objective import Objective, Slope, objective
 from jaxsim.search.optimize import GRADIENT_COST, LossOracle
 
@@ -43,8 +42,10 @@ class Problem:
       scorer: of the workdir.
       config: objective, constraints and budget.
       correction: from merges to training, if reference runs exist.
+      table: a scored table, whose mixtures take part.
 
     Attributes:
+      known: scores that a descent starts with.
       base_R: the base model's nats on every window of the evaluation set.
       rows: windows that an evaluation is on, indices into the evaluation set.
       bytes_D: of the text in `rows`.
@@ -57,10 +58,18 @@ class Problem:
     """
 
     def __init__(
-        self, scorer: Scorer, config: SearchConfig, correction: Correction | None = None
+        self,
+        scorer: Scorer,
+        config: SearchConfig,
+        correction: Correction | None = None,
+        table: Scores | None = None,
     ) -> None:
         e, standard = scorer.evaluation, scorer.standard()
         self.scorer, self.config, self.correction = scorer, config, correction
+        self.table = table
+        self.known = [standard]
+        if table is not None and config.method != "table":
+            self.known.append(table)
         self.base_R = standard.predictors["merge"].nll_MR[0]
         self.objective = objective(config, e)
         self.rows = self.windows("dev", config.windows)
@@ -68,12 +77,20 @@ class Problem:
             e.domain_R[self.rows], e.bytes_R[self.rows], len(e.domains)
         )
         self.objective = self.objective_on(self.rows)
-        self.feasible = _feasible(scorer, config)
-        self.loss = LossOracle(
-            scorer.members, self._values, self._slope, config.evaluations
+        shut = dict.fromkeys(scorer.predictors.stack.damaged, 0.0)
+        manifests = scorer.pool.manifests("member")
+        self.feasible = feasible(
+            dataclasses.replace(config, max_weight=config.max_weight | shut),
+            [scorer.corpus.unit(name) for name in scorer.members],
+            np.array([max(manifests[n].epochs.values()) for n in scorer.members]),
+            scorer.pool.identity["recipe"]["replay"],
+            scorer.corpus.base.tokens,
         )
-        self._nll: dict[bytes, np.ndarray] = {}  # [R] of each mixture in the history
-        self.know(standard)
+        self.loss = LossOracle(self._values, self._slope, config.evaluations)
+        # [R] of each mixture in the loss's history, in the same order.
+        self._nll: dict[bytes, np.ndarray] = {}
+        for scores in self.known:
+            self._know(scores)
 
     def windows(self, split: str, count: int = 0) -> np.ndarray:
         """Windows of a split in the domains that matter, at most `count` of each."""
@@ -92,18 +109,10 @@ class Problem:
             self.objective, base_D=bits_per_byte(nats_D, bytes_D)
         )
 
-    def know(self, scores: Scores) -> None:
-        """Takes in the merges of a table, if they are scored on all of `rows`."""
-        known, table = scores.on(self.rows).predictors["merge"], scores.table
-        usable = np.isfinite(known.nll_MR).all(axis=1) & (table.scale_M == 1)
-        if len(known.rows) == len(self.rows) and usable.any():
-            w_MC = table.w_MC[usable]
-            self.loss.keep(w_MC, self._take(w_MC, known.nll_MR[usable]))
-
-    def losses(self, places: list[int]) -> PredictorScores:
-        """Losses of the mixtures at these places of the history."""
-        keys = [mixture_key(w_C) for w_C in self.loss.history[0][places]]
-        return PredictorScores(self.rows, np.array([self._nll[key] for key in keys]))
+    @property
+    def losses_MR(self) -> np.ndarray:
+        """Nats of the mixtures in the history on `rows`."""
+        return np.array(list(self._nll.values()))
 
     def bits(
         self, w_MC: np.ndarray, losses: PredictorScores
@@ -150,13 +159,21 @@ class Problem:
             return self.objective.pieces(bits_per_byte(nll_D, bytes_D), bits_DC)
 
         budget = GRADIENT_COST * _ENSEMBLE_GRADIENTS
-        return LossOracle(scorer.members, self.ensemble_values, slope, budget)
+        return LossOracle(self.ensemble_values, slope, budget)
+
+    def _know(self, scores: Scores) -> None:
+        """Takes in the merges of a table, if they are scored on all of `rows`."""
+        known, table = scores.on(self.rows).predictors["merge"], scores.table
+        usable = np.isfinite(known.nll_MR).all(axis=1) & (table.scale_M == 1)
+        if len(known.rows) == len(self.rows) and usable.any():
+            w_MC = table.w_MC[usable]
+            self.loss.keep(w_MC, self._take(w_MC, known.nll_MR[usable]))
 
     def _values(self, w_MC: np.ndarray) -> np.ndarray:
         count = len(w_MC)
         names = tuple(f"candidate {i + 1}" for i in range(count))
         kinds = ("candidate",) * count
-        table = Mixtures(self.loss.members, names, kinds, w_MC, np.ones(count))
+        table = Mixtures(self.scorer.members, names, kinds, w_MC, np.ones(count))
         scored = self.scorer.predictors.merge("", table, self.rows)
         return self._take(w_MC, scored.nll_MR)
 
@@ -174,20 +191,3 @@ class Problem:
 
     def _keep(self, w_C: np.ndarray, nll_R: np.ndarray) -> None:
         self._nll.setdefault(mixture_key(w_C), nll_R.astype(np.float32))
-
-
-def _feasible(scorer: Scorer, config: SearchConfig) -> Feasible:
-    corpus, members = scorer.corpus, scorer.members
-    units = [corpus.unit(name) for name in members]
-    manifests = scorer.pool.manifests("member")
-    shut = dict.fromkeys(scorer.predictors.stack.damaged, 0.0)
-    return feasible(
-        dataclasses.replace(config, max_weight=config.max_weight | shut),
-        members,
-        [unit.partition for unit in units],
-        [unit.group for unit in units],
-        np.array([unit.tokens for unit in units], float),
-        np.array([max(manifests[n].epochs.values()) for n in members]),
-        scorer.pool.identity["recipe"]["replay"],
-        corpus.base.tokens,
-    )

@@ -14,7 +14,7 @@ from jaxsim.config import SearchConfig
 from jaxsim.errors import UserError
 from jaxsim.log import progress, say
 from jaxsim.scoring.scorer import Scorer
-from jaxsim.scoring.scores import Scores
+from jaxsim.scoring.scores import PredictorScores, Scores
 from jaxsim.scoring.table import Mixtures, mixture_key
 from jaxsim.search.answer import answer
 from jaxsim.search.objective import Objective
@@ -53,30 +53,23 @@ def search(
     """
     if table is not None:
         scorer.check_current(table)
-    problem = Problem(scorer, config, correction)
+    problem = Problem(scorer, config, correction, table)
     residual = residual_of(problem.objective_on(problem.windows("test")))
     if config.method == "table":
-        return answer(problem, _rows_of(problem, table), residual)
-    if table is not None:
-        problem.know(table)
+        return answer(problem, _rows_of(problem), residual)
     say(
         f"search: at most {config.evaluations} evaluations, each of "
         f"{len(problem.rows):,} windows"
     )
     with progress(config.evaluations, "search", "evaluations") as tick:
         problem.loss.tell = tick
-        look(problem, table)
-    return answer(problem, _searched(problem, table), residual)
+        look(problem)
+    return answer(problem, _searched(problem), residual)
 
 
-def look(problem: Problem, table: Scores | None = None) -> None:
-    """Spends the budget; the problem's loss keeps everything it evaluates.
-
-    Args:
-      problem: what is searched.
-      table: a scored table, whose mixtures are candidates.
-    """
-    w_MC, hessian_CC = _candidates(problem, table)
+def look(problem: Problem) -> None:
+    """Spends the budget; the problem's loss keeps everything it evaluates."""
+    w_MC, hessian_CC = _candidates(problem)
     say(
         f"search: {problem.config.candidates:,} mixtures scored by the ensemble; "
         f"merging {len(w_MC)}"
@@ -89,9 +82,7 @@ def look(problem: Problem, table: Scores | None = None) -> None:
             break
 
 
-def _candidates(
-    problem: Problem, table: Scores | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _candidates(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
     """Different mixtures to merge [M, C], and the curvature of the ensemble."""
     feasible, config = problem.feasible, problem.config
     count = max(1, int(_CANDIDATES * config.evaluations))
@@ -101,8 +92,8 @@ def _candidates(
     # From the center: a descent that begins near its end learns no curvature.
     lowest_C, hessian_CC = descend(problem.ensemble_loss(), face, face.center_C)
     w_MC = [lowest_C, *sample_MC[order[:count]]]
-    if table is not None:
-        w_MC[1:1] = _best_of(problem, table)[: int(_FROM_TABLE * count)]
+    if problem.table is not None:
+        w_MC[1:1] = _best_of(problem, problem.table)[: int(_FROM_TABLE * count)]
     different = {mixture_key(w_C): w_C for w_C in w_MC}
     return np.array(list(different.values())[:count]), hessian_CC
 
@@ -130,12 +121,13 @@ def _starts(problem: Problem) -> list[np.ndarray]:
     starts: dict[bytes, np.ndarray] = {}
     for w_C in w_MC[may_M][order]:
         used = (w_C > 0).tobytes() if problem.config.max_sources else b""
-        starts.setdefault(used, problem.feasible.nearest(w_C))
+        starts.setdefault(used, w_C)
     return list(starts.values())[:_STARTS]
 
 
-def _rows_of(problem: Problem, table: Scores | None) -> Scores:
+def _rows_of(problem: Problem) -> Scores:
     """The mixtures of a table that may be chosen."""
+    table = problem.table
     if table is None:
         raise UserError(
             "config.search.method='table': there is no scored table; run `jaxsim "
@@ -161,7 +153,7 @@ def _rows_of(problem: Problem, table: Scores | None) -> Scores:
     return table.take(rows)
 
 
-def _searched(problem: Problem, table: Scores | None) -> Scores:
+def _searched(problem: Problem) -> Scores:
     """The allowed mixtures that are scored on all windows of the loss.
 
     Of mixtures that are nearly the same, like the last steps of a descent, it keeps
@@ -169,7 +161,7 @@ def _searched(problem: Problem, table: Scores | None) -> Scores:
     """
     w_MC, value_M = problem.loss.history
     names: dict[bytes, tuple[str, str]] = {}
-    for known in (problem.scorer.standard().table, *([table.table] if table else [])):
+    for known in (scores.table for scores in problem.known):
         for m in np.flatnonzero(known.scale_M == 1):
             label = known.names[m], known.kinds[m]
             names.setdefault(mixture_key(known.w_MC[m]), label)
@@ -183,12 +175,12 @@ def _searched(problem: Problem, table: Scores | None) -> Scores:
     free = (f"found {i}" for i in itertools.count(1) if f"found {i}" not in taken)
     labels = [names.get(mixture_key(w_MC[m])) or (next(free), "found") for m in kept]
     mixtures = Mixtures(
-        problem.loss.members,
+        problem.scorer.members,
         tuple(name for name, _ in labels),
         tuple(kind for _, kind in labels),
         w_MC[kept],
         np.ones(len(kept)),
     )
-    losses = {"merge": problem.losses(kept)}
-    name = table.name if table else ""
+    losses = {"merge": PredictorScores(problem.rows, problem.losses_MR[kept])}
+    name = problem.table.name if problem.table else ""
     return Scores(name, mixtures, problem.scorer.evaluation, losses)

@@ -1,9 +1,8 @@
 """Which mixtures cannot be told apart from the best: a simultaneous set.
 
-All mixtures are scored on the same windows, which are resampled together, so
-differences are paired. Mixture i ties unless chance does not explain how much worse it
-is than the lowest of ALL candidates. If i were the true best, its observed distance to
-the lowest value would be at most
+All mixtures are scored on the same windows, so differences are paired. Mixture i ties
+unless chance does not explain how much worse it is than the lowest of ALL candidates.
+If i were the true best, its observed distance to the lowest value would be at most
 
     max_j (e_i - e_j - d_j),    e: errors,  d_j <= (true j) - (true best),
 
@@ -17,19 +16,13 @@ which costs a tenth of the error (Romano, Shaikh and Wolf 2014).
 
 A statistic that is studentized for each pair, as if the observed lowest had been fixed
 beforehand, does not keep the level: where losses are skewed and mixtures differ in
-their error, it selects those whose error is underestimated. `benchmarks/ties.py` shows
-both.
+their error, it selects those whose error is underestimated (`benchmarks/ties.py`).
 
-The errors are those of the evaluation text and, once reference runs exist, the
-predictor's own residual, which includes the noise between replicates. Residuals are
-drawn independently for each candidate. In reality those of near twins are nearly equal,
-up to that noise. Independence lowers the lowest of many and widens the distance of
-twins, so the set is too large rather than too small, and near twins of a tied mixture
-tie with it.
-
-Errors of the text are drawn by resampling: within each domain, documents with
-replacement, the same ones for all mixtures, so that what is common to mixtures cancels
-in their differences.
+Errors of the text are drawn by resampling within each domain, the same documents for
+all mixtures, so that what they have in common cancels. Once reference runs exist, the
+predictor's own residual is added, which includes the noise between replicates.
+Residuals are drawn independently for each candidate. In reality those of near twins are
+nearly equal, up to that noise; so the set is too large rather than too small.
 """
 
 import dataclasses
@@ -56,38 +49,21 @@ _BLOCK_NUMBERS = 4_000_000  # of [mixtures, draws, domains]: 32 MB at a time
 
 @dataclasses.dataclass(frozen=True)
 class Residual:
-    """How far reference runs scatter around a predictor, for one objective.
+    """How far reference runs scatter around a predictor, for one objective."""
 
-    Attributes:
-      deviation: standard deviation of reference run minus prediction, in the
-        objective's units.
-      reference_runs: how many it was measured on.
-    """
-
-    deviation: float
-    reference_runs: int
+    deviation: float  # of reference run minus prediction, in the objective's units
+    reference_runs: int  # how many it was measured on
 
 
 @dataclasses.dataclass(frozen=True)
 class Ties:
-    """The tie set of an objective; smaller is better.
+    """The rows that cannot be told apart from the lowest objective's."""
 
-    Attributes:
-      best: row of the lowest objective.
-      tied: rows that cannot be told apart from it, including itself, sorted by
-        objective.
-      difference_M: objective minus the best one.
-      error_M: standard error of that difference.
-      limit_M: the largest difference with which a row ties.
-      heading: what the ties are about.
-    """
-
-    best: int
-    tied: np.ndarray
-    difference_M: np.ndarray
-    error_M: np.ndarray
-    limit_M: np.ndarray
-    heading: str
+    tied: np.ndarray  # these rows and the lowest itself, sorted by objective
+    difference_M: np.ndarray  # objective minus the lowest one
+    error_M: np.ndarray  # standard error of that difference
+    limit_M: np.ndarray  # the largest difference with which a row ties
+    heading: str  # what the ties are about
 
 
 def tie_set(
@@ -104,7 +80,7 @@ def tie_set(
 
     Args:
       value_M: the objective.
-      draw_MB: the same on resampled text, see `resampled`.
+      draw_MB: the same on text that `resampled` draws.
       level: the probability with which the set is to hold the true best of the M rows:
         of the merges over all text of these domains or, with a residual, of the
         reference runs.
@@ -120,33 +96,31 @@ def tie_set(
         square_B = np.random.default_rng(seed).chisquare(freedom, len(scatter_B))
         scatter_B = residual.deviation * np.sqrt(freedom / square_B)
 
-    def errors(number: int) -> tuple[slice, np.ndarray, np.ndarray]:
-        """Rows of a block, their errors from text alone, and their errors [K, B]."""
+    def errors(number: int) -> tuple[slice, np.ndarray]:
+        """Rows of a block, and their errors [K, B]."""
         here = slice(number * _BLOCK, (number + 1) * _BLOCK)
-        text_KB = draw_MB[here] - value_M[here, None]
-        if residual is None:
-            return here, text_KB, text_KB.copy()
-        generator = np.random.default_rng([seed, number])
-        scatter_KB = generator.standard_normal(text_KB.shape)
-        scatter_KB *= scatter_B
-        return here, text_KB, scatter_KB + text_KB
+        noise_KB = draw_MB[here] - value_M[here, None]
+        if residual is not None:
+            generator = np.random.default_rng([seed, number])
+            noise_KB += scatter_B * generator.standard_normal(noise_KB.shape)
+        return here, noise_KB
 
     blocks = range(-(-len(value_M) // _BLOCK))
     best = int(np.argmin(value_M))
     difference_M = value_M - value_M[best]
-    _, text_KB, noise_KB = errors(best // _BLOCK)
-    best_text_B, best_B = text_KB[best % _BLOCK], noise_KB[best % _BLOCK]
+    best_B = errors(best // _BLOCK)[1][best % _BLOCK]
     spent = (1 - level) / 10
     error_M = np.zeros(len(value_M))
     largest_B = np.zeros(draw_MB.shape[1])
-    for here, text_KB, noise_KB in map(errors, blocks):
+    for here, noise_KB in map(errors, blocks):
         off_KB = noise_KB - best_B
         error_K = off_KB.std(axis=1)
         if residual is not None:
+            text_KB = draw_MB[here] - value_M[here, None]
+            text_KB -= draw_MB[best] - value_M[best]
             others_K = np.arange(len(value_M))[here] != best
             error_K = np.hypot(
-                (text_KB - best_text_B).std(axis=1),
-                np.sqrt(2) * residual.deviation * others_K,
+                text_KB.std(axis=1), np.sqrt(2) * residual.deviation * others_K
             )
         # Twins may differ by rounding, which is no error to divide by.
         twins_K = np.abs(off_KB).max(axis=1) < _ROUNDING * abs(value_M[best])
@@ -159,23 +133,19 @@ def tie_set(
         difference_M - np.quantile(largest_B, 1 - spent) * error_M, 0.0
     )
     lowest_B = np.full(draw_MB.shape[1], np.inf)
-    for here, _, noise_KB in map(errors, blocks):
+    for here, noise_KB in map(errors, blocks):
         noise_KB += surely_M[here, None]
         np.minimum(lowest_B, noise_KB.min(axis=0), out=lowest_B)
     limit_M = np.empty(len(value_M))
-    for here, _, noise_KB in map(errors, blocks):
+    for here, noise_KB in map(errors, blocks):
         noise_KB -= lowest_B
         limit_M[here] = np.quantile(noise_KB, level + spent, axis=1)
     least = max(min_effect, _ROUNDING) * abs(value_M[best])
-    tied = np.flatnonzero(difference_M <= np.maximum(limit_M, least))
-    return Ties(
-        best=best,
-        tied=tied[np.argsort(value_M[tied], kind="stable")],
-        difference_M=difference_M,
-        error_M=error_M,
-        limit_M=np.maximum(limit_M, least),
-        heading=BEFORE_RUNS if residual is None else AFTER_RUNS,
-    )
+    limit_M = np.maximum(limit_M, least)
+    tied = np.flatnonzero(difference_M <= limit_M)
+    tied = tied[np.argsort(value_M[tied], kind="stable")]
+    heading = BEFORE_RUNS if residual is None else AFTER_RUNS
+    return Ties(tied, difference_M, error_M, limit_M, heading)
 
 
 def _resampler(
@@ -242,7 +212,7 @@ def resampled(
       nll_MR: nats of M mixtures on them.
       split: windows of the other split are ignored.
       objective: its `value` is applied to every draw.
-      seed: random seed of the draws; all mixtures get the same text.
+      seed: random seed; all mixtures get the same text.
       draws: how many.
       enough: how many documents every needed domain must have.
       base_R: the base model's nats on `rows`. An objective relative to the base model

@@ -17,7 +17,6 @@ class Mixed:
         liked_DC = generator.normal(0, 1, (3, 1, members))
         logit_DTC = generator.normal(-1, 0.8, size) + liked_DC
         self.p_DTC = 1 / (1 + np.exp(-logit_DTC))
-        self.members = tuple(f"m{c}" for c in range(members))
         self.objective = Objective(
             domains=("a", "b", "c"),
             weights_D=np.array([0.5, 0.3, 0.2]),
@@ -43,11 +42,11 @@ class Mixed:
         return self.objective.pieces(self.bits(w_C), bits_DC)
 
     def oracle(self, budget: float = 1e9) -> LossOracle:
-        return LossOracle(self.members, self.values, self.slope, budget)
+        return LossOracle(self.values, self.slope, budget)
 
     def lowest_value(self, feasible: Feasible) -> float:
         """The minimum by another solver, on the epigraph, without a budget."""
-        c = len(self.members)
+        c = self.p_DTC.shape[2]
         limits = [
             (x.sign * np.isin(np.arange(c), x.columns), x.sign * x.share)
             for x in feasible.limits

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxsim.config import SearchConfig
+from jaxsim.corpus.store import Unit
 from jaxsim.search.constraints import feasible
 from jaxsim.search.feasible import Feasible
 from jaxsim.search.objective import Slope
@@ -23,10 +24,8 @@ SET = pytest.mark.parametrize("name", SETS)
 
 def allowed(members: int, **config) -> Feasible:
     names = [f"m{c}" for c in range(members)]
-    return feasible(
-        SearchConfig(**config), names, names, ["all"] * members,
-        np.full(members, 1000 / members), np.ones(members), 0.0,
-    )  # fmt: skip
+    units = [Unit(name, name, "all", "", 0, 1000 / members, 0) for name in names]
+    return feasible(SearchConfig(**config), units, np.ones(members), 0.0)
 
 
 @KINDS
@@ -125,7 +124,7 @@ def test_a_nonconvex_loss_is_descended():
         ([0.7, 0.1, 0.2], [1, 0, 0], 1.0),
         ([0.1, 0.7, 0.2], [0, 1, 0], 0.9),
     ):
-        oracle = LossOracle(("x", "y", "z"), values, slope, 1e9)
+        oracle = LossOracle(values, slope, 1e9)
         w_C, _ = descend(oracle, allowed(3), np.array(start))
         np.testing.assert_allclose(w_C, end, atol=1e-6)
         assert min(oracle.history[1]) == pytest.approx(value)
@@ -140,7 +139,7 @@ def test_rounding_ends_a_descent_early():
         noise = 1 + 1e-6 * generator.standard_normal(1)
         return Slope(exact.value_P * noise, exact.slope_PC * noise)
 
-    oracle = LossOracle(mixed.members, mixed.values, slope, 1e9)
+    oracle = LossOracle(mixed.values, slope, 1e9)
     feasible = allowed(12)
     w_C, _ = descend(oracle, feasible, feasible.center_C, improvement=1e-9)
     assert oracle.spent < 120
