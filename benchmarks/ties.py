@@ -118,7 +118,7 @@ def held(problem: Problem, seed: list[int]) -> dict[str, float]:
     drawn = draw(problem, generator)
     ask = functools.partial(
         resampled, drawn.evaluation, np.arange(len(drawn.evaluation)),
-        drawn.nll_MR, "dev", drawn.objective, seed=seed[-1],
+        drawn.nll_MR, drawn.objective, seed=seed[-1],
     )  # fmt: skip
     values = ask()
     reference_M, residual = drawn.true_M, None

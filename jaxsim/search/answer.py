@@ -14,7 +14,6 @@ from jaxsim.search.problem import Problem
 from jaxsim.search.result import SearchResult
 from jaxsim.search.ties import Residual, Ties, resampled, tie_set
 
-FINALISTS = "finalists"
 _FINALISTS = 12  # tied mixtures that are scored on test text
 _EXCESS = 1e-4  # bits per byte by which a regression limit may be missed
 _ACTIVE = 1e-4  # of the objective: pieces this close to the maximum are active
@@ -40,7 +39,7 @@ def answer(problem: Problem, scored: Scores, residual: Residual | None) -> Searc
     bits_MD, trained_MD = bits_MD[kept], trained_MD[kept]
     base_R = problem.base_R[losses.rows]
     value_M, draw_MB, unit = resampled(
-        e, losses.rows, nll_MR, "dev", goal, config.seed, base_R=base_R
+        e, losses.rows, nll_MR, goal, config.seed, base_R=base_R
     )
     shift_M = goal.value(trained_MD) - goal.value(bits_MD)
     ties = tie_set(
@@ -107,8 +106,7 @@ def _derivatives(problem: Problem, w_C: np.ndarray) -> tuple[Slope, dict[str, An
     others = others[~problem.objective.needed_D[e.domain_R[others]]]
     if len(others):
         dw_DC = dw_DC + predictors.jacobian(w_C, 1.0, others).dw_DC
-        bytes_R = e.bytes_R[others]
-        bytes_D = bytes_D + np.bincount(e.domain_R[others], bytes_R, len(e.domains))
+        bytes_D = bytes_D + problem.sums(e.bytes_R, others)
     bits_DC = marginal_values(dw_DC, w_C, bytes_D)
     there = np.flatnonzero(bytes_D)
     damaged = predictors.stack.damaged
@@ -140,7 +138,7 @@ def _rows(
     shown = list(dict.fromkeys([*ties.tied.tolist(), *standard]))
     tested = list(dict.fromkeys([*ties.tied[:_FINALISTS].tolist(), *standard]))
     rows = problem.windows("test")
-    losses = scorer.predictors.merge(FINALISTS, table.take(tested), rows)
+    losses = scorer.predictors.merge("finalists", table.take(tested), rows)
     bits_KD = bits_of(e, losses, "test")
     test_K = problem.objective_on(rows).value(bits_KD).tolist()
     test_M = dict(zip(tested, test_K, strict=True))
@@ -175,10 +173,8 @@ def _constraints(problem: Problem) -> list[str]:
     lines += [f"at most {s:.1%} of {n}" for n, s in config.max_weight.items()]
     if config.max_sources:
         lines.append(f"at most {config.max_sources} sources")
-    if config.divergence:
-        lines.append(
-            f"at most {config.divergence:g} nats from the {config.prior} mixture"
-        )
+    if far := config.divergence:
+        lines.append(f"at most {far:g} nats from the {config.prior} mixture")
     if problem.feasible.plan.tokens:
         lines.append(
             f"a run of {config.tokens:,.0f} tokens with at most {config.epochs:g} "
@@ -194,11 +190,7 @@ def _warnings(
     problem: Problem, goal: Objective, w_C: np.ndarray, bits_D: np.ndarray
 ) -> list[str]:
     """What to know before the best mixture is trained."""
-    lines = [
-        f"the planned run would use the source of {name} for {planned:.1f} epochs, and "
-        f"its member was trained for {own:.1f}: the cost of more was not measured"
-        for name, planned, own in more_epochs(problem.feasible, w_C)
-    ]
+    lines = more_epochs(problem.feasible, w_C)
     over = float(goal.violation(bits_D[None])[0])
     if over > _EXCESS:
         lines.append(

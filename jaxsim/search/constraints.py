@@ -18,8 +18,7 @@ from jaxsim.errors import UserError
 from jaxsim.search.feasible import REACHED, TOLERANCE, Empty, Feasible, Limit, Plan
 from jaxsim.search.objective import Slope
 
-# Pieces of a maximum that are this close to it, relative to it, balance each other.
-_NEAR = 1e-3
+_NEAR = 1e-3  # relative; pieces of a maximum that are this close balance each other
 _STEPS = {
     "min_weight": "1 percentage point",
     "max_weight": "1 percentage point",
@@ -50,10 +49,9 @@ def feasible(
     """
     plan = _plan_of(config, units, epochs_C, replay, base_tokens)
     partitions = [unit.partition for unit in units]
-    weight_C = np.array([unit.tokens for unit in units], float)
-    if config.prior == "uniform":
-        weight_C = np.ones(len(units))
     few = 0 < config.max_sources < len(set(partitions))
+    uniform = config.prior == "uniform"
+    weight_C = np.array([1 if uniform else unit.tokens for unit in units], float)
     found = Feasible(
         members=tuple(unit.name for unit in units),
         partition_C=np.unique(partitions, return_inverse=True)[1],
@@ -104,11 +102,10 @@ def _contradiction(limits: Sequence[Limit], plan: Plan, config: SearchConfig) ->
         return f"config.search: no mixture meets {weights} at once; loosen one of them"
     once = config.epochs == 1
     return (
-        "config.search: no mixture fills the planned run: "
-        f"{'1 epoch' if once else f'{config.epochs:g} epochs'} of "
-        f"{', '.join(x.name for x in supplies)} {'gives' if once else 'give'} "
-        f"{sum(x.share for x in supplies):.1%} of the {plan.tokens:,.0f} tokens "
-        "planned outside replay"
+        f"config.search: no mixture fills the planned run: {config.epochs:g} "
+        f"epoch{'' if once else 's'} of {', '.join(x.name for x in supplies)} "
+        f"give{'s' if once else ''} {sum(x.share for x in supplies):.1%} of the "
+        f"{plan.tokens:,.0f} tokens planned outside replay"
         + (f", so none meets {weights}" if weights else "")
         + "; plan fewer tokens, allow more epochs, "
         + ("loosen the other limits, " if weights else "")
@@ -196,8 +193,7 @@ class Binding:
       kind: 'min_weight', 'max_weight', 'supply', 'divergence', 'sources' or
         'max_regression'.
       limit, value: shares, nats, a number of partitions, or bits per byte.
-      gain: bits of the objective that `step` would win, to first order; None if
-        unknown.
+      gain: bits of the objective that `step` would win, to first order, if known.
     """
 
     name: str  # of a member, partition, group or domain; '' for a limit on all
@@ -235,15 +231,14 @@ def binding(feasible: Feasible, w_C: np.ndarray, slope: Slope) -> list[Binding]:
     return found
 
 
-def more_epochs(feasible: Feasible, w_C: np.ndarray) -> list[tuple[str, float, float]]:
-    """Members whose source the planned run repeats more often than they did.
-
-    Returns their names, the planned epochs if more than one, and their own.
-    """
+def more_epochs(feasible: Feasible, w_C: np.ndarray) -> list[str]:
+    """Says whose source the planned run repeats more often than the member did."""
     planned_C, own_C = feasible.plan.epochs(w_C), feasible.plan.epochs_C
     more_C = planned_C > np.maximum(own_C, 1.0) * (1 + 1e-6)
     return [
-        (feasible.members[c], float(planned_C[c]), float(own_C[c]))
+        f"the planned run would use the source of {feasible.members[c]} for "
+        f"{planned_C[c]:.1f} epochs, and its member was trained for {own_C[c]:.1f}: "
+        "the cost of more was not measured"
         for c in np.flatnonzero(more_C & (w_C > 0))
     ]
 

@@ -29,15 +29,10 @@ _FACES = 32  # choices of partitions that it draws, if their number is limited
 
 @dataclasses.dataclass(eq=False)
 class Empty(Exception):
-    """No mixture is allowed.
+    """No mixture is allowed."""
 
-    Attributes:
-      limits: which of `Feasible.limits` contradict each other; none if they do not.
-      divergence: the smallest that they allow.
-    """
-
-    limits: tuple[int, ...] = ()
-    divergence: float = 0.0
+    limits: tuple[int, ...] = ()  # which of `Feasible.limits` contradict each other
+    divergence: float = 0.0  # the smallest that they allow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +53,7 @@ class Limit:
 class Plan:
     """The planned run.
 
-    Attributes:
-      sources: names and tokens of texts, by the columns of the members that share them.
+    `sources` are names and tokens of texts, by the columns of members that share them.
     """
 
     tokens: float  # outside replay; 0 if no run is planned
@@ -138,7 +132,7 @@ class Feasible:
         """
         if self.max_sources:
             mass_Q = np.bincount(self.partition_C, self.prior_C)
-            return self._face(self._choose(mass_Q)).center_C
+            return self._heaviest(mass_Q).center_C
         w_C = np.where(self.open_C, self.prior_C, 0.0)
         linear = dataclasses.replace(self, divergence=np.inf)
         if not linear.contains(w_C[None], _ZERO)[0]:
@@ -196,9 +190,8 @@ class Feasible:
         """
         if self.max_sources:
             size = min(count, _FACES), self.partition_C.max() + 1
-            faces = [
-                self._face_or_center(x_Q) for x_Q in generator.exponential(size=size)
-            ]
+            mass_FQ = generator.exponential(size=size)
+            faces = [self._face_or_center(mass_Q) for mass_Q in mass_FQ]
             parts = np.array_split(np.arange(count), len(faces))
             pairs = zip(faces, parts, strict=True)
             draws = [face.sample(len(part), generator) for face, part in pairs]
@@ -220,11 +213,11 @@ class Feasible:
             w_MC[m] = generator.dirichlet(alpha) @ corners_VC[chosen]
         return w_MC
 
-    def _choose(self, mass_Q: np.ndarray) -> np.ndarray:
-        """The partitions with the most mass that the linear limits allow; [Q] bool.
+    def _heaviest(self, mass_Q: np.ndarray) -> "Feasible":
+        """The face of the partitions with the most mass, by the linear limits alone.
 
         Raises:
-          Empty: no choice is allowed.
+          Empty: they allow no face.
         """
         # Unknowns: weights, then choices. A weight is at most its choice.
         c, q = len(self.members), len(mass_Q)
@@ -242,16 +235,15 @@ class Feasible:
         )
         if found.x is None:
             raise Empty
-        chosen_Q: np.ndarray = found.x[c:] > 0.5
-        return chosen_Q
+        return self._face(found.x[c:] > 0.5)
 
     def _face(self, chosen_Q: np.ndarray) -> "Feasible":
         open_C = self.open_C & chosen_Q[self.partition_C]
         return dataclasses.replace(self, max_sources=0, open_C=open_C)
 
     def _face_or_center(self, mass_Q: np.ndarray) -> "Feasible":
-        """The face of the partitions with the most mass or, if empty, the center's."""
-        face = self._face(self._choose(mass_Q))
+        """The heaviest face or, if it is empty, the center's."""
+        face = self._heaviest(mass_Q)
         try:
             _ = face.center_C
         except Empty:
@@ -308,8 +300,7 @@ class Feasible:
         # w log(w / r) <= part where (-part, w, r) is in the exponential cone.
         cones = len(part_cN)
         cone_c3N = np.stack([part_cN, -w_cN[:cones], 0 * part_cN], axis=1)
-        room_c3 = np.zeros((cones, 3))
-        room_c3[:, 2] = self.prior_C[here][:cones]
+        room_c3 = np.outer(self.prior_C[here][:cones], [0.0, 0.0, 1.0])
         settings = clarabel.DefaultSettings()
         settings.verbose = False
         settings.tol_feas = settings.tol_gap_abs = settings.tol_gap_rel = _PRECISION

@@ -41,17 +41,13 @@ class Objective:
     to the base model over the domains with positive weight, plus the base model's
     weighted mean, so that it stays on the scale of bits per byte. Domains that are not
     needed may hold NaN.
-
-    Attributes:
-      max_regression_D: by what share of the base model's bits a domain may get worse;
-        inf for no limit.
     """
 
     domains: tuple[str, ...]
     weights_D: np.ndarray  # of the target; they sum to 1
     kind: str  # 'mean' or 'worst'
     base_D: np.ndarray  # bits per byte of the base model on the same text
-    max_regression_D: np.ndarray
+    max_regression_D: np.ndarray  # share of it by which a domain may get worse, or inf
 
     @functools.cached_property
     def used_D(self) -> np.ndarray:
@@ -70,9 +66,8 @@ class Objective:
 
     @property
     def limit_D(self) -> np.ndarray:
-        """The most bits per byte [D]; inf for no limit."""
-        most_D = self.base_D * (1 + self.max_regression_D)
-        return np.where(self.limited_D, most_D, np.inf)
+        """The most bits per byte [D]; inf or NaN without a limit."""
+        return self.base_D * (1 + self.max_regression_D)
 
     def value(self, bits_MD: np.ndarray) -> np.ndarray:
         """The objective [M] without the limits, in bits per byte."""
@@ -107,9 +102,8 @@ class Objective:
         offset_P = (offset_T[:, None] + offset_E).ravel()
         needed = self.needed_D
         slope_Pd = slope_PD[:, needed]
-        return Slope(
-            slope_Pd @ bits_D[needed] + offset_P, slope_Pd @ jacobian_DC[needed]
-        )
+        value_P = slope_Pd @ bits_D[needed] + offset_P
+        return Slope(value_P, slope_Pd @ jacobian_DC[needed])
 
     @property
     def _base_mean(self) -> float:

@@ -35,18 +35,17 @@ class BudgetSpent(Exception):
 class LossOracle:
     """Gives values and derivatives of a loss until its budget is spent.
 
-    Asking again for the same mixture costs nothing.
+    Asking again for the value of a mixture costs nothing.
     """
 
     compute_values: Callable[[np.ndarray], np.ndarray]  # [M, C] to [M]
-    compute_slope: Callable[[np.ndarray], Slope]  # [C] to `Slope`
+    compute_slope: Callable[[np.ndarray], Slope]  # of one mixture [C]
     budget: float
     spent: float = 0.0
     tell: Callable[[int], None] = lambda _: None  # called with each payment
     _values: dict[bytes, tuple[np.ndarray, float]] = dataclasses.field(
         default_factory=dict
     )
-    _slopes: dict[bytes, Slope] = dataclasses.field(default_factory=dict)
 
     def values(self, w_MC: np.ndarray) -> np.ndarray:
         """The penalized objective [M].
@@ -68,12 +67,10 @@ class LossOracle:
         Raises:
           BudgetSpent: it would cost more than is left; nothing was computed.
         """
-        key = mixture_key(w_C)
-        if key not in self._slopes:
-            self._pay(GRADIENT_COST)
-            found = self._slopes[key] = self.compute_slope(w_C)
-            self.keep(w_C[None], np.array([found.value]))
-        return self._slopes[key]
+        self._pay(GRADIENT_COST)
+        found = self.compute_slope(w_C)
+        self.keep(w_C[None], np.array([found.value]))
+        return found
 
     @property
     def history(self) -> tuple[np.ndarray, np.ndarray]:
@@ -132,9 +129,8 @@ def descend(
         step_C = new_C - w_C
         promised = slope.value - (model.value_P + model.slope_PC @ step_C).max()
         promised -= step_C @ hessian_CC @ step_C / 2
-        if np.abs(step_C).max() < _NO_STEP or promised <= improvement * abs(
-            slope.value
-        ):
+        least = improvement * abs(slope.value)
+        if np.abs(step_C).max() < _NO_STEP or promised <= least:
             break
         try:
             there = loss.slope(new_C)
@@ -158,12 +154,10 @@ def _with_tangents(
     Where pieces bend, as limits do, a step that ignores it lands outside. Tangents of
     a convex objective lie below it at `w_C`; others are lowered to it.
     """
-    value_NP, slope_NPC = [slope.value_P], [slope.slope_PC]
-    for new_C, there in rejected:
-        seen_P = there.value_P + there.slope_PC @ (w_C - new_C)
-        value_NP.append(np.minimum(seen_P, slope.value_P))
-        slope_NPC.append(there.slope_PC)
-    return Slope(np.concatenate(value_NP), np.concatenate(slope_NPC))
+    seen_NP = [x.value_P + x.slope_PC @ (w_C - new_C) for new_C, x in rejected]
+    lower_NP = [np.minimum(seen_P, slope.value_P) for seen_P in seen_NP]
+    slope_NPC = [slope.slope_PC, *(x.slope_PC for _, x in rejected)]
+    return Slope(np.concatenate([slope.value_P, *lower_NP]), np.concatenate(slope_NPC))
 
 
 def _updated(
@@ -176,8 +170,5 @@ def _updated(
         share = 0.8 * curve / (curve - change)
         change_C = share * change_C + (1 - share) * pushed_C
         change = step_C @ change_C
-    return (
-        hessian_CC
-        - np.outer(pushed_C, pushed_C) / curve
-        + np.outer(change_C, change_C) / change
-    )
+    less_CC = hessian_CC - np.outer(pushed_C, pushed_C) / curve
+    return less_CC + np.outer(change_C, change_C) / change

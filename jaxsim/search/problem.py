@@ -14,7 +14,7 @@ from jaxsim.search.constraints import feasible
 from jaxsim.search.objective import Objective, Slope, objective
 from jaxsim.search.optimize import GRADIENT_COST, LossOracle
 
-_ENSEMBLE_GRADIENTS = 100  # most gradients for the minimum of the ensemble
+_GRADIENTS = 100  # most gradients for the minimum of the ensemble
 
 
 class Correction(Protocol):
@@ -50,8 +50,8 @@ class Problem:
       rows: windows that an evaluation is on, indices into the evaluation set.
       bytes_D: of the text in `rows`.
       objective: on `rows`.
-      feasible: the mixtures that may be chosen.
       loss: the penalized objective of merges, and its budget.
+      nll: float32 nats [R] of all mixtures in its history, by `mixture_key`.
 
     Raises:
       UserError: an unknown name, or constraints that contradict each other.
@@ -73,9 +73,7 @@ class Problem:
         self.base_R = standard.predictors["merge"].nll_MR[0]
         self.objective = objective(config, e)
         self.rows = self.windows("dev", config.windows)
-        self.bytes_D = np.bincount(
-            e.domain_R[self.rows], e.bytes_R[self.rows], len(e.domains)
-        )
+        self.bytes_D = self.sums(e.bytes_R, self.rows)
         self.objective = self.objective_on(self.rows)
         shut = dict.fromkeys(scorer.predictors.stack.damaged, 0.0)
         manifests = scorer.pool.manifests("member")
@@ -87,8 +85,7 @@ class Problem:
             scorer.corpus.base.tokens,
         )
         self.loss = LossOracle(self._values, self._slope, config.evaluations)
-        # [R] of each mixture in the loss's history, in the same order.
-        self._nll: dict[bytes, np.ndarray] = {}
+        self.nll: dict[bytes, np.ndarray] = {}
         for scores in self.known:
             self._know(scores)
 
@@ -100,19 +97,14 @@ class Problem:
 
     def objective_on(self, rows: np.ndarray) -> Objective:
         """The objective, relative to the base model on these windows."""
-        e = self.scorer.evaluation
-        nats_D, bytes_D = (
-            np.bincount(e.domain_R[rows], x_R[rows], len(e.domains))
-            for x_R in (self.base_R, e.bytes_R)
-        )
-        return dataclasses.replace(
-            self.objective, base_D=bits_per_byte(nats_D, bytes_D)
-        )
+        bytes_D = self.sums(self.scorer.evaluation.bytes_R, rows)
+        base_D = bits_per_byte(self.sums(self.base_R, rows), bytes_D)
+        return dataclasses.replace(self.objective, base_D=base_D)
 
-    @property
-    def losses_MR(self) -> np.ndarray:
-        """Nats of the mixtures in the history on `rows`."""
-        return np.array(list(self._nll.values()))
+    def sums(self, x_R: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Sums over these windows of each domain [D], of all windows' `x_R`."""
+        e = self.scorer.evaluation
+        return np.bincount(e.domain_R[rows], x_R[rows], len(e.domains))
 
     def bits(
         self, w_MC: np.ndarray, losses: PredictorScores
@@ -133,8 +125,8 @@ class Problem:
         if self.correction is not None:
             bits_DC = bits_DC + self.correction.slope(w_C, bits_DC, self.rows)
         losses = PredictorScores(self.rows, found.nll_R[None])
-        _, bits_1D = self.bits(w_C[None], losses)
-        return self.objective.pieces(bits_1D[0], bits_DC), found
+        _, (bits_D,) = self.bits(w_C[None], losses)
+        return self.objective.pieces(bits_D, bits_DC), found
 
     def ensemble_values(self, w_MC: np.ndarray) -> np.ndarray:
         """The penalized objective of the ensemble [M].
@@ -142,10 +134,11 @@ class Problem:
         It runs no model once the members' token probabilities are known, so a search
         can score a hundred thousand mixtures before it scores a merge.
         """
-        scorer = self.scorer
-        nll_MD = scorer.predictors.ensemble_sums(
-            w_MC, scorer.token_losses[1:], self.rows
+        sums, nll_CT = (
+            self.scorer.predictors.ensemble_sums,
+            self.scorer.token_losses[1:],
         )
+        nll_MD = sums(w_MC, nll_CT, self.rows)
         return self.objective.penalised(bits_per_byte(nll_MD, self.bytes_D))
 
     def ensemble_loss(self) -> LossOracle:
@@ -158,36 +151,32 @@ class Problem:
             bits_DC = bits_per_byte(dw_DC, bytes_D[:, None])
             return self.objective.pieces(bits_per_byte(nll_D, bytes_D), bits_DC)
 
-        budget = GRADIENT_COST * _ENSEMBLE_GRADIENTS
-        return LossOracle(self.ensemble_values, slope, budget)
+        return LossOracle(self.ensemble_values, slope, GRADIENT_COST * _GRADIENTS)
 
     def _know(self, scores: Scores) -> None:
         """Takes in the merges of a table, if they are scored on all of `rows`."""
         known, table = scores.on(self.rows).predictors["merge"], scores.table
         usable = np.isfinite(known.nll_MR).all(axis=1) & (table.scale_M == 1)
         if len(known.rows) == len(self.rows) and usable.any():
-            w_MC = table.w_MC[usable]
-            self.loss.keep(w_MC, self._take(w_MC, known.nll_MR[usable]))
+            w_MC, nll_MR = table.w_MC[usable], known.nll_MR[usable]
+            self.loss.keep(w_MC, self._taken(w_MC, nll_MR))
 
     def _values(self, w_MC: np.ndarray) -> np.ndarray:
         count = len(w_MC)
         names = tuple(f"candidate {i + 1}" for i in range(count))
         kinds = ("candidate",) * count
         table = Mixtures(self.scorer.members, names, kinds, w_MC, np.ones(count))
-        scored = self.scorer.predictors.merge("", table, self.rows)
-        return self._take(w_MC, scored.nll_MR)
+        merges = self.scorer.predictors.merge("", table, self.rows)
+        return self._taken(w_MC, merges.nll_MR)
 
     def _slope(self, w_C: np.ndarray) -> Slope:
         slope, found = self.derivatives(w_C)
-        self._keep(w_C, found.nll_R)
+        self.nll.setdefault(mixture_key(w_C), found.nll_R.astype(np.float32))
         return slope
 
-    def _take(self, w_MC: np.ndarray, nll_MR: np.ndarray) -> np.ndarray:
+    def _taken(self, w_MC: np.ndarray, nll_MR: np.ndarray) -> np.ndarray:
         """Keeps the losses, and gives their values [M]."""
         for w_C, nll_R in zip(w_MC, nll_MR, strict=True):
-            self._keep(w_C, nll_R)
+            self.nll.setdefault(mixture_key(w_C), nll_R.astype(np.float32))
         _, bits_MD = self.bits(w_MC, PredictorScores(self.rows, nll_MR))
         return self.objective.penalised(bits_MD)
-
-    def _keep(self, w_C: np.ndarray, nll_R: np.ndarray) -> None:
-        self._nll.setdefault(mixture_key(w_C), nll_R.astype(np.float32))

@@ -76,7 +76,7 @@ class SearchResult:
     objective: str = "mean"  # or 'worst'
     method: str = "table"  # or 'descend'
     looked_at: int = 0  # mixtures that the ensemble scored
-    evaluations: float = 0.0  # mixtures on `windows`; a gradient counts as three
+    evaluations: float = 0.0  # spent; a gradient counts as three
     tokens: int = 0  # the same in evaluation tokens
     calibrated: bool = False  # whether reference runs corrected the merges
     singles_known: bool = False

@@ -5,6 +5,7 @@ best ones in a scored table. From the best mixture so far, a descent follows the
 gradient of the merge's loss, starting with the curvature of the ensemble's.
 """
 
+import contextlib
 import itertools
 from collections.abc import Callable
 
@@ -75,11 +76,9 @@ def look(problem: Problem) -> None:
         f"merging {len(w_MC)}"
     )
     problem.loss.values(w_MC)
-    for start_C in _starts(problem):
-        try:
+    with contextlib.suppress(BudgetSpent):
+        for start_C in _starts(problem):
             descend(problem.loss, problem.feasible.face(start_C), start_C, hessian_CC)
-        except BudgetSpent:
-            break
 
 
 def _candidates(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
@@ -101,9 +100,9 @@ def _candidates(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
 def _best_of(problem: Problem, table: Scores) -> np.ndarray:
     """Allowed mixtures of a table, the best on its own windows first."""
     bits_MD = table.bits_per_byte("merge", "dev")
-    needed = problem.objective.needed_D
-    usable = (table.table.scale_M == 1) & np.isfinite(bits_MD[:, needed]).all(1)
     goal = problem.objective_on(table.predictors["merge"].rows)
+    known_M = np.isfinite(bits_MD[:, goal.needed_D]).all(axis=1)
+    usable = known_M & (table.table.scale_M == 1)
     value_M = goal.penalised(bits_MD[usable])
     w_MC = table.table.w_MC[usable][np.argsort(value_M, kind="stable")]
     return w_MC[problem.feasible.contains(w_MC)]
@@ -174,13 +173,10 @@ def _searched(problem: Problem) -> Scores:
     taken = {name for name, _ in names.values()}
     free = (f"found {i}" for i in itertools.count(1) if f"found {i}" not in taken)
     labels = [names.get(mixture_key(w_MC[m])) or (next(free), "found") for m in kept]
-    mixtures = Mixtures(
-        problem.scorer.members,
-        tuple(name for name, _ in labels),
-        tuple(kind for _, kind in labels),
-        w_MC[kept],
-        np.ones(len(kept)),
-    )
-    losses = {"merge": PredictorScores(problem.rows, problem.losses_MR[kept])}
+    found, kinds = zip(*labels, strict=True)
+    scorer, w_MC = problem.scorer, w_MC[kept]
+    mixtures = Mixtures(scorer.members, found, kinds, w_MC, np.ones(len(kept)))
+    nll_MR = np.array([problem.nll[mixture_key(w_C)] for w_C in w_MC])
+    losses = {"merge": PredictorScores(problem.rows, nll_MR)}
     name = problem.table.name if problem.table else ""
-    return Scores(name, mixtures, problem.scorer.evaluation, losses)
+    return Scores(name, mixtures, scorer.evaluation, losses)

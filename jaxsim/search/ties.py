@@ -129,9 +129,8 @@ def tie_set(
         # Both sides, though one is enough: it is cheap, and text is skewed.
         np.maximum(largest_B, (np.abs(off_KB) / safe_K1).max(axis=0), out=largest_B)
     # By how much the others are worse than the best, at the very least.
-    surely_M = np.maximum(
-        difference_M - np.quantile(largest_B, 1 - spent) * error_M, 0.0
-    )
+    most = np.quantile(largest_B, 1 - spent)
+    surely_M = np.maximum(difference_M - most * error_M, 0.0)
     lowest_B = np.full(draw_MB.shape[1], np.inf)
     for here, noise_KB in map(errors, blocks):
         noise_KB += surely_M[here, None]
@@ -149,23 +148,20 @@ def tie_set(
 
 
 def _resampler(
-    label_R: np.ndarray,
     columns: np.ndarray,
+    label_R: np.ndarray,
     bytes_R: np.ndarray,
     draws: int,
     generator: np.random.Generator,
 ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Draws B times from one domain.
+    """Draws B times from the windows of one domain, which are in `columns` of losses.
 
-    Args:
-      label_R: the document or window that is drawn, by window, sorted.
-      columns: of these windows in the losses.
-      bytes_R: of these windows.
-
-    Returns:
-      A function from losses to bits per byte as observed [K], and in every draw [K, B].
+    Windows with the same label are drawn together. Returns a function from losses to
+    bits per byte as observed [K], and in every draw [K, B].
     """
-    starts_G = np.unique(label_R, return_index=True)[1]
+    order = np.argsort(label_R, kind="stable")
+    columns, bytes_R = columns[order], bytes_R[order].astype(np.float64)
+    starts_G = np.unique(label_R[order], return_index=True)[1]
     g = len(starts_G)
     drawn_BG = generator.integers(g, size=(draws, g))
     drawn_BG += g * np.arange(draws)[:, None]
@@ -191,7 +187,6 @@ def resampled(
     evaluation: EvaluationSet,
     rows: np.ndarray,
     nll_MR: np.ndarray,
-    split: str,
     objective: Objective,
     seed: int,
     draws: int = DRAWS,
@@ -208,9 +203,9 @@ def resampled(
 
     Args:
       evaluation: what `rows` index.
-      rows: windows that were scored, in the order of `nll_MR`.
+      rows: windows that were scored, in the order of `nll_MR`. Those of test text are
+        ignored.
       nll_MR: nats of M mixtures on them.
-      split: windows of the other split are ignored.
       objective: its `value` is applied to every draw.
       seed: random seed; all mixtures get the same text.
       draws: how many.
@@ -225,31 +220,25 @@ def resampled(
     Raises:
       UserError: a needed domain has no window.
     """
-    e = evaluation
-    mine = np.flatnonzero(e.split_R[rows] == SPLITS.index(split))
-    rows = rows[mine]
-    needed = np.flatnonzero(objective.needed_D).tolist()
-    places_of = {d: np.flatnonzero(e.domain_R[rows] == d) for d in needed}
-    for d, places in places_of.items():
-        if not len(places):
-            raise UserError(
-                f"domain {e.domains[d]!r} has no {split} window that was scored; leave "
-                "it out of the objective"
-            )
-    many = all(
-        len(np.unique(e.document_R[rows[places]])) >= enough
-        for places in places_of.values()
-    )
+    e, count, wide = evaluation, len(nll_MR), len(evaluation.domains)
+    dev_R = e.split_R[rows] == SPLITS.index("dev")
+    columns_of = {
+        d: np.flatnonzero(dev_R & (e.domain_R[rows] == d))
+        for d in np.flatnonzero(objective.needed_D)
+    }
+    documents_of = {d: e.document_R[rows[x]] for d, x in columns_of.items()}
+    if empty := [e.domains[d] for d, x in columns_of.items() if not len(x)]:
+        raise UserError(
+            f"domain {empty[0]!r} has no dev window that was scored; leave it out of "
+            "the objective"
+        )
+    many = all(len(np.unique(x)) >= enough for x in documents_of.values())
     generator = np.random.default_rng(seed)
     bits_of_domain = {}
-    for d, places in places_of.items():
-        label_R = e.document_R[rows[places]] if many else places
-        order = np.argsort(label_R, kind="stable")
-        bytes_R = e.bytes_R[rows[places[order]]].astype(np.float64)
-        bits_of_domain[d] = _resampler(
-            label_R[order], mine[places[order]], bytes_R, draws, generator
-        )
-    count, wide = len(nll_MR), len(e.domains)
+    for d, columns in columns_of.items():
+        label_R = documents_of[d] if many else columns
+        bytes_R = e.bytes_R[rows[columns]]
+        bits_of_domain[d] = _resampler(columns, label_R, bytes_R, draws, generator)
     # What bits per byte lack to be relative to the base model's own.
     shift_D, shift_BD = np.zeros(wide), np.zeros((draws, wide))
     if base_R is not None:
@@ -269,6 +258,5 @@ def resampled(
         bits_KD += shift_D
         bits_KBD += shift_BD
         value_M[here] = objective.value(bits_KD)
-        drawn = objective.value(bits_KBD.reshape(-1, wide))
-        draw_MB[here] = drawn.reshape(len(nll_KR), draws)
+        draw_MB[here] = objective.value(bits_KBD.reshape(-1, wide)).reshape(-1, draws)
     return value_M, draw_MB, "documents" if many else "windows"

@@ -14,9 +14,7 @@ SLACK = 2 * np.sqrt(LEVEL * (1 - LEVEL) / PROBLEMS)
 
 
 def ties_of(e, nll_MR, residual=None, seed=0, draws=300, about=None, **options):
-    values = resampled(
-        e, np.arange(len(e)), nll_MR, "dev", about or objective(), seed, draws
-    )
+    values = resampled(e, np.arange(len(e)), nll_MR, about or objective(), seed, draws)
     return tie_set(*values[:2], LEVEL, residual=residual, seed=seed, **options)
 
 
@@ -201,7 +199,7 @@ def test_block_size_does_not_matter(residual, monkeypatch):
 
 def ask(e, nll_MR, about=None, seed=0, **options):
     rows = options.pop("rows", np.arange(len(e)))
-    return resampled(e, rows, nll_MR, "dev", about or objective(), seed, **options)
+    return resampled(e, rows, nll_MR, about or objective(), seed, **options)
 
 
 def test_documents_are_resampled_from_five_on():
