@@ -102,7 +102,7 @@ class Problem:
         return dataclasses.replace(self.objective, base_D=base_D)
 
     def sums(self, x_R: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Sums over these windows of each domain [D], of all windows' `x_R`."""
+        """Sums of `x_R`, a number of every window, over `rows` by domain [D]."""
         e = self.scorer.evaluation
         return np.bincount(e.domain_R[rows], x_R[rows], len(e.domains))
 
@@ -134,11 +134,9 @@ class Problem:
         It runs no model once the members' token probabilities are known, so a search
         can score a hundred thousand mixtures before it scores a merge.
         """
-        sums, nll_CT = (
-            self.scorer.predictors.ensemble_sums,
-            self.scorer.token_losses[1:],
-        )
-        nll_MD = sums(w_MC, nll_CT, self.rows)
+        scorer = self.scorer
+        sums_of = scorer.predictors.ensemble_sums
+        nll_MD = sums_of(w_MC, scorer.token_losses[1:], self.rows)
         return self.objective.penalised(bits_per_byte(nll_MD, self.bytes_D))
 
     def ensemble_loss(self) -> LossOracle:

@@ -18,24 +18,24 @@ class TieFacts(TypedDict):
     """What a tie set is: see `jaxsim.search.ties`."""
 
     heading: str
-    resampled: str
+    resampled: str  # 'documents' or 'windows'
     level: float
     min_effect: float
     count: int
 
 
 class FoundRow(TypedDict):
-    """A mixture. `ensemble` and `members`, their mean, are on dev text."""
+    """A mixture, with values of the objective."""
 
     name: str
     kind: str
     weights: dict[str, float]
     scale: float
-    dev: float  # the objective of the merge
-    test: float | None  # the same, where it was scored
+    dev: float  # of the merge on dev text
+    test: float | None  # of the merge on test text, where it was scored
     shift: float  # the correction to add to the merge
-    ensemble: float | None
-    members: float | None
+    ensemble: float | None  # of the ensemble on dev text
+    members: float | None  # of the mean of members on dev text
     difference: float  # to the best, with the correction
     error: float  # standard error of the difference
     limit: float  # the largest difference with which a mixture ties
