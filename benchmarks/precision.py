@@ -198,9 +198,7 @@ def text_error(variants: Variants, nll_MR: np.ndarray) -> dict[str, Any]:
         base_D=np.zeros(count),
         max_regression_D=np.full(count, np.inf),
     )
-    value_M, draw_MB, unit = resampled(
-        e, variants.rows, nll_MR, "dev", objective, seed=0
-    )
+    value_M, draw_MB, unit = resampled(e, variants.rows, nll_MR, objective, seed=0)
     best = int(np.argmin(value_M))
     error_M = (draw_MB - draw_MB[best]).std(axis=1)
     others = np.arange(len(value_M)) != best

@@ -33,7 +33,7 @@ import numpy as np
 from jaxsim.config import SearchConfig
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.search.optimize import BudgetSpent, descend
-from jaxsim.search.problem import Problem, pose
+from jaxsim.search.problem import Problem
 from jaxsim.search.search import look
 
 try:
@@ -63,7 +63,7 @@ def objectives(scorer: Scorer, windows: int) -> dict[str, SearchConfig]:
 
 def subsets(problem: Problem) -> np.ndarray:
     """Equal-weight subsets [M, C]: all of each size, as far as the budget goes."""
-    c, budget = len(problem.loss.members), problem.config.evaluations
+    c, budget = len(problem.scorer.members), problem.config.evaluations
     size, count = 1, c
     while size < c and count + math.comb(c, size + 1) <= budget:
         size += 1
@@ -86,7 +86,7 @@ def tpe(problem: Problem) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
     def value(trial: Any) -> float:
-        places = range(len(problem.loss.members))
+        places = range(len(problem.scorer.members))
         u_C = [trial.suggest_float(f"u{c}", 1e-6, 1 - 1e-6) for c in places]
         w_C = -np.log(u_C)
         found: float = problem.loss.values((w_C / w_C.sum())[None])[0]
@@ -108,7 +108,7 @@ def by_method(scorer: Scorer, config: SearchConfig) -> dict[str, dict[str, float
     """The lowest value and the evaluations of each method."""
     found = {}
     for name, method in METHODS.items():
-        problem = pose(scorer, config)
+        problem = Problem(scorer, config)
         method(problem)
         lowest = float(problem.loss.history[1].min())
         found[name] = {"value": lowest, "spent": problem.loss.spent}
@@ -117,7 +117,7 @@ def by_method(scorer: Scorer, config: SearchConfig) -> dict[str, dict[str, float
 
 def best_known(scorer: Scorer, config: SearchConfig) -> float:
     """The lowest value of long descents, from standard and from random mixtures."""
-    problem = pose(scorer, dataclasses.replace(config, evaluations=LONG))
+    problem = Problem(scorer, dataclasses.replace(config, evaluations=LONG))
     starts = problem.feasible.sample(4, np.random.default_rng(0))
     starts = np.concatenate([problem.loss.history[0], starts])
     with contextlib.suppress(BudgetSpent):

@@ -118,7 +118,7 @@ def held(problem: Problem, seed: list[int]) -> dict[str, float]:
     drawn = draw(problem, generator)
     ask = functools.partial(
         resampled, drawn.evaluation, np.arange(len(drawn.evaluation)),
-        drawn.nll_MR, "dev", drawn.objective, seed=seed[-1],
+        drawn.nll_MR, drawn.objective, seed=seed[-1],
     )  # fmt: skip
     values = ask()
     reference_M, residual = drawn.true_M, None
@@ -131,14 +131,14 @@ def held(problem: Problem, seed: list[int]) -> dict[str, float]:
             float(scatter[-REFERENCE_RUNS:].std(ddof=1)), REFERENCE_RUNS
         )
     best = int(np.argmin(reference_M))
-    ties = tie_set(*values, LEVEL, residual=residual, seed=seed[-1])
+    ties = tie_set(*values[:2], LEVEL, residual=residual, seed=seed[-1])
     sets = {"set": ties.tied}
     if residual is None:
         sets["pair by pair"] = pair_by_pair(*values[:2])
     else:
-        sets["no residual"] = tie_set(*values, LEVEL, seed=seed[-1]).tied
+        sets["no residual"] = tie_set(*values[:2], LEVEL, seed=seed[-1]).tied
     if problem.windows > 1:
-        sets["as windows"] = tie_set(*ask(enough=20), LEVEL).tied
+        sets["as windows"] = tie_set(*ask(enough=20)[:2], LEVEL).tied
     return {name: float(best in tied) for name, tied in sets.items()} | {
         f"{name}: size": len(tied) / problem.candidates for name, tied in sets.items()
     }

@@ -5,110 +5,115 @@ from typing import Any
 
 import numpy as np
 
-from jaxsim.scoring.scores import bits_of, bits_per_byte, marginal_values
+from jaxsim.scoring.scores import Scores, bits_of, bits_per_byte, marginal_values
 from jaxsim.scoring.table import Mixtures
 from jaxsim.search.constraints import Binding, binding, more_epochs
-from jaxsim.search.objective import Slope, target_weights
-from jaxsim.search.problem import Problem, Scored, windows_of
+from jaxsim.search.objective import Objective, Slope, target_weights
+from jaxsim.search.problem import Problem
 from jaxsim.search.result import SearchResult
-from jaxsim.search.ties import Ties
+from jaxsim.search.ties import Residual, Ties, resampled, tie_set
 
-FINALISTS = "finalists"
 _FINALISTS = 12  # tied mixtures that are scored on test text
-EXCESS = 1e-4  # bits per byte by which a regression limit may be missed
+_EXCESS = 1e-4  # bits per byte by which a regression limit may be missed
 _ACTIVE = 1e-4  # of the objective: pieces this close to the maximum are active
 
 
-def answer(
-    problem: Problem,
-    scored: Scored,
-    value_M: np.ndarray,
-    shift_M: np.ndarray,
-    ties: Ties,
-    table: str,
-) -> SearchResult:
+def answer(problem: Problem, scored: Scores, residual: Residual | None) -> SearchResult:
     """The result of a search.
 
     Args:
       problem: what was searched.
-      scored: the mixtures that keep all limits.
-      value_M: the objective of their merges.
-      shift_M: the correction from merges to training; `ties` has it already.
-      ties: the best mixture and what ties with it.
-      table: name of the scored table that took part, or ''.
+      scored: mixtures that may be chosen, by the name of the table that took part.
+      residual: how far training lies from predictions, if reference runs exist.
     """
-    config, loss, goal = problem.config, problem.loss, problem.objective
-    e, stack = problem.scorer.evaluation, problem.scorer.stack
-    w_C, bits_D = scored.table.w_MC[ties.best], scored.corrected_MD[ties.best]
+    config, loss, scorer = problem.config, problem.loss, problem.scorer
+    e, losses = scorer.evaluation, scored.predictors["merge"]
+    goal = problem.objective_on(losses.rows)
+    bits_MD, trained_MD = problem.bits(scored.table.w_MC, losses)
+    # Mixtures that keep all regression limits or, without one, those nearest to it;
+    # with a tolerance for a descent that ends at a limit.
+    over_M = goal.violation(trained_MD)
+    kept = np.flatnonzero(over_M <= over_M.min() + _EXCESS)
+    table, nll_MR = scored.table.take(kept), losses.nll_MR[kept]
+    bits_MD, trained_MD = bits_MD[kept], trained_MD[kept]
+    base_R = problem.base_R[losses.rows]
+    value_M, draw_MB, unit = resampled(
+        e, losses.rows, nll_MR, goal, config.seed, base_R=base_R
+    )
+    shift_M = goal.value(trained_MD) - goal.value(bits_MD)
+    ties = tie_set(
+        value_M + shift_M, draw_MB + shift_M[:, None], config.level, config.min_effect,
+        residual, config.seed,
+    )  # fmt: skip
+    w_C, bits_D = table.w_MC[ties.tied[0]], trained_MD[ties.tied[0]]
     slope, marginal = _derivatives(problem, w_C)
     weights = zip(e.domains, target_weights(config, e), strict=True)
-    rows = scored.losses.rows
-    rows = rows[goal.needed_D[e.domain_R[rows]] & (e.split_R[rows] == 0)]
-    dev = windows_of(e, goal, "dev", 0)
-    limited_D = np.isfinite(goal.max_regression_D)
+    dev = problem.windows("dev")
+    windows, dev_windows = (
+        int(np.bincount(e.domain_R[rows]).max())
+        for rows in (np.intersect1d(dev, losses.rows), dev)
+    )
     plan = problem.feasible.plan
     used = np.flatnonzero(w_C > 0) if plan.tokens else ()
     bound = binding(problem.feasible, w_C, slope) + [
         Binding(e.domains[d], "max_regression", limit, float(bits_D[d]))
         for d, limit in enumerate(goal.limit_D.tolist())
-        if bits_D[d] >= limit - EXCESS
+        if bits_D[d] >= limit - _EXCESS
     ]
     return SearchResult(
         target={name: float(w) for name, w in weights if w > 0},
         objective=config.objective,
         method=config.method,
-        table=table,
-        searched=len(scored.table),
+        table=scored.name,
+        searched=len(table),
         looked_at=0 if config.method == "table" else config.candidates,
         evaluations=loss.spent,
-        tokens=loss.spent_tokens,
-        windows=int(np.bincount(e.domain_R[rows]).max()),
-        dev_windows=int(np.bincount(e.domain_R[dev]).max()),
+        tokens=round(loss.spent * int(e.count_R[problem.rows].sum())),
+        windows=windows,
+        dev_windows=dev_windows,
         ties={
             "heading": ties.heading,
-            "resampled": ties.unit,
+            "resampled": unit,
             "level": config.level,
             "min_effect": config.min_effect,
             "count": len(ties.tied),
         },
-        rows=_rows(problem, scored.table, value_M, shift_M, ties),
-        calibrated=loss.correction is not None,
+        rows=_rows(problem, goal, table, value_M, shift_M, ties),
+        calibrated=problem.correction is not None,
         binding=[dataclasses.asdict(each) for each in bound],
         constraints=_constraints(problem),
         domains={
             e.domains[d]: {"best": float(bits_D[d]), "base": float(goal.base_D[d])}
-            | ({"limit": float(goal.limit_D[d])} if limited_D[d] else {})
+            | ({"limit": float(goal.limit_D[d])} if goal.limited_D[d] else {})
             for d in np.flatnonzero(goal.needed_D)
         },
-        epochs={loss.members[c]: float(plan.epochs(w_C)[c]) for c in used},
-        warnings=_warnings(problem, w_C, bits_D),
+        epochs={scorer.members[c]: float(plan.epochs(w_C)[c]) for c in used},
+        warnings=_warnings(problem, goal, w_C, bits_D),
         marginal=marginal,
-        basis=problem.scorer.basis,
-        notes=list(stack.notes),
+        basis=scorer.basis,
+        notes=list(scorer.stack.notes),
     )
 
 
 def _derivatives(problem: Problem, w_C: np.ndarray) -> tuple[Slope, dict[str, Any]]:
     """The objective's slope, and the marginal values on every domain."""
-    loss, scorer = problem.loss, problem.scorer
+    scorer, members = problem.scorer, problem.scorer.members
     e = scorer.evaluation
-    found = scorer.jacobian(w_C, 1.0, loss.rows)
-    slope = loss.slope_of(w_C, found)
-    dw_DC, bytes_D = found.dw_DC, loss.bytes_D
+    slope, found = problem.derivatives(w_C)
+    dw_DC, bytes_D = found.dw_DC, problem.bytes_D
     others = e.rows("dev", scorer.config.windows)
     others = others[~problem.objective.needed_D[e.domain_R[others]]]
     if len(others):
         dw_DC = dw_DC + scorer.jacobian(w_C, 1.0, others).dw_DC
-        bytes_R = e.bytes_R[others]
-        bytes_D = bytes_D + np.bincount(e.domain_R[others], bytes_R, len(e.domains))
+        bytes_D = bytes_D + problem.sums(e.bytes_R, others)
     bits_DC = marginal_values(dw_DC, w_C, bytes_D)
     there = np.flatnonzero(bytes_D)
     damaged = scorer.stack.damaged
-    sound = np.array([c for c, n in enumerate(loss.members) if n not in damaged], int)
+    sound = np.array([c for c, n in enumerate(members) if n not in damaged], int)
     toward_CP = slope.slope_PC.T - (slope.slope_PC @ w_C)
     active = slope.value_P >= slope.value - _ACTIVE * abs(slope.value)
     return slope, {
-        "members": [loss.members[c] for c in sound],
+        "members": [members[c] for c in sound],
         "objective_C": (0.01 * toward_CP[:, active].max(axis=1))[sound].tolist(),
         "domains": [e.domains[d] for d in there],
         "bits_DC": bits_DC[np.ix_(there, sound)].tolist(),
@@ -117,27 +122,28 @@ def _derivatives(problem: Problem, w_C: np.ndarray) -> tuple[Slope, dict[str, An
 
 def _rows(
     problem: Problem,
+    goal: Objective,
     table: Mixtures,
     value_M: np.ndarray,
     shift_M: np.ndarray,
     ties: Ties,
 ) -> list[dict[str, Any]]:
     """The tied and the standard mixtures, with what other predictors say."""
-    scorer, loss, goal = problem.scorer, problem.loss, problem.objective
+    scorer, e = problem.scorer, problem.scorer.evaluation
     standard = table.standard_merges()
     singles = [m for m in range(len(table)) if len(table.parts(m)) == 1]
     if singles:
         standard.append(min(singles, key=lambda m: (value_M + shift_M)[m]))
     shown = list(dict.fromkeys([*ties.tied.tolist(), *standard]))
     tested = list(dict.fromkeys([*ties.tied[:_FINALISTS].tolist(), *standard]))
-    rows = windows_of(scorer.evaluation, goal, "test", 0)
-    losses = scorer.merge(table.take(tested), rows, FINALISTS)
-    bits_KD = bits_of(scorer.evaluation, losses, "test")
+    rows = problem.windows("test")
+    losses = scorer.merge(table.take(tested), rows, "finalists")
+    bits_KD = bits_of(e, losses, "test")
     test_K = problem.objective_on(rows).value(bits_KD).tolist()
     test_M = dict(zip(tested, test_K, strict=True))
-    w_MC, rows = table.w_MC[shown], loss.rows
+    w_MC, rows = table.w_MC[shown], problem.rows
     nll_2MD = scorer.ensemble(rows).sums(w_MC), scorer.members_sums(w_MC, rows)
-    ensemble, members = (goal.value(bits_per_byte(x, loss.bytes_D)) for x in nll_2MD)
+    ensemble, members = (goal.value(bits_per_byte(x, problem.bytes_D)) for x in nll_2MD)
     return [
         {
             "name": table.names[m],
@@ -165,10 +171,8 @@ def _constraints(problem: Problem) -> list[str]:
     lines += [f"at most {s:.1%} of {n}" for n, s in config.max_weight.items()]
     if config.max_sources:
         lines.append(f"at most {config.max_sources} sources")
-    if config.divergence:
-        lines.append(
-            f"at most {config.divergence:g} nats from the {config.prior} mixture"
-        )
+    if far := config.divergence:
+        lines.append(f"at most {far:g} nats from the {config.prior} mixture")
     if problem.feasible.plan.tokens:
         lines.append(
             f"a run of {config.tokens:,.0f} tokens with at most {config.epochs:g} "
@@ -180,16 +184,13 @@ def _constraints(problem: Problem) -> list[str]:
     ]
 
 
-def _warnings(problem: Problem, w_C: np.ndarray, bits_D: np.ndarray) -> list[str]:
+def _warnings(
+    problem: Problem, goal: Objective, w_C: np.ndarray, bits_D: np.ndarray
+) -> list[str]:
     """What to know before the best mixture is trained."""
-    lines = [
-        f"the planned run would use the source of {name} for {planned:.1f} epochs, and "
-        f"its member was trained for {own:.1f}: the cost of more was not measured"
-        for name, planned, own in more_epochs(problem.feasible, w_C)
-    ]
-    goal = problem.objective
+    lines = more_epochs(problem.feasible, w_C)
     over = float(goal.violation(bits_D[None])[0])
-    if over > EXCESS:
+    if over > _EXCESS:
         lines.append(
             "NOT WITHIN THE LIMITS: no scored mixture keeps all regression limits; "
             f"those shown come nearest, and exceed one by {over:.4f} bits per byte"

@@ -6,7 +6,8 @@ bits are.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -22,15 +23,10 @@ PENALTY = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Slope:
-    """The objective at one mixture, as the largest of P smooth pieces.
+    """The objective at one mixture, as the largest of P smooth pieces."""
 
-    Attributes:
-      value_P: of the pieces, in the objective's units.
-      slope_PC: their derivatives with respect to the weights, as free coordinates.
-    """
-
-    value_P: np.ndarray
-    slope_PC: np.ndarray
+    value_P: np.ndarray  # in the objective's units
+    slope_PC: np.ndarray  # derivatives with respect to the weights, taken as free
 
     @property
     def value(self) -> float:
@@ -45,45 +41,44 @@ class Objective:
     to the base model over the domains with positive weight, plus the base model's
     weighted mean, so that it stays on the scale of bits per byte. Domains that are not
     needed may hold NaN.
-
-    Attributes:
-      domains: names.
-      weights_D: of the target; they sum to 1.
-      kind: 'mean' or 'worst'.
-      base_D: bits per byte of the base model on the same text.
-      max_regression_D: by what share of the base model's bits a domain may get worse;
-        inf for no limit.
     """
 
     domains: tuple[str, ...]
-    weights_D: np.ndarray
-    kind: str
-    base_D: np.ndarray
-    max_regression_D: np.ndarray
+    weights_D: np.ndarray  # of the target; they sum to 1
+    kind: str  # 'mean' or 'worst'
+    base_D: np.ndarray  # bits per byte of the base model on the same text
+    max_regression_D: np.ndarray  # share of it by which a domain may get worse, or inf
+
+    @functools.cached_property
+    def used_D(self) -> np.ndarray:
+        """The domains of the target; [D] bool."""
+        return self.weights_D > 0
+
+    @functools.cached_property
+    def limited_D(self) -> np.ndarray:
+        """The domains with a regression limit; [D] bool."""
+        return np.isfinite(self.max_regression_D)
 
     @property
     def needed_D(self) -> np.ndarray:
         """The domains whose bits matter; [D] bool."""
-        return (self.weights_D > 0) | np.isfinite(self.max_regression_D)
+        return self.used_D | self.limited_D
 
     @property
     def limit_D(self) -> np.ndarray:
-        """The most bits per byte [D]; inf for no limit."""
-        limited_D = np.isfinite(self.max_regression_D)
-        return np.where(limited_D, self.base_D * (1 + self.max_regression_D), np.inf)
+        """The most bits per byte [D]; inf or NaN without a limit."""
+        return self.base_D * (1 + self.max_regression_D)
 
     def value(self, bits_MD: np.ndarray) -> np.ndarray:
         """The objective [M] without the limits, in bits per byte."""
         if self.kind == "mean":
             return weighted_mean(bits_MD, self.weights_D)
-        used = self.weights_D > 0
-        loss_MT = bits_MD[:, used] - self.base_D[used]
+        loss_MT = bits_MD[:, self.used_D] - self.base_D[self.used_D]
         return loss_MT.max(axis=1) + self._base_mean
 
     def violation(self, bits_MD: np.ndarray) -> np.ndarray:
         """The largest excess over a limit [M], in bits; 0 where all are met."""
-        limited = np.isfinite(self.max_regression_D)
-        excess_MT = bits_MD[:, limited] - self.limit_D[limited]
+        excess_MT = bits_MD[:, self.limited_D] - self.limit_D[self.limited_D]
         return excess_MT.max(axis=1, initial=0.0)
 
     def penalised(self, bits_MD: np.ndarray) -> np.ndarray:
@@ -93,63 +88,44 @@ class Objective:
     def pieces(self, bits_D: np.ndarray, jacobian_DC: np.ndarray) -> Slope:
         """The functions of which `penalised` is the largest, with derivatives.
 
-        Args:
-          bits_D: bits per byte.
-          jacobian_DC: their derivatives with respect to C coordinates.
+        `jacobian_DC` are those of `bits_D` with respect to C coordinates.
         """
-        eye_DD = np.eye(len(self.domains))
-        used, limited = self.weights_D > 0, np.isfinite(self.max_regression_D)
+        eye_DD, limited = np.eye(len(self.domains)), self.limited_D
         if self.kind == "mean":
             slope_TD, offset_T = self.weights_D[None], np.zeros(1)
         else:
-            slope_TD = eye_DD[used]
-            offset_T = self._base_mean - self.base_D[used]
+            slope_TD = eye_DD[self.used_D]
+            offset_T = self._base_mean - self.base_D[self.used_D]
         excess_ED = np.concatenate([0 * eye_DD[:1], PENALTY * eye_DD[limited]])
         offset_E = np.append(0.0, -PENALTY * self.limit_D[limited])
         slope_PD = (slope_TD[:, None] + excess_ED).reshape(-1, len(eye_DD))
         offset_P = (offset_T[:, None] + offset_E).ravel()
         needed = self.needed_D
         slope_Pd = slope_PD[:, needed]
-        return Slope(
-            slope_Pd @ bits_D[needed] + offset_P, slope_Pd @ jacobian_DC[needed]
-        )
+        value_P = slope_Pd @ bits_D[needed] + offset_P
+        return Slope(value_P, slope_Pd @ jacobian_DC[needed])
 
     @property
     def _base_mean(self) -> float:
-        used = self.weights_D > 0
-        return float(self.base_D[used] @ self.weights_D[used])
+        return float(self.base_D[self.used_D] @ self.weights_D[self.used_D])
 
 
-def objective(
-    config: SearchConfig, evaluation: EvaluationSet, base_D: np.ndarray
-) -> Objective:
-    """The objective that `config` asks for.
-
-    Args:
-      config: target, kind and regression limits.
-      evaluation: knows the domains.
-      base_D: the base model's bits per byte on the text of the search; NaN in domains
-        that are not needed.
+def objective(config: SearchConfig, evaluation: EvaluationSet) -> Objective:
+    """The target, kind and limits that `config` asks for, with NaN for the base model.
 
     Raises:
       UserError: names an unknown domain.
     """
     weights_D = target_weights(config, evaluation)
     weights_D = weights_D / weights_D.max()  # their sum may be infinite
-    domains = evaluation.domains
-    if unknown := [name for name in config.max_regression if name not in domains]:
-        raise UserError(
-            f"config.search.max_regression: {unknown[0]!r} is not a domain; domains "
-            f"are {', '.join(domains)}"
-        )
+    domains, limits = evaluation.domains, config.max_regression
+    _check_names("max_regression", limits, domains)
     return Objective(
         domains=domains,
         weights_D=weights_D / weights_D.sum(),
         kind=config.objective,
-        base_D=base_D,
-        max_regression_D=np.array(
-            [config.max_regression.get(n, np.inf) for n in domains]
-        ),
+        base_D=np.full(len(domains), np.nan),
+        max_regression_D=np.array([limits.get(n, np.inf) for n in domains]),
     )
 
 
@@ -165,12 +141,7 @@ def target_weights(config: SearchConfig, evaluation: EvaluationSet) -> np.ndarra
     target: Mapping[str, float] = config.target
     if not target:
         target = Targets.of(e, np.ones(len(e.domains), bool)).default
-    unknown = [name for name in target if name not in e.domains]
-    if unknown:
-        raise UserError(
-            f"config.search.target: {unknown[0]!r} is not a domain; domains "
-            f"are {', '.join(e.domains)}"
-        )
+    _check_names("target", target, e.domains)
     weights_D = np.array([target.get(n, 0.0) for n in e.domains])
     if (weights_D < 0).any() or not weights_D.any():
         raise UserError(
@@ -180,10 +151,15 @@ def target_weights(config: SearchConfig, evaluation: EvaluationSet) -> np.ndarra
     return weights_D
 
 
-def weighted_mean(bits_MD: np.ndarray, weights_D: np.ndarray) -> np.ndarray:
-    """Weighted mean over domains of bits per byte: [M].
+def _check_names(key: str, names: Iterable[str], domains: Sequence[str]) -> None:
+    if unknown := [name for name in names if name not in domains]:
+        raise UserError(
+            f"config.search.{key}: {unknown[0]!r} is not a domain; domains are "
+            f"{', '.join(domains)}"
+        )
 
-    A domain of weight zero may hold NaN.
-    """
+
+def weighted_mean(bits_MD: np.ndarray, weights_D: np.ndarray) -> np.ndarray:
+    """Weighted mean over domains [M]; a domain of weight zero may hold NaN."""
     used = weights_D > 0
     return bits_MD[:, used] @ (weights_D[used] / weights_D[used].sum())

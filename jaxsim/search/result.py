@@ -18,35 +18,37 @@ class TieFacts(TypedDict):
     """What a tie set is: see `jaxsim.search.ties`."""
 
     heading: str
-    resampled: str
+    resampled: str  # 'documents' or 'windows'
     level: float
     min_effect: float
     count: int
 
 
 class FoundRow(TypedDict):
-    """A mixture; `SearchResult.rows` says what its figures are."""
+    """A mixture, with values of the objective."""
 
     name: str
     kind: str
     weights: dict[str, float]
     scale: float
-    dev: float
-    test: float | None
-    shift: float
-    ensemble: float | None
-    members: float | None
-    difference: float
-    error: float
-    limit: float
+    dev: float  # of the merge on dev text
+    test: float | None  # of the merge on test text, where it was scored
+    shift: float  # the correction to add to the merge
+    ensemble: float | None  # of the ensemble on dev text
+    members: float | None  # of the mean of members on dev text
+    difference: float  # to the best, with the correction
+    error: float  # standard error of the difference
+    limit: float  # the largest difference with which a mixture ties
     tied: bool
 
 
 class Marginal(TypedDict, total=False):
+    """When one percent of the tokens moves to a member, from all in proportion."""
+
     members: list[str]
     domains: list[str]
-    bits_DC: list[list[float | None]]
-    objective_C: list[float | None]
+    bits_DC: list[list[float | None]]  # change in bits per byte
+    objective_C: list[float | None]  # change of the objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,52 +56,29 @@ class SearchResult:
     """The answer to a search, as the report and programs read it.
 
     Attributes:
-      target: weight of each domain in the objective.
-      objective: 'mean' or 'worst'.
-      method: 'descend' or 'table'.
-      table: the scored table whose rows were among the candidates, or ''.
-      searched: mixtures whose merge was scored.
-      looked_at: mixtures that the ensemble scored.
-      evaluations: evaluations spent: mixtures on all dev text of the domains that
-        matter; a gradient counts as three.
-      tokens: the same in evaluation tokens.
-      windows: most windows of a domain that the choice was made on.
-      dev_windows: most dev windows that a domain of the target has.
-      ties: heading, unit that was resampled, level, min_effect and count.
-      rows: the tied and the standard mixtures: name, kind, weights, scale, the
-        objective of the merge on dev and, where scored, on test text, that of the
-        'ensemble' and the mean of 'members' on dev text, `shift`, the correction to add
-        to the merge, the difference to the best with it, its standard error, the limit
-        up to which a mixture ties, and whether this one does.
-      calibrated: whether reference runs corrected the merges.
       singles_known: whether reference runs are as long as members, so that a single
         member is its own reference run; only known with reference runs.
       binding: limits that the best mixture has reached, see `constraints.Binding`.
-      epochs: epochs of each member's source in the planned run, if there is one.
       constraints: what the mixture had to keep, in words.
       domains: bits per byte on dev text of every domain that matters: 'best', 'base'
         and, with a regression limit, 'limit'.
+      epochs: epochs of each member's source in the planned run, if there is one.
       warnings: what to know before the best mixture is trained.
-      marginal: 'members', 'domains' and 'bits_DC': change in bits per byte of
-        each domain when one percent of the tokens moves to a member, taken
-        from all in proportion; 'objective_C': that of the objective.
-      basis: what it was computed from.
-      notes: what an override admitted.
     """
 
-    target: dict[str, float]
-    table: str
-    searched: int
-    windows: int
-    dev_windows: int
+    target: dict[str, float]  # weight of each domain in the objective
+    table: str  # the scored table whose rows were among the candidates, or ''
+    searched: int  # mixtures whose merge was scored
+    windows: int  # most windows of a domain that the choice was made on
+    dev_windows: int  # most dev windows that a domain of the target has
     ties: Annotated[dict[str, Any], TieFacts]
-    rows: list[Annotated[dict[str, Any], FoundRow]]
-    objective: str = "mean"
-    method: str = "table"
-    looked_at: int = 0
-    evaluations: float = 0.0
-    tokens: int = 0
-    calibrated: bool = False
+    rows: list[Annotated[dict[str, Any], FoundRow]]  # tied, best first; and standard
+    objective: str = "mean"  # or 'worst'
+    method: str = "table"  # or 'descend'
+    looked_at: int = 0  # mixtures that the ensemble scored
+    evaluations: float = 0.0  # spent; a gradient counts as three
+    tokens: int = 0  # the same in evaluation tokens
+    calibrated: bool = False  # whether reference runs corrected the merges
     singles_known: bool = False
     binding: list[records.Row] = dataclasses.field(default_factory=list)
     constraints: list[str] = dataclasses.field(default_factory=list)
@@ -110,7 +89,7 @@ class SearchResult:
         default_factory=dict
     )
     basis: Basis = dataclasses.field(default_factory=Basis)
-    notes: Sequence[str] = ()
+    notes: Sequence[str] = ()  # what an override admitted
 
     @property
     def best(self) -> dict[str, Any]:

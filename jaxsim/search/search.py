@@ -5,7 +5,7 @@ best ones in a scored table. From the best mixture so far, a descent follows the
 gradient of the merge's loss, starting with the curvature of the ensemble's.
 """
 
-import dataclasses
+import contextlib
 import itertools
 from collections.abc import Callable
 
@@ -17,20 +17,12 @@ from jaxsim.log import progress, say
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.scores import PredictorScores, Scores
 from jaxsim.scoring.table import Mixtures, mixture_key
-from jaxsim.search.answer import EXCESS, answer
+from jaxsim.search.answer import answer
 from jaxsim.search.objective import Objective
 from jaxsim.search.optimize import BudgetSpent, descend
-from jaxsim.search.problem import (
-    Correction,
-    Problem,
-    Scored,
-    cheap_loss,
-    cheap_values,
-    pose,
-    windows_of,
-)
+from jaxsim.search.problem import Correction, Problem
 from jaxsim.search.result import SearchResult
-from jaxsim.search.ties import Residual, resampled, tie_set
+from jaxsim.search.ties import Residual
 
 _CANDIDATES = 1 / 8  # of the budget; the rest is for derivatives
 _FROM_TABLE = 1 / 4  # of the candidates, at most
@@ -62,75 +54,45 @@ def search(
     """
     if table is not None:
         scorer.check_current(table)
-    problem = pose(scorer, config, correction)
-    test = windows_of(scorer.evaluation, problem.objective, "test", 0)
-    residual = residual_of(problem.objective_on(test))
+    problem = Problem(scorer, config, correction, table)
+    residual = residual_of(problem.objective_on(problem.windows("test")))
     if config.method == "table":
-        scored = _rows_of(problem, table)
-        goal = problem.objective_on(scored.losses.rows)
-        problem = dataclasses.replace(problem, objective=goal)
-    else:
-        if table is not None:
-            problem.loss.know(table.table, table.predictors["merge"])
-        say(
-            f"search: at most {config.evaluations} evaluations, each of "
-            f"{len(problem.loss.rows):,} windows"
-        )
-        with progress(config.evaluations, "search", "evaluations") as tick:
-            problem.loss.tell = tick
-            look(problem, table)
-        scored = _searched(problem, table)
-    goal, rows = problem.objective, scored.losses.rows
-    # Mixtures that keep all regression limits or, without one, those nearest to it;
-    # with a tolerance for a descent that ends at a limit.
-    over_M = goal.violation(scored.corrected_MD)
-    scored = scored.take(np.flatnonzero(over_M <= max(over_M.min(), 0.0) + EXCESS))
-    value_M, draw_MB, unit = resampled(
-        scorer.evaluation, rows, scored.losses.nll_MR, "dev", goal, config.seed,
-        base=(problem.base_R[rows], goal.base_D),
-    )  # fmt: skip
-    shift_M = goal.value(scored.corrected_MD) - goal.value(scored.bits_MD)
-    ties = tie_set(
-        value_M + shift_M, draw_MB + shift_M[:, None], unit, config.level,
-        config.min_effect, residual, config.seed,
-    )  # fmt: skip
-    return answer(problem, scored, value_M, shift_M, ties, table.name if table else "")
+        return answer(problem, _rows_of(problem), residual)
+    say(
+        f"search: at most {config.evaluations} evaluations, each of "
+        f"{len(problem.rows):,} windows"
+    )
+    with progress(config.evaluations, "search", "evaluations") as tick:
+        problem.loss.tell = tick
+        look(problem)
+    return answer(problem, _searched(problem), residual)
 
 
-def look(problem: Problem, table: Scores | None = None) -> None:
-    """Spends the budget; the problem's loss keeps everything it evaluates.
-
-    Args:
-      problem: what is searched.
-      table: a scored table, whose mixtures are candidates.
-    """
-    w_MC, hessian_CC = _candidates(problem, table)
+def look(problem: Problem) -> None:
+    """Spends the budget; the problem's loss keeps everything it evaluates."""
+    w_MC, hessian_CC = _candidates(problem)
     say(
         f"search: {problem.config.candidates:,} mixtures scored by the ensemble; "
         f"merging {len(w_MC)}"
     )
     problem.loss.values(w_MC)
-    for start_C in _starts(problem):
-        try:
+    with contextlib.suppress(BudgetSpent):
+        for start_C in _starts(problem):
             descend(problem.loss, problem.feasible.face(start_C), start_C, hessian_CC)
-        except BudgetSpent:
-            break
 
 
-def _candidates(
-    problem: Problem, table: Scores | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _candidates(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
     """Different mixtures to merge [M, C], and the curvature of the ensemble."""
     feasible, config = problem.feasible, problem.config
     count = max(1, int(_CANDIDATES * config.evaluations))
     sample_MC = feasible.sample(config.candidates, np.random.default_rng(config.seed))
-    order = np.argsort(cheap_values(problem, sample_MC), kind="stable")
+    order = np.argsort(problem.ensemble_values(sample_MC), kind="stable")
     face = feasible.face(sample_MC[order[0]])
     # From the center: a descent that begins near its end learns no curvature.
-    lowest_C, hessian_CC = descend(cheap_loss(problem), face, face.center_C)
+    lowest_C, hessian_CC = descend(problem.ensemble_loss(), face, face.center_C)
     w_MC = [lowest_C, *sample_MC[order[:count]]]
-    if table is not None:
-        w_MC[1:1] = _best_of(problem, table)[: int(_FROM_TABLE * count)]
+    if problem.table is not None:
+        w_MC[1:1] = _best_of(problem, problem.table)[: int(_FROM_TABLE * count)]
     different = {mixture_key(w_C): w_C for w_C in w_MC}
     return np.array(list(different.values())[:count]), hessian_CC
 
@@ -138,9 +100,9 @@ def _candidates(
 def _best_of(problem: Problem, table: Scores) -> np.ndarray:
     """Allowed mixtures of a table, the best on its own windows first."""
     bits_MD = table.bits_per_byte("merge", "dev")
-    needed = problem.objective.needed_D
-    usable = (table.table.scale_M == 1) & np.isfinite(bits_MD[:, needed]).all(1)
     goal = problem.objective_on(table.predictors["merge"].rows)
+    known_M = np.isfinite(bits_MD[:, goal.needed_D]).all(axis=1)
+    usable = known_M & (table.table.scale_M == 1)
     value_M = goal.penalised(bits_MD[usable])
     w_MC = table.table.w_MC[usable][np.argsort(value_M, kind="stable")]
     return w_MC[problem.feasible.contains(w_MC)]
@@ -158,12 +120,13 @@ def _starts(problem: Problem) -> list[np.ndarray]:
     starts: dict[bytes, np.ndarray] = {}
     for w_C in w_MC[may_M][order]:
         used = (w_C > 0).tobytes() if problem.config.max_sources else b""
-        starts.setdefault(used, problem.feasible.nearest(w_C))
+        starts.setdefault(used, w_C)
     return list(starts.values())[:_STARTS]
 
 
-def _rows_of(problem: Problem, table: Scores | None) -> Scored:
+def _rows_of(problem: Problem) -> Scores:
     """The mixtures of a table that may be chosen."""
+    table = problem.table
     if table is None:
         raise UserError(
             "config.search.method='table': there is no scored table; run `jaxsim "
@@ -186,10 +149,10 @@ def _rows_of(problem: Problem, table: Scores | None) -> Scored:
             f"table {table.name!r}: the constraints of config.search allow none of its "
             "mixtures; relax them, or use another method"
         )
-    return problem.scored(table.table.take(rows), table.take(rows).predictors["merge"])
+    return table.take(rows)
 
 
-def _searched(problem: Problem, table: Scores | None) -> Scored:
+def _searched(problem: Problem) -> Scores:
     """The allowed mixtures that are scored on all windows of the loss.
 
     Of mixtures that are nearly the same, like the last steps of a descent, it keeps
@@ -197,7 +160,7 @@ def _searched(problem: Problem, table: Scores | None) -> Scored:
     """
     w_MC, value_M = problem.loss.history
     names: dict[bytes, tuple[str, str]] = {}
-    for known in (problem.scorer.standard().table, *([table.table] if table else [])):
+    for known in (scores.table for scores in problem.known):
         for m in np.flatnonzero(known.scale_M == 1):
             label = known.names[m], known.kinds[m]
             names.setdefault(mixture_key(known.w_MC[m]), label)
@@ -210,12 +173,10 @@ def _searched(problem: Problem, table: Scores | None) -> Scored:
     taken = {name for name, _ in names.values()}
     free = (f"found {i}" for i in itertools.count(1) if f"found {i}" not in taken)
     labels = [names.get(mixture_key(w_MC[m])) or (next(free), "found") for m in kept]
-    mixtures = Mixtures(
-        problem.loss.members,
-        tuple(name for name, _ in labels),
-        tuple(kind for _, kind in labels),
-        w_MC[kept],
-        np.ones(len(kept)),
-    )
-    losses = PredictorScores(problem.loss.rows, problem.loss.nll_MR[kept])
-    return problem.scored(mixtures, losses)
+    found, kinds = zip(*labels, strict=True)
+    scorer, w_MC = problem.scorer, w_MC[kept]
+    mixtures = Mixtures(scorer.members, found, kinds, w_MC, np.ones(len(kept)))
+    nll_MR = np.array([problem.nll[mixture_key(w_C)] for w_C in w_MC])
+    losses = {"merge": PredictorScores(problem.rows, nll_MR)}
+    name = problem.table.name if problem.table else ""
+    return Scores(name, mixtures, scorer.evaluation, losses)

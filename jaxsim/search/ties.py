@@ -1,9 +1,8 @@
 """Which mixtures cannot be told apart from the best: a simultaneous set.
 
-All mixtures are scored on the same windows, which are resampled together, so
-differences are paired. Mixture i ties unless chance does not explain how much worse it
-is than the lowest of ALL candidates. If i were the true best, its observed distance to
-the lowest value would be at most
+All mixtures are scored on the same windows, so differences are paired. Mixture i ties
+unless chance does not explain how much worse it is than the lowest of ALL candidates.
+If i were the true best, its observed distance to the lowest value would be at most
 
     max_j (e_i - e_j - d_j),    e: errors,  d_j <= (true j) - (true best),
 
@@ -17,22 +16,17 @@ which costs a tenth of the error (Romano, Shaikh and Wolf 2014).
 
 A statistic that is studentized for each pair, as if the observed lowest had been fixed
 beforehand, does not keep the level: where losses are skewed and mixtures differ in
-their error, it selects those whose error is underestimated. `benchmarks/ties.py` shows
-both.
+their error, it selects those whose error is underestimated (`benchmarks/ties.py`).
 
-The errors are those of the evaluation text and, once reference runs exist, the
-predictor's own residual, which includes the noise between replicates. Residuals are
-drawn independently for each candidate. In reality those of near twins are nearly equal,
-up to that noise. Independence lowers the lowest of many and widens the distance of
-twins, so the set is too large rather than too small, and near twins of a tied mixture
-tie with it.
-
-Errors of the text are drawn by resampling: within each domain, documents with
-replacement, the same ones for all mixtures, so that what is common to mixtures cancels
-in their differences.
+Errors of the text are drawn by resampling within each domain, the same documents for
+all mixtures, so that what they have in common cancels. Once reference runs exist, the
+predictor's own residual is added, which includes the noise between replicates.
+Residuals are drawn independently for each candidate. In reality those of near twins are
+nearly equal, up to that noise; so the set is too large rather than too small.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -55,46 +49,26 @@ _BLOCK_NUMBERS = 4_000_000  # of [mixtures, draws, domains]: 32 MB at a time
 
 @dataclasses.dataclass(frozen=True)
 class Residual:
-    """How far reference runs scatter around a predictor, for one objective.
+    """How far reference runs scatter around a predictor, for one objective."""
 
-    Attributes:
-      deviation: standard deviation of reference run minus prediction, in the
-        objective's units.
-      reference_runs: how many it was measured on.
-    """
-
-    deviation: float
-    reference_runs: int
+    deviation: float  # of reference run minus prediction, in the objective's units
+    reference_runs: int  # how many it was measured on
 
 
 @dataclasses.dataclass(frozen=True)
 class Ties:
-    """The tie set of an objective; smaller is better.
+    """The rows that cannot be told apart from the lowest objective's."""
 
-    Attributes:
-      best: row of the lowest objective.
-      tied: rows that cannot be told apart from it, including itself, sorted by
-        objective.
-      difference_M: objective minus the best one.
-      error_M: standard error of that difference.
-      limit_M: the largest difference with which a row ties.
-      unit: what was resampled, 'documents' or 'windows'.
-      heading: what the ties are about.
-    """
-
-    best: int
-    tied: np.ndarray
-    difference_M: np.ndarray
-    error_M: np.ndarray
-    limit_M: np.ndarray
-    unit: str
-    heading: str
+    tied: np.ndarray  # these rows and the lowest itself, sorted by objective
+    difference_M: np.ndarray  # objective minus the lowest one
+    error_M: np.ndarray  # standard error of that difference
+    limit_M: np.ndarray  # the largest difference with which a row ties
+    heading: str  # what the ties are about
 
 
 def tie_set(
     value_M: np.ndarray,
     draw_MB: np.ndarray,
-    unit: str,
     level: float,
     min_effect: float = 0.0,
     residual: Residual | None = None,
@@ -106,8 +80,7 @@ def tie_set(
 
     Args:
       value_M: the objective.
-      draw_MB: the same on resampled text, see `resampled`.
-      unit: what was resampled.
+      draw_MB: the same on text that `resampled` draws.
       level: the probability with which the set is to hold the true best of the M rows:
         of the merges over all text of these domains or, with a residual, of the
         reference runs.
@@ -123,33 +96,31 @@ def tie_set(
         square_B = np.random.default_rng(seed).chisquare(freedom, len(scatter_B))
         scatter_B = residual.deviation * np.sqrt(freedom / square_B)
 
-    def errors(number: int) -> tuple[slice, np.ndarray, np.ndarray]:
-        """Rows of a block, their errors from text alone, and their errors [K, B]."""
+    def errors(number: int) -> tuple[slice, np.ndarray]:
+        """Rows of a block, and their errors [K, B]."""
         here = slice(number * _BLOCK, (number + 1) * _BLOCK)
-        text_KB = draw_MB[here] - value_M[here, None]
-        if residual is None:
-            return here, text_KB, text_KB.copy()
-        generator = np.random.default_rng([seed, number])
-        scatter_KB = generator.standard_normal(text_KB.shape)
-        scatter_KB *= scatter_B
-        return here, text_KB, scatter_KB + text_KB
+        noise_KB = draw_MB[here] - value_M[here, None]
+        if residual is not None:
+            generator = np.random.default_rng([seed, number])
+            noise_KB += scatter_B * generator.standard_normal(noise_KB.shape)
+        return here, noise_KB
 
     blocks = range(-(-len(value_M) // _BLOCK))
     best = int(np.argmin(value_M))
     difference_M = value_M - value_M[best]
-    _, text_KB, noise_KB = errors(best // _BLOCK)
-    best_text_B, best_B = text_KB[best % _BLOCK], noise_KB[best % _BLOCK]
+    best_B = errors(best // _BLOCK)[1][best % _BLOCK]
     spent = (1 - level) / 10
     error_M = np.zeros(len(value_M))
     largest_B = np.zeros(draw_MB.shape[1])
-    for here, text_KB, noise_KB in map(errors, blocks):
+    for here, noise_KB in map(errors, blocks):
         off_KB = noise_KB - best_B
         error_K = off_KB.std(axis=1)
         if residual is not None:
+            text_KB = draw_MB[here] - value_M[here, None]
+            text_KB -= draw_MB[best] - value_M[best]
             others_K = np.arange(len(value_M))[here] != best
             error_K = np.hypot(
-                (text_KB - best_text_B).std(axis=1),
-                np.sqrt(2) * residual.deviation * others_K,
+                text_KB.std(axis=1), np.sqrt(2) * residual.deviation * others_K
             )
         # Twins may differ by rounding, which is no error to divide by.
         twins_K = np.abs(off_KB).max(axis=1) < _ROUNDING * abs(value_M[best])
@@ -158,91 +129,69 @@ def tie_set(
         # Both sides, though one is enough: it is cheap, and text is skewed.
         np.maximum(largest_B, (np.abs(off_KB) / safe_K1).max(axis=0), out=largest_B)
     # By how much the others are worse than the best, at the very least.
-    surely_M = np.maximum(
-        difference_M - np.quantile(largest_B, 1 - spent) * error_M, 0.0
-    )
+    most = np.quantile(largest_B, 1 - spent)
+    surely_M = np.maximum(difference_M - most * error_M, 0.0)
     lowest_B = np.full(draw_MB.shape[1], np.inf)
-    for here, _, noise_KB in map(errors, blocks):
+    for here, noise_KB in map(errors, blocks):
         noise_KB += surely_M[here, None]
         np.minimum(lowest_B, noise_KB.min(axis=0), out=lowest_B)
     limit_M = np.empty(len(value_M))
-    for here, _, noise_KB in map(errors, blocks):
+    for here, noise_KB in map(errors, blocks):
         noise_KB -= lowest_B
         limit_M[here] = np.quantile(noise_KB, level + spent, axis=1)
     least = max(min_effect, _ROUNDING) * abs(value_M[best])
-    tied = np.flatnonzero(difference_M <= np.maximum(limit_M, least))
-    return Ties(
-        best=best,
-        tied=tied[np.argsort(value_M[tied], kind="stable")],
-        difference_M=difference_M,
-        error_M=error_M,
-        limit_M=np.maximum(limit_M, least),
-        unit=unit,
-        heading=BEFORE_RUNS if residual is None else AFTER_RUNS,
-    )
+    limit_M = np.maximum(limit_M, least)
+    tied = np.flatnonzero(difference_M <= limit_M)
+    tied = tied[np.argsort(value_M[tied], kind="stable")]
+    heading = BEFORE_RUNS if residual is None else AFTER_RUNS
+    return Ties(tied, difference_M, error_M, limit_M, heading)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Domain:
-    """How G documents or windows of one domain are resampled in B draws.
-
-    Attributes:
-      columns: of the losses, sorted by document or window.
-      starts_G: where each begins in `columns`.
-      bytes_G: of each.
-      times_GB: how often each is drawn.
-      wide_B: factor on each draw's distance from the observed value.
-    """
-
-    columns: np.ndarray
-    starts_G: np.ndarray
-    bytes_G: np.ndarray
-    times_GB: np.ndarray
-    wide_B: np.ndarray
-
-    def bits(self, nll_KR: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Bits per byte as observed [K], and in every draw [K, B]."""
-        nll_KG = np.add.reduceat(nll_KR[:, self.columns], self.starts_G, axis=1)
-        point_K = bits_per_byte(nll_KG.sum(axis=1), self.bytes_G.sum())
-        bits_KB = bits_per_byte(nll_KG @ self.times_GB, self.bytes_G @ self.times_GB)
-        bits_KB -= point_K[:, None]
-        bits_KB *= self.wide_B
-        bits_KB += point_K[:, None]
-        return point_K, bits_KB
-
-
-def _drawn(
-    label_R: np.ndarray,
+def _resampler(
     columns: np.ndarray,
+    label_R: np.ndarray,
     bytes_R: np.ndarray,
     draws: int,
     generator: np.random.Generator,
-) -> _Domain:
-    """Draws from one domain, whose windows are sorted by the label of what is drawn."""
-    starts_G = np.unique(label_R, return_index=True)[1]
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Draws B times from the windows of one domain, which are in `columns` of losses.
+
+    Windows with the same label are drawn together. Returns a function from losses to
+    bits per byte as observed [K], and in every draw [K, B].
+    """
+    order = np.argsort(label_R, kind="stable")
+    columns, bytes_R = columns[order], bytes_R[order].astype(np.float64)
+    starts_G = np.unique(label_R[order], return_index=True)[1]
     g = len(starts_G)
     drawn_BG = generator.integers(g, size=(draws, g))
     drawn_BG += g * np.arange(draws)[:, None]
     times_BG = np.bincount(drawn_BG.ravel(), minlength=draws * g).reshape(draws, g)
-    return _Domain(
-        columns=columns,
-        starts_G=starts_G,
-        bytes_G=np.add.reduceat(bytes_R, starts_G),
-        times_GB=times_BG.T.astype(np.float64),
-        wide_B=np.sqrt(g / generator.chisquare(max(g - 1, 1), draws)),
-    )
+    times_GB = times_BG.T.astype(np.float64)
+    bytes_G = np.add.reduceat(bytes_R, starts_G)
+    # Of each draw's distance from the observed value.
+    wide_B = np.sqrt(g / generator.chisquare(max(g - 1, 1), draws))
+
+    def bits(nll_KR: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        nll_KG = np.add.reduceat(nll_KR[:, columns], starts_G, axis=1)
+        point_K = bits_per_byte(nll_KG.sum(axis=1), bytes_G.sum())
+        bits_KB = bits_per_byte(nll_KG @ times_GB, bytes_G @ times_GB)
+        bits_KB -= point_K[:, None]
+        bits_KB *= wide_B
+        bits_KB += point_K[:, None]
+        return point_K, bits_KB
+
+    return bits
 
 
 def resampled(
     evaluation: EvaluationSet,
     rows: np.ndarray,
     nll_MR: np.ndarray,
-    split: str,
     objective: Objective,
     seed: int,
     draws: int = DRAWS,
     enough: int = ENOUGH_DOCUMENTS,
-    base: tuple[np.ndarray, np.ndarray] | None = None,
+    base_R: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """The objective as observed, and on resampled text.
 
@@ -254,17 +203,16 @@ def resampled(
 
     Args:
       evaluation: what `rows` index.
-      rows: windows that were scored, in the order of `nll_MR`.
+      rows: windows that were scored, in the order of `nll_MR`. Those of test text are
+        ignored.
       nll_MR: nats of M mixtures on them.
-      split: windows of the other split are ignored.
       objective: its `value` is applied to every draw.
-      seed: random seed of the draws; all mixtures get the same text.
+      seed: random seed; all mixtures get the same text.
       draws: how many.
       enough: how many documents every needed domain must have.
-      base: the base model's nats on `rows`, and its bits per byte [D] in the objective.
-        An objective relative to the base model is then drawn relative to the base model
-        on the same text. For others, this changes only what all mixtures have in
-        common.
+      base_R: the base model's nats on `rows`. An objective relative to the base model
+        is then drawn relative to the base model on the same text. For others, this
+        changes only what all mixtures have in common.
 
     Returns:
       value_M, draw_MB, and what was resampled: 'documents' or 'windows'.
@@ -272,37 +220,32 @@ def resampled(
     Raises:
       UserError: a needed domain has no window.
     """
-    e = evaluation
-    mine = np.flatnonzero(e.split_R[rows] == SPLITS.index(split))
-    rows = rows[mine]
-    needed = np.flatnonzero(objective.needed_D).tolist()
-    places_of = {d: np.flatnonzero(e.domain_R[rows] == d) for d in needed}
-    for d, places in places_of.items():
-        if not len(places):
-            raise UserError(
-                f"domain {e.domains[d]!r} has no {split} window that was scored; leave "
-                "it out of the objective"
-            )
-    many = all(
-        len(np.unique(e.document_R[rows[places]])) >= enough
-        for places in places_of.values()
-    )
+    e, count, wide = evaluation, len(nll_MR), len(evaluation.domains)
+    dev_R = e.split_R[rows] == SPLITS.index("dev")
+    columns_of = {
+        d: np.flatnonzero(dev_R & (e.domain_R[rows] == d))
+        for d in np.flatnonzero(objective.needed_D)
+    }
+    documents_of = {d: e.document_R[rows[x]] for d, x in columns_of.items()}
+    if empty := [e.domains[d] for d, x in columns_of.items() if not len(x)]:
+        raise UserError(
+            f"domain {empty[0]!r} has no dev window that was scored; leave it out of "
+            "the objective"
+        )
+    many = all(len(np.unique(x)) >= enough for x in documents_of.values())
     generator = np.random.default_rng(seed)
-    domains = {}
-    for d, places in places_of.items():
-        label_R = e.document_R[rows[places]] if many else places
-        order = np.argsort(label_R, kind="stable")
-        bytes_R = e.bytes_R[rows[places[order]]].astype(np.float64)
-        columns = mine[places[order]]
-        domains[d] = _drawn(label_R[order], columns, bytes_R, draws, generator)
-    count, wide = len(nll_MR), len(evaluation.domains)
+    bits_of_domain = {}
+    for d, columns in columns_of.items():
+        label_R = documents_of[d] if many else columns
+        bytes_R = e.bytes_R[rows[columns]]
+        bits_of_domain[d] = _resampler(columns, label_R, bytes_R, draws, generator)
     # What bits per byte lack to be relative to the base model's own.
     shift_D, shift_BD = np.zeros(wide), np.zeros((draws, wide))
-    if base is not None:
-        base_1R, base_D = base[0][None].astype(np.float64), base[1]
-        for d, domain in domains.items():
-            point_1, bits_1B = domain.bits(base_1R)
-            shift_D[d], shift_BD[:, d] = base_D[d] - point_1[0], base_D[d] - bits_1B[0]
+    if base_R is not None:
+        for d, bits in bits_of_domain.items():
+            point_1, bits_1B = bits(base_R[None].astype(np.float64))
+            shift_D[d] = objective.base_D[d] - point_1[0]
+            shift_BD[:, d] = objective.base_D[d] - bits_1B[0]
     value_M, draw_MB = np.empty(count), np.empty((count, draws))
     block = max(_BLOCK_NUMBERS // (draws * wide), 1)
     for start in range(0, count, block):
@@ -310,11 +253,10 @@ def resampled(
         nll_KR = nll_MR[here].astype(np.float64)
         bits_KD = np.full((len(nll_KR), wide), np.nan)
         bits_KBD = np.full((len(nll_KR), draws, wide), np.nan)
-        for d, domain in domains.items():
-            bits_KD[:, d], bits_KBD[:, :, d] = domain.bits(nll_KR)
+        for d, bits in bits_of_domain.items():
+            bits_KD[:, d], bits_KBD[:, :, d] = bits(nll_KR)
         bits_KD += shift_D
         bits_KBD += shift_BD
         value_M[here] = objective.value(bits_KD)
-        drawn = objective.value(bits_KBD.reshape(-1, wide))
-        draw_MB[here] = drawn.reshape(len(nll_KR), draws)
+        draw_MB[here] = objective.value(bits_KBD.reshape(-1, wide)).reshape(-1, draws)
     return value_M, draw_MB, "documents" if many else "windows"

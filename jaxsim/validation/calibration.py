@@ -389,7 +389,7 @@ def learning(
 
 
 class Corrector:
-    """A calibration in a search: a `jaxsim.search.loss.Correction`.
+    """A calibration in a search: a `jaxsim.search.problem.Correction`.
 
     It corrects merges on whatever windows the search uses. Domains without
     reference runs are not corrected.

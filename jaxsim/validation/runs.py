@@ -36,7 +36,7 @@ from jaxsim.pool.publish import is_published
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.scores import Scores, bits_of
 from jaxsim.scoring.table import Mixtures, dirichlet
-from jaxsim.search.problem import cheap_values, pose
+from jaxsim.search.problem import Problem
 from jaxsim.train import Run, Trainer, member_run, reference_run, replicate_of
 from jaxsim.validation.external import ExternalRuns
 from jaxsim.validation.measured import beside, measured, pool_losses
@@ -136,14 +136,14 @@ def best_merges(scorer: Scorer, config: Config) -> np.ndarray:
     )
     w_MC = np.array([_rounded(w_C) for w_C in table.w_MC])
     windows = config.score.windows
-    problem = pose(scorer, dataclasses.replace(config.search, windows=windows))
-    order = np.argsort(cheap_values(problem, w_MC), kind="stable")
+    problem = Problem(scorer, dataclasses.replace(config.search, windows=windows))
+    order = np.argsort(problem.ensemble_values(w_MC), kind="stable")
     kept = order[: max(1, round(_SHORTLIST * len(w_MC)))]
     table = dataclasses.replace(table, w_MC=w_MC).take(kept)
-    rows = problem.loss.rows
+    rows = problem.rows
     merge = scorer.merge(table, rows, "candidates of held-out runs")
     bits_MD = bits_of(scorer.evaluation, merge, "dev")
-    value_M = problem.objective_on(rows).penalised(bits_MD)
+    value_M = problem.objective.penalised(bits_MD)
     best = max(1, round(_BEST * len(w_MC)))
     return table.w_MC[np.argsort(value_M, kind="stable")[:best]]
 

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.optimize import minimize
 
-from jaxsim.search.constraints import Feasible
+from jaxsim.search.feasible import Feasible
 from jaxsim.search.objective import Objective, Slope
 from jaxsim.search.optimize import LossOracle
 
@@ -17,7 +17,6 @@ class Mixed:
         liked_DC = generator.normal(0, 1, (3, 1, members))
         logit_DTC = generator.normal(-1, 0.8, size) + liked_DC
         self.p_DTC = 1 / (1 + np.exp(-logit_DTC))
-        self.members = tuple(f"m{c}" for c in range(members))
         self.objective = Objective(
             domains=("a", "b", "c"),
             weights_D=np.array([0.5, 0.3, 0.2]),
@@ -43,11 +42,11 @@ class Mixed:
         return self.objective.pieces(self.bits(w_C), bits_DC)
 
     def oracle(self, budget: float = 1e9) -> LossOracle:
-        return LossOracle(self.members, self.values, self.slope, budget)
+        return LossOracle(self.values, self.slope, budget)
 
     def lowest_value(self, feasible: Feasible) -> float:
         """The minimum by another solver, on the epigraph, without a budget."""
-        c = len(self.members)
+        c = self.p_DTC.shape[2]
         limits = [
             (x.sign * np.isin(np.arange(c), x.columns), x.sign * x.share)
             for x in feasible.limits
@@ -64,7 +63,7 @@ class Mixed:
         def room(z: np.ndarray) -> np.ndarray:
             left = [bound - row_C @ z[:c] for row_C, bound in limits]
             if np.isfinite(feasible.divergence):
-                far = feasible.region.divergences(np.maximum(z[None, :c], 0))[0]
+                far = feasible.divergences(np.maximum(z[None, :c], 0))[0]
                 left.append(feasible.divergence - far)
             return np.array([*left, 1.0])
 

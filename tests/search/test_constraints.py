@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from jaxsim.config import SearchConfig
+from jaxsim.corpus.store import Unit
 from jaxsim.errors import UserError
-from jaxsim.search.constraints import Feasible, binding, feasible, more_epochs
+from jaxsim.search.constraints import binding, feasible, more_epochs
+from jaxsim.search.feasible import Feasible
 from jaxsim.search.objective import Slope
 
 MEMBERS = ("wiki_1", "wiki_2", "code", "mail", "news", "talk", "math", "odes")
@@ -41,11 +43,14 @@ SETS = {
 FIXTURES = pytest.mark.parametrize("name", SETS)
 
 
-def make(replay=0.0, base_tokens=np.inf, **config) -> Feasible:
-    return feasible(
-        SearchConfig(**config), MEMBERS, PARTITIONS, GROUPS, TOKENS,
-        np.full(8, 1.5), replay, base_tokens,
-    )  # fmt: skip
+def units_of(members, partitions, groups, tokens) -> list[Unit]:
+    rows = zip(members, partitions, groups, tokens, strict=True)
+    return [Unit(n, p, g, "", 0, t, 0) for n, p, g, t in rows]
+
+
+def make(replay=0.0, base_tokens=np.inf, groups=GROUPS, **config) -> Feasible:
+    units = units_of(MEMBERS, PARTITIONS, groups, TOKENS)
+    return feasible(SearchConfig(**config), units, np.full(8, 1.5), replay, base_tokens)
 
 
 def lowest(found: Feasible, slope_C: np.ndarray) -> np.ndarray:
@@ -89,7 +94,6 @@ def test_samples_are_allowed_and_differ(name):
     w_MC = found.sample(300, np.random.default_rng(0))
     assert allowed(w_MC, name).all()
     assert found.contains(w_MC).all()
-    assert found.sample(0, np.random.default_rng(0)).shape == (0, 8)
     again_MC = make(**SETS[name]).sample(300, np.random.default_rng(0))
     np.testing.assert_array_equal(w_MC, again_MC)
     assert len(np.unique(w_MC.round(6), axis=0)) > 250
@@ -104,20 +108,6 @@ def test_contains_tells_inside_from_outside(name):
     w_MC = np.random.default_rng(1).dirichlet(np.full(8, 0.5), 500)
     w_MC = np.vstack([w_MC, found.sample(100, np.random.default_rng(1))])
     np.testing.assert_array_equal(found.contains(w_MC), allowed(w_MC, name))
-
-
-@FIXTURES
-def test_nearest_is_allowed_and_idempotent(name):
-    found = make(**SETS[name])
-    generator = np.random.default_rng(2)
-    sample_MC = found.sample(1000 if found.convex else 0, generator)
-    for w_C in generator.dirichlet(np.full(8, 0.5), 10):
-        near_C = found.nearest(w_C)
-        assert allowed(near_C[None], name)[0]
-        np.testing.assert_array_equal(found.nearest(near_C), near_C)
-        if found.convex:  # otherwise it is a heuristic
-            far_M = np.linalg.norm(sample_MC - w_C, axis=1)
-            assert np.linalg.norm(near_C - w_C) <= far_M.min() + 1e-9
 
 
 @pytest.mark.parametrize("name", [n for n in SETS if "max" not in str(SETS[n])])
@@ -183,7 +173,6 @@ def test_limits_may_leave_a_single_mixture(config):
     face = found.face(w_MC[0])
     some = [
         w_MC,
-        [found.nearest(w_C) for w_C in generator.dirichlet(np.ones(8), 5)],
         [lowest(face, slope_C) for slope_C in slope.slope_PC],
         [face.lowest(slope, w_MC[0], curve * np.eye(8))[0] for curve in (0, 1)],
     ]
@@ -193,11 +182,8 @@ def test_limits_may_leave_a_single_mixture(config):
 @pytest.mark.parametrize("size", [1e-3, 1.0, 10.0])
 def test_small_differences_of_slopes_count(size):
     """With a limit on the divergence and two members."""
-    names, tokens_C = ("a", "b"), np.array([59925.0, 393658.0])
-    found = feasible(
-        SearchConfig(divergence=0.01), names, names, names, tokens_C,
-        np.ones(2), 0.0,
-    )  # fmt: skip
+    units = units_of("ab", "ab", "ab", (59925.0, 393658.0))
+    found = feasible(SearchConfig(divergence=0.01), units, np.ones(2), 0.0)
     for far in (1.0, 1e-2, 1e-4, 1e-6):
         for sign in (-1, 1):
             slope_C = size * np.array([1.0, 1.0 + sign * far])
@@ -212,7 +198,7 @@ def test_replay_takes_its_share_of_the_run():
     found = make(replay=0.5, tokens=400.0, epochs=1.0, base_tokens=200.0)
     w_C = np.eye(8)[6]  # 200 tokens outside replay, from 80
     assert found.plan.epochs(w_C)[6] == pytest.approx(2.5)
-    assert found.nearest(w_C)[6] == pytest.approx(0.4)
+    assert lowest(found, -w_C)[6] == pytest.approx(0.4)
     with pytest.raises(UserError, match="replay, 50% of the run, needs"):
         make(replay=0.5, tokens=401.0, epochs=1.0, base_tokens=200.0)
     make(replay=0.5, tokens=401.0, epochs=1.0, supply={"base": 201.0})
@@ -275,10 +261,7 @@ def test_contradictions_say_why(config, sentence):
 def test_an_ambiguous_name_is_refused():
     groups = ("wiki", "wiki", "wiki", *GROUPS[3:])
     with pytest.raises(UserError, match="'wiki' names both a partition and a group"):
-        feasible(
-            SearchConfig(max_weight={"wiki": 0.1}), MEMBERS, PARTITIONS, groups,
-            TOKENS, np.ones(8), 0.0,
-        )  # fmt: skip
+        make(max_weight={"wiki": 0.1}, groups=groups)
 
 
 def test_binding_limits_and_the_gain_of_relaxing_them():
@@ -301,7 +284,6 @@ def test_binding_limits_and_the_gain_of_relaxing_them():
         ("min_weight", "odes"),
         ("min_weight", "news"),
     }
-    assert all(x.gain is None for x in binding(found, w_C))
     for (kind, name), limit in limits.items():
         assert limit.value == pytest.approx(limit.limit)
         relaxed = dict(config)
@@ -319,19 +301,21 @@ def test_divergence_and_sources_bind():
     found = make(divergence=0.2)
     slope_C = np.arange(8.0)
     w_C = lowest(found, slope_C)
-    (limit,) = binding(found, w_C, Slope(np.zeros(1), slope_C[None]))
+    slope = Slope(np.zeros(1), slope_C[None])
+    (limit,) = binding(found, w_C, slope)
     assert limit.kind == "divergence" and limit.name == ""
     wider_C = lowest(make(divergence=0.201), slope_C)
     gain = slope_C @ (w_C - wider_C) * 20  # of 0.02 nats
     assert limit.gain == pytest.approx(gain, rel=0.01)
     few = make(max_sources=2)
-    assert binding(few, few.nearest(np.ones(8) / 8))[0].kind == "sources"
-    assert binding(few, np.eye(8)[0]) == []
+    assert binding(few, few.center_C, slope)[0].kind == "sources"
+    assert binding(few, np.eye(8)[0], slope) == []
 
 
 def test_members_with_fewer_epochs_than_the_plan_are_named():
     found = make(tokens=100.0, epochs=10.0)  # members: 1.5 epochs
     w_C = np.array([0.3, 0, 0.3, 0, 0.4, 0, 0, 0])
-    assert more_epochs(found, w_C) == [("news", pytest.approx(4.0), 1.5)]
+    (line,) = more_epochs(found, w_C)
+    assert "news for 4.0 epochs, and its member was trained for 1.5:" in line
     assert more_epochs(make(), w_C) == []  # no run is planned
     assert not make().plan.epochs(w_C).any()

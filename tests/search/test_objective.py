@@ -32,7 +32,8 @@ def make(kind="mean", max_regression=None, target=None) -> Objective:
         objective=kind,
         max_regression=max_regression or {},
     )
-    return objective(config, Domains(), np.array([2.0, 3.0, 4.0, np.nan]))
+    base_D = np.array([2.0, 3.0, 4.0, np.nan])
+    return dataclasses.replace(objective(config, Domains()), base_D=base_D)
 
 
 def test_the_default_target_is_out_of_pool():
@@ -56,7 +57,7 @@ def test_the_default_target_is_out_of_pool():
 )
 def test_bad_names_and_weights_are_refused(config, sentence):
     with pytest.raises(UserError, match=sentence):
-        objective(SearchConfig(**config), Domains(), np.ones(4))
+        objective(SearchConfig(**config), Domains())
 
 
 def test_mean_and_worst():

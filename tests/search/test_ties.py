@@ -14,10 +14,8 @@ SLACK = 2 * np.sqrt(LEVEL * (1 - LEVEL) / PROBLEMS)
 
 
 def ties_of(e, nll_MR, residual=None, seed=0, draws=300, about=None, **options):
-    values = resampled(
-        e, np.arange(len(e)), nll_MR, "dev", about or objective(), seed, draws
-    )
-    return tie_set(*values, LEVEL, residual=residual, seed=seed, **options)
+    values = resampled(e, np.arange(len(e)), nll_MR, about or objective(), seed, draws)
+    return tie_set(*values[:2], LEVEL, residual=residual, seed=seed, **options)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +109,6 @@ def test_a_clear_best_ties_with_nothing():
     generator = np.random.default_rng(0)
     mean_M = np.array([0.0, -1.0, 0.5, 0.6])
     ties = ties_of(text(25), losses(generator, text(25), mean_M, 0.05))
-    assert ties.best == 1
     assert ties.tied.tolist() == [1]
     np.testing.assert_allclose(
         ties.difference_M, mean_M + 1, atol=5 * 0.05 * np.sqrt(2 / 25)
@@ -202,7 +199,7 @@ def test_block_size_does_not_matter(residual, monkeypatch):
 
 def ask(e, nll_MR, about=None, seed=0, **options):
     rows = options.pop("rows", np.arange(len(e)))
-    return resampled(e, rows, nll_MR, "dev", about or objective(), seed, **options)
+    return resampled(e, rows, nll_MR, about or objective(), seed, **options)
 
 
 def test_documents_are_resampled_from_five_on():
@@ -287,7 +284,7 @@ def test_worst_is_relative_to_the_base_model_on_the_same_text():
     nll_MR = nats(hard_R + gain_D[e.domain_R])[None]
     base_D = np.array([hard_R[e.domain_R == d].mean() for d in range(2)])
     about = objective((1, 1), "worst", base_D)
-    value_M, draw_MB, _ = ask(e, nll_MR, about, base=(nats(hard_R), base_D))
+    value_M, draw_MB, _ = ask(e, nll_MR, about, base_R=nats(hard_R))
     assert value_M[0] == pytest.approx(base_D.mean() - 0.1, abs=1e-5)
     np.testing.assert_allclose(draw_MB, value_M[0], atol=1e-5)
     assert ask(e, nll_MR, about)[1].std() > 0.05
@@ -295,8 +292,8 @@ def test_worst_is_relative_to_the_base_model_on_the_same_text():
     mean = objective((1, 1))
     two_MR = np.concatenate([nll_MR, losses(generator, e, np.zeros(1), 0.1)])
     off_MB, against_MB = (
-        (lambda draws: draws[1] - draws[0])(ask(e, two_MR, mean, base=base)[1])
-        for base in (None, (nats(hard_R), base_D))
+        (lambda draws: draws[1] - draws[0])(ask(e, two_MR, mean, base_R=base_R)[1])
+        for base_R in (None, nats(hard_R))
     )
     np.testing.assert_allclose(off_MB, against_MB, atol=1e-9)
 

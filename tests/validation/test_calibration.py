@@ -7,7 +7,7 @@ import pytest
 
 from jaxsim.config import SearchConfig
 from jaxsim.scoring.scores import bits_of, bits_per_byte
-from jaxsim.search.problem import pose
+from jaxsim.search.problem import Problem
 from jaxsim.validation.calibration import Calibration, Corrector, features, fit
 
 C, D = 6, 5
@@ -312,7 +312,7 @@ def test_a_search_descends_on_corrected_losses(scorer):
     """Values and slopes of the corrected objective, by central differences."""
     config = SearchConfig(target={"outside": 1.0})
     found = corrector(scorer, (0.5, 0.0, 0.4, 0.3))
-    plain, corrected = (pose(scorer, config, c).loss for c in (None, found))
+    plain, corrected = (Problem(scorer, config, c).loss for c in (None, found))
     w_C = np.array([0.4, 0.3, 0.2, 0.1])
     assert corrected.slope(w_C).value > plain.slope(w_C).value
     value = corrected.values(w_C[None])[0]
