@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import scipy.stats
 
-from jaxsim.report.data import same_basis
 from jaxsim.report.table import count, listed, number, signed, target, weights
 from jaxsim.search.result import BEST, SearchResult, is_single
 from jaxsim.search.ties import AFTER_RUNS
@@ -53,7 +52,7 @@ def answer(
         text = f"{every} runs every missing step; with a trained pool, run {only}."
         lines = [("Best mixture", "None yet. No search was run."), ("Next", text)]
         return [*lines, _open(None, validation, token_multiplier, False)]
-    if validation is not None and not same_basis(found, validation):
+    if validation is not None and not found.basis.same_pool(validation.basis):
         validation = None  # it says nothing about this search
     trained = _trained_best(found, validation, chosen)
     lines = [("OVERRIDE", note) for note in found.notes]
@@ -375,13 +374,13 @@ def outcomes(
     """What each mixture gave, whether that is usual, and its rivals."""
     aim = aim_of(chosen, found)
     known = None
-    if validation is not None and same_basis(validation, chosen):
+    if validation is not None and validation.basis.same_pool(chosen.basis):
         known = usual(validation, aim)
     lines = []
     for one in _runs(chosen, aim):
         text = f"{one.label} ({weights(one.mixture, 4)}) on {target(aim)}: "
         lines.append(text + _gap(one, known))
-        if found is not None and same_basis(found, chosen):
+        if found is not None and found.basis.same_pool(chosen.basis):
             lines += _rivals(one, found, chosen)
     return lines
 
@@ -448,7 +447,7 @@ def _find(
 ) -> Trained | None:
     """A mixture among the runs on the pool and text of a search."""
     for result in (chosen, validation):
-        if result is None or not same_basis(found, result):
+        if result is None or not found.basis.same_pool(result.basis):
             continue
         if all(name in result.points["reference"] for name in found.target):
             for one in _runs(result, found.target):

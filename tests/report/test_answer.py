@@ -392,7 +392,7 @@ def test_rivals_of_another_search_are_not_compared(found, validation):
 def test_every_target_is_there_and_every_group_is_shown_once(found):
     chosen = chosen_of(found)
     table = agreement.chosen(chosen, found)
-    shown = agreement.shown_chosen(table, chosen)
+    shown = agreement.shown_chosen(chosen, found)
     assert [row["target"] for row in shown.rows] == (
         [OUTSIDE] * 2 + ["macro in-pool"] * 2
     )

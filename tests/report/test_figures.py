@@ -20,17 +20,14 @@ from .workdirs import HOSTILE, diagnostics_of, found_of, validation_of
 def heat_map(members, domains, gain_CD):
     """Gains over a base model of 3 bits per byte."""
     bits_MD = np.concatenate([np.full((1, len(domains)), 3.0), 3.0 - gain_CD])
-    standard = StandardScores(
-        members=tuple(members),
-        names=("base", *members),
-        domains=tuple(domains),
-        in_pool=(True,) * (len(domains) - 1) + (False,),
-        bits={"test": bits_MD, "dev": bits_MD},
-        basis=Basis(),
-        notes=(),
-    )
+    bits = {
+        name: dict(zip(domains, bits_D, strict=True))
+        for name, bits_D in zip(("base", *members), bits_MD, strict=True)
+    }
+    in_pool = dict.fromkeys(domains, True) | {domains[-1]: False}
+    standard = StandardScores(members, in_pool, {"test": bits}, Basis(), ())
     table = tables.gains(standard)
-    return pixels(figures.heat_map(table, standard.in_pool, "gain"))
+    return pixels(figures.heat_map(table, list(in_pool.values()), "gain"))
 
 
 def pixels(png):
