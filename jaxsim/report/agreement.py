@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxsim.report.answer import aim_of, on_target
+from jaxsim.report.answer import aim_of, on_target, runs_on
 from jaxsim.report.table import (
     Column,
     Estimate,
@@ -44,10 +44,7 @@ FIGURES = (
     Column("pearson", "Pearson", _two, on_console=False),
     Column("pairs", "pairs\nright", _two),
     Column("slope", "slope", _two, on_console=False),
-    *(
-        Column(key, key, number, on_console=False)
-        for key in ("offset", "regret", "gain")
-    ),
+    *(Column(k, k, number, on_console=False) for k in ("offset", "regret", "gain")),
 )
 _KEYS = [column.key for column in FIGURES]
 # Replicates exist for some runs only, so no choice among them can be compared.
@@ -71,23 +68,25 @@ def agreement(validation: Validation) -> Table:
     alone = {names[0] for names in groups.values() if len(names) == 1}
     groups |= {n: (n,) for n in validation.targets if n not in alone}
     rows = [
-        {"on": title, **row}
+        row
         for title, names in groups.items()
-        for row in _agreement_rows(validation, names)
+        for row in _agreement_rows(validation, title, names)
     ]
     columns = (
-        text_column("on", "on"), text_column("label", "predictor"),
-        Column("predictor"), Column("is_rule"), Column("reference_runs"), *FIGURES,
-        Column("gain_share"), Column("ceiling"),
-    )  # fmt: skip
+        text_column("on", "on"),
+        text_column("label", "predictor"),
+        *map(Column, ("predictor", "is_rule", "reference_runs")),
+        *FIGURES,
+        *map(Column, ("gain_share", "ceiling")),
+    )
     return Table.of(
         "agreement", rows, columns, style=lambda row: "rule" if row["is_rule"] else ""
     )
 
 
 def _agreement_rows(
-    validation: Validation, names: Sequence[str]
-) -> Iterator[dict[str, Any]]:
+    validation: Validation, title: str, names: Sequence[str]
+) -> Iterator[tuple[Any, ...]]:
     again = validation.replicate_agreement
     known = {n: {**validation.agreement[n], REPLICATE: again.get(n)} for n in names}
     for predictor in (*validation.predictors, *RULES, REPLICATE):
@@ -95,18 +94,19 @@ def _agreement_rows(
         if not rows:
             continue
         each = [_figures(validation, n, predictor, row) for n, row in rows.items()]
-        values: dict[str, Any] = {k: _mean([f[k] for f in each]) for k in _KEYS}
+        spearman, *others = (_mean([found[key] for found in each]) for key in _KEYS)
         lone = rows[names[0]] if len(names) == 1 else {}
-        values["spearman"] = Estimate(values["spearman"], lone.get("interval"))
-        yield {
-            "label": label(predictor),
-            "predictor": predictor,
-            "is_rule": predictor in RULES,
-            "reference_runs": len(validation.reference_runs),
-            **values,
-            "gain_share": lone.get("gain_share"),
-            "ceiling": validation.ceilings.get(names[0]) if lone else None,
-        }
+        yield (
+            title,
+            label(predictor),
+            predictor,
+            predictor in RULES,
+            len(validation.reference_runs),
+            Estimate(spearman, lone.get("interval")),
+            *others,
+            lone.get("gain_share"),
+            validation.ceilings.get(names[0]) if lone else None,
+        )
 
 
 def _figures(
@@ -148,9 +148,7 @@ def claims(validation: Validation) -> Table:
         Column("reference_runs", get=lambda c: len(validation.reference_runs)),
         Column("spearman", "mean\nSpearman", Estimate.shown,
                lambda c: Estimate(c["spearman"], c["spearman_interval"])),
-        Column("ceiling"),
-        Column("rule"),
-        Column("rule_spearman"),
+        *map(Column, ("ceiling", "rule", "rule_spearman")),
         Column("gain", "difference to\nbaseline", Estimate.shown_signed,
                lambda c: Estimate(c["gain"], c["gain_interval"])),
         text_column("meaning", "predictor is", get=_meaning),
@@ -219,14 +217,13 @@ def points(validation: Validation) -> Table:
     shown = [p for p in (*PREDICTED, CALIBRATED) if p in known]
     others = [p for p in known if p not in ("reference", *shown)]
     rows = [
-        {
-            "target": name,
-            "kind": kind,
-            "reference": run,
-            "mixture": dict(zip(validation.members, mixture, strict=True)),
-            "reference_bits_per_byte": known["reference"][name][i],
-            **{p: known[p][name][i] for p in (*shown, *others)},
-        }
+        (
+            name,
+            kind,
+            run,
+            dict(zip(validation.members, mixture, strict=True)),
+            *(known[p][name][i] for p in ("reference", *shown, *others)),
+        )
         for name, kind in targets_of(validation).kinds.items()
         for i, (run, mixture) in enumerate(
             zip(validation.reference_runs, validation.mixtures, strict=True)
@@ -249,23 +246,21 @@ def chosen(result: TrainedChoice, found: SearchResult | None) -> Table:
     aim = aim_of(result, found)
     on = {target(aim): aim}
     on |= {name: {name: 1.0} for name in result.targets if {name} != set(aim)}
-    rows: list[dict[str, Any]] = []
-    for name, goal in on.items():
-        values = {p: on_target(v, goal).tolist() for p, v in result.points.items()}
-        for i, one in enumerate(result.labels):
-            bits = {p: values[p][i] for p in ("reference", *PREDICTED)}
-            run = result.reference_runs[i]
-            rows.append({"mixture": one, "run": run, "target": name, **bits})
+    rows = [
+        {"mixture": one.label, "reference": one.reference, "target": name}
+        | {"trained": one.trained, "difference": one.trained - one.merge}
+        | {p: float(on_target(result.points[p], goal)[i]) for p in PREDICTED}
+        for name, goal in on.items()
+        for i, one in enumerate(runs_on(result, goal))
+    ]
     columns = (
         text_column("mixture", "mixture"),
-        Column("reference", get=lambda row: row["run"]),
+        Column("reference"),
         text_column("target", "on"),
-        bits_column("reference_bits_per_byte", "trained",
-                    get=lambda row: row["reference"]),
+        bits_column("reference_bits_per_byte", "trained", get="trained"),
         *(bits_column(p, label(p)) for p in PREDICTED),
-        Column("difference", "trained - merge", signed,
-               lambda row: row["reference"] - row["merge"]),
-    )  # fmt: skip
+        Column("difference", "trained - merge", signed),
+    )
     title, note = "chosen mixtures, bits per byte on test text", marks(result.notes)
     return Table.of(title, rows, columns, note=note)
 
@@ -283,18 +278,16 @@ def check(validation: Validation) -> Table:
     known = {} if validation.unit == "unknown" else validation.check
     columns = (
         text_column("target", "target"),
-        bits_column("merge_error", "mean absolute\nerror, merge",
-                    get=lambda row: row["merge"]),
-        bits_column("calibrated_error", "calibrated\nmerge",
-                    get=lambda row: row["calibrated"]),
-        Column("change", "change", lambda v: f"{v:+.0%}",
-               lambda row: row["calibrated"] / row["merge"] - 1),
-        bits_column("half_interval", "90% interval,\n+/-",
-                    get=lambda row: row["margin"]),
-        Column("covered_by_90_percent", "runs\nwithin it", percent,
-               lambda row: row["covered"]),
-    )  # fmt: skip
-    rows = [{"target": name, **row} for name, row in known.items()]
+        bits_column("merge_error", "mean absolute\nerror, merge", get="merge"),
+        bits_column("calibrated_error", "calibrated\nmerge", get="calibrated"),
+        Column("change", "change", lambda v: f"{v:+.0%}"),
+        bits_column("half_interval", "90% interval,\n+/-", get="margin"),
+        Column("covered_by_90_percent", "runs\nwithin it", percent, "covered"),
+    )
+    rows = [
+        {"target": name, "change": row["calibrated"] / row["merge"] - 1, **row}
+        for name, row in known.items()
+    ]
     return Table.of("calibration", rows, columns)
 
 
@@ -302,13 +295,13 @@ def learning(validation: Validation) -> Table:
     """The error by the number of calibration runs."""
     on = validation.learning_target
     columns = (
-        Column("target", get=lambda row: on),
-        Column("calibration_runs", "calibration runs", lambda v: f"{v:.0f}",
-               lambda row: row["reference runs"]),
+        Column("target"),
+        Column("calibration_runs", "calibration runs", lambda v: f"{v:.0f}"),
         bits_column("error", "mean absolute error"),
-    )  # fmt: skip
+    )
+    rows = [(on, row["reference runs"], row["error"]) for row in validation.learning]
     title = f"error by the number of calibration runs, on {on}"
-    return Table.of(title, validation.learning, columns)
+    return Table.of(title, rows, columns)
 
 
 def noise(validation: Validation) -> Table:

@@ -39,11 +39,9 @@ def answer(
     """Best mixture, ties, commands and open questions, each with its label.
 
     Args:
-      found: the last search, if any.
-      validation: the last comparison with reference runs, if any.
+      found, validation, chosen: the last results, as far as there are any.
       workdir: as written in commands.
       token_multiplier: tokens of a reference run / tokens of a member, if known.
-      chosen: mixtures that were trained by choice, if any.
     """
     if found is None:
         here = shlex.quote(workdir)
@@ -283,17 +281,11 @@ def _open(
 
 
 class Usual(NamedTuple):
-    """Mean distance of held-out runs from their merges, and its deviation."""
+    """The range of one more run's distance from its merge."""
 
-    offset: float  # positive where runs are worse
-    deviation: float
-    reference_runs: int
-
-    @property
-    def reach(self) -> float:
-        """Half the width of the range of one more run, by Student's t."""
-        quantile = scipy.stats.t.ppf((1 + RANGE) / 2, self.reference_runs - 1)
-        return float(quantile * self.deviation * np.sqrt(1 + 1 / self.reference_runs))
+    low: float
+    high: float
+    reference_runs: int  # that it was estimated from
 
 
 class Trained(NamedTuple):
@@ -333,10 +325,17 @@ def usual(validation: Validation, aim: Mapping[str, float]) -> Usual | None:
     residual = validation.residual(dict(aim))
     if residual is None:
         return None
-    off_M = np.subtract(
-        *(on_target(validation.points[name], aim) for name in ("reference", "merge"))
+    offset = float(
+        np.mean([run.trained - run.merge for run in runs_on(validation, aim)])
     )
-    return Usual(float(np.mean(off_M)), residual.deviation, residual.reference_runs)
+    reach = reach_of(residual.deviation, residual.reference_runs)
+    return Usual(float(offset - reach), float(offset + reach), residual.reference_runs)
+
+
+def reach_of(deviation: float, runs: int) -> float:
+    """Half the width of the range of one more run, by Student's t."""
+    quantile = scipy.stats.t.ppf((1 + RANGE) / 2, runs - 1)
+    return float(quantile * deviation * np.sqrt(1 + 1 / runs))
 
 
 def _trained_best(
@@ -362,7 +361,7 @@ def outcomes(
     aim, known, lines = aim_of(chosen, found), None, []
     if validation is not None and validation.basis.same_pool(chosen.basis):
         known = usual(validation, aim)
-    for one in _runs(chosen, aim):
+    for one in runs_on(chosen, aim):
         text = f"{one.label} ({weights(one.mixture, 4)}) on {target(aim)}: "
         lines.append(text + _gap(one, known))
         if found is not None and found.basis.same_pool(chosen.basis):
@@ -382,13 +381,13 @@ def _gap(one: Trained, known: Usual | None) -> str:
     text = f"trained minus merge is {signed(gap)}"
     if known is None:
         return f"{text}. There are too few held-out runs to say whether that is usual."
-    low, high = known.offset - known.reach, known.offset + known.reach
-    place = "worse than" if gap > high else "better than"
-    if low <= gap <= high:
+    place = "worse than" if gap > known.high else "better than"
+    if known.low <= gap <= known.high:
         place = "within"
     return (
-        f"{text}, {place} the {RANGE:.0%} range of one more run ({signed(low)} to "
-        f"{signed(high)}, from {count(known.reference_runs, 'held-out run')})."
+        f"{text}, {place} the {RANGE:.0%} range of one more run "
+        f"({signed(known.low)} to {signed(known.high)}, from "
+        f"{count(known.reference_runs, 'held-out run')})."
     )
 
 
@@ -397,9 +396,10 @@ def _rivals(
 ) -> Iterator[tuple[str, float]]:
     """Trained standard mixtures and the best member, and their losses."""
     for row in found.rows:
-        if row["kind"] in STANDARD and not one.has(row["weights"]):
-            if rival := _find(row["weights"], found, chosen):
-                yield f"{row['name']}, trained as {rival.reference}", rival.trained
+        if row["kind"] not in STANDARD or one.has(row["weights"]):
+            continue
+        if rival := _find(row["weights"], found, chosen):
+            yield f"{row['name']}, trained as {rival.reference}", rival.trained
     singles = [row for row in found.rows if is_single(row) and row["test"] is not None]
     # Values of the worst case are not on the scale of a trained mean.
     if singles and found.objective == "mean":
@@ -407,7 +407,7 @@ def _rivals(
         yield f"the member {next(iter(best['weights']))}", best["test"]
 
 
-def _runs(
+def runs_on(
     result: TrainedChoice | Validation, aim: Mapping[str, float]
 ) -> Iterator[Trained]:
     """Every run on an objective."""
@@ -433,7 +433,7 @@ def _find(
             and found.basis.same_pool(result.basis)
             and set(found.target) <= set(result.points["reference"])
         ):
-            for one in _runs(result, found.target):
+            for one in runs_on(result, found.target):
                 if one.has(parts):
                     return one
     return None

@@ -4,34 +4,25 @@ Nothing is computed twice, and no window is read. What is missing is named with
 the command that makes it, so a report can be written at any moment.
 """
 
-import dataclasses
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from jaxsim.corpus import Corpus, open_corpus
+from jaxsim.corpus import open_corpus
 from jaxsim.errors import DamagedError
-from jaxsim.pool import Manifest, Pool, open_pool
+from jaxsim.pool import Manifest, open_pool
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
-from jaxsim.records import Basis
 from jaxsim.scoring.evaluation import current_basis
 from jaxsim.scoring.scorer import STANDARD
 from jaxsim.scoring.scores import ScoreStore
-from jaxsim.search.result import SearchResult, load_search
-from jaxsim.validation.chosen import TrainedChoice, load_chosen
-from jaxsim.validation.diagnostics import Diagnostics, load_diagnostics
-from jaxsim.validation.validate import (
-    GIVEN,
-    TRAINED,
-    Validation,
-    load_given,
-    load_validation,
-)
+from jaxsim.search.result import load_search
+from jaxsim.validation.chosen import load_chosen
+from jaxsim.validation.diagnostics import load_diagnostics
+from jaxsim.validation.validate import GIVEN, TRAINED, load_given, load_validation
 
 KINDS = ("member", "reference", "replicate")
 BASE = "base"
@@ -43,57 +34,81 @@ _SOURCES = (
 )  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class StandardScores:
-    """Bits per byte of base model, members and other standard mixtures.
-
-    Read from the table of scores: it holds sums, and is small whatever the
-    size of the evaluation text.
-
-    Attributes:
-      members: of the table, in pool order.
-      in_pool: whether a domain is, by its name; in-pool ones come first.
-      bits: by split, mixture and domain; NaN where nothing was scored.
-      basis: what it was computed from.
-      notes: what an override admitted.
-    """
-
-    members: Sequence[str]
-    in_pool: dict[str, bool]
-    bits: dict[str, dict[str, dict[str, float]]]
-    basis: Basis
-    notes: Sequence[str]
-
-
-@dataclasses.dataclass(frozen=True)
 class ReportData:
-    """What there is; a part that is not there yet is None or empty.
+    """What there is in a workdir; a part that is not there yet is None or empty.
 
     Attributes:
-      corpus, base, pool, store, diagnostics, validation, found, chosen: as their
-        owners read them.
+      corpus, base, pool, diagnostics, validation, found, chosen: as their owners read
+        them.
+      entries: manifests of members, reference runs and replicates, by name.
+      standard: record of the table of standard mixtures.
+      in_pool: whether a domain is, by its name; in-pool ones come first.
+      bits: bits per byte of base model, members and other standard mixtures, by split,
+        mixture and domain; NaN where nothing was scored.
       given: agreement with the user's runs, where `validation` is about runs
         trained here.
-      entries: manifests of members, reference runs and replicates, by name.
+      scored_windows: how many windows went through a model to be scored.
       missing: 'what: not done: run `jaxsim ...`'.
       stale: parts that were computed from something else than is there now.
       sources: SHA-256 of the files that were read, by path in the workdir.
+
+    Raises:
+      DamagedError: something is there and is not what it should be.
     """
 
-    corpus: Corpus | None
-    base: Manifest | None
-    pool: Pool | None
-    entries: dict[str, Manifest]
-    store: ScoreStore
-    standard: StandardScores | None
-    diagnostics: Diagnostics | None
-    validation: Validation | None
-    given: Validation | None
-    found: SearchResult | None
-    chosen: TrainedChoice | None
-    missing: list[str]
-    stale: list[str]
-    sources: dict[str, str]
+    def __init__(self, workdir: Path) -> None:
+        there = {
+            path: workdir / path for path in _SOURCES if (workdir / path).is_file()
+        }
+        has_base = is_published(workdir / "base")
+        self.corpus = open_corpus(workdir) if "corpus/corpus.json" in there else None
+        self.base = read_manifest(workdir / "base") if has_base else None
+        self.pool = open_pool(workdir) if "pool/pool.json" in there else None
+        self.entries = self.pool.manifests(*KINDS) if self.pool else {}
+        self.store = ScoreStore(workdir)
+        has_scores = STANDARD in self.store.names()
+        self.standard = self.store.record(STANDARD) if has_scores else None
+        self.in_pool, self.bits = _bits(self.store) if has_scores else ({}, {})
+        self.diagnostics = load_diagnostics(workdir)
+        self.validation, self.given = load_validation(workdir), load_given(workdir)
+        if self.validation is not None and self.validation.given:
+            self.given = None  # they are the same
+        self.found = load_search(workdir) if "search/result.json" in there else None
+        self.chosen = load_chosen(workdir)
+        self.sources = {
+            path: hashlib.sha256(file.read_bytes()).hexdigest()
+            for path, file in there.items()
+        }
+        trained = self.of_kind("member").keys()
+        units = self.corpus.units.keys() if self.corpus else trained
+        members = f"{len(units - trained)} of {len(units)} members"
+        needed: list[tuple[str, str, Any]] = [
+            ("corpus", "prepare", self.corpus),
+            ("base model", "base", self.base),
+            (members if trained else "members", "train", trained and units <= trained),
+            ("scores", "score", self.standard),
+            ("reference runs and agreement", "validate", self.validation),
+            ("search", "search", self.found),
+        ]
+        self.missing = [
+            f"{what}: not done: run `jaxsim {command}`"
+            for what, command, part in needed
+            if not part
+        ]
+        user = "validate --runs=MIXTURES.csv,METRICS.csv"
+        others = [
+            ("diagnostics", "validate", self.diagnostics),
+            ("agreement with your runs", user, self.given),
+            ("outcome of chosen mixtures", "validate --mixtures=FILE.csv", self.chosen),
+        ]
+        self.stale = []
+        if self.corpus is not None and self.pool is not None and self.entries:
+            now = current_basis(self.corpus, self.pool, self.entries)
+            self.stale = [
+                f"{what}: {changed}: run `jaxsim {command}`"
+                for what, command, part in (*needed[3:], *others)
+                if part and (changed := part.basis.difference(now))
+            ]
 
     def of_kind(self, kind: str) -> dict[str, Manifest]:
         return {n: m for n, m in self.entries.items() if m.kind == kind}
@@ -129,84 +144,17 @@ class ReportData:
         )
 
 
-def collect(workdir: Path) -> ReportData:
-    """Reads a workdir.
+def _bits(
+    store: ScoreStore,
+) -> tuple[dict[str, bool], dict[str, dict[str, dict[str, float]]]]:
+    """Which domains are in-pool, and the bits per byte of the standard mixtures.
 
-    Raises:
-      DamagedError: something is there and is not what it should be.
-    """
-
-    def has(path: str) -> bool:
-        return (workdir / path).is_file()
-
-    corpus = open_corpus(workdir) if has("corpus/corpus.json") else None
-    base = read_manifest(workdir / "base") if is_published(workdir / "base") else None
-    pool = open_pool(workdir) if has("pool/pool.json") else None
-    entries = pool.manifests(*KINDS) if pool else {}
-    store = ScoreStore(workdir)
-    standard = _standard(store) if STANDARD in store.names() else None
-    diagnostics, chosen = load_diagnostics(workdir), load_chosen(workdir)
-    validation, given = load_validation(workdir), load_given(workdir)
-    if validation is not None and validation.given:
-        given = None  # they are the same
-    found = load_search(workdir) if has("search/result.json") else None
-    trained = {name for name, m in entries.items() if m.kind == "member"}
-    units = corpus.units.keys() if corpus else trained
-    members = f"{len(units - trained)} of {len(units)} members"
-    needed: list[tuple[str, str, Any]] = [
-        ("corpus", "prepare", corpus),
-        ("base model", "base", base),
-        (members if trained else "members", "train", trained and units <= trained),
-        ("scores", "score", standard),
-        ("reference runs and agreement", "validate", validation),
-        ("search", "search", found),
-    ]
-    others = [
-        ("diagnostics", "validate", diagnostics),
-        ("agreement with your runs", "validate --runs=MIXTURES.csv,METRICS.csv", given),
-        ("outcome of chosen mixtures", "validate --mixtures=FILE.csv", chosen),
-    ]
-    stale = []
-    if corpus is not None and pool is not None and entries:
-        now = current_basis(corpus, pool, entries)
-        stale = [
-            f"{what}: {changed}: run `jaxsim {command}`"
-            for what, command, part in (*needed[3:], *others)
-            if part and (changed := part.basis.difference(now))
-        ]
-    return ReportData(
-        corpus=corpus,
-        base=base,
-        pool=pool,
-        entries=entries,
-        store=store,
-        standard=standard,
-        diagnostics=diagnostics,
-        validation=validation,
-        given=given,
-        found=found,
-        chosen=chosen,
-        missing=[
-            f"{what}: not done: run `jaxsim {command}`"
-            for what, command, part in needed
-            if not part
-        ],
-        stale=stale,
-        sources={
-            path: hashlib.sha256((workdir / path).read_bytes()).hexdigest()
-            for path in _SOURCES
-            if has(path)
-        },
-    )
-
-
-def _standard(store: ScoreStore) -> StandardScores:
-    """The table of standard mixtures that `jaxsim score` left.
+    Read from the file of sums: it is small whatever the size of the text.
 
     Raises:
       DamagedError: it is no such table.
     """
-    record, path = store.record(STANDARD), store.folder / f"{STANDARD}.parquet"
+    path = store.folder / f"{STANDARD}.parquet"
     try:
         rows = store.arrow(STANDARD).to_pylist()
         rows = [row for row in rows if row["predictor"] == "merge"]
@@ -214,13 +162,12 @@ def _standard(store: ScoreStore) -> StandardScores:
         bits: dict[str, dict[str, dict[str, float]]] = {}
         for row in rows:
             by_name = bits.setdefault(row["split"], {})
-            by_domain = by_name.setdefault(
-                row["mixture"], dict.fromkeys(in_pool, float("nan"))
-            )
+            nothing = dict.fromkeys(in_pool, float("nan"))
+            by_domain = by_name.setdefault(row["mixture"], nothing)
             by_domain[row["domain"]] = row["nll_sum"] / row["bytes"] / np.log(2.0)
     except (pa.ArrowException, ValueError, KeyError) as error:
         raise DamagedError(
             f"{path}: not a table of scores ({error}); delete the folder "
             "scores/ and run `jaxsim score` again"
         ) from error
-    return StandardScores(record.members, in_pool, bits, record.basis, record.notes)
+    return in_pool, bits

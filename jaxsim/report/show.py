@@ -75,8 +75,6 @@ def show_agreement(validation: Validation) -> None:
     say(f"Noise: {trust.noise_sentence(validation)}")
     for part in agreement.claims_by_kind(validation):
         show(part)
-    for word, text in trust.unclaimed(validation):
-        say(f"{word}: {text}")
     if text := marks(validation.notes):
         say(text)
 

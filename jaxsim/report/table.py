@@ -159,7 +159,8 @@ class Column:
       key: of the row, and the header in a CSV.
       heading: on console and page; empty for a column of the CSV alone.
       show: a value as text.
-      get: the value, from what a row is about; by default its item `key`.
+      get: the value, from what a row is about, or the name of the item or attribute
+        that it is; by default `key`.
       is_text: whether it is aligned to the left.
       on_console: whether a console has room for it.
     """
@@ -167,9 +168,16 @@ class Column:
     key: str
     heading: str = ""
     show: Callable[[Any], str] = str
-    get: Callable[[Any], Any] | None = None
+    get: Callable[[Any], Any] | str = ""
     is_text: bool = False
     on_console: bool = True
+
+    def value(self, thing: Any) -> Any:
+        """The value, from what a row is about."""
+        if callable(self.get):
+            return self.get(thing)
+        name = self.get or self.key
+        return thing[name] if isinstance(thing, Mapping) else getattr(thing, name)
 
 
 text_column = functools.partial(Column, is_text=True)
@@ -202,11 +210,11 @@ class Table:
 
         `more` are the other attributes.
         """
-        rows = tuple(
-            {c.key: x[i] if isinstance(x, tuple) else c.get(x) if c.get else x[c.key]
-             for i, c in enumerate(columns)}
-            for x in things
-        )  # fmt: skip
+        keys = [column.key for column in columns]
+        values = (
+            x if isinstance(x, tuple) else [c.value(x) for c in columns] for x in things
+        )
+        rows = tuple(dict(zip(keys, row, strict=True)) for row in values)
         return cls(title, tuple(columns), rows, **more)
 
     @property

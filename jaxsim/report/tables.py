@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from jaxsim.corpus import Corpus
 from jaxsim.pool import Manifest
 from jaxsim.report import agreement as runs
 from jaxsim.report.answer import STANDARD
-from jaxsim.report.data import BASE, ReportData, StandardScores
+from jaxsim.report.data import BASE, ReportData
 from jaxsim.report.table import (
     Column,
     Table,
@@ -51,7 +51,7 @@ def build(data: ReportData) -> dict[str, Table | None]:
 
     add(data.pool, members=lambda _: members(data.of_kind("member"), data))
     add(data.corpus, domains=domains)
-    add(data.standard, gains=gains)
+    add(data.standard, gains=lambda scores: gains(scores.members, data.bits["test"]))
     add(data.found, mixtures=mixtures, objective=objective, binding=binding,
         marginal=marginal)  # fmt: skip
     add(data.diagnostics, diagnostics=paths)
@@ -80,22 +80,19 @@ def members(manifests: Mapping[str, Manifest], data: ReportData | None = None) -
         return lambda m: getattr(known, field, {}).get(m.name)
 
     columns = (
-        text_column("member", "member", get=lambda m: m.name),
+        text_column("member", "member", get="name"),
         Column("partition", get=unit("partition")),
         text_column("group", "group", lambda v: v or "-", unit("group")),
         Column("documents", "documents", integer, unit("documents")),
-        Column("tokens", "tokens", integer, lambda m: m.tokens),
-        Column("unique_tokens", get=lambda m: m.unique_tokens),
+        Column("tokens", "tokens", integer),
+        Column("unique_tokens"),
         Column("epochs", "epochs", functools.partial(number, digits=2),
                lambda m: float(max(m.epochs.values(), default=0.0))),
-        bits_column("final_loss", "final loss\n(nats/token)",
-                    get=lambda m: float(m.final_loss)),
+        bits_column("final_loss", "final loss\n(nats/token)"),
         Column("drift", "drift", lambda v: percent(v, 2), diagnosed("drift")),
         Column("barrier", "barrier", signed, diagnosed("line_barriers")),
-        Column("wall_seconds", "time", duration, lambda m: m.wall_seconds),
-        Column("device_seconds", get=lambda m: m.device_seconds),
-        Column("flops", get=lambda m: m.flops),
-        Column("params_digest", get=lambda m: m.params_digest),
+        Column("wall_seconds", "time", duration),
+        *map(Column, ("device_seconds", "flops", "params_digest")),
     )  # fmt: skip
     title = f"members of the pool ({len(manifests)})"
     return Table.of(title, manifests.values(), columns)
@@ -125,13 +122,13 @@ def domains(corpus: Corpus) -> Table:
     return Table.of("documents by split", rows, columns)
 
 
-def gains(standard: StandardScores) -> Table:
-    """Loss of the base model minus loss of each member, on test text."""
-    bits, domains = standard.bits["test"], list(standard.in_pool)
+def gains(members: Sequence[str], bits: Mapping[str, Mapping[str, float]]) -> Table:
+    """Loss of the base model minus loss of each member, by name and domain."""
+    domains = list(bits[BASE])
     nothing = dict.fromkeys(domains, np.nan)  # a damaged member was not scored
     rows = [
         (name, *(bits[BASE][d] - bits.get(name, nothing)[d] for d in domains))
-        for name in standard.members
+        for name in members
     ]
     title = "gain over the base model on test text (bits per byte)"
     return _by_domain(title, "member", "gain on", domains, signed, rows)
@@ -158,28 +155,22 @@ def scores(table: Scores) -> Table:
     best = summarize(table, "dev", _MOST_SCORES)
     predictors = ["merge", *(p for p in PREDICTED[1:] if p in best.bits)]
     headings = {p: runs.label(p).replace("of ", "of\n") for p in predictors}
-    targets = list(enumerate(best.targets))[:_MOST_TARGETS]
+    shown = table.table.take(best.rows)
     columns = (
-        text_column("mixture", "mixture"),
-        text_column("weights", "weights", largest),
-        *(bits_column(f"{name}: {p}", f"{name},\n{heading}")
-          for _, name in targets for p, heading in headings.items()),
+        text_column("mixture", "mixture", get=shown.names.__getitem__),
+        text_column("weights", "weights", largest, shown.parts),
+        *(bits_column(f"{on}: {p}", f"{on},\n{heading}",
+                      get=best.bits[p][:, t].__getitem__)
+          for t, on in enumerate(best.targets[:_MOST_TARGETS])
+          for p, heading in headings.items()),
     )  # fmt: skip
-    rows = [
-        (
-            table.table.names[m],
-            table.table.parts(m),
-            *(best.bits[p][i, t] for t, _ in targets for p in predictors),
-        )
-        for i, m in enumerate(best.rows)
-    ]
     title = (
         f"best of {len(table.table):,} mixtures by the merge on {best.targets[0]}: "
         "bits per byte on dev text"
     )
     windows = f"on the same windows, at most {best.windows} per domain"
     note = "\n".join(filter(None, (windows, marks(table.notes))))
-    return Table.of(title, rows, columns, note=note)
+    return Table.of(title, range(len(shown)), columns, note=note)
 
 
 def paths(diagnostics: Diagnostics) -> Table:
@@ -205,13 +196,13 @@ def mixtures(found: SearchResult) -> Table:
         return lambda row: None if row is found.best else row[key]
 
     columns = (
-        text_column("mixture", "mixture", get=lambda row: row["name"]),
+        text_column("mixture", "mixture", get="name"),
         Column("kind"),
         text_column("weights", "weights", largest),
-        bits_column("dev_bits_per_byte", "merge,\ndev", get=lambda row: row["dev"]),
-        bits_column("test_bits_per_byte", "merge,\ntest", get=lambda row: row["test"]),
-        bits_column("dev_ensemble", "ensemble,\ndev", get=lambda row: row["ensemble"]),
-        bits_column("dev_members", "members,\ndev", get=lambda row: row["members"]),
+        bits_column("dev_bits_per_byte", "merge,\ndev", get="dev"),
+        bits_column("test_bits_per_byte", "merge,\ntest", get="test"),
+        bits_column("dev_ensemble", "ensemble,\ndev", get="ensemble"),
+        bits_column("dev_members", "members,\ndev", get="members"),
         Column("shift", "calibration", signed,
                lambda row: row["shift"] if found.calibrated else None),
         Column("difference", "difference", signed),
@@ -219,10 +210,12 @@ def mixtures(found: SearchResult) -> Table:
         bits_column("limit", "tie limit", get=other("limit")),
         Column("tied", "ties", lambda v: "yes" if v else "no"),
     )  # fmt: skip
-    ties = found.ties
+    ties, resampled = found.ties, found.ties["resampled"]
+    if resampled == "windows":
+        resampled = "windows, as if independent (too few documents)"
     note = (
         "bits per byte, lower is better; difference: to the best, on dev text, "
-        f"calibration included; resampled: {ties['resampled']}; a mixture ties if its "
+        f"calibration included; resampled: {resampled}; a mixture ties if its "
         f"difference is at most its tie limit ({ties['level']:.0%} simultaneous over "
         "all mixtures)"
     )
@@ -256,19 +249,13 @@ def shown_mixtures(found: SearchResult, most: int, file: str = "") -> Table:
 def objective(found: SearchResult) -> Table:
     """Domains of a worst case or with limits, least gain first."""
     is_worst, domains = found.objective == "worst", found.domains
-    rows = []
+    rows: list[dict[str, Any]] = []
     if is_worst or any("limit" in row for row in domains.values()):
         rows = [
-            (
-                name,
-                row["base"],
-                row["best"],
-                row["best"] - row["base"],
-                row.get("limit"),
-            )
+            {"domain": name, "change": row["best"] - row["base"], "limit": None, **row}
             for name, row in domains.items()
         ]
-        rows.sort(key=lambda row: row[1] - row[2])
+        rows.sort(key=lambda row: -row["change"])
     columns = (
         text_column("domain", "domain"),
         bits_column("base", "base model"),
@@ -286,10 +273,7 @@ def binding(found: SearchResult) -> Table:
     """The active constraints, and the gain from relaxing each."""
     columns = (
         text_column("constraint", "active constraint", get=constraint_words),
-        Column("name"),
-        Column("kind"),
-        Column("limit"),
-        Column("value"),
+        *map(Column, ("name", "kind", "limit", "value")),
         Column("gain", "gain if relaxed",
                lambda v: "not known" if v is None else number(v)),
         text_column("step", "relaxed by"),
@@ -414,28 +398,29 @@ def setup(data: ReportData) -> Table:
 def dropped(data: ReportData) -> Table:
     """Documents that were left out, and why."""
     found = data.corpus.record["summary"] if data.corpus else {}
+    words: dict[str, Callable[..., tuple[str, str]]] = {
+        "quarantine": lambda name, kind, cause: (f"source {name}, {kind}", cause),
+        "dropped": lambda name, cause: (f"source {name}", cause),
+        "duplicates": lambda name: (name, "duplicate of earlier training text"),
+        "overlap": lambda name, domain, kind: (
+            f"{name}, {kind} documents", f"overlap with domain {domain}"
+        ),
+    }  # fmt: skip
     rows = [
-        (f"source {source}, {kind}", cause, times)
-        for source, kinds in found.get("quarantine", {}).items()
-        for kind, causes in kinds.items()
-        for cause, times in causes.items()
-    ]
-    rows += [
-        (f"source {source}", cause, times)
-        for source, causes in found.get("dropped", {}).items()
-        for cause, times in causes.items()
-    ]
-    rows += [
-        (name, "duplicate of earlier training text", times)
-        for name, times in found.get("duplicates", {}).items()
-    ]
-    rows += [
-        (f"{name}, {kind} documents", f"overlap with domain {domain}", times)
-        for name, overlaps in found.get("overlap", {}).items()
-        for domain, counts in overlaps.items()
-        for kind, times in counts.items()
+        (*of(*keys), times)
+        for part, of in words.items()
+        for *keys, times in _counts(found.get(part, {}))
         if times
     ]
     columns = text_column("from", "from"), text_column("because", "reason")
     last = Column("documents", "documents", integer)
     return Table.of("", rows, (*columns, last))
+
+
+def _counts(tree: Any, *keys: str) -> Iterator[tuple[Any, ...]]:
+    """The numbers in nested dictionaries, each after the keys that lead to it."""
+    if not isinstance(tree, Mapping):
+        yield (*keys, tree)
+        return
+    for key, branch in tree.items():
+        yield from _counts(branch, *keys, key)

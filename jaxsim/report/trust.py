@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxsim.report.agreement import label
-from jaxsim.report.answer import Lines, no_error, on_test_text, shift_sentence
+from jaxsim.report.answer import Lines, on_test_text, shift_sentence
 from jaxsim.report.data import ReportData
 from jaxsim.report.table import count, interval, listed, number, signed
 from jaxsim.scoring.targets import KINDS, MACROS
@@ -70,25 +70,7 @@ class Verdict:
 
 
 def verdict(diagnostics: Diagnostics | None, validation: Validation | None) -> Verdict:
-    """Applies the first of these rules that fits:
-
-    1. The diagnostics say 'do not trust': do not trust.
-    2. Fewer than 12 held-out runs, or runs whose losses depend on their length
-       (budget 'sum'): the verdict of the diagnostics. If members differ by less than
-       their noise (without replicates: than the text can resolve): below the noise
-       floor (not resolved). Without diagnostics: not known.
-    3. Every out-of-pool domain (without any: the in-pool macro) is below the
-       noise floor: below the noise floor.
-    4. The 95% interval of the predictor's mean Spearman correlation over the
-       out-of-pool domains (without any: on the in-pool macro) reaches 0 or
-       below, or there is none: do not trust. The predictor is the calibrated
-       merge or, without one, the merge.
-    5. On the macro of these domains the slope of runs on predictions is in
-       0.5..2, the mean absolute error on runs that were not fitted is below
-       half of the runs' standard deviation, and the 90% intervals hold at
-       least 80% of them: trust.
-    6. Otherwise: trust ranks only.
-    """
+    """Applies the first of the rules in docs/validate.md that fits."""
     if diagnostics is not None and diagnostics.verdict == DO_NOT_TRUST:
         return Verdict(DO_NOT_TRUST, diagnostics.reasons, validation is not None)
     runs = 0 if validation is None else len(validation.reference_runs)
@@ -188,7 +170,6 @@ def trust_lines(data: ReportData) -> Lines:
     if validation := data.validation:
         lines.append(("Reference runs", _runs(validation)))
         lines.append(("Noise", noise_sentence(validation)))
-        lines += unclaimed(validation)
         if text := calibration_sentence(validation):
             lines.append(("Calibration", text))
     if data.found is not None:
@@ -286,23 +267,13 @@ def noise_sentence(validation: Validation) -> str:
         if n in known
     ]
     low = [name for name, v in known.items() if v < BELOW_NOISE]
+    names = f", so in no comparison with baselines: {listed(low)}" if low else ""
     return (
         f"{count(validation.replicates, 'replicate')}. Noise ceiling, the highest "
         f"correlation that noise allows: {listed(shown)}. {len(low)} of "
         f"{count(len(known), 'target')} below the noise floor (a ceiling under "
-        f"{BELOW_NOISE}){f': {listed(low)}' if low else ''}."
+        f"{BELOW_NOISE}){names}."
     )
-
-
-def unclaimed(validation: Validation) -> Lines:
-    """Kinds of domains about which nothing can be claimed."""
-    claimed = {claim["kind"] for claim in validation.claims}
-    return [
-        (f"No comparison with baselines ({kind})",
-         f"{count(len(names), 'domain')}, all below the noise floor.")
-        for kind, names in targets_of(validation).domains.items()
-        if names and kind not in claimed
-    ]  # fmt: skip
 
 
 def calibration_sentence(validation: Validation) -> str:
@@ -328,14 +299,5 @@ def calibration_sentence(validation: Validation) -> str:
 
 
 def _choice(found: SearchResult) -> str:
-    text = "; documents were resampled."
-    if no_error(found):
-        text = ", too few to estimate an error."
-    elif found.ties["resampled"] == "windows":
-        text = (
-            ". There are too few documents, so windows were resampled as if they were "
-            "independent."
-        )
-    made = f"Made on at most {count(found.windows, 'window')} of dev text per domain"
-    rest = shift_sentence(found), on_test_text(found)
-    return " ".join(filter(None, (made + text, *rest)))
+    made = f"Made on at most {count(found.windows, 'window')} of dev text per domain."
+    return " ".join(filter(None, (made, shift_sentence(found), on_test_text(found))))

@@ -21,7 +21,7 @@ from jaxsim import __version__
 from jaxsim.config import Config
 from jaxsim.records import VERSION, plain, write
 from jaxsim.report import agreement, answer, figures, tables, trust
-from jaxsim.report.data import ReportData, collect
+from jaxsim.report.data import ReportData
 from jaxsim.report.table import Table, csv_lines, csv_text
 from jaxsim.search.result import SearchResult
 from jaxsim.validation.validate import Validation
@@ -37,7 +37,7 @@ def write_report(config: Config, workdir: Path) -> Path:
       DamagedError: something on disk is not what it should be.
     """
     workdir = Path(workdir)
-    data = collect(workdir)
+    data = ReportData(workdir)
     built = tables.build(data)
     # A report travels: it does not name a place on this machine.
     lines = _answer(data, Path("DIR") if workdir.is_absolute() else workdir)
@@ -68,7 +68,7 @@ def write_report(config: Config, workdir: Path) -> Path:
 
 def last_lines(workdir: Path) -> list[str]:
     """The answer, for the console."""
-    lines = _answer(collect(Path(workdir)), Path(workdir))
+    lines = _answer(ReportData(Path(workdir)), Path(workdir))
     return [f"{word}: {text}" for word, text in lines]
 
 
@@ -97,13 +97,11 @@ def _proposed(found: SearchResult, members: Sequence[str]) -> str:
 
 def _draw(data: ReportData, built: Tables) -> dict[str, bytes | None]:
     """Every figure by its name; None for one without data."""
-    drawn: dict[str, bytes | None] = dict.fromkeys(
-        ("heat_map", "paths", "scatter", "mixtures", "marginal")
-    )
-    in_pool = data.standard.in_pool if data.standard else {}
+    names = ("heat_map", "paths", "scatter", "mixtures", "marginal")
+    drawn: dict[str, bytes | None] = dict.fromkeys(names)
     if table := built["gains"]:
-        label = "gain (bits per byte)"
-        drawn["heat_map"] = figures.heat_map(table, list(in_pool.values()), label)
+        inside, label = list(data.in_pool.values()), "gain (bits per byte)"
+        drawn["heat_map"] = figures.heat_map(table, inside, label)
     if data.diagnostics is not None:
         drawn["paths"] = figures.paths(data.diagnostics)
     if data.validation is not None:
@@ -112,7 +110,8 @@ def _draw(data: ReportData, built: Tables) -> dict[str, bytes | None]:
         shown = tables.shown_mixtures(data.found, _MOST_MIXTURES)
         drawn["mixtures"] = figures.mixtures(shown, data.found.ties["level"])
         if table := built["marginal"]:
-            inside = [in_pool.get(n, True) for n in data.found.marginal["domains"]]
+            domains = data.found.marginal["domains"]
+            inside = [data.in_pool.get(n, True) for n in domains]
             label = "gain (0.001 bits per byte)"
             drawn["marginal"] = figures.heat_map(table, inside, label, -1000.0, 2)
     return drawn
@@ -198,7 +197,7 @@ def _summary(
         "recipe": data.pool.identity["recipe"] if data.pool else None,
         "corpus": data.corpus.record["summary"] if data.corpus else None,
         **{key: table.rows if table else [] for key, table in tabled.items()},
-        "bits_per_byte": standard.bits if standard else {},
+        "bits_per_byte": data.bits,
         "search": data.found,
         "verdict": trust.verdict(data.diagnostics, data.validation),
         "diagnostics": data.diagnostics,

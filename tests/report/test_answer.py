@@ -10,12 +10,12 @@ from jaxsim.records import Basis
 from jaxsim.report import agreement
 from jaxsim.report.answer import (
     RANGE,
-    Usual,
     aim_of,
     answer,
     next_command,
     on_test_text,
     outcomes,
+    reach_of,
     search_sentences,
     shift_sentence,
     train_command,
@@ -324,7 +324,7 @@ def test_the_range_is_that_of_one_more_reference_run():
     gap_DM = np.random.default_rng(0).normal(0.05, 0.01, (50_000, 4))
     offset_D = gap_DM[:, :3].mean(axis=1)
     deviation_D = gap_DM[:, :3].std(axis=1, ddof=1)
-    reach_D = deviation_D * Usual(0.0, 1.0, 3).reach
+    reach_D = deviation_D * reach_of(1.0, 3)
     inside_D = np.abs(gap_DM[:, 3] - offset_D) <= reach_D
     assert abs(inside_D.mean() - RANGE) < 0.01
 
@@ -334,7 +334,8 @@ def test_the_range_is_that_of_one_more_reference_run():
 )
 def test_whether_the_reference_run_is_usual(found, validation, away, word):
     known = usual(validation, found.target)
-    gap = known.offset + away * known.reach
+    offset, reach = (known.high + known.low) / 2, (known.high - known.low) / 2
+    gap = offset + away * reach
     text = said(chosen_of(found, 2.1 + gap), found, validation)
     assert f"{word} the 90% range of one more run" in text
     assert "from 12 held-out runs)." in text

@@ -8,9 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from jaxsim.records import Basis
 from jaxsim.report import figures, tables
-from jaxsim.report.data import StandardScores
 from jaxsim.report.table import short
 from jaxsim.validation.measured import targets_of
 
@@ -24,10 +22,8 @@ def heat_map(members, domains, gain_CD):
         name: dict(zip(domains, bits_D, strict=True))
         for name, bits_D in zip(("base", *members), bits_MD, strict=True)
     }
-    in_pool = dict.fromkeys(domains, True) | {domains[-1]: False}
-    standard = StandardScores(members, in_pool, {"test": bits}, Basis(), ())
-    table = tables.gains(standard)
-    return pixels(figures.heat_map(table, list(in_pool.values()), "gain"))
+    in_pool = [True] * (len(domains) - 1) + [False]
+    return pixels(figures.heat_map(tables.gains(members, bits), in_pool, "gain"))
 
 
 def pixels(png):

@@ -87,9 +87,11 @@ def test_nothing_is_claimed_below_the_noise_floor(validation):
         claims=[c for c in validation.claims if c["kind"] == "in-pool"],
         ceilings={**validation.ceilings, OUTSIDE: 0.89},
     )
-    ((word, text),) = trust.unclaimed(bound)
-    assert "out-of-pool" in word and "below the noise floor" in text
-    assert trust.unclaimed(validation) == []
+    text = trust.noise_sentence(bound)
+    assert f"so in no comparison with baselines: {OUTSIDE}." in text
+    assert "in no comparison" not in trust.noise_sentence(validation)
+    (table,) = agreement.claims_by_kind(bound)
+    assert "in-pool domains" in table.title
 
 
 def test_every_predictor_is_in_the_table_of_claims(validation):
