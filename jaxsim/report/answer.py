@@ -325,11 +325,10 @@ def usual(validation: Validation, aim: Mapping[str, float]) -> Usual | None:
     residual = validation.residual(dict(aim))
     if residual is None:
         return None
-    offset = float(
-        np.mean([run.trained - run.merge for run in runs_on(validation, aim)])
-    )
+    gaps = [run.trained - run.merge for run in runs_on(validation, aim)]
+    offset = float(np.mean(gaps))
     reach = reach_of(residual.deviation, residual.reference_runs)
-    return Usual(float(offset - reach), float(offset + reach), residual.reference_runs)
+    return Usual(offset - reach, offset + reach, residual.reference_runs)
 
 
 def reach_of(deviation: float, runs: int) -> float:

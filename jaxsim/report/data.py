@@ -38,8 +38,8 @@ class ReportData:
     """What there is in a workdir; a part that is not there yet is None or empty.
 
     Attributes:
-      corpus, base, pool, diagnostics, validation, found, chosen: as their owners read
-        them.
+      corpus, base, pool, store, diagnostics, validation, found, chosen: as their
+        owners read them.
       entries: manifests of members, reference runs and replicates, by name.
       standard: record of the table of standard mixtures.
       in_pool: whether a domain is, by its name; in-pool ones come first.
@@ -47,7 +47,6 @@ class ReportData:
         mixture and domain; NaN where nothing was scored.
       given: agreement with the user's runs, where `validation` is about runs
         trained here.
-      scored_windows: how many windows went through a model to be scored.
       missing: 'what: not done: run `jaxsim ...`'.
       stale: parts that were computed from something else than is there now.
       sources: SHA-256 of the files that were read, by path in the workdir.

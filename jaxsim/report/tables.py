@@ -391,8 +391,8 @@ def setup(data: ReportData) -> Table:
         }
         parts["split"] = frozen["split"]
     rows = [(part, *item) for part, values in parts.items() for item in values.items()]
-    columns = text_column("part", "of"), text_column("key", "what")
-    return Table.of("", rows, (*columns, Column("value", "value")))
+    names = text_column("part", "of"), text_column("key", "what")
+    return Table.of("", rows, [*names, Column("value", "value")])
 
 
 def dropped(data: ReportData) -> Table:
@@ -407,14 +407,13 @@ def dropped(data: ReportData) -> Table:
         ),
     }  # fmt: skip
     rows = [
-        (*of(*keys), times)
-        for part, of in words.items()
+        (*words_of(*keys), times)
+        for part, words_of in words.items()
         for *keys, times in _counts(found.get(part, {}))
         if times
     ]
-    columns = text_column("from", "from"), text_column("because", "reason")
-    last = Column("documents", "documents", integer)
-    return Table.of("", rows, (*columns, last))
+    names = text_column("from", "from"), text_column("because", "reason")
+    return Table.of("", rows, [*names, Column("documents", "documents", integer)])
 
 
 def _counts(tree: Any, *keys: str) -> Iterator[tuple[Any, ...]]:
