@@ -44,12 +44,9 @@ def answer(
       token_multiplier: tokens of a reference run / tokens of a member, if known.
     """
     if found is None:
-        here = shlex.quote(workdir)
-        text = (
-            f"`jaxsim run --config=FILE.py --workdir={here}` runs every missing step; "
-            f"with a trained pool, run `jaxsim search --workdir={here}`."
-        )
-        lines = [("Best mixture", "None yet. No search was run."), ("Next", text)]
+        run = f"`jaxsim run --config=FILE.py --workdir={shlex.quote(workdir)}`"
+        lines = [("Best mixture", "None yet. No search was run.")]
+        lines.append(("Next", f"{run} runs every missing step."))
         return [*lines, _open(None, validation, token_multiplier, False)]
     if validation is not None and not found.basis.same_pool(validation.basis):
         validation = None  # it says nothing about this search

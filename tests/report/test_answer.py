@@ -94,7 +94,7 @@ def test_a_single_member_may_be_shifted_where_it_is_no_reference_run():
 
 def test_nothing_searched():
     said = lines(None)
-    assert "jaxsim search --workdir=W" in said["Next"]
+    assert "jaxsim run --config=FILE.py --workdir=W" in said["Next"]
     assert "None yet" in said["Best mixture"] and "Ties" not in said
     assert "no reference runs used" in said["Open questions"]
 
