@@ -7,17 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from jaxsim.report.answer import aim_of, on_target
+from jaxsim.report.answer import aim_of, on_target, runs_on
 from jaxsim.report.table import (
     Column,
     Estimate,
     Table,
+    bits_column,
     count,
     marks,
     number,
     percent,
     signed,
     target,
+    text_column,
     weights,
 )
 from jaxsim.scoring.targets import KINDS
@@ -35,19 +37,14 @@ _LABELS = {
     REPLICATE: "replicates",
 }
 _two = functools.partial(number, digits=2)
-_text = functools.partial(Column, is_text=True)
-_bits = functools.partial(Column, show=number)
 # The figures of an agreement table.
 FIGURES = (
-    Column("spearman", "Spearman", Estimate.shown, is_estimate=True),
+    Column("spearman", "Spearman", Estimate.shown),
     Column("corrected", "/ ceiling", _two),
     Column("pearson", "Pearson", _two, on_console=False),
     Column("pairs", "pairs\nright", _two),
     Column("slope", "slope", _two, on_console=False),
-    *(
-        Column(key, key, number, on_console=False)
-        for key in ("offset", "regret", "gain")
-    ),
+    *(Column(k, k, number, on_console=False) for k in ("offset", "regret", "gain")),
 )
 _KEYS = [column.key for column in FIGURES]
 # Replicates exist for some runs only, so no choice among them can be compared.
@@ -76,47 +73,40 @@ def agreement(validation: Validation) -> Table:
         for row in _agreement_rows(validation, title, names)
     ]
     columns = (
-        _text("on", "on"), _text("label", "predictor"), Column("predictor"),
-        Column("is_rule"), Column("reference_runs"), *FIGURES, Column("gain_share"),
-        Column("ceiling"),
-    )  # fmt: skip
-    return Table(
-        "agreement", columns, tuple(rows),
-        style=lambda row: "rule" if row["is_rule"] else "",
-    )  # fmt: skip
+        text_column("on", "on"),
+        text_column("label", "predictor"),
+        *map(Column, ("predictor", "is_rule", "reference_runs")),
+        *FIGURES,
+        *map(Column, ("gain_share", "ceiling")),
+    )
+    return Table.of(
+        "agreement", rows, columns, style=lambda row: "rule" if row["is_rule"] else ""
+    )
 
 
 def _agreement_rows(
     validation: Validation, title: str, names: Sequence[str]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[tuple[Any, ...]]:
+    again = validation.replicate_agreement
+    known = {n: {**validation.agreement[n], REPLICATE: again.get(n)} for n in names}
     for predictor in (*validation.predictors, *RULES, REPLICATE):
-        known = {
-            name: row
-            for name in names
-            if (
-                row := validation.replicate_agreement.get(name)
-                if predictor == REPLICATE
-                else validation.agreement[name].get(predictor)
-            )
-            is not None
-        }
-        if not known:
+        rows = {n: row for n in names if (row := known[n].get(predictor))}
+        if not rows:
             continue
-        each = [_figures(validation, n, predictor, r) for n, r in known.items()]
-        values: dict[str, Any] = {k: _mean([f[k] for f in each]) for k in _KEYS}
-        lone = next(iter(known.values())) if len(names) == 1 else None
-        bounds = lone["interval"] if lone else None
-        values["spearman"] = Estimate(values["spearman"], bounds)
-        yield {
-            "on": title,
-            "label": label(predictor),
-            "predictor": predictor,
-            "is_rule": predictor in RULES,
-            "reference_runs": len(validation.reference_runs),
-            **values,
-            "gain_share": lone.get("gain_share") if lone else None,
-            "ceiling": validation.ceilings.get(names[0]) if lone else None,
-        }
+        each = [_figures(validation, n, predictor, row) for n, row in rows.items()]
+        spearman, *others = (_mean([found[key] for found in each]) for key in _KEYS)
+        lone = rows[names[0]] if len(names) == 1 else {}
+        yield (
+            title,
+            label(predictor),
+            predictor,
+            predictor in RULES,
+            len(validation.reference_runs),
+            Estimate(spearman, lone.get("interval")),
+            *others,
+            lone.get("gain_share"),
+            validation.ceilings.get(names[0]) if lone else None,
+        )
 
 
 def _figures(
@@ -127,21 +117,19 @@ def _figures(
     Levels mean nothing for a weight-only baseline, or in an unknown unit. A target
     below the noise floor has no Spearman divided by its ceiling.
     """
-    nan = float("nan")
     keys = _OF_REPLICATES if predictor == REPLICATE else _KEYS
-    found = dict.fromkeys(_KEYS, nan) | {
-        key: float(row[key]) for key in keys if row.get(key) is not None
-    }
+    found = {k: float(row[k]) for k in keys if row.get(k) is not None}
     if predictor != REPLICATE:
-        ceiling = validation.ceilings.get(name, nan)
+        ceiling = validation.ceilings.get(name, np.nan)
         found["corrected"] = corrected(found["spearman"], ceiling)
-    if predictor in RULES or validation.unit == "unknown":
-        found["slope"] = found["offset"] = nan
+    blank = set()
+    if predictor in RULES:
+        blank = {"slope", "offset"}
     if predictor in BASELINES:  # fitted on dev text, compared on test text
-        found["offset"] = nan
+        blank = {"offset"}
     if validation.unit == "unknown":
-        found["regret"] = found["gain"] = nan
-    return found
+        blank = {"slope", "offset", "regret", "gain"}
+    return {k: np.nan if k in blank else found.get(k, np.nan) for k in _KEYS}
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -152,24 +140,22 @@ def _mean(values: Sequence[float]) -> float:
 def claims(validation: Validation) -> Table:
     """Every predictor beside the best weight-only baseline, by kind."""
     columns = (
-        _text("kind", "kind"),
-        _text("label", "predictor", get=lambda c: label(c["predictor"])),
+        text_column("kind", "kind"),
+        text_column("label", "predictor", get=lambda c: label(c["predictor"])),
         Column("predictor"),
         Column("domains", get=lambda c: "; ".join(c["targets"])),
         Column("count", get=lambda c: len(c["targets"])),
         Column("reference_runs", get=lambda c: len(validation.reference_runs)),
-        Column("spearman", "mean\nSpearman", Estimate.shown, is_estimate=True,
-               get=lambda c: Estimate(c["spearman"], c["spearman_interval"])),
-        Column("ceiling", "mean noise\nceiling", _two),
-        _text("rule", "best\nbaseline", lambda v: v or "-"),
-        Column("rule_spearman", "its mean\nSpearman", _two),
-        Column("gain", "difference", Estimate.shown_signed, is_estimate=True,
-               get=lambda c: Estimate(c["gain"], c["gain_interval"])),
-        _text("meaning", "predictor is", get=_meaning),
+        Column("spearman", "mean\nSpearman", Estimate.shown,
+               lambda c: Estimate(c["spearman"], c["spearman_interval"])),
+        *map(Column, ("ceiling", "rule", "rule_spearman")),
+        Column("gain", "difference to\nbaseline", Estimate.shown_signed,
+               lambda c: Estimate(c["gain"], c["gain_interval"])),
+        text_column("meaning", "predictor is", get=_meaning),
     )  # fmt: skip
     note = (
         "Correlations are estimates for all mixtures that could have been drawn, so "
-        "they differ a little from those of the runs at hand, below. In brackets: 95% "
+        "they differ a little from those of the runs at hand. In brackets: 95% "
         "jackknife intervals over runs. The best weight-only baseline is picked after "
         "the fact"
     )
@@ -178,7 +164,7 @@ def claims(validation: Validation) -> Table:
             ". Regressions on weights were fitted on the calibration runs, and on "
             "members of the same length"
         )
-    return Table.of("predictors and baselines", validation.claims, columns, note)
+    return Table.of("predictors and baselines", validation.claims, columns, note=note)
 
 
 def _meaning(claim: Mapping[str, Any]) -> str:
@@ -193,44 +179,66 @@ def _meaning(claim: Mapping[str, Any]) -> str:
     return "worse" if bounds[1] < 0 else "not distinguishable"
 
 
-def claims_by_kind(table: Table) -> list[Table]:
-    """A table for each kind, with how many domains it is over."""
-    found = []
+def claims_by_kind(validation: Validation) -> list[Table]:
+    """A table for each kind; its title says what all its rows are compared with."""
+    table, found = claims(validation), []
     for kind in KINDS:
-        if rows := [row for row in table.rows if row["kind"] == kind]:
-            over = count(rows[0]["domains"].count("; ") + 1, f"{kind} domain")
-            found.append(table.where("kind", kind, f"{table.title}, over {over}"))
+        rows = [row for row in table.rows if row["kind"] == kind]
+        if not rows:
+            continue
+        first = rows[0]
+        title = f"{table.title}, over {count(first['count'], f'{kind} domain')}"
+        if first["rule"] is not None:
+            mean = number(first["rule_spearman"], 2)
+            title += f"; best baseline: {first['rule']}, mean Spearman {mean}"
+        if first["ceiling"] is not None:
+            title += f"; mean noise ceiling {number(first['ceiling'], 2)}"
+        found.append(table.where("kind", kind, title))
     # One note is enough for both.
     return [dataclasses.replace(t, note="") for t in found[:-1]] + found[-1:]
 
 
-def points(result: Validation | TrainedChoice) -> Table:
+def by_group(validation: Validation) -> list[tuple[Table, Table | None]]:
+    """Agreement on each group of targets, and its single runs if they are few."""
+    table, runs = agreement(validation), points(validation)
+    is_few = len(validation.reference_runs) < ENOUGH_RUNS
+    return [
+        (
+            table.where("on", title),
+            runs.where("target", names[0]) if is_few and len(names) == 1 else None,
+        )
+        for title, names in targets_of(validation).groups().items()
+    ]
+
+
+def points(validation: Validation) -> Table:
     """Every reference run on every target, beside its predictions."""
-    shown = [p for p in (*PREDICTED, CALIBRATED) if p in result.points]
-    others = [p for p in result.points if p not in ("reference", *shown)]
-    kinds = dict(zip(result.targets, result.kinds, strict=True))
-    rows = tuple(
-        {
-            "target": name,
-            "kind": kind,
-            "reference": run,
-            "mixture": dict(zip(result.members, result.mixtures[i], strict=True)),
-            "reference_bits_per_byte": result.points["reference"][name][i],
-            **{p: result.points[p][name][i] for p in (*shown, *others)},
-        }
-        for name, kind in kinds.items()
-        for i, run in enumerate(result.reference_runs)
-    )
+    known = validation.points
+    shown = [p for p in (*PREDICTED, CALIBRATED) if p in known]
+    others = [p for p in known if p not in ("reference", *shown)]
+    rows = [
+        (
+            name,
+            kind,
+            run,
+            dict(zip(validation.members, mixture, strict=True)),
+            *(known[p][name][i] for p in ("reference", *shown, *others)),
+        )
+        for name, kind in targets_of(validation).kinds.items()
+        for i, (run, mixture) in enumerate(
+            zip(validation.reference_runs, validation.mixtures, strict=True)
+        )
+    ]
     columns = (
-        _text("target", "target"),
+        text_column("target", "target"),
         Column("kind"),
-        _text("reference", "run"),
-        _text("mixture", "mixture", show=functools.partial(weights, most=3)),
-        _bits("reference_bits_per_byte", "trained"),
-        *(_bits(p, label(p)) for p in shown),
+        text_column("reference", "run"),
+        text_column("mixture", "mixture", functools.partial(weights, most=3)),
+        bits_column("reference_bits_per_byte", "trained"),
+        *(bits_column(p, label(p)) for p in shown),
         *map(Column, others),
     )
-    return Table("points (bits per byte)", columns, rows)
+    return Table.of("points (bits per byte)", rows, columns)
 
 
 def chosen(result: TrainedChoice, found: SearchResult | None) -> Table:
@@ -238,37 +246,28 @@ def chosen(result: TrainedChoice, found: SearchResult | None) -> Table:
     aim = aim_of(result, found)
     on = {target(aim): aim}
     on |= {name: {name: 1.0} for name in result.targets if {name} != set(aim)}
-    rows = []
-    for name, goal in on.items():
-        values = {p: on_target(v, goal) for p, v in result.points.items()}
-        for i, one in enumerate(result.labels):
-            predicted = {p: float(values[p][i]) for p in PREDICTED}
-            trained = float(values["reference"][i])
-            rows.append(
-                {
-                    "mixture": one,
-                    "reference": result.reference_runs[i],
-                    "target": name,
-                    "reference_bits_per_byte": trained,
-                    **predicted,
-                    "difference": trained - predicted["merge"],
-                }
-            )
+    rows = [
+        {"mixture": one.label, "reference": one.reference, "target": name}
+        | {"trained": one.trained, "difference": one.trained - one.merge}
+        | {p: float(on_target(result.points[p], goal)[i]) for p in PREDICTED}
+        for name, goal in on.items()
+        for i, one in enumerate(runs_on(result, goal))
+    ]
     columns = (
-        _text("mixture", "mixture"),
+        text_column("mixture", "mixture"),
         Column("reference"),
-        _text("target", "on"),
-        _bits("reference_bits_per_byte", "trained"),
-        *(_bits(p, label(p)) for p in PREDICTED),
+        text_column("target", "on"),
+        bits_column("reference_bits_per_byte", "trained", get="trained"),
+        *(bits_column(p, label(p)) for p in PREDICTED),
         Column("difference", "trained - merge", signed),
     )
-    title = "chosen mixtures, bits per byte on test text"
-    return Table(title, columns, tuple(rows), marks(result.notes))
+    title, note = "chosen mixtures, bits per byte on test text", marks(result.notes)
+    return Table.of(title, rows, columns, note=note)
 
 
-def shown_chosen(table: Table, result: TrainedChoice) -> Table:
+def shown_chosen(result: TrainedChoice, found: SearchResult | None) -> Table:
     """Objective, macros and lone domains; the other domains are in the CSV."""
-    groups = targets_of(result).groups().values()
+    table, groups = chosen(result, found), targets_of(result).groups().values()
     leads = {names[0] for names in groups if len(names) == 1}
     leads.add(table.rows[0]["target"])
     return table.take(i for i, r in enumerate(table.rows) if r["target"] in leads)
@@ -278,19 +277,17 @@ def check(validation: Validation) -> Table:
     """Errors on runs that were not fitted, before and after calibration."""
     known = {} if validation.unit == "unknown" else validation.check
     columns = (
-        _text("target", "target"),
-        _bits("merge_error", "mean absolute\nerror, merge",
-              get=lambda row: row["merge"]),
-        _bits("calibrated_error", "calibrated\nmerge",
-              get=lambda row: row["calibrated"]),
-        Column("change", "change", lambda v: f"{v:+.0%}",
-               get=lambda row: row["calibrated"] / row["merge"] - 1),
-        _bits("half_interval", "90% interval,\n+/-",
-              get=lambda row: row["margin"]),
-        Column("covered_by_90_percent", "runs\nwithin it", percent,
-               get=lambda row: row["covered"]),
-    )  # fmt: skip
-    rows = [{"target": name, **row} for name, row in known.items()]
+        text_column("target", "target"),
+        bits_column("merge_error", "mean absolute\nerror, merge", get="merge"),
+        bits_column("calibrated_error", "calibrated\nmerge", get="calibrated"),
+        Column("change", "change", lambda v: f"{v:+.0%}"),
+        bits_column("half_interval", "90% interval,\n+/-", get="margin"),
+        Column("covered_by_90_percent", "runs\nwithin it", percent, "covered"),
+    )
+    rows = [
+        {"target": name, "change": row["calibrated"] / row["merge"] - 1, **row}
+        for name, row in known.items()
+    ]
     return Table.of("calibration", rows, columns)
 
 
@@ -298,23 +295,22 @@ def learning(validation: Validation) -> Table:
     """The error by the number of calibration runs."""
     on = validation.learning_target
     columns = (
-        Column("target", get=lambda row: on),
-        Column("calibration_runs", "calibration runs", lambda v: f"{v:.0f}",
-               get=lambda row: row["reference runs"]),
-        _bits("error", "mean absolute error"),
-    )  # fmt: skip
+        Column("target"),
+        Column("calibration_runs", "calibration runs", lambda v: f"{v:.0f}"),
+        bits_column("error", "mean absolute error"),
+    )
+    rows = [(on, row["reference runs"], row["error"]) for row in validation.learning]
     title = f"error by the number of calibration runs, on {on}"
-    return Table.of(title, validation.learning, columns)
+    return Table.of(title, rows, columns)
 
 
 def noise(validation: Validation) -> Table:
     """Noise of a run and noise ceilings, by target."""
-    v = validation
+    known, bounds = validation.ceilings, validation.ceiling_intervals
     columns = (
-        _text("target", "target", get=str),
-        Column("ceiling", "noise ceiling", lambda v: v.shown(3), is_estimate=True,
-               get=lambda n: Estimate(v.ceilings[n], v.ceiling_intervals.get(n))),
-        _bits("noise", "noise of a run", get=lambda n: v.noise.get(n)),
+        text_column("target", "target", get=str),
+        Column("ceiling", "noise ceiling", lambda v: v.shown(3),
+               lambda n: Estimate(known[n], bounds.get(n))),
+        bits_column("noise", "noise of a run", get=validation.noise.get),
     )  # fmt: skip
-    title = "noise ceilings"
-    return Table.of(title, v.ceilings, columns)
+    return Table.of("noise ceilings", known, columns)

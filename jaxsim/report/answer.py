@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import scipy.stats
 
-from jaxsim.report.data import same_basis
 from jaxsim.report.table import count, listed, number, signed, target, weights
 from jaxsim.search.result import BEST, SearchResult, is_single
 from jaxsim.search.ties import AFTER_RUNS
@@ -40,36 +39,32 @@ def answer(
     """Best mixture, ties, commands and open questions, each with its label.
 
     Args:
-      found: the last search, if any.
-      validation: the last comparison with reference runs, if any.
+      found, validation, chosen: the last results, as far as there are any.
       workdir: as written in commands.
       token_multiplier: tokens of a reference run / tokens of a member, if known.
-      chosen: mixtures that were trained by choice, if any.
     """
-    here = shlex.quote(workdir)
     if found is None:
-        every = f"`jaxsim run --config=FILE.py --workdir={here}`"
-        only = f"`jaxsim search --workdir={here}`"
-        text = f"{every} runs every missing step; with a trained pool, run {only}."
-        lines = [("Best mixture", "None yet. No search was run."), ("Next", text)]
+        run = f"`jaxsim run --config=FILE.py --workdir={shlex.quote(workdir)}`"
+        lines = [("Best mixture", "None yet. No search was run.")]
+        lines.append(("Next", f"{run} runs every missing step."))
         return [*lines, _open(None, validation, token_multiplier, False)]
-    if validation is not None and not same_basis(found, validation):
+    if validation is not None and not found.basis.same_pool(validation.basis):
         validation = None  # it says nothing about this search
-    trained = _trained_best(found, validation, chosen)
     lines = [("OVERRIDE", note) for note in found.notes]
     lines.append(("Best mixture", _best(found)))
     lines += [("WARNING", text) for text in found.warnings]
     lines.append(("Ties", ties_sentence(found)))
+    trained = _trained_best(found, validation, chosen)
     if trained:
         lines.append(("Trained", trained))
-    known = bool(trained) or _is_member(found)
     why, command = next_command(found, validation, workdir, token_multiplier)
     steps = [("Next", f"{why}{f': `{command}`' if command else '.'}")] if why else []
-    if not known:
+    is_known = bool(trained) or _is_member(found)
+    if not is_known:
         train = ("Train it", f"`{train_command(workdir, token_multiplier)}`")
         first = about_training(found) and _enough(validation)
         steps.insert(0 if first else len(steps), train)
-    return [*lines, *steps, _open(found, validation, token_multiplier, known)]
+    return [*lines, *steps, _open(found, validation, token_multiplier, is_known)]
 
 
 def _best(found: SearchResult) -> str:
@@ -85,14 +80,6 @@ def _best(found: SearchResult) -> str:
     if _is_member(found):
         text += ". It is a member, trained as long as the reference runs"
     return f"{text}."
-
-
-def standard_that_tie(found: SearchResult) -> list[str]:
-    """Other standard mixtures that tie with the best."""
-    if no_error(found):
-        return []
-    rows = [r for r in found.rows[1:] if r["kind"] in STANDARD or is_single(r)]
-    return [row["name"] for row in rows if row["tied"]][:4]
 
 
 def no_error(found: SearchResult) -> bool:
@@ -113,18 +100,20 @@ def ties_sentence(found: SearchResult) -> str:
             f"Unknown. {count(found.windows, 'window')} per domain are too few to "
             f"estimate an error; raise config.{where}.windows."
         )
-    basis = (
-        "error of reference runs included" if about_training(found) else "merges only"
-    )
+    basis = "merges only"
+    if about_training(found):
+        basis = "error of reference runs included"
     text = (
         f"{found.ties['count'] - 1:,} of {count(found.searched - 1, 'other mixture')} "
         f"cannot be distinguished from it ({found.ties['level']:.0%} simultaneous, "
         f"{basis})"
     )
-    if tied := [row["name"] for row in found.rows[1:] if row["tied"]]:
-        text += f", e.g. {listed(tied[:3])}"
-    if standard := standard_that_tie(found):
-        text += f". It is not significantly better than {listed(standard)}"
+    tied = [row for row in found.rows[1:] if row["tied"]]
+    standard = [r["name"] for r in tied if r["kind"] in STANDARD or is_single(r)]
+    if tied:
+        text += f", e.g. {listed([row['name'] for row in tied[:3]])}"
+    if standard:
+        text += f". It is not significantly better than {listed(standard[:4])}"
     return f"{text}."
 
 
@@ -132,18 +121,14 @@ def shift_sentence(found: SearchResult) -> str:
     """How calibration moved the merges shown; '' without calibration."""
     if not found.calibrated:
         return ""
-    shifts = [
-        float(row.get("shift", 0.0))
-        for row in found.rows
-        if not (is_single(row) and found.singles_known)
-    ]
+    merges = [r for r in found.rows if not (is_single(r) and found.singles_known)]
+    shifts = [row["shift"] for row in merges]
     if not any(shifts):
         return (
             "Calibration changed nothing: no correction predicted left-out runs better."
         )
-    low, high = f"{min(shifts):+.4f}", f"{max(shifts):+.4f}"
-    ends = low if low == high else f"{low} to {high}"
-    text = f"Calibration shifts the merges by {ends} bits per byte."
+    ends = dict.fromkeys(f"{shift:+.4f}" for shift in (min(shifts), max(shifts)))
+    text = f"Calibration shifts the merges by {' to '.join(ends)} bits per byte."
     if found.singles_known:
         text += " Single members are trained runs and are not shifted."
     return text
@@ -151,31 +136,28 @@ def shift_sentence(found: SearchResult) -> str:
 
 def on_test_text(found: SearchResult) -> str:
     """Whether the choice holds on text that it was not made on."""
-    best = found.best
-    if best["test"] is None:
+    if found.best["test"] is None:
         return "The best mixture was not compared on test text."
-    value = found.predicted(best, "test")
+    value = found.predicted(found.best, "test")
     has = "is predicted to have" if found.calibrated else "has"
     text = (
         "On test text, not used for the choice, the best mixture "
         f"{has} {number(value)} bits per byte"
     )
-    standard = [
-        row
+    rivals = [
+        (found.predicted(row, "test"), row["name"])
         for row in found.rows[1:]
         if (row["kind"] in STANDARD or len(row["weights"]) == 1)
         and row["test"] is not None
     ]
-    if not standard:
+    if not rivals:
         return f"{text}. The constraints allow no standard mixture to compare with."
-    rival = min(standard, key=lambda row: found.predicted(row, "test"))
-    other = found.predicted(rival, "test")
-    text += (
-        f"; {rival['name']}, the best other standard mixture, has {number(other)}, "
-        f"{number(abs(other - value))} "
-    )
+    other, name = min(rivals, key=lambda rival: rival[0])
     lost = "less. The lead of the best mixture on dev text may be chance."
-    return text + ("more." if other > value else lost)
+    return (
+        f"{text}; {name}, the best other standard mixture, has {number(other)}, "
+        f"{number(abs(other - value))} {'more.' if other > value else lost}"
+    )
 
 
 def search_sentences(found: SearchResult) -> list[str]:
@@ -184,8 +166,7 @@ def search_sentences(found: SearchResult) -> list[str]:
     if found.epochs:
         ordered = sorted(found.epochs.items(), key=lambda pair: -pair[1])
         again = [f"{name} ({x:.2f} epochs)" for name, x in ordered if x > 1]
-        names = listed(again, 4) if again else "no source"
-        texts.append(f"The planned run repeats {names}.")
+        texts.append(f"The planned run repeats {listed(again, 4) or 'no source'}.")
     if found.evaluations:
         text = (
             f"The search ({found.method}) cost {found.evaluations:,.0f} evaluations of "
@@ -206,11 +187,17 @@ def next_command(
 ) -> tuple[str, str]:
     """What to do next to learn most, and its command; empty where there is none."""
     here = shlex.quote(workdir)
-    validate = f"jaxsim validate --workdir={here}{_length(token_multiplier)}"
+    validate = _validate(workdir, token_multiplier)
     again = f"jaxsim search --workdir={here}"
     if validation is None and about_training(found):
         return "See what is out of date", f"jaxsim report --workdir={here}"
-    if _is_older(found, validation):
+    if (
+        validation is not None
+        and not about_training(found)
+        and validation.residual(found.target) is not None
+        # A search needs runs on limited domains, too.
+        and set(found.domains) <= set(validation.points["reference"])
+    ):
         return "Search again, with the reference runs", again
     if not _enough(validation):
         runs = f"{validate} --config.validate.held_out={ENOUGH_RUNS}"
@@ -234,27 +221,16 @@ def next_command(
 
 def train_command(workdir: str, token_multiplier: float | None = None) -> str:
     """Trains the best mixture of the last search, as long as other runs."""
-    here = shlex.quote(workdir)
     path = shlex.quote(str(PurePosixPath(workdir) / "search" / BEST))
-    validate = f"jaxsim validate --workdir={here}{_length(token_multiplier)}"
-    return f"{validate} --mixtures={path}"
+    return f"{_validate(workdir, token_multiplier)} --mixtures={path}"
 
 
-def _length(token_multiplier: float | None) -> str:
+def _validate(workdir: str, token_multiplier: float | None) -> str:
+    """Trains runs as long as those that there are."""
+    command = f"jaxsim validate --workdir={shlex.quote(workdir)}"
     if token_multiplier is None or math.isclose(token_multiplier, 1.0):
-        return ""
-    return f" --config.validate.token_multiplier={token_multiplier:g}"
-
-
-def _is_older(found: SearchResult, validation: Validation | None) -> bool:
-    """Whether a new search would use runs that this one did not."""
-    return (
-        validation is not None
-        and not about_training(found)
-        and validation.residual(found.target) is not None
-        # A search needs runs on limited domains, too.
-        and set(found.domains) <= set(validation.points["reference"])
-    )
+        return command
+    return f"{command} --config.validate.token_multiplier={token_multiplier:g}"
 
 
 def _enough(validation: Validation | None) -> bool:
@@ -302,17 +278,11 @@ def _open(
 
 
 class Usual(NamedTuple):
-    """Mean distance of held-out runs from their merges, and its deviation."""
+    """The range of one more run's distance from its merge."""
 
-    offset: float  # positive where runs are worse
-    deviation: float
-    reference_runs: int
-
-    @property
-    def reach(self) -> float:
-        """Half the width of the range of one more run, by Student's t."""
-        quantile = scipy.stats.t.ppf((1 + RANGE) / 2, self.reference_runs - 1)
-        return float(quantile * self.deviation * np.sqrt(1 + 1 / self.reference_runs))
+    low: float
+    high: float
+    reference_runs: int  # that it was estimated from
 
 
 class Trained(NamedTuple):
@@ -323,6 +293,12 @@ class Trained(NamedTuple):
     mixture: Mapping[str, float]
     trained: float
     merge: float
+
+    def has(self, parts: Mapping[str, float]) -> bool:
+        """Whether it is this mixture."""
+        both = {*parts, *self.mixture}
+        gaps = [abs(parts.get(n, 0.0) - self.mixture.get(n, 0.0)) for n in both]
+        return max(gaps) < _SAME_MIXTURE
 
 
 def on_target(
@@ -346,18 +322,23 @@ def usual(validation: Validation, aim: Mapping[str, float]) -> Usual | None:
     residual = validation.residual(dict(aim))
     if residual is None:
         return None
-    reference_M, merge_M = (
-        on_target(validation.points[name], aim) for name in ("reference", "merge")
-    )
-    offset = float(np.mean(reference_M - merge_M))
-    return Usual(offset, residual.deviation, residual.reference_runs)
+    gaps = [run.trained - run.merge for run in runs_on(validation, aim)]
+    offset = float(np.mean(gaps))
+    reach = reach_of(residual.deviation, residual.reference_runs)
+    return Usual(offset - reach, offset + reach, residual.reference_runs)
+
+
+def reach_of(deviation: float, runs: int) -> float:
+    """Half the width of the range of one more run, by Student's t."""
+    quantile = scipy.stats.t.ppf((1 + RANGE) / 2, runs - 1)
+    return float(quantile * deviation * np.sqrt(1 + 1 / runs))
 
 
 def _trained_best(
     found: SearchResult, validation: Validation | None, chosen: TrainedChoice | None
 ) -> str:
     """What training the best mixture gave; '' if it was not trained."""
-    best = _find(found.best["weights"], found, validation, chosen)
+    best = _find(found.best["weights"], found, chosen, validation)
     if best is None:
         return ""
     text = (
@@ -373,16 +354,20 @@ def outcomes(
     chosen: TrainedChoice, found: SearchResult | None, validation: Validation | None
 ) -> list[str]:
     """What each mixture gave, whether that is usual, and its rivals."""
-    aim = aim_of(chosen, found)
-    known = None
-    if validation is not None and same_basis(validation, chosen):
+    aim, known, lines = aim_of(chosen, found), None, []
+    if validation is not None and validation.basis.same_pool(chosen.basis):
         known = usual(validation, aim)
-    lines = []
-    for one in _runs(chosen, aim):
+    for one in runs_on(chosen, aim):
         text = f"{one.label} ({weights(one.mixture, 4)}) on {target(aim)}: "
         lines.append(text + _gap(one, known))
-        if found is not None and same_basis(found, chosen):
-            lines += _rivals(one, found, chosen)
+        if found is not None and found.basis.same_pool(chosen.basis):
+            for rival, trained in _rivals(one, found, chosen):
+                gap = trained - one.trained
+                lines.append(
+                    f"{one.label} is {number(abs(gap))} "
+                    f"{'better' if gap > 0 else 'worse'} than {rival} "
+                    f"({number(trained)}), training noise included."
+                )
     return lines
 
 
@@ -392,41 +377,33 @@ def _gap(one: Trained, known: Usual | None) -> str:
     text = f"trained minus merge is {signed(gap)}"
     if known is None:
         return f"{text}. There are too few held-out runs to say whether that is usual."
-    low, high = known.offset - known.reach, known.offset + known.reach
-    place = "worse than" if gap > high else "better than"
-    if low <= gap <= high:
+    place = "worse than" if gap > known.high else "better than"
+    if known.low <= gap <= known.high:
         place = "within"
     return (
-        f"{text}, {place} the {RANGE:.0%} range of one more run ({signed(low)} to "
-        f"{signed(high)}, from {count(known.reference_runs, 'held-out run')})."
+        f"{text}, {place} the {RANGE:.0%} range of one more run "
+        f"({signed(known.low)} to {signed(known.high)}, from "
+        f"{count(known.reference_runs, 'held-out run')})."
     )
 
 
-def _rivals(one: Trained, found: SearchResult, chosen: TrainedChoice) -> Iterator[str]:
-    """The mixture beside trained standard mixtures and the best member."""
+def _rivals(
+    one: Trained, found: SearchResult, chosen: TrainedChoice
+) -> Iterator[tuple[str, float]]:
+    """Trained standard mixtures and the best member, and their losses."""
     for row in found.rows:
-        if row["kind"] not in STANDARD or _same(row["weights"], one.mixture):
+        if row["kind"] not in STANDARD or one.has(row["weights"]):
             continue
-        if rival := _find(row["weights"], found, None, chosen):
-            name = f"{row['name']}, trained as {rival.reference}"
-            yield _against(one, name, rival.trained)
+        if rival := _find(row["weights"], found, chosen):
+            yield f"{row['name']}, trained as {rival.reference}", rival.trained
     singles = [row for row in found.rows if is_single(row) and row["test"] is not None]
     # Values of the worst case are not on the scale of a trained mean.
     if singles and found.objective == "mean":
         best = min(singles, key=lambda row: float(row["test"]))
-        name = f"the member {next(iter(best['weights']))}"
-        yield _against(one, name, best["test"])
+        yield f"the member {next(iter(best['weights']))}", best["test"]
 
 
-def _against(one: Trained, rival: str, trained: float) -> str:
-    gain = trained - one.trained
-    return (
-        f"{one.label} is {number(abs(gain))} {'better' if gain > 0 else 'worse'} than "
-        f"{rival} ({number(trained)}), training noise included."
-    )
-
-
-def _runs(
+def runs_on(
     result: TrainedChoice | Validation, aim: Mapping[str, float]
 ) -> Iterator[Trained]:
     """Every run on an objective."""
@@ -443,20 +420,16 @@ def _runs(
 def _find(
     parts: Mapping[str, float],
     found: SearchResult,
-    validation: Validation | None,
-    chosen: TrainedChoice | None,
+    *results: TrainedChoice | Validation | None,
 ) -> Trained | None:
     """A mixture among the runs on the pool and text of a search."""
-    for result in (chosen, validation):
-        if result is None or not same_basis(found, result):
-            continue
-        if all(name in result.points["reference"] for name in found.target):
-            for one in _runs(result, found.target):
-                if _same(parts, one.mixture):
+    for result in results:
+        if (
+            result is not None
+            and found.basis.same_pool(result.basis)
+            and set(found.target) <= set(result.points["reference"])
+        ):
+            for one in runs_on(result, found.target):
+                if one.has(parts):
                     return one
     return None
-
-
-def _same(a: Mapping[str, float], b: Mapping[str, float]) -> bool:
-    gaps = [abs(a.get(name, 0.0) - b.get(name, 0.0)) for name in {*a, *b}]
-    return max(gaps) < _SAME_MIXTURE

@@ -87,51 +87,45 @@ def heat_map(
     gain_CD = factor * np.array(
         [[row[c.key] for c in columns] for row in table.rows], float
     )
-    members = [str(row[table.columns[0].key]) for row in table.rows]
+    members = [short(str(row[table.columns[0].key])) for row in table.rows]
     domains = [short(column.heading) for column in columns]
     c, d = gain_CD.shape
     limit = float(np.nanmax(np.abs(gain_CD), initial=0.0)) or 1.0
-    width = min(max(5.0, 1.9 + 0.62 * d), 14.0)
-    height = min(max(2.0, 0.9 + 0.34 * c), 14.0)
     # How wide the longest name is, in Latin letters.
     wide = [
         sum(1 + (unicodedata.east_asian_width(x) in "WF") for x in n) for n in domains
     ]
-    slanted = 0.055 * max(wide)
-    with canvas(width, height + slanted) as (figure, png):
+    width = min(max(5.0, 1.9 + 0.62 * d), 14.0)
+    height = min(max(2.0, 0.9 + 0.34 * c), 14.0) + 0.055 * max(wide)
+    with canvas(width, height) as (figure, png):
         axes = figure.add_subplot()
         image = axes.imshow(
             gain_CD, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto"
         )
         axes.set_facecolor("#e5e7eb")  # what was not scored
         small = 8.5 if max(c, d) <= 40 else 5
-        axes.set_yticks(range(c), [short(n) for n in members], fontsize=small)
+        axes.set_yticks(range(c), members, fontsize=small)
         axes.set_xticks(
             range(d), domains, fontsize=small,
             rotation=40, ha="right", rotation_mode="anchor",
         )  # fmt: skip
-        axes.set_xlabel("evaluation domain")
-        axes.set_ylabel("member")
+        axes.set(xlabel="evaluation domain", ylabel="member")
         inside = sum(in_pool)
         if 0 < inside < d:
             axes.axvline(inside - 0.5, color=INK, lw=1.5)
             axes.text(inside - 0.4, -0.65, "out-of-pool", fontsize=8, ha="left")
-        for column in range(d):
-            if np.isfinite(gain_CD[:, column]).any():
-                best = int(np.nanargmax(gain_CD[:, column]))
-                corner = (column - 0.47, best - 0.47)
-                axes.add_patch(
-                    Rectangle(corner, 0.94, 0.94, fill=False, ec=INK, lw=1.6)
-                )
+        is_known_CD = np.isfinite(gain_CD)
+        for column in np.flatnonzero(is_known_CD.any(axis=0)):
+            corner = (column - 0.47, np.nanargmax(gain_CD[:, column]) - 0.47)
+            frame = Rectangle(corner, 0.94, 0.94, fill=False, ec=INK, lw=1.6)
+            axes.add_patch(frame)
         with_values = max(c, d) <= _VALUES_UP_TO
-        for row, column in np.ndindex(c, d) if with_values else ():
-            value = float(gain_CD[row, column])
-            if np.isfinite(value):
-                dark = abs(value) > 0.6 * limit
-                axes.text(
-                    column, row, number(value, digits), ha="center",
-                    va="center", fontsize=7, color="white" if dark else INK,
-                )  # fmt: skip
+        for row, column in np.argwhere(is_known_CD) if with_values else ():
+            value = gain_CD[row, column]
+            axes.text(
+                column, row, number(value, digits), ha="center", va="center",
+                fontsize=7, color="white" if abs(value) > 0.6 * limit else INK,
+            )  # fmt: skip
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
@@ -143,30 +137,27 @@ def heat_map(
 def mixtures(table: Table, level: float) -> bytes:
     """Differences to the best mixture, with their simultaneous limits."""
     rows = table.rows
+    kinds = {
+        True: ("ties with the best", {"color": BLUE, "marker": "o"}),
+        False: ("standard mixture that does not tie",
+                {"color": ORANGE, "marker": "s"}),
+    }  # fmt: skip
     with canvas(8.0, 1.2 + 0.3 * len(rows)) as (figure, png):
         axes = figure.add_subplot()
         for y, row in enumerate(rows):
             axes.errorbar(
-                row["difference"], y, xerr=row["limit"] or 0.0,
-                fmt="o" if row["tied"] else "s",
-                color=BLUE if row["tied"] else ORANGE, ms=5, lw=1.4,
-                capsize=2.5,
+                row["difference"], y, xerr=row["limit"] or 0.0, ls="none",
+                ms=5, lw=1.4, capsize=2.5, **kinds[row["tied"]][1],
             )  # fmt: skip
         axes.axvline(0.0, color=GREY, lw=1, ls="--")
-        names = [short(row["mixture"], 40) for row in rows]
-        axes.set_yticks(range(len(rows)), names)
+        axes.set_yticks(range(len(rows)), [short(row["mixture"], 40) for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel(
             "difference to the best on dev text (bits per byte); bars: "
             f"{level:.0%} simultaneous"
         )
-        kinds = [("ties with the best", {"color": BLUE, "marker": "o"})]
-        if any(not row["tied"] for row in rows):
-            kinds.append(
-                ("standard mixture that does not tie",
-                 {"color": ORANGE, "marker": "s"})
-            )  # fmt: skip
-        _legend(axes, kinds)
+        there = {row["tied"] for row in rows}
+        _legend(axes, [kind for tied, kind in kinds.items() if tied in there])
     return png.getvalue()
 
 
@@ -198,26 +189,23 @@ def scatter(validation: Validation) -> bytes:
     """Predictors against held-out runs: macros and out-of-pool domains."""
     targets = targets_of(validation).drawn[:_MOST_PANELS]
     shown = scatter_predictors(validation)
-    rows = len(targets)
-    with canvas(8.0, 0.5 + 2.55 * rows) as (figure, png):
-        panels = figure.subplots(rows, len(shown), squeeze=False)
-        for r, target in enumerate(targets):
+    with canvas(8.0, 0.5 + 2.55 * len(targets)) as (figure, png):
+        panels = figure.subplots(len(targets), len(shown), squeeze=False)
+        for target, row in zip(targets, panels, strict=True):
             reference_M = np.array(validation.points["reference"][target])
             error = validation.noise.get(target, 0.0)
-            for axes, predictor in zip(panels[r], shown, strict=True):
+            for axes, predictor in zip(row, shown, strict=True):
                 predicted_M = np.array(validation.points[predictor][target])
                 _points(axes, predicted_M, reference_M, error)
-                title = [label(predictor)] if r == 0 else []
+                title = [label(predictor)] if target == targets[0] else []
                 if len(validation.reference_runs) >= ENOUGH_RUNS:
                     found = validation.agreement[target][predictor]
-                    title.append(
-                        f"Spearman {number(found['spearman'], 2)}"
-                        f"{interval(found['interval'])}"
-                    )
+                    value, bounds = number(found["spearman"], 2), found["interval"]
+                    title.append(f"Spearman {value}{interval(bounds)}")
                 axes.set_title("\n".join(title), fontsize=9)
-                if r == rows - 1:
-                    axes.set_xlabel("predicted (bits per byte)")
-            panels[r][0].set_ylabel(f"{short(target, 26)}\ntrained (bits per byte)")
+            row[0].set_ylabel(f"{short(target, 26)}\ntrained (bits per byte)")
+        for axes in panels[-1]:
+            axes.set_xlabel("predicted (bits per byte)")
     return png.getvalue()
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -18,9 +19,7 @@ _LONGEST = 40  # name in the first column of a console table
 
 def formatted(value: float | None, spec: str) -> str:
     """A number by a format specification; '-' where there is none."""
-    if value is None or not math.isfinite(value):
-        return "-"
-    return format(value, spec)
+    return format(value, spec) if _is_there(value) else "-"
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -51,11 +50,12 @@ def duration(seconds: float | None) -> str:
     """'38 s', '12 min', '3.4 h' or '5.1 days'."""
     if seconds is None or not math.isfinite(seconds):
         return "-"
-    for size, unit in ((90, 1), (5400, 60), (172_800, 3600)):
-        if seconds < size:
-            digits = 1 if unit == 3600 or seconds < 9.95 else 0
-            name = {1: "s", 60: "min", 3600: "h"}[unit]
-            return f"{seconds / unit:,.{digits}f} {name}"
+    for limit, size, spec, unit in (
+        (9.95, 1, ".1f", "s"), (90, 1, ".0f", "s"), (5400, 60, ".0f", "min"),
+        (172_800, 3600, ".1f", "h"),
+    ):  # fmt: skip
+        if seconds < limit:
+            return f"{seconds / size:{spec}} {unit}"
     return f"{seconds / 86_400:,.1f} days"
 
 
@@ -84,32 +84,35 @@ def listed(names: Sequence[str], most: int = 6) -> str:
 
 def weights(parts: Mapping[str, float], most: int = 8) -> str:
     """A mixture in words: '1/3 each of a, b and c', or the largest weights first."""
-    used = {name: w for name, w in parts.items() if w > 0}
-    if not used:
-        return "no member"
+    used, ordered, is_even = _used(parts)
     if len(used) == 1:
-        return f"{next(iter(used))} alone"
-    ordered = sorted(used.items(), key=lambda pair: -pair[1])
-    if ordered[0][1] - ordered[-1][1] < 1e-6:
-        return f"1/{len(used)} each of {listed(list(used), most)}"
+        return f"{used[0]} alone"
+    if is_even:
+        return f"1/{len(used)} each of {listed(used, most)}"
     shown = ", ".join(f"{name} {w:.3f}" for name, w in ordered[:most])
-    rest = sum(w for _, w in ordered[most:])
-    if rest:
-        left = count(len(ordered) - most, "other")
-        return f"{shown}, and {left} together {rest:.3f}"
-    return shown
+    rest = ordered[most:]
+    if not rest:
+        return shown
+    together = sum(w for _, w in rest)
+    return f"{shown}, and {count(len(rest), 'other')} together {together:.3f}"
 
 
 def largest(parts: Mapping[str, float]) -> str:
     """A mixture in a table cell: its largest weights, and how many more."""
-    used = {name: w for name, w in parts.items() if w > 0}
-    if len(used) == 1 or max(used.values()) - min(used.values()) < 1e-6:
+    used, ordered, is_even = _used(parts)
+    if is_even:
         return "alone" if len(used) == 1 else f"1/{len(used)} each"
+    more = [f"{len(used) - 2} more"] if len(used) > 2 else []
+    return ", ".join([f"{short(name)} {w:.2f}" for name, w in ordered[:2]] + more)
+
+
+def _used(
+    parts: Mapping[str, float],
+) -> tuple[list[str], list[tuple[str, float]], bool]:
+    """The members with weight, the same by weight, and whether all are equal."""
+    used = {name: w for name, w in parts.items() if w > 0}
     ordered = sorted(used.items(), key=lambda pair: -pair[1])
-    shown = [f"{short(name)} {w:.2f}" for name, w in ordered[:2]]
-    if len(ordered) > 2:
-        shown.append(f"{len(ordered) - 2} more")
-    return ", ".join(shown)
+    return list(used), ordered, ordered[0][1] - ordered[-1][1] < 1e-6
 
 
 def target(parts: Mapping[str, float], kind: str = "mean") -> str:
@@ -156,19 +159,29 @@ class Column:
       key: of the row, and the header in a CSV.
       heading: on console and page; empty for a column of the CSV alone.
       show: a value as text.
+      get: the value, from what a row is about, or the name of the item or attribute
+        that it is; by default `key`.
       is_text: whether it is aligned to the left.
       on_console: whether a console has room for it.
-      is_estimate: whether its values are `Estimate`s.
-      get: the value, from what a row is about.
     """
 
     key: str
     heading: str = ""
     show: Callable[[Any], str] = str
+    get: Callable[[Any], Any] | str = ""
     is_text: bool = False
     on_console: bool = True
-    is_estimate: bool = False
-    get: Callable[[Any], Any] | None = None
+
+    def value(self, thing: Any) -> Any:
+        """The value, from what a row is about."""
+        if callable(self.get):
+            return self.get(thing)
+        name = self.get or self.key
+        return thing[name] if isinstance(thing, Mapping) else getattr(thing, name)
+
+
+text_column = functools.partial(Column, is_text=True)
+bits_column = functools.partial(Column, show=number)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,18 +204,18 @@ class Table:
 
     @classmethod
     def of(
-        cls,
-        title: str,
-        things: Iterable[Any],
-        columns: Sequence[Column],
-        note: str = "",
-        style: Callable[[Mapping[str, Any]], str] = lambda row: "",
+        cls, title: str, things: Iterable[Any], columns: Sequence[Column], **more: Any
     ) -> "Table":
-        """One row for each thing, by the columns' `get`, or a mapping's key."""
-        rows = tuple(
-            {c.key: c.get(x) if c.get else x[c.key] for c in columns} for x in things
+        """One row for each thing, which may be the tuple of its values.
+
+        `more` are the other attributes.
+        """
+        keys = [column.key for column in columns]
+        values = (
+            x if isinstance(x, tuple) else [c.value(x) for c in columns] for x in things
         )
-        return cls(title, tuple(columns), rows, note, style)
+        rows = tuple(dict(zip(keys, row, strict=True)) for row in values)
+        return cls(title, tuple(columns), rows, **more)
 
     @property
     def visible(self) -> list[Column]:
@@ -253,28 +266,20 @@ def show(table: Table) -> None:
     )
 
 
-def csv_text(table: Table, extra: Mapping[str, str]) -> str:
-    """A table as CSV: raw values, undefined ones empty.
-
-    Args:
-      table: the table.
-      extra: columns with the same value in every row.
-    """
-    header: list[str] = []
-    for column in table.columns:
-        ends = ("", "_low", "_high") if column.is_estimate else ("",)
-        header += [column.key + end for end in ends]
-    lines: list[list[Any]] = [[*header, *extra]]
+def csv_text(table: Table, extra: dict[str, str]) -> str:
+    """Rows as CSV: raw values, undefined ones empty; `extra` is in every row."""
+    lines = []
     for row in table.rows:
-        cells: list[Any] = []
+        cells: dict[str, Any] = {}
         for column in table.columns:
-            value = row[column.key]
-            if column.is_estimate:
-                cells += [value.value, *(value.bounds or (None, None))]
+            key, value = column.key, row[column.key]
+            if isinstance(value, Estimate):
+                low, high = value.bounds or (None, None)
+                cells |= {key: value.value, f"{key}_low": low, f"{key}_high": high}
             else:
-                cells.append(value)
-        lines.append([*cells, *extra.values()])
-    return csv_lines(lines)
+                cells[key] = value
+        lines.append(cells | extra)
+    return csv_lines([list(lines[0]), *(list(line.values()) for line in lines)])
 
 
 def csv_lines(lines: Iterable[Sequence[Any]]) -> str:

@@ -2,18 +2,20 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from jaxsim.corpus import Corpus
 from jaxsim.pool import Manifest
 from jaxsim.report import agreement as runs
 from jaxsim.report.answer import STANDARD
-from jaxsim.report.data import ReportData, StandardScores
+from jaxsim.report.data import BASE, ReportData
 from jaxsim.report.table import (
     Column,
     Table,
+    bits_column,
     count,
     duration,
     formatted,
@@ -24,58 +26,43 @@ from jaxsim.report.table import (
     percent,
     signed,
     target,
+    text_column,
 )
 from jaxsim.scoring.evaluation import SPLITS
 from jaxsim.scoring.scores import Scores
 from jaxsim.scoring.summary import summarize
+from jaxsim.scoring.targets import Targets
 from jaxsim.search.result import SearchResult, is_single
 from jaxsim.validation.diagnostics import Diagnostics
 from jaxsim.validation.measured import PREDICTED
 
-# All tables that may have a file.
-NAMES = (
-    "members", "domains", "gains", "mixtures", "objective", "binding",
-    "marginal", "diagnostics", "agreement", "claims", "points", "calibration_check",
-    "learning", "noise", "given_agreement", "given_claims", "given_points",
-    "chosen", "cost",
-)  # fmt: skip
 _MOST_SCORES, _MOST_TARGETS = 12, 3
 _MOST_DOMAINS = 6  # columns that fit a console
-_two = functools.partial(number, digits=2)
-_text = functools.partial(Column, is_text=True)
-_bits = functools.partial(Column, show=number)
 
 
-def build(data: ReportData) -> dict[str, Table]:
-    """Every table with a file, by its name; those without rows are left out."""
-    found: dict[str, Table] = {}
-    if data.pool is not None:
-        found["members"] = members(data.of_kind("member"), data)
-    if data.corpus is not None:
-        found["domains"] = domains(data)
-    if data.standard is not None:
-        found["gains"] = gains(data.standard)
-    if data.found is not None:
-        for name, table in (
-            ("mixtures", mixtures), ("objective", objective), ("binding", binding),
-            ("marginal", marginal),
-        ):  # fmt: skip
-            found[name] = table(data.found)
-    if data.diagnostics is not None:
-        found["diagnostics"] = paths(data.diagnostics)
-    for prefix, validation in (("", data.validation), ("given_", data.given)):
-        if validation is not None:
-            found[f"{prefix}agreement"] = runs.agreement(validation)
-            found[f"{prefix}claims"] = runs.claims(validation)
-            found[f"{prefix}points"] = runs.points(validation)
-    if data.validation is not None:
-        found["calibration_check"] = runs.check(data.validation)
-        found["learning"] = runs.learning(data.validation)
-        found["noise"] = runs.noise(data.validation)
-    if data.chosen is not None:
-        found["chosen"] = runs.chosen(data.chosen, data.found)
-    found["cost"] = cost(data)
-    return {name: table for name, table in found.items() if table.rows}
+def build(data: ReportData) -> dict[str, Table | None]:
+    """Every table that may have a file, by name; None where it has no rows."""
+    made: dict[str, Table | None] = {}
+
+    def add(part: Any, **functions: Callable[[Any], Table]) -> None:
+        for name, function in functions.items():
+            table = None if part is None else function(part)
+            made[name] = table if table and table.rows else None
+
+    add(data.pool, members=lambda _: members(data.of_kind("member"), data))
+    add(data.corpus, domains=domains)
+    add(data.standard, gains=lambda scores: gains(scores.members, data.bits["test"]))
+    add(data.found, mixtures=mixtures, objective=objective, binding=binding,
+        marginal=marginal)  # fmt: skip
+    add(data.diagnostics, diagnostics=paths)
+    add(data.validation, agreement=runs.agreement, claims=runs.claims,
+        points=runs.points, calibration_check=runs.check, learning=runs.learning,
+        noise=runs.noise)  # fmt: skip
+    add(data.given, given_agreement=runs.agreement, given_claims=runs.claims,
+        given_points=runs.points)  # fmt: skip
+    add(data.chosen, chosen=lambda chosen: runs.chosen(chosen, data.found))
+    add(data, cost=cost)
+    return made
 
 
 # The pool, its scores and its text.
@@ -84,138 +71,119 @@ def build(data: ReportData) -> dict[str, Table]:
 def members(manifests: Mapping[str, Manifest], data: ReportData | None = None) -> Table:
     """Data, cost, drift and barrier of each member."""
     units = data.corpus.units if data and data.corpus else {}
-    diagnostics = data.diagnostics if data else None
-    drift = diagnostics.drift if diagnostics else {}
-    line_barriers = diagnostics.line_barriers if diagnostics else {}
+    known = data.diagnostics if data else None
 
     def unit(field: str) -> Callable[[Manifest], Any]:
         return lambda m: getattr(units.get(m.name), field, None)
 
+    def diagnosed(field: str) -> Callable[[Manifest], float | None]:
+        return lambda m: getattr(known, field, {}).get(m.name)
+
     columns = (
-        _text("member", "member", get=lambda m: m.name),
+        text_column("member", "member", get="name"),
         Column("partition", get=unit("partition")),
-        _text("group", "group", lambda v: v or "-", get=unit("group")),
-        Column("documents", "documents", integer, get=unit("documents")),
-        Column("tokens", "tokens", integer, get=lambda m: m.tokens),
-        Column("unique_tokens", get=lambda m: m.unique_tokens),
-        Column("epochs", "epochs", _two,
-               get=lambda m: float(max(m.epochs.values(), default=0.0))),
-        _bits("final_loss", "final loss\n(nats/token)",
-              get=lambda m: float(m.final_loss)),
-        Column("drift", "drift", lambda v: percent(v, 2),
-               get=lambda m: drift.get(m.name)),
-        Column("barrier", "barrier", signed, get=lambda m: line_barriers.get(m.name)),
-        Column("wall_seconds", "time", duration, get=lambda m: m.wall_seconds),
-        Column("device_seconds", get=lambda m: m.device_seconds),
-        Column("flops", get=lambda m: float(m.flops)),
-        Column("params_digest", get=lambda m: m.params_digest),
+        text_column("group", "group", lambda v: v or "-", unit("group")),
+        Column("documents", "documents", integer, unit("documents")),
+        Column("tokens", "tokens", integer),
+        Column("unique_tokens"),
+        Column("epochs", "epochs", functools.partial(number, digits=2),
+               lambda m: float(max(m.epochs.values(), default=0.0))),
+        bits_column("final_loss", "final loss\n(nats/token)"),
+        Column("drift", "drift", lambda v: percent(v, 2), diagnosed("drift")),
+        Column("barrier", "barrier", signed, diagnosed("line_barriers")),
+        Column("wall_seconds", "time", duration),
+        *map(Column, ("device_seconds", "flops", "params_digest")),
     )  # fmt: skip
     title = f"members of the pool ({len(manifests)})"
     return Table.of(title, manifests.values(), columns)
 
 
-def domains(data: ReportData) -> Table:
+def domains(corpus: Corpus) -> Table:
     """Documents, windows, tokens and bytes of every evaluation domain."""
-    assert data.corpus is not None
-    counts = data.corpus.record["summary"]["documents"]
-
-    def documents(split: str) -> Callable[[Any], int | None]:
-        return lambda d: counts.get(d.name, d.documents).get(split)
-
-    def amount(what: str, split: str) -> Callable[[Any], int]:
-        return lambda d: int(getattr(d, what)[split])
-
+    counts = corpus.record["summary"]["documents"]
     names = {"base": "base", "train": "training", "dev": "dev", "test": "test"}
+    sums = ("windows", "tokens", "bytes")
     columns = [
-        _text("domain", "domain", get=lambda d: d.name),
-        _text("in_pool", "kind", lambda v: "in-pool" if v else "out-of-pool",
-              get=lambda d: d.in_pool),
-        *(Column(f"{split}_documents", name, integer, get=documents(split))
-          for split, name in names.items()),
+        text_column("domain", "domain"),
+        text_column("in_pool", "kind", lambda v: "in-pool" if v else "out-of-pool"),
+        *(Column(f"{split}_documents", name, integer) for split, name in names.items()),
         *(Column(f"{split}_{what}", f"{split}\nwindows" if what == "windows" else "",
-                 integer, get=amount(what, split))
-          for split in SPLITS for what in ("windows", "tokens", "bytes")),
+                 integer) for split in SPLITS for what in sums),
     ]  # fmt: skip
-    found = sorted(data.corpus.domains.values(), key=lambda d: not d.in_pool)
-    return Table.of("documents by split", found, columns)
+    rows = [
+        (
+            d.name,
+            d.in_pool,
+            *(counts.get(d.name, d.documents).get(split) for split in names),
+            *(int(getattr(d, what)[split]) for split in SPLITS for what in sums),
+        )
+        for d in sorted(corpus.domains.values(), key=lambda d: not d.in_pool)
+    ]
+    return Table.of("documents by split", rows, columns)
 
 
-def gains(standard: StandardScores) -> Table:
-    """Loss of the base model minus loss of each member, on test text."""
-    gain_CD = standard.gains("test").tolist()
-    return _by_domain(
-        "gain over the base model on test text (bits per byte)",
-        "member", "gain on", standard.domains, signed,
-        list(zip(standard.members, gain_CD, strict=True)),
-    )  # fmt: skip
+def gains(members: Sequence[str], bits: Mapping[str, Mapping[str, float]]) -> Table:
+    """Loss of the base model minus loss of each member, by name and domain."""
+    domains = list(bits[BASE])
+    nothing = dict.fromkeys(domains, np.nan)  # a damaged member was not scored
+    rows = [
+        (name, *(bits[BASE][d] - bits.get(name, nothing)[d] for d in domains))
+        for name in members
+    ]
+    title = "gain over the base model on test text (bits per byte)"
+    return _by_domain(title, "member", "gain on", domains, signed, rows)
 
 
-def standard_bits(standard: StandardScores) -> Table:
+def standard_bits(scores: Scores) -> Table:
     """Base model, members and other standard mixtures, on dev text."""
-    inside, bits_MD = np.array(standard.in_pool), standard.bits["dev"]
-    outside = np.flatnonzero(~inside)[:_MOST_DOMAINS]
-    macro_M = np.full(len(bits_MD), np.nan)
-    if inside.any():
-        macro_M = bits_MD[:, inside].mean(axis=1)
-    columns = (
-        _text("mixture", "mixture"),
-        _bits("macro in-pool", "macro in-pool"),
-        *(_bits(f"on {standard.domains[d]}", standard.domains[d]) for d in outside),
-    )
-    rows = tuple(
-        {"mixture": name, "macro in-pool": macro_M[m]}
-        | {f"on {standard.domains[d]}": bits_MD[m, d] for d in outside}
-        for m, name in enumerate(standard.names)
-    )
-    return Table("bits per byte on dev text", columns, rows, marks(standard.notes))
+    e = scores.evaluation
+    known = Targets.of(e, np.ones(len(e.domains), bool))
+    inside = known.lead("in-pool")
+    weights = known.weights(e.domains)
+    bits_MD = scores.bits_per_byte("merge", "dev")
+    outside = known.domains["out-of-pool"][:_MOST_DOMAINS]
+    names = (inside, *outside) if inside else outside
+    bits = [bits_MD[:, np.flatnonzero(weights[n])].mean(axis=1) for n in names]
+    columns = [text_column("mixture", "mixture"), *(bits_column(n, n) for n in names)]
+    rows = zip(scores.table.names, *bits, strict=True)
+    title = "bits per byte on dev text"
+    return Table.of(title, rows, columns, note=marks(scores.notes))
 
 
 def scores(table: Scores) -> Table:
     """The best rows of a scored table by the merge, and the standard mixtures."""
     best = summarize(table, "dev", _MOST_SCORES)
-    targets = list(enumerate(best.targets))[:_MOST_TARGETS]
     predictors = ["merge", *(p for p in PREDICTED[1:] if p in best.bits)]
     headings = {p: runs.label(p).replace("of ", "of\n") for p in predictors}
+    shown = table.table.take(best.rows)
     columns = (
-        _text("mixture", "mixture"),
-        _text("weights", "weights", show=largest),
-        *(_bits(f"{name}: {predictor}", f"{name},\n{heading}")
-          for _, name in targets for predictor, heading in headings.items()),
+        text_column("mixture", "mixture", get=shown.names.__getitem__),
+        text_column("weights", "weights", largest, shown.parts),
+        *(bits_column(f"{on}: {p}", f"{on},\n{heading}",
+                      get=best.bits[p][:, t].__getitem__)
+          for t, on in enumerate(best.targets[:_MOST_TARGETS])
+          for p, heading in headings.items()),
     )  # fmt: skip
-    rows = tuple(
-        {"mixture": table.table.names[m], "weights": table.table.parts(m)}
-        | {f"{name}: {predictor}": best.bits[predictor][i, t]
-           for t, name in targets for predictor in predictors}
-        for i, m in enumerate(best.rows)
-    )  # fmt: skip
-    return Table(
-        f"best of {len(table.table):,} mixtures by the merge on "
-        f"{best.targets[0]}: bits per byte on dev text",
-        columns,
-        rows,
-        "\n".join(
-            filter(
-                None,
-                (
-                    f"on the same windows, at most {best.windows} per domain",
-                    marks(table.notes),
-                ),
-            )
-        ),
+    title = (
+        f"best of {len(table.table):,} mixtures by the merge on {best.targets[0]}: "
+        "bits per byte on dev text"
     )
+    windows = f"on the same windows, at most {best.windows} per domain"
+    note = "\n".join(filter(None, (windows, marks(table.notes))))
+    return Table.of(title, range(len(shown)), columns, note=note)
 
 
 def paths(diagnostics: Diagnostics) -> Table:
     """The loss on the paths from the base model, for files."""
-    rows = tuple(
-        {"line": name, "target": on, "scale": scale, "bits_per_byte": bits}
+    keys = ("line", "target", "scale", "bits_per_byte")
+    rows = [
+        (name, on, scale, bits)
         for name, line in diagnostics.lines.items()
         for on, bits_S in line.items()
         if on != "scale"
         for scale, bits in zip(line["scale"], bits_S, strict=True)
-    )
-    keys = ("line", "target", "scale", "bits_per_byte")
-    return Table("paths from the base model", tuple(map(Column, keys)), rows)
+    ]
+    return Table.of("paths from the base model", rows, list(map(Column, keys)))
 
 
 # What a search found.
@@ -228,89 +196,90 @@ def mixtures(found: SearchResult) -> Table:
         return lambda row: None if row is found.best else row[key]
 
     columns = (
-        _text("mixture", "mixture", get=lambda row: row["name"]),
+        text_column("mixture", "mixture", get="name"),
         Column("kind"),
-        _text("weights", "weights", largest),
-        _bits("dev_bits_per_byte", "merge,\ndev", get=lambda row: row["dev"]),
-        _bits("test_bits_per_byte", "merge,\ntest", get=lambda row: row["test"]),
-        _bits("dev_ensemble", "ensemble,\ndev", get=lambda row: row.get("ensemble")),
-        _bits("dev_members", "members,\ndev", get=lambda row: row.get("members")),
+        text_column("weights", "weights", largest),
+        bits_column("dev_bits_per_byte", "merge,\ndev", get="dev"),
+        bits_column("test_bits_per_byte", "merge,\ntest", get="test"),
+        bits_column("dev_ensemble", "ensemble,\ndev", get="ensemble"),
+        bits_column("dev_members", "members,\ndev", get="members"),
         Column("shift", "calibration", signed,
-               get=lambda row: row.get("shift", 0.0) if found.calibrated else None),
+               lambda row: row["shift"] if found.calibrated else None),
         Column("difference", "difference", signed),
-        _bits("error", "standard\nerror", get=other("error")),
-        _bits("limit", "tie limit", get=other("limit")),
+        bits_column("error", "standard\nerror", get=other("error")),
+        bits_column("limit", "tie limit", get=other("limit")),
         Column("tied", "ties", lambda v: "yes" if v else "no"),
     )  # fmt: skip
+    ties, resampled = found.ties, found.ties["resampled"]
+    if resampled == "windows":
+        resampled = "windows, as if independent (too few documents)"
     note = (
         "bits per byte, lower is better; difference: to the best, on dev text, "
-        f"calibration included; resampled: {found.ties['resampled']}; a mixture ties "
-        "if its difference is at most its tie limit "
-        f"({found.ties['level']:.0%} simultaneous over all mixtures)"
+        f"calibration included; resampled: {resampled}; a mixture ties if its "
+        f"difference is at most its tie limit ({ties['level']:.0%} simultaneous over "
+        "all mixtures)"
     )
-    if found.ties["min_effect"]:
+    if least := ties["min_effect"]:
         note += (
-            f"; differences below {found.ties['min_effect']:.2%} of the best "
-            "(min_effect) count as ties"
+            f"; differences below {least:.2%} of the best (min_effect) count as ties"
         )
-    ties, aim = found.ties, target(found.target, found.objective)
-    return Table.of(
+    title = (
         f"{ties['heading']} ({ties['count']:,} of {found.searched:,} mixtures, "
-        f"for {aim})",
-        found.rows, columns, note, lambda row: "best" if row["error"] is None else "",
+        f"for {target(found.target, found.objective)})"
+    )
+    return Table.of(
+        title, found.rows, columns, note=note,
+        style=lambda row: "best" if row["error"] is None else "",
     )  # fmt: skip
 
 
-def shown_mixtures(found: SearchResult, most: int) -> list[int]:
-    """The first rows that tie, then the standard ones, tied or not."""
-    rows = list(enumerate(found.rows))
-    first = [i for i, row in rows if row["tied"]][:most]
-    single = [i for i, row in rows if is_single(row)][:1]
-    return first + [
+def shown_mixtures(found: SearchResult, most: int, file: str = "") -> Table:
+    """The first rows that tie, then the standard ones; `file` has the others."""
+    rows = found.rows
+    tied = [i for i, row in enumerate(rows) if row["tied"]][:most]
+    single = next((i for i, row in enumerate(rows) if is_single(row)), None)
+    rest = [
         i
-        for i, row in rows
-        if i not in first
-        and (not row["tied"] or row["kind"] in STANDARD or i in single)
+        for i, row in enumerate(rows)
+        if i not in tied and (not row["tied"] or row["kind"] in STANDARD or i == single)
     ]
+    return mixtures(found).take(tied + rest, file)
 
 
 def objective(found: SearchResult) -> Table:
     """Domains of a worst case or with limits, least gain first."""
-    domains: list[dict[str, Any]] = [
-        {"domain": name, **row}
-        for name, row in sorted(
-            found.domains.items(), key=lambda pair: pair[1]["base"] - pair[1]["best"]
-        )
-    ]
-    if found.objective != "worst" and not any("limit" in row for row in domains):
-        domains = []
+    is_worst, domains = found.objective == "worst", found.domains
+    rows: list[dict[str, Any]] = []
+    if is_worst or any("limit" in row for row in domains.values()):
+        rows = [
+            {"domain": name, "change": row["best"] - row["base"], "limit": None, **row}
+            for name, row in domains.items()
+        ]
+        rows.sort(key=lambda row: -row["change"])
     columns = (
-        _text("domain", "domain"),
-        _bits("base", "base model"),
-        _bits("best", "best mixture"),
-        Column("change", "change", signed, get=lambda r: r["best"] - r["base"]),
-        _bits("limit", "at most", get=lambda row: row.get("limit")),
+        text_column("domain", "domain"),
+        bits_column("base", "base model"),
+        bits_column("best", "best mixture"),
+        Column("change", "change", signed),
+        bits_column("limit", "at most"),
     )
-    is_one = found.objective == "worst" and len(found.target) == 1
+    is_one = is_worst and len(found.target) == 1
     note = "with one domain, the worst is the mean" if is_one else ""
     title = "best mixture and base model, bits per byte on dev text"
-    return Table.of(title, domains, columns, note)
+    return Table.of(title, rows, columns, note=note)
 
 
 def binding(found: SearchResult) -> Table:
     """The active constraints, and the gain from relaxing each."""
     columns = (
-        _text("constraint", "active constraint", get=constraint_words),
-        Column("name"),
-        Column("kind"),
-        Column("limit"),
-        Column("value"),
+        text_column("constraint", "active constraint", get=constraint_words),
+        *map(Column, ("name", "kind", "limit", "value")),
         Column("gain", "gain if relaxed",
                lambda v: "not known" if v is None else number(v)),
-        _text("step", "relaxed by"),
+        text_column("step", "relaxed by"),
     )  # fmt: skip
     note = "bits per byte, to first order"
-    return Table.of("active constraints", found.binding, columns, note)
+    return Table.of("active constraints", found.binding, columns, note=note)
 
 
 def constraint_words(row: Mapping[str, Any]) -> str:
@@ -328,15 +297,13 @@ def constraint_words(row: Mapping[str, Any]) -> str:
 
 def marginal(found: SearchResult) -> Table:
     """What one percent more of each member changes, most useful first."""
-    rows: list[tuple[str, list[float]]] = []
-    names: Sequence[str] = found.marginal.get("domains", ())
-    if found.marginal:
-        bits_CD = np.array(found.marginal["bits_DC"], float).T.tolist()
-        goals = found.marginal["objective_C"]
-        members = zip(found.marginal["members"], goals, bits_CD, strict=True)
-        ordered = sorted(members, key=lambda row: row[1])
-        rows = [(member, [goal, *bits_D]) for member, goal, bits_D in ordered]
-    on_console = [n for n in names if n in found.target][:_MOST_DOMAINS]
+    nothing: dict[str, Any] = {"members": [], "domains": [], "bits_DC": [],
+                               "objective_C": []}  # fmt: skip
+    known = found.marginal or nothing
+    values = np.array([known["objective_C"], *known["bits_DC"]], float).T.tolist()
+    members = zip(known["members"], values, strict=True)
+    rows = sorted(((name, *row) for name, row in members), key=lambda row: row[1])
+    on_console = [n for n in known["domains"] if n in found.target][:_MOST_DOMAINS]
     note = (
         "change of the merge's loss on dev text in thousandths of a bit per byte, to "
         "first order, when one percent of the tokens moves to this member, taken from "
@@ -345,14 +312,10 @@ def marginal(found: SearchResult) -> Table:
     if found.calibrated:
         note += "; the objective is calibrated, single domains are not"
     return _by_domain(
-        "marginal values at the best mixture",
-        "1% more of", "change on", ["the objective", *names], _thousandths,
-        rows, note, ["the objective", *on_console],
+        "marginal values at the best mixture", "1% more of", "change on",
+        ["the objective", *known["domains"]], lambda v: signed(1000 * v, 2), rows,
+        note, ["the objective", *on_console],
     )  # fmt: skip
-
-
-def _thousandths(value: float | None) -> str:
-    return signed(None if value is None else 1000 * value, 2)
 
 
 def _by_domain(
@@ -360,19 +323,17 @@ def _by_domain(
     heading: str,
     what: str,
     domains: Sequence[str],
-    show: Any,
-    rows: Sequence[tuple[str, Sequence[float]]],
+    show: Callable[[Any], str],
+    rows: Iterable[tuple[Any, ...]],
     note: str = "",
     on_console: Sequence[str] = (),
 ) -> Table:
     """Members by domains; keys say `what`, so that no domain is 'member'."""
-    keys = ["member", *(f"{what} {d}" for d in domains)]
-    columns = [_text("member", heading)] + [
-        Column(key, d, show, on_console=d in on_console)
-        for key, d in zip(keys[1:], domains, strict=True)
+    columns = [text_column("member", heading)] + [
+        Column(f"{what} {domain}", domain, show, on_console=domain in on_console)
+        for domain in domains
     ]
-    lines = (dict(zip(keys, [name, *values], strict=True)) for name, values in rows)
-    return Table(title, tuple(columns), tuple(lines), note)
+    return Table.of(title, rows, columns, note=note)
 
 
 # What it took.
@@ -382,58 +343,44 @@ def cost(data: ReportData) -> Table:
     """Training as manifests record it, and scoring as tables count it."""
     runs = {"base model": [data.base] if data.base is not None else []} | {
         what: list(data.of_kind(kind).values())
-        for kind, what in (
-            ("member", "members"), ("reference", "reference runs"),
-            ("replicate", "replicates"),
-        )
+        for kind, what in (("member", "members"), ("reference", "reference runs"),
+                           ("replicate", "replicates"))
     }  # fmt: skip
-    rows: list[dict[str, Any]] = [
-        {
-            "what": what,
-            "runs": len(manifests),
-            "tokens": sum(m.tokens for m in manifests),
-            "flops": float(sum(m.flops for m in manifests)),
-            "seconds": sum(m.wall_seconds for m in manifests),
-        }
-        for what, manifests in runs.items()
-        if manifests
+    summed = ("tokens", "flops", "wall_seconds")
+    rows: list[tuple[Any, ...]] = [
+        (what, len(all_of), *(sum(getattr(m, key) for m in all_of) for key in summed))
+        for what, all_of in runs.items()
+        if all_of
     ]
-    keys = ("runs", "tokens", "flops", "seconds")
+    total = "all training"
     if rows:
-        rows.append(
-            {"what": "all training"} | {k: sum(r[k] for r in rows) for k in keys}
-        )
+        rows.append((total, *(sum(row[i] for row in rows) for i in range(1, 5))))
     if data.pool is not None:
         model = data.pool.model
         searched = data.found.tokens if data.found else 0
         scored = data.scored_windows * model.config.length
         for what, tokens in (("scoring", scored), ("searching", searched)):
             if tokens:
-                values = (0, tokens, float(model.forward_flops(tokens)), None)
-                rows.append({"what": what, **dict(zip(keys, values, strict=True))})
+                rows.append((what, 0, tokens, model.forward_flops(tokens), None))
     columns = (
-        _text("what", "what"),
+        text_column("what", "what"),
         Column("runs", "models trained", integer),
         Column("tokens", "tokens", integer),
         Column("flops", "FLOPs", functools.partial(formatted, spec=".1e")),
         Column("seconds", "time", duration),
     )
-    return Table(
-        "cost", columns, tuple(rows),
-        style=lambda row: "sum" if row["what"] == "all training" else "",
-    )  # fmt: skip
+    return Table.of(
+        "cost", rows, columns, style=lambda row: "sum" if row["what"] == total else ""
+    )
 
 
 def setup(data: ReportData) -> Table:
     """Model, recipes, tokenizer and split, by the names of the config."""
     parts: dict[str, Mapping[str, Any]] = {}
     if data.base is not None:
-        leaves = data.base.leaves.values()
-        parts["base model"] = {
-            "parameters": sum(math.prod(shape) for shape, _ in leaves),
-            "tokens": data.base.tokens,
-        } | data.base.recipe
-        parts["model"] = data.base.model
+        shapes = [shape for shape, _ in data.base.leaves.values()]
+        facts = {"parameters": sum(map(math.prod, shapes)), "tokens": data.base.tokens}
+        parts |= {"base model": facts | data.base.recipe, "model": data.base.model}
     if data.pool is not None:
         parts["recipe of all runs"] = data.pool.identity["recipe"]
     if data.corpus is not None:
@@ -443,43 +390,36 @@ def setup(data: ReportData) -> Table:
             "entries": data.corpus.tokenizer.vocab_size,
         }
         parts["split"] = frozen["split"]
-    columns = (_text("part", "of"), _text("key", "what"), Column("value", "value"))
-    rows = tuple(
-        {"part": part, "key": key, "value": value}
-        for part, values in parts.items()
-        for key, value in values.items()
-    )
-    return Table("", columns, rows)
+    rows = [(part, *item) for part, values in parts.items() for item in values.items()]
+    names = text_column("part", "of"), text_column("key", "what")
+    return Table.of("", rows, [*names, Column("value", "value")])
 
 
 def dropped(data: ReportData) -> Table:
     """Documents that were left out, and why."""
     found = data.corpus.record["summary"] if data.corpus else {}
+    words: dict[str, Callable[..., tuple[str, str]]] = {
+        "quarantine": lambda name, kind, cause: (f"source {name}, {kind}", cause),
+        "dropped": lambda name, cause: (f"source {name}", cause),
+        "duplicates": lambda name: (name, "duplicate of earlier training text"),
+        "overlap": lambda name, domain, kind: (
+            f"{name}, {kind} documents", f"overlap with domain {domain}"
+        ),
+    }  # fmt: skip
     rows = [
-        (f"source {source}, {kind}", cause, times)
-        for source, kinds in found.get("quarantine", {}).items()
-        for kind, causes in kinds.items()
-        for cause, times in causes.items()
-    ]
-    rows += [
-        (f"source {source}", cause, times)
-        for source, causes in found.get("dropped", {}).items()
-        for cause, times in causes.items()
-    ]
-    rows += [
-        (name, "duplicate of earlier training text", times)
-        for name, times in found.get("duplicates", {}).items()
-    ]
-    rows += [
-        (f"{name}, {kind} documents", f"overlap with domain {domain}", times)
-        for name, overlaps in found.get("overlap", {}).items()
-        for domain, counts in overlaps.items()
-        for kind, times in counts.items()
+        (*words_of(*keys), times)
+        for part, words_of in words.items()
+        for *keys, times in _counts(found.get(part, {}))
         if times
     ]
-    columns = (
-        _text("from", "from", get=lambda row: row[0]),
-        _text("because", "reason", get=lambda row: row[1]),
-        Column("documents", "documents", integer, get=lambda row: row[2]),
-    )
-    return Table.of("", rows, columns)
+    names = text_column("from", "from"), text_column("because", "reason")
+    return Table.of("", rows, [*names, Column("documents", "documents", integer)])
+
+
+def _counts(tree: Any, *keys: str) -> Iterator[tuple[Any, ...]]:
+    """The numbers in nested dictionaries, each after the keys that lead to it."""
+    if not isinstance(tree, Mapping):
+        yield (*keys, tree)
+        return
+    for key, branch in tree.items():
+        yield from _counts(branch, *keys, key)

@@ -19,28 +19,15 @@ from typing import Any
 
 from jaxsim import __version__
 from jaxsim.config import Config
-from jaxsim.pool import open_pool
 from jaxsim.records import VERSION, plain, write
 from jaxsim.report import agreement, answer, figures, tables, trust
-from jaxsim.report.data import (
-    KINDS,
-    ReportData,
-    StandardScores,
-    collect,
-    token_multiplier,
-)
+from jaxsim.report.data import ReportData
 from jaxsim.report.table import Table, csv_lines, csv_text
-from jaxsim.search.result import SearchResult, load_search
-from jaxsim.validation.agreement import ENOUGH_RUNS
-from jaxsim.validation.chosen import load_chosen
-from jaxsim.validation.diagnostics import load_diagnostics
-from jaxsim.validation.measured import targets_of
-from jaxsim.validation.validate import Validation, load_validation
+from jaxsim.search.result import SearchResult
+from jaxsim.validation.validate import Validation
 
-SUMMARY = "summary.json"
-PROPOSED = "proposed"
-FIGURES = ("heat_map", "scatter", "mixtures", "marginal", "paths")
 _MOST_MIXTURES = 12
+Tables = Mapping[str, Table | None]
 
 
 def write_report(config: Config, workdir: Path) -> Path:
@@ -50,100 +37,92 @@ def write_report(config: Config, workdir: Path) -> Path:
       DamagedError: something on disk is not what it should be.
     """
     workdir = Path(workdir)
-    data = collect(workdir)
+    data = ReportData(workdir)
     built = tables.build(data)
     # A report travels: it does not name a place on this machine.
-    place = "DIR" if workdir.is_absolute() else workdir.as_posix()
-    found = answer.answer(
-        data.found, data.validation, place, data.token_multiplier, data.chosen
-    )
-    verdict = trust.verdict(data.diagnostics, data.validation)
-    found.insert(-1, ("Verdict", f"{verdict.word}. {verdict.meaning}"))
+    lines = _answer(data, Path("DIR") if workdir.is_absolute() else workdir)
     drawn = _draw(data, built)
     # Under an override every row says so: a table travels alone.
     mark = {"override": "; ".join(data.overrides)} if data.overrides else {}
-    files = {
-        f"tables/{name}.csv": csv_text(table, mark).encode()
+    files: dict[str, str | bytes | None] = {
+        f"tables/{name}.csv": csv_text(table, mark) if table else None
         for name, table in built.items()
     }
+    files["tables/proposed.csv"] = None
     if data.found is not None:
         members = data.validation.members if data.validation else None
         columns = members or list(data.of_kind("member"))
-        files[f"tables/{PROPOSED}.csv"] = _proposed(data.found, columns)
+        files["tables/proposed.csv"] = _proposed(data.found, columns)
     files |= {f"figures/{name}.png": png for name, png in drawn.items()}
-    summary = _summary(config.name, data, built, found, verdict)
-    files[SUMMARY] = f"{json.dumps(summary, indent=1, allow_nan=False)}\n".encode()
-    page = _page(config.name, data, built, found, drawn, verdict)
+    summary = _summary(config.name, data, built, lines)
+    files["summary.json"] = f"{json.dumps(summary, indent=1, allow_nan=False)}\n"
+    files["index.html"] = _page(config.name, data, built, drawn, lines)
     folder = workdir / "report"
-    # What an earlier report said about parts that are gone.
-    names = [f"tables/{name}.csv" for name in (*tables.NAMES, PROPOSED)]
-    for name in [*names, *(f"figures/{name}.png" for name in FIGURES)]:
-        if name not in files:
-            (folder / name).unlink(missing_ok=True)
     for name, content in files.items():
-        write(folder / name, content)
-    write(folder / "index.html", page)
+        if content is None:  # an earlier report may have had it
+            (folder / name).unlink(missing_ok=True)
+        else:
+            write(folder / name, content)
     return folder / "index.html"
 
 
 def last_lines(workdir: Path) -> list[str]:
     """The answer, for the console."""
-    workdir = Path(workdir)
-    has_found = (workdir / "search" / "result.json").is_file()
-    has_pool = (workdir / "pool" / "pool.json").is_file()
-    entries = open_pool(workdir).manifests(*KINDS) if has_pool else {}
-    lines = answer.answer(
-        load_search(workdir) if has_found else None,
-        load_validation(workdir),
-        workdir.as_posix(),
-        token_multiplier(entries),
-        load_chosen(workdir),
-    )
-    verdict = trust.verdict(load_diagnostics(workdir), load_validation(workdir))
-    lines.insert(-1, ("Verdict", f"{verdict.word}. {verdict.meaning}"))
+    lines = _answer(ReportData(Path(workdir)), Path(workdir))
     return [f"{word}: {text}" for word, text in lines]
 
 
-def _proposed(found: SearchResult, members: Sequence[str]) -> bytes:
+def _answer(data: ReportData, place: Path) -> answer.Lines:
+    """The answer and the verdict; `place` is the workdir in its commands."""
+    lines = answer.answer(
+        data.found,
+        data.validation,
+        place.as_posix(),
+        data.token_multiplier,
+        data.chosen,
+    )
+    verdict = trust.verdict(data.diagnostics, data.validation)
+    lines.insert(-1, ("Verdict", f"{verdict.word}. {verdict.meaning}"))
+    return lines
+
+
+def _proposed(found: SearchResult, members: Sequence[str]) -> str:
     """The tied and the standard mixtures, as `--mixtures` and `--runs` read."""
     rows = [
         [row["name"], *(row["weights"].get(name, 0.0) for name in members)]
         for row in found.rows
     ]
-    return csv_lines([["name", *members], *rows]).encode()
+    return csv_lines([["name", *members], *rows])
 
 
-def _draw(data: ReportData, built: Mapping[str, Table]) -> dict[str, bytes]:
-    drawn = {}
-    if data.standard is not None and "gains" in built:
-        drawn["heat_map"] = figures.heat_map(
-            built["gains"], data.standard.in_pool, "gain (bits per byte)"
-        )
+def _draw(data: ReportData, built: Tables) -> dict[str, bytes | None]:
+    """Every figure by its name; None for one without data."""
+    names = ("heat_map", "paths", "scatter", "mixtures", "marginal")
+    drawn: dict[str, bytes | None] = dict.fromkeys(names)
+    if table := built["gains"]:
+        inside, label = list(data.in_pool.values()), "gain (bits per byte)"
+        drawn["heat_map"] = figures.heat_map(table, inside, label)
     if data.diagnostics is not None:
         drawn["paths"] = figures.paths(data.diagnostics)
     if data.validation is not None:
         drawn["scatter"] = figures.scatter(data.validation)
     if data.found is not None:
         shown = tables.shown_mixtures(data.found, _MOST_MIXTURES)
-        drawn["mixtures"] = figures.mixtures(
-            built["mixtures"].take(shown), data.found.ties["level"]
-        )
-    if data.found is not None and "marginal" in built:
-        drawn["marginal"] = figures.heat_map(
-            built["marginal"],
-            [data.in_pool.get(n, True) for n in data.found.marginal["domains"]],
-            "gain (0.001 bits per byte)", -1000.0, 2,
-        )  # fmt: skip
+        drawn["mixtures"] = figures.mixtures(shown, data.found.ties["level"])
+        if table := built["marginal"]:
+            domains = data.found.marginal["domains"]
+            inside = [data.in_pool.get(n, True) for n in domains]
+            label = "gain (0.001 bits per byte)"
+            drawn["marginal"] = figures.heat_map(table, inside, label, -1000.0, 2)
     return drawn
 
 
 def _page(
     name: str,
     data: ReportData,
-    built: Mapping[str, Table],
-    found: answer.Lines,
-    drawn: Mapping[str, bytes],
-    verdict: trust.Verdict,
+    built: Tables,
+    drawn: Mapping[str, bytes | None],
+    lines: answer.Lines,
 ) -> str:
     """The page's text; `built` are the tables that the CSV files hold."""
     import jinja2
@@ -155,67 +134,54 @@ def _page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    more: dict[str, Any] = {"mixtures": None, "search": [], "chosen": None,
-                            "outcomes": []}  # fmt: skip
-    if data.found is not None:
-        shown = tables.shown_mixtures(data.found, _MOST_MIXTURES)
-        more["mixtures"] = built["mixtures"].take(shown, "tables/mixtures.csv")
-        more["search"] = answer.search_sentences(data.found)
-    if data.chosen is not None:
-        more["chosen"] = agreement.shown_chosen(built["chosen"], data.chosen)
-        more["outcomes"] = answer.outcomes(data.chosen, data.found, data.validation)
+    found, chosen, validation = data.found, data.chosen, data.validation
+    path = "tables/mixtures.csv"
     return environment.get_template("report.html.j2").render(
         name=name,
         data=data,
-        built={key: built.get(key) for key in tables.NAMES},
-        answer=found,
+        built=built,
+        answer=lines,
         figures={
             key: "data:image/png;base64," + base64.b64encode(png).decode()
             for key, png in drawn.items()
+            if png is not None
         },
-        verdict=verdict,
+        mixtures=found and tables.shown_mixtures(found, _MOST_MIXTURES, path),
+        search=answer.search_sentences(found) if found else [],
+        chosen=chosen and agreement.shown_chosen(chosen, found),
+        outcomes=answer.outcomes(chosen, found, validation) if chosen else [],
+        verdict=trust.verdict(data.diagnostics, validation),
         trust=trust.trust_lines(data),
-        study=_study(data.validation, built, ""),
-        given=_study(data.given, built, "given_"),
+        study=_study(validation),
+        given=_study(data.given),
         setup=tables.setup(data),
         dropped=tables.dropped(data),
-        **more,
     )
 
 
-def _study(
-    validation: Validation | None, built: Mapping[str, Table], prefix: str
-) -> dict[str, list[Table]]:
+def _study(validation: Validation | None) -> dict[str, list[Table]]:
     """Tables of a comparison with reference runs, in parts for the page."""
     if validation is None:
-        return {"claims": [], "points": [], "agreement": []}
-    groups = targets_of(validation).groups()
-    is_few = len(validation.reference_runs) < ENOUGH_RUNS
-    lone = [names[0] for names in groups.values() if len(names) == 1 and is_few]
-    claims = built.get(f"{prefix}claims")
+        return {}
+    groups = agreement.by_group(validation)
     return {
-        "claims": agreement.claims_by_kind(claims) if claims else [],
-        "points": [built[f"{prefix}points"].where("target", name) for name in lone],
-        "agreement": [
-            built[f"{prefix}agreement"].where("on", title) for title in groups
-        ],
+        "claims": agreement.claims_by_kind(validation),
+        "points": [points for _, points in groups if points],
+        "agreement": [table for table, _ in groups],
     }
 
 
 def _summary(
-    name: str,
-    data: ReportData,
-    built: Mapping[str, Table],
-    found: answer.Lines,
-    verdict: trust.Verdict,
+    name: str, data: ReportData, built: Tables, lines: answer.Lines
 ) -> dict[str, Any]:
     """Everything in the report, as strict JSON holds it."""
     base, standard = data.base, data.standard
+    tabled = {key: built[key] for key in ("members", "domains", "cost")}
     record = {
         "format": VERSION,
         "jaxsim": __version__,
         "name": name,
-        "answer": [f"{word}: {text}" for word, text in found],
+        "answer": [f"{word}: {text}" for word, text in lines],
         "not_done": data.missing,
         "overrides": data.overrides,
         "out_of_date": data.stale,
@@ -230,27 +196,13 @@ def _summary(
         "model": base.model if base else None,
         "recipe": data.pool.identity["recipe"] if data.pool else None,
         "corpus": data.corpus.record["summary"] if data.corpus else None,
-        **{
-            key: built[key].rows if key in built else []
-            for key in ("members", "domains", "cost")
-        },
-        "bits_per_byte": _bits(standard) if standard else {},
+        **{key: table.rows if table else [] for key, table in tabled.items()},
+        "bits_per_byte": data.bits,
         "search": data.found,
-        "verdict": verdict,
+        "verdict": trust.verdict(data.diagnostics, data.validation),
         "diagnostics": data.diagnostics,
         "validation": data.validation,
         "given": data.given,
         "chosen": data.chosen,
     }
     return dict(plain(record))
-
-
-def _bits(standard: StandardScores) -> dict[str, Any]:
-    """By split, standard mixture and domain."""
-    return {
-        split: {
-            name: dict(zip(standard.domains, bits_D.tolist(), strict=True))
-            for name, bits_D in zip(standard.names, bits_MD, strict=True)
-        }
-        for split, bits_MD in standard.bits.items()
-    }

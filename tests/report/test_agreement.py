@@ -89,6 +89,8 @@ def test_the_console_is_narrow(validation, capsys):
     assert max(map(len, tables)) <= 80
     assert not any("Pearson" in line for line in tables)
     assert any("baseline: best single weight" in n for n in tables)  # whole
+    claims = out[out.index("predictors and baselines") : out.index("Correlations are")]
+    assert max(map(len, claims.splitlines())) <= 100
 
 
 def test_ceilings_have_intervals(validation):

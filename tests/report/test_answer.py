@@ -10,12 +10,12 @@ from jaxsim.records import Basis
 from jaxsim.report import agreement
 from jaxsim.report.answer import (
     RANGE,
-    Usual,
     aim_of,
     answer,
     next_command,
     on_test_text,
     outcomes,
+    reach_of,
     search_sentences,
     shift_sentence,
     train_command,
@@ -94,7 +94,7 @@ def test_a_single_member_may_be_shifted_where_it_is_no_reference_run():
 
 def test_nothing_searched():
     said = lines(None)
-    assert "jaxsim search --workdir=W" in said["Next"]
+    assert "jaxsim run --config=FILE.py --workdir=W" in said["Next"]
     assert "None yet" in said["Best mixture"] and "Ties" not in said
     assert "no reference runs used" in said["Open questions"]
 
@@ -324,7 +324,7 @@ def test_the_range_is_that_of_one_more_reference_run():
     gap_DM = np.random.default_rng(0).normal(0.05, 0.01, (50_000, 4))
     offset_D = gap_DM[:, :3].mean(axis=1)
     deviation_D = gap_DM[:, :3].std(axis=1, ddof=1)
-    reach_D = deviation_D * Usual(0.0, 1.0, 3).reach
+    reach_D = deviation_D * reach_of(1.0, 3)
     inside_D = np.abs(gap_DM[:, 3] - offset_D) <= reach_D
     assert abs(inside_D.mean() - RANGE) < 0.01
 
@@ -334,7 +334,8 @@ def test_the_range_is_that_of_one_more_reference_run():
 )
 def test_whether_the_reference_run_is_usual(found, validation, away, word):
     known = usual(validation, found.target)
-    gap = known.offset + away * known.reach
+    offset, reach = (known.high + known.low) / 2, (known.high - known.low) / 2
+    gap = offset + away * reach
     text = said(chosen_of(found, 2.1 + gap), found, validation)
     assert f"{word} the 90% range of one more run" in text
     assert "from 12 held-out runs)." in text
@@ -392,7 +393,7 @@ def test_rivals_of_another_search_are_not_compared(found, validation):
 def test_every_target_is_there_and_every_group_is_shown_once(found):
     chosen = chosen_of(found)
     table = agreement.chosen(chosen, found)
-    shown = agreement.shown_chosen(table, chosen)
+    shown = agreement.shown_chosen(chosen, found)
     assert [row["target"] for row in shown.rows] == (
         [OUTSIDE] * 2 + ["macro in-pool"] * 2
     )

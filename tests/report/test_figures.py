@@ -8,9 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from jaxsim.records import Basis
 from jaxsim.report import figures, tables
-from jaxsim.report.data import StandardScores
 from jaxsim.report.table import short
 from jaxsim.validation.measured import targets_of
 
@@ -20,17 +18,12 @@ from .workdirs import HOSTILE, diagnostics_of, found_of, validation_of
 def heat_map(members, domains, gain_CD):
     """Gains over a base model of 3 bits per byte."""
     bits_MD = np.concatenate([np.full((1, len(domains)), 3.0), 3.0 - gain_CD])
-    standard = StandardScores(
-        members=tuple(members),
-        names=("base", *members),
-        domains=tuple(domains),
-        in_pool=(True,) * (len(domains) - 1) + (False,),
-        bits={"test": bits_MD, "dev": bits_MD},
-        basis=Basis(),
-        notes=(),
-    )
-    table = tables.gains(standard)
-    return pixels(figures.heat_map(table, standard.in_pool, "gain"))
+    bits = {
+        name: dict(zip(domains, bits_D, strict=True))
+        for name, bits_D in zip(("base", *members), bits_MD, strict=True)
+    }
+    in_pool = [True] * (len(domains) - 1) + [False]
+    return pixels(figures.heat_map(tables.gains(members, bits), in_pool, "gain"))
 
 
 def pixels(png):

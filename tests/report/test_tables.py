@@ -18,13 +18,7 @@ from jaxsim.report.show import (
     show_search,
 )
 from jaxsim.report.table import Estimate, short
-from jaxsim.report.tables import (
-    constraint_words,
-    marginal,
-    mixtures,
-    objective,
-    shown_mixtures,
-)
+from jaxsim.report.tables import constraint_words, marginal, objective, shown_mixtures
 from jaxsim.scoring.evaluation import gather
 
 from .workdirs import (
@@ -240,7 +234,7 @@ def test_the_best_single_member_is_shown_however_late_it_ties():
         "scale": 1.0,
     }  # fmt: skip
     found = dataclasses.replace(found, rows=[*many, single, *found.rows])
-    table = mixtures(found).take(shown_mixtures(found, 8))
+    table = shown_mixtures(found, 8)
     names = [row["mixture"] for row in table.rows]
     assert names[:8] == [f"mixture {i}" for i in range(8)]
     assert names[8:] == ["alone", "uniform"]
