@@ -124,11 +124,8 @@ class Tokenizer:
         bpe.train_from_iterator(texts, trainer)
         return cls("bpe", bpe, END_OF_TEXT)
 
-    def encode(self, text: str) -> np.ndarray:
-        """Token ids, int32, without end-of-text."""
-        return self.encode_batch([text])[0]
-
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids of each text, int32, without end-of-text."""
         if self._bpe is None:
             return [
                 np.frombuffer(t.encode("utf-8"), np.uint8).astype(np.int32)
@@ -191,7 +188,7 @@ class Tokenizer:
         (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n")
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path, digest: str) -> Self:
         """Reads what `save` wrote.
 
         Raises:
@@ -204,7 +201,6 @@ class Tokenizer:
             else:
                 bpe = _parse((folder / "tokenizer.json").read_bytes())
                 loaded = cls(about["kind"], bpe, about["end_of_text"])
-            digest = about["digest"]
         except (OSError, ValueError, KeyError, TypeError, UserError) as error:
             raise DamagedError(
                 f"the tokenizer in {folder} cannot be read: {error}; run "
@@ -212,8 +208,8 @@ class Tokenizer:
             ) from error
         if loaded.digest != digest:
             raise DamagedError(
-                f"the tokenizer in {folder} is not what its digest says; "
-                "copy the folder again"
+                f"the tokenizer in {folder} has digest {loaded.digest[:16]} instead of "
+                f"{digest[:16]}; copy the folder again"
             )
         return loaded
 
@@ -316,7 +312,6 @@ def _parse(content: bytes) -> tokenizers.Tokenizer:
       ValueError: the content is something else.
     """
     text = content.decode("utf-8")
-    json.loads(text)
     try:
         return tokenizers.Tokenizer.from_str(text)
     # `tokenizers` raises bare Exception for what its parser refuses.

@@ -11,8 +11,6 @@ without replacing an existing one (if-none-match on S3, if-generation-match 0 on
 """
 
 import contextlib
-import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -20,15 +18,9 @@ from typing import Any
 
 import fsspec
 
-from jaxsim.corpus.store import (
-    TEMPORARY,
-    Corpus,
-    folders_of,
-    open_corpus,
-    parse_record,
-    record_of,
-    write_record,
-)
+from jaxsim import records
+from jaxsim.corpus import Corpus, open_corpus, store
+from jaxsim.corpus.store import CorpusRecord
 from jaxsim.errors import DamagedError, JaxsimError, UserError
 from jaxsim.log import say
 from jaxsim.pool.digests import differences, files_below, sha256_of_file
@@ -42,7 +34,6 @@ from jaxsim.pool.manifest import (
 )
 from jaxsim.pool.pool import Pool, parse_pool, read_pool
 from jaxsim.pool.publish import AlreadyPublished, admit, is_published
-from jaxsim.records import dump, plain
 from jaxsim.train.runs import title
 
 _EXTRAS = {"s3": "s3", "gs": "gcs"}  # protocol -> extra of jaxsim for pip
@@ -226,8 +217,10 @@ class Bucket:
                 self._send_corpus()
         elif here is None:
             say(f"corpus: fetched from {self}")
-            self._fetch_corpus(shared)
-            write_record(self.workdir, shared)
+            for folder in store.folders_of(self.workdir, shared):
+                if not folder.exists():
+                    self._fetch_data(folder)
+            records.save(store.path_of(self.workdir), shared)
         elif lines := _differences(shared, here):
             raise UserError(
                 f"{self} holds another corpus than {self.workdir}: "
@@ -246,7 +239,7 @@ class Bucket:
           UserError: bucket and workdir have frozen different things.
         """
         if not refreeze:
-            if not (self.workdir / _CORPUS).exists():
+            if not store.path_of(self.workdir).exists():
                 self.share_corpus()
             self._check_frozen()
         corpus = make()
@@ -255,9 +248,7 @@ class Bucket:
 
     def _check_frozen(self) -> None:
         shared, here = self._records()
-        if shared is None or here is None:
-            return
-        if lines := differences(shared["frozen"], here["frozen"]):
+        if shared and here and (lines := _differences(shared, here, "frozen")):
             raise UserError(
                 f"{self} has frozen another corpus than {self.workdir}: "
                 f"{'; '.join(lines[:5])}. Use another --workdir to get that "
@@ -268,62 +259,51 @@ class Bucket:
         """Replaces the bucket's corpus with that of the workdir."""
         shared, here = self._records()
         assert here is not None
-        root = self.workdir / "corpus"
         there = self.objects.list("corpus")
         if shared is None or _differences(shared, here):
             say(f"corpus: sent to {self}")
-        for folder in self._folders(here):  # also replaces lost objects
-            for name, size in files_below(root / folder).items():
-                key = f"{folder}/{name}"
-                if there.get(key) != size:
-                    self.objects.send(root / key, f"corpus/{key}")
+        for folder in store.folders_of(self.workdir, here):  # replaces lost objects
+            for name, size in files_below(folder).items():
+                if there.get(f"{folder.name}/{name}") != size:
+                    self.objects.send(folder / name, self.key(folder / name))
         # The record comes last: until then nothing has changed.
-        record = dump(record_of(here)).encode()
+        record = records.dump(here).encode()
         if shared is None and not self.objects.create(_CORPUS, record):
             self._check_frozen()  # another machine was first
         self.objects.write(_CORPUS, record)
 
-    def _fetch_corpus(self, record: dict[str, Any]) -> None:
-        """Each folder appears complete; its digest is checked when it is opened."""
-        root = self.workdir / "corpus"
-        for folder in self._folders(record):
-            if (root / folder).exists():
-                continue
-            names = self.objects.list(f"corpus/{folder}")
-            if not names:
-                raise DamagedError(
-                    f"{self}/corpus/{folder}: is not there, and corpus.json "
-                    "names it; run `jaxsim prepare` where the corpus is"
-                )
-            part = root / f"{TEMPORARY}{uuid.uuid4().hex}"
+    def _fetch_data(self, folder: Path) -> None:
+        """The folder appears complete; its digest is checked when it is opened."""
+        key = self.key(folder)
+        names = self.objects.list(key)
+        if not names:
+            raise DamagedError(
+                f"{self}/{key}: is not there, and corpus.json names it; run `jaxsim "
+                "prepare` where the corpus is"
+            )
+
+        def fetch(part: Path) -> None:
             for name in names:
-                self.objects.fetch(f"corpus/{folder}/{name}", part / name)
-            try:
-                os.rename(part, root / folder)
-            except OSError:
-                if not (root / folder).exists():
-                    raise
-                shutil.rmtree(part)  # another launcher of this workdir was faster
+                self.objects.fetch(f"{key}/{name}", part / name)
 
-    def _folders(self, record: dict[str, Any]) -> list[str]:
-        """The folders of the data sets and the tokenizer that a record names."""
-        return [folder.name for folder in folders_of(self.workdir, record)]
+        store.publish(folder, Path.exists, fetch)
 
-    def _records(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    def _records(self) -> tuple[CorpusRecord | None, CorpusRecord | None]:
         """corpus.json in the bucket, and in the workdir."""
         here = None
-        if (self.workdir / _CORPUS).exists():
+        if store.path_of(self.workdir).exists():
             here = open_corpus(self.workdir).record
         content = self.objects.read(_CORPUS)
         if content is None:
             return None, here
-        return parse_record(content.decode(errors="replace"), f"{self}/{_CORPUS}"), here
+        text, where = content.decode(errors="replace"), f"{self}/{_CORPUS}"
+        return records.parse(text, CorpusRecord, where, store.ADVICE), here
 
     def _check_identity(self, path: Path) -> None:
         here = read_pool(path)
         text = (self.objects.read(_POOL) or b"").decode(errors="replace")
         shared = parse_pool(text, f"{self}/{_POOL}")
-        if lines := differences(plain(shared), plain(here)):
+        if lines := differences(records.plain(shared), records.plain(here)):
             raise UserError(
                 f"{self} holds another pool than {path}: {'; '.join(lines)}. "
                 "Restore those values, or use another bucket and --workdir"
@@ -460,14 +440,10 @@ class Objects:
 
     def fetch(self, key: str, path: Path) -> None:
         """Writes a file from an object; the file appears whole."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{uuid.uuid4().hex}.part")
-        try:
-            with self._asked("read", key):
-                self._files.get_file(self._path(key), str(part))
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with self._asked("read", key):
+            records.write(
+                path, lambda file: self._files.get_file(self._path(key), str(file.name))
+            )
 
     def delete(self, keys: Iterable[str]) -> None:
         """Deletes objects; missing ones are no error."""
@@ -502,12 +478,13 @@ class Objects:
             ) from error
 
 
-def _differences(shared: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """Differences of two corpus records, but for what differs between machines."""
-    return differences(
-        {key: shared.get(key) for key in _SHARED},
-        {key: here.get(key) for key in _SHARED},
+def _differences(shared: CorpusRecord, here: CorpusRecord, *fields: str) -> list[str]:
+    """Differences of two corpora in some fields, or all that machines agree on."""
+    of_bucket, of_workdir = (
+        {key: records.plain(getattr(record, key)) for key in fields or _SHARED}
+        for record in (shared, here)
     )
+    return differences(of_bucket, of_workdir)
 
 
 def _is(path: Path, sha256: str, size: int) -> bool:

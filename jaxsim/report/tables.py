@@ -1,5 +1,6 @@
 """Every table of the report and of the commands, each built in one place."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -117,7 +118,7 @@ def members(manifests: Mapping[str, Manifest], data: ReportData | None = None) -
 def domains(data: ReportData) -> Table:
     """Documents, windows, tokens and bytes of every evaluation domain."""
     assert data.corpus is not None
-    counts = data.corpus.record["summary"]["documents"]
+    counts = data.corpus.record.summary["documents"]
 
     def documents(split: str) -> Callable[[Any], int | None]:
         return lambda d: counts.get(d.name, d.documents).get(split)
@@ -437,12 +438,12 @@ def setup(data: ReportData) -> Table:
     if data.pool is not None:
         parts["recipe of all runs"] = data.pool.identity["recipe"]
     if data.corpus is not None:
-        frozen = data.corpus.record["frozen"]
+        frozen = data.corpus.record.frozen
         parts["tokenizer"] = {  # and no path: a report travels
-            "kind": frozen["tokenizer"]["kind"],
+            "kind": frozen.tokenizer.kind,
             "entries": data.corpus.tokenizer.vocab_size,
         }
-        parts["split"] = frozen["split"]
+        parts["split"] = dataclasses.asdict(frozen.split)
     columns = (_text("part", "of"), _text("key", "what"), Column("value", "value"))
     rows = tuple(
         {"part": part, "key": key, "value": value}
@@ -454,7 +455,7 @@ def setup(data: ReportData) -> Table:
 
 def dropped(data: ReportData) -> Table:
     """Documents that were left out, and why."""
-    found = data.corpus.record["summary"] if data.corpus else {}
+    found = data.corpus.record.summary if data.corpus else {}
     rows = [
         (f"source {source}, {kind}", cause, times)
         for source, kinds in found.get("quarantine", {}).items()

@@ -229,7 +229,7 @@ def _summary(
         "provenance": base.provenance if base else None,
         "model": base.model if base else None,
         "recipe": data.pool.identity["recipe"] if data.pool else None,
-        "corpus": data.corpus.record["summary"] if data.corpus else None,
+        "corpus": data.corpus.record.summary if data.corpus else None,
         **{
             key: built[key].rows if key in built else []
             for key in ("members", "domains", "cost")

@@ -310,5 +310,5 @@ def test_the_first_of_two_that_prepare_together_freezes_the_corpus(
         Bucket(in_memory, workdir).prepare(lambda: open_corpus(workdir), False)
     there = Bucket(in_memory, tmp_path / "there")
     there.share_corpus()
-    frozen = open_corpus(there.workdir).record["frozen"]
-    assert frozen == project.corpus.record["frozen"]
+    frozen = open_corpus(there.workdir).record.frozen
+    assert frozen == project.corpus.record.frozen
