@@ -356,50 +356,63 @@ def _print_summary(corpus: Corpus) -> None:
         ("unit", "group", "documents", "rows", "tokens", "epochs"),
         [
             (
-                *(unit.name, unit.group),
-                *(f"{n:,}" for n in (unit.documents, unit.rows, unit.tokens)),
-                f"{corpus.budget_rows / unit.rows:.2f}",
+                *(u.name, u.group),
+                *map("{:,}".format, (u.documents, u.rows, u.tokens)),
+                f"{corpus.budget_rows / u.rows:.2f}",
             )
-            for unit in corpus.units.values()
+            for u in corpus.units.values()
         ],
     )
+
+    def of_splits(counts: dict[str, int]) -> str:
+        return " / ".join(f"{counts[split]:,}" for split in SPLITS)
+
     show_table(
         f"domains ({' / '.join(SPLITS)})",
         ("domain", "in-pool", "documents", "tokens", "windows"),
         [
             (
-                *(domain.name, "yes" if domain.in_pool else "no"),
-                *(
-                    " / ".join(f"{counts[split]:,}" for split in SPLITS)
-                    for counts in (domain.documents, domain.tokens, domain.windows)
-                ),
+                *(d.name, "yes" if d.in_pool else "no"),
+                *map(of_splits, (d.documents, d.tokens, d.windows)),
             )
-            for domain in corpus.domains.values()
+            for d in corpus.domains.values()
         ],
     )
-    for line in _dropped(corpus.record.summary):
-        say(line)
-
-
-def _dropped(summary: dict[str, Any]) -> Iterator[str]:
-    """One line for everything that did not become part of the corpus."""
-    for source, kinds in summary["quarantine"].items():
-        for kind, causes in kinds.items():
-            for cause, count in causes.items():
-                yield f"{kind}: source {source}: {count} x {cause}"
-    for source, causes in summary["dropped"].items():
-        for cause, count in causes.items():
-            yield f"dropped: source {source}: {count} x {cause}"
+    summary = corpus.record.summary
+    if rows := left_out(summary):
+        show_table(
+            "left out or repaired",
+            ("from", "because", "documents"),
+            [(place, cause, f"{count:,}") for place, cause, count in rows],
+        )
     for place, counts in summary["unknown"].items():
-        yield (
+        say(
             f"unknown to the tokenizer: {place}: {counts['unknown']} of "
             f"{counts['tokens']} tokens, {counts['lost']} of {counts['bytes']} bytes"
         )
-    for name, count in summary["duplicates"].items():
-        yield f"dropped: {name}: {count} documents that repeat other training text"
-    for name, domains in summary["overlap"].items():
-        for domain, counts in domains.items():
-            yield (
-                f"dropped: {name} repeats domain {domain}: {counts['training']} "
-                f"training documents, {counts['evaluation']} newer evaluation documents"
-            )
+
+
+def left_out(summary: dict[str, Any]) -> list[tuple[str, str, int]]:
+    """Where documents are from that were left out or repaired, why, and how many."""
+    rows = [
+        (f"source {source}, {kind}", cause, count)
+        for source, kinds in summary["quarantine"].items()
+        for kind, causes in kinds.items()
+        for cause, count in causes.items()
+    ]
+    rows += [
+        (f"source {source}", cause, count)
+        for source, causes in summary["dropped"].items()
+        for cause, count in causes.items()
+    ]
+    rows += [
+        (name, "duplicate of earlier training text", count)
+        for name, count in summary["duplicates"].items()
+    ]
+    return rows + [
+        (f"{name}, {kind} documents", f"overlap with domain {domain}", count)
+        for name, domains in summary["overlap"].items()
+        for domain, counts in domains.items()
+        for kind, count in counts.items()
+        if count
+    ]

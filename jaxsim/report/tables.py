@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxsim.corpus.prepare import left_out
 from jaxsim.pool import Manifest
 from jaxsim.report import agreement as runs
 from jaxsim.report.answer import STANDARD
@@ -455,29 +456,7 @@ def setup(data: ReportData) -> Table:
 
 def dropped(data: ReportData) -> Table:
     """Documents that were left out, and why."""
-    found = data.corpus.record.summary if data.corpus else {}
-    rows = [
-        (f"source {source}, {kind}", cause, times)
-        for source, kinds in found.get("quarantine", {}).items()
-        for kind, causes in kinds.items()
-        for cause, times in causes.items()
-    ]
-    rows += [
-        (f"source {source}", cause, times)
-        for source, causes in found.get("dropped", {}).items()
-        for cause, times in causes.items()
-    ]
-    rows += [
-        (name, "duplicate of earlier training text", times)
-        for name, times in found.get("duplicates", {}).items()
-    ]
-    rows += [
-        (f"{name}, {kind} documents", f"overlap with domain {domain}", times)
-        for name, overlaps in found.get("overlap", {}).items()
-        for domain, counts in overlaps.items()
-        for kind, times in counts.items()
-        if times
-    ]
+    rows = left_out(data.corpus.record.summary) if data.corpus else []
     columns = (
         _text("from", "from", get=lambda row: row[0]),
         _text("because", "reason", get=lambda row: row[1]),
