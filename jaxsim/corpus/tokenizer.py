@@ -247,25 +247,20 @@ class Coverage:
             ) from error
         if self.tokenizer.kind != "file":
             return batch
-        counts = {"tokens": 0, "unknown": 0, "bytes": 0, "lost": 0}
+        tokens = unknown = size = lost = 0
         for text, ids in zip(texts, batch, strict=True):
             known = ids[ids != self.tokenizer.unknown]
-            size = _known_bytes(text)
-            found = _known_bytes(self.tokenizer.decode(known))
-            counts["tokens"] += len(ids)
-            counts["unknown"] += len(ids) - len(known)
-            counts["bytes"] += size
-            counts["lost"] += max(0, size - found)
-        if counts["unknown"] or counts["lost"]:
+            whole = _known_bytes(text)
+            tokens, unknown = tokens + len(ids), unknown + len(ids) - len(known)
+            size += whole
+            lost += max(0, whole - _known_bytes(self.tokenizer.decode(known)))
+        if unknown or lost:
+            counts = {"tokens": tokens, "unknown": unknown, "bytes": size, "lost": lost}
             self.counts[where] = counts
-        if (
-            counts["unknown"] > self.max_unknown * counts["tokens"]
-            or counts["lost"] > self.max_unknown * counts["bytes"]
-        ):
+        if unknown > self.max_unknown * tokens or lost > self.max_unknown * size:
             raise UserError(
-                f"{where}: the tokenizer does not know all of its text: "
-                f"{counts['unknown']} of {counts['tokens']} tokens are "
-                f"unknown, {counts['lost']} of {counts['bytes']} bytes are "
+                f"{where}: the tokenizer does not know all of its text: {unknown} of "
+                f"{tokens} tokens are unknown, {lost} of {size} bytes are "
                 "lost, and what is unknown looks easy to predict. Use a "
                 "tokenizer that knows such text (with bytes for the rest), or "
                 f"raise corpus.max_unknown={self.max_unknown:g}"
