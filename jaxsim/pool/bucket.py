@@ -11,10 +11,11 @@ without replacing an existing one (if-none-match on S3, if-generation-match 0 on
 """
 
 import contextlib
+import dataclasses
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 
@@ -23,18 +24,22 @@ from jaxsim.corpus import Corpus, open_corpus, store
 from jaxsim.corpus.store import CorpusRecord
 from jaxsim.errors import DamagedError, JaxsimError, UserError
 from jaxsim.log import say
-from jaxsim.pool.digests import differences, files_below, sha256_of_file
+from jaxsim.pool.digests import differences, files_below
 from jaxsim.pool.lock import holding, wait_for_others
 from jaxsim.pool.manifest import (
+    ADVICE,
     FILE_NAME,
     Manifest,
     check_inside,
-    parse_manifest,
+    checked,
+    file_problem,
     read_manifest,
 )
-from jaxsim.pool.pool import Pool, parse_pool, read_pool
+from jaxsim.pool.pool import POOL_ADVICE, Pool, PoolRecord
 from jaxsim.pool.publish import AlreadyPublished, admit, is_published
 from jaxsim.train.runs import title
+
+T = TypeVar("T")
 
 _EXTRAS = {"s3": "s3", "gs": "gcs"}  # protocol -> extra of jaxsim for pip
 _CORPUS = "corpus/corpus.json"
@@ -68,12 +73,12 @@ def open_bucket(url: str, workdir: Path) -> "Bucket | None":
     return Bucket(objects, workdir)
 
 
+@dataclasses.dataclass(frozen=True)
 class Bucket:
     """Exchanges finished entries between a bucket and this machine's workdir."""
 
-    def __init__(self, objects: "Objects", workdir: Path) -> None:
-        self.objects = objects
-        self.workdir = workdir
+    objects: "Objects"
+    workdir: Path
 
     def __str__(self) -> str:
         return self.objects.url
@@ -89,11 +94,16 @@ class Bucket:
           DamagedError: it cannot be read.
         """
         key = f"{self.key(entry)}/{FILE_NAME}"
+        manifest = self._record(key, Manifest, ADVICE)
+        return manifest and checked(manifest, entry.name, f"{self}/{key}")
+
+    def _record(self, key: str, kind: type[T], advice: str) -> T | None:
+        """The record in an object; None if there is no such object."""
         content = self.objects.read(key)
         if content is None:
             return None
         text = content.decode(errors="replace")
-        return parse_manifest(text, entry.name, f"{self}/{key}")
+        return records.parse(text, kind, f"{self}/{key}", advice)
 
     def shares(self, entry: Path) -> bool:
         """Whether `entry` is in the bucket; then it is fetched and published here.
@@ -143,25 +153,23 @@ class Bucket:
         metrics = self.workdir / "metrics" / f"{entry.name}.jsonl"
         if metrics.exists():
             self.objects.send(metrics, f"{key}/{manifest.attempt}.jsonl")
-        text = manifest.dump().encode()
-        if not self.objects.create(f"{key}/{FILE_NAME}", text):
-            winner = self.manifest(entry)
-            assert winner is not None  # manifests are never deleted
-            # If it is this one, the answer to the first request was lost.
-            if winner.attempt != manifest.attempt:
-                self._delete(key, lambda name: name.startswith(manifest.attempt))
-                raise AlreadyPublished(
-                    f"{entry.name}: {winner.attempt} was published first in "
-                    f"{self}; this one is not used"
-                )
+        text = records.dump(manifest).encode()
+        created = self.objects.create(f"{key}/{FILE_NAME}", text)
+        winner = None if created else self.manifest(entry)
+        # If it is this one, the answer to the first request was lost.
+        won = winner is None or winner.attempt == manifest.attempt
         # From now on no other attempt can be published.
         with contextlib.suppress(StoreError):
-            self._delete(
-                key,
-                lambda name: (
-                    name.startswith("attempt-")
-                    and not name.startswith(manifest.attempt)
-                ),
+            self.objects.delete(
+                f"{key}/{name}"
+                for name in self.objects.list(key)
+                if name.startswith("attempt-")
+                and name.startswith(manifest.attempt) != won
+            )
+        if winner is not None and not won:
+            raise AlreadyPublished(
+                f"{entry.name}: {winner.attempt} was published first in {self}; this "
+                "one is not used"
             )
 
     def agree(self, pool: Pool) -> None:
@@ -170,9 +178,8 @@ class Bucket:
         Raises:
           UserError: the bucket holds a pool of another base model, recipe or model.
         """
-        path = pool.workdir / _POOL
-        if not self.objects.create(_POOL, path.read_bytes()):
-            self._check_identity(path)
+        self.objects.create(_POOL, (pool.workdir / _POOL).read_bytes())
+        self._check_identity()
 
     def send(self, entries: Iterable[Path]) -> None:
         """Publishes those of the workdir's entries that the bucket lacks.
@@ -193,11 +200,12 @@ class Bucket:
     def fetch_pool(self) -> None:
         """Fetches identity, base model and every entry that the workdir lacks."""
         path = self.workdir / _POOL
-        if self.objects.read(_POOL) is None:
+        content = self.objects.read(_POOL)
+        if content is None:
             return
         if not path.exists():
-            self.objects.fetch(_POOL, path)
-        self._check_identity(path)
+            records.write(path, content)
+        self._check_identity()
         self.shares(self.workdir / "base")
         members = self.workdir / "pool" / "members"
         for key in sorted(self.objects.list(self.key(members))):
@@ -293,19 +301,14 @@ class Bucket:
         here = None
         if store.path_of(self.workdir).exists():
             here = open_corpus(self.workdir).record
-        content = self.objects.read(_CORPUS)
-        if content is None:
-            return None, here
-        text, where = content.decode(errors="replace"), f"{self}/{_CORPUS}"
-        return records.parse(text, CorpusRecord, where, store.ADVICE), here
+        return self._record(_CORPUS, CorpusRecord, store.ADVICE), here
 
-    def _check_identity(self, path: Path) -> None:
-        here = read_pool(path)
-        text = (self.objects.read(_POOL) or b"").decode(errors="replace")
-        shared = parse_pool(text, f"{self}/{_POOL}")
+    def _check_identity(self) -> None:
+        here = records.load(self.workdir / _POOL, PoolRecord, POOL_ADVICE)
+        shared = self._record(_POOL, PoolRecord, POOL_ADVICE)
         if lines := differences(records.plain(shared), records.plain(here)):
             raise UserError(
-                f"{self} holds another pool than {path}: {'; '.join(lines)}. "
+                f"{self} holds another pool than {self.workdir}: {'; '.join(lines)}. "
                 "Restore those values, or use another bucket and --workdir"
             )
 
@@ -322,25 +325,18 @@ class Bucket:
         root = entry / manifest.attempt
         key = self.key(root)
         for name, (sha256, size) in manifest.files.items():
-            path = root / name
-            if not _is(path, sha256, size):
-                self.objects.fetch(f"{key}/{name}", path)
-            if not _is(path, sha256, size):
+            if file_problem(root / name, sha256, size):
+                self.objects.fetch(f"{key}/{name}", root / name)
+            if problem := file_problem(root / name, sha256, size):
                 raise DamagedError(
-                    f"{self}/{key}/{name}: is not what its manifest says; delete the "
-                    f"folder {self}/{self.key(entry)} to train it again"
+                    f"{self}/{key}/{name}: {problem}; delete the folder "
+                    f"{self}/{self.key(entry)} to train it again"
                 )
         for name in files_below(root).keys() - manifest.files.keys():
             (root / name).unlink()
         # The losses of its steps, for the report; no manifest names them.
-        if self.objects.read(f"{key}.jsonl") is not None:
-            metrics = self.workdir / "metrics" / f"{entry.name}.jsonl"
-            self.objects.fetch(f"{key}.jsonl", metrics)
-
-    def _delete(self, key: str, unwanted: Callable[[str], bool]) -> None:
-        """Deletes the objects of an entry whose names are `unwanted`."""
-        names = filter(unwanted, self.objects.list(key))
-        self.objects.delete(f"{key}/{name}" for name in names)
+        if losses := self.objects.read(f"{key}.jsonl"):
+            records.write(self.workdir / "metrics" / f"{entry.name}.jsonl", losses)
 
 
 class Objects:
@@ -485,12 +481,3 @@ def _differences(shared: CorpusRecord, here: CorpusRecord, *fields: str) -> list
         for record in (shared, here)
     )
     return differences(of_bucket, of_workdir)
-
-
-def _is(path: Path, sha256: str, size: int) -> bool:
-    """Whether a file exists with this content."""
-    return (
-        path.is_file()
-        and path.stat().st_size == size
-        and sha256_of_file(path) == sha256
-    )

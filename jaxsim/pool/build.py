@@ -19,15 +19,10 @@ from jaxsim.corpus import Corpus
 from jaxsim.errors import JaxsimError, Preempted, UserError
 from jaxsim.log import provenance, say
 from jaxsim.pool.bucket import Bucket, StoreError
-from jaxsim.pool.digests import (
-    differences,
-    first_non_finite,
-    leaves_by_path,
-    params_digest,
-)
+from jaxsim.pool.digests import differences, first_non_finite, params_digest
 from jaxsim.pool.group import Group, recorded
 from jaxsim.pool.lock import Busy, holding, wait_for_others
-from jaxsim.pool.manifest import Manifest, read_manifest
+from jaxsim.pool.manifest import Manifest, leaves_of, read_manifest
 from jaxsim.pool.pool import Pool
 from jaxsim.pool.publish import (
     AlreadyPublished,
@@ -449,10 +444,7 @@ class PoolBuilder:
             attempt=attempt,
             params_digest=params_digest(outcome.params),
             files=files,
-            leaves={
-                path: (list(leaf.shape), str(leaf.dtype))
-                for path, leaf in leaves_by_path(outcome.params).items()
-            },
+            leaves=leaves_of(outcome.params),
             finite=True,
             tokens=outcome.tokens,
             unique_tokens=sum(rows.unique_rows) * self.corpus.length,

@@ -205,7 +205,7 @@ def test_an_altered_object_is_not_published_here(elsewhere):
     content[size // 2] ^= 1
     elsewhere.objects.write(f"{key}/{name}", bytes(content))
     entry = elsewhere.workdir / "pool" / "members" / "a"
-    with pytest.raises(DamagedError, match=f"{name}: is not what its manif"):
+    with pytest.raises(DamagedError, match=f"{name}: was altered"):
         elsewhere.fetched(entry)
     assert not is_published(entry)
 
