@@ -22,12 +22,7 @@ from jaxsim.corpus.rows import cut_units, evaluation_rows, training_rows
 from jaxsim.corpus.sources import Document, Quarantine, input_files
 from jaxsim.corpus.split import BASE, SPLITS, Gathered, check_splits, gather, hash_order
 from jaxsim.corpus.store import Corpus, CorpusRecord, Domain, Frozen, Tables, Unit
-from jaxsim.corpus.tokenizer import (
-    Coverage,
-    Tokenizer,
-    tokenizer_from_config,
-    training_sample,
-)
+from jaxsim.corpus.tokenizer import Coverage, Tokenizer, tokenizer_from_config
 from jaxsim.errors import UserError
 from jaxsim.log import progress, say, show_table
 
@@ -116,7 +111,11 @@ def _build(
     base = _frozen_base_text(previous) if previous else None
     overlap = decontaminate(gathered, config.corpus, generations, base)
     check_splits(gathered, config.corpus.split, frozen is not None)
-    tokenizer = previous.tokenizer if previous else _tokenizer(config, gathered)
+    if previous:
+        tokenizer = previous.tokenizer
+    else:
+        groups = [[d.text for d in texts] for texts in gathered.base.values()]
+        tokenizer = tokenizer_from_config(config.corpus.tokenizer, groups)
     coverage = Coverage(tokenizer, config.corpus.max_unknown)
     tables = Tables(workdir, config.model.length, tokenizer)
     return CorpusRecord(
@@ -143,12 +142,6 @@ def _frozen_base_text(previous: Corpus) -> list[Document]:
         Document(f"{BASE}:{i}", previous.tokenizer.decode(stream[a:b]), BASE)
         for i, (a, b) in enumerate(zip(starts, ends, strict=False))
     ]
-
-
-def _tokenizer(config: Config, gathered: Gathered) -> Tokenizer:
-    groups = [[d.text for d in documents] for documents in gathered.base.values()]
-    sample = training_sample(groups, config.corpus.tokenizer.sample_bytes)
-    return tokenizer_from_config(config.corpus.tokenizer, sample)
 
 
 def _freeze(
@@ -332,12 +325,10 @@ def _summary(
             "documents": {
                 name: {
                     "base": len(gathered.base.get(name, [])),
-                    "train": len(gathered.train[name]),
-                    **{
-                        split: len(gathered.evaluation[name][split]) for split in SPLITS
-                    },
+                    "train": len(train),
+                    **{split: len(d) for split, d in gathered.evaluation[name].items()},
                 }
-                for name in gathered.train
+                for name, train in gathered.train.items()
             },
         }
     )

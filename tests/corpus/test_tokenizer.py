@@ -126,7 +126,7 @@ def test_tokens_of_a_normalizing_tokenizer_share_the_bytes_of_the_text(tmp_path)
 
 
 def test_bad_tokenizer_files_are_refused(tmp_path):
-    with pytest.raises(UserError, match="no file"):
+    with pytest.raises(UserError, match="No such file"):
         Tokenizer.from_file(tmp_path / "none", "</s>")
     (tmp_path / "a").write_text("[1]")
     with pytest.raises(UserError, match=r"not a tokenizer\.json"):
