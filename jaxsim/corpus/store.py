@@ -14,12 +14,12 @@ corpus.json before it is used.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import re
 import shutil
-import threading
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -147,12 +147,8 @@ class Tables:
         folder = folder_of(self.workdir, "unit", unit.digest)
         reader = TableReader(folder, what, self.length + 1)
         found = len(reader)
-        chunks = (
-            self.tokenizer.check_ids(
-                reader[np.arange(start, min(start + _CHUNK, found))]
-            )
-            for start in range(0, found, _CHUNK)
-        )
+        parts = np.array_split(np.arange(found), found // _CHUNK + 1)
+        chunks = (self.tokenizer.check_ids(reader[part]) for part in parts)
         digest = rows_digest(chunks, found, self.length, self.tokenizer.digest)
         if (found, digest) != (unit.rows, unit.digest):
             raise _differs(f"{what}: its rows differ", unit.digest)
@@ -170,11 +166,8 @@ class Tables:
         def write(folder: Path) -> None:
             columns = {name: getattr(windows, of) for name, of in _COLUMNS.items()}
             write_table(folder, {"tokens": windows.tokens_RL1, **columns})
-            about = {
-                "ids": windows.documents,
-                "bytes": bytes_E.tolist(),
-                "tokens": tokens_E.tolist(),
-            }
+            counts = {"bytes": bytes_E.tolist(), "tokens": tokens_E.tolist()}
+            about = {"ids": windows.documents, **counts}
             (folder / "documents.json").write_text(json.dumps(about) + "\n")
 
         publish(
@@ -249,10 +242,9 @@ class Corpus:
                 raise DamagedError(str(error)) from error
         folder = folder_of(workdir, "tokenizer", self.tokenizer_digest)
         self.tokenizer = Tokenizer.load(folder, self.tokenizer_digest)
-        self._tables = Tables(workdir, self.length, self.tokenizer)
-        self._lock = threading.Lock()
-        self._readers: dict[str, TableReader] = {}
-        self._evaluations: dict[tuple[str, str], EvalWindows] = {}
+        tables = Tables(workdir, self.length, self.tokenizer)
+        self._open_unit = functools.cache(tables.open_unit)
+        self._read_windows = functools.cache(tables.read_windows)
 
     @property
     def budget_tokens(self) -> int:
@@ -280,11 +272,7 @@ class Corpus:
         Raises:
           DamagedError: the rows do not match the digest.
         """
-        unit = self.unit(name)
-        with self._lock:
-            if name not in self._readers:
-                self._readers[name] = self._tables.open_unit(unit)
-            return self._readers[name]
+        return self._open_unit(self.unit(name))
 
     def evaluation(self, domain: str, split: str) -> EvalWindows:
         """The windows of the split 'dev' or 'test'; the first call checks them.
@@ -303,12 +291,7 @@ class Corpus:
             raise UserError(
                 f"domain {domain!r} has no split {split!r}; it has {', '.join(digests)}"
             )
-        with self._lock:
-            if (domain, split) not in self._evaluations:
-                what = f"domain {domain!r}, split {split!r}"
-                found = self._tables.read_windows(what, digests[split])
-                self._evaluations[domain, split] = found
-            return self._evaluations[domain, split]
+        return self._read_windows(f"domain {domain!r}, split {split!r}", digests[split])
 
 
 def open_corpus(workdir: Path) -> Corpus:
