@@ -49,22 +49,26 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
         what was frozen.
       DamagedError: a compressed input file is truncated or changed.
     """
-    folder = workdir / "corpus"
+    folder, path = workdir / "corpus", store.path_of(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
-        for leftover in folder.glob(f"{store.TEMPORARY}*"):  # of a killed `prepare`
-            shutil.rmtree(leftover)
         if refreeze:
-            _remove(folder)
-        previous = None
-        if store.path_of(workdir).exists():
+            # The record goes first, so that a kill leaves no part of a corpus.
+            path.unlink(missing_ok=True)
+        for entry in folder.iterdir():
+            # Temporary folders are of a killed `prepare`.
+            if entry.is_dir() and (refreeze or entry.name.startswith(store.TEMPORARY)):
+                shutil.rmtree(entry)
+        previous, folders = None, []
+        if path.exists():
             previous = store.open_corpus(workdir)
             _check_frozen(previous.record.frozen, config, folder)
+            folders = store.folders_of(workdir, previous.record)
         evidence = _fingerprint(config)
-        if previous is None or not _is_current(previous, evidence):
-            record = _build(config, workdir, previous, evidence)
+        known = previous is not None and previous.record.fingerprint == evidence
+        if not known or not all(map(Path.is_dir, folders)):
             # In one step: until then nothing has changed.
-            records.save(store.path_of(workdir), record)
+            records.save(path, _build(config, workdir, previous, evidence))
         corpus = store.open_corpus(workdir)
     _print_summary(corpus)
     return corpus
@@ -76,21 +80,6 @@ def _locked(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _remove(folder: Path) -> None:
-    # The record goes first, so that a kill leaves no part of a corpus.
-    (folder / "corpus.json").unlink(missing_ok=True)
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        elif entry.name != ".lock":
-            entry.unlink()
-
-
-def _is_current(corpus: Corpus, evidence: str) -> bool:
-    folders = store.folders_of(corpus.workdir, corpus.record)
-    return corpus.record.fingerprint == evidence and all(f.is_dir() for f in folders)
 
 
 def _build(
