@@ -44,8 +44,6 @@ T = TypeVar("T")
 _EXTRAS = {"s3": "s3", "gs": "gcs"}  # protocol -> extra of jaxsim for pip
 _CORPUS = "corpus/corpus.json"
 _POOL = "pool/pool.json"
-# What of corpus.json does not differ between machines, as times of files do.
-_SHARED = ("frozen", "units", "domains", "generations")
 
 
 class StoreError(JaxsimError):
@@ -88,17 +86,13 @@ class Bucket:
         return path.relative_to(self.workdir).as_posix()
 
     def manifest(self, entry: Path) -> Manifest | None:
-        """The manifest of an entry in the bucket; None if it has none.
-
-        Raises:
-          DamagedError: it cannot be read.
-        """
+        """The manifest of an entry in the bucket; None if it has none."""
         key = f"{self.key(entry)}/{FILE_NAME}"
         manifest = self._record(key, Manifest, ADVICE)
         return manifest and checked(manifest, entry.name, f"{self}/{key}")
 
     def _record(self, key: str, kind: type[T], advice: str) -> T | None:
-        """The record in an object; None if there is no such object."""
+        """The record in an object, or None; a damaged one is a `DamagedError`."""
         content = self.objects.read(key)
         if content is None:
             return None
@@ -137,8 +131,34 @@ class Bucket:
             self._fetch(entry, manifest)
             with contextlib.suppress(AlreadyPublished):
                 admit(entry, manifest)
-        self._check_same(entry, read_manifest(entry), manifest)
+        self._check_same(entry, manifest)
         return True
+
+    def _fetch(self, entry: Path, manifest: Manifest) -> None:
+        """Copies an attempt here; it is not published yet."""
+        root = entry / manifest.attempt
+        key = self.key(root)
+        for name, (sha256, size) in manifest.files.items():
+            if file_problem(root / name, sha256, size):
+                self.objects.fetch(f"{key}/{name}", root / name)
+            if problem := file_problem(root / name, sha256, size):
+                raise DamagedError(
+                    f"{self}/{key}/{name}: {problem}; delete the folder "
+                    f"{self}/{self.key(entry)} to train it again"
+                )
+        for name in files_below(root).keys() - manifest.files.keys():
+            (root / name).unlink()
+        # The losses of its steps, for the report; no manifest names them.
+        if losses := self.objects.read(f"{key}.jsonl"):
+            records.write(self.workdir / "metrics" / f"{entry.name}.jsonl", losses)
+
+    def _check_same(self, entry: Path, shared: Manifest) -> None:
+        if read_manifest(entry).params_digest != shared.params_digest:
+            raise UserError(
+                f"{title(shared.kind, entry.name)}: {entry} holds another result than "
+                f"{self}; delete that folder to fetch the shared one, or use another "
+                "--workdir"
+            )
 
     def publish(self, entry: Path, manifest: Manifest) -> None:
         """Publishes the attempt that `manifest` names for all machines.
@@ -188,14 +208,14 @@ class Bucket:
           UserError: the bucket has another result of the same run.
         """
         for entry in entries:
-            manifest = read_manifest(entry)
             shared = self.manifest(entry)
             if shared is None:
+                manifest = read_manifest(entry)
                 say(f"{title(manifest.kind, entry.name)}: sent to {self}")
                 with contextlib.suppress(AlreadyPublished):
                     self.publish(entry, manifest)
                 shared = self.manifest(entry) or manifest
-            self._check_same(entry, manifest, shared)
+            self._check_same(entry, shared)
 
     def fetch_pool(self) -> None:
         """Fetches identity, base model and every entry that the workdir lacks."""
@@ -219,22 +239,22 @@ class Bucket:
         Raises:
           UserError: bucket and workdir have different corpora.
         """
-        shared, here = self._records()
-        if shared is None:
-            if here is not None:
-                self._send_corpus()
-        elif here is None:
+        shared, here = self._corpora()
+        if shared and here:
+            advice = (
+                "Run `jaxsim prepare` here to send this one, or delete "
+                f"{self.workdir / 'corpus'} to fetch the other"
+            )
+            pair = _shared(shared), _shared(here)
+            self._compare("holds another corpus", *pair, advice)
+        elif here:
+            self._send_corpus()
+        elif shared:
             say(f"corpus: fetched from {self}")
             for folder in store.folders_of(self.workdir, shared):
                 if not folder.exists():
                     self._fetch_data(folder)
             records.save(store.path_of(self.workdir), shared)
-        elif lines := _differences(shared, here):
-            raise UserError(
-                f"{self} holds another corpus than {self.workdir}: "
-                f"{'; '.join(lines[:5])}. Run `jaxsim prepare` here to send this one, "
-                f"or delete {self.workdir / 'corpus'} to fetch the other"
-            )
 
     def prepare(self, make: Callable[[], Corpus], refreeze: bool) -> Corpus:
         """Prepares the workdir's corpus, and sends it to the bucket.
@@ -255,20 +275,31 @@ class Bucket:
         return corpus
 
     def _check_frozen(self) -> None:
-        shared, here = self._records()
-        if shared and here and (lines := _differences(shared, here, "frozen")):
+        shared, here = self._corpora()
+        if shared and here:
+            advice = "Use another --workdir to get that one, or another bucket for this"
+            pair = shared.frozen, here.frozen
+            self._compare("has frozen another corpus", *pair, advice)
+
+    def _check_identity(self) -> None:
+        here = records.load(self.workdir / _POOL, PoolRecord, POOL_ADVICE)
+        shared = self._record(_POOL, PoolRecord, POOL_ADVICE)
+        advice = "Restore those values, or use another bucket and --workdir"
+        self._compare("holds another pool", shared, here, advice)
+
+    def _compare(self, what: str, shared: Any, here: Any, advice: str) -> None:
+        """Refuses a bucket and a workdir that hold different things."""
+        if lines := differences(records.plain(shared), records.plain(here)):
             raise UserError(
-                f"{self} has frozen another corpus than {self.workdir}: "
-                f"{'; '.join(lines[:5])}. Use another --workdir to get that "
-                "one, or another bucket for this one"
+                f"{self} {what} than {self.workdir}: {'; '.join(lines[:5])}. {advice}"
             )
 
     def _send_corpus(self) -> None:
         """Replaces the bucket's corpus with that of the workdir."""
-        shared, here = self._records()
+        shared, here = self._corpora()
         assert here is not None
         there = self.objects.list("corpus")
-        if shared is None or _differences(shared, here):
+        if shared is None or _shared(shared) != _shared(here):
             say(f"corpus: sent to {self}")
         for folder in store.folders_of(self.workdir, here):  # replaces lost objects
             for name, size in files_below(folder).items():
@@ -296,47 +327,12 @@ class Bucket:
 
         store.publish(folder, Path.exists, fetch)
 
-    def _records(self) -> tuple[CorpusRecord | None, CorpusRecord | None]:
+    def _corpora(self) -> tuple[CorpusRecord | None, CorpusRecord | None]:
         """corpus.json in the bucket, and in the workdir."""
         here = None
         if store.path_of(self.workdir).exists():
             here = open_corpus(self.workdir).record
         return self._record(_CORPUS, CorpusRecord, store.ADVICE), here
-
-    def _check_identity(self) -> None:
-        here = records.load(self.workdir / _POOL, PoolRecord, POOL_ADVICE)
-        shared = self._record(_POOL, PoolRecord, POOL_ADVICE)
-        if lines := differences(records.plain(shared), records.plain(here)):
-            raise UserError(
-                f"{self} holds another pool than {self.workdir}: {'; '.join(lines)}. "
-                "Restore those values, or use another bucket and --workdir"
-            )
-
-    def _check_same(self, entry: Path, here: Manifest, shared: Manifest) -> None:
-        if here.params_digest != shared.params_digest:
-            raise UserError(
-                f"{title(here.kind, entry.name)}: {entry} holds another result than "
-                f"{self}; delete that folder to fetch the shared one, or use another "
-                "--workdir"
-            )
-
-    def _fetch(self, entry: Path, manifest: Manifest) -> None:
-        """Copies an attempt here; it is not published yet."""
-        root = entry / manifest.attempt
-        key = self.key(root)
-        for name, (sha256, size) in manifest.files.items():
-            if file_problem(root / name, sha256, size):
-                self.objects.fetch(f"{key}/{name}", root / name)
-            if problem := file_problem(root / name, sha256, size):
-                raise DamagedError(
-                    f"{self}/{key}/{name}: {problem}; delete the folder "
-                    f"{self}/{self.key(entry)} to train it again"
-                )
-        for name in files_below(root).keys() - manifest.files.keys():
-            (root / name).unlink()
-        # The losses of its steps, for the report; no manifest names them.
-        if losses := self.objects.read(f"{key}.jsonl"):
-            records.write(self.workdir / "metrics" / f"{entry.name}.jsonl", losses)
 
 
 class Objects:
@@ -474,10 +470,7 @@ class Objects:
             ) from error
 
 
-def _differences(shared: CorpusRecord, here: CorpusRecord, *fields: str) -> list[str]:
-    """Differences of two corpora in some fields, or all that machines agree on."""
-    of_bucket, of_workdir = (
-        {key: records.plain(getattr(record, key)) for key in fields or _SHARED}
-        for record in (shared, here)
-    )
-    return differences(of_bucket, of_workdir)
+def _shared(record: CorpusRecord) -> dict[str, Any]:
+    """What of corpus.json machines agree on; times of files differ, for example."""
+    keys = ("frozen", "units", "domains", "generations")
+    return {key: getattr(record, key) for key in keys}
