@@ -357,12 +357,7 @@ class Objects:
             ) from error
 
     def check(self) -> None:
-        """Checks that objects can be created once, read and deleted.
-
-        Raises:
-          UserError: the bucket does not exist or cannot be written.
-          StoreError: the store cannot be reached, or replaces existing objects.
-        """
+        """Checks that objects can be created once, read and deleted."""
         key = f".probe-{uuid.uuid4().hex}"
         try:
             first, second = self.create(key, b"1"), self.create(key, b"2")
@@ -410,20 +405,15 @@ class Objects:
         return content
 
     def list(self, prefix: str) -> dict[str, int]:
-        """The size in bytes of each object below `prefix`, by the rest of its key.
-
-        Raises:
-          DamagedError: a key would lead out of the folder it is copied to.
-        """
-        root = self._path(prefix)
+        """The size in bytes of each object below `prefix`, by the rest of its key."""
+        root, where = self._path(prefix), f"{self.url}/{prefix}"
         with self._asked("list", prefix):
             found: dict[str, Any] = self._files.find(root, detail=True)
-        sizes = {
-            path[len(root) + 1 :]: int(info["size"])
+        return {
+            check_inside(where, path[len(root) + 1 :]): int(info["size"])
             for path, info in found.items()
             if path.startswith(f"{root}/") and not path.endswith("/")
         }
-        return {check_inside(f"{self.url}/{prefix}", k): n for k, n in sizes.items()}
 
     def send(self, path: Path, key: str) -> None:
         """Creates or replaces an object from a file."""
@@ -444,11 +434,7 @@ class Objects:
                 self._files.rm_file(self._path(key))
 
     def _path(self, key: str) -> str:
-        """The path of an object in the store.
-
-        Raises:
-          DamagedError: the key leads elsewhere; some keys are read from files.
-        """
+        """The path of an object; a key that is read from a file may lead elsewhere."""
         if key and not {"", ".", ".."}.isdisjoint(key.split("/")):
             raise DamagedError(f"{self.url}: {key!r} is no key")
         return f"{self._root}/{key}" if key else self._root

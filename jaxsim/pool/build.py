@@ -189,7 +189,7 @@ class PoolBuilder:
         Raises:
           Busy: another launcher holds it.
         """
-        what = f"{title(run.kind, run.name)}"
+        what = title(run.kind, run.name)
         locks.enter_context(holding(self._locks / run.name, what))
         entry = self._entry(run)
         if is_published(entry) or (
@@ -223,10 +223,7 @@ class PoolBuilder:
 
         Unfinished groups come first. Then it waits for runs that other launchers
         hold. If it is killed, it leaves attempts that no manifest names, and states
-        that the next call resumes from.
-
-        Raises:
-          Preempted, JaxsimError: see `_train`.
+        that the next call resumes from. Raises what `train_missing` does.
         """
         wait_for_others(lambda: self._train_free(runs))
 
@@ -418,13 +415,7 @@ class PoolBuilder:
     def _publish(
         self, run: Run, outcome: Trained | NonFiniteError, group: Group
     ) -> None:
-        """Publishes the outcome of a run.
-
-        Raises:
-          NonFiniteError: the outcome is such an error or holds non-finite values.
-          Busy: another launcher deleted the attempt.
-          StoreError: it is published here, and could not be sent.
-        """
+        """Publishes the outcome of a run, or raises what is wrong with it."""
         if isinstance(outcome, NonFiniteError):
             raise outcome
         if leaf := first_non_finite(outcome.params):
@@ -434,8 +425,7 @@ class PoolBuilder:
             )
         entry = self._entry(run)
         attempt, files = save_attempt(entry, outcome.params)
-        rows = outcome.schedule
-        together: dict[str, Any] = {}
+        rows, together = outcome.schedule, {}
         if group.slots > 1:  # the last bits depend on the other runs
             names = [other.name for other in group.runs]
             together = {"group": {"runs": names, "slots": group.slots}}
@@ -489,14 +479,13 @@ def _check_corpus(pool: Pool, corpus: Corpus) -> None:
 
     `prepare --refreeze` changes them, and leaves the base model where it is.
     """
-    base = read_manifest(pool.base_entry)
-    changed = []
-    if base.tokenizer_digest != corpus.tokenizer_digest:
-        changed.append("tokenizer")
-    # An imported base model was trained on no unit.
-    if base.data_digests.get("base", corpus.base.digest) != corpus.base.digest:
-        changed.append("base text")
-    if changed:
+    base, text = read_manifest(pool.base_entry), corpus.base.digest
+    differs = {
+        "tokenizer": base.tokenizer_digest != corpus.tokenizer_digest,
+        # An imported base model was trained on no unit.
+        "base text": base.data_digests.get("base", text) != text,
+    }
+    if changed := [what for what, does in differs.items() if does]:
         raise UserError(
             f"{pool.workdir}: the base model was trained with another "
             f"{' and '.join(changed)} than its corpus has now; use another "

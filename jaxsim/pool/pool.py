@@ -1,7 +1,4 @@
-"""A pool:
-
-the members, reference runs and replicates of one base model and one recipe.
-"""
+"""A pool: members, reference runs and replicates of one base model and one recipe."""
 
 import dataclasses
 from pathlib import Path
@@ -37,8 +34,7 @@ class Pool:
     Attributes:
       workdir: where it lies.
       model: the shape of every tree in it.
-      identity: what all entries share: digests of base model and tokenizer, recipe
-        and model, as plain data.
+      identity: what all entries share, as plain data; see `PoolRecord`.
     """
 
     workdir: Path
