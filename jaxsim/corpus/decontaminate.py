@@ -14,10 +14,10 @@ earlier `prepare`, so a newer evaluation document that repeats it is dropped, an
 counted. Within one `prepare`, evaluation text stays and training text is dropped.
 """
 
-import dataclasses
 import hashlib
 import re
 import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -99,20 +99,20 @@ class EvaluationIndex:
         return documents[common >= np.maximum(share * smaller, 1)]
 
 
-@dataclasses.dataclass(frozen=True)
 class OverlapReport:
     """Counts of removed documents.
 
-    `found[partition][domain]` counts training documents that repeat the domain, and
-    evaluation documents that repeat older training text of the partition or 'base'.
+    Attributes:
+      found: by partition or 'base', and domain: training documents that repeat the
+        domain, and evaluation documents that repeat older training text.
+      duplicates: documents that repeat earlier training text, by partition.
     """
 
-    found: dict[str, dict[str, dict[str, int]]]
-    duplicates: dict[str, int]  # of earlier training text, by partition
-
-    def count(self, name: str, domain: str, side: str) -> None:
-        domains = self.found.setdefault(name, {})
-        domains.setdefault(domain, {"training": 0, "evaluation": 0})[side] += 1
+    def __init__(self) -> None:
+        self.found: dict[str, dict[str, dict[str, int]]] = defaultdict(
+            lambda: defaultdict(lambda: {"training": 0, "evaluation": 0})
+        )
+        self.duplicates: Counter[str] = Counter()
 
 
 def decontaminate(
@@ -139,7 +139,7 @@ def decontaminate(
         for document in documents
     ]
     index = EvaluationIndex([fingerprint(d.text)[1] for _, d in evaluation])
-    report = OverlapReport({}, {})
+    report = OverlapReport()
     repeated: set[int] = set()  # evaluation documents to drop
 
     def clean(
@@ -149,19 +149,19 @@ def decontaminate(
         for document in documents:
             digest, grams = fingerprint(document.text)
             if digest in seen:
-                report.duplicates[name] = report.duplicates.get(name, 0) + 1
+                report.duplicates[name] += 1
                 continue
             seen.add(digest)
             found = index.find(grams, config.overlap_share).tolist()
             domains = dict.fromkeys(evaluation[e][0] for e in found)
             older = [d for d in domains if generations[d] <= generation]
             for domain in older:
-                report.count(name, domain, "training")
+                report.found[name][domain]["training"] += 1
             if older:
                 continue
             for e in found:
                 if e not in repeated:
-                    report.count(name, evaluation[e][0], "evaluation")
+                    report.found[name][evaluation[e][0]]["evaluation"] += 1
             repeated.update(found)
             kept.append(document)
         return kept
@@ -169,7 +169,7 @@ def decontaminate(
     seen_in_base: set[str] = set()
     if frozen_base is not None:
         clean(BASE, frozen_base, FROZEN, seen_in_base)
-        report.duplicates.pop(BASE, None)
+        del report.duplicates[BASE]
     else:
         for name, documents in gathered.base.items():
             gathered.base[name] = clean(BASE, documents, 0, seen_in_base)
