@@ -220,11 +220,11 @@ class Bucket:
     def fetch_pool(self) -> None:
         """Fetches identity, base model and every entry that the workdir lacks."""
         path = self.workdir / _POOL
-        content = self.objects.read(_POOL)
-        if content is None:
+        shared = self._record(_POOL, PoolRecord, POOL_ADVICE)
+        if shared is None:
             return
         if not path.exists():
-            records.write(path, content)
+            records.save(path, shared)
         self._check_identity()
         self.shares(self.workdir / "base")
         members = self.workdir / "pool" / "members"
@@ -241,12 +241,12 @@ class Bucket:
         """
         shared, here = self._corpora()
         if shared and here:
+            what, folder = "holds another corpus", self.workdir / "corpus"
             advice = (
-                "Run `jaxsim prepare` here to send this one, or delete "
-                f"{self.workdir / 'corpus'} to fetch the other"
+                f"Run `jaxsim prepare` here to send this one, or delete {folder} to "
+                "fetch the other"
             )
-            pair = _shared(shared), _shared(here)
-            self._compare("holds another corpus", *pair, advice)
+            self._compare(what, _shared(shared), _shared(here), advice)
         elif here:
             self._send_corpus()
         elif shared:
@@ -277,9 +277,9 @@ class Bucket:
     def _check_frozen(self) -> None:
         shared, here = self._corpora()
         if shared and here:
-            advice = "Use another --workdir to get that one, or another bucket for this"
-            pair = shared.frozen, here.frozen
-            self._compare("has frozen another corpus", *pair, advice)
+            what = "has frozen another corpus"
+            advice = "Use another --workdir to get it, or another bucket for this one"
+            self._compare(what, shared.frozen, here.frozen, advice)
 
     def _check_identity(self) -> None:
         here = records.load(self.workdir / _POOL, PoolRecord, POOL_ADVICE)
