@@ -181,6 +181,13 @@ def test_a_damaged_corpus_record_is_named(elsewhere, content):
         elsewhere.share_corpus()
 
 
+def test_a_damaged_pool_record_does_not_reach_the_workdir(elsewhere):
+    elsewhere.objects.write("pool/pool.json", b"{")
+    with pytest.raises(DamagedError, match=r"pool/pool.json: "):
+        elsewhere.fetch_pool()
+    assert not (elsewhere.workdir / "pool" / "pool.json").exists()
+
+
 def test_a_data_set_that_is_being_sent_is_not_fetched(elsewhere):
     folder = "corpus/unit_00000000000000000000000000000000"
     elsewhere.objects.write(f"{folder}/table/part", b"part")
