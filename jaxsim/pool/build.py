@@ -20,7 +20,7 @@ from jaxsim.errors import JaxsimError, Preempted, UserError
 from jaxsim.log import provenance, say
 from jaxsim.pool.bucket import Bucket, StoreError
 from jaxsim.pool.digests import differences, first_non_finite, params_digest
-from jaxsim.pool.group import Group, recorded
+from jaxsim.pool.group import PREFIX, Group, recorded
 from jaxsim.pool.lock import Busy, holding, wait_for_others
 from jaxsim.pool.manifest import Manifest, leaves_of, read_manifest
 from jaxsim.pool.pool import Pool
@@ -391,8 +391,14 @@ class PoolBuilder:
         return self.states / run.name
 
     def _folder(self, group: Group) -> StatePath:
-        """Where a group has its record and its states."""
-        return group.folder(self.states, [self._identity(run) for run in group.runs])
+        """Where a group has its record and its states.
+
+        Other text or another recipe gives another folder.
+        """
+        if group.slots == 1:
+            return self._state(group.runs[0])
+        digest = records.digest([group.slots, *map(self._identity, group.runs)])
+        return self.states / f"{PREFIX}{digest[:12]}"
 
     def _checkpoints(self, group: Group, folder: StatePath) -> StatePath:
         """The folder of checkpoints; deletes those of another run of this name.
