@@ -106,16 +106,11 @@ class CorpusRecord:
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
-    """The data sets of a corpus: units and domains, each in a folder of its own.
-
-    Attributes:
-      length: L; all rows have L + 1 tokens.
-      tokenizer: made them; its digest is a part of theirs.
-    """
+    """The data sets of a corpus: units and domains, each in a folder of its own."""
 
     workdir: Path
-    length: int
-    tokenizer: Tokenizer
+    length: int  # L; all rows have L + 1 tokens
+    tokenizer: Tokenizer  # made them; its digest is a part of theirs
 
     def write_unit(
         self,
@@ -138,11 +133,7 @@ class Tables:
         return unit
 
     def open_unit(self, unit: Unit) -> TableReader:
-        """The rows of a unit, after checking all of them against its digest.
-
-        Raises:
-          DamagedError: missing or different.
-        """
+        """The rows of a unit; a `DamagedError` if they do not match its digest."""
         what = f"unit {unit.name!r}"
         folder = folder_of(self.workdir, "unit", unit.digest)
         reader = TableReader(folder, what, self.length + 1)
@@ -178,11 +169,7 @@ class Tables:
         return digest
 
     def read_windows(self, what: str, digest: str) -> EvalWindows:
-        """One split of a domain, after checking it against its digest.
-
-        Raises:
-          DamagedError: missing or different.
-        """
+        """One split of a domain; a `DamagedError` if it does not match its digest."""
         folder = folder_of(self.workdir, "domain", digest)
         reader = TableReader(folder, what, self.length + 1, list(_COLUMNS))
         columns = reader.read(np.arange(len(reader)))
@@ -219,14 +206,7 @@ def _differs(what: str, digest: str) -> DamagedError:
 
 
 class Corpus:
-    """The corpus of a workdir. Open it with `open_corpus`.
-
-    Attributes:
-      record: the content of corpus.json.
-      length: L; a row has L + 1 tokens.
-      budget_rows: rows that one member is trained on.
-      base: the unit of the base model.
-    """
+    """The corpus of a workdir; `base` is the base model's unit. See `open_corpus`."""
 
     def __init__(self, workdir: Path, record: CorpusRecord):
         self.workdir, self.record = workdir, record
@@ -344,11 +324,7 @@ def windows_digest(
 
 
 def folder_of(workdir: Path, kind: str, digest: str) -> Path:
-    """The folder of a data set, by its digest.
-
-    Raises:
-      DamagedError: `digest` is no SHA-256.
-    """
+    """The folder of a data set, by its digest; a `DamagedError` if it is none."""
     if not _DIGEST.fullmatch(digest):
         raise DamagedError(
             f"corpus.json in {workdir}: {digest!r} is no SHA-256; copy the corpus again"
@@ -357,11 +333,7 @@ def folder_of(workdir: Path, kind: str, digest: str) -> Path:
 
 
 def folders_of(workdir: Path, record: CorpusRecord) -> list[Path]:
-    """The folders of the tokenizer and all data sets that a corpus.json names.
-
-    Raises:
-      DamagedError: a digest in it is no SHA-256.
-    """
+    """The folders of the tokenizer and all data sets that a corpus.json names."""
     digests = [("tokenizer", record.frozen.tokenizer_digest)]
     units = [record.frozen.base, *record.units.values()]
     digests += [("unit", unit.digest) for unit in units]

@@ -228,11 +228,7 @@ class PoolBuilder:
         wait_for_others(lambda: self._train_free(runs))
 
     def _train_free(self, runs: Sequence[Run]) -> None:
-        """Trains all free runs once.
-
-        Raises:
-          Busy: other launchers hold runs; names them.
-        """
+        """Trains all free runs once; `Busy` names those that other launchers hold."""
         self._missing = [run for run in runs if not is_published(self._entry(run))]
         self._held = {}
         asked = {run.name for run in self._missing}
@@ -312,14 +308,10 @@ class PoolBuilder:
     def _train(self, group: Group, mine: Sequence[Run]) -> None:
         """Trains a group, and publishes those of its runs that are in `mine`.
 
-        The caller holds the locks of all unpublished runs of the group.
-
-        Raises:
-          Busy: another launcher deleted attempts; only where the file system has no
-            locks.
-          Preempted: SIGTERM came; what was done is on disk.
-          JaxsimError: a run did not come to finite values, there is no room,
-            or the bucket cannot be reached. All good results are published first.
+        The caller holds the locks of all unpublished runs of the group. If a run does
+        not come to finite values, or the bucket cannot be reached, all good results are
+        published before the error is raised. `Busy` says that another launcher deleted
+        attempts, which happens only where the file system has no locks.
         """
         folder = self._folder(group)
         with stop_requested() as stop:
@@ -481,10 +473,7 @@ def _origin(run: Run, corpus: Corpus) -> dict[str, Any]:
 
 
 def _check_corpus(pool: Pool, corpus: Corpus) -> None:
-    """Checks that the base model was trained with the corpus's tokenizer and text.
-
-    `prepare --refreeze` changes them, and leaves the base model where it is.
-    """
+    """Checks that the base model comes from this corpus; `--refreeze` changes that."""
     base, text = read_manifest(pool.base_entry), corpus.base.digest
     differs = {
         "tokenizer": base.tokenizer_digest != corpus.tokenizer_digest,

@@ -70,11 +70,8 @@ def read_manifest(entry: Path) -> Manifest:
 def checked(manifest: Manifest, name: str, path: Path | str) -> Manifest:
     """The manifest, if it is that of the entry `name` and names only its files.
 
-    Args:
-      path: where it is from, for messages.
-
     Raises:
-      DamagedError: see `read_manifest`.
+      DamagedError: it is not; names `path`, where it is from.
     """
     if not _ATTEMPT.fullmatch(manifest.attempt):
         raise DamagedError(
@@ -90,19 +87,10 @@ def checked(manifest: Manifest, name: str, path: Path | str) -> Manifest:
 
 
 def check_inside(path: Path | str, name: str) -> str:
-    """The name of a file, if that lies below what names it.
-
-    Raises:
-      DamagedError: names `path`, where the name is from.
-    """
+    """The name of a file, if that lies below `path`, which names it."""
     pure = PurePosixPath(name)
-    if (
-        not pure.parts
-        or pure.is_absolute()
-        or ".." in pure.parts
-        or "\\" in name
-        or "\0" in name
-    ):
+    odd = not pure.parts or pure.is_absolute() or ".." in pure.parts
+    if odd or "\\" in name or "\0" in name:
         raise DamagedError(f"{path}: file {name!r} points outside its entry")
     return name
 

@@ -123,10 +123,7 @@ def publish(entry: Path, manifest: Manifest) -> None:
 
 
 def admit(entry: Path, manifest: Manifest) -> None:
-    """Publishes an attempt that was copied here, complete and checked.
-
-    Raises: as `publish` does.
-    """
+    """Publishes an attempt that was copied here, complete and checked."""
     _draft(entry, manifest.attempt).touch()
     publish(entry, manifest)
 
