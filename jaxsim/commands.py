@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxsim import corpus as corpora
+from jaxsim import records
 from jaxsim.config import Config, SearchConfig, save_config
 from jaxsim.corpus import Corpus, open_corpus
-from jaxsim.corpus.store import record_of
+from jaxsim.corpus.store import CorpusRecord
 from jaxsim.distributed import is_lead, leading, on_lead
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.log import say
@@ -344,8 +345,8 @@ def _trainer(config: Config, workdir: Path) -> Trainer:
 
 def _corpus(workdir: Path) -> Corpus:
     """The corpus as process 0 sees it; its digests check what others read."""
-    record = on_lead(lambda: open_corpus(workdir).record)
-    return Corpus(workdir, record_of(record))
+    record = on_lead(lambda: records.plain(open_corpus(workdir).record))
+    return Corpus(workdir, records.from_plain(CorpusRecord, record, "corpus.json"))
 
 
 def _pool(config: Config, workdir: Path, corpus: Corpus) -> Pool:

@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 from scoring import tiny
 
-from jaxsim import cli, commands
+from jaxsim import cli, commands, records
 from jaxsim.checkpoints import save_params
 from jaxsim.config import load_config
 from jaxsim.model import Execution
@@ -204,7 +204,7 @@ def publish_again(workdir: Path, change, **fields) -> None:
         "params_digest": params_digest(params),
     }
     manifest = dataclasses.replace(manifest, **found | fields)
-    path.write_text(manifest.dump())
+    path.write_text(records.dump(manifest))
 
 
 def poisoned(params):

@@ -8,14 +8,6 @@ the result. `order` gives the rows of a run, as a pure function.
 
 from jaxsim.corpus.prepare import prepare
 from jaxsim.corpus.rows import EvalWindows
-from jaxsim.corpus.store import Corpus, Domain, RowReader, Unit, open_corpus
+from jaxsim.corpus.store import Corpus, Domain, Unit, open_corpus
 
-__all__ = [
-    "Corpus",
-    "Domain",
-    "EvalWindows",
-    "RowReader",
-    "Unit",
-    "open_corpus",
-    "prepare",
-]
+__all__ = ["Corpus", "Domain", "EvalWindows", "Unit", "open_corpus", "prepare"]

@@ -87,16 +87,14 @@ class TableReader:
     """Random access to a table; safe to use from several threads.
 
     Raises:
-      DamagedError: the table is missing, truncated or damaged; `read` raises it, too.
+      DamagedError: the table is missing, truncated or damaged; reading raises it, too.
     """
 
     def __init__(
         self, folder: Path, what: str, width: int, columns: Sequence[str] = ()
     ):
-        self._folder = folder
-        self._what = what
-        self._width = width
-        self._columns = columns
+        self._folder, self._what = folder, what
+        self._width, self._columns = width, columns
         self._lock = threading.Lock()
         with self._damage():
             table = Table(folder, width, columns)
@@ -106,8 +104,17 @@ class TableReader:
     def __len__(self) -> int:
         return self._rows
 
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        """The tokens of the rows at `indices`, int32 [n, L + 1]."""
+        return self.read(indices)["tokens"]
+
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """The rows at `indices`, stacked; `tokens` is int32 [n, L + 1]."""
+        if np.size(indices) and (np.min(indices) < 0 or np.max(indices) >= len(self)):
+            raise IndexError(
+                f"rows {np.min(indices)} to {np.max(indices)} of {self._what}, which "
+                f"has {len(self)}"
+            )
         with self._lock, self._damage():
             rows = self._source.__getitems__([int(i) for i in indices])
             # A truncated file silently gives empty records, which read as None.

@@ -14,10 +14,10 @@ earlier `prepare`, so a newer evaluation document that repeats it is dropped, an
 counted. Within one `prepare`, evaluation text stays and training text is dropped.
 """
 
-import dataclasses
 import hashlib
 import re
 import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -71,58 +71,48 @@ def _grams(hashes: np.ndarray, words: int) -> np.ndarray:
     return np.unique(total * _MIX)
 
 
-@dataclasses.dataclass(frozen=True)
 class EvaluationIndex:
     """The n-grams of all evaluation documents, sorted by hash."""
 
-    hashes: np.ndarray  # uint64 [n-grams]
-    owners: np.ndarray  # int64 [n-grams], index of the document
-    sizes_E: np.ndarray  # int64, unique n-grams of each document
+    def __init__(self, documents: Sequence[np.ndarray]):
+        """Takes the unique n-gram hashes of each document."""
+        self.sizes_E = np.array([len(grams) for grams in documents], np.int64)
+        owners = np.repeat(np.arange(len(documents)), self.sizes_E)
+        hashes = np.concatenate([np.zeros(0, np.uint64), *documents])
+        order = np.argsort(hashes, kind="stable")
+        self.hashes, self.owners = hashes[order], owners[order]
+
+    def find(self, grams: np.ndarray, share: float) -> np.ndarray:
+        """The evaluation documents that overlap with a training document, sorted.
+
+        Args:
+          grams: the unique n-gram hashes of the training document.
+          share: the share of the smaller document's n-grams that must be common.
+        """
+        start = np.searchsorted(self.hashes, grams, "left")
+        counts = np.searchsorted(self.hashes, grams, "right") - start
+        # Positions of all matches: start[i], start[i] + 1, ... (counts[i] of them).
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        owners = self.owners[np.repeat(start, counts) + within]
+        documents, common = np.unique(owners, return_counts=True)
+        smaller = np.minimum(len(grams), self.sizes_E[documents])
+        return documents[common >= np.maximum(share * smaller, 1)]
 
 
-def build_index(documents: Sequence[np.ndarray]) -> EvaluationIndex:
-    """The index of the unique n-gram hashes of each evaluation document."""
-    sizes_E = np.array([len(grams) for grams in documents], np.int64)
-    owners = np.repeat(np.arange(len(documents)), sizes_E)
-    hashes = np.concatenate(list(documents)) if documents else np.zeros(0, np.uint64)
-    order = np.argsort(hashes, kind="stable")
-    return EvaluationIndex(hashes[order], owners[order], sizes_E)
-
-
-def find(grams: np.ndarray, index: EvaluationIndex, share: float) -> np.ndarray:
-    """The evaluation documents that overlap with a training document, sorted.
-
-    Args:
-      grams: the unique n-gram hashes of the training document.
-      share: the share of the smaller document's n-grams that must be common.
-    """
-    start = np.searchsorted(index.hashes, grams, "left")
-    stop = np.searchsorted(index.hashes, grams, "right")
-    counts = stop - start
-    if not counts.any():
-        return np.zeros(0, np.int64)
-    # Positions of all matches: start[i], start[i] + 1, ..., stop[i] - 1.
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    owners = index.owners[np.repeat(start, counts) + within]
-    documents, common = np.unique(owners, return_counts=True)
-    smaller = np.minimum(len(grams), index.sizes_E[documents])
-    return documents[common >= np.maximum(share * smaller, 1)]
-
-
-@dataclasses.dataclass(frozen=True)
 class OverlapReport:
     """Counts of removed documents.
 
-    `found[partition][domain]` counts training documents that repeat the domain, and
-    evaluation documents that repeat older training text of the partition or 'base'.
+    Attributes:
+      found: by partition or 'base', and domain: training documents that repeat the
+        domain, and evaluation documents that repeat older training text.
+      duplicates: documents that repeat earlier training text, by partition.
     """
 
-    found: dict[str, dict[str, dict[str, int]]]
-    duplicates: dict[str, int]  # of earlier training text, by partition
-
-    def count(self, name: str, domain: str, side: str) -> None:
-        domains = self.found.setdefault(name, {})
-        domains.setdefault(domain, {"training": 0, "evaluation": 0})[side] += 1
+    def __init__(self) -> None:
+        self.found: dict[str, dict[str, dict[str, int]]] = defaultdict(
+            lambda: defaultdict(lambda: {"training": 0, "evaluation": 0})
+        )
+        self.duplicates: Counter[str] = Counter()
 
 
 def decontaminate(
@@ -142,13 +132,14 @@ def decontaminate(
       UserError: there is overlap and `corpus.overlap` is 'refuse'.
     """
     fingerprint = Fingerprinter(config.overlap_words)
-    places, grams_E = [], []
-    for domain, splits in gathered.evaluation.items():
-        for split, documents in splits.items():
-            places += [(domain, split, i) for i in range(len(documents))]
-            grams_E += [fingerprint(document.text)[1] for document in documents]
-    index = build_index(grams_E)
-    report = OverlapReport({}, {})
+    evaluation = [
+        (domain, document)
+        for domain, splits in gathered.evaluation.items()
+        for documents in splits.values()
+        for document in documents
+    ]
+    index = EvaluationIndex([fingerprint(d.text)[1] for _, d in evaluation])
+    report = OverlapReport()
     repeated: set[int] = set()  # evaluation documents to drop
 
     def clean(
@@ -158,18 +149,19 @@ def decontaminate(
         for document in documents:
             digest, grams = fingerprint(document.text)
             if digest in seen:
-                report.duplicates[name] = report.duplicates.get(name, 0) + 1
+                report.duplicates[name] += 1
                 continue
             seen.add(digest)
-            found = find(grams, index, config.overlap_share).tolist()
-            older = [e for e in found if generations[places[e][0]] <= generation]
-            for domain in dict.fromkeys(places[e][0] for e in older):
-                report.count(name, domain, "training")
+            found = index.find(grams, config.overlap_share).tolist()
+            domains = dict.fromkeys(evaluation[e][0] for e in found)
+            older = [d for d in domains if generations[d] <= generation]
+            for domain in older:
+                report.found[name][domain]["training"] += 1
             if older:
                 continue
             for e in found:
                 if e not in repeated:
-                    report.count(name, places[e][0], "evaluation")
+                    report.found[name][evaluation[e][0]]["evaluation"] += 1
             repeated.update(found)
             kept.append(document)
         return kept
@@ -177,9 +169,9 @@ def decontaminate(
     seen_in_base: set[str] = set()
     if frozen_base is not None:
         clean(BASE, frozen_base, FROZEN, seen_in_base)
-        report.duplicates.pop(BASE, None)
-    for name, documents in gathered.base.items():
-        if frozen_base is None:
+        del report.duplicates[BASE]
+    else:
+        for name, documents in gathered.base.items():
             gathered.base[name] = clean(BASE, documents, 0, seen_in_base)
     seen: set[str] = set()
     # Older partitions first: of two copies the older one stays.
@@ -201,10 +193,8 @@ def decontaminate(
             )
             + ". Remove it, or set corpus.overlap='drop'"
         )
-    gone = {places[e] for e in repeated}
-    for domain, splits in gathered.evaluation.items():
+    gone = {id(evaluation[e][1]) for e in repeated}
+    for splits in gathered.evaluation.values():
         for split, documents in splits.items():
-            splits[split] = [
-                d for i, d in enumerate(documents) if (domain, split, i) not in gone
-            ]
+            splits[split] = [d for d in documents if id(d) not in gone]
     return report

@@ -18,34 +18,29 @@ def check_name(name: str, what: str) -> str:
     Raises:
       UserError: it is not; says what the name is for and what is wrong.
     """
-    if problem := _problem(name):
-        raise UserError(
-            f"{what}: the name {name[:200]!r} {problem}; choose a plain name"
-        )
-    return name
-
-
-def _problem(name: str) -> str:
-    if not name:
-        return "is empty"
-    if name in (".", ".."):
-        return "means a folder"
-    if "/" in name or "\\" in name:
-        return "holds a path separator"
     # Cc: control (with NUL); Cf: invisible; Cs: lone surrogates; Zl, Zp: line ends.
-    if any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in name):
-        return "holds control characters, invisible ones or lone surrogates"
-    if any(c in "*?[]" for c in name):  # Orbax reads them as a pattern
-        return "holds one of the signs * ? [ ]"
-    if name[0] in ".-":
-        return f"starts with {name[0]!r}"
-    if name != name.strip():
-        return "starts or ends with a space"
-    if len(name.encode("utf-8")) > MAX_NAME_BYTES:
-        return f"is longer than {MAX_NAME_BYTES} bytes of UTF-8"
-    if not unicodedata.is_normalized("NFC", name):
-        return "is not in Unicode form NFC"
-    return ""
+    unseen = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    size = len(name.encode("utf-8", "surrogatepass"))
+    problems = {
+        "is empty": not name,
+        "means a folder": name in (".", ".."),
+        "holds a path separator": "/" in name or "\\" in name,
+        "holds control characters, invisible ones or lone surrogates": any(
+            unicodedata.category(c) in unseen for c in name
+        ),
+        # Orbax reads them as a pattern.
+        "holds one of the signs * ? [ ]": any(c in "*?[]" for c in name),
+        f"starts with {name[:1]!r}": name.startswith((".", "-")),
+        "starts or ends with a space": name != name.strip(),
+        f"is longer than {MAX_NAME_BYTES} bytes of UTF-8": size > MAX_NAME_BYTES,
+        "is not in Unicode form NFC": not unicodedata.is_normalized("NFC", name),
+    }
+    for problem, found in problems.items():
+        if found:
+            raise UserError(
+                f"{what}: the name {name[:200]!r} {problem}; choose a plain name"
+            )
+    return name
 
 
 def check_twins(names: Iterable[str], what: str = "names") -> None:

@@ -86,18 +86,16 @@ def schedule(
         replayed = math.floor(Fraction(replay[1]) * total_rows + Fraction(1, 2))
         members.append(replay[0])
     counts = shares(weights_C, total_rows - replayed).tolist()
-    if replay is not None:
-        counts.append(replayed)
+    counts += [replayed] if replay is not None else []
     for unit, count in zip(members, counts, strict=True):
         if count and unit.rows < 1:
             raise ValueError(f"unit {unit.name!r} has no rows to give")
 
     used = sorted(
-        (c for c in range(len(members)) if counts[c]),
+        np.flatnonzero(counts).tolist(),
         key=lambda c: (members[c].digest, members[c].name),
     )
-    blocks = [np.full(counts[c], c, np.int32) for c in used]
-    slots = np.concatenate(blocks) if blocks else np.zeros(0, np.int32)
+    slots = np.repeat(np.array(used, np.int32), np.array(counts)[used])
     mixed = "interleave\0" + "\0".join(members[c].digest for c in used)
     unit_R = slots[permutation(mixed, data_seed, 0, total_rows)]
     row_R = np.zeros(total_rows, np.int64)

@@ -5,7 +5,6 @@ corpus.json, which makes them part of the corpus, is replaced in one step at the
 """
 
 import contextlib
-import dataclasses
 import fcntl
 import shutil
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxsim import records
 from jaxsim.config import Config
 from jaxsim.corpus import store
 from jaxsim.corpus.decontaminate import OverlapReport, decontaminate
@@ -21,16 +21,10 @@ from jaxsim.corpus.names import check_twins
 from jaxsim.corpus.rows import cut_units, evaluation_rows, training_rows
 from jaxsim.corpus.sources import Document, Quarantine, input_files
 from jaxsim.corpus.split import BASE, SPLITS, Gathered, check_splits, gather, hash_order
-from jaxsim.corpus.store import Corpus, Domain, Unit, folder_of, open_corpus
-from jaxsim.corpus.tokenizer import (
-    Coverage,
-    Tokenizer,
-    tokenizer_from_config,
-    training_sample,
-)
+from jaxsim.corpus.store import Corpus, CorpusRecord, Domain, Frozen, Tables, Unit
+from jaxsim.corpus.tokenizer import Coverage, Tokenizer, tokenizer_from_config
 from jaxsim.errors import UserError
 from jaxsim.log import progress, say, show_table
-from jaxsim.records import VERSION, digest, plain
 
 # Fields that define each kind of tokenizer; a 'file' has a digest, too.
 _DECIDING = {
@@ -55,24 +49,27 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
         what was frozen.
       DamagedError: a compressed input file is truncated or changed.
     """
-    folder = workdir / "corpus"
+    folder, path = workdir / "corpus", store.path_of(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
-        for leftover in folder.glob(f"{store.TEMPORARY}*"):  # of a killed `prepare`
-            shutil.rmtree(leftover)
         if refreeze:
-            _remove(folder)
-        previous = None
-        if (folder / "corpus.json").exists():
-            previous = open_corpus(workdir)
-            _check_frozen(previous.record["frozen"], config, folder)
+            # The record goes first, so that a kill leaves no part of a corpus.
+            path.unlink(missing_ok=True)
+        for entry in folder.iterdir():
+            # Temporary folders are of a killed `prepare`.
+            if entry.is_dir() and (refreeze or entry.name.startswith(store.TEMPORARY)):
+                shutil.rmtree(entry)
+        previous, folders = None, []
+        if path.exists():
+            previous = store.open_corpus(workdir)
+            _check_frozen(previous.record.frozen, config, folder)
+            folders = store.folders_of(workdir, previous.record)
         evidence = _fingerprint(config)
-        if previous is not None and _is_current(previous, evidence):
-            corpus = previous
-        else:
-            record = _build(config, workdir, previous)
-            store.write_record(workdir, record | {"fingerprint": evidence})
-            corpus = open_corpus(workdir)
+        known = previous is not None and previous.record.fingerprint == evidence
+        if not known or not all(map(Path.is_dir, folders)):
+            # In one step: until then nothing has changed.
+            records.save(path, _build(config, workdir, previous, evidence))
+        corpus = store.open_corpus(workdir)
     _print_summary(corpus)
     return corpus
 
@@ -85,51 +82,39 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _remove(folder: Path) -> None:
-    # The record goes first, so that a kill leaves no part of a corpus.
-    (folder / "corpus.json").unlink(missing_ok=True)
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        elif entry.name != ".lock":
-            entry.unlink()
-
-
-def _is_current(corpus: Corpus, evidence: str) -> bool:
-    folders = store.folders_of(corpus.workdir, corpus.record)
-    return corpus.record["fingerprint"] == evidence and all(
-        folder.is_dir() for folder in folders
-    )
-
-
-def _build(config: Config, workdir: Path, previous: Corpus | None) -> dict[str, Any]:
+def _build(
+    config: Config, workdir: Path, previous: Corpus | None, evidence: str
+) -> CorpusRecord:
     """Does all the work; returns the content of corpus.json."""
-    frozen = previous.record["frozen"] if previous else None
-    base_partitions = frozen["base_partitions"] if frozen else None
+    frozen = previous.record.frozen if previous else None
     place = workdir / "corpus" / "quarantine.jsonl"
     with Quarantine(place, config.corpus.max_bad) as quarantine:
-        gathered = gather(config.corpus, quarantine, base_partitions)
+        gathered = gather(
+            config.corpus, quarantine, frozen.base_partitions if frozen else None
+        )
     # Which `prepare` first saw each partition and domain, counted from 0.
-    generations = dict(previous.record["generations"]) if previous else {}
+    generations = dict(previous.record.generations) if previous else {}
     new = max(generations.values(), default=-1) + 1
     for name in gathered.evaluation:
         generations.setdefault(name, new)
     base = _frozen_base_text(previous) if previous else None
     overlap = decontaminate(gathered, config.corpus, generations, base)
     check_splits(gathered, config.corpus.split, frozen is not None)
-    if frozen is None or previous is None:
-        coverage, frozen = _freeze(config, workdir, gathered)
+    if previous:
+        tokenizer = previous.tokenizer
     else:
-        coverage = Coverage(previous.tokenizer, config.corpus.max_unknown)
-    units = _write_units(config, workdir, gathered, coverage)
-    domains = _write_domains(config, workdir, gathered, coverage)
-    return {
-        "frozen": frozen,
-        "units": {unit.name: dataclasses.asdict(unit) for unit in units},
-        "domains": {d.name: dataclasses.asdict(d) for d in domains},
-        "generations": generations,
-        "summary": _summary(gathered, quarantine, overlap, coverage),
-    }
+        groups = [[d.text for d in texts] for texts in gathered.base.values()]
+        tokenizer = tokenizer_from_config(config.corpus.tokenizer, groups)
+    coverage = Coverage(tokenizer, config.corpus.max_unknown)
+    tables = Tables(workdir, config.model.length, tokenizer)
+    return CorpusRecord(
+        frozen=frozen or _freeze(config, gathered, coverage, tables),
+        units=_write_units(config, gathered, coverage, tables),
+        domains=_write_domains(config, gathered, coverage, tables),
+        generations=generations,
+        summary=_summary(gathered, quarantine, overlap, coverage),
+        fingerprint=evidence,
+    )
 
 
 def _frozen_base_text(previous: Corpus) -> list[Document]:
@@ -149,67 +134,56 @@ def _frozen_base_text(previous: Corpus) -> list[Document]:
 
 
 def _freeze(
-    config: Config, workdir: Path, gathered: Gathered
-) -> tuple[Coverage, dict[str, Any]]:
-    """Makes and stores the tokenizer and the base model's rows."""
-    groups = [[d.text for d in docs] for docs in gathered.base.values()]
-    sample = training_sample(groups, config.corpus.tokenizer.sample_bytes)
-    tokenizer = tokenizer_from_config(config.corpus.tokenizer, sample)
-    target = folder_of(workdir, "tokenizer", tokenizer.digest)
-    store.publish(target, stored=Tokenizer.load, write=tokenizer.save)
-    coverage = Coverage(tokenizer, config.corpus.max_unknown)
-    texts = [text for group in groups for text in group]
-    length = config.model.length
-    tokens_RL1 = training_rows(
-        coverage.encode("the base model", texts), tokenizer.end_of_text, length
+    config: Config, gathered: Gathered, coverage: Coverage, tables: Tables
+) -> Frozen:
+    """Stores the tokenizer and the base model's rows."""
+    tokenizer, length = coverage.tokenizer, tables.length
+    target = store.folder_of(tables.workdir, "tokenizer", tokenizer.digest)
+    store.publish(
+        target, lambda folder: Tokenizer.load(folder, tokenizer.digest), tokenizer.save
     )
+    texts = [d.text for documents in gathered.base.values() for d in documents]
+    ids = coverage.encode("the base model", texts)
+    tokens_RL1 = training_rows(ids, tokenizer.end_of_text, length)
     if not len(tokens_RL1):
         raise UserError(
             f"the base model's text ({len(texts)} documents) is less than one row "
             f"of {length} tokens; raise corpus.split.base, give "
             "corpus.base_text more text, or lower model.length"
         )
-    base = store.write_unit(
-        workdir, tokens_RL1, tokenizer.digest, BASE, "", BASE, len(texts)
+    return Frozen(
+        **_frozen_config(config),
+        tokenizer_digest=tokenizer.digest,
+        base_partitions=[] if config.corpus.base_text else list(gathered.train),
+        base=tables.write_unit(tokens_RL1, BASE, "", BASE, len(texts)),
     )
-    frozen = _frozen_config(config) | {
-        "tokenizer_digest": tokenizer.digest,
-        "base_partitions": ([] if config.corpus.base_text else gathered.partitions),
-        "base": dataclasses.asdict(base),
-    }
-    return coverage, frozen
 
 
 def _write_units(
-    config: Config, workdir: Path, gathered: Gathered, coverage: Coverage
-) -> list[Unit]:
-    units = []
-    names, tokenizer = gathered.partitions, coverage.tokenizer
-    with progress(len(names), "writing units", "partitions") as advance:
-        for name in names:
-            documents = gathered.train[name]
+    config: Config, gathered: Gathered, coverage: Coverage, tables: Tables
+) -> dict[str, Unit]:
+    units: list[Unit] = []
+    eot = coverage.tokenizer.end_of_text
+    with progress(len(gathered.train), "writing units", "partitions") as advance:
+        for name, documents in gathered.train.items():
             ids = coverage.encode(f"partition {name!r}", [d.text for d in documents])
-            pieces = cut_units(name, documents, ids, tokenizer.end_of_text, config)
+            pieces = cut_units(name, documents, ids, eot, config)
             # The pieces of a partition are a group.
             group = gathered.groups[name] if len(pieces) == 1 else name
-            for unit, rows_RL1, touched in pieces:
-                units.append(
-                    store.write_unit(
-                        workdir, rows_RL1, tokenizer.digest, unit, name, group, touched
-                    )
-                )
+            units += [
+                tables.write_unit(rows_RL1, unit, name, group, touched)
+                for unit, rows_RL1, touched in pieces
+            ]
             advance(1)
     check_twins([*(unit.name for unit in units), BASE], "units")
-    return units
+    return {unit.name: unit for unit in units}
 
 
 def _write_domains(
-    config: Config, workdir: Path, gathered: Gathered, coverage: Coverage
-) -> list[Domain]:
-    domains = []
-    tokenizer, length = coverage.tokenizer, config.model.length
-    most = config.corpus.evaluation_windows
-    sets = gathered.evaluation
+    config: Config, gathered: Gathered, coverage: Coverage, tables: Tables
+) -> dict[str, Domain]:
+    domains = {}
+    tokenizer, sets = coverage.tokenizer, gathered.evaluation
     with progress(len(sets), "writing domains", "domains") as advance:
         for name, splits in sets.items():
             domain = Domain(name, name in gathered.train, {}, {}, {}, {}, {})
@@ -227,17 +201,16 @@ def _write_domains(
                     [ids[i] for i in kept],
                     [tokenizer.token_bytes(documents[i].text, ids[i]) for i in kept],
                     tokenizer.end_of_text,
-                    length,
+                    tables.length,
                     [documents[i].id for i in kept],
-                    most,
+                    config.corpus.evaluation_windows,
                 )
-                digest = store.write_windows(workdir, windows, tokenizer.digest)
-                domain.digests[split] = digest
+                domain.digests[split] = tables.write_windows(windows)
                 domain.documents[split] = len(kept)
                 domain.tokens[split] = int(windows.count_R.sum())
                 domain.bytes[split] = int(windows.bytes_R.sum())
                 domain.windows[split] = len(windows)
-            domains.append(domain)
+            domains[name] = domain
             advance(1)
     return domains
 
@@ -262,30 +235,23 @@ def _sample(
 
 
 def _frozen_config(config: Config) -> dict[str, Any]:
-    """The part of a config that the first `prepare` freezes, as plain JSON data."""
-    return plain(
-        {
-            "length": config.model.length,
-            "budget_rows": config.recipe.steps * config.recipe.batch,
-            "tokenizer": dataclasses.asdict(config.corpus.tokenizer),
-            "split": dataclasses.asdict(config.corpus.split),
-            "base_text": {
-                name: dataclasses.asdict(source)
-                for name, source in config.corpus.base_text.items()
-            },
-        }
-    )
+    """The part of a config that the first `prepare` freezes, as fields of `Frozen`."""
+    return {
+        "length": config.model.length,
+        "budget_rows": config.recipe.steps * config.recipe.batch,
+        "tokenizer": config.corpus.tokenizer,
+        "split": config.corpus.split,
+        "base_text": config.corpus.base_text,
+    }
 
 
-def _check_frozen(frozen: dict[str, Any], config: Config, folder: Path) -> None:
+def _check_frozen(frozen: Frozen, config: Config, folder: Path) -> None:
     """Checks that a config agrees with what was frozen.
 
     Raises:
       UserError: it does not; names key, frozen value and new value.
     """
-    new = _frozen_config(config)
-
-    def need(key: str, was: object, wanted: object) -> None:
+    for key, was, wanted in _compared(frozen, config):
         if was != wanted:
             raise UserError(
                 f"{key}: {was!r} was frozen in {folder}, the config has "
@@ -294,20 +260,24 @@ def _check_frozen(frozen: dict[str, Any], config: Config, folder: Path) -> None:
                 "on the old one will then be refused)"
             )
 
-    need("model.length", frozen["length"], new["length"])
-    need("recipe.steps * recipe.batch", frozen["budget_rows"], new["budget_rows"])
-    was, wanted = frozen["tokenizer"], new["tokenizer"]
-    for field in _DECIDING[was["kind"]]:
-        need(f"corpus.tokenizer.{field}", was[field], wanted[field])
+
+def _compared(frozen: Frozen, config: Config) -> Iterator[tuple[str, Any, Any]]:
+    """Yields key, frozen value and the config's value of all that is frozen."""
+    was, new = records.plain(frozen), records.plain(_frozen_config(config))
+    yield "model.length", was["length"], new["length"]
+    yield "recipe.steps * recipe.batch", was["budget_rows"], new["budget_rows"]
+    for field in _DECIDING[frozen.tokenizer.kind]:
+        pair = (was["tokenizer"][field], new["tokenizer"][field])
+        yield f"corpus.tokenizer.{field}", *pair
     # The workdir has a copy: the file itself may be gone.
     path = Path(config.corpus.tokenizer.path)
-    if was["kind"] == "file" and path.exists():
+    if frozen.tokenizer.kind == "file" and path.exists():
         found = Tokenizer.from_file(path, config.corpus.tokenizer.end_of_text)
         key = "corpus.tokenizer.path (its content)"
-        need(key, frozen["tokenizer_digest"], found.digest)
-    for field, value in frozen["split"].items():
-        need(f"corpus.split.{field}", value, new["split"].get(field))
-    need("corpus.base_text", frozen["base_text"], new["base_text"])
+        yield key, frozen.tokenizer_digest, found.digest
+    for field, value in was["split"].items():
+        yield f"corpus.split.{field}", value, new["split"][field]
+    yield "corpus.base_text", was["base_text"], new["base_text"]
 
 
 def _fingerprint(config: Config) -> str:
@@ -322,8 +292,8 @@ def _fingerprint(config: Config) -> str:
         for name, source in getattr(config.corpus, where).items()
         for file, path in input_files(name, source)
     ]
-    corpus = dataclasses.asdict(config.corpus)
-    return digest([VERSION, corpus, _frozen_config(config), inputs])
+    parts = [records.VERSION, config.corpus, _frozen_config(config), inputs]
+    return records.digest(records.plain(parts))
 
 
 def _summary(
@@ -333,7 +303,7 @@ def _summary(
     coverage: Coverage,
 ) -> dict[str, Any]:
     """Counts for the printed tables and the report."""
-    return plain(
+    return records.plain(
         {
             "records": quarantine.records,
             "quarantine": quarantine.summary(),
@@ -344,12 +314,10 @@ def _summary(
             "documents": {
                 name: {
                     "base": len(gathered.base.get(name, [])),
-                    "train": len(gathered.train[name]),
-                    **{
-                        split: len(gathered.evaluation[name][split]) for split in SPLITS
-                    },
+                    "train": len(train),
+                    **{split: len(d) for split, d in gathered.evaluation[name].items()},
                 }
-                for name in gathered.partitions
+                for name, train in gathered.train.items()
             },
         }
     )
@@ -368,50 +336,63 @@ def _print_summary(corpus: Corpus) -> None:
         ("unit", "group", "documents", "rows", "tokens", "epochs"),
         [
             (
-                *(unit.name, unit.group),
-                *(f"{n:,}" for n in (unit.documents, unit.rows, unit.tokens)),
-                f"{corpus.budget_rows / unit.rows:.2f}",
+                *(u.name, u.group),
+                *map("{:,}".format, (u.documents, u.rows, u.tokens)),
+                f"{corpus.budget_rows / u.rows:.2f}",
             )
-            for unit in corpus.units.values()
+            for u in corpus.units.values()
         ],
     )
+
+    def of_splits(counts: dict[str, int]) -> str:
+        return " / ".join(f"{counts[split]:,}" for split in SPLITS)
+
     show_table(
         f"domains ({' / '.join(SPLITS)})",
         ("domain", "in-pool", "documents", "tokens", "windows"),
         [
             (
-                *(domain.name, "yes" if domain.in_pool else "no"),
-                *(
-                    " / ".join(f"{counts[split]:,}" for split in SPLITS)
-                    for counts in (domain.documents, domain.tokens, domain.windows)
-                ),
+                *(d.name, "yes" if d.in_pool else "no"),
+                *map(of_splits, (d.documents, d.tokens, d.windows)),
             )
-            for domain in corpus.domains.values()
+            for d in corpus.domains.values()
         ],
     )
-    for line in _dropped(corpus.record["summary"]):
-        say(line)
-
-
-def _dropped(summary: dict[str, Any]) -> Iterator[str]:
-    """One line for everything that did not become part of the corpus."""
-    for source, kinds in summary["quarantine"].items():
-        for kind, causes in kinds.items():
-            for cause, count in causes.items():
-                yield f"{kind}: source {source}: {count} x {cause}"
-    for source, causes in summary["dropped"].items():
-        for cause, count in causes.items():
-            yield f"dropped: source {source}: {count} x {cause}"
+    summary = corpus.record.summary
+    if rows := left_out(summary):
+        show_table(
+            "left out or repaired",
+            ("from", "because", "documents"),
+            [(place, cause, f"{count:,}") for place, cause, count in rows],
+        )
     for place, counts in summary["unknown"].items():
-        yield (
+        say(
             f"unknown to the tokenizer: {place}: {counts['unknown']} of "
             f"{counts['tokens']} tokens, {counts['lost']} of {counts['bytes']} bytes"
         )
-    for name, count in summary["duplicates"].items():
-        yield f"dropped: {name}: {count} documents that repeat other training text"
-    for name, domains in summary["overlap"].items():
-        for domain, counts in domains.items():
-            yield (
-                f"dropped: {name} repeats domain {domain}: {counts['training']} "
-                f"training documents, {counts['evaluation']} newer evaluation documents"
-            )
+
+
+def left_out(summary: dict[str, Any]) -> list[tuple[str, str, int]]:
+    """Where documents are from that were left out or repaired, why, and how many."""
+    rows = [
+        (f"source {source}, {kind}", cause, count)
+        for source, kinds in summary["quarantine"].items()
+        for kind, causes in kinds.items()
+        for cause, count in causes.items()
+    ]
+    rows += [
+        (f"source {source}", cause, count)
+        for source, causes in summary["dropped"].items()
+        for cause, count in causes.items()
+    ]
+    rows += [
+        (name, "duplicate of earlier training text", count)
+        for name, count in summary["duplicates"].items()
+    ]
+    return rows + [
+        (f"{name}, {kind} documents", f"overlap with domain {domain}", count)
+        for name, domains in summary["overlap"].items()
+        for domain, counts in domains.items()
+        for kind, count in counts.items()
+        if count
+    ]

@@ -57,18 +57,17 @@ def cut_units(
     """
     length = config.model.length
     budget = config.recipe.steps * config.recipe.batch  # rows of one run
-    stream = sum(len(tokens) + 1 for tokens in ids)
-    rows = max(0, (stream - 1) // length)
     if not documents:
         raise UserError(
             f"partition {partition!r}: no training document is left after the "
             "split, duplicates and overlap; give it more text or remove it"
         )
+    rows = max(0, (sum(len(tokens) + 1 for tokens in ids) - 1) // length)
     needed = max(1, math.ceil(budget / config.corpus.max_epochs))
     if rows < needed:
         epochs = f"{budget / rows:.1f}" if rows else "endless"
         raise UserError(
-            f"partition {partition!r}: {rows} rows of {config.model.length} "
+            f"partition {partition!r}: {rows} rows of {length} "
             f"tokens for a budget of {budget} rows are {epochs} epochs, more "
             f"than corpus.max_epochs={config.corpus.max_epochs:g}; give it at "
             f"least {needed} rows, join it with another partition, lower "
@@ -76,20 +75,17 @@ def cut_units(
         )
     pieces = max(1, min(config.corpus.max_units, rows // budget))
     if pieces == 1:
-        tokens_RL1 = training_rows(ids, eot, length)
-        return [(partition, tokens_RL1, len(documents))]
+        return [(partition, training_rows(ids, eot, length), len(documents))]
     ids = [ids[i] for i in hash_order("unit", documents)]
     tokens_RL1 = training_rows(ids, eot, length)
     ends = np.cumsum([len(tokens) + 1 for tokens in ids])
     units = []
     for piece in range(pieces):
         start, stop = rows * piece // pieces, rows * (piece + 1) // pieces
-        first = int(np.searchsorted(ends, start * length, "right"))
-        last = int(np.searchsorted(ends, stop * length, "right"))
-        name = check_name(
-            f"{partition}_{piece + 1}of{pieces}", "a piece of a partition"
-        )
-        touched = min(last, len(ids) - 1) - first + 1
+        first, last = np.searchsorted(ends, (start * length, stop * length), "right")
+        name = f"{partition}_{piece + 1}of{pieces}"
+        check_name(name, "a piece of a partition")
+        touched = int(min(last, len(ids) - 1) - first + 1)
         units.append((name, tokens_RL1[start:stop], touched))
     return units
 
@@ -138,12 +134,12 @@ def evaluation_rows(
     fewer than L tokens gets one window, padded on the right.
 
     Args:
-      documents: ids of each document, without end-of-text, none empty.
+      documents: ids of each document, without end-of-text; at least one, none empty.
       byte_counts: the bytes of each token, for each document.
       names: ids of the documents.
       most: at most so many windows of a document, evenly spaced; 0: all windows.
     """
-    tokens, first, scored, owner, n_bytes, valid = [], [], [], [], [], []
+    windows = []
     for e, (ids, counts) in enumerate(zip(documents, byte_counts, strict=True)):
         n = len(ids)
         conditioned = np.concatenate([np.array([eot], np.int32), ids])
@@ -153,20 +149,18 @@ def evaluation_rows(
         for done in starts.tolist():
             start = max(0, min(done, n - length))
             row = conditioned[start : start + length + 1]
-            fresh = min(length, n - done)
-            tokens.append(np.pad(row, (0, length + 1 - len(row)), constant_values=eot))
-            first.append(done - start)
-            scored.append(fresh)
-            owner.append(e)
-            n_bytes.append(int(counts[done : done + fresh].sum()))
-            valid.append(len(row) - 1)
+            padded = np.pad(row, (0, length + 1 - len(row)), constant_values=eot)
+            count = min(length, n - done)
+            n_bytes = counts[done : done + count].sum()
+            windows.append((padded, done - start, count, len(row) - 1, e, n_bytes))
+    tokens, first, scored, valid, owner, size = zip(*windows, strict=True)
     return EvalWindows(
-        tokens_RL1=np.asarray(tokens, np.int32).reshape(-1, length + 1),
-        first_R=np.asarray(first, np.int32),
-        count_R=np.asarray(scored, np.int32),
-        length_R=np.asarray(valid, np.int32),
-        document_R=np.asarray(owner, np.int32),
-        bytes_R=np.asarray(n_bytes, np.int64),
+        tokens_RL1=np.array(tokens, np.int32),
+        first_R=np.array(first, np.int32),
+        count_R=np.array(scored, np.int32),
+        length_R=np.array(valid, np.int32),
+        document_R=np.array(owner, np.int32),
+        bytes_R=np.array(size, np.int64),
         documents=tuple(names),
     )
 

@@ -12,9 +12,8 @@ import functools
 import gzip
 import importlib.util
 import json
-import os
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
@@ -62,8 +61,8 @@ class Quarantine:
         self.path = path
         self.max_bad = max_bad
         self.records: Counter[str] = Counter()  # by source, bad ones included
-        self.bad: dict[str, Counter[str]] = {}
-        self.repaired: dict[str, Counter[str]] = {}
+        self.bad: dict[str, Counter[str]] = defaultdict(Counter)
+        self.repaired: dict[str, Counter[str]] = defaultdict(Counter)
         self._file = path.open("w", encoding="utf-8")
 
     def __enter__(self) -> Self:
@@ -79,26 +78,19 @@ class Quarantine:
           UserError: at least `MANY_BAD` records are bad so far, and more than ten
             times the share allowed: reading on is no use.
         """
-        bad = self.bad.setdefault(source, Counter())
-        bad[cause] += 1
+        self.bad[source][cause] += 1
         entry = {"source": source, "cause": cause, "file": file, "line": line}
         self._file.write(json.dumps(entry) + "\n")
-        hopeless = min(10 * self.max_bad, (1 + self.max_bad) / 2)
-        if bad.total() >= MANY_BAD:
-            self._check(source, hopeless, "the first ")
+        if self.bad[source].total() >= MANY_BAD:
+            hopeless = min(10 * self.max_bad, (1 + self.max_bad) / 2)
+            self.check(source, hopeless, "the first ")
 
-    def repair(self, source: str, cause: str) -> None:
-        self.repaired.setdefault(source, Counter())[cause] += 1
-
-    def check(self, source: str) -> None:
-        """Checks the share of bad records after the last record of `source`.
+    def check(self, source: str, share: float, which: str = "") -> None:
+        """Checks the share of bad records so far.
 
         Raises:
-          UserError: it is more than `max_bad`.
+          UserError: it is more than `share`.
         """
-        self._check(source, self.max_bad, "")
-
-    def _check(self, source: str, share: float, which: str) -> None:
         bad = self.bad.get(source, Counter())
         total = bad.total()
         if total <= share * self.records[source]:
@@ -140,10 +132,13 @@ def read_documents(
       UserError: nothing at the path, no regular file, or too many bad records.
       DamagedError: a compressed file is truncated or changed.
     """
-    readers = {"sotu": _read_sotu, "jsonl": _read_jsonl, "text": _read_text}
-    repair = functools.partial(quarantine.repair, name)
+    read = _read_lines if source.reader == "jsonl" else _read_files
+
+    def repair(cause: str) -> None:
+        quarantine.repaired[name][cause] += 1
+
     seen: set[str] = set()
-    for file, line, load in readers[source.reader](name, source, repair):
+    for file, line, load in read(name, source, repair):
         quarantine.records[name] += 1
         try:
             document = load()
@@ -157,7 +152,7 @@ def read_documents(
             continue
         seen.add(document.id)
         yield document
-    quarantine.check(name)
+    quarantine.check(name, quarantine.max_bad)
 
 
 def input_files(name: str, source: SourceConfig) -> list[tuple[str, Path]]:
@@ -168,41 +163,29 @@ def input_files(name: str, source: SourceConfig) -> list[tuple[str, Path]]:
     """
     if source.reader == "sotu":
         root = _sotu_folder(name)
-        speeches = sorted((root / "speeches").glob("*.txt"))
-        return [
-            (p.relative_to(root).as_posix(), p)
-            for p in [root / "metadata.csv", *speeches]
-        ]
-    endings = _JSON_ENDINGS if source.reader == "jsonl" else _TEXT_ENDINGS
-    return _find_files(name, Path(source.path), endings)
-
-
-def _find_files(
-    name: str, root: Path, endings: tuple[str, ...]
-) -> list[tuple[str, Path]]:
+        paths = [root / "metadata.csv", *sorted((root / "speeches").glob("*.txt"))]
+        return [(path.relative_to(root).as_posix(), path) for path in paths]
+    root = Path(source.path)
     if not root.exists():
         raise UserError(f"source {name!r}: nothing at path {str(root)!r}")
     if not root.is_dir():
         _check_readable(name, root)
         return [(root.name, root)]
+    endings = _JSON_ENDINGS if source.reader == "jsonl" else _TEXT_ENDINGS
     inside = root.resolve()
+    wanted = (*endings, ".zst") if endings is _JSON_ENDINGS else endings
     found = []
-    for folder, subfolders, files in os.walk(root):
-        # os.walk does not enter linked folders. Refuse those that lead out, so that
-        # no part is missing silently.
-        for entry in (*subfolders, *files):
-            path = Path(folder, entry)
-            if path.is_symlink() and not path.resolve().is_relative_to(inside):
-                raise UserError(
-                    f"source {name!r}: {str(path)!r} is a symbolic link to "
-                    f"outside of {str(root)!r}; remove it or copy its target"
-                )
-        for entry in files:
-            path = Path(folder, entry)
-            zst = endings is _JSON_ENDINGS and entry.endswith(".zst")
-            if zst or entry.endswith(endings):
-                _check_readable(name, path)
-                found.append((path.relative_to(root).as_posix(), path))
+    for path in root.rglob("*"):
+        # Linked folders are not entered. Refuse links that lead out, so that no part
+        # is missing silently.
+        if path.is_symlink() and not path.resolve().is_relative_to(inside):
+            raise UserError(
+                f"source {name!r}: {str(path)!r} is a symbolic link to "
+                f"outside of {str(root)!r}; remove it or copy its target"
+            )
+        if not path.is_dir() and path.name.endswith(wanted):
+            _check_readable(name, path)
+            found.append((path.relative_to(root).as_posix(), path))
     if not found:
         raise UserError(
             f"source {name!r}: no {', '.join('*' + e for e in endings)} "
@@ -272,31 +255,29 @@ def _sotu_folder(name: str) -> Path:
     return Path(spec.submodule_search_locations[0]) / "data"
 
 
-def _read_sotu(name: str, source: SourceConfig, repair: _Repair) -> Iterator[_Record]:
-    root = _sotu_folder(name)
+def _read_files(name: str, source: SourceConfig, repair: _Repair) -> Iterator[_Record]:
+    """One record a file: of a folder of text, or of sotu with a row of metadata."""
 
-    def load(row: dict[str, str], file: str) -> Document:
-        text = _clean((root / file).read_bytes(), repair)
-        return Document(row["fileid"], text, row["source_url"], row["date"], row, file)
-
-    with (root / "metadata.csv").open(encoding="utf-8", newline="") as table:
-        for row in csv.DictReader(table):
-            file = f"speeches/{row['fileid']}.txt"
-            yield file, 0, functools.partial(load, dict(row), file)
-
-
-def _read_text(name: str, source: SourceConfig, repair: _Repair) -> Iterator[_Record]:
-    def load(file: str, path: Path) -> Document:
+    def load(file: str, path: Path, row: dict[str, str]) -> Document:
         if path.stat().st_size > MAX_RECORD_BYTES:
             raise _BadRecordError(TOO_LONG)
         text = _clean(path.read_bytes(), repair)
-        return Document(id=file, text=text, source=name, file=file)
+        if not row:
+            return Document(id=file, text=text, source=name, file=file)
+        return Document(row["fileid"], text, row["source_url"], row["date"], row, file)
 
-    for file, path in input_files(name, source):
-        yield file, 0, functools.partial(load, file, path)
+    if source.reader == "text":
+        for file, path in input_files(name, source):
+            yield file, 0, functools.partial(load, file, path, {})
+        return
+    root = _sotu_folder(name)
+    with (root / "metadata.csv").open(encoding="utf-8", newline="") as table:
+        for row in csv.DictReader(table):
+            file = f"speeches/{row['fileid']}.txt"
+            yield file, 0, functools.partial(load, file, root / file, dict(row))
 
 
-def _read_jsonl(name: str, source: SourceConfig, repair: _Repair) -> Iterator[_Record]:
+def _read_lines(name: str, source: SourceConfig, repair: _Repair) -> Iterator[_Record]:
     def load(line: bytes, file: str, number: int) -> Document:
         if len(line) > MAX_RECORD_BYTES:
             raise _BadRecordError(TOO_LONG)

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import itertools
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 
@@ -32,10 +32,6 @@ class Gathered:
     evaluation: dict[str, dict[str, list[Document]]]  # by domain and split
     groups: dict[str, str]  # of partitions
     dropped: dict[str, Counter[str]]  # by source, by cause
-
-    @property
-    def partitions(self) -> list[str]:
-        return list(self.train)
 
 
 def gather(
@@ -66,8 +62,7 @@ def gather(
             gives_base = not config.base_text and (
                 base_partitions is None or name in base_partitions
             )
-            splits: dict[str, list[Document]]
-            splits = {split: [] for split in (BASE, TRAIN, *SPLITS)}
+            splits: dict[str, list[Document]] = defaultdict(list)
             for document in documents:
                 split = split_of(document, config.split, in_pool, gives_base)
                 splits[split].append(document)
@@ -96,26 +91,25 @@ def _read_all(
         return documents
     with progress(len(sources), what, "sources") as advance:
         for name, source in sources.items():
-            found, groups, dropped = partition_documents(
-                name, source, read_documents(name, source, quarantine)
-            )
+            read = read_documents(name, source, quarantine)
+            found, groups, dropped = partition_documents(name, source, read)
             for partition in found:
                 if partition in documents:
                     raise UserError(
                         f"source {name!r}: another source names {partition!r} "
                         "too; give one of them another rule or name"
                     )
-            documents.update(found)
-            result.groups.update(groups)
+            documents |= found
+            result.groups |= groups
             if dropped:
-                result.dropped[name] = Counter(dropped)
+                result.dropped[name] = dropped
             advance(1)
     return documents
 
 
 def partition_documents(
     name: str, source: SourceConfig, read: Iterable[Document]
-) -> tuple[dict[str, list[Document]], dict[str, str], dict[str, int]]:
+) -> tuple[dict[str, list[Document]], dict[str, str], Counter[str]]:
     """Documents by partition, groups by partition, and dropped counts by cause.
 
     Raises:
@@ -124,7 +118,7 @@ def partition_documents(
     """
     check_name(name, f"source {name!r}")
     _check_dates(name, source.by_dates)
-    by_partition: dict[str, list[Document]] = {}
+    by_partition: dict[str, list[Document]] = defaultdict(list)
     groups: dict[str, str] = {}
     dropped: Counter[str] = Counter()
     for document in read:
@@ -132,14 +126,13 @@ def partition_documents(
         if isinstance(place, str):
             dropped[place] += 1
             continue
-        by_partition.setdefault(place[0], []).append(document)
-        groups[place[0]] = place[1]
+        partition, group = place
+        by_partition[partition].append(document)
+        groups[partition] = group
     if not by_partition:
         causes = ", ".join(f"{n} with {c}" for c, n in dropped.items())
-        raise UserError(
-            f"source {name!r}: no documents left; "
-            + (f"dropped {causes}" if causes else "none pass `where`")
-        )
+        why = f"dropped {causes}" if causes else "none pass `where`"
+        raise UserError(f"source {name!r}: no documents left; {why}")
     if source.by_dates and not (source.by_field or source.by_file):
         for start, end in source.by_dates:
             if f"{start}-{end}" not in by_partition:
@@ -147,8 +140,7 @@ def partition_documents(
                     f"partition '{start}-{end}' of source {name!r}: no "
                     "document has such a date; remove the range"
                 )
-    ordered = {k: by_partition[k] for k in sorted(by_partition)}
-    return ordered, groups, dict(dropped)
+    return dict(sorted(by_partition.items())), groups, dropped
 
 
 def _partition_of(

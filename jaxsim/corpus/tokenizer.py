@@ -39,45 +39,44 @@ class Tokenizer:
         self.unknown: int | None = None  # id for unknown text; None: all is known
         self._bpe = bpe
         if bpe is None:
-            self.vocab_size = 257
-            self.end_of_text = 256
-            content = "bytes: 256 byte values, then end-of-text"
+            self.vocab_size, self.end_of_text = 257, 256
             self._lengths_V = np.array([1] * 256 + [0], np.int64)
+            content = "bytes: 256 byte values, then end-of-text"
         else:
-            end = bpe.token_to_id(end_of_text)
-            if end is None:
-                raise UserError(
-                    f"corpus.tokenizer.end_of_text: {end_of_text!r} is no "
-                    "token of this tokenizer"
-                )
-            # A stored tokenizer may have either; both change text.
-            bpe.no_truncation()
-            bpe.no_padding()
-            # Special tokens inside documents are text like any other.
-            bpe.encode_special_tokens = True
-            self.end_of_text = end
-            vocabulary = bpe.get_vocab(with_added_tokens=True)
-            # Ids may have gaps; embedding rows must cover the largest one.
-            largest = max(vocabulary.values())
-            if largest >= 2 * len(vocabulary):
-                raise UserError(
-                    f"corpus.tokenizer: token id {largest} is at least twice "
-                    f"its {len(vocabulary)} entries, and the model has a row "
-                    "for every id; use a tokenizer.json without such gaps"
-                )
-            self.vocab_size = largest + 1
-            layout = json.loads(bpe.to_str())
-            content = json.dumps(layout, sort_keys=True) + f"\0{end}"
-            self._lengths_V = _token_lengths(bpe, layout, self.vocab_size)
-            self._lengths_V[end] = 0
-            self.unknown = _unknown_id(bpe, layout)
-            if self.unknown == end:
-                raise UserError(
-                    f"corpus.tokenizer.end_of_text: {end_of_text!r} also "
-                    "stands for unknown text, which would read as the end of "
-                    "a document; name another token of this tokenizer"
-                )
+            content = self._take(bpe)
         self.digest = hashlib.sha256(content.encode("utf-8")).hexdigest()
+
+    def _take(self, bpe: tokenizers.Tokenizer) -> str:
+        """Looks at a tokenizer's vocabulary; returns what its digest is of."""
+        wrong = f"corpus.tokenizer.end_of_text: {self.end_of_text_token!r}"
+        end = bpe.token_to_id(self.end_of_text_token)
+        if end is None:
+            raise UserError(f"{wrong} is no token of this tokenizer")
+        # A stored tokenizer may have either; both change text.
+        bpe.no_truncation()
+        bpe.no_padding()
+        # Special tokens inside documents are text like any other.
+        bpe.encode_special_tokens = True
+        vocabulary = bpe.get_vocab(with_added_tokens=True)
+        # Ids may have gaps; embedding rows must cover the largest one.
+        largest = max(vocabulary.values())
+        if largest >= 2 * len(vocabulary):
+            raise UserError(
+                f"corpus.tokenizer: token id {largest} is at least twice its "
+                f"{len(vocabulary)} entries, and the model has a row for every id; "
+                "use a tokenizer.json without such gaps"
+            )
+        self.vocab_size, self.end_of_text = largest + 1, end
+        layout = json.loads(bpe.to_str())
+        self._lengths_V = _token_lengths(vocabulary, layout)
+        self._lengths_V[end] = 0
+        self.unknown = _unknown_id(vocabulary, layout)
+        if self.unknown == end:
+            raise UserError(
+                f"{wrong} also stands for unknown text, which would read as the end "
+                "of a document; name another token of this tokenizer"
+            )
+        return json.dumps(layout, sort_keys=True) + f"\0{end}"
 
     @classmethod
     def from_bytes(cls) -> Self:
@@ -90,15 +89,9 @@ class Tokenizer:
         Raises:
           UserError: missing, or not such a file.
         """
-        if not path.is_file():
-            raise UserError(
-                f"corpus.tokenizer.path: no file {str(path)!r}; it must be a "
-                "tokenizer.json"
-            )
-        content = path.read_bytes()
         try:
-            return cls("file", _parse(content), end_of_text)
-        except ValueError as error:
+            return cls("file", _parse(path.read_bytes()), end_of_text)
+        except (OSError, ValueError) as error:
             raise UserError(
                 f"corpus.tokenizer.path: {str(path)!r} is not a tokenizer.json: {error}"
             ) from error
@@ -124,11 +117,8 @@ class Tokenizer:
         bpe.train_from_iterator(texts, trainer)
         return cls("bpe", bpe, END_OF_TEXT)
 
-    def encode(self, text: str) -> np.ndarray:
-        """Token ids, int32, without end-of-text."""
-        return self.encode_batch([text])[0]
-
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids of each text, int32, without end-of-text."""
         if self._bpe is None:
             return [
                 np.frombuffer(t.encode("utf-8"), np.uint8).astype(np.int32)
@@ -191,7 +181,7 @@ class Tokenizer:
         (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n")
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path, digest: str) -> Self:
         """Reads what `save` wrote.
 
         Raises:
@@ -204,7 +194,6 @@ class Tokenizer:
             else:
                 bpe = _parse((folder / "tokenizer.json").read_bytes())
                 loaded = cls(about["kind"], bpe, about["end_of_text"])
-            digest = about["digest"]
         except (OSError, ValueError, KeyError, TypeError, UserError) as error:
             raise DamagedError(
                 f"the tokenizer in {folder} cannot be read: {error}; run "
@@ -212,8 +201,8 @@ class Tokenizer:
             ) from error
         if loaded.digest != digest:
             raise DamagedError(
-                f"the tokenizer in {folder} is not what its digest says; "
-                "copy the folder again"
+                f"the tokenizer in {folder} has digest {loaded.digest[:16]} instead of "
+                f"{digest[:16]}; copy the folder again"
             )
         return loaded
 
@@ -251,25 +240,20 @@ class Coverage:
             ) from error
         if self.tokenizer.kind != "file":
             return batch
-        counts = {"tokens": 0, "unknown": 0, "bytes": 0, "lost": 0}
+        tokens = unknown = size = lost = 0
         for text, ids in zip(texts, batch, strict=True):
             known = ids[ids != self.tokenizer.unknown]
-            size = _known_bytes(text)
-            found = _known_bytes(self.tokenizer.decode(known))
-            counts["tokens"] += len(ids)
-            counts["unknown"] += len(ids) - len(known)
-            counts["bytes"] += size
-            counts["lost"] += max(0, size - found)
-        if counts["unknown"] or counts["lost"]:
+            whole = _known_bytes(text)
+            tokens, unknown = tokens + len(ids), unknown + len(ids) - len(known)
+            size += whole
+            lost += max(0, whole - _known_bytes(self.tokenizer.decode(known)))
+        if unknown or lost:
+            counts = {"tokens": tokens, "unknown": unknown, "bytes": size, "lost": lost}
             self.counts[where] = counts
-        if (
-            counts["unknown"] > self.max_unknown * counts["tokens"]
-            or counts["lost"] > self.max_unknown * counts["bytes"]
-        ):
+        if unknown > self.max_unknown * tokens or lost > self.max_unknown * size:
             raise UserError(
-                f"{where}: the tokenizer does not know all of its text: "
-                f"{counts['unknown']} of {counts['tokens']} tokens are "
-                f"unknown, {counts['lost']} of {counts['bytes']} bytes are "
+                f"{where}: the tokenizer does not know all of its text: {unknown} of "
+                f"{tokens} tokens are unknown, {lost} of {size} bytes are "
                 "lost, and what is unknown looks easy to predict. Use a "
                 "tokenizer that knows such text (with bytes for the rest), or "
                 f"raise corpus.max_unknown={self.max_unknown:g}"
@@ -282,12 +266,15 @@ def _known_bytes(text: str) -> int:
     return len(_NOT_COUNTED.sub("", plain).encode("utf-8"))
 
 
-def tokenizer_from_config(config: TokenizerConfig, sample: Iterable[str]) -> Tokenizer:
-    """The tokenizer that a config asks for; 'bpe' is trained on `sample`."""
+def tokenizer_from_config(
+    config: TokenizerConfig, groups: Sequence[Sequence[str]]
+) -> Tokenizer:
+    """The tokenizer that a config asks for; 'bpe' is trained on texts of all groups."""
     if config.kind == "bytes":
         return Tokenizer.from_bytes()
     if config.kind == "file":
         return Tokenizer.from_file(Path(config.path), config.end_of_text)
+    sample = training_sample(groups, config.sample_bytes)
     return Tokenizer.train_bpe(sample, config.vocab_size)
 
 
@@ -316,7 +303,6 @@ def _parse(content: bytes) -> tokenizers.Tokenizer:
       ValueError: the content is something else.
     """
     text = content.decode("utf-8")
-    json.loads(text)
     try:
         return tokenizers.Tokenizer.from_str(text)
     # `tokenizers` raises bare Exception for what its parser refuses.
@@ -324,10 +310,9 @@ def _parse(content: bytes) -> tokenizers.Tokenizer:
         raise ValueError(str(error)) from error
 
 
-def _unknown_id(bpe: tokenizers.Tokenizer, layout: dict[str, Any]) -> int | None:
+def _unknown_id(vocabulary: dict[str, int], layout: dict[str, Any]) -> int | None:
     """The id of the unknown token; None if the tokenizer knows every text."""
     model = layout["model"]
-    vocabulary = bpe.get_vocab(with_added_tokens=True)
     if model["type"] == "BPE":
         steps = [layout.get("pre_tokenizer"), layout.get("normalizer")]
         if _mentions_byte_level(steps) and vocabulary.keys() >= set(_ALPHABET()):
@@ -341,16 +326,14 @@ def _unknown_id(bpe: tokenizers.Tokenizer, layout: dict[str, Any]) -> int | None
     return model.get("unk_id")
 
 
-def _token_lengths(
-    bpe: tokenizers.Tokenizer, layout: dict[str, Any], vocab_size: int
-) -> np.ndarray:
+def _token_lengths(vocabulary: dict[str, int], layout: dict[str, Any]) -> np.ndarray:
     """The bytes of every token, int64 [V]."""
     byte_level = _mentions_byte_level(
         [layout.get("pre_tokenizer"), layout.get("decoder")]
     )
     added = {token["content"] for token in layout.get("added_tokens", [])}
-    lengths_V = np.zeros(vocab_size, np.int64)
-    for token, index in bpe.get_vocab(with_added_tokens=True).items():
+    lengths_V = np.zeros(max(vocabulary.values()) + 1, np.int64)
+    for token, index in vocabulary.items():
         if byte_level and token not in added:
             # One character of the byte alphabet stands for one byte.
             lengths_V[index] = len(token)
@@ -363,10 +346,9 @@ def _token_lengths(
 
 
 def _mentions_byte_level(node: Any) -> bool:
+    children = node if isinstance(node, list) else []
     if isinstance(node, dict):
-        return node.get("type") == "ByteLevel" or any(
-            _mentions_byte_level(value) for value in node.values()
-        )
-    if isinstance(node, list):
-        return any(_mentions_byte_level(value) for value in node)
-    return False
+        if node.get("type") == "ByteLevel":
+            return True
+        children = list(node.values())
+    return any(map(_mentions_byte_level, children))

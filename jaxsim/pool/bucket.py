@@ -11,45 +11,39 @@ without replacing an existing one (if-none-match on S3, if-generation-match 0 on
 """
 
 import contextlib
-import os
-import shutil
+import dataclasses
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 
-from jaxsim.corpus.store import (
-    TEMPORARY,
-    Corpus,
-    folders_of,
-    open_corpus,
-    parse_record,
-    record_of,
-    write_record,
-)
+from jaxsim import records
+from jaxsim.corpus import Corpus, open_corpus, store
+from jaxsim.corpus.store import CorpusRecord
 from jaxsim.errors import DamagedError, JaxsimError, UserError
 from jaxsim.log import say
-from jaxsim.pool.digests import differences, files_below, sha256_of_file
+from jaxsim.pool.digests import differences, files_below
 from jaxsim.pool.lock import holding, wait_for_others
 from jaxsim.pool.manifest import (
+    ADVICE,
     FILE_NAME,
     Manifest,
     check_inside,
-    parse_manifest,
+    checked,
+    file_problem,
     read_manifest,
 )
-from jaxsim.pool.pool import Pool, parse_pool, read_pool
+from jaxsim.pool.pool import POOL_ADVICE, Pool, PoolRecord
 from jaxsim.pool.publish import AlreadyPublished, admit, is_published
-from jaxsim.records import dump, plain
 from jaxsim.train.runs import title
+
+T = TypeVar("T")
 
 _EXTRAS = {"s3": "s3", "gs": "gcs"}  # protocol -> extra of jaxsim for pip
 _CORPUS = "corpus/corpus.json"
 _POOL = "pool/pool.json"
-# What of corpus.json does not differ between machines, as times of files do.
-_SHARED = ("frozen", "units", "domains", "generations")
 
 
 class StoreError(JaxsimError):
@@ -77,12 +71,12 @@ def open_bucket(url: str, workdir: Path) -> "Bucket | None":
     return Bucket(objects, workdir)
 
 
+@dataclasses.dataclass(frozen=True)
 class Bucket:
     """Exchanges finished entries between a bucket and this machine's workdir."""
 
-    def __init__(self, objects: "Objects", workdir: Path) -> None:
-        self.objects = objects
-        self.workdir = workdir
+    objects: "Objects"
+    workdir: Path
 
     def __str__(self) -> str:
         return self.objects.url
@@ -92,17 +86,18 @@ class Bucket:
         return path.relative_to(self.workdir).as_posix()
 
     def manifest(self, entry: Path) -> Manifest | None:
-        """The manifest of an entry in the bucket; None if it has none.
-
-        Raises:
-          DamagedError: it cannot be read.
-        """
+        """The manifest of an entry in the bucket; None if it has none."""
         key = f"{self.key(entry)}/{FILE_NAME}"
+        manifest = self._record(key, Manifest, ADVICE)
+        return manifest and checked(manifest, entry.name, f"{self}/{key}")
+
+    def _record(self, key: str, kind: type[T], advice: str) -> T | None:
+        """The record in an object, or None; a damaged one is a `DamagedError`."""
         content = self.objects.read(key)
         if content is None:
             return None
         text = content.decode(errors="replace")
-        return parse_manifest(text, entry.name, f"{self}/{key}")
+        return records.parse(text, kind, f"{self}/{key}", advice)
 
     def shares(self, entry: Path) -> bool:
         """Whether `entry` is in the bucket; then it is fetched and published here.
@@ -136,8 +131,34 @@ class Bucket:
             self._fetch(entry, manifest)
             with contextlib.suppress(AlreadyPublished):
                 admit(entry, manifest)
-        self._check_same(entry, read_manifest(entry), manifest)
+        self._check_same(entry, manifest)
         return True
+
+    def _fetch(self, entry: Path, manifest: Manifest) -> None:
+        """Copies an attempt here; it is not published yet."""
+        root = entry / manifest.attempt
+        key = self.key(root)
+        for name, (sha256, size) in manifest.files.items():
+            if file_problem(root / name, sha256, size):
+                self.objects.fetch(f"{key}/{name}", root / name)
+            if problem := file_problem(root / name, sha256, size):
+                raise DamagedError(
+                    f"{self}/{key}/{name}: {problem}; delete the folder "
+                    f"{self}/{self.key(entry)} to train it again"
+                )
+        for name in files_below(root).keys() - manifest.files.keys():
+            (root / name).unlink()
+        # The losses of its steps, for the report; no manifest names them.
+        if losses := self.objects.read(f"{key}.jsonl"):
+            records.write(self.workdir / "metrics" / f"{entry.name}.jsonl", losses)
+
+    def _check_same(self, entry: Path, shared: Manifest) -> None:
+        if read_manifest(entry).params_digest != shared.params_digest:
+            raise UserError(
+                f"{title(shared.kind, entry.name)}: {entry} holds another result than "
+                f"{self}; delete that folder to fetch the shared one, or use another "
+                "--workdir"
+            )
 
     def publish(self, entry: Path, manifest: Manifest) -> None:
         """Publishes the attempt that `manifest` names for all machines.
@@ -152,25 +173,23 @@ class Bucket:
         metrics = self.workdir / "metrics" / f"{entry.name}.jsonl"
         if metrics.exists():
             self.objects.send(metrics, f"{key}/{manifest.attempt}.jsonl")
-        text = manifest.dump().encode()
-        if not self.objects.create(f"{key}/{FILE_NAME}", text):
-            winner = self.manifest(entry)
-            assert winner is not None  # manifests are never deleted
-            # If it is this one, the answer to the first request was lost.
-            if winner.attempt != manifest.attempt:
-                self._delete(key, lambda name: name.startswith(manifest.attempt))
-                raise AlreadyPublished(
-                    f"{entry.name}: {winner.attempt} was published first in "
-                    f"{self}; this one is not used"
-                )
+        text = records.dump(manifest).encode()
+        created = self.objects.create(f"{key}/{FILE_NAME}", text)
+        winner = None if created else self.manifest(entry)
+        # If it is this one, the answer to the first request was lost.
+        won = winner is None or winner.attempt == manifest.attempt
         # From now on no other attempt can be published.
         with contextlib.suppress(StoreError):
-            self._delete(
-                key,
-                lambda name: (
-                    name.startswith("attempt-")
-                    and not name.startswith(manifest.attempt)
-                ),
+            self.objects.delete(
+                f"{key}/{name}"
+                for name in self.objects.list(key)
+                if name.startswith("attempt-")
+                and name.startswith(manifest.attempt) != won
+            )
+        if winner is not None and not won:
+            raise AlreadyPublished(
+                f"{entry.name}: {winner.attempt} was published first in {self}; this "
+                "one is not used"
             )
 
     def agree(self, pool: Pool) -> None:
@@ -179,9 +198,8 @@ class Bucket:
         Raises:
           UserError: the bucket holds a pool of another base model, recipe or model.
         """
-        path = pool.workdir / _POOL
-        if not self.objects.create(_POOL, path.read_bytes()):
-            self._check_identity(path)
+        self.objects.create(_POOL, (pool.workdir / _POOL).read_bytes())
+        self._check_identity()
 
     def send(self, entries: Iterable[Path]) -> None:
         """Publishes those of the workdir's entries that the bucket lacks.
@@ -190,23 +208,24 @@ class Bucket:
           UserError: the bucket has another result of the same run.
         """
         for entry in entries:
-            manifest = read_manifest(entry)
             shared = self.manifest(entry)
             if shared is None:
+                manifest = read_manifest(entry)
                 say(f"{title(manifest.kind, entry.name)}: sent to {self}")
                 with contextlib.suppress(AlreadyPublished):
                     self.publish(entry, manifest)
                 shared = self.manifest(entry) or manifest
-            self._check_same(entry, manifest, shared)
+            self._check_same(entry, shared)
 
     def fetch_pool(self) -> None:
         """Fetches identity, base model and every entry that the workdir lacks."""
         path = self.workdir / _POOL
-        if self.objects.read(_POOL) is None:
+        shared = self._record(_POOL, PoolRecord, POOL_ADVICE)
+        if shared is None:
             return
         if not path.exists():
-            self.objects.fetch(_POOL, path)
-        self._check_identity(path)
+            records.save(path, shared)
+        self._check_identity()
         self.shares(self.workdir / "base")
         members = self.workdir / "pool" / "members"
         for key in sorted(self.objects.list(self.key(members))):
@@ -220,20 +239,22 @@ class Bucket:
         Raises:
           UserError: bucket and workdir have different corpora.
         """
-        shared, here = self._records()
-        if shared is None:
-            if here is not None:
-                self._send_corpus()
-        elif here is None:
-            say(f"corpus: fetched from {self}")
-            self._fetch_corpus(shared)
-            write_record(self.workdir, shared)
-        elif lines := _differences(shared, here):
-            raise UserError(
-                f"{self} holds another corpus than {self.workdir}: "
-                f"{'; '.join(lines[:5])}. Run `jaxsim prepare` here to send this one, "
-                f"or delete {self.workdir / 'corpus'} to fetch the other"
+        shared, here = self._corpora()
+        if shared and here:
+            what, folder = "holds another corpus", self.workdir / "corpus"
+            advice = (
+                f"Run `jaxsim prepare` here to send this one, or delete {folder} to "
+                "fetch the other"
             )
+            self._compare(what, _shared(shared), _shared(here), advice)
+        elif here:
+            self._send_corpus()
+        elif shared:
+            say(f"corpus: fetched from {self}")
+            for folder in store.folders_of(self.workdir, shared):
+                if not folder.exists():
+                    self._fetch_data(folder)
+            records.save(store.path_of(self.workdir), shared)
 
     def prepare(self, make: Callable[[], Corpus], refreeze: bool) -> Corpus:
         """Prepares the workdir's corpus, and sends it to the bucket.
@@ -246,7 +267,7 @@ class Bucket:
           UserError: bucket and workdir have frozen different things.
         """
         if not refreeze:
-            if not (self.workdir / _CORPUS).exists():
+            if not store.path_of(self.workdir).exists():
                 self.share_corpus()
             self._check_frozen()
         corpus = make()
@@ -254,113 +275,64 @@ class Bucket:
         return corpus
 
     def _check_frozen(self) -> None:
-        shared, here = self._records()
-        if shared is None or here is None:
-            return
-        if lines := differences(shared["frozen"], here["frozen"]):
+        shared, here = self._corpora()
+        if shared and here:
+            what = "has frozen another corpus"
+            advice = "Use another --workdir to get it, or another bucket for this one"
+            self._compare(what, shared.frozen, here.frozen, advice)
+
+    def _check_identity(self) -> None:
+        here = records.load(self.workdir / _POOL, PoolRecord, POOL_ADVICE)
+        shared = self._record(_POOL, PoolRecord, POOL_ADVICE)
+        advice = "Restore those values, or use another bucket and --workdir"
+        self._compare("holds another pool", shared, here, advice)
+
+    def _compare(self, what: str, shared: Any, here: Any, advice: str) -> None:
+        """Refuses a bucket and a workdir that hold different things."""
+        if lines := differences(records.plain(shared), records.plain(here)):
             raise UserError(
-                f"{self} has frozen another corpus than {self.workdir}: "
-                f"{'; '.join(lines[:5])}. Use another --workdir to get that "
-                "one, or another bucket for this one"
+                f"{self} {what} than {self.workdir}: {'; '.join(lines[:5])}. {advice}"
             )
 
     def _send_corpus(self) -> None:
         """Replaces the bucket's corpus with that of the workdir."""
-        shared, here = self._records()
+        shared, here = self._corpora()
         assert here is not None
-        root = self.workdir / "corpus"
         there = self.objects.list("corpus")
-        if shared is None or _differences(shared, here):
+        if shared is None or _shared(shared) != _shared(here):
             say(f"corpus: sent to {self}")
-        for folder in self._folders(here):  # also replaces lost objects
-            for name, size in files_below(root / folder).items():
-                key = f"{folder}/{name}"
-                if there.get(key) != size:
-                    self.objects.send(root / key, f"corpus/{key}")
+        for folder in store.folders_of(self.workdir, here):  # replaces lost objects
+            for name, size in files_below(folder).items():
+                if there.get(f"{folder.name}/{name}") != size:
+                    self.objects.send(folder / name, self.key(folder / name))
         # The record comes last: until then nothing has changed.
-        record = dump(record_of(here)).encode()
+        record = records.dump(here).encode()
         if shared is None and not self.objects.create(_CORPUS, record):
             self._check_frozen()  # another machine was first
         self.objects.write(_CORPUS, record)
 
-    def _fetch_corpus(self, record: dict[str, Any]) -> None:
-        """Each folder appears complete; its digest is checked when it is opened."""
-        root = self.workdir / "corpus"
-        for folder in self._folders(record):
-            if (root / folder).exists():
-                continue
-            names = self.objects.list(f"corpus/{folder}")
-            if not names:
-                raise DamagedError(
-                    f"{self}/corpus/{folder}: is not there, and corpus.json "
-                    "names it; run `jaxsim prepare` where the corpus is"
-                )
-            part = root / f"{TEMPORARY}{uuid.uuid4().hex}"
+    def _fetch_data(self, folder: Path) -> None:
+        """The folder appears complete; its digest is checked when it is opened."""
+        key = self.key(folder)
+        names = self.objects.list(key)
+        if not names:
+            raise DamagedError(
+                f"{self}/{key}: is not there, and corpus.json names it; run `jaxsim "
+                "prepare` where the corpus is"
+            )
+
+        def fetch(part: Path) -> None:
             for name in names:
-                self.objects.fetch(f"corpus/{folder}/{name}", part / name)
-            try:
-                os.rename(part, root / folder)
-            except OSError:
-                if not (root / folder).exists():
-                    raise
-                shutil.rmtree(part)  # another launcher of this workdir was faster
+                self.objects.fetch(f"{key}/{name}", part / name)
 
-    def _folders(self, record: dict[str, Any]) -> list[str]:
-        """The folders of the data sets and the tokenizer that a record names."""
-        return [folder.name for folder in folders_of(self.workdir, record)]
+        store.publish(folder, Path.exists, fetch)
 
-    def _records(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    def _corpora(self) -> tuple[CorpusRecord | None, CorpusRecord | None]:
         """corpus.json in the bucket, and in the workdir."""
         here = None
-        if (self.workdir / _CORPUS).exists():
+        if store.path_of(self.workdir).exists():
             here = open_corpus(self.workdir).record
-        content = self.objects.read(_CORPUS)
-        if content is None:
-            return None, here
-        return parse_record(content.decode(errors="replace"), f"{self}/{_CORPUS}"), here
-
-    def _check_identity(self, path: Path) -> None:
-        here = read_pool(path)
-        text = (self.objects.read(_POOL) or b"").decode(errors="replace")
-        shared = parse_pool(text, f"{self}/{_POOL}")
-        if lines := differences(plain(shared), plain(here)):
-            raise UserError(
-                f"{self} holds another pool than {path}: {'; '.join(lines)}. "
-                "Restore those values, or use another bucket and --workdir"
-            )
-
-    def _check_same(self, entry: Path, here: Manifest, shared: Manifest) -> None:
-        if here.params_digest != shared.params_digest:
-            raise UserError(
-                f"{title(here.kind, entry.name)}: {entry} holds another result than "
-                f"{self}; delete that folder to fetch the shared one, or use another "
-                "--workdir"
-            )
-
-    def _fetch(self, entry: Path, manifest: Manifest) -> None:
-        """Copies an attempt here; it is not published yet."""
-        root = entry / manifest.attempt
-        key = self.key(root)
-        for name, (sha256, size) in manifest.files.items():
-            path = root / name
-            if not _is(path, sha256, size):
-                self.objects.fetch(f"{key}/{name}", path)
-            if not _is(path, sha256, size):
-                raise DamagedError(
-                    f"{self}/{key}/{name}: is not what its manifest says; delete the "
-                    f"folder {self}/{self.key(entry)} to train it again"
-                )
-        for name in files_below(root).keys() - manifest.files.keys():
-            (root / name).unlink()
-        # The losses of its steps, for the report; no manifest names them.
-        if self.objects.read(f"{key}.jsonl") is not None:
-            metrics = self.workdir / "metrics" / f"{entry.name}.jsonl"
-            self.objects.fetch(f"{key}.jsonl", metrics)
-
-    def _delete(self, key: str, unwanted: Callable[[str], bool]) -> None:
-        """Deletes the objects of an entry whose names are `unwanted`."""
-        names = filter(unwanted, self.objects.list(key))
-        self.objects.delete(f"{key}/{name}" for name in names)
+        return self._record(_CORPUS, CorpusRecord, store.ADVICE), here
 
 
 class Objects:
@@ -385,12 +357,7 @@ class Objects:
             ) from error
 
     def check(self) -> None:
-        """Checks that objects can be created once, read and deleted.
-
-        Raises:
-          UserError: the bucket does not exist or cannot be written.
-          StoreError: the store cannot be reached, or replaces existing objects.
-        """
+        """Checks that objects can be created once, read and deleted."""
         key = f".probe-{uuid.uuid4().hex}"
         try:
             first, second = self.create(key, b"1"), self.create(key, b"2")
@@ -438,20 +405,15 @@ class Objects:
         return content
 
     def list(self, prefix: str) -> dict[str, int]:
-        """The size in bytes of each object below `prefix`, by the rest of its key.
-
-        Raises:
-          DamagedError: a key would lead out of the folder it is copied to.
-        """
-        root = self._path(prefix)
+        """The size in bytes of each object below `prefix`, by the rest of its key."""
+        root, where = self._path(prefix), f"{self.url}/{prefix}"
         with self._asked("list", prefix):
             found: dict[str, Any] = self._files.find(root, detail=True)
-        sizes = {
-            path[len(root) + 1 :]: int(info["size"])
+        return {
+            check_inside(where, path[len(root) + 1 :]): int(info["size"])
             for path, info in found.items()
             if path.startswith(f"{root}/") and not path.endswith("/")
         }
-        return {check_inside(f"{self.url}/{prefix}", k): n for k, n in sizes.items()}
 
     def send(self, path: Path, key: str) -> None:
         """Creates or replaces an object from a file."""
@@ -460,14 +422,10 @@ class Objects:
 
     def fetch(self, key: str, path: Path) -> None:
         """Writes a file from an object; the file appears whole."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{uuid.uuid4().hex}.part")
-        try:
-            with self._asked("read", key):
-                self._files.get_file(self._path(key), str(part))
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with self._asked("read", key):
+            records.write(
+                path, lambda file: self._files.get_file(self._path(key), str(file.name))
+            )
 
     def delete(self, keys: Iterable[str]) -> None:
         """Deletes objects; missing ones are no error."""
@@ -476,11 +434,7 @@ class Objects:
                 self._files.rm_file(self._path(key))
 
     def _path(self, key: str) -> str:
-        """The path of an object in the store.
-
-        Raises:
-          DamagedError: the key leads elsewhere; some keys are read from files.
-        """
+        """The path of an object; a key that is read from a file may lead elsewhere."""
         if key and not {"", ".", ".."}.isdisjoint(key.split("/")):
             raise DamagedError(f"{self.url}: {key!r} is no key")
         return f"{self._root}/{key}" if key else self._root
@@ -502,18 +456,7 @@ class Objects:
             ) from error
 
 
-def _differences(shared: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """Differences of two corpus records, but for what differs between machines."""
-    return differences(
-        {key: shared.get(key) for key in _SHARED},
-        {key: here.get(key) for key in _SHARED},
-    )
-
-
-def _is(path: Path, sha256: str, size: int) -> bool:
-    """Whether a file exists with this content."""
-    return (
-        path.is_file()
-        and path.stat().st_size == size
-        and sha256_of_file(path) == sha256
-    )
+def _shared(record: CorpusRecord) -> dict[str, Any]:
+    """What of corpus.json machines agree on; times of files differ, for example."""
+    keys = ("frozen", "units", "domains", "generations")
+    return {key: getattr(record, key) for key in keys}

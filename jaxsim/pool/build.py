@@ -19,15 +19,10 @@ from jaxsim.corpus import Corpus
 from jaxsim.errors import JaxsimError, Preempted, UserError
 from jaxsim.log import provenance, say
 from jaxsim.pool.bucket import Bucket, StoreError
-from jaxsim.pool.digests import (
-    differences,
-    first_non_finite,
-    leaves_by_path,
-    params_digest,
-)
-from jaxsim.pool.group import Group, recorded
+from jaxsim.pool.digests import differences, first_non_finite, params_digest
+from jaxsim.pool.group import PREFIX, Group, recorded
 from jaxsim.pool.lock import Busy, holding, wait_for_others
-from jaxsim.pool.manifest import Manifest, read_manifest
+from jaxsim.pool.manifest import Manifest, leaves_of, read_manifest
 from jaxsim.pool.pool import Pool
 from jaxsim.pool.publish import (
     AlreadyPublished,
@@ -194,7 +189,7 @@ class PoolBuilder:
         Raises:
           Busy: another launcher holds it.
         """
-        what = f"{title(run.kind, run.name)}"
+        what = title(run.kind, run.name)
         locks.enter_context(holding(self._locks / run.name, what))
         entry = self._entry(run)
         if is_published(entry) or (
@@ -228,19 +223,12 @@ class PoolBuilder:
 
         Unfinished groups come first. Then it waits for runs that other launchers
         hold. If it is killed, it leaves attempts that no manifest names, and states
-        that the next call resumes from.
-
-        Raises:
-          Preempted, JaxsimError: see `_train`.
+        that the next call resumes from. Raises what `train_missing` does.
         """
         wait_for_others(lambda: self._train_free(runs))
 
     def _train_free(self, runs: Sequence[Run]) -> None:
-        """Trains all free runs once.
-
-        Raises:
-          Busy: other launchers hold runs; names them.
-        """
+        """Trains all free runs once; `Busy` names those that other launchers hold."""
         self._missing = [run for run in runs if not is_published(self._entry(run))]
         self._held = {}
         asked = {run.name for run in self._missing}
@@ -320,14 +308,10 @@ class PoolBuilder:
     def _train(self, group: Group, mine: Sequence[Run]) -> None:
         """Trains a group, and publishes those of its runs that are in `mine`.
 
-        The caller holds the locks of all unpublished runs of the group.
-
-        Raises:
-          Busy: another launcher deleted attempts; only where the file system has no
-            locks.
-          Preempted: SIGTERM came; what was done is on disk.
-          JaxsimError: a run did not come to finite values, there is no room,
-            or the bucket cannot be reached. All good results are published first.
+        The caller holds the locks of all unpublished runs of the group. If a run does
+        not come to finite values, or the bucket cannot be reached, all good results are
+        published before the error is raised. `Busy` says that another launcher deleted
+        attempts, which happens only where the file system has no locks.
         """
         folder = self._folder(group)
         with stop_requested() as stop:
@@ -399,8 +383,14 @@ class PoolBuilder:
         return self.states / run.name
 
     def _folder(self, group: Group) -> StatePath:
-        """Where a group has its record and its states."""
-        return group.folder(self.states, [self._identity(run) for run in group.runs])
+        """Where a group has its record and its states.
+
+        Other text or another recipe gives another folder.
+        """
+        if group.slots == 1:
+            return self._state(group.runs[0])
+        digest = records.digest([group.slots, *map(self._identity, group.runs)])
+        return self.states / f"{PREFIX}{digest[:12]}"
 
     def _checkpoints(self, group: Group, folder: StatePath) -> StatePath:
         """The folder of checkpoints; deletes those of another run of this name.
@@ -423,13 +413,7 @@ class PoolBuilder:
     def _publish(
         self, run: Run, outcome: Trained | NonFiniteError, group: Group
     ) -> None:
-        """Publishes the outcome of a run.
-
-        Raises:
-          NonFiniteError: the outcome is such an error or holds non-finite values.
-          Busy: another launcher deleted the attempt.
-          StoreError: it is published here, and could not be sent.
-        """
+        """Publishes the outcome of a run, or raises what is wrong with it."""
         if isinstance(outcome, NonFiniteError):
             raise outcome
         if leaf := first_non_finite(outcome.params):
@@ -439,8 +423,7 @@ class PoolBuilder:
             )
         entry = self._entry(run)
         attempt, files = save_attempt(entry, outcome.params)
-        rows = outcome.schedule
-        together: dict[str, Any] = {}
+        rows, together = outcome.schedule, {}
         if group.slots > 1:  # the last bits depend on the other runs
             names = [other.name for other in group.runs]
             together = {"group": {"runs": names, "slots": group.slots}}
@@ -449,10 +432,7 @@ class PoolBuilder:
             attempt=attempt,
             params_digest=params_digest(outcome.params),
             files=files,
-            leaves={
-                path: (list(leaf.shape), str(leaf.dtype))
-                for path, leaf in leaves_by_path(outcome.params).items()
-            },
+            leaves=leaves_of(outcome.params),
             finite=True,
             tokens=outcome.tokens,
             unique_tokens=sum(rows.unique_rows) * self.corpus.length,
@@ -493,18 +473,14 @@ def _origin(run: Run, corpus: Corpus) -> dict[str, Any]:
 
 
 def _check_corpus(pool: Pool, corpus: Corpus) -> None:
-    """Checks that the base model was trained with the corpus's tokenizer and text.
-
-    `prepare --refreeze` changes them, and leaves the base model where it is.
-    """
-    base = read_manifest(pool.base_entry)
-    changed = []
-    if base.tokenizer_digest != corpus.tokenizer_digest:
-        changed.append("tokenizer")
-    # An imported base model was trained on no unit.
-    if base.data_digests.get("base", corpus.base.digest) != corpus.base.digest:
-        changed.append("base text")
-    if changed:
+    """Checks that the base model comes from this corpus; `--refreeze` changes that."""
+    base, text = read_manifest(pool.base_entry), corpus.base.digest
+    differs = {
+        "tokenizer": base.tokenizer_digest != corpus.tokenizer_digest,
+        # An imported base model was trained on no unit.
+        "base text": base.data_digests.get("base", text) != text,
+    }
+    if changed := [what for what, does in differs.items() if does]:
         raise UserError(
             f"{pool.workdir}: the base model was trained with another "
             f"{' and '.join(changed)} than its corpus has now; use another "

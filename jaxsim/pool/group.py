@@ -6,9 +6,7 @@ whatever else is missing by then.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jaxsim import records
 from jaxsim.checkpoints import StatePath, is_remote
@@ -18,7 +16,7 @@ from jaxsim.train import Run
 from jaxsim.train.runs import label
 
 _FILE = "group.json"
-_PREFIX = ".group-"  # no run can have such a name: it begins with a dot
+PREFIX = ".group-"  # no run can have such a name: it begins with a dot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +33,6 @@ class Group:
     def __str__(self) -> str:
         return label(self.runs)
 
-    def folder(self, training: StatePath, identities: Sequence[Any]) -> StatePath:
-        """Where its states are; other text or another recipe gives another.
-
-        A run alone has a folder of its own name.
-        """
-        if self.slots == 1:
-            return training / self.runs[0].name
-        digest = records.digest([self.slots, *identities])[:12]
-        return training / f"{_PREFIX}{digest}"
-
     def record(self, folder: StatePath) -> None:
         """Writes down which runs there are, in one step."""
         if is_remote(folder):
@@ -59,29 +47,19 @@ def recorded(training: StatePath) -> list[tuple[StatePath, Group]]:
     Raises:
       DamagedError: a record cannot be read; names it.
     """
-    found = [
-        (path.parent, _read_group(path))
-        for path in sorted(training.glob(f"{_PREFIX}*/{_FILE}"))
-    ]
-    return [(folder, group) for folder, group in found if group is not None]
-
-
-def _read_group(path: StatePath) -> Group | None:
-    """A record, or None if it is gone: another launcher has finished it.
-
-    Raises:
-      DamagedError: it is not the record of a group.
-    """
-    advice = f"delete {path.parent} to train its runs again"
-    try:
-        text = path.read_text()
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise DamagedError(f"{path}: unreadable ({error}); {advice}") from error
-    group = records.parse(text, Group, str(path), advice)
-    if not group.runs:
-        raise DamagedError(f"{path}: a group of no runs; {advice}")
-    for run in group.runs:
-        check_name(run.name, str(path))
-    return group
+    found = []
+    for path in sorted(training.glob(f"{PREFIX}*/{_FILE}")):
+        advice = f"delete {path.parent} to train its runs again"
+        try:
+            text = path.read_text()
+        except FileNotFoundError:
+            continue  # another launcher has finished it
+        except (OSError, ValueError) as error:
+            raise DamagedError(f"{path}: unreadable ({error}); {advice}") from error
+        group = records.parse(text, Group, str(path), advice)
+        if not group.runs:
+            raise DamagedError(f"{path}: a group of no runs; {advice}")
+        for run in group.runs:
+            check_name(run.name, str(path))
+        found.append((path.parent, group))
+    return found

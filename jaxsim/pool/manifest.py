@@ -5,6 +5,7 @@ leaves and contents first.
 """
 
 import dataclasses
+import os
 import re
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,7 +23,7 @@ from jaxsim.pool.digests import (
 from jaxsim.train.runs import title
 
 FILE_NAME = "manifest.json"
-_ADVICE = "copy the pool again, or delete the entry and train it again"
+ADVICE = "copy the pool again, or delete the entry and train it again"
 _ATTEMPT = re.compile(r"attempt-[0-9a-f]{12}")
 
 
@@ -54,9 +55,6 @@ class Manifest:
     flops: float
     provenance: dict[str, Any]  # versions, git revision, device
 
-    def dump(self) -> str:
-        return records.dump(self)
-
 
 def read_manifest(entry: Path) -> Manifest:
     """The manifest of the entry in the directory `entry`.
@@ -66,25 +64,15 @@ def read_manifest(entry: Path) -> Manifest:
         outside its entry.
     """
     path = entry / FILE_NAME
-    manifest = records.load(path, Manifest, _ADVICE)
-    return _checked(manifest, entry.name, path)
+    return checked(records.load(path, Manifest, ADVICE), entry.name, path)
 
 
-def parse_manifest(text: str, name: str, path: Path | str) -> Manifest:
-    """A manifest from its text.
-
-    Args:
-      text: as `Manifest.dump` gives it.
-      name: of the entry that it should be of.
-      path: where the text is from, for messages.
+def checked(manifest: Manifest, name: str, path: Path | str) -> Manifest:
+    """The manifest, if it is that of the entry `name` and names only its files.
 
     Raises:
-      DamagedError: see `read_manifest`.
+      DamagedError: it is not; names `path`, where it is from.
     """
-    return _checked(records.parse(text, Manifest, path, _ADVICE), name, path)
-
-
-def _checked(manifest: Manifest, name: str, path: Path | str) -> Manifest:
     if not _ATTEMPT.fullmatch(manifest.attempt):
         raise DamagedError(
             f"{path}: attempt {manifest.attempt!r} is not a folder of this entry"
@@ -99,19 +87,10 @@ def _checked(manifest: Manifest, name: str, path: Path | str) -> Manifest:
 
 
 def check_inside(path: Path | str, name: str) -> str:
-    """The name of a file, if that lies below what names it.
-
-    Raises:
-      DamagedError: names `path`, where the name is from.
-    """
+    """The name of a file, if that lies below `path`, which names it."""
     pure = PurePosixPath(name)
-    if (
-        not pure.parts
-        or pure.is_absolute()
-        or ".." in pure.parts
-        or "\\" in name
-        or "\0" in name
-    ):
+    odd = not pure.parts or pure.is_absolute() or ".." in pure.parts
+    if odd or "\\" in name or "\0" in name:
         raise DamagedError(f"{path}: file {name!r} points outside its entry")
     return name
 
@@ -127,23 +106,25 @@ def file_problems(entry: Path, manifest: Manifest) -> list[str]:
     ]
     if problems:
         return problems
-    found = set(files_below(root))
     for name, (sha256, size) in manifest.files.items():
-        path = root / name
-        if name not in found:
-            problems.append(f"file {name} is missing")
-            continue
-        try:
-            if (bytes_found := path.stat().st_size) != size:
-                problems.append(
-                    f"file {name} has {bytes_found} bytes instead of {size}"
-                )
-            elif sha256_of_file(path) != sha256:
-                problems.append(f"file {name} was altered (its SHA-256 differs)")
-        except OSError as error:
-            problems.append(f"file {name} cannot be read: {error.strerror}")
-    added = sorted(found - manifest.files.keys())
-    return problems + [f"file {name} is not in its manifest" for name in added]
+        if problem := file_problem(root / name, sha256, size):
+            problems.append(f"file {name} {problem}")
+    added = files_below(root).keys() - manifest.files.keys()
+    return problems + [f"file {name} is not in its manifest" for name in sorted(added)]
+
+
+def file_problem(path: Path, sha256: str, size: int) -> str:
+    """What is wrong with a file that must have this content; '' if nothing is."""
+    if not os.path.isfile(path):  # a name may be too long to ask for
+        return "is missing"
+    try:
+        if (found := path.stat().st_size) != size:
+            return f"has {found} bytes instead of {size}"
+        if sha256_of_file(path) != sha256:
+            return "was altered (its SHA-256 differs)"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return ""
 
 
 def load_verified(entry: Path, manifest: Manifest, shapes: Any) -> Any:
@@ -159,21 +140,19 @@ def load_verified(entry: Path, manifest: Manifest, shapes: Any) -> Any:
         except DamagedError as error:
             problems = [str(error)]
         else:
-            problems = content_problems(manifest, params)
+            if leaf := first_non_finite(params):
+                problems = [f"leaf {leaf} holds a value that is not finite"]
+            elif params_digest(params) != manifest.params_digest:
+                problems = ["its parameters do not have the digest of its manifest"]
     if problems:
-        raise DamagedError(f"{title(manifest.kind, entry.name)}: {problems[0]}")
+        name = title(manifest.kind, entry.name)
+        raise DamagedError(f"{name}: {'; '.join(problems)}")
     return params
 
 
 def leaf_problems(manifest: Manifest, shapes: Any) -> list[str]:
     """Leaves whose shape or dtype is not what the model has."""
-    expected = {
-        path: (list(leaf.shape), str(leaf.dtype))
-        for path, leaf in leaves_by_path(shapes).items()
-    }
-    found = {
-        path: (list(shape), dtype) for path, (shape, dtype) in manifest.leaves.items()
-    }
+    expected, found = leaves_of(shapes), manifest.leaves
     return [
         f"leaf {path} is {found.get(path, 'missing')} instead of "
         f"{expected.get(path, 'absent')}"
@@ -182,11 +161,9 @@ def leaf_problems(manifest: Manifest, shapes: Any) -> list[str]:
     ]
 
 
-def content_problems(manifest: Manifest, params: Any) -> list[str]:
-    """A digest that differs, or a value that is not finite."""
-    leaf = first_non_finite(params)
-    if leaf is not None:
-        return [f"leaf {leaf} holds a value that is not finite"]
-    if params_digest(params) != manifest.params_digest:
-        return ["its parameters do not have the digest of its manifest"]
-    return []
+def leaves_of(params: Any) -> dict[str, tuple[list[int], str]]:
+    """Shape and dtype of each leaf, by path."""
+    return {
+        path: (list(leaf.shape), str(leaf.dtype))
+        for path, leaf in leaves_by_path(params).items()
+    }

@@ -1,7 +1,4 @@
-"""A pool:
-
-the members, reference runs and replicates of one base model and one recipe.
-"""
+"""A pool: members, reference runs and replicates of one base model and one recipe."""
 
 import dataclasses
 from pathlib import Path
@@ -12,11 +9,11 @@ from jaxsim.config import Config, ModelConfig
 from jaxsim.errors import DamagedError, JaxsimError, UserError
 from jaxsim.model import LanguageModel
 from jaxsim.pool.digests import differences
-from jaxsim.pool.manifest import Manifest, file_problems, load_verified, read_manifest
+from jaxsim.pool.manifest import Manifest, load_verified, read_manifest
 from jaxsim.pool.publish import is_published
 from jaxsim.train.runs import title
 
-_ADVICE = "copy the pool again"
+POOL_ADVICE = "copy the pool again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +34,7 @@ class Pool:
     Attributes:
       workdir: where it lies.
       model: the shape of every tree in it.
-      identity: what all entries share: digests of base model and tokenizer, recipe
-        and model, as plain data.
+      identity: what all entries share, as plain data; see `PoolRecord`.
     """
 
     workdir: Path
@@ -120,23 +116,10 @@ class Pool:
             found["base"] = str(error)
         for name in self.names():
             try:
-                manifest = read_manifest(self.entry(name))
-                if files := file_problems(self.entry(name), manifest):
-                    raise DamagedError("; ".join(files))
-                self.load(manifest)
+                self.load(read_manifest(self.entry(name)))
             except JaxsimError as error:
                 found[name] = str(error)
         return found
-
-
-def identity_of(base: Manifest, config: Config, budget_tokens: int) -> dict[str, Any]:
-    """What every entry of a pool must share, as plain JSON data."""
-    return {
-        "base_digest": base.params_digest,
-        "tokenizer_digest": base.tokenizer_digest,
-        "recipe": dataclasses.asdict(config.recipe) | {"unit_tokens": budget_tokens},
-        "model": dataclasses.asdict(config.model),
-    }
 
 
 def create_pool(
@@ -151,7 +134,12 @@ def create_pool(
     if not is_published(workdir / "base"):
         raise UserError(f"{workdir}: there is no base model; run `jaxsim base`")
     base = read_manifest(workdir / "base")
-    identity = identity_of(base, config, budget_tokens)
+    identity = {
+        "base_digest": base.params_digest,
+        "tokenizer_digest": base.tokenizer_digest,
+        "recipe": dataclasses.asdict(config.recipe) | {"unit_tokens": budget_tokens},
+        "model": dataclasses.asdict(config.model),
+    }
     path = workdir / "pool" / "pool.json"
     if path.exists():
         pool = open_pool(workdir)
@@ -185,17 +173,7 @@ def open_pool(workdir: Path) -> Pool:
     path = Path(workdir) / "pool" / "pool.json"
     if not path.exists():
         raise UserError(f"{workdir}: there is no pool; run `jaxsim train`")
-    record = read_pool(path)
+    record = records.load(path, PoolRecord, POOL_ADVICE)
     identity = dataclasses.asdict(record)
     model = LanguageModel(record.model, identity.pop("vocab_size"))
     return Pool(Path(workdir), model, identity)
-
-
-def read_pool(path: Path) -> PoolRecord:
-    """The content of a pool.json; see `records.load`."""
-    return records.load(path, PoolRecord, _ADVICE)
-
-
-def parse_pool(text: str, where: str) -> PoolRecord:
-    """The content of a pool.json from its text; see `records.parse`."""
-    return records.parse(text, PoolRecord, where, _ADVICE)

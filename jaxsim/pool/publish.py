@@ -16,6 +16,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from jaxsim import records
 from jaxsim.checkpoints import NotSaved, save_params
 from jaxsim.distributed import from_lead
 from jaxsim.errors import JaxsimError
@@ -93,7 +94,7 @@ def publish(entry: Path, manifest: Manifest) -> None:
     draft = _draft(entry, manifest.attempt)
     try:
         with draft.open("r+") as file:
-            file.write(manifest.dump())
+            file.write(records.dump(manifest))
             file.flush()
             os.fsync(file.fileno())
         # A hard link is created complete or not at all, and never replaces.
@@ -122,10 +123,7 @@ def publish(entry: Path, manifest: Manifest) -> None:
 
 
 def admit(entry: Path, manifest: Manifest) -> None:
-    """Publishes an attempt that was copied here, complete and checked.
-
-    Raises: as `publish` does.
-    """
+    """Publishes an attempt that was copied here, complete and checked."""
     _draft(entry, manifest.attempt).touch()
     publish(entry, manifest)
 

@@ -1,13 +1,15 @@
 """Every table of the report and of the commands, each built in one place."""
 
+import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxsim.corpus import Corpus
+from jaxsim.corpus.prepare import left_out
 from jaxsim.pool import Manifest
 from jaxsim.report import agreement as runs
 from jaxsim.report.answer import STANDARD
@@ -100,7 +102,7 @@ def members(manifests: Mapping[str, Manifest], data: ReportData | None = None) -
 
 def domains(corpus: Corpus) -> Table:
     """Documents, windows, tokens and bytes of every evaluation domain."""
-    counts = corpus.record["summary"]["documents"]
+    counts = corpus.record.summary["documents"]
     names = {"base": "base", "train": "training", "dev": "dev", "test": "test"}
     sums = ("windows", "tokens", "bytes")
     columns = [
@@ -384,12 +386,12 @@ def setup(data: ReportData) -> Table:
     if data.pool is not None:
         parts["recipe of all runs"] = data.pool.identity["recipe"]
     if data.corpus is not None:
-        frozen = data.corpus.record["frozen"]
+        frozen = data.corpus.record.frozen
         parts["tokenizer"] = {  # and no path: a report travels
-            "kind": frozen["tokenizer"]["kind"],
+            "kind": frozen.tokenizer.kind,
             "entries": data.corpus.tokenizer.vocab_size,
         }
-        parts["split"] = frozen["split"]
+        parts["split"] = dataclasses.asdict(frozen.split)
     rows = [(part, *item) for part, values in parts.items() for item in values.items()]
     names = text_column("part", "of"), text_column("key", "what")
     return Table.of("", rows, [*names, Column("value", "value")])
@@ -397,29 +399,6 @@ def setup(data: ReportData) -> Table:
 
 def dropped(data: ReportData) -> Table:
     """Documents that were left out, and why."""
-    found = data.corpus.record["summary"] if data.corpus else {}
-    words: dict[str, Callable[..., tuple[str, str]]] = {
-        "quarantine": lambda name, kind, cause: (f"source {name}, {kind}", cause),
-        "dropped": lambda name, cause: (f"source {name}", cause),
-        "duplicates": lambda name: (name, "duplicate of earlier training text"),
-        "overlap": lambda name, domain, kind: (
-            f"{name}, {kind} documents", f"overlap with domain {domain}"
-        ),
-    }  # fmt: skip
-    rows = [
-        (*words_of(*keys), times)
-        for part, words_of in words.items()
-        for *keys, times in _counts(found.get(part, {}))
-        if times
-    ]
+    rows = left_out(data.corpus.record.summary) if data.corpus else []
     names = text_column("from", "from"), text_column("because", "reason")
     return Table.of("", rows, [*names, Column("documents", "documents", integer)])
-
-
-def _counts(tree: Any, *keys: str) -> Iterator[tuple[Any, ...]]:
-    """The numbers in nested dictionaries, each after the keys that lead to it."""
-    if not isinstance(tree, Mapping):
-        yield (*keys, tree)
-        return
-    for key, branch in tree.items():
-        yield from _counts(branch, *keys, key)

@@ -195,7 +195,7 @@ def _summary(
         "provenance": base.provenance if base else None,
         "model": base.model if base else None,
         "recipe": data.pool.identity["recipe"] if data.pool else None,
-        "corpus": data.corpus.record["summary"] if data.corpus else None,
+        "corpus": data.corpus.record.summary if data.corpus else None,
         **{key: table.rows if table else [] for key, table in tabled.items()},
         "bits_per_byte": data.bits,
         "search": data.found,

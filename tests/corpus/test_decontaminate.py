@@ -6,7 +6,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from jaxsim.corpus.decontaminate import Fingerprinter, build_index, find
+from jaxsim.corpus.decontaminate import EvaluationIndex, Fingerprinter
 
 from .builders import words
 
@@ -18,8 +18,8 @@ CHINESE = "".join(chr(0x4E00 + RNG.randrange(9000)) for _ in range(60))
 
 def found(text, evaluation=EVALUATION, n=13, share=0.5):
     fingerprint = Fingerprinter(n)
-    index = build_index([fingerprint(e)[1] for e in evaluation])
-    return find(fingerprint(text)[1], index, share).tolist()
+    index = EvaluationIndex([fingerprint(e)[1] for e in evaluation])
+    return index.find(fingerprint(text)[1], share).tolist()
 
 
 @pytest.mark.parametrize(

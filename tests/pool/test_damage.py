@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import sealing
 
+from jaxsim import records
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.pool import open_pool
 from jaxsim.pool.manifest import read_manifest
@@ -88,7 +89,7 @@ def _replace_params(entry: Path, change: Callable[[dict], None]) -> None:
     change(params)
     attempt, files = save_attempt(entry, params)
     manifest = dataclasses.replace(manifest, attempt=attempt, files=files)
-    (entry / "manifest.json").write_text(manifest.dump())
+    (entry / "manifest.json").write_text(records.dump(manifest))
 
 
 def nan_leaf(entry: Path) -> None:

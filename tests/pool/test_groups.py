@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from train import tiny
 
+from jaxsim import records
 from jaxsim.errors import DamagedError, JaxsimError, Preempted
 from jaxsim.pool import lock as locking
 from jaxsim.pool.build import PoolBuilder, train_missing
@@ -178,7 +179,7 @@ def test_a_run_that_was_published_meanwhile_is_reported_and_dropped(
         manifest = dataclasses.replace(read_manifest(other), name=entry.name)
         entry.mkdir(parents=True, exist_ok=True)
         (entry / manifest.attempt).symlink_to(other / manifest.attempt)
-        (entry / "manifest.json").write_text(manifest.dump())
+        (entry / "manifest.json").write_text(records.dump(manifest))
         return outcomes
 
     monkeypatch.setattr(grouped.trainer, "train", overtaken)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsim import checkpoints
+from jaxsim import checkpoints, records
 from jaxsim.checkpoints import NotSaved, save_params
 from jaxsim.errors import JaxsimError
 from jaxsim.pool import build
@@ -143,7 +143,7 @@ def test_an_attempt_that_is_published_meanwhile_stays(attempts, monkeypatch):
             os.link(path, entry / "manifest.json")
         unlink(path, missing_ok=missing_ok)
 
-    (entry / f".{first.attempt}.json").write_text(first.dump())
+    (entry / f".{first.attempt}.json").write_text(records.dump(first))
     monkeypatch.setattr(Path, "unlink", overtaken)
     clear_leftovers(entry)
     names = {path.name for path in entry.iterdir()}

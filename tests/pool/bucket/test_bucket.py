@@ -181,6 +181,13 @@ def test_a_damaged_corpus_record_is_named(elsewhere, content):
         elsewhere.share_corpus()
 
 
+def test_a_damaged_pool_record_does_not_reach_the_workdir(elsewhere):
+    elsewhere.objects.write("pool/pool.json", b"{")
+    with pytest.raises(DamagedError, match=r"pool/pool.json: "):
+        elsewhere.fetch_pool()
+    assert not (elsewhere.workdir / "pool" / "pool.json").exists()
+
+
 def test_a_data_set_that_is_being_sent_is_not_fetched(elsewhere):
     folder = "corpus/unit_00000000000000000000000000000000"
     elsewhere.objects.write(f"{folder}/table/part", b"part")
@@ -205,7 +212,7 @@ def test_an_altered_object_is_not_published_here(elsewhere):
     content[size // 2] ^= 1
     elsewhere.objects.write(f"{key}/{name}", bytes(content))
     entry = elsewhere.workdir / "pool" / "members" / "a"
-    with pytest.raises(DamagedError, match=f"{name}: is not what its manif"):
+    with pytest.raises(DamagedError, match=f"{name}: was altered"):
         elsewhere.fetched(entry)
     assert not is_published(entry)
 
@@ -310,5 +317,5 @@ def test_the_first_of_two_that_prepare_together_freezes_the_corpus(
         Bucket(in_memory, workdir).prepare(lambda: open_corpus(workdir), False)
     there = Bucket(in_memory, tmp_path / "there")
     there.share_corpus()
-    frozen = open_corpus(there.workdir).record["frozen"]
-    assert frozen == project.corpus.record["frozen"]
+    frozen = open_corpus(there.workdir).record.frozen
+    assert frozen == project.corpus.record.frozen
