@@ -7,13 +7,11 @@ evaluator scores them all.
 
 import csv
 import dataclasses
-import io
 import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -47,7 +45,51 @@ class Mixtures:
     scale_M: np.ndarray
 
     def __post_init__(self) -> None:
-        check(self)
+        """Checks that every row is a mixture, before anything is compiled.
+
+        Raises:
+          UserError: one is not; names the row and what is wrong with it.
+        """
+        shape = (len(self.names), len(self.members))
+        if self.w_MC.shape != shape or self.scale_M.shape != shape[:1]:
+            raise UserError(
+                f"mixtures: weights of shape {self.w_MC.shape} and scales of "
+                f"shape {self.scale_M.shape} for {shape[0]} rows over "
+                f"{shape[1]} members"
+            )
+        if len(set(self.members)) != len(self.members):
+            raise UserError(f"mixtures: a member is repeated in {self.members}")
+        seen = set()
+        rows = zip(self.names, self.w_MC, self.scale_M, strict=True)
+        for name, w_C, scale in rows:
+            if not name:
+                raise UserError("mixtures: a row has no name")
+            if name in seen:
+                raise UserError(f"mixture {name!r}: the name is used twice")
+            seen.add(name)
+            if not math.isfinite(scale):
+                raise UserError(f"mixture {name!r}: scale {scale} is not finite")
+            if not np.isfinite(w_C).all():
+                worst = int(np.argmin(np.isfinite(w_C)))
+                raise UserError(
+                    f"mixture {name!r}: the weight of {self.members[worst]!r} is "
+                    f"not finite ({w_C[worst]})"
+                )
+            if (w_C < 0).any():
+                worst = int(np.argmin(w_C))
+                raise UserError(
+                    f"mixture {name!r}: the weight of {self.members[worst]!r} is "
+                    f"negative ({w_C[worst]:g})"
+                )
+            if not w_C.any():
+                raise UserError(
+                    f"mixture {name!r}: all weights are zero; for the base model, "
+                    "use scale 0"
+                )
+            if abs(w_C.sum() - 1) > SUM_TOLERANCE:
+                raise UserError(
+                    f"mixture {name!r}: the weights sum to {w_C.sum():g}, not to 1"
+                )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -86,54 +128,6 @@ class Mixtures:
 def mixture_key(w_C: np.ndarray) -> bytes:
     """Identifies a mixture; the same for weights that differ by rounding."""
     return np.round(w_C, 12).tobytes()
-
-
-def check(table: Mixtures) -> None:
-    """Checks that every row is a mixture, before anything is compiled.
-
-    Raises:
-      UserError: one is not; names the row and what is wrong with it.
-    """
-    shape = (len(table.names), len(table.members))
-    if table.w_MC.shape != shape or table.scale_M.shape != shape[:1]:
-        raise UserError(
-            f"mixtures: weights of shape {table.w_MC.shape} and scales of "
-            f"shape {table.scale_M.shape} for {shape[0]} rows over "
-            f"{shape[1]} members"
-        )
-    if len(set(table.members)) != len(table.members):
-        raise UserError(f"mixtures: a member is repeated in {table.members}")
-    seen = set()
-    rows = zip(table.names, table.w_MC, table.scale_M, strict=True)
-    for name, w_C, scale in rows:
-        if not name:
-            raise UserError("mixtures: a row has no name")
-        if name in seen:
-            raise UserError(f"mixture {name!r}: the name is used twice")
-        seen.add(name)
-        if not math.isfinite(scale):
-            raise UserError(f"mixture {name!r}: scale {scale} is not finite")
-        if not np.isfinite(w_C).all():
-            worst = int(np.argmin(np.isfinite(w_C)))
-            raise UserError(
-                f"mixture {name!r}: the weight of {table.members[worst]!r} is "
-                f"not finite ({w_C[worst]})"
-            )
-        if (w_C < 0).any():
-            worst = int(np.argmin(w_C))
-            raise UserError(
-                f"mixture {name!r}: the weight of {table.members[worst]!r} is "
-                f"negative ({w_C[worst]:g})"
-            )
-        if not w_C.any():
-            raise UserError(
-                f"mixture {name!r}: all weights are zero; for the base model, "
-                "use scale 0"
-            )
-        if abs(w_C.sum() - 1) > SUM_TOLERANCE:
-            raise UserError(
-                f"mixture {name!r}: the weights sum to {w_C.sum():g}, not to 1"
-            )
 
 
 def concatenate(*tables: Mixtures) -> Mixtures:
@@ -341,13 +335,6 @@ def _check_rows(spec: str, count: int) -> None:
 _FORMULA = ("=", "+", "-", "@")
 
 
-class Line(NamedTuple):
-    """A row of a CSV: its line number, from 1, and its text by column."""
-
-    number: int
-    cells: dict[str, str]
-
-
 def read_numbers(
     path: Path, text_columns: Sequence[str]
 ) -> tuple[list[str], list[dict[str, float | str]]]:
@@ -367,17 +354,15 @@ def read_numbers(
     if missing := [c for c in text_columns if c not in header]:
         raise UserError(f"{path}: there is no column {missing[0]!r}")
     rows: list[dict[str, float | str]] = []
-    for line in lines:
-        row: dict[str, float | str] = {}
-        for column, cell in line.cells.items():
+    for line, cells in lines:
+        rows.append({})
+        for column, cell in cells.items():
             try:
-                row[column] = cell if column in text_columns else float(cell)
+                rows[-1][column] = cell if column in text_columns else float(cell)
             except ValueError as error:
                 raise UserError(
-                    f"{path}, line {line.number}, column {column}: {cell!r} "
-                    "is not a number"
+                    f"{path}, line {line}, column {column}: {cell!r} is not a number"
                 ) from error
-        rows.append(row)
     return header, rows
 
 
@@ -395,8 +380,10 @@ def _from_text(cell: str) -> str:
     return text[1:] if is_marked else text
 
 
-def read_cells(path: Path) -> tuple[list[str], list[Line]]:
-    """Reads the header and lines of a CSV; column 1 may lack a name.
+def read_cells(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Reads the header of a CSV, and its rows as line number and text by column.
+
+    The first column may lack a name.
 
     Raises:
       UserError: the file is missing or malformed; names file and line.
@@ -404,28 +391,20 @@ def read_cells(path: Path) -> tuple[list[str], list[Line]]:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        return _parse_cells(path, text)
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            rows = [(reader.line_num, list(map(_from_text, cells))) for cells in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV in UTF-8 ({error})") from error
-
-
-def _parse_cells(path: Path, text: str) -> tuple[list[str], list[Line]]:
-    reader = csv.reader(io.StringIO(text, newline=""))
-    header = [_from_text(cell) for cell in next(reader, [])]
-    if not header:
+    if not rows or not rows[0][1]:
         raise UserError(f"{path}: empty")
+    header = rows[0][1]
     if len(set(header)) != len(header) or "" in header[1:]:
         raise UserError(f"{path}: an empty or repeated column in {header}")
-    lines = []
-    for cells in reader:
-        if not any(cells):
-            continue
+    lines = [(line, cells) for line, cells in rows[1:] if any(cells)]
+    for line, cells in lines:
         if len(cells) != len(header):
             raise UserError(
-                f"{path}, line {reader.line_num}: {len(cells)} cells under "
-                f"{len(header)} columns"
+                f"{path}, line {line}: {len(cells)} cells under {len(header)} columns"
             )
-        stripped = [_from_text(cell) for cell in cells]
-        lines.append(Line(reader.line_num, dict(zip(header, stripped, strict=True))))
-    return header, lines
+    return header, [(n, dict(zip(header, cells, strict=True))) for n, cells in lines]
