@@ -19,7 +19,9 @@ curvature. A calibration is tested on runs that it did not see. See docs/validat
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -36,9 +38,9 @@ from jaxsim.validation.measured import (
 )
 
 # Ridge of shared and of own coefficients, in units of the distance's variance;
-# infinity leaves them out.
-_SHARED = (np.inf, 10.0, 1.0, 0.1, 0.01)
-_OWN = (np.inf, 100.0, 10.0, 1.0, 0.1)
+# None leaves them out.
+_SHARED = (10.0, 1.0, 0.1, 0.01)
+_OWN = (None, 100.0, 10.0, 1.0, 0.1)
 ENOUGH = 3  # with fewer runs nothing is fitted
 # A setting must predict left-out runs better than the next simpler one by this
 # factor, or noise would pick it.
@@ -46,53 +48,79 @@ _BETTER = 0.98
 LEVEL = 0.9  # of the intervals that a calibration is checked at
 
 
-@dataclasses.dataclass(frozen=True)
-class SavedCalibration:
-    """A `Calibration` in a file, where an infinite ridge is None."""
+class Inputs(NamedTuple):
+    """What the correction of M merges is computed from; losses are bits per byte.
 
-    domains: list[str]
-    coefficients: list[list[float | None]]
-    off: list[list[float | None]]
-    reference: list[list[float | None]]
-    shared: float | None
-    own: float | None
-    singles_known: bool
+    Attributes:
+      w_MC: mixtures.
+      own_DC: bool, the units of each domain's own partition.
+      merge_MD: losses of the merges.
+      average_MD: of the ensembles, on the same text.
+      member_CD: of the members, on the same text.
+    """
+
+    w_MC: np.ndarray
+    own_DC: np.ndarray
+    merge_MD: np.ndarray
+    average_MD: np.ndarray
+    member_CD: np.ndarray
+
+
+def features(x: Inputs, singles_known: bool) -> np.ndarray:
+    """[M, D, K] what the distance is regressed on; see the module.
+
+    Args:
+      x: the mixtures, and their predictions.
+      singles_known: whether runs are as long as members.
+    """
+    own_MD = x.w_MC @ x.own_DC.T
+    spread_M1 = 1 - np.sum(x.w_MC**2, axis=1)[:, None]
+    columns = [
+        np.broadcast_to(spread_M1, x.merge_MD.shape),
+        own_MD * (1 - own_MD),
+        # A damaged member has no score, and no weight.
+        x.w_MC @ np.nan_to_num(x.member_CD) - x.merge_MD,
+        x.average_MD - x.merge_MD,
+    ]
+    if not singles_known:
+        columns.append(np.ones_like(x.merge_MD))
+    return np.stack(columns, axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """A correction of merges, and its errors.
+    """A correction of merges, and its errors, as a record holds it.
 
     Attributes:
       domains: D names.
-      coefficients_DK: of `features`, bits per byte.
-      off_FD: loss minus prediction for each of F runs, predicted without it,
+      coefficients: [D, K] of `features`, bits per byte.
+      off: [F, D] loss minus prediction for each of F runs, predicted without it,
         on dev text: what intervals are computed from.
-      reference_FD: the losses of these runs.
-      shared, own: the ridges that were chosen; infinity leaves them out.
+      reference: [F, D] the losses of these runs.
+      shared, own: the ridges that were chosen; None leaves them out.
       singles_known: whether a single member needs no correction.
     """
 
-    domains: tuple[str, ...]
-    coefficients_DK: np.ndarray
-    off_FD: np.ndarray
-    reference_FD: np.ndarray
-    shared: float
-    own: float
+    domains: list[str]
+    coefficients: Sequence[Sequence[float | None]]
+    off: Sequence[Sequence[float | None]]
+    reference: Sequence[Sequence[float | None]]
+    shared: float | None
+    own: float | None
     singles_known: bool
 
-    def correction(
-        self,
-        w_MC: np.ndarray,
-        own_DC: np.ndarray,
-        merge_MD: np.ndarray,
-        average_MD: np.ndarray,
-        member_CD: np.ndarray,
-    ) -> np.ndarray:
-        """[M, D] to be added to the merges' bits per byte; see `features`."""
-        x_MDK = features(
-            w_MC, own_DC, merge_MD, average_MD, member_CD, self.singles_known
-        )
+    @property
+    def coefficients_DK(self) -> np.ndarray:
+        return np.array(self.coefficients, float)
+
+    @property
+    def off_FD(self) -> np.ndarray:
+        # By columns, as in `fit`: the bits of a sum depend on it.
+        return np.array(self.off, float, order="F")
+
+    def correction(self, x: Inputs) -> np.ndarray:
+        """[M, D] to be added to the merges' bits per byte."""
+        x_MDK = features(x, self.singles_known)
         return np.einsum("mdk,dk->md", x_MDK, self.coefficients_DK)
 
     def slope(
@@ -106,7 +134,7 @@ class Calibration:
         """[D, C] derivatives of one mixture's correction by its weights.
 
         `dmerge_DC` and `daverage_DC` are those of the bits per byte of its merge
-        and of its ensemble. For the others see `features`.
+        and of its ensemble. For the others see `Inputs`.
         """
         own_D1 = (own_DC @ w_C)[:, None]
         d_KDC = [
@@ -125,117 +153,48 @@ class Calibration:
         By Student's t, from the runs that were left out one by one, around zero:
         the remaining bias counts as error. NaN with fewer than three runs.
         """
-        count = len(self.off_FD)
+        count = len(self.off)
         if count < ENOUGH:
             return float("nan")
         off_F = self.off_FD @ share_D
         scatter = np.sqrt(np.mean(off_F**2) * (1 + 1 / count))
         return float(scipy.stats.t.ppf((1 + level) / 2, count - 1) * scatter)
 
-    def to_plain(self) -> "SavedCalibration":
-        """The calibration as strict JSON holds it."""
-
-        def finite(value: float) -> float | None:
-            return float(value) if np.isfinite(value) else None
-
-        return SavedCalibration(
-            domains=list(self.domains),
-            coefficients=self.coefficients_DK.tolist(),
-            off=self.off_FD.tolist(),
-            reference=self.reference_FD.tolist(),
-            shared=finite(self.shared),
-            own=finite(self.own),
-            singles_known=self.singles_known,
-        )
-
-    @classmethod
-    def from_plain(cls, plain: "SavedCalibration") -> "Calibration":
-        """The calibration that `to_plain` gave."""
-        d = len(plain.domains)
-        return cls(
-            tuple(plain.domains),
-            np.array(plain.coefficients, float).reshape(d, -1),
-            np.array(plain.off, float).reshape(-1, d),
-            np.array(plain.reference, float).reshape(-1, d),
-            np.inf if plain.shared is None else float(plain.shared),
-            np.inf if plain.own is None else float(plain.own),
-            bool(plain.singles_known),
-        )
-
-
-def features(
-    w_MC: np.ndarray,
-    own_DC: np.ndarray,
-    merge_MD: np.ndarray,
-    average_MD: np.ndarray,
-    member_CD: np.ndarray,
-    singles_known: bool,
-) -> np.ndarray:
-    """[M, D, K] what the distance is regressed on; see the module.
-
-    Args:
-      w_MC: mixtures.
-      own_DC: bool, the units of each domain's own partition.
-      merge_MD: bits per byte of the merges.
-      average_MD: of the ensembles, on the same text.
-      member_CD: of the members, on the same text.
-      singles_known: whether runs are as long as members.
-    """
-    own_MD = w_MC @ own_DC.T
-    spread_MD = np.broadcast_to(1 - np.sum(w_MC**2, axis=1)[:, None], merge_MD.shape)
-    # A damaged member has no score, and no weight.
-    gap_MD = w_MC @ np.nan_to_num(member_CD) - merge_MD
-    columns = [spread_MD, own_MD * (1 - own_MD), gap_MD, average_MD - merge_MD]
-    if not singles_known:
-        columns.append(np.ones_like(merge_MD))
-    return np.stack(columns, axis=-1)
-
 
 def fit(
-    domains: Sequence[str],
-    own_DC: np.ndarray,
-    w_FC: np.ndarray,
-    merge_FD: np.ndarray,
-    average_FD: np.ndarray,
-    member_CD: np.ndarray,
-    reference_FD: np.ndarray,
-    singles_known: bool,
+    domains: Sequence[str], x: Inputs, reference_FD: np.ndarray, singles_known: bool
 ) -> Calibration:
     """A calibration from F reference runs, all on the same text.
 
     Args:
       domains: D names.
-      own_DC, w_FC, merge_FD, average_FD, member_CD: see `features`.
+      x: the mixtures of the runs, and their predictions.
       reference_FD: bits per byte of the runs.
       singles_known: whether the runs are as long as members.
     """
-    x_FDK = features(w_FC, own_DC, merge_FD, average_FD, member_CD, singles_known)
-    y_FD = reference_FD - merge_FD
-    count, _, k = x_FDK.shape
-    nothing = np.zeros((len(domains), k))
-    best = Calibration(
-        tuple(domains), nothing, y_FD, reference_FD, np.inf, np.inf, singles_known
-    )
-    if count < ENOUGH:
-        return best
-    error = _error(y_FD)
+    x_FDK = features(x, singles_known)
+    best_FD = y_FD = reference_FD - x.merge_MD
+    b_DK: np.ndarray = np.zeros(x_FDK.shape[1:])
+    ridges: tuple[float | None, float | None] = None, None
+    count, error = len(y_FD), _error(y_FD)
     # From simple to rich: a richer setting has to earn its place.
-    for shared in _SHARED[1:]:
-        for own in _OWN:
-            off_FD = np.empty_like(y_FD)
-            for f in range(count):
-                others_FDK = np.delete(x_FDK, f, axis=0)
-                others_FD = np.delete(y_FD, f, axis=0)
-                b_DK = _ridge(others_FDK, others_FD, shared, own)
-                off_FD[f] = y_FD[f] - np.einsum("dk,dk->d", x_FDK[f], b_DK)
-            if _error(off_FD) < _BETTER * error:
-                error = _error(off_FD)
-                best = dataclasses.replace(best, off_FD=off_FD, shared=shared, own=own)
-    if np.isfinite(best.shared):
-        return dataclasses.replace(
-            best, coefficients_DK=_ridge(x_FDK, y_FD, best.shared, best.own)
-        )
-    return best
+    for shared, own in itertools.product(_SHARED, _OWN) if count >= ENOUGH else ():
+        off_FD = np.empty_like(y_FD)
+        for f in range(count):
+            others = np.delete(x_FDK, f, axis=0), np.delete(y_FD, f, axis=0)
+            left_DK = _ridge(*others, shared, own)
+            off_FD[f] = y_FD[f] - np.einsum("dk,dk->d", x_FDK[f], left_DK)
+        if _error(off_FD) < _BETTER * error:
+            error, ridges, best_FD = _error(off_FD), (shared, own), off_FD
+            b_DK = _ridge(x_FDK, y_FD, shared, own)
+    return Calibration(
+        list(domains),
+        b_DK.tolist(),
+        best_FD.tolist(),
+        reference_FD.tolist(),
+        *ridges,
+        singles_known,
+    )
 
 
 def _error(off_FD: np.ndarray) -> float:
@@ -248,7 +207,7 @@ def _error(off_FD: np.ndarray) -> float:
 
 
 def _ridge(
-    x_FDK: np.ndarray, y_FD: np.ndarray, shared: float, own: float
+    x_FDK: np.ndarray, y_FD: np.ndarray, shared: float, own: float | None
 ) -> np.ndarray:
     """[D, K] coefficients: shared ones plus each domain's own deviation.
 
@@ -263,7 +222,7 @@ def _ridge(
     xx_DKK = np.einsum("fdk,fdl->dkl", x_FDK, x_FDK)
     xy_DK = np.einsum("fdk,fd->dk", x_FDK, y_FD)
     eye_KK = np.eye(k)
-    if not np.isfinite(own):
+    if own is None:
         left_KK = xx_DKK.sum(axis=0) + shared * d * eye_KK
         b_K = np.linalg.solve(left_KK, xy_DK.sum(axis=0))
         return np.broadcast_to(b_K, (d, k)) / scale_K
@@ -277,19 +236,30 @@ def _ridge(
     return (b_K + own_DK) / scale_K
 
 
+def _inputs(
+    basis: PoolLosses, runs: PredictionTable, split: str, measured_D: np.ndarray
+) -> Inputs:
+    """Of the mixtures of runs, on the text of a split, in the measured domains."""
+    bits, member_CD = runs.test, basis.test_CD
+    if split == "dev":
+        bits, member_CD = runs.dev, basis.dev_CD
+    return Inputs(
+        runs.w_MC,
+        basis.own_DC[measured_D],
+        bits["merge"][:, measured_D],
+        bits["ensemble"][:, measured_D],
+        member_CD[:, measured_D],
+    )
+
+
 def fitted_on(
-    basis: PoolLosses, reference_runs: PredictionTable, measured_D: np.ndarray
+    basis: PoolLosses, runs: PredictionTable, measured_D: np.ndarray
 ) -> Calibration:
     """A calibration from runs on dev text, for the measured domains."""
-    names = np.array(basis.evaluation.domains)[measured_D]
     return fit(
-        tuple(names.tolist()),
-        basis.own_DC[measured_D],
-        reference_runs.w_MC,
-        reference_runs.dev["merge"][:, measured_D],
-        reference_runs.dev["ensemble"][:, measured_D],
-        basis.dev_CD[:, measured_D],
-        reference_runs.dev["reference"][:, measured_D],
+        np.array(basis.evaluation.domains)[measured_D].tolist(),
+        _inputs(basis, runs, "dev", measured_D),
+        runs.dev["reference"][:, measured_D],
         basis.singles_known,
     )
 
@@ -297,21 +267,13 @@ def fitted_on(
 def calibrated_merges(
     basis: PoolLosses,
     calibration: Calibration,
-    reference_runs: PredictionTable,
+    runs: PredictionTable,
     split: str,
     measured_D: np.ndarray,
 ) -> np.ndarray:
     """[M, D'] corrected merges of the mixtures, in the measured domains."""
-    bits = reference_runs.dev if split == "dev" else reference_runs.test
-    member_CD = basis.dev_CD if split == "dev" else basis.test_CD
-    merge_MD = bits["merge"][:, measured_D]
-    return merge_MD + calibration.correction(
-        reference_runs.w_MC,
-        basis.own_DC[measured_D],
-        merge_MD,
-        bits["ensemble"][:, measured_D],
-        member_CD[:, measured_D],
-    )
+    x = _inputs(basis, runs, split, measured_D)
+    return x.merge_MD + calibration.correction(x)
 
 
 def calibrated(
@@ -329,38 +291,37 @@ def calibrated(
       Also, by target, the mean absolute errors of the merge and of the calibrated
       merge, the share of runs within the 90 % interval, and half its length.
     """
-    reference_MD, merge_MD = held_out.test["reference"], held_out.test["merge"]
-    measured_D = held_out.measured_D
-    predicted_MD = np.full(reference_MD.shape, np.nan)
-    everything = np.arange(len(held_out))
-    known = None
+    measured_D, known = held_out.measured_D, None
+    predicted_MD = np.full(held_out.test["reference"].shape, np.nan)
     if fitted is not None and len(fitted) >= ENOUGH:
         known = fitted_on(basis, fitted, measured_D)
-    margins: dict[str, list[float]] = {name: [] for name in weights}
-    for m in everything if known is not None or len(held_out) > 1 else ():
-        others = everything != m
-        calibration = known or fitted_on(
-            basis, held_out.take(others).with_dev(fitted), measured_D
+    used = []
+    for m in range(len(held_out)) if known is not None or len(held_out) > 1 else ():
+        here_M = np.arange(len(held_out)) == m
+        used.append(
+            known
+            or fitted_on(basis, held_out.take(~here_M).with_dev(fitted), measured_D)
         )
         predicted_MD[m, measured_D] = calibrated_merges(
-            basis, calibration, held_out.take(~others), "test", measured_D
+            basis, used[-1], held_out.take(here_M), "test", measured_D
         )[0]
-        for name, weights_D in weights.items():
-            share_D = weights_D[measured_D] / weights_D.sum()
-            margins[name].append(calibration.half_interval(share_D, LEVEL))
     check = {}
     for name, weights_D in weights.items():
         reference_M, merge_M, calibrated_M = (
             weighted_mean(bits_MD, weights_D)
-            for bits_MD in (reference_MD, merge_MD, predicted_MD)
-        )
-        off_M, margin_M = np.abs(reference_M - calibrated_M), np.array(margins[name])
-        known_M = len(margin_M) > 0 and bool(np.isfinite(margin_M).all())
+            for bits_MD in (
+                held_out.test["reference"], held_out.test["merge"], predicted_MD
+            )
+        )  # fmt: skip
+        off_M = np.abs(reference_M - calibrated_M)
+        share_D = weights_D[measured_D] / weights_D.sum()
+        margin_M = np.array([c.half_interval(share_D, LEVEL) for c in used] or np.nan)
+        known_M = bool(np.isfinite(margin_M).all())
         check[name] = {
             "merge": float(np.abs(reference_M - merge_M).mean()),
             "calibrated": float(off_M.mean()),
             "covered": float(np.mean(off_M <= margin_M)) if known_M else float("nan"),
-            "margin": float(np.mean(margin_M)) if len(margin_M) else float("nan"),
+            "margin": float(np.mean(margin_M)),
         }
     return predicted_MD, check
 
@@ -402,14 +363,12 @@ class Corrector:
     def __init__(self, calibration: Calibration, scorer: Scorer) -> None:
         self._scorer = scorer
         evaluation = scorer.evaluation
-        known = dict(zip(calibration.domains, calibration.coefficients_DK, strict=True))
-        zero_K = np.zeros(calibration.coefficients_DK.shape[1])
+        known = dict(zip(calibration.domains, calibration.coefficients, strict=True))
+        zero_K = [0.0] * len(calibration.coefficients[0])
         self.calibration = dataclasses.replace(
             calibration,
-            domains=evaluation.domains,
-            coefficients_DK=np.array(
-                [known.get(n, zero_K) for n in evaluation.domains]
-            ),
+            domains=list(evaluation.domains),
+            coefficients=[known.get(n, zero_K) for n in evaluation.domains],
         )
         self._own_DC = own_units(scorer.corpus, scorer.members, evaluation)
         self._text_of: dict[bytes, tuple[np.ndarray, np.ndarray, EnsembleSlope]] = {}
@@ -424,7 +383,7 @@ class Corrector:
         with np.errstate(invalid="ignore", divide="ignore"):
             average_MD = (sums_MD.T / nats_D[:, None]).T
         return self.calibration.correction(
-            w_MC, self._own_DC, bits_MD, average_MD, member_CD
+            Inputs(w_MC, self._own_DC, bits_MD, average_MD, member_CD)
         )
 
     def slope(

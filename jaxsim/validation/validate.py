@@ -32,7 +32,6 @@ from jaxsim.validation.baselines import fit_log_linear, from_weights
 from jaxsim.validation.calibration import (
     ENOUGH,
     Calibration,
-    SavedCalibration,
     calibrated,
     fitted_on,
     learning,
@@ -98,7 +97,7 @@ class Validation(Comparison):
     replicate_agreement: dict[str, records.Row]
     noise: dict[str, float]
     replicates: int
-    calibration: SavedCalibration
+    calibration: Calibration
     check: dict[str, records.Row]
     learning: list[records.Row]
     learning_target: str
@@ -123,8 +122,8 @@ class Validation(Comparison):
         None if one of these domains has no runs, or if there are fewer runs
         than a calibration needs.
         """
-        found = Calibration.from_plain(self.calibration)
-        enough = self.tells_levels and len(found.off_FD) >= ENOUGH
+        found = self.calibration
+        enough = self.tells_levels and len(found.off) >= ENOUGH
         return found if enough and set(names) <= set(found.domains) else None
 
     def residual(
@@ -152,8 +151,8 @@ class Validation(Comparison):
             for p in ("reference", predictor)
         )
         if predictor == CALIBRATED:
-            split, known = "dev", Calibration.from_plain(self.calibration)
-            off_FD, reference_FD = known.off_FD, known.reference_FD
+            split, known = "dev", self.calibration
+            off_FD, reference_FD = known.off_FD, np.array(known.reference, float)
             reference = dict(zip(known.domains, reference_FD.T, strict=True))
             predicted = dict(zip(known.domains, (reference_FD - off_FD).T, strict=True))
         needed = np.array(goal.domains)[goal.needed_D].tolist()
@@ -316,7 +315,7 @@ def compare(
         replicate_agreement=again,
         noise=noise,
         replicates=0 if replicates is None else len(replicates[0][:some]),
-        calibration=fitted_on(basis, every, there_D).to_plain(),
+        calibration=fitted_on(basis, every, there_D),
         check=check,
         learning=learned,
         learning_target=main,
