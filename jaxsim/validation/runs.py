@@ -107,7 +107,7 @@ def draw_held_out(
             w_C = best_KC[generator.integers(len(best_KC))]
         else:
             alpha_C = np.full(len(members), config.concentration)
-            w_C = _rounded(generator.dirichlet(alpha_C))
+            w_C = _rounded(generator.dirichlet(alpha_C, 1))[0]
         if np.count_nonzero(w_C) > 1:  # a small concentration gives singles
             run = run_of(members, w_C, config, recipe)
             found.setdefault(run.name, HeldOutRun(part, run))
@@ -134,7 +134,7 @@ def best_merges(scorer: Scorer, config: Config) -> np.ndarray:
         config.score.concentration,
         config.validate.seed,
     )
-    w_MC = np.array([_rounded(w_C) for w_C in table.w_MC])
+    w_MC = _rounded(table.w_MC)
     windows = config.score.windows
     problem = pose(scorer, dataclasses.replace(config.search, windows=windows))
     order = np.argsort(cheap_values(problem, w_MC), kind="stable")
@@ -161,23 +161,6 @@ def run_of(
     return reference_run(mixture, recipe, multiplier)
 
 
-def calibration_runs(
-    members: Sequence[str],
-    config: ValidateConfig,
-    recipe: RecipeConfig,
-    held_out_MC: np.ndarray,
-) -> list[Run]:
-    """The calibration runs, none of them on a mixture of a held-out run."""
-    mixture_MC = design(
-        config.calibration_runs,
-        len(members),
-        config.budget == "sum",
-        config.seed,
-        held_out_MC,
-    )
-    return [run_of(members, w_C, config, recipe) for w_C in mixture_MC]
-
-
 def replicate_runs(
     reference_runs: Sequence[Run], members: Sequence[Run], config: ValidateConfig
 ) -> list[Run]:
@@ -200,11 +183,15 @@ def mixture_table(members: Sequence[str], runs: Sequence[Run]) -> Mixtures:
     )
 
 
-def _rounded(w_C: np.ndarray) -> np.ndarray:
-    # To six decimals, as in a table of mixtures: a run can be named from one.
-    w_C = np.round(w_C, 6)
-    w_C[np.argmax(w_C)] += 1 - w_C.sum()
-    return w_C
+def _rounded(w_MC: np.ndarray) -> np.ndarray:
+    """To six decimals, as in a table of mixtures: a run can be named from one."""
+    return _whole(np.round(w_MC, 6))
+
+
+def _whole(w_MC: np.ndarray) -> np.ndarray:
+    """Gives what is missing to 1, after rounding, to the largest weight of each row."""
+    w_MC[np.arange(len(w_MC)), np.argmax(w_MC, axis=1)] += 1 - w_MC.sum(axis=1)
+    return w_MC
 
 
 def design(
@@ -227,24 +214,24 @@ def design(
       Fewer rows than `count` if there are not so many candidates.
     """
     generator = np.random.default_rng([seed, 9])
-    candidate_KC = _candidates(members, only_subsets, generator)
-    x_KC = candidate_KC * (1 - candidate_KC)
-    aim_KC = x_KC
+    candidate_KC = aim_KC = _candidates(members, only_subsets, generator)
     if not only_subsets:
         # To be predicted: what held-out runs are drawn from, and wider mixtures.
-        draws = [
-            generator.dirichlet(np.full(members, a), _CANDIDATES) for a in (1.0, 4.0)
-        ]
-        aim_KC = np.concatenate(draws)
-        aim_KC = aim_KC * (1 - aim_KC)
+        aim_KC = np.concatenate(
+            [generator.dirichlet(np.full(members, a), _CANDIDATES) for a in (1.0, 4.0)]
+        )
+    x_KC, aim_KC = candidate_KC * (1 - candidate_KC), aim_KC * (1 - aim_KC)
     moment_CC = aim_KC.T @ aim_KC / len(aim_KC)
     covariance_CC = np.eye(members) + _SHARED
+
+    def apart_K(w_C: np.ndarray) -> np.ndarray:
+        """[K] share of the tokens by which candidates differ from a mixture."""
+        return np.abs(candidate_KC - w_C).sum(axis=1) / 2
+
     free_K = np.ones(len(candidate_KC), bool)
-    if exclude_MC is not None:
-        for w_C in exclude_MC:
-            # A run on nearly the same mixture shares the noise of a held-out run.
-            apart_K = np.abs(candidate_KC - w_C).sum(axis=1) / 2
-            free_K &= apart_K >= _APART / 2
+    for w_C in () if exclude_MC is None else exclude_MC:
+        # A run on nearly the same mixture shares the noise of a held-out run.
+        free_K &= apart_K(w_C) >= _APART / 2
     chosen: list[int] = []
     while len(chosen) < count and free_K.any():
         # One more run at x takes V x x' V / (noise + x' V x) off V.
@@ -253,8 +240,7 @@ def design(
         gain_K = np.sum((vx_KC @ moment_CC) * vx_KC, axis=1) / variance_K
         best = int(np.argmax(np.where(free_K, gain_K, -1.0)))
         chosen.append(best)
-        apart_K = np.abs(candidate_KC - candidate_KC[best]).sum(axis=1) / 2
-        free_K &= apart_K >= _APART
+        free_K &= apart_K(candidate_KC[best]) >= _APART
         step_C = vx_KC[best]
         covariance_CC -= np.outer(step_C, step_C) / variance_K[best]
     return candidate_KC[chosen]
@@ -273,9 +259,7 @@ def _candidates(
             np.round(generator.dirichlet(np.full(c, alpha), _CANDIDATES), 6)
             for alpha in (0.3, 1.0, 4.0)
         ]
-    w_KC = np.concatenate(drawn)
-    largest_K = np.argmax(w_KC, axis=1)
-    w_KC[np.arange(len(w_KC)), largest_K] += 1 - w_KC.sum(axis=1)
+    w_KC = _whole(np.concatenate(drawn))
     w_KC = w_KC[np.count_nonzero(w_KC, axis=1) > 1]
     _, first = np.unique(np.round(w_KC, 9), axis=0, return_index=True)
     return w_KC[np.sort(first)]
@@ -311,9 +295,14 @@ def plan_runs(
         best_KC = best_merges(scorer, config)
     held_out = draw_held_out(members, settings, recipe, best_KC)
     runs = [one.run for one in held_out]
-    fitted = calibration_runs(
-        members, settings, recipe, mixture_table(members, runs).w_MC
+    w_FC = design(
+        settings.calibration_runs,
+        len(members),
+        settings.budget == "sum",
+        settings.seed,
+        mixture_table(members, runs).w_MC,
     )
+    fitted = [run_of(members, w_C, settings, recipe) for w_C in w_FC]
     if len(fitted) < settings.calibration_runs:
         say(
             f"validate: {len(fitted)} calibration runs instead of "
@@ -381,8 +370,7 @@ def validate_trained(
     if replicates:
         again = scored(REPLICATES, replicates, "test")
         used.append(again)
-        first = _by_name(scorer.standard().on(rows), "merge")
-        pairs = _pairs(first | _by_name(trained, "reference"), again)
+        pairs = _pairs(scorer, again, trained)
     as_long = all(run.steps == config.recipe.steps for run in needed)
     return compare(
         pool_losses(scorer.corpus, scorer.standard(), as_long, rows, used),
@@ -419,29 +407,32 @@ def replicate_pairs(
     names = [name for name in names if is_published(scorer.pool.entry(name))]
     if not names:
         return None
-    again = scorer.score_entries(
-        "member-replicates", names, "test", config.validate.windows
-    )
-    rows = again.predictors["reference"].rows
-    return _pairs(_by_name(scorer.standard().on(rows), "merge"), again)
+    windows = config.validate.windows
+    again = scorer.score_entries("member-replicates", names, "test", windows)
+    return _pairs(scorer, again)
 
 
 def _pairs(
-    first: dict[str, np.ndarray], replicates: Scores
+    scorer: Scorer, replicates: Scores, *reference_runs: Scores
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Bits per byte [P, D] of runs and of their replicates, if any."""
-    second = _by_name(replicates, "reference")
+    """Bits per byte [P, D] on test text of runs and of their replicates, if any."""
+
+    def bits(scores: Scores, predictor: str) -> dict[str, np.ndarray]:
+        bits_MD = scores.bits_per_byte(predictor, "test")
+        return dict(zip(scores.table.names, bits_MD, strict=True))
+
+    rows = replicates.predictors["reference"].rows
+    first = bits(scorer.standard().on(rows), "merge")
+    for scores in reference_runs:
+        first |= bits(scores, "reference")
     # Under an override a damaged member has no score to be compared with.
     pairs = [
         (first[run], bits_D)
-        for name, bits_D in second.items()
+        for name, bits_D in bits(replicates, "reference").items()
         if (run := name.rpartition(".replicate")[0]) in first
     ]
-    if not pairs:
-        return None
-    return np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
-
-
-def _by_name(scores: Scores, predictor: str) -> dict[str, np.ndarray]:
-    bits_MD = scores.bits_per_byte(predictor, "test")
-    return dict(zip(scores.table.names, bits_MD, strict=True))
+    return (
+        (np.array([a for a, _ in pairs]), np.array([b for _, b in pairs]))
+        if pairs
+        else None
+    )

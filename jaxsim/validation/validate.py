@@ -27,6 +27,7 @@ from jaxsim.validation.agreement import (
     noise_ceiling,
     predictions,
     replicate_noise,
+    sample_spearman,
 )
 from jaxsim.validation.baselines import fit_log_linear, from_weights
 from jaxsim.validation.calibration import (
@@ -182,32 +183,27 @@ def save_validation(workdir: Path, validation: Validation) -> None:
     records.save(workdir / "validation" / name, validation)
 
 
-def load_validation(workdir: Path) -> Validation | None:
+def load_validation(
+    workdir: Path, now: records.Basis | None = None
+) -> Validation | None:
     """What reference runs showed, if any; those trained here come first.
 
-    Raises:
-      DamagedError: its file is unreadable.
-    """
-    trained = _load(workdir, TRAINED)
-    return load_given(workdir) if trained is None else trained
-
-
-def current_validation(workdir: Path, now: records.Basis) -> Validation | None:
-    """The first of both that fits what there is now.
+    Args:
+      workdir: of the pool.
+      now: what there is; results that do not fit it are passed over.
 
     Raises:
       DamagedError: a file is unreadable.
     """
-    both = [v for n in (TRAINED, GIVEN) if (v := _load(workdir, n)) is not None]
-    return next((v for v in both if not v.basis.difference(now)), None)
+    for name in (TRAINED, GIVEN):
+        found = _load(workdir, name)
+        if found and (now is None or not found.basis.difference(now)):
+            return found
+    return None
 
 
 def load_given(workdir: Path) -> Validation | None:
-    """What reference runs showed that the user brought.
-
-    Raises:
-      DamagedError: its file is unreadable.
-    """
+    """What reference runs showed that the user brought; as `load_validation`."""
     return _load(workdir, GIVEN)
 
 
@@ -217,8 +213,8 @@ def _load(workdir: Path, name: str) -> Validation | None:
     if not path.exists():
         return None
     v = records.load(path, Validation, "run `jaxsim validate` again")
-    for table in (*v.agreement.values(), v.replicate_agreement, v.check,
-                  *v.sizes.values()):  # fmt: skip
+    tables = [*v.agreement.values(), *v.sizes.values()]
+    for table in (*tables, v.replicate_agreement, v.check):
         for figures in table.values():
             for key, value in figures.items():
                 if value is None and not key.endswith("interval"):
@@ -260,41 +256,37 @@ def compare(
         bits[LOG_LINEAR] = from_weights(fit_log_linear, basis, held_out, fitted)
     bits = {p: b for p, b in bits.items() if np.isfinite(b[:, there_D]).all()}
     points = by_target(bits, weights)
-    # By target: what each weight-only rule predicts, and the runs that are `is_in`.
+    # A member's noise may differ; it is used only if there is no other.
+    some = held_out_replicates if held_out_replicates >= ENOUGH_PAIRS else None
+    count = held_out_replicates
+    # By target, and what each weight-only rule predicts.
     rules: dict[str, dict[str, np.ndarray]] = {}
-    held: dict[str, np.ndarray | None] = {}
     figures: dict[str, dict[str, dict[str, Any]]] = {}
+    ceilings, noise, again = {}, {}, {}
     for target, reference_M in points["reference"].items():
         own_C, choose = basis.own(weights[target]), None
         if fitted is not None:
             loss_F = weighted_mean(fitted.dev["reference"], weights[target])
             choose = fitted.w_MC, loss_F
         rules[target] = predictions(held_out.w_MC, own_C, choose)
-        in_M = held[target] = None if own_C is None else is_in(held_out.w_MC, own_C)
+        in_M = None if own_C is None else is_in(held_out.w_MC, own_C)
         predicted = {p: points[p][target] for p in PREDICTORS if p in points}
         figures[target] = {
             name: dataclasses.asdict(agreement(predicted_M, reference_M, in_M))
             for name, predicted_M in (predicted | rules[target]).items()
         } | {CHANCE: dataclasses.asdict(guessing(reference_M))}
-    # A member's noise may differ; it is used only if there is no other.
-    some = held_out_replicates if held_out_replicates >= ENOUGH_PAIRS else None
-    ceilings, noise, again = {}, {}, {}
-    if replicates is not None:
-        pairs = by_target({"first": replicates[0], "second": replicates[1]}, weights)
-        for target, reference_M in points["reference"].items():
-            first_P, second_P = pairs["first"][target], pairs["second"][target]
-            pair = first_P[:some], second_P[:some]
-            ceilings[target] = noise_ceiling(reference_M, *pair)
-            noise[target] = replicate_noise(*pair)
-            if (count := held_out_replicates) >= ENOUGH_RUNS:
-                in_M = held[target]
-                in_P = None if in_M is None else in_M[:count]
-                again[target] = dataclasses.asdict(
-                    agreement(second_P[:count], first_P[:count], in_P)
-                )
-    main = targets.level if fitted is not None and targets.all else ""
-    learned = []
-    if main and fitted is not None:
+        if replicates is None:
+            continue
+        first_P, second_P = (weighted_mean(r, weights[target]) for r in replicates)
+        ceilings[target] = noise_ceiling(reference_M, first_P[:some], second_P[:some])
+        noise[target] = replicate_noise(first_P[:some], second_P[:some])
+        if count >= ENOUGH_RUNS:
+            in_P = None if in_M is None else in_M[:count]
+            pair = second_P[:count], first_P[:count]
+            again[target] = dataclasses.asdict(agreement(*pair, in_P))
+    main, learned = "", []
+    if fitted is not None and targets.all:
+        main = targets.level
         learned = learning(basis, held_out, fitted, weights[main])
     # Once the comparison is done, searches may use every run.
     every = held_out.with_dev(fitted)
@@ -341,16 +333,15 @@ def _within_sizes(
     """
     size_M = np.count_nonzero(held_out.w_MC, axis=1)
     sizes, counts = np.unique(size_M, return_counts=True)
+
+    def spearman(size: int, p: str, target: str) -> float:
+        pair = (points[name][target][size_M == size, None] for name in (p, "reference"))
+        return sample_spearman(*pair)
+
     return {
         str(size): {
-            target: {
-                p: agreement(
-                    points[p][target][size_M == size], reference_M[size_M == size], None
-                ).spearman
-                for p in points
-                if p != "reference"
-            }
-            for target, reference_M in points["reference"].items()
+            target: {p: spearman(size, p, target) for p in points if p != "reference"}
+            for target in points["reference"]
         }
         for size in sizes[counts >= 3]
     }

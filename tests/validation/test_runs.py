@@ -12,11 +12,11 @@ from jaxsim.scoring.table import dirichlet
 from jaxsim.train import member_run
 from jaxsim.validation.runs import (
     best_merges,
-    calibration_runs,
     design,
     draw_held_out,
     mixture_table,
     replicate_runs,
+    run_of,
 )
 
 MEMBERS = ("a", "b", "c", "d")
@@ -97,13 +97,15 @@ def test_more_held_out_runs_than_there_are_mixtures():
 
 def test_calibration_runs_are_no_held_out_runs():
     held_out_MC = mixtures([one.run for one in drawn()])
-    runs = calibration_runs(MEMBERS, CONFIG, RECIPE, held_out_MC)
+    w_FC = design(CONFIG.calibration_runs, 4, exclude_MC=held_out_MC)
+    runs = [run_of(MEMBERS, w_C, CONFIG, RECIPE) for w_C in w_FC]
     assert len({run.name for run in runs}) == CONFIG.calibration_runs
     assert not {run.name for run in runs} & {one.run.name for one in drawn()}
     # The design's first choice is refused if it is held out.
     first_C = design(1, 4)[0]
     assert not np.allclose(design(1, 4, exclude_MC=first_C[None])[0], first_C)
-    for run in calibration_runs(MEMBERS, changed(budget="sum"), RECIPE, held_out_MC):
+    for w_C in design(CONFIG.calibration_runs, 4, True, exclude_MC=held_out_MC):
+        run = run_of(MEMBERS, w_C, changed(budget="sum"), RECIPE)
         assert set(run.mixture.values()) == {1 / len(run.mixture)}
         assert run.steps == 10 * len(run.mixture)
 
