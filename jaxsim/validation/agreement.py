@@ -7,10 +7,9 @@ that look at the weights alone, and the noise that replicates show.
 An interval says where the value for the sampling distribution of the runs lies.
 Runs are left out one at a time, for all targets together, because a run's noise
 affects every domain. Values are compared on Fisher's scale, which has no bounds.
-`benchmarks/coverage.py` measures the coverage, also of what was not chosen:
-bootstraps, which are too low where correlations are high, and Bonett and
-Wright's variance, which needs a normal distribution. Nothing tried covers the
-gain of a choice, which depends on one run: it has no interval.
+`benchmarks/coverage.py` measures the coverage, also of bootstraps, which are too low
+where correlations are high, and of Bonett and Wright's variance, which needs a normal
+distribution.
 """
 
 import dataclasses
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from jaxsim.scoring.targets import KINDS, Targets
+from jaxsim.scoring.targets import Targets
 from jaxsim.validation.measured import PREDICTORS
 
 # With fewer runs an interval on a rank correlation says nothing; the points are
@@ -30,11 +29,8 @@ ENOUGH_RUNS = 12
 BELOW_NOISE = 0.9
 ENOUGH_PAIRS = 3  # of replicates, for an interval
 
-# Rules that use no model: what a predictor must beat. In small prototypes "is
-# the domain's own partition in the mixture?" predicted a domain's losses as well
-# as any predictor, and the evenness of the weights ranked the in-pool macro
-# nearly as well. Only out-of-pool text shows what a predictor knows, so every
-# agreement table has these rules as rows.
+# Rules that use no model: what a predictor must beat. In pools of few partitions
+# some predict in-pool losses as well as any predictor does.
 CHANCE = "random"
 RULES = ("membership", "own weight", "closeness", "best single weight",
          "number of units", CHANCE)  # fmt: skip
@@ -151,20 +147,16 @@ def predictions(
     Returns:
       [M] float64 by rule; "random" predicts nothing.
     """
-    c = w_MC.shape[1]
     rules = {}
     if own_C is not None:
-        own_M = w_MC[:, own_C].sum(axis=1)
         rules["membership"] = -is_in(w_MC, own_C).astype(float)
-        rules["own weight"] = -own_M
-        aim_C = own_C / own_C.sum()
-    else:
-        aim_C = np.full(c, 1 / c)
-    rules["closeness"] = np.linalg.norm(w_MC - aim_C, axis=1)
-    best = None if choose is None else _best_weight(*choose)
-    if best is not None:
-        column, sign = best
-        rules["best single weight"] = sign * w_MC[:, column]
+        rules["own weight"] = -w_MC[:, own_C].sum(axis=1)
+    aim_C = np.ones(w_MC.shape[1]) if own_C is None else own_C
+    rules["closeness"] = np.linalg.norm(w_MC - aim_C / aim_C.sum(), axis=1)
+    if choose is not None:
+        column, sign = _best_weight(*choose)
+        if sign:
+            rules["best single weight"] = sign * w_MC[:, column]
     rules["number of units"] = -np.count_nonzero(w_MC, axis=1).astype(float)
     return rules
 
@@ -176,14 +168,14 @@ def is_in(w_MC: np.ndarray, own_C: np.ndarray) -> np.ndarray:
     return held
 
 
-def _best_weight(w_FC: np.ndarray, loss_F: np.ndarray) -> tuple[int, float] | None:
-    """The column that correlates most with the losses, and the sign.
+def _best_weight(w_FC: np.ndarray, loss_F: np.ndarray) -> tuple[int, float]:
+    """The column that correlates most with the losses, and the sign; 0 if unknown.
 
     A weight may hurt: then the rule is to take less of it. Two runs correlate
     perfectly with anything, so three are needed.
     """
     if len(loss_F) < 3 or not np.ptp(loss_F):
-        return None
+        return 0, 0.0
     off_FC, off_F = w_FC - w_FC.mean(axis=0), loss_F - loss_F.mean()
     spread_C = np.linalg.norm(off_FC, axis=0)
     correlation_C = np.divide(
@@ -193,8 +185,7 @@ def _best_weight(w_FC: np.ndarray, loss_F: np.ndarray) -> tuple[int, float] | No
         where=spread_C > 1e-12,
     )
     column = int(np.argmax(np.abs(correlation_C)))
-    sign = float(np.sign(correlation_C[column]))
-    return (column, sign) if sign else None
+    return column, float(np.sign(correlation_C[column]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,8 +198,8 @@ class Interval:
     """
 
     estimate: float
-    low: float | None
-    high: float | None
+    low: float | None = None
+    high: float | None = None
 
     @property
     def bounds(self) -> tuple[float, float] | None:
@@ -242,7 +233,7 @@ def paired_difference(
     a, b = _jackknife(a_J, level), _jackknife(b_J, level)
     difference = a.estimate - b.estimate
     if a.bounds is None or b.bounds is None:
-        return Interval(difference, None, None)
+        return Interval(difference)
     (a_low, a_high), (b_low, b_high) = a.bounds, b.bounds
     alike = 0.0
     if np.ptp(a_J[1:]) > 0 and np.ptp(b_J[1:]) > 0:
@@ -310,7 +301,7 @@ def _jackknife(value_J: np.ndarray, level: float) -> Interval:
     count = len(value_J) - 1
     estimate = float(value_J[0])
     if count < ENOUGH_RUNS or not np.isfinite(value_J).all():
-        return Interval(estimate, None, None)
+        return Interval(estimate)
     # 1 is infinite on Fisher's scale, so the bound is half the least step of a
     # rank correlation below it. Nearer to 1, one swap of neighbors would decide
     # the interval.
@@ -377,19 +368,14 @@ def noise_ceiling(
     """
     pairs, runs = len(first_P), len(reference_M)
     if runs < 2 or not np.ptp(reference_M):
-        return Interval(0.0, None, None)
-    s2_reference = np.var(reference_M, ddof=1)
-    quotient = float(replicate_noise(first_P, second_P) ** 2 / s2_reference)
-    if pairs < ENOUGH_PAIRS or runs < 3:
-        return Interval(_ceiling(quotient), None, None)
-    distribution = scipy.stats.f(pairs - 1, runs - 1)
-    low = _ceiling(quotient / distribution.ppf((1 - level) / 2))
-    high = _ceiling(quotient / distribution.ppf((1 + level) / 2))
-    return Interval(_ceiling(quotient), low, high)
-
-
-def _ceiling(quotient: float) -> float:
-    return float(np.sqrt(max(0.0, 1 - quotient)))
+        return Interval(0.0)
+    s2_replicate = replicate_noise(first_P, second_P) ** 2
+    quotient = s2_replicate / np.var(reference_M, ddof=1)
+    over = [1.0]
+    if pairs >= ENOUGH_PAIRS and runs >= 3:
+        ends = (1 - level) / 2, (1 + level) / 2
+        over += scipy.stats.f.ppf(ends, pairs - 1, runs - 1).tolist()
+    return Interval(*np.sqrt(np.maximum(0, 1 - quotient / np.array(over))).tolist())
 
 
 def corrected(correlation: float, ceiling: float) -> float:
@@ -412,10 +398,10 @@ def claims(
     paired difference to it, with intervals that leave one run out at a time.
     """
     found = []
-    for kind in KINDS:
+    for kind, domains in targets.domains.items():
         names = [
             name
-            for name in targets.domains[kind]
+            for name in domains
             if name not in ceilings or ceilings[name].estimate >= BELOW_NOISE
         ]
         if not names:
