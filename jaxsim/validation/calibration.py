@@ -9,13 +9,11 @@ together, on quantities that vanish for a single member:
 - other: the ensemble minus the merge. The errors of these two differ.
 
 Each domain has its own coefficients around shared ones. Both are shrunk (ridge)
-by as much as predicts left-out runs best. Leaving everything at zero is one of
-the choices: then the merge stays as it is. Where reference runs are not as long
-as members, a member is no reference run, and a constant is added.
+by as much as predicts left-out runs best; zero, the plain merge, is one of the
+choices. Where reference runs are not as long as members, a constant is added.
 
 Cross-curvature of the losses makes the distance quadratic in the weights near a single
-member, as spread and own are; gap and other carry what the predictors know of
-curvature. A calibration is tested on runs that it did not see. See docs/validate.md.
+member, as spread and own are; gap and other carry what the predictors know of it.
 """
 
 import dataclasses
@@ -67,12 +65,7 @@ class Inputs(NamedTuple):
 
 
 def features(x: Inputs, singles_known: bool) -> np.ndarray:
-    """[M, D, K] what the distance is regressed on; see the module.
-
-    Args:
-      x: the mixtures, and their predictions.
-      singles_known: whether runs are as long as members.
-    """
+    """[M, D, K] what the distance is regressed on; see the module."""
     own_MD = x.w_MC @ x.own_DC.T
     spread_M1 = 1 - np.sum(x.w_MC**2, axis=1)[:, None]
     columns = [
@@ -133,8 +126,8 @@ class Calibration:
     ) -> np.ndarray:
         """[D, C] derivatives of one mixture's correction by its weights.
 
-        `dmerge_DC` and `daverage_DC` are those of the bits per byte of its merge
-        and of its ensemble. For the others see `Inputs`.
+        `dmerge_DC` and `daverage_DC` are those of its merge and of its ensemble; for
+        the others see `Inputs`.
         """
         own_D1 = (own_DC @ w_C)[:, None]
         d_KDC = [
@@ -164,13 +157,9 @@ class Calibration:
 def fit(
     domains: Sequence[str], x: Inputs, reference_FD: np.ndarray, singles_known: bool
 ) -> Calibration:
-    """A calibration from F reference runs, all on the same text.
+    """A calibration from the bits per byte of F reference runs, on the same text.
 
-    Args:
-      domains: D names.
-      x: the mixtures of the runs, and their predictions.
-      reference_FD: bits per byte of the runs.
-      singles_known: whether the runs are as long as members.
+    `singles_known`: whether the runs are as long as members.
     """
     x_FDK = features(x, singles_known)
     best_FD = y_FD = reference_FD - x.merge_MD
@@ -288,8 +277,7 @@ def calibrated(
       weights: [D] of the domains, by target.
 
     Returns:
-      Also, by target, the mean absolute errors of the merge and of the calibrated
-      merge, the share of runs within the 90 % interval, and half its length.
+      Also `Validation.check`.
     """
     measured_D, known = held_out.measured_D, None
     predicted_MD = np.full(held_out.test["reference"].shape, np.nan)
@@ -350,14 +338,10 @@ def learning(
 
 
 class Corrector:
-    """A calibration in a search: a `jaxsim.search.loss.Correction`.
+    """A calibration in a search: a `jaxsim.search.problem.Correction`.
 
-    It corrects merges on whatever windows the search uses. Domains without
-    reference runs are not corrected.
-
-    Args:
-      calibration: of some domains.
-      scorer: of the workdir.
+    It corrects merges on whatever windows the search uses, in the domains that the
+    calibration has.
     """
 
     def __init__(self, calibration: Calibration, scorer: Scorer) -> None:

@@ -1,9 +1,5 @@
 """Diagnostics of a pool, before any reference run: can its merges be trusted?
 
-They look at how far the members are from the base model, whether the loss is
-smooth on the way to them and to their averages, and what differences the
-evaluation text can resolve.
-
 Merging can stand in for training where the loss is nearly linear, or convex,
 between base and members. Each rule of the verdict checks one way this can fail.
 """
@@ -49,10 +45,9 @@ SMALL_DRIFT = 0.03
 LARGE_DRIFT = 0.3
 # Further from the base than the base is from zero: nothing of it is left.
 LOST_DRIFT = 1.0
-# Share of the loss, above the mean of both ends. Frankle et al. 2020 (linear mode
-# connectivity) call less than 2 % of an error stable; mixtures of one pool lie
-# within a few percent of each other, so a quarter of that could reorder them.
-# Sound small pools had negative barriers, those at a tenfold rate 2 to 20 %.
+# Share of the loss. Frankle et al. 2020 (linear mode connectivity) call less than 2 %
+# of an error stable; mixtures of one pool lie within a few percent of each other, so a
+# quarter of that could reorder them. Sound small pools had negative barriers.
 BARRIER = 0.005
 # Beyond, the second half of the line gains less than a third of the first.
 CURVED = 0.5
@@ -138,16 +133,15 @@ def diagnose(
     macro_M = weighted_mean(bits_MD, targets[ALL]).tolist()
     macro = dict(zip(table.names, macro_M, strict=True))
 
-    own_CD = own_units(scorer.corpus, stack.names, evaluation).T
-    own = dict(zip(stack.names, own_CD, strict=True))
+    own_DC = own_units(scorer.corpus, stack.names, evaluation)
+    own = {stack.names[c]: evaluation.domains[d] for d, c in np.argwhere(own_DC)}
     lines, line_barriers = {}, {}
     for name in (UNIFORM, *members):
         scales = list(_scales(name))
         bits_SD = np.array([bits[_point(name, scale)] for scale in scales])
         shown = {key: targets[key] for key in (ALL, IN_POOL) if key in targets}
-        if name in own and own[name].any():
-            domain = evaluation.domains[int(np.argmax(own[name]))]
-            shown |= {"own": targets[domain]} if domain in targets else {}
+        if own.get(name) in targets:
+            shown["own"] = targets[own[name]]
         line = {key: weighted_mean(bits_SD, w_D).tolist() for key, w_D in shown.items()}
         lines[name] = {"scale": scales} | line
         line_barriers[name] = max(

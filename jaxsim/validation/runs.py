@@ -1,15 +1,8 @@
 """Which mixtures are really trained; trains, scores and compares them.
 
-Held-out runs are drawn at random from a fixed sampling distribution, and no
-prediction of them is fitted on them, so that agreement is not flattered:
-
-- half come from a Dirichlet distribution over all members;
-- a quarter have equal weights over a subset of two or more;
-- a quarter are among the merge's best 1 % of many Dirichlet mixtures on dev
-  documents: there choices are made, and there ranking is hardest.
-
-Single members are left out: at a token multiplier of 1 they are members again.
-The first n runs of a longer list are those of the shorter one.
+Held-out runs are drawn at random from a fixed sampling distribution (see
+docs/validate.md), and no prediction of them is fitted on them, so that agreement is
+not flattered. The first n runs of a longer list are those of the shorter one.
 
 Calibration runs are a design, not a sample. A run and the merge of its mixture
 agree to first order in the weights, and a member is the run on its own unit. So
@@ -18,8 +11,7 @@ sum_c a_c w_c (1 - w_c) plus noise, with coefficients a_c that share a mean.
 Mixtures are added one by one, each the one that most reduces the expected
 squared error of that difference, averaged over the mixtures that held-out runs
 are drawn from (Bayesian I-optimality; Chaloner and Verdinelli 1995). These runs
-are spread widely over the weights and would flatter any correlation, so the
-calibration is fitted on them and no agreement is computed from them.
+are spread widely over the weights and would flatter any correlation.
 """
 
 import dataclasses
@@ -125,8 +117,7 @@ def best_merges(scorer: Scorer, config: Config) -> np.ndarray:
     Merges are scored for the tenth that the ensemble ranks highest: it needs no
     model, and the best hundredth of the one is hardly ever outside the best
     tenth of the other. Both use the dev documents that tables of mixtures are
-    scored on. Scores are kept on disk, so a call that goes on after a kill, or
-    months later, gives the same mixtures.
+    scored on.
     """
     table = dirichlet(
         scorer.members,
