@@ -14,11 +14,11 @@ distribution.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import scipy.stats
 
+from jaxsim.records import Row
 from jaxsim.scoring.targets import Targets
 from jaxsim.validation.measured import PREDICTORS
 
@@ -39,11 +39,19 @@ RULES = ("membership", "own weight", "closeness", "best single weight",
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
-class Agreement:
-    """One predictor against the runs on one target; NaN is undefined.
+def agreement(
+    predicted_M: np.ndarray, reference_M: np.ndarray, in_M: np.ndarray | None
+) -> Row:
+    """Compares predictions with the losses of trained models on one target.
 
-    Attributes:
+    Args:
+      predicted_M: any scale, lower is better.
+      reference_M: losses.
+      in_M: bool, mixtures with at least 1/C of the target's own partition; None
+        where there is none.
+
+    Returns:
+      By name; NaN is undefined:
       spearman, pearson: correlations of these runs.
       interval: of the Spearman correlation of their distribution, at 95 %; None
         with fewer than 12 runs.
@@ -57,32 +65,6 @@ class Agreement:
       gain: mean loss of all runs minus that of the chosen one. It depends on
         one run, so it has no interval.
       gain_share: share of the gain that choosing the best run would bring.
-    """
-
-    spearman: float
-    interval: tuple[float, float] | None
-    pearson: float
-    pairs: float
-    pairs_mixed: float
-    pairs_in: float
-    pairs_out: float
-    slope: float
-    offset: float
-    regret: float
-    gain: float
-    gain_share: float
-
-
-def agreement(
-    predicted_M: np.ndarray, reference_M: np.ndarray, in_M: np.ndarray | None
-) -> Agreement:
-    """Compares predictions with the losses of trained models.
-
-    Args:
-      predicted_M: any scale, lower is better.
-      reference_M: losses.
-      in_M: bool, mixtures with at least 1/C of the target's own partition; None
-        where there is none.
     """
     varies = np.ptp(predicted_M) > 0 and np.ptp(reference_M) > 0  # not if NaN
     spearman = pearson = slope = offset = float("nan")
@@ -99,30 +81,28 @@ def agreement(
     inside_P = np.full(len(i), -1) if in_M is None else in_M[i].astype(int) + in_M[j]
     chosen = _mean(reference_M[predicted_M == predicted_M.min()])
     gain, most = reference_M.mean() - chosen, reference_M.mean() - reference_M.min()
-    return Agreement(
-        spearman=spearman,
-        interval=bounds,
-        pearson=pearson,
-        pairs=_mean(right_P),
-        pairs_mixed=_mean(right_P[inside_P == 1]),
-        pairs_in=_mean(right_P[inside_P == 2]),
-        pairs_out=_mean(right_P[inside_P == 0]),
-        slope=float(slope),
-        offset=float(offset),
-        regret=float(chosen - reference_M.min()),
-        gain=float(gain),
-        gain_share=float(gain / most) if np.ptp(reference_M) else float("nan"),
-    )
+    return {
+        "spearman": spearman,
+        "interval": bounds,
+        "pearson": pearson,
+        "pairs": _mean(right_P),
+        "pairs_mixed": _mean(right_P[inside_P == 1]),
+        "pairs_in": _mean(right_P[inside_P == 2]),
+        "pairs_out": _mean(right_P[inside_P == 0]),
+        "slope": float(slope),
+        "offset": float(offset),
+        "regret": float(chosen - reference_M.min()),
+        "gain": float(gain),
+        "gain_share": float(gain / most) if np.ptp(reference_M) else float("nan"),
+    }
 
 
-def guessing(reference_M: np.ndarray) -> Agreement:
+def guessing(reference_M: np.ndarray) -> Row:
     """What a random order gives on average; nothing is drawn."""
     # Equal predictions choose the mean over all runs, as a random order does.
     equal = agreement(np.zeros(len(reference_M)), reference_M, None)
-    return dataclasses.replace(
-        equal, spearman=0.0, pearson=0.0, pairs=0.5, pairs_mixed=0.5, pairs_in=0.5,
-        pairs_out=0.5,
-    )  # fmt: skip
+    halves = ("pairs", "pairs_mixed", "pairs_in", "pairs_out")
+    return equal | {"spearman": 0.0, "pearson": 0.0} | dict.fromkeys(halves, 0.5)
 
 
 def _mean(values: np.ndarray) -> float:
@@ -390,7 +370,7 @@ def claims(
     points: Mapping[str, Mapping[str, np.ndarray]],
     rules: Mapping[str, Mapping[str, np.ndarray]],
     ceilings: Mapping[str, Interval],
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """How each predictor compares with the rules, for each kind of domain.
 
     Over the domains of the kind that are not below the noise floor: the mean

@@ -8,7 +8,6 @@ if there are none, each held-out run is predicted from the others.
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -261,7 +260,7 @@ def compare(
     count = held_out_replicates
     # By target, and what each weight-only rule predicts.
     rules: dict[str, dict[str, np.ndarray]] = {}
-    figures: dict[str, dict[str, dict[str, Any]]] = {}
+    figures: dict[str, dict[str, records.Row]] = {}
     ceilings, noise, again = {}, {}, {}
     for target, reference_M in points["reference"].items():
         own_C, choose = basis.own(weights[target]), None
@@ -272,9 +271,9 @@ def compare(
         in_M = None if own_C is None else is_in(held_out.w_MC, own_C)
         predicted = {p: points[p][target] for p in PREDICTORS if p in points}
         figures[target] = {
-            name: dataclasses.asdict(agreement(predicted_M, reference_M, in_M))
+            name: agreement(predicted_M, reference_M, in_M)
             for name, predicted_M in (predicted | rules[target]).items()
-        } | {CHANCE: dataclasses.asdict(guessing(reference_M))}
+        } | {CHANCE: guessing(reference_M)}
         if replicates is None:
             continue
         first_P, second_P = (weighted_mean(r, weights[target]) for r in replicates)
@@ -282,8 +281,7 @@ def compare(
         noise[target] = replicate_noise(first_P[:some], second_P[:some])
         if count >= ENOUGH_RUNS:
             in_P = None if in_M is None else in_M[:count]
-            pair = second_P[:count], first_P[:count]
-            again[target] = dataclasses.asdict(agreement(*pair, in_P))
+            again[target] = agreement(second_P[:count], first_P[:count], in_P)
     main, learned = "", []
     if fitted is not None and targets.all:
         main = targets.level
