@@ -50,21 +50,13 @@ CALIBRATION_RUNS, CALIBRATION_MIXTURES = "calibration-runs", "calibration-mixtur
 REPLICATES = "replicates"
 
 
-@dataclasses.dataclass(frozen=True)
-class HeldOutRun:
-    """A run on a mixture, and the part of `DISTRIBUTION` that it is from."""
-
-    distribution: str  # 'dirichlet', 'subset' or 'best'
-    run: Run
-
-
 def draw_held_out(
     members: Sequence[str],
     config: ValidateConfig,
     recipe: RecipeConfig,
     best_KC: np.ndarray,
-) -> list[HeldOutRun]:
-    """The held-out runs, a function of the arguments.
+) -> tuple[list[str], list[Run]]:
+    """The held-out runs, and the part of `DISTRIBUTION` that each is from.
 
     With the budget 'sum' there are only subsets, as in the paper.
 
@@ -81,7 +73,7 @@ def draw_held_out(
         part: np.random.default_rng([config.seed, i])
         for i, part in enumerate(sorted(set(DISTRIBUTION)))
     }
-    found: dict[str, HeldOutRun] = {}
+    found: dict[str, tuple[str, Run]] = {}
     for draw in range(100 * config.held_out):
         if len(found) == config.held_out:
             break
@@ -102,13 +94,13 @@ def draw_held_out(
             w_C = _rounded(generator.dirichlet(alpha_C, 1))[0]
         if np.count_nonzero(w_C) > 1:  # a small concentration gives singles
             run = run_of(members, w_C, config, recipe)
-            found.setdefault(run.name, HeldOutRun(part, run))
-    if len(found) == config.held_out:
-        return list(found.values())
-    raise UserError(
-        f"config.validate.held_out={config.held_out}: this pool of "
-        f"{len(members)} members does not have so many different mixtures"
-    )
+            found.setdefault(run.name, (part, run))
+    if len(found) < config.held_out:
+        raise UserError(
+            f"config.validate.held_out={config.held_out}: this pool of "
+            f"{len(members)} members does not have so many different mixtures"
+        )
+    return [part for part, _ in found.values()], [run for _, run in found.values()]
 
 
 def best_merges(scorer: Scorer, config: Config) -> np.ndarray:
@@ -258,11 +250,11 @@ def _candidates(
 
 def plan_runs(
     config: Config, scorer: Scorer
-) -> tuple[list[HeldOutRun], list[Run], list[Run]]:
+) -> tuple[list[str], list[Run], list[Run], list[Run]]:
     """What `validate` trains, a function of the config and the pool.
 
     Returns:
-      Held-out runs, calibration runs and replicates.
+      What held-out runs are drawn from, these runs, calibration runs and replicates.
 
     Raises:
       UserError: no runs are asked for, or the pool is too small for them.
@@ -284,8 +276,7 @@ def plan_runs(
     reaches_best = settings.held_out > DISTRIBUTION.index("best")
     if settings.budget == "fixed" and reaches_best and len(members) > 1:
         best_KC = best_merges(scorer, config)
-    held_out = draw_held_out(members, settings, recipe, best_KC)
-    runs = [one.run for one in held_out]
+    parts, runs = draw_held_out(members, settings, recipe, best_KC)
     w_FC = design(
         settings.calibration_runs,
         len(members),
@@ -301,7 +292,7 @@ def plan_runs(
             f"{len(members)} members is far enough from those there are"
         )
     as_runs = [member_run(name, recipe) for name in members]
-    return held_out, fitted, replicate_runs(runs, as_runs, settings)
+    return parts, runs, fitted, replicate_runs(runs, as_runs, settings)
 
 
 def train_reference_runs(
@@ -334,42 +325,38 @@ def validate_trained(
       UserError: see `plan_runs`, or another process is not done.
     """
     members, settings = scorer.members, config.validate
-    drawn, fit, replicates = plan_runs(config, scorer)
-    runs = [one.run for one in drawn]
-    needed = [*runs, *fit]
-    table = mixture_table(members, runs)
+    parts, runs, fit, replicates = plan_runs(config, scorer)
+    needed, windows = [*runs, *fit], settings.windows
     # Runs that could not be compared with any merge are not trained.
-    scorer.check(table)
+    scorer.check(mixture_table(members, runs))
     train_reference_runs(scorer, needed, [*needed, *replicates], trainer, bucket)
+    used = []
 
     def scored(name: str, of: Sequence[Run], split: str | None) -> Scores:
         names = [run.name for run in of]
-        return scorer.score_entries(name, names, split, settings.windows)
+        used.append(scorer.score_entries(name, names, split, windows))
+        return used[-1]
 
     # Dev text is needed even with calibration runs: searches use every run.
     trained = scored(REFERENCE_RUNS, runs, None)
-    held_out = measured(scorer.score(MIXTURES, table, None, settings.windows), trained)
-    fitted, used = None, [trained]
+    table = mixture_table(members, runs)
+    held_out = measured(scorer.score(MIXTURES, table, None, windows), trained)
+    fitted = pairs = None
     if fit:
-        fit_table = mixture_table(members, fit)
-        name = CALIBRATION_MIXTURES
-        predictors = scorer.score(name, fit_table, "dev", settings.windows)
-        used.append(scored(CALIBRATION_RUNS, fit, "dev"))
-        fitted = measured(predictors, used[-1])
-    rows = trained.predictors["reference"].rows
-    pairs = None
+        table = mixture_table(members, fit)
+        predictors = scorer.score(CALIBRATION_MIXTURES, table, "dev", windows)
+        fitted = measured(predictors, scored(CALIBRATION_RUNS, fit, "dev"))
     if replicates:
-        again = scored(REPLICATES, replicates, "test")
-        used.append(again)
-        pairs = _pairs(scorer, again, trained)
+        pairs = _pairs(scorer, scored(REPLICATES, replicates, "test"), trained)
     as_long = all(run.steps == config.recipe.steps for run in needed)
+    rows = trained.predictors["reference"].rows
     return compare(
         pool_losses(scorer.corpus, scorer.standard(), as_long, rows, used),
         held_out,
         fitted,
         pairs,
         min(settings.replicates, len(runs)),
-        distributions=[one.distribution for one in drawn],
+        distributions=parts,
         by_size=settings.budget == "sum",
     )
 
