@@ -177,7 +177,7 @@ class Validation(Comparison):
 
 
 def save_validation(workdir: Path, validation: Validation) -> None:
-    """Saves it; the user's own runs have a file next to that of ours."""
+    """Replaces what was found on runs trained here, or on the user's own."""
     name = GIVEN if validation.given else TRAINED
     records.save(workdir / "validation" / name, validation)
 
@@ -187,9 +187,7 @@ def load_validation(
 ) -> Validation | None:
     """What reference runs showed, if any; those trained here come first.
 
-    Args:
-      workdir: of the pool.
-      now: what there is; results that do not fit it are passed over.
+    Results that do not fit what there is `now` are passed over.
 
     Raises:
       DamagedError: a file is unreadable.
@@ -236,15 +234,13 @@ def compare(
     Args:
       basis: the pool and the text of runs and predictions.
       held_out: the runs that agreement is computed from.
-      fitted: the runs that the calibration, the baselines and the best single
-        weight are fitted on.
+      fitted: the runs that the calibration and the baselines are fitted on.
       replicates: bits per byte [P, D] on test text of runs and of their
         replicates, of reference runs before members.
       held_out_replicates: how many of them are of the first held-out runs.
-      distributions: what the held-out runs were drawn from; none if the user
-        brought them.
-      unit: of the runs.
-      by_size: also compare within mixtures of one number of units.
+      distributions, unit: see `Validation`; no distributions if the user brought
+        the runs.
+      by_size: whether the budget is 'sum'.
     """
     domains, there_D = basis.evaluation.domains, held_out.measured_D
     targets = Targets.of(basis.evaluation, there_D)
