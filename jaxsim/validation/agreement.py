@@ -128,10 +128,11 @@ def predictions(
       [M] float64 by rule; "random" predicts nothing.
     """
     rules = {}
+    aim_C = np.ones(w_MC.shape[1])
     if own_C is not None:
         rules["membership"] = -is_in(w_MC, own_C).astype(float)
         rules["own weight"] = -w_MC[:, own_C].sum(axis=1)
-    aim_C = np.ones(w_MC.shape[1]) if own_C is None else own_C
+        aim_C = own_C
     rules["closeness"] = np.linalg.norm(w_MC - aim_C / aim_C.sum(), axis=1)
     if choose is not None:
         column, sign = _best_weight(*choose)
@@ -274,9 +275,7 @@ def _spearman(predicted_MT: np.ndarray, reference_MT: np.ndarray) -> np.ndarray:
 def _jackknife(value_J: np.ndarray, level: float) -> Interval:
     """An interval by the jackknife (Tukey 1958), by Student's t, on Fisher's scale.
 
-    Args:
-      value_J: correlations of all runs, and of those without each.
-      level: share of samples whose interval contains the distribution's value.
+    `value_J`: correlations of all runs, and of those without each.
     """
     count = len(value_J) - 1
     estimate = float(value_J[0])
@@ -360,9 +359,7 @@ def noise_ceiling(
 
 def corrected(correlation: float, ceiling: float) -> float:
     """A correlation divided by its ceiling; NaN where it is below the noise floor."""
-    if not ceiling >= BELOW_NOISE:
-        return float("nan")
-    return correlation / ceiling
+    return correlation / ceiling if ceiling >= BELOW_NOISE else float("nan")
 
 
 def claims(
@@ -371,12 +368,7 @@ def claims(
     rules: Mapping[str, Mapping[str, np.ndarray]],
     ceilings: Mapping[str, Interval],
 ) -> list[Row]:
-    """How each predictor compares with the rules, for each kind of domain.
-
-    Over the domains of the kind that are not below the noise floor: the mean
-    Spearman correlation, the mean ceiling, the best weight-only rule, and the
-    paired difference to it, with intervals that leave one run out at a time.
-    """
+    """How each predictor compares with the rules; see `Validation.claims`."""
     found = []
     for kind, domains in targets.domains.items():
         names = [

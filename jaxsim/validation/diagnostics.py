@@ -229,7 +229,7 @@ def load_diagnostics(workdir: Path) -> Diagnostics | None:
     """The last diagnostics of a workdir, if there are any.
 
     Raises:
-      DamagedError: the file is unreadable.
+      DamagedError: their file is unreadable.
     """
     path = workdir / "validation" / FILE
     advice = "delete it and run `jaxsim validate` again"
@@ -295,13 +295,9 @@ def geometry(stack: Stack) -> tuple[np.ndarray, np.ndarray]:
 
 
 def barrier(scales: Sequence[float], losses: Sequence[float]) -> float:
-    """How far a line is above its chord, at most, between its ends.
+    """How far a line of losses at increasing scales is above its chord, at most.
 
     The loss barrier of Frankle et al. 2020. Negative if the loss is convex.
-
-    Args:
-      scales: of the points, increasing; the first and the last are the ends.
-      losses: at the points.
     """
     t = (np.array(scales) - scales[0]) / (scales[-1] - scales[0])
     chord = losses[0] + t * (losses[-1] - losses[0])
@@ -396,8 +392,7 @@ def text_errors(
     a domain has fewer than `ENOUGH_DOCUMENTS`. NaN with fewer than two.
 
     Args:
-      evaluation: what `rows` index.
-      rows: windows.
+      evaluation, rows: windows in an evaluation set.
       nll_KR: nats on them, or differences of nats between mixtures: then what
         is common to both cancels.
     """
@@ -431,14 +426,13 @@ def resolution(
 
     At 95 %, from the text and, with replicates, from the noise of two runs.
 
+    None where there is too little text.
+
     Args:
       error_KD: standard errors of K typical differences; see `text_errors`.
       bits_D: a typical loss.
       weights_D: of the target.
       replicates: bits per byte [P, D] of runs and of their replicates.
-
-    Returns:
-      None where there is too little text.
     """
     text = np.mean(weighted_mean(error_KD**2, weights_D**2))
     # Errors of domains are independent: squares of the weights, not weights.

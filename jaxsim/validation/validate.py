@@ -152,9 +152,11 @@ class Validation(Comparison):
         )
         if predictor == CALIBRATED:
             split, known = "dev", self.calibration
-            off_FD, reference_FD = known.off_FD, np.array(known.reference, float)
-            reference = dict(zip(known.domains, reference_FD.T, strict=True))
-            predicted = dict(zip(known.domains, (reference_FD - off_FD).T, strict=True))
+            reference_FD = np.array(known.reference, float)
+            reference, predicted = (
+                dict(zip(known.domains, bits_FD.T, strict=True))
+                for bits_FD in (reference_FD, reference_FD - known.off_FD)
+            )
         needed = np.array(goal.domains)[goal.needed_D].tolist()
         if not reference.keys() & predicted.keys() >= set(needed):
             return None
