@@ -24,7 +24,7 @@ from jaxsim.scoring.targets import ALL, IN_POOL, Targets
 from jaxsim.search.objective import weighted_mean
 from jaxsim.search.ties import ENOUGH_DOCUMENTS
 from jaxsim.validation.agreement import replicate_noise
-from jaxsim.validation.measured import own_units
+from jaxsim.validation.measured import Replicates, own_units
 
 FILE = "diagnostics.json"
 FEW_WINDOWS = 4  # of a domain: C members have about five rows each
@@ -97,17 +97,9 @@ class Diagnostics:
 
 
 def diagnose(
-    scorer: Scorer,
-    windows: int = FEW_WINDOWS,
-    replicates: tuple[np.ndarray, np.ndarray] | None = None,
+    scorer: Scorer, windows: int = FEW_WINDOWS, replicates: Replicates | None = None
 ) -> Diagnostics:
-    """Examines a pool on dev text.
-
-    Args:
-      scorer: of the pool.
-      windows: of each domain; 0 for all.
-      replicates: bits per byte [P, D] of runs and of their replicates, NaN where
-        a domain was not measured.
+    """Examines a pool on so many windows of each domain's dev text; 0: all.
 
     Raises:
       UserError: fewer than two sound members, or no dev text.
@@ -420,19 +412,18 @@ def resolution(
     error_KD: np.ndarray,
     bits_D: np.ndarray,
     weights_D: np.ndarray,
-    replicates: tuple[np.ndarray, np.ndarray] | None,
+    replicates: Replicates | None,
 ) -> float | None:
     """Percent of a target's loss below which two mixtures cannot be told apart.
 
-    At 95 %, from the text and, with replicates, from the noise of two runs.
-
-    None where there is too little text.
+    At 95 %, from the text and, with replicates, from the noise of two runs. None
+    where there is too little text.
 
     Args:
       error_KD: standard errors of K typical differences; see `text_errors`.
       bits_D: a typical loss.
       weights_D: of the target.
-      replicates: bits per byte [P, D] of runs and of their replicates.
+      replicates: of any runs.
     """
     text = np.mean(weighted_mean(error_KD**2, weights_D**2))
     # Errors of domains are independent: squares of the weights, not weights.
@@ -444,16 +435,14 @@ def resolution(
 
 
 def within_noise(
-    deviation_CD: np.ndarray,
-    error_CD: np.ndarray,
-    replicates: tuple[np.ndarray, np.ndarray] | None,
+    deviation_CD: np.ndarray, error_CD: np.ndarray, replicates: Replicates | None
 ) -> bool:
     """Whether members differ by less than their noise, in every domain.
 
     Args:
       deviation_CD: bits per byte of members, minus the mean over them.
       error_CD: standard errors of these.
-      replicates: bits per byte [P, D] of runs and of their replicates.
+      replicates: of any runs.
     """
     known = np.flatnonzero(np.isfinite(error_CD).all(axis=0))
     eye_DD = np.eye(error_CD.shape[1])
@@ -465,11 +454,9 @@ def within_noise(
     return len(known) > 0 and bool((spread_D <= Z95**2 * error_D).all())
 
 
-def _run_noise(
-    replicates: tuple[np.ndarray, np.ndarray] | None, weights_D: np.ndarray
-) -> float:
+def _run_noise(replicates: Replicates | None, weights_D: np.ndarray) -> float:
     """The noise of one run on a target, in bits per byte; 0 if unknown."""
-    if replicates is None or not len(replicates[0]):
+    if replicates is None:
         return 0.0
     noise = replicate_noise(*(weighted_mean(r, weights_D) for r in replicates))
     return noise if np.isfinite(noise) else 0.0

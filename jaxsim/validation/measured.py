@@ -17,6 +17,8 @@ CALIBRATED, LOG_LINEAR = "calibrated merge", "log-linear"
 BASELINES = (LOG_LINEAR,)  # fitted on runs: they see weights, and no model
 PREDICTORS = (*PREDICTED, CALIBRATED, *BASELINES)
 BITS_PER_BYTE = "bits per byte"
+# Bits per byte [P, D] of runs and of their replicates, which measure noise.
+Replicates = tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,14 +138,13 @@ def pool_losses(
     if rows is not None:
         standard = standard.on(rows)
     table, evaluation = standard.table, standard.evaluation
-    base = table.names.index("base")
     return PoolLosses(
         evaluation,
         table.members,
         own_units(corpus, table.members, evaluation),
         member_bits(standard, "dev"),
         member_bits(standard, "test"),
-        {s: standard.bits_per_byte("merge", s)[base] for s in SPLITS},
+        {s: bits_by_name(standard, "merge", s)["base"] for s in SPLITS},
         dataclasses.replace(standard.basis, others=others),
         standard.notes,
         singles_known,
@@ -165,10 +166,15 @@ def member_bits(standard: Scores, split: str) -> np.ndarray:
 
     Under an override a damaged member has no row among the standard mixtures.
     """
-    bits_MD = standard.bits_per_byte("merge", split)
-    bits = dict(zip(standard.table.names, bits_MD, strict=True))
-    missing_D = np.full(bits_MD.shape[1], np.nan)
+    bits = bits_by_name(standard, "merge", split)
+    missing_D = np.full(len(standard.evaluation.domains), np.nan)
     return np.array([bits.get(name, missing_D) for name in standard.table.members])
+
+
+def bits_by_name(scores: Scores, predictor: str, split: str) -> dict[str, np.ndarray]:
+    """Bits per byte [D] of each mixture or run of a table."""
+    bits_MD = scores.bits_per_byte(predictor, split)
+    return dict(zip(scores.table.names, bits_MD, strict=True))
 
 
 def by_target(

@@ -31,7 +31,13 @@ from jaxsim.scoring.table import Mixtures, dirichlet
 from jaxsim.search.problem import cheap_values, pose
 from jaxsim.train import Run, Trainer, member_run, reference_run, replicate_of
 from jaxsim.validation.external import ExternalRuns
-from jaxsim.validation.measured import beside, measured, pool_losses
+from jaxsim.validation.measured import (
+    Replicates,
+    beside,
+    bits_by_name,
+    measured,
+    pool_losses,
+)
 from jaxsim.validation.validate import Validation, compare
 
 DISTRIBUTION = ("dirichlet", "subset", "dirichlet", "best")  # in turn
@@ -373,13 +379,8 @@ def validate_external(scorer: Scorer, external: ExternalRuns) -> Validation:
     )
 
 
-def replicate_pairs(
-    config: Config, scorer: Scorer
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Bits per byte [P, D] of members and of their replicates.
-
-    Of those replicates that earlier calls trained; nothing is trained here.
-    """
+def replicate_pairs(config: Config, scorer: Scorer) -> Replicates | None:
+    """Replicates of members that earlier calls trained; nothing is trained here."""
     members = [member_run(name, config.recipe) for name in scorer.members]
     names = [run.name for run in replicate_runs([], members, config.validate)]
     names = [name for name in names if is_published(scorer.pool.entry(name))]
@@ -390,27 +391,18 @@ def replicate_pairs(
     return _pairs(scorer, again)
 
 
-def _pairs(
-    scorer: Scorer, replicates: Scores, *reference_runs: Scores
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Bits per byte [P, D] on test text of runs and of their replicates, if any."""
-
-    def bits(scores: Scores, predictor: str) -> dict[str, np.ndarray]:
-        bits_MD = scores.bits_per_byte(predictor, "test")
-        return dict(zip(scores.table.names, bits_MD, strict=True))
-
-    rows = replicates.predictors["reference"].rows
-    first = bits(scorer.standard().on(rows), "merge")
-    for scores in reference_runs:
-        first |= bits(scores, "reference")
+def _pairs(scorer: Scorer, again: Scores, *trained: Scores) -> Replicates | None:
+    """Members and reference runs beside those trained `again`, on test text."""
+    rows = again.predictors["reference"].rows
+    first = bits_by_name(scorer.standard().on(rows), "merge", "test")
+    for scores in trained:
+        first |= bits_by_name(scores, "reference", "test")
     # Under an override a damaged member has no score to be compared with.
     pairs = [
         (first[run], bits_D)
-        for name, bits_D in bits(replicates, "reference").items()
+        for name, bits_D in bits_by_name(again, "reference", "test").items()
         if (run := name.rpartition(".replicate")[0]) in first
     ]
-    return (
-        (np.array([a for a, _ in pairs]), np.array([b for _, b in pairs]))
-        if pairs
-        else None
-    )
+    if not pairs:
+        return None
+    return np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])

@@ -44,6 +44,7 @@ from jaxsim.validation.measured import (
     Comparison,
     PoolLosses,
     PredictionTable,
+    Replicates,
     by_target,
     plain_points,
 )
@@ -225,7 +226,7 @@ def compare(
     basis: PoolLosses,
     held_out: PredictionTable,
     fitted: PredictionTable | None = None,
-    replicates: tuple[np.ndarray, np.ndarray] | None = None,
+    replicates: Replicates | None = None,
     held_out_replicates: int = 0,
     distributions: Sequence[str] = (),
     unit: str = BITS_PER_BYTE,
@@ -237,8 +238,7 @@ def compare(
       basis: the pool and the text of runs and predictions.
       held_out: the runs that agreement is computed from.
       fitted: the runs that the calibration and the baselines are fitted on.
-      replicates: bits per byte [P, D] on test text of runs and of their
-        replicates, of reference runs before members.
+      replicates: on test text, of reference runs before members.
       held_out_replicates: how many of them are of the first held-out runs.
       distributions, unit: see `Validation`; no distributions if the user brought
         the runs.
