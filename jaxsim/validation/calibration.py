@@ -27,10 +27,11 @@ import scipy.stats
 from jaxsim.scoring.ensemble import EnsembleSlope
 from jaxsim.scoring.evaluation import SPLITS
 from jaxsim.scoring.scorer import Scorer
-from jaxsim.search.objective import weighted_mean
 from jaxsim.validation.measured import (
+    CALIBRATED,
     PoolLosses,
     PredictionTable,
+    by_target,
     member_bits,
     own_units,
 )
@@ -140,8 +141,8 @@ class Calibration:
             d_KDC.append(np.zeros_like(dmerge_DC))
         return np.einsum("kdc,dk->dc", np.stack(d_KDC), self.coefficients_DK)
 
-    def half_interval(self, share_D: np.ndarray, level: float) -> float:
-        """Half the interval of one more run, for a weighted mean of domains.
+    def half_interval(self, share_D: np.ndarray) -> float:
+        """Half the 90 % interval of one more run, for a weighted mean of domains.
 
         By Student's t, from the runs that were left out one by one, around zero:
         the remaining bias counts as error. NaN with fewer than three runs.
@@ -151,16 +152,13 @@ class Calibration:
             return float("nan")
         off_F = self.off_FD @ share_D
         scatter = np.sqrt(np.mean(off_F**2) * (1 + 1 / count))
-        return float(scipy.stats.t.ppf((1 + level) / 2, count - 1) * scatter)
+        return float(scipy.stats.t.ppf((1 + LEVEL) / 2, count - 1) * scatter)
 
 
 def fit(
     domains: Sequence[str], x: Inputs, reference_FD: np.ndarray, singles_known: bool
 ) -> Calibration:
-    """A calibration from the bits per byte of F reference runs, on the same text.
-
-    `singles_known`: whether the runs are as long as members.
-    """
+    """A calibration from the bits per byte of F reference runs, on the same text."""
     x_FDK = features(x, singles_known)
     best_FD = y_FD = reference_FD - x.merge_MD
     b_DK: np.ndarray = np.zeros(x_FDK.shape[1:])
@@ -273,11 +271,7 @@ def calibrated(
 ) -> tuple[np.ndarray, dict[str, dict[str, float]]]:
     """Predictions [M, D] of calibrations that did not see what they predict.
 
-    Args:
-      weights: [D] of the domains, by target.
-
-    Returns:
-      Also `Validation.check`.
+    Also `Validation.check`, for targets with these weights [D] of the domains.
     """
     measured_D, known = held_out.measured_D, None
     predicted_MD = np.full(held_out.test["reference"].shape, np.nan)
@@ -293,17 +287,13 @@ def calibrated(
         predicted_MD[m, measured_D] = calibrated_merges(
             basis, used[-1], held_out.take(here_M), "test", measured_D
         )[0]
+    points = by_target({**held_out.test, CALIBRATED: predicted_MD}, weights)
     check = {}
     for name, weights_D in weights.items():
-        reference_M, merge_M, calibrated_M = (
-            weighted_mean(bits_MD, weights_D)
-            for bits_MD in (
-                held_out.test["reference"], held_out.test["merge"], predicted_MD
-            )
-        )  # fmt: skip
-        off_M = np.abs(reference_M - calibrated_M)
+        reference_M, merge_M = points["reference"][name], points["merge"][name]
+        off_M = np.abs(reference_M - points[CALIBRATED][name])
         share_D = weights_D[measured_D] / weights_D.sum()
-        margin_M = np.array([c.half_interval(share_D, LEVEL) for c in used] or np.nan)
+        margin_M = np.array([one.half_interval(share_D) for one in used] or np.nan)
         known_M = bool(np.isfinite(margin_M).all())
         check[name] = {
             "merge": float(np.abs(reference_M - merge_M).mean()),
@@ -326,8 +316,7 @@ def learning(
     runs would have given.
     """
     measured_D = held_out.measured_D
-    share_D = weights_D[measured_D]
-    share_D = share_D / share_D.sum()
+    share_D = weights_D[measured_D] / weights_D.sum()
     rows = []
     for count in (0, *range(ENOUGH, len(fitted) + 1)):
         known = fitted_on(basis, fitted.take(np.arange(count)), measured_D)

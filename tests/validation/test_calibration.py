@@ -144,7 +144,7 @@ def test_too_few_reference_runs_leave_the_merge_alone(count):
     w_FC = planted.mixtures(count)
     found = planted.fit(w_FC, planted.reference(w_FC))
     assert not found.coefficients_DK.any()
-    assert np.isnan(found.half_interval(np.full(D, 1 / D), 0.9))
+    assert np.isnan(found.half_interval(np.full(D, 1 / D)))
 
 
 def test_intervals_cover_reference_runs_at_their_level():
@@ -157,7 +157,7 @@ def test_intervals_cover_reference_runs_at_their_level():
         share_D = np.full(D, 1 / D)
         w_MC = planted.mixtures(20)
         off_M = (planted.reference(w_MC) - planted.predicted(found, w_MC)) @ share_D
-        margin = found.half_interval(share_D, 0.9)
+        margin = found.half_interval(share_D)
         inside.append(np.mean(np.abs(off_M) <= margin))
         sizes.append(margin)
     assert 0.85 <= np.mean(inside) <= 0.96
