@@ -121,11 +121,8 @@ def predictions(
       own_C: bool, the units of the domain's own partition; None for an out-of-pool
         domain and for a macro: they have no membership and no own weight.
       choose: weights [F, C] and losses [F] of the runs that the best single
-        weight is picked on; they are no held-out runs. Without them, or where
-        they do not tell the weights apart, the rule is left out.
-
-    Returns:
-      [M] float64 by rule; "random" predicts nothing.
+        weight is picked on, which are not held out. Without them, or where they
+        do not tell the weights apart, the rule is left out.
     """
     rules = {}
     aim_C = np.ones(w_MC.shape[1])
@@ -337,8 +334,8 @@ def noise_ceiling(
 
     That of a perfect predictor: sqrt(1 - s2_replicate / s2_reference), or 0 if
     there is only noise. The variances have P - 1 and M - 1 degrees of freedom, so
-    under normality the quotient over its true value follows Fisher's F. Where
-    losses or noise have heavy tails or are skewed, it covers less.
+    under normality the quotient over its true value follows Fisher's F. With heavy
+    tails the interval covers less.
 
     Args:
       reference_M: losses of all reference runs, with their noise.
@@ -421,14 +418,8 @@ def best_rule(rules: Mapping[str, np.ndarray], reference_MT: np.ndarray) -> str 
     """The rule with the highest mean Spearman correlation over T targets.
 
     It is picked in hindsight, on the runs it is compared on: the hardest to beat.
-
-    Args:
-      rules: [M, T] predicted losses by name. A rule that is undefined (NaN, or
-        the same everywhere) on a target is left out.
-      reference_MT: losses.
-
-    Returns:
-      The first of the best; None where no rule is defined on all targets.
+    The first of equals; a rule [M, T] that is undefined (NaN, or the same everywhere)
+    on a target is left out. None if none is left.
     """
     means = {
         name: sample_spearman(rule_MT, reference_MT) for name, rule_MT in rules.items()

@@ -1,4 +1,4 @@
-"""Reference runs beside the predictions of their mixtures, and their files."""
+"""Reference runs beside the predictions of their mixtures."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence

@@ -154,10 +154,8 @@ def replicate_runs(
     reference_runs: Sequence[Run], members: Sequence[Run], config: ValidateConfig
 ) -> list[Run]:
     """The replicates that the config asks for, those of held-out runs first."""
-    of_members = members[: config.member_replicates]
-    return [
-        replicate_of(r) for r in (*reference_runs[: config.replicates], *of_members)
-    ]
+    of_runs = reference_runs[: config.replicates]
+    return [replicate_of(r) for r in (*of_runs, *members[: config.member_replicates])]
 
 
 def mixture_table(members: Sequence[str], runs: Sequence[Run]) -> Mixtures:
@@ -188,7 +186,7 @@ def design(
     members: int,
     only_subsets: bool = False,
     seed: int = 0,
-    exclude_MC: np.ndarray | None = None,
+    exclude_MC: np.ndarray | tuple[()] = (),
 ) -> np.ndarray:
     """[count, C] mixtures; the first n of a longer design are the shorter one.
 
@@ -218,7 +216,7 @@ def design(
         return np.abs(candidate_KC - w_C).sum(axis=1) / 2
 
     free_K = np.ones(len(candidate_KC), bool)
-    for w_C in () if exclude_MC is None else exclude_MC:
+    for w_C in exclude_MC:
         # A run on nearly the same mixture shares the noise of a held-out run.
         free_K &= apart_K(w_C) >= _APART / 2
     chosen: list[int] = []
