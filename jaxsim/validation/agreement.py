@@ -351,7 +351,7 @@ def noise_ceiling(
     if pairs >= ENOUGH_PAIRS and runs >= 3:
         ends = (1 - level) / 2, (1 + level) / 2
         over += scipy.stats.f.ppf(ends, pairs - 1, runs - 1).tolist()
-    return Interval(*np.sqrt(np.maximum(0, 1 - quotient / np.array(over))).tolist())
+    return Interval(*np.sqrt(np.fmax(0, 1 - quotient / np.array(over))).tolist())
 
 
 def corrected(correlation: float, ceiling: float) -> float:
