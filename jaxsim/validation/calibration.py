@@ -163,7 +163,7 @@ def fit(
     best_FD = y_FD = reference_FD - x.merge_MD
     b_DK: np.ndarray = np.zeros(x_FDK.shape[1:])
     ridges: tuple[float | None, float | None] = None, None
-    count, error = len(y_FD), _error(y_FD)
+    count = len(y_FD)
     # From simple to rich: a richer setting has to earn its place.
     for shared, own in itertools.product(_SHARED, _OWN) if count >= ENOUGH else ():
         off_FD = np.empty_like(y_FD)
@@ -171,8 +171,8 @@ def fit(
             others = np.delete(x_FDK, f, axis=0), np.delete(y_FD, f, axis=0)
             left_DK = _ridge(*others, shared, own)
             off_FD[f] = y_FD[f] - np.einsum("dk,dk->d", x_FDK[f], left_DK)
-        if _error(off_FD) < _BETTER * error:
-            error, ridges, best_FD = _error(off_FD), (shared, own), off_FD
+        if _error(off_FD) < _BETTER * _error(best_FD):
+            ridges, best_FD = (shared, own), off_FD
             b_DK = _ridge(x_FDK, y_FD, shared, own)
     return Calibration(
         list(domains),
