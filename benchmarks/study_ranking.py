@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.study_workdir import INSIDE, OUTSIDE, TREES, Workdir, plain
+from jaxsim.records import Row
 from jaxsim.scoring.targets import IN_POOL, OUT_OF_POOL
-from jaxsim.validation.agreement import RULES, Agreement, agreement, mean_spearman
+from jaxsim.validation.agreement import RULES, agreement, mean_spearman
 
 
 def scopes(work: Workdir) -> dict[str, list[str]]:
@@ -92,7 +93,7 @@ def by_law(work: Workdir, target: str = OUT_OF_POOL) -> dict[str, Any]:
                         predicted_MT[distributions == distribution, 0],
                         reference_MT[distributions == distribution, 0],
                         None,
-                    ).spearman
+                    )["spearman"]
                     for distribution in dict.fromkeys(distributions.tolist())
                 }
             )
@@ -103,8 +104,8 @@ def by_law(work: Workdir, target: str = OUT_OF_POOL) -> dict[str, Any]:
     return {"target": target, "reference runs": counts, "rows": rows}
 
 
-def _mean(each: Sequence[Agreement], field: str) -> float:
+def _mean(each: Sequence[Row], field: str) -> float:
     """Over the targets that have one: a side of a domain may be empty."""
-    values = np.array([getattr(one, field) for one in each])
+    values = np.array([one[field] for one in each])
     there = np.isfinite(values)
     return float(values[there].mean()) if there.any() else float("nan")

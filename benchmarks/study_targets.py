@@ -190,8 +190,8 @@ def _calibration(work: Workdir) -> list[dict[str, Any]]:
             continue
         reference_MT = work.reference_MT([macro])
         # An equal rank is not worse: the sample's own correlations decide.
-        better = agreement(calibrated_MT[:, 0], reference_MT[:, 0], None).spearman
-        better -= agreement(merge_MT[:, 0], reference_MT[:, 0], None).spearman
+        better = agreement(calibrated_MT[:, 0], reference_MT[:, 0], None)["spearman"]
+        better -= agreement(merge_MT[:, 0], reference_MT[:, 0], None)["spearman"]
         distribution = paired_difference(calibrated_MT, merge_MT, reference_MT)
         rows.append(
             _row(

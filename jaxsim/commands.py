@@ -55,12 +55,7 @@ from jaxsim.validation.runs import (
     validate_external,
     validate_trained,
 )
-from jaxsim.validation.validate import (
-    Validation,
-    current_validation,
-    load_validation,
-    save_validation,
-)
+from jaxsim.validation.validate import Validation, load_validation, save_validation
 
 CHOSEN, CHOSEN_MIXTURES = "chosen", "chosen-mixtures"
 # Settings of the recipe that the base model is trained with, too.
@@ -225,7 +220,7 @@ def validate(
             diagnosed()  # new replicates of members measure noise
     save_validation(workdir, validation)
     show.show_agreement(validation)
-    used = current_validation(workdir, scorer.now())
+    used = load_validation(workdir, scorer.now())
     if validation.given and used is not None and not used.given:
         say(
             "validate: search and the report's verdict use the reference runs "
@@ -246,7 +241,7 @@ def search(
     if min_effect is not None:
         settings = dataclasses.replace(settings, min_effect=min_effect)
     table = _table(config, scorer)
-    validation = current_validation(workdir, scorer.now())
+    validation = load_validation(workdir, scorer.now())
     if validation is None and load_validation(workdir) is not None:
         say(
             "search: ignoring validation results: they are for a different "

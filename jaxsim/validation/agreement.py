@@ -7,20 +7,19 @@ that look at the weights alone, and the noise that replicates show.
 An interval says where the value for the sampling distribution of the runs lies.
 Runs are left out one at a time, for all targets together, because a run's noise
 affects every domain. Values are compared on Fisher's scale, which has no bounds.
-`benchmarks/coverage.py` measures the coverage, also of what was not chosen:
-bootstraps, which are too low where correlations are high, and Bonett and
-Wright's variance, which needs a normal distribution. Nothing tried covers the
-gain of a choice, which depends on one run: it has no interval.
+`benchmarks/coverage.py` measures the coverage, also of bootstraps, which are too low
+where correlations are high, and of Bonett and Wright's variance, which needs a normal
+distribution.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import scipy.stats
 
-from jaxsim.scoring.targets import KINDS, Targets
+from jaxsim.records import Row
+from jaxsim.scoring.targets import Targets
 from jaxsim.validation.measured import PREDICTORS
 
 # With fewer runs an interval on a rank correlation says nothing; the points are
@@ -30,11 +29,8 @@ ENOUGH_RUNS = 12
 BELOW_NOISE = 0.9
 ENOUGH_PAIRS = 3  # of replicates, for an interval
 
-# Rules that use no model: what a predictor must beat. In small prototypes "is
-# the domain's own partition in the mixture?" predicted a domain's losses as well
-# as any predictor, and the evenness of the weights ranked the in-pool macro
-# nearly as well. Only out-of-pool text shows what a predictor knows, so every
-# agreement table has these rules as rows.
+# Rules that use no model: what a predictor must beat. In pools of few partitions
+# some predict in-pool losses as well as any predictor does.
 CHANCE = "random"
 RULES = ("membership", "own weight", "closeness", "best single weight",
          "number of units", CHANCE)  # fmt: skip
@@ -43,11 +39,19 @@ RULES = ("membership", "own weight", "closeness", "best single weight",
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
-class Agreement:
-    """One predictor against the runs on one target; NaN is undefined.
+def agreement(
+    predicted_M: np.ndarray, reference_M: np.ndarray, in_M: np.ndarray | None
+) -> Row:
+    """Compares predictions with the losses of trained models on one target.
 
-    Attributes:
+    Args:
+      predicted_M: any scale, lower is better.
+      reference_M: losses.
+      in_M: bool, mixtures with at least 1/C of the target's own partition; None
+        where there is none.
+
+    Returns:
+      By name; NaN is undefined:
       spearman, pearson: correlations of these runs.
       interval: of the Spearman correlation of their distribution, at 95 %; None
         with fewer than 12 runs.
@@ -61,32 +65,6 @@ class Agreement:
       gain: mean loss of all runs minus that of the chosen one. It depends on
         one run, so it has no interval.
       gain_share: share of the gain that choosing the best run would bring.
-    """
-
-    spearman: float
-    interval: tuple[float, float] | None
-    pearson: float
-    pairs: float
-    pairs_mixed: float
-    pairs_in: float
-    pairs_out: float
-    slope: float
-    offset: float
-    regret: float
-    gain: float
-    gain_share: float
-
-
-def agreement(
-    predicted_M: np.ndarray, reference_M: np.ndarray, in_M: np.ndarray | None
-) -> Agreement:
-    """Compares predictions with the losses of trained models.
-
-    Args:
-      predicted_M: any scale, lower is better.
-      reference_M: losses.
-      in_M: bool, mixtures with at least 1/C of the target's own partition; None
-        where there is none.
     """
     varies = np.ptp(predicted_M) > 0 and np.ptp(reference_M) > 0  # not if NaN
     spearman = pearson = slope = offset = float("nan")
@@ -103,30 +81,28 @@ def agreement(
     inside_P = np.full(len(i), -1) if in_M is None else in_M[i].astype(int) + in_M[j]
     chosen = _mean(reference_M[predicted_M == predicted_M.min()])
     gain, most = reference_M.mean() - chosen, reference_M.mean() - reference_M.min()
-    return Agreement(
-        spearman=spearman,
-        interval=bounds,
-        pearson=pearson,
-        pairs=_mean(right_P),
-        pairs_mixed=_mean(right_P[inside_P == 1]),
-        pairs_in=_mean(right_P[inside_P == 2]),
-        pairs_out=_mean(right_P[inside_P == 0]),
-        slope=float(slope),
-        offset=float(offset),
-        regret=float(chosen - reference_M.min()),
-        gain=float(gain),
-        gain_share=float(gain / most) if np.ptp(reference_M) else float("nan"),
-    )
+    return {
+        "spearman": spearman,
+        "interval": bounds,
+        "pearson": pearson,
+        "pairs": _mean(right_P),
+        "pairs_mixed": _mean(right_P[inside_P == 1]),
+        "pairs_in": _mean(right_P[inside_P == 2]),
+        "pairs_out": _mean(right_P[inside_P == 0]),
+        "slope": float(slope),
+        "offset": float(offset),
+        "regret": float(chosen - reference_M.min()),
+        "gain": float(gain),
+        "gain_share": float(gain / most) if np.ptp(reference_M) else float("nan"),
+    }
 
 
-def guessing(reference_M: np.ndarray) -> Agreement:
+def guessing(reference_M: np.ndarray) -> Row:
     """What a random order gives on average; nothing is drawn."""
     # Equal predictions choose the mean over all runs, as a random order does.
     equal = agreement(np.zeros(len(reference_M)), reference_M, None)
-    return dataclasses.replace(
-        equal, spearman=0.0, pearson=0.0, pairs=0.5, pairs_mixed=0.5, pairs_in=0.5,
-        pairs_out=0.5,
-    )  # fmt: skip
+    halves = ("pairs", "pairs_mixed", "pairs_in", "pairs_out")
+    return equal | {"spearman": 0.0, "pearson": 0.0} | dict.fromkeys(halves, 0.5)
 
 
 def _mean(values: np.ndarray) -> float:
@@ -145,26 +121,20 @@ def predictions(
       own_C: bool, the units of the domain's own partition; None for an out-of-pool
         domain and for a macro: they have no membership and no own weight.
       choose: weights [F, C] and losses [F] of the runs that the best single
-        weight is picked on; they are no held-out runs. Without them, or where
-        they do not tell the weights apart, the rule is left out.
-
-    Returns:
-      [M] float64 by rule; "random" predicts nothing.
+        weight is picked on, which are not held out. Without them, or where they
+        do not tell the weights apart, the rule is left out.
     """
-    c = w_MC.shape[1]
     rules = {}
+    aim_C = np.ones(w_MC.shape[1])
     if own_C is not None:
-        own_M = w_MC[:, own_C].sum(axis=1)
         rules["membership"] = -is_in(w_MC, own_C).astype(float)
-        rules["own weight"] = -own_M
-        aim_C = own_C / own_C.sum()
-    else:
-        aim_C = np.full(c, 1 / c)
-    rules["closeness"] = np.linalg.norm(w_MC - aim_C, axis=1)
-    best = None if choose is None else _best_weight(*choose)
-    if best is not None:
-        column, sign = best
-        rules["best single weight"] = sign * w_MC[:, column]
+        rules["own weight"] = -w_MC[:, own_C].sum(axis=1)
+        aim_C = own_C
+    rules["closeness"] = np.linalg.norm(w_MC - aim_C / aim_C.sum(), axis=1)
+    if choose is not None:
+        column, sign = _best_weight(*choose)
+        if sign:
+            rules["best single weight"] = sign * w_MC[:, column]
     rules["number of units"] = -np.count_nonzero(w_MC, axis=1).astype(float)
     return rules
 
@@ -176,14 +146,14 @@ def is_in(w_MC: np.ndarray, own_C: np.ndarray) -> np.ndarray:
     return held
 
 
-def _best_weight(w_FC: np.ndarray, loss_F: np.ndarray) -> tuple[int, float] | None:
-    """The column that correlates most with the losses, and the sign.
+def _best_weight(w_FC: np.ndarray, loss_F: np.ndarray) -> tuple[int, float]:
+    """The column that correlates most with the losses, and the sign; 0 if unknown.
 
     A weight may hurt: then the rule is to take less of it. Two runs correlate
     perfectly with anything, so three are needed.
     """
     if len(loss_F) < 3 or not np.ptp(loss_F):
-        return None
+        return 0, 0.0
     off_FC, off_F = w_FC - w_FC.mean(axis=0), loss_F - loss_F.mean()
     spread_C = np.linalg.norm(off_FC, axis=0)
     correlation_C = np.divide(
@@ -193,8 +163,7 @@ def _best_weight(w_FC: np.ndarray, loss_F: np.ndarray) -> tuple[int, float] | No
         where=spread_C > 1e-12,
     )
     column = int(np.argmax(np.abs(correlation_C)))
-    sign = float(np.sign(correlation_C[column]))
-    return (column, sign) if sign else None
+    return column, float(np.sign(correlation_C[column]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,8 +176,8 @@ class Interval:
     """
 
     estimate: float
-    low: float | None
-    high: float | None
+    low: float | None = None
+    high: float | None = None
 
     @property
     def bounds(self) -> tuple[float, float] | None:
@@ -242,7 +211,7 @@ def paired_difference(
     a, b = _jackknife(a_J, level), _jackknife(b_J, level)
     difference = a.estimate - b.estimate
     if a.bounds is None or b.bounds is None:
-        return Interval(difference, None, None)
+        return Interval(difference)
     (a_low, a_high), (b_low, b_high) = a.bounds, b.bounds
     alike = 0.0
     if np.ptp(a_J[1:]) > 0 and np.ptp(b_J[1:]) > 0:
@@ -303,14 +272,12 @@ def _spearman(predicted_MT: np.ndarray, reference_MT: np.ndarray) -> np.ndarray:
 def _jackknife(value_J: np.ndarray, level: float) -> Interval:
     """An interval by the jackknife (Tukey 1958), by Student's t, on Fisher's scale.
 
-    Args:
-      value_J: correlations of all runs, and of those without each.
-      level: share of samples whose interval contains the distribution's value.
+    `value_J`: correlations of all runs, and of those without each.
     """
     count = len(value_J) - 1
     estimate = float(value_J[0])
     if count < ENOUGH_RUNS or not np.isfinite(value_J).all():
-        return Interval(estimate, None, None)
+        return Interval(estimate)
     # 1 is infinite on Fisher's scale, so the bound is half the least step of a
     # rank correlation below it. Nearer to 1, one swap of neighbors would decide
     # the interval.
@@ -367,8 +334,8 @@ def noise_ceiling(
 
     That of a perfect predictor: sqrt(1 - s2_replicate / s2_reference), or 0 if
     there is only noise. The variances have P - 1 and M - 1 degrees of freedom, so
-    under normality the quotient over its true value follows Fisher's F. Where
-    losses or noise have heavy tails or are skewed, it covers less.
+    under normality the quotient over its true value follows Fisher's F. With heavy
+    tails the interval covers less.
 
     Args:
       reference_M: losses of all reference runs, with their noise.
@@ -377,26 +344,19 @@ def noise_ceiling(
     """
     pairs, runs = len(first_P), len(reference_M)
     if runs < 2 or not np.ptp(reference_M):
-        return Interval(0.0, None, None)
-    s2_reference = np.var(reference_M, ddof=1)
-    quotient = float(replicate_noise(first_P, second_P) ** 2 / s2_reference)
-    if pairs < ENOUGH_PAIRS or runs < 3:
-        return Interval(_ceiling(quotient), None, None)
-    distribution = scipy.stats.f(pairs - 1, runs - 1)
-    low = _ceiling(quotient / distribution.ppf((1 - level) / 2))
-    high = _ceiling(quotient / distribution.ppf((1 + level) / 2))
-    return Interval(_ceiling(quotient), low, high)
-
-
-def _ceiling(quotient: float) -> float:
-    return float(np.sqrt(max(0.0, 1 - quotient)))
+        return Interval(0.0)
+    s2_replicate = replicate_noise(first_P, second_P) ** 2
+    quotient = s2_replicate / np.var(reference_M, ddof=1)
+    over = [1.0]
+    if pairs >= ENOUGH_PAIRS and runs >= 3:
+        ends = (1 - level) / 2, (1 + level) / 2
+        over += scipy.stats.f.ppf(ends, pairs - 1, runs - 1).tolist()
+    return Interval(*np.sqrt(np.fmax(0, 1 - quotient / np.array(over))).tolist())
 
 
 def corrected(correlation: float, ceiling: float) -> float:
     """A correlation divided by its ceiling; NaN where it is below the noise floor."""
-    if not ceiling >= BELOW_NOISE:
-        return float("nan")
-    return correlation / ceiling
+    return correlation / ceiling if ceiling >= BELOW_NOISE else float("nan")
 
 
 def claims(
@@ -404,18 +364,13 @@ def claims(
     points: Mapping[str, Mapping[str, np.ndarray]],
     rules: Mapping[str, Mapping[str, np.ndarray]],
     ceilings: Mapping[str, Interval],
-) -> list[dict[str, Any]]:
-    """How each predictor compares with the rules, for each kind of domain.
-
-    Over the domains of the kind that are not below the noise floor: the mean
-    Spearman correlation, the mean ceiling, the best weight-only rule, and the
-    paired difference to it, with intervals that leave one run out at a time.
-    """
+) -> list[Row]:
+    """How each predictor compares with the rules; see `Validation.claims`."""
     found = []
-    for kind in KINDS:
+    for kind, domains in targets.domains.items():
         names = [
             name
-            for name in targets.domains[kind]
+            for name in domains
             if name not in ceilings or ceilings[name].estimate >= BELOW_NOISE
         ]
         if not names:
@@ -463,14 +418,8 @@ def best_rule(rules: Mapping[str, np.ndarray], reference_MT: np.ndarray) -> str 
     """The rule with the highest mean Spearman correlation over T targets.
 
     It is picked in hindsight, on the runs it is compared on: the hardest to beat.
-
-    Args:
-      rules: [M, T] predicted losses by name. A rule that is undefined (NaN, or
-        the same everywhere) on a target is left out.
-      reference_MT: losses.
-
-    Returns:
-      The first of the best; None where no rule is defined on all targets.
+    The first of equals; a rule [M, T] that is undefined (NaN, or the same everywhere)
+    on a target is left out. None if none is left.
     """
     means = {
         name: sample_spearman(rule_MT, reference_MT) for name, rule_MT in rules.items()

@@ -1,9 +1,7 @@
 """A regression of losses on weights, from the literature, as a baseline.
 
 Ye et al. (arXiv 2403.16952) and Olmix (2602.12237) fit one log-linear function
-per domain to the losses of trained mixtures. Cross-validation over mixtures
-chooses the ridge; where there is nothing to learn, the mean loss is predicted.
-All of it is deterministic.
+per domain to the losses of trained mixtures. All of it is deterministic.
 """
 
 import dataclasses
@@ -80,7 +78,9 @@ class LogLinear:
 
 
 def fit_log_linear(w_MC: np.ndarray, loss_M: np.ndarray) -> LogLinear:
-    """The log-linear function by least squares; folds choose the ridge.
+    """The log-linear function by least squares; folds over mixtures choose the ridge.
+
+    Where there is nothing to learn, the mean loss is predicted.
 
     Args:
       w_MC: weights of M runs on C partitions; every row sums to 1.

@@ -9,17 +9,17 @@ together, on quantities that vanish for a single member:
 - other: the ensemble minus the merge. The errors of these two differ.
 
 Each domain has its own coefficients around shared ones. Both are shrunk (ridge)
-by as much as predicts left-out runs best. Leaving everything at zero is one of
-the choices: then the merge stays as it is. Where reference runs are not as long
-as members, a member is no reference run, and a constant is added.
+by as much as predicts left-out runs best; zero, the plain merge, is one of the
+choices. Where reference runs are not as long as members, a constant is added.
 
 Cross-curvature of the losses makes the distance quadratic in the weights near a single
-member, as spread and own are; gap and other carry what the predictors know of
-curvature. A calibration is tested on runs that it did not see. See docs/validate.md.
+member, as spread and own are; gap and other carry what the predictors know of it.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -27,18 +27,19 @@ import scipy.stats
 from jaxsim.scoring.ensemble import Ensemble
 from jaxsim.scoring.evaluation import SPLITS
 from jaxsim.scoring.scorer import Scorer
-from jaxsim.search.objective import weighted_mean
 from jaxsim.validation.measured import (
+    CALIBRATED,
     PoolLosses,
     PredictionTable,
+    by_target,
     member_bits,
     own_units,
 )
 
 # Ridge of shared and of own coefficients, in units of the distance's variance;
-# infinity leaves them out.
-_SHARED = (np.inf, 10.0, 1.0, 0.1, 0.01)
-_OWN = (np.inf, 100.0, 10.0, 1.0, 0.1)
+# None leaves them out.
+_SHARED = (10.0, 1.0, 0.1, 0.01)
+_OWN = (None, 100.0, 10.0, 1.0, 0.1)
 ENOUGH = 3  # with fewer runs nothing is fitted
 # A setting must predict left-out runs better than the next simpler one by this
 # factor, or noise would pick it.
@@ -46,53 +47,74 @@ _BETTER = 0.98
 LEVEL = 0.9  # of the intervals that a calibration is checked at
 
 
-@dataclasses.dataclass(frozen=True)
-class SavedCalibration:
-    """A `Calibration` in a file, where an infinite ridge is None."""
+class Inputs(NamedTuple):
+    """What the correction of M merges is computed from; losses are bits per byte.
 
-    domains: list[str]
-    coefficients: list[list[float | None]]
-    off: list[list[float | None]]
-    reference: list[list[float | None]]
-    shared: float | None
-    own: float | None
-    singles_known: bool
+    Attributes:
+      w_MC: mixtures.
+      own_DC: bool, the units of each domain's own partition.
+      merge_MD: losses of the merges.
+      average_MD: of the ensembles, on the same text.
+      member_CD: of the members, on the same text.
+    """
+
+    w_MC: np.ndarray
+    own_DC: np.ndarray
+    merge_MD: np.ndarray
+    average_MD: np.ndarray
+    member_CD: np.ndarray
+
+
+def features(x: Inputs, singles_known: bool) -> np.ndarray:
+    """[M, D, K] what the distance is regressed on; see the module."""
+    own_MD = x.w_MC @ x.own_DC.T
+    spread_M1 = 1 - np.sum(x.w_MC**2, axis=1)[:, None]
+    columns = [
+        np.broadcast_to(spread_M1, x.merge_MD.shape),
+        own_MD * (1 - own_MD),
+        # A damaged member has no score, and no weight.
+        x.w_MC @ np.nan_to_num(x.member_CD) - x.merge_MD,
+        x.average_MD - x.merge_MD,
+    ]
+    if not singles_known:
+        columns.append(np.ones_like(x.merge_MD))
+    return np.stack(columns, axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """A correction of merges, and its errors.
+    """A correction of merges, and its errors, as a record holds it.
 
     Attributes:
       domains: D names.
-      coefficients_DK: of `features`, bits per byte.
-      off_FD: loss minus prediction for each of F runs, predicted without it,
+      coefficients: [D, K] of `features`, bits per byte.
+      off: [F, D] loss minus prediction for each of F runs, predicted without it,
         on dev text: what intervals are computed from.
-      reference_FD: the losses of these runs.
-      shared, own: the ridges that were chosen; infinity leaves them out.
+      reference: [F, D] the losses of these runs.
+      shared, own: the ridges that were chosen; None leaves them out.
       singles_known: whether a single member needs no correction.
     """
 
-    domains: tuple[str, ...]
-    coefficients_DK: np.ndarray
-    off_FD: np.ndarray
-    reference_FD: np.ndarray
-    shared: float
-    own: float
+    domains: list[str]
+    coefficients: Sequence[Sequence[float | None]]
+    off: Sequence[Sequence[float | None]]
+    reference: Sequence[Sequence[float | None]]
+    shared: float | None
+    own: float | None
     singles_known: bool
 
-    def correction(
-        self,
-        w_MC: np.ndarray,
-        own_DC: np.ndarray,
-        merge_MD: np.ndarray,
-        average_MD: np.ndarray,
-        member_CD: np.ndarray,
-    ) -> np.ndarray:
-        """[M, D] to be added to the merges' bits per byte; see `features`."""
-        x_MDK = features(
-            w_MC, own_DC, merge_MD, average_MD, member_CD, self.singles_known
-        )
+    @property
+    def coefficients_DK(self) -> np.ndarray:
+        return np.array(self.coefficients, float)
+
+    @property
+    def off_FD(self) -> np.ndarray:
+        # By columns, as in `fit`: the bits of a sum depend on it.
+        return np.array(self.off, float, order="F")
+
+    def correction(self, x: Inputs) -> np.ndarray:
+        """[M, D] to be added to the merges' bits per byte."""
+        x_MDK = features(x, self.singles_known)
         return np.einsum("mdk,dk->md", x_MDK, self.coefficients_DK)
 
     def slope(
@@ -105,8 +127,8 @@ class Calibration:
     ) -> np.ndarray:
         """[D, C] derivatives of one mixture's correction by its weights.
 
-        `dmerge_DC` and `daverage_DC` are those of the bits per byte of its merge
-        and of its ensemble. For the others see `features`.
+        `dmerge_DC` and `daverage_DC` are those of its merge and of its ensemble; for
+        the others see `Inputs`.
         """
         own_D1 = (own_DC @ w_C)[:, None]
         d_KDC = [
@@ -119,123 +141,47 @@ class Calibration:
             d_KDC.append(np.zeros_like(dmerge_DC))
         return np.einsum("kdc,dk->dc", np.stack(d_KDC), self.coefficients_DK)
 
-    def half_interval(self, share_D: np.ndarray, level: float) -> float:
-        """Half the interval of one more run, for a weighted mean of domains.
+    def half_interval(self, share_D: np.ndarray) -> float:
+        """Half the 90 % interval of one more run, for a weighted mean of domains.
 
         By Student's t, from the runs that were left out one by one, around zero:
         the remaining bias counts as error. NaN with fewer than three runs.
         """
-        count = len(self.off_FD)
+        count = len(self.off)
         if count < ENOUGH:
             return float("nan")
         off_F = self.off_FD @ share_D
         scatter = np.sqrt(np.mean(off_F**2) * (1 + 1 / count))
-        return float(scipy.stats.t.ppf((1 + level) / 2, count - 1) * scatter)
-
-    def to_plain(self) -> "SavedCalibration":
-        """The calibration as strict JSON holds it."""
-
-        def finite(value: float) -> float | None:
-            return float(value) if np.isfinite(value) else None
-
-        return SavedCalibration(
-            domains=list(self.domains),
-            coefficients=self.coefficients_DK.tolist(),
-            off=self.off_FD.tolist(),
-            reference=self.reference_FD.tolist(),
-            shared=finite(self.shared),
-            own=finite(self.own),
-            singles_known=self.singles_known,
-        )
-
-    @classmethod
-    def from_plain(cls, plain: "SavedCalibration") -> "Calibration":
-        """The calibration that `to_plain` gave."""
-        d = len(plain.domains)
-        return cls(
-            tuple(plain.domains),
-            np.array(plain.coefficients, float).reshape(d, -1),
-            np.array(plain.off, float).reshape(-1, d),
-            np.array(plain.reference, float).reshape(-1, d),
-            np.inf if plain.shared is None else float(plain.shared),
-            np.inf if plain.own is None else float(plain.own),
-            bool(plain.singles_known),
-        )
-
-
-def features(
-    w_MC: np.ndarray,
-    own_DC: np.ndarray,
-    merge_MD: np.ndarray,
-    average_MD: np.ndarray,
-    member_CD: np.ndarray,
-    singles_known: bool,
-) -> np.ndarray:
-    """[M, D, K] what the distance is regressed on; see the module.
-
-    Args:
-      w_MC: mixtures.
-      own_DC: bool, the units of each domain's own partition.
-      merge_MD: bits per byte of the merges.
-      average_MD: of the ensembles, on the same text.
-      member_CD: of the members, on the same text.
-      singles_known: whether runs are as long as members.
-    """
-    own_MD = w_MC @ own_DC.T
-    spread_MD = np.broadcast_to(1 - np.sum(w_MC**2, axis=1)[:, None], merge_MD.shape)
-    # A damaged member has no score, and no weight.
-    gap_MD = w_MC @ np.nan_to_num(member_CD) - merge_MD
-    columns = [spread_MD, own_MD * (1 - own_MD), gap_MD, average_MD - merge_MD]
-    if not singles_known:
-        columns.append(np.ones_like(merge_MD))
-    return np.stack(columns, axis=-1)
+        return float(scipy.stats.t.ppf((1 + LEVEL) / 2, count - 1) * scatter)
 
 
 def fit(
-    domains: Sequence[str],
-    own_DC: np.ndarray,
-    w_FC: np.ndarray,
-    merge_FD: np.ndarray,
-    average_FD: np.ndarray,
-    member_CD: np.ndarray,
-    reference_FD: np.ndarray,
-    singles_known: bool,
+    domains: Sequence[str], x: Inputs, reference_FD: np.ndarray, singles_known: bool
 ) -> Calibration:
-    """A calibration from F reference runs, all on the same text.
-
-    Args:
-      domains: D names.
-      own_DC, w_FC, merge_FD, average_FD, member_CD: see `features`.
-      reference_FD: bits per byte of the runs.
-      singles_known: whether the runs are as long as members.
-    """
-    x_FDK = features(w_FC, own_DC, merge_FD, average_FD, member_CD, singles_known)
-    y_FD = reference_FD - merge_FD
-    count, _, k = x_FDK.shape
-    nothing = np.zeros((len(domains), k))
-    best = Calibration(
-        tuple(domains), nothing, y_FD, reference_FD, np.inf, np.inf, singles_known
-    )
-    if count < ENOUGH:
-        return best
-    error = _error(y_FD)
+    """A calibration from the bits per byte of F reference runs, on the same text."""
+    x_FDK = features(x, singles_known)
+    best_FD = y_FD = reference_FD - x.merge_MD
+    b_DK: np.ndarray = np.zeros(x_FDK.shape[1:])
+    ridges: tuple[float | None, float | None] = None, None
+    count = len(y_FD)
     # From simple to rich: a richer setting has to earn its place.
-    for shared in _SHARED[1:]:
-        for own in _OWN:
-            off_FD = np.empty_like(y_FD)
-            for f in range(count):
-                others_FDK = np.delete(x_FDK, f, axis=0)
-                others_FD = np.delete(y_FD, f, axis=0)
-                b_DK = _ridge(others_FDK, others_FD, shared, own)
-                off_FD[f] = y_FD[f] - np.einsum("dk,dk->d", x_FDK[f], b_DK)
-            if _error(off_FD) < _BETTER * error:
-                error = _error(off_FD)
-                best = dataclasses.replace(best, off_FD=off_FD, shared=shared, own=own)
-    if np.isfinite(best.shared):
-        return dataclasses.replace(
-            best, coefficients_DK=_ridge(x_FDK, y_FD, best.shared, best.own)
-        )
-    return best
+    for shared, own in itertools.product(_SHARED, _OWN) if count >= ENOUGH else ():
+        off_FD = np.empty_like(y_FD)
+        for f in range(count):
+            others = np.delete(x_FDK, f, axis=0), np.delete(y_FD, f, axis=0)
+            left_DK = _ridge(*others, shared, own)
+            off_FD[f] = y_FD[f] - np.einsum("dk,dk->d", x_FDK[f], left_DK)
+        if _error(off_FD) < _BETTER * _error(best_FD):
+            ridges, best_FD = (shared, own), off_FD
+            b_DK = _ridge(x_FDK, y_FD, shared, own)
+    return Calibration(
+        list(domains),
+        b_DK.tolist(),
+        best_FD.tolist(),
+        reference_FD.tolist(),
+        *ridges,
+        singles_known,
+    )
 
 
 def _error(off_FD: np.ndarray) -> float:
@@ -248,7 +194,7 @@ def _error(off_FD: np.ndarray) -> float:
 
 
 def _ridge(
-    x_FDK: np.ndarray, y_FD: np.ndarray, shared: float, own: float
+    x_FDK: np.ndarray, y_FD: np.ndarray, shared: float, own: float | None
 ) -> np.ndarray:
     """[D, K] coefficients: shared ones plus each domain's own deviation.
 
@@ -263,7 +209,7 @@ def _ridge(
     xx_DKK = np.einsum("fdk,fdl->dkl", x_FDK, x_FDK)
     xy_DK = np.einsum("fdk,fd->dk", x_FDK, y_FD)
     eye_KK = np.eye(k)
-    if not np.isfinite(own):
+    if own is None:
         left_KK = xx_DKK.sum(axis=0) + shared * d * eye_KK
         b_K = np.linalg.solve(left_KK, xy_DK.sum(axis=0))
         return np.broadcast_to(b_K, (d, k)) / scale_K
@@ -277,19 +223,30 @@ def _ridge(
     return (b_K + own_DK) / scale_K
 
 
+def _inputs(
+    basis: PoolLosses, runs: PredictionTable, split: str, measured_D: np.ndarray
+) -> Inputs:
+    """Of the mixtures of runs, on the text of a split, in the measured domains."""
+    bits, member_CD = runs.test, basis.test_CD
+    if split == "dev":
+        bits, member_CD = runs.dev, basis.dev_CD
+    return Inputs(
+        runs.w_MC,
+        basis.own_DC[measured_D],
+        bits["merge"][:, measured_D],
+        bits["ensemble"][:, measured_D],
+        member_CD[:, measured_D],
+    )
+
+
 def fitted_on(
-    basis: PoolLosses, reference_runs: PredictionTable, measured_D: np.ndarray
+    basis: PoolLosses, runs: PredictionTable, measured_D: np.ndarray
 ) -> Calibration:
     """A calibration from runs on dev text, for the measured domains."""
-    names = np.array(basis.evaluation.domains)[measured_D]
     return fit(
-        tuple(names.tolist()),
-        basis.own_DC[measured_D],
-        reference_runs.w_MC,
-        reference_runs.dev["merge"][:, measured_D],
-        reference_runs.dev["ensemble"][:, measured_D],
-        basis.dev_CD[:, measured_D],
-        reference_runs.dev["reference"][:, measured_D],
+        np.array(basis.evaluation.domains)[measured_D].tolist(),
+        _inputs(basis, runs, "dev", measured_D),
+        runs.dev["reference"][:, measured_D],
         basis.singles_known,
     )
 
@@ -297,21 +254,13 @@ def fitted_on(
 def calibrated_merges(
     basis: PoolLosses,
     calibration: Calibration,
-    reference_runs: PredictionTable,
+    runs: PredictionTable,
     split: str,
     measured_D: np.ndarray,
 ) -> np.ndarray:
     """[M, D'] corrected merges of the mixtures, in the measured domains."""
-    bits = reference_runs.dev if split == "dev" else reference_runs.test
-    member_CD = basis.dev_CD if split == "dev" else basis.test_CD
-    merge_MD = bits["merge"][:, measured_D]
-    return merge_MD + calibration.correction(
-        reference_runs.w_MC,
-        basis.own_DC[measured_D],
-        merge_MD,
-        bits["ensemble"][:, measured_D],
-        member_CD[:, measured_D],
-    )
+    x = _inputs(basis, runs, split, measured_D)
+    return x.merge_MD + calibration.correction(x)
 
 
 def calibrated(
@@ -322,45 +271,35 @@ def calibrated(
 ) -> tuple[np.ndarray, dict[str, dict[str, float]]]:
     """Predictions [M, D] of calibrations that did not see what they predict.
 
-    Args:
-      weights: [D] of the domains, by target.
-
-    Returns:
-      Also, by target, the mean absolute errors of the merge and of the calibrated
-      merge, the share of runs within the 90 % interval, and half its length.
+    Also `Validation.check`, for targets with these weights [D] of the domains.
     """
-    reference_MD, merge_MD = held_out.test["reference"], held_out.test["merge"]
-    measured_D = held_out.measured_D
-    predicted_MD = np.full(reference_MD.shape, np.nan)
-    everything = np.arange(len(held_out))
-    known = None
+    measured_D, known = held_out.measured_D, None
+    predicted_MD = np.full(held_out.test["reference"].shape, np.nan)
     if fitted is not None and len(fitted) >= ENOUGH:
         known = fitted_on(basis, fitted, measured_D)
-    margins: dict[str, list[float]] = {name: [] for name in weights}
-    for m in everything if known is not None or len(held_out) > 1 else ():
-        others = everything != m
-        calibration = known or fitted_on(
-            basis, held_out.take(others).with_dev(fitted), measured_D
+    used = []
+    for m in range(len(held_out)) if known is not None or len(held_out) > 1 else ():
+        here_M = np.arange(len(held_out)) == m
+        used.append(
+            known
+            or fitted_on(basis, held_out.take(~here_M).with_dev(fitted), measured_D)
         )
         predicted_MD[m, measured_D] = calibrated_merges(
-            basis, calibration, held_out.take(~others), "test", measured_D
+            basis, used[-1], held_out.take(here_M), "test", measured_D
         )[0]
-        for name, weights_D in weights.items():
-            share_D = weights_D[measured_D] / weights_D.sum()
-            margins[name].append(calibration.half_interval(share_D, LEVEL))
+    points = by_target({**held_out.test, CALIBRATED: predicted_MD}, weights)
     check = {}
     for name, weights_D in weights.items():
-        reference_M, merge_M, calibrated_M = (
-            weighted_mean(bits_MD, weights_D)
-            for bits_MD in (reference_MD, merge_MD, predicted_MD)
-        )
-        off_M, margin_M = np.abs(reference_M - calibrated_M), np.array(margins[name])
-        known_M = len(margin_M) > 0 and bool(np.isfinite(margin_M).all())
+        reference_M, merge_M = points["reference"][name], points["merge"][name]
+        off_M = np.abs(reference_M - points[CALIBRATED][name])
+        share_D = weights_D[measured_D] / weights_D.sum()
+        margin_M = np.array([one.half_interval(share_D) for one in used] or np.nan)
+        known_M = bool(np.isfinite(margin_M).all())
         check[name] = {
             "merge": float(np.abs(reference_M - merge_M).mean()),
             "calibrated": float(off_M.mean()),
             "covered": float(np.mean(off_M <= margin_M)) if known_M else float("nan"),
-            "margin": float(np.mean(margin_M)) if len(margin_M) else float("nan"),
+            "margin": float(np.mean(margin_M)),
         }
     return predicted_MD, check
 
@@ -377,8 +316,7 @@ def learning(
     runs would have given.
     """
     measured_D = held_out.measured_D
-    share_D = weights_D[measured_D]
-    share_D = share_D / share_D.sum()
+    share_D = weights_D[measured_D] / weights_D.sum()
     rows = []
     for count in (0, *range(ENOUGH, len(fitted) + 1)):
         known = fitted_on(basis, fitted.take(np.arange(count)), measured_D)
@@ -391,25 +329,19 @@ def learning(
 class Corrector:
     """A calibration in a search: a `jaxsim.search.problem.Correction`.
 
-    It corrects merges on whatever windows the search uses. Domains without
-    reference runs are not corrected.
-
-    Args:
-      calibration: of some domains.
-      scorer: of the workdir.
+    It corrects merges on whatever windows the search uses, in the domains that the
+    calibration has.
     """
 
     def __init__(self, calibration: Calibration, scorer: Scorer) -> None:
         self._scorer = scorer
         evaluation = scorer.evaluation
-        known = dict(zip(calibration.domains, calibration.coefficients_DK, strict=True))
-        zero_K = np.zeros(calibration.coefficients_DK.shape[1])
+        known = dict(zip(calibration.domains, calibration.coefficients, strict=True))
+        zero_K = [0.0] * len(calibration.coefficients[0])
         self.calibration = dataclasses.replace(
             calibration,
-            domains=evaluation.domains,
-            coefficients_DK=np.array(
-                [known.get(n, zero_K) for n in evaluation.domains]
-            ),
+            domains=list(evaluation.domains),
+            coefficients=[known.get(n, zero_K) for n in evaluation.domains],
         )
         self._own_DC = own_units(scorer.corpus, scorer.members, evaluation)
         self._text_of: dict[bytes, tuple[np.ndarray, np.ndarray, Ensemble]] = {}
@@ -423,7 +355,7 @@ class Corrector:
         with np.errstate(invalid="ignore", divide="ignore"):
             average_MD = (sums_MD.T / nats_D[:, None]).T
         return self.calibration.correction(
-            w_MC, self._own_DC, bits_MD, average_MD, member_CD
+            Inputs(w_MC, self._own_DC, bits_MD, average_MD, member_CD)
         )
 
     def slope(

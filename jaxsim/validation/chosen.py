@@ -32,18 +32,17 @@ class TrainedChoice(Comparison):
 def compare_chosen(
     labels: Sequence[str], predictors: Scores, trained: Scores
 ) -> TrainedChoice:
-    """Compares the predictions of chosen mixtures with their runs.
+    """Compares the predictions of chosen mixtures with their runs, on test text.
 
     Args:
       labels: what the user called each mixture.
-      predictors: scores of the mixtures on test text.
-      trained: scores of the runs on test text.
+      predictors: scores of the mixtures.
+      trained: scores of the runs.
     """
     e, table = predictors.evaluation, predictors.table
-    reference_MD = trained.bits_per_byte("reference", "test")
-    targets = Targets.of(e, np.isfinite(reference_MD).all(axis=0))
     bits = {p: predictors.bits_per_byte(p, "test") for p in PREDICTED}
-    bits["reference"] = reference_MD
+    bits["reference"] = trained.bits_per_byte("reference", "test")
+    targets = Targets.of(e, np.isfinite(bits["reference"]).all(axis=0))
     return TrainedChoice(
         labels=list(labels),
         reference_runs=list(table.names),

@@ -1,9 +1,5 @@
 """Diagnostics of a pool, before any reference run: can its merges be trusted?
 
-They look at how far the members are from the base model, whether the loss is
-smooth on the way to them and to their averages, and what differences the
-evaluation text can resolve.
-
 Merging can stand in for training where the loss is nearly linear, or convex,
 between base and members. Each rule of the verdict checks one way this can fail.
 """
@@ -28,7 +24,7 @@ from jaxsim.scoring.targets import ALL, IN_POOL, Targets
 from jaxsim.search.objective import weighted_mean
 from jaxsim.search.ties import ENOUGH_DOCUMENTS
 from jaxsim.validation.agreement import replicate_noise
-from jaxsim.validation.measured import own_units
+from jaxsim.validation.measured import Replicates, own_units
 
 FILE = "diagnostics.json"
 FEW_WINDOWS = 4  # of a domain: C members have about five rows each
@@ -49,10 +45,9 @@ SMALL_DRIFT = 0.03
 LARGE_DRIFT = 0.3
 # Further from the base than the base is from zero: nothing of it is left.
 LOST_DRIFT = 1.0
-# Share of the loss, above the mean of both ends. Frankle et al. 2020 (linear mode
-# connectivity) call less than 2 % of an error stable; mixtures of one pool lie
-# within a few percent of each other, so a quarter of that could reorder them.
-# Sound small pools had negative barriers, those at a tenfold rate 2 to 20 %.
+# Share of the loss. Frankle et al. 2020 (linear mode connectivity) call less than 2 %
+# of an error stable; mixtures of one pool lie within a few percent of each other, so a
+# quarter of that could reorder them. Sound small pools had negative barriers.
 BARRIER = 0.005
 # Beyond, the second half of the line gains less than a third of the first.
 CURVED = 0.5
@@ -102,17 +97,9 @@ class Diagnostics:
 
 
 def diagnose(
-    scorer: Scorer,
-    windows: int = FEW_WINDOWS,
-    replicates: tuple[np.ndarray, np.ndarray] | None = None,
+    scorer: Scorer, windows: int = FEW_WINDOWS, replicates: Replicates | None = None
 ) -> Diagnostics:
-    """Examines a pool on dev text.
-
-    Args:
-      scorer: of the pool.
-      windows: of each domain; 0 for all.
-      replicates: bits per byte [P, D] of runs and of their replicates, NaN where
-        a domain was not measured.
+    """Examines a pool on so many windows of each domain's dev text; 0: all.
 
     Raises:
       UserError: fewer than two sound members, or no dev text.
@@ -123,8 +110,10 @@ def diagnose(
     members = [stack.names[c] for c in sound]
     if len(members) < 2:
         raise UserError("diagnostics need a pool of at least two sound members")
-    pairs = neighbors(members)
-    table = line_table(stack.names, members, pairs)
+    ring = zip(members, members[1:] + members[:1], strict=True)
+    neighbors = list(ring)[: len(members) if len(members) > 2 else 1]
+    averaged = {UNIFORM: members} | {f"{a} + {b}": [a, b] for a, b in neighbors}
+    table = line_table(stack.names, members, averaged)
     rows = evaluation.rows("dev", windows)
     merge = scorer.merge(table, rows, "diagnostics")
     bits_MD = bits_of(evaluation, merge, "dev")
@@ -136,25 +125,20 @@ def diagnose(
     macro_M = weighted_mean(bits_MD, targets[ALL]).tolist()
     macro = dict(zip(table.names, macro_M, strict=True))
 
-    own_CD = own_units(scorer.corpus, stack.names, evaluation).T
-    own = {
-        name: evaluation.domains[int(np.argmax(own_D))]
-        for name, own_D in zip(stack.names, own_CD, strict=True)
-        if own_D.any()
-    }
-    lines = {
-        name: line_of(name, bits, targets, own.get(name))
-        for name in (UNIFORM, *members)
-    }
-    line_barriers = {
-        name: max(
-            barrier(SCALES, line[target][: len(SCALES)])
-            for target in (ALL, "own")
-            if target in line
+    own_DC = own_units(scorer.corpus, stack.names, evaluation)
+    own = {stack.names[c]: evaluation.domains[d] for d, c in np.argwhere(own_DC)}
+    lines, line_barriers = {}, {}
+    for name in (UNIFORM, *members):
+        scales = list(_scales(name))
+        bits_SD = np.array([bits[_point(name, scale)] for scale in scales])
+        shown = {key: targets[key] for key in (ALL, IN_POOL) if key in targets}
+        if own.get(name) in targets:
+            shown["own"] = targets[own[name]]
+        line = {key: weighted_mean(bits_SD, w_D).tolist() for key, w_D in shown.items()}
+        lines[name] = {"scale": scales} | line
+        line_barriers[name] = max(
+            barrier(SCALES, line[key][: len(SCALES)]) for key in line if key != IN_POOL
         )
-        for name, line in lines.items()
-    }
-    averaged = {UNIFORM: tuple(members)} | {f"{a} + {b}": (a, b) for a, b in pairs}
     barriers = {
         name: macro[name] - sum(macro[n] for n in ends) / len(ends)
         for name, ends in averaged.items()
@@ -172,7 +156,7 @@ def diagnose(
     bits_CD = np.array([bits[n] for n in members])
     mean_R = np.mean([nll[n] for n in members], axis=0)
     inside = IN_POOL if IN_POOL in targets else ALL
-    line = dict(zip(lines[UNIFORM]["scale"], lines[UNIFORM][inside], strict=True))
+    of_scale = dict(zip(lines[UNIFORM]["scale"], lines[UNIFORM][inside], strict=True))
     error_1D = errors(["base"], nll[UNIFORM])
     error = resolution(error_1D, bits[UNIFORM], targets[inside], None)
     level = macro[UNIFORM]
@@ -180,15 +164,13 @@ def diagnose(
     manifests = scorer.pool.manifests("member")
     base_digest = scorer.pool.identity["base_digest"]
     verdict, reasons = judge(
-        Signs(
-            other_base=[n for n in members if manifests[n].base_digest != base_digest],
-            drift=float(np.median(drift_C[sound])),
-            line=line,
-            error=(error or 0.0) / 100 * line[1.0],
-            barriers={n: b / level for n, b in barriers.items()}
-            | {"the line to uniform": line_barriers[UNIFORM] / level},
-            line_barriers={n: line_barriers[n] / level for n in members},
-        )
+        other_base=[n for n in members if manifests[n].base_digest != base_digest],
+        drift=float(np.median(drift_C[sound])),
+        line=of_scale,
+        error=(error or 0.0) / 100 * of_scale[1.0],
+        barriers={n: b / level for n, b in barriers.items()}
+        | {"the line to uniform": line_barriers[UNIFORM] / level},
+        line_barriers={n: line_barriers[n] / level for n in members},
     )
     return Diagnostics(
         verdict=verdict,
@@ -239,17 +221,16 @@ def load_diagnostics(workdir: Path) -> Diagnostics | None:
     """The last diagnostics of a workdir, if there are any.
 
     Raises:
-      DamagedError: the file is unreadable.
+      DamagedError: their file is unreadable.
     """
     path = workdir / "validation" / FILE
     advice = "delete it and run `jaxsim validate` again"
     return records.load(path, Diagnostics, advice) if path.exists() else None
 
 
-def neighbors(members: list[str]) -> list[tuple[str, str]]:
-    """Each member and the next, the last and the first; of two, one pair."""
-    pairs = list(zip(members, members[1:] + members[:1], strict=True))
-    return pairs if len(members) > 2 else pairs[:1]
+def _scales(name: str) -> tuple[float, ...]:
+    """The points of the line from the base model to a row."""
+    return (*SCALES, BEYOND) if name == UNIFORM else SCALES
 
 
 def _point(name: str, scale: float) -> str:
@@ -260,47 +241,25 @@ def _point(name: str, scale: float) -> str:
 
 
 def line_table(
-    columns: tuple[str, ...], members: list[str], pairs: list[tuple[str, str]]
+    columns: Sequence[str], members: Sequence[str], averaged: dict[str, list[str]]
 ) -> Mixtures:
-    """Rows to score: base, points of the lines, averages of neighbors."""
-    sound_C = np.isin(columns, members).astype(float)
-    one = dict(zip(columns, np.eye(len(columns)), strict=True))
-    ends = {UNIFORM: sound_C / sound_C.sum()} | {n: one[n] for n in members}
-    weights = {"base": ends[UNIFORM]}
-    scales = {"base": 0.0}
-    for name, w_C in ends.items():
-        beyond = (BEYOND,) if name == UNIFORM else ()
-        for scale in (*SCALES[1:], *beyond):
-            weights[_point(name, scale)] = w_C
-            scales[_point(name, scale)] = scale
-    for a, b in pairs:
-        weights[f"{a} + {b}"] = (one[a] + one[b]) / 2
-        scales[f"{a} + {b}"] = 1.0
-    return Mixtures(
-        columns,
-        tuple(weights),
-        ("diagnostics",) * len(weights),
-        np.array(list(weights.values())),
-        np.array(list(scales.values())),
-    )
-
-
-def line_of(
-    name: str,
-    bits: dict[str, np.ndarray],
-    targets: dict[str, np.ndarray],
-    own: str | None,
-) -> dict[str, list[float]]:
-    """Losses on the way from the base to a row; to uniform and beyond."""
-    scales = [*SCALES, BEYOND] if name == UNIFORM else list(SCALES)
-    bits_SD = np.array([bits[_point(name, scale)] for scale in scales])
-    wanted = {key: targets[key] for key in (ALL, IN_POOL) if key in targets}
-    if own in targets:
-        wanted["own"] = targets[own]
-    return {"scale": scales} | {
-        key: weighted_mean(bits_SD, weights_D).tolist()
-        for key, weights_D in wanted.items()
+    """Rows to score: the base model, points of the lines, averages of members."""
+    ends = {name: [name] for name in members} | averaged
+    w_C = {name: np.isin(columns, of) / len(of) for name, of in ends.items()}
+    rows = {"base": (w_C[UNIFORM], 0.0)} | {
+        _point(name, scale): (w_C[name], scale)
+        for name in (UNIFORM, *members)
+        for scale in _scales(name)[1:]
     }
+    rows |= {name: (w_C[name], 1.0) for name in averaged}
+    weights, scales = zip(*rows.values(), strict=True)
+    return Mixtures(
+        tuple(columns),
+        tuple(rows),
+        ("diagnostics",) * len(rows),
+        np.array(weights),
+        np.array(scales),
+    )
 
 
 def geometry(stack: StackedPool) -> tuple[np.ndarray, np.ndarray]:
@@ -327,65 +286,56 @@ def geometry(stack: StackedPool) -> tuple[np.ndarray, np.ndarray]:
     return norm_C / np.sqrt(square), cosine_CC
 
 
-@dataclasses.dataclass(frozen=True)
-class Signs:
-    """What the verdict is computed from; losses in bits per byte.
-
-    Attributes:
-      other_base: members that were trained from another base than the pool's.
-      drift: median over members of ||member - base|| / ||base||.
-      line: the in-pool macro by scale, from the base model, 0, to the uniform
-        merge, 1, and beyond.
-      error: 95 % error of a difference on the in-pool macro, from the text.
-      barriers: share of the loss by which an average is above the mean of what
-        it averages, or a point of the uniform line above its chord, by name.
-      line_barriers: the same for the lines to single members.
-    """
-
-    other_base: Sequence[str]
-    drift: float
-    line: Mapping[float, float]
-    error: float
-    barriers: Mapping[str, float]
-    line_barriers: Mapping[str, float]
-
-
 def barrier(scales: Sequence[float], losses: Sequence[float]) -> float:
-    """How far a line is above its chord, at most, between its ends.
+    """How far a line of losses at increasing scales is above its chord, at most.
 
     The loss barrier of Frankle et al. 2020. Negative if the loss is convex.
-
-    Args:
-      scales: of the points, increasing; the first and the last are the ends.
-      losses: at the points.
     """
     t = (np.array(scales) - scales[0]) / (scales[-1] - scales[0])
     chord = losses[0] + t * (losses[-1] - losses[0])
     return float((np.array(losses) - chord)[1:-1].max())
 
 
-def judge(signs: Signs) -> tuple[str, list[str]]:
-    """The verdict, and the reasons as sentences, the most serious first."""
-    line, drift = signs.line, signs.drift
+def judge(
+    *,
+    other_base: Sequence[str],
+    drift: float,
+    line: Mapping[float, float],
+    error: float,
+    barriers: Mapping[str, float],
+    line_barriers: Mapping[str, float],
+) -> tuple[str, list[str]]:
+    """The verdict, and the reasons as sentences, the most serious first.
+
+    Args:
+      other_base: members that were trained from another base than the pool's.
+      drift: median over members of ||member - base|| / ||base||.
+      line: the in-pool macro, bits per byte, by scale, from the base model, 0, to
+        the uniform merge, 1, and beyond.
+      error: 95 % error of a difference on the in-pool macro, from the text.
+      barriers: share of the loss by which an average is above the mean of what
+        it averages, or a point of the uniform line above its chord, by name.
+      line_barriers: the same for the lines to single members.
+    """
     broken = []  # why merges say nothing about training
-    if signs.other_base:
+    if other_base:
         broken.append(
-            f"{', '.join(signs.other_base)}: trained from another base model; "
+            f"{', '.join(other_base)}: trained from another base model; "
             "only copies of one base model can be averaged"
         )
-    name, height = max(signs.barriers.items(), key=lambda pair: pair[1])
+    name, height = max(barriers.items(), key=lambda pair: pair[1])
     if height > BARRIER:
         broken.append(
             f"averaging breaks: {name} is {height:.1%} worse than the straight line "
             "between what it averages"
         )
-    if line[1.0] > line[0.0] + signs.error:
+    if line[1.0] > line[0.0] + error:
         broken.append(
             "the average of all members is worse than the base model on the text they "
             f"trained on ({line[1.0]:.4f} against {line[0.0]:.4f} bits per byte): the "
             "runs were too long or the learning rate was too high"
         )
-    if drift > LARGE_DRIFT and line[1.0] > line[0.5] + signs.error:
+    if drift > LARGE_DRIFT and line[1.0] > line[0.5] + error:
         broken.append(
             f"the members are far from the base model (median drift {drift:.0%}), and "
             "a point halfway to their average is better than the average"
@@ -404,12 +354,12 @@ def judge(signs: Signs) -> tuple[str, list[str]]:
     first, second = line[0.0] - line[0.5], line[0.5] - line[1.0]
     bend = abs(first - second) / max(abs(first) + abs(second), 1e-12)
     # A bend within the error of the text cannot be seen.
-    if bend > CURVED and abs(first - second) > signs.error:
+    if bend > CURVED and abs(first - second) > error:
         bent.append(
             "the loss bends on the way to the average of all members: the first half "
             f"gains {first:.4f} bits per byte, the second {second:.4f}"
         )
-    name, height = max(signs.line_barriers.items(), key=lambda pair: pair[1])
+    name, height = max(line_barriers.items(), key=lambda pair: pair[1])
     if height > BARRIER:
         bent.append(
             f"the line from the base model to {name} rises {height:.1%} above the "
@@ -434,8 +384,7 @@ def text_errors(
     a domain has fewer than `ENOUGH_DOCUMENTS`. NaN with fewer than two.
 
     Args:
-      evaluation: what `rows` index.
-      rows: windows.
+      evaluation, rows: windows in an evaluation set.
       nll_KR: nats on them, or differences of nats between mixtures: then what
         is common to both cancels.
     """
@@ -463,20 +412,18 @@ def resolution(
     error_KD: np.ndarray,
     bits_D: np.ndarray,
     weights_D: np.ndarray,
-    replicates: tuple[np.ndarray, np.ndarray] | None,
+    replicates: Replicates | None,
 ) -> float | None:
     """Percent of a target's loss below which two mixtures cannot be told apart.
 
-    At 95 %, from the text and, with replicates, from the noise of two runs.
+    At 95 %, from the text and, with replicates, from the noise of two runs. None
+    where there is too little text.
 
     Args:
       error_KD: standard errors of K typical differences; see `text_errors`.
       bits_D: a typical loss.
       weights_D: of the target.
-      replicates: bits per byte [P, D] of runs and of their replicates.
-
-    Returns:
-      None where there is too little text.
+      replicates: of any runs.
     """
     text = np.mean(weighted_mean(error_KD**2, weights_D**2))
     # Errors of domains are independent: squares of the weights, not weights.
@@ -488,16 +435,14 @@ def resolution(
 
 
 def within_noise(
-    deviation_CD: np.ndarray,
-    error_CD: np.ndarray,
-    replicates: tuple[np.ndarray, np.ndarray] | None,
+    deviation_CD: np.ndarray, error_CD: np.ndarray, replicates: Replicates | None
 ) -> bool:
     """Whether members differ by less than their noise, in every domain.
 
     Args:
       deviation_CD: bits per byte of members, minus the mean over them.
       error_CD: standard errors of these.
-      replicates: bits per byte [P, D] of runs and of their replicates.
+      replicates: of any runs.
     """
     known = np.flatnonzero(np.isfinite(error_CD).all(axis=0))
     eye_DD = np.eye(error_CD.shape[1])
@@ -509,11 +454,9 @@ def within_noise(
     return len(known) > 0 and bool((spread_D <= Z95**2 * error_D).all())
 
 
-def _run_noise(
-    replicates: tuple[np.ndarray, np.ndarray] | None, weights_D: np.ndarray
-) -> float:
+def _run_noise(replicates: Replicates | None, weights_D: np.ndarray) -> float:
     """The noise of one run on a target, in bits per byte; 0 if unknown."""
-    if replicates is None or not len(replicates[0]):
+    if replicates is None:
         return 0.0
     noise = replicate_noise(*(weighted_mean(r, weights_D) for r in replicates))
     return noise if np.isfinite(noise) else 0.0

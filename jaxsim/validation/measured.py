@@ -1,4 +1,4 @@
-"""Reference runs beside the predictions of their mixtures, and their files."""
+"""Reference runs beside the predictions of their mixtures."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxsim import records
 from jaxsim.corpus import Corpus
-from jaxsim.scoring.evaluation import EvaluationSet
+from jaxsim.scoring.evaluation import SPLITS, EvaluationSet
 from jaxsim.scoring.scores import Scores
 from jaxsim.scoring.targets import Targets
 from jaxsim.search.objective import weighted_mean
@@ -17,6 +17,8 @@ CALIBRATED, LOG_LINEAR = "calibrated merge", "log-linear"
 BASELINES = (LOG_LINEAR,)  # fitted on runs: they see weights, and no model
 PREDICTORS = (*PREDICTED, CALIBRATED, *BASELINES)
 BITS_PER_BYTE = "bits per byte"
+# Bits per byte [P, D] of runs and of their replicates, which measure noise.
+Replicates = tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +67,9 @@ class PredictionTable:
 
 def measured(predictors: Scores, reference_runs: Scores) -> PredictionTable:
     """Runs beside the predictions of their mixtures, on the runs' own windows."""
-    bits = {s: reference_runs.bits_per_byte("reference", s) for s in ("dev", "test")}
+    dev_MD, test_MD = (reference_runs.bits_per_byte("reference", s) for s in SPLITS)
     rows = reference_runs.predictors["reference"].rows
-    return beside(predictors.on(rows), bits["dev"], bits["test"])
+    return beside(predictors.on(rows), dev_MD, test_MD)
 
 
 def beside(
@@ -77,7 +79,7 @@ def beside(
     splits = {
         split: {p: predictors.bits_per_byte(p, split) for p in PREDICTED}
         | {"reference": reference_MD}
-        for split, reference_MD in (("dev", dev_MD), ("test", test_MD))
+        for split, reference_MD in zip(SPLITS, (dev_MD, test_MD), strict=True)
     }
     return PredictionTable(predictors.table.names, predictors.table.w_MC, **splits)
 
@@ -113,11 +115,8 @@ class PoolLosses:
 
         None for a macro, and for a domain that is not in the pool.
         """
-        chosen = np.flatnonzero(weights_D)
-        if len(chosen) > 1 or not self.own_DC[chosen[0]].any():
-            return None
-        own_C: np.ndarray = self.own_DC[chosen[0]]
-        return own_C
+        own_dC = self.own_DC[weights_D > 0]
+        return own_dC[0] if len(own_dC) == 1 and own_dC.any() else None
 
 
 def pool_losses(
@@ -130,9 +129,8 @@ def pool_losses(
     """The basis that the scores of the standard mixtures give.
 
     Args:
-      corpus: names the units that belong to each domain.
+      corpus, singles_known: see `PoolLosses`.
       standard: scores on every window, with a row for each member.
-      singles_known: see `PoolLosses`.
       rows: the windows that reference runs were scored on; None: all.
       runs: scores of the reference runs and replicates that it rests on.
     """
@@ -140,14 +138,13 @@ def pool_losses(
     if rows is not None:
         standard = standard.on(rows)
     table, evaluation = standard.table, standard.evaluation
-    base = table.names.index("base")
     return PoolLosses(
         evaluation,
         table.members,
         own_units(corpus, table.members, evaluation),
         member_bits(standard, "dev"),
         member_bits(standard, "test"),
-        {s: standard.bits_per_byte("merge", s)[base] for s in ("dev", "test")},
+        {s: bits_by_name(standard, "merge", s)["base"] for s in SPLITS},
         dataclasses.replace(standard.basis, others=others),
         standard.notes,
         singles_known,
@@ -159,11 +156,9 @@ def own_units(
 ) -> np.ndarray:
     """[D, C] bool: the units of each in-pool domain's own partition."""
     units = [corpus.units.get(name) for name in members]
-    partition_C = [unit.partition if unit else "" for unit in units]
-    pairs = zip(evaluation.domains, evaluation.in_pool, strict=True)
-    return np.array(
-        [[p == domain and inside for p in partition_C] for domain, inside in pairs]
-    )
+    partition_C = np.array([unit.partition if unit else "" for unit in units])
+    domain_D1 = np.array(evaluation.domains)[:, None]
+    return (partition_C == domain_D1) & np.array(evaluation.in_pool)[:, None]
 
 
 def member_bits(standard: Scores, split: str) -> np.ndarray:
@@ -171,19 +166,24 @@ def member_bits(standard: Scores, split: str) -> np.ndarray:
 
     Under an override a damaged member has no row among the standard mixtures.
     """
-    bits_MD = standard.bits_per_byte("merge", split)
-    bits = dict(zip(standard.table.names, bits_MD, strict=True))
-    missing_D = np.full(bits_MD.shape[1], np.nan)
+    bits = bits_by_name(standard, "merge", split)
+    missing_D = np.full(len(standard.evaluation.domains), np.nan)
     return np.array([bits.get(name, missing_D) for name in standard.table.members])
+
+
+def bits_by_name(scores: Scores, predictor: str, split: str) -> dict[str, np.ndarray]:
+    """Bits per byte [D] of each mixture or run of a table."""
+    bits_MD = scores.bits_per_byte(predictor, split)
+    return dict(zip(scores.table.names, bits_MD, strict=True))
 
 
 def by_target(
     bits: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Bits per byte [M] of each predictor on each target, from [M, D].
+    """Bits per byte [M] of each predictor on each target.
 
     Args:
-      bits: by predictor.
+      bits: [M, D] by predictor.
       weights: [D] of the domains, by target.
     """
     return {

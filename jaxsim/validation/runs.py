@@ -1,15 +1,8 @@
 """Which mixtures are really trained; trains, scores and compares them.
 
-Held-out runs are drawn at random from a fixed sampling distribution, and no
-prediction of them is fitted on them, so that agreement is not flattered:
-
-- half come from a Dirichlet distribution over all members;
-- a quarter have equal weights over a subset of two or more;
-- a quarter are among the merge's best 1 % of many Dirichlet mixtures on dev
-  documents: there choices are made, and there ranking is hardest.
-
-Single members are left out: at a token multiplier of 1 they are members again.
-The first n runs of a longer list are those of the shorter one.
+Held-out runs are drawn at random from a fixed sampling distribution (see
+docs/validate.md), and no prediction of them is fitted on them, so that agreement is
+not flattered. The first n runs of a longer list are those of the shorter one.
 
 Calibration runs are a design, not a sample. A run and the merge of its mixture
 agree to first order in the weights, and a member is the run on its own unit. So
@@ -18,8 +11,7 @@ sum_c a_c w_c (1 - w_c) plus noise, with coefficients a_c that share a mean.
 Mixtures are added one by one, each the one that most reduces the expected
 squared error of that difference, averaged over the mixtures that held-out runs
 are drawn from (Bayesian I-optimality; Chaloner and Verdinelli 1995). These runs
-are spread widely over the weights and would flatter any correlation, so the
-calibration is fitted on them and no agreement is computed from them.
+are spread widely over the weights and would flatter any correlation.
 """
 
 import dataclasses
@@ -39,7 +31,13 @@ from jaxsim.scoring.table import Mixtures, dirichlet
 from jaxsim.search.problem import Problem
 from jaxsim.train import Run, Trainer, member_run, reference_run, replicate_of
 from jaxsim.validation.external import ExternalRuns
-from jaxsim.validation.measured import beside, measured, pool_losses
+from jaxsim.validation.measured import (
+    Replicates,
+    beside,
+    bits_by_name,
+    measured,
+    pool_losses,
+)
 from jaxsim.validation.validate import Validation, compare
 
 DISTRIBUTION = ("dirichlet", "subset", "dirichlet", "best")  # in turn
@@ -58,21 +56,13 @@ CALIBRATION_RUNS, CALIBRATION_MIXTURES = "calibration-runs", "calibration-mixtur
 REPLICATES = "replicates"
 
 
-@dataclasses.dataclass(frozen=True)
-class HeldOutRun:
-    """A run on a mixture, and the part of `DISTRIBUTION` that it is from."""
-
-    distribution: str  # 'dirichlet', 'subset' or 'best'
-    run: Run
-
-
 def draw_held_out(
     members: Sequence[str],
     config: ValidateConfig,
     recipe: RecipeConfig,
     best_KC: np.ndarray,
-) -> list[HeldOutRun]:
-    """The held-out runs, a function of the arguments.
+) -> tuple[list[str], list[Run]]:
+    """The held-out runs, and the part of `DISTRIBUTION` that each is from.
 
     With the budget 'sum' there are only subsets, as in the paper.
 
@@ -89,7 +79,7 @@ def draw_held_out(
         part: np.random.default_rng([config.seed, i])
         for i, part in enumerate(sorted(set(DISTRIBUTION)))
     }
-    found: dict[str, HeldOutRun] = {}
+    found: dict[str, tuple[str, Run]] = {}
     for draw in range(100 * config.held_out):
         if len(found) == config.held_out:
             break
@@ -107,16 +97,16 @@ def draw_held_out(
             w_C = best_KC[generator.integers(len(best_KC))]
         else:
             alpha_C = np.full(len(members), config.concentration)
-            w_C = _rounded(generator.dirichlet(alpha_C))
+            w_C = _rounded(generator.dirichlet(alpha_C, 1))[0]
         if np.count_nonzero(w_C) > 1:  # a small concentration gives singles
             run = run_of(members, w_C, config, recipe)
-            found.setdefault(run.name, HeldOutRun(part, run))
-    if len(found) == config.held_out:
-        return list(found.values())
-    raise UserError(
-        f"config.validate.held_out={config.held_out}: this pool of "
-        f"{len(members)} members does not have so many different mixtures"
-    )
+            found.setdefault(run.name, (part, run))
+    if len(found) < config.held_out:
+        raise UserError(
+            f"config.validate.held_out={config.held_out}: this pool of "
+            f"{len(members)} members does not have so many different mixtures"
+        )
+    return [part for part, _ in found.values()], [run for _, run in found.values()]
 
 
 def best_merges(scorer: Scorer, config: Config) -> np.ndarray:
@@ -125,8 +115,7 @@ def best_merges(scorer: Scorer, config: Config) -> np.ndarray:
     Merges are scored for the tenth that the ensemble ranks highest: it needs no
     model, and the best hundredth of the one is hardly ever outside the best
     tenth of the other. Both use the dev documents that tables of mixtures are
-    scored on. Scores are kept on disk, so a call that goes on after a kill, or
-    months later, gives the same mixtures.
+    scored on.
     """
     table = dirichlet(
         scorer.members,
@@ -134,7 +123,7 @@ def best_merges(scorer: Scorer, config: Config) -> np.ndarray:
         config.score.concentration,
         config.validate.seed,
     )
-    w_MC = np.array([_rounded(w_C) for w_C in table.w_MC])
+    w_MC = _rounded(table.w_MC)
     windows = config.score.windows
     problem = Problem(scorer, dataclasses.replace(config.search, windows=windows))
     order = np.argsort(problem.ensemble_values(w_MC), kind="stable")
@@ -161,31 +150,12 @@ def run_of(
     return reference_run(mixture, recipe, multiplier)
 
 
-def calibration_runs(
-    members: Sequence[str],
-    config: ValidateConfig,
-    recipe: RecipeConfig,
-    held_out_MC: np.ndarray,
-) -> list[Run]:
-    """The calibration runs, none of them on a mixture of a held-out run."""
-    mixture_MC = design(
-        config.calibration_runs,
-        len(members),
-        config.budget == "sum",
-        config.seed,
-        held_out_MC,
-    )
-    return [run_of(members, w_C, config, recipe) for w_C in mixture_MC]
-
-
 def replicate_runs(
     reference_runs: Sequence[Run], members: Sequence[Run], config: ValidateConfig
 ) -> list[Run]:
     """The replicates that the config asks for, those of held-out runs first."""
-    of_members = members[: config.member_replicates]
-    return [
-        replicate_of(r) for r in (*reference_runs[: config.replicates], *of_members)
-    ]
+    of_runs = reference_runs[: config.replicates]
+    return [replicate_of(r) for r in (*of_runs, *members[: config.member_replicates])]
 
 
 def mixture_table(members: Sequence[str], runs: Sequence[Run]) -> Mixtures:
@@ -200,11 +170,15 @@ def mixture_table(members: Sequence[str], runs: Sequence[Run]) -> Mixtures:
     )
 
 
-def _rounded(w_C: np.ndarray) -> np.ndarray:
-    # To six decimals, as in a table of mixtures: a run can be named from one.
-    w_C = np.round(w_C, 6)
-    w_C[np.argmax(w_C)] += 1 - w_C.sum()
-    return w_C
+def _rounded(w_MC: np.ndarray) -> np.ndarray:
+    """To six decimals, as in a table of mixtures: a run can be named from one."""
+    return _whole(np.round(w_MC, 6))
+
+
+def _whole(w_MC: np.ndarray) -> np.ndarray:
+    """Gives what is missing to 1, after rounding, to the largest weight of each row."""
+    w_MC[np.arange(len(w_MC)), np.argmax(w_MC, axis=1)] += 1 - w_MC.sum(axis=1)
+    return w_MC
 
 
 def design(
@@ -212,7 +186,7 @@ def design(
     members: int,
     only_subsets: bool = False,
     seed: int = 0,
-    exclude_MC: np.ndarray | None = None,
+    exclude_MC: np.ndarray | tuple[()] = (),
 ) -> np.ndarray:
     """[count, C] mixtures; the first n of a longer design are the shorter one.
 
@@ -227,24 +201,24 @@ def design(
       Fewer rows than `count` if there are not so many candidates.
     """
     generator = np.random.default_rng([seed, 9])
-    candidate_KC = _candidates(members, only_subsets, generator)
-    x_KC = candidate_KC * (1 - candidate_KC)
-    aim_KC = x_KC
+    candidate_KC = aim_KC = _candidates(members, only_subsets, generator)
     if not only_subsets:
         # To be predicted: what held-out runs are drawn from, and wider mixtures.
-        draws = [
-            generator.dirichlet(np.full(members, a), _CANDIDATES) for a in (1.0, 4.0)
-        ]
-        aim_KC = np.concatenate(draws)
-        aim_KC = aim_KC * (1 - aim_KC)
+        aim_KC = np.concatenate(
+            [generator.dirichlet(np.full(members, a), _CANDIDATES) for a in (1.0, 4.0)]
+        )
+    x_KC, aim_KC = candidate_KC * (1 - candidate_KC), aim_KC * (1 - aim_KC)
     moment_CC = aim_KC.T @ aim_KC / len(aim_KC)
     covariance_CC = np.eye(members) + _SHARED
+
+    def apart_K(w_C: np.ndarray) -> np.ndarray:
+        """[K] share of the tokens by which candidates differ from a mixture."""
+        return np.abs(candidate_KC - w_C).sum(axis=1) / 2
+
     free_K = np.ones(len(candidate_KC), bool)
-    if exclude_MC is not None:
-        for w_C in exclude_MC:
-            # A run on nearly the same mixture shares the noise of a held-out run.
-            apart_K = np.abs(candidate_KC - w_C).sum(axis=1) / 2
-            free_K &= apart_K >= _APART / 2
+    for w_C in exclude_MC:
+        # A run on nearly the same mixture shares the noise of a held-out run.
+        free_K &= apart_K(w_C) >= _APART / 2
     chosen: list[int] = []
     while len(chosen) < count and free_K.any():
         # One more run at x takes V x x' V / (noise + x' V x) off V.
@@ -253,8 +227,7 @@ def design(
         gain_K = np.sum((vx_KC @ moment_CC) * vx_KC, axis=1) / variance_K
         best = int(np.argmax(np.where(free_K, gain_K, -1.0)))
         chosen.append(best)
-        apart_K = np.abs(candidate_KC - candidate_KC[best]).sum(axis=1) / 2
-        free_K &= apart_K >= _APART
+        free_K &= apart_K(candidate_KC[best]) >= _APART
         step_C = vx_KC[best]
         covariance_CC -= np.outer(step_C, step_C) / variance_K[best]
     return candidate_KC[chosen]
@@ -273,9 +246,7 @@ def _candidates(
             np.round(generator.dirichlet(np.full(c, alpha), _CANDIDATES), 6)
             for alpha in (0.3, 1.0, 4.0)
         ]
-    w_KC = np.concatenate(drawn)
-    largest_K = np.argmax(w_KC, axis=1)
-    w_KC[np.arange(len(w_KC)), largest_K] += 1 - w_KC.sum(axis=1)
+    w_KC = _whole(np.concatenate(drawn))
     w_KC = w_KC[np.count_nonzero(w_KC, axis=1) > 1]
     _, first = np.unique(np.round(w_KC, 9), axis=0, return_index=True)
     return w_KC[np.sort(first)]
@@ -283,11 +254,11 @@ def _candidates(
 
 def plan_runs(
     config: Config, scorer: Scorer
-) -> tuple[list[HeldOutRun], list[Run], list[Run]]:
+) -> tuple[list[str], list[Run], list[Run], list[Run]]:
     """What `validate` trains, a function of the config and the pool.
 
     Returns:
-      Held-out runs, calibration runs and replicates.
+      What held-out runs are drawn from, these runs, calibration runs and replicates.
 
     Raises:
       UserError: no runs are asked for, or the pool is too small for them.
@@ -309,11 +280,15 @@ def plan_runs(
     reaches_best = settings.held_out > DISTRIBUTION.index("best")
     if settings.budget == "fixed" and reaches_best and len(members) > 1:
         best_KC = best_merges(scorer, config)
-    held_out = draw_held_out(members, settings, recipe, best_KC)
-    runs = [one.run for one in held_out]
-    fitted = calibration_runs(
-        members, settings, recipe, mixture_table(members, runs).w_MC
+    parts, runs = draw_held_out(members, settings, recipe, best_KC)
+    w_FC = design(
+        settings.calibration_runs,
+        len(members),
+        settings.budget == "sum",
+        settings.seed,
+        mixture_table(members, runs).w_MC,
     )
+    fitted = [run_of(members, w_C, settings, recipe) for w_C in w_FC]
     if len(fitted) < settings.calibration_runs:
         say(
             f"validate: {len(fitted)} calibration runs instead of "
@@ -321,7 +296,7 @@ def plan_runs(
             f"{len(members)} members is far enough from those there are"
         )
     as_runs = [member_run(name, recipe) for name in members]
-    return held_out, fitted, replicate_runs(runs, as_runs, settings)
+    return parts, runs, fitted, replicate_runs(runs, as_runs, settings)
 
 
 def train_reference_runs(
@@ -355,43 +330,38 @@ def validate_trained(
       UserError: see `plan_runs`, or another process is not done.
     """
     members, settings = scorer.members, config.validate
-    drawn, fit, replicates = plan_runs(config, scorer)
-    runs = [one.run for one in drawn]
-    needed = [*runs, *fit]
-    table = mixture_table(members, runs)
+    parts, runs, fit, replicates = plan_runs(config, scorer)
+    needed, windows = [*runs, *fit], settings.windows
     # Runs that could not be compared with any merge are not trained.
-    scorer.stack.check_usable(table)
+    scorer.stack.check_usable(mixture_table(members, runs))
     train_reference_runs(scorer, needed, [*needed, *replicates], trainer, bucket)
+    used = []
 
     def scored(name: str, of: Sequence[Run], split: str | None) -> Scores:
         names = [run.name for run in of]
-        return scorer.score_entries(name, names, split, settings.windows)
+        used.append(scorer.score_entries(name, names, split, windows))
+        return used[-1]
 
     # Dev text is needed even with calibration runs: searches use every run.
     trained = scored(REFERENCE_RUNS, runs, None)
-    held_out = measured(scorer.score(MIXTURES, table, None, settings.windows), trained)
-    fitted, used = None, [trained]
+    table = mixture_table(members, runs)
+    held_out = measured(scorer.score(MIXTURES, table, None, windows), trained)
+    fitted = pairs = None
     if fit:
-        fit_table = mixture_table(members, fit)
-        name = CALIBRATION_MIXTURES
-        predictors = scorer.score(name, fit_table, "dev", settings.windows)
-        used.append(scored(CALIBRATION_RUNS, fit, "dev"))
-        fitted = measured(predictors, used[-1])
-    rows = trained.predictors["reference"].rows
-    pairs = None
+        table = mixture_table(members, fit)
+        predictors = scorer.score(CALIBRATION_MIXTURES, table, "dev", windows)
+        fitted = measured(predictors, scored(CALIBRATION_RUNS, fit, "dev"))
     if replicates:
-        again = scored(REPLICATES, replicates, "test")
-        used.append(again)
-        first = _by_name(scorer.standard().on(rows), "merge")
-        pairs = _pairs(first | _by_name(trained, "reference"), again)
+        pairs = _pairs(scorer, scored(REPLICATES, replicates, "test"), trained)
     as_long = all(run.steps == config.recipe.steps for run in needed)
+    rows = trained.predictors["reference"].rows
     return compare(
         pool_losses(scorer.corpus, scorer.standard(), as_long, rows, used),
         held_out,
         fitted,
         pairs,
         min(settings.replicates, len(runs)),
-        distributions=[one.distribution for one in drawn],
+        distributions=parts,
         by_size=settings.budget == "sum",
     )
 
@@ -408,41 +378,30 @@ def validate_external(scorer: Scorer, external: ExternalRuns) -> Validation:
     )
 
 
-def replicate_pairs(
-    config: Config, scorer: Scorer
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Bits per byte [P, D] of members and of their replicates.
-
-    Of those replicates that earlier calls trained; nothing is trained here.
-    """
+def replicate_pairs(config: Config, scorer: Scorer) -> Replicates | None:
+    """Replicates of members that earlier calls trained; nothing is trained here."""
     members = [member_run(name, config.recipe) for name in scorer.members]
     names = [run.name for run in replicate_runs([], members, config.validate)]
     names = [name for name in names if is_published(scorer.pool.entry(name))]
     if not names:
         return None
-    again = scorer.score_entries(
-        "member-replicates", names, "test", config.validate.windows
-    )
+    windows = config.validate.windows
+    again = scorer.score_entries("member-replicates", names, "test", windows)
+    return _pairs(scorer, again)
+
+
+def _pairs(scorer: Scorer, again: Scores, *trained: Scores) -> Replicates | None:
+    """Members and reference runs beside those trained `again`, on test text."""
     rows = again.predictors["reference"].rows
-    return _pairs(_by_name(scorer.standard().on(rows), "merge"), again)
-
-
-def _pairs(
-    first: dict[str, np.ndarray], replicates: Scores
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Bits per byte [P, D] of runs and of their replicates, if any."""
-    second = _by_name(replicates, "reference")
+    first = bits_by_name(scorer.standard().on(rows), "merge", "test")
+    for scores in trained:
+        first |= bits_by_name(scores, "reference", "test")
     # Under an override a damaged member has no score to be compared with.
     pairs = [
         (first[run], bits_D)
-        for name, bits_D in second.items()
+        for name, bits_D in bits_by_name(again, "reference", "test").items()
         if (run := name.rpartition(".replicate")[0]) in first
     ]
     if not pairs:
         return None
     return np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
-
-
-def _by_name(scores: Scores, predictor: str) -> dict[str, np.ndarray]:
-    bits_MD = scores.bits_per_byte(predictor, "test")
-    return dict(zip(scores.table.names, bits_MD, strict=True))

@@ -8,7 +8,6 @@ if there are none, each held-out run is predicted from the others.
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,12 +26,12 @@ from jaxsim.validation.agreement import (
     noise_ceiling,
     predictions,
     replicate_noise,
+    sample_spearman,
 )
 from jaxsim.validation.baselines import fit_log_linear, from_weights
 from jaxsim.validation.calibration import (
     ENOUGH,
     Calibration,
-    SavedCalibration,
     calibrated,
     fitted_on,
     learning,
@@ -45,6 +44,7 @@ from jaxsim.validation.measured import (
     Comparison,
     PoolLosses,
     PredictionTable,
+    Replicates,
     by_target,
     plain_points,
 )
@@ -98,7 +98,7 @@ class Validation(Comparison):
     replicate_agreement: dict[str, records.Row]
     noise: dict[str, float]
     replicates: int
-    calibration: SavedCalibration
+    calibration: Calibration
     check: dict[str, records.Row]
     learning: list[records.Row]
     learning_target: str
@@ -123,8 +123,8 @@ class Validation(Comparison):
         None if one of these domains has no runs, or if there are fewer runs
         than a calibration needs.
         """
-        found = Calibration.from_plain(self.calibration)
-        enough = self.tells_levels and len(found.off_FD) >= ENOUGH
+        found = self.calibration
+        enough = self.tells_levels and len(found.off) >= ENOUGH
         return found if enough and set(names) <= set(found.domains) else None
 
     def residual(
@@ -152,10 +152,12 @@ class Validation(Comparison):
             for p in ("reference", predictor)
         )
         if predictor == CALIBRATED:
-            split, known = "dev", Calibration.from_plain(self.calibration)
-            off_FD, reference_FD = known.off_FD, known.reference_FD
-            reference = dict(zip(known.domains, reference_FD.T, strict=True))
-            predicted = dict(zip(known.domains, (reference_FD - off_FD).T, strict=True))
+            split, known = "dev", self.calibration
+            reference_FD = np.array(known.reference, float)
+            reference, predicted = (
+                dict(zip(known.domains, bits_FD.T, strict=True))
+                for bits_FD in (reference_FD, reference_FD - known.off_FD)
+            )
         needed = np.array(goal.domains)[goal.needed_D].tolist()
         if not reference.keys() & predicted.keys() >= set(needed):
             return None
@@ -178,37 +180,30 @@ class Validation(Comparison):
 
 
 def save_validation(workdir: Path, validation: Validation) -> None:
-    """Saves it; the user's own runs have a file next to that of ours."""
+    """Replaces what was found on runs trained here, or on the user's own."""
     name = GIVEN if validation.given else TRAINED
     records.save(workdir / "validation" / name, validation)
 
 
-def load_validation(workdir: Path) -> Validation | None:
+def load_validation(
+    workdir: Path, now: records.Basis | None = None
+) -> Validation | None:
     """What reference runs showed, if any; those trained here come first.
 
-    Raises:
-      DamagedError: its file is unreadable.
-    """
-    trained = _load(workdir, TRAINED)
-    return load_given(workdir) if trained is None else trained
-
-
-def current_validation(workdir: Path, now: records.Basis) -> Validation | None:
-    """The first of both that fits what there is now.
+    Results that do not fit what there is `now` are passed over.
 
     Raises:
       DamagedError: a file is unreadable.
     """
-    both = [v for n in (TRAINED, GIVEN) if (v := _load(workdir, n)) is not None]
-    return next((v for v in both if not v.basis.difference(now)), None)
+    for name in (TRAINED, GIVEN):
+        found = _load(workdir, name)
+        if found and (now is None or not found.basis.difference(now)):
+            return found
+    return None
 
 
 def load_given(workdir: Path) -> Validation | None:
-    """What reference runs showed that the user brought.
-
-    Raises:
-      DamagedError: its file is unreadable.
-    """
+    """What reference runs showed that the user brought; as `load_validation`."""
     return _load(workdir, GIVEN)
 
 
@@ -218,8 +213,8 @@ def _load(workdir: Path, name: str) -> Validation | None:
     if not path.exists():
         return None
     v = records.load(path, Validation, "run `jaxsim validate` again")
-    for table in (*v.agreement.values(), v.replicate_agreement, v.check,
-                  *v.sizes.values()):  # fmt: skip
+    tables = [*v.agreement.values(), *v.sizes.values()]
+    for table in (*tables, v.replicate_agreement, v.check):
         for figures in table.values():
             for key, value in figures.items():
                 if value is None and not key.endswith("interval"):
@@ -231,7 +226,7 @@ def compare(
     basis: PoolLosses,
     held_out: PredictionTable,
     fitted: PredictionTable | None = None,
-    replicates: tuple[np.ndarray, np.ndarray] | None = None,
+    replicates: Replicates | None = None,
     held_out_replicates: int = 0,
     distributions: Sequence[str] = (),
     unit: str = BITS_PER_BYTE,
@@ -242,15 +237,12 @@ def compare(
     Args:
       basis: the pool and the text of runs and predictions.
       held_out: the runs that agreement is computed from.
-      fitted: the runs that the calibration, the baselines and the best single
-        weight are fitted on.
-      replicates: bits per byte [P, D] on test text of runs and of their
-        replicates, of reference runs before members.
+      fitted: the runs that the calibration and the baselines are fitted on.
+      replicates: on test text, of reference runs before members.
       held_out_replicates: how many of them are of the first held-out runs.
-      distributions: what the held-out runs were drawn from; none if the user
-        brought them.
-      unit: of the runs.
-      by_size: also compare within mixtures of one number of units.
+      distributions, unit: see `Validation`; no distributions if the user brought
+        the runs.
+      by_size: whether the budget is 'sum'.
     """
     domains, there_D = basis.evaluation.domains, held_out.measured_D
     targets = Targets.of(basis.evaluation, there_D)
@@ -261,41 +253,36 @@ def compare(
         bits[LOG_LINEAR] = from_weights(fit_log_linear, basis, held_out, fitted)
     bits = {p: b for p, b in bits.items() if np.isfinite(b[:, there_D]).all()}
     points = by_target(bits, weights)
-    # By target: what each weight-only rule predicts, and the runs that are `is_in`.
+    # A member's noise may differ; it is used only if there is no other.
+    some = held_out_replicates if held_out_replicates >= ENOUGH_PAIRS else None
+    count = held_out_replicates
+    # By target, and what each weight-only rule predicts.
     rules: dict[str, dict[str, np.ndarray]] = {}
-    held: dict[str, np.ndarray | None] = {}
-    figures: dict[str, dict[str, dict[str, Any]]] = {}
+    figures: dict[str, dict[str, records.Row]] = {}
+    ceilings, noise, again = {}, {}, {}
     for target, reference_M in points["reference"].items():
         own_C, choose = basis.own(weights[target]), None
         if fitted is not None:
             loss_F = weighted_mean(fitted.dev["reference"], weights[target])
             choose = fitted.w_MC, loss_F
         rules[target] = predictions(held_out.w_MC, own_C, choose)
-        in_M = held[target] = None if own_C is None else is_in(held_out.w_MC, own_C)
+        in_M = None if own_C is None else is_in(held_out.w_MC, own_C)
         predicted = {p: points[p][target] for p in PREDICTORS if p in points}
         figures[target] = {
-            name: dataclasses.asdict(agreement(predicted_M, reference_M, in_M))
+            name: agreement(predicted_M, reference_M, in_M)
             for name, predicted_M in (predicted | rules[target]).items()
-        } | {CHANCE: dataclasses.asdict(guessing(reference_M))}
-    # A member's noise may differ; it is used only if there is no other.
-    some = held_out_replicates if held_out_replicates >= ENOUGH_PAIRS else None
-    ceilings, noise, again = {}, {}, {}
-    if replicates is not None:
-        pairs = by_target({"first": replicates[0], "second": replicates[1]}, weights)
-        for target, reference_M in points["reference"].items():
-            first_P, second_P = pairs["first"][target], pairs["second"][target]
-            pair = first_P[:some], second_P[:some]
-            ceilings[target] = noise_ceiling(reference_M, *pair)
-            noise[target] = replicate_noise(*pair)
-            if (count := held_out_replicates) >= ENOUGH_RUNS:
-                in_M = held[target]
-                in_P = None if in_M is None else in_M[:count]
-                again[target] = dataclasses.asdict(
-                    agreement(second_P[:count], first_P[:count], in_P)
-                )
-    main = targets.level if fitted is not None and targets.all else ""
-    learned = []
-    if main and fitted is not None:
+        } | {CHANCE: guessing(reference_M)}
+        if replicates is None:
+            continue
+        first_P, second_P = (weighted_mean(r, weights[target]) for r in replicates)
+        ceilings[target] = noise_ceiling(reference_M, first_P[:some], second_P[:some])
+        noise[target] = replicate_noise(first_P[:some], second_P[:some])
+        if count >= ENOUGH_RUNS:
+            in_P = None if in_M is None else in_M[:count]
+            again[target] = agreement(second_P[:count], first_P[:count], in_P)
+    main, learned = "", []
+    if fitted is not None and targets.all:
+        main = targets.level
         learned = learning(basis, held_out, fitted, weights[main])
     # Once the comparison is done, searches may use every run.
     every = held_out.with_dev(fitted)
@@ -316,7 +303,7 @@ def compare(
         replicate_agreement=again,
         noise=noise,
         replicates=0 if replicates is None else len(replicates[0][:some]),
-        calibration=fitted_on(basis, every, there_D).to_plain(),
+        calibration=fitted_on(basis, every, there_D),
         check=check,
         learning=learned,
         learning_target=main,
@@ -342,16 +329,15 @@ def _within_sizes(
     """
     size_M = np.count_nonzero(held_out.w_MC, axis=1)
     sizes, counts = np.unique(size_M, return_counts=True)
+
+    def spearman(size: int, p: str, target: str) -> float:
+        pair = (points[name][target][size_M == size, None] for name in (p, "reference"))
+        return sample_spearman(*pair)
+
     return {
         str(size): {
-            target: {
-                p: agreement(
-                    points[p][target][size_M == size], reference_M[size_M == size], None
-                ).spearman
-                for p in points
-                if p != "reference"
-            }
-            for target, reference_M in points["reference"].items()
+            target: {p: spearman(size, p, target) for p in points if p != "reference"}
+            for target in points["reference"]
         }
         for size in sizes[counts >= 3]
     }

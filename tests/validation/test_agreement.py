@@ -30,45 +30,45 @@ REFERENCE = np.array([1.0, 1.3, 1.1, 1.9, 1.6])
 
 def test_a_perfect_predictor():
     found = agreement(2 * REFERENCE - 5, REFERENCE, None)
-    assert found.spearman == pytest.approx(1)
-    assert found.pearson == pytest.approx(1)
-    assert found.pairs == 1
-    assert (found.slope, found.offset) == pytest.approx((0.5, 2.5))
-    assert found.regret == 0
+    assert found["spearman"] == pytest.approx(1)
+    assert found["pearson"] == pytest.approx(1)
+    assert found["pairs"] == 1
+    assert (found["slope"], found["offset"]) == pytest.approx((0.5, 2.5))
+    assert found["regret"] == 0
 
 
 def test_a_reversed_predictor():
     found = agreement(-REFERENCE, REFERENCE, None)
-    assert (found.spearman, found.pearson) == pytest.approx((-1, -1))
-    assert found.pairs == 0
-    assert found.regret == pytest.approx(0.9)
+    assert (found["spearman"], found["pearson"]) == pytest.approx((-1, -1))
+    assert found["pairs"] == 0
+    assert found["regret"] == pytest.approx(0.9)
 
 
 def test_a_monotone_predictor_is_perfect_in_rank_only():
     found = agreement(np.exp(5 * REFERENCE), REFERENCE, None)
-    assert found.spearman == pytest.approx(1)
-    assert 0 < found.pearson < 0.95
+    assert found["spearman"] == pytest.approx(1)
+    assert 0 < found["pearson"] < 0.95
 
 
 def test_a_constant_predictor():
     found = agreement(np.ones(5), REFERENCE, None)
-    assert np.isnan([found.spearman, found.pearson, found.slope]).all()
-    assert found.interval is None
-    assert found.pairs == 0.5
-    assert found.regret == pytest.approx(REFERENCE.mean() - 1)
+    assert np.isnan([found["spearman"], found["pearson"], found["slope"]]).all()
+    assert found["interval"] is None
+    assert found["pairs"] == 0.5
+    assert found["regret"] == pytest.approx(REFERENCE.mean() - 1)
 
 
 def test_ties_count_half():
     predicted = np.array([1.0, 1.0, 2.0])
-    assert agreement(predicted, np.array([1.0, 2.0, 3.0]), None).pairs == (
+    assert agreement(predicted, np.array([1.0, 2.0, 3.0]), None)["pairs"] == (
         pytest.approx(2.5 / 3)
     )
     # A predictor cannot be wrong about runs that are equal, either.
-    assert agreement(np.array([1.0, 2.0, 3.0]), predicted, None).pairs == (
+    assert agreement(np.array([1.0, 2.0, 3.0]), predicted, None)["pairs"] == (
         pytest.approx(2.5 / 3)
     )
     found = agreement(predicted, np.array([1.0, 2.0, 0.5]), None)
-    assert found.regret == pytest.approx(1.0)  # the mean of the two chosen
+    assert found["regret"] == pytest.approx(1.0)  # the mean of the two chosen
 
 
 def test_pairs_by_membership():
@@ -76,29 +76,29 @@ def test_pairs_by_membership():
     reference_M = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
     predicted_M = np.array([1.0, 3.0, 2.0, 0.0, 9.0])
     found = agreement(predicted_M, reference_M, in_M)
-    assert found.pairs_in == pytest.approx(2 / 3)  # of 12, 13, 23
-    assert found.pairs_out == 1.0  # 45
-    assert found.pairs_mixed == pytest.approx(0.5)  # three of six
-    assert found.pairs == pytest.approx(6 / 10)
+    assert found["pairs_in"] == pytest.approx(2 / 3)  # of 12, 13, 23
+    assert found["pairs_out"] == 1.0  # 45
+    assert found["pairs_mixed"] == pytest.approx(0.5)  # three of six
+    assert found["pairs"] == pytest.approx(6 / 10)
     nothing = agreement(predicted_M, reference_M, None)
-    assert np.isnan([nothing.pairs_in, nothing.pairs_out]).all()
+    assert np.isnan([nothing["pairs_in"], nothing["pairs_out"]]).all()
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_too_few_reference_runs_for_a_correlation(count):
     found = agreement(REFERENCE[:count], REFERENCE[:count], None)
-    assert np.isnan([found.spearman, found.pearson, found.slope]).all()
+    assert np.isnan([found["spearman"], found["pearson"], found["slope"]]).all()
 
 
 def test_interval_from_twelve_reference_runs_on():
     reference, error = np.random.default_rng(0).standard_normal((2, 12))
     predicted = reference + error
-    assert agreement(predicted[:11], reference[:11], None).interval is None
-    low, high = agreement(predicted, reference, None).interval
+    assert agreement(predicted[:11], reference[:11], None)["interval"] is None
+    low, high = agreement(predicted, reference, None)["interval"]
     distribution = mean_spearman(predicted[:, None], reference[:, None])
     assert (low, high) == (distribution.low, distribution.high)
     # The value is for these runs; the interval is for their distribution.
-    found = agreement(predicted, reference, None).spearman
+    found = agreement(predicted, reference, None)["spearman"]
     assert found == pytest.approx(scipy.stats.spearmanr(predicted, reference)[0])
     assert low < found < high
 
@@ -107,29 +107,35 @@ def test_predictions_that_are_missing():
     """Everything is undefined, and nothing fails or warns."""
     with np.errstate(invalid="raise"):
         found = agreement(np.full(5, np.nan), REFERENCE, None)
-    assert found.interval is None
-    figures = found.spearman, found.slope, found.pairs, found.regret, found.gain
+    assert found["interval"] is None
+    figures = (
+        found["spearman"],
+        found["slope"],
+        found["pairs"],
+        found["regret"],
+        found["gain"],
+    )
     assert np.isnan(figures).all()
 
 
 def test_gain_of_a_choice():
     predicted = np.array([5.0, 4.0, 1.0, 3.0, 2.0])  # the third is chosen
     found = agreement(predicted, REFERENCE, None)
-    assert found.gain == pytest.approx(REFERENCE.mean() - 1.1)
-    assert found.gain_share == pytest.approx(
+    assert found["gain"] == pytest.approx(REFERENCE.mean() - 1.1)
+    assert found["gain_share"] == pytest.approx(
         (REFERENCE.mean() - 1.1) / (REFERENCE.mean() - 1.0)
     )
-    assert agreement(REFERENCE, REFERENCE, None).gain_share == 1
-    assert agreement(-REFERENCE, REFERENCE, None).gain_share < 0
+    assert agreement(REFERENCE, REFERENCE, None)["gain_share"] == 1
+    assert agreement(-REFERENCE, REFERENCE, None)["gain_share"] < 0
     flat = agreement(REFERENCE, np.ones(5), None)
-    assert flat.gain == 0 and np.isnan(flat.gain_share)
+    assert flat["gain"] == 0 and np.isnan(flat["gain_share"])
 
 
 def test_a_tied_choice_is_the_mean_of_its_runs():
     predicted = np.array([1.0, 1.0, 2.0, 2.0, 2.0])
     found = agreement(predicted, REFERENCE, None)
-    assert found.gain == pytest.approx(REFERENCE.mean() - 1.15)
-    assert found.gain + found.regret == pytest.approx(REFERENCE.mean() - 1.0)
+    assert found["gain"] == pytest.approx(REFERENCE.mean() - 1.15)
+    assert found["gain"] + found["regret"] == pytest.approx(REFERENCE.mean() - 1.0)
 
 
 def test_guessing_is_the_mean_of_random_orders():
@@ -140,12 +146,12 @@ def test_guessing_is_the_mean_of_random_orders():
     ]
     found = guessing(REFERENCE)
     for name in ("spearman", "pearson", "pairs", "regret", "gain_share"):
-        values = [getattr(one, name) for one in drawn]
+        values = [one[name] for one in drawn]
         slack = 4 * np.std(values) / np.sqrt(len(values))
-        assert getattr(found, name) == pytest.approx(np.mean(values), abs=slack)
-    assert found.interval is None
-    assert (found.gain, found.pairs_mixed, found.pairs_in) == (0, 0.5, 0.5)
-    assert np.isnan(guessing(np.ones(3)).gain_share)
+        assert found[name] == pytest.approx(np.mean(values), abs=slack)
+    assert found["interval"] is None
+    assert (found["gain"], found["pairs_mixed"], found["pairs_in"]) == (0, 0.5, 0.5)
+    assert np.isnan(guessing(np.ones(3))["gain_share"])
 
 
 def test_the_best_rule_is_picked_in_hindsight():
@@ -505,9 +511,9 @@ def test_replicates_predict_their_runs():
     second = np.array([2.0, 1.0, 3.0, 5.0])
     in_P = np.array([True, True, False, False])
     found = agreement(second, first, in_P)
-    assert found.regret == 0.5
-    assert found.pairs == pytest.approx(5 / 6)
-    assert (found.pairs_in, found.pairs_mixed, found.pairs_out) == (0, 1, 1)
+    assert found["regret"] == 0.5
+    assert found["pairs"] == pytest.approx(5 / 6)
+    assert (found["pairs_in"], found["pairs_mixed"], found["pairs_out"]) == (0, 1, 1)
 
 
 def test_replicates_agree_about_as_the_square_of_the_ceiling():
@@ -515,4 +521,4 @@ def test_replicates_agree_about_as_the_square_of_the_ceiling():
     first_M, first_P, second_P = trained(np.random.default_rng(3), 4000, 4000, 0.5)
     ceiling = noise_ceiling(first_M, first_P, second_P).estimate
     found = agreement(second_P[:1000], first_P[:1000], None)
-    assert found.pearson == pytest.approx(ceiling**2, abs=0.04)
+    assert found["pearson"] == pytest.approx(ceiling**2, abs=0.04)

@@ -21,7 +21,6 @@ from jaxsim.validation.diagnostics import (
     SMALL_DRIFT,
     TRUST,
     UNIFORM,
-    Signs,
     barrier,
     diagnose,
     judge,
@@ -32,14 +31,14 @@ from jaxsim.validation.diagnostics import (
     within_noise,
 )
 
-SOUND = Signs(
-    other_base=[],
-    drift=0.02,
-    line={0.0: 3.0, 0.25: 2.97, 0.5: 2.945, 0.75: 2.925, 1.0: 2.91, 1.5: 2.9},
-    error=0.001,
-    barriers={"uniform": -0.003, "a + b": -0.002},
-    line_barriers={"a": -0.002, "b": -0.001},
-)
+SOUND = {
+    "other_base": [],
+    "drift": 0.02,
+    "line": {0.0: 3.0, 0.25: 2.97, 0.5: 2.945, 0.75: 2.925, 1.0: 2.91, 1.5: 2.9},
+    "error": 0.001,
+    "barriers": {"uniform": -0.003, "a + b": -0.002},
+    "line_barriers": {"a": -0.002, "b": -0.001},
+}
 # The minimum is halfway, and the end is still below the base model.
 OVERSHOT = {0.0: 3.0, 0.25: 2.96, 0.5: 2.95, 0.75: 2.96, 1.0: 2.99, 1.5: 3.1}
 
@@ -232,7 +231,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_rules(case):
     changes, expected, sentence = CASES[case]
-    verdict, reasons = judge(dataclasses.replace(SOUND, **changes))
+    verdict, reasons = judge(**SOUND | changes)
     assert verdict == expected
     assert len(reasons) == 1
     assert sentence in reasons[0]

@@ -12,11 +12,11 @@ from jaxsim.scoring.table import dirichlet
 from jaxsim.train import member_run
 from jaxsim.validation.runs import (
     best_merges,
-    calibration_runs,
     design,
     draw_held_out,
     mixture_table,
     replicate_runs,
+    run_of,
 )
 
 MEMBERS = ("a", "b", "c", "d")
@@ -45,33 +45,34 @@ def test_held_out_runs_are_a_function_of_their_seed():
     assert first == drawn()
     other = drawn(changed(seed=1))
     # Few mixtures are among the best; the others are all different.
-    same = {one.run.name for one in first} & {one.run.name for one in other}
+    same = {run.name for run in first[1]} & {run.name for run in other[1]}
     assert len(same) <= 4
-    assert drawn(changed(held_out=14))[:12] == first
+    longer = drawn(changed(held_out=14))
+    assert tuple(found[:12] for found in longer) == first
 
 
 def test_the_sampling_distribution_of_held_out_runs():
     """Half from a Dirichlet, a quarter subsets, a quarter from the best."""
-    held_out = drawn()
+    parts, runs = drawn()
     # A mixture that was drawn before is skipped, and the next part has its turn.
-    count = Counter(one.distribution for one in held_out)
+    count = Counter(parts)
     assert 5 <= count["dirichlet"] <= 7
     assert {*count} == {"dirichlet", "subset", "best"}
     assert min(count.values()) >= 2
-    for one in held_out:
-        w_C = mixtures([one.run])[0]
-        if one.distribution == "best":
+    for part, run in zip(parts, runs, strict=True):
+        w_C = mixtures([run])[0]
+        if part == "best":
             assert (np.abs(BEST_KC - w_C).max(axis=1) < 1e-12).any()
-        elif one.distribution == "subset":
-            assert len(set(one.run.mixture.values())) == 1
+        elif part == "subset":
+            assert len(set(run.mixture.values())) == 1
         else:
-            assert len(set(one.run.mixture.values())) > 1
+            assert len(set(run.mixture.values())) > 1
 
 
 @pytest.mark.parametrize("concentration", [4.0, 0.05])
 def test_held_out_runs_are_mixtures(concentration):
     """Never single members: at token multiplier 1 those are members again."""
-    runs = [one.run for one in drawn(changed(concentration=concentration))]
+    _, runs = drawn(changed(concentration=concentration))
     assert len({run.name for run in runs}) == 12
     for run in runs:
         assert len(run.mixture) >= 2
@@ -81,11 +82,12 @@ def test_held_out_runs_are_mixtures(concentration):
 
 
 def test_token_multiplier_and_sum_budget():
-    assert {one.run.steps for one in drawn(changed(token_multiplier=2.5))} == {25}
-    for one in drawn(changed(held_out=8, budget="sum")):
-        assert one.distribution == "subset"
-        assert set(one.run.mixture.values()) == {1 / len(one.run.mixture)}
-        assert one.run.steps == 10 * len(one.run.mixture)
+    assert {run.steps for run in drawn(changed(token_multiplier=2.5))[1]} == {25}
+    parts, runs = drawn(changed(held_out=8, budget="sum"))
+    assert set(parts) == {"subset"}
+    for run in runs:
+        assert set(run.mixture.values()) == {1 / len(run.mixture)}
+        assert run.steps == 10 * len(run.mixture)
 
 
 def test_more_held_out_runs_than_there_are_mixtures():
@@ -96,14 +98,16 @@ def test_more_held_out_runs_than_there_are_mixtures():
 
 
 def test_calibration_runs_are_no_held_out_runs():
-    held_out_MC = mixtures([one.run for one in drawn()])
-    runs = calibration_runs(MEMBERS, CONFIG, RECIPE, held_out_MC)
+    held_out_MC = mixtures(drawn()[1])
+    w_FC = design(CONFIG.calibration_runs, 4, exclude_MC=held_out_MC)
+    runs = [run_of(MEMBERS, w_C, CONFIG, RECIPE) for w_C in w_FC]
     assert len({run.name for run in runs}) == CONFIG.calibration_runs
-    assert not {run.name for run in runs} & {one.run.name for one in drawn()}
+    assert not {run.name for run in runs} & {run.name for run in drawn()[1]}
     # The design's first choice is refused if it is held out.
     first_C = design(1, 4)[0]
     assert not np.allclose(design(1, 4, exclude_MC=first_C[None])[0], first_C)
-    for run in calibration_runs(MEMBERS, changed(budget="sum"), RECIPE, held_out_MC):
+    for w_C in design(CONFIG.calibration_runs, 4, True, exclude_MC=held_out_MC):
+        run = run_of(MEMBERS, w_C, changed(budget="sum"), RECIPE)
         assert set(run.mixture.values()) == {1 / len(run.mixture)}
         assert run.steps == 10 * len(run.mixture)
 
@@ -145,7 +149,7 @@ def test_best_merges_are_the_best_of_their_draws(scorer, config):
 
 
 def test_replicates_of_held_out_runs_come_first():
-    reference_runs = [one.run for one in drawn()]
+    reference_runs = drawn()[1]
     members = [member_run(name, RECIPE) for name in MEMBERS]
     replicates = replicate_runs(reference_runs, members, CONFIG)
     chosen = [*reference_runs[:3], *members[:2]]
@@ -156,7 +160,7 @@ def test_replicates_of_held_out_runs_come_first():
 
 
 def test_the_table_of_runs():
-    runs = [one.run for one in drawn()]
+    runs = drawn()[1]
     table = mixture_table(MEMBERS, runs)
     assert table.names == tuple(run.name for run in runs)
     for m, run in enumerate(runs):
