@@ -16,21 +16,13 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxsim.config import Config
-from jaxsim.devices import (
-    Chip,
-    Memory,
-    TooLarge,
-    compiled,
-    is_cpu,
-    known_chip,
-    memory_of,
-)
+from jaxsim.devices import Chip, Memory, TooLarge, compiled, known_chip, memory_of
 from jaxsim.errors import UserError
 from jaxsim.log import say
 from jaxsim.mesh import scoring_mesh, training_mesh
 from jaxsim.model import LanguageModel
 from jaxsim.scoring.evaluator import Programs
-from jaxsim.scoring.layout import bytes_of, held_deltas, layouts
+from jaxsim.scoring.layout import bytes_of, held_deltas
 from jaxsim.scoring.stack import StackedPool
 from jaxsim.train.program import TrainProgram
 from jaxsim.train.trainer import recipe_trainer, vectorized
@@ -187,7 +179,7 @@ def scoring(
     try:
         layout = programs.layout()
     except UserError:  # nothing fits, which the report says of the smallest
-        *_, layout = layouts(programs.config, length, is_cpu(mesh))
+        *_, layout = programs.candidates()
     mixtures = layout.mixtures * programs.across
     tokens = layout.blocks * programs.within * layout.windows * length
     return Program(

@@ -14,6 +14,7 @@ from jaxsim.pool import Manifest
 from jaxsim.report import agreement as runs
 from jaxsim.report.answer import STANDARD
 from jaxsim.report.data import BASE, ReportData
+from jaxsim.report.summary import summarize
 from jaxsim.report.table import (
     Column,
     Table,
@@ -32,7 +33,6 @@ from jaxsim.report.table import (
 )
 from jaxsim.scoring.evaluation import SPLITS
 from jaxsim.scoring.scores import Scores
-from jaxsim.scoring.summary import summarize
 from jaxsim.scoring.targets import Targets
 from jaxsim.search.result import SearchResult, is_single
 from jaxsim.validation.diagnostics import Diagnostics

@@ -17,7 +17,7 @@ delta_c>. One merge, one backward pass and one inner product per member are enou
 import collections
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -44,7 +44,7 @@ from jaxsim.scoring.layout import (
     process_bytes,
     settled,
 )
-from jaxsim.scoring.program import DEVICES, deltas_of, traced
+from jaxsim.scoring.program import DEVICES, Blocks, deltas_of, traced
 from jaxsim.scoring.stack import StackedPool
 from jaxsim.scoring.table import Mixtures
 
@@ -116,7 +116,7 @@ class Programs:
 
     def arguments(
         self, layout: Layout, length: int, gradient: bool = False
-    ) -> tuple[Any, ...]:
+    ) -> tuple[Any, Any, Any, Any, Blocks]:
         """The pool, and shapes with shardings of the other arguments."""
         k, (blocks, windows, _) = self.across * layout.mixtures, layout.shape(length)
         blocks *= self.within * (self.across if gradient else 1)
@@ -133,9 +133,11 @@ class Programs:
             self.pool.delta_C,
             shape((*mixtures, members), dtype, *at),
             shape(mixtures, dtype, *at),
-            shape((blocks, windows, length + 1), jnp.int32, over),
-            shape((blocks, windows, length), jnp.bool, over),
-            shape((), jnp.int32),
+            Blocks(
+                shape((blocks, windows, length + 1), jnp.int32, over),
+                shape((blocks, windows, length), jnp.bool, over),
+                shape((), jnp.int32),
+            ),
         )
 
     def __call__(
@@ -148,14 +150,13 @@ class Programs:
         gradient: bool = False,
     ) -> tuple[jax.Array, jax.Array]:
         """Dispatches a call; see `program.losses` and `program.gradient`."""
-        length = call.scored_TBL.shape[2]
+        length = call.blocks.scored_TBL.shape[2]
         program = self.compiled(layout, length, gradient)
-        places = self.arguments(layout, length, gradient)[2:]
-        values = w, scale, call.tokens_TBL1, call.scored_TBL, np.int32(call.blocks)
-        arrays = [
-            jax.device_put(np.asarray(value, place.dtype), place.sharding)
-            for value, place in zip(values, places, strict=True)
-        ]
+        arrays = jax.tree.map(
+            lambda value, at: jax.device_put(np.asarray(value, at.dtype), at.sharding),
+            (w, scale, call.blocks),
+            self.arguments(layout, length, gradient)[2:],
+        )
         found: tuple[jax.Array, jax.Array] = program(base, self.pool.delta_C, *arrays)
         return found
 
@@ -171,12 +172,15 @@ class Programs:
         call = memory.temporaries + memory.outputs
         return held + IN_FLIGHT * self.mesh.size * call
 
+    def candidates(self, gradient: bool = False) -> Iterator[Layout]:
+        """Layouts to try, best first."""
+        chunk = -(-self.config.chunk // self.across)
+        each = dataclasses.replace(self.config, chunk=chunk)
+        return layouts(each, self.length, is_cpu(self.mesh), gradient)
+
     def _choose(self, gradient: bool) -> Layout:
         limit = memory_limit(self.config, self.mesh)
-        each = dataclasses.replace(
-            self.config, chunk=-(-self.config.chunk // self.across)
-        )
-        for layout in layouts(each, self.length, is_cpu(self.mesh), gradient):
+        for layout in self.candidates(gradient):
             try:
                 needed = self.needed(self.compiled(layout, self.length, gradient))
             except TooLarge as error:
@@ -185,28 +189,27 @@ class Programs:
             if not limit or needed <= limit:
                 say(self._describe(layout, gradient, needed, limit))
                 return layout
-        what = "the gradient of" if gradient else "scoring"
+        c = self.config
         raise UserError(
-            f"{what} {layout.mixtures} mixtures at once needs {needed:,} bytes on each "
-            f"device, and {limit:,} may be used; "
-            f"lower config.score.rows={layout.windows}, config.score.chunk="
-            f"{self.config.chunk} or config.score.loss_chunk={self.config.loss_chunk}, "
+            f"{'the gradient of' if gradient else 'scoring'} {layout.mixtures} "
+            f"mixtures at once needs {needed:,} bytes on each device, and {limit:,} "
+            f"may be used; lower config.score.rows={layout.windows}, "
+            f"config.score.chunk={c.chunk} or config.score.loss_chunk={c.loss_chunk}, "
             "set config.score.deltas='bfloat16', or divide the pool with "
             "config.score.model_axis"
         )
 
     def _describe(self, layout: Layout, gradient: bool, needed: int, limit: int) -> str:
         c, pool = self.config, bytes_of((self.pool.base, self.pool.delta_C))
+        what = "gradients" if gradient else f"scoring, {layout.mixtures} at once"
         remat = ", activations recomputed" * (layout.remat == "full")
         return (
-            f"plan of {'gradients' if gradient else 'scoring'}: {layout.mixtures} "
-            f"mixtures at once on each of {self.across} x {self.within} devices, up to "
+            f"plan of {what} on each of {self.across} x {self.within} devices, up to "
             f"{layout.blocks} blocks of {layout.windows} windows in a call; "
             f"{deltas_of(self.pool.delta_C)} differences, layers "
             f"{'unrolled' if c.unroll else 'scanned'}{remat}, {c.attention} attention "
-            f"in {c.precision}; needs {needed / 1e9:.3g} GB of "
-            f"{f'{limit / 1e9:.3g} GB' if limit else 'an unknown amount'}, the pool "
-            f"{pool / 1e9:.3g} GB"
+            f"in {c.precision}; needs {needed / 1e9:.3g} GB, the pool "
+            f"{pool / 1e9:.3g}, of {f'{limit / 1e9:.3g}' if limit else 'unknown'}"
         )
 
 
@@ -255,7 +258,7 @@ class Evaluator:
     ) -> Iterator[tuple[slice, np.ndarray]]:
         """Scores `table` on the windows `rows`, some mixtures at a time.
 
-        The next mixtures are computed while the caller stores the previous ones.
+        The next call is computed while the caller stores these results.
 
         Args:
           table: over the members of the pool.
@@ -312,49 +315,30 @@ class Evaluator:
             layout = dataclasses.replace(layout, mixtures=1)
         size = layout.mixtures * programs.across
         calls = list(self._calls(rows, layout, programs.within))
-        running: collections.deque[jax.Array] = collections.deque()
-        previous: tuple[slice, list[jax.Array]] | None = None
-        for start in range(0, m, size):
-            part = slice(start, min(start + size, m))
+
+        def dispatch(start: int, call: Call) -> tuple[jax.Array, jax.Array]:
             # The shape is fixed, so the last chunk repeats its last mixture.
             at = np.minimum(np.arange(start, start + size), m - 1)
-            arrays = []
-            for call in calls:
-                if len(running) == IN_FLIGHT:
-                    running.popleft().block_until_ready()
-                found = programs(layout, base, w_MC[at], scale_M[at], call)
-                arrays.append(found[per_token])
-                running.append(found[per_token])
-            if previous is not None:
-                yield previous[0], self._fetch(*previous, calls, rows, per_token)
-            previous = part, arrays
-        if previous is not None:
-            yield previous[0], self._fetch(*previous, calls, rows, per_token)
+            return programs(layout, base, w_MC[at], scale_M[at], call)
+
+        jobs = ((start, call) for start in range(0, m, size) for call in calls)
+        for (start, call), found in _results(dispatch, jobs):
+            part = slice(start, min(start + size, m))
+            k, length = part.stop - start, call.blocks.scored_TBL.shape[2]
+            if call is calls[0]:
+                nll_KRL = np.zeros(
+                    (k, len(rows), self._length if per_token else 1), np.float32
+                )
+            host_KPL = np.asarray(found[per_token])[:k].reshape(
+                k, -1, length if per_token else 1
+            )
+            nll_KRL[:, call.at, : host_KPL.shape[2]] = host_KPL[:, call.places]
+            if call is calls[-1]:
+                yield part, nll_KRL if per_token else nll_KRL[:, :, 0]
 
     def _calls(self, rows: np.ndarray, layout: Layout, devices: int) -> Iterator[Call]:
         lengths = lengths_of(self._evaluation, layout)
         return arrange(self._evaluation, rows, layout, lengths, devices)
-
-    def _fetch(
-        self,
-        part: slice,
-        arrays: list[jax.Array],
-        calls: list[Call],
-        rows: np.ndarray,
-        per_token: bool,
-    ) -> np.ndarray:
-        """Fetches the results of all calls, in the order of `rows`."""
-        k = part.stop - part.start
-        shape = (k, len(rows), self._length) if per_token else (k, len(rows))
-        nll = np.zeros(shape, np.float32)
-        for call, array in zip(calls, arrays, strict=True):
-            host = np.asarray(array)[:k]
-            host = host.reshape(k, -1, *host.shape[3:])[:, call.places]
-            if per_token:
-                nll[:, call.at, : host.shape[2]] = host
-            else:
-                nll[:, call.at] = host
-        return nll
 
     def jacobian(self, w_C: np.ndarray, scale: float, rows: np.ndarray) -> Jacobian:
         """Differentiates every domain's loss, summed over its windows.
@@ -376,17 +360,35 @@ class Evaluator:
         layout = programs.layout(gradient=True)
         nll_R = np.zeros(len(rows))
         along_DC = np.zeros((len(self._evaluation.domains), len(w_C)))
-        for d in np.unique(domain_R):
-            here = np.flatnonzero(domain_R == d)
-            for call in self._calls(rows[here], layout, programs.mesh.size):
-                nll_TB, along_C = programs(
-                    layout, self._pool.base, w_C, np.asarray(scale), call, True
-                )
-                nll_R[here[call.at]] = np.asarray(nll_TB).reshape(-1)[call.places]
-                along_DC[d] += np.asarray(along_C, np.float64)
+
+        def dispatch(here: np.ndarray, call: Call) -> tuple[jax.Array, jax.Array]:
+            base, at_scale = self._pool.base, np.asarray(scale)
+            return programs(layout, base, w_C, at_scale, call, gradient=True)
+
+        jobs = (
+            (here, call)
+            for d in np.unique(domain_R)
+            for here in [np.flatnonzero(domain_R == d)]
+            for call in self._calls(rows[here], layout, programs.mesh.size)
+        )
+        for (here, call), (nll_TB, along_C) in _results(dispatch, jobs):
+            nll_R[here[call.at]] = np.asarray(nll_TB).reshape(-1)[call.places]
+            along_DC[domain_R[here[0]]] += np.asarray(along_C, np.float64)
         if not (np.isfinite(nll_R).all() and np.isfinite(along_DC).all()):
             raise JaxsimError(
                 "a loss or its gradient is not finite; if the mixture's scale is near "
                 "1, run `jaxsim verify`"
             )
         return Jacobian(nll_R, scale * along_DC, along_DC @ w_C)
+
+
+def _results(
+    dispatch: Callable[..., Any], jobs: Iterable[tuple[Any, ...]]
+) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Yields jobs and their results in order, with `IN_FLIGHT` calls running."""
+    running: collections.deque[tuple[tuple[Any, ...], Any]] = collections.deque()
+    for job in jobs:
+        running.append((job, dispatch(*job)))
+        if len(running) == IN_FLIGHT:
+            yield running.popleft()
+    yield from running

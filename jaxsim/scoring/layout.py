@@ -20,6 +20,7 @@ from jaxsim.devices import attention_on, is_cpu, precision_on, usable_memory
 from jaxsim.errors import UserError
 from jaxsim.model import Execution, LanguageModel
 from jaxsim.scoring.evaluation import EvaluationSet, scored_mask
+from jaxsim.scoring.program import Blocks
 
 # Tokens that a device evaluates for a mixture in one call: few enough that an
 # interrupted call loses little, and enough that merging costs nothing beside them.
@@ -67,16 +68,13 @@ class Call:
     Attributes:
       at: indices of the windows among those that were asked for.
       places: their places in the results, over flattened blocks.
-      blocks: how many blocks each device computes.
-      tokens_TBL1: token ids, int32; T are the blocks of all those devices.
-      scored_TBL: bool, which targets count; none in padding.
+      blocks: on the host, T of all those devices and the count of each; no target of
+        padding counts.
     """
 
     at: np.ndarray
     places: np.ndarray
-    blocks: int
-    tokens_TBL1: np.ndarray
-    scored_TBL: np.ndarray
+    blocks: Blocks
 
 
 def layouts(
@@ -170,19 +168,14 @@ def _call(
     (blocks, windows, length), rows = shape, rows[at]
     block_R, at_R = np.divmod(np.arange(len(rows)), windows)
     turn_R, device_R = np.divmod(block_R, devices)
-    places = (device_R * blocks + turn_R) * windows + at_R
-    total = devices * blocks
-    tokens = np.zeros((total * windows, length + 1), np.int32)
-    tokens[places] = evaluation.tokens_RL1[rows, : length + 1]
-    scored = np.zeros((total * windows, length), bool)
-    scored[places] = scored_mask(evaluation, rows)[:, :length]
-    return Call(
-        at,
-        places,
-        int(turn_R[-1]) + 1,
-        tokens.reshape(total, windows, length + 1),
-        scored.reshape(total, windows, length),
-    )
+    block_R = device_R * blocks + turn_R
+    tokens_TBL1 = np.zeros((devices * blocks, windows, length + 1), np.int32)
+    tokens_TBL1[block_R, at_R] = evaluation.tokens_RL1[rows, : length + 1]
+    scored_TBL = np.zeros((devices * blocks, windows, length), bool)
+    scored_TBL[block_R, at_R] = scored_mask(evaluation, rows)[:, :length]
+    count = np.int32(turn_R[-1] + 1)
+    places = block_R * windows + at_R
+    return Call(at, places, Blocks(tokens_TBL1, scored_TBL, count))
 
 
 def settled(config: ScoreConfig, model: LanguageModel, mesh: Mesh) -> ScoreConfig:

@@ -22,7 +22,7 @@ before it uses the first.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,19 +51,14 @@ def deltas_of(delta_C: Any) -> str:
 def merge(base: Any, delta_C: Any, w_C: jax.Array, scale: jax.Array) -> Any:
     """Merges one mixture: base + scale * sum_c w_c * (member_c - base).
 
-    The contraction uses the highest precision. By default it would run in
-    bfloat16 on TPU and TF32 on Hopper, with errors as large as the effects that
-    are ranked.
+    The contraction uses the highest precision. By default it would run in bfloat16 on
+    TPU and TF32 on Hopper, with errors as large as the effects that are ranked.
 
     Args:
       base: the base's parameters, float32.
-      delta_C: a tree like `base` with a second axis C, member minus base, in
-        the base's dtype or as `to_bfloat16_bits`.
-      w_C: weights.
-      scale: scalar.
-
-    Returns:
-      Parameters, a tree like `base`.
+      delta_C: a tree like `base` with a second axis C, member minus base, in the base's
+        dtype or as `to_bfloat16_bits`.
+      w_C, scale: weights, and a scalar.
     """
     with jax.named_scope("merge"):
         return jax.tree.map(
@@ -78,8 +73,7 @@ def along_deltas(delta_C: Any, gradient: Any) -> jax.Array:
     result is its gradient with respect to the weights, at scale 1.
 
     Args:
-      delta_C: see `merge`.
-      gradient: a tree like the base.
+      delta_C, gradient: see `merge`; and a tree like its base.
 
     Returns:
       [C] in the gradient's dtype.
@@ -88,7 +82,8 @@ def along_deltas(delta_C: Any, gradient: Any) -> jax.Array:
     def leaf(d_C: jax.Array, g: jax.Array) -> jax.Array:
         if d_C.dtype == BFLOAT16_BITS:
             columns = jnp.arange(d_C.shape[MEMBER_AXIS])
-            return jax.lax.map(lambda c: _dot(_member(d_C, c), g), columns)
+            dot = functools.partial(jnp.vdot, precision=jax.lax.Precision.HIGHEST)
+            return jax.lax.map(lambda c: dot(_member(d_C, c), g), columns)
         n, members = d_C.shape[:2]
         along_NC = jax.lax.dot_general(
             d_C.reshape(n, members, -1),
@@ -131,26 +126,28 @@ def _member(d_C: jax.Array, c: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(split.astype(jnp.uint32) << 16, jnp.float32)
 
 
-def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.vdot(a, b, precision=jax.lax.Precision.HIGHEST)
+class Blocks(NamedTuple):
+    """Windows of one length, and how many of their blocks are computed.
+
+    Attributes:
+      tokens_TBL1: token ids, int32, T blocks of B windows.
+      scored_TBL: bool, which targets count.
+      count: int32 (), blocks that are computed, the first ones.
+    """
+
+    tokens_TBL1: Any
+    scored_TBL: Any
+    count: Any
 
 
 def nll(
-    params: Any,
-    tokens_TBL1: jax.Array,
-    scored_TBL: jax.Array,
-    blocks: jax.Array,
-    *,
-    model: LanguageModel,
-    execution: Execution,
+    params: Any, blocks: Blocks, model: LanguageModel, execution: Execution
 ) -> jax.Array:
     """Negative log-likelihoods of one model, block by block.
 
     Args:
       params: of the model.
-      tokens_TBL1: token ids, T blocks of B windows.
-      scored_TBL: bool, which targets count.
-      blocks: int32 (), how many of the blocks are computed, the first ones.
+      blocks: the windows.
       model, execution: the architecture, and how to compute it.
 
     Returns:
@@ -158,12 +155,12 @@ def nll(
     """
 
     def block(t: jax.Array, nll_TBL: jax.Array) -> jax.Array:
-        nll_BL = model.token_nll(params, tokens_TBL1[t], execution)
-        return nll_TBL.at[t].set(jnp.where(scored_TBL[t], nll_BL, 0.0))
+        nll_BL = model.token_nll(params, blocks.tokens_TBL1[t], execution)
+        return nll_TBL.at[t].set(jnp.where(blocks.scored_TBL[t], nll_BL, 0.0))
 
-    zeros_TBL = jnp.zeros(scored_TBL.shape, jnp.float32)
-    zeros_TBL = varying(zeros_TBL, jax.tree.leaves((params, tokens_TBL1)))
-    return jax.lax.fori_loop(0, blocks, block, zeros_TBL)
+    zeros_TBL = jnp.zeros(blocks.scored_TBL.shape, jnp.float32)
+    zeros_TBL = varying(zeros_TBL, jax.tree.leaves((params, blocks)))
+    return jax.lax.fori_loop(0, blocks.count, block, zeros_TBL)
 
 
 def losses(
@@ -171,9 +168,7 @@ def losses(
     delta_C: Any,
     w_KC: jax.Array,
     scale_K: jax.Array,
-    tokens_TBL1: jax.Array,
-    scored_TBL: jax.Array,
-    blocks: jax.Array,
+    blocks: Blocks,
     *,
     model: LanguageModel,
     execution: Execution,
@@ -184,26 +179,21 @@ def losses(
     Args:
       base, delta_C: see `merge`; this device's share.
       w_KC, scale_K: weights and scales.
-      tokens_TBL1, scored_TBL, blocks, model, execution: see `nll`.
+      blocks, model, execution: see `nll`.
       specs: a tree like the base: how its leaves are divided over devices.
 
     Returns:
       Nats, float32: of windows [K, T, B] and of tokens [K, T, B, L].
     """
 
+    def cast(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        # Matrices are sent and kept in the precision of their products.
+        return leaf.astype(execution.dtype) if path[-1].key in MATRICES else leaf
+
     def one(w_C: jax.Array, scale: jax.Array) -> jax.Array:
         params = merge(base, delta_C, w_C, scale)
-        # Matrices are sent and kept in the precision of their products.
-        params = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: (
-                leaf.astype(execution.dtype) if path[-1].key in MATRICES else leaf
-            ),
-            params,
-        )
-        params = _gathered(params, specs)
-        return nll(
-            params, tokens_TBL1, scored_TBL, blocks, model=model, execution=execution
-        )
+        params = jax.tree_util.tree_map_with_path(cast, params)
+        return nll(_gathered(params, specs), blocks, model, execution)
 
     # A batched product is slow on a CPU, even of one.
     if len(w_KC) == 1:
@@ -218,9 +208,7 @@ def gradient(
     delta_C: Any,
     w_C: jax.Array,
     scale: jax.Array,
-    tokens_TBL1: jax.Array,
-    scored_TBL: jax.Array,
-    blocks: jax.Array,
+    blocks: Blocks,
     *,
     model: LanguageModel,
     execution: Execution,
@@ -233,19 +221,22 @@ def gradient(
 
     Args:
       base, delta_C, w_C, scale: see `merge`; w_C and scale of one mixture.
-      tokens_TBL1, scored_TBL, blocks, model, execution, specs: see `losses`.
+      blocks, model, execution, specs: see `losses`.
 
     Returns:
       Nats of windows [T, B]; and [C], the inner products for their sum over all
       devices, in the dtype of the base.
     """
-    params = _gathered(merge(base, delta_C, w_C, scale), specs)
+
+    def vary(leaf: jax.Array) -> jax.Array:
+        return varying(leaf, [blocks.tokens_TBL1])
+
     # Otherwise every block's gradient would be summed over devices.
-    params = jax.tree.map(lambda leaf: varying(leaf, [tokens_TBL1]), params)
+    params = jax.tree.map(vary, _gathered(merge(base, delta_C, w_C, scale), specs))
 
     def loss(params: Any, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-        nll_BL = model.token_nll(params, tokens_TBL1[t], execution)
-        nll_B = jnp.sum(jnp.where(scored_TBL[t], nll_BL, 0.0), axis=-1)
+        nll_BL = model.token_nll(params, blocks.tokens_TBL1[t], execution)
+        nll_B = jnp.sum(jnp.where(blocks.scored_TBL[t], nll_BL, 0.0), axis=-1)
         return jnp.sum(nll_B), nll_B
 
     def block(t: jax.Array, sums: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
@@ -253,18 +244,18 @@ def gradient(
         total, nll_TB = sums
         return jax.tree.map(jnp.add, total, gradient_of_block), nll_TB.at[t].set(nll_B)
 
-    dtype = jax.eval_shape(loss, params, blocks)[0].dtype
-    zeros = jax.tree.map(
-        lambda leaf: varying(leaf, [tokens_TBL1]),
-        (jax.tree.map(jnp.zeros_like, params), jnp.zeros(scored_TBL.shape[:-1], dtype)),
-    )
-    total, nll_TB = jax.lax.fori_loop(0, blocks, block, zeros)
+    dtype = jax.eval_shape(loss, params, blocks.count)[0].dtype
+    zeros_TB = jnp.zeros(blocks.scored_TBL.shape[:-1], dtype)
+    zeros = jax.tree.map(vary, (jax.tree.map(jnp.zeros_like, params), zeros_TB))
+    total, nll_TB = jax.lax.fori_loop(0, blocks.count, block, zeros)
     own = jax.tree.map(_own_share, total, specs)
     return nll_TB, jax.lax.psum(along_deltas(delta_C, own), DEVICES)
 
 
 def traced(
-    arguments: tuple[Any, ...], model: LanguageModel, execution: Execution
+    arguments: tuple[Any, Any, Any, Any, Blocks],
+    model: LanguageModel,
+    execution: Execution,
 ) -> jax.stages.Traced:
     """Traces `losses`, or `gradient` if the weights are of one mixture.
 
@@ -276,12 +267,12 @@ def traced(
       model, execution: the architecture, and how to compute it.
     """
     specs = jax.tree.map(lambda a: a.sharding.spec, arguments)
-    at_base, _, at_mixtures, _, at_windows, *_ = specs
-    of_each = PartitionSpec(*at_mixtures, *at_windows)
+    at_base, _, at_mixtures, _, at_blocks = specs
+    of_each = PartitionSpec(*at_mixtures, *at_blocks.tokens_TBL1)
     function: Callable[..., Any] = losses
     out = of_each, of_each
     if arguments[2].ndim == 1:
-        function, out = gradient, (at_windows, PartitionSpec())
+        function, out = gradient, (of_each, PartitionSpec())
     body = functools.partial(function, model=model, execution=execution, specs=at_base)
     mesh = arguments[2].sharding.mesh
     program = jax.shard_map(body, mesh=mesh, in_specs=specs, out_specs=out)

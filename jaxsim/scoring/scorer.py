@@ -145,9 +145,9 @@ class Scorer:
     @functools.cached_property
     def _standard_how(self) -> dict[str, str]:
         """How the standard table was scored, if it was."""
-        if STANDARD not in self.store.names():
-            return {}
-        return self.store.record(STANDARD).how
+        with contextlib.suppress(UserError, DamagedError):  # it is scored again
+            return self.store.record(STANDARD).how
+        return {}
 
     @functools.cached_property
     def token_losses(self) -> np.ndarray:
@@ -156,20 +156,14 @@ class Scorer:
         float32 [1 + C, T], the base first, tokens in the order of windows; infinite
         for a damaged member.
         """
-        everything = concatenate(base_row(self.members), singles(self.members))
+        e, damaged = self.evaluation, self.stack.damaged
+        table = concatenate(base_row(self.members), singles(self.members))
+        nll_CT = np.full((len(table), int(e.count_R.sum())), np.inf, np.float32)
         # Damaged members are left out: their keys are those of sound ones, so their
         # losses must not be cached.
-        usable = [
-            row
-            for row, name in enumerate(everything.names)
-            if name not in self.stack.damaged
-        ]
-        rows = np.arange(len(self.evaluation))
-        count = int(self.evaluation.count_R.sum())
-        nll_CT = np.full((len(everything), count), np.inf, np.float32)
-        nll_CT[usable] = self._computed(
-            everything.take(usable), rows, "members", per_token=True
-        )
+        sound = [row for row, name in enumerate(table.names) if name not in damaged]
+        rows = np.arange(len(e))
+        nll_CT[sound] = self._computed(table.take(sound), rows, "members", True)
         return nll_CT
 
     @functools.cached_property
@@ -217,11 +211,10 @@ class Scorer:
         Raises:
           DamagedError: a row uses a damaged member, or a loss is not finite.
         """
-        rows = self.evaluation.rows(split, windows)
-        everything = np.arange(len(self.evaluation))
+        rows, e = self.evaluation.rows(split, windows), self.evaluation
         member_CR = _finite(self.window_losses[1:])
-        tokens_R = np.repeat(everything, self.evaluation.count_R)
-        average = Ensemble(self.token_losses[1:], tokens_R, len(everything))
+        window_T = np.repeat(np.arange(len(e)), e.count_R)
+        average = Ensemble(self.token_losses[1:], window_T, len(e))
         predictors = {
             "merge": self.merge(table, rows, name),
             "ensemble": self._by_window(table, average.sums),
@@ -245,15 +238,14 @@ class Scorer:
           DamagedError: a mixture uses a damaged member, or a loss is not finite.
         """
         self.stack.check_usable(table)
-        single_M = np.where(table.w_MC.max(axis=1) == 1, table.w_MC.argmax(axis=1), -2)
-        single_M = np.where(table.scale_M == 0, -1, single_M) + 1
-        known_M = (single_M == 0) | ((single_M > 0) & (table.scale_M == 1))
+        is_base_M = table.scale_M == 0
+        known_M = is_base_M | ((table.scale_M == 1) & (table.w_MC.max(axis=1) == 1))
+        model_M = np.where(is_base_M, 0, 1 + table.w_MC.argmax(axis=1))
         nll_MR = np.empty((len(table), len(rows)), np.float32)
         if known_M.any():
-            nll_MR[known_M] = self.window_losses[single_M[known_M]][:, rows]
-        if not known_M.all():
-            merged = table.take(np.flatnonzero(~known_M))
-            nll_MR[~known_M] = self._computed(merged, rows, name)
+            nll_MR[known_M] = self.window_losses[model_M[known_M]][:, rows]
+        merged = table.take(np.flatnonzero(~known_M))
+        nll_MR[~known_M] = self._computed(merged, rows, name)
         return PredictorScores(rows, nll_MR)
 
     def jacobian(self, w_C: np.ndarray, scale: float, rows: np.ndarray) -> Jacobian:
@@ -309,8 +301,7 @@ class Scorer:
         """Loads a scored table by name.
 
         Raises:
-          UserError: it was never scored, or the pool or the corpus has changed
-            since.
+          UserError: it was never scored, or the pool or corpus has changed since.
           DamagedError: its files are damaged.
         """
         scores = self.store.load(name, self.evaluation)
@@ -321,28 +312,23 @@ class Scorer:
         """Loads the table that `jaxsim score` saved for a specification.
 
         Raises:
-          UserError: it was never scored, or the config, the CSV, the pool or
-            the corpus has changed since.
+          UserError: it was never scored, or the config, the CSV, the pool or the
+            corpus has changed since.
           DamagedError: its files are damaged.
         """
-        name = table_name(spec)
-        scores = self.load(name)
+        scores = self.load(table_name(spec))
         rows = self.evaluation.rows("dev", self.config.windows)
+        other = ""
         if not np.array_equal(scores.predictors["merge"].rows, rows):
-            raise UserError(
-                f"table {name!r} was scored on other windows than config.score."
-                f"windows={self.config.windows} says; run `jaxsim score` again"
-            )
-        if {**scores.how, "device": ""} != {**self.how, "device": ""}:
-            raise UserError(
-                f"table {name!r} was scored with {dict(scores.how)}, and the "
-                f"config says {self.how}; run `jaxsim score` again"
-            )
-        if not scores.table.same_as(self.table(spec)):
-            raise UserError(
-                f"table {name!r} holds other mixtures than {spec!r} gives now; "
-                "run `jaxsim score` again"
-            )
+            windows = self.config.windows
+            other = f"was scored on other windows than config.score.windows={windows}"
+        elif {**scores.how, "device": ""} != {**self.how, "device": ""}:
+            how = dict(scores.how)
+            other = f"was scored with {how}, and the config says {self.how}"
+        elif not scores.table.same_as(self.table(spec)):
+            other = f"holds other mixtures than {spec!r} gives now"
+        if other:
+            raise UserError(f"table {scores.name!r} {other}; run `jaxsim score` again")
         return scores
 
     def check_current(self, scores: Scores) -> None:
@@ -412,25 +398,23 @@ class Scorer:
         width = int(mask_RL.sum()) if per_token else len(rows)
         kind = "tokens" if per_token else "windows"
         journal = self.store.journal(kind, self.evaluation, rows, width)
-        keys_M = self._keys(table, **({"tokens": True} if per_token else {}))
-        first = {key: m for m, key in reversed(list(enumerate(keys_M[0])))}
-        first_U = np.sort(list(first.values()))
-        keys = [[same[m] for m in first_U] for same in keys_M]
-        values_UW, missing = self._read(journal, keys)
-        todo = table.take(first_U[missing])
+        keys = self._keys(table, **({"tokens": True} if per_token else {}))
+        values_MW, missing = self._read(journal, keys)
+        # Equal rows have equal keys.
+        first = {key: m for m, key in reversed(list(enumerate(keys[0])))}
+        missing = np.array([m for m in missing if first[keys[0][m]] == m], int)
+        if not len(missing):
+            return values_MW
+        todo = table.take(missing)
         bar = progress(len(todo), f"scoring {name}", "mixtures")
-        silent = contextlib.nullcontext(lambda _: None)
-        with bar if name and len(todo) else silent as tick:
-            for part, nll in (
-                self.evaluator.chunks(todo, rows, per_token) if len(todo) else ()
-            ):
+        with bar if name else contextlib.nullcontext(lambda _: None) as tick:
+            for part, nll in self.evaluator.chunks(todo, rows, per_token):
                 values_KW = nll[:, mask_RL] if per_token else nll
                 _check_finite(todo.names[part], values_KW)
-                values_UW[missing[part]] = values_KW
-                journal.append([keys[0][u] for u in missing[part]], values_KW)
+                values_MW[missing[part]] = values_KW
+                journal.append([keys[0][m] for m in missing[part]], values_KW)
                 tick(part.stop - part.start)
-        place = {key: u for u, key in enumerate(keys[0])}
-        return values_UW[[place[key] for key in keys_M[0]]]
+        return values_MW[[first[key] for key in keys[0]]]
 
     def _keys(self, table: Mixtures, **more: object) -> list[list[str]]:
         """The keys of rows as computed here, and as computed on another device."""

@@ -131,32 +131,6 @@ def domain_sums(
     return nll_MD, sums
 
 
-def marginal_values(
-    dw_DC: np.ndarray, w_C: np.ndarray, bytes_D: np.ndarray, share: float = 0.01
-) -> np.ndarray:
-    """Change of every domain's loss if a share of the tokens goes to a member.
-
-    Member c takes `share` of all tokens from all members in proportion to their
-    weights: w + share * (e_c - w), which stays on the simplex. To first order,
-    the loss changes by share * (J_c - sum_j w_j J_j), where J are derivatives
-    of the domain's nats. Weighted by w, a domain's values sum to 0: not every
-    member can be worth more than the mixture.
-
-    Args:
-      dw_DC: derivatives of the domains' summed nats with respect to the
-        weights, see `Differentiator.jacobian`.
-      w_C: the mixture at which they were taken; sums to 1.
-      bytes_D: bytes of the text that the nats are sums over; may be 0.
-      share: share of the tokens that moves.
-
-    Returns:
-      Bits per byte [D, C], negative if more of c lowers the domain's loss; NaN
-      for a domain without text.
-    """
-    mean_D1 = dw_DC @ w_C[:, None]
-    return bits_per_byte(share * (dw_DC - mean_D1), bytes_D[:, None])
-
-
 def as_arrow(scores: Scores) -> pa.Table:
     """Makes a row for each mixture, predictor, domain and split, with sums."""
     e, table = scores.evaluation, scores.table

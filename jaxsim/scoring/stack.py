@@ -60,27 +60,19 @@ class StackedPool:
         cls, model: LanguageModel, members: int, deltas: str, mesh: Mesh
     ) -> "StackedPool":
         """A pool of shapes with shardings, to plan and compile without it."""
-        at_base, at_deltas = pool_shardings(model, mesh)
+        dtype = BFLOAT16_BITS if deltas == "bfloat16" else np.dtype(np.float32)
 
-        def shape(s: Any, at: NamedSharding, dtype: Any) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(s, dtype, sharding=at)
+        def stacked(s: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((s.shape[0], members, *s.shape[1:]), dtype)
 
-        shapes = model.shapes()
-        return cls(
-            tuple(map(str, range(members))),
-            ("",) * members,
-            "",
-            jax.tree.map(lambda s, at: shape(s.shape, at, s.dtype), shapes, at_base),
-            jax.tree.map(
-                lambda s, at: shape(
-                    (s.shape[0], members, *s.shape[1:]),
-                    at,
-                    BFLOAT16_BITS if deltas == "bfloat16" else s.dtype,
-                ),
-                shapes,
-                at_deltas,
-            ),
+        shapes = model.shapes(), jax.tree.map(stacked, model.shapes())
+        base, delta_C = jax.tree.map(
+            lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at),
+            shapes,
+            pool_shardings(model, mesh),
         )
+        names = tuple(map(str, range(members)))
+        return cls(names, names, "", base, delta_C)
 
     def on(self, mesh: Mesh, model: LanguageModel) -> "StackedPool":
         """Puts it on devices; a CPU uses arrays from `stacked` without a copy.

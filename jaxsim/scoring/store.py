@@ -13,12 +13,11 @@ import dataclasses
 import fcntl
 import functools
 import hashlib
+import io
 import os
-import tokenize
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -149,7 +148,7 @@ def row_keys(
 
 @dataclasses.dataclass(frozen=True)
 class SavedPredictor:
-    """Indices of a predictor's windows, and the digest of its array."""
+    """Indices of a predictor's windows, and the SHA-256 of its file."""
 
     rows: list[int]
     sha256: str
@@ -189,28 +188,19 @@ class ScoreStore:
           rows: indices of windows in it.
           width: number of values per mixture.
         """
-        little = np.ascontiguousarray(rows, "<i8")
-        key = digest(
-            [
-                JOURNAL_FORMAT,
-                evaluation.digest,
-                hashlib.sha256(little.tobytes()).hexdigest(),
-                width,
-            ]
-        )
+        windows = hashlib.sha256(np.ascontiguousarray(rows, "<i8").tobytes())
+        key = digest([JOURNAL_FORMAT, evaluation.digest, windows.hexdigest(), width])
         path = self.folder / f"{kind}-{key[:16]}.log"
         return self._journals.setdefault(path, Journal(path, width))
 
     def save(self, scores: Scores) -> None:
         """Writes the files of a table, the JSON last."""
-        table = scores.table
-        predictors = {}
+        table, predictors = scores.table, {}
         for name, predictor in scores.predictors.items():
-            array = predictor.nll_MR
-            predictors[name] = SavedPredictor(predictor.rows.tolist(), _sha256(array))
-            records.write(
-                self._array(scores.name, name), functools.partial(_save_array, array)
-            )
+            path = self._array(scores.name, name)
+            records.write(path, functools.partial(np.save, arr=predictor.nll_MR))
+            rows = predictor.rows.tolist()
+            predictors[name] = SavedPredictor(rows, sha256_of_file(path))
         arrow, parquet = as_arrow(scores), self.folder / f"{scores.name}.parquet"
         records.write(parquet, lambda file: pa.parquet.write_table(arrow, file))
         record = ScoreRecord(
@@ -234,29 +224,16 @@ class ScoreStore:
           UserError: it was never scored, or on other evaluation text.
           DamagedError: a file is unreadable, or the files do not fit together.
         """
-        record = self.record(name)
-        path = self.folder / f"{name}.json"
+        record, path = self.record(name), self.folder / f"{name}.json"
         if record.basis.text != evaluation.digest:
             raise UserError(
-                f"{path}: scored on other evaluation text than the corpus has "
-                "now; run `jaxsim score` again"
+                f"{path}: scored on other evaluation text than the corpus has now; run "
+                "`jaxsim score` again"
             )
         predictors = {}
         for predictor, about in record.predictors.items():
-            array = self._array(name, predictor)
-            try:
-                nll_MR = _read_array(array)
-            except (OSError, ValueError) as error:
-                raise DamagedError(
-                    f"{array}: unreadable ({error}); run `jaxsim score` again"
-                ) from error
-            # This is also how a kill while rescoring a table shows.
-            shape = len(record.names), len(about.rows)
-            if nll_MR.shape != shape or _sha256(nll_MR) != about.sha256:
-                raise DamagedError(
-                    f"{array}: not the array that {path.name} was saved with; "
-                    "run `jaxsim score` again"
-                )
+            content = self._content(self._array(name, predictor), about.sha256)
+            nll_MR = np.load(content, allow_pickle=False)
             predictors[predictor] = PredictorScores(np.array(about.rows), nll_MR)
         try:
             table = Mixtures(
@@ -276,7 +253,7 @@ class ScoreStore:
         """Names of all scored tables."""
         return sorted(path.stem for path in self.folder.glob("*.json"))
 
-    def record(self, name: str) -> "ScoreRecord":
+    def record(self, name: str) -> ScoreRecord:
         """The JSON of a table.
 
         Raises:
@@ -291,47 +268,32 @@ class ScoreStore:
         return records.load(path, ScoreRecord, _ADVICE)
 
     def arrow(self, name: str) -> pa.Table:
-        """The Parquet file of a table, checked against its JSON.
+        """The Parquet file of a table.
 
         Raises:
           UserError: it was never scored.
           DamagedError: one of both is unreadable, or was altered.
         """
-        record, path = self.record(name), self.folder / f"{name}.parquet"
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise DamagedError(f"{path}: unreadable ({error}); {_ADVICE}") from error
-        if hashlib.sha256(content).hexdigest() != record.parquet:
-            raise DamagedError(
-                f"{path}: not the file that {name}.json was saved with; {_ADVICE}"
-            )
-        return pa.parquet.read_table(pa.BufferReader(content))
+        path = self.folder / f"{name}.parquet"
+        content = self._content(path, self.record(name).parquet)
+        return pa.parquet.read_table(pa.BufferReader(content.getbuffer()))
 
     def _array(self, name: str, predictor: str) -> Path:
         return self.folder / f"{name}.{predictor}.npy"
 
+    def _content(self, path: Path, sha256: str) -> io.BytesIO:
+        """A file of a table, checked against its JSON before it is parsed.
 
-def _save_array(array: np.ndarray, file: IO[bytes]) -> None:
-    np.save(file, array)
-
-
-def _read_array(path: Path) -> np.ndarray:
-    """Reads an array.
-
-    Raises:
-      OSError: there is no such file.
-      ValueError: the file is damaged.
-    """
-    try:
-        # A map first: a header may claim any size, and a map cannot exceed the file.
-        return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
-    # NumPy parses the header of a .npy file as Python, and lets these through.
-    except (EOFError, SyntaxError, tokenize.TokenError, OverflowError) as error:
-        raise ValueError(f"damaged header: {error}") from error
-
-
-def _sha256(nll_MR: np.ndarray) -> str:
-    total = hashlib.sha256(f"{nll_MR.dtype.str} {nll_MR.shape}\0".encode())
-    total.update(np.ascontiguousarray(nll_MR).data)
-    return total.hexdigest()
+        Raises:
+          DamagedError: it is another one, as after a kill while a table is rescored.
+        """
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DamagedError(f"{path}: unreadable ({error}); {_ADVICE}") from error
+        if hashlib.sha256(content).hexdigest() != sha256:
+            name = path.name.partition(".")[0]
+            raise DamagedError(
+                f"{path}: not the file that {name}.json was saved with; {_ADVICE}"
+            )
+        return io.BytesIO(content)

@@ -53,9 +53,8 @@ class Mixtures:
         shape = (len(self.names), len(self.members))
         if self.w_MC.shape != shape or self.scale_M.shape != shape[:1]:
             raise UserError(
-                f"mixtures: weights of shape {self.w_MC.shape} and scales of "
-                f"shape {self.scale_M.shape} for {shape[0]} rows over "
-                f"{shape[1]} members"
+                f"mixtures: weights of shape {self.w_MC.shape} and scales of shape "
+                f"{self.scale_M.shape} for {shape[0]} rows over {shape[1]} members"
             )
         if len(set(self.members)) != len(self.members):
             raise UserError(f"mixtures: a member is repeated in {self.members}")
@@ -69,18 +68,16 @@ class Mixtures:
             seen.add(name)
             if not math.isfinite(scale):
                 raise UserError(f"mixture {name!r}: scale {scale} is not finite")
-            if not np.isfinite(w_C).all():
-                worst = int(np.argmin(np.isfinite(w_C)))
-                raise UserError(
-                    f"mixture {name!r}: the weight of {self.members[worst]!r} is "
-                    f"not finite ({w_C[worst]})"
-                )
-            if (w_C < 0).any():
-                worst = int(np.argmin(w_C))
-                raise UserError(
-                    f"mixture {name!r}: the weight of {self.members[worst]!r} is "
-                    f"negative ({w_C[worst]:g})"
-                )
+            for good_C, what in (
+                (np.isfinite(w_C), "not finite"),
+                (w_C >= 0, "negative"),
+            ):
+                if not good_C.all():
+                    worst = int(np.argmin(good_C))
+                    raise UserError(
+                        f"mixture {name!r}: the weight of {self.members[worst]!r} is "
+                        f"{what} ({w_C[worst]:g})"
+                    )
             if not w_C.any():
                 raise UserError(
                     f"mixture {name!r}: all weights are zero; for the base model, "
@@ -209,27 +206,18 @@ def macro(members: Sequence[str], groups: Sequence[str]) -> Mixtures:
     Empty if there is only one group, or if every group has one member: macro
     would be the uniform row.
     """
-    indices: dict[str, list[int]] = {}
-    for c, group in enumerate(groups):
-        indices.setdefault(group, []).append(c)
-    means = {
-        group: np.bincount(cs, minlength=len(members)) / len(cs)
-        for group, cs in indices.items()
-    }
-    if len(indices) == 1 or all(len(cs) == 1 for cs in indices.values()):
+    names = list(dict.fromkeys(groups))
+    in_GC = np.array([[group == name for group in groups] for name in names])
+    mean_GC = in_GC / in_GC.sum(axis=1, keepdims=True)
+    if len(names) in (1, len(groups)):
         return _rows(members, "macro", {})
-    return concatenate(
-        _rows(members, "macro", {"macro": np.mean(list(means.values()), 0)}),
-        _rows(
-            members,
-            "group",
-            {
-                f"group {group}": means[group]
-                for group, cs in indices.items()
-                if len(cs) > 1
-            },
-        ),
-    )
+    several = {
+        f"group {name}": mean_C
+        for name, mean_C in zip(names, mean_GC, strict=True)
+        if np.count_nonzero(mean_C) > 1
+    }
+    overall = _rows(members, "macro", {"macro": mean_GC.mean(axis=0)})
+    return concatenate(overall, _rows(members, "group", several))
 
 
 def subsets(members: Sequence[str], smallest: int, largest: int) -> Mixtures:

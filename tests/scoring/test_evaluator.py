@@ -204,7 +204,7 @@ def lengths(scorer, evaluator: Evaluator, rows: np.ndarray) -> set[int]:
     layout = evaluator.programs.layout()
     lengths = layouts.lengths_of(scorer.evaluation, layout)
     calls = layouts.arrange(scorer.evaluation, rows, layout, lengths, 1)
-    return {call.scored_TBL.shape[2] for call in calls}
+    return {call.blocks.scored_TBL.shape[2] for call in calls}
 
 
 def test_short_documents_are_padded_little(scorer, make, params, alone, rows):
@@ -234,12 +234,12 @@ def test_blocks_hold_every_window_once(scorer):
     for devices in (1, 4):
         seen = []
         for call in layouts.arrange(e, rows, layout, [8, 16, 32], devices):
-            length = call.scored_TBL.shape[2]
-            tokens = call.tokens_TBL1.reshape(-1, length + 1)[call.places]
+            length = call.blocks.scored_TBL.shape[2]
+            tokens = call.blocks.tokens_TBL1.reshape(-1, length + 1)[call.places]
             np.testing.assert_array_equal(
                 tokens, e.tokens_RL1[rows[call.at], : length + 1]
             )
-            scored = call.scored_TBL.reshape(-1, length)
+            scored = call.blocks.scored_TBL.reshape(-1, length)
             assert scored[call.places].sum() == scored.sum()
             per_device = scored.reshape(devices, -1, length).any((1, 2))
             assert per_device.sum() == min(devices, -(-len(call.at) // (64 // length)))

@@ -14,8 +14,8 @@ from jaxsim.scoring.evaluation import scored_mask
 from jaxsim.scoring.evaluator import Evaluator, Programs
 from jaxsim.scoring.program import merge
 from jaxsim.scoring.scorer import Scorer
-from jaxsim.scoring.scores import marginal_values
 from jaxsim.scoring.table import dirichlet, singles
+from jaxsim.search.answer import marginal_values
 
 from . import tiny
 

@@ -143,7 +143,7 @@ def test_scores_of_an_unfinished_table_are_refused(scored, tmp_path):
     merge = scored.predictors["merge"]
     turned = PredictorScores(merge.rows, merge.nll_MR[::-1])
     np.save(store.folder / "mine.merge.npy", turned.nll_MR)
-    with pytest.raises(DamagedError, match=r"not the array that mine.json"):
+    with pytest.raises(DamagedError, match=r"not the file that mine.json"):
         store.load("mine", scored.evaluation)
 
 

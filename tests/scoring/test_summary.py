@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxsim.scoring.summary import summarize
+from jaxsim.report.summary import summarize
 from jaxsim.scoring.table import concatenate, dirichlet, proportional, uniform
 
 
