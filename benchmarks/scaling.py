@@ -43,7 +43,7 @@ class Alone:
 
     def __init__(self) -> None:
         import numpy as np
-        from random_pool import random_resident, random_windows
+        from random_pool import random_stack, random_windows
 
         from jaxsim.config import ModelConfig, ScoreConfig
         from jaxsim.model import LanguageModel
@@ -55,7 +55,7 @@ class Alone:
         self._rows = np.arange(windows)
         self._evaluator = Evaluator(
             model,
-            random_resident(model, self._members, "float32"),
+            random_stack(model, self._members, "float32"),
             random_windows(windows, 512, config),
             ScoreConfig(chunk=CHUNK),
         )
