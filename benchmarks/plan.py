@@ -74,15 +74,13 @@ def measure(name: str) -> dict[str, Any]:
     )
     model = LanguageModel(config.model, sizes.vocabulary)
     made: dict[str, Any] = {}
-    layout = ""
     for which in programs:
         if which == "train":
             program = train_step(config, model, devices)
         elif which == "group":
             program = vectorized_step(config, model, devices)
         else:
-            program, plan = scoring(config, model, sizes.members, devices)
-            layout = str(plan)
+            program = scoring(config, model, sizes.members, devices)
         made[which] = dataclasses.asdict(compile_program(program))
         print(name, which, json.dumps(made[which]["memory"]), flush=True)
     return {
@@ -92,7 +90,6 @@ def measure(name: str) -> dict[str, Any]:
         "parameters": model.parameter_count(),
         "vocabulary": sizes.vocabulary,
         "programs": made,
-        "scoring": layout,
         "costs": [
             dataclasses.asdict(cost) for cost in costs(config, model, sizes.members)
         ],
@@ -118,8 +115,6 @@ def table(result: dict[str, Any]) -> str:
             text += _row(name, case, report)
     for name, case in result["cases"].items():
         text += f"\n{name}: `{case['command']}`\n"
-        if case["scoring"]:
-            text += f"\n    {case['scoring']}\n".replace("\nplan", "\n    plan")
     text += "\nWhat 32 members and their reference runs cost:\n\n"
     text += "| case | what | number | tokens | chip-hours |\n"
     text += "| --- | --- | ---: | ---: | ---: |\n"
