@@ -19,12 +19,10 @@ Every part is saved when it is done. A smoke run shows that every line works, an
 nothing.
 """
 
-import argparse
 import dataclasses
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gpu_pieces
@@ -299,29 +297,21 @@ def report(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    args = _arguments()
+    parser = machine.parser(__doc__)
+    parser.add_argument("--smoke", action="store_true", help="tiny, unsaved")
+    parser.add_argument("--sweep", action="store_true", help="other layouts, as well")
+    args = parser.parse_args()
     if not args.smoke and jax.devices()[0].platform != "gpu":
         raise SystemExit("no GPU here; --smoke runs a tiny shape anywhere")
 
     def save(result: dict[str, Any]) -> None:
         if args.smoke:
             return
-        args.out.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(result, indent=2) + "\n"
-        (args.out / "gpu_scoring.json").write_text(text)
-        (args.out / "gpu_scoring.md").write_text(report(result))
+        machine.save(args.out, "gpu_scoring", result, report(result))
 
     print(report(run(SMOKE if args.smoke else FULL, args.sweep, save)), end="")
     if args.smoke:
         print("smoke run: these numbers mean nothing, and nothing was saved")
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--smoke", action="store_true", help="tiny, unsaved")
-    parser.add_argument("--sweep", action="store_true", help="other layouts, as well")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

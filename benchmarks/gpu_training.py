@@ -16,10 +16,8 @@ Every case is saved when it is done. A smoke run shows that every line works, an
 nothing.
 """
 
-import argparse
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -139,7 +137,9 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    args = _arguments()
+    parser = machine.parser(__doc__)
+    parser.add_argument("--smoke", action="store_true", help="tiny")
+    args = parser.parse_args()
     size = SMOKE if args.smoke else FULL
     before, cases = product_flops(size.product), list[dict[str, Any]]()
     for remat in ("none", "dots", "full"):
@@ -155,18 +155,8 @@ def main() -> None:
             "cases": cases,
         }
         if not args.smoke:
-            args.out.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(result, indent=2) + "\n"
-            (args.out / "gpu_training.json").write_text(text)
-            (args.out / "gpu_training.md").write_text(table(result))
+            machine.save(args.out, "gpu_training", result, table(result))
     print(table(result), end="")
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--smoke", action="store_true", help="tiny")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

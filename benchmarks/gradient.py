@@ -10,7 +10,6 @@ Exactness: the largest difference from central differences of the model in
 float64, extrapolated from two steps, as a share of the largest derivative.
 """
 
-import argparse
 import dataclasses
 import json
 import statistics
@@ -119,14 +118,10 @@ def exactness(scorer: Any) -> dict[str, Any]:
 
 def main() -> None:
     machine.keep_freed_memory()
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = machine.parser(__doc__, threads=2)
     parser.add_argument("workdir", type=Path)
-    parser.add_argument("--threads", type=int, default=2, help="and cores")
     parser.add_argument("--windows", type=int, default=20, help="of a domain")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results" / "gradient.json"
-    )
     arguments = parser.parse_args()
     machine.pin(arguments.threads)
     # Imported on the pinned cores.
@@ -143,9 +138,8 @@ def main() -> None:
         "cost": cost(scorer, arguments.windows, arguments.rounds),
         "exactness": exactness(scorer),
     }
-    text = json.dumps(result, indent=2) + "\n"
-    arguments.out.write_text(text)
-    print(text, end="")
+    print(json.dumps(result, indent=2))
+    machine.save(arguments.out, "gradient", result)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ What Python, JAX and the libraries take is measured before, for the record.
 A program that only merges says what share of the time merging takes.
 """
 
-import argparse
 import dataclasses
 import json
 import resource
@@ -18,7 +17,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import machine
@@ -147,7 +145,12 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     machine.keep_freed_memory()
-    args = _arguments()
+    parser = machine.parser(__doc__, threads=2)
+    parser.add_argument("--members", type=int, default=16)
+    parser.add_argument("--windows", type=int, default=64)
+    parser.add_argument("--vocab", type=int, default=4096)
+    parser.add_argument("--case", default="", help="MODEL,DELTAS: one")
+    args = parser.parse_args()
     if args.case:
         print(json.dumps(case(*args.case.split(","), args)))
         return
@@ -170,25 +173,11 @@ def main() -> None:
         "machine": machine.describe(("jax", "jaxlib", "flax", "numpy")),
         "cases": cases,
     }
-    args.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=2) + "\n"
-    (args.out / "memory.json").write_text(text)
-    (args.out / "memory.md").write_text(table(result))
+    machine.save(args.out, "memory", result, table(result))
     print(table(result), end="")
     for one in cases:
         off = abs(one["planned"] / one["measured"] - 1)
         assert off <= TOLERANCE, f"{one} is {off:.0%} off its plan"
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--members", type=int, default=16)
-    parser.add_argument("--windows", type=int, default=64)
-    parser.add_argument("--vocab", type=int, default=4096)
-    parser.add_argument("--threads", type=int, default=2, help="and cores")
-    parser.add_argument("--case", default="", help="MODEL,DELTAS: one")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

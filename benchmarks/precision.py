@@ -18,7 +18,6 @@ beside them stands the standard error that the text itself gives the difference
 between a mixture and the best one.
 """
 
-import argparse
 import dataclasses
 import functools
 import json
@@ -246,7 +245,11 @@ def report(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    args = _arguments()
+    parser = machine.parser(__doc__, threads=2)
+    parser.add_argument("workdir", type=Path)
+    parser.add_argument("--mixtures", type=int, default=200)
+    parser.add_argument("--windows", type=int, default=5, help="of each domain")
+    args = parser.parse_args()
     machine.pin(args.threads)
     variants = Variants(args.workdir, args.mixtures, args.windows)
     result = {
@@ -258,20 +261,7 @@ def main() -> None:
         "machine": machine.describe(("jax", "jaxlib", "flax", "numpy")),
     }
     print(report(result), end="")
-    args.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=2) + "\n"
-    (args.out / "precision.json").write_text(text)
-    (args.out / "precision.md").write_text(report(result))
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("workdir", type=Path)
-    parser.add_argument("--mixtures", type=int, default=200)
-    parser.add_argument("--windows", type=int, default=5, help="of each domain")
-    parser.add_argument("--threads", type=int, default=2, help="and cores")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    return parser.parse_args()
+    machine.save(args.out, "precision", result, report(result))
 
 
 if __name__ == "__main__":

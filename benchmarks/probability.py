@@ -1,6 +1,6 @@
 """What the ensemble costs, for very many mixtures.
 
-    python benchmarks/probability.py runs/quickstart [--out FILE.json]
+    python benchmarks/probability.py runs/quickstart
 
 Draws mixtures over the members of a finished workdir and sums their loss over
 every select token by domain, and for fewer mixtures by window; beside it the
@@ -8,7 +8,6 @@ plain float64 formula of NumPy, whose results must be the same. The members'
 token losses are computed before, if the workdir does not have them.
 """
 
-import argparse
 import functools
 import json
 import resource
@@ -109,20 +108,16 @@ def _peak() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = machine.parser(__doc__, threads=2)
     parser.add_argument("workdir", type=Path)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     machine.pin(arguments.threads)
     result = {
         "machine": machine.describe(("jax", "jaxlib", "numpy")),
         **measure(arguments.workdir),
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
+    print(json.dumps(result, indent=2))
+    machine.save(arguments.out, "probability", result)
 
 
 if __name__ == "__main__":

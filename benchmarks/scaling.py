@@ -12,7 +12,6 @@ a row of numbers for each mixture and window, which has to be somewhere: it is
 counted apart from the rest.
 """
 
-import argparse
 import contextlib
 import io
 import json
@@ -189,7 +188,10 @@ def report(result: dict[str, Any]) -> str:
 
 def main() -> None:
     machine.keep_freed_memory()
-    args = _arguments()
+    parser = machine.parser(__doc__, threads=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--alone", action="store_true", help="unsaved")
+    args = parser.parse_args()
     machine.pin(args.threads)
     paths = {"evaluator alone": measure("Alone", EVALUATOR, args.rounds, None)}
     if not args.alone:
@@ -205,19 +207,7 @@ def main() -> None:
     print(report(result), end="")
     if args.alone:
         return  # not the whole of it
-    args.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=2) + "\n"
-    (args.out / "scaling.json").write_text(text)
-    (args.out / "scaling.md").write_text(report(result))
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2, help="and cores")
-    parser.add_argument("--alone", action="store_true", help="unsaved")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    return parser.parse_args()
+    machine.save(args.out, "scaling", result, report(result))
 
 
 if __name__ == "__main__":
