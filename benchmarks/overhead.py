@@ -69,7 +69,7 @@ def measure(case: tuple[str, int, int], workdir: Path, pairs: int) -> dict[str, 
     ).model
     trainer = recipe_trainer(model, config, training_mesh(-1, 1))
     batch = config.recipe.batch * corpus.length
-    bare = stepper(trainer.program(), batch)
+    bare = stepper(trainer.program())
     orders = itertools.count(1)
 
     def whole() -> float:
