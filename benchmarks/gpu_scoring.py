@@ -98,9 +98,8 @@ class Scoring:
         """Seconds, and mixtures, tokens and FLOP a second."""
         count, length = self._size.mixtures, self._size.model.length
         table = mixtures(self._size.members, count)
-        self._evaluator.score(
-            table.take(np.arange(min(count, self.at_once))), self._rows
-        )
+        first = table.take(np.arange(min(count, self.at_once)))
+        self._evaluator.score(first, self._rows)
         seconds = []
         for _ in range(REPLICATES):
             begin = time.perf_counter()
@@ -123,24 +122,25 @@ class Scoring:
         return nll_MR / (self._bytes_R[rows] * np.log(2))
 
 
-def precisions(size: Size, pool: StackedPool, config: ScoreConfig) -> dict[str, Any]:
-    """How far losses move in bits per byte, by what was changed."""
+def precisions(
+    size: Size, pool: StackedPool, config: ScoreConfig, in_bfloat16: Scoring
+) -> dict[str, Any]:
+    """How far losses move in bits per byte, by how they are computed."""
 
-    def bits(
-        precision: Any, pool: StackedPool, compared: tuple[int, int]
-    ) -> np.ndarray:
+    def on_device(precision: Any) -> np.ndarray:
         changed = dataclasses.replace(config, precision=precision)
-        return Scoring(size, pool, changed).bits(*compared)
+        return Scoring(size, pool, changed).bits(*COMPARED)
 
     def on_host() -> np.ndarray:
-        model = LanguageModel(size.model, size.vocab)
         mesh = scoring_mesh(devices=jax.devices("cpu")[:1])
-        return bits("float32", pool.on(mesh, model), ON_HOST)
+        here = pool.on(mesh, LanguageModel(size.model, size.vocab))
+        changed = dataclasses.replace(config, precision="float32", attention="auto")
+        return Scoring(size, here, changed).bits(*ON_HOST)
 
-    reference_MR = bits("float32", pool, COMPARED)
+    reference_MR = on_device("float32")
     ways: dict[str, Callable[[], np.ndarray]] = {
-        "tf32": lambda: bits("tf32", pool, COMPARED),
-        "bfloat16": lambda: bits("bfloat16", pool, COMPARED),
+        "tf32": lambda: on_device("tf32"),
+        "bfloat16": lambda: in_bfloat16.bits(*COMPARED),
         "float32 on the host's CPU": on_host,
     }
     found: dict[str, dict[str, Any]] = {}
@@ -221,7 +221,7 @@ def run(
         },
     }
     save(result)
-    result["precisions"] = precisions(size, pool, config)
+    result["precisions"] = precisions(size, pool, config, main_one)
     save(result)
     result["bandwidth"] = gpu_pieces.bandwidth(size.product)
     result["pieces"] = gpu_pieces.measure(
