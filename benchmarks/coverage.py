@@ -12,12 +12,10 @@ A reference run has a quality that its targets share, a quality of each target, 
 an error of each of two predictors, half of which both make.
 """
 
-import argparse
 import dataclasses
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import machine
@@ -32,7 +30,6 @@ from jaxsim.validation.agreement import (
     spearman_statistic,
 )
 
-HERE = Path(__file__).parent
 LEVEL = 0.95
 COUNTS = (12, 16, 32)
 TARGETS = 12
@@ -385,20 +382,16 @@ def _generator(name: str, count: int = 0) -> np.random.Generator:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = machine.parser(__doc__)
     parser.add_argument("--sims", type=int, default=1000)
     parser.add_argument("--boots", type=int, default=100)
-    parser.add_argument("--out", type=Path, default=HERE / "results")
     arguments = parser.parse_args()
     machine.pin(1)
     begin = time.perf_counter()
     result = simulate(arguments.sims, arguments.boots)
     result["seconds"] = round(time.perf_counter() - begin, 1)
     result["machine"] = machine.describe(("numpy", "scipy"))
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=1)
-    (arguments.out / "coverage.json").write_text(f"{text}\n")
-    (arguments.out / "coverage.md").write_text(table(result))
+    machine.save(arguments.out, "coverage", result, table(result))
 
 
 if __name__ == "__main__":

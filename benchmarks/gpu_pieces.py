@@ -13,13 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsim.config import ModelConfig, ScoreConfig
-from jaxsim.model import LanguageModel
+from jaxsim.config import ModelConfig
 from jaxsim.model.attention import attend
 from jaxsim.model.loss import next_token_nll
-from jaxsim.scoring.merge import merge
-from jaxsim.scoring.plan import Plan, bytes_of
-from jaxsim.scoring.stack import Resident
+from jaxsim.scoring.evaluator import Programs
+from jaxsim.scoring.layout import Layout, bytes_of
+from jaxsim.scoring.program import merge
 
 REPLICATES = 5
 PRODUCTS = 10  # one after the other, so that launching costs nothing
@@ -86,37 +85,30 @@ def check_attention(config: ModelConfig, on_gpu: bool) -> dict[str, Any]:
 
 
 def measure(
-    model: LanguageModel,
-    pool: Resident,
-    plan: Plan,
-    config: ScoreConfig,
-    windows: int,
-    product: float,
-    bandwidth: float,
+    programs: Programs, layout: Layout, windows: int, product: float, bandwidth: float
 ) -> dict[str, dict[str, float]]:
     """Seconds of the pieces of one call, and how well each uses the device.
 
     Args:
-      config: settled.
+      programs, layout: of the call, on one device.
+      windows: of full length; as many as a call has at most.
       product, bandwidth: FLOP/s and bytes/s to compare with.
     """
+    model, pool, config = programs.model, programs.pool, programs.config
     c, dtype = model.config, jnp.dtype(config.precision)
-    k = plan.vectorized
-    groups = plan.mixtures // k
-    block = min(plan.rows, windows)
-    blocks = groups * -(-windows // block)
-    tokens = k * block * c.length
-    head = c.dim // c.heads
+    k, block = layout.mixtures, layout.windows
+    blocks = -(-windows // block)
+    tokens, head = k * block * c.length, c.dim // c.heads
 
-    w_KC = jnp.full((k, len(pool.stack.names)), 1 / len(pool.stack.names))
+    members, parameters = len(pool.names), model.parameter_count()
+    w_KC = jnp.full((k, members), 1 / members)
     merging = jax.jit(jax.vmap(merge, in_axes=(None, None, 0, 0)))
-    merge_bytes = bytes_of((pool.base, pool.delta_C))
-    merge_bytes += 4 * k * model.parameter_count()
     found = {
         "merge": _piece(
-            groups * seconds(merging, pool.base, pool.delta_C, w_KC, w_KC[:, 0]),
-            groups * k * len(pool.stack.names) * 2.0 * model.parameter_count(),
-            groups * merge_bytes,
+            seconds(merging, pool.base, pool.delta_C, w_KC, w_KC[:, 0]),
+            k * members * 2.0 * parameters,
+            # The pool is read once, and the merged models written.
+            bytes_of((pool.base, pool.delta_C)) + 4 * k * parameters,
         )
     }
 
@@ -134,7 +126,7 @@ def measure(
 
     q = _normal(0, k, block, c.length, c.heads, head).astype(dtype)
     kv = _normal(1, k, block, c.length, c.kv_heads, head).astype(dtype)
-    attention = jax.jit(jax.vmap(functools.partial(attend, name=plan.attention)))
+    attention = jax.jit(jax.vmap(functools.partial(attend, name=config.attention)))
     found["attention"] = _piece(
         blocks * c.layers * seconds(attention, q, kv, kv),
         blocks * c.layers * 2.0 * tokens * c.length * c.dim,

@@ -6,6 +6,7 @@ evaluator is called for one mixture and one document at a time: it reads no
 files and compiles once, and is named as what it is.
 """
 
+import dataclasses
 import importlib.util
 import tempfile
 import time
@@ -18,17 +19,19 @@ from random_pool import mixtures, random_windows
 from jaxsim.config import ScoreConfig
 from jaxsim.model import LanguageModel
 from jaxsim.scoring.evaluator import Evaluator
-from jaxsim.scoring.stack import Resident
+from jaxsim.scoring.stack import StackedPool
 
 MIXTURES = 4
 PARTS = 3  # checkpoints of an average
 
 
-def published(model: LanguageModel, pool: Resident, windows: int) -> dict[str, float]:
+def published(
+    model: LanguageModel, pool: StackedPool, config: ScoreConfig, windows: int
+) -> dict[str, float]:
     """Mixtures a second, by the name of what was measured."""
     found = {
         "jaxsim's evaluator, one mixture and one document at a time": (
-            _one_by_one(model, pool, windows)
+            _one_by_one(model, pool, config, windows)
         )
     }
     if importlib.util.find_spec("torch") is not None:
@@ -41,11 +44,13 @@ def published(model: LanguageModel, pool: Resident, windows: int) -> dict[str, f
     return found
 
 
-def _one_by_one(model: LanguageModel, pool: Resident, windows: int) -> float:
+def _one_by_one(
+    model: LanguageModel, pool: StackedPool, config: ScoreConfig, windows: int
+) -> float:
     evaluation = random_windows(windows, model.vocab_size, model.config)
-    config = ScoreConfig(precision="bfloat16", chunk=1, rows=1)
+    config = dataclasses.replace(config, chunk=1, rows=1)
     evaluator = Evaluator(model, pool, evaluation, config)
-    table = mixtures(len(pool.stack.names), MIXTURES)
+    table = mixtures(len(pool.names), MIXTURES)
     evaluator.score(table.take([0]), np.array([0]))
     begin = time.perf_counter()
     for m in range(MIXTURES):

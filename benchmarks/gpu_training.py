@@ -1,22 +1,23 @@
 """Training on one GPU: what share of a matrix product's speed it reaches.
 
-    python benchmarks/gpu_training.py            # one H100 or H200
+    python benchmarks/gpu_training.py            # one H100 or H200, under ten minutes
     python benchmarks/gpu_training.py --smoke    # a tiny shape on anything
 
 The trainer's own step of the paper's 1B shape, in bfloat16 with float32
-parameters, with each kind of rematerialisation and as many rows as fit. Model
-FLOPs (backward as two forward passes, nothing for what is computed again) are
-given as a share of a product of two 8192 x 8192 bfloat16 matrices that is
-measured in the same run, before and after. Many small models at once are
-measured by `groups.py --precision=bfloat16 --attention=cudnn`.
+parameters, with each kind of rematerialization. Large programs compile slowly, so the
+step of 8 rows is compiled first, and what it needs says how many rows fit: memory
+beyond the arguments is taken as proportional to rows. Model FLOPs (backward as two
+forward passes, nothing for what is computed again) are given as a share of a product
+of two 8192 x 8192 bfloat16 matrices that is measured in the same run, before and
+after. Many small models at once are measured by `groups.py --precision=bfloat16
+--attention=cudnn`.
 
-A smoke run shows that every line works, and saves nothing.
+Every case is saved when it is done. A smoke run shows that every line works, and saves
+nothing.
 """
 
-import argparse
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,14 +26,15 @@ from gpu_pieces import product_flops
 from groups import stepper
 
 from jaxsim.config import Config, ModelConfig
-from jaxsim.devices import usable_memory
+from jaxsim.devices import memory_of, usable_memory
 from jaxsim.mesh import training_mesh
 from jaxsim.model import LanguageModel, preset
 from jaxsim.train import recipe_trainer
 
 TARGET = 0.50
 VOCAB = 50_280  # of the paper's tokenizer
-BLOCKS, STEPS = 5, 4
+BLOCKS, STEPS = 3, 3
+FEW = 8  # rows that are compiled first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,19 +44,17 @@ class Size:
     model: ModelConfig
     vocab: int
     product: int  # width of the reference product
-    attention: str
-    precision: str
-    rows: tuple[int, ...]
+    most: int  # rows, a power of two
 
 
-FULL = Size(preset("paper-1b"), VOCAB, 8192, "cudnn", "bfloat16", (64, 32, 16, 8, 4))
+FULL = Size(preset("paper-1b"), VOCAB, 8192, 32)
 SMOKE = Size(
     dataclasses.replace(
         preset("paper-1b"),
         length=64, layers=2, dim=64, heads=4, kv_heads=4, mlp_dim=96,
         vocab_multiple=1,
     ),
-    300, 128, "einsum", "float32", (4, 2),
+    300, 128, 16,
 )  # fmt: skip
 
 
@@ -64,11 +64,10 @@ def program(size: Size, remat: str, rows: int) -> Any:
     config = dataclasses.replace(
         config,
         recipe=dataclasses.replace(
-            config.recipe, batch=rows, precision=size.precision, tail=0.0
+            config.recipe, batch=rows, precision="bfloat16", tail=0.0
         ),
         train=dataclasses.replace(
             config.train,
-            attention=size.attention,
             remat=remat,
             unroll=False,
             loss_chunk=min(512, size.model.length),
@@ -82,35 +81,34 @@ def program(size: Size, remat: str, rows: int) -> Any:
 
 
 def measure(size: Size, remat: str) -> dict[str, Any]:
-    """Rates of the most rows that fit; says what did not."""
-    refused = []
-    for rows in size.rows:
+    """Rates of as many rows as fit, from what a few need."""
+    step = program(size, remat, FEW)
+    try:
+        memory = memory_of(step.compiled())
+    # XLA gives up on a program that cannot fit, and does not say how.
+    except jax.errors.JaxRuntimeError as error:
+        return {"remat": remat, "rows": 0, "refused": str(error).splitlines()[0][:200]}
+    limit, rows = usable_memory(step.mesh), size.most
+    grows = (memory.total - memory.arguments) / FEW
+    while limit and rows > FEW and memory.arguments + rows * grows > limit:
+        rows //= 2
+    if limit and rows == FEW and memory.total > limit:
+        return {"remat": remat, "rows": 0, "refused": f"needs {memory.total} bytes"}
+    if rows > FEW:
         step = program(size, remat, rows)
-        try:
-            needed = step.needed()
-        # XLA gives up on a program that cannot fit, and does not say how.
-        except jax.errors.JaxRuntimeError as error:
-            refused.append([rows, str(error).splitlines()[0][:200]])
-            continue
-        limit = usable_memory(step.mesh)
-        if limit and needed > limit:
-            refused.append([rows, f"needs {needed} of {limit} bytes"])
-            continue
-        tokens = rows * size.model.length
-        run = stepper(step)
-        run(2)
-        seconds = [run(STEPS) / STEPS for _ in range(BLOCKS)]
-        flops = 3 * step.model.forward_flops(tokens)
-        return {
-            "remat": remat,
-            "rows": rows,
-            "parameters": step.model.parameter_count(),
-            "needed": needed,
-            "refused": refused,
-            "tokens_per_second": sorted(tokens / s for s in seconds),
-            "flops_per_second": sorted(flops / s for s in seconds),
-        }
-    return {"remat": remat, "rows": 0, "refused": refused}
+    tokens, run = rows * size.model.length, stepper(step)
+    run(2)
+    seconds = [run(STEPS) / STEPS for _ in range(BLOCKS)]
+    flops = 3 * step.model.forward_flops(tokens)
+    return {
+        "remat": remat,
+        "rows": rows,
+        "parameters": step.model.parameter_count(),
+        "needed": step.needed(),
+        "needed_of_few": memory.total,
+        "tokens_per_second": sorted(tokens / s for s in seconds),
+        "flops_per_second": sorted(flops / s for s in seconds),
+    }
 
 
 def table(result: dict[str, Any]) -> str:
@@ -121,7 +119,7 @@ def table(result: dict[str, Any]) -> str:
         f"product of two {result['width']} x {result['width']} bfloat16 "
         f"matrices ran at {reference / 1e12:.0f} TFLOP/s. Target: {TARGET:.0%} "
         "of it.\n\n"
-        "| rematerialised | rows | GB | tokens/s | TFLOP/s | of the product |\n"
+        "| rematerialized | rows | GB | tokens/s | TFLOP/s | of the product |\n"
         "| --- | --- | --- | --- | --- | --- |\n"
     )
     for case in result["cases"]:
@@ -139,36 +137,26 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    args = _arguments()
+    parser = machine.parser(__doc__)
+    parser.add_argument("--smoke", action="store_true", help="tiny")
+    args = parser.parse_args()
     size = SMOKE if args.smoke else FULL
-    before = product_flops(size.product)
-    cases = []
+    before, cases = product_flops(size.product), list[dict[str, Any]]()
     for remat in ("none", "dots", "full"):
         cases.append(measure(size, remat))
         print(json.dumps(cases[-1]), flush=True)
-    after = product_flops(size.product)
-    result = {
-        "product": max(before, after),
-        "products": [before, after],
-        "width": size.product,
-        "machine": machine.describe(("jax", "jaxlib", "flax", "optax"))
-        | {"device": jax.devices()[0].device_kind},
-        "cases": cases,
-    }
+        after = product_flops(size.product)
+        result = {
+            "product": max(before, after),
+            "products": [before, after],
+            "width": size.product,
+            "machine": machine.describe(("jax", "jaxlib", "flax", "optax"))
+            | {"device": jax.devices()[0].device_kind},
+            "cases": cases,
+        }
+        if not args.smoke:
+            machine.save(args.out, "gpu_training", result, table(result))
     print(table(result), end="")
-    if args.smoke:
-        return
-    args.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=2) + "\n"
-    (args.out / "gpu_training.json").write_text(text)
-    (args.out / "gpu_training.md").write_text(table(result))
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--smoke", action="store_true", help="tiny")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -2,16 +2,14 @@
 
     python benchmarks/gradient.py runs/quickstart [--threads=2]
 
-Cost: the time of a Jacobian (the gradients of all domains) over the time of a
-forward evaluation of one mixture on the same windows, by the evaluator with
-several mixtures a call. Both alternate; the ratio of each round is what counts.
-The search counts a gradient as three evaluations.
+Cost: the time of a Jacobian (the gradients of all domains) over that of a forward
+evaluation of one of several mixtures on the same windows. Both alternate; the ratio of
+each round is what counts. The search counts a gradient as three evaluations.
 
 Exactness: the largest difference from central differences of the model in
 float64, extrapolated from two steps, as a share of the largest derivative.
 """
 
-import argparse
 import dataclasses
 import json
 import statistics
@@ -28,18 +26,14 @@ CHECKED_WINDOWS = 2  # of each domain, in float64
 
 def cost(scorer: Any, windows: int, rounds: int) -> dict[str, Any]:
     """Times a forward evaluation and a Jacobian, in seconds."""
-    from jaxsim.scoring.evaluator import Evaluator
-    from jaxsim.scoring.gradient import Differentiator
     from jaxsim.scoring.table import dirichlet
 
     rows = scorer.evaluation.rows("dev", windows)
-    parts = scorer.pool.model, _pool(scorer), scorer.evaluation, scorer.config
-    evaluator, differentiator = Evaluator(*parts), Differentiator(*parts)
     table = dirichlet(scorer.members, 8, 1.0, seed=0)
-    w_C = table.w_MC[0]
+    evaluator, w_C = scorer.evaluator, table.w_MC[0]
     calls: dict[str, Callable[[], Any]] = {
         "forward": lambda: evaluator.score(table, rows),
-        "jacobian": lambda: differentiator.jacobian(w_C, 1.0, rows),
+        "jacobian": lambda: evaluator.jacobian(w_C, 1.0, rows),
     }
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(-1, rounds):
@@ -73,25 +67,24 @@ def exactness(scorer: Any) -> dict[str, Any]:
 
     from jaxsim.model import Execution
     from jaxsim.scoring.evaluation import scored_mask
-    from jaxsim.scoring.gradient import Differentiator
-    from jaxsim.scoring.merge import merge
+    from jaxsim.scoring.evaluator import Evaluator
+    from jaxsim.scoring.program import merge
     from jaxsim.scoring.table import dirichlet
 
     e, model = scorer.evaluation, scorer.pool.model
     rows = e.rows("dev", CHECKED_WINDOWS)
     (w_C,) = dirichlet(scorer.members, 1, 1.0, seed=1).w_MC
-    stack = scorer.predictors.stack
-    narrow = Differentiator(model, _pool(scorer), e, scorer.config)
-    found = {"float32": narrow.jacobian(w_C, 1.0, rows)}
+    stack = scorer.stack
+    found = {"float32": scorer.evaluator.jacobian(w_C, 1.0, rows)}
     with jax.enable_x64(True):
         base, delta_C = jax.tree.map(
             lambda x: np.asarray(x, np.float64), (stack.base, stack.delta_C)
         )
         config = dataclasses.replace(scorer.config, precision="float64")
         wide = dataclasses.replace(stack, base=base, delta_C=delta_C)
-        found["float64"] = Differentiator(
-            model, _pool(scorer, wide), e, config
-        ).jacobian(w_C, 1.0, rows)
+        wide = wide.on(stack.mesh, model)
+        evaluator = Evaluator(model, wide, e, config)
+        found["float64"] = evaluator.jacobian(w_C, 1.0, rows)
         execution = Execution(precision="float64")
         scored_RL = scored_mask(e, rows)
 
@@ -123,22 +116,12 @@ def exactness(scorer: Any) -> dict[str, Any]:
     }
 
 
-def _pool(scorer: Any, stack: Any = None) -> Any:
-    from jaxsim.scoring.stack import resident
-
-    return resident(stack or scorer.predictors.stack)
-
-
 def main() -> None:
     machine.keep_freed_memory()
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = machine.parser(__doc__, threads=2)
     parser.add_argument("workdir", type=Path)
-    parser.add_argument("--threads", type=int, default=2, help="and cores")
     parser.add_argument("--windows", type=int, default=20, help="of a domain")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results" / "gradient.json"
-    )
     arguments = parser.parse_args()
     machine.pin(arguments.threads)
     # Imported on the pinned cores.
@@ -155,9 +138,8 @@ def main() -> None:
         "cost": cost(scorer, arguments.windows, arguments.rounds),
         "exactness": exactness(scorer),
     }
-    text = json.dumps(result, indent=2) + "\n"
-    arguments.out.write_text(text)
-    print(text, end="")
+    print(json.dumps(result, indent=2))
+    machine.save(arguments.out, "gradient", result)
 
 
 if __name__ == "__main__":

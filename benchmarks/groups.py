@@ -14,7 +14,6 @@ import functools
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import machine
@@ -186,15 +185,12 @@ def main() -> None:
         | {"device": f"{jax.device_count()} x {device.device_kind}", "load": load},
         "cases": cases,
     }
-    args.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=2) + "\n"
-    (args.out / "groups.json").write_text(text)
-    (args.out / "groups.md").write_text(table(result))
+    machine.save(args.out, "groups", result, table(result))
     print(table(result), end="")
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = machine.parser(__doc__, threads=0)
     parser.add_argument("--quick", action="store_true", help="on a laptop")
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES))
     parser.add_argument("--tokens", nargs="+", type=int, help="a step of a run")
@@ -206,8 +202,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--longest", type=float, default=0, help="seconds of a block; 0: any"
     )
-    parser.add_argument("--threads", type=int, default=0, help="and cores; 0: all")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
     for key, value in (QUICK if args.quick else WHOLE).items():
         if getattr(args, key) is None:

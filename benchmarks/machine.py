@@ -1,10 +1,13 @@
-"""What a benchmark ran on: enough to judge a figure, nothing that names a host.
+"""What benchmarks share: the machine, its cores, the command line, the results.
 
-Also pins a benchmark to some cores, so that both sides have the same ones.
+What they ran on is described well enough to judge a figure; nothing names a host.
+Pinning a benchmark to some cores gives both sides the same ones.
 """
 
+import argparse
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -13,6 +16,30 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+
+def parser(doc: str | None, threads: int | None = None) -> argparse.ArgumentParser:
+    """The parser of a benchmark, with its first line and --out.
+
+    Args:
+      doc: of the module.
+      threads: the default of --threads; None for no such option.
+    """
+    found = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
+    results = Path(__file__).parent / "results"
+    found.add_argument("--out", type=Path, default=results, help="folder of results")
+    if threads is not None:
+        text = "and cores" if threads else "and cores; 0: all"
+        found.add_argument("--threads", type=int, default=threads, help=text)
+    return found
+
+
+def save(folder: Path, name: str, result: Any, markdown: str = "") -> None:
+    """Writes NAME.json, and NAME.md if there is Markdown."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    if markdown:
+        (folder / f"{name}.md").write_text(markdown)
 
 
 def keep_freed_memory() -> None:

@@ -10,7 +10,6 @@ would train, and commits nothing on the way; the others are longer and commit
 their state three times. The base model is a random one: it does not matter here.
 """
 
-import argparse
 import dataclasses
 import itertools
 import json
@@ -70,7 +69,7 @@ def measure(case: tuple[str, int, int], workdir: Path, pairs: int) -> dict[str, 
     ).model
     trainer = recipe_trainer(model, config, training_mesh(-1, 1))
     batch = config.recipe.batch * corpus.length
-    bare = stepper(trainer.program(), batch)
+    bare = stepper(trainer.program())
     orders = itertools.count(1)
 
     def whole() -> float:
@@ -120,7 +119,12 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     machine.keep_freed_memory()
-    args = _arguments()
+    parser = machine.parser(__doc__, threads=0)
+    parser.add_argument(
+        "--cases", type=int, default=len(CASES), help="the first so many"
+    )
+    parser.add_argument("--pairs", type=int, default=5, help="of blocks")
+    args = parser.parse_args()
     if args.threads:
         machine.pin(args.threads)
     cases = []
@@ -133,22 +137,8 @@ def main() -> None:
         "machine": machine.describe(("jax", "jaxlib", "orbax-checkpoint")),
         "cases": cases,
     }
-    args.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=2) + "\n"
-    (args.out / "overhead.json").write_text(text)
-    (args.out / "overhead.md").write_text(table(result))
+    machine.save(args.out, "overhead", result, table(result))
     print(table(result), end="")
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "--cases", type=int, default=len(CASES), help="the first so many"
-    )
-    parser.add_argument("--pairs", type=int, default=5, help="of blocks")
-    parser.add_argument("--threads", type=int, default=0, help="and cores; 0: all")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -7,17 +7,13 @@ Needs the extra `tpu` (libtpu, the compiler; no TPU). Each case is a call of
 as it is done; --only=NAME,NAME runs some of them.
 """
 
-import argparse
 import dataclasses
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import machine
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
 UTILIZATION = 0.4
 _LARGE = (
     "--config=configs/paper.py:1b",
@@ -74,15 +70,13 @@ def measure(name: str) -> dict[str, Any]:
     )
     model = LanguageModel(config.model, sizes.vocabulary)
     made: dict[str, Any] = {}
-    layout = ""
     for which in programs:
         if which == "train":
             program = train_step(config, model, devices)
         elif which == "group":
             program = vectorized_step(config, model, devices)
         else:
-            program, plan = scoring(config, model, sizes.members, devices)
-            layout = str(plan)
+            program = scoring(config, model, sizes.members, devices)
         made[which] = dataclasses.asdict(compile_program(program))
         print(name, which, json.dumps(made[which]["memory"]), flush=True)
     return {
@@ -92,7 +86,6 @@ def measure(name: str) -> dict[str, Any]:
         "parameters": model.parameter_count(),
         "vocabulary": sizes.vocabulary,
         "programs": made,
-        "scoring": layout,
         "costs": [
             dataclasses.asdict(cost) for cost in costs(config, model, sizes.members)
         ],
@@ -118,8 +111,6 @@ def table(result: dict[str, Any]) -> str:
             text += _row(name, case, report)
     for name, case in result["cases"].items():
         text += f"\n{name}: `{case['command']}`\n"
-        if case["scoring"]:
-            text += f"\n    {case['scoring']}\n".replace("\nplan", "\n    plan")
     text += "\nWhat 32 members and their reference runs cost:\n\n"
     text += "| case | what | number | tokens | chip-hours |\n"
     text += "| --- | --- | ---: | ---: | ---: |\n"
@@ -154,28 +145,21 @@ def _row(name: str, case: dict[str, Any], report: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    args = _arguments()
+    parser = machine.parser(__doc__)
+    parser.add_argument("--only", default="", help="NAME,NAME: " + ", ".join(CASES))
+    args = parser.parse_args()
     path = args.out / "plan.json"
     result: dict[str, Any] = {"utilization": UTILIZATION, "cases": {}}
     if path.exists() and args.only:
         result = json.loads(path.read_text())
-    args.out.mkdir(parents=True, exist_ok=True)
     for name in args.only.split(",") if args.only else CASES:
         begin = time.perf_counter()
         case = measure(name)
         case["seconds"] = time.perf_counter() - begin
         result["cases"][name] = case
         result["machine"] = machine.describe(("jax", "jaxlib", "libtpu"))
-        path.write_text(json.dumps(result, indent=2) + "\n")
-        (args.out / "plan.md").write_text(table(result))
+        machine.save(args.out, "plan", result, table(result))
     print(table(result), end="")
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--only", default="", help="NAME,NAME: " + ", ".join(CASES))
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

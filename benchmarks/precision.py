@@ -18,10 +18,8 @@ beside them stands the standard error that the text itself gives the difference
 between a mixture and the best one.
 """
 
-import argparse
 import dataclasses
 import functools
-import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,14 +36,13 @@ from jaxsim.scoring.evaluation import scored_mask
 from jaxsim.scoring.evaluator import Evaluator
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.scores import PredictorScores, bits_per_byte, domain_sums
-from jaxsim.scoring.stack import load_resident, load_stack, resident, stacked
-from jaxsim.scoring.table import Mixtures, dirichlet, singles
+from jaxsim.scoring.stack import load_stack
+from jaxsim.scoring.table import dirichlet
 from jaxsim.search.objective import Objective
 from jaxsim.search.ties import resampled
 
 Rounding = Callable[[np.ndarray], np.ndarray]
 
-AT_ONCE = 25  # merged trees that the host holds
 FLOAT64 = 40  # mixtures; it is slow
 TOP = 10
 
@@ -70,49 +67,27 @@ class Variants:
         self.evaluation = self.scorer.evaluation
         self.rows = self.evaluation.rows("dev", windows)
         self.table = dirichlet(self.scorer.members, mixtures, 1.0, seed=0)
-        self._stack = load_stack(
-            self.scorer.pool, self.scorer.members, self.scorer.corpus
-        )
+        self._float32 = self._evaluator()
+        pool = self._float32.programs.pool
+        self._base, self._delta_C = jax.device_get((pool.base, pool.delta_C))
 
     def evaluator(self, **score: Any) -> np.ndarray:
         """By the evaluator, with these fields of config.score."""
-        s = self.scorer
-        settings = {"precision": "float32", "deltas": "float32", **score}
-        config = dataclasses.replace(s.config, **settings)
-        pool = load_resident(s.pool, s.members, s.corpus, False, config)
-        parts = s.pool.model, pool, self.evaluation, config
-        return Evaluator(*parts).score(self.table, self.rows)
+        return self._evaluator(**score).score(self.table, self.rows)
 
     def host_merges(self, round_weight: Rounding, round_delta: Rounding) -> np.ndarray:
         """Merged on the host in float64 from rounded numbers."""
-        base = self._stack.base
-
-        def merged(w_C: np.ndarray) -> Any:
-            w_C = round_weight(w_C.astype(np.float32)).astype(np.float64)
-            return jax.tree.map(
-                lambda s, d_C: (
-                    s + np.tensordot(round_delta(d_C), w_C, axes=(1, 0))
-                ).astype(np.float32),
-                base,
-                self._stack.delta_C,
-            )
-
-        return self._entries(map(merged, self.table.w_MC))
+        w_MC = round_weight(self.table.w_MC.astype(np.float32)).astype(np.float64)
+        delta_C = jax.tree.map(round_delta, self._delta_C)
+        return self._scored(_merged(self._base, delta_C, w_C) for w_C in w_MC)
 
     def bfloat16_members(self) -> np.ndarray:
         """Merged on the host from members rounded to bfloat16."""
-        base = self._stack.base
-        members_C = jax.tree.map(
-            lambda s, d_C: bfloat16(s[:, None] + d_C), base, self._stack.delta_C
+        member_C = jax.tree.map(
+            lambda s, d_C: bfloat16(s[:, None] + d_C), self._base, self._delta_C
         )
-
-        def merged(w_C: np.ndarray) -> Any:
-            return jax.tree.map(
-                lambda m_C: np.tensordot(m_C, w_C, axes=(1, 0)).astype(np.float32),
-                members_C,
-            )
-
-        return self._entries(map(merged, self.table.w_MC))
+        zero = jax.tree.map(np.zeros_like, self._base)
+        return self._scored(_merged(zero, member_C, w_C) for w_C in self.table.w_MC)
 
     def float64(self) -> np.ndarray:
         """The first mixtures, merge and model in float64.
@@ -125,15 +100,9 @@ class Variants:
         with jax.enable_x64(True):
             execution = Execution(precision="float64")
             nll = jax.jit(functools.partial(model.token_nll, execution=execution))
-            wide = functools.partial(jax.tree.map, lambda x: np.asarray(x, np.float64))
-            base, delta_C = wide(self._stack.base), wide(self._stack.delta_C)
             found = []
             for w_C in self.table.w_MC[:FLOAT64]:
-                params = jax.tree.map(
-                    lambda s, d_C, w_C=w_C: s + np.tensordot(d_C, w_C, axes=(1, 0)),
-                    base,
-                    delta_C,
-                )
+                params = _merged(self._base, self._delta_C, w_C)
                 nll_R = [
                     np.asarray(nll(params, tokens[i : i + 16]))
                     for i in range(0, len(rows), 16)
@@ -147,24 +116,26 @@ class Variants:
         nll_MD, sums = domain_sums(self.evaluation, scores, "dev")
         return bits_per_byte(nll_MD, sums["bytes"])
 
-    def _entries(self, merged: Iterator[Any]) -> np.ndarray:
-        """Parameter trees scored as they are, each as a pool entry."""
-        found = []
-        while some := list(itertools.islice(merged, AT_ONCE)):
-            names = tuple(f"merge-{i}" for i in range(len(some)))
-            stack = dataclasses.replace(
-                self._stack,
-                names=names,
-                digests=names,
-                delta_C=stacked(self._stack.base, some, len(some)),
-            )
-            config = dataclasses.replace(
-                self.scorer.config, precision="float32", deltas="float32"
-            )
-            parts = self.scorer.pool.model, resident(stack), self.evaluation
-            table: Mixtures = singles(names)
-            found.append(Evaluator(*parts, config).score(table, self.rows))
-        return np.concatenate(found)
+    def _evaluator(self, **score: Any) -> Evaluator:
+        s = self.scorer
+        settings = {"precision": "float32", "deltas": "float32", **score}
+        config = dataclasses.replace(s.config, **settings)
+        pool = load_stack(s.pool, s.members, s.corpus, config)
+        return Evaluator(s.pool.model, pool, self.evaluation, config)
+
+    def _scored(self, merged: Iterator[Any]) -> np.ndarray:
+        """Trees in float64, rounded to float32 and scored."""
+        narrow = functools.partial(jax.tree.map, lambda leaf: leaf.astype(np.float32))
+        return np.stack(
+            [self._float32.score_model(narrow(one), self.rows) for one in merged]
+        )
+
+
+def _merged(base: Any, delta_C: Any, w_C: np.ndarray) -> Any:
+    """Merged on the host, in float64."""
+    return jax.tree.map(
+        lambda s, d_C: s + np.tensordot(d_C, w_C, axes=(1, 0)), base, delta_C
+    )
 
 
 def compare(bits_MD: np.ndarray, reference_MD: np.ndarray) -> dict[str, Any]:
@@ -272,7 +243,11 @@ def report(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    args = _arguments()
+    parser = machine.parser(__doc__, threads=2)
+    parser.add_argument("workdir", type=Path)
+    parser.add_argument("--mixtures", type=int, default=200)
+    parser.add_argument("--windows", type=int, default=5, help="of each domain")
+    args = parser.parse_args()
     machine.pin(args.threads)
     variants = Variants(args.workdir, args.mixtures, args.windows)
     result = {
@@ -284,20 +259,7 @@ def main() -> None:
         "machine": machine.describe(("jax", "jaxlib", "flax", "numpy")),
     }
     print(report(result), end="")
-    args.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=2) + "\n"
-    (args.out / "precision.json").write_text(text)
-    (args.out / "precision.md").write_text(report(result))
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("workdir", type=Path)
-    parser.add_argument("--mixtures", type=int, default=200)
-    parser.add_argument("--windows", type=int, default=5, help="of each domain")
-    parser.add_argument("--threads", type=int, default=2, help="and cores")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    return parser.parse_args()
+    machine.save(args.out, "precision", result, report(result))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the ensemble costs, for very many mixtures.
 
-    python benchmarks/probability.py runs/quickstart [--out FILE.json]
+    python benchmarks/probability.py runs/quickstart
 
 Draws mixtures over the members of a finished workdir and sums their loss over
 every select token by domain, and for fewer mixtures by window; beside it the
@@ -8,7 +8,6 @@ plain float64 formula of NumPy, whose results must be the same. The members'
 token losses are computed before, if the workdir does not have them.
 """
 
-import argparse
 import functools
 import json
 import resource
@@ -82,12 +81,12 @@ def measure(workdir: Path) -> dict[str, Any]:
     for mixtures in COUNTS:
         w_MC = draw(mixtures)
         before = _peak()
-        taken = seconds(functools.partial(by_domain, w_MC))
+        taken = seconds(functools.partial(by_domain.sums, w_MC))
         line = cost(mixtures, taken)
         line["peak_grew_by_mib"] = round(_peak() - before, 1)
         result["by_domain"].append(line)
     w_MC = draw(COMPARED)
-    result["by_window"] = cost(COMPARED, seconds(lambda: by_window(w_MC)))
+    result["by_window"] = cost(COMPARED, seconds(lambda: by_window.sums(w_MC)))
     result["numpy_float64"] = cost(
         COMPARED, seconds(lambda: plain(w_MC, nll_CT, domain_T, domains))
     )
@@ -98,7 +97,7 @@ def measure(workdir: Path) -> dict[str, Any]:
         groups = int(group_T.max()) + 1
         expected = plain(w_MC, nll_CT, group_T, groups)
         there = expected > 0
-        found = average(w_MC)[:, :groups][there] / expected[there]
+        found = average.sums(w_MC)[:, :groups][there] / expected[there]
         result[f"largest_relative_difference_{name}"] = float(np.abs(found - 1).max())
     return result
 
@@ -109,20 +108,16 @@ def _peak() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = machine.parser(__doc__, threads=2)
     parser.add_argument("workdir", type=Path)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     machine.pin(arguments.threads)
     result = {
         "machine": machine.describe(("jax", "jaxlib", "numpy")),
         **measure(arguments.workdir),
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
+    print(json.dumps(result, indent=2))
+    machine.save(arguments.out, "probability", result)
 
 
 if __name__ == "__main__":

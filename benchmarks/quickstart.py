@@ -1,17 +1,17 @@
 """Do the quickstart's numbers make sense? Read from a finished workdir.
 
-    python benchmarks/quickstart.py runs/quickstart [--out FILE.json]
+    python benchmarks/quickstart.py runs/quickstart
 
 For every era, on its test addresses: is its own member the best single
 member, and do losses grow with distance in time? And: the agreement of every
 predictor and weight-only baseline with the reference runs.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
+import machine
 import numpy as np
 import scipy.stats
 
@@ -76,15 +76,12 @@ def mean_spearman(validation: Validation, kind: str, predictor: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = machine.parser(__doc__)
     parser.add_argument("workdir", type=Path)
-    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     result = {**eras(arguments.workdir), "agreement": agreement(arguments.workdir)}
-    text = json.dumps(result, indent=1)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
+    print(json.dumps(result, indent=2))
+    machine.save(arguments.out, "quickstart", result)
 
 
 if __name__ == "__main__":

@@ -3,28 +3,24 @@
 For benchmarks of speed and memory: trained members take as long to score.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxsim.config import ModelConfig
-from jaxsim.mesh import replicated, scoring_mesh
+from jaxsim.mesh import scoring_mesh
 from jaxsim.model import LanguageModel
 from jaxsim.scoring.evaluation import EvaluationSet
-from jaxsim.scoring.merge import MEMBER_AXIS
-from jaxsim.scoring.stack import Resident, Stack
+from jaxsim.scoring.program import MEMBER_AXIS
+from jaxsim.scoring.stack import StackedPool
 from jaxsim.scoring.table import Mixtures, dirichlet
 
 _CHANGE = 0.002  # standard deviation of a difference
 
 
-def random_resident(model: LanguageModel, members: int, deltas: str) -> Resident:
+def random_stack(model: LanguageModel, members: int, deltas: str) -> StackedPool:
     """`members` random entries around a fresh base model, on the devices."""
-    mesh = scoring_mesh()
-    everywhere = replicated(mesh)
-    base = jax.device_put(jax.jit(model.init)(jax.random.key(0)), everywhere)
+    base = jax.jit(model.init)(jax.random.key(0))
 
     @jax.jit
     def leaf(key: jax.Array, like: jax.Array) -> jax.Array:
@@ -39,21 +35,11 @@ def random_resident(model: LanguageModel, members: int, deltas: str) -> Resident
 
     leaves, tree = jax.tree.flatten(base)
     keys = jax.random.split(jax.random.key(1), len(leaves))
-    delta_C: Any = jax.tree.unflatten(
+    delta_C = jax.tree.unflatten(
         tree, [leaf(k, s) for k, s in zip(keys, leaves, strict=True)]
     )
-    delta_C = jax.device_put(delta_C, everywhere)
     names = _names(members)
-    stack = Stack(
-        names=names,
-        digests=names,
-        base_digest="base",
-        base=base,
-        delta_C=delta_C,
-        damaged=frozenset(),
-        notes=(),
-    )
-    return Resident(stack, mesh, base, delta_C)
+    return StackedPool(names, names, "", base, delta_C).on(scoring_mesh(), model)
 
 
 def mixtures(members: int, count: int) -> Mixtures:

@@ -15,9 +15,7 @@ Regret: measured loss of the test mixture that is predicted best, minus the
 best measured loss, in the tables' unit.
 """
 
-import argparse
 import csv
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -170,18 +168,14 @@ def report(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = machine.parser(__doc__)
     parser.add_argument("path", type=Path)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     machine.pin(1)
     result = measure(arguments.path)
     result["machine"] = machine.describe(("numpy", "scipy", "scikit-learn"))
     print(report(result), end="")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=1)
-    (arguments.out / "regmix.json").write_text(f"{text}\n")
-    (arguments.out / "regmix.md").write_text(report(result))
+    machine.save(arguments.out, "regmix", result, report(result))
 
 
 if __name__ == "__main__":

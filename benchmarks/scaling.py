@@ -12,7 +12,6 @@ a row of numbers for each mixture and window, which has to be somewhere: it is
 counted apart from the rest.
 """
 
-import argparse
 import contextlib
 import io
 import json
@@ -31,9 +30,8 @@ import psutil
 from pairs import remote
 
 HERE = Path(__file__).parent
-CHUNK = 8  # mixtures of a call, as planned for these windows
-EVALUATOR = (10 * CHUNK, 40 * CHUNK, 160 * CHUNK, 640 * CHUNK, 10_000)
-SCORER = (10 * CHUNK, 160 * CHUNK, 10_000)
+EVALUATOR = (80, 320, 1280, 5120, 10_000)
+SCORER = (80, 1280, 10_000)
 REPEATED = 1000  # mixtures that are timed at least, in tables of the size
 STEPS = ("prepare", "base", "train")
 
@@ -43,21 +41,21 @@ class Alone:
 
     def __init__(self) -> None:
         import numpy as np
-        from random_pool import random_resident, random_windows
+        from random_pool import random_stack, random_windows
 
         from jaxsim.config import ModelConfig, ScoreConfig
         from jaxsim.model import LanguageModel
         from jaxsim.scoring.evaluator import Evaluator
 
-        self._members, windows = 12, 8
+        self._members, windows = 12, 16  # a block
         config = ModelConfig(length=64, layers=2, dim=64, heads=2, kv_heads=2)
         model = LanguageModel(config, 512)
         self._rows = np.arange(windows)
         self._evaluator = Evaluator(
             model,
-            random_resident(model, self._members, "float32"),
+            random_stack(model, self._members, "float32"),
             random_windows(windows, 512, config),
-            ScoreConfig(chunk=CHUNK),
+            ScoreConfig(),
         )
 
     def run(self, count: int) -> dict[str, float]:
@@ -67,7 +65,7 @@ class Alone:
         def once(rng: int) -> int:
             return self._evaluator.score(table, self._rows).nbytes
 
-        first, table = (mixtures(self._members, n) for n in (10 * CHUNK, count))
+        first, table = (mixtures(self._members, n) for n in (80, count))
         self._evaluator.score(first, self._rows)
         return _measured(once, count)
 
@@ -83,7 +81,7 @@ class Whole:
         self._draw = dirichlet
         # Members' token losses, and the program.
         with contextlib.redirect_stdout(io.StringIO()):
-            self._score(10 * CHUNK, seed=REPEATED)
+            self._score(80, REPEATED)
 
     def run(self, count: int) -> dict[str, float]:
         """Seconds and memory of `count` mixtures that are all new."""
@@ -167,9 +165,9 @@ def report(result: dict[str, Any]) -> str:
     box = result["machine"]
     text = (
         f"{box['cores_used']} of {box['cores']} cores ({box['cpu']}), jax "
-        f"{box['versions']['jax']}, {box['date']}, {CHUNK} mixtures a chunk, "
+        f"{box['versions']['jax']}, {box['date']}, "
         f"medians of {result['rounds']} rounds.\n\n"
-        "| path | mixtures | ms a mixture | against 10 chunks | peak memory, "
+        f"| path | mixtures | ms a mixture | against {EVALUATOR[0]} | peak memory, "
         "MB | of that results, MB | growth beyond results, MB |\n"
         "| --- | --- | --- | --- | --- | --- | --- |\n"
     )
@@ -190,7 +188,10 @@ def report(result: dict[str, Any]) -> str:
 
 def main() -> None:
     machine.keep_freed_memory()
-    args = _arguments()
+    parser = machine.parser(__doc__, threads=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--alone", action="store_true", help="unsaved")
+    args = parser.parse_args()
     machine.pin(args.threads)
     paths = {"evaluator alone": measure("Alone", EVALUATOR, args.rounds, None)}
     if not args.alone:
@@ -199,7 +200,6 @@ def main() -> None:
             make_workdir(workdir)
             paths["as `jaxsim score`"] = measure("Whole", SCORER, args.rounds, workdir)
     result = {
-        "chunk": CHUNK,
         "rounds": args.rounds,
         "paths": paths,
         "machine": machine.describe(("jax", "jaxlib", "flax", "numpy")),
@@ -207,19 +207,7 @@ def main() -> None:
     print(report(result), end="")
     if args.alone:
         return  # not the whole of it
-    args.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=2) + "\n"
-    (args.out / "scaling.json").write_text(text)
-    (args.out / "scaling.md").write_text(report(result))
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2, help="and cores")
-    parser.add_argument("--alone", action="store_true", help="unsaved")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    return parser.parse_args()
+    machine.save(args.out, "scaling", result, report(result))
 
 
 if __name__ == "__main__":

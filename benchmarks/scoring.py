@@ -13,11 +13,9 @@ as small as these, one window alone is enough work for two cores, so that way
 loses less here than it would on a larger machine.
 """
 
-import argparse
 import contextlib
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import machine
@@ -123,7 +121,18 @@ def sentence(result: dict[str, Any]) -> str:
 
 def main() -> None:
     machine.keep_freed_memory()
-    args = _arguments()
+    parser = machine.parser(__doc__, threads=2)
+    parser.add_argument("--members", type=int, default=12)
+    parser.add_argument("--pairs", type=int, default=9, help="rounds")
+    parser.add_argument("--only", help="one preset or text; nothing is saved")
+    parser.add_argument(
+        "--set",
+        type=_setting,
+        action="append",
+        default=[],
+        help="a field of config.score, as rows=32; nothing is saved",
+    )
+    args = parser.parse_args()
     machine.pin(args.threads)
     cases = []
     for name, vocab, count in MODELS:
@@ -143,10 +152,7 @@ def main() -> None:
     print(sentence(result), end="")
     if args.only or args.set:
         return  # not the whole of it, and not the default
-    args.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=2) + "\n"
-    (args.out / "scoring.json").write_text(text)
-    (args.out / "scoring.md").write_text(sentence(result))
+    machine.save(args.out, "scoring", result, sentence(result))
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -154,23 +160,6 @@ def _setting(text: str) -> tuple[str, Any]:
     with contextlib.suppress(ValueError):
         return key, json.loads(value)
     return key, value
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--members", type=int, default=12)
-    parser.add_argument("--pairs", type=int, default=9, help="rounds")
-    parser.add_argument("--threads", type=int, default=2, help="and cores")
-    parser.add_argument("--only", help="one preset or text; nothing is saved")
-    parser.add_argument(
-        "--set",
-        type=_setting,
-        action="append",
-        default=[],
-        help="a field of config.score, as rows=32; nothing is saved",
-    )
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

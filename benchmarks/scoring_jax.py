@@ -7,8 +7,9 @@ from scoring_work import ScoringWork
 from workload import nest
 
 from jaxsim.config import ScoreConfig
+from jaxsim.mesh import scoring_mesh
 from jaxsim.scoring.evaluator import Evaluator
-from jaxsim.scoring.stack import Stack, resident, stacked
+from jaxsim.scoring.stack import StackedPool, stacked
 from jaxsim.scoring.table import Mixtures
 
 
@@ -18,7 +19,7 @@ class JaxScoring:
         self._rows = np.arange(len(work.evaluation))
         self._evaluator = Evaluator(
             work.language_model,
-            resident(stack(work)),
+            stack(work).on(scoring_mesh(), work.language_model),
             work.evaluation,
             ScoreConfig(**work.score),
         )
@@ -35,7 +36,7 @@ class JaxScoring:
         return time.perf_counter() - begin
 
 
-def stack(work: ScoringWork) -> Stack:
+def stack(work: ScoringWork) -> StackedPool:
     """The pool, as if it had been read from a workdir."""
     base, delta_C = work.parameters()
     names = tuple(f"member-{c}" for c in range(work.members))
@@ -43,15 +44,8 @@ def stack(work: ScoringWork) -> Stack:
         nest({path: leaf + delta_C[path][c] for path, leaf in base.items()})
         for c in range(work.members)
     )
-    return Stack(
-        names=names,
-        digests=names,
-        base_digest="base",
-        base=nest(base),
-        delta_C=stacked(nest(base), entries, work.members),
-        damaged=frozenset(),
-        notes=(),
-    )
+    delta_C = stacked(nest(base), entries, work.members)
+    return StackedPool(names, names, "", nest(base), delta_C)
 
 
 def table(work: ScoringWork, count: int) -> Mixtures:

@@ -15,11 +15,9 @@ known value is the lowest that anything here has seen, including long descents. 
 the merge's, on dev text: nothing here is about training.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import itertools
-import json
 import math
 import shutil
 import tempfile
@@ -41,7 +39,6 @@ try:
 except ImportError:
     optuna = None
 
-RESULT = Path(__file__).parent / "results" / "search.json"
 LONG = 2000  # evaluations of the descents to the best known mixture
 
 
@@ -174,13 +171,11 @@ def show(found: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = machine.parser(__doc__, threads=2)
     parser.add_argument("workdir", type=Path)
     parser.add_argument("--states", type=int, default=20)
     parser.add_argument("--evaluations", type=int, default=100)
     parser.add_argument("--windows", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
     machine.pin(given.threads)
     versions = ["jax", "numpy", "scipy", "clarabel"]
@@ -206,8 +201,7 @@ def main() -> None:
         "seconds": round(time.monotonic() - begin, 1),
         "objectives": found,
     }
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(result, indent=1) + "\n")
+    machine.save(given.out, "search", result)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from workload import Arrays, Workload, flatten, nest
 
 from jaxsim.mesh import batch_sharding, replicated, training_mesh
 from jaxsim.model import LanguageModel
-from jaxsim.scoring.plan import execution_of, settled
+from jaxsim.scoring.layout import execution_of, settled
 from jaxsim.train import recipe_trainer
 from jaxsim.train.step import Marks
 

@@ -246,9 +246,9 @@ def moved(w_MC: np.ndarray, log_C: np.ndarray) -> np.ndarray:
 
 def _ensemble(work: Workdir, w_MC: np.ndarray, split: str) -> np.ndarray:
     """Bits per byte [M, D] on that split of the reference runs' windows."""
-    scorer, e = work.scorer, work.scorer.evaluation
+    e = work.scorer.evaluation
     rows = np.intersect1d(work.rows, e.rows(split))
-    sums_MD = scorer.predictors.ensemble_sums(w_MC, scorer.token_losses[1:], rows)
+    sums_MD = work.scorer.ensemble(rows).sums(w_MC)
     bytes_D = np.bincount(e.domain_R[rows], e.bytes_R[rows], len(e.domains))
     with np.errstate(invalid="ignore"):
         bits_MD: np.ndarray = sums_MD / (bytes_D * np.log(2.0))

@@ -14,13 +14,10 @@ pair, as if the observed best had been fixed; no residual although there is one;
 windows where there are enough documents.
 """
 
-import argparse
 import concurrent.futures
 import dataclasses
 import functools
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 import machine
@@ -30,7 +27,6 @@ from jaxsim.scoring.evaluation import EvaluationSet
 from jaxsim.search.objective import Objective
 from jaxsim.search.ties import Residual, resampled, tie_set
 
-HERE = Path(__file__).parent
 LEVEL = 0.9
 BYTES = 100
 MEMBERS = 8
@@ -264,20 +260,15 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=2)
+    parser = machine.parser(__doc__, threads=2)
     parser.add_argument("--quick", action="store_true", help="few problems")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
     arguments = parser.parse_args()
     machine.pin(arguments.threads)
     begin = time.perf_counter()
     result = simulate(arguments.quick, arguments.threads)
     result["seconds"] = round(time.perf_counter() - begin, 1)
     result["machine"] = machine.describe(("numpy",))
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=1)
-    (arguments.out / "ties.json").write_text(f"{text}\n")
-    (arguments.out / "ties.md").write_text(table(result))
+    machine.save(arguments.out, "ties", result, table(result))
 
 
 if __name__ == "__main__":

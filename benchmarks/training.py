@@ -12,11 +12,8 @@ JAX runs the trainer's own step, which also sums the tail average and checks
 every gradient for being finite; PyTorch's loop does neither.
 """
 
-import argparse
 import functools
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 import machine
@@ -128,7 +125,13 @@ def sentence(result: dict[str, Any]) -> str:
 
 def main() -> None:
     machine.keep_freed_memory()
-    args = _arguments()
+    parser = machine.parser(__doc__, threads=2)
+    parser.add_argument("--preset", default="tiny-0.6m")
+    parser.add_argument("--vocab", type=int, default=2048)
+    parser.add_argument("--batch", type=int, default=8, help="rows")
+    parser.add_argument("--steps", type=int, default=30, help="of a block")
+    parser.add_argument("--pairs", type=int, default=15, help="of blocks")
+    args = parser.parse_args()
     machine.pin(args.threads)
     workload = Workload(args.preset, args.vocab, args.batch)
     with (
@@ -160,23 +163,8 @@ def main() -> None:
         "agreement": agreement,
         **measured,
     }
-    args.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=2) + "\n"
-    (args.out / "training.json").write_text(text)
-    (args.out / "training.md").write_text(sentence(result))
+    machine.save(args.out, "training", result, sentence(result))
     print(sentence(result), end="")
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--preset", default="tiny-0.6m")
-    parser.add_argument("--vocab", type=int, default=2048)
-    parser.add_argument("--batch", type=int, default=8, help="rows")
-    parser.add_argument("--steps", type=int, default=30, help="of a block")
-    parser.add_argument("--pairs", type=int, default=15, help="of blocks")
-    parser.add_argument("--threads", type=int, default=2, help="and cores")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

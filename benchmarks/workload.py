@@ -4,7 +4,7 @@ Imports neither JAX nor PyTorch, which would start their thread pools.
 """
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -41,24 +41,6 @@ class Workload:
         rng = np.random.default_rng(0)
         shape = (4, self.batch, self.model.length + 1)
         return list(rng.integers(0, self.vocab, shape, dtype=np.int32))
-
-
-class Side(Protocol):
-    """What a process is asked for, by the names of these methods."""
-
-    def load(self, arrays: Arrays) -> None:
-        """Starts from these parameters with a fresh optimizer."""
-
-    def parameters(self) -> Arrays: ...
-
-    def loss(self) -> float:
-        """Mean loss of the first batch."""
-
-    def train(self, steps: int) -> float:
-        """Trains, and returns the seconds that it took."""
-
-    def score(self, steps: int) -> float:
-        """Losses of whole batches without gradients, in seconds."""
 
 
 def flatten(tree: Any, prefix: str = "") -> Arrays:
