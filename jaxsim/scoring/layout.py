@@ -17,7 +17,6 @@ from jax.sharding import Mesh
 
 from jaxsim.config import ScoreConfig
 from jaxsim.devices import attention_on, is_cpu, precision_on, usable_memory
-from jaxsim.errors import UserError
 from jaxsim.model import Execution, LanguageModel
 from jaxsim.scoring.evaluation import EvaluationSet, scored_mask
 from jaxsim.scoring.program import Blocks
@@ -192,12 +191,6 @@ def settled(config: ScoreConfig, model: LanguageModel, mesh: Mesh) -> ScoreConfi
     attention = attention_on(
         device, config.attention, c.dim // c.heads, precision, "config.score.attention"
     )
-    model_axis = int(mesh.shape["model"])
-    if c.heads % model_axis or c.kv_heads % model_axis:
-        raise UserError(
-            f"config.score.model_axis={model_axis}: does not divide "
-            f"model.heads={c.heads} and model.kv_heads={c.kv_heads}"
-        )
     return dataclasses.replace(config, precision=precision, attention=attention)
 
 

@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 from hlo import Module
 
-from jaxsim.config import ScoreConfig
 from jaxsim.errors import UserError
 from jaxsim.mesh import scoring_mesh
 from jaxsim.model import MATRICES, Execution
-from jaxsim.scoring.layout import settled
 from jaxsim.scoring.program import along_deltas, merge
 
 from . import drawn
@@ -133,9 +131,6 @@ def test_what_does_not_divide_is_refused():
         scoring_mesh(3)
     with pytest.raises(UserError, match=r"vocab of 98 .*score\.model_axis"):
         drawn.evaluator(8, 8)
-    # The bare widths divide, and heads would be torn apart.
-    with pytest.raises(UserError, match=r"model_axis=4: .*kv_heads=2"):
-        settled(ScoreConfig(), drawn.MODEL, drawn.mesh(4, 4))
 
 
 @pytest.mark.parametrize("deltas", ["float32", "bfloat16"])
