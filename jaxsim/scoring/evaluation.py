@@ -19,7 +19,7 @@ class EvaluationSet(EvalWindows):
 
     Attributes, beside those of `EvalWindows`, where `documents` are those of
     all domains and `digest` is of everything that a score depends on:
-      domain_R, split_R: int32, indices into `domains` and `HALVES`.
+      domain_R, split_R: int32, indices into `domains` and `SPLITS`.
       domains: names, in-pool ones first, in the corpus's order.
       in_pool: whether each domain is the held-out text of some partition.
     """
@@ -33,7 +33,7 @@ class EvaluationSet(EvalWindows):
         """Indices of windows, all or of one split.
 
         Args:
-          split: 'dev', 'report' or None for both.
+          split: 'dev", "test" or None for both.
           windows: at most so many for each domain and split, 0 for all; at
             least one of every document if there are enough, the others in
             proportion to its length, evenly spaced in it.

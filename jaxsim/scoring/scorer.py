@@ -109,10 +109,7 @@ class Scorer:
         return Evaluator(self.pool.model, self.stack, self.evaluation, self._adopted)
 
     def release(self) -> None:
-        """Frees an accelerator's memory until the pool is needed again.
-
-        A CPU's memory is the host's, which training would not need.
-        """
+        """Frees an accelerator's memory until the pool is needed again."""
         if "stack" in self.__dict__ and not is_cpu(self.stack.mesh):
             self.__dict__.pop("evaluator", None)
             self.__dict__.pop("stack", None)

@@ -39,7 +39,7 @@ class Scores:
     Attributes:
       name: name of the table.
       table: the mixtures.
-      evaluation: the windows that `ProxyScores.rows` index.
+      evaluation: the windows that `PredictorScores.rows` index.
       predictors: losses by predictor: 'merge', 'ensemble' and 'members', or
         'reference' for reference runs.
       notes: what an override admitted.
