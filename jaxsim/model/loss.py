@@ -7,9 +7,9 @@ The backward pass is written by hand: it recomputes the logits of a chunk, then 
 products. Automatic differentiation is two to three times slower on a CPU, because XLA
 scatters into the logits (`benchmarks/training.py` measures the whole step).
 
-If rows are divided over devices, each device loops over the chunks of its rows. The
-head is gathered once before the loops, and its gradient is summed over devices once
-after them. By default the compiler would do both for every chunk.
+Over a mesh, each device loops over the chunks of its rows. The head is gathered once
+before the loops, and its gradient is summed over devices once after them. By default
+the compiler would do both for every chunk.
 """
 
 import functools
@@ -18,7 +18,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
+
+from jaxsim.mesh import data_devices, over_data
 
 
 def next_token_nll(
@@ -27,7 +29,6 @@ def next_token_nll(
     targets_BL: jax.Array,
     chunk: int,
     precision: str | None = None,
-    at_rows: NamedSharding | None = None,
 ) -> jax.Array:
     """Negative log-likelihood of every target, in nats.
 
@@ -38,7 +39,6 @@ def next_token_nll(
       chunk: positions of each row whose logits exist at once.
       precision: of the products with the head, for `jax.lax.Precision`. JAX traces
         the backward pass where `jax.default_matmul_precision` no longer holds.
-      at_rows: how B is divided over a mesh axis; None leaves it to the compiler.
 
     Returns:
       [B, L] float32.
@@ -46,10 +46,8 @@ def next_token_nll(
     length = x_BLD.shape[1]
     # Chunks of equal size, so that they share one loop body.
     count = next(n for n in range(-(-length // chunk), length + 1) if length % n == 0)
-    if at_rows is not None and at_rows.is_fully_replicated:
-        at_rows = None  # every device has them all
     with jax.named_scope("loss"):
-        return _nll(x_BLD, head_VD, targets_BL, count, precision, at_rows)
+        return _nll(x_BLD, head_VD, targets_BL, count, precision)
 
 
 def sum_and_count(
@@ -59,16 +57,15 @@ def sum_and_count(
     return jnp.sum(nll_BL * weight_BL), jnp.sum(weight_BL)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _nll(
     x_BLD: jax.Array,
     head_VD: jax.Array,
     targets_BL: jax.Array,
     count: int,
     precision: str | None,
-    at_rows: NamedSharding | None,
 ) -> jax.Array:
-    return _forward(x_BLD, head_VD, targets_BL, count, precision, at_rows)[0]
+    return _forward(x_BLD, head_VD, targets_BL, count, precision)[0]
 
 
 def _forward(
@@ -77,27 +74,20 @@ def _forward(
     targets_BL: jax.Array,
     count: int,
     precision: str | None,
-    at_rows: NamedSharding | None,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-    if at_rows is not None:
+    if data_devices() > 1:
         whole = PartitionSpec(PartitionSpec.UNCONSTRAINED, None)
-        head_VD = jax.lax.with_sharding_constraint(
-            head_VD, NamedSharding(at_rows.mesh, whole)
-        )
-    loop = _on_each(at_rows, functools.partial(_losses, count, precision))
+        head_VD = jax.lax.with_sharding_constraint(head_VD, whole)
+    loop = _on_each_device(functools.partial(_losses, count, precision))
     nll_BL = loop(head_VD, (x_BLD, targets_BL))
     return nll_BL, (x_BLD, head_VD, targets_BL)
 
 
 def _backward(
-    count: int,
-    precision: str | None,
-    at_rows: NamedSharding | None,
-    saved: tuple[jax.Array, ...],
-    g_BL: jax.Array,
+    count: int, precision: str | None, saved: tuple[jax.Array, ...], g_BL: jax.Array
 ) -> tuple[jax.Array, jax.Array, None]:
     x_BLD, head_VD, targets_BL = saved
-    loop = _on_each(at_rows, functools.partial(_gradients, count, precision))
+    loop = _on_each_device(functools.partial(_gradients, count, precision))
     dx_BLD, dhead_SDV = loop(head_VD, (x_BLD, targets_BL, g_BL))
     dhead_DV = jnp.sum(dhead_SDV, axis=0)
     return dx_BLD, dhead_DV.T.astype(head_VD.dtype), None
@@ -106,20 +96,20 @@ def _backward(
 _nll.defvjp(_forward, _backward)
 
 
-def _on_each(
-    at_rows: NamedSharding | None, loop: Callable[..., Any]
-) -> Callable[..., Any]:
-    """Maps `loop(head, rows)` over devices; the compiler divides the other axes."""
-    if at_rows is None:
+def _on_each_device(loop: Callable[..., Any]) -> Callable[..., Any]:
+    """Maps `loop(head, rows)` over the devices that have different rows."""
+    devices = data_devices()
+    if devices == 1:
         return loop
-    return jax.shard_map(
-        loop,
-        mesh=at_rows.mesh,
-        in_specs=(PartitionSpec(), at_rows.spec),
-        out_specs=at_rows.spec,
-        axis_names=set(at_rows.spec),
-        check_vma=False,
-    )
+
+    def mapped(head_VD: jax.Array, rows: Any) -> Any:
+        rows = over_data(
+            jax.tree.map(lambda a: a.reshape(devices, -1, *a.shape[1:]), rows)
+        )
+        results = over_data(jax.vmap(loop, in_axes=(None, 0))(head_VD, rows))
+        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), results)
+
+    return mapped
 
 
 def _losses(

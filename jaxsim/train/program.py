@@ -1,10 +1,7 @@
-"""The compiled train step: one run over a mesh, or many vectorized runs.
+"""The compiled train step of runs that are trained together over a mesh."""
 
-Both compile the same pure function. A single run is sharded over the mesh like its
-parameters. Vectorized runs have a leading axis G in states, batches and sums; each
-device maps the step over its runs, so no data passes between runs.
-"""
-
+import functools
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,191 +9,184 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.errors import JaxRuntimeError
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxsim.devices import free_memory, is_cpu, memory_of
+from jaxsim.devices import TooLarge, compiled, free_memory, is_cpu, memory_of
 from jaxsim.log import say
-from jaxsim.mesh import (
-    batch_sharding,
-    member_mesh,
-    parameter_shardings,
-    replicated,
-    to_devices,
-    to_host,
-)
+from jaxsim.mesh import parameter_shardings, replicated, to_devices
 from jaxsim.model import LanguageModel
-from jaxsim.train.step import Marks, TrainState
+from jaxsim.train.step import TrainState
 
 Sums = dict[str, jax.Array]
-Step = Callable[[TrainState, jax.Array, Marks], tuple[TrainState, Sums]]
-_MEMBER = PartitionSpec("member")
 
 
 class TrainProgram:
     """The train step for a number of runs, compiled when first needed.
 
+    Every array has a leading axis G of runs. It is divided along the mesh axis `run`,
+    and the rest of an array like that of a single run.
+
     Attributes:
-      members: number of vectorized runs; for 1 there is no axis G.
+      runs: G.
       model: what is trained.
-      mesh: the mesh of its arrays: `(data, model)`, or `(member,)`.
-      tokens: shape and sharding of a batch: [B, L+1], or [G, B, L+1].
+      mesh: `(run, data, model)`.
+      tokens: shape and sharding of a batch, [G, B, L+1].
+      state: shapes and shardings of the state.
     """
 
     def __init__(
         self,
         model: LanguageModel,
-        step: Step,
-        initial: Callable[[Any], TrainState],
+        step: Callable[[TrainState, jax.Array], tuple[TrainState, Sums]],
+        initial: Callable[..., TrainState],
         rows: int,
         mesh: Mesh,
-        members: int = 1,
+        runs: int,
     ) -> None:
-        self.members = members
-        self.mesh = mesh if members == 1 else member_mesh(mesh, members)
-        self.model, self._initial = model, initial
-        tokens: tuple[int, ...] = (rows, model.config.length + 1)
-        shapes = jax.eval_shape(initial, model.shapes())
-        if members == 1:
-            batch, results = batch_sharding(mesh), replicated(mesh)
-            self._shardings = _sharded(model, shapes, mesh)
-        else:
-            batch = results = NamedSharding(self.mesh, _MEMBER)
-            self._shardings = jax.tree.map(lambda _: batch, shapes)
-            step = jax.shard_map(
-                jax.vmap(step, in_axes=(0, 0, None)),
-                mesh=self.mesh,
-                in_specs=(_MEMBER, _MEMBER, PartitionSpec()),
-                out_specs=_MEMBER,
-                check_vma=False,
-            )
-            self._initial = jax.vmap(initial, in_axes=None, axis_size=members)
-            tokens = (members, *tokens)
-        self.tokens = jax.ShapeDtypeStruct(tokens, jnp.int32, sharding=batch)
+        self.model, self.mesh, self.runs = model, mesh, runs
+        self._initial = initial
+        self._params = parameter_shardings(model.shapes(), model.logical_axes(), mesh)
+        self.tokens = self._of_runs(
+            jax.ShapeDtypeStruct((rows, model.config.length + 1), jnp.int32),
+            NamedSharding(mesh, PartitionSpec("data")),
+        )
+        number = jax.ShapeDtypeStruct((), jnp.int32)
+        one = jax.eval_shape(initial, model.shapes(), number, number)
+        self.state = jax.tree.map(self._of_runs, one, self._like_params(one))
         self._step = jax.jit(
-            step,
-            in_shardings=(self._shardings, batch, replicated(self.mesh)),
-            out_shardings=(self._shardings, results),
+            _alone(step) if runs == 1 else jax.vmap(step, spmd_axis_name="run"),
+            out_shardings=(
+                self._shardings(),
+                NamedSharding(mesh, PartitionSpec("run")),
+            ),
             donate_argnums=0,
         )
-        self._compiled: jax.stages.Compiled | None = None
 
     def fresh_params(self, seed: int) -> Any:
-        """New parameters of a single run, initialized on their devices."""
-        if self.members > 1:
-            raise ValueError("vectorized runs start from given parameters")
-        init = jax.jit(self.model.init, out_shardings=self._shardings.params)
+        """New parameters of one run, initialized on their devices."""
+        init = jax.jit(self.model.init, out_shardings=self._params)
         return init(jax.random.key(seed))
 
-    def start(self, params: Any) -> TrainState:
-        """The first state; every run starts from the same parameters."""
-        if self.members == 1:
-            params = to_devices(params, self._shardings.params)
-        else:
-            params = jax.device_put(params, replicated(self.mesh))
-        make: Callable[[Any], TrainState] = jax.jit(
-            self._initial, out_shardings=self._shardings
-        )
-        return make(params)
+    def start(self, params: Any, steps: int, tail_start: int) -> TrainState:
+        """The first state; every run starts from the same parameters.
 
-    def abstract_state(self) -> Any:
-        """Shapes, dtypes and shardings of the state."""
-        return jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=sharding
-            ),
-            jax.eval_shape(self._initial, self.model.shapes()),
-            self._shardings,
-        )
+        Args:
+          params: of one run, on the host or the device. They are copied.
+          steps, tail_start: see `TrainState`.
+        """
 
-    def arguments(self) -> tuple[Any, Any, Marks]:
-        """Shapes and shardings of the arguments of a call."""
-        number: Any = jax.ShapeDtypeStruct(
-            (), jnp.int32, sharding=replicated(self.mesh)
+        def make(*values: Any) -> Any:
+            return jax.tree.map(
+                lambda x: jnp.broadcast_to(x, (self.runs, *x.shape)),
+                self._initial(*values),
+            )
+
+        numbers = to_devices(
+            (np.int32(steps), np.int32(tail_start)), (replicated(self.mesh),) * 2
         )
-        return self.abstract_state(), self.tokens, Marks(number, number)
+        start: Callable[..., TrainState] = jax.jit(
+            make, out_shardings=self._shardings()
+        )
+        return start(to_devices(params, self._params), *numbers)
 
     def lower(self) -> jax.stages.Lowered:
         """Lowers from shapes: the mesh's devices need not be attached."""
-        return self._step.lower(*self.arguments())
+        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+            return self._step.lower(self.state, self.tokens)
 
+    @functools.cached_property
     def compiled(self) -> jax.stages.Compiled:
-        """The executable; the first call compiles it and logs the time."""
-        if self._compiled is None:
-            what = "train step" + f" of {self.members} runs" * (self.members > 1)
-            say(f"{what}: compiling")
-            begin = time.monotonic()
-            self._compiled = self.lower().compile()
-            say(f"{what}: compiled in {time.monotonic() - begin:.1f} s")
-        return self._compiled
+        """The executable.
+
+        Raises:
+          TooLarge: the compiler refuses it, because it needs too much memory.
+        """
+        what = "train step" + f" of {self.runs} runs" * (self.runs > 1)
+        say(f"{what}: compiling")
+        begin = time.monotonic()
+        program = compiled(self.lower())
+        say(f"{what}: compiled in {time.monotonic() - begin:.1f} s")
+        return program
 
     def needed(self) -> int:
-        """Bytes of a step on one device; 0 if the compiler does not say."""
-        program = self.compiled()
+        """Bytes of a step on one device; 0 if the compiler does not say.
+
+        `sys.maxsize` if the compiler refuses the program and does not say.
+        """
+        try:
+            program = self.compiled
+        except TooLarge as error:
+            return error.needed
+        except JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return sys.maxsize
         return memory_of(program).total if program.memory_analysis() else 0
 
-    def __call__(
-        self, state: TrainState, tokens: jax.Array, marks: Marks
-    ) -> tuple[TrainState, Sums]:
+    def __call__(self, state: TrainState, tokens: jax.Array) -> tuple[TrainState, Sums]:
         """One step; `state` is donated."""
-        result: tuple[TrainState, Sums] = self.compiled()(state, tokens, marks)
+        result: tuple[TrainState, Sums] = self.compiled(state, tokens)
         return result
 
-    def fetch(self, arrays: Any) -> Any:
-        """Host arrays with an axis of runs, even for a single run."""
-        host = to_host(arrays)
-        if self.members > 1:
-            return host
-        return jax.tree.map(lambda a: np.asarray(a)[None], host)
+    def _of_runs(self, leaf: Any, of_one: NamedSharding) -> jax.ShapeDtypeStruct:
+        sharding = NamedSharding(self.mesh, PartitionSpec("run", *of_one.spec))
+        shape = (self.runs, *leaf.shape)
+        return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding)
+
+    def _shardings(self) -> Any:
+        return jax.tree.map(lambda leaf: leaf.sharding, self.state)
+
+    def _like_params(self, state: TrainState) -> Any:
+        """Shards optimizer states and the tail sum of one run like its parameters."""
+        structure: Any = jax.tree.structure(self._params)
+
+        def like_params(node: Any) -> bool:
+            return bool(structure == jax.tree.structure(node))
+
+        return jax.tree.map(
+            lambda node: self._params if like_params(node) else replicated(self.mesh),
+            state,
+            is_leaf=like_params,
+        )
+
+
+def _alone(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Maps over an axis of one run without `vmap`, which is slower on a CPU."""
+
+    def mapped(*arrays: Any) -> Any:
+        one = jax.tree.map(lambda x: jnp.squeeze(x, 0), arrays)
+        return jax.tree.map(lambda x: jnp.expand_dims(x, 0), step(*one))
+
+    return mapped
 
 
 def planned(runs: int, mesh: Mesh, program: Callable[[int], TrainProgram]) -> int:
-    """How many of `runs` to vectorize: as many as fit, according to the compiler.
+    """How many of `runs` to train together: as many as fit, says the compiler.
 
-    One on a CPU, which a single run keeps busy; if devices would be idle; and if the
-    model is sharded over devices.
+    One on a CPU, which a single run keeps busy, and if devices would be idle.
+
+    Args:
+      runs: how many there are.
+      mesh: with as many devices along `run` as can train runs of their own.
+      program: the train step of a number of runs.
     """
-    devices = mesh.size
-    if runs < max(2, devices) or is_cpu(mesh) or mesh.shape["model"] > 1:
+    places = mesh.shape["run"]
+    if runs < max(2, places) or is_cpu(mesh):
         return 1
     limit = free_memory(mesh)
     if not limit:
         return 1
-    fits = max(1, 2 // devices)  # runs on each device; at least two in total
-    needed = _needed(program(fits * devices))
+    fits = max(1, 2 // places)  # runs in each place; at least two in total
+    needed = program(fits * places).needed()
     if not needed or needed > limit:
         return 1
-    most = -(-runs // devices)
+    most = -(-runs // places)
     while fits < (each := min(most, fits * limit // needed)):
-        more = _needed(program(each * devices))
-        if more and more <= limit:
+        more = program(each * places).needed()
+        if 0 < more <= limit:
             fits = each
             break
-        # In proportion to the bytes needed, or half if they are unknown.
-        most = min(each - 1, each * limit // more if more else each // 2)
-    return fits * devices
-
-
-def _needed(program: TrainProgram) -> int | None:
-    """Bytes on one device; None if the compiler refuses the program."""
-    try:
-        return program.needed()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return None
-
-
-def _sharded(model: LanguageModel, shapes: TrainState, mesh: Mesh) -> Any:
-    """Shards optimizer states and the tail sum like their parameters."""
-    params = parameter_shardings(model.shapes(), model.logical_axes(), mesh)
-    structure: Any = jax.tree.structure(model.shapes())
-    everywhere = replicated(mesh)
-
-    def like_params(node: Any) -> bool:
-        return bool(structure == jax.tree.structure(node))
-
-    return jax.tree.map(
-        lambda node: params if like_params(node) else everywhere,
-        shapes,
-        is_leaf=like_params,
-    )
+        # In proportion to the bytes needed, but not below half.
+        most = min(each - 1, max(each // 2, each * limit // more if more else 0))
+    return fits * places

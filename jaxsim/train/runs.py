@@ -106,8 +106,8 @@ def batches(
     A thread reads batches ahead. A process reads the rows that its devices hold.
 
     Args:
-      tokens: shape and sharding of a batch: [B, L+1], or [G, B, L+1] for G runs.
-        If there are fewer schedules, the last one is repeated.
+      tokens: shape and sharding of a batch [G, B, L+1]. If there are fewer than G
+        schedules, the last one is repeated.
       corpus: where the rows come from.
       schedules: the rows of each run.
       first, steps: finished steps, and steps of the whole run.
@@ -117,9 +117,8 @@ def batches(
       The number of the step, from 1, its tokens, and for each run the unit of each
       row.
     """
-    *members, rows, _ = tokens.shape
-    missing = sum(members or [1]) - len(schedules)
-    filled = [*schedules, *schedules[-1:] * missing]
+    slots, rows, _ = tokens.shape
+    filled = [*schedules, *schedules[-1:] * (slots - len(schedules))]
 
     def read(step: int) -> tuple[jax.Array, list[list[str]]]:
         here = batch(filled[0], step, rows)
@@ -127,15 +126,10 @@ def batches(
         def part(index: tuple[slice, ...] | None) -> np.ndarray:
             """The tokens that one device holds."""
             assert index is not None
-            *runs, part, _ = index
+            runs, part, _ = index
             own = range(here.start, here.stop)[part]
-            tokens_GBL1 = np.stack(
-                [
-                    batch_of(corpus, each, slice(own.start, own.stop))
-                    for each in filled[runs[0] if runs else slice(None)]
-                ]
-            )
-            return tokens_GBL1 if runs else tokens_GBL1[0]
+            own_rows = slice(own.start, own.stop)
+            return np.stack([batch_of(corpus, r, own_rows) for r in filled[runs]])
 
         return (
             jax.make_array_from_callback(tokens.shape, tokens.sharding, part),

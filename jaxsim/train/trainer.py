@@ -6,6 +6,7 @@ The compiled step is in `step.py`; `program.py` lays it out over devices.
 import contextlib
 import dataclasses
 import functools
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,18 +21,17 @@ from jaxsim.checkpoints import TrainingCheckpoints
 from jaxsim.config import Config, RecipeConfig
 from jaxsim.corpus import Corpus
 from jaxsim.corpus.order import Schedule
-from jaxsim.devices import attention_on, free_memory, peak_flops, precision_on
+from jaxsim.devices import attention_on, free_memory, is_cpu, peak_flops, precision_on
 from jaxsim.distributed import alone, barrier, from_lead, is_lead
 from jaxsim.errors import Preempted, UserError
 from jaxsim.log import Progress, say
-from jaxsim.mesh import batch_sharding, replicated, to_devices
+from jaxsim.mesh import to_host, training_mesh
 from jaxsim.model import Execution, LanguageModel
 from jaxsim.signals import watchdog
 from jaxsim.train.program import Sums, TrainProgram, planned
 from jaxsim.train.running import NonFiniteError, Running
 from jaxsim.train.runs import Run, batches, label
 from jaxsim.train.step import (
-    Marks,
     TrainState,
     adamw,
     constant_rate,
@@ -59,28 +59,27 @@ class Trained:
 
 
 class Trainer:
-    """Trains runs of one model, optimizer and batch size, alone or vectorized.
+    """Trains runs of one model, optimizer and batch size, alone or together.
 
     Args:
       model: what is trained.
       recipe: batch, optimizer, tail average, replay and precision of the runs.
-      rate: the learning rate by step; it replaces the recipe's.
+      rate: the learning rate of a run of so many steps; it replaces the recipe's.
       config: `config.train` says how training is executed.
-      mesh: `(data, model)`.
+      mesh: `(run, data, model)` of a single run.
     """
 
     def __init__(
         self,
         model: LanguageModel,
         recipe: RecipeConfig,
-        rate: optax.Schedule,
+        rate: Callable[[jax.Array], optax.Schedule],
         config: Config,
         mesh: Mesh,
     ) -> None:
         self.model, self.recipe, self.mesh = model, recipe, mesh
         self._config = train = config.train
         self.state_path = train.state_path
-        optimizer = adamw(recipe, rate)
         device = mesh.devices.flat[0]
         precision = precision_on(device, recipe.precision, "config.recipe.precision")
         self._execution = Execution(
@@ -96,70 +95,111 @@ class Trainer:
             precision=precision,
             loss_chunk=train.loss_chunk,
         )
-        self._initial = functools.partial(
-            initial_state, optimizer=optimizer, tail=recipe.tail > 0
-        )
-        self._step = functools.partial(
-            train_step,
-            model=model,
-            optimizer=optimizer,
-            accumulate=train.accumulate,
-            decay=recipe.decay,
-        )
+        self._optimizer = lambda steps: adamw(recipe, rate(steps))
         self._fits = 1  # runs at once, as planned so far
         self._programs: dict[int, TrainProgram] = {}
 
-    def program(self, members: int = 1) -> TrainProgram:
-        """The train step for this many vectorized runs, compiled once."""
-        if members not in self._programs:
-            execution = self._execution
-            if members == 1:  # the batches of vectorized runs are not split
-                execution = dataclasses.replace(
-                    execution, activations=batch_sharding(self.mesh)
-                )
-            say(f"train step: {execution.attention} attention in {execution.precision}")
-            self._programs[members] = TrainProgram(
-                self.model,
-                functools.partial(self._step, execution=execution),
-                self._initial,
-                self.recipe.batch,
-                self.mesh,
-                members,
-            )
-        return self._programs[members]
+    def program(self, runs: int = 1) -> TrainProgram:
+        """The train step of this many runs, compiled once."""
+        if runs not in self._programs:
+            e = self._execution
+            say(f"train step: {e.attention} attention in {e.precision}")
+            self._programs[runs] = self._program(runs, self._config.accumulate)
+        return self._programs[runs]
+
+    def _program(self, runs: int, accumulate: int) -> TrainProgram:
+        shared: Any = {"optimizer": self._optimizer}
+        return TrainProgram(
+            self.model,
+            functools.partial(
+                train_step,
+                model=self.model,
+                execution=self._execution,
+                accumulate=accumulate,
+                **shared,
+            ),
+            functools.partial(initial_state, tail=self.recipe.tail > 0, **shared),
+            self.recipe.batch,
+            self._mesh_of(runs),
+            runs,
+        )
+
+    def _mesh_of(self, runs: int) -> Mesh:
+        return training_mesh(
+            self._config.data_axis,
+            self.mesh.shape["model"],
+            self.mesh.devices.flatten().tolist(),
+            runs,
+        )
+
+    @property
+    def places(self) -> int:
+        """How many runs can train on devices of their own."""
+        return int(self._mesh_of(self.mesh.size).shape["run"])
 
     def at_once(self, runs: int) -> int:
-        """How many of `runs`, all of the same length, to train at once.
+        """How many of `runs`, all of the same length, to train together.
 
-        One if there are several processes, because each would hold only some runs.
+        If it is not set, one of several processes cannot plan it: a program is
+        compiled by all of them.
         """
-        if not alone():
-            return 1
         if self._config.parallel_runs:
             return self._config.parallel_runs
-        if runs < self.mesh.size:
-            return 1  # devices would be idle
+        if not alone() or runs < self.places:  # devices would be idle
+            return 1
         # Scoring may have filled the devices' memory since then.
         needed = self.program(self._fits).needed() if self._fits > 1 else 0
         if runs > self._fits or needed > free_memory(self.mesh):
-            self._fits = planned(runs, self.mesh, self.program)
+            self._fits = planned(runs, self._mesh_of(self.mesh.size), self.program)
             if self._fits > 1:
                 say(f"plan: {self._fits} runs at once, as many as fit")
         return self._fits
 
     def slots(self, runs: int) -> int:
-        """The size of the program for `runs` runs: the same number on each device.
+        """The size of the program for `runs` runs: the same number in each place.
 
         A compiled program is reused if more than half of it is filled.
         """
-        devices = self.mesh.size
-        wanted = runs if runs < devices else -(-runs // devices) * devices
+        places = next(
+            n
+            for n in range(min(runs, self.places), self.places + 1)
+            if self.places % n == 0
+        )
+        wanted = -(-runs // places) * places
         there = [m for m in self._programs if wanted <= m < 2 * wanted]
         return min(there, default=wanted)
 
     def fresh_params(self, seed: int) -> Any:
-        """New parameters of a single run, initialized on their devices."""
+        """New parameters of one run, initialized on their devices."""
         return self.program().fresh_params(seed)
+
+    def _check_memory(self, program: TrainProgram, runs: Sequence[Run]) -> None:
+        """Compiles a train step, and checks that it fits on an accelerator.
+
+        Raises:
+          UserError: it does not; names a `config.train.accumulate` that would fit.
+        """
+        free = 0 if is_cpu(program.mesh) else free_memory(program.mesh, share=1.0)
+        needed = program.needed() if free else 0
+        if needed <= free:
+            return
+        what = f"{needed:,} bytes" if needed < sys.maxsize else "more memory"
+        advice = (
+            "set config.train.remat='full' if it is not, raise "
+            "config.train.model_axis, or lower config.recipe.batch"
+        )
+        data, pieces = program.mesh.shape["data"], self._config.accumulate
+        while self.recipe.batch % (2 * pieces * data) == 0:
+            pieces *= 2
+            if self._program(program.runs, pieces).needed() <= free:
+                advice = f"config.train.accumulate={pieces} would fit"
+                break
+        if program.runs > 1:
+            advice += ", or lower config.train.parallel_runs"
+        raise UserError(
+            f"{label(runs)}: a train step needs {what} of each device, and {free:,} "
+            f"are free; {advice}"
+        )
 
     def train(
         self,
@@ -193,7 +233,8 @@ class Trainer:
         """
         schedules = [run.schedule(corpus, self.recipe) for run in runs]
         program = self.program(slots or len(runs))
-        tail_steps = max(1, round(self.recipe.tail * runs[0].steps))
+        steps = runs[0].steps
+        tail_steps = max(1, round(self.recipe.tail * steps))
         with contextlib.ExitStack() as stack:
             # Before any collective, because it names a missing process.
             barrier(label(runs), self._config.step_limit)
@@ -201,13 +242,14 @@ class Trainer:
             finished = stack.enter_context(
                 watchdog(self._config.step_limit, label(runs))
             )
+            self._check_memory(program, runs)
             checkpoints = stack.enter_context(TrainingCheckpoints(scratch))
             first = from_lead(checkpoints.latest_step()) or 0
             if first:
-                state = checkpoints.restore(first, program.abstract_state())
+                state = checkpoints.restore(first, program.state)
                 say(f"{label(runs)}: resumed after step {first}")
             else:
-                state = program.start(start)
+                state = program.start(start, steps, steps - tail_steps)
             running = [
                 Running.opened(run, runs, path, first, stack)
                 for run, path in zip(runs, metrics, strict=True)
@@ -215,15 +257,15 @@ class Trainer:
             begin = time.monotonic()
             state = self._loop(
                 running, program, corpus, schedules, state, first,
-                tail_steps, checkpoints, stop, finished,
+                checkpoints, stop, finished,
             )  # fmt: skip
             if self.recipe.tail == 0:
-                results = program.fetch(state.params)
+                results = to_host(state.params)
             else:
-                total = program.fetch(state.tail_sum)
+                total = to_host(state.tail_sum)
                 results = jax.tree.map(lambda a: a / np.float32(tail_steps), total)
             wall = (time.monotonic() - begin) / len(runs)
-        tokens = runs[0].steps * self.recipe.batch * corpus.length
+        tokens = steps * self.recipe.batch * corpus.length
         return [
             one.error
             or Trained(
@@ -246,7 +288,6 @@ class Trainer:
         schedules: list[Schedule],
         state: TrainState,
         first: int,
-        tail_steps: int,
         checkpoints: TrainingCheckpoints,
         stop: Callable[[], bool],
         finished: Callable[[int], None],
@@ -254,11 +295,6 @@ class Trainer:
         """Trains from step `first` to the end, or until all runs have failed."""
         runs = [one.run for one in running]
         steps, what = runs[0].steps, label(runs)
-        everywhere: Any = replicated(program.mesh)
-        marks = Marks(
-            to_devices(np.int32(steps - tail_steps), everywhere),
-            to_devices(np.int32(steps), everywhere),
-        )
         progress = Progress(
             what,
             steps,
@@ -273,7 +309,7 @@ class Trainer:
         def settle() -> list[Running]:
             """Checks the last step while the next is computed; the runs still going."""
             for number, units, sums in pending:
-                host = program.fetch(sums)
+                host = to_host(sums)
                 finished(number)
                 for i, one in enumerate(running):
                     own = {name: values[i] for name, values in host.items()}
@@ -292,7 +328,7 @@ class Trainer:
         for number, tokens_GBL1, units in batches(
             program.tokens, corpus, schedules, first, steps, progress.waited
         ):
-            state, sums = program(state, tokens_GBL1, marks)
+            state, sums = program(state, tokens_GBL1)
             alive = settle()  # before `stop`: `StopTogether` relies on it
             pending.append((number, units, sums))
             if number == steps or not alive:
@@ -328,35 +364,18 @@ def base_trainer(model: LanguageModel, config: Config, mesh: Mesh) -> Trainer:
     recipe = dataclasses.replace(
         config.recipe, batch=config.base.batch, tail=0.0, decay=0.0, replay=0.0
     )
-    return Trainer(model, recipe, warmup_cosine(config.base), config, mesh)
+    rate = warmup_cosine(config.base)
+    return Trainer(model, recipe, lambda _: rate, config, mesh)
 
 
 def recipe_trainer(model: LanguageModel, config: Config, mesh: Mesh) -> Trainer:
     """The trainer of members, reference runs and replicates.
 
     Raises:
-      UserError: a batch does not divide over the mesh, or vectorized runs would be
-        sharded or spread over processes.
+      UserError: a batch does not divide over the mesh.
     """
     _check_batch("recipe", config.recipe.batch, config, mesh)
-    parallel = config.train.parallel_runs
-    if parallel > 1 and mesh.shape["model"] > 1:
-        raise UserError(
-            f"config.train.parallel_runs={parallel}: each of these runs must fit on "
-            "one device; leave config.train.model_axis at 1, or set parallel_runs=1"
-        )
-    if parallel > 1 and not alone():
-        raise UserError(
-            f"config.train.parallel_runs={parallel}: several processes train one run "
-            "at a time; set parallel_runs=1, or start one process for each machine "
-            "without --distributed"
-        )
-    return vectorized(model, config, mesh)
-
-
-def vectorized(model: LanguageModel, config: Config, mesh: Mesh) -> Trainer:
-    """`recipe_trainer` without its checks: vectorized runs do not split batches."""
-    rate = constant_rate(config.recipe)
+    rate = functools.partial(constant_rate, config.recipe)
     return Trainer(model, config.recipe, rate, config, mesh)
 
 
