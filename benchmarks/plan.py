@@ -53,13 +53,7 @@ def measure(name: str) -> dict[str, Any]:
     from jaxsim.model import LanguageModel
     from jaxsim.plan import devices_of, sizes_of
     from jaxsim.plan.plan import SCORING_SHARE, costs
-    from jaxsim.plan.programs import (
-        chip_of,
-        compile_program,
-        scoring,
-        train_step,
-        vectorized_step,
-    )
+    from jaxsim.plan.programs import chip_of, compile_program, scoring, train_step
 
     arguments, programs = CASES[name]
     call = parse(["plan", *arguments])
@@ -76,10 +70,9 @@ def measure(name: str) -> dict[str, Any]:
     made: dict[str, Any] = {}
     layout = ""
     for which in programs:
-        if which == "train":
-            program = train_step(config, model, devices)
-        elif which == "group":
-            program = vectorized_step(config, model, devices)
+        if which in ("train", "group"):
+            parallel = which == "group"
+            program = train_step(config, model, devices, parallel)
         else:
             program, plan = scoring(config, model, sizes.members, devices)
             layout = str(plan)

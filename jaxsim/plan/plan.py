@@ -21,7 +21,6 @@ from jaxsim.plan.programs import (
     compile_program,
     scoring,
     train_step,
-    vectorized_step,
 )
 from jaxsim.scoring.plan import Plan as ScoringPlan
 from jaxsim.scoring.plan import memory_limit, process_bytes
@@ -128,7 +127,7 @@ def make_plan(
         config = dataclasses.replace(config, score=score)
     reports = [
         _logged(train_step(config, model, devices)),
-        _logged(vectorized_step(config, model, devices)),
+        _logged(train_step(config, model, devices, parallel=True)),
     ]
     program, layout = scoring(config, model, sizes.members, devices)
     reports.append(_logged(program))

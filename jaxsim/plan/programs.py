@@ -32,7 +32,7 @@ from jaxsim.scoring.merge import BFLOAT16_BITS, MEMBER_AXIS
 from jaxsim.scoring.plan import Plan as ScoringPlan
 from jaxsim.scoring.plan import bytes_of, held_deltas, memory_limit, settled, shapes
 from jaxsim.scoring.stack import pool_shardings
-from jaxsim.train.trainer import recipe_trainer, vectorized
+from jaxsim.train import recipe_trainer
 
 
 def devices_of(topology: str) -> list[jax.Device]:
@@ -146,9 +146,12 @@ class CompileReport:
 
 
 def train_step(
-    config: Config, model: LanguageModel, devices: Sequence[jax.Device]
+    config: Config,
+    model: LanguageModel,
+    devices: Sequence[jax.Device],
+    parallel: bool = False,
 ) -> Program:
-    """One training run over all devices.
+    """One training run over all devices, or parallel runs, one in each place.
 
     Raises:
       UserError: a dimension does not divide over the mesh, or the attention does not
@@ -156,33 +159,16 @@ def train_step(
     """
     train = config.train
     mesh = training_mesh(train.data_axis, train.model_axis, devices)
-    step = recipe_trainer(model, config, mesh).program()
+    trainer = recipe_trainer(model, config, mesh)
+    step = trainer.program(trainer.places if parallel else 1)
+    what = f"{step.runs} parallel runs" if parallel else "one run"
+    tokens = step.runs * config.recipe.batch * model.config.length
     return Program(
-        name=f"train step, one run over {_sizes(mesh)}",
+        name=f"train step, {what} over {_sizes(step.mesh)}",
         mesh=step.mesh,
         compile=functools.partial(compiled, step.lower()),
-        arguments=step.arguments(),
-        flops=_flops_of_step(config, model),
-    )
-
-
-def vectorized_step(
-    config: Config, model: LanguageModel, devices: Sequence[jax.Device]
-) -> Program:
-    """Vectorized training runs, one on each device.
-
-    Raises:
-      UserError: the attention does not run on these devices.
-    """
-    count = len(devices)
-    mesh = training_mesh(count, 1, devices)
-    step = vectorized(model, config, mesh).program(count)
-    return Program(
-        name=f"train step, {count} parallel runs",
-        mesh=step.mesh,
-        compile=functools.partial(compiled, step.lower()),
-        arguments=step.arguments(),
-        flops=count * _flops_of_step(config, model),
+        arguments=(step.state, step.tokens),
+        flops=3 * model.forward_flops(tokens),
     )
 
 
@@ -258,11 +244,7 @@ def compile_program(program: Program) -> CompileReport:
     )
 
 
-def _flops_of_step(config: Config, model: LanguageModel) -> float:
-    tokens = config.recipe.batch * model.config.length
-    return 3 * model.forward_flops(tokens)
-
-
 def _sizes(mesh: Mesh) -> str:
     """Formats a mesh as `data 8 x model 2`."""
-    return " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    sizes = [f"{name} {size}" for name, size in mesh.shape.items() if size > 1]
+    return " x ".join(sizes) or "one device"

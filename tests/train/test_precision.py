@@ -10,7 +10,7 @@ import pytest
 
 from jaxsim.config import ModelConfig, RecipeConfig
 from jaxsim.model import Execution, LanguageModel
-from jaxsim.train.step import Marks, adamw, constant_rate, initial_state, train_step
+from jaxsim.train.step import adamw, constant_rate, initial_state, train_step
 
 CONFIG = ModelConfig(length=16, layers=2, dim=16, heads=4, kv_heads=2, mlp_dim=24)
 
@@ -19,16 +19,18 @@ def _lowered_for_cuda(tied: bool, execution: Execution) -> str:
     """The train step as text; no such device is needed."""
     model = LanguageModel(dataclasses.replace(CONFIG, tied=tied), 40)
     recipe = RecipeConfig()
-    optimizer = adamw(recipe, constant_rate(recipe))
+
+    def optimizer(steps: jax.Array):
+        return adamw(recipe, constant_rate(recipe, steps))
+
     step = functools.partial(
         train_step, model=model, optimizer=optimizer, execution=execution, accumulate=2
     )
-    state = jax.eval_shape(
-        lambda params: initial_state(params, optimizer, tail=True), model.shapes()
-    )
-    number: jax.Array = jax.ShapeDtypeStruct((), jnp.int32)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    initial = functools.partial(initial_state, optimizer=optimizer, tail=True)
+    state = jax.eval_shape(initial, model.shapes(), number, number)
     tokens_BL1 = jax.ShapeDtypeStruct((4, CONFIG.length + 1), jnp.int32)
-    traced = jax.jit(step).trace(state, tokens_BL1, Marks(number, number))
+    traced = jax.jit(step).trace(state, tokens_BL1)
     return traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
