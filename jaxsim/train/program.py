@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.errors import JaxRuntimeError
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -47,26 +48,31 @@ class TrainProgram:
         self.model, self.mesh, self.runs = model, mesh, runs
         self._initial = initial
         self._params = parameter_shardings(model.shapes(), model.logical_axes(), mesh)
-        self.tokens = self._of_runs(
+
+        def of_runs(leaf: Any, of_one: NamedSharding) -> jax.ShapeDtypeStruct:
+            sharding = NamedSharding(mesh, PartitionSpec("run", *of_one.spec))
+            shape = (runs, *leaf.shape)
+            return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding)
+
+        self.tokens = of_runs(
             jax.ShapeDtypeStruct((rows, model.config.length + 1), jnp.int32),
             NamedSharding(mesh, PartitionSpec("data")),
         )
         number = jax.ShapeDtypeStruct((), jnp.int32)
-        one = jax.eval_shape(initial, model.shapes(), number, number)
-        self.state = jax.tree.map(self._of_runs, one, self._like_params(one))
+        # Moments and the tail sum are divided like parameters.
+        self.state = optax.tree_map_params(
+            lambda params: initial(params, number, number),
+            of_runs,
+            jax.eval_shape(initial, model.shapes(), number, number),
+            self._params,
+            transform_non_params=lambda leaf: of_runs(leaf, replicated(mesh)),
+        )
+        self._shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
         self._step = jax.jit(
             _alone(step) if runs == 1 else jax.vmap(step, spmd_axis_name="run"),
-            out_shardings=(
-                self._shardings(),
-                NamedSharding(mesh, PartitionSpec("run")),
-            ),
+            out_shardings=(self._shardings, NamedSharding(mesh, PartitionSpec("run"))),
             donate_argnums=0,
         )
-
-    def fresh_params(self, seed: int) -> Any:
-        """New parameters of one run, initialized on their devices."""
-        init = jax.jit(self.model.init, out_shardings=self._params)
-        return init(jax.random.key(seed))
 
     def start(self, params: Any, steps: int, tail_start: int) -> TrainState:
         """The first state; every run starts from the same parameters.
@@ -76,19 +82,18 @@ class TrainProgram:
           steps, tail_start: see `TrainState`.
         """
 
-        def make(*values: Any) -> Any:
+        def make(*arguments: Any) -> Any:
             return jax.tree.map(
-                lambda x: jnp.broadcast_to(x, (self.runs, *x.shape)),
-                self._initial(*values),
+                lambda leaf: jnp.broadcast_to(leaf, (self.runs, *leaf.shape)),
+                self._initial(*arguments),
             )
 
-        numbers = to_devices(
-            (np.int32(steps), np.int32(tail_start)), (replicated(self.mesh),) * 2
+        arguments = to_devices(
+            (params, np.int32(steps), np.int32(tail_start)),
+            (self._params, replicated(self.mesh), replicated(self.mesh)),
         )
-        start: Callable[..., TrainState] = jax.jit(
-            make, out_shardings=self._shardings()
-        )
-        return start(to_devices(params, self._params), *numbers)
+        state: TrainState = jax.jit(make, out_shardings=self._shardings)(*arguments)
+        return state
 
     def lower(self) -> jax.stages.Lowered:
         """Lowers from shapes: the mesh's devices need not be attached."""
@@ -129,34 +134,13 @@ class TrainProgram:
         result: tuple[TrainState, Sums] = self.compiled(state, tokens)
         return result
 
-    def _of_runs(self, leaf: Any, of_one: NamedSharding) -> jax.ShapeDtypeStruct:
-        sharding = NamedSharding(self.mesh, PartitionSpec("run", *of_one.spec))
-        shape = (self.runs, *leaf.shape)
-        return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding)
-
-    def _shardings(self) -> Any:
-        return jax.tree.map(lambda leaf: leaf.sharding, self.state)
-
-    def _like_params(self, state: TrainState) -> Any:
-        """Shards optimizer states and the tail sum of one run like its parameters."""
-        structure: Any = jax.tree.structure(self._params)
-
-        def like_params(node: Any) -> bool:
-            return bool(structure == jax.tree.structure(node))
-
-        return jax.tree.map(
-            lambda node: self._params if like_params(node) else replicated(self.mesh),
-            state,
-            is_leaf=like_params,
-        )
-
 
 def _alone(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Maps over an axis of one run without `vmap`, which is slower on a CPU."""
+    """Maps over an axis of one run; `vmap` would add in another order."""
 
     def mapped(*arrays: Any) -> Any:
-        one = jax.tree.map(lambda x: jnp.squeeze(x, 0), arrays)
-        return jax.tree.map(lambda x: jnp.expand_dims(x, 0), step(*one))
+        one = jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), arrays)
+        return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), step(*one))
 
     return mapped
 
@@ -171,22 +155,14 @@ def planned(runs: int, mesh: Mesh, program: Callable[[int], TrainProgram]) -> in
       mesh: with as many devices along `run` as can train runs of their own.
       program: the train step of a number of runs.
     """
-    places = mesh.shape["run"]
-    if runs < max(2, places) or is_cpu(mesh):
+    places, limit = mesh.shape["run"], 0 if is_cpu(mesh) else free_memory(mesh)
+    if runs < max(2, places) or not limit:
         return 1
-    limit = free_memory(mesh)
-    if not limit:
+    least = max(1, 2 // places)  # runs in each place; at least two in total
+    needed = program(least * places).needed()
+    if not 0 < needed <= limit:
         return 1
-    fits = max(1, 2 // places)  # runs in each place; at least two in total
-    needed = program(fits * places).needed()
-    if not needed or needed > limit:
-        return 1
-    most = -(-runs // places)
-    while fits < (each := min(most, fits * limit // needed)):
-        more = program(each * places).needed()
-        if 0 < more <= limit:
-            fits = each
-            break
-        # In proportion to the bytes needed, but not below half.
-        most = min(each - 1, max(each // 2, each * limit // more if more else 0))
-    return fits * places
+    each = min(-(-runs // places), least * limit // needed)
+    while each > least and not 0 < program(each * places).needed() <= limit:
+        each = max(least, each // 2)
+    return each * places

@@ -100,7 +100,7 @@ def batches(
     first: int,
     steps: int,
     waited: Callable[[float], None],
-) -> Iterator[tuple[int, jax.Array, list[list[str]]]]:
+) -> Iterator[tuple[int, jax.Array]]:
     """Batches of runs that are trained together, on the devices.
 
     A thread reads batches ahead. A process reads the rows that its devices hold.
@@ -114,13 +114,12 @@ def batches(
       waited: called with the seconds that training waited for each batch.
 
     Yields:
-      The number of the step, from 1, its tokens, and for each run the unit of each
-      row.
+      The number of the step, from 1, and its tokens.
     """
     slots, rows, _ = tokens.shape
     filled = [*schedules, *schedules[-1:] * (slots - len(schedules))]
 
-    def read(step: int) -> tuple[jax.Array, list[list[str]]]:
+    def read(step: int) -> jax.Array:
         here = batch(filled[0], step, rows)
 
         def part(index: tuple[slice, ...] | None) -> np.ndarray:
@@ -128,13 +127,10 @@ def batches(
             assert index is not None
             runs, part, _ = index
             own = range(here.start, here.stop)[part]
-            own_rows = slice(own.start, own.stop)
-            return np.stack([batch_of(corpus, r, own_rows) for r in filled[runs]])
+            held = slice(own.start, own.stop)
+            return np.stack([batch_of(corpus, run, held) for run in filled[runs]])
 
-        return (
-            jax.make_array_from_callback(tokens.shape, tokens.sharding, part),
-            [[each.units[u] for u in each.unit_R[here]] for each in schedules],
-        )
+        return jax.make_array_from_callback(tokens.shape, tokens.sharding, part)
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         ahead = [
@@ -142,8 +138,8 @@ def batches(
         ]
         for step in range(first, steps):
             begin = time.monotonic()
-            tokens_GBL1, units = ahead.pop(0).result()
+            tokens_GBL1 = ahead.pop(0).result()
             waited(time.monotonic() - begin)
             if step + _AHEAD < steps:
                 ahead.append(pool.submit(read, step + _AHEAD))
-            yield step + 1, tokens_GBL1, units
+            yield step + 1, tokens_GBL1

@@ -25,7 +25,7 @@ from jaxsim.devices import attention_on, free_memory, is_cpu, peak_flops, precis
 from jaxsim.distributed import alone, barrier, from_lead, is_lead
 from jaxsim.errors import Preempted, UserError
 from jaxsim.log import Progress, say
-from jaxsim.mesh import to_host, training_mesh
+from jaxsim.mesh import parameter_shardings, to_host, training_mesh
 from jaxsim.model import Execution, LanguageModel
 from jaxsim.signals import watchdog
 from jaxsim.train.program import Sums, TrainProgram, planned
@@ -108,29 +108,22 @@ class Trainer:
         return self._programs[runs]
 
     def _program(self, runs: int, accumulate: int) -> TrainProgram:
-        shared: Any = {"optimizer": self._optimizer}
-        return TrainProgram(
-            self.model,
-            functools.partial(
-                train_step,
-                model=self.model,
-                execution=self._execution,
-                accumulate=accumulate,
-                **shared,
-            ),
-            functools.partial(initial_state, tail=self.recipe.tail > 0, **shared),
-            self.recipe.batch,
-            self._mesh_of(runs),
-            runs,
+        optimizer, tail = self._optimizer, self.recipe.tail > 0
+        step = functools.partial(
+            train_step,
+            model=self.model,
+            optimizer=optimizer,
+            execution=self._execution,
+            accumulate=accumulate,
         )
+        initial = functools.partial(initial_state, optimizer=optimizer, tail=tail)
+        mesh, rows = self._mesh_of(runs), self.recipe.batch
+        return TrainProgram(self.model, step, initial, rows, mesh, runs)
 
     def _mesh_of(self, runs: int) -> Mesh:
-        return training_mesh(
-            self._config.data_axis,
-            self.mesh.shape["model"],
-            self.mesh.devices.flatten().tolist(),
-            runs,
-        )
+        devices = self.mesh.devices.flatten().tolist()
+        model_axis = self.mesh.shape["model"]
+        return training_mesh(self._config.data_axis, model_axis, devices, runs)
 
     @property
     def places(self) -> int:
@@ -138,13 +131,10 @@ class Trainer:
         return int(self._mesh_of(self.mesh.size).shape["run"])
 
     def at_once(self, runs: int) -> int:
-        """How many of `runs`, all of the same length, to train together.
-
-        If it is not set, one of several processes cannot plan it: a program is
-        compiled by all of them.
-        """
+        """How many of `runs`, all of the same length, to train together."""
         if self._config.parallel_runs:
             return self._config.parallel_runs
+        # All processes compile a program together, and only one of them plans.
         if not alone() or runs < self.places:  # devices would be idle
             return 1
         # Scoring may have filled the devices' memory since then.
@@ -160,46 +150,17 @@ class Trainer:
 
         A compiled program is reused if more than half of it is filled.
         """
-        places = next(
-            n
-            for n in range(min(runs, self.places), self.places + 1)
-            if self.places % n == 0
-        )
+        divisors = [n for n in range(1, self.places + 1) if self.places % n == 0]
+        places = next((n for n in divisors if n >= runs), self.places)
         wanted = -(-runs // places) * places
         there = [m for m in self._programs if wanted <= m < 2 * wanted]
         return min(there, default=wanted)
 
     def fresh_params(self, seed: int) -> Any:
         """New parameters of one run, initialized on their devices."""
-        return self.program().fresh_params(seed)
-
-    def _check_memory(self, program: TrainProgram, runs: Sequence[Run]) -> None:
-        """Compiles a train step, and checks that it fits on an accelerator.
-
-        Raises:
-          UserError: it does not; names a `config.train.accumulate` that would fit.
-        """
-        free = 0 if is_cpu(program.mesh) else free_memory(program.mesh, share=1.0)
-        needed = program.needed() if free else 0
-        if needed <= free:
-            return
-        what = f"{needed:,} bytes" if needed < sys.maxsize else "more memory"
-        advice = (
-            "set config.train.remat='full' if it is not, raise "
-            "config.train.model_axis, or lower config.recipe.batch"
-        )
-        data, pieces = program.mesh.shape["data"], self._config.accumulate
-        while self.recipe.batch % (2 * pieces * data) == 0:
-            pieces *= 2
-            if self._program(program.runs, pieces).needed() <= free:
-                advice = f"config.train.accumulate={pieces} would fit"
-                break
-        if program.runs > 1:
-            advice += ", or lower config.train.parallel_runs"
-        raise UserError(
-            f"{label(runs)}: a train step needs {what} of each device, and {free:,} "
-            f"are free; {advice}"
-        )
+        model = self.model
+        at = parameter_shardings(model.shapes(), model.logical_axes(), self.mesh)
+        return jax.jit(model.init, out_shardings=at)(jax.random.key(seed))
 
     def train(
         self,
@@ -231,34 +192,29 @@ class Trainer:
         Raises:
           Preempted: `stop` returned true; the state is committed in `scratch`.
         """
-        schedules = [run.schedule(corpus, self.recipe) for run in runs]
-        program = self.program(slots or len(runs))
+        running = [Running(run, run.schedule(corpus, self.recipe)) for run in runs]
+        program, what = self.program(slots or len(runs)), label(runs)
         steps = runs[0].steps
         tail_steps = max(1, round(self.recipe.tail * steps))
         with contextlib.ExitStack() as stack:
             # Before any collective, because it names a missing process.
-            barrier(label(runs), self._config.step_limit)
+            barrier(what, self._config.step_limit)
             # Entered before the checkpoints, because their last save may hang.
-            finished = stack.enter_context(
-                watchdog(self._config.step_limit, label(runs))
-            )
-            self._check_memory(program, runs)
+            finished = stack.enter_context(watchdog(self._config.step_limit, what))
+            self._check_memory(program, what)
             checkpoints = stack.enter_context(TrainingCheckpoints(scratch))
             first = from_lead(checkpoints.latest_step()) or 0
             if first:
                 state = checkpoints.restore(first, program.state)
-                say(f"{label(runs)}: resumed after step {first}")
+                say(f"{what}: resumed after step {first}")
             else:
                 state = program.start(start, steps, steps - tail_steps)
-            running = [
-                Running.opened(run, runs, path, first, stack)
-                for run, path in zip(runs, metrics, strict=True)
-            ]
+            for one, path in zip(running, metrics, strict=True):
+                one.open(runs, path, first, stack)
             begin = time.monotonic()
             state = self._loop(
-                running, program, corpus, schedules, state, first,
-                checkpoints, stop, finished,
-            )  # fmt: skip
+                running, program, corpus, state, first, checkpoints, stop, finished
+            )
             if self.recipe.tail == 0:
                 results = to_host(state.params)
             else:
@@ -270,7 +226,7 @@ class Trainer:
             one.error
             or Trained(
                 params=jax.tree.map(lambda a, i=i: a[i], results),
-                schedule=schedules[i],
+                schedule=one.schedule,
                 final_loss=one.last["loss"],
                 wall_seconds=wall,
                 device_seconds=wall * program.mesh.size,
@@ -285,7 +241,6 @@ class Trainer:
         running: list[Running],
         program: TrainProgram,
         corpus: Corpus,
-        schedules: list[Schedule],
         state: TrainState,
         first: int,
         checkpoints: TrainingCheckpoints,
@@ -294,26 +249,23 @@ class Trainer:
     ) -> TrainState:
         """Trains from step `first` to the end, or until all runs have failed."""
         runs = [one.run for one in running]
-        steps, what = runs[0].steps, label(runs)
+        steps, what, rows = runs[0].steps, label(runs), self.recipe.batch
+        tokens = len(runs) * rows * corpus.length
         progress = Progress(
-            what,
-            steps,
-            len(runs) * self.recipe.batch * corpus.length,
-            self._config.log_every,
-            start=first,
-            flops=len(runs) * self._flops(self.recipe.batch * corpus.length),
-            peak=peak_flops(program.mesh),
-        )
-        pending: list[tuple[int, list[list[str]], Sums]] = []
+            what, steps, tokens, self._config.log_every, start=first,
+            flops=self._flops(tokens), peak=peak_flops(program.mesh),
+        )  # fmt: skip
+        pending: list[tuple[int, Sums]] = []
 
-        def settle() -> list[Running]:
-            """Checks the last step while the next is computed; the runs still going."""
-            for number, units, sums in pending:
+        def settle() -> bool:
+            """Checks the last step while the next is computed; false if all failed."""
+            while pending:
+                number, sums = pending.pop()
                 host = to_host(sums)
                 finished(number)
                 for i, one in enumerate(running):
                     own = {name: values[i] for name, values in host.items()}
-                    one.look(number, units[i], own, self.model)
+                    one.look(number, rows, own, self.model)
                 alive = [one for one in running if not one.error]
                 if alive and is_lead() and progress.due(number):
                     losses = [one.last["loss"] for one in alive]
@@ -322,16 +274,16 @@ class Trainer:
                         row[key] /= len(runs)
                     for one in alive:
                         one.write(number, row)
-            pending.clear()
-            return [one for one in running if not one.error]
+            return not all(one.error for one in running)
 
-        for number, tokens_GBL1, units in batches(
+        schedules = [one.schedule for one in running]
+        for number, tokens_GBL1 in batches(
             program.tokens, corpus, schedules, first, steps, progress.waited
         ):
             state, sums = program(state, tokens_GBL1)
-            alive = settle()  # before `stop`: `StopTogether` relies on it
-            pending.append((number, units, sums))
-            if number == steps or not alive:
+            going = settle()  # before `stop`: `StopTogether` relies on it
+            pending.append((number, sums))
+            if number == steps or not going:
                 break
             stopping = stop()
             every = self._config.checkpoint_every
@@ -348,6 +300,32 @@ class Trainer:
                 )
         settle()
         return state
+
+    def _check_memory(self, program: TrainProgram, what: str) -> None:
+        """Compiles a train step, and checks that it fits on an accelerator.
+
+        Raises:
+          UserError: it does not; names a `config.train.accumulate` that would fit.
+        """
+        free = 0 if is_cpu(program.mesh) else free_memory(program.mesh, share=1.0)
+        if not free or (needed := program.needed()) <= free:
+            return
+        advice = (
+            "set config.train.remat='full' if it is not, raise "
+            "config.train.model_axis, or lower config.recipe.batch"
+        )
+        data, pieces = program.mesh.shape["data"], self._config.accumulate
+        while self.recipe.batch % (data * (pieces := 2 * pieces)) == 0:
+            if self._program(program.runs, pieces).needed() <= free:
+                advice = f"config.train.accumulate={pieces} would fit"
+                break
+        if program.runs > 1:
+            advice += ", or lower config.train.parallel_runs"
+        size = f"{needed:,} bytes" if needed < sys.maxsize else "more memory"
+        raise UserError(
+            f"{what}: a train step needs {size} of each device, and {free:,} are "
+            f"free; {advice}"
+        )
 
     def _flops(self, tokens: int) -> float:
         """FLOPs of training: a backward pass costs two forward passes."""

@@ -58,14 +58,13 @@ def test_each_device_gets_its_own_rows(setting, slots, spec):
     sharding = NamedSharding(mesh, PartitionSpec(*spec))
     tokens = jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding)
     got = list(batches(tokens, setting.corpus, schedules, 2, 6, lambda _: None))
-    assert [number for number, _, _ in got] == [3, 4, 5, 6]
-    for number, array, units in got:
+    assert [number for number, _ in got] == [3, 4, 5, 6]
+    for number, array in got:
         here = slice(8 * (number - 1), 8 * number)
         want = [batch_of(setting.corpus, each, here) for each in schedules]
         want += want[-1:] * (slots - len(runs))
         np.testing.assert_array_equal(array, want)
         assert array.sharding == sharding and array.dtype == np.int32
-        assert units == [[run.name] * 8 for run in runs]
 
 
 def test_a_reference_run_is_named_by_its_mixture_and_length():
