@@ -46,8 +46,30 @@ def next_token_nll(
     length = x_BLD.shape[1]
     # Chunks of equal size, so that they share one loop body.
     count = next(n for n in range(-(-length // chunk), length + 1) if length % n == 0)
+
+    def forward(
+        x_BLD: jax.Array, head_VD: jax.Array, targets_BL: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        if data_devices() > 1:
+            whole = PartitionSpec(PartitionSpec.UNCONSTRAINED, None)
+            head_VD = jax.lax.with_sharding_constraint(head_VD, whole)
+        loop = _on_each_device(functools.partial(_losses, count, precision))
+        nll_BL = loop(head_VD, (x_BLD, targets_BL))
+        return nll_BL, (x_BLD, head_VD, targets_BL)
+
+    def backward(
+        saved: tuple[jax.Array, ...], g_BL: jax.Array
+    ) -> tuple[jax.Array, jax.Array, None]:
+        x_BLD, head_VD, targets_BL = saved
+        loop = _on_each_device(functools.partial(_gradients, count, precision))
+        dx_BLD, dhead_SDV = loop(head_VD, (x_BLD, targets_BL, g_BL))
+        dhead_DV = jnp.sum(dhead_SDV, axis=0)
+        return dx_BLD, dhead_DV.T.astype(head_VD.dtype), None
+
+    nll = jax.custom_vjp(lambda *arguments: forward(*arguments)[0])
+    nll.defvjp(forward, backward)
     with jax.named_scope("loss"):
-        return _nll(x_BLD, head_VD, targets_BL, count, precision)
+        return nll(x_BLD, head_VD, targets_BL)
 
 
 def sum_and_count(
@@ -55,45 +77,6 @@ def sum_and_count(
 ) -> tuple[jax.Array, jax.Array]:
     """The weighted sum of the loss and the sum of weights, float32."""
     return jnp.sum(nll_BL * weight_BL), jnp.sum(weight_BL)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _nll(
-    x_BLD: jax.Array,
-    head_VD: jax.Array,
-    targets_BL: jax.Array,
-    count: int,
-    precision: str | None,
-) -> jax.Array:
-    return _forward(x_BLD, head_VD, targets_BL, count, precision)[0]
-
-
-def _forward(
-    x_BLD: jax.Array,
-    head_VD: jax.Array,
-    targets_BL: jax.Array,
-    count: int,
-    precision: str | None,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-    if data_devices() > 1:
-        whole = PartitionSpec(PartitionSpec.UNCONSTRAINED, None)
-        head_VD = jax.lax.with_sharding_constraint(head_VD, whole)
-    loop = _on_each_device(functools.partial(_losses, count, precision))
-    nll_BL = loop(head_VD, (x_BLD, targets_BL))
-    return nll_BL, (x_BLD, head_VD, targets_BL)
-
-
-def _backward(
-    count: int, precision: str | None, saved: tuple[jax.Array, ...], g_BL: jax.Array
-) -> tuple[jax.Array, jax.Array, None]:
-    x_BLD, head_VD, targets_BL = saved
-    loop = _on_each_device(functools.partial(_gradients, count, precision))
-    dx_BLD, dhead_SDV = loop(head_VD, (x_BLD, targets_BL, g_BL))
-    dhead_DV = jnp.sum(dhead_SDV, axis=0)
-    return dx_BLD, dhead_DV.T.astype(head_VD.dtype), None
-
-
-_nll.defvjp(_forward, _backward)
 
 
 def _on_each_device(loop: Callable[..., Any]) -> Callable[..., Any]:
@@ -143,7 +126,7 @@ def _gradients(
 
     `rows` are hidden states, targets, and the gradients of their losses.
     """
-    vocabulary = head_VD.shape[0]
+    vocabulary, wide = head_VD.shape[0], _accumulator(head_VD)
 
     def chunk_gradients(
         dhead_DV: jax.Array, xs: tuple[jax.Array, ...]
@@ -154,19 +137,16 @@ def _gradients(
         # Without the barrier, XLA on a CPU computes the softmax once for each of the
         # two products.
         dlogits_BLV = jax.lax.optimization_barrier(dlogits_BLV.astype(x_BLD.dtype))
-        dx_BLD = jnp.einsum("BLV,VD->BLD", dlogits_BLV, head_VD, precision=precision)
-        dhead_DV += jnp.einsum(
-            "BLD,BLV->DV",
-            x_BLD,
-            dlogits_BLV,
-            precision=precision,
-            preferred_element_type=dhead_DV.dtype,
+        product = functools.partial(jnp.einsum, precision=precision)
+        dx_BLD = product("BLV,VD->BLD", dlogits_BLV, head_VD)
+        dhead_DV += product(
+            "BLD,BLV->DV", x_BLD, dlogits_BLV, preferred_element_type=wide
         )
         return dhead_DV, dx_BLD
 
     dhead_DV, dx_NBLD = jax.lax.scan(
         chunk_gradients,
-        jnp.zeros(head_VD.shape[::-1], _accumulator(head_VD)),
+        jnp.zeros(head_VD.shape[::-1], wide),
         jax.tree.map(lambda a: _split(a, count), rows),
     )
     return _join(dx_NBLD), dhead_DV[None]

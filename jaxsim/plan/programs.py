@@ -15,15 +15,7 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxsim.config import Config
-from jaxsim.devices import (
-    Chip,
-    Memory,
-    TooLarge,
-    compiled,
-    is_cpu,
-    known_chip,
-    memory_of,
-)
+from jaxsim.devices import Chip, Memory, TooLarge, is_cpu, known_chip, memory_of
 from jaxsim.errors import UserError
 from jaxsim.mesh import scoring_mesh, training_mesh
 from jaxsim.model import LanguageModel
@@ -166,7 +158,7 @@ def train_step(
     return Program(
         name=f"train step, {what} over {_sizes(step.mesh)}",
         mesh=step.mesh,
-        compile=functools.partial(compiled, step.lower()),
+        compile=lambda: step.compiled,
         arguments=(step.state, step.tokens),
         flops=3 * model.forward_flops(tokens),
     )

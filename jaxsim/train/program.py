@@ -16,8 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxsim.devices import TooLarge, compiled, free_memory, is_cpu, memory_of
 from jaxsim.log import say
 from jaxsim.mesh import parameter_shardings, replicated, to_devices
-from jaxsim.model import LanguageModel
-from jaxsim.train.step import TrainState
+from jaxsim.train.step import TrainState, TrainStep
 
 Sums = dict[str, jax.Array]
 
@@ -36,17 +35,9 @@ class TrainProgram:
       state: shapes and shardings of the state.
     """
 
-    def __init__(
-        self,
-        model: LanguageModel,
-        step: Callable[[TrainState, jax.Array], tuple[TrainState, Sums]],
-        initial: Callable[..., TrainState],
-        rows: int,
-        mesh: Mesh,
-        runs: int,
-    ) -> None:
-        self.model, self.mesh, self.runs = model, mesh, runs
-        self._initial = initial
+    def __init__(self, step: TrainStep, rows: int, mesh: Mesh, runs: int) -> None:
+        self.model = model = step.model
+        self.mesh, self.runs, self._initial = mesh, runs, step.initial
         self._params = parameter_shardings(model.shapes(), model.logical_axes(), mesh)
 
         def of_runs(leaf: Any, of_one: NamedSharding) -> jax.ShapeDtypeStruct:
@@ -58,12 +49,12 @@ class TrainProgram:
             jax.ShapeDtypeStruct((rows, model.config.length + 1), jnp.int32),
             NamedSharding(mesh, PartitionSpec("data")),
         )
-        number = jax.ShapeDtypeStruct((), jnp.int32)
+        number: Any = jax.ShapeDtypeStruct((), jnp.int32)
         # Moments and the tail sum are divided like parameters.
         self.state = optax.tree_map_params(
-            lambda params: initial(params, number, number),
+            lambda params: step.initial(params, number, number),
             of_runs,
-            jax.eval_shape(initial, model.shapes(), number, number),
+            jax.eval_shape(step.initial, model.shapes(), number, number),
             self._params,
             transform_non_params=lambda leaf: of_runs(leaf, replicated(mesh)),
         )
@@ -95,14 +86,9 @@ class TrainProgram:
         state: TrainState = jax.jit(make, out_shardings=self._shardings)(*arguments)
         return state
 
-    def lower(self) -> jax.stages.Lowered:
-        """Lowers from shapes: the mesh's devices need not be attached."""
-        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
-            return self._step.lower(self.state, self.tokens)
-
     @functools.cached_property
     def compiled(self) -> jax.stages.Compiled:
-        """The executable.
+        """The executable; its devices need not be attached.
 
         Raises:
           TooLarge: the compiler refuses it, because it needs too much memory.
@@ -110,7 +96,8 @@ class TrainProgram:
         what = "train step" + f" of {self.runs} runs" * (self.runs > 1)
         say(f"{what}: compiling")
         begin = time.monotonic()
-        program = compiled(self.lower())
+        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+            program = compiled(self._step.lower(self.state, self.tokens))
         say(f"{what}: compiled in {time.monotonic() - begin:.1f} s")
         return program
 

@@ -88,10 +88,6 @@ class Running:
         if self.writer is not None:
             self.writer.write(number, {"loss": None, "error": str(self.error)})
 
-    def write(self, number: int, row: Mapping[str, float]) -> None:
-        if self.writer is not None:
-            self.writer.write(number, {**row, **self.last})
-
 
 def _first_leaf(sums: Mapping[str, Any], model: LanguageModel) -> str:
     """The first leaf that is not finite; parameters first, as they spoil gradients."""

@@ -76,15 +76,15 @@ def label(runs: Sequence[Run]) -> str:
     """'member a', or '4 runs (a, b, c, d)', or '9 runs (a, b ... i)'."""
     if len(runs) == 1:
         return title(runs[0].kind, runs[0].name)
-    names = [run.name for run in runs]
-    listed = ", ".join(names)
-    if len(names) > 4:
-        listed = f"{names[0]}, {names[1]} ... {names[-1]}"
+    listed = ", ".join(run.name for run in runs)
+    if len(runs) > 4:
+        listed = f"{runs[0].name}, {runs[1].name} ... {runs[-1].name}"
     return f"{len(runs)} runs ({listed})"
 
 
-def batch_of(corpus: Corpus, run: Schedule, rows: slice) -> np.ndarray:
+def batch_of(corpus: Corpus, run: Schedule, rows: slice | range) -> np.ndarray:
     """The tokens of some rows of a schedule [B, L+1], int32."""
+    rows = slice(rows.start, rows.stop)
     unit_B, row_B = run.unit_R[rows], run.row_R[rows]
     tokens_BL1 = np.empty((len(row_B), corpus.length + 1), np.int32)
     for index in np.unique(unit_B):
@@ -126,8 +126,7 @@ def batches(
             """The tokens that one device holds."""
             assert index is not None
             runs, part, _ = index
-            own = range(here.start, here.stop)[part]
-            held = slice(own.start, own.stop)
+            held = range(here.start, here.stop)[part]
             return np.stack([batch_of(corpus, run, held) for run in filled[runs]])
 
         return jax.make_array_from_callback(tokens.shape, tokens.sharding, part)

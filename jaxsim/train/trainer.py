@@ -31,14 +31,7 @@ from jaxsim.signals import watchdog
 from jaxsim.train.program import Sums, TrainProgram, planned
 from jaxsim.train.running import NonFiniteError, Running
 from jaxsim.train.runs import Run, batches, label
-from jaxsim.train.step import (
-    TrainState,
-    adamw,
-    constant_rate,
-    initial_state,
-    train_step,
-    warmup_cosine,
-)
+from jaxsim.train.step import TrainState, TrainStep, adamw, constant_rate, warmup_cosine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +60,11 @@ class Trainer:
       rate: the learning rate of a run of so many steps; it replaces the recipe's.
       config: `config.train` says how training is executed.
       mesh: `(run, data, model)` of a single run.
+      group: the config group that sets the batch.
+
+    Raises:
+      UserError: a batch does not divide over the mesh, or the device lacks what is
+        asked for.
     """
 
     def __init__(
@@ -76,13 +74,22 @@ class Trainer:
         rate: Callable[[jax.Array], optax.Schedule],
         config: Config,
         mesh: Mesh,
+        group: str,
     ) -> None:
         self.model, self.recipe, self.mesh = model, recipe, mesh
         self._config = train = config.train
+        pieces, data = train.accumulate, mesh.shape["data"]
+        if recipe.batch % (pieces * data):
+            raise UserError(
+                f"config.{group}.batch={recipe.batch} does not divide over the {data} "
+                "devices of mesh axis 'data'"
+                + f" in config.train.accumulate={pieces} pieces" * (pieces > 1)
+                + "; change it, or config.train.model_axis"
+            )
         self.state_path = train.state_path
         device = mesh.devices.flat[0]
         precision = precision_on(device, recipe.precision, "config.recipe.precision")
-        self._execution = Execution(
+        execution = Execution(
             attention=attention_on(
                 device,
                 train.attention,
@@ -95,30 +102,23 @@ class Trainer:
             precision=precision,
             loss_chunk=train.loss_chunk,
         )
-        self._optimizer = lambda steps: adamw(recipe, rate(steps))
+        self._step = TrainStep(
+            model, execution, lambda steps: adamw(recipe, rate(steps)), recipe.tail > 0
+        )
         self._fits = 1  # runs at once, as planned so far
         self._programs: dict[int, TrainProgram] = {}
 
     def program(self, runs: int = 1) -> TrainProgram:
         """The train step of this many runs, compiled once."""
         if runs not in self._programs:
-            e = self._execution
+            e = self._step.execution
             say(f"train step: {e.attention} attention in {e.precision}")
             self._programs[runs] = self._program(runs, self._config.accumulate)
         return self._programs[runs]
 
     def _program(self, runs: int, accumulate: int) -> TrainProgram:
-        optimizer, tail = self._optimizer, self.recipe.tail > 0
-        step = functools.partial(
-            train_step,
-            model=self.model,
-            optimizer=optimizer,
-            execution=self._execution,
-            accumulate=accumulate,
-        )
-        initial = functools.partial(initial_state, optimizer=optimizer, tail=tail)
-        mesh, rows = self._mesh_of(runs), self.recipe.batch
-        return TrainProgram(self.model, step, initial, rows, mesh, runs)
+        step = dataclasses.replace(self._step, accumulate=accumulate)
+        return TrainProgram(step, self.recipe.batch, self._mesh_of(runs), runs)
 
     def _mesh_of(self, runs: int) -> Mesh:
         devices = self.mesh.devices.flatten().tolist()
@@ -273,7 +273,8 @@ class Trainer:
                     for key in ("tokens_per_second", "flops_per_second"):
                         row[key] /= len(runs)
                     for one in alive:
-                        one.write(number, row)
+                        if one.writer is not None:
+                            one.writer.write(number, {**row, **one.last})
             return not all(one.error for one in running)
 
         schedules = [one.schedule for one in running]
@@ -333,36 +334,15 @@ class Trainer:
 
 
 def base_trainer(model: LanguageModel, config: Config, mesh: Mesh) -> Trainer:
-    """The trainer of the base model: warm-up and cosine, no tail average.
-
-    Raises:
-      UserError: a batch does not divide over the mesh.
-    """
-    _check_batch("base", config.base.batch, config, mesh)
+    """The trainer of the base model: warm-up and cosine, no tail average."""
     recipe = dataclasses.replace(
         config.recipe, batch=config.base.batch, tail=0.0, decay=0.0, replay=0.0
     )
     rate = warmup_cosine(config.base)
-    return Trainer(model, recipe, lambda _: rate, config, mesh)
+    return Trainer(model, recipe, lambda _: rate, config, mesh, "base")
 
 
 def recipe_trainer(model: LanguageModel, config: Config, mesh: Mesh) -> Trainer:
-    """The trainer of members, reference runs and replicates.
-
-    Raises:
-      UserError: a batch does not divide over the mesh.
-    """
-    _check_batch("recipe", config.recipe.batch, config, mesh)
+    """The trainer of members, reference runs and replicates."""
     rate = functools.partial(constant_rate, config.recipe)
-    return Trainer(model, config.recipe, rate, config, mesh)
-
-
-def _check_batch(group: str, rows: int, config: Config, mesh: Mesh) -> None:
-    pieces, devices = config.train.accumulate, mesh.shape["data"]
-    if rows % (pieces * devices):
-        raise UserError(
-            f"config.{group}.batch={rows} does not divide over the "
-            f"{devices} devices of mesh axis 'data'"
-            + f" in config.train.accumulate={pieces} pieces" * (pieces > 1)
-            + "; change it, or config.train.data_axis"
-        )
+    return Trainer(model, config.recipe, rate, config, mesh, "recipe")

@@ -8,7 +8,7 @@ import pytest
 from jaxsim.config import BaseConfig, ModelConfig, RecipeConfig
 from jaxsim.model import LanguageModel
 from jaxsim.pool.digests import leaves_by_path
-from jaxsim.train.step import adamw, constant_rate, initial_state, warmup_cosine
+from jaxsim.train.step import TrainStep, adamw, constant_rate, warmup_cosine
 
 ALL = ModelConfig(
     length=8, dim=8, heads=2, kv_heads=2, mlp_dim=8,
@@ -70,7 +70,8 @@ def test_a_run_starts_with_a_new_optimizer_state():
     recipe = RecipeConfig()
     params = {"a": {"kernel": jnp.full((2, 2), 3.0)}}
     optimizer = adamw(recipe, constant_rate(recipe, 10))
-    state = initial_state(params, 10, 5, optimizer=lambda steps: optimizer, tail=True)
+    step = TrainStep(None, None, lambda steps: optimizer, tail=True)
+    state = step.initial(params, 10, 5)
     assert state.step == 0 and state.params is params
     assert not any(leaf.any() for leaf in jax.tree.leaves(state.optimizer))
     assert not state.tail_sum["a"]["kernel"].any()
