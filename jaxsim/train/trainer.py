@@ -291,14 +291,12 @@ class Trainer:
             if stopping or (every and number % every == 0):
                 if not settle():  # no run is left to save
                     break
-                if not stopping:
-                    checkpoints.save(number, state)
-                    continue
-                checkpoints.save_and_wait(number, state)
-                raise Preempted(
-                    f"{what}: stopped after step {number}, which is "
-                    "committed; rerun the same command to continue"
-                )
+                checkpoints.save(number, state)
+                if stopping:  # on the way out, checkpoints are committed
+                    raise Preempted(
+                        f"{what}: stopped after step {number}, which is "
+                        "committed; rerun the same command to continue"
+                    )
         settle()
         return state
 

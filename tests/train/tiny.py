@@ -121,4 +121,4 @@ def poison(scratch: Path, program: TrainProgram, member: int = 0) -> None:
         state = checkpoints.restore(step, program.state)
         scale = state.params["final_norm"]["scale"]
         state.params["final_norm"]["scale"] = scale.at[member, 1].set(jnp.inf)
-        checkpoints.save_and_wait(step, state)
+        checkpoints.save(step, state)
