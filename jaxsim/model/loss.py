@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxsim.mesh import data_devices, over_data
+from jaxsim.mesh import data_devices
 
 
 def next_token_nll(
@@ -80,19 +80,17 @@ def sum_and_count(
 
 
 def _on_each_device(loop: Callable[..., Any]) -> Callable[..., Any]:
-    """Maps `loop(head, rows)` over the devices that have different rows."""
-    devices = data_devices()
-    if devices == 1:
+    """Maps `loop(head, rows)` over `data`; the compiler divides the other axes."""
+    if data_devices() == 1:
         return loop
-
-    def mapped(head_VD: jax.Array, rows: Any) -> Any:
-        rows = over_data(
-            jax.tree.map(lambda a: a.reshape(devices, -1, *a.shape[1:]), rows)
-        )
-        results = over_data(jax.vmap(loop, in_axes=(None, 0))(head_VD, rows))
-        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), results)
-
-    return mapped
+    rows = PartitionSpec("data")
+    return jax.shard_map(
+        loop,
+        in_specs=(PartitionSpec(), rows),
+        out_specs=rows,
+        axis_names={"run", "data"},
+        check_vma=False,  # JAX 0.10.2 loses `run` under `vmap(spmd_axis_name="run")`
+    )
 
 
 def _losses(
