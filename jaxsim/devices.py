@@ -174,7 +174,7 @@ def usable_memory(mesh: Mesh, held: int = 0) -> int:
 
 
 def free_memory(mesh: Mesh, share: float = _MEMORY_SHARE) -> int:
-    """Bytes of an accelerator that are free of the share to use; 0 if unknown."""
+    """Free bytes of an accelerator, of a share of its memory; 0 if unknown."""
     stats = mesh.devices.flat[0].memory_stats() or {}
     limit = int(share * stats.get("bytes_limit", 0))
     return max(0, limit - stats.get("bytes_in_use", 0))

@@ -91,15 +91,15 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def over_data(rows: Any) -> Any:
-    """Divides the first axis of arrays along `data`, where a training mesh is set.
+def over_data(x_BLD: jax.Array) -> jax.Array:
+    """Divides the rows B of hidden states along `data`, where a training mesh is set.
 
     Left alone, the compiler may divide hidden states by width, like parameters, and
     every device computes all rows.
     """
     if "data" not in jax.sharding.get_abstract_mesh().axis_names:
-        return rows
-    return jax.lax.with_sharding_constraint(rows, PartitionSpec("data"))
+        return x_BLD
+    return jax.lax.with_sharding_constraint(x_BLD, PartitionSpec("data"))
 
 
 def data_devices() -> int:
