@@ -22,8 +22,9 @@ class JaxSide:
         config = workload.config
         self._model = LanguageModel(workload.model, workload.vocab)
         mesh = training_mesh(config.train.data_axis, config.train.model_axis)
-        self._step = recipe_trainer(self._model, config, mesh).program()
-        self._state = self._step.start(self._step.fresh_params(0), 1, 0)
+        trainer = recipe_trainer(self._model, config, mesh)
+        self._step = trainer.program()
+        self._state = self._step.start(trainer.fresh_params(0), 1, 0)
         self._batches = [
             jax.device_put(batch_BL1[None], self._step.tokens.sharding)
             for batch_BL1 in workload.batches()
