@@ -26,7 +26,7 @@ from gpu_pieces import product_flops
 from groups import stepper
 
 from jaxsim.config import Config, ModelConfig
-from jaxsim.devices import memory_of, usable_memory
+from jaxsim.devices import TooLarge, memory_of, usable_memory
 from jaxsim.mesh import training_mesh
 from jaxsim.model import LanguageModel, preset
 from jaxsim.train import recipe_trainer
@@ -84,9 +84,9 @@ def measure(size: Size, remat: str) -> dict[str, Any]:
     """Rates of as many rows as fit, from what a few need."""
     step = program(size, remat, FEW)
     try:
-        memory = memory_of(step.compiled())
+        memory = memory_of(step.compiled)
     # XLA gives up on a program that cannot fit, and does not say how.
-    except jax.errors.JaxRuntimeError as error:
+    except (TooLarge, jax.errors.JaxRuntimeError) as error:
         return {"remat": remat, "rows": 0, "refused": str(error).splitlines()[0][:200]}
     limit, rows = usable_memory(step.mesh), size.most
     grows = (memory.total - memory.arguments) / FEW

@@ -61,26 +61,21 @@ def program(size: str, tokens: int, members: int, args: Any) -> Any:
 def stepper(step: Any) -> Callable[[int], float]:
     """Returns a function that trains some steps and returns the seconds."""
     import jax
-    import jax.numpy as jnp
     import numpy as np
-
-    from jaxsim.mesh import replicated
-    from jaxsim.train.step import Marks
 
     rng = np.random.default_rng(0)
     batch = jax.device_put(
         rng.integers(0, step.model.vocab_size, step.tokens.shape, dtype=np.int32),
         step.tokens.sharding,
     )
-    marks = jax.device_put(Marks(jnp.int32(0), jnp.int32(0)), replicated(step.mesh))
     model = step.model
-    state = step.start(jax.jit(model.init)(jax.random.key(0)))
+    state = step.start(jax.jit(model.init)(jax.random.key(0)), 1, 0)
 
     def run(steps: int) -> float:
         nonlocal state
         begin, last = time.perf_counter(), None
         for _ in range(steps):
-            state, sums = step(state, batch, marks)
+            state, sums = step(state, batch)
             if last is not None:  # as the trainer does, one step behind
                 jax.device_get(last)
             last = sums

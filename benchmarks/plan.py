@@ -49,13 +49,7 @@ def measure(name: str) -> dict[str, Any]:
     from jaxsim.model import LanguageModel
     from jaxsim.plan import devices_of, sizes_of
     from jaxsim.plan.plan import SCORING_SHARE, costs
-    from jaxsim.plan.programs import (
-        chip_of,
-        compile_program,
-        scoring,
-        train_step,
-        vectorized_step,
-    )
+    from jaxsim.plan.programs import chip_of, compile_program, scoring, train_step
 
     arguments, programs = CASES[name]
     call = parse(["plan", *arguments])
@@ -71,10 +65,9 @@ def measure(name: str) -> dict[str, Any]:
     model = LanguageModel(config.model, sizes.vocabulary)
     made: dict[str, Any] = {}
     for which in programs:
-        if which == "train":
-            program = train_step(config, model, devices)
-        elif which == "group":
-            program = vectorized_step(config, model, devices)
+        if which in ("train", "group"):
+            parallel = which == "group"
+            program = train_step(config, model, devices, parallel)
         else:
             program = scoring(config, model, sizes.members, devices)
         made[which] = dataclasses.asdict(compile_program(program))

@@ -4,7 +4,7 @@ Folders follow the flow of data, and imports run only from later to earlier ones
 
     corpus/      documents -> rows of tokens
     model/       tokens -> log-likelihoods
-    train/       rows -> parameters: `train_step` in step.py, the loop in trainer.py
+    train/       rows -> parameters: `TrainStep` in step.py, the loop in trainer.py
     pool/        parameters -> members: manifest.json in manifest.py and publish.py
     scoring/     members -> scores: the merge in merge.py
     search/      scores -> a mixture: target and objective in objective.py

@@ -146,7 +146,9 @@ class TrainingCheckpoints:
             return self._checkpointer.load(step, abstract_state)
 
     def save(self, step: int, state: Any) -> None:
-        """Starts a save; arrays are copied before this returns.
+        """Starts a save, which ends when the next begins or this context is left.
+
+        Arrays are copied before this returns.
 
         Raises:
           NotSaved: this save, or the one before it, failed.
@@ -156,17 +158,7 @@ class TrainingCheckpoints:
         )
         with _saving(self._directory, self._state):
             self._wait()
-            self._pending = self._checkpointer.save_async(step, state)
-
-    def save_and_wait(self, step: int, state: Any) -> None:
-        """Saves, and returns when the state is on disk.
-
-        Raises:
-          NotSaved: this save, or the one before it, failed.
-        """
-        with _saving(self._directory, state):
-            self._wait()
-            self._checkpointer.save(step, state, overwrite=True)
+            self._pending = self._checkpointer.save_async(step, state, overwrite=True)
 
     def _wait(self) -> None:
         """Waits for the last save; this also closes its event loop."""

@@ -115,7 +115,7 @@ def base(config: Config, workdir: Path) -> None:
     )
     start = trainer.fresh_params(config.base.seed)
     if not is_lead():
-        follow([run], corpus, trainer, lambda: start)
+        follow(corpus, trainer, lambda: start)
         return
     with leading():
         PoolBuilder(

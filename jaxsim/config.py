@@ -160,16 +160,16 @@ class RecipeConfig:
     decay: float = share(0.0)  # last share of steps, rate falls to zero
     # Share of base text in every run.
     replay: float = checked(0.0, lambda x: 0 <= x < 1, "a share below 1")
-    precision: Precision = "float32"  # of the computation
+    precision: Precision = "float32"  # of matrix products
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """How training is executed; results do not depend on it."""
 
-    data_axis: int = -1  # devices on the mesh axis `data`; -1: the rest
-    model_axis: int = positive(1)  # devices on the mesh axis `model`
-    parallel_runs: int = non_negative(0)  # vectorized runs; 0: planned
+    data_axis: int = -1  # devices that split a parallel run's batch; -1: 1 or more
+    model_axis: int = positive(1)  # devices that split the model's widths
+    parallel_runs: int = non_negative(0)  # trained together; 0: planned
     accumulate: int = positive(1)  # pieces of a batch, in sequence
     attention: Attention = "auto"
     unroll: bool = True  # layers; faster on CPU, slower to compile

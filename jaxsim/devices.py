@@ -173,10 +173,11 @@ def usable_memory(mesh: Mesh, held: int = 0) -> int:
     return int(_MEMORY_SHARE * free)
 
 
-def free_memory(mesh: Mesh) -> int:
-    """Bytes of an accelerator that may be used and are free; 0 if unknown."""
+def free_memory(mesh: Mesh, share: float = _MEMORY_SHARE) -> int:
+    """Free bytes of an accelerator, of a share of its memory; 0 if unknown."""
     stats = mesh.devices.flat[0].memory_stats() or {}
-    return max(0, usable_memory(mesh) - stats.get("bytes_in_use", 0))
+    limit = int(share * stats.get("bytes_limit", 0))
+    return max(0, limit - stats.get("bytes_in_use", 0))
 
 
 def peak_flops(mesh: Mesh) -> float:

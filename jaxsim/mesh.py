@@ -4,6 +4,7 @@ Axis types are Auto: since JAX 0.9 `jax.make_mesh` makes explicit axes by defaul
 Linen modules do not annotate their outputs for those.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,35 +29,35 @@ RULES: dict[str, str | None] = {
 
 
 def training_mesh(
-    data_axis: int, model_axis: int, devices: Sequence[jax.Device] | None = None
+    data_axis: int,
+    model_axis: int,
+    devices: Sequence[jax.Device] | None = None,
+    runs: int = 1,
 ) -> Mesh:
-    """The mesh `(data, model)` of `devices`, by default all of them.
+    """The mesh `(run, data, model)` of `devices`, by default all of them.
 
-    `data_axis=-1` takes all devices that `model_axis` leaves.
+    Nothing passes between devices along `run`, which train different runs. Rows of a
+    batch are divided along `data`, and widths of the model along `model`.
+
+    Args:
+      data_axis: devices along `data` at least; -1: 1.
+      model_axis: devices along `model`.
+      devices: as many of them as divide `runs` go to `run`, the others to `data`.
+      runs: number of runs that are trained together.
 
     Raises:
-      UserError: the axes do not multiply to the number of devices.
+      UserError: the axes do not divide the number of devices.
     """
     count = jax.device_count() if devices is None else len(devices)
-    if data_axis == -1 and count % model_axis == 0:
-        data_axis = count // model_axis
-    if data_axis * model_axis != count:
+    each = model_axis * (1 if data_axis == -1 else data_axis)
+    if each < 1 or count % each:
         raise UserError(
-            f"config.train: data_axis={data_axis} times model_axis="
-            f"{model_axis} is not the number of devices, {count}"
+            f"config.train: data_axis={data_axis} times model_axis={model_axis} "
+            f"does not divide the number of devices, {count}"
         )
-    return _mesh(data=data_axis, model=model_axis, devices=devices)
-
-
-def member_mesh(mesh: Mesh, members: int) -> Mesh:
-    """The mesh `(member,)` for runs that each fit on one device.
-
-    It has the largest number of devices that divides `members`, so that each trains
-    the same number of runs.
-    """
-    devices = mesh.devices.flatten()
-    used = max(n for n in range(1, len(devices) + 1) if members % n == 0)
-    return Mesh(devices[:used], ("member",), axis_types=(AxisType.Auto,))
+    run = math.gcd(runs, count // each)
+    data = count // (run * model_axis)
+    return _mesh(devices, run=run, data=data, model=model_axis)
 
 
 def scoring_mesh(
@@ -76,7 +77,7 @@ def scoring_mesh(
             f"config.score: model_axis={model_axis} does not divide the "
             f"number of devices, {count}"
         )
-    return _mesh(mixture=count // model_axis, model=model_axis, devices=devices)
+    return _mesh(devices, mixture=count // model_axis, model=model_axis)
 
 
 def _mesh(devices: Sequence[jax.Device] | None, **axes: int) -> Mesh:
@@ -90,14 +91,20 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Splits the rows of a batch over `data`."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+def over_data(x_BLD: jax.Array) -> jax.Array:
+    """Divides the rows B of hidden states along `data`, where a training mesh is set.
+
+    Left alone, the compiler may divide hidden states by width, like parameters, and
+    every device computes all rows.
+    """
+    if "data" not in jax.sharding.get_abstract_mesh().axis_names:
+        return x_BLD
+    return jax.lax.with_sharding_constraint(x_BLD, PartitionSpec("data"))
 
 
-def blocks_sharding(mesh: Mesh) -> NamedSharding:
-    """Splits blocks of windows over the devices that share one mixture."""
-    return NamedSharding(mesh, PartitionSpec("model"))
+def data_devices() -> int:
+    """The size of `data` in the mesh that is set; 1 if none is."""
+    return int(jax.sharding.get_abstract_mesh().shape.get("data", 1))
 
 
 def to_devices(tree: Any, shardings: Any) -> Any:

@@ -14,6 +14,8 @@ import dataclasses
 import math
 import re
 
+import numpy as np
+
 KINDS = (
     "all-gather",
     "all-reduce",
@@ -40,6 +42,12 @@ _SPREAD = "async_collective_fusion_config"
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _OPERANDS = re.compile(r"%([\w.-]+)")
 _OPERATOR = re.compile(r'op_name="([^"]*)"')
+_LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]+\})\}")
+_IOTA = r"(?:\[([\d,]+)\]<=)?\[([\d,]+)\](?:T\(([\d,]+)\))?"
+_TILED = re.compile(rf"replica_groups=({_IOTA})")
+_OF_MESH = re.compile(
+    rf"replica_groups=mesh\[(.*?)\](?:, device_ids=\(({_IOTA})\))? \{{([^}}]*)\}}"
+)
 _BITS = {"pred": 8, "c64": 64, "c128": 128}
 
 
@@ -159,6 +167,47 @@ class Module:
             if name in by_name and (found := _NUMBER.search(by_name[name].line))
         ]
         return max(steps, default=1)
+
+
+def device_groups(text: str) -> list[list[list[int]]]:
+    """For each collective instruction, the groups of devices that it joins."""
+    return [
+        _groups(line)
+        for line in text.splitlines()
+        if (found := _INSTRUCTION.match(line))
+        and found[3].removesuffix("-start") in KINDS
+    ]
+
+
+def _groups(line: str) -> list[list[int]]:
+    """`{{0,1},{2,3}}`, `[2,2]<=[4]`, or `mesh['a'=2,'b'=2] {'b'}`."""
+    if listed := _LISTED.search(line):
+        return [_numbers(group) for group in re.findall(r"\{([\d,]+)\}", listed[1])]
+    if of_mesh := _OF_MESH.search(line):
+        axes, order, *_, joined = of_mesh.groups()
+        sizes = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", axes)}
+        ids = _tiled(order) if order else np.arange(math.prod(sizes.values()))
+        along = [list(sizes).index(name.strip(" '")) for name in joined.split(",")]
+        ids = np.moveaxis(
+            ids.reshape(list(sizes.values())), along, range(-len(along), 0)
+        )
+        return ids.reshape(-1, math.prod(ids.shape[-len(along) :])).tolist()
+    tiled = _TILED.search(line)
+    assert tiled is not None, f"no groups of devices: {line}"
+    return _tiled(tiled[1]).tolist()
+
+
+def _tiled(text: str) -> np.ndarray:
+    """`[2,4]<=[4,2]T(1,0)`: device numbers in another order, and a shape of them."""
+    found = re.fullmatch(_IOTA, text)
+    shape, sizes, order = (_numbers(part or "") for part in found.groups())
+    ids = np.arange(math.prod(sizes)).reshape(sizes)
+    ids = ids.transpose(order) if order else ids
+    return ids.reshape(shape) if shape else ids
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]
 
 
 def _callees(one: _Instruction) -> list[str]:

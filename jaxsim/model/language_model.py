@@ -27,8 +27,6 @@ class Execution:
       precision: of matrix products: 'float32', on every device; 'tf32', float32
         whose products an NVIDIA GPU rounds to TF32; or 'bfloat16'.
       loss_chunk: positions of each row whose logits exist at once.
-      activations: how hidden states [B, L, D] are divided over a mesh; None leaves
-        it to the compiler.
     """
 
     attention: str = "einsum"
@@ -36,7 +34,6 @@ class Execution:
     remat: str = "none"
     precision: str = "float32"
     loss_chunk: int = 64
-    activations: jax.sharding.NamedSharding | None = None
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -108,12 +105,7 @@ class LanguageModel:
             out: Any = decoder.apply({"params": params}, tokens_BL1[:, :-1])
         x_BLD, head_VD = out
         return next_token_nll(
-            x_BLD,
-            head_VD,
-            tokens_BL1[:, 1:],
-            execution.loss_chunk,
-            execution.matmul,
-            execution.activations,
+            x_BLD, head_VD, tokens_BL1[:, 1:], execution.loss_chunk, execution.matmul
         )
 
     def parameter_count(self) -> int:
@@ -148,7 +140,6 @@ class LanguageModel:
             unroll=execution.unroll,
             remat=execution.remat,
             dtype=execution.dtype,
-            activations=execution.activations,
         )
 
 

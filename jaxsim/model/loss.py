@@ -7,9 +7,9 @@ The backward pass is written by hand: it recomputes the logits of a chunk, then 
 products. Automatic differentiation is two to three times slower on a CPU, because XLA
 scatters into the logits (`benchmarks/training.py` measures the whole step).
 
-If rows are divided over devices, each device loops over the chunks of its rows. The
-head is gathered once before the loops, and its gradient is summed over devices once
-after them. By default the compiler would do both for every chunk.
+Over a mesh, each device loops over the chunks of its rows. The head is gathered once
+before the loops, and its gradient is summed over devices once after them. By default
+the compiler would do both for every chunk.
 """
 
 import functools
@@ -18,9 +18,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
-from jaxsim.mesh import varying
+from jaxsim.mesh import data_devices, varying
 
 
 def next_token_nll(
@@ -29,7 +29,6 @@ def next_token_nll(
     targets_BL: jax.Array,
     chunk: int,
     precision: str | None = None,
-    at_rows: NamedSharding | None = None,
 ) -> jax.Array:
     """Negative log-likelihood of every target, in nats.
 
@@ -40,7 +39,6 @@ def next_token_nll(
       chunk: positions of each row whose logits exist at once.
       precision: of the products with the head, for `jax.lax.Precision`. JAX traces
         the backward pass where `jax.default_matmul_precision` no longer holds.
-      at_rows: how B is divided over a mesh axis; None leaves it to the compiler.
 
     Returns:
       [B, L] float32.
@@ -48,10 +46,30 @@ def next_token_nll(
     length = x_BLD.shape[1]
     # Chunks of equal size, so that they share one loop body.
     count = next(n for n in range(-(-length // chunk), length + 1) if length % n == 0)
-    if at_rows is not None and at_rows.is_fully_replicated:
-        at_rows = None  # every device has them all
+
+    def forward(
+        x_BLD: jax.Array, head_VD: jax.Array, targets_BL: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        if data_devices() > 1:
+            whole = PartitionSpec(PartitionSpec.UNCONSTRAINED, None)
+            head_VD = jax.lax.with_sharding_constraint(head_VD, whole)
+        loop = _on_each_device(functools.partial(_losses, count, precision))
+        nll_BL = loop(head_VD, (x_BLD, targets_BL))
+        return nll_BL, (x_BLD, head_VD, targets_BL)
+
+    def backward(
+        saved: tuple[jax.Array, ...], g_BL: jax.Array
+    ) -> tuple[jax.Array, jax.Array, None]:
+        x_BLD, head_VD, targets_BL = saved
+        loop = _on_each_device(functools.partial(_gradients, count, precision))
+        dx_BLD, dhead_SDV = loop(head_VD, (x_BLD, targets_BL, g_BL))
+        dhead_DV = jnp.sum(dhead_SDV, axis=0)
+        return dx_BLD, dhead_DV.T.astype(head_VD.dtype), None
+
+    nll = jax.custom_vjp(lambda *arguments: forward(*arguments)[0])
+    nll.defvjp(forward, backward)
     with jax.named_scope("loss"):
-        return _nll(x_BLD, head_VD, targets_BL, count, precision, at_rows)
+        return nll(x_BLD, head_VD, targets_BL)
 
 
 def sum_and_count(
@@ -61,66 +79,17 @@ def sum_and_count(
     return jnp.sum(nll_BL * weight_BL), jnp.sum(weight_BL)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _nll(
-    x_BLD: jax.Array,
-    head_VD: jax.Array,
-    targets_BL: jax.Array,
-    count: int,
-    precision: str | None,
-    at_rows: NamedSharding | None,
-) -> jax.Array:
-    return _forward(x_BLD, head_VD, targets_BL, count, precision, at_rows)[0]
-
-
-def _forward(
-    x_BLD: jax.Array,
-    head_VD: jax.Array,
-    targets_BL: jax.Array,
-    count: int,
-    precision: str | None,
-    at_rows: NamedSharding | None,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-    if at_rows is not None:
-        whole = PartitionSpec(PartitionSpec.UNCONSTRAINED, None)
-        head_VD = jax.lax.with_sharding_constraint(
-            head_VD, NamedSharding(at_rows.mesh, whole)
-        )
-    loop = _on_each(at_rows, functools.partial(_losses, count, precision))
-    nll_BL = loop(head_VD, (x_BLD, targets_BL))
-    return nll_BL, (x_BLD, head_VD, targets_BL)
-
-
-def _backward(
-    count: int,
-    precision: str | None,
-    at_rows: NamedSharding | None,
-    saved: tuple[jax.Array, ...],
-    g_BL: jax.Array,
-) -> tuple[jax.Array, jax.Array, None]:
-    x_BLD, head_VD, targets_BL = saved
-    loop = _on_each(at_rows, functools.partial(_gradients, count, precision))
-    dx_BLD, dhead_SDV = loop(head_VD, (x_BLD, targets_BL, g_BL))
-    dhead_DV = jnp.sum(dhead_SDV, axis=0)
-    return dx_BLD, dhead_DV.T.astype(head_VD.dtype), None
-
-
-_nll.defvjp(_forward, _backward)
-
-
-def _on_each(
-    at_rows: NamedSharding | None, loop: Callable[..., Any]
-) -> Callable[..., Any]:
-    """Maps `loop(head, rows)` over devices; the compiler divides the other axes."""
-    if at_rows is None:
+def _on_each_device(loop: Callable[..., Any]) -> Callable[..., Any]:
+    """Maps `loop(head, rows)` over `data`; the compiler divides the other axes."""
+    if data_devices() == 1:
         return loop
+    rows = PartitionSpec("data")
     return jax.shard_map(
         loop,
-        mesh=at_rows.mesh,
-        in_specs=(PartitionSpec(), at_rows.spec),
-        out_specs=at_rows.spec,
-        axis_names=set(at_rows.spec),
-        check_vma=False,
+        in_specs=(PartitionSpec(), rows),
+        out_specs=rows,
+        axis_names={"run", "data"},
+        check_vma=False,  # JAX 0.10.2 loses `run` under `vmap(spmd_axis_name="run")`
     )
 
 
@@ -155,7 +124,7 @@ def _gradients(
 
     `rows` are hidden states, targets, and the gradients of their losses.
     """
-    vocabulary = head_VD.shape[0]
+    vocabulary, wide = head_VD.shape[0], _accumulator(head_VD)
 
     def chunk_gradients(
         dhead_DV: jax.Array, xs: tuple[jax.Array, ...]
@@ -166,17 +135,14 @@ def _gradients(
         # Without the barrier, XLA on a CPU computes the softmax once for each of the
         # two products.
         dlogits_BLV = jax.lax.optimization_barrier(dlogits_BLV.astype(x_BLD.dtype))
-        dx_BLD = jnp.einsum("BLV,VD->BLD", dlogits_BLV, head_VD, precision=precision)
-        dhead_DV += jnp.einsum(
-            "BLD,BLV->DV",
-            x_BLD,
-            dlogits_BLV,
-            precision=precision,
-            preferred_element_type=dhead_DV.dtype,
+        product = functools.partial(jnp.einsum, precision=precision)
+        dx_BLD = product("BLV,VD->BLD", dlogits_BLV, head_VD)
+        dhead_DV += product(
+            "BLD,BLV->DV", x_BLD, dlogits_BLV, preferred_element_type=wide
         )
         return dhead_DV, dx_BLD
 
-    zeros_DV = jnp.zeros(head_VD.shape[::-1], _accumulator(head_VD))
+    zeros_DV = jnp.zeros(head_VD.shape[::-1], wide)
     dhead_DV, dx_NBLD = jax.lax.scan(
         chunk_gradients,
         varying(zeros_DV, jax.tree.leaves((head_VD, rows))),

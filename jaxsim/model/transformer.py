@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsim.config import ModelConfig
+from jaxsim.mesh import over_data
 from jaxsim.model.attention import attend, rotate
 
 LAYERS = "layers"  # key of the stacked layers in the tree of parameters
@@ -151,7 +152,6 @@ class Decoder(nn.Module):
     unroll: bool
     remat: str
     dtype: jnp.dtype
-    activations: jax.sharding.NamedSharding | None = None
 
     @nn.compact
     def __call__(self, tokens_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -167,7 +167,7 @@ class Decoder(nn.Module):
         x_BLD = jnp.take(embedding_VD, tokens_BL, axis=0, mode="fill").astype(
             self.dtype
         )
-        x_BLD = self._layers(self._placed(x_BLD))
+        x_BLD = self._layers(over_data(x_BLD))
         x_BLD = Norm(c, name="final_norm")(x_BLD)
         head_VD = embedding_VD
         if not c.tied:
@@ -190,7 +190,7 @@ class Decoder(nn.Module):
             block = nn.remat(Block, prevent_cse=self.unroll, policy=policy)
 
         def body(layer: nn.Module, x_BLD: jax.Array) -> tuple[jax.Array, None]:
-            return self._placed(layer(x_BLD)), None
+            return over_data(layer(x_BLD)), None
 
         layers = nn.scan(
             body,
@@ -201,13 +201,3 @@ class Decoder(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         return layers(block(self.config, self.attention, name=LAYERS), x_BLD)[0]
-
-    def _placed(self, x_BLD: jax.Array) -> jax.Array:
-        """Constrains hidden states to be divided by rows, like the batch.
-
-        Otherwise the compiler may divide their width, like that of the parameters,
-        and every device computes all rows.
-        """
-        if self.activations is None:
-            return x_BLD
-        return jax.lax.with_sharding_constraint(x_BLD, self.activations)

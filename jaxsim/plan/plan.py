@@ -21,7 +21,6 @@ from jaxsim.plan.programs import (
     devices_of,
     scoring,
     train_step,
-    vectorized_step,
 )
 from jaxsim.scoring.layout import memory_limit
 
@@ -150,7 +149,7 @@ def show_plan(
         config = dataclasses.replace(config, score=score)
     reports = [
         compile_program(train_step(config, model, devices)),
-        compile_program(vectorized_step(config, model, devices)),
+        compile_program(train_step(config, model, devices, parallel=True)),
     ]
     reports.append(compile_program(scoring(config, model, sizes.members, devices)))
 

@@ -16,7 +16,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxsim.config import Config
-from jaxsim.devices import Chip, Memory, TooLarge, compiled, known_chip, memory_of
+from jaxsim.devices import Chip, Memory, TooLarge, known_chip, memory_of
 from jaxsim.errors import UserError
 from jaxsim.log import say
 from jaxsim.mesh import scoring_mesh, training_mesh
@@ -24,8 +24,7 @@ from jaxsim.model import LanguageModel
 from jaxsim.scoring.evaluator import Programs
 from jaxsim.scoring.layout import bytes_of, held_deltas
 from jaxsim.scoring.stack import StackedPool
-from jaxsim.train.program import TrainProgram
-from jaxsim.train.trainer import recipe_trainer, vectorized
+from jaxsim.train import recipe_trainer
 
 
 def devices_of(topology: str) -> list[jax.Device]:
@@ -114,9 +113,12 @@ class CompileReport:
 
 
 def train_step(
-    config: Config, model: LanguageModel, devices: Sequence[jax.Device]
+    config: Config,
+    model: LanguageModel,
+    devices: Sequence[jax.Device],
+    parallel: bool = False,
 ) -> Program:
-    """One training run over all devices.
+    """One training run over all devices, or parallel runs, one in each place.
 
     Raises:
       UserError: a dimension does not divide over the mesh, or the attention does not
@@ -124,34 +126,16 @@ def train_step(
     """
     train = config.train
     mesh = training_mesh(train.data_axis, train.model_axis, devices)
-    step = recipe_trainer(model, config, mesh).program()
-    return _training(f"one run over {_sizes(mesh)}", step, 1, config, model)
-
-
-def vectorized_step(
-    config: Config, model: LanguageModel, devices: Sequence[jax.Device]
-) -> Program:
-    """Vectorized training runs, one on each device.
-
-    Raises:
-      UserError: the attention does not run on these devices.
-    """
-    count = len(devices)
-    mesh = training_mesh(count, 1, devices)
-    step = vectorized(model, config, mesh).program(count)
-    return _training(f"{count} parallel runs", step, count, config, model)
-
-
-def _training(
-    name: str, step: TrainProgram, runs: int, config: Config, model: LanguageModel
-) -> Program:
-    tokens = config.recipe.batch * model.config.length
+    trainer = recipe_trainer(model, config, mesh)
+    step = trainer.program(trainer.places if parallel else 1)
+    what = f"{step.runs} parallel runs" if parallel else "one run"
+    tokens = step.runs * config.recipe.batch * model.config.length
     return Program(
-        name=f"train step, {name}",
+        name=f"train step, {what} over {_sizes(step.mesh)}",
         mesh=step.mesh,
-        compile=functools.partial(compiled, step.lower()),
-        arguments=step.arguments(),
-        flops=runs * 3 * model.forward_flops(tokens),
+        compile=lambda: step.compiled,
+        arguments=(step.state, step.tokens),
+        flops=3 * model.forward_flops(tokens),
     )
 
 
@@ -214,4 +198,5 @@ def compile_program(program: Program) -> CompileReport:
 
 def _sizes(mesh: Mesh) -> str:
     """Formats a mesh as `data 8 x model 2`."""
-    return " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    sizes = [f"{name} {size}" for name, size in mesh.shape.items() if size > 1]
+    return " x ".join(sizes) or "one device"

@@ -60,7 +60,7 @@ def train_missing(
         trained with it are published.
     """
     if not distributed.is_lead():
-        follow(runs, corpus, trainer, lambda: pool.base()[1])
+        follow(corpus, trainer, lambda: pool.base()[1])
         return
     with distributed.leading():
         _check_corpus(pool, corpus)
@@ -86,23 +86,17 @@ def train_missing(
         if missing:
             builder.check_room(len(missing))
             say(f"pool: {len(missing)} of {len(runs)} runs to train")
-            if not distributed.alone():
-                for _, group in begun:
-                    say(f"{group}: begun together; one by one they start again")
         else:
             say(f"pool: all {len(runs)} runs are there")
         if missing or begun:
             builder.train(missing)
 
 
-def follow(
-    runs: Sequence[Run], corpus: Corpus, trainer: Trainer, start: Callable[[], Any]
-) -> None:
+def follow(corpus: Corpus, trainer: Trainer, start: Callable[[], Any]) -> None:
     """Trains and saves together with process 0, which decides and publishes.
 
     Args:
-      runs: all that there may be, as in process 0.
-      corpus: where their rows come from.
+      corpus: where the rows of all runs come from.
       trainer: has the same settings as in process 0.
       start: loads the parameters that all runs start from.
 
@@ -110,25 +104,28 @@ def follow(
       Ended: process 0 failed, or was stopped.
       Preempted: SIGTERM came to one of the processes.
     """
-    named = {run.name: run for run in runs}
-    params, outcome = None, None
+    params: Any = None
+    outcomes: dict[str, Any] = {}
     with stop_requested() as stop:
         for word in distributed.instructions():
             if "save" in word:
                 # Process 0 saves only finite results, and this process has the same.
+                outcome = outcomes.pop(Path(word["save"]).parent.name)
                 assert isinstance(outcome, Trained)
                 save_params(Path(word["save"]), outcome.params)
-                outcome = None
                 continue
             params = start() if params is None else params
-            (outcome,) = trainer.train(
-                [named[word["run"]]],
+            runs = [Run(**run) for run in word["runs"]]
+            trained = trainer.train(
+                runs,
                 corpus,
                 params,
                 StatePath(word["states"]),
-                [None],  # process 0 writes metrics
+                [None] * len(runs),  # process 0 writes metrics
                 distributed.StopTogether(stop).after_step,
+                word["slots"],
             )
+            outcomes = {run.name: one for run, one in zip(runs, trained, strict=True)}
 
 
 @dataclasses.dataclass
@@ -232,11 +229,9 @@ class PoolBuilder:
         self._missing = [run for run in runs if not is_published(self._entry(run))]
         self._held = {}
         asked = {run.name for run in self._missing}
-        # Several processes train runs one by one.
-        if distributed.alone():
-            for folder, group in recorded(self.states):
-                with contextlib.ExitStack() as locks:
-                    self._finish(folder, group, locks)
+        for folder, group in recorded(self.states):
+            with contextlib.ExitStack() as locks:
+                self._finish(folder, group, locks)
         while self._missing:
             with contextlib.ExitStack() as locks:
                 if taken := self._take_next(locks):
@@ -321,7 +316,9 @@ class PoolBuilder:
             if group.slots > 1:
                 group.record(folder)
             states = self._checkpoints(group, folder)
-            distributed.from_lead({"run": group.runs[0].name, "states": str(states)})
+            distributed.from_lead(
+                dataclasses.asdict(group) | {"states": str(states)}  # for `follow`
+            )
             together = distributed.StopTogether(stop)
             metrics = self.workdir / "metrics"
             outcomes = self.trainer.train(

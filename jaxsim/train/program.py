@@ -1,10 +1,7 @@
-"""The compiled train step: one run over a mesh, or many vectorized runs.
+"""The compiled train step of runs that are trained together over a mesh."""
 
-Both compile the same pure function. A single run is sharded over the mesh like its
-parameters. Vectorized runs have a leading axis G in states, batches and sums; each
-device maps the step over its runs, so no data passes between runs.
-"""
-
+import functools
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,191 +9,147 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.errors import JaxRuntimeError
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxsim.devices import free_memory, is_cpu, memory_of
+from jaxsim.devices import TooLarge, compiled, free_memory, is_cpu, memory_of
 from jaxsim.log import say
-from jaxsim.mesh import (
-    batch_sharding,
-    member_mesh,
-    parameter_shardings,
-    replicated,
-    to_devices,
-    to_host,
-)
-from jaxsim.model import LanguageModel
-from jaxsim.train.step import Marks, TrainState
+from jaxsim.mesh import parameter_shardings, replicated, to_devices
+from jaxsim.train.step import TrainState, TrainStep
 
 Sums = dict[str, jax.Array]
-Step = Callable[[TrainState, jax.Array, Marks], tuple[TrainState, Sums]]
-_MEMBER = PartitionSpec("member")
 
 
 class TrainProgram:
     """The train step for a number of runs, compiled when first needed.
 
+    Every array has a leading axis G of runs. It is divided along the mesh axis `run`,
+    and the rest of an array like that of a single run.
+
     Attributes:
-      members: number of vectorized runs; for 1 there is no axis G.
+      runs: G.
       model: what is trained.
-      mesh: the mesh of its arrays: `(data, model)`, or `(member,)`.
-      tokens: shape and sharding of a batch: [B, L+1], or [G, B, L+1].
+      mesh: `(run, data, model)`.
+      tokens: shape and sharding of a batch, [G, B, L+1].
+      state: shapes and shardings of the state.
     """
 
-    def __init__(
-        self,
-        model: LanguageModel,
-        step: Step,
-        initial: Callable[[Any], TrainState],
-        rows: int,
-        mesh: Mesh,
-        members: int = 1,
-    ) -> None:
-        self.members = members
-        self.mesh = mesh if members == 1 else member_mesh(mesh, members)
-        self.model, self._initial = model, initial
-        tokens: tuple[int, ...] = (rows, model.config.length + 1)
-        shapes = jax.eval_shape(initial, model.shapes())
-        if members == 1:
-            batch, results = batch_sharding(mesh), replicated(mesh)
-            self._shardings = _sharded(model, shapes, mesh)
-        else:
-            batch = results = NamedSharding(self.mesh, _MEMBER)
-            self._shardings = jax.tree.map(lambda _: batch, shapes)
-            step = jax.shard_map(
-                jax.vmap(step, in_axes=(0, 0, None)),
-                mesh=self.mesh,
-                in_specs=(_MEMBER, _MEMBER, PartitionSpec()),
-                out_specs=_MEMBER,
-                check_vma=False,
-            )
-            self._initial = jax.vmap(initial, in_axes=None, axis_size=members)
-            tokens = (members, *tokens)
-        self.tokens = jax.ShapeDtypeStruct(tokens, jnp.int32, sharding=batch)
+    def __init__(self, step: TrainStep, rows: int, mesh: Mesh, runs: int) -> None:
+        self.model = model = step.model
+        self.mesh, self.runs, self._initial = mesh, runs, step.initial
+        self._params = parameter_shardings(model.shapes(), model.logical_axes(), mesh)
+
+        def of_runs(leaf: Any, of_one: NamedSharding) -> jax.ShapeDtypeStruct:
+            sharding = NamedSharding(mesh, PartitionSpec("run", *of_one.spec))
+            shape = (runs, *leaf.shape)
+            return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding)
+
+        self.tokens = of_runs(
+            jax.ShapeDtypeStruct((rows, model.config.length + 1), jnp.int32),
+            NamedSharding(mesh, PartitionSpec("data")),
+        )
+        number: Any = jax.ShapeDtypeStruct((), jnp.int32)
+        # Moments and the tail sum are divided like parameters.
+        self.state = optax.tree_map_params(
+            lambda params: step.initial(params, number, number),
+            of_runs,
+            jax.eval_shape(step.initial, model.shapes(), number, number),
+            self._params,
+            transform_non_params=lambda leaf: of_runs(leaf, replicated(mesh)),
+        )
+        self._shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
         self._step = jax.jit(
-            step,
-            in_shardings=(self._shardings, batch, replicated(self.mesh)),
-            out_shardings=(self._shardings, results),
+            _alone(step) if runs == 1 else jax.vmap(step, spmd_axis_name="run"),
+            out_shardings=(self._shardings, NamedSharding(mesh, PartitionSpec("run"))),
             donate_argnums=0,
         )
-        self._compiled: jax.stages.Compiled | None = None
 
-    def fresh_params(self, seed: int) -> Any:
-        """New parameters of a single run, initialized on their devices."""
-        if self.members > 1:
-            raise ValueError("vectorized runs start from given parameters")
-        init = jax.jit(self.model.init, out_shardings=self._shardings.params)
-        return init(jax.random.key(seed))
+    def start(self, params: Any, steps: int, tail_start: int) -> TrainState:
+        """The first state; every run starts from the same parameters.
 
-    def start(self, params: Any) -> TrainState:
-        """The first state; every run starts from the same parameters."""
-        if self.members == 1:
-            params = to_devices(params, self._shardings.params)
-        else:
-            params = jax.device_put(params, replicated(self.mesh))
-        make: Callable[[Any], TrainState] = jax.jit(
-            self._initial, out_shardings=self._shardings
+        Args:
+          params: of one run, on the host or the device. They are copied.
+          steps, tail_start: see `TrainState`.
+        """
+
+        def make(*arguments: Any) -> Any:
+            return jax.tree.map(
+                lambda leaf: jnp.broadcast_to(leaf, (self.runs, *leaf.shape)),
+                self._initial(*arguments),
+            )
+
+        arguments = to_devices(
+            (params, np.int32(steps), np.int32(tail_start)),
+            (self._params, replicated(self.mesh), replicated(self.mesh)),
         )
-        return make(params)
+        state: TrainState = jax.jit(make, out_shardings=self._shardings)(*arguments)
+        return state
 
-    def abstract_state(self) -> Any:
-        """Shapes, dtypes and shardings of the state."""
-        return jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=sharding
-            ),
-            jax.eval_shape(self._initial, self.model.shapes()),
-            self._shardings,
-        )
-
-    def arguments(self) -> tuple[Any, Any, Marks]:
-        """Shapes and shardings of the arguments of a call."""
-        number: Any = jax.ShapeDtypeStruct(
-            (), jnp.int32, sharding=replicated(self.mesh)
-        )
-        return self.abstract_state(), self.tokens, Marks(number, number)
-
-    def lower(self) -> jax.stages.Lowered:
-        """Lowers from shapes: the mesh's devices need not be attached."""
-        return self._step.lower(*self.arguments())
-
+    @functools.cached_property
     def compiled(self) -> jax.stages.Compiled:
-        """The executable; the first call compiles it and logs the time."""
-        if self._compiled is None:
-            what = "train step" + f" of {self.members} runs" * (self.members > 1)
-            say(f"{what}: compiling")
-            begin = time.monotonic()
-            self._compiled = self.lower().compile()
-            say(f"{what}: compiled in {time.monotonic() - begin:.1f} s")
-        return self._compiled
+        """The executable; its devices need not be attached.
+
+        Raises:
+          TooLarge: the compiler refuses it, because it needs too much memory.
+        """
+        what = "train step" + f" of {self.runs} runs" * (self.runs > 1)
+        say(f"{what}: compiling")
+        begin = time.monotonic()
+        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+            program = compiled(self._step.lower(self.state, self.tokens))
+        say(f"{what}: compiled in {time.monotonic() - begin:.1f} s")
+        return program
 
     def needed(self) -> int:
-        """Bytes of a step on one device; 0 if the compiler does not say."""
-        program = self.compiled()
+        """Bytes of a step on one device; 0 if the compiler does not say.
+
+        `sys.maxsize` if the compiler refuses the program and does not say.
+        """
+        try:
+            program = self.compiled
+        except TooLarge as error:
+            return error.needed
+        except JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return sys.maxsize
         return memory_of(program).total if program.memory_analysis() else 0
 
-    def __call__(
-        self, state: TrainState, tokens: jax.Array, marks: Marks
-    ) -> tuple[TrainState, Sums]:
+    def __call__(self, state: TrainState, tokens: jax.Array) -> tuple[TrainState, Sums]:
         """One step; `state` is donated."""
-        result: tuple[TrainState, Sums] = self.compiled()(state, tokens, marks)
+        result: tuple[TrainState, Sums] = self.compiled(state, tokens)
         return result
 
-    def fetch(self, arrays: Any) -> Any:
-        """Host arrays with an axis of runs, even for a single run."""
-        host = to_host(arrays)
-        if self.members > 1:
-            return host
-        return jax.tree.map(lambda a: np.asarray(a)[None], host)
+
+def _alone(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Maps over an axis of one run; `vmap` would add in another order."""
+
+    def mapped(*arrays: Any) -> Any:
+        one = jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), arrays)
+        return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), step(*one))
+
+    return mapped
 
 
 def planned(runs: int, mesh: Mesh, program: Callable[[int], TrainProgram]) -> int:
-    """How many of `runs` to vectorize: as many as fit, according to the compiler.
+    """How many of `runs` to train together: as many as fit, says the compiler.
 
-    One on a CPU, which a single run keeps busy; if devices would be idle; and if the
-    model is sharded over devices.
+    One on a CPU, which a single run keeps busy, and if devices would be idle.
+
+    Args:
+      runs: how many there are.
+      mesh: with as many devices along `run` as can train runs of their own.
+      program: the train step of a number of runs.
     """
-    devices = mesh.size
-    if runs < max(2, devices) or is_cpu(mesh) or mesh.shape["model"] > 1:
+    places, limit = mesh.shape["run"], 0 if is_cpu(mesh) else free_memory(mesh)
+    if runs < max(2, places) or not limit:
         return 1
-    limit = free_memory(mesh)
-    if not limit:
+    least = max(1, 2 // places)  # runs in each place; at least two in total
+    needed = program(least * places).needed()
+    if not 0 < needed <= limit:
         return 1
-    fits = max(1, 2 // devices)  # runs on each device; at least two in total
-    needed = _needed(program(fits * devices))
-    if not needed or needed > limit:
-        return 1
-    most = -(-runs // devices)
-    while fits < (each := min(most, fits * limit // needed)):
-        more = _needed(program(each * devices))
-        if more and more <= limit:
-            fits = each
-            break
-        # In proportion to the bytes needed, or half if they are unknown.
-        most = min(each - 1, each * limit // more if more else each // 2)
-    return fits * devices
-
-
-def _needed(program: TrainProgram) -> int | None:
-    """Bytes on one device; None if the compiler refuses the program."""
-    try:
-        return program.needed()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return None
-
-
-def _sharded(model: LanguageModel, shapes: TrainState, mesh: Mesh) -> Any:
-    """Shards optimizer states and the tail sum like their parameters."""
-    params = parameter_shardings(model.shapes(), model.logical_axes(), mesh)
-    structure: Any = jax.tree.structure(model.shapes())
-    everywhere = replicated(mesh)
-
-    def like_params(node: Any) -> bool:
-        return bool(structure == jax.tree.structure(node))
-
-    return jax.tree.map(
-        lambda node: params if like_params(node) else everywhere,
-        shapes,
-        is_leaf=like_params,
-    )
+    each = min(-(-runs // places), least * limit // needed)
+    while each > least and not 0 < program(each * places).needed() <= limit:
+        each = max(least, each // 2)
+    return each * places

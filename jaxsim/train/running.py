@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxsim.corpus.order import Schedule, batch
 from jaxsim.errors import JaxsimError
 from jaxsim.log import MetricsWriter
 from jaxsim.model import LanguageModel
@@ -27,88 +28,65 @@ class Running:
 
     Attributes:
       run: what is trained.
+      schedule: the rows of the whole run.
       writer: appends to its metrics file; None if there is none.
       last: loss and gradient norm of the last step that was checked.
       error: why the run stopped; None while it continues.
     """
 
     run: Run
-    writer: MetricsWriter | None
+    schedule: Schedule
+    writer: MetricsWriter | None = None
     last: dict[str, float] = dataclasses.field(default_factory=dict)
     error: NonFiniteError | None = None
 
-    @classmethod
-    def opened(
-        cls,
-        run: Run,
+    def open(
+        self,
         group: Sequence[Run],
         metrics: Path | None,
         step: int,
         stack: contextlib.ExitStack,
-    ) -> "Running":
-        """The run after `step`; one that had an error then still has it."""
+    ) -> None:
+        """Continues after `step`; a run that had an error then still has it."""
         if metrics is None:
-            return cls(run, None)
-        header: dict[str, Any] = {"run": run.name}
+            return
+        header: dict[str, Any] = {"run": self.run.name}
         if len(group) > 1:
             header["group"] = [each.name for each in group]
-        writer = stack.enter_context(MetricsWriter(metrics, header, step=step))
-        message = writer.kept.get("error")
-        return cls(run, writer, error=NonFiniteError(message) if message else None)
+        self.writer = stack.enter_context(MetricsWriter(metrics, header, step=step))
+        if message := self.writer.kept.get("error"):
+            self.error = NonFiniteError(message)
 
     def look(
-        self,
-        number: int,
-        units: list[str],
-        sums: Mapping[str, Any],
-        model: LanguageModel,
+        self, number: int, rows: int, sums: Mapping[str, Any], model: LanguageModel
     ) -> None:
         """Checks and keeps the results of step `number`, from 1.
 
         Args:
           number: of the step.
-          units: the unit of each row of its batch.
+          rows: of a batch.
           sums: the metrics of `train_step`, on the host.
           model: for the names of leaves.
         """
         if self.error is not None:
             return
-        try:
-            self.last = _means(self.run, number, units, sums, model)
-        except NonFiniteError as error:
-            self.error = error
-            # In the metrics file too: a checkpoint that is saved later holds this
-            # run's non-finite values.
-            if self.writer is not None:
-                self.writer.write(number, {"loss": None, "error": str(error)})
-
-    def write(self, number: int, row: Mapping[str, float]) -> None:
+        loss = float(sums["nll"]) / float(sums["tokens"])
+        norm = float(sums["gradient_norm"])
+        if np.isfinite(loss) and np.isfinite(norm):
+            self.last = {"loss": loss, "gradient_norm": norm}
+            return
+        here = self.schedule.unit_R[batch(self.schedule, number - 1, rows)]
+        units = sorted({self.schedule.units[unit] for unit in here})
+        self.error = NonFiniteError(
+            f"{title(self.run.kind, self.run.name)}: loss {loss} and gradient norm "
+            f"{norm} at step {number}, on rows of {', '.join(units)}; "
+            f"{_first_leaf(sums, model)}. Nothing is admitted. "
+            "Lower the learning rate, or check the text of that unit"
+        )
+        # In the metrics file too: a checkpoint that is saved later holds this
+        # run's non-finite values.
         if self.writer is not None:
-            self.writer.write(number, {**row, **self.last})
-
-
-def _means(
-    run: Run,
-    number: int,
-    units: list[str],
-    sums: Mapping[str, Any],
-    model: LanguageModel,
-) -> dict[str, float]:
-    """Mean loss and gradient norm of a step.
-
-    Raises:
-      NonFiniteError: names run, step, units and leaf.
-    """
-    loss = float(sums["nll"]) / float(sums["tokens"])
-    norm = float(sums["gradient_norm"])
-    if np.isfinite(loss) and np.isfinite(norm):
-        return {"loss": loss, "gradient_norm": norm}
-    raise NonFiniteError(
-        f"{title(run.kind, run.name)}: loss {loss} and gradient norm {norm} at "
-        f"step {number}, on rows of {', '.join(sorted(set(units)))}; "
-        f"{_first_leaf(sums, model)}. Nothing is admitted. "
-        "Lower the learning rate, or check the text of that unit"
-    )
+            self.writer.write(number, {"loss": None, "error": str(self.error)})
 
 
 def _first_leaf(sums: Mapping[str, Any], model: LanguageModel) -> str:

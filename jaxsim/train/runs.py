@@ -76,15 +76,15 @@ def label(runs: Sequence[Run]) -> str:
     """'member a', or '4 runs (a, b, c, d)', or '9 runs (a, b ... i)'."""
     if len(runs) == 1:
         return title(runs[0].kind, runs[0].name)
-    names = [run.name for run in runs]
-    listed = ", ".join(names)
-    if len(names) > 4:
-        listed = f"{names[0]}, {names[1]} ... {names[-1]}"
+    listed = ", ".join(run.name for run in runs)
+    if len(runs) > 4:
+        listed = f"{runs[0].name}, {runs[1].name} ... {runs[-1].name}"
     return f"{len(runs)} runs ({listed})"
 
 
-def batch_of(corpus: Corpus, run: Schedule, rows: slice) -> np.ndarray:
+def batch_of(corpus: Corpus, run: Schedule, rows: slice | range) -> np.ndarray:
     """The tokens of some rows of a schedule [B, L+1], int32."""
+    rows = slice(rows.start, rows.stop)
     unit_B, row_B = run.unit_R[rows], run.row_R[rows]
     tokens_BL1 = np.empty((len(row_B), corpus.length + 1), np.int32)
     for index in np.unique(unit_B):
@@ -100,47 +100,36 @@ def batches(
     first: int,
     steps: int,
     waited: Callable[[float], None],
-) -> Iterator[tuple[int, jax.Array, list[list[str]]]]:
+) -> Iterator[tuple[int, jax.Array]]:
     """Batches of runs that are trained together, on the devices.
 
     A thread reads batches ahead. A process reads the rows that its devices hold.
 
     Args:
-      tokens: shape and sharding of a batch: [B, L+1], or [G, B, L+1] for G runs.
-        If there are fewer schedules, the last one is repeated.
+      tokens: shape and sharding of a batch [G, B, L+1]. If there are fewer than G
+        schedules, the last one is repeated.
       corpus: where the rows come from.
       schedules: the rows of each run.
       first, steps: finished steps, and steps of the whole run.
       waited: called with the seconds that training waited for each batch.
 
     Yields:
-      The number of the step, from 1, its tokens, and for each run the unit of each
-      row.
+      The number of the step, from 1, and its tokens.
     """
-    *members, rows, _ = tokens.shape
-    missing = sum(members or [1]) - len(schedules)
-    filled = [*schedules, *schedules[-1:] * missing]
+    slots, rows, _ = tokens.shape
+    filled = [*schedules, *schedules[-1:] * (slots - len(schedules))]
 
-    def read(step: int) -> tuple[jax.Array, list[list[str]]]:
+    def read(step: int) -> jax.Array:
         here = batch(filled[0], step, rows)
 
         def part(index: tuple[slice, ...] | None) -> np.ndarray:
             """The tokens that one device holds."""
             assert index is not None
-            *runs, part, _ = index
-            own = range(here.start, here.stop)[part]
-            tokens_GBL1 = np.stack(
-                [
-                    batch_of(corpus, each, slice(own.start, own.stop))
-                    for each in filled[runs[0] if runs else slice(None)]
-                ]
-            )
-            return tokens_GBL1 if runs else tokens_GBL1[0]
+            runs, part, _ = index
+            held = range(here.start, here.stop)[part]
+            return np.stack([batch_of(corpus, run, held) for run in filled[runs]])
 
-        return (
-            jax.make_array_from_callback(tokens.shape, tokens.sharding, part),
-            [[each.units[u] for u in each.unit_R[here]] for each in schedules],
-        )
+        return jax.make_array_from_callback(tokens.shape, tokens.sharding, part)
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         ahead = [
@@ -148,8 +137,8 @@ def batches(
         ]
         for step in range(first, steps):
             begin = time.monotonic()
-            tokens_GBL1, units = ahead.pop(0).result()
+            tokens_GBL1 = ahead.pop(0).result()
             waited(time.monotonic() - begin)
             if step + _AHEAD < steps:
                 ahead.append(pool.submit(read, step + _AHEAD))
-            yield step + 1, tokens_GBL1, units
+            yield step + 1, tokens_GBL1

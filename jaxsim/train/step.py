@@ -1,6 +1,7 @@
 """The train step: a pure function of a state and a batch, and its optimizer."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,38 +15,40 @@ from jaxsim.model.loss import sum_and_count
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Marks:
-    """A run's length: arguments, so that runs of any length share a program.
-
-    Attributes:
-      tail_start: int32 (), steps before the tail average begins.
-      steps: int32 (), steps of the whole run.
-    """
-
-    tail_start: jax.Array
-    steps: jax.Array
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
 class TrainState:
     """All that a resumed run needs; the data order is a function of the step.
 
     Attributes:
       step: int32 (), finished steps.
+      steps: int32 (), steps of the whole run. It is data, so that runs of any length
+        share a program.
+      tail_start: int32 (), steps before the tail average begins.
       tail_sum: the float32 sum of the parameters after each step of the tail; None
         for a run without a tail average.
     """
 
     step: jax.Array
+    steps: jax.Array
+    tail_start: jax.Array
     params: Any
     optimizer: Any
     tail_sum: Any
 
 
-def constant_rate(recipe: RecipeConfig) -> optax.Schedule:
-    """The learning rate of every run of a pool; merging needs it constant."""
-    return optax.constant_schedule(recipe.learning_rate)
+def constant_rate(recipe: RecipeConfig, steps: jax.Array | int) -> optax.Schedule:
+    """The learning rate of a run of the recipe, which merging needs constant.
+
+    It falls linearly to zero over the last `recipe.decay` of `steps`.
+    """
+    if not recipe.decay:
+        return optax.constant_schedule(recipe.learning_rate)
+
+    # Not optax's linear schedule, which needs to know the number of steps when traced.
+    def rate(step: jax.typing.ArrayLike) -> jax.Array:
+        left = (steps - step) / jnp.maximum(jnp.round(recipe.decay * steps), 1)
+        return recipe.learning_rate * jnp.minimum(left, 1.0)
+
+    return rate
 
 
 def warmup_cosine(base: BaseConfig) -> optax.Schedule:
@@ -80,100 +83,101 @@ def _is_matrix(params: Any) -> Any:
     )
 
 
-def initial_state(
-    params: Any, optimizer: optax.GradientTransformation, tail: bool
-) -> TrainState:
-    """The state of a new run: its optimizer keeps nothing of the base model's."""
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        optimizer=optimizer.init(params),
-        tail_sum=jax.tree.map(jnp.zeros_like, params) if tail else None,
-    )
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """One update of a run on the mean loss of a global batch: a pure function.
 
-
-def train_step(
-    state: TrainState,
-    tokens_BL1: jax.Array,
-    marks: Marks,
-    *,
-    model: LanguageModel,
-    optimizer: optax.GradientTransformation,
-    execution: Execution,
-    decay: float = 0.0,
-    accumulate: int = 1,
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update on the mean loss of a global batch.
-
-    Args:
-      state: donated by the caller.
-      tokens_BL1: rows of L+1 tokens.
-      marks: the length of the run and of its tail.
-      model, optimizer, execution: what is trained, and how it is computed.
-      decay: the last share of the steps, over which updates fall linearly to zero.
+    Attributes:
+      model, execution: what is trained, and how it is computed.
+      optimizer: of a run of so many steps.
+      tail: whether the run has a tail average.
       accumulate: pieces of the batch that are computed in sequence; it divides B.
         Only sums are accumulated, so results differ only by rounding.
-
-    Returns:
-      The next state, and a dict: `nll` (nats, summed), `tokens`, `gradient_norm`
-      (global), and `finite_parameter` and `finite_gradient`, one flag for each leaf
-      in tree order. Parameters are those before the update.
     """
-    rows, length = tokens_BL1.shape[0], tokens_BL1.shape[1] - 1
 
-    def loss(
-        params: Any, piece_BL1: jax.Array
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """A piece's part of the mean, so that gradients of pieces add up."""
-        nll_BL = model.token_nll(params, piece_BL1, execution)
-        nll, tokens = sum_and_count(nll_BL, jnp.ones_like(nll_BL))
-        return nll / (rows * length), (nll, tokens)
+    model: LanguageModel
+    execution: Execution
+    optimizer: Callable[[jax.Array], optax.GradientTransformation]
+    tail: bool
+    accumulate: int = 1
 
-    gradient = jax.grad(loss, has_aux=True)
-    if accumulate == 1:
-        gradients, (nll, tokens) = gradient(state.params, tokens_BL1)
-    else:
-        # Strided: each piece has rows of every device, so no row moves.
-        piece_ABL1 = tokens_BL1.reshape(-1, accumulate, length + 1).swapaxes(0, 1)
-        zeros = jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-            jax.eval_shape(gradient, state.params, piece_ABL1[0]),
+    def initial(
+        self, params: Any, steps: jax.Array, tail_start: jax.Array
+    ) -> TrainState:
+        """The state of a new run: its optimizer keeps nothing of the base model's."""
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            steps=steps,
+            tail_start=tail_start,
+            params=params,
+            optimizer=self.optimizer(steps).init(params),
+            tail_sum=jax.tree.map(jnp.zeros_like, params) if self.tail else None,
         )
-        (gradients, (nll, tokens)), _ = jax.lax.scan(
+
+    def __call__(
+        self, state: TrainState, tokens_BL1: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Trains on rows of L+1 tokens.
+
+        Returns:
+          The next state, and a dict: `nll` (nats, summed), `tokens`, `gradient_norm`
+          (global), and `finite_parameter` and `finite_gradient`, one flag for each
+          leaf in tree order. Parameters are those before the update.
+        """
+        gradients, (nll, tokens) = self._gradients(state.params, tokens_BL1)
+        updates, optimizer_state = self.optimizer(state.steps).update(
+            gradients, state.optimizer, state.params
+        )
+        params = optax.apply_updates(state.params, updates)
+        tail_sum = state.tail_sum
+        if self.tail:
+            in_tail = (state.step >= state.tail_start).astype(jnp.float32)
+            tail_sum = jax.tree.map(lambda s, p: s + in_tail * p, tail_sum, params)
+        next_state = dataclasses.replace(
+            state,
+            step=state.step + 1,
+            params=params,
+            optimizer=optimizer_state,
+            tail_sum=tail_sum,
+        )
+        return next_state, {
+            "nll": nll,
+            "tokens": tokens,
+            "gradient_norm": optax.tree.norm(gradients),
+            "finite_parameter": _finite_leaves(state.params),
+            "finite_gradient": _finite_leaves(gradients),
+        }
+
+    def _gradients(
+        self, params: Any, tokens_BL1: jax.Array
+    ) -> tuple[Any, tuple[jax.Array, jax.Array]]:
+        """The gradient of the mean loss, and the sum of the loss and its count."""
+        rows, length = tokens_BL1.shape[0], tokens_BL1.shape[1] - 1
+
+        def loss(
+            params: Any, piece_BL1: jax.Array
+        ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+            """A piece's part of the mean, so that gradients of pieces add up."""
+            nll_BL = self.model.token_nll(params, piece_BL1, self.execution)
+            nll, tokens = sum_and_count(nll_BL, jnp.ones_like(nll_BL))
+            return nll / (rows * length), (nll, tokens)
+
+        gradient = jax.grad(loss, has_aux=True)
+        if self.accumulate == 1:
+            return gradient(params, tokens_BL1)
+        # Strided: each piece has rows of every device, so no row moves.
+        piece_ABL1 = tokens_BL1.reshape(-1, self.accumulate, length + 1).swapaxes(0, 1)
+        zeros = jax.tree.map(
+            jnp.zeros_like, jax.eval_shape(gradient, params, piece_ABL1[0])
+        )
+        return jax.lax.scan(
             lambda sums, piece_BL1: (
-                jax.tree.map(jnp.add, sums, gradient(state.params, piece_BL1)),
+                jax.tree.map(jnp.add, sums, gradient(params, piece_BL1)),
                 None,
             ),
             zeros,
             piece_ABL1,
-        )
-    updates, optimizer_state = optimizer.update(
-        gradients, state.optimizer, state.params
-    )
-    if decay:
-        # AdamW multiplies its whole update, weight decay included, by the rate:
-        # scaling the update is the same as lowering the rate.
-        left = (marks.steps - state.step) / jnp.maximum(
-            jnp.round(decay * marks.steps), 1
-        )
-        factor = jnp.minimum(left, 1.0)
-        updates = jax.tree.map(lambda u: factor * u, updates)
-    params = optax.apply_updates(state.params, updates)
-    tail_sum = state.tail_sum
-    if tail_sum is not None:
-        in_tail = (state.step >= marks.tail_start).astype(jnp.float32)
-        tail_sum = jax.tree.map(lambda s, p: s + in_tail * p, tail_sum, params)
-    next_state = TrainState(
-        step=state.step + 1, params=params, optimizer=optimizer_state, tail_sum=tail_sum
-    )
-    metrics = {
-        "nll": nll,
-        "tokens": tokens,
-        "gradient_norm": optax.tree.norm(gradients),
-        "finite_parameter": _finite_leaves(state.params),
-        "finite_gradient": _finite_leaves(gradients),
-    }
-    return next_state, metrics
+        )[0]
 
 
 def _finite_leaves(tree: Any) -> jax.Array:

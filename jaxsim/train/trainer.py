@@ -6,6 +6,7 @@ The compiled step is in `step.py`; `program.py` lays it out over devices.
 import contextlib
 import dataclasses
 import functools
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,25 +21,17 @@ from jaxsim.checkpoints import TrainingCheckpoints
 from jaxsim.config import Config, RecipeConfig
 from jaxsim.corpus import Corpus
 from jaxsim.corpus.order import Schedule
-from jaxsim.devices import attention_on, free_memory, peak_flops, precision_on
+from jaxsim.devices import attention_on, free_memory, is_cpu, peak_flops, precision_on
 from jaxsim.distributed import alone, barrier, from_lead, is_lead
 from jaxsim.errors import Preempted, UserError
 from jaxsim.log import Progress, say
-from jaxsim.mesh import batch_sharding, replicated, to_devices
+from jaxsim.mesh import parameter_shardings, to_host, training_mesh
 from jaxsim.model import Execution, LanguageModel
 from jaxsim.signals import watchdog
 from jaxsim.train.program import Sums, TrainProgram, planned
 from jaxsim.train.running import NonFiniteError, Running
 from jaxsim.train.runs import Run, batches, label
-from jaxsim.train.step import (
-    Marks,
-    TrainState,
-    adamw,
-    constant_rate,
-    initial_state,
-    train_step,
-    warmup_cosine,
-)
+from jaxsim.train.step import TrainState, TrainStep, adamw, constant_rate, warmup_cosine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,31 +52,44 @@ class Trained:
 
 
 class Trainer:
-    """Trains runs of one model, optimizer and batch size, alone or vectorized.
+    """Trains runs of one model, optimizer and batch size, alone or together.
 
     Args:
       model: what is trained.
       recipe: batch, optimizer, tail average, replay and precision of the runs.
-      rate: the learning rate by step; it replaces the recipe's.
+      rate: the learning rate of a run of so many steps; it replaces the recipe's.
       config: `config.train` says how training is executed.
-      mesh: `(data, model)`.
+      mesh: `(run, data, model)` of a single run.
+      group: the config group that sets the batch.
+
+    Raises:
+      UserError: a batch does not divide over the mesh, or the device lacks what is
+        asked for.
     """
 
     def __init__(
         self,
         model: LanguageModel,
         recipe: RecipeConfig,
-        rate: optax.Schedule,
+        rate: Callable[[jax.Array], optax.Schedule],
         config: Config,
         mesh: Mesh,
+        group: str,
     ) -> None:
         self.model, self.recipe, self.mesh = model, recipe, mesh
         self._config = train = config.train
+        pieces, data = train.accumulate, mesh.shape["data"]
+        if recipe.batch % (pieces * data):
+            raise UserError(
+                f"config.{group}.batch={recipe.batch} does not divide over the {data} "
+                "devices of mesh axis 'data'"
+                + f" in config.train.accumulate={pieces} pieces" * (pieces > 1)
+                + "; change it, or config.train.model_axis"
+            )
         self.state_path = train.state_path
-        optimizer = adamw(recipe, rate)
         device = mesh.devices.flat[0]
         precision = precision_on(device, recipe.precision, "config.recipe.precision")
-        self._execution = Execution(
+        execution = Execution(
             attention=attention_on(
                 device,
                 train.attention,
@@ -96,70 +102,65 @@ class Trainer:
             precision=precision,
             loss_chunk=train.loss_chunk,
         )
-        self._initial = functools.partial(
-            initial_state, optimizer=optimizer, tail=recipe.tail > 0
-        )
-        self._step = functools.partial(
-            train_step,
-            model=model,
-            optimizer=optimizer,
-            accumulate=train.accumulate,
-            decay=recipe.decay,
+        self._step = TrainStep(
+            model, execution, lambda steps: adamw(recipe, rate(steps)), recipe.tail > 0
         )
         self._fits = 1  # runs at once, as planned so far
         self._programs: dict[int, TrainProgram] = {}
 
-    def program(self, members: int = 1) -> TrainProgram:
-        """The train step for this many vectorized runs, compiled once."""
-        if members not in self._programs:
-            execution = self._execution
-            if members == 1:  # the batches of vectorized runs are not split
-                execution = dataclasses.replace(
-                    execution, activations=batch_sharding(self.mesh)
-                )
-            say(f"train step: {execution.attention} attention in {execution.precision}")
-            self._programs[members] = TrainProgram(
-                self.model,
-                functools.partial(self._step, execution=execution),
-                self._initial,
-                self.recipe.batch,
-                self.mesh,
-                members,
-            )
-        return self._programs[members]
+    def program(self, runs: int = 1) -> TrainProgram:
+        """The train step of this many runs, compiled once."""
+        if runs not in self._programs:
+            e = self._step.execution
+            say(f"train step: {e.attention} attention in {e.precision}")
+            self._programs[runs] = self._program(runs, self._config.accumulate)
+        return self._programs[runs]
+
+    def _program(self, runs: int, accumulate: int) -> TrainProgram:
+        step = dataclasses.replace(self._step, accumulate=accumulate)
+        return TrainProgram(step, self.recipe.batch, self._mesh_of(runs), runs)
+
+    def _mesh_of(self, runs: int) -> Mesh:
+        devices = self.mesh.devices.flatten().tolist()
+        model_axis = self.mesh.shape["model"]
+        return training_mesh(self._config.data_axis, model_axis, devices, runs)
+
+    @property
+    def places(self) -> int:
+        """How many runs can train on devices of their own."""
+        return int(self._mesh_of(self.mesh.size).shape["run"])
 
     def at_once(self, runs: int) -> int:
-        """How many of `runs`, all of the same length, to train at once.
-
-        One if there are several processes, because each would hold only some runs.
-        """
-        if not alone():
-            return 1
+        """How many of `runs`, all of the same length, to train together."""
         if self._config.parallel_runs:
             return self._config.parallel_runs
-        if runs < self.mesh.size:
-            return 1  # devices would be idle
+        # All processes compile a program together, and only one of them plans.
+        if not alone() or runs < self.places:  # devices would be idle
+            return 1
         # Scoring may have filled the devices' memory since then.
         needed = self.program(self._fits).needed() if self._fits > 1 else 0
         if runs > self._fits or needed > free_memory(self.mesh):
-            self._fits = planned(runs, self.mesh, self.program)
+            self._fits = planned(runs, self._mesh_of(self.mesh.size), self.program)
             if self._fits > 1:
                 say(f"plan: {self._fits} runs at once, as many as fit")
         return self._fits
 
     def slots(self, runs: int) -> int:
-        """The size of the program for `runs` runs: the same number on each device.
+        """The size of the program for `runs` runs: the same number in each place.
 
         A compiled program is reused if more than half of it is filled.
         """
-        devices = self.mesh.size
-        wanted = runs if runs < devices else -(-runs // devices) * devices
+        divisors = [n for n in range(1, self.places + 1) if self.places % n == 0]
+        places = next((n for n in divisors if n >= runs), self.places)
+        wanted = -(-runs // places) * places
         there = [m for m in self._programs if wanted <= m < 2 * wanted]
         return min(there, default=wanted)
 
     def fresh_params(self, seed: int) -> Any:
-        """New parameters of a single run, initialized on their devices."""
-        return self.program().fresh_params(seed)
+        """New parameters of one run, initialized on their devices."""
+        model = self.model
+        at = parameter_shardings(model.shapes(), model.logical_axes(), self.mesh)
+        return jax.jit(model.init, out_shardings=at)(jax.random.key(seed))
 
     def train(
         self,
@@ -191,44 +192,41 @@ class Trainer:
         Raises:
           Preempted: `stop` returned true; the state is committed in `scratch`.
         """
-        schedules = [run.schedule(corpus, self.recipe) for run in runs]
-        program = self.program(slots or len(runs))
-        tail_steps = max(1, round(self.recipe.tail * runs[0].steps))
+        running = [Running(run, run.schedule(corpus, self.recipe)) for run in runs]
+        program, what = self.program(slots or len(runs)), label(runs)
+        steps = runs[0].steps
+        tail_steps = max(1, round(self.recipe.tail * steps))
         with contextlib.ExitStack() as stack:
             # Before any collective, because it names a missing process.
-            barrier(label(runs), self._config.step_limit)
+            barrier(what, self._config.step_limit)
             # Entered before the checkpoints, because their last save may hang.
-            finished = stack.enter_context(
-                watchdog(self._config.step_limit, label(runs))
-            )
+            finished = stack.enter_context(watchdog(self._config.step_limit, what))
+            self._check_memory(program, what)
             checkpoints = stack.enter_context(TrainingCheckpoints(scratch))
             first = from_lead(checkpoints.latest_step()) or 0
             if first:
-                state = checkpoints.restore(first, program.abstract_state())
-                say(f"{label(runs)}: resumed after step {first}")
+                state = checkpoints.restore(first, program.state)
+                say(f"{what}: resumed after step {first}")
             else:
-                state = program.start(start)
-            running = [
-                Running.opened(run, runs, path, first, stack)
-                for run, path in zip(runs, metrics, strict=True)
-            ]
+                state = program.start(start, steps, steps - tail_steps)
+            for one, path in zip(running, metrics, strict=True):
+                one.open(runs, path, first, stack)
             begin = time.monotonic()
             state = self._loop(
-                running, program, corpus, schedules, state, first,
-                tail_steps, checkpoints, stop, finished,
-            )  # fmt: skip
+                running, program, corpus, state, first, checkpoints, stop, finished
+            )
             if self.recipe.tail == 0:
-                results = program.fetch(state.params)
+                results = to_host(state.params)
             else:
-                total = program.fetch(state.tail_sum)
+                total = to_host(state.tail_sum)
                 results = jax.tree.map(lambda a: a / np.float32(tail_steps), total)
             wall = (time.monotonic() - begin) / len(runs)
-        tokens = runs[0].steps * self.recipe.batch * corpus.length
+        tokens = steps * self.recipe.batch * corpus.length
         return [
             one.error
             or Trained(
                 params=jax.tree.map(lambda a, i=i: a[i], results),
-                schedule=schedules[i],
+                schedule=one.schedule,
                 final_loss=one.last["loss"],
                 wall_seconds=wall,
                 device_seconds=wall * program.mesh.size,
@@ -243,41 +241,31 @@ class Trainer:
         running: list[Running],
         program: TrainProgram,
         corpus: Corpus,
-        schedules: list[Schedule],
         state: TrainState,
         first: int,
-        tail_steps: int,
         checkpoints: TrainingCheckpoints,
         stop: Callable[[], bool],
         finished: Callable[[int], None],
     ) -> TrainState:
         """Trains from step `first` to the end, or until all runs have failed."""
         runs = [one.run for one in running]
-        steps, what = runs[0].steps, label(runs)
-        everywhere: Any = replicated(program.mesh)
-        marks = Marks(
-            to_devices(np.int32(steps - tail_steps), everywhere),
-            to_devices(np.int32(steps), everywhere),
-        )
+        steps, what, rows = runs[0].steps, label(runs), self.recipe.batch
+        tokens = len(runs) * rows * corpus.length
         progress = Progress(
-            what,
-            steps,
-            len(runs) * self.recipe.batch * corpus.length,
-            self._config.log_every,
-            start=first,
-            flops=len(runs) * self._flops(self.recipe.batch * corpus.length),
-            peak=peak_flops(program.mesh),
-        )
-        pending: list[tuple[int, list[list[str]], Sums]] = []
+            what, steps, tokens, self._config.log_every, start=first,
+            flops=self._flops(tokens), peak=peak_flops(program.mesh),
+        )  # fmt: skip
+        pending: list[tuple[int, Sums]] = []
 
-        def settle() -> list[Running]:
-            """Checks the last step while the next is computed; the runs still going."""
-            for number, units, sums in pending:
-                host = program.fetch(sums)
+        def settle() -> bool:
+            """Checks the last step while the next is computed; false if all failed."""
+            while pending:
+                number, sums = pending.pop()
+                host = to_host(sums)
                 finished(number)
                 for i, one in enumerate(running):
                     own = {name: values[i] for name, values in host.items()}
-                    one.look(number, units[i], own, self.model)
+                    one.look(number, rows, own, self.model)
                 alive = [one for one in running if not one.error]
                 if alive and is_lead() and progress.due(number):
                     losses = [one.last["loss"] for one in alive]
@@ -285,33 +273,58 @@ class Trainer:
                     for key in ("tokens_per_second", "flops_per_second"):
                         row[key] /= len(runs)
                     for one in alive:
-                        one.write(number, row)
-            pending.clear()
-            return [one for one in running if not one.error]
+                        if one.writer is not None:
+                            one.writer.write(number, {**row, **one.last})
+            return not all(one.error for one in running)
 
-        for number, tokens_GBL1, units in batches(
+        schedules = [one.schedule for one in running]
+        for number, tokens_GBL1 in batches(
             program.tokens, corpus, schedules, first, steps, progress.waited
         ):
-            state, sums = program(state, tokens_GBL1, marks)
-            alive = settle()  # before `stop`: `StopTogether` relies on it
-            pending.append((number, units, sums))
-            if number == steps or not alive:
+            state, sums = program(state, tokens_GBL1)
+            going = settle()  # before `stop`: `StopTogether` relies on it
+            pending.append((number, sums))
+            if number == steps or not going:
                 break
             stopping = stop()
             every = self._config.checkpoint_every
             if stopping or (every and number % every == 0):
                 if not settle():  # no run is left to save
                     break
-                if not stopping:
-                    checkpoints.save(number, state)
-                    continue
-                checkpoints.save_and_wait(number, state)
-                raise Preempted(
-                    f"{what}: stopped after step {number}, which is "
-                    "committed; rerun the same command to continue"
-                )
+                checkpoints.save(number, state)
+                if stopping:  # on the way out, checkpoints are committed
+                    raise Preempted(
+                        f"{what}: stopped after step {number}, which is "
+                        "committed; rerun the same command to continue"
+                    )
         settle()
         return state
+
+    def _check_memory(self, program: TrainProgram, what: str) -> None:
+        """Compiles a train step, and checks that it fits on an accelerator.
+
+        Raises:
+          UserError: it does not; names a `config.train.accumulate` that would fit.
+        """
+        free = 0 if is_cpu(program.mesh) else free_memory(program.mesh, share=1.0)
+        if not free or (needed := program.needed()) <= free:
+            return
+        advice = (
+            "set config.train.remat='full' if it is not, raise "
+            "config.train.model_axis, or lower config.recipe.batch"
+        )
+        data, pieces = program.mesh.shape["data"], self._config.accumulate
+        while self.recipe.batch % (data * (pieces := 2 * pieces)) == 0:
+            if self._program(program.runs, pieces).needed() <= free:
+                advice = f"config.train.accumulate={pieces} would fit"
+                break
+        if program.runs > 1:
+            advice += ", or lower config.train.parallel_runs"
+        size = f"{needed:,} bytes" if needed < sys.maxsize else "more memory"
+        raise UserError(
+            f"{what}: a train step needs {size} of each device, and {free:,} are "
+            f"free; {advice}"
+        )
 
     def _flops(self, tokens: int) -> float:
         """FLOPs of training: a backward pass costs two forward passes."""
@@ -319,53 +332,15 @@ class Trainer:
 
 
 def base_trainer(model: LanguageModel, config: Config, mesh: Mesh) -> Trainer:
-    """The trainer of the base model: warm-up and cosine, no tail average.
-
-    Raises:
-      UserError: a batch does not divide over the mesh.
-    """
-    _check_batch("base", config.base.batch, config, mesh)
+    """The trainer of the base model: warm-up and cosine, no tail average."""
     recipe = dataclasses.replace(
         config.recipe, batch=config.base.batch, tail=0.0, decay=0.0, replay=0.0
     )
-    return Trainer(model, recipe, warmup_cosine(config.base), config, mesh)
+    rate = warmup_cosine(config.base)
+    return Trainer(model, recipe, lambda _: rate, config, mesh, "base")
 
 
 def recipe_trainer(model: LanguageModel, config: Config, mesh: Mesh) -> Trainer:
-    """The trainer of members, reference runs and replicates.
-
-    Raises:
-      UserError: a batch does not divide over the mesh, or vectorized runs would be
-        sharded or spread over processes.
-    """
-    _check_batch("recipe", config.recipe.batch, config, mesh)
-    parallel = config.train.parallel_runs
-    if parallel > 1 and mesh.shape["model"] > 1:
-        raise UserError(
-            f"config.train.parallel_runs={parallel}: each of these runs must fit on "
-            "one device; leave config.train.model_axis at 1, or set parallel_runs=1"
-        )
-    if parallel > 1 and not alone():
-        raise UserError(
-            f"config.train.parallel_runs={parallel}: several processes train one run "
-            "at a time; set parallel_runs=1, or start one process for each machine "
-            "without --distributed"
-        )
-    return vectorized(model, config, mesh)
-
-
-def vectorized(model: LanguageModel, config: Config, mesh: Mesh) -> Trainer:
-    """`recipe_trainer` without its checks: vectorized runs do not split batches."""
-    rate = constant_rate(config.recipe)
-    return Trainer(model, config.recipe, rate, config, mesh)
-
-
-def _check_batch(group: str, rows: int, config: Config, mesh: Mesh) -> None:
-    pieces, devices = config.train.accumulate, mesh.shape["data"]
-    if rows % (pieces * devices):
-        raise UserError(
-            f"config.{group}.batch={rows} does not divide over the "
-            f"{devices} devices of mesh axis 'data'"
-            + f" in config.train.accumulate={pieces} pieces" * (pieces > 1)
-            + "; change it, or config.train.data_axis"
-        )
+    """The trainer of members, reference runs and replicates."""
+    rate = functools.partial(constant_rate, config.recipe)
+    return Trainer(model, config.recipe, rate, config, mesh, "recipe")

@@ -6,17 +6,11 @@ from typing import Any
 
 import jax
 import pytest
-from hlo import Collective, Module
+from hlo import Collective, Module, device_groups
 
 from jaxsim.devices import TooLarge
 from jaxsim.errors import UserError
-from jaxsim.plan.programs import (
-    Program,
-    compile_program,
-    scoring,
-    train_step,
-    vectorized_step,
-)
+from jaxsim.plan.programs import Program, compile_program, scoring, train_step
 from jaxsim.scoring.layout import bytes_of
 
 from . import small
@@ -48,7 +42,7 @@ def _step(data: int, model: int) -> Program:
 
 @pytest.fixture(scope="module")
 def group():
-    return vectorized_step(small.CONFIG, small.MODEL, jax.devices())
+    return train_step(small.CONFIG, small.MODEL, jax.devices(), parallel=True)
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +118,7 @@ def test_bytes_follow_from_the_shardings(divided, group):
         report = compile_program(program)
         state, *_ = program.arguments
         assert report.memory is not None
-        # The compiler drops the run's length if no rate decays.
-        assert 0 <= report.arguments - report.memory.arguments <= 4
+        assert report.arguments == report.memory.arguments
         assert report.memory.donated == bytes_of(state)
         assert report.needed > report.arguments
     # Parameters, two moments and the tail's sum, in float32, on 8 devices.
@@ -134,7 +127,7 @@ def test_bytes_follow_from_the_shardings(divided, group):
     state, *_ = divided.arguments
     assert 4 * parameters / 8 < bytes_of(state) < 1.1 * 4 * parameters / 8
     state, *_ = group.arguments
-    assert bytes_of(state) == 4 * parameters + 12  # and three counters
+    assert bytes_of(state) == 4 * parameters + 20  # and five counters
 
 
 @needs_eight
@@ -176,9 +169,8 @@ def test_a_refusal_of_the_compiler_is_reported(group):
 
 def test_cudnn_needs_its_hardware():
     config = small.changed("train", attention="cudnn")
-    for program in (train_step, vectorized_step):
-        with pytest.raises(UserError, match=r"train.attention='cudnn': needs"):
-            program(config, small.MODEL, jax.devices())
+    with pytest.raises(UserError, match=r"train.attention='cudnn': needs"):
+        train_step(config, small.MODEL, jax.devices())
 
 
 def test_collectives_in_loops_count_once_for_each_iteration():
@@ -197,6 +189,24 @@ def test_programs_of_the_tpu_compiler_are_parsed():
     assert (scatter.kind, scatter.count) == ("reduce-scatter", 1)
     assert scatter.size == 512
     assert (gather.kind, gather.count, gather.size) == ("all-gather", 2, 128)
+
+
+def test_groups_of_devices_are_read_in_every_form():
+    at = "  %g = f32[8]{0} all-gather(%p), channel_id=1, "
+    rows = [
+        ("replica_groups={{0,1},{2,3}}, dimensions={0}", [[0, 1], [2, 3]]),
+        ("source_target_pairs={{0,2},{2,0}}", [[0, 2], [2, 0]]),
+        ("replica_groups=[2,2]<=[4], dimensions={0}", [[0, 1], [2, 3]]),
+        ("replica_groups=[2,2]<=[2,2]T(1,0), x", [[0, 2], [1, 3]]),
+        ("replica_groups=mesh['a'=2,'b'=2] {'a'}, x", [[0, 2], [1, 3]]),
+        ("replica_groups=mesh['a'=1,'b'=2,'c'=2] {'b','c'}", [[0, 1, 2, 3]]),
+        (
+            "replica_groups=mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}, x",
+            [[0, 2], [1, 3]],
+        ),
+    ]
+    found = device_groups("\n".join(at + row for row, _ in rows))
+    assert found == [groups for _, groups in rows]
 
 
 HLO = """\

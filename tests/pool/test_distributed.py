@@ -1,4 +1,4 @@
-"""Two real processes train one run together."""
+"""Two real processes train together: one run, or parallel runs."""
 
 import dataclasses
 import os
@@ -19,7 +19,7 @@ from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.store import ScoreStore
 
 from .joined import BOUND, Together, train_alone
-from .launched import LIMIT, assert_whole
+from .launched import LIMIT, assert_whole, digests
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,20 @@ def test_sigterm_to_one_stops_both_and_one_process_resumes(command, workdir, wan
     assert_whole(workdir, want)
 
 
+def test_parallel_runs_span_processes(command, workdir, with_base, tmp_path):
+    flag = "--config.train.parallel_runs=2"
+    with Together(command, workdir, flag) as both:
+        both.wait_for("2 runs (a, b): step 1/")
+        both.processes[1].send_signal(signal.SIGTERM)
+        assert both.codes() == [4, 4], both.all_said()
+    with Together(command, workdir, flag) as both:
+        assert both.codes() == [0, 0], both.all_said()
+    assert "2 runs (a, b): resumed after step" in "".join(both.said[0])
+    alone = with_base(tmp_path / "alone")
+    train_alone(command, alone, flag)
+    assert_whole(workdir, digests(open_pool(alone)))
+
+
 def test_when_one_is_killed_the_other_ends(command, workdir, want):
     with Together(command, workdir) as both:
         both.wait_for("member b: step 1/")
@@ -94,7 +108,7 @@ def test_when_one_is_killed_the_other_ends(command, workdir, want):
 
 @pytest.mark.parametrize(
     ("place", "last", "frame"),
-    [("step", "[12]", "in _loop"), ("results", "6", "in fetch")],
+    [("step", "[12]", "in _loop"), ("results", "6", "in to_host")],
 )
 def test_when_one_hangs_both_end_and_say_where(command, workdir, place, last, frame):
     limit = "--config.train.step_limit=15"

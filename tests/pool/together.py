@@ -15,12 +15,13 @@ from pathlib import Path
 from jaxsim import checkpoints, distributed
 from jaxsim.cli import main
 from jaxsim.pool import build
+from jaxsim.train import trainer
 from jaxsim.train.program import TrainProgram
 
 # Functions, and before which of their calls the fault happens.
 PLACES = {
     "step": (TrainProgram, "__call__", 3),
-    "results": (TrainProgram, "fetch", 7),  # after the sums of six steps
+    "results": (trainer, "to_host", 7),  # after the sums of six steps
     "state": (checkpoints.TrainingCheckpoints, "save", 1),
     "attempt": (checkpoints.ocp, "save", 1),
     "manifest": (build, "publish", 1),

@@ -3,14 +3,15 @@
 import dataclasses
 import itertools
 import re
+import sys
 import time
 import types
 
 import jax
 import numpy as np
 import pytest
+from hlo import device_groups
 
-from jaxsim import mesh as meshes
 from jaxsim.errors import Preempted, UserError
 from jaxsim.model import Execution
 from jaxsim.pool.digests import params_digest
@@ -19,9 +20,6 @@ from jaxsim.train.program import planned
 
 from . import tiny
 
-COLLECTIVES = re.compile(
-    r"all-reduce|all-gather|all-to-all|reduce-scatter|collective|\bsend\b"
-)
 needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
 
 
@@ -145,51 +143,60 @@ def test_a_run_that_diverges_is_named_and_the_others_continue(
 
 
 @needs_eight
-def test_vectorized_runs_on_eight_devices_give_the_same_losses(
-    setting, runs, vectorized, tmp_path
+@pytest.mark.parametrize(
+    ("shape", "data_axis", "accumulate"),
+    [
+        ((4, 1, 1), -1, 1),
+        ((2, 2, 1), 2, 2),
+        ((2, 1, 2), -1, 1),
+        ((1, 2, 2), 2, 1),
+        ((2, 2, 2), 2, 2),
+    ],
+)
+def test_sharded_runs_train_together_and_exchange_nothing(
+    setting, runs, vectorized, tmp_path, shape, data_axis, accumulate
 ):
-    trainer = recipe_trainer(setting.model, setting.config, tiny.mesh_of(8))
-    program = trainer.program(8)
-    assert program.mesh.size == 8
-    text = program.compiled().as_text()
-    assert not COLLECTIVES.findall(text)
-    alone = trainer.program().compiled().as_text()
-    assert COLLECTIVES.search(alone), "the search would find nothing"
+    """Three runs in a program for four, on any mesh."""
+    changes = {"accumulate": accumulate, "data_axis": data_axis, "loss_chunk": 8}
+    config = tiny.changed(setting.config, "train", **changes)
+    run, data, model = shape
+    trainer = recipe_trainer(setting.model, config, tiny.mesh_of(run * data, model))
+    program = trainer.program(4)
+    assert tuple(program.mesh.shape.values()) == shape
+    groups = device_groups(program.compiled.as_text())
+    assert bool(groups) == (data * model > 1)
+    for joined in itertools.chain.from_iterable(groups):
+        assert len({device // (data * model) for device in joined}) == 1, joined
 
-    outcomes = _train(setting, runs, tmp_path, trainer, slots=8)
-    for run, outcome, whole in zip(runs, outcomes, vectorized[0], strict=True):
+    outcomes = _train(setting, runs, tmp_path, trainer, slots=4)
+    for one, outcome, whole in zip(runs, outcomes, vectorized[0], strict=True):
         np.testing.assert_allclose(
-            _losses(tmp_path, run), _losses(vectorized[1], run), rtol=2e-5
+            _losses(tmp_path, one), _losses(vectorized[1], one), rtol=2e-5
         )
-        assert outcome.device_seconds == 8 * outcome.wall_seconds
-        assert params_digest(outcome.params) != params_digest(setting.start)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5, rtol=0),
+            outcome.params,
+            whole.params,
+        )
         assert outcome.flops == whole.flops
+        assert outcome.device_seconds == program.mesh.size * outcome.wall_seconds
+
+
+def test_one_of_several_processes_does_not_plan(setting, monkeypatch):
+    trainer = recipe_trainer(setting.model, setting.config, tiny.mesh_of())
+    monkeypatch.setattr("jaxsim.train.trainer.alone", lambda: False)
+    assert trainer.at_once(12) == 1
+    config = tiny.changed(setting.config, "train", parallel_runs=2)
+    assert recipe_trainer(setting.model, config, tiny.mesh_of()).at_once(12) == 2
 
 
 @needs_eight
 @pytest.mark.parametrize(
-    ("members", "devices"), [(2, 2), (3, 3), (8, 8), (10, 5), (16, 8)]
+    ("runs", "slots"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (8, 8), (9, 16)]
 )
-def test_vectorized_runs_use_as_many_devices_as_divide_them(members, devices):
-    assert meshes.member_mesh(tiny.mesh_of(4, 2), members).size == devices
-
-
-def test_vectorized_runs_of_a_sharded_model_are_refused(setting):
-    if jax.device_count() < 2:
-        pytest.skip("one device divides nothing")
-    config = tiny.changed(setting.config, "train", parallel_runs=2)
-    with pytest.raises(UserError, match=r"config.train.parallel_runs=2"):
-        recipe_trainer(setting.model, config, tiny.mesh_of(1, 2))
-
-
-def test_several_processes_train_one_run_at_a_time(setting, monkeypatch):
-    config = tiny.changed(setting.config, "train", parallel_runs=0)
-    trainer = recipe_trainer(setting.model, config, tiny.mesh_of())
-    monkeypatch.setattr("jaxsim.train.trainer.alone", lambda: False)
-    assert trainer.at_once(12) == 1
-    config = tiny.changed(setting.config, "train", parallel_runs=2)
-    with pytest.raises(UserError, match=r"train.parallel_runs=2: several processes"):
-        recipe_trainer(setting.model, config, tiny.mesh_of())
+def test_slots_fill_the_devices(setting, runs, slots):
+    trainer = recipe_trainer(setting.model, setting.config, tiny.mesh_of(8))
+    assert trainer.slots(runs) == slots
 
 
 def test_a_cpu_trains_one_run_at_a_time(setting):
@@ -209,26 +216,24 @@ class Compiler:
     most: int = 10**9  # runs of a device; it refuses more
     compiled: list[int] = dataclasses.field(default_factory=list)
 
-    def __call__(self, members: int):
-        self.compiled.append(members)
-        assert members % self.devices == 0
+    def __call__(self, runs: int):
+        self.compiled.append(runs)
+        assert runs % self.devices == 0
 
         def needed() -> int:
-            if members // self.devices > self.most:
-                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: HBM")
-            return self.base + self.each * members // self.devices
+            if runs // self.devices > self.most:
+                return sys.maxsize
+            return self.base + self.each * runs // self.devices
 
         return types.SimpleNamespace(needed=needed)
 
 
-def mesh(devices: int, limit: int = 1000, platform: str = "gpu", model=1):
+def mesh(devices: int, limit: int = 1000, platform: str = "gpu"):
     stub = types.SimpleNamespace(
         platform=platform, memory_stats=lambda: {"bytes_limit": limit * 10 // 8}
     )
     return types.SimpleNamespace(
-        devices=np.array([stub] * devices),
-        size=devices,
-        shape={"data": devices // model, "model": model},
+        devices=np.array([stub] * devices), shape={"run": devices}
     )
 
 
@@ -256,7 +261,41 @@ def test_a_program_that_the_compiler_refuses_is_too_large():
 
 
 def test_nothing_is_compiled_if_runs_are_trained_one_at_a_time():
-    for where in (mesh(1, platform="cpu"), mesh(4, model=2), mesh(1, limit=0)):
+    for where in (mesh(1, platform="cpu"), mesh(1, limit=0)):
         compiler = Compiler(0, 10)
         assert planned(40, where, compiler) == 1
         assert compiler.compiled == []
+
+
+def test_a_run_that_does_not_fit_says_what_would(setting, runs, monkeypatch):
+    """The compiler's report, on an accelerator that is a fake."""
+    config = tiny.changed(setting.config, "recipe", batch=24)
+    trainer = recipe_trainer(setting.model, config, tiny.mesh_of())
+    needs, tried = {1: 900, 2: 600, 4: 450, 8: 400}, []
+
+    def program(runs, accumulate):
+        tried.append((runs, accumulate))
+        return types.SimpleNamespace(
+            runs=runs, mesh=tiny.mesh_of(), needed=lambda: needs[accumulate]
+        )
+
+    def train(free, *names):
+        monkeypatch.setattr("jaxsim.train.trainer.free_memory", lambda *_, **__: free)
+        chosen = [run for run in runs if run.name in names]
+        trainer._programs.clear()
+        trainer.train(chosen, setting.corpus, None, None, [None] * len(chosen))
+
+    monkeypatch.setattr("jaxsim.train.trainer.is_cpu", lambda _: False)
+    monkeypatch.setattr(trainer, "_program", program)
+    with pytest.raises(
+        UserError,
+        match=r"^member a: a train step needs 900 bytes of each device, and 500 are "
+        r"free; config.train.accumulate=4 would fit$",
+    ):
+        train(500, "a")
+    assert tried == [(1, 1), (1, 2), (1, 4)]
+    with pytest.raises(UserError, match=r"config.train.remat='full' if it is not"):
+        train(399, "a")
+    needs[1] = sys.maxsize
+    with pytest.raises(UserError, match=r"a, b\): .* more memory .*parallel_runs"):
+        train(500, "a", "b")

@@ -83,23 +83,43 @@ def test_gradient_accumulation_gives_the_same_result(
 @needs_eight
 def test_large_leaves_and_their_optimizer_states_are_sharded(setting):
     trainer = recipe_trainer(setting.model, setting.config, tiny.mesh_of(4, 2))
-    state = trainer.program().start(setting.start)
+    state = trainer.program().start(setting.start, 6, 3)
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         name = jax.tree_util.keystr(path)
         share = leaf.addressable_shards[0].data.size / leaf.size
-        if leaf.ndim >= 2 and "norm" not in name:
+        if leaf.ndim >= 3 and "norm" not in name:
             assert share == 1 / 8, f"{name} is not fully split: {share}"
     names = leaves_by_path(state.params)
     assert len(names) == 10, "the loop above looked at nothing"
 
 
-def test_the_mesh_has_the_axes_of_the_config():
+def test_a_single_run_takes_all_devices():
     n = jax.device_count()
-    assert dict(meshes.training_mesh(-1, 1).shape) == {"data": n, "model": 1}
-    assert dict(meshes.training_mesh(1, n).shape) == {"data": 1, "model": n}
+    one = {"run": 1, "data": n, "model": 1}
+    assert dict(meshes.training_mesh(-1, 1).shape) == one
+    assert dict(meshes.training_mesh(n, 1).shape) == one
+    assert dict(meshes.training_mesh(1, n).shape) == {**one, "data": 1, "model": n}
     for axes in ((n + 1, 1), (-1, n + 1), (0, 1)):
-        with pytest.raises(UserError, match="not the number of devices"):
+        with pytest.raises(UserError, match="does not divide the number of devices"):
             meshes.training_mesh(*axes)
+
+
+@needs_eight
+@pytest.mark.parametrize(
+    ("axes", "runs", "shape"),
+    [
+        ((-1, 1), 8, (8, 1, 1)),  # one on each device
+        ((-1, 1), 16, (8, 1, 1)),
+        ((-1, 1), 4, (4, 2, 1)),
+        ((-1, 1), 10, (2, 4, 1)),
+        ((-1, 2), 8, (4, 1, 2)),
+        ((2, 1), 8, (4, 2, 1)),
+        ((2, 2), 8, (2, 2, 2)),
+    ],
+)
+def test_runs_take_as_many_devices_as_divide_them(axes, runs, shape):
+    mesh = meshes.training_mesh(*axes, jax.devices()[:8], runs)
+    assert tuple(mesh.shape.values()) == shape
 
 
 @needs_eight

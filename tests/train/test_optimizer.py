@@ -8,7 +8,7 @@ import pytest
 from jaxsim.config import BaseConfig, ModelConfig, RecipeConfig
 from jaxsim.model import LanguageModel
 from jaxsim.pool.digests import leaves_by_path
-from jaxsim.train.step import adamw, constant_rate, initial_state, warmup_cosine
+from jaxsim.train.step import TrainStep, adamw, constant_rate, warmup_cosine
 
 ALL = ModelConfig(
     length=8, dim=8, heads=2, kv_heads=2, mlp_dim=8,
@@ -17,7 +17,7 @@ ALL = ModelConfig(
 
 
 def test_runs_have_a_constant_rate():
-    rate = constant_rate(RecipeConfig(learning_rate=2e-4))
+    rate = constant_rate(RecipeConfig(learning_rate=2e-4), 100)
     assert [rate(step) for step in (0, 1, 10_000)] == [2e-4] * 3
 
 
@@ -35,7 +35,7 @@ def test_without_warm_up_the_base_model_starts_at_its_peak():
 
 def test_weight_decay_is_on_matrices_only():
     recipe = RecipeConfig(learning_rate=1.0, weight_decay=0.1)
-    optimizer = adamw(recipe, constant_rate(recipe))
+    optimizer = adamw(recipe, constant_rate(recipe, 10))
     params = jax.tree.map(
         lambda s: np.ones(s.shape, s.dtype), LanguageModel(ALL, 10).shapes()
     )
@@ -53,7 +53,7 @@ def test_weight_decay_is_on_matrices_only():
 def test_gradients_are_clipped_by_their_global_norm():
     # Adam cancels a common factor, so look at the moments.
     recipe = RecipeConfig(clip=0.5)
-    optimizer = adamw(recipe, constant_rate(recipe))
+    optimizer = adamw(recipe, constant_rate(recipe, 10))
     params = {"a": {"kernel": jnp.ones((2, 2))}, "b": {"kernel": jnp.ones(12)}}
     _, state = optimizer.update(params, optimizer.init(params), params)
     means = [
@@ -69,7 +69,9 @@ def test_gradients_are_clipped_by_their_global_norm():
 def test_a_run_starts_with_a_new_optimizer_state():
     recipe = RecipeConfig()
     params = {"a": {"kernel": jnp.full((2, 2), 3.0)}}
-    state = initial_state(params, adamw(recipe, constant_rate(recipe)), True)
+    optimizer = adamw(recipe, constant_rate(recipe, 10))
+    step = TrainStep(None, None, lambda steps: optimizer, tail=True)
+    state = step.initial(params, 10, 5)
     assert state.step == 0 and state.params is params
     assert not any(leaf.any() for leaf in jax.tree.leaves(state.optimizer))
     assert not state.tail_sum["a"]["kernel"].any()

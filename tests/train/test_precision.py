@@ -1,7 +1,6 @@
 """Every product of a train step has the precision that is asked for."""
 
 import dataclasses
-import functools
 import re
 
 import jax
@@ -10,7 +9,7 @@ import pytest
 
 from jaxsim.config import ModelConfig, RecipeConfig
 from jaxsim.model import Execution, LanguageModel
-from jaxsim.train.step import Marks, adamw, constant_rate, initial_state, train_step
+from jaxsim.train.step import TrainStep, adamw, constant_rate
 
 CONFIG = ModelConfig(length=16, layers=2, dim=16, heads=4, kv_heads=2, mlp_dim=24)
 
@@ -19,16 +18,17 @@ def _lowered_for_cuda(tied: bool, execution: Execution) -> str:
     """The train step as text; no such device is needed."""
     model = LanguageModel(dataclasses.replace(CONFIG, tied=tied), 40)
     recipe = RecipeConfig()
-    optimizer = adamw(recipe, constant_rate(recipe))
-    step = functools.partial(
-        train_step, model=model, optimizer=optimizer, execution=execution, accumulate=2
+    step = TrainStep(
+        model,
+        execution,
+        lambda steps: adamw(recipe, constant_rate(recipe, steps)),
+        tail=True,
+        accumulate=2,
     )
-    state = jax.eval_shape(
-        lambda params: initial_state(params, optimizer, tail=True), model.shapes()
-    )
-    number: jax.Array = jax.ShapeDtypeStruct((), jnp.int32)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    state = jax.eval_shape(step.initial, model.shapes(), number, number)
     tokens_BL1 = jax.ShapeDtypeStruct((4, CONFIG.length + 1), jnp.int32)
-    traced = jax.jit(step).trace(state, tokens_BL1, Marks(number, number))
+    traced = jax.jit(step).trace(state, tokens_BL1)
     return traced.lower(lowering_platforms=("cuda",)).as_text()
 
 

@@ -32,7 +32,7 @@ def by_hand(setting):
 def steps_by_hand(setting, factors=(1.0,) * 6):
     """Parameters after each step, from an independent training loop."""
     recipe, corpus = setting.config.recipe, setting.corpus
-    optimizer = adamw(recipe, constant_rate(recipe))
+    optimizer = adamw(recipe, constant_rate(recipe, recipe.steps))
     rows = setting.run.schedule(corpus, recipe)
     execution = Execution(unroll=False)
 

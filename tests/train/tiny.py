@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from jaxsim.checkpoints import TrainingCheckpoints
 from jaxsim.config import (
@@ -24,6 +24,7 @@ from jaxsim.config import (
     TrainConfig,
 )
 from jaxsim.corpus import Corpus, open_corpus, prepare
+from jaxsim.mesh import training_mesh
 from jaxsim.model import LanguageModel
 from jaxsim.train.program import TrainProgram
 
@@ -74,12 +75,7 @@ def changed(config: Config, part: str, /, **values: Any) -> Config:
 
 
 def mesh_of(data: int = 1, model: int = 1) -> Mesh:
-    return jax.make_mesh(
-        (data, model),
-        ("data", "model"),
-        axis_types=(AxisType.Auto,) * 2,
-        devices=jax.devices()[: data * model],
-    )
+    return training_mesh(data, model, jax.devices()[: data * model])
 
 
 def make_corpus(folder: Path) -> tuple[Config, Corpus]:
@@ -122,8 +118,7 @@ def poison(scratch: Path, program: TrainProgram, member: int = 0) -> None:
     """Makes a parameter infinite in the last checkpoint."""
     with TrainingCheckpoints(scratch) as checkpoints:
         step = checkpoints.latest_step()
-        state = checkpoints.restore(step, program.abstract_state())
+        state = checkpoints.restore(step, program.state)
         scale = state.params["final_norm"]["scale"]
-        where = (member, 1) if program.members > 1 else 1
-        state.params["final_norm"]["scale"] = scale.at[where].set(jnp.inf)
-        checkpoints.save_and_wait(step, state)
+        state.params["final_norm"]["scale"] = scale.at[member, 1].set(jnp.inf)
+        checkpoints.save(step, state)
