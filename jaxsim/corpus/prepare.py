@@ -306,7 +306,7 @@ def _summary(
     return records.plain(
         {
             "records": quarantine.records,
-            "quarantine": quarantine.summary(),
+            "quarantine": dict(sorted(quarantine.found.items())),
             "dropped": gathered.dropped,
             "duplicates": overlap.duplicates,
             "overlap": overlap.found,
