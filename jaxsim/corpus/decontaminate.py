@@ -17,7 +17,6 @@ counted. Within one `prepare`, evaluation text stays and training text is droppe
 import hashlib
 import re
 import unicodedata
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -58,17 +57,13 @@ class Fingerprinter:
             data = hashlib.blake2b(word.encode("utf-8"), digest_size=8)
             known[word] = int.from_bytes(data.digest())
         hashes = np.array([known[word] for word in words], np.uint64)
-        return digest, _grams(hashes, self.words)
-
-
-def _grams(hashes: np.ndarray, words: int) -> np.ndarray:
-    n = min(words, len(hashes))
-    count = len(hashes) - n + 1
-    total = np.zeros(count, np.uint64)
-    for i in range(n):
-        total = total * _FACTOR + hashes[i : i + count]
-    total ^= total >> np.uint64(31)
-    return np.unique(total * _MIX)
+        n = min(self.words, len(hashes))
+        count = len(hashes) - n + 1
+        total = np.zeros(count, np.uint64)
+        for i in range(n):
+            total = total * _FACTOR + hashes[i : i + count]
+        total ^= total >> np.uint64(31)
+        return digest, np.unique(total * _MIX)
 
 
 class EvaluationIndex:
@@ -99,29 +94,13 @@ class EvaluationIndex:
         return documents[common >= np.maximum(share * smaller, 1)]
 
 
-class OverlapReport:
-    """Counts of removed documents.
-
-    Attributes:
-      found: by partition or 'base', and domain: training documents that repeat the
-        domain, and evaluation documents that repeat older training text.
-      duplicates: documents that repeat earlier training text, by partition.
-    """
-
-    def __init__(self) -> None:
-        self.found: dict[str, dict[str, dict[str, int]]] = defaultdict(
-            lambda: defaultdict(lambda: {"training": 0, "evaluation": 0})
-        )
-        self.duplicates: Counter[str] = Counter()
-
-
 def decontaminate(
     gathered: Gathered,
     config: CorpusConfig,
     generations: Mapping[str, int],
     frozen_base: list[Document] | None,
-) -> OverlapReport:
-    """Removes duplicates and overlaps from `gathered`, in place.
+) -> None:
+    """Removes duplicates and overlaps from `gathered`, in place, and counts them.
 
     Args:
       generations: the number of the `prepare` that first saw each partition and
@@ -139,7 +118,6 @@ def decontaminate(
         for document in documents
     ]
     index = EvaluationIndex([fingerprint(d.text)[1] for _, d in evaluation])
-    report = OverlapReport()
     repeated: set[int] = set()  # evaluation documents to drop
 
     def clean(
@@ -149,19 +127,19 @@ def decontaminate(
         for document in documents:
             digest, grams = fingerprint(document.text)
             if digest in seen:
-                report.duplicates[name] += 1
+                gathered.duplicates[name] += 1
                 continue
             seen.add(digest)
             found = index.find(grams, config.overlap_share).tolist()
             domains = dict.fromkeys(evaluation[e][0] for e in found)
             older = [d for d in domains if generations[d] <= generation]
             for domain in older:
-                report.found[name][domain]["training"] += 1
+                gathered.overlap[name][domain]["training"] += 1
             if older:
                 continue
             for e in found:
                 if e not in repeated:
-                    report.found[name][evaluation[e][0]]["evaluation"] += 1
+                    gathered.overlap[name][evaluation[e][0]]["evaluation"] += 1
             repeated.update(found)
             kept.append(document)
         return kept
@@ -169,7 +147,7 @@ def decontaminate(
     seen_in_base: set[str] = set()
     if frozen_base is not None:
         clean(BASE, frozen_base, FROZEN, seen_in_base)
-        del report.duplicates[BASE]
+        del gathered.duplicates[BASE]
     else:
         for name, documents in gathered.base.items():
             gathered.base[name] = clean(BASE, documents, 0, seen_in_base)
@@ -183,12 +161,12 @@ def decontaminate(
                 name, gathered.train[name], generations[name], seen
             )
             advance(1)
-    if report.found and config.overlap == "refuse":
+    if gathered.overlap and config.overlap == "refuse":
         raise UserError(
             "corpus.overlap='refuse': training text repeats evaluation text: "
             + "; ".join(
                 f"{name!r} and domain {domain!r}: {sum(counts.values())} documents"
-                for name, domains in report.found.items()
+                for name, domains in gathered.overlap.items()
                 for domain, counts in domains.items()
             )
             + ". Remove it, or set corpus.overlap='drop'"
@@ -197,4 +175,3 @@ def decontaminate(
     for splits in gathered.evaluation.values():
         for split, documents in splits.items():
             splits[split] = [d for d in documents if id(d) not in gone]
-    return report

@@ -25,13 +25,22 @@ _ISO_PREFIX = re.compile(r"\d{4}(-\d{2}(-\d{2}([T ].*)?)?)?")
 
 @dataclasses.dataclass
 class Gathered:
-    """Documents by partition, domain and split; later steps remove some."""
+    """Documents by partition, domain and split; `decontaminate` removes some."""
 
     train: dict[str, list[Document]]  # by partition
     base: dict[str, list[Document]]  # by partition, or by source of base text
     evaluation: dict[str, dict[str, list[Document]]]  # by domain and split
     groups: dict[str, str]  # of partitions
     dropped: dict[str, Counter[str]]  # by source, by cause
+    # Those that repeat earlier training text, by partition.
+    duplicates: Counter[str] = dataclasses.field(default_factory=Counter)
+    # By partition or 'base', and domain: training documents that repeat the domain,
+    # and evaluation documents that repeat older training text.
+    overlap: dict[str, dict[str, dict[str, int]]] = dataclasses.field(
+        default_factory=lambda: defaultdict(
+            lambda: defaultdict(lambda: {"training": 0, "evaluation": 0})
+        )
+    )
 
 
 def gather(

@@ -21,9 +21,9 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -35,6 +35,8 @@ from jaxsim.corpus.rows import EvalWindows
 from jaxsim.corpus.split import BASE
 from jaxsim.corpus.tokenizer import Tokenizer
 from jaxsim.errors import DamagedError, UserError
+
+T = TypeVar("T")
 
 ADVICE = "copy the corpus again, or start over with `jaxsim prepare --refreeze`"
 TEMPORARY = ".tmp_"
@@ -149,16 +151,15 @@ class Tables:
         """Stores one split of a domain, unless it is stored already; its digest."""
         # documents.json has the bytes and tokens of each document beside its id.
         bytes_E, tokens_E = (
-            np.bincount(windows.document_R, array_R).astype(np.int64)
+            np.bincount(windows.document_R, array_R).astype(np.int64).tolist()
             for array_R in (windows.bytes_R, windows.count_R)
         )
-        digest = windows_digest(windows, bytes_E, tokens_E, self.tokenizer.digest)
+        about = {"ids": windows.documents, "bytes": bytes_E, "tokens": tokens_E}
+        digest = windows_digest(windows, about, self.tokenizer.digest)
 
         def write(folder: Path) -> None:
             columns = {name: getattr(windows, of) for name, of in _COLUMNS.items()}
             write_table(folder, {"tokens": windows.tokens_RL1, **columns})
-            counts = {"bytes": bytes_E.tolist(), "tokens": tokens_E.tolist()}
-            about = {"ids": windows.documents, **counts}
             (folder / "documents.json").write_text(json.dumps(about) + "\n")
 
         publish(
@@ -173,27 +174,24 @@ class Tables:
         folder = folder_of(self.workdir, "domain", digest)
         reader = TableReader(folder, what, self.length + 1, list(_COLUMNS))
         columns = reader.read(np.arange(len(reader)))
+        arrays = {
+            of: columns[name].astype(np.int64 if name == "bytes" else np.int32)
+            for name, of in _COLUMNS.items()
+        }
+        tokens_RL1 = self.tokenizer.check_ids(columns["tokens"])
         try:
             about = json.loads((folder / "documents.json").read_text())
             documents = tuple(map(str, about["ids"]))
-            bytes_E, tokens_E = (
-                np.array(about[key], np.int64) for key in ("bytes", "tokens")
+            windows = EvalWindows(
+                tokens_RL1=tokens_RL1, **arrays, documents=documents, digest=digest
             )
+            found = windows_digest(windows, about, self.tokenizer.digest)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DamagedError(
                 f"{what}: cannot read documents.json in {folder}: {error}; copy "
                 "the corpus again"
             ) from error
-        windows = EvalWindows(
-            tokens_RL1=self.tokenizer.check_ids(columns["tokens"]),
-            **{
-                of: columns[name].astype(np.int64 if name == "bytes" else np.int32)
-                for name, of in _COLUMNS.items()
-            },
-            documents=documents,
-            digest=digest,
-        )
-        if digest != windows_digest(windows, bytes_E, tokens_E, self.tokenizer.digest):
+        if found != digest:
             raise _differs(f"{what}: its windows differ", digest)
         return windows
 
@@ -237,14 +235,15 @@ class Corpus:
         Raises:
           UserError: there is no such unit.
         """
-        if name == BASE:
-            return self.base
-        if name not in self.units:
+        return self._find("unit", name, {BASE: self.base, **self.units})
+
+    def _find(self, what: str, name: str, among: Mapping[str, T]) -> T:
+        if name not in among:
             raise UserError(
-                f"no unit {name!r} in the corpus of {self.workdir}; it has "
-                f"{', '.join(self.units)}"
+                f"no {what} {name!r} in the corpus of {self.workdir}; it has "
+                f"{', '.join(among)}"
             )
-        return self.units[name]
+        return among[name]
 
     def rows(self, name: str) -> TableReader:
         """The rows of a unit, or of 'base'; the first call checks all of them.
@@ -261,17 +260,9 @@ class Corpus:
           UserError: there is no such domain or split.
           DamagedError: the windows do not match the digest.
         """
-        if domain not in self.domains:
-            raise UserError(
-                f"no domain {domain!r} in the corpus of {self.workdir}; it has "
-                f"{', '.join(self.domains)}"
-            )
-        digests = self.domains[domain].digests
-        if split not in digests:
-            raise UserError(
-                f"domain {domain!r} has no split {split!r}; it has {', '.join(digests)}"
-            )
-        return self._read_windows(f"domain {domain!r}, split {split!r}", digests[split])
+        digests = self._find("domain", domain, self.domains).digests
+        digest = self._find("split", split, digests)
+        return self._read_windows(f"domain {domain!r}, split {split!r}", digest)
 
 
 def open_corpus(workdir: Path) -> Corpus:
@@ -307,17 +298,14 @@ def rows_digest(
 
 
 def windows_digest(
-    windows: EvalWindows,
-    bytes_E: np.ndarray,
-    tokens_E: np.ndarray,
-    tokenizer_digest: str,
+    windows: EvalWindows, about: dict[str, Any], tokenizer_digest: str
 ) -> str:
-    """SHA-256 of the content of one split of a domain, and of a tokenizer."""
-    about = [windows.tokens_RL1.shape, *windows.documents]
-    sha = hashlib.sha256(json.dumps(about).encode())
+    """SHA-256 of one split of a domain, of `about` its documents, and a tokenizer."""
+    head = [windows.tokens_RL1.shape, *windows.documents]
+    sha = hashlib.sha256(json.dumps(head).encode())
     sha.update(np.ascontiguousarray(windows.tokens_RL1, "<i4").tobytes())
     arrays = [getattr(windows, of) for of in _COLUMNS.values()]
-    for array in (*arrays, bytes_E, tokens_E):
+    for array in (*arrays, about["bytes"], about["tokens"]):
         sha.update(np.ascontiguousarray(array, "<i8").tobytes())
     sha.update(tokenizer_digest.encode())
     return sha.hexdigest()
@@ -349,10 +337,9 @@ def publish(
     if target.exists():
         try:
             stored(target)
+            return
         except DamagedError:
             shutil.rmtree(target)
-        else:
-            return
     # `tempfile.mkdtemp` makes folders that only their owner can read.
     temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     temporary.mkdir(parents=True)
