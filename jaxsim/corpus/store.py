@@ -235,7 +235,7 @@ class Corpus:
         Raises:
           UserError: there is no such unit.
         """
-        return self._find("unit", name, {BASE: self.base, **self.units})
+        return self.base if name == BASE else self._find("unit", name, self.units)
 
     def _find(self, what: str, name: str, among: Mapping[str, T]) -> T:
         if name not in among:

@@ -90,11 +90,13 @@ class Tokenizer:
           UserError: missing, or not such a file.
         """
         try:
-            return cls("file", _parse(path.read_bytes()), end_of_text)
-        except (OSError, ValueError) as error:
+            bpe = tokenizers.Tokenizer.from_file(str(path))
+        # `tokenizers` raises bare Exception for all that it cannot read or parse.
+        except Exception as error:
             raise UserError(
                 f"corpus.tokenizer.path: {str(path)!r} is not a tokenizer.json: {error}"
             ) from error
+        return cls("file", bpe, end_of_text)
 
     @classmethod
     def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> Self:
@@ -189,12 +191,11 @@ class Tokenizer:
         """
         try:
             about = json.loads((folder / "about.json").read_text())
-            if about["kind"] == "bytes":
-                loaded = cls.from_bytes()
-            else:
-                bpe = _parse((folder / "tokenizer.json").read_bytes())
-                loaded = cls(about["kind"], bpe, about["end_of_text"])
-        except (OSError, ValueError, KeyError, TypeError, UserError) as error:
+            bpe = None
+            if about["kind"] != "bytes":
+                bpe = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+            loaded = cls(about["kind"], bpe, about["end_of_text"])
+        except Exception as error:  # of any kind, as in `from_file`
             raise DamagedError(
                 f"the tokenizer in {folder} cannot be read: {error}; run "
                 "`jaxsim prepare --refreeze`, or copy the folder again"
@@ -294,20 +295,6 @@ def training_sample(groups: Sequence[Sequence[str]], max_bytes: int) -> list[str
             if left <= 0:
                 break
     return sample
-
-
-def _parse(content: bytes) -> tokenizers.Tokenizer:
-    """The tokenizer in a tokenizer.json.
-
-    Raises:
-      ValueError: the content is something else.
-    """
-    text = content.decode("utf-8")
-    try:
-        return tokenizers.Tokenizer.from_str(text)
-    # `tokenizers` raises bare Exception for what its parser refuses.
-    except Exception as error:
-        raise ValueError(str(error)) from error
 
 
 def _unknown_id(vocabulary: dict[str, int], layout: dict[str, Any]) -> int | None:
