@@ -423,7 +423,7 @@ class PoolBuilder:
             )
         entry = self._entry(run)
         attempt, files = save_attempt(entry, outcome.params)
-        rows, together = outcome.schedule, {}
+        together = {}
         if group.slots > 1:  # the last bits depend on the other runs
             names = [other.name for other in group.runs]
             together = {"group": {"runs": names, "slots": group.slots}}
@@ -435,8 +435,8 @@ class PoolBuilder:
             leaves=leaves_of(outcome.params),
             finite=True,
             tokens=outcome.tokens,
-            unique_tokens=sum(rows.unique_rows) * self.corpus.length,
-            epochs=dict(zip(rows.units, rows.epochs, strict=True)),
+            unique_tokens=outcome.schedule.unique_rows * self.corpus.length,
+            epochs=outcome.schedule.epochs,
             final_loss=outcome.final_loss,
             wall_seconds=outcome.wall_seconds,
             device_seconds=outcome.device_seconds,

@@ -64,8 +64,8 @@ def test_each_unit_gives_the_first_rows_of_its_permutations():
         given = [row for name, row in pairs(run) if name == u.name]
         epochs = [permutation(u.digest, 3, e, u.rows) for e in range(3)]
         assert given == np.concatenate(epochs)[:12].tolist()
-    assert run.unique_rows == (5, 12, 0)
-    assert run.epochs == (12 / 5, 12 / 40, 0.0)
+    assert run.unique_rows == 5 + 12
+    assert run.epochs == {"a": 12 / 5, "b": 12 / 40, "c": 0.0}
     # Interleaved, not one unit after the other.
     assert np.abs(np.diff(run.unit_R)).sum() > 4
 
@@ -103,10 +103,3 @@ def test_batches_are_the_same_when_resumed_or_split():
     for step in (-1, 2):
         with pytest.raises(ValueError, match="outside"):
             batch(run, step, 8)
-
-
-def test_an_empty_unit_is_an_error_only_if_it_has_weight():
-    empty = unit("empty", 0)
-    schedule([A, empty], [1, 0], 8, data_seed=0)
-    with pytest.raises(ValueError, match="empty"):
-        schedule([A, empty], [1, 1], 8, data_seed=0)
