@@ -60,9 +60,6 @@ class Schedule:
     unique_rows: int
     epochs: dict[str, float]  # of each unit: rows given / rows it has
 
-    def __len__(self) -> int:
-        return len(self.row_R)
-
 
 def schedule(
     units: Sequence[Unit],
@@ -104,12 +101,3 @@ def schedule(
         unique_rows=sum(min(n, unit.rows) for unit, n in pairs),
         epochs={unit.name: n / unit.rows for unit, n in pairs},
     )
-
-
-def batch(run: Schedule, step: int, size: int) -> slice:
-    """The rows of step `step` in the schedule, for a global batch of `size`."""
-    if step < 0 or (step + 1) * size > len(run):
-        raise ValueError(
-            f"step {step} of {size} rows is outside a run of {len(run)} rows"
-        )
-    return slice(step * size, (step + 1) * size)

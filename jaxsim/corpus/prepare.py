@@ -60,14 +60,15 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
             # Temporary folders are of a killed `prepare`.
             if entry.is_dir() and (refreeze or entry.name.startswith(store.TEMPORARY)):
                 shutil.rmtree(entry)
-        previous, folders = None, []
-        if path.exists():
-            previous = store.open_corpus(workdir)
+        previous = store.open_corpus(workdir) if path.exists() else None
+        if previous:
             _check_frozen(previous.record.frozen, config, folder)
-            folders = store.folders_of(workdir, previous.record)
         evidence = _fingerprint(config)
-        known = previous is not None and previous.record.fingerprint == evidence
-        if not known or not all(map(Path.is_dir, folders)):
+        if not (
+            previous
+            and previous.record.fingerprint == evidence
+            and all(map(Path.is_dir, store.folders_of(workdir, previous.record)))
+        ):
             # In one step: until then nothing has changed.
             records.save(path, _build(config, workdir, previous, evidence))
         corpus = store.open_corpus(workdir)
@@ -132,9 +133,7 @@ def _freeze(
     """Stores the tokenizer and the base model's rows."""
     tokenizer, length = coverage.tokenizer, tables.length
     target = store.folder_of(tables.workdir, "tokenizer", tokenizer.digest)
-    store.publish(
-        target, lambda folder: Tokenizer.load(folder, tokenizer.digest), tokenizer.save
-    )
+    store.publish(target, tokenizer.save)
     texts = [d.text for documents in gathered.base.values() for d in documents]
     ids = coverage.encode("the base model", texts)
     tokens_RL1 = training_rows(ids, tokenizer.end_of_text, length)
@@ -239,11 +238,7 @@ def _frozen_config(config: Config) -> dict[str, Any]:
 
 
 def _check_frozen(frozen: Frozen, config: Config, folder: Path) -> None:
-    """Checks that a config agrees with what was frozen.
-
-    Raises:
-      UserError: it does not; names key, frozen value and new value.
-    """
+    """Raises a `UserError` if a config does not agree with what was frozen."""
 
     def flat(data: dict[str, Any]) -> dict[str, Any]:
         fields = _DECIDING[frozen.tokenizer.kind]

@@ -85,11 +85,7 @@ class Quarantine(contextlib.AbstractContextManager["Quarantine"]):
             self.check(source, hopeless, "the first ")
 
     def check(self, source: str, share: float, which: str = "") -> None:
-        """Checks that at most this share of the records so far is bad.
-
-        Raises:
-          UserError: more are.
-        """
+        """Raises a `UserError` if more than this share of records is bad so far."""
         bad = self.found[source]["bad"] if source in self.found else Counter()
         total = bad.total()
         if total <= share * self.records[source]:
@@ -200,11 +196,7 @@ def input_files(name: str, source: SourceConfig) -> list[tuple[str, Path]]:
 
 
 def _clean(text: str, repair: _Repair) -> str:
-    """The text of a document, with small faults repaired.
-
-    Raises:
-      _BadRecordError: it has no usable text.
-    """
+    """The text of a document, with small faults repaired."""
     if text.startswith(_BOM):
         text = text.lstrip(_BOM)
         repair(BOM)

@@ -125,14 +125,12 @@ class Tables:
         """Stores the rows of a unit, unless they are stored already."""
         rows = len(tokens_RL1)
         digest = rows_digest([tokens_RL1], rows, self.length, self.tokenizer.digest)
-        tokens = rows * self.length
-        unit = Unit(name, partition, group, digest, rows, tokens, documents)
         publish(
             folder_of(self.workdir, "unit", digest),
-            lambda _: self.open_unit(unit),
             lambda folder: write_table(folder, {"tokens": tokens_RL1}),
         )
-        return unit
+        tokens = rows * self.length
+        return Unit(name, partition, group, digest, rows, tokens, documents)
 
     def open_unit(self, unit: Unit) -> TableReader:
         """The rows of a unit; a `DamagedError` if they do not match its digest."""
@@ -162,11 +160,7 @@ class Tables:
             write_table(folder, {"tokens": windows.tokens_RL1, **columns})
             (folder / "documents.json").write_text(json.dumps(about) + "\n")
 
-        publish(
-            folder_of(self.workdir, "domain", digest),
-            lambda _: self.read_windows("domain", digest),
-            write,
-        )
+        publish(folder_of(self.workdir, "domain", digest), write)
         return digest
 
     def read_windows(self, what: str, digest: str) -> EvalWindows:
@@ -204,7 +198,12 @@ def _differs(what: str, digest: str) -> DamagedError:
 
 
 class Corpus:
-    """The corpus of a workdir; `base` is the base model's unit. See `open_corpus`."""
+    """The corpus of a workdir; see `open_corpus`. `base` is the base model's unit.
+
+    Raises:
+      UserError: there is no unit, domain or split of this name.
+      DamagedError: rows or windows do not match their digest.
+    """
 
     def __init__(self, workdir: Path, record: CorpusRecord):
         self.workdir, self.record = workdir, record
@@ -230,11 +229,7 @@ class Corpus:
         return self.budget_rows * self.length
 
     def unit(self, name: str) -> Unit:
-        """A unit by name; 'base' is the base model's.
-
-        Raises:
-          UserError: there is no such unit.
-        """
+        """A unit by name; 'base' is the base model's."""
         return self.base if name == BASE else self._find("unit", name, self.units)
 
     def _find(self, what: str, name: str, among: Mapping[str, T]) -> T:
@@ -246,20 +241,11 @@ class Corpus:
         return among[name]
 
     def rows(self, name: str) -> TableReader:
-        """The rows of a unit, or of 'base'; the first call checks all of them.
-
-        Raises:
-          DamagedError: the rows do not match the digest.
-        """
+        """The rows of a unit, or of 'base'; the first call checks all of them."""
         return self._open_unit(self.unit(name))
 
     def evaluation(self, domain: str, split: str) -> EvalWindows:
-        """The windows of the split 'dev' or 'test'; the first call checks them.
-
-        Raises:
-          UserError: there is no such domain or split.
-          DamagedError: the windows do not match the digest.
-        """
+        """The windows of the split 'dev' or 'test'; the first call checks them."""
         digests = self._find("domain", domain, self.domains).digests
         digest = self._find("split", split, digests)
         return self._read_windows(f"domain {domain!r}, split {split!r}", digest)
@@ -290,23 +276,26 @@ def rows_digest(
     Args:
       chunks: parts of the array [rows, length + 1], in order.
     """
-    sha = hashlib.sha256(f"int32 {rows} {length + 1}\0".encode())
-    for chunk in chunks:
-        sha.update(np.ascontiguousarray(chunk, "<i4").tobytes())
-    sha.update(tokenizer_digest.encode())
-    return sha.hexdigest()
+    head = f"int32 {rows} {length + 1}\0"
+    return _digest(head, ((chunk, "<i4") for chunk in chunks), tokenizer_digest)
 
 
 def windows_digest(
     windows: EvalWindows, about: dict[str, Any], tokenizer_digest: str
 ) -> str:
     """SHA-256 of one split of a domain, of `about` its documents, and a tokenizer."""
-    head = [windows.tokens_RL1.shape, *windows.documents]
-    sha = hashlib.sha256(json.dumps(head).encode())
-    sha.update(np.ascontiguousarray(windows.tokens_RL1, "<i4").tobytes())
+    head = json.dumps([windows.tokens_RL1.shape, *windows.documents])
     arrays = [getattr(windows, of) for of in _COLUMNS.values()]
-    for array in (*arrays, about["bytes"], about["tokens"]):
-        sha.update(np.ascontiguousarray(array, "<i8").tobytes())
+    numbers = ((array, "<i8") for array in (*arrays, about["bytes"], about["tokens"]))
+    return _digest(head, [(windows.tokens_RL1, "<i4"), *numbers], tokenizer_digest)
+
+
+def _digest(
+    head: str, arrays: Iterable[tuple[np.ndarray, str]], tokenizer_digest: str
+) -> str:
+    sha = hashlib.sha256(head.encode())
+    for array, dtype in arrays:
+        sha.update(np.ascontiguousarray(array, dtype).tobytes())
     sha.update(tokenizer_digest.encode())
     return sha.hexdigest()
 
@@ -330,16 +319,10 @@ def folders_of(workdir: Path, record: CorpusRecord) -> list[Path]:
     return list(dict.fromkeys(folder_of(workdir, *pair) for pair in digests))
 
 
-def publish(
-    target: Path, stored: Callable[[Path], object], write: Callable[[Path], None]
-) -> None:
-    """Writes the folder `target` in one step, unless `stored` can read it."""
+def publish(target: Path, write: Callable[[Path], None]) -> None:
+    """Writes the folder `target` in one step, unless it exists."""
     if target.exists():
-        try:
-            stored(target)
-            return
-        except DamagedError:
-            shutil.rmtree(target)
+        return
     # `tempfile.mkdtemp` makes folders that only their owner can read.
     temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     temporary.mkdir(parents=True)

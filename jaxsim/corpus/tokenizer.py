@@ -84,11 +84,7 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: Path, end_of_text: str) -> Self:
-        """A Hugging Face tokenizer.json: data only, nothing is executed.
-
-        Raises:
-          UserError: missing, or not such a file.
-        """
+        """A Hugging Face tokenizer.json: data only, nothing is executed."""
         try:
             bpe = tokenizers.Tokenizer.from_file(str(path))
         # `tokenizers` raises bare Exception for all that it cannot read or parse.
@@ -132,10 +128,9 @@ class Tokenizer:
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of token ids; bytes that are no UTF-8 become U+FFFD."""
         checked = self.check_ids(np.asarray(ids, np.int64))
-        if self._bpe is None:
-            data = bytes(checked[checked < 256].astype(np.uint8))
-            return data.decode("utf-8", "replace")
         kept = checked[checked != self.end_of_text].tolist()
+        if self._bpe is None:
+            return bytes(kept).decode("utf-8", "replace")
         return str(self._bpe.decode(kept, skip_special_tokens=False))
 
     def byte_lengths(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -158,10 +153,9 @@ class Tokenizer:
         return np.diff(ends, prepend=0)
 
     def check_ids(self, ids: np.ndarray) -> np.ndarray:
-        """Returns `ids` if all are in the vocabulary.
+        """Returns `ids`; a `DamagedError` if one is not in the vocabulary.
 
-        Raises:
-          DamagedError: they are not; JAX would clamp such indices or give NaN.
+        JAX would clamp such indices or give NaN.
         """
         if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
             raise DamagedError(
@@ -184,11 +178,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path, digest: str) -> Self:
-        """Reads what `save` wrote.
-
-        Raises:
-          DamagedError: it is missing or unreadable, or has another digest.
-        """
+        """Reads what `save` wrote; a `DamagedError` if it is not that."""
         try:
             about = json.loads((folder / "about.json").read_text())
             bpe = None

@@ -175,9 +175,9 @@ class Bucket:
             self.objects.send(metrics, f"{key}/{manifest.attempt}.jsonl")
         text = records.dump(manifest).encode()
         created = self.objects.create(f"{key}/{FILE_NAME}", text)
-        winner = None if created else self.manifest(entry)
+        winner = manifest if created else self.manifest(entry) or manifest
         # If it is this one, the answer to the first request was lost.
-        won = winner is None or winner.attempt == manifest.attempt
+        won = winner.attempt == manifest.attempt
         # From now on no other attempt can be published.
         with contextlib.suppress(StoreError):
             self.objects.delete(
@@ -186,27 +186,25 @@ class Bucket:
                 if name.startswith("attempt-")
                 and name.startswith(manifest.attempt) != won
             )
-        if winner is not None and not won:
+        if not won:
             raise AlreadyPublished(
                 f"{entry.name}: {winner.attempt} was published first in {self}; this "
                 "one is not used"
             )
 
-    def agree(self, pool: Pool) -> None:
-        """Sends the pool's identity, or checks that the bucket has the same one.
+    def send_pool(self, pool: Pool) -> None:
+        """Sends what the bucket lacks: the pool's identity, and its entries.
 
         Raises:
-          UserError: the bucket holds a pool of another base model, recipe or model.
+          UserError: the bucket holds a pool of another base model, recipe or model, or
+            another result of the same run.
         """
-        self.objects.create(_POOL, (pool.workdir / _POOL).read_bytes())
+        self.objects.create(_POOL, (self.workdir / _POOL).read_bytes())
         self._check_identity()
+        self.send([pool.base_entry, *map(pool.entry, pool.names())])
 
     def send(self, entries: Iterable[Path]) -> None:
-        """Publishes those of the workdir's entries that the bucket lacks.
-
-        Raises:
-          UserError: the bucket has another result of the same run.
-        """
+        """Publishes those of the workdir's entries that the bucket lacks."""
         for entry in entries:
             shared = self.manifest(entry)
             if shared is None:
@@ -241,12 +239,12 @@ class Bucket:
         """
         shared, here = self._corpora()
         if shared and here:
-            what, folder = "holds another corpus", self.workdir / "corpus"
             advice = (
-                f"Run `jaxsim prepare` here to send this one, or delete {folder} to "
-                "fetch the other"
+                "Run `jaxsim prepare` here to send this one, or delete "
+                f"{self.workdir}/corpus to fetch the other"
             )
-            self._compare(what, _shared(shared), _shared(here), advice)
+            pair = (_shared(shared), _shared(here))
+            self._compare("holds another corpus", *pair, advice)
         elif here:
             self._send_corpus()
         elif shared:
@@ -277,9 +275,9 @@ class Bucket:
     def _check_frozen(self) -> None:
         shared, here = self._corpora()
         if shared and here:
-            what = "has frozen another corpus"
             advice = "Use another --workdir to get it, or another bucket for this one"
-            self._compare(what, shared.frozen, here.frozen, advice)
+            frozen = (shared.frozen, here.frozen)
+            self._compare("has frozen another corpus", *frozen, advice)
 
     def _check_identity(self) -> None:
         here = records.load(self.workdir / _POOL, PoolRecord, POOL_ADVICE)
@@ -314,18 +312,17 @@ class Bucket:
     def _fetch_data(self, folder: Path) -> None:
         """The folder appears complete; its digest is checked when it is opened."""
         key = self.key(folder)
-        names = self.objects.list(key)
-        if not names:
-            raise DamagedError(
-                f"{self}/{key}: is not there, and corpus.json names it; run `jaxsim "
-                "prepare` where the corpus is"
-            )
 
         def fetch(part: Path) -> None:
             for name in names:
                 self.objects.fetch(f"{key}/{name}", part / name)
 
-        store.publish(folder, Path.exists, fetch)
+        if not (names := self.objects.list(key)):
+            raise DamagedError(
+                f"{self}/{key}: is not there, and corpus.json names it; run `jaxsim "
+                "prepare` where the corpus is"
+            )
+        store.publish(folder, fetch)
 
     def _corpora(self) -> tuple[CorpusRecord | None, CorpusRecord | None]:
         """corpus.json in the bucket, and in the workdir."""
@@ -349,11 +346,11 @@ class Objects:
             self._files, self._root = fsspec.core.url_to_fs(
                 self.url, use_listings_cache=False
             )
-        except (ImportError, ValueError) as error:
-            extra = _EXTRAS.get(url.partition("://")[0])
+        except ImportError as error:
+            extra = _EXTRAS[url.partition("://")[0]]
             raise UserError(
-                f"config.bucket={url!r}: {error}"
-                + (f"; pip install 'jaxsim-mixtures[{extra}]'" if extra else "")
+                f"config.bucket={url!r}: {error}; pip install "
+                f"'jaxsim-mixtures[{extra}]'"
             ) from error
 
     def check(self) -> None:
@@ -383,12 +380,10 @@ class Objects:
 
     def create(self, key: str, content: bytes) -> bool:
         """Creates an object in one step; false if it exists."""
-        with self._asked("create", key):
-            try:
-                self._files.pipe_file(self._path(key), content, mode="create")
-            except FileExistsError:
-                return False
-        return True
+        with self._asked("create", key), contextlib.suppress(FileExistsError):
+            self._files.pipe_file(self._path(key), content, mode="create")
+            return True
+        return False
 
     def write(self, key: str, content: bytes) -> None:
         """Creates or replaces an object in one step."""
@@ -397,12 +392,9 @@ class Objects:
 
     def read(self, key: str) -> bytes | None:
         """The content of an object; None if it does not exist."""
-        with self._asked("read", key):
-            try:
-                content: bytes = self._files.cat_file(self._path(key))
-            except FileNotFoundError:
-                return None
-        return content
+        with self._asked("read", key), contextlib.suppress(FileNotFoundError):
+            return bytes(self._files.cat_file(self._path(key)))
+        return None
 
     def list(self, prefix: str) -> dict[str, int]:
         """The size in bytes of each object below `prefix`, by the rest of its key."""
@@ -456,7 +448,6 @@ class Objects:
             ) from error
 
 
-def _shared(record: CorpusRecord) -> dict[str, Any]:
+def _shared(record: CorpusRecord) -> CorpusRecord:
     """What of corpus.json machines agree on; times of files differ, for example."""
-    keys = ("frozen", "units", "domains", "generations")
-    return {key: getattr(record, key) for key in keys}
+    return dataclasses.replace(record, summary={}, fingerprint="")

@@ -65,8 +65,7 @@ def train_missing(
     with distributed.leading():
         _check_corpus(pool, corpus)
         if bucket is not None:
-            bucket.agree(pool)
-            bucket.send([pool.base_entry, *map(pool.entry, pool.names())])
+            bucket.send_pool(pool)
         builder = PoolBuilder(
             corpus,
             trainer,

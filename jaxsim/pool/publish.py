@@ -37,11 +37,7 @@ def is_published(entry: Path) -> bool:
 
 
 def check_links(folder: Path) -> None:
-    """Checks that the file system can publish.
-
-    Raises:
-      JaxsimError: the file system has no hard links.
-    """
+    """Raises a `JaxsimError` if the file system has no hard links to publish with."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as made:
         file = Path(made, "file")

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxsim.config import RecipeConfig
 from jaxsim.corpus import Corpus
-from jaxsim.corpus.order import Schedule, batch, schedule
+from jaxsim.corpus.order import Schedule, schedule
 
 _AHEAD = 2  # batches that are read before they are needed
 
@@ -122,13 +122,13 @@ def batches(
     filled = [*schedules, *schedules[-1:] * missing]
 
     def read(step: int) -> tuple[jax.Array, list[list[str]]]:
-        here = batch(filled[0], step, rows)
+        here = range(step * rows, (step + 1) * rows)
 
         def part(index: tuple[slice, ...] | None) -> np.ndarray:
             """The tokens that one device holds."""
             assert index is not None
             *runs, part, _ = index
-            own = range(here.start, here.stop)[part]
+            own = here[part]
             tokens_GBL1 = np.stack(
                 [
                     batch_of(corpus, each, slice(own.start, own.stop))
@@ -137,10 +137,8 @@ def batches(
             )
             return tokens_GBL1 if runs else tokens_GBL1[0]
 
-        return (
-            jax.make_array_from_callback(tokens.shape, tokens.sharding, part),
-            [[each.units[u] for u in each.unit_R[here]] for each in schedules],
-        )
+        batch = jax.make_array_from_callback(tokens.shape, tokens.sharding, part)
+        return batch, [[each.units[each.unit_R[r]] for r in here] for each in schedules]
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         ahead = [
