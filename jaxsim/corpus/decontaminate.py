@@ -14,6 +14,7 @@ earlier `prepare`, so a newer evaluation document that repeats it is dropped, an
 counted. Within one `prepare`, evaluation text stays and training text is dropped.
 """
 
+import functools
 import hashlib
 import re
 import unicodedata
@@ -27,8 +28,6 @@ from jaxsim.corpus.split import BASE, Gathered
 from jaxsim.errors import UserError
 from jaxsim.log import progress
 
-FROZEN = -1  # generation of frozen base text: older than all evaluation text
-
 # In scripts without spaces each character is a word. Otherwise whole sentences
 # would be words, and copies inside other sentences would not be found.
 _WORD = re.compile(
@@ -38,32 +37,25 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd: multiplying loses nothing
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
 
 
-class Fingerprinter:
-    """Makes n-gram hashes of texts, and caches the hash of every word."""
+def fingerprint(text: str, n: int) -> tuple[str, np.ndarray]:
+    """(digest of the normalized text, sorted unique hashes of n-grams, uint64)."""
+    normal = unicodedata.normalize("NFKC", text).casefold()
+    # A text with only punctuation is one word.
+    words = _WORD.findall(normal) or [" ".join(normal.split())]
+    whole = " ".join(words).encode("utf-8")
+    digest = hashlib.blake2b(whole, digest_size=16).hexdigest()
+    hashes = np.array(list(map(_word_hash, words)), np.uint64)
+    count = max(1, len(hashes) - n + 1)
+    total = np.zeros(count, np.uint64)
+    for i in range(len(hashes) - count + 1):
+        total = total * _FACTOR + hashes[i : i + count]
+    total ^= total >> np.uint64(31)
+    return digest, np.unique(total * _MIX)
 
-    def __init__(self, words: int):
-        self.words = words
-        self._hashes: dict[str, int] = {}
 
-    def __call__(self, text: str) -> tuple[str, np.ndarray]:
-        """(digest of the normalized text, sorted unique hashes uint64)."""
-        normal = unicodedata.normalize("NFKC", text).casefold()
-        # A text with only punctuation is one word.
-        words = _WORD.findall(normal) or [" ".join(normal.split())]
-        whole = " ".join(words).encode("utf-8")
-        digest = hashlib.blake2b(whole, digest_size=16).hexdigest()
-        known = self._hashes
-        for word in set(words).difference(known):
-            data = hashlib.blake2b(word.encode("utf-8"), digest_size=8)
-            known[word] = int.from_bytes(data.digest())
-        hashes = np.array([known[word] for word in words], np.uint64)
-        n = min(self.words, len(hashes))
-        count = len(hashes) - n + 1
-        total = np.zeros(count, np.uint64)
-        for i in range(n):
-            total = total * _FACTOR + hashes[i : i + count]
-        total ^= total >> np.uint64(31)
-        return digest, np.unique(total * _MIX)
+@functools.lru_cache(1 << 18)
+def _word_hash(word: str) -> int:
+    return int.from_bytes(hashlib.blake2b(word.encode("utf-8"), digest_size=8).digest())
 
 
 class EvaluationIndex:
@@ -110,14 +102,14 @@ def decontaminate(
     Raises:
       UserError: there is overlap and `corpus.overlap` is 'refuse'.
     """
-    fingerprint = Fingerprinter(config.overlap_words)
+    words = config.overlap_words
     evaluation = [
         (domain, document)
         for domain, splits in gathered.evaluation.items()
         for documents in splits.values()
         for document in documents
     ]
-    index = EvaluationIndex([fingerprint(d.text)[1] for _, d in evaluation])
+    index = EvaluationIndex([fingerprint(d.text, words)[1] for _, d in evaluation])
     repeated: set[int] = set()  # evaluation documents to drop
 
     def clean(
@@ -125,7 +117,7 @@ def decontaminate(
     ) -> list[Document]:
         kept = []
         for document in documents:
-            digest, grams = fingerprint(document.text)
+            digest, grams = fingerprint(document.text, words)
             if digest in seen:
                 gathered.duplicates[name] += 1
                 continue
@@ -146,7 +138,8 @@ def decontaminate(
 
     seen_in_base: set[str] = set()
     if frozen_base is not None:
-        clean(BASE, frozen_base, FROZEN, seen_in_base)
+        # Generation -1: it is older than all evaluation text.
+        clean(BASE, frozen_base, -1, seen_in_base)
         del gathered.duplicates[BASE]
     else:
         for name, documents in gathered.base.items():

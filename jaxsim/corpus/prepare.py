@@ -291,7 +291,7 @@ def _summary(
     """Counts for the printed tables and the report."""
     return {
         "records": quarantine.records,
-        "quarantine": dict(sorted(quarantine.found.items())),
+        "quarantine": quarantine.summary(),
         "dropped": gathered.dropped,
         "duplicates": gathered.duplicates,
         "overlap": gathered.overlap,

@@ -48,9 +48,6 @@ def cut_units(
 
     Returns:
       Name, rows int32 [R, L + 1] and number of documents of each unit.
-
-    Raises:
-      UserError: no text, or too little for `corpus.max_epochs`.
     """
     length = config.model.length
     budget = config.recipe.steps * config.recipe.batch  # rows of one run

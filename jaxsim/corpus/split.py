@@ -119,12 +119,7 @@ def _read_all(
 def partition_documents(
     name: str, source: SourceConfig, read: Iterable[Document]
 ) -> tuple[dict[str, list[Document]], dict[str, str], Counter[str]]:
-    """Documents by partition, groups by partition, and dropped counts by cause.
-
-    Raises:
-      UserError: a bad name or range of dates, a field that no document has, or no
-        documents at all or in a range.
-    """
+    """Documents by partition, groups by partition, and dropped counts by cause."""
     check_name(name, f"source {name!r}")
     _check_dates(name, source.by_dates)
     by_partition: dict[str, list[Document]] = defaultdict(list)
@@ -227,9 +222,6 @@ def split_of(
         are never trained on: half of them are 'dev', half 'test'.
       base_from_partitions: False if the base text comes from elsewhere; then 'base'
         documents are 'train' documents.
-
-    Raises:
-      UserError: the document lacks the metadata field of `split.key`.
     """
     if split.key == "id":
         key = document.id
@@ -255,13 +247,9 @@ def split_of(
 
 
 def check_splits(gathered: Gathered, split: SplitConfig, frozen: bool) -> None:
-    """Checks that every split of every domain has a document.
+    """Raises a `UserError` that names all splits of domains without a document.
 
-    Args:
-      frozen: the split rule can no longer be changed.
-
-    Raises:
-      UserError: names all splits without documents, and a salt that would do.
+    It proposes another salt, unless the rule is `frozen`.
     """
     empty = [
         f"{'partition' if domain in gathered.train else 'domain'} "

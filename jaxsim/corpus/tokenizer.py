@@ -42,14 +42,10 @@ class Tokenizer:
             self.vocab_size, self.end_of_text = 257, 256
             self._lengths_V = np.array([1] * 256 + [0], np.int64)
             content = "bytes: 256 byte values, then end-of-text"
-        else:
-            content = self._take(bpe)
-        self.digest = hashlib.sha256(content.encode("utf-8")).hexdigest()
-
-    def _take(self, bpe: tokenizers.Tokenizer) -> str:
-        """Looks at a tokenizer's vocabulary; returns what its digest is of."""
-        wrong = f"corpus.tokenizer.end_of_text: {self.end_of_text_token!r}"
-        end = bpe.token_to_id(self.end_of_text_token)
+            self.digest = hashlib.sha256(content.encode("utf-8")).hexdigest()
+            return
+        wrong = f"corpus.tokenizer.end_of_text: {end_of_text!r}"
+        end = bpe.token_to_id(end_of_text)
         if end is None:
             raise UserError(f"{wrong} is no token of this tokenizer")
         # A stored tokenizer may have either; both change text.
@@ -76,7 +72,8 @@ class Tokenizer:
                 f"{wrong} also stands for unknown text, which would read as the end "
                 "of a document; name another token of this tokenizer"
             )
-        return json.dumps(layout, sort_keys=True) + f"\0{end}"
+        content = json.dumps(layout, sort_keys=True) + f"\0{end}"
+        self.digest = hashlib.sha256(content.encode("utf-8")).hexdigest()
 
     @classmethod
     def from_bytes(cls) -> Self:
@@ -218,8 +215,7 @@ class Coverage:
     def encode(self, where: str, texts: Sequence[str]) -> list[np.ndarray]:
         """The token ids of the texts of one partition or domain.
 
-        Raises:
-          UserError: more than `max_unknown` of tokens or bytes is unknown.
+        More than `max_unknown` of tokens or bytes that are unknown is a `UserError`.
         """
         try:
             batch = self.tokenizer.encode_batch(texts)

@@ -103,10 +103,6 @@ class Bucket:
         """Whether `entry` is in the bucket; then it is fetched and published here.
 
         One launcher of a workdir fetches; others wait for it.
-
-        Raises:
-          DamagedError: a file in the bucket does not match its manifest.
-          UserError: the workdir has another result of the same run.
         """
         if self.manifest(entry) is None:
             return False
@@ -122,6 +118,10 @@ class Bucket:
         """Like `shares`, for a caller that holds the run's lock.
 
         A fetch that was killed continues where it stopped.
+
+        Raises:
+          DamagedError: a file in the bucket does not match its manifest.
+          UserError: the workdir has another result of the same run.
         """
         manifest = self.manifest(entry)
         if manifest is None:
@@ -195,9 +195,7 @@ class Bucket:
     def send_pool(self, pool: Pool) -> None:
         """Sends what the bucket lacks: the pool's identity, and its entries.
 
-        Raises:
-          UserError: the bucket holds a pool of another base model, recipe or model, or
-            another result of the same run.
+        Another pool there, or another result of the same run, is a `UserError`.
         """
         self.objects.create(_POOL, (self.workdir / _POOL).read_bytes())
         self._check_identity()
@@ -234,8 +232,7 @@ class Bucket:
     def share_corpus(self) -> None:
         """Fetches the corpus, or sends it if only the workdir has it.
 
-        Raises:
-          UserError: bucket and workdir have different corpora.
+        It is a `UserError` if bucket and workdir have different ones.
         """
         shared, here = self._corpora()
         if shared and here:
@@ -255,14 +252,10 @@ class Bucket:
             records.save(store.path_of(self.workdir), shared)
 
     def prepare(self, make: Callable[[], Corpus], refreeze: bool) -> Corpus:
-        """Prepares the workdir's corpus, and sends it to the bucket.
+        """Makes the workdir's corpus from what the bucket has frozen, and sends it.
 
-        Args:
-          make: prepares the corpus, and keeps what is frozen in the workdir.
-          refreeze: replace what is frozen in the bucket, too.
-
-        Raises:
-          UserError: bucket and workdir have frozen different things.
+        With `refreeze` it replaces what is frozen in the bucket, too. Otherwise it is a
+        `UserError` if bucket and workdir have frozen different things.
         """
         if not refreeze:
             if not store.path_of(self.workdir).exists():
@@ -326,18 +319,13 @@ class Bucket:
 
     def _corpora(self) -> tuple[CorpusRecord | None, CorpusRecord | None]:
         """corpus.json in the bucket, and in the workdir."""
-        here = None
-        if store.path_of(self.workdir).exists():
-            here = open_corpus(self.workdir).record
+        there = store.path_of(self.workdir).exists()
+        here = open_corpus(self.workdir).record if there else None
         return self._record(_CORPUS, CorpusRecord, store.ADVICE), here
 
 
 class Objects:
-    """The objects below a URL; keys are relative to it, with slashes.
-
-    Raises:
-      UserError: the store's client is not installed.
-    """
+    """The objects below a URL; keys are relative to it, with slashes."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")

@@ -99,11 +99,7 @@ def follow(
 ) -> None:
     """Trains and saves together with process 0, which decides and publishes.
 
-    Args:
-      runs: all that there may be, as in process 0.
-      corpus: where their rows come from.
-      trainer: has the same settings as in process 0.
-      start: loads the parameters that all runs start from.
+    Runs and trainer are those of process 0; `start` loads what all runs start from.
 
     Raises:
       Ended: process 0 failed, or was stopped.
@@ -132,11 +128,7 @@ def follow(
 
 @dataclasses.dataclass
 class PoolBuilder:
-    """Trains runs that start from the same parameters, and publishes them.
-
-    Raises:
-      UserError: states cannot be written to `config.train.state_path`.
-    """
+    """Trains runs that start from the same parameters, and publishes them."""
 
     corpus: Corpus  # has the rows of all runs
     trainer: Trainer
@@ -183,11 +175,7 @@ class PoolBuilder:
         return is_published(entry)
 
     def take(self, run: Run, locks: contextlib.ExitStack) -> bool:
-        """Locks a run until `locks` closes; false if the run is published.
-
-        Raises:
-          Busy: another launcher holds it.
-        """
+        """Locks a run until `locks` closes; false if the run is published."""
         what = title(run.kind, run.name)
         locks.enter_context(holding(self._locks / run.name, what))
         entry = self._entry(run)
@@ -200,11 +188,7 @@ class PoolBuilder:
         return True
 
     def check_room(self, runs: int, slots: int = 1) -> None:
-        """Checks before training that results can be saved.
-
-        Raises:
-          JaxsimError: the disk has no room, or no hard links.
-        """
+        """Raises a `JaxsimError` before training if results cannot be saved."""
         check_links(self._locks)
         # Parameters, and two resumable states: parameters, two moments and tail
         # average. States below `state_path` take no room here.

