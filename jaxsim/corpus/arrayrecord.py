@@ -80,8 +80,7 @@ def write_table(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
 class TableReader:
     """Random access to a table; safe to use from several threads.
 
-    Raises:
-      DamagedError: the table is missing, truncated or damaged; reading raises it, too.
+    Opening or reading a table that is missing or damaged raises `DamagedError`.
     """
 
     def __init__(

@@ -70,11 +70,9 @@ class EvaluationIndex:
         self.hashes, self.owners = hashes[order], owners[order]
 
     def find(self, grams: np.ndarray, share: float) -> np.ndarray:
-        """The evaluation documents that overlap with a training document, sorted.
+        """The evaluation documents that overlap with the n-grams of another, sorted.
 
-        Args:
-          grams: the unique n-gram hashes of the training document.
-          share: the share of the smaller document's n-grams that must be common.
+        This share of the smaller document's n-grams must be common.
         """
         start = np.searchsorted(self.hashes, grams, "left")
         counts = np.searchsorted(self.hashes, grams, "right") - start

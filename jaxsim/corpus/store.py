@@ -210,23 +210,19 @@ class Corpus:
         self.units, self.domains = record.units, record.domains
         frozen = record.frozen
         self.length, self.budget_rows = frozen.length, frozen.budget_rows
+        self.budget_tokens = frozen.budget_rows * frozen.length  # of one member's run
         self.base, self.tokenizer_digest = frozen.base, frozen.tokenizer_digest
-        for name in [*self.units, *self.domains]:
+        try:
             # Names become folders of the pool; the corpus may come from anywhere.
-            try:
+            for name in [*self.units, *self.domains]:
                 check_name(name, f"corpus.json in {workdir}")
-            except UserError as error:
-                raise DamagedError(str(error)) from error
+        except UserError as error:
+            raise DamagedError(str(error)) from error
         folder = folder_of(workdir, "tokenizer", self.tokenizer_digest)
         self.tokenizer = Tokenizer.load(folder, self.tokenizer_digest)
         tables = Tables(workdir, self.length, self.tokenizer)
         self._open_unit = functools.cache(tables.open_unit)
         self._read_windows = functools.cache(tables.read_windows)
-
-    @property
-    def budget_tokens(self) -> int:
-        """Tokens that one member is trained on."""
-        return self.budget_rows * self.length
 
     def unit(self, name: str) -> Unit:
         """A unit by name; 'base' is the base model's."""
@@ -271,11 +267,7 @@ def path_of(workdir: Path) -> Path:
 def rows_digest(
     chunks: Iterable[np.ndarray], rows: int, length: int, tokenizer_digest: str
 ) -> str:
-    """SHA-256 of dtype, shape and bytes of int32 rows, and of a tokenizer.
-
-    Args:
-      chunks: parts of the array [rows, length + 1], in order.
-    """
+    """SHA-256 of int32 [rows, length + 1], given in parts, and of a tokenizer."""
     head = f"int32 {rows} {length + 1}\0"
     return _digest(head, ((chunk, "<i4") for chunk in chunks), tokenizer_digest)
 

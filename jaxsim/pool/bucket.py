@@ -93,8 +93,7 @@ class Bucket:
 
     def _record(self, key: str, kind: type[T], advice: str) -> T | None:
         """The record in an object, or None; a damaged one is a `DamagedError`."""
-        content = self.objects.read(key)
-        if content is None:
+        if (content := self.objects.read(key)) is None:
             return None
         text = content.decode(errors="replace")
         return records.parse(text, kind, f"{self}/{key}", advice)
@@ -123,8 +122,7 @@ class Bucket:
           DamagedError: a file in the bucket does not match its manifest.
           UserError: the workdir has another result of the same run.
         """
-        manifest = self.manifest(entry)
-        if manifest is None:
+        if (manifest := self.manifest(entry)) is None:
             return False
         if not is_published(entry):
             say(f"{title(manifest.kind, entry.name)}: fetched from {self}")
@@ -138,10 +136,11 @@ class Bucket:
         """Copies an attempt here; it is not published yet."""
         root = entry / manifest.attempt
         key = self.key(root)
-        for name, (sha256, size) in manifest.files.items():
-            if file_problem(root / name, sha256, size):
-                self.objects.fetch(f"{key}/{name}", root / name)
-            if problem := file_problem(root / name, sha256, size):
+        for name, file in manifest.files.items():
+            if not file_problem(root / name, *file):
+                continue
+            self.objects.fetch(f"{key}/{name}", root / name)
+            if problem := file_problem(root / name, *file):
                 raise DamagedError(
                     f"{self}/{key}/{name}: {problem}; delete the folder "
                     f"{self}/{self.key(entry)} to train it again"
@@ -204,8 +203,7 @@ class Bucket:
     def send(self, entries: Iterable[Path]) -> None:
         """Publishes those of the workdir's entries that the bucket lacks."""
         for entry in entries:
-            shared = self.manifest(entry)
-            if shared is None:
+            if (shared := self.manifest(entry)) is None:
                 manifest = read_manifest(entry)
                 say(f"{title(manifest.kind, entry.name)}: sent to {self}")
                 with contextlib.suppress(AlreadyPublished):
@@ -216,8 +214,7 @@ class Bucket:
     def fetch_pool(self) -> None:
         """Fetches identity, base model and every entry that the workdir lacks."""
         path = self.workdir / _POOL
-        shared = self._record(_POOL, PoolRecord, POOL_ADVICE)
-        if shared is None:
+        if (shared := self._record(_POOL, PoolRecord, POOL_ADVICE)) is None:
             return
         if not path.exists():
             records.save(path, shared)
@@ -368,64 +365,57 @@ class Objects:
 
     def create(self, key: str, content: bytes) -> bool:
         """Creates an object in one step; false if it exists."""
-        with self._asked("create", key), contextlib.suppress(FileExistsError):
-            self._files.pipe_file(self._path(key), content, mode="create")
+        with self._asked("create", key) as path, contextlib.suppress(FileExistsError):
+            self._files.pipe_file(path, content, mode="create")
             return True
         return False
 
     def write(self, key: str, content: bytes) -> None:
         """Creates or replaces an object in one step."""
-        with self._asked("write", key):
-            self._files.pipe_file(self._path(key), content)
+        with self._asked("write", key) as path:
+            self._files.pipe_file(path, content)
 
     def read(self, key: str) -> bytes | None:
         """The content of an object; None if it does not exist."""
-        with self._asked("read", key), contextlib.suppress(FileNotFoundError):
-            return bytes(self._files.cat_file(self._path(key)))
+        with self._asked("read", key) as path, contextlib.suppress(FileNotFoundError):
+            return bytes(self._files.cat_file(path))
         return None
 
     def list(self, prefix: str) -> dict[str, int]:
         """The size in bytes of each object below `prefix`, by the rest of its key."""
-        root, where = self._path(prefix), f"{self.url}/{prefix}"
-        with self._asked("list", prefix):
+        with self._asked("list", prefix) as root:
             found: dict[str, Any] = self._files.find(root, detail=True)
         return {
-            check_inside(where, path[len(root) + 1 :]): int(info["size"])
+            check_inside(root, path[len(root) + 1 :]): int(info["size"])
             for path, info in found.items()
             if path.startswith(f"{root}/") and not path.endswith("/")
         }
 
-    def send(self, path: Path, key: str) -> None:
+    def send(self, file: Path, key: str) -> None:
         """Creates or replaces an object from a file."""
-        with self._asked("write", key):
-            self._files.put_file(str(path), self._path(key))
+        with self._asked("write", key) as path:
+            self._files.put_file(str(file), path)
 
-    def fetch(self, key: str, path: Path) -> None:
+    def fetch(self, key: str, file: Path) -> None:
         """Writes a file from an object; the file appears whole."""
-        with self._asked("read", key):
-            records.write(
-                path, lambda file: self._files.get_file(self._path(key), str(file.name))
-            )
+        with self._asked("read", key) as path:
+            records.write(file, lambda part: self._files.get_file(path, str(part.name)))
 
     def delete(self, keys: Iterable[str]) -> None:
         """Deletes objects; missing ones are no error."""
         for key in keys:
-            with self._asked("delete", key), contextlib.suppress(FileNotFoundError):
-                self._files.rm_file(self._path(key))
-
-    def _path(self, key: str) -> str:
-        """The path of an object; a key that is read from a file may lead elsewhere."""
-        if key and not {"", ".", ".."}.isdisjoint(key.split("/")):
-            raise DamagedError(f"{self.url}: {key!r} is no key")
-        return f"{self._root}/{key}" if key else self._root
+            missing = contextlib.suppress(FileNotFoundError)
+            with self._asked("delete", key) as path, missing:
+                self._files.rm_file(path)
 
     @contextlib.contextmanager
-    def _asked(self, what: str, key: str) -> Iterator[None]:
-        """Turns the errors of a store's client into `StoreError`."""
+    def _asked(self, what: str, key: str) -> Iterator[str]:
+        """Gives the path of a key; turns the client's errors into `StoreError`."""
+        # A key that is read from a file may lead elsewhere.
+        if key and not {"", ".", ".."}.isdisjoint(key.split("/")):
+            raise DamagedError(f"{self.url}: {key!r} is no key")
         try:
-            yield
-        except DamagedError:
-            raise  # of the key, before the store is asked
+            yield f"{self._root}/{key}" if key else self._root
         # Clients raise whatever their network libraries raise.
         except Exception as error:
             said = " ".join(str(error).split())[:300] or type(error).__name__

@@ -166,8 +166,7 @@ class PoolBuilder:
         A run that another launcher holds is not fetched, but waited for later.
         """
         entry = self._entry(run)
-        there = is_published(entry)
-        if there and not self._state(run).exists():
+        if (there := is_published(entry)) and not self._state(run).exists():
             return True
         if there or (self.bucket and self.bucket.manifest(entry)):
             with contextlib.suppress(Busy), contextlib.ExitStack() as locks:
@@ -179,9 +178,7 @@ class PoolBuilder:
         what = title(run.kind, run.name)
         locks.enter_context(holding(self._locks / run.name, what))
         entry = self._entry(run)
-        if is_published(entry) or (
-            self.bucket is not None and self.bucket.fetched(entry)
-        ):
+        if is_published(entry) or (self.bucket and self.bucket.fetched(entry)):
             # Another launcher finished it, or this one was killed before the delete.
             delete(self._state(run))
             return False
@@ -202,11 +199,10 @@ class PoolBuilder:
             )
 
     def train(self, runs: Sequence[Run]) -> None:
-        """Trains and publishes the runs that are not published.
+        """Does what `train_missing` says.
 
-        Unfinished groups come first. Then it waits for runs that other launchers
-        hold. If it is killed, it leaves attempts that no manifest names, and states
-        that the next call resumes from. Raises what `train_missing` does.
+        If it is killed, it leaves attempts that no manifest names, and states that
+        the next call resumes from.
         """
         wait_for_others(lambda: self._train_free(runs))
 

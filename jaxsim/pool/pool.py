@@ -81,11 +81,9 @@ class Pool:
         return manifest, params
 
     def load(self, manifest: Manifest) -> Any:
-        """The parameters that `manifest` admits, as numpy arrays, checked.
+        """The parameters that `manifest` admits, as numpy arrays; see `load_verified`.
 
-        Raises:
-          DamagedError: damaged, not finite, or of another base model, tokenizer,
-            recipe or model; names the entry and the fields.
+        Another base model, tokenizer, recipe or model is a `DamagedError`, too.
         """
         if problems := self.compatibility_problems(manifest):
             raise DamagedError(
