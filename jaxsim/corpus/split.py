@@ -61,8 +61,7 @@ def gather(
     """
     result = Gathered({}, {}, {}, {}, {})
     for what, in_pool in (("partitions", True), ("domains", False)):
-        read = _read_all(getattr(config, what), f"reading {what}", quarantine, result)
-        for name, documents in read.items():
+        for name, documents in _read_all(config, what, quarantine, result).items():
             if name in result.evaluation:
                 raise UserError(
                     f"corpus.domains: {name!r} is the name of a partition, "
@@ -83,22 +82,19 @@ def gather(
     check_twins([*result.evaluation, BASE], "partitions, domains and the base model")
 
     if base_partitions is None:
-        base_text = _read_all(config.base_text, "reading base text", quarantine, result)
-        result.base.update(base_text)
+        result.base |= _read_all(config, "base_text", quarantine, result)
     return result
 
 
 def _read_all(
-    sources: dict[str, SourceConfig],
-    what: str,
-    quarantine: Quarantine,
-    result: Gathered,
+    config: CorpusConfig, what: str, quarantine: Quarantine, result: Gathered
 ) -> dict[str, list[Document]]:
     """The documents of sources by partition; `result` gets groups and counts."""
     documents: dict[str, list[Document]] = {}
+    sources: dict[str, SourceConfig] = getattr(config, what)
     if not sources:
         return documents
-    with progress(len(sources), what, "sources") as advance:
+    with progress(len(sources), f"reading corpus.{what}", "sources") as advance:
         for name, source in sources.items():
             read = read_documents(name, source, quarantine)
             found, groups, dropped = partition_documents(name, source, read)
