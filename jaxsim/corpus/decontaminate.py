@@ -70,9 +70,9 @@ class EvaluationIndex:
         self.hashes, self.owners = hashes[order], owners[order]
 
     def find(self, grams: np.ndarray, share: float) -> np.ndarray:
-        """The evaluation documents that overlap with the n-grams of another, sorted.
+        """The evaluation documents that overlap with one of these n-grams, sorted.
 
-        This share of the smaller document's n-grams must be common.
+        They have at least `share` of the n-grams of the smaller of the two in common.
         """
         start = np.searchsorted(self.hashes, grams, "left")
         counts = np.searchsorted(self.hashes, grams, "right") - start

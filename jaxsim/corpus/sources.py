@@ -6,6 +6,7 @@ documents in a fixed order. Bad records are counted by cause, and their places a
 listed in a quarantine file, without their text. Too many of them stop `prepare`.
 """
 
+import codecs
 import contextlib
 import csv
 import dataclasses
@@ -247,9 +248,9 @@ def _records(
             yield file, 0, _whole(path), {}
             continue
         for number, line in enumerate(_lines(name, path), 1):
-            bom = _BOM.encode("utf-8")
-            if number == 1 and line.startswith(bom) and len(line) <= MAX_RECORD_BYTES:
-                line = line.removeprefix(bom)
+            too_long = len(line) > MAX_RECORD_BYTES
+            if number == 1 and line.startswith(codecs.BOM_UTF8) and not too_long:
+                line = line.removeprefix(codecs.BOM_UTF8)
                 repaired[BOM] += 1
             if line.strip():
                 yield file, number, line, {}

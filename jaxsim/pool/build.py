@@ -199,7 +199,7 @@ class PoolBuilder:
             )
 
     def train(self, runs: Sequence[Run]) -> None:
-        """Does what `train_missing` says.
+        """Trains and publishes the runs that are not published; see `train_missing`.
 
         If it is killed, it leaves attempts that no manifest names, and states that
         the next call resumes from.
