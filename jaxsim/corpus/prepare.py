@@ -133,7 +133,7 @@ def _freeze(
     """Stores the tokenizer and the base model's rows."""
     tokenizer, length = coverage.tokenizer, tables.length
     target = store.folder_of(tables.workdir, "tokenizer", tokenizer.digest)
-    store.publish(target, tokenizer.save)
+    store.publish(target, tokenizer.save, lambda f: Tokenizer.load(f, tokenizer.digest))
     texts = [d.text for documents in gathered.base.values() for d in documents]
     ids = coverage.encode("the base model", texts)
     tokens_RL1 = training_rows(ids, tokenizer.end_of_text, length)

@@ -13,6 +13,7 @@ place when it is complete, and its content is checked against its digest in
 corpus.json before it is used.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -125,12 +126,14 @@ class Tables:
         """Stores the rows of a unit, unless they are stored already."""
         rows = len(tokens_RL1)
         digest = rows_digest([tokens_RL1], rows, self.length, self.tokenizer.digest)
+        tokens = rows * self.length
+        unit = Unit(name, partition, group, digest, rows, tokens, documents)
         publish(
             folder_of(self.workdir, "unit", digest),
             lambda folder: write_table(folder, {"tokens": tokens_RL1}),
+            lambda _: self.open_unit(unit),
         )
-        tokens = rows * self.length
-        return Unit(name, partition, group, digest, rows, tokens, documents)
+        return unit
 
     def open_unit(self, unit: Unit) -> TableReader:
         """The rows of a unit; a `DamagedError` if they do not match its digest."""
@@ -160,7 +163,8 @@ class Tables:
             write_table(folder, {"tokens": windows.tokens_RL1, **columns})
             (folder / "documents.json").write_text(json.dumps(about) + "\n")
 
-        publish(folder_of(self.workdir, "domain", digest), write)
+        target = folder_of(self.workdir, "domain", digest)
+        publish(target, write, lambda _: self.read_windows("domain", digest))
         return digest
 
     def read_windows(self, what: str, digest: str) -> EvalWindows:
@@ -311,10 +315,15 @@ def folders_of(workdir: Path, record: CorpusRecord) -> list[Path]:
     return list(dict.fromkeys(folder_of(workdir, *pair) for pair in digests))
 
 
-def publish(target: Path, write: Callable[[Path], None]) -> None:
-    """Writes the folder `target` in one step, unless it exists."""
+def publish(
+    target: Path, write: Callable[[Path], None], read: Callable[[Path], object]
+) -> None:
+    """Writes the folder `target` in one step, unless it can be read, undamaged."""
     if target.exists():
-        return
+        with contextlib.suppress(DamagedError):
+            read(target)
+            return
+        shutil.rmtree(target)
     # `tempfile.mkdtemp` makes folders that only their owner can read.
     temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     temporary.mkdir(parents=True)

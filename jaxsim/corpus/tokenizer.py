@@ -150,10 +150,7 @@ class Tokenizer:
         return np.diff(ends, prepend=0)
 
     def check_ids(self, ids: np.ndarray) -> np.ndarray:
-        """Returns `ids`; a `DamagedError` if one is not in the vocabulary.
-
-        JAX would clamp such indices or give NaN.
-        """
+        """Refuses ids outside the vocabulary: JAX would clamp them, or give NaN."""
         if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
             raise DamagedError(
                 f"token ids {ids.min()} to {ids.max()} are outside the vocabulary of "
@@ -213,10 +210,7 @@ class Coverage:
         self.counts: dict[str, dict[str, int]] = {}
 
     def encode(self, where: str, texts: Sequence[str]) -> list[np.ndarray]:
-        """The token ids of the texts of one partition or domain.
-
-        More than `max_unknown` of tokens or bytes that are unknown is a `UserError`.
-        """
+        """The token ids of texts; refuses more than `max_unknown` of unknown ones."""
         try:
             batch = self.tokenizer.encode_batch(texts)
         # `tokenizers` raises bare Exception for text that it cannot encode.

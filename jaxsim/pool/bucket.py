@@ -192,10 +192,7 @@ class Bucket:
             )
 
     def send_pool(self, pool: Pool) -> None:
-        """Sends what the bucket lacks: the pool's identity, and its entries.
-
-        Another pool there, or another result of the same run, is a `UserError`.
-        """
+        """Sends identity and entries if the bucket lacks them, or compares them."""
         self.objects.create(_POOL, (self.workdir / _POOL).read_bytes())
         self._check_identity()
         self.send([pool.base_entry, *map(pool.entry, pool.names())])
@@ -227,10 +224,7 @@ class Bucket:
                 self.shares(members / name)
 
     def share_corpus(self) -> None:
-        """Fetches the corpus, or sends it if only the workdir has it.
-
-        It is a `UserError` if bucket and workdir have different ones.
-        """
+        """Fetches the corpus, or sends it if only the workdir has it, or compares."""
         shared, here = self._corpora()
         if shared and here:
             advice = (
@@ -312,7 +306,7 @@ class Bucket:
                 f"{self}/{key}: is not there, and corpus.json names it; run `jaxsim "
                 "prepare` where the corpus is"
             )
-        store.publish(folder, fetch)
+        store.publish(folder, fetch, Path.exists)
 
     def _corpora(self) -> tuple[CorpusRecord | None, CorpusRecord | None]:
         """corpus.json in the bucket, and in the workdir."""
