@@ -64,9 +64,7 @@ def measure(case: tuple[str, int, int], workdir: Path, pairs: int) -> dict[str, 
     commands.base(config, workdir)
     corpus = open_corpus(workdir)
     first = member_run(next(iter(corpus.units)), config.recipe)
-    model = commands.create_pool(
-        workdir, config, corpus.tokenizer.vocab_size, corpus.budget_tokens
-    ).model
+    model = commands.create_pool(workdir, config, corpus).model
     trainer = recipe_trainer(model, config, training_mesh(-1, 1))
     batch = config.recipe.batch * corpus.length
     bare = stepper(trainer.program())

@@ -54,9 +54,7 @@ def train(config: Config, workdir: Path, count: int) -> None:
     commands.prepare(config, workdir)
     commands.base(config, workdir)
     corpus = open_corpus(workdir)
-    pool = create_pool(
-        workdir, config, corpus.tokenizer.vocab_size, corpus.budget_tokens
-    )
+    pool = create_pool(workdir, config, corpus)
     mesh = training_mesh(config.train.data_axis, config.train.model_axis)
     trainer = recipe_trainer(pool.model, config, mesh)
     train_missing(runs(config, list(corpus.units), count), pool, corpus, trainer)

@@ -346,15 +346,13 @@ def _corpus(workdir: Path) -> Corpus:
 
 def _pool(config: Config, workdir: Path, corpus: Corpus) -> Pool:
     """The pool that process 0 opens or creates."""
-    size = corpus.tokenizer.vocab_size
 
     def identity() -> dict[str, Any]:
         if is_published(workdir / "base"):
             _check_base(read_manifest(workdir / "base"), config)
-        pool = create_pool(workdir, config, size, corpus.budget_tokens)
-        return pool.identity
+        return create_pool(workdir, config, corpus).identity
 
-    model = LanguageModel(config.model, size)
+    model = LanguageModel(config.model, corpus.tokenizer.vocab_size)
     return Pool(workdir, model, on_lead(identity))
 
 

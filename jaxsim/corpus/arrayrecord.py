@@ -9,7 +9,7 @@ import contextlib
 import io
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from jaxsim.errors import DamagedError
 
 _SPLIT = "rows"
 _FORMAT = "array_record"
+_Examples = Iterator[tuple[int, dict[str, np.ndarray]]]
 
 
 class _Info(tfds.core.DatasetInfo):
@@ -40,41 +41,34 @@ class Table(tfds.core.GeneratorBasedBuilder):
         self,
         folder: Path,
         width: int,
-        columns: Sequence[str],
+        columns: Iterable[str],
         arrays: Mapping[str, np.ndarray] | None = None,
     ):
-        self._width = width
-        self._columns = tuple(columns)
+        number = tfds.features.Scalar(dtype=np.int64)
+        self._types = {
+            "tokens": tfds.features.Tensor(shape=(width,), dtype=np.int32),
+            **dict.fromkeys(columns, number),
+        }
         self._arrays = arrays
         super().__init__(data_dir=folder, file_format=_FORMAT)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        tokens = tfds.features.Tensor(shape=(self._width,), dtype=np.int32)
-        number = tfds.features.Scalar(dtype=np.int64)
-        features = {"tokens": tokens, **dict.fromkeys(self._columns, number)}
-        return _Info(
-            builder=self,
-            features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,
-        )
+        features = tfds.features.FeaturesDict(self._types)
+        return _Info(builder=self, features=features, disable_shuffling=True)
 
-    def _split_generators(
-        self, dl_manager: object
-    ) -> dict[str, Iterator[tuple[int, dict[str, np.ndarray]]]]:
+    def _split_generators(self, dl_manager: object) -> dict[str, _Examples]:
         del dl_manager  # nothing to download
         return {_SPLIT: self._generate_examples()}
 
-    def _generate_examples(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    def _generate_examples(self) -> _Examples:
         assert self._arrays is not None
-        names = ("tokens", *self._columns)
         for row in range(len(self._arrays["tokens"])):
-            yield row, {name: self._arrays[name][row] for name in names}
+            yield row, {name: array[row] for name, array in self._arrays.items()}
 
 
 def write_table(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes `tokens` [R, L + 1] and any columns [R], R at least 1."""
-    columns = [name for name in arrays if name != "tokens"]
-    width = arrays["tokens"].shape[1]
+    width, columns = arrays["tokens"].shape[1], [n for n in arrays if n != "tokens"]
     tfds.disable_progress_bar()
     # TFDS announces every data set on stdout.
     with contextlib.redirect_stdout(io.StringIO()):
@@ -86,8 +80,7 @@ def write_table(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
 class TableReader:
     """Random access to a table; safe to use from several threads.
 
-    Raises:
-      DamagedError: the table is missing, truncated or damaged; reading raises it, too.
+    Opening or reading a table that is missing or damaged raises `DamagedError`.
     """
 
     def __init__(
@@ -97,8 +90,7 @@ class TableReader:
         self._width, self._columns = width, columns
         self._lock = threading.Lock()
         with self._damage():
-            table = Table(folder, width, columns)
-            self._source = table.as_data_source(split=_SPLIT)
+            self._source = Table(folder, width, columns).as_data_source(split=_SPLIT)
             self._rows = len(self._source)
 
     def __len__(self) -> int:
@@ -121,13 +113,10 @@ class TableReader:
             if any(value is None for row in rows for value in row.values()):
                 raise ValueError("it is truncated, or holds other data")
             tokens = np.array([row["tokens"] for row in rows], np.int32)
-            return {
-                "tokens": tokens.reshape(len(rows), self._width),
-                **{
-                    column: np.array([row[column] for row in rows], np.int64)
-                    for column in self._columns
-                },
-            }
+            found = {"tokens": tokens.reshape(len(rows), self._width)}
+            for column in self._columns:
+                found[column] = np.array([row[column] for row in rows], np.int64)
+            return found
 
     @contextlib.contextmanager
     def _damage(self) -> Iterator[None]:

@@ -14,10 +14,10 @@ earlier `prepare`, so a newer evaluation document that repeats it is dropped, an
 counted. Within one `prepare`, evaluation text stays and training text is dropped.
 """
 
+import functools
 import hashlib
 import re
 import unicodedata
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -28,8 +28,6 @@ from jaxsim.corpus.split import BASE, Gathered
 from jaxsim.errors import UserError
 from jaxsim.log import progress
 
-FROZEN = -1  # generation of frozen base text: older than all evaluation text
-
 # In scripts without spaces each character is a word. Otherwise whole sentences
 # would be words, and copies inside other sentences would not be found.
 _WORD = re.compile(
@@ -39,36 +37,25 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd: multiplying loses nothing
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
 
 
-class Fingerprinter:
-    """Makes n-gram hashes of texts, and caches the hash of every word."""
-
-    def __init__(self, words: int):
-        self.words = words
-        self._hashes: dict[str, int] = {}
-
-    def __call__(self, text: str) -> tuple[str, np.ndarray]:
-        """(digest of the normalized text, sorted unique hashes uint64)."""
-        normal = unicodedata.normalize("NFKC", text).casefold()
-        # A text with only punctuation is one word.
-        words = _WORD.findall(normal) or [" ".join(normal.split())]
-        whole = " ".join(words).encode("utf-8")
-        digest = hashlib.blake2b(whole, digest_size=16).hexdigest()
-        known = self._hashes
-        for word in set(words).difference(known):
-            data = hashlib.blake2b(word.encode("utf-8"), digest_size=8)
-            known[word] = int.from_bytes(data.digest())
-        hashes = np.array([known[word] for word in words], np.uint64)
-        return digest, _grams(hashes, self.words)
-
-
-def _grams(hashes: np.ndarray, words: int) -> np.ndarray:
-    n = min(words, len(hashes))
-    count = len(hashes) - n + 1
+def fingerprint(text: str, n: int) -> tuple[str, np.ndarray]:
+    """(digest of the normalized text, sorted unique hashes of n-grams, uint64)."""
+    normal = unicodedata.normalize("NFKC", text).casefold()
+    # A text with only punctuation is one word.
+    words = _WORD.findall(normal) or [" ".join(normal.split())]
+    whole = " ".join(words).encode("utf-8")
+    digest = hashlib.blake2b(whole, digest_size=16).hexdigest()
+    hashes = np.array(list(map(_word_hash, words)), np.uint64)
+    count = max(1, len(hashes) - n + 1)
     total = np.zeros(count, np.uint64)
-    for i in range(n):
+    for i in range(len(hashes) - count + 1):
         total = total * _FACTOR + hashes[i : i + count]
     total ^= total >> np.uint64(31)
-    return np.unique(total * _MIX)
+    return digest, np.unique(total * _MIX)
+
+
+@functools.lru_cache(1 << 18)
+def _word_hash(word: str) -> int:
+    return int.from_bytes(hashlib.blake2b(word.encode("utf-8"), digest_size=8).digest())
 
 
 class EvaluationIndex:
@@ -83,11 +70,9 @@ class EvaluationIndex:
         self.hashes, self.owners = hashes[order], owners[order]
 
     def find(self, grams: np.ndarray, share: float) -> np.ndarray:
-        """The evaluation documents that overlap with a training document, sorted.
+        """The evaluation documents that overlap with one of these n-grams, sorted.
 
-        Args:
-          grams: the unique n-gram hashes of the training document.
-          share: the share of the smaller document's n-grams that must be common.
+        They have at least `share` of the n-grams of the smaller of the two in common.
         """
         start = np.searchsorted(self.hashes, grams, "left")
         counts = np.searchsorted(self.hashes, grams, "right") - start
@@ -99,29 +84,13 @@ class EvaluationIndex:
         return documents[common >= np.maximum(share * smaller, 1)]
 
 
-class OverlapReport:
-    """Counts of removed documents.
-
-    Attributes:
-      found: by partition or 'base', and domain: training documents that repeat the
-        domain, and evaluation documents that repeat older training text.
-      duplicates: documents that repeat earlier training text, by partition.
-    """
-
-    def __init__(self) -> None:
-        self.found: dict[str, dict[str, dict[str, int]]] = defaultdict(
-            lambda: defaultdict(lambda: {"training": 0, "evaluation": 0})
-        )
-        self.duplicates: Counter[str] = Counter()
-
-
 def decontaminate(
     gathered: Gathered,
     config: CorpusConfig,
     generations: Mapping[str, int],
     frozen_base: list[Document] | None,
-) -> OverlapReport:
-    """Removes duplicates and overlaps from `gathered`, in place.
+) -> None:
+    """Removes duplicates and overlaps from `gathered`, in place, and counts them.
 
     Args:
       generations: the number of the `prepare` that first saw each partition and
@@ -131,15 +100,14 @@ def decontaminate(
     Raises:
       UserError: there is overlap and `corpus.overlap` is 'refuse'.
     """
-    fingerprint = Fingerprinter(config.overlap_words)
+    words = config.overlap_words
     evaluation = [
         (domain, document)
         for domain, splits in gathered.evaluation.items()
         for documents in splits.values()
         for document in documents
     ]
-    index = EvaluationIndex([fingerprint(d.text)[1] for _, d in evaluation])
-    report = OverlapReport()
+    index = EvaluationIndex([fingerprint(d.text, words)[1] for _, d in evaluation])
     repeated: set[int] = set()  # evaluation documents to drop
 
     def clean(
@@ -147,29 +115,30 @@ def decontaminate(
     ) -> list[Document]:
         kept = []
         for document in documents:
-            digest, grams = fingerprint(document.text)
+            digest, grams = fingerprint(document.text, words)
             if digest in seen:
-                report.duplicates[name] += 1
+                gathered.duplicates[name] += 1
                 continue
             seen.add(digest)
             found = index.find(grams, config.overlap_share).tolist()
             domains = dict.fromkeys(evaluation[e][0] for e in found)
             older = [d for d in domains if generations[d] <= generation]
             for domain in older:
-                report.found[name][domain]["training"] += 1
+                gathered.overlap[name][domain]["training"] += 1
             if older:
                 continue
             for e in found:
                 if e not in repeated:
-                    report.found[name][evaluation[e][0]]["evaluation"] += 1
+                    gathered.overlap[name][evaluation[e][0]]["evaluation"] += 1
             repeated.update(found)
             kept.append(document)
         return kept
 
     seen_in_base: set[str] = set()
     if frozen_base is not None:
-        clean(BASE, frozen_base, FROZEN, seen_in_base)
-        del report.duplicates[BASE]
+        # Generation -1: it is older than all evaluation text.
+        clean(BASE, frozen_base, -1, seen_in_base)
+        del gathered.duplicates[BASE]
     else:
         for name, documents in gathered.base.items():
             gathered.base[name] = clean(BASE, documents, 0, seen_in_base)
@@ -183,12 +152,12 @@ def decontaminate(
                 name, gathered.train[name], generations[name], seen
             )
             advance(1)
-    if report.found and config.overlap == "refuse":
+    if gathered.overlap and config.overlap == "refuse":
         raise UserError(
             "corpus.overlap='refuse': training text repeats evaluation text: "
             + "; ".join(
                 f"{name!r} and domain {domain!r}: {sum(counts.values())} documents"
-                for name, domains in report.found.items()
+                for name, domains in gathered.overlap.items()
                 for domain, counts in domains.items()
             )
             + ". Remove it, or set corpus.overlap='drop'"
@@ -197,4 +166,3 @@ def decontaminate(
     for splits in gathered.evaluation.values():
         for split, documents in splits.items():
             splits[split] = [d for d in documents if id(d) not in gone]
-    return report

@@ -13,10 +13,9 @@ MAX_NAME_BYTES = 100
 
 
 def check_name(name: str, what: str) -> str:
-    """Returns `name` if it is safe as one path component on any file system.
+    """Returns a name that is safe as one path component on any file system.
 
-    Raises:
-      UserError: it is not; says what the name is for and what is wrong.
+    Raises a `UserError` that says `what` any other one is for, and what is wrong.
     """
     # Cc: control (with NUL); Cf: invisible; Cs: lone surrogates; Zl, Zp: line ends.
     unseen = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -44,11 +43,7 @@ def check_name(name: str, what: str) -> str:
 
 
 def check_twins(names: Iterable[str], what: str = "names") -> None:
-    """Checks that all file systems can tell the names apart.
-
-    Raises:
-      UserError: two names are equal after NFC and case folding.
-    """
+    """Raises a `UserError` if two names are equal after NFC and case folding."""
     seen: dict[str, str] = {}
     for name in names:
         key = unicodedata.normalize("NFC", name)

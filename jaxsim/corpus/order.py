@@ -57,11 +57,8 @@ class Schedule:
     units: tuple[str, ...]  # names; replayed base text comes last
     unit_R: np.ndarray  # int32
     row_R: np.ndarray  # int64
-    unique_rows: tuple[int, ...]  # of each unit
-    epochs: tuple[float, ...]  # of each unit: rows given / rows it has
-
-    def __len__(self) -> int:
-        return len(self.row_R)
+    unique_rows: int
+    epochs: dict[str, float]  # of each unit: rows given / rows it has
 
 
 def schedule(
@@ -78,19 +75,11 @@ def schedule(
     total) rows first. Units of weight zero and the order of units do not matter,
     given the shares.
     """
-    if len(units) != len(weights_C):
-        raise ValueError(f"{len(units)} units but {len(weights_C)} weights")
-    members = list(units)
-    replayed = 0
+    members, replayed = list(units), []
     if replay is not None:
-        replayed = math.floor(Fraction(replay[1]) * total_rows + Fraction(1, 2))
-        members.append(replay[0])
-    counts = shares(weights_C, total_rows - replayed).tolist()
-    counts += [replayed] if replay is not None else []
-    for unit, count in zip(members, counts, strict=True):
-        if count and unit.rows < 1:
-            raise ValueError(f"unit {unit.name!r} has no rows to give")
-
+        half_up = math.floor(Fraction(replay[1]) * total_rows + Fraction(1, 2))
+        members, replayed = [*units, replay[0]], [half_up]
+    counts = [*shares(weights_C, total_rows - sum(replayed)).tolist(), *replayed]
     used = sorted(
         np.flatnonzero(counts).tolist(),
         key=lambda c: (members[c].digest, members[c].name),
@@ -100,25 +89,15 @@ def schedule(
     unit_R = slots[permutation(mixed, data_seed, 0, total_rows)]
     row_R = np.zeros(total_rows, np.int64)
     for c in used:
-        unit, epochs = members[c], math.ceil(counts[c] / members[c].rows)
-        rows = [
-            permutation(unit.digest, data_seed, e, unit.rows) for e in range(epochs)
-        ]
+        digest, own = members[c].digest, members[c].rows
+        epochs = range(math.ceil(counts[c] / own))
+        rows = [permutation(digest, data_seed, epoch, own) for epoch in epochs]
         row_R[unit_R == c] = np.concatenate(rows)[: counts[c]]
     pairs = list(zip(members, counts, strict=True))
     return Schedule(
         units=tuple(unit.name for unit in members),
         unit_R=unit_R,
         row_R=row_R,
-        unique_rows=tuple(min(n, unit.rows) for unit, n in pairs),
-        epochs=tuple(n / unit.rows if n else 0.0 for unit, n in pairs),
+        unique_rows=sum(min(n, unit.rows) for unit, n in pairs),
+        epochs={unit.name: n / unit.rows for unit, n in pairs},
     )
-
-
-def batch(run: Schedule, step: int, size: int) -> slice:
-    """The rows of step `step` in the schedule, for a global batch of `size`."""
-    if step < 0 or (step + 1) * size > len(run):
-        raise ValueError(
-            f"step {step} of {size} rows is outside a run of {len(run)} rows"
-        )
-    return slice(step * size, (step + 1) * size)

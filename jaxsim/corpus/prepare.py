@@ -4,10 +4,9 @@ It can be killed at any moment and repeated. Data sets appear complete, and
 corpus.json, which makes them part of the corpus, is replaced in one step at the end.
 """
 
-import contextlib
 import fcntl
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 from jaxsim import records
 from jaxsim.config import Config
 from jaxsim.corpus import store
-from jaxsim.corpus.decontaminate import OverlapReport, decontaminate
+from jaxsim.corpus.decontaminate import decontaminate
 from jaxsim.corpus.names import check_twins
 from jaxsim.corpus.rows import cut_units, evaluation_rows, training_rows
 from jaxsim.corpus.sources import Document, Quarantine, input_files
@@ -51,7 +50,9 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
     """
     folder, path = workdir / "corpus", store.path_of(workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with (folder / ".lock").open("w") as lock:
+        # One `prepare` at a time; the kernel releases the lock when this one ends.
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if refreeze:
             # The record goes first, so that a kill leaves no part of a corpus.
             path.unlink(missing_ok=True)
@@ -59,27 +60,20 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
             # Temporary folders are of a killed `prepare`.
             if entry.is_dir() and (refreeze or entry.name.startswith(store.TEMPORARY)):
                 shutil.rmtree(entry)
-        previous, folders = None, []
-        if path.exists():
-            previous = store.open_corpus(workdir)
+        previous = store.open_corpus(workdir) if path.exists() else None
+        if previous:
             _check_frozen(previous.record.frozen, config, folder)
-            folders = store.folders_of(workdir, previous.record)
         evidence = _fingerprint(config)
-        known = previous is not None and previous.record.fingerprint == evidence
-        if not known or not all(map(Path.is_dir, folders)):
+        if not (
+            previous
+            and previous.record.fingerprint == evidence
+            and all(map(Path.is_dir, store.folders_of(workdir, previous.record)))
+        ):
             # In one step: until then nothing has changed.
             records.save(path, _build(config, workdir, previous, evidence))
         corpus = store.open_corpus(workdir)
     _print_summary(corpus)
     return corpus
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lets one `prepare` run at a time; the kernel releases the lock at its death."""
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _build(
@@ -98,7 +92,7 @@ def _build(
     for name in gathered.evaluation:
         generations.setdefault(name, new)
     base = _frozen_base_text(previous) if previous else None
-    overlap = decontaminate(gathered, config.corpus, generations, base)
+    decontaminate(gathered, config.corpus, generations, base)
     check_splits(gathered, config.corpus.split, frozen is not None)
     if previous:
         tokenizer = previous.tokenizer
@@ -112,7 +106,7 @@ def _build(
         units=_write_units(config, gathered, coverage, tables),
         domains=_write_domains(config, gathered, coverage, tables),
         generations=generations,
-        summary=_summary(gathered, quarantine, overlap, coverage),
+        summary=_summary(gathered, quarantine, coverage),
         fingerprint=evidence,
     )
 
@@ -139,9 +133,7 @@ def _freeze(
     """Stores the tokenizer and the base model's rows."""
     tokenizer, length = coverage.tokenizer, tables.length
     target = store.folder_of(tables.workdir, "tokenizer", tokenizer.digest)
-    store.publish(
-        target, lambda folder: Tokenizer.load(folder, tokenizer.digest), tokenizer.save
-    )
+    store.publish(target, tokenizer.save, lambda f: Tokenizer.load(f, tokenizer.digest))
     texts = [d.text for documents in gathered.base.values() for d in documents]
     ids = coverage.encode("the base model", texts)
     tokens_RL1 = training_rows(ids, tokenizer.end_of_text, length)
@@ -246,38 +238,35 @@ def _frozen_config(config: Config) -> dict[str, Any]:
 
 
 def _check_frozen(frozen: Frozen, config: Config, folder: Path) -> None:
-    """Checks that a config agrees with what was frozen.
+    """Raises a `UserError` if a config does not agree with what was frozen."""
 
-    Raises:
-      UserError: it does not; names key, frozen value and new value.
-    """
-    for key, was, wanted in _compared(frozen, config):
-        if was != wanted:
+    def flat(data: dict[str, Any]) -> dict[str, Any]:
+        fields = _DECIDING[frozen.tokenizer.kind]
+        return {
+            "model.length": data["length"],
+            "recipe.steps * recipe.batch": data["budget_rows"],
+            **{f"corpus.tokenizer.{key}": data["tokenizer"][key] for key in fields},
+            **{f"corpus.split.{key}": value for key, value in data["split"].items()},
+            "corpus.base_text": data["base_text"],
+        }
+
+    was = flat(records.plain(frozen))
+    new = flat(records.plain(_frozen_config(config)))
+    # The workdir has a copy: the file itself may be gone.
+    path = Path(config.corpus.tokenizer.path)
+    if was == new and frozen.tokenizer.kind == "file" and path.exists():
+        key = "corpus.tokenizer.path (its content)"
+        was[key] = frozen.tokenizer_digest
+        found = Tokenizer.from_file(path, config.corpus.tokenizer.end_of_text)
+        new[key] = found.digest
+    for key, value in was.items():
+        if value != new[key]:
             raise UserError(
-                f"{key}: {was!r} was frozen in {folder}, the config has "
-                f"{wanted!r}; set it back, use another --workdir, or start a "
+                f"{key}: {value!r} was frozen in {folder}, the config has "
+                f"{new[key]!r}; set it back, use another --workdir, or start a "
                 "new corpus with `jaxsim prepare --refreeze` (the pool trained "
                 "on the old one will then be refused)"
             )
-
-
-def _compared(frozen: Frozen, config: Config) -> Iterator[tuple[str, Any, Any]]:
-    """Yields key, frozen value and the config's value of all that is frozen."""
-    was, new = records.plain(frozen), records.plain(_frozen_config(config))
-    yield "model.length", was["length"], new["length"]
-    yield "recipe.steps * recipe.batch", was["budget_rows"], new["budget_rows"]
-    for field in _DECIDING[frozen.tokenizer.kind]:
-        pair = (was["tokenizer"][field], new["tokenizer"][field])
-        yield f"corpus.tokenizer.{field}", *pair
-    # The workdir has a copy: the file itself may be gone.
-    path = Path(config.corpus.tokenizer.path)
-    if frozen.tokenizer.kind == "file" and path.exists():
-        found = Tokenizer.from_file(path, config.corpus.tokenizer.end_of_text)
-        key = "corpus.tokenizer.path (its content)"
-        yield key, frozen.tokenizer_digest, found.digest
-    for field, value in was["split"].items():
-        yield f"corpus.split.{field}", value, new["split"][field]
-    yield "corpus.base_text", was["base_text"], new["base_text"]
 
 
 def _fingerprint(config: Config) -> str:
@@ -297,30 +286,25 @@ def _fingerprint(config: Config) -> str:
 
 
 def _summary(
-    gathered: Gathered,
-    quarantine: Quarantine,
-    overlap: OverlapReport,
-    coverage: Coverage,
+    gathered: Gathered, quarantine: Quarantine, coverage: Coverage
 ) -> dict[str, Any]:
     """Counts for the printed tables and the report."""
-    return records.plain(
-        {
-            "records": quarantine.records,
-            "quarantine": quarantine.summary(),
-            "dropped": gathered.dropped,
-            "duplicates": overlap.duplicates,
-            "overlap": overlap.found,
-            "unknown": coverage.counts,
-            "documents": {
-                name: {
-                    "base": len(gathered.base.get(name, [])),
-                    "train": len(train),
-                    **{split: len(d) for split, d in gathered.evaluation[name].items()},
-                }
-                for name, train in gathered.train.items()
-            },
-        }
-    )
+    return {
+        "records": quarantine.records,
+        "quarantine": quarantine.summary(),
+        "dropped": gathered.dropped,
+        "duplicates": gathered.duplicates,
+        "overlap": gathered.overlap,
+        "unknown": coverage.counts,
+        "documents": {
+            name: {
+                "base": len(gathered.base.get(name, [])),
+                "train": len(train),
+                **{split: len(d) for split, d in gathered.evaluation[name].items()},
+            }
+            for name, train in gathered.train.items()
+        },
+    }
 
 
 def _print_summary(corpus: Corpus) -> None:

@@ -46,14 +46,8 @@ def cut_units(
     documents are then taken in the order of a hash, so that pieces differ only by
     chance. A unit below the budget is trained on for several epochs.
 
-    Args:
-      ids: token ids of each document.
-
     Returns:
       Name, rows int32 [R, L + 1] and number of documents of each unit.
-
-    Raises:
-      UserError: no text, or too little for `corpus.max_epochs`.
     """
     length = config.model.length
     budget = config.recipe.steps * config.recipe.batch  # rows of one run
@@ -62,7 +56,7 @@ def cut_units(
             f"partition {partition!r}: no training document is left after the "
             "split, duplicates and overlap; give it more text or remove it"
         )
-    rows = max(0, (sum(len(tokens) + 1 for tokens in ids) - 1) // length)
+    rows = (sum(len(tokens) + 1 for tokens in ids) - 1) // length
     needed = max(1, math.ceil(budget / config.corpus.max_epochs))
     if rows < needed:
         epochs = f"{budget / rows:.1f}" if rows else "endless"

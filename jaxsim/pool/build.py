@@ -65,8 +65,7 @@ def train_missing(
     with distributed.leading():
         _check_corpus(pool, corpus)
         if bucket is not None:
-            bucket.agree(pool)
-            bucket.send([pool.base_entry, *map(pool.entry, pool.names())])
+            bucket.send_pool(pool)
         builder = PoolBuilder(
             corpus,
             trainer,
@@ -95,10 +94,7 @@ def train_missing(
 def follow(corpus: Corpus, trainer: Trainer, start: Callable[[], Any]) -> None:
     """Trains and saves together with process 0, which decides and publishes.
 
-    Args:
-      corpus: where the rows of all runs come from.
-      trainer: has the same settings as in process 0.
-      start: loads the parameters that all runs start from.
+    Trainer and corpus are as in process 0; `start` loads what all runs start from.
 
     Raises:
       Ended: process 0 failed, or was stopped.
@@ -130,11 +126,7 @@ def follow(corpus: Corpus, trainer: Trainer, start: Callable[[], Any]) -> None:
 
 @dataclasses.dataclass
 class PoolBuilder:
-    """Trains runs that start from the same parameters, and publishes them.
-
-    Raises:
-      UserError: states cannot be written to `config.train.state_path`.
-    """
+    """Trains runs that start from the same parameters, and publishes them."""
 
     corpus: Corpus  # has the rows of all runs
     trainer: Trainer
@@ -172,8 +164,7 @@ class PoolBuilder:
         A run that another launcher holds is not fetched, but waited for later.
         """
         entry = self._entry(run)
-        there = is_published(entry)
-        if there and not self._state(run).exists():
+        if (there := is_published(entry)) and not self._state(run).exists():
             return True
         if there or (self.bucket and self.bucket.manifest(entry)):
             with contextlib.suppress(Busy), contextlib.ExitStack() as locks:
@@ -181,28 +172,18 @@ class PoolBuilder:
         return is_published(entry)
 
     def take(self, run: Run, locks: contextlib.ExitStack) -> bool:
-        """Locks a run until `locks` closes; false if the run is published.
-
-        Raises:
-          Busy: another launcher holds it.
-        """
+        """Locks a run until `locks` closes; false if the run is published."""
         what = title(run.kind, run.name)
         locks.enter_context(holding(self._locks / run.name, what))
         entry = self._entry(run)
-        if is_published(entry) or (
-            self.bucket is not None and self.bucket.fetched(entry)
-        ):
+        if is_published(entry) or (self.bucket and self.bucket.fetched(entry)):
             # Another launcher finished it, or this one was killed before the delete.
             delete(self._state(run))
             return False
         return True
 
     def check_room(self, runs: int, slots: int = 1) -> None:
-        """Checks before training that results can be saved.
-
-        Raises:
-          JaxsimError: the disk has no room, or no hard links.
-        """
+        """Raises a `JaxsimError` before training if results cannot be saved."""
         check_links(self._locks)
         # Parameters, and two resumable states: parameters, two moments and tail
         # average. States below `state_path` take no room here.
@@ -216,11 +197,10 @@ class PoolBuilder:
             )
 
     def train(self, runs: Sequence[Run]) -> None:
-        """Trains and publishes the runs that are not published.
+        """Trains and publishes the runs that are not published; see `train_missing`.
 
-        Unfinished groups come first. Then it waits for runs that other launchers
-        hold. If it is killed, it leaves attempts that no manifest names, and states
-        that the next call resumes from. Raises what `train_missing` does.
+        If it is killed, it leaves attempts that no manifest names, and states that
+        the next call resumes from.
         """
         wait_for_others(lambda: self._train_free(runs))
 
@@ -420,7 +400,7 @@ class PoolBuilder:
             )
         entry = self._entry(run)
         attempt, files = save_attempt(entry, outcome.params)
-        rows, together = outcome.schedule, {}
+        together = {}
         if group.slots > 1:  # the last bits depend on the other runs
             names = [other.name for other in group.runs]
             together = {"group": {"runs": names, "slots": group.slots}}
@@ -432,8 +412,8 @@ class PoolBuilder:
             leaves=leaves_of(outcome.params),
             finite=True,
             tokens=outcome.tokens,
-            unique_tokens=sum(rows.unique_rows) * self.corpus.length,
-            epochs=dict(zip(rows.units, rows.epochs, strict=True)),
+            unique_tokens=outcome.schedule.unique_rows * self.corpus.length,
+            epochs=outcome.schedule.epochs,
             final_loss=outcome.final_loss,
             wall_seconds=outcome.wall_seconds,
             device_seconds=outcome.device_seconds,

@@ -35,10 +35,8 @@ def params_digest(params: Any) -> str:
 
 def first_non_finite(params: Any) -> str | None:
     """The path of the first leaf that holds a NaN or an infinity."""
-    for path, leaf in leaves_by_path(params).items():
-        if not np.isfinite(leaf).all():
-            return path
-    return None
+    leaves = leaves_by_path(params).items()
+    return next((path for path, leaf in leaves if not np.isfinite(leaf).all()), None)
 
 
 def file_digests(directory: Path) -> dict[str, tuple[str, int]]:

@@ -41,12 +41,8 @@ class Busy(JaxsimError):
 def holding(lock: Path, what: str) -> Iterator[None]:
     """Holds a lock; other launchers of the workdir leave `what` alone meanwhile.
 
-    The file stays: deleting it could take the lock from a launcher that has just
-    opened it.
-
-    Args:
-      lock: the file that is locked; its text names its last holder.
-      what: what the lock stands for, for messages.
+    The file `lock`, whose text names its last holder, stays: deleting it could take
+    the lock from a launcher that has just opened it.
 
     Raises:
       Busy: another launcher holds the lock; names that launcher and `what`.

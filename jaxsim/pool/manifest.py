@@ -57,21 +57,15 @@ class Manifest:
 
 
 def read_manifest(entry: Path) -> Manifest:
-    """The manifest of the entry in the directory `entry`.
-
-    Raises:
-      DamagedError: it is unreadable, of another version, or names a path
-        outside its entry.
-    """
+    """The manifest in the folder `entry`; a `DamagedError` if it is not sound."""
     path = entry / FILE_NAME
     return checked(records.load(path, Manifest, ADVICE), entry.name, path)
 
 
 def checked(manifest: Manifest, name: str, path: Path | str) -> Manifest:
-    """The manifest, if it is that of the entry `name` and names only its files.
+    """A manifest from `path`, if it is that of entry `name` and names only its files.
 
-    Raises:
-      DamagedError: it is not; names `path`, where it is from.
+    Otherwise it is a `DamagedError`.
     """
     if not _ATTEMPT.fullmatch(manifest.attempt):
         raise DamagedError(
@@ -106,11 +100,10 @@ def file_problems(entry: Path, manifest: Manifest) -> list[str]:
     ]
     if problems:
         return problems
-    for name, (sha256, size) in manifest.files.items():
-        if problem := file_problem(root / name, sha256, size):
-            problems.append(f"file {name} {problem}")
-    added = files_below(root).keys() - manifest.files.keys()
-    return problems + [f"file {name} is not in its manifest" for name in sorted(added)]
+    found = {n: file_problem(root / n, *file) for n, file in manifest.files.items()}
+    added = sorted(files_below(root).keys() - manifest.files.keys())
+    found |= dict.fromkeys(added, "is not in its manifest")
+    return [f"file {name} {problem}" for name, problem in found.items() if problem]
 
 
 def file_problem(path: Path, sha256: str, size: int) -> str:
@@ -128,25 +121,23 @@ def file_problem(path: Path, sha256: str, size: int) -> str:
 
 
 def load_verified(entry: Path, manifest: Manifest, shapes: Any) -> Any:
-    """The parameters of an entry, as numpy arrays, after every check.
+    """The parameters of an entry, as numpy arrays; a `DamagedError` says what is wrong.
 
-    Raises:
-      DamagedError: names the entry and what is wrong with it.
+    Everything is checked: files, shapes, dtypes, values and digest.
     """
-    problems = file_problems(entry, manifest) + leaf_problems(manifest, shapes)
-    if not problems:
-        try:
-            params = load_params(entry / manifest.attempt, shapes)
-        except DamagedError as error:
-            problems = [str(error)]
-        else:
-            if leaf := first_non_finite(params):
-                problems = [f"leaf {leaf} holds a value that is not finite"]
-            elif params_digest(params) != manifest.params_digest:
-                problems = ["its parameters do not have the digest of its manifest"]
-    if problems:
-        name = title(manifest.kind, entry.name)
+    name = title(manifest.kind, entry.name)
+    if problems := file_problems(entry, manifest) + leaf_problems(manifest, shapes):
         raise DamagedError(f"{name}: {'; '.join(problems)}")
+    try:
+        params = load_params(entry / manifest.attempt, shapes)
+    except DamagedError as error:
+        raise DamagedError(f"{name}: {error}") from error
+    if leaf := first_non_finite(params):
+        raise DamagedError(f"{name}: leaf {leaf} holds a value that is not finite")
+    if params_digest(params) != manifest.params_digest:
+        raise DamagedError(
+            f"{name}: its parameters do not have the digest of its manifest"
+        )
     return params
 
 

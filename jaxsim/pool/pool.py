@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxsim import records
 from jaxsim.config import Config, ModelConfig
+from jaxsim.corpus import Corpus
 from jaxsim.errors import DamagedError, JaxsimError, UserError
 from jaxsim.model import LanguageModel
 from jaxsim.pool.digests import differences
@@ -26,20 +27,20 @@ class PoolRecord:
     recipe: dict[str, Any]
     model: ModelConfig
 
+    def identity(self) -> dict[str, Any]:
+        """What all entries share, as plain data."""
+        plain = dataclasses.asdict(self)
+        del plain["vocab_size"]
+        return plain
+
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """An open pool. Entries are read again, so that additions are seen.
-
-    Attributes:
-      workdir: where it lies.
-      model: the shape of every tree in it.
-      identity: what all entries share, as plain data; see `PoolRecord`.
-    """
+    """An open pool. Entries are read again, so that additions are seen."""
 
     workdir: Path
-    model: LanguageModel
-    identity: dict[str, Any]
+    model: LanguageModel  # the shape of every tree in it
+    identity: dict[str, Any]  # see `PoolRecord`
 
     @property
     def base_entry(self) -> Path:
@@ -56,20 +57,12 @@ class Pool:
         return [path.name for path in paths if is_published(path)]
 
     def manifests(self, *kinds: str) -> dict[str, Manifest]:
-        """The admitted entries of these kinds, or all, by name.
-
-        Raises:
-          DamagedError: one of the manifests is damaged; names it.
-        """
+        """The admitted entries of these kinds, or all, by name."""
         found = {name: read_manifest(self.entry(name)) for name in self.names()}
         return {n: m for n, m in found.items() if not kinds or m.kind in kinds}
 
     def manifest(self, name: str) -> Manifest:
-        """The manifest of one entry.
-
-        Raises:
-          UserError: the pool has no entry of this name.
-        """
+        """The manifest of one entry; a `UserError` if the pool has none."""
         if not is_published(self.entry(name)):
             raise UserError(
                 f"{self.workdir}: the pool has no entry {name!r}; run `jaxsim train`"
@@ -88,14 +81,11 @@ class Pool:
         return manifest, params
 
     def load(self, manifest: Manifest) -> Any:
-        """The parameters that `manifest` admits, as numpy arrays, checked.
+        """The parameters that `manifest` admits, as numpy arrays; see `load_verified`.
 
-        Raises:
-          DamagedError: damaged, not finite, or of another base model, tokenizer,
-            recipe or model; names the entry and the fields.
+        Another base model, tokenizer, recipe or model is a `DamagedError`, too.
         """
-        problems = self.compatibility_problems(manifest)
-        if problems:
+        if problems := self.compatibility_problems(manifest):
             raise DamagedError(
                 f"{title(manifest.kind, manifest.name)} does not belong to this "
                 f"pool: {'; '.join(problems)}"
@@ -110,21 +100,18 @@ class Pool:
     def problems(self) -> dict[str, str]:
         """Everything wrong with the base model and all entries, by name."""
         found = {}
-        try:
-            self.base()
-        except JaxsimError as error:
-            found["base"] = str(error)
-        for name in self.names():
+        for name in ("base", *self.names()):
             try:
-                self.load(read_manifest(self.entry(name)))
+                if name == "base":
+                    self.base()
+                else:
+                    self.load(read_manifest(self.entry(name)))
             except JaxsimError as error:
                 found[name] = str(error)
         return found
 
 
-def create_pool(
-    workdir: Path, config: Config, vocab_size: int, budget_tokens: int
-) -> Pool:
+def create_pool(workdir: Path, config: Config, corpus: Corpus) -> Pool:
     """Opens the pool of `workdir`, or starts it from the base model there.
 
     Raises:
@@ -134,32 +121,31 @@ def create_pool(
     if not is_published(workdir / "base"):
         raise UserError(f"{workdir}: there is no base model; run `jaxsim base`")
     base = read_manifest(workdir / "base")
-    identity = {
-        "base_digest": base.params_digest,
-        "tokenizer_digest": base.tokenizer_digest,
-        "recipe": dataclasses.asdict(config.recipe) | {"unit_tokens": budget_tokens},
-        "model": dataclasses.asdict(config.model),
-    }
+    recipe, length, budget = config.recipe, config.model.length, corpus.budget_tokens
+    record = PoolRecord(
+        vocab_size=corpus.tokenizer.vocab_size,
+        base_digest=base.params_digest,
+        tokenizer_digest=base.tokenizer_digest,
+        recipe=dataclasses.asdict(recipe) | {"unit_tokens": budget},
+        model=config.model,
+    )
     path = workdir / "pool" / "pool.json"
     if path.exists():
-        pool = open_pool(workdir)
-        if lines := differences(pool.identity, identity):
+        if lines := differences(open_pool(workdir).identity, record.identity()):
             raise UserError(
                 f"{workdir} holds a pool that this config cannot continue: "
                 f"{'; '.join(lines)}. Restore those values, or use another "
                 "--workdir"
             )
-        return pool
-    recipe, length = config.recipe, config.model.length
-    if recipe.steps * recipe.batch * length != budget_tokens:
+    elif recipe.steps * recipe.batch * length != budget:
         raise UserError(
-            f"{workdir}: its corpus has units of {budget_tokens:,} tokens, and "
+            f"{workdir}: its corpus has units of {budget:,} tokens, and "
             f"the config asks for {recipe.steps} steps of {recipe.batch} rows "
             f"of {length}; set them back, or make a corpus for them with "
             "`jaxsim prepare` in another --workdir"
         )
-    record = {"vocab_size": vocab_size, **identity}
-    records.save(path, records.from_plain(PoolRecord, record, "pool"))
+    else:
+        records.save(path, record)
     return open_pool(workdir)
 
 
@@ -174,6 +160,5 @@ def open_pool(workdir: Path) -> Pool:
     if not path.exists():
         raise UserError(f"{workdir}: there is no pool; run `jaxsim train`")
     record = records.load(path, PoolRecord, POOL_ADVICE)
-    identity = dataclasses.asdict(record)
-    model = LanguageModel(record.model, identity.pop("vocab_size"))
-    return Pool(Path(workdir), model, identity)
+    model = LanguageModel(record.model, record.vocab_size)
+    return Pool(Path(workdir), model, record.identity())

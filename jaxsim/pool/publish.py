@@ -37,11 +37,7 @@ def is_published(entry: Path) -> bool:
 
 
 def check_links(folder: Path) -> None:
-    """Checks that the file system can publish.
-
-    Raises:
-      JaxsimError: the file system has no hard links.
-    """
+    """Raises a `JaxsimError` if the file system has no hard links to publish with."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as made:
         file = Path(made, "file")
@@ -58,12 +54,9 @@ def check_links(folder: Path) -> None:
 
 
 def save_attempt(entry: Path, params: Any) -> tuple[str, dict[str, Any]]:
-    """Saves parameters as an attempt that no manifest names yet.
+    """Saves parameters as an attempt that no manifest names yet: its name and files.
 
     Process 0 calls it and tells the other processes to save with it.
-
-    Returns:
-      The attempt's name, and the digest and size of each of its files.
 
     Raises:
       NotSaved: the disk is too full; names the bytes. Nothing is left.

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsim.corpus.order import Schedule, batch
+from jaxsim.corpus.order import Schedule
 from jaxsim.errors import JaxsimError
 from jaxsim.log import MetricsWriter
 from jaxsim.model import LanguageModel
@@ -75,7 +75,7 @@ class Running:
         if np.isfinite(loss) and np.isfinite(norm):
             self.last = {"loss": loss, "gradient_norm": norm}
             return
-        here = self.schedule.unit_R[batch(self.schedule, number - 1, rows)]
+        here = self.schedule.unit_R[(number - 1) * rows : number * rows]
         units = sorted({self.schedule.units[unit] for unit in here})
         self.error = NonFiniteError(
             f"{title(self.run.kind, self.run.name)}: loss {loss} and gradient norm "

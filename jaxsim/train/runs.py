@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxsim.config import RecipeConfig
 from jaxsim.corpus import Corpus
-from jaxsim.corpus.order import Schedule, batch, schedule
+from jaxsim.corpus.order import Schedule, schedule
 
 _AHEAD = 2  # batches that are read before they are needed
 
@@ -84,7 +84,6 @@ def label(runs: Sequence[Run]) -> str:
 
 def batch_of(corpus: Corpus, run: Schedule, rows: slice | range) -> np.ndarray:
     """The tokens of some rows of a schedule [B, L+1], int32."""
-    rows = slice(rows.start, rows.stop)
     unit_B, row_B = run.unit_R[rows], run.row_R[rows]
     tokens_BL1 = np.empty((len(row_B), corpus.length + 1), np.int32)
     for index in np.unique(unit_B):
@@ -120,13 +119,13 @@ def batches(
     filled = [*schedules, *schedules[-1:] * (slots - len(schedules))]
 
     def read(step: int) -> jax.Array:
-        here = batch(filled[0], step, rows)
+        here = range(step * rows, (step + 1) * rows)
 
         def part(index: tuple[slice, ...] | None) -> np.ndarray:
             """The tokens that one device holds."""
             assert index is not None
             runs, part, _ = index
-            held = range(here.start, here.stop)[part]
+            held = here[part]
             return np.stack([batch_of(corpus, run, held) for run in filled[runs]])
 
         return jax.make_array_from_callback(tokens.shape, tokens.sharding, part)

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from jaxsim.corpus.order import batch, permutation, schedule, shares
+from jaxsim.corpus.order import permutation, schedule, shares
 from jaxsim.corpus.store import Unit
 
 
@@ -64,8 +64,8 @@ def test_each_unit_gives_the_first_rows_of_its_permutations():
         given = [row for name, row in pairs(run) if name == u.name]
         epochs = [permutation(u.digest, 3, e, u.rows) for e in range(3)]
         assert given == np.concatenate(epochs)[:12].tolist()
-    assert run.unique_rows == (5, 12, 0)
-    assert run.epochs == (12 / 5, 12 / 40, 0.0)
+    assert run.unique_rows == 5 + 12
+    assert run.epochs == {"a": 12 / 5, "b": 12 / 40, "c": 0.0}
     # Interleaved, not one unit after the other.
     assert np.abs(np.diff(run.unit_R)).sum() > 4
 
@@ -84,29 +84,3 @@ def test_replay_takes_its_share_from_the_base_model():
     assert np.bincount(run.unit_R).tolist() == [8, 7, 5]
     plain = schedule([A, B], [1, 1], 20, data_seed=0, replay=(BASE, 0.0))
     assert pairs(plain) == pairs(schedule([A, B], [1, 1], 20, data_seed=0))
-
-
-def test_batches_are_the_same_when_resumed_or_split():
-    def batches(steps, processes):
-        run = schedule([A, B, C], [0.2, 0.5, 0.3], 48, data_seed=5)
-        result = []
-        for step in steps:
-            rows = pairs(run)[batch(run, step, 8)]
-            parts = [rows[p::processes] for p in range(processes)]
-            assert sum(map(len, parts)) == 8
-            result.append(sorted(r for part in parts for r in part))
-        return result
-
-    whole = batches(range(6), 1)
-    assert batches(range(3), 2) + batches(range(3, 6), 4) == whole
-    run = schedule([A], [1.0], 16, data_seed=0)
-    for step in (-1, 2):
-        with pytest.raises(ValueError, match="outside"):
-            batch(run, step, 8)
-
-
-def test_an_empty_unit_is_an_error_only_if_it_has_weight():
-    empty = unit("empty", 0)
-    schedule([A, empty], [1, 0], 8, data_seed=0)
-    with pytest.raises(ValueError, match="empty"):
-        schedule([A, empty], [1, 1], 8, data_seed=0)

@@ -292,11 +292,11 @@ def test_digests_depend_on_the_tokenizer():
         [rows_RL1[:1], rows_RL1[1:]], 2, 4, "a"
     )
     windows = evaluation_rows([rows_RL1[0]], [rows_RL1[0]], 0, 4, ["x"])
-    one = np.ones(1, np.int64)
+    about = {"bytes": [1], "tokens": [1]}
     pairs = [
         (
             store.rows_digest([rows_RL1], 2, 4, tokenizer),
-            store.windows_digest(windows, one, one, tokenizer),
+            store.windows_digest(windows, about, tokenizer),
         )
         for tokenizer in ("a", "b")
     ]

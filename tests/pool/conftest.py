@@ -60,10 +60,7 @@ class Project:
         return open_pool(self.workdir)
 
     def create(self) -> Pool:
-        corpus = self.corpus
-        return create_pool(
-            self.workdir, self.config, corpus.tokenizer.vocab_size, corpus.budget_tokens
-        )
+        return create_pool(self.workdir, self.config, self.corpus)
 
     def train(self, *units: str) -> None:
         runs = [member_run(unit, self.config.recipe) for unit in units]

@@ -99,7 +99,7 @@ def make_workdir(folder: Path) -> Path:
     model = LanguageModel(conf.model, corpus.tokenizer.vocab_size)
     base = jax.tree.map(np.asarray, model.init(jax.random.key(0)))
     _publish(workdir / "base", "base", base, corpus, conf, "")
-    pool = create_pool(workdir, conf, corpus.tokenizer.vocab_size, corpus.budget_tokens)
+    pool = create_pool(workdir, conf, corpus)
     for name, drift in DRIFT.items():
         # Every leaf moves by the same share, so the drift is known.
         share = np.float32(1 + drift)
