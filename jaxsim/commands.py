@@ -26,7 +26,14 @@ from jaxsim.pool.build import PoolBuilder, follow, train_missing
 from jaxsim.pool.digests import differences
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
-from jaxsim.report import show
+from jaxsim.report import tables
+from jaxsim.report.show import (
+    show_agreement,
+    show_chosen,
+    show_diagnostics,
+    show_search,
+)
+from jaxsim.report.table import show
 from jaxsim.report.write import last_lines, write_report
 from jaxsim.scoring.evaluation import gather
 from jaxsim.scoring.scorer import Scorer, table_name
@@ -43,11 +50,10 @@ from jaxsim.train import (
     recipe_trainer,
     reference_run,
 )
-from jaxsim.validation import diagnostics
 from jaxsim.validation.calibration import Corrector
-from jaxsim.validation.chosen import compare_chosen, save_chosen
+from jaxsim.validation.diagnostics import FEW_WINDOWS, Diagnostics, diagnose
 from jaxsim.validation.external import read_external_runs, read_mixtures
-from jaxsim.validation.measured import CALIBRATED
+from jaxsim.validation.measured import CALIBRATED, compare_chosen
 from jaxsim.validation.runs import (
     mixture_table,
     replicate_pairs,
@@ -148,7 +154,7 @@ def train(
     trainer = trainer or _trainer(config, workdir)
     train_missing(runs, pool, corpus, trainer, bucket)
     if is_lead():
-        show.show_pool(pool)
+        show(tables.members(pool.manifests("member")))
 
 
 def score(
@@ -162,10 +168,11 @@ def score(
     scorer = scorer or _scorer(config, workdir, override)
     spec = config.score.mixtures if mixtures is None else mixtures
     table = scorer.table(spec) if spec else None  # refused before scoring
-    show.show_members(scorer.standard())
+    show(tables.standard_bits(scorer.standard()))
     if table is not None:
         name = table_name(spec)
-        show.show_scores(scorer.score(name, table, "dev", config.score.windows))
+        scored = scorer.score(name, table, "dev", config.score.windows)
+        show(tables.scores(scored))
         say(
             f"scores: {len(table)} mixtures in {scorer.store.folder}/"
             f"{name}.parquet; to search them: `jaxsim search "
@@ -200,15 +207,14 @@ def validate(
     if runs is not None:
         given = read_external_runs(*runs, scorer.members, scorer.evaluation.domains)
 
-    def diagnosed() -> diagnostics.Diagnostics:
-        windows = config.score.windows or diagnostics.FEW_WINDOWS
-        pairs = replicate_pairs(config, scorer)
-        known = diagnostics.diagnose(scorer, windows, pairs)
-        diagnostics.save_diagnostics(workdir, known)
+    def diagnosed() -> Diagnostics:
+        windows = config.score.windows or FEW_WINDOWS
+        known = diagnose(scorer, windows, replicate_pairs(config, scorer))
+        known.save(workdir)
         return known
 
     known = diagnosed()  # it is cheap, so it comes before any training
-    show.show_diagnostics(known)
+    show_diagnostics(known)
     if given is not None:
         validation = validate_external(scorer, given)
     else:
@@ -219,7 +225,7 @@ def validate(
         if known.replicates < expected:
             diagnosed()  # new replicates of members measure noise
     save_validation(workdir, validation)
-    show.show_agreement(validation)
+    show_agreement(validation)
     used = load_validation(workdir, scorer.now())
     if validation.given and used is not None and not used.given:
         say(
@@ -262,7 +268,7 @@ def search(
         basis = dataclasses.replace(found.basis, others=validation.basis.others)
         found = dataclasses.replace(found, basis=basis)
     save_search(workdir, found)
-    show.show_search(found)
+    show_search(found)
     for line in last_lines(workdir):
         say(line)
 
@@ -417,10 +423,10 @@ def _validate_chosen(
     trained = scorer.score_entries(CHOSEN, names, "test")
     predicted = scorer.score(CHOSEN_MIXTURES, table, "test")
     chosen = compare_chosen(asked.names, predicted, trained)
-    save_chosen(workdir, chosen)
+    chosen.save(workdir)
     there = (workdir / "search" / "result.json").exists()
     last_search = load_search(workdir) if there else None
-    show.show_chosen(chosen, last_search, load_validation(workdir))
+    show_chosen(chosen, last_search, load_validation(workdir))
 
 
 def _table(config: Config, scorer: Scorer) -> Scores | None:

@@ -19,7 +19,7 @@ import typing
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal, TypeVar
+from typing import IO, Annotated, Any, Literal, Self, TypeVar
 
 from jaxsim.errors import DamagedError, UserError
 
@@ -89,6 +89,27 @@ def load(path: Path, kind: type[T], advice: str) -> T:
     except (OSError, ValueError) as error:
         raise DamagedError(f"{path}: unreadable ({error}); {advice}") from error
     return parse(text, kind, path, advice)
+
+
+class Stored:
+    """A record that has one file of its own in a workdir.
+
+    Attributes:
+      FILE: its path in the workdir.
+      ADVICE: what to do if it cannot be used; see `load`.
+    """
+
+    FILE = ADVICE = ""
+
+    def save(self, workdir: Path) -> None:
+        """Replaces the file."""
+        save(workdir / self.FILE, self)
+
+    @classmethod
+    def load(cls, workdir: Path) -> Self | None:
+        """What the file holds, if there is one; raises as `load` does."""
+        path = workdir / cls.FILE
+        return load(path, cls, cls.ADVICE) if path.exists() else None
 
 
 def parse(text: str, kind: type[T], where: Path | str, advice: str) -> T:

@@ -25,8 +25,13 @@ from jaxsim.report.table import (
 from jaxsim.scoring.targets import KINDS
 from jaxsim.search.result import SearchResult
 from jaxsim.validation.agreement import ENOUGH_RUNS, RULES, corrected
-from jaxsim.validation.chosen import TrainedChoice
-from jaxsim.validation.measured import BASELINES, CALIBRATED, PREDICTED, targets_of
+from jaxsim.validation.measured import (
+    BASELINES,
+    CALIBRATED,
+    PREDICTED,
+    TrainedChoice,
+    targets_of,
+)
 from jaxsim.validation.validate import Validation
 
 REPLICATE = "replicate"

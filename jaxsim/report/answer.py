@@ -17,8 +17,7 @@ from jaxsim.report.table import count, listed, number, signed, target, weights
 from jaxsim.search.result import BEST, SearchResult, is_single
 from jaxsim.search.ties import AFTER_RUNS
 from jaxsim.validation.agreement import BELOW_NOISE, ENOUGH_RUNS
-from jaxsim.validation.chosen import TrainedChoice
-from jaxsim.validation.measured import targets_of
+from jaxsim.validation.measured import TrainedChoice, targets_of
 from jaxsim.validation.validate import Validation
 
 Lines = list[tuple[str, str]]

@@ -6,14 +6,12 @@ between base and members. Each rule of the verdict checks one way this can fail.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
 
-from jaxsim import records
 from jaxsim.errors import UserError
-from jaxsim.records import Basis
+from jaxsim.records import Basis, Stored
 from jaxsim.scoring.evaluation import EvaluationSet
 from jaxsim.scoring.program import BFLOAT16_BITS
 from jaxsim.scoring.scorer import Scorer
@@ -26,7 +24,6 @@ from jaxsim.search.ties import ENOUGH_DOCUMENTS
 from jaxsim.validation.agreement import replicate_noise
 from jaxsim.validation.measured import Replicates, own_units
 
-FILE = "diagnostics.json"
 FEW_WINDOWS = 4  # of a domain: C members have about five rows each
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 BEYOND = 1.5  # of the uniform merge only: would further be better?
@@ -55,7 +52,7 @@ Z95 = 1.96
 
 
 @dataclasses.dataclass(frozen=True)
-class Diagnostics:
+class Diagnostics(Stored):
     """What a pool shows about its merges; losses in bits per byte.
 
     Attributes:
@@ -79,6 +76,9 @@ class Diagnostics:
       basis: what it was computed from.
       notes: what an override admitted.
     """
+
+    FILE = "validation/diagnostics.json"
+    ADVICE = "delete it and run `jaxsim validate` again"
 
     verdict: str
     reasons: list[str]
@@ -210,22 +210,6 @@ def targets_with_text(
         for name, part in parts.items()
         if part
     }
-
-
-def save_diagnostics(workdir: Path, diagnostics: Diagnostics) -> None:
-    """Replaces the diagnostics of a workdir."""
-    records.save(workdir / "validation" / FILE, diagnostics)
-
-
-def load_diagnostics(workdir: Path) -> Diagnostics | None:
-    """The last diagnostics of a workdir, if there are any.
-
-    Raises:
-      DamagedError: their file is unreadable.
-    """
-    path = workdir / "validation" / FILE
-    advice = "delete it and run `jaxsim validate` again"
-    return records.load(path, Diagnostics, advice) if path.exists() else None
 
 
 def _scales(name: str) -> tuple[float, ...]:

@@ -230,3 +230,41 @@ class Comparison:
 def targets_of(result: Comparison) -> Targets:
     """The targets of reference runs, whether drawn or chosen."""
     return Targets(dict(zip(result.targets, result.kinds, strict=True)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainedChoice(Comparison, records.Stored):
+    """Mixtures that were trained because they were chosen, not drawn.
+
+    They show how a choice turned out, and count in no agreement: a search picks
+    mixtures where its predictor errs in its favor.
+
+    Attributes:
+      labels: what the user called the mixtures, in the order of the runs.
+    """
+
+    FILE = "validation/chosen.json"
+    ADVICE = "run `jaxsim validate --mixtures=...` again"
+
+    labels: list[str]
+
+
+def compare_chosen(
+    labels: Sequence[str], predictors: Scores, trained: Scores
+) -> TrainedChoice:
+    """Compares the scores of chosen mixtures with those of their runs, on test text."""
+    e, table = predictors.evaluation, predictors.table
+    bits = {p: predictors.bits_per_byte(p, "test") for p in PREDICTED}
+    bits["reference"] = trained.bits_per_byte("reference", "test")
+    targets = Targets.of(e, np.isfinite(bits["reference"]).all(axis=0))
+    return TrainedChoice(
+        labels=list(labels),
+        reference_runs=list(table.names),
+        members=list(table.members),
+        mixtures=table.w_MC.tolist(),
+        targets=list(targets.all),
+        kinds=list(targets.kinds.values()),
+        points=plain_points(by_target(bits, targets.weights(e.domains))),
+        basis=dataclasses.replace(predictors.basis, others=trained.basis.others),
+        notes=list(predictors.notes),
+    )

@@ -49,8 +49,8 @@ from jaxsim.validation.measured import (
     plain_points,
 )
 
-# Files in WORKDIR/validation.
-TRAINED, GIVEN = "validation.json", "external.json"
+# Files in a workdir.
+TRAINED, GIVEN = "validation/validation.json", "validation/external.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,44 +182,34 @@ class Validation(Comparison):
 def save_validation(workdir: Path, validation: Validation) -> None:
     """Replaces what was found on runs trained here, or on the user's own."""
     name = GIVEN if validation.given else TRAINED
-    records.save(workdir / "validation" / name, validation)
+    records.save(workdir / name, validation)
 
 
 def load_validation(
-    workdir: Path, now: records.Basis | None = None
+    workdir: Path,
+    now: records.Basis | None = None,
+    files: Sequence[str] = (TRAINED, GIVEN),
 ) -> Validation | None:
-    """What reference runs showed, if any; those trained here come first.
+    """What reference runs showed, from the first of the files that there is.
 
-    Results that do not fit what there is `now` are passed over.
+    Results that do not fit what there is `now` are passed over. NaN stands for a
+    figure that is null in the file.
 
     Raises:
       DamagedError: a file is unreadable.
     """
-    for name in (TRAINED, GIVEN):
-        found = _load(workdir, name)
-        if found and (now is None or not found.basis.difference(now)):
-            return found
+    for path in filter(Path.exists, (workdir / name for name in files)):
+        v = records.load(path, Validation, "run `jaxsim validate` again")
+        if now is not None and v.basis.difference(now):
+            continue
+        tables = [*v.agreement.values(), *v.sizes.values()]
+        for table in (*tables, v.replicate_agreement, v.check):
+            for figures in table.values():
+                for key, value in figures.items():
+                    if value is None and not key.endswith("interval"):
+                        figures[key] = float("nan")
+        return v
     return None
-
-
-def load_given(workdir: Path) -> Validation | None:
-    """What reference runs showed that the user brought; as `load_validation`."""
-    return _load(workdir, GIVEN)
-
-
-def _load(workdir: Path, name: str) -> Validation | None:
-    """The validation in a file, with NaN where a figure is null."""
-    path = workdir / "validation" / name
-    if not path.exists():
-        return None
-    v = records.load(path, Validation, "run `jaxsim validate` again")
-    tables = [*v.agreement.values(), *v.sizes.values()]
-    for table in (*tables, v.replicate_agreement, v.check):
-        for figures in table.values():
-            for key, value in figures.items():
-                if value is None and not key.endswith("interval"):
-                    figures[key] = float("nan")
-    return v
 
 
 def compare(
