@@ -1,19 +1,7 @@
 """What reference runs show about the distance between training and merging.
 
-The distance (trained minus merge, bits per byte) is regressed, for all domains
-together, on quantities that vanish for a single member:
-
-- spread: 1 - sum_c w_c^2, how far a mixture is from any single member;
-- own: u (1 - u), where u is the weight of the domain's own partition;
-- gap: the mean of the members' losses minus the merge, what averaging gained;
-- other: the ensemble minus the merge. The errors of these two differ.
-
-Each domain has its own coefficients around shared ones. Both are shrunk (ridge)
-by as much as predicts left-out runs best; zero, the plain merge, is one of the
-choices. Where reference runs are not as long as members, a constant is added.
-
-Cross-curvature of the losses makes the distance quadratic in the weights near a single
-member, as spread and own are; gap and other carry what the predictors know of it.
+The distance (trained minus merge, bits per byte) is regressed on quantities that vanish
+for a single member, for all domains together; docs/validate.md has the rules.
 """
 
 import dataclasses
@@ -44,7 +32,7 @@ ENOUGH = 3  # with fewer runs nothing is fitted
 # A setting must predict left-out runs better than the next simpler one by this
 # factor, or noise would pick it.
 _BETTER = 0.98
-LEVEL = 0.9  # of the intervals that a calibration is checked at
+LEVEL = 0.9  # of the intervals of one more run
 
 
 class Inputs(NamedTuple):
@@ -66,9 +54,11 @@ class Inputs(NamedTuple):
 
 
 def features(x: Inputs, singles_known: bool) -> np.ndarray:
-    """[M, D, K] what the distance is regressed on; see the module."""
+    """[M, D, K] what the distance is regressed on."""
     own_MD = x.w_MC @ x.own_DC.T
     spread_M1 = 1 - np.sum(x.w_MC**2, axis=1)[:, None]
+    # Cross-curvature of the losses makes the distance quadratic in the weights near a
+    # single member, as the first two are; the others carry what predictors know of it.
     columns = [
         np.broadcast_to(spread_M1, x.merge_MD.shape),
         own_MD * (1 - own_MD),
@@ -142,17 +132,21 @@ class Calibration:
         return np.einsum("kdc,dk->dc", np.stack(d_KDC), self.coefficients_DK)
 
     def half_interval(self, share_D: np.ndarray) -> float:
-        """Half the 90 % interval of one more run, for a weighted mean of domains.
+        """`reach_of` around zero, for a weighted mean of domains.
 
-        By Student's t, from the runs that were left out one by one, around zero:
-        the remaining bias counts as error. NaN with fewer than three runs.
+        From the runs that were left out one by one: the remaining bias counts as
+        error. NaN with fewer than three runs.
         """
-        count = len(self.off)
-        if count < ENOUGH:
+        if len(self.off) < ENOUGH:
             return float("nan")
         off_F = self.off_FD @ share_D
-        scatter = np.sqrt(np.mean(off_F**2) * (1 + 1 / count))
-        return float(scipy.stats.t.ppf((1 + LEVEL) / 2, count - 1) * scatter)
+        return reach_of(np.mean(off_F**2), len(off_F))
+
+
+def reach_of(variance: float, runs: int) -> float:
+    """Half the 90 % interval of one more run, by Student's t."""
+    scatter = np.sqrt(variance * (1 + 1 / runs))
+    return float(scipy.stats.t.ppf((1 + LEVEL) / 2, runs - 1) * scatter)
 
 
 def fit(
@@ -187,8 +181,7 @@ def fit(
 def _error(off_FD: np.ndarray) -> float:
     """Mean squared error over runs: of each domain, plus that of their mean.
 
-    Runs are compared domain by domain and on macros, where the noise that
-    domains share stays and the rest averages out: both count.
+    Runs are compared both domain by domain and on macros.
     """
     return float(np.mean(off_FD**2) + np.mean(np.mean(off_FD, axis=1) ** 2))
 
@@ -199,9 +192,9 @@ def _ridge(
     """[D, K] coefficients: shared ones plus each domain's own deviation.
 
     With the deviations integrated out, it is a ridge on shared coefficients b
-    with y_d = X_d b + noise of covariance I + X_d X_d' / own. Columns are scaled
-    to a mean square of one, so that a ridge means the same for all.
+    with y_d = X_d b + noise of covariance I + X_d X_d' / own.
     """
+    # A mean square of one, so that a ridge means the same for all columns.
     scale_K = np.sqrt(np.mean(x_FDK**2, axis=(0, 1)))
     scale_K = np.where(scale_K > 0, scale_K, 1.0)
     x_FDK = x_FDK / scale_K
@@ -227,9 +220,8 @@ def _inputs(
     basis: PoolLosses, runs: PredictionTable, split: str, measured_D: np.ndarray
 ) -> Inputs:
     """Of the mixtures of runs, on the text of a split, in the measured domains."""
-    bits, member_CD = runs.test, basis.test_CD
-    if split == "dev":
-        bits, member_CD = runs.dev, basis.dev_CD
+    bits = {"dev": runs.dev, "test": runs.test}[split]
+    member_CD = {"dev": basis.dev_CD, "test": basis.test_CD}[split]
     return Inputs(
         runs.w_MC,
         basis.own_DC[measured_D],
