@@ -29,6 +29,7 @@ from jaxsim.validation.measured import (
     BASELINES,
     CALIBRATED,
     PREDICTED,
+    PREDICTORS,
     TrainedChoice,
     targets_of,
 )
@@ -94,7 +95,7 @@ def _agreement_rows(
 ) -> Iterator[tuple[Any, ...]]:
     again = validation.replicate_agreement
     known = {n: {**validation.agreement[n], REPLICATE: again.get(n)} for n in names}
-    for predictor in (*validation.predictors, *RULES, REPLICATE):
+    for predictor in (*PREDICTORS, *RULES, REPLICATE):
         rows = {n: row for n in names if (row := known[n].get(predictor))}
         if not rows:
             continue

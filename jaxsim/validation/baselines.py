@@ -113,10 +113,8 @@ def fit_log_linear(w_MC: np.ndarray, loss_M: np.ndarray) -> LogLinear:
 def _least_squares(w_MC: np.ndarray, y_M: np.ndarray, ridge: float) -> LogLinear:
     """The function that minimizes |y - f(w)|^2 + penalty, from several starts.
 
-    The penalty is ridge (1 + bend^2) |slope|^2. That is a ridge on the slopes of
-    a straight function and on t of a bent one: with either alone, the other
-    extreme would cost nothing. The level is not penalized. As slopes that are
-    equal for all columns change nothing, the penalty makes them sum to 0.
+    The penalty, ridge (1 + bend^2) |slope|^2, is a ridge on the slopes of a straight
+    function and on t of a bent one: with either alone, the other would cost nothing.
     """
     mean_C = w_MC.mean(axis=0)
     x_MC = w_MC - mean_C
@@ -145,12 +143,11 @@ def _least_squares(w_MC: np.ndarray, y_M: np.ndarray, ridge: float) -> LogLinear
     low = np.full(2 + c, -np.inf)
     high = -low
     low[1], high[1] = LEAST_BEND, MOST_BEND
-    found = []
-    for bend in BENDS:
-        start = np.concatenate([[y_M.mean(), bend], line_C])
-        found.append(
-            least_squares(residuals, start, jacobian, bounds=(low, high), max_nfev=100)
-        )
+    starts = (np.concatenate([[y_M.mean(), bend], line_C]) for bend in BENDS)
+    found = (
+        least_squares(residuals, start, jacobian, bounds=(low, high), max_nfev=100)
+        for start in starts
+    )
     best = min(found, key=lambda result: result.cost).x
     return LogLinear(mean_C, best[2:], float(best[0]), float(best[1]))
 

@@ -34,17 +34,14 @@ TRUST = "trust"
 RANKS_ONLY = "trust ranks only"
 DO_NOT_TRUST = "do not trust"
 
-# Published: at a drift of 3.1 % levels were 1.04 / 0.97 of the trained ones, at
-# 10.5 % 0.79 / 0.75.
-SMALL_DRIFT = 0.03
-# Three times the largest of those: no reason to trust, unless the loss still
+SMALL_DRIFT = 0.03  # with published levels nearly right; see docs/validate.md
+# Three times the largest published one: no reason to trust, unless the loss still
 # falls all the way to the merge, as it does from a base that is hardly trained.
 LARGE_DRIFT = 0.3
 # Further from the base than the base is from zero: nothing of it is left.
 LOST_DRIFT = 1.0
 # Share of the loss. Frankle et al. 2020 (linear mode connectivity) call less than 2 %
-# of an error stable; mixtures of one pool lie within a few percent of each other, so a
-# quarter of that could reorder them. Sound small pools had negative barriers.
+# of an error stable; a quarter of that could reorder the mixtures of one pool.
 BARRIER = 0.005
 # Beyond, the second half of the line gains less than a third of the first.
 CURVED = 0.5
@@ -61,9 +58,8 @@ class Diagnostics(Stored):
       members: C that were examined; damaged ones are left out.
       drift: ||member - base|| / ||base||, by member.
       cosines: [C, C] between the members' differences from the base model.
-      lines: from the base model to 'uniform' and to every member: 'scale', and
-        the losses there by target: 'macro' (over all domains with text), 'macro
-        in-pool', and a member's 'own' domain.
+      lines: from the base model to 'uniform' and to every member: 'scale', and the
+        losses there by target: 'macro', 'macro in-pool', and a member's 'own' domain.
       line_barriers: how far a line is above its chord, on the macro or, if that
         is more, on the own domain.
       barriers: macro of an average minus the mean of those of its members:
@@ -124,7 +120,6 @@ def diagnose(
         raise UserError("diagnostics need dev text, and the corpus has none")
     macro_M = weighted_mean(bits_MD, targets[ALL]).tolist()
     macro = dict(zip(table.names, macro_M, strict=True))
-
     own_DC = own_units(scorer.corpus, stack.names, evaluation)
     own = {stack.names[c]: evaluation.domains[d] for d, c in np.argwhere(own_DC)}
     lines, line_barriers = {}, {}
@@ -157,9 +152,8 @@ def diagnose(
     mean_R = np.mean([nll[n] for n in members], axis=0)
     inside = IN_POOL if IN_POOL in targets else ALL
     of_scale = dict(zip(lines[UNIFORM]["scale"], lines[UNIFORM][inside], strict=True))
-    error_1D = errors(["base"], nll[UNIFORM])
-    error = resolution(error_1D, bits[UNIFORM], targets[inside], None)
-    level = macro[UNIFORM]
+    base_1D, level = errors(["base"], nll[UNIFORM]), macro[UNIFORM]
+    error = resolution(base_1D, bits[UNIFORM], targets[inside], None)
     drift_C, cosine_CC = geometry(stack)
     manifests = scorer.pool.manifests("member")
     base_digest = scorer.pool.identity["base_digest"]
@@ -213,7 +207,7 @@ def targets_with_text(
 
 
 def _scales(name: str) -> tuple[float, ...]:
-    """The points of the line from the base model to a row."""
+    """Of the line from the base model to a row."""
     return (*SCALES, BEYOND) if name == UNIFORM else SCALES
 
 
@@ -247,11 +241,7 @@ def line_table(
 
 
 def geometry(stack: StackedPool) -> tuple[np.ndarray, np.ndarray]:
-    """Drift [C], and cosines [C, C] between differences from the base model.
-
-    A member that equals the base has cosines of 0. Only a block of the pool is in
-    float64 at a time.
-    """
+    """Drift [C], and cosines [C, C]; 0 for a member that equals the base."""
     gram_CC = np.zeros((len(stack.names),) * 2)
     for d_C in jax.tree.leaves(stack.delta_C):
         step = max(1, _BLOCK_NUMBERS * d_C.shape[0] // d_C.size)
@@ -293,13 +283,11 @@ def judge(
 
     Args:
       other_base: members that were trained from another base than the pool's.
-      drift: median over members of ||member - base|| / ||base||.
-      line: the in-pool macro, bits per byte, by scale, from the base model, 0, to
-        the uniform merge, 1, and beyond.
+      drift: median over members.
+      line: the in-pool macro, bits per byte, by scale of the line to uniform.
       error: 95 % error of a difference on the in-pool macro, from the text.
-      barriers: share of the loss by which an average is above the mean of what
-        it averages, or a point of the uniform line above its chord, by name.
-      line_barriers: the same for the lines to single members.
+      barriers: of averages and the line to uniform, as shares of the loss, by name.
+      line_barriers: of the lines to single members.
     """
     broken = []  # why merges say nothing about training
     if other_base:
@@ -428,14 +416,14 @@ def within_noise(
       error_CD: standard errors of these.
       replicates: of any runs.
     """
-    known = np.flatnonzero(np.isfinite(error_CD).all(axis=0))
-    eye_DD = np.eye(error_CD.shape[1])
-    noise_D = np.array([_run_noise(replicates, eye_DD[d]) for d in known])
+    known = np.isfinite(error_CD).all(axis=0)
+    eye_DD = np.eye(error_CD.shape[1])[known]
+    noise_D = np.array([_run_noise(replicates, one_D) for one_D in eye_DD])
     spread_D = (deviation_CD[:, known] ** 2).mean(axis=0)
     # Relative to the mean over C members, which contains part of each one's noise.
     noise_D *= np.sqrt(1 - 1 / len(deviation_CD))
     error_D = (error_CD[:, known] ** 2).mean(axis=0) + noise_D**2
-    return len(known) > 0 and bool((spread_D <= Z95**2 * error_D).all())
+    return bool(known.any()) and bool((spread_D <= Z95**2 * error_D).all())
 
 
 def _run_noise(replicates: Replicates | None, weights_D: np.ndarray) -> float:

@@ -67,11 +67,9 @@ class Validation(Comparison):
       claims: for each kind of domain and predictor, over the domains that are
         not below the noise floor: mean Spearman, mean ceiling, the best
         weight-only baseline, and the difference to it, with intervals.
-      ceilings: by target, where replicates were trained.
-      ceiling_intervals: theirs; None where there is none.
-      replicate_agreement: of runs with their replicates, by target. It is no
-        upper bound: a replicate adds noise, so its Pearson correlation is near
-        the ceiling squared.
+      ceilings, ceiling_intervals: by target, where replicates were trained.
+      replicate_agreement: of runs with their replicates, by target. It is no upper
+        bound: its Pearson correlation is near the ceiling squared.
       noise: standard deviation of a run around its replicates, by target.
       replicates: how many of them `noise` and `ceilings` are computed from.
       calibration: what searches use; see validation/calibration.py.
@@ -79,11 +77,9 @@ class Validation(Comparison):
         of runs 'covered' by 90 % intervals that reach 'margin' to both sides.
       learning: mean absolute error on held-out runs with the first 'reference
         runs' of the calibration runs fitted, on the target `learning_target`.
-      budget: 'fixed' or 'sum'. With 'sum' a run on n units is n times as long: its loss
-        does not compare mixtures at equal budget, and no search uses it.
+      budget: 'fixed' or 'sum'; see docs/validate.md. No search uses runs of 'sum'.
       given: whether the user brought the runs.
-      unit: of the runs; 'unknown' if a user's are in other than bits per byte:
-        then levels mean nothing.
+      unit: of the runs; 'unknown' if levels mean nothing.
       base: bits per byte of the base model on the text of the runs, by split
         and domain.
     """
@@ -112,17 +108,8 @@ class Validation(Comparison):
         """Whether levels are comparable with those of merges."""
         return self.unit == BITS_PER_BYTE and self.budget == "fixed"
 
-    @property
-    def predictors(self) -> tuple[str, ...]:
-        """The predictors that have points."""
-        return tuple(p for p in PREDICTORS if p in self.points)
-
     def calibrated(self, names: Collection[str]) -> Calibration | None:
-        """What merges are corrected by.
-
-        None if one of these domains has no runs, or if there are fewer runs
-        than a calibration needs.
-        """
+        """What merges are corrected by; None with too few runs on these domains."""
         found = self.calibration
         enough = self.tells_levels and len(found.off) >= ENOUGH
         return found if enough and set(names) <= set(found.domains) else None
@@ -146,37 +133,33 @@ class Validation(Comparison):
         """
         if not self.tells_levels:
             return None
-        split = "test"
-        reference, predicted = (
-            {name: np.array(bits) for name, bits in self.points.get(p, {}).items()}
-            for p in ("reference", predictor)
-        )
+        split, by = "test", [self.points.get(p, {}) for p in ("reference", predictor)]
         if predictor == CALIBRATED:
             split, known = "dev", self.calibration
             reference_FD = np.array(known.reference, float)
-            reference, predicted = (
+            predicted_FD = reference_FD - known.off_FD
+            by = [
                 dict(zip(known.domains, bits_FD.T, strict=True))
-                for bits_FD in (reference_FD, reference_FD - known.off_FD)
-            )
+                for bits_FD in (reference_FD, predicted_FD)
+            ]
         needed = np.array(goal.domains)[goal.needed_D].tolist()
-        if not reference.keys() & predicted.keys() >= set(needed):
+        if not by[0].keys() & by[1].keys() >= set(needed):
             return None
-        missing_M = np.full(len(reference[needed[0]]), np.nan)
+        missing_M = np.full(len(by[0][needed[0]]), np.nan)
         if len(missing_M) < 3:
             return None
         base_D = [self.base[split].get(n, np.nan) for n in goal.domains]
         goal = dataclasses.replace(goal, base_D=np.array(base_D))
         reference_M, predicted_M = (
             goal.value(np.stack([bits.get(n, missing_M) for n in goal.domains], axis=1))
-            for bits in (reference, predicted)
+            for bits in by
         )
         off_M = reference_M - predicted_M
         deviation = np.std(off_M, ddof=1)
         if predictor == CALIBRATED:
             deviation = np.sqrt(np.mean(off_M**2))
-        if not np.isfinite(deviation):
-            return None
-        return Residual(float(deviation), len(off_M))
+        found = Residual(float(deviation), len(off_M))
+        return found if np.isfinite(deviation) else None
 
 
 def save_validation(workdir: Path, validation: Validation) -> None:
@@ -230,8 +213,8 @@ def compare(
       fitted: the runs that the calibration and the baselines are fitted on.
       replicates: on test text, of reference runs before members.
       held_out_replicates: how many of them are of the first held-out runs.
-      distributions, unit: see `Validation`; no distributions if the user brought
-        the runs.
+      distributions: none if the user brought the runs.
+      unit: see `Validation`.
       by_size: whether the budget is 'sum'.
     """
     domains, there_D = basis.evaluation.domains, held_out.measured_D
@@ -265,8 +248,9 @@ def compare(
         if replicates is None:
             continue
         first_P, second_P = (weighted_mean(r, weights[target]) for r in replicates)
-        ceilings[target] = noise_ceiling(reference_M, first_P[:some], second_P[:some])
-        noise[target] = replicate_noise(first_P[:some], second_P[:some])
+        pairs = first_P[:some], second_P[:some]
+        ceilings[target] = noise_ceiling(reference_M, *pairs)
+        noise[target] = replicate_noise(*pairs)
         if count >= ENOUGH_RUNS:
             in_P = None if in_M is None else in_M[:count]
             again[target] = agreement(second_P[:count], first_P[:count], in_P)
