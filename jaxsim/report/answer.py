@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxsim.report.table import count, listed, number, signed, target, weights
+from jaxsim.scoring.table import STANDARD_MERGES
 from jaxsim.search.result import BEST, SearchResult, is_single
 from jaxsim.search.ties import AFTER_RUNS
 from jaxsim.validation.agreement import BELOW_NOISE, ENOUGH_RUNS
@@ -21,7 +22,6 @@ from jaxsim.validation.measured import TrainedChoice, targets_of
 from jaxsim.validation.validate import Validation
 
 Lines = list[tuple[str, str]]
-STANDARD = ("uniform", "proportional", "macro")
 REPLICATES = 4  # for a first estimate of noise
 # Mixtures are rounded before they are trained; no run can resolve this difference.
 _SAME_MIXTURE = 1e-4
@@ -107,7 +107,7 @@ def ties_sentence(found: SearchResult) -> str:
         f"{basis})"
     )
     tied = [row for row in found.rows[1:] if row["tied"]]
-    standard = [r["name"] for r in tied if r["kind"] in STANDARD or is_single(r)]
+    standard = [r["name"] for r in tied if r["kind"] in STANDARD_MERGES or is_single(r)]
     if tied:
         text += f", e.g. {listed([row['name'] for row in tied[:3]])}"
     if standard:
@@ -145,7 +145,7 @@ def on_test_text(found: SearchResult) -> str:
     rivals = [
         (found.predicted(row, "test"), row["name"])
         for row in found.rows[1:]
-        if (row["kind"] in STANDARD or len(row["weights"]) == 1)
+        if (row["kind"] in STANDARD_MERGES or len(row["weights"]) == 1)
         and row["test"] is not None
     ]
     if not rivals:
@@ -384,7 +384,7 @@ def _rivals(
 ) -> Iterator[tuple[str, float]]:
     """Trained standard mixtures and the best member, and their losses."""
     for row in found.rows:
-        if row["kind"] not in STANDARD or one.has(row["weights"]):
+        if row["kind"] not in STANDARD_MERGES or one.has(row["weights"]):
             continue
         if rival := _find(row["weights"], found, chosen):
             yield f"{row['name']}, trained as {rival.reference}", rival.trained

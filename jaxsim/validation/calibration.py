@@ -15,6 +15,7 @@ import scipy.stats
 from jaxsim.scoring.ensemble import Ensemble
 from jaxsim.scoring.evaluation import SPLITS
 from jaxsim.scoring.scorer import Scorer
+from jaxsim.scoring.scores import bits_per_byte
 from jaxsim.validation.measured import (
     CALIBRATED,
     PoolLosses,
@@ -304,8 +305,7 @@ def learning(
 ) -> list[dict[str, float]]:
     """Mean absolute error on one target by the number of calibration runs.
 
-    The first n of a design are the design of n, so its prefixes show what fewer
-    runs would have given.
+    The first n of a design are the design of n: what fewer runs would have given.
     """
     measured_D = held_out.measured_D
     share_D = weights_D[measured_D] / weights_D.sum()
@@ -342,10 +342,8 @@ class Corrector:
         self, w_MC: np.ndarray, bits_MD: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
         """[M, D] to add to merges of these bits per byte on `rows`."""
-        member_CD, nats_D, ensemble = self._text(rows)
-        sums_MD = ensemble.sums(w_MC)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            average_MD = (sums_MD.T / nats_D[:, None]).T
+        member_CD, bytes_D, ensemble = self._text(rows)
+        average_MD = bits_per_byte(ensemble.sums(w_MC), bytes_D)
         return self.calibration.correction(
             Inputs(w_MC, self._own_DC, bits_MD, average_MD, member_CD)
         )
@@ -354,15 +352,12 @@ class Corrector:
         self, w_C: np.ndarray, bits_DC: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
         """[D, C] derivatives of the shift."""
-        member_CD, nats_D, ensemble = self._text(rows)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            average_DC = ensemble.slope(w_C)[1] / nats_D[:, None]
+        member_CD, bytes_D, ensemble = self._text(rows)
+        average_DC = bits_per_byte(ensemble.slope(w_C)[1], bytes_D[:, None])
         return self.calibration.slope(w_C, self._own_DC, bits_DC, average_DC, member_CD)
 
     def _text(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, Ensemble]:
-        """The members' bits per byte [C, D] on windows of one split, the nats [D] in
-        a bit per byte (0 without a window), and the ensemble.
-        """
+        """Members' bits per byte [C, D] on windows of one split, bytes, ensemble."""
         key = rows.tobytes()
         if key not in self._text_of:
             scorer, e = self._scorer, self._scorer.evaluation
@@ -370,7 +365,7 @@ class Corrector:
             bytes_D = np.bincount(e.domain_R[rows], e.bytes_R[rows], len(e.domains))
             self._text_of[key] = (
                 member_bits(scorer.standard().on(rows), split),
-                bytes_D * np.log(2.0),
+                bytes_D,
                 scorer.ensemble(rows),
             )
         return self._text_of[key]
