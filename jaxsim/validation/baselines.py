@@ -57,18 +57,12 @@ class LogLinear:
     function is nearly straight, c, a and t grow without bound. With
     x = w - mean_C the same function is level + (exp(bend slope.x) - 1) / bend:
     c is level - 1 / bend, t is bend slope, and a bend near 0 is a straight line.
-
-    Attributes:
-      mean_C: the mixture where x is 0.
-      slope_C: of the loss at that mixture, per unit of weight.
-      level: the loss there.
-      bend: one over the height of the level above c; positive.
     """
 
-    mean_C: np.ndarray
-    slope_C: np.ndarray
-    level: float
-    bend: float
+    mean_C: np.ndarray  # the mixture where x is 0
+    slope_C: np.ndarray  # of the loss at that mixture, per unit of weight
+    level: float  # the loss there
+    bend: float  # one over the height of the level above c; positive
 
     def predict(self, w_MC: np.ndarray) -> np.ndarray:
         """Losses [M] float64 of any mixtures."""

@@ -37,21 +37,13 @@ LEVEL = 0.9  # of the intervals of one more run
 
 
 class Inputs(NamedTuple):
-    """What the correction of M merges is computed from; losses are bits per byte.
-
-    Attributes:
-      w_MC: mixtures.
-      own_DC: bool, the units of each domain's own partition.
-      merge_MD: losses of the merges.
-      average_MD: of the ensembles, on the same text.
-      member_CD: of the members, on the same text.
-    """
+    """What the correction of M merges is computed from; losses are bits per byte."""
 
     w_MC: np.ndarray
-    own_DC: np.ndarray
-    merge_MD: np.ndarray
-    average_MD: np.ndarray
-    member_CD: np.ndarray
+    own_DC: np.ndarray  # bool, the units of each domain's own partition
+    merge_MD: np.ndarray  # losses of the merges
+    average_MD: np.ndarray  # of the ensembles, on the same text
+    member_CD: np.ndarray  # of the members, on the same text
 
 
 def features(x: Inputs, singles_known: bool) -> np.ndarray:
@@ -74,25 +66,17 @@ def features(x: Inputs, singles_known: bool) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """A correction of merges, and its errors, as a record holds it.
-
-    Attributes:
-      domains: D names.
-      coefficients: [D, K] of `features`, bits per byte.
-      off: [F, D] loss minus prediction for each of F runs, predicted without it,
-        on dev text: what intervals are computed from.
-      reference: [F, D] the losses of these runs.
-      shared, own: the ridges that were chosen; None leaves them out.
-      singles_known: whether a single member needs no correction.
-    """
+    """A correction of merges, and its errors, as a record holds it."""
 
     domains: list[str]
-    coefficients: Sequence[Sequence[float | None]]
+    coefficients: Sequence[Sequence[float | None]]  # [D, K] of `features`
+    # [F, D] loss minus prediction for each of F runs, predicted without it, on dev
+    # text: what intervals are computed from.
     off: Sequence[Sequence[float | None]]
-    reference: Sequence[Sequence[float | None]]
-    shared: float | None
+    reference: Sequence[Sequence[float | None]]  # [F, D] losses of these runs
+    shared: float | None  # the ridges that were chosen; None leaves them out
     own: float | None
-    singles_known: bool
+    singles_known: bool  # whether a single member needs no correction
 
     @property
     def coefficients_DK(self) -> np.ndarray:

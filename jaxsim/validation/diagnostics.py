@@ -50,46 +50,32 @@ Z95 = 1.96
 
 @dataclasses.dataclass(frozen=True)
 class Diagnostics(Stored):
-    """What a pool shows about its merges; losses in bits per byte.
-
-    Attributes:
-      verdict: 'trust', 'trust ranks only' or 'do not trust'.
-      reasons: for it, as sentences.
-      members: C that were examined; damaged ones are left out.
-      drift: ||member - base|| / ||base||, by member.
-      cosines: [C, C] between the members' differences from the base model.
-      lines: from the base model to 'uniform' and to every member: 'scale', and the
-        losses there by target: 'macro', 'macro in-pool', and a member's 'own' domain.
-      line_barriers: how far a line is above its chord, on the macro or, if that
-        is more, on the own domain.
-      barriers: macro of an average minus the mean of those of its members:
-        'uniform', and neighbors in the pool, as 'a + b'.
-      resolution: percent of the loss by which two mixtures must differ to be
-        told apart, by domain and macro; None where there is too little text.
-      below_noise: whether members differ by less than their noise in every domain.
-      windows: most windows of a domain that were scored; 0 for all.
-      replicates: pairs of runs that the training noise is computed from.
-      basis: what it was computed from.
-      notes: what an override admitted.
-    """
+    """What a pool shows about its merges; losses in bits per byte."""
 
     FILE = "validation/diagnostics.json"
     ADVICE = "delete it and run `jaxsim validate` again"
 
-    verdict: str
-    reasons: list[str]
-    members: list[str]
-    drift: dict[str, float]
-    cosines: list[list[float]]
+    verdict: str  # 'trust', 'trust ranks only' or 'do not trust'
+    reasons: list[str]  # for it, as sentences
+    members: list[str]  # C that were examined; damaged ones are left out
+    drift: dict[str, float]  # ||member - base|| / ||base||, by member
+    cosines: list[list[float]]  # [C, C] between differences from the base model
+    # From the base model to 'uniform' and to every member: 'scale', and the losses
+    # there by target: 'macro', 'macro in-pool', and a member's 'own' domain.
     lines: dict[str, dict[str, list[float]]]
+    # How far a line is above its chord, on the macro or, if more, on the own domain.
     line_barriers: dict[str, float]
+    # Macro of an average minus the mean of those of its members: 'uniform', and
+    # neighbors in the pool, as 'a + b'.
     barriers: dict[str, float]
+    # Percent of the loss by which two mixtures must differ to be told apart, by domain
+    # and macro; None where there is too little text.
     resolution: dict[str, float | None]
-    below_noise: bool
-    windows: int
-    replicates: int
+    below_noise: bool  # whether members differ by less than noise in every domain
+    windows: int  # most windows of a domain that were scored; 0 for all
+    replicates: int  # pairs of runs that the training noise is computed from
     basis: Basis
-    notes: list[str]
+    notes: list[str]  # what an override admitted
 
 
 def diagnose(

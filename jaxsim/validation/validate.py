@@ -55,53 +55,37 @@ TRAINED, GIVEN = "validation/validation.json", "validation/external.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Validation(Comparison):
-    """What `validate` found.
+    """What `validate` found."""
 
-    Attributes:
-      distributions: the part of the sampling distribution that each held-out
-        run was drawn from, or 'given'.
-      calibration_runs: names of the calibration runs, which are never held out.
-      agreement: by target and predictor (or weight-only baseline).
-      sizes: with the budget 'sum', Spearman correlations within mixtures of
-        one number of units: by number, target and predictor.
-      claims: for each kind of domain and predictor, over the domains that are
-        not below the noise floor: mean Spearman, mean ceiling, the best
-        weight-only baseline, and the difference to it, with intervals.
-      ceilings, ceiling_intervals: by target, where replicates were trained.
-      replicate_agreement: of runs with their replicates, by target. It is no upper
-        bound: its Pearson correlation is near the ceiling squared.
-      noise: standard deviation of a run around its replicates, by target.
-      replicates: how many of them `noise` and `ceilings` are computed from.
-      calibration: what searches use; see validation/calibration.py.
-      check: by target: mean absolute error of 'merge' and 'calibrated', and the share
-        of runs 'covered' by 90 % intervals that reach 'margin' to both sides.
-      learning: mean absolute error on held-out runs with the first 'reference
-        runs' of the calibration runs fitted, on the target `learning_target`.
-      budget: 'fixed' or 'sum'; see docs/validate.md. No search uses runs of 'sum'.
-      given: whether the user brought the runs.
-      unit: of the runs; 'unknown' if levels mean nothing.
-      base: bits per byte of the base model on the text of the runs, by split
-        and domain.
-    """
-
-    distributions: list[str]
-    calibration_runs: list[str]
-    agreement: dict[str, dict[str, records.Row]]
+    distributions: list[str]  # what each held-out run was drawn from, or 'given'
+    calibration_runs: list[str]  # names; they are never held out
+    agreement: dict[str, dict[str, records.Row]]  # by target and predictor or baseline
+    # With the budget 'sum', Spearman correlations within mixtures of one number of
+    # units: by number, target and predictor.
     sizes: dict[str, dict[str, records.Row]]
+    # For each kind of domain and predictor, over the domains that are not below the
+    # noise floor: mean Spearman, mean ceiling, the best weight-only baseline, and the
+    # difference to it, with intervals.
     claims: list[records.Row]
-    ceilings: dict[str, float]
+    ceilings: dict[str, float]  # by target, where replicates were trained
     ceiling_intervals: dict[str, list[float | None]]
+    # Of runs with their replicates, by target. It is no upper bound: its Pearson
+    # correlation is near the ceiling squared.
     replicate_agreement: dict[str, records.Row]
-    noise: dict[str, float]
-    replicates: int
-    calibration: Calibration
+    noise: dict[str, float]  # standard deviation of a run, by target
+    replicates: int  # that noise and ceilings are computed from
+    calibration: Calibration  # what searches use
+    # By target: mean absolute error of 'merge' and 'calibrated', and the share of runs
+    # 'covered' by 90 % intervals that reach 'margin' to both sides.
     check: dict[str, records.Row]
+    # Mean absolute error on held-out runs with the first 'reference runs' of the
+    # calibration runs fitted.
     learning: list[records.Row]
     learning_target: str
-    budget: str
-    given: bool
-    unit: str
-    base: dict[str, dict[str, float]]
+    budget: str  # 'fixed', or 'sum': no search uses these; see docs/validate.md
+    given: bool  # whether the user brought the runs
+    unit: str  # of the runs; 'unknown' if levels mean nothing
+    base: dict[str, dict[str, float]]  # bits of the base model, by split and domain
 
     @property
     def tells_levels(self) -> bool:
