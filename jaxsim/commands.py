@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxsim import corpus as corpora
 from jaxsim import records
-from jaxsim.config import Config, SearchConfig, save_config
+from jaxsim.config import Config, save_config
 from jaxsim.corpus import Corpus, open_corpus
 from jaxsim.corpus.store import CorpusRecord
 from jaxsim.distributed import is_lead, leading, on_lead
@@ -38,7 +38,7 @@ from jaxsim.report.write import last_lines, write_report
 from jaxsim.scoring.evaluation import gather
 from jaxsim.scoring.scorer import Scorer, table_name
 from jaxsim.scoring.scores import Scores
-from jaxsim.search.objective import Objective, target_weights
+from jaxsim.search.objective import Objective, objective, target_weights
 from jaxsim.search.result import load_search, save_search
 from jaxsim.search.search import search as find
 from jaxsim.search.ties import Residual
@@ -61,7 +61,7 @@ from jaxsim.validation.runs import (
     validate_external,
     validate_trained,
 )
-from jaxsim.validation.validate import Validation, load_validation, save_validation
+from jaxsim.validation.validate import load_validation, save_validation
 
 CHOSEN, CHOSEN_MIXTURES = "chosen", "chosen-mixtures"
 # Settings of the recipe that the base model is trained with, too.
@@ -253,7 +253,12 @@ def search(
             "search: ignoring validation results: they are for a different "
             "pool or text. Rerun `jaxsim validate` (it retrains nothing)"
         )
-    known = _corrector(scorer, settings, validation)
+    known = None
+    if validation is not None:
+        # Without a calibration of every domain that matters, merges are not corrected.
+        needed = objective(settings, scorer.evaluation).needed
+        if calibration := validation.calibrated(needed):
+            known = Corrector(calibration, scorer)
 
     def residual(goal: Objective) -> Residual | None:
         if validation is None:
@@ -261,12 +266,10 @@ def search(
         return validation.residual_of(goal, CALIBRATED if known else "merge")
 
     found = find(scorer, settings, table, residual, known)
-    if known is not None:
-        singles = known.calibration.singles_known
-        found = dataclasses.replace(found, singles_known=singles)
     if validation is not None:
         basis = dataclasses.replace(found.basis, others=validation.basis.others)
-        found = dataclasses.replace(found, basis=basis)
+        singles = known is not None and known.calibration.singles_known
+        found = dataclasses.replace(found, basis=basis, singles_known=singles)
     save_search(workdir, found)
     show_search(found)
     for line in last_lines(workdir):
@@ -445,19 +448,3 @@ def _table(config: Config, scorer: Scorer) -> Scores | None:
             raise
         say(f"search: ignoring the table of mixtures: {error}")
         return None
-
-
-def _corrector(
-    scorer: Scorer, settings: SearchConfig, validation: Validation | None
-) -> Corrector | None:
-    """The calibration; None if it lacks a domain of the target or a limit."""
-    if validation is None:
-        return None
-    domains = scorer.evaluation.domains
-    weights_D = target_weights(settings, scorer.evaluation)
-    needed = {
-        name for name, weight in zip(domains, weights_D, strict=True) if weight > 0
-    }
-    needed |= settings.max_regression.keys() & set(domains)
-    calibration = validation.calibrated(needed)
-    return Corrector(calibration, scorer) if calibration else None

@@ -147,8 +147,8 @@ def plain(value: Any) -> Any:
         return {str(key): plain(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
-    if hasattr(value, "item"):  # a scalar of NumPy or JAX
-        value = value.item()
+    if hasattr(value, "tolist"):  # an array or a scalar of NumPy or JAX
+        return plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -36,11 +36,7 @@ class Correction(Protocol):
 class Problem:
     """An objective on dev text, mixtures that may be chosen, and a budget.
 
-    Args:
-      scorer: of the workdir.
-      config: objective, constraints and budget.
-      correction: from merges to training, if reference runs exist.
-      table: a scored table, whose mixtures take part.
+    For the arguments, see `jaxsim.search.search.search`.
 
     Attributes:
       known: scores that a descent starts with.

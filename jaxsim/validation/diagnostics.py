@@ -18,7 +18,7 @@ from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.scores import bits_of
 from jaxsim.scoring.stack import StackedPool
 from jaxsim.scoring.table import Mixtures
-from jaxsim.scoring.targets import ALL, IN_POOL, Targets
+from jaxsim.scoring.targets import ALL, IN_POOL
 from jaxsim.search.objective import weighted_mean
 from jaxsim.search.ties import ENOUGH_DOCUMENTS
 from jaxsim.validation.agreement import replicate_noise
@@ -182,14 +182,10 @@ def targets_with_text(
 
     They sum to 1. Here a macro may be over a single domain.
     """
-    known = Targets.of(evaluation, np.isfinite(bits_MD).all(axis=0))
-    names = [n for n in evaluation.domains if n in known.kinds]
-    parts = {n: (n,) for n in names} | {IN_POOL: known.domains["in-pool"], ALL: names}
-    return {
-        name: np.array([d in part for d in evaluation.domains]) / len(part)
-        for name, part in parts.items()
-        if part
-    }
+    there_D, eye_DD = np.isfinite(bits_MD).all(axis=0), np.eye(bits_MD.shape[1])
+    parts = {evaluation.domains[d]: eye_DD[d] for d in np.flatnonzero(there_D)}
+    parts |= {IN_POOL: there_D & np.array(evaluation.in_pool), ALL: there_D}
+    return {name: x_D / x_D.sum() for name, x_D in parts.items() if x_D.any()}
 
 
 def _scales(name: str) -> tuple[float, ...]:

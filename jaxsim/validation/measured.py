@@ -177,16 +177,6 @@ def by_target(
     }
 
 
-def plain_points(
-    points: Mapping[str, Mapping[str, np.ndarray]],
-) -> dict[str, dict[str, list[float]]]:
-    """`by_target` as JSON holds it."""
-    return {
-        name: {target: values_M.tolist() for target, values_M in by.items()}
-        for name, by in points.items()
-    }
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Reference runs beside predictions, on test text."""
@@ -238,7 +228,7 @@ def compare_chosen(
         mixtures=table.w_MC.tolist(),
         targets=list(targets.all),
         kinds=list(targets.kinds.values()),
-        points=plain_points(by_target(bits, targets.weights(e.domains))),
+        points=records.plain(by_target(bits, targets.weights(e.domains))),
         basis=dataclasses.replace(predictors.basis, others=trained.basis.others),
         notes=list(predictors.notes),
     )

@@ -46,7 +46,6 @@ from jaxsim.validation.measured import (
     PredictionTable,
     Replicates,
     by_target,
-    plain_points,
 )
 
 # Files in a workdir.
@@ -126,10 +125,9 @@ class Validation(Comparison):
                 dict(zip(known.domains, bits_FD.T, strict=True))
                 for bits_FD in (reference_FD, predicted_FD)
             ]
-        needed = np.array(goal.domains)[goal.needed_D].tolist()
-        if not by[0].keys() & by[1].keys() >= set(needed):
+        if not by[0].keys() & by[1].keys() >= set(goal.needed):
             return None
-        missing_M = np.full(len(by[0][needed[0]]), np.nan)
+        missing_M = np.full(len(by[0][goal.needed[0]]), np.nan)
         if len(missing_M) < 3:
             return None
         base_D = [self.base[split].get(n, np.nan) for n in goal.domains]
@@ -252,7 +250,7 @@ def compare(
         calibration_runs=[] if fitted is None else list(fitted.names),
         targets=list(targets.all),
         kinds=list(targets.kinds.values()),
-        points=plain_points(points),
+        points=records.plain(points),
         agreement=figures,
         sizes=_within_sizes(held_out, points) if by_size else {},
         claims=claims(targets, points, rules, ceilings),
