@@ -9,7 +9,7 @@ An interval says where the value for the sampling distribution of the runs lies.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.stats
@@ -29,9 +29,6 @@ ENOUGH_PAIRS = 3  # of replicates, for an interval
 CHANCE = "random"
 RULES = ("membership", "own weight", "closeness", "best single weight",
          "number of units", CHANCE)  # fmt: skip
-
-# Takes the counts [J, M] of M runs in J samples, and returns the values [J].
-Statistic = Callable[[np.ndarray], np.ndarray]
 
 
 def agreement(
@@ -219,43 +216,43 @@ def paired_difference(
 def sample_spearman(predicted_MT: np.ndarray, reference_MT: np.ndarray) -> float:
     """The mean over T targets of the sample's Spearman correlation."""
     all_JM = np.ones((1, len(reference_MT)))
-    return float(spearman_statistic(predicted_MT, reference_MT, False)(all_JM)[0])
+    return float(spearman_of(all_JM, predicted_MT, reference_MT, False)[0])
 
 
-def spearman_statistic(
-    predicted_MT: np.ndarray, reference_MT: np.ndarray, unbiased: bool
-) -> Statistic:
-    """The mean over targets of Spearman's correlation, ties at average ranks.
+def spearman_of(
+    count_JM: np.ndarray,
+    predicted_MT: np.ndarray,
+    reference_MT: np.ndarray,
+    unbiased: bool,
+) -> np.ndarray:
+    """[J] means over targets of Spearman's correlation, ties at average ranks.
 
-    It is a sum over i, j, k of sign(x_i - x_j) sign(y_i - y_k). Those with
-    j = k belong to Kendall's correlation: without them each term is, on
-    average, what it is in the distribution (Hoeffding 1948, section 9).
+    `count_JM` is how often each run is in each of J samples. The correlation is a sum
+    over i, j, k of sign(x_i - x_j) sign(y_i - y_k). Terms with j = k belong to
+    Kendall's correlation: without them each is, on average, what it is in the
+    distribution (Hoeffding 1948, section 9).
     """
     x_MMT, y_MMT = (
         np.sign(v_MT[:, None] - v_MT[None]) for v_MT in (predicted_MT, reference_MT)
     )
-
-    def value_J(count_JM: np.ndarray) -> np.ndarray:
-        xy, xx, yy = (
-            _products(count_JM, p, q, unbiased)
-            for p, q in ((x_MMT, y_MMT), (x_MMT, x_MMT), (y_MMT, y_MMT))
-        )
-        with np.errstate(invalid="ignore", divide="ignore"):
-            mean_J: np.ndarray = (xy / np.sqrt(xx * yy)).mean(axis=1)
-        return mean_J
-
-    return value_J
+    xy, xx, yy = (
+        _products(count_JM, p, q, unbiased)
+        for p, q in ((x_MMT, y_MMT), (x_MMT, x_MMT), (y_MMT, y_MMT))
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean_J: np.ndarray = (xy / np.sqrt(xx * yy)).mean(axis=1)
+    return mean_J
 
 
 def _spearman(predicted_MT: np.ndarray, reference_MT: np.ndarray) -> np.ndarray:
     """[1 + M] mean correlations: of all runs, and without each."""
     count = len(reference_MT)
     without_JM = np.vstack([np.ones(count), 1 - np.eye(count)])
-    value_J = spearman_statistic(predicted_MT, reference_MT, True)(without_JM)
+    value_J = spearman_of(without_JM, predicted_MT, reference_MT, True)
     if abs(value_J[0]) > 1 - 1e-9:
         # Where only neighbors are swapped, the unbiased estimate is perfect and
         # shows no spread.
-        value_J = spearman_statistic(predicted_MT, reference_MT, False)(without_JM)
+        value_J = spearman_of(without_JM, predicted_MT, reference_MT, False)
     return value_J
 
 

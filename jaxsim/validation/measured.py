@@ -217,18 +217,16 @@ def compare_chosen(
     labels: Sequence[str], predictors: Scores, trained: Scores
 ) -> TrainedChoice:
     """Compares the scores of chosen mixtures with those of their runs, on test text."""
-    e, table = predictors.evaluation, predictors.table
-    bits = {p: predictors.bits_per_byte(p, "test") for p in PREDICTED}
-    bits["reference"] = trained.bits_per_byte("reference", "test")
-    targets = Targets.of(e, np.isfinite(bits["reference"]).all(axis=0))
+    found, domains = measured(predictors, trained), predictors.evaluation.domains
+    targets = Targets.of(predictors.evaluation, found.measured_D)
     return TrainedChoice(
         labels=list(labels),
-        reference_runs=list(table.names),
-        members=list(table.members),
-        mixtures=table.w_MC.tolist(),
+        reference_runs=list(found.names),
+        members=list(predictors.table.members),
+        mixtures=found.w_MC.tolist(),
         targets=list(targets.all),
         kinds=list(targets.kinds.values()),
-        points=records.plain(by_target(bits, targets.weights(e.domains))),
+        points=records.plain(by_target(found.test, targets.weights(domains))),
         basis=dataclasses.replace(predictors.basis, others=trained.basis.others),
         notes=list(predictors.notes),
     )
