@@ -26,14 +26,7 @@ from jaxsim.pool.build import PoolBuilder, follow, train_missing
 from jaxsim.pool.digests import differences
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
-from jaxsim.report import tables
-from jaxsim.report.show import (
-    show_agreement,
-    show_chosen,
-    show_diagnostics,
-    show_search,
-)
-from jaxsim.report.table import show
+from jaxsim.report import show, tables
 from jaxsim.report.write import last_lines, write_report
 from jaxsim.scoring.evaluation import gather
 from jaxsim.scoring.scorer import Scorer, table_name
@@ -154,7 +147,7 @@ def train(
     trainer = trainer or _trainer(config, workdir)
     train_missing(runs, pool, corpus, trainer, bucket)
     if is_lead():
-        show(tables.members(pool.manifests("member")))
+        show.show(tables.members(pool.manifests("member")))
 
 
 def score(
@@ -168,11 +161,11 @@ def score(
     scorer = scorer or _scorer(config, workdir, override)
     spec = config.score.mixtures if mixtures is None else mixtures
     table = scorer.table(spec) if spec else None  # refused before scoring
-    show(tables.standard_bits(scorer.standard()))
+    show.show(tables.standard_bits(scorer.standard()))
     if table is not None:
         name = table_name(spec)
         scored = scorer.score(name, table, "dev", config.score.windows)
-        show(tables.scores(scored))
+        show.show(tables.scores(scored))
         say(
             f"scores: {len(table)} mixtures in {scorer.store.folder}/"
             f"{name}.parquet; to search them: `jaxsim search "
@@ -214,7 +207,7 @@ def validate(
         return known
 
     known = diagnosed()  # it is cheap, so it comes before any training
-    show_diagnostics(known)
+    show.show_diagnostics(known)
     if given is not None:
         validation = validate_external(scorer, given)
     else:
@@ -225,7 +218,7 @@ def validate(
         if known.replicates < expected:
             diagnosed()  # new replicates of members measure noise
     save_validation(workdir, validation)
-    show_agreement(validation)
+    show.show_agreement(validation)
     used = load_validation(workdir, scorer.now())
     if validation.given and used is not None and not used.given:
         say(
@@ -271,7 +264,7 @@ def search(
         singles = known is not None and known.calibration.singles_known
         found = dataclasses.replace(found, basis=basis, singles_known=singles)
     save_search(workdir, found)
-    show_search(found)
+    show.show_search(found)
     for line in last_lines(workdir):
         say(line)
 
@@ -429,7 +422,7 @@ def _validate_chosen(
     chosen.save(workdir)
     there = (workdir / "search" / "result.json").exists()
     last_search = load_search(workdir) if there else None
-    show_chosen(chosen, last_search, load_validation(workdir))
+    show.show_chosen(chosen, last_search, load_validation(workdir))
 
 
 def _table(config: Config, scorer: Scorer) -> Scores | None:

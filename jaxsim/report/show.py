@@ -2,17 +2,34 @@
 
 import dataclasses
 
-from jaxsim.log import say
+from jaxsim.log import say, show_table
 from jaxsim.report import agreement, answer, tables, trust
-from jaxsim.report.table import marks, show
+from jaxsim.report.table import Table, marks, short
 from jaxsim.search.result import SearchResult
 from jaxsim.validation.diagnostics import Diagnostics
 from jaxsim.validation.measured import TrainedChoice
 from jaxsim.validation.validate import Validation
 
+_LONGEST = 40  # name in the first column
 _MOST_ROWS = 8
 _EXTREMES = 3  # members shown at either end
 _FOLDER = "report/tables/"
+
+
+def show(table: Table) -> None:
+    """Prints a table."""
+    columns = [c for c in table.visible if c.on_console]
+    first = columns[0]
+    show_table(
+        table.title,
+        [column.heading for column in columns],
+        [
+            [short(first.show(row[first.key]), _LONGEST)]
+            + [column.show(row[column.key]) for column in columns[1:]]
+            for row in table.rows
+        ],
+        note=table.note,
+    )
 
 
 def show_diagnostics(diagnostics: Diagnostics) -> None:

@@ -11,10 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxsim.log import show_table
 from jaxsim.scoring.table import as_text
-
-_LONGEST = 40  # name in the first column of a console table
 
 
 def formatted(value: float | None, spec: str) -> str:
@@ -232,22 +229,6 @@ class Table:
         if more and left:
             notes.append(f"{more} more rows are in {left}")
         return dataclasses.replace(self, rows=chosen, note="; ".join(notes))
-
-
-def show(table: Table) -> None:
-    """Prints a table on the console."""
-    columns = [c for c in table.visible if c.on_console]
-    first = columns[0]
-    show_table(
-        table.title,
-        [column.heading for column in columns],
-        [
-            [short(first.show(row[first.key]), _LONGEST)]
-            + [column.show(row[column.key]) for column in columns[1:]]
-            for row in table.rows
-        ],
-        note=table.note,
-    )
 
 
 def csv_text(table: Table, extra: dict[str, str]) -> str:

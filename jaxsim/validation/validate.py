@@ -116,25 +116,25 @@ class Validation(Comparison):
         """
         if not self.tells_levels:
             return None
-        split, by = "test", [self.points.get(p, {}) for p in ("reference", predictor)]
+        split, reference = "test", self.points["reference"]
+        predicted = self.points.get(predictor, {})
         if predictor == CALIBRATED:
             split, known = "dev", self.calibration
             reference_FD = np.array(known.reference, float)
-            predicted_FD = reference_FD - known.off_FD
-            by = [
-                dict(zip(known.domains, bits_FD.T, strict=True))
-                for bits_FD in (reference_FD, predicted_FD)
-            ]
-        if not by[0].keys() & by[1].keys() >= set(goal.needed):
+            reference, predicted = (
+                dict(zip(known.domains, bits_FD.T.tolist(), strict=True))
+                for bits_FD in (reference_FD, reference_FD - known.off_FD)
+            )
+        if not reference.keys() & predicted.keys() >= set(goal.needed):
             return None
-        missing_M = np.full(len(by[0][goal.needed[0]]), np.nan)
+        missing_M = np.full(len(reference[goal.needed[0]]), np.nan)
         if len(missing_M) < 3:
             return None
         base_D = [self.base[split].get(n, np.nan) for n in goal.domains]
         goal = dataclasses.replace(goal, base_D=np.array(base_D))
         reference_M, predicted_M = (
             goal.value(np.stack([bits.get(n, missing_M) for n in goal.domains], axis=1))
-            for bits in by
+            for bits in (reference, predicted)
         )
         off_M = reference_M - predicted_M
         deviation = np.std(off_M, ddof=1)

@@ -9,8 +9,8 @@ import pytest
 from jaxsim.corpus import open_corpus
 from jaxsim.pool import open_pool
 from jaxsim.report import agreement, tables
-from jaxsim.report.show import show_agreement, show_chosen, show_search
-from jaxsim.report.table import Estimate, short, show
+from jaxsim.report.show import show, show_agreement, show_chosen, show_search
+from jaxsim.report.table import Estimate, short
 from jaxsim.report.tables import constraint_words, marginal, objective, shown_mixtures
 from jaxsim.scoring.evaluation import gather
 
