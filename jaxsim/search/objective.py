@@ -66,7 +66,7 @@ class Objective:
 
     @property
     def needed(self) -> list[str]:
-        """Their names."""
+        """The names of the domains whose bits matter."""
         return np.array(self.domains)[self.needed_D].tolist()
 
     @property

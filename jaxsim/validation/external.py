@@ -51,6 +51,7 @@ def read_external_runs(
                 "(docs/validate.md converts other tools' files)"
             )
     table = read_mixtures(mixtures, members)
+    # The header is now that of the metrics.
     has_unit = "unit" in header and "unit" not in domains
     text_columns = ("name", "unit") if has_unit else ("name",)
     _, lines = read_numbers(metrics, text_columns)
