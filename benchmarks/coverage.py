@@ -27,7 +27,7 @@ from jaxsim.validation.agreement import (
     mean_spearman,
     noise_ceiling,
     paired_difference,
-    spearman_statistic,
+    spearman_of,
 )
 
 LEVEL = 0.95
@@ -170,16 +170,14 @@ def statistics(
     a_MT: np.ndarray, b_MT: np.ndarray, reference_MT: np.ndarray
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """The figures [J] of samples, which bootstraps resample."""
-    of_one = spearman_statistic(a_MT[:, :1], reference_MT[:, :1], False)
-    of_a = spearman_statistic(a_MT, reference_MT, False)
-    of_b = spearman_statistic(b_MT, reference_MT, False)
 
     def values_J(count_JM: np.ndarray) -> dict[str, np.ndarray]:
-        a_J = of_a(count_JM)
+        a_J = spearman_of(count_JM, a_MT, reference_MT, False)
+        b_J = spearman_of(count_JM, b_MT, reference_MT, False)
         return {
-            "one": of_one(count_JM),
+            "one": spearman_of(count_JM, a_MT[:, :1], reference_MT[:, :1], False),
             "mean": a_J,
-            "difference": a_J - of_b(count_JM),
+            "difference": a_J - b_J,
         }
 
     return values_J

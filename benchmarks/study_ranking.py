@@ -9,6 +9,7 @@ from benchmarks.study_workdir import INSIDE, OUTSIDE, TREES, Workdir, plain
 from jaxsim.records import Row
 from jaxsim.scoring.targets import IN_POOL, OUT_OF_POOL
 from jaxsim.validation.agreement import RULES, agreement, mean_spearman
+from jaxsim.validation.measured import PREDICTORS
 
 
 def scopes(work: Workdir) -> dict[str, list[str]]:
@@ -45,7 +46,8 @@ def ranking(work: Workdir) -> dict[str, Any]:
 
 def names(work: Workdir) -> list[str]:
     """Predictors, then the weight-only baselines."""
-    return [*work.validation.predictors, TREES, *RULES]
+    known = [p for p in PREDICTORS if p in work.validation.points]
+    return [*known, TREES, *RULES]
 
 
 def _row(work: Workdir, name: str, targets: Sequence[str]) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from jaxsim.scoring.targets import Targets
 from jaxsim.search.objective import weighted_mean
 from jaxsim.validation.agreement import BELOW_NOISE, Interval, is_in, predictions
 from jaxsim.validation.baselines import from_weights
-from jaxsim.validation.diagnostics import Diagnostics, load_diagnostics
+from jaxsim.validation.diagnostics import Diagnostics
 from jaxsim.validation.measured import (
     PoolLosses,
     PredictionTable,
@@ -54,7 +54,7 @@ class Workdir:
 
     @functools.cached_property
     def diagnostics(self) -> Diagnostics | None:
-        return load_diagnostics(self.path)
+        return Diagnostics.load(self.path)
 
     @functools.cached_property
     def winner(self) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxsim import corpus as corpora
 from jaxsim import records
-from jaxsim.config import Config, SearchConfig, save_config
+from jaxsim.config import Config, save_config
 from jaxsim.corpus import Corpus, open_corpus
 from jaxsim.corpus.store import CorpusRecord
 from jaxsim.distributed import is_lead, leading, on_lead
@@ -26,12 +26,12 @@ from jaxsim.pool.build import PoolBuilder, follow, train_missing
 from jaxsim.pool.digests import differences
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
-from jaxsim.report import show
+from jaxsim.report import show, tables
 from jaxsim.report.write import last_lines, write_report
 from jaxsim.scoring.evaluation import gather
 from jaxsim.scoring.scorer import Scorer, table_name
 from jaxsim.scoring.scores import Scores
-from jaxsim.search.objective import Objective, target_weights
+from jaxsim.search.objective import Objective, objective, target_weights
 from jaxsim.search.result import load_search, save_search
 from jaxsim.search.search import search as find
 from jaxsim.search.ties import Residual
@@ -43,11 +43,10 @@ from jaxsim.train import (
     recipe_trainer,
     reference_run,
 )
-from jaxsim.validation import diagnostics
 from jaxsim.validation.calibration import Corrector
-from jaxsim.validation.chosen import compare_chosen, save_chosen
+from jaxsim.validation.diagnostics import FEW_WINDOWS, Diagnostics, diagnose
 from jaxsim.validation.external import read_external_runs, read_mixtures
-from jaxsim.validation.measured import CALIBRATED
+from jaxsim.validation.measured import CALIBRATED, compare_chosen
 from jaxsim.validation.runs import (
     mixture_table,
     replicate_pairs,
@@ -55,7 +54,7 @@ from jaxsim.validation.runs import (
     validate_external,
     validate_trained,
 )
-from jaxsim.validation.validate import Validation, load_validation, save_validation
+from jaxsim.validation.validate import load_validation, save_validation
 
 CHOSEN, CHOSEN_MIXTURES = "chosen", "chosen-mixtures"
 # Settings of the recipe that the base model is trained with, too.
@@ -148,7 +147,7 @@ def train(
     trainer = trainer or _trainer(config, workdir)
     train_missing(runs, pool, corpus, trainer, bucket)
     if is_lead():
-        show.show_pool(pool)
+        show.show(tables.members(pool.manifests("member")))
 
 
 def score(
@@ -162,10 +161,11 @@ def score(
     scorer = scorer or _scorer(config, workdir, override)
     spec = config.score.mixtures if mixtures is None else mixtures
     table = scorer.table(spec) if spec else None  # refused before scoring
-    show.show_members(scorer.standard())
+    show.show(tables.standard_bits(scorer.standard()))
     if table is not None:
         name = table_name(spec)
-        show.show_scores(scorer.score(name, table, "dev", config.score.windows))
+        scored = scorer.score(name, table, "dev", config.score.windows)
+        show.show(tables.scores(scored))
         say(
             f"scores: {len(table)} mixtures in {scorer.store.folder}/"
             f"{name}.parquet; to search them: `jaxsim search "
@@ -200,11 +200,10 @@ def validate(
     if runs is not None:
         given = read_external_runs(*runs, scorer.members, scorer.evaluation.domains)
 
-    def diagnosed() -> diagnostics.Diagnostics:
-        windows = config.score.windows or diagnostics.FEW_WINDOWS
-        pairs = replicate_pairs(config, scorer)
-        known = diagnostics.diagnose(scorer, windows, pairs)
-        diagnostics.save_diagnostics(workdir, known)
+    def diagnosed() -> Diagnostics:
+        windows = config.score.windows or FEW_WINDOWS
+        known = diagnose(scorer, windows, replicate_pairs(config, scorer))
+        known.save(workdir)
         return known
 
     known = diagnosed()  # it is cheap, so it comes before any training
@@ -247,7 +246,12 @@ def search(
             "search: ignoring validation results: they are for a different "
             "pool or text. Rerun `jaxsim validate` (it retrains nothing)"
         )
-    known = _corrector(scorer, settings, validation)
+    known = None
+    if validation is not None:
+        # Without a calibration of every domain that matters, merges are not corrected.
+        needed = objective(settings, scorer.evaluation).needed
+        if calibration := validation.calibrated(needed):
+            known = Corrector(calibration, scorer)
 
     def residual(goal: Objective) -> Residual | None:
         if validation is None:
@@ -255,12 +259,10 @@ def search(
         return validation.residual_of(goal, CALIBRATED if known else "merge")
 
     found = find(scorer, settings, table, residual, known)
-    if known is not None:
-        singles = known.calibration.singles_known
-        found = dataclasses.replace(found, singles_known=singles)
     if validation is not None:
         basis = dataclasses.replace(found.basis, others=validation.basis.others)
-        found = dataclasses.replace(found, basis=basis)
+        singles = known is not None and known.calibration.singles_known
+        found = dataclasses.replace(found, basis=basis, singles_known=singles)
     save_search(workdir, found)
     show.show_search(found)
     for line in last_lines(workdir):
@@ -415,7 +417,7 @@ def _validate_chosen(
     trained = scorer.score_entries(CHOSEN, names, "test")
     predicted = scorer.score(CHOSEN_MIXTURES, table, "test")
     chosen = compare_chosen(asked.names, predicted, trained)
-    save_chosen(workdir, chosen)
+    chosen.save(workdir)
     there = (workdir / "search" / "result.json").exists()
     last_search = load_search(workdir) if there else None
     show.show_chosen(chosen, last_search, load_validation(workdir))
@@ -437,19 +439,3 @@ def _table(config: Config, scorer: Scorer) -> Scores | None:
             raise
         say(f"search: ignoring the table of mixtures: {error}")
         return None
-
-
-def _corrector(
-    scorer: Scorer, settings: SearchConfig, validation: Validation | None
-) -> Corrector | None:
-    """The calibration; None if it lacks a domain of the target or a limit."""
-    if validation is None:
-        return None
-    domains = scorer.evaluation.domains
-    weights_D = target_weights(settings, scorer.evaluation)
-    needed = {
-        name for name, weight in zip(domains, weights_D, strict=True) if weight > 0
-    }
-    needed |= settings.max_regression.keys() & set(domains)
-    calibration = validation.calibrated(needed)
-    return Corrector(calibration, scorer) if calibration else None

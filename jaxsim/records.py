@@ -19,7 +19,7 @@ import typing
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal, TypeVar
+from typing import IO, Annotated, Any, Literal, Self, TypeVar
 
 from jaxsim.errors import DamagedError, UserError
 
@@ -91,6 +91,27 @@ def load(path: Path, kind: type[T], advice: str) -> T:
     return parse(text, kind, path, advice)
 
 
+class Stored:
+    """A record that has one file of its own in a workdir.
+
+    Attributes:
+      FILE: its path in the workdir.
+      ADVICE: what to do if it cannot be used; see `load`.
+    """
+
+    FILE = ADVICE = ""
+
+    def save(self, workdir: Path) -> None:
+        """Replaces the file."""
+        save(workdir / self.FILE, self)
+
+    @classmethod
+    def load(cls, workdir: Path) -> Self | None:
+        """What the file holds, if there is one; raises as `load` does."""
+        path = workdir / cls.FILE
+        return load(path, cls, cls.ADVICE) if path.exists() else None
+
+
 def parse(text: str, kind: type[T], where: Path | str, advice: str) -> T:
     """Reads a record from its text, as `load` does; `where` it is from."""
     try:
@@ -126,8 +147,8 @@ def plain(value: Any) -> Any:
         return {str(key): plain(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
-    if hasattr(value, "item"):  # a scalar of NumPy or JAX
-        value = value.item()
+    if hasattr(value, "tolist"):  # an array or a scalar of NumPy or JAX
+        return plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -21,8 +21,8 @@ from jaxsim.pool.digests import file_digests, params_digest
 from jaxsim.scoring import Scorer, evaluator
 from jaxsim.search.result import load_search
 from jaxsim.search.ties import AFTER_RUNS, BEFORE_RUNS
-from jaxsim.validation.chosen import load_chosen
-from jaxsim.validation.validate import load_given, load_validation
+from jaxsim.validation.measured import TrainedChoice
+from jaxsim.validation.validate import GIVEN, load_validation
 
 SOLO = "pool/members/solo"
 BY_TABLE = "--config.search.method=table"
@@ -352,7 +352,7 @@ def test_validate_trains_the_chosen_mixture(complete, workdir, jaxsim, work):
     option = f"--mixtures={workdir / 'search' / 'best.csv'}"
     assert jaxsim("validate", option) == (0, ANY)
     (name,) = [n for n in work if n.startswith("reference-")][:1]
-    chosen = load_chosen(workdir)
+    chosen = TrainedChoice.load(workdir)
     assert chosen.labels == [best["name"]] and chosen.reference_runs == [name]
     manifest = open_pool(workdir).manifest(name)
     assert manifest.mixture == best["weights"]
@@ -410,7 +410,8 @@ def test_runs_of_the_user_beside_trained_reference_runs(complete, project, tmp_p
     assert cli.main(["validate", *options, reference_runs]) == 0
     assert (workdir / "validation" / "validation.json").read_bytes() == trained
     assert not load_validation(workdir).given
-    assert load_given(workdir).points["reference"]["outside"] == [3, 2, 2.5]
+    given = load_validation(workdir, files=[GIVEN])
+    assert given.points["reference"]["outside"] == [3, 2, 2.5]
     assert cli.main(["report", *options]) == 0
     page = (workdir / "report" / "index.html").read_text()
     assert "Your runs" in page

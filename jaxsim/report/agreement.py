@@ -25,8 +25,14 @@ from jaxsim.report.table import (
 from jaxsim.scoring.targets import KINDS
 from jaxsim.search.result import SearchResult
 from jaxsim.validation.agreement import ENOUGH_RUNS, RULES, corrected
-from jaxsim.validation.chosen import TrainedChoice
-from jaxsim.validation.measured import BASELINES, CALIBRATED, PREDICTED, targets_of
+from jaxsim.validation.measured import (
+    BASELINES,
+    CALIBRATED,
+    PREDICTED,
+    PREDICTORS,
+    TrainedChoice,
+    targets_of,
+)
 from jaxsim.validation.validate import Validation
 
 REPLICATE = "replicate"
@@ -74,8 +80,10 @@ def agreement(validation: Validation) -> Table:
     ]
     columns = (
         text_column("on", "on"),
-        text_column("label", "predictor"),
-        *map(Column, ("predictor", "is_rule", "reference_runs")),
+        text_column("label", "predictor", get=lambda row: label(row["predictor"])),
+        Column("predictor"),
+        Column("is_rule", get=lambda row: row["predictor"] in RULES),
+        Column("reference_runs", get=lambda row: len(validation.reference_runs)),
         *FIGURES,
         *map(Column, ("gain_share", "ceiling")),
     )
@@ -86,27 +94,23 @@ def agreement(validation: Validation) -> Table:
 
 def _agreement_rows(
     validation: Validation, title: str, names: Sequence[str]
-) -> Iterator[tuple[Any, ...]]:
+) -> Iterator[dict[str, Any]]:
     again = validation.replicate_agreement
     known = {n: {**validation.agreement[n], REPLICATE: again.get(n)} for n in names}
-    for predictor in (*validation.predictors, *RULES, REPLICATE):
+    for predictor in (*PREDICTORS, *RULES, REPLICATE):
         rows = {n: row for n in names if (row := known[n].get(predictor))}
         if not rows:
             continue
         each = [_figures(validation, n, predictor, row) for n, row in rows.items()]
-        spearman, *others = (_mean([found[key] for found in each]) for key in _KEYS)
+        shown = {key: _mean([found[key] for found in each]) for key in _KEYS}
         lone = rows[names[0]] if len(names) == 1 else {}
-        yield (
-            title,
-            label(predictor),
-            predictor,
-            predictor in RULES,
-            len(validation.reference_runs),
-            Estimate(spearman, lone.get("interval")),
-            *others,
-            lone.get("gain_share"),
-            validation.ceilings.get(names[0]) if lone else None,
-        )
+        yield shown | {
+            "on": title,
+            "predictor": predictor,
+            "spearman": Estimate(shown["spearman"], lone.get("interval")),
+            "gain_share": lone.get("gain_share"),
+            "ceiling": validation.ceilings.get(names[0]) if lone else None,
+        }
 
 
 def _figures(
@@ -117,24 +121,24 @@ def _figures(
     Levels mean nothing for a weight-only baseline, or in an unknown unit. A target
     below the noise floor has no Spearman divided by its ceiling.
     """
-    keys = _OF_REPLICATES if predictor == REPLICATE else _KEYS
-    found = {k: float(row[k]) for k in keys if row.get(k) is not None}
-    if predictor != REPLICATE:
+    found = {k: np.nan if row.get(k) is None else float(row[k]) for k in _KEYS}
+    blank: Sequence[str] = ()
+    if predictor == REPLICATE:
+        blank = [key for key in _KEYS if key not in _OF_REPLICATES]
+    else:
         ceiling = validation.ceilings.get(name, np.nan)
         found["corrected"] = corrected(found["spearman"], ceiling)
-    blank = set()
-    if predictor in RULES:
-        blank = {"slope", "offset"}
-    if predictor in BASELINES:  # fitted on dev text, compared on test text
-        blank = {"offset"}
-    if validation.unit == "unknown":
-        blank = {"slope", "offset", "regret", "gain"}
-    return {k: np.nan if k in blank else found.get(k, np.nan) for k in _KEYS}
+        if validation.unit == "unknown":
+            blank = ("slope", "offset", "regret", "gain")
+        elif predictor in BASELINES:  # fitted on dev text, compared on test text
+            blank = ("offset",)
+        elif predictor in RULES:
+            blank = ("slope", "offset")
+    return found | dict.fromkeys(blank, np.nan)
 
 
 def _mean(values: Sequence[float]) -> float:
-    finite = [v for v in values if np.isfinite(v)]
-    return float(np.mean(finite)) if finite else float("nan")
+    return float(np.mean([v for v in values if np.isfinite(v)] or [np.nan]))
 
 
 def claims(validation: Validation) -> Table:

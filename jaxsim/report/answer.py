@@ -11,20 +11,18 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
 
 from jaxsim.report.table import count, listed, number, signed, target, weights
+from jaxsim.scoring.table import STANDARD_MERGES
 from jaxsim.search.result import BEST, SearchResult, is_single
 from jaxsim.search.ties import AFTER_RUNS
 from jaxsim.validation.agreement import BELOW_NOISE, ENOUGH_RUNS
-from jaxsim.validation.chosen import TrainedChoice
-from jaxsim.validation.measured import targets_of
+from jaxsim.validation.calibration import LEVEL, reach_of
+from jaxsim.validation.measured import TrainedChoice, targets_of
 from jaxsim.validation.validate import Validation
 
 Lines = list[tuple[str, str]]
-STANDARD = ("uniform", "proportional", "macro")
 REPLICATES = 4  # for a first estimate of noise
-RANGE = 0.9  # level of the range of one more run
 # Mixtures are rounded before they are trained; no run can resolve this difference.
 _SAME_MIXTURE = 1e-4
 
@@ -109,7 +107,7 @@ def ties_sentence(found: SearchResult) -> str:
         f"{basis})"
     )
     tied = [row for row in found.rows[1:] if row["tied"]]
-    standard = [r["name"] for r in tied if r["kind"] in STANDARD or is_single(r)]
+    standard = [r["name"] for r in tied if r["kind"] in STANDARD_MERGES or is_single(r)]
     if tied:
         text += f", e.g. {listed([row['name'] for row in tied[:3]])}"
     if standard:
@@ -147,7 +145,7 @@ def on_test_text(found: SearchResult) -> str:
     rivals = [
         (found.predicted(row, "test"), row["name"])
         for row in found.rows[1:]
-        if (row["kind"] in STANDARD or len(row["weights"]) == 1)
+        if (row["kind"] in STANDARD_MERGES or len(row["weights"]) == 1)
         and row["test"] is not None
     ]
     if not rivals:
@@ -324,14 +322,8 @@ def usual(validation: Validation, aim: Mapping[str, float]) -> Usual | None:
         return None
     gaps = [run.trained - run.merge for run in runs_on(validation, aim)]
     offset = float(np.mean(gaps))
-    reach = reach_of(residual.deviation, residual.reference_runs)
+    reach = reach_of(residual.deviation**2, residual.reference_runs)
     return Usual(offset - reach, offset + reach, residual.reference_runs)
-
-
-def reach_of(deviation: float, runs: int) -> float:
-    """Half the width of the range of one more run, by Student's t."""
-    quantile = scipy.stats.t.ppf((1 + RANGE) / 2, runs - 1)
-    return float(quantile * deviation * np.sqrt(1 + 1 / runs))
 
 
 def _trained_best(
@@ -381,7 +373,7 @@ def _gap(one: Trained, known: Usual | None) -> str:
     if known.low <= gap <= known.high:
         place = "within"
     return (
-        f"{text}, {place} the {RANGE:.0%} range of one more run "
+        f"{text}, {place} the {LEVEL:.0%} range of one more run "
         f"({signed(known.low)} to {signed(known.high)}, from "
         f"{count(known.reference_runs, 'held-out run')})."
     )
@@ -392,7 +384,7 @@ def _rivals(
 ) -> Iterator[tuple[str, float]]:
     """Trained standard mixtures and the best member, and their losses."""
     for row in found.rows:
-        if row["kind"] not in STANDARD or one.has(row["weights"]):
+        if row["kind"] not in STANDARD_MERGES or one.has(row["weights"]):
             continue
         if rival := _find(row["weights"], found, chosen):
             yield f"{row['name']}, trained as {rival.reference}", rival.trained

@@ -20,16 +20,15 @@ from jaxsim.scoring.evaluation import current_basis
 from jaxsim.scoring.scorer import STANDARD
 from jaxsim.scoring.store import ScoreStore
 from jaxsim.search.result import load_search
-from jaxsim.validation.chosen import load_chosen
-from jaxsim.validation.diagnostics import load_diagnostics
-from jaxsim.validation.validate import GIVEN, TRAINED, load_given, load_validation
+from jaxsim.validation.diagnostics import Diagnostics
+from jaxsim.validation.measured import TrainedChoice
+from jaxsim.validation.validate import GIVEN, TRAINED, load_validation
 
 KINDS = ("member", "reference", "replicate")
 BASE = "base"
 _SOURCES = (
     "corpus/corpus.json", "base/manifest.json", "pool/pool.json",
-    f"scores/{STANDARD}.parquet", "validation/diagnostics.json",
-    f"validation/{TRAINED}", f"validation/{GIVEN}", "validation/chosen.json",
+    f"scores/{STANDARD}.parquet", Diagnostics.FILE, TRAINED, GIVEN, TrainedChoice.FILE,
     "search/result.json",
 )  # fmt: skip
 
@@ -68,12 +67,13 @@ class ReportData:
         has_scores = STANDARD in self.store.names()
         self.standard = self.store.record(STANDARD) if has_scores else None
         self.in_pool, self.bits = _bits(self.store) if has_scores else ({}, {})
-        self.diagnostics = load_diagnostics(workdir)
-        self.validation, self.given = load_validation(workdir), load_given(workdir)
-        if self.validation is not None and self.validation.given:
-            self.given = None  # they are the same
+        self.diagnostics = Diagnostics.load(workdir)
+        self.validation = load_validation(workdir)
+        self.given = None
+        if self.validation is not None and not self.validation.given:
+            self.given = load_validation(workdir, files=[GIVEN])
         self.found = load_search(workdir) if "search/result.json" in there else None
-        self.chosen = load_chosen(workdir)
+        self.chosen = TrainedChoice.load(workdir)
         self.sources = {
             path: hashlib.sha256(file.read_bytes()).hexdigest()
             for path, file in there.items()

@@ -2,34 +2,34 @@
 
 import dataclasses
 
-from jaxsim.log import say
-from jaxsim.pool import Pool
+from jaxsim.log import say, show_table
 from jaxsim.report import agreement, answer, tables, trust
-from jaxsim.report.table import marks, show
-from jaxsim.scoring.scores import Scores
+from jaxsim.report.table import Table, marks, short
 from jaxsim.search.result import SearchResult
-from jaxsim.validation.chosen import TrainedChoice
 from jaxsim.validation.diagnostics import Diagnostics
+from jaxsim.validation.measured import TrainedChoice
 from jaxsim.validation.validate import Validation
 
+_LONGEST = 40  # name in the first column
 _MOST_ROWS = 8
 _EXTREMES = 3  # members shown at either end
 _FOLDER = "report/tables/"
 
 
-def show_pool(pool: Pool) -> None:
-    """Prints data and cost of each member."""
-    show(tables.members(pool.manifests("member")))
-
-
-def show_members(scores: Scores) -> None:
-    """Prints the losses of the standard mixtures."""
-    show(tables.standard_bits(scores))
-
-
-def show_scores(scores: Scores) -> None:
-    """Prints the best rows of a table by the merge, and the standard mixtures."""
-    show(tables.scores(scores))
+def show(table: Table) -> None:
+    """Prints a table."""
+    columns = [c for c in table.visible if c.on_console]
+    first = columns[0]
+    show_table(
+        table.title,
+        [column.heading for column in columns],
+        [
+            [short(first.show(row[first.key]), _LONGEST)]
+            + [column.show(row[column.key]) for column in columns[1:]]
+            for row in table.rows
+        ],
+        note=table.note,
+    )
 
 
 def show_diagnostics(diagnostics: Diagnostics) -> None:

@@ -11,10 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxsim.log import show_table
 from jaxsim.scoring.table import as_text
-
-_LONGEST = 40  # name in the first column of a console table
 
 
 def formatted(value: float | None, spec: str) -> str:
@@ -153,24 +150,16 @@ class Estimate(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """One column.
+    """One column; without a heading, it is in the CSV alone."""
 
-    Attributes:
-      key: of the row, and the header in a CSV.
-      heading: on console and page; empty for a column of the CSV alone.
-      show: a value as text.
-      get: the value, from what a row is about, or the name of the item or attribute
-        that it is; by default `key`.
-      is_text: whether it is aligned to the left.
-      on_console: whether a console has room for it.
-    """
-
-    key: str
-    heading: str = ""
-    show: Callable[[Any], str] = str
+    key: str  # of the row, and the header in a CSV
+    heading: str = ""  # on console and page
+    show: Callable[[Any], str] = str  # a value as text
+    # The value, from what a row is about, or the name of the item or attribute that it
+    # is; by default `key`.
     get: Callable[[Any], Any] | str = ""
-    is_text: bool = False
-    on_console: bool = True
+    is_text: bool = False  # aligned to the left
+    on_console: bool = True  # whether a console has room for it
 
     def value(self, thing: Any) -> Any:
         """The value, from what a row is about."""
@@ -186,21 +175,13 @@ bits_column = functools.partial(Column, show=number)
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows of raw values under columns.
-
-    Attributes:
-      title: above it.
-      columns: in order; the first one names the row.
-      rows: values by the key of their column.
-      note: below it.
-      style: of a row on the page, as a CSS class.
-    """
+    """Rows of raw values under columns."""
 
     title: str
-    columns: tuple[Column, ...]
-    rows: tuple[Mapping[str, Any], ...]
+    columns: tuple[Column, ...]  # in order; the first one names the row
+    rows: tuple[Mapping[str, Any], ...]  # values by the key of their column
     note: str = ""
-    style: Callable[[Mapping[str, Any]], str] = lambda row: ""
+    style: Callable[[Mapping[str, Any]], str] = lambda row: ""  # a CSS class
 
     @classmethod
     def of(
@@ -248,22 +229,6 @@ class Table:
         if more and left:
             notes.append(f"{more} more rows are in {left}")
         return dataclasses.replace(self, rows=chosen, note="; ".join(notes))
-
-
-def show(table: Table) -> None:
-    """Prints a table on the console."""
-    columns = [c for c in table.visible if c.on_console]
-    first = columns[0]
-    show_table(
-        table.title,
-        [column.heading for column in columns],
-        [
-            [short(first.show(row[first.key]), _LONGEST)]
-            + [column.show(row[column.key]) for column in columns[1:]]
-            for row in table.rows
-        ],
-        note=table.note,
-    )
 
 
 def csv_text(table: Table, extra: dict[str, str]) -> str:

@@ -12,7 +12,6 @@ from jaxsim.corpus import Corpus
 from jaxsim.corpus.prepare import left_out
 from jaxsim.pool import Manifest
 from jaxsim.report import agreement as runs
-from jaxsim.report.answer import STANDARD
 from jaxsim.report.data import BASE, ReportData
 from jaxsim.report.summary import summarize
 from jaxsim.report.table import (
@@ -33,6 +32,7 @@ from jaxsim.report.table import (
 )
 from jaxsim.scoring.evaluation import SPLITS
 from jaxsim.scoring.scores import Scores
+from jaxsim.scoring.table import STANDARD_MERGES
 from jaxsim.scoring.targets import Targets
 from jaxsim.search.result import SearchResult, is_single
 from jaxsim.validation.diagnostics import Diagnostics
@@ -243,7 +243,8 @@ def shown_mixtures(found: SearchResult, most: int, file: str = "") -> Table:
     rest = [
         i
         for i, row in enumerate(rows)
-        if i not in tied and (not row["tied"] or row["kind"] in STANDARD or i == single)
+        if i not in tied
+        and (not row["tied"] or row["kind"] in STANDARD_MERGES or i == single)
     ]
     return mixtures(found).take(tied + rest, file)
 

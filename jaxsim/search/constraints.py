@@ -187,21 +187,14 @@ def _limits_of(
 
 @dataclasses.dataclass
 class Binding:
-    """A limit that a mixture has reached.
-
-    Attributes:
-      kind: 'min_weight', 'max_weight', 'supply', 'divergence', 'sources' or
-        'max_regression'.
-      limit, value: shares, nats, a number of partitions, or bits per byte.
-      gain: bits of the objective that `step` would win, to first order, if known.
-    """
+    """A limit that a mixture has reached."""
 
     name: str  # of a member, partition, group or domain; '' for a limit on all
-    kind: str
-    limit: float
+    kind: str  # that of a `Limit`, 'divergence', 'sources' or 'max_regression'
+    limit: float  # a share, nats, a number of partitions, or bits per byte
     value: float
     step: str = ""  # a relaxation, in words
-    gain: float | None = None
+    gain: float | None = None  # bits of the objective that it would win, if known
 
 
 def binding(feasible: Feasible, w_C: np.ndarray, slope: Slope) -> list[Binding]:

@@ -65,6 +65,11 @@ class Objective:
         return self.used_D | self.limited_D
 
     @property
+    def needed(self) -> list[str]:
+        """The names of the domains whose bits matter."""
+        return np.array(self.domains)[self.needed_D].tolist()
+
+    @property
     def limit_D(self) -> np.ndarray:
         """The most bits per byte [D]; inf or NaN without a limit."""
         return self.base_D * (1 + self.max_regression_D)

@@ -1,12 +1,11 @@
 """A descent to a low point of a loss of mixtures, within a budget.
 
 `descend` is sequential quadratic programming. It minimizes a quadratic model around
-the best mixture so far and evaluates the derivatives at the minimum. The model's
-curvature comes from successive derivatives (BFGS with Powell's damping; Nocedal and
-Wright, Numerical Optimization, 2006, procedure 18.2). If a step is no better, its
-tangents join the model, as in a bundle method. So there is no line search: every step
-costs one gradient. An objective that is a maximum stays one in the model, piece by
-piece.
+the best mixture so far and evaluates the derivatives at the minimum. The curvature
+comes from successive derivatives (BFGS with Powell's damping; Nocedal and Wright,
+Numerical Optimization, 2006, procedure 18.2). If a step is no better, its tangents join
+the model, as in a bundle method. So there is no line search: every step costs one
+gradient.
 
 The unit of cost is one mixture on all windows that the objective needs.
 """

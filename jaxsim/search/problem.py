@@ -20,11 +20,7 @@ _GRADIENTS = 100  # most gradients for the minimum of the ensemble
 
 
 class Correction(Protocol):
-    """What to add to the bits per byte of merges, on the windows `rows`.
-
-    A search knows nothing of reference runs. This tells it how far training is
-    expected to lie from a merge.
-    """
+    """How far training is expected to lie from merges, on the windows `rows`."""
 
     def shift(
         self, w_MC: np.ndarray, bits_MD: np.ndarray, rows: np.ndarray
@@ -40,11 +36,7 @@ class Correction(Protocol):
 class Problem:
     """An objective on dev text, mixtures that may be chosen, and a budget.
 
-    Args:
-      scorer: of the workdir.
-      config: objective, constraints and budget.
-      correction: from merges to training, if reference runs exist.
-      table: a scored table, whose mixtures take part.
+    For the arguments, see `jaxsim.search.search.search`.
 
     Attributes:
       known: scores that a descent starts with.
@@ -133,8 +125,7 @@ class Problem:
     def ensemble_values(self, w_MC: np.ndarray) -> np.ndarray:
         """The penalized objective of the ensemble [M].
 
-        It runs no model once the members' token probabilities are known, so a search
-        can score a hundred thousand mixtures before it scores a merge.
+        It runs no model once the members' token probabilities are known.
         """
         bits_MD = bits_per_byte(self._ensemble.sums(w_MC), self.bytes_D)
         return self.objective.penalised(bits_MD)

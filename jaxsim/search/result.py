@@ -53,18 +53,7 @@ class Marginal(TypedDict, total=False):
 
 @dataclasses.dataclass(frozen=True)
 class SearchResult:
-    """The answer to a search, as the report and programs read it.
-
-    Attributes:
-      singles_known: whether reference runs are as long as members, so that a single
-        member is its own reference run; only known with reference runs.
-      binding: limits that the best mixture has reached, see `constraints.Binding`.
-      constraints: what the mixture had to keep, in words.
-      domains: bits per byte on dev text of every domain that matters: 'best', 'base'
-        and, with a regression limit, 'limit'.
-      epochs: epochs of each member's source in the planned run, if there is one.
-      warnings: what to know before the best mixture is trained.
-    """
+    """The answer to a search, as the report and programs read it."""
 
     target: dict[str, float]  # weight of each domain in the objective
     table: str  # the scored table whose rows were among the candidates, or ''
@@ -79,11 +68,19 @@ class SearchResult:
     evaluations: float = 0.0  # spent; a gradient counts as three
     tokens: int = 0  # the same in evaluation tokens
     calibrated: bool = False  # whether reference runs corrected the merges
+    # Whether reference runs are as long as members, so that a single member is its own
+    # reference run; only known with reference runs.
     singles_known: bool = False
+    # Limits that the best mixture has reached, see `constraints.Binding`.
     binding: list[records.Row] = dataclasses.field(default_factory=list)
+    # What the mixture had to keep, in words.
     constraints: list[str] = dataclasses.field(default_factory=list)
+    # Bits per byte on dev text of every domain that matters: 'best', 'base' and, with a
+    # regression limit, 'limit'.
     domains: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    # Of each member's source in the planned run, if there is one.
     epochs: dict[str, float] = dataclasses.field(default_factory=dict)
+    # What to know before the best mixture is trained.
     warnings: list[str] = dataclasses.field(default_factory=list)
     marginal: Annotated[dict[str, Any], Marginal] = dataclasses.field(
         default_factory=dict

@@ -1,28 +1,8 @@
 """Which mixtures cannot be told apart from the best: a simultaneous set.
 
-All mixtures are scored on the same windows, so differences are paired. Mixture i ties
-unless chance does not explain how much worse it is than the lowest of ALL candidates.
-If i were the true best, its observed distance to the lowest value would be at most
-
-    max_j (e_i - e_j - d_j),    e: errors,  d_j <= (true j) - (true best),
-
-so i is kept if its distance is at most a quantile of that variable. The draws give it
-for every i in one pass: the maximum over j is e_i minus the lowest e_j + d_j of the
-draw. This inverts a test for each candidate (multiple comparisons with the best, Hsu
-1984). So it assumes nothing about which candidate was selected as the lowest, and needs
-one quantile per candidate instead of one per pair. Taking d_j = 0 is valid, but lets
-candidates that are far worse widen the set; instead, d_j is a simultaneous lower bound,
-which costs a tenth of the error (Romano, Shaikh and Wolf 2014).
-
-A statistic that is studentized for each pair, as if the observed lowest had been fixed
-beforehand, does not keep the level: where losses are skewed and mixtures differ in
-their error, it selects those whose error is underestimated (`benchmarks/ties.py`).
-
-Errors of the text are drawn by resampling within each domain, the same documents for
-all mixtures, so that what they have in common cancels. Once reference runs exist, the
-predictor's own residual is added, which includes the noise between replicates.
-Residuals are drawn independently for each candidate. In reality those of near twins are
-nearly equal, up to that noise; so the set is too large rather than too small.
+It inverts a test for each candidate (multiple comparisons with the best, Hsu 1984), on
+differences that are paired, because all mixtures are scored on the same windows.
+docs/search.md derives it; `benchmarks/ties.py` measures its level.
 """
 
 import dataclasses
@@ -195,11 +175,10 @@ def resampled(
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """The objective as observed, and on resampled text.
 
-    If a needed domain has too few documents, windows are resampled. That ignores that
-    windows of one document are alike: it says how much other windows of these documents
-    would differ, not other documents. A bootstrap of few units is too narrow, so the
-    draws of n are widened to a t distribution with n - 1 degrees of freedom. All draws
-    of a single window are equal. Memory beyond the result is bounded, whatever M.
+    If a needed domain has too few documents, windows are resampled: that says how much
+    other windows of these documents would differ, not other documents. A bootstrap of
+    few units is too narrow, so the draws of n are widened to a t distribution with
+    n - 1 degrees of freedom. Memory beyond the result is bounded, whatever M.
 
     Args:
       evaluation: what `rows` index.
@@ -210,9 +189,8 @@ def resampled(
       seed: random seed; all mixtures get the same text.
       draws: how many.
       enough: how many documents every needed domain must have.
-      base_R: the base model's nats on `rows`. An objective relative to the base model
-        is then drawn relative to the base model on the same text. For others, this
-        changes only what all mixtures have in common.
+      base_R: the base model's nats on `rows`. Draws are then relative to the base
+        model on the same text, which matters to an objective that is relative to it.
 
     Returns:
       value_M, draw_MB, and what was resampled: 'documents' or 'windows'.

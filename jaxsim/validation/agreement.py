@@ -5,15 +5,11 @@ and hard evaluation sets inflates any correlation. Beside the predictors stand r
 that look at the weights alone, and the noise that replicates show.
 
 An interval says where the value for the sampling distribution of the runs lies.
-Runs are left out one at a time, for all targets together, because a run's noise
-affects every domain. Values are compared on Fisher's scale, which has no bounds.
-`benchmarks/coverage.py` measures the coverage, also of bootstraps, which are too low
-where correlations are high, and of Bonett and Wright's variance, which needs a normal
-distribution.
+`benchmarks/coverage.py` measures its coverage, and that of the alternatives.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.stats
@@ -29,14 +25,10 @@ ENOUGH_RUNS = 12
 BELOW_NOISE = 0.9
 ENOUGH_PAIRS = 3  # of replicates, for an interval
 
-# Rules that use no model: what a predictor must beat. In pools of few partitions
-# some predict in-pool losses as well as any predictor does.
+# Rules that use no model: what a predictor must beat.
 CHANCE = "random"
 RULES = ("membership", "own weight", "closeness", "best single weight",
          "number of units", CHANCE)  # fmt: skip
-
-# Takes the counts [J, M] of M runs in J samples, and returns the values [J].
-Statistic = Callable[[np.ndarray], np.ndarray]
 
 
 def agreement(
@@ -53,17 +45,14 @@ def agreement(
     Returns:
       By name; NaN is undefined:
       spearman, pearson: correlations of these runs.
-      interval: of the Spearman correlation of their distribution, at 95 %; None
-        with fewer than 12 runs.
-      pairs: share of pairs in the right order; a tie, in predictions or
-        losses, counts as one half.
+      interval: of the distribution's Spearman correlation; see `mean_spearman`.
+      pairs: share of pairs in the right order; a tie counts as one half.
       pairs_mixed, pairs_in, pairs_out: the same for pairs of which one, both
         or neither contains the domain's own partition.
       slope, offset: of loss on prediction, by least squares.
       regret: loss of the run that the prediction would choose, minus the
         lowest one. Where predictions tie, it is the mean over them.
-      gain: mean loss of all runs minus that of the chosen one. It depends on
-        one run, so it has no interval.
+      gain: mean loss of all runs minus that of the chosen one.
       gain_share: share of the gain that choosing the best run would bring.
     """
     varies = np.ptp(predicted_M) > 0 and np.ptp(reference_M) > 0  # not if NaN
@@ -118,11 +107,10 @@ def predictions(
 
     Args:
       w_MC: weights.
-      own_C: bool, the units of the domain's own partition; None for an out-of-pool
-        domain and for a macro: they have no membership and no own weight.
+      own_C: bool, the units of the domain's own partition; None where there is none.
       choose: weights [F, C] and losses [F] of the runs that the best single
-        weight is picked on, which are not held out. Without them, or where they
-        do not tell the weights apart, the rule is left out.
+        weight is picked on. Without them, or where they do not tell the weights
+        apart, the rule is left out.
     """
     rules = {}
     aim_C = np.ones(w_MC.shape[1])
@@ -172,7 +160,7 @@ class Interval:
 
     Correlations are corrected for the number of runs, so the estimate can
     differ from the sample's value. `low` and `high` are None with too few runs,
-    or where the estimate is undefined with all runs or without one.
+    or where a value is undefined.
     """
 
     estimate: float
@@ -192,9 +180,8 @@ def mean_spearman(
 ) -> Interval:
     """The mean over T targets of the distribution's Spearman correlation.
 
-    A sample's correlation is below that of its distribution: at 0.9 by 0.04 with
-    12 runs and by 0.02 with 32, which a mean over targets shows. So the estimate
-    is the unbiased one (Hoeffding 1948).
+    A sample's correlation is below that of its distribution, at 0.9 with 12 runs by
+    0.04, so the estimate is the unbiased one (Hoeffding 1948).
     """
     return _jackknife(_spearman(predicted_MT, reference_MT), level)
 
@@ -229,43 +216,43 @@ def paired_difference(
 def sample_spearman(predicted_MT: np.ndarray, reference_MT: np.ndarray) -> float:
     """The mean over T targets of the sample's Spearman correlation."""
     all_JM = np.ones((1, len(reference_MT)))
-    return float(spearman_statistic(predicted_MT, reference_MT, False)(all_JM)[0])
+    return float(spearman_of(all_JM, predicted_MT, reference_MT, False)[0])
 
 
-def spearman_statistic(
-    predicted_MT: np.ndarray, reference_MT: np.ndarray, unbiased: bool
-) -> Statistic:
-    """The mean over targets of Spearman's correlation, ties at average ranks.
+def spearman_of(
+    count_JM: np.ndarray,
+    predicted_MT: np.ndarray,
+    reference_MT: np.ndarray,
+    unbiased: bool,
+) -> np.ndarray:
+    """[J] means over targets of Spearman's correlation, ties at average ranks.
 
-    It is a sum over i, j, k of sign(x_i - x_j) sign(y_i - y_k). Those with
-    j = k belong to Kendall's correlation: without them each term is, on
-    average, what it is in the distribution (Hoeffding 1948, section 9).
+    `count_JM` is how often each run is in each of J samples. The correlation is a sum
+    over i, j, k of sign(x_i - x_j) sign(y_i - y_k). Terms with j = k belong to
+    Kendall's correlation: without them each is, on average, what it is in the
+    distribution (Hoeffding 1948, section 9).
     """
     x_MMT, y_MMT = (
         np.sign(v_MT[:, None] - v_MT[None]) for v_MT in (predicted_MT, reference_MT)
     )
-
-    def value_J(count_JM: np.ndarray) -> np.ndarray:
-        xy, xx, yy = (
-            _products(count_JM, p, q, unbiased)
-            for p, q in ((x_MMT, y_MMT), (x_MMT, x_MMT), (y_MMT, y_MMT))
-        )
-        with np.errstate(invalid="ignore", divide="ignore"):
-            mean_J: np.ndarray = (xy / np.sqrt(xx * yy)).mean(axis=1)
-        return mean_J
-
-    return value_J
+    xy, xx, yy = (
+        _products(count_JM, p, q, unbiased)
+        for p, q in ((x_MMT, y_MMT), (x_MMT, x_MMT), (y_MMT, y_MMT))
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean_J: np.ndarray = (xy / np.sqrt(xx * yy)).mean(axis=1)
+    return mean_J
 
 
 def _spearman(predicted_MT: np.ndarray, reference_MT: np.ndarray) -> np.ndarray:
     """[1 + M] mean correlations: of all runs, and without each."""
     count = len(reference_MT)
     without_JM = np.vstack([np.ones(count), 1 - np.eye(count)])
-    value_J = spearman_statistic(predicted_MT, reference_MT, True)(without_JM)
+    value_J = spearman_of(without_JM, predicted_MT, reference_MT, True)
     if abs(value_J[0]) > 1 - 1e-9:
         # Where only neighbors are swapped, the unbiased estimate is perfect and
         # shows no spread.
-        value_J = spearman_statistic(predicted_MT, reference_MT, False)(without_JM)
+        value_J = spearman_of(without_JM, predicted_MT, reference_MT, False)
     return value_J
 
 
@@ -313,10 +300,8 @@ def _products(
 def replicate_noise(first_P: np.ndarray, second_P: np.ndarray) -> float:
     """Standard deviation of a run's noise, as far as it differs between runs.
 
-    Its square is half the variance of the differences of P pairs. All first runs
-    share one order of every unit's data and all replicates another, so part of a
-    difference is the same for all pairs: it changes no rank and no correlation,
-    and is not noise here. A single pair cannot tell it apart.
+    Its square is half the variance of the differences of P pairs: what all replicates
+    share changes no rank, and is not noise here. A single pair cannot tell it apart.
     """
     off_P = second_P - first_P
     if len(off_P) < 2:
@@ -366,13 +351,10 @@ def claims(
     ceilings: Mapping[str, Interval],
 ) -> list[Row]:
     """How each predictor compares with the rules; see `Validation.claims`."""
-    found = []
+    claimed = []
     for kind, domains in targets.domains.items():
-        names = [
-            name
-            for name in domains
-            if name not in ceilings or ceilings[name].estimate >= BELOW_NOISE
-        ]
+        low = {n for n, found in ceilings.items() if found.estimate < BELOW_NOISE}
+        names = [name for name in domains if name not in low]
         if not names:
             continue
         reference_MT = _columns(points["reference"], names)
@@ -392,12 +374,10 @@ def claims(
             if predictor not in points:
                 continue
             predicted_MT = _columns(points[predictor], names)
-            if not np.isfinite(predicted_MT).all():
-                continue
             value = gain = mean_spearman(predicted_MT, reference_MT)
             if rule is not None and rule != CHANCE:
                 gain = paired_difference(predicted_MT, known_rules[rule], reference_MT)
-            found.append(
+            claimed.append(
                 {
                     "kind": kind,
                     "predictor": predictor,
@@ -411,7 +391,7 @@ def claims(
                     "gain_interval": None if rule is None else gain.bounds,
                 }
             )
-    return found
+    return claimed
 
 
 def best_rule(rules: Mapping[str, np.ndarray], reference_MT: np.ndarray) -> str | None:
@@ -421,11 +401,9 @@ def best_rule(rules: Mapping[str, np.ndarray], reference_MT: np.ndarray) -> str 
     The first of equals; a rule [M, T] that is undefined (NaN, or the same everywhere)
     on a target is left out. None if none is left.
     """
-    means = {
-        name: sample_spearman(rule_MT, reference_MT) for name, rule_MT in rules.items()
-    }
-    defined = {name: mean for name, mean in means.items() if np.isfinite(mean)}
-    return max(defined, key=lambda name: defined[name], default=None)
+    means = {name: sample_spearman(x_MT, reference_MT) for name, x_MT in rules.items()}
+    defined = [name for name, mean in means.items() if np.isfinite(mean)]
+    return max(defined, key=means.__getitem__, default=None)
 
 
 def _columns(by_target: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:

@@ -57,18 +57,12 @@ class LogLinear:
     function is nearly straight, c, a and t grow without bound. With
     x = w - mean_C the same function is level + (exp(bend slope.x) - 1) / bend:
     c is level - 1 / bend, t is bend slope, and a bend near 0 is a straight line.
-
-    Attributes:
-      mean_C: the mixture where x is 0.
-      slope_C: of the loss at that mixture, per unit of weight.
-      level: the loss there.
-      bend: one over the height of the level above c; positive.
     """
 
-    mean_C: np.ndarray
-    slope_C: np.ndarray
-    level: float
-    bend: float
+    mean_C: np.ndarray  # the mixture where x is 0
+    slope_C: np.ndarray  # of the loss at that mixture, per unit of weight
+    level: float  # the loss there
+    bend: float  # one over the height of the level above c; positive
 
     def predict(self, w_MC: np.ndarray) -> np.ndarray:
         """Losses [M] float64 of any mixtures."""
@@ -113,10 +107,8 @@ def fit_log_linear(w_MC: np.ndarray, loss_M: np.ndarray) -> LogLinear:
 def _least_squares(w_MC: np.ndarray, y_M: np.ndarray, ridge: float) -> LogLinear:
     """The function that minimizes |y - f(w)|^2 + penalty, from several starts.
 
-    The penalty is ridge (1 + bend^2) |slope|^2. That is a ridge on the slopes of
-    a straight function and on t of a bent one: with either alone, the other
-    extreme would cost nothing. The level is not penalized. As slopes that are
-    equal for all columns change nothing, the penalty makes them sum to 0.
+    The penalty, ridge (1 + bend^2) |slope|^2, is a ridge on the slopes of a straight
+    function and on t of a bent one: with either alone, the other would cost nothing.
     """
     mean_C = w_MC.mean(axis=0)
     x_MC = w_MC - mean_C
@@ -145,12 +137,11 @@ def _least_squares(w_MC: np.ndarray, y_M: np.ndarray, ridge: float) -> LogLinear
     low = np.full(2 + c, -np.inf)
     high = -low
     low[1], high[1] = LEAST_BEND, MOST_BEND
-    found = []
-    for bend in BENDS:
-        start = np.concatenate([[y_M.mean(), bend], line_C])
-        found.append(
-            least_squares(residuals, start, jacobian, bounds=(low, high), max_nfev=100)
-        )
+    starts = (np.concatenate([[y_M.mean(), bend], line_C]) for bend in BENDS)
+    found = (
+        least_squares(residuals, start, jacobian, bounds=(low, high), max_nfev=100)
+        for start in starts
+    )
     best = min(found, key=lambda result: result.cost).x
     return LogLinear(mean_C, best[2:], float(best[0]), float(best[1]))
 

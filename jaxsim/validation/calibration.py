@@ -1,19 +1,7 @@
 """What reference runs show about the distance between training and merging.
 
-The distance (trained minus merge, bits per byte) is regressed, for all domains
-together, on quantities that vanish for a single member:
-
-- spread: 1 - sum_c w_c^2, how far a mixture is from any single member;
-- own: u (1 - u), where u is the weight of the domain's own partition;
-- gap: the mean of the members' losses minus the merge, what averaging gained;
-- other: the ensemble minus the merge. The errors of these two differ.
-
-Each domain has its own coefficients around shared ones. Both are shrunk (ridge)
-by as much as predicts left-out runs best; zero, the plain merge, is one of the
-choices. Where reference runs are not as long as members, a constant is added.
-
-Cross-curvature of the losses makes the distance quadratic in the weights near a single
-member, as spread and own are; gap and other carry what the predictors know of it.
+The distance (trained minus merge, bits per byte) is regressed on quantities that vanish
+for a single member, for all domains together; docs/validate.md has the rules.
 """
 
 import dataclasses
@@ -27,6 +15,7 @@ import scipy.stats
 from jaxsim.scoring.ensemble import Ensemble
 from jaxsim.scoring.evaluation import SPLITS
 from jaxsim.scoring.scorer import Scorer
+from jaxsim.scoring.scores import bits_per_byte
 from jaxsim.validation.measured import (
     CALIBRATED,
     PoolLosses,
@@ -44,31 +33,25 @@ ENOUGH = 3  # with fewer runs nothing is fitted
 # A setting must predict left-out runs better than the next simpler one by this
 # factor, or noise would pick it.
 _BETTER = 0.98
-LEVEL = 0.9  # of the intervals that a calibration is checked at
+LEVEL = 0.9  # of the intervals of one more run
 
 
 class Inputs(NamedTuple):
-    """What the correction of M merges is computed from; losses are bits per byte.
-
-    Attributes:
-      w_MC: mixtures.
-      own_DC: bool, the units of each domain's own partition.
-      merge_MD: losses of the merges.
-      average_MD: of the ensembles, on the same text.
-      member_CD: of the members, on the same text.
-    """
+    """What the correction of M merges is computed from; losses are bits per byte."""
 
     w_MC: np.ndarray
-    own_DC: np.ndarray
-    merge_MD: np.ndarray
-    average_MD: np.ndarray
-    member_CD: np.ndarray
+    own_DC: np.ndarray  # bool, the units of each domain's own partition
+    merge_MD: np.ndarray  # losses of the merges
+    average_MD: np.ndarray  # of the ensembles, on the same text
+    member_CD: np.ndarray  # of the members, on the same text
 
 
 def features(x: Inputs, singles_known: bool) -> np.ndarray:
-    """[M, D, K] what the distance is regressed on; see the module."""
+    """[M, D, K] what the distance is regressed on."""
     own_MD = x.w_MC @ x.own_DC.T
     spread_M1 = 1 - np.sum(x.w_MC**2, axis=1)[:, None]
+    # Cross-curvature of the losses makes the distance quadratic in the weights near a
+    # single member, as the first two are; the others carry what predictors know of it.
     columns = [
         np.broadcast_to(spread_M1, x.merge_MD.shape),
         own_MD * (1 - own_MD),
@@ -83,25 +66,17 @@ def features(x: Inputs, singles_known: bool) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """A correction of merges, and its errors, as a record holds it.
-
-    Attributes:
-      domains: D names.
-      coefficients: [D, K] of `features`, bits per byte.
-      off: [F, D] loss minus prediction for each of F runs, predicted without it,
-        on dev text: what intervals are computed from.
-      reference: [F, D] the losses of these runs.
-      shared, own: the ridges that were chosen; None leaves them out.
-      singles_known: whether a single member needs no correction.
-    """
+    """A correction of merges, and its errors, as a record holds it."""
 
     domains: list[str]
-    coefficients: Sequence[Sequence[float | None]]
+    coefficients: Sequence[Sequence[float | None]]  # [D, K] of `features`
+    # [F, D] loss minus prediction for each of F runs, predicted without it, on dev
+    # text: what intervals are computed from.
     off: Sequence[Sequence[float | None]]
-    reference: Sequence[Sequence[float | None]]
-    shared: float | None
+    reference: Sequence[Sequence[float | None]]  # [F, D] losses of these runs
+    shared: float | None  # the ridges that were chosen; None leaves them out
     own: float | None
-    singles_known: bool
+    singles_known: bool  # whether a single member needs no correction
 
     @property
     def coefficients_DK(self) -> np.ndarray:
@@ -142,17 +117,21 @@ class Calibration:
         return np.einsum("kdc,dk->dc", np.stack(d_KDC), self.coefficients_DK)
 
     def half_interval(self, share_D: np.ndarray) -> float:
-        """Half the 90 % interval of one more run, for a weighted mean of domains.
+        """`reach_of` around zero, for a weighted mean of domains.
 
-        By Student's t, from the runs that were left out one by one, around zero:
-        the remaining bias counts as error. NaN with fewer than three runs.
+        From the runs that were left out one by one: the remaining bias counts as
+        error. NaN with fewer than three runs.
         """
-        count = len(self.off)
-        if count < ENOUGH:
+        if len(self.off) < ENOUGH:
             return float("nan")
         off_F = self.off_FD @ share_D
-        scatter = np.sqrt(np.mean(off_F**2) * (1 + 1 / count))
-        return float(scipy.stats.t.ppf((1 + LEVEL) / 2, count - 1) * scatter)
+        return reach_of(np.mean(off_F**2), len(off_F))
+
+
+def reach_of(variance: float, runs: int) -> float:
+    """Half the 90 % interval of one more run, by Student's t."""
+    scatter = np.sqrt(variance * (1 + 1 / runs))
+    return float(scipy.stats.t.ppf((1 + LEVEL) / 2, runs - 1) * scatter)
 
 
 def fit(
@@ -187,8 +166,7 @@ def fit(
 def _error(off_FD: np.ndarray) -> float:
     """Mean squared error over runs: of each domain, plus that of their mean.
 
-    Runs are compared domain by domain and on macros, where the noise that
-    domains share stays and the rest averages out: both count.
+    Runs are compared both domain by domain and on macros.
     """
     return float(np.mean(off_FD**2) + np.mean(np.mean(off_FD, axis=1) ** 2))
 
@@ -199,9 +177,9 @@ def _ridge(
     """[D, K] coefficients: shared ones plus each domain's own deviation.
 
     With the deviations integrated out, it is a ridge on shared coefficients b
-    with y_d = X_d b + noise of covariance I + X_d X_d' / own. Columns are scaled
-    to a mean square of one, so that a ridge means the same for all.
+    with y_d = X_d b + noise of covariance I + X_d X_d' / own.
     """
+    # A mean square of one, so that a ridge means the same for all columns.
     scale_K = np.sqrt(np.mean(x_FDK**2, axis=(0, 1)))
     scale_K = np.where(scale_K > 0, scale_K, 1.0)
     x_FDK = x_FDK / scale_K
@@ -227,9 +205,8 @@ def _inputs(
     basis: PoolLosses, runs: PredictionTable, split: str, measured_D: np.ndarray
 ) -> Inputs:
     """Of the mixtures of runs, on the text of a split, in the measured domains."""
-    bits, member_CD = runs.test, basis.test_CD
-    if split == "dev":
-        bits, member_CD = runs.dev, basis.dev_CD
+    bits = {"dev": runs.dev, "test": runs.test}[split]
+    member_CD = {"dev": basis.dev_CD, "test": basis.test_CD}[split]
     return Inputs(
         runs.w_MC,
         basis.own_DC[measured_D],
@@ -312,8 +289,7 @@ def learning(
 ) -> list[dict[str, float]]:
     """Mean absolute error on one target by the number of calibration runs.
 
-    The first n of a design are the design of n, so its prefixes show what fewer
-    runs would have given.
+    The first n of a design are the design of n: what fewer runs would have given.
     """
     measured_D = held_out.measured_D
     share_D = weights_D[measured_D] / weights_D.sum()
@@ -350,10 +326,8 @@ class Corrector:
         self, w_MC: np.ndarray, bits_MD: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
         """[M, D] to add to merges of these bits per byte on `rows`."""
-        member_CD, nats_D, ensemble = self._text(rows)
-        sums_MD = ensemble.sums(w_MC)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            average_MD = (sums_MD.T / nats_D[:, None]).T
+        member_CD, bytes_D, ensemble = self._text(rows)
+        average_MD = bits_per_byte(ensemble.sums(w_MC), bytes_D)
         return self.calibration.correction(
             Inputs(w_MC, self._own_DC, bits_MD, average_MD, member_CD)
         )
@@ -362,15 +336,12 @@ class Corrector:
         self, w_C: np.ndarray, bits_DC: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
         """[D, C] derivatives of the shift."""
-        member_CD, nats_D, ensemble = self._text(rows)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            average_DC = ensemble.slope(w_C)[1] / nats_D[:, None]
+        member_CD, bytes_D, ensemble = self._text(rows)
+        average_DC = bits_per_byte(ensemble.slope(w_C)[1], bytes_D[:, None])
         return self.calibration.slope(w_C, self._own_DC, bits_DC, average_DC, member_CD)
 
     def _text(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, Ensemble]:
-        """The members' bits per byte [C, D] on windows of one split, the nats [D] in
-        a bit per byte (0 without a window), and the ensemble.
-        """
+        """Members' bits per byte [C, D] on windows of one split, bytes, ensemble."""
         key = rows.tobytes()
         if key not in self._text_of:
             scorer, e = self._scorer, self._scorer.evaluation
@@ -378,7 +349,7 @@ class Corrector:
             bytes_D = np.bincount(e.domain_R[rows], e.bytes_R[rows], len(e.domains))
             self._text_of[key] = (
                 member_bits(scorer.standard().on(rows), split),
-                bytes_D * np.log(2.0),
+                bytes_D,
                 scorer.ensemble(rows),
             )
         return self._text_of[key]

@@ -6,27 +6,24 @@ between base and members. Each rule of the verdict checks one way this can fail.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
 
-from jaxsim import records
 from jaxsim.errors import UserError
-from jaxsim.records import Basis
+from jaxsim.records import Basis, Stored
 from jaxsim.scoring.evaluation import EvaluationSet
 from jaxsim.scoring.program import BFLOAT16_BITS
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.scores import bits_of
 from jaxsim.scoring.stack import StackedPool
 from jaxsim.scoring.table import Mixtures
-from jaxsim.scoring.targets import ALL, IN_POOL, Targets
+from jaxsim.scoring.targets import ALL, IN_POOL
 from jaxsim.search.objective import weighted_mean
 from jaxsim.search.ties import ENOUGH_DOCUMENTS
 from jaxsim.validation.agreement import replicate_noise
 from jaxsim.validation.measured import Replicates, own_units
 
-FILE = "diagnostics.json"
 FEW_WINDOWS = 4  # of a domain: C members have about five rows each
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 BEYOND = 1.5  # of the uniform merge only: would further be better?
@@ -37,17 +34,14 @@ TRUST = "trust"
 RANKS_ONLY = "trust ranks only"
 DO_NOT_TRUST = "do not trust"
 
-# Published: at a drift of 3.1 % levels were 1.04 / 0.97 of the trained ones, at
-# 10.5 % 0.79 / 0.75.
-SMALL_DRIFT = 0.03
-# Three times the largest of those: no reason to trust, unless the loss still
+SMALL_DRIFT = 0.03  # with published levels nearly right; see docs/validate.md
+# Three times the largest published one: no reason to trust, unless the loss still
 # falls all the way to the merge, as it does from a base that is hardly trained.
 LARGE_DRIFT = 0.3
 # Further from the base than the base is from zero: nothing of it is left.
 LOST_DRIFT = 1.0
 # Share of the loss. Frankle et al. 2020 (linear mode connectivity) call less than 2 %
-# of an error stable; mixtures of one pool lie within a few percent of each other, so a
-# quarter of that could reorder them. Sound small pools had negative barriers.
+# of an error stable; a quarter of that could reorder the mixtures of one pool.
 BARRIER = 0.005
 # Beyond, the second half of the line gains less than a third of the first.
 CURVED = 0.5
@@ -55,45 +49,33 @@ Z95 = 1.96
 
 
 @dataclasses.dataclass(frozen=True)
-class Diagnostics:
-    """What a pool shows about its merges; losses in bits per byte.
+class Diagnostics(Stored):
+    """What a pool shows about its merges; losses in bits per byte."""
 
-    Attributes:
-      verdict: 'trust', 'trust ranks only' or 'do not trust'.
-      reasons: for it, as sentences.
-      members: C that were examined; damaged ones are left out.
-      drift: ||member - base|| / ||base||, by member.
-      cosines: [C, C] between the members' differences from the base model.
-      lines: from the base model to 'uniform' and to every member: 'scale', and
-        the losses there by target: 'macro' (over all domains with text), 'macro
-        in-pool', and a member's 'own' domain.
-      line_barriers: how far a line is above its chord, on the macro or, if that
-        is more, on the own domain.
-      barriers: macro of an average minus the mean of those of its members:
-        'uniform', and neighbors in the pool, as 'a + b'.
-      resolution: percent of the loss by which two mixtures must differ to be
-        told apart, by domain and macro; None where there is too little text.
-      below_noise: whether members differ by less than their noise in every domain.
-      windows: most windows of a domain that were scored; 0 for all.
-      replicates: pairs of runs that the training noise is computed from.
-      basis: what it was computed from.
-      notes: what an override admitted.
-    """
+    FILE = "validation/diagnostics.json"
+    ADVICE = "delete it and run `jaxsim validate` again"
 
-    verdict: str
-    reasons: list[str]
-    members: list[str]
-    drift: dict[str, float]
-    cosines: list[list[float]]
+    verdict: str  # 'trust', 'trust ranks only' or 'do not trust'
+    reasons: list[str]  # for it, as sentences
+    members: list[str]  # C that were examined; damaged ones are left out
+    drift: dict[str, float]  # ||member - base|| / ||base||, by member
+    cosines: list[list[float]]  # [C, C] between differences from the base model
+    # From the base model to 'uniform' and to every member: 'scale', and the losses
+    # there by target: 'macro', 'macro in-pool', and a member's 'own' domain.
     lines: dict[str, dict[str, list[float]]]
+    # How far a line is above its chord, on the macro or, if more, on the own domain.
     line_barriers: dict[str, float]
+    # Macro of an average minus the mean of those of its members: 'uniform', and
+    # neighbors in the pool, as 'a + b'.
     barriers: dict[str, float]
+    # Percent of the loss by which two mixtures must differ to be told apart, by domain
+    # and macro; None where there is too little text.
     resolution: dict[str, float | None]
-    below_noise: bool
-    windows: int
-    replicates: int
+    below_noise: bool  # whether members differ by less than noise in every domain
+    windows: int  # most windows of a domain that were scored; 0 for all
+    replicates: int  # pairs of runs that the training noise is computed from
     basis: Basis
-    notes: list[str]
+    notes: list[str]  # what an override admitted
 
 
 def diagnose(
@@ -124,7 +106,6 @@ def diagnose(
         raise UserError("diagnostics need dev text, and the corpus has none")
     macro_M = weighted_mean(bits_MD, targets[ALL]).tolist()
     macro = dict(zip(table.names, macro_M, strict=True))
-
     own_DC = own_units(scorer.corpus, stack.names, evaluation)
     own = {stack.names[c]: evaluation.domains[d] for d, c in np.argwhere(own_DC)}
     lines, line_barriers = {}, {}
@@ -157,9 +138,8 @@ def diagnose(
     mean_R = np.mean([nll[n] for n in members], axis=0)
     inside = IN_POOL if IN_POOL in targets else ALL
     of_scale = dict(zip(lines[UNIFORM]["scale"], lines[UNIFORM][inside], strict=True))
-    error_1D = errors(["base"], nll[UNIFORM])
-    error = resolution(error_1D, bits[UNIFORM], targets[inside], None)
-    level = macro[UNIFORM]
+    base_1D, level = errors(["base"], nll[UNIFORM]), macro[UNIFORM]
+    error = resolution(base_1D, bits[UNIFORM], targets[inside], None)
     drift_C, cosine_CC = geometry(stack)
     manifests = scorer.pool.manifests("member")
     base_digest = scorer.pool.identity["base_digest"]
@@ -202,34 +182,14 @@ def targets_with_text(
 
     They sum to 1. Here a macro may be over a single domain.
     """
-    known = Targets.of(evaluation, np.isfinite(bits_MD).all(axis=0))
-    names = [n for n in evaluation.domains if n in known.kinds]
-    parts = {n: (n,) for n in names} | {IN_POOL: known.domains["in-pool"], ALL: names}
-    return {
-        name: np.array([d in part for d in evaluation.domains]) / len(part)
-        for name, part in parts.items()
-        if part
-    }
-
-
-def save_diagnostics(workdir: Path, diagnostics: Diagnostics) -> None:
-    """Replaces the diagnostics of a workdir."""
-    records.save(workdir / "validation" / FILE, diagnostics)
-
-
-def load_diagnostics(workdir: Path) -> Diagnostics | None:
-    """The last diagnostics of a workdir, if there are any.
-
-    Raises:
-      DamagedError: their file is unreadable.
-    """
-    path = workdir / "validation" / FILE
-    advice = "delete it and run `jaxsim validate` again"
-    return records.load(path, Diagnostics, advice) if path.exists() else None
+    there_D, eye_DD = np.isfinite(bits_MD).all(axis=0), np.eye(bits_MD.shape[1])
+    parts = {evaluation.domains[d]: eye_DD[d] for d in np.flatnonzero(there_D)}
+    parts |= {IN_POOL: there_D & np.array(evaluation.in_pool), ALL: there_D}
+    return {name: x_D / x_D.sum() for name, x_D in parts.items() if x_D.any()}
 
 
 def _scales(name: str) -> tuple[float, ...]:
-    """The points of the line from the base model to a row."""
+    """Of the line from the base model to a row."""
     return (*SCALES, BEYOND) if name == UNIFORM else SCALES
 
 
@@ -263,11 +223,7 @@ def line_table(
 
 
 def geometry(stack: StackedPool) -> tuple[np.ndarray, np.ndarray]:
-    """Drift [C], and cosines [C, C] between differences from the base model.
-
-    A member that equals the base has cosines of 0. Only a block of the pool is in
-    float64 at a time.
-    """
+    """Drift [C], and cosines [C, C]; 0 for a member that equals the base."""
     gram_CC = np.zeros((len(stack.names),) * 2)
     for d_C in jax.tree.leaves(stack.delta_C):
         step = max(1, _BLOCK_NUMBERS * d_C.shape[0] // d_C.size)
@@ -309,13 +265,11 @@ def judge(
 
     Args:
       other_base: members that were trained from another base than the pool's.
-      drift: median over members of ||member - base|| / ||base||.
-      line: the in-pool macro, bits per byte, by scale, from the base model, 0, to
-        the uniform merge, 1, and beyond.
+      drift: median over members.
+      line: the in-pool macro, bits per byte, by scale of the line to uniform.
       error: 95 % error of a difference on the in-pool macro, from the text.
-      barriers: share of the loss by which an average is above the mean of what
-        it averages, or a point of the uniform line above its chord, by name.
-      line_barriers: the same for the lines to single members.
+      barriers: of averages and the line to uniform, as shares of the loss, by name.
+      line_barriers: of the lines to single members.
     """
     broken = []  # why merges say nothing about training
     if other_base:
@@ -444,14 +398,14 @@ def within_noise(
       error_CD: standard errors of these.
       replicates: of any runs.
     """
-    known = np.flatnonzero(np.isfinite(error_CD).all(axis=0))
-    eye_DD = np.eye(error_CD.shape[1])
-    noise_D = np.array([_run_noise(replicates, eye_DD[d]) for d in known])
+    known = np.isfinite(error_CD).all(axis=0)
+    eye_DD = np.eye(error_CD.shape[1])[known]
+    noise_D = np.array([_run_noise(replicates, one_D) for one_D in eye_DD])
     spread_D = (deviation_CD[:, known] ** 2).mean(axis=0)
     # Relative to the mean over C members, which contains part of each one's noise.
     noise_D *= np.sqrt(1 - 1 / len(deviation_CD))
     error_D = (error_CD[:, known] ** 2).mean(axis=0) + noise_D**2
-    return len(known) > 0 and bool((spread_D <= Z95**2 * error_D).all())
+    return bool(known.any()) and bool((spread_D <= Z95**2 * error_D).all())
 
 
 def _run_noise(replicates: Replicates | None, weights_D: np.ndarray) -> float:

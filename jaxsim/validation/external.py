@@ -14,18 +14,11 @@ from jaxsim.validation.measured import BITS_PER_BYTE
 
 @dataclasses.dataclass(frozen=True)
 class ExternalRuns:
-    """Runs that the user already has.
+    """Runs that the user already has."""
 
-    Attributes:
-      table: their mixtures, M rows; a single member is a row like any other.
-      reference_MD: their losses, lower is better; NaN for domains without a column.
-      unit: of the losses: 'bits per byte', or 'unknown' if the file names
-        another one; then ranks mean something, and levels do not.
-    """
-
-    table: Mixtures
-    reference_MD: np.ndarray
-    unit: str
+    table: Mixtures  # a single member is a row like any other
+    reference_MD: np.ndarray  # losses; NaN for domains without a column
+    unit: str  # 'bits per byte', or 'unknown': then levels mean nothing
 
 
 def read_external_runs(
@@ -58,7 +51,41 @@ def read_external_runs(
                 "(docs/validate.md converts other tools' files)"
             )
     table = read_mixtures(mixtures, members)
-    reference_MD, unit = _read_metrics(metrics, mixtures, table.names, domains)
+    # The header is now that of the metrics.
+    has_unit = "unit" in header and "unit" not in domains
+    text_columns = ("name", "unit") if has_unit else ("name",)
+    _, lines = read_numbers(metrics, text_columns)
+    columns = [h for h in header if h not in text_columns]
+    known = f"domains are {', '.join(domains)}"
+    if unknown := [h for h in columns if h not in domains]:
+        raise UserError(
+            f"{metrics}: column {unknown[0]!r} is not a domain; {known}; rename "
+            "it, or leave it out"
+        )
+    if not columns:
+        raise UserError(f"{metrics}: no column is a domain; {known}")
+    by_name = {}
+    for line in lines:
+        if line["name"] in by_name:
+            raise UserError(f"{metrics}: the name {line['name']!r} is used twice")
+        by_name[line["name"]] = line
+    reference_MD = np.full((len(table), len(domains)), np.nan)
+    for m, name in enumerate(table.names):
+        if name not in by_name:
+            raise UserError(
+                f"{metrics}: no row for {name!r} of {mixtures}; add it, or leave "
+                "that run out"
+            )
+        for column in columns:
+            loss = float(by_name[name][column])
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"{metrics}, row {name!r}, column {column}: {loss} is not "
+                    "finite; correct it, or leave this run out"
+                )
+            reference_MD[m, domains.index(column)] = loss
+    units = {by_name[name]["unit"] for name in table.names} if has_unit else set()
+    unit = BITS_PER_BYTE if units <= {BITS_PER_BYTE} else "unknown"
     return ExternalRuns(table, reference_MD, unit)
 
 
@@ -81,45 +108,3 @@ def read_mixtures(path: Path, members: Sequence[str]) -> Mixtures:
                 "shares and no scale"
             )
     return table
-
-
-def _read_metrics(
-    path: Path, mixtures: Path, names: Sequence[str], domains: Sequence[str]
-) -> tuple[np.ndarray, str]:
-    """[M, D] losses, and their unit."""
-    header, _ = read_cells(path)
-    has_unit = "unit" in header and "unit" not in domains
-    text_columns = ("name", "unit") if has_unit else ("name",)
-    header, lines = read_numbers(path, text_columns)
-    columns = [h for h in header if h not in text_columns]
-    known = f"domains are {', '.join(domains)}"
-    if unknown := [h for h in columns if h not in domains]:
-        raise UserError(
-            f"{path}: column {unknown[0]!r} is not a domain; {known}; rename "
-            "it, or leave it out"
-        )
-    if not columns:
-        raise UserError(f"{path}: no column is a domain; {known}")
-    by_name = {}
-    for line in lines:
-        if line["name"] in by_name:
-            raise UserError(f"{path}: the name {line['name']!r} is used twice")
-        by_name[line["name"]] = line
-    bits_MD = np.full((len(names), len(domains)), np.nan)
-    for m, name in enumerate(names):
-        if name not in by_name:
-            raise UserError(
-                f"{path}: no row for {name!r} of {mixtures}; add it, or leave "
-                "that run out"
-            )
-        for column in columns:
-            loss = float(by_name[name][column])
-            if not math.isfinite(loss):
-                raise UserError(
-                    f"{path}, row {name!r}, column {column}: {loss} is not "
-                    "finite; correct it, or leave this run out"
-                )
-            bits_MD[m, domains.index(column)] = loss
-    if has_unit and {by_name[n]["unit"] for n in names} != {BITS_PER_BYTE}:
-        return bits_MD, "unknown"
-    return bits_MD, BITS_PER_BYTE

@@ -23,17 +23,12 @@ Replicates = tuple[np.ndarray, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class PredictionTable:
-    """Reference runs and the predictions of their mixtures, in bits per byte.
+    """Reference runs and the predictions of their mixtures, in bits per byte."""
 
-    Attributes:
-      names: of the runs.
-      w_MC: their mixtures.
-      dev, test: [M, D] by 'reference' and predictor, on the text of that split;
-        a run has NaN in a domain that it was not measured on.
-    """
-
-    names: tuple[str, ...]
-    w_MC: np.ndarray
+    names: tuple[str, ...]  # of the runs
+    w_MC: np.ndarray  # their mixtures
+    # [M, D] by 'reference' and predictor, on the text of a split; a run has NaN in a
+    # domain that it was not measured on.
     dev: Mapping[str, np.ndarray]
     test: Mapping[str, np.ndarray]
 
@@ -86,28 +81,18 @@ def beside(
 
 @dataclasses.dataclass(frozen=True)
 class PoolLosses:
-    """What a comparison rests on.
-
-    Attributes:
-      evaluation: the domains.
-      members: names of the C columns.
-      own_DC: see `own_units`.
-      dev_CD, test_CD: see `member_bits`.
-      base: [D] bits per byte of the base model, by split.
-      basis: digests of what it was computed from.
-      notes: what an override admitted.
-      singles_known: whether reference runs are as long as members. Then a
-        member is the reference run on its own unit.
-    """
+    """What a comparison rests on."""
 
     evaluation: EvaluationSet
-    members: tuple[str, ...]
-    own_DC: np.ndarray
-    dev_CD: np.ndarray
+    members: tuple[str, ...]  # names of the C columns
+    own_DC: np.ndarray  # see `own_units`
+    dev_CD: np.ndarray  # see `member_bits`
     test_CD: np.ndarray
-    base: Mapping[str, np.ndarray]
+    base: Mapping[str, np.ndarray]  # [D] bits per byte of the base model, by split
     basis: records.Basis
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # what an override admitted
+    # Whether reference runs are as long as members: then a member is the reference run
+    # on its own unit.
     singles_known: bool
 
     def own(self, weights_D: np.ndarray) -> np.ndarray | None:
@@ -192,41 +177,56 @@ def by_target(
     }
 
 
-def plain_points(
-    points: Mapping[str, Mapping[str, np.ndarray]],
-) -> dict[str, dict[str, list[float]]]:
-    """`by_target` as JSON holds it."""
-    return {
-        name: {target: values_M.tolist() for target, values_M in by.items()}
-        for name, by in points.items()
-    }
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Reference runs beside predictions, on test text.
+    """Reference runs beside predictions, on test text."""
 
-    Attributes:
-      reference_runs: names of the runs in the pool, M.
-      members: columns of `mixtures`.
-      mixtures: token shares, one row for each run.
-      targets: domains, then the macros over them.
-      kinds: 'in-pool', 'out-of-pool' or 'macro', in the order of `targets`.
-      points: [M] bits per byte by predictor (or 'reference') and target.
-      basis: what it was computed from.
-      notes: what an override admitted.
-    """
-
-    reference_runs: list[str]
-    members: list[str]
-    mixtures: list[list[float]]
-    targets: list[str]
-    kinds: list[str]
-    points: dict[str, dict[str, list[float]]]
+    reference_runs: list[str]  # names of the M runs
+    members: list[str]  # columns of `mixtures`
+    mixtures: list[list[float]]  # token shares, one row for each run
+    targets: list[str]  # domains, then the macros over them
+    kinds: list[str]  # 'in-pool', 'out-of-pool' or 'macro', of the targets
+    points: dict[str, dict[str, list[float]]]  # [M] by predictor or run, and target
     basis: records.Basis
-    notes: list[str]
+    notes: list[str]  # what an override admitted
 
 
 def targets_of(result: Comparison) -> Targets:
     """The targets of reference runs, whether drawn or chosen."""
     return Targets(dict(zip(result.targets, result.kinds, strict=True)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainedChoice(Comparison, records.Stored):
+    """Mixtures that were trained because they were chosen, not drawn.
+
+    They show how a choice turned out, and count in no agreement: a search picks
+    mixtures where its predictor errs in its favor.
+
+    Attributes:
+      labels: what the user called the mixtures, in the order of the runs.
+    """
+
+    FILE = "validation/chosen.json"
+    ADVICE = "run `jaxsim validate --mixtures=...` again"
+
+    labels: list[str]
+
+
+def compare_chosen(
+    labels: Sequence[str], predictors: Scores, trained: Scores
+) -> TrainedChoice:
+    """Compares the scores of chosen mixtures with those of their runs, on test text."""
+    found, domains = measured(predictors, trained), predictors.evaluation.domains
+    targets = Targets.of(predictors.evaluation, found.measured_D)
+    return TrainedChoice(
+        labels=list(labels),
+        reference_runs=list(found.names),
+        members=list(predictors.table.members),
+        mixtures=found.w_MC.tolist(),
+        targets=list(targets.all),
+        kinds=list(targets.kinds.values()),
+        points=records.plain(by_target(found.test, targets.weights(domains))),
+        basis=dataclasses.replace(predictors.basis, others=trained.basis.others),
+        notes=list(predictors.notes),
+    )

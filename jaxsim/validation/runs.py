@@ -1,17 +1,8 @@
 """Which mixtures are really trained; trains, scores and compares them.
 
-Held-out runs are drawn at random from a fixed sampling distribution (see
-docs/validate.md), and no prediction of them is fitted on them, so that agreement is
-not flattered. The first n runs of a longer list are those of the shorter one.
-
-Calibration runs are a design, not a sample. A run and the merge of its mixture
-agree to first order in the weights, and a member is the run on its own unit. So
-what runs can show is a curvature: the design assumes that the difference is
-sum_c a_c w_c (1 - w_c) plus noise, with coefficients a_c that share a mean.
-Mixtures are added one by one, each the one that most reduces the expected
-squared error of that difference, averaged over the mixtures that held-out runs
-are drawn from (Bayesian I-optimality; Chaloner and Verdinelli 1995). These runs
-are spread widely over the weights and would flatter any correlation.
+Held-out runs are drawn at random from a fixed sampling distribution, and no prediction
+of them is fitted on them. Calibration runs are a design (see docs/validate.md). The
+first n runs of a longer list are those of the shorter one.
 """
 
 import dataclasses
@@ -64,10 +55,8 @@ def draw_held_out(
 ) -> tuple[list[str], list[Run]]:
     """The held-out runs, and the part of `DISTRIBUTION` that each is from.
 
-    With the budget 'sum' there are only subsets, as in the paper.
-
-    Args:
-      best_KC: what 'best' is drawn from; see `best_merges`.
+    With the budget 'sum' there are only subsets, as in the paper. 'best' is drawn
+    from `best_KC`; see `best_merges`.
 
     Raises:
       UserError: fewer than two members, or fewer different mixtures than asked for.
@@ -112,10 +101,8 @@ def draw_held_out(
 def best_merges(scorer: Scorer, config: Config) -> np.ndarray:
     """[K, C] the merge's best 1 % of Dirichlet mixtures, for the search's target.
 
-    Merges are scored for the tenth that the ensemble ranks highest: it needs no
-    model, and the best hundredth of the one is hardly ever outside the best
-    tenth of the other. Both use the dev documents that tables of mixtures are
-    scored on.
+    Merges are scored for the tenth that the ensemble ranks highest, which hardly ever
+    misses one. Both use the dev documents that tables of mixtures are scored on.
     """
     table = dirichlet(
         scorer.members,
@@ -129,10 +116,8 @@ def best_merges(scorer: Scorer, config: Config) -> np.ndarray:
     order = np.argsort(problem.ensemble_values(w_MC), kind="stable")
     kept = order[: max(1, round(_SHORTLIST * len(w_MC)))]
     table = dataclasses.replace(table, w_MC=w_MC).take(kept)
-    rows = problem.rows
-    merge = scorer.merge(table, rows, "candidates of held-out runs")
-    bits_MD = bits_of(scorer.evaluation, merge, "dev")
-    value_M = problem.objective.penalised(bits_MD)
+    merge = scorer.merge(table, problem.rows, "candidates of held-out runs")
+    value_M = problem.objective.penalised(bits_of(scorer.evaluation, merge, "dev"))
     best = max(1, round(_BEST * len(w_MC)))
     return table.w_MC[np.argsort(value_M, kind="stable")[:best]]
 
@@ -189,6 +174,10 @@ def design(
     exclude_MC: np.ndarray | tuple[()] = (),
 ) -> np.ndarray:
     """[count, C] mixtures; the first n of a longer design are the shorter one.
+
+    The difference of a run from its merge is assumed to be sum_c a_c w_c (1 - w_c) plus
+    noise. Each mixture is the one that most reduces the expected squared error of that
+    difference (Bayesian I-optimality; Chaloner and Verdinelli 1995).
 
     Args:
       count: of mixtures.

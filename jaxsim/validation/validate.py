@@ -46,83 +46,53 @@ from jaxsim.validation.measured import (
     PredictionTable,
     Replicates,
     by_target,
-    plain_points,
 )
 
-# Files in WORKDIR/validation.
-TRAINED, GIVEN = "validation.json", "external.json"
+# Files in a workdir.
+TRAINED, GIVEN = "validation/validation.json", "validation/external.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Validation(Comparison):
-    """What `validate` found.
+    """What `validate` found."""
 
-    Attributes:
-      distributions: the part of the sampling distribution that each held-out
-        run was drawn from, or 'given'.
-      calibration_runs: names of the calibration runs, which are never held out.
-      agreement: by target and predictor (or weight-only baseline).
-      sizes: with the budget 'sum', Spearman correlations within mixtures of
-        one number of units: by number, target and predictor.
-      claims: for each kind of domain and predictor, over the domains that are
-        not below the noise floor: mean Spearman, mean ceiling, the best
-        weight-only baseline, and the difference to it, with intervals.
-      ceilings: by target, where replicates were trained.
-      ceiling_intervals: theirs; None where there is none.
-      replicate_agreement: of runs with their replicates, by target. It is no
-        upper bound: a replicate adds noise, so its Pearson correlation is near
-        the ceiling squared.
-      noise: standard deviation of a run around its replicates, by target.
-      replicates: how many of them `noise` and `ceilings` are computed from.
-      calibration: what searches use; see validation/calibration.py.
-      check: by target: mean absolute error of 'merge' and 'calibrated', and the share
-        of runs 'covered' by 90 % intervals that reach 'margin' to both sides.
-      learning: mean absolute error on held-out runs with the first 'reference
-        runs' of the calibration runs fitted, on the target `learning_target`.
-      budget: 'fixed' or 'sum'. With 'sum' a run on n units is n times as long: its loss
-        does not compare mixtures at equal budget, and no search uses it.
-      given: whether the user brought the runs.
-      unit: of the runs; 'unknown' if a user's are in other than bits per byte:
-        then levels mean nothing.
-      base: bits per byte of the base model on the text of the runs, by split
-        and domain.
-    """
-
-    distributions: list[str]
-    calibration_runs: list[str]
-    agreement: dict[str, dict[str, records.Row]]
+    distributions: list[str]  # what each held-out run was drawn from, or 'given'
+    calibration_runs: list[str]  # names; they are never held out
+    agreement: dict[str, dict[str, records.Row]]  # by target and predictor or baseline
+    # With the budget 'sum', Spearman correlations within mixtures of one number of
+    # units: by number, target and predictor.
     sizes: dict[str, dict[str, records.Row]]
+    # For each kind of domain and predictor, over the domains that are not below the
+    # noise floor: mean Spearman, mean ceiling, the best weight-only baseline, and the
+    # difference to it, with intervals.
     claims: list[records.Row]
-    ceilings: dict[str, float]
+    ceilings: dict[str, float]  # by target, where replicates were trained
     ceiling_intervals: dict[str, list[float | None]]
+    # Of runs with their replicates, by target. It is no upper bound: its Pearson
+    # correlation is near the ceiling squared.
     replicate_agreement: dict[str, records.Row]
-    noise: dict[str, float]
-    replicates: int
-    calibration: Calibration
+    noise: dict[str, float]  # standard deviation of a run, by target
+    replicates: int  # that noise and ceilings are computed from
+    calibration: Calibration  # what searches use
+    # By target: mean absolute error of 'merge' and 'calibrated', and the share of runs
+    # 'covered' by 90 % intervals that reach 'margin' to both sides.
     check: dict[str, records.Row]
+    # Mean absolute error on held-out runs with the first 'reference runs' of the
+    # calibration runs fitted.
     learning: list[records.Row]
     learning_target: str
-    budget: str
-    given: bool
-    unit: str
-    base: dict[str, dict[str, float]]
+    budget: str  # 'fixed', or 'sum': no search uses these; see docs/validate.md
+    given: bool  # whether the user brought the runs
+    unit: str  # of the runs; 'unknown' if levels mean nothing
+    base: dict[str, dict[str, float]]  # bits of the base model, by split and domain
 
     @property
     def tells_levels(self) -> bool:
         """Whether levels are comparable with those of merges."""
         return self.unit == BITS_PER_BYTE and self.budget == "fixed"
 
-    @property
-    def predictors(self) -> tuple[str, ...]:
-        """The predictors that have points."""
-        return tuple(p for p in PREDICTORS if p in self.points)
-
     def calibrated(self, names: Collection[str]) -> Calibration | None:
-        """What merges are corrected by.
-
-        None if one of these domains has no runs, or if there are fewer runs
-        than a calibration needs.
-        """
+        """What merges are corrected by; None with too few runs on these domains."""
         found = self.calibration
         enough = self.tells_levels and len(found.off) >= ENOUGH
         return found if enough and set(names) <= set(found.domains) else None
@@ -146,22 +116,18 @@ class Validation(Comparison):
         """
         if not self.tells_levels:
             return None
-        split = "test"
-        reference, predicted = (
-            {name: np.array(bits) for name, bits in self.points.get(p, {}).items()}
-            for p in ("reference", predictor)
-        )
+        split, reference = "test", self.points["reference"]
+        predicted = self.points.get(predictor, {})
         if predictor == CALIBRATED:
             split, known = "dev", self.calibration
             reference_FD = np.array(known.reference, float)
             reference, predicted = (
-                dict(zip(known.domains, bits_FD.T, strict=True))
+                dict(zip(known.domains, bits_FD.T.tolist(), strict=True))
                 for bits_FD in (reference_FD, reference_FD - known.off_FD)
             )
-        needed = np.array(goal.domains)[goal.needed_D].tolist()
-        if not reference.keys() & predicted.keys() >= set(needed):
+        if not reference.keys() & predicted.keys() >= set(goal.needed):
             return None
-        missing_M = np.full(len(reference[needed[0]]), np.nan)
+        missing_M = np.full(len(reference[goal.needed[0]]), np.nan)
         if len(missing_M) < 3:
             return None
         base_D = [self.base[split].get(n, np.nan) for n in goal.domains]
@@ -174,52 +140,41 @@ class Validation(Comparison):
         deviation = np.std(off_M, ddof=1)
         if predictor == CALIBRATED:
             deviation = np.sqrt(np.mean(off_M**2))
-        if not np.isfinite(deviation):
-            return None
-        return Residual(float(deviation), len(off_M))
+        found = Residual(float(deviation), len(off_M))
+        return found if np.isfinite(deviation) else None
 
 
 def save_validation(workdir: Path, validation: Validation) -> None:
     """Replaces what was found on runs trained here, or on the user's own."""
     name = GIVEN if validation.given else TRAINED
-    records.save(workdir / "validation" / name, validation)
+    records.save(workdir / name, validation)
 
 
 def load_validation(
-    workdir: Path, now: records.Basis | None = None
+    workdir: Path,
+    now: records.Basis | None = None,
+    files: Sequence[str] = (TRAINED, GIVEN),
 ) -> Validation | None:
-    """What reference runs showed, if any; those trained here come first.
+    """What reference runs showed, from the first of the files that there is.
 
-    Results that do not fit what there is `now` are passed over.
+    Results that do not fit what there is `now` are passed over. NaN stands for a
+    figure that is null in the file.
 
     Raises:
       DamagedError: a file is unreadable.
     """
-    for name in (TRAINED, GIVEN):
-        found = _load(workdir, name)
-        if found and (now is None or not found.basis.difference(now)):
-            return found
+    for path in filter(Path.exists, (workdir / name for name in files)):
+        v = records.load(path, Validation, "run `jaxsim validate` again")
+        if now is not None and v.basis.difference(now):
+            continue
+        tables = [*v.agreement.values(), *v.sizes.values()]
+        for table in (*tables, v.replicate_agreement, v.check):
+            for figures in table.values():
+                for key, value in figures.items():
+                    if value is None and not key.endswith("interval"):
+                        figures[key] = float("nan")
+        return v
     return None
-
-
-def load_given(workdir: Path) -> Validation | None:
-    """What reference runs showed that the user brought; as `load_validation`."""
-    return _load(workdir, GIVEN)
-
-
-def _load(workdir: Path, name: str) -> Validation | None:
-    """The validation in a file, with NaN where a figure is null."""
-    path = workdir / "validation" / name
-    if not path.exists():
-        return None
-    v = records.load(path, Validation, "run `jaxsim validate` again")
-    tables = [*v.agreement.values(), *v.sizes.values()]
-    for table in (*tables, v.replicate_agreement, v.check):
-        for figures in table.values():
-            for key, value in figures.items():
-                if value is None and not key.endswith("interval"):
-                    figures[key] = float("nan")
-    return v
 
 
 def compare(
@@ -240,8 +195,8 @@ def compare(
       fitted: the runs that the calibration and the baselines are fitted on.
       replicates: on test text, of reference runs before members.
       held_out_replicates: how many of them are of the first held-out runs.
-      distributions, unit: see `Validation`; no distributions if the user brought
-        the runs.
+      distributions: none if the user brought the runs.
+      unit: see `Validation`.
       by_size: whether the budget is 'sum'.
     """
     domains, there_D = basis.evaluation.domains, held_out.measured_D
@@ -275,8 +230,9 @@ def compare(
         if replicates is None:
             continue
         first_P, second_P = (weighted_mean(r, weights[target]) for r in replicates)
-        ceilings[target] = noise_ceiling(reference_M, first_P[:some], second_P[:some])
-        noise[target] = replicate_noise(first_P[:some], second_P[:some])
+        pairs = first_P[:some], second_P[:some]
+        ceilings[target] = noise_ceiling(reference_M, *pairs)
+        noise[target] = replicate_noise(*pairs)
         if count >= ENOUGH_RUNS:
             in_P = None if in_M is None else in_M[:count]
             again[target] = agreement(second_P[:count], first_P[:count], in_P)
@@ -294,7 +250,7 @@ def compare(
         calibration_runs=[] if fitted is None else list(fitted.names),
         targets=list(targets.all),
         kinds=list(targets.kinds.values()),
-        points=plain_points(points),
+        points=records.plain(points),
         agreement=figures,
         sizes=_within_sizes(held_out, points) if by_size else {},
         claims=claims(targets, points, rules, ceilings),

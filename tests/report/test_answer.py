@@ -9,18 +9,17 @@ import pytest
 from jaxsim.records import Basis
 from jaxsim.report import agreement
 from jaxsim.report.answer import (
-    RANGE,
     aim_of,
     answer,
     next_command,
     on_test_text,
     outcomes,
-    reach_of,
     search_sentences,
     shift_sentence,
     train_command,
     usual,
 )
+from jaxsim.validation.calibration import LEVEL, reach_of
 
 from .workdirs import MEMBERS, OUTSIDE, chosen_of, found_of, on_basis_of, validation_of
 
@@ -326,7 +325,7 @@ def test_the_range_is_that_of_one_more_reference_run():
     deviation_D = gap_DM[:, :3].std(axis=1, ddof=1)
     reach_D = deviation_D * reach_of(1.0, 3)
     inside_D = np.abs(gap_DM[:, 3] - offset_D) <= reach_D
-    assert abs(inside_D.mean() - RANGE) < 0.01
+    assert abs(inside_D.mean() - LEVEL) < 0.01
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,8 @@ import pytest
 
 from jaxsim.corpus import open_corpus
 from jaxsim.pool import open_pool
-from jaxsim.report import agreement
-from jaxsim.report.show import (
-    show_agreement,
-    show_chosen,
-    show_members,
-    show_pool,
-    show_scores,
-    show_search,
-)
+from jaxsim.report import agreement, tables
+from jaxsim.report.show import show, show_agreement, show_chosen, show_search
 from jaxsim.report.table import Estimate, short
 from jaxsim.report.tables import constraint_words, marginal, objective, shown_mixtures
 from jaxsim.scoring.evaluation import gather
@@ -37,7 +30,7 @@ def said(capsys):
 
 
 def test_pool(workdir, capsys):
-    show_pool(open_pool(workdir))
+    show(tables.members(open_pool(workdir).manifests("member")))
     out = said(capsys)
     assert "members of the pool (3)" in out
     for name in MEMBERS:
@@ -46,7 +39,7 @@ def test_pool(workdir, capsys):
 
 def test_losses_of_the_standard_mixtures(workdir, capsys):
     scores = reference_scores(gather(open_corpus(workdir)))
-    show_members(scores)
+    show(tables.standard_bits(scores))
     out = said(capsys)
     assert f"mixture macro in-pool {OUTSIDE}" in out
     for name in ("base", *MEMBERS, "uniform", "proportional"):
@@ -57,13 +50,14 @@ def test_losses_of_the_standard_mixtures(workdir, capsys):
 
 def test_members_carry_the_marks_of_an_override(workdir, capsys):
     evaluation = gather(open_corpus(workdir))
-    show_members(reference_scores(evaluation, ("member alpha is damaged",)))
+    scores = reference_scores(evaluation, ("member alpha is damaged",))
+    show(tables.standard_bits(scores))
     assert "OVERRIDE: member alpha is damaged" in said(capsys)
 
 
 def test_scores_by_every_predictor(workdir, capsys):
     scores = reference_scores(gather(open_corpus(workdir)), ("a mark",))
-    show_scores(scores)
+    show(tables.scores(scores))
     out = said(capsys)
     assert f"best of {len(scores.table)} mixtures by the merge on" in out
     for word in ("merge", "ensemble", "mean of", "members"):

@@ -22,8 +22,7 @@ from jaxsim.scoring.evaluation import gather, text_digest
 from jaxsim.scoring.store import ScoreStore
 from jaxsim.scoring.table import read_csv
 from jaxsim.search.result import load_search, save_search
-from jaxsim.validation.chosen import save_chosen
-from jaxsim.validation.diagnostics import load_diagnostics, save_diagnostics
+from jaxsim.validation.diagnostics import Diagnostics
 
 from .workdirs import (
     DRIFT,
@@ -217,11 +216,11 @@ def test_overrides_of_other_parts_are_found(complete, where):
     if where == "validation":
         add_validation(complete, reference_runs=12, notes=("a mark",))
     elif where == "diagnostics":
-        diagnostics = load_diagnostics(complete)
-        save_diagnostics(complete, dataclasses.replace(diagnostics, notes=["a mark"]))
+        diagnostics = Diagnostics.load(complete)
+        dataclasses.replace(diagnostics, notes=["a mark"]).save(complete)
     elif where == "chosen":
         chosen = chosen_of(load_search(complete))
-        save_chosen(complete, dataclasses.replace(chosen, notes=["a mark"]))
+        dataclasses.replace(chosen, notes=["a mark"]).save(complete)
     else:
         found = add_search(complete)
         save_search(complete, dataclasses.replace(found, notes=["a mark"]))
@@ -333,7 +332,7 @@ def test_answers_of_another_pool_or_text_are_out_of_date(
     if part == "search":
         save_search(complete, dataclasses.replace(found, basis=basis))
     else:
-        save_chosen(complete, dataclasses.replace(chosen_of(found), basis=basis))
+        dataclasses.replace(chosen_of(found), basis=basis).save(complete)
     (line,) = ReportData(complete).stale
     assert re.search(words, line)
     command = "search" if part == "search" else "validate --mixtures=FILE.csv"
@@ -356,22 +355,22 @@ def test_drift_is_that_of_the_diagnostics(complete, monkeypatch):
 
 def test_a_member_without_diagnostics_has_no_drift(complete):
     """A damaged one, under an override."""
-    diagnostics = load_diagnostics(complete)
+    diagnostics = Diagnostics.load(complete)
     members = [n for n in diagnostics.members if n != "alpha"]
     drift = {n: diagnostics.drift[n] for n in members}
     few = dataclasses.replace(diagnostics, members=members, drift=drift)
-    save_diagnostics(complete, few)
+    few.save(complete)
     _, summary = report_of(complete)
     drift = {m["member"]: m["drift"] for m in summary["members"]}
     assert drift["alpha"] is None and drift[MEMBERS[-1]] == DRIFT[MEMBERS[-1]]
 
 
 def test_diagnostics_of_another_pool_are_out_of_date(complete):
-    diagnostics = load_diagnostics(complete)
+    diagnostics = Diagnostics.load(complete)
     for name, what in (("alpha", "has changed"), ("gone", "is gone")):
         members = diagnostics.basis.members | {name: "another"}
         basis = dataclasses.replace(diagnostics.basis, members=members)
-        save_diagnostics(complete, dataclasses.replace(diagnostics, basis=basis))
+        dataclasses.replace(diagnostics, basis=basis).save(complete)
         (line,) = ReportData(complete).stale
         assert line == f"diagnostics: member {name!r} {what}: run `jaxsim validate`"
 

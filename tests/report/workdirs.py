@@ -43,9 +43,8 @@ from jaxsim.scoring.table import (
 from jaxsim.search.result import SearchResult, save_search
 from jaxsim.search.ties import AFTER_RUNS, BEFORE_RUNS
 from jaxsim.train import Run
-from jaxsim.validation.chosen import TrainedChoice, save_chosen
-from jaxsim.validation.diagnostics import Diagnostics, save_diagnostics
-from jaxsim.validation.measured import PredictionTable, pool_losses
+from jaxsim.validation.diagnostics import Diagnostics
+from jaxsim.validation.measured import PredictionTable, TrainedChoice, pool_losses
 from jaxsim.validation.runs import mixture_table
 from jaxsim.validation.validate import Validation, compare, save_validation
 
@@ -250,7 +249,7 @@ def diagnostics_of(verdict: str = "trust", below_noise: bool = False) -> Diagnos
 
 def add_diagnostics(workdir: Path, verdict: str = "trust") -> Diagnostics:
     diagnostics = current(workdir, diagnostics_of(verdict))
-    save_diagnostics(workdir, diagnostics)
+    diagnostics.save(workdir)
     return diagnostics
 
 
@@ -365,7 +364,7 @@ def add_search(workdir: Path, trained: bool = False, tied: int = 2) -> SearchRes
 
 def add_chosen(workdir: Path, found: SearchResult) -> TrainedChoice:
     chosen = chosen_of(found)
-    save_chosen(workdir, chosen)
+    chosen.save(workdir)
     return chosen
 
 

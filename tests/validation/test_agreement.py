@@ -22,7 +22,7 @@ from jaxsim.validation.agreement import (
     paired_difference,
     predictions,
     replicate_noise,
-    spearman_statistic,
+    spearman_of,
 )
 
 REFERENCE = np.array([1.0, 1.3, 1.1, 1.9, 1.6])
@@ -294,8 +294,8 @@ def test_spearman_is_that_of_scipy_with_ties():
             for t in range(3)
         ]
     )
-    statistic = spearman_statistic(predicted_MT, reference_MT, unbiased=False)
-    assert statistic(np.ones((1, 15)))[0] == pytest.approx(expected)
+    found_J = spearman_of(np.ones((1, 15)), predicted_MT, reference_MT, unbiased=False)
+    assert found_J[0] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("unbiased", [False, True])
@@ -305,8 +305,8 @@ def test_a_count_is_how_often_a_reference_run_is_there(unbiased):
     count_JM = np.ones((2, 15))
     count_JM[1, 4] = 0
     without = (np.delete(x, 4, axis=0) for x in (predicted_MT, reference_MT))
-    expected = spearman_statistic(*without, unbiased)(np.ones((1, 14)))[0]
-    found_J = spearman_statistic(predicted_MT, reference_MT, unbiased)(count_JM)
+    expected = spearman_of(np.ones((1, 14)), *without, unbiased)[0]
+    found_J = spearman_of(count_JM, predicted_MT, reference_MT, unbiased)
     assert found_J[1] == pytest.approx(expected)
     assert found_J[0] != pytest.approx(expected)
 
@@ -317,7 +317,7 @@ def test_the_unbiased_correlation_is_unbiased():
     predicted_MT = 0.9 * reference_MT + np.sqrt(1 - 0.81) * predicted_MT
     one_JM = np.ones((1, 8))
     mean, sample = (
-        spearman_statistic(predicted_MT, reference_MT, unbiased)(one_JM)[0]
+        spearman_of(one_JM, predicted_MT, reference_MT, unbiased)[0]
         for unbiased in (True, False)
     )
     slack = 4 * 0.15 / np.sqrt(5000)  # deviation of one estimate: 0.12
@@ -398,8 +398,8 @@ def test_an_order_with_only_neighbors_swapped():
     reference_MT = np.arange(12.0)[:, None]
     predicted_MT = reference_MT.copy()
     predicted_MT[[3, 4]] = predicted_MT[[4, 3]]
-    unbiased = spearman_statistic(predicted_MT, reference_MT, True)
-    assert unbiased(np.ones((1, 12)))[0] == pytest.approx(1)
+    unbiased_J = spearman_of(np.ones((1, 12)), predicted_MT, reference_MT, True)
+    assert unbiased_J[0] == pytest.approx(1)
     found = mean_spearman(predicted_MT, reference_MT)
     assert found.estimate == pytest.approx(1 - 12 / (12 * 143))
     assert 0.8 < found.low < found.estimate < found.high < 1

@@ -21,12 +21,11 @@ from jaxsim.validation.diagnostics import (
     SMALL_DRIFT,
     TRUST,
     UNIFORM,
+    Diagnostics,
     barrier,
     diagnose,
     judge,
-    load_diagnostics,
     resolution,
-    save_diagnostics,
     text_errors,
     within_noise,
 )
@@ -154,17 +153,17 @@ def test_a_damaged_member_is_left_out(project, tmp_path):
 
 
 def test_kept_as_strict_json(found, tmp_path):
-    assert load_diagnostics(tmp_path) is None
-    save_diagnostics(tmp_path, found)
+    assert Diagnostics.load(tmp_path) is None
+    found.save(tmp_path)
     path = tmp_path / "validation" / "diagnostics.json"
     json.loads(path.read_text(), parse_constant=pytest.fail)  # no NaN
-    assert load_diagnostics(tmp_path) == found
+    assert Diagnostics.load(tmp_path) == found
     for bad in (path.read_text()[:-30], "[]", "{}"):
         path.write_text(bad)
         with pytest.raises(
             DamagedError, match=r"diagnostics\.json: (unreadable|format)"
         ):
-            load_diagnostics(tmp_path)
+            Diagnostics.load(tmp_path)
 
 
 def test_what_it_was_measured_on(found, scorer):

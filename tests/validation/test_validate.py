@@ -12,8 +12,13 @@ from jaxsim.scoring.table import dirichlet
 from jaxsim.scoring.targets import IN_POOL, OUT_OF_POOL
 from jaxsim.search.objective import Objective
 from jaxsim.search.ties import Residual
-from jaxsim.validation.chosen import TrainedChoice, load_chosen, save_chosen
-from jaxsim.validation.measured import CALIBRATED, PredictionTable, beside, pool_losses
+from jaxsim.validation.measured import (
+    CALIBRATED,
+    PredictionTable,
+    TrainedChoice,
+    beside,
+    pool_losses,
+)
 from jaxsim.validation.validate import compare, load_validation, save_validation
 
 
@@ -388,10 +393,10 @@ def test_an_altered_record_of_chosen_mixtures_is_refused(tmp_path):
         points={"reference": {"a": [1.5]}}, basis=Basis("text", base="x"),
         notes=[],
     )  # fmt: skip
-    assert load_chosen(tmp_path) is None
-    save_chosen(tmp_path, found)
-    assert load_chosen(tmp_path) == found
+    assert TrainedChoice.load(tmp_path) is None
+    found.save(tmp_path)
+    assert TrainedChoice.load(tmp_path) == found
     path = tmp_path / "validation" / "chosen.json"
     path.write_text(path.read_text().replace("1.5", "1.4"))
     with pytest.raises(DamagedError, match=r"chosen\.json: .* --mixtures=.* ag"):
-        load_chosen(tmp_path)
+        TrainedChoice.load(tmp_path)
