@@ -73,7 +73,7 @@ class LanguageModel:
 
     def logical_axes(self) -> Params:
         """The axis names of every parameter, a tree of tuples."""
-        boxed = jax.eval_shape(self._boxed, jax.random.key(0))
+        boxed = jax.eval_shape(lambda: self._boxed(jax.random.key(0)))
         return jax.tree.map(
             lambda leaf: leaf.names,
             boxed,
@@ -146,4 +146,4 @@ class LanguageModel:
 # Cached, because every load of a member needs them and tracing takes 0.1 s.
 @functools.lru_cache
 def _shapes(model: LanguageModel) -> Params:
-    return jax.eval_shape(model.init, jax.random.key(0))
+    return jax.eval_shape(lambda: model.init(jax.random.key(0)))

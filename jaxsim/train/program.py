@@ -37,7 +37,7 @@ class TrainProgram:
 
     def __init__(self, step: TrainStep, rows: int, mesh: Mesh, runs: int) -> None:
         self.model = model = step.model
-        self.mesh, self.runs, self._initial = mesh, runs, step.initial
+        self.mesh, self.runs = mesh, runs
         self._params = parameter_shardings(model.shapes(), model.logical_axes(), mesh)
 
         def of_runs(leaf: Any, of_one: NamedSharding) -> jax.ShapeDtypeStruct:
@@ -65,6 +65,14 @@ class TrainProgram:
             donate_argnums=0,
         )
 
+        def start(*arguments: Any) -> Any:
+            return jax.tree.map(
+                lambda leaf: jnp.broadcast_to(leaf, (runs, *leaf.shape)),
+                step.initial(*arguments),
+            )
+
+        self._start = jax.jit(start, out_shardings=self._shardings)
+
     def start(self, params: Any, steps: int, tail_start: int) -> TrainState:
         """The first state; every run starts from the same parameters.
 
@@ -72,18 +80,11 @@ class TrainProgram:
           params: of one run, on the host or the device. They are copied.
           steps, tail_start: see `TrainState`.
         """
-
-        def make(*arguments: Any) -> Any:
-            return jax.tree.map(
-                lambda leaf: jnp.broadcast_to(leaf, (self.runs, *leaf.shape)),
-                self._initial(*arguments),
-            )
-
         arguments = to_devices(
             (params, np.int32(steps), np.int32(tail_start)),
             (self._params, replicated(self.mesh), replicated(self.mesh)),
         )
-        state: TrainState = jax.jit(make, out_shardings=self._shardings)(*arguments)
+        state: TrainState = self._start(*arguments)
         return state
 
     @functools.cached_property

@@ -160,7 +160,8 @@ class Trainer:
         """New parameters of one run, initialized on their devices."""
         model = self.model
         at = parameter_shardings(model.shapes(), model.logical_axes(), self.mesh)
-        return jax.jit(model.init, out_shardings=at)(jax.random.key(seed))
+        init = jax.jit(lambda: model.init(jax.random.key(seed)), out_shardings=at)
+        return init()
 
     def train(
         self,
