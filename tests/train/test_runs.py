@@ -31,7 +31,7 @@ def test_replay_rows_are_an_exact_share_of_base_text(setting):
 
 def test_without_replay_no_row_is_base_text(setting):
     rows = member_run("a", RECIPE).schedule(setting.corpus, RECIPE)
-    assert rows.units == ("a",) and len(rows) == 48
+    assert rows.units == ("a",) and len(rows.unit_R) == 48
 
 
 def test_batches_hold_the_scheduled_rows_in_their_order(setting):
