@@ -36,10 +36,10 @@ from jaxsim.scoring.layout import (
     Call,
     Layout,
     arrange,
+    bucketed,
     bytes_of,
     execution_of,
     layouts,
-    lengths_of,
     memory_limit,
     process_bytes,
     settled,
@@ -70,7 +70,7 @@ class Programs:
         self.within = int(pool.mesh.shape["model"])
         self.length = length
         self._layouts: dict[bool, Layout] = {}
-        self._compiled: dict[tuple[Layout, int, bool], jax.stages.Compiled] = {}
+        self._compiled: dict[tuple[Any, ...], jax.stages.Compiled] = {}
 
     def layout(self, gradient: bool = False) -> Layout:
         """The first layout that fits in the device's memory.
@@ -93,11 +93,11 @@ class Programs:
         Raises:
           TooLarge: the compiler says that it does not fit.
         """
-        key = layout, length, gradient
+        shape = _, windows, _ = layout.shape(length)
+        key = layout.mixtures, layout.remat, shape, gradient
         if key not in self._compiled:
             begin = time.monotonic()
-            self._compiled[key] = compiled(self.lowered(*key))
-            _, windows, _ = layout.shape(length)
+            self._compiled[key] = compiled(self.lowered(layout, length, gradient))
             k = layout.mixtures * self.across
             what = "gradient program" if gradient else f"scoring program: {k} mixtures"
             say(
@@ -310,11 +310,11 @@ class Evaluator:
         programs, m = self.programs, len(w_MC)
         if not m:
             return
-        layout = programs.layout()
+        layout = bucketed(programs.layout(), self._evaluation.length_R)
         if m <= programs.across:
             layout = dataclasses.replace(layout, mixtures=1)
         size = layout.mixtures * programs.across
-        calls = list(self._calls(rows, layout, programs.within))
+        calls = list(arrange(self._evaluation, rows, layout, programs.within))
 
         def dispatch(start: int, call: Call) -> tuple[jax.Array, jax.Array]:
             # The shape is fixed, so the last chunk repeats its last mixture.
@@ -336,10 +336,6 @@ class Evaluator:
             if call is calls[-1]:
                 yield part, nll_KRL if per_token else nll_KRL[:, :, 0]
 
-    def _calls(self, rows: np.ndarray, layout: Layout, devices: int) -> Iterator[Call]:
-        lengths = lengths_of(self._evaluation, layout)
-        return arrange(self._evaluation, rows, layout, lengths, devices)
-
     def jacobian(self, w_C: np.ndarray, scale: float, rows: np.ndarray) -> Jacobian:
         """Differentiates every domain's loss, summed over its windows.
 
@@ -356,10 +352,10 @@ class Evaluator:
           JaxsimError: a loss or a derivative is not finite.
           UserError: a block of windows does not fit in the device's memory.
         """
-        programs, domain_R = self.programs, self._evaluation.domain_R[rows]
-        layout = programs.layout(gradient=True)
-        nll_R = np.zeros(len(rows))
-        along_DC = np.zeros((len(self._evaluation.domains), len(w_C)))
+        programs, e = self.programs, self._evaluation
+        layout, domain_R = programs.layout(gradient=True), e.domain_R[rows]
+        layout = bucketed(layout, e.length_R)
+        nll_R, along_DC = np.zeros(len(rows)), np.zeros((len(e.domains), len(w_C)))
 
         def dispatch(here: np.ndarray, call: Call) -> tuple[jax.Array, jax.Array]:
             base, at_scale = self._pool.base, np.asarray(scale)
@@ -369,7 +365,7 @@ class Evaluator:
             (here, call)
             for d in np.unique(domain_R)
             for here in [np.flatnonzero(domain_R == d)]
-            for call in self._calls(rows[here], layout, programs.mesh.size)
+            for call in arrange(e, rows[here], layout, programs.mesh.size)
         )
         for (here, call), (nll_TB, along_C) in _results(dispatch, jobs):
             nll_R[here[call.at]] = np.asarray(nll_TB).reshape(-1)[call.places]

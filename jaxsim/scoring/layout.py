@@ -6,8 +6,9 @@ of them holds more, so that all blocks have the same number of tokens.
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -28,9 +29,10 @@ _CALL = 2**17
 _MIXTURES = 8
 # Calls running or queued: with one queued, devices never wait for the host.
 IN_FLIGHT = 2
-# Tokens in a block. On two cores 1,000 to 2,000 were fastest: larger blocks do not
-# fit in the caches. A backward pass keeps the activations of all layers.
-_CPU_BLOCK, _BLOCK, _GRADIENT_BLOCK = 2**10, 2**14, 2**13
+# Tokens in a block, on a CPU and elsewhere. Larger blocks do not fit in a CPU's caches.
+# A backward pass keeps the activations of all layers, and pads a block of each domain.
+_CPU_BLOCK, _BLOCK = 2**11, 2**14
+_CPU_GRADIENT_BLOCK, _GRADIENT_BLOCK = 2**10, 2**13
 # Evenly spaced lengths that windows are padded to. With only full, half and quarter
 # length, Python docstrings were scored at three quarters of the speed
 # (`benchmarks/scoring.py`).
@@ -47,6 +49,8 @@ class Layout:
       blocks: the most blocks in a call.
       length: tokens of a window of full length.
       remat: what a backward pass recomputes, see `Execution`.
+      buckets: lengths that windows are padded to, shortest first, and the number of
+        such windows in a block; see `bucketed`.
     """
 
     mixtures: int
@@ -54,10 +58,12 @@ class Layout:
     blocks: int
     length: int
     remat: str = "none"
+    buckets: tuple[tuple[int, int], ...] = ()
 
     def shape(self, length: int) -> tuple[int, int, int]:
         """Blocks T, windows B and length L of calls for windows of `length`."""
-        return self.blocks, self.windows * self.length // length, length
+        most = self.windows * self.length // length
+        return self.blocks, dict(self.buckets).get(length, most), length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +93,8 @@ def layouts(
       on_cpu: whether devices are CPUs.
       gradient: whether it is for `program.gradient`.
     """
-    block = _CPU_BLOCK if on_cpu else _GRADIENT_BLOCK if gradient else _BLOCK
+    sizes = (_CPU_BLOCK, _BLOCK), (_CPU_GRADIENT_BLOCK, _GRADIENT_BLOCK)
+    block = sizes[gradient][not on_cpu]
     windows = config.rows or max(1, block // length)
     mixtures = 1 if gradient else config.chunk or (1 if on_cpu else _MIXTURES)
 
@@ -108,53 +115,88 @@ def layouts(
         yield layout()
 
 
-def lengths_of(evaluation: EvaluationSet, layout: Layout) -> list[int]:
-    """Lengths that windows are padded to, shortest first.
+def bucketed(layout: Layout, length_R: np.ndarray) -> Layout:
+    """Chooses the buckets for all windows of an evaluation set.
 
-    Of evenly spaced lengths, those with enough windows of the whole set to fill a
-    block, and the full one. No program is compiled for a few windows, nor for a new
-    choice of windows.
+    They are those of evenly spaced lengths with which windows and padding are fewest
+    tokens, in equal blocks: 65 windows are 5 blocks of 13, not of 16. They are chosen
+    once, so that no new choice of windows compiles a program.
+
+    Args:
+      layout: with the most windows in a block.
+      length_R: tokens of all windows.
     """
-    found: list[int] = []
-    for part in range(1, _LENGTHS + 1):
-        length = -(-layout.length * part // _LENGTHS)
-        longer_R = evaluation.length_R > max(found, default=0)
-        windows = np.count_nonzero(longer_R & (evaluation.length_R <= length))
-        if part == _LENGTHS or windows >= layout.shape(length)[1]:
-            found.append(length)
-    return found
+    parts = range(1, _LENGTHS + 1)
+    lengths = sorted({-(-layout.length * part // _LENGTHS) for part in parts})
+    lengths = lengths[: 1 + int(np.searchsorted(lengths, length_R.max()))]
+
+    def sizes(chosen: Sequence[int], count: np.ndarray) -> np.ndarray:
+        most = np.array([layout.shape(length)[1] for length in chosen])
+        return np.maximum(1, -(-count // np.maximum(1, -(-count // most))))
+
+    chosen = _fewest_tokens(length_R, lengths, sizes)
+    windows = sizes(chosen, _counts(length_R, chosen)).tolist()
+    return dataclasses.replace(layout, buckets=tuple(zip(chosen, windows, strict=True)))
 
 
 def arrange(
-    evaluation: EvaluationSet,
-    rows: np.ndarray,
-    layout: Layout,
-    lengths: list[int],
-    devices: int,
+    evaluation: EvaluationSet, rows: np.ndarray, layout: Layout, devices: int
 ) -> Iterator[Call]:
     """Divides windows into calls.
-
-    Windows that do not fill a block are padded to the next length.
 
     Args:
       evaluation: the evaluation set.
       rows: indices of windows, in any order.
-      layout: of the program.
-      lengths: that windows are padded to, see `lengths_of`.
+      layout: of the program; of its buckets those are used that pad least.
       devices: how many share the windows; blocks go to them in turn.
     """
-    index_R = np.searchsorted(lengths, evaluation.length_R[rows])
-    left = np.zeros(len(rows), bool)
+    length_R = evaluation.length_R[rows]
+    lengths: Sequence[int] = [length for length, _ in layout.buckets]
+    lengths = _fewest_tokens(
+        length_R,
+        lengths,
+        lambda chosen, _: np.array([dict(layout.buckets)[n] for n in chosen]),
+    )
+    index_R = np.searchsorted(lengths, length_R)
     for index in np.unique(index_R):
-        left |= index_R == index
         shape = blocks, windows, _ = layout.shape(lengths[index])
-        if left.sum() < windows and index != index_R.max():
-            continue
-        here, left[:] = np.flatnonzero(left), False
-        each = devices * blocks * windows
+        here, each = np.flatnonzero(index_R == index), devices * blocks * windows
         for start in range(0, len(here), each):
             some = here[start : start + each]
             yield _call(evaluation, rows, some, shape, devices)
+
+
+def _fewest_tokens(
+    length_R: np.ndarray,
+    lengths: Sequence[int],
+    sizes: Callable[[Sequence[int], np.ndarray], np.ndarray],
+) -> Sequence[int]:
+    """The lengths with which windows and the padding of blocks are fewest tokens.
+
+    The longest is kept. Of equal ones, the fewest lengths.
+
+    Args:
+      length_R: tokens of windows.
+      lengths: to choose from.
+      sizes: windows in a block, by some lengths and the number of windows of each.
+    """
+
+    def tokens(chosen: Sequence[int]) -> int:
+        count = _counts(length_R, chosen)
+        size = sizes(chosen, count)
+        return int((-(-count // size) * size * chosen).sum())
+
+    subsets = (
+        (*shorter, lengths[-1])
+        for count in range(len(lengths))
+        for shorter in itertools.combinations(lengths[:-1], count)
+    )
+    return min(subsets, key=tokens)
+
+
+def _counts(length_R: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+    """The number of windows that are padded to each of these lengths."""
+    return np.bincount(np.searchsorted(lengths, length_R), minlength=len(lengths))
 
 
 def _call(

@@ -201,9 +201,9 @@ def test_some_windows_in_any_order(scorer, make, rows):
 
 
 def lengths(scorer, evaluator: Evaluator, rows: np.ndarray) -> set[int]:
-    layout = evaluator.programs.layout()
-    lengths = layouts.lengths_of(scorer.evaluation, layout)
-    calls = layouts.arrange(scorer.evaluation, rows, layout, lengths, 1)
+    e = scorer.evaluation
+    layout = layouts.bucketed(evaluator.programs.layout(), e.length_R)
+    calls = layouts.arrange(e, rows, layout, 1)
     return {call.blocks.scored_TBL.shape[2] for call in calls}
 
 
@@ -230,10 +230,11 @@ def test_short_documents_are_padded_little(scorer, make, params, alone, rows):
 def test_blocks_hold_every_window_once(scorer):
     """In places of its own, and as many on every device as there can be."""
     e, rows = scorer.evaluation, np.arange(len(scorer.evaluation))[::-1]
-    layout = layouts.Layout(mixtures=1, windows=2, blocks=3, length=32)
+    buckets = (8, 8), (16, 4), (32, 2)
+    layout = layouts.Layout(1, windows=2, blocks=3, length=32, buckets=buckets)
     for devices in (1, 4):
         seen = []
-        for call in layouts.arrange(e, rows, layout, [8, 16, 32], devices):
+        for call in layouts.arrange(e, rows, layout, devices):
             length = call.blocks.scored_TBL.shape[2]
             tokens = call.blocks.tokens_TBL1.reshape(-1, length + 1)[call.places]
             np.testing.assert_array_equal(

@@ -265,8 +265,8 @@ def test_activations_that_do_not_fit_are_computed_again(
     needed = Programs.needed
 
     def more_without_remat(self, program):
-        layouts = [k[0] for k, p in self._compiled.items() if p is program]
-        return 2e9 if layouts[0].remat == "none" else needed(self, program)
+        remats = [k[1] for k, p in self._compiled.items() if p is program]
+        return 2e9 if remats[0] == "none" else needed(self, program)
 
     monkeypatch.setattr(Programs, "needed", more_without_remat)
     small = make(memory=1.9)

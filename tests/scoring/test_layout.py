@@ -38,8 +38,8 @@ def test_a_cpu_takes_one_mixture_in_small_blocks():
     evaluator = drawn.evaluator()
     layout = evaluator.programs.layout()
     assert layout.mixtures == 1
-    assert layout.windows * drawn.LENGTH == 1024
-    assert layout.blocks * 1024 == 2**17
+    assert layout.windows * drawn.LENGTH == 2048
+    assert layout.blocks * 2048 == 2**17
     assert evaluator.programs.config.attention == "einsum"
     assert evaluator.how == {
         "precision": "float32",
@@ -84,8 +84,8 @@ def test_memory_decides_what_is_not_set(no_runtime):
     assert needed(small) < needed(free)
     between = (needed(free) + needed(small)) / 2e9
     assert programs(between).layout().windows < free.layout().windows
-    with pytest.raises(UserError, match=r"needs [\d,]+ bytes.*score\.rows=64"):
-        programs(between, rows=64).layout()
+    with pytest.raises(UserError, match=r"needs [\d,]+ bytes.*score\.rows=128"):
+        programs(between, rows=128).layout()
     with pytest.raises(UserError, match=r"and 1,000 may be used"):
         programs(1e-6, rows=2).layout()
 
