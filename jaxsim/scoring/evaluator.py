@@ -59,15 +59,22 @@ class Programs:
       pool: its base and differences.
       config: how to score.
       length: tokens of a window of full length.
+      length_R: tokens of all windows, for `bucketed`; None for full ones.
     """
 
     def __init__(
-        self, model: LanguageModel, pool: StackedPool, config: ScoreConfig, length: int
+        self,
+        model: LanguageModel,
+        pool: StackedPool,
+        config: ScoreConfig,
+        length: int,
+        length_R: np.ndarray | None = None,
     ) -> None:
         self.model, self.pool, self.mesh = model, pool, pool.mesh
         self.config = settled(config, model, pool.mesh)
         self.across = int(pool.mesh.shape["mixture"])
         self.within = int(pool.mesh.shape["model"])
+        self._length_R = length_R
         self.length = length
         self._layouts: dict[bool, Layout] = {}
         self._compiled: dict[tuple[Any, ...], jax.stages.Compiled] = {}
@@ -176,13 +183,17 @@ class Programs:
         """Layouts to try, best first."""
         chunk = -(-self.config.chunk // self.across)
         each = dataclasses.replace(self.config, chunk=chunk)
-        return layouts(each, self.length, is_cpu(self.mesh), gradient)
+        found = layouts(each, self.length, is_cpu(self.mesh), gradient)
+        if self._length_R is None:
+            return found
+        return (bucketed(layout, self._length_R) for layout in found)
 
     def _choose(self, gradient: bool) -> Layout:
         limit = memory_limit(self.config, self.mesh)
         for layout in self.candidates(gradient):
             try:
-                needed = self.needed(self.compiled(layout, self.length, gradient))
+                longest = max(dict(layout.buckets), default=self.length)
+                needed = self.needed(self.compiled(layout, longest, gradient))
             except TooLarge as error:
                 needed = error.needed
                 limit = min(limit or error.available, error.available)
@@ -240,7 +251,7 @@ class Evaluator:
     ) -> None:
         self._pool, self._evaluation = pool, evaluation
         self._length = evaluation.tokens_RL1.shape[1] - 1
-        self.programs = Programs(model, pool, config, self._length)
+        self.programs = Programs(model, pool, config, self._length, evaluation.length_R)
 
     @property
     def how(self) -> dict[str, str]:
@@ -310,7 +321,7 @@ class Evaluator:
         programs, m = self.programs, len(w_MC)
         if not m:
             return
-        layout = bucketed(programs.layout(), self._evaluation.length_R)
+        layout = programs.layout()
         if m <= programs.across:
             layout = dataclasses.replace(layout, mixtures=1)
         size = layout.mixtures * programs.across
@@ -354,7 +365,6 @@ class Evaluator:
         """
         programs, e = self.programs, self._evaluation
         layout, domain_R = programs.layout(gradient=True), e.domain_R[rows]
-        layout = bucketed(layout, e.length_R)
         nll_R, along_DC = np.zeros(len(rows)), np.zeros((len(e.domains), len(w_C)))
 
         def dispatch(here: np.ndarray, call: Call) -> tuple[jax.Array, jax.Array]:

@@ -135,8 +135,11 @@ def bucketed(layout: Layout, length_R: np.ndarray) -> Layout:
         return np.maximum(1, -(-count // np.maximum(1, -(-count // most))))
 
     chosen = _fewest_tokens(length_R, lengths, sizes)
-    windows = sizes(chosen, _counts(length_R, chosen)).tolist()
-    return dataclasses.replace(layout, buckets=tuple(zip(chosen, windows, strict=True)))
+    count = _counts(length_R, chosen)
+    size = sizes(chosen, count)
+    blocks = min(layout.blocks, int((-(-count // size)).max()))
+    buckets = tuple(zip(chosen, size.tolist(), strict=True))
+    return dataclasses.replace(layout, blocks=blocks, buckets=buckets)
 
 
 def arrange(

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxsim.config import ScoreConfig
@@ -23,6 +24,7 @@ from jaxsim.devices import is_cpu
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.log import progress, say
 from jaxsim.pool import open_pool
+from jaxsim.pool.manifest import load_verified
 from jaxsim.records import Basis, digest
 from jaxsim.scoring.ensemble import Ensemble
 from jaxsim.scoring.evaluation import (
@@ -34,7 +36,7 @@ from jaxsim.scoring.evaluation import (
 )
 from jaxsim.scoring.evaluator import Evaluator, Jacobian
 from jaxsim.scoring.scores import PredictorScores, Scores
-from jaxsim.scoring.stack import StackedPool, load_entry, load_stack
+from jaxsim.scoring.stack import StackedPool, check_entry, load_stack
 from jaxsim.scoring.store import Journal, ScoreStore, row_keys
 from jaxsim.scoring.table import (
     Mixtures,
@@ -131,13 +133,21 @@ class Scorer:
 
     @functools.cached_property
     def _adopted(self) -> ScoreConfig:
-        """The config; where it says 'auto', as the standard table was scored.
+        """The config; where it says 'auto', as another kind of device scored.
 
         So a pool that was scored on an accelerator can be searched on a laptop.
         """
         how: dict[str, Any] = self._standard_how
+        here = jax.devices()[0].device_kind
         auto = [n for n in ("precision", "deltas") if getattr(self.config, n) == "auto"]
-        return dataclasses.replace(self.config, **{n: how[n] for n in auto if how})
+        # No other device computes in TF32.
+        if not auto or how.get("device", here) == here or how["precision"] == "tf32":
+            return self.config
+        say(
+            f"scores: {' and '.join(f'{n} {how[n]}' for n in auto)}, as on "
+            f"{how['device']}; config.score.precision and deltas choose others"
+        )
+        return dataclasses.replace(self.config, **{n: how[n] for n in auto})
 
     @functools.cached_property
     def _standard_how(self) -> dict[str, str]:
@@ -236,7 +246,8 @@ class Scorer:
         """
         self.stack.check_usable(table)
         is_base_M = table.scale_M == 0
-        known_M = is_base_M | ((table.scale_M == 1) & (table.w_MC.max(axis=1) == 1))
+        is_single_M = np.count_nonzero(table.w_MC, axis=1) == 1
+        known_M = is_base_M | ((table.scale_M == 1) & is_single_M)
         model_M = np.where(is_base_M, 0, 1 + table.w_MC.argmax(axis=1))
         nll_MR = np.empty((len(table), len(rows)), np.float32)
         if known_M.any():
@@ -261,7 +272,8 @@ class Scorer:
         journal = self.store.journal("gradients", self.evaluation, rows, r + d * c + d)
         # Derivatives depend on all members, also those without weight, and on
         # the order of columns.
-        keys = self._keys(table, gradient=self.stack.digests)
+        damaged = sorted(self.stack.damaged)
+        keys = self._keys(table, gradient=self.stack.digests, damaged=damaged)
         values_1V, missing = self._read(journal, keys)
         if len(missing):
             found = self.evaluator.jacobian(w_C, scale, rows)
@@ -361,6 +373,8 @@ class Scorer:
         """
         rows, notes = self.evaluation.rows(split, windows), list[str]()
         manifests = [self.pool.manifest(entry) for entry in entries]
+        for manifest in manifests:
+            check_entry(self.pool, manifest, self.corpus, self.override, notes)
         digests = {m.name: m.params_digest for m in manifests}
         keys = [
             [digest([found, self.evaluation.digest, how]) for found in digests.values()]
@@ -370,8 +384,8 @@ class Scorer:
         nll_MR, missing = self._read(journal, keys)
         with progress(len(missing), f"scoring {name}", "models") as tick:
             for m in missing:
-                params = load_entry(
-                    self.pool, manifests[m], self.corpus, self.override, notes
+                params = load_verified(
+                    self.pool.entry(entries[m]), manifests[m], self.pool.model.shapes()
                 )
                 nll_MR[m] = self.evaluator.score_model(params, rows)
                 _check_finite([entries[m]], nll_MR[m : m + 1])

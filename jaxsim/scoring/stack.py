@@ -136,8 +136,9 @@ def load_stack(
 
     def entries() -> Iterator[Any]:
         for name, manifest in zip(names, manifests, strict=True):
+            check_entry(pool, manifest, corpus, override, notes)
             try:
-                yield load_entry(pool, manifest, corpus, override, notes)
+                yield load_verified(pool.entry(name), manifest, pool.model.shapes())
             except DamagedError as error:
                 if not override:
                     raise
@@ -160,10 +161,10 @@ def load_stack(
     ).on(mesh, pool.model)
 
 
-def load_entry(
+def check_entry(
     pool: Pool, manifest: Manifest, corpus: Corpus, override: bool, notes: list[str]
-) -> Any:
-    """Loads the verified parameters of an entry of the pool.
+) -> None:
+    """Checks that an entry belongs to the pool and the corpus.
 
     Args:
       pool, corpus, override: see `load_stack`.
@@ -171,7 +172,7 @@ def load_entry(
       notes: says what an override admits.
 
     Raises:
-      DamagedError: it is damaged or does not belong to this pool.
+      DamagedError: it does not, and `override` is not set.
     """
     problems = pool.compatibility_problems(manifest) + [
         f"unit {unit} of the corpus is not the one it was trained on"
@@ -186,7 +187,6 @@ def load_entry(
         if not override:
             raise DamagedError(line)
         notes.append(line)
-    return load_verified(pool.entry(manifest.name), manifest, pool.model.shapes())
 
 
 def stacked(

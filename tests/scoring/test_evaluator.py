@@ -202,8 +202,7 @@ def test_some_windows_in_any_order(scorer, make, rows):
 
 def lengths(scorer, evaluator: Evaluator, rows: np.ndarray) -> set[int]:
     e = scorer.evaluation
-    layout = layouts.bucketed(evaluator.programs.layout(), e.length_R)
-    calls = layouts.arrange(e, rows, layout, 1)
+    calls = layouts.arrange(e, rows, evaluator.programs.layout(), 1)
     return {call.blocks.scored_TBL.shape[2] for call in calls}
 
 

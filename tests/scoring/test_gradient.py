@@ -234,6 +234,19 @@ def test_a_damaged_member_is_refused(workdir, config):
         scorer.jacobian(w_C, 1.0, np.arange(4))
 
 
+def test_an_override_leaves_no_derivative_for_a_repaired_pool(workdir, config):
+    """The damaged member's digest is that of the sound one."""
+    path = tiny.largest_file(workdir / "pool/members/solo")
+    sound, w_C, rows = path.read_bytes(), np.array([0.5, 0.5, 0.0, 0.0]), np.arange(9)
+    tiny.flip(path)
+    solo = tiny.MEMBERS.index("solo")
+    damaged = Scorer(workdir, config.score, override=True).jacobian(w_C, 1.0, rows)
+    assert not damaged.dw_DC[:, solo].any()
+    path.write_bytes(sound)
+    found = Scorer(workdir, config.score).jacobian(w_C, 1.0, rows)
+    assert found.dw_DC[:, solo].any()
+
+
 def test_programs_do_not_grow_with_windows(make, rows, w_C):
     """Each is compiled once, for blocks of one shape, and keeps one block."""
     evaluator = make()

@@ -39,7 +39,7 @@ def test_a_cpu_takes_one_mixture_in_small_blocks():
     layout = evaluator.programs.layout()
     assert layout.mixtures == 1
     assert layout.windows * drawn.LENGTH == 2048
-    assert layout.blocks * 2048 == 2**17
+    assert layout.blocks == 1  # six windows need no more
     assert evaluator.programs.config.attention == "einsum"
     assert evaluator.how == {
         "precision": "float32",

@@ -238,6 +238,11 @@ def test_what_another_device_scored_is_used_as_it_is(workdir, config, scored):
     scored.clear()
     again.standard()
     assert scored == []
+    # What this kind of device scored otherwise does not decide.
+    own = shutil.copytree(workdir, workdir.with_name("own"))
+    shutil.rmtree(own / "scores")
+    Scorer(own, on_that).standard()
+    assert Scorer(own, auto).how["precision"] == "float32"
     # Another precision is another number.
     with pytest.raises(UserError, match=r"'precision': 'bfloat16'.*run `jaxsim score`"):
         Scorer(workdir, dataclasses.replace(auto, precision="float32")).scored(spec)
