@@ -213,10 +213,13 @@ class Programs:
     def _describe(self, layout: Layout, gradient: bool, needed: int, limit: int) -> str:
         c, pool = self.config, bytes_of((self.pool.base, self.pool.delta_C))
         what = "gradients" if gradient else f"scoring, {layout.mixtures} at once"
+        _, windows, length = layout.shape(
+            max(dict(layout.buckets), default=self.length)
+        )
         remat = ", activations recomputed" * (layout.remat == "full")
         return (
             f"plan of {what} on each of {self.across} x {self.within} devices, up to "
-            f"{layout.blocks} blocks of {layout.windows} windows in a call; "
+            f"{layout.blocks} blocks of {windows} windows of {length} tokens in a call; "
             f"{deltas_of(self.pool.delta_C)} differences, layers "
             f"{'unrolled' if c.unroll else 'scanned'}{remat}, {c.attention} attention "
             f"in {c.precision}; needs {needed / 1e9:.3g} GB, the pool "

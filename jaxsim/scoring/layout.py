@@ -1,8 +1,8 @@
 """How scoring is laid out: settings, shapes of calls, windows in blocks.
 
 Nothing here compiles or computes. A call evaluates some mixtures on at most `blocks`
-blocks of windows. Short windows are padded to the next of eight lengths, and a block
-of them holds more, so that all blocks have the same number of tokens.
+blocks of windows. Short windows are padded to one of a few lengths, and a block of them
+holds more, so that all blocks have about the same number of tokens.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ class Layout:
 
     Attributes:
       mixtures: mixtures that are computed at once.
-      windows: windows of full length in a block.
+      windows: the most windows of full length in a block.
       blocks: the most blocks in a call.
       length: tokens of a window of full length.
       remat: what a backward pass recomputes, see `Execution`.
