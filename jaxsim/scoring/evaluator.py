@@ -219,8 +219,8 @@ class Programs:
         remat = ", activations recomputed" * (layout.remat == "full")
         return (
             f"plan of {what} on each of {self.across} x {self.within} devices, up to "
-            f"{layout.blocks} blocks of {windows} windows of {length} tokens in a call; "
-            f"{deltas_of(self.pool.delta_C)} differences, layers "
+            f"{layout.blocks} blocks of {windows} windows of {length} tokens in a "
+            f"call; {deltas_of(self.pool.delta_C)} differences, layers "
             f"{'unrolled' if c.unroll else 'scanned'}{remat}, {c.attention} attention "
             f"in {c.precision}; needs {needed / 1e9:.3g} GB, the pool "
             f"{pool / 1e9:.3g}, of {f'{limit / 1e9:.3g}' if limit else 'unknown'}"

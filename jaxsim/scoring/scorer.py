@@ -140,7 +140,7 @@ class Scorer:
         how: dict[str, Any] = self._standard_how
         here = jax.devices()[0].device_kind
         auto = [n for n in ("precision", "deltas") if getattr(self.config, n) == "auto"]
-        # What an NVIDIA GPU scored in TF32 is scored again: nothing else computes in it.
+        # What was scored in TF32 is scored again: only NVIDIA GPUs compute in it.
         if not auto or how.get("device", here) == here or how["precision"] == "tf32":
             return self.config
         say(
