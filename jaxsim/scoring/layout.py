@@ -37,6 +37,8 @@ _CPU_GRADIENT_BLOCK, _GRADIENT_BLOCK = 2**10, 2**13
 # length, Python docstrings were scored at three quarters of the speed
 # (`benchmarks/scoring.py`).
 _LENGTHS = 8
+# The share of tokens that another length must save: its programs must be compiled.
+_WORTH = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +178,7 @@ def _fewest_tokens(
 ) -> Sequence[int]:
     """The lengths with which windows and the padding of blocks are fewest tokens.
 
-    The longest is kept. Of equal ones, the fewest lengths.
+    The longest is kept, and each other one must save `_WORTH` of the tokens.
 
     Args:
       length_R: tokens of windows.
@@ -184,10 +186,11 @@ def _fewest_tokens(
       sizes: windows in a block, by some lengths and the number of windows of each.
     """
 
-    def tokens(chosen: Sequence[int]) -> int:
+    def tokens(chosen: Sequence[int]) -> float:
         count = _counts(length_R, chosen)
         size = sizes(chosen, count)
-        return int((-(-count // size) * size * chosen).sum())
+        padded = (-(-count // size) * size * chosen).sum()
+        return float(padded * (1 + _WORTH * len(chosen)))
 
     subsets = (
         (*shorter, lengths[-1])
