@@ -323,12 +323,12 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
         (
             corpus.base_text or split.base,
             "corpus.split.base",
-            "positive, or corpus.base_text must name base text",
+            "positive, or config.corpus.base_text must name base text",
         ),
         (
             not base.warmup or base.warmup < base.steps,
             "base.warmup",
-            f"below base.steps={base.steps}",
+            f"below config.base.steps={base.steps}",
         ),
     ):
         need(ok, what, operator.attrgetter(key)(config), f"config.{key}")

@@ -177,7 +177,7 @@ def _sharding(
                 f"parameter {jax.tree_util.keystr(path)}: its axis {name} of "
                 f"{size} does not divide over the {mesh.shape[axis]} devices "
                 f"of mesh axis {axis!r}; change config.{group}.{axis}_axis"
-                + (", or model.vocab_multiple" if name == "vocab" else "")
+                + (", or config.model.vocab_multiple" if name == "vocab" else "")
             )
     return NamedSharding(mesh, PartitionSpec(*axes))
 

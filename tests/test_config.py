@@ -1,6 +1,10 @@
 """Configurations: errors, and that every config file loads."""
 
+import ast
 import dataclasses
+import re
+import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +12,7 @@ import pytest
 import sealing
 from ml_collections import config_dict
 
+from jaxsim import cli
 from jaxsim.cli import parse
 from jaxsim.config import (
     Config,
@@ -168,6 +173,41 @@ def test_impossible_share_is_named(key: str, value: float) -> None:
     node.search[key] = {"distribution": value}
     with pytest.raises(UserError, match=f"config.search.{key}.distribution: must"):
         from_config_dict(node)
+
+
+def is_key(name: str) -> bool:
+    """Whether `Config` has this key, or a group of this name."""
+    kind: Any = Config
+    for part in name.split("."):
+        if typing.get_origin(kind) is dict:  # by any name
+            kind = typing.get_args(kind)[1]
+        elif part in (hints := typing.get_type_hints(kind)):
+            kind = hints[part]
+        else:
+            return False
+    return True
+
+
+def messages() -> Iterator[tuple[str, str]]:
+    """Every text with spaces in the package that is no docstring, with its place."""
+    for path in sorted(Path(cli.__file__).parent.rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        alone = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+        for node in ast.walk(tree):
+            text = getattr(node, "value", None)
+            if isinstance(text, str) and " " in text and id(node) not in alone:
+                yield f"{path.name}:{node.lineno}", text
+
+
+def test_messages_name_keys_that_exist_and_can_be_set() -> None:
+    """As in `--config.recipe.steps=64`."""
+    wrong, groups = [], "|".join(f.name for f in dataclasses.fields(Config))
+    for place, text in messages():
+        keys = re.findall(r"\bconfig\.(?!json\b|py\b)([a-z_0-9.]*[a-z_0-9])", text)
+        wrong += [(place, key) for key in keys if not is_key(key)]
+        bare = re.findall(rf"(?<![\w.])((?:{groups})\.[a-z_0-9.]*[a-z_0-9])", text)
+        wrong += [(place, key) for key in bare if is_key(key)]
+    assert not wrong
 
 
 def test_parse_arg_rejects_leftovers() -> None:

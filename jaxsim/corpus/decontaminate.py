@@ -154,13 +154,13 @@ def decontaminate(
             advance(1)
     if gathered.overlap and config.overlap == "refuse":
         raise UserError(
-            "corpus.overlap='refuse': training text repeats evaluation text: "
+            "config.corpus.overlap='refuse': training text repeats evaluation text: "
             + "; ".join(
                 f"{name!r} and domain {domain!r}: {sum(counts.values())} documents"
                 for name, domains in gathered.overlap.items()
                 for domain, counts in domains.items()
             )
-            + ". Remove it, or set corpus.overlap='drop'"
+            + ". Remove it, or set config.corpus.overlap='drop'"
         )
     gone = {id(evaluation[e][1]) for e in repeated}
     for splits in gathered.evaluation.values():

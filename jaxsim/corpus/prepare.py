@@ -140,8 +140,8 @@ def _freeze(
     if not len(tokens_RL1):
         raise UserError(
             f"the base model's text ({len(texts)} documents) is less than one row "
-            f"of {length} tokens; raise corpus.split.base, give "
-            "corpus.base_text more text, or lower model.length"
+            f"of {length} tokens; raise config.corpus.split.base, give "
+            "config.corpus.base_text more text, or lower config.model.length"
         )
     return Frozen(
         **_frozen_config(config),
@@ -243,11 +243,11 @@ def _check_frozen(frozen: Frozen, config: Config, folder: Path) -> None:
     def flat(data: dict[str, Any]) -> dict[str, Any]:
         fields = _DECIDING[frozen.tokenizer.kind]
         return {
-            "model.length": data["length"],
-            "recipe.steps * recipe.batch": data["budget_rows"],
-            **{f"corpus.tokenizer.{key}": data["tokenizer"][key] for key in fields},
-            **{f"corpus.split.{key}": value for key, value in data["split"].items()},
-            "corpus.base_text": data["base_text"],
+            "config.model.length": data["length"],
+            "config.recipe.steps * config.recipe.batch": data["budget_rows"],
+            **{f"config.corpus.tokenizer.{k}": data["tokenizer"][k] for k in fields},
+            **{f"config.corpus.split.{k}": v for k, v in data["split"].items()},
+            "config.corpus.base_text": data["base_text"],
         }
 
     was = flat(records.plain(frozen))
@@ -255,7 +255,7 @@ def _check_frozen(frozen: Frozen, config: Config, folder: Path) -> None:
     # The workdir has a copy: the file itself may be gone.
     path = Path(config.corpus.tokenizer.path)
     if was == new and frozen.tokenizer.kind == "file" and path.exists():
-        key = "corpus.tokenizer.path (its content)"
+        key = "config.corpus.tokenizer.path (its content)"
         was[key] = frozen.tokenizer_digest
         found = Tokenizer.from_file(path, config.corpus.tokenizer.end_of_text)
         new[key] = found.digest

@@ -63,9 +63,10 @@ def cut_units(
         raise UserError(
             f"partition {partition!r}: {rows} rows of {length} "
             f"tokens for a budget of {budget} rows are {epochs} epochs, more "
-            f"than corpus.max_epochs={config.corpus.max_epochs:g}; give it at "
+            f"than config.corpus.max_epochs={config.corpus.max_epochs:g}; give it at "
             f"least {needed} rows, join it with another partition, lower "
-            "recipe.steps or recipe.batch, or raise corpus.max_epochs"
+            "config.recipe.steps or config.recipe.batch, or raise "
+            "config.corpus.max_epochs"
         )
     pieces = max(1, min(config.corpus.max_units, rows // budget))
     if pieces == 1:

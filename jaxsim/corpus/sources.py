@@ -91,8 +91,9 @@ class Quarantine(contextlib.AbstractContextManager["Quarantine"]):
         causes = ", ".join(f"{n} {cause}" for cause, n in bad.most_common())
         raise UserError(
             f"source {source!r}: {total} of {which}{self.records[source]} records are "
-            f"bad ({causes}), more than corpus.max_bad={self.max_bad:g} allows; see "
-            f"{self.path} for their places, repair the input or raise corpus.max_bad"
+            f"bad ({causes}), more than config.corpus.max_bad={self.max_bad:g} allows; "
+            f"see {self.path} for their places, repair the input or raise "
+            "config.corpus.max_bad"
         )
 
     def summary(self) -> dict[str, dict[str, Counter[str]]]:

@@ -64,7 +64,7 @@ def gather(
         for name, documents in _read_all(config, what, quarantine, result).items():
             if name in result.evaluation:
                 raise UserError(
-                    f"corpus.domains: {name!r} is the name of a partition, "
+                    f"config.corpus.domains: {name!r} is the name of a partition, "
                     "which is a domain already; choose another name"
                 )
             gives_base = not config.base_text and (
@@ -227,7 +227,7 @@ def split_of(
         key = document.metadata[split.key]
     else:
         raise UserError(
-            f"corpus.split.key={split.key!r}: document {document.id[:200]!r} of "
+            f"config.corpus.split.key={split.key!r}: document {document.id[:200]!r} of "
             f"source {document.source[:200]!r} has no such metadata field"
         )
     u = unit_hash(split.salt, key)
@@ -258,9 +258,9 @@ def check_splits(gathered: Gathered, split: SplitConfig, frozen: bool) -> None:
         return
     advice = "give them more documents"
     if not frozen:
-        advice += ", raise corpus.split.dev and corpus.split.test"
+        advice += ", raise config.corpus.split.dev and config.corpus.split.test"
         if salt := _working_salt(gathered, split):
-            advice += f", or set corpus.split.salt={salt!r}: none is empty then"
+            advice += f", or set config.corpus.split.salt={salt!r}: none is empty then"
     raise UserError("; ".join(empty) + ". What helps: " + advice)
 
 

@@ -44,7 +44,7 @@ class Tokenizer:
             content = "bytes: 256 byte values, then end-of-text"
             self.digest = hashlib.sha256(content.encode("utf-8")).hexdigest()
             return
-        wrong = f"corpus.tokenizer.end_of_text: {end_of_text!r}"
+        wrong = f"config.corpus.tokenizer.end_of_text: {end_of_text!r}"
         end = bpe.token_to_id(end_of_text)
         if end is None:
             raise UserError(f"{wrong} is no token of this tokenizer")
@@ -58,7 +58,7 @@ class Tokenizer:
         largest = max(vocabulary.values())
         if largest >= 2 * len(vocabulary):
             raise UserError(
-                f"corpus.tokenizer: token id {largest} is at least twice its "
+                f"config.corpus.tokenizer: token id {largest} is at least twice its "
                 f"{len(vocabulary)} entries, and the model has a row for every id; "
                 "use a tokenizer.json without such gaps"
             )
@@ -87,7 +87,8 @@ class Tokenizer:
         # `tokenizers` raises bare Exception for all that it cannot read or parse.
         except Exception as error:
             raise UserError(
-                f"corpus.tokenizer.path: {str(path)!r} is not a tokenizer.json: {error}"
+                f"config.corpus.tokenizer.path: {str(path)!r} is not a "
+                f"tokenizer.json: {error}"
             ) from error
         return cls("file", bpe, end_of_text)
 
@@ -97,8 +98,8 @@ class Tokenizer:
         alphabet = sorted(_ALPHABET())
         if vocab_size < len(alphabet) + 1:
             raise UserError(
-                f"corpus.tokenizer.vocab_size: must be at least {len(alphabet) + 1} "
-                f"(256 bytes and end-of-text), is {vocab_size}"
+                f"config.corpus.tokenizer.vocab_size: must be at least "
+                f"{len(alphabet) + 1} (256 bytes and end-of-text), is {vocab_size}"
             )
         bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
         bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -237,7 +238,7 @@ class Coverage:
                 f"{tokens} tokens are unknown, {lost} of {size} bytes are "
                 "lost, and what is unknown looks easy to predict. Use a "
                 "tokenizer that knows such text (with bytes for the rest), or "
-                f"raise corpus.max_unknown={self.max_unknown:g}"
+                f"raise config.corpus.max_unknown={self.max_unknown:g}"
             )
         return batch
 

@@ -182,7 +182,7 @@ def test_the_same_input_gives_the_same_digests_in_another_workdir(
     ("key", "change"),
     [
         ("model.length", {"length": 16}),
-        ("recipe.steps * recipe.batch", {"steps": 5}),
+        ("recipe.steps * config.recipe.batch", {"steps": 5}),
         ("corpus.split.salt", {"split": SplitConfig(salt="u")}),
         ("corpus.tokenizer.kind", {"kind": "bpe"}),
         ("corpus.base_text", {"base_text": {"t": SourceConfig("text", "x")}}),
@@ -195,7 +195,7 @@ def test_a_config_that_contradicts_the_frozen_one_is_refused(
     before = (work / "corpus" / "corpus.json").read_bytes()
     with pytest.raises(UserError) as error:
         prepare(config_of(sources, **change), work)
-    assert str(error.value).startswith(f"{key}: ")
+    assert str(error.value).startswith(f"config.{key}: ")
     assert "--refreeze" in str(error.value)
     assert (work / "corpus" / "corpus.json").read_bytes() == before
 
@@ -575,7 +575,7 @@ def test_text_that_the_tokenizer_does_not_know_is_refused(
     config = with_corpus(
         config, domains={"greek": SourceConfig(reader="jsonl", path=str(path))}
     )
-    with pytest.raises(UserError, match=r"'greek'.*raise corpus\.max_unknown"):
+    with pytest.raises(UserError, match=r"'greek'.*raise config\.corpus\.max_unknown"):
         prepare(config, work)
     summary = prepare(with_corpus(config, max_unknown=1.0), work).record.summary
     assert set(summary["unknown"]) == {
