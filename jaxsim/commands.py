@@ -16,7 +16,7 @@ from jaxsim.corpus import Corpus, open_corpus
 from jaxsim.corpus.store import CorpusRecord
 from jaxsim.distributed import is_lead, leading, on_lead
 from jaxsim.errors import DamagedError, UserError
-from jaxsim.log import say
+from jaxsim.log import counted, say
 from jaxsim.mesh import training_mesh
 from jaxsim.model import LanguageModel
 from jaxsim.plan import show_plan, sizes_of
@@ -167,7 +167,7 @@ def score(
         scored = scorer.score(name, table, "dev", config.score.windows)
         show.show(tables.scores(scored))
         say(
-            f"scores: {len(table)} mixtures in {scorer.store.folder}/"
+            f"scores: {counted(len(table), 'mixture')} in {scorer.store.folder}/"
             f"{name}.parquet; to search them: `jaxsim search "
             f"--workdir={shlex.quote(str(workdir))} "
             f"--config.score.mixtures={shlex.quote(spec)} "
@@ -300,13 +300,13 @@ def verify(workdir: Path) -> None:
     if problems:
         lines = [f"{name}: {what}" for name, what in problems.items()]
         raise DamagedError(
-            f"{len(problems)} of {count + 1} entries are damaged:\n  "
+            f"{len(problems)} of {counted(count + 1, 'entry', 'entries')} damaged:\n  "
             + "\n  ".join(lines)
             + "\nDelete the folder of each damaged entry in "
             f"{workdir}/pool/members (the base model: {workdir}/base) and rerun "
             "`jaxsim run --config=FILE.py` to recreate it"
         )
-    say(f"verify: the base model and {count} entries are intact")
+    say(f"verify: the base model and {counted(count, 'entry', 'entries')}: intact")
 
 
 def run(config: Config, workdir: Path, override: bool = False) -> None:

@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 import jax
 
 from jaxsim.errors import HungError, JaxsimError, UserError
+from jaxsim.log import counted
 
 HEARTBEAT = 100  # seconds without a heartbeat until a process counts as dead
 JOIN = 300  # seconds that processes wait for each other at the start
@@ -126,7 +127,8 @@ def join(group: ProcessGroup) -> None:
     finally:
         late.cancel()
     if group.processes not in (None, jax.process_count()):
-        raise NotJoined(_not_joined(group, f"{jax.process_count()} processes joined"))
+        joined = counted(jax.process_count(), "process", "processes")
+        raise NotJoined(_not_joined(group, f"{joined} joined"))
     counts = collections.Counter(d.process_index for d in jax.devices())
     if len(set(counts.values())) > 1:  # Orbax cannot save then (0.12.8)
         each = ", ".join(f"process {i} {n}" for i, n in sorted(counts.items()))

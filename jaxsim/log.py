@@ -38,6 +38,11 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def counted(amount: int, singular: str, plural: str = "") -> str:
+    """'1 run', '12 runs'."""
+    return f"{amount:,} {singular if amount == 1 else plural or singular + 's'}"
+
+
 class _Console(rich.console.Console):
     """A console that leaves a broken pipe to the command line (rich exits with 1)."""
 

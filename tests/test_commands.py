@@ -281,7 +281,7 @@ def test_verify_lists_all_damage(workdir, jaxsim):
     tiny.flip(tiny.largest_file(workdir / "base"))
     code, error = jaxsim("verify")
     assert code == 3
-    assert "3 of 5 entries are damaged" in error
+    assert "3 of 5 entries damaged" in error
     for name in ("base", "solo", "beta,1900-1909"):
         assert f"\n  {name}: " in error
 

@@ -26,7 +26,7 @@ from jaxsim.config import CorpusConfig
 from jaxsim.corpus.sources import Document
 from jaxsim.corpus.split import BASE, Gathered
 from jaxsim.errors import UserError
-from jaxsim.log import progress
+from jaxsim.log import counted, progress
 
 # In scripts without spaces each character is a word. Otherwise whole sentences
 # would be words, and copies inside other sentences would not be found.
@@ -156,7 +156,8 @@ def decontaminate(
         raise UserError(
             "config.corpus.overlap='refuse': training text repeats evaluation text: "
             + "; ".join(
-                f"{name!r} and domain {domain!r}: {sum(counts.values())} documents"
+                f"{name!r} and domain {domain!r}: "
+                + counted(sum(counts.values()), "document")
                 for name, domains in gathered.overlap.items()
                 for domain, counts in domains.items()
             )

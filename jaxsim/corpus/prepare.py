@@ -23,7 +23,7 @@ from jaxsim.corpus.split import BASE, SPLITS, Gathered, check_splits, gather, ha
 from jaxsim.corpus.store import Corpus, CorpusRecord, Domain, Frozen, Tables, Unit
 from jaxsim.corpus.tokenizer import Coverage, Tokenizer, tokenizer_from_config
 from jaxsim.errors import UserError
-from jaxsim.log import progress, say, show_table
+from jaxsim.log import counted, progress, say, show_table
 
 # Fields that define each kind of tokenizer; a 'file' has a digest, too.
 _DECIDING = {
@@ -139,8 +139,8 @@ def _freeze(
     tokens_RL1 = training_rows(ids, tokenizer.end_of_text, length)
     if not len(tokens_RL1):
         raise UserError(
-            f"the base model's text ({len(texts)} documents) is less than one row "
-            f"of {length} tokens; raise config.corpus.split.base, give "
+            f"the base model's text ({counted(len(texts), 'document')}) is less than "
+            f"one row of {length} tokens; raise config.corpus.split.base, give "
             "config.corpus.base_text more text, or lower config.model.length"
         )
     return Frozen(
@@ -310,9 +310,10 @@ def _summary(
 def _print_summary(corpus: Corpus) -> None:
     """Prints units, domains, and what was dropped, from corpus.json."""
     say(
-        f"corpus: {len(corpus.units)} units of {corpus.budget_tokens:,} "
-        f"tokens, {len(corpus.domains)} domains, base model of "
-        f"{corpus.base.tokens:,} tokens ({corpus.base.documents:,} documents), "
+        f"corpus: {counted(len(corpus.units), 'unit')} of {corpus.budget_tokens:,} "
+        f"tokens, {counted(len(corpus.domains), 'domain')}, base model of "
+        f"{corpus.base.tokens:,} tokens "
+        f"({counted(corpus.base.documents, 'document')}), "
         f"vocabulary of {corpus.tokenizer.vocab_size:,}"
     )
     show_table(

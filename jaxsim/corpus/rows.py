@@ -14,6 +14,7 @@ from jaxsim.corpus.names import check_name
 from jaxsim.corpus.sources import Document
 from jaxsim.corpus.split import hash_order
 from jaxsim.errors import UserError
+from jaxsim.log import counted
 
 
 def training_rows(documents: Sequence[np.ndarray], eot: int, length: int) -> np.ndarray:
@@ -61,10 +62,10 @@ def cut_units(
     if rows < needed:
         epochs = f"{budget / rows:.1f}" if rows else "endless"
         raise UserError(
-            f"partition {partition!r}: {rows} rows of {length} "
-            f"tokens for a budget of {budget} rows are {epochs} epochs, more "
+            f"partition {partition!r}: {counted(rows, 'row')} of {length} "
+            f"tokens for a budget of {counted(budget, 'row')}: {epochs} epochs, more "
             f"than config.corpus.max_epochs={config.corpus.max_epochs:g}; give it at "
-            f"least {needed} rows, join it with another partition, lower "
+            f"least {counted(needed, 'row')}, join it with another partition, lower "
             "config.recipe.steps or config.recipe.batch, or raise "
             "config.corpus.max_epochs"
         )

@@ -11,7 +11,7 @@ from jaxsim.corpus import open_corpus
 from jaxsim.corpus.tokenizer import Tokenizer
 from jaxsim.devices import is_cpu
 from jaxsim.errors import UserError
-from jaxsim.log import say, show_table
+from jaxsim.log import counted, say, show_table
 from jaxsim.mesh import scoring_mesh
 from jaxsim.model import LanguageModel
 from jaxsim.plan.programs import (
@@ -162,7 +162,7 @@ def show_plan(
         f"plan for {topology or 'the attached devices'}: {len(devices)} x {chip.kind}, "
         f"{_bytes(memory) if memory else 'unknown memory'} and {rate} each "
         f"({chip.source}); {model.parameter_count():,} parameters, vocabulary "
-        f"{sizes.vocabulary:,}, {sizes.members} members"
+        f"{sizes.vocabulary:,}, {counted(sizes.members, 'member')}"
     )
     columns = ["program", "arguments", "temporaries", "output", "donated", "needed"]
     show_table(
@@ -199,7 +199,7 @@ def show_plan(
     columns = ["what", "number", "tokens", "FLOP", "chip-hours"]
     show_table(
         f"cost of the pool at {utilization:.0%} of the peak rate",
-        [*columns, f"hours on {len(devices)} chips"],
+        [*columns, f"hours on {counted(len(devices), 'chip')}"],
         rows,
     )
 

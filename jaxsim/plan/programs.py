@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxsim.config import Config
 from jaxsim.devices import Chip, Memory, TooLarge, known_chip, memory_of
 from jaxsim.errors import UserError
-from jaxsim.log import say
+from jaxsim.log import counted, say
 from jaxsim.mesh import scoring_mesh, training_mesh
 from jaxsim.model import LanguageModel
 from jaxsim.scoring.evaluator import Programs
@@ -128,7 +128,7 @@ def train_step(
     mesh = training_mesh(train.data_axis, train.model_axis, devices)
     trainer = recipe_trainer(model, config, mesh)
     step = trainer.program(trainer.places if parallel else 1)
-    what = f"{step.runs} parallel runs" if parallel else "one run"
+    what = counted(step.runs, "parallel run") if parallel else "one run"
     tokens = step.runs * config.recipe.batch * model.config.length
     return Program(
         name=f"train step, {what} over {_sizes(step.mesh)}",
@@ -167,7 +167,7 @@ def scoring(
     mixtures = layout.mixtures * programs.across
     tokens = layout.blocks * programs.within * layout.windows * length
     return Program(
-        name=f"scoring, {mixtures} mixtures a call over {_sizes(mesh)}",
+        name=f"scoring, {counted(mixtures, 'mixture')} a call over {_sizes(mesh)}",
         mesh=mesh,
         compile=functools.partial(programs.compiled, layout, length),  # cached
         arguments=programs.arguments(layout, length),

@@ -17,7 +17,7 @@ from jaxsim import distributed, records
 from jaxsim.checkpoints import StatePath, delete, save_params, state_folder
 from jaxsim.corpus import Corpus
 from jaxsim.errors import JaxsimError, Preempted, UserError
-from jaxsim.log import provenance, say
+from jaxsim.log import counted, provenance, say
 from jaxsim.pool.bucket import Bucket, StoreError
 from jaxsim.pool.digests import differences, first_non_finite, params_digest
 from jaxsim.pool.group import PREFIX, Group, recorded
@@ -84,9 +84,9 @@ def train_missing(
         begun = recorded(builder.states)
         if missing:
             builder.check_room(len(missing))
-            say(f"pool: {len(missing)} of {len(runs)} runs to train")
+            say(f"pool: {len(missing)} of {counted(len(runs), 'run')} to train")
         else:
-            say(f"pool: all {len(runs)} runs are there")
+            say(f"pool: {counted(len(runs), 'run')}, nothing to train")
         if missing or begun:
             builder.train(missing)
 
@@ -192,8 +192,8 @@ class PoolBuilder:
         free = shutil.disk_usage(self.workdir).free
         if free < needed:
             raise JaxsimError(
-                f"{self.workdir}: {runs} runs need about {needed:,} bytes of "
-                f"disk and {free:,} are free; nothing was trained"
+                f"{self.workdir}: {counted(runs, 'run')} to train: about {needed:,} "
+                f"bytes of disk are needed and {free:,} are free; nothing was trained"
             )
 
     def train(self, runs: Sequence[Run]) -> None:
@@ -332,7 +332,7 @@ class PoolBuilder:
             others = len(mine) - len(failed) - len(lost)
             raise NonFiniteError(
                 "\n".join(failed)
-                + f"\nThe other {others} runs of its group finished and are published"
+                + f"\nOf its group, {counted(others, 'run')} finished and published"
                 * (others > 0)
             )
         if unsent:

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from jaxsim.log import counted
 from jaxsim.report.answer import aim_of, on_target, runs_on
 from jaxsim.report.table import (
     Column,
     Estimate,
     Table,
     bits_column,
-    count,
     marks,
     number,
     percent,
@@ -191,7 +191,7 @@ def claims_by_kind(validation: Validation) -> list[Table]:
         if not rows:
             continue
         first = rows[0]
-        title = f"{table.title}, over {count(first['count'], f'{kind} domain')}"
+        title = f"{table.title}, over {counted(first['count'], f'{kind} domain')}"
         if first["rule"] is not None:
             mean = number(first["rule_spearman"], 2)
             title += f"; best baseline: {first['rule']}, mean Spearman {mean}"

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxsim.report.table import count, listed, number, signed, target, weights
+from jaxsim.log import counted
+from jaxsim.report.table import listed, number, signed, target, weights
 from jaxsim.scoring.table import STANDARD_MERGES
 from jaxsim.search.result import BEST, SearchResult, is_single
 from jaxsim.search.ties import AFTER_RUNS
@@ -95,16 +96,16 @@ def ties_sentence(found: SearchResult) -> str:
     if no_error(found):
         where = "score" if found.method == "table" else "search"
         return (
-            f"Unknown. {count(found.windows, 'window')} per domain are too few to "
-            f"estimate an error; raise config.{where}.windows."
+            f"Unknown. At most {counted(found.windows, 'window')} per domain: too few "
+            f"to estimate an error; raise config.{where}.windows."
         )
     basis = "merges only"
     if about_training(found):
         basis = "error of reference runs included"
     text = (
-        f"{found.ties['count'] - 1:,} of {count(found.searched - 1, 'other mixture')} "
-        f"cannot be distinguished from it ({found.ties['level']:.0%} simultaneous, "
-        f"{basis})"
+        f"{found.ties['count'] - 1:,} of "
+        f"{counted(found.searched - 1, 'other mixture')} cannot be distinguished "
+        f"from it ({found.ties['level']:.0%} simultaneous, {basis})"
     )
     tied = [row for row in found.rows[1:] if row["tied"]]
     standard = [r["name"] for r in tied if r["kind"] in STANDARD_MERGES or is_single(r)]
@@ -169,7 +170,7 @@ def search_sentences(found: SearchResult) -> list[str]:
         text = (
             f"The search ({found.method}) cost {found.evaluations:,.0f} evaluations of "
             f"a mixture on the dev text ({found.tokens:,} tokens; a gradient counts as "
-            f"three). It merged {count(found.searched, 'mixture')}"
+            f"three). It merged {counted(found.searched, 'mixture')}"
         )
         if found.looked_at > found.searched:
             text += f" out of {found.looked_at:,} that the cheap predictor ranked"
@@ -255,13 +256,13 @@ def _open(
         left.append("whether merges predict training (no reference runs used)")
     if validation is not None:
         if (runs := len(validation.reference_runs)) < ENOUGH_RUNS:
-            held_out = count(runs, "held-out run")
+            held_out = counted(runs, "held-out run")
             left.append(f"how well merges rank ({held_out}, fewer than {ENOUGH_RUNS})")
         low = [name for name, v in validation.ceilings.items() if v < BELOW_NOISE]
         if not validation.replicates:
             left.append("training noise (no replicates)")
         elif low:
-            what = count(len(low), "target")
+            what = counted(len(low), "target")
             left.append(f"{what} below the noise floor ({listed(low, 3)})")
     if found is not None and not is_trained:
         left.append("the loss of the best mixture when trained (it was not trained)")
@@ -375,7 +376,7 @@ def _gap(one: Trained, known: Usual | None) -> str:
     return (
         f"{text}, {place} the {LEVEL:.0%} range of one more run "
         f"({signed(known.low)} to {signed(known.high)}, from "
-        f"{count(known.reference_runs, 'held-out run')})."
+        f"{counted(known.reference_runs, 'held-out run')})."
     )
 
 

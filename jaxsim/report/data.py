@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from jaxsim.corpus import open_corpus
 from jaxsim.errors import DamagedError
+from jaxsim.log import counted
 from jaxsim.pool import Manifest, open_pool
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
@@ -80,7 +81,7 @@ class ReportData:
         }
         trained = self.of_kind("member").keys()
         units = self.corpus.units.keys() if self.corpus else trained
-        members = f"{len(units - trained)} of {len(units)} members"
+        members = f"{len(units - trained)} of {counted(len(units), 'member')}"
         needed: list[tuple[str, str, Any]] = [
             ("corpus", "prepare", self.corpus),
             ("base model", "base", self.base),

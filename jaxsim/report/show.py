@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxsim.log import say, show_table
+from jaxsim.log import counted, say, show_table
 from jaxsim.report import agreement, answer, tables, trust
 from jaxsim.report.table import Table, marks, short
 from jaxsim.search.result import SearchResult
@@ -64,10 +64,11 @@ def show_search(found: SearchResult) -> None:
 
 def show_agreement(validation: Validation) -> None:
     """Prints how well predictors and baselines agree with reference runs."""
-    runs = len(validation.reference_runs)
-    source = "your runs" if validation.given else "held-out runs"
+    source = "run of yours" if validation.given else "held-out run"
+    plural = "runs of yours" if validation.given else ""
+    runs = counted(len(validation.reference_runs), source, plural)
     for table, points in agreement.by_group(validation):
-        title = f"agreement with {runs} {source}: {table.title}"
+        title = f"agreement with {runs}: {table.title}"
         show(dataclasses.replace(table, title=title))
         if points:
             title = f"points: {table.title}, {validation.unit}"

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxsim.log import counted
 from jaxsim.scoring.table import as_text
 
 
@@ -56,11 +57,6 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 86_400:,.1f} days"
 
 
-def count(amount: int, singular: str) -> str:
-    """'1 run', '12 runs'."""
-    return f"{amount:,} {singular}{'' if amount == 1 else 's'}"
-
-
 def short(name: str, length: int = 22) -> str:
     """A name that fits a figure: one line, shortened in the middle."""
     line = " ".join(name.split())
@@ -91,7 +87,7 @@ def weights(parts: Mapping[str, float], most: int = 8) -> str:
     if not rest:
         return shown
     together = sum(w for _, w in rest)
-    return f"{shown}, and {count(len(rest), 'other')} together {together:.3f}"
+    return f"{shown}, and {counted(len(rest), 'other')} together {together:.3f}"
 
 
 def largest(parts: Mapping[str, float]) -> str:
@@ -227,7 +223,7 @@ class Table:
         more = len(self.rows) - len(chosen)
         notes = [self.note] if self.note else []
         if more and left:
-            notes.append(f"{more} more rows are in {left}")
+            notes.append(f"{counted(more, 'more row')} in {left}")
         return dataclasses.replace(self, rows=chosen, note="; ".join(notes))
 
 

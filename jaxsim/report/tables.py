@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxsim.corpus import Corpus
 from jaxsim.corpus.prepare import left_out
+from jaxsim.log import counted
 from jaxsim.pool import Manifest
 from jaxsim.report import agreement as runs
 from jaxsim.report.data import BASE, ReportData
@@ -18,7 +19,6 @@ from jaxsim.report.table import (
     Column,
     Table,
     bits_column,
-    count,
     duration,
     formatted,
     integer,
@@ -167,8 +167,8 @@ def scores(table: Scores) -> Table:
           for p, heading in headings.items()),
     )  # fmt: skip
     title = (
-        f"best of {len(table.table):,} mixtures by the merge on {best.targets[0]}: "
-        "bits per byte on dev text"
+        f"best of {counted(len(table.table), 'mixture')} by the merge on "
+        f"{best.targets[0]}: bits per byte on dev text"
     )
     windows = f"on the same windows, at most {best.windows} per domain"
     note = "\n".join(filter(None, (windows, marks(table.notes))))
@@ -226,8 +226,9 @@ def mixtures(found: SearchResult) -> Table:
             f"; differences below {least:.2%} of the best (min_effect) count as ties"
         )
     title = (
-        f"{ties['heading']} ({ties['count']:,} of {found.searched:,} mixtures, "
-        f"for {target(found.target, found.objective)})"
+        f"{ties['heading']} ({ties['count']:,} of "
+        f"{counted(found.searched, 'mixture')}, for "
+        f"{target(found.target, found.objective)})"
     )
     return Table.of(
         title, found.rows, columns, note=note,
@@ -294,7 +295,7 @@ def constraint_words(row: Mapping[str, Any]) -> str:
         "supply": f"the supply of {name}, {limit:.1%} of the run",
         "divergence": f"at most {limit:g} nats from the prior mixture",
         "max_regression": f"at most {limit:.4f} bits per byte on {name}",
-        "sources": f"at most {count(round(limit), 'source')}",
+        "sources": f"at most {counted(round(limit), 'source')}",
     }[row["kind"]]
 
 

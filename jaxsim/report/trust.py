@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxsim.log import counted
 from jaxsim.report.agreement import label
 from jaxsim.report.answer import Lines, on_test_text, shift_sentence
 from jaxsim.report.data import ReportData
-from jaxsim.report.table import count, interval, listed, number, signed
+from jaxsim.report.table import interval, listed, number, signed
 from jaxsim.scoring.targets import KINDS, MACROS
 from jaxsim.search.result import SearchResult
 from jaxsim.validation.agreement import BELOW_NOISE, ENOUGH_RUNS
@@ -97,7 +98,7 @@ def verdict(diagnostics: Diagnostics | None, validation: Validation | None) -> V
 def _before_runs(
     diagnostics: Diagnostics | None, validation: Validation | None, runs: int
 ) -> Verdict:
-    few = f"{count(runs, 'held-out run')}, fewer than {ENOUGH_RUNS}"
+    few = f"{counted(runs, 'held-out run')}, fewer than {ENOUGH_RUNS}"
     unknown = f"how well merges rank is not known ({few})"
     if validation is not None and validation.budget == "sum":
         unknown = (
@@ -122,10 +123,10 @@ def _ranks(validation: Validation, which: str, on: str) -> tuple[bool, str]:
     for claim in validation.claims:
         if claim["kind"] == "out-of-pool" and claim["predictor"] == which:
             value, bounds = claim["spearman"], claim["spearman_interval"]
-            on = count(len(claim["targets"]), "out-of-pool domain")
+            on = counted(len(claim["targets"]), "out-of-pool domain")
     text = (
         f"Spearman correlation of the {label(which)} with "
-        f"{count(len(validation.reference_runs), 'held-out run')} on {on}: "
+        f"{counted(len(validation.reference_runs), 'held-out run')} on {on}: "
         f"{number(value, 2)}{interval(bounds)}"
     )
     if bounds is None:
@@ -179,7 +180,7 @@ def trust_lines(data: ReportData) -> Lines:
 
 def _runs(validation: Validation) -> str:
     drawn = "brought by the user" if validation.given else "drawn at random"
-    text = f"{count(len(validation.reference_runs), 'held-out run')}, {drawn}."
+    text = f"{counted(len(validation.reference_runs), 'held-out run')}, {drawn}."
     if validation.budget == "sum":
         text += " Searches do not use them (budget 'sum')."
     if not validation.calibration_runs and not validation.given:
@@ -213,7 +214,7 @@ def diagnostics(diagnostics: Diagnostics) -> Lines:
             "Only replicates can separate their differences from noise."
         )
     windows = diagnostics.windows
-    text = f"at most {count(windows, 'window')}" if windows else "all windows"
+    text = f"at most {counted(windows, 'window')}" if windows else "all windows"
     return [
         (
             "Drift",
@@ -245,7 +246,7 @@ def _resolution(diagnostics: Diagnostics) -> str:
         shown.append(f"{' to '.join(ends)} (single domains)")
     noise = "no training noise, which replicates of members would measure"
     if diagnostics.replicates:
-        noise = f"training noise ({count(diagnostics.replicates, 'replicate')})"
+        noise = f"training noise ({counted(diagnostics.replicates, 'replicate')})"
     text = (
         "Smallest difference between two mixtures that this text resolves: "
         f"{listed(shown)} of the loss. This counts document noise and {noise}."
@@ -269,9 +270,9 @@ def noise_sentence(validation: Validation) -> str:
     low = [name for name, v in known.items() if v < BELOW_NOISE]
     names = f", so in no comparison with baselines: {listed(low)}" if low else ""
     return (
-        f"{count(validation.replicates, 'replicate')}. Noise ceiling, the highest "
+        f"{counted(validation.replicates, 'replicate')}. Noise ceiling, the highest "
         f"correlation that noise allows: {listed(shown)}. {len(low)} of "
-        f"{count(len(known), 'target')} below the noise floor (a ceiling under "
+        f"{counted(len(known), 'target')} below the noise floor (a ceiling under "
         f"{BELOW_NOISE}){names}."
     )
 
@@ -287,17 +288,17 @@ def calibration_sentence(validation: Validation) -> str:
     if validation.unit == "unknown" or not known:
         return ""
     fitted = len(validation.calibration_runs)
-    runs = count(fitted, "calibration run")
-    held_out = count(len(validation.reference_runs), "held-out run")
+    runs = counted(fitted, "calibration run")
+    held_out = counted(len(validation.reference_runs), "held-out run")
     text = f"With {runs}, each held-out run is predicted from the others."
     if fitted >= ENOUGH:
         text = f"Fitted on {runs}, tested on {held_out}."
     worse = [n for n, row in known.items() if row["calibrated"] >= row["merge"]]
-    falls = f"{len(known) - len(worse)} of {count(len(known), 'domain')}"
+    falls = f"{len(known) - len(worse)} of {counted(len(known), 'domain')}"
     but = f", not in {listed(worse)}" if worse else ""
     return f"{text} The error falls in {falls}{but}."
 
 
 def _choice(found: SearchResult) -> str:
-    made = f"Made on at most {count(found.windows, 'window')} of dev text per domain."
+    made = f"Made on at most {counted(found.windows, 'window')} of dev text per domain."
     return " ".join(filter(None, (made, shift_sentence(found), on_test_text(found))))

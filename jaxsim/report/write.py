@@ -19,6 +19,7 @@ from typing import Any
 
 from jaxsim import __version__
 from jaxsim.config import Config
+from jaxsim.log import counted
 from jaxsim.records import VERSION, plain, write
 from jaxsim.report import agreement, answer, figures, tables, trust
 from jaxsim.report.data import ReportData
@@ -134,6 +135,7 @@ def _page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["counted"] = counted
     found, chosen, validation = data.found, data.chosen, data.validation
     path = "tables/mixtures.csv"
     return environment.get_template("report.html.j2").render(

@@ -17,6 +17,7 @@ import numpy as np
 import scipy.special
 
 from jaxsim.errors import DamagedError
+from jaxsim.log import counted
 
 # Tokens and mixtures of a call, of one shape for all: small enough to stay in cache.
 _TOKENS, _MIXTURES = 2**13, 128
@@ -67,7 +68,9 @@ class Ensemble:
           DamagedError: a mixture uses a member without any probability.
         """
         if damaged := np.count_nonzero(w_MC[:, self._damaged_C].any(axis=1)):
-            raise DamagedError(f"{damaged} mixtures use a damaged member")
+            raise DamagedError(
+                f"{counted(int(damaged), 'mixture')} with a damaged member"
+            )
         nll_MG = np.tile(self._best_G, (len(w_MC), 1))
         # Every group starts a new block.
         group_G, count_G = np.unique(self._group_T[self._near_T], return_counts=True)

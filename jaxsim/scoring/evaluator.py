@@ -28,7 +28,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxsim.config import ScoreConfig
 from jaxsim.devices import TooLarge, compiled, is_cpu, memory_of
 from jaxsim.errors import JaxsimError, UserError
-from jaxsim.log import say
+from jaxsim.log import counted, say
 from jaxsim.model import LanguageModel
 from jaxsim.scoring.evaluation import EvaluationSet
 from jaxsim.scoring.layout import (
@@ -106,9 +106,11 @@ class Programs:
             begin = time.monotonic()
             self._compiled[key] = compiled(self.lowered(layout, length, gradient))
             k = layout.mixtures * self.across
-            what = "gradient program" if gradient else f"scoring program: {k} mixtures"
+            what = f"scoring program: {counted(k, 'mixture')}"
+            what = "gradient program" if gradient else what
             say(
-                f"{what}, blocks of {windows} windows of {length} tokens, compiled in "
+                f"{what}, blocks of {counted(windows, 'window')} of {length} tokens, "
+                "compiled in "
                 f"{time.monotonic() - begin:.1f} s"
             )
         return self._compiled[key]
@@ -202,11 +204,12 @@ class Programs:
                 return layout
         c = self.config
         raise UserError(
-            f"{'the gradient of' if gradient else 'scoring'} {layout.mixtures} "
-            f"mixtures at once needs {needed:,} bytes on each device, and {limit:,} "
-            f"may be used; lower config.score.rows={layout.windows}, "
-            f"config.score.chunk={c.chunk} or config.score.loss_chunk={c.loss_chunk}, "
-            "set config.score.deltas='bfloat16', or divide the pool with "
+            f"{'the gradient of' if gradient else 'scoring'} "
+            f"{counted(layout.mixtures, 'mixture')} at once needs {needed:,} bytes on "
+            f"each device, and {limit:,} may be used; lower "
+            f"config.score.rows={layout.windows}, config.score.chunk={c.chunk} or "
+            f"config.score.loss_chunk={c.loss_chunk}, set "
+            "config.score.deltas='bfloat16', or divide the pool with "
             "config.score.model_axis"
         )
 
@@ -219,7 +222,8 @@ class Programs:
         remat = ", activations recomputed" * (layout.remat == "full")
         return (
             f"plan of {what} on each of {self.across} x {self.within} devices, up to "
-            f"{layout.blocks} blocks of {windows} windows of {length} tokens in a "
+            f"{counted(layout.blocks, 'block')} of {counted(windows, 'window')} of "
+            f"{length} tokens in a "
             f"call; {deltas_of(self.pool.delta_C)} differences, layers "
             f"{'unrolled' if c.unroll else 'scanned'}{remat}, {c.attention} attention "
             f"in {c.precision}; needs {needed / 1e9:.3g} GB, the pool "

@@ -22,7 +22,7 @@ from jaxsim.config import ScoreConfig
 from jaxsim.corpus import open_corpus
 from jaxsim.devices import is_cpu
 from jaxsim.errors import DamagedError, UserError
-from jaxsim.log import progress, say
+from jaxsim.log import counted, progress, say
 from jaxsim.pool import open_pool
 from jaxsim.pool.manifest import load_verified
 from jaxsim.records import Basis, digest
@@ -302,7 +302,9 @@ class Scorer:
         """
         e, finite_C = self.evaluation, np.isfinite(self.window_losses[1:]).all(axis=1)
         if damaged := np.count_nonzero(w_MC[:, ~finite_C].any(axis=1)):
-            raise DamagedError(f"{damaged} mixtures use a damaged member")
+            raise DamagedError(
+                f"{counted(int(damaged), 'mixture')} with a damaged member"
+            )
         nll_CR = _finite(self.window_losses[1:])[:, rows]
         return w_MC @ (nll_CR @ np.eye(len(e.domains))[e.domain_R[rows]])
 
@@ -519,8 +521,8 @@ class Scorer:
         ]
         if len(usable) < len(table):
             say(
-                f"OVERRIDE: leaving out {len(table) - len(usable)} of "
-                f"{len(table)} mixtures, which use {', '.join(sorted(damaged))}"
+                f"OVERRIDE: of {counted(len(table), 'mixture')}, leaving out "
+                f"{len(table) - len(usable)} with {', '.join(sorted(damaged))}"
             )
         if not usable:
             raise DamagedError(
@@ -546,7 +548,7 @@ def _check_finite(names: Sequence[str], nll_KR: np.ndarray) -> None:
         if not np.isfinite(nll_R).all():
             raise DamagedError(
                 f"mixture {name!r}: its loss is not finite on "
-                f"{np.count_nonzero(~np.isfinite(nll_R))} windows or tokens; "
+                f"{np.count_nonzero(~np.isfinite(nll_R))} of {len(nll_R)} numbers; "
                 "if its scale is near 1, run `jaxsim verify`"
             )
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxsim.errors import UserError
+from jaxsim.log import counted
 
 # How far a sum of weights may be from 1. Weights come from text files with six
 # decimals and from float arithmetic over up to a few hundred members.
@@ -54,7 +55,8 @@ class Mixtures:
         if self.w_MC.shape != shape or self.scale_M.shape != shape[:1]:
             raise UserError(
                 f"mixtures: weights of shape {self.w_MC.shape} and scales of shape "
-                f"{self.scale_M.shape} for {shape[0]} rows over {shape[1]} members"
+                f"{self.scale_M.shape} for {counted(shape[0], 'row')} over "
+                f"{counted(shape[1], 'member')}"
             )
         if len(set(self.members)) != len(self.members):
             raise UserError(f"mixtures: a member is repeated in {self.members}")
@@ -393,6 +395,7 @@ def read_cells(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
     for line, cells in lines:
         if len(cells) != len(header):
             raise UserError(
-                f"{path}, line {line}: {len(cells)} cells under {len(header)} columns"
+                f"{path}, line {line}: {counted(len(cells), 'cell')} under "
+                f"{counted(len(header), 'column')}"
             )
     return header, [(n, dict(zip(header, cells, strict=True))) for n, cells in lines]

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxsim.log import counted
 from jaxsim.scoring.scores import Scores, bits_of, bits_per_byte
 from jaxsim.scoring.table import Mixtures
 from jaxsim.search.constraints import Binding, binding, more_epochs
@@ -170,7 +171,7 @@ def _constraints(problem: Problem) -> list[str]:
     lines = [f"at least {s:.1%} of {n}" for n, s in config.min_weight.items()]
     lines += [f"at most {s:.1%} of {n}" for n, s in config.max_weight.items()]
     if config.max_sources:
-        lines.append(f"at most {config.max_sources} sources")
+        lines.append(f"at most {counted(config.max_sources, 'source')}")
     if far := config.divergence:
         lines.append(f"at most {far:g} nats from the {config.prior} mixture")
     if problem.feasible.plan.tokens:

@@ -15,6 +15,7 @@ from scipy.optimize import nnls
 from jaxsim.config import SearchConfig
 from jaxsim.corpus.store import BASE, Unit
 from jaxsim.errors import UserError
+from jaxsim.log import counted
 from jaxsim.search.feasible import REACHED, TOLERANCE, Empty, Feasible, Limit, Plan
 from jaxsim.search.objective import Slope
 
@@ -84,9 +85,9 @@ def _check(found: Feasible, config: SearchConfig) -> None:
         _ = found.center_C
     except Empty as error:
         raise UserError(
-            f"config.search.max_sources: found no {found.max_sources} partitions "
-            "that meet the other limits; raise it, or loosen min_weight, max_weight, "
-            "divergence or the planned run"
+            "config.search.max_sources: found no "
+            f"{counted(found.max_sources, 'partition')} within the other limits; raise "
+            "it, or loosen min_weight, max_weight, divergence or the planned run"
         ) from error
 
 
@@ -100,12 +101,11 @@ def _contradiction(limits: Sequence[Limit], plan: Plan, config: SearchConfig) ->
     supplies = [x for x in limits if x.kind == "supply"]
     if not supplies:
         return f"config.search: no mixture meets {weights} at once; loosen one of them"
-    once = config.epochs == 1
     return (
-        f"config.search: no mixture fills the planned run: {config.epochs:g} "
-        f"epoch{'' if once else 's'} of {', '.join(x.name for x in supplies)} "
-        f"give{'s' if once else ''} {sum(x.share for x in supplies):.1%} of the "
-        f"{plan.tokens:,.0f} tokens planned outside replay"
+        "config.search: no mixture fills the planned run: within epochs="
+        f"{config.epochs:g}, {', '.join(x.name for x in supplies)} "
+        f"can give {sum(x.share for x in supplies):.1%} of the {plan.tokens:,.0f} "
+        "tokens planned outside replay"
         + (f", so none meets {weights}" if weights else "")
         + "; plan fewer tokens, allow more epochs, "
         + ("loosen the other limits, " if weights else "")

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxsim.config import SearchConfig
 from jaxsim.errors import UserError
-from jaxsim.log import progress, say
+from jaxsim.log import counted, progress, say
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.scores import PredictorScores, Scores
 from jaxsim.scoring.table import Mixtures, mixture_key
@@ -59,8 +59,8 @@ def search(
     if config.method == "table":
         return answer(problem, _rows_of(problem), residual)
     say(
-        f"search: at most {config.evaluations} evaluations, each of "
-        f"{len(problem.rows):,} windows"
+        f"search: at most {counted(config.evaluations, 'evaluation')}, each of "
+        f"{counted(len(problem.rows), 'window')}"
     )
     with progress(config.evaluations, "search", "evaluations") as tick:
         problem.loss.tell = tick
@@ -72,8 +72,8 @@ def look(problem: Problem) -> None:
     """Spends the budget; the problem's loss keeps everything it evaluates."""
     w_MC, hessian_CC = _candidates(problem)
     say(
-        f"search: {problem.config.candidates:,} mixtures scored by the ensemble; "
-        f"merging {len(w_MC)}"
+        f"search: {counted(problem.config.candidates, 'mixture')} scored by the "
+        f"ensemble; merging {len(w_MC)}"
     )
     problem.loss.values(w_MC)
     with contextlib.suppress(BudgetSpent):
@@ -133,10 +133,10 @@ def _rows_of(problem: Problem) -> Scores:
             "score`, or use another method"
         )
     rows = np.flatnonzero(table.table.scale_M == 1)
-    if other := np.count_nonzero(table.table.scale_M) - len(rows):
+    if other := int(np.count_nonzero(table.table.scale_M)) - len(rows):
         say(
-            f"search: leaving out {other} mixtures with a scale other than 1: a run "
-            "has token shares but no scale"
+            f"search: leaving out {counted(other, 'mixture')} with a scale other than "
+            "1: a run has token shares but no scale"
         )
     if not len(rows):  # the base model is no mixture to train on
         raise UserError(

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxsim.config import Config, RecipeConfig, ValidateConfig
 from jaxsim.errors import DamagedError, UserError
-from jaxsim.log import say
+from jaxsim.log import counted, say
 from jaxsim.pool.bucket import Bucket
 from jaxsim.pool.build import train_missing
 from jaxsim.pool.publish import is_published
@@ -92,8 +92,8 @@ def draw_held_out(
             found.setdefault(run.name, (part, run))
     if len(found) < config.held_out:
         raise UserError(
-            f"config.validate.held_out={config.held_out}: this pool of "
-            f"{len(members)} members does not have so many different mixtures"
+            f"config.validate.held_out={config.held_out}: this pool "
+            f"({counted(len(members), 'member')}) has fewer different mixtures"
         )
     return [part for part, _ in found.values()], [run for _, run in found.values()]
 
@@ -280,7 +280,7 @@ def plan_runs(
     fitted = [run_of(members, w_C, settings, recipe) for w_C in w_FC]
     if len(fitted) < settings.calibration_runs:
         say(
-            f"validate: {len(fitted)} calibration runs instead of "
+            f"validate: {counted(len(fitted), 'calibration run')} instead of "
             f"{settings.calibration_runs}: no other mixture of these "
             f"{len(members)} members is far enough from those there are"
         )
@@ -305,8 +305,9 @@ def train_reference_runs(
     absent = [t for t in needed if not is_published(scorer.pool.entry(t.name))]
     if absent:
         raise UserError(
-            f"{len(absent)} of {len(needed)} reference runs are being trained "
-            "by another process; run `jaxsim validate` again when it is done"
+            f"another process still trains {len(absent)} of "
+            f"{counted(len(needed), 'reference run')}; run `jaxsim validate` again "
+            "when it is done"
         )
 
 

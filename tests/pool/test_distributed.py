@@ -38,7 +38,7 @@ def test_two_processes_make_what_two_devices_make(command, made_by_two, want):
     assert "member" not in said and "pool" not in said, "process 1 speaks"
     with Together(command, workdir) as again:
         assert again.codes() == [0, 0], again.all_said()
-    assert "pool: all 3 runs are there" in "".join(again.said[0])
+    assert "pool: 3 runs, nothing to train" in "".join(again.said[0])
 
 
 def test_a_pool_of_two_processes_has_the_same_scores_on_other_devices(

@@ -36,7 +36,7 @@ def test_sigkill_at_any_moment_changes_nothing_in_the_end(
     assert_whole(workdir, want)
     before = snapshot(workdir)
     again = command.finish(workdir)
-    assert "pool: all 3 runs are there" in again
+    assert "pool: 3 runs, nothing to train" in again
     assert snapshot(workdir) == before
 
 

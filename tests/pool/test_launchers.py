@@ -22,7 +22,7 @@ def _assert_idempotent(command, workdir, want):
     assert locks == {"base", *MEMBERS}
     assert main(["verify", f"--workdir={workdir}"]) == 0
     before = snapshot(workdir)
-    assert "pool: all 3 runs are there" in command.finish(workdir)
+    assert "pool: 3 runs, nothing to train" in command.finish(workdir)
     assert snapshot(workdir) == before
 
 

@@ -163,7 +163,7 @@ def test_a_search_over_twelve_members_stays_short(capsys):
     show_search(found)
     out = capsys.readouterr().out.splitlines()
     assert len(out) <= 42
-    assert any("34 more rows are in" in line for line in out)
+    assert any("34 more rows in" in line for line in out)
 
 
 def test_marginal_values_show_both_ends(capsys):

@@ -82,7 +82,7 @@ def test_sums_of_a_damaged_member_are_refused(workdir, config):
     rows = np.arange(6)
     for sums in (scorer.ensemble(rows).sums, lambda w: scorer.members_sums(w, rows)):
         assert np.isfinite(sums(without)).all()
-        with pytest.raises(DamagedError, match="2 mixtures use a damaged member"):
+        with pytest.raises(DamagedError, match="2 mixtures with a damaged member"):
             sums(np.full((2, 4), 0.25))
 
 

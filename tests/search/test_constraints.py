@@ -231,12 +231,12 @@ def test_units_share_the_supply_of_their_partition():
         ),
         (
             {"tokens": 1000.0, "epochs": 3.0},
-            "3 epochs of wiki_1, .* odes give 90.0% of the 1,000 tokens "
+            "within epochs=3, wiki_1, .* odes can give 90.0% of the 1,000 tokens "
             "planned outside replay; plan fewer tokens, allow",
         ),
         (
             {"tokens": 400.0, "epochs": 1.0, "min_weight": {"news": 0.1}},
-            "1 epoch of news gives 2.5% .*, so none meets min_weight news=0.1;",
+            "within epochs=1, news can give 2.5% .*, so none meets min_weight news=",
         ),
         (
             {"divergence": 0.1, "min_weight": {"news": 0.5}},
@@ -244,11 +244,11 @@ def test_units_share_the_supply_of_their_partition():
         ),
         (
             {"max_sources": 1, "min_weight": {"code": 0.1, "wiki": 0.1}},
-            "found no 1 partitions that meet the other limits",
+            "found no 1 partition within the other limits",
         ),
         (
             {"max_sources": 2, "divergence": 0.1},
-            "found no 2 partitions that meet the other limits",
+            "found no 2 partitions within the other limits",
         ),
     ],
     ids=lambda value: None if isinstance(value, dict) else value[:30],
