@@ -27,7 +27,7 @@ from ml_collections.config_flags import config_path
 
 from jaxsim import __version__
 from jaxsim.config import Config, from_config_dict, load_config
-from jaxsim.errors import JaxsimError, Preempted, UserError
+from jaxsim.errors import JaxsimError, Preempted, UserError, with_workdir
 from jaxsim.signals import interrupt_on_sigterm
 
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ class Call:
     config: Config | None
     workdir: Path | None
     options: dict[str, Any]
+    config_flags: tuple[str, ...] = ()  # as they were given
     group: "ProcessGroup | None" = None
 
 
@@ -233,10 +234,13 @@ def parse(argv: Sequence[str]) -> Call:
         unknown = _unknown(rest[0].partition("=")[0], known)
         raise UserError(f"{name}: unknown argument {unknown}")
     workdir, config = options.pop("workdir"), None
+    config_flags = tuple(overrides)
     if workdir is None and name not in _WITHOUT_WORKDIR:
         raise UserError(f"{name}: --workdir=DIR is missing")
     if name not in WITHOUT_CONFIG:
-        config = _config(name, options.pop("config"), workdir, overrides)
+        if file := options.pop("config"):
+            config_flags = (f"--config={file}", *overrides)
+        config = _config(name, file, workdir, overrides)
     elif overrides:
         raise UserError(f"{name}: takes no config, but {overrides[0]} is given")
     group = None
@@ -251,7 +255,7 @@ def parse(argv: Sequence[str]) -> Call:
                 "a workdir, on a file system that all of them see; leave the bucket "
                 "out"
             )
-    return Call(name, config, workdir, options, group)
+    return Call(name, config, workdir, options, config_flags, group)
 
 
 def _unknown(word: str, known: Iterable[str]) -> str:
@@ -483,7 +487,12 @@ def _execute(call: Call) -> None:
     home = "doctor" if call.command == "doctor" else "commands"
     function = getattr(importlib.import_module(f"jaxsim.{home}"), call.command)
     given = [call.workdir] if call.config is None else [call.config, call.workdir]
-    function(*given, **call.options)
+    try:
+        function(*given, **call.options)
+    except JaxsimError as error:
+        if call.workdir is not None:
+            error.args = (with_workdir(str(error), call.workdir, *call.config_flags),)
+        raise
 
 
 def _execute_in_group(call: Call, group: "ProcessGroup") -> None:

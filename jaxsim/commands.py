@@ -4,7 +4,6 @@ Each can be killed and called again: it does what is missing on disk.
 """
 
 import dataclasses
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from jaxsim.config import Config, save_config
 from jaxsim.corpus import Corpus, open_corpus
 from jaxsim.corpus.store import CorpusRecord
 from jaxsim.distributed import is_lead, leading, on_lead
-from jaxsim.errors import DamagedError, UserError
+from jaxsim.errors import DamagedError, UserError, command_line
 from jaxsim.log import counted, say
 from jaxsim.mesh import training_mesh
 from jaxsim.model import LanguageModel
@@ -166,12 +165,15 @@ def score(
         name = table_name(spec)
         scored = scorer.score(name, table, "dev", config.score.windows)
         show.show(tables.scores(scored))
+        to_search = command_line(
+            "search",
+            workdir,
+            f"--config.score.mixtures={spec}",
+            f"--config.score.windows={config.score.windows}",
+        )
         say(
             f"scores: {counted(len(table), 'mixture')} in {scorer.store.folder}/"
-            f"{name}.parquet; to search them: `jaxsim search "
-            f"--workdir={shlex.quote(str(workdir))} "
-            f"--config.score.mixtures={shlex.quote(spec)} "
-            f"--config.score.windows={config.score.windows}`"
+            f"{name}.parquet; to search them: `{to_search}`"
         )
 
 
@@ -243,8 +245,8 @@ def search(
     validation = load_validation(workdir, scorer.now())
     if validation is None and load_validation(workdir) is not None:
         say(
-            "search: ignoring validation results: they are for a different "
-            "pool or text. Rerun `jaxsim validate` (it retrains nothing)"
+            "search: ignoring validation results: they are for a different pool or "
+            f"text. Rerun `{command_line('validate', workdir)}` (it retrains nothing)"
         )
     known = None
     if validation is not None:
@@ -304,7 +306,7 @@ def verify(workdir: Path) -> None:
             + "\n  ".join(lines)
             + "\nDelete the folder of each damaged entry in "
             f"{workdir}/pool/members (the base model: {workdir}/base) and rerun "
-            "`jaxsim run --config=FILE.py` to recreate it"
+            "`jaxsim run` to recreate it"
         )
     say(f"verify: the base model and {counted(count, 'entry', 'entries')}: intact")
 

@@ -1,4 +1,16 @@
-"""Errors and their exit codes, which a launcher can act on; 0 is success."""
+"""Errors, their exit codes, and the commands that their messages name.
+
+A launcher can act on exit codes; 0 is success. A message names a command as
+`jaxsim NAME`. Where it is shown, `with_workdir` makes that a line for a shell.
+"""
+
+import re
+import shlex
+from pathlib import PurePath
+
+_NEED_CONFIG = ("prepare", "base", "train", "run")
+_WITHOUT_CONFIG = ("verify", "doctor")
+_NAMED = re.compile(r"""`jaxsim (\w+)((?: --[^\s`'"\\]+)*)`""")
 
 
 class JaxsimError(Exception):
@@ -29,3 +41,22 @@ class HungError(JaxsimError):
     """Something did not happen within its time limit."""
 
     exit_code = 5
+
+
+def command_line(name: str, workdir: PurePath | str, *flags: str) -> str:
+    """A command that can be pasted into a shell, whatever the names in it."""
+    config = [flag for flag in flags if flag.startswith("--config=")]
+    if not config and name in _NEED_CONFIG:
+        config = ["--config=FILE.py"]
+    others = [flag for flag in flags if flag not in config]
+    return shlex.join(["jaxsim", name, *config, f"--workdir={workdir}", *others])
+
+
+def with_workdir(text: str, workdir: PurePath | str, *config: str) -> str:
+    """The text with the workdir, and the flags of the config, in its commands."""
+
+    def complete(found: re.Match[str]) -> str:
+        known = () if found[1] in _WITHOUT_CONFIG else config
+        return f"`{command_line(found[1], workdir, *known, *found[2].split())}`"
+
+    return _NAMED.sub(complete, text)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import types
@@ -13,7 +14,7 @@ import pytest
 
 from jaxsim import cli, devices
 from jaxsim.config import save_config
-from jaxsim.errors import DamagedError, UserError
+from jaxsim.errors import DamagedError, UserError, with_workdir
 
 
 @pytest.fixture
@@ -328,6 +329,33 @@ def test_exit_codes(
     assert sentence in captured.err
     assert captured.err.count("\n") == 1
     assert not captured.out
+
+
+def test_commands_in_messages_can_be_pasted(
+    config_file: Path,
+    commands: types.SimpleNamespace,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def score(*_: Any, **__: Any) -> None:
+        raise UserError("no members: run `jaxsim train` or `jaxsim verify`")
+
+    commands.score = score
+    workdir = f"{tmp_path}/it's $HOME\n`a b`"
+    given = [f"--config={config_file}", "--config.name=a b", f"--workdir={workdir}"]
+    assert cli.main(["score", *given]) == 2
+    train, verify = re.fullmatch(
+        "jaxsim: no members: run `(.*)` or `(.*)`\n", capsys.readouterr().err, re.S
+    ).groups()
+    named, *flags = shlex.split(train)[1:]
+    assert (named, sorted(flags)) == ("train", sorted(given))
+    assert shlex.split(verify)[1:] == ["verify", f"--workdir={workdir}"]
+    # Without a config file the one that trains is a blank to fill in.
+    text = with_workdir("`jaxsim train` `jaxsim score --runs=A.csv,B.csv`", "a b")
+    assert text == (
+        "`jaxsim train --config=FILE.py '--workdir=a b'` "
+        "`jaxsim score '--workdir=a b' --runs=A.csv,B.csv`"
+    )
 
 
 def test_unforeseen_errors_keep_their_traceback(

@@ -163,7 +163,7 @@ def test_a_new_partition_costs_one_member(complete, workdir, jaxsim, work):
     assert not pool.problems()
     # Old scores are of another pool and other text.
     code, error = jaxsim("search", BY_TABLE, words="small")
-    assert code == 2 and "`jaxsim score`" in error
+    assert code == 2 and "run `jaxsim score --" in error
     assert jaxsim("score", words="small") == (0, ANY)
     assert jaxsim("search", BY_TABLE, words="small") == (0, ANY)
     found = load_search(workdir)

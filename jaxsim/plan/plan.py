@@ -109,7 +109,7 @@ def _members(config: Config) -> int:
     if why:
         raise UserError(
             f"config.corpus.{why}: the number of members is known only after the text "
-            "is prepared; give --members=N, or the --workdir of a `jaxsim prepare`"
+            "is prepared; give --members=N, or a --workdir that is prepared"
         )
     return sum(len(s.by_dates) or 1 for s in config.corpus.partitions.values())
 

@@ -142,8 +142,8 @@ def create_pool(workdir: Path, config: Config, corpus: Corpus) -> Pool:
         raise UserError(
             f"{workdir}: its corpus has units of {budget:,} tokens, and "
             f"the config asks for {recipe.steps} steps of {recipe.batch} rows "
-            f"of {length}; set them back, or make a corpus for them with "
-            "`jaxsim prepare` in another --workdir"
+            f"of {length}; set them back, or prepare the text again in another "
+            "--workdir"
         )
     else:
         records.save(path, record)

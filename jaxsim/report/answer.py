@@ -5,13 +5,13 @@ choice therefore says nothing about agreement, only whether the choice held.
 """
 
 import math
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxsim.errors import command_line
 from jaxsim.log import counted
 from jaxsim.report.table import listed, number, signed, target, weights
 from jaxsim.scoring.table import STANDARD_MERGES
@@ -43,7 +43,7 @@ def answer(
       token_multiplier: tokens of a reference run / tokens of a member, if known.
     """
     if found is None:
-        run = f"`jaxsim run --config=FILE.py --workdir={shlex.quote(workdir)}`"
+        run = f"`{command_line('run', workdir)}`"
         lines = [("Best mixture", "None yet. No search was run.")]
         lines.append(("Next", f"{run} runs every missing step."))
         return [*lines, _open(None, validation, token_multiplier, False)]
@@ -185,11 +185,10 @@ def next_command(
     token_multiplier: float | None = None,
 ) -> tuple[str, str]:
     """What to do next to learn most, and its command; empty where there is none."""
-    here = shlex.quote(workdir)
     validate = _validate(workdir, token_multiplier)
-    again = f"jaxsim search --workdir={here}"
+    again = command_line("search", workdir)
     if validation is None and about_training(found):
-        return "See what is out of date", f"jaxsim report --workdir={here}"
+        return "See what is out of date", command_line("report", workdir)
     if (
         validation is not None
         and not about_training(found)
@@ -213,23 +212,22 @@ def next_command(
         if found.method != "table":
             return "Narrow the ties", f"{again} --config.search.windows={more}"
         windows = f"--config.score.windows={more}"
-        score = f"jaxsim score --workdir={here} {windows}"
+        score = command_line("score", workdir, windows)
         return "Narrow the ties", f"{score} && {again} {windows}"
     return "Narrow the ties with more dev text or more reference runs", ""
 
 
 def train_command(workdir: str, token_multiplier: float | None = None) -> str:
     """Trains the best mixture of the last search, as long as other runs."""
-    path = shlex.quote(str(PurePosixPath(workdir) / "search" / BEST))
-    return f"{_validate(workdir, token_multiplier)} --mixtures={path}"
+    path = PurePosixPath(workdir) / "search" / BEST
+    return _validate(workdir, token_multiplier, f"--mixtures={path}")
 
 
-def _validate(workdir: str, token_multiplier: float | None) -> str:
+def _validate(workdir: str, token_multiplier: float | None, *flags: str) -> str:
     """Trains runs as long as those that there are."""
-    command = f"jaxsim validate --workdir={shlex.quote(workdir)}"
-    if token_multiplier is None or math.isclose(token_multiplier, 1.0):
-        return command
-    return f"{command} --config.validate.token_multiplier={token_multiplier:g}"
+    if token_multiplier is not None and not math.isclose(token_multiplier, 1.0):
+        flags = (f"--config.validate.token_multiplier={token_multiplier:g}", *flags)
+    return command_line("validate", workdir, *flags)
 
 
 def _enough(validation: Validation | None) -> bool:

@@ -43,8 +43,8 @@ _MEANING = {
     UNRESOLVED: "Members differ by less than this evaluation text can resolve. Use "
     "more text, longer runs, or partitions that differ more. Training noise was not "
     "measured.",
-    UNKNOWN: "There are no diagnostics and too few reference runs: run "
-    "`jaxsim validate`.",
+    UNKNOWN: "There are no diagnostics and too few reference runs. The command "
+    "`validate` makes both.",
 }
 _BEFORE_RUNS = {
     TRUST: "The diagnostics show no problem. Only reference runs can confirm the "

@@ -19,6 +19,7 @@ from typing import Any
 
 from jaxsim import __version__
 from jaxsim.config import Config
+from jaxsim.errors import with_workdir
 from jaxsim.log import counted
 from jaxsim.records import VERSION, plain, write
 from jaxsim.report import agreement, answer, figures, tables, trust
@@ -41,7 +42,10 @@ def write_report(config: Config, workdir: Path) -> Path:
     data = ReportData(workdir)
     built = tables.build(data)
     # A report travels: it does not name a place on this machine.
-    lines = _answer(data, Path("DIR") if workdir.is_absolute() else workdir)
+    place = Path("DIR") if workdir.is_absolute() else workdir
+    data.missing = [with_workdir(line, place) for line in data.missing]
+    data.stale = [with_workdir(line, place) for line in data.stale]
+    lines = _answer(data, place)
     drawn = _draw(data, built)
     # Under an override every row says so: a table travels alone.
     mark = {"override": "; ".join(data.overrides)} if data.overrides else {}

@@ -208,7 +208,7 @@ class TrainedChoice(Comparison, records.Stored):
     """
 
     FILE = "validation/chosen.json"
-    ADVICE = "run `jaxsim validate --mixtures=...` again"
+    ADVICE = "run `jaxsim validate --mixtures=FILE.csv` again"
 
     labels: list[str]
 

@@ -218,7 +218,7 @@ def test_few_reference_runs_leave_it_to_the_diagnostics(workdir):
 def test_without_diagnostics_and_reference_runs_nothing_is_known(workdir):
     assert verdict(None, None).word == "not known"
     assert verdict(None, validation_of(workdir, 5)).word == "not known"
-    assert "jaxsim validate" in verdict(None, None).meaning
+    assert "`validate`" in verdict(None, None).meaning
 
 
 def test_diagnostics_below_the_noise_floor_decide():

@@ -12,7 +12,7 @@ import sealing
 
 from jaxsim.config import Config
 from jaxsim.corpus import open_corpus
-from jaxsim.errors import DamagedError
+from jaxsim.errors import DamagedError, command_line
 from jaxsim.pool import Pool
 from jaxsim.report.data import ReportData
 from jaxsim.report.table import csv_text
@@ -152,15 +152,16 @@ def test_one_missing_part_is_named_and_only_that(complete, part, command):
     shutil.rmtree(complete / part)
     page, summary = report_of(complete)
     assert len(summary["not_done"]) == 1
-    assert f"run `jaxsim {command}`" in summary["not_done"][0]
+    assert f"run `{command_line(command, 'DIR')}`" in summary["not_done"][0]
     assert f"not done: run jaxsim {command}" in page.text
 
 
 def test_a_missing_member_is_counted(complete):
     shutil.rmtree(complete / "pool" / "members" / "alpha")
     _, summary = report_of(complete)
-    assert "1 of 3 members: not done: run `jaxsim train`" in summary["not_done"]
-    assert any("run `jaxsim score`" in line for line in summary["out_of_date"])
+    train, score = (command_line(name, "DIR") for name in ("train", "score"))
+    assert f"1 of 3 members: not done: run `{train}`" in summary["not_done"]
+    assert any(f"run `{score}`" in line for line in summary["out_of_date"])
 
 
 def test_json_and_tables_agree_with_the_scores(complete):
