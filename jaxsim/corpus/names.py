@@ -4,12 +4,63 @@ Names come from configs and from metadata of other people's text, and become fol
 of a pool. Bad names are refused, because a repaired name could equal another one.
 """
 
+import re
+import string
 import unicodedata
 from collections.abc import Iterable
 
 from jaxsim.errors import UserError
 
 MAX_NAME_BYTES = 100
+
+
+class Labels:
+    """Names that jaxsim gives where members, groups and domains stand with theirs.
+
+    All such names are made from here, so that `check_free` refuses every one of them.
+    """
+
+    # Rows of a table of mixtures, and folders of a pool.
+    BASE = "base"
+    UNIFORM = "uniform"
+    PROPORTIONAL = "proportional"
+    MACRO = "macro"  # also a target
+    GROUP = "group {}"
+    SUBSET = "{} + {}"
+    POINT = "{} x {:g}"
+    DIRICHLET = "dirichlet {:d}"
+    CANDIDATE = "candidate {:d}"
+    FOUND = "found {:d}"
+    REFERENCE = "reference-{:010x}"
+    REPLICATE = "{}.replicate{:d}"
+    # Targets.
+    MACRO_OUT_OF_POOL = "macro out-of-pool"
+    MACRO_IN_POOL = "macro in-pool"
+    OBJECTIVE = "the objective"
+    MEAN = "the mean of {}"
+    WEIGHTED_MEAN = "the weighted mean of {}"
+    WORST = "the worst of {}"
+    # Columns of CSV files.
+    NAME = "name"
+    SCALE = "scale"
+    UNIT = "unit"
+
+
+_FIELDS = {"": ".+", "d": r"\d+", "g": r"[\d.e+-]+", "010x": "[0-9a-f]{10}"}
+
+
+def _pattern(label: str) -> str:
+    """A regular expression for all names that a label's template makes."""
+    return "".join(
+        re.escape(text) + ("" if field is None else _FIELDS[field])
+        for text, _, field, _ in string.Formatter().parse(label)
+    )
+
+
+_TAKEN = re.compile(
+    "|".join(_pattern(x) for key, x in vars(Labels).items() if key.isupper()),
+    re.IGNORECASE,
+)
 
 
 def check_name(name: str, what: str) -> str:
@@ -39,6 +90,16 @@ def check_name(name: str, what: str) -> str:
             raise UserError(
                 f"{what}: the name {name[:200]!r} {problem}; choose a plain name"
             )
+    return name
+
+
+def check_free(name: str, what: str) -> str:
+    """Returns a name that passes `check_name`, and is none of `Labels`."""
+    if _TAKEN.fullmatch(check_name(name, what)):
+        raise UserError(
+            f"{what}: jaxsim itself uses the name {name!r} in its tables and folders; "
+            "choose another name"
+        )
     return name
 
 
