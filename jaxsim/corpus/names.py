@@ -5,7 +5,6 @@ of a pool. Bad names are refused, because a repaired name could equal another on
 """
 
 import re
-import string
 import unicodedata
 from collections.abc import Iterable
 
@@ -22,43 +21,24 @@ class Labels:
 
     # Rows of a table of mixtures, and folders of a pool.
     BASE = "base"
-    UNIFORM = "uniform"
-    PROPORTIONAL = "proportional"
-    MACRO = "macro"  # also a target
-    GROUP = "group {}"
-    SUBSET = "{} + {}"
-    POINT = "{} x {:g}"
-    DIRICHLET = "dirichlet {:d}"
-    CANDIDATE = "candidate {:d}"
-    FOUND = "found {:d}"
-    REFERENCE = "reference-{:010x}"
-    REPLICATE = "{}.replicate{:d}"
-    # Targets.
-    MACRO_OUT_OF_POOL = "macro out-of-pool"
-    MACRO_IN_POOL = "macro in-pool"
+    UNIFORM, PROPORTIONAL, MACRO = "uniform", "proportional", "macro"
+    GROUP, SUBSET, POINT = "group {}", "{} + {}", "{} x {:g}"
+    DIRICHLET, CANDIDATE, FOUND = "dirichlet {:d}", "candidate {:d}", "found {:d}"
+    REFERENCE, REPLICATE = "reference-{:010x}", "{}.replicate{:d}"
+    # Targets; `MACRO` is one, too.
+    MACRO_OUT_OF_POOL, MACRO_IN_POOL = "macro out-of-pool", "macro in-pool"
     OBJECTIVE = "the objective"
-    MEAN = "the mean of {}"
-    WEIGHTED_MEAN = "the weighted mean of {}"
-    WORST = "the worst of {}"
     # Columns of CSV files.
-    NAME = "name"
-    SCALE = "scale"
-    UNIT = "unit"
+    NAME, SCALE, UNIT = "name", "scale", "unit"
 
 
 _FIELDS = {"": ".+", "d": r"\d+", "g": r"[\d.e+-]+", "010x": "[0-9a-f]{10}"}
-
-
-def _pattern(label: str) -> str:
-    """A regular expression for all names that a label's template makes."""
-    return "".join(
-        re.escape(text) + ("" if field is None else _FIELDS[field])
-        for text, _, field, _ in string.Formatter().parse(label)
-    )
-
-
 _TAKEN = re.compile(
-    "|".join(_pattern(x) for key, x in vars(Labels).items() if key.isupper()),
+    "|".join(
+        re.sub(r"\\{:?(\w*)\\}", lambda field: _FIELDS[field[1]], re.escape(label))
+        for key, label in vars(Labels).items()
+        if key.isupper()
+    ),
     re.IGNORECASE,
 )
 

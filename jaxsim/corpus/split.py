@@ -84,8 +84,8 @@ def gather(
     for name in result.train:
         if (group := result.groups[name]) != name and group in result.train:
             raise UserError(
-                f"config.corpus.partitions: {group!r} is the name of a partition and of the "
-                f"group of partition {name!r}; rename the source of one of them"
+                f"config.corpus.partitions: {group!r} is the name of a partition and "
+                f"of the group of {name!r}; rename the source of one of them"
             )
 
     if base_partitions is None:

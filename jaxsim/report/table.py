@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxsim.corpus.names import Labels
 from jaxsim.scoring.table import as_text
 
 
@@ -119,12 +118,12 @@ def target(parts: Mapping[str, float], kind: str = "mean") -> str:
     if len(names) == 1:
         return names[0]
     if kind == "worst":
-        return Labels.WORST.format(f"{listed(names)} (least gain over the base model)")
+        return f"the worst of {listed(names)} (least gain over the base model)"
     shares = {name: w / sum(parts.values()) for name, w in parts.items()}
     if max(shares.values()) - min(shares.values()) < 1e-6:
-        return Labels.MEAN.format(listed(names))
-    return Labels.WEIGHTED_MEAN.format(
-        listed([f"{name} ({share:.2f})" for name, share in shares.items()])
+        return f"the mean of {listed(names)}"
+    return "the weighted mean of " + listed(
+        [f"{name} ({share:.2f})" for name, share in shares.items()]
     )
 
 

@@ -8,7 +8,6 @@ import pytest
 from jaxsim.config import RecipeConfig
 from jaxsim.corpus.names import Labels, check_free, check_name, check_twins
 from jaxsim.errors import UserError
-from jaxsim.report.table import target
 from jaxsim.scoring.table import (
     base_row,
     dirichlet,
@@ -52,8 +51,6 @@ def test_every_label_of_the_program_is_refused_as_a_name():
     labels = {
         *(Labels.NAME, Labels.SCALE, Labels.UNIT, Labels.OBJECTIVE, run.name),
         *(replicate_of(r).name for r in (run, member_run("a", RecipeConfig()))),
-        *(target(dict.fromkeys(kinds, 1.0), kind) for kind in ("mean", "worst")),
-        target({"in": 1.0, "out": 2.0}),
         *map(Labels.FOUND.format, (1, 20)),
         *map(Labels.CANDIDATE.format, (1, 20)),
     }
