@@ -4,12 +4,43 @@ Names come from configs and from metadata of other people's text, and become fol
 of a pool. Bad names are refused, because a repaired name could equal another one.
 """
 
+import re
 import unicodedata
 from collections.abc import Iterable
 
 from jaxsim.errors import UserError
 
 MAX_NAME_BYTES = 100
+
+
+class Labels:
+    """Names that jaxsim gives where members, groups and domains stand with theirs.
+
+    All such names are made from here, so that `check_free` refuses every one of them.
+    """
+
+    # Rows of a table of mixtures, and folders of a pool.
+    BASE = "base"
+    UNIFORM, PROPORTIONAL, MACRO = "uniform", "proportional", "macro"
+    GROUP, SUBSET, POINT = "group {}", "{} + {}", "{} x {:g}"
+    DIRICHLET, CANDIDATE, FOUND = "dirichlet {:d}", "candidate {:d}", "found {:d}"
+    REFERENCE, REPLICATE = "reference-{:010x}", "{}.replicate{:d}"
+    # Targets; `MACRO` is one, too.
+    MACRO_OUT_OF_POOL, MACRO_IN_POOL = "macro out-of-pool", "macro in-pool"
+    OBJECTIVE = "the objective"
+    # Columns of CSV files.
+    NAME, SCALE, UNIT = "name", "scale", "unit"
+
+
+_FIELDS = {"": ".+", "d": r"\d+", "g": r"[\d.e+-]+", "010x": "[0-9a-f]{10}"}
+_TAKEN = re.compile(
+    "|".join(
+        re.sub(r"\\{:?(\w*)\\}", lambda field: _FIELDS[field[1]], re.escape(label))
+        for key, label in vars(Labels).items()
+        if key.isupper()
+    ),
+    re.IGNORECASE,
+)
 
 
 def check_name(name: str, what: str) -> str:
@@ -39,6 +70,16 @@ def check_name(name: str, what: str) -> str:
             raise UserError(
                 f"{what}: the name {name[:200]!r} {problem}; choose a plain name"
             )
+    return name
+
+
+def check_free(name: str, what: str) -> str:
+    """Returns a name that passes `check_name`, and is none of `Labels`."""
+    if _TAKEN.fullmatch(check_name(name, what)):
+        raise UserError(
+            f"{what}: jaxsim itself uses the name {name!r} in its tables and folders; "
+            "choose another name"
+        )
     return name
 
 

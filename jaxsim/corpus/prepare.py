@@ -167,7 +167,7 @@ def _write_units(
                 for unit, rows_RL1, touched in pieces
             ]
             advance(1)
-    check_twins([*(unit.name for unit in units), BASE], "units")
+    check_twins((unit.name for unit in units), "units")
     return {unit.name: unit for unit in units}
 
 

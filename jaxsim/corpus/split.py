@@ -13,12 +13,12 @@ from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 
 from jaxsim.config import CorpusConfig, SourceConfig, SplitConfig
-from jaxsim.corpus.names import check_name, check_twins
+from jaxsim.corpus.names import Labels, check_free, check_name, check_twins
 from jaxsim.corpus.sources import Document, Quarantine, read_documents
 from jaxsim.errors import UserError
 from jaxsim.log import progress
 
-BASE, TRAIN, DEV, TEST = "base", "train", "dev", "test"
+BASE, TRAIN, DEV, TEST = Labels.BASE, "train", "dev", "test"
 SPLITS = (DEV, TEST)
 _ISO_PREFIX = re.compile(r"\d{4}(-\d{2}(-\d{2}([T ].*)?)?)?")
 
@@ -28,7 +28,7 @@ class Gathered:
     """Documents by partition, domain and split; `decontaminate` removes some."""
 
     train: dict[str, list[Document]]  # by partition
-    base: dict[str, list[Document]]  # by partition, or by source of base text
+    base: dict[str, list[Document]]  # by partition, or source of base text
     evaluation: dict[str, dict[str, list[Document]]]  # by domain and split
     groups: dict[str, str]  # of partitions
     dropped: dict[str, Counter[str]]  # by source, by cause
@@ -79,10 +79,19 @@ def gather(
                 result.train[name] = splits[TRAIN]
                 if gives_base:
                     result.base[name] = splits[BASE]
-    check_twins([*result.evaluation, BASE], "partitions, domains and the base model")
+    check_twins(result.evaluation, "partitions and domains")
+
+    for name in result.train:
+        if (group := result.groups[name]) != name and group in result.train:
+            raise UserError(
+                f"config.corpus.partitions: {group!r} is the name of a partition and "
+                f"of the group of {name!r}; rename the source of one of them"
+            )
 
     if base_partitions is None:
-        result.base |= _read_all(config, "base_text", quarantine, result)
+        texts = _read_all(config, "base_text", quarantine, result)
+        # No partition can have such a name.
+        result.base |= {f"base_text/{name}": found for name, found in texts.items()}
     return result
 
 
@@ -94,20 +103,26 @@ def _read_all(
     sources: dict[str, SourceConfig] = getattr(config, what)
     if not sources:
         return documents
+    # Sources of base text name nothing.
+    check = check_name if what == "base_text" else check_free
+    for name in sources:
+        check(name, f"config.corpus.{what}")
     with progress(len(sources), f"reading corpus.{what}", "sources") as advance:
         for name, source in sources.items():
             read = read_documents(name, source, quarantine)
             found, groups, dropped = partition_documents(name, source, read)
             for partition in found:
+                for taken in (partition, groups[partition]):
+                    check(taken, f"source {name!r}")
                 if partition in documents:
                     raise UserError(
                         f"source {name!r}: another source names {partition!r} "
                         "too; give one of them another rule or name"
                     )
             documents |= found
-            result.groups |= groups
+            result.groups = groups | result.groups  # base text comes last
             if dropped:
-                result.dropped[name] = dropped
+                result.dropped.setdefault(name, Counter()).update(dropped)
             advance(1)
     return documents
 
@@ -116,7 +131,6 @@ def partition_documents(
     name: str, source: SourceConfig, read: Iterable[Document]
 ) -> tuple[dict[str, list[Document]], dict[str, str], Counter[str]]:
     """Documents by partition, groups by partition, and dropped counts by cause."""
-    check_name(name, f"source {name!r}")
     _check_dates(name, source.by_dates)
     by_partition: dict[str, list[Document]] = defaultdict(list)
     groups: dict[str, str] = {}

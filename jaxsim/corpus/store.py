@@ -31,7 +31,7 @@ import numpy as np
 from jaxsim import records
 from jaxsim.config import SourceConfig, SplitConfig, TokenizerConfig
 from jaxsim.corpus.arrayrecord import TableReader, write_table
-from jaxsim.corpus.names import check_name
+from jaxsim.corpus.names import check_free
 from jaxsim.corpus.rows import EvalWindows
 from jaxsim.corpus.split import BASE
 from jaxsim.corpus.tokenizer import Tokenizer
@@ -219,7 +219,7 @@ class Corpus:
         try:
             # Names become folders of the pool; the corpus may come from anywhere.
             for name in [*self.units, *self.domains]:
-                check_name(name, f"corpus.json in {workdir}")
+                check_free(name, f"corpus.json in {workdir}")
         except UserError as error:
             raise DamagedError(str(error)) from error
         folder = folder_of(workdir, "tokenizer", self.tokenizer_digest)

@@ -248,13 +248,13 @@ def points(validation: Validation) -> Table:
 def chosen(result: TrainedChoice, found: SearchResult | None) -> Table:
     """Chosen mixtures: predicted and trained, on the objective and targets."""
     aim = aim_of(result, found)
-    on = {target(aim): aim}
-    on |= {name: {name: 1.0} for name in result.targets if {name} != set(aim)}
+    on = [(target(aim), aim)]
+    on += [(name, {name: 1.0}) for name in result.targets if {name} != set(aim)]
     rows = [
         {"mixture": one.label, "reference": one.reference, "target": name}
         | {"trained": one.trained, "difference": one.trained - one.merge}
         | {p: float(on_target(result.points[p], goal)[i]) for p in PREDICTED}
-        for name, goal in on.items()
+        for name, goal in on
         for i, one in enumerate(runs_on(result, goal))
     ]
     columns = (

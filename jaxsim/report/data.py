@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from jaxsim.corpus import open_corpus
+from jaxsim.corpus.names import Labels
 from jaxsim.errors import DamagedError
 from jaxsim.log import counted
 from jaxsim.pool import Manifest, open_pool
@@ -26,7 +27,7 @@ from jaxsim.validation.measured import TrainedChoice
 from jaxsim.validation.validate import GIVEN, TRAINED, load_validation
 
 KINDS = ("member", "reference", "replicate")
-BASE = "base"
+BASE = Labels.BASE
 _SOURCES = (
     "corpus/corpus.json", "base/manifest.json", "pool/pool.json",
     f"scores/{STANDARD}.parquet", Diagnostics.FILE, TRAINED, GIVEN, TrainedChoice.FILE,

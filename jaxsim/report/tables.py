@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxsim.corpus import Corpus
+from jaxsim.corpus.names import Labels
 from jaxsim.corpus.prepare import left_out
 from jaxsim.log import counted
 from jaxsim.pool import Manifest
@@ -146,7 +147,10 @@ def standard_bits(scores: Scores) -> Table:
     outside = known.domains["out-of-pool"][:_MOST_DOMAINS]
     names = (inside, *outside) if inside else outside
     bits = [bits_MD[:, np.flatnonzero(weights[n])].mean(axis=1) for n in names]
-    columns = [text_column("mixture", "mixture"), *(bits_column(n, n) for n in names)]
+    columns = [
+        text_column("mixture", "mixture"),
+        *(bits_column(f"bits on {n}", n) for n in names),
+    ]
     rows = zip(scores.table.names, *bits, strict=True)
     title = "bits per byte on dev text"
     return Table.of(title, rows, columns, note=marks(scores.notes))
@@ -317,8 +321,8 @@ def marginal(found: SearchResult) -> Table:
         note += "; the objective is calibrated, single domains are not"
     return _by_domain(
         "marginal values at the best mixture", "1% more of", "change on",
-        ["the objective", *known["domains"]], lambda v: signed(1000 * v, 2), rows,
-        note, ["the objective", *on_console],
+        [Labels.OBJECTIVE, *known["domains"]], lambda v: signed(1000 * v, 2), rows,
+        note, [Labels.OBJECTIVE, *on_console],
     )  # fmt: skip
 
 

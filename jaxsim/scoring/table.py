@@ -7,6 +7,7 @@ evaluator scores them all.
 
 import csv
 import dataclasses
+import functools
 import itertools
 import math
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxsim.corpus.names import Labels
 from jaxsim.errors import UserError
 from jaxsim.log import counted
 
@@ -23,7 +25,7 @@ from jaxsim.log import counted
 SUM_TOLERANCE = 1e-5
 MOST_ROWS = 1_000_000  # of a table; each row is held with its name
 # Kinds of the merges that answers are compared with.
-STANDARD_MERGES = ("uniform", "proportional", "macro")
+STANDARD_MERGES = (Labels.UNIFORM, Labels.PROPORTIONAL, Labels.MACRO)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +176,7 @@ def _rows(
 def base_row(members: Sequence[str]) -> Mixtures:
     """The base model: scale 0, so that its equal weights have no effect."""
     c = len(members)
-    return _rows(members, "base", {"base": np.full(c, 1 / c)}, scale=0.0)
+    return _rows(members, "base", {Labels.BASE: np.full(c, 1 / c)}, scale=0.0)
 
 
 def singles(members: Sequence[str]) -> Mixtures:
@@ -193,13 +195,14 @@ def one_mixture(
 def uniform(members: Sequence[str]) -> Mixtures:
     """Equal weights over all members: the paper's micro merge."""
     c = len(members)
-    return _rows(members, "uniform", {"uniform": np.full(c, 1 / c)})
+    return _rows(members, "uniform", {Labels.UNIFORM: np.full(c, 1 / c)})
 
 
 def proportional(members: Sequence[str], tokens: Sequence[int]) -> Mixtures:
     """Weights in proportion to the tokens of each member's unit."""
     tokens_C = np.asarray(tokens, np.float64)
-    return _rows(members, "proportional", {"proportional": tokens_C / tokens_C.sum()})
+    shares_C = tokens_C / tokens_C.sum()
+    return _rows(members, "proportional", {Labels.PROPORTIONAL: shares_C})
 
 
 def macro(members: Sequence[str], groups: Sequence[str]) -> Mixtures:
@@ -214,11 +217,11 @@ def macro(members: Sequence[str], groups: Sequence[str]) -> Mixtures:
     if len(names) in (1, len(groups)):
         return _rows(members, "macro", {})
     several = {
-        f"group {name}": mean_C
+        Labels.GROUP.format(name): mean_C
         for name, mean_C in zip(names, mean_GC, strict=True)
         if np.count_nonzero(mean_C) > 1
     }
-    overall = _rows(members, "macro", {"macro": mean_GC.mean(axis=0)})
+    overall = _rows(members, "macro", {Labels.MACRO: mean_GC.mean(axis=0)})
     return concatenate(overall, _rows(members, "group", several))
 
 
@@ -227,7 +230,7 @@ def subsets(members: Sequence[str], smallest: int, largest: int) -> Mixtures:
     rows = {}
     for size in range(smallest, largest + 1):
         for cs in itertools.combinations(range(len(members)), size):
-            name = " + ".join(members[c] for c in cs)
+            name = functools.reduce(Labels.SUBSET.format, [members[c] for c in cs])
             rows[name] = np.bincount(cs, minlength=len(members)) / size
     return _rows(members, "subset", rows)
 
@@ -239,7 +242,7 @@ def dirichlet(
     w_MC = np.random.default_rng(seed).dirichlet(
         np.full(len(members), concentration), count
     )
-    rows = {f"dirichlet {i + 1}": w_C for i, w_C in enumerate(w_MC)}
+    rows = {Labels.DIRICHLET.format(i + 1): w_C for i, w_C in enumerate(w_MC)}
     return _rows(members, "dirichlet", rows)
 
 
@@ -253,8 +256,8 @@ def read_csv(members: Sequence[str], path: Path) -> Mixtures:
       UserError: a missing file, an unknown or repeated column, a cell that is
         not a number, or a row that is not a mixture.
     """
-    header, lines = read_numbers(path, text_columns=("name",))
-    unknown = [h for h in header if h not in (*members, "name", "scale")]
+    header, lines = read_numbers(path, text_columns=(Labels.NAME,))
+    unknown = [h for h in header if h not in (*members, Labels.NAME, Labels.SCALE)]
     if unknown:
         raise UserError(
             f"{path}: column {unknown[0]!r} is not a member of this pool; "
@@ -272,10 +275,10 @@ def read_csv(members: Sequence[str], path: Path) -> Mixtures:
     w_MC = np.where(rounded, w_MC / np.where(rounded, sum_M1, 1.0), w_MC)
     return Mixtures(
         tuple(members),
-        tuple(str(line["name"]) for line in lines),
+        tuple(str(line[Labels.NAME]) for line in lines),
         ("given",) * len(lines),
         w_MC,
-        np.array([float(line.get("scale", 1.0)) for line in lines]),
+        np.array([float(line.get(Labels.SCALE, 1.0)) for line in lines]),
     )
 
 

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jaxsim.corpus.names import Labels
 from jaxsim.scoring.evaluation import EvaluationSet
 
 # Out-of-pool comes first: about its domains, weights alone say nothing.
 KINDS = ("out-of-pool", "in-pool")
-OUT_OF_POOL, IN_POOL = "macro out-of-pool", "macro in-pool"
-ALL = "macro"  # over all domains, in the pool or not
+OUT_OF_POOL, IN_POOL = Labels.MACRO_OUT_OF_POOL, Labels.MACRO_IN_POOL
+ALL = Labels.MACRO  # over all domains, in the pool or not
 MACROS = (ALL, OUT_OF_POOL, IN_POOL)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxsim.config import SearchConfig
+from jaxsim.corpus.names import Labels
 from jaxsim.errors import UserError
 from jaxsim.log import counted, progress, say
 from jaxsim.scoring.scorer import Scorer
@@ -171,7 +172,7 @@ def _searched(problem: Problem) -> Scores:
         if mixture_key(w_MC[m]) in names or (apart >= _APART).all():
             kept.append(int(m))
     taken = {name for name, _ in names.values()}
-    free = (f"found {i}" for i in itertools.count(1) if f"found {i}" not in taken)
+    free = (n for n in map(Labels.FOUND.format, itertools.count(1)) if n not in taken)
     labels = [names.get(mixture_key(w_MC[m])) or (next(free), "found") for m in kept]
     found, kinds = zip(*labels, strict=True)
     scorer, w_MC = problem.scorer, w_MC[kept]

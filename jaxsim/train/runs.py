@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxsim.config import RecipeConfig
 from jaxsim.corpus import Corpus
+from jaxsim.corpus.names import Labels
 from jaxsim.corpus.order import Schedule, schedule
 
 _AHEAD = 2  # batches that are read before they are needed
@@ -52,14 +53,15 @@ def reference_run(
     steps = max(1, round(recipe.steps * token_multiplier))
     text = json.dumps([sorted(weights.items()), steps])
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-    return Run(f"reference-{digest}", "reference", weights, steps)
+    name = Labels.REFERENCE.format(int(digest, 16))
+    return Run(name, "reference", weights, steps)
 
 
 def replicate_of(run: Run, data_seed: int = 1) -> Run:
     """The same run with another data seed."""
     return dataclasses.replace(
         run,
-        name=f"{run.name}.replicate{data_seed}",
+        name=Labels.REPLICATE.format(run.name, data_seed),
         kind="replicate",
         data_seed=data_seed,
     )

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
+from jaxsim.corpus.names import Labels
 from jaxsim.errors import UserError
 from jaxsim.records import Basis, Stored
 from jaxsim.scoring.evaluation import EvaluationSet
@@ -27,7 +28,7 @@ from jaxsim.validation.measured import Replicates, own_units
 FEW_WINDOWS = 4  # of a domain: C members have about five rows each
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 BEYOND = 1.5  # of the uniform merge only: would further be better?
-UNIFORM = "uniform"
+UNIFORM = Labels.UNIFORM
 _BLOCK_NUMBERS = 2**22  # of differences in float64: 32 MB
 
 TRUST = "trust"
@@ -94,7 +95,9 @@ def diagnose(
         raise UserError("diagnostics need a pool of at least two sound members")
     ring = zip(members, members[1:] + members[:1], strict=True)
     neighbors = list(ring)[: len(members) if len(members) > 2 else 1]
-    averaged = {UNIFORM: members} | {f"{a} + {b}": [a, b] for a, b in neighbors}
+    averaged = {UNIFORM: members} | {
+        Labels.SUBSET.format(a, b): [a, b] for a, b in neighbors
+    }
     table = line_table(stack.names, members, averaged)
     rows = evaluation.rows("dev", windows)
     merge = scorer.merge(table, rows, "diagnostics")
@@ -138,7 +141,7 @@ def diagnose(
     mean_R = np.mean([nll[n] for n in members], axis=0)
     inside = IN_POOL if IN_POOL in targets else ALL
     of_scale = dict(zip(lines[UNIFORM]["scale"], lines[UNIFORM][inside], strict=True))
-    base_1D, level = errors(["base"], nll[UNIFORM]), macro[UNIFORM]
+    base_1D, level = errors([Labels.BASE], nll[UNIFORM]), macro[UNIFORM]
     error = resolution(base_1D, bits[UNIFORM], targets[inside], None)
     drift_C, cosine_CC = geometry(stack)
     manifests = scorer.pool.manifests("member")
@@ -196,8 +199,8 @@ def _scales(name: str) -> tuple[float, ...]:
 def _point(name: str, scale: float) -> str:
     """The row of the table at one scale of a line."""
     if not scale:
-        return "base"
-    return name if scale == 1 else f"{name} x {scale:g}"
+        return Labels.BASE
+    return name if scale == 1 else Labels.POINT.format(name, scale)
 
 
 def line_table(
@@ -206,7 +209,7 @@ def line_table(
     """Rows to score: the base model, points of the lines, averages of members."""
     ends = {name: [name] for name in members} | averaged
     w_C = {name: np.isin(columns, of) / len(of) for name, of in ends.items()}
-    rows = {"base": (w_C[UNIFORM], 0.0)} | {
+    rows = {Labels.BASE: (w_C[UNIFORM], 0.0)} | {
         _point(name, scale): (w_C[name], scale)
         for name in (UNIFORM, *members)
         for scale in _scales(name)[1:]

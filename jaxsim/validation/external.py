@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxsim.corpus.names import Labels
 from jaxsim.errors import UserError
 from jaxsim.scoring.table import Mixtures, read_cells, read_csv, read_numbers
 from jaxsim.validation.measured import BITS_PER_BYTE
@@ -43,7 +44,7 @@ def read_external_runs(
                 f"{path}: the first column has no name; if pandas wrote its "
                 "row numbers there, write the file with index=False"
             )
-        if "name" not in header:
+        if Labels.NAME not in header:
             raise UserError(
                 f"{path}: there is no column 'name'; both files need one, and "
                 "a row for each run; the other columns are members in the "
@@ -52,8 +53,8 @@ def read_external_runs(
             )
     table = read_mixtures(mixtures, members)
     # The header is now that of the metrics.
-    has_unit = "unit" in header and "unit" not in domains
-    text_columns = ("name", "unit") if has_unit else ("name",)
+    has_unit = Labels.UNIT in header
+    text_columns = (Labels.NAME, *([Labels.UNIT] * has_unit))
     _, lines = read_numbers(metrics, text_columns)
     columns = [h for h in header if h not in text_columns]
     known = f"domains are {', '.join(domains)}"
@@ -84,7 +85,7 @@ def read_external_runs(
                     "finite; correct it, or leave this run out"
                 )
             reference_MD[m, domains.index(column)] = loss
-    units = {by_name[name]["unit"] for name in table.names} if has_unit else set()
+    units = {by_name[name][Labels.UNIT] for name in table.names} if has_unit else set()
     unit = BITS_PER_BYTE if units <= {BITS_PER_BYTE} else "unknown"
     return ExternalRuns(table, reference_MD, unit)
 

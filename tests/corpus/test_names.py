@@ -1,9 +1,24 @@
 """Names that are no safe paths, or too similar, are refused."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
-from jaxsim.corpus.names import check_name, check_twins
+from jaxsim.config import RecipeConfig
+from jaxsim.corpus.names import Labels, check_free, check_name, check_twins
 from jaxsim.errors import UserError
+from jaxsim.scoring.table import (
+    base_row,
+    dirichlet,
+    macro,
+    proportional,
+    subsets,
+    uniform,
+)
+from jaxsim.scoring.targets import MACROS, Targets
+from jaxsim.train import member_run, reference_run, replicate_of
+from jaxsim.validation.diagnostics import line_table
 
 
 @pytest.mark.parametrize(
@@ -25,6 +40,38 @@ def test_a_hostile_name_is_refused(name):
 )
 def test_a_plain_name_is_kept(name):
     assert check_name(name, "partition") == name
+
+
+def test_every_label_of_the_program_is_refused_as_a_name():
+    """So no allowed name of a member or domain is ever the label of something else."""
+    members = ("a", "b x", "reference", "\u00e9.replicate", "1790-1809")
+    groups = ("g", "g", "group", "group", "h 1")
+    run = reference_run(dict.fromkeys(members, 0.2), RecipeConfig())
+    kinds = {"in": True, "in too": True, "out": False, "out too": False}
+    labels = {
+        *(Labels.NAME, Labels.SCALE, Labels.UNIT, Labels.OBJECTIVE, run.name),
+        *(replicate_of(r).name for r in (run, member_run("a", RecipeConfig()))),
+        *map(Labels.FOUND.format, (1, 20)),
+        *map(Labels.CANDIDATE.format, (1, 20)),
+    }
+    for table in (
+        base_row(members), uniform(members), proportional(members, [1, 2, 3, 4, 5]),
+        macro(members, groups), subsets(members, 2, 5), dirichlet(members, 12, 1.0, 0),
+        line_table(members, members, {"uniform": list(members)}),
+    ):  # fmt: skip
+        labels |= {*table.names} - {*members}
+    targets = Targets.of(
+        SimpleNamespace(domains=tuple(kinds), in_pool=tuple(kinds.values())),
+        np.ones(len(kinds), bool),
+    )
+    labels |= {*targets.all, *MACROS} - {*kinds}
+    assert len(labels) > 60
+    for label in labels:
+        for spelled in (label, label.upper()):
+            with pytest.raises(UserError, match="choose another name"):
+                check_free(spelled, "partition")
+    for name in (*members, *groups, *kinds, "grouped", "basement", "found it", "x 2"):
+        assert check_free(name, "partition") == name
 
 
 @pytest.mark.parametrize(

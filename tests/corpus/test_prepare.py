@@ -417,13 +417,42 @@ def test_the_advised_salt_works(sources, work, tmp_path):
     prepare(with_corpus(config, split=split), work)
 
 
-@pytest.mark.parametrize("name", ["../x", "A", "base", "x" * 300, "a\0"])
-def test_hostile_partition_names_are_refused(sources, work, name):
-    sources[name] = dataclasses.replace(sources["b"])
+@pytest.mark.parametrize(
+    "name",
+    ["../x", "A", "base", "x" * 300, "a\0", "uniform", "a + b", "scale",
+     "a.replicate1", "Macro in-pool"],
+)  # fmt: skip
+@pytest.mark.parametrize("where", ["partitions", "domains", "by_field"])
+def test_hostile_names_are_refused(sources, work, where, name, tmp_path):
+    sources_of = {"partitions": dict(sources), "domains": {}}
+    if where == "by_field":
+        records = [
+            {"id": f"{i}", "text": text, "topic": name}
+            for i, text in enumerate(texts_of(tmp_path / "in" / "b.jsonl").values())
+        ]
+        path = write_jsonl(tmp_path / "named.jsonl", records)
+        by_field = SourceConfig("jsonl", str(path), by_field="topic")
+        sources_of["partitions"]["named"] = by_field
+    else:
+        sources_of[where][name] = sources["b"]
     with pytest.raises(UserError) as error:
-        prepare(config_of(sources), work)
+        prepare(config_of(**sources_of), work)
     assert repr(name)[:100] in str(error.value)
     assert not list(work.glob("*/unit*"))
+
+
+def test_a_group_is_no_partition_with_others(sources, work, tmp_path):
+    """A partition 'news' is not joined with the parts of a source 'news'."""
+    folder = tmp_path / "in"
+    os.rename(sources["c"].path, folder / "news.jsonl")
+    records = [{"id": f"{i}", "text": "words", "topic": "xy"[i % 2]} for i in range(9)]
+    path = write_jsonl(folder / "topics.jsonl", records)
+    parts = {
+        "other": SourceConfig("jsonl", str(folder / "news.jsonl"), by_file=True),
+        "news": SourceConfig("jsonl", str(path), by_field="topic"),
+    }
+    with pytest.raises(UserError, match="'news' is the name of a partition and of"):
+        prepare(config_of(parts), work)
 
 
 def plant(tmp_path, sources, config):

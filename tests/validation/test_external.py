@@ -59,9 +59,6 @@ def test_another_unit_is_named(read):
         given = read(OWN, metrics.format(unit) + "unused,other,9\n")
         assert given.unit == known
         assert given.reference_MD[:, 1].tolist() == [1.5, 1.25]
-    given = read(OWN, metrics.format(2), domains=("unit", "mail"))
-    assert given.unit == "bits per byte"
-    assert given.reference_MD.tolist() == [[2, 1.5], [2, 1.25]]
 
 
 @pytest.mark.parametrize(
