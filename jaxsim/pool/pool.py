@@ -131,8 +131,8 @@ def create_pool(workdir: Path, config: Config, corpus: Corpus) -> Pool:
     )
     path = workdir / "pool" / "pool.json"
     if path.exists():
-        pair = map(_by_key, (open_pool(workdir).identity, record.identity()))
-        if lines := differences(*pair):
+        there = _by_key(open_pool(workdir).identity)
+        if lines := differences(there, _by_key(record.identity())):
             raise UserError(
                 f"{workdir} holds a pool that this config cannot continue: "
                 f"{'; '.join(lines)}. Restore those values, or use another "
