@@ -16,6 +16,7 @@ from jaxsim.errors import DamagedError
 from jaxsim.pool import Manifest, open_pool
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
+from jaxsim.records import check_tree
 from jaxsim.scoring.evaluation import current_basis
 from jaxsim.scoring.scorer import STANDARD
 from jaxsim.scoring.store import ScoreStore
@@ -55,6 +56,7 @@ class ReportData:
     """
 
     def __init__(self, workdir: Path) -> None:
+        check_tree(workdir)
         there = {
             path: workdir / path for path in _SOURCES if (workdir / path).is_file()
         }
