@@ -149,8 +149,7 @@ class TrainingCheckpoints:
             expected = np.empty(len(jax.tree.leaves(abstract_state)), np.uint32)
             target = {"state": abstract_state, "checksums": expected}
             loaded = self._checkpointer.load(step, target)
-            found = to_host(_checksums(loaded["state"]))
-            if not np.array_equal(found, loaded["checksums"]):
+            if (_checksums(loaded["state"]) != loaded["checksums"]).any():
                 raise ValueError("it has changed since it was saved")
             return loaded["state"]
 
@@ -167,7 +166,7 @@ class TrainingCheckpoints:
         )
         with _saving(self._directory, self._state):
             self._wait()
-            saved = {"state": state, "checksums": to_host(_checksums(state))}
+            saved = {"state": state, "checksums": _checksums(state)}
             self._pending = self._checkpointer.save_async(step, saved, overwrite=True)
 
     def _wait(self) -> None:
@@ -187,26 +186,27 @@ class TrainingCheckpoints:
                 self._checkpointer.close()
 
 
+def _checksums(tree: Any) -> np.ndarray:
+    """A checksum of each leaf, uint32; every process calls it."""
+    leaves = [_checksum(leaf) for leaf in jax.tree.leaves(tree)]
+    return np.array(to_host(leaves), np.uint32)
+
+
 @jax.jit
-def _checksums(tree: Any) -> jax.Array:
-    """A checksum of each leaf, uint32, computed where the leaf is.
+def _checksum(leaf: jax.Array) -> jax.Array:
+    """The sum, modulo 2**32, of a hash of each 32 bits and their position.
 
-    It is the sum, modulo 2**32, of a hash of each 32 bits and their position. The hash
-    (MurmurHash3's finalizer) is a bijection, so one changed word always shows.
+    The hash (MurmurHash3's finalizer) is a bijection, so one changed word always shows.
     """
-
-    def of(leaf: jax.Array) -> jax.Array:
-        kind = jnp.dtype(f"uint{8 * min(4, leaf.dtype.itemsize)}")
-        bits = jax.lax.bitcast_convert_type(leaf, kind).astype(jnp.uint32)
-        place = jnp.zeros(bits.shape, jnp.uint32)
-        for axis, size in enumerate(bits.shape):  # elementwise, so it is never moved
-            place = place * size + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
-        x = bits ^ (place * jnp.uint32(0x9E3779B9))
-        x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-        x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-        return jnp.sum(x ^ (x >> 16), dtype=jnp.uint32)
-
-    return jnp.stack([of(leaf) for leaf in jax.tree.leaves(tree)])
+    kind = jnp.dtype(f"uint{8 * min(4, leaf.dtype.itemsize)}")
+    bits = jax.lax.bitcast_convert_type(leaf, kind).astype(jnp.uint32)
+    place = jnp.zeros(bits.shape, jnp.uint32)
+    for axis, size in enumerate(bits.shape):  # elementwise, so no shard is moved
+        place = place * size + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+    x = bits ^ (place * jnp.uint32(0x9E3779B9))
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return jnp.sum(x ^ (x >> 16), dtype=jnp.uint32)
 
 
 def _alone() -> contextlib.AbstractContextManager[Any]:
