@@ -2,7 +2,8 @@
 
 Orbax writes to a temporary folder and renames it when it is complete. But it does not
 notice flipped bits later, and it lists a step whose commit file is gone (measured with
-0.12.8). So only the pool's manifests decide which parameters are used.
+0.12.8). So only the pool's manifests decide which parameters are used, and a state has
+a checksum.
 """
 
 import contextlib
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from jaxsim.errors import DamagedError, JaxsimError, UserError
+from jaxsim.mesh import to_host
 
 StatePath: TypeAlias = epath.Path  # of training states: local, or in gs://
 
@@ -143,7 +146,12 @@ class TrainingCheckpoints:
             f"{self._directory}: the state of an unfinished run cannot be "
             "restored; delete that folder to start the run again"
         ):
-            return self._checkpointer.load(step, abstract_state)
+            expected = np.empty(len(jax.tree.leaves(abstract_state)), np.uint32)
+            target = {"state": abstract_state, "checksums": expected}
+            loaded = self._checkpointer.load(step, target)
+            if (_checksums(loaded["state"]) != loaded["checksums"]).any():
+                raise ValueError("it has changed since it was saved")
+            return loaded["state"]
 
     def save(self, step: int, state: Any) -> None:
         """Starts a save, which ends when the next begins or this context is left.
@@ -158,7 +166,8 @@ class TrainingCheckpoints:
         )
         with _saving(self._directory, self._state):
             self._wait()
-            self._pending = self._checkpointer.save_async(step, state, overwrite=True)
+            saved = {"state": state, "checksums": _checksums(state)}
+            self._pending = self._checkpointer.save_async(step, saved, overwrite=True)
 
     def _wait(self) -> None:
         """Waits for the last save; this also closes its event loop."""
@@ -175,6 +184,29 @@ class TrainingCheckpoints:
                 self._wait()
             finally:
                 self._checkpointer.close()
+
+
+def _checksums(tree: Any) -> np.ndarray:
+    """A checksum of each leaf, uint32; every process calls it."""
+    leaves = [_checksum(leaf) for leaf in jax.tree.leaves(tree)]
+    return np.array(to_host(leaves), np.uint32)
+
+
+@jax.jit
+def _checksum(leaf: jax.Array) -> jax.Array:
+    """The sum, modulo 2**32, of a hash of each 32 bits and their position.
+
+    The hash (MurmurHash3's finalizer) is a bijection, so one changed word always shows.
+    """
+    kind = jnp.dtype(f"uint{8 * min(4, leaf.dtype.itemsize)}")
+    bits = jax.lax.bitcast_convert_type(leaf, kind).astype(jnp.uint32)
+    place = jnp.zeros(bits.shape, jnp.uint32)
+    for axis, size in enumerate(bits.shape):  # elementwise, so no shard is moved
+        place = place * size + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+    x = bits ^ (place * jnp.uint32(0x9E3779B9))
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return jnp.sum(x ^ (x >> 16), dtype=jnp.uint32)
 
 
 def _alone() -> contextlib.AbstractContextManager[Any]:

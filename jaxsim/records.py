@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 import types
 import typing
 import uuid
@@ -30,6 +31,43 @@ LARGEST = 1 << 30  # bytes of a record; a table of 100,000 mixtures has 0.2 GB
 # A row of a table for people: code reads it as it likes, a file must hold plain cells.
 Cell = bool | int | float | str | list[str] | list[float | None] | None
 Row = Annotated[dict[str, Any], dict[str, Cell]]
+# What a workdir holds.
+PARTS = (
+    "base", "config.json", "corpus", "metrics", "pool", "report", "scores", "search",
+    "state", "validation",
+)  # fmt: skip
+
+
+def check_tree(workdir: Path) -> None:
+    """Refuses a workdir that is not made of regular files and folders alone.
+
+    A workdir may come from somebody else. Writing through a link would change files
+    that are not its own, and reading a named pipe may never end. The workdir itself
+    may be a link, and other things in it are not looked at.
+
+    Raises:
+      DamagedError: names the first link, pipe or device.
+    """
+    folders = [str(workdir)]
+    for folder in folders:  # which grows
+        try:
+            entries = list(os.scandir(folder))
+        except FileNotFoundError:
+            continue  # another launcher has just finished with it
+        except OSError as error:
+            raise DamagedError(f"{folder}: cannot be read: {error.strerror}") from error
+        for entry in entries:
+            if folder == folders[0] and entry.name not in PARTS:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+            elif not entry.is_file(follow_symlinks=False) and os.path.lexists(entry):
+                what = "a symbolic link" if entry.is_symlink() else "no regular file"
+                raise DamagedError(
+                    f"{entry.path}: is {what}, and a workdir has none; replace it by "
+                    "what it points to, or delete it (for training states on another "
+                    "disk there is config.train.state_path)"
+                )
 
 
 def write(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) -> None:
@@ -83,8 +121,11 @@ def load(path: Path, kind: type[T], advice: str) -> T:
         field does not have the type that its dataclass says.
     """
     try:
-        if (size := path.stat().st_size) > LARGEST:
-            raise ValueError(f"{size:,} bytes are too many")
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise ValueError("no regular file")
+        if about.st_size > LARGEST:
+            raise ValueError(f"{about.st_size:,} bytes are too many")
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise DamagedError(f"{path}: unreadable ({error}); {advice}") from error

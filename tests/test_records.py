@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 import sealing
 
-from jaxsim import records
-from jaxsim.corpus import Domain, Unit
+from jaxsim import cli, records
+from jaxsim.config import Config
+from jaxsim.corpus import Domain, Unit, open_corpus, prepare
 from jaxsim.errors import DamagedError, UserError
+from jaxsim.pool import open_pool
 from jaxsim.records import Basis
+from jaxsim.report.data import ReportData
 from jaxsim.scoring.evaluation import make_basis
 from jaxsim.scoring.store import Journal
 from jaxsim.scoring.table import read_csv
@@ -278,3 +281,55 @@ def test_a_result_remembers_what_the_corpus_said(change):
         make_basis(now, "base", {"a": "x"})
     )
     assert bool(found) == (change != "nothing"), found
+
+
+# F3: links planted in a received workdir, of which 7 of 12 were written through.
+OUTSIDE = "somebody else's\n"
+
+
+def plant(workdir: Path, place: str) -> Path:
+    """Makes a link in the workdir to a file or folder outside, which it returns."""
+    outside = workdir.parent / "outside"
+    outside.mkdir()
+    (outside / "file").write_text(OUTSIDE)
+    link = workdir / place
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(outside / "file" if link.suffix or "." in place else outside)
+    return outside
+
+
+@pytest.mark.parametrize("place", ["corpus/.lock", "report", "state/.locks/a"])
+@pytest.mark.parametrize("command", sorted({*cli.COMMANDS} - {"doctor", "plan"}))
+def test_no_command_follows_a_link_out_of_the_workdir(
+    command, place, root, tmp_path, capsys
+):
+    workdir = tmp_path / "work"
+    outside = plant(workdir, place)
+    config = [f"--config={root}/configs/quickstart.py:smoke"]
+    given = [] if command in cli.WITHOUT_CONFIG else config
+    assert cli.main([command, *given, f"--workdir={workdir}"]) == 3
+    assert f"{workdir / place}: is a symbolic link" in capsys.readouterr().err
+    assert [path.name for path in outside.iterdir()] == ["file"]
+    assert (outside / "file").read_text() == OUTSIDE
+
+
+@pytest.mark.parametrize(
+    "opened", [open_corpus, open_pool, ReportData, lambda w: prepare(Config(), w)]
+)
+def test_a_notebook_does_not_follow_links_either(opened, tmp_path):
+    plant(tmp_path / "work", "metrics/a.jsonl")
+    with pytest.raises(DamagedError, match=r"a.jsonl: is a symbolic link"):
+        opened(tmp_path / "work")
+
+
+def test_a_pipe_is_refused_and_what_is_not_ours_is_not_looked_at(tmp_path):
+    workdir = tmp_path / "work"
+    workdir.mkdir()
+    (tmp_path / "link").symlink_to(workdir)
+    (workdir / ".venv").symlink_to(tmp_path)
+    records.check_tree(tmp_path / "link")
+    os.mkfifo(workdir / "config.json")
+    with pytest.raises(DamagedError, match="config.json: is no regular file"):
+        records.check_tree(workdir)
+    with pytest.raises(DamagedError, match="no regular file"):  # and does not hang
+        load(workdir / "config.json")

@@ -48,6 +48,7 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
         what was frozen.
       DamagedError: a compressed input file is truncated or changed.
     """
+    records.check_tree(workdir)
     folder, path = workdir / "corpus", store.path_of(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:

@@ -256,8 +256,9 @@ def open_corpus(workdir: Path) -> Corpus:
 
     Raises:
       UserError: there is none.
-      DamagedError: unreadable, or of an unknown format version.
+      DamagedError: unreadable, or of an unknown format version; or see `check_tree`.
     """
+    records.check_tree(workdir)
     path = path_of(workdir)
     if not path.is_file():
         raise UserError(f"no corpus in {workdir}: run `jaxsim prepare`")

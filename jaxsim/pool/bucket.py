@@ -60,6 +60,7 @@ def open_bucket(url: str, workdir: Path) -> "Bucket | None":
     """
     if not url:
         return None
+    records.check_tree(workdir)
     if url.partition("://")[0] not in _EXTRAS:
         raise UserError(
             f"config.bucket={url!r}: must be s3://NAME/FOLDER or gs://NAME/FOLDER. Set "

@@ -163,8 +163,10 @@ def open_pool(workdir: Path) -> Pool:
 
     Raises:
       UserError: there is none yet.
-      DamagedError: its pool.json is unreadable or of another version.
+      DamagedError: its pool.json is unreadable or of another version; or see
+        `check_tree`.
     """
+    records.check_tree(workdir)
     path = Path(workdir) / "pool" / "pool.json"
     if not path.exists():
         raise UserError(f"{workdir}: there is no pool; run `jaxsim train`")

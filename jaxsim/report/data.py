@@ -18,6 +18,7 @@ from jaxsim.log import counted
 from jaxsim.pool import Manifest, open_pool
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
+from jaxsim.records import check_tree
 from jaxsim.scoring.evaluation import current_basis
 from jaxsim.scoring.scorer import STANDARD
 from jaxsim.scoring.store import ScoreStore
@@ -57,6 +58,7 @@ class ReportData:
     """
 
     def __init__(self, workdir: Path) -> None:
+        check_tree(workdir)
         there = {
             path: workdir / path for path in _SOURCES if (workdir / path).is_file()
         }

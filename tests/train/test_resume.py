@@ -74,6 +74,20 @@ def test_a_damaged_state_says_what_to_delete(setting, tmp_path):
     assert setting.train(tmp_path).final_loss > 0
 
 
+@pytest.mark.parametrize("place", [0.3, 0.5, 0.7])
+def test_a_flipped_bit_in_a_state_is_found(setting, tmp_path, place):
+    """Orbax restores it without a word, and the run would become another member."""
+    with pytest.raises(Preempted):
+        setting.train(tmp_path, stop=stop_after(2))
+    files = (tmp_path / "scratch").rglob("*")
+    largest = max((f for f in files if f.is_file()), key=lambda f: f.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[int(place * len(content))] ^= 1
+    largest.write_bytes(content)
+    with pytest.raises(DamagedError, match=r"scratch.*delete that folder"):
+        setting.train(tmp_path)
+
+
 def test_two_sigterms_at_once_are_one_request():
     """Slurm sends two when it preempts; the checkpoint is saved after both."""
     before = signal.getsignal(signal.SIGTERM)
