@@ -146,8 +146,8 @@ def _rows_of(problem: Problem) -> Scores:
         )
     rows = rows[problem.feasible.contains(table.table.w_MC[rows])]
     # Of equal mixtures, the standard one.
-    rows = sorted(rows, key=lambda m: table.table.kinds[m] not in STANDARD_MERGES)
-    first = {mixture_key(table.table.w_MC[m]): m for m in reversed(rows)}
+    ordered = sorted(rows, key=lambda m: table.table.kinds[m] not in STANDARD_MERGES)
+    first = {mixture_key(table.table.w_MC[m]): m for m in reversed(ordered)}
     rows = np.sort(np.array(list(first.values()), int))
     if not len(rows):
         raise UserError(
