@@ -12,6 +12,8 @@ _NEED_CONFIG = ("prepare", "base", "train", "run")
 _WITHOUT_CONFIG = ("verify", "doctor")
 _NAMED = re.compile(r"""`jaxsim (\w+)((?: --[^\s`'"\\]+)*)`""")
 
+from collections.abc import Iterable
+
 
 class JaxsimError(Exception):
     """An error whose message says what is wrong, where, and what to do."""
@@ -23,6 +25,12 @@ class UserError(JaxsimError):
     """A mistake in the configuration, the command line or an input text."""
 
     exit_code = 2
+
+
+def check_known(what: str, name: str, known: Iterable[str], where: str) -> None:
+    """Raises a `UserError` that lists what is `known`, if `name` is none of it."""
+    if name not in (names := list(known)):
+        raise UserError(f"{where}: no {what} {name!r}; there are {', '.join(names)}")
 
 
 class DamagedError(JaxsimError):

@@ -35,7 +35,7 @@ from jaxsim.corpus.names import check_free
 from jaxsim.corpus.rows import EvalWindows
 from jaxsim.corpus.split import BASE
 from jaxsim.corpus.tokenizer import Tokenizer
-from jaxsim.errors import DamagedError, UserError
+from jaxsim.errors import DamagedError, UserError, check_known
 
 T = TypeVar("T")
 
@@ -233,11 +233,7 @@ class Corpus:
         return self.base if name == BASE else self._find("unit", name, self.units)
 
     def _find(self, what: str, name: str, among: Mapping[str, T]) -> T:
-        if name not in among:
-            raise UserError(
-                f"no {what} {name!r} in the corpus of {self.workdir}; it has "
-                f"{', '.join(among)}"
-            )
+        check_known(what, name, among, f"the corpus of {self.workdir}")
         return among[name]
 
     def rows(self, name: str) -> TableReader:

@@ -26,6 +26,7 @@ _BLOCK = 32  # tokens of one group that are summed in float32; then in float64
 # exp(-60) is 1e-26, far above the smallest float32, 1e-38.
 _FAR = 60.0
 _FAR_TOKENS = 32  # that are computed at once
+_STEEPEST = 600.0  # logarithm of the largest slope of a token: sums stay finite
 
 
 class Ensemble:
@@ -111,8 +112,12 @@ class Ensemble:
         For each token, d/dw_c of -log sum_c w_c p_c is -p_c / sum_c w_c p_c.
         """
         average_T = np.maximum(self._p_TC @ w_C, np.finfo(float).tiny)
-        nll_G = self._best_G - self._sum(np.log(average_T))
-        slope_TC = self._p_TC / average_T[:, None]
+        log_T, slope_TC = np.log(average_T), self._p_TC / average_T[:, None]
+        far_T = ~self._near_T
+        log_T[far_T] = scipy.special.logsumexp(-self._far_FC, axis=1, b=w_C)
+        more_FC = -self._far_FC - log_T[far_T, None]
+        slope_TC[far_T] = np.exp(np.minimum(more_FC, _STEEPEST))
+        nll_G = self._best_G - self._sum(log_T)
         return nll_G, -np.stack([self._sum(slope_T) for slope_T in slope_TC.T], axis=1)
 
     def _sum(self, x_T: np.ndarray) -> np.ndarray:

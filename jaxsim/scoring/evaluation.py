@@ -9,6 +9,7 @@ from jaxsim.corpus import Corpus, EvalWindows
 from jaxsim.corpus.order import shares
 from jaxsim.corpus.rows import evenly
 from jaxsim.corpus.split import SPLITS
+from jaxsim.errors import check_known
 from jaxsim.pool import Manifest, Pool
 from jaxsim.records import Basis, digest
 
@@ -38,6 +39,8 @@ class EvaluationSet(EvalWindows):
             least one of every document if there are enough, the others in
             proportion to its length, evenly spaced in it.
         """
+        if split is not None:
+            check_known("split", split, SPLITS, "the evaluation text")
         chosen = []
         for d in range(len(self.domains)):
             for h, name in enumerate(SPLITS):

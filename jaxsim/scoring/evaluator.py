@@ -296,7 +296,9 @@ class Evaluator:
 
     def score(self, table: Mixtures, rows: np.ndarray) -> np.ndarray:
         """Returns the nats of windows, float32 [M, len(rows)]; see `chunks`."""
-        return np.concatenate([nll_KR for _, nll_KR in self.chunks(table, rows)])
+        nothing = np.zeros((0, len(rows)), np.float32)
+        found = (nll_KR for _, nll_KR in self.chunks(table, rows))
+        return np.concatenate([nothing, *found])
 
     def score_model(self, params: Any, rows: np.ndarray) -> np.ndarray:
         """Returns the nats of windows by a model that needs no merge.

@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxsim.config import ScoreConfig
 from jaxsim.corpus import open_corpus
+from jaxsim.corpus.names import check_name
 from jaxsim.devices import is_cpu
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.log import counted, progress, say
@@ -216,8 +217,10 @@ class Scorer:
             for all. The other predictors run no model and use all windows.
 
         Raises:
+          UserError: the table has no rows, or a name is unknown or unusable.
           DamagedError: a row uses a damaged member, or a loss is not finite.
         """
+        _check_name(name, table.names)
         rows, e = self.evaluation.rows(split, windows), self.evaluation
         member_CR = _finite(self.window_losses[1:])
         window_T = np.repeat(np.arange(len(e)), e.count_R)
@@ -373,6 +376,7 @@ class Scorer:
           DamagedError: an entry is damaged or does not belong to this pool, or a loss
             is not finite.
         """
+        _check_name(name, entries)
         rows, notes = self.evaluation.rows(split, windows), list[str]()
         manifests = [self.pool.manifest(entry) for entry in entries]
         for manifest in manifests:
@@ -536,6 +540,13 @@ def table_name(spec: str) -> str:
     # The prefix keeps a CSV from replacing a table that a command makes.
     stem = f"csv-{Path(spec).stem}" if spec.endswith(".csv") else spec
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)
+
+
+def _check_name(name: str, rows: Sequence[str]) -> None:
+    """Checks that a table has a name that is no path, and rows."""
+    check_name(name, "table of scores")
+    if not rows:
+        raise UserError(f"table {name!r}: it has no rows, so nothing can be scored")
 
 
 def _check_finite(names: Sequence[str], nll_KR: np.ndarray) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
+from jaxsim.errors import UserError, check_known
 from jaxsim.records import Basis
 from jaxsim.scoring.evaluation import SPLITS, EvaluationSet
 from jaxsim.scoring.table import Mixtures
@@ -76,8 +77,23 @@ class Scores:
         return dataclasses.replace(self, predictors=predictors)
 
     def bits_per_byte(self, predictor: str, split: str) -> np.ndarray:
-        """Bits per byte [M, D], float64; NaN for a domain without windows."""
-        return bits_of(self.evaluation, self.predictors[predictor], split)
+        """Bits per byte [M, D], float64; NaN for a domain without windows.
+
+        Raises:
+          UserError: there is no such predictor, or none was scored on this split.
+        """
+        where = f"table {self.name!r}"
+        check_known("predictor", predictor, self.predictors, where)
+        check_known("split", split, SPLITS, where)
+        scored = self.predictors[predictor]
+        splits = np.unique(self.evaluation.split_R[scored.rows])
+        if SPLITS.index(split) not in splits:
+            others = " and ".join(SPLITS[h] for h in splits) or "no"
+            raise UserError(
+                f"{where}: {predictor!r} was scored on {others} text, not "
+                f"on {split} text; call `Scorer.score` with split={split!r} or None"
+            )
+        return bits_of(self.evaluation, scored, split)
 
 
 def bits_per_byte(

@@ -6,6 +6,7 @@ it; the divergence is a sum of exponential cones. Which few partitions to use is
 mixed-integer program, for HiGHS.
 """
 
+import contextlib
 import dataclasses
 import functools
 
@@ -19,6 +20,7 @@ from jaxsim.search.objective import Slope
 # A share of a run: far below one row of any run that can be trained.
 TOLERANCE = 1e-7
 REACHED = 10 * TOLERANCE
+LEAST = 1e-5  # smallest weight of what a search proposes, as a share of a run
 _ZERO = 1e-8  # smaller weights from the solver are zero
 _SMALLEST = 1e-14  # weight whose logarithm is taken
 _PRECISION = 1e-10  # of the solvers
@@ -174,7 +176,26 @@ class Feasible:
             (flat_Pc @ at_c - value_P) / scale,
             (0.0, self.divergence) if np.isfinite(self.divergence) else None,
         )
-        return w_C, price_P / price_P.sum()
+        return self.cleaned(w_C), price_P / price_P.sum()
+
+    def cleaned(self, w_C: np.ndarray) -> np.ndarray:
+        """The mixture without weights below `LEAST`, if the limits allow that.
+
+        Solvers and random draws leave a trace of members that they do not use.
+        """
+        small_C = (w_C > 0) & (w_C < LEAST)
+        if not small_C.any():
+            return w_C
+        new_C = np.where(small_C, 0.0, w_C)
+        new_C /= new_C.sum()
+        if not self.contains(new_C[None])[0]:
+            # A limit is in the way: the nearest mixture that keeps it.
+            open_C, c = self.open_C & (new_C > 0), len(w_C)
+            face = dataclasses.replace(self, max_sources=0, open_C=open_C)
+            flat = Slope(np.zeros(1), np.zeros((1, c)))
+            with contextlib.suppress(RuntimeError):
+                new_C, _ = face.lowest(flat, new_C, np.eye(c))
+        return new_C if self.contains(new_C[None])[0] else w_C
 
     def face(self, w_C: np.ndarray) -> "Feasible":
         """The convex part of the set that uses a mixture's partitions."""

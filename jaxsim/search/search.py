@@ -17,8 +17,9 @@ from jaxsim.errors import UserError
 from jaxsim.log import counted, progress, say
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.scores import PredictorScores, Scores
-from jaxsim.scoring.table import Mixtures, mixture_key
+from jaxsim.scoring.table import STANDARD_MERGES, Mixtures, mixture_key
 from jaxsim.search.answer import answer
+from jaxsim.search.feasible import LEAST
 from jaxsim.search.objective import Objective
 from jaxsim.search.optimize import BudgetSpent, descend
 from jaxsim.search.problem import Correction, Problem
@@ -91,7 +92,7 @@ def _candidates(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
     face = feasible.face(sample_MC[order[0]])
     # From the center: a descent that begins near its end learns no curvature.
     lowest_C, hessian_CC = descend(problem.ensemble_loss(), face, face.center_C)
-    w_MC = [lowest_C, *sample_MC[order[:count]]]
+    w_MC = [lowest_C, *map(feasible.cleaned, sample_MC[order[:count]])]
     if problem.table is not None:
         w_MC[1:1] = _best_of(problem, problem.table)[: int(_FROM_TABLE * count)]
     different = {mixture_key(w_C): w_C for w_C in w_MC}
@@ -145,6 +146,10 @@ def _rows_of(problem: Problem) -> Scores:
             "scale other than 1; there is nothing to train on"
         )
     rows = rows[problem.feasible.contains(table.table.w_MC[rows])]
+    # Of equal mixtures, the standard one.
+    ordered = sorted(rows, key=lambda m: table.table.kinds[m] not in STANDARD_MERGES)
+    first = {mixture_key(table.table.w_MC[m]): m for m in reversed(ordered)}
+    rows = np.sort(np.array(list(first.values()), int))
     if not len(rows):
         raise UserError(
             f"table {table.name!r}: the constraints of config.search allow none of its "
@@ -157,7 +162,7 @@ def _searched(problem: Problem) -> Scores:
     """The allowed mixtures that are scored on all windows of the loss.
 
     Of mixtures that are nearly the same, like the last steps of a descent, it keeps
-    the best one and those with a name.
+    the best one and those with a name. One that equals a named one takes its name.
     """
     w_MC, value_M = problem.loss.history
     names: dict[bytes, tuple[str, str]] = {}
@@ -166,10 +171,13 @@ def _searched(problem: Problem) -> Scores:
             label = known.names[m], known.kinds[m]
             names.setdefault(mixture_key(known.w_MC[m]), label)
     may = np.flatnonzero(problem.feasible.contains(w_MC))
+    is_named_M = np.isin(range(len(w_MC)), may)
+    is_named_M &= [mixture_key(w_C) in names for w_C in w_MC]
     kept: list[int] = []
     for m in may[np.argsort(value_M[may], kind="stable")]:
-        apart = np.abs(w_MC[kept] - w_MC[m]).sum(axis=1) / 2
-        if mixture_key(w_MC[m]) in names or (apart >= _APART).all():
+        apart_M = np.abs(w_MC - w_MC[m]).sum(axis=1) / 2
+        is_new = (apart_M[kept] >= _APART).all()
+        if is_named_M[m] or (is_new and (apart_M[is_named_M] >= LEAST).all()):
             kept.append(int(m))
     taken = {name for name, _ in names.values()}
     free = (n for n in map(Labels.FOUND.format, itertools.count(1)) if n not in taken)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxsim import records
 from jaxsim.corpus import Corpus
 from jaxsim.scoring.evaluation import SPLITS, EvaluationSet
-from jaxsim.scoring.scores import Scores
+from jaxsim.scoring.scores import Scores, bits_of
 from jaxsim.scoring.targets import Targets
 from jaxsim.search.objective import weighted_mean
 
@@ -62,8 +62,9 @@ class PredictionTable:
 
 def measured(predictors: Scores, reference_runs: Scores) -> PredictionTable:
     """Runs beside the predictions of their mixtures, on the runs' own windows."""
-    dev_MD, test_MD = (reference_runs.bits_per_byte("reference", s) for s in SPLITS)
-    rows = reference_runs.predictors["reference"].rows
+    e, known = reference_runs.evaluation, reference_runs.predictors["reference"]
+    dev_MD, test_MD = (bits_of(e, known, split) for split in SPLITS)
+    rows = known.rows
     return beside(predictors.on(rows), dev_MD, test_MD)
 
 
@@ -72,7 +73,10 @@ def beside(
 ) -> PredictionTable:
     """Runs with these bits per byte beside the predictions of their mixtures."""
     splits = {
-        split: {p: predictors.bits_per_byte(p, split) for p in PREDICTED}
+        split: {
+            p: bits_of(predictors.evaluation, predictors.predictors[p], split)
+            for p in PREDICTED
+        }
         | {"reference": reference_MD}
         for split, reference_MD in zip(SPLITS, (dev_MD, test_MD), strict=True)
     }
@@ -158,7 +162,7 @@ def member_bits(standard: Scores, split: str) -> np.ndarray:
 
 def bits_by_name(scores: Scores, predictor: str, split: str) -> dict[str, np.ndarray]:
     """Bits per byte [D] of each mixture or run of a table."""
-    bits_MD = scores.bits_per_byte(predictor, split)
+    bits_MD = bits_of(scores.evaluation, scores.predictors[predictor], split)
     return dict(zip(scores.table.names, bits_MD, strict=True))
 
 

@@ -76,6 +76,25 @@ def test_members_that_lie_far_apart(spread):
     )
 
 
+@pytest.mark.parametrize("apart", [4.0, 80.0, 708.0, 900.0])
+def test_slopes_where_a_used_member_is_far_worse(apart):
+    """Value and derivatives are those of logarithms; see `sums`."""
+    nll_CT = draw(3, 60, spread=1.0)
+    nll_CT[0] += np.float32(apart)
+    w_C = np.array([0.4, 0.6 - 1e-12, 1e-12]) if apart < 700 else np.eye(3)[0]
+    group_T = np.arange(60) % 2
+    nll_G, slope_GC = Ensemble(nll_CT, group_T, 2).slope(w_C)
+    (expected_G,) = expected(w_C[None], nll_CT, group_T, 2)
+    np.testing.assert_allclose(nll_G, expected_G, rtol=1e-12)
+    nll_CT = nll_CT.astype(np.float64)
+    with np.errstate(divide="ignore"):
+        log_T = np.logaddexp.reduce(np.log(w_C)[:, None] - nll_CT, axis=0)
+    steep_CT = np.exp(np.minimum(-nll_CT - log_T, 600.0))
+    for g in range(2):
+        exact_C = -steep_CT[:, group_T == g].sum(axis=1)
+        np.testing.assert_allclose(slope_GC[g], exact_C, rtol=1e-10)
+
+
 def test_a_member_without_any_probability():
     """It makes no token one whose members lie far apart."""
     nll_CT = draw(3, 400, spread=4.0)

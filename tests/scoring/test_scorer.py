@@ -12,7 +12,7 @@ from jaxsim.scoring import evaluator as evaluators
 from jaxsim.scoring import scorer as scorers
 from jaxsim.scoring.evaluator import Evaluator
 from jaxsim.scoring.scorer import Scorer
-from jaxsim.scoring.table import Mixtures, concatenate, dirichlet, uniform
+from jaxsim.scoring.table import Mixtures, concatenate, dirichlet, singles, uniform
 
 from . import tiny
 
@@ -246,3 +246,32 @@ def test_what_another_device_scored_is_used_as_it_is(workdir, config, scored):
     # Another precision is another number.
     with pytest.raises(UserError, match=r"'precision': 'bfloat16'.*run `jaxsim score`"):
         Scorer(workdir, dataclasses.replace(auto, precision="float32")).scored(spec)
+
+
+@pytest.mark.parametrize(
+    ("ask", "sentence"),
+    [
+        (lambda s, t: t.bits_per_byte("merge", "test"),
+         "table 'mine': 'merge' was scored on dev text, not on test text; call"),
+        (lambda s, t: t.bits_per_byte("merge", "tset"), "'mine': no split 'tset'; "),
+        (lambda s, t: t.bits_per_byte("marge", "dev"), "no predictor 'marge'; .*merge"),
+        (lambda s, t: s.score("x", t.table, split="tset"), "no split 'tset'"),
+        (lambda s, t: s.score("x", t.table.take([])), "'x': it has no rows"),
+        (lambda s, t: s.score_entries("x", []), "'x': it has no rows"),
+        (lambda s, t: s.score("a/b", t.table), "'a/b' holds a path separator"),
+        (lambda s, t: s.score("..", t.table), "'..' means a folder"),
+        (lambda s, t: s.load("yours"), "'yours' has not been scored"),
+    ],
+)  # fmt: skip
+def test_what_a_notebook_asks_for_in_vain(scorer, ask, sentence):
+    table = scorer.score("mine", singles(scorer.members), "dev", windows=3)
+    assert np.isfinite(table.bits_per_byte("merge", "dev")).all()
+    before = sorted(scorer.store.folder.rglob("*"))
+    with pytest.raises(UserError, match=sentence):
+        ask(scorer, table)
+    assert sorted(scorer.store.folder.rglob("*")) == before
+
+
+def test_no_mixtures_have_no_losses(scorer):
+    nothing = singles(scorer.members).take([])
+    assert scorer.evaluator.score(nothing, np.arange(3)).shape == (0, 3)

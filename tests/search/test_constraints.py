@@ -7,7 +7,7 @@ from jaxsim.config import SearchConfig
 from jaxsim.corpus.store import Unit
 from jaxsim.errors import UserError
 from jaxsim.search.constraints import binding, feasible, more_epochs
-from jaxsim.search.feasible import Feasible
+from jaxsim.search.feasible import LEAST, Feasible
 from jaxsim.search.objective import Slope
 
 MEMBERS = ("wiki_1", "wiki_2", "code", "mail", "news", "talk", "math", "odes")
@@ -100,6 +100,19 @@ def test_samples_are_allowed_and_differ(name):
     # Every member that may have weight gets more than 1 % in some draw.
     open_C = np.array([m != "odes" for m in MEMBERS]) | ("odes" not in str(SETS[name]))
     assert ((w_MC.max(0) > 0.01) == open_C).all()
+
+
+@FIXTURES
+def test_a_trace_of_a_member_is_removed_within_the_limits(name):
+    found = make(**SETS[name])
+    face = found.face(found.center_C)
+    for slope_C in np.random.default_rng(2).standard_normal((20, 8)):
+        w_C = lowest(face, slope_C)
+        traced_C = np.where(face.open_C & (w_C == 0), 3e-6, w_C)
+        new_C = found.cleaned(traced_C / traced_C.sum())
+        assert allowed(new_C[None], name)[0]
+        assert not ((new_C > 0) & (new_C < LEAST)).any()
+        np.testing.assert_allclose(new_C, w_C, atol=1e-4)
 
 
 @FIXTURES

@@ -11,6 +11,7 @@ from jaxsim.config import SearchConfig
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.table import Mixtures, base_row, concatenate, read_csv
+from jaxsim.search.feasible import LEAST
 from jaxsim.search.objective import target_weights
 from jaxsim.search.result import load_search, save_search
 from jaxsim.search.search import search
@@ -64,7 +65,7 @@ def test_the_best_is_the_lowest_objective_on_dev_text(scorer, scores):
     assert found.best["dev"] == pytest.approx(value_M[best])
     assert found.best["tied"] and found.best["difference"] == 0
     assert found.target == {"solo": 1.0, "outside": 3.0}
-    assert found.searched == len(scores.table)
+    assert found.searched == len(np.unique(scores.table.w_MC, axis=0))
     assert found.windows == 3
     assert found.ties["heading"] == BEFORE_RUNS
     assert found.basis == scorer.basis
@@ -97,7 +98,7 @@ def test_the_base_model_is_not_a_mixture_to_train_on(scorer, scores):
     spoiled.nll_MR[0] = 1e-3  # far better than all others
     found = search(scorer, BY_TABLE, with_base)
     assert "base" not in [row["name"] for row in found.rows]
-    assert found.searched == len(scores.table)
+    assert found.searched == len(np.unique(scores.table.w_MC, axis=0))
     with pytest.raises(UserError, match="holds only the base model"):
         search(scorer, BY_TABLE, with_base.take(np.array([0])))
 
@@ -108,7 +109,7 @@ def test_scaled_rows_are_left_out(scorer, tmp_path, capsys):
     scores = scorer.score("scaled", scorer.table(str(csv)), "dev", windows=3)
     found = search(scorer, BY_TABLE, scores)
     assert "more of it" not in [row["name"] for row in found.rows]
-    assert "leaving out 1 mixtures with a scale" in capsys.readouterr().out
+    assert "leaving out 1 mixture with a scale" in capsys.readouterr().out
 
 
 def test_weights_of_six_decimals_are_a_mixture(scorer, tmp_path):
@@ -165,7 +166,7 @@ def test_a_pool_that_has_grown_is_refused(workdir, config):
         search(new, BY_TABLE, scores)
     shutil.rmtree(solo)
     found = search(Scorer(workdir, config.score), BY_TABLE, scores)
-    assert found.searched == len(scores.table)
+    assert found.searched == len(np.unique(scores.table.w_MC, axis=0))
 
 
 def test_a_result_is_saved_and_damage_is_noticed(scorer, scores, tmp_path):
@@ -341,6 +342,32 @@ def test_near_twins_count_once(scorer):
     apart_MM = np.abs(w_MC[:, None] - w_MC).sum(axis=-1) / 2
     np.fill_diagonal(apart_MM, 1.0)
     assert apart_MM.min() >= 0.01
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_sources": 2}, {"max_weight": 0.6}])
+def test_no_mixture_has_a_trace_of_a_member(scorer, limits):
+    """And none is a member with a trace of another beside it."""
+    if share := limits.get("max_weight"):
+        limits = {"max_weight": dict.fromkeys(scorer.members, share)}
+    found = search(scorer, descent(min_effect=0.5, **limits))
+    w_MC = np.array([weights_of(scorer, row) for row in found.rows])
+    assert not ((w_MC > 0) & (w_MC < LEAST)).any()
+    apart_MM = np.abs(w_MC[:, None] - w_MC).sum(axis=-1) / 2
+    np.fill_diagonal(apart_MM, 1.0)
+    assert apart_MM.min() >= LEAST
+    assert w_MC.max() <= (share or 1.0) + 1e-6
+
+
+def test_equal_mixtures_of_a_table_are_one_row(scorer, tmp_path):
+    """Under their standard name, so that none ties with itself."""
+    path = tmp_path / "mine.csv"
+    quarters = ",".join(["0.25"] * 4)
+    members = ",".join(f'"{name}"' for name in scorer.members)
+    path.write_text(f"name,{members}\nmine,{quarters}\nyours,{quarters}\n")
+    table = scorer.score("mine", scorer.table(str(path)), "dev", windows=3)
+    names = [row["name"] for row in search(scorer, BY_TABLE, table).rows]
+    assert "uniform" in names
+    assert not {"mine", "yours"} & set(names)
 
 
 def test_the_best_mixture_is_written_as_a_table(scorer, tmp_path):
