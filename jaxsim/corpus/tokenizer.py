@@ -94,6 +94,8 @@ class Tokenizer:
     def from_file(cls, path: Path, end_of_text: str) -> Self:
         """A Hugging Face tokenizer.json: data only, nothing is executed."""
         try:
+            if path.exists() and not path.is_file():  # a pipe would never end
+                raise ValueError("not a regular file")
             bpe = tokenizers.Tokenizer.from_file(str(path))
         # `tokenizers` raises bare Exception for all that it cannot read or parse.
         except Exception as error:

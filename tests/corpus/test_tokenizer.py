@@ -1,6 +1,7 @@
 """Tokenizers: bytes add up, and training is deterministic."""
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -128,6 +129,9 @@ def test_tokens_of_a_normalizing_tokenizer_share_the_bytes_of_the_text(tmp_path)
 def test_bad_tokenizer_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="No such file"):
         Tokenizer.from_file(tmp_path / "none", "</s>")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="not a regular file"):
+        Tokenizer.from_file(tmp_path / "pipe", "</s>")
     (tmp_path / "a").write_text("[1]")
     with pytest.raises(UserError, match=r"not a tokenizer\.json"):
         Tokenizer.from_file(tmp_path / "a", "</s>")
@@ -237,7 +241,7 @@ def test_settings_of_a_file_that_would_change_text_are_undone(tmp_path, bpe, cha
 def test_text_that_would_end_a_document_is_refused(tmp_path):
     """A word of a document is the end-of-text token; one in 1,000 is enough."""
     tokenizer = Tokenizer.from_file(word_tokenizer(tmp_path, end="end"), "end")
-    with pytest.raises(UserError, match="^domain: .* end-of-text token 'end'"):
+    with pytest.raises(UserError, match=r"^domain: .* end-of-text token 'end'"):
         Coverage(tokenizer, 1.0).encode("domain", ["known well " * 500 + "end known"])
 
 
