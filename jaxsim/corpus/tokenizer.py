@@ -14,6 +14,7 @@ import itertools
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -48,11 +49,16 @@ class Tokenizer:
         end = bpe.token_to_id(end_of_text)
         if end is None:
             raise UserError(f"{wrong} is no token of this tokenizer")
-        # A stored tokenizer may have either; both change text.
+        # A stored tokenizer may have any of them; all change text.
         bpe.no_truncation()
         bpe.no_padding()
+        if getattr(bpe.model, "dropout", None):
+            bpe.model.dropout = None
         # Special tokens inside documents are text like any other.
         bpe.encode_special_tokens = True
+        added = bpe.get_added_tokens_decoder().get(end)
+        if added is not None and not added.special:
+            bpe.add_special_tokens([end_of_text])
         vocabulary = bpe.get_vocab(with_added_tokens=True)
         # Ids may have gaps; embedding rows must cover the largest one.
         largest = max(vocabulary.values())
@@ -64,6 +70,11 @@ class Tokenizer:
             )
         self.vocab_size, self.end_of_text = largest + 1, end
         layout = json.loads(bpe.to_str())
+        for kind in ("ByteLevel", "Metaspace"):
+            # Without a decoder, no text comes back from its tokens.
+            if layout["decoder"] is None and _mentions(layout["pre_tokenizer"], kind):
+                bpe.decoder = getattr(tokenizers.decoders, kind)()
+                layout = json.loads(bpe.to_str())
         self._lengths_V = _token_lengths(vocabulary, layout)
         self._lengths_V[end] = 0
         self.unknown = _unknown_id(vocabulary, layout)
@@ -83,6 +94,8 @@ class Tokenizer:
     def from_file(cls, path: Path, end_of_text: str) -> Self:
         """A Hugging Face tokenizer.json: data only, nothing is executed."""
         try:
+            if path.exists() and not path.is_file():  # a pipe would never end
+                raise ValueError("not a regular file")
             bpe = tokenizers.Tokenizer.from_file(str(path))
         # `tokenizers` raises bare Exception for all that it cannot read or parse.
         except Exception as error:
@@ -200,9 +213,9 @@ class Coverage:
     look good. Only 'file' tokenizers can have unknown text.
 
     Attributes:
-      counts: for each place with unknown text: tokens, unknown tokens, bytes of the
-        text, and bytes that decoding loses. Bytes are counted without white space,
-        case and accents, which tokenizers may drop everywhere.
+      counts: for each place whose text a tokenizer does not keep: tokens, unknown
+        tokens, bytes of the text, bytes that decoding loses, and bytes that only
+        change in case, accents or Unicode form. White space is not counted.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_unknown: float):
@@ -211,7 +224,7 @@ class Coverage:
         self.counts: dict[str, dict[str, int]] = {}
 
     def encode(self, where: str, texts: Sequence[str]) -> list[np.ndarray]:
-        """The token ids of texts; refuses more than `max_unknown` of unknown ones."""
+        """The token ids of texts; refuses more than `max_unknown` of unknown text."""
         try:
             batch = self.tokenizer.encode_batch(texts)
         # `tokenizers` raises bare Exception for text that it cannot encode.
@@ -222,16 +235,29 @@ class Coverage:
             ) from error
         if self.tokenizer.kind != "file":
             return batch
-        tokens = unknown = size = lost = 0
+        tokens = unknown = size = lost = changed = 0
         for text, ids in zip(texts, batch, strict=True):
+            if (ids == self.tokenizer.end_of_text).any():
+                raise UserError(
+                    f"{where}: the tokenizer turns a part of its text into its "
+                    f"end-of-text token {self.tokenizer.end_of_text_token!r}; set "
+                    "config.corpus.tokenizer.end_of_text to a token that no text has"
+                )
             known = ids[ids != self.tokenizer.unknown]
-            whole = _known_bytes(text)
             tokens, unknown = tokens + len(ids), unknown + len(ids) - len(known)
-            size += whole
-            lost += max(0, whole - _known_bytes(self.tokenizer.decode(known)))
-        if unknown or lost:
-            counts = {"tokens": tokens, "unknown": unknown, "bytes": size, "lost": lost}
-            self.counts[where] = counts
+            decoded = self.tokenizer.decode(known)
+            size += len(_plain(text))
+            gone = _gone(_plain(text), _plain(decoded))
+            lost += gone
+            changed += max(0, _gone(text.encode(), decoded.encode()) - gone)
+        if unknown or lost or changed:
+            self.counts[where] = {
+                "tokens": tokens,
+                "unknown": unknown,
+                "bytes": size,
+                "lost": lost,
+                "changed": changed,
+            }
         if unknown > self.max_unknown * tokens or lost > self.max_unknown * size:
             raise UserError(
                 f"{where}: the tokenizer does not know all of its text: {unknown} of "
@@ -243,9 +269,16 @@ class Coverage:
         return batch
 
 
-def _known_bytes(text: str) -> int:
+def _plain(text: str) -> bytes:
+    """Text without white space, case and accents, which tokenizers may drop."""
     plain = unicodedata.normalize("NFKD", text.casefold())
-    return len(_NOT_COUNTED.sub("", plain).encode("utf-8"))
+    return _NOT_COUNTED.sub("", plain).encode("utf-8")
+
+
+def _gone(text: bytes, decoded: bytes) -> int:
+    """The bytes of a text, other than white space, that another one lacks."""
+    gone = Counter(text) - Counter(decoded) if text != decoded else {}
+    return sum(n for byte, n in gone.items() if byte > ord(" "))
 
 
 def tokenizer_from_config(
@@ -283,7 +316,7 @@ def _unknown_id(vocabulary: dict[str, int], layout: dict[str, Any]) -> int | Non
     model = layout["model"]
     if model["type"] == "BPE":
         steps = [layout.get("pre_tokenizer"), layout.get("normalizer")]
-        if _mentions_byte_level(steps) and vocabulary.keys() >= set(_ALPHABET()):
+        if _mentions(steps, "ByteLevel") and vocabulary.keys() >= set(_ALPHABET()):
             return None
     if model.get("byte_fallback") and all(
         f"<0x{byte:02X}>" in vocabulary for byte in range(256)
@@ -296,9 +329,8 @@ def _unknown_id(vocabulary: dict[str, int], layout: dict[str, Any]) -> int | Non
 
 def _token_lengths(vocabulary: dict[str, int], layout: dict[str, Any]) -> np.ndarray:
     """The bytes of every token, int64 [V]."""
-    byte_level = _mentions_byte_level(
-        [layout.get("pre_tokenizer"), layout.get("decoder")]
-    )
+    steps = [layout.get("pre_tokenizer"), layout.get("decoder")]
+    byte_level = _mentions(steps, "ByteLevel")
     added = {token["content"] for token in layout.get("added_tokens", [])}
     lengths_V = np.zeros(max(vocabulary.values()) + 1, np.int64)
     for token, index in vocabulary.items():
@@ -313,10 +345,8 @@ def _token_lengths(vocabulary: dict[str, int], layout: dict[str, Any]) -> np.nda
     return lengths_V
 
 
-def _mentions_byte_level(node: Any) -> bool:
-    children = node if isinstance(node, list) else []
+def _mentions(node: Any, kind: str) -> bool:
+    """Whether a part of a tokenizer.json has a step of this kind."""
     if isinstance(node, dict):
-        if node.get("type") == "ByteLevel":
-            return True
-        children = list(node.values())
-    return any(map(_mentions_byte_level, children))
+        return node.get("type") == kind or _mentions(list(node.values()), kind)
+    return isinstance(node, list) and any(_mentions(child, kind) for child in node)

@@ -600,7 +600,7 @@ def test_text_that_the_tokenizer_does_not_know_is_refused(
         ),
     )  # fmt: skip
     prepare(config, tmp_path / "known")
-    assert "unknown" not in capsys.readouterr().out
+    assert "by the tokenizer" not in capsys.readouterr().out
     config = with_corpus(
         config, domains={"greek": SourceConfig(reader="jsonl", path=str(path))}
     )
@@ -613,7 +613,7 @@ def test_text_that_the_tokenizer_does_not_know_is_refused(
     for counts in summary["unknown"].values():
         assert counts["unknown"] == counts["tokens"]
         assert counts["lost"] == counts["bytes"] == 2 * counts["tokens"]
-    assert "unknown to the tokenizer: domain" in capsys.readouterr().out
+    assert "not kept by the tokenizer: domain" in capsys.readouterr().out
 
 
 KILLED = """

@@ -129,6 +129,57 @@ def test_only_regular_files_are_opened(tmp_path, quarantine, kind):
         read(quarantine, reader="jsonl", path=str(root))
 
 
+@pytest.mark.parametrize("reader", ["jsonl", "text"])
+def test_a_loop_of_links_is_no_file(tmp_path, quarantine, reader):
+    name = "a.jsonl" if reader == "jsonl" else "a.txt"
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).symlink_to(name)
+    with pytest.raises(UserError, match=f"{name}' is not a regular file"):
+        read(quarantine, reader=reader, path=str(tmp_path / "in"))
+
+
+@pytest.mark.parametrize("reader", ["jsonl", "text"])
+def test_a_file_that_vanishes_is_named(tmp_path, quarantine, reader):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_bytes(good(name))
+        (tmp_path / f"{name}.txt").write_bytes(good(name))
+    documents = read_documents(
+        "s", SourceConfig(reader=reader, path=str(tmp_path)), quarantine
+    )
+    next(documents)
+    for path in tmp_path.glob("b.*"):
+        path.unlink()
+    with pytest.raises(
+        UserError, match=r"source 's': cannot read '.*/b\.\w+': No such"
+    ):
+        list(documents)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, quarantine, monkeypatch):
+    """Half of the text would be missing silently."""
+    (tmp_path / "in" / "closed").mkdir(parents=True)
+    (tmp_path / "in" / "a.jsonl").write_bytes(good(0))
+    scandir = os.scandir
+
+    def denied(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", denied)
+    with pytest.raises(UserError, match=r"cannot read '.*/closed': Permission denied"):
+        read(quarantine, reader="jsonl", path=str(tmp_path / "in"))
+
+
+def test_nan_is_no_value(tmp_path, quarantine):
+    """Python writes it, JSON does not have it; no partition is called 'nan'."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"id": NaN, "text": "a", "topic": NaN, "n": -Infinity}')
+    (document,) = read(quarantine, reader="jsonl", path=str(path))
+    assert document.id == "a.jsonl:1"
+    assert document.metadata == {}
+
+
 def test_hopeless_input_is_not_read_to_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "MANY_BAD", 10)
     path = tmp_path / "a.jsonl"

@@ -1,6 +1,7 @@
 """Tokenizers: bytes add up, and training is deterministic."""
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -128,6 +129,9 @@ def test_tokens_of_a_normalizing_tokenizer_share_the_bytes_of_the_text(tmp_path)
 def test_bad_tokenizer_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="No such file"):
         Tokenizer.from_file(tmp_path / "none", "</s>")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="not a regular file"):
+        Tokenizer.from_file(tmp_path / "pipe", "</s>")
     (tmp_path / "a").write_text("[1]")
     with pytest.raises(UserError, match=r"not a tokenizer\.json"):
         Tokenizer.from_file(tmp_path / "a", "</s>")
@@ -155,7 +159,7 @@ def test_unknown_text_is_counted_and_refused(tmp_path):
     assert coverage.counts == {}
     coverage.encode("some", ["known well known odd"])
     assert coverage.counts == {
-        "some": {"tokens": 4, "unknown": 1, "bytes": 17, "lost": 3}
+        "some": {"tokens": 4, "unknown": 1, "bytes": 17, "lost": 3, "changed": 0}
     }
     with pytest.raises(UserError, match=r"^most: .*max_unknown") as error:
         coverage.encode("most", ["well odd odd"])
@@ -187,7 +191,58 @@ def test_normalizing_and_byte_level_tokenizers_lose_nothing(tmp_path, bpe):
     inner.save(str(tmp_path / "bert.json"))
     bert = Coverage(Tokenizer.from_file(tmp_path / "bert.json", "</s>"), 0.0)
     bert.encode("accents", ["CAF\u00c9\n\nface"])
-    assert coverage.counts == bert.counts == {}
+    assert coverage.counts == {}
+    # What is only spelled otherwise is allowed, and counted.
+    assert bert.counts["accents"]["changed"] == len("CAF\u00c9".encode())
+    assert bert.counts["accents"]["lost"] == 0
+
+
+@pytest.mark.parametrize("pattern", [r"\d", "[a-z]"])
+def test_text_that_is_replaced_counts_as_lost(tmp_path, bpe, pattern):
+    """As many bytes come back, but other ones."""
+    bpe.save(tmp_path)
+    inner = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    inner.normalizer = tokenizers.normalizers.Replace(tokenizers.Regex(pattern), "0")
+    inner.save(str(tmp_path / "replaces.json"))
+    tokenizer = Tokenizer.from_file(tmp_path / "replaces.json", END_OF_TEXT)
+    with pytest.raises(UserError, match="10 of 20 bytes are lost"):
+        Coverage(tokenizer, 0.1).encode("domain", ["a1b2c3d4e5 f6g7h8i9j1"])
+
+
+def edited(tmp_path, bpe, change):
+    """The tokenizer `bpe` as a file, with something changed in it."""
+    bpe.save(tmp_path)
+    layout = json.loads((tmp_path / "tokenizer.json").read_text())
+    change(layout)
+    (tmp_path / "edited.json").write_text(json.dumps(layout))
+    return Tokenizer.from_file(tmp_path / "edited.json", END_OF_TEXT)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layout: layout["model"].update(dropout=0.9),
+        lambda layout: layout.update(decoder=None),
+        lambda layout: layout["added_tokens"][0].update(special=False),
+    ],
+)
+def test_settings_of_a_file_that_would_change_text_are_undone(tmp_path, bpe, change):
+    tokenizer = edited(tmp_path, bpe, change)
+    texts = [*TRICKY, f"a b {END_OF_TEXT} c " * 9]
+    for ids, expected in zip(
+        Coverage(tokenizer, 0.0).encode("all", texts),
+        bpe.encode_batch(texts),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ids, expected)
+        assert tokenizer.decode(ids) == bpe.decode(ids)
+
+
+def test_text_that_would_end_a_document_is_refused(tmp_path):
+    """A word of a document is the end-of-text token; one in 1,000 is enough."""
+    tokenizer = Tokenizer.from_file(word_tokenizer(tmp_path, end="end"), "end")
+    with pytest.raises(UserError, match=r"^domain: .* end-of-text token 'end'"):
+        Coverage(tokenizer, 1.0).encode("domain", ["known well " * 500 + "end known"])
 
 
 def test_a_token_for_unknown_text_and_end_of_text_is_refused(tmp_path):
