@@ -1,140 +1,582 @@
-"""Kills jaxsim at random moments, and checks that results do not change.
+"""Kills jaxsim at every change of a file, and checks that results do not change.
 
-    python benchmarks/kills.py --rounds 20
+    python benchmarks/kills.py
 
-Each round kills one process with SIGKILL: either `jaxsim run` or one command of it,
-at a random line of its output. The next process continues on the same workdir. After
-four kills the commands run to the end. Then digests of all parameters, the search
-result and the names of all files must be those of an undisturbed run.
+A tiny project goes through all commands, twice undisturbed: this says what its files
+hold, and which changes of files each command makes (`kill_at.c` sees them). Then each
+case takes the files as they were before one command, and kills it with SIGKILL before,
+after or, if it writes, in the middle of one change. After the kill `verify`,
+`report`, `search` and `doctor` must end with an answer or a message, and a search with
+one of the two right answers. The command is repeated, and the files must be those of
+an undisturbed command, in name and content; with `--rest`, in the end, too.
 """
 
 import argparse
+import collections
+import contextlib
+import csv
+import ctypes
+import dataclasses
+import importlib
+import itertools
 import json
 import os
 import random
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-COMMANDS = ("prepare", "base", "train", "score", "validate", "search", "report")
-KILLS = 4  # of one workdir
-# Keys of results that differ between two undisturbed runs.
-VOLATILE = {"provenance", "seconds", "wall_seconds", "device_seconds", "seal"}
+import machine
+
+MOMENTS = ("before", "after", "half")  # as in kill_at.c
+LIMIT = 300  # seconds of a command
+PROBES = ("doctor", "verify", "report", "search")
+# Keys of JSON that differ between two undisturbed runs.
+VOLATILE = {"provenance", "seconds", "wall_seconds", "device_seconds", "sha256",
+            "attempt", "files", "tokens_per_second", "flops_per_second",
+            "input_seconds"}  # fmt: skip
+_RANDOM = r"(?<=[._-])[0-9a-f]{12,32}\b|incomplete\.\w{6}"  # in names
+CONFIG = """
+from pathlib import Path
+
+from jaxsim.config import default_config, parse_arg, source
+
+def get_config(arg=None):
+    words = parse_arg(arg, "more", "states", "together")
+    folder, config = Path(__file__).parent, default_config()
+    config.name = "kills"
+    config.corpus.partitions = {
+        name: source(reader="jsonl", path=str(folder / f"{name}.jsonl"))
+        for name in ("abcd" if "more" in words else "abc")
+    }
+    config.corpus.domains = {
+        "e": source(reader="jsonl", path=str(folder / "e.jsonl"))
+    }
+    config.corpus.tokenizer.kind = "bytes"
+    config.corpus.split.dev = config.corpus.split.test = 0.2
+    config.model.update(
+        dict(length=32, layers=1, dim=16, heads=2, kv_heads=2, mlp_dim=16)
+    )
+    config.base.update(dict(steps=4, warmup=1, batch=4))
+    config.recipe.update(dict(steps=3, batch=4))
+    config.train.update(dict(log_every=1, unroll=False))
+    if "states" in words:
+        config.train.checkpoint_every = 1
+    config.train.parallel_runs = 3 if "together" in words else 1
+    config.score.update(dict(mixtures="dirichlet:6", windows=4, unroll=False))
+    config.validate.update(
+        dict(held_out=4, calibration_runs=4, replicates=1, member_replicates=1,
+             candidates=50, windows=4)
+    )
+    config.search.update(dict(candidates=200, evaluations=12))
+    return config
+"""
 
 
-class Launcher:
-    """Starts commands on one config; compiled programs are shared."""
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A command of the project.
 
-    def __init__(self, config: str, folder: Path) -> None:
-        self.config = config
-        cache = {
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "PYTHONUNBUFFERED": "1",
-        }
-        self.environment = os.environ | cache
+    Attributes:
+      words: of its config.
+      needs: files of the project that are made from those of the workdir.
+    """
 
-    def start(self, command: str, workdir: Path) -> subprocess.Popen[str]:
-        flags = [f"--config={self.config}", f"--workdir={workdir}"]
-        return subprocess.Popen(
-            [sys.executable, "-m", "jaxsim", command, *flags],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=self.environment,
+    name: str
+    words: str = ""
+    flags: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """How a forked process ended: its signal or 0, its exit codes, what it printed."""
+
+    killed: int
+    codes: list[int]
+    said: str
+
+
+# Commands, with other ones between them that replace what they left.
+PROJECTS = {
+    "all commands": (
+        Step("prepare"),
+        Step("base"),
+        Step("train"),
+        Step("score"),
+        Step("score", flags=("--config.score.windows=3",)),  # the same table again
+        Step("search"),
+        Step("report"),
+        Step("validate"),
+        Step("search"),  # now with calibration
+        Step("validate", flags=("--mixtures=WORKDIR/search/best.csv",)),
+        Step("validate", flags=("--runs=FOLDER/mixtures.csv,FOLDER/metrics.csv",)),
+        Step("report"),
+        Step("prepare", "more"),
+        Step("train", "more"),
+        Step("run", "more"),
+        Step("prepare", "more", ("--refreeze",)),
+    ),
+    "states of runs alone": (
+        Step("prepare", "states"),
+        Step("base", "states"),
+        Step("train", "states"),
+    ),
+    "states of parallel runs": (
+        Step("prepare", "states,together"),
+        Step("base", "states,together"),
+        Step("train", "states,together"),
+        Step("run", "states,together"),
+    ),
+}
+
+
+class Place:
+    """The folder of one workdir and its TMPDIR, and the processes that use them."""
+
+    def __init__(self, folder: Path, library: ctypes.CDLL) -> None:
+        self.folder = folder
+        self.case = folder / "case"
+        self.workdir = self.case / "work"
+        self.library = library
+
+    def start(self, state: Path | None) -> None:
+        """Copies the files of a case from elsewhere, or begins with none."""
+        shutil.rmtree(self.case, ignore_errors=True)
+        if state is None:
+            (self.case / "tmp").mkdir(parents=True)
+        else:
+            shutil.copytree(state, self.case, symlinks=True)
+
+    def keep(self, name: str) -> Path:
+        """Copies the files of the case elsewhere."""
+        kept = self.folder / name
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(self.case, kept, symlinks=True)
+        return kept
+
+    def arguments(self, step: Step) -> list[str]:
+        config = f"--config={self.folder}/config.py"
+        config += f":{step.words}" if step.words else ""
+        flags = [
+            flag.replace("WORKDIR", str(self.workdir)).replace(
+                "FOLDER", str(self.folder)
+            )
+            for flag in step.flags
+        ]
+        without = step.name in ("doctor", "verify")
+        return [step.name, f"--workdir={self.workdir}", *flags] + [config] * (
+            not without
         )
 
-    def finish(self, command: str, workdir: Path) -> int:
-        """Runs a command to its end; how many lines it printed."""
-        process = self.start(command, workdir)
-        said, _ = process.communicate()
-        if process.returncode:
-            raise SystemExit(f"{command} ended with {process.returncode}:\n{said}")
-        return len(said.splitlines())
+    def run(
+        self, steps: Sequence[Step], event: str = "", number: int = 0, moment: int = 0
+    ) -> tuple[Ended, list[tuple[str, str]]]:
+        """Runs commands in a forked process; how it ended, and all changes it made."""
+        said, codes, changes = (self.folder / n for n in ("said", "codes", "changes"))
+        for path in (said, codes, changes):
+            path.write_text("")
+        sys.stdout.flush()
+        with warnings.catch_warnings(action="ignore"):  # JAX has no threads yet
+            child = os.fork()
+        if not child:
+            code = 1
+            try:
+                file = os.open(said, os.O_WRONLY | os.O_APPEND)
+                os.dup2(file, 1)
+                os.dup2(file, 2)
+                listed = os.open(changes, os.O_WRONLY | os.O_APPEND)
+                os.environ["TMPDIR"] = tempfile.tempdir = str(self.case / "tmp")
+                from jaxsim.cli import main
 
-    def kill(self, command: str, workdir: Path, line: int, delay: float) -> bool:
-        """Kills a command `delay` seconds after a line; false if it was faster."""
-        process = self.start(command, workdir)
-        assert process.stdout is not None
-        for _ in range(line):
-            process.stdout.readline()
-        time.sleep(delay)
-        process.kill()
-        said, _ = process.communicate()
-        if process.returncode not in (0, -9):
-            raise SystemExit(f"{command} ended with {process.returncode}:\n{said}")
-        return process.returncode != 0
+                self.library.watch(
+                    os.fsencode(self.case), event.encode(), number, moment, listed
+                )
+                for step in steps:
+                    try:
+                        code = main(self.arguments(step))
+                    except BaseException:  # noqa: BLE001
+                        traceback.print_exc()
+                        code = 1
+                    with codes.open("a") as out:
+                        out.write(f"{code}\n")
+                sys.stdout.flush()
+            finally:
+                os._exit(0)
+        deadline = time.monotonic() + LIMIT
+        while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGABRT)
+            time.sleep(0.005)
+        killed = os.WTERMSIG(ended[1]) if os.WIFSIGNALED(ended[1]) else 0
+        lines = (line.split("\t") for line in changes.read_text().splitlines())
+        return (
+            Ended(killed, [int(c) for c in codes.read_text().split()],
+                  said.read_text(errors="replace")),
+            [(event, path) for event, path in lines],
+        )  # fmt: skip
+
+    def finish(self, steps: Sequence[Step]) -> list[tuple[str, str]]:
+        """Runs commands undisturbed."""
+        ended, changes = self.run(steps)
+        if ended.killed or any(ended.codes) or len(ended.codes) < len(steps):
+            raise SystemExit(f"{steps}: {ended.killed} {ended.codes}\n{ended.said}")
+        return changes
+
+    def contents(self) -> dict[str, str]:
+        """Names of all files and folders, with what two undisturbed runs agree on."""
+        found: dict[str, str] = {}
+        for path in sorted(self.case.rglob("*")):
+            name = str(path.relative_to(self.case))
+            if "attempt-" in name:  # its files have random names, too
+                name = re.sub(r"(attempt-)[0-9a-f]{12}(/.*)?", r"\1#\2", name)
+                if "/" in name.partition("attempt-")[2]:
+                    continue
+            while name in found:
+                name += " (another)"
+            found[name] = "" if path.is_dir() else _content(path)
+        return found
+
+    def last_names(self) -> set[str]:
+        return {path.name for path in self.case.rglob("*")}
+
+    def search(self) -> Any:
+        """The answer that is on disk, or None."""
+        path = self.workdir / "search" / "result.json"
+        return _stable(json.loads(path.read_text())) if path.exists() else None
+
+    def wrong_best(self) -> str:
+        """How best.csv differs from the first row of its record; '' if not at all."""
+        best = self.workdir / "search" / "best.csv"
+        if not best.exists():
+            return ""
+        names, values = csv.reader(best.read_text().splitlines())
+        record = self.search()["rows"][0]
+        found = {n: float(v) for n, v in zip(names[1:], values[1:], strict=True)}
+        same = (values[0], found) == (record["name"], record["weights"])
+        return "" if same else f"{values} is not {record['name']} {record['weights']}"
 
 
-def results(workdir: Path) -> dict[str, Any]:
-    """Everything that must be the same: digests, search result, names of files."""
-    manifests = sorted(workdir.rglob("manifest.json"))
-    digests = {
-        str(path.relative_to(workdir)): json.loads(path.read_text())["params_digest"]
-        for path in manifests
-    }
-    names = {
-        re.sub(r"attempt-[0-9a-f]{12}/.*", "attempt", str(path.relative_to(workdir)))
-        for path in workdir.rglob("*")
-        if path.is_file()
-    }
-    search = json.loads((workdir / "search" / "result.json").read_text())
-    return {"digests": digests, "search": _stable(search), "files": sorted(names)}
-
-
-def check(want: dict[str, Any], found: dict[str, Any], when: str) -> None:
-    for what in want:
-        if found[what] != want[what]:
-            raise SystemExit(f"{when}: {what} is\n{found[what]}\nnot\n{want[what]}")
+def _content(path: Path) -> str:
+    """What a file holds, without what differs between two undisturbed runs."""
+    raw = path.read_bytes()
+    if path.suffix in (".json", ".jsonl"):
+        with contextlib.suppress(ValueError):
+            rows = raw.splitlines() if path.suffix == ".jsonl" else [raw]
+            return json.dumps([_stable(json.loads(row)) for row in rows])
+    return raw.decode("latin-1")
 
 
 def _stable(value: Any) -> Any:
-    """JSON data without what differs between two undisturbed runs."""
     if isinstance(value, dict):
         return {k: _stable(v) for k, v in value.items() if k not in VOLATILE}
     return [_stable(v) for v in value] if isinstance(value, list) else value
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default="configs/quickstart.py:smoke")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    rng = random.Random(args.seed)
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
-        launcher = Launcher(args.config, folder)
-        lines = {"run": launcher.finish("run", folder / "undisturbed")}
-        want = results(folder / "undisturbed")
-        lines |= {name: launcher.finish(name, folder / "steps") for name in COMMANDS}
-        check(want, results(folder / "steps"), "the commands one by one")
-        for first in range(0, args.rounds, KILLS):
-            workdir = folder / f"killed{first}"
-            done: list[str] = []  # commands that ran to their end
-            for number in range(first, min(first + KILLS, args.rounds)):
-                command = rng.choice(("run", "next"))
-                if command == "next":  # up to two commands, then a kill
-                    stage = min(len(done) + rng.randrange(3), len(COMMANDS) - 1)
-                    for earlier in COMMANDS[len(done) : stage]:
-                        launcher.finish(earlier, workdir)
-                        done.append(earlier)
-                    command = COMMANDS[stage]
-                line = rng.randrange(lines[command])
-                delay = rng.uniform(0.0, 0.5)
-                hit = launcher.kill(command, workdir, line, delay)
+def kind_of(event: str) -> str:
+    """A change, without names of runs, tables and figures."""
+    event = re.sub(r"(work/pool/members|\.locks|work/metrics)/[^/]+", r"\1/*", event)
+    event = re.sub(r"(work/state)/(?!\.locks)[^/]+", r"\1/*", event)
+    event = re.sub(r"(work/state/\*/\w+|#)/\d+", r"\1/N", event)  # a step
+    event = re.sub(r"report/(tables|figures)/[^/]+", r"report/\1/*", event)
+    # A file that is replaced in one step counts by itself only when it is renamed.
+    return re.sub(r"/\.[\w.-]+\.#$", "/.*.#", event)
+
+
+def chosen(
+    changes: Sequence[tuple[str, str]], most: int, rng: random.Random
+) -> list[tuple[str, int, str]]:
+    """Which changes to kill at: each kind once, then again at other moments.
+
+    Returns:
+      Event, its number among those of the same name, and the moment.
+    """
+    kinds: dict[str, list[tuple[str, int]]] = {}
+    seen: collections.Counter[str] = collections.Counter()
+    for event, _ in changes:
+        seen[event] += 1
+        kinds.setdefault(kind_of(event), []).append((event, seen[event]))
+    rounds = []
+    for turn in range(3):
+        one = []
+        for i, (kind, places) in enumerate(kinds.items()):
+            writes = kind.startswith("write ")
+            order = ("half", "before", "after") if writes else ("before", "after")
+            if turn < len(order):
+                moment = order[turn] if writes else order[(i + turn) % 2]
+                one.append((*rng.choice(places), moment))
+        rounds.append(one)
+    # A kill cannot tell what was synced from what was only written.
+    last = [case for one in rounds for case in one if case[0].startswith("fsync ")]
+    rounds = [[c for c in one if c not in last] for one in rounds]
+    cases: list[tuple[str, int, str]] = []
+    for one in (*rounds, last):
+        room = most - len(cases)
+        if room < len(one):  # evenly spaced
+            one = [one[i * len(one) // room] for i in range(max(room, 0))]
+        cases += one
+    return cases
+
+
+class Project:
+    """The undisturbed run of one project, and the cases that disturb it."""
+
+    def __init__(self, name: str, place: Place) -> None:
+        self.name, self.place = name, place
+        self.steps = PROJECTS[name]
+        self.states: list[Path | None] = [None]
+        self.want: list[dict[str, str]] = [{"tmp": ""}]
+        self.changes: list[list[tuple[str, str]]] = []
+        self.by_name: set[str] = set()  # files whose content is not compared
+        self.answers: dict[int, Any] = {}
+        self.left: set[str] = set()  # the files after kills, and after none
+
+    def undisturbed(self) -> None:
+        place = self.place
+        for turn in range(2):
+            place.start(None)
+            for i, step in enumerate(self.steps):
+                before = place.last_names()
+                changes = place.finish([step])
+                found = place.contents()
+                if turn:
+                    self.by_name |= {
+                        name
+                        for name in found
+                        if found[name] != self.want[i + 1].get(name)
+                    }
+                    continue
+                # Of a folder that is renamed in place, its files are seen before.
+                seen = {Path(path).name for _, path in changes}
+                if unseen := place.last_names() - before - seen:
+                    raise SystemExit(f"{step}: kill_at.c does not see {unseen}")
+                self.changes.append(changes)
+                self.want.append(found)
+                for at in (i, i + 1):
+                    self.left.add(json.dumps([i, sorted(self.want[at].items())]))
+                self.states.append(place.keep(f"{self.name}{i + 1}"))
                 print(
-                    f"round {number}: {command} killed {delay:.2f} s after line {line}"
-                    + ("" if hit else " (it had ended)"),
+                    f"{self.name}, {i}: {step.name}: {len(changes)} changes of "
+                    f"{len({kind_of(e) for e, _ in changes})} kinds",
                     flush=True,
                 )
-            launcher.finish("run", workdir)
-            check(want, results(workdir), f"rounds {first} to {number}")
-    print(f"{args.rounds} kills: digests, search result and files are the same")
+
+    def answer(self, i: int) -> tuple[int, Any]:
+        """What a search says after the first `i` steps."""
+        if i not in self.answers:
+            self.place.start(self.states[i])
+            step = Step("search", self.steps[max(i - 1, 0)].words)
+            ended, _ = self.place.run([step])
+            self.answers[i] = (ended.codes[0], self.place.search())
+        return self.answers[i]
+
+    def case(
+        self, i: int, event: str, number: int, moment: str, rest: bool
+    ) -> tuple[str, list[tuple[str, str]]]:
+        """Kills step `i`.
+
+        Returns:
+          'ended' if it was not killed, 'same' if an earlier kill of this step, or none,
+          leaves the same files, 'new' otherwise; and kinds of failures with texts.
+        """
+        place, step, failures = self.place, self.steps[i], []
+        place.start(self.states[i])
+        ended, _ = place.run([step], event, number, MOMENTS.index(moment))
+        if ended.killed != signal.SIGKILL:
+            return "ended", [("exit", ended.said[-1500:])] if any(ended.codes) else []
+        left = json.dumps([i, sorted(place.contents().items())])
+        left = re.sub(_RANDOM, "#", left)
+        if left in self.left and not rest:
+            return "same", []
+        self.left.add(left)
+        killed = place.keep("killed")
+        answers = [self.answer(i), self.answer(i + 1)]
+        place.start(killed)
+        if wrong := place.wrong_best():
+            failures.append(("after the kill: best.csv", wrong))
+        ended, _ = place.run([Step(name, step.words) for name in PROBES])
+        said = ended.said[-1500:]
+        for name, code in itertools.zip_longest(PROBES, ended.codes):
+            if code not in (0, 2, 3):
+                failures.append((f"{name} after the kill: exit code {code}", said))
+        if ended.codes[-1:] == [0] and (0, place.search()) not in answers:
+            failures.append(("search after the kill: answer", said))
+        place.start(killed)
+        ended, _ = place.run([step])
+        if ended.codes != [0]:
+            return "new", [*failures, ("repeat: exit code", ended.said[-1500:])]
+        failures += self.differences(i + 1, "repeat")
+        if rest and self.steps[i + 1 :]:
+            place.finish(self.steps[i + 1 :])
+            failures += self.differences(len(self.steps), "rest")
+        return "new", failures
+
+    def differences(self, i: int, when: str) -> Iterator[tuple[str, str]]:
+        """What is not as after `i` undisturbed steps."""
+        found, want = self.place.contents(), self.want[i]
+        for name in sorted(found.keys() - want):
+            if str(Path(name).parent) not in found.keys() - want:
+                yield f"{when}: left: {re.sub(_RANDOM, '#', kind_of(name))}", name
+        for name in sorted(want.keys() - found):
+            yield f"{when}: missing", name
+        for name in sorted(want.keys() & found.keys() - self.by_name):
+            if found[name] != want[name]:
+                yield f"{when}: other content", name
+        if wrong := self.place.wrong_best():
+            yield f"{when}: best.csv", wrong
+
+
+@dataclasses.dataclass
+class Row:
+    """What the kills of one command showed."""
+
+    project: str
+    command: str
+    changes: int  # of files, by an undisturbed command
+    kinds: int
+    kills: int = 0
+    same: int = 0  # left the files of an earlier kill, or of none
+    ended: int = 0  # the command ended without that change
+    failures: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+def disturb(project: Project, args: argparse.Namespace) -> Iterator[Row]:
+    """Kills the commands of a project; prints each case and its failures."""
+    for i, step in enumerate(project.steps):
+        if args.steps and i not in args.steps:
+            continue
+        changes = project.changes[i]
+        command = " ".join([step.name, step.words and f":{step.words}", *step.flags])
+        kinds = len({kind_of(event) for event, _ in changes})
+        row = Row(project.name, " ".join(command.split()), len(changes), kinds)
+        rng = random.Random(f"{args.seed} {project.name} {i}")
+        cases = chosen(changes, args.most, rng)
+        to_the_end = rng.sample(range(len(cases)), min(args.rest, len(cases)))
+        for j, (event, number, moment) in enumerate(cases):
+            begin = time.monotonic()
+            how, failures = project.case(i, event, number, moment, j in to_the_end)
+            row.kills += how != "ended"
+            row.same += how == "same"
+            row.ended += how == "ended"
+            took = time.monotonic() - begin
+            print(f"{row.command}: {moment} {event} ({number}): {how}, {took:.0f} s")
+            for kind, text in failures:
+                print(f"  {kind}: {text}", flush=True)
+                row.failures[kind] = row.failures.get(kind, 0) + 1
+        yield row
+
+
+def markdown(result: dict[str, Any]) -> str:
+    lines = [
+        "# Kills at changes of files",
+        "",
+        f"`python benchmarks/kills.py --most={result['most']}`: {result['kills']} "
+        f"kills, {result['failures']} failures, in {result['minutes']:.0f} minutes "
+        f"(seed {result['seed']}, {result['machine']['date']}, "
+        f"{result['machine']['cores_used']} core of {result['machine']['cpu']}).",
+        "",
+        "Changes are calls that change a file or a folder below the workdir or TMPDIR, "
+        "in an undisturbed command; kinds are those that differ by more than the name "
+        "of a run, a table or a figure. A kill that leaves the same files as an "
+        "earlier one, or as none, is not examined again.",
+        "",
+        "| project | command | changes | kinds | kills | as earlier | failures |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in result["commands"]:
+        failures = "; ".join(f"{k} ({n})" for k, n in row["failures"].items())
+        lines.append(
+            f"| {row['project']} | `{row['command']}` | {row['changes']} | "
+            f"{row['kinds']} | {row['kills']} | {row['same']} | {failures or 'none'} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = machine.parser(__doc__, threads=1)
+    parser.add_argument("--most", type=int, default=30, help="kills of a command")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--rest", type=int, default=1, help="cases of a command that go to the end"
+    )
+    parser.add_argument("--projects", nargs="*", choices=PROJECTS, default=PROJECTS)
+    parser.add_argument("--steps", type=int, nargs="*", help="only these, by number")
+    args = parser.parse_args()
+    if "KILL_AT" not in os.environ:
+        source = str(Path(__file__).with_name("kill_at.c"))
+        library = f"{tempfile.mkdtemp()}/kill_at.so"
+        flags = ["-O1", "-shared", "-fPIC", "-ldl"]
+        subprocess.run(["cc", source, "-o", library, *flags], check=True)
+        os.environ |= {"KILL_AT": library, "LD_PRELOAD": library}
+        os.execv(sys.executable, sys.orig_argv)
+    loaded = ctypes.CDLL(os.environ["KILL_AT"])
+    del os.environ["LD_PRELOAD"]  # only this process and its forks
+    shutil.rmtree(Path(os.environ["KILL_AT"]).parent)
+    machine.pin(args.threads)
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made).resolve()
+        # Read when JAX is imported.
+        os.environ |= {
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+            "JAX_PLATFORMS": "cpu",
+        }
+        importlib.import_module("jaxsim.commands")
+        importlib.import_module("jaxsim.doctor")
+        (folder / "config.py").write_text(CONFIG)
+        write_texts(folder)
+        place = Place(folder, loaded)
+        rows: list[Row] = []
+        by_name: set[str] = set()
+        for name in args.projects:
+            project = Project(name, place)
+            project.undisturbed()
+            by_name |= {kind_of(each) for each in project.by_name}
+            rows += disturb(project, args)
+    result = {
+        "machine": machine.describe(("jax", "orbax-checkpoint", "pyarrow")),
+        "seed": args.seed,
+        "most": args.most,
+        "minutes": (time.monotonic() - begin) / 60,
+        "kills": sum(row.kills for row in rows),
+        "as_earlier": sum(row.same for row in rows),
+        "failures": sum(sum(row.failures.values()) for row in rows),
+        "compared_by_name_only": sorted(by_name),
+        "commands": [dataclasses.asdict(row) for row in rows],
+    }
+    machine.save(args.out, "kills", result, markdown(result))
+    print(markdown(result))
+    if result["failures"]:
+        sys.exit(1)
+
+
+def write_texts(folder: Path) -> None:
+    """Words of a few letters that differ by partition, and runs of the user's own."""
+    for name in "abcde":
+        rng = random.Random(name)
+        letters = rng.sample("abcdefghijklmnop", 8)
+        with (folder / f"{name}.jsonl").open("w") as file:
+            for i in range(40):
+                words = ["".join(rng.choices(letters, k=4)) for _ in range(30)]
+                record = {"id": f"{name}/{i}", "text": " ".join(words)}
+                file.write(json.dumps(record) + "\n")
+    rows = [(f"r{i}", i / 4, (4 - i) / 4, 5 - i / 9) for i in range(5)]
+    for name, header, columns in (
+        ("mixtures", "name,a,b", (0, 1, 2)),
+        ("metrics", "name,e", (0, 3)),
+    ):
+        lines = [",".join(str(row[c]) for c in columns) for row in rows]
+        (folder / f"{name}.csv").write_text("\n".join([header, *lines]) + "\n")
 
 
 if __name__ == "__main__":
