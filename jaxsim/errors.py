@@ -6,13 +6,12 @@ A launcher can act on exit codes; 0 is success. A message names a command as
 
 import re
 import shlex
+from collections.abc import Iterable
 from pathlib import PurePath
 
 _NEED_CONFIG = ("prepare", "base", "train", "run")
 _WITHOUT_CONFIG = ("verify", "doctor")
 _NAMED = re.compile(r"""`jaxsim (\w+)((?: --[^\s`'"\\]+)*)`""")
-
-from collections.abc import Iterable
 
 
 class JaxsimError(Exception):
