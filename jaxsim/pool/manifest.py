@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxsim import records
 from jaxsim.checkpoints import load_params
-from jaxsim.errors import DamagedError
+from jaxsim.errors import DamagedError, UserError
 from jaxsim.pool.digests import (
     files_below,
     first_non_finite,
@@ -20,7 +20,7 @@ from jaxsim.pool.digests import (
     params_digest,
     sha256_of_file,
 )
-from jaxsim.train.runs import title
+from jaxsim.train.runs import Run, is_named_right, title
 
 FILE_NAME = "manifest.json"
 ADVICE = "copy the pool again, or delete the entry and train it again"
@@ -65,6 +65,7 @@ def read_manifest(entry: Path) -> Manifest:
 def checked(manifest: Manifest, name: str, path: Path | str) -> Manifest:
     """A manifest from `path`, if it is that of entry `name` and names only its files.
 
+    Its fields must fit each other, too, as a right seal does not make them true.
     Otherwise it is a `DamagedError`.
     """
     if not _ATTEMPT.fullmatch(manifest.attempt):
@@ -77,7 +78,27 @@ def checked(manifest: Manifest, name: str, path: Path | str) -> Manifest:
         raise DamagedError(
             f"{path}: it belongs to {manifest.name!r}, but is in the folder of {name!r}"
         )
+    if problem := _contradiction(manifest):
+        raise DamagedError(f"{path}: {problem}; {ADVICE}")
     return manifest
+
+
+def _contradiction(manifest: Manifest) -> str:
+    """What in a manifest contradicts the rest of it; '' if nothing does."""
+    recipe, m = manifest.recipe, manifest
+    try:
+        batch = records.from_plain(int, recipe.get("batch"), "recipe.batch")
+        length = records.from_plain(int, m.model.get("length"), "model.length")
+    except UserError as error:
+        return str(error)
+    run = Run(m.name, m.kind, m.mixture, m.steps, m.data_seed)
+    if not is_named_right(run, recipe.get("steps")):
+        return "name, kind, mixture, steps and data seed do not fit each other"
+    if m.data_digests.keys() != m.mixture.keys():
+        return "data_digests: not those of the units of its mixture"
+    if m.tokens != m.steps * batch * length:
+        return f"tokens: {m.tokens:,} are not those of {m.steps:,} steps"
+    return "" if m.finite else "finite: is false"
 
 
 def check_inside(path: Path | str, name: str) -> str:
