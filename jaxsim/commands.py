@@ -22,7 +22,7 @@ from jaxsim.model import LanguageModel
 from jaxsim.plan import show_plan, sizes_of
 from jaxsim.pool import Manifest, Pool, create_pool, open_pool
 from jaxsim.pool.bucket import open_bucket
-from jaxsim.pool.build import PoolBuilder, follow, train_missing
+from jaxsim.pool.build import PoolBuilder, clear_base, follow, train_missing
 from jaxsim.pool.digests import differences
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
@@ -96,6 +96,7 @@ def base(config: Config, workdir: Path) -> None:
         if not (is_published(entry) or (bucket and bucket.shares(entry))):
             return False
         _check_base(read_manifest(entry), config)
+        clear_base(workdir)
         return True
 
     if on_lead(is_there):

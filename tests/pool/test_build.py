@@ -13,7 +13,7 @@ from jaxsim.corpus import prepare
 from jaxsim.errors import JaxsimError, Preempted, UserError
 from jaxsim.pool.build import train_missing
 from jaxsim.pool.digests import params_digest
-from jaxsim.train import Run, member_run, reference_run, replicate_of
+from jaxsim.train import member_run, reference_run, replicate_of
 
 from .launched import terminate_at
 
