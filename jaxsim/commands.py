@@ -24,7 +24,7 @@ from jaxsim.pool import Manifest, Pool, create_pool, open_pool
 from jaxsim.pool.bucket import open_bucket
 from jaxsim.pool.build import PoolBuilder, clear_base, follow, train_missing
 from jaxsim.pool.digests import differences
-from jaxsim.pool.manifest import read_manifest
+from jaxsim.pool.manifest import read_manifest, repair
 from jaxsim.pool.publish import is_published
 from jaxsim.report import show, tables
 from jaxsim.report.write import last_lines, write_report
@@ -299,13 +299,11 @@ def verify(workdir: Path) -> None:
     problems = pool.problems()
     count = len(pool.names())
     if problems:
-        lines = [f"{name}: {what}" for name, what in problems.items()]
+        lines = [f"\n  {name}: {what}" for name, what in problems.items()]
+        folders = [pool.base_entry if n == "base" else pool.entry(n) for n in problems]
         raise DamagedError(
-            f"{len(problems)} of {count + 1} entries are damaged:\n  "
-            + "\n  ".join(lines)
-            + "\nDelete the folder of each damaged entry in "
-            f"{workdir}/pool/members (the base model: {workdir}/base) and rerun "
-            "`jaxsim run --config=FILE.py` to recreate it"
+            f"{len(problems)} of {count + 1} entries are damaged:{''.join(lines)}\n"
+            f"What to do: {repair(*folders)}"
         )
     say(f"verify: the base model and {count} entries are intact")
 

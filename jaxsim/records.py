@@ -189,7 +189,9 @@ def parse(text: str, kind: type[T], where: Path | str, advice: str) -> T:
         if (version := data.get("version")) != VERSION:
             raise DamagedError(
                 f"{where}: format version {version!r}, and this version of jaxsim "
-                f"reads {VERSION}; use the version that wrote it, or {advice}"
+                f"reads {VERSION}; use the version that wrote it, or make everything "
+                "again with `jaxsim run --config=FILE.py` and another --workdir. If "
+                f"this version wrote it, {advice}"
             )
         if data.get("record") != kind.__name__:
             raise ValueError(f"not a record of kind {kind.__name__}")

@@ -7,6 +7,7 @@ leaves and contents first.
 import dataclasses
 import os
 import re
+import shlex
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -85,14 +86,17 @@ def checked(manifest: Manifest, name: str, path: Path | str) -> Manifest:
 
 def _contradiction(manifest: Manifest) -> str:
     """What in a manifest contradicts the rest of it; '' if nothing does."""
-    recipe, m = manifest.recipe, manifest
+    m = manifest
+    numbers = {"recipe": ("steps", "batch"), "model": ("length",)}
     try:
-        batch = records.from_plain(int, recipe.get("batch"), "recipe.batch")
-        length = records.from_plain(int, m.model.get("length"), "model.length")
+        steps, batch, length = (
+            records.from_plain(int, getattr(m, group).get(key), f"{group}.{key}")
+            for group, keys in numbers.items()
+            for key in keys
+        )
     except UserError as error:
         return str(error)
-    run = Run(m.name, m.kind, m.mixture, m.steps, m.data_seed)
-    if not is_named_right(run, recipe.get("steps")):
+    if not is_named_right(Run(m.name, m.kind, m.mixture, m.steps, m.data_seed), steps):
         return "name, kind, mixture, steps and data seed do not fit each other"
     if m.data_digests.keys() != m.mixture.keys():
         return "data_digests: not those of the units of its mixture"
@@ -146,20 +150,34 @@ def load_verified(entry: Path, manifest: Manifest, shapes: Any) -> Any:
 
     Everything is checked: files, shapes, dtypes, values and digest.
     """
-    name = title(manifest.kind, entry.name)
-    if problems := file_problems(entry, manifest) + leaf_problems(manifest, shapes):
-        raise DamagedError(f"{name}: {'; '.join(problems)}")
     try:
-        params = load_params(entry / manifest.attempt, shapes)
+        return _loaded(entry, manifest, shapes)
     except DamagedError as error:
-        raise DamagedError(f"{name}: {error}") from error
+        what = f"{title(manifest.kind, entry.name)}: {error}"
+        raise DamagedError(what, repair(entry)) from error
+
+
+def _loaded(entry: Path, manifest: Manifest, shapes: Any) -> Any:
+    if problems := file_problems(entry, manifest) + leaf_problems(manifest, shapes):
+        raise DamagedError("; ".join(problems))
+    params = load_params(entry / manifest.attempt, shapes)
     if leaf := first_non_finite(params):
-        raise DamagedError(f"{name}: leaf {leaf} holds a value that is not finite")
+        raise DamagedError(f"leaf {leaf} holds a value that is not finite")
     if params_digest(params) != manifest.params_digest:
-        raise DamagedError(
-            f"{name}: its parameters do not have the digest of its manifest"
-        )
+        raise DamagedError("its parameters do not have the digest of its manifest")
     return params
+
+
+def repair(*entries: Path) -> str:
+    """What to do about damaged entries of one workdir."""
+    first = entries[0]
+    workdir = first.parent if first.name == "base" else first.parents[2]
+    folders = " and ".join(shlex.quote(str(entry)) for entry in entries)
+    return (
+        f"copy the pool again, or delete {folders} and run `jaxsim run "
+        f"--config=FILE.py --workdir={shlex.quote(str(workdir))}`, which trains what "
+        "is missing"
+    )
 
 
 def leaf_problems(manifest: Manifest, shapes: Any) -> list[str]:
