@@ -4,7 +4,6 @@ Each can be killed and called again: it does what is missing on disk.
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ from jaxsim.model import LanguageModel
 from jaxsim.plan import show_plan, sizes_of
 from jaxsim.pool import Manifest, Pool, create_pool, open_pool
 from jaxsim.pool.bucket import open_bucket
-from jaxsim.pool.build import PoolBuilder, follow, train_missing
+from jaxsim.pool.build import PoolBuilder, clear_base, follow, train_missing
 from jaxsim.pool.digests import differences
-from jaxsim.pool.manifest import read_manifest
+from jaxsim.pool.manifest import read_manifest, repair
 from jaxsim.pool.publish import is_published
 from jaxsim.report import show, tables
 from jaxsim.report.write import last_lines, write_report
@@ -91,32 +90,24 @@ def base(config: Config, workdir: Path) -> None:
         bucket.share_corpus()
     corpus = _corpus(workdir)
     entry = workdir / "base"
-    model = LanguageModel(config.model, corpus.tokenizer.vocab_size)
-    mesh = training_mesh(config.train.data_axis, config.train.model_axis)
-    trainer = base_trainer(model, config, mesh)
-    settings = config.base
-    run = Run("base", "base", {"base": 1.0}, settings.steps, settings.data_seed)
-    builder = functools.partial(
-        PoolBuilder,
-        corpus,
-        trainer,
-        workdir=workdir,
-        recipe=_base_recipe(config),
-        bucket=bucket,
-    )
 
     def is_there() -> bool:
         if not (is_published(entry) or (bucket and bucket.shares(entry))):
             return False
         _check_base(read_manifest(entry), config)
-        # It deletes the states that a kill has left.
-        return builder(start=dict).is_done(run)
+        clear_base(workdir)
+        return True
 
     if on_lead(is_there):
         say("base model: already trained, skipping")
         if bucket:
             bucket.send([entry])
         return
+    model = LanguageModel(config.model, corpus.tokenizer.vocab_size)
+    mesh = training_mesh(config.train.data_axis, config.train.model_axis)
+    trainer = base_trainer(model, config, mesh)
+    settings = config.base
+    run = Run("base", "base", {"base": 1.0}, settings.steps, settings.data_seed)
     say(
         f"base model: {model.parameter_count():,} parameters, "
         f"{settings.steps * settings.batch * corpus.length:,} tokens"
@@ -126,7 +117,14 @@ def base(config: Config, workdir: Path) -> None:
         follow(corpus, trainer, lambda: start)
         return
     with leading():
-        builder(start=lambda: start).train([run])
+        PoolBuilder(
+            corpus,
+            trainer,
+            lambda: start,
+            workdir,
+            recipe=_base_recipe(config),
+            bucket=bucket,
+        ).train([run])
         _check_base(read_manifest(entry), config)  # another's, perhaps
 
 
@@ -301,17 +299,15 @@ def verify(workdir: Path) -> None:
     """
     pool = open_pool(workdir)
     problems = pool.problems()
-    count = len(pool.names())
+    entries = counted(len(pool.names()), "entry", "entries")
     if problems:
-        lines = [f"{name}: {what}" for name, what in problems.items()]
+        lines = [f"\n  {name}: {what}" for name, what in problems.items()]
+        folders = [pool.base_entry if n == "base" else pool.entry(n) for n in problems]
         raise DamagedError(
-            f"{len(problems)} of {counted(count + 1, 'entry', 'entries')} damaged:\n  "
-            + "\n  ".join(lines)
-            + "\nDelete the folder of each damaged entry in "
-            f"{workdir}/pool/members (the base model: {workdir}/base) and rerun "
-            "`jaxsim run` to recreate it"
+            f"{len(problems)} of the base model and {entries} damaged:"
+            f"{''.join(lines)}\nWhat to do: {repair(*folders)}"
         )
-    say(f"verify: the base model and {counted(count, 'entry', 'entries')}: intact")
+    say(f"verify: the base model and {entries}: intact")
 
 
 def run(config: Config, workdir: Path, override: bool = False) -> None:

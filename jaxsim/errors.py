@@ -33,9 +33,17 @@ def check_known(what: str, name: str, known: Iterable[str], where: str) -> None:
 
 
 class DamagedError(JaxsimError):
-    """Stored data, a member or a pool does not match its manifest."""
+    """Stored data, a member or a pool does not match its manifest.
+
+    Attributes:
+      what: the message without the advice, for a list that gives it once.
+    """
 
     exit_code = 3
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__(f"{what}; {advice}" if advice else what)
+        self.what = what
 
 
 class Preempted(JaxsimError):

@@ -14,6 +14,7 @@ import platform
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,14 +107,15 @@ def provenance() -> dict[str, Any]:
 class MetricsWriter(contextlib.AbstractContextManager["MetricsWriter"]):
     """Appends one JSON row for each logged step, and flushes it.
 
-    The first row is `header` with schema and provenance. A run that resumes from step
-    `step` cuts later rows; step 0 starts a new file. One process writes.
+    The first row is `header` with schema and provenance, and `check` in each row is the
+    CRC-32 of the rest. A run that resumes from step `step` cuts later rows; step 0
+    starts a new file. One process writes.
 
     Attributes:
       kept: the last row that was kept, or the header.
 
     Raises:
-      DamagedError: a row other than a partly written last one is unreadable.
+      DamagedError: a row other than a partly written last one is unreadable or altered.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any], step: int = 0) -> None:
@@ -231,11 +233,13 @@ def _rows_until(path: Path, step: int) -> list[bytes]:
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
+            if row.pop("check") != _check(row):
+                raise ValueError("its check fails")
             late = number > 1 and row["step"] > step
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedError(
-                f"{path}, line {number}: not a row of metrics; move the file "
-                "away to continue without it"
+                f"{path}, line {number}: not a row of metrics, or altered since; move "
+                "the file away to continue without it"
             ) from error
         if not late:
             kept.append(line + b"\n")
@@ -243,7 +247,13 @@ def _rows_until(path: Path, step: int) -> list[bytes]:
 
 
 def _dump(row: Mapping[str, Any]) -> str:
-    return json.dumps(plain(row), allow_nan=False) + "\n"
+    values = plain(row)
+    return json.dumps(values | {"check": _check(values)}, allow_nan=False) + "\n"
+
+
+def _check(row: Mapping[str, Any]) -> int:
+    """The CRC-32 of the rest of a row."""
+    return zlib.crc32(json.dumps(row, allow_nan=False).encode())
 
 
 def _duration(seconds: float) -> str:

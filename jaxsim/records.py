@@ -10,6 +10,7 @@ do: what is read is checked as strictly as what is computed.
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import math
@@ -73,22 +74,48 @@ def check_tree(workdir: Path) -> None:
 def write(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) -> None:
     """Writes a whole file in one step, or leaves the old one; makes its folder.
 
-    `content` may be a function that writes it to an open file.
+    `content` may be a function that writes it to an open file. A writer locks its part,
+    so the next one can delete parts of killed writers. Where locks do not reach other
+    machines, a part may be deleted while it is written; then it is written again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _delete_parts(path)
+    while not _replaced(path, content):
+        pass
+
+
+def _replaced(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) -> bool:
+    """Writes a part and renames it; false if another writer has deleted it."""
     # A name of its own: two processes may write the same file.
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
     try:
         with part.open("xb") as file:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if callable(content):
                 content(file)
             else:
                 file.write(content if isinstance(content, bytes) else content.encode())
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(part, path)
+                return True
     finally:
         part.unlink(missing_ok=True)
+    return False
+
+
+def _delete_parts(path: Path) -> None:
+    """Deletes the parts of a file that no process has locked."""
+    start = f".{path.name}."
+    for name in os.listdir(path.parent):
+        if name.startswith(start) and len(name) == len(start) + 12:
+            part = path.with_name(name)
+            # Nothing is deleted where there are no locks.
+            with contextlib.suppress(OSError), part.open("r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                part.unlink()
 
 
 def save(path: Path, record: Any) -> None:
@@ -162,7 +189,9 @@ def parse(text: str, kind: type[T], where: Path | str, advice: str) -> T:
         if (version := data.get("version")) != VERSION:
             raise DamagedError(
                 f"{where}: format version {version!r}, and this version of jaxsim "
-                f"reads {VERSION}; use the version that wrote it, or {advice}"
+                f"reads {VERSION}; use the version that wrote it, or make everything "
+                "again with `jaxsim run --config=FILE.py` and another --workdir. If "
+                f"this version wrote it, {advice}"
             )
         if data.get("record") != kind.__name__:
             raise ValueError(f"not a record of kind {kind.__name__}")

@@ -293,6 +293,9 @@ def test_verify_lists_all_damage(workdir, jaxsim):
     assert "3 of 5 entries damaged" in error
     for name in ("base", "solo", "beta,1900-1909"):
         assert f"\n  {name}: " in error
+    folders = ("base", "pool/members/beta,1900-1909", SOLO)
+    assert f"delete {' and '.join(str(workdir / f) for f in folders)} and run" in error
+    assert error.count("jaxsim run") == 1
 
 
 def test_an_override_marks_every_result(workdir, jaxsim):

@@ -53,7 +53,9 @@ def test_rows_are_on_disk_at_once_and_strict(tmp_path: Path) -> None:
     with log.MetricsWriter(path, {}) as writer:
         values = {"loss": np.float32(0.5), "norm": np.nan, "tokens": np.int64(3)}
         writer.write(8, values)
-        assert rows(path)[1] == {"step": 8, "loss": 0.5, "norm": None, "tokens": 3}
+        row = rows(path)[1]
+        assert row.pop("check")
+        assert row == {"step": 8, "loss": 0.5, "norm": None, "tokens": 3}
 
 
 def test_resume_neither_doubles_nor_misses_a_step(tmp_path: Path) -> None:
@@ -95,6 +97,15 @@ def test_a_damaged_row_is_named(tmp_path: Path, line: str) -> None:
     with pytest.raises(DamagedError, match=r"m\.jsonl, line 3: "):
         write(path, 16, step=8)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("part", ['"loss": 1', '"step": 8', '"schema": 1'])
+def test_an_altered_row_is_named(tmp_path: Path, part: str) -> None:
+    path = tmp_path / "m.jsonl"
+    write(path, 8, 16)
+    path.write_text(path.read_text().replace(part, part[:-1] + "7"))
+    with pytest.raises(DamagedError, match=r"m\.jsonl, line [12]: .*altered"):
+        write(path, 24, step=16)
 
 
 def test_a_kill_while_cutting_rows_loses_nothing(

@@ -1,6 +1,7 @@
 """Records: written in one step, read only if intact; and what results rest on."""
 
 import dataclasses
+import fcntl
 import json
 import os
 import signal
@@ -140,7 +141,11 @@ def test_a_journal_believes_no_nan(tmp_path):
         ('{"version": 3, "record": "Sample", "share": 1e999}', "unreadable"),
         ('{"version": 3, "record": "Other"}', "not a record of kind Sample"),
         ('{"format": 2}', "format version None, .* use the version that wrote it, or"),
-        ('{"version": 99}', "format version 99, .* reads 3; use the version that"),
+        (
+            '{"version": 99}',
+            "format version 99, .* reads 3; use the version that wrote it, .* another "
+            "--workdir",
+        ),
         (b"\xff\xfe", "unreadable"),
     ],
 )
@@ -186,8 +191,30 @@ def test_a_kill_before_the_replacement_leaves_the_old_file(path):
     (part,) = (p for p in path.parent.iterdir() if p != path)
     assert part.name.startswith(".") and part.read_text() == "the next one"
     assert list(path.parent.glob("*.json")) == [path]  # no table is called so
-    records.save(path, Sample(count=2))
-    assert load(path).count == 2
+    # A writer that is alive keeps its part.
+    other = path.with_name(f".{path.name}.0123456789ab")
+    with other.open("xb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        records.save(path, Sample(count=2))
+        assert {p.name for p in path.parent.iterdir()} == {path.name, other.name}
+    records.save(path, Sample(count=3))
+    assert load(path).count == 3
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_part_that_is_deleted_meanwhile_is_written_again(path):
+    """By another machine, which the lock does not reach."""
+    asked = []
+
+    def content(file):
+        asked.append(file.name)
+        if len(asked) == 1:
+            os.unlink(file.name)
+        file.write(records.dump(Sample(count=2)).encode())
+
+    records.write(path, content)
+    assert len(asked) == 2 and load(path).count == 2
+    assert list(path.parent.iterdir()) == [path]
 
 
 def search_result(**weights: float) -> SearchResult:
@@ -329,7 +356,7 @@ def test_a_pipe_is_refused_and_what_is_not_ours_is_not_looked_at(tmp_path):
     (workdir / ".venv").symlink_to(tmp_path)
     records.check_tree(tmp_path / "link")
     os.mkfifo(workdir / "config.json")
-    with pytest.raises(DamagedError, match="is no regular file"):
+    with pytest.raises(DamagedError, match=r"config.json: is no regular"):
         records.check_tree(workdir)
     with pytest.raises(DamagedError, match="no regular file"):  # and does not hang
         load(workdir / "config.json")

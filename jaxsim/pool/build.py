@@ -27,6 +27,7 @@ from jaxsim.pool.pool import Pool
 from jaxsim.pool.publish import (
     AlreadyPublished,
     check_links,
+    clear_draft,
     clear_leftovers,
     is_published,
     publish,
@@ -124,6 +125,12 @@ def follow(corpus: Corpus, trainer: Trainer, start: Callable[[], Any]) -> None:
             outcomes = {run.name: one for run, one in zip(runs, trained, strict=True)}
 
 
+def clear_base(workdir: Path) -> None:
+    """Deletes what a launcher left that was killed when it had published the base."""
+    clear_draft(workdir / "base")
+    delete(StatePath(workdir / "state" / "base"))
+
+
 @dataclasses.dataclass
 class PoolBuilder:
     """Trains runs that start from the same parameters, and publishes them."""
@@ -164,6 +171,7 @@ class PoolBuilder:
         A run that another launcher holds is not fetched, but waited for later.
         """
         entry = self._entry(run)
+        clear_draft(entry)
         if (there := is_published(entry)) and not self._state(run).exists():
             return True
         if there or (self.bucket and self.bucket.manifest(entry)):

@@ -7,12 +7,13 @@ leaves and contents first.
 import dataclasses
 import os
 import re
+import shlex
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jaxsim import records
 from jaxsim.checkpoints import load_params
-from jaxsim.errors import DamagedError
+from jaxsim.errors import DamagedError, UserError
 from jaxsim.pool.digests import (
     files_below,
     first_non_finite,
@@ -20,7 +21,7 @@ from jaxsim.pool.digests import (
     params_digest,
     sha256_of_file,
 )
-from jaxsim.train.runs import title
+from jaxsim.train.runs import Run, is_named_right, title
 
 FILE_NAME = "manifest.json"
 ADVICE = "copy the pool again, or delete the entry and train it again"
@@ -65,6 +66,7 @@ def read_manifest(entry: Path) -> Manifest:
 def checked(manifest: Manifest, name: str, path: Path | str) -> Manifest:
     """A manifest from `path`, if it is that of entry `name` and names only its files.
 
+    Its fields must fit each other, too, as a right seal does not make them true.
     Otherwise it is a `DamagedError`.
     """
     if not _ATTEMPT.fullmatch(manifest.attempt):
@@ -77,7 +79,30 @@ def checked(manifest: Manifest, name: str, path: Path | str) -> Manifest:
         raise DamagedError(
             f"{path}: it belongs to {manifest.name!r}, but is in the folder of {name!r}"
         )
+    if problem := _contradiction(manifest):
+        raise DamagedError(f"{path}: {problem}; {ADVICE}")
     return manifest
+
+
+def _contradiction(manifest: Manifest) -> str:
+    """What in a manifest contradicts the rest of it; '' if nothing does."""
+    m = manifest
+    numbers = {"recipe": ("steps", "batch"), "model": ("length",)}
+    try:
+        steps, batch, length = (
+            records.from_plain(int, getattr(m, group).get(key), f"{group}.{key}")
+            for group, keys in numbers.items()
+            for key in keys
+        )
+    except UserError as error:
+        return str(error)
+    if not is_named_right(Run(m.name, m.kind, m.mixture, m.steps, m.data_seed), steps):
+        return "name, kind, mixture, steps and data seed do not fit each other"
+    if m.data_digests.keys() != m.mixture.keys():
+        return "data_digests: not those of the units of its mixture"
+    if m.tokens != m.steps * batch * length:
+        return f"tokens: {m.tokens:,} are not those of {m.steps:,} steps"
+    return "" if m.finite else "finite: is false"
 
 
 def check_inside(path: Path | str, name: str) -> str:
@@ -125,20 +150,31 @@ def load_verified(entry: Path, manifest: Manifest, shapes: Any) -> Any:
 
     Everything is checked: files, shapes, dtypes, values and digest.
     """
-    name = title(manifest.kind, entry.name)
-    if problems := file_problems(entry, manifest) + leaf_problems(manifest, shapes):
-        raise DamagedError(f"{name}: {'; '.join(problems)}")
     try:
-        params = load_params(entry / manifest.attempt, shapes)
+        return _loaded(entry, manifest, shapes)
     except DamagedError as error:
-        raise DamagedError(f"{name}: {error}") from error
+        what = f"{title(manifest.kind, entry.name)}: {error}"
+        raise DamagedError(what, repair(entry)) from error
+
+
+def _loaded(entry: Path, manifest: Manifest, shapes: Any) -> Any:
+    if problems := file_problems(entry, manifest) + leaf_problems(manifest, shapes):
+        raise DamagedError("; ".join(problems))
+    params = load_params(entry / manifest.attempt, shapes)
     if leaf := first_non_finite(params):
-        raise DamagedError(f"{name}: leaf {leaf} holds a value that is not finite")
+        raise DamagedError(f"leaf {leaf} holds a value that is not finite")
     if params_digest(params) != manifest.params_digest:
-        raise DamagedError(
-            f"{name}: its parameters do not have the digest of its manifest"
-        )
+        raise DamagedError("its parameters do not have the digest of its manifest")
     return params
+
+
+def repair(*entries: Path) -> str:
+    """What to do about damaged entries of one workdir."""
+    folders = " and ".join(shlex.quote(str(entry)) for entry in entries)
+    return (
+        f"copy the pool again, or delete {folders} and run `jaxsim run`, which trains "
+        "what is missing"
+    )
 
 
 def leaf_problems(manifest: Manifest, shapes: Any) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 from jaxsim import records
 from jaxsim.config import Config, ModelConfig
 from jaxsim.corpus import Corpus
-from jaxsim.errors import DamagedError, JaxsimError, UserError
+from jaxsim.errors import DamagedError, UserError
 from jaxsim.model import LanguageModel
 from jaxsim.pool.digests import differences
 from jaxsim.pool.manifest import Manifest, load_verified, read_manifest
@@ -106,8 +106,8 @@ class Pool:
                     self.base()
                 else:
                     self.load(read_manifest(self.entry(name)))
-            except JaxsimError as error:
-                found[name] = str(error)
+            except DamagedError as error:
+                found[name] = error.what
         return found
 
 

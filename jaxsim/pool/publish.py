@@ -8,6 +8,7 @@ attempt removes this file first, and nothing is published without it. So even on
 a file system without locks no manifest names a deleted attempt.
 """
 
+import contextlib
 import errno
 import os
 import shutil
@@ -38,14 +39,14 @@ def is_published(entry: Path) -> bool:
 def check_links(folder: Path) -> None:
     """Raises a `JaxsimError` if the file system has no hard links to publish with."""
     folder.mkdir(parents=True, exist_ok=True)
-    # Both stay, under the same names: a kill leaves nothing else.
+    # Names that stay the same, so a kill leaves nothing that the next check does not
+    # delete. Another launcher may use them at the same time.
     file, link = folder / ".file", folder / ".link"
     file.touch()
-    link.unlink(missing_ok=True)
     try:
         os.link(file, link)
-    except FileExistsError:
-        pass  # another launcher was faster
+    except (FileExistsError, FileNotFoundError):
+        return  # the other one finds out
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
@@ -53,6 +54,9 @@ def check_links(folder: Path) -> None:
             f"{folder}: this file system has no hard links ({error.strerror}), "
             "which manifests need; use a --workdir on another one"
         ) from error
+    finally:
+        file.unlink(missing_ok=True)
+        link.unlink(missing_ok=True)
 
 
 def save_attempt(entry: Path, params: Any) -> tuple[str, dict[str, Any]]:
@@ -141,6 +145,14 @@ def clear_leftovers(entry: Path) -> None:
         if path.name != admitted:
             # It may vanish meanwhile: the loser deletes its own attempt.
             shutil.rmtree(path, ignore_errors=True)
+
+
+def clear_draft(entry: Path) -> None:
+    """Deletes a draft that was published by a launcher that was killed right then."""
+    for draft in entry.glob(".attempt-*.json"):
+        with contextlib.suppress(OSError):
+            if draft.samefile(entry / FILE_NAME):
+                draft.unlink()
 
 
 def _draft(entry: Path, attempt: str) -> Path:

@@ -16,7 +16,7 @@ from jaxsim.log import say
 from jaxsim.mesh import parameter_shardings, scoring_mesh
 from jaxsim.model import LanguageModel
 from jaxsim.pool import Pool
-from jaxsim.pool.manifest import Manifest, load_verified
+from jaxsim.pool.manifest import Manifest, load_verified, repair
 from jaxsim.scoring.layout import held_deltas
 from jaxsim.scoring.program import BFLOAT16_BITS, MEMBER_AXIS, to_bfloat16_bits
 from jaxsim.scoring.table import Mixtures
@@ -141,8 +141,8 @@ def load_stack(
                 yield load_verified(pool.entry(name), manifest, pool.model.shapes())
             except DamagedError as error:
                 if not override:
-                    raise
-                notes.append(str(error))
+                    raise DamagedError(f"{error}; --override leaves it out") from error
+                notes.append(error.what)
                 damaged.add(name)
                 yield base
 
@@ -185,7 +185,8 @@ def check_entry(
             f"{'; '.join(problems)}"
         )
         if not override:
-            raise DamagedError(line)
+            advice = f"{repair(pool.entry(manifest.name))}; --override admits it"
+            raise DamagedError(line, advice)
         notes.append(line)
 
 

@@ -49,8 +49,11 @@ def reference_run(
     mixture: Mapping[str, float], recipe: RecipeConfig, token_multiplier: float = 1.0
 ) -> Run:
     """A reference run; its name is a digest of its mixture and steps."""
+    return _reference(mixture, max(1, round(recipe.steps * token_multiplier)))
+
+
+def _reference(mixture: Mapping[str, float], steps: int) -> Run:
     weights = {name: float(w) for name, w in mixture.items() if w > 0}
-    steps = max(1, round(recipe.steps * token_multiplier))
     text = json.dumps([sorted(weights.items()), steps])
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
     name = Labels.REFERENCE.format(int(digest, 16))
@@ -65,6 +68,20 @@ def replicate_of(run: Run, data_seed: int = 1) -> Run:
         kind="replicate",
         data_seed=data_seed,
     )
+
+
+def is_named_right(run: Run, member_steps: int) -> bool:
+    """Whether name and kind of a run are those that follow from what it trains on.
+
+    `member_steps` are the steps of a member of the same recipe.
+    """
+    if "base" in (run.kind, run.name):
+        return run.kind == run.name
+    runs = [Run(unit, "member", {unit: 1.0}, member_steps) for unit in run.mixture]
+    runs.append(_reference(run.mixture, run.steps))
+    if run.kind == "replicate":
+        runs = [replicate_of(one, max(1, run.data_seed)) for one in runs]
+    return run in runs
 
 
 def title(kind: str, name: str) -> str:

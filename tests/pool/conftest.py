@@ -86,7 +86,7 @@ def built(tmp_path_factory, quick_to_compile) -> Project:
         trainer,
         lambda: tiny.start_of(model),
         project.workdir,
-        recipe=dataclasses.asdict(config.base),
+        recipe=dataclasses.asdict(config.base) | {"batch": config.recipe.batch},
     ).train([Run("base", "base", {"base": 1.0}, 1)])
     project.train("a", "b")
     return project

@@ -13,7 +13,7 @@ from jaxsim.corpus import prepare
 from jaxsim.errors import JaxsimError, Preempted, UserError
 from jaxsim.pool.build import train_missing
 from jaxsim.pool.digests import params_digest
-from jaxsim.train import Run, member_run, replicate_of
+from jaxsim.train import member_run, reference_run, replicate_of
 
 from .launched import terminate_at
 
@@ -64,11 +64,11 @@ def test_a_manifest_records_the_data_of_its_run(project):
 
 def test_changed_text_is_refused_also_for_reference_runs(project):
     corpus = project.corpus
-    run = Run("reference-x", "reference", {"a": 0.5, "b": 0.5}, 2)
+    run = reference_run({"a": 0.5, "b": 0.5}, project.config.recipe)
     train_missing([run], project.pool, corpus, project.trainer)
     changed = dataclasses.replace(corpus.units["b"], digest="0" * 64)
     corpus.units["b"] = changed
-    with pytest.raises(UserError, match=r"reference-x.*other text: data_digests.b"):
+    with pytest.raises(UserError, match=r"reference-.*other text: data_digests.b"):
         train_missing([run], project.pool, corpus, project.trainer)
 
 
@@ -77,7 +77,9 @@ def test_a_partition_cannot_pass_for_a_replicate(project):
     replicate = replicate_of(member_run("a", project.config.recipe))
     pool = project.pool
     entry = pool.entry("a").rename(pool.entry(replicate.name))
-    sealing.edit(entry / "manifest.json", lambda d: d.update(name=replicate.name))
+    own = {key: {replicate.name: 1.0} for key in ("mixture", "epochs")}
+    own |= {"name": replicate.name, "data_digests": {replicate.name: ""}}
+    sealing.edit(entry / "manifest.json", lambda d: d.update(own))
     with pytest.raises(UserError, match=r"kind: expected replicate, found mem"):
         train_missing([replicate], pool, project.corpus, project.trainer)
 

@@ -128,6 +128,7 @@ def written(text: str) -> Callable[[Path], None]:
     return lambda entry: (entry / "manifest.json").write_text(text) and None
 
 
+UNFIT = r"name, kind, mixture, steps and data seed do not fit each other"
 DAMAGE = [
     (flip_bit, r"SHA-256 differs"),
     (truncate, r"bytes instead of"),
@@ -144,6 +145,21 @@ DAMAGE = [
     (edit(tokenizer_digest="0" * 64), r"tokenizer_digest: expected"),
     (edit(recipe__learning_rate=1.0), r"recipe.learning_rate: expected 0.003"),
     (edit(model__norm="layer"), r"model.norm: expected rms, found layer"),
+    # F11: forgeries with a right seal, of which none was noticed.
+    (edit(data_seed=1), UNFIT),
+    (edit(steps=1), UNFIT),
+    (edit(steps=1, recipe__steps=1, tokens=768), r"recipe.steps: expected 2, found 1"),
+    (edit(kind="reference"), UNFIT),
+    (edit(kind="replicate"), UNFIT),
+    (edit(kind="base"), UNFIT),
+    (edit(mixture={"a": 0.5, "b": 0.5}), UNFIT),
+    (edit(mixture={"b": 1.0}), UNFIT),
+    (edit(mixture={}), UNFIT),
+    (edit(data_digests={}), r"data_digests: not those of the units"),
+    (edit(data_digests__b="0" * 64), r"data_digests: not those of the units"),
+    (edit(tokens=1), r"tokens: 1 are not those of 2 steps"),
+    (edit(model__length="x"), r"model.length: must be int"),
+    (edit(finite=False), r"finite: is false"),
     (edit(leaves__embedding=[[8, 16], "float32"]), r"leaf embedding is"),
     (edit(leaves__embedding=[[264, 16], "bfloat16"]), r"leaf embedding is"),
     (edit(leaves__more=[[1], "float32"]), r"leaf more is"),

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import threading
 import time
 
@@ -176,9 +177,13 @@ def test_a_run_that_was_published_meanwhile_is_reported_and_dropped(
         outcomes = train(*args)
         entry = grouped.pool.entry(runs[1].name)
         other = grouped.pool.entry("a")
-        manifest = dataclasses.replace(read_manifest(other), name=entry.name)
-        entry.mkdir(parents=True, exist_ok=True)
-        (entry / manifest.attempt).symlink_to(other / manifest.attempt)
+        manifest = dataclasses.replace(
+            read_manifest(other),
+            **{key: getattr(runs[1], key) for key in ("name", "kind", "data_seed")},
+            mixture=dict(runs[1].mixture),
+            data_digests={u: grouped.corpus.unit(u).digest for u in runs[1].mixture},
+        )
+        shutil.copytree(other / manifest.attempt, entry / manifest.attempt)
         (entry / "manifest.json").write_text(records.dump(manifest))
         return outcomes
 

@@ -189,8 +189,41 @@ def test_a_file_system_without_hard_links_is_refused(project, monkeypatch):
     with pytest.raises(JaxsimError, match=r"locks: .*no hard links"):
         project.train("c")
     assert not project.pool.entry("c").exists()
-    locks = project.workdir / "state" / ".locks"
-    assert [path for path in locks.iterdir() if path.is_dir()] == []
+    assert not list((project.workdir / "state" / ".locks").glob(".*"))
+
+
+@pytest.mark.parametrize("call", ["link", "unlink"])
+def test_a_kill_while_links_are_tried_leaves_nothing_in_the_end(
+    tmp_path, monkeypatch, call
+):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        if call == "link":
+            patch.setattr(publishing.os, "link", killed)
+        with pytest.raises(KeyboardInterrupt):
+            publishing.check_links(tmp_path)
+    assert list(tmp_path.iterdir())
+    publishing.check_links(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_kill_right_after_the_link_leaves_nothing_in_the_end(project):
+    pool = project.pool
+    for entry in (pool.entry("a"), pool.base_entry):
+        os.link(
+            entry / "manifest.json", entry / f".{read_manifest(entry).attempt}.json"
+        )
+    (project.workdir / "state" / "base").mkdir()
+    project.train("a")
+    build.clear_base(project.workdir)
+    for entry in (pool.entry("a"), pool.base_entry):
+        assert sorted(path.name for path in entry.iterdir()) == [
+            read_manifest(entry).attempt, "manifest.json",
+        ]  # fmt: skip
+    assert not (project.workdir / "state" / "base").exists()
 
 
 def _full(*_, **__):

@@ -441,8 +441,8 @@ def test_what_is_gone_leaves_the_report_but_not_the_users_files(complete):
 
 
 def test_cost_adds_up(complete):
-    add_reference(complete, "reference-0", tokens=256)
-    add_reference(complete, "reference-1", tokens=768)
+    add_reference(complete, tokens=256)
+    add_reference(complete, tokens=768)
     _, summary = report_of(complete)
     cost = {line["what"]: line for line in summary["cost"]}
     assert cost["members"]["tokens"] == 3 * 256
@@ -455,7 +455,7 @@ def test_cost_adds_up(complete):
 
 
 def test_the_token_multiplier_is_read_from_the_reference_runs(complete):
-    add_reference(complete, "reference-0", tokens=512)
+    add_reference(complete, tokens=512)
     page, _ = report_of(complete)
     assert "reference runs at token multiplier 2 only" in page.text
     assert "token multiplier 2 only" in last_lines(complete)[-1]

@@ -42,7 +42,7 @@ from jaxsim.scoring.table import (
 )
 from jaxsim.search.result import SearchResult, save_search
 from jaxsim.search.ties import AFTER_RUNS, BEFORE_RUNS
-from jaxsim.train import Run
+from jaxsim.train import Run, member_run, reference_run
 from jaxsim.validation.diagnostics import Diagnostics
 from jaxsim.validation.measured import PredictionTable, TrainedChoice, pool_losses
 from jaxsim.validation.runs import mixture_table
@@ -97,14 +97,16 @@ def make_workdir(folder: Path) -> Path:
     save_config(conf, workdir / "config.json")
     model = LanguageModel(conf.model, corpus.tokenizer.vocab_size)
     base = jax.tree.map(np.asarray, model.init(jax.random.key(0)))
-    _publish(workdir / "base", "base", base, corpus, conf, "")
+    run = Run("base", "base", {"base": 1.0}, 4)
+    recipe = dataclasses.asdict(conf.base) | {"batch": 2}
+    _publish(workdir / "base", run, base, corpus, conf, "", recipe)
     pool = create_pool(workdir, conf, corpus)
     for name, drift in DRIFT.items():
         # Every leaf moves by the same share, so the drift is known.
         share = np.float32(1 + drift)
         moved = jax.tree.map(lambda leaf, share=share: leaf * share, base)
         _publish(
-            pool.entry(name), "member", moved, corpus, conf,
+            pool.entry(name), member_run(name, conf.recipe), moved, corpus, conf,
             pool.identity["base_digest"], pool.identity["recipe"],
         )  # fmt: skip
     ScoreStore(workdir).save(current(workdir, reference_scores(gather(corpus))))
@@ -368,15 +370,16 @@ def add_chosen(workdir: Path, found: SearchResult) -> TrainedChoice:
     return chosen
 
 
-def add_reference(workdir: Path, name: str, tokens: int) -> None:
-    """Publishes a reference run that saw so many tokens."""
+def add_reference(workdir: Path, tokens: int) -> None:
+    """Publishes a reference run that saw so many tokens; a member saw 256."""
     corpus = open_corpus(workdir)
     pool = open_pool(workdir)
     _, base = pool.base()
     conf = config_of(workdir)
+    run = reference_run({MEMBERS[0]: 1.0}, conf.recipe, tokens / 256)
     _publish(
-        pool.entry(name), "reference", base, corpus, conf,
-        pool.identity["base_digest"], pool.identity["recipe"], tokens,
+        pool.entry(run.name), run, base, corpus, conf,
+        pool.identity["base_digest"], pool.identity["recipe"],
     )  # fmt: skip
 
 
@@ -404,15 +407,13 @@ def _row(name: str, kind: str, weights: dict[int, float], place: int) -> dict:
     }
 
 
-def _publish(
-    entry, kind, params, corpus, conf, base_digest, recipe=None, tokens=0
-) -> None:
+def _publish(entry, run, params, corpus, conf, base_digest, recipe) -> None:
     attempt, files = save_attempt(entry, params)
     publish(
         entry,
         Manifest(
             name=entry.name,
-            kind=kind,
+            kind=run.kind,
             attempt=attempt,
             params_digest=params_digest(params),
             files=files,
@@ -423,13 +424,13 @@ def _publish(
             finite=True,
             base_digest=base_digest,
             tokenizer_digest=corpus.tokenizer_digest,
-            data_digests={},
-            recipe=recipe or dataclasses.asdict(conf.base),
+            data_digests={unit: corpus.unit(unit).digest for unit in run.mixture},
+            recipe=recipe,
             model=dataclasses.asdict(conf.model),
-            mixture={entry.name: 1.0},
-            steps=4,
-            data_seed=0,
-            tokens=tokens or 256,
+            mixture=dict(run.mixture),
+            steps=run.steps,
+            data_seed=run.data_seed,
+            tokens=run.steps * 2 * conf.model.length,
             unique_tokens=256,
             epochs={entry.name: 1.5},
             final_loss=2.0,

@@ -142,7 +142,8 @@ def test_a_changed_member_is_scored_again(workdir, config, scorer):
     shutil.copytree(folder / alpha, folder / beta)
     manifest = folder / beta / "manifest.json"
     digests = {beta: scorer.corpus.unit(beta).digest}
-    sealing.edit(manifest, lambda d: d.update(name=beta, data_digests=digests))
+    own = {"name": beta, "mixture": {beta: 1.0}, "data_digests": digests}
+    sealing.edit(manifest, lambda d: d.update(own))
 
     new = Scorer(workdir, config.score)
     with pytest.raises(UserError, match=f"another pool: member '{beta}' has changed"):
