@@ -11,16 +11,16 @@ from typing import Any
 
 from jaxsim import corpus as corpora
 from jaxsim import records
-from jaxsim.config import Config, save_config
-from jaxsim.corpus import Corpus, open_corpus
+from jaxsim.config import Config, CorpusConfig, save_config
+from jaxsim.corpus import Corpus, open_corpus, store
 from jaxsim.corpus.store import CorpusRecord
 from jaxsim.distributed import is_lead, leading, on_lead
-from jaxsim.errors import DamagedError, UserError
+from jaxsim.errors import DamagedError, JaxsimError, UserError
 from jaxsim.log import say
 from jaxsim.mesh import training_mesh
 from jaxsim.model import LanguageModel
 from jaxsim.plan import show_plan, sizes_of
-from jaxsim.pool import Manifest, Pool, create_pool, open_pool
+from jaxsim.pool import Manifest, Pool, check_config, create_pool, open_pool
 from jaxsim.pool.bucket import open_bucket
 from jaxsim.pool.build import PoolBuilder, follow, train_missing
 from jaxsim.pool.digests import differences
@@ -75,11 +75,8 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
         return corpora.prepare(config, workdir, refreeze)
 
     prepared = bucket.prepare(make, refreeze) if bucket else make()
-    if not refreeze and is_published(workdir / "base"):
-        # A config that the pool refuses must not be saved in the workdir.
-        _check_base(read_manifest(workdir / "base"), config)
-        if (workdir / "pool" / "pool.json").exists():
-            _pool(config, workdir, prepared)
+    if not refreeze:  # what the pool refuses must not be saved in the workdir
+        _check(config, workdir)
     save_config(config, workdir / "config.json")
     return prepared
 
@@ -89,13 +86,13 @@ def base(config: Config, workdir: Path) -> None:
     bucket = open_bucket(config.bucket, workdir)
     if bucket:
         bucket.share_corpus()
-    corpus = _corpus(workdir)
+    corpus = _corpus(config, workdir)
     entry = workdir / "base"
 
     def is_there() -> bool:
         if not (is_published(entry) or (bucket and bucket.shares(entry))):
             return False
-        _check_base(read_manifest(entry), config)
+        _check(config, workdir)
         return True
 
     if on_lead(is_there):
@@ -125,7 +122,7 @@ def base(config: Config, workdir: Path) -> None:
             recipe=_base_recipe(config),
             bucket=bucket,
         ).train([run])
-        _check_base(read_manifest(entry), config)  # another's, perhaps
+        _check(config, workdir)  # it may be another's
 
 
 def train(
@@ -139,12 +136,12 @@ def train(
     if bucket:
         bucket.share_corpus()
         bucket.shares(workdir / "base")
-    corpus = _corpus(workdir)
+    corpus = _corpus(config, workdir)
     pool = _pool(config, workdir, corpus)
     runs = [member_run(name, config.recipe) for name in corpus.units]
     if shard is not None:
         runs = runs[shard[0] :: shard[1]]
-    trainer = trainer or _trainer(config, workdir)
+    trainer = trainer or _trainer(config, pool)
     train_missing(runs, pool, corpus, trainer, bucket)
     if is_lead():
         show.show(tables.members(pool.manifests("member")))
@@ -190,6 +187,7 @@ def validate(
     does not change the measured agreement.
     """
     scorer = scorer or _scorer(config, workdir, override)
+    scorer.check_complete()
     if mixtures is not None:
         if runs is not None:
             raise UserError("--runs and --mixtures: give one of them")
@@ -211,7 +209,7 @@ def validate(
     if given is not None:
         validation = validate_external(scorer, given)
     else:
-        trainer = trainer or _trainer(config, workdir)
+        trainer = trainer or _trainer(config, scorer.pool)
         bucket = open_bucket(config.bucket, workdir)
         validation = validate_trained(config, scorer, trainer, bucket)
         expected = min(config.validate.member_replicates, len(scorer.members))
@@ -235,7 +233,8 @@ def search(
     scorer: Scorer | None = None,
 ) -> None:
     """Searches for the best mixture and all mixtures that tie with it."""
-    scorer = scorer or Scorer(workdir, config.score, override)
+    scorer = scorer or _scorer(config, workdir, override, fetch=False)
+    scorer.check_complete()
     settings = config.search
     if min_effect is not None:
         settings = dataclasses.replace(settings, min_effect=min_effect)
@@ -271,6 +270,7 @@ def search(
 
 def report(config: Config, workdir: Path) -> Path:
     """Writes the HTML report, figures and tables from the results on disk."""
+    _say_misfit("report: of what is on disk, not of this config", config, workdir)
     path = write_report(config, workdir)
     say(f"report: {path}")
     return path
@@ -284,6 +284,8 @@ def plan(
     utilization: float | None = None,
 ) -> None:
     """Compiles training and scoring, also for hardware that is not attached."""
+    if workdir is not None:
+        _say_misfit("plan: of this config, not of the workdir", config, workdir)
     sizes = sizes_of(config, workdir, members)
     show_plan(config, sizes, topology, utilization or 0.4)
 
@@ -315,7 +317,7 @@ def run(config: Config, workdir: Path, override: bool = False) -> None:
     # A misspelled domain should not be found after all training.
     target_weights(config.search, gather(corpus))
     base(config, workdir)
-    trainer = _trainer(config, workdir)
+    trainer = _trainer(config, _pool(config, workdir, corpus))
     train(config, workdir, trainer=trainer)
     scorer = Scorer(workdir, config.score, override)
     score(config, workdir, scorer=scorer)
@@ -325,37 +327,91 @@ def run(config: Config, workdir: Path, override: bool = False) -> None:
     report(config, workdir)
 
 
-def _scorer(config: Config, workdir: Path, override: bool) -> Scorer:
-    """A scorer of the pool, including the members in the bucket."""
-    if bucket := open_bucket(config.bucket, workdir):
+def _scorer(
+    config: Config, workdir: Path, override: bool, fetch: bool = True
+) -> Scorer:
+    """A scorer of the pool; `fetch`: including the members in the bucket."""
+    if fetch and (bucket := open_bucket(config.bucket, workdir)):
         bucket.share_corpus()
         bucket.fetch_pool()
+    _check(config, workdir)
     return Scorer(workdir, config.score, override)
 
 
-def _trainer(config: Config, workdir: Path) -> Trainer:
+def _trainer(config: Config, pool: Pool) -> Trainer:
     """The trainer of the recipe; it compiles when it first trains."""
-    pool = _pool(config, workdir, _corpus(workdir))
     mesh = training_mesh(config.train.data_axis, config.train.model_axis)
     return recipe_trainer(pool.model, config, mesh)
 
 
-def _corpus(workdir: Path) -> Corpus:
+def _corpus(config: Config, workdir: Path) -> Corpus:
     """The corpus as process 0 sees it; its digests check what others read."""
-    record = on_lead(lambda: records.plain(open_corpus(workdir).record))
-    return Corpus(workdir, records.from_plain(CorpusRecord, record, "corpus.json"))
+
+    def checked() -> dict[str, Any]:
+        _check(config, workdir)
+        return dict(records.plain(open_corpus(workdir).record))
+
+    record = records.from_plain(CorpusRecord, on_lead(checked), "corpus.json")
+    return Corpus(workdir, record)
 
 
 def _pool(config: Config, workdir: Path, corpus: Corpus) -> Pool:
     """The pool that process 0 opens or creates."""
 
     def identity() -> dict[str, Any]:
-        if is_published(workdir / "base"):
-            _check_base(read_manifest(workdir / "base"), config)
         return create_pool(workdir, config, corpus).identity
 
     model = LanguageModel(config.model, corpus.tokenizer.vocab_size)
     return Pool(workdir, model, on_lead(identity))
+
+
+def _check(config: Config, workdir: Path) -> None:
+    """Refuses a config that what is in the workdir was not made with.
+
+    Every command that takes a config calls it. `config.train` and the keys that a
+    command reads itself may differ, see docs/decisions.md.
+
+    Raises:
+      UserError: names the keys of corpus, base model, recipe or model that differ.
+    """
+    if (path := store.path_of(workdir)).exists():
+        record = records.load(path, CorpusRecord, store.ADVICE)
+        _check_corpus(record.config, config, workdir)
+    if is_published(workdir / "base"):
+        _check_base(read_manifest(workdir / "base"), config)
+    if (workdir / "pool" / "pool.json").exists():
+        check_config(open_pool(workdir), config)
+
+
+def _say_misfit(what: str, config: Config, workdir: Path) -> None:
+    """Says what `_check` refuses, for commands that do not depend on it."""
+    try:
+        _check(config, workdir)
+    except JaxsimError as error:
+        say(f"{what}: {error}")
+
+
+def _check_corpus(made_from: CorpusConfig, config: Config, workdir: Path) -> None:
+    """Refuses a config that asks for a different corpus."""
+    was, asked = records.plain(made_from), records.plain(config.corpus)
+    paths = [
+        (f"{kind}.{name}", was[kind].get(name, source), source)
+        for kind in ("partitions", "domains", "base_text")
+        for name, source in asked[kind].items()
+    ]
+    for key, then, now in [*paths, ("tokenizer", was["tokenizer"], asked["tokenizer"])]:
+        # The corpus may come from a machine with other folders.
+        if then["path"] != now["path"] and not Path(now["path"]).exists():
+            say(
+                f"config.corpus.{key}.path={now['path']!r} is not on this machine; "
+                f"the corpus was made from {then['path']!r}"
+            )
+            now["path"] = then["path"]
+    if lines := differences(was, asked, "config.corpus."):
+        raise UserError(
+            f"the corpus in {workdir} was made with other values: {'; '.join(lines)}. "
+            "Run `jaxsim prepare` with this config, or restore them"
+        )
 
 
 def _base_recipe(config: Config) -> dict[str, Any]:
@@ -411,7 +467,7 @@ def _validate_chosen(
         scorer,
         runs,
         runs,
-        trainer or _trainer(config, workdir),
+        trainer or _trainer(config, scorer.pool),
         open_bucket(config.bucket, workdir),
     )
     trained = scorer.score_entries(CHOSEN, names, "test")

@@ -131,12 +131,11 @@ def create_pool(workdir: Path, config: Config, corpus: Corpus) -> Pool:
     )
     path = workdir / "pool" / "pool.json"
     if path.exists():
-        pair = map(_by_key, (open_pool(workdir).identity, record.identity()))
-        if lines := differences(*pair):
+        check_config(pool := open_pool(workdir), config)
+        if lines := differences(pool.identity, record.identity()):
             raise UserError(
-                f"{workdir} holds a pool that this config cannot continue: "
-                f"{'; '.join(lines)}. Restore those values, or use another "
-                "--workdir"
+                f"{workdir} holds a pool of another base model or corpus: "
+                f"{'; '.join(lines)}. Use another --workdir"
             )
     elif recipe.steps * recipe.batch * length != budget:
         raise UserError(
@@ -150,12 +149,23 @@ def create_pool(workdir: Path, config: Config, corpus: Corpus) -> Pool:
     return open_pool(workdir)
 
 
-def _by_key(identity: dict[str, Any]) -> dict[str, Any]:
-    """What all entries share, by config key where there is one."""
-    recipe = dict(identity["recipe"])
-    facts = {key: value for key, value in identity.items() if key.endswith("_digest")}
-    facts["unit_tokens"] = recipe.pop("unit_tokens", None)
-    return facts | {"config": {"model": identity["model"], "recipe": recipe}}
+def check_config(pool: Pool, config: Config) -> None:
+    """Refuses a config with another recipe or model than the pool's.
+
+    Raises:
+      UserError: names the keys that differ.
+    """
+    recipe = dict(pool.identity["recipe"])
+    recipe.pop("unit_tokens", None)  # follows from the corpus
+    asked = {
+        key: dataclasses.asdict(getattr(config, key)) for key in ("recipe", "model")
+    }
+    found = {"recipe": recipe, "model": pool.identity["model"]}
+    if lines := differences(found, asked, "config."):
+        raise UserError(
+            f"{pool.workdir} holds a pool that this config cannot continue: "
+            f"{'; '.join(lines)}. Restore those values, or use another --workdir"
+        )
 
 
 def open_pool(workdir: Path) -> Pool:

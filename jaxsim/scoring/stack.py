@@ -142,14 +142,14 @@ def load_stack(
             except DamagedError as error:
                 if not override:
                     raise
-                notes.append(str(error))
+                notes.append(f"OVERRIDE: {error}")
                 damaged.add(name)
                 yield base
 
     deltas = held_deltas(config, pool.model, len(names), mesh)
     delta_C = stacked(base, entries(), len(names), deltas)
     for note in notes:
-        say(f"OVERRIDE: {note}")
+        say(note)
     return StackedPool(
         names=tuple(names),
         digests=tuple(manifest.params_digest for manifest in manifests),
@@ -186,7 +186,7 @@ def check_entry(
         )
         if not override:
             raise DamagedError(line)
-        notes.append(line)
+        notes.append(f"OVERRIDE: {line}")
 
 
 def stacked(
