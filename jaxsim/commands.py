@@ -4,14 +4,14 @@ Each can be killed and called again: it does what is missing on disk.
 """
 
 import dataclasses
+import functools
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxsim import corpus as corpora
 from jaxsim import records
-from jaxsim.config import Config, CorpusConfig, save_config
+from jaxsim.config import Config, save_config
 from jaxsim.corpus import Corpus, open_corpus, store
 from jaxsim.corpus.store import CorpusRecord
 from jaxsim.distributed import is_lead, leading, on_lead
@@ -20,7 +20,7 @@ from jaxsim.log import say
 from jaxsim.mesh import training_mesh
 from jaxsim.model import LanguageModel
 from jaxsim.plan import show_plan, sizes_of
-from jaxsim.pool import Manifest, Pool, check_config, create_pool, open_pool
+from jaxsim.pool import Pool, create_pool, open_pool
 from jaxsim.pool.bucket import open_bucket
 from jaxsim.pool.build import PoolBuilder, follow, train_missing
 from jaxsim.pool.digests import differences
@@ -109,18 +109,14 @@ def base(config: Config, workdir: Path) -> None:
         f"base model: {model.parameter_count():,} parameters, "
         f"{settings.steps * settings.batch * corpus.length:,} tokens"
     )
-    start = trainer.fresh_params(config.base.seed)
+    # Made when it is needed: first comes a look at the room on the disk.
+    start = functools.cache(lambda: trainer.fresh_params(settings.seed))
     if not is_lead():
-        follow(corpus, trainer, lambda: start)
+        follow(corpus, trainer, start)
         return
     with leading():
         PoolBuilder(
-            corpus,
-            trainer,
-            lambda: start,
-            workdir,
-            recipe=_base_recipe(config),
-            bucket=bucket,
+            corpus, trainer, start, workdir, recipe=_base_recipe(config), bucket=bucket
         ).train([run])
         _check(config, workdir)  # it may be another's
 
@@ -366,21 +362,44 @@ def _pool(config: Config, workdir: Path, corpus: Corpus) -> Pool:
 
 
 def _check(config: Config, workdir: Path) -> None:
-    """Refuses a config that what is in the workdir was not made with.
+    """Refuses a config that asks for another corpus or pool than the workdir has.
 
-    Every command that takes a config calls it. `config.train` and the keys that a
-    command reads itself may differ, see docs/decisions.md.
+    Every command that takes a config calls it.
 
     Raises:
-      UserError: names the keys of corpus, base model, recipe or model that differ.
+      UserError: names the keys that differ.
     """
+    asked, was = records.plain(config), dict[str, Any]()
     if (path := store.path_of(workdir)).exists():
         record = records.load(path, CorpusRecord, store.ADVICE)
-        _check_corpus(record.config, config, workdir)
+        was["corpus"] = records.plain(record.config)
+        _adopt_paths(was["corpus"], asked["corpus"])
     if is_published(workdir / "base"):
-        _check_base(read_manifest(workdir / "base"), config)
+        made = read_manifest(workdir / "base")
+        was["base"] = {key: made.recipe.get(key) for key in asked["base"]}
+        was["recipe"] = {key: made.recipe.get(key) for key in _SHARED}
+        was["model"] = made.model
     if (workdir / "pool" / "pool.json").exists():
-        check_config(open_pool(workdir), config)
+        shared = open_pool(workdir).identity
+        was |= {"recipe": shared["recipe"], "model": shared["model"]}
+        was["recipe"].pop("unit_tokens", None)  # follows from the corpus
+    asked = {g: {key: asked[g].get(key) for key in part} for g, part in was.items()}
+    if lines := differences(was, asked, "config."):
+        raise UserError(
+            f"{workdir} was made with other values: {'; '.join(lines)}. Restore them, "
+            "or use another --workdir; to change the corpus, run `jaxsim prepare` first"
+        )
+
+
+def _adopt_paths(was: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Replaces paths that are not on this machine: another one made the corpus."""
+    for key in was.keys() & asked.keys():
+        then, now = was[key], asked[key]
+        if isinstance(then, dict):
+            _adopt_paths(then, now)
+        elif key == "path" and then != now and not Path(now).exists():
+            say(f"{now} is not on this machine; the corpus was made from {then}")
+            asked[key] = then
 
 
 def _say_misfit(what: str, config: Config, workdir: Path) -> None:
@@ -391,58 +410,11 @@ def _say_misfit(what: str, config: Config, workdir: Path) -> None:
         say(f"{what}: {error}")
 
 
-def _check_corpus(made_from: CorpusConfig, config: Config, workdir: Path) -> None:
-    """Refuses a config that asks for a different corpus."""
-    was, asked = records.plain(made_from), records.plain(config.corpus)
-    paths = [
-        (f"{kind}.{name}", was[kind].get(name, source), source)
-        for kind in ("partitions", "domains", "base_text")
-        for name, source in asked[kind].items()
-    ]
-    for key, then, now in [*paths, ("tokenizer", was["tokenizer"], asked["tokenizer"])]:
-        # The corpus may come from a machine with other folders.
-        if then["path"] != now["path"] and not Path(now["path"]).exists():
-            say(
-                f"config.corpus.{key}.path={now['path']!r} is not on this machine; "
-                f"the corpus was made from {then['path']!r}"
-            )
-            now["path"] = then["path"]
-    if lines := differences(was, asked, "config.corpus."):
-        raise UserError(
-            f"the corpus in {workdir} was made with other values: {'; '.join(lines)}. "
-            "Run `jaxsim prepare` with this config, or restore them"
-        )
-
-
 def _base_recipe(config: Config) -> dict[str, Any]:
     """The settings that the base model depends on, besides text and model."""
     return dataclasses.asdict(config.base) | {
         name: getattr(config.recipe, name) for name in _SHARED
     }
-
-
-def _check_base(manifest: Manifest, config: Config) -> None:
-    """Refuses a config that asks for a different base model.
-
-    Raises:
-      UserError: names the values that differ.
-    """
-
-    def by_key(recipe: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
-        shared = {key: recipe.get(key) for key in _SHARED}
-        own = {key: value for key, value in recipe.items() if key not in shared}
-        return {"base": own, "recipe": shared, "model": model}
-
-    lines = differences(
-        by_key(manifest.recipe, manifest.model),
-        by_key(_base_recipe(config), dataclasses.asdict(config.model)),
-        "config.",
-    )
-    if lines:
-        raise UserError(
-            f"the base model was trained with other values: {'; '.join(lines)}. "
-            "Restore them, or use another --workdir"
-        )
 
 
 def _validate_chosen(

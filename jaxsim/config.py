@@ -29,7 +29,6 @@ _READERS = ("sotu", "jsonl", "text")
 _SHARE = "a share between 0 and 1"
 # Numbers beyond these are mistakes; programs, arrays or loops could not hold them.
 _MOST, _MOST_TOKENS = 1e9, 1e18
-_MOST_ROWS = 10**8  # of a run: its order is held in memory
 
 
 def checked(default: T, holds: Callable[[T], bool], must_be: str) -> T:
@@ -357,14 +356,6 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
             "recipe.decay",
             f"0, or two of config.recipe.steps={recipe.steps} at least: the first of "
             "them has the full rate",
-        ),
-        *(
-            (
-                run.steps * run.batch <= _MOST_ROWS,
-                f"{group}.steps",
-                f"at most {_MOST_ROWS:,} rows / config.{group}.batch={run.batch}",
-            )
-            for group, run in (("base", base), ("recipe", recipe))
         ),
     ):
         need(ok, what, operator.attrgetter(key)(config), f"config.{key}")

@@ -5,6 +5,6 @@ the only admission rule. The base model has its own entry, `WORKDIR/base`.
 """
 
 from jaxsim.pool.manifest import Manifest
-from jaxsim.pool.pool import Pool, check_config, create_pool, open_pool
+from jaxsim.pool.pool import Pool, create_pool, open_pool
 
-__all__ = ["Manifest", "Pool", "check_config", "create_pool", "open_pool"]
+__all__ = ["Manifest", "Pool", "create_pool", "open_pool"]

@@ -131,11 +131,11 @@ def create_pool(workdir: Path, config: Config, corpus: Corpus) -> Pool:
     )
     path = workdir / "pool" / "pool.json"
     if path.exists():
-        check_config(pool := open_pool(workdir), config)
-        if lines := differences(pool.identity, record.identity()):
+        if lines := differences(open_pool(workdir).identity, record.identity()):
             raise UserError(
-                f"{workdir} holds a pool of another base model or corpus: "
-                f"{'; '.join(lines)}. Use another --workdir"
+                f"{workdir} holds a pool that this config cannot continue: "
+                f"{'; '.join(lines)}. Restore those values, or use another "
+                "--workdir"
             )
     elif recipe.steps * recipe.batch * length != budget:
         raise UserError(
@@ -147,25 +147,6 @@ def create_pool(workdir: Path, config: Config, corpus: Corpus) -> Pool:
     else:
         records.save(path, record)
     return open_pool(workdir)
-
-
-def check_config(pool: Pool, config: Config) -> None:
-    """Refuses a config with another recipe or model than the pool's.
-
-    Raises:
-      UserError: names the keys that differ.
-    """
-    recipe = dict(pool.identity["recipe"])
-    recipe.pop("unit_tokens", None)  # follows from the corpus
-    asked = {
-        key: dataclasses.asdict(getattr(config, key)) for key in ("recipe", "model")
-    }
-    found = {"recipe": recipe, "model": pool.identity["model"]}
-    if lines := differences(found, asked, "config."):
-        raise UserError(
-            f"{pool.workdir} holds a pool that this config cannot continue: "
-            f"{'; '.join(lines)}. Restore those values, or use another --workdir"
-        )
 
 
 def open_pool(workdir: Path) -> Pool:

@@ -88,7 +88,8 @@ class Scorer:
     @functools.cached_property
     def members(self) -> tuple[str, ...]:
         """Names of the members of the corpus: the columns of every table."""
-        names = tuple(n for n in self._admitted if n in self.corpus.units)
+        admitted = self.pool.manifests("member")
+        names = tuple(name for name in admitted if name in self.corpus.units)
         if not names:
             raise UserError(
                 f"{self.workdir}: the pool has no members yet; run `jaxsim train`"
@@ -96,13 +97,9 @@ class Scorer:
         return names
 
     @functools.cached_property
-    def _admitted(self) -> list[str]:
-        return list(self.pool.manifests("member"))
-
-    @functools.cached_property
     def gaps(self) -> list[str]:
         """How the members differ from the units of the corpus; see `gaps`."""
-        return gaps(self.corpus, self._admitted)
+        return gaps(self.corpus, self.pool.manifests("member"))
 
     def check_complete(self) -> None:
         """Refuses a pool that lacks members, unless there is an override.
