@@ -292,8 +292,8 @@ def _parser() -> argparse.ArgumentParser:
     types = {
         "DIR": _workdir,
         "I/N": parse_shard,
-        "N": _number(int, lambda n: n > 0, "a whole number, from 1"),
-        "I": _number(int, lambda n: n >= 0, "a whole number, from 0"),
+        "N": _number(int, lambda n: 0 < n <= 10**5, "a whole number, 1 to 100,000"),
+        "I": _number(int, lambda n: 0 <= n < 10**5, "a whole number, from 0"),
         "MIXTURES.csv,METRICS.csv": _two_files,
         "FILE.csv": _file,
         "PERCENT": _number(_percent, lambda x: 0 <= x < 1, "a share, as in 0.2%"),

@@ -4,22 +4,22 @@ Each can be killed and called again: it does what is missing on disk.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import functools
 from pathlib import Path
 from typing import Any
 
 from jaxsim import corpus as corpora
 from jaxsim import records
 from jaxsim.config import Config, save_config
-from jaxsim.corpus import Corpus, open_corpus
+from jaxsim.corpus import Corpus, open_corpus, store
 from jaxsim.corpus.store import CorpusRecord
 from jaxsim.distributed import is_lead, leading, on_lead
-from jaxsim.errors import DamagedError, UserError, command_line
+from jaxsim.errors import DamagedError, JaxsimError, UserError, command_line
 from jaxsim.log import counted, say
 from jaxsim.mesh import training_mesh
 from jaxsim.model import LanguageModel
 from jaxsim.plan import show_plan, sizes_of
-from jaxsim.pool import Manifest, Pool, create_pool, open_pool
+from jaxsim.pool import Pool, create_pool, open_pool
 from jaxsim.pool.bucket import open_bucket
 from jaxsim.pool.build import PoolBuilder, clear_base, follow, train_missing
 from jaxsim.pool.digests import differences
@@ -74,11 +74,8 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
         return corpora.prepare(config, workdir, refreeze)
 
     prepared = bucket.prepare(make, refreeze) if bucket else make()
-    if not refreeze and is_published(workdir / "base"):
-        # A config that the pool refuses must not be saved in the workdir.
-        _check_base(read_manifest(workdir / "base"), config)
-        if (workdir / "pool" / "pool.json").exists():
-            _pool(config, workdir, prepared)
+    if not refreeze:  # what the pool refuses must not be saved in the workdir
+        _check(config, workdir)
     save_config(config, workdir / "config.json")
     return prepared
 
@@ -88,13 +85,13 @@ def base(config: Config, workdir: Path) -> None:
     bucket = open_bucket(config.bucket, workdir)
     if bucket:
         bucket.share_corpus()
-    corpus = _corpus(workdir)
+    corpus = _corpus(config, workdir)
     entry = workdir / "base"
 
     def is_there() -> bool:
         if not (is_published(entry) or (bucket and bucket.shares(entry))):
             return False
-        _check_base(read_manifest(entry), config)
+        _check(config, workdir)
         clear_base(workdir)
         return True
 
@@ -112,20 +109,16 @@ def base(config: Config, workdir: Path) -> None:
         f"base model: {model.parameter_count():,} parameters, "
         f"{settings.steps * settings.batch * corpus.length:,} tokens"
     )
-    start = trainer.fresh_params(config.base.seed)
+    # Made when it is needed: first comes a look at the room on the disk.
+    start = functools.cache(lambda: trainer.fresh_params(settings.seed))
     if not is_lead():
-        follow(corpus, trainer, lambda: start)
+        follow(corpus, trainer, start)
         return
     with leading():
         PoolBuilder(
-            corpus,
-            trainer,
-            lambda: start,
-            workdir,
-            recipe=_base_recipe(config),
-            bucket=bucket,
+            corpus, trainer, start, workdir, recipe=_base_recipe(config), bucket=bucket
         ).train([run])
-        _check_base(read_manifest(entry), config)  # another's, perhaps
+        _check(config, workdir)  # it may be another's
 
 
 def train(
@@ -139,12 +132,12 @@ def train(
     if bucket:
         bucket.share_corpus()
         bucket.shares(workdir / "base")
-    corpus = _corpus(workdir)
+    corpus = _corpus(config, workdir)
     pool = _pool(config, workdir, corpus)
     runs = [member_run(name, config.recipe) for name in corpus.units]
     if shard is not None:
         runs = runs[shard[0] :: shard[1]]
-    trainer = trainer or _trainer(config, workdir)
+    trainer = trainer or _trainer(config, pool)
     train_missing(runs, pool, corpus, trainer, bucket)
     if is_lead():
         show.show(tables.members(pool.manifests("member")))
@@ -193,6 +186,7 @@ def validate(
     does not change the measured agreement.
     """
     scorer = scorer or _scorer(config, workdir, override)
+    scorer.check_complete()
     if mixtures is not None:
         if runs is not None:
             raise UserError("--runs and --mixtures: give one of them")
@@ -214,7 +208,7 @@ def validate(
     if given is not None:
         validation = validate_external(scorer, given)
     else:
-        trainer = trainer or _trainer(config, workdir)
+        trainer = trainer or _trainer(config, scorer.pool)
         bucket = open_bucket(config.bucket, workdir)
         validation = validate_trained(config, scorer, trainer, bucket)
         expected = min(config.validate.member_replicates, len(scorer.members))
@@ -238,7 +232,8 @@ def search(
     scorer: Scorer | None = None,
 ) -> None:
     """Searches for the best mixture and all mixtures that tie with it."""
-    scorer = scorer or Scorer(workdir, config.score, override)
+    scorer = scorer or _scorer(config, workdir, override, fetch=False)
+    scorer.check_complete()
     settings = config.search
     if min_effect is not None:
         settings = dataclasses.replace(settings, min_effect=min_effect)
@@ -274,6 +269,7 @@ def search(
 
 def report(config: Config, workdir: Path) -> Path:
     """Writes the HTML report, figures and tables from the results on disk."""
+    _say_misfit("report: of what is on disk, not of this config", config, workdir)
     path = write_report(config, workdir)
     say(f"report: {path}")
     return path
@@ -287,6 +283,8 @@ def plan(
     utilization: float | None = None,
 ) -> None:
     """Compiles training and scoring, also for hardware that is not attached."""
+    if workdir is not None:
+        _say_misfit("plan: of this config, not of the workdir", config, workdir)
     sizes = sizes_of(config, workdir, members)
     show_plan(config, sizes, topology, utilization or 0.4)
 
@@ -316,7 +314,7 @@ def run(config: Config, workdir: Path, override: bool = False) -> None:
     # A misspelled domain should not be found after all training.
     target_weights(config.search, gather(corpus))
     base(config, workdir)
-    trainer = _trainer(config, workdir)
+    trainer = _trainer(config, _pool(config, workdir, corpus))
     train(config, workdir, trainer=trainer)
     scorer = Scorer(workdir, config.score, override)
     score(config, workdir, scorer=scorer)
@@ -326,37 +324,91 @@ def run(config: Config, workdir: Path, override: bool = False) -> None:
     report(config, workdir)
 
 
-def _scorer(config: Config, workdir: Path, override: bool) -> Scorer:
-    """A scorer of the pool, including the members in the bucket."""
-    if bucket := open_bucket(config.bucket, workdir):
+def _scorer(
+    config: Config, workdir: Path, override: bool, fetch: bool = True
+) -> Scorer:
+    """A scorer of the pool; `fetch`: including the members in the bucket."""
+    if fetch and (bucket := open_bucket(config.bucket, workdir)):
         bucket.share_corpus()
         bucket.fetch_pool()
+    _check(config, workdir)
     return Scorer(workdir, config.score, override)
 
 
-def _trainer(config: Config, workdir: Path) -> Trainer:
+def _trainer(config: Config, pool: Pool) -> Trainer:
     """The trainer of the recipe; it compiles when it first trains."""
-    pool = _pool(config, workdir, _corpus(workdir))
     mesh = training_mesh(config.train.data_axis, config.train.model_axis)
     return recipe_trainer(pool.model, config, mesh)
 
 
-def _corpus(workdir: Path) -> Corpus:
+def _corpus(config: Config, workdir: Path) -> Corpus:
     """The corpus as process 0 sees it; its digests check what others read."""
-    record = on_lead(lambda: records.plain(open_corpus(workdir).record))
-    return Corpus(workdir, records.from_plain(CorpusRecord, record, "corpus.json"))
+
+    def checked() -> dict[str, Any]:
+        _check(config, workdir)
+        return dict(records.plain(open_corpus(workdir).record))
+
+    record = records.from_plain(CorpusRecord, on_lead(checked), "corpus.json")
+    return Corpus(workdir, record)
 
 
 def _pool(config: Config, workdir: Path, corpus: Corpus) -> Pool:
     """The pool that process 0 opens or creates."""
 
     def identity() -> dict[str, Any]:
-        if is_published(workdir / "base"):
-            _check_base(read_manifest(workdir / "base"), config)
         return create_pool(workdir, config, corpus).identity
 
     model = LanguageModel(config.model, corpus.tokenizer.vocab_size)
     return Pool(workdir, model, on_lead(identity))
+
+
+def _check(config: Config, workdir: Path) -> None:
+    """Refuses a config that asks for another corpus or pool than the workdir has.
+
+    Every command that takes a config calls it.
+
+    Raises:
+      UserError: names the keys that differ.
+    """
+    asked, was = records.plain(config), dict[str, Any]()
+    if (path := store.path_of(workdir)).exists():
+        record = records.load(path, CorpusRecord, store.ADVICE)
+        was["corpus"] = records.plain(record.config)
+        _adopt_paths(was["corpus"], asked["corpus"])
+    if is_published(workdir / "base"):
+        made = read_manifest(workdir / "base")
+        was["base"] = {key: made.recipe.get(key) for key in asked["base"]}
+        was["recipe"] = {key: made.recipe.get(key) for key in _SHARED}
+        was["model"] = made.model
+    if (workdir / "pool" / "pool.json").exists():
+        shared = open_pool(workdir).identity
+        was |= {"recipe": shared["recipe"], "model": shared["model"]}
+        was["recipe"].pop("unit_tokens", None)  # follows from the corpus
+    asked = {g: {key: asked[g].get(key) for key in part} for g, part in was.items()}
+    if lines := differences(was, asked, "config."):
+        raise UserError(
+            f"{workdir} was made with other values: {'; '.join(lines)}. Restore them, "
+            "or use another --workdir; to change the corpus, run `jaxsim prepare` first"
+        )
+
+
+def _adopt_paths(was: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Replaces paths that are not on this machine: another one made the corpus."""
+    for key in was.keys() & asked.keys():
+        then, now = was[key], asked[key]
+        if isinstance(then, dict):
+            _adopt_paths(then, now)
+        elif key == "path" and then != now and not Path(now).exists():
+            say(f"{now} is not on this machine; the corpus was made from {then}")
+            asked[key] = then
+
+
+def _say_misfit(what: str, config: Config, workdir: Path) -> None:
+    """Says what `_check` refuses, for commands that do not depend on it."""
+    try:
+        _check(config, workdir)
+    except JaxsimError as error:
+        say(f"{what}: {error}")
 
 
 def _base_recipe(config: Config) -> dict[str, Any]:
@@ -364,30 +416,6 @@ def _base_recipe(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config.base) | {
         name: getattr(config.recipe, name) for name in _SHARED
     }
-
-
-def _check_base(manifest: Manifest, config: Config) -> None:
-    """Refuses a config that asks for a different base model.
-
-    Raises:
-      UserError: names the values that differ.
-    """
-
-    def by_key(recipe: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
-        shared = {key: recipe.get(key) for key in _SHARED}
-        own = {key: value for key, value in recipe.items() if key not in shared}
-        return {"base": own, "recipe": shared, "model": model}
-
-    lines = differences(
-        by_key(manifest.recipe, manifest.model),
-        by_key(_base_recipe(config), dataclasses.asdict(config.model)),
-        "config.",
-    )
-    if lines:
-        raise UserError(
-            f"the base model was trained with other values: {'; '.join(lines)}. "
-            "Restore them, or use another --workdir"
-        )
 
 
 def _validate_chosen(
@@ -412,7 +440,7 @@ def _validate_chosen(
         scorer,
         runs,
         runs,
-        trainer or _trainer(config, workdir),
+        trainer or _trainer(config, scorer.pool),
         open_bucket(config.bucket, workdir),
     )
     trained = scorer.score_entries(CHOSEN, names, "test")

@@ -9,7 +9,6 @@ the rest of jaxsim sees.
 # ruff: noqa: RUF009 - what is called in a default returns a dataclass field
 
 import dataclasses
-import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,6 +27,8 @@ Attention = Literal["auto", "einsum", "xla", "cudnn"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 _READERS = ("sotu", "jsonl", "text")
 _SHARE = "a share between 0 and 1"
+# Numbers beyond these are mistakes; programs, arrays or loops could not hold them.
+_MOST, _MOST_TOKENS = 1e9, 1e18
 
 
 def checked(default: T, holds: Callable[[T], bool], must_be: str) -> T:
@@ -35,12 +36,16 @@ def checked(default: T, holds: Callable[[T], bool], must_be: str) -> T:
     return field(default=default, metadata={"bound": (holds, must_be)})
 
 
-def positive(default: N) -> N:
-    return checked(default, lambda x: x > 0, "positive")
+def positive(default: N, most: float = _MOST) -> N:
+    return checked(default, lambda x: 0 < x <= most, f"positive, at most {most:,.0f}")
 
 
-def non_negative(default: N) -> N:
-    return checked(default, lambda x: x >= 0, "zero or more")
+def non_negative(default: N, most: float = _MOST) -> N:
+    return checked(default, lambda x: 0 <= x <= most, f"from 0 to {most:,.0f}")
+
+
+def dirichlet(default: float) -> float:
+    return checked(default, lambda x: 0.001 <= x <= 1e6, "from 0.001 to 1,000,000")
 
 
 def share(default: float) -> float:
@@ -73,7 +78,7 @@ class SourceConfig:
 @dataclass(frozen=True)
 class TokenizerConfig:
     kind: Literal["bytes", "bpe", "file"] = "bpe"  # bpe: trained on base text
-    vocab_size: int = 4096  # entries of a trained 'bpe'
+    vocab_size: int = positive(4096, 1e7)  # entries of a trained 'bpe'
     sample_bytes: int = positive(8_000_000)  # of base text, for training a 'bpe'
     path: str = ""  # a tokenizer.json, for 'file'
     end_of_text: str = "<|endoftext|>"  # its name in a 'file' tokenizer
@@ -113,12 +118,12 @@ class CorpusConfig:
 class ModelConfig:
     """The decoder. The vocabulary comes from the tokenizer."""
 
-    length: int = positive(256)  # L, tokens of context
-    layers: int = positive(2)  # N
-    dim: int = positive(128)  # D
+    length: int = positive(256, 1e7)  # L, tokens of context
+    layers: int = positive(2, 1e4)  # N
+    dim: int = positive(128, 1e6)  # D
     heads: int = positive(4)  # H
     kv_heads: int = positive(4)  # G, a divisor of `heads`
-    mlp_dim: int = positive(352)  # F
+    mlp_dim: int = positive(352, 1e7)  # F
     norm: Literal["rms", "layer"] = "rms"  # layer: with bias
     norm_eps: float = positive(1e-5)
     qk_norm: bool = False  # over the full width, before heads and RoPE
@@ -127,7 +132,7 @@ class ModelConfig:
     gate_first: bool = True  # whether the gate comes first in the fused MLP input
     tied: bool = True
     rope_base: float = positive(10_000.0)
-    vocab_multiple: int = positive(1)  # embedding rows are rounded up to this
+    vocab_multiple: int = positive(1, 1e6)  # embedding rows are rounded up to this
     init_std: float = positive(0.02)
 
 
@@ -178,7 +183,9 @@ class TrainConfig:
     checkpoint_every: int = non_negative(0)  # steps; 0: only the finished run
     state_path: str = ""  # folder or gs:// of those states; '': in WORKDIR
     log_every: int = positive(8)  # steps
-    step_limit: float = non_negative(1800.0)  # seconds; a stuck run ends then; 0: never
+    step_limit: float = non_negative(
+        1800.0, 1e6
+    )  # seconds; a stuck run ends then; 0: never
 
 
 @dataclass(frozen=True)
@@ -186,16 +193,19 @@ class ScoreConfig:
     mixtures: str = "subsets:1-3"  # '', subsets:a-b, dirichlet:n, FILE.csv
     windows: int = non_negative(0)  # of each domain's dev split; 0: all
     seed: int = non_negative(0)  # random seed of Dirichlet draws
-    concentration: float = positive(1.0)  # of Dirichlet draws, per member
-    rows: int = non_negative(0)  # full windows in a block; 0: planned
-    chunk: int = non_negative(0)  # mixtures in one call; 0: planned
+    concentration: float = dirichlet(1.0)  # of Dirichlet draws, per member
+    rows: int = non_negative(0, 1e6)  # full windows in a block; 0: planned
+    chunk: int = non_negative(0, 1e6)  # mixtures in one call; 0: planned
     deltas: Literal["auto", "float32", "bfloat16"] = "auto"  # of members
     precision: Literal["auto", Precision] = "auto"  # of the model
     attention: Attention = "auto"
     unroll: bool = True  # layers; slower to compile
     loss_chunk: int = positive(64)
     model_axis: int = positive(1)  # devices that share the pool, by width
-    memory: float = non_negative(0.0)  # GB of each device to use; 0: all free
+    # GB of each device to use; 0: all free.
+    memory: float = checked(
+        0.0, lambda x: x == 0 or 0.001 <= x <= 1e6, "0, or from 0.001 to 1,000,000"
+    )
 
 
 @dataclass(frozen=True)
@@ -206,16 +216,16 @@ class ValidateConfig:
     designed and correct predictions.
     """
 
-    held_out: int = non_negative(0)  # 0: none, and `run` leaves out `validate`
-    calibration_runs: int = non_negative(0)  # runs that only calibration uses
+    held_out: int = non_negative(0, 1e4)  # 0: none, and `run` leaves out `validate`
+    calibration_runs: int = non_negative(0, 1e4)  # runs that only calibration uses
     replicates: int = non_negative(0)  # of reference runs, with another data seed
     member_replicates: int = non_negative(0)  # of members
     # Tokens of a run: `token_multiplier` units, or all its units (subsets only).
     budget: Literal["fixed", "sum"] = "fixed"
-    token_multiplier: float = positive(1.0)  # tokens of a run / tokens of a member
-    concentration: float = positive(4.0)  # of the reference runs drawn from Dirichlet
+    token_multiplier: float = positive(1.0, 1e4)  # tokens of a run / tokens of a member
+    concentration: float = dirichlet(4.0)  # of the reference runs drawn from Dirichlet
     # A quarter of the reference runs comes from the best 1 % of so many mixtures.
-    candidates: int = positive(10_000)
+    candidates: int = positive(10_000, 1e6)
     windows: int = non_negative(0)  # of each domain and split; 0: all
     seed: int = non_negative(0)
 
@@ -230,25 +240,25 @@ class SearchConfig:
     share in `min_weight` and `max_weight` fixes it.
     """
 
-    target: dict[str, float] = values(0, math.inf, "zero or more")
+    target: dict[str, float] = values(0, _MOST, "from 0 to 1,000,000,000")
     objective: Literal["mean", "worst"] = "mean"  # worst: the least gain over the base
     # How much worse than the base a domain may get, as a share of its bits.
-    max_regression: dict[str, float] = values(-1, math.inf, "a share, -1 or more")
+    max_regression: dict[str, float] = values(-1, _MOST, "a share, -1 or more")
     min_weight: dict[str, float] = values(0, 1, _SHARE)
     max_weight: dict[str, float] = values(0, 1, _SHARE)
     max_sources: int = non_negative(0)  # partitions with weight; 0: any number
     divergence: float = non_negative(0.0)  # most KL(w, prior), nats; 0: any
     # Proportional to tokens in the corpus, or all the same.
     prior: Literal["proportional", "uniform"] = "proportional"
-    tokens: float = non_negative(0.0)  # of the planned run; 0: unlimited
+    tokens: float = non_negative(0.0, _MOST_TOKENS)  # of the planned run; 0: unlimited
     epochs: float = positive(4.0)  # of a source in that run, at most
     # Tokens of a source, if there are more than in the corpus; together for
     # the members of a partition or group; 'base': the text of replay.
-    supply: dict[str, float] = values(1, math.inf, "a number of tokens, at least one")
+    supply: dict[str, float] = values(1, _MOST_TOKENS, "a number of tokens, at least 1")
     windows: int = non_negative(0)  # of each domain's dev split; 0: all
     method: Literal["descend", "table"] = "descend"  # table: the best of the scored
-    candidates: int = positive(100_000)  # mixtures the cheap predictor scores
-    evaluations: int = positive(200)  # budget: mixtures that are merged
+    candidates: int = positive(100_000, 1e6)  # mixtures the cheap predictor scores
+    evaluations: int = positive(200, 1e6)  # budget: mixtures that are merged
     min_effect: float = non_negative(0.0)  # smallest relative difference that counts
     # Of the simultaneous tie set; 1,000 draws do not resolve more.
     level: float = checked(0.9, lambda x: 0.5 <= x <= 0.99, "between 0.5 and 0.99")
@@ -257,6 +267,15 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class Config:
+    """All keys, in the groups that commands read.
+
+    What is in a workdir was made with `corpus`, `base`, `recipe` and `model`: a command
+    refuses other values, or says that it does not use them. Other keys may change
+    between commands. `train` is for commands that train, `score` for `score`,
+    `validate` and `search`, `validate` for `validate`, `search` for `search` and
+    `validate`, `name` for `report`.
+    """
+
     name: str = "unnamed"
     bucket: str = ""  # s3:// or gs://, where machines share a pool; '': none
     corpus: CorpusConfig = CorpusConfig()
@@ -307,7 +326,9 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
       UserError: an unknown key, a wrong type, a missing or impossible value.
     """
     config = from_plain(Config, node.to_dict(), "config")
-    corpus, model, base = config.corpus, config.model, config.base
+    corpus, model, base, recipe = (
+        config.corpus, config.model, config.base, config.recipe
+    )  # fmt: skip
     dim, heads, split = model.dim, model.heads, corpus.split
     for ok, key, what in (
         (corpus.partitions, "corpus.partitions", "at least one"),
@@ -329,6 +350,12 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
             not base.warmup or base.warmup < base.steps,
             "base.warmup",
             f"below config.base.steps={base.steps}",
+        ),
+        (
+            not recipe.decay or round(recipe.decay * recipe.steps) > 1,
+            "recipe.decay",
+            f"0, or two of config.recipe.steps={recipe.steps} at least: the first of "
+            "them has the full rate",
         ),
     ):
         need(ok, what, operator.attrgetter(key)(config), f"config.{key}")

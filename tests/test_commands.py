@@ -290,7 +290,7 @@ def test_verify_lists_all_damage(workdir, jaxsim):
     tiny.flip(tiny.largest_file(workdir / "base"))
     code, error = jaxsim("verify")
     assert code == 3
-    assert "3 of 5 entries damaged" in error
+    assert "3 of the base model and 4 entries damaged" in error
     for name in ("base", "solo", "beta,1900-1909"):
         assert f"\n  {name}: " in error
     folders = ("base", "pool/members/beta,1900-1909", SOLO)
@@ -332,7 +332,7 @@ def test_a_bad_weight_row_gives_no_score(workdir, jaxsim, tmp_path, row, sentenc
     csv.write_text(f'name,solo,"beta,1900-1909"\ngood,0.5,0.5\n{row}\n')
     code, error = jaxsim("score", f"--mixtures={csv}")
     assert code == 2
-    assert sentence in error
+    assert sentence in error and f"{csv}: " in error
     assert not list(workdir.glob("scores/*"))
 
 
@@ -465,6 +465,73 @@ def test_train_refuses_another_base_model_and_names_its_key(workdir, jaxsim, key
     code, error = jaxsim("train", f"--config.{key}")
     assert code == 2
     assert f"config.{key.partition('=')[0]}: expected" in error
+
+
+def test_no_command_ignores_a_config_of_another_workdir(workdir, jaxsim):
+    for command in ("base", "train", "score", "validate", "search"):
+        for key in (
+            "corpus.max_units=2",
+            "base.steps=9",
+            "recipe.learning_rate=0.02",
+            "model.rope_base=5000.0",
+        ):
+            code, error = jaxsim(command, f"--config.{key}")
+            assert code == 2, (command, key)
+            assert f"config.{key.partition('=')[0]}: expected" in error
+    code, error = jaxsim("train", words="small")
+    assert code == 2 and "config.corpus.partitions.small: expected nothing" in error
+
+
+@pytest.mark.parametrize("command", ["report", "plan"])
+def test_a_config_of_another_workdir_is_named(workdir, project, capfd, command):
+    """These two need no pool of it: what they write has no other config."""
+    config, other = project.parent / "tiny.py", "--config.recipe.clip=2.0"
+    assert tiny.run(command, workdir, config, other) == 0
+    assert "config.recipe.clip: expected 1.0, found 2.0" in capfd.readouterr().out
+    assert tiny.run(command, workdir, config) == 0
+    assert "expected" not in capfd.readouterr().out
+
+
+def test_text_may_lie_elsewhere_on_another_machine(workdir, project, tmp_path, capfd):
+    config, path = project.parent / "tiny.py", tmp_path / "solo.jsonl"
+    moved = f"--config.corpus.partitions.solo.path={path}"
+    assert tiny.run("train", workdir, config, moved) == 0
+    assert f"{path} is not on this machine" in capfd.readouterr().out
+    path.write_text("")  # now it could be other text
+    assert tiny.run("train", workdir, config, moved) == 2
+    assert "config.corpus.partitions.solo.path: expected" in capfd.readouterr().err
+
+
+def test_prepare_killed_before_it_saved_the_config(workdir, jaxsim, monkeypatch):
+    """The corpus knows what it was made from."""
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commands, "save_config", killed)
+        assert jaxsim("prepare", words="small") == (4, ANY)
+    code, error = jaxsim("train")
+    assert code == 2 and "config.corpus.partitions.small: expected" in error
+
+
+def test_a_pool_that_lacks_a_member(workdir, project, jaxsim, capfd):
+    """Scores, answer and report name it; a search needs an override."""
+    shutil.rmtree(workdir / SOLO)
+    gap = "1 of 4 units have no member (solo)"
+    for command in ("search", "validate"):
+        code, error = jaxsim(command)
+        assert code == 2 and gap in error and "--override" in error
+    assert tiny.run("score", workdir, project.parent / "tiny.py") == 0
+    assert gap in capfd.readouterr().out
+    for table in ("standard", "subsets-1-2"):
+        record = json.loads((workdir / f"scores/{table}.json").read_text())
+        assert gap in record["notes"][0]
+    assert jaxsim("search", "--override") == (0, ANY)
+    assert gap in load_search(workdir).notes[0]
+    assert jaxsim("report") == (0, ANY)
+    assert gap in (workdir / "report" / "index.html").read_text()
+    assert gap in (workdir / "report" / "tables" / "mixtures.csv").read_text()
 
 
 @pytest.mark.parametrize("command", ["score", "search"])

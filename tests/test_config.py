@@ -95,6 +95,17 @@ def test_missing_key_is_named() -> None:
         ("model.init_std", -1.0),
         ("train.step_limit", -1.0),
         ("corpus.tokenizer.sample_bytes", 0),
+        ("corpus.tokenizer.vocab_size", 10**12),
+        ("model.dim", 10**12),
+        ("base.steps", 10**10),
+        ("recipe.decay", 0.04),  # 1 of 32 steps, and with its full rate
+        ("score.memory", 1e300),
+        ("score.memory", 1e-9),
+        ("score.concentration", 1e-300),
+        ("search.candidates", 10**12),
+        ("search.evaluations", 10**12),
+        ("validate.candidates", 10**12),
+        ("validate.held_out", 10**12),
     ],
 )
 def test_values_that_no_run_survives_are_refused(key: str, value: object) -> None:

@@ -16,6 +16,9 @@ from fractions import Fraction
 import numpy as np
 
 from jaxsim.corpus.store import Unit
+from jaxsim.errors import UserError
+
+MOST_ROWS = 10**8  # of a run, whose order is held in memory
 
 
 def permutation(digest: str, data_seed: int, epoch: int, n: int) -> np.ndarray:
@@ -75,6 +78,11 @@ def schedule(
     total) rows first. Units of weight zero and the order of units do not matter,
     given the shares.
     """
+    if total_rows > MOST_ROWS:
+        raise UserError(
+            f"a run of {total_rows:,} rows, and the most are {MOST_ROWS:,}; lower "
+            "config.base.steps, config.recipe.steps or config.validate.token_multiplier"
+        )
     members, replayed = list(units), []
     if replay is not None:
         half_up = math.floor(Fraction(replay[1]) * total_rows + Fraction(1, 2))

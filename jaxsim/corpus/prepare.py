@@ -103,6 +103,7 @@ def _build(
     coverage = Coverage(tokenizer, config.corpus.max_unknown)
     tables = Tables(workdir, config.model.length, tokenizer)
     return CorpusRecord(
+        config=config.corpus,
         frozen=frozen or _freeze(config, gathered, coverage, tables),
         units=_write_units(config, gathered, coverage, tables),
         domains=_write_domains(config, gathered, coverage, tables),

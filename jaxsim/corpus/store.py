@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from jaxsim import records
-from jaxsim.config import SourceConfig, SplitConfig, TokenizerConfig
+from jaxsim.config import CorpusConfig, SourceConfig, SplitConfig, TokenizerConfig
 from jaxsim.corpus.arrayrecord import TableReader, write_table
 from jaxsim.corpus.names import check_free
 from jaxsim.corpus.rows import EvalWindows
@@ -99,6 +99,7 @@ class Frozen:
 class CorpusRecord:
     """What corpus.json says."""
 
+    config: CorpusConfig  # that it was last made from
     frozen: Frozen
     units: dict[str, Unit]
     domains: dict[str, Domain]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from jaxsim.config import Config
+from jaxsim.config import Config, ScoreConfig
 from jaxsim.corpus import open_corpus
 from jaxsim.corpus.tokenizer import Tokenizer
 from jaxsim.devices import is_cpu
@@ -137,21 +137,23 @@ def show_plan(
     """
     devices = devices_of(topology) if topology else jax.devices()
     model = LanguageModel(config.model, sizes.vocabulary)
-    chip = chip_of(devices, attached=not topology)
+    chip, mesh = chip_of(devices, attached=not topology), scoring_mesh(1, devices)
+    # Of a device, for training; and what scoring may use, as it counts it.
     memory, limit = chip.memory, int(SCORING_SHARE * chip.memory)
     if not topology:
-        mesh = scoring_mesh(1, devices)
-        limit = memory = memory_limit(config.score, mesh)
+        limit = memory = memory_limit(ScoreConfig(), mesh)
         if is_cpu(mesh):
             memory //= len(devices)  # they share the memory of one process
-    if not config.score.memory:
-        score = dataclasses.replace(config.score, memory=limit / 1e9)
-        config = dataclasses.replace(config, score=score)
+    if config.score.memory:
+        limit = memory_limit(config.score, mesh)
+    score = dataclasses.replace(config.score, memory=limit / 1e9)
+    config = dataclasses.replace(config, score=score)
     reports = [
         compile_program(train_step(config, model, devices)),
         compile_program(train_step(config, model, devices, parallel=True)),
+        compile_program(scoring(config, model, sizes.members, devices)),
     ]
-    reports.append(compile_program(scoring(config, model, sizes.members, devices)))
+    room = memory, memory, limit
 
     def seconds(flops: float) -> float:
         """Seconds of one chip; not a number if its rate is unknown."""
@@ -168,13 +170,16 @@ def show_plan(
     show_table(
         "per chip, one call of each program",
         [*columns, "of memory", "model TFLOP", "seconds"],
-        [_row(report, memory, seconds(report.flops)) for report in reports],
+        [
+            _row(report, most, seconds(report.flops))
+            for report, most in zip(reports, room, strict=True)
+        ],
         f"Seconds at {utilization:.0%} of the peak rate, without waiting for other "
-        "chips.",
+        "chips. Scoring on CPUs needs what the whole process needs.",
     )
-    for report, change in zip(reports, _CHANGES, strict=True):
-        if not report.fits(memory):
-            available = report.refused[1] if report.refused else memory
+    for report, most, change in zip(reports, room, _CHANGES, strict=True):
+        if not report.fits(most):
+            available = report.refused[1] if report.refused else most
             say(
                 f"DOES NOT FIT: {report.name}: {_bytes(report.needed)} of "
                 f"{_bytes(available)}; {change}"

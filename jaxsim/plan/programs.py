@@ -87,6 +87,8 @@ class Program:
     compile: Callable[[], jax.stages.Compiled]  # may raise `TooLarge`
     arguments: Any  # a tree of shapes with shardings
     flops: float  # model FLOPs of one call, on all devices
+    # Bytes that a call needs on one device, or as `Programs.needed` counts them.
+    needed: Callable[[jax.stages.Compiled], int] = lambda one: memory_of(one).total
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,13 +101,7 @@ class CompileReport:
     memory: Memory | None  # the compiler's report; None if it refused
     refused: tuple[int, int] | None  # bytes needed and available if it refused
     flops: float  # model FLOPs of one call, on one device
-
-    @property
-    def needed(self) -> int:
-        """Bytes that a call needs on one device."""
-        if self.refused is not None:
-            return self.refused[0]
-        return self.memory.total if self.memory else 0
+    needed: int  # bytes, see `Program`
 
     def fits(self, memory: int) -> bool:
         """Whether it fits in `memory` bytes of each device; 0 means unknown."""
@@ -172,6 +168,7 @@ def scoring(
         compile=functools.partial(programs.compiled, layout, length),  # cached
         arguments=programs.arguments(layout, length),
         flops=model.forward_flops(mixtures * tokens),
+        needed=programs.needed,
     )
 
 
@@ -180,9 +177,10 @@ def compile_program(program: Program) -> CompileReport:
     begin = time.monotonic()
     memory = refused = None
     try:
-        memory = memory_of(program.compile())
+        compiled = program.compile()
+        memory, needed = memory_of(compiled), program.needed(compiled)
     except TooLarge as error:
-        refused = error.needed, error.available
+        refused, needed = (error.needed, error.available), error.needed
     seconds = time.monotonic() - begin
     what = "compiled" if memory else "refused by the compiler"
     say(f"{program.name}: {what} after {seconds:.1f} s")
@@ -193,6 +191,7 @@ def compile_program(program: Program) -> CompileReport:
         memory=memory,
         refused=refused,
         flops=program.flops / program.mesh.size,
+        needed=needed,
     )
 
 

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from jaxsim import records
+from jaxsim.config import CorpusConfig
 from jaxsim.corpus import Corpus, open_corpus, store
 from jaxsim.corpus.store import CorpusRecord
 from jaxsim.errors import DamagedError, JaxsimError, UserError
@@ -61,7 +62,8 @@ def open_bucket(url: str, workdir: Path) -> "Bucket | None":
     if not url:
         return None
     records.check_tree(workdir)
-    if url.partition("://")[0] not in _EXTRAS:
+    scheme, _, place = url.partition("://")
+    if scheme not in _EXTRAS or not place.strip("/"):
         raise UserError(
             f"config.bucket={url!r}: must be s3://NAME/FOLDER or gs://NAME/FOLDER. Set "
             "the address of another S3 server in AWS_ENDPOINT_URL; a file system that "
@@ -422,5 +424,6 @@ class Objects:
 
 
 def _shared(record: CorpusRecord) -> CorpusRecord:
-    """What of corpus.json machines agree on; times of files differ, for example."""
-    return dataclasses.replace(record, summary={}, fingerprint="")
+    """What of corpus.json machines agree on; places and times of files may differ."""
+    same = CorpusConfig()
+    return dataclasses.replace(record, config=same, summary={}, fingerprint="")

@@ -78,4 +78,4 @@ def differences(
 
 def _short(value: Any) -> str:
     text = str(value)
-    return text if len(text) <= 20 else text[:12] + "..."
+    return text if len(text) <= 60 else text[:12] + "..."

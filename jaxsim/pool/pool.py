@@ -131,8 +131,7 @@ def create_pool(workdir: Path, config: Config, corpus: Corpus) -> Pool:
     )
     path = workdir / "pool" / "pool.json"
     if path.exists():
-        there = _by_key(open_pool(workdir).identity)
-        if lines := differences(there, _by_key(record.identity())):
+        if lines := differences(open_pool(workdir).identity, record.identity()):
             raise UserError(
                 f"{workdir} holds a pool that this config cannot continue: "
                 f"{'; '.join(lines)}. Restore those values, or use another "
@@ -148,14 +147,6 @@ def create_pool(workdir: Path, config: Config, corpus: Corpus) -> Pool:
     else:
         records.save(path, record)
     return open_pool(workdir)
-
-
-def _by_key(identity: dict[str, Any]) -> dict[str, Any]:
-    """What all entries share, by config key where there is one."""
-    recipe = dict(identity["recipe"])
-    facts = {key: value for key, value in identity.items() if key.endswith("_digest")}
-    facts["unit_tokens"] = recipe.pop("unit_tokens", None)
-    return facts | {"config": {"model": identity["model"], "recipe": recipe}}
 
 
 def open_pool(workdir: Path) -> Pool:

@@ -49,7 +49,8 @@ def answer(
         return [*lines, _open(None, validation, token_multiplier, False)]
     if validation is not None and not found.basis.same_pool(validation.basis):
         validation = None  # it says nothing about this search
-    lines = [("OVERRIDE", note) for note in found.notes]
+    marks = (note.partition(": ") for note in found.notes)
+    lines = [(word, text) for word, _, text in marks]
     lines.append(("Best mixture", _best(found)))
     lines += [("WARNING", text) for text in found.warnings]
     lines.append(("Ties", ties_sentence(found)))

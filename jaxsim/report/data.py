@@ -14,12 +14,11 @@ import pyarrow as pa
 from jaxsim.corpus import open_corpus
 from jaxsim.corpus.names import Labels
 from jaxsim.errors import DamagedError
-from jaxsim.log import counted
 from jaxsim.pool import Manifest, open_pool
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
 from jaxsim.records import check_tree
-from jaxsim.scoring.evaluation import current_basis
+from jaxsim.scoring.evaluation import current_basis, gaps
 from jaxsim.scoring.scorer import STANDARD
 from jaxsim.scoring.store import ScoreStore
 from jaxsim.search.result import load_search
@@ -83,12 +82,10 @@ class ReportData:
             for path, file in there.items()
         }
         trained = self.of_kind("member").keys()
-        units = self.corpus.units.keys() if self.corpus else trained
-        members = f"{len(units - trained)} of {counted(len(units), 'member')}"
         needed: list[tuple[str, str, Any]] = [
             ("corpus", "prepare", self.corpus),
             ("base model", "base", self.base),
-            (members if trained else "members", "train", trained and units <= trained),
+            ("members", "train", trained),
             ("scores", "score", self.standard),
             ("reference runs and agreement", "validate", self.validation),
             ("search", "search", self.found),
@@ -98,6 +95,8 @@ class ReportData:
             for what, command, part in needed
             if not part
         ]
+        if self.corpus is not None and trained:
+            self.missing += gaps(self.corpus, trained)
         user = "validate --runs=MIXTURES.csv,METRICS.csv"
         others = [
             ("diagnostics", "validate", self.diagnostics),

@@ -124,8 +124,8 @@ def target(parts: Mapping[str, float], kind: str = "mean") -> str:
 
 
 def marks(notes: Iterable[str]) -> str:
-    """What an override admitted, one line each."""
-    return "\n".join(f"OVERRIDE: {note}" for note in notes)
+    """What an override admitted, or the pool lacks, one line each."""
+    return "\n".join(notes)
 
 
 # Tables.

@@ -117,9 +117,32 @@ def current_basis(
 ) -> Basis:
     """What there is now: compare it with the basis of a result."""
     entries = pool.manifests() if entries is None else entries
-    members = {n: m.params_digest for n, m in entries.items() if m.kind == "member"}
+    members = {
+        name: manifest.params_digest
+        for name, manifest in entries.items()
+        if manifest.kind == "member" and name in corpus.units
+    }
     others = {n: m.params_digest for n, m in entries.items() if n not in members}
     return make_basis(corpus, pool.identity["base_digest"], members, others)
+
+
+def gaps(corpus: Corpus, members: Iterable[str]) -> list[str]:
+    """How the members of a pool differ from the units of its corpus, in words."""
+    units, there = set(corpus.units), set(members)
+    lines = []
+    if missing := sorted(units - there):
+        lines.append(
+            f"INCOMPLETE: {len(missing)} of {len(units)} units have no member "
+            f"({'; '.join(missing)}), and mixtures are of the others; run `jaxsim "
+            "train`"
+        )
+    if extra := sorted(there - units):
+        lines.append(
+            f"LEFT OUT: {len(extra)} of {len(there)} members are of no unit of the "
+            f"corpus ({'; '.join(extra)}); restore their partitions in the config and "
+            "run `jaxsim prepare`, or delete their folders in pool/members"
+        )
+    return lines
 
 
 def scored_mask(

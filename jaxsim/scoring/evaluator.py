@@ -171,15 +171,20 @@ class Programs:
 
     def needed(self, program: jax.stages.Compiled) -> int:
         """Bytes on one device, or in the process if the devices are CPUs."""
-        memory, pool = memory_of(program), (self.pool.base, self.pool.delta_C)
+        memory = memory_of(program)
         if not is_cpu(self.mesh):
             return memory.arguments + memory.temporaries + IN_FLIGHT * memory.outputs
-        held = process_bytes()
-        if not isinstance(jax.tree.leaves(pool)[0], jax.Array):
-            held += bytes_of(pool)
         # The buffers of a call are allocated when it is dispatched.
         call = memory.temporaries + memory.outputs
-        return held + IN_FLIGHT * self.mesh.size * call
+        return self._held() + IN_FLIGHT * self.mesh.size * call
+
+    def _held(self) -> int:
+        """Bytes that are needed before any call, counted like `needed`."""
+        pool = self.pool.base, self.pool.delta_C
+        if not is_cpu(self.mesh):
+            return bytes_of(pool)
+        is_there = isinstance(jax.tree.leaves(pool)[0], jax.Array)
+        return process_bytes() + (0 if is_there else bytes_of(pool))
 
     def candidates(self, gradient: bool = False) -> Iterator[Layout]:
         """Layouts to try, best first."""
@@ -193,6 +198,9 @@ class Programs:
     def _choose(self, gradient: bool) -> Layout:
         limit = memory_limit(self.config, self.mesh)
         for layout in self.candidates(gradient):
+            needed = self._held()
+            if limit and needed > limit:  # whatever the program
+                break
             try:
                 longest = max(dict(layout.buckets), default=self.length)
                 needed = self.needed(self.compiled(layout, longest, gradient))

@@ -31,6 +31,7 @@ from jaxsim.scoring.ensemble import Ensemble
 from jaxsim.scoring.evaluation import (
     EvaluationSet,
     current_basis,
+    gaps,
     gather,
     make_basis,
     scored_mask,
@@ -87,13 +88,31 @@ class Scorer:
 
     @functools.cached_property
     def members(self) -> tuple[str, ...]:
-        """Names of the members: the columns of every table."""
-        names = tuple(self.pool.manifests("member"))
+        """Names of the members of the corpus: the columns of every table."""
+        admitted = self.pool.manifests("member")
+        names = tuple(name for name in admitted if name in self.corpus.units)
         if not names:
             raise UserError(
                 f"{self.workdir}: the pool has no members yet; run `jaxsim train`"
             )
         return names
+
+    @functools.cached_property
+    def gaps(self) -> list[str]:
+        """How the members differ from the units of the corpus; see `gaps`."""
+        return gaps(self.corpus, self.pool.manifests("member"))
+
+    def check_complete(self) -> None:
+        """Refuses a pool that lacks members, unless there is an override.
+
+        Raises:
+          UserError: names the units without a member, and members without a unit.
+        """
+        if self.members and self.gaps and not self.override:
+            raise UserError(
+                f"{self.workdir}: {'. '.join(self.gaps)}. With --override it goes on "
+                "like this, and marks every result"
+            )
 
     @functools.cached_property
     def evaluation(self) -> EvaluationSet:
@@ -103,9 +122,12 @@ class Scorer:
     @functools.cached_property
     def stack(self) -> StackedPool:
         """The members, on devices."""
-        return load_stack(
+        stack = load_stack(
             self.pool, self.members, self.corpus, self._adopted, self.override
         )
+        for gap in self.gaps:
+            say(gap)
+        return dataclasses.replace(stack, notes=(*self.gaps, *stack.notes))
 
     @functools.cached_property
     def evaluator(self) -> Evaluator:
@@ -201,7 +223,10 @@ class Scorer:
           UserError: the specification is wrong, or uses a name twice.
         """
         asked = parse(spec, self.members, self.config.concentration, self.config.seed)
-        concatenate(self._standard_table(), asked)  # raises if a name is taken
+        try:
+            concatenate(self._standard_table(), asked)
+        except UserError as error:  # a name is taken
+            raise UserError(f"{spec}: {error}") from error
         return self._usable(concatenate(asked, self._merges()))
 
     def score(

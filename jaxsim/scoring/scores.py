@@ -43,7 +43,7 @@ class Scores:
       evaluation: the windows that `PredictorScores.rows` index.
       predictors: losses by predictor: 'merge', 'ensemble' and 'members', or
         'reference' for reference runs.
-      notes: what an override admitted.
+      notes: what an override admitted, or the pool lacks.
       basis: what it was computed from.
       how: precisions that merges were scored with.
     """

@@ -142,14 +142,14 @@ def load_stack(
             except DamagedError as error:
                 if not override:
                     raise DamagedError(f"{error}; --override leaves it out") from error
-                notes.append(error.what)
+                notes.append(f"OVERRIDE: {error.what}")
                 damaged.add(name)
                 yield base
 
     deltas = held_deltas(config, pool.model, len(names), mesh)
     delta_C = stacked(base, entries(), len(names), deltas)
     for note in notes:
-        say(f"OVERRIDE: {note}")
+        say(note)
     return StackedPool(
         names=tuple(names),
         digests=tuple(manifest.params_digest for manifest in manifests),
@@ -187,7 +187,7 @@ def check_entry(
         if not override:
             advice = f"{repair(pool.entry(manifest.name))}; --override admits it"
             raise DamagedError(line, advice)
-        notes.append(line)
+        notes.append(f"OVERRIDE: {line}")
 
 
 def stacked(

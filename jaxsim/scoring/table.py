@@ -273,13 +273,12 @@ def read_csv(members: Sequence[str], path: Path) -> Mixtures:
     sum_M1 = w_MC.sum(axis=1, keepdims=True)
     rounded = (np.abs(sum_M1 - 1) <= SUM_TOLERANCE) & (abs(sum_M1 - 1) > 1e-9)
     w_MC = np.where(rounded, w_MC / np.where(rounded, sum_M1, 1.0), w_MC)
-    return Mixtures(
-        tuple(members),
-        tuple(str(line[Labels.NAME]) for line in lines),
-        ("given",) * len(lines),
-        w_MC,
-        np.array([float(line.get(Labels.SCALE, 1.0)) for line in lines]),
-    )
+    names = tuple(str(line[Labels.NAME]) for line in lines)
+    scale_M = np.array([float(line.get(Labels.SCALE, 1.0)) for line in lines])
+    try:
+        return Mixtures(tuple(members), names, ("given",) * len(lines), w_MC, scale_M)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def parse(

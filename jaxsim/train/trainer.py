@@ -6,6 +6,7 @@ The compiled step is in `step.py`; `program.py` lays it out over devices.
 import contextlib
 import dataclasses
 import functools
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -79,11 +80,11 @@ class Trainer:
         self.model, self.recipe, self.mesh = model, recipe, mesh
         self._config = train = config.train
         pieces, data = train.accumulate, mesh.shape["data"]
-        if recipe.batch % (pieces * data):
+        if recipe.batch % math.lcm(pieces, data):
             raise UserError(
                 f"config.{group}.batch={recipe.batch} does not divide over the {data} "
                 "devices of mesh axis 'data'"
-                + f" in config.train.accumulate={pieces} pieces" * (pieces > 1)
+                + f" and into config.train.accumulate={pieces} pieces" * (pieces > 1)
                 + "; change it, or config.train.model_axis"
             )
         self.state_path = train.state_path
@@ -117,8 +118,11 @@ class Trainer:
         return self._programs[runs]
 
     def _program(self, runs: int, accumulate: int) -> TrainProgram:
-        step = dataclasses.replace(self._step, accumulate=accumulate)
-        return TrainProgram(step, self.recipe.batch, self._mesh_of(runs), runs)
+        mesh, batch = self._mesh_of(runs), self.recipe.batch
+        # Rows that are divided over more devices need fewer pieces.
+        pieces = math.gcd(accumulate, batch // mesh.shape["data"])
+        step = dataclasses.replace(self._step, accumulate=pieces)
+        return TrainProgram(step, batch, mesh, runs)
 
     def _mesh_of(self, runs: int) -> Mesh:
         devices = self.mesh.devices.flatten().tolist()

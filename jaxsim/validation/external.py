@@ -96,12 +96,7 @@ def read_mixtures(path: Path, members: Sequence[str]) -> Mixtures:
     Raises:
       UserError: names file and row.
     """
-    try:
-        table = read_csv(members, path)
-    except UserError as error:
-        if str(path) in str(error):
-            raise
-        raise UserError(f"{path}: {error}") from error
+    table = read_csv(members, path)
     for name, scale in zip(table.names, table.scale_M, strict=True):
         if scale != 1:
             raise UserError(

@@ -55,10 +55,11 @@ def test_attached_devices_are_planned_for(tmp_path, capsys):
 
 def test_a_program_that_does_not_fit_is_no_error(tmp_path, capsys):
     arguments = [config_file(tmp_path, "by_dates=()"), "--members=3"]
-    arguments += ["--config.score.memory=1e-6"]
+    arguments += ["--config.score.memory=0.001"]
     assert cli.main(["plan", *arguments]) == 0
     out = capsys.readouterr().out
     assert "DOES NOT FIT: scoring" in out
+    assert "DOES NOT FIT: train step" not in out  # it is no limit of training
     assert "score.deltas='bfloat16'" in out
 
 
@@ -76,6 +77,7 @@ def test_members_come_from_a_workdir_a_config_or_a_flag(tmp_path):
     [
         ([], "by_field or by_file: .* known only.*--members=N"),
         (["--members=none"], "must be a whole number"),
+        (["--members=1000000000"], "must be a whole number, 1 to 100,000"),
         (["--utilization=40"], "must be a share"),
         (
             ["--members=2", "--config.train.data_axis=7"],

@@ -182,6 +182,16 @@ def test_sharded_runs_train_together_and_exchange_nothing(
         assert outcome.device_seconds == program.mesh.size * outcome.wall_seconds
 
 
+@needs_eight
+def test_a_batch_has_fewer_pieces_on_more_devices(setting, monkeypatch):
+    """A run alone is divided over all four devices, two rows on each."""
+    config = tiny.changed(setting.config, "train", accumulate=4)
+    trainer = recipe_trainer(setting.model, config, tiny.mesh_of(4))
+    trainer_module = "jaxsim.train.trainer.TrainProgram"
+    monkeypatch.setattr(trainer_module, lambda step, *_: step.accumulate)
+    assert [trainer.program(runs) for runs in (4, 1)] == [4, 2]
+
+
 def test_one_of_several_processes_does_not_plan(setting, monkeypatch):
     trainer = recipe_trainer(setting.model, setting.config, tiny.mesh_of())
     monkeypatch.setattr("jaxsim.train.trainer.alone", lambda: False)

@@ -76,6 +76,7 @@ def test_a_missing_bucket_is_named(s3):
     ("url", "message"),
     [
         ("bucket/pool", "must be s3://NAME/FOLDER or"),
+        ("s3://", "must be s3://NAME/FOLDER or"),
         ("nosuch://bucket", "must be s3://NAME/FOLDER or"),
         ("ftp://me:secret@host/x", "must be s3://NAME/FOLDER or"),
         ("github://someone:repository@/x", "must be s3://NAME/FOLDER or"),
