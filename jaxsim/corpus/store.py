@@ -40,7 +40,6 @@ from jaxsim.errors import DamagedError, UserError
 T = TypeVar("T")
 
 ADVICE = "copy the corpus again, or start over with `jaxsim prepare --refreeze`"
-TEMPORARY = ".tmp_"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 4096  # rows that are read at once while a digest is checked
 
@@ -325,12 +324,13 @@ def publish(
             return
         shutil.rmtree(target)
     # `tempfile.mkdtemp` makes folders that only their owner can read.
-    temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+    temporary = target.parent / f".tmp_{uuid.uuid4().hex}"
     temporary.mkdir(parents=True)
-    write(temporary)
     try:
+        write(temporary)
         os.rename(temporary, target)
     except OSError:
-        if not target.exists():
+        if not target.exists():  # another launcher of this workdir was faster
             raise
-        shutil.rmtree(temporary)  # another launcher of this workdir was faster
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

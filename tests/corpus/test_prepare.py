@@ -1,6 +1,7 @@
 """`prepare` from end to end, with real ArrayRecord files."""
 
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -226,6 +227,39 @@ def test_unchanged_input_is_not_read_again(sources, work, monkeypatch):
         with pytest.raises(AssertionError, match="read again"):
             prepare(config, work)
     assert digests(prepare(config, work)) == digests(before)
+
+
+def test_leftovers_are_cleared_even_if_nothing_changed(sources, work, tmp_path):
+    prepare(config_of(sources), work)
+    folder = work / "corpus"
+    before = {path.name for path in folder.iterdir()}
+    (folder / ".tmp_1").mkdir()
+    (folder / ".quarantine.jsonl").write_text("half")
+    (folder / ".corpus.json.0123").write_text("half")
+    (folder / ".tmp_2").symlink_to(tmp_path / "in")
+    prepare(config_of(sources), work)
+    assert {path.name for path in folder.iterdir()} == before
+    assert len(list((tmp_path / "in").iterdir())) == 3
+
+
+def test_a_full_disk_is_named_with_bytes_and_leaves_nothing_half_done(
+    sources, work, monkeypatch
+):
+    folder, usage = work / "corpus", shutil.disk_usage(".")
+
+    def full(path):
+        has_room = len(list(folder.glob("unit_*"))) < 2
+        return usage if has_room else usage._replace(free=1000)
+
+    monkeypatch.setattr("shutil.disk_usage", full)
+    with pytest.raises(OSError, match=r"disk full: 15\d,\d+ bytes .* 1,000") as error:
+        prepare(config_of(sources), work)
+    assert error.value.errno == errno.ENOSPC
+    assert len(list(folder.glob("unit_*"))) == 2
+    assert not list(folder.glob(".tmp_*"))
+    assert not (folder / "corpus.json").exists()
+    monkeypatch.undo()
+    assert list(prepare(config_of(sources), work).units) == ["a", "b", "c"]
 
 
 def test_a_lost_data_set_is_written_again(sources, work):
