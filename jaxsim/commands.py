@@ -244,12 +244,13 @@ def search(
             "search: ignoring validation results: they are for a different pool or "
             f"text. Rerun `{command_line('validate', workdir)}` (it retrains nothing)"
         )
-    known = None
+    known, harm = None, ""
     if validation is not None:
         # Without a calibration of every domain that matters, merges are not corrected.
-        needed = objective(settings, scorer.evaluation).needed
-        if calibration := validation.calibrated(needed):
-            known = Corrector(calibration, scorer)
+        goal = objective(settings, scorer.evaluation)
+        if calibration := validation.calibrated(goal.needed):
+            harm = validation.harm(goal)
+            known = None if harm else Corrector(calibration, scorer)
 
     def residual(goal: Objective) -> Residual | None:
         if validation is None:
@@ -261,6 +262,8 @@ def search(
         basis = dataclasses.replace(found.basis, others=validation.basis.others)
         singles = known is not None and known.calibration.singles_known
         found = dataclasses.replace(found, basis=basis, singles_known=singles)
+        if harm:
+            found.warnings.append(f"NOT CALIBRATED, because {harm}")
     save_search(workdir, found)
     show.show_search(found)
     for line in last_lines(workdir):

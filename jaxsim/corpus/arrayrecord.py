@@ -6,6 +6,7 @@ a stored features.json names.
 """
 
 import contextlib
+import errno
 import io
 import shutil
 import threading
@@ -17,6 +18,7 @@ import tensorflow_datasets as tfds
 
 from jaxsim.errors import DamagedError
 
+_OVERHEAD = 150_000  # bytes of the smallest table
 _SPLIT = "rows"
 _FORMAT = "array_record"
 _Examples = Iterator[tuple[int, dict[str, np.ndarray]]]
@@ -70,11 +72,29 @@ def write_table(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes `tokens` [R, L + 1] and any columns [R], R at least 1."""
     width, columns = arrays["tokens"].shape[1], [n for n in arrays if n != "tokens"]
     tfds.disable_progress_bar()
+    needed = _OVERHEAD + sum(array.nbytes for array in arrays.values())
     # TFDS announces every data set on stdout.
-    with contextlib.redirect_stdout(io.StringIO()):
+    with _room(folder.parent, needed), contextlib.redirect_stdout(io.StringIO()):
         Table(folder, width, columns, arrays).download_and_prepare(file_format=_FORMAT)
     # TFDS makes this folder for every data set.
     shutil.rmtree(folder / "downloads", ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _room(folder: Path, needed: int) -> Iterator[None]:
+    """Raises an `OSError` with both numbers if the disk lacks that many bytes."""
+
+    def check() -> None:
+        if (free := shutil.disk_usage(folder).free) < needed:
+            what = f"disk full: {needed:,} bytes are needed, and {free:,} are free"
+            raise OSError(errno.ENOSPC, what, str(folder))
+
+    check()
+    try:
+        yield
+    except Exception:  # of any kind, as below
+        check()
+        raise
 
 
 class TableReader:

@@ -25,6 +25,7 @@ from jaxsim.corpus.tokenizer import Coverage, Tokenizer, tokenizer_from_config
 from jaxsim.errors import UserError
 from jaxsim.log import counted, progress, say, show_table
 
+_LOCK = ".lock"
 # Fields that define each kind of tokenizer; a 'file' has a digest, too.
 _DECIDING = {
     "bytes": ("kind",),
@@ -51,16 +52,20 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
     records.check_tree(workdir)
     folder, path = workdir / "corpus", store.path_of(workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with (folder / _LOCK).open("w") as lock:
         # One `prepare` at a time; the kernel releases the lock when this one ends.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if refreeze:
             # The record goes first, so that a kill leaves no part of a corpus.
             path.unlink(missing_ok=True)
         for entry in folder.iterdir():
-            # Temporary folders are of a killed `prepare`.
-            if entry.is_dir() and (refreeze or entry.name.startswith(store.TEMPORARY)):
-                shutil.rmtree(entry)
+            # A killed `prepare` leaves hidden files and folders.
+            is_left = entry.name.startswith(".") and entry.name != _LOCK
+            if entry.is_dir() and not entry.is_symlink():
+                if is_left or refreeze:
+                    shutil.rmtree(entry)
+            elif is_left:
+                entry.unlink()
         previous = store.open_corpus(workdir) if path.exists() else None
         if previous:
             _check_frozen(previous.record.frozen, config, folder)

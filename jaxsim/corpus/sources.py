@@ -64,10 +64,13 @@ class Quarantine(contextlib.AbstractContextManager["Quarantine"]):
         self.records: Counter[str] = Counter()  # by source, bad ones included
         self.bad: dict[str, Counter[str]] = defaultdict(Counter)
         self.repaired: dict[str, Counter[str]] = defaultdict(Counter)
-        self._file = path.open("w", encoding="utf-8")
+        # It appears whole, or with all that was read before an error.
+        self._part = path.with_name(f".{path.name}")
+        self._file = self._part.open("x", encoding="utf-8")
 
     def __exit__(self, *exception: object) -> None:
         self._file.close()
+        os.replace(self._part, self.path)
 
     def reject(self, source: str, cause: str, file: str, line: int) -> None:
         """Lists a bad record; `line` counts from 1, 0 means the whole file.
@@ -88,7 +91,6 @@ class Quarantine(contextlib.AbstractContextManager["Quarantine"]):
         bad = self.bad[source]
         if (total := bad.total()) <= share * self.records[source]:
             return
-        self._file.flush()
         causes = ", ".join(f"{n} {cause}" for cause, n in bad.most_common())
         raise UserError(
             f"source {source!r}: {total} of {which}{self.records[source]} records are "

@@ -33,14 +33,13 @@ from jaxsim.config import CorpusConfig, SourceConfig, SplitConfig, TokenizerConf
 from jaxsim.corpus.arrayrecord import TableReader, write_table
 from jaxsim.corpus.names import check_free
 from jaxsim.corpus.rows import EvalWindows
-from jaxsim.corpus.split import BASE
+from jaxsim.corpus.split import BASE, SPLITS
 from jaxsim.corpus.tokenizer import Tokenizer
 from jaxsim.errors import DamagedError, UserError, check_known
 
 T = TypeVar("T")
 
 ADVICE = "copy the corpus again, or start over with `jaxsim prepare --refreeze`"
-TEMPORARY = ".tmp_"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 4096  # rows that are read at once while a digest is checked
 
@@ -79,6 +78,10 @@ class Domain:
     tokens: dict[str, int]
     bytes: dict[str, int]
     windows: dict[str, int]
+
+    def sums(self) -> list[dict[str, Any]]:
+        """Everything that is keyed by split."""
+        return [self.digests, self.documents, self.tokens, self.bytes, self.windows]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,6 +226,20 @@ class Corpus:
                 check_free(name, f"corpus.json in {workdir}")
         except UserError as error:
             raise DamagedError(str(error)) from error
+        wrong = [
+            name
+            for name, unit in {BASE: self.base, **self.units}.items()
+            if (unit.name, unit.tokens) != (name, unit.rows * self.length)
+        ]
+        wrong += [
+            name
+            for name, domain in self.domains.items()
+            if domain.name != name or any(set(d) != set(SPLITS) for d in domain.sums())
+        ]
+        if wrong:
+            raise DamagedError(
+                f"corpus.json in {workdir}: {wrong[0]!r} contradicts itself; {ADVICE}"
+            )
         folder = folder_of(workdir, "tokenizer", self.tokenizer_digest)
         self.tokenizer = Tokenizer.load(folder, self.tokenizer_digest)
         tables = Tables(workdir, self.length, self.tokenizer)
@@ -243,9 +260,14 @@ class Corpus:
 
     def evaluation(self, domain: str, split: str) -> EvalWindows:
         """The windows of the split 'dev' or 'test'; the first call checks them."""
-        digests = self._find("domain", domain, self.domains).digests
-        digest = self._find("split", split, digests)
-        return self._read_windows(f"domain {domain!r}, split {split!r}", digest)
+        entry = self._find("domain", domain, self.domains)
+        digest = self._find("split", split, entry.digests)
+        what = f"domain {domain!r}, split {split!r}"
+        found = self._read_windows(what, digest)
+        sums = len(found.documents), found.count_R.sum(), found.bytes_R.sum()
+        if (digest, *sums, len(found)) != tuple(d[split] for d in entry.sums()):
+            raise DamagedError(f"{what}: corpus.json has other sums; {ADVICE}")
+        return found
 
 
 def open_corpus(workdir: Path) -> Corpus:
@@ -323,12 +345,13 @@ def publish(
             return
         shutil.rmtree(target)
     # `tempfile.mkdtemp` makes folders that only their owner can read.
-    temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+    temporary = target.parent / f".tmp_{uuid.uuid4().hex}"
     temporary.mkdir(parents=True)
-    write(temporary)
     try:
+        write(temporary)
         os.rename(temporary, target)
     except OSError:
-        if not target.exists():
+        if not target.exists():  # another launcher of this workdir was faster
             raise
-        shutil.rmtree(temporary)  # another launcher of this workdir was faster
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

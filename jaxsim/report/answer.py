@@ -51,7 +51,11 @@ def answer(
         validation = None  # it says nothing about this search
     marks = (note.partition(": ") for note in found.notes)
     lines = [(word, text) for word, _, text in marks]
-    lines.append(("Best mixture", _best(found)))
+    if found.within_limits:
+        lines.append(("Best mixture", _best(found)))
+    else:
+        text = "No scored mixture keeps every limit of config.search.max_regression."
+        lines.append(("NO BEST MIXTURE", f"{text} The nearest: {_best(found)}"))
     lines += [("WARNING", text) for text in found.warnings]
     lines.append(("Ties", ties_sentence(found)))
     trained = _trained_best(found, validation, chosen)
@@ -60,7 +64,7 @@ def answer(
     why, command = next_command(found, validation, workdir, token_multiplier)
     steps = [("Next", f"{why}{f': `{command}`' if command else '.'}")] if why else []
     is_known = bool(trained) or _is_member(found)
-    if not is_known:
+    if not is_known and found.within_limits:
         train = ("Train it", f"`{train_command(workdir, token_multiplier)}`")
         first = about_training(found) and _enough(validation)
         steps.insert(0 if first else len(steps), train)
@@ -252,7 +256,11 @@ def _open(
     """Everything that the report leaves open."""
     left = []
     if found is None or not about_training(found):
-        left.append("whether merges predict training (no reference runs used)")
+        used = "no reference runs used"
+        if validation is not None:
+            held_out = counted(len(validation.reference_runs), "held-out run")
+            used = f"no search used the {held_out}"
+        left.append(f"whether merges predict training ({used})")
     if validation is not None:
         if (runs := len(validation.reference_runs)) < ENOUGH_RUNS:
             held_out = counted(runs, "held-out run")

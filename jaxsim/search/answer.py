@@ -9,13 +9,12 @@ from jaxsim.log import counted
 from jaxsim.scoring.scores import Scores, bits_of, bits_per_byte
 from jaxsim.scoring.table import Mixtures
 from jaxsim.search.constraints import Binding, binding, more_epochs
-from jaxsim.search.objective import Objective, Slope, target_weights
+from jaxsim.search.objective import EXCESS, Objective, Slope, target_weights
 from jaxsim.search.problem import Problem
 from jaxsim.search.result import SearchResult
 from jaxsim.search.ties import Residual, Ties, resampled, tie_set
 
 _FINALISTS = 12  # tied mixtures that are scored on test text
-_EXCESS = 1e-4  # bits per byte by which a regression limit may be missed
 _ACTIVE = 1e-4  # of the objective: pieces this close to the maximum are active
 
 
@@ -34,7 +33,7 @@ def answer(problem: Problem, scored: Scores, residual: Residual | None) -> Searc
     # Mixtures that keep all regression limits or, without one, those nearest to it;
     # with a tolerance for a descent that ends at a limit.
     over_M = goal.violation(trained_MD)
-    kept = np.flatnonzero(over_M <= over_M.min() + _EXCESS)
+    kept = np.flatnonzero(over_M <= over_M.min() + EXCESS)
     table, nll_MR = scored.table.take(kept), losses.nll_MR[kept]
     bits_MD, trained_MD = bits_MD[kept], trained_MD[kept]
     base_R = problem.base_R[losses.rows]
@@ -59,7 +58,7 @@ def answer(problem: Problem, scored: Scores, residual: Residual | None) -> Searc
     bound = binding(problem.feasible, w_C, slope) + [
         Binding(e.domains[d], "max_regression", limit, float(bits_D[d]))
         for d, limit in enumerate(goal.limit_D.tolist())
-        if bits_D[d] >= limit - _EXCESS
+        if bits_D[d] >= limit - EXCESS
     ]
     return SearchResult(
         target={name: float(w) for name, w in weights if w > 0},
@@ -191,7 +190,7 @@ def _warnings(
     """What to know before the best mixture is trained."""
     lines = more_epochs(problem.feasible, w_C)
     over = float(goal.violation(bits_D[None])[0])
-    if over > _EXCESS:
+    if over > EXCESS:
         lines.append(
             "NOT WITHIN THE LIMITS: no scored mixture keeps all regression limits; "
             f"those shown come nearest, and exceed one by {over:.4f} bits per byte"

@@ -19,6 +19,7 @@ from jaxsim.scoring.targets import Targets
 # A regression limit is kept exactly as long as one more bit in the limited domain
 # would win fewer bits of the objective than this.
 PENALTY = 10.0
+EXCESS = 1e-4  # bits per byte by which a limit may be missed
 
 
 @dataclasses.dataclass(frozen=True)

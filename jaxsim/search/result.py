@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
+import numpy as np
+
 from jaxsim import records
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.records import Basis
+from jaxsim.search.objective import EXCESS
 
 BEST = "best.csv"
 
@@ -91,6 +94,12 @@ class SearchResult:
     @property
     def best(self) -> dict[str, Any]:
         return self.rows[0]
+
+    @property
+    def within_limits(self) -> bool:
+        """Whether the best mixture keeps every regression limit."""
+        rows = self.domains.values()
+        return all(r["best"] - r.get("limit", np.inf) <= EXCESS for r in rows)
 
     def predicted(self, row: Mapping[str, Any], split: str) -> float:
         """A row's merge, with the calibration on dev text."""

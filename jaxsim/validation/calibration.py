@@ -73,6 +73,7 @@ class Calibration:
     # [F, D] loss minus prediction for each of F runs, predicted without it, on dev
     # text: what intervals are computed from.
     off: Sequence[Sequence[float | None]]
+    merge_off: Sequence[Sequence[float | None]]  # [F, D] loss minus merge
     reference: Sequence[Sequence[float | None]]  # [F, D] losses of these runs
     shared: float | None  # the ridges that were chosen; None leaves them out
     own: float | None
@@ -157,6 +158,7 @@ def fit(
         list(domains),
         b_DK.tolist(),
         best_FD.tolist(),
+        y_FD.tolist(),
         reference_FD.tolist(),
         *ridges,
         singles_known,

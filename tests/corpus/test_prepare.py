@@ -1,6 +1,7 @@
 """`prepare` from end to end, with real ArrayRecord files."""
 
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -228,6 +229,41 @@ def test_unchanged_input_is_not_read_again(sources, work, monkeypatch):
     assert digests(prepare(config, work)) == digests(before)
 
 
+def test_leftovers_are_cleared_even_if_nothing_changed(sources, work, tmp_path):
+    prepare(config_of(sources), work)
+    folder = work / "corpus"
+    before = {path.name for path in folder.iterdir()}
+    (folder / ".tmp_1").mkdir()
+    (folder / ".quarantine.jsonl").write_text("half")
+    (folder / ".corpus.json.0123").write_text("half")
+    (folder / ".tmp_2").symlink_to(tmp_path / "in")
+    prepare(config_of(sources), work)
+    assert {path.name for path in folder.iterdir()} == before
+    assert len(list((tmp_path / "in").iterdir())) == 3
+
+
+def test_a_full_disk_is_named_with_bytes_and_leaves_nothing_half_done(
+    sources, work, monkeypatch
+):
+    folder, usage = work / "corpus", shutil.disk_usage(".")
+
+    def full(path):
+        has_room = len(list(folder.glob("unit_*"))) < 2
+        return usage if has_room else usage._replace(free=1000)
+
+    monkeypatch.setattr("shutil.disk_usage", full)
+    with pytest.raises(
+        OSError, match=r"disk full: 1[56]\d,\d+ bytes .* 1,000"
+    ) as error:
+        prepare(config_of(sources), work)
+    assert error.value.errno == errno.ENOSPC
+    assert len(list(folder.glob("unit_*"))) == 2
+    assert not list(folder.glob(".tmp_*"))
+    assert not (folder / "corpus.json").exists()
+    monkeypatch.undo()
+    assert list(prepare(config_of(sources), work).units) == ["a", "b", "c"]
+
+
 def test_a_lost_data_set_is_written_again(sources, work):
     config = config_of(sources)
     corpus = prepare(config, work)
@@ -348,6 +384,36 @@ def test_a_missing_or_damaged_corpus_is_refused(sources, work):
     path.write_text("{")
     with pytest.raises(DamagedError, match="unreadable"):
         open_corpus(work)
+
+
+def test_a_forged_record_of_the_corpus_is_refused(sources, work):
+    """Its seal was made again; the rest of it does not fit."""
+    prepare(config_of(sources), work)
+    path = work / "corpus" / "corpus.json"
+    genuine = path.read_text()
+
+    def swap(digests):
+        digests["dev"], digests["test"] = digests["test"], digests["dev"]
+
+    for forge in (
+        lambda units, domains, base: units["a"].update(tokens=5),
+        lambda units, domains, base: base.update(tokens=5),
+        lambda units, domains, base: units["a"].update(name="b"),
+        lambda units, domains, base: units.update(uniform=units.pop("a")),
+        lambda units, domains, base: domains["a"]["digests"].pop("dev"),
+        lambda units, domains, base: swap(domains["a"]["digests"]),
+        lambda units, domains, base: domains["a"].update(digests=domains["b"]["digests"]),
+        lambda units, domains, base: domains["a"]["documents"].update(test=1),
+        lambda units, domains, base: domains["a"]["tokens"].update(test=1),
+        lambda units, domains, base: domains["a"]["bytes"].update(test=1),
+        lambda units, domains, base: domains["a"]["windows"].update(test=1),
+    ):  # fmt: skip
+        path.write_text(genuine)
+        sealing.edit(
+            path, lambda d, f=forge: f(d["units"], d["domains"], d["frozen"]["base"])
+        )
+        with pytest.raises(DamagedError, match=r"corpus\.json"):
+            open_corpus(work).evaluation("a", "test")
 
 
 def test_reading_from_threads(sources, work):

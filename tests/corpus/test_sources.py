@@ -26,7 +26,7 @@ def read(quarantine, **source):
 
 def places(quarantine):
     quarantine._file.flush()
-    lines = quarantine.path.read_text().splitlines()
+    lines = quarantine._part.read_text().splitlines()
     return [(e["file"], e["line"], e["cause"]) for e in map(json.loads, lines)]
 
 
@@ -60,7 +60,7 @@ def test_a_bad_line_is_counted_and_located(tmp_path, quarantine, line, cause):
     assert quarantine.records["s"] == 3
     assert places(quarantine) == [("a.jsonl", 2, cause)]
     # Only places are listed; text of documents stays out of logs.
-    assert "again" not in quarantine.path.read_text()
+    assert "again" not in quarantine._part.read_text()
 
 
 def test_too_many_bad_records_are_an_error_with_counts(tmp_path):
@@ -77,6 +77,17 @@ def test_too_many_bad_records_are_an_error_with_counts(tmp_path):
     assert "1 not JSON" in message
     assert str(tmp_path / "q") in message
     assert len((tmp_path / "q").read_text().splitlines()) == 2
+
+
+def test_the_quarantine_appears_whole(tmp_path):
+    """A kill leaves the old one beside the old corpus."""
+    path = tmp_path / "q"
+    path.write_text("old")
+    with Quarantine(path, 1.0) as quarantine:
+        quarantine.reject("s", sources.NOT_JSON, "a.jsonl", 1)
+        assert path.read_text() == "old"
+    assert json.loads(path.read_text())["line"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["q"]
 
 
 def test_a_line_that_is_too_long_is_skipped_whole(tmp_path, quarantine, monkeypatch):
@@ -149,9 +160,7 @@ def test_a_file_that_vanishes_is_named(tmp_path, quarantine, reader):
     next(documents)
     for path in tmp_path.glob("b.*"):
         path.unlink()
-    with pytest.raises(
-        UserError, match=r"source 's': cannot read '.*/b\.\w+': No such"
-    ):
+    with pytest.raises(UserError, match=r"cannot read '.*/b\.\w+': No such file"):
         list(documents)
 
 

@@ -59,6 +59,27 @@ def test_warnings_stand_with_the_answer():
     assert "would repeat 2.5 times" in lines(found_of())["WARNING"]
 
 
+@pytest.mark.parametrize(("over", "kept"), [(0.0, True), (0.02, False)])
+def test_a_mixture_that_breaks_a_limit_is_not_called_the_best(over, kept):
+    domains = {OUTSIDE: {"best": 2.0 + over, "base": 2.1, "limit": 2.0}}
+    found = dataclasses.replace(found_of(), domains=domains)
+    labels = [label for label, _ in answer(found, None, "W")]
+    assert ("Best mixture" in labels) == ("Train it" in labels) == kept
+    assert ("NO BEST MIXTURE" in labels) != kept
+    if not kept:
+        assert "keeps every limit" in lines(found)["NO BEST MIXTURE"]
+        assert "The nearest: 1/2 each of" in lines(found)["NO BEST MIXTURE"]
+
+
+def test_reference_runs_that_no_search_used_are_not_denied(workdir):
+    """Two are too few for a search, and are counted all the same."""
+    found = found_of(trained=False)
+    text = current_lines(found, validation_of(workdir, 2))["Open questions"]
+    assert "no search used the 2 held-out runs" in text
+    assert "how well merges rank (2 held-out runs, fewer than 12)" in text
+    assert "no reference runs used" not in text
+
+
 def test_printed_commands_can_be_pasted():
     """Whatever the folder is called, a shell gives it to jaxsim as it is."""
     workdir = "my runs/it's $HOME"

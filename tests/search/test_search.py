@@ -274,6 +274,13 @@ def test_a_regression_limit_is_kept(scorer):
     assert "max_regression" in [b["kind"] for b in found.binding]
 
 
+def test_a_limit_that_nothing_keeps_is_in_the_result(scorer):
+    found = search(scorer, descent(max_regression={"solo": -0.9}, evaluations=4))
+    assert not found.within_limits
+    assert "no scored mixture keeps all regression limits" in found.warnings[0]
+    assert search(scorer, descent(evaluations=4)).within_limits
+
+
 def test_the_worst_domain_decides(scorer):
     targets = dict.fromkeys(scorer.corpus.domains, 1.0)
     found = search(scorer, descent(target=targets, objective="worst"))

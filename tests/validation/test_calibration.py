@@ -241,8 +241,7 @@ def corrector(scorer, coefficients, singles_known=True, domains=None):
     calibration = Calibration(
         list(domains),
         [list(coefficients)] * len(domains),
-        np.zeros((8, len(domains))).tolist(),
-        np.zeros((8, len(domains))).tolist(),
+        *[np.zeros((8, len(domains))).tolist()] * 3,
         1.0,
         None,
         singles_known,

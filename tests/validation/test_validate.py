@@ -2,16 +2,19 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
 
+from jaxsim import commands
 from jaxsim.errors import DamagedError
 from jaxsim.records import Basis
 from jaxsim.scoring.table import dirichlet
 from jaxsim.scoring.targets import IN_POOL, OUT_OF_POOL
-from jaxsim.search.objective import Objective
-from jaxsim.search.ties import Residual
+from jaxsim.search.objective import Objective, objective
+from jaxsim.search.result import load_search
+from jaxsim.search.ties import AFTER_RUNS, Residual
 from jaxsim.validation.measured import (
     CALIBRATED,
     PredictionTable,
@@ -19,7 +22,12 @@ from jaxsim.validation.measured import (
     beside,
     pool_losses,
 )
-from jaxsim.validation.validate import compare, load_validation, save_validation
+from jaxsim.validation.validate import (
+    TRAINED,
+    compare,
+    load_validation,
+    save_validation,
+)
 
 
 @pytest.fixture(scope="module")
@@ -330,6 +338,32 @@ def test_residual_of_calibrated_merges_leaves_out_each_reference_run(
     again = few.residual({"outside": 1.0}, CALIBRATED)
     assert again.reference_runs == 14
     assert again.deviation < 1.2 * left.deviation
+
+
+def test_a_calibration_that_harms_the_target_is_not_used(
+    validation, scorer, config, capsys
+):
+    """Its own left-out runs decide, on the objective that is searched."""
+    known = validation.calibration
+    worse_FD = known.off_FD.copy()
+    merge_FD = np.array(known.merge_off, float)
+    column = known.domains.index("outside")
+    worse_FD[:, column] = 1.5 * merge_FD[:, column]
+    known = dataclasses.replace(known, off=worse_FD.tolist())
+    harmed = dataclasses.replace(validation, calibration=known)
+    error = np.abs(merge_FD[:, column]).mean()
+    why = f"NOT CALIBRATED, because .* error of {error:.4f} .* {1.5 * error:.4f} "
+    goal = dataclasses.replace(config.search, target={"solo": 1.0}, evaluations=1)
+    assert not harmed.harm(objective(goal, scorer.evaluation))
+    goal = dataclasses.replace(goal, target={"outside": 1.0})
+    config, workdir = dataclasses.replace(config, search=goal), scorer.workdir
+    save_validation(workdir, harmed)
+    commands.search(config, workdir, scorer=scorer)
+    found = load_search(workdir)
+    assert not found.calibrated and found.ties["heading"] == AFTER_RUNS
+    assert re.search(why, " ".join(found.warnings))
+    assert re.search(f"WARNING: {why}", capsys.readouterr().out)
+    (workdir / TRAINED).unlink()
 
 
 def test_the_worst_gain_is_over_the_base_model_on_the_text_of_the_reference_runs(
