@@ -188,8 +188,9 @@ class TrainingCheckpoints:
 
 def _checksums(tree: Any) -> np.ndarray:
     """A checksum of each leaf, uint32; every process calls it."""
-    leaves = [_checksum(leaf) for leaf in jax.tree.leaves(tree)]
-    return np.array(to_host(leaves), np.uint32)
+    # One after the other: the CPU devices of a process can get stuck in several sums.
+    found = [to_host(_checksum(leaf)) for leaf in jax.tree.leaves(tree)]
+    return np.array(found, np.uint32)
 
 
 @jax.jit

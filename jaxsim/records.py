@@ -15,7 +15,6 @@ import hashlib
 import json
 import math
 import os
-import stat
 import types
 import typing
 import uuid
@@ -32,7 +31,7 @@ LARGEST = 1 << 30  # bytes of a record; a table of 100,000 mixtures has 0.2 GB
 # A row of a table for people: code reads it as it likes, a file must hold plain cells.
 Cell = bool | int | float | str | list[str] | list[float | None] | None
 Row = Annotated[dict[str, Any], dict[str, Cell]]
-# What a workdir holds.
+# What jaxsim reads and writes in a workdir.
 PARTS = (
     "base", "config.json", "corpus", "metrics", "pool", "report", "scores", "search",
     "state", "validation",
@@ -42,9 +41,9 @@ PARTS = (
 def check_tree(workdir: Path) -> None:
     """Refuses a workdir that is not made of regular files and folders alone.
 
-    A workdir may come from somebody else. Writing through a link would change files
-    that are not its own, and reading a named pipe may never end. The workdir itself
-    may be a link, and other things in it are not looked at.
+    It may come from somebody else: writing through a link would change files elsewhere,
+    and reading a named pipe may never end. The workdir itself may be a link, and other
+    things than `PARTS` are not looked at.
 
     Raises:
       DamagedError: names the first link, pipe or device.
@@ -148,11 +147,10 @@ def load(path: Path, kind: type[T], advice: str) -> T:
         field does not have the type that its dataclass says.
     """
     try:
-        about = path.stat()
-        if not stat.S_ISREG(about.st_mode):
+        if path.exists() and not path.is_file():
             raise ValueError("no regular file")
-        if about.st_size > LARGEST:
-            raise ValueError(f"{about.st_size:,} bytes are too many")
+        if (size := path.stat().st_size) > LARGEST:
+            raise ValueError(f"{size:,} bytes are too many")
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise DamagedError(f"{path}: unreadable ({error}); {advice}") from error

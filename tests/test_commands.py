@@ -283,6 +283,10 @@ def test_damage_after_scoring_stops_the_search(workdir, jaxsim):
     assert snapshot(workdir / "scores") | snapshot(workdir / "search") == before
 
 
+def test_a_workdir_has_no_part_that_is_not_searched_for_links(complete):
+    assert {path.name for path in complete.iterdir()} <= {*records.PARTS}
+
+
 def test_verify_lists_all_damage(workdir, jaxsim):
     assert jaxsim("verify")[0] == 0
     for name in ("solo", "beta,1900-1909"):

@@ -86,14 +86,10 @@ def checked(manifest: Manifest, name: str, path: Path | str) -> Manifest:
 
 def _contradiction(manifest: Manifest) -> str:
     """What in a manifest contradicts the rest of it; '' if nothing does."""
-    m = manifest
-    numbers = {"recipe": ("steps", "batch"), "model": ("length",)}
+    m, keys = manifest, "recipe.steps, recipe.batch and model.length"
+    found = [m.recipe.get("steps"), m.recipe.get("batch"), m.model.get("length")]
     try:
-        steps, batch, length = (
-            records.from_plain(int, getattr(m, group).get(key), f"{group}.{key}")
-            for group, keys in numbers.items()
-            for key in keys
-        )
+        steps, batch, length = records.from_plain(list[int], found, keys)
     except UserError as error:
         return str(error)
     if not is_named_right(Run(m.name, m.kind, m.mixture, m.steps, m.data_seed), steps):
