@@ -73,9 +73,14 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
+def is_label(name: str) -> bool:
+    """Whether a name is, up to case, one of `Labels`."""
+    return _TAKEN.fullmatch(name) is not None
+
+
 def check_free(name: str, what: str) -> str:
     """Returns a name that passes `check_name`, and is none of `Labels`."""
-    if _TAKEN.fullmatch(check_name(name, what)):
+    if is_label(check_name(name, what)):
         raise UserError(
             f"{what}: jaxsim itself uses the name {name!r} in its tables and folders; "
             "choose another name"

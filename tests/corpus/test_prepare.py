@@ -402,7 +402,7 @@ def test_a_forged_record_of_the_corpus_is_refused(sources, work):
         lambda units, domains, base: units.update(uniform=units.pop("a")),
         lambda units, domains, base: domains["a"]["digests"].pop("dev"),
         lambda units, domains, base: swap(domains["a"]["digests"]),
-        lambda units, domains, base: domains["a"].update(digests=domains["b"]["digests"]),
+        lambda units, domains, base: domains["a"].update(digests=domains["b"]["digests"]),  # noqa: E501
         lambda units, domains, base: domains["a"]["documents"].update(test=1),
         lambda units, domains, base: domains["a"]["tokens"].update(test=1),
         lambda units, domains, base: domains["a"]["bytes"].update(test=1),
