@@ -13,7 +13,7 @@ from jaxsim import corpus as corpora
 from jaxsim import records
 from jaxsim.config import Config, save_config
 from jaxsim.corpus import Corpus, open_corpus
-from jaxsim.corpus.names import is_label
+from jaxsim.corpus.names import LABEL
 from jaxsim.corpus.store import CorpusRecord
 from jaxsim.distributed import is_lead, leading, on_lead
 from jaxsim.errors import DamagedError, UserError
@@ -81,8 +81,8 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
         _check_base(read_manifest(workdir / "base"), config)
         if (workdir / "pool" / "pool.json").exists():
             pool = _pool(config, workdir, prepared)
-            there = [name for name in pool.names() if not is_label(name)]
-            if gone := [name for name in there if name not in prepared.units]:
+            gone = [n for n in pool.names() if n not in prepared.units]
+            if gone := [name for name in gone if not LABEL.fullmatch(name)]:
                 say(
                     f"prepare: the pool has members of no unit in this corpus: "
                     f"{', '.join(gone)}; `score` and `search` refuse such a pool. Put "
