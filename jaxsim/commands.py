@@ -27,7 +27,7 @@ from jaxsim.pool.manifest import read_manifest, repair
 from jaxsim.pool.publish import is_published
 from jaxsim.report import show, tables
 from jaxsim.report.write import last_lines, write_report
-from jaxsim.scoring.evaluation import gather
+from jaxsim.scoring.evaluation import gaps, gather
 from jaxsim.scoring.scorer import Scorer, table_name
 from jaxsim.scoring.scores import Scores
 from jaxsim.search.objective import Objective, objective, target_weights
@@ -76,6 +76,10 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
     prepared = bucket.prepare(make, refreeze) if bucket else make()
     if not refreeze:  # what the pool refuses must not be saved in the workdir
         _check(config, workdir)
+        if (workdir / "pool" / "pool.json").exists():
+            members = open_pool(workdir).manifests("member")
+            if members.keys() - prepared.units.keys():
+                say(f"prepare: {gaps(prepared, members)[-1]}")
     save_config(config, workdir / "config.json")
     return prepared
 

@@ -156,7 +156,7 @@ def test_scores_of_reference_runs_come_from_their_parameters(complete):
         )
 
 
-def test_a_new_partition_costs_one_member(complete, workdir, jaxsim, work):
+def test_a_new_partition_costs_one_member(complete, workdir, jaxsim, work, monkeypatch):
     """It is smaller than the others, so the common budget must not change."""
     assert load_search(complete).ties["heading"] == AFTER_RUNS
     for folder in ("pool", "scores", "validation"):
@@ -179,6 +179,13 @@ def test_a_new_partition_costs_one_member(complete, workdir, jaxsim, work):
     assert found.searched == 15 + 4
     # The reference runs are compared with other merges.
     assert found.ties["heading"] == BEFORE_RUNS
+    said: list[str] = []
+    monkeypatch.setattr("jaxsim.commands.say", said.append)
+    assert jaxsim("prepare", words="small") == (0, ANY)
+    assert not said
+    assert jaxsim("prepare") == (0, ANY)  # without it again
+    assert "prepare: LEFT OUT: 1 of 5 members are of no unit" in said[0]
+    assert "(small); restore their partitions" in said[0]
 
 
 def test_a_new_domain_costs_no_training(complete, workdir, jaxsim, work):

@@ -73,28 +73,14 @@ def write_table(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
     width, columns = arrays["tokens"].shape[1], [n for n in arrays if n != "tokens"]
     tfds.disable_progress_bar()
     needed = _OVERHEAD + sum(array.nbytes for array in arrays.values())
+    if (free := shutil.disk_usage(folder.parent).free) < needed:
+        what = f"disk full: {needed:,} bytes are needed, and {free:,} are free"
+        raise OSError(errno.ENOSPC, what, str(folder.parent))
     # TFDS announces every data set on stdout.
-    with _room(folder.parent, needed), contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()):
         Table(folder, width, columns, arrays).download_and_prepare(file_format=_FORMAT)
     # TFDS makes this folder for every data set.
     shutil.rmtree(folder / "downloads", ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _room(folder: Path, needed: int) -> Iterator[None]:
-    """Raises an `OSError` with both numbers if the disk lacks that many bytes."""
-
-    def check() -> None:
-        if (free := shutil.disk_usage(folder).free) < needed:
-            what = f"disk full: {needed:,} bytes are needed, and {free:,} are free"
-            raise OSError(errno.ENOSPC, what, str(folder))
-
-    check()
-    try:
-        yield
-    except Exception:  # of any kind, as below
-        check()
-        raise
 
 
 class TableReader:

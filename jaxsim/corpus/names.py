@@ -28,18 +28,15 @@ class Labels:
     # Targets; `MACRO` is one, too.
     MACRO_OUT_OF_POOL, MACRO_IN_POOL = "macro out-of-pool", "macro in-pool"
     OBJECTIVE = "the objective"
-    # Columns of CSV files.
-    NAME, SCALE, UNIT = "name", "scale", "unit"
+    # Columns of tables.
+    NAME, SCALE, UNIT, MIXTURE = "name", "scale", "unit", "mixture"
 
 
 _FIELDS = {"": ".+", "d": r"\d+", "g": r"[\d.e+-]+", "010x": "[0-9a-f]{10}"}
-_TAKEN = re.compile(
-    "|".join(
-        re.sub(r"\\{:?(\w*)\\}", lambda field: _FIELDS[field[1]], re.escape(label))
-        for key, label in vars(Labels).items()
-        if key.isupper()
-    ),
-    re.IGNORECASE,
+_LABELS = "|".join(re.escape(x) for key, x in vars(Labels).items() if key.isupper())
+# Matches all names that can be made from labels, in any case.
+LABEL = re.compile(
+    re.sub(r"\\{:?(\w*)\\}", lambda field: _FIELDS[field[1]], _LABELS), re.IGNORECASE
 )
 
 
@@ -75,7 +72,7 @@ def check_name(name: str, what: str) -> str:
 
 def check_free(name: str, what: str) -> str:
     """Returns a name that passes `check_name`, and is none of `Labels`."""
-    if _TAKEN.fullmatch(check_name(name, what)):
+    if LABEL.fullmatch(check_name(name, what)):
         raise UserError(
             f"{what}: jaxsim itself uses the name {name!r} in its tables and folders; "
             "choose another name"

@@ -59,13 +59,11 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
             # The record goes first, so that a kill leaves no part of a corpus.
             path.unlink(missing_ok=True)
         for entry in folder.iterdir():
+            is_folder = entry.is_dir() and not entry.is_symlink()
             # A killed `prepare` leaves hidden files and folders.
             is_left = entry.name.startswith(".") and entry.name != _LOCK
-            if entry.is_dir() and not entry.is_symlink():
-                if is_left or refreeze:
-                    shutil.rmtree(entry)
-            elif is_left:
-                entry.unlink()
+            if is_left or (refreeze and is_folder):
+                shutil.rmtree(entry) if is_folder else entry.unlink()
         previous = store.open_corpus(workdir) if path.exists() else None
         if previous:
             _check_frozen(previous.record.frozen, config, folder)

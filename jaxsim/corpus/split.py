@@ -28,7 +28,7 @@ class Gathered:
     """Documents by partition, domain and split; `decontaminate` removes some."""
 
     train: dict[str, list[Document]]  # by partition
-    base: dict[str, list[Document]]  # by partition, or source of base text
+    base: dict[str, list[Document]]  # by partition, or "/" and source of base text
     evaluation: dict[str, dict[str, list[Document]]]  # by domain and split
     groups: dict[str, str]  # of partitions
     dropped: dict[str, Counter[str]]  # by source, by cause
@@ -90,8 +90,7 @@ def gather(
 
     if base_partitions is None:
         texts = _read_all(config, "base_text", quarantine, result)
-        # No partition can have such a name.
-        result.base |= {f"base_text/{name}": found for name, found in texts.items()}
+        result.base |= {f"/{name}": found for name, found in texts.items()}
     return result
 
 

@@ -220,26 +220,24 @@ class Corpus:
         self.length, self.budget_rows = frozen.length, frozen.budget_rows
         self.budget_tokens = frozen.budget_rows * frozen.length  # of one member's run
         self.base, self.tokenizer_digest = frozen.base, frozen.tokenizer_digest
+        # The corpus may come from anywhere. Opening a pipe could wait forever.
+        for path in (workdir / "corpus").rglob("*"):
+            if not (path.is_file() or path.is_dir()):
+                raise DamagedError(f"{path} is not a regular file; {ADVICE}")
+        # Names become folders of the pool.
+        where, fits = f"corpus.json in {workdir}", True
         try:
-            # Names become folders of the pool; the corpus may come from anywhere.
             for name in [*self.units, *self.domains]:
-                check_free(name, f"corpus.json in {workdir}")
+                check_free(name, where)
         except UserError as error:
             raise DamagedError(str(error)) from error
-        wrong = [
-            name
-            for name, unit in {BASE: self.base, **self.units}.items()
-            if (unit.name, unit.tokens) != (name, unit.rows * self.length)
-        ]
-        wrong += [
-            name
-            for name, domain in self.domains.items()
-            if domain.name != name or any(set(d) != set(SPLITS) for d in domain.sums())
-        ]
-        if wrong:
-            raise DamagedError(
-                f"corpus.json in {workdir}: {wrong[0]!r} contradicts itself; {ADVICE}"
-            )
+        for name, unit in {BASE: self.base, **self.units}.items():
+            fits &= (unit.name, unit.tokens) == (name, unit.rows * self.length)
+        for name, domain in self.domains.items():
+            fits &= domain.name == name
+            fits &= all(counts.keys() == {*SPLITS} for counts in domain.sums())
+        if not fits:
+            raise DamagedError(f"{where}: its parts do not fit together; {ADVICE}")
         folder = folder_of(workdir, "tokenizer", self.tokenizer_digest)
         self.tokenizer = Tokenizer.load(folder, self.tokenizer_digest)
         tables = Tables(workdir, self.length, self.tokenizer)

@@ -235,7 +235,7 @@ class Coverage:
             ) from error
         if self.tokenizer.kind != "file":
             return batch
-        tokens = unknown = size = lost = changed = 0
+        counts = dict.fromkeys(("tokens", "unknown", "bytes", "lost", "changed"), 0)
         for text, ids in zip(texts, batch, strict=True):
             if (ids == self.tokenizer.end_of_text).any():
                 raise UserError(
@@ -244,20 +244,15 @@ class Coverage:
                     "config.corpus.tokenizer.end_of_text to a token that no text has"
                 )
             known = ids[ids != self.tokenizer.unknown]
-            tokens, unknown = tokens + len(ids), unknown + len(ids) - len(known)
-            decoded = self.tokenizer.decode(known)
-            size += len(_plain(text))
-            gone = _gone(_plain(text), _plain(decoded))
-            lost += gone
-            changed += max(0, _gone(text.encode(), decoded.encode()) - gone)
+            plain, decoded = _plain(text), self.tokenizer.decode(known)
+            lost = _gone(plain, _plain(decoded))
+            changed = max(0, _gone(text.encode(), decoded.encode()) - lost)
+            found = len(ids), len(ids) - len(known), len(plain), lost, changed
+            for key, number in zip(counts, found, strict=True):
+                counts[key] += number
+        tokens, unknown, size, lost, changed = counts.values()
         if unknown or lost or changed:
-            self.counts[where] = {
-                "tokens": tokens,
-                "unknown": unknown,
-                "bytes": size,
-                "lost": lost,
-                "changed": changed,
-            }
+            self.counts[where] = counts
         if unknown > self.max_unknown * tokens or lost > self.max_unknown * size:
             raise UserError(
                 f"{where}: the tokenizer does not know all of its text: {unknown} of "

@@ -147,10 +147,7 @@ def standard_bits(scores: Scores) -> Table:
     outside = known.domains["out-of-pool"][:_MOST_DOMAINS]
     names = (inside, *outside) if inside else outside
     bits = [bits_MD[:, np.flatnonzero(weights[n])].mean(axis=1) for n in names]
-    columns = [
-        text_column("mixture", "mixture"),
-        *(bits_column(f"bits on {n}", n) for n in names),
-    ]
+    columns = [text_column("mixture", "mixture"), *(bits_column(n, n) for n in names)]
     rows = zip(scores.table.names, *bits, strict=True)
     title = "bits per byte on dev text"
     return Table.of(title, rows, columns, note=marks(scores.notes))

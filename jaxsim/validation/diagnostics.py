@@ -95,9 +95,8 @@ def diagnose(
         raise UserError("diagnostics need a pool of at least two sound members")
     ring = zip(members, members[1:] + members[:1], strict=True)
     neighbors = list(ring)[: len(members) if len(members) > 2 else 1]
-    averaged = {UNIFORM: members} | {
-        Labels.SUBSET.format(a, b): [a, b] for a, b in neighbors
-    }
+    averaged = {Labels.SUBSET.format(*pair): [*pair] for pair in neighbors}
+    averaged = {UNIFORM: members} | averaged
     table = line_table(stack.names, members, averaged)
     rows = evaluation.rows("dev", windows)
     merge = scorer.merge(table, rows, "diagnostics")

@@ -49,7 +49,8 @@ def test_every_label_of_the_program_is_refused_as_a_name():
     run = reference_run(dict.fromkeys(members, 0.2), RecipeConfig())
     kinds = {"in": True, "in too": True, "out": False, "out too": False}
     labels = {
-        *(Labels.NAME, Labels.SCALE, Labels.UNIT, Labels.OBJECTIVE, run.name),
+        *(Labels.NAME, Labels.SCALE, Labels.UNIT, Labels.MIXTURE),
+        *(Labels.OBJECTIVE, run.name),
         *(replicate_of(r).name for r in (run, member_run("a", RecipeConfig()))),
         *map(Labels.FOUND.format, (1, 20)),
         *map(Labels.CANDIDATE.format, (1, 20)),

@@ -302,6 +302,16 @@ def test_damage_is_found_before_rows_are_used(sources, work, kind, damage):
             opened.evaluation("a", "test")
 
 
+@pytest.mark.parametrize("name", ["tokenizer*/about.json", "domain*/documents.json"])
+def test_a_pipe_in_a_corpus_is_not_opened(sources, work, name):
+    prepare(config_of(sources), work)
+    path = next((work / "corpus").glob(name))
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DamagedError, match=f"{path.name} is not a regular file"):
+        open_corpus(work)
+
+
 def test_rows_of_another_data_set_are_refused(sources, work):
     corpus = prepare(config_of(sources), work)
     a, b = (store.folder_of(work, "unit", corpus.units[n].digest) for n in "ab")
@@ -594,6 +604,25 @@ def test_base_text_from_another_source(sources, work, tmp_path):
     splits = [split_of(document(f"a/{i}"), config.corpus.split) for i in range(30)]
     trained = splits.count("base") + splits.count("train")
     assert corpus.units["a"].documents == trained
+
+
+def test_base_text_may_have_the_names_of_partitions(work, tmp_path):
+    """Its documents and groups are not taken for those of the partitions."""
+    rng, paths = random.Random(3), []
+    for name in ("pool", "text"):
+        records = [
+            {"id": f"{i}", "text": words(rng, 40), "topic": "xy"[i % 2]}
+            for i in range(60)
+        ] + [{"id": "odd", "text": "no topic"}]
+        paths.append(write_jsonl(tmp_path / f"{name}.jsonl", records))
+    pool, text = (SourceConfig("jsonl", str(p), by_field="topic") for p in paths)
+    corpus = prepare(config_of({"all": pool}, base_text={"base": text}), work)
+    assert [unit.group for unit in corpus.units.values()] == ["all", "all"]
+    summary = corpus.record.summary
+    assert [count["base"] for count in summary["documents"].values()] == [0, 0]
+    assert corpus.base.documents == 60
+    again = prepare(config_of({"all": pool}, base_text={"all": text}), tmp_path / "v")
+    assert again.record.summary["dropped"] == {"all": {"no topic": 2}}
 
 
 def test_bad_records_abort_or_are_reported(sources, work, capsys):
