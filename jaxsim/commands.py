@@ -202,7 +202,7 @@ def validate(
 
     def diagnosed() -> Diagnostics:
         windows = config.score.windows or FEW_WINDOWS
-        known = diagnose(scorer, windows, replicate_pairs(config, scorer))
+        known = diagnose(scorer, windows, *replicate_pairs(config, scorer))
         known.save(workdir)
         return known
 
