@@ -203,7 +203,7 @@ def validate(
 
     def diagnosed() -> Diagnostics:
         windows = config.score.windows or FEW_WINDOWS
-        known = diagnose(scorer, windows, replicate_pairs(config, scorer))
+        known = diagnose(scorer, windows, *replicate_pairs(config, scorer))
         known.save(workdir)
         return known
 
@@ -248,13 +248,13 @@ def search(
             "search: ignoring validation results: they are for a different pool or "
             f"text. Rerun `{command_line('validate', workdir)}` (it retrains nothing)"
         )
-    known, harm = None, ""
+    known, warning = None, ""
     if validation is not None:
         # Without a calibration of every domain that matters, merges are not corrected.
         goal = objective(settings, scorer.evaluation)
         if calibration := validation.calibrated(goal.needed):
-            harm = validation.harm(goal)
-            known = None if harm else Corrector(calibration, scorer)
+            helps, warning = validation.calibration_helps(goal)
+            known = Corrector(calibration, scorer) if helps else None
 
     def residual(goal: Objective) -> Residual | None:
         if validation is None:
@@ -266,8 +266,8 @@ def search(
         basis = dataclasses.replace(found.basis, others=validation.basis.others)
         singles = known is not None and known.calibration.singles_known
         found = dataclasses.replace(found, basis=basis, singles_known=singles)
-        if harm:
-            found.warnings.append(f"NOT CALIBRATED, because {harm}")
+        if warning:
+            found.warnings.append(warning)
     save_search(workdir, found)
     show.show_search(found)
     for line in last_lines(workdir):

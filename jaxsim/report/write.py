@@ -47,8 +47,9 @@ def write_report(config: Config, workdir: Path) -> Path:
     data.stale = [with_workdir(line, place) for line in data.stale]
     lines = _answer(data, place)
     drawn = _draw(data, built)
-    # Under an override every row says so: a table travels alone.
-    mark = {"override": "; ".join(data.overrides)} if data.overrides else {}
+    # Every row says what it may rest on: a table travels alone.
+    marks = {"override": data.overrides, "out_of_date": data.stale}
+    mark = {key: "; ".join(texts) for key, texts in marks.items() if texts}
     files: dict[str, str | bytes | None] = {
         f"tables/{name}.csv": csv_text(table, mark) if table else None
         for name, table in built.items()
@@ -88,7 +89,7 @@ def _answer(data: ReportData, place: Path) -> answer.Lines:
     )
     verdict = trust.verdict(data.diagnostics, data.validation)
     lines.insert(-1, ("Verdict", f"{verdict.word}. {verdict.meaning}"))
-    return lines
+    return [*(("OUT OF DATE", text) for text in data.stale), *lines]
 
 
 def _proposed(found: SearchResult, members: Sequence[str]) -> str:

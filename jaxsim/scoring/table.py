@@ -324,7 +324,7 @@ def _check_rows(spec: str, count: int) -> None:
         )
 
 
-_FORMULA = ("=", "+", "-", "@")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def read_numbers(

@@ -12,6 +12,7 @@ import numpy as np
 from jaxsim import records
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.records import Basis
+from jaxsim.scoring.table import as_text
 from jaxsim.search.objective import EXCESS
 
 BEST = "best.csv"
@@ -121,8 +122,8 @@ def save_search(workdir: Path, found: SearchResult) -> None:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     weights = found.best["weights"]
-    rows.writerow(["name", *weights])
-    rows.writerow([found.best["name"], *weights.values()])
+    rows.writerow(map(as_text, ["name", *weights]))
+    rows.writerow([as_text(found.best["name"]), *weights.values()])
     (folder / BEST).unlink(missing_ok=True)
     records.save(folder / "result.json", found)
     records.write(folder / BEST, text.getvalue())

@@ -80,9 +80,14 @@ class Diagnostics(Stored):
 
 
 def diagnose(
-    scorer: Scorer, windows: int = FEW_WINDOWS, replicates: Replicates | None = None
+    scorer: Scorer,
+    windows: int = FEW_WINDOWS,
+    replicates: Replicates | None = None,
+    others: Mapping[str, str] | None = None,
 ) -> Diagnostics:
     """Examines a pool on so many windows of each domain's dev text; 0: all.
+
+    `others` are the digests of the replicates.
 
     Raises:
       UserError: fewer than two sound members, or no dev text.
@@ -172,7 +177,7 @@ def diagnose(
         ),
         windows=windows,
         replicates=0 if replicates is None else len(replicates[0]),
-        basis=scorer.basis,
+        basis=dataclasses.replace(scorer.basis, others=dict(others or {})),
         notes=list(stack.notes),
     )
 

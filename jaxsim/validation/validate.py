@@ -129,21 +129,32 @@ class Validation(Comparison):
         found = Residual(float(deviation), len(off_M))
         return found if np.isfinite(deviation) else None
 
-    def harm(self, goal: Objective) -> str:
-        """What calibration does to an objective if it makes it worse; or ''.
+    def calibration_helps(self, goal: Objective) -> tuple[bool, str]:
+        """Whether an objective of runs is predicted better with it; and a warning.
 
-        By the mean absolute error on dev text of the runs, each predicted without it.
+        By mean absolute errors on runs that were left out. Dev text decides; where
+        test text disagrees, the warning says so.
         """
-        known = self.calibration
-        pair = (self._left_out(goal, off) for off in (known.merge_off, known.off))
-        merge, left = (np.nan if x is None else np.abs(x).mean() for x in pair)
-        if not left > merge:
-            return ""
-        return (
-            f"merges predict reference runs with a mean absolute error of {merge:.4f} "
-            f"bits per byte on this objective, calibrated merges with {left:.4f} (dev "
-            "text, each run predicted from the others)"
-        )
+        known, points = self.calibration, self.points
+        misses = {
+            "dev": [self._left_out(goal, x) for x in (known.merge_off, known.off)],
+            "test": [
+                self._off(goal, "test", points["reference"], points.get(name, {}))
+                for name in ("merge", CALIBRATED)
+            ],
+        }
+        for split, pair in misses.items():
+            merge, calibrated = (
+                np.nan if x is None else np.abs(x).mean() for x in pair
+            )
+            if calibrated > merge:
+                word = "NOT CALIBRATED" if split == "dev" else "CALIBRATION IN DOUBT"
+                return split == "test", (
+                    f"{word}: on {split} text, merges miss this objective of left-out "
+                    f"runs by {merge:.4f} bits per byte in the mean, and calibrated "
+                    f"merges by {calibrated:.4f}"
+                )
+        return True, ""
 
     def _left_out(
         self, goal: Objective, off: Sequence[Sequence[float | None]]

@@ -397,6 +397,30 @@ def test_scores_of_a_retrained_member_are_out_of_date(complete):
     assert line == f"scores: member {MEMBERS[0]!r} has changed: run `jaxsim score`"
 
 
+def test_a_retrained_member_marks_everything_that_rests_on_it(complete):
+    """The answer, every section and every table: each of them travels alone."""
+    manifest = complete / "pool" / "members" / MEMBERS[0] / "manifest.json"
+    sealing.edit(manifest, lambda d: d.update(params_digest="another"))
+    _, summary = report_of(complete)
+    parts = (
+        "scores", "reference runs and agreement", "search", "diagnostics",
+        "outcome of chosen mixtures",
+    )  # fmt: skip
+    changed = f"member {MEMBERS[0]!r} has changed"
+    for part, line in zip(parts, summary["out_of_date"], strict=True):
+        assert line.startswith(f"{part}: {changed}: run `jaxsim ")
+        assert f"OUT OF DATE: {line}" in summary["answer"][:5]
+    assert last_lines(complete)[0].startswith("OUT OF DATE: scores")
+    html = (complete / "report" / "index.html").read_text()
+    for section in ("mixtures", "marginal", "chosen", "trust", "agreement", "members"):
+        start = html.index(f'<section id="{section}">')
+        inside = html[start : html.index("</section>", start)]
+        assert "<strong>Out of date.</strong>" in inside, section
+    for table in ("gains", "mixtures", "agreement", "members", "chosen"):
+        for row in table_of(complete, table):
+            assert changed in row["out_of_date"], table
+
+
 @pytest.mark.parametrize("at", [0.2, 0.5, 0.8])
 def test_a_flipped_bit_in_a_table_of_scores_is_noticed(complete, at):
     path = complete / "scores" / "standard.parquet"

@@ -1,5 +1,6 @@
 """Searches: what they choose, under constraints, and what they report."""
 
+import csv
 import dataclasses
 import json
 import shutil
@@ -382,6 +383,22 @@ def test_the_best_mixture_is_written_as_a_table(scorer, tmp_path):
     save_search(tmp_path, found)
     table = read_csv(scorer.members, tmp_path / "search" / "best.csv")
     assert table.parts(0) == found.best["weights"]
+
+
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_cell_of_the_best_mixture_is_a_formula(scorer, tmp_path, first):
+    """A spreadsheet sees text; what reads mixtures sees the names as they are."""
+    found = search(scorer, descent(evaluations=1))
+    names = f"{first}1+1", f"{first}A1,B"
+    row = found.best | {"name": f"{first}2", "weights": dict.fromkeys(names, 0.5)}
+    save_search(tmp_path, dataclasses.replace(found, rows=[row]))
+    path = tmp_path / "search" / "best.csv"
+    with path.open(newline="") as file:
+        cells = [cell for line in csv.reader(file) for cell in line]
+    assert not any(cell.startswith(first) for cell in cells)
+    if first.strip():  # `prepare` refuses the others in names
+        assert read_csv(names, path).parts(0) == row["weights"]
+        assert read_csv(names, path).names == (f"{first}2",)
 
 
 @pytest.mark.parametrize("evaluations", [1, 2, 4])

@@ -97,7 +97,7 @@ def test_parts_of_one_source_are_below_the_noise_floor(parts):
     claimed = [t for claim in validation.claims for t in claim["targets"]]
     assert not any(validation.ceilings[t] < BELOW_NOISE for t in claimed)
     replicates = replicate_pairs(parts.config, parts.scorer)
-    found = diagnose(parts.scorer, 0, replicates)
+    found = diagnose(parts.scorer, 0, *replicates)
     assert found.below_noise
     assert any("nothing to rank" in line for _, line in diagnostics(found))
 
@@ -110,7 +110,7 @@ def test_different_sources_are_above_the_noise_floor(sources):
     """Or the other test would only show that there is too little text."""
     assert min(sources.validation.ceilings.values()) > BELOW_NOISE
     replicates = replicate_pairs(sources.config, sources.scorer)
-    assert not diagnose(sources.scorer, 0, replicates).below_noise
+    assert not diagnose(sources.scorer, 0, *replicates).below_noise
 
 
 def test_with_permuted_names_a_predictor_is_a_guess(sources):
