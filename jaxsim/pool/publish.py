@@ -11,6 +11,7 @@ a file system without locks no manifest names a deleted attempt.
 import errno
 import os
 import shutil
+import tempfile
 import uuid
 from pathlib import Path
 from typing import Any
@@ -38,21 +39,18 @@ def is_published(entry: Path) -> bool:
 def check_links(folder: Path) -> None:
     """Raises a `JaxsimError` if the file system has no hard links to publish with."""
     folder.mkdir(parents=True, exist_ok=True)
-    # Both stay, under the same names: a kill leaves nothing else.
-    file, link = folder / ".file", folder / ".link"
-    file.touch()
-    link.unlink(missing_ok=True)
-    try:
-        os.link(file, link)
-    except FileExistsError:
-        pass  # another launcher was faster
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        raise JaxsimError(
-            f"{folder}: this file system has no hard links ({error.strerror}), "
-            "which manifests need; use a --workdir on another one"
-        ) from error
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as made:
+        file = Path(made, "file")
+        file.touch()
+        try:
+            os.link(file, file.with_name("link"))
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            raise JaxsimError(
+                f"{folder}: this file system has no hard links ({error.strerror}), "
+                "which manifests need; use a --workdir on another one"
+            ) from error
 
 
 def save_attempt(entry: Path, params: Any) -> tuple[str, dict[str, Any]]:
