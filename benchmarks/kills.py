@@ -5,10 +5,11 @@
 A tiny project goes through all commands, twice undisturbed: this says what its files
 hold, and which changes of files each command makes (`kill_at.c` sees them). Then each
 case takes the files as they were before one command, and kills it with SIGKILL before,
-after or, if it writes, in the middle of one change. After the kill `verify`,
-`report`, `search` and `doctor` must end with an answer or a message, and a search with
-one of the two right answers. The command is repeated, and the files must be those of
-an undisturbed command, in name and content; with `--rest`, in the end, too.
+after or, if it writes, in the middle of one change. After the kill `doctor`, `verify`,
+`report` and `search` must end with an answer or a message; the tables of the report and
+the answer of the search must be those of before or after the command. The command is
+repeated, and the files must be those of an undisturbed one, in name and content. With
+`--rest` some cases go through the other commands, too, and are compared at the end.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import contextlib
 import csv
 import ctypes
 import dataclasses
+import hashlib
 import importlib
 import itertools
 import json
@@ -40,6 +42,7 @@ import machine
 MOMENTS = ("before", "after", "half")  # as in kill_at.c
 LIMIT = 300  # seconds of a command
 PROBES = ("doctor", "verify", "report", "search")
+GROWING = ("train", "validate", "run")  # a report may show a part of the runs
 # Keys of JSON that differ between two undisturbed runs.
 VOLATILE = {"provenance", "seconds", "wall_seconds", "device_seconds", "sha256",
             "attempt", "files", "tokens_per_second", "flops_per_second",
@@ -88,7 +91,7 @@ class Step:
 
     Attributes:
       words: of its config.
-      needs: files of the project that are made from those of the workdir.
+      flags: where WORKDIR and FOLDER stand for those of the case and the project.
     """
 
     name: str
@@ -98,13 +101,15 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """How a forked process ended: its signal or 0, its exit codes, what it printed."""
+    """How a forked process ended: its signal or 0, exit codes, what it printed."""
 
     killed: int
     codes: list[int]
     said: str
+    changes: list[tuple[str, str]]  # of files: event, and path below the case
 
 
+_ELSEWHERE = "--config.train.state_path=WORKDIR/../states"
 # Commands, with other ones between them that replace what they left.
 PROJECTS = {
     "all commands": (
@@ -125,10 +130,10 @@ PROJECTS = {
         Step("run", "more"),
         Step("prepare", "more", ("--refreeze",)),
     ),
-    "states of runs alone": (
-        Step("prepare", "states"),
-        Step("base", "states"),
-        Step("train", "states"),
+    "states of runs alone, elsewhere": (
+        Step("prepare", "states", (_ELSEWHERE,)),
+        Step("base", "states", (_ELSEWHERE,)),
+        Step("train", "states", (_ELSEWHERE,)),
     ),
     "states of parallel runs": (
         Step("prepare", "states,together"),
@@ -164,50 +169,35 @@ class Place:
         return kept
 
     def arguments(self, step: Step) -> list[str]:
-        config = f"--config={self.folder}/config.py"
-        config += f":{step.words}" if step.words else ""
-        flags = [
-            flag.replace("WORKDIR", str(self.workdir)).replace(
-                "FOLDER", str(self.folder)
-            )
-            for flag in step.flags
-        ]
-        without = step.name in ("doctor", "verify")
-        return [step.name, f"--workdir={self.workdir}", *flags] + [config] * (
-            not without
-        )
+        flags = [f"--config={self.folder}/config.py:{step.words}".rstrip(":")]
+        flags = [] if step.name in ("doctor", "verify") else [*flags, *step.flags]
+        places = {"WORKDIR": str(self.workdir), "FOLDER": str(self.folder)}
+        for name, place in places.items():
+            flags = [flag.replace(name, place) for flag in flags]
+        return [step.name, f"--workdir={self.workdir}", *flags]
 
     def run(
-        self, steps: Sequence[Step], event: str = "", number: int = 0, moment: int = 0
-    ) -> tuple[Ended, list[tuple[str, str]]]:
-        """Runs commands in a forked process; how it ended, and all changes it made."""
-        said, codes, changes = (self.folder / n for n in ("said", "codes", "changes"))
-        for path in (said, codes, changes):
+        self, steps: Sequence[Step], event: str = "", number: int = 0, moment: str = ""
+    ) -> Ended:
+        """Runs commands in a forked process, and kills it at a change of files."""
+        files = [self.folder / name for name in ("said", "codes", "changes")]
+        for path in files:
             path.write_text("")
         sys.stdout.flush()
         with warnings.catch_warnings(action="ignore"):  # JAX has no threads yet
             child = os.fork()
         if not child:
-            code = 1
             try:
-                file = os.open(said, os.O_WRONLY | os.O_APPEND)
-                os.dup2(file, 1)
-                os.dup2(file, 2)
-                listed = os.open(changes, os.O_WRONLY | os.O_APPEND)
-                os.environ["TMPDIR"] = tempfile.tempdir = str(self.case / "tmp")
-                from jaxsim.cli import main
-
-                self.library.watch(
-                    os.fsencode(self.case), event.encode(), number, moment, listed
+                said, codes, changes = (
+                    os.open(p, os.O_RDWR | os.O_APPEND) for p in files
                 )
+                os.dup2(said, 1)
+                os.dup2(said, 2)
+                os.environ["TMPDIR"] = tempfile.tempdir = str(self.case / "tmp")
+                root, when = os.fsencode(self.case), MOMENTS.index(moment or "before")
+                self.library.watch(root, event.encode(), number, when, changes)
                 for step in steps:
-                    try:
-                        code = main(self.arguments(step))
-                    except BaseException:  # noqa: BLE001
-                        traceback.print_exc()
-                        code = 1
-                    with codes.open("a") as out:
-                        out.write(f"{code}\n")
+                    os.write(codes, f"{_exit_code(self.arguments(step))} ".encode())
                 sys.stdout.flush()
             finally:
                 os._exit(0)
@@ -216,20 +206,21 @@ class Place:
             if time.monotonic() > deadline:
                 os.kill(child, signal.SIGABRT)
             time.sleep(0.005)
-        killed = os.WTERMSIG(ended[1]) if os.WIFSIGNALED(ended[1]) else 0
-        lines = (line.split("\t") for line in changes.read_text().splitlines())
-        return (
-            Ended(killed, [int(c) for c in codes.read_text().split()],
-                  said.read_text(errors="replace")),
-            [(event, path) for event, path in lines],
-        )  # fmt: skip
+        text, numbers, lines = (path.read_text(errors="replace") for path in files)
+        listed = (line.partition("\t") for line in lines.splitlines())
+        return Ended(
+            os.WTERMSIG(ended[1]) if os.WIFSIGNALED(ended[1]) else 0,
+            [int(code) for code in numbers.split()],
+            text,
+            [(event, path) for event, _, path in listed],
+        )
 
-    def finish(self, steps: Sequence[Step]) -> list[tuple[str, str]]:
+    def finish(self, steps: Sequence[Step]) -> Ended:
         """Runs commands undisturbed."""
-        ended, changes = self.run(steps)
-        if ended.killed or any(ended.codes) or len(ended.codes) < len(steps):
+        ended = self.run(steps)
+        if ended.codes != [0] * len(steps):
             raise SystemExit(f"{steps}: {ended.killed} {ended.codes}\n{ended.said}")
-        return changes
+        return ended
 
     def contents(self) -> dict[str, str]:
         """Names of all files and folders, with what two undisturbed runs agree on."""
@@ -259,10 +250,22 @@ class Place:
         if not best.exists():
             return ""
         names, values = csv.reader(best.read_text().splitlines())
-        record = self.search()["rows"][0]
+        if (answer := self.search()) is None:
+            return "there is no record"
+        record = answer["rows"][0]
         found = {n: float(v) for n, v in zip(names[1:], values[1:], strict=True)}
         same = (values[0], found) == (record["name"], record["weights"])
         return "" if same else f"{values} is not {record['name']} {record['weights']}"
+
+
+def _exit_code(arguments: Sequence[str]) -> int:
+    from jaxsim.cli import main
+
+    try:
+        return main(arguments)
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
+        return 1
 
 
 def _content(path: Path) -> str:
@@ -284,8 +287,8 @@ def _stable(value: Any) -> Any:
 def kind_of(event: str) -> str:
     """A change, without names of runs, tables and figures."""
     event = re.sub(r"(work/pool/members|\.locks|work/metrics)/[^/]+", r"\1/*", event)
-    event = re.sub(r"(work/state)/(?!\.locks)[^/]+", r"\1/*", event)
-    event = re.sub(r"(work/state/\*/\w+|#)/\d+", r"\1/N", event)  # a step
+    event = re.sub(r"(work/state|jaxsim-#)/(?!\.locks)[^/]+", r"\1/*", event)
+    event = re.sub(r"/(#|states)/\d+", r"/\1/N", event)  # a step
     event = re.sub(r"report/(tables|figures)/[^/]+", r"report/\1/*", event)
     # A file that is replaced in one step counts by itself only when it is renamed.
     return re.sub(r"/\.[\w.-]+\.#$", "/.*.#", event)
@@ -326,6 +329,20 @@ def chosen(
     return cases
 
 
+def _digest(i: int, contents: dict[str, str]) -> str:
+    """Of the files at step `i`, but for random parts of names."""
+    text = re.sub(_RANDOM, "#", json.dumps([i, sorted(contents.items())]))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a report and a search say: tables, and a record without its times."""
+
+    tables: dict[str, str]  # none if there is no report
+    search: Any  # None if there is no answer
+
+
 class Project:
     """The undisturbed run of one project, and the cases that disturb it."""
 
@@ -336,7 +353,7 @@ class Project:
         self.want: list[dict[str, str]] = [{"tmp": ""}]
         self.changes: list[list[tuple[str, str]]] = []
         self.by_name: set[str] = set()  # files whose content is not compared
-        self.answers: dict[int, Any] = {}
+        self.answers: dict[int, Answer] = {}
         self.left: set[str] = set()  # the files after kills, and after none
 
     def undisturbed(self) -> None:
@@ -345,7 +362,7 @@ class Project:
             place.start(None)
             for i, step in enumerate(self.steps):
                 before = place.last_names()
-                changes = place.finish([step])
+                changes = place.finish([step]).changes
                 found = place.contents()
                 if turn:
                     self.by_name |= {
@@ -360,8 +377,7 @@ class Project:
                     raise SystemExit(f"{step}: kill_at.c does not see {unseen}")
                 self.changes.append(changes)
                 self.want.append(found)
-                for at in (i, i + 1):
-                    self.left.add(json.dumps([i, sorted(self.want[at].items())]))
+                self.left |= {_digest(i, self.want[at]) for at in (i, i + 1)}
                 self.states.append(place.keep(f"{self.name}{i + 1}"))
                 print(
                     f"{self.name}, {i}: {step.name}: {len(changes)} changes of "
@@ -369,14 +385,26 @@ class Project:
                     flush=True,
                 )
 
-    def answer(self, i: int) -> tuple[int, Any]:
-        """What a search says after the first `i` steps."""
+    def answer(self, i: int) -> Answer:
+        """What a report and a search say after the first `i` steps."""
         if i not in self.answers:
             self.place.start(self.states[i])
-            step = Step("search", self.steps[max(i - 1, 0)].words)
-            ended, _ = self.place.run([step])
-            self.answers[i] = (ended.codes[0], self.place.search())
+            words = self.steps[max(i - 1, 0)].words
+            ended = self.place.run([Step("report", words), Step("search", words)])
+            self.answers[i] = self.read(ended)
         return self.answers[i]
+
+    def read(self, ended: Ended) -> Answer:
+        """What is on disk after a report and a search."""
+        tables = {
+            name: content
+            for name, content in self.place.contents().items()
+            if "report/tables/" in name and name not in self.by_name
+        }
+        *_, reported, searched = ended.codes
+        return Answer(
+            {} if reported else tables, None if searched else self.place.search()
+        )
 
     def case(
         self, i: int, event: str, number: int, moment: str, rest: bool
@@ -389,11 +417,10 @@ class Project:
         """
         place, step, failures = self.place, self.steps[i], []
         place.start(self.states[i])
-        ended, _ = place.run([step], event, number, MOMENTS.index(moment))
+        ended = place.run([step], event, number, moment)
         if ended.killed != signal.SIGKILL:
             return "ended", [("exit", ended.said[-1500:])] if any(ended.codes) else []
-        left = json.dumps([i, sorted(place.contents().items())])
-        left = re.sub(_RANDOM, "#", left)
+        left = _digest(i, place.contents())
         if left in self.left and not rest:
             return "same", []
         self.left.add(left)
@@ -402,15 +429,20 @@ class Project:
         place.start(killed)
         if wrong := place.wrong_best():
             failures.append(("after the kill: best.csv", wrong))
-        ended, _ = place.run([Step(name, step.words) for name in PROBES])
+        ended = place.run([Step(name, step.words) for name in PROBES])
         said = ended.said[-1500:]
         for name, code in itertools.zip_longest(PROBES, ended.codes):
             if code not in (0, 2, 3):
-                failures.append((f"{name} after the kill: exit code {code}", said))
-        if ended.codes[-1:] == [0] and (0, place.search()) not in answers:
-            failures.append(("search after the kill: answer", said))
+                failures.append((f"after the kill: {name}: exit code {code}", said))
+        found = self.read(ended)
+        if found.search and found.search not in [a.search for a in answers]:
+            failures.append(("after the kill: search: another answer", said))
+        if step.name not in GROWING:
+            for name, table in found.tables.items():
+                if table not in [a.tables.get(name) for a in answers]:
+                    failures.append((f"after the kill: report: another {name}", table))
         place.start(killed)
-        ended, _ = place.run([step])
+        ended = place.run([step])
         if ended.codes != [0]:
             return "new", [*failures, ("repeat: exit code", ended.said[-1500:])]
         failures += self.differences(i + 1, "repeat")

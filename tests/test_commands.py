@@ -128,15 +128,6 @@ def test_a_second_run_does_nothing_again(complete, project, work):
         assert snapshot(complete / name) == files, name
 
 
-@pytest.mark.parametrize(("command", "name"), [("base", "base"), ("train", "solo")])
-def test_states_that_a_kill_left_are_deleted(workdir, jaxsim, command, name):
-    """The run was published, and its states were not yet deleted."""
-    state = workdir / "state" / name
-    (state / "0123").mkdir(parents=True)
-    assert jaxsim(command)[0] == 0
-    assert not state.exists()
-
-
 def test_scores_of_reference_runs_come_from_their_parameters(complete):
     scorer = Scorer(complete, load_config(complete / "config.json").score)
     reference_runs = scorer.load("reference-runs")
