@@ -18,6 +18,7 @@ Keys are found by walking `Config`, so later ones join by themselves.
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -62,7 +63,7 @@ EXECUTION = ("train.", "score.rows", "score.chunk", "score.attention", "score.un
              "score.loss_chunk", "score.model_axis", "score.memory")  # fmt: skip
 # Values of keys for which no rule finds one.
 VALUES: dict[str, tuple[Any, ...]] = {
-    "bucket": ("s3://nowhere/at-all",),
+    "bucket": ("s3:///",),  # refused before anything is sent
     "score.mixtures": ("subsets:1", "dirichlet:3"),
     "by_field": ("topic",),
     "by_dates": ((("1900", "1904"), ("1905", "1919")),),
@@ -146,7 +147,7 @@ def keys_of(kind: Any, value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield path, hint
 
 
-def others(key: str, hint: Any, value: Any) -> Iterator[Any]:
+def others(key: str, hint: Any, value: Any, like: Any) -> Iterator[Any]:
     """Other values to try for a key; the first one that is valid is used."""
     for end, given in VALUES.items():
         if key == end or key.endswith(f".{end}"):
@@ -162,7 +163,7 @@ def others(key: str, hint: Any, value: Any) -> Iterator[Any]:
     elif hint is str and not key.endswith("path"):
         yield f"{value}x"
     elif isinstance(value, dict):  # named groups: one more
-        yield value | {"more": next(iter(value.values()), None)}
+        yield value | {"more": like}
 
 
 def changed(plain: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
@@ -224,6 +225,7 @@ def _guarded(command: str, node: Mapping[str, Any], workdir: Path) -> int:
     from jaxsim.config import from_config_dict
     from jaxsim.devices import Chip
     from jaxsim.plan import plan
+    from jaxsim.report import write
     from jaxsim.scoring import evaluator, layout
 
     # Measured anew by each process; what is decided by them is no result.
@@ -231,6 +233,8 @@ def _guarded(command: str, node: Mapping[str, Any], workdir: Path) -> int:
     for module in (evaluator, layout):
         module.process_bytes = lambda: 10**9
     layout.usable_memory = lambda *_: 8 * 10**9
+    # What they show is in the tables.
+    write._draw, write._page = lambda *_: {}, lambda *_: ""
 
     def action() -> None:
         config = from_config_dict(config_dict.ConfigDict(node))
@@ -248,9 +252,10 @@ def outcome(
 ) -> tuple[str, str]:
     """What happened, and the line that says so."""
     group = key.partition(".")[0]
-    # Of a dictionary, the message may name an entry of it, or the whole of it.
-    names = {key, key.rpartition(".")[0]} - {"", group}
-    # An entry of a dictionary of groups may be named without its own keys.
+    # A message may name the entry of a dictionary, or the dictionary.
+    names = {key} | ({key.rpartition(".")[0]} - {"", group})
+    if group == "corpus" and len(parts := key.split(".")) == 4:
+        names.add(f"{parts[1].rstrip('s')} {parts[2]!r}")
     lines = [line for line in said.splitlines() if any(n in line for n in names)]
     line = next((line for line in lines if f"config.{key}" in line), "".join(lines[:1]))
     if code in (2, 3):
@@ -273,7 +278,9 @@ def main() -> None:
     parser = machine.parser(__doc__)
     parser.add_argument("--workdir", type=Path, help="finished; default: a tiny one")
     parser.add_argument("--config", help="that it was made with; FILE.py[:ARG]")
-    parser.add_argument("--keys", default="", help="regular expression of keys")
+    text = "regular expression of keys; replaces their results"
+    parser.add_argument("--keys", default="", help=text)
+    parser.add_argument("--jobs", type=int, default=1, help="cases at once")
     parser.add_argument("--commands", default=",".join(COMMANDS), help="some of them")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
@@ -296,15 +303,15 @@ def sweep(args: argparse.Namespace, folder: Path) -> None:
     if not args.workdir:
         code, said = call("run", plain, finished)
         assert not code, said
-    before, begin, rows = {}, time.monotonic(), []
+    before, begin = {}, time.monotonic()
     asked = args.commands.split(",")
-    work = folder / "case"
 
     def one(command: str, node: Mapping[str, Any]) -> tuple[int, str, str]:
-        shutil.copytree(finished, work)
-        code, said = call(command, node, work)
-        found = snapshot(work, command, said)
-        shutil.rmtree(work)
+        with tempfile.TemporaryDirectory(dir=folder) as case:
+            work = Path(case) / "work"
+            shutil.copytree(finished, work)
+            code, said = call(command, node, work)
+            found = snapshot(work, command, said)
         return code, said.replace(str(work), "WORKDIR"), found
 
     for command in asked:
@@ -313,43 +320,50 @@ def sweep(args: argparse.Namespace, folder: Path) -> None:
         assert one(command, plain)[2] == before[command], (
             f"{command}: differs by itself"
         )
-    for key, hint in keys_of(config.Config, plain):
-        if not re.search(args.keys, key):
-            continue
+
+    def row_of(pair: tuple[str, Any]) -> dict[str, Any]:
+        key, hint = pair
         value = functools.reduce(lambda node, part: node[part], key.split("."), plain)
         if key.endswith("path"):
             VALUES[key] = (other_text(folder, value),)
         node, new = valid(plain, key, hint, value)
-        row: dict[str, Any] = {"key": key, "value": value, "changed": new, "lines": {}}
+        row: dict[str, Any] = {"key": key, "value": value, "changed": new}
         for command in asked:
-            if node is None:
-                row[command] = "no value"
+            unused = key.partition(".")[0] in UNUSED.get(command, ())
+            if node is None or unused:
+                row[command] = "unused" if unused else "no value"
                 continue
             code, said, found = one(command, node)
             is_same = found == before[command]
             row[command], line = outcome(command, key, code, said, is_same)
-            row["lines"][command] = line
             if row[command].isupper():
+                row[f"{command} said"] = line
                 print(f"{row[command]}: {command} {key}={new!r}: {line}", flush=True)
-        rows.append(row)
-        print(
-            key, *(row[c] for c in asked), f"{time.monotonic() - begin:.0f}", flush=True
-        )
-    counts = Counter(row[c] for row in rows for c in asked)
+        seconds = f"{time.monotonic() - begin:.0f} s"
+        print(key, *(row[c] for c in asked), seconds, flush=True)
+        return row
+
+    pairs = [p for p in keys_of(config.Config, plain) if re.search(args.keys, p[0])]
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        rows = list(pool.map(row_of, pairs))
+    if args.keys and (there := args.out / "config_keys.json").exists():
+        known = {row["key"]: row for row in json.loads(there.read_text())["keys"]}
+        known |= {row["key"]: known.get(row["key"], {}) | row for row in rows}
+        rows = [known[k] for k, _ in keys_of(config.Config, plain) if k in known]
+    counts = Counter(row[c] for row in rows for c in COMMANDS if c in row)
     result = {
         "machine": machine.describe(("jax", "jaxlib")),
         "seconds": round(time.monotonic() - begin),
         "counts": dict(counts),
         "keys": rows,
     }
-    if not args.keys:
-        machine.save(args.out, "config_keys", result, markdown(rows, counts))
+    machine.save(args.out, "config_keys", result, markdown(rows, counts))
     print(dict(counts))
 
 
 def other_text(folder: Path, value: str) -> str:
     """A copy with one document less, or a new file."""
-    path = folder / "other.jsonl"
+    path = folder / f"other-{Path(value).name or 'new.jsonl'}"
     there = Path(value).read_text().splitlines(keepends=True) if value else []
     path.write_text("".join(there[:-1]))
     return str(path)
@@ -362,7 +376,8 @@ def valid(
     from jaxsim.config import from_config_dict
     from jaxsim.errors import UserError
 
-    for other in others(key, hint, value):
+    like = next(iter(plain["corpus"]["partitions"].values()))
+    for other in others(key, hint, value, like):
         if other == value:
             continue
         other = int(other) if hint is int else other

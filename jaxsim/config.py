@@ -145,7 +145,7 @@ class BaseConfig:
     learning_rate: float = positive(3e-3)
     warmup: int = non_negative(40)  # steps
     final_rate: float = share(0.1)  # share of the peak rate at the last step
-    data_seed: int = 0  # random seed of the data order
+    data_seed: int = non_negative(0)  # random seed of the data order
     # Random seed of the initial parameters.
     seed: int = checked(0, lambda x: 0 <= x < 2**31, "zero or more and below 2**31")
 
