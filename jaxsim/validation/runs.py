@@ -367,16 +367,21 @@ def validate_external(scorer: Scorer, external: ExternalRuns) -> Validation:
     )
 
 
-def replicate_pairs(config: Config, scorer: Scorer) -> Replicates | None:
-    """Replicates of members that earlier calls trained; nothing is trained here."""
+def replicate_pairs(
+    config: Config, scorer: Scorer
+) -> tuple[Replicates | None, dict[str, str]]:
+    """Replicates of members that earlier calls trained, and their digests by name.
+
+    Nothing is trained here.
+    """
     members = [member_run(name, config.recipe) for name in scorer.members]
     names = [run.name for run in replicate_runs([], members, config.validate)]
     names = [name for name in names if is_published(scorer.pool.entry(name))]
     if not names:
-        return None
+        return None, {}
     windows = config.validate.windows
     again = scorer.score_entries("member-replicates", names, "test", windows)
-    return _pairs(scorer, again)
+    return _pairs(scorer, again), again.basis.others
 
 
 def _pairs(scorer: Scorer, again: Scores, *trained: Scores) -> Replicates | None:

@@ -14,6 +14,7 @@ from jaxsim.search.objective import Objective
 from jaxsim.search.ties import Residual
 from jaxsim.validation.measured import (
     CALIBRATED,
+    PREDICTED,
     PredictionTable,
     TrainedChoice,
     beside,
@@ -390,8 +391,8 @@ def test_an_altered_record_of_chosen_mixtures_is_refused(tmp_path):
     found = TrainedChoice(
         labels=["mine"], reference_runs=["reference-1"], members=["a", "b"],
         mixtures=[[0.5, 0.5]], targets=["a"], kinds=["in-pool"],
-        points={"reference": {"a": [1.5]}}, basis=Basis("text", base="x"),
-        notes=[],
+        points=dict.fromkeys(("reference", *PREDICTED), {"a": [1.5]}),
+        basis=Basis("text", base="x"), notes=[],
     )  # fmt: skip
     assert TrainedChoice.load(tmp_path) is None
     found.save(tmp_path)
