@@ -45,7 +45,9 @@ VOLATILE = frozenset({
     "files", "tokens_per_second", "flops_per_second", "input_seconds",
 })  # fmt: skip
 # Of the console: times, and plans, which depend on the memory that is free.
-_UNSTEADY = re.compile(r"\d[\d.,]* (s|min|h|tokens/s|TFLOP/s)\b|^plan of .*", re.M)
+_UNSTEADY = re.compile(
+    r"\d[\d.,]* (s|min|h|tokens/s|TFLOP/s)\b|^(plan of |.* compiled in ).*\n", re.M
+)
 # Parts of paths that name no file.
 _COMMON = frozenset({
     "corpus", "pool", "members", "scores", "search", "validation", "metrics", "report",
@@ -83,7 +85,6 @@ class Sweeper:
         self.opened: frozenset[str] = frozenset()  # by any
         runner.make()
         self.before = tree(runner.workdir)
-
         self.usual = self._undisturbed()
 
     def _undisturbed(self) -> dict[str, tuple[Ended, Tree]]:
@@ -181,18 +182,15 @@ class Sweeper:
 
     def links(self) -> Iterator[Case]:
         """Links out of the workdir, at every kind of path that there is or will be."""
-        created = {p for _, after in self.usual.values() for p in after} - set(
-            self.before
-        )
-        places: dict[str, str] = {}
-        for path in sorted([*self.before, *created]):
+        made = {p for _, after in self.usual.values() for p in after}
+        places: dict[tuple[str, bool], str] = {}
+        for path in sorted(made):
             parts = path.split("/")
             for n in range(1, len(parts) + 1):
                 place = "/".join(parts[:n])
-                if place in self.before or place not in created or n < len(parts):
-                    places.setdefault(kind_of(place), place)
-        places |= {kind_of(p): p for p in created}
-        for kind, path in places.items():
+                is_there = (self.runner.workdir / place).exists()
+                places.setdefault((kind_of(place), is_there), place)
+        for (kind, _), path in places.items():
             if not self.asked.search(kind):
                 continue
             for dangling in (False, True):
@@ -213,8 +211,11 @@ class Sweeper:
         with self.runner.copy() as workdir:
             place, target = workdir / path, outside / "target"
             place.parent.mkdir(parents=True, exist_ok=True)
+            after = self.usual[name][1]
             if not dangling and place.is_dir():
                 shutil.copytree(place, target, symlinks=True)
+            elif not dangling and any(p.startswith(f"{path}/") for p in after):
+                target.mkdir()
             elif not dangling:
                 target.write_bytes(self.before.get(path, b"kept\n"))
             if place.is_dir():
@@ -258,10 +259,9 @@ def difference(
 
 
 def tree(workdir: Path) -> Tree:
-    """Contents by path; without locks, and with steady names of attempts."""
+    """Contents by path."""
     found = {}
-    for folder, folders, files in os.walk(workdir):
-        folders[:] = [f for f in folders if f != ".locks"]
+    for folder, _, files in os.walk(workdir):
         for name in files:
             path = Path(folder, name)
             key = str(path.relative_to(workdir))

@@ -31,7 +31,7 @@ from jaxsim.scoring.evaluation import gaps, gather
 from jaxsim.scoring.scorer import Scorer, table_name
 from jaxsim.scoring.scores import Scores
 from jaxsim.search.objective import Objective, objective, target_weights
-from jaxsim.search.result import load_search, save_search
+from jaxsim.search.result import check_best, load_search, save_search
 from jaxsim.search.search import search as find
 from jaxsim.search.ties import Residual
 from jaxsim.train import (
@@ -155,8 +155,9 @@ def score(
     scorer: Scorer | None = None,
 ) -> None:
     """Scores the standard mixtures on every window, and a table of mixtures."""
-    scorer = scorer or _scorer(config, workdir, override)
     spec = config.score.mixtures if mixtures is None else mixtures
+    check_best(workdir, Path(spec))
+    scorer = scorer or _scorer(config, workdir, override)
     table = scorer.table(spec) if spec else None  # refused before scoring
     show.show(tables.standard_bits(scorer.standard()))
     if table is not None:
@@ -189,6 +190,8 @@ def validate(
     With `mixtures` it only trains those. A chosen mixture is no random sample, so it
     does not change the measured agreement.
     """
+    if mixtures is not None:
+        check_best(workdir, mixtures)
     scorer = scorer or _scorer(config, workdir, override)
     scorer.check_complete()
     if mixtures is not None:

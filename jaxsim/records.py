@@ -18,7 +18,7 @@ import os
 import types
 import typing
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal, Self, TypeVar
 
@@ -227,8 +227,8 @@ def from_plain(kind: Any, value: Any, key: str) -> Any:
 
     Knows dataclasses, typed and other dictionaries, lists, tuples, `Literal`, unions,
     None, str, bool, int and finite floats. `Any` is not checked, and of `Annotated`
-    what follows the comma is. A dataclass's field may have a bound (see
-    `jaxsim.config`), which must hold.
+    what follows the comma is; the value stays plain. A dataclass's field may have a
+    bound (see `jaxsim.config`), which must hold; its `check_parts` must not raise.
 
     Raises:
       UserError: names the key, what it must be, and what it is.
@@ -239,7 +239,8 @@ def from_plain(kind: Any, value: Any, key: str) -> Any:
         return _named_fields(kind, value, key)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
-        return from_plain(args[1], value, key)
+        from_plain(args[1], value, key)
+        return value
     if origin in (types.UnionType, typing.Union):
         if value is None and types.NoneType in args:
             return None
@@ -297,6 +298,8 @@ def _named_fields(kind: Any, value: Any, key: str) -> Any:
                 need(holds(v), must_be, v, f"{name}.{k}")
         elif holds:
             need(holds(found), must_be, found, name)
+    if hasattr(made, "check_parts"):
+        made.check_parts()
     return made
 
 
@@ -304,6 +307,19 @@ def need(ok: bool, what: str, value: Any, key: str) -> None:
     """Refuses a value of a wrong type, or an impossible one."""
     if not ok:
         raise UserError(f"{key}: must be {what}, is {value!r}")
+
+
+def need_names(value: Mapping[str, Any], names: Iterable[str], key: str) -> None:
+    """Refuses a dictionary that has other keys, or fewer."""
+    known = set(names)
+    need(set(value) == known, f"{sorted(known)}", sorted(value), f"{key}, keys")
+
+
+def need_shape(value: Sequence[Any], shape: Sequence[int], key: str) -> None:
+    """Refuses nested lists whose lengths are not these."""
+    need(len(value) == shape[0], f"{shape[0]}", len(value), f"{key}, length")
+    for each in value if shape[1:] else ():
+        need_shape(each, shape[1:], key)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import os
 import shutil
-import tempfile
 import uuid
 from pathlib import Path
 from typing import Any

@@ -6,18 +6,19 @@ the command that makes it, so a report can be written at any moment.
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
 
 from jaxsim.corpus import open_corpus
 from jaxsim.corpus.names import Labels
-from jaxsim.errors import DamagedError
+from jaxsim.corpus.split import SPLITS
+from jaxsim.errors import DamagedError, UserError
 from jaxsim.pool import Manifest, open_pool
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.pool.publish import is_published
-from jaxsim.records import check_tree
+from jaxsim.records import check_tree, from_plain, need
 from jaxsim.scoring.evaluation import current_basis, gaps
 from jaxsim.scoring.scorer import STANDARD
 from jaxsim.scoring.store import ScoreStore
@@ -33,6 +34,18 @@ _SOURCES = (
     f"scores/{STANDARD}.parquet", Diagnostics.FILE, TRAINED, GIVEN, TrainedChoice.FILE,
     "search/result.json",
 )  # fmt: skip
+
+
+class _Sum(TypedDict):
+    """Columns of a table of scores."""
+
+    mixture: str
+    predictor: str
+    domain: str
+    in_pool: bool
+    split: str
+    nll_sum: float
+    bytes: int
 
 
 class ReportData:
@@ -158,8 +171,9 @@ def _bits(
     """
     path = store.folder / f"{STANDARD}.parquet"
     try:
-        rows = store.arrow(STANDARD).to_pylist()
-        rows = [row for row in rows if row["predictor"] == "merge"]
+        table = store.arrow(STANDARD).select(list(_Sum.__annotations__))
+        found = [row for row in table.to_pylist() if row["predictor"] == "merge"]
+        rows = from_plain(list[_Sum], found, "row")
         in_pool = {row["domain"]: row["in_pool"] for row in rows}
         bits: dict[str, dict[str, dict[str, float]]] = {}
         for row in rows:
@@ -167,7 +181,9 @@ def _bits(
             nothing = dict.fromkeys(in_pool, float("nan"))
             by_domain = by_name.setdefault(row["mixture"], nothing)
             by_domain[row["domain"]] = row["nll_sum"] / row["bytes"] / np.log(2.0)
-    except (pa.ArrowException, ValueError, KeyError) as error:
+        for split in SPLITS:
+            need(BASE in bits.get(split, {}), "there", None, f"{split}, {BASE}")
+    except (pa.ArrowException, ArithmeticError, LookupError, UserError) as error:
         raise DamagedError(
             f"{path}: not a table of scores ({error}); delete the folder "
             "scores/ and run `jaxsim score` again"

@@ -46,7 +46,7 @@ _MEANING = {
     UNKNOWN: "There are no diagnostics and too few reference runs. The command "
     "`validate` makes both.",
 }
-_BEFORE_RUNS = {
+_BEFORE_RUNS: dict[str, str] = {
     TRUST: "The diagnostics show no problem. Only reference runs can confirm the "
     "predictions.",
     RANKS_ONLY: "The diagnostics say that predicted losses will be off. Only "

@@ -18,6 +18,7 @@ import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -231,10 +232,6 @@ class ScoreStore:
                 "`jaxsim score` again"
             )
         predictors = {}
-        for predictor, about in record.predictors.items():
-            content = self._content(self._array(name, predictor), about.sha256)
-            nll_MR = np.load(content, allow_pickle=False)
-            predictors[predictor] = PredictorScores(np.array(about.rows), nll_MR)
         try:
             table = Mixtures(
                 record.members,
@@ -243,6 +240,17 @@ class ScoreStore:
                 np.array(record.weights, np.float64),
                 np.array(record.scales, np.float64),
             )
+            for predictor, about in record.predictors.items():
+                # Windows are increasing, and none is beyond the last.
+                if np.any(np.diff([-1, *about.rows, len(evaluation)]) < 1):
+                    raise ValueError(f"predictor {predictor!r} has unknown windows")
+                content = self._content(self._array(name, predictor), about.sha256)
+                nll_MR = _floats(content, (len(table), len(about.rows)))
+                # Predictors that run no model know other scales as NaN.
+                blank_M = (table.scale_M != 1) & (predictor in ("ensemble", "members"))
+                if not np.isfinite(nll_MR[~blank_M]).all():
+                    raise ValueError(f"predictor {predictor!r} has a loss of NaN")
+                predictors[predictor] = PredictorScores(np.array(about.rows), nll_MR)
         except (UserError, ValueError) as error:
             raise DamagedError(f"{path}: {error}; {_ADVICE}") from error
         return Scores(
@@ -297,3 +305,19 @@ class ScoreStore:
                 f"{path}: not the file that {name}.json was saved with; {_ADVICE}"
             )
         return io.BytesIO(content)
+
+
+def _floats(file: IO[bytes], shape: tuple[int, int]) -> np.ndarray:
+    """An array that `np.save` wrote, of this shape; nothing else is allocated.
+
+    Raises:
+      ValueError: it is another one.
+    """
+    np.lib.format.read_magic(file)
+    found, columns_first, dtype = np.lib.format.read_array_header_1_0(file)
+    content = file.read()
+    size = 4 * shape[0] * shape[1]
+    if (found, dtype, len(content)) != (shape, np.dtype(np.float32), size):
+        raise ValueError(f"an array of {found} {dtype} instead of {shape} float32")
+    flat = np.frombuffer(content, np.float32)
+    return flat.reshape(shape, order="F" if columns_first else "C")

@@ -11,7 +11,7 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,10 +54,11 @@ class Mixtures:
           UserError: one is not; names the row and what is wrong with it.
         """
         shape = (len(self.names), len(self.members))
-        if self.w_MC.shape != shape or self.scale_M.shape != shape[:1]:
+        found = self.w_MC.shape, self.scale_M.shape, len(self.kinds)
+        if found != (shape, shape[:1], shape[0]):
             raise UserError(
-                f"mixtures: weights of shape {self.w_MC.shape} and scales of shape "
-                f"{self.scale_M.shape} for {counted(shape[0], 'row')} over "
+                f"mixtures: weights of shape {found[0]}, scales of shape {found[1]} "
+                f"and {found[2]} kinds for {counted(shape[0], 'row')} over "
                 f"{counted(shape[1], 'member')}"
             )
         if len(set(self.members)) != len(self.members):
@@ -124,6 +125,15 @@ class Mixtures:
         return {
             name: float(w) for name, w in zip(self.members, w_C, strict=True) if w > 0
         }
+
+
+def check_mixtures(
+    members: Iterable[str], names: Iterable[str], weights: Sequence[Sequence[float]]
+) -> None:
+    """Raises what `Mixtures` raises if these are no mixtures."""
+    columns, rows = tuple(members), tuple(names)
+    w_MC = np.array(weights, np.float64).reshape(len(rows), len(columns))
+    Mixtures(columns, rows, rows, w_MC, np.ones(len(rows)))
 
 
 def mixture_key(w_C: np.ndarray) -> bytes:

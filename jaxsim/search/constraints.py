@@ -8,6 +8,7 @@ base model's text, which has its own supply.
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import Literal, cast
 
 import numpy as np
 from scipy.optimize import nnls
@@ -185,12 +186,18 @@ def _limits_of(
     return tuple(x for x in limits if (x.share > 0 if x.sign < 0 else x.share < 1))
 
 
+# Those of a `Limit`, and others.
+Kind = Literal[
+    "min_weight", "max_weight", "supply", "divergence", "sources", "max_regression"
+]
+
+
 @dataclasses.dataclass
 class Binding:
     """A limit that a mixture has reached."""
 
     name: str  # of a member, partition, group or domain; '' for a limit on all
-    kind: str  # that of a `Limit`, 'divergence', 'sources' or 'max_regression'
+    kind: Kind
     limit: float  # a share, nats, a number of partitions, or bits per byte
     value: float
     step: str = ""  # a relaxation, in words
@@ -207,7 +214,8 @@ def binding(feasible: Feasible, w_C: np.ndarray, slope: Slope) -> list[Binding]:
     for x, normal_C in zip(feasible.limits, feasible.matrix_KC, strict=True):
         value = float(w_C[list(x.columns)].sum())
         if abs(value - x.share) <= REACHED:
-            found.append(Binding(x.name, x.kind, x.share, value, _STEPS[x.kind]))
+            kind = cast(Kind, x.kind)
+            found.append(Binding(x.name, kind, x.share, value, _STEPS[kind]))
             normals.append(normal_C)
     far = float(feasible.divergences(w_C[None])[0])
     if far >= (most := feasible.divergence) - REACHED:

@@ -5,14 +5,15 @@ import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 
 from jaxsim import records
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.records import Basis
-from jaxsim.scoring.table import as_text
+from jaxsim.scoring.table import as_text, check_mixtures
+from jaxsim.search.constraints import Binding
 from jaxsim.search.objective import EXCESS
 
 BEST = "best.csv"
@@ -46,6 +47,14 @@ class FoundRow(TypedDict):
     tied: bool
 
 
+class FoundDomain(TypedDict):
+    """Bits per byte of a domain on dev text."""
+
+    best: float
+    base: float
+    limit: NotRequired[float]
+
+
 class Marginal(TypedDict, total=False):
     """When one percent of the tokens moves to a member, from all in proportion."""
 
@@ -66,8 +75,8 @@ class SearchResult:
     dev_windows: int  # most dev windows that a domain of the target has
     ties: Annotated[dict[str, Any], TieFacts]
     rows: list[Annotated[dict[str, Any], FoundRow]]  # tied, best first; and standard
-    objective: str = "mean"  # or 'worst'
-    method: str = "table"  # or 'descend'
+    objective: Literal["mean", "worst"] = "mean"
+    method: Literal["table", "descend"] = "table"
     looked_at: int = 0  # mixtures that the ensemble scored
     evaluations: float = 0.0  # spent; a gradient counts as three
     tokens: int = 0  # the same in evaluation tokens
@@ -75,13 +84,16 @@ class SearchResult:
     # Whether reference runs are as long as members, so that a single member is its own
     # reference run; only known with reference runs.
     singles_known: bool = False
-    # Limits that the best mixture has reached, see `constraints.Binding`.
-    binding: list[records.Row] = dataclasses.field(default_factory=list)
+    # Limits that the best mixture has reached.
+    binding: list[Annotated[dict[str, Any], Binding]] = dataclasses.field(
+        default_factory=list
+    )
     # What the mixture had to keep, in words.
     constraints: list[str] = dataclasses.field(default_factory=list)
-    # Bits per byte on dev text of every domain that matters: 'best', 'base' and, with a
-    # regression limit, 'limit'.
-    domains: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    # Every domain that matters.
+    domains: dict[str, Annotated[dict[str, Any], FoundDomain]] = dataclasses.field(
+        default_factory=dict
+    )
     # Of each member's source in the planned run, if there is one.
     epochs: dict[str, float] = dataclasses.field(default_factory=dict)
     # What to know before the best mixture is trained.
@@ -91,6 +103,22 @@ class SearchResult:
     )
     basis: Basis = dataclasses.field(default_factory=Basis)
     notes: Sequence[str] = ()  # what an override admitted
+
+    def check_parts(self) -> None:
+        """Raises a `UserError` if the fields do not fit together; see `records`."""
+        records.need(bool(self.rows), "of at least one mixture", "empty", "rows")
+        records.need(sum(self.target.values()) > 0, "positive", self.target, "target")
+        members = sorted({name for row in self.rows for name in row["weights"]})
+        check_mixtures(
+            members,
+            [row["name"] for row in self.rows],
+            [[row["weights"].get(name, 0.0) for name in members] for row in self.rows],
+        )
+        if known := self.marginal:
+            records.need_names(known, Marginal.__annotations__, "marginal")
+            shape = [len(known[name]) for name in ("domains", "members")]
+            records.need_shape(known["bits_DC"], shape, "marginal.bits_DC")
+            records.need_shape(known["objective_C"], shape[1:], "marginal.objective_C")
 
     @property
     def best(self) -> dict[str, Any]:
@@ -119,14 +147,33 @@ def save_search(workdir: Path, found: SearchResult) -> None:
     differs from it.
     """
     folder = Path(workdir) / "search"
+    (folder / BEST).unlink(missing_ok=True)
+    records.save(folder / "result.json", found)
+    records.write(folder / BEST, _best_csv(found))
+
+
+def _best_csv(found: SearchResult) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     weights = found.best["weights"]
     rows.writerow(map(as_text, ["name", *weights]))
     rows.writerow([as_text(found.best["name"]), *weights.values()])
-    (folder / BEST).unlink(missing_ok=True)
-    records.save(folder / "result.json", found)
-    records.write(folder / BEST, text.getvalue())
+    return text.getvalue()
+
+
+def check_best(workdir: Path, path: Path) -> None:
+    """Checks that a table of mixtures, if it is that of a search, is as it was written.
+
+    Raises:
+      DamagedError: it was edited, or is damaged.
+    """
+    if path.resolve() != (workdir / "search" / BEST).resolve():
+        return
+    if path.read_bytes() != _best_csv(load_search(workdir)).encode():
+        raise DamagedError(
+            f"{path}: not the best mixture of {path.with_name('result.json')}; run "
+            "`jaxsim search` again, or give mixtures of your own in another file"
+        )
 
 
 def load_search(workdir: Path) -> SearchResult:
@@ -139,7 +186,4 @@ def load_search(workdir: Path) -> SearchResult:
     path, advice = Path(workdir) / "search" / "result.json", "run `jaxsim search` again"
     if not path.exists():
         raise UserError(f"{workdir}: nothing was searched; run `jaxsim search`")
-    found = records.load(path, SearchResult, advice)
-    if not found.rows:
-        raise DamagedError(f"{path}: unreadable (it has no mixture); {advice}")
-    return found
+    return records.load(path, SearchResult, advice)

@@ -10,6 +10,7 @@ An interval says where the value for the sampling distribution of the runs lies.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 import numpy as np
 import scipy.stats
@@ -31,6 +32,43 @@ RULES = ("membership", "own weight", "closeness", "best single weight",
          "number of units", CHANCE)  # fmt: skip
 
 
+class AgreementRow(TypedDict):
+    """Predictions beside the losses of trained models; undefined is NaN, or null."""
+
+    spearman: float | None  # correlations of these runs
+    pearson: float | None
+    # Of the distribution's Spearman correlation; see `mean_spearman`.
+    interval: list[float] | None
+    # Share of pairs in the right order; a tie counts as one half. Then the same for
+    # pairs of which one, both or neither contains the domain's own partition.
+    pairs: float | None
+    pairs_mixed: float | None
+    pairs_in: float | None
+    pairs_out: float | None
+    slope: float | None  # of loss on prediction, by least squares
+    offset: float | None
+    # Loss of the run that the prediction would choose, minus the lowest one. Where
+    # predictions tie, it is the mean over them.
+    regret: float | None
+    gain: float | None  # mean loss of all runs minus that of the chosen one
+    gain_share: float | None  # of the gain that choosing the best run would bring
+
+
+class Claim(TypedDict):
+    """A predictor, over the domains of a kind that are not below the noise floor."""
+
+    kind: str
+    predictor: str
+    targets: list[str]
+    ceiling: float | None  # mean
+    rule: str | None  # the best weight-only baseline
+    spearman: float | None  # mean
+    spearman_interval: list[float] | None
+    rule_spearman: float | None
+    gain: float | None  # the difference to the rule
+    gain_interval: list[float] | None
+
+
 def agreement(
     predicted_M: np.ndarray, reference_M: np.ndarray, in_M: np.ndarray | None
 ) -> Row:
@@ -43,17 +81,7 @@ def agreement(
         where there is none.
 
     Returns:
-      By name; NaN is undefined:
-      spearman, pearson: correlations of these runs.
-      interval: of the distribution's Spearman correlation; see `mean_spearman`.
-      pairs: share of pairs in the right order; a tie counts as one half.
-      pairs_mixed, pairs_in, pairs_out: the same for pairs of which one, both
-        or neither contains the domain's own partition.
-      slope, offset: of loss on prediction, by least squares.
-      regret: loss of the run that the prediction would choose, minus the
-        lowest one. Where predictions tie, it is the mean over them.
-      gain: mean loss of all runs minus that of the chosen one.
-      gain_share: share of the gain that choosing the best run would bring.
+      An `AgreementRow`.
     """
     varies = np.ptp(predicted_M) > 0 and np.ptp(reference_M) > 0  # not if NaN
     spearman = pearson = slope = offset = float("nan")

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.stats
 
+from jaxsim.records import need_shape
 from jaxsim.scoring.ensemble import Ensemble
 from jaxsim.scoring.evaluation import SPLITS
 from jaxsim.scoring.scorer import Scorer
@@ -78,6 +79,14 @@ class Calibration:
     shared: float | None  # the ridges that were chosen; None leaves them out
     own: float | None
     singles_known: bool  # whether a single member needs no correction
+
+    def check_parts(self) -> None:
+        """Raises a `UserError` if the fields do not fit together; see `records`."""
+        count = len(self.domains)
+        shape = [count, 4 if self.singles_known else 5]
+        need_shape(self.coefficients, shape, "coefficients")
+        need_shape(self.off, [len(self.reference), count], "off")
+        need_shape(self.reference, [len(self.off), count], "reference")
 
     @property
     def coefficients_DK(self) -> np.ndarray:

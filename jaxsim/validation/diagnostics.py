@@ -6,13 +6,14 @@ between base and members. Each rule of the verdict checks one way this can fail.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import jax
 import numpy as np
 
 from jaxsim.corpus.names import Labels
 from jaxsim.errors import UserError
-from jaxsim.records import Basis, Stored
+from jaxsim.records import Basis, Stored, need, need_names, need_shape
 from jaxsim.scoring.evaluation import EvaluationSet
 from jaxsim.scoring.program import BFLOAT16_BITS
 from jaxsim.scoring.scorer import Scorer
@@ -31,9 +32,10 @@ BEYOND = 1.5  # of the uniform merge only: would further be better?
 UNIFORM = Labels.UNIFORM
 _BLOCK_NUMBERS = 2**22  # of differences in float64: 32 MB
 
-TRUST = "trust"
-RANKS_ONLY = "trust ranks only"
-DO_NOT_TRUST = "do not trust"
+Word = Literal["trust", "trust ranks only", "do not trust"]
+TRUST: Word = "trust"
+RANKS_ONLY: Word = "trust ranks only"
+DO_NOT_TRUST: Word = "do not trust"
 
 SMALL_DRIFT = 0.03  # with published levels nearly right; see docs/validate.md
 # Three times the largest published one: no reason to trust, unless the loss still
@@ -56,7 +58,7 @@ class Diagnostics(Stored):
     FILE = "validation/diagnostics.json"
     ADVICE = "delete it and run `jaxsim validate` again"
 
-    verdict: str  # 'trust', 'trust ranks only' or 'do not trust'
+    verdict: Word
     reasons: list[str]  # for it, as sentences
     members: list[str]  # C that were examined; damaged ones are left out
     drift: dict[str, float]  # ||member - base|| / ||base||, by member
@@ -78,6 +80,19 @@ class Diagnostics(Stored):
     basis: Basis
     notes: list[str]  # what an override admitted
 
+    def check_parts(self) -> None:
+        """Raises a `UserError` if the fields do not fit together; see `records`."""
+        need(len(self.members) > 1, "at least two", self.members, "members")
+        need(UNIFORM in self.barriers, f"with {UNIFORM!r}", "none", "barriers")
+        need_names(self.drift, self.members, "drift")
+        need_shape(self.cosines, [len(self.members)] * 2, "cosines")
+        need_names(self.lines, [UNIFORM, *self.members], "lines")
+        need_names(self.line_barriers, self.lines, "line_barriers")
+        for name, line in self.lines.items():
+            need({"scale", ALL} <= line.keys(), "complete", sorted(line), "lines")
+            for losses in line.values():
+                need_shape(losses, [len(_scales(name))], f"lines.{name}")
+
 
 def diagnose(
     scorer: Scorer,
@@ -85,9 +100,13 @@ def diagnose(
     replicates: Replicates | None = None,
     others: Mapping[str, str] | None = None,
 ) -> Diagnostics:
-    """Examines a pool on so many windows of each domain's dev text; 0: all.
+    """Examines a pool.
 
-    `others` are the digests of the replicates.
+    Args:
+      scorer: of the pool.
+      windows: most windows of each domain's dev text; 0: all.
+      replicates: for the training noise.
+      others: digests of these, by name.
 
     Raises:
       UserError: fewer than two sound members, or no dev text.
@@ -267,7 +286,7 @@ def judge(
     error: float,
     barriers: Mapping[str, float],
     line_barriers: Mapping[str, float],
-) -> tuple[str, list[str]]:
+) -> tuple[Word, list[str]]:
     """The verdict, and the reasons as sentences, the most serious first.
 
     Args:

@@ -9,6 +9,7 @@ from jaxsim import records
 from jaxsim.corpus import Corpus
 from jaxsim.scoring.evaluation import SPLITS, EvaluationSet
 from jaxsim.scoring.scores import Scores, bits_of
+from jaxsim.scoring.table import check_mixtures
 from jaxsim.scoring.targets import Targets
 from jaxsim.search.objective import weighted_mean
 
@@ -194,6 +195,16 @@ class Comparison:
     basis: records.Basis
     notes: list[str]  # what an override admitted
 
+    def check_parts(self) -> None:
+        """Raises a `UserError` if the fields do not fit together; see `records`."""
+        check_mixtures(self.members, self.reference_runs, self.mixtures)
+        records.need_shape(self.kinds, [len(self.targets)], "kinds")
+        for name in {"reference", *PREDICTED, *self.points}:
+            of_target, key = self.points.get(name, {}), f"points.{name}"
+            records.need_names(of_target, self.targets, key)
+            for loss_M in of_target.values():
+                records.need_shape(loss_M, [len(self.reference_runs)], key)
+
 
 def targets_of(result: Comparison) -> Targets:
     """The targets of reference runs, whether drawn or chosen."""
@@ -215,6 +226,11 @@ class TrainedChoice(Comparison, records.Stored):
     ADVICE = "run `jaxsim validate --mixtures=FILE.csv` again"
 
     labels: list[str]
+
+    def check_parts(self) -> None:
+        """Raises a `UserError` if the fields do not fit together; see `records`."""
+        super().check_parts()
+        records.need_shape(self.labels, [len(self.reference_runs)], "labels")
 
 
 def compare_chosen(

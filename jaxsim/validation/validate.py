@@ -8,10 +8,12 @@ if there are none, each held-out run is predicted from the others.
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated, Any, Literal, TypedDict
 
 import numpy as np
 
 from jaxsim import records
+from jaxsim.corpus.split import SPLITS
 from jaxsim.scoring.targets import Targets
 from jaxsim.search.objective import Objective, weighted_mean
 from jaxsim.search.ties import Residual
@@ -19,6 +21,8 @@ from jaxsim.validation.agreement import (
     CHANCE,
     ENOUGH_PAIRS,
     ENOUGH_RUNS,
+    AgreementRow,
+    Claim,
     agreement,
     claims,
     guessing,
@@ -52,39 +56,64 @@ from jaxsim.validation.measured import (
 TRAINED, GIVEN = "validation/validation.json", "validation/external.json"
 
 
+Learned = TypedDict("Learned", {"reference runs": int, "error": float | None})
+
+
+class Check(TypedDict):
+    """Errors on one target."""
+
+    merge: float | None  # mean absolute error
+    calibrated: float | None
+    covered: float | None  # share of runs in the 90 % intervals
+    margin: float | None  # how far those reach to both sides
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Validation(Comparison):
     """What `validate` found."""
 
     distributions: list[str]  # what each held-out run was drawn from, or 'given'
     calibration_runs: list[str]  # names; they are never held out
-    agreement: dict[str, dict[str, records.Row]]  # by target and predictor or baseline
+    # By target and predictor or baseline.
+    agreement: dict[str, dict[str, Annotated[dict[str, Any], AgreementRow]]]
     # With the budget 'sum', Spearman correlations within mixtures of one number of
     # units: by number, target and predictor.
-    sizes: dict[str, dict[str, records.Row]]
-    # For each kind of domain and predictor, over the domains that are not below the
-    # noise floor: mean Spearman, mean ceiling, the best weight-only baseline, and the
-    # difference to it, with intervals.
-    claims: list[records.Row]
+    sizes: dict[str, dict[str, dict[str, float | None]]]
+    claims: list[Annotated[dict[str, Any], Claim]]
     ceilings: dict[str, float]  # by target, where replicates were trained
     ceiling_intervals: dict[str, list[float | None]]
     # Of runs with their replicates, by target. It is no upper bound: its Pearson
     # correlation is near the ceiling squared.
-    replicate_agreement: dict[str, records.Row]
+    replicate_agreement: dict[str, Annotated[dict[str, Any], AgreementRow]]
     noise: dict[str, float]  # standard deviation of a run, by target
     replicates: int  # that noise and ceilings are computed from
     calibration: Calibration  # what searches use
-    # By target: mean absolute error of 'merge' and 'calibrated', and the share of runs
-    # 'covered' by 90 % intervals that reach 'margin' to both sides.
-    check: dict[str, records.Row]
+    # By target.
+    check: dict[str, Annotated[dict[str, Any], Check]]
     # Mean absolute error on held-out runs with the first 'reference runs' of the
     # calibration runs fitted.
-    learning: list[records.Row]
+    learning: list[Annotated[dict[str, Any], Learned]]
     learning_target: str
-    budget: str  # 'fixed', or 'sum': no search uses these; see docs/validate.md
+    budget: Literal["fixed", "sum"]  # no search uses 'sum'; see docs/validate.md
     given: bool  # whether the user brought the runs
     unit: str  # of the runs; 'unknown' if levels mean nothing
     base: dict[str, dict[str, float]]  # bits of the base model, by split and domain
+
+    def check_parts(self) -> None:
+        """Raises a `UserError` if the fields do not fit together; see `records`."""
+        super().check_parts()
+        records.need_shape(
+            self.distributions, [len(self.reference_runs)], "distributions"
+        )
+        records.need_names(self.base, SPLITS, "base")
+        records.need_names(self.agreement, self.targets, "agreement")
+        records.need_names(self.check, self.targets, "check")
+        for name in self.ceilings:
+            bounds = self.ceiling_intervals.get(name, [])
+            records.need_shape(bounds, [2], f"ceiling_intervals.{name}")
+        for figures in self.agreement.values():
+            absent = self.points.keys() - {"reference", *figures}
+            records.need(not absent, f"with {sorted(absent)}", "none", "agreement")
 
     @property
     def tells_levels(self) -> bool:
@@ -322,7 +351,7 @@ def compare(
 
 def _within_sizes(
     held_out: PredictionTable, points: Mapping[str, Mapping[str, np.ndarray]]
-) -> dict[str, dict[str, dict[str, float]]]:
+) -> dict[str, dict[str, dict[str, float | None]]]:
     """Spearman correlations of mixtures with the same number of units.
 
     A run on more units is longer, so its loss is lower whatever the mixture:

@@ -358,9 +358,15 @@ def test_a_member_without_diagnostics_has_no_drift(complete):
     """A damaged one, under an override."""
     diagnostics = Diagnostics.load(complete)
     members = [n for n in diagnostics.members if n != "alpha"]
-    drift = {n: diagnostics.drift[n] for n in members}
-    few = dataclasses.replace(diagnostics, members=members, drift=drift)
-    few.save(complete)
+    few = {
+        of: {n: value for n, value in getattr(diagnostics, of).items() if n != "alpha"}
+        for of in ("drift", "lines", "line_barriers")
+    }
+    kept = [i for i, n in enumerate(diagnostics.members) if n != "alpha"]
+    cosines = [[diagnostics.cosines[i][j] for j in kept] for i in kept]
+    dataclasses.replace(diagnostics, members=members, cosines=cosines, **few).save(
+        complete
+    )
     _, summary = report_of(complete)
     drift = {m["member"]: m["drift"] for m in summary["members"]}
     assert drift["alpha"] is None and drift[MEMBERS[-1]] == DRIFT[MEMBERS[-1]]

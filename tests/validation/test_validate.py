@@ -17,6 +17,7 @@ from jaxsim.search.result import load_search
 from jaxsim.search.ties import AFTER_RUNS, Residual
 from jaxsim.validation.measured import (
     CALIBRATED,
+    PREDICTED,
     PredictionTable,
     TrainedChoice,
     beside,
@@ -429,8 +430,8 @@ def test_an_altered_record_of_chosen_mixtures_is_refused(tmp_path):
     found = TrainedChoice(
         labels=["mine"], reference_runs=["reference-1"], members=["a", "b"],
         mixtures=[[0.5, 0.5]], targets=["a"], kinds=["in-pool"],
-        points={"reference": {"a": [1.5]}}, basis=Basis("text", base="x"),
-        notes=[],
+        points={key: {"a": [1.5]} for key in ("reference", *PREDICTED)},
+        basis=Basis("text", base="x"), notes=[],
     )  # fmt: skip
     assert TrainedChoice.load(tmp_path) is None
     found.save(tmp_path)
