@@ -10,14 +10,17 @@ do: what is read is checked as strictly as what is computed.
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
+import io
 import json
 import math
 import os
+import shutil
 import types
 import typing
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal, Self, TypeVar
 
@@ -25,6 +28,7 @@ from jaxsim.errors import DamagedError, UserError
 
 T = TypeVar("T")
 
+MAY_NOT_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM)
 VERSION = 3  # of all files; raised whenever one of them changes
 LARGEST = 1 << 30  # bytes of a record; a table of 100,000 mixtures has 0.2 GB
 # A row of a table for people: code reads it as it likes, a file must hold plain cells.
@@ -35,22 +39,56 @@ Row = Annotated[dict[str, Any], dict[str, Cell]]
 def write(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) -> None:
     """Writes a whole file in one step, or leaves the old one; makes its folder.
 
-    `content` may be a function that writes it to an open file.
+    `content` may be a function that writes it to an open file. In a folder that is
+    read-only, a file that has this content already is left as it is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own: two processes may write the same file.
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
+    with naming(path):
+        try:
+            file = part.open("xb")
+        except OSError as error:
+            if error.errno in MAY_NOT_WRITE and _holds(path, content):
+                return
+            raise
+        try:
+            with file:
+                _fill(file, content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _fill(file: IO[bytes], content: str | bytes | Callable[[IO[bytes]], Any]) -> None:
+    if callable(content):
+        content(file)
+    else:
+        file.write(content if isinstance(content, bytes) else content.encode())
+
+
+def _holds(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) -> bool:
+    """Whether a file has this content already."""
+    _fill(wanted := io.BytesIO(), content)
+    return path.is_file() and path.read_bytes() == wanted.getvalue()
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Makes errors of the system name this file; that of a full disk names none."""
     try:
-        with part.open("xb") as file:
-            if callable(content):
-                content(file)
-            else:
-                file.write(content if isinstance(content, bytes) else content.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def free_bytes(path: Path) -> int:
+    """Free bytes of the file system where a file is, or would be."""
+    path = path.absolute()
+    return shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
 
 
 def save(path: Path, record: Any) -> None:
