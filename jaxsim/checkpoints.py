@@ -23,6 +23,7 @@ from orbax.checkpoint import v1 as ocp
 
 from jaxsim.errors import DamagedError, JaxsimError, UserError
 from jaxsim.mesh import to_host
+from jaxsim.records import free_bytes
 
 StatePath: TypeAlias = epath.Path  # of training states: local, or in gs://
 
@@ -233,9 +234,7 @@ def _saving(path: Path | StatePath, tree: Any) -> Iterator[None]:
         needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
         advice = "; look at the address, your credentials and the network"
         if not is_remote(path):
-            existing = next(p for p in (path, *path.absolute().parents) if p.exists())
-            free = shutil.disk_usage(existing).free
-            advice = f" and {free:,} bytes are free; make room"
+            advice = f" and {free_bytes(path):,} bytes are free; make room"
         raise NotSaved(
             f"{path}: could not be saved: {_first_line(error)}. It needs "
             f"about {needed:,} bytes{advice} and repeat the same command"
@@ -245,6 +244,7 @@ def _saving(path: Path | StatePath, tree: Any) -> Iterator[None]:
 @contextlib.contextmanager
 def _restoring(what: str) -> Iterator[None]:
     """Turns errors of loading into `DamagedError`."""
+    jax.devices()  # no device is no damage
     try:
         yield
     except MemoryError:

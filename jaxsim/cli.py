@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import errno
 import importlib
+import io
 import os
 import re
 import runpy
@@ -28,6 +29,7 @@ from ml_collections.config_flags import config_path
 from jaxsim import __version__
 from jaxsim.config import Config, from_config_dict, load_config
 from jaxsim.errors import JaxsimError, Preempted, UserError, with_workdir
+from jaxsim.records import MAY_NOT_WRITE, free_bytes
 from jaxsim.signals import interrupt_on_sigterm
 
 if TYPE_CHECKING:
@@ -115,7 +117,7 @@ _OVERRIDES = """\
 --config.KEY=VALUE changes one key of the config and may be repeated, as in
 --config.recipe.steps=64. jaxsim/config.py lists all keys with their defaults.
 """
-_FULL_OR_CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +147,10 @@ def entry() -> int:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115
             os.set_inheritable(number, True)
+    # A letter that the terminal does not have is no reason to stop.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     code = main(sys.argv[1:])
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the command has ended
     return code
@@ -182,12 +188,19 @@ def _guarded(action: Callable[[], None]) -> int:
     except JaxsimError as error:
         message, code = str(error), error.exit_code
     except OSError as error:
-        if isinstance(error, BrokenPipeError) and _drop_closed_streams():
+        dropped = _drop_broken_streams()
+        if isinstance(error, BrokenPipeError) and dropped:
             return Preempted.exit_code  # as in `jaxsim ... | head`
-        if error.errno not in _FULL_OR_CLOSED:
+        what = f"{error.filename or dropped or 'a file or stdout'}: {error.strerror}"
+        if error.errno in MAY_NOT_WRITE:
+            message = f"{what}; make it writable, or work on a copy of the workdir"
+            code = UserError.exit_code
+        elif error.errno in _NO_ROOM:
+            if error.filename:
+                what += f", and {free_bytes(Path(error.filename)):,} bytes are free"
+            message, code = f"{what}; make room and rerun; completed work is kept", 1
+        else:
             raise
-        what = f"{error.filename or 'a file'}: {error.strerror}"
-        message, code = f"{what}; fix this and rerun; completed work is kept", 1
     except (RuntimeError, AssertionError):
         from jaxsim.devices import device_problem
 
@@ -197,22 +210,33 @@ def _guarded(action: Callable[[], None]) -> int:
     except KeyboardInterrupt:  # Ctrl-C, or SIGTERM outside of training
         message = "interrupted; rerun the same command to continue"
         code = Preempted.exit_code
-    with contextlib.suppress(BrokenPipeError):
+    try:
         print(f"jaxsim: {message}", file=sys.stderr, flush=True)
+    except OSError:
+        _drop_broken_streams()
     return code
 
 
-def _drop_closed_streams() -> bool:
-    """Points stdout and stderr to /dev/null if their reader has exited."""
-    dropped = False
-    for stream in (sys.stdout, sys.stderr):
+def _drop_broken_streams() -> str:
+    """Points stdout and stderr to /dev/null where nobody reads, or a disk is full.
+
+    The rest of their buffers would fail again at exit. Returns their names.
+    """
+    dropped = []
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
         poll = select.poll()
-        poll.register(stream, select.POLLOUT)
-        if any(e & (select.POLLERR | select.POLLHUP) for _, e in poll.poll(0)):
-            # The rest of its buffer would fail again at exit.
+        try:
+            poll.register(stream, select.POLLOUT)
+            if any(e & (select.POLLERR | select.POLLHUP) for _, e in poll.poll(0)):
+                raise BrokenPipeError
+            stream.flush()
+        except io.UnsupportedOperation:  # a stream in memory
+            continue
+        except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            dropped = True
-    return dropped
+            dropped.append(name)
+    return " and ".join(dropped)
 
 
 def parse(argv: Sequence[str]) -> Call:
@@ -296,6 +320,7 @@ def _parser() -> argparse.ArgumentParser:
         "I": _number(int, lambda n: 0 <= n < 10**5, "a whole number, from 0"),
         "MIXTURES.csv,METRICS.csv": _two_files,
         "FILE.csv": _file,
+        "TABLE": os.path.expanduser,
         "PERCENT": _number(_percent, lambda x: 0 <= x < 1, "a share, as in 0.2%"),
         "SHARE": _number(float, lambda x: 0 < x <= 1, "a share, as in 0.4"),
     }
@@ -339,20 +364,22 @@ def _two_files(text: str) -> tuple[Path, Path]:
 
 
 def _file(text: str) -> Path:
-    if not Path(text).is_file():
+    path = Path(os.path.expanduser(text))
+    if not path.is_file():
         raise argparse.ArgumentTypeError(f"no such file: {text}")
-    return Path(text)
+    return path
 
 
 def _workdir(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("must be a folder, is empty")
-    if found := re.search(r"[*?\[\]]", str(Path(text).absolute())):
+    path = Path(os.path.expanduser(text))  # shells leave --workdir=~/a as it is
+    if found := re.search(r"[*?\[\]]", str(path.absolute())):
         raise argparse.ArgumentTypeError(
             f"{found[0]!r} in the path of a workdir, {text}; Orbax reads it as a "
             "pattern. Use another folder"
         )
-    return Path(text)
+    return path
 
 
 def parse_shard(
@@ -421,9 +448,13 @@ def _config(
 def _run_config_file(argument: str) -> config_dict.ConfigDict:
     """Calls `get_config` of the file in FILE.py[:ARG]."""
     file, _, word = argument.partition(":")
+    file = os.path.expanduser(file)
     if not Path(file).is_file():
         raise UserError(f"--config={argument}: no such file: {file}")
+    path = sys.path[:]
     try:
+        # It imports what is beside it, as every script does.
+        sys.path.insert(0, str(Path(file).parent.absolute()))
         node = runpy.run_path(file)["get_config"](word or None)
     except JaxsimError:
         raise
@@ -434,6 +465,8 @@ def _run_config_file(argument: str) -> config_dict.ConfigDict:
         raise UserError(
             f"{where}: {type(error).__name__}: {_sentence(error)}"
         ) from error
+    finally:
+        sys.path[:] = path
     if not isinstance(node, config_dict.ConfigDict):
         raise UserError(
             f"{file}: get_config must return a ConfigDict, "

@@ -10,6 +10,7 @@ the rest of jaxsim sees.
 
 import dataclasses
 import operator
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -325,7 +326,7 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
     Raises:
       UserError: an unknown key, a wrong type, a missing or impossible value.
     """
-    config = from_plain(Config, node.to_dict(), "config")
+    config = from_plain(Config, _without_tilde(node.to_dict()), "config")
     corpus, model, base, recipe = (
         config.corpus, config.model, config.base, config.recipe
     )  # fmt: skip
@@ -362,6 +363,14 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
     if text:
         _check_paths(corpus)
     return config
+
+
+def _without_tilde(value: Any, key: str = "") -> Any:
+    """The same values; a path that begins with ~ is in the user's home."""
+    if isinstance(value, dict):
+        return {k: _without_tilde(v, k) for k, v in value.items()}
+    is_path = key in ("path", "state_path", "mixtures") and isinstance(value, str)
+    return os.path.expanduser(value) if is_path else value
 
 
 def save_config(config: Config, path: Path) -> None:

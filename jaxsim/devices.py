@@ -1,10 +1,13 @@
 """What a device can hold and compute, and what a program needs of it."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import platform
 import re
+import resource
+import stat
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +19,16 @@ from jax.sharding import Mesh
 
 from jaxsim.config import Attention, Precision
 from jaxsim.errors import JaxsimError, UserError
+
+_SETTINGS = {
+    "jax_enable_x64": False,
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_random_seed_offset": 0,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_numpy_rank_promotion": "allow",
+    "jax_disable_jit": False,
+}
 
 # Of free memory; the rest is left to the runtime and fragmentation.
 _MEMORY_SHARE = 0.8
@@ -77,6 +90,17 @@ def device_problem() -> str:
         why = str(error).partition("\n")[0] or "there is no such device"
         return f"JAX_PLATFORMS={platforms}: {why}"
     return ""
+
+
+def check_settings() -> None:
+    """Refuses settings of JAX that change numbers, or under which programs fail.
+
+    Raises:
+      UserError: names the first of them.
+    """
+    for name, needed in _SETTINGS.items():
+        if getattr(jax.config, name) != needed:
+            raise UserError(f"{name.upper()} must be {needed}, the default; unset it")
 
 
 def is_cpu(mesh: Mesh) -> bool:
@@ -166,11 +190,44 @@ def usable_memory(mesh: Mesh, held: int = 0) -> int:
       held: bytes that this process already holds of a CPU's memory.
     """
     if is_cpu(mesh):
-        free = psutil.virtual_memory().available + held
+        free = available_memory() + held
     else:
         stats = mesh.devices.flat[0].memory_stats() or {}
         free = stats.get("bytes_limit", 0)
     return int(_MEMORY_SHARE * free)
+
+
+def available_memory(
+    groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+) -> int:
+    """Bytes that this process may still take of the machine's memory.
+
+    Containers and batch systems limit a process by its control groups (version 1 or
+    2), or by the size of its address space (ulimit -v).
+    """
+    free = [psutil.virtual_memory().available]
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        free.append(limit - psutil.Process().memory_info().vms)
+    for line in groups.read_text().splitlines() if groups.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        names = ("max", "current", "inactive_file")
+        if controllers:
+            names = ("limit_in_bytes", "usage_in_bytes", "total_inactive_file")
+        mounted = root / controllers
+        group = mounted / path.strip("/")
+        # A container sees the host's path, and its own group at the root.
+        for folder in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                lines = (folder / "memory.stat").read_text().split()
+                cached = int(dict(zip(lines[::2], lines[1::2], strict=True))[names[2]])
+                most, used = (
+                    int((folder / f"memory.{name}").read_text()) for name in names[:2]
+                )
+                free.append(most - used + cached)
+            if folder == mounted:
+                break
+    return max(0, min(free))
 
 
 def free_memory(mesh: Mesh, share: float = _MEMORY_SHARE) -> int:
@@ -263,23 +320,35 @@ def use_compilation_cache() -> None:
     Whoever can write to the cache can run code in this process, so it is not in the
     workdir, which may be shared. A program compiled for another CPU may crash.
     """
-    if jax.config.values["jax_compilation_cache_dir"]:
-        return  # set by the user, through JAX
-    folder = Path("~/.cache/jaxsim") / _machine()
+    if chosen := jax.config.values["jax_compilation_cache_dir"]:
+        # The user's choice, through JAX.
+        if os.path.isdir(chosen) and os.stat(chosen).st_mode & stat.S_IWOTH:
+            _warn(
+                f"everybody can write {chosen}, the compilation cache, and so run "
+                "code in this process; use a folder of your own"
+            )
+        return
+    folder, problem = Path("~/.cache/jaxsim") / _machine(), ""
     try:
         folder = folder.expanduser()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
+        about = folder.stat()
+        if about.st_uid != os.getuid():
+            problem = f"{folder} belongs to another user"
+        elif about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            problem = f"others can write {folder} (chmod go-w)"
+        elif not os.access(folder, os.W_OK):
+            problem = f"cannot write {folder}"
     except (OSError, RuntimeError):  # RuntimeError: a user without a home
-        writable = False
-    if writable:
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+        problem = f"cannot write {folder}"
+    if problem:
+        _warn(f"{problem}; programs are compiled again each time")
     else:
-        print(
-            f"jaxsim: warning: cannot write {folder}; programs are compiled "
-            "again each time",
-            file=sys.stderr,
-        )
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _warn(text: str) -> None:
+    print(f"jaxsim: warning: {text}", file=sys.stderr)
 
 
 def _machine() -> str:

@@ -12,6 +12,7 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxsim.devices import check_settings
 from jaxsim.errors import UserError
 
 # Parameters are fully sharded over `data`. Vocabulary, heads and MLP width are
@@ -81,6 +82,7 @@ def scoring_mesh(
 
 
 def _mesh(devices: Sequence[jax.Device] | None, **axes: int) -> Mesh:
+    check_settings()
     types = (AxisType.Auto,) * len(axes)
     return jax.make_mesh(
         tuple(axes.values()), tuple(axes), axis_types=types, devices=devices

@@ -10,15 +10,18 @@ do: what is read is checked as strictly as what is computed.
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import hashlib
+import io
 import json
 import math
 import os
+import shutil
 import types
 import typing
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal, Self, TypeVar
 
@@ -26,6 +29,7 @@ from jaxsim.errors import DamagedError, UserError
 
 T = TypeVar("T")
 
+MAY_NOT_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM)
 VERSION = 4  # of all files; raised whenever one of them changes
 LARGEST = 1 << 30  # bytes of a record; a table of 100,000 mixtures has 0.2 GB
 # A row of a table for people: code reads it as it likes, a file must hold plain cells.
@@ -73,14 +77,18 @@ def check_tree(workdir: Path) -> None:
 def write(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) -> None:
     """Writes a whole file in one step, or leaves the old one; makes its folder.
 
-    `content` may be a function that writes it to an open file. A writer locks its part,
-    so the next one can delete parts of killed writers. Where locks do not reach other
-    machines, a part may be deleted while it is written; then it is written again.
+    `content` may be a function that writes it to an open file. In a folder that is
+    read-only, a file that has this content already is left as it is.
+
+    A writer locks its part, so the next one can delete parts of killed writers. Where
+    locks do not reach other machines, a part may be deleted while it is written; then
+    it is written again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _delete_parts(path)
-    while not _replaced(path, content):
-        pass
+    with naming(path):
+        _delete_parts(path)
+        while not _replaced(path, content):
+            pass
 
 
 def _replaced(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) -> bool:
@@ -88,13 +96,16 @@ def _replaced(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) -> 
     # A name of its own: two processes may write the same file.
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
     try:
-        with part.open("xb") as file:
+        file = part.open("xb")
+    except OSError as error:
+        if error.errno in MAY_NOT_WRITE and _holds(path, content):
+            return True
+        raise
+    try:
+        with file:
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if callable(content):
-                content(file)
-            else:
-                file.write(content if isinstance(content, bytes) else content.encode())
+            _fill(file, content)
             file.flush()
             os.fsync(file.fileno())
             with contextlib.suppress(FileNotFoundError):
@@ -115,6 +126,35 @@ def _delete_parts(path: Path) -> None:
             with contextlib.suppress(OSError), part.open("r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 part.unlink()
+
+
+def _fill(file: IO[bytes], content: str | bytes | Callable[[IO[bytes]], Any]) -> None:
+    if callable(content):
+        content(file)
+    else:
+        file.write(content if isinstance(content, bytes) else content.encode())
+
+
+def _holds(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) -> bool:
+    """Whether a file has this content already."""
+    _fill(wanted := io.BytesIO(), content)
+    return path.is_file() and path.read_bytes() == wanted.getvalue()
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Makes errors of the system name this file; that of a full disk names none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def free_bytes(path: Path) -> int:
+    """Free bytes of the file system where a file is, or would be."""
+    path = path.absolute()
+    return shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
 
 
 def save(path: Path, record: Any) -> None:

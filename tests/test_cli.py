@@ -418,13 +418,71 @@ def test_a_closed_pipe_ends_the_command_quietly(
 
 @pytest.mark.parametrize("platforms", ["cuda", "rocm,cpu", "nothing"])
 def test_a_missing_device_is_named(root: Path, platforms: str) -> None:
-    done = run("doctor", cwd=root, JAX_PLATFORMS=platforms)
+    plan = ("plan", "--config=configs/quickstart.py")
+    done = run(*plan, cwd=root, JAX_PLATFORMS=platforms)
     if done.returncode == 0:
         pytest.skip("this machine has one")
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"jaxsim: JAX_PLATFORMS={platforms}: ")
     assert "Traceback" not in done.stderr
+
+
+def test_doctor_answers_where_much_is_wrong(root: Path, tmp_path: Path) -> None:
+    """No device, no current folder, 64 files, a full stderr."""
+    line = f"cd {tmp_path}; mkdir gone; cd gone; rmdir ../gone; ulimit -n 64; "
+    line += f"PYTHONPATH={root} JAX_PLATFORMS=nothing $jaxsim doctor 2>/dev/full"
+    done = shell(line, root)
+    assert done.returncode == 0
+    found = re.findall("^([a-z]+) +UNKNOWN: (.*)$", done.stdout, re.M)
+    assert [name for name, _ in found] == ["devices", "disk"]
+    assert found[0][1].startswith("JAX_PLATFORMS=nothing: ")
+
+
+def test_a_full_disk_is_one_sentence(root: Path) -> None:
+    done = shell("$jaxsim doctor >/dev/full", root)
+    assert done.returncode == 1
+    assert re.fullmatch("jaxsim: .*stdout: No space left on device; .*\n", done.stderr)
+    assert shell("$jaxsim run 2>/dev/full", root).returncode == 2
+
+
+def test_a_letter_that_the_terminal_lacks_is_escaped(root: Path) -> None:
+    code = "from jaxsim import cli; cli.main = lambda _: print('é', 'λ'); cli.entry()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+    )
+    assert done.stdout == b"\xe9 \\u03bb\n"
+
+
+def test_a_config_finds_what_is_beside_it_and_nothing_else(
+    root: Path, tmp_path: Path
+) -> None:
+    """However jaxsim is started: `python -m` searches the current folder."""
+    for folder, name in (("a", "beside"), ("b", "elsewhere")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{name}.py").touch()
+    config = tmp_path / "a" / "config.py"
+    text = "import beside\ndef get_config(arg=None):\n    import elsewhere\n"
+    config.write_text(text)
+    argv = ("plan", "--config=../a/config.py")
+    done = run(*argv, cwd=tmp_path / "b", PYTHONPATH=str(root))
+    assert "config.py, line 3: ModuleNotFoundError: No module" in done.stderr
+    assert "'elsewhere'" in done.stderr
+
+
+def test_a_tilde_is_the_home(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = ["--config=~/small.py", "--workdir=~/w", "--mixtures=~/m.csv"]
+    call = cli.parse(["score", *given, "--config.corpus.partitions.a.path=~/text"])
+    assert call.workdir == tmp_path / "w"
+    assert call.options["mixtures"] == f"{tmp_path}/m.csv"
+    assert call.config is not None
+    assert call.config.corpus.partitions["a"].path == f"{tmp_path}/text"
 
 
 def test_a_mistake_in_a_real_process(root: Path) -> None:
@@ -444,7 +502,7 @@ def test_a_mistake_in_a_real_process(root: Path) -> None:
 def test_doctor_in_a_real_process(root: Path, tmp_path: Path) -> None:
     done = run("doctor", f"--workdir={tmp_path / 'new'}", cwd=root)
     assert done.returncode == 0, done.stderr
-    for line in ("jaxlib", "device 0", "memory", "disk", "compilation cache"):
+    for line in ("jaxlib", "devices", "memory", "disk", "compilation cache"):
         assert f"\n{line} " in done.stdout
     assert "\ntensorflow           not imported" in done.stdout
     assert "CANNOT" not in done.stdout

@@ -2,13 +2,16 @@
 
 import types
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+import psutil
 import pytest
 
 from jaxsim import devices
 from jaxsim.errors import UserError
+from jaxsim.mesh import scoring_mesh, training_mesh
 
 
 def mesh(count: int = 1, **device):
@@ -109,5 +112,75 @@ def test_the_compilation_cache_belongs_to_the_user(
         monkeypatch.setenv("HOME", "/elsewhere")
         devices.use_compilation_cache()
         assert Path(jax.config.values[key]) == folder
+        # Whoever can write there can run code here.
+        folder.chmod(0o777)
+        assert not capsys.readouterr().err
+        devices.use_compilation_cache()
+        assert f"warning: everybody can write {folder}" in capsys.readouterr().err
+        jax.config.update(key, None)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        for mode in (0o720, 0o702):
+            folder.chmod(mode)
+            devices.use_compilation_cache()
+            assert jax.config.values[key] is None
+            assert f"warning: others can write {folder}" in capsys.readouterr().err
+        folder.chmod(0o700)
+        monkeypatch.setattr("os.getuid", lambda: folder.stat().st_uid + 1)
+        devices.use_compilation_cache()
+        assert jax.config.values[key] is None
+        assert f"{folder} belongs to another user" in capsys.readouterr().err
     finally:
         jax.config.update(key, before)
+
+
+def test_memory_is_that_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of the machine, where a container or a batch system gives it less."""
+    groups, root = tmp_path / "cgroup", tmp_path / "root"
+
+    def limit(folder: str, values: dict[str, str]) -> int:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for name, text in values.items():
+            (root / folder / f"memory.{name}").write_text(f"{text}\n")
+        return devices.available_memory(groups, root)
+
+    machine = devices.available_memory(groups, root)  # no control groups
+    assert machine > 10_000
+    groups.write_text("0::/batch/job\n")
+    unlimited = {"max": "max", "current": "90", "stat": "anon 60\ninactive_file 30"}
+    assert limit("batch/job", unlimited) > 10_000
+    # The limit of a group above holds as well; files in memory can make room.
+    assert limit("batch", unlimited | {"max": "1000"}) == 940
+    assert limit("batch/job", unlimited | {"max": "2000"}) == 940
+    assert limit("batch/job", unlimited | {"max": "100"}) == 40
+    # Version 1, in a container that does not see its group by the host's path.
+    groups.write_text("2:cpu:/\n1:memory:/docker/abc\n")
+    stat = "inactive_file 1\ntotal_inactive_file 30"
+    values = {"limit_in_bytes": "1000", "usage_in_bytes": "90", "stat": stat}
+    assert limit("memory", values) == 940
+    assert limit("memory", values | {"usage_in_bytes": "5000"}) == 0
+    groups.unlink()
+    used = psutil.Process().memory_info().vms
+    monkeypatch.setattr("resource.getrlimit", lambda _: (used + 10**7, -1))
+    assert 0 < devices.available_memory(groups, root) <= 10**7
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("jax_enable_x64", True),
+        ("jax_default_prng_impl", "rbg"),
+        ("jax_numpy_dtype_promotion", "strict"),
+        ("jax_disable_jit", True),
+    ],
+)
+def test_a_setting_that_changes_numbers_is_refused(setting: str, value: Any) -> None:
+    before = getattr(jax.config, setting)
+    try:
+        jax.config.update(setting, value)
+        for make in (scoring_mesh, lambda: training_mesh(1, 1)):
+            with pytest.raises(UserError, match=f"{setting.upper()} must be"):
+                make()
+    finally:
+        jax.config.update(setting, before)

@@ -360,3 +360,38 @@ def test_a_pipe_is_refused_and_what_is_not_ours_is_not_looked_at(tmp_path):
         records.check_tree(workdir)
     with pytest.raises(DamagedError, match="no regular file"):  # and does not hang
         load(workdir / "config.json")
+
+
+def test_what_is_there_already_needs_no_permission(tmp_path: Path) -> None:
+    """In a read-only folder; and the error of a full disk names the file."""
+    code = """if True:
+        import os, resource
+        from pathlib import Path
+        from jaxsim import records
+
+        path = Path("a")
+        records.write(path, "same")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+        try:
+            records.write(path, "a" * 11)
+        except OSError as error:
+            assert error.filename == "a", error
+        os.chmod(".", 0o555)
+        if not os.getuid():
+            os.setuid(65534)  # root may write anywhere
+        records.write(path, "same")
+        records.write(path, lambda file: file.write(b"same"))
+        try:
+            records.write(path, "other")
+        except PermissionError as error:
+            assert error.filename == "a", error
+            print(os.listdir())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(records.__file__).parent.parent)},
+    )
+    assert (done.stdout, done.stderr) == ("['a']\n", "")

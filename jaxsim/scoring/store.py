@@ -84,20 +84,20 @@ class Journal:
 
     def append(self, keys: Sequence[str], values_KW: np.ndarray) -> None:
         """Appends rows, so that a process that is killed later does not lose them."""
-        records = []
+        rows = []
         for key, values_W in zip(
             keys, np.ascontiguousarray(values_KW, "<f4"), strict=True
         ):
             body = bytes.fromhex(key) + values_W.tobytes()
-            records += [body, _check(body)]
+            rows += [body, _check(body)]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab", buffering=0) as file:
+        with records.naming(self.path), self.path.open("ab", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             # Remove the partial record of a killed process, so that records
             # stay aligned.
             size = file.seek(0, os.SEEK_END)
             file.truncate(size - size % self._size)
-            view = memoryview(b"".join(records))
+            view = memoryview(b"".join(rows))
             while view:
                 view = view[os.write(file.fileno(), view) :]
 
