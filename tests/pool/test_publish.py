@@ -95,7 +95,12 @@ def test_a_launcher_that_publishes_second_continues(project, monkeypatch, capsys
         attempt, files = save(entry, params)
         rival, rival_files = save(entry, params)
         manifest = dataclasses.replace(
-            project.pool.manifest("a"), name="c", attempt=rival, files=rival_files
+            project.pool.manifest("a"),
+            name="c",
+            mixture={"c": 1.0},
+            data_digests={"c": project.corpus.unit("c").digest},
+            attempt=rival,
+            files=rival_files,
         )
         publish(entry, manifest)
         return attempt, files

@@ -256,9 +256,8 @@ def test_launchers_of_one_workdir_fetch_an_entry_once(elsewhere, monkeypatch, ca
 
 def test_another_result_of_the_same_run_is_refused(project, bucket, tmp_path):
     rival = project.copy(tmp_path / "rival")
-    shutil.rmtree(rival.pool.entry("a"))
-    run = dataclasses.replace(member_run("a", project.config.recipe), data_seed=7)
-    train_missing([run], rival.create(), rival.corpus, rival.trainer)
+    path = rival.pool.entry("a") / "manifest.json"
+    sealing.edit(path, lambda data: data.update(params_digest="0" * 64))
     there = Bucket(bucket.objects, rival.workdir)
     with pytest.raises(UserError, match="another result"):
         there.fetched(rival.pool.entry("a"))
