@@ -23,7 +23,7 @@ class Labels:
     BASE = "base"
     UNIFORM, PROPORTIONAL, MACRO = "uniform", "proportional", "macro"
     GROUP, SUBSET, POINT = "group {}", "{} + {}", "{} x {:g}"
-    DIRICHLET, CANDIDATE, FOUND = "dirichlet {:d}", "candidate {:d}", "found {:d}"
+    DIRICHLET, FOUND = "dirichlet {:d}", "found {:d}"
     REFERENCE, REPLICATE = "reference-{:010x}", "{}.replicate{:d}"
     # Targets; `MACRO` is one, too.
     MACRO_OUT_OF_POOL, MACRO_IN_POOL = "macro out-of-pool", "macro in-pool"
@@ -72,7 +72,8 @@ def check_name(name: str, what: str) -> str:
 
 def check_free(name: str, what: str) -> str:
     """Returns a name that passes `check_name`, and is none of `Labels`."""
-    if LABEL.fullmatch(check_name(name, what)):
+    check_name(Labels.REPLICATE.format(check_name(name, what), 1), what)  # a folder
+    if LABEL.fullmatch(name):
         raise UserError(
             f"{what}: jaxsim itself uses the name {name!r} in its tables and folders; "
             "choose another name"

@@ -25,7 +25,8 @@ from jaxsim.corpus.tokenizer import Coverage, Tokenizer, tokenizer_from_config
 from jaxsim.errors import UserError
 from jaxsim.log import counted, progress, say, show_table
 
-_LOCK = ".lock"
+# Names that begin so are of files and folders that a killed `prepare` leaves.
+_LEFT = (".tmp_", ".quarantine.jsonl", ".corpus.json.")
 # Fields that define each kind of tokenizer; a 'file' has a digest, too.
 _DECIDING = {
     "bytes": ("kind",),
@@ -52,7 +53,7 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
     records.check_tree(workdir)
     folder, path = workdir / "corpus", store.path_of(workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("w") as lock:
+    with (folder / ".lock").open("w") as lock:
         # One `prepare` at a time; the kernel releases the lock when this one ends.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if refreeze:
@@ -60,9 +61,7 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
             path.unlink(missing_ok=True)
         for entry in folder.iterdir():
             is_folder = entry.is_dir() and not entry.is_symlink()
-            # A killed `prepare` leaves hidden files and folders.
-            is_left = entry.name.startswith(".") and entry.name != _LOCK
-            if is_left or (refreeze and is_folder):
+            if entry.name.startswith(_LEFT) or (refreeze and is_folder):
                 shutil.rmtree(entry) if is_folder else entry.unlink()
         previous = store.open_corpus(workdir) if path.exists() else None
         if previous:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxsim.config import Config
-from jaxsim.corpus.names import check_name
+from jaxsim.corpus.names import check_free
 from jaxsim.corpus.sources import Document
 from jaxsim.corpus.split import hash_order
 from jaxsim.errors import UserError
@@ -80,7 +80,7 @@ def cut_units(
         start, stop = rows * piece // pieces, rows * (piece + 1) // pieces
         first, last = np.searchsorted(ends, (start * length, stop * length), "right")
         name = f"{partition}_{piece + 1}of{pieces}"
-        check_name(name, "a piece of a partition")
+        check_free(name, "a piece of a partition")
         touched = int(min(last, len(ids) - 1) - first + 1)
         units.append((name, tokens_RL1[start:stop], touched))
     return units

@@ -212,8 +212,8 @@ def _readable(name: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"source {name!r}: cannot read {error.filename!r}: {error.strerror}; "
-            "run `jaxsim prepare` again when it can be read, or remove it"
+            f"source {name!r}: cannot read {error.filename or 'a file'!r}: "
+            f"{error.strerror}; repair it or remove it, and run `jaxsim prepare` again"
         ) from error
 
 

@@ -7,7 +7,6 @@ from typing import Protocol
 import numpy as np
 
 from jaxsim.config import SearchConfig
-from jaxsim.corpus.names import Labels
 from jaxsim.scoring.ensemble import Ensemble
 from jaxsim.scoring.evaluator import Jacobian
 from jaxsim.scoring.scorer import Scorer
@@ -156,7 +155,7 @@ class Problem:
 
     def _values(self, w_MC: np.ndarray) -> np.ndarray:
         count = len(w_MC)
-        names = tuple(map(Labels.CANDIDATE.format, range(1, count + 1)))
+        names = tuple(f"candidate {i + 1}" for i in range(count))
         kinds = ("candidate",) * count
         table = Mixtures(self.scorer.members, names, kinds, w_MC, np.ones(count))
         merges = self.scorer.merge(table, self.rows)

@@ -53,7 +53,6 @@ def test_every_label_of_the_program_is_refused_as_a_name():
         *(Labels.OBJECTIVE, run.name),
         *(replicate_of(r).name for r in (run, member_run("a", RecipeConfig()))),
         *map(Labels.FOUND.format, (1, 20)),
-        *map(Labels.CANDIDATE.format, (1, 20)),
     }
     for table in (
         base_row(members), uniform(members), proportional(members, [1, 2, 3, 4, 5]),
@@ -71,6 +70,8 @@ def test_every_label_of_the_program_is_refused_as_a_name():
         for spelled in (label, label.upper()):
             with pytest.raises(UserError, match="choose another name"):
                 check_free(spelled, "partition")
+    with pytest.raises(UserError, match="longer than 100 bytes"):
+        check_free("x" * 95, "partition")  # that of its replicate is
     for name in (*members, *groups, *kinds, "grouped", "basement", "found it", "x 2"):
         assert check_free(name, "partition") == name
 

@@ -73,7 +73,7 @@ def test_changed_text_is_refused_also_for_reference_runs(project):
 
 
 def test_a_partition_cannot_pass_for_a_replicate(project):
-    """A partition may be called 'a.replicate1'."""
+    """Somebody may have renamed a folder of the pool."""
     replicate = replicate_of(member_run("a", project.config.recipe))
     pool = project.pool
     entry = pool.entry("a").rename(pool.entry(replicate.name))
