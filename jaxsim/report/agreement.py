@@ -14,6 +14,7 @@ from jaxsim.report.table import (
     Estimate,
     Table,
     bits_column,
+    formatted,
     marks,
     number,
     percent,
@@ -192,8 +193,8 @@ def claims_by_kind(validation: Validation) -> list[Table]:
             continue
         first = rows[0]
         title = f"{table.title}, over {counted(first['count'], f'{kind} domain')}"
-        if first["rule"] is not None:
-            mean = number(first["rule_spearman"], 2)
+        mean = number(first["rule_spearman"], 2)
+        if first["rule"] is not None and mean != "-":  # of two runs there is none
             title += f"; best baseline: {first['rule']}, mean Spearman {mean}"
         if first["ceiling"] is not None:
             title += f"; mean noise ceiling {number(first['ceiling'], 2)}"
@@ -284,13 +285,14 @@ def check(validation: Validation) -> Table:
         text_column("target", "target"),
         bits_column("merge_error", "mean absolute\nerror, merge", get="merge"),
         bits_column("calibrated_error", "calibrated\nmerge", get="calibrated"),
-        Column("change", "change", lambda v: f"{v:+.0%}"),
+        Column("change", "change", lambda v: formatted(v, "+.0%")),
         bits_column("half_interval", "90% interval,\n+/-", get="margin"),
         Column("covered_by_90_percent", "runs\nwithin it", percent, "covered"),
     )
+    # No share of an error of zero is defined.
     rows = [
-        {"target": name, "change": row["calibrated"] / row["merge"] - 1, **row}
-        for name, row in known.items()
+        {"target": n, "change": row["calibrated"] / (row["merge"] or np.nan) - 1, **row}
+        for n, row in known.items()
     ]
     return Table.of("calibration", rows, columns)
 

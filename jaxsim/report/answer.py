@@ -98,6 +98,8 @@ def about_training(found: SearchResult) -> bool:
 
 def ties_sentence(found: SearchResult) -> str:
     """How many mixtures tie with the best, and the first of them."""
+    if found.searched == 1:
+        return "None. No other mixture was scored."
     if no_error(found):
         where = "score" if found.method == "table" else "search"
         return (
@@ -190,6 +192,8 @@ def next_command(
     token_multiplier: float | None = None,
 ) -> tuple[str, str]:
     """What to do next to learn most, and its command; empty where there is none."""
+    if len(found.basis.members) == 1:
+        return "Add a partition: a pool of one member has nothing to mix", ""
     validate = _validate(workdir, token_multiplier)
     again = command_line("search", workdir)
     if validation is None and about_training(found):
