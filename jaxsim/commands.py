@@ -4,6 +4,7 @@ Each can be killed and called again: it does what is missing on disk.
 """
 
 import dataclasses
+import functools
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -91,23 +92,32 @@ def base(config: Config, workdir: Path) -> None:
         bucket.share_corpus()
     corpus = _corpus(workdir)
     entry = workdir / "base"
+    model = LanguageModel(config.model, corpus.tokenizer.vocab_size)
+    mesh = training_mesh(config.train.data_axis, config.train.model_axis)
+    trainer = base_trainer(model, config, mesh)
+    settings = config.base
+    run = Run("base", "base", {"base": 1.0}, settings.steps, settings.data_seed)
+    builder = functools.partial(
+        PoolBuilder,
+        corpus,
+        trainer,
+        workdir=workdir,
+        recipe=_base_recipe(config),
+        bucket=bucket,
+    )
 
     def is_there() -> bool:
         if not (is_published(entry) or (bucket and bucket.shares(entry))):
             return False
         _check_base(read_manifest(entry), config)
-        return True
+        # It deletes the states that a kill has left.
+        return builder(start=dict).is_done(run)
 
     if on_lead(is_there):
         say("base model: already trained, skipping")
         if bucket:
             bucket.send([entry])
         return
-    model = LanguageModel(config.model, corpus.tokenizer.vocab_size)
-    mesh = training_mesh(config.train.data_axis, config.train.model_axis)
-    trainer = base_trainer(model, config, mesh)
-    settings = config.base
-    run = Run("base", "base", {"base": 1.0}, settings.steps, settings.data_seed)
     say(
         f"base model: {model.parameter_count():,} parameters, "
         f"{settings.steps * settings.batch * corpus.length:,} tokens"
@@ -117,14 +127,7 @@ def base(config: Config, workdir: Path) -> None:
         follow(corpus, trainer, lambda: start)
         return
     with leading():
-        PoolBuilder(
-            corpus,
-            trainer,
-            lambda: start,
-            workdir,
-            recipe=_base_recipe(config),
-            bucket=bucket,
-        ).train([run])
+        builder(start=lambda: start).train([run])
         _check_base(read_manifest(entry), config)  # another's, perhaps
 
 
