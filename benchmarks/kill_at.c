@@ -1,12 +1,11 @@
 /* Kills its process at one change of a file: see kills.py, which preloads it.
 
    A change has a kind and a path, as in "rename work/search/result.json". Random parts
-   of names, and digests, become '#'. Of writes to a file only the
-   first after it was opened counts, but all those to a .log or .jsonl, which are
-   appended to. Nothing counts before `watch` is called. */
+   of names, and digests, become '#'. Of the writes to a file only the first one after
+   it was opened counts, but every write to a .log or .jsonl, which are appended to.
+   Nothing counts before `watch` is called. */
 
 #define _GNU_SOURCE
-#include <ctype.h>
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -41,8 +40,8 @@ static void die(void) {
     for (;;) pause();
 }
 
-/* How many characters at `at`, which is preceded by a '/', are random or a digest: a
-   long hex number, or a temporary name of Python or of TFDS. */
+/* How many characters at `at`, inside of a path, are random or a digest: a long hex
+   number, or a temporary name of Python or of TFDS. */
 static size_t random_part(const char *at) {
     const char *hex = "0123456789abcdef", *any = "0123456789abcdefghijklmnopqrstuvwxyz_";
     if (strchr(hex, at[-1])) return 0; /* inside of a word */
@@ -50,8 +49,7 @@ static size_t random_part(const char *at) {
     if (size >= 8) return size;
     if (at[-1] != '.') return 0;
     if (!strncmp(at - 11, "incomplete.", 11)) return strcspn(at, "_");
-    if (at[-2] == '/' && strspn(at, any) == 8 && (!at[8] || at[8] == '/'))
-        return 8;
+    if (at[-2] == '/' && strspn(at, any) == 8 && (!at[8] || at[8] == '/')) return 8;
     return 0;
 }
 

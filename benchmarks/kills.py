@@ -480,21 +480,27 @@ class Row:
     failures: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
-def disturb(project: Project, args: argparse.Namespace) -> Iterator[Row]:
-    """Kills the commands of a project; prints each case and its failures."""
+def disturb(project: Project, args: argparse.Namespace, end: float) -> list[Row]:
+    """Kills the commands of a project in turns; prints each case and its failures."""
+    rows, cases = [], []
     for i, step in enumerate(project.steps):
         if args.steps and i not in args.steps:
             continue
         changes = project.changes[i]
         command = " ".join([step.name, step.words and f":{step.words}", *step.flags])
         kinds = len({kind_of(event) for event, _ in changes})
-        row = Row(project.name, " ".join(command.split()), len(changes), kinds)
+        rows.append(Row(project.name, " ".join(command.split()), len(changes), kinds))
         rng = random.Random(f"{args.seed} {project.name} {i}")
-        cases = chosen(changes, args.most, rng)
-        to_the_end = rng.sample(range(len(cases)), min(args.rest, len(cases)))
-        for j, (event, number, moment) in enumerate(cases):
+        some = chosen(changes, args.most, rng)
+        rng.shuffle(some)
+        rests = [j < args.rest for j in range(len(some))]
+        cases.append([(i, rows[-1], *case) for case in zip(some, rests, strict=True)])
+    for one in itertools.zip_longest(*cases):
+        for i, row, (event, number, moment), rest in filter(None, one):
             begin = time.monotonic()
-            how, failures = project.case(i, event, number, moment, j in to_the_end)
+            if begin > end:
+                return rows
+            how, failures = project.case(i, event, number, moment, rest)
             row.kills += how != "ended"
             row.same += how == "same"
             row.ended += how == "ended"
@@ -503,7 +509,7 @@ def disturb(project: Project, args: argparse.Namespace) -> Iterator[Row]:
             for kind, text in failures:
                 print(f"  {kind}: {text}", flush=True)
                 row.failures[kind] = row.failures.get(kind, 0) + 1
-        yield row
+    return rows
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -535,6 +541,7 @@ def markdown(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = machine.parser(__doc__, threads=1)
     parser.add_argument("--most", type=int, default=30, help="kills of a command")
+    parser.add_argument("--minutes", type=float, default=30, help="of all, about")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--rest", type=int, default=1, help="cases of a command that go to the end"
@@ -570,11 +577,13 @@ def main() -> None:
         place = Place(folder, loaded)
         rows: list[Row] = []
         by_name: set[str] = set()
-        for name in args.projects:
+        for turn, name in enumerate(args.projects):
+            left = args.minutes * 60 - (time.monotonic() - begin)
+            end = time.monotonic() + left / (len(args.projects) - turn)
             project = Project(name, place)
             project.undisturbed()
             by_name |= {kind_of(each) for each in project.by_name}
-            rows += disturb(project, args)
+            rows += disturb(project, args, end)
     result = {
         "machine": machine.describe(("jax", "orbax-checkpoint", "pyarrow")),
         "seed": args.seed,

@@ -21,7 +21,7 @@ from jaxsim.model import LanguageModel
 from jaxsim.plan import show_plan, sizes_of
 from jaxsim.pool import Pool, create_pool, open_pool
 from jaxsim.pool.bucket import open_bucket
-from jaxsim.pool.build import PoolBuilder, clear_base, follow, train_missing
+from jaxsim.pool.build import PoolBuilder, follow, train_missing
 from jaxsim.pool.digests import differences
 from jaxsim.pool.manifest import read_manifest, repair
 from jaxsim.pool.publish import is_published
@@ -91,37 +91,37 @@ def base(config: Config, workdir: Path) -> None:
         bucket.share_corpus()
     corpus = _corpus(config, workdir)
     entry = workdir / "base"
+    model = LanguageModel(config.model, corpus.tokenizer.vocab_size)
+    mesh = training_mesh(config.train.data_axis, config.train.model_axis)
+    trainer = base_trainer(model, config, mesh)
+    settings = config.base
+    run = Run("base", "base", {"base": 1.0}, settings.steps, settings.data_seed)
+    # Made when it is needed: first comes a look at the room on the disk.
+    start = functools.cache(lambda: trainer.fresh_params(settings.seed))
+    builder = PoolBuilder(
+        corpus, trainer, start, workdir, recipe=_base_recipe(config), bucket=bucket
+    )
 
     def is_there() -> bool:
         if not (is_published(entry) or (bucket and bucket.shares(entry))):
             return False
         _check(config, workdir)
-        clear_base(workdir)
-        return True
+        return builder.is_done(run)  # it deletes states that a kill has left
 
     if on_lead(is_there):
         say("base model: already trained, skipping")
         if bucket:
             bucket.send([entry])
         return
-    model = LanguageModel(config.model, corpus.tokenizer.vocab_size)
-    mesh = training_mesh(config.train.data_axis, config.train.model_axis)
-    trainer = base_trainer(model, config, mesh)
-    settings = config.base
-    run = Run("base", "base", {"base": 1.0}, settings.steps, settings.data_seed)
     say(
         f"base model: {model.parameter_count():,} parameters, "
         f"{settings.steps * settings.batch * corpus.length:,} tokens"
     )
-    # Made when it is needed: first comes a look at the room on the disk.
-    start = functools.cache(lambda: trainer.fresh_params(settings.seed))
     if not is_lead():
         follow(corpus, trainer, start)
         return
     with leading():
-        PoolBuilder(
-            corpus, trainer, start, workdir, recipe=_base_recipe(config), bucket=bucket
-        ).train([run])
+        builder.train([run])
         _check(config, workdir)  # it may be another's
 
 

@@ -128,6 +128,18 @@ def test_a_second_run_does_nothing_again(complete, project, work):
         assert snapshot(complete / name) == files, name
 
 
+def test_states_that_a_kill_left_are_deleted(workdir, jaxsim, monkeypatch, tmp_path):
+    """The base model was published, and its states were not yet deleted."""
+    shutil.rmtree(workdir / "base")
+    states = f"--config.train.state_path={tmp_path}/states"
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxsim.pool.build.delete", lambda folder: None)
+        assert jaxsim("base", states, "--config.train.checkpoint_every=1")[0] == 0
+    assert list(tmp_path.glob("states/*/base/*/*"))
+    assert jaxsim("base", states)[0] == 0
+    assert not list(tmp_path.glob("states/*/base"))
+
+
 def test_scores_of_reference_runs_come_from_their_parameters(complete):
     scorer = Scorer(complete, load_config(complete / "config.json").score)
     reference_runs = scorer.load("reference-runs")

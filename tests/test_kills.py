@@ -65,7 +65,7 @@ def killed(folder: Path, action: Callable, *arguments: Any) -> Iterator[int]:
     """Kills `action` before its first, second, ... change below `folder`."""
     for number in itertools.count(1):
         process = PROCESSES.Process(
-            target=die_at, args=(number, folder, action, *arguments)
+            target=die_at, args=(number, folder, action, *arguments), daemon=True
         )
         process.start()
         process.join(60)

@@ -125,12 +125,6 @@ def follow(corpus: Corpus, trainer: Trainer, start: Callable[[], Any]) -> None:
             outcomes = {run.name: one for run, one in zip(runs, trained, strict=True)}
 
 
-def clear_base(workdir: Path) -> None:
-    """Deletes what a launcher left that was killed when it had published the base."""
-    clear_draft(workdir / "base")
-    delete(StatePath(workdir / "state" / "base"))
-
-
 @dataclasses.dataclass
 class PoolBuilder:
     """Trains runs that start from the same parameters, and publishes them."""
