@@ -28,7 +28,7 @@ Attention = Literal["auto", "einsum", "xla", "cudnn"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 _READERS = ("sotu", "jsonl", "text")
 _SHARE = "a share between 0 and 1"
-# Numbers beyond these are mistakes; programs, arrays or loops could not hold them.
+# What is larger is a mistake, and arrays and loops of that size would not end.
 _MOST, _MOST_TOKENS = 1e9, 1e18
 
 
@@ -184,9 +184,8 @@ class TrainConfig:
     checkpoint_every: int = non_negative(0)  # steps; 0: only the finished run
     state_path: str = ""  # folder or gs:// of those states; '': in WORKDIR
     log_every: int = positive(8)  # steps
-    step_limit: float = non_negative(
-        1800.0, 1e6
-    )  # seconds; a stuck run ends then; 0: never
+    # Seconds; a stuck run ends then; 0: never.
+    step_limit: float = non_negative(1800.0, 1e6)
 
 
 @dataclass(frozen=True)
@@ -270,11 +269,11 @@ class SearchConfig:
 class Config:
     """All keys, in the groups that commands read.
 
-    What is in a workdir was made with `corpus`, `base`, `recipe` and `model`: a command
-    refuses other values, or says that it does not use them. Other keys may change
-    between commands. `train` is for commands that train, `score` for `score`,
-    `validate` and `search`, `validate` for `validate`, `search` for `search` and
-    `validate`, `name` for `report`.
+    A workdir is made with `corpus`, `model`, `base` and `recipe`. Later commands refuse
+    other values, or say that they do not use them. Other keys may change between
+    commands: `train` is for all that train, `score` for `score`, `validate` and
+    `search`, `validate` for `validate`, `search` for `search` and `validate`, and
+    `name` for `report`.
     """
 
     name: str = "unnamed"
@@ -327,9 +326,8 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
       UserError: an unknown key, a wrong type, a missing or impossible value.
     """
     config = from_plain(Config, _without_tilde(node.to_dict()), "config")
-    corpus, model, base, recipe = (
-        config.corpus, config.model, config.base, config.recipe
-    )  # fmt: skip
+    corpus, model, base = config.corpus, config.model, config.base
+    decay, steps = config.recipe.decay, config.recipe.steps
     dim, heads, split = model.dim, model.heads, corpus.split
     for ok, key, what in (
         (corpus.partitions, "corpus.partitions", "at least one"),
@@ -353,10 +351,9 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
             f"below config.base.steps={base.steps}",
         ),
         (
-            not recipe.decay or round(recipe.decay * recipe.steps) > 1,
+            not decay or round(decay * steps) > 1,
             "recipe.decay",
-            f"0, or two of config.recipe.steps={recipe.steps} at least: the first of "
-            "them has the full rate",
+            f"0, or at least two of {steps} steps: the first one has the full rate",
         ),
     ):
         need(ok, what, operator.attrgetter(key)(config), f"config.{key}")

@@ -78,7 +78,10 @@ class ReportData:
         self.corpus = open_corpus(workdir) if "corpus/corpus.json" in there else None
         self.base = read_manifest(workdir / "base") if has_base else None
         self.pool = open_pool(workdir) if "pool/pool.json" in there else None
-        self.entries = self.pool.manifests(*KINDS) if self.pool else {}
+        entries = self.pool.manifests(*KINDS) if self.pool else {}
+        members = [n for n, m in entries.items() if m.kind == "member"]
+        gone = set(members) - set(self.corpus.units if self.corpus else members)
+        self.entries = {n: m for n, m in entries.items() if n not in gone}
         self.store = ScoreStore(workdir)
         has_scores = STANDARD in self.store.names()
         self.standard = self.store.record(STANDARD) if has_scores else None
@@ -109,7 +112,7 @@ class ReportData:
             if not part
         ]
         if self.corpus is not None and trained:
-            self.missing += gaps(self.corpus, trained)
+            self.missing += gaps(self.corpus, members)
         user = "validate --runs=MIXTURES.csv,METRICS.csv"
         others = [
             ("diagnostics", "validate", self.diagnostics),

@@ -128,8 +128,7 @@ def current_basis(
 
 def gaps(corpus: Corpus, members: Iterable[str]) -> list[str]:
     """How the members of a pool differ from the units of its corpus, in words."""
-    units, there = set(corpus.units), set(members)
-    lines = []
+    units, there, lines = set(corpus.units), set(members), list[str]()
     if missing := sorted(units - there):
         lines.append(
             f"INCOMPLETE: {len(missing)} of {len(units)} units have no member "

@@ -219,6 +219,8 @@ class Programs:
             f"config.score.loss_chunk={c.loss_chunk}, set "
             "config.score.deltas='bfloat16', or divide the pool with "
             "config.score.model_axis"
+            + ", or raise config.score.memory"
+            * (c.memory > 0)
         )
 
     def _describe(self, layout: Layout, gradient: bool, needed: int, limit: int) -> str:

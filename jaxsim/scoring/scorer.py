@@ -106,12 +106,12 @@ class Scorer:
         """Refuses a pool that lacks members, unless there is an override.
 
         Raises:
-          UserError: names the units without a member, and members without a unit.
+          UserError: names the units that have none.
         """
-        if self.members and self.gaps and not self.override:
+        if len(self.members) < len(self.corpus.units) and not self.override:
             raise UserError(
-                f"{self.workdir}: {'. '.join(self.gaps)}. With --override it goes on "
-                "like this, and marks every result"
+                f"{self.workdir}: {self.gaps[0]}. With --override it goes on without "
+                "them, and marks every result"
             )
 
     @functools.cached_property

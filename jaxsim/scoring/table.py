@@ -305,7 +305,7 @@ def parse(
     Raises:
       UserError: `spec` is none of these, or out of range.
     """
-    if match := re.fullmatch(r"subsets:(\d+)(?:-(\d+))?", spec):
+    if match := re.fullmatch(r"subsets:(\d{1,9})(?:-(\d{1,9}))?", spec):
         smallest = int(match[1])
         largest = int(match[2] or match[1])
         if not 1 <= smallest <= largest <= len(members):
@@ -316,7 +316,7 @@ def parse(
         sizes = range(smallest, largest + 1)
         _check_rows(spec, sum(math.comb(len(members), size) for size in sizes))
         return subsets(members, smallest, largest)
-    if match := re.fullmatch(r"dirichlet:(\d+)", spec):
+    if match := re.fullmatch(r"dirichlet:(\d{1,15})", spec):
         _check_rows(spec, int(match[1]))
         return dirichlet(members, int(match[1]), concentration, seed)
     if spec.endswith(".csv"):
@@ -330,7 +330,8 @@ def _check_rows(spec: str, count: int) -> None:
         raise UserError(f"mixtures {spec!r}: asks for no rows")
     if count > MOST_ROWS:
         raise UserError(
-            f"mixtures {spec!r}: asks for {count:.3g} rows; the most are {MOST_ROWS:,}"
+            f"mixtures {spec!r}: asks for {min(count, 10**15):.3g} rows; the most are "
+            f"{MOST_ROWS:,}"
         )
 
 
