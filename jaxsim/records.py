@@ -45,34 +45,26 @@ def write(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) -> None
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own: two processes may write the same file.
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
+    data = content.encode() if isinstance(content, str) else content
+    fill = data if callable(data) else lambda file: file.write(data)
     with naming(path):
         try:
             file = part.open("xb")
         except OSError as error:
-            if error.errno in MAY_NOT_WRITE and _holds(path, content):
-                return
-            raise
+            if error.errno not in MAY_NOT_WRITE or not path.is_file():
+                raise
+            fill(wanted := io.BytesIO())
+            if path.read_bytes() != wanted.getvalue():
+                raise
+            return
         try:
             with file:
-                _fill(file, content)
+                fill(file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
-
-
-def _fill(file: IO[bytes], content: str | bytes | Callable[[IO[bytes]], Any]) -> None:
-    if callable(content):
-        content(file)
-    else:
-        file.write(content if isinstance(content, bytes) else content.encode())
-
-
-def _holds(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) -> bool:
-    """Whether a file has this content already."""
-    _fill(wanted := io.BytesIO(), content)
-    return path.is_file() and path.read_bytes() == wanted.getvalue()
 
 
 @contextlib.contextmanager

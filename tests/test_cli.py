@@ -447,7 +447,9 @@ def test_a_full_disk_is_one_sentence(root: Path) -> None:
 
 
 def test_a_letter_that_the_terminal_lacks_is_escaped(root: Path) -> None:
-    code = "from jaxsim import cli; cli.main = lambda _: print('é', 'Ε'); cli.entry()"
+    code = (
+        "from jaxsim import cli; cli.main = lambda _: print('é', '\u0395'); cli.entry()"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=root,
