@@ -57,11 +57,13 @@ def _found(look: Callable[[], str]) -> str:
     """What `look` returns, or why it cannot: that is what the user wants to know."""
     try:
         return look()
-    except (OSError, RuntimeError, AssertionError) as error:
-        return f"UNKNOWN: {device_problem() or error}"
+    except (OSError, RuntimeError) as error:
+        return f"UNKNOWN: {error}"
 
 
 def _devices() -> str:
+    if problem := device_problem():
+        return f"UNKNOWN: {problem}"
     found = []
     for device in jax.local_devices():
         limit = (device.memory_stats() or {}).get("bytes_limit")
