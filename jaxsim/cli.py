@@ -197,7 +197,8 @@ def _guarded(action: Callable[[], None]) -> int:
             code = UserError.exit_code
         elif error.errno in _NO_ROOM:
             if error.filename:
-                what += f", and {free_bytes(Path(error.filename)):,} bytes are free"
+                free = free_bytes(Path(str(error.filename)))
+                what += f", and {free:,} bytes are free"
             message, code = f"{what}; make room and rerun; completed work is kept", 1
         else:
             raise

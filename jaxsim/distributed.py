@@ -332,8 +332,9 @@ def leave(code: int) -> NoReturn:
     """
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         _client().wait_at_barrier("jaxsim/leave", LEAVE * 1000)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # nobody reads, or a disk is full
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 

@@ -84,28 +84,33 @@ def write(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) -> None
     locks do not reach other machines, a part may be deleted while it is written; then
     it is written again.
     """
+    data = content.encode() if isinstance(content, str) else content
+    fill = data if callable(data) else lambda file: file.write(data)
     path.parent.mkdir(parents=True, exist_ok=True)
     with naming(path):
         _delete_parts(path)
-        while not _replaced(path, content):
+        while not _replaced(path, fill):
             pass
 
 
-def _replaced(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) -> bool:
+def _replaced(path: Path, fill: Callable[[IO[bytes]], Any]) -> bool:
     """Writes a part and renames it; false if another writer has deleted it."""
     # A name of its own: two processes may write the same file.
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
     try:
         file = part.open("xb")
     except OSError as error:
-        if error.errno in MAY_NOT_WRITE and _holds(path, content):
-            return True
-        raise
+        if error.errno not in MAY_NOT_WRITE or not path.is_file():
+            raise
+        fill(wanted := io.BytesIO())
+        if path.read_bytes() != wanted.getvalue():
+            raise
+        return True
     try:
         with file:
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _fill(file, content)
+            fill(file)
             file.flush()
             os.fsync(file.fileno())
             with contextlib.suppress(FileNotFoundError):
@@ -126,19 +131,6 @@ def _delete_parts(path: Path) -> None:
             with contextlib.suppress(OSError), part.open("r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 part.unlink()
-
-
-def _fill(file: IO[bytes], content: str | bytes | Callable[[IO[bytes]], Any]) -> None:
-    if callable(content):
-        content(file)
-    else:
-        file.write(content if isinstance(content, bytes) else content.encode())
-
-
-def _holds(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) -> bool:
-    """Whether a file has this content already."""
-    _fill(wanted := io.BytesIO(), content)
-    return path.is_file() and path.read_bytes() == wanted.getvalue()
 
 
 @contextlib.contextmanager

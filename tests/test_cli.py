@@ -437,6 +437,7 @@ def test_doctor_answers_where_much_is_wrong(root: Path, tmp_path: Path) -> None:
     found = re.findall("^([a-z]+) +UNKNOWN: (.*)$", done.stdout, re.M)
     assert [name for name, _ in found] == ["devices", "disk"]
     assert found[0][1].startswith("JAX_PLATFORMS=nothing: ")
+    assert "JAX" not in found[1][1]
 
 
 def test_a_full_disk_is_one_sentence(root: Path) -> None:

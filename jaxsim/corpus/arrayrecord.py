@@ -8,6 +8,8 @@ a stored features.json names.
 import contextlib
 import errno
 import io
+import os
+import resource
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +23,9 @@ from jaxsim.errors import DamagedError
 _OVERHEAD = 150_000  # bytes of the smallest table
 _SPLIT = "rows"
 _FORMAT = "array_record"
+# Tables whose file is open, in the order of their last use.
+_open: dict["TableReader", None] = {}
+_lock = threading.Lock()
 _Examples = Iterator[tuple[int, dict[str, np.ndarray]]]
 
 
@@ -77,10 +82,22 @@ def write_table(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
         what = f"disk full: {needed:,} bytes are needed, and {free:,} are free"
         raise OSError(errno.ENOSPC, what, str(folder.parent))
     # TFDS announces every data set on stdout.
-    with contextlib.redirect_stdout(io.StringIO()):
+    with _full_disk(folder), contextlib.redirect_stdout(io.StringIO()):
         Table(folder, width, columns, arrays).download_and_prepare(file_format=_FORMAT)
     # TFDS makes this folder for every data set.
     shutil.rmtree(folder / "downloads", ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _full_disk(folder: Path) -> Iterator[None]:
+    """Turns ArrayRecord's `RuntimeError` for a full disk into Python's."""
+    try:
+        yield
+    except RuntimeError as error:
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if os.strerror(number) in str(error):
+                raise OSError(number, os.strerror(number), str(folder)) from error
+        raise
 
 
 class TableReader:
@@ -94,7 +111,6 @@ class TableReader:
     ):
         self._folder, self._what = folder, what
         self._width, self._columns = width, columns
-        self._lock = threading.Lock()
         with self._damage():
             self._source = Table(folder, width, columns).as_data_source(split=_SPLIT)
             self._rows = len(self._source)
@@ -113,7 +129,8 @@ class TableReader:
                 f"rows {np.min(indices)} to {np.max(indices)} of {self._what}, which "
                 f"has {len(self)}"
             )
-        with self._lock, self._damage():
+        with _lock, self._damage():
+            self._keep_open()
             rows = self._source.__getitems__([int(i) for i in indices])
             # A truncated file silently gives empty records, which read as None.
             if any(value is None for row in rows for value in row.values()):
@@ -123,6 +140,15 @@ class TableReader:
             for column in self._columns:
                 found[column] = np.array([row[column] for row in rows], np.int64)
             return found
+
+    def _keep_open(self) -> None:
+        """Closes the table that was not used for longest, if too many are open."""
+        _open.pop(self, None)
+        _open[self] = None
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4  # -1: any number
+        if 0 < most < len(_open):
+            _open.pop(last := next(iter(_open)))
+            last._source.data_source.__exit__(None, None, None)
 
     @contextlib.contextmanager
     def _damage(self) -> Iterator[None]:

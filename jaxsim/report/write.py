@@ -65,8 +65,9 @@ def write_report(config: Config, workdir: Path) -> Path:
     files["index.html"] = _page(config.name, data, built, drawn, lines)
     folder = workdir / "report"
     for name, content in files.items():
-        if content is None:  # an earlier report may have had it
-            (folder / name).unlink(missing_ok=True)
+        if content is None:
+            if (folder / name).exists():  # an earlier report had it
+                (folder / name).unlink()
         else:
             write(folder / name, content)
     return folder / "index.html"

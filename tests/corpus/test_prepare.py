@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,7 @@ import tokenizers
 from jaxsim.config import SourceConfig, SplitConfig, TokenizerConfig, save_config
 from jaxsim.corpus import open_corpus, prepare, store
 from jaxsim.corpus import prepare as prepare_package
-from jaxsim.corpus.arrayrecord import write_table
+from jaxsim.corpus.arrayrecord import TableReader, write_table
 from jaxsim.corpus.rows import evaluation_rows
 from jaxsim.corpus.split import split_of
 from jaxsim.errors import DamagedError, UserError
@@ -762,3 +763,33 @@ def test_a_kill_at_any_moment_does_not_change_the_corpus(sources, work, tmp_path
         assert not list((workdir / "corpus").glob(".tmp_*"))
         for name in ("base", *corpus.units):
             corpus.rows(name)
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path):
+    """ArrayRecord's own is a RuntimeError; the limit stands for a full disk."""
+    tokens_RL1 = np.arange(40_000, dtype=np.int32).reshape(10, -1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            write_table(tmp_path / "table", {"tokens": tokens_RL1})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(tmp_path / "table")
+
+
+def test_few_tables_are_open_at_once(tmp_path, monkeypatch):
+    """A process may open 64 files, and a corpus has more units."""
+    files = "/proc/self/fd"
+    if not os.path.isdir(files):
+        pytest.skip("no /proc")
+    monkeypatch.setattr("resource.getrlimit", lambda _: (8, 8))
+    tables = []
+    for i in range(4):
+        tokens_RL1 = np.full((1, 9), i, np.int32)
+        write_table(tmp_path / str(i), {"tokens": tokens_RL1})
+        tables.append(TableReader(tmp_path / str(i), "a table", 9))
+    for i in (0, 1, 2, 3, 0, 2):
+        assert tables[i][np.array([0])].tolist() == [[i] * 9]
+        opened = [os.path.realpath(f"{files}/{n}") for n in os.listdir(files)]
+        assert len([path for path in opened if str(tmp_path) in path]) <= 2
