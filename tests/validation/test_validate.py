@@ -391,7 +391,7 @@ def test_an_altered_record_of_chosen_mixtures_is_refused(tmp_path):
     found = TrainedChoice(
         labels=["mine"], reference_runs=["reference-1"], members=["a", "b"],
         mixtures=[[0.5, 0.5]], targets=["a"], kinds=["in-pool"],
-        points=dict.fromkeys(("reference", *PREDICTED), {"a": [1.5]}),
+        points={name: {"a": [1.5]} for name in ("reference", *PREDICTED)},
         basis=Basis("text", base="x"), notes=[],
     )  # fmt: skip
     assert TrainedChoice.load(tmp_path) is None
