@@ -1,6 +1,6 @@
 """Damages every kind of file of a finished workdir, and looks what commands say.
 
-    python benchmarks/damage.py                 # the three sweeps, about 25 minutes
+    python benchmarks/damage.py                 # the three sweeps, about half an hour
     python benchmarks/damage.py --only bits --flips 2
 
 Each sweep starts from a listing of a small workdir that this script makes, so files of
@@ -77,7 +77,9 @@ class Case:
 class Sweeper:
     """The finished workdir, what undisturbed commands do to it, and the cases."""
 
-    def __init__(self, runner: Runner, seed: int, commands: int, kinds: str) -> None:
+    def __init__(
+        self, runner: Runner, seed: int, commands: int, kinds: str, twice: bool
+    ) -> None:
         self.runner, self.most = runner, commands
         self.asked = re.compile(kinds)
         self.rng = random.Random(seed)
@@ -85,13 +87,13 @@ class Sweeper:
         self.opened: frozenset[str] = frozenset()  # by any
         runner.make()
         self.before = tree(runner.workdir)
-        self.usual = self._undisturbed()
+        self.usual = self._undisturbed(2 if twice else 1)
 
-    def _undisturbed(self) -> dict[str, tuple[Ended, Tree]]:
-        """What each command says and leaves on an undisturbed copy."""
+    def _undisturbed(self, runs: int) -> dict[str, tuple[Ended, Tree]]:
+        """What each command says and leaves on an undisturbed copy, always the same."""
         found: dict[str, tuple[Ended, Tree]] = {}
         for name, arguments in self.runner.commands().items():
-            for _ in range(2):
+            for _ in range(runs):
                 with self.runner.copy() as workdir:
                     stamps = _stamps(workdir)
                     ended = self.runner.run(arguments)
@@ -360,9 +362,9 @@ def main() -> None:
     parser = machine.parser(__doc__)
     parser.add_argument("--workdir", type=Path, help="folder to work in, kept")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--flips", type=int, default=3, help="of each kind of file")
-    parser.add_argument("--commands", type=int, default=3, help="tried on a case")
-    parser.add_argument("--sample", type=int, default=300, help="fields tried on one")
+    parser.add_argument("--flips", type=int, default=2, help="of each kind of file")
+    parser.add_argument("--commands", type=int, default=2, help="tried on a case")
+    parser.add_argument("--sample", type=int, default=200, help="fields tried on one")
     parser.add_argument("--only", choices=("bits", "fields", "links"))
     parser.add_argument("--kinds", default="", help="of files: a regular expression")
     args = parser.parse_args()
@@ -376,7 +378,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = args.workdir or Path(made)
         folder.mkdir(parents=True, exist_ok=True)
-        sweeper = Sweeper(Runner(folder), args.seed, args.commands, args.kinds)
+        sweeper = Sweeper(
+            Runner(folder), args.seed, args.commands, args.kinds, args.only != "fields"
+        )
         sweeps = {
             "bits": lambda: sweeper.bits(args.flips),
             "fields": lambda: damage_fields.sweep(sweeper, args.sample),

@@ -133,7 +133,7 @@ def values(field: Field, old: Any) -> dict[str, Any]:
         "10**30": 10**30,
         "deep": _deep,
         "empty": type(old)() if old is not None else "",
-        "long": "x" * 1_000_000,
+        "long": "x" * 100_000,
     }
     if field:
         found["missing"] = _missing

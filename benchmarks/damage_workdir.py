@@ -72,7 +72,7 @@ class Ended:
 class Runner:
     """Runs commands of jaxsim on one workdir, each in a fork of this process."""
 
-    def __init__(self, folder: Path, seconds: float = 60.0) -> None:
+    def __init__(self, folder: Path, seconds: float = 120.0) -> None:
         self.folder, self.seconds = folder.resolve(), seconds
         self.config = self.folder / "config.py"
         self.workdir = self.folder / "workdir"

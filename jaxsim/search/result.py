@@ -162,14 +162,15 @@ def _best_csv(found: SearchResult) -> str:
 
 
 def check_best(workdir: Path, path: Path) -> None:
-    """Checks that a table of mixtures, if it is that of a search, is as it was written.
+    """Checks that a file of mixtures, if a search wrote it, is as it was written.
 
     Raises:
       DamagedError: it was edited, or is damaged.
     """
-    if path.resolve() != (workdir / "search" / BEST).resolve():
+    best = workdir / "search" / BEST
+    if not best.is_file() or path.resolve() != best.resolve():
         return
-    if path.read_bytes() != _best_csv(load_search(workdir)).encode():
+    if best.read_bytes() != _best_csv(load_search(workdir)).encode():
         raise DamagedError(
             f"{path}: not the best mixture of {path.with_name('result.json')}; run "
             "`jaxsim search` again, or give mixtures of your own in another file"

@@ -8,7 +8,7 @@ if there are none, each held-out run is predicted from the others.
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -56,16 +56,12 @@ from jaxsim.validation.measured import (
 TRAINED, GIVEN = "validation/validation.json", "validation/external.json"
 
 
-Learned = TypedDict("Learned", {"reference runs": int, "error": float | None})
-
-
-class Check(TypedDict):
-    """Errors on one target."""
-
-    merge: float | None  # mean absolute error
-    calibrated: float | None
-    covered: float | None  # share of runs in the 90 % intervals
-    margin: float | None  # how far those reach to both sides
+# Of a row that is kept as it is.
+Numbers = Annotated[dict[str, Any], dict[str, float | None]]
+_CHECK, _LEARNED = (
+    ("merge", "calibrated", "covered", "margin"),
+    ("reference runs", "error"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +74,7 @@ class Validation(Comparison):
     agreement: dict[str, dict[str, Annotated[dict[str, Any], AgreementRow]]]
     # With the budget 'sum', Spearman correlations within mixtures of one number of
     # units: by number, target and predictor.
-    sizes: dict[str, dict[str, dict[str, float | None]]]
+    sizes: dict[str, dict[str, Numbers]]
     claims: list[Annotated[dict[str, Any], Claim]]
     ceilings: dict[str, float]  # by target, where replicates were trained
     ceiling_intervals: dict[str, list[float | None]]
@@ -88,11 +84,12 @@ class Validation(Comparison):
     noise: dict[str, float]  # standard deviation of a run, by target
     replicates: int  # that noise and ceilings are computed from
     calibration: Calibration  # what searches use
-    # By target.
-    check: dict[str, Annotated[dict[str, Any], Check]]
+    # By target: mean absolute error of 'merge' and 'calibrated', and the share of runs
+    # 'covered' by 90 % intervals that reach 'margin' to both sides.
+    check: dict[str, Numbers]
     # Mean absolute error on held-out runs with the first 'reference runs' of the
     # calibration runs fitted.
-    learning: list[Annotated[dict[str, Any], Learned]]
+    learning: list[Numbers]
     learning_target: str
     budget: Literal["fixed", "sum"]  # no search uses 'sum'; see docs/validate.md
     given: bool  # whether the user brought the runs
@@ -108,6 +105,10 @@ class Validation(Comparison):
         records.need_names(self.base, SPLITS, "base")
         records.need_names(self.agreement, self.targets, "agreement")
         records.need_names(self.check, self.targets, "check")
+        for row in self.check.values():
+            records.need_names(row, _CHECK, "check")
+        for row in self.learning:
+            records.need_names(row, _LEARNED, "learning")
         for name in self.ceilings:
             bounds = self.ceiling_intervals.get(name, [])
             records.need_shape(bounds, [2], f"ceiling_intervals.{name}")
@@ -351,7 +352,7 @@ def compare(
 
 def _within_sizes(
     held_out: PredictionTable, points: Mapping[str, Mapping[str, np.ndarray]]
-) -> dict[str, dict[str, dict[str, float | None]]]:
+) -> dict[str, dict[str, dict[str, float]]]:
     """Spearman correlations of mixtures with the same number of units.
 
     A run on more units is longer, so its loss is lower whatever the mixture:
