@@ -142,13 +142,14 @@ class TableReader:
             return found
 
     def _keep_open(self) -> None:
-        """Closes the table that was not used for longest, if too many are open."""
+        """Closes the tables that were not used for longest, if too many are open."""
         _open.pop(self, None)
         _open[self] = None
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4  # -1: any number
-        if 0 < most < len(_open):
+        while 0 < most < len(_open):
             _open.pop(last := next(iter(_open)))
-            last._source.data_source.__exit__(None, None, None)
+            with contextlib.suppress(RuntimeError):  # of a table that is damaged
+                last._source.data_source.__exit__(None, None, None)
 
     @contextlib.contextmanager
     def _damage(self) -> Iterator[None]:
