@@ -148,12 +148,14 @@ class Validation(Comparison):
                 np.nan if x is None else np.abs(x).mean() for x in pair
             )
             if calibrated > merge:
-                word = "NOT CALIBRATED" if split == "dev" else "CALIBRATION IN DOUBT"
-                return split == "test", (
-                    f"{word}: on {split} text, merges miss this objective of left-out "
-                    f"runs by {merge:.4f} bits per byte in the mean, and calibrated "
-                    f"merges by {calibrated:.4f}"
+                text = (
+                    f"on the {split} text of left-out runs, plain merges are off by "
+                    f"{merge:.4f} bits per byte on average, and calibrated merges by "
+                    f"{calibrated:.4f}"
                 )
+                if split == "dev":
+                    return False, f"NOT CALIBRATED: {text}"
+                return True, f"CALIBRATION IN DOUBT: {text}; dev text says otherwise"
         return True, ""
 
     def _left_out(
