@@ -162,12 +162,10 @@ class Validation(Comparison):
         self, goal: Objective, off: Sequence[Sequence[float | None]]
     ) -> np.ndarray | None:
         """`_off` on dev text, from misses [F, D] of runs that were left out."""
-        names, reference_FD = self.calibration.domains, self.calibration.reference
-        # By columns, as in `fit`: the bits of a sum depend on it.
-        off_FD = np.array(off, float, order="F")
-        both = np.array(reference_FD, float), np.array(reference_FD, float) - off_FD
+        reference_FD = np.array(self.calibration.reference, float)
         reference, predicted = (
-            dict(zip(names, bits_FD.T.tolist(), strict=True)) for bits_FD in both
+            dict(zip(self.calibration.domains, bits_FD.T.tolist(), strict=True))
+            for bits_FD in (reference_FD, reference_FD - np.array(off, float))
         )
         return self._off(goal, "dev", reference, predicted)
 
