@@ -98,7 +98,7 @@ def test_parts_of_one_source_are_below_the_noise_floor(parts):
     assert not any(validation.ceilings[t] < BELOW_NOISE for t in claimed)
     replicates = replicate_pairs(parts.config, parts.scorer)
     found = diagnose(parts.scorer, 0, *replicates)
-    assert found.below_noise
+    assert found.below_noise and len(found.basis.others) == found.replicates
     assert any("nothing to rank" in line for _, line in diagnostics(found))
 
 
