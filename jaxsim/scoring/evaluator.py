@@ -109,8 +109,7 @@ class Programs:
             what = f"scoring program: {counted(k, 'mixture')}"
             what = "gradient program" if gradient else what
             say(
-                f"{what}, blocks of {counted(windows, 'window')} of {length} tokens, "
-                "compiled in "
+                f"{what}, blocks of {windows} windows of {length} tokens, compiled in "
                 f"{time.monotonic() - begin:.1f} s"
             )
         return self._compiled[key]
@@ -212,12 +211,11 @@ class Programs:
                 return layout
         c = self.config
         raise UserError(
-            f"{'the gradient of' if gradient else 'scoring'} "
-            f"{counted(layout.mixtures, 'mixture')} at once needs {needed:,} bytes on "
-            f"each device, and {limit:,} may be used; lower "
-            f"config.score.rows={layout.windows}, config.score.chunk={c.chunk} or "
-            f"config.score.loss_chunk={c.loss_chunk}, set "
-            "config.score.deltas='bfloat16', or divide the pool with "
+            f"{'the gradient of' if gradient else 'scoring'} {layout.mixtures} "
+            f"mixtures at once needs {needed:,} bytes on each device, and {limit:,} "
+            f"may be used; lower config.score.rows={layout.windows}, "
+            f"config.score.chunk={c.chunk} or config.score.loss_chunk={c.loss_chunk}, "
+            "set config.score.deltas='bfloat16', or divide the pool with "
             "config.score.model_axis"
             + ", or raise config.score.memory"
             * (c.memory > 0)
@@ -232,8 +230,7 @@ class Programs:
         remat = ", activations recomputed" * (layout.remat == "full")
         return (
             f"plan of {what} on each of {self.across} x {self.within} devices, up to "
-            f"{counted(layout.blocks, 'block')} of {counted(windows, 'window')} of "
-            f"{length} tokens in a "
+            f"{layout.blocks} blocks of {windows} windows of {length} tokens in a "
             f"call; {deltas_of(self.pool.delta_C)} differences, layers "
             f"{'unrolled' if c.unroll else 'scanned'}{remat}, {c.attention} attention "
             f"in {c.precision}; needs {needed / 1e9:.3g} GB, the pool "

@@ -101,7 +101,8 @@ def _contradiction(limits: Sequence[Limit], plan: Plan, config: SearchConfig) ->
     )
     supplies = [x for x in limits if x.kind == "supply"]
     if not supplies:
-        return f"config.search: no mixture meets {weights} at once; loosen one of them"
+        what = " at once; loosen one of them" if len(limits) > 1 else "; loosen it"
+        return f"config.search: no mixture meets {weights}{what}"
     return (
         "config.search: no mixture fills the planned run: within epochs="
         f"{config.epochs:g}, {', '.join(x.name for x in supplies)} "

@@ -194,6 +194,15 @@ def test_a_standard_mixture_that_ties_is_named():
     assert "significantly" not in lines(found_of(tied=3))["Ties"]
 
 
+def test_a_pool_of_one_member_needs_another():
+    basis = Basis(text="t", base="b", members={"a": "1"})
+    found = dataclasses.replace(found_of(), basis=basis, searched=1)
+    found.rows[:] = found.rows[:1]
+    found.ties["count"] = 1
+    assert lines(found)["Ties"] == "None. No other mixture was scored."
+    assert lines(found)["Next"].startswith("Add a partition")
+
+
 def test_no_error_is_not_a_clear_winner():
     for tied in (1, 4):
         blind = found_of(tied=tied)

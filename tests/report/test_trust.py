@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from jaxsim.report import agreement, trust
@@ -347,3 +348,11 @@ def test_reference_runs_that_differ_in_length_leave_it_to_the_diagnostics(good):
     found = verdict(diagnostics_of("trust"), dataclasses.replace(good, budget="sum"))
     assert not found.by_references
     assert "n times as long" in found.reasons[-1]
+
+
+def test_an_error_of_zero_has_no_share(validation):
+    """Runs with constant losses are predicted without error."""
+    row = {"merge": 0.0, "calibrated": 0.0, "covered": np.nan, "margin": np.nan}
+    table = agreement.check(dataclasses.replace(validation, check={OUTSIDE: row}))
+    (change,) = (column for column in table.columns if column.key == "change")
+    assert change.show(table.rows[0]["change"]) == "-"

@@ -271,6 +271,12 @@ def test_contradictions_say_why(config, sentence):
         make(**config)
 
 
+def test_a_single_limit_that_nothing_meets():
+    sentence = "no mixture meets max_weight all=0.5; loosen it$"
+    with pytest.raises(UserError, match=sentence):
+        make(max_weight={"all": 0.5}, groups=("all",) * 8)
+
+
 def test_an_ambiguous_name_is_refused():
     groups = ("wiki", "wiki", "wiki", *GROUPS[3:])
     with pytest.raises(UserError, match="'wiki' names both a partition and a group"):
