@@ -46,7 +46,7 @@ GROWING = ("train", "validate", "run")  # a report may show a part of the runs
 # Keys of JSON that differ between two undisturbed runs.
 VOLATILE = {"provenance", "seconds", "wall_seconds", "device_seconds", "sha256",
             "attempt", "files", "tokens_per_second", "flops_per_second",
-            "input_seconds"}  # fmt: skip
+            "input_seconds", "check"}  # fmt: skip
 _RANDOM = r"(?<=[._-])[0-9a-f]{12,32}\b|incomplete\.\w{6}"  # in names
 CONFIG = """
 from pathlib import Path
