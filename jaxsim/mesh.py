@@ -53,8 +53,8 @@ def training_mesh(
     each = model_axis * (1 if data_axis == -1 else data_axis)
     if each < 1 or count % each:
         raise UserError(
-            f"config.train: data_axis={data_axis} times model_axis={model_axis} "
-            f"does not divide the number of devices, {count}"
+            f"config.train.data_axis={data_axis} times config.train.model_axis="
+            f"{model_axis} does not divide the number of devices, {count}"
         )
     run = math.gcd(runs, count // each)
     data = count // (run * model_axis)
@@ -75,7 +75,7 @@ def scoring_mesh(
     count = jax.device_count() if devices is None else len(devices)
     if count % model_axis:
         raise UserError(
-            f"config.score: model_axis={model_axis} does not divide the "
+            f"config.score.model_axis={model_axis} does not divide the "
             f"number of devices, {count}"
         )
     return _mesh(devices, mixture=count // model_axis, model=model_axis)
