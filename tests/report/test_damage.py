@@ -60,6 +60,9 @@ CHANGES = {
         ("a lost run", lambda r: r["points"]["reference"][OUTSIDE].pop()),
         ("no runs", lambda r: r["points"].pop("reference")),
         ("a lost target", lambda r: r["agreement"].pop(OUTSIDE)),
+        ("half an interval", lambda r: r["agreement"][OUTSIDE]["merge"].update(
+            interval=[0.5])),
+        ("a number beyond NumPy's", lambda r: r.update(replicates=10**30)),
         ("no correlation", lambda r: r["agreement"][OUTSIDE]["merge"].pop("spearman")),
         ("a lost kind", lambda r: r["kinds"].pop()),
         ("a lost mixture", lambda r: r["mixtures"].pop()),
