@@ -303,6 +303,8 @@ def from_plain(kind: Any, value: Any, key: str) -> Any:
         need(value in args, f"one of {', '.join(args)}", value, key)
         return value
     exact = kind is bool or not isinstance(value, bool)  # which is an int
+    is_small = not isinstance(value, int) or abs(value) < 2**63  # as NumPy's are
+    need(is_small, "below 2**63", value, key)
     if kind is float and isinstance(value, int) and exact:
         return float(value)
     need(exact and isinstance(value, kind), kind.__name__, value, key)

@@ -24,7 +24,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypedDict, TypeVar
 
 import numpy as np
 
@@ -98,6 +98,21 @@ class Frozen:
     base: Unit
 
 
+Counts = dict[str, int]
+
+
+class Summary(TypedDict):
+    """Numbers of documents, for tables; by source, partition or domain."""
+
+    records: Counts
+    quarantine: dict[str, dict[str, Counts]]
+    dropped: dict[str, Counts]
+    duplicates: Counts
+    overlap: dict[str, dict[str, Counts]]
+    unknown: dict[str, Counts]
+    documents: dict[str, Counts]
+
+
 @dataclasses.dataclass(frozen=True)
 class CorpusRecord:
     """What corpus.json says."""
@@ -107,8 +122,13 @@ class CorpusRecord:
     units: dict[str, Unit]
     domains: dict[str, Domain]
     generations: dict[str, int]
-    summary: dict[str, Any]
+    summary: Annotated[dict[str, Any], Summary]
     fingerprint: str
+
+    def check_parts(self) -> None:
+        """Raises a `UserError` if the fields do not fit together; see `records`."""
+        for name, entries in (("units", self.units), ("domains", self.domains)):
+            records.need(bool(entries), "at least one", entries, name)
 
 
 @dataclasses.dataclass(frozen=True)

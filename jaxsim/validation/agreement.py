@@ -38,7 +38,7 @@ class AgreementRow(TypedDict):
     spearman: float | None  # correlations of these runs
     pearson: float | None
     # Of the distribution's Spearman correlation; see `mean_spearman`.
-    interval: list[float] | None
+    interval: tuple[float, float] | None
     # Share of pairs in the right order; a tie counts as one half. Then the same for
     # pairs of which one, both or neither contains the domain's own partition.
     pairs: float | None
@@ -63,10 +63,10 @@ class Claim(TypedDict):
     ceiling: float | None  # mean
     rule: str | None  # the best weight-only baseline
     spearman: float | None  # mean
-    spearman_interval: list[float] | None
+    spearman_interval: tuple[float, float] | None
     rule_spearman: float | None
     gain: float | None  # the difference to the rule
-    gain_interval: list[float] | None
+    gain_interval: tuple[float, float] | None
 
 
 def agreement(

@@ -46,6 +46,11 @@ def workdir(finished, tmp_path):
 
 
 CHANGES = {
+    "corpus/corpus.json": [
+        ("no domain", lambda r: r["domains"].clear()),
+        ("no counts", lambda r: r["summary"].pop("documents")),
+        ("counts of no kind", lambda r: r["summary"]["quarantine"].update(x=1)),
+    ],
     "search/result.json": [
         ("weights of 2", lambda r: r["rows"][0]["weights"].update(dict.fromkeys(
             r["rows"][0]["weights"], 1.0))),
@@ -60,6 +65,9 @@ CHANGES = {
         ("a lost run", lambda r: r["points"]["reference"][OUTSIDE].pop()),
         ("no runs", lambda r: r["points"].pop("reference")),
         ("a lost target", lambda r: r["agreement"].pop(OUTSIDE)),
+        ("half an interval", lambda r: r["agreement"][OUTSIDE]["merge"].update(
+            interval=[0.5])),
+        ("a number beyond NumPy's", lambda r: r.update(replicates=10**30)),
         ("no correlation", lambda r: r["agreement"][OUTSIDE]["merge"].pop("spearman")),
         ("a lost kind", lambda r: r["kinds"].pop()),
         ("a lost mixture", lambda r: r["mixtures"].pop()),
