@@ -289,7 +289,11 @@ def check(validation: Validation) -> Table:
         Column("covered_by_90_percent", "runs\nwithin it", percent, "covered"),
     )
     rows = [
-        {"target": name, "change": row["calibrated"] / row["merge"] - 1, **row}
+        {
+            "target": name,
+            "change": row["calibrated"] / (row["merge"] or np.nan) - 1,
+            **row,
+        }
         for name, row in known.items()
     ]
     return Table.of("calibration", rows, columns)
