@@ -136,6 +136,22 @@ class ModelConfig:
     vocab_multiple: int = positive(1, 1e6)  # embedding rows are rounded up to this
     init_std: float = positive(0.02)
 
+    def check_parts(self) -> None:
+        """Raises a `UserError` if the fields do not fit together; see `records`."""
+        dim, heads, kv_heads = self.dim, self.heads, self.kv_heads
+        for ok, name, what, found in (
+            (dim % heads == 0, "heads", f"a divisor of dim={dim}", heads),
+            # RoPE turns pairs.
+            (dim // heads % 2 == 0, "heads", "such that dim / heads is even", heads),
+            (
+                heads % kv_heads == 0,
+                "kv_heads",
+                f"a divisor of heads={heads}",
+                kv_heads,
+            ),
+        ):
+            need(ok, what, found, f"config.model.{name}")
+
 
 @dataclass(frozen=True)
 class BaseConfig:
@@ -326,15 +342,10 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
       UserError: an unknown key, a wrong type, a missing or impossible value.
     """
     config = from_plain(Config, _without_tilde(node.to_dict()), "config")
-    corpus, model, base = config.corpus, config.model, config.base
+    corpus, base, split = config.corpus, config.base, config.corpus.split
     decay, steps = config.recipe.decay, config.recipe.steps
-    dim, heads, split = model.dim, model.heads, corpus.split
     for ok, key, what in (
         (corpus.partitions, "corpus.partitions", "at least one"),
-        (dim % heads == 0, "model.heads", f"a divisor of dim={dim}"),
-        # RoPE turns pairs.
-        (dim // heads % 2 == 0, "model.heads", "such that dim / heads is even"),
-        (heads % model.kv_heads == 0, "model.kv_heads", f"a divisor of heads={heads}"),
         (
             split.base + split.dev + split.test < 1,
             "corpus.split.base",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxsim import records
-from jaxsim.config import Config, ModelConfig
+from jaxsim.config import Config, ModelConfig, RecipeConfig
 from jaxsim.corpus import Corpus
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.model import LanguageModel
@@ -26,6 +26,13 @@ class PoolRecord:
     tokenizer_digest: str
     recipe: dict[str, Any]
     model: ModelConfig
+
+    def check_parts(self) -> None:
+        """Raises a `UserError` if a field is impossible; see `records`."""
+        found, most = self.vocab_size, 2**31
+        records.need(0 < found < most, f"below {most:,}", found, "vocab_size")
+        recipe = {k: v for k, v in self.recipe.items() if k != "unit_tokens"}
+        records.from_plain(RecipeConfig, recipe, "recipe")
 
     def identity(self) -> dict[str, Any]:
         """What all entries share, as plain data."""
