@@ -69,7 +69,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "by_dates": ((("1900", "1904"), ("1905", "1919")),),
     "where": ((("topic", "alpha"),),),
     "reader": ("jsonl", "text"),
-    "search.target": ({"outside": 1.0}, {"a": 1.0}),
+    "search.target": ({"a": 1.0},),
     "search.max_regression": ({"outside": 0.5},),
     "search.min_weight": ({"a": 0.5},),
     "search.max_weight": ({"a": 0.25},),
