@@ -11,6 +11,7 @@ and full file systems need root and `unshare`; without them they are left out.
 """
 
 import dataclasses
+import json
 import os
 import re
 import shlex
@@ -24,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import machine
-from kills import results
 
+# Parts of a result that differ between two runs.
+VOLATILE = {"seconds", "wall_seconds", "sha256"}
 CONFIGURED = ("prepare", "base", "train", "run")
 COMMANDS = (
     *CONFIGURED,
@@ -34,6 +36,21 @@ COMMANDS = (
 _APART = ("unshare", "--mount")  # mounts end with the command
 # What is removed before a command that has to compute something.
 REMOVED = {"score": "scores", "search": "search", "report": "report", "run": "*"}
+
+
+def results(workdir: Path) -> dict[str, Any]:
+    """What must be the same after each command: digests and the search's answer."""
+    manifests = sorted(workdir.rglob("manifest.json"))
+    search = json.loads((workdir / "search" / "result.json").read_text())
+    return {
+        "digests": {
+            str(path.relative_to(workdir)): json.loads(path.read_text())[
+                "params_digest"
+            ]
+            for path in manifests
+        },
+        "search": {key: search[key] for key in search.keys() - VOLATILE},
+    }
 
 
 @dataclasses.dataclass(frozen=True)
