@@ -255,7 +255,7 @@ def outcome(
     # A message may name the entry of a dictionary, or the dictionary.
     names = {key} | ({key.rpartition(".")[0]} - {"", group})
     if group == "corpus" and len(parts := key.split(".")) == 4:
-        names.add(f"{parts[1].rstrip('s')} {parts[2]!r}")
+        names |= {f"{parts[1].rstrip('s')} {parts[2]!r}", f"member {parts[2]} is"}
     lines = [line for line in said.splitlines() if any(n in line for n in names)]
     line = next((line for line in lines if f"config.{key}" in line), "".join(lines[:1]))
     if code in (2, 3):
@@ -401,11 +401,16 @@ def markdown(rows: list[dict[str, Any]], counts: Mapping[str, int]) -> str:
         "| " + " | ".join(["---"] * (3 + len(COMMANDS))) + " |",
     ]
     for row in rows:
-        shown = (Path(v).name if "/" in (v := str(row[k])) else v[:24]
-                 for k in ("value", "changed"))  # fmt: skip
+        shown = (_short(row[k]) for k in ("value", "changed"))
         cells = (f"`{row['key']}`", *shown, *(row.get(c, "") for c in COMMANDS))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict | list) and len(str(value)) > 24:
+        return f"{len(value)} entries"
+    return Path(value).name if "/" in str(value) else str(value)
 
 
 if __name__ == "__main__":
