@@ -42,7 +42,7 @@ FAILURES = (
 # Keys of JSON that differ between two undisturbed runs, or follow from those.
 VOLATILE = frozenset({
     "provenance", "seconds", "wall_seconds", "device_seconds", "sha256", "attempt",
-    "files", "check", "tokens_per_second", "flops_per_second", "input_seconds",
+    "files", "crc32", "tokens_per_second", "flops_per_second", "input_seconds",
 })  # fmt: skip
 # Of the console: times, and plans, which depend on the memory that is free.
 _UNSTEADY = re.compile(

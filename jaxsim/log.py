@@ -107,7 +107,7 @@ def provenance() -> dict[str, Any]:
 class MetricsWriter(contextlib.AbstractContextManager["MetricsWriter"]):
     """Appends one JSON row for each logged step, and flushes it.
 
-    The first row is `header` with schema and provenance, and `check` in each row is the
+    The first row is `header` with schema and provenance; `crc32` in each row is the
     CRC-32 of the rest. A run that resumes from step `step` cuts later rows; step 0
     starts a new file. One process writes.
 
@@ -233,7 +233,7 @@ def _rows_until(path: Path, step: int) -> list[bytes]:
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            if row.pop("check") != _check(row):
+            if row.pop("crc32") != _check(row):
                 raise ValueError("its check fails")
             late = number > 1 and row["step"] > step
         except (ValueError, KeyError, TypeError) as error:
@@ -248,7 +248,7 @@ def _rows_until(path: Path, step: int) -> list[bytes]:
 
 def _dump(row: Mapping[str, Any]) -> str:
     values = plain(row)
-    return json.dumps(values | {"check": _check(values)}, allow_nan=False) + "\n"
+    return json.dumps(values | {"crc32": _check(values)}, allow_nan=False) + "\n"
 
 
 def _check(row: Mapping[str, Any]) -> int:

@@ -54,7 +54,7 @@ def test_rows_are_on_disk_at_once_and_strict(tmp_path: Path) -> None:
         values = {"loss": np.float32(0.5), "norm": np.nan, "tokens": np.int64(3)}
         writer.write(8, values)
         row = rows(path)[1]
-        assert row.pop("check")
+        assert row.pop("crc32")
         assert row == {"step": 8, "loss": 0.5, "norm": None, "tokens": 3}
 
 
