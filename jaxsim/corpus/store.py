@@ -240,11 +240,7 @@ class Corpus:
         self.length, self.budget_rows = frozen.length, frozen.budget_rows
         self.budget_tokens = frozen.budget_rows * frozen.length  # of one member's run
         self.base, self.tokenizer_digest = frozen.base, frozen.tokenizer_digest
-        # The corpus may come from anywhere. Reading a pipe could wait forever.
-        for path in (p for f in folders_of(workdir, record) for p in f.rglob("*")):
-            if path.is_fifo() or path.is_char_device():
-                raise DamagedError(f"{path} is not a regular file; {ADVICE}")
-        # Names become folders of the pool.
+        # Names become folders of the pool; the corpus may come from anywhere.
         where, fits = f"corpus.json in {workdir}", True
         try:
             for name in [*self.units, *self.domains]:

@@ -86,12 +86,12 @@ def checked(manifest: Manifest, name: str, path: Path | str) -> Manifest:
 
 def _contradiction(manifest: Manifest) -> str:
     """What in a manifest contradicts the rest of it; '' if nothing does."""
-    m, keys = manifest, "recipe.steps, recipe.batch and model.length"
+    m = manifest
     found = [m.recipe.get("steps"), m.recipe.get("batch"), m.model.get("length")]
     try:
-        steps, batch, length = records.from_plain(list[int], found, keys)
+        steps, batch, length = records.from_plain(list[int], found, "its numbers")
     except UserError as error:
-        return str(error)
+        return f"steps and batch of its recipe, length of its model: {error}"
     if not is_named_right(Run(m.name, m.kind, m.mixture, m.steps, m.data_seed), steps):
         return "name, kind, mixture, steps and data seed do not fit each other"
     if m.data_digests.keys() != m.mixture.keys():

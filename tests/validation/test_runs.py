@@ -91,7 +91,7 @@ def test_token_multiplier_and_sum_budget():
 
 
 def test_more_held_out_runs_than_there_are_mixtures():
-    with pytest.raises(UserError, match=r"held_out=12: this pool of 2 members"):
+    with pytest.raises(UserError, match=r"held_out=12: this pool \(2 members\)"):
         drawn(changed(budget="sum"), MEMBERS[:2])
     with pytest.raises(UserError, match="at least two members"):
         drawn(members=MEMBERS[:1])
