@@ -270,6 +270,8 @@ def from_plain(kind: Any, value: Any, key: str) -> Any:
     if dataclasses.is_dataclass(kind) or typing.is_typeddict(kind):
         return _named_fields(kind, value, key)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.NotRequired:
+        return from_plain(args[0], value, key)
     if origin is Annotated:
         from_plain(args[1], value, key)
         return value

@@ -227,6 +227,17 @@ def search_result(**weights: float) -> SearchResult:
     return SearchResult({"a": 1.0}, "", 1, 1, 1, ties, [row])
 
 
+def test_a_field_of_a_row_may_be_absent(tmp_path):
+    """Only domains with a regression limit have one."""
+    domains = {"a": {"best": 1.0, "base": 2.0, "limit": 1.5}, "b": {"best": 1.0}}
+    found = dataclasses.replace(search_result(a=1.0), domains=domains)
+    with pytest.raises(UserError, match=r"domains.b.base: missing"):
+        save_search(tmp_path, found)
+    domains["b"]["base"] = 2.0
+    save_search(tmp_path, found)
+    assert load_search(tmp_path).domains == domains
+
+
 # F8: the report named one mixture, and its command trained another.
 @pytest.mark.parametrize("moment", range(4))
 def test_a_kill_leaves_no_other_best_mixture(tmp_path, monkeypatch, moment):
