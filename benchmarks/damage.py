@@ -44,9 +44,12 @@ VOLATILE = frozenset({
     "provenance", "seconds", "wall_seconds", "device_seconds", "sha256", "attempt",
     "files", "crc32", "tokens_per_second", "flops_per_second", "input_seconds",
 })  # fmt: skip
-# Of the console: times, and plans, which depend on the memory that is free.
+# Of the console: times; plans, which depend on the memory that is free; progress, which
+# depends on what was kept.
 _UNSTEADY = re.compile(
-    r"\d[\d.,]* (s|min|h|tokens/s|TFLOP/s)\b|^(plan of |.* compiled in ).*\n", re.M
+    r"\d[\d.,]* (s|min|h|tokens/s|TFLOP/s)\b|"
+    r"^(plan of |.* compiled in |search: \d+/\d+ evaluations).*\n",
+    re.M,
 )
 # Parts of paths that name no file.
 _COMMON = frozenset({
