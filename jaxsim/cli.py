@@ -28,7 +28,7 @@ from ml_collections.config_flags import config_path
 
 from jaxsim import __version__
 from jaxsim.config import Config, from_config_dict, load_config
-from jaxsim.errors import JaxsimError, Preempted, UserError, with_workdir
+from jaxsim.errors import JaxsimError, Preempted, UserError, commands_for, pasteable
 from jaxsim.records import MAY_NOT_WRITE, free_bytes
 from jaxsim.signals import interrupt_on_sigterm
 
@@ -153,6 +153,13 @@ def entry() -> int:
             stream.reconfigure(errors="backslashreplace")
     code = main(sys.argv[1:])
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the command has ended
+    if code == Preempted.exit_code:
+        # A normal exit would wait for threads that save something, up to five minutes.
+        # What is not complete on disk does not count.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(code)
     return code
 
 
@@ -521,12 +528,12 @@ def _execute(call: Call) -> None:
     home = "doctor" if call.command == "doctor" else "commands"
     function = getattr(importlib.import_module(f"jaxsim.{home}"), call.command)
     given = [call.workdir] if call.config is None else [call.config, call.workdir]
-    try:
-        function(*given, **call.options)
-    except JaxsimError as error:
-        if call.workdir is not None:
-            error.args = (with_workdir(str(error), call.workdir, *call.config_flags),)
-        raise
+    with commands_for(call.workdir, *call.config_flags):
+        try:
+            function(*given, **call.options)
+        except JaxsimError as error:
+            error.args = (pasteable(str(error)),)
+            raise
 
 
 def _execute_in_group(call: Call, group: "ProcessGroup") -> None:

@@ -12,6 +12,7 @@ from jaxsim import corpus as corpora
 from jaxsim import records
 from jaxsim.config import Config, save_config
 from jaxsim.corpus import Corpus, open_corpus, store
+from jaxsim.corpus.split import BASE
 from jaxsim.corpus.store import CorpusRecord
 from jaxsim.distributed import is_lead, leading, on_lead
 from jaxsim.errors import DamagedError, JaxsimError, UserError, command_line
@@ -74,7 +75,15 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
         return corpora.prepare(config, workdir, refreeze)
 
     prepared = bucket.prepare(make, refreeze) if bucket else make()
-    if not refreeze:  # what the pool refuses must not be saved in the workdir
+    if refreeze:
+        if is_published(workdir / "base") and read_manifest(
+            workdir / "base"
+        ).data_digests != {BASE: prepared.base.digest}:
+            say(
+                "prepare: the base model and the members here were made from another "
+                "corpus, and are refused from now on; use another --workdir to train"
+            )
+    else:  # what the pool refuses must not be saved in the workdir
         _check(config, workdir)
         if (workdir / "pool" / "pool.json").exists():
             members = open_pool(workdir).manifests("member")
@@ -249,7 +258,7 @@ def search(
     if validation is None and load_validation(workdir) is not None:
         say(
             "search: ignoring validation results: they are for a different pool or "
-            f"text. Rerun `{command_line('validate', workdir)}` (it retrains nothing)"
+            "text. Rerun `jaxsim validate` (it trains what is missing)"
         )
     known, warning = None, ""
     if validation is not None:
@@ -396,9 +405,12 @@ def _check(config: Config, workdir: Path) -> None:
         was["recipe"].pop("unit_tokens", None)  # follows from the corpus
     asked = {g: {key: asked[g].get(key) for key in part} for g, part in was.items()}
     if lines := differences(was, asked, "config."):
+        other = "use another --workdir"
+        if all(line.startswith("config.corpus.") for line in lines):
+            other = "run `jaxsim prepare` first"
         raise UserError(
             f"{workdir} was made with other values: {'; '.join(lines)}. Restore them, "
-            "or use another --workdir; to change the corpus, run `jaxsim prepare` first"
+            f"or {other}"
         )
 
 

@@ -4,13 +4,16 @@ A launcher can act on exit codes; 0 is success. A message names a command as
 `jaxsim NAME`. Where it is shown, `with_workdir` makes that a line for a shell.
 """
 
+import contextlib
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from pathlib import PurePath
 
 _NEED_CONFIG = ("prepare", "base", "train", "run")
 _WITHOUT_CONFIG = ("verify", "doctor")
+_call = ContextVar[tuple[PurePath, tuple[str, ...]] | None]("call", default=None)
 _NAMED = re.compile(r"""`jaxsim (\w+)((?: --[^\s`'"\\]+)*)`""")
 
 
@@ -71,7 +74,25 @@ def with_workdir(text: str, workdir: PurePath | str, *config: str) -> str:
     """The text with the workdir, and the flags of the config, in its commands."""
 
     def complete(found: re.Match[str]) -> str:
+        if " --workdir=" in found[2]:
+            return found[0]
         known = () if found[1] in _WITHOUT_CONFIG else config
         return f"`{command_line(found[1], workdir, *known, *found[2].split())}`"
 
     return _NAMED.sub(complete, text)
+
+
+@contextlib.contextmanager
+def commands_for(workdir: PurePath | None, *config: str) -> Iterator[None]:
+    """Within it, `pasteable` completes commands with these; without a workdir, not."""
+    token = _call.set((workdir, config) if workdir else None)
+    try:
+        yield
+    finally:
+        _call.reset(token)
+
+
+def pasteable(text: str) -> str:
+    """The text as the command line shows it, see `commands_for`."""
+    call = _call.get()
+    return with_workdir(text, call[0], *call[1]) if call else text

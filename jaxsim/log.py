@@ -26,7 +26,7 @@ import rich.progress
 import rich.table
 
 import jaxsim
-from jaxsim.errors import DamagedError
+from jaxsim.errors import DamagedError, pasteable
 from jaxsim.records import plain, write
 
 SCHEMA = 1
@@ -35,8 +35,8 @@ _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def say(text: str) -> None:
-    """Prints one line."""
-    print(text, flush=True)
+    """Prints one line; the commands in it can be pasted."""
+    print(pasteable(text), flush=True)
 
 
 def counted(amount: int, singular: str, plural: str = "") -> str:
