@@ -203,7 +203,7 @@ def _guarded(action: Callable[[], None]) -> int:
             message = f"{what}; make it writable, or work on a copy of the workdir"
             code = UserError.exit_code
         elif error.errno in _NO_ROOM:
-            if error.filename:
+            if error.filename and " are free" not in what:
                 free = free_bytes(Path(str(error.filename)))
                 what += f", and {free:,} bytes are free"
             message, code = f"{what}; make room and rerun; completed work is kept", 1

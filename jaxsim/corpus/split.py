@@ -141,7 +141,11 @@ def partition_documents(
             continue
         partition, group = place
         by_partition[partition].append(document)
-        groups[partition] = group
+        if groups.setdefault(partition, group) != group:
+            raise UserError(
+                f"source {name!r}: {partition!r} is the name of two partitions, of "
+                f"{groups[partition]!r} and of {group!r}; rename a file or a value"
+            )
     if not by_partition:
         causes = ", ".join(f"{n} with {c}" for c, n in dropped.items())
         why = f"dropped {causes}" if causes else "none pass `where`"

@@ -249,8 +249,9 @@ class Corpus:
             raise DamagedError(str(error)) from error
         for name, unit in {BASE: self.base, **self.units}.items():
             fits &= (unit.name, unit.tokens) == (name, unit.rows * self.length)
+        partitions = {unit.partition for unit in self.units.values()}
         for name, domain in self.domains.items():
-            fits &= domain.name == name
+            fits &= (domain.name, domain.in_pool) == (name, name in partitions)
             fits &= all(counts.keys() == {*SPLITS} for counts in domain.sums())
         if not fits:
             raise DamagedError(f"{where}: its parts do not fit together; {ADVICE}")

@@ -11,7 +11,7 @@ from jaxsim.corpus.rows import evenly
 from jaxsim.corpus.split import SPLITS
 from jaxsim.errors import check_known
 from jaxsim.pool import Manifest, Pool
-from jaxsim.records import Basis, digest
+from jaxsim.records import Basis, digest, need
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,13 +34,14 @@ class EvaluationSet(EvalWindows):
         """Indices of windows, all or of one split.
 
         Args:
-          split: 'dev", "test" or None for both.
+          split: 'dev', 'test' or None for both.
           windows: at most so many for each domain and split, 0 for all; at
             least one of every document if there are enough, the others in
             proportion to its length, evenly spaced in it.
         """
         if split is not None:
             check_known("split", split, SPLITS, "the evaluation text")
+        need(windows in range(2**31), "a whole number, from 0", windows, "windows")
         chosen = []
         for d in range(len(self.domains)):
             for h, name in enumerate(SPLITS):

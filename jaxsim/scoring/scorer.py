@@ -301,7 +301,7 @@ class Scorer:
         # Derivatives depend on all members, also those without weight, and on
         # the order of columns.
         damaged = sorted(self.stack.damaged)
-        keys = self._keys(table, gradient=self.stack.digests, damaged=damaged)
+        keys = self._keys(journal, table, gradient=self.stack.digests, damaged=damaged)
         values_1V, missing = self._read(journal, keys)
         if len(missing):
             found = self.evaluator.jacobian(w_C, scale, rows)
@@ -440,7 +440,7 @@ class Scorer:
         width = int(mask_RL.sum()) if per_token else len(rows)
         kind = "tokens" if per_token else "windows"
         journal = self.store.journal(kind, self.evaluation, rows, width)
-        keys = self._keys(table, **({"tokens": True} if per_token else {}))
+        keys = self._keys(journal, table)
         values_MW, missing = self._read(journal, keys)
         # Equal rows have equal keys.
         first = {key: m for m, key in reversed(list(enumerate(keys[0])))}
@@ -458,8 +458,12 @@ class Scorer:
                 tick(part.stop - part.start)
         return values_MW[[first[key] for key in keys[0]]]
 
-    def _keys(self, table: Mixtures, **more: object) -> list[list[str]]:
+    def _keys(
+        self, journal: Journal, table: Mixtures, **more: object
+    ) -> list[list[str]]:
         """The keys of rows as computed here, and as computed on another device."""
+        # The journal's name has the kind of values and which windows they are of.
+        more |= {"journal": journal.path.name, "model": self.pool.identity["model"]}
         return [
             row_keys(self.stack, table, self.evaluation, how | more)
             for how in self._accepted()

@@ -89,11 +89,17 @@ class StackedPool:
         return dataclasses.replace(self, base=base, delta_C=delta_C)
 
     def check_usable(self, table: Mixtures) -> None:
-        """Checks that no row uses a damaged member.
+        """Checks that a table has the columns of this pool, and no damaged member.
 
         Raises:
-          DamagedError: one does; names row and member.
+          UserError: its members are others, or in another order.
+          DamagedError: a row uses a damaged one; names row and member.
         """
+        if table.members != self.names:
+            raise UserError(
+                f"a table of mixtures has the members {', '.join(table.members)}; it "
+                f"must have those of the pool, in this order: {', '.join(self.names)}"
+            )
         for row, name in enumerate(table.names):
             if table.scale_M[row] == 0:
                 continue

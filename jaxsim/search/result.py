@@ -147,8 +147,9 @@ def save_search(workdir: Path, found: SearchResult) -> None:
     differs from it.
     """
     folder = Path(workdir) / "search"
+    record = records.dump(found)  # an impossible one leaves the old files
     (folder / BEST).unlink(missing_ok=True)
-    records.save(folder / "result.json", found)
+    records.write(folder / "result.json", record)
     records.write(folder / BEST, _best_csv(found))
 
 

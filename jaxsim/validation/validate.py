@@ -238,7 +238,7 @@ def load_validation(
     Raises:
       DamagedError: a file is unreadable.
     """
-    for path in filter(Path.exists, (workdir / name for name in files)):
+    for path in filter(Path.exists, (Path(workdir) / name for name in files)):
         v = records.load(path, Validation, "run `jaxsim validate` again")
         if now is not None and v.basis.difference(now):
             continue

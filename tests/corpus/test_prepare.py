@@ -532,6 +532,16 @@ def test_a_group_is_no_partition_with_others(sources, work, tmp_path):
         prepare(config_of(parts), work)
 
 
+def test_two_partitions_do_not_become_one_by_their_joined_names(work, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, topic in (("b,c", "a"), ("c", "a,b")):
+        records = [{"id": f"{topic}{i}", "text": "words", "topic": topic} for i in "xy"]
+        write_jsonl(tmp_path / "in" / f"{name}.jsonl", records)
+    source = SourceConfig("jsonl", str(tmp_path / "in"), by_field="topic", by_file=True)
+    with pytest.raises(UserError, match="'a,b,c' is the name of two partitions"):
+        prepare(config_of({"s": source}), work)
+
+
 def plant(tmp_path, sources, config):
     """Adds copies of an evaluation document of 'a' to the text of 'b'."""
     path = tmp_path / "in" / "a.jsonl"

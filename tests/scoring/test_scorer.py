@@ -273,6 +273,9 @@ def test_what_another_device_scored_is_used_as_it_is(workdir, config, scored):
         (lambda s, t: s.score("a/b", t.table), "'a/b' holds a path separator"),
         (lambda s, t: s.score("..", t.table), "'..' means a folder"),
         (lambda s, t: s.load("yours"), "'yours' has not been scored"),
+        (lambda s, t: s.score("x", t.table, windows=-1), "windows: must be a whole"),
+        (lambda s, t: s.score("x", singles(s.members[::-1])), "in this order: alpha"),
+        (lambda s, t: s.score("x", singles(s.members[1:])), "in this order: alpha"),
     ],
 )  # fmt: skip
 def test_what_a_notebook_asks_for_in_vain(scorer, ask, sentence):
@@ -282,6 +285,27 @@ def test_what_a_notebook_asks_for_in_vain(scorer, ask, sentence):
     with pytest.raises(UserError, match=sentence):
         ask(scorer, table)
     assert sorted(scorer.store.folder.rglob("*")) == before
+
+
+def test_losses_of_other_windows_are_not_believed(scorer):
+    """Not even where two logs of losses were swapped."""
+    table = scorer.table("subsets:2")
+    paths, right = [], []
+    for split in ("dev", "test"):
+        rows = scorer.evaluation.rows(split, 2)
+        right.append(scorer.merge(table, rows).nll_MR)
+        paths.append(
+            scorer.store.journal("windows", scorer.evaluation, rows, len(rows))
+        )
+    first, second = (journal.path for journal in paths)
+    content = first.read_bytes()
+    assert len(content) == second.stat().st_size
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+    scorer.store._journals.clear()
+    for split, nll_MR in zip(("dev", "test"), right, strict=True):
+        rows = e.rows(split, 2)
+        assert np.array_equal(scorer.merge(table, rows).nll_MR, nll_MR)
 
 
 def test_no_mixtures_have_no_losses(scorer):
