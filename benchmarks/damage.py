@@ -48,7 +48,7 @@ VOLATILE = frozenset({
 # depends on what was kept.
 _UNSTEADY = re.compile(
     r"\d[\d.,]* (s|min|h|tokens/s|TFLOP/s)\b|"
-    r"^(plan of |.* compiled in |search: \d+/\d+ evaluations).*\n",
+    r"^(plan of |.* compiled in |(search|scoring [^:\n]+): \d+/\d+ ).*\n",
     re.M,
 )
 # Parts of paths that name no file.

@@ -17,7 +17,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import jax
 import rich.box
@@ -92,6 +92,22 @@ def git_revision() -> str:
     except FileNotFoundError:
         return "unknown"
     return done.stdout.strip() or "unknown"
+
+
+class Device(TypedDict):
+    """What a program ran on."""
+
+    kind: str
+    count: int
+
+
+class Provenance(TypedDict):
+    """What produced a number; `group` is the parallel runs that a run was one of."""
+
+    versions: dict[str, str]
+    git_revision: str
+    device: Device
+    group: NotRequired[dict[str, Any]]
 
 
 def provenance() -> dict[str, Any]:

@@ -131,6 +131,14 @@ class CorpusRecord:
             records.need(bool(entries), "at least one", entries, name)
 
 
+class _Documents(TypedDict):
+    """What documents.json says of one split of a domain, by document."""
+
+    ids: list[str]
+    bytes: list[int]
+    tokens: list[int]
+
+
 @dataclasses.dataclass(frozen=True)
 class Tables:
     """The data sets of a corpus: units and domains, each in a folder of its own."""
@@ -202,13 +210,14 @@ class Tables:
         }
         tokens_RL1 = self.tokenizer.check_ids(columns["tokens"])
         try:
-            about = json.loads((folder / "documents.json").read_text())
-            documents = tuple(map(str, about["ids"]))
+            text = (folder / "documents.json").read_text()
+            about = records.from_plain(_Documents, json.loads(text), "documents.json")
+            documents = tuple(about["ids"])
             windows = EvalWindows(
                 tokens_RL1=tokens_RL1, **arrays, documents=documents, digest=digest
             )
             found = windows_digest(windows, about, self.tokenizer.digest)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, RecursionError, UserError) as error:
             raise DamagedError(
                 f"{what}: cannot read documents.json in {folder}: {error}; copy "
                 "the corpus again"

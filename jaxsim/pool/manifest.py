@@ -9,11 +9,12 @@ import os
 import re
 import shlex
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 from jaxsim import records
 from jaxsim.checkpoints import load_params
 from jaxsim.errors import DamagedError, UserError
+from jaxsim.log import Provenance
 from jaxsim.pool.digests import (
     files_below,
     first_non_finite,
@@ -54,7 +55,7 @@ class Manifest:
     wall_seconds: float
     device_seconds: float
     flops: float
-    provenance: dict[str, Any]  # versions, git revision, device
+    provenance: Annotated[dict[str, Any], Provenance]
 
 
 def read_manifest(entry: Path) -> Manifest:

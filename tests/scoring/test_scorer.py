@@ -175,8 +175,11 @@ def test_a_table_of_fewer_members_has_grown_old(workdir, config):
 
 
 def test_a_member_whose_unit_is_gone_is_left_out(workdir, config):
-    corpus = workdir / "corpus" / "corpus.json"
-    sealing.edit(corpus, lambda saved: saved["units"].pop("solo"))
+    def drop(saved):
+        del saved["units"]["solo"]
+        saved["domains"]["solo"]["in_pool"] = False
+
+    sealing.edit(workdir / "corpus" / "corpus.json", drop)
     scorer = Scorer(workdir, config.score)
     assert scorer.members == tiny.MEMBERS[:-1]
     scorer.check_complete()
@@ -289,15 +292,13 @@ def test_what_a_notebook_asks_for_in_vain(scorer, ask, sentence):
 
 def test_losses_of_other_windows_are_not_believed(scorer):
     """Not even where two logs of losses were swapped."""
-    table = scorer.table("subsets:2")
-    paths, right = [], []
+    table, e = scorer.table("subsets:2"), scorer.evaluation
+    right, paths = [], []
     for split in ("dev", "test"):
-        rows = scorer.evaluation.rows(split, 2)
+        rows = e.rows(split, 2)
         right.append(scorer.merge(table, rows).nll_MR)
-        paths.append(
-            scorer.store.journal("windows", scorer.evaluation, rows, len(rows))
-        )
-    first, second = (journal.path for journal in paths)
+        paths.append(scorer.store.journal("windows", e, rows, len(rows)).path)
+    first, second = paths
     content = first.read_bytes()
     assert len(content) == second.stat().st_size
     first.write_bytes(second.read_bytes())
