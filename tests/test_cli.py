@@ -14,7 +14,8 @@ import pytest
 
 from jaxsim import cli, devices
 from jaxsim.config import save_config
-from jaxsim.errors import DamagedError, UserError, with_workdir
+from jaxsim.errors import DamagedError, UserError, commands_for, with_workdir
+from jaxsim.log import say
 
 
 @pytest.fixture
@@ -456,6 +457,31 @@ def test_a_letter_that_the_terminal_lacks_is_escaped(root: Path) -> None:
         env=os.environ | {"PYTHONIOENCODING": "latin-1"},
     )
     assert done.stdout == b"\xe9 \\u03bb\n"
+
+
+def test_a_stopped_command_does_not_wait_for_threads(root: Path) -> None:
+    code = """if True:
+        import threading, time
+        from jaxsim import cli
+
+        cli.main = lambda _: threading.Thread(target=time.sleep, args=(300,)).start() or 4
+        cli.entry()
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, timeout=60)
+    assert done.returncode == 4
+
+
+def test_commands_in_printed_lines_can_be_pasted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with commands_for(Path("my runs"), "--config=a.py"):
+        say("run `jaxsim train`, or `jaxsim verify --workdir=b`")
+    say("run `jaxsim train`")
+    assert capsys.readouterr().out.splitlines() == [
+        "run `jaxsim train --config=a.py '--workdir=my runs'`, or "
+        "`jaxsim verify --workdir=b`",
+        "run `jaxsim train`",
+    ]
 
 
 def test_a_config_finds_what_is_beside_it_and_nothing_else(
