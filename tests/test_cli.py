@@ -464,7 +464,8 @@ def test_a_stopped_command_does_not_wait_for_threads(root: Path) -> None:
         import threading, time
         from jaxsim import cli
 
-        cli.main = lambda _: threading.Thread(target=time.sleep, args=(300,)).start() or 4
+        waiting = threading.Thread(target=time.sleep, args=(300,))
+        cli.main = lambda _: waiting.start() or 4
         cli.entry()
     """
     done = subprocess.run([sys.executable, "-c", code], cwd=root, timeout=60)
