@@ -18,6 +18,7 @@ import re
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -335,6 +336,9 @@ def leave(code: int) -> NoReturn:
     with contextlib.suppress(OSError):  # nobody reads, or a disk is full
         sys.stdout.flush()
         sys.stderr.flush()
+    if is_lead():
+        # JAX aborts a process that sees the service vanish: the others go first.
+        time.sleep(1)
     os._exit(code)
 
 
