@@ -170,6 +170,10 @@ class ScoreRecord:
     how: dict[str, str]
     notes: tuple[str, ...]
 
+    def check_parts(self) -> None:
+        """Raises a `UserError` if there are no scores; see `records`."""
+        records.need(bool(self.predictors), "at least one", {}, "predictors")
+
 
 class ScoreStore:
     """Saves and loads the scores of a workdir."""

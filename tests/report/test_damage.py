@@ -80,6 +80,7 @@ CHANGES = {
         ("a lost label", lambda r: r["labels"].pop()),
         ("a lost run", lambda r: r["points"]["merge"][OUTSIDE].pop()),
     ],
+    "scores/standard.json": [("no predictor", lambda r: r["predictors"].clear())],
     "validation/diagnostics.json": [
         ("another verdict", lambda r: r.update(verdict="perhaps")),
         ("a lost cosine", lambda r: r["cosines"][0].pop()),
