@@ -17,6 +17,7 @@ from types import FrameType
 from jaxsim.errors import HungError
 
 SAME_REQUEST = 5.0  # seconds
+GRACE = 3.0  # seconds
 
 _requested = -float("inf")  # monotonic time of the last request
 
@@ -102,6 +103,8 @@ def watchdog(limit: float, label: str) -> Iterator[Callable[[int], None]]:
             flush=True,
         )
         faulthandler.dump_traceback(2, all_threads=True)
+        # Other processes of the group say where they hang, before this one is gone.
+        time.sleep(GRACE)
         os._exit(HungError.exit_code)
 
     if not limit:
