@@ -109,6 +109,8 @@ class Validation(Comparison):
             records.need_names(row, _CHECK, "check")
         for row in self.learning:
             records.need_names(row, _LEARNED, "learning")
+            count = row["reference runs"]
+            records.need(count is not None, "a number", count, "learning")
         for name in self.ceilings:
             bounds = self.ceiling_intervals.get(name, [])
             records.need_shape(bounds, [2], f"ceiling_intervals.{name}")
