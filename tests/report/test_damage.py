@@ -73,8 +73,8 @@ CHANGES = {
         ("a lost mixture", lambda r: r["mixtures"].pop()),
         ("a lost coefficient", lambda r: r["calibration"]["coefficients"][0].pop()),
         ("a lost error", lambda r: r["calibration"]["off"].pop()),
-        ("no number of runs", lambda r: r["learning"][0].update({
-            "reference runs": None})),
+        ("no number of runs", lambda r: r.update(
+            learning=[{"reference runs": None, "error": 1.0}])),
         ("no base", lambda r: r["base"].pop("test")),
         ("a claim about nothing", lambda r: r["claims"][0].pop("targets")),
     ],
