@@ -44,12 +44,11 @@ VOLATILE = frozenset({
     "provenance", "seconds", "wall_seconds", "device_seconds", "sha256", "attempt",
     "files", "crc32", "tokens_per_second", "flops_per_second", "input_seconds",
 })  # fmt: skip
-# Of the console: times; plans, which depend on the memory that is free; progress, which
-# depends on what was kept.
-_UNSTEADY = re.compile(
-    r"\d[\d.,]* (s|min|h|tokens/s|TFLOP/s)\b|"
-    r"^(plan of |.* compiled in |(search|scoring [^:\n]+): \d+/\d+ ).*\n",
-    re.M,
+# Of the console: times; lines of plans, which depend on the memory that is free, and of
+# progress, which depend on what was kept.
+_TIMES = re.compile(r"\d[\d.,]* (s|min|h|tokens/s|TFLOP/s)\b")
+_PROGRESS = re.compile(
+    r"^(plan of |.* compiled in |(search|scoring [^:\n]+): \d+/\d+ ).*\n", re.M
 )
 # Parts of paths that name no file.
 _COMMON = frozenset({
@@ -289,7 +288,7 @@ def _stamps(folder: Path) -> dict[str, Any]:
 
 
 def _steady(text: str) -> str:
-    return _UNSTEADY.sub("...", text)
+    return _TIMES.sub("...", _PROGRESS.sub("", text))
 
 
 def _first_other(usual: str, found: str) -> str:
