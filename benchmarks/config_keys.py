@@ -98,7 +98,7 @@ def get_config(arg=None):
     c.corpus.tokenizer.kind = "bytes"
     c.corpus.split.dev = c.corpus.split.test = 0.25
     c.model.update(length=32, layers=1, dim=16, heads=2, kv_heads=2, mlp_dim=32)
-    c.model.vocab_multiple = 8
+    c.model.vocab_rows = 264
     c.base.update(steps=3, batch=8, warmup=1)
     c.recipe.update(steps=4, batch=4, learning_rate=3e-2)
     c.train.unroll = c.score.unroll = False
