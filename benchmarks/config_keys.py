@@ -69,6 +69,8 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "by_dates": ((("1900", "1904"), ("1905", "1919")),),
     "where": ((("topic", "alpha"),),),
     "reader": ("jsonl", "text"),
+    "model.positions": (32,),
+    "model.rope.share": (0.5,),
     "search.target": ({"a": 1.0},),
     "search.max_regression": ({"outside": 0.5},),
     "search.min_weight": ({"a": 0.5},),

@@ -16,9 +16,9 @@ from workload import Arrays
 
 from jaxsim.config import ModelConfig, RecipeConfig
 
-
 OTHERS = (
-    "head_dim", "norm_place", "activation", "gated", "parallel", "clip_qkv", "positions",
+    "head_dim", "norm_place", "activation", "gated", "parallel", "clip_qkv",
+    "positions",
 )  # fmt: skip
 
 
