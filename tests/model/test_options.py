@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxsim.config import ModelConfig, RopeConfig
+from jaxsim.mesh import RULES
 from jaxsim.model import Execution, LanguageModel
 from jaxsim.pool.digests import leaves_by_path
 
@@ -135,6 +136,7 @@ def test_every_leaf_has_a_name_for_each_axis(number):
 
     def check(shape: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> None:
         assert tuple(sizes[name] for name in names) == shape.shape
+        assert set(names) <= set(RULES)
 
     jax.tree.map(check, model.shapes(), model.logical_axes())
 
