@@ -94,6 +94,8 @@ def test_missing_key_is_named() -> None:
         ("model.rope_base", 0.0),
         ("model.init_std", -1.0),
         ("train.step_limit", -1.0),
+        ("corpus.tokenizer.begin_of_text", "<s>"),  # of a tokenizer trained here
+        ("corpus.tokenizer.end_of_text", "</s>"),
         ("corpus.tokenizer.sample_bytes", 0),
         ("corpus.tokenizer.vocab_size", 10**12),
         ("model.dim", 10**12),
