@@ -76,11 +76,10 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
 
     prepared = bucket.prepare(make, refreeze) if bucket else make()
     if refreeze:
-        entry, texts = workdir / "base", prepared.base_digests
+        entry = workdir / "base"
         # An imported base model was trained on no unit.
-        if is_published(entry) and (
-            not read_manifest(entry).data_digests.items() <= texts.items()
-        ):
+        made = read_manifest(entry).data_digests if is_published(entry) else {}
+        if not made.items() <= prepared.base_digests.items():
             say(
                 "prepare: the base model and the members here were made from another "
                 "corpus, and are refused from now on; use another --workdir to train"
