@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxsim.config import ModelConfig
+from jaxsim.config import ModelConfig, RopeConfig
 from jaxsim.errors import UserError
-from jaxsim.records import from_plain
+from jaxsim.records import from_plain, need
 
 Shapes = Mapping[str, tuple[int, ...]]  # of parameters, by 'layers/query/kernel'
 Fields = dict[str, Any]
@@ -31,20 +31,22 @@ class Family:
       modules: of the file, and the parameters that each holds, side by side. A module
         has a weight and perhaps a bias. `{}` stands for the number of the layer, and
         `:1` for one of the two halves of the MLP's input.
-      prefix: of the modules. Files that were saved without a head may lack it.
-      head: the module of the head.
+      prefixes: that the modules may have; files that were saved without a head have
+        the last one.
+      head: the module of the head; `{}` stands for the prefix.
       rope: the fields with the base and the share that is rotated, and its default.
       neutral: fields that change no number, besides `NEUTRAL`.
       inert: fields of which one value is known, besides `INERT`.
       buffers: a pattern of tensors that hold no parameters.
       transposed: whether kernels are stored as [out, in].
       by_head: whether queries, keys and values lie side by side within each head.
+      identity: whether output projections may be the identity, and are not trained.
     """
 
     fields: Mapping[str, tuple[Any, Any]]
     model: Callable[[Fields], Fields]
     modules: Mapping[str, str]
-    prefix: str = "model."
+    prefixes: tuple[str, ...] = ("model.", "")
     head: str = "lm_head"
     rope: tuple[str, str, float] | None = ("rope_theta", "partial_rotary_factor", 1.0)
     neutral: tuple[str, ...] = ()
@@ -52,6 +54,7 @@ class Family:
     buffers: str = r".*\.rotary_emb\.inv_freq"
     transposed: bool = True
     by_head: bool = False
+    identity: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def tensors(
 ) -> list[Tensor]:
     """All tensors of a model whose parameters have these shapes, layer by layer."""
     modules = {prefix + module: ours for module, ours in family.modules.items()}
-    modules |= {family.head: "head"}
+    modules[family.head.format(prefix)] = "head"
     found = []
     for layer in (None, *range(model.layers)):
         for module, ours in modules.items():
@@ -204,7 +207,8 @@ _ACTIVATIONS = {
     "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
 }
-_ROPE = {  # fields of `rope_scaling`, and of `RopeConfig`
+_ROPE: Mapping[str, Mapping[str, str]] = {  # `rope_scaling`, and `RopeConfig`
+    "default": {},
     "llama3": {
         "factor": "factor",
         "original_max_position_embeddings": "original_length",
@@ -218,9 +222,8 @@ _ROPE = {  # fields of `rope_scaling`, and of `RopeConfig`
         "beta_slow": "beta_slow",
         "attention_factor": "attention_factor",
     },
-    "default": {},
 }
-_OPTIONAL = {"beta_fast": 32.0, "beta_slow": 1.0, "attention_factor": 0.0}
+_OPTIONAL = ("beta_fast", "beta_slow", "attention_factor")  # null is as absent
 
 
 def _known(ok: bool, what: str) -> None:
@@ -248,8 +251,7 @@ def _llama_like(f: Fields) -> Fields:
 def _llama(f: Fields) -> Fields:
     biases = f["attention_bias"], f["mlp_bias"]
     _known(
-        biases[0] == biases[1],
-        f"attention_bias={biases[0]} with mlp_bias={biases[1]}",
+        biases[0] == biases[1], f"attention_bias={biases[0]} with mlp_bias={biases[1]}"
     )
     return _llama_like(f) | {"bias": "all" if biases[0] else "none"}
 
@@ -312,6 +314,8 @@ def _old_olmo(f: Fields) -> Fields:
     affine, qk_norm = f["layer_norm_with_affine"], f["attention_layer_norm"]
     of_norms = bias if f["bias_for_layer_norm"] is None else f["bias_for_layer_norm"]
     _known(f["rope"], "rope=false")
+    norm = f["layer_norm_type"]
+    _known(norm in ("default", "low_precision"), f"layer_norm_type={norm!r}")
     _known(of_norms or not affine, "LayerNorm with a scale and without a bias")
     _known(
         not qk_norm or affine == f["attention_layer_norm_with_affine"],
@@ -332,12 +336,13 @@ def _old_olmo(f: Fields) -> Fields:
         "qk_norm": "width" if qk_norm else "none",
         "bias": "all" if bias else "none",
         "clip_qkv": f["clip_qkv"] or 0.0,
+        "rope": {"base": f["rope_theta"]},
         "tied": f["weight_tying"],
         "vocab_rows": f["embedding_size"] or f["vocab_size"],
     }
 
 
-_LLAMA_FIELDS: Mapping[str, tuple[Any, Any]] = {
+_LLAMA_FIELDS: dict[str, tuple[Any, Any]] = {
     "vocab_size": (int, 32_000),
     "hidden_size": (int, 4096),
     "intermediate_size": (int, 11_008),
@@ -448,7 +453,7 @@ FAMILIES: Mapping[str, Family] = {
             "layers.{}.mlp.dense_h_to_4h": "layers/mlp_in:0",
             "layers.{}.mlp.dense_4h_to_h": "layers/mlp_out",
         },
-        prefix="gpt_neox.",
+        prefixes=("gpt_neox.", ""),
         head="embed_out",
         rope=("rotary_emb_base", "rotary_pct", 0.25),
         neutral=("hidden_dropout",),
@@ -480,7 +485,7 @@ FAMILIES: Mapping[str, Family] = {
             "h.{}.mlp.c_fc": "layers/mlp_in:0",
             "h.{}.mlp.c_proj": "layers/mlp_out",
         },
-        prefix="transformer.",
+        prefixes=("transformer.", ""),
         rope=None,
         neutral=(
             "attn_pdrop", "embd_pdrop", "n_ctx", "reorder_and_upcast_attn",
@@ -505,6 +510,7 @@ FAMILIES: Mapping[str, Family] = {
             "mlp_hidden_size": (int | None, None),
             "rope": (bool, False),
             "rope_theta": (float, 10_000.0),
+            "layer_norm_type": (str, "default"),
             "layer_norm_eps": (float, 1e-5),
             "layer_norm_with_affine": (bool, True),
             "attention_layer_norm": (bool, False),
@@ -516,20 +522,22 @@ FAMILIES: Mapping[str, Family] = {
         },
         _old_olmo,
         {
-            "transformer.wte": "embedding",
-            "transformer.ff_out": "head",
-            "transformer.ln_f": "final_norm",
-            "transformer.blocks.{}.attn_norm": "layers/attention_norm",
-            "transformer.blocks.{}.att_proj": "layers/query layers/key layers/value",
-            "transformer.blocks.{}.q_norm": "layers/query_norm",
-            "transformer.blocks.{}.k_norm": "layers/key_norm",
-            "transformer.blocks.{}.attn_out": "layers/output",
-            "transformer.blocks.{}.ff_norm": "layers/mlp_norm",
+            "wte": "embedding",
+            "ln_f": "final_norm",
+            "blocks.{}.attn_norm": "layers/attention_norm",
+            "blocks.{}.att_proj": "layers/query layers/key layers/value",
+            "blocks.{}.q_norm": "layers/query_norm",
+            "blocks.{}.k_norm": "layers/key_norm",
+            "blocks.{}.attn_out": "layers/output",
+            "blocks.{}.ff_norm": "layers/mlp_norm",
             # The half that is not activated comes first.
-            "transformer.blocks.{}.ff_proj": "layers/mlp_in:1 layers/mlp_in:0",
-            "transformer.blocks.{}.ff_out": "layers/mlp_out",
+            "blocks.{}.ff_proj": "layers/mlp_in:1 layers/mlp_in:0",
+            "blocks.{}.ff_out": "layers/mlp_out",
         },
-        head="",
+        prefixes=("model.transformer.", "transformer."),
+        head="{}ff_out",
+        rope=None,
+        identity=True,
         neutral=(
             "alibi_bias_max", "block_group_size", "embedding_dropout",
             "emb_init_std", "flash_attention", "init_cutoff_factor", "init_device",
@@ -541,9 +549,219 @@ FAMILIES: Mapping[str, Family] = {
             "alibi": False,
             "block_type": "sequential",
             "embedding_layer_norm": False,
-            "layer_norm_type": "low_precision",
             "norm_after": False,
             "scale_logits": False,
         },
     ),
 }  # fmt: skip
+
+
+def read_config(
+    raw: Mapping[str, Any], length: int, where: str
+) -> tuple[Family, ModelConfig]:
+    """What a config.json says, for rows of `length` tokens.
+
+    Both of its forms are read: that of transformers 4 and that of 5. A missing field
+    has its family's default.
+
+    Args:
+      raw: the file's content.
+      length: of the model that is made.
+      where: the file, for messages.
+
+    Raises:
+      UserError: the decoder cannot compute this model, or a field is unknown.
+    """
+    kind = raw.get("model_type")
+    if kind == "olmo" and "d_model" in raw:
+        kind = "hf_olmo"
+    for name, why in _WHY.items():
+        if raw.get(name):
+            raise UserError(f"{where}: {name}: {why}")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise UserError(
+            f"{where}: model_type is {kind!r}; jaxsim knows {', '.join(FAMILIES)}"
+        )
+    family = FAMILIES[kind]
+    fields = {
+        name: from_plain(hint, raw.get(name, default), f"{where}: {name}")
+        for name, (hint, default) in family.fields.items()
+    }
+    inert = {**INERT, **family.inert}
+    rope = family.rope and {"rope_scaling", "rope_parameters", "rope_theta"} | {
+        "partial_rotary_factor"
+    }
+    for name, value in raw.items():
+        if name in {*family.fields, *NEUTRAL, *family.neutral, *(rope or ())}:
+            continue
+        if name not in inert:
+            raise UserError(
+                f"{where}: jaxsim does not know the field {name!r} of {kind}, which is "
+                f"{value!r}; if it changes no number, delete it"
+            )
+        if value != inert[name]:
+            raise UserError(
+                f"{where}: {name} is {value!r}, and jaxsim's decoder only knows "
+                f"{inert[name]!r}"
+            )
+    _check_window(fields, length, where)
+    try:
+        keys = family.model(fields) | {"length": length}
+        if family.rope:
+            keys["rope"] = _rope(raw, *family.rope)
+        defaults = {
+            each.name: getattr(ModelConfig(), each.name)
+            for each in dataclasses.fields(ModelConfig)
+        }
+        if (activation := keys.get("activation", "silu")) not in _ACTIVATIONS:
+            raise UserError(f"jaxsim's decoder has no activation {activation!r}")
+        keys["activation"] = _ACTIVATIONS[activation]
+        rope_keys = dataclasses.asdict(RopeConfig()) | keys.get("rope", {})
+        whole = defaults | keys | {"rope": rope_keys}
+        return family, from_plain(ModelConfig, whole, "config.model")
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _check_window(f: Fields, length: int, where: str) -> None:
+    """Refuses rows in which a sliding window would hide tokens."""
+    window = f.get("sliding_window")
+    if "use_sliding_window" in f:
+        layers, types = f["num_hidden_layers"], f["layer_types"]
+        window = window if f["use_sliding_window"] else None
+        slides = window is not None and f["max_window_layers"] < layers
+        if types is not None:
+            known = {"full_attention", "sliding_attention"}
+            need(
+                len(types) == layers and known.issuperset(types),
+                f"{layers} of full_attention and sliding_attention",
+                types,
+                f"{where}: layer_types",
+            )
+            slides = "sliding_attention" in types
+            window = window or 0
+        window = window if slides else None
+    if window is not None and length > window:
+        raise UserError(
+            f"{where}: attention reaches back {window} tokens (sliding_window), and "
+            f"jaxsim's reaches all: config.model.length must be at most {window}, is "
+            f"{length}"
+        )
+
+
+def _rope(raw: Mapping[str, Any], base: str, share: str, usual_share: float) -> Fields:
+    """The keys of `RopeConfig`, from either form of config.json."""
+    forms = [raw[k] for k in ("rope_scaling", "rope_parameters") if raw.get(k)]
+    for form in forms:
+        need(isinstance(form, dict), "a group of fields", form, "rope_scaling")
+        need(form == forms[0], f"{forms[0]}, as rope_scaling", form, "rope_parameters")
+    inner = dict(forms[0]) if forms else {}
+    found = {}
+    for name, outer, usual in (
+        ("rope_theta", base, 10_000.0),
+        ("partial_rotary_factor", share, usual_share),
+    ):
+        value = inner.pop(name, raw.get(outer, usual))
+        for said in (value, *(raw[k] for k in {name, outer} if k in raw)):
+            need(from_plain(float, said, name) == value, f"{value}", said, name)
+        found[name] = float(value)
+    need(
+        usual_share < 1 or found["partial_rotary_factor"] == 1,
+        "1.0 in this family",
+        found["partial_rotary_factor"],
+        "partial_rotary_factor",
+    )
+    kinds = [inner.pop(k) for k in ("rope_type", "type") if k in inner] or ["default"]
+    need(
+        kinds[0] in _ROPE and kinds[-1] == kinds[0],
+        f"one of {', '.join(_ROPE)}",
+        kinds[0] if kinds[0] == kinds[-1] else kinds,
+        "rope_type",
+    )
+    keys: Fields = {"kind": kinds[0]}
+    inner = {k: v for k, v in inner.items() if v is not None}
+    scales = inner.pop("mscale", 0), inner.pop("mscale_all_dim", 0)
+    if keys["kind"] == "yarn":
+        need(inner.pop("truncate", True) is True, "true", False, "truncate")
+        if all(scales) and "attention_factor" not in inner:
+            log = 0.1 * math.log(from_plain(float, inner.get("factor"), "factor"))
+            first, second = (from_plain(float, x, "mscale") * log for x in scales)
+            inner["attention_factor"] = (1 + first) / (1 + second)
+        need(inner.get("attention_factor") != 0, "positive", 0, "attention_factor")
+    else:
+        need(not any(scales), "absent", scales, "mscale")
+    known = _ROPE[keys["kind"]]
+    for name in {**known, **inner}:
+        need(name in known, "absent", inner.get(name), f"{kinds[0]} RoPE's {name}")
+        if name in inner:
+            keys[known[name]] = inner[name]
+        else:
+            need(name in _OPTIONAL, "given", None, f"{kinds[0]} RoPE's {name}")
+    return keys | {"base": found["rope_theta"], "share": found["partial_rotary_factor"]}
+
+
+def version_4(raw: Mapping[str, Any], dtype: str) -> Fields:
+    """The config.json as transformers 4 and 5 read it, for weights of `dtype`.
+
+    Version 4 would take its default for what version 5 keeps in `rope_parameters`.
+    """
+    out = {k: v for k, v in raw.items() if k not in ("dtype", "rope_parameters")}
+    out["torch_dtype"] = dtype
+    if inner := dict(raw.get("rope_parameters") or {}):
+        base, share, _ = FAMILIES[raw["model_type"]].rope or ("", "", 0)
+        for name, outer in (("rope_theta", base), ("partial_rotary_factor", share)):
+            if name in inner:
+                out[outer] = inner.pop(name)
+        if set(inner.values()) - {"default"}:
+            out["rope_scaling"] = inner
+    return out
+
+
+def llama_config(model: ModelConfig, vocab_size: int) -> Fields:
+    """The config.json of a Llama with this shape.
+
+    Raises:
+      UserError: no Llama has it; names the first key.
+    """
+    model = dataclasses.replace(model, vocab_rows=model.vocab_rows or vocab_size)
+    rope = model.rope
+    found = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": model.vocab_rows,
+        "hidden_size": model.dim,
+        "intermediate_size": model.mlp_dim,
+        "num_hidden_layers": model.layers,
+        "num_attention_heads": model.heads,
+        "num_key_value_heads": model.kv_heads,
+        "head_dim": model.head_size,
+        "hidden_act": {"gelu_tanh": "gelu_pytorch_tanh"}.get(
+            model.activation, model.activation
+        ),
+        "max_position_embeddings": model.length,
+        "rms_norm_eps": model.norm_eps,
+        "rope_theta": rope.base,
+        "rope_scaling": {"rope_type": rope.kind}
+        | {
+            name: getattr(rope, key)
+            for name, key in _ROPE[rope.kind].items()
+            if getattr(rope, key)  # 0: attention_factor follows from factor
+        }
+        if rope.kind != "default"
+        else None,
+        "attention_bias": model.bias == "all",
+        "mlp_bias": model.bias == "all",
+        "tie_word_embeddings": model.tied,
+        "initializer_range": model.init_std,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    _, said = read_config(found, model.length, "config.json of a Llama")
+    for each in dataclasses.fields(ModelConfig):
+        ours, theirs = getattr(model, each.name), getattr(said, each.name)
+        if ours != theirs and each.name != "init_std":
+            raise UserError(
+                f"config.model.{each.name} is {ours!r}, and a Llama's is {theirs!r}: "
+                "a base that is trained here is exported as a Llama"
+            )
+    return found
