@@ -24,16 +24,10 @@ from safetensors import SafetensorError, safe_open
 
 from jaxsim.config import ModelConfig
 from jaxsim.errors import DamagedError, UserError
-from jaxsim.model.families import (
-    Family,
-    Shapes,
-    Tensor,
-    llama_config,
-    read_config,
-    tensors,
-    version_4,
-)
+from jaxsim.model.config_json import llama_config, read_config, version_4
+from jaxsim.model.families import Family
 from jaxsim.model.language_model import LanguageModel, Params
+from jaxsim.model.tensors import Shapes, Tensor, tensors
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
