@@ -42,7 +42,8 @@ from tests.model import folders, reference
 from jaxsim.config import ModelConfig
 from jaxsim.errors import JaxsimError
 from jaxsim.model import Execution, LanguageModel
-from jaxsim.model.families import FAMILIES, NEUTRAL
+from jaxsim.model.config_json import NEUTRAL
+from jaxsim.model.families import FAMILIES
 from jaxsim.model.huggingface import open_checkpoint, save_checkpoint
 
 LENGTH, TOLERANCE = 96, 3e-5
@@ -242,3 +243,36 @@ def compare(kind: str, fields: Mapping[str, Any], where: Path) -> Row:
         off(logits_torch(loaded(exported), tokens_BL), theirs),
         equal,
     )
+
+
+# Small enough to be committed.
+TINY = {
+    "vocab_size": 48,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+COMMITTED: Mapping[str, Mapping[str, Any]] = {
+    "llama": TINY
+    | {"num_key_value_heads": 2, "tie_word_embeddings": True, "rms_norm_eps": 1e-5}
+    | {
+        "rope_parameters": LLAMA3
+        | {"original_max_position_embeddings": 16, "rope_theta": 500.0}
+    },
+    "gpt_neox": TINY | {"rope_parameters": {"partial_rotary_factor": 0.5}},
+    "olmo2": TINY | {"num_key_value_heads": 2},
+}
+
+
+def fixtures() -> None:
+    """Writes the folders of tests/model, with logits."""
+    for kind, fields in COMMITTED.items():
+        folder = FIXTURES / kind
+        shutil.rmtree(folder, ignore_errors=True)
+        model = built(kind, fields)
+        model.save_pretrained(folder)
+        tokens_BL = token_rows(fields["vocab_size"], folders.LENGTH)
+        expected = {"tokens": tokens_BL, "logits": logits_torch(model, tokens_BL)}
+        save_file(expected, folder / "expected.safetensors")
