@@ -13,17 +13,13 @@ with transformers' logits. `--large` also measures the import of a folder in the
 of a model with a billion parameters.
 """
 
-import contextlib
 import copy
 import dataclasses
-import io
 import json
 import os
 import shutil
 import sys
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +28,16 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 sys.path.append(str(Path(__file__).parent.parent))
 
 import jax.numpy as jnp
-import machine
 import numpy as np
 import torch
 import transformers
 from safetensors.numpy import load_file, save_file
-from tests.model import folders, reference
 
 from jaxsim.config import ModelConfig
-from jaxsim.errors import JaxsimError
 from jaxsim.model import Execution, LanguageModel
-from jaxsim.model.config_json import NEUTRAL
 from jaxsim.model.families import FAMILIES
-from jaxsim.model.huggingface import open_checkpoint, save_checkpoint
+from jaxsim.model.huggingface import CONFIG, open_checkpoint, save_checkpoint
+from tests.model import folders, reference
 
 LENGTH, TOLERANCE = 96, 3e-5
 FIXTURES = Path(__file__).parent.parent / "tests" / "model" / "families"
@@ -70,13 +63,7 @@ YARN = {
     "original_max_position_embeddings": 64,
     "rope_theta": 500.0,
 }
-GPT2 = {
-    "vocab_size": 101,
-    "n_embd": 64,
-    "n_layer": 3,
-    "n_head": 4,
-    "n_positions": 128,
-}
+GPT2 = {"vocab_size": 101, "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 128}
 # What is built, by name: the family and its fields. Where transformers has none for
 # a field, it is the default.
 VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -113,10 +100,7 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         "mistral",
         SMALL | {"num_key_value_heads": 2, "sliding_window": None, "head_dim": 24},
     ),
-    "Qwen2": (
-        "qwen2",
-        SMALL | {"num_key_value_heads": 2, "tie_word_embeddings": True},
-    ),
+    "Qwen2": ("qwen2", SMALL | {"num_key_value_heads": 2, "tie_word_embeddings": True}),
     "Qwen2, windows of the length": (
         "qwen2",
         SMALL
@@ -245,6 +229,199 @@ def compare(kind: str, fields: Mapping[str, Any], where: Path) -> Row:
     )
 
 
+# One mistake each: the variant, and the change of what jaxsim computes.
+MISTAKES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "tanh for erf in GELU": ("GPT-NeoX (Pythia)", {"activation": "gelu_tanh"}),
+    "erf for tanh in GELU": ("GPT-2", {"activation": "gelu"}),
+    "epsilon of norms 1e-5 for 1e-6": ("Llama", {"norm_eps": 1e-5}),
+    "base of RoPE 5e5 for 1e4": ("Llama", {"rope": RopeConfig(base=5e5)}),
+    "frequencies not scaled": ("Llama 3.1", {"rope": RopeConfig(base=500.0)}),
+    "all of a head rotated": ("GPT-NeoX (Pythia)", {"rope": RopeConfig()}),
+    "norms before for after": ("OLMo 2", {"norm_place": "before"}),
+    "in sequence for parallel": ("GPT-NeoX (Pythia)", {"parallel": False}),
+    "no clipping": ("OLMo, clipped", {"clip_qkv": 0.0}),
+}
+
+
+def mistakes(where: Path) -> dict[str, float]:
+    """How far from transformers' logits a wrong decoder's are."""
+    found = {}
+    for name, (variant, change) in MISTAKES.items():
+        kind, fields = VARIANTS[variant]
+        (model := built(kind, fields)).save_pretrained(folder := where / name)
+        checkpoint = open_checkpoint(folder, LENGTH)
+        wrong = dataclasses.replace(checkpoint.model, **change)
+        tokens_BL = token_rows(fields["vocab_size"])
+        ours = logits_jaxsim(checkpoint.load(), wrong, tokens_BL)
+        found[name] = off(ours, logits_torch(model, tokens_BL))
+    return found
+
+
+def outcome(folder: Path, fields: Mapping[str, Any], tokens_BL: np.ndarray) -> str:
+    """'refused', or 'equal' to transformers; what else happens is a failure."""
+    (folder / CONFIG).write_text(json.dumps(fields))
+    try:
+        checkpoint = open_checkpoint(folder, LENGTH)
+        params = checkpoint.load()
+    except (UserError, DamagedError):
+        return "refused"
+    ours = logits_jaxsim(params, checkpoint.model, tokens_BL)
+    try:
+        theirs = logits_torch(loaded(folder), tokens_BL)
+    except Exception as error:  # whatever transformers raises
+        return f"loaded, but transformers refuses: {error}"
+    far = off(ours, theirs)
+    return "equal" if far <= TOLERANCE else f"off by {far:.1e}"
+
+
+SWEPT = {
+    kind: next(name for name, (of, _) in VARIANTS.items() if of == kind)
+    for kind in ("mistral", "qwen2", "qwen3", "olmo2", "gpt_neox", "gpt2")
+} | {"llama": "Llama 3.1", "olmo": "OLMo, clipped"}
+
+
+def paths(fields: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Every field, and those within it."""
+    for name, value in fields.items():
+        yield (name,)
+        if isinstance(value, dict):
+            yield from ((name, inner) for inner in value)
+
+
+def without(fields: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    left = copy.deepcopy(dict(fields))
+    inner = left
+    for name in path[:-1]:
+        inner = inner[name]
+    del inner[path[-1]]
+    return left
+
+
+def deleted(where: Path) -> dict[str, dict[str, str]]:
+    """What becomes of a folder without each field of its config.json, in both forms."""
+    found: dict[str, dict[str, str]] = {}
+    for kind, variant in SWEPT.items():
+        model = built(*VARIANTS[variant])
+        model.save_pretrained(folder := where / kind)
+        tokens_BL = token_rows(101)
+        form_5 = json.loads((folder / CONFIG).read_text())
+        for form, fields in (("5", form_5), ("4", version_4(form_5, "float32"))):
+            for path in paths(fields):
+                name = f"{'.'.join(path)} (form {form})"
+                said = outcome(folder, without(fields, path), tokens_BL)
+                found.setdefault(kind, {})[name] = said
+    return found
+
+
+# A value other than the usual one, of each field that is said to change no logits.
+OTHER: Mapping[str, Any] = {
+    "_attn_implementation_autoset": True,
+    "_name_or_path": "somewhere",
+    "architectures": ["Other"],
+    "attention_dropout": 0.7,
+    "attn_pdrop": 0.7,
+    "bad_words_ids": [[3]],
+    "begin_suppress_tokens": [3],
+    "bos_token_id": 7,
+    "classifier_dropout": 0.7,
+    "decoder_start_token_id": 7,
+    "diversity_penalty": 0.7,
+    "do_sample": True,
+    "dtype": "bfloat16",
+    "early_stopping": True,
+    "embd_pdrop": 0.7,
+    "encoder_no_repeat_ngram_size": 2,
+    "eos_token_id": [7, 9],
+    "exponential_decay_length_penalty": [3, 1.1],
+    "finetuning_task": "mnli",
+    "forced_bos_token_id": 7,
+    "forced_eos_token_id": 7,
+    "gradient_checkpointing": True,
+    "hidden_dropout": 0.7,
+    "id2label": {"0": "a", "1": "b"},
+    "initializer_range": 0.7,
+    "is_decoder": True,
+    "is_llama_config": True,
+    "label2id": {"a": 0, "b": 1},
+    "length_penalty": 0.7,
+    "max_length": 7,
+    "max_position_embeddings": 999,
+    "min_length": 7,
+    "n_ctx": 7,
+    "no_repeat_ngram_size": 2,
+    "num_beam_groups": 2,
+    "num_beams": 2,
+    "num_return_sequences": 2,
+    "output_attentions": True,
+    "output_hidden_states": True,
+    "output_scores": True,
+    "pad_token_id": 7,
+    "prefix": "a",
+    "pretraining_tp": 2,
+    "problem_type": "regression",
+    "remove_invalid_values": True,
+    "reorder_and_upcast_attn": True,
+    "repetition_penalty": 1.7,
+    "resid_pdrop": 0.7,
+    "return_dict_in_generate": True,
+    "rms_norm_eps": 0.7,
+    "sep_token_id": 7,
+    "summary_activation": "tanh",
+    "summary_first_dropout": 0.7,
+    "summary_proj_to_labels": False,
+    "summary_type": "last",
+    "summary_use_proj": False,
+    "suppress_tokens": [3],
+    "task_specific_params": {"a": {"b": 1}},
+    "temperature": 0.7,
+    "tf_legacy_loss": True,
+    "tokenizer_class": "Other",
+    "top_k": 7,
+    "top_p": 0.7,
+    "torch_dtype": "float16",
+    "torchscript": True,
+    "transformers.js_config": {"a": 1},
+    "transformers_version": "1.0",
+    "typical_p": 0.7,
+    "unsloth_fixed": True,
+    "unsloth_version": "1.0",
+    "use_cache": False,
+}
+# transformers returns a tuple; and what the family is.
+NOT_CHANGED = {"return_dict", "model_type"}
+
+
+def neutral(where: Path) -> dict[str, dict[str, str]]:
+    """The same for another value of each neutral field."""
+    found: dict[str, dict[str, str]] = {}
+    for kind, variant in SWEPT.items():
+        model = built(*VARIANTS[variant])
+        model.save_pretrained(folder := where / kind)
+        tokens_BL = token_rows(101)
+        before = logits_torch(model, tokens_BL)
+        fields = json.loads((folder / CONFIG).read_text())
+        for name in {*NEUTRAL, *FAMILIES[kind].neutral} - NOT_CHANGED:
+            said = outcome(folder, fields | {name: OTHER[name]}, tokens_BL)
+            far = off(logits_torch(loaded(folder), tokens_BL), before)
+            moved = f"transformers' logits move by {far:.1e}"
+            found.setdefault(kind, {})[name] = moved if far > TOLERANCE else said
+    return found
+
+
+def sentences(where: Path) -> dict[str, str]:
+    """What jaxsim says of every folder of tests/model/folders.py."""
+    found = {}
+    for number, (name, case) in enumerate(folders.FOLDERS.items()):
+        folder = folders.changed(case.change, where / f"{number}")
+        try:
+            open_checkpoint(folder, folders.LENGTH).load()
+            found[name] = "loaded, the same model"
+        except (UserError, DamagedError) as error:
+            found[name] = str(error).replace(str(folder), "FOLDER")
+    return found
+
+
+KINDS = [kind for kind in FAMILIES if kind != "hf_olmo"]  # that transformers has
 # Small enough to be committed.
 TINY = {
     "vocab_size": 48,
@@ -274,5 +451,14 @@ def fixtures() -> None:
         model = built(kind, fields)
         model.save_pretrained(folder)
         tokens_BL = token_rows(fields["vocab_size"], folders.LENGTH)
-        expected = {"tokens": tokens_BL, "logits": logits_torch(model, tokens_BL)}
+        logits_BLV = np.float32(logits_torch(model, tokens_BL))
+        expected = {"tokens": np.int32(tokens_BL), "logits": logits_BLV}
         save_file(expected, folder / "expected.safetensors")
+    defaults = {}
+    for kind in KINDS:
+        whole = transformers.AutoConfig.for_model(kind).to_dict()
+        used = {*FAMILIES[kind].fields, "model_type", "rope_parameters"}
+        defaults[kind] = {name: whole[name] for name in used & whole.keys()}
+    (FIXTURES / "defaults.json").write_text(
+        json.dumps(defaults, indent=1, sort_keys=True) + "\n"
+    )
