@@ -5,21 +5,26 @@
 Needs torch, transformers and safetensors besides jaxsim. Models are small and random,
 with scales moved off 1 and biases off 0, so that each part of each family counts.
 Errors are in units of the logits' standard deviation. Those of float32 are about
-1e-6; a right decoder is within 3e-5, or at most twice as far from float64 as
+5e-6; a right decoder is within 3e-5, or at most twice as far from float64 as
 transformers is, and the mistakes of the second table are not.
 
-`--fixtures` also writes what tests/model/test_huggingface.py reads: three small folders
-with transformers' logits. `--large` also measures the import of a folder in the shape
-of a model with a billion parameters.
+`--fixtures` only writes what tests/model/test_huggingface.py reads: three small folders
+with transformers' logits. `--large=FOLDER` only measures the import of a model with a
+billion parameters, which it writes there first.
 """
 
 import copy
 import dataclasses
+import functools
 import json
 import os
+import resource
 import shutil
+import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +32,18 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JAX_PLATFORMS"] = "cpu"
 sys.path.append(str(Path(__file__).parent.parent))
 
+import jax
 import jax.numpy as jnp
+import machine
 import numpy as np
 import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
-from jaxsim.config import ModelConfig
-from jaxsim.model import Execution, LanguageModel
+from jaxsim.config import ModelConfig, RopeConfig
+from jaxsim.errors import DamagedError, UserError
+from jaxsim.model import Execution, LanguageModel, huggingface
+from jaxsim.model.config_json import NEUTRAL, version_4
 from jaxsim.model.families import FAMILIES
 from jaxsim.model.huggingface import CONFIG, open_checkpoint, save_checkpoint
 from tests.model import folders, reference
@@ -167,11 +176,20 @@ def logits_torch(model: Any, tokens_BL: np.ndarray) -> np.ndarray:
         return model(torch.from_numpy(tokens_BL)).logits.double().numpy()
 
 
+@functools.cache
+def decoder(model: ModelConfig) -> Any:
+    """Parameters and tokens -> logits; compiled once for each model."""
+    made = LanguageModel(model, model.vocab_rows)._decoder(Execution())
+
+    def logits(params: Any, tokens_BL: Any) -> Any:
+        x_BLD, head_VD = made.apply({"params": params}, tokens_BL)
+        return jnp.einsum("BLD,VD->BLV", x_BLD, head_VD)
+
+    return jax.jit(logits)
+
+
 def logits_jaxsim(params: Any, model: ModelConfig, tokens_BL: np.ndarray) -> np.ndarray:
-    language = LanguageModel(model, model.vocab_rows)
-    decoder = language._decoder(Execution())
-    x_BLD, head_VD = decoder.apply({"params": params}, jnp.asarray(tokens_BL))
-    return np.float64(x_BLD) @ np.float64(head_VD).T
+    return np.float64(decoder(model)(params, tokens_BL))
 
 
 def off(found: np.ndarray, wanted: np.ndarray) -> float:
@@ -268,7 +286,7 @@ def outcome(folder: Path, fields: Mapping[str, Any], tokens_BL: np.ndarray) -> s
     ours = logits_jaxsim(params, checkpoint.model, tokens_BL)
     try:
         theirs = logits_torch(loaded(folder), tokens_BL)
-    except Exception as error:  # whatever transformers raises
+    except Exception as error:  # noqa: BLE001 - whatever transformers raises
         return f"loaded, but transformers refuses: {error}"
     far = off(ours, theirs)
     return "equal" if far <= TOLERANCE else f"off by {far:.1e}"
@@ -462,3 +480,196 @@ def fixtures() -> None:
     (FIXTURES / "defaults.json").write_text(
         json.dumps(defaults, indent=1, sort_keys=True) + "\n"
     )
+
+
+# The shape of Llama 3.2 1B.
+BILLION = ModelConfig(
+    length=2048,
+    layers=16,
+    dim=2048,
+    heads=32,
+    kv_heads=8,
+    mlp_dim=8192,
+    vocab_rows=128_256,
+    rope=RopeConfig(base=5e5),
+)
+
+
+def peak() -> int:
+    """Bytes that this process has had in memory, at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def large_saved(folder: Path, dtype: str) -> dict[str, Any]:
+    """Writes random weights, in files of at most 2 GB; what that took."""
+    shapes = LanguageModel(BILLION, BILLION.vocab_rows).shapes()
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: rng.standard_normal(leaf.shape, np.float32) * 0.02, shapes
+    )
+    huggingface.SHARD_BYTES = 2_000_000_000
+    before, begin = peak(), time.perf_counter()
+    save_checkpoint(folder, params, BILLION, BILLION.vocab_rows, None, dtype)
+    return {
+        "seconds": time.perf_counter() - begin,
+        "files": len(list(folder.glob("*.safetensors"))),
+        "file_bytes": sum(x.stat().st_size for x in folder.glob("*.safetensors")),
+        "peak_beyond_parameters": peak() - before,
+    }
+
+
+def large_loaded(folder: Path) -> dict[str, Any]:
+    """Imports the folder; what that took."""
+    before, begin = peak(), time.perf_counter()
+    checkpoint = open_checkpoint(folder, BILLION.length)
+    opened = time.perf_counter()
+    params = checkpoint.load()
+    return {
+        "opening": opened - begin,
+        "seconds": time.perf_counter() - begin,
+        "before": before,
+        "peak": peak(),
+        "parameter_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(params)),
+    }
+
+
+def large(folder: Path, args: Any) -> None:
+    """Measures export and import of a large model, each in a process of its own."""
+    found: dict[str, Any] = {
+        "machine": machine.describe(("jax", "numpy", "safetensors"))
+    }
+    for dtype in ("bfloat16", "float32"):
+        for task in ("saved", "loaded"):
+            command = [sys.executable, __file__, f"--task={task}", f"--large={folder}"]
+            done = subprocess.run(
+                [*command, f"--dtype={dtype}"], check=True, stdout=subprocess.PIPE
+            )
+            one = json.loads(done.stdout.splitlines()[-1])
+            found.setdefault(dtype, {})[task] = one
+            print(dtype, task, one, flush=True)
+        shutil.rmtree(folder)
+    count = found["float32"]["loaded"]["parameter_bytes"] / 4e9
+    lines = [
+        f"A Llama with {count:.2f} billion parameters and random weights. Peak memory of a process that only imports, "
+        "against the float32 parameters; that of an export is beyond them. "
+        f"{machine_line(found['machine'])}",
+        "",
+        "| weights | files | import | peak memory | of the parameters | export | more "
+        "memory |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for dtype in ("bfloat16", "float32"):
+        saved, read = found[dtype]["saved"], found[dtype]["loaded"]
+        lines.append(
+            f"| {dtype} | {saved['files']} with {saved['file_bytes'] / 1e9:.1f} GB | "
+            f"{read['seconds']:.0f} s | {read['peak'] / 1e9:.2f} GB | "
+            f"{read['peak'] / read['parameter_bytes']:.2f} | "
+            f"{saved['seconds']:.0f} s | {saved['peak_beyond_parameters'] / 1e9:.2f} GB |"
+        )
+    machine.save(args.out, "parity_large", found, "\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def machine_line(box: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {value}" for name, value in box["versions"].items())
+    return f"{box['cores_used']} cores ({box['cpu']}), {versions}, {box['date']}."
+
+
+def table(result: Mapping[str, Any]) -> str:
+    lines = [
+        "Random small models of transformers, imported by jaxsim and exported again. "
+        f"{machine_line(result['machine'])} Largest difference of a logit over 2 rows "
+        f"of {LENGTH} tokens, in standard deviations of the logits; at most "
+        f'{TOLERANCE:.0e}. "Exported" is by transformers, from the source\'s logits; '
+        "names and values of all tensors are equal.",
+        "",
+        "| model | jaxsim - transformers | jaxsim - float64 | transformers - float64 | "
+        "exported |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name, row in result["families"].items():
+        cells = (
+            row["jaxsim"],
+            row["jaxsim_float64"],
+            row["transformers_float64"],
+            row["exported"],
+        )
+        lines.append(f"| {name} | {' | '.join(f'{x:.1e}' for x in cells)} |")
+    lines += ["", "One mistake in the decoder:", "", "| mistake | difference |"]
+    lines += ["| --- | ---: |"]
+    lines += [f"| {name} | {x:.1e} |" for name, x in result["mistakes"].items()]
+    lines += [
+        "",
+        "Each field of config.json, and each within `rope_parameters` or "
+        "`rope_scaling`, deleted in turn, in the forms of transformers 5 and 4: the "
+        "folder is refused, or the logits are those of transformers. Then each field "
+        "that is said to be neutral, with another value: transformers' logits stay, "
+        "and jaxsim's are equal.",
+        "",
+        "| family | deleted: refused | equal | neutral fields: equal |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for kind, said in result["deleted"].items():
+        counts = [list(said.values()).count(x) for x in ("refused", "equal")]
+        same = len(result["neutral"][kind])
+        lines.append(f"| {kind} | {counts[0]} | {counts[1]} | {same} |")
+    lines += ["", "What jaxsim says of a folder:", "", "| folder | |", "| --- | --- |"]
+    for name, said in result["folders"].items():
+        lines.append(f"| {name} | {said.replace('|', chr(92) + '|')} |")
+    return "\n".join(lines) + "\n"
+
+
+def failures(result: Mapping[str, Any]) -> list[str]:
+    found = [name for name, row in result["families"].items() if not Row(**row).ok]
+    found += [name for name, x in result["mistakes"].items() if x <= 3 * TOLERANCE]
+    for sweep, fine in (("deleted", {"refused", "equal"}), ("neutral", {"equal"})):
+        for kind, said in result[sweep].items():
+            found += [f"{kind} {k}: {x}" for k, x in said.items() if x not in fine]
+    return found
+
+
+def main() -> None:
+    parser = machine.parser(__doc__)
+    parser.add_argument("--fixtures", action="store_true")
+    parser.add_argument("--large", type=Path, help="a new folder")
+    parser.add_argument("--task", choices=("saved", "loaded"), help="of --large, one")
+    parser.add_argument("--dtype", default="float32")
+    args = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    if args.task == "saved":
+        print(json.dumps(large_saved(args.large, args.dtype)))
+    elif args.task:
+        print(json.dumps(large_loaded(args.large)))
+    elif args.large:
+        large(args.large, args)
+    elif args.fixtures:
+        fixtures()
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            compare_all(Path(name), args)
+
+
+def compare_all(where: Path, args: Any) -> None:
+    rows = {}
+    for number, (name, variant) in enumerate(VARIANTS.items()):
+        rows[name] = dataclasses.asdict(compare(*variant, where / f"{number}"))
+        print(name, rows[name], flush=True)
+    result = {
+        "machine": machine.describe(("jax", "torch", "transformers", "safetensors")),
+        "tolerance": TOLERANCE,
+        "families": rows,
+    }
+    for part in (mistakes, deleted, neutral, sentences):
+        name = "folders" if part is sentences else part.__name__
+        (where / name).mkdir()
+        result[name] = part(where / name)
+        print(name, flush=True)
+    machine.save(args.out, "parity", result, table(result))
+    print(table(result))
+    if wrong := failures(result):
+        raise SystemExit("\n".join(["FAILED", *wrong]))
+
+
+if __name__ == "__main__":
+    main()

@@ -145,39 +145,41 @@ def open_checkpoint(folder: Path, length: int) -> Checkpoint:
     raw = _json(folder / CONFIG, _instead(folder, CONFIG))
     files = _files(folder)
     family, model = read_config(raw, length, str(folder / CONFIG))
-    found = _headers(folder, files)
-    prefix = _prefix(family, files)
-    if family.identity:
-        model = _without_identity(folder, files, family, model, prefix)
-    shapes = _shapes(model)
-    wanted = {each.name: each for each in tensors(family, shapes, model, prefix)}
-    head = family.head.format(prefix) + ".weight"
-    head = head if model.tied and head in files else ""
-    for name, tensor in wanted.items():
-        if name not in found:
-            raise DamagedError(
-                f"{folder}: has no tensor {name}, and a model of its {CONFIG} has"
-            )
-        if found[name][0] != tensor.shape:
-            raise DamagedError(
-                f"{folder}: {name} is {list(found[name][0])}, and by {CONFIG} it is "
-                f"{list(tensor.shape)}"
-            )
+    found = {
+        name: header
+        for name, header in _headers(folder, files).items()
+        if not re.fullmatch(family.buffers, name)
+    }
     for name, (_, dtype) in found.items():
-        if re.fullmatch(family.buffers, name):
-            continue
         if dtype not in _DTYPES:
             raise UserError(
                 f"{folder}: {name} is {dtype}; jaxsim reads {', '.join(_DTYPES)}, no "
                 "quantized models"
             )
-        if name not in wanted and name != head:
-            raise UserError(
-                f"{folder}: jaxsim does not know the tensor {name} in a model of its "
-                f"{CONFIG}"
+    prefix = _prefix(family, files)
+    if family.identity:
+        model = _without_identity(folder, files, family, model, prefix)
+    listed = tensors(family, _shapes(model), model, prefix)
+    for tensor in listed:
+        if tensor.name not in found:
+            raise DamagedError(
+                f"{folder}: has no tensor {tensor.name}, and a model of its {CONFIG} "
+                "has one"
             )
+        if (shape := found[tensor.name][0]) != tensor.shape:
+            raise DamagedError(
+                f"{folder}: {tensor.name} is {list(shape)}, and by {CONFIG} it is "
+                f"{list(tensor.shape)}"
+            )
+    head = family.head.format(prefix) + ".weight"
+    head = head if model.tied and head in found else ""
+    for name in sorted(found.keys() - {each.name for each in listed} - {head}):
+        raise UserError(
+            f"{folder}: jaxsim does not know the tensor {name} in a model of its "
+            f"{CONFIG}"
+        )
     kept = tuple(folder / name for name in KEPT if (folder / name).is_file())
-    return Checkpoint(folder, model, kept, files, tuple(wanted.values()), head)
+    return Checkpoint(folder, model, kept, files, tuple(listed), head)
 
 
 def _without_identity(
