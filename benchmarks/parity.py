@@ -550,8 +550,9 @@ def large(folder: Path, args: Any) -> None:
         shutil.rmtree(folder)
     count = found["float32"]["loaded"]["parameter_bytes"] / 4e9
     lines = [
-        f"A Llama with {count:.2f} billion parameters and random weights. Peak memory of a process that only imports, "
-        "against the float32 parameters; that of an export is beyond them. "
+        f"A Llama with {count:.2f} billion parameters and random weights. Peak memory "
+        "of a process that only imports, against the float32 parameters; that of an "
+        "export is beyond them. "
         f"{machine_line(found['machine'])}",
         "",
         "| weights | files | import | peak memory | of the parameters | export | more "
@@ -564,7 +565,8 @@ def large(folder: Path, args: Any) -> None:
             f"| {dtype} | {saved['files']} with {saved['file_bytes'] / 1e9:.1f} GB | "
             f"{read['seconds']:.0f} s | {read['peak'] / 1e9:.2f} GB | "
             f"{read['peak'] / read['parameter_bytes']:.2f} | "
-            f"{saved['seconds']:.0f} s | {saved['peak_beyond_parameters'] / 1e9:.2f} GB |"
+            f"{saved['seconds']:.0f} s | "
+            f"{saved['peak_beyond_parameters'] / 1e9:.2f} GB |"
         )
     machine.save(args.out, "parity_large", found, "\n".join(lines) + "\n")
     print("\n".join(lines))
