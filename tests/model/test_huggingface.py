@@ -183,6 +183,7 @@ SMALL = {
     "attention_layer_norm": True,
     "block_type": "sequential",
     "activation_type": "swiglu",
+    "auto_map": {"AutoModelForCausalLM": "modeling_olmo.OLMoForCausalLM"},
 }
 
 
