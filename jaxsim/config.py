@@ -182,9 +182,9 @@ class ModelConfig:
     bias: Literal["none", "qkv", "all"] = "none"  # of linear maps, never of the head
     output_projection: bool = True  # of attention
     activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
-    gated: bool = True  # the MLP multiplies the activation of one half by the other
-    parallel: bool = False  # the MLP reads what attention reads, not its sum
-    clip_qkv: float = non_negative(0.0)  # most of queries, keys, values; 0: any
+    gated: bool = True  # the MLP multiplies an activated half by another
+    parallel: bool = False  # the MLP reads what attention reads
+    clip_qkv: float = non_negative(0.0)  # bound of queries, keys, values; 0: none
     positions: int = non_negative(0, 1e7)  # rows of learned positions; 0: RoPE
     rope: RopeConfig = RopeConfig()
     tied: bool = True
@@ -214,9 +214,9 @@ class ModelConfig:
             ),
             (
                 self.positions or (rotated and rotated % 2 == 0),
-                "rope.share" if self.rope.share < 1 else "head_dim",
-                f"such that an even number of each head's {size} dimensions is "
-                "rotated: RoPE turns pairs",
+                "rope.share" if self.rope.share < 1 else "heads",
+                "such that RoPE, which turns pairs, turns an even number of each "
+                f"head's {size} dimensions",
             ),
             (
                 not self.positions or self.rope == RopeConfig(),
@@ -230,9 +230,8 @@ class ModelConfig:
                 f"at most config.model.positions={self.positions}",
             ),
         ):
-            need(
-                bool(ok), what, operator.attrgetter(name)(self), f"config.model.{name}"
-            )
+            found = operator.attrgetter(name)(self)
+            need(bool(ok), what, found, f"config.model.{name}")
 
 
 @dataclass(frozen=True)
@@ -258,7 +257,7 @@ class RecipeConfig:
     learning_rate: float = positive(1e-3)  # constant, up to `decay`
     beta1: float = checked(0.9, lambda x: 0 <= x < 1, "a share below 1")
     beta2: float = checked(0.95, lambda x: 0 <= x < 1, "a share below 1")
-    weight_decay: float = non_negative(0.1)
+    weight_decay: float = non_negative(0.1)  # of matrices
     clip: float = positive(1.0)  # global norm
     tail: float = share(0.5)  # last share of steps, averaged
     decay: float = share(0.0)  # last share of steps, rate falls to zero
