@@ -185,7 +185,8 @@ def _rope(raw: Mapping[str, Any], base: str, share: str, usual_share: float) -> 
     ):
         value = inner.pop(name, raw.get(outer, usual))
         for said in (value, *(raw[k] for k in {name, outer} if k in raw)):
-            need(from_plain(float, said, name) == value, f"{value}", said, name)
+            ok = from_plain(float, said, name) == value
+            need(ok, f"{value}, as by the rest of the file", said, name)
         found[name] = float(value)
     need(
         usual_share < 1 or found["partial_rotary_factor"] == 1,

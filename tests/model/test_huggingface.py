@@ -359,6 +359,7 @@ TRAINED = ModelConfig(length=16, layers=2, dim=16, heads=4, kv_heads=2, mlp_dim=
 
 
 def test_a_base_trained_here_becomes_a_llama(tmp_path):
+    rng = np.random.default_rng(0)
     rope = RopeConfig(kind="yarn", factor=4.0, original_length=64, base=500.0)
     for number, changes in enumerate(
         ({}, {"rope": rope, "bias": "all", "tied": False, "head_dim": 8})
