@@ -16,6 +16,7 @@ from typing import Any
 from jaxsim import distributed, records
 from jaxsim.checkpoints import StatePath, delete, save_params, state_folder
 from jaxsim.corpus import Corpus
+from jaxsim.corpus.split import BASE
 from jaxsim.errors import JaxsimError, Preempted, UserError
 from jaxsim.log import counted, provenance, say
 from jaxsim.pool.bucket import Bucket, StoreError
@@ -145,7 +146,7 @@ class PoolBuilder:
             "base_digest": self.base_digest,
         }
         self._shared_identity: dict[str, Any] = self._shared | {
-            "base_data": self.corpus.base.digest,
+            "base_data": self.corpus.base.digest if self.corpus.base else "",
             # The base model's recipe leaves out betas, decay, clip and precision.
             "trainer": dataclasses.asdict(self.trainer.recipe),
         }
@@ -424,20 +425,28 @@ class PoolBuilder:
             **self._shared,
             **_origin(run, self.corpus),
         )
+        publish_for_all(entry, manifest, self.bucket)
+
+
+def publish_for_all(entry: Path, manifest: Manifest, bucket: Bucket | None) -> None:
+    """Publishes an attempt here and in the bucket, or takes what is there already.
+
+    The caller holds the lock of the entry.
+    """
+    try:
         try:
-            try:
-                if self.bucket is not None:  # its manifest decides for all workdirs
-                    self.bucket.publish(entry, manifest)
-                    say(f"{title(run.kind, run.name)}: sent to {self.bucket}")
-            except StoreError:
-                publish(entry, manifest)  # the next start sends it
-                raise
-            publish(entry, manifest)
-        except AlreadyPublished as lost:
-            say(str(lost))
-            if self.bucket is not None:
-                clear_leftovers(entry)
-                self.bucket.fetched(entry)
+            if bucket is not None:  # its manifest decides for all workdirs
+                bucket.publish(entry, manifest)
+                say(f"{title(manifest.kind, manifest.name)}: sent to {bucket}")
+        except StoreError:
+            publish(entry, manifest)  # the next start sends it
+            raise
+        publish(entry, manifest)
+    except AlreadyPublished as lost:
+        say(str(lost))
+        if bucket is not None:
+            clear_leftovers(entry)
+            bucket.fetched(entry)
 
 
 def _origin(run: Run, corpus: Corpus) -> dict[str, Any]:
@@ -453,11 +462,11 @@ def _origin(run: Run, corpus: Corpus) -> dict[str, Any]:
 
 def _check_corpus(pool: Pool, corpus: Corpus) -> None:
     """Checks that the base model comes from this corpus; `--refreeze` changes that."""
-    base, text = read_manifest(pool.base_entry), corpus.base.digest
+    base = read_manifest(pool.base_entry)
+    text = {BASE: corpus.base.digest} if corpus.base else {}
     differs = {
         "tokenizer": base.tokenizer_digest != corpus.tokenizer_digest,
-        # An imported base model was trained on no unit.
-        "base text": base.data_digests.get("base", text) != text,
+        "base text": base.source is None and base.data_digests != text,
     }
     if changed := [what for what, does in differs.items() if does]:
         raise UserError(
