@@ -82,7 +82,9 @@ class TokenizerConfig:
     vocab_size: int = positive(4096, 1e7)  # entries of a trained 'bpe'
     sample_bytes: int = positive(8_000_000)  # of base text, for training a 'bpe'
     path: str = ""  # a tokenizer.json, for 'file'
-    end_of_text: str = "<|endoftext|>"  # its name in a 'file' tokenizer
+    # Names of tokens of a 'file' tokenizer that surround every document.
+    begin_of_text: str = ""  # '': the same as `end_of_text`
+    end_of_text: str = ""  # '': <|endoftext|>, or what `base.path` says
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,9 @@ class SplitConfig:
 
     key: str = "id"  # 'id' or a metadata field (docstrings: the source file)
     salt: str = ""
-    base: float = share(0.2)  # ignored if `corpus.base_text` names other text
+    # Ignored if `corpus.base_text` names other text, or if nothing is trained on base
+    # text, as with an imported base model and no replay.
+    base: float = share(0.2)
     dev: float = checked(0.1, lambda x: 0 < x <= 1, "a positive share")
     test: float = checked(0.1, lambda x: 0 < x <= 1, "a positive share")
 
@@ -116,6 +120,52 @@ class CorpusConfig:
 
 
 @dataclass(frozen=True)
+class RopeConfig:
+    """Rotary position embeddings, with the names of Hugging Face's config.json.
+
+    `llama3` and `yarn` divide low frequencies by `factor`, for a longer context than
+    the model was first trained with, and keep high ones.
+    """
+
+    base: float = checked(10_000.0, lambda x: 1 < x <= _MOST, "above 1, at most 1e9")
+    # Of a head's dimensions, the first ones, that are rotated.
+    share: float = checked(1.0, lambda x: 0 < x <= 1, "a positive share")
+    kind: Literal["default", "llama3", "yarn"] = "default"
+    factor: float = checked(1.0, lambda x: 1 <= x <= 1e6, "from 1 to 1,000,000")
+    original_length: int = non_negative(0)  # tokens of the first context
+    low_freq_factor: float = positive(1.0)  # turns in it, below which all is divided
+    high_freq_factor: float = positive(4.0)  # turns in it, above which all is kept
+    beta_fast: float = positive(32.0)  # as high_freq_factor, for yarn
+    beta_slow: float = positive(1.0)  # as low_freq_factor, for yarn
+    # Of yarn, multiplies queries and keys; 0: 1 + ln(factor) / 10.
+    attention_factor: float = non_negative(0.0)
+
+    def rotated(self, size: int) -> int:
+        """How many dimensions of a head of `size` are rotated."""
+        return int(size * self.share)
+
+    def check_parts(self) -> None:
+        """Raises a `UserError` if the fields do not fit together; see `records`."""
+        used = ["base", "share", "kind"]
+        if self.kind != "default":
+            low, high, *other = {
+                "llama3": ["low_freq_factor", "high_freq_factor"],
+                "yarn": ["beta_slow", "beta_fast", "attention_factor"],
+            }[self.kind]
+            used += ["factor", "original_length", low, high, *other]
+            length, least = self.original_length, getattr(self, low)
+            what = f"the length before kind={self.kind!r}"
+            need(length > 0, what, length, "config.model.rope.original_length")
+            fits = least < getattr(self, high)
+            need(fits, f"below {high}", least, f"config.model.rope.{low}")
+        for each in dataclasses.fields(self):
+            found = getattr(self, each.name)
+            ok = each.name in used or found == each.default
+            what = f"{each.default}, with kind={self.kind!r}"
+            need(ok, what, found, f"config.model.rope.{each.name}")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The decoder. The vocabulary comes from the tokenizer."""
 
@@ -124,39 +174,76 @@ class ModelConfig:
     dim: int = positive(128, 1e6)  # D
     heads: int = positive(4)  # H
     kv_heads: int = positive(4)  # G, a divisor of `heads`
+    head_dim: int = non_negative(0, 1e6)  # K; 0: dim / heads
     mlp_dim: int = positive(352, 1e7)  # F
-    norm: Literal["rms", "layer"] = "rms"  # layer: with bias
+    # layer: with scale and bias; plain: LayerNorm without parameters.
+    norm: Literal["rms", "layer", "plain"] = "rms"
     norm_eps: float = positive(1e-5)
-    qk_norm: bool = False  # over the full width, before heads and RoPE
-    output_projection: bool = True
-    bias: bool = False  # on every linear map but the head
-    gate_first: bool = True  # whether the gate comes first in the fused MLP input
+    # Norms the input of attention and MLP, or their output before it is added.
+    norm_place: Literal["before", "after"] = "before"
+    # Of queries and keys, before RoPE: over all heads together, or each head.
+    qk_norm: Literal["none", "width", "head"] = "none"
+    bias: Literal["none", "qkv", "all"] = "none"  # of linear maps, never of the head
+    output_projection: bool = True  # of attention
+    activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
+    gated: bool = True  # the MLP multiplies the activation of one half by the other
+    parallel: bool = False  # the MLP reads what attention reads, not its sum
+    clip_qkv: float = non_negative(0.0)  # most of queries, keys, values; 0: any
+    positions: int = non_negative(0, 1e7)  # rows of learned positions; 0: RoPE
+    rope: RopeConfig = RopeConfig()
     tied: bool = True
-    rope_base: float = positive(10_000.0)
-    vocab_multiple: int = positive(1, 1e6)  # embedding rows are rounded up to this
+    vocab_rows: int = non_negative(0)  # of the embedding; 0: the tokenizer's ids
     init_std: float = positive(0.02)
+
+    @property
+    def head_size(self) -> int:
+        """K: `head_dim`, or what it is by default."""
+        return self.head_dim or self.dim // self.heads
 
     def check_parts(self) -> None:
         """Raises a `UserError` if the fields do not fit together; see `records`."""
-        dim, heads, kv_heads = self.dim, self.heads, self.kv_heads
-        for ok, name, what, found in (
-            (dim % heads == 0, "heads", f"a divisor of dim={dim}", heads),
-            # RoPE turns pairs.
-            (dim // heads % 2 == 0, "heads", "such that dim / heads is even", heads),
+        dim, heads, size = self.dim, self.heads, self.head_size
+        rotated = self.rope.rotated(size)
+        for ok, name, what in (
             (
-                heads % kv_heads == 0,
-                "kv_heads",
-                f"a divisor of heads={heads}",
-                kv_heads,
+                self.head_dim or dim % heads == 0,
+                "heads",
+                f"a divisor of dim={dim}, or config.model.head_dim must be set",
+            ),
+            (heads % self.kv_heads == 0, "kv_heads", f"a divisor of heads={heads}"),
+            (
+                self.output_projection or heads * size == dim,
+                "head_dim",
+                f"dim / heads, {dim} / {heads}, without an output projection",
+            ),
+            (
+                self.positions or (rotated and rotated % 2 == 0),
+                "rope.share" if self.rope.share < 1 else "head_dim",
+                f"such that an even number of each head's {size} dimensions is "
+                "rotated: RoPE turns pairs",
+            ),
+            (
+                not self.positions or self.rope == RopeConfig(),
+                "positions",
+                "0 with keys of config.model.rope: a model has learned positions "
+                "or RoPE",
+            ),
+            (
+                not self.positions or self.length <= self.positions,
+                "length",
+                f"at most config.model.positions={self.positions}",
             ),
         ):
-            need(ok, what, found, f"config.model.{name}")
+            need(
+                bool(ok), what, operator.attrgetter(name)(self), f"config.model.{name}"
+            )
 
 
 @dataclass(frozen=True)
 class BaseConfig:
     """Training the base model: warm-up, then cosine, no tail average."""
 
+    path: str = ""  # a Hugging Face folder; '': trained here
     steps: int = positive(400)
     batch: int = positive(16)  # rows of L tokens
     learning_rate: float = positive(3e-3)
@@ -303,6 +390,11 @@ class Config:
     validate: ValidateConfig = ValidateConfig()
     search: SearchConfig = SearchConfig()
 
+    @property
+    def uses_base_text(self) -> bool:
+        """Whether the base model is trained here, or base text is replayed."""
+        return not self.base.path or self.recipe.replay > 0
+
 
 def default_config() -> config_dict.ConfigDict:
     """Every key with its default, locked: the start of a config file."""
@@ -343,6 +435,7 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
     """
     config = from_plain(Config, _without_tilde(node.to_dict()), "config")
     corpus, base, split = config.corpus, config.base, config.corpus.split
+    is_file = corpus.tokenizer.kind == "file" or base.path
     decay, steps = config.recipe.decay, config.recipe.steps
     for ok, key, what in (
         (corpus.partitions, "corpus.partitions", "at least one"),
@@ -352,9 +445,17 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
             "below 1 - dev - test, so that documents are left for training",
         ),
         (
-            corpus.base_text or split.base,
+            corpus.base_text or split.base or not config.uses_base_text,
             "corpus.split.base",
             "positive, or config.corpus.base_text must name base text",
+        ),
+        *(
+            (
+                is_file or not getattr(corpus.tokenizer, key),
+                f"corpus.tokenizer.{key}",
+                "empty, because only a 'file' tokenizer has such names",
+            )
+            for key in ("begin_of_text", "end_of_text")
         ),
         (
             not base.warmup or base.warmup < base.steps,
