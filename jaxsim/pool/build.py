@@ -460,17 +460,21 @@ def _origin(run: Run, corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def _check_corpus(pool: Pool, corpus: Corpus) -> None:
-    """Checks that the base model comes from this corpus; `--refreeze` changes that."""
-    base = read_manifest(pool.base_entry)
+def changed_text(base: Manifest, corpus: Corpus) -> list[str]:
+    """What a base model was made with and the corpus no longer has."""
     text = {BASE: corpus.base.digest} if corpus.base else {}
     differs = {
         "tokenizer": base.tokenizer_digest != corpus.tokenizer_digest,
         "base text": base.source is None and base.data_digests != text,
     }
-    if changed := [what for what, does in differs.items() if does]:
+    return [what for what, does in differs.items() if does]
+
+
+def _check_corpus(pool: Pool, corpus: Corpus) -> None:
+    """Checks that the base model fits this corpus; `--refreeze` changes that."""
+    if changed := changed_text(read_manifest(pool.base_entry), corpus):
         raise UserError(
-            f"{pool.workdir}: the base model was trained with another "
+            f"{pool.workdir}: the base model was made with another "
             f"{' and '.join(changed)} than its corpus has now; use another "
             "--workdir, or delete its folders base and pool to start again"
         )
