@@ -160,7 +160,7 @@ def _publish(
             "again"
         )
     with stop_requested() as stop:  # Orbax writes in threads, which do not stop
-        attempt, files = save_attempt(entry, params, checkpoint.kept)
+        attempt, files = save_attempt(entry, params, checkpoint.keep)
         manifest = Manifest(
             name="base",
             kind="base",

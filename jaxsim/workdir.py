@@ -13,6 +13,7 @@ from jaxsim.log import say
 from jaxsim.pool import open_pool
 from jaxsim.pool.digests import differences
 from jaxsim.pool.manifest import read_manifest
+from jaxsim.pool.pool import FROM_CORPUS
 from jaxsim.pool.publish import is_published
 
 # Settings of the recipe that a base model is trained with, too.
@@ -52,7 +53,8 @@ def check(config: Config, workdir: Path) -> None:
     if (workdir / "pool" / "pool.json").exists():
         shared = open_pool(workdir).identity
         was |= {"recipe": shared["recipe"], "model": shared["model"]}
-        was["recipe"].pop("unit_tokens", None)  # follows from the corpus
+        for key in FROM_CORPUS:
+            was["recipe"].pop(key, None)
     asked = {g: {key: asked[g].get(key) for key in part} for g, part in was.items()}
     if lines := differences(was, asked, "config."):
         other = "use another --workdir"

@@ -16,7 +16,7 @@ from typing import Any
 from jaxsim import distributed, records
 from jaxsim.checkpoints import StatePath, delete, save_params, state_folder
 from jaxsim.corpus import Corpus
-from jaxsim.corpus.split import BASE
+from jaxsim.corpus.names import Labels
 from jaxsim.errors import JaxsimError, Preempted, UserError
 from jaxsim.log import counted, provenance, say
 from jaxsim.pool.bucket import Bucket, StoreError
@@ -146,7 +146,7 @@ class PoolBuilder:
             "base_digest": self.base_digest,
         }
         self._shared_identity: dict[str, Any] = self._shared | {
-            "base_data": self.corpus.base.digest if self.corpus.base else "",
+            "base_data": self.corpus.base_digests.get(Labels.BASE),
             # The base model's recipe leaves out betas, decay, clip and precision.
             "trainer": dataclasses.asdict(self.trainer.recipe),
         }
@@ -462,10 +462,10 @@ def _origin(run: Run, corpus: Corpus) -> dict[str, Any]:
 
 def changed_text(base: Manifest, corpus: Corpus) -> list[str]:
     """What a base model was made with and the corpus no longer has."""
-    text = {BASE: corpus.base.digest} if corpus.base else {}
     differs = {
         "tokenizer": base.tokenizer_digest != corpus.tokenizer_digest,
-        "base text": base.source is None and base.data_digests != text,
+        # An imported base model was trained on no unit.
+        "base text": not base.data_digests.items() <= corpus.base_digests.items(),
     }
     return [what for what, does in differs.items() if does]
 

@@ -13,7 +13,7 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,12 @@ def check_links(folder: Path) -> None:
 
 
 def save_attempt(
-    entry: Path, params: Any, kept: Iterable[Path] = ()
+    entry: Path, params: Any, keep: Callable[[Path], None] | None = None
 ) -> tuple[str, dict[str, Any]]:
     """Saves parameters as an attempt that no manifest names yet: its name and files.
 
-    Process 0 calls it and tells the other processes to save with it. Copies of the
-    files in `kept` become a part of the attempt, in its folder `SOURCE`.
+    Process 0 calls it and tells the other processes to save with it. `keep` adds files
+    to the attempt, in the folder `SOURCE` that it is given.
 
     Raises:
       NotSaved: the disk is too full; names the bytes. Nothing is left.
@@ -78,8 +78,8 @@ def save_attempt(
         _draft(entry, attempt).touch(exist_ok=False)
         from_lead({"save": str(entry / attempt)})
         save_params(entry / attempt, params)
-        for path in kept:  # what a link points to, too
-            records.write(entry / attempt / SOURCE / path.name, path.read_bytes())
+        if keep is not None:
+            keep(entry / attempt / SOURCE)
         return attempt, file_digests(entry / attempt)
     except NotSaved:
         # Orbax leaves a folder whose name starts with the attempt's.

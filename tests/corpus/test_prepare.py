@@ -336,7 +336,7 @@ def test_digests_depend_on_the_tokenizer():
     assert store.rows_digest([rows_RL1], 2, 4, "a") == store.rows_digest(
         [rows_RL1[:1], rows_RL1[1:]], 2, 4, "a"
     )
-    windows = evaluation_rows([rows_RL1[0]], [rows_RL1[0]], 0, 4, ["x"])
+    windows = evaluation_rows([rows_RL1[0]], [rows_RL1[0]], 0, 0, 4, ["x"])
     about = {"bytes": [1], "tokens": [1]}
     pairs = [
         (
