@@ -91,7 +91,7 @@ def test_missing_key_is_named() -> None:
         ("recipe.beta1", 1.0),
         ("recipe.beta2", -0.5),
         ("model.norm_eps", -1.0),
-        ("model.rope_base", 0.0),
+        ("model.rope.base", 0.0),
         ("model.init_std", -1.0),
         ("train.step_limit", -1.0),
         ("corpus.tokenizer.sample_bytes", 0),
@@ -336,8 +336,7 @@ def test_paper_recipe() -> None:
     assert (small.model.dim, small.model.layers, small.model.heads) == (768, 12, 12)
     assert (large.model.dim, large.model.layers, large.model.heads) == (2048, 24, 16)
     for config in (small, large):
-        rows = -(-50_280 // config.model.vocab_multiple)
-        assert rows * config.model.vocab_multiple == 50_304
+        assert config.model.vocab_rows == 50_304
         assert not config.model.output_projection
         unit = config.recipe.steps * config.recipe.batch * config.model.length
         assert unit == 1_048_576_000
