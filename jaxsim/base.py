@@ -202,7 +202,7 @@ def _source_of(checkpoint: Checkpoint) -> Source:
         path=str(checkpoint.folder),
         name=_name_of(checkpoint.folder),
         family=checkpoint.family,
-        dtype=checkpoint.dtype,
+        dtype=" and ".join(checkpoint.dtypes),
         files=files,
     )
 

@@ -13,7 +13,6 @@ from jaxsim.config import Config, save_config
 from jaxsim.corpus import Corpus
 from jaxsim.distributed import is_lead, on_lead
 from jaxsim.errors import DamagedError, UserError, command_line
-from jaxsim.export import export
 from jaxsim.log import counted, say
 from jaxsim.mesh import training_mesh
 from jaxsim.model import LanguageModel

@@ -12,7 +12,7 @@ import shlex
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ from jaxsim.corpus.sources import input_files
 from jaxsim.corpus.split import stem_of
 from jaxsim.corpus.tokenizer import Tokenizer
 from jaxsim.errors import DamagedError, UserError, check_known, command_line
-from jaxsim.log import counted, progress, say
+from jaxsim.log import progress, say
 from jaxsim.model import LanguageModel
 from jaxsim.model.huggingface import save_checkpoint
 from jaxsim.pool import Manifest
@@ -37,17 +37,11 @@ from jaxsim.scoring.evaluation import current_basis
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.scores import bits_per_byte
 from jaxsim.scoring.stack import check_entry
-from jaxsim.scoring.table import (
-    Mixtures,
-    concatenate,
-    mixture_key,
-    one_mixture,
-    read_csv,
-    singles,
-)
-from jaxsim.search.result import BEST, check_best, load_search
+from jaxsim.scoring.table import Mixtures, mixture_key, one_mixture, read_csv
+from jaxsim.search.result import check_best, load_search
 from jaxsim.train.runs import title
 
+Dtype = Literal["float32", "bfloat16"]
 # Files that `--recipe` writes.
 RECIPES = {
     "mergekit": "mergekit.yaml",
@@ -103,11 +97,12 @@ def export(
         return
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"--to={to}: exists already; give a folder that does not")
-    _export_model(workdir, what, to, dtype or "float32", override)
+    kind: Dtype = "bfloat16" if dtype == "bfloat16" else "float32"
+    _export_model(workdir, what, to, kind, override)
 
 
 def _export_model(
-    workdir: Path, what: str, to: Path, dtype: str, override: bool
+    workdir: Path, what: str, to: Path, dtype: Dtype, override: bool
 ) -> None:
     corpus, entry = open_corpus(workdir), workdir / "base"
     if not is_published(entry):
@@ -146,7 +141,9 @@ def _kept_files(entry: Path, base: Manifest) -> Path | None:
         return None
     root = entry / base.attempt
     for name, file in base.files.items():
-        if name.startswith(f"{SOURCE}/") and (problem := file_problem(root / name, *file)):
+        if name.startswith(f"{SOURCE}/") and (
+            problem := file_problem(root / name, *file)
+        ):
             raise DamagedError(f"base model: file {name} {problem}", repair(entry))
     return root / SOURCE
 
@@ -317,12 +314,16 @@ def _readme(
 ) -> str:
     """What the folder holds, as Markdown."""
     lines = [f"# {choice.title}", ""]
-    origin = "A merge of the members of a pool" if choice.manifest is None else {
-        "base": "The base model of a pool",
-        "member": "The base model after training on one unit",
-        "reference": "A model trained on a mixture",
-        "replicate": "A run repeated with another data seed",
-    }[choice.manifest.kind]
+    origin = (
+        "A merge of the members of a pool"
+        if choice.manifest is None
+        else {
+            "base": "The base model of a pool",
+            "member": "The base model after training on one unit",
+            "reference": "A model trained on a mixture",
+            "replicate": "A run repeated with another data seed",
+        }[choice.manifest.kind]
+    )
     lines += [f"{origin}, made with jaxsim.", ""]
     if dtype == "bfloat16":
         lines += [BFLOAT16_COST, ""]
@@ -474,9 +475,7 @@ def _mergekit(scorer: Scorer, choice: Choice, to: Path) -> str:
     return "\n".join([*lines, ""])
 
 
-def _olmo_core(
-    what: str, shares: dict[str, float], paths: dict[str, list[str]]
-) -> str:
+def _olmo_core(what: str, shares: dict[str, float], paths: dict[str, list[str]]) -> str:
     """A `SourceMixtureList` of OLMo-core."""
     lines = [
         f"# {what}: shares of tokens. OLMo-core reads arrays of token ids: put those",

@@ -29,7 +29,7 @@ def params_digest(params: Any) -> str:
         header = [path, list(array.shape), array.dtype.name]
         total.update(json.dumps(header).encode())
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        total.update(little.reshape(-1).view(np.uint8))  # a copy would be large
+        total.update(little.reshape(-1).view(np.uint8).data)  # no copy
     return total.hexdigest()
 
 
