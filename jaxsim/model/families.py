@@ -6,18 +6,12 @@ described once, so that import and export cannot disagree.
 """
 
 import dataclasses
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from jaxsim.config import ModelConfig
 from jaxsim.errors import UserError
-from jaxsim.records import from_plain
 
-Shapes = Mapping[str, tuple[int, ...]]  # of parameters, by 'layers/query/kernel'
 Fields = dict[str, Any]
 
 
@@ -31,20 +25,22 @@ class Family:
       modules: of the file, and the parameters that each holds, side by side. A module
         has a weight and perhaps a bias. `{}` stands for the number of the layer, and
         `:1` for one of the two halves of the MLP's input.
-      prefix: of the modules. Files that were saved without a head may lack it.
-      head: the module of the head.
+      prefixes: that the modules may have; files that were saved without a head have
+        the last one.
+      head: the module of the head; `{}` stands for the prefix.
       rope: the fields with the base and the share that is rotated, and its default.
       neutral: fields that change no number, besides `NEUTRAL`.
       inert: fields of which one value is known, besides `INERT`.
       buffers: a pattern of tensors that hold no parameters.
       transposed: whether kernels are stored as [out, in].
       by_head: whether queries, keys and values lie side by side within each head.
+      identity: whether output projections may be the identity, and are not trained.
     """
 
     fields: Mapping[str, tuple[Any, Any]]
     model: Callable[[Fields], Fields]
     modules: Mapping[str, str]
-    prefix: str = "model."
+    prefixes: tuple[str, ...] = ("model.", "")
     head: str = "lm_head"
     rope: tuple[str, str, float] | None = ("rope_theta", "partial_rotary_factor", 1.0)
     neutral: tuple[str, ...] = ()
@@ -52,150 +48,9 @@ class Family:
     buffers: str = r".*\.rotary_emb\.inv_freq"
     transposed: bool = True
     by_head: bool = False
+    identity: bool = False
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor of a file, and the parameters that it holds.
-
-    Attributes:
-      name, shape: in the file.
-      leaves: of each parameter the path, and the half of the MLP's input or None. A
-        tensor without any is the identity, or a bias of zeros.
-      layer: its number, or None.
-      transposed: whether the file has its axes swapped.
-      heads: how many heads lie one after the other, each with a part of every
-        parameter; 0 if each parameter lies in one piece.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    leaves: tuple[tuple[str, int | None], ...]
-    layer: int | None
-    transposed: bool
-    heads: int
-
-    def pieces(
-        self, stored: np.ndarray, params: Mapping[str, np.ndarray]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Pairs of views that hold the same numbers, of the tensor and of `params`.
-
-        To import, copy the first of each pair to the second; to export, the other way.
-        Both arrays must be contiguous; `params` are stacked, by path.
-        """
-        start = 0
-        for index, (path, half) in enumerate(self.leaves):
-            leaf = params[path] if self.layer is None else params[path][self.layer]
-            leaf = leaf if half is None else leaf[..., half, :]
-            if self.heads:
-                by_head = leaf.reshape(*leaf.shape[:-1], self.heads, -1)
-                parts = stored.reshape(
-                    self.heads, len(self.leaves), -1, *stored.shape[1:]
-                )
-                yield parts[:, index], np.moveaxis(by_head, (-2, -1), (0, 1))
-                continue
-            view = stored.T if self.transposed else stored
-            if len(self.leaves) > 1:
-                view = view[..., start : (start := start + leaf.shape[-1])]
-            yield view, leaf
-
-    def fixed(self) -> np.ndarray:
-        """The value of a tensor without parameters."""
-        made = np.eye if len(self.shape) == 2 else np.zeros
-        return made(self.shape[0], dtype=np.float32)
-
-
-def tensors(
-    family: Family, shapes: Shapes, model: ModelConfig, prefix: str
-) -> list[Tensor]:
-    """All tensors of a model whose parameters have these shapes, layer by layer."""
-    modules = {prefix + module: ours for module, ours in family.modules.items()}
-    modules |= {family.head: "head"}
-    found = []
-    for layer in (None, *range(model.layers)):
-        for module, ours in modules.items():
-            if ("{}" in module) == (layer is None):
-                continue
-            for end, ends in (
-                (".weight", ("/kernel", "/scale", "")),
-                (".bias", ("/bias",)),
-            ):
-                leaves = [
-                    (base + of_leaf, int(half) if half else None)
-                    for base, _, half in (each.partition(":") for each in ours.split())
-                    for of_leaf in ends
-                    if base + of_leaf in shapes
-                ]
-                name, matrix = module.format(layer) + end, end == ".weight"
-                if leaves:
-                    found.append(_tensor(family, name, leaves, layer, shapes, model))
-                elif (
-                    ours == "layers/output"
-                    and not model.output_projection
-                    and (matrix or model.bias == "all")
-                ):
-                    shape = (model.dim, model.dim) if matrix else (model.dim,)
-                    found.append(Tensor(name, shape, (), layer, False, 0))
-    return found
-
-
-def _tensor(
-    family: Family,
-    name: str,
-    leaves: list[tuple[str, int | None]],
-    layer: int | None,
-    shapes: Shapes,
-    model: ModelConfig,
-) -> Tensor:
-    """A tensor of at least one parameter."""
-    parts = []
-    for path, half in leaves:
-        shape = shapes[path] if layer is None else shapes[path][1:]
-        parts.append(shape if half is None else (*shape[:-2], shape[-1]))
-    whole = (*parts[0][:-1], sum(shape[-1] for shape in parts))
-    transposed = family.transposed and leaves[0][0].endswith("/kernel")
-    heads = model.heads if family.by_head and len(leaves) > 1 else 0
-    stored = whole[::-1] if transposed else whole
-    return Tensor(name, stored, tuple(leaves), layer, transposed, heads)
-
-
-# Fields that transformers itself ignores, or that change no logits.
-NEUTRAL = (
-    "_attn_implementation_autoset", "_name_or_path", "architectures",
-    "attention_dropout", "bad_words_ids", "begin_suppress_tokens", "bos_token_id",
-    "classifier_dropout", "decoder_start_token_id", "diversity_penalty", "do_sample",
-    "dtype", "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id",
-    "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id",
-    "forced_eos_token_id", "gradient_checkpointing", "id2label", "initializer_range",
-    "is_decoder", "is_llama_config", "label2id", "length_penalty", "max_length",
-    "max_position_embeddings", "min_length", "model_type", "no_repeat_ngram_size",
-    "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions",
-    "output_hidden_states", "output_scores", "pad_token_id", "prefix",
-    "pretraining_tp", "problem_type", "remove_invalid_values", "repetition_penalty",
-    "return_dict", "return_dict_in_generate", "sep_token_id", "suppress_tokens",
-    "task_specific_params", "temperature", "tf_legacy_loss", "tokenizer_class",
-    "top_k", "top_p", "torch_dtype", "torchscript", "transformers.js_config",
-    "transformers_version", "typical_p", "unsloth_fixed", "unsloth_version",
-    "use_cache",
-)  # fmt: skip
-# Fields of which jaxsim knows one value, the one that changes nothing.
-INERT: Mapping[str, Any] = {
-    "add_cross_attention": False,
-    "auto_map": None,
-    "chunk_size_feed_forward": 0,
-    "cross_attention_hidden_size": None,
-    "is_encoder_decoder": False,
-    "pruned_heads": {},
-    "quantization_config": None,
-    "rope_interleaved": False,
-    "tie_encoder_decoder": False,
-    "use_bfloat16": False,
-    "use_mrope": False,
-}
-_WHY = {
-    "auto_map": "it needs Python code from its folder, which jaxsim does not run",
-    "quantization_config": "it is quantized; give the model in float32 or bfloat16",
-}
 _ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
@@ -204,23 +59,6 @@ _ACTIVATIONS = {
     "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
 }
-_ROPE = {  # fields of `rope_scaling`, and of `RopeConfig`
-    "llama3": {
-        "factor": "factor",
-        "original_max_position_embeddings": "original_length",
-        "low_freq_factor": "low_freq_factor",
-        "high_freq_factor": "high_freq_factor",
-    },
-    "yarn": {
-        "factor": "factor",
-        "original_max_position_embeddings": "original_length",
-        "beta_fast": "beta_fast",
-        "beta_slow": "beta_slow",
-        "attention_factor": "attention_factor",
-    },
-    "default": {},
-}
-_OPTIONAL = {"beta_fast": 32.0, "beta_slow": 1.0, "attention_factor": 0.0}
 
 
 def _known(ok: bool, what: str) -> None:
@@ -228,17 +66,26 @@ def _known(ok: bool, what: str) -> None:
         raise UserError(f"jaxsim's decoder has no {what}")
 
 
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _activation(name: str) -> str:
+    _known(name in _ACTIVATIONS, f"activation {name!r}")
+    return _ACTIVATIONS[name]
+
+
 def _llama_like(f: Fields) -> Fields:
     heads, dim = f["num_attention_heads"], f["hidden_size"]
-    head_dim = f["head_dim"] or 0
+    head_dim = _or(f["head_dim"], 0)
     return {
         "layers": f["num_hidden_layers"],
         "dim": dim,
         "heads": heads,
-        "kv_heads": f["num_key_value_heads"] or heads,
+        "kv_heads": _or(f["num_key_value_heads"], heads),
         "head_dim": 0 if head_dim * heads == dim else head_dim,
         "mlp_dim": f["intermediate_size"],
-        "activation": f["hidden_act"],
+        "activation": _activation(f["hidden_act"]),
         "norm_eps": f.get("rms_norm_eps", 1e-5),
         "tied": f["tie_word_embeddings"],
         "vocab_rows": f["vocab_size"],
@@ -248,8 +95,7 @@ def _llama_like(f: Fields) -> Fields:
 def _llama(f: Fields) -> Fields:
     biases = f["attention_bias"], f["mlp_bias"]
     _known(
-        biases[0] == biases[1],
-        f"attention_bias={biases[0]} with mlp_bias={biases[1]}",
+        biases[0] == biases[1], f"attention_bias={biases[0]} with mlp_bias={biases[1]}"
     )
     return _llama_like(f) | {"bias": "all" if biases[0] else "none"}
 
@@ -263,7 +109,7 @@ def _qwen3(f: Fields) -> Fields:
 
 
 def _olmo(f: Fields) -> Fields:
-    clip = {"clip_qkv": f["clip_qkv"] or 0.0}
+    clip = {"clip_qkv": _or(f["clip_qkv"], 0.0)}
     return _llama_like(f) | {"norm": "plain", **clip}
 
 
@@ -278,7 +124,7 @@ def _gpt_neox(f: Fields) -> Fields:
         "heads": f["num_attention_heads"],
         "kv_heads": f["num_attention_heads"],
         "mlp_dim": f["intermediate_size"],
-        "activation": f["hidden_act"],
+        "activation": _activation(f["hidden_act"]),
         "gated": False,
         "norm": "layer",
         "norm_eps": f["layer_norm_eps"],
@@ -295,8 +141,8 @@ def _gpt2(f: Fields) -> Fields:
         "dim": f["n_embd"],
         "heads": f["n_head"],
         "kv_heads": f["n_head"],
-        "mlp_dim": f["n_inner"] or 4 * f["n_embd"],
-        "activation": f["activation_function"],
+        "mlp_dim": _or(f["n_inner"], 4 * f["n_embd"]),
+        "activation": _activation(f["activation_function"]),
         "gated": False,
         "norm": "layer",
         "norm_eps": f["layer_norm_epsilon"],
@@ -312,32 +158,35 @@ def _old_olmo(f: Fields) -> Fields:
     affine, qk_norm = f["layer_norm_with_affine"], f["attention_layer_norm"]
     of_norms = bias if f["bias_for_layer_norm"] is None else f["bias_for_layer_norm"]
     _known(f["rope"], "rope=false")
+    norm = f["layer_norm_type"]
+    _known(norm in ("default", "low_precision"), f"layer_norm_type={norm!r}")
     _known(of_norms or not affine, "LayerNorm with a scale and without a bias")
     _known(
         not qk_norm or affine == f["attention_layer_norm_with_affine"],
         "attention_layer_norm_with_affine other than layer_norm_with_affine",
     )
     _known(f["weight_tying"] or not bias, "bias of the head, as include_bias implies")
-    width = f["mlp_hidden_size"] or f["mlp_ratio"] * dim  # of both halves
+    width = _or(f["mlp_hidden_size"], f["mlp_ratio"] * dim)  # of both halves
     _known(width % 2 == 0, f"MLP of an odd width, {width}")
     groups = 1 if f["multi_query_attention"] else f["n_kv_heads"]
     return {
         "layers": f["n_layers"],
         "dim": dim,
         "heads": heads,
-        "kv_heads": groups or heads,
+        "kv_heads": _or(groups, heads),
         "mlp_dim": width // 2,
         "norm": "layer" if affine else "plain",
         "norm_eps": f["layer_norm_eps"],
         "qk_norm": "width" if qk_norm else "none",
         "bias": "all" if bias else "none",
-        "clip_qkv": f["clip_qkv"] or 0.0,
+        "clip_qkv": _or(f["clip_qkv"], 0.0),
+        "rope": {"base": f["rope_theta"]},
         "tied": f["weight_tying"],
-        "vocab_rows": f["embedding_size"] or f["vocab_size"],
+        "vocab_rows": _or(f["embedding_size"], f["vocab_size"]),
     }
 
 
-_LLAMA_FIELDS: Mapping[str, tuple[Any, Any]] = {
+_LLAMA_FIELDS: dict[str, tuple[Any, Any]] = {
     "vocab_size": (int, 32_000),
     "hidden_size": (int, 4096),
     "intermediate_size": (int, 11_008),
@@ -448,7 +297,7 @@ FAMILIES: Mapping[str, Family] = {
             "layers.{}.mlp.dense_h_to_4h": "layers/mlp_in:0",
             "layers.{}.mlp.dense_4h_to_h": "layers/mlp_out",
         },
-        prefix="gpt_neox.",
+        prefixes=("gpt_neox.", ""),
         head="embed_out",
         rope=("rotary_emb_base", "rotary_pct", 0.25),
         neutral=("hidden_dropout",),
@@ -480,7 +329,7 @@ FAMILIES: Mapping[str, Family] = {
             "h.{}.mlp.c_fc": "layers/mlp_in:0",
             "h.{}.mlp.c_proj": "layers/mlp_out",
         },
-        prefix="transformer.",
+        prefixes=("transformer.", ""),
         rope=None,
         neutral=(
             "attn_pdrop", "embd_pdrop", "n_ctx", "reorder_and_upcast_attn",
@@ -505,6 +354,7 @@ FAMILIES: Mapping[str, Family] = {
             "mlp_hidden_size": (int | None, None),
             "rope": (bool, False),
             "rope_theta": (float, 10_000.0),
+            "layer_norm_type": (str, "default"),
             "layer_norm_eps": (float, 1e-5),
             "layer_norm_with_affine": (bool, True),
             "attention_layer_norm": (bool, False),
@@ -516,20 +366,22 @@ FAMILIES: Mapping[str, Family] = {
         },
         _old_olmo,
         {
-            "transformer.wte": "embedding",
-            "transformer.ff_out": "head",
-            "transformer.ln_f": "final_norm",
-            "transformer.blocks.{}.attn_norm": "layers/attention_norm",
-            "transformer.blocks.{}.att_proj": "layers/query layers/key layers/value",
-            "transformer.blocks.{}.q_norm": "layers/query_norm",
-            "transformer.blocks.{}.k_norm": "layers/key_norm",
-            "transformer.blocks.{}.attn_out": "layers/output",
-            "transformer.blocks.{}.ff_norm": "layers/mlp_norm",
+            "wte": "embedding",
+            "ln_f": "final_norm",
+            "blocks.{}.attn_norm": "layers/attention_norm",
+            "blocks.{}.att_proj": "layers/query layers/key layers/value",
+            "blocks.{}.q_norm": "layers/query_norm",
+            "blocks.{}.k_norm": "layers/key_norm",
+            "blocks.{}.attn_out": "layers/output",
+            "blocks.{}.ff_norm": "layers/mlp_norm",
             # The half that is not activated comes first.
-            "transformer.blocks.{}.ff_proj": "layers/mlp_in:1 layers/mlp_in:0",
-            "transformer.blocks.{}.ff_out": "layers/mlp_out",
+            "blocks.{}.ff_proj": "layers/mlp_in:1 layers/mlp_in:0",
+            "blocks.{}.ff_out": "layers/mlp_out",
         },
-        head="",
+        prefixes=("model.transformer.", "transformer."),
+        head="{}ff_out",
+        rope=None,
+        identity=True,
         neutral=(
             "alibi_bias_max", "block_group_size", "embedding_dropout",
             "emb_init_std", "flash_attention", "init_cutoff_factor", "init_device",
@@ -541,7 +393,6 @@ FAMILIES: Mapping[str, Family] = {
             "alibi": False,
             "block_type": "sequential",
             "embedding_layer_norm": False,
-            "layer_norm_type": "low_precision",
             "norm_after": False,
             "scale_logits": False,
         },
