@@ -218,9 +218,9 @@ class ModelConfig:
             ),
             (
                 self.positions or (rotated and rotated % 2 == 0),
-                "rope.share" if self.rope.share < 1 else "head_dim",
-                f"such that an even number of each head's {size} dimensions is "
-                "rotated: RoPE turns pairs",
+                "rope.share" if self.rope.share < 1 else "heads",
+                f"such that RoPE, which turns pairs, turns an even number of each "
+                f"head's {size} dimensions",
             ),
             (
                 not self.positions or self.rope == RopeConfig(),
@@ -264,7 +264,7 @@ class RecipeConfig:
     learning_rate: float = positive(1e-3)
     beta1: float = checked(0.9, lambda x: 0 <= x < 1, "a share below 1")
     beta2: float = checked(0.95, lambda x: 0 <= x < 1, "a share below 1")
-    weight_decay: float = non_negative(0.1)
+    weight_decay: float = non_negative(0.1)  # of matrices
     clip: float = positive(1.0)  # global norm
     tail: float = share(0.5)  # last share of steps, averaged
     decay: float = share(0.0)  # last share of steps, rate falls to zero

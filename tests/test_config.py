@@ -170,6 +170,56 @@ def test_impossible_value_is_named(key: str, value: object) -> None:
         from_config_dict(node)
 
 
+YARN = {"rope.kind": "yarn", "rope.original_length": 64}
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "words"),
+    [
+        ({"dim": 100, "heads": 3}, "heads", "head_dim must be set"),
+        ({"kv_heads": 3}, "kv_heads", "divisor of heads=4"),
+        ({"dim": 20, "kv_heads": 2}, "heads", "of each head's 5"),
+        ({"head_dim": 7}, "heads", "of each head's 7"),
+        ({"head_dim": 8, "rope.share": 0.4}, "rope.share", "of each head's 8"),
+        ({"head_dim": 8, "rope.share": 0.1}, "rope.share", "of each head's 8"),
+        ({"head_dim": 64, "output_projection": False}, "head_dim", "128 / 4"),
+        ({"positions": 256, "rope.base": 5e5}, "positions", "learned"),
+        ({"positions": 255}, "length", "at most config.model.positions=255"),
+        ({"rope.kind": "yarn"}, "rope.original_length", "the length before"),
+        ({"rope.kind": "llama3"}, "rope.original_length", "the length before"),
+        (YARN | {"rope.beta_slow": 32.0}, "rope.beta_slow", "below beta_fast"),
+        (YARN | {"rope.low_freq_factor": 2.0}, "rope.low_freq_factor", "'yarn'"),
+        ({"rope.factor": 8.0}, "rope.factor", "1.0, with kind='default'"),
+        ({"rope.kind": "linear"}, "rope.kind", "default, llama3, yarn"),
+        ({"rope.base": 1.0}, "rope.base", "above 1"),
+        ({"rope.share": 0.0}, "rope.share", "a positive share"),
+        ({"clip_qkv": -1.0}, "clip_qkv", "from 0"),
+    ],
+)
+def test_what_no_decoder_can_be_is_named(
+    changes: dict[str, object], key: str, words: str
+) -> None:
+    node = minimal()
+    node.model.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=f"config.model.{key}: must be .*{words}"):
+        from_config_dict(node)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head_dim": 7, "positions": 256},
+        {"dim": 100, "heads": 3, "kv_heads": 1, "head_dim": 32},
+        {"head_dim": 7, "rope.share": 0.9},
+        YARN | {"rope.attention_factor": 1.2},
+    ],
+)
+def test_unusual_decoders_are_accepted(changes: dict[str, object]) -> None:
+    node = minimal()
+    node.model.update_from_flattened_dict(changes)
+    assert from_config_dict(node).model != Config().model
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

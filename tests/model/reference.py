@@ -79,7 +79,9 @@ def _attention(x_LD: np.ndarray, layer: Any, c: ModelConfig) -> np.ndarray:
             score_S = k_LGK[: i + 1, g] @ q_LHK[i, h] / math.sqrt(size)
             out_LHK[i, h] = special.softmax(score_S) @ v_LGK[: i + 1, g]
     out = out_LHK.reshape(length, -1)
-    return _linear(out, layer["output"], c.bias == "all") if c.output_projection else out
+    return (
+        _linear(out, layer["output"], c.bias == "all") if c.output_projection else out
+    )
 
 
 def _mlp(x_LD: np.ndarray, layer: Any, c: ModelConfig) -> np.ndarray:

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from jaxsim.config import ModelConfig, RopeConfig
+from jaxsim.mesh import RULES
 from jaxsim.model import Execution, LanguageModel
+from jaxsim.pool.digests import leaves_by_path
 
 from . import reference
 
@@ -22,7 +24,7 @@ LLAMA3 = RopeConfig(
     base=100.0, kind="llama3", factor=8.0, original_length=64, low_freq_factor=0.5
 )
 YARN = RopeConfig(
-    base=100.0, kind="yarn", factor=8.0, original_length=64, beta_fast=4.0
+    base=100.0, kind="yarn", factor=8.0, original_length=64, beta_fast=2.0
 )
 OPTIONS: dict[str, list[Any]] = {
     "shape": [{}, {"head_dim": 12}, {"output_projection": False}],
@@ -108,7 +110,7 @@ def test_the_decoder_equals_the_reference(number):
     model = LanguageModel(config, VOCABULARY)
     params = _params(model)
 
-    @functools.partial(jax.jit)
+    @jax.jit
     @functools.partial(jax.value_and_grad, has_aux=True)
     def loss(params):
         nll_BL = model.token_nll(params, _tokens(), execution)
@@ -117,4 +119,65 @@ def test_the_decoder_equals_the_reference(number):
     (_, nll_BL), gradient = loss(params)
     want_BL, spread = _reference(params, config)
     assert np.abs(nll_BL - want_BL).max() < TOLERANCE * spread, config
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    for path, leaf in leaves_by_path(gradient).items():
+        assert np.isfinite(leaf).all() and leaf.any(), path
+
+
+@pytest.mark.parametrize("number", range(SETS))
+def test_every_leaf_has_a_name_for_each_axis(number):
+    config, _ = _sets()[number]
+    model = LanguageModel(config, VOCABULARY)
+    size = config.head_dim or 8
+    sizes = {
+        "layers": 2, "embed": 32, "embed_vector": 32, "heads": 4 * size,
+        "kv_heads": 2 * size, "head": size, "gate": 1 + config.gated, "mlp": 24,
+        "positions": config.positions, "vocab": config.vocab_rows or VOCABULARY,
+    }  # fmt: skip
+
+    def check(shape: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> None:
+        assert tuple(sizes[name] for name in names) == shape.shape
+        assert set(names) <= set(RULES)
+
+    jax.tree.map(check, model.shapes(), model.logical_axes())
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ({"activation": "gelu"}, {"activation": "gelu_tanh"}),
+        ({"activation": "silu"}, {"activation": "gelu"}),
+        ({"norm": "layer"}, {"norm": "rms"}),
+        ({"norm_place": "before"}, {"norm_place": "after"}),
+        ({"norm_eps": 1e-5}, {"norm_eps": 1e-6}),
+        ({"qk_norm": "width", "heads": 1, "kv_heads": 1}, {"qk_norm": "none"}),
+        ({"bias": "qkv"}, {"bias": "none"}),
+        ({"bias": "all"}, {"bias": "qkv"}),
+        ({"parallel": True}, {"parallel": False}),
+        ({"clip_qkv": 1.0}, {"clip_qkv": 0.0}),
+        ({"positions": LENGTH}, {"positions": 0}),
+        ({"rope": RopeConfig()}, {"rope": RopeConfig(base=10_100.0)}),
+        ({"rope": RopeConfig()}, {"rope": RopeConfig(share=0.5)}),
+        ({"rope": RopeConfig(base=100.0)}, {"rope": LLAMA3}),
+        *(
+            ({"rope": rope}, {"rope": dataclasses.replace(rope, **{key: value})})
+            for rope, key, value in (
+                (LLAMA3, "factor", 7.9),
+                (LLAMA3, "original_length", 65),
+                (LLAMA3, "low_freq_factor", 0.6),
+                (LLAMA3, "high_freq_factor", 3.9),
+                (YARN, "factor", 7.9),
+                (YARN, "original_length", 150),
+                (YARN, "beta_fast", 4.0),
+                (YARN, "beta_slow", 1.5),
+                (YARN, "attention_factor", 1.0),
+            )
+        ),
+        ({"tied": False}, {"tied": True}),
+    ],
+)
+def test_the_tolerance_tells_each_option_from_another(right, wrong):
+    config = _config(**right)
+    params = _params(LanguageModel(config, VOCABULARY))
+    right_BL, spread = _reference(params, config)
+    wrong_BL, _ = _reference(params, dataclasses.replace(config, **wrong))
+    assert np.abs(right_BL - wrong_BL).max() > 2 * TOLERANCE * spread, wrong
