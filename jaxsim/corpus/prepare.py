@@ -15,23 +15,20 @@ import numpy as np
 from jaxsim import records
 from jaxsim.config import Config
 from jaxsim.corpus import store
+from jaxsim.corpus.coverage import Coverage
 from jaxsim.corpus.decontaminate import decontaminate
 from jaxsim.corpus.names import check_twins
 from jaxsim.corpus.rows import bordered, cut_units, evaluation_rows, training_rows
 from jaxsim.corpus.sources import Document, Quarantine, input_files
 from jaxsim.corpus.split import BASE, SPLITS, Gathered, check_splits, gather, hash_order
 from jaxsim.corpus.store import Corpus, CorpusRecord, Domain, Frozen, Tables, Unit
-from jaxsim.corpus.tokenizer import (
-    END_OF_TEXT,
-    Coverage,
-    Tokenizer,
-    tokenizer_from_config,
-)
+from jaxsim.corpus.tokenizer import END_OF_TEXT, Tokenizer, tokenizer_from_config
 from jaxsim.errors import UserError
 from jaxsim.log import counted, progress, say, show_table
 
 # Names that begin so are of files and folders that a killed `prepare` leaves.
 _LEFT = (".tmp_", ".quarantine.jsonl", ".corpus.json.")
+_USES = "config.base.path and config.recipe.replay (whether base text is used)"
 # Fields that define each kind of tokenizer; a 'file' has a digest, too.
 _DECIDING = {
     "bytes": ("kind",),
@@ -264,7 +261,7 @@ def _check_frozen(frozen: Frozen, config: Config, folder: Path) -> None:
         names["end_of_text"] = names["end_of_text"] or END_OF_TEXT
         names["begin_of_text"] = names["begin_of_text"] or names["end_of_text"]
         return {
-            "no config.base.path, or config.recipe.replay > 0": uses_base_text,
+            _USES: uses_base_text,
             "config.model.length": data["length"],
             "config.recipe.steps * config.recipe.batch": data["budget_rows"],
             **{f"config.corpus.tokenizer.{k}": data["tokenizer"][k] for k in fields},

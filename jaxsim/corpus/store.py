@@ -255,7 +255,6 @@ class Corpus:
         self.base, self.tokenizer_digest = frozen.base, frozen.tokenizer_digest
         based = {BASE: self.base} if self.base else {}
         self.base_digests = {name: unit.digest for name, unit in based.items()}
-        self._every_unit = self.units | based
         # Names become folders of the pool; the corpus may come from anywhere.
         where, fits = f"corpus.json in {workdir}", True
         try:
@@ -263,7 +262,7 @@ class Corpus:
                 check_free(name, where)
         except UserError as error:
             raise DamagedError(str(error)) from error
-        for name, unit in self._every_unit.items():
+        for name, unit in (based | self.units).items():
             fits &= (unit.name, unit.tokens) == (name, unit.rows * self.length)
         partitions = {unit.partition for unit in self.units.values()}
         for name, domain in self.domains.items():
@@ -279,7 +278,9 @@ class Corpus:
 
     def unit(self, name: str) -> Unit:
         """A unit by name; 'base' is that of the base text."""
-        return self._find("unit", name, self._every_unit)
+        if name == BASE and self.base:
+            return self.base
+        return self._find("unit", name, self.units)
 
     def _find(self, what: str, name: str, among: Mapping[str, T]) -> T:
         check_known(what, name, among, f"the corpus of {self.workdir}")

@@ -16,8 +16,6 @@ import json
 import operator
 import re
 import shlex
-import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -32,10 +30,9 @@ END_OF_TEXT = "<|endoftext|>"
 # What documents end with in most tokenizers; chats may end with something else.
 _ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
 _ALPHABET = tokenizers.pre_tokenizers.ByteLevel.alphabet
-_NOT_COUNTED = re.compile(r"[\s\u0300-\u036f]+")  # white space and accents
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _SPECIAL = re.compile(r"<(?!0x)[^<>\s]+>|\[[A-Z]+\]")  # looks like <eos> or [SEP]
-_KEY = "config.corpus.tokenizer"
+KEY = "config.corpus.tokenizer"
 
 
 class Tokenizer:
@@ -84,7 +81,7 @@ class Tokenizer:
         largest = max(vocabulary.values())
         if largest >= 2 * len(vocabulary):
             raise UserError(
-                f"{_KEY}: token id {largest} is at least twice its "
+                f"{KEY}: token id {largest} is at least twice its "
                 f"{len(vocabulary)} entries, and the model has a row for every id; "
                 "use a tokenizer.json without such gaps"
             )
@@ -101,7 +98,7 @@ class Tokenizer:
         for key, token in (("end_of_text", end), ("begin_of_text", begin)):
             if self.unknown == token:
                 raise UserError(
-                    f"{_KEY}.{key}: {bpe.id_to_token(token)!r} also stands for unknown "
+                    f"{KEY}.{key}: {bpe.id_to_token(token)!r} also stands for unknown "
                     "text, which would read as a border between documents; name "
                     "another token of this tokenizer"
                 )
@@ -129,7 +126,7 @@ class Tokenizer:
         alphabet = sorted(_ALPHABET())
         if vocab_size < len(alphabet) + 1:
             raise UserError(
-                f"{_KEY}.vocab_size: must be at least "
+                f"{KEY}.vocab_size: must be at least "
                 f"{len(alphabet) + 1} (256 bytes and end-of-text), is {vocab_size}"
             )
         bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -237,66 +234,6 @@ class Tokenizer:
         return loaded
 
 
-class Coverage:
-    """Encodes texts, and counts what the tokenizer does not know.
-
-    Unknown text is easy to predict, whatever it says, and would make some mixtures
-    look good. Only 'file' tokenizers can have unknown text.
-
-    Attributes:
-      counts: for each place whose text a tokenizer does not keep: tokens, unknown
-        tokens, bytes of the text, bytes that decoding loses, and bytes that only
-        change in case, accents or Unicode form. White space is not counted.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, max_unknown: float):
-        self.tokenizer = tokenizer
-        self.max_unknown = max_unknown
-        self.counts: dict[str, dict[str, int]] = {}
-
-    def encode(self, where: str, texts: Sequence[str]) -> list[np.ndarray]:
-        """The token ids of texts; refuses more than `max_unknown` of unknown text."""
-        try:
-            batch = self.tokenizer.encode_batch(texts)
-        # `tokenizers` raises bare Exception for text that it cannot encode.
-        except Exception as error:
-            raise UserError(
-                f"{where}: the tokenizer cannot encode its text: {error}; use "
-                "another tokenizer"
-            ) from error
-        if self.tokenizer.kind != "file":
-            return batch
-        counts = dict.fromkeys(("tokens", "unknown", "bytes", "lost", "changed"), 0)
-        for text, ids in zip(texts, batch, strict=True):
-            for key in ("end_of_text", "begin_of_text"):
-                if (ids == getattr(self.tokenizer, key)).any():
-                    name = getattr(self.tokenizer, f"{key}_token")
-                    raise UserError(
-                        f"{where}: the tokenizer turns a part of its text into its "
-                        f"{key.replace('_', '-')} token {name!r}; set {_KEY}.{key} to "
-                        "a token that no text has"
-                    )
-            known = ids[ids != self.tokenizer.unknown]
-            plain, decoded = _plain(text), self.tokenizer.decode(known)
-            lost = _gone(plain, _plain(decoded))
-            changed = max(0, _gone(text.encode(), decoded.encode()) - lost)
-            found = len(ids), len(ids) - len(known), len(plain), lost, changed
-            for key, number in zip(counts, found, strict=True):
-                counts[key] += number
-        tokens, unknown, size, lost, changed = counts.values()
-        if unknown or lost or changed:
-            self.counts[where] = counts
-        if unknown > self.max_unknown * tokens or lost > self.max_unknown * size:
-            raise UserError(
-                f"{where}: the tokenizer does not know all of its text: {unknown} of "
-                f"{tokens} tokens are unknown, {lost} of {size} bytes are "
-                "lost, and what is unknown looks easy to predict. Use a "
-                "tokenizer that knows such text (with bytes for the rest), or "
-                f"raise config.corpus.max_unknown={self.max_unknown:g}"
-            )
-        return batch
-
-
 def special_tokens(folder: Path, begin: str = "", end: str = "") -> tuple[str, str]:
     """The names of the tokens before and after a document, of a Hugging Face folder.
 
@@ -310,9 +247,10 @@ def special_tokens(folder: Path, begin: str = "", end: str = "") -> tuple[str, s
     """
     layout = folder / "tokenizer.json"
     if not layout.is_file():
+        source, made = json.dumps(str(folder)), json.dumps(str(layout))
         program = (
             "from transformers import AutoTokenizer as T; "
-            f"T.from_pretrained({str(folder)!r}).backend_tokenizer.save({str(layout)!r})"
+            f"T.from_pretrained({source}).backend_tokenizer.save({made})"
         )
         advice = "copy it from where the model is from"
         if any((folder / name).is_file() for name in ("tokenizer.model", "merges.txt")):
@@ -321,7 +259,7 @@ def special_tokens(folder: Path, begin: str = "", end: str = "") -> tuple[str, s
     if not (end := end or _named(folder, "eos")):
         raise UserError(
             f"{folder}: no file says which token ends a document; set "
-            f"{_KEY}.end_of_text to one of {_candidates(_open(layout))}"
+            f"{KEY}.end_of_text to one of {_candidates(_open(layout))}"
         )
     return begin or _named(folder, "bos") or end, end
 
@@ -343,17 +281,21 @@ def _named(folder: Path, word: str) -> str:
     if not ids:
         return ""
     bpe = _open(folder / "tokenizer.json")
-    known = {index: name for name, index in bpe.get_vocab(True).items()}
-    if unknown := [i for i in ids if not isinstance(i, int) or i not in known]:
-        raise UserError(f"{path}: {key}: tokenizer.json has no token {unknown[0]!r}")
-    if len(ids) > 1:
-        names = ", ".join(f"{known[i]!r} ({i})" for i in ids)
-        where = {"bos": "begin", "eos": "end"}[word]
+    names = {bpe.token_to_id(name): name for name in _special_names(bpe)}
+    verb = {"bos": "begin", "eos": "end"}[word]
+    # Ids of another tokenizer are a common mistake.
+    if wrong := [i for i in ids if not isinstance(i, int) or i not in names]:
         raise UserError(
-            f"{path}: {key} is several tokens: {names}; set {_KEY}.{where}_of_text to "
-            f"the one that texts {where} with"
+            f"{path}: {key}: {wrong[0]!r} is no special token of tokenizer.json; set "
+            f"{KEY}.{verb}_of_text to one of {_candidates(bpe)}"
         )
-    return known[ids[0]]
+    if len(ids) > 1:
+        several = ", ".join(f"{names[i]!r} ({i})" for i in ids)
+        raise UserError(
+            f"{path}: {key} is several tokens: {several}; set {KEY}.{verb}_of_text to "
+            f"the one that documents {verb} with"
+        )
+    return names[ids[0]]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -376,7 +318,7 @@ def _open(path: Path) -> tokenizers.Tokenizer:
     # `tokenizers` raises bare Exception for all that it cannot read or parse.
     except Exception as error:
         raise UserError(
-            f"{_KEY}.path: {str(path)!r} is not a tokenizer.json: {error}"
+            f"{KEY}.path: {str(path)!r} is not a tokenizer.json: {error}"
         ) from error
 
 
@@ -385,7 +327,7 @@ def _id_of(bpe: tokenizers.Tokenizer, key: str, name: str) -> int:
     index = bpe.token_to_id(name)
     if index is None:
         raise UserError(
-            f"{_KEY}.{key}: {name!r} is no token of this tokenizer; its special "
+            f"{KEY}.{key}: {name!r} is no token of this tokenizer; its special "
             f"tokens are {_candidates(bpe)}"
         )
     return int(index)
@@ -405,18 +347,6 @@ def _special_names(bpe: tokenizers.Tokenizer) -> list[str]:
     return [token.content for _, token in added if token.special] or [
         name for name, _ in vocabulary if _SPECIAL.fullmatch(name)
     ]
-
-
-def _plain(text: str) -> bytes:
-    """Text without white space, case and accents, which tokenizers may drop."""
-    plain = unicodedata.normalize("NFKD", text.casefold())
-    return _NOT_COUNTED.sub("", plain).encode("utf-8")
-
-
-def _gone(text: bytes, decoded: bytes) -> int:
-    """The bytes of a text, other than white space, that another one lacks."""
-    gone = Counter(text) - Counter(decoded) if text != decoded else {}
-    return sum(n for byte, n in gone.items() if byte > ord(" "))
 
 
 def tokenizer_from_config(
