@@ -28,7 +28,9 @@ from jaxsim.log import counted, progress, say, show_table
 
 # Names that begin so are of files and folders that a killed `prepare` leaves.
 _LEFT = (".tmp_", ".quarantine.jsonl", ".corpus.json.")
-_USES = "config.base.path and config.recipe.replay (whether base text is used)"
+_USES_BASE_TEXT = (
+    "config.base.path and config.recipe.replay (whether base text is used)"
+)
 # Fields that define each kind of tokenizer; a 'file' has a digest, too.
 _DECIDING = {
     "bytes": ("kind",),
@@ -261,7 +263,7 @@ def _check_frozen(frozen: Frozen, config: Config, folder: Path) -> None:
         names["end_of_text"] = names["end_of_text"] or END_OF_TEXT
         names["begin_of_text"] = names["begin_of_text"] or names["end_of_text"]
         return {
-            _USES: uses_base_text,
+            _USES_BASE_TEXT: uses_base_text,
             "config.model.length": data["length"],
             "config.recipe.steps * config.recipe.batch": data["budget_rows"],
             **{f"config.corpus.tokenizer.{k}": data["tokenizer"][k] for k in fields},

@@ -16,8 +16,6 @@ from jaxsim.pool.publish import is_published
 from jaxsim.train.runs import title
 
 POOL_ADVICE = "copy the pool again"
-
-
 # What a pool's recipe has besides the fields of a `RecipeConfig`.
 FROM_CORPUS = ("unit_tokens", "replay_text")
 
