@@ -204,11 +204,10 @@ def _rope(raw: Mapping[str, Any], base: str, share: str, usual_share: float) -> 
     if keys["kind"] == "yarn":
         need(inner.pop("truncate", True) is True, "true", False, "truncate")
         if all(scales) and "attention_factor" not in inner:
-            factor = from_plain(float, inner.get("factor"), "factor")
-            first, second = (
-                1 + 0.1 * from_plain(float, x, "mscale") * math.log(max(factor, 1))
-                for x in scales
-            )
+            log = math.log(max(from_plain(float, inner.get("factor"), "factor"), 1))
+            for each in scales:
+                need(from_plain(float, each, "mscale") > 0, "positive", each, "mscale")
+            first, second = (1 + 0.1 * scale * log for scale in scales)
             inner["attention_factor"] = first / second
         need(inner.get("attention_factor") != 0, "positive", 0, "attention_factor")
     else:

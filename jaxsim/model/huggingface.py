@@ -40,17 +40,17 @@ KEPT = (
 SHARD_BYTES = 5_000_000_000  # of a file; what is larger is cut
 _MOST_BYTES = 100_000_000  # of a JSON file; an index of 1,000 layers has 2 MB
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_NOT_WEIGHTS = {
-    "adapter_config.json": "an adapter (PEFT), not a model; merge it into its model "
-    "first (`merge_and_unload`, then `save_pretrained`)",
-    "*.gguf": "a GGUF file, which is quantized for inference; take the original "
-    "model, or write one with transformers (`from_pretrained(..., gguf_file=...)`, "
-    "then `save_pretrained`)",
-    "pytorch_model*.bin": "pickles, which can run code; where you trust them, make "
-    "safetensors of them with transformers (`from_pretrained`, then "
-    "`save_pretrained`) or torch (`torch.load(..., weights_only=True)`)",
-    "snapshots/*": "the hub's cache of a model; give one of the folders in snapshots",
-    "*.safetensors": f"neither {WEIGHTS} nor {INDEX}",
+_INSTEAD = {  # what is there where a checkpoint should be
+    "adapter_config.json": "it is an adapter (PEFT); merge it into its model first "
+    "(`merge_and_unload`, then `save_pretrained`)",
+    "*.gguf": "it is GGUF, which is quantized for inference; take the original model, "
+    "or write it with transformers (`from_pretrained(..., gguf_file=...)`, then "
+    "`save_pretrained`)",
+    "pytorch_model*.bin": "it has pickles, which can run code; where you trust them, "
+    "write safetensors with transformers (`from_pretrained`, then `save_pretrained`) "
+    "or with torch (`torch.load(..., weights_only=True)`)",
+    "snapshots/*": "it is the hub's cache of a model; give a folder in its snapshots",
+    "*.safetensors": f"it has neither {WEIGHTS} nor {INDEX}",
 }
 
 
@@ -154,42 +154,49 @@ def open_checkpoint(folder: Path, length: int) -> Checkpoint:
     raw = _json(folder / CONFIG, _instead(folder, CONFIG))
     files = _files(folder)
     family, model = read_config(raw, length, str(folder / CONFIG))
-    found = _headers(folder, files)
-    prefix = _prefix(family, files)
-    if family.identity:
-        model = _without_identity(folder, files, family, model, prefix)
-    shapes = _shapes(model)
-    wanted = {each.name: each for each in tensors(family, shapes, model, prefix)}
-    head = family.head.format(prefix) + ".weight"
-    head = head if model.tied and head in files else ""
-    for name, tensor in wanted.items():
-        if name not in found:
-            raise DamagedError(
-                f"{folder}: has no tensor {name}, and a model of its {CONFIG} has"
-            )
-        if found[name][0] != tensor.shape:
-            raise DamagedError(
-                f"{folder}: {name} is {list(found[name][0])}, and by {CONFIG} it is "
-                f"{list(tensor.shape)}"
-            )
+    found = {
+        name: header
+        for name, header in _headers(folder, files).items()
+        if not re.fullmatch(family.buffers, name)
+    }
     for name, (_, dtype) in found.items():
-        if re.fullmatch(family.buffers, name):
-            continue
         if dtype not in _DTYPES:
             raise UserError(
                 f"{folder}: {name} is {dtype}; jaxsim reads {', '.join(_DTYPES)}, no "
                 "quantized models"
             )
-        if name not in wanted and name != head:
-            raise UserError(
-                f"{folder}: jaxsim does not know the tensor {name} in a model of its "
-                f"{CONFIG}"
+    prefix = _prefix(family, files)
+    if family.identity:
+        model = _without_identity(folder, files, family, model, prefix)
+    listed = tensors(family, _shapes(model), model, prefix)
+    for tensor in listed:
+        if tensor.name not in found:
+            raise DamagedError(
+                f"{folder}: has no tensor {tensor.name}, and a model of its {CONFIG} "
+                "has one"
             )
+        if (shape := found[tensor.name][0]) != tensor.shape:
+            raise DamagedError(
+                f"{folder}: {tensor.name} is {list(shape)}, and by {CONFIG} it is "
+                f"{list(tensor.shape)}"
+            )
+    head = family.head.format(prefix) + ".weight"
+    head = head if model.tied and head in found else ""
+    for name in sorted(found.keys() - {each.name for each in listed} - {head}):
+        raise UserError(
+            f"{folder}: jaxsim does not know the tensor {name} in a model of its "
+            f"{CONFIG}"
+        )
     kept = tuple(folder / name for name in KEPT if (folder / name).is_file())
-    dtypes = tuple(sorted({found[name][1] for name in wanted}))
     return Checkpoint(
-        *(folder, model, kept, str(raw["model_type"]), dtypes),
-        *(files, tuple(wanted.values()), head),
+        folder=folder,
+        model=model,
+        kept=kept,
+        family=str(raw["model_type"]),
+        dtypes=tuple(sorted({found[each.name][1] for each in listed})),
+        _files=files,
+        _tensors=tuple(listed),
+        _head=head,
     )
 
 
@@ -266,10 +273,9 @@ def _instead(folder: Path, missing: str) -> str:
     """What a folder is that lacks a file."""
     if not folder.is_dir():
         return f"{folder}: no such folder; give that of a Hugging Face model"
-    for pattern, what in _NOT_WEIGHTS.items():
-        if next(folder.glob(pattern), None):
-            return f"{folder}: has no {missing}, but is {what}"
-    return f"{folder}: has no {missing}; a Hugging Face model has"
+    found = (why for glob, why in _INSTEAD.items() if next(folder.glob(glob), None))
+    why = next(found, "a model of Hugging Face has one")
+    return f"{folder}: has no {missing}; {why}"
 
 
 def _files(folder: Path) -> dict[str, str]:
@@ -314,7 +320,7 @@ def _headers(
 def _opened(path: Path) -> Iterator[Any]:
     """An open safetensors file, whose header has been checked."""
     if not path.is_file():
-        what = "leads to no file" if path.is_symlink() else "is missing"
+        what = "leads to no file" if path.is_symlink() else "is missing or no file"
         raise DamagedError(f"{path}: {what}; download the folder again")
     try:
         # Without a memory map, whose pages would count as this process's memory.

@@ -209,10 +209,10 @@ FOLDERS: Mapping[str, Folder] = {
     ),
     "another folder": Folder(only("notes.txt"), UserError, "has no config.json"),
     "an adapter": Folder(only("adapter_config.json"), UserError, "merge_and_unload"),
-    "GGUF": Folder(only("model-Q4_K_M.gguf"), UserError, "is a GGUF file"),
+    "GGUF": Folder(only("model-Q4_K_M.gguf"), UserError, "it is GGUF"),
     "pickles only": Folder(pickles, UserError, "pickles, which can run code"),
     "the hub's cache of a model": Folder(
-        only("snapshots/0a1b2c/config.json"), UserError, "one of the folders in snapsho"
+        only("snapshots/0a1b2c/config.json"), UserError, "a folder in its snapshots"
     ),
     "weights under another name": Folder(
         lambda f: (f / WEIGHTS).rename(f / "consolidated.safetensors"),
@@ -247,7 +247,9 @@ FOLDERS: Mapping[str, Folder] = {
         fields(quantization_config={"quant_method": "gptq"}), UserError, "is quantized"
     ),
     "an unknown field": Folder(
-        fields(logits_scaling=8.0), UserError, "does not know the field 'logits_scaling'"
+        fields(logits_scaling=8.0),
+        UserError,
+        "does not know the field 'logits_scaling'",
     ),
     "a number as text": Folder(
         fields(hidden_size="16"), UserError, "hidden_size: must be int"
@@ -287,7 +289,7 @@ FOLDERS: Mapping[str, Folder] = {
         "git lfs pull",
     ),
     "a link to nothing": Folder(dangling, DamagedError, "leads to no file"),
-    "weights are a pipe": Folder(pipe(WEIGHTS), DamagedError, "is no file"),
+    "weights are a pipe": Folder(pipe(WEIGHTS), DamagedError, "or no file"),
     "a shard is missing": Folder(lost, DamagedError, "is missing"),
     "an index that leads out": Folder(outside, UserError, "'../other.safetensors'"),
     "an index of nothing": Folder(
