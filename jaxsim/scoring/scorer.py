@@ -533,9 +533,7 @@ class Scorer:
         return PredictorScores(rows, nll_MR)
 
     def _standard_table(self) -> Mixtures:
-        return concatenate(
-            base_row(self.members), singles(self.members), self.merges()
-        )
+        return concatenate(base_row(self.members), singles(self.members), self.merges())
 
     def _usable(self, table: Mixtures) -> Mixtures:
         """Leaves out mixtures with damaged members, except the user's own.
