@@ -483,11 +483,11 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
 
 
 def _set_learning_rate(values: dict[str, Any]) -> None:
-    """Gives a learning rate that is not set its default, which only small bases have.
+    """Gives the learning rate its default, if it is not set.
 
     Raises:
-      UserError: the base model is imported. At a rate for toys, members of an annealed
-        model would be wrecks of it.
+      UserError: the base model is imported, and was annealed: the default, for small
+        models that are trained here, would ruin it.
     """
     recipe, base = values.get("recipe"), values.get("base")
     if not isinstance(recipe, dict) or recipe.get("learning_rate", 0) is not None:
@@ -496,9 +496,9 @@ def _set_learning_rate(values: dict[str, Any]) -> None:
         raise UserError(
             "config.recipe.learning_rate: has no default with config.base.path; begin "
             "with the last rate of the base model's own schedule (often 1e-5 to 1e-4), "
-            "and look at a pilot first: two members and config.validate."
-            "member_replicates=1 show which differences such runs can resolve "
-            "(docs/models.md)"
+            "and look at a pilot first: two members, config.validate.held_out=1 and "
+            "config.validate.member_replicates=1 show which differences such runs can "
+            "resolve (docs/models.md)"
         )
     recipe["learning_rate"] = RecipeConfig().learning_rate
 
