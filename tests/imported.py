@@ -48,8 +48,7 @@ def get_config(arg=None):
     c.score.unroll = False
     c.score.rows = 8
     c.score.mixtures = "subsets:1-2"
-    c.search.candidates = 200
-    c.search.evaluations = 20
+    c.search.method = "table"
     return c
 """
 

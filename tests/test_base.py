@@ -20,6 +20,7 @@ from jaxsim.model import LanguageModel
 from jaxsim.model.huggingface import Checkpoint, open_checkpoint
 from jaxsim.plan.plan import costs, sizes_of
 from jaxsim.pool import open_pool, publish
+from jaxsim.pool.bucket import Bucket, Objects
 from jaxsim.pool.manifest import read_manifest
 from jaxsim.records import PARTS
 
@@ -215,6 +216,36 @@ def test_an_export_can_be_imported_again(home, jaxsim):
     for command in ("prepare", "base"):
         assert jaxsim(command, there, work="next")[0] == 0
     assert read_manifest(home / "next" / "base").params_digest == digest
+
+
+def test_a_snapshot_of_the_hub_is_links_and_has_a_name(home, jaxsim):
+    model = home / "hub" / "models--jax--tiny-sim"
+    snapshot = model / "snapshots" / "0123456789abcdef"
+    shutil.copytree(home / "llama", model / "blobs")
+    snapshot.mkdir(parents=True)
+    for path in (model / "blobs").iterdir():
+        (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
+    there = f"--config.base.path={snapshot}"
+    for command in ("prepare", "base", "train"):
+        assert jaxsim(command, there, work="new")[0] == 0
+    made = read_manifest(home / "new" / "base")
+    assert made.source.name == "jax/tiny-sim 01234567"
+    assert made.params_digest == read_manifest(home / "work" / "base").params_digest
+
+
+def test_one_machine_imports_and_others_fetch(home, jaxsim, monkeypatch):
+    """The other one has the folder, too, but does not read its weights."""
+    objects = Objects(f"memory://{home.name}")
+    monkeypatch.setattr(
+        "jaxsim.base.open_bucket", lambda url, workdir: Bucket(objects, workdir)
+    )
+    assert jaxsim("prepare", work="first")[0] == 0
+    assert jaxsim("base", work="first")[0] == 0
+    monkeypatch.setattr(Checkpoint, "load", None)
+    code, said = jaxsim("base", work="second")
+    assert code == 0 and "base model: fetched from" in said
+    first, second = (read_manifest(home / w / "base") for w in ("first", "second"))
+    assert first == second and any("source/" in name for name in second.files)
 
 
 def test_resolved_is_idempotent(project):

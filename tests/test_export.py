@@ -128,6 +128,8 @@ def test_bfloat16_is_half_as_large_and_says_what_it_costs(searched, export):
     code, _, folder = export(searched, "solo", "--dtype=bfloat16")
     assert code == 0
     assert "about 3 %" in (folder / "README.md").read_text()
+    found = load_file(folder / "model.safetensors").values()
+    assert {str(tensor.dtype) for tensor in found} == {"bfloat16"}
     member = trees(searched)[1]["solo"]
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8),
