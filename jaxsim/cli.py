@@ -78,8 +78,8 @@ _FLAGS: Mapping[str, str] = {
     "DIR/search/best.csv, and compare them with their predictions.",
     "search --min-effect=PERCENT": "The smallest difference in loss that matters, as "
     "in 0.2%% (default: config.search.min_effect).",
-    "export --what=NAME": "base, a member or another entry of the pool, uniform, "
-    "proportional, macro, best (of the last search), or FILE.csv:ROW.",
+    "export --what=NAME": "What: base, a member or another entry of the pool, "
+    "uniform, proportional, macro, best (of the last search), or FILE.csv:ROW.",
     "export --to=FOLDER": "Where to write it; for a model, a new folder.",
     "export --dtype=TYPE": "Of the weights: float32, or bfloat16, which loses about "
     "3 %% of what distinguishes a member from the base model (default: float32).",
@@ -558,7 +558,7 @@ def _sentence(error: BaseException) -> str:
 
 
 def _execute(call: Call) -> None:
-    home = call.command if call.command in ("doctor", "export") else "commands"
+    home = "doctor" if call.command == "doctor" else "commands"
     function = getattr(importlib.import_module(f"jaxsim.{home}"), call.command)
     given = [call.workdir] if call.config is None else [call.config, call.workdir]
     with commands_for(call.workdir, *call.config_flags):

@@ -13,6 +13,7 @@ from jaxsim.config import Config, save_config
 from jaxsim.corpus import Corpus
 from jaxsim.distributed import is_lead, on_lead
 from jaxsim.errors import DamagedError, UserError, command_line
+from jaxsim.export import export as export
 from jaxsim.log import counted, say
 from jaxsim.mesh import training_mesh
 from jaxsim.model import LanguageModel

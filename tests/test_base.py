@@ -1,6 +1,5 @@
 """An imported base model: out of a folder, through every command, and back."""
 
-import json
 import re
 import shutil
 import signal
@@ -10,6 +9,7 @@ import imported
 import jax
 import numpy as np
 import pytest
+import tokenizers
 from scoring import tiny
 
 from jaxsim import cli
@@ -169,10 +169,12 @@ def test_the_folder_may_move_but_not_change(home, jaxsim):
 
 def test_a_tokenizer_that_changed_after_prepare_is_refused(home, jaxsim):
     assert jaxsim("prepare", work="new")[0] == 0
-    path = home / "llama" / "tokenizer_config.json"
-    path.write_text(json.dumps({"bos_token": "</s>", "eos_token": "</s>"}))
+    path = home / "llama" / "tokenizer.json"
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    tokenizer.add_tokens(["solo"])
+    tokenizer.save(str(path))
     code, said = jaxsim("base", work="new")
-    assert code == 2 and "tokenizer" in said
+    assert code == 2 and "was prepared with another tokenizer" in said
     assert not (home / "new" / "base").exists()
 
 
