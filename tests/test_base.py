@@ -90,9 +90,11 @@ def test_the_base_model_is_that_of_the_folder(project):
 
 
 def test_later_commands_need_no_folder(home, jaxsim):
-    shutil.rmtree(home / "llama")
     work = home / "work"
+    assert jaxsim("prepare")[0] == 0  # writes down where the folder is
+    shutil.rmtree(home / "llama")
     config = load_config(work / "config.json")
+    assert config.base.path == str(home / "llama")
     assert config.model.dim == 16 and config.corpus.tokenizer.kind == "file"
     for command in ("search", "report"):
         assert cli.main([command, f"--workdir={work}"]) == 0
