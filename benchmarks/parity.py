@@ -335,6 +335,7 @@ def deleted(where: Path) -> dict[str, dict[str, str]]:
 OTHER: Mapping[str, Any] = {
     "_attn_implementation_autoset": True,
     "_name_or_path": "somewhere",
+    "_num_labels": 3,
     "architectures": ["Other"],
     "attention_dropout": 0.7,
     "attn_pdrop": 0.7,
@@ -369,6 +370,7 @@ OTHER: Mapping[str, Any] = {
     "no_repeat_ngram_size": 2,
     "num_beam_groups": 2,
     "num_beams": 2,
+    "num_labels": 3,
     "num_return_sequences": 2,
     "output_attentions": True,
     "output_hidden_states": True,
@@ -418,7 +420,10 @@ def neutral(where: Path) -> dict[str, dict[str, str]]:
         tokens_BL = token_rows(101)
         before = logits_torch(model, tokens_BL)
         fields = json.loads((folder / CONFIG).read_text())
-        for name in {*NEUTRAL, *FAMILIES[kind].neutral} - NOT_CHANGED:
+        names = {*NEUTRAL, *FAMILIES[kind].neutral} - NOT_CHANGED
+        # Without RoPE it is another name of the number of learned positions.
+        names |= {"max_position_embeddings"} if FAMILIES[kind].rope else set()
+        for name in sorted(names):
             said = outcome(folder, fields | {name: OTHER[name]}, tokens_BL)
             far = off(logits_torch(loaded(folder), tokens_BL), before)
             moved = f"transformers' logits move by {far:.1e}"

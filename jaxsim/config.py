@@ -186,9 +186,9 @@ class ModelConfig:
     bias: Literal["none", "qkv", "all"] = "none"  # of linear maps, never of the head
     output_projection: bool = True  # of attention
     activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
-    gated: bool = True  # the MLP multiplies the activation of one half by the other
-    parallel: bool = False  # the MLP reads what attention reads, not its sum
-    clip_qkv: float = non_negative(0.0)  # most of queries, keys, values; 0: any
+    gated: bool = True  # the MLP multiplies an activated half by another
+    parallel: bool = False  # the MLP reads what attention reads
+    clip_qkv: float = non_negative(0.0)  # bound of queries, keys, values; 0: none
     positions: int = non_negative(0, 1e7)  # rows of learned positions; 0: RoPE
     rope: RopeConfig = RopeConfig()
     tied: bool = True
@@ -219,7 +219,7 @@ class ModelConfig:
             (
                 self.positions or (rotated and rotated % 2 == 0),
                 "rope.share" if self.rope.share < 1 else "heads",
-                f"such that RoPE, which turns pairs, turns an even number of each "
+                "such that RoPE, which turns pairs, turns an even number of each "
                 f"head's {size} dimensions",
             ),
             (
@@ -234,9 +234,8 @@ class ModelConfig:
                 f"at most config.model.positions={self.positions}",
             ),
         ):
-            need(
-                bool(ok), what, operator.attrgetter(name)(self), f"config.model.{name}"
-            )
+            found = operator.attrgetter(name)(self)
+            need(bool(ok), what, found, f"config.model.{name}")
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ RULES: dict[str, str | None] = {
     "vocab": "model",
     "heads": "model",
     "kv_heads": "model",
-    "head": None,
+    "head_vector": None,
     "mlp": "model",
     "gate": None,
 }

@@ -16,20 +16,20 @@ from jaxsim.records import from_plain, need, plain
 
 # Fields that transformers itself ignores, or that change no logits.
 NEUTRAL = (
-    "_attn_implementation_autoset", "_name_or_path", "architectures",
+    "_attn_implementation_autoset", "_name_or_path", "_num_labels", "architectures",
     "attention_dropout", "bad_words_ids", "begin_suppress_tokens", "bos_token_id",
     "classifier_dropout", "decoder_start_token_id", "diversity_penalty", "do_sample",
     "dtype", "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id",
     "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id",
     "forced_eos_token_id", "gradient_checkpointing", "id2label", "initializer_range",
     "is_decoder", "is_llama_config", "label2id", "length_penalty", "max_length",
-    "max_position_embeddings", "min_length", "model_type", "no_repeat_ngram_size",
-    "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions",
-    "output_hidden_states", "output_scores", "pad_token_id", "prefix",
-    "pretraining_tp", "problem_type", "remove_invalid_values", "repetition_penalty",
-    "return_dict", "return_dict_in_generate", "sep_token_id", "suppress_tokens",
-    "task_specific_params", "temperature", "tf_legacy_loss", "tokenizer_class",
-    "top_k", "top_p", "torch_dtype", "torchscript", "transformers.js_config",
+    "min_length", "model_type", "no_repeat_ngram_size", "num_beam_groups", "num_beams",
+    "num_labels", "num_return_sequences", "output_attentions", "output_hidden_states",
+    "output_scores", "pad_token_id", "prefix", "pretraining_tp", "problem_type",
+    "remove_invalid_values", "repetition_penalty", "return_dict",
+    "return_dict_in_generate", "sep_token_id", "suppress_tokens",
+    "task_specific_params", "temperature", "tf_legacy_loss", "tokenizer_class", "top_k",
+    "top_p", "torch_dtype", "torchscript", "transformers.js_config",
     "transformers_version", "typical_p", "unsloth_fixed", "unsloth_version",
     "use_cache",
 )  # fmt: skip
@@ -67,8 +67,10 @@ _ROPE: Mapping[str, Mapping[str, str]] = {  # `rope_scaling`, and `RopeConfig`
         "attention_factor": "attention_factor",
     },
 }
+# Known where a family has RoPE; the last one is neutral.
 _ROPE_FIELDS = (
-    "rope_scaling", "rope_parameters", "rope_theta", "partial_rotary_factor"
+    "rope_scaling", "rope_parameters", "rope_theta", "partial_rotary_factor",
+    "max_position_embeddings",
 )  # fmt: skip
 _OPTIONAL = ("beta_fast", "beta_slow", "attention_factor")  # null is as absent
 
@@ -92,14 +94,14 @@ def read_config(
     kind = raw.get("model_type")
     if kind == "olmo" and "d_model" in raw:
         kind = "hf_olmo"
+    family = FAMILIES.get(kind) if isinstance(kind, str) else None
     for name, why in _WHY.items():
-        if raw.get(name):
+        if raw.get(name) and not (family and name in family.neutral):
             raise UserError(f"{where}: {name}: {why}")
-    if not isinstance(kind, str) or kind not in FAMILIES:
+    if family is None:
         raise UserError(
             f"{where}: model_type is {kind!r}; jaxsim knows {', '.join(FAMILIES)}"
         )
-    family = FAMILIES[kind]
     _check_fields(family, raw, where)
     fields = {
         name: from_plain(hint, raw.get(name, default), f"{where}: {name}")
@@ -183,7 +185,8 @@ def _rope(raw: Mapping[str, Any], base: str, share: str, usual_share: float) -> 
     ):
         value = inner.pop(name, raw.get(outer, usual))
         for said in (value, *(raw[k] for k in {name, outer} if k in raw)):
-            need(from_plain(float, said, name) == value, f"{value}", said, name)
+            ok = from_plain(float, said, name) == value
+            need(ok, f"{value}, as by the rest of the file", said, name)
         found[name] = float(value)
     need(
         usual_share < 1 or found["partial_rotary_factor"] == 1,

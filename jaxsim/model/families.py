@@ -383,6 +383,8 @@ FAMILIES: Mapping[str, Family] = {
         rope=None,
         identity=True,
         neutral=(
+            # transformers reads this layout with its own code, or AI2's package.
+            "auto_map",
             "alibi_bias_max", "block_group_size", "embedding_dropout",
             "emb_init_std", "flash_attention", "init_cutoff_factor", "init_device",
             "init_fn", "init_std", "max_sequence_length", "precision",

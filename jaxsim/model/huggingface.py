@@ -50,7 +50,6 @@ _INSTEAD = {  # what is there where a checkpoint should be
     "write safetensors with transformers (`from_pretrained`, then `save_pretrained`) "
     "or with torch (`torch.load(..., weights_only=True)`)",
     "snapshots/*": "it is the hub's cache of a model; give a folder in its snapshots",
-    "*.safetensors": f"it has neither {WEIGHTS} nor {INDEX}",
 }
 
 
@@ -172,8 +171,7 @@ def open_checkpoint(folder: Path, length: int) -> Checkpoint:
     for tensor in listed:
         if tensor.name not in found:
             raise DamagedError(
-                f"{folder}: has no tensor {tensor.name}, and a model of its {CONFIG} "
-                "has one"
+                f"{folder}: has no tensor {tensor.name}; by {CONFIG} the model has one"
             )
         if (shape := found[tensor.name][0]) != tensor.shape:
             raise DamagedError(
@@ -184,8 +182,8 @@ def open_checkpoint(folder: Path, length: int) -> Checkpoint:
     head = head if model.tied and head in found else ""
     for name in sorted(found.keys() - {each.name for each in listed} - {head}):
         raise UserError(
-            f"{folder}: jaxsim does not know the tensor {name} in a model of its "
-            f"{CONFIG}"
+            f"{folder}: has a tensor {name}, which jaxsim does not know; by {CONFIG} "
+            "the model has none"
         )
     kept = tuple(folder / name for name in KEPT if (folder / name).is_file())
     return Checkpoint(
@@ -274,8 +272,7 @@ def _instead(folder: Path, missing: str) -> str:
     if not folder.is_dir():
         return f"{folder}: no such folder; give that of a Hugging Face model"
     found = (why for glob, why in _INSTEAD.items() if next(folder.glob(glob), None))
-    why = next(found, "a model of Hugging Face has one")
-    return f"{folder}: has no {missing}; {why}"
+    return f"{folder}: has no {missing}; {next(found, 'a Hugging Face model has one')}"
 
 
 def _files(folder: Path) -> dict[str, str]:
@@ -284,7 +281,7 @@ def _files(folder: Path) -> dict[str, str]:
         with _opened(folder / WEIGHTS) as file:
             return dict.fromkeys(file.keys(), WEIGHTS)
     path = folder / INDEX
-    files = _json(path, _instead(folder, WEIGHTS)).get("weight_map")
+    files = _json(path, _instead(folder, f"{WEIGHTS} and no {INDEX}")).get("weight_map")
     if not isinstance(files, dict) or not files:
         raise DamagedError(f"{path}: has no weight_map")
     for name in files.values():

@@ -147,7 +147,7 @@ class Block(nn.Module):
         if c.qk_norm == "width":
             y_BLHK = Norm(c, axis, name=f"{name}_norm")(y).reshape(y_BLHK.shape)
         elif c.qk_norm == "head":
-            y_BLHK = Norm(c, "head", name=f"{name}_norm")(y_BLHK)
+            y_BLHK = Norm(c, "head_vector", name=f"{name}_norm")(y_BLHK)
         return y_BLHK if c.positions else rotate(y_BLHK, c.rope)
 
     def _mlp(self, x_BLD: jax.Array) -> jax.Array:

@@ -217,9 +217,11 @@ FOLDERS: Mapping[str, Folder] = {
     "weights under another name": Folder(
         lambda f: (f / WEIGHTS).rename(f / "consolidated.safetensors"),
         UserError,
-        "has neither",
+        "has no model.safetensors and no",
     ),
-    "no weights": Folder(lambda f: (f / WEIGHTS).unlink(), UserError, "has no model."),
+    "no weights": Folder(
+        lambda f: (f / WEIGHTS).unlink(), UserError, "a Hugging Face model has one"
+    ),
     # config.json
     "a web page": Folder(text(CONFIG, "<html>"), DamagedError, "unreadable"),
     "a list": Folder(text(CONFIG, "[1]"), DamagedError, "not a JSON object"),
@@ -302,7 +304,7 @@ FOLDERS: Mapping[str, Folder] = {
     "a tensor too many": Folder(
         values(lambda t: t.update({"score.weight": t[NORM].copy()})),
         UserError,
-        "does not know the tensor score.weight",
+        "has a tensor score.weight, which jaxsim",
     ),
     "a tensor is missing": Folder(
         values(lambda t: t.pop("model.layers.1.mlp.up_proj.weight")),
@@ -310,7 +312,7 @@ FOLDERS: Mapping[str, Folder] = {
         "has no tensor model.layers.1.mlp.up_proj.weight",
     ),
     "a layer too many": Folder(
-        fields(num_hidden_layers=1), UserError, "does not know the tensor model.layers"
+        fields(num_hidden_layers=1), UserError, "has a tensor model.layers.1"
     ),
     "other rows": Folder(
         fields(vocab_size=50), DamagedError, f"{EMBEDDING} is [48, 16], and by config"

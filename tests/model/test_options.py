@@ -130,7 +130,7 @@ def test_every_leaf_has_a_name_for_each_axis(number):
     size = config.head_dim or 8
     sizes = {
         "layers": 2, "embed": 32, "embed_vector": 32, "heads": 4 * size,
-        "kv_heads": 2 * size, "head": size, "gate": 1 + config.gated, "mlp": 24,
+        "kv_heads": 2 * size, "head_vector": size, "gate": 1 + config.gated, "mlp": 24,
         "positions": config.positions, "vocab": config.vocab_rows or VOCABULARY,
     }  # fmt: skip
 
