@@ -41,7 +41,11 @@ def save_params(path: Path, params: Any) -> None:
     Raises:
       NotSaved: the disk is full, or cannot be written.
     """
-    with _saving(path, params):
+    context = ocp.Context()
+    # Both take as much memory again as the tree, and trained floats hardly shrink.
+    context.memory.deepcopy_host_arrays = False
+    context.array.saving.use_compression = False
+    with _saving(path, params), context:
         ocp.save(path.absolute(), params)
 
 

@@ -4,27 +4,24 @@ Each can be killed and called again: it does what is missing on disk.
 """
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any
 
 from jaxsim import corpus as corpora
-from jaxsim import records
+from jaxsim.base import base
 from jaxsim.config import Config, save_config
-from jaxsim.corpus import Corpus, open_corpus, store
-from jaxsim.corpus.store import CorpusRecord
-from jaxsim.distributed import is_lead, leading, on_lead
-from jaxsim.errors import DamagedError, JaxsimError, UserError, command_line
+from jaxsim.corpus import Corpus
+from jaxsim.distributed import is_lead, on_lead
+from jaxsim.errors import DamagedError, UserError, command_line
+from jaxsim.export import export as export
 from jaxsim.log import counted, say
 from jaxsim.mesh import training_mesh
 from jaxsim.model import LanguageModel
 from jaxsim.plan import show_plan, sizes_of
 from jaxsim.pool import Pool, create_pool, open_pool
 from jaxsim.pool.bucket import open_bucket
-from jaxsim.pool.build import PoolBuilder, follow, train_missing
-from jaxsim.pool.digests import differences
+from jaxsim.pool.build import changed_text, train_missing
 from jaxsim.pool.manifest import read_manifest, repair
-from jaxsim.pool.pool import FROM_CORPUS
 from jaxsim.pool.publish import is_published
 from jaxsim.report import show, tables
 from jaxsim.report.write import last_lines, write_report
@@ -35,14 +32,7 @@ from jaxsim.search.objective import Objective, objective, target_weights
 from jaxsim.search.result import check_best, load_search, save_search
 from jaxsim.search.search import search as find
 from jaxsim.search.ties import Residual
-from jaxsim.train import (
-    Run,
-    Trainer,
-    base_trainer,
-    member_run,
-    recipe_trainer,
-    reference_run,
-)
+from jaxsim.train import Trainer, member_run, recipe_trainer, reference_run
 from jaxsim.validation.calibration import Corrector
 from jaxsim.validation.diagnostics import FEW_WINDOWS, Diagnostics, diagnose
 from jaxsim.validation.external import read_external_runs, read_mixtures
@@ -55,10 +45,9 @@ from jaxsim.validation.runs import (
     validate_trained,
 )
 from jaxsim.validation.validate import load_validation, save_validation
+from jaxsim.workdir import check, checked_corpus, say_misfit
 
 CHOSEN, CHOSEN_MIXTURES = "chosen", "chosen-mixtures"
-# Settings of the recipe that the base model is trained with, too.
-_SHARED = ("beta1", "beta2", "weight_decay", "clip", "precision")
 
 
 def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
@@ -77,62 +66,19 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
     prepared = bucket.prepare(make, refreeze) if bucket else make()
     if refreeze:
         entry = workdir / "base"
-        # An imported base model was trained on no unit.
-        made = read_manifest(entry).data_digests if is_published(entry) else {}
-        if not made.items() <= prepared.base_digests.items():
+        if is_published(entry) and changed_text(read_manifest(entry), prepared):
             say(
                 "prepare: the base model and the members here were made from another "
                 "corpus, and are refused from now on; use another --workdir to train"
             )
     else:  # what the pool refuses must not be saved in the workdir
-        _check(config, workdir)
+        check(config, workdir)
         if (workdir / "pool" / "pool.json").exists():
             members = open_pool(workdir).manifests("member")
             if members.keys() - prepared.units.keys():
                 say(f"prepare: {gaps(prepared, members)[-1]}")
     save_config(config, workdir / "config.json")
     return prepared
-
-
-def base(config: Config, workdir: Path) -> None:
-    """Trains the base model from scratch, on the base text."""
-    bucket = open_bucket(config.bucket, workdir)
-    if bucket:
-        bucket.share_corpus()
-    corpus = _corpus(config, workdir)
-    entry = workdir / "base"
-    model = LanguageModel(config.model, corpus.tokenizer.vocab_size)
-    mesh = training_mesh(config.train.data_axis, config.train.model_axis)
-    trainer = base_trainer(model, config, mesh)
-    settings = config.base
-    run = Run("base", "base", {"base": 1.0}, settings.steps, settings.data_seed)
-    # Made when it is needed: first comes a look at the room on the disk.
-    start = functools.cache(lambda: trainer.fresh_params(settings.seed))
-    builder = PoolBuilder(
-        corpus, trainer, start, workdir, recipe=_base_recipe(config), bucket=bucket
-    )
-
-    def is_there() -> bool:
-        if not (is_published(entry) or (bucket and bucket.shares(entry))):
-            return False
-        _check(config, workdir)
-        return builder.is_done(run)  # it deletes states that a kill has left
-
-    if on_lead(is_there):
-        say("base model: already trained, skipping")
-        if bucket:
-            bucket.send([entry])
-        return
-    say(
-        f"base model: {model.parameter_count():,} parameters, "
-        f"{settings.steps * settings.batch * corpus.length:,} tokens"
-    )
-    if not is_lead():
-        follow(corpus, trainer, start)
-        return
-    with leading():
-        builder.train([run])
-        _check(config, workdir)  # it may be another's
 
 
 def train(
@@ -146,7 +92,7 @@ def train(
     if bucket:
         bucket.share_corpus()
         bucket.shares(workdir / "base")
-    corpus = _corpus(config, workdir)
+    corpus = checked_corpus(config, workdir)
     pool = _pool(config, workdir, corpus)
     runs = [member_run(name, config.recipe) for name in corpus.units]
     if shard is not None:
@@ -289,7 +235,7 @@ def search(
 
 def report(config: Config, workdir: Path) -> Path:
     """Writes the HTML report, figures and tables from the results on disk."""
-    _say_misfit("report: of what is on disk, not of this config", config, workdir)
+    say_misfit("report: of what is on disk, not of this config", config, workdir)
     path = write_report(config, workdir)
     say(f"report: {path}")
     return path
@@ -304,7 +250,7 @@ def plan(
 ) -> None:
     """Compiles training and scoring, also for hardware that is not attached."""
     if workdir is not None:
-        _say_misfit("plan: of this config, not of the workdir", config, workdir)
+        say_misfit("plan: of this config, not of the workdir", config, workdir)
     sizes = sizes_of(config, workdir, members)
     show_plan(config, sizes, topology, utilization or 0.4)
 
@@ -351,7 +297,7 @@ def _scorer(
     if fetch and (bucket := open_bucket(config.bucket, workdir)):
         bucket.share_corpus()
         bucket.fetch_pool()
-    _check(config, workdir)
+    check(config, workdir)
     return Scorer(workdir, config.score, override)
 
 
@@ -359,17 +305,6 @@ def _trainer(config: Config, pool: Pool) -> Trainer:
     """The trainer of the recipe; it compiles when it first trains."""
     mesh = training_mesh(config.train.data_axis, config.train.model_axis)
     return recipe_trainer(pool.model, config, mesh)
-
-
-def _corpus(config: Config, workdir: Path) -> Corpus:
-    """The corpus as process 0 sees it; its digests check what others read."""
-
-    def checked() -> dict[str, Any]:
-        _check(config, workdir)
-        return dict(records.plain(open_corpus(workdir).record))
-
-    record = records.from_plain(CorpusRecord, on_lead(checked), "corpus.json")
-    return Corpus(workdir, record)
 
 
 def _pool(config: Config, workdir: Path, corpus: Corpus) -> Pool:
@@ -380,66 +315,6 @@ def _pool(config: Config, workdir: Path, corpus: Corpus) -> Pool:
 
     model = LanguageModel(config.model, corpus.tokenizer.vocab_size)
     return Pool(workdir, model, on_lead(identity))
-
-
-def _check(config: Config, workdir: Path) -> None:
-    """Refuses a config that asks for another corpus or pool than the workdir has.
-
-    Every command that takes a config calls it.
-
-    Raises:
-      UserError: names the keys that differ.
-    """
-    asked, was = records.plain(config), dict[str, Any]()
-    if (path := store.path_of(workdir)).exists():
-        record = records.load(path, CorpusRecord, store.ADVICE)
-        was["corpus"] = records.plain(record.config)
-        _adopt_paths(was["corpus"], asked["corpus"])
-    if is_published(workdir / "base"):
-        made = read_manifest(workdir / "base")
-        was["base"] = {key: made.recipe.get(key) for key in asked["base"]}
-        was["recipe"] = {key: made.recipe.get(key) for key in _SHARED}
-        was["model"] = made.model
-    if (workdir / "pool" / "pool.json").exists():
-        shared = open_pool(workdir).identity
-        was |= {"recipe": shared["recipe"], "model": shared["model"]}
-        for key in FROM_CORPUS:
-            was["recipe"].pop(key, None)
-    asked = {g: {key: asked[g].get(key) for key in part} for g, part in was.items()}
-    if lines := differences(was, asked, "config."):
-        other = "use another --workdir"
-        if all(line.startswith("config.corpus.") for line in lines):
-            other = "run `jaxsim prepare` first"
-        raise UserError(
-            f"{workdir} was made with other values: {'; '.join(lines)}. Restore them, "
-            f"or {other}"
-        )
-
-
-def _adopt_paths(was: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Replaces paths that are not on this machine: another one made the corpus."""
-    for key in was.keys() & asked.keys():
-        then, now = was[key], asked[key]
-        if isinstance(then, dict):
-            _adopt_paths(then, now)
-        elif key == "path" and then != now and not Path(now).exists():
-            say(f"{now} is not on this machine; the corpus was made from {then}")
-            asked[key] = then
-
-
-def _say_misfit(what: str, config: Config, workdir: Path) -> None:
-    """Says what `_check` refuses, for commands that do not depend on it."""
-    try:
-        _check(config, workdir)
-    except JaxsimError as error:
-        say(f"{what}: {error}")
-
-
-def _base_recipe(config: Config) -> dict[str, Any]:
-    """The settings that the base model depends on, besides text and model."""
-    return dataclasses.asdict(config.base) | {
-        name: getattr(config.recipe, name) for name in _SHARED
-    }
 
 
 def _validate_chosen(

@@ -259,7 +259,8 @@ class RecipeConfig:
 
     steps: int = positive(32)
     batch: int = positive(8)  # rows of L tokens
-    learning_rate: float = positive(1e-3)  # constant, up to `decay`
+    # Constant, up to `decay`. Has to be set if `base.path` is.
+    learning_rate: float = positive(1e-3)
     beta1: float = checked(0.9, lambda x: 0 <= x < 1, "a share below 1")
     beta2: float = checked(0.95, lambda x: 0 <= x < 1, "a share below 1")
     weight_decay: float = non_negative(0.1)  # of matrices
@@ -396,8 +397,13 @@ class Config:
 
 
 def default_config() -> config_dict.ConfigDict:
-    """Every key with its default, locked: the start of a config file."""
-    return config_dict.ConfigDict(dataclasses.asdict(Config())).lock()
+    """Every key with its default, locked: the start of a config file.
+
+    `recipe.learning_rate` is empty until it is set: see `from_config_dict`.
+    """
+    node = config_dict.ConfigDict(dataclasses.asdict(Config()))
+    node.recipe.learning_rate = config_dict.placeholder(float)
+    return node.lock()
 
 
 def source(**fields: Any) -> config_dict.ConfigDict:
@@ -432,7 +438,9 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
     Raises:
       UserError: an unknown key, a wrong type, a missing or impossible value.
     """
-    config = from_plain(Config, _without_tilde(node.to_dict()), "config")
+    values = _without_tilde(node.to_dict())
+    _set_learning_rate(values)
+    config = from_plain(Config, values, "config")
     corpus, base, split = config.corpus, config.base, config.corpus.split
     is_file = corpus.tokenizer.kind == "file" or base.path
     decay, steps = config.recipe.decay, config.recipe.steps
@@ -471,6 +479,27 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
     if text:
         _check_paths(corpus)
     return config
+
+
+def _set_learning_rate(values: dict[str, Any]) -> None:
+    """Gives the learning rate its default, if it is not set.
+
+    Raises:
+      UserError: the base model is imported, and was annealed: the default, for small
+        models that are trained here, would ruin it.
+    """
+    recipe, base = values.get("recipe"), values.get("base")
+    if not isinstance(recipe, dict) or recipe.get("learning_rate", 0) is not None:
+        return
+    if isinstance(base, dict) and base.get("path"):
+        raise UserError(
+            "config.recipe.learning_rate: has no default with config.base.path; begin "
+            "with the last rate of the base model's own schedule (often 1e-5 to 1e-4), "
+            "and look at a pilot first: two members, config.validate.held_out=1 and "
+            "config.validate.member_replicates=1 show which differences such runs can "
+            "resolve (docs/models.md)"
+        )
+    recipe["learning_rate"] = RecipeConfig().learning_rate
 
 
 def _without_tilde(value: Any, key: str = "") -> Any:

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from pathlib import PurePath
 
 _NEED_CONFIG = ("prepare", "base", "train", "run")
-_WITHOUT_CONFIG = ("verify", "doctor")
+_WITHOUT_CONFIG = ("export", "verify", "doctor")
 _call = ContextVar[tuple[PurePath, tuple[str, ...]] | None]("call", default=None)
 _NAMED = re.compile(r"""`jaxsim (\w+)((?: --[^\s`'"\\]+)*)`""")
 

@@ -120,6 +120,7 @@ def test_values_that_no_run_survives_are_refused(key: str, value: object) -> Non
 def test_an_imported_base_model_names_tokens_and_needs_no_base_text() -> None:
     node = minimal()
     node.base.path = "model"
+    node.recipe.learning_rate = 1e-5
     node.corpus.tokenizer.end_of_text = "</s>"
     node.corpus.split.base = 0.0
     assert not from_config_dict(node).uses_base_text

@@ -22,6 +22,7 @@ class Labels:
     # Rows of a table of mixtures, and folders of a pool.
     BASE = "base"
     UNIFORM, PROPORTIONAL, MACRO = "uniform", "proportional", "macro"
+    BEST = "best"
     GROUP, SUBSET, POINT = "group {}", "{} + {}", "{} x {:g}"
     DIRICHLET, FOUND = "dirichlet {:d}", "found {:d}"
     REFERENCE, REPLICATE = "reference-{:010x}", "{}.replicate{:d}"

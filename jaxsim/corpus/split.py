@@ -174,11 +174,8 @@ def _partition_of(
         if not value:
             return f"no {source.by_field}"
         parts.append(value)
-    if source.by_file:  # `a/b/physics.jsonl.gz` is `physics`
-        stem = PurePosixPath(document.file).name
-        for ending in (".gz", ".jsonl", ".json", ".txt", ".md", ".rst"):
-            stem = stem.removesuffix(ending)
-        parts.append(stem)
+    if source.by_file:
+        parts.append(stem_of(document.file))
     if source.by_dates:
         date = document.date
         if not date:
@@ -192,6 +189,14 @@ def _partition_of(
     what = f"source {name!r}, document {document.id[:200]!r}"
     partition = check_name(",".join(parts) if parts else name, what)
     return partition, parts[0] if len(parts) > 1 else name
+
+
+def stem_of(file: str) -> str:
+    """What a partition of one file is called: of `a/b/physics.jsonl.gz`, `physics`."""
+    stem = PurePosixPath(file).name
+    for ending in (".gz", ".jsonl", ".json", ".txt", ".md", ".rst"):
+        stem = stem.removesuffix(ending)
+    return stem
 
 
 def _check_dates(name: str, ranges: Iterable[tuple[str, str]]) -> None:

@@ -61,14 +61,23 @@ class Checkpoint:
       folder: where it lies.
       model: what its config.json says, with the length that was asked for.
       kept: its files that an export has, too; see `keep`.
+      family: the `model_type` of its config.json.
+      dtypes: of its weights, as in 'F32' or 'BF16'.
     """
 
     folder: Path
     model: ModelConfig
     kept: tuple[Path, ...]
+    family: str
+    dtypes: tuple[str, ...]
     _files: Mapping[str, str]  # the file of every tensor
     _tensors: tuple[Tensor, ...]
     _head: str  # a tensor that must equal the embedding, or ''
+
+    @property
+    def weights(self) -> tuple[Path, ...]:
+        """The files of its weights."""
+        return tuple(self.folder / name for name in sorted({*self._files.values()}))
 
     def load(self) -> Params:
         """The parameters, float32 on the host; peak memory is little more.
@@ -177,7 +186,16 @@ def open_checkpoint(folder: Path, length: int) -> Checkpoint:
             "the model has none"
         )
     kept = tuple(folder / name for name in KEPT if (folder / name).is_file())
-    return Checkpoint(folder, model, kept, files, tuple(listed), head)
+    return Checkpoint(
+        folder=folder,
+        model=model,
+        kept=kept,
+        family=str(raw["model_type"]),
+        dtypes=tuple(sorted({found[each.name][1] for each in listed})),
+        _files=files,
+        _tensors=tuple(listed),
+        _head=head,
+    )
 
 
 def _without_identity(

@@ -89,7 +89,7 @@ def costs(config: Config, model: LanguageModel, members: int) -> list[Cost]:
         Cost(name, count, tokens, passes * forward * tokens)
         # A backward pass costs two forward passes.
         for name, count, tokens, passes in (
-            ("base", 1, base, 3),
+            ("base", int(not config.base.path), base, 3),
             ("members", members, members * unit, 3),
             ("reference runs", runs, runs * units * unit, 3),
             ("replicates", replicates, repeated * unit, 3),

@@ -425,20 +425,28 @@ class PoolBuilder:
             **self._shared,
             **_origin(run, self.corpus),
         )
+        publish_for_all(entry, manifest, self.bucket)
+
+
+def publish_for_all(entry: Path, manifest: Manifest, bucket: Bucket | None) -> None:
+    """Publishes an attempt here and in the bucket, or takes what is there already.
+
+    The caller holds the lock of the entry.
+    """
+    try:
         try:
-            try:
-                if self.bucket is not None:  # its manifest decides for all workdirs
-                    self.bucket.publish(entry, manifest)
-                    say(f"{title(run.kind, run.name)}: sent to {self.bucket}")
-            except StoreError:
-                publish(entry, manifest)  # the next start sends it
-                raise
-            publish(entry, manifest)
-        except AlreadyPublished as lost:
-            say(str(lost))
-            if self.bucket is not None:
-                clear_leftovers(entry)
-                self.bucket.fetched(entry)
+            if bucket is not None:  # its manifest decides for all workdirs
+                bucket.publish(entry, manifest)
+                say(f"{title(manifest.kind, manifest.name)}: sent to {bucket}")
+        except StoreError:
+            publish(entry, manifest)  # the next start sends it
+            raise
+        publish(entry, manifest)
+    except AlreadyPublished as lost:
+        say(str(lost))
+        if bucket is not None:
+            clear_leftovers(entry)
+            bucket.fetched(entry)
 
 
 def _origin(run: Run, corpus: Corpus) -> dict[str, Any]:
@@ -452,17 +460,21 @@ def _origin(run: Run, corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def _check_corpus(pool: Pool, corpus: Corpus) -> None:
-    """Checks that the base model comes from this corpus; `--refreeze` changes that."""
-    base, texts = read_manifest(pool.base_entry), corpus.base_digests
+def changed_text(base: Manifest, corpus: Corpus) -> list[str]:
+    """What a base model was made with and the corpus no longer has."""
     differs = {
         "tokenizer": base.tokenizer_digest != corpus.tokenizer_digest,
         # An imported base model was trained on no unit.
-        "base text": not base.data_digests.items() <= texts.items(),
+        "base text": not base.data_digests.items() <= corpus.base_digests.items(),
     }
-    if changed := [what for what, does in differs.items() if does]:
+    return [what for what, does in differs.items() if does]
+
+
+def _check_corpus(pool: Pool, corpus: Corpus) -> None:
+    """Checks that the base model fits this corpus; `--refreeze` changes that."""
+    if changed := changed_text(read_manifest(pool.base_entry), corpus):
         raise UserError(
-            f"{pool.workdir}: the base model was trained with another "
+            f"{pool.workdir}: the base model was made with another "
             f"{' and '.join(changed)} than its corpus has now; use another "
             "--workdir, or delete its folders base and pool to start again"
         )

@@ -28,8 +28,8 @@ def params_digest(params: Any) -> str:
         array = np.ascontiguousarray(leaf)
         header = [path, list(array.shape), array.dtype.name]
         total.update(json.dumps(header).encode())
-        little = array.dtype.newbyteorder("<")
-        total.update(array.astype(little, copy=False).tobytes())
+        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        total.update(little.reshape(-1).view(np.uint8).data)  # no copy
     return total.hexdigest()
 
 

@@ -51,11 +51,45 @@ class Manifest:
     tokens: int
     unique_tokens: int
     epochs: dict[str, float]
-    final_loss: float  # nats a token, mean of the last step's batch
+    final_loss: float | None  # nats a token, of the last batch; None: imported
     wall_seconds: float
     device_seconds: float
     flops: float
     provenance: Annotated[dict[str, Any], Provenance]
+
+    @property
+    def source(self) -> "Source | None":
+        """Where a base model was imported from; None if it was trained here."""
+        if self.kind != "base" or not self.recipe.get("path"):
+            return None
+        source: Source = records.from_plain(Source, self.recipe, "recipe")
+        return source
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The folder of an imported base model: the recipe in its manifest."""
+
+    path: str  # as the config said
+    name: str  # of the model, for people
+    family: str  # its `model_type`
+    dtype: str  # of its weights there
+    files: dict[str, tuple[str, int, int]]  # SHA-256, bytes, time in ns; by name
+
+    def difference(self, folder: Path) -> str:
+        """What a folder has instead of the files of this one; '' if it has them.
+
+        Where the same path has files of the same size and time, they are not read.
+        """
+        for name, (sha256, size, time) in self.files.items():
+            path = folder / check_inside(folder, name)
+            if str(folder) == self.path and path.is_file():
+                found = path.stat()
+                if (found.st_size, found.st_mtime_ns) == (size, time):
+                    continue
+            if problem := file_problem(path, sha256, size):
+                return f"{path} {problem}"
+        return ""
 
 
 def read_manifest(entry: Path) -> Manifest:
@@ -88,13 +122,19 @@ def checked(manifest: Manifest, name: str, path: Path | str) -> Manifest:
 def _contradiction(manifest: Manifest) -> str:
     """What in a manifest contradicts the rest of it; '' if nothing does."""
     m = manifest
-    found = [m.recipe.get("steps"), m.recipe.get("batch"), m.model.get("length")]
     try:
+        imported = m.source is not None
+        recipe = {"steps": 0, "batch": 0} if imported else m.recipe
+        found = [recipe.get("steps"), recipe.get("batch"), m.model.get("length")]
         steps, batch, length = records.from_plain(list[int], found, "its numbers")
     except UserError as error:
         return f"steps and batch of its recipe, length of its model: {error}"
     if not is_named_right(Run(m.name, m.kind, m.mixture, m.steps, m.data_seed), steps):
         return "name, kind, mixture, steps and data seed do not fit each other"
+    if imported and (m.steps or m.mixture):
+        return "recipe: names a folder, but the base model was trained here"
+    if imported != (m.final_loss is None):
+        return "final_loss: only an imported base model has none"
     if m.data_digests.keys() != m.mixture.keys():
         return "data_digests: not those of the units of its mixture"
     if m.tokens != m.steps * batch * length:

@@ -13,6 +13,7 @@ import errno
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from jaxsim.pool.lock import Busy
 from jaxsim.pool.manifest import FILE_NAME, Manifest, read_manifest
 from jaxsim.train.runs import title
 
+SOURCE = "source"  # files that an imported base model came with
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -59,10 +61,13 @@ def check_links(folder: Path) -> None:
         link.unlink(missing_ok=True)
 
 
-def save_attempt(entry: Path, params: Any) -> tuple[str, dict[str, Any]]:
+def save_attempt(
+    entry: Path, params: Any, keep: Callable[[Path], None] | None = None
+) -> tuple[str, dict[str, Any]]:
     """Saves parameters as an attempt that no manifest names yet: its name and files.
 
-    Process 0 calls it and tells the other processes to save with it.
+    Process 0 calls it and tells the other processes to save with it. `keep` adds files
+    to the attempt, in the folder `SOURCE` that it is given.
 
     Raises:
       NotSaved: the disk is too full; names the bytes. Nothing is left.
@@ -73,6 +78,8 @@ def save_attempt(entry: Path, params: Any) -> tuple[str, dict[str, Any]]:
         _draft(entry, attempt).touch(exist_ok=False)
         from_lead({"save": str(entry / attempt)})
         save_params(entry / attempt, params)
+        if keep is not None:
+            keep(entry / attempt / SOURCE)
         return attempt, file_digests(entry / attempt)
     except NotSaved:
         # Orbax leaves a folder whose name starts with the attempt's.

@@ -346,7 +346,8 @@ def _by_domain(
 
 def cost(data: ReportData) -> Table:
     """Training as manifests record it, and scoring as tables count it."""
-    runs = {"base model": [data.base] if data.base is not None else []} | {
+    trained = [m for m in (data.base,) if m is not None and m.source is None]
+    runs = {"base model": trained} | {
         what: list(data.of_kind(kind).values())
         for kind, what in (("member", "members"), ("reference", "reference runs"),
                            ("replicate", "replicates"))
@@ -384,8 +385,12 @@ def setup(data: ReportData) -> Table:
     parts: dict[str, Mapping[str, Any]] = {}
     if data.base is not None:
         shapes = [shape for shape, _ in data.base.leaves.values()]
-        facts = {"parameters": sum(map(math.prod, shapes)), "tokens": data.base.tokens}
-        parts |= {"base model": facts | data.base.recipe, "model": data.base.model}
+        facts: dict[str, Any] = {"parameters": sum(map(math.prod, shapes))}
+        if (source := data.base.source) is None:
+            facts |= {"tokens": data.base.tokens} | data.base.recipe
+        else:  # and no path
+            facts |= {"imported from": source.name, "family": source.family}
+        parts |= {"base model": facts, "model": data.base.model}
     if data.pool is not None:
         parts["recipe of all runs"] = data.pool.identity["recipe"]
     if data.corpus is not None:

@@ -227,7 +227,16 @@ class Scorer:
             concatenate(self._standard_table(), asked)
         except UserError as error:  # a name is taken
             raise UserError(f"{spec}: {error}") from error
-        return self._usable(concatenate(asked, self._merges()))
+        return self._usable(concatenate(asked, self.merges()))
+
+    def merges(self) -> Mixtures:
+        """The standard merges: uniform, proportional, macro, and of groups."""
+        units = [self.corpus.unit(name) for name in self.members]
+        return concatenate(
+            uniform(self.members),
+            proportional(self.members, [u.tokens for u in units]),
+            macro(self.members, [u.group for u in units]),
+        )
 
     def score(
         self, name: str, table: Mixtures, split: str | None = None, windows: int = 0
@@ -523,18 +532,8 @@ class Scorer:
             nll_MR[part] = sums(table.w_MC[part])
         return PredictorScores(rows, nll_MR)
 
-    def _merges(self) -> Mixtures:
-        units = [self.corpus.unit(name) for name in self.members]
-        return concatenate(
-            uniform(self.members),
-            proportional(self.members, [u.tokens for u in units]),
-            macro(self.members, [u.group for u in units]),
-        )
-
     def _standard_table(self) -> Mixtures:
-        return concatenate(
-            base_row(self.members), singles(self.members), self._merges()
-        )
+        return concatenate(base_row(self.members), singles(self.members), self.merges())
 
     def _usable(self, table: Mixtures) -> Mixtures:
         """Leaves out mixtures with damaged members, except the user's own.

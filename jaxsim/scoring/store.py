@@ -288,7 +288,9 @@ class ScoreStore:
         """
         path = self.folder / f"{name}.parquet"
         content = self._content(path, self.record(name).parquet)
-        return pa.parquet.read_table(pa.BufferReader(content.getbuffer()))
+        # In this thread: a process that ends while Arrow's own begin is aborted.
+        file = pa.parquet.ParquetFile(pa.BufferReader(content.getbuffer()))
+        return file.read(use_threads=False)
 
     def _array(self, name: str, predictor: str) -> Path:
         return self.folder / f"{name}.{predictor}.npy"

@@ -1,0 +1,240 @@
+"""Models and mixtures for other people's tools, from both kinds of base model."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import imported
+import jax
+import numpy as np
+import pytest
+import tokenizers
+import yaml
+from safetensors.numpy import load_file
+from scoring import tiny
+
+from jaxsim import cli
+from jaxsim.corpus import open_corpus
+from jaxsim.corpus.tokenizer import special_tokens
+from jaxsim.model.huggingface import open_checkpoint
+from jaxsim.pool import open_pool
+from jaxsim.pool.digests import params_digest
+from jaxsim.scoring import Scorer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation(tmp_path_factory):
+    with tiny.quick_compilation(tmp_path_factory.getbasetemp() / "compiled"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def searched(quick_compilation, tmp_path_factory) -> Path:
+    """A workdir with an imported base model and members solo and texts."""
+    return imported.project(tmp_path_factory.getbasetemp() / "imported")
+
+
+@pytest.fixture(scope="module")
+def trained(quick_compilation, tmp_path_factory) -> Path:
+    """A workdir with a base model that was trained there, on bytes."""
+    return tiny.project(tmp_path_factory.getbasetemp() / "tiny")
+
+
+@pytest.fixture
+def export(tmp_path, capfd):
+    """Exports to a new folder, and returns exit code, output and that folder."""
+
+    def call(workdir: Path, what: str, *flags: str, to: str = "out"):
+        folder = tmp_path / to
+        given = [f"--workdir={workdir}", f"--what={what}", f"--to={folder}", *flags]
+        capfd.readouterr()
+        code = cli.main(["export", *given])
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return code, out + err, folder
+
+    return call
+
+
+def loaded(folder: Path):
+    return open_checkpoint(folder, 32).load()
+
+
+def trees(workdir: Path):
+    """The base model, and the members by name."""
+    pool = open_pool(workdir)
+    members = {n: pool.load(m) for n, m in pool.manifests("member").items()}
+    return pool.base()[1], members
+
+
+def assert_close(found, wanted):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-7), found, wanted
+    )
+
+
+def test_the_base_model_leaves_as_it_came(searched, export):
+    source = searched.parent / "llama"
+    code, _, folder = export(searched, "base")
+    assert code == 0
+    for path in source.iterdir():
+        assert (folder / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_a_merge_is_what_was_scored(searched, export):
+    base, members = trees(searched)
+    wanted = jax.tree.map(
+        lambda b, *ms: b + np.mean([m - b for m in ms], axis=0), base, *members.values()
+    )
+    code, _, folder = export(searched, "uniform")
+    assert code == 0
+    params = loaded(folder)
+    assert_close(params, wanted)
+    readme = (folder / "README.md").read_text()
+    for line in ("| solo | 0.5 |", f"| digest | {params_digest(params)} |"):
+        assert line in readme
+    assert "max_length=32,add_bos_token=False" in readme
+    standard = Scorer(searched).load("standard")
+    row = standard.table.names.index("uniform")
+    for split in ("dev", "test"):
+        bits = standard.bits_per_byte("merge", split)[row]
+        for domain, value in zip(standard.evaluation.domains, bits, strict=True):
+            assert f"| {domain} | {split} | {value:.5f} |" in readme
+
+
+def test_rows_of_a_file_and_scales(searched, export, tmp_path):
+    base, members = trees(searched)
+    path = tmp_path / "mine.csv"
+    path.write_text("name,scale,solo,texts\nhalf,0.5,0.25,0.75\nnone,0,1,0\n")
+    code, _, folder = export(searched, f"{path}:half")
+    assert code == 0
+    wanted = jax.tree.map(
+        lambda b, s, t: b + 0.5 * (0.25 * (s - b) + 0.75 * (t - b)),
+        *(base, members["solo"], members["texts"]),
+    )
+    assert_close(loaded(folder), wanted)
+    readme = (folder / "README.md").read_text()
+    assert "Not scored" in readme and "times 0.5" in readme
+    assert export(searched, f"{path}:none", to="none")[0] == 0
+    jax.tree.map(np.testing.assert_array_equal, loaded(tmp_path / "none"), base)
+    code, said, _ = export(searched, f"{path}:quarter", to="quarter")
+    assert code == 2 and "no row 'quarter'; there are half, none" in said
+    code, said, _ = export(searched, f"{path}:half", "--recipe=json", to="json")
+    assert code == 2 and "has scale 0.5" in said
+
+
+def test_bfloat16_is_half_as_large_and_says_what_it_costs(searched, export):
+    code, _, folder = export(searched, "solo", "--dtype=bfloat16")
+    assert code == 0
+    assert "about 3 %" in (folder / "README.md").read_text()
+    found = load_file(folder / "model.safetensors").values()
+    assert {str(tensor.dtype) for tensor in found} == {"bfloat16"}
+    member = trees(searched)[1]["solo"]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8),
+        loaded(folder),
+        member,
+    )
+
+
+def test_a_base_model_trained_here_is_a_llama(trained, export):
+    code, said, folder = export(trained, "solo")
+    assert code == 0, said
+    jax.tree.map(
+        np.testing.assert_array_equal, loaded(folder), trees(trained)[1]["solo"]
+    )
+    assert special_tokens(folder) == ("<|endoftext|>", "<|endoftext|>")
+    bpe = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    text = "".join(map(chr, range(0x20, 0x250))) + "\n\t\0 \U0001f600"
+    assert bpe.encode(text).ids == list(text.encode())
+    assert bpe.decode(list(text.encode())) == text
+    assert (
+        bpe.token_to_id("<|endoftext|>") == open_corpus(trained).tokenizer.end_of_text
+    )
+
+
+def test_what_cannot_be_exported(searched, export, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").touch()
+    for what, to, says in (
+        ("solo", "full", "exists already"),
+        ("nobody", "out", "no model 'nobody'; there are base, best, uniform"),
+    ):
+        code, said, folder = export(searched, what, to=to)
+        assert code == 2 and says in said
+    assert not folder.exists() and len(list(tmp_path.iterdir())) == 1
+    code, said, _ = export(searched, "solo", "--dtype=float16")
+    assert code == 2 and "must be one of float32, bfloat16" in said
+
+
+def test_nothing_of_a_damaged_member_is_exported(searched, export, tmp_path):
+    workdir = Path(shutil.copytree(searched, tmp_path / "work"))
+    tiny.flip(tiny.largest_file(workdir / "pool" / "members" / "solo"))
+    for flags in ((), ("--override",)):
+        for what in ("solo", "uniform"):
+            code, said, folder = export(workdir, what, *flags)
+            assert code == 3 and "member solo: file" in said
+            assert not folder.exists()
+    assert export(workdir, "texts")[0] == 0
+
+
+def test_mergekit_makes_the_same_merge(searched, export, tmp_path):
+    code, said, _ = export(searched, "uniform", "--recipe=mergekit", to="members")
+    assert code == 2 and "run `jaxsim export --workdir" in said
+    for name in imported.MEMBERS:
+        assert export(searched, name, to=f"members/{name}")[0] == 0
+    code, _, folder = export(searched, "uniform", "--recipe=mergekit", to="members")
+    assert code == 0
+    recipe = yaml.safe_load((folder / "mergekit.yaml").read_text())
+    assert (recipe["merge_method"], recipe["dtype"]) == ("linear", "float32")
+    assert export(searched, "uniform")[0] == 0
+    merged = load_file(tmp_path / "out" / "model.safetensors")
+    parts = [
+        (each["parameters"]["weight"], load_file(f"{each['model']}/model.safetensors"))
+        for each in recipe["models"]
+    ]
+    for key, tensor in merged.items():
+        found = sum(weight * part[key] for weight, part in parts)
+        np.testing.assert_allclose(found, tensor, rtol=0, atol=2e-7)
+
+
+def test_shares_of_partitions_and_their_paths(searched, export, tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("name,solo,texts\nmine,0.00001,0.99999\n")
+    shares = {"solo": 1e-5, "texts": 0.99999}
+    paths = {n: [str(searched.parent / f"{n}.jsonl")] for n in shares}
+
+    def read(recipe: str, file: str) -> str:
+        code, said, folder = export(searched, f"{path}:mine", f"--recipe={recipe}")
+        assert code == 0, said
+        return (folder / file).read_text()
+
+    plain = json.loads(read("json", "shares.json"))
+    assert plain["shares"] == shares and plain["replay"] == 0
+    sources = yaml.safe_load(read("olmo-core", "olmo-core.yaml"))["sources"]
+    assert [
+        {"source_name": n, "target_ratio": shares[n], "paths": paths[n]} for n in shares
+    ] == sources
+    drawn = json.loads(read("datasets", "datasets.json"))
+    assert dict(zip(drawn["names"], drawn["paths"], strict=True)) == paths
+    # As many tokens of each as asked for: documents are drawn, and differ in length.
+    corpus = open_corpus(searched)
+    documents = corpus.record.summary["documents"]
+    tokens = [
+        p * corpus.units[n].tokens / documents[n]["train"]
+        for n, p in zip(drawn["names"], drawn["probabilities"], strict=True)
+    ]
+    assert sum(drawn["probabilities"]) == pytest.approx(1)
+    np.testing.assert_allclose(np.divide(tokens, sum(tokens)), [1e-5, 0.99999])
+
+
+def test_a_partition_without_files_of_its_own(trained, export):
+    code, said, _ = export(trained, "alpha,1900-1909", "--recipe=olmo-core")
+    assert code == 2 and "partition 'alpha,1900-1909' has no file" in said
+    code, said, folder = export(trained, "uniform", "--recipe=json")
+    assert code == 0
+    shares = json.loads((folder / "shares.json").read_text())["shares"]
+    assert shares == dict.fromkeys(tiny.MEMBERS, 0.25)
+    code, said, _ = export(trained, "base", "--recipe=json")
+    assert code == 2 and re.search("is no mixture", said)
