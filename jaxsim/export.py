@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+import pyarrow.compute as pc
 import tokenizers
 
 from jaxsim import records
@@ -91,8 +92,10 @@ def export(
     if recipe is not None:
         if dtype is not None:
             raise UserError("export: --dtype and --recipe: give one of them")
-        path = to / RECIPES[recipe]
-        records.write(path, _recipe(Scorer(workdir), what, to, recipe))
+        path, scorer = to / RECIPES[recipe], Scorer(workdir, override=override)
+        records.write(path, _recipe(scorer, what, to, recipe))
+        for gap in scorer.gaps:
+            say(gap)
         say(f"export: {what} for {recipe} in {path}")
         return
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
@@ -118,7 +121,10 @@ def _export_model(
     params = _parameters(workdir, scorer, choice, model, notes)
     # Beside it, so that the folder appears complete.
     part = to.absolute().with_name(f".{to.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    for left in part.parent.iterdir():  # by a kill, also while weights were written
+        if left.name.startswith((part.name, f".{part.name}")):
+            shutil.rmtree(left, ignore_errors=True)
     try:
         save_checkpoint(part, params, config, model.vocab_size, source, dtype)
         if source is None:
@@ -325,7 +331,7 @@ def _readme(
         }[choice.manifest.kind]
     )
     lines += [f"{origin}, made with jaxsim.", ""]
-    if dtype == "bfloat16":
+    if dtype == "bfloat16" and choice.row is not None:
         lines += [BFLOAT16_COST, ""]
     lines += _table(("what", "value"), facts.items())
     if choice.row is not None:
@@ -377,11 +383,10 @@ def _evaluated(scorer: Scorer, choice: Choice) -> list[tuple[str, str, str, str]
         for m, name in enumerate(record.names):
             row = np.array(record.weights[m]), record.scales[m], record.members
             if name == choice.name if not merged else _is_row(choice, *row):
-                arrow = scorer.store.arrow(table).to_pylist()
-                wanted = (name, predictor)
-                found.append(
-                    [r for r in arrow if (r["mixture"], r["predictor"]) == wanted]
-                )
+                arrow = scorer.store.arrow(table)
+                for column, value in (("mixture", name), ("predictor", predictor)):
+                    arrow = arrow.filter(pc.equal(arrow[column], value))
+                found.append(arrow.to_pylist())
                 break
     best = max(found, key=lambda rows: sum(r["tokens"] for r in rows), default=[])
     return [

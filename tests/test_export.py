@@ -154,6 +154,13 @@ def test_a_base_model_trained_here_is_a_llama(trained, export):
     )
 
 
+def test_what_a_kill_left_goes_and_nothing_else_does(searched, export, tmp_path):
+    for name in (".out.part", "..out.part.0123", ".outer.part", "out.old"):
+        (tmp_path / name).mkdir()
+    assert export(searched, "solo")[0] == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"out", ".outer.part", "out.old"}
+
+
 def test_what_cannot_be_exported(searched, export, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()
