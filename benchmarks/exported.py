@@ -80,9 +80,11 @@ def workdir_of(tokenizer: Path, place: Path) -> Path:
     begin, end = special_tokens(tokenizer)
     found = Tokenizer.from_file(tokenizer / "tokenizer.json", end, begin)
     rows = -(-found.vocab_size // 64) * 64
+    # Large weights: losses should depend on the tokens before.
     model = ModelConfig(
-        length=256, layers=2, dim=64, heads=4, kv_heads=2, mlp_dim=176, vocab_rows=rows
-    )
+        length=256, layers=2, dim=64, heads=4, kv_heads=2, mlp_dim=176,
+        vocab_rows=rows, init_std=0.1,
+    )  # fmt: skip
     params = LanguageModel(model, found.vocab_size).init(jax.random.key(0))
     host = jax.tree.map(np.array, params)
     save_checkpoint(folder, host, model, found.vocab_size, None, "float32")
