@@ -61,7 +61,7 @@ class Choice:
     """What is exported: an entry of the pool, or a merge of its members.
 
     Attributes:
-      name: as the user gave it, without the file.
+      name: as the user gave it, without folders.
       manifest: of the entry; None for a merge.
       row: the mixture, one row over the members; None for the base model.
     """
@@ -175,8 +175,10 @@ def _chosen(scorer: Scorer, what: str) -> Choice:
         check_best(workdir, path)
         table = read_csv(members, path)
         check_known("row", name, table.names, str(path))
-    elif what == Labels.BEST:
-        found, name = load_search(workdir), Labels.BEST
+        row = table.take([table.names.index(name)])
+        return Choice(f"{path.name}:{name}", None, row)
+    if what == Labels.BEST:
+        found = load_search(workdir)
         if changed := found.basis.difference(scorer.now()):
             raise UserError(
                 f"{workdir}: the search was of another pool: {changed}; run `jaxsim "
@@ -184,13 +186,11 @@ def _chosen(scorer: Scorer, what: str) -> Choice:
             )
         weights = found.best["weights"]
         w_C = np.array([weights.get(member, 0.0) for member in members])
-        row = one_mixture(members, w_C, found.best["scale"])
-        return Choice(name, None, row)
-    else:
-        table, name = scorer.merges(), what
-        known = (Labels.BASE, Labels.BEST, *table.names, *pool.names())
-        check_known("model", what, known, f"--what={what}")
-    return Choice(name, None, table.take([table.names.index(name)]))
+        return Choice(what, None, one_mixture(members, w_C, found.best["scale"]))
+    table = scorer.merges()
+    known = (Labels.BASE, Labels.BEST, *table.names, *pool.names())
+    check_known("model", what, known, f"--what={what}")
+    return Choice(what, None, table.take([table.names.index(what)]))
 
 
 def _parameters(
@@ -345,7 +345,13 @@ def _readme(
     if rows := _evaluated(scorer, choice) if scorer else []:
         lines += _table(("domain", "text", "bits per byte", "tokens"), rows)
     else:
-        lines += ["Not scored. `jaxsim score` scores it as a row of a table.", ""]
+        text = (
+            "Not scored. `jaxsim score --mixtures=FILE.csv` scores the rows of a file"
+        )
+        lines += [
+            f"{text} (for the best mixture: search/best.csv); then export it.",
+            "",
+        ]
     arguments = {
         "pretrained": str(to),
         "dtype": dtype,

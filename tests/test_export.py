@@ -115,6 +115,7 @@ def test_rows_of_a_file_and_scales(searched, export, tmp_path):
     )
     assert_close(loaded(folder), wanted)
     readme = (folder / "README.md").read_text()
+    assert readme.startswith("# merge mine.csv:half\n")
     assert "Not scored" in readme and "times 0.5" in readme
     assert export(searched, f"{path}:none", to="none")[0] == 0
     jax.tree.map(np.testing.assert_array_equal, loaded(tmp_path / "none"), base)
