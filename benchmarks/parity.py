@@ -553,12 +553,13 @@ def large(folder: Path, args: Any) -> None:
             found.setdefault(dtype, {})[task] = one
             print(dtype, task, one, flush=True)
         shutil.rmtree(folder)
+    found["load"] = round(os.getloadavg()[0], 1)
     count = found["float32"]["loaded"]["parameter_bytes"] / 4e9
     lines = [
         f"A Llama with {count:.2f} billion parameters and random weights. Peak memory "
         "of a process that only imports, against the float32 parameters; that of an "
         "export is beyond them. "
-        f"{machine_line(found['machine'])}",
+        f"{machine_line(found['machine'])} The load average was {found['load']}.",
         "",
         "| weights | files | import | peak memory | of the parameters | export | more "
         "memory |",
