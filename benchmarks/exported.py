@@ -54,7 +54,7 @@ from jaxsim.scoring.scores import domain_sums
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS, PARTS = 6, 5  # texts to compare, and windows that make one
-BATCH = 32
+LOGITS = 2**24  # at once, in float64
 CONFIG = """
 import runpy
 
@@ -80,9 +80,11 @@ def workdir_of(tokenizer: Path, place: Path) -> Path:
     begin, end = special_tokens(tokenizer)
     found = Tokenizer.from_file(tokenizer / "tokenizer.json", end, begin)
     rows = -(-found.vocab_size // 64) * 64
+    # Large weights: losses should depend on the tokens before.
     model = ModelConfig(
-        length=256, layers=2, dim=64, heads=4, kv_heads=2, mlp_dim=176, vocab_rows=rows
-    )
+        length=256, layers=2, dim=64, heads=4, kv_heads=2, mlp_dim=176,
+        vocab_rows=rows, init_std=0.1,
+    )  # fmt: skip
     params = LanguageModel(model, found.vocab_size).init(jax.random.key(0))
     host = jax.tree.map(np.array, params)
     save_checkpoint(folder, host, model, found.vocab_size, None, "float32")
@@ -117,8 +119,9 @@ class Other:
     def nll(self, tokens_RL1: np.ndarray) -> np.ndarray:
         """Nats of the tokens 1 to L, float64 [R, L]."""
         parts = []
-        for start in range(0, len(tokens_RL1), BATCH):
-            part = torch.tensor(tokens_RL1[start : start + BATCH], dtype=torch.long)
+        batch = max(1, LOGITS // (tokens_RL1.shape[1] * self.model.config.vocab_size))
+        for start in range(0, len(tokens_RL1), batch):
+            part = torch.tensor(tokens_RL1[start : start + batch], dtype=torch.long)
             with torch.no_grad():
                 logits = self.model(part[:, :-1]).logits.double()
             taken = logits.log_softmax(-1).gather(2, part[:, 1:, None])[..., 0]

@@ -129,8 +129,8 @@ def _publish(
     checkpoint = open_checkpoint(folder, config.model.length)
     if checkpoint.model != config.model:
         raise UserError(
-            f"config.base.path={str(folder)!r}: its config.json has changed since this "
-            "command was started; run it again"
+            f"config.base.path={str(folder)!r}: config.model is not that of its "
+            "config.json; run the command again, or call `jaxsim.base.resolved` first"
         )
     tokenizer = corpus.tokenizer
     if tokenizer_from_config(config.corpus.tokenizer, ()).digest != tokenizer.digest:

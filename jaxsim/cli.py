@@ -458,7 +458,7 @@ def _config(
     name: str, file: str | None, workdir: Path | None, overrides: Sequence[str]
 ) -> Config:
     """The configuration of a command, from `--config` or else from the workdir."""
-    saved = ""
+    saved, resolved_path = "", ""
     if file:
         node = _run_config_file(file)
     else:
@@ -471,9 +471,10 @@ def _config(
         node = config_dict.ConfigDict(dataclasses.asdict(load_config(path))).lock()
         # The workdir may come from somebody else.
         saved, node.bucket = node.bucket, ""
+        resolved_path = node.base.path
     _apply(node, overrides)
     config = from_config_dict(node, text=name != "plan")
-    if file and config.base.path:  # that of a workdir is resolved already
+    if config.base.path != resolved_path:  # a workdir's config is resolved already
         from jaxsim.base import resolved
 
         config = resolved(config)

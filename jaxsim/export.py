@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+import pyarrow.compute as pc
 import tokenizers
 
 from jaxsim import records
@@ -60,7 +61,7 @@ class Choice:
     """What is exported: an entry of the pool, or a merge of its members.
 
     Attributes:
-      name: as the user gave it, without the file.
+      name: as the user gave it, without folders.
       manifest: of the entry; None for a merge.
       row: the mixture, one row over the members; None for the base model.
     """
@@ -91,8 +92,10 @@ def export(
     if recipe is not None:
         if dtype is not None:
             raise UserError("export: --dtype and --recipe: give one of them")
-        path = to / RECIPES[recipe]
-        records.write(path, _recipe(Scorer(workdir), what, to, recipe))
+        path, scorer = to / RECIPES[recipe], Scorer(workdir, override=override)
+        records.write(path, _recipe(scorer, what, to, recipe))
+        for gap in scorer.gaps:
+            say(gap)
         say(f"export: {what} for {recipe} in {path}")
         return
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
@@ -118,7 +121,10 @@ def _export_model(
     params = _parameters(workdir, scorer, choice, model, notes)
     # Beside it, so that the folder appears complete.
     part = to.absolute().with_name(f".{to.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    for left in part.parent.iterdir():  # by a kill, also while weights were written
+        if left.name.startswith((part.name, f".{part.name}")):
+            shutil.rmtree(left, ignore_errors=True)
     try:
         save_checkpoint(part, params, config, model.vocab_size, source, dtype)
         if source is None:
@@ -169,8 +175,10 @@ def _chosen(scorer: Scorer, what: str) -> Choice:
         check_best(workdir, path)
         table = read_csv(members, path)
         check_known("row", name, table.names, str(path))
-    elif what == Labels.BEST:
-        found, name = load_search(workdir), Labels.BEST
+        row = table.take([table.names.index(name)])
+        return Choice(f"{path.name}:{name}", None, row)
+    if what == Labels.BEST:
+        found = load_search(workdir)
         if changed := found.basis.difference(scorer.now()):
             raise UserError(
                 f"{workdir}: the search was of another pool: {changed}; run `jaxsim "
@@ -178,13 +186,11 @@ def _chosen(scorer: Scorer, what: str) -> Choice:
             )
         weights = found.best["weights"]
         w_C = np.array([weights.get(member, 0.0) for member in members])
-        row = one_mixture(members, w_C, found.best["scale"])
-        return Choice(name, None, row)
-    else:
-        table, name = scorer.merges(), what
-        known = (Labels.BASE, Labels.BEST, *table.names, *pool.names())
-        check_known("model", what, known, f"--what={what}")
-    return Choice(name, None, table.take([table.names.index(name)]))
+        return Choice(what, None, one_mixture(members, w_C, found.best["scale"]))
+    table = scorer.merges()
+    known = (Labels.BASE, Labels.BEST, *table.names, *pool.names())
+    check_known("model", what, known, f"--what={what}")
+    return Choice(what, None, table.take([table.names.index(what)]))
 
 
 def _parameters(
@@ -325,7 +331,7 @@ def _readme(
         }[choice.manifest.kind]
     )
     lines += [f"{origin}, made with jaxsim.", ""]
-    if dtype == "bfloat16":
+    if dtype == "bfloat16" and choice.row is not None:
         lines += [BFLOAT16_COST, ""]
     lines += _table(("what", "value"), facts.items())
     if choice.row is not None:
@@ -339,7 +345,13 @@ def _readme(
     if rows := _evaluated(scorer, choice) if scorer else []:
         lines += _table(("domain", "text", "bits per byte", "tokens"), rows)
     else:
-        lines += ["Not scored. `jaxsim score` scores it as a row of a table.", ""]
+        text = (
+            "Not scored. `jaxsim score --mixtures=FILE.csv` scores the rows of a file"
+        )
+        lines += [
+            f"{text} (for the best mixture: search/best.csv); then export it.",
+            "",
+        ]
     arguments = {
         "pretrained": str(to),
         "dtype": dtype,
@@ -377,11 +389,10 @@ def _evaluated(scorer: Scorer, choice: Choice) -> list[tuple[str, str, str, str]
         for m, name in enumerate(record.names):
             row = np.array(record.weights[m]), record.scales[m], record.members
             if name == choice.name if not merged else _is_row(choice, *row):
-                arrow = scorer.store.arrow(table).to_pylist()
-                wanted = (name, predictor)
-                found.append(
-                    [r for r in arrow if (r["mixture"], r["predictor"]) == wanted]
-                )
+                arrow = scorer.store.arrow(table)
+                for column, value in (("mixture", name), ("predictor", predictor)):
+                    arrow = arrow.filter(pc.equal(arrow[column], value))
+                found.append(arrow.to_pylist())
                 break
     best = max(found, key=lambda rows: sum(r["tokens"] for r in rows), default=[])
     return [

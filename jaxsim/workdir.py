@@ -42,14 +42,15 @@ def check(config: Config, workdir: Path) -> None:
         was["model"] = made.model
         if made.source is None:
             was["recipe"] = {key: made.recipe.get(key) for key in SHARED}
-        elif (folder := Path(config.base.path)).is_dir() and config.base.path:
-            if other := made.source.difference(folder):
+        elif config.base.path:
+            folder = Path(config.base.path)
+            if folder.is_dir() and (other := made.source.difference(folder)):
                 raise UserError(
                     f"config.base.path={str(folder)!r}: the base model of {workdir} "
                     f"was imported from other files: {other}. Give the folder that it "
                     "was imported from, or use another --workdir"
                 )
-            was["base"]["path"] = config.base.path
+            was["base"]["path"] = config.base.path  # moved, or no longer needed
     if (workdir / "pool" / "pool.json").exists():
         shared = open_pool(workdir).identity
         was |= {"recipe": shared["recipe"], "model": shared["model"]}

@@ -115,6 +115,7 @@ def test_rows_of_a_file_and_scales(searched, export, tmp_path):
     )
     assert_close(loaded(folder), wanted)
     readme = (folder / "README.md").read_text()
+    assert readme.startswith("# merge mine.csv:half\n")
     assert "Not scored" in readme and "times 0.5" in readme
     assert export(searched, f"{path}:none", to="none")[0] == 0
     jax.tree.map(np.testing.assert_array_equal, loaded(tmp_path / "none"), base)
@@ -152,6 +153,13 @@ def test_a_base_model_trained_here_is_a_llama(trained, export):
     assert (
         bpe.token_to_id("<|endoftext|>") == open_corpus(trained).tokenizer.end_of_text
     )
+
+
+def test_what_a_kill_left_goes_and_nothing_else_does(searched, export, tmp_path):
+    for name in (".out.part", "..out.part.0123", ".outer.part", "out.old"):
+        (tmp_path / name).mkdir()
+    assert export(searched, "solo")[0] == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"out", ".outer.part", "out.old"}
 
 
 def test_what_cannot_be_exported(searched, export, tmp_path):
