@@ -5,9 +5,9 @@
 
 The base model is imported: `benchmarks/smollm2.py` makes its folder from a package,
 with weights that were rounded to 4 bits; if it is another folder, set JAXSIM_SMOLLM2
-to it. Eight eras of 27 years are the partitions. Three years between two of them, and the
-package's messages that are not addresses, are the out-of-pool domains. The result is
-in docs/models.md. Two reference runs show a level, but no correlation.
+to it. Eight eras of 27 years are the partitions. The out-of-pool domains are three
+years between two of them, and the messages of the package that are not addresses. Two
+reference runs show a level, but no correlation.
 
 Hardware: 2 CPU cores, 8 GB, two hours. With a GPU raise `recipe.steps`,
 `recipe.batch`, `corpus.evaluation_tokens` and `validate.held_out`.
@@ -34,11 +34,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
         )
     }
     config.corpus.domains = {
-        "between": source(
-            reader="sotu",
-            by_dates=(("1907", "1909"),),
-            where=addresses,
-        ),
+        "between": source(reader="sotu", by_dates=(("1907", "1909"),), where=addresses),
         "messages": source(reader="sotu", where=(("is_sotu", "False"),)),
     }
     # The tokenizer of the instruct model names the end of a turn; in pre-training

@@ -16,8 +16,8 @@ from jaxsim.records import from_plain, need, plain
 
 # Fields that transformers itself ignores, or that change no logits.
 NEUTRAL = (
-    "_attn_implementation_autoset", "_name_or_path", "_num_labels", "architectures",
-    "attention_dropout", "bad_words_ids", "begin_suppress_tokens", "bos_token_id",
+    "architectures", "attention_dropout", "bad_words_ids", "begin_suppress_tokens",
+    "bos_token_id",
     "classifier_dropout", "decoder_start_token_id", "diversity_penalty", "do_sample",
     "dtype", "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id",
     "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id",
@@ -30,8 +30,8 @@ NEUTRAL = (
     "return_dict_in_generate", "sep_token_id", "suppress_tokens",
     "task_specific_params", "temperature", "tf_legacy_loss", "tokenizer_class", "top_k",
     "top_p", "torch_dtype", "torchscript", "transformers.js_config",
-    "transformers_version", "typical_p", "unsloth_fixed", "unsloth_version",
-    "use_cache",
+    "transformers_version", "typical_p", "unk_token_id", "unsloth_fixed",
+    "unsloth_version", "use_cache",
 )  # fmt: skip
 # Fields of which jaxsim knows one value, the one that changes nothing.
 INERT: Mapping[str, Any] = {
@@ -132,7 +132,8 @@ def _check_fields(family: Family, raw: Mapping[str, Any], where: str) -> None:
         *(_ROPE_FIELDS if family.rope else ()),
     }
     inert = {**INERT, **family.inert}
-    for name in sorted(raw.keys() - known):
+    # Names with an underscore are notes of transformers and its users.
+    for name in sorted(n for n in raw.keys() - known if not n.startswith("_")):
         if name not in inert:
             raise UserError(
                 f"{where}: jaxsim does not know the field {name!r}, which is "
