@@ -69,6 +69,8 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "by_dates": ((("1900", "1904"), ("1905", "1919")),),
     "where": ((("topic", "alpha"),),),
     "reader": ("jsonl", "text"),
+    "model.positions": (32,),
+    "model.rope.share": (0.5,),
     "search.target": ({"a": 1.0},),
     "search.max_regression": ({"outside": 0.5},),
     "search.min_weight": ({"a": 0.5},),
@@ -98,7 +100,7 @@ def get_config(arg=None):
     c.corpus.tokenizer.kind = "bytes"
     c.corpus.split.dev = c.corpus.split.test = 0.25
     c.model.update(length=32, layers=1, dim=16, heads=2, kv_heads=2, mlp_dim=32)
-    c.model.vocab_multiple = 8
+    c.model.vocab_rows = 264
     c.base.update(steps=3, batch=8, warmup=1)
     c.recipe.update(steps=4, batch=4, learning_rate=3e-2)
     c.train.unroll = c.score.unroll = False

@@ -3,7 +3,7 @@
 Written as a PyTorch user would: one fused projection for query, key and value,
 `scaled_dot_product_attention`, one cross-entropy over the whole batch, fused
 AdamW. `write` copies the JAX model's parameters here, so that both compute the
-same, and `read` gives them back.
+same, and `read` gives them back. It has the options that the presets use.
 """
 
 from typing import Any
@@ -16,6 +16,11 @@ from workload import Arrays
 
 from jaxsim.config import ModelConfig, RecipeConfig
 
+OTHERS = (
+    "head_dim", "norm_place", "activation", "gated", "parallel", "clip_qkv",
+    "positions",
+)  # fmt: skip
+
 
 class Block(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
@@ -26,14 +31,14 @@ class Block(nn.Module):
         self.widths = (c.dim, kv_dim, kv_dim)
         self.attention_norm = _norm(c, c.dim)
         self.mlp_norm = _norm(c, c.dim)
-        self.qkv = nn.Linear(c.dim, sum(self.widths), bias=c.bias)
-        self.mlp_in = nn.Linear(c.dim, 2 * c.mlp_dim, bias=c.bias)
-        self.mlp_out = nn.Linear(c.mlp_dim, c.dim, bias=c.bias)
-        if c.qk_norm:
+        self.qkv = nn.Linear(c.dim, sum(self.widths), bias=c.bias == "all")
+        self.mlp_in = nn.Linear(c.dim, 2 * c.mlp_dim, bias=c.bias == "all")
+        self.mlp_out = nn.Linear(c.mlp_dim, c.dim, bias=c.bias == "all")
+        if c.qk_norm == "width":
             self.query_norm = _norm(c, c.dim)
             self.key_norm = _norm(c, kv_dim)
         if c.output_projection:
-            self.output = nn.Linear(c.dim, c.dim, bias=c.bias)
+            self.output = nn.Linear(c.dim, c.dim, bias=c.bias == "all")
 
     def forward(self, x_BLD: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> Tensor:
         x_BLD = x_BLD + self._attention(self.attention_norm(x_BLD), cos_LK, sin_LK)
@@ -41,7 +46,7 @@ class Block(nn.Module):
 
     def _attention(self, x_BLD: Tensor, cos_LK: Tensor, sin_LK: Tensor) -> Tensor:
         q, k, v = self.qkv(x_BLD).split(self.widths, -1)
-        if self.config.qk_norm:
+        if self.config.qk_norm == "width":
             q, k = self.query_norm(q), self.key_norm(k)
         q, k, v = (a.unflatten(-1, (-1, self.size)).transpose(1, 2) for a in (q, k, v))
         out_BHLK = functional.scaled_dot_product_attention(
@@ -57,10 +62,8 @@ class Block(nn.Module):
         return out_BLD
 
     def _mlp(self, x_BLD: Tensor) -> Tensor:
-        first_BLF, second_BLF = self.mlp_in(x_BLD).chunk(2, -1)
-        if not self.config.gate_first:
-            first_BLF, second_BLF = second_BLF, first_BLF
-        y_BLD: Tensor = self.mlp_out(functional.silu(first_BLF) * second_BLF)
+        gate_BLF, up_BLF = self.mlp_in(x_BLD).chunk(2, -1)
+        y_BLD: Tensor = self.mlp_out(functional.silu(gate_BLF) * up_BLF)
         return y_BLD
 
 
@@ -68,6 +71,8 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig, vocab_rows: int) -> None:
         super().__init__()
         c = self.config = config
+        if used := [k for k in OTHERS if getattr(c, k) != getattr(ModelConfig, k)]:
+            raise ValueError(f"not written here: {used[0]}")
         self.embedding = nn.Embedding(vocab_rows, c.dim)
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.layers))
         self.final_norm = _norm(c, c.dim)
@@ -76,7 +81,7 @@ class Decoder(nn.Module):
         else:
             self.head = nn.Parameter(torch.empty(vocab_rows, c.dim))
         size = c.dim // c.heads
-        frequency_K = c.rope_base ** (-torch.arange(0, size, 2) / size)
+        frequency_K = c.rope.base ** (-torch.arange(0, size, 2) / size)
         angle_LK = torch.arange(c.length)[:, None] * frequency_K
         self.register_buffer("cos_LK", angle_LK.cos(), persistent=False)
         self.register_buffer("sin_LK", angle_LK.sin(), persistent=False)

@@ -63,7 +63,7 @@ def check_attention(config: ModelConfig, on_gpu: bool) -> dict[str, Any]:
     Elsewhere than on a GPU, `einsum` takes cuDNN's place.
     """
     name = "cudnn" if on_gpu else "einsum"
-    head = config.dim // config.heads
+    head = config.head_size
     q = _normal(0, 4, 2, config.length, config.heads, head)
     k, v = (_normal(i, 4, 2, config.length, config.kv_heads, head) for i in (1, 2))
 
@@ -98,7 +98,7 @@ def measure(
     c, dtype = model.config, jnp.dtype(config.precision)
     k, block = layout.mixtures, layout.windows
     blocks = -(-windows // block)
-    tokens, head = k * block * c.length, c.dim // c.heads
+    tokens, head = k * block * c.length, c.head_size
 
     members, parameters = len(pool.names), model.parameter_count()
     w_KC = jnp.full((k, members), 1 / members)
@@ -129,7 +129,7 @@ def measure(
     attention = jax.jit(jax.vmap(functools.partial(attend, name=config.attention)))
     found["attention"] = _piece(
         blocks * c.layers * seconds(attention, q, kv, kv),
-        blocks * c.layers * 2.0 * tokens * c.length * c.dim,
+        blocks * c.layers * 2.0 * tokens * c.length * c.heads * c.head_size,
         0,
     )
 
@@ -154,11 +154,11 @@ def _piece(seconds: float, flops: float, moved: float) -> dict[str, float]:
 
 def _matrices(c: ModelConfig) -> list[tuple[int, int]]:
     """Inputs and outputs of every linear map of a layer."""
-    kv_dim = c.kv_heads * (c.dim // c.heads)
-    found = [(c.dim, c.dim), (c.dim, kv_dim), (c.dim, kv_dim)]
+    width, kv_width = c.heads * c.head_size, c.kv_heads * c.head_size
+    found = [(c.dim, width), (c.dim, kv_width), (c.dim, kv_width)]
     if c.output_projection:
-        found.append((c.dim, c.dim))
-    return [*found, (c.dim, 2 * c.mlp_dim), (c.mlp_dim, c.dim)]
+        found.append((width, c.dim))
+    return [*found, (c.dim, (1 + c.gated) * c.mlp_dim), (c.mlp_dim, c.dim)]
 
 
 def _normal(key: int, *shape: int) -> jax.Array:

@@ -70,7 +70,7 @@ SMOKE = Size(
     dataclasses.replace(
         preset("paper-130m"),
         length=64, layers=2, dim=64, heads=4, kv_heads=4, mlp_dim=96,
-        vocab_multiple=1,
+        vocab_rows=0,
     ),
     300, 3, 16, 8, 128,
 )  # fmt: skip

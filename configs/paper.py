@@ -98,6 +98,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
         config.model.heads = 4
         config.model.kv_heads = 4
         config.model.mlp_dim = 64
+        config.model.vocab_rows = 0
         config.base.steps = 4
         config.base.batch = 8
         config.base.warmup = 1

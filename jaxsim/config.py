@@ -116,6 +116,52 @@ class CorpusConfig:
 
 
 @dataclass(frozen=True)
+class RopeConfig:
+    """Rotary position embeddings, with the names of Hugging Face's config.json.
+
+    `llama3` and `yarn` divide low frequencies by `factor`, for a longer context than
+    the model was first trained with, and keep high ones.
+    """
+
+    base: float = checked(10_000.0, lambda x: 1 < x <= _MOST, "above 1, at most 1e9")
+    # Of a head's dimensions, the first ones, that are rotated.
+    share: float = checked(1.0, lambda x: 0 < x <= 1, "a positive share")
+    kind: Literal["default", "llama3", "yarn"] = "default"
+    factor: float = checked(1.0, lambda x: 1 <= x <= 1e6, "from 1 to 1,000,000")
+    original_length: int = non_negative(0)  # tokens of the first context
+    low_freq_factor: float = positive(1.0)  # turns in it, below which all is divided
+    high_freq_factor: float = positive(4.0)  # turns in it, above which all is kept
+    beta_fast: float = positive(32.0)  # as high_freq_factor, for yarn
+    beta_slow: float = positive(1.0)  # as low_freq_factor, for yarn
+    # Of yarn, multiplies queries and keys; 0: 1 + ln(factor) / 10.
+    attention_factor: float = non_negative(0.0)
+
+    def rotated(self, size: int) -> int:
+        """How many dimensions of a head of `size` are rotated."""
+        return int(size * self.share)
+
+    def check_parts(self) -> None:
+        """Raises a `UserError` if the fields do not fit together; see `records`."""
+        used = ["base", "share", "kind"]
+        if self.kind != "default":
+            low, high, *other = {
+                "llama3": ["low_freq_factor", "high_freq_factor"],
+                "yarn": ["beta_slow", "beta_fast", "attention_factor"],
+            }[self.kind]
+            used += ["factor", "original_length", low, high, *other]
+            length, least = self.original_length, getattr(self, low)
+            what = f"the length before kind={self.kind!r}"
+            need(length > 0, what, length, "config.model.rope.original_length")
+            fits = least < getattr(self, high)
+            need(fits, f"below {high}", least, f"config.model.rope.{low}")
+        for each in dataclasses.fields(self):
+            found = getattr(self, each.name)
+            ok = each.name in used or found == each.default
+            what = f"{each.default}, with kind={self.kind!r}"
+            need(ok, what, found, f"config.model.rope.{each.name}")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The decoder. The vocabulary comes from the tokenizer."""
 
@@ -124,33 +170,68 @@ class ModelConfig:
     dim: int = positive(128, 1e6)  # D
     heads: int = positive(4)  # H
     kv_heads: int = positive(4)  # G, a divisor of `heads`
+    head_dim: int = non_negative(0, 1e6)  # K; 0: dim / heads
     mlp_dim: int = positive(352, 1e7)  # F
-    norm: Literal["rms", "layer"] = "rms"  # layer: with bias
+    # layer: with scale and bias; plain: LayerNorm without parameters.
+    norm: Literal["rms", "layer", "plain"] = "rms"
     norm_eps: float = positive(1e-5)
-    qk_norm: bool = False  # over the full width, before heads and RoPE
-    output_projection: bool = True
-    bias: bool = False  # on every linear map but the head
-    gate_first: bool = True  # whether the gate comes first in the fused MLP input
+    # Norms the input of attention and MLP, or their output before it is added.
+    norm_place: Literal["before", "after"] = "before"
+    # Of queries and keys, before RoPE: over all heads together, or each head.
+    qk_norm: Literal["none", "width", "head"] = "none"
+    bias: Literal["none", "qkv", "all"] = "none"  # of linear maps, never of the head
+    output_projection: bool = True  # of attention
+    activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
+    gated: bool = True  # the MLP multiplies an activated half by another
+    parallel: bool = False  # the MLP reads what attention reads
+    clip_qkv: float = non_negative(0.0)  # bound of queries, keys, values; 0: none
+    positions: int = non_negative(0, 1e7)  # rows of learned positions; 0: RoPE
+    rope: RopeConfig = RopeConfig()
     tied: bool = True
-    rope_base: float = positive(10_000.0)
-    vocab_multiple: int = positive(1, 1e6)  # embedding rows are rounded up to this
+    vocab_rows: int = non_negative(0)  # of the embedding; 0: the tokenizer's ids
     init_std: float = positive(0.02)
+
+    @property
+    def head_size(self) -> int:
+        """K: `head_dim`, or what it is by default."""
+        return self.head_dim or self.dim // self.heads
 
     def check_parts(self) -> None:
         """Raises a `UserError` if the fields do not fit together; see `records`."""
-        dim, heads, kv_heads = self.dim, self.heads, self.kv_heads
-        for ok, name, what, found in (
-            (dim % heads == 0, "heads", f"a divisor of dim={dim}", heads),
-            # RoPE turns pairs.
-            (dim // heads % 2 == 0, "heads", "such that dim / heads is even", heads),
+        dim, heads, size = self.dim, self.heads, self.head_size
+        rotated = self.rope.rotated(size)
+        for ok, name, what in (
             (
-                heads % kv_heads == 0,
-                "kv_heads",
-                f"a divisor of heads={heads}",
-                kv_heads,
+                self.head_dim or dim % heads == 0,
+                "heads",
+                f"a divisor of dim={dim}, or config.model.head_dim must be set",
+            ),
+            (heads % self.kv_heads == 0, "kv_heads", f"a divisor of heads={heads}"),
+            (
+                self.output_projection or heads * size == dim,
+                "head_dim",
+                f"dim / heads, {dim} / {heads}, without an output projection",
+            ),
+            (
+                self.positions or (rotated and rotated % 2 == 0),
+                "rope.share" if self.rope.share < 1 else "heads",
+                "such that RoPE, which turns pairs, turns an even number of each "
+                f"head's {size} dimensions",
+            ),
+            (
+                not self.positions or self.rope == RopeConfig(),
+                "positions",
+                "0 with keys of config.model.rope: a model has learned positions "
+                "or RoPE",
+            ),
+            (
+                not self.positions or self.length <= self.positions,
+                "length",
+                f"at most config.model.positions={self.positions}",
             ),
         ):
-            need(ok, what, found, f"config.model.{name}")
+            found = operator.attrgetter(name)(self)
+            need(bool(ok), what, found, f"config.model.{name}")
 
 
 @dataclass(frozen=True)
@@ -176,7 +257,7 @@ class RecipeConfig:
     learning_rate: float = positive(1e-3)  # constant, up to `decay`
     beta1: float = checked(0.9, lambda x: 0 <= x < 1, "a share below 1")
     beta2: float = checked(0.95, lambda x: 0 <= x < 1, "a share below 1")
-    weight_decay: float = non_negative(0.1)
+    weight_decay: float = non_negative(0.1)  # of matrices
     clip: float = positive(1.0)  # global norm
     tail: float = share(0.5)  # last share of steps, averaged
     decay: float = share(0.0)  # last share of steps, rate falls to zero

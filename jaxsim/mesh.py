@@ -21,9 +21,11 @@ RULES: dict[str, str | None] = {
     "layers": None,
     "embed": "data",
     "embed_vector": None,
+    "positions": None,
     "vocab": "model",
     "heads": "model",
     "kv_heads": "model",
+    "head_vector": None,
     "mlp": "model",
     "gate": None,
 }
@@ -179,7 +181,7 @@ def _sharding(
                 f"parameter {jax.tree_util.keystr(path)}: its axis {name} of "
                 f"{size} does not divide over the {mesh.shape[axis]} devices "
                 f"of mesh axis {axis!r}; change config.{group}.{axis}_axis"
-                + (", or config.model.vocab_multiple" if name == "vocab" else "")
+                + (", or config.model.vocab_rows" if name == "vocab" else "")
             )
     return NamedSharding(mesh, PartitionSpec(*axes))
 

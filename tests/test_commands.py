@@ -461,9 +461,9 @@ def test_a_changed_recipe_is_refused(workdir, jaxsim):
     assert "recipe.steps" in error and "16" in error and "24" in error
     code, error = jaxsim("train", "--config.recipe.decay=0.5")
     assert code == 2 and "recipe.decay" in error and "0.5" in error
-    code, error = jaxsim("train", "--config.model.rope_base=5000.0")
+    code, error = jaxsim("train", "--config.model.rope.base=5000.0")
     assert code == 2
-    assert "model.rope_base: expected 10000.0, found 5000.0" in error
+    assert "model.rope.base: expected 10000.0, found 5000.0" in error
 
 
 def test_a_changed_base_model_recipe_is_refused(workdir, jaxsim):
@@ -487,7 +487,7 @@ def test_no_command_ignores_a_config_of_another_workdir(workdir, jaxsim):
             "corpus.max_units=2",
             "base.steps=9",
             "recipe.learning_rate=0.02",
-            "model.rope_base=5000.0",
+            "model.rope.base=5000.0",
         ):
             code, error = jaxsim(command, f"--config.{key}")
             assert code == 2, (command, key)

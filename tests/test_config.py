@@ -91,7 +91,7 @@ def test_missing_key_is_named() -> None:
         ("recipe.beta1", 1.0),
         ("recipe.beta2", -0.5),
         ("model.norm_eps", -1.0),
-        ("model.rope_base", 0.0),
+        ("model.rope.base", 0.0),
         ("model.init_std", -1.0),
         ("train.step_limit", -1.0),
         ("corpus.tokenizer.sample_bytes", 0),
@@ -168,6 +168,56 @@ def test_impossible_value_is_named(key: str, value: object) -> None:
     node.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=f"config.{key}: m"):  # must, missing
         from_config_dict(node)
+
+
+YARN = {"rope.kind": "yarn", "rope.original_length": 64}
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "words"),
+    [
+        ({"dim": 100, "heads": 3}, "heads", "head_dim must be set"),
+        ({"kv_heads": 3}, "kv_heads", "divisor of heads=4"),
+        ({"dim": 20, "kv_heads": 2}, "heads", "of each head's 5"),
+        ({"head_dim": 7}, "heads", "of each head's 7"),
+        ({"head_dim": 8, "rope.share": 0.4}, "rope.share", "of each head's 8"),
+        ({"head_dim": 8, "rope.share": 0.1}, "rope.share", "of each head's 8"),
+        ({"head_dim": 64, "output_projection": False}, "head_dim", "128 / 4"),
+        ({"positions": 256, "rope.base": 5e5}, "positions", "learned"),
+        ({"positions": 255}, "length", "at most config.model.positions=255"),
+        ({"rope.kind": "yarn"}, "rope.original_length", "the length before"),
+        ({"rope.kind": "llama3"}, "rope.original_length", "the length before"),
+        (YARN | {"rope.beta_slow": 32.0}, "rope.beta_slow", "below beta_fast"),
+        (YARN | {"rope.low_freq_factor": 2.0}, "rope.low_freq_factor", "'yarn'"),
+        ({"rope.factor": 8.0}, "rope.factor", "1.0, with kind='default'"),
+        ({"rope.kind": "linear"}, "rope.kind", "default, llama3, yarn"),
+        ({"rope.base": 1.0}, "rope.base", "above 1"),
+        ({"rope.share": 0.0}, "rope.share", "a positive share"),
+        ({"clip_qkv": -1.0}, "clip_qkv", "from 0"),
+    ],
+)
+def test_what_no_decoder_can_be_is_named(
+    changes: dict[str, object], key: str, words: str
+) -> None:
+    node = minimal()
+    node.model.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=f"config.model.{key}: must be .*{words}"):
+        from_config_dict(node)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head_dim": 7, "positions": 256},
+        {"dim": 100, "heads": 3, "kv_heads": 1, "head_dim": 32},
+        {"head_dim": 7, "rope.share": 0.9},
+        YARN | {"rope.attention_factor": 1.2},
+    ],
+)
+def test_unusual_decoders_are_accepted(changes: dict[str, object]) -> None:
+    node = minimal()
+    node.model.update_from_flattened_dict(changes)
+    assert from_config_dict(node).model != Config().model
 
 
 @pytest.mark.parametrize(
@@ -336,8 +386,7 @@ def test_paper_recipe() -> None:
     assert (small.model.dim, small.model.layers, small.model.heads) == (768, 12, 12)
     assert (large.model.dim, large.model.layers, large.model.heads) == (2048, 24, 16)
     for config in (small, large):
-        rows = -(-50_280 // config.model.vocab_multiple)
-        assert rows * config.model.vocab_multiple == 50_304
+        assert config.model.vocab_rows == 50_304
         assert not config.model.output_projection
         unit = config.recipe.steps * config.recipe.batch * config.model.length
         assert unit == 1_048_576_000

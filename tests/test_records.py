@@ -135,15 +135,15 @@ def test_a_journal_believes_no_nan(tmp_path):
         ("", "unreadable"),
         ("[]", "not a JSON object"),
         ("[" * 100_000, "unreadable"),
-        ('{"version": 4, "x": ' + "[" * 100_000, "unreadable"),
+        ('{"version": 5, "x": ' + "[" * 100_000, "unreadable"),
         ('{"version": NaN}', "format version nan"),
-        ('{"version": 4, "record": "Sample", "share": NaN}', "Out of range float"),
-        ('{"version": 4, "record": "Sample", "share": 1e999}', "unreadable"),
-        ('{"version": 4, "record": "Other"}', "not a record of kind Sample"),
+        ('{"version": 5, "record": "Sample", "share": NaN}', "Out of range float"),
+        ('{"version": 5, "record": "Sample", "share": 1e999}', "unreadable"),
+        ('{"version": 5, "record": "Other"}', "not a record of kind Sample"),
         ('{"format": 2}', "format version None, .* use the version that wrote it, or"),
         (
             '{"version": 99}',
-            "format version 99, .* reads 4; use the version that wrote it, .* another "
+            "format version 99, .* reads 5; use the version that wrote it, .* another "
             "--workdir",
         ),
         (b"\xff\xfe", "unreadable"),

@@ -6,24 +6,61 @@ padding needs none, and under `vmap` over mixtures cuDNN fails for an operand th
 mixtures share (jax issue 38495).
 """
 
+import math
 from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from jaxsim.config import RopeConfig
 
 
-def rotate(x_BLHK: jax.Array, base: float) -> jax.Array:
-    """Rotates pairs (k, k + K/2) of K by the positions 0 to L-1."""
-    length, size = x_BLHK.shape[1], x_BLHK.shape[3]
-    frequency_K = base ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
+def rotate(x_BLHK: jax.Array, rope: RopeConfig) -> jax.Array:
+    """Rotates pairs (k, k + R/2) of the first R of K by the positions 0 to L-1."""
+    length, size = x_BLHK.shape[1], rope.rotated(x_BLHK.shape[3])
+    frequency_K = frequencies(rope, size).astype(np.float32)
     angle_LK = jnp.arange(length, dtype=jnp.float32)[:, None] * frequency_K
-    cos_LHK = jnp.cos(angle_LK)[:, None, :].astype(x_BLHK.dtype)
-    sin_LHK = jnp.sin(angle_LK)[:, None, :].astype(x_BLHK.dtype)
-    a_BLHK, b_BLHK = jnp.split(x_BLHK, 2, axis=-1)
+    cos_LK, sin_LK = jnp.cos(angle_LK), jnp.sin(angle_LK)
+    if rope.kind == "yarn":
+        factor = rope.attention_factor or 1 + 0.1 * math.log(rope.factor)
+        cos_LK, sin_LK = factor * cos_LK, factor * sin_LK
+    cos_LHK = cos_LK[:, None, :].astype(x_BLHK.dtype)
+    sin_LHK = sin_LK[:, None, :].astype(x_BLHK.dtype)
+    a_BLHK, b_BLHK, rest_BLHK = jnp.split(x_BLHK, (size // 2, size), axis=-1)
     return jnp.concatenate(
-        [a_BLHK * cos_LHK - b_BLHK * sin_LHK, b_BLHK * cos_LHK + a_BLHK * sin_LHK],
+        [
+            a_BLHK * cos_LHK - b_BLHK * sin_LHK,
+            b_BLHK * cos_LHK + a_BLHK * sin_LHK,
+            rest_BLHK,
+        ],
         axis=-1,
     )
+
+
+def frequencies(rope: RopeConfig, size: int) -> np.ndarray:
+    """The angle between neighboring positions, for each pair of `size` dimensions.
+
+    Float64, on the host: powers of float32 are not equally accurate everywhere.
+    """
+    pair_K = np.arange(size // 2)
+    frequency_K = rope.base ** (-2 * pair_K / size)
+    if rope.kind == "default":
+        return frequency_K
+    if rope.kind == "llama3":
+        turns_K = rope.original_length * frequency_K / (2 * math.pi)
+        low, high = rope.low_freq_factor, rope.high_freq_factor
+        kept_K = (turns_K - low) / (high - low)
+    else:
+        # The pairs that turn `beta` times in the original context, whole numbers.
+        fast, slow = (
+            size * math.log(rope.original_length / (2 * math.pi * beta), rope.base) / 2
+            for beta in (rope.beta_fast, rope.beta_slow)
+        )
+        first, last = max(math.floor(fast), 0), min(math.ceil(slow), size - 1)
+        kept_K = 1 - (pair_K - first) / (last - first or 0.001)
+    kept_K = np.clip(kept_K, 0, 1)
+    return frequency_K * (kept_K + (1 - kept_K) / rope.factor)
 
 
 def attend(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxsim.config import ModelConfig
+from jaxsim.errors import UserError
 from jaxsim.model.loss import next_token_nll
 from jaxsim.model.transformer import Decoder
 
@@ -57,11 +58,19 @@ class LanguageModel:
     config: ModelConfig
     vocab_size: int
 
+    def __post_init__(self) -> None:
+        """Raises a `UserError` if the embedding has too few rows."""
+        if self.vocab_rows < self.vocab_size:
+            raise UserError(
+                f"config.model.vocab_rows={self.vocab_rows}: the tokenizer has "
+                f"{self.vocab_size} ids, and each needs a row; take the model's own "
+                "tokenizer, or more rows (0: as many as ids)"
+            )
+
     @property
     def vocab_rows(self) -> int:
-        """Rows of the embedding: the vocabulary, rounded up."""
-        multiple = self.config.vocab_multiple
-        return -(-self.vocab_size // multiple) * multiple
+        """Rows of the embedding."""
+        return self.config.vocab_rows or self.vocab_size
 
     def init(self, rng: jax.Array) -> Params:
         """New random parameters, float32."""
@@ -87,9 +96,9 @@ class LanguageModel:
 
         Args:
           params: see `init`.
-          tokens_BL1: [B, L+1] ids; L may exceed the model's length. An id that is
-            negative or not below `vocab_size` gives NaN where it is the target and
-            from there to the end of the row.
+          tokens_BL1: [B, L+1] ids; L may exceed the model's length, but not its
+            learned positions. An id that is negative or not below `vocab_size` gives
+            NaN where it is the target and from there to the end of the row.
           execution: how to compute.
 
         Returns:
@@ -115,15 +124,15 @@ class LanguageModel:
     def forward_flops(self, tokens: int, length: int | None = None) -> float:
         """FLOPs of a forward pass over `tokens` tokens in rows of `length`.
 
-        Two for each token and parameter in a matrix product (an untied embedding is
-        only looked up), plus causal attention: on average a token attends to half of
-        its row, with two products of the model's width.
+        Two for each token and parameter in a matrix product (positions and an untied
+        embedding are only looked up), plus causal attention: on average a token
+        attends to half of its row, with two products of the width of all heads.
         """
         c = self.config
-        matmul = self.parameter_count()
+        matmul = self.parameter_count() - c.positions * c.dim
         if not c.tied:
             matmul -= self.vocab_rows * c.dim
-        attention = 2 * c.layers * c.dim * (length or c.length)
+        attention = 2 * c.layers * c.heads * c.head_size * (length or c.length)
         return float(tokens) * (2 * matmul + attention)
 
     def _boxed(self, rng: jax.Array) -> Params:

@@ -2,7 +2,7 @@
 
 The paper's shapes follow the published code of Na et al., EMNLP 2024
 (clarana/ez-data-ablations): LayerNorm, full-width QK-norm, no output projection
-in attention, the second half of SwiGLU as the gate, biases, a tied head.
+in attention, biases, a tied head, and more rows of the embedding than tokens.
 """
 
 from jaxsim.config import ModelConfig
@@ -24,11 +24,10 @@ def _paper(layers: int, dim: int, heads: int, mlp_dim: int) -> ModelConfig:
         kv_heads=heads,
         mlp_dim=mlp_dim,
         norm="layer",
-        qk_norm=True,
+        qk_norm="width",
+        bias="all",
         output_projection=False,
-        bias=True,
-        gate_first=False,
-        vocab_multiple=128,
+        vocab_rows=50_304,
     )
 
 

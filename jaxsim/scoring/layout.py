@@ -237,7 +237,7 @@ def settled(config: ScoreConfig, model: LanguageModel, mesh: Mesh) -> ScoreConfi
     device, c = mesh.devices.flat[0], model.config
     precision = precision_on(device, config.precision, "config.score.precision")
     attention = attention_on(
-        device, config.attention, c.dim // c.heads, precision, "config.score.attention"
+        device, config.attention, c.head_size, precision, "config.score.attention"
     )
     return dataclasses.replace(config, precision=precision, attention=attention)
 

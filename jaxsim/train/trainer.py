@@ -94,7 +94,7 @@ class Trainer:
             attention=attention_on(
                 device,
                 train.attention,
-                model.config.dim // model.config.heads,
+                model.config.head_size,
                 precision,
                 "config.train.attention",
             ),

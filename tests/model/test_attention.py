@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxsim.config import RopeConfig
 from jaxsim.model.attention import attend, rotate
 
 B, H, K = 2, 4, 6
@@ -58,7 +59,7 @@ def test_rotation_depends_only_on_the_distance():
     x_BLHK = jnp.broadcast_to(
         jax.random.normal(jax.random.key(0), (1, 1, 2, K)), (1, 9, 2, K)
     )
-    x_LHK = rotate(x_BLHK, 10_000.0)[0]
+    x_LHK = rotate(x_BLHK, RopeConfig())[0]
     product_LS = jnp.einsum("LK,SK->LS", x_LHK[:, 0], x_LHK[:, 1])
     for distance in (0, 1, 4):
         diagonal = jnp.diagonal(product_LS, distance)

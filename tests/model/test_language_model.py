@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxsim.config import ModelConfig
+from jaxsim.errors import UserError
 from jaxsim.model import Execution, LanguageModel
 from jaxsim.pool.digests import leaves_by_path
 
@@ -128,7 +129,7 @@ def test_vmap_over_parameters_equals_a_loop(attention):
 @pytest.mark.parametrize("token", [-1, VOCABULARY, VOCABULARY + 60])
 def test_an_id_that_is_no_token_gives_nan(token):
     # 96 rows: the ids 80 to 95 have a row, but are no tokens.
-    model = _model(vocab_multiple=32)
+    model = _model(vocab_rows=96)
     tokens_BL1 = _tokens()
     tokens_BL1[0, 5] = token
     nan_BL = np.isnan(_nll(model, _params(model), tokens_BL1))
@@ -141,104 +142,52 @@ def _leaves(**changes) -> set[str]:
 
 
 KERNELS = {"query", "key", "value", "output", "mlp_in", "mlp_out"}
-PLAIN = {
-    "embedding",
-    "final_norm/scale",
-    "layers/attention_norm/scale",
-    "layers/mlp_norm/scale",
-} | {f"layers/{name}/kernel" for name in KERNELS}
+NORMS = {"final_norm", "layers/attention_norm", "layers/mlp_norm"}
+QK_NORMS = {"layers/query_norm/scale", "layers/key_norm/scale"}
+PLAIN = (
+    {"embedding"}
+    | {f"{name}/scale" for name in NORMS}
+    | {f"layers/{name}/kernel" for name in KERNELS}
+)
 
 
 @pytest.mark.parametrize(
     ("changes", "added", "removed"),
     [
         ({}, set(), set()),
-        (
-            {"norm": "layer"},
-            {"final_norm/bias", "layers/attention_norm/bias", "layers/mlp_norm/bias"},
-            set(),
-        ),
-        (
-            {"qk_norm": True},
-            {"layers/query_norm/scale", "layers/key_norm/scale"},
-            set(),
-        ),
+        ({"norm": "layer"}, {f"{name}/bias" for name in NORMS}, set()),
+        ({"norm": "plain"}, set(), {f"{name}/scale" for name in NORMS}),
+        ({"norm_place": "after"}, set(), set()),
+        ({"qk_norm": "width"}, QK_NORMS, set()),
+        ({"qk_norm": "head"}, QK_NORMS, set()),
+        ({"qk_norm": "head", "norm": "plain"}, set(), {f"{n}/scale" for n in NORMS}),
         ({"output_projection": False}, set(), {"layers/output/kernel"}),
-        ({"bias": True}, {f"layers/{k}/bias" for k in KERNELS}, set()),
+        (
+            {"bias": "qkv"},
+            {f"layers/{k}/bias" for k in ("query", "key", "value")},
+            set(),
+        ),
+        ({"bias": "all"}, {f"layers/{k}/bias" for k in KERNELS}, set()),
         ({"tied": False}, {"head"}, set()),
-        ({"gate_first": False}, set(), set()),
+        ({"positions": 70}, {"positions"}, set()),
+        ({"gated": False}, set(), set()),
+        ({"parallel": True}, set(), set()),
     ],
-    # Sorted, because xdist needs the same order in every process.
-    ids=["base", "norm", "qk_norm", "output", "bias", "untied", "gate"],
+    ids=str,
 )
 def test_options_decide_which_leaves_there_are(changes, added, removed):
     assert _leaves(**changes) == (PLAIN | added) - removed
-    (_, nll_BL), gradient = _value_and_gradient(_model(**changes), SCAN)
-    assert nll_BL.shape == (2, 12) and np.isfinite(nll_BL).all()
-    unused = {n for n, g in leaves_by_path(gradient).items() if not g.any()}
-    assert not unused
 
 
-def test_either_half_of_the_mlp_input_can_be_the_gate():
-    first, second = _model(gate_first=True), _model(gate_first=False)
-    params = _params(first)
-    swapped = jax.tree.map(np.copy, params)
-    kernel = swapped["layers"]["mlp_in"]["kernel"]  # [N, D, 2, F]
-    swapped["layers"]["mlp_in"]["kernel"] = kernel[:, :, ::-1]
-    a_BL, b_BL = _nll(first, params, _tokens()), _nll(second, params, _tokens())
-    assert np.abs(a_BL - b_BL).max() > 1e-3
-    np.testing.assert_allclose(a_BL, _nll(second, swapped, _tokens()), **TOLERANCE)
-
-
-def test_layer_norm_drops_the_mean_and_rms_norm_keeps_it():
-    # An untied head: only norms read the residual stream.
-    for norm, same in (("layer", True), ("rms", False)):
-        model = _model(norm=norm, tied=False)
-        params = _params(model)
-        shifted = params | {"embedding": params["embedding"] + 3.0}
-        a_BL, b_BL = (_nll(model, p, _tokens()) for p in (params, shifted))
-        assert np.allclose(a_BL, b_BL, atol=1e-3) == same
-
-
-def test_qk_norm_is_over_the_full_width():
-    model = _model(qk_norm=True)
-    params = _params(model)
-    want_BL = _nll(model, params, _tokens())
-
-    def scaled(columns):
-        tree = jax.tree.map(np.copy, params)
-        tree["layers"]["query"]["kernel"][..., columns] *= 3.0
-        return _nll(model, tree, _tokens())
-
-    np.testing.assert_allclose(scaled(slice(None)), want_BL, atol=1e-3)
-    assert np.abs(scaled(slice(0, 4)) - want_BL).max() > 1e-3  # one head
-
-
-def test_the_head_is_the_embedding_only_if_tied():
-    tied, untied = _model(), _model(tied=False)
-    params = _params(tied)
-    both = params | {"head": params["embedding"]}
-    np.testing.assert_allclose(
-        _nll(untied, both, _tokens()), _nll(tied, params, _tokens()), rtol=1e-6
-    )
-
-
-@pytest.mark.parametrize("change", [{"rope_base": 3.0}, {"norm_eps": 1.0}])
-def test_each_number_of_the_config_changes_the_output(change):
-    params = _params(_model())
-    a_BL = _nll(_model(), params, _tokens())
-    b_BL = _nll(_model(**change), params, _tokens())
-    assert np.abs(a_BL - b_BL).max() > 1e-3
-
-
-def test_embedding_rows_are_rounded_up():
-    assert _model(81, vocab_multiple=16).vocab_rows == 96
-    assert _model(96, vocab_multiple=16).vocab_rows == 96
-    assert _model(81, vocab_multiple=16).shapes()["embedding"].shape == (96, 16)
+def test_rows_of_the_embedding():
+    assert _model(81).vocab_rows == 81
+    assert _model(81, vocab_rows=96).shapes()["embedding"].shape == (96, 16)
+    with pytest.raises(UserError, match=r"vocab_rows=80: the tokenizer has 81 ids"):
+        _model(81, vocab_rows=80)
 
 
 def test_init_has_the_stated_spread():
-    model = _model(2000, layers=8, dim=32, bias=True, norm="layer")
+    model = _model(2000, layers=8, dim=32, bias="all", norm="layer", positions=400)
     params = leaves_by_path(jax.jit(model.init)(jax.random.key(0)))
     for path, leaf in params.items():
         assert leaf.dtype == jnp.float32
@@ -252,37 +201,21 @@ def test_init_has_the_stated_spread():
             np.testing.assert_allclose(np.std(leaf), want, rtol=0.1)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"norm": "layer", "bias": True, "qk_norm": True, "tied": False}],
-    ids=["plain", "all"],
-)
-def test_every_leaf_has_a_name_for_each_axis(changes):
-    model = _model(**changes)
-    shapes, axes = model.shapes(), model.logical_axes()
-    jax.tree.map(lambda s, names: _check_axes(s.shape, names), shapes, axes)
-
-
-def _check_axes(shape: tuple[int, ...], names: tuple[str, ...]) -> None:
-    sizes = {
-        "layers": 2,
-        "embed": 16,
-        "embed_vector": 16,
-        "vocab": VOCABULARY,
-        "heads": 16,
-        "kv_heads": 8,
-        "mlp": 24,
-        "gate": 2,
-    }
-    assert tuple(sizes[name] for name in names) == shape
-
-
 def test_forward_flops_count_products_and_half_a_square():
     # Tied: q, output 16x16, k, v 16x8, MLP 16x48 and 24x16, two norms, N = 2.
     layer = 2 * 256 + 2 * 128 + 768 + 384 + 2 * 16
     tied = 2 * layer + 16 + 80 * 16
     attention = 2 * 2 * 16 * 10  # two products, each with half of 10 tokens
-    assert _model().forward_flops(30, 10) == 30 * (2 * tied + attention)
-    # An embedding that is only looked up multiplies nothing.
-    assert _model(tied=False).forward_flops(30, 10) == 30 * (2 * tied + attention)
+    want = 30 * (2 * tied + attention)
+    assert _model().forward_flops(30, 10) == want
+    # An embedding or positions that are only looked up multiply nothing.
+    assert _model(tied=False).forward_flops(30, 10) == want
+    assert _model(positions=70).forward_flops(30, 10) == want
     assert _model().forward_flops(1) == 2 * tied + 2 * 2 * 16 * 70
+    # Heads of 6 instead of 4: q, output 16x24, k, v 16x12, and wider attention.
+    wider = 2 * (2 * 16 * 8 + 2 * 16 * 4)
+    got = _model(head_dim=6).forward_flops(30, 10)
+    assert got == want + 30 * (2 * wider + 2 * 2 * 8 * 10)
+    # Without a gate, half of the MLP's input.
+    got = _model(gated=False).forward_flops(30, 10)
+    assert got == want - 30 * 2 * 2 * 16 * 24

@@ -28,7 +28,7 @@ def get_config(arg=None):
     config.corpus.partitions = {"mine": source(reader="jsonl", %s)}
     config.corpus.tokenizer.kind = "bytes"
     config.model.update(length=16, layers=1, dim=32, heads=2, kv_heads=2,
-                        mlp_dim=32, vocab_multiple=8)
+                        mlp_dim=32, vocab_rows=264)
     config.recipe.batch = 8
     config.validate.held_out = 2
     return config

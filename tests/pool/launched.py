@@ -25,7 +25,7 @@ def get_config(arg=None):
     config.corpus.split.dev = config.corpus.split.test = 0.2
     config.model.update(
         dict(length=32, layers=1, dim=16, heads=2, kv_heads=2, mlp_dim=16,
-             vocab_multiple=2)
+             vocab_rows=258)
     )
     config.base.update(dict(steps=6, warmup=2, batch=4))
     config.recipe.update(dict(steps=6, batch=4))

@@ -25,9 +25,8 @@ MODEL = LanguageModel(
         kv_heads=2,
         mlp_dim=48,
         norm="layer",
-        qk_norm=True,
-        bias=True,
-        vocab_multiple=2,
+        qk_norm="width",
+        bias="all",
     ),
     vocab_size=98,
 )

@@ -12,7 +12,7 @@ from jaxsim.train.step import TrainStep, adamw, constant_rate, warmup_cosine
 
 ALL = ModelConfig(
     length=8, dim=8, heads=2, kv_heads=2, mlp_dim=8,
-    norm="layer", bias=True, qk_norm=True, tied=False,
+    norm="layer", bias="all", qk_norm="width", tied=False, positions=8,
 )  # fmt: skip
 
 

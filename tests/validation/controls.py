@@ -72,7 +72,7 @@ def _config(
     c.model.heads = 2
     c.model.kv_heads = 2
     c.model.mlp_dim = 32
-    c.model.vocab_multiple = 8
+    c.model.vocab_rows = 264
     c.base.steps = 32
     c.base.batch = 8
     c.base.learning_rate = 1e-2
