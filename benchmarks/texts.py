@@ -47,6 +47,7 @@ def windows(kind: str, count: int, vocab: int, length: int) -> EvaluationSet:
     found = evaluation_rows(
         [ids for ids, _ in pairs],
         [counts for _, counts in pairs],
+        tokenizer.begin_of_text,
         tokenizer.end_of_text,
         length,
     )

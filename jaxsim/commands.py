@@ -12,7 +12,6 @@ from jaxsim import corpus as corpora
 from jaxsim import records
 from jaxsim.config import Config, save_config
 from jaxsim.corpus import Corpus, open_corpus, store
-from jaxsim.corpus.split import BASE
 from jaxsim.corpus.store import CorpusRecord
 from jaxsim.distributed import is_lead, leading, on_lead
 from jaxsim.errors import DamagedError, JaxsimError, UserError, command_line
@@ -25,6 +24,7 @@ from jaxsim.pool.bucket import open_bucket
 from jaxsim.pool.build import PoolBuilder, follow, train_missing
 from jaxsim.pool.digests import differences
 from jaxsim.pool.manifest import read_manifest, repair
+from jaxsim.pool.pool import FROM_CORPUS
 from jaxsim.pool.publish import is_published
 from jaxsim.report import show, tables
 from jaxsim.report.write import last_lines, write_report
@@ -76,9 +76,10 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
 
     prepared = bucket.prepare(make, refreeze) if bucket else make()
     if refreeze:
-        if is_published(workdir / "base") and read_manifest(
-            workdir / "base"
-        ).data_digests != {BASE: prepared.base.digest}:
+        entry = workdir / "base"
+        # An imported base model was trained on no unit.
+        made = read_manifest(entry).data_digests if is_published(entry) else {}
+        if not made.items() <= prepared.base_digests.items():
             say(
                 "prepare: the base model and the members here were made from another "
                 "corpus, and are refused from now on; use another --workdir to train"
@@ -402,7 +403,8 @@ def _check(config: Config, workdir: Path) -> None:
     if (workdir / "pool" / "pool.json").exists():
         shared = open_pool(workdir).identity
         was |= {"recipe": shared["recipe"], "model": shared["model"]}
-        was["recipe"].pop("unit_tokens", None)  # follows from the corpus
+        for key in FROM_CORPUS:
+            was["recipe"].pop(key, None)
     asked = {g: {key: asked[g].get(key) for key in part} for g, part in was.items()}
     if lines := differences(was, asked, "config."):
         other = "use another --workdir"

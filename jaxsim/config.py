@@ -82,7 +82,9 @@ class TokenizerConfig:
     vocab_size: int = positive(4096, 1e7)  # entries of a trained 'bpe'
     sample_bytes: int = positive(8_000_000)  # of base text, for training a 'bpe'
     path: str = ""  # a tokenizer.json, for 'file'
-    end_of_text: str = "<|endoftext|>"  # its name in a 'file' tokenizer
+    # Names of tokens of a 'file' tokenizer that surround every document.
+    begin_of_text: str = ""  # '': the same as `end_of_text`
+    end_of_text: str = ""  # '': <|endoftext|>, or what `base.path` says
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,9 @@ class SplitConfig:
 
     key: str = "id"  # 'id' or a metadata field (docstrings: the source file)
     salt: str = ""
-    base: float = share(0.2)  # ignored if `corpus.base_text` names other text
+    # Ignored if `corpus.base_text` names other text, or if nothing is trained on base
+    # text, as with an imported base model and no replay.
+    base: float = share(0.2)
     dev: float = checked(0.1, lambda x: 0 < x <= 1, "a positive share")
     test: float = checked(0.1, lambda x: 0 < x <= 1, "a positive share")
 
@@ -238,6 +242,7 @@ class ModelConfig:
 class BaseConfig:
     """Training the base model: warm-up, then cosine, no tail average."""
 
+    path: str = ""  # a Hugging Face folder; '': trained here
     steps: int = positive(400)
     batch: int = positive(16)  # rows of L tokens
     learning_rate: float = positive(3e-3)
@@ -384,6 +389,11 @@ class Config:
     validate: ValidateConfig = ValidateConfig()
     search: SearchConfig = SearchConfig()
 
+    @property
+    def uses_base_text(self) -> bool:
+        """Whether the base model is trained here, or base text is replayed."""
+        return not self.base.path or self.recipe.replay > 0
+
 
 def default_config() -> config_dict.ConfigDict:
     """Every key with its default, locked: the start of a config file."""
@@ -424,6 +434,7 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
     """
     config = from_plain(Config, _without_tilde(node.to_dict()), "config")
     corpus, base, split = config.corpus, config.base, config.corpus.split
+    is_file = corpus.tokenizer.kind == "file" or base.path
     decay, steps = config.recipe.decay, config.recipe.steps
     for ok, key, what in (
         (corpus.partitions, "corpus.partitions", "at least one"),
@@ -433,9 +444,17 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
             "below 1 - dev - test, so that documents are left for training",
         ),
         (
-            corpus.base_text or split.base,
+            corpus.base_text or split.base or not config.uses_base_text,
             "corpus.split.base",
             "positive, or config.corpus.base_text must name base text",
+        ),
+        *(
+            (
+                is_file or not getattr(corpus.tokenizer, key),
+                f"corpus.tokenizer.{key}",
+                "empty, because only a 'file' tokenizer has such names",
+            )
+            for key in ("begin_of_text", "end_of_text")
         ),
         (
             not base.warmup or base.warmup < base.steps,

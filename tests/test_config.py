@@ -94,6 +94,8 @@ def test_missing_key_is_named() -> None:
         ("model.rope.base", 0.0),
         ("model.init_std", -1.0),
         ("train.step_limit", -1.0),
+        ("corpus.tokenizer.begin_of_text", "<s>"),  # of a tokenizer trained here
+        ("corpus.tokenizer.end_of_text", "</s>"),
         ("corpus.tokenizer.sample_bytes", 0),
         ("corpus.tokenizer.vocab_size", 10**12),
         ("model.dim", 10**12),
@@ -112,6 +114,17 @@ def test_values_that_no_run_survives_are_refused(key: str, value: object) -> Non
     node = minimal()
     node.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=rf"config\.{key}: must be"):
+        from_config_dict(node)
+
+
+def test_an_imported_base_model_names_tokens_and_needs_no_base_text() -> None:
+    node = minimal()
+    node.base.path = "model"
+    node.corpus.tokenizer.end_of_text = "</s>"
+    node.corpus.split.base = 0.0
+    assert not from_config_dict(node).uses_base_text
+    node.recipe.replay = 0.1
+    with pytest.raises(UserError, match=r"corpus\.split\.base: must be positive"):
         from_config_dict(node)
 
 

@@ -15,23 +15,27 @@ import numpy as np
 from jaxsim import records
 from jaxsim.config import Config
 from jaxsim.corpus import store
+from jaxsim.corpus.coverage import Coverage
 from jaxsim.corpus.decontaminate import decontaminate
 from jaxsim.corpus.names import check_twins
-from jaxsim.corpus.rows import cut_units, evaluation_rows, training_rows
+from jaxsim.corpus.rows import bordered, cut_units, evaluation_rows, training_rows
 from jaxsim.corpus.sources import Document, Quarantine, input_files
 from jaxsim.corpus.split import BASE, SPLITS, Gathered, check_splits, gather, hash_order
 from jaxsim.corpus.store import Corpus, CorpusRecord, Domain, Frozen, Tables, Unit
-from jaxsim.corpus.tokenizer import Coverage, Tokenizer, tokenizer_from_config
+from jaxsim.corpus.tokenizer import END_OF_TEXT, Tokenizer, tokenizer_from_config
 from jaxsim.errors import UserError
 from jaxsim.log import counted, progress, say, show_table
 
 # Names that begin so are of files and folders that a killed `prepare` leaves.
 _LEFT = (".tmp_", ".quarantine.jsonl", ".corpus.json.")
+_USES_BASE_TEXT = (
+    "config.base.path and config.recipe.replay (whether base text is used)"
+)
 # Fields that define each kind of tokenizer; a 'file' has a digest, too.
 _DECIDING = {
     "bytes": ("kind",),
     "bpe": ("kind", "vocab_size", "sample_bytes"),
-    "file": ("kind", "end_of_text"),
+    "file": ("kind", "begin_of_text", "end_of_text"),
 }
 
 
@@ -85,16 +89,16 @@ def _build(
     """Does all the work; returns the content of corpus.json."""
     frozen = previous.record.frozen if previous else None
     place = workdir / "corpus" / "quarantine.jsonl"
+    none_yet = None if config.uses_base_text else ()
+    base_partitions = frozen.base_partitions if frozen else none_yet
     with Quarantine(place, config.corpus.max_bad) as quarantine:
-        gathered = gather(
-            config.corpus, quarantine, frozen.base_partitions if frozen else None
-        )
+        gathered = gather(config.corpus, quarantine, base_partitions)
     # Which `prepare` first saw each partition and domain, counted from 0.
     generations = dict(previous.record.generations) if previous else {}
     new = max(generations.values(), default=-1) + 1
     for name in gathered.evaluation:
         generations.setdefault(name, new)
-    base = _frozen_base_text(previous) if previous else None
+    base = _frozen_base_text(previous) if previous and previous.base else None
     decontaminate(gathered, config.corpus, generations, base)
     check_splits(gathered, config.corpus.split, frozen is not None)
     if previous:
@@ -134,36 +138,44 @@ def _frozen_base_text(previous: Corpus) -> list[Document]:
 def _freeze(
     config: Config, gathered: Gathered, coverage: Coverage, tables: Tables
 ) -> Frozen:
-    """Stores the tokenizer and the base model's rows."""
+    """Stores the tokenizer, and the rows of the base text if they are trained on."""
     tokenizer, length = coverage.tokenizer, tables.length
     target = store.folder_of(tables.workdir, "tokenizer", tokenizer.digest)
     store.publish(target, tokenizer.save, lambda f: Tokenizer.load(f, tokenizer.digest))
-    texts = [d.text for documents in gathered.base.values() for d in documents]
-    ids = coverage.encode("the base model", texts)
-    tokens_RL1 = training_rows(ids, tokenizer.end_of_text, length)
-    if not len(tokens_RL1):
-        raise UserError(
-            f"the base model's text ({counted(len(texts), 'document')}) is less than "
-            f"one row of {length} tokens; raise config.corpus.split.base, give "
-            "config.corpus.base_text more text, or lower config.model.length"
-        )
+    base = None
+    if config.uses_base_text:
+        texts = [d.text for documents in gathered.base.values() for d in documents]
+        tokens_RL1 = training_rows(_encode(coverage, "the base text", texts), length)
+        if not len(tokens_RL1):
+            raise UserError(
+                f"the base text ({counted(len(texts), 'document')}) is less than "
+                f"one row of {length} tokens; raise config.corpus.split.base, give "
+                "config.corpus.base_text more text, or lower config.model.length"
+            )
+        base = tables.write_unit(tokens_RL1, BASE, "", BASE, len(texts))
     return Frozen(
         **_frozen_config(config),
         tokenizer_digest=tokenizer.digest,
-        base_partitions=[] if config.corpus.base_text else list(gathered.train),
-        base=tables.write_unit(tokens_RL1, BASE, "", BASE, len(texts)),
+        base_partitions=[name for name in gathered.train if name in gathered.base],
+        base=base,
     )
+
+
+def _encode(coverage: Coverage, where: str, texts: Sequence[str]) -> list[np.ndarray]:
+    """The token ids of training text."""
+    borders = coverage.tokenizer.begin_of_text, coverage.tokenizer.end_of_text
+    return bordered(coverage.encode(where, texts), *borders)
 
 
 def _write_units(
     config: Config, gathered: Gathered, coverage: Coverage, tables: Tables
 ) -> dict[str, Unit]:
     units: list[Unit] = []
-    eot = coverage.tokenizer.end_of_text
     with progress(len(gathered.train), "writing units", "partitions") as advance:
         for name, documents in gathered.train.items():
-            ids = coverage.encode(f"partition {name!r}", [d.text for d in documents])
-            pieces = cut_units(name, documents, ids, eot, config)
+            texts = [d.text for d in documents]
+            ids = _encode(coverage, f"partition {name!r}", texts)
+            pieces = cut_units(name, documents, ids, config)
             # The pieces of a partition are a group.
             group = gathered.groups[name] if len(pieces) == 1 else name
             units += [
@@ -196,6 +208,7 @@ def _write_domains(
                 windows = evaluation_rows(
                     [ids[i] for i in kept],
                     [tokenizer.token_bytes(documents[i].text, ids[i]) for i in kept],
+                    tokenizer.begin_of_text,
                     tokenizer.end_of_text,
                     tables.length,
                     [documents[i].id for i in kept],
@@ -244,9 +257,13 @@ def _frozen_config(config: Config) -> dict[str, Any]:
 def _check_frozen(frozen: Frozen, config: Config, folder: Path) -> None:
     """Raises a `UserError` if a config does not agree with what was frozen."""
 
-    def flat(data: dict[str, Any]) -> dict[str, Any]:
+    def flat(data: dict[str, Any], uses_base_text: bool) -> dict[str, Any]:
         fields = _DECIDING[frozen.tokenizer.kind]
+        names = data["tokenizer"]
+        names["end_of_text"] = names["end_of_text"] or END_OF_TEXT
+        names["begin_of_text"] = names["begin_of_text"] or names["end_of_text"]
         return {
+            _USES_BASE_TEXT: uses_base_text,
             "config.model.length": data["length"],
             "config.recipe.steps * config.recipe.batch": data["budget_rows"],
             **{f"config.corpus.tokenizer.{k}": data["tokenizer"][k] for k in fields},
@@ -254,15 +271,14 @@ def _check_frozen(frozen: Frozen, config: Config, folder: Path) -> None:
             "config.corpus.base_text": data["base_text"],
         }
 
-    was = flat(records.plain(frozen))
-    new = flat(records.plain(_frozen_config(config)))
+    was = flat(records.plain(frozen), frozen.base is not None)
+    new = flat(records.plain(_frozen_config(config)), config.uses_base_text)
     # The workdir has a copy: the file itself may be gone.
     path = Path(config.corpus.tokenizer.path)
     if was == new and frozen.tokenizer.kind == "file" and path.exists():
         key = "config.corpus.tokenizer.path (its content)"
         was[key] = frozen.tokenizer_digest
-        found = Tokenizer.from_file(path, config.corpus.tokenizer.end_of_text)
-        new[key] = found.digest
+        new[key] = tokenizer_from_config(config.corpus.tokenizer, ()).digest
     for key, value in was.items():
         if value != new[key]:
             raise UserError(
@@ -313,13 +329,26 @@ def _summary(
 
 def _print_summary(corpus: Corpus) -> None:
     """Prints units, domains, and what was dropped, from corpus.json."""
+    tokenizer, base = corpus.tokenizer, "no base text"
+    if corpus.base:
+        documents = counted(corpus.base.documents, "document")
+        base = f"base text of {corpus.base.tokens:,} tokens ({documents})"
     say(
         f"corpus: {counted(len(corpus.units), 'unit')} of {corpus.budget_tokens:,} "
-        f"tokens, {counted(len(corpus.domains), 'domain')}, base model of "
-        f"{corpus.base.tokens:,} tokens "
-        f"({counted(corpus.base.documents, 'document')}), "
-        f"vocabulary of {corpus.tokenizer.vocab_size:,}"
+        f"tokens, {counted(len(corpus.domains), 'domain')}, {base}, "
+        f"vocabulary of {tokenizer.vocab_size:,}"
     )
+    begin, end = tokenizer.begin_of_text_token, tokenizer.end_of_text_token
+    say(
+        f"begin-of-text: {begin!r}, id {tokenizer.begin_of_text}; "
+        f"end-of-text: {end!r}, id {tokenizer.end_of_text}"
+    )
+    for other in tokenizer.other_ends():
+        say(
+            f"{end!r} may only end a turn of a chat: if the model's own training texts "
+            f"ended with {other!r}, set config.corpus.tokenizer.end_of_text={other!r}, "
+            "and run `jaxsim prepare --refreeze`"
+        )
     show_table(
         "units",
         ("unit", "group", "documents", "rows", "tokens", "epochs"),

@@ -17,8 +17,18 @@ from jaxsim.errors import UserError
 from jaxsim.log import counted
 
 
-def training_rows(documents: Sequence[np.ndarray], eot: int, length: int) -> np.ndarray:
-    """Cuts documents, each followed by end-of-text, into rows.
+def bordered(documents: Sequence[np.ndarray], begin: int, end: int) -> list[np.ndarray]:
+    """Documents as they are trained on, between begin-of-text and end-of-text.
+
+    If both are one token, it follows each document, and so precedes the next one.
+    """
+    before = np.array([begin] if begin != end else [], np.int32)
+    after = np.array([end], np.int32)
+    return [np.concatenate([before, ids, after]) for ids in documents]
+
+
+def training_rows(documents: Sequence[np.ndarray], length: int) -> np.ndarray:
+    """Cuts `bordered` documents into rows.
 
     Row r is `stream[r * L : r * L + L + 1]`: it shares one token with the next row, so
     every token but the first is a target once. The incomplete tail is dropped.
@@ -26,9 +36,7 @@ def training_rows(documents: Sequence[np.ndarray], eot: int, length: int) -> np.
     Returns:
       int32 [R, L + 1]; no rows for a stream of fewer than L + 1 tokens.
     """
-    end = np.array([eot], np.int32)
-    parts = [part for ids in documents for part in (ids, end)]
-    stream = np.concatenate(parts) if parts else np.zeros(0, np.int32)
+    stream = np.concatenate([np.zeros(0, np.int32), *documents])
     rows = max(0, (len(stream) - 1) // length)
     index_RL1 = np.arange(rows)[:, None] * length + np.arange(length + 1)[None, :]
     return stream[index_RL1].astype(np.int32)
@@ -38,7 +46,6 @@ def cut_units(
     partition: str,
     documents: Sequence[Document],
     ids: Sequence[np.ndarray],
-    eot: int,
     config: Config,
 ) -> list[tuple[str, np.ndarray, int]]:
     """The units of a partition: itself, or numbered pieces of it.
@@ -46,6 +53,9 @@ def cut_units(
     A partition of at least two budgets is cut if `corpus.max_units` allows it. Its
     documents are then taken in the order of a hash, so that pieces differ only by
     chance. A unit below the budget is trained on for several epochs.
+
+    Args:
+      ids: those of the documents, `bordered`.
 
     Returns:
       Name, rows int32 [R, L + 1] and number of documents of each unit.
@@ -57,7 +67,7 @@ def cut_units(
             f"partition {partition!r}: no training document is left after the "
             "split, duplicates and overlap; give it more text or remove it"
         )
-    rows = (sum(len(tokens) + 1 for tokens in ids) - 1) // length
+    rows = (sum(map(len, ids)) - 1) // length
     needed = max(1, math.ceil(budget / config.corpus.max_epochs))
     if rows < needed:
         epochs = f"{budget / rows:.1f}" if rows else "endless"
@@ -71,10 +81,10 @@ def cut_units(
         )
     pieces = max(1, min(config.corpus.max_units, rows // budget))
     if pieces == 1:
-        return [(partition, training_rows(ids, eot, length), len(documents))]
+        return [(partition, training_rows(ids, length), len(documents))]
     ids = [ids[i] for i in hash_order("unit", documents)]
-    tokens_RL1 = training_rows(ids, eot, length)
-    ends = np.cumsum([len(tokens) + 1 for tokens in ids])
+    tokens_RL1 = training_rows(ids, length)
+    ends = np.cumsum([len(tokens) for tokens in ids])
     units = []
     for piece in range(pieces):
         start, stop = rows * piece // pieces, rows * (piece + 1) // pieces
@@ -117,20 +127,21 @@ class EvalWindows:
 def evaluation_rows(
     documents: Sequence[np.ndarray],
     byte_counts: Sequence[np.ndarray],
-    eot: int,
+    begin: int,
+    end: int,
     length: int,
     names: Sequence[str] = (),
     most: int = 0,
 ) -> EvalWindows:
     """Cuts documents into windows such that no token is scored twice.
 
-    The first window is conditioned on end-of-text, and later ones start from the
+    The first window is conditioned on begin-of-text, and later ones start from the
     last token before them. The last one is right-aligned: it overlaps the one
     before it, and `first_R` says where its scored targets begin. A document of
-    fewer than L tokens gets one window, padded on the right.
+    fewer than L tokens gets one window, padded on the right with end-of-text.
 
     Args:
-      documents: ids of each document, without end-of-text; at least one, none empty.
+      documents: ids of each document alone; at least one document, and none empty.
       byte_counts: the bytes of each token, for each document.
       names: ids of the documents.
       most: at most so many windows of a document, evenly spaced; 0: all windows.
@@ -138,14 +149,14 @@ def evaluation_rows(
     windows = []
     for e, (ids, counts) in enumerate(zip(documents, byte_counts, strict=True)):
         n = len(ids)
-        conditioned = np.concatenate([np.array([eot], np.int32), ids])
+        conditioned = np.concatenate([np.array([begin], np.int32), ids])
         starts = np.arange(0, n, length)
         if most and most < len(starts):
             starts = starts[evenly(len(starts), most)]
         for done in starts.tolist():
             start = max(0, min(done, n - length))
             row = conditioned[start : start + length + 1]
-            padded = np.pad(row, (0, length + 1 - len(row)), constant_values=eot)
+            padded = np.pad(row, (0, length + 1 - len(row)), constant_values=end)
             count = min(length, n - done)
             n_bytes = counts[done : done + count].sum()
             windows.append((padded, done - start, count, len(row) - 1, e, n_bytes))

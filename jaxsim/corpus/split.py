@@ -51,9 +51,9 @@ def gather(
     """Reads, partitions and splits everything that the config names.
 
     Args:
-      base_partitions: the partitions whose 'base' split is in the frozen base text;
-        None before anything is frozen, when all partitions give theirs. Later
-        partitions are trained on that split instead.
+      base_partitions: the partitions whose 'base' split is base text; the others
+        are trained on it instead. None before base text is frozen, when all
+        partitions, or the sources of `base_text`, give theirs.
 
     Raises:
       UserError: bad input, bad names, or a source without documents.

@@ -3,7 +3,7 @@
 WORKDIR/corpus/
   corpus.json          what was frozen, units, domains; written last
   tokenizer_DIGEST/    the tokenizer
-  unit_DIGEST/         one data set for each unit, and for the base model
+  unit_DIGEST/         one data set for each unit, and for the base text
   domain_DIGEST/       one data set for each split of a domain
   quarantine.jsonl     where the records are that could not be read
 
@@ -59,7 +59,7 @@ class Unit:
     """The rows that one member, or the base model, is trained on."""
 
     name: str
-    partition: str  # '' for the base model
+    partition: str  # '' for the base text
     group: str
     digest: str  # of the rows and of the tokenizer that made them
     rows: int
@@ -95,7 +95,7 @@ class Frozen:
     base_text: dict[str, SourceConfig]
     tokenizer_digest: str
     base_partitions: list[str]
-    base: Unit
+    base: Unit | None  # None: nothing is trained on base text
 
 
 Counts = dict[str, int]
@@ -235,7 +235,11 @@ def _differs(what: str, digest: str) -> DamagedError:
 
 
 class Corpus:
-    """The corpus of a workdir; see `open_corpus`. `base` is the base model's unit.
+    """The corpus of a workdir; see `open_corpus`.
+
+    Attributes:
+      base: the unit of the base text; None if nothing is trained on it.
+      base_digests: what the manifest of a run on it says: its digest, by its name.
 
     Raises:
       UserError: there is no unit, domain or split of this name.
@@ -249,6 +253,8 @@ class Corpus:
         self.length, self.budget_rows = frozen.length, frozen.budget_rows
         self.budget_tokens = frozen.budget_rows * frozen.length  # of one member's run
         self.base, self.tokenizer_digest = frozen.base, frozen.tokenizer_digest
+        based = {BASE: self.base} if self.base else {}
+        self.base_digests = {name: unit.digest for name, unit in based.items()}
         # Names become folders of the pool; the corpus may come from anywhere.
         where, fits = f"corpus.json in {workdir}", True
         try:
@@ -256,7 +262,7 @@ class Corpus:
                 check_free(name, where)
         except UserError as error:
             raise DamagedError(str(error)) from error
-        for name, unit in {BASE: self.base, **self.units}.items():
+        for name, unit in (based | self.units).items():
             fits &= (unit.name, unit.tokens) == (name, unit.rows * self.length)
         partitions = {unit.partition for unit in self.units.values()}
         for name, domain in self.domains.items():
@@ -271,8 +277,10 @@ class Corpus:
         self._read_windows = functools.cache(tables.read_windows)
 
     def unit(self, name: str) -> Unit:
-        """A unit by name; 'base' is the base model's."""
-        return self.base if name == BASE else self._find("unit", name, self.units)
+        """A unit by name; 'base' is that of the base text."""
+        if name == BASE and self.base:
+            return self.base
+        return self._find("unit", name, self.units)
 
     def _find(self, what: str, name: str, among: Mapping[str, T]) -> T:
         check_known(what, name, among, f"the corpus of {self.workdir}")
@@ -352,8 +360,8 @@ def folder_of(workdir: Path, kind: str, digest: str) -> Path:
 def folders_of(workdir: Path, record: CorpusRecord) -> list[Path]:
     """The folders of the tokenizer and all data sets that a corpus.json names."""
     digests = [("tokenizer", record.frozen.tokenizer_digest)]
-    units = [record.frozen.base, *record.units.values()]
-    digests += [("unit", unit.digest) for unit in units]
+    units = [*record.units.values(), record.frozen.base]
+    digests += [("unit", unit.digest) for unit in units if unit]
     for domain in record.domains.values():
         digests += [("domain", digest) for digest in domain.digests.values()]
     return list(dict.fromkeys(folder_of(workdir, *pair) for pair in digests))

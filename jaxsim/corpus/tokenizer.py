@@ -1,7 +1,8 @@
 """Tokenizers: text to token ids and back, with the bytes of each token.
 
 Three kinds: 'bytes', 'bpe' (byte-level, trained here on the base text) and 'file'
-(any tokenizer.json). No text in a document becomes the end-of-text token.
+(any tokenizer.json). Two tokens surround a document: begin-of-text and end-of-text,
+which may be the same. No text in a document becomes one of them.
 
 Scores are in bits per byte, so the bytes of the scored tokens must add up to the
 bytes of the document. For byte-level tokenizers the length of each token is exact.
@@ -12,9 +13,9 @@ bytes of the document in proportion to their lengths (`token_bytes`).
 import hashlib
 import itertools
 import json
+import operator
 import re
-import unicodedata
-from collections import Counter
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -26,29 +27,44 @@ from jaxsim.config import TokenizerConfig
 from jaxsim.errors import DamagedError, UserError
 
 END_OF_TEXT = "<|endoftext|>"
+# What documents end with in most tokenizers; chats may end with something else.
+_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
 _ALPHABET = tokenizers.pre_tokenizers.ByteLevel.alphabet
-_NOT_COUNTED = re.compile(r"[\s\u0300-\u036f]+")  # white space and accents
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_SPECIAL = re.compile(r"<(?!0x)[^<>\s]+>|\[[A-Z]+\]")  # looks like <eos> or [SEP]
+KEY = "config.corpus.tokenizer"
 
 
 class Tokenizer:
-    """A tokenizer; see `tokenizer_from_config` and `load`."""
+    """A tokenizer; see `tokenizer_from_config` and `load`.
 
-    def __init__(self, kind: str, bpe: tokenizers.Tokenizer | None, end_of_text: str):
+    Attributes:
+      begin_of_text, end_of_text: ids of the tokens before and after a document.
+      begin_of_text_token, end_of_text_token: their names.
+      unknown: the id for unknown text; None if all text is known.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        bpe: tokenizers.Tokenizer | None,
+        end_of_text: str = "",
+        begin_of_text: str = "",
+    ):
         self.kind = kind
-        self.end_of_text_token = end_of_text
-        self.unknown: int | None = None  # id for unknown text; None: all is known
+        self.end_of_text_token = end_of_text or END_OF_TEXT
+        self.begin_of_text_token = begin_of_text or self.end_of_text_token
+        self.unknown: int | None = None
         self._bpe = bpe
         if bpe is None:
-            self.vocab_size, self.end_of_text = 257, 256
+            self.vocab_size, self.begin_of_text, self.end_of_text = 257, 256, 256
             self._lengths_V = np.array([1] * 256 + [0], np.int64)
             content = "bytes: 256 byte values, then end-of-text"
             self.digest = hashlib.sha256(content.encode("utf-8")).hexdigest()
             return
-        wrong = f"config.corpus.tokenizer.end_of_text: {end_of_text!r}"
-        end = bpe.token_to_id(end_of_text)
-        if end is None:
-            raise UserError(f"{wrong} is no token of this tokenizer")
+        end = _id_of(bpe, "end_of_text", self.end_of_text_token)
+        begin = _id_of(bpe, "begin_of_text", self.begin_of_text_token)
+        self.begin_of_text, self.end_of_text = begin, end
         # A stored tokenizer may have any of them; all change text.
         bpe.no_truncation()
         bpe.no_padding()
@@ -56,19 +72,20 @@ class Tokenizer:
             bpe.model.dropout = None
         # Special tokens inside documents are text like any other.
         bpe.encode_special_tokens = True
-        added = bpe.get_added_tokens_decoder().get(end)
-        if added is not None and not added.special:
-            bpe.add_special_tokens([end_of_text])
+        added = bpe.get_added_tokens_decoder()
+        for token in sorted({begin, end}):
+            if token in added and not added[token].special:
+                bpe.add_special_tokens([added[token].content])
         vocabulary = bpe.get_vocab(with_added_tokens=True)
         # Ids may have gaps; embedding rows must cover the largest one.
         largest = max(vocabulary.values())
         if largest >= 2 * len(vocabulary):
             raise UserError(
-                f"config.corpus.tokenizer: token id {largest} is at least twice its "
+                f"{KEY}: token id {largest} is at least twice its "
                 f"{len(vocabulary)} entries, and the model has a row for every id; "
                 "use a tokenizer.json without such gaps"
             )
-        self.vocab_size, self.end_of_text = largest + 1, end
+        self.vocab_size = largest + 1
         layout = json.loads(bpe.to_str())
         for kind in ("ByteLevel", "Metaspace"):
             # Without a decoder, no text comes back from its tokens.
@@ -76,34 +93,32 @@ class Tokenizer:
                 bpe.decoder = getattr(tokenizers.decoders, kind)()
                 layout = json.loads(bpe.to_str())
         self._lengths_V = _token_lengths(vocabulary, layout)
-        self._lengths_V[end] = 0
+        self._lengths_V[[begin, end]] = 0
         self.unknown = _unknown_id(vocabulary, layout)
-        if self.unknown == end:
-            raise UserError(
-                f"{wrong} also stands for unknown text, which would read as the end "
-                "of a document; name another token of this tokenizer"
-            )
+        for key, token in (("end_of_text", end), ("begin_of_text", begin)):
+            if self.unknown == token:
+                raise UserError(
+                    f"{KEY}.{key}: {bpe.id_to_token(token)!r} also stands for unknown "
+                    "text, which would read as a border between documents; name "
+                    "another token of this tokenizer"
+                )
         content = json.dumps(layout, sort_keys=True) + f"\0{end}"
+        content += f"\0{begin}" * (begin != end)
         self.digest = hashlib.sha256(content.encode("utf-8")).hexdigest()
 
     @classmethod
     def from_bytes(cls) -> Self:
-        return cls("bytes", None, END_OF_TEXT)
+        return cls("bytes", None)
 
     @classmethod
-    def from_file(cls, path: Path, end_of_text: str) -> Self:
-        """A Hugging Face tokenizer.json: data only, nothing is executed."""
-        try:
-            if path.exists() and not path.is_file():  # a pipe would never end
-                raise ValueError("not a regular file")
-            bpe = tokenizers.Tokenizer.from_file(str(path))
-        # `tokenizers` raises bare Exception for all that it cannot read or parse.
-        except Exception as error:
-            raise UserError(
-                f"config.corpus.tokenizer.path: {str(path)!r} is not a "
-                f"tokenizer.json: {error}"
-            ) from error
-        return cls("file", bpe, end_of_text)
+    def from_file(
+        cls, path: Path, end_of_text: str = "", begin_of_text: str = ""
+    ) -> Self:
+        """A Hugging Face tokenizer.json: data only, nothing is executed.
+
+        The names are those of `TokenizerConfig`.
+        """
+        return cls("file", _open(path), end_of_text, begin_of_text)
 
     @classmethod
     def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> Self:
@@ -111,7 +126,7 @@ class Tokenizer:
         alphabet = sorted(_ALPHABET())
         if vocab_size < len(alphabet) + 1:
             raise UserError(
-                f"config.corpus.tokenizer.vocab_size: must be at least "
+                f"{KEY}.vocab_size: must be at least "
                 f"{len(alphabet) + 1} (256 bytes and end-of-text), is {vocab_size}"
             )
         bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -124,10 +139,10 @@ class Tokenizer:
             show_progress=False,
         )
         bpe.train_from_iterator(texts, trainer)
-        return cls("bpe", bpe, END_OF_TEXT)
+        return cls("bpe", bpe)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token ids of each text, int32, without end-of-text."""
+        """Token ids of each text, int32, without begin-of-text and end-of-text."""
         if self._bpe is None:
             return [
                 np.frombuffer(t.encode("utf-8"), np.uint8).astype(np.int32)
@@ -139,13 +154,14 @@ class Tokenizer:
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of token ids; bytes that are no UTF-8 become U+FFFD."""
         checked = self.check_ids(np.asarray(ids, np.int64))
-        kept = checked[checked != self.end_of_text].tolist()
+        borders = (self.begin_of_text, self.end_of_text)
+        kept = checked[~np.isin(checked, borders)].tolist()
         if self._bpe is None:
             return bytes(kept).decode("utf-8", "replace")
         return str(self._bpe.decode(kept, skip_special_tokens=False))
 
     def byte_lengths(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The UTF-8 bytes of each token, int64; 0 for end-of-text."""
+        """The UTF-8 bytes of each token, int64; 0 for begin- and end-of-text."""
         return self._lengths_V[self.check_ids(np.asarray(ids, np.int64))]
 
     def token_bytes(self, text: str, ids: np.ndarray) -> np.ndarray:
@@ -162,6 +178,15 @@ class Tokenizer:
         ends = np.cumsum(weights)
         ends = (ends * total + ends[-1] // 2) // ends[-1]
         return np.diff(ends, prepend=0)
+
+    def other_ends(self) -> list[str]:
+        """Tokens that often end a document, if this tokenizer's end is none of them.
+
+        A tokenizer of a chat model may name the token that ends a turn.
+        """
+        if self._bpe is None or self.end_of_text_token in _ENDS:
+            return []
+        return [name for name in _special_names(self._bpe) if name in _ENDS]
 
     def check_ids(self, ids: np.ndarray) -> np.ndarray:
         """Refuses ids outside the vocabulary: JAX would clamp them, or give NaN."""
@@ -180,8 +205,10 @@ class Tokenizer:
                 json.dumps(json.loads(self._bpe.to_str()), sort_keys=True),
                 encoding="utf-8",
             )
-        end = self.end_of_text_token
+        begin, end = self.begin_of_text_token, self.end_of_text_token
         about = {"kind": self.kind, "end_of_text": end, "digest": self.digest}
+        if begin != end:
+            about["begin_of_text"] = begin
         (folder / "about.json").write_text(json.dumps(about, indent=2) + "\n")
 
     @classmethod
@@ -192,7 +219,8 @@ class Tokenizer:
             bpe = None
             if about["kind"] != "bytes":
                 bpe = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-            loaded = cls(about["kind"], bpe, about["end_of_text"])
+            names = about["end_of_text"], about.get("begin_of_text", "")
+            loaded = cls(about["kind"], bpe, *names)
         except Exception as error:  # of any kind, as in `from_file`
             raise DamagedError(
                 f"the tokenizer in {folder} cannot be read: {error}; run "
@@ -206,74 +234,119 @@ class Tokenizer:
         return loaded
 
 
-class Coverage:
-    """Encodes texts, and counts what the tokenizer does not know.
+def special_tokens(folder: Path, begin: str = "", end: str = "") -> tuple[str, str]:
+    """The names of the tokens before and after a document, of a Hugging Face folder.
 
-    Unknown text is easy to predict, whatever it says, and would make some mixtures
-    look good. Only 'file' tokenizers can have unknown text.
+    tokenizer_config.json or special_tokens_map.json has them; else config.json has
+    ids. If no token is before a document, it is the one after. Names that are given
+    stay.
 
-    Attributes:
-      counts: for each place whose text a tokenizer does not keep: tokens, unknown
-        tokens, bytes of the text, bytes that decoding loses, and bytes that only
-        change in case, accents or Unicode form. White space is not counted.
+    Raises:
+      UserError: there is no tokenizer.json, a file is not what its name says, or
+        no token or several may end a document.
     """
-
-    def __init__(self, tokenizer: Tokenizer, max_unknown: float):
-        self.tokenizer = tokenizer
-        self.max_unknown = max_unknown
-        self.counts: dict[str, dict[str, int]] = {}
-
-    def encode(self, where: str, texts: Sequence[str]) -> list[np.ndarray]:
-        """The token ids of texts; refuses more than `max_unknown` of unknown text."""
-        try:
-            batch = self.tokenizer.encode_batch(texts)
-        # `tokenizers` raises bare Exception for text that it cannot encode.
-        except Exception as error:
-            raise UserError(
-                f"{where}: the tokenizer cannot encode its text: {error}; use "
-                "another tokenizer"
-            ) from error
-        if self.tokenizer.kind != "file":
-            return batch
-        counts = dict.fromkeys(("tokens", "unknown", "bytes", "lost", "changed"), 0)
-        for text, ids in zip(texts, batch, strict=True):
-            if (ids == self.tokenizer.end_of_text).any():
-                raise UserError(
-                    f"{where}: the tokenizer turns a part of its text into its "
-                    f"end-of-text token {self.tokenizer.end_of_text_token!r}; set "
-                    "config.corpus.tokenizer.end_of_text to a token that no text has"
-                )
-            known = ids[ids != self.tokenizer.unknown]
-            plain, decoded = _plain(text), self.tokenizer.decode(known)
-            lost = _gone(plain, _plain(decoded))
-            changed = max(0, _gone(text.encode(), decoded.encode()) - lost)
-            found = len(ids), len(ids) - len(known), len(plain), lost, changed
-            for key, number in zip(counts, found, strict=True):
-                counts[key] += number
-        tokens, unknown, size, lost, changed = counts.values()
-        if unknown or lost or changed:
-            self.counts[where] = counts
-        if unknown > self.max_unknown * tokens or lost > self.max_unknown * size:
-            raise UserError(
-                f"{where}: the tokenizer does not know all of its text: {unknown} of "
-                f"{tokens} tokens are unknown, {lost} of {size} bytes are "
-                "lost, and what is unknown looks easy to predict. Use a "
-                "tokenizer that knows such text (with bytes for the rest), or "
-                f"raise config.corpus.max_unknown={self.max_unknown:g}"
-            )
-        return batch
+    layout = folder / "tokenizer.json"
+    if not layout.is_file():
+        source, made = json.dumps(str(folder)), json.dumps(str(layout))
+        program = (
+            "from transformers import AutoTokenizer as T; "
+            f"T.from_pretrained({source}).backend_tokenizer.save({made})"
+        )
+        advice = "copy it from where the model is from"
+        if any((folder / name).is_file() for name in ("tokenizer.model", "merges.txt")):
+            advice = f"make it with: {shlex.join(['python', '-c', program])}"
+        raise UserError(f"{folder}: has no tokenizer.json; {advice}")
+    if not (end := end or _named(folder, "eos")):
+        raise UserError(
+            f"{folder}: no file says which token ends a document; set "
+            f"{KEY}.end_of_text to one of {_candidates(_open(layout))}"
+        )
+    return begin or _named(folder, "bos") or end, end
 
 
-def _plain(text: str) -> bytes:
-    """Text without white space, case and accents, which tokenizers may drop."""
-    plain = unicodedata.normalize("NFKD", text.casefold())
-    return _NOT_COUNTED.sub("", plain).encode("utf-8")
+def _named(folder: Path, word: str) -> str:
+    """The name of the 'bos' or 'eos' token; '' if there is none."""
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        found = _read(folder / file)
+        name = found.get(key := f"{word}_token")
+        name = name.get("content") if isinstance(name, dict) else name
+        if not isinstance(name, str | None):
+            raise UserError(f"{folder / file}: {key} is {name!r}, which is no name")
+        # No such token; an id in config.json may be a leftover.
+        if name or (word == "bos" and key in found):
+            return name or ""
+    path, key = folder / "config.json", f"{word}_token_id"
+    ids = _read(path).get(key)
+    ids = [i for i in (ids if isinstance(ids, list) else [ids]) if i is not None]
+    if not ids:
+        return ""
+    bpe = _open(folder / "tokenizer.json")
+    names = {bpe.token_to_id(name): name for name in _special_names(bpe)}
+    verb = {"bos": "begin", "eos": "end"}[word]
+    # Ids of another tokenizer are a common mistake.
+    if wrong := [i for i in ids if not isinstance(i, int) or i not in names]:
+        raise UserError(
+            f"{path}: {key}: {wrong[0]!r} is no special token of tokenizer.json; set "
+            f"{KEY}.{verb}_of_text to one of {_candidates(bpe)}"
+        )
+    if len(ids) > 1:
+        several = ", ".join(f"{names[i]!r} ({i})" for i in ids)
+        raise UserError(
+            f"{path}: {key} is several tokens: {several}; set {KEY}.{verb}_of_text to "
+            f"the one that documents {verb} with"
+        )
+    return names[ids[0]]
 
 
-def _gone(text: bytes, decoded: bytes) -> int:
-    """The bytes of a text, other than white space, that another one lacks."""
-    gone = Counter(text) - Counter(decoded) if text != decoded else {}
-    return sum(n for byte, n in gone.items() if byte > ord(" "))
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object; empty if there is no file."""
+    try:
+        found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        if not isinstance(found, dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    return found
+
+
+def _open(path: Path) -> tokenizers.Tokenizer:
+    """A tokenizer.json."""
+    try:
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise ValueError("not a regular file")
+        return tokenizers.Tokenizer.from_file(str(path))
+    # `tokenizers` raises bare Exception for all that it cannot read or parse.
+    except Exception as error:
+        raise UserError(
+            f"{KEY}.path: {str(path)!r} is not a tokenizer.json: {error}"
+        ) from error
+
+
+def _id_of(bpe: tokenizers.Tokenizer, key: str, name: str) -> int:
+    """The id of a token that a config names."""
+    index = bpe.token_to_id(name)
+    if index is None:
+        raise UserError(
+            f"{KEY}.{key}: {name!r} is no token of this tokenizer; its special "
+            f"tokens are {_candidates(bpe)}"
+        )
+    return int(index)
+
+
+def _candidates(bpe: tokenizers.Tokenizer) -> str:
+    """The first special tokens of a tokenizer, for a message."""
+    names = _special_names(bpe)
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    return (", ".join(map(repr, names[:12])) or "none") + more
+
+
+def _special_names(bpe: tokenizers.Tokenizer) -> list[str]:
+    """Tokens that are marked as special, or else those that look so, by id."""
+    added = sorted(bpe.get_added_tokens_decoder().items())
+    vocabulary = sorted(bpe.get_vocab(True).items(), key=operator.itemgetter(1))
+    return [token.content for _, token in added if token.special] or [
+        name for name, _ in vocabulary if _SPECIAL.fullmatch(name)
+    ]
 
 
 def tokenizer_from_config(
@@ -283,7 +356,8 @@ def tokenizer_from_config(
     if config.kind == "bytes":
         return Tokenizer.from_bytes()
     if config.kind == "file":
-        return Tokenizer.from_file(Path(config.path), config.end_of_text)
+        path = Path(config.path)
+        return Tokenizer.from_file(path, config.end_of_text, config.begin_of_text)
     sample = training_sample(groups, config.sample_bytes)
     return Tokenizer.train_bpe(sample, config.vocab_size)
 

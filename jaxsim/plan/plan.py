@@ -8,7 +8,7 @@ import jax
 
 from jaxsim.config import Config, ScoreConfig
 from jaxsim.corpus import open_corpus
-from jaxsim.corpus.tokenizer import Tokenizer
+from jaxsim.corpus.tokenizer import tokenizer_from_config
 from jaxsim.devices import is_cpu
 from jaxsim.errors import UserError
 from jaxsim.log import counted, say, show_table
@@ -116,12 +116,10 @@ def _members(config: Config) -> int:
 
 def _vocabulary(config: Config) -> int:
     tokenizer = config.corpus.tokenizer
-    if tokenizer.kind == "bytes":
-        return Tokenizer.from_bytes().vocab_size
-    if tokenizer.kind == "file" and Path(tokenizer.path).is_file():
-        path = Path(tokenizer.path)
-        return Tokenizer.from_file(path, tokenizer.end_of_text).vocab_size
-    return tokenizer.vocab_size
+    is_there = Path(tokenizer.path).is_file() or tokenizer.kind == "bytes"
+    if tokenizer.kind == "bpe" or not is_there:
+        return tokenizer.vocab_size
+    return tokenizer_from_config(tokenizer, ()).vocab_size
 
 
 def show_plan(

@@ -16,6 +16,7 @@ from typing import Any
 from jaxsim import distributed, records
 from jaxsim.checkpoints import StatePath, delete, save_params, state_folder
 from jaxsim.corpus import Corpus
+from jaxsim.corpus.names import Labels
 from jaxsim.errors import JaxsimError, Preempted, UserError
 from jaxsim.log import counted, provenance, say
 from jaxsim.pool.bucket import Bucket, StoreError
@@ -145,7 +146,7 @@ class PoolBuilder:
             "base_digest": self.base_digest,
         }
         self._shared_identity: dict[str, Any] = self._shared | {
-            "base_data": self.corpus.base.digest,
+            "base_data": self.corpus.base_digests.get(Labels.BASE),
             # The base model's recipe leaves out betas, decay, clip and precision.
             "trainer": dataclasses.asdict(self.trainer.recipe),
         }
@@ -453,11 +454,11 @@ def _origin(run: Run, corpus: Corpus) -> dict[str, Any]:
 
 def _check_corpus(pool: Pool, corpus: Corpus) -> None:
     """Checks that the base model comes from this corpus; `--refreeze` changes that."""
-    base, text = read_manifest(pool.base_entry), corpus.base.digest
+    base, texts = read_manifest(pool.base_entry), corpus.base_digests
     differs = {
         "tokenizer": base.tokenizer_digest != corpus.tokenizer_digest,
         # An imported base model was trained on no unit.
-        "base text": base.data_digests.get("base", text) != text,
+        "base text": not base.data_digests.items() <= texts.items(),
     }
     if changed := [what for what, does in differs.items() if does]:
         raise UserError(

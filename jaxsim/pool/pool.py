@@ -7,6 +7,7 @@ from typing import Any
 from jaxsim import records
 from jaxsim.config import Config, ModelConfig, RecipeConfig
 from jaxsim.corpus import Corpus
+from jaxsim.corpus.names import Labels
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.model import LanguageModel
 from jaxsim.pool.digests import differences
@@ -15,6 +16,8 @@ from jaxsim.pool.publish import is_published
 from jaxsim.train.runs import title
 
 POOL_ADVICE = "copy the pool again"
+# What a pool's recipe has besides the fields of a `RecipeConfig`.
+FROM_CORPUS = ("unit_tokens", "replay_text")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +34,7 @@ class PoolRecord:
         """Raises a `UserError` if a field is impossible; see `records`."""
         found, most = self.vocab_size, 2**31
         records.need(0 < found < most, f"below {most:,}", found, "vocab_size")
-        recipe = {k: v for k, v in self.recipe.items() if k != "unit_tokens"}
+        recipe = {k: v for k, v in self.recipe.items() if k not in FROM_CORPUS}
         records.from_plain(RecipeConfig, recipe, "recipe")
 
     def identity(self) -> dict[str, Any]:
@@ -129,11 +132,15 @@ def create_pool(workdir: Path, config: Config, corpus: Corpus) -> Pool:
         raise UserError(f"{workdir}: there is no base model; run `jaxsim base`")
     base = read_manifest(workdir / "base")
     recipe, length, budget = config.recipe, config.model.length, corpus.budget_tokens
+    shared = dataclasses.asdict(recipe) | {"unit_tokens": budget}
+    # What a base model was trained on is in its manifest.
+    if recipe.replay and not base.data_digests:
+        shared["replay_text"] = corpus.unit(Labels.BASE).digest
     record = PoolRecord(
         vocab_size=corpus.tokenizer.vocab_size,
         base_digest=base.params_digest,
         tokenizer_digest=base.tokenizer_digest,
-        recipe=dataclasses.asdict(recipe) | {"unit_tokens": budget},
+        recipe=shared,
         model=config.model,
     )
     path = workdir / "pool" / "pool.json"

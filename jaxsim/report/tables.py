@@ -393,6 +393,8 @@ def setup(data: ReportData) -> Table:
         parts["tokenizer"] = {  # and no path: a report travels
             "kind": frozen.tokenizer.kind,
             "entries": data.corpus.tokenizer.vocab_size,
+            "begin_of_text": data.corpus.tokenizer.begin_of_text_token,
+            "end_of_text": data.corpus.tokenizer.end_of_text_token,
         }
         parts["split"] = dataclasses.asdict(frozen.split)
     rows = [(part, *item) for part, values in parts.items() for item in values.items()]

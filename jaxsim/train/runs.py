@@ -30,7 +30,7 @@ class Run:
 
     def schedule(self, corpus: Corpus, recipe: RecipeConfig) -> Schedule:
         """The rows of the whole run, with its share of replayed base text."""
-        replay = (corpus.base, recipe.replay) if recipe.replay else None
+        replay = (corpus.unit(Labels.BASE), recipe.replay) if recipe.replay else None
         return schedule(
             [corpus.unit(name) for name in self.mixture],
             list(self.mixture.values()),

@@ -21,7 +21,13 @@ import pytest
 import sealing
 import tokenizers
 
-from jaxsim.config import SourceConfig, SplitConfig, TokenizerConfig, save_config
+from jaxsim.config import (
+    BaseConfig,
+    SourceConfig,
+    SplitConfig,
+    TokenizerConfig,
+    save_config,
+)
 from jaxsim.corpus import open_corpus, prepare, store
 from jaxsim.corpus import prepare as prepare_package
 from jaxsim.corpus.arrayrecord import TableReader, write_table
@@ -51,7 +57,7 @@ def work(tmp_path):
 
 def digests(corpus):
     return {
-        "base": corpus.base.digest,
+        **corpus.base_digests,
         **{n: u.digest for n, u in corpus.units.items()},
         **{
             (n, split): digest
@@ -336,7 +342,7 @@ def test_digests_depend_on_the_tokenizer():
     assert store.rows_digest([rows_RL1], 2, 4, "a") == store.rows_digest(
         [rows_RL1[:1], rows_RL1[1:]], 2, 4, "a"
     )
-    windows = evaluation_rows([rows_RL1[0]], [rows_RL1[0]], 0, 4, ["x"])
+    windows = evaluation_rows([rows_RL1[0]], [rows_RL1[0]], 0, 0, 4, ["x"])
     about = {"bytes": [1], "tokens": [1]}
     pairs = [
         (
@@ -667,6 +673,93 @@ def test_a_tokenizer_file_is_copied_and_compared_by_content(sources, work, tmp_p
     path.write_text(json.dumps(other))
     with pytest.raises(UserError, match=r"tokenizer\.path"):
         prepare(config, work)
+
+
+def with_letters(config, tmp_path, begin, end="</s>"):
+    """The config with a tokenizer of ten letters, a blank, <s> (11) and </s> (12)."""
+    vocabulary = dict(zip("abcdefghij ", range(11), strict=True))
+    inner = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocabulary | {"<s>": 11, "</s>": 12}, [])
+    )
+    inner.decoder = tokenizers.decoders.Fuse()
+    path = str(tmp_path / "letters.json")
+    inner.save(path)
+    names = {"begin_of_text": begin, "end_of_text": end}
+    return with_corpus(config, tokenizer=TokenizerConfig("file", path=path, **names))
+
+
+def test_documents_begin_with_a_token_of_their_own(sources, work, tmp_path, capsys):
+    config = with_letters(config_of(sources), tmp_path, "<s>")
+    corpus = prepare(config, work)
+    said = "begin-of-text: '<s>', id 11; end-of-text: '</s>', id 12"
+    assert said in capsys.readouterr().out
+    for name, unit in corpus.units.items():
+        texts, stream = texts_of(tmp_path / "in" / f"{name}.jsonl"), []
+        for i, text in texts.items():
+            if split_of(document(i), config.corpus.split) == "train":
+                stream += [11, *map("abcdefghij ".index, text), 12]
+        rows_RL1 = corpus.rows(name)[np.arange(unit.rows)]
+        assert unit.rows == (len(stream) - 1) // 32
+        assert rows_RL1[:, :-1].ravel().tolist() == stream[: unit.rows * 32]
+        e = corpus.evaluation(name, "dev")
+        begins_R = np.diff(e.document_R, prepend=-1) > 0
+        assert (e.tokens_RL1[begins_R, 0] == 11).all()
+        assert not (e.tokens_RL1[:, 1:] == 11).any()
+        assert e.bytes_R.sum() == e.count_R.sum()
+    # Frozen base text is found again in new evaluation text.
+    base = [
+        t for i, t in texts_of(tmp_path / "in" / "a.jsonl").items()
+        if split_of(document(i), config.corpus.split) == "base"
+    ]  # fmt: skip
+    new = write_partition(tmp_path / "in", "new", documents=8)
+    with open(new.path, "a") as file:
+        file.write(json.dumps({"id": "copy", "text": base[0]}) + "\n")
+    after = prepare(with_corpus(config, domains={"new": new}), work)
+    assert after.record.summary["overlap"]["base"]["new"]["evaluation"] == 1
+    for begin in ("", "</s>"):
+        with pytest.raises(UserError, match="begin_of_text: '<s>' was frozen"):
+            prepare(with_letters(config, tmp_path, begin), work)
+
+
+def test_a_begin_of_text_that_is_the_end_changes_nothing(sources, work, tmp_path):
+    one, same = (
+        with_letters(config_of(sources), tmp_path, begin) for begin in ("", "</s>")
+    )
+    corpus = prepare(one, work)
+    assert digests(prepare(same, tmp_path / "same")) == digests(corpus)
+    assert digests(prepare(same, work)) == digests(corpus)
+    rows_RL1 = corpus.rows("a")[np.arange(corpus.units["a"].rows)]
+    assert not (rows_RL1 == 11).any()
+
+
+def test_the_end_of_a_turn_is_pointed_out(sources, work, tmp_path, capsys):
+    prepare(with_letters(config_of(sources), tmp_path, "", "<s>"), work)
+    assert "set config.corpus.tokenizer.end_of_text='</s>'" in capsys.readouterr().out
+
+
+def test_an_imported_base_model_needs_no_base_text(sources, work, tmp_path):
+    here = config_of(sources)
+    config = dataclasses.replace(here, base=BaseConfig(path="model"))
+    corpus = prepare(config, work)
+    assert corpus.base is None
+    for name, unit in corpus.units.items():
+        splits = [
+            split_of(document(f"{name}/{i}"), here.corpus.split) for i in range(30)
+        ]
+        assert unit.documents == splits.count("train") + splits.count("base")
+    with pytest.raises(UserError, match="no unit 'base'"):
+        corpus.rows("base")
+    more = sources | {"d": write_partition(tmp_path / "in", "d")}
+    after = prepare(with_corpus(config, partitions=more), work)
+    assert digests(corpus).items() <= digests(after).items()
+    replay = dataclasses.replace(here.recipe, replay=0.25)
+    replayed = dataclasses.replace(config, recipe=replay)
+    assert digests(prepare(replayed, tmp_path / "r")) == digests(
+        prepare(here, tmp_path / "here")
+    )
+    for one, place in ((replayed, work), (here, work), (config, tmp_path / "r")):
+        with pytest.raises(UserError, match="whether base text is used"):
+            prepare(one, place)
 
 
 def test_evaluation_text_is_capped(sources, work, tmp_path):

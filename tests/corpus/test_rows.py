@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from jaxsim.corpus.rows import evaluation_rows, training_rows
+from jaxsim.corpus.rows import bordered, evaluation_rows, training_rows
 
-EOT = 99
+BOT, EOT = 98, 99
 L = 8
 
 
@@ -17,11 +17,13 @@ def ids_of(lengths):
     ]
 
 
+@pytest.mark.parametrize("begin", [BOT, EOT])
 @pytest.mark.parametrize("lengths", [[3, 20, 1], [7], [8], [16], [15, 1]])
-def test_training_rows_are_the_stream(lengths):
+def test_training_rows_are_the_stream(lengths, begin):
     documents = ids_of(lengths)
-    stream = [t for d in documents for t in [*d.tolist(), EOT]]
-    rows_RL1 = training_rows(documents, EOT, L)
+    before = [BOT] if begin == BOT else []
+    stream = [t for d in documents for t in [*before, *d.tolist(), EOT]]
+    rows_RL1 = training_rows(bordered(documents, begin, EOT), L)
     assert rows_RL1.dtype == np.int32
     assert len(rows_RL1) == (len(stream) - 1) // L
     for r, row in enumerate(rows_RL1):
@@ -29,9 +31,9 @@ def test_training_rows_are_the_stream(lengths):
 
 
 def test_less_than_a_row_gives_no_rows():
-    assert training_rows(ids_of([7]), EOT, L).shape == (0, 9)
-    assert training_rows([], EOT, L).shape == (0, 9)
-    assert training_rows(ids_of([8]), EOT, L).shape == (1, 9)
+    assert training_rows(ids_of([8]), L).shape == (0, 9)
+    assert training_rows([], L).shape == (0, 9)
+    assert training_rows(ids_of([9]), L).shape == (1, 9)
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 15, 16, 17, 24, 25, 61])
@@ -39,11 +41,11 @@ def test_every_token_is_scored_once_in_its_context(n):
     others = [5, 12]
     documents = ids_of([others[0], n, others[1]])
     counts = [np.arange(len(d)) + 1 for d in documents]
-    w = evaluation_rows(documents, counts, EOT, L)
+    w = evaluation_rows(documents, counts, BOT, EOT, L)
     assert w.tokens_RL1.dtype == np.int32
     assert w.document_R.tolist() == sorted(w.document_R.tolist())
     for e, ids in enumerate(documents):
-        whole = [EOT, *ids.tolist()]
+        whole = [BOT, *ids.tolist()]
         scored = []
         for r in np.flatnonzero(w.document_R == e):
             row, valid = w.tokens_RL1[r].tolist(), int(w.length_R[r])
@@ -69,8 +71,8 @@ def test_every_token_is_scored_once_in_its_context(n):
 def test_only_long_documents_lose_windows_to_the_cap():
     documents = ids_of([5, 200, 12])
     counts = [np.ones(len(d), np.int64) for d in documents]
-    whole = evaluation_rows(documents, counts, EOT, L)
-    some = evaluation_rows(documents, counts, EOT, L, most=4)
+    whole = evaluation_rows(documents, counts, BOT, EOT, L)
+    some = evaluation_rows(documents, counts, BOT, EOT, L, most=4)
     assert np.bincount(whole.document_R).tolist() == [1, 25, 2]
     assert np.bincount(some.document_R).tolist() == [1, 4, 2]
     kept = [0, 1 + 3, 1 + 9, 1 + 15, 1 + 21, 26, 27]

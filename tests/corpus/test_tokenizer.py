@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 import tokenizers
 
-from jaxsim.corpus.tokenizer import END_OF_TEXT, Coverage, Tokenizer, training_sample
+from jaxsim.corpus.coverage import Coverage
+from jaxsim.corpus.tokenizer import (
+    END_OF_TEXT,
+    Tokenizer,
+    special_tokens,
+    training_sample,
+)
 from jaxsim.errors import DamagedError, UserError
 
 from .builders import words
@@ -249,6 +255,125 @@ def test_a_token_for_unknown_text_and_end_of_text_is_refused(tmp_path):
     path = word_tokenizer(tmp_path, "</s>", "other")
     with pytest.raises(UserError, match="unknown text"):
         Tokenizer.from_file(path, "</s>")
+
+
+def with_borders(tmp_path):
+    """A byte-level BPE as a file, with <s> (id 0) and </s> (id 1)."""
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE())
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<s>", "</s>", "<|im_end|>"],
+        initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    inner.train_from_iterator(TRICKY * 3, trainer)
+    inner.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path / "tokenizer.json"
+
+
+def test_a_begin_of_text_token(tmp_path):
+    path = with_borders(tmp_path)
+    tokenizer = Tokenizer.from_file(path, "</s>", "<s>")
+    assert (tokenizer.begin_of_text, tokenizer.end_of_text) == (0, 1)
+    (ids,) = tokenizer.encode_batch(["a <s> b </s>"])
+    assert not np.isin(ids, (0, 1)).any()
+    assert tokenizer.decode([0, *ids, 1, 0, *ids, 1]) == "a <s> b </s>" * 2
+    assert tokenizer.byte_lengths([0, 1]).tolist() == [0, 0]
+    tokenizer.save(tmp_path / "saved")
+    loaded = Tokenizer.load(tmp_path / "saved", tokenizer.digest)
+    assert (loaded.begin_of_text, loaded.begin_of_text_token) == (0, "<s>")
+    one = Tokenizer.from_file(path, "</s>")
+    assert (one.begin_of_text, one.begin_of_text_token) == (1, "</s>")
+    assert one.digest == Tokenizer.from_file(path, "</s>", "</s>").digest
+    others = [
+        Tokenizer.from_file(path, "<s>"),
+        Tokenizer.from_file(path, "<s>", "</s>"),
+    ]
+    assert len({t.digest for t in (tokenizer, one, *others)}) == 4
+
+
+def test_tokenizers_of_one_border_keep_their_digests(tmp_path):
+    """Corpora and pools that exist are named after them."""
+    words = Tokenizer.from_file(word_tokenizer(tmp_path), "</s>").digest
+    assert Tokenizer.from_bytes().digest[:16] == "77b3888836188863"
+    assert words[:16] == "6e588e3826ffe5e4"
+
+
+def test_text_that_would_begin_a_document_is_refused(tmp_path):
+    tokenizer = Tokenizer.from_file(word_tokenizer(tmp_path), "</s>", "well")
+    with pytest.raises(UserError, match="begin-of-text token 'well'"):
+        Coverage(tokenizer, 1.0).encode("domain", ["known well"])
+
+
+@pytest.mark.parametrize("key", ["begin_of_text", "end_of_text"])
+def test_a_name_of_no_token_is_refused_with_those_there_are(tmp_path, key):
+    names = {"end_of_text": "</s>", key: "<eot>"}
+    with pytest.raises(
+        UserError, match=f"{key}: '<eot>' .*'<s>', '</s>', '<|im_end|>'"
+    ):
+        Tokenizer.from_file(with_borders(tmp_path), **names)
+    with pytest.raises(UserError, match=r"special tokens are '</s>'$"):
+        Tokenizer.from_file(word_tokenizer(tmp_path), **names)
+
+
+def test_an_end_that_may_be_that_of_a_turn(tmp_path):
+    path = with_borders(tmp_path)
+    assert Tokenizer.from_file(path, "<|im_end|>").other_ends() == ["</s>"]
+    assert Tokenizer.from_file(path, "</s>", "<s>").other_ends() == []
+
+
+def in_content(name):
+    return {"__type": "AddedToken", "content": name, "special": True}
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (
+            {"tokenizer_config": {"bos_token": "<s>", "eos_token": in_content("</s>")},
+             "config": {"bos_token_id": 2, "eos_token_id": 2}},
+            ("<s>", "</s>"),
+        ),
+        # A null is an answer, and an absent key is none.
+        ({"tokenizer_config": {"bos_token": None, "eos_token": "</s>"},
+          "config": {"bos_token_id": 0}}, ("</s>", "</s>")),
+        ({"tokenizer_config": {"eos_token": "</s>"},
+          "config": {"bos_token_id": 0, "eos_token_id": [1, 2]}}, ("<s>", "</s>")),
+        ({"tokenizer_config": {},
+          "special_tokens_map": {"bos_token": in_content("<s>"), "eos_token": "</s>"}},
+         ("<s>", "</s>")),
+        ({"config": {"bos_token_id": None, "eos_token_id": 1}}, ("</s>", "</s>")),
+        ({"config": {"eos_token_id": [1, 2]}},
+         r"eos_token_id is several tokens: '</s>' \(1\), '<\|im_end\|>' \(2\); set "
+         r"config\.corpus\.tokenizer\.end_of_text"),
+        ({"config": {"eos_token_id": 17}},
+         r"17 is no special token.* set config\.corpus\.tokenizer\.end_of_text"),
+        ({"config": {}}, "no file says .* one of '<s>', '</s>'"),
+        ({"tokenizer_config": {"eos_token": 1}}, "eos_token is 1, which is no name"),
+        ({"tokenizer_config": [1]}, r"tokenizer_config\.json: cannot be read"),
+    ],
+)  # fmt: skip
+def test_names_in_a_hugging_face_folder(tmp_path, files, expected):
+    with_borders(tmp_path)
+    for name, content in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    if isinstance(expected, str):
+        with pytest.raises(UserError, match=expected):
+            special_tokens(tmp_path)
+        if "eos_token_id" in expected:  # what the message advises
+            assert special_tokens(tmp_path, end="</s>") == ("</s>", "</s>")
+    else:
+        assert special_tokens(tmp_path) == expected
+        assert special_tokens(tmp_path, "<|im_end|>")[0] == "<|im_end|>"
+
+
+@pytest.mark.parametrize("file", ["tokenizer.model", "merges.txt", "config.json"])
+def test_a_folder_without_tokenizer_json(tmp_path, file):
+    (tmp_path / file).touch()
+    advice = "copy it" if file == "config.json" else "make it with: python -c '"
+    with pytest.raises(UserError, match=f"has no tokenizer.json; {advice}"):
+        special_tokens(tmp_path)
 
 
 def test_large_gaps_in_token_ids_are_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Missing runs are trained exactly; entries that do not belong are refused."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -84,18 +85,33 @@ def test_a_partition_cannot_pass_for_a_replicate(project):
         train_missing([replicate], pool, project.corpus, project.trainer)
 
 
-def test_a_refrozen_corpus_is_refused(project):
+def refreeze(project):
+    """Makes the corpus again, with other base text."""
     config = project.config
-    config = dataclasses.replace(
-        config,
-        corpus=dataclasses.replace(
-            config.corpus,
-            base_text={
-                "other": SourceConfig("jsonl", config.corpus.partitions["c"].path)
-            },
-        ),
-    )
+    other = SourceConfig("jsonl", config.corpus.partitions["c"].path)
+    corpus = dataclasses.replace(config.corpus, base_text={"other": other})
+    config = dataclasses.replace(config, corpus=corpus)
     prepare(config, project.workdir, refreeze=True)
+
+
+def test_replayed_text_cannot_change_with_an_imported_base_model(project):
+    """The manifest of such a base model says nothing of the corpus."""
+    path = project.pool.base_entry / "manifest.json"
+    sealing.edit(path, lambda d: d.update(mixture={}, data_digests={}, epochs={}))
+    shutil.rmtree(project.workdir / "pool")
+    config = tiny.changed(project.config, "recipe", replay=0.5)
+    replaying = dataclasses.replace(project, config=config)
+    replaying.create()
+    refreeze(project)
+    with pytest.raises(UserError, match=r"recipe\.replay_text: expected"):
+        replaying.create()
+    # Without replay, only the text of a run matters to it.
+    shutil.rmtree(project.workdir / "pool")
+    train_missing([], project.create(), project.corpus, project.trainer)
+
+
+def test_a_refrozen_corpus_is_refused(project):
+    refreeze(project)
     with pytest.raises(UserError, match="another base text"):
         project.train("a", "b", "c")
 
