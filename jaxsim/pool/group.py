@@ -5,18 +5,20 @@ it. So a group that was stopped or killed is resumed with the runs that it had,
 whatever else is missing by then.
 """
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
 from jaxsim import records
-from jaxsim.checkpoints import StatePath, is_remote
+from jaxsim.checkpoints import StatePath, delete, is_remote
 from jaxsim.corpus.names import check_name
 from jaxsim.errors import DamagedError
 from jaxsim.train import Run
 from jaxsim.train.runs import label
 
 _FILE = "group.json"
-PREFIX = ".group-"  # no run can have such a name: it begins with a dot
+# No run can have such names: they begin with a dot.
+PREFIX, _DELETED = ".group-", ".deleted-"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +43,26 @@ class Group:
             records.save(Path(folder / _FILE), self)
 
 
+def delete_group(folder: StatePath) -> None:
+    """Deletes a group's folder; what a kill leaves of it is no group any more."""
+    if not is_remote(folder):
+        deleted = folder.with_name(folder.name.replace(PREFIX, _DELETED))
+        with contextlib.suppress(OSError):
+            folder = folder.rename(deleted)
+    delete(folder)
+
+
 def recorded(training: StatePath) -> list[tuple[StatePath, Group]]:
     """The unfinished groups with their folders, sorted by folder.
+
+    It also ends what a kill in `delete_group` has left.
 
     Raises:
       DamagedError: a record cannot be read; names it.
     """
     found = []
+    for path in training.glob(f"{_DELETED}*"):
+        delete(path)
     for path in sorted(training.glob(f"{PREFIX}*/{_FILE}")):
         advice = f"delete {path.parent} to train its runs again"
         try:

@@ -119,14 +119,15 @@ class ReportData:
             ("agreement with your runs", user, self.given),
             ("outcome of chosen mixtures", "validate --mixtures=FILE.csv", self.chosen),
         ]
-        self.stale = []
+        now = None
         if self.corpus is not None and self.pool is not None and self.entries:
             now = current_basis(self.corpus, self.pool, self.entries)
-            self.stale = [
-                f"{what}: {changed}: run `jaxsim {command}`"
-                for what, command, part in (*needed[3:], *others)
-                if part and (changed := part.basis.difference(now))
-            ]
+        lost = "the corpus or the pool that it was computed from is gone"
+        self.stale = [
+            f"{what}: {changed}: run `jaxsim {command}`"
+            for what, command, part in (*needed[3:], *others)
+            if part and (changed := part.basis.difference(now) if now else lost)
+        ]
 
     def of_kind(self, kind: str) -> dict[str, Manifest]:
         return {n: m for n, m in self.entries.items() if m.kind == kind}

@@ -169,7 +169,7 @@ def check_best(workdir: Path, path: Path) -> None:
       DamagedError: it was edited, or is damaged.
     """
     best = workdir / "search" / BEST
-    if not best.is_file() or path.resolve() != best.resolve():
+    if not (path.is_file() and best.is_file() and path.samefile(best)):
         return
     if best.read_bytes() != _best_csv(load_search(workdir)).encode():
         raise DamagedError(

@@ -450,6 +450,14 @@ def test_scores_of_other_text_are_out_of_date(complete):
     assert "Out of date" in page.text
 
 
+@pytest.mark.parametrize("gone", ["corpus/corpus.json", "pool/pool.json"])
+def test_results_of_what_is_gone_are_out_of_date(complete, gone):
+    (complete / gone).unlink()
+    page, summary = report_of(complete)
+    assert any(line.startswith("search: the corpus") for line in summary["out_of_date"])
+    assert "Out of date" in page.text
+
+
 def test_proposed_mixtures_can_be_scored_again(complete):
     report_of(complete)
     table = read_csv(MEMBERS, complete / "report" / "tables" / "proposed.csv")

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.table import Mixtures, base_row, concatenate, read_csv
 from jaxsim.search.feasible import LEAST
 from jaxsim.search.objective import target_weights
-from jaxsim.search.result import load_search, save_search
+from jaxsim.search.result import check_best, load_search, save_search
 from jaxsim.search.search import search
 from jaxsim.search.ties import BEFORE_RUNS, Residual
 
@@ -383,6 +384,16 @@ def test_the_best_mixture_is_written_as_a_table(scorer, tmp_path):
     save_search(tmp_path, found)
     table = read_csv(scorer.members, tmp_path / "search" / "best.csv")
     assert table.parts(0) == found.best["weights"]
+
+
+def test_a_current_folder_that_was_deleted_is_not_needed(scorer, tmp_path, monkeypatch):
+    save_search(tmp_path, search(scorer, descent(evaluations=1)))
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    check_best(tmp_path, Path("subsets:1-2"))
+    check_best(tmp_path, tmp_path / "search" / "best.csv")
 
 
 @pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r"])
