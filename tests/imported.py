@@ -48,7 +48,6 @@ def get_config(arg=None):
     c.score.unroll = False
     c.score.rows = 8
     c.score.mixtures = "subsets:1-2"
-    c.search.method = "table"
     return c
 """
 
@@ -72,12 +71,12 @@ def write_folder(folder: Path, seed: int = 0) -> Path:
 
 @functools.cache
 def project(folder: Path) -> Path:
-    """A workdir with a searched pool, beside it imported.py and the folder llama."""
+    """A workdir with a scored pool, beside it imported.py and the folder llama."""
     folder.mkdir()
     tiny.write_sources(folder)
     write_folder(folder / "llama")
     config, workdir = folder / "imported.py", folder / "work"
     config.write_text(CONFIG)
-    for command in ("prepare", "base", "train", "score", "search"):
+    for command in ("prepare", "base", "train", "score"):
         assert tiny.run(command, workdir, config) == 0
     return workdir

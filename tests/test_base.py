@@ -96,7 +96,7 @@ def test_later_commands_need_no_folder(home, jaxsim):
     config = load_config(work / "config.json")
     assert config.base.path == str(home / "llama")
     assert config.model.dim == 16 and config.corpus.tokenizer.kind == "file"
-    for command in ("search", "report"):
+    for command in ("score", "report"):
         assert cli.main([command, f"--workdir={work}"]) == 0
     text = (work / "report" / "index.html").read_text()
     assert "llama" in text and str(home) not in text
@@ -213,8 +213,8 @@ def test_an_import_that_is_stopped_leaves_nothing(home, jaxsim, monkeypatch):
 
 
 def test_an_export_can_be_imported_again(home, jaxsim):
-    folder = home / "best"
-    assert jaxsim("export", "--what=best", f"--to={folder}")[0] == 0
+    folder = home / "merge"
+    assert jaxsim("export", "--what=uniform", f"--to={folder}")[0] == 0
     digest = re.search(r"\| digest \| (\w+)", (folder / "README.md").read_text())[1]
     there = f"--config.base.path={folder}"
     for command in ("prepare", "base"):

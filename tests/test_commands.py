@@ -140,6 +140,23 @@ def test_states_that_a_kill_left_are_deleted(workdir, jaxsim, monkeypatch, tmp_p
     assert not list(tmp_path.glob("states/*/base"))
 
 
+def test_the_best_mixture_is_exported_until_the_pool_changes(complete, tmp_path, capfd):
+    workdir = Path(shutil.copytree(complete, tmp_path / "work"))
+
+    def export(name: str) -> int:
+        given = [f"--workdir={workdir}", "--what=best", f"--to={tmp_path / name}"]
+        return cli.main(["export", *given])
+
+    assert export("out") == 0
+    weights = load_search(workdir).best["weights"]
+    readme = (tmp_path / "out" / "README.md").read_text()
+    for name, weight in weights.items():
+        assert f"| {name} | {weight:.6g} |" in readme
+    shutil.rmtree(workdir / SOLO)
+    assert export("later") == 2
+    assert "of another pool: member 'solo' is gone" in capfd.readouterr().err
+
+
 def test_scores_of_reference_runs_come_from_their_parameters(complete):
     scorer = Scorer(complete, load_config(complete / "config.json").score)
     reference_runs = scorer.load("reference-runs")

@@ -30,7 +30,7 @@ def quick_compilation(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def searched(quick_compilation, tmp_path_factory) -> Path:
+def scored(quick_compilation, tmp_path_factory) -> Path:
     """A workdir with an imported base model and members solo and texts."""
     return imported.project(tmp_path_factory.getbasetemp() / "imported")
 
@@ -74,20 +74,20 @@ def assert_close(found, wanted):
     )
 
 
-def test_the_base_model_leaves_as_it_came(searched, export):
-    source = searched.parent / "llama"
-    code, _, folder = export(searched, "base")
+def test_the_base_model_leaves_as_it_came(scored, export):
+    source = scored.parent / "llama"
+    code, _, folder = export(scored, "base")
     assert code == 0
     for path in source.iterdir():
         assert (folder / path.name).read_bytes() == path.read_bytes(), path.name
 
 
-def test_a_merge_is_what_was_scored(searched, export):
-    base, members = trees(searched)
+def test_a_merge_is_what_was_scored(scored, export):
+    base, members = trees(scored)
     wanted = jax.tree.map(
         lambda b, *ms: b + np.mean([m - b for m in ms], axis=0), base, *members.values()
     )
-    code, _, folder = export(searched, "uniform")
+    code, _, folder = export(scored, "uniform")
     assert code == 0
     params = loaded(folder)
     assert_close(params, wanted)
@@ -95,7 +95,7 @@ def test_a_merge_is_what_was_scored(searched, export):
     for line in ("| solo | 0.5 |", f"| digest | {params_digest(params)} |"):
         assert line in readme
     assert "max_length=32,add_bos_token=False" in readme
-    standard = Scorer(searched).load("standard")
+    standard = Scorer(scored).load("standard")
     row = standard.table.names.index("uniform")
     for split in ("dev", "test"):
         bits = standard.bits_per_byte("merge", split)[row]
@@ -103,11 +103,11 @@ def test_a_merge_is_what_was_scored(searched, export):
             assert f"| {domain} | {split} | {value:.5f} |" in readme
 
 
-def test_rows_of_a_file_and_scales(searched, export, tmp_path):
-    base, members = trees(searched)
+def test_rows_of_a_file_and_scales(scored, export, tmp_path):
+    base, members = trees(scored)
     path = tmp_path / "mine.csv"
     path.write_text("name,scale,solo,texts\nhalf,0.5,0.25,0.75\nnone,0,1,0\n")
-    code, _, folder = export(searched, f"{path}:half")
+    code, _, folder = export(scored, f"{path}:half")
     assert code == 0
     wanted = jax.tree.map(
         lambda b, s, t: b + 0.5 * (0.25 * (s - b) + 0.75 * (t - b)),
@@ -117,21 +117,21 @@ def test_rows_of_a_file_and_scales(searched, export, tmp_path):
     readme = (folder / "README.md").read_text()
     assert readme.startswith("# merge mine.csv:half\n")
     assert "Not scored" in readme and "times 0.5" in readme
-    assert export(searched, f"{path}:none", to="none")[0] == 0
+    assert export(scored, f"{path}:none", to="none")[0] == 0
     jax.tree.map(np.testing.assert_array_equal, loaded(tmp_path / "none"), base)
-    code, said, _ = export(searched, f"{path}:quarter", to="quarter")
+    code, said, _ = export(scored, f"{path}:quarter", to="quarter")
     assert code == 2 and "no row 'quarter'; there are half, none" in said
-    code, said, _ = export(searched, f"{path}:half", "--recipe=json", to="json")
+    code, said, _ = export(scored, f"{path}:half", "--recipe=json", to="json")
     assert code == 2 and "has scale 0.5" in said
 
 
-def test_bfloat16_is_half_as_large_and_says_what_it_costs(searched, export):
-    code, _, folder = export(searched, "solo", "--dtype=bfloat16")
+def test_bfloat16_is_half_as_large_and_says_what_it_costs(scored, export):
+    code, _, folder = export(scored, "solo", "--dtype=bfloat16")
     assert code == 0
     assert "about 3 %" in (folder / "README.md").read_text()
     found = load_file(folder / "model.safetensors").values()
     assert {str(tensor.dtype) for tensor in found} == {"bfloat16"}
-    member = trees(searched)[1]["solo"]
+    member = trees(scored)[1]["solo"]
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8),
         loaded(folder),
@@ -155,29 +155,29 @@ def test_a_base_model_trained_here_is_a_llama(trained, export):
     )
 
 
-def test_what_a_kill_left_goes_and_nothing_else_does(searched, export, tmp_path):
+def test_what_a_kill_left_goes_and_nothing_else_does(scored, export, tmp_path):
     for name in (".out.part", "..out.part.0123", ".outer.part", "out.old"):
         (tmp_path / name).mkdir()
-    assert export(searched, "solo")[0] == 0
+    assert export(scored, "solo")[0] == 0
     assert {p.name for p in tmp_path.iterdir()} == {"out", ".outer.part", "out.old"}
 
 
-def test_what_cannot_be_exported(searched, export, tmp_path):
+def test_what_cannot_be_exported(scored, export, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()
     for what, to, says in (
         ("solo", "full", "exists already"),
         ("nobody", "out", "no model 'nobody'; there are base, best, uniform"),
     ):
-        code, said, folder = export(searched, what, to=to)
+        code, said, folder = export(scored, what, to=to)
         assert code == 2 and says in said
     assert not folder.exists() and len(list(tmp_path.iterdir())) == 1
-    code, said, _ = export(searched, "solo", "--dtype=float16")
+    code, said, _ = export(scored, "solo", "--dtype=float16")
     assert code == 2 and "must be one of float32, bfloat16" in said
 
 
-def test_nothing_of_a_damaged_member_is_exported(searched, export, tmp_path):
-    workdir = Path(shutil.copytree(searched, tmp_path / "work"))
+def test_nothing_of_a_damaged_member_is_exported(scored, export, tmp_path):
+    workdir = Path(shutil.copytree(scored, tmp_path / "work"))
     tiny.flip(tiny.largest_file(workdir / "pool" / "members" / "solo"))
     for flags in ((), ("--override",)):
         for what in ("solo", "uniform"):
@@ -187,16 +187,16 @@ def test_nothing_of_a_damaged_member_is_exported(searched, export, tmp_path):
     assert export(workdir, "texts")[0] == 0
 
 
-def test_mergekit_makes_the_same_merge(searched, export, tmp_path):
-    code, said, _ = export(searched, "uniform", "--recipe=mergekit", to="members")
+def test_mergekit_makes_the_same_merge(scored, export, tmp_path):
+    code, said, _ = export(scored, "uniform", "--recipe=mergekit", to="members")
     assert code == 2 and "run `jaxsim export --workdir" in said
     for name in imported.MEMBERS:
-        assert export(searched, name, to=f"members/{name}")[0] == 0
-    code, _, folder = export(searched, "uniform", "--recipe=mergekit", to="members")
+        assert export(scored, name, to=f"members/{name}")[0] == 0
+    code, _, folder = export(scored, "uniform", "--recipe=mergekit", to="members")
     assert code == 0
     recipe = yaml.safe_load((folder / "mergekit.yaml").read_text())
     assert (recipe["merge_method"], recipe["dtype"]) == ("linear", "float32")
-    assert export(searched, "uniform")[0] == 0
+    assert export(scored, "uniform")[0] == 0
     merged = load_file(tmp_path / "out" / "model.safetensors")
     parts = [
         (each["parameters"]["weight"], load_file(f"{each['model']}/model.safetensors"))
@@ -207,14 +207,14 @@ def test_mergekit_makes_the_same_merge(searched, export, tmp_path):
         np.testing.assert_allclose(found, tensor, rtol=0, atol=2e-7)
 
 
-def test_shares_of_partitions_and_their_paths(searched, export, tmp_path):
+def test_shares_of_partitions_and_their_paths(scored, export, tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("name,solo,texts\nmine,0.00001,0.99999\n")
     shares = {"solo": 1e-5, "texts": 0.99999}
-    paths = {n: [str(searched.parent / f"{n}.jsonl")] for n in shares}
+    paths = {n: [str(scored.parent / f"{n}.jsonl")] for n in shares}
 
     def read(recipe: str, file: str) -> str:
-        code, said, folder = export(searched, f"{path}:mine", f"--recipe={recipe}")
+        code, said, folder = export(scored, f"{path}:mine", f"--recipe={recipe}")
         assert code == 0, said
         return (folder / file).read_text()
 
@@ -227,7 +227,7 @@ def test_shares_of_partitions_and_their_paths(searched, export, tmp_path):
     drawn = json.loads(read("datasets", "datasets.json"))
     assert dict(zip(drawn["names"], drawn["paths"], strict=True)) == paths
     # As many tokens of each as asked for: documents are drawn, and differ in length.
-    corpus = open_corpus(searched)
+    corpus = open_corpus(scored)
     documents = corpus.record.summary["documents"]
     tokens = [
         p * corpus.units[n].tokens / documents[n]["train"]
