@@ -13,14 +13,14 @@ from jaxsim.config import BaseConfig, Config, ModelConfig, TokenizerConfig
 from jaxsim.corpus import Corpus
 from jaxsim.corpus.tokenizer import special_tokens, tokenizer_from_config
 from jaxsim.distributed import alone, is_lead, leading, on_lead
-from jaxsim.errors import DamagedError, JaxsimError, Preempted, UserError
+from jaxsim.errors import JaxsimError, Preempted, UserError
 from jaxsim.log import provenance, say
 from jaxsim.mesh import training_mesh
 from jaxsim.model import LanguageModel
 from jaxsim.model.huggingface import Checkpoint, open_checkpoint
 from jaxsim.pool.bucket import Bucket, open_bucket
 from jaxsim.pool.build import PoolBuilder, follow, publish_for_all
-from jaxsim.pool.digests import first_non_finite, params_digest, sha256_of_file
+from jaxsim.pool.digests import params_digest, sha256_of_file
 from jaxsim.pool.lock import holding, wait_for_others
 from jaxsim.pool.manifest import Manifest, Source, leaves_of
 from jaxsim.pool.publish import (
@@ -154,11 +154,6 @@ def _publish(
             f"{free:,} are free; nothing was imported"
         )
     params = checkpoint.load()
-    if leaf := first_non_finite(params):
-        raise DamagedError(
-            f"{folder}: leaf {leaf} holds a value that is not finite; copy the model "
-            "again"
-        )
     with stop_requested() as stop:  # Orbax writes in threads, which do not stop
         attempt, files = save_attempt(entry, params, checkpoint.keep)
         manifest = Manifest(

@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 
 from jaxsim.config import ModelConfig
 from jaxsim.errors import DamagedError, UserError
+from jaxsim.log import progress
 from jaxsim.model.config_json import llama_config, read_config, version_4
 from jaxsim.model.families import Family
 from jaxsim.model.language_model import LanguageModel, Params
@@ -119,6 +120,7 @@ class Checkpoint:
             wanted.insert(at, (self._head, None))
         with contextlib.ExitStack() as stack:
             opened: dict[str, Any] = {}
+            tick = stack.enter_context(progress(len(wanted), "importing", "tensors"))
             for name, tensor in wanted:
                 file = self._files[name]
                 if file not in opened:
@@ -127,6 +129,7 @@ class Checkpoint:
                     yield name, opened[file].get_tensor(name), tensor
                 except (SafetensorError, OSError) as error:
                     raise DamagedError(f"{self.folder / file}: {error}") from error
+                tick(1)
 
     def keep(self, to: Path) -> None:
         """Copies what `save_checkpoint` needs to write a folder like this one.
