@@ -54,6 +54,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     # Its own schedule ended at zero. See docs/models.md for how to choose a rate.
     config.recipe.learning_rate = 5e-5
     config.train.unroll = False
+    config.train.accumulate = 4  # 22 GB of memory without it
     config.train.log_every = 4
 
     config.score.mixtures = ""
