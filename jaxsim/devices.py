@@ -231,7 +231,12 @@ def available_memory(
 
 
 def free_memory(mesh: Mesh, share: float = _MEMORY_SHARE) -> int:
-    """Free bytes of an accelerator, of a share of its memory; 0 if unknown."""
+    """Free bytes of a device, of a share of its memory; 0 if unknown.
+
+    CPU devices share the memory that is available to the process.
+    """
+    if is_cpu(mesh):
+        return int(share * available_memory()) // len(mesh.local_devices)
     stats = mesh.devices.flat[0].memory_stats() or {}
     limit = int(share * stats.get("bytes_limit", 0))
     return max(0, limit - stats.get("bytes_in_use", 0))

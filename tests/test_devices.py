@@ -51,6 +51,13 @@ def test_free_memory_of_a_device():
     assert of(None) == of({}) == 0
 
 
+def test_cpu_devices_share_the_memory_that_is_free(monkeypatch):
+    monkeypatch.setattr(devices, "available_memory", lambda: 10_000)
+    whole = training_mesh(data_axis=jax.device_count())
+    each = 10_000 // jax.device_count()
+    assert devices.free_memory(whole, share=1.0) == each
+
+
 def device(platform: str, capability: str = "9.0"):
     return types.SimpleNamespace(
         platform=platform,

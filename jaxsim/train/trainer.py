@@ -22,7 +22,7 @@ from jaxsim.checkpoints import TrainingCheckpoints
 from jaxsim.config import Config, RecipeConfig
 from jaxsim.corpus import Corpus
 from jaxsim.corpus.order import Schedule
-from jaxsim.devices import attention_on, free_memory, is_cpu, peak_flops, precision_on
+from jaxsim.devices import attention_on, free_memory, peak_flops, precision_on
 from jaxsim.distributed import alone, barrier, from_lead, is_lead
 from jaxsim.errors import Preempted, UserError
 from jaxsim.log import Progress, say
@@ -306,12 +306,12 @@ class Trainer:
         return state
 
     def _check_memory(self, program: TrainProgram, what: str) -> None:
-        """Compiles a train step, and checks that it fits on an accelerator.
+        """Compiles a train step, and checks that it fits.
 
         Raises:
           UserError: it does not; names a `config.train.accumulate` that would fit.
         """
-        free = 0 if is_cpu(program.mesh) else free_memory(program.mesh, share=1.0)
+        free = free_memory(program.mesh, share=1.0)
         if not free or (needed := program.needed()) <= free:
             return
         advice = (

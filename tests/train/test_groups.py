@@ -278,7 +278,7 @@ def test_nothing_is_compiled_if_runs_are_trained_one_at_a_time():
 
 
 def test_a_run_that_does_not_fit_says_what_would(setting, runs, monkeypatch):
-    """The compiler's report, on an accelerator that is a fake."""
+    """With a report of the compiler that is made up."""
     config = tiny.changed(setting.config, "recipe", batch=24)
     trainer = recipe_trainer(setting.model, config, tiny.mesh_of())
     needs, tried = {1: 900, 2: 600, 4: 450, 8: 400}, []
@@ -295,7 +295,6 @@ def test_a_run_that_does_not_fit_says_what_would(setting, runs, monkeypatch):
         trainer._programs.clear()
         trainer.train(chosen, setting.corpus, None, None, [None] * len(chosen))
 
-    monkeypatch.setattr("jaxsim.train.trainer.is_cpu", lambda _: False)
     monkeypatch.setattr(trainer, "_program", program)
     with pytest.raises(
         UserError,
