@@ -53,7 +53,7 @@ def test_free_memory_of_a_device():
 
 def test_cpu_devices_share_the_memory_that_is_free(monkeypatch):
     monkeypatch.setattr(devices, "available_memory", lambda: 10_000)
-    whole = training_mesh(data_axis=jax.device_count())
+    whole = training_mesh(jax.device_count(), 1)
     each = 10_000 // jax.device_count()
     assert devices.free_memory(whole, share=1.0) == each
 
