@@ -285,6 +285,15 @@ def _content(path: Path) -> str:
     return bytes(sorted(raw) if path.suffix == ".log" else raw).decode("latin-1")
 
 
+def _marked(table: str) -> str:
+    """A table of a report in which all that is out of date is so for one reason."""
+    head, *rows = csv.reader(table.encode("latin-1").decode().splitlines())
+    if "out_of_date" in head:
+        at = head.index("out_of_date")
+        rows = [[*r[:at], "yes" if r[at] else "", *r[at + 1 :]] for r in rows]
+    return "\n".join(map(str, [head, *rows]))
+
+
 def _stable(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _stable(v) for k, v in value.items() if k not in VOLATILE}
@@ -404,7 +413,7 @@ class Project:
     def read(self, ended: Ended) -> Answer:
         """What is on disk after a report and a search."""
         tables = {
-            name: content
+            name: _marked(content)
             for name, content in self.place.contents().items()
             if "report/tables/" in name and not name.endswith(TIMED)
         }
