@@ -127,7 +127,7 @@ class RopeConfig:
     the model was first trained with, and keep high ones.
     """
 
-    base: float = checked(10_000.0, lambda x: 1 < x <= _MOST, "above 1, at most 1e9")
+    base: float = checked(10_000.0, lambda x: 1 < x <= 1e12, "above 1, at most 1e12")
     # Of a head's dimensions, the first ones, that are rotated.
     share: float = checked(1.0, lambda x: 0 < x <= 1, "a positive share")
     kind: Literal["default", "llama3", "yarn"] = "default"

@@ -5,16 +5,17 @@ files that the base model came with. A mixture becomes a file that mergekit, OLM
 or the library `datasets` reads.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import shlex
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow.compute as pc
 import tokenizers
@@ -25,11 +26,11 @@ from jaxsim.corpus import Corpus, open_corpus, store
 from jaxsim.corpus.names import Labels
 from jaxsim.corpus.sources import input_files
 from jaxsim.corpus.split import stem_of
-from jaxsim.corpus.tokenizer import Tokenizer
+from jaxsim.corpus.tokenizer import Tokenizer, special_tokens
 from jaxsim.errors import DamagedError, UserError, check_known, command_line
 from jaxsim.log import progress, say
 from jaxsim.model import LanguageModel
-from jaxsim.model.huggingface import save_checkpoint
+from jaxsim.model.huggingface import check_new, save_checkpoint
 from jaxsim.pool import Manifest
 from jaxsim.pool.digests import params_digest
 from jaxsim.pool.manifest import file_problem, load_verified, read_manifest, repair
@@ -43,6 +44,7 @@ from jaxsim.search.result import check_best, load_search
 from jaxsim.train.runs import title
 
 Dtype = Literal["float32", "bfloat16"]
+README = "README.md"
 # Files that `--recipe` writes.
 RECIPES = {
     "mergekit": "mergekit.yaml",
@@ -89,17 +91,22 @@ def export(
     if what is None or to is None:
         missing = "--what=NAME" if what is None else "--to=FOLDER"
         raise UserError(f"export: {missing} is missing")
+    to = Path(os.path.abspath(to))
     if recipe is not None:
         if dtype is not None:
             raise UserError("export: --dtype and --recipe: give one of them")
         path, scorer = to / RECIPES[recipe], Scorer(workdir, override=override)
-        records.write(path, _recipe(scorer, what, to, recipe))
+        text = _recipe(scorer, what, to, recipe)
+        try:
+            to.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{to}: cannot be made: {error.strerror}") from error
+        records.write(path, text)
         for gap in scorer.gaps:
             say(gap)
         say(f"export: {what} for {recipe} in {path}")
         return
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise UserError(f"--to={to}: exists already; give a folder that does not")
+    check_new(to)
     kind: Dtype = "bfloat16" if dtype == "bfloat16" else "float32"
     _export_model(workdir, what, to, kind, override)
 
@@ -119,22 +126,21 @@ def _export_model(
         scorer = Scorer(workdir, override=override)
         choice = _chosen(scorer, what)
     params = _parameters(workdir, scorer, choice, model, notes)
-    # Beside it, so that the folder appears complete.
-    part = to.absolute().with_name(f".{to.name}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    for left in part.parent.iterdir():  # by a kill, also while weights were written
-        if left.name.startswith((part.name, f".{part.name}")):
-            shutil.rmtree(left, ignore_errors=True)
-    try:
-        save_checkpoint(part, params, config, model.vocab_size, source, dtype)
-        if source is None:
-            _write_tokenizer(part, corpus)
-        facts = _facts(scorer, choice, base, params, notes)
-        readme = _readme(choice, facts, scorer, to.absolute(), config.length, dtype)
-        (part / "README.md").write_text(readme, encoding="utf-8")
-        os.replace(part, to)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    facts = _facts(scorer, choice, base, corpus.tokenizer, notes)
+    facts["digest"] = exact = params_digest(params)
+    if dtype == "bfloat16":
+        params = jax.tree.map(_rounded, params)
+        facts["digest"] = params_digest(params)
+    if facts["digest"] != exact:
+        facts["digest before rounding"] = exact
+    readme = _readme(choice, facts, scorer, to, config.length, dtype)
+
+    def add(folder: Path) -> None:
+        _write_tokenizer(folder, corpus)
+        with records.naming(folder / README):
+            (folder / README).write_text(readme, encoding="utf-8")
+
+    save_checkpoint(to, params, config, model.vocab_size, source, dtype, add)
     for note in notes:
         say(note)
     size = sum(path.stat().st_size for path in to.iterdir())
@@ -169,9 +175,9 @@ def _chosen(scorer: Scorer, what: str) -> Choice:
             w_C = np.array([manifest.mixture.get(name, 0.0) for name in members])
             row = one_mixture(members, w_C)
         return Choice(what, manifest, row)
-    file, separator, name = what.rpartition(":")
-    if separator and file.endswith(".csv"):
-        path = Path(os.path.expanduser(file))
+    file, separator, name = what.partition(".csv:")
+    if separator:
+        path = Path(os.path.expanduser(f"{file}.csv"))
         check_best(workdir, path)
         table = read_csv(members, path)
         check_known("row", name, table.names, str(path))
@@ -240,6 +246,10 @@ def _merged(scorer: Scorer, row: Mixtures, notes: list[str]) -> Any:
     return base if mean is None else _toward(base, mean, scale)
 
 
+def _rounded(leaf: np.ndarray) -> np.ndarray:
+    return np.asarray(leaf.astype(jnp.bfloat16).astype(np.float32))
+
+
 def _toward(start: Any, end: Any, share: float) -> Any:
     """`start + share * (end - start)`, in the memory of `end`."""
 
@@ -255,22 +265,32 @@ def _toward(start: Any, end: Any, share: float) -> Any:
 
 
 def _write_tokenizer(folder: Path, corpus: Corpus) -> None:
-    """Writes tokenizer.json and the tokenizer_config.json that transformers needs."""
+    """Completes the files that transformers makes a tokenizer of.
+
+    Those that an imported base model came with stay, unless they name other tokens
+    before and after a document than the corpus was prepared with.
+    """
     tokenizer, path = corpus.tokenizer, folder / "tokenizer.json"
-    if tokenizer.kind == "bytes":
-        path.write_text(_of_bytes(tokenizer).to_str(), encoding="utf-8")
-    else:
-        kept = store.folder_of(corpus.workdir, "tokenizer", tokenizer.digest)
-        shutil.copyfile(kept / path.name, path)
-    about = {
+    about_path = folder / "tokenizer_config.json"
+    about: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": tokenizer.begin_of_text_token,
-        "eos_token": tokenizer.end_of_text_token,
         "model_max_length": corpus.length,
         "clean_up_tokenization_spaces": False,
     }
+    if tokenizer.kind == "bytes":
+        path.write_text(_of_bytes(tokenizer).to_str(), encoding="utf-8")
+    elif not path.exists():
+        kept = store.folder_of(corpus.workdir, "tokenizer", tokenizer.digest)
+        path.write_bytes((kept / path.name).read_bytes())
+    borders = tokenizer.begin_of_text_token, tokenizer.end_of_text_token
+    if about_path.exists():
+        with contextlib.suppress(UserError):  # several ends, and such
+            if special_tokens(folder) == borders:
+                return
+        about = json.loads(about_path.read_text(encoding="utf-8"))
+    about |= {"bos_token": borders[0], "eos_token": borders[1]}
     text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
-    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    about_path.write_text(text, encoding="utf-8")
 
 
 def _of_bytes(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
@@ -296,14 +316,18 @@ def _facts(
     scorer: Scorer | None,
     choice: Choice,
     base: Manifest,
-    params: Any,
+    tokenizer: Tokenizer,
     notes: Sequence[str],
 ) -> dict[str, str]:
     """What identifies an exported model, by name."""
     facts = {}
     if base.source is not None:
         facts["base model"] = f"{base.source.name} ({base.source.family})"
-    facts |= {"base digest": base.params_digest, "digest": params_digest(params)}
+    facts |= {
+        "token before a document": tokenizer.begin_of_text_token,
+        "token after a document": tokenizer.end_of_text_token,
+        "base digest": base.params_digest,
+    }
     if scorer is not None:
         now = records.plain(current_basis(scorer.corpus, scorer.pool).members)
         facts["pool digest"] = records.digest([base.params_digest, now])
@@ -331,7 +355,8 @@ def _readme(
         }[choice.manifest.kind]
     )
     lines += [f"{origin}, made with jaxsim.", ""]
-    if dtype == "bfloat16" and choice.row is not None:
+    rounded = "digest before rounding" in facts
+    if rounded and choice.row is not None:
         lines += [BFLOAT16_COST, ""]
     lines += _table(("what", "value"), facts.items())
     if choice.row is not None:
@@ -341,7 +366,7 @@ def _readme(
         if scale != 1:
             lines += [f"The difference from the base model times {scale:g}.", ""]
         lines += _table(("member", "weight"), [(n, f"{w:.6g}") for n, w in parts])
-    lines += ["## Evaluation", ""]
+    lines += ["## Evaluation" + ", before rounding" * rounded, ""]
     if rows := _evaluated(scorer, choice) if scorer else []:
         lines += _table(("domain", "text", "bits per byte", "tokens"), rows)
     else:
@@ -474,16 +499,27 @@ def _mergekit(scorer: Scorer, choice: Choice, to: Path) -> str:
         weights[Labels.BASE] = 1 - scale
     lines = [f"# {choice.title}", "merge_method: linear", "dtype: float32", "models:"]
     for name, weight in weights.items():
-        folder = (to / name).absolute()
-        if not (folder / "config.json").is_file():
+        folder = to / name
+        if not _holds(folder, _chosen(scorer, name).manifest):
             flags = f"--what={name}", f"--to={folder}"
             line = command_line("export", scorer.workdir, *flags)
-            raise UserError(f"{folder}: this model is not there; run `{line}` first")
+            raise UserError(
+                f"{folder}: is not this model in float32; delete what is there and run "
+                f"`{line}` first"
+            )
         lines += [
             f"  - model: {_quoted(str(folder))}",
             f"    parameters: {{weight: {_number(weight)}}}",
         ]
     return "\n".join([*lines, ""])
+
+
+def _holds(folder: Path, manifest: Manifest | None) -> bool:
+    """Whether a folder is the export of an entry, by the digest in its README.md."""
+    if manifest is None or not (folder / README).is_file():
+        return False
+    line = f"| digest | {manifest.params_digest} |"
+    return line in (folder / README).read_text(encoding="utf-8")
 
 
 def _olmo_core(what: str, shares: dict[str, float], paths: dict[str, list[str]]) -> str:
@@ -507,6 +543,11 @@ def _paths(config: CorpusConfig, partition: str, recipe: str) -> list[str]:
     """The files or the folder that hold a partition and nothing else."""
     for name, source in config.partitions.items():
         whole = not (source.by_field or source.by_dates or source.where)
+        if source.path and whole and not Path(source.path).exists():
+            raise UserError(
+                f"config.corpus.partitions.{name}.path={source.path!r} is not there; "
+                "run this where `jaxsim prepare` ran, so that paths are those of then"
+            )
         if source.path and whole and not source.by_file and name == partition:
             return [str(Path(source.path).absolute())]
         if source.path and whole and source.by_file:

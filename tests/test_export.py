@@ -1,8 +1,11 @@
 """Models and mixtures for other people's tools, from both kinds of base model."""
 
+import fcntl
 import json
+import os
 import re
 import shutil
+import types
 from pathlib import Path
 
 import imported
@@ -16,7 +19,8 @@ from scoring import tiny
 
 from jaxsim import cli
 from jaxsim.corpus import open_corpus
-from jaxsim.corpus.tokenizer import special_tokens
+from jaxsim.corpus.tokenizer import Tokenizer, special_tokens
+from jaxsim.export import _write_tokenizer
 from jaxsim.model.huggingface import open_checkpoint
 from jaxsim.pool import open_pool
 from jaxsim.pool.digests import params_digest
@@ -132,11 +136,14 @@ def test_bfloat16_is_half_as_large_and_says_what_it_costs(scored, export):
     found = load_file(folder / "model.safetensors").values()
     assert {str(tensor.dtype) for tensor in found} == {"bfloat16"}
     member = trees(scored)[1]["solo"]
+    params = loaded(folder)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8),
-        loaded(folder),
-        member,
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8), params, member
     )
+    readme = (folder / "README.md").read_text()
+    assert f"| digest | {params_digest(params)} |" in readme
+    assert f"| digest before rounding | {params_digest(member)} |" in readme
+    assert "## Evaluation, before rounding" in readme
 
 
 def test_a_base_model_trained_here_is_a_llama(trained, export):
@@ -156,17 +163,37 @@ def test_a_base_model_trained_here_is_a_llama(trained, export):
 
 
 def test_what_a_kill_left_goes_and_nothing_else_does(scored, export, tmp_path):
-    for name in (".out.part", "..out.part.0123", ".outer.part", "out.old"):
+    stays = {f".out.part-{'1' * 12}", ".out.part", ".out.part-of-mine", "out.old"}
+    for name in (f".out.part-{'0' * 12}", *stays):
         (tmp_path / name).mkdir()
+    written = os.open(tmp_path / f".out.part-{'1' * 12}", os.O_RDONLY)
+    fcntl.flock(written, fcntl.LOCK_EX)  # as another export does
     assert export(scored, "solo")[0] == 0
-    assert {p.name for p in tmp_path.iterdir()} == {"out", ".outer.part", "out.old"}
+    os.close(written)
+    assert {p.name for p in tmp_path.iterdir()} == {"out", *stays}
+
+
+@pytest.mark.parametrize("about", ['{"bos_token": "<s>", "x": 1}', None])
+def test_an_export_names_the_tokens_that_were_used(tmp_path, about):
+    """Other tools begin documents with what tokenizer_config.json names."""
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+    bpe.add_special_tokens(["<s>", "</s>"])
+    bpe.save(str(tmp_path / "tokenizer.json"))
+    if about:
+        (tmp_path / "tokenizer_config.json").write_text(about)
+    used = Tokenizer.from_file(tmp_path / "tokenizer.json", "</s>", "</s>")
+    _write_tokenizer(tmp_path, types.SimpleNamespace(tokenizer=used, length=8))
+    assert special_tokens(tmp_path) == ("</s>", "</s>")
+    found = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert ("x" in found) == bool(about)
 
 
 def test_what_cannot_be_exported(scored, export, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()
     for what, to, says in (
-        ("solo", "full", "exists already"),
+        ("solo", "full", "exists; choose a new folder"),
+        ("solo", "full/notes.txt/below", "cannot be made: "),
         ("nobody", "out", "no model 'nobody'; there are base, best, uniform"),
     ):
         code, said, folder = export(scored, what, to=to)
@@ -194,6 +221,12 @@ def test_mergekit_makes_the_same_merge(scored, export, tmp_path):
         assert export(scored, name, to=f"members/{name}")[0] == 0
     code, _, folder = export(scored, "uniform", "--recipe=mergekit", to="members")
     assert code == 0
+    (folder / "solo").rename(tmp_path / "kept")
+    assert export(scored, "uniform", to="members/solo")[0] == 0
+    code, said, _ = export(scored, "uniform", "--recipe=mergekit", to="members")
+    assert code == 2 and "members/solo: is not this model in float32" in said
+    shutil.rmtree(folder / "solo")
+    (tmp_path / "kept").rename(folder / "solo")
     recipe = yaml.safe_load((folder / "mergekit.yaml").read_text())
     assert (recipe["merge_method"], recipe["dtype"]) == ("linear", "float32")
     assert export(scored, "uniform")[0] == 0
@@ -226,6 +259,10 @@ def test_shares_of_partitions_and_their_paths(scored, export, tmp_path):
     ] == sources
     drawn = json.loads(read("datasets", "datasets.json"))
     assert dict(zip(drawn["names"], drawn["paths"], strict=True)) == paths
+    moved = Path(paths["solo"][0]).rename(tmp_path / "moved.jsonl")
+    code, said, _ = export(scored, f"{path}:mine", "--recipe=datasets", to="no")
+    moved.rename(paths["solo"][0])
+    assert code == 2 and "partitions.solo.path=" in said and "is not there" in said
     # As many tokens of each as asked for: documents are drawn, and differ in length.
     corpus = open_corpus(scored)
     documents = corpus.record.summary["documents"]

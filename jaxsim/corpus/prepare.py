@@ -343,10 +343,11 @@ def _print_summary(corpus: Corpus) -> None:
         f"begin-of-text: {begin!r}, id {tokenizer.begin_of_text}; "
         f"end-of-text: {end!r}, id {tokenizer.end_of_text}"
     )
-    for other in tokenizer.other_ends():
+    for key, name, other in tokenizer.odd_borders():
+        does, did = ("end", "ended") if key == "end_of_text" else ("begin", "began")
         say(
-            f"{end!r} may only end a turn of a chat: if the model's own training texts "
-            f"ended with {other!r}, set config.corpus.tokenizer.end_of_text={other!r}, "
+            f"{name!r} may only {does} a turn of a chat: if the model's own training "
+            f"texts {did} with {other!r}, set config.corpus.tokenizer.{key}={other!r}, "
             "and run `jaxsim prepare --refreeze`"
         )
     show_table(

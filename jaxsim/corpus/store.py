@@ -280,6 +280,11 @@ class Corpus:
         """A unit by name; 'base' is that of the base text."""
         if name == BASE and self.base:
             return self.base
+        if name == BASE:
+            raise UserError(
+                f"{self.workdir}: its corpus has no base text, which "
+                "config.recipe.replay needs; run `jaxsim prepare --refreeze`"
+            )
         return self._find("unit", name, self.units)
 
     def _find(self, what: str, name: str, among: Mapping[str, T]) -> T:

@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import json
 import operator
+import os
 import re
 import shlex
 from collections.abc import Iterable, Sequence
@@ -27,8 +28,10 @@ from jaxsim.config import TokenizerConfig
 from jaxsim.errors import DamagedError, UserError
 
 END_OF_TEXT = "<|endoftext|>"
-# What documents end with in most tokenizers; chats may end with something else.
+# What documents end and begin with in most tokenizers; turns of a chat may end and
+# begin with something else.
 _ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
+_BEGINS = ("<|begin_of_text|>", "<s>", "<bos>", "<|startoftext|>", *_ENDS)
 _ALPHABET = tokenizers.pre_tokenizers.ByteLevel.alphabet
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _SPECIAL = re.compile(r"<(?!0x)[^<>\s]+>|\[[A-Z]+\]")  # looks like <eos> or [SEP]
@@ -179,14 +182,26 @@ class Tokenizer:
         ends = (ends * total + ends[-1] // 2) // ends[-1]
         return np.diff(ends, prepend=0)
 
-    def other_ends(self) -> list[str]:
-        """Tokens that often end a document, if this tokenizer's end is none of them.
+    def odd_borders(self) -> list[tuple[str, str, str]]:
+        """Borders of documents that few tokenizers have: key, name, a usual name.
 
-        A tokenizer of a chat model may name the token that ends a turn.
+        A tokenizer of a chat model may name the tokens around a turn.
         """
-        if self._bpe is None or self.end_of_text_token in _ENDS:
+        if self._bpe is None:
             return []
-        return [name for name in _special_names(self._bpe) if name in _ENDS]
+        special = _special_names(self._bpe)
+        borders = {
+            "end_of_text": (self.end_of_text_token, _ENDS),
+            "begin_of_text": (self.begin_of_text_token, _BEGINS),
+        }
+        if self.begin_of_text == self.end_of_text:  # follows from it
+            del borders["begin_of_text"]
+        return [
+            (key, name, other)
+            for key, (name, usual) in borders.items()
+            for other in usual
+            if name not in usual and other in special
+        ]
 
     def check_ids(self, ids: np.ndarray) -> np.ndarray:
         """Refuses ids outside the vocabulary: JAX would clamp them, or give NaN."""
@@ -301,7 +316,7 @@ def _named(folder: Path, word: str) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """A JSON object; empty if there is no file."""
     try:
-        found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        found = json.loads(path.read_text("utf-8")) if os.path.lexists(path) else {}
         if not isinstance(found, dict):
             raise ValueError("no JSON object")
     except (OSError, ValueError, RecursionError) as error:

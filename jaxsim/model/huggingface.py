@@ -6,13 +6,14 @@ in the hub's cache, whose files are links; but what its files say must lie in it
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import math
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +30,7 @@ from jaxsim.model.config_json import llama_config, read_config, version_4
 from jaxsim.model.families import Family
 from jaxsim.model.language_model import LanguageModel, Params
 from jaxsim.model.tensors import Shapes, Tensor, tensors
+from jaxsim.records import naming
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -138,8 +140,10 @@ class Checkpoint:
         """
         to.mkdir(parents=True, exist_ok=True)
         for path in self.kept:
-            shutil.copyfile(path, to / path.name)
-        (to / INDEX).write_text(json.dumps({"weight_map": dict(self._files)}, indent=1))
+            _copy(path, to)
+        with naming(to / INDEX):
+            text = json.dumps({"weight_map": dict(self._files)}, indent=1)
+            (to / INDEX).write_text(text)
 
 
 def open_checkpoint(folder: Path, length: int) -> Checkpoint:
@@ -188,7 +192,13 @@ def open_checkpoint(folder: Path, length: int) -> Checkpoint:
             f"{folder}: has a tensor {name}, which jaxsim does not know; by {CONFIG} "
             "the model has none"
         )
-    kept = tuple(folder / name for name in KEPT if (folder / name).is_file())
+    kept = tuple(folder / name for name in KEPT if os.path.lexists(folder / name))
+    for path in kept:
+        if not path.is_file():
+            raise DamagedError(
+                f"{path}: is a link that leads nowhere, or no file; copy or download "
+                "the model again"
+            )
     return Checkpoint(
         folder=folder,
         model=model,
@@ -273,7 +283,10 @@ def _json(path: Path, missing: str) -> dict[str, Any]:
 def _instead(folder: Path, missing: str) -> str:
     """What a folder is that lacks a file."""
     if not folder.is_dir():
-        return f"{folder}: no such folder; give that of a Hugging Face model"
+        return (
+            f"{folder}: no such folder; give that of a Hugging Face model (nothing is "
+            "downloaded; docs/models.md says how to)"
+        )
     found = (why for glob, why in _INSTEAD.items() if next(folder.glob(glob), None))
     return f"{folder}: has no {missing}; {next(found, 'a Hugging Face model has one')}"
 
@@ -341,6 +354,7 @@ def save_checkpoint(
     vocab_size: int,
     source: Path | None,
     dtype: Literal["float32", "bfloat16"],
+    add: Callable[[Path], None] = lambda _: None,
 ) -> None:
     """Writes parameters as a folder that transformers loads; in one step.
 
@@ -354,12 +368,13 @@ def save_checkpoint(
       source: a folder that was imported, or one that `Checkpoint.keep` has written;
         None for a base that was trained here, which becomes a Llama.
       dtype: of the weights.
+      add: adds or changes files of the folder, before it appears.
 
     Raises:
-      UserError: `to` holds something, or no family can say this model.
+      UserError: `to` holds something or cannot be made, or no family can say this
+        model.
     """
-    if os.path.lexists(to) and (not to.is_dir() or next(to.iterdir(), None)):
-        raise UserError(f"{to}: exists; choose a new folder")
+    check_new(to)
     if source:
         where, missing = str(source / CONFIG), _instead(source, CONFIG)
         raw = _json(source / CONFIG, missing)
@@ -382,21 +397,74 @@ def save_checkpoint(
     if model.tied and head in names:
         embedding = next(t for t in listed if t.leaves[:1] == (("embedding", None),))
         listed.append(dataclasses.replace(embedding, name=head))
-    to.parent.mkdir(parents=True, exist_ok=True)
-    part = to.with_name(f".{to.name}.{uuid.uuid4().hex[:12]}")
-    part.mkdir()
-    try:
+    with _appearing(to) as part:
         for path in (source / name for name in KEPT) if source else ():
             if path.is_file():
-                shutil.copyfile(path, part / path.name)
+                _copy(path, part)
         text = json.dumps(version_4(raw, dtype), indent=2, ensure_ascii=False)
-        (part / CONFIG).write_text(text + "\n", encoding="utf-8")
-        _write_weights(
-            part, listed, {k: np.asarray(v) for k, v in leaves.items()}, np.dtype(dtype)
-        )
-        part.rename(to)
+        with naming(part / CONFIG):
+            (part / CONFIG).write_text(text + "\n", encoding="utf-8")
+        with naming(part):
+            _write_weights(
+                part,
+                listed,
+                {k: np.asarray(v) for k, v in leaves.items()},
+                np.dtype(dtype),
+            )
+            add(part)
+
+
+def check_new(to: Path) -> None:
+    """Raises a `UserError` if there is something at `to`, but an empty folder."""
+    there = os.path.lexists(to)
+    if there and (to.is_symlink() or not to.is_dir() or next(to.iterdir(), None)):
+        raise UserError(f"{to}: exists; choose a new folder")
+
+
+@contextlib.contextmanager
+def _appearing(to: Path) -> Iterator[Path]:
+    """A folder that becomes `to` when it is complete; what a kill left of one goes.
+
+    A lock says that somebody still writes to it.
+    """
+    name = re.compile(re.escape(f".{to.name}.part-") + "[0-9a-f]{12}")
+    part = to.with_name(f".{to.name}.part-{uuid.uuid4().hex[:12]}")
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        for left in filter(lambda p: name.fullmatch(p.name), to.parent.iterdir()):
+            with contextlib.suppress(OSError), _locked(left):
+                shutil.rmtree(left)
+        part.mkdir()
+    except OSError as error:
+        raise UserError(f"{to}: cannot be made: {error.strerror}") from error
+    try:
+        with _locked(part):
+            yield part
+            try:
+                part.rename(to)
+            except OSError as error:
+                raise UserError(
+                    f"{to}: cannot be made: {error.strerror}; choose a new folder"
+                ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds the lock of a folder; a `BlockingIOError` if somebody else does."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _copy(path: Path, folder: Path) -> None:
+    """Copies a file; an error names the new one, whose disk may be full."""
+    with naming(folder / path.name):
+        (folder / path.name).write_bytes(path.read_bytes())
 
 
 def _files_of(source: Path | None) -> dict[str, str]:

@@ -81,7 +81,7 @@ def save_attempt(
         if keep is not None:
             keep(entry / attempt / SOURCE)
         return attempt, file_digests(entry / attempt)
-    except NotSaved:
+    except (NotSaved, OSError):
         # Orbax leaves a folder whose name starts with the attempt's.
         for path in entry.glob(f"{attempt}*"):
             shutil.rmtree(path, ignore_errors=True)

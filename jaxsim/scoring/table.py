@@ -308,11 +308,12 @@ def parse(
     if match := re.fullmatch(r"subsets:(\d{1,9})(?:-(\d{1,9}))?", spec):
         smallest = int(match[1])
         largest = int(match[2] or match[1])
-        if not 1 <= smallest <= largest <= len(members):
+        if not 1 <= smallest <= min(largest, len(members)):
             raise UserError(
-                f"mixtures {spec!r}: sizes must lie between 1 and the number "
-                f"of members, {len(members)}"
+                f"mixtures {spec!r} (config.score.mixtures): sizes must lie between 1 "
+                f"and the number of members, {len(members)}"
             )
+        largest = min(largest, len(members))  # there are no larger subsets
         sizes = range(smallest, largest + 1)
         _check_rows(spec, sum(math.comb(len(members), size) for size in sizes))
         return subsets(members, smallest, largest)

@@ -747,7 +747,7 @@ def test_an_imported_base_model_needs_no_base_text(sources, work, tmp_path):
             split_of(document(f"{name}/{i}"), here.corpus.split) for i in range(30)
         ]
         assert unit.documents == splits.count("train") + splits.count("base")
-    with pytest.raises(UserError, match="no unit 'base'"):
+    with pytest.raises(UserError, match="has no base text"):
         corpus.rows("base")
     more = sources | {"d": write_partition(tmp_path / "in", "d")}
     after = prepare(with_corpus(config, partitions=more), work)

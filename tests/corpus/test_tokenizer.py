@@ -319,8 +319,12 @@ def test_a_name_of_no_token_is_refused_with_those_there_are(tmp_path, key):
 
 def test_an_end_that_may_be_that_of_a_turn(tmp_path):
     path = with_borders(tmp_path)
-    assert Tokenizer.from_file(path, "<|im_end|>").other_ends() == ["</s>"]
-    assert Tokenizer.from_file(path, "</s>", "<s>").other_ends() == []
+    odd = Tokenizer.from_file(path, "<|im_end|>").odd_borders()
+    assert odd == [("end_of_text", "<|im_end|>", "</s>")]
+    odd = Tokenizer.from_file(path, "</s>", "<|im_end|>").odd_borders()
+    assert ("begin_of_text", "<|im_end|>", "<s>") in odd
+    assert {key for key, *_ in odd} == {"begin_of_text"}
+    assert Tokenizer.from_file(path, "</s>", "<s>").odd_borders() == []
 
 
 def in_content(name):

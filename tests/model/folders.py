@@ -222,6 +222,9 @@ FOLDERS: Mapping[str, Folder] = {
     "no weights": Folder(
         lambda f: (f / WEIGHTS).unlink(), UserError, "a Hugging Face model has one"
     ),
+    "a link that leads nowhere": Folder(
+        lambda f: (f / "merges.txt").symlink_to(f / "gone"), DamagedError, "nowhere"
+    ),
     # config.json
     "a web page": Folder(text(CONFIG, "<html>"), DamagedError, "unreadable"),
     "a list": Folder(text(CONFIG, "[1]"), DamagedError, "not a JSON object"),

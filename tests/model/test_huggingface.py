@@ -4,6 +4,7 @@ The folders in `families` and their logits are made by `benchmarks/parity.py`.
 """
 
 import dataclasses
+import errno
 import json
 
 import jax
@@ -344,13 +345,20 @@ def test_an_export_replaces_nothing_and_leaves_nothing_half_done(tmp_path, monke
         save(to, params, checkpoint, COMMITTED / "olmo2")
 
     def full(*args):
-        raise OSError("no space")
+        raise OSError(errno.ENOSPC, "no space")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
         patch.setattr(huggingface.os, "fsync", full)
         save(to, params, checkpoint, COMMITTED / "llama")
     assert [x.name for x in tmp_path.iterdir()] == ["to"]
     assert not list(to.iterdir())
+    source, model = COMMITTED / "llama", checkpoint.model
+    with pytest.raises(UserError, match="choose a new folder"):  # another was faster
+        save_checkpoint(
+            to, params, model, 48, source, "float32", lambda _: (to / "mine").touch()
+        )
+    assert [x.name for x in to.iterdir()] == ["mine"]
+    (to / "mine").unlink()
     save(to, params, checkpoint, COMMITTED / "llama")
     assert open_checkpoint(to, LENGTH).model == checkpoint.model
 

@@ -173,7 +173,7 @@ PLAIN = (
         ({"gated": False}, set(), set()),
         ({"parallel": True}, set(), set()),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
 )
 def test_options_decide_which_leaves_there_are(changes, added, removed):
     assert _leaves(**changes) == (PLAIN | added) - removed

@@ -179,7 +179,8 @@ def test_a_bad_csv_is_refused(tmp_path, text, sentence):
     [
         ("nowhere.csv", "nowhere.csv: no such file"),
         ("subsets:0-2", "sizes must lie between 1 and the number of members, 3"),
-        ("subsets:2-4", "sizes must lie between 1"),
+        ("subsets:4", "sizes must lie between 1"),
+        ("subsets:4-5", r"config.score.mixtures\): sizes must lie between 1"),
         ("subsets:3-2", "sizes must lie between 1"),
         ("subsets", "must be subsets:A-B, dirichlet:N or FILE.csv"),
         ("dirichlet:0", "asks for no rows"),
