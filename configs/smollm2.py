@@ -7,7 +7,7 @@ The base model is imported: `benchmarks/smollm2.py` makes its folder from a pack
 with weights that were rounded to 4 bits; if it is another folder, set JAXSIM_SMOLLM2
 to it. Eight eras of 25 years are the partitions. The out-of-pool domains are five
 years between two of them, and the messages of the package that are not addresses. Two
-reference runs show a level, but no correlation.
+reference runs show a level, but no correlation. `:smoke` is a test of a few minutes.
 
 Hardware: 2 CPU cores, 8 GB, two hours. With a GPU raise `recipe.steps`,
 `recipe.batch`, `corpus.evaluation_tokens` and `validate.held_out`.
@@ -17,12 +17,13 @@ import os
 
 from ml_collections import config_dict
 
-from jaxsim.config import default_config, source
+from jaxsim.config import default_config, parse_arg, source
 
 
 def get_config(arg: str | None = None) -> config_dict.ConfigDict:
+    words = parse_arg(arg, "smoke")
     config = default_config()
-    config.name = "smollm2"
+    config.name = "-".join(["smollm2", *sorted(words)])
     config.base.path = os.environ.get("JAXSIM_SMOLLM2", "runs/SmolLM2-135M-Instruct")
 
     starts, addresses = range(1790, 2030, 30), (("is_sotu", "True"),)
@@ -63,4 +64,11 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.validate.replicates = 1
     config.validate.candidates = 100
     config.search.evaluations = 10
+    if "smoke" in words:
+        config.corpus.partitions.eras.by_dates = (("1790", "1814"), ("2000", "2024"))
+        config.model.length = 32
+        config.recipe.steps = config.recipe.batch = config.train.accumulate = 2
+        config.corpus.evaluation_tokens = 64
+        config.validate.held_out = config.validate.replicates = 0
+        config.search.evaluations = 2
     return config

@@ -133,7 +133,7 @@ def test_states_that_a_kill_left_are_deleted(workdir, jaxsim, monkeypatch, tmp_p
     shutil.rmtree(workdir / "base")
     states = f"--config.train.state_path={tmp_path}/states"
     with monkeypatch.context() as patch:
-        patch.setattr("jaxsim.pool.build.delete", lambda folder: None)
+        patch.setattr("jaxsim.pool.build.delete_group", lambda folder: None)
         assert jaxsim("base", states, "--config.train.checkpoint_every=1")[0] == 0
     assert list(tmp_path.glob("states/*/base/*/*"))
     assert jaxsim("base", states)[0] == 0

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import imported
 import pytest
 import sealing
 from ml_collections import config_dict
@@ -335,7 +336,9 @@ def test_a_kill_while_saving_leaves_the_old_config(
 
 @pytest.mark.parametrize("arg", ["", "smoke"])
 @pytest.mark.parametrize("name", [path.stem for path in CONFIGS])
-def test_config_files_load(name: str, arg: str) -> None:
+def test_config_files_load(name: str, arg: str, tmp_path, monkeypatch) -> None:
+    # A base model that is imported must be there.
+    monkeypatch.setenv("JAXSIM_SMOLLM2", str(imported.write_folder(tmp_path / "m")))
     config = load(f"{name}:{arg}")
     assert config.name.startswith(name)
     assert ("smoke" in config.name) == bool(arg)

@@ -26,7 +26,16 @@ ORDER = (
     "plan",
 )
 # No other file may import these; they may import anything.
-ENDS = {"commands", "cli", "doctor", "__main__", "__init__"}
+ENDS = {
+    "base",
+    "export",
+    "workdir",
+    "commands",
+    "cli",
+    "doctor",
+    "__main__",
+    "__init__",
+}
 
 
 def _modules(root: Path) -> Iterator[tuple[str, str, ast.Module]]:
