@@ -10,8 +10,8 @@ years between two of them, and the messages of the package that are not addresse
 reference runs show a level, but no correlation. `:smoke` is a test of a few minutes.
 
 Hardware: 2 CPU cores, 8 GB, hours; it has not been run to the end yet. Leave out the
-`MALLOC_*` variables of launch/environment.sh (docs/models.md). With a GPU raise `recipe.steps`,
-`recipe.batch`, `corpus.evaluation_tokens` and `validate.held_out`.
+`MALLOC_*` variables of launch/environment.sh (docs/models.md). With a GPU raise
+`recipe.steps`, `recipe.batch`, `corpus.evaluation_tokens` and `validate.held_out`.
 """
 
 import os
