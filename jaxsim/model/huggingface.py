@@ -301,8 +301,8 @@ def _files(folder: Path) -> dict[str, str]:
     if not isinstance(files, dict) or not files:
         raise DamagedError(f"{path}: has no weight_map")
     for name in files.values():
-        plain = isinstance(name, str) and Path(name).name == name
-        if not plain or not name.endswith(".safetensors"):
+        plain = isinstance(name, str) and Path(name).name == name and "\0" not in name
+        if not plain or not name.endswith(".safetensors") or len(name.encode()) > 255:
             raise UserError(
                 f"{path}: names {name!r}, which is no safetensors file in this folder"
             )

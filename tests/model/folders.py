@@ -160,6 +160,13 @@ def outside(folder: Path) -> None:
     index(folder, files | {NORM: "../other.safetensors"})
 
 
+def named(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        index(folder, sharded(folder) | {NORM: f"{name}.safetensors"})
+
+    return change
+
+
 def pipe(name: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         (folder / name).unlink()
@@ -297,6 +304,8 @@ FOLDERS: Mapping[str, Folder] = {
     "weights are a pipe": Folder(pipe(WEIGHTS), DamagedError, "or no file"),
     "a shard is missing": Folder(lost, DamagedError, "is missing"),
     "an index that leads out": Folder(outside, UserError, "'../other.safetensors'"),
+    "an index with a name too long": Folder(named("a" * 300), UserError, "no safetens"),
+    "an index with a NUL": Folder(named("a\0"), UserError, "no safetensors file"),
     "an index of nothing": Folder(
         lambda f: (sharded(f), index(f, {})), DamagedError, "no weight_map"
     ),
