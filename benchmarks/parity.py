@@ -333,7 +333,9 @@ def deleted(where: Path) -> dict[str, dict[str, str]]:
 
 # A value other than the usual one, of each field that is said to change no logits.
 OTHER: Mapping[str, Any] = {
+    # Any name with an underscore is neutral; these are common ones.
     "_attn_implementation_autoset": True,
+    "_model_name_or_path": "somewhere",
     "_name_or_path": "somewhere",
     "_num_labels": 3,
     "architectures": ["Other"],
@@ -403,6 +405,7 @@ OTHER: Mapping[str, Any] = {
     "transformers.js_config": {"a": 1},
     "transformers_version": "1.0",
     "typical_p": 0.7,
+    "unk_token_id": 7,
     "unsloth_fixed": True,
     "unsloth_version": "1.0",
     "use_cache": False,
@@ -421,6 +424,7 @@ def neutral(where: Path) -> dict[str, dict[str, str]]:
         before = logits_torch(model, tokens_BL)
         fields = json.loads((folder / CONFIG).read_text())
         names = {*NEUTRAL, *FAMILIES[kind].neutral} - NOT_CHANGED
+        names |= {name for name in OTHER if name.startswith("_")}
         # Without RoPE it is another name of the number of learned positions.
         names |= {"max_position_embeddings"} if FAMILIES[kind].rope else set()
         for name in sorted(names):
