@@ -1,7 +1,7 @@
 """Checkpoints of Hugging Face: a folder with config.json and safetensors, in and out.
 
 No network, no code from the folder, no pickles: a folder is data. It may be a snapshot
-in the hub's cache, whose files are links; but what its files say must lie in it.
+in the hub's cache, whose files are links. The files that an index names must be in it.
 """
 
 import contextlib

@@ -25,7 +25,7 @@ class Tensor:
       layer: its number, or None.
       transposed: whether the file has its axes swapped.
       heads: how many heads lie one after the other, each with a part of every
-        parameter; 0 if each parameter lies in one piece.
+        parameter; 0 if each parameter is in one piece.
     """
 
     name: str

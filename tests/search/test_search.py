@@ -392,8 +392,13 @@ def test_a_current_folder_that_was_deleted_is_not_needed(scorer, tmp_path, monke
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
+    best = tmp_path / "search" / "best.csv"
     check_best(tmp_path, Path("subsets:1-2"))
-    check_best(tmp_path, tmp_path / "search" / "best.csv")
+    check_best(tmp_path, best)
+    best.write_text(best.read_text() + "\n")
+    check_best(tmp_path, Path("subsets:1-2"))
+    with pytest.raises(DamagedError, match="not the best mixture"):
+        check_best(tmp_path, best)
 
 
 @pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r"])
