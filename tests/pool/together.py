@@ -11,6 +11,10 @@ import os
 import sys
 import time
 from pathlib import Path
+from unittest import mock
+
+from jax._src import compiler
+from jax._src.distributed import global_state
 
 from jaxsim import checkpoints, distributed
 from jaxsim.cli import main
@@ -63,7 +67,22 @@ def disturb(owner, name, call, action) -> None:
     setattr(owner, name, disturbed)
 
 
+def keep_compiled() -> None:
+    """Makes every process keep what it compiles; in JAX only process 0 does.
+
+    The keys of process 1 are its own, so it would compile in every test.
+    """
+    write = compiler._cache_write
+
+    def kept(*args):
+        with mock.patch.object(global_state, "process_id", 0):
+            write(*args)
+
+    compiler._cache_write = kept
+
+
 if __name__ == "__main__":
+    keep_compiled()
     distributed.HEARTBEAT, distributed.JOIN, distributed.LEAVE = 20, 300, 5
     process, port, command, config, workdir, *flags = sys.argv[1:]
     if fault := os.environ.get("FAULT"):
