@@ -10,6 +10,7 @@ changed to another valid value. What may happen:
     said      a line names the key, or what is not used because of it
     same      the command reads the key, and its result is the same
     unused    the command reads no key of this group (`UNUSED`, `EXECUTION`)
+    no value  no other value of this key is valid alone: it needs another key, too
 
 Anything else is a failure: SILENT if the workdir was made with another value and nobody
 says so, UNNAMED if a refusal names no key, and FAILED for any other exit code.
@@ -69,6 +70,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "by_dates": ((("1900", "1904"), ("1905", "1919")),),
     "where": ((("topic", "alpha"),),),
     "reader": ("jsonl", "text"),
+    "model.head_dim": (16,),
     "model.positions": (32,),
     "model.rope.share": (0.5,),
     "search.target": ({"a": 1.0},),
@@ -380,9 +382,9 @@ def valid(
 
     like = next(iter(plain["corpus"]["partitions"].values()))
     for other in others(key, hint, value, like):
+        other = int(other) if hint is int else other
         if other == value:
             continue
-        other = int(other) if hint is int else other
         with contextlib.suppress(UserError):
             node = changed(plain, key, other)
             from_config_dict(config_dict.ConfigDict(node))

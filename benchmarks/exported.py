@@ -2,7 +2,7 @@
 
     python benchmarks/exported.py WORKDIR... [--tokenizers FOLDER...]
 
-Needs torch, transformers, mergekit and lm_eval besides jaxsim. For each workdir of
+Needs the extra `parity`. For each workdir of
 `jaxsim run` it exports the base model, a member and the uniform merge, and compares
 
 - the nats of every domain as `jaxsim score` has them, with transformers' on the same

