@@ -2,8 +2,8 @@
 
     python benchmarks/exported.py WORKDIR... [--tokenizers FOLDER...]
 
-Needs the extra `parity`. For each workdir of
-`jaxsim run` it exports the base model, a member and the uniform merge, and compares
+Needs the extra `parity`. For each workdir of `jaxsim run` it exports the base model, a
+member and the uniform merge, and compares
 
 - the nats of every domain as `jaxsim score` has them, with transformers' on the same
   windows;
