@@ -77,7 +77,8 @@ def results(workdir: Path) -> dict[str, Any]:
 
     csv = workdir / "search" / "best.csv"
     command = (sys.executable, "-m", "jaxsim", "score", f"--workdir={workdir}")
-    subprocess.run([*command, f"--mixtures={csv}"], check=True)
+    every = "--config.score.windows=0"
+    subprocess.run([*command, f"--mixtures={csv}", every], check=True)
     e = Scorer(workdir).evaluation
 
     def table(name: str) -> dict[tuple[str, ...], dict[str, Any]]:
@@ -87,9 +88,9 @@ def results(workdir: Path) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as made:
         export(workdir, "best", Path(made) / "best")
-        theirs = exported.by_domain(
-            e, exported.Other(Path(made) / "best").nll(e.tokens_RL1)
-        )
+        nll_RL = exported.Other(Path(made) / "best").nll(e.tokens_RL1)
+        sums = exported.by_domain(e, nll_RL)
+        theirs = {key: nats for key, nats in sums.items() if key[1] == "dev"}
     best = table("csv-best")
     row = next(iter(best))[0]
     ours = {key: best[row, "merge", *key] for key in theirs}
@@ -155,9 +156,9 @@ def markdown(found: dict[str, Any]) -> str:
         f"{statistics.median(minutes):.1f} in the median",
         f"- drift of the members: {min(drift):.2f} % to {max(drift):.2f} % of the base "
         "model",
-        f"- the best mixture, exported, over {best['tokens']:,} tokens: perplexity "
+        f"- the best mixture, exported, over {best['tokens']:,} tokens of dev text: perplexity "
         f"{perplexity['jaxsim']:.5f} in jaxsim, {perplexity['transformers']:.5f} in "
-        f"transformers; the worst domain and split differs by "
+        f"transformers; the worst domain differs by "
         f"{best['worst domain']:.1e} of its loss",
         "",
         "Level errors, merge - reference run, and the difference of the replicate from "
