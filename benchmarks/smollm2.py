@@ -157,8 +157,8 @@ def markdown(found: dict[str, Any]) -> str:
         f"- drift of the members: {min(drift):.2f} % to {max(drift):.2f} % of the base "
         "model",
         f"- the best mixture, exported, over {best['tokens']:,} tokens of dev text: "
-        f"perplexity {perplexity['jaxsim']:.5f} in jaxsim, {perplexity['transformers']:.5f} in "
-        f"transformers; the worst domain differs by "
+        f"perplexity {perplexity['jaxsim']:.5f} in jaxsim, "
+        f"{perplexity['transformers']:.5f} in transformers; the worst domain differs by "
         f"{best['worst domain']:.1e} of its loss",
         "",
         "Level errors, merge - reference run, and the difference of the replicate from "
