@@ -158,8 +158,8 @@ def markdown(found: dict[str, Any]) -> str:
         "model",
         f"- the best mixture, exported, over {best['tokens']:,} tokens of dev text: "
         f"perplexity {perplexity['jaxsim']:.5f} in jaxsim, "
-        f"{perplexity['transformers']:.5f} in transformers; the worst domain differs by "
-        f"{best['worst domain']:.1e} of its loss",
+        f"{perplexity['transformers']:.5f} in transformers; the worst domain differs "
+        f"by {best['worst domain']:.1e} of its loss",
         "",
         "Level errors, merge - reference run, and the difference of the replicate from "
         "its run, in bits per byte of the test split. Two runs show no correlation.",
