@@ -9,9 +9,9 @@ to it. Eight eras of 25 years are the partitions. The out-of-pool domains are fi
 years between two of them, and the messages of the package that are not addresses. Two
 reference runs show a level, but no correlation. `:smoke` is a test of a few minutes.
 
-Hardware: 2 CPU cores, 8 GB, hours; it has not been run to the end yet. Leave out the
-`MALLOC_*` variables of launch/environment.sh (docs/models.md). With a GPU raise
-`recipe.steps`, `recipe.batch`, `corpus.evaluation_tokens` and `validate.held_out`.
+Hardware: 2 CPU cores, 11 GB, about two hours beside other programs; docs/models.md has
+what it found. Leave out the `MALLOC_*` variables of launch/environment.sh. With a GPU
+raise `recipe.steps`, `recipe.batch`, `corpus.evaluation_tokens` and `validate.held_out`.
 """
 
 import os
