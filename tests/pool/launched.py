@@ -51,6 +51,7 @@ class Command:
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles faster
             "PYTHONPATH": str(root),
             "PYTHONUNBUFFERED": "1",
         }
