@@ -315,7 +315,7 @@ def _look_at(
             _look_at(value, seen, source, f"{name}.")
         elif not seen.get(name) and len(seen) < _MOST_FIELDS:
             example = "" if is_missing(value) else shown(value)
-            seen[name] = "(text)" if name in texts and example else example
+            seen[name] = "(text)" if name and name in texts and example else example
 
 
 def check_bad(
