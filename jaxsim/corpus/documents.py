@@ -333,10 +333,10 @@ def check_bad(
         for cause, n in tally.bad.most_common()
         for example in [tally.examples.get(cause)]
     ]
-    of = "" if place else "the first "
+    of, most = ("", max_bad) if place else ("the first ", tally.max_bad)
     raise UserError(
         f"source {name!r}: {total} of {of}{tally.records} records are bad "
-        f"({'; '.join(shown)}), more than config.corpus.max_bad={tally.max_bad:g} "
+        f"({'; '.join(shown)}), more than config.corpus.max_bad={most:g} "
         f"allows; {_advice(tally, place)}"
     )
 

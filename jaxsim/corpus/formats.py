@@ -84,7 +84,6 @@ _BY_NAME = {
     "parquet": PARQUET,
     "arrow": ARROW,
     "array_record": ARRAY_RECORD,
-    "tfrecord": TFRECORD,
 }
 _EXAMPLES = ["data"]  # columns of a Parquet file that TFDS wrote
 _END = b"\xff\xff\xff\xff\0\0\0\0"  # of a stream of Arrow
@@ -190,12 +189,16 @@ def kind_of(path: str) -> str:
         if magic.match(head):
             return kind
     ending, compression = endings(path)
+    if ending.startswith("tfrecord"):  # it begins with a number
+        return TFRECORD
     if not head and not compression and ending not in _BY_NAME:
         return EMPTY
     lines = [line.strip() for line in head.removeprefix(_BOM).splitlines()]
     first, second = [*filter(None, lines), b"", b""][:2]
-    if first.startswith(b"[") and not second.startswith(b"{"):
-        return PRETTY_ARRAY if first == b"[" else ARRAY
+    if first == b"[":
+        return PRETTY_ARRAY
+    if first.startswith(b"[") and not (second.startswith(b"{") and _is_json(first)):
+        return ARRAY
     if first.startswith(b"{"):
         opens = second.startswith((b'"', b"}")) and not _is_json(first)
         return PRETTY if opens else JSON_LINES
