@@ -28,7 +28,7 @@ from jaxsim.report.write import last_lines, write_report
 from jaxsim.scoring.evaluation import gaps, gather
 from jaxsim.scoring.scorer import Scorer, table_name
 from jaxsim.scoring.scores import Scores
-from jaxsim.search.objective import Objective, objective, target_weights
+from jaxsim.search.objective import Objective, objective
 from jaxsim.search.result import check_best, load_search, save_search
 from jaxsim.search.search import search as find
 from jaxsim.search.ties import Residual
@@ -278,7 +278,7 @@ def run(config: Config, workdir: Path, override: bool = False) -> None:
     """Runs the commands from `prepare` to `report` that the config asks for."""
     corpus = prepare(config, workdir)
     # A misspelled domain should not be found after all training.
-    target_weights(config.search, gather(corpus))
+    objective(config.search, gather(corpus))
     base(config, workdir)
     trainer = _trainer(config, _pool(config, workdir, corpus))
     train(config, workdir, trainer=trainer)

@@ -107,7 +107,9 @@ def decontaminate(
         for documents in splits.values()
         for document in documents
     ]
-    index = EvaluationIndex([fingerprint(d.text, words)[1] for _, d in evaluation])
+    index = EvaluationIndex(
+        [fingerprint((d.prompt or "") + d.text, words)[1] for _, d in evaluation]
+    )
     repeated: set[int] = set()  # evaluation documents to drop
 
     def clean(

@@ -18,10 +18,17 @@ from jaxsim.corpus import store
 from jaxsim.corpus.coverage import Coverage
 from jaxsim.corpus.decontaminate import decontaminate
 from jaxsim.corpus.names import check_twins
-from jaxsim.corpus.rows import bordered, cut_units, evaluation_rows, training_rows
+from jaxsim.corpus.rows import (
+    EvalWindows,
+    bordered,
+    cut_units,
+    evaluation_rows,
+    training_rows,
+)
 from jaxsim.corpus.sources import Document, Quarantine, input_files
 from jaxsim.corpus.split import BASE, SPLITS, Gathered, check_splits, gather, hash_order
 from jaxsim.corpus.store import Corpus, CorpusRecord, Domain, Frozen, Tables, Unit
+from jaxsim.corpus.tasks import TaskCounts, encode_records, record_windows
 from jaxsim.corpus.tokenizer import END_OF_TEXT, Tokenizer, tokenizer_from_config
 from jaxsim.errors import UserError
 from jaxsim.log import counted, progress, say, show_table
@@ -190,32 +197,18 @@ def _write_units(
 def _write_domains(
     config: Config, gathered: Gathered, coverage: Coverage, tables: Tables
 ) -> dict[str, Domain]:
-    domains = {}
-    tokenizer, sets = coverage.tokenizer, gathered.evaluation
+    domains, sets = {}, gathered.evaluation
     with progress(len(sets), "writing domains", "domains") as advance:
         for name, splits in sets.items():
-            domain = Domain(name, name in gathered.train, {}, {}, {}, {}, {})
+            is_in_pool, group = name in gathered.train, gathered.groups[name]
+            domain = Domain(name, is_in_pool, group, {}, {}, {}, {}, {}, {})
             for split, documents in splits.items():
                 what = f"domain {name!r}, split {split!r}"
-                ids = coverage.encode(what, [d.text for d in documents])
-                # A tokenizer that drops all of a document leaves nothing to score.
-                kept = [i for i in _sample(documents, ids, config) if len(ids[i])]
-                if not kept:
-                    raise UserError(
-                        f"{what}: the tokenizer makes no token of any of its "
-                        "documents; use another tokenizer"
-                    )
-                windows = evaluation_rows(
-                    [ids[i] for i in kept],
-                    [tokenizer.token_bytes(documents[i].text, ids[i]) for i in kept],
-                    tokenizer.begin_of_text,
-                    tokenizer.end_of_text,
-                    tables.length,
-                    [documents[i].id for i in kept],
-                    config.corpus.evaluation_windows,
-                )
+                windows, counts = _windows(what, documents, coverage, config)
+                if counts:
+                    domain.tasks[split] = dict(counts)
                 domain.digests[split] = tables.write_windows(windows)
-                domain.documents[split] = len(kept)
+                domain.documents[split] = len(windows.documents)
                 domain.tokens[split] = int(windows.count_R.sum())
                 domain.bytes[split] = int(windows.bytes_R.sum())
                 domain.windows[split] = len(windows)
@@ -224,8 +217,50 @@ def _write_domains(
     return domains
 
 
+def _windows(
+    what: str, documents: Sequence[Document], coverage: Coverage, config: Config
+) -> tuple[EvalWindows, TaskCounts | None]:
+    """The windows of one split of a domain, and counts if it has records of a task."""
+    tokenizer, length = coverage.tokenizer, config.model.length
+    borders = tokenizer.begin_of_text, tokenizer.end_of_text
+    windows, counts = None, None
+    if any(document.prompt is not None for document in documents):
+        records = encode_records(what, documents, coverage)
+        kept = _sample(documents, [len(record.ids) for record in records], config)
+        names = [documents[i].id for i in kept]
+        windows, counts = record_windows(
+            [records[i] for i in kept], *borders, length, names
+        )
+    else:
+        ids = coverage.encode(what, [d.text for d in documents])
+        sizes = [len(tokens) for tokens in ids]
+        if most := config.corpus.evaluation_windows:
+            sizes = [min(n, most * length) for n in sizes]
+        # A tokenizer that drops all of a document leaves nothing to score.
+        if kept := [i for i in _sample(documents, sizes, config) if sizes[i]]:
+            windows = evaluation_rows(
+                [ids[i] for i in kept],
+                [tokenizer.token_bytes(documents[i].text, ids[i]) for i in kept],
+                *borders,
+                length,
+                [documents[i].id for i in kept],
+                most,
+            )
+    if windows:
+        return windows, counts
+    if counts and counts["too_long"]:
+        raise UserError(
+            f"{what}: every completion has more than config.model.length={length} "
+            "tokens; raise it, or give other records"
+        )
+    raise UserError(
+        f"{what}: the tokenizer makes no token of any of its documents; use another "
+        "tokenizer"
+    )
+
+
 def _sample(
-    documents: Sequence[Document], ids: Sequence[np.ndarray], config: Config
+    documents: Sequence[Document], sizes: Sequence[int], config: Config
 ) -> list[int]:
     """The documents to score: all, or about `evaluation_tokens` tokens of them.
 
@@ -236,10 +271,7 @@ def _sample(
     if not most:
         return list(range(len(documents)))
     order = hash_order("evaluation", documents)
-    sizes = [len(ids[i]) for i in order]
-    if windows := config.corpus.evaluation_windows:
-        sizes = [min(n, windows * config.model.length) for n in sizes]
-    before = np.cumsum([0, *sizes])
+    before = np.cumsum([0, *(sizes[i] for i in order)])
     return sorted(order[: int(np.searchsorted(before, most))])
 
 

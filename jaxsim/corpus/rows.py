@@ -98,7 +98,7 @@ def cut_units(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalWindows:
-    """Windows of evaluation documents; see `evaluation_rows`.
+    """Windows of evaluation documents; see `evaluation_rows` and `record_windows`.
 
     Attributes:
       tokens_RL1: int32 ids, right-padded; targets are `tokens[1:]`.

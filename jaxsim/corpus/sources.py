@@ -53,6 +53,7 @@ class Document:
     date: str = ""  # ISO, or a prefix of it; '' if unknown
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
     file: str = ""
+    prompt: str | None = None  # of a record whose `text` is the completion
 
 
 class Quarantine(contextlib.AbstractContextManager["Quarantine"]):

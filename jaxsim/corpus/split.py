@@ -13,7 +13,13 @@ from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 
 from jaxsim.config import CorpusConfig, SourceConfig, SplitConfig
-from jaxsim.corpus.names import Labels, check_free, check_name, check_twins
+from jaxsim.corpus.names import (
+    Labels,
+    check_domain,
+    check_free,
+    check_name,
+    check_twins,
+)
 from jaxsim.corpus.sources import Document, Quarantine, read_documents
 from jaxsim.errors import UserError
 from jaxsim.log import progress
@@ -30,7 +36,7 @@ class Gathered:
     train: dict[str, list[Document]]  # by partition
     base: dict[str, list[Document]]  # by partition, or "/" and source of base text
     evaluation: dict[str, dict[str, list[Document]]]  # by domain and split
-    groups: dict[str, str]  # of partitions
+    groups: dict[str, str]  # of partitions and domains
     dropped: dict[str, Counter[str]]  # by source, by cause
     # Those that repeat earlier training text, by partition.
     duplicates: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -62,11 +68,6 @@ def gather(
     result = Gathered({}, {}, {}, {}, {})
     for what, in_pool in (("partitions", True), ("domains", False)):
         for name, documents in _read_all(config, what, quarantine, result).items():
-            if name in result.evaluation:
-                raise UserError(
-                    f"config.corpus.domains: {name!r} is the name of a partition, "
-                    "which is a domain already; choose another name"
-                )
             gives_base = not config.base_text and (
                 base_partitions is None or name in base_partitions
             )
@@ -81,6 +82,14 @@ def gather(
                     result.base[name] = splits[BASE]
     check_twins(result.evaluation, "partitions and domains")
 
+    inside = {*result.train, *(result.groups[name] for name in result.train)}
+    for name in config.domains:
+        if name in inside:
+            raise UserError(
+                f"config.corpus.domains: {name!r} is the name of a partition or of a "
+                "group of them, whose held-out text is evaluated under that name; "
+                "choose another name"
+            )
     for name in result.train:
         if (group := result.groups[name]) != name and group in result.train:
             raise UserError(
@@ -103,13 +112,17 @@ def _read_all(
     if not sources:
         return documents
     # Sources of base text name nothing.
-    check = check_name if what == "base_text" else check_free
+    check_source = check_name if what == "base_text" else check_free
+    check = check_domain if what == "domains" else check_source
     for name in sources:
-        check(name, f"config.corpus.{what}")
+        check_source(name, f"config.corpus.{what}")
     with progress(len(sources), f"reading corpus.{what}", "sources") as advance:
         for name, source in sources.items():
             read = read_documents(name, source, quarantine)
             found, groups, dropped = partition_documents(name, source, read)
+            if what == "domains":
+                found = {domain_name(name, source, p): d for p, d in found.items()}
+                groups = dict.fromkeys(found, name)
             for partition in found:
                 for taken in (partition, groups[partition]):
                     check(taken, f"source {name!r}")
@@ -189,6 +202,12 @@ def _partition_of(
     what = f"source {name!r}, document {document.id[:200]!r}"
     partition = check_name(",".join(parts) if parts else name, what)
     return partition, parts[0] if len(parts) > 1 else name
+
+
+def domain_name(name: str, source: SourceConfig, value: str) -> str:
+    """What the out-of-pool domain of a source is called; `value` as for a partition."""
+    is_cut = source.by_field or source.by_file or source.by_dates
+    return f"{name}/{value}" if is_cut else name
 
 
 def stem_of(file: str) -> str:

@@ -12,7 +12,7 @@ DOMAINS = ("a", "b", "x", "y")
 
 def targets(*measured):
     in_pool = (True, True, False, False)
-    evaluation = types.SimpleNamespace(domains=DOMAINS, in_pool=in_pool)
+    evaluation = types.SimpleNamespace(domains=DOMAINS, in_pool=in_pool, groups=DOMAINS)
     return Targets.of(evaluation, np.isin(DOMAINS, measured))
 
 
@@ -21,14 +21,14 @@ def test_macros_follow_their_domains():
     assert found.all == (*DOMAINS, IN_POOL, OUT_OF_POOL)
     weights = found.weights(DOMAINS)
     assert weights["x"].tolist() == [0, 0, 1, 0]
-    assert weights[IN_POOL].tolist() == [1, 1, 0, 0]
-    assert weights[OUT_OF_POOL].tolist() == [0, 0, 1, 1]
+    assert weights[IN_POOL].tolist() == [0.5, 0.5, 0, 0]
+    assert weights[OUT_OF_POOL].tolist() == [0, 0, 0.5, 0.5]
 
 
 def test_a_macro_needs_two_measured_domains():
     found = targets("a", "b", "y")
     assert found.all == ("a", "b", "y", IN_POOL)
-    assert found.weights(DOMAINS)[IN_POOL].tolist() == [1, 1, 0, 0]
+    assert found.weights(DOMAINS)[IN_POOL].tolist() == [0.5, 0.5, 0, 0]
 
 
 @pytest.mark.parametrize(

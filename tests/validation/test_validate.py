@@ -378,7 +378,7 @@ def test_the_worst_gain_is_over_the_base_model_on_the_text_of_the_reference_runs
     validation, basis
 ):
     names = ("outside", "solo")
-    goal = Objective(
+    goal = Objective.of_domains(
         names,
         np.array([0.5, 0.5]),
         "worst",
