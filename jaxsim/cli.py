@@ -72,6 +72,8 @@ _FLAGS: Mapping[str, str] = {
     "damaged or do not match, and mark every result (default: stop with exit code 3).",
     "score --mixtures=TABLE": "The mixtures: subsets:1-3 (equal weights), "
     "dirichlet:1000 (random weights) or FILE.csv (default: config.score.mixtures).",
+    "score --documents": "Also write the merges' losses by document, as "
+    "DIR/scores/TABLE.documents.parquet (default: by domain alone).",
     "validate --runs=MIXTURES.csv,METRICS.csv": "Compare with your own runs, trained "
     "elsewhere, instead of training reference runs.",
     "validate --mixtures=FILE.csv": "Train the mixtures of this file, such as "

@@ -108,14 +108,19 @@ def score(
     workdir: Path,
     mixtures: str | None = None,
     override: bool = False,
+    documents: bool = False,
     scorer: Scorer | None = None,
 ) -> None:
-    """Scores the standard mixtures on every window, and a table of mixtures."""
+    """Scores the standard mixtures on every window, and a table of mixtures.
+
+    With `documents`, it also writes their losses by document.
+    """
     spec = config.score.mixtures if mixtures is None else mixtures
     check_best(workdir, Path(spec))
     scorer = scorer or _scorer(config, workdir, override)
     table = scorer.table(spec) if spec else None  # refused before scoring
-    show.show(tables.standard_bits(scorer.standard()))
+    done = [scorer.standard()]
+    show.show(tables.standard_bits(done[0]))
     if table is not None:
         name = table_name(spec)
         scored = scorer.score(name, table, "dev", config.score.windows)
@@ -130,6 +135,9 @@ def score(
             f"scores: {counted(len(table), 'mixture')} in {scorer.store.folder}/"
             f"{name}.parquet; to search them: `{to_search}`"
         )
+        done.append(scored)
+    for scores in done if documents else ():
+        say(f"scores: by document in {scorer.store.save_documents(scores)}")
 
 
 def validate(
