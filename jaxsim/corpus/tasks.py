@@ -17,8 +17,8 @@ from typing import TypedDict
 import numpy as np
 
 from jaxsim.corpus.coverage import Coverage
+from jaxsim.corpus.documents import Document
 from jaxsim.corpus.rows import EvalWindows
-from jaxsim.corpus.sources import Document
 
 
 class TaskCounts(TypedDict):

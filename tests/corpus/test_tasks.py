@@ -60,7 +60,7 @@ def test_white_space_before_the_completion_is_scored_with_it(
 
 
 def test_a_token_across_the_join_does_not_swallow_the_completion(coverage):
-    """'ab' and the 's of 'cat's' are one token each: nothing, or less, would be left."""
+    """'ab' is one token, and so is 's: nothing would be left, or less."""
     tokenizer = coverage.tokenizer
     for prompt, completion in (("a", "b"), ("the cat'", "s the")):
         whole, before = tokenizer.encode_batch([prompt + completion, prompt])
