@@ -3,7 +3,7 @@
 Names have two levels. A group of several domains has a mean under its own name: a task
 over its subjects, a source over its parts. The macro over what is out of the pool is
 the mean over names of the first level, groups and domains that are alone, so a task of
-57 subjects counts as one task. In the pool, every partition's domain counts alike.
+57 subjects counts as one task. In the pool, every partition counts alike.
 
 What a search aims at by default, what ranks and levels are judged on, and what
 the means over domains are called is decided here alone.
@@ -27,10 +27,10 @@ MACROS = (ALL, OUT_OF_POOL, IN_POOL)
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """Domains, then the means over groups of them, then the macros.
+    """Domains, then the means over groups out of the pool, then the macros.
 
-    A mean needs two domains: over a single one it is that domain. If all domains of a
-    kind are one group, its mean is the macro, and is not a target of its own.
+    A mean needs two domains: over a single one it is that domain. If all domains are
+    one group, its mean is the macro, and is no target of its own.
 
     Attributes:
       kinds: 'in-pool', 'out-of-pool' or 'macro', by name of the target.
@@ -48,14 +48,12 @@ class Targets:
             e.domains[d]: "in-pool" if e.in_pool[d] else "out-of-pool" for d in there
         }
         groups = {e.domains[d]: e.groups[d] for d in there}
-        means, macros = dict[str, str](), dict[str, str]()
-        for kind, macro in (("in-pool", IN_POOL), ("out-of-pool", OUT_OF_POOL)):
-            sizes = Counter(groups[name] for name in kinds if kinds[name] == kind)
-            if len(sizes) > 1:
-                means |= {group: "macro" for group, n in sizes.items() if n > 1}
-            if sizes.total() > 1:
-                macros[macro] = "macro"
-        return cls(kinds | means | macros, groups)
+        counts = Counter(kinds.values())
+        sizes = Counter(groups[n] for n, kind in kinds.items() if kind == "out-of-pool")
+        means = [group for group, n in sizes.items() if 1 < n < counts["out-of-pool"]]
+        pairs = (("in-pool", IN_POOL), ("out-of-pool", OUT_OF_POOL))
+        means += [macro for kind, macro in pairs if counts[kind] > 1]
+        return cls(kinds | dict.fromkeys(means, "macro"), groups)
 
     @property
     def all(self) -> tuple[str, ...]:

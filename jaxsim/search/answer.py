@@ -47,7 +47,9 @@ def answer(problem: Problem, scored: Scores, residual: Residual | None) -> Searc
     )  # fmt: skip
     w_C, bits_D = table.w_MC[ties.tied[0]], trained_MD[ties.tied[0]]
     slope, marginal = _derivatives(problem, w_C)
-    weights = zip(e.domains, goal.weights_D.tolist(), strict=True)
+    named = target_weights(config, e)
+    weights_D = goal.weights_D * sum(named.values())
+    weights = zip(e.domains, weights_D.tolist(), strict=True)
     dev = problem.windows("dev")
     windows, dev_windows = (
         int(np.bincount(e.domain_R[rows]).max())
@@ -69,7 +71,7 @@ def answer(problem: Problem, scored: Scores, residual: Residual | None) -> Searc
     compared = _compared(problem, goal, bits_D)
     return SearchResult(
         target={name: weight for name, weight in weights if weight > 0},
-        named=target_weights(config, e),
+        named=named,
         objective=config.objective,
         method=config.method,
         table=scored.name,

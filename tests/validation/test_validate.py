@@ -431,7 +431,7 @@ def test_kept_as_strict_json(validation, tmp_path):
 def test_an_altered_record_of_chosen_mixtures_is_refused(tmp_path):
     found = TrainedChoice(
         labels=["mine"], reference_runs=["reference-1"], members=["a", "b"],
-        mixtures=[[0.5, 0.5]], targets=["a"], kinds=["in-pool"],
+        mixtures=[[0.5, 0.5]], targets=["a"], kinds=["in-pool"], groups={"a": "a"},
         points={key: {"a": [1.5]} for key in ("reference", *PREDICTED)},
         basis=Basis("text", base="x"), notes=[],
     )  # fmt: skip
