@@ -14,7 +14,13 @@ from jaxsim.config import CorpusConfig, SourceConfig, SplitConfig
 from jaxsim.corpus.documents import Document
 from jaxsim.corpus.fields import Cause, date_of, find, text_of, texts_of
 from jaxsim.corpus.formats import stem_of
-from jaxsim.corpus.names import Labels, check_free, check_name, check_twins
+from jaxsim.corpus.names import (
+    Labels,
+    check_domain,
+    check_free,
+    check_name,
+    check_twins,
+)
 from jaxsim.errors import UserError
 
 BASE, TRAIN, DEV, TEST = Labels.BASE, "train", "dev", "test"
@@ -26,10 +32,16 @@ _ISO_PREFIX = re.compile(r"\d{4}(-\d{2}(-\d{2}([T ].*)?)?)?")
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A partition, a domain, or text for the base model."""
+    """A partition, a domain, or text for the base model.
 
-    section: str  # of config.corpus
+    Attributes:
+      section: of config.corpus, and the source in it.
+      value: what `places_of` calls it; part of the name of a domain.
+    """
+
+    section: str
     source: str
+    value: str
     name: str
     group: str
 
@@ -67,28 +79,26 @@ def collect_places(config: CorpusConfig, found: FoundPlaces) -> list[Place]:
     places: dict[tuple[bool, str], Place] = {}
     for section in SECTIONS:
         # Sources of base text name nothing.
-        check = check_name if section == BASE_TEXT else check_free
+        check_source = check_name if section == BASE_TEXT else check_free
+        check = check_domain if section == DOMAINS else check_source
         for source, settings in getattr(config, section).items():
-            names = sorted(by_source.get((section, source), {}))
-            for name in names:
-                group = by_source[section, source][name]
+            found_here = sorted(by_source.get((section, source), {}))
+            for value in found_here:
+                name, group = value, by_source[section, source][value]
+                if section == DOMAINS:
+                    name, group = domain_name(source, settings, value), source
                 for taken in (name, group):
                     check(taken, f"source {source!r}")
                 key = section == BASE_TEXT, name
-                if (other := places.get(key)) and other.section != section:
-                    raise UserError(
-                        f"config.corpus.domains: {name!r} is the name of a partition, "
-                        "which is a domain already; choose another name"
-                    )
-                if other:
+                if (other := places.get(key)) and other.section == section:
                     raise UserError(
                         f"source {source!r}: another source names {name!r} "
                         "too; give one of them another rule or name"
                     )
-                places[key] = Place(section, source, name, group)
+                places.setdefault(key, Place(section, source, value, name, group))
             one_rule = not (settings.by_field or settings.by_file)
-            for start, end in settings.by_dates if one_rule and names else ():
-                if f"{start}-{end}" not in names:
+            for start, end in settings.by_dates if one_rule and found_here else ():
+                if f"{start}-{end}" not in found_here:
                     raise UserError(
                         f"partition '{start}-{end}' of source {source!r}: no "
                         "document has such a date; remove the range"
@@ -97,6 +107,13 @@ def collect_places(config: CorpusConfig, found: FoundPlaces) -> list[Place]:
     check_twins((place.name for place in used), "partitions and domains")
     partitions = [place for place in used if place.section == PARTITIONS]
     names = {place.name for place in partitions}
+    for name in config.domains:
+        if name in names | {place.group for place in partitions}:
+            raise UserError(
+                f"config.corpus.domains: {name!r} is the name of a partition or of a "
+                "group of them, whose held-out text is evaluated under that name; "
+                "choose another name"
+            )
     for place in partitions:
         if place.group != place.name and place.group in names:
             raise UserError(
@@ -145,6 +162,12 @@ def places_of(
         partition = check_name(",".join(parts) or name, what)
         places.append((partition, parts[0] if len(parts) > 1 else name))
     return places
+
+
+def domain_name(name: str, source: SourceConfig, value: str) -> str:
+    """What the out-of-pool domain of a source is called; `value` as for a partition."""
+    is_cut = source.by_field or source.by_file or source.by_dates
+    return f"{name}/{value}" if is_cut else name
 
 
 def _check_dates(name: str, ranges: Iterable[tuple[str, str]]) -> None:
