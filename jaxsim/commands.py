@@ -11,6 +11,7 @@ from jaxsim import corpus as corpora
 from jaxsim.base import base
 from jaxsim.config import Config, save_config
 from jaxsim.corpus import Corpus
+from jaxsim.corpus.prepare import prepare_share
 from jaxsim.distributed import is_lead, on_lead
 from jaxsim.errors import DamagedError, UserError, command_line
 from jaxsim.export import export as export
@@ -28,7 +29,7 @@ from jaxsim.report.write import last_lines, write_report
 from jaxsim.scoring.evaluation import gaps, gather
 from jaxsim.scoring.scorer import Scorer, table_name
 from jaxsim.scoring.scores import Scores
-from jaxsim.search.objective import Objective, objective, target_weights
+from jaxsim.search.objective import Objective, objective
 from jaxsim.search.result import check_best, load_search, save_search
 from jaxsim.search.search import search as find
 from jaxsim.search.ties import Residual
@@ -50,14 +51,36 @@ from jaxsim.workdir import check, checked_corpus, say_misfit
 CHOSEN, CHOSEN_MIXTURES = "chosen", "chosen-mixtures"
 
 
-def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
-    """Turns documents into rows of tokens; the first call freezes the corpus."""
+def prepare(
+    config: Config,
+    workdir: Path,
+    refreeze: bool = False,
+    shard: tuple[int, int] | None = None,
+) -> Corpus | None:
+    """Turns documents into rows of tokens; the first call freezes the corpus.
+
+    With `shard` it does share i of n of the files in the pass that is due.
+    """
+    if shard is None:
+        return _prepared(config, workdir, refreeze)
+    if refreeze:
+        raise UserError("--refreeze and --shard: give one of them")
+    _make_folder(workdir)
+    prepare_share(config, workdir, shard)
+    return None
+
+
+def _make_folder(workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
             f"--workdir={workdir}: cannot create this folder: {error.strerror}"
         ) from error
+
+
+def _prepared(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
+    _make_folder(workdir)
     bucket = open_bucket(config.bucket, workdir)
 
     def make() -> Corpus:
@@ -108,14 +131,19 @@ def score(
     workdir: Path,
     mixtures: str | None = None,
     override: bool = False,
+    documents: bool = False,
     scorer: Scorer | None = None,
 ) -> None:
-    """Scores the standard mixtures on every window, and a table of mixtures."""
+    """Scores the standard mixtures on every window, and a table of mixtures.
+
+    With `documents`, it also writes their losses by document.
+    """
     spec = config.score.mixtures if mixtures is None else mixtures
     check_best(workdir, Path(spec))
     scorer = scorer or _scorer(config, workdir, override)
     table = scorer.table(spec) if spec else None  # refused before scoring
-    show.show(tables.standard_bits(scorer.standard()))
+    done = [scorer.standard()]
+    show.show(tables.standard_bits(done[0]))
     if table is not None:
         name = table_name(spec)
         scored = scorer.score(name, table, "dev", config.score.windows)
@@ -130,6 +158,9 @@ def score(
             f"scores: {counted(len(table), 'mixture')} in {scorer.store.folder}/"
             f"{name}.parquet; to search them: `{to_search}`"
         )
+        done.append(scored)
+    for scores in done if documents else ():
+        say(f"scores: by document in {scorer.store.save_documents(scores)}")
 
 
 def validate(
@@ -276,9 +307,9 @@ def verify(workdir: Path) -> None:
 
 def run(config: Config, workdir: Path, override: bool = False) -> None:
     """Runs the commands from `prepare` to `report` that the config asks for."""
-    corpus = prepare(config, workdir)
+    corpus = _prepared(config, workdir)
     # A misspelled domain should not be found after all training.
-    target_weights(config.search, gather(corpus))
+    objective(config.search, gather(corpus))
     base(config, workdir)
     trainer = _trainer(config, _pool(config, workdir, corpus))
     train(config, workdir, trainer=trainer)

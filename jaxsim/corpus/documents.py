@@ -1,11 +1,8 @@
 """Documents of a file, and counts of what was read, repaired and left out."""
 
-import contextlib
 import dataclasses
 import hashlib
-import json
-import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,7 +22,7 @@ from jaxsim.corpus.fields import (
     texts_of,
 )
 from jaxsim.corpus.formats import MAX_RECORD_BYTES
-from jaxsim.corpus.sources import InputFile, find_inputs, readable
+from jaxsim.corpus.sources import InputFile, readable
 from jaxsim.errors import UserError
 
 NUL = "NUL characters"
@@ -359,55 +356,3 @@ def _advice(tally: Tally, place: Path | None) -> str:
         return f"{what}convert it, as `iconv -f latin1 -t utf-8` does"
     fields = ", ".join(tally.fields) or "none"
     return f"{what}set text_field of this source; fields are {fields}"
-
-
-class Quarantine(contextlib.AbstractContextManager["Quarantine"]):
-    """Counts records by source, and lists where bad ones are."""
-
-    def __init__(self, path: Path, max_bad: float):
-        self.path = path
-        self.max_bad = max_bad
-        self.tallies: dict[str, Tally] = defaultdict(Tally)
-        # It appears whole, or with all that was read before an error.
-        self._part = path.with_name(f".{path.name}")
-        self._file = self._part.open("x", encoding="utf-8")
-
-    def __exit__(self, *exception: object) -> None:
-        for source, tally in self.tallies.items():
-            for file, line, cause in tally.places:
-                entry = {"source": source, "cause": cause, "file": file, "line": line}
-                self._file.write(json.dumps(entry) + "\n")
-        self._file.close()
-        os.replace(self._part, self.path)
-
-    @property
-    def records(self) -> dict[str, int]:
-        return {name: tally.records for name, tally in self.tallies.items()}
-
-    def summary(self) -> dict[str, dict[str, Counter[str]]]:
-        """Counts by cause, for each source that has bad or repaired records."""
-        return {
-            source: {"bad": tally.bad, "repaired": tally.repaired}
-            for source, tally in sorted(self.tallies.items())
-            if tally.repaired or tally.bad
-        }
-
-
-def read_documents(
-    name: str, source: SourceConfig, quarantine: Quarantine
-) -> Iterator[Document]:
-    """The readable documents of a source, in order."""
-    seen: set[str] = set()
-    total = Tally(quarantine.max_bad)
-    for file in find_inputs(name, source).files:
-        tally = Tally(quarantine.max_bad)
-        try:
-            for document in read_file(file, source, tally):
-                if document.id in seen and not document.id.startswith(FROM_TEXT):
-                    tally.reject(file, 0, DUPLICATE_ID)
-                    continue
-                seen.add(document.id)
-                yield document
-        finally:
-            quarantine.tallies[name] = total = total + tally
-    check_bad(name, total, quarantine.max_bad, quarantine.path)
