@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jaxsim.config import SourceConfig
-from jaxsim.corpus import formats
+from jaxsim.corpus import readers
 from jaxsim.corpus.fields import (
     NOT_UTF8,
     TOO_LONG,
@@ -21,7 +21,6 @@ from jaxsim.corpus.fields import (
     text_of,
     texts_of,
 )
-from jaxsim.corpus.formats import MAX_RECORD_BYTES
 from jaxsim.corpus.sources import InputFile, readable
 from jaxsim.errors import UserError
 
@@ -165,13 +164,13 @@ def read_file(
 
 def _records(
     file: InputFile, source: SourceConfig, also: Collection[str] | None
-) -> Iterator[formats.Record]:
+) -> Iterator[readers.Record]:
     where = f"source {file.source!r}"
     if source.reader not in ("text", "sotu"):
-        yield from formats.read_records(where, file.path, _columns(source, also))
+        yield from readers.read_records(where, file.path, _columns(source, also))
         return
-    data = formats.read_text(where, file.path)
-    if len(data) > MAX_RECORD_BYTES:
+    data = readers.read_text(where, file.path)
+    if len(data) > readers.MAX_RECORD_BYTES:
         yield 0, Cause(TOO_LONG)
         return
     try:
@@ -270,12 +269,12 @@ def _text_in(record: dict[str, Any], name: str) -> str | Cause:
     value = find(record, name)
     if value is None:
         return Cause(f"no {name}")
+    if not isinstance(value, str | bytes):
+        return Cause(f"{name} is {kind_of(value)}")  # no example: it may be text
     text = text_of(value, name)
     if isinstance(text, Cause) or text is None:
         return text or Cause(f"no {name}")
-    if not isinstance(value, str | bytes):
-        return Cause(f"{name} is {kind_of(value)}", value)
-    if len(text) > MAX_RECORD_BYTES:
+    if len(text) > readers.MAX_RECORD_BYTES:
         return Cause(TOO_LONG)
     if "\0" in text:
         return Cause(NUL)
@@ -350,7 +349,7 @@ def _advice(tally: Tally, place: Path | None) -> str:
         where = f"see {place} for their places, " if place else ""
         return f"{where}repair the input or raise config.corpus.max_bad"
     what = f"all records of {tally.hopeless[0]!r} are bad: "
-    if cause in (formats.NOT_JSON, formats.NOT_OBJECT):
+    if cause in (readers.NOT_JSON, readers.NOT_OBJECT):
         return f"{what}it is no file of JSON Lines, with one record on each line"
     if cause == NOT_UTF8:
         return f"{what}convert it, as `iconv -f latin1 -t utf-8` does"

@@ -10,7 +10,7 @@ import random
 import pytest
 
 from jaxsim.config import SourceConfig
-from jaxsim.corpus import documents, formats
+from jaxsim.corpus import documents, readers
 from jaxsim.corpus.documents import Tally, check_bad, read_file
 from jaxsim.corpus.fields import NOT_UTF8, TOO_LONG, find
 from jaxsim.corpus.sources import find_inputs
@@ -27,11 +27,11 @@ def good(n):
 DIRTY = [
     (b'{"id": "u", "text": "\xff\xfe"}', NOT_UTF8),
     (b'{"id": "n", "text": "a\\u0000b"}', documents.NUL),
-    (b"{not json", formats.NOT_JSON),
-    (b"[" * 100_000, formats.NOT_JSON),
-    (b'{"id": "big", "text": 1' + b"0" * 5000 + b"}", formats.NOT_JSON),
-    (b"3", formats.NOT_OBJECT),
-    (b'["text"]', formats.NOT_OBJECT),
+    (b"{not json", readers.NOT_JSON),
+    (b"[" * 100_000, readers.NOT_JSON),
+    (b'{"id": "big", "text": 1' + b"0" * 5000 + b"}", readers.NOT_JSON),
+    (b"3", readers.NOT_OBJECT),
+    (b'["text"]', readers.NOT_OBJECT),
     (b'{"id": "m"}', "no text"),
     (b'{"id": "e", "text": "  \\n"}', "no text"),
     (b'{"id": "b", "text": "\\ufeff"}', "no text"),
@@ -66,13 +66,15 @@ def test_places_say_nothing_of_the_text(tmp_path):
 
 def test_too_many_bad_records_are_an_error_with_counts(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_bytes(b"\n".join([*map(good, range(8)), b"3", b'{"text": [1]}']))
+    path.write_bytes(
+        b"\n".join([*map(good, range(8)), b"3", b'{"id": [1], "text": "x"}'])
+    )
     _, tally = read(path)
     check_bad("s", tally, 0.2, tmp_path / "q")
     with pytest.raises(UserError) as error:
         check_bad("s", tally, 0.19, tmp_path / "q")
     for part in (
-        "2 of 10", "1 not a JSON object", "1 text is a list, as [1]",
+        "2 of 10", "1 not a JSON object", "1 id is a list, as [1]",
         f"see {tmp_path / 'q'}", "config.corpus.max_bad=0.19",
     ):  # fmt: skip
         assert part in str(error.value)
@@ -121,7 +123,7 @@ def test_reading_ends_early_where_most_records_are_bad(tmp_path, monkeypatch):
 
 
 def test_a_line_that_is_too_long_is_skipped_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(formats, "MAX_RECORD_BYTES", 100)
+    monkeypatch.setattr(readers, "MAX_RECORD_BYTES", 100)
     path = tmp_path / "a.jsonl.gz"
     long = json.dumps({"id": "x", "text": "y" * 950}).encode()
     path.write_bytes(gzip.compress(b"\n".join([good(0), long, good(1)])))

@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
 
-from jaxsim.corpus import formats
+from jaxsim.corpus import formats, readers
 from jaxsim.corpus.fields import NOT_UTF8, TOO_LONG
-from jaxsim.corpus.formats import endings, kind_of, read_records, stem_of
+from jaxsim.corpus.formats import endings, kind_of, stem_of
+from jaxsim.corpus.readers import read_records
 from jaxsim.errors import DamagedError, UserError
 
 RECORDS = [
@@ -131,7 +132,7 @@ def test_partitions_of_files_have_plain_names():
 
 
 def test_a_longer_line_is_skipped_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(formats, "MAX_RECORD_BYTES", 100)
+    monkeypatch.setattr(readers, "MAX_RECORD_BYTES", 100)
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "a"}\n"' + b"y" * 950 + b'"\n{"text": "b"}\n')
     assert rows(path) == [{"text": "a"}, TOO_LONG, {"text": "b"}]
@@ -178,6 +179,16 @@ def test_truncated_or_changed_parquet_files_are_damaged(tmp_path, cut):
         rows(path)
 
 
+def test_parquet_that_is_compressed_once_more(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(TABLE, path)
+    (tmp_path / "b.parquet.gz").write_bytes(gzip.compress(path.read_bytes()))
+    assert len(rows(tmp_path / "b.parquet.gz")) == 3000
+    (tmp_path / "c.parquet.zst").write_bytes(zstd(path.read_bytes()))
+    with pytest.raises(UserError, match="compressed once more; decompress it"):
+        rows(tmp_path / "c.parquet.zst")
+
+
 @pytest.mark.parametrize("new", [pa.ipc.new_stream, pa.ipc.new_file])
 def test_arrow(tmp_path, new):
     path = tmp_path / "data-00000-of-00001.arrow"
@@ -212,9 +223,9 @@ def test_bad_rows_of_a_table_are_counted(tmp_path):
     path.write_bytes(b'id,text\n1,a\n\n2,b,c\n3,\xff\n4,"odd"quote\n5,"two\nlines"\n')
     assert list(read_records("s", str(path))) == [
         (2, {"id": "1", "text": "a"}),
-        (4, formats.NOT_AS_WIDE),
+        (4, readers.NOT_AS_WIDE),
         (5, NOT_UTF8),
-        (6, formats.NOT_CSV),
+        (6, readers.NOT_CSV),
         (8, {"id": "5", "text": "two\nlines"}),
     ]
     path.write_text('id,text\n1,a\n2,"never closed\n3,b\n')
