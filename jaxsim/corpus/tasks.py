@@ -50,7 +50,7 @@ class Completion:
 def encode_records(
     where: str, documents: Sequence[Document], coverage: Coverage
 ) -> list[Completion]:
-    """The tokens of records; `Coverage.encode` says what is refused."""
+    """The tokens of records; `Coverage.check` says what is refused."""
     tokenizer = coverage.tokenizer
     prompts, completions = [], []
     for document in documents:
@@ -61,7 +61,7 @@ def encode_records(
     found = []
     for completion, ids, before in zip(
         completions,
-        coverage.encode(where, texts),
+        coverage.encode_some([where] * len(texts), texts),
         tokenizer.encode_batch(prompts),
         strict=True,
     ):
