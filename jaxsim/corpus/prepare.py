@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -60,7 +60,7 @@ from jaxsim.corpus.split import (
     working_salt,
 )
 from jaxsim.corpus.store import Corpus, CorpusRecord, Domain, Frozen, Tables, Unit
-from jaxsim.corpus.tasks import TaskCounts, encode_records, record_windows
+from jaxsim.corpus.tasks import CAUSES, TaskCounts, encode_records, record_windows
 from jaxsim.corpus.tokenizer import END_OF_TEXT, Tokenizer, tokenizer_from_config
 from jaxsim.corpus.work import Job, clear, do
 from jaxsim.errors import UserError
@@ -73,6 +73,7 @@ _USES_BASE_TEXT = (
 )
 _SMALL = 100_000_000  # bytes of input that are read again for an advice
 _AT_ONCE = 64  # evaluation documents that are encoded at once
+_SHOWN = 5  # ids of records that are left out
 # Fields that define each kind of tokenizer; a 'file' has a digest, too.
 _DECIDING = {
     "bytes": ("kind",),
@@ -636,6 +637,13 @@ def _windows(
         most = config.corpus.evaluation_windows
         windows = evaluation_rows(found, bytes_E, *borders, length, names, most)
     if windows:
+        if left := sorted(set(names) - set(windows.documents)):
+            say(
+                f"{what}: {counted(len(left), 'record')} left out, whose completion has "
+                f"more than config.model.length={length} tokens, or none: "
+                + ", ".join(left[:_SHOWN])
+                + ", ..." * (len(left) > _SHOWN)
+            )
         return windows, counts
     if counts and counts["too_long"]:
         raise UserError(
@@ -811,7 +819,7 @@ def _print_summary(corpus: Corpus) -> None:
         ],
     )
     summary = corpus.record.summary
-    if rows := left_out(summary):
+    if rows := left_out(summary) + of_tasks(corpus.domains):
         show_table(
             "left out or repaired",
             ("from", "because", "documents"),
@@ -824,6 +832,17 @@ def _print_summary(corpus: Corpus) -> None:
             f"{counts['lost']} are lost, and {counts['changed']} change in case, "
             "accents or Unicode form: none of that is predicted"
         )
+
+
+def of_tasks(domains: Mapping[str, Domain]) -> list[tuple[str, str, int]]:
+    """What happened to records of prompt and completion, like `left_out`."""
+    return [
+        (f"domain {name}, {split}", CAUSES[key], count)
+        for name, domain in domains.items()
+        for split, counts in domain.tasks.items()
+        for key, count in counts.items()
+        if count
+    ]
 
 
 def left_out(summary: dict[str, Any]) -> list[tuple[str, str, int]]:

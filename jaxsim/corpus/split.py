@@ -5,6 +5,7 @@ same in every run and on every machine, whatever other documents there are.
 """
 
 import dataclasses
+import functools
 import hashlib
 import re
 from collections import defaultdict
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from jaxsim.config import CorpusConfig, SourceConfig, SplitConfig
 from jaxsim.corpus.documents import Document
-from jaxsim.corpus.fields import Cause, date_of, find, text_of, texts_of
+from jaxsim.corpus.fields import Cause, date_of, find, found_as, text_of, texts_of
 from jaxsim.corpus.formats import stem_of
 from jaxsim.corpus.names import (
     Labels,
@@ -27,7 +28,7 @@ BASE, TRAIN, DEV, TEST = Labels.BASE, "train", "dev", "test"
 SPLITS = (DEV, TEST)
 # Of config.corpus, those that name sources.
 SECTIONS = PARTITIONS, DOMAINS, BASE_TEXT = ("partitions", "domains", "base_text")
-_ISO_PREFIX = re.compile(r"\d{4}(-\d{2}(-\d{2}([T ].*)?)?)?")
+_ISO_PREFIX = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,9 +145,11 @@ def places_of(
     if source.by_dates:
         if not (date := document.date):
             value = find(document.fields, source.date_field)
-            return date_of(value, source.date_field) or f"no {source.date_field}"
+            named = found_as(document.fields, source.date_field)
+            return date_of(value, named) or f"no {source.date_field}"
+        first, last = _days_of(date[:10])
         for start, end in source.by_dates:
-            if start <= date[: len(start)] and date[: len(end)] <= end:
+            if _days_of(start)[0] <= first and last <= _days_of(end)[1]:
                 rest.append(f"{start}-{end}")
                 break
         else:
@@ -161,6 +164,13 @@ def places_of(
         else:
             places.append((place, parts[0] if len(parts) > 1 else name))
     return places
+
+
+@functools.lru_cache(maxsize=4096)
+def _days_of(date: str) -> tuple[str, str]:
+    """The first and the last day of an ISO date, or of a prefix of one."""
+    known = len(date) - len("YYYY")
+    return date + "-01-01"[known:], date + "-12-31"[known:]
 
 
 def _check_dates(name: str, ranges: Iterable[tuple[str, str]]) -> None:

@@ -30,6 +30,15 @@ class TaskCounts(TypedDict):
     empty: int  # left out: a completion without any token
 
 
+# The same in words, for tables.
+CAUSES = {
+    "truncated": "prompt cut at its beginning, to fit in a window",
+    "separate": "prompt and completion encoded separately",
+    "too_long": "left out: completion longer than a window",
+    "empty": "left out: no token in the completion",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Completion:
     """The tokens of a record.
