@@ -124,7 +124,8 @@ class Shards:
         overlaps[pairs[older, 0]] = True
         needed = np.array([taking.needed_base]) if base else taking.needed_P
         keys = [digest, *self._bands(shard, row)]
-        settled = choose.settle(place, tokens, overlaps, keys, needed)
+        document = shard << 32 | row
+        settled = choose.settle(place, document, tokens, overlaps, keys, needed)
         return Taken(place, chosen.bytes, tokens, shard, offset, settled, pairs, older)
 
     def _pairs(self, shard: np.ndarray, row: np.ndarray) -> np.ndarray:

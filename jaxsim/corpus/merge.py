@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,9 +29,10 @@ from jaxsim.corpus.split import BASE, BASE_TEXT, PARTITIONS, SPLITS, TRAIN, Plac
 from jaxsim.corpus.store import Corpus, Domain, Tables, Unit
 from jaxsim.corpus.tasks import TaskCounts, encode_records, record_windows
 from jaxsim.errors import UserError
-from jaxsim.log import counted, progress
+from jaxsim.log import counted, progress, say
 
 _AT_ONCE = 64  # evaluation documents that are encoded at once
+_SHOWN = 5  # ids of records that are left out
 
 
 class Overlap:
@@ -210,7 +212,7 @@ def write_domains(
                 here = evaluation.split == ALL_SPLITS.index(split)
                 documents = picked.read(evaluation[(evaluation.place == p) & here])
                 what = f"domain {place.name!r}, split {split!r}"
-                windows, counts = _windows(what, documents, coverage, config)
+                windows, counts = _windows(what, documents, config, coverage)
                 if counts:
                     domain.tasks[split] = dict(counts)
                 domain.digests[split] = tables.write_windows(windows)
@@ -224,66 +226,64 @@ def write_domains(
 
 
 def _windows(
-    what: str, documents: Sequence[Document], coverage: Coverage, config: Config
+    what: str, documents: Sequence[Document], config: Config, coverage: Coverage
 ) -> tuple[EvalWindows, TaskCounts | None]:
-    """The windows of one split of a domain, and counts if it has records of a task."""
-    tokenizer, length = coverage.tokenizer, config.model.length
-    borders = tokenizer.begin_of_text, tokenizer.end_of_text
-    if any(document.prompt is not None for document in documents):
-        records = encode_records(what, documents, coverage)
-        count = _enough([len(record.ids) for record in records], config)
-        names = [document.id for document in documents[:count]]
-        windows, counts = record_windows(records[:count], *borders, length, names)
-        if counts["too_long"] and not windows:
-            raise UserError(
-                f"{what}: every completion has more than config.model.length={length} "
-                "tokens; raise it, or give other records"
-            )
-    else:
-        kept, ids = _encoded(what, documents, coverage, config)
-        pairs = zip(kept, ids, strict=True)
-        windows, counts = None, None
-        if kept:
-            windows = evaluation_rows(
-                ids,
-                [tokenizer.token_bytes(document.text, n) for document, n in pairs],
-                *borders,
-                length,
-                [document.id for document in kept],
-                config.corpus.evaluation_windows,
-            )
+    """The windows of the first documents, about `evaluation_tokens` tokens.
+
+    Records of a task also have counts; what a model reads of them counts as tokens.
+    """
+    tokenizer, most = coverage.tokenizer, config.corpus.evaluation_tokens
+    borders, length = (
+        (tokenizer.begin_of_text, tokenizer.end_of_text),
+        config.model.length,
+    )
+    longest = config.corpus.evaluation_windows * length
+    is_task = any(document.prompt is not None for document in documents)
+    kept, found, total = list[Document](), list[Any](), 0
+    for start in range(0, len(documents), _AT_ONCE):
+        some = documents[start : start + _AT_ONCE]
+        batch: Sequence[Any]
+        if is_task:
+            batch = encode_records(what, some, coverage)
+            sizes = [min(len(record.ids), length) for record in batch]
+        else:
+            batch = coverage.encode_some([what] * len(some), [d.text for d in some])
+            sizes = [min(len(ids), longest or len(ids)) for ids in batch]
+        for document, tokens, size in zip(some, batch, sizes, strict=True):
+            # A tokenizer that drops all of a document leaves nothing to score.
+            if size and (not most or total < most):
+                kept.append(document)
+                found.append(tokens)
+                total += size
+        if most and total >= most:
+            break
+    coverage.check(what)
+    names, windows, counts = [document.id for document in kept], None, None
+    if is_task:
+        windows, counts = record_windows(found, *borders, length, names)
+    elif kept:
+        pairs = zip(kept, found, strict=True)
+        bytes_E = [tokenizer.token_bytes(document.text, ids) for document, ids in pairs]
+        most = config.corpus.evaluation_windows
+        windows = evaluation_rows(found, bytes_E, *borders, length, names, most)
     if windows:
+        if left := sorted(set(names) - set(windows.documents)):
+            say(
+                f"{what}: {counted(len(left), 'record')} left out, whose completion "
+                f"has more than config.model.length={length} tokens, or none: "
+                + ", ".join(left[:_SHOWN])
+                + ", ..." * (len(left) > _SHOWN)
+            )
         return windows, counts
+    if counts and counts["too_long"]:
+        raise UserError(
+            f"{what}: every completion has more than config.model.length={length} "
+            "tokens; raise it, or give other records"
+        )
     raise UserError(
         f"{what}: the tokenizer makes no token of any of its documents; use another "
         "tokenizer"
     )
-
-
-def _encoded(
-    what: str, documents: Sequence[Document], coverage: Coverage, config: Config
-) -> tuple[list[Document], list[np.ndarray]]:
-    """The first documents, about `evaluation_tokens` tokens, and their tokens."""
-    kept, ids, count = list[Document](), list[np.ndarray](), 0
-    longest = config.corpus.evaluation_windows * config.model.length
-    for start in range(0, len(documents), _AT_ONCE):
-        some = documents[start : start + _AT_ONCE]
-        batch = coverage.encode_some([what] * len(some), [d.text for d in some])
-        # A tokenizer that drops all of a document leaves nothing to score.
-        kept += [d for d, found in zip(some, batch, strict=True) if len(found)]
-        ids += [found for found in batch if len(found)]
-        sizes = [min(len(found), longest or len(found)) for found in ids]
-        count = min(len(ids), _enough(sizes, config))
-        if count < len(ids):
-            break
-    coverage.check(what)
-    return kept[:count], ids[:count]
-
-
-def _enough(sizes: Sequence[int], config: Config) -> int:
-    """How many of the first documents have `evaluation_tokens` tokens; 0: all."""
-    most = config.corpus.evaluation_tokens or np.inf
-    return int(np.searchsorted(np.cumsum([0, *sizes]), most))
 
 
 def base_rows(config: Config) -> int:

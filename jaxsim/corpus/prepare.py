@@ -176,7 +176,7 @@ def _build(
     ]
     places = collect_places(config.corpus, found)
     _check_any(config, places, tallies)
-    number = {(p.section, p.source, p.value): n for n, p in enumerate(places)}
+    number = {(p.section, p.source, p.name): n for n, p in enumerate(places)}
     entries = Entries(
         scans,
         places,
@@ -374,13 +374,13 @@ class _SplitCheck:
         config = self._config.corpus
         if sum(i.file.size for i in self._inputs) > _SMALL:
             return ""
-        known = {(p.section, p.source, p.value): p for p in self._places}
+        known = {(p.section, p.source, p.name): p for p in self._places}
         documents: dict[Place, list[Document]] = defaultdict(list)
         for section, file in ((i.section, i.file) for i in self._inputs):
             source = getattr(config, section)[file.source]
             read = scan.documents_of(file, source, config.split, Tally())
             for document in read if section != BASE_TEXT else ():
-                found = places_of(file.source, source, document)
+                found = places_of(file.source, source, document, section)
                 for name, _ in found if isinstance(found, list) else ():
                     documents[known[section, file.source, name]].append(document)
         bases = self._config.uses_base_text and not config.base_text

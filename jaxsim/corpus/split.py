@@ -33,16 +33,10 @@ _ISO_PREFIX = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?")
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A partition, a domain, or text for the base model.
+    """A partition, a domain, or text for the base model."""
 
-    Attributes:
-      section: of config.corpus, and the source in it.
-      value: what `places_of` calls it; part of the name of a domain.
-    """
-
-    section: str
+    section: str  # of config.corpus
     source: str
-    value: str
     name: str
     group: str
 
@@ -80,43 +74,41 @@ def collect_places(config: CorpusConfig, found: FoundPlaces) -> list[Place]:
     places: dict[tuple[bool, str], Place] = {}
     for section in SECTIONS:
         # Sources of base text name nothing.
-        check_source = check_name if section == BASE_TEXT else check_free
-        check = check_domain if section == DOMAINS else check_source
+        check = {BASE_TEXT: check_name, DOMAINS: check_domain}.get(section, check_free)
         for source, settings in getattr(config, section).items():
-            found_here = sorted(by_source.get((section, source), {}))
-            for value in found_here:
-                name, group = value, by_source[section, source][value]
-                if section == DOMAINS:
-                    name, group = domain_name(source, settings, value), source
+            names = sorted(by_source.get((section, source), {}))
+            for name in names:
+                group = by_source[section, source][name]
                 for taken in (name, group):
                     check(taken, f"source {source!r}")
                 key = section == BASE_TEXT, name
-                if (other := places.get(key)) and other.section == section:
+                if key in places:
                     raise UserError(
                         f"source {source!r}: another source names {name!r} "
                         "too; give one of them another rule or name"
                     )
-                places.setdefault(key, Place(section, source, value, name, group))
+                places[key] = Place(section, source, name, group)
             one_rule = not (settings.by_field or settings.by_file)
-            for start, end in settings.by_dates if one_rule and found_here else ():
-                if f"{start}-{end}" not in found_here:
+            for start, end in settings.by_dates if one_rule and names else ():
+                value = f"{start}-{end}"
+                if (f"{source}/{value}" if section == DOMAINS else value) not in names:
                     raise UserError(
-                        f"partition '{start}-{end}' of source {source!r}: no "
+                        f"partition {value!r} of source {source!r}: no "
                         "document has such a date; remove the range"
                     )
     used = [place for place in places.values() if place.section != BASE_TEXT]
     check_twins((place.name for place in used), "partitions and domains")
     partitions = [place for place in used if place.section == PARTITIONS]
-    names = {place.name for place in partitions}
+    inside = {place.name for place in partitions}
     for name in config.domains:
-        if name in names | {place.group for place in partitions}:
+        if name in inside | {place.group for place in partitions}:
             raise UserError(
                 f"config.corpus.domains: {name!r} is the name of a partition or of a "
                 "group of them, whose held-out text is evaluated under that name; "
                 "choose another name"
             )
     for place in partitions:
-        if place.group != place.name and place.group in names:
+        if place.group != place.name and place.group in inside:
             raise UserError(
                 f"config.corpus.partitions: {place.group!r} is the name of a partition "
                 f"and of the group of {place.name!r}; rename the source of one of them"
@@ -125,12 +117,16 @@ def collect_places(config: CorpusConfig, found: FoundPlaces) -> list[Place]:
 
 
 def places_of(
-    name: str, source: SourceConfig, document: Document
+    name: str, source: SourceConfig, document: Document, section: str = PARTITIONS
 ) -> list[tuple[str, str]] | str:
-    """The partitions that a document belongs to, each with its group.
+    """The partitions or domains that a document belongs to, each with its group.
 
     There is one, or with `by_list='every'` one for each value of a list. With one
     rule the group is the source; with several it is the value of the first one.
+    Out-of-pool domains that a rule cuts are SOURCE/VALUE, and their group is SOURCE.
+
+    Args:
+      section: of config.corpus that names the source.
 
     Returns:
       Or a `Cause` why the document is dropped.
@@ -162,8 +158,11 @@ def places_of(
     places = []
     for value in values:
         parts = [value, *rest] if value else rest
-        partition = check_name(",".join(parts) or name, what)
-        places.append((partition, parts[0] if len(parts) > 1 else name))
+        place = check_name(",".join(parts) or name, what)
+        if section == DOMAINS:
+            places.append((f"{name}/{place}" if parts else name, name))
+        else:
+            places.append((place, parts[0] if len(parts) > 1 else name))
     return places
 
 
@@ -172,12 +171,6 @@ def _days_of(date: str) -> tuple[str, str]:
     """The first and the last day of an ISO date, or of a prefix of one."""
     known = len(date) - len("YYYY")
     return date + "-01-01"[known:], date + "-12-31"[known:]
-
-
-def domain_name(name: str, source: SourceConfig, value: str) -> str:
-    """What the out-of-pool domain of a source is called; `value` as for a partition."""
-    is_cut = source.by_field or source.by_file or source.by_dates
-    return f"{name}/{value}" if is_cut else name
 
 
 def _check_dates(name: str, ranges: Iterable[tuple[str, str]]) -> None:

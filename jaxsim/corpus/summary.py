@@ -1,7 +1,7 @@
 """Counts of what `prepare` read, left out and kept: for its tables and the report."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from jaxsim.corpus.encoded import Taken
 from jaxsim.corpus.merge import Overlap
 from jaxsim.corpus.scan import ALL_SPLITS
 from jaxsim.corpus.split import BASE, BASE_TEXT, PARTITIONS, TRAIN, Place
-from jaxsim.corpus.store import Corpus
+from jaxsim.corpus.store import Corpus, Domain
+from jaxsim.corpus.tasks import CAUSES
 from jaxsim.log import counted, say, show_table
 
 FILTERED = "not in `where`"
@@ -114,7 +115,7 @@ def show_summary(corpus: Corpus) -> None:
         named = ", ".join(f"{name} ({why})" for name, why in files[:_NAMED])
         more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
         say(f"source {source}: {counted(len(files), 'file')} not read: {named}{more}")
-    if causes := left_out(summary):
+    if causes := left_out(summary) + of_tasks(corpus.domains):
         show_table(
             "left out or repaired",
             ("from", "because", "documents"),
@@ -188,6 +189,17 @@ def _rows(corpus: Corpus) -> tuple[list[list[str]], list[str]]:
 
 def _number(value: int) -> str:
     return f"{value:,}" if value else "-"
+
+
+def of_tasks(domains: Mapping[str, Domain]) -> list[tuple[str, str, int]]:
+    """What happened to records of prompt and completion, like `left_out`."""
+    return [
+        (f"domain {name}, {split}", CAUSES[key], count)
+        for name, domain in domains.items()
+        for split, counts in domain.tasks.items()
+        for key, count in counts.items()
+        if count
+    ]
 
 
 def left_out(summary: dict[str, Any]) -> list[tuple[str, str, int]]:

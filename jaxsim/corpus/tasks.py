@@ -30,6 +30,15 @@ class TaskCounts(TypedDict):
     empty: int  # left out: a completion without any token
 
 
+# The same in words, for tables.
+CAUSES = {
+    "truncated": "prompt cut at its beginning, to fit in a window",
+    "separate": "prompt and completion encoded separately",
+    "too_long": "left out: completion longer than a window",
+    "empty": "left out: no token in the completion",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Completion:
     """The tokens of a record.
@@ -50,7 +59,7 @@ class Completion:
 def encode_records(
     where: str, documents: Sequence[Document], coverage: Coverage
 ) -> list[Completion]:
-    """The tokens of records; `Coverage.encode` says what is refused."""
+    """The tokens of records; `Coverage.check` says what is refused."""
     tokenizer = coverage.tokenizer
     prompts, completions = [], []
     for document in documents:
@@ -61,7 +70,7 @@ def encode_records(
     found = []
     for completion, ids, before in zip(
         completions,
-        coverage.encode(where, texts),
+        coverage.encode_some([where] * len(texts), texts),
         tokenizer.encode_batch(prompts),
         strict=True,
     ):

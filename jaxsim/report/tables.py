@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxsim.corpus import Corpus
 from jaxsim.corpus.names import Labels
-from jaxsim.corpus.summary import left_out
+from jaxsim.corpus.summary import left_out, of_tasks
 from jaxsim.log import counted
 from jaxsim.pool import Manifest
 from jaxsim.report import agreement as runs
@@ -109,7 +109,9 @@ def domains(corpus: Corpus) -> Table:
     sums = ("windows", "tokens", "bytes")
     columns = [
         text_column("domain", "domain"),
+        Column("group"),
         text_column("in_pool", "kind", lambda v: "in-pool" if v else "out-of-pool"),
+        text_column("average", "mean over"),
         *(Column(f"{split}_documents", name, integer) for split, name in names.items()),
         *(Column(f"{split}_{what}", f"{split}\nwindows" if what == "windows" else "",
                  integer) for split in SPLITS for what in sums),
@@ -117,7 +119,9 @@ def domains(corpus: Corpus) -> Table:
     rows = [
         (
             d.name,
+            d.group,
             d.in_pool,
+            "documents" if d.by_document else "bytes",
             *((counts[d.name] | d.documents).get(split) for split in names),
             *(int(getattr(d, what)[split]) for split in SPLITS for what in sums),
         )
@@ -415,6 +419,8 @@ def setup(data: ReportData) -> Table:
 
 def dropped(data: ReportData) -> Table:
     """Documents that were left out, and why."""
-    rows = left_out(data.corpus.record.summary) if data.corpus else []
+    corpus, rows = data.corpus, list[tuple[str, str, int]]()
+    if corpus is not None:
+        rows = left_out(corpus.record.summary) + of_tasks(corpus.domains)
     names = text_column("from", "from"), text_column("because", "reason")
     return Table.of("", rows, [*names, Column("documents", "documents", integer)])

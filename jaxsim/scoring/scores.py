@@ -208,6 +208,7 @@ def as_arrow(scores: Scores) -> pa.Table:
                     "bits_per_byte": pa.array(own_M),
                     "pooled_bits_per_byte": pa.array(pooled_M),
                     "document_bits_per_byte": pa.array(sums.mean_M),
+                    "perplexity": pa.array(np.exp(sums.nll_M / sums.tokens)),
                 }
                 for key in ("tokens", "bytes", "documents", "windows"):
                     columns[key] = pa.repeat(getattr(sums, key), m)
