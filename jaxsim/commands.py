@@ -11,6 +11,7 @@ from jaxsim import corpus as corpora
 from jaxsim.base import base
 from jaxsim.config import Config, save_config
 from jaxsim.corpus import Corpus
+from jaxsim.corpus.prepare import prepare_share
 from jaxsim.distributed import is_lead, on_lead
 from jaxsim.errors import DamagedError, UserError, command_line
 from jaxsim.export import export as export
@@ -50,14 +51,36 @@ from jaxsim.workdir import check, checked_corpus, say_misfit
 CHOSEN, CHOSEN_MIXTURES = "chosen", "chosen-mixtures"
 
 
-def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
-    """Turns documents into rows of tokens; the first call freezes the corpus."""
+def prepare(
+    config: Config,
+    workdir: Path,
+    refreeze: bool = False,
+    shard: tuple[int, int] | None = None,
+) -> Corpus | None:
+    """Turns documents into rows of tokens; the first call freezes the corpus.
+
+    With `shard` it does share i of n of the files in the pass that is due.
+    """
+    if shard is None:
+        return _prepared(config, workdir, refreeze)
+    if refreeze:
+        raise UserError("--refreeze and --shard: give one of them")
+    _make_folder(workdir)
+    prepare_share(config, workdir, shard)
+    return None
+
+
+def _make_folder(workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
             f"--workdir={workdir}: cannot create this folder: {error.strerror}"
         ) from error
+
+
+def _prepared(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
+    _make_folder(workdir)
     bucket = open_bucket(config.bucket, workdir)
 
     def make() -> Corpus:
@@ -284,7 +307,7 @@ def verify(workdir: Path) -> None:
 
 def run(config: Config, workdir: Path, override: bool = False) -> None:
     """Runs the commands from `prepare` to `report` that the config asks for."""
-    corpus = prepare(config, workdir)
+    corpus = _prepared(config, workdir)
     # A misspelled domain should not be found after all training.
     objective(config.search, gather(corpus))
     base(config, workdir)

@@ -123,11 +123,9 @@ class Summary(TypedDict):
     records: Counts
     quarantine: dict[str, dict[str, Counts]]
     dropped: dict[str, Counts]
-    filtered: Counts
     unread: dict[str, list[list[str]]]
     duplicates: Counts
     near_duplicates: Counts
-    found: Counts
     sources: dict[str, str]
     overlap: dict[str, dict[str, Counts]]
     unknown: dict[str, Counts]

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxsim.corpus import Corpus
 from jaxsim.corpus.names import Labels
-from jaxsim.corpus.prepare import left_out, of_tasks
+from jaxsim.corpus.summary import left_out, of_tasks
 from jaxsim.log import counted
 from jaxsim.pool import Manifest
 from jaxsim.report import agreement as runs
@@ -122,7 +122,7 @@ def domains(corpus: Corpus) -> Table:
             d.group,
             d.in_pool,
             "documents" if d.by_document else "bytes",
-            *(counts.get(d.name, d.documents).get(split) for split in names),
+            *((counts[d.name] | d.documents).get(split) for split in names),
             *(int(getattr(d, what)[split]) for split in SPLITS for what in sums),
         )
         for d in sorted(corpus.domains.values(), key=lambda d: not d.in_pool)
