@@ -14,7 +14,6 @@ import numpy as np
 from jaxsim.corpus import choose, encode
 from jaxsim.corpus.choose import Chosen, Settled
 from jaxsim.corpus.encode import Tools
-from jaxsim.corpus.tokenizer import Tokenizer
 
 _BLOCK = 4_000_000  # tokens that are put in order at once
 
@@ -66,9 +65,7 @@ class Shards:
     """The folders of `encode.encode`."""
 
     def __init__(self, tools: Tools):
-        self._type = encode.token_type(
-            Tokenizer.load(tools.tokenizer, tools.tokenizer_digest)
-        )
+        self._type = np.dtype(tools.token_type)
         self._near = bool(tools.near_duplicates)
         self.folders: list[Path] = []
         self._abouts: list[encode.Encoded] = []
@@ -124,7 +121,8 @@ class Shards:
         overlaps[pairs[older, 0]] = True
         needed = np.array([taking.needed_base]) if base else taking.needed_P
         keys = [digest, *self._bands(shard, row)]
-        settled = choose.settle(place, tokens, overlaps, keys, needed)
+        document = shard << 32 | row
+        settled = choose.settle(place, document, tokens, overlaps, keys, needed)
         return Taken(place, chosen.bytes, tokens, shard, offset, settled, pairs, older)
 
     def _pairs(self, shard: np.ndarray, row: np.ndarray) -> np.ndarray:

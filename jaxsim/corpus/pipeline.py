@@ -282,12 +282,12 @@ class Pipeline:
                 if have < taking.needed_P[p] and 0 < bins_PS[p, _TRAIN] < BINS:
                     rate = have / size if have else 0
                     wish_P[p] = taking.needed_P[p] / rate if rate else float("inf")
-                    bins_PS[p, _TRAIN] += 1
+                    bins_PS[p, _TRAIN] = _more(bins_PS[p, _TRAIN])
                     short = True
             have, size = found[BASE].sums()
             if have < taking.needed_base and bins_PS[:, _BASE].max() < BINS:
                 wish_base = taking.needed_base * size / have if have else float("inf")
-                bins_PS[:, _BASE] += 1
+                bins_PS[:, _BASE] = _more(bins_PS[0, _BASE])
                 short = True
             if not short:
                 for counts in shards.unknown():
@@ -320,6 +320,11 @@ class Pipeline:
         self.run(jobs, "encoding files")
         for f, job in zip(numbers, jobs, strict=True):
             shards.add(f, job.target)
+
+
+def _more(bins: int) -> int:
+    """At least a quarter more, so that rounds are few."""
+    return min(BINS, bins + bins // 4 + 1)
 
 
 def _by_file(wanted: Sequence[Chosen], places: bool = False) -> Iterator[Any]:

@@ -222,7 +222,7 @@ def _build(
         len(borders),
     )
     coverage = Coverage(tokenizer, config.corpus.max_unknown)
-    tools = Tools.of(config.corpus, saved, tokenizer.digest, index)
+    tools = Tools.of(config.corpus, tokenizer, saved, index)
     rate_P = pipeline.tokens_per_byte(tokenizer, evaluation, picked)
     taken, shards = pipeline.training(tools, coverage, rate_P, taking)
     if run.shard:
@@ -302,7 +302,10 @@ def _check_any(
             tally = tallies[name]
             causes = ", ".join(f"{n} with {c}" for c, n in tally.dropped.items())
             why = f"dropped {causes}" if causes else "none pass `where`"
-            raise UserError(f"source {name!r}: no documents left; {why}")
+            raise UserError(
+                f"source {name!r}: no documents left; {why}; its fields are "
+                f"{', '.join(tally.fields) or 'unknown'}"
+            )
 
 
 def _reject_repeated(
