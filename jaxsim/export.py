@@ -547,8 +547,8 @@ def _paths(config: CorpusConfig, partition: str, recipe: str) -> list[str]:
             files = find_inputs(name, source).files
         except UserError as error:
             raise UserError(
-                f"config.corpus.partitions.{name}.path={source.path!r} is not there; "
-                "run this where `jaxsim prepare` ran, so that paths are those of then"
+                f"config.corpus.partitions.{name}.path={source.path!r}: {error}; run "
+                "this where `jaxsim prepare` ran, so that paths are those of then"
             ) from error
         if not source.by_file and name == partition and Path(source.path).exists():
             return [str(Path(source.path).absolute())]
