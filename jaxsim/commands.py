@@ -17,7 +17,7 @@ from jaxsim.export import export as export
 from jaxsim.log import counted, say
 from jaxsim.mesh import training_mesh
 from jaxsim.model import LanguageModel
-from jaxsim.plan import show_plan, sizes_of
+from jaxsim.plan import evaluation_of, show_costs, show_plan, sizes_of
 from jaxsim.pool import Pool, create_pool, open_pool
 from jaxsim.pool.bucket import open_bucket
 from jaxsim.pool.build import changed_text, train_missing
@@ -28,6 +28,7 @@ from jaxsim.report.write import last_lines, write_report
 from jaxsim.scoring.evaluation import gaps, gather
 from jaxsim.scoring.scorer import Scorer, table_name
 from jaxsim.scoring.scores import Scores
+from jaxsim.scoring.table import count_rows
 from jaxsim.search.objective import Objective, objective, target_weights
 from jaxsim.search.result import check_best, load_search, save_search
 from jaxsim.search.search import search as find
@@ -38,6 +39,7 @@ from jaxsim.validation.diagnostics import FEW_WINDOWS, Diagnostics, diagnose
 from jaxsim.validation.external import read_external_runs, read_mixtures
 from jaxsim.validation.measured import CALIBRATED, compare_chosen
 from jaxsim.validation.runs import (
+    ONE_MEMBER,
     mixture_table,
     replicate_pairs,
     train_reference_runs,
@@ -77,7 +79,14 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
             members = open_pool(workdir).manifests("member")
             if members.keys() - prepared.units.keys():
                 say(f"prepare: {gaps(prepared, members)[-1]}")
+    count = len(prepared.units)
+    if config.score.mixtures:  # refused before anything is trained
+        count_rows(config.score.mixtures, count)
     save_config(config, workdir / "config.json")
+    vocabulary = prepared.tokenizer.vocab_size
+    show_costs(config, count, vocabulary, evaluation_of(prepared))
+    if count == 1 and config.validate.held_out:
+        say(f"prepare: there will be no reference runs: {ONE_MEMBER}")
     return prepared
 
 
@@ -155,6 +164,8 @@ def validate(
             raise UserError("--runs and --mixtures: give one of them")
         _validate_chosen(config, scorer, mixtures, trainer)
         return
+    if len(scorer.members) < 2:
+        raise UserError(ONE_MEMBER)
     # Unreadable files are refused before anything is scored.
     given = None
     if runs is not None:
@@ -284,7 +295,7 @@ def run(config: Config, workdir: Path, override: bool = False) -> None:
     train(config, workdir, trainer=trainer)
     scorer = Scorer(workdir, config.score, override)
     score(config, workdir, scorer=scorer)
-    if config.validate.held_out:
+    if config.validate.held_out and len(corpus.units) > 1:
         validate(config, workdir, scorer=scorer, trainer=trainer)
     search(config, workdir, scorer=scorer)
     report(config, workdir)
