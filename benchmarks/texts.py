@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxsim.config import SourceConfig
+from jaxsim.corpus.documents import Quarantine, read_documents
 from jaxsim.corpus.rows import evaluation_rows
-from jaxsim.corpus.sources import Quarantine, read_documents
 from jaxsim.corpus.tokenizer import Tokenizer
 from jaxsim.scoring.evaluation import EvaluationSet
 

@@ -44,12 +44,12 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.name = f"paper-{size}"
 
     config.corpus.partitions = {
-        "s2orc": source(reader="jsonl", by_field="field_of_study", by_dates=_PERIODS),
-        "wiki": source(reader="jsonl", by_field="topic"),
+        "s2orc": source(reader="records", by_field="field_of_study", by_dates=_PERIODS),
+        "wiki": source(reader="records", by_field="topic"),
     }
     config.corpus.base_text = {
-        "wikipedia": source(reader="jsonl"),
-        "gutenberg": source(reader="jsonl"),
+        "wikipedia": source(reader="records"),
+        "gutenberg": source(reader="records"),
     }
     config.corpus.tokenizer.kind = "file"
     config.corpus.tokenizer.vocab_size = 50_280  # for `jaxsim plan`

@@ -26,7 +26,7 @@ T = TypeVar("T")
 N = TypeVar("N", int, float)
 Attention = Literal["auto", "einsum", "xla", "cudnn"]
 Precision = Literal["float32", "tf32", "bfloat16"]
-_READERS = ("sotu", "jsonl", "text")
+_READERS = ("records", "text", "sotu", "tfds", "olmes")
 _SHARE = "a share between 0 and 1"
 # What is larger is a mistake, and arrays and loops of that size would not end.
 _MOST, _MOST_TOKENS = 1e9, 1e18
@@ -65,15 +65,30 @@ class SourceConfig:
 
     With no `by_*` rule the whole source is one partition (or domain), named after the
     source. `by_field` and `by_dates` together give `VALUE,START-END`, grouped by VALUE.
+
+    A field may be nested, as in `meta.topic`, and is also looked up in the record's
+    `metadata`. Of `a|b`, the first one that has a value is taken.
     """
 
-    # 'sotu', 'jsonl' (Dolma, also .gz) or 'text' (a folder).
-    reader: str = checked("", _READERS.__contains__, "one of sotu, jsonl, text")
-    path: str = ""  # a file or folder; 'sotu' finds its installed package
-    by_field: str = ""  # metadata field whose values name the partitions
+    # 'records': a document for each record of JSON Lines, Parquet, Arrow, CSV or TSV;
+    # 'text': for each .txt, .md or .rst file; 'sotu': State of the Union addresses;
+    # 'tfds': of a prepared TFDS data set; 'olmes': tasks as AI2's evaluation has them.
+    # Files may be compressed with gzip, zstd, bzip2 or xz.
+    reader: str = checked("", _READERS.__contains__, f"one of {', '.join(_READERS)}")
+    # A file, folder, URL or pattern of * ? ** and {name}; what {name} stands for is
+    # a field of all documents of that file. 'sotu' finds its installed package.
+    path: str = ""
+    text_field: str = "text"
+    id_field: str = "id"  # documents without one get it from their text
+    date_field: str = "created|added"
+    prompt_field: str = ""  # with `completion_field`: records of a task, for a domain
+    completion_field: str = ""
+    by_field: str = ""  # whose values name the partitions
+    by_list: Literal["first", "every"] = "first"  # what counts of a list of values
     by_dates: tuple[tuple[str, str], ...] = ()  # inclusive ISO prefixes
     by_file: bool = False  # one partition for each file
-    where: tuple[tuple[str, str], ...] = ()  # keep if str(metadata[k]) == v
+    where: tuple[tuple[str, str], ...] = ()  # keep if the field k has the value v
+    ids: Literal["record", "per file"] = "record"  # per file: they restart in each
 
 
 @dataclass(frozen=True)

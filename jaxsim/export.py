@@ -23,9 +23,9 @@ import tokenizers
 from jaxsim import records
 from jaxsim.config import CorpusConfig, ModelConfig, load_config
 from jaxsim.corpus import Corpus, open_corpus, store
+from jaxsim.corpus.formats import stem_of
 from jaxsim.corpus.names import Labels
-from jaxsim.corpus.sources import input_files
-from jaxsim.corpus.split import stem_of
+from jaxsim.corpus.sources import find_inputs
 from jaxsim.corpus.tokenizer import Tokenizer, special_tokens
 from jaxsim.errors import DamagedError, UserError, check_known, command_line
 from jaxsim.log import progress, say
@@ -551,8 +551,12 @@ def _paths(config: CorpusConfig, partition: str, recipe: str) -> list[str]:
         if source.path and whole and not source.by_file and name == partition:
             return [str(Path(source.path).absolute())]
         if source.path and whole and source.by_file:
-            files = input_files(name, source)
-            here = [str(p.absolute()) for f, p in files if stem_of(f) == partition]
+            files = find_inputs(name, source).files
+            here = [
+                str(Path(f.path).absolute())
+                for f in files
+                if stem_of(f.name) == partition
+            ]
             if here:
                 return here
     raise UserError(

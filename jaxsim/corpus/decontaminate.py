@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxsim.config import CorpusConfig
-from jaxsim.corpus.sources import Document
+from jaxsim.corpus.documents import Document
 from jaxsim.corpus.split import BASE, Gathered
 from jaxsim.errors import UserError
 from jaxsim.log import counted, progress

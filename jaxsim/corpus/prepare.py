@@ -17,9 +17,10 @@ from jaxsim.config import Config
 from jaxsim.corpus import store
 from jaxsim.corpus.coverage import Coverage
 from jaxsim.corpus.decontaminate import decontaminate
+from jaxsim.corpus.documents import Document, Quarantine
 from jaxsim.corpus.names import check_twins
 from jaxsim.corpus.rows import bordered, cut_units, evaluation_rows, training_rows
-from jaxsim.corpus.sources import Document, Quarantine, input_files
+from jaxsim.corpus.sources import find_inputs
 from jaxsim.corpus.split import BASE, SPLITS, Gathered, check_splits, gather, hash_order
 from jaxsim.corpus.store import Corpus, CorpusRecord, Domain, Frozen, Tables, Unit
 from jaxsim.corpus.tokenizer import END_OF_TEXT, Tokenizer, tokenizer_from_config
@@ -296,10 +297,9 @@ def _fingerprint(config: Config) -> str:
     for equality: a file that was replaced by an older copy is read again.
     """
     inputs = [
-        (where, name, file, path.stat().st_size, path.stat().st_mtime_ns)
+        (where, find_inputs(name, source).files)
         for where in ("partitions", "domains", "base_text")
         for name, source in getattr(config.corpus, where).items()
-        for file, path in input_files(name, source)
     ]
     parts = [records.VERSION, config.corpus, _frozen_config(config), inputs]
     return records.digest(records.plain(parts))

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxsim.config import Config
+from jaxsim.corpus.documents import Document
 from jaxsim.corpus.names import check_free
-from jaxsim.corpus.sources import Document
 from jaxsim.corpus.split import hash_order
 from jaxsim.errors import UserError
 from jaxsim.log import counted

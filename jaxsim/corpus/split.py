@@ -10,11 +10,12 @@ import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
-from pathlib import PurePosixPath
 
 from jaxsim.config import CorpusConfig, SourceConfig, SplitConfig
+from jaxsim.corpus.documents import Document, Quarantine, read_documents
+from jaxsim.corpus.fields import Cause, date_of, find, text_of, texts_of
+from jaxsim.corpus.formats import stem_of
 from jaxsim.corpus.names import Labels, check_free, check_name, check_twins
-from jaxsim.corpus.sources import Document, Quarantine, read_documents
 from jaxsim.errors import UserError
 from jaxsim.log import progress
 
@@ -135,17 +136,18 @@ def partition_documents(
     groups: dict[str, str] = {}
     dropped: Counter[str] = Counter()
     for document in read:
-        place = _partition_of(name, source, document)
-        if isinstance(place, str):
-            dropped[place] += 1
+        places = places_of(name, source, document)
+        if isinstance(places, str):
+            dropped[places] += 1
             continue
-        partition, group = place
-        by_partition[partition].append(document)
-        if groups.setdefault(partition, group) != group:
-            raise UserError(
-                f"source {name!r}: {partition!r} is the name of two partitions, of "
-                f"{groups[partition]!r} and of {group!r}; rename a file or a value"
-            )
+        for partition, group in places:
+            by_partition[partition].append(document)
+            if groups.setdefault(partition, group) != group:
+                raise UserError(
+                    f"source {name!r}: {partition!r} is the name of two partitions, "
+                    f"of {groups[partition]!r} and of {group!r}; rename a file or a "
+                    "value"
+                )
     if not by_partition:
         causes = ", ".join(f"{n} with {c}" for c, n in dropped.items())
         why = f"dropped {causes}" if causes else "none pass `where`"
@@ -160,43 +162,45 @@ def partition_documents(
     return dict(sorted(by_partition.items())), groups, dropped
 
 
-def _partition_of(
+def places_of(
     name: str, source: SourceConfig, document: Document
-) -> tuple[str, str] | str:
-    """(partition, group), or the reason why the document is dropped.
+) -> list[tuple[str, str]] | str:
+    """The partitions that a document belongs to, each with its group.
 
-    With one rule the group is the source; with several it is the value of the
-    first one.
+    There is one, or with `by_list='every'` one for each value of a list. With one
+    rule the group is the source; with several it is the value of the first one.
+
+    Returns:
+      Or a `Cause` why the document is dropped.
     """
-    parts = []
+    values, rest = [""], []
     if source.by_field:
-        value = document.metadata.get(source.by_field, "")
-        if not value:
+        value = find(document.fields, source.by_field)
+        found = texts_of(value, source.by_field, source.by_list)
+        if not found:
             return f"no {source.by_field}"
-        parts.append(value)
+        if isinstance(found, Cause):
+            return found
+        values = found
     if source.by_file:
-        parts.append(stem_of(document.file))
+        rest.append(stem_of(document.file))
     if source.by_dates:
-        date = document.date
-        if not date:
-            return "no date"
+        if not (date := document.date):
+            value = find(document.fields, source.date_field)
+            return date_of(value, source.date_field) or f"no {source.date_field}"
         for start, end in source.by_dates:
             if start <= date[: len(start)] and date[: len(end)] <= end:
-                parts.append(f"{start}-{end}")
+                rest.append(f"{start}-{end}")
                 break
         else:
-            return "outside every range of by_dates"
+            return Cause("outside every range of by_dates", date)
     what = f"source {name!r}, document {document.id[:200]!r}"
-    partition = check_name(",".join(parts) if parts else name, what)
-    return partition, parts[0] if len(parts) > 1 else name
-
-
-def stem_of(file: str) -> str:
-    """What a partition of one file is called: of `a/b/physics.jsonl.gz`, `physics`."""
-    stem = PurePosixPath(file).name
-    for ending in (".gz", ".jsonl", ".json", ".txt", ".md", ".rst"):
-        stem = stem.removesuffix(ending)
-    return stem
+    places = []
+    for value in values:
+        parts = [value, *rest] if value else rest
+        partition = check_name(",".join(parts) or name, what)
+        places.append((partition, parts[0] if len(parts) > 1 else name))
+    return places
 
 
 def _check_dates(name: str, ranges: Iterable[tuple[str, str]]) -> None:
@@ -243,15 +247,17 @@ def split_of(
     """
     if split.key == "id":
         key = document.id
-    elif split.key == "file":
-        key = document.metadata.get("file", document.file)
-    elif split.key in document.metadata:
-        key = document.metadata[split.key]
     else:
-        raise UserError(
-            f"config.corpus.split.key={split.key!r}: document {document.id[:200]!r} of "
-            f"source {document.source[:200]!r} has no such metadata field"
-        )
+        found = text_of(find(document.fields, split.key), split.key)
+        if found is None and split.key == "file":
+            found = document.file
+        if found is None or isinstance(found, Cause):
+            raise UserError(
+                f"config.corpus.split.key={split.key!r}: document "
+                f"{document.id[:200]!r} of source {document.source[:200]!r}: "
+                f"{found or 'it has no such field'}"
+            )
+        key = found
     u = unit_hash(split.salt, key)
     if not in_pool:
         return TEST if u < 0.5 else DEV

@@ -14,7 +14,7 @@ from jaxsim.config import (
     SplitConfig,
     TokenizerConfig,
 )
-from jaxsim.corpus.sources import Document
+from jaxsim.corpus.documents import Document
 
 
 def words(rng: random.Random, n: int) -> str:
@@ -37,7 +37,7 @@ def write_partition(
         {"id": f"{name}/{i}", "text": words(rng, n_words)} for i in range(documents)
     ]
     path = write_jsonl(folder / f"{name}.jsonl", records)
-    return SourceConfig(reader="jsonl", path=str(path))
+    return SourceConfig(reader="records", path=str(path))
 
 
 def config_of(

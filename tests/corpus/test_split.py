@@ -16,12 +16,12 @@ def test_partitions_by_field_and_dates():
         by_field="f", by_dates=(("1900", "1909"), ("1910", "1910-06"))
     )
     made = [
-        document("1", date="1909-12-31", metadata={"f": "a"}),
-        document("2", date="1910-06-30", metadata={"f": "a"}),
-        document("3", date="1910-07-01", metadata={"f": "a"}),
-        document("4", date="1900", metadata={"f": "b"}),
-        document("5", date="", metadata={"f": "b"}),
-        document("6", date="1900", metadata={}),
+        document("1", date="1909-12-31", fields={"f": "a"}),
+        document("2", date="1910-06-30", fields={"f": "a"}),
+        document("3", date="1910-07-01", fields={"f": "a"}),
+        document("4", date="1900", fields={"f": "b"}),
+        document("5", date="", fields={"f": "b"}),
+        document("6", date="1900", fields={}),
     ]
     found, groups, dropped = partition_documents("s", source, made)
     assert {k: [d.id for d in v] for k, v in found.items()} == {
@@ -31,7 +31,7 @@ def test_partitions_by_field_and_dates():
         "a,1900-1909": "a", "a,1910-1910-06": "a", "b,1900-1909": "b",
     }  # fmt: skip
     assert dropped == {
-        "outside every range of by_dates": 1, "no date": 1, "no f": 1,
+        "outside every range of by_dates": 1, "no created|added": 1, "no f": 1,
     }  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def test_a_hostile_field_value_is_refused():
     with pytest.raises(UserError, match=r"'\.\./x'"):
         partition_documents(
             "s", SourceConfig(by_field="f"),
-            [document("1", metadata={"f": "../x"})],
+            [document("1", fields={"f": "../x"})],
         )  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def test_splits_have_their_shares_and_depend_only_on_the_salt():
 
 def test_the_split_key_keeps_documents_of_one_file_together():
     split = SplitConfig(key="source_file")
-    made = [document(str(i), metadata={"source_file": str(i % 20)}) for i in range(200)]
+    made = [document(str(i), fields={"source_file": str(i % 20)}) for i in range(200)]
     splits = [split_of(d, split) for d in made]
     assert splits[:20] * 10 == splits
     assert len(set(splits)) > 1

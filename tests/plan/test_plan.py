@@ -24,7 +24,7 @@ from jaxsim.config import default_config, source
 
 def get_config(arg=None):
     config = default_config()
-    config.corpus.partitions = {"mine": source(reader="jsonl", %s)}
+    config.corpus.partitions = {"mine": source(reader="records", %s)}
     config.corpus.tokenizer.kind = "bytes"
     config.model.update(length=16, layers=1, dim=32, heads=2, kv_heads=2,
                         mlp_dim=32, vocab_rows=264)

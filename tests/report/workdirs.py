@@ -74,7 +74,7 @@ def config(folder: Path) -> Config:
             for n in range(40)
         ]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        sources[name] = SourceConfig(reader="jsonl", path=str(path))
+        sources[name] = SourceConfig(reader="records", path=str(path))
     domains = {OUTSIDE: sources.pop(OUTSIDE)}
     return Config(
         name="a <b>test</b>",

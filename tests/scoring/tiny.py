@@ -31,25 +31,25 @@ def get_config(arg=None):
     c.name = "tiny"
     c.corpus.partitions = {
         "texts": source(
-            reader="jsonl",
+            reader="records",
             path=str(HERE / "texts.jsonl"),
             by_field="topic",
             by_dates=(("1900", "1909"), ("1910", "1919")),
         ),
-        "solo": source(reader="jsonl", path=str(HERE / "solo.jsonl")),
+        "solo": source(reader="records", path=str(HERE / "solo.jsonl")),
     }
     c.corpus.domains = {
-        "outside": source(reader="jsonl", path=str(HERE / "outside.jsonl")),
+        "outside": source(reader="records", path=str(HERE / "outside.jsonl")),
     }
     if "alone" in words:
         del c.corpus.partitions["texts"]
     if "small" in words:
         c.corpus.partitions["small"] = source(
-            reader="jsonl", path=str(HERE / "small.jsonl")
+            reader="records", path=str(HERE / "small.jsonl")
         )
     if "later" in words:
         c.corpus.domains["later"] = source(
-            reader="jsonl", path=str(HERE / "later.jsonl")
+            reader="records", path=str(HERE / "later.jsonl")
         )
     c.corpus.tokenizer.kind = "bytes"
     c.corpus.split.salt = "tiny"

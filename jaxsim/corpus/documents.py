@@ -1,0 +1,377 @@
+"""Documents of a file, and counts of what was read, repaired and left out."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxsim.config import SourceConfig
+from jaxsim.corpus import formats
+from jaxsim.corpus.fields import (
+    NOT_UTF8,
+    TOO_LONG,
+    Cause,
+    date_of,
+    find,
+    is_missing,
+    text_of,
+    texts_of,
+)
+from jaxsim.corpus.formats import MAX_RECORD_BYTES
+from jaxsim.corpus.sources import InputFile, find_inputs, readable
+from jaxsim.errors import UserError
+
+NUL = "NUL characters"
+SURROGATES = "lone surrogates"
+DUPLICATE_ID = "duplicate id"
+
+# These are repaired, so the record is not bad.
+BOM = "byte order mark removed"
+CRLF = "CRLF turned into LF"
+
+MANY_BAD = 1000  # bad records after which their share is watched
+MAX_PLACES = 10_000  # of bad records of a file that are kept
+FROM_TEXT = "sha256:"  # begins ids that are made of the text
+
+_SAMPLE = 100  # records of a file whose fields are looked at
+_BOM = "\ufeff"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Document:
+    """One text, or the completion of a prompt.
+
+    Attributes:
+      source: its name in the config.
+      date: ISO, or a prefix of it; '' if unknown.
+      fields: the record that it is from; see `fields.find`.
+      file: its file, relative to the source's path.
+      prompt: what comes before the text of a task, and is not scored.
+    """
+
+    id: str
+    text: str
+    source: str
+    date: str = ""
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    file: str = ""
+    prompt: str | None = None
+
+
+@dataclasses.dataclass
+class Tally:
+    """What was found in a file, or with `+` in several.
+
+    Attributes:
+      max_bad: reading ends early if `MANY_BAD` records, and ten times this share, are
+        bad so far.
+    """
+
+    max_bad: float = 1.0
+    records: int = 0  # bad ones included
+    bad: Counter[str] = dataclasses.field(default_factory=Counter)
+    # Of bad records: file, line (from 1; 0 is the whole file) and cause.
+    places: list[tuple[str, int, str]] = dataclasses.field(default_factory=list)
+    repaired: Counter[str] = dataclasses.field(default_factory=Counter)
+    filtered: int = 0  # readable, but not in `where`
+    dropped: Counter[str] = dataclasses.field(default_factory=Counter)  # no partition
+    examples: dict[str, str] = dataclasses.field(default_factory=dict)  # by cause
+    # Names of the fields of the first records, with an example.
+    fields: dict[str, str] = dataclasses.field(default_factory=dict)
+    hopeless: list[str] = dataclasses.field(default_factory=list)  # all are bad
+
+    def reject(self, file: InputFile, line: int, cause: str) -> None:
+        """Counts a bad record; a `UserError` if there are too many."""
+        self.bad[str(cause)] += 1
+        self._illustrate(cause)
+        if len(self.places) < MAX_PLACES:
+            self.places.append((file.name, line, str(cause)))
+        if (total := self.bad.total()) >= MANY_BAD:
+            if total == self.records:
+                self.hopeless.append(file.name)
+            hopeless = min(10 * self.max_bad, (1 + self.max_bad) / 2)
+            check_bad(file.source, self, hopeless)
+
+    def drop(self, cause: str) -> None:
+        """Counts a document that no partition takes."""
+        self.dropped[str(cause)] += 1
+        self._illustrate(cause)
+
+    def _illustrate(self, cause: str) -> None:
+        if isinstance(cause, Cause) and cause.example:
+            self.examples.setdefault(str(cause), cause.example)
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(
+            self.max_bad,
+            self.records + other.records,
+            self.bad + other.bad,
+            self.places + other.places,
+            self.repaired + other.repaired,
+            self.filtered + other.filtered,
+            self.dropped + other.dropped,
+            other.examples | self.examples,
+            other.fields | self.fields,
+            self.hopeless + other.hopeless,
+        )
+
+
+def read_file(
+    file: InputFile,
+    source: SourceConfig,
+    tally: Tally,
+    also: Collection[str] | None = None,
+) -> Iterator[Document]:
+    """The readable documents of a file that pass the source's `where`, in order.
+
+    Args:
+      tally: gets the counts.
+      also: fields that the caller looks up beside those that the source names; of a
+        Parquet file no others are read. None: all fields.
+
+    Raises:
+      UserError: the file cannot be opened.
+      DamagedError: it is truncated or changed.
+    """
+    with readable(file.source):
+        for line, record in _records(file, source, also):
+            tally.records += 1
+            if not isinstance(record, Cause):
+                if tally.records <= _SAMPLE:
+                    _look_at(record, tally.fields, source)
+                record.update(file.parts)
+                made = _document(file, source, record, tally.repaired)
+                if made is None:
+                    tally.filtered += 1
+                    continue
+                if not isinstance(made, Cause):
+                    yield made
+                    continue
+                record = made
+            tally.reject(file, line, record)
+    if tally.records and tally.bad.total() == tally.records:
+        tally.hopeless.append(file.name)
+
+
+def _records(
+    file: InputFile, source: SourceConfig, also: Collection[str] | None
+) -> Iterator[formats.Record]:
+    where = f"source {file.source!r}"
+    if source.reader in ("text", "sotu"):
+        data = formats.read_text(where, file.path)
+        if len(data) > MAX_RECORD_BYTES:
+            yield 0, Cause(TOO_LONG)
+            return
+        try:
+            yield 0, {source.text_field: data.decode()}
+        except UnicodeDecodeError:
+            yield 0, Cause(NOT_UTF8)
+        return
+    yield from formats.read_records(where, file.path, _columns(source, also))
+
+
+def _columns(source: SourceConfig, also: Collection[str] | None) -> set[str] | None:
+    """The columns of a table that hold the fields that are looked up."""
+    if also is None:
+        return None
+    names = {
+        source.text_field, source.id_field, source.date_field, source.by_field,
+        source.prompt_field, source.completion_field,
+        *(key for key, _ in source.where), *also,
+    }  # fmt: skip
+    paths = [path for name in names for path in name.split("|")]
+    return {"metadata", *paths, *(path.partition(".")[0] for path in paths)}
+
+
+def _document(
+    file: InputFile, source: SourceConfig, record: dict[str, Any], repaired: Counter
+) -> Document | Cause | None:
+    """The document of a record; None if `where` leaves it out."""
+    for name, wanted in source.where:
+        found = texts_of(find(record, name), name, "every")
+        if isinstance(found, Cause) or wanted not in found:
+            return None
+    prompt = None
+    field = source.completion_field or source.text_field
+    text = _clean(record, field, repaired)
+    if isinstance(text, Cause):
+        return text
+    if source.prompt_field:
+        prompt = _clean(record, source.prompt_field, repaired)
+        if isinstance(prompt, Cause):
+            return prompt
+    if source.reader in ("text", "sotu"):
+        identity: str | Cause | None = record.get("fileid", file.name)
+    else:
+        identity = text_of(find(record, source.id_field), source.id_field)
+    if isinstance(identity, Cause):
+        return identity
+    if identity is None:
+        content = text if prompt is None else f"{prompt}\0{text}"
+        identity = FROM_TEXT + hashlib.sha256(content.encode()).hexdigest()[:16]
+    elif source.ids == "per file":
+        identity = f"{file.name}:{identity}"
+    # Lone surrogates in an id become escapes, so that it can be written down.
+    identity = identity.encode("utf-8", "backslashreplace").decode("utf-8")
+    date = date_of(find(record, source.date_field), source.date_field)
+    return Document(
+        identity,
+        text,
+        file.source,
+        "" if isinstance(date, Cause) or date is None else date,
+        record,
+        file.name,
+        prompt,
+    )
+
+
+def _clean(record: dict[str, Any], name: str, repaired: Counter[str]) -> str | Cause:
+    """The text in a field, with small faults repaired."""
+    text = find(record, name)
+    if isinstance(text, bytes):
+        text = text_of(text, name)
+    if isinstance(text, Cause):
+        return text
+    if text is None:
+        return Cause(f"no {name}")
+    if not isinstance(text, str):
+        cause = text_of(text, name)
+        return cause if isinstance(cause, Cause) else Cause(f"{name} is a number", text)
+    if len(text) > MAX_RECORD_BYTES:
+        return Cause(TOO_LONG)
+    if text.startswith(_BOM):
+        text = text.lstrip(_BOM)
+        repaired[BOM] += 1
+        if is_missing(text):
+            return Cause(f"no {name}")
+    if "\0" in text:
+        return Cause(NUL)
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return Cause(SURROGATES)
+    if "\r\n" in text:
+        text = text.replace("\r\n", "\n")
+        repaired[CRLF] += 1
+    return text
+
+
+def _look_at(
+    record: Mapping[str, Any],
+    seen: dict[str, str],
+    source: SourceConfig,
+    prefix: str = "",
+) -> None:
+    """Adds the names of a record's fields, each with an example, but no text."""
+    for key, value in record.items():
+        name = prefix + key
+        if isinstance(value, dict) and value:
+            _look_at(value, seen, source, f"{name}.")
+        elif not seen.get(name):
+            example = "" if is_missing(value) else repr(value)
+            if name in (
+                source.text_field, source.prompt_field, source.completion_field
+            ):  # fmt: skip
+                example = "(text)"
+            seen[name] = example if len(example) <= 80 else example[:77] + "..."
+
+
+def check_bad(
+    name: str, tally: Tally, max_bad: float, place: Path | None = None
+) -> None:
+    """Raises a `UserError` if more than a share of a source's records is bad.
+
+    Args:
+      place: a file that lists where they are; None while they are being read.
+    """
+    if (total := tally.bad.total()) <= max_bad * tally.records:
+        return
+    shown = [
+        f"{n} {cause}" + (f", as {example}" if example else "")
+        for cause, n in tally.bad.most_common()
+        for example in [tally.examples.get(cause)]
+    ]
+    of = "" if place else "the first "
+    raise UserError(
+        f"source {name!r}: {total} of {of}{tally.records} records are bad "
+        f"({'; '.join(shown)}), more than config.corpus.max_bad={tally.max_bad:g} "
+        f"allows; {_advice(tally, place)}"
+    )
+
+
+def _advice(tally: Tally, place: Path | None) -> str:
+    """What helps against the most common cause of bad records."""
+    ((cause, _),) = tally.bad.most_common(1)
+    if cause == DUPLICATE_ID:
+        return (
+            "if ids restart in each file, set ids='per file' for this source; with "
+            "id_field='' ids are made from the text"
+        )
+    if not tally.hopeless:
+        where = f"see {place} for their places, " if place else ""
+        return f"{where}repair the input or raise config.corpus.max_bad"
+    what = f"all records of {tally.hopeless[0]!r} are bad: "
+    if cause in (formats.NOT_JSON, formats.NOT_OBJECT):
+        return f"{what}it is no file of JSON Lines, with one record on each line"
+    if cause == NOT_UTF8:
+        return f"{what}convert it, as `iconv -f latin1 -t utf-8` does"
+    fields = ", ".join(tally.fields) or "none"
+    return f"{what}set text_field of this source; fields are {fields}"
+
+
+class Quarantine(contextlib.AbstractContextManager["Quarantine"]):
+    """Counts records by source, and lists where bad ones are."""
+
+    def __init__(self, path: Path, max_bad: float):
+        self.path = path
+        self.max_bad = max_bad
+        self.tallies: dict[str, Tally] = defaultdict(Tally)
+        # It appears whole, or with all that was read before an error.
+        self._part = path.with_name(f".{path.name}")
+        self._file = self._part.open("x", encoding="utf-8")
+
+    def __exit__(self, *exception: object) -> None:
+        for source, tally in self.tallies.items():
+            for file, line, cause in tally.places:
+                entry = {"source": source, "cause": cause, "file": file, "line": line}
+                self._file.write(json.dumps(entry) + "\n")
+        self._file.close()
+        os.replace(self._part, self.path)
+
+    @property
+    def records(self) -> dict[str, int]:
+        return {name: tally.records for name, tally in self.tallies.items()}
+
+    def summary(self) -> dict[str, dict[str, Counter[str]]]:
+        """Counts by cause, for each source that has bad or repaired records."""
+        return {
+            source: {"bad": tally.bad, "repaired": tally.repaired}
+            for source, tally in sorted(self.tallies.items())
+            if tally.repaired or tally.bad
+        }
+
+
+def read_documents(
+    name: str, source: SourceConfig, quarantine: Quarantine
+) -> Iterator[Document]:
+    """The readable documents of a source, in order."""
+    seen: set[str] = set()
+    total = Tally(quarantine.max_bad)
+    for file in find_inputs(name, source).files:
+        tally = Tally(quarantine.max_bad)
+        try:
+            for document in read_file(file, source, tally):
+                if document.id in seen and not document.id.startswith(FROM_TEXT):
+                    tally.reject(file, 0, DUPLICATE_ID)
+                    continue
+                seen.add(document.id)
+                yield document
+        finally:
+            quarantine.tallies[name] = total = total + tally
+    check_bad(name, total, quarantine.max_bad, quarantine.path)
