@@ -60,6 +60,8 @@ _FLAGS: Mapping[str, str] = {
     f"{' '.join(COMMANDS)} --workdir=DIR": "The folder that keeps all results.",
     "prepare --refreeze": "Start a new pool: freeze base text, tokenizer and token "
     "budget again (default: keep what the first prepare froze).",
+    "prepare --dry-run": "Only say what it would read and leave out, from a sample, "
+    "with all that has to be changed; write nothing.",
     "train --shard=I/N": "Train only share I of N, counted from 0; 'slurm' takes both "
     "from the job array (default: train all).",
     "base train --distributed=auto": "Join the processes that JAX detects: a TPU "

@@ -11,6 +11,9 @@ from jaxsim import corpus as corpora
 from jaxsim.base import base
 from jaxsim.config import Config, save_config
 from jaxsim.corpus import Corpus
+from jaxsim.corpus.preview import evaluation as preview_evaluation
+from jaxsim.corpus.preview import preview, units
+from jaxsim.corpus.show_preview import show_preview
 from jaxsim.distributed import is_lead, on_lead
 from jaxsim.errors import DamagedError, UserError, command_line
 from jaxsim.export import export as export
@@ -52,8 +55,21 @@ from jaxsim.workdir import check, checked_corpus, say_misfit
 CHOSEN, CHOSEN_MIXTURES = "chosen", "chosen-mixtures"
 
 
-def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
-    """Turns documents into rows of tokens; the first call freezes the corpus."""
+def prepare(
+    config: Config, workdir: Path, refreeze: bool = False, dry_run: bool = False
+) -> None:
+    """Turns documents into rows of tokens; the first call freezes the corpus.
+
+    With `dry_run` it only says what it would read, and writes nothing.
+    """
+    if dry_run:
+        _dry_run(config, workdir)
+    else:
+        _prepared(config, workdir, refreeze)
+
+
+def _prepared(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
+    """The corpus of the config, in the workdir."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -88,6 +104,38 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
     if count == 1 and config.validate.held_out:
         say(f"prepare: there will be no reference runs: {ONE_MEMBER}")
     return prepared
+
+
+def _dry_run(config: Config, workdir: Path) -> None:
+    """Prints what `prepare` would do, and what it costs.
+
+    Raises:
+      UserError: lists all that it would refuse.
+    """
+    found = preview(config, workdir)
+    show_preview(config, found)
+    count, spec = units(config, found), config.score.mixtures
+    if count:
+        try:
+            if spec:
+                count_rows(spec, count)
+        except UserError as error:
+            found.problems.append(str(error))
+            config = dataclasses.replace(
+                config, score=dataclasses.replace(config.score, mixtures="")
+            )
+        vocabulary = config.corpus.tokenizer.vocab_size
+        if found.tokenizer is not None and config.corpus.tokenizer.kind != "bpe":
+            vocabulary = found.tokenizer.vocab_size
+        places = found.places("partitions") + found.places("domains")
+        scored = {place.name: preview_evaluation(config, place) for place in places}
+        show_costs(config, count, vocabulary, scored)
+    if found.problems:
+        lines = "".join(f"\n{i}. {what}" for i, what in enumerate(found.problems, 1))
+        raise UserError(
+            f"prepare would stop: {counted(len(found.problems), 'problem')}{lines}"
+        )
+    say("dry run: no problem found; nothing was written")
 
 
 def train(
@@ -287,7 +335,7 @@ def verify(workdir: Path) -> None:
 
 def run(config: Config, workdir: Path, override: bool = False) -> None:
     """Runs the commands from `prepare` to `report` that the config asks for."""
-    corpus = prepare(config, workdir)
+    corpus = _prepared(config, workdir)
     # A misspelled domain should not be found after all training.
     target_weights(config.search, gather(corpus))
     base(config, workdir)
