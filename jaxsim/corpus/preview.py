@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,8 +47,8 @@ class Place:
 
     Attributes:
       in_pool: it is a partition.
-      scale: how many times more there is in the source, about.
-      sizes: bytes of each document's text, by split.
+      weights: by file, how many documents each of those read stands for, about.
+      sizes: file and bytes of each document's text, by split.
       examples: the first documents.
       texts: of some documents, to be turned into tokens.
       bytes_per_token: of these texts.
@@ -56,14 +57,15 @@ class Place:
     name: str
     group: str
     in_pool: bool
-    scale: float = 1.0
-    sizes: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    weights: dict[str, float]
+    sizes: dict[str, list[tuple[str, int]]] = dataclasses.field(default_factory=dict)
     examples: list[Document] = dataclasses.field(default_factory=list)
     texts: list[str] = dataclasses.field(default_factory=list)
     bytes_per_token: float = 1.0
 
     def add(self, document: Document, split: str) -> None:
-        self.sizes.setdefault(split, []).append(len(document.text.encode()))
+        size = document.file, len(document.text.encode())
+        self.sizes.setdefault(split, []).append(size)
         if len(self.examples) < EXAMPLES:
             self.examples.append(document)
         if sum(map(len, self.texts)) < _TOKENIZED:
@@ -71,12 +73,18 @@ class Place:
 
     def documents(self, split: str) -> float:
         """Of a split, about."""
-        return self.scale * len(self.sizes.get(split, ()))
+        return self.summed(split, lambda _: 1.0)
 
-    def tokens(self, split: str, most: float = float("inf")) -> float:
+    def tokens(self, split: str, most: float = math.inf) -> float:
         """Of a split, about; at most so many of each document."""
-        sizes = self.sizes.get(split, ())
-        return self.scale * sum(min(n / self.bytes_per_token, most) for n in sizes)
+        return self.summed(split, lambda tokens: min(tokens, most))
+
+    def summed(self, split: str, value: Callable[[float], float]) -> float:
+        """The sum of a function of each document's number of tokens, about."""
+        return sum(
+            self.weights[file] * value(size / self.bytes_per_token)
+            for file, size in self.sizes.get(split, ())
+        )
 
 
 @dataclasses.dataclass
@@ -86,7 +94,7 @@ class Looked:
     Attributes:
       where: 'partitions', 'domains' or 'base_text'.
       share: of the source's bytes that were read, about; 1: all of them.
-      read: files that were read, at least in part.
+      weights: by file that was read, see `Place`.
       dates: how many there are, the first and the last one.
       no_dates: documents by the cause why they have no date.
     """
@@ -97,7 +105,7 @@ class Looked:
     inputs: Inputs
     tally: Tally
     share: float = 1.0
-    read: int = 0
+    weights: dict[str, float] = dataclasses.field(default_factory=dict)
     places: dict[str, Place] = dataclasses.field(default_factory=dict)
     dates: tuple[int, str, str] = (0, "", "")
     no_dates: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -107,12 +115,12 @@ class Looked:
         found = self.tally.bad + self.tally.dropped
         if self.tally.filtered:
             found["not in `where`"] = self.tally.filtered
-        return [f"{n:,} {cause}{self.example(cause)}" for cause, n in found.items()]
+        return [self.counted(cause, n) for cause, n in found.items()]
 
-    def example(self, cause: str) -> str:
-        """', as EXAMPLE', if there is one."""
+    def counted(self, cause: str, number: int) -> str:
+        """'CAUSE (NUMBER, as EXAMPLE)', if there is an example."""
         example = self.tally.examples.get(cause)
-        return f", as {example}" if example else ""
+        return f"{cause} ({number:,}{f', as {example}' if example else ''})"
 
 
 @dataclasses.dataclass
@@ -191,7 +199,10 @@ def _look(
         check_bad(name, looked.tally, config.corpus.max_bad)
         if not looked.places:
             causes = "; ".join(looked.causes()) or "it is empty"
-            raise UserError(f"source {name!r}: no documents left: {causes}")
+            fields = ", ".join(looked.tally.fields) or "none"
+            raise UserError(
+                f"source {name!r}: no documents left: {causes}; fields are {fields}"
+            )
     return looked
 
 
@@ -201,14 +212,13 @@ def _read(config: Config, looked: Looked, problem: Callable[[str], None]) -> Non
     # Not the order of names: the first ones may be the oldest, or of one topic.
     files = sorted(files, key=lambda f: hashlib.sha256(f.name.encode()).digest())
     quota = SAMPLE / min(len(files), _FILES)
-    read_bytes = 0.0
+    opened = read = 0.0  # bytes of files
     sizes = Counter[str]()  # bytes of text, by file
     ids: set[str] = set()
     wrong: list[str] = []  # of names and splits
     for file in files:
         if sizes.total() >= SAMPLE:
             break
-        looked.read += 1
         # A tally of its own: its number of records tells how far the file was read.
         tally = Tally(config.corpus.max_bad)
         share = 1.0
@@ -226,15 +236,17 @@ def _read(config: Config, looked: Looked, problem: Callable[[str], None]) -> Non
                 if sizes[file.name] > quota:
                     share = _share(file, source, tally.records, sizes[file.name])
                     break
-        read_bytes += share * file.size
+        looked.weights[file.name] = 1 / max(share, 1e-9)
+        opened, read = opened + file.size, read + share * file.size
         looked.tally += tally
     if wrong:
         more = f" (and {len(wrong) - 1:,} more documents)" if len(wrong) > 1 else ""
         problem(wrong[0] + more)
+    # Files that were not opened are taken to be like those that were.
     total = sum(file.size for file in files)
-    looked.share = min(1.0, read_bytes / total) if total else 1.0
-    for place in looked.places.values():
-        place.scale = 1 / max(looked.share, 1e-9)
+    looked.share = min(1.0, read / total) if total else 1.0
+    for name in looked.weights:
+        looked.weights[name] *= max(1.0, total / max(1.0, opened))
 
 
 def _sort(config: Config, looked: Looked, tally: Tally, document: Document) -> None:
@@ -259,7 +271,7 @@ def _sort(config: Config, looked: Looked, tally: Tally, document: Document) -> N
         split = BASE
         if looked.where != "base_text":
             split = split_of(document, corpus.split, in_pool, gives_base)
-        place = Place(partition, group, in_pool)
+        place = Place(partition, group, in_pool, looked.weights)
         looked.places.setdefault(partition, place).add(document, split)
 
 
@@ -396,11 +408,10 @@ def units(config: Config, found: Preview) -> int:
 def evaluation(config: Config, place: Place) -> dict[str, tuple[int, int]]:
     """Tokens and windows of each split that will be scored, about."""
     corpus, length, result = config.corpus, config.model.length, {}
-    most = corpus.evaluation_windows * length or float("inf")
+    most = corpus.evaluation_windows * length or math.inf
     for split in SPLITS:
         tokens = place.tokens(split, most)
-        sizes = [n / place.bytes_per_token for n in place.sizes.get(split, ())]
-        windows = place.scale * sum(-(-min(n, most) // length) for n in sizes)
+        windows = place.summed(split, lambda n: math.ceil(min(n, most) / length))
         kept = min(1.0, (corpus.evaluation_tokens or tokens) / max(1.0, tokens))
         result[split] = round(kept * tokens), round(kept * windows)
     return result

@@ -72,41 +72,39 @@ def _show_source(source: Looked) -> None:
         f"{counted(len(inputs.files), 'file')} of {_bytes(size)} "
         f"({', '.join(f'{n:,} {kind}' for kind, n in kinds.most_common())})"
     )
-    if inputs.left_out:
-        why = Counter(why for _, why in inputs.left_out)
-        names = "; ".join(f"{name} ({why})" for name, why in inputs.left_out[:_NAMED])
-        more = ", ..." if len(inputs.left_out) > _NAMED else ""
-        say(
-            f"  left out: {counted(len(inputs.left_out), 'file')} "
-            f"({', '.join(f'{n:,} {cause}' for cause, n in why.most_common())}): "
-            f"{names}{more}"
-        )
+    for why, count in Counter(why for _, why in inputs.left_out).most_common():
+        names = [name for name, cause in inputs.left_out if cause == why][:_NAMED]
+        more = ", ..." if count > _NAMED else ""
+        say(f"  files left out: {why} ({count:,}): {', '.join(names)}{more}")
     documents = sum(
         len(sizes) for place in source.places.values() for sizes in place.sizes.values()
     )
     if source.share < 1:
         say(
             f"  looked at the first {counted(tally.records, 'record')} of "
-            f"{counted(source.read, 'file')}, about {source.share:.2g} of the text"
+            f"{counted(len(source.weights), 'file')}, about "
+            f"{100 * source.share:.2g}% of the text"
         )
     else:
         say(f"  looked at all {counted(tally.records, 'record')}")
-    say(f"  in partitions or domains: {counted(documents, 'document')}")
+    say(f"  taken: {counted(documents, 'document')}")
     for cause in source.causes():
         say(f"  left out: {cause}")
     for cause, number in tally.repaired.items():
-        say(f"  repaired: {number:,} {cause}")
+        say(f"  repaired: {cause} ({number:,})")
     count, first, last = source.dates
     if count:
         say(f"  dates: {count:,}, from {first} to {last} ({config.date_field})")
     if count or config.by_dates:
         for cause, number in source.no_dates.items():
-            say(f"  no date: {number:,}, {cause}{source.example(cause)}")
+            say(f"  no date: {source.counted(cause, number)}")
     if config.reader not in ("text", "sotu"):
         uses = dict(_uses(config))
         rows = [
             (name, uses.get(name, uses.get(name.partition(".")[2], "")), example)
             for name, example in tally.fields.items()
+            # Of an object that may be empty, its fields are there.
+            if example or not any(n.startswith(f"{name}.") for n in tally.fields)
         ]
         rows.sort(key=lambda row: not row[1])
         others = len(rows) - _FIELDS
