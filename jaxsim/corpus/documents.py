@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jaxsim.config import SourceConfig
@@ -19,6 +19,8 @@ from jaxsim.corpus.fields import (
     date_of,
     find,
     is_missing,
+    kind_of,
+    shown,
     text_of,
     texts_of,
 )
@@ -38,7 +40,8 @@ MANY_BAD = 1000  # bad records after which their share is watched
 MAX_PLACES = 10_000  # of bad records of a file that are kept
 FROM_TEXT = "sha256:"  # begins ids that are made of the text
 
-_SAMPLE = 100  # records of a file whose fields are looked at
+_SAMPLE, _MOST_FIELDS = 100, 200  # records of a file that are looked at
+_UNCONDITIONAL = 1_000_000  # numbers of OLMES's requests without a prompt
 _BOM = "\ufeff"
 
 
@@ -138,17 +141,22 @@ def read_file(
       UserError: the file cannot be opened.
       DamagedError: it is truncated or changed.
     """
-    with readable(file.source):
+    if source.reader == "olmes":
+        source = dataclasses.replace(
+            source,
+            prompt_field="request.context",
+            completion_field="request.continuation",
+        )
+    with readable(file.source, file.path):
         for line, record in _records(file, source, also):
             tally.records += 1
             if not isinstance(record, Cause):
+                record.update(file.parts)
                 if tally.records <= _SAMPLE:
                     _look_at(record, tally.fields, source)
-                record.update(file.parts)
-                made = _document(file, source, record, tally.repaired)
-                if made is None:
-                    tally.filtered += 1
+                if not _wanted(source, record, tally):
                     continue
+                made = _document(file, source, record, tally.repaired)
                 if not isinstance(made, Cause):
                     yield made
                     continue
@@ -162,17 +170,17 @@ def _records(
     file: InputFile, source: SourceConfig, also: Collection[str] | None
 ) -> Iterator[formats.Record]:
     where = f"source {file.source!r}"
-    if source.reader in ("text", "sotu"):
-        data = formats.read_text(where, file.path)
-        if len(data) > MAX_RECORD_BYTES:
-            yield 0, Cause(TOO_LONG)
-            return
-        try:
-            yield 0, {source.text_field: data.decode()}
-        except UnicodeDecodeError:
-            yield 0, Cause(NOT_UTF8)
+    if source.reader not in ("text", "sotu"):
+        yield from formats.read_records(where, file.path, _columns(source, also))
         return
-    yield from formats.read_records(where, file.path, _columns(source, also))
+    data = formats.read_text(where, file.path)
+    if len(data) > MAX_RECORD_BYTES:
+        yield 0, Cause(TOO_LONG)
+        return
+    try:
+        yield 0, {source.text_field: data.decode()}
+    except UnicodeDecodeError:
+        yield 0, Cause(NOT_UTF8)
 
 
 def _columns(source: SourceConfig, also: Collection[str] | None) -> set[str] | None:
@@ -188,67 +196,90 @@ def _columns(source: SourceConfig, also: Collection[str] | None) -> set[str] | N
     return {"metadata", *paths, *(path.partition(".")[0] for path in paths)}
 
 
+def _wanted(source: SourceConfig, record: dict[str, Any], tally: Tally) -> bool:
+    """Whether a record is asked for; counts it if not."""
+    for name, value in source.where:
+        found = texts_of(find(record, name), name, "every")
+        if isinstance(found, Cause) or value not in found:
+            tally.filtered += 1
+            return False
+    if source.reader == "olmes":
+        number, label = record.get("doc_id"), record.get("label")
+        if isinstance(number, int) and number >= _UNCONDITIONAL:
+            tally.drop("request without its prompt")
+            return False
+        # Otherwise the label is the answer, and the request the only one.
+        if isinstance(label, int) and label != record.get("idx"):
+            tally.drop("choice that is not the answer")
+            return False
+    return True
+
+
 def _document(
     file: InputFile, source: SourceConfig, record: dict[str, Any], repaired: Counter
-) -> Document | Cause | None:
-    """The document of a record; None if `where` leaves it out."""
-    for name, wanted in source.where:
-        found = texts_of(find(record, name), name, "every")
-        if isinstance(found, Cause) or wanted not in found:
-            return None
-    prompt = None
-    field = source.completion_field or source.text_field
-    text = _clean(record, field, repaired)
+) -> Document | Cause:
+    text = _text_in(record, source.completion_field or source.text_field)
     if isinstance(text, Cause):
         return text
+    prompt = None
     if source.prompt_field:
-        prompt = _clean(record, source.prompt_field, repaired)
+        prompt = _text_in(record, source.prompt_field)
         if isinstance(prompt, Cause):
             return prompt
-    if source.reader in ("text", "sotu"):
-        identity: str | Cause | None = record.get("fileid", file.name)
     else:
-        identity = text_of(find(record, source.id_field), source.id_field)
+        text = _repair(text, repaired)
+    identity = _identity(file, source, record)
     if isinstance(identity, Cause):
         return identity
     if identity is None:
         content = text if prompt is None else f"{prompt}\0{text}"
         identity = FROM_TEXT + hashlib.sha256(content.encode()).hexdigest()[:16]
-    elif source.ids == "per file":
-        identity = f"{file.name}:{identity}"
-    # Lone surrogates in an id become escapes, so that it can be written down.
-    identity = identity.encode("utf-8", "backslashreplace").decode("utf-8")
     date = date_of(find(record, source.date_field), source.date_field)
     return Document(
-        identity,
-        text,
-        file.source,
-        "" if isinstance(date, Cause) or date is None else date,
-        record,
-        file.name,
-        prompt,
+        id=identity,
+        text=text,
+        source=file.source,
+        date="" if isinstance(date, Cause) or date is None else date,
+        fields=record,
+        file=file.name,
+        prompt=prompt,
     )
 
 
-def _clean(record: dict[str, Any], name: str, repaired: Counter[str]) -> str | Cause:
-    """The text in a field, with small faults repaired."""
-    text = find(record, name)
-    if isinstance(text, bytes):
-        text = text_of(text, name)
-    if isinstance(text, Cause):
-        return text
-    if text is None:
+def _identity(
+    file: InputFile, source: SourceConfig, record: dict[str, Any]
+) -> str | Cause | None:
+    """The id that a record has, if it has one."""
+    match source.reader:
+        case "text":
+            return file.name
+        case "sotu":
+            return str(record["fileid"])
+        case "olmes":
+            # The same task may be there with other prompts, in another folder.
+            folder = PurePosixPath(file.path).parent.name
+            return f"{record.get('task_name')}/{folder}:{record.get('doc_id')}"
+    identity = text_of(find(record, source.id_field), source.id_field)
+    if identity is None or isinstance(identity, Cause):
+        return identity
+    if source.ids == "per file":
+        identity = f"{file.name}:{identity}"
+    # Lone surrogates in an id become escapes, so that it can be written down.
+    return identity.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _text_in(record: dict[str, Any], name: str) -> str | Cause:
+    """The text in a field."""
+    value = find(record, name)
+    if value is None:
         return Cause(f"no {name}")
-    if not isinstance(text, str):
-        cause = text_of(text, name)
-        return cause if isinstance(cause, Cause) else Cause(f"{name} is a number", text)
+    text = text_of(value, name)
+    if isinstance(text, Cause) or text is None:
+        return text or Cause(f"no {name}")
+    if not isinstance(value, str | bytes):
+        return Cause(f"{name} is {kind_of(value)}", value)
     if len(text) > MAX_RECORD_BYTES:
         return Cause(TOO_LONG)
-    if text.startswith(_BOM):
-        text = text.lstrip(_BOM)
-        repaired[BOM] += 1
-        if is_missing(text):
-            return Cause(f"no {name}")
     if "\0" in text:
         return Cause(NUL)
     if not text.isascii():
@@ -256,6 +287,14 @@ def _clean(record: dict[str, Any], name: str, repaired: Counter[str]) -> str | C
             text.encode()
         except UnicodeEncodeError:
             return Cause(SURROGATES)
+    return text if text.strip(_BOM) else Cause(f"no {name}")
+
+
+def _repair(text: str, repaired: Counter[str]) -> str:
+    """Running text with small faults repaired; tasks are scored as they are."""
+    if text.startswith(_BOM):
+        text = text.lstrip(_BOM)
+        repaired[BOM] += 1
     if "\r\n" in text:
         text = text.replace("\r\n", "\n")
         repaired[CRLF] += 1
@@ -269,17 +308,14 @@ def _look_at(
     prefix: str = "",
 ) -> None:
     """Adds the names of a record's fields, each with an example, but no text."""
+    texts = (source.text_field, source.prompt_field, source.completion_field)
     for key, value in record.items():
         name = prefix + key
-        if isinstance(value, dict) and value:
+        if isinstance(value, Mapping):
             _look_at(value, seen, source, f"{name}.")
-        elif not seen.get(name):
-            example = "" if is_missing(value) else repr(value)
-            if name in (
-                source.text_field, source.prompt_field, source.completion_field
-            ):  # fmt: skip
-                example = "(text)"
-            seen[name] = example if len(example) <= 80 else example[:77] + "..."
+        elif not seen.get(name) and len(seen) < _MOST_FIELDS:
+            example = "" if is_missing(value) else shown(value)
+            seen[name] = "(text)" if name in texts and example else example
 
 
 def check_bad(

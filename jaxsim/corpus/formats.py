@@ -13,28 +13,37 @@ import json
 import lzma
 import re
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any, TypeAlias
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from array_record.python import array_record_module
+from tensorflow_datasets.proto import tf_example_pb2
 
 from jaxsim.corpus.fields import NOT_UTF8, TOO_LONG, Cause
-from jaxsim.errors import DamagedError
+from jaxsim.errors import DamagedError, UserError
 
 JSON_LINES, TABLE, TEXT = "JSON Lines", "a table", "plain text"
 PARQUET, ARROW = "a Parquet file", "an Arrow file"
 POINTER, ARRAY, PRETTY = "a git-lfs pointer", "a JSON array", "pretty-printed JSON"
-EMPTY, BINARY = "an empty file", "a binary file"
+PRETTY_ARRAY = "a pretty-printed JSON array"
+EMPTY, BINARY, HTML = "an empty file", "a binary file", "an HTML page"
+ARRAY_RECORD, TFRECORD = "an ArrayRecord file", "a TFRecord file"
+
+TEXTUAL = (TEXT, TABLE, JSON_LINES, ARRAY, PRETTY, PRETTY_ARRAY, HTML)
 
 # What helps with files that cannot be read as they are.
 ADVICE = {
     POINTER: "fetch its content with `git lfs pull`",
-    ARRAY: "write one record a line, as `jq -c '.[]' FILE > FILE.jsonl` does",
+    **dict.fromkeys(
+        (ARRAY, PRETTY_ARRAY),
+        "write one record a line, as `jq -c '.[]' FILE > FILE.jsonl` does",
+    ),
     PRETTY: "write one record a line, as `jq -c . FILE > FILE.jsonl` does",
-    TEXT: "read it with reader='text', or end its name with .csv or .tsv if it is one",
+    TEXT: "use reader='text', or end its name with .csv or .tsv if it is a table",
 }
 
 NOT_JSON = "not JSON"
@@ -56,6 +65,7 @@ _MAGIC = (
 _KINDS = (
     (re.compile(rb"PAR1"), PARQUET),
     (re.compile(rb"ARROW1|\xff\xff\xff\xff..[\0-\x0f]\0", re.DOTALL), ARROW),
+    (re.compile(rb"\x83\xaf\x70\xd1\x0d\x88\x4a\x3f"), ARRAY_RECORD),
     (re.compile(rb"version https://git-lfs"), POINTER),
     (re.compile(rb"PK\x03\x04"), "a zip archive"),
     (re.compile(rb".{257}ustar", re.DOTALL), "a tar archive"),
@@ -63,11 +73,12 @@ _KINDS = (
     (re.compile(rb"\x93NUMPY"), "a NumPy file"),
     (re.compile(rb"\x04\x22\x4d\x18"), "an LZ4 file"),
     (re.compile(rb"\xff\xfe|\xfe\xff"), "UTF-16 text"),
-    (re.compile(rb"\s*<(!doctype html|html)", re.IGNORECASE), "an HTML page"),
+    (re.compile(rb"\s*<(!doctype html|html)", re.IGNORECASE), HTML),
 )
-_HEAD = 65_536  # bytes that show what a file is
+_HEAD = 8192  # bytes that show what a file is
 _BATCH_BYTES = 4_000_000  # of a Parquet file that are decoded at once, about
 _BOM = codecs.BOM_UTF8
+_ESCAPED = re.compile("[\udc80-\udcff]")
 
 # What reading a file raises if it is truncated or changed.
 _DAMAGE = (
@@ -117,39 +128,65 @@ def plain(stream: io.BufferedReader, name: str) -> Stream:
         case ["gzip"]:
             return gzip.GzipFile(fileobj=stream)
         case ["xz"]:
-            return lzma.LZMAFile(stream)
+            return io.BufferedReader(_Xz(stream), 1 << 18)
         case [codec]:
             return io.BufferedReader(pa.CompressedInputStream(stream, codec), 1 << 18)
     return stream
 
 
+class _Xz(io.RawIOBase):
+    """The content of an xz file; Python's own reader ignores damage after a stream."""
+
+    def __init__(self, stream: io.BufferedReader):
+        self._stream, self._decoder = stream, lzma.LZMADecompressor()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        found = b""
+        while not found:
+            data = b""
+            if self._decoder.eof:
+                data = self._decoder.unused_data
+                while not data.strip(b"\0"):
+                    if not (data := self._stream.read(_HEAD)):
+                        return 0
+                self._decoder = lzma.LZMADecompressor()
+                data = data.lstrip(b"\0")
+            elif self._decoder.needs_input and not (data := self._stream.read(1 << 16)):
+                raise EOFError("the last stream is not whole")
+            found = self._decoder.decompress(data, len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
+
+
 def kind_of(path: str) -> str:
     """What a file is: one of the kinds above, or its name in a few words."""
-    head, name = b"", path
+    head = b""
     with open_file(path) as raw, contextlib.suppress(*_DAMAGE):
-        stream = plain(raw, name)
+        stream = plain(raw, path)
         while len(head) < _HEAD and (more := stream.read(_HEAD - len(head))):
             head += more
     for magic, kind in _KINDS:
         if magic.match(head):
             return kind
-    ending, compression = endings(name)
-    head = head.removeprefix(_BOM)
-    if not head:
-        # Reading it says what is wrong.
-        if not compression:
-            return EMPTY
-        return TABLE if ending in TABLES else TEXT if ending in TEXTS else JSON_LINES
+    ending, compression = endings(path)
+    if ending.startswith("tfrecord") or ".tfrecord-" in path.rpartition("/")[2]:
+        return TFRECORD
+    if not head and not compression:
+        return EMPTY
     if b"\0" in head:
         return BINARY
-    first, *rest = [line for line in head.split(b"\n", 20) if line.strip()] or [b""]
-    if first.lstrip().startswith(b"["):
-        return ARRAY
-    if first.lstrip().startswith(b"{"):
-        whole = len(rest) > 0 and _is_json(first)
-        opens = rest and rest[0].lstrip()[:1] in b'"}'
-        return PRETTY if not whole and opens else JSON_LINES
-    return TABLE if ending in TABLES else TEXT
+    lines = [line.strip() for line in head.removeprefix(_BOM).splitlines()]
+    first, second = [*filter(None, lines), b"", b""][:2]
+    if first.startswith(b"["):
+        return PRETTY_ARRAY if first == b"[" else ARRAY
+    if first.startswith(b"{"):
+        opens = second.startswith((b'"', b"}")) and not _is_json(first)
+        return PRETTY if opens else JSON_LINES
+    by_name = TABLE if ending in TABLES else TEXT if first or ending in TEXTS else ""
+    return by_name or JSON_LINES  # and reading it says what is wrong
 
 
 def _is_json(line: bytes) -> bool:
@@ -174,7 +211,7 @@ def read_records(
     """
     at = 0
     kind = kind_of(path)
-    read = {PARQUET: _parquet, ARROW: _arrow, TABLE: _table}.get(kind, _json_lines)
+    read = _READ.get(kind, _json_lines)
     try:
         with open_file(path) as raw:
             for at, record in read(plain(raw, path), path, columns):
@@ -228,28 +265,146 @@ def _json_lines(stream: Stream, path: str, columns: object) -> Iterator[Record]:
 
 def _table(stream: Stream, path: str, columns: object) -> Iterator[Record]:
     """Rows of CSV or TSV, with the names of the columns in the first one."""
-    raise NotImplementedError
+    csv.field_size_limit(MAX_RECORD_BYTES)
+    start = stream.peek(_HEAD)[:_HEAD].removeprefix(_BOM)  # type: ignore[attr-defined]
+    first = re.sub(rb'"[^"]*"', b"", start.partition(b"\n")[0])
+    separator = max(b"\t,;|", key=first.count)
+    # Bytes that are not UTF-8 become lone surrogates.
+    text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", "")  # type: ignore[type-var]
+    lines = iter(lambda: text.readline(MAX_RECORD_BYTES + 1), "")
+    rows = csv.reader(lines, delimiter=chr(separator))
+    header = next(rows, [])
+    if len({*header}) < len(header):
+        twice = next(name for name in header if header.count(name) > 1)
+        raise UserError(f"{path!r}: two columns are called {twice!r}; rename one")
+    while True:
+        try:
+            row = next(rows, None)
+        except csv.Error:
+            yield rows.line_num, Cause(TOO_LONG)
+            continue
+        if row is None:
+            return
+        if len(row) != len(header):
+            if row:  # and not a blank line
+                yield rows.line_num, Cause(NOT_AS_WIDE, row[:3])
+        elif any(not cell.isascii() and _ESCAPED.search(cell) for cell in row):
+            yield rows.line_num, Cause(NOT_UTF8)
+        else:
+            yield rows.line_num, dict(zip(header, map(_cell, row), strict=True))
+
+
+def _cell(cell: str) -> str | float:
+    """The value of a cell; whole numbers with a point are numbers."""
+    is_number = cell.endswith(".0") and cell[:-2].removeprefix("-").isdecimal()
+    return float(cell) if is_number else cell
 
 
 def _parquet(
     stream: Stream, path: str, columns: Collection[str] | None
 ) -> Iterator[Record]:
+    """Rows of a Parquet file; a few megabytes are decoded at once."""
     with pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20) as file:
         names = file.schema_arrow.names
         wanted = None if columns is None else [n for n in names if n in columns]
-        rows = file.metadata.num_rows
-        groups = range(file.metadata.num_row_groups)
-        size = sum(file.metadata.row_group(i).total_byte_size for i in groups)
-        most = max(1, min(1000, int(_BATCH_BYTES * rows / size))) if size else 1000
-        number = 0
-        for batch in file.iter_batches(batch_size=most, columns=wanted):
-            for record in batch.to_pylist():
+        about = file.metadata
+        groups = [about.row_group(i) for i in range(about.num_row_groups)]
+        size = sum(group.total_byte_size for group in groups)
+        most = max(1, min(1000, _BATCH_BYTES * about.num_rows // (size or 1)))
+        yield from _rows(file.iter_batches(batch_size=most, columns=wanted))
+
+
+def _arrow(stream: Stream, path: str, columns: object) -> Iterator[Record]:
+    """Rows of Arrow's files or streams; the latter are what `datasets` writes."""
+    if stream.peek(6)[:6] == b"ARROW1":  # type: ignore[attr-defined]
+        file = pa.ipc.open_file(stream)
+        yield from _rows(map(file.get_batch, range(file.num_record_batches)))
+        return
+    yield from _rows(pa.ipc.open_stream(stream))
+
+
+def _rows(batches: Iterable[pa.RecordBatch]) -> Iterator[Record]:
+    number = 0
+    for batch in batches:
+        for start in range(0, len(batch), 1000):
+            part = batch.slice(start, 1000)
+            for i, field in enumerate(part.schema):
+                # Python has no nanoseconds, and not every machine has time zones.
+                if pa.types.is_timestamp(field.type):
+                    column = part.column(i).cast(pa.timestamp("us"), safe=False)
+                    part = part.set_column(i, field.name, column)
+            for record in part.to_pylist():
                 number += 1
                 yield number, record
 
 
-def _arrow(stream: Stream, path: str, columns: object) -> Iterator[Record]:
-    raise NotImplementedError
+def _array_record(stream: Stream, path: str, columns: object) -> Iterator[Record]:
+    """Examples of a data set that TFDS wrote as ArrayRecord."""
+    if "://" in path:
+        raise UserError(f"{path!r}: ArrayRecord files are only read from this machine")
+    reader = array_record_module.ArrayRecordReader(path)
+    names, most = _Labels(path), reader.num_records()
+    for start in range(0, most, 64):
+        for i, data in enumerate(reader.read([*range(start, min(start + 64, most))])):
+            # A truncated file silently gives empty records.
+            if not data:
+                raise EOFError("a record is empty")
+            yield start + i + 1, _example(data, names)
 
 
-_ = csv
+def _tf_record(stream: Stream, path: str, columns: object) -> Iterator[Record]:
+    """Examples of a data set that TFDS wrote as TFRecord."""
+    names, number = _Labels(path), 0
+    while head := stream.read(12):
+        size = int.from_bytes(head[:8], "little")
+        data = stream.read(min(size, MAX_RECORD_BYTES) + 4)
+        number += 1
+        if size > MAX_RECORD_BYTES:
+            stream.seek(size - MAX_RECORD_BYTES, io.SEEK_CUR)
+            yield number, Cause(TOO_LONG)
+        elif len(head) < 12 or len(data) < size + 4:
+            raise EOFError("the last record is not whole")
+        else:
+            yield number, _example(data[:-4], names)
+
+
+class _Labels(dict[str, list[str]]):
+    """Names of the classes of a TFDS data set, by feature."""
+
+    def __init__(self, path: str) -> None:
+        self.folder = path.rpartition("/")[0] or "."
+
+    def __missing__(self, feature: str) -> list[str]:
+        self[feature] = []
+        with (
+            contextlib.suppress(OSError),
+            open_file(f"{self.folder}/{feature.replace('/', '-')}.labels.txt") as file,
+        ):
+            self[feature] = file.read().decode().splitlines()
+        return self[feature]
+
+
+def _example(data: bytes, names: _Labels) -> dict[str, Any]:
+    """A record of an example of TensorFlow; nothing else than numbers and texts."""
+    record: dict[str, Any] = {}
+    for path, feature in tf_example_pb2.Example.FromString(
+        data
+    ).features.feature.items():
+        values = [*getattr(feature, feature.WhichOneof("kind") or "bytes_list").value]
+        if feature.HasField("int64_list") and (known := names[path]):
+            values = [known[i] if 0 <= i < len(known) else i for i in values]
+        *above, name = path.split("/")
+        inner = record
+        for each in above:
+            inner = inner.setdefault(each, {})
+        inner[name] = values[0] if len(values) == 1 else values
+    return record
+
+
+_READ = {
+    PARQUET: _parquet,
+    ARROW: _arrow,
+    TABLE: _table,
+    ARRAY_RECORD: _array_record,
+    TFRECORD: _tf_record,
+}

