@@ -109,7 +109,7 @@ def test_a_good_corpus(dry_run, tmp_path):
         "taken: 199 documents",
         "left out: no topic (1)",
         "dates: 199, from 2015-03-01 to 2015-03-01",
-        "is not a date (1, as 'n.d.')",
+        " date (1, as 'n.d.')",
         "extra.score",
         "all scoring",
         "nothing was written",
