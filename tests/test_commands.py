@@ -122,7 +122,7 @@ def test_one_partition_works_from_prepare_to_report(project, tmp_path, capfd):
     bad = "--config.score.mixtures=subsets:2-3"
     assert tiny.run("prepare", workdir, config, bad) == 2
     assert "sizes must lie between 1 and the number" in capfd.readouterr().err
-    assert tiny.run("run", workdir, config) == 0
+    assert tiny.run("run", workdir, config, BY_TABLE) == 0
     assert "there will be no reference runs" in capfd.readouterr().out
     assert load_search(workdir).best["weights"] == {"solo": 1.0}
     assert (workdir / "report" / "index.html").is_file()
