@@ -122,9 +122,12 @@ class CorpusConfig:
     base_text: dict[str, SourceConfig] = field(default_factory=dict)
     tokenizer: TokenizerConfig = TokenizerConfig()
     split: SplitConfig = SplitConfig()
-    evaluation_tokens: int = non_negative(0)  # of a split of a domain, about; 0: all
+    # Of a split of a domain, about; 0: all.
+    evaluation_tokens: int = non_negative(100_000)
     evaluation_windows: int = non_negative(0)  # of a document, evenly spaced; 0: all
     max_units: int = positive(1)  # units that a large partition is cut into
+    # A unit keeps rows for at most so many runs of a member; more text is not encoded.
+    unit_budgets: float = checked(8.0, lambda x: 1 <= x <= _MOST, "from 1 to 1e9")
     max_epochs: float = positive(16.0)  # a unit that repeats more is refused
     max_bad: float = share(0.001)  # unreadable records that are tolerated
     max_unknown: float = share(0.01)  # text that a 'file' tokenizer may not know
@@ -132,6 +135,10 @@ class CorpusConfig:
     overlap: Literal["drop", "refuse"] = "drop"
     overlap_words: int = positive(13)  # length of the n-grams compared
     overlap_share: float = share(0.5)  # of a document's n-grams that match
+    # Training documents that share so much of their 5-grams of words (Jaccard
+    # similarity, estimated) are copies; 0: only those with the same words are.
+    near_duplicates: float = share(0.0)
+    workers: int = non_negative(0, 4096)  # processes; 0: one per core for large input
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-import jax
 import rich.box
 import rich.console
 import rich.progress
@@ -118,6 +117,8 @@ class Provenance(TypedDict):
 
 def provenance() -> dict[str, Any]:
     """Versions, commit and device: what produced a number."""
+    import jax  # processes that prepare text do without
+
     devices = jax.devices()
     return {
         "versions": versions(),

@@ -301,7 +301,7 @@ def test_two_results_of_the_same_pool_may_use_other_runs():
     "change", ["tokens", "group", "split", "in_pool", "domain", "nothing"]
 )
 def test_a_result_remembers_what_the_corpus_said(change):
-    unit = Unit("a", "a", "g", "d1", 4, 100, 7)
+    unit = Unit("a", "a", "g", "d1", 4, 100, 7, 100)
     domain = Domain("a", True, {"dev": "1", "test": "2"}, {}, {}, {}, {})
     then = SimpleNamespace(units={"a": unit}, domains={"a": domain})
     swapped = dataclasses.replace(domain, digests={"dev": "2", "test": "1"})

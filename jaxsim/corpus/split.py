@@ -6,160 +6,104 @@ same in every run and on every machine, whatever other documents there are.
 
 import dataclasses
 import hashlib
-import itertools
 import re
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 from jaxsim.config import CorpusConfig, SourceConfig, SplitConfig
-from jaxsim.corpus.documents import Document, Quarantine, read_documents
+from jaxsim.corpus.documents import Document
 from jaxsim.corpus.fields import Cause, date_of, find, text_of, texts_of
 from jaxsim.corpus.formats import stem_of
 from jaxsim.corpus.names import Labels, check_free, check_name, check_twins
 from jaxsim.errors import UserError
-from jaxsim.log import progress
 
 BASE, TRAIN, DEV, TEST = Labels.BASE, "train", "dev", "test"
 SPLITS = (DEV, TEST)
+# Of config.corpus, those that name sources.
+SECTIONS = PARTITIONS, DOMAINS, BASE_TEXT = ("partitions", "domains", "base_text")
 _ISO_PREFIX = re.compile(r"\d{4}(-\d{2}(-\d{2}([T ].*)?)?)?")
 
 
-@dataclasses.dataclass
-class Gathered:
-    """Documents by partition, domain and split; `decontaminate` removes some."""
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A partition, a domain, or text for the base model."""
 
-    train: dict[str, list[Document]]  # by partition
-    base: dict[str, list[Document]]  # by partition, or "/" and source of base text
-    evaluation: dict[str, dict[str, list[Document]]]  # by domain and split
-    groups: dict[str, str]  # of partitions
-    dropped: dict[str, Counter[str]]  # by source, by cause
-    # Those that repeat earlier training text, by partition.
-    duplicates: Counter[str] = dataclasses.field(default_factory=Counter)
-    # By partition or 'base', and domain: training documents that repeat the domain,
-    # and evaluation documents that repeat older training text.
-    overlap: dict[str, dict[str, dict[str, int]]] = dataclasses.field(
-        default_factory=lambda: defaultdict(
-            lambda: defaultdict(lambda: {"training": 0, "evaluation": 0})
-        )
-    )
+    section: str  # of config.corpus
+    source: str
+    name: str
+    group: str
 
 
-def gather(
-    config: CorpusConfig,
-    quarantine: Quarantine,
-    base_partitions: Collection[str] | None,
-) -> Gathered:
-    """Reads, partitions and splits everything that the config names.
+# Section and source of each file, and what its documents belong to: (name, group).
+FoundPlaces = Iterable[tuple[str, str, list[tuple[str, str]]]]
 
-    Args:
-      base_partitions: the partitions whose 'base' split is base text; the others
-        are trained on it instead. None before base text is frozen, when all
-        partitions, or the sources of `base_text`, give theirs.
+
+def check_sources(config: CorpusConfig) -> None:
+    """Raises a `UserError` for a bad name of a source, or bad dates."""
+    for section in SECTIONS:
+        check = check_name if section == BASE_TEXT else check_free
+        for name, source in getattr(config, section).items():
+            check(name, f"config.corpus.{section}")
+            _check_dates(name, source.by_dates)
+
+
+def collect_places(config: CorpusConfig, found: FoundPlaces) -> list[Place]:
+    """All places by section, source and name, with names that can be used.
 
     Raises:
-      UserError: bad input, bad names, or a source without documents.
-      DamagedError: a compressed file is truncated or changed.
+      UserError: a bad name, or one that means two things; a source or a range of dates
+        without documents.
     """
-    result = Gathered({}, {}, {}, {}, {})
-    for what, in_pool in (("partitions", True), ("domains", False)):
-        for name, documents in _read_all(config, what, quarantine, result).items():
-            if name in result.evaluation:
+    by_source: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for section, source, pairs in found:
+        groups = by_source[section, source]
+        for name, group in pairs:
+            if groups.setdefault(name, group) != group:
                 raise UserError(
-                    f"config.corpus.domains: {name!r} is the name of a partition, "
-                    "which is a domain already; choose another name"
+                    f"source {source!r}: {name!r} is the name of two partitions, "
+                    f"of {min(groups[name], group)!r} and of "
+                    f"{max(groups[name], group)!r}; rename a file or a value"
                 )
-            gives_base = not config.base_text and (
-                base_partitions is None or name in base_partitions
-            )
-            splits: dict[str, list[Document]] = defaultdict(list)
-            for document in documents:
-                split = split_of(document, config.split, in_pool, gives_base)
-                splits[split].append(document)
-            result.evaluation[name] = {split: splits[split] for split in SPLITS}
-            if in_pool:
-                result.train[name] = splits[TRAIN]
-                if gives_base:
-                    result.base[name] = splits[BASE]
-    check_twins(result.evaluation, "partitions and domains")
-
-    for name in result.train:
-        if (group := result.groups[name]) != name and group in result.train:
-            raise UserError(
-                f"config.corpus.partitions: {group!r} is the name of a partition and "
-                f"of the group of {name!r}; rename the source of one of them"
-            )
-
-    if base_partitions is None:
-        texts = _read_all(config, "base_text", quarantine, result)
-        result.base |= {f"/{name}": found for name, found in texts.items()}
-    return result
-
-
-def _read_all(
-    config: CorpusConfig, what: str, quarantine: Quarantine, result: Gathered
-) -> dict[str, list[Document]]:
-    """The documents of sources by partition; `result` gets groups and counts."""
-    documents: dict[str, list[Document]] = {}
-    sources: dict[str, SourceConfig] = getattr(config, what)
-    if not sources:
-        return documents
-    # Sources of base text name nothing.
-    check = check_name if what == "base_text" else check_free
-    for name in sources:
-        check(name, f"config.corpus.{what}")
-    with progress(len(sources), f"reading corpus.{what}", "sources") as advance:
-        for name, source in sources.items():
-            read = read_documents(name, source, quarantine)
-            found, groups, dropped = partition_documents(name, source, read)
-            for partition in found:
-                for taken in (partition, groups[partition]):
-                    check(taken, f"source {name!r}")
-                if partition in documents:
+    places: dict[tuple[bool, str], Place] = {}
+    for section in SECTIONS:
+        # Sources of base text name nothing.
+        check = check_name if section == BASE_TEXT else check_free
+        for source, settings in getattr(config, section).items():
+            names = sorted(by_source.get((section, source), {}))
+            for name in names:
+                group = by_source[section, source][name]
+                for taken in (name, group):
+                    check(taken, f"source {source!r}")
+                key = section == BASE_TEXT, name
+                if (other := places.get(key)) and other.section != section:
                     raise UserError(
-                        f"source {name!r}: another source names {partition!r} "
+                        f"config.corpus.domains: {name!r} is the name of a partition, "
+                        "which is a domain already; choose another name"
+                    )
+                if other:
+                    raise UserError(
+                        f"source {source!r}: another source names {name!r} "
                         "too; give one of them another rule or name"
                     )
-            documents |= found
-            result.groups = groups | result.groups  # base text comes last
-            if dropped:
-                result.dropped.setdefault(name, Counter()).update(dropped)
-            advance(1)
-    return documents
-
-
-def partition_documents(
-    name: str, source: SourceConfig, read: Iterable[Document]
-) -> tuple[dict[str, list[Document]], dict[str, str], Counter[str]]:
-    """Documents by partition, groups by partition, and dropped counts by cause."""
-    _check_dates(name, source.by_dates)
-    by_partition: dict[str, list[Document]] = defaultdict(list)
-    groups: dict[str, str] = {}
-    dropped: Counter[str] = Counter()
-    for document in read:
-        places = places_of(name, source, document)
-        if isinstance(places, str):
-            dropped[places] += 1
-            continue
-        for partition, group in places:
-            by_partition[partition].append(document)
-            if groups.setdefault(partition, group) != group:
-                raise UserError(
-                    f"source {name!r}: {partition!r} is the name of two partitions, "
-                    f"of {groups[partition]!r} and of {group!r}; rename a file or a "
-                    "value"
-                )
-    if not by_partition:
-        causes = ", ".join(f"{n} with {c}" for c, n in dropped.items())
-        why = f"dropped {causes}" if causes else "none pass `where`"
-        raise UserError(f"source {name!r}: no documents left; {why}")
-    if source.by_dates and not (source.by_field or source.by_file):
-        for start, end in source.by_dates:
-            if f"{start}-{end}" not in by_partition:
-                raise UserError(
-                    f"partition '{start}-{end}' of source {name!r}: no "
-                    "document has such a date; remove the range"
-                )
-    return dict(sorted(by_partition.items())), groups, dropped
+                places[key] = Place(section, source, name, group)
+            one_rule = not (settings.by_field or settings.by_file)
+            for start, end in settings.by_dates if one_rule and names else ():
+                if f"{start}-{end}" not in names:
+                    raise UserError(
+                        f"partition '{start}-{end}' of source {source!r}: no "
+                        "document has such a date; remove the range"
+                    )
+    used = [place for place in places.values() if place.section != BASE_TEXT]
+    check_twins((place.name for place in used), "partitions and domains")
+    partitions = [place for place in used if place.section == PARTITIONS]
+    names = {place.name for place in partitions}
+    for place in partitions:
+        if place.group != place.name and place.group in names:
+            raise UserError(
+                f"config.corpus.partitions: {place.group!r} is the name of a partition "
+                f"and of the group of {place.name!r}; rename the source of one of them"
+            )
+    return list(places.values())
 
 
 def places_of(
@@ -225,12 +169,6 @@ def unit_hash(salt: str, key: str) -> float:
     return (int.from_bytes(hashlib.sha256(data).digest()[:8]) >> 11) / 2**53
 
 
-def hash_order(salt: str, documents: Iterable[Document]) -> list[int]:
-    """Indices of documents in the order of a hash of their ids."""
-    keys = [(unit_hash(salt, d.id), d.id) for d in documents]
-    return sorted(range(len(keys)), key=keys.__getitem__)
-
-
 def split_of(
     document: Document,
     split: SplitConfig,
@@ -270,49 +208,24 @@ def split_of(
     return TRAIN
 
 
-def check_splits(gathered: Gathered, split: SplitConfig, frozen: bool) -> None:
-    """Raises a `UserError` that names all splits of domains without a document.
+def working_salt(
+    documents: Mapping[Place, Sequence[Document]], split: SplitConfig, bases: bool
+) -> str:
+    """The first of a thousand salts that leaves no split of a place empty, or ''.
 
-    It proposes another salt, unless the rule is `frozen`.
+    Args:
+      bases: whether partitions give base text.
     """
-    empty = [
-        f"{'partition' if domain in gathered.train else 'domain'} "
-        f"{domain!r} has no document in its {split} split"
-        for domain, splits in gathered.evaluation.items()
-        for split, documents in splits.items()
-        if not documents
-    ]
-    if not empty:
-        return
-    advice = "give them more documents"
-    if not frozen:
-        advice += ", raise config.corpus.split.dev and config.corpus.split.test"
-        if salt := _working_salt(gathered, split):
-            advice += f", or set config.corpus.split.salt={salt!r}: none is empty then"
-    raise UserError("; ".join(empty) + ". What helps: " + advice)
-
-
-def _working_salt(gathered: Gathered, split: SplitConfig) -> str:
-    """The first of a thousand salts that leaves no split empty, or ''."""
-    pooled = {
-        domain: [
-            *itertools.chain.from_iterable(splits.values()),
-            *gathered.train.get(domain, ()),
-            *gathered.base.get(domain, ()),
-        ]
-        for domain, splits in gathered.evaluation.items()
-    }
-    gives_base = any(domain in gathered.base for domain in gathered.train)
     for number in range(1000):
         trial = dataclasses.replace(split, salt=str(number))
         found: set[str] = set()
-        for domain, documents in pooled.items():
-            in_pool = domain in gathered.train
-            splits = {split_of(d, trial, in_pool) for d in documents}
+        for place, of_place in documents.items():
+            in_pool = place.section == PARTITIONS
+            splits = {split_of(d, trial, in_pool) for d in of_place}
             if not splits.issuperset((*SPLITS, TRAIN) if in_pool else SPLITS):
                 break
             found |= splits
         else:
-            if BASE in found or not gives_base:
+            if BASE in found or not bases:
                 return trial.salt
     return ""

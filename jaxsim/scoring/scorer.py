@@ -234,7 +234,7 @@ class Scorer:
         units = [self.corpus.unit(name) for name in self.members]
         return concatenate(
             uniform(self.members),
-            proportional(self.members, [u.tokens for u in units]),
+            proportional(self.members, [u.supply for u in units]),
             macro(self.members, [u.group for u in units]),
         )
 

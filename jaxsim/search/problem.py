@@ -76,7 +76,7 @@ class Problem:
             [scorer.corpus.unit(name) for name in scorer.members],
             np.array([max(manifests[n].epochs.values()) for n in scorer.members]),
             scorer.pool.identity["recipe"]["replay"],
-            scorer.corpus.base.tokens if scorer.corpus.base else 0,
+            scorer.corpus.base.supply if scorer.corpus.base else 0,
         )
         self.loss = LossOracle(self._values, self._slope, config.evaluations)
         self.nll: dict[bytes, np.ndarray] = {}

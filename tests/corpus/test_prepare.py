@@ -38,6 +38,7 @@ from jaxsim.errors import DamagedError, UserError
 from .builders import (
     config_of,
     document,
+    in_order,
     with_corpus,
     words,
     write_jsonl,
@@ -69,7 +70,7 @@ def digests(corpus):
 
 def texts_of(path):
     lines = path.read_text().split("\n")[:-1]
-    return {r["id"]: r["text"] for r in map(json.loads, lines)}
+    return in_order({r["id"]: r["text"] for r in map(json.loads, lines)})
 
 
 def test_rows_are_the_training_documents(sources, work, tmp_path):
@@ -227,7 +228,7 @@ def test_unchanged_input_is_not_read_again(sources, work, monkeypatch):
     module = sys.modules["jaxsim.corpus.prepare"]
     assert prepare_package is module.prepare
     with monkeypatch.context() as patch:
-        patch.setattr(module, "gather", refuse)
+        patch.setattr(module, "scanned", refuse)
         assert digests(prepare(config, work)) == digests(before)
         path = sources["a"].path
         os.utime(path, ns=(1, 1))
@@ -332,7 +333,7 @@ def test_one_changed_token_is_found(sources, work):
     tokens_RL1[3, 7] ^= 1
     folder = store.folder_of(work, "unit", corpus.units["a"].digest)
     shutil.rmtree(folder)
-    write_table(folder, {"tokens": tokens_RL1})
+    write_table(folder, [{"tokens": tokens_RL1}], tokens_RL1.nbytes)
     with pytest.raises(DamagedError, match="unit 'a': its rows differ"):
         open_corpus(work).rows("a")
 
@@ -875,7 +876,7 @@ def test_a_full_disk_is_an_error_of_the_system(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, before[1]))
     try:
         with pytest.raises(OSError, match="File too large") as caught:
-            write_table(tmp_path / "table", {"tokens": tokens_RL1})
+            write_table(tmp_path / "table", [{"tokens": tokens_RL1}], 0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert caught.value.filename == str(tmp_path / "table")
@@ -890,7 +891,7 @@ def test_few_tables_are_open_at_once(tmp_path, monkeypatch):
     tables = []
     for i in range(4):
         tokens_RL1 = np.full((1, 9), i, np.int32)
-        write_table(tmp_path / str(i), {"tokens": tokens_RL1})
+        write_table(tmp_path / str(i), [{"tokens": tokens_RL1}], 0)
         tables.append(TableReader(tmp_path / str(i), "a table", 9))
     for i in (0, 1, 2, 3, 0, 2):
         assert tables[i][np.array([0])].tolist() == [[i] * 9]
