@@ -12,11 +12,10 @@ for large shares and 0 for small ones.
 
 All of it goes through one `jaxsim prepare`. A word of its own at the beginning of each
 training document tells, from the rows of tokens, which ones are left. A clean document
-that was dropped is a false positive, unless the texts themselves, compared word by word,
-say that it does repeat evaluation text: real text does.
+that was dropped is a false positive, unless it does repeat evaluation text, compared
+word by word: real text does.
 """
 
-import argparse
 import json
 import random
 import re
@@ -37,13 +36,14 @@ KINDS: dict[str, Callable[[str], str]] = {
     "another case": lambda text: text.swapcase(),
     "other punctuation": lambda text: re.sub(r"[.,;:]", " -", text),
     "embedded": lambda text: text,
-    "prompt": lambda text: text,
-    "completion": lambda text: text,
+    "a task": lambda text: text,
+    "prompt of a task": lambda text: text,
+    "completion of a task": lambda text: text,
 }
-TASKS = ("prompt", "completion")
+TASKS = ("a task", "prompt of a task", "completion of a task")
 LONGER = {"embedded": 3}  # times as many words as the evaluation document
 WORDS = range(60, 400)  # of a document
-PROMPT = 0.5  # share of a task's words in its prompt
+PROMPT = 0.8  # share of a task's words in its prompt
 CLEAN, PLANTED = "clean", "planted"
 
 
@@ -79,6 +79,7 @@ class Corpus:
                     self._plant(kind, share, change, pool)
         for _ in range(clean):
             self._train(CLEAN, next(pool))
+        self.base = [{"id": f"b{i}", "text": next(pool)} for i in range(40)]
 
     def _plant(
         self, kind: str, share: float, change: Callable[[str], str], pool: Iterator[str]
@@ -91,8 +92,8 @@ class Corpus:
         if kind in TASKS:
             record = {"id": record["id"], "prompt": prompt, "completion": completion}
         self.evaluation.append(record)
-        source = {"prompt": prompt, "completion": completion}.get(kind, text)
-        words = source.split(" ")
+        parts = dict(zip(TASKS, (text, prompt, completion), strict=True))
+        words = parts.get(kind, text).split(" ")
         copied = words[: max(1, round(share * len(words)))]
         # A task's part is planted in a document as long as the whole task.
         total = LONGER.get(kind, 1) * len(text.split(" "))
@@ -101,8 +102,12 @@ class Corpus:
             clean += next(pool).split(" ")
         clean = clean[: total - len(copied)]
         half = len(clean) // 2
-        parts = " ".join(clean[:half]), change(" ".join(copied)), " ".join(clean[half:])
-        name = self._train(PLANTED, "\n".join(part for part in parts if part))
+        planted = (
+            " ".join(clean[:half]),
+            change(" ".join(copied)),
+            " ".join(clean[half:]),
+        )
+        name = self._train(PLANTED, "\n".join(part for part in planted if part))
         self.cells[name] = kind, share
 
     def _train(self, partition: str, text: str) -> str:
@@ -113,6 +118,7 @@ class Corpus:
     def write(self, folder: Path) -> None:
         by_file = {
             "training": list(self.training.values()),
+            "base": self.base,
             "running": [r for r in self.evaluation if "text" in r],
             "tasks": [r for r in self.evaluation if "text" not in r],
         }
@@ -170,17 +176,17 @@ def measure(corpus: Corpus, folder: Path, args: Any) -> dict[str, Any]:
                 "running": source("running.jsonl"),
                 "tasks": source("tasks.jsonl", **tasks),
             },
-            base_text={"base": source("running.jsonl")},
+            base_text={"base": source("base.jsonl")},
             tokenizer=TokenizerConfig(kind="bytes"),
             # Nearly everything is training text.
-            split=SplitConfig(dev=0.002, test=0.002),
+            split=SplitConfig(dev=0.01, test=0.01),
             overlap_words=args.words,
             overlap_share=args.share,
             evaluation_tokens=0,
             max_epochs=1e9,
             unit_budgets=1e9,
         ),
-        model=ModelConfig(length=1024),
+        model=ModelConfig(length=256),  # shorter than any document
         recipe=RecipeConfig(steps=1, batch=1),
     )
     prepared = prepare(config, folder / "work")
@@ -206,17 +212,17 @@ def measure(corpus: Corpus, folder: Path, args: Any) -> dict[str, Any]:
         }
         for kind in KINDS
     }
-    clean = [n for n in corpus.training if n in seen and n not in corpus.cells]
-    dropped = [n for n in clean if n not in left]
-    right = sum(corpus.overlaps(n, args.share, args.words) for n in dropped)
-    missed = sum(corpus.overlaps(n, args.share, args.words) for n in clean if n in left)
+    repeats = {n for n in seen if corpus.overlaps(n, args.share, args.words)}
+    clean = {n for n in seen if n not in corpus.cells}
+    dropped = clean - left
     return {
         "recall": table,
         "clean": len(clean),
         "dropped": len(dropped),
-        "repeat_evaluation_text": right,
-        "false_positives": len(dropped) - right,
-        "missed": missed,
+        "false_positives": len(dropped - repeats),
+        "missed": len(clean & left & repeats),
+        "training": len(seen),
+        "unlike_the_definition": len((seen - left) ^ repeats),
     }
 
 
@@ -231,8 +237,8 @@ def markdown(found: dict[str, Any]) -> str:
     shares = [f"{share:g}" for share in SHARES]
     lines = [
         f"Share of planted training documents that were dropped, by the share of the "
-        f"evaluation document's words that were copied; runs of {found['words']} words, "
-        f"`overlap_share` {found['share']:g}.",
+        "evaluation document's words that were copied; runs of "
+        f"{found['words']} words, `overlap_share` {found['share']:g}.",
         "",
         f"| planted | {' | '.join(f'{float(s):.0%}' for s in shares)} |",
         "| --- |" + " ---: |" * len(shares),
@@ -244,10 +250,11 @@ def markdown(found: dict[str, Any]) -> str:
     lines += [
         "",
         f"About {count} documents in each cell. Of {found['clean']:,} clean training "
-        f"documents {found['dropped']:,} were dropped; {found['repeat_evaluation_text']}"
-        f" of them do repeat evaluation text, so there are {found['false_positives']} "
-        f"false positives. {found['missed']} clean ones that repeat evaluation text "
-        "were kept.",
+        f"documents {found['dropped']:,} were dropped, of which "
+        f"{found['false_positives']} do not repeat evaluation text; "
+        f"{found['missed']} that do were kept. Of all {found['training']:,} training "
+        f"documents, {found['unlike_the_definition']} were treated otherwise than a "
+        "comparison word by word says.",
     ]
     return "\n".join(lines) + "\n"
 

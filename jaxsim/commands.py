@@ -79,7 +79,9 @@ def _prepared(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
     bucket = open_bucket(config.bucket, workdir)
 
     def make() -> Corpus:
-        return corpora.prepare(config, workdir, refreeze)
+        made = corpora.prepare(config, workdir, refreeze)
+        assert made is not None  # only a share makes none
+        return made
 
     prepared = bucket.prepare(make, refreeze) if bucket else make()
     if refreeze:

@@ -36,14 +36,18 @@ def test_a_messy_folder_gives_an_answer(tmp_path, capfd):
     summary = corpus.record.summary
     assert summary["quarantine"]["web"]["bad"] == {"not JSON": 1, "no text": 1}
     assert summary["dropped"]["web"] == {"no topic": 1}
-    documents = {name: sum(n.values()) for name, n in summary["documents"].items()}
-    assert documents["notes"] == 40
-    # Five files of 32 records, less what is left out of training text.
-    lost = sum(summary["duplicates"].values()) + sum(
-        n["training"] for of in summary["overlap"].values() for n in of.values()
-    )
-    assert sum(documents[name] for name in PARTITIONS) == 5 * 32 - lost
-    assert lost
+    # Five files of 32 records.
+    assert sum(summary["found"][name] for name in PARTITIONS) == 5 * 32
+    assert summary["found"]["notes"] == 40
+    # Of twelve copies, others are text for the base model or for evaluation.
+    assert 1 <= sum(summary["duplicates"].values()) < 12
+    # Of three documents with a question; others are evaluation text themselves.
+    with_question = [
+        domains["questions"]["training"]
+        for domains in summary["overlap"].values()
+        if "questions" in domains
+    ]
+    assert sum(with_question) in (1, 2, 3)
     found = load_search(workdir)
     assert found.target == {"questions": 1.0}
     assert found.best["weights"].keys() <= corpus.units.keys()
