@@ -4,10 +4,11 @@
     python benchmarks/prepare.py speed memory resume take --text=runs/prepare-text
 
 `text` makes a corpus of what lies in folders: JSON Lines as `benchmarks/fields.py`
-writes them, and .txt, .rst and .md files, also in gzip, such as the documentation that
-Debian packages hold (`apt-get download linux-doc-6.1 git-doc python3.11-doc`, then
-`dpkg-deb -x FILE FOLDER`). Exact duplicates are dropped. It is written as JSON Lines,
-in gzip and as Parquet, with a tokenizer that is trained on a part of it. The others:
+writes them, and files of text, also in gzip, such as the documentation that Debian
+packages hold (`apt-get download linux-doc-6.1 git-doc python3.11-doc dict-foldoc`, then
+`dpkg-deb -x FILE FOLDER` for each). Exact duplicates are dropped. It is written as JSON
+Lines, in gzip and as Parquet, with a tokenizer that is trained on a part of it. The
+others:
 
   speed   CPU seconds, beside `tokenizers` alone and datatrove on the same text.
           `--trove=PYTHON` has datatrove (`pip install datatrove orjson tokenizers`).
@@ -43,8 +44,9 @@ VOCABULARY = 32_768
 TRAINED_ON = 12_000_000  # characters, for the tokenizer
 LONGEST = 20_000  # characters of a document; longer ones are cut at empty lines
 SHORTEST = 80
+FEWEST = 200  # documents of a topic
 FILE = 8_000_000  # characters in a file, about
-ENDINGS = (".txt", ".rst", ".md")
+ENDINGS = (".txt", ".rst", ".md", ".yaml", ".dict")
 FORMATS = {"jsonl": ".jsonl", "gz": ".jsonl.gz", "parquet": ".parquet"}
 NEAR = "--config.corpus.near_duplicates=0.8"
 TARGETS = {"prepare": 1.3, "near duplicates": 1.6, "take": 0.2, "memory": 1e9}
@@ -79,6 +81,7 @@ if __name__ == "__main__":
     LocalPipelineExecutor(
         [JsonlReader(text), writer],
         tasks=int(workers), workers=int(workers), logging_dir=f"{out}/logs",
+        start_method="spawn",  # children that are waited for, and so are counted
     ).run()
 """
 
@@ -182,8 +185,10 @@ def documents(folder: Path) -> Iterator[tuple[str, str]]:
             with path.open(encoding="utf-8") as lines:
                 for line in lines:
                     yield path.stem, json.loads(line)["text"]
-        elif path.is_file() and path.name.removesuffix(".gz").endswith(ENDINGS):
-            opened = gzip.open if path.name.endswith(".gz") else open
+        elif path.is_file() and path.name.removesuffix(".gz").removesuffix(
+            ".dz"
+        ).endswith(ENDINGS):
+            opened = gzip.open if path.name.endswith((".gz", ".dz")) else open
             with opened(path, "rt", encoding="utf-8", errors="replace") as file:
                 for text in pieces(file.read()):
                     yield folder.name.replace("-", "_"), text
@@ -232,8 +237,11 @@ def make_text(args: Any) -> dict[str, Any]:
     args.text.mkdir(parents=True, exist_ok=True)
     model.save(str(args.text / "tokenizer.json"))
     limit = args.megabytes * 1e6 / characters if args.megabytes else 1
+    # None so small that a split is empty.
+    others = [t for t, records in by_topic.items() if len(records) < FEWEST]
+    by_topic["others"] = [r for topic in others for r in by_topic.pop(topic)]
     for topic, records in by_topic.items():
-        kept = records[: max(40, int(len(records) * limit))]
+        kept = records[: max(FEWEST, int(len(records) * limit))]
         for kind in FORMATS:
             write(args.text / kind, topic, kept, kind)
     print(f"{characters / 1e6:.1f} million characters in {len(texts):,} documents")
