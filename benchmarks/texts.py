@@ -65,6 +65,8 @@ def windows(kind: str, count: int, vocab: int, length: int) -> EvaluationSet:
         bytes_R=found.bytes_R[:count],
         domains=(kind,),
         in_pool=(False,),
+        groups=(kind,),
+        by_document=(False,),
         documents=tuple(str(i) for i in range(len(pairs))),
         digest="",
     )

@@ -11,6 +11,7 @@ from jaxsim import corpus as corpora
 from jaxsim.base import base
 from jaxsim.config import Config, save_config
 from jaxsim.corpus import Corpus
+from jaxsim.corpus.prepare import prepare_share
 from jaxsim.corpus.preview import evaluation as preview_evaluation
 from jaxsim.corpus.preview import preview, units
 from jaxsim.corpus.show_preview import show_preview
@@ -32,7 +33,7 @@ from jaxsim.scoring.evaluation import gaps, gather
 from jaxsim.scoring.scorer import Scorer, table_name
 from jaxsim.scoring.scores import Scores
 from jaxsim.scoring.table import count_rows
-from jaxsim.search.objective import Objective, objective, target_weights
+from jaxsim.search.objective import Objective, objective
 from jaxsim.search.result import check_best, load_search, save_search
 from jaxsim.search.search import search as find
 from jaxsim.search.ties import Residual
@@ -56,32 +57,45 @@ CHOSEN, CHOSEN_MIXTURES = "chosen", "chosen-mixtures"
 
 
 def prepare(
-    config: Config, workdir: Path, refreeze: bool = False, dry_run: bool = False
-) -> None:
+    config: Config,
+    workdir: Path,
+    refreeze: bool = False,
+    shard: tuple[int, int] | None = None,
+    dry_run: bool = False,
+) -> Corpus | None:
     """Turns documents into rows of tokens; the first call freezes the corpus.
 
-    With `dry_run` it only says what it would read, and writes nothing.
+    With `shard` it does share i of n of the files in the pass that is due. With
+    `dry_run` it only says what it would read, and writes nothing.
     """
     if dry_run:
         _dry_run(config, workdir)
-    else:
-        _prepared(config, workdir, refreeze)
+        return None
+    if shard is None:
+        return _prepared(config, workdir, refreeze)
+    if refreeze:
+        raise UserError("--refreeze and --shard: give one of them")
+    _make_folder(workdir)
+    prepare_share(config, workdir, shard)
+    return None
 
 
-def _prepared(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
-    """The corpus of the config, in the workdir."""
+def _make_folder(workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
             f"--workdir={workdir}: cannot create this folder: {error.strerror}"
         ) from error
+
+
+def _prepared(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
+    """The corpus of the config, in the workdir."""
+    _make_folder(workdir)
     bucket = open_bucket(config.bucket, workdir)
 
     def make() -> Corpus:
-        made = corpora.prepare(config, workdir, refreeze)
-        assert made is not None  # only a share makes none
-        return made
+        return corpora.prepare(config, workdir, refreeze)
 
     prepared = bucket.prepare(make, refreeze) if bucket else make()
     if refreeze:
@@ -167,14 +181,19 @@ def score(
     workdir: Path,
     mixtures: str | None = None,
     override: bool = False,
+    documents: bool = False,
     scorer: Scorer | None = None,
 ) -> None:
-    """Scores the standard mixtures on every window, and a table of mixtures."""
+    """Scores the standard mixtures on every window, and a table of mixtures.
+
+    With `documents`, it also writes their losses by document.
+    """
     spec = config.score.mixtures if mixtures is None else mixtures
     check_best(workdir, Path(spec))
     scorer = scorer or _scorer(config, workdir, override)
     table = scorer.table(spec) if spec else None  # refused before scoring
-    show.show(tables.standard_bits(scorer.standard()))
+    done = [scorer.standard()]
+    show.show(tables.standard_bits(done[0]))
     if table is not None:
         name = table_name(spec)
         scored = scorer.score(name, table, "dev", config.score.windows)
@@ -189,6 +208,9 @@ def score(
             f"scores: {counted(len(table), 'mixture')} in {scorer.store.folder}/"
             f"{name}.parquet; to search them: `{to_search}`"
         )
+        done.append(scored)
+    for scores in done if documents else ():
+        say(f"scores: by document in {scorer.store.save_documents(scores)}")
 
 
 def validate(
@@ -339,7 +361,7 @@ def run(config: Config, workdir: Path, override: bool = False) -> None:
     """Runs the commands from `prepare` to `report` that the config asks for."""
     corpus = _prepared(config, workdir)
     # A misspelled domain should not be found after all training.
-    target_weights(config.search, gather(corpus))
+    objective(config.search, gather(corpus))
     base(config, workdir)
     trainer = _trainer(config, _pool(config, workdir, corpus))
     train(config, workdir, trainer=trainer)

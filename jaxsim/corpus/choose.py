@@ -274,6 +274,7 @@ class Settled:
 
 def settle(
     place_N: np.ndarray,
+    document_N: np.ndarray,
     tokens_N: np.ndarray,
     overlaps_N: np.ndarray,
     keys: Sequence[np.ndarray],
@@ -284,9 +285,10 @@ def settle(
     A document is left out if it overlaps with evaluation text, or has a key in common
     with an earlier one that was considered: the first key is that of its text, the
     others are those of its bands. So the result for the first documents does not depend
-    on how many come after them.
+    on how many come after them. A document of several partitions is no copy of itself.
 
     Args:
+      document_N: which document an entry is of.
       needed_P: tokens that fill a partition.
     """
     considered = np.ones(len(place_N), bool)
@@ -299,7 +301,7 @@ def settle(
         index = np.flatnonzero(considered)
         same, near = np.zeros((2, len(place_N)), bool)
         for number, key in enumerate(keys):
-            (near if number else same)[index] |= repeated(key[index])
+            (near if number else same)[index] |= repeated(key[index], document_N[index])
         near &= ~same
         kept = considered & ~same & ~near & ~overlaps_N
         taken = np.where(kept, tokens_N, 0)[by_place]

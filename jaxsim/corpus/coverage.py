@@ -20,9 +20,9 @@ class Coverage:
     look good. Only 'file' tokenizers can have unknown text.
 
     Attributes:
-      counts: for each place of text, numbers by `KEYS`: tokens, unknown tokens, bytes of
-        the text, bytes that decoding loses, and bytes that only change in case, accents
-        or Unicode form. White space is not counted.
+      counts: for each place of text, by `KEYS`: tokens, unknown tokens, bytes of the
+        text, bytes that decoding loses, and bytes that only change in case, accents or
+        Unicode form. White space is not counted.
     """
 
     KEYS = ("tokens", "unknown", "bytes", "lost", "changed")

@@ -204,12 +204,12 @@ def _wanted(source: SourceConfig, record: dict[str, Any], tally: Tally) -> bool:
             tally.filtered += 1
             return False
     if source.reader == "olmes":
-        number, label = record.get("doc_id"), record.get("label")
+        number, label, idx = map(record.get, ("doc_id", "label", "idx"))
         if isinstance(number, int) and number >= _UNCONDITIONAL:
             tally.drop("request without its prompt")
             return False
-        # Otherwise the label is the answer, and the request the only one.
-        if isinstance(label, int) and label != record.get("idx"):
+        # A label of another kind is the answer itself, and the request the only one.
+        if (label is None or isinstance(label, int)) and (label or 0) != idx:
             tally.drop("choice that is not the answer")
             return False
     return True
@@ -315,7 +315,7 @@ def _look_at(
             _look_at(value, seen, source, f"{name}.")
         elif not seen.get(name) and len(seen) < _MOST_FIELDS:
             example = "" if is_missing(value) else shown(value)
-            seen[name] = "(text)" if name in texts and example else example
+            seen[name] = "(text)" if name and name in texts and example else example
 
 
 def check_bad(

@@ -214,9 +214,12 @@ def band_hashes(gram_G: np.ndarray, begin_D: np.ndarray, share: float) -> np.nda
     return _mixed(hashes)
 
 
-def repeated(keys_N: np.ndarray) -> np.ndarray:
-    """Whether an earlier one of the keys is the same, bool [N]."""
-    order = np.argsort(keys_N, kind="stable")
-    found = np.zeros(len(keys_N), bool)
-    found[order[1:]] = keys_N[order[1:]] == keys_N[order[:-1]]
+def repeated(key_N: np.ndarray, document_N: np.ndarray) -> np.ndarray:
+    """Whether the first entry with the same key is of another document, bool [N]."""
+    order = np.argsort(key_N, kind="stable")
+    new = np.ones(len(order), bool)
+    new[1:] = key_N[order[1:]] != key_N[order[:-1]]
+    first = order[np.flatnonzero(new)[np.cumsum(new) - 1]]
+    found = np.zeros(len(order), bool)
+    found[order] = document_N[order] != document_N[first]
     return found

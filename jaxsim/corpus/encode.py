@@ -5,6 +5,7 @@ import functools
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -64,25 +65,29 @@ class Encoded:
 
 def pick(folder: Path, wanted: Wanted, words: int) -> None:
     """Writes documents as text, and the hashes of their n-grams of words."""
-    grams, sizes = [], []
-    with (folder / "texts.jsonl").open("w", encoding="utf-8") as out:
+    grams, sizes, starts = [], [], []
+    with (folder / "texts.jsonl").open("wb") as out:
         for batch in _batches(wanted.read()):
             for d in batch:
-                out.write(json.dumps([d.id, d.text, d.prompt]) + "\n")
+                starts.append(out.tell())
+                out.write(json.dumps([d.id, d.text, d.prompt]).encode() + b"\n")
             texts = [f"{d.prompt or ''} {d.text}" for d in batch]
             gram_G, begin_D = grams_of(*word_hashes(texts), words)
             grams.append(gram_G)
             sizes.append(np.diff(begin_D))
+    np.save(folder / "starts.npy", np.array(starts, np.int64))
     np.save(folder / "grams.npy", np.concatenate([np.zeros(0, np.uint64), *grams]))
     np.save(folder / "sizes.npy", np.concatenate([np.zeros(0, np.int64), *sizes]))
 
 
-def texts_of(folder: Path) -> Iterator[tuple[str, str, str | None]]:
-    """Id, text and prompt of the documents that `pick` wrote."""
-    with (folder / "texts.jsonl").open(encoding="utf-8") as lines:
-        for line in lines:
-            identity, text, prompt = json.loads(line)
-            yield identity, text, prompt
+def texts_of(folder: Path, numbers: Iterable[int]) -> Iterator[Document]:
+    """Some of the documents that `pick` wrote: id, text and prompt."""
+    starts = np.load(folder / "starts.npy")
+    with (folder / "texts.jsonl").open("rb") as lines:
+        for number in numbers:
+            lines.seek(starts[number])
+            identity, text, prompt = json.loads(lines.readline())
+            yield Document(identity, text, "", prompt=prompt)
 
 
 def grams_in(folder: Path) -> list[np.ndarray]:
@@ -104,7 +109,9 @@ class Tools:
     max_unknown: float
 
     @classmethod
-    def of(cls, config: CorpusConfig, tokenizer: Path, digest: str, index: Path):
+    def of(
+        cls, config: CorpusConfig, tokenizer: Path, digest: str, index: Path
+    ) -> Self:
         return cls(
             tokenizer, digest, index, config.overlap_words, config.overlap_share,
             config.near_duplicates, config.max_unknown,

@@ -21,6 +21,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from array_record.python import array_record_module
+from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
 from jaxsim.corpus.fields import NOT_UTF8, TOO_LONG, Cause
@@ -48,6 +49,7 @@ ADVICE = {
 
 NOT_JSON = "not JSON"
 NOT_OBJECT = "not a JSON object"
+NOT_CSV = "not CSV"
 NOT_AS_WIDE = "not as many cells as the header"
 MAX_RECORD_BYTES = 50_000_000
 
@@ -75,6 +77,17 @@ _KINDS = (
     (re.compile(rb"\xff\xfe|\xfe\xff"), "UTF-16 text"),
     (re.compile(rb"\s*<(!doctype html|html)", re.IGNORECASE), HTML),
 )
+_BY_NAME = {
+    **dict.fromkeys(LINES, JSON_LINES),
+    **dict.fromkeys(TABLES, TABLE),
+    **dict.fromkeys(TEXTS, TEXT),
+    "parquet": PARQUET,
+    "arrow": ARROW,
+    "array_record": ARRAY_RECORD,
+    "tfrecord": TFRECORD,
+}
+_EXAMPLES = ["data"]  # columns of a Parquet file that TFDS wrote
+_END = b"\xff\xff\xff\xff\0\0\0\0"  # of a stream of Arrow
 _HEAD = 8192  # bytes that show what a file is
 _BATCH_BYTES = 4_000_000  # of a Parquet file that are decoded at once, about
 _BOM = codecs.BOM_UTF8
@@ -83,6 +96,7 @@ _ESCAPED = re.compile("[\udc80-\udcff]")
 # What reading a file raises if it is truncated or changed.
 _DAMAGE = (
     EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, pa.ArrowException,
+    DecodeError,
 )  # fmt: skip
 
 # NaN and Infinity are no JSON, and no values.
@@ -164,29 +178,30 @@ class _Xz(io.RawIOBase):
 def kind_of(path: str) -> str:
     """What a file is: one of the kinds above, or its name in a few words."""
     head = b""
-    with open_file(path) as raw, contextlib.suppress(*_DAMAGE):
-        stream = plain(raw, path)
-        while len(head) < _HEAD and (more := stream.read(_HEAD - len(head))):
-            head += more
+    with open_file(path) as raw:
+        try:
+            stream = plain(raw, path)
+            while len(head) < _HEAD and (more := stream.read(_HEAD - len(head))):
+                head += more
+        except (OSError, *_DAMAGE) as error:
+            if not _is_damage(error):
+                raise
     for magic, kind in _KINDS:
         if magic.match(head):
             return kind
     ending, compression = endings(path)
-    if ending.startswith("tfrecord") or ".tfrecord-" in path.rpartition("/")[2]:
-        return TFRECORD
-    if not head and not compression:
+    if not head and not compression and ending not in _BY_NAME:
         return EMPTY
-    if b"\0" in head:
-        return BINARY
     lines = [line.strip() for line in head.removeprefix(_BOM).splitlines()]
     first, second = [*filter(None, lines), b"", b""][:2]
-    if first.startswith(b"["):
+    if first.startswith(b"[") and not second.startswith(b"{"):
         return PRETTY_ARRAY if first == b"[" else ARRAY
     if first.startswith(b"{"):
         opens = second.startswith((b'"', b"}")) and not _is_json(first)
         return PRETTY if opens else JSON_LINES
-    by_name = TABLE if ending in TABLES else TEXT if first or ending in TEXTS else ""
-    return by_name or JSON_LINES  # and reading it says what is wrong
+    # Where bytes do not say what was meant, reading it says what is wrong.
+    unknown = BINARY if b"\0" in head else TEXT if first else EMPTY
+    return _BY_NAME.get(ending.partition("-")[0], unknown)
 
 
 def _is_json(line: bytes) -> bool:
@@ -216,7 +231,9 @@ def read_records(
         with open_file(path) as raw:
             for at, record in read(plain(raw, path), path, columns):
                 yield at, record
-    except _DAMAGE as error:
+    except (OSError, *_DAMAGE) as error:
+        if not _is_damage(error):
+            raise
         raise _damaged(where, path, f" after record {at}", error) from error
 
 
@@ -225,8 +242,15 @@ def read_text(where: str, path: str) -> bytes:
     try:
         with open_file(path) as raw:
             return plain(raw, path).read(MAX_RECORD_BYTES + 1)
-    except _DAMAGE as error:
+    except (OSError, *_DAMAGE) as error:
+        if not _is_damage(error):
+            raise
         raise _damaged(where, path, "", error) from error
+
+
+def _is_damage(error: Exception) -> bool:
+    # Errors of the operating system have a number, and those of decoders have none.
+    return not isinstance(error, OSError) or error.errno is None
 
 
 def _damaged(where: str, path: str, at: str, error: Exception) -> DamagedError:
@@ -272,16 +296,23 @@ def _table(stream: Stream, path: str, columns: object) -> Iterator[Record]:
     # Bytes that are not UTF-8 become lone surrogates.
     text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", "")  # type: ignore[type-var]
     lines = iter(lambda: text.readline(MAX_RECORD_BYTES + 1), "")
-    rows = csv.reader(lines, delimiter=chr(separator))
+    rows = csv.reader(lines, delimiter=chr(separator), strict=True)
     header = next(rows, [])
     if len({*header}) < len(header):
         twice = next(name for name in header if header.count(name) > 1)
         raise UserError(f"{path!r}: two columns are called {twice!r}; rename one")
     while True:
+        before = rows.line_num
         try:
             row = next(rows, None)
-        except csv.Error:
-            yield rows.line_num, Cause(TOO_LONG)
+        except csv.Error as error:
+            # What follows is in that cell, and nobody knows how many rows it was.
+            if "end of data" in str(error) or "limit" in str(error):
+                raise UserError(
+                    f"{path!r}: line {before + 1} opens a quote, and no line closes "
+                    "it; repair it"
+                ) from error
+            yield rows.line_num, Cause(NOT_CSV, str(error))
             continue
         if row is None:
             return
@@ -305,13 +336,20 @@ def _parquet(
 ) -> Iterator[Record]:
     """Rows of a Parquet file; a few megabytes are decoded at once."""
     with pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20) as file:
-        names = file.schema_arrow.names
+        names, about = file.schema_arrow.names, file.metadata
         wanted = None if columns is None else [n for n in names if n in columns]
-        about = file.metadata
         groups = [about.row_group(i) for i in range(about.num_row_groups)]
         size = sum(group.total_byte_size for group in groups)
         most = max(1, min(1000, _BATCH_BYTES * about.num_rows // (size or 1)))
-        yield from _rows(file.iter_batches(batch_size=most, columns=wanted))
+        if names != _EXAMPLES:
+            rows = _rows(file.iter_batches(batch_size=most, columns=wanted))
+            for number, row in rows:
+                # The first one shows which columns there are.
+                yield number, row if number > 1 else dict.fromkeys(names) | row
+            return
+        said = _TfdsInfo(path)
+        for number, row in _rows(file.iter_batches(batch_size=most)):
+            yield number, _example(row["data"], said)
 
 
 def _arrow(stream: Stream, path: str, columns: object) -> Iterator[Record]:
@@ -321,9 +359,14 @@ def _arrow(stream: Stream, path: str, columns: object) -> Iterator[Record]:
         yield from _rows(map(file.get_batch, range(file.num_record_batches)))
         return
     yield from _rows(pa.ipc.open_stream(stream))
+    if stream.seekable():
+        # A writer that was killed leaves whole batches, and no end.
+        stream.seek(-len(_END), io.SEEK_END)
+        if stream.read() != _END:
+            raise EOFError("the end of the stream is missing")
 
 
-def _rows(batches: Iterable[pa.RecordBatch]) -> Iterator[Record]:
+def _rows(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
     for batch in batches:
         for start in range(0, len(batch), 1000):
@@ -342,19 +385,20 @@ def _array_record(stream: Stream, path: str, columns: object) -> Iterator[Record
     """Examples of a data set that TFDS wrote as ArrayRecord."""
     if "://" in path:
         raise UserError(f"{path!r}: ArrayRecord files are only read from this machine")
-    reader = array_record_module.ArrayRecordReader(path)
-    names, most = _Labels(path), reader.num_records()
+    reader, about = array_record_module.ArrayRecordReader(path), _TfdsInfo(path)
+    most = reader.num_records()
     for start in range(0, most, 64):
         for i, data in enumerate(reader.read([*range(start, min(start + 64, most))])):
-            # A truncated file silently gives empty records.
             if not data:
                 raise EOFError("a record is empty")
-            yield start + i + 1, _example(data, names)
+            yield start + i + 1, _example(data, about)
+    # One that is truncated has no records.
+    about.check(most)
 
 
 def _tf_record(stream: Stream, path: str, columns: object) -> Iterator[Record]:
     """Examples of a data set that TFDS wrote as TFRecord."""
-    names, number = _Labels(path), 0
+    about, number = _TfdsInfo(path), 0
     while head := stream.read(12):
         size = int.from_bytes(head[:8], "little")
         data = stream.read(min(size, MAX_RECORD_BYTES) + 4)
@@ -365,33 +409,51 @@ def _tf_record(stream: Stream, path: str, columns: object) -> Iterator[Record]:
         elif len(head) < 12 or len(data) < size + 4:
             raise EOFError("the last record is not whole")
         else:
-            yield number, _example(data[:-4], names)
+            yield number, _example(data[:-4], about)
+    about.check(number)
 
 
-class _Labels(dict[str, list[str]]):
-    """Names of the classes of a TFDS data set, by feature."""
+class _TfdsInfo:
+    """What files beside a file of a TFDS data set say; nothing in them is run."""
 
     def __init__(self, path: str) -> None:
-        self.folder = path.rpartition("/")[0] or "."
+        self._folder, _, self._name = path.rpartition("/")
+        self._labels: dict[str, list[str]] = {}
 
-    def __missing__(self, feature: str) -> list[str]:
-        self[feature] = []
+    def _read(self, name: str) -> str:
         with (
             contextlib.suppress(OSError),
-            open_file(f"{self.folder}/{feature.replace('/', '-')}.labels.txt") as file,
+            open_file(f"{self._folder or '.'}/{name}") as f,
         ):
-            self[feature] = file.read().decode().splitlines()
-        return self[feature]
+            return f.read().decode()
+        return ""
+
+    def labels(self, feature: str) -> list[str]:
+        """The names of a feature's classes, if it has any."""
+        if feature not in self._labels:
+            name = f"{feature.replace('/', '-')}.labels.txt"
+            self._labels[feature] = self._read(name).splitlines()
+        return self._labels[feature]
+
+    def check(self, records: int) -> None:
+        """Raises an `EOFError` if the file should have another number of records."""
+        shard = re.search(r"-(\w+)\.\w+-(\d{5})-of-\d{5}$", self._name)
+        wanted = None if records else "some"
+        with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
+            for split in json.loads(self._read("dataset_info.json"))["splits"]:
+                if shard and split["name"] == shard[1]:
+                    wanted = split["shardLengths"][int(shard[2])]
+        if wanted not in (None, str(records)):
+            raise EOFError(f"there should be {wanted} records")
 
 
-def _example(data: bytes, names: _Labels) -> dict[str, Any]:
-    """A record of an example of TensorFlow; nothing else than numbers and texts."""
+def _example(data: bytes, about: _TfdsInfo) -> dict[str, Any]:
+    """A record of an example of TensorFlow, which holds only numbers and texts."""
     record: dict[str, Any] = {}
-    for path, feature in tf_example_pb2.Example.FromString(
-        data
-    ).features.feature.items():
+    example = tf_example_pb2.Example.FromString(data)
+    for path, feature in example.features.feature.items():
         values = [*getattr(feature, feature.WhichOneof("kind") or "bytes_list").value]
-        if feature.HasField("int64_list") and (known := names[path]):
+        if feature.HasField("int64_list") and (known := about.labels(path)):
             values = [known[i] if 0 <= i < len(known) else i for i in values]
         *above, name = path.split("/")
         inner = record

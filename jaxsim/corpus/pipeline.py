@@ -15,7 +15,6 @@ Letters: N entries, F files, P places, S splits, E evaluation documents.
 import dataclasses
 import hashlib
 import itertools
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,15 @@ import numpy as np
 from jaxsim import records
 from jaxsim.config import Config
 from jaxsim.corpus import choose, encode, scan
-from jaxsim.corpus.choose import BINS, Chosen, Entries, Settled
+from jaxsim.corpus.choose import BINS, Chosen, Entries
 from jaxsim.corpus.coverage import Coverage
 from jaxsim.corpus.documents import Document
 from jaxsim.corpus.duplicates import EvaluationIndex, grams_of, word_hashes
 from jaxsim.corpus.encode import Tools, Wanted
+from jaxsim.corpus.encoded import Shards, Taken, Taking
 from jaxsim.corpus.scan import ALL_SPLITS, Scanned
 from jaxsim.corpus.sources import InputFile
-from jaxsim.corpus.split import BASE, SPLITS, TRAIN, Place
+from jaxsim.corpus.split import BASE, SPLITS, TRAIN
 from jaxsim.corpus.tokenizer import Tokenizer, tokenizer_from_config
 from jaxsim.corpus.work import Job, do, work
 
@@ -41,7 +41,6 @@ from jaxsim.corpus.work import Job, do, work
 _MOST_BYTES = 8
 _MARGIN = 1.15  # more text is encoded than seems to be needed
 _SAMPLE = 50_000  # bytes of a domain that tell how many tokens its text has
-_BLOCK = 4_000_000  # tokens that are put in order at once
 _TRAIN, _BASE = ALL_SPLITS.index(TRAIN), ALL_SPLITS.index(BASE)
 _EVALUATED = [ALL_SPLITS.index(split) for split in SPLITS]
 
@@ -56,7 +55,7 @@ class Runner:
 
     folder: Path  # of their results
     workers: int
-    shard: tuple[int, int] | None
+    shard: tuple[int, int] | None = None
 
     def target(self, kind: str, *parts: Any) -> Path:
         """Where the result of a pass over a file is, named by what it depends on."""
@@ -91,9 +90,9 @@ def scanned(
     jobs = []
     for section, file in ((i.section, i.file) for i in inputs):
         source = getattr(config.corpus, section)[file.source]
-        arguments = file, source, config.corpus.split, section
-        target = run.target("scan", *arguments)
-        arguments += (config.corpus.max_bad,)
+        what = file, source, config.corpus.split, section
+        arguments = *what, config.corpus.max_bad
+        target = run.target("scan", *what)
         jobs.append(Job(file.name, file.size, target, scan.scan, arguments))
     run(jobs, "reading files")
     return [scan.load(job.target) for job in jobs]
@@ -116,15 +115,12 @@ class Picked:
 
     def read(self, chosen: Chosen) -> list[Document]:
         """The documents, in the order of `chosen`."""
-        at_N, found = self.at(chosen), dict[tuple[int, int], Document]()
+        at_N, found = self.at(chosen), dict[int, Document]()
         for f in np.unique(chosen.file).tolist():
-            here = set(at_N[chosen.file == f].tolist())
-            for i, texts in enumerate(encode.texts_of(self.folder_F[f])):
-                if i in here:
-                    identity, text, prompt = texts
-                    found[f, i] = Document(identity, text, "", prompt=prompt)
-        keys = zip(chosen.file.tolist(), at_N.tolist(), strict=True)
-        return [found[key] for key in keys]
+            index = np.flatnonzero(chosen.file == f)
+            texts = encode.texts_of(self.folder_F[f], at_N[index].tolist())
+            found |= zip(index.tolist(), texts, strict=True)
+        return [found[i] for i in range(len(chosen))]
 
 
 class Pipeline:
@@ -173,7 +169,7 @@ class Pipeline:
         taken, left = list[int](), most
         for i in itertools.chain.from_iterable(itertools.zip_longest(*groups)):
             if i is not None and left > 0:
-                taken.append(i)
+                taken.append(int(i))
                 left -= int(chosen.bytes[i])
         found = chosen[np.array(taken, np.int64)]
         by_place = [found[found.place == p] for p in range(len(self.places))]
@@ -255,8 +251,8 @@ class Pipeline:
         return rate_P if tokenizer.kind != "bytes" else np.ones(len(self.places))
 
     def training(
-        self, tools: Tools, coverage: Coverage, rate_P: np.ndarray, taking: "Taking"
-    ) -> tuple[dict[str, "Taken"], "Shards"]:
+        self, tools: Tools, coverage: Coverage, rate_P: np.ndarray, taking: Taking
+    ) -> tuple[dict[str, Taken], Shards]:
         """The training documents and the base text, by 'train' and 'base'."""
         bytes_PSB = self.entries.bytes_by_bin()[:, [_TRAIN, _BASE]]
         bins_PS = np.zeros((len(self.places), len(ALL_SPLITS)), np.int64)
@@ -277,8 +273,8 @@ class Pipeline:
             trained = chosen[chosen.split == _TRAIN]
             base = chosen[chosen.split == _BASE]
             found = {
-                TRAIN: shards.taken(trained, taking, self.places),
-                BASE: shards.taken(base, taking, self.places, base=True),
+                TRAIN: shards.taken(trained, taking),
+                BASE: shards.taken(base, taking, base=True),
             }
             short = False
             for p in range(len(self.places)):
@@ -286,19 +282,19 @@ class Pipeline:
                 if have < taking.needed_P[p] and 0 < bins_PS[p, _TRAIN] < BINS:
                     rate = have / size if have else 0
                     wish_P[p] = taking.needed_P[p] / rate if rate else float("inf")
-                    bins_PS[p, _TRAIN] += 1
+                    bins_PS[p, _TRAIN] = _more(bins_PS[p, _TRAIN])
                     short = True
             have, size = found[BASE].sums()
             if have < taking.needed_base and bins_PS[:, _BASE].max() < BINS:
                 wish_base = taking.needed_base * size / have if have else float("inf")
-                bins_PS[:, _BASE] += 1
+                bins_PS[:, _BASE] = _more(bins_PS[0, _BASE])
                 short = True
             if not short:
                 for counts in shards.unknown():
                     coverage.add(counts)
                 return found, shards
 
-    def _encode(self, chosen: Chosen, shards: "Shards", tools: Tools) -> None:
+    def _encode(self, chosen: Chosen, shards: Shards, tools: Tools) -> None:
         """Encodes what is chosen and not encoded yet."""
         names = ("the base text", *(f"partition {p.name!r}" for p in self.places))
         where = np.where(chosen.split == _BASE, 0, chosen.place + 1)
@@ -326,176 +322,9 @@ class Pipeline:
             shards.add(f, job.target)
 
 
-@dataclasses.dataclass(frozen=True)
-class Taking:
-    """What training text is taken.
-
-    Attributes:
-      needed_P: tokens that fill a place, with the borders of documents.
-      generation_P: which `prepare` first saw a place, from 0.
-      domain_E: the place of each evaluation document.
-      borders: tokens around a document.
-    """
-
-    needed_P: np.ndarray
-    needed_base: float
-    generation_P: np.ndarray
-    domain_E: np.ndarray
-    borders: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Taken:
-    """Training documents in order, oldest places first; arrays are [N].
-
-    Attributes:
-      pairs: entry and evaluation document of each overlap.
-      older: of each pair, whether the domain is as old as the document's place.
-    """
-
-    place: np.ndarray
-    bytes: np.ndarray
-    tokens: np.ndarray  # with borders
-    shard: np.ndarray
-    offset: np.ndarray
-    settled: Settled
-    pairs: np.ndarray
-    older: np.ndarray
-
-    def sums(self, place: int | None = None) -> tuple[int, int]:
-        """Tokens that are kept, and bytes of what was considered, of a place or all."""
-        here = self.settled.considered & (place is None or self.place == place)
-        size = self.bytes[here].astype(np.int64).sum()
-        return int(self.tokens[here & self.settled.kept].sum()), int(size)
-
-
-class Shards:
-    """The folders of `encode.encode`."""
-
-    def __init__(self, tools: Tools):
-        self._type = encode.token_type(
-            Tokenizer.load(tools.tokenizer, tools.tokenizer_digest)
-        )
-        self._near = bool(tools.near_duplicates)
-        self.folders: list[Path] = []
-        self._abouts: list[encode.Encoded] = []
-        self._of_file: dict[int, list[tuple[int, np.ndarray]]] = defaultdict(list)
-
-    def add(self, f: int, folder: Path) -> None:
-        about, rows = encode.load(folder)
-        self._of_file[f].append((len(self.folders), rows))
-        self.folders.append(folder)
-        self._abouts.append(about)
-
-    def has(self, f: int, document: np.ndarray) -> np.ndarray:
-        found = np.zeros(len(document), bool)
-        for _, rows in self._of_file[f]:
-            found |= np.isin(document, rows["document"])
-        return found
-
-    def unknown(self) -> Iterator[dict[str, Any]]:
-        """Counts of `Coverage` of each folder."""
-        for about in self._abouts:
-            yield {
-                where: list(counts.values()) for where, counts in about.unknown.items()
-            }
-
-    def taken(
-        self,
-        chosen: Chosen,
-        taking: Taking,
-        places: Sequence[Place],
-        base: bool = False,
-    ) -> Taken:
-        """What becomes of chosen documents, all of which are here."""
-        place = np.zeros(len(chosen), np.int64) if base else chosen.place.astype(int)
-        age = np.zeros(len(chosen), np.int64) if base else taking.generation_P[place]
-        ids = chosen.id
-        order = np.lexsort((ids[:, 1], chosen.place, ids[:, 0], age))
-        chosen, place, age = chosen[order], place[order], age[order]
-        shard, row, tokens = np.zeros((3, len(chosen)), np.int64)
-        offset, digest = np.zeros(len(chosen), np.int64), np.zeros(len(chosen), "<u8")
-        for f in np.unique(chosen.file).tolist():
-            index = np.flatnonzero(chosen.file == f)
-            for number, rows in self._of_file[f]:
-                numbers = rows["document"]
-                at = np.searchsorted(numbers, chosen.document[index])
-                here = at < len(numbers)
-                here[here] = numbers[at[here]] == chosen.document[index[here]]
-                some, at = index[here], at[here]
-                shard[some], row[some] = number, at
-                tokens[some] = rows["tokens"][at]
-                offset[some] = (np.cumsum(rows["tokens"], dtype=np.int64))[at]
-                digest[some] = rows["digest"][at]
-        offset -= tokens
-        tokens += taking.borders
-        pairs = self._pairs(shard, row)
-        domain = taking.domain_E[pairs[:, 1]]
-        limit = np.full(len(age), 0) if base else age
-        older = taking.generation_P[domain] <= limit[pairs[:, 0]]
-        overlaps = np.zeros(len(chosen), bool)
-        overlaps[pairs[older, 0]] = True
-        needed = np.array([taking.needed_base]) if base else taking.needed_P
-        keys = [digest, *self._bands(shard, row)]
-        settled = choose.settle(place, tokens, overlaps, keys, needed)
-        return Taken(place, chosen.bytes, tokens, shard, offset, settled, pairs, older)
-
-    def _pairs(self, shard: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """(entry, evaluation document) of all overlaps, in the order of entries."""
-        found = [np.zeros((0, 2), np.int64)]
-        for number, folder in enumerate(self.folders):
-            overlaps = np.load(folder / "overlaps.npy")
-            if not len(overlaps):
-                continue
-            index = np.flatnonzero(shard == number)
-            for i in index[np.isin(row[index], overlaps[:, 0])].tolist():
-                others = overlaps[overlaps[:, 0] == row[i], 1]
-                found.append(np.stack([np.full(len(others), i), others], 1))
-        pairs = np.concatenate(found)
-        return pairs[np.argsort(pairs[:, 0], kind="stable")]
-
-    def _bands(self, shard: np.ndarray, row: np.ndarray) -> Iterator[np.ndarray]:
-        """The hashes of a band of all entries, one band after the other."""
-        if not self._near or not len(shard):
-            return
-        names = [folder / "bands.npy" for folder in self.folders]
-        bands = [np.load(name, mmap_mode="r") for name in names]
-        for b in range(bands[0].shape[1]):
-            key = np.zeros(len(shard), np.uint64)
-            for number, hashes in enumerate(bands):
-                of_shard = shard == number
-                key[of_shard] = hashes[row[of_shard], b]
-            yield key
-
-    def stream(
-        self, taken: Taken, kept: np.ndarray, borders: Sequence[int]
-    ) -> Iterator[np.ndarray]:
-        """The tokens of documents, with borders, in parts of some documents.
-
-        Args:
-          kept: indices of the documents.
-          borders: what precedes and what follows a document.
-        """
-        *before, after = borders
-        part = np.cumsum(taken.tokens[kept]) // _BLOCK
-        for block in np.split(kept, np.flatnonzero(np.diff(part)) + 1):
-            ends = np.cumsum(taken.tokens[block])
-            stream = np.full(ends[-1] if len(ends) else 0, after, np.int32)
-            starts = ends - taken.tokens[block]
-            for i, token in enumerate(before):
-                stream[starts + i] = token
-            starts += len(before)
-            sizes = taken.tokens[block] - len(borders)
-            for number in np.unique(taken.shard[block]).tolist():
-                path = self.folders[number] / "tokens"
-                if not path.stat().st_size:
-                    continue
-                tokens = np.memmap(path, self._type, "r")
-                of_shard = taken.shard[block] == number
-                where = (starts, sizes, taken.offset[block])
-                for at, size, offset in zip(*(w[of_shard] for w in where), strict=True):
-                    stream[at : at + size] = tokens[offset : offset + size]
-            yield stream
+def _more(bins: int) -> int:
+    """At least a quarter more, so that rounds are few."""
+    return min(BINS, bins + bins // 4 + 1)
 
 
 def _by_file(wanted: Sequence[Chosen], places: bool = False) -> Iterator[Any]:

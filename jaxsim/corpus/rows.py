@@ -116,7 +116,7 @@ def most_rows(config: Config) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalWindows:
-    """Windows of evaluation documents; see `evaluation_rows`.
+    """Windows of evaluation documents; see `evaluation_rows` and `record_windows`.
 
     Attributes:
       tokens_RL1: int32 ids, right-padded; targets are `tokens[1:]`.

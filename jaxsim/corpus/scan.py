@@ -93,7 +93,7 @@ def scan(
     total = 0
     with (folder / "entries").open("wb") as out:
         for number, document in enumerate(documents_of(file, source, split, tally)):
-            found = places_of(file.source, source, document)
+            found = places_of(file.source, source, document, section)
             if isinstance(found, str):
                 tally.drop(found)
                 continue

@@ -26,7 +26,7 @@ _SIGN = re.compile(r"\*\*/|\*\*|\*|\?|\[[^]/]+\]|\{[A-Za-z_]\w*\}")
 _READ = {
     "records": (formats.JSON_LINES, formats.PARQUET, formats.ARROW, formats.TABLE),
     "olmes": (formats.JSON_LINES,),
-    "tfds": (formats.ARRAY_RECORD, formats.TFRECORD),
+    "tfds": (formats.ARRAY_RECORD, formats.TFRECORD, formats.PARQUET),
 }
 # They describe a data set, and hold nothing of it.
 _ABOUT = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}

@@ -5,6 +5,7 @@ same in every run and on every machine, whatever other documents there are.
 """
 
 import dataclasses
+import functools
 import hashlib
 import re
 from collections import defaultdict
@@ -12,16 +13,22 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from jaxsim.config import CorpusConfig, SourceConfig, SplitConfig
 from jaxsim.corpus.documents import Document
-from jaxsim.corpus.fields import Cause, date_of, find, text_of, texts_of
+from jaxsim.corpus.fields import Cause, date_of, find, found_as, text_of, texts_of
 from jaxsim.corpus.formats import stem_of
-from jaxsim.corpus.names import Labels, check_free, check_name, check_twins
+from jaxsim.corpus.names import (
+    Labels,
+    check_domain,
+    check_free,
+    check_name,
+    check_twins,
+)
 from jaxsim.errors import UserError
 
 BASE, TRAIN, DEV, TEST = Labels.BASE, "train", "dev", "test"
 SPLITS = (DEV, TEST)
 # Of config.corpus, those that name sources.
 SECTIONS = PARTITIONS, DOMAINS, BASE_TEXT = ("partitions", "domains", "base_text")
-_ISO_PREFIX = re.compile(r"\d{4}(-\d{2}(-\d{2}([T ].*)?)?)?")
+_ISO_PREFIX = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +74,7 @@ def collect_places(config: CorpusConfig, found: FoundPlaces) -> list[Place]:
     places: dict[tuple[bool, str], Place] = {}
     for section in SECTIONS:
         # Sources of base text name nothing.
-        check = check_name if section == BASE_TEXT else check_free
+        check = {BASE_TEXT: check_name, DOMAINS: check_domain}.get(section, check_free)
         for source, settings in getattr(config, section).items():
             names = sorted(by_source.get((section, source), {}))
             for name in names:
@@ -75,12 +82,7 @@ def collect_places(config: CorpusConfig, found: FoundPlaces) -> list[Place]:
                 for taken in (name, group):
                     check(taken, f"source {source!r}")
                 key = section == BASE_TEXT, name
-                if (other := places.get(key)) and other.section != section:
-                    raise UserError(
-                        f"config.corpus.domains: {name!r} is the name of a partition, "
-                        "which is a domain already; choose another name"
-                    )
-                if other:
+                if key in places:
                     raise UserError(
                         f"source {source!r}: another source names {name!r} "
                         "too; give one of them another rule or name"
@@ -88,17 +90,25 @@ def collect_places(config: CorpusConfig, found: FoundPlaces) -> list[Place]:
                 places[key] = Place(section, source, name, group)
             one_rule = not (settings.by_field or settings.by_file)
             for start, end in settings.by_dates if one_rule and names else ():
-                if f"{start}-{end}" not in names:
+                value = f"{start}-{end}"
+                if (f"{source}/{value}" if section == DOMAINS else value) not in names:
                     raise UserError(
-                        f"partition '{start}-{end}' of source {source!r}: no "
+                        f"partition {value!r} of source {source!r}: no "
                         "document has such a date; remove the range"
                     )
     used = [place for place in places.values() if place.section != BASE_TEXT]
     check_twins((place.name for place in used), "partitions and domains")
     partitions = [place for place in used if place.section == PARTITIONS]
-    names = {place.name for place in partitions}
+    inside = {place.name for place in partitions}
+    for name in config.domains:
+        if name in inside | {place.group for place in partitions}:
+            raise UserError(
+                f"config.corpus.domains: {name!r} is the name of a partition or of a "
+                "group of them, whose held-out text is evaluated under that name; "
+                "choose another name"
+            )
     for place in partitions:
-        if place.group != place.name and place.group in names:
+        if place.group != place.name and place.group in inside:
             raise UserError(
                 f"config.corpus.partitions: {place.group!r} is the name of a partition "
                 f"and of the group of {place.name!r}; rename the source of one of them"
@@ -107,12 +117,16 @@ def collect_places(config: CorpusConfig, found: FoundPlaces) -> list[Place]:
 
 
 def places_of(
-    name: str, source: SourceConfig, document: Document
+    name: str, source: SourceConfig, document: Document, section: str = PARTITIONS
 ) -> list[tuple[str, str]] | str:
-    """The partitions that a document belongs to, each with its group.
+    """The partitions or domains that a document belongs to, each with its group.
 
     There is one, or with `by_list='every'` one for each value of a list. With one
     rule the group is the source; with several it is the value of the first one.
+    Out-of-pool domains that a rule cuts are SOURCE/VALUE, and their group is SOURCE.
+
+    Args:
+      section: of config.corpus that names the source.
 
     Returns:
       Or a `Cause` why the document is dropped.
@@ -131,9 +145,11 @@ def places_of(
     if source.by_dates:
         if not (date := document.date):
             value = find(document.fields, source.date_field)
-            return date_of(value, source.date_field) or f"no {source.date_field}"
+            named = found_as(document.fields, source.date_field)
+            return date_of(value, named) or f"no {source.date_field}"
+        first, last = _days_of(date[:10])
         for start, end in source.by_dates:
-            if start <= date[: len(start)] and date[: len(end)] <= end:
+            if _days_of(start)[0] <= first and last <= _days_of(end)[1]:
                 rest.append(f"{start}-{end}")
                 break
         else:
@@ -142,9 +158,19 @@ def places_of(
     places = []
     for value in values:
         parts = [value, *rest] if value else rest
-        partition = check_name(",".join(parts) or name, what)
-        places.append((partition, parts[0] if len(parts) > 1 else name))
+        place = check_name(",".join(parts) or name, what)
+        if section == DOMAINS:
+            places.append((f"{name}/{place}" if parts else name, name))
+        else:
+            places.append((place, parts[0] if len(parts) > 1 else name))
     return places
+
+
+@functools.lru_cache(maxsize=4096)
+def _days_of(date: str) -> tuple[str, str]:
+    """The first and the last day of an ISO date, or of a prefix of one."""
+    known = len(date) - len("YYYY")
+    return date + "-01-01"[known:], date + "-12-31"[known:]
 
 
 def _check_dates(name: str, ranges: Iterable[tuple[str, str]]) -> None:

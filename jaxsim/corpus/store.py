@@ -30,9 +30,10 @@ import numpy as np
 
 from jaxsim import records
 from jaxsim.config import CorpusConfig, SourceConfig, SplitConfig, TokenizerConfig
-from jaxsim.corpus.names import check_free
+from jaxsim.corpus.names import check_domain, check_free
 from jaxsim.corpus.rows import EvalWindows, Piece
 from jaxsim.corpus.split import BASE, SPLITS
+from jaxsim.corpus.tasks import TaskCounts
 from jaxsim.corpus.tokenizer import Tokenizer
 from jaxsim.errors import DamagedError, UserError, check_known
 
@@ -73,15 +74,26 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Domain:
-    """A named set of evaluation documents; every dict is keyed by split."""
+    """A named set of evaluation documents; every dict is keyed by split.
+
+    Several domains of one group have a mean under the group's name.
+    """
 
     name: str
     in_pool: bool
+    group: str  # of the partition, or the source
     digests: dict[str, str]
     documents: dict[str, int]
     tokens: dict[str, int]
     bytes: dict[str, int]
     windows: dict[str, int]
+    # Of records of prompt and completion; empty for running text.
+    tasks: dict[str, Annotated[dict[str, Any], TaskCounts]]
+
+    @property
+    def by_document(self) -> bool:
+        """Whether its loss is a mean over documents, see `EvaluationSet`."""
+        return bool(self.tasks)
 
     def sums(self) -> list[dict[str, Any]]:
         """Everything that is keyed by split."""
@@ -111,11 +123,9 @@ class Summary(TypedDict):
     records: Counts
     quarantine: dict[str, dict[str, Counts]]
     dropped: dict[str, Counts]
-    filtered: Counts
     unread: dict[str, list[list[str]]]
     duplicates: Counts
     near_duplicates: Counts
-    found: Counts
     sources: dict[str, str]
     overlap: dict[str, dict[str, Counts]]
     unknown: dict[str, Counts]
@@ -293,8 +303,11 @@ class Corpus:
         # Names become folders of the pool; the corpus may come from anywhere.
         where, fits = f"corpus.json in {workdir}", True
         try:
-            for name in [*self.units, *self.domains]:
+            for name in self.units:
                 check_free(name, where)
+            for domain in self.domains.values():
+                check_free(domain.group, where)
+                (check_free if domain.in_pool else check_domain)(domain.name, where)
         except UserError as error:
             raise DamagedError(str(error)) from error
         for name, unit in (based | self.units).items():
@@ -304,6 +317,7 @@ class Corpus:
         for name, domain in self.domains.items():
             fits &= (domain.name, domain.in_pool) == (name, name in partitions)
             fits &= all(counts.keys() == {*SPLITS} for counts in domain.sums())
+            fits &= domain.tasks.keys() in (set(), {*SPLITS})
         if not fits:
             raise DamagedError(f"{where}: its parts do not fit together; {ADVICE}")
         folder = folder_of(workdir, "tokenizer", self.tokenizer_digest)

@@ -45,7 +45,7 @@ class Tokenizer:
       begin_of_text, end_of_text: ids of the tokens before and after a document.
       begin_of_text_token, end_of_text_token: their names.
       unknown: the id for unknown text; None if all text is known.
-      keeps_bytes: whether a text whose bytes are all in its tokens comes back from them.
+      keeps_bytes: whether text comes back from tokens that have as many bytes.
     """
 
     def __init__(

@@ -132,4 +132,10 @@ def test_bands_find_pairs_as_often_as_the_curve_says():
 
 def test_all_but_the_first_of_equal_keys_are_repeated():
     keys = np.array([5, 3, 5, 3, 9, 5], np.uint64)
-    assert repeated(keys).tolist() == [False, False, True, True, False, True]
+    documents = np.arange(6)
+    found = repeated(keys, documents)
+    assert found.tolist() == [False, False, True, True, False, True]
+    # One document may have several entries.
+    documents[2] = 0
+    assert not repeated(keys, documents)[2]
+    assert repeated(keys, documents)[5]
