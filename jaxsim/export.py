@@ -541,23 +541,24 @@ def _olmo_core(what: str, shares: dict[str, float], paths: dict[str, list[str]])
 def _paths(config: CorpusConfig, partition: str, recipe: str) -> list[str]:
     """The files or the folder that hold a partition and nothing else."""
     for name, source in config.partitions.items():
-        whole = not (source.by_field or source.by_dates or source.where)
-        if source.path and whole and not Path(source.path).exists():
-            raise UserError(
-                f"config.corpus.partitions.{name}.path={source.path!r} is not there; "
-                "run this where `jaxsim prepare` ran, so that paths are those of then"
-            )
-        if source.path and whole and not source.by_file and name == partition:
-            return [str(Path(source.path).absolute())]
-        if source.path and whole and source.by_file:
+        if not source.path or source.by_field or source.by_dates or source.where:
+            continue
+        try:
             files = find_inputs(name, source).files
-            here = [
-                str(Path(f.path).absolute())
-                for f in files
-                if stem_of(f.name) == partition
-            ]
-            if here:
-                return here
+        except UserError as error:
+            raise UserError(
+                f"config.corpus.partitions.{name}.path={source.path!r}: {error}; run "
+                "this where `jaxsim prepare` ran, so that paths are those of then"
+            ) from error
+        if not source.by_file and name == partition and Path(source.path).exists():
+            return [str(Path(source.path).absolute())]
+        here = [
+            file.path if "://" in file.path else str(Path(file.path).absolute())
+            for file in files
+            if (stem_of(file.name) if source.by_file else name) == partition
+        ]
+        if here:
+            return here
     raise UserError(
         f"--recipe={recipe}: partition {partition!r} has no file or folder of its own: "
         "its documents are chosen by metadata, or come with a package. Write them to a "

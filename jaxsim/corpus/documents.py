@@ -1,17 +1,14 @@
 """Documents of a file, and counts of what was read, repaired and left out."""
 
-import contextlib
 import dataclasses
 import hashlib
-import json
-import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jaxsim.config import SourceConfig
-from jaxsim.corpus import formats
+from jaxsim.corpus import readers
 from jaxsim.corpus.fields import (
     NOT_UTF8,
     TOO_LONG,
@@ -24,8 +21,7 @@ from jaxsim.corpus.fields import (
     text_of,
     texts_of,
 )
-from jaxsim.corpus.formats import MAX_RECORD_BYTES
-from jaxsim.corpus.sources import InputFile, find_inputs, readable
+from jaxsim.corpus.sources import InputFile, readable
 from jaxsim.errors import UserError
 
 NUL = "NUL characters"
@@ -168,13 +164,13 @@ def read_file(
 
 def _records(
     file: InputFile, source: SourceConfig, also: Collection[str] | None
-) -> Iterator[formats.Record]:
+) -> Iterator[readers.Record]:
     where = f"source {file.source!r}"
     if source.reader not in ("text", "sotu"):
-        yield from formats.read_records(where, file.path, _columns(source, also))
+        yield from readers.read_records(where, file.path, _columns(source, also))
         return
-    data = formats.read_text(where, file.path)
-    if len(data) > MAX_RECORD_BYTES:
+    data = readers.read_text(where, file.path)
+    if len(data) > readers.MAX_RECORD_BYTES:
         yield 0, Cause(TOO_LONG)
         return
     try:
@@ -273,12 +269,12 @@ def _text_in(record: dict[str, Any], name: str) -> str | Cause:
     value = find(record, name)
     if value is None:
         return Cause(f"no {name}")
+    if not isinstance(value, str | bytes):
+        return Cause(f"{name} is {kind_of(value)}")  # no example: it may be text
     text = text_of(value, name)
     if isinstance(text, Cause) or text is None:
         return text or Cause(f"no {name}")
-    if not isinstance(value, str | bytes):
-        return Cause(f"{name} is {kind_of(value)}", value)
-    if len(text) > MAX_RECORD_BYTES:
+    if len(text) > readers.MAX_RECORD_BYTES:
         return Cause(TOO_LONG)
     if "\0" in text:
         return Cause(NUL)
@@ -333,10 +329,10 @@ def check_bad(
         for cause, n in tally.bad.most_common()
         for example in [tally.examples.get(cause)]
     ]
-    of = "" if place else "the first "
+    of, most = ("", max_bad) if place else ("the first ", tally.max_bad)
     raise UserError(
         f"source {name!r}: {total} of {of}{tally.records} records are bad "
-        f"({'; '.join(shown)}), more than config.corpus.max_bad={tally.max_bad:g} "
+        f"({'; '.join(shown)}), more than config.corpus.max_bad={most:g} "
         f"allows; {_advice(tally, place)}"
     )
 
@@ -353,61 +349,9 @@ def _advice(tally: Tally, place: Path | None) -> str:
         where = f"see {place} for their places, " if place else ""
         return f"{where}repair the input or raise config.corpus.max_bad"
     what = f"all records of {tally.hopeless[0]!r} are bad: "
-    if cause in (formats.NOT_JSON, formats.NOT_OBJECT):
+    if cause in (readers.NOT_JSON, readers.NOT_OBJECT):
         return f"{what}it is no file of JSON Lines, with one record on each line"
     if cause == NOT_UTF8:
         return f"{what}convert it, as `iconv -f latin1 -t utf-8` does"
     fields = ", ".join(tally.fields) or "none"
     return f"{what}set text_field of this source; fields are {fields}"
-
-
-class Quarantine(contextlib.AbstractContextManager["Quarantine"]):
-    """Counts records by source, and lists where bad ones are."""
-
-    def __init__(self, path: Path, max_bad: float):
-        self.path = path
-        self.max_bad = max_bad
-        self.tallies: dict[str, Tally] = defaultdict(Tally)
-        # It appears whole, or with all that was read before an error.
-        self._part = path.with_name(f".{path.name}")
-        self._file = self._part.open("x", encoding="utf-8")
-
-    def __exit__(self, *exception: object) -> None:
-        for source, tally in self.tallies.items():
-            for file, line, cause in tally.places:
-                entry = {"source": source, "cause": cause, "file": file, "line": line}
-                self._file.write(json.dumps(entry) + "\n")
-        self._file.close()
-        os.replace(self._part, self.path)
-
-    @property
-    def records(self) -> dict[str, int]:
-        return {name: tally.records for name, tally in self.tallies.items()}
-
-    def summary(self) -> dict[str, dict[str, Counter[str]]]:
-        """Counts by cause, for each source that has bad or repaired records."""
-        return {
-            source: {"bad": tally.bad, "repaired": tally.repaired}
-            for source, tally in sorted(self.tallies.items())
-            if tally.repaired or tally.bad
-        }
-
-
-def read_documents(
-    name: str, source: SourceConfig, quarantine: Quarantine
-) -> Iterator[Document]:
-    """The readable documents of a source, in order."""
-    seen: set[str] = set()
-    total = Tally(quarantine.max_bad)
-    for file in find_inputs(name, source).files:
-        tally = Tally(quarantine.max_bad)
-        try:
-            for document in read_file(file, source, tally):
-                if document.id in seen and not document.id.startswith(FROM_TEXT):
-                    tally.reject(file, 0, DUPLICATE_ID)
-                    continue
-                seen.add(document.id)
-                yield document
-        finally:
-            quarantine.tallies[name] = total = total + tally
-    check_bad(name, total, quarantine.max_bad, quarantine.path)

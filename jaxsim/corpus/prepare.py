@@ -302,7 +302,10 @@ def _check_any(
             tally = tallies[name]
             causes = ", ".join(f"{n} with {c}" for c, n in tally.dropped.items())
             why = f"dropped {causes}" if causes else "none pass `where`"
-            raise UserError(f"source {name!r}: no documents left; {why}")
+            raise UserError(
+                f"source {name!r}: no documents left; {why}; its fields are "
+                f"{', '.join(tally.fields) or 'unknown'}"
+            )
 
 
 def _reject_repeated(

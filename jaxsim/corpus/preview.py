@@ -18,18 +18,23 @@ import pyarrow.parquet as pq
 
 from jaxsim.config import Config, SourceConfig
 from jaxsim.corpus import formats, store
-from jaxsim.corpus.documents import (
-    DUPLICATE_ID,
-    FROM_TEXT,
-    Document,
-    Tally,
-    check_bad,
-    read_file,
-)
+from jaxsim.corpus.documents import DUPLICATE_ID, Document, Tally, check_bad, read_file
 from jaxsim.corpus.fields import Cause, date_of, find
-from jaxsim.corpus.names import check_free, check_name, check_twins
+from jaxsim.corpus.names import check_domain, check_free, check_name, check_twins
 from jaxsim.corpus.sources import InputFile, Inputs, find_inputs
-from jaxsim.corpus.split import BASE, SPLITS, TRAIN, places_of, split_of
+from jaxsim.corpus.split import (
+    BASE,
+    BASE_TEXT,
+    DOMAINS,
+    PARTITIONS,
+    SECTIONS,
+    SPLITS,
+    TRAIN,
+    check_sources,
+    collect_places,
+    places_of,
+    split_of,
+)
 from jaxsim.corpus.tokenizer import Tokenizer, tokenizer_from_config
 from jaxsim.errors import JaxsimError, UserError
 
@@ -153,9 +158,11 @@ class Preview:
 def preview(config: Config, workdir: Path) -> Preview:
     """Reads a sample of every source; writes nothing."""
     problems: list[str] = []
+    with _collected(problems.append):
+        check_sources(config.corpus)
     sources = [
         looked
-        for where in ("partitions", "domains", "base_text")
+        for where in SECTIONS
         for name, source in getattr(config.corpus, where).items()
         if (looked := _look(config, where, name, source, problems.append))
     ]
@@ -169,8 +176,8 @@ def preview(config: Config, workdir: Path) -> Preview:
                     ids = found.tokenizer.encode_batch(place.texts)
                     size = sum(len(text.encode()) for text in place.texts)
                     place.bytes_per_token = size / max(1, sum(map(len, ids)))
-    _check_names(found)
     _check_text(config, found)
+    _check_names(config, found)
     return found
 
 
@@ -214,7 +221,7 @@ def _read(config: Config, looked: Looked, problem: Callable[[str], None]) -> Non
     quota = SAMPLE / min(len(files), _FILES)
     opened = read = 0.0  # bytes of files
     sizes = Counter[str]()  # bytes of text, by file
-    ids: set[str] = set()
+    text_of_id: dict[str, int] = {}
     wrong: list[str] = []  # of names and splits
     for file in files:
         if sizes.total() >= SAMPLE:
@@ -224,10 +231,10 @@ def _read(config: Config, looked: Looked, problem: Callable[[str], None]) -> Non
         share = 1.0
         with _collected(problem):
             for document in read_file(file, source, tally):
-                if document.id in ids and not document.id.startswith(FROM_TEXT):
+                text = hash((document.prompt, document.text))
+                if text_of_id.setdefault(document.id, text) != text:
                     tally.reject(file, 0, DUPLICATE_ID)
                     continue
-                ids.add(document.id)
                 sizes[file.name] += len(document.text)
                 try:
                     _sort(config, looked, tally, document)
@@ -261,15 +268,15 @@ def _sort(config: Config, looked: Looked, tally: Tally, document: Document) -> N
         looked.no_dates[f"no {source.date_field}" if found is None else found] += 1
         if isinstance(found, Cause) and found.example:
             tally.examples.setdefault(str(found), found.example)
-    places = places_of(name, source, document)
+    places = places_of(name, source, document, looked.where)
     if isinstance(places, str):
         tally.drop(places)
         return
-    in_pool = looked.where == "partitions"
+    in_pool = looked.where == PARTITIONS
     gives_base = config.uses_base_text and not corpus.base_text
     for partition, group in places:
         split = BASE
-        if looked.where != "base_text":
+        if looked.where != BASE_TEXT:
             split = split_of(document, corpus.split, in_pool, gives_base)
         place = Place(partition, group, in_pool, looked.weights)
         looked.places.setdefault(partition, place).add(document, split)
@@ -300,7 +307,7 @@ def _tokenizer(
     if settings.kind != "bpe":
         what = settings.path if settings.kind == "file" else "bytes"
         return tokenizer_from_config(settings, ()), f"with the tokenizer: {what}"
-    where = "base_text" if config.corpus.base_text else "partitions"
+    where = BASE_TEXT if config.corpus.base_text else PARTITIONS
     texts = [text for place in found.places(where) for text in place.texts]
     sample = functools.reduce(
         lambda taken, text: taken + text[: _BPE_TEXT - len(taken)], texts, ""
@@ -311,19 +318,20 @@ def _tokenizer(
     return Tokenizer.train_bpe([sample], settings.vocab_size), how
 
 
-def _check_names(found: Preview) -> None:
+def _check_names(config: Config, found: Preview) -> None:
     """Names that `prepare` would refuse."""
     problem = found.problems.append
     owners: dict[str, tuple[str, str]] = {}
     for source in found.sources:
-        if source.where == "base_text":
+        if source.where == BASE_TEXT:
             with _collected(problem):
                 check_name(source.name, "config.corpus.base_text")
             continue
+        check = check_domain if source.where == DOMAINS else check_free
         for place in source.places.values():
             with _collected(problem):
                 for name in dict.fromkeys((place.name, place.group)):
-                    check_free(name, f"source {source.name!r}")
+                    check(name, f"source {source.name!r}")
                 owner = owners.setdefault(place.name, (source.where, source.name))
                 if owner != (source.where, source.name):
                     raise UserError(
@@ -333,21 +341,20 @@ def _check_names(found: Preview) -> None:
                     )
     with _collected(problem):
         check_twins(owners, "partitions and domains")
-    for place in found.places("partitions"):
-        if place.group != place.name and owners.get(place.group, [""])[0] == (
-            "partitions"
-        ):
-            problem(
-                f"{place.group!r} is the name of a partition and of the group of "
-                f"{place.name!r}; rename the source of one of them"
-            )
+    if not found.problems and all(source.share == 1 for source in found.sources):
+        pairs = [
+            (s.where, s.name, [(p.name, p.group) for p in s.places.values()])
+            for s in found.sources
+        ]
+        with _collected(problem):
+            collect_places(config.corpus, pairs)
 
 
 def _check_text(config: Config, found: Preview) -> None:
     """Partitions and domains that are too small, and ranges of dates that are empty."""
     problem, corpus = found.problems.append, config.corpus
     for source in found.sources:
-        if source.share < 1 or source.where == "base_text":
+        if source.share < 1 or source.where == BASE_TEXT:
             continue  # the rest may have what the sample lacks
         dates = source.config.by_dates
         if dates and not (source.config.by_field or source.config.by_file):
@@ -365,7 +372,7 @@ def _check_text(config: Config, found: Preview) -> None:
                     "split; give it more, raise config.corpus.split.dev and .test, or "
                     "set another config.corpus.split.salt"
                 )
-    for place in found.places("partitions"):
+    for place in found.places(PARTITIONS):
         times, tokens = epochs(config, place), place.tokens(TRAIN)
         if tokens and times > corpus.max_epochs:
             problem(
@@ -376,7 +383,7 @@ def _check_text(config: Config, found: Preview) -> None:
                 "config.recipe.batch, or raise config.corpus.max_epochs"
             )
     if config.uses_base_text and found.sources:
-        where = "base_text" if corpus.base_text else "partitions"
+        where = BASE_TEXT if corpus.base_text else PARTITIONS
         tokens = sum(place.tokens(BASE) for place in found.places(where))
         if tokens < config.model.length:
             problem(
@@ -399,8 +406,7 @@ def epochs(config: Config, place: Place) -> float:
 def units(config: Config, found: Preview) -> int:
     """How many units the partitions are cut into, about."""
     pieces = (
-        int(place.tokens(TRAIN) / _budget(config))
-        for place in found.places("partitions")
+        int(place.tokens(TRAIN) / _budget(config)) for place in found.places(PARTITIONS)
     )
     return sum(max(1, min(config.corpus.max_units, n)) for n in pieces)
 

@@ -48,6 +48,7 @@ class Scanned:
     filtered: int
     dropped: dict[str, int]
     examples: dict[str, str]
+    fields: dict[str, str]
     hopeless: list[str]
 
     def tally(self) -> Tally:
@@ -59,6 +60,7 @@ class Scanned:
             filtered=self.filtered,
             dropped=Counter(self.dropped),
             examples=self.examples,
+            fields=self.fields,
             hopeless=self.hopeless,
         )
 
@@ -119,6 +121,7 @@ def scan(
         tally.filtered,
         dict(tally.dropped),
         tally.examples,
+        tally.fields,
         tally.hopeless,
     )
     records.save(folder / "about.json", about)

@@ -114,6 +114,7 @@ def find_inputs(name: str, source: SourceConfig) -> Inputs:
         stray = _not_listed(name, arrow)
         left_out += [(f.name, stray[f.name]) for f in files if f.name in stray]
         files = [file for file in files if file.name not in stray]
+    left_out.sort()
     if not files:
         said = [f"{file} ({why})" for file, why in left_out[:5]]
         more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
@@ -122,7 +123,7 @@ def find_inputs(name: str, source: SourceConfig) -> Inputs:
             f"{source.reader!r}"
             + (f"; left out are {', '.join(said)}{more}" if said else "")
         )
-    return Inputs(sorted(files, key=lambda file: file.name), sorted(left_out))
+    return Inputs(sorted(files, key=lambda file: file.name), left_out)
 
 
 @contextlib.contextmanager
