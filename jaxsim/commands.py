@@ -13,7 +13,7 @@ from jaxsim.config import Config, save_config
 from jaxsim.corpus import Corpus
 from jaxsim.corpus.prepare import prepare_share
 from jaxsim.corpus.preview import evaluation as preview_evaluation
-from jaxsim.corpus.preview import preview, units
+from jaxsim.corpus.preview import pieces, preview
 from jaxsim.corpus.show_preview import show_preview
 from jaxsim.distributed import is_lead, on_lead
 from jaxsim.errors import DamagedError, UserError, command_line
@@ -130,7 +130,9 @@ def _dry_run(config: Config, workdir: Path) -> None:
     """
     found = preview(config, workdir)
     show_preview(config, found)
-    count, spec = units(config, found), config.score.mixtures
+    partitions, domains = found.places("partitions"), found.places("domains")
+    count = sum(pieces(config, place) for place in partitions)
+    spec = config.score.mixtures
     if count:
         try:
             if spec:
@@ -143,8 +145,7 @@ def _dry_run(config: Config, workdir: Path) -> None:
         vocabulary = config.corpus.tokenizer.vocab_size
         if found.tokenizer is not None and config.corpus.tokenizer.kind != "bpe":
             vocabulary = found.tokenizer.vocab_size
-        places = found.places("partitions") + found.places("domains")
-        scored = {place.name: preview_evaluation(config, place) for place in places}
+        scored = {p.name: preview_evaluation(config, p) for p in partitions + domains}
         show_costs(config, count, vocabulary, scored)
     if found.problems:
         lines = "".join(f"\n{i}. {what}" for i, what in enumerate(found.problems, 1))

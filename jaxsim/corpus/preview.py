@@ -21,6 +21,7 @@ from jaxsim.corpus import formats, store
 from jaxsim.corpus.documents import DUPLICATE_ID, Document, Tally, check_bad, read_file
 from jaxsim.corpus.fields import Cause, date_of, find
 from jaxsim.corpus.names import check_domain, check_free, check_name, check_twins
+from jaxsim.corpus.rows import most_rows
 from jaxsim.corpus.sources import InputFile, Inputs, find_inputs
 from jaxsim.corpus.split import (
     BASE,
@@ -52,6 +53,7 @@ class Place:
 
     Attributes:
       in_pool: it is a partition.
+      is_task: its documents have a prompt, which is read, too.
       weights: by file, how many documents each of those read stands for, about.
       sizes: file and bytes of each document's text, by split.
       examples: the first documents.
@@ -67,14 +69,17 @@ class Place:
     examples: list[Document] = dataclasses.field(default_factory=list)
     texts: list[str] = dataclasses.field(default_factory=list)
     bytes_per_token: float = 1.0
+    is_task: bool = False
 
     def add(self, document: Document, split: str) -> None:
-        size = document.file, len(document.text.encode())
+        text = (document.prompt or "") + document.text
+        self.is_task |= document.prompt is not None
+        size = document.file, len(text.encode())
         self.sizes.setdefault(split, []).append(size)
         if len(self.examples) < EXAMPLES:
             self.examples.append(document)
         if sum(map(len, self.texts)) < _TOKENIZED:
-            self.texts.append(document.text[:_TOKENIZED])
+            self.texts.append(text[:_TOKENIZED])
 
     def documents(self, split: str) -> float:
         """Of a split, about."""
@@ -398,23 +403,27 @@ def _budget(config: Config) -> int:
     return config.recipe.steps * config.recipe.batch * config.model.length
 
 
-def epochs(config: Config, place: Place) -> float:
-    """How often a member's run repeats the text of a partition, about."""
-    return _budget(config) / max(1.0, place.tokens(TRAIN))
+def kept(config: Config, place: Place) -> float:
+    """Training tokens of a partition that are kept, about."""
+    return min(place.tokens(TRAIN), most_rows(config) * config.model.length)
 
 
-def units(config: Config, found: Preview) -> int:
-    """How many units the partitions are cut into, about."""
-    pieces = (
-        int(place.tokens(TRAIN) / _budget(config)) for place in found.places(PARTITIONS)
+def pieces(config: Config, place: Place) -> int:
+    """How many units a partition is cut into, about."""
+    return max(
+        1, min(config.corpus.max_units, int(kept(config, place) / _budget(config)))
     )
-    return sum(max(1, min(config.corpus.max_units, n)) for n in pieces)
+
+
+def epochs(config: Config, place: Place) -> float:
+    """How often a member's run repeats the text of its unit, about."""
+    return _budget(config) * pieces(config, place) / max(1.0, kept(config, place))
 
 
 def evaluation(config: Config, place: Place) -> dict[str, tuple[int, int]]:
     """Tokens and windows of each split that will be scored, about."""
     corpus, length, result = config.corpus, config.model.length, {}
-    most = corpus.evaluation_windows * length or math.inf
+    most = length if place.is_task else corpus.evaluation_windows * length or math.inf
     for split in SPLITS:
         tokens = place.tokens(split, most)
         windows = place.summed(split, lambda n: math.ceil(min(n, most) / length))

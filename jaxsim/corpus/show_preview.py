@@ -5,7 +5,15 @@ from collections.abc import Iterator
 
 from jaxsim.config import Config, SourceConfig
 from jaxsim.corpus import formats
-from jaxsim.corpus.preview import EXAMPLES, Looked, Place, Preview, epochs, evaluation
+from jaxsim.corpus.preview import (
+    EXAMPLES,
+    Looked,
+    Place,
+    Preview,
+    epochs,
+    evaluation,
+    kept,
+)
 from jaxsim.corpus.split import SPLITS, TRAIN
 from jaxsim.log import counted, say, show_table
 
@@ -27,11 +35,12 @@ def show_preview(config: Config, found: Preview) -> None:
     if partitions := found.places("partitions"):
         show_table(
             "partitions",
-            ("partition", "group", "documents", "training tokens", "epochs"),
+            ("partition", "group", "documents", "training tokens", "kept", "epochs"),
             [
                 (
                     *(place.name, place.group, _about(place, TRAIN)),
                     f"{place.tokens(TRAIN):,.0f}",
+                    f"{kept(config, place):,.0f}",
                     f"{epochs(config, place):.2f}",
                 )
                 for place in partitions
@@ -41,7 +50,7 @@ def show_preview(config: Config, found: Preview) -> None:
     if domains:
         show_table(
             f"domains ({' / '.join(SPLITS)})",
-            ("domain", "in-pool", "documents", "tokens to score"),
+            ("domain", "in-pool", "documents", "tokens to read"),
             [
                 (
                     *(place.name, "yes" if place.in_pool else "no"),

@@ -100,11 +100,17 @@ def scoring_costs(config: Config, members: int, evaluation: Evaluation) -> list[
 
 
 def evaluation_of(corpus: Corpus) -> Evaluation:
-    """The tokens and windows of a prepared corpus."""
-    return {
-        name: {split: (domain.tokens[split], domain.windows[split]) for split in SPLITS}
-        for name, domain in corpus.domains.items()
-    }
+    """The tokens and windows of a prepared corpus; prompts of tasks count, too."""
+    found = {}
+    for name, domain in corpus.domains.items():
+        tokens = domain.tokens
+        if domain.tasks:
+            windows = {split: corpus.evaluation(name, split) for split in SPLITS}
+            tokens = {split: int(w.length_R.sum()) for split, w in windows.items()}
+        found[name] = {
+            split: (tokens[split], domain.windows[split]) for split in SPLITS
+        }
+    return found
 
 
 def show_costs(

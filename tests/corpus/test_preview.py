@@ -10,7 +10,7 @@ from jaxsim import cli
 from jaxsim.config import SourceConfig
 from jaxsim.corpus import prepare
 from jaxsim.corpus import preview as module
-from jaxsim.corpus.preview import epochs, evaluation, preview, units
+from jaxsim.corpus.preview import epochs, evaluation, kept, pieces, preview
 
 from .builders import config_of, words, write_jsonl, write_partition
 
@@ -71,17 +71,17 @@ def test_numbers_are_those_of_prepare(tmp_path):
     assert not found.problems
     assert not (tmp_path / "work").exists()
     corpus = prepare(config, tmp_path / "work")
-    assert units(config, found) == len(corpus.units)
+    counts = corpus.record.summary["documents"]
     for place in found.places("partitions"):
-        counts = corpus.record.summary["documents"][place.name]
-        for split, count in counts.items():
-            assert place.documents(split) == count
-        tokens = sum(
-            u.tokens for u in corpus.units.values() if place.name == u.partition
+        here = [u for u in corpus.units.values() if u.partition == place.name]
+        assert pieces(config, place) == len(here)
+        assert sum(map(place.documents, place.sizes)) == counts[place.name]["read"]
+        assert place.documents("base") == counts[place.name]["base"]
+        assert kept(config, place) == pytest.approx(
+            sum(u.tokens for u in here), rel=0.05
         )
-        assert place.tokens("train") == pytest.approx(tokens, rel=0.05)
-        budget = config.recipe.steps * config.recipe.batch * 32
-        assert epochs(config, place) == pytest.approx(budget / tokens, rel=0.05)
+        times = corpus.budget_rows / here[0].rows
+        assert epochs(config, place) == pytest.approx(times, rel=0.1)
     places = found.places("partitions") + found.places("domains")
     assert {place.name for place in places} == corpus.domains.keys()
     for place in places:
