@@ -37,8 +37,8 @@ def test_a_messy_folder_gives_an_answer(tmp_path, capfd):
     assert summary["quarantine"]["web"]["bad"] == {"not JSON": 1, "no text": 1}
     assert summary["dropped"]["web"] == {"no topic": 1}
     # Five files of 32 records.
-    assert sum(summary["found"][name] for name in PARTITIONS) == 5 * 32
-    assert summary["found"]["notes"] == 40
+    assert sum(summary["documents"][name]["read"] for name in PARTITIONS) == 5 * 32
+    assert summary["documents"]["notes"]["read"] == 40
     # Of twelve copies, others are text for the base model or for evaluation.
     assert 1 <= sum(summary["duplicates"].values()) < 12
     # Of three documents with a question; others are evaluation text themselves.

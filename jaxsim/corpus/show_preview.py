@@ -142,12 +142,17 @@ def _uses(config: SourceConfig) -> Iterator[tuple[str, str]]:
 def _examples(place: Place) -> Iterator[tuple[str, str, str]]:
     name = place.name
     for document in place.examples:
-        text = document.text
+        line = _one_line(document.text, _LINE)
         if document.prompt is not None:
-            text = f"{document.prompt} >>> {text}"
-        line = " ".join(text[: 4 * _LINE].split())
-        yield name, _cut(document.id, _ID), _cut(line, _LINE)
+            half = _LINE // 2
+            prompt = _one_line(document.prompt, half)
+            line = f"{prompt} >>> {_one_line(document.text, half)}"
+        yield name, _cut(document.id, _ID), line
         name = ""
+
+
+def _one_line(text: str, most: int) -> str:
+    return _cut(" ".join(text[: 4 * most].split()), most)
 
 
 def _cut(text: str, most: int) -> str:
