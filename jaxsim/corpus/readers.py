@@ -12,9 +12,6 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from array_record.python import array_record_module
-from google.protobuf.message import DecodeError
-from tensorflow_datasets.proto import tf_example_pb2
 
 from jaxsim.corpus import formats
 from jaxsim.corpus.fields import NOT_UTF8, TOO_LONG, Cause
@@ -216,6 +213,8 @@ def _array_record(stream: Stream, path: str, columns: object) -> Iterator[Record
     """Examples of a data set that TFDS wrote as ArrayRecord."""
     if "://" in path:
         raise UserError(f"{path!r}: ArrayRecord files are only read from this machine")
+    from array_record.python import array_record_module
+
     reader, about = array_record_module.ArrayRecordReader(path), _TfdsInfo(path)
     most = reader.num_records()
     for start in range(0, most, 64):
@@ -279,6 +278,10 @@ class _TfdsInfo:
 def _example(data: bytes, about: _TfdsInfo) -> dict[str, Any]:
     """A record of an example of TensorFlow, which holds only numbers and texts."""
     record: dict[str, Any] = {}
+    # Large, and most processes read no such file.
+    from google.protobuf.message import DecodeError
+    from tensorflow_datasets.proto import tf_example_pb2
+
     try:
         example = tf_example_pb2.Example.FromString(data)
     except DecodeError as error:
