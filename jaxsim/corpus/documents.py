@@ -90,11 +90,10 @@ class Tally:
         self._illustrate(cause)
         if len(self.places) < MAX_PLACES:
             self.places.append((file.name, line, str(cause)))
-        if (total := self.bad.total()) >= MANY_BAD:
-            if total == self.records:
-                self.hopeless.append(file.name)
-            hopeless = min(10 * self.max_bad, (1 + self.max_bad) / 2)
-            check_bad(file.source, self, hopeless)
+        total, share = self.bad.total(), min(10 * self.max_bad, (1 + self.max_bad) / 2)
+        if total >= MANY_BAD and total > share * self.records:
+            self.hopeless = [file.name] * (total == self.records)
+            check_bad(file.source, self, share)
 
     def drop(self, cause: str) -> None:
         """Counts a document that no partition takes."""

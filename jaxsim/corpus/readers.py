@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from jaxsim.corpus import formats
 from jaxsim.corpus.fields import NOT_UTF8, TOO_LONG, Cause
 from jaxsim.corpus.formats import Stream, is_damage, open_file, parse_json, plain
-from jaxsim.errors import DamagedError, UserError
+from jaxsim.errors import DamagedError, JaxsimError, UserError
 
 NOT_JSON = "not JSON"
 NOT_OBJECT = "not a JSON object"
@@ -76,8 +76,13 @@ def read_text(where: str, path: str) -> bytes:
         raise _damaged(where, path, "", error) from error
 
 
-def _damaged(where: str, path: str, at: str, error: Exception) -> DamagedError:
+def _damaged(where: str, path: str, at: str, error: Exception) -> JaxsimError:
     said = str(error).rstrip(".") or type(error).__name__
+    if "too much memory" in said:
+        return UserError(
+            f"{where}: {path!r} was compressed with `zstd --long`; compress it again, "
+            "as `zstd -d --long=31 -c FILE | zstd > NEW.zst` does"
+        )
     return DamagedError(
         f"{where}: {path!r} is truncated or damaged{at}: {said}; copy it again, or "
         "remove it"

@@ -30,6 +30,7 @@ _READ = {
 }
 # They describe a data set, and hold nothing of it.
 _ABOUT = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+_WEB = ("http://", "https://")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 # What tells versions of a file apart, in the words of object stores.
 _STAMPS = (
@@ -96,24 +97,22 @@ def find_inputs(name: str, source: SourceConfig) -> Inputs:
             base = source.path.rstrip("/").rpartition("/")[2]
             found = [dataclasses.replace(found[0], name=base)]
         kinds = _kinds([file.path for file in found])
+        arrow = [file for file in found if kinds[file.path] == formats.ARROW]
+        stray = _not_listed(name, arrow)
         files: list[InputFile] = []
-        for file, kind in zip(found, kinds, strict=True):
-            if reason := _reason(source, file.name, kind, pattern, explicit):
+        for file in found:
+            kind = kinds[file.path]
+            reason = _reason(source, file.name, kind, pattern, explicit)
+            if reason and (explicit or _must_not_miss(source, file.name, kind)):
+                raise UserError(
+                    f"source {name!r}: {file.path!r} is {kind}, which reader "
+                    f"{source.reader!r} does not read; "
+                    f"{formats.ADVICE.get(kind, 'convert it, or remove it')}"
+                )
+            if reason := reason or stray.get(file.path, ""):
                 left_out.append((file.name, reason))
-                if explicit or _must_not_miss(source, file.name, kind):
-                    raise UserError(
-                        f"source {name!r}: {file.path!r} is {kind}, which reader "
-                        f"{source.reader!r} does not read; "
-                        f"{formats.ADVICE.get(kind, 'convert it, or remove it')}"
-                    )
             else:
                 files.append(file)
-        arrow = [
-            f for f, kind in zip(found, kinds, strict=True) if kind == formats.ARROW
-        ]
-        stray = _not_listed(name, arrow)
-        left_out += [(f.name, stray[f.name]) for f in files if f.name in stray]
-        files = [file for file in files if file.name not in stray]
     left_out.sort()
     if not files:
         said = [f"{file} ({why})" for file, why in left_out[:5]]
@@ -169,38 +168,47 @@ def _must_not_miss(source: SourceConfig, name: str, kind: str) -> bool:
     return kind == formats.POINTER and formats.endings(name)[0] in wanted
 
 
-def _kinds(paths: list[str]) -> list[str]:
-    if any("://" in path for path in paths):
-        with ThreadPoolExecutor(16) as pool:
-            return list(pool.map(formats.kind_of, paths))
-    return [formats.kind_of(path) for path in paths]
+def _kinds(paths: list[str]) -> dict[str, str]:
+    """What each file is."""
+    if not any("://" in path for path in paths):
+        return {path: formats.kind_of(path) for path in paths}
+    with ThreadPoolExecutor(16) as pool:
+        return dict(zip(paths, pool.map(formats.kind_of, paths), strict=True))
 
 
 def _not_listed(name: str, files: Iterable[InputFile]) -> dict[str, str]:
-    """Arrow files that are no part of the data set in their folder, with the reason.
+    """Paths of Arrow files that are no part of the data set in their folder, and why.
 
     Raises:
       UserError: a part of the data set is missing.
     """
-    found: dict[str, str] = {}
-    folders: dict[str, list[InputFile]] = {}
+    stray: dict[str, str] = {}
+    listed: dict[str, set[str] | None] = {}
     for file in files:
-        folders.setdefault(file.path.rpartition("/")[0], []).append(file)
-    for folder, inside in folders.items():
+        folder, _, base = file.path.rpartition("/")
+        if folder not in listed:
+            listed[folder] = _parts_of(name, folder)
+        if (parts := listed[folder]) is not None and base not in parts:
+            stray[file.path] = "not listed in state.json"
+    return stray
+
+
+def _parts_of(name: str, folder: str) -> set[str] | None:
+    """The files of a data set that `datasets` saved; None if it is none."""
+    try:
+        with formats.open_file(f"{folder}/state.json") as state:
+            parts = {each["filename"] for each in json.load(state)["_data_files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    for part in parts:
         try:
-            with formats.open_file(f"{folder}/state.json") as state:
-                listed = {each["filename"] for each in json.load(state)["_data_files"]}
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        names = {PurePosixPath(file.path).name: file.name for file in inside}
-        if missing := sorted(listed - names.keys()):
+            formats.open_file(f"{folder}/{part}").close()
+        except FileNotFoundError as error:
             raise UserError(
-                f"source {name!r}: {folder}/state.json lists {missing[0]!r}, which is "
-                "not there; copy the data set again"
-            )
-        stray = names.keys() - listed
-        found |= {names[base]: "not listed in state.json" for base in stray}
-    return found
+                f"source {name!r}: {folder}/state.json lists {part!r}, which is not "
+                "there; copy the data set again"
+            ) from error
+    return parts
 
 
 def _listed(
@@ -210,7 +218,8 @@ def _listed(
     path = source.path.removeprefix("file://")
     root, pattern = path, _Pattern("")
     first = _SIGN.search(path)
-    if first and not os.path.lexists(path):
+    # In a URL of the web, ? is no pattern, and there are no folders.
+    if first and not os.path.lexists(path) and not path.startswith(_WEB):
         root = path[: first.start()].rpartition("/")[0]
         pattern = _Pattern(path[len(root) :].lstrip("/"))
         root = root or ("/" if path.startswith("/") else ".")
@@ -225,7 +234,7 @@ def _listed(
         )
     left_out: list[tuple[str, str]] = []
     if "://" in root:
-        below = _remote(name, root, left_out)
+        below = _remote(name, root, pattern, left_out)
     elif not os.path.lexists(root):
         raise UserError(f"source {name!r}: nothing at path {source.path!r}")
     elif not os.path.isdir(root):
@@ -315,26 +324,31 @@ def _check_regular(name: str, path: str) -> None:
 
 
 def _remote(
-    name: str, root: str, left_out: list[tuple[str, str]]
+    name: str, root: str, pattern: _Pattern, left_out: list[tuple[str, str]]
 ) -> Iterator[InputFile]:
-    """Every file below a URL; adds the hidden ones to `left_out`."""
+    """Every file below a URL; adds the hidden ones that match to `left_out`."""
     try:
-        files, start = fsspec.core.url_to_fs(root)
+        store, start = fsspec.core.url_to_fs(root)
     except (ImportError, ValueError) as error:
         extra = _EXTRAS.get(root.partition("://")[0])
         needed = f"; pip install 'jaxsim-mixtures[{extra}]'" if extra else ""
         raise UserError(f"source {name!r}: path {root!r}: {error}{needed}") from error
+    if store.isfile(start):
+        listing = {start: store.info(start)}
+    else:
+        listing = store.find(start, detail=True)
+    if not listing:
+        raise UserError(f"source {name!r}: nothing at path {root!r}")
     hidden = set()
-    for path, about in files.find(start, detail=True).items():
+    for path, about in listing.items():
         relative = path[len(start) :].lstrip("/")
-        parts = relative.split("/")
-        dotted = next((i for i, part in enumerate(parts) if part.startswith(".")), None)
-        if dotted is not None:
-            is_folder = dotted + 1 < len(parts)
-            hidden.add("/".join(parts[: dotted + 1]) + "/" * is_folder)
-        elif not path.endswith("/"):
+        above, dot, _ = f"/{relative}".partition("/.")
+        if dot and pattern.whole.fullmatch(relative):
+            parts = relative[len(above) :].partition("/")
+            hidden.add(f"{relative[: len(above)]}{parts[0]}{parts[1]}")
+        elif not dot and not path.endswith("/"):
             stamp = next((str(about[key]) for key in _STAMPS if about.get(key)), "")
-            url, size = files.unstrip_protocol(path), int(about["size"] or 0)
+            url, size = store.unstrip_protocol(path), int(about["size"] or 0)
             yield InputFile(name, relative, url, size, stamp)
     left_out += [(path, "hidden") for path in hidden]
 

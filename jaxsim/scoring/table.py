@@ -410,7 +410,10 @@ def read_cells(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
         raise UserError(f"{path}: no such file")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
+            # Names of members have commas, but a table does not begin with one.
+            separator = re.search(r"[,;\t]", re.sub(r'"[^"]*"', "", file.readline()))
+            file.seek(0)
+            reader = csv.reader(file, delimiter=separator[0] if separator else ",")
             rows = [(reader.line_num, list(map(_from_text, cells))) for cells in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV in UTF-8 ({error})") from error

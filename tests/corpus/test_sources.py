@@ -275,7 +275,7 @@ def test_urls(tmp_path):
         assert counts == {"web": 1, "code": 4}
         assert texts("memory://bucket/code/d.parquet") == ["words"] * 3
         assert texts(f"file://{tmp_path}/web/a.jsonl") == ["words"]
-        with pytest.raises(UserError, match="has no file"):
+        with pytest.raises(UserError, match="nothing at path 'memory://bucket/none'"):
             inputs("memory://bucket/none/*.jsonl")
         (file,) = inputs("memory://bucket/web/a.jsonl").files
         store.rm("/bucket/web/a.jsonl")
