@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from jaxsim.config import Config, SourceConfig
 from jaxsim.corpus import formats, store
+from jaxsim.corpus.coverage import Coverage
 from jaxsim.corpus.documents import DUPLICATE_ID, Document, Tally, check_bad, read_file
 from jaxsim.corpus.fields import Cause, date_of, find
 from jaxsim.corpus.names import check_domain, check_free, check_name, check_twins
@@ -175,12 +176,10 @@ def preview(config: Config, workdir: Path) -> Preview:
     with _collected(problems.append):
         found.tokenizer, found.how = _tokenizer(config, workdir, found)
     if found.tokenizer is not None:
-        for source in sources:
-            for place in source.places.values():
-                with _collected(problems.append):
-                    ids = found.tokenizer.encode_batch(place.texts)
-                    size = sum(len(text.encode()) for text in place.texts)
-                    place.bytes_per_token = size / max(1, sum(map(len, ids)))
+        coverage = Coverage(found.tokenizer, config.corpus.max_unknown)
+        for place in (p for source in sources for p in source.places.values()):
+            with _collected(problems.append):
+                _count_tokens(place, coverage)
     _check_text(config, found)
     _check_names(config, found)
     return found
@@ -321,6 +320,15 @@ def _tokenizer(
         return None, ""
     how = f"with a BPE that is trained here on {len(sample):,} characters"
     return Tokenizer.train_bpe([sample], settings.vocab_size), how
+
+
+def _count_tokens(place: Place, coverage: Coverage) -> None:
+    """Measures bytes per token; refuses text that the tokenizer does not keep."""
+    what = f"{'partition' if place.in_pool else 'domain'} {place.name!r}"
+    ids = coverage.encode_some([what] * len(place.texts), place.texts)
+    size = sum(len(text.encode()) for text in place.texts)
+    place.bytes_per_token = size / max(1, sum(map(len, ids)))
+    coverage.check(what)
 
 
 def _check_names(config: Config, found: Preview) -> None:

@@ -5,14 +5,16 @@ import json
 import random
 
 import pytest
+import tokenizers
+from tokenizers.models import WordLevel
 
 from jaxsim import cli
-from jaxsim.config import SourceConfig
+from jaxsim.config import SourceConfig, TokenizerConfig
 from jaxsim.corpus import prepare
 from jaxsim.corpus import preview as module
 from jaxsim.corpus.preview import epochs, evaluation, kept, pieces, preview
 
-from .builders import config_of, words, write_jsonl, write_partition
+from .builders import config_of, with_corpus, words, write_jsonl, write_partition
 
 FILE = """
 from jaxsim.config import default_config, source
@@ -162,3 +164,15 @@ def test_a_large_source_is_sampled(tmp_path, monkeypatch):
         assert everything == pytest.approx(2000, rel=0.1)
         text = sum(len(r["text"]) for r in made if r["topic"] == place.name)
         assert sum(map(place.tokens, place.sizes)) == pytest.approx(text, rel=0.1)
+
+
+def test_a_tokenizer_that_does_not_know_the_text(tmp_path):
+    vocabulary = {"the": 0, "[UNK]": 1, "<|endoftext|>": 2}
+    words_only = tokenizers.Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    words_only.save(str(tmp_path / "tokenizer.json"))
+    config = config_of({"a": write_partition(tmp_path / "data", "a")})
+    tokenizer = TokenizerConfig(kind="file", path=str(tmp_path / "tokenizer.json"))
+    found = preview(with_corpus(config, tokenizer=tokenizer), tmp_path / "work")
+    assert any(
+        "partition 'a': the tokenizer does not know" in p for p in found.problems
+    )
