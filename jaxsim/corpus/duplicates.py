@@ -40,7 +40,8 @@ _LARGEST_FILTER = 1 << 26  # bytes
 def _classes() -> np.ndarray:
     """Of each code point: 0 in no word, 1 a part of one, 2 a word of its own."""
     classes = np.zeros(0x110000, np.uint8)
-    classes[[c for c in range(0x110000) if chr(c).isalnum()]] = 1
+    # There are no letters and digits in planes 4 and above.
+    classes[[c for c in range(0x40000) if chr(c).isalnum()]] = 1
     classes[ord("_")] = 1
     for first, last in _ALONE:
         classes[first : last + 1] = 2
@@ -131,7 +132,7 @@ class EvaluationIndex:
     def __init__(self, hash_G: np.ndarray, owner_G: np.ndarray, size_E: np.ndarray):
         """Takes sorted hashes, whose each is, and the n-grams of each document."""
         self.hash_G, self.owner_G, self.size_E = hash_G, owner_G, size_E
-        # Most n-grams are nowhere in evaluation text: one look here tells.
+        # Of most n-grams one look here tells that they are nowhere.
         size = 1 << max(10, (8 * len(hash_G)).bit_length())
         self._shift = np.uint64(65 - min(size, _LARGEST_FILTER).bit_length())
         self._filter = np.zeros(min(size, _LARGEST_FILTER), bool)
@@ -176,7 +177,10 @@ class EvaluationIndex:
     ) -> list[tuple[int, int]]:
         """(document, evaluation document) of all overlaps of a batch."""
         maybe = np.flatnonzero(self._filter[gram_G >> self._shift])
-        suspects = np.unique(np.searchsorted(begin_D, maybe, "right") - 1)
+        at = np.searchsorted(self.hash_G, gram_G[maybe])
+        here = at < len(self.hash_G)
+        here[here] = self.hash_G[at[here]] == gram_G[maybe[here]]
+        suspects = np.unique(np.searchsorted(begin_D, maybe[here], "right") - 1)
         return [
             (d, e)
             for d in suspects.tolist()

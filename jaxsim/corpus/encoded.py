@@ -14,7 +14,6 @@ import numpy as np
 from jaxsim.corpus import choose, encode
 from jaxsim.corpus.choose import Chosen, Settled
 from jaxsim.corpus.encode import Tools
-from jaxsim.corpus.tokenizer import Tokenizer
 
 _BLOCK = 4_000_000  # tokens that are put in order at once
 
@@ -66,9 +65,7 @@ class Shards:
     """The folders of `encode.encode`."""
 
     def __init__(self, tools: Tools):
-        self._type = encode.token_type(
-            Tokenizer.load(tools.tokenizer, tools.tokenizer_digest)
-        )
+        self._type = np.dtype(tools.token_type)
         self._near = bool(tools.near_duplicates)
         self.folders: list[Path] = []
         self._abouts: list[encode.Encoded] = []

@@ -222,7 +222,7 @@ def _build(
         len(borders),
     )
     coverage = Coverage(tokenizer, config.corpus.max_unknown)
-    tools = Tools.of(config.corpus, saved, tokenizer.digest, index)
+    tools = Tools.of(config.corpus, tokenizer, saved, index)
     rate_P = pipeline.tokens_per_byte(tokenizer, evaluation, picked)
     taken, shards = pipeline.training(tools, coverage, rate_P, taking)
     if run.shard:
