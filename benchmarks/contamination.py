@@ -137,10 +137,12 @@ class Corpus:
             for e, common in counts.items()
         )
 
-    def make_index(self, n: int) -> None:
+    def make_index(self, n: int, held_out: set[str]) -> None:
+        """Of all evaluation text, also what is held out from the partitions."""
         self.index: dict[tuple[str, ...], list[int]] = {}
         self.sizes = []
-        for e, record in enumerate(self.evaluation):
+        within = [self.training[name] for name in sorted(held_out)]
+        for e, record in enumerate(self.evaluation + within):
             parts = [record[k] for k in ("text", "prompt", "completion") if k in record]
             found = grams(" ".join(parts), n)
             self.sizes.append(len(found))
@@ -201,7 +203,7 @@ def measure(corpus: Corpus, folder: Path, args: Any) -> dict[str, Any]:
         split = _split(name, config.corpus.split)
         if split == "train":
             seen.add(name)
-    corpus.make_index(args.words)
+    corpus.make_index(args.words, {*corpus.training} - seen)
     table = {
         kind: {
             f"{share:g}": [sum(name not in left for name in cell), len(cell)]
