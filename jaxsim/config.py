@@ -359,7 +359,7 @@ class ValidateConfig:
 class SearchConfig:
     """What to minimize, under what constraints, and the budget of the search.
 
-    The names in `target` and `max_regression` are domains, groups of them, or macros. An
+    The names in `target` and `max_regression` are domains, groups of them or macros. An
     empty target means the macro out-of-pool, or all domains if none is out of the pool.
     The names in `min_weight`, `max_weight` and `supply` are members, partitions or
     groups. Like mixtures, shares are of the run's tokens without replay; the same

@@ -102,6 +102,7 @@ class Tools:
 
     tokenizer: Path
     tokenizer_digest: str
+    token_type: str  # how tokens are stored
     index: Path  # of evaluation text
     overlap_words: int
     overlap_share: float
@@ -110,10 +111,12 @@ class Tools:
 
     @classmethod
     def of(
-        cls, config: CorpusConfig, tokenizer: Path, digest: str, index: Path
+        cls, config: CorpusConfig, tokenizer: Tokenizer, folder: Path, index: Path
     ) -> Self:
+        kind = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<i4"
         return cls(
-            tokenizer, digest, index, config.overlap_words, config.overlap_share,
+            folder, tokenizer.digest, kind, index,
+            config.overlap_words, config.overlap_share,
             config.near_duplicates, config.max_unknown,
         )  # fmt: skip
 
@@ -136,7 +139,7 @@ def encode(folder: Path, wanted: Wanted, tools: Tools) -> None:
             numbers = slice(done, done + len(batch))
             names = [wanted.names[w] for w in wanted.where[numbers].tolist()]
             ids = coverage.encode_some(names, texts)
-            np.concatenate(ids).astype(token_type(tokenizer)).tofile(out)
+            np.concatenate(ids).astype(tools.token_type).tofile(out)
             hash_W, begin_D = word_hashes(texts)
             row_D = np.zeros(len(batch), ENCODED)
             row_D["document"] = wanted.document[numbers]
@@ -157,11 +160,6 @@ def encode(folder: Path, wanted: Wanted, tools: Tools) -> None:
         np.save(folder / "bands.npy", np.concatenate(bands))
     about = Encoded(done, total, coverage.counts)
     records.save(folder / "about.json", about)
-
-
-def token_type(tokenizer: Tokenizer) -> np.dtype:
-    """How tokens are stored."""
-    return np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<i4")
 
 
 def load(folder: Path) -> tuple[Encoded, np.ndarray]:

@@ -37,8 +37,7 @@ def summarize(scores: Scores, split: str, most: int) -> Summary:
     """
     e = scores.evaluation
     known = Targets.of(e, np.ones(len(e.domains), bool))
-    names = (known.lead("out-of-pool"), *known.domains["out-of-pool"],
-             known.lead("in-pool"))  # fmt: skip
+    names = known.lead("out-of-pool"), *known.firsts, known.lead("in-pool")
     weights = known.weights(e.domains)
     targets = {n: weights[n] for n in names if n is not None}
     merge = scores.predictors["merge"]

@@ -149,7 +149,7 @@ def standard_bits(scores: Scores) -> Table:
     inside = known.lead("in-pool")
     weights = known.weights(e.domains)
     bits_MD = scores.bits_per_byte("merge", "dev")
-    outside = known.domains["out-of-pool"][:_MOST_DOMAINS]
+    outside = known.firsts[:_MOST_DOMAINS]
     names = (inside, *outside) if inside else outside
     bits = [weighted_mean(bits_MD, weights[n]) for n in names]
     columns = [text_column("mixture", "mixture"), *(bits_column(n, n) for n in names)]

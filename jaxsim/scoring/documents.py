@@ -26,16 +26,13 @@ from jaxsim.corpus.split import SPLITS
 from jaxsim.scoring.scores import Scores, document_starts
 
 PREDICTOR = "merge"
-_ROWS = 2**20  # of a row group: memory holds one, whatever the table
+_NUMBERS = 2**20  # losses of windows that become a row group, as a rule
 
 
 def write_documents(scores: Scores, file: IO[bytes]) -> None:
     """Writes the merges' losses by document, some mixtures at a time."""
-    e, merge, names = (
-        scores.evaluation,
-        scores.predictors[PREDICTOR],
-        scores.table.names,
-    )
+    e, merge = scores.evaluation, scores.predictors[PREDICTOR]
+    names = scores.table.names
     starts_E = document_starts(e, merge.rows)
     first_E = merge.rows[starts_E]
     tokens_E, bytes_E = (
@@ -73,7 +70,7 @@ def write_documents(scores: Scores, file: IO[bytes]) -> None:
         "jaxsim.notes": json.dumps(scores.notes),
     }
     schema = rows(0, 1).schema.with_metadata(facts)
-    step = max(1, _ROWS // len(first_E))
+    step = max(1, _NUMBERS // len(merge.rows))
     with pyarrow.parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         for start in range(0, len(names), step):
             writer.write_table(rows(start, min(start + step, len(names))).cast(schema))

@@ -111,12 +111,17 @@ class Targets:
         return self.domains["out-of-pool"] or (self.level,)
 
     @property
+    def firsts(self) -> tuple[str, ...]:
+        """What the macro out-of-pool is over: groups, and domains that are alone."""
+        names = self.domains["out-of-pool"]
+        means, groups = self._means(names), self.groups
+        firsts = (groups[n] if groups[n] in means else n for n in names)
+        return tuple(dict.fromkeys(firsts))
+
+    @property
     def default(self) -> dict[str, float]:
         """The default target of a search: what the macro is over, out-of-pool first."""
-        names = self.domains["out-of-pool"]
-        means = self._means(names)
-        firsts = (g if (g := self.groups[n]) in means else n for n in names)
-        return dict.fromkeys([*firsts] or self.domains["in-pool"], 1.0)
+        return dict.fromkeys(self.firsts or self.domains["in-pool"], 1.0)
 
     @property
     def drawn(self) -> tuple[str, ...]:

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import tokenizers
 
+from jaxsim.config import SourceConfig
+from jaxsim.corpus import Corpus, open_corpus, prepare
 from jaxsim.corpus.coverage import Coverage
 from jaxsim.corpus.tasks import Completion, encode_records, record_windows
 from jaxsim.corpus.tokenizer import END_OF_TEXT, Tokenizer
+from jaxsim.errors import UserError
 
-from .builders import document
+from .builders import config_of, document, write_jsonl, write_partition
 
 BOT, EOT, L = 98, 99, 8
 
@@ -128,3 +131,84 @@ def test_a_completion_that_fits_no_window_is_left_out_and_counted():
     nothing, _ = record_windows(records[:1], BOT, EOT, L, "a")
     assert len(nothing) == 0
     assert nothing.tokens_RL1.shape == (0, L + 1)
+
+
+def source_of(path: Path, **fields) -> SourceConfig:
+    fields = {"prompt_field": "q", "completion_field": "a.text"} | fields
+    return SourceConfig(reader="records", path=str(path), **fields)
+
+
+def records(lengths: list[int], **fields) -> list[dict]:
+    """Records whose answers have so many bytes."""
+    return [
+        {"id": f"{i}", "q": f"What is {i}?", "a": {"text": " " + "x" * (n - 1)}}
+        | fields
+        for i, n in enumerate(lengths)
+    ]
+
+
+@pytest.fixture
+def prepared(tmp_path: Path):
+    """A corpus of bytes with a task, by its records; the windows have 32 tokens."""
+
+    def build(found: list[dict], **fields) -> Corpus:
+        path = write_jsonl(tmp_path / "task.jsonl", found)
+        domains = {"task": source_of(path, **fields)}
+        config = config_of(
+            {"a": write_partition(tmp_path / "texts", "a")}, domains=domains
+        )
+        return prepare(config, tmp_path / "work")
+
+    return build
+
+
+def test_what_does_not_fit_is_named_and_counted(prepared, capsys):
+    corpus = prepared(records([4, 40, 5, 6, 33, 32, 7, 8]))
+    domain = corpus.domains["task"]
+    assert domain.by_document
+    assert sum(counts["too_long"] for counts in domain.tasks.values()) == 2
+    assert sum(domain.documents.values()) == 6
+    scored = []
+    for split in ("dev", "test"):
+        windows = corpus.evaluation("task", split)
+        assert windows.count_R.tolist() == windows.bytes_R.tolist()
+        scored += windows.documents
+    assert sorted(scored) == ["0", "2", "3", "5", "6", "7"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "completion longer than a window" in said
+    assert "more than config.model.length=32 tokens, or none: " in said
+
+
+def test_a_task_of_which_nothing_fits_is_refused(prepared):
+    with pytest.raises(
+        UserError, match=r"'task'.* every completion has more than .*=32"
+    ):
+        prepared(records([40] * 8))
+
+
+def test_a_rule_cuts_a_source_in_domains_of_its_group(prepared):
+    found = records([4, 5] * 12)
+    for i, record in enumerate(found):
+        record["meta"] = {"subject": "art" if i % 3 else "law"}
+    corpus = prepared(found, by_field="meta.subject")
+    assert [d for d in corpus.domains if d != "a"] == ["task/art", "task/law"]
+    assert {d.group for d in corpus.domains.values()} == {"a", "task"}
+    assert not corpus.domains["a"].by_document
+    # Reading it again is no damage: names of two levels are not paths.
+    assert open_corpus(corpus.workdir).domains == corpus.domains
+
+
+@pytest.mark.parametrize("value", ["a/b", "..", "x\ny"])
+def test_a_value_that_is_no_name_is_refused(prepared, value):
+    with pytest.raises(UserError, match="the name"):
+        prepared(records([4] * 8, subject=value), by_field="subject")
+
+
+def test_a_task_does_not_take_the_name_of_a_partition(tmp_path):
+    path = write_jsonl(tmp_path / "task.jsonl", records([4] * 8, subject="b"))
+    config = config_of(
+        {"a": write_partition(tmp_path / "texts", "a")},
+        domains={"a": source_of(path, by_field="subject")},
+    )
+    with pytest.raises(UserError, match="'a' is the name of a partition or of a group"):
+        prepare(config, tmp_path / "work")
