@@ -223,7 +223,7 @@ def _listed(
     # In a URL of the web, ? is no pattern, and there are no folders.
     if first and not os.path.lexists(path) and not path.startswith(_WEB):
         root = path[: first.start()].rpartition("/")[0]
-        pattern = _Pattern(path[len(root) :].lstrip("/"))
+        pattern = _Pattern(path[len(root) :].strip("/"))
         root = root or ("/" if path.startswith("/") else ".")
     try:
         pattern.whole  # noqa: B018 - it is compiled here

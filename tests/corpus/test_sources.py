@@ -149,6 +149,7 @@ def test_patterns_and_named_parts(tmp_path):
         "w[!a-f]b/*": 0,
         "[x].jsonl": 1,
         "web/": 3,
+        "we*/": 3,
     }.items():
         if wanted:
             assert len(names(f"{tmp_path}/{pattern}")) == wanted, pattern
