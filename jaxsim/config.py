@@ -26,7 +26,7 @@ T = TypeVar("T")
 N = TypeVar("N", int, float)
 Attention = Literal["auto", "einsum", "xla", "cudnn"]
 Precision = Literal["float32", "tf32", "bfloat16"]
-_READERS = ("sotu", "jsonl", "text")
+_READERS = ("records", "text", "sotu", "tfds", "olmes")
 _SHARE = "a share between 0 and 1"
 # What is larger is a mistake, and arrays and loops of that size would not end.
 _MOST, _MOST_TOKENS = 1e9, 1e18
@@ -65,15 +65,30 @@ class SourceConfig:
 
     With no `by_*` rule the whole source is one partition (or domain), named after the
     source. `by_field` and `by_dates` together give `VALUE,START-END`, grouped by VALUE.
+
+    A field may be nested, as in `meta.topic`, and is also looked up in the record's
+    `metadata`. Of `a|b`, the first one that has a value is taken.
     """
 
-    # 'sotu', 'jsonl' (Dolma, also .gz) or 'text' (a folder).
-    reader: str = checked("", _READERS.__contains__, "one of sotu, jsonl, text")
-    path: str = ""  # a file or folder; 'sotu' finds its installed package
-    by_field: str = ""  # metadata field whose values name the partitions
+    # 'records': a document for each record of JSON Lines, Parquet, Arrow, CSV or TSV;
+    # 'text': for each .txt, .md or .rst file; 'sotu': State of the Union addresses;
+    # 'tfds': of a prepared TFDS data set; 'olmes': tasks as AI2's evaluation has them.
+    # Files may be compressed with gzip, zstd, bzip2 or xz.
+    reader: str = checked("", _READERS.__contains__, f"one of {', '.join(_READERS)}")
+    # A file, folder, URL or pattern of * ? ** and {name}; what {name} stands for is
+    # a field of all documents of that file. 'sotu' finds its installed package.
+    path: str = ""
+    text_field: str = "text"
+    id_field: str = "id"  # documents without one get it from their text
+    date_field: str = "created|added"
+    prompt_field: str = ""  # with `completion_field`: records of a task, for a domain
+    completion_field: str = ""
+    by_field: str = ""  # whose values name the partitions
+    by_list: Literal["first", "every"] = "first"  # what counts of a list of values
     by_dates: tuple[tuple[str, str], ...] = ()  # inclusive ISO prefixes
     by_file: bool = False  # one partition for each file
-    where: tuple[tuple[str, str], ...] = ()  # keep if str(metadata[k]) == v
+    where: tuple[tuple[str, str], ...] = ()  # keep if the field k has the value v
+    ids: Literal["record", "per file"] = "record"  # per file: they restart in each
 
 
 @dataclass(frozen=True)
@@ -107,9 +122,12 @@ class CorpusConfig:
     base_text: dict[str, SourceConfig] = field(default_factory=dict)
     tokenizer: TokenizerConfig = TokenizerConfig()
     split: SplitConfig = SplitConfig()
-    evaluation_tokens: int = non_negative(0)  # of a split of a domain, about; 0: all
+    # Of a split of a domain, about; 0: all.
+    evaluation_tokens: int = non_negative(100_000)
     evaluation_windows: int = non_negative(0)  # of a document, evenly spaced; 0: all
     max_units: int = positive(1)  # units that a large partition is cut into
+    # A unit keeps rows for at most so many runs of a member; more text is not encoded.
+    unit_budgets: float = checked(8.0, lambda x: 1 <= x <= _MOST, "from 1 to 1e9")
     max_epochs: float = positive(16.0)  # a unit that repeats more is refused
     max_bad: float = share(0.001)  # unreadable records that are tolerated
     max_unknown: float = share(0.01)  # text that a 'file' tokenizer may not know
@@ -117,6 +135,10 @@ class CorpusConfig:
     overlap: Literal["drop", "refuse"] = "drop"
     overlap_words: int = positive(13)  # length of the n-grams compared
     overlap_share: float = share(0.5)  # of a document's n-grams that match
+    # Training documents that share so much of their 5-grams of words (Jaccard
+    # similarity, estimated) are copies; 0: only those with the same words are.
+    near_duplicates: float = share(0.0)
+    workers: int = non_negative(0, 4096)  # processes; 0: one per core for large input
 
 
 @dataclass(frozen=True)
@@ -337,7 +359,8 @@ class ValidateConfig:
 class SearchConfig:
     """What to minimize, under what constraints, and the budget of the search.
 
-    An empty target means all out-of-pool domains, or all domains if there are none.
+    The names in `target` and `max_regression` are domains, groups of them or macros. An
+    empty target means the macro out-of-pool, or all domains if none is out of the pool.
     The names in `min_weight`, `max_weight` and `supply` are members, partitions or
     groups. Like mixtures, shares are of the run's tokens without replay; the same
     share in `min_weight` and `max_weight` fixes it.
@@ -532,7 +555,15 @@ def _check_paths(corpus: CorpusConfig) -> None:
         )
     for where in ("partitions", "domains", "base_text"):
         for name, entry in getattr(corpus, where).items():
+            key = f"config.corpus.{where}.{name}"
             if entry.reader != "sotu" and not entry.path:
+                raise UserError(f"{key}.path: missing (a file, a folder or a pattern)")
+            if bool(entry.prompt_field) != bool(entry.completion_field):
                 raise UserError(
-                    f"config.corpus.{where}.{name}.path: missing (a file or a folder)"
+                    f"{key}: prompt_field and completion_field only go together"
+                )
+            if where != "domains" and (entry.prompt_field or entry.reader == "olmes"):
+                raise UserError(
+                    f"{key}: tasks are only scored, so that they are for "
+                    "config.corpus.domains"
                 )

@@ -205,8 +205,8 @@ def test_an_unknown_word_after_the_colon_is_named(root: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "option"),
     [
-        (["prepare", "--refreeze"], {"refreeze": True}),
-        (["prepare"], {"refreeze": False}),
+        (["prepare", "--refreeze"], {"refreeze": True, "shard": None}),
+        (["prepare", "--shard=1/4"], {"refreeze": False, "shard": (1, 4)}),
         (["train", "--shard=1/4"], {"shard": (1, 4)}),
         (["train"], {"shard": None}),
         (["search", "--min-effect=0.2%"], {"min_effect": 0.002, "override": False}),

@@ -90,7 +90,7 @@ def found(name: str, **weights: float) -> SearchResult:
         "difference": 0.0, "error": 0.0, "limit": 0.0, "tied": True,
     }  # fmt: skip
     ties = {"heading": "", "resampled": "", "level": 0.9, "min_effect": 0, "count": 1}
-    return SearchResult({"a": 1.0}, "", 1, 1, 1, ties, [row])
+    return SearchResult({"a": 1.0}, {"a": 1.0}, "", 1, 1, 1, ties, [row])
 
 
 def test_a_killed_search_leaves_no_best_mixture_of_another(tmp_path):

@@ -144,6 +144,7 @@ class Programs:
             Blocks(
                 shape((blocks, windows, length + 1), jnp.int32, over),
                 shape((blocks, windows, length), jnp.bool, over),
+                shape((blocks, windows), dtype, over),
                 shape((), jnp.int32),
             ),
         )
@@ -240,7 +241,7 @@ class Programs:
 
 @dataclasses.dataclass(frozen=True)
 class Jacobian:
-    """Derivatives of every domain's summed loss; 0 without windows.
+    """Derivatives of every domain's loss, see `EvaluationSet.sums`; 0 without windows.
 
     Attributes:
       nll_R: nats of each window.
@@ -364,7 +365,7 @@ class Evaluator:
                 yield part, nll_KRL if per_token else nll_KRL[:, :, 0]
 
     def jacobian(self, w_C: np.ndarray, scale: float, rows: np.ndarray) -> Jacobian:
-        """Differentiates every domain's loss, summed over its windows.
+        """Differentiates every domain's loss, see `EvaluationSet.sums`.
 
         Weights are free coordinates: nothing is projected on the simplex. The
         derivative with respect to a damaged member is zero, because its column is. The

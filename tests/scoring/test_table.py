@@ -145,6 +145,15 @@ def test_csv_as_spreadsheets_write_it(tmp_path):
     assert found.names == ("half",)
     np.testing.assert_array_equal(found.w_MC, [[1, 0, 0]])
     assert found.scale_M == [0.5]
+    # Where a comma is the decimal point, a semicolon is between cells.
+    members = ("a,1990-1999", "b")
+    for text in (
+        "name;a,1990-1999;b\nhalf;0.5;0.5\n",
+        '"name"\t"a,1990-1999"\t"b"\nhalf\t0.5\t0.5\n',
+        'name,"a,1990-1999",b\nhalf,0.5,0.5\n',
+    ):
+        found = read_csv(members, write(tmp_path, text))
+        np.testing.assert_array_equal(found.w_MC, [[0.5, 0.5]])
 
 
 @pytest.mark.parametrize(
