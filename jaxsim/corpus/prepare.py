@@ -149,7 +149,7 @@ def _state(config: Config, workdir: Path) -> tuple[Corpus | None, str, bool]:
     folder, path = workdir / "corpus", store.path_of(workdir)
     previous = store.open_corpus(workdir) if path.exists() else None
     if previous:
-        _check_frozen(previous.record.frozen, config, folder)
+        check_frozen(previous.record.frozen, config, folder)
     evidence = _fingerprint(config)
     is_done = (
         previous is not None
@@ -417,7 +417,7 @@ def _frozen_config(config: Config) -> dict[str, Any]:
     }
 
 
-def _check_frozen(frozen: Frozen, config: Config, folder: Path) -> None:
+def check_frozen(frozen: Frozen, config: Config, folder: Path) -> None:
     """Raises a `UserError` if a config does not agree with what was frozen."""
 
     def flat(data: dict[str, Any], uses_base_text: bool) -> dict[str, Any]:

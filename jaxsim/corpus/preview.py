@@ -22,6 +22,7 @@ from jaxsim.corpus.coverage import Coverage
 from jaxsim.corpus.documents import DUPLICATE_ID, Document, Tally, check_bad, read_file
 from jaxsim.corpus.fields import Cause, date_of, find
 from jaxsim.corpus.names import check_domain, check_free, check_name, check_twins
+from jaxsim.corpus.prepare import check_frozen
 from jaxsim.corpus.rows import most_rows
 from jaxsim.corpus.sources import InputFile, Inputs, find_inputs
 from jaxsim.corpus.split import (
@@ -166,6 +167,10 @@ def preview(config: Config, workdir: Path) -> Preview:
     problems: list[str] = []
     with _collected(problems.append):
         check_sources(config.corpus)
+    with _collected(problems.append):
+        if store.path_of(workdir).exists():
+            frozen = store.open_corpus(workdir).record.frozen
+            check_frozen(frozen, config, store.path_of(workdir).parent)
     sources = [
         looked
         for where in SECTIONS

@@ -1,5 +1,6 @@
 """`prepare --dry-run`: what it says, beside what `prepare` then does."""
 
+import dataclasses
 import gzip
 import json
 import random
@@ -9,7 +10,7 @@ import tokenizers
 from tokenizers.models import WordLevel
 
 from jaxsim import cli
-from jaxsim.config import SourceConfig, TokenizerConfig
+from jaxsim.config import ModelConfig, SourceConfig, TokenizerConfig
 from jaxsim.corpus import prepare
 from jaxsim.corpus import preview as module
 from jaxsim.corpus.preview import epochs, evaluation, kept, pieces, preview
@@ -84,6 +85,9 @@ def test_numbers_are_those_of_prepare(tmp_path):
         )
         times = corpus.budget_rows / here[0].rows
         assert epochs(config, place) == pytest.approx(times, rel=0.1)
+    shorter = dataclasses.replace(config, model=ModelConfig(length=16))
+    (problem,) = preview(shorter, tmp_path / "work").problems
+    assert "config.model.length: 32 was frozen" in problem
     places = found.places("partitions") + found.places("domains")
     assert {place.name for place in places} == corpus.domains.keys()
     for place in places:
