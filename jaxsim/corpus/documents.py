@@ -36,7 +36,8 @@ MANY_BAD = 1000  # bad records after which their share is watched
 MAX_PLACES = 10_000  # of bad records of a file that are kept
 FROM_TEXT = "sha256:"  # begins ids that are made of the text
 
-_SAMPLE, _MOST_FIELDS = 100, 200  # records of a file that are looked at
+_SAMPLE = 100  # records of a file whose fields are looked at
+_MOST_FIELDS, _MOST_LEVELS = 200, 4
 _UNCONDITIONAL = 1_000_000  # numbers of OLMES's requests without a prompt
 _BOM = "\ufeff"
 
@@ -306,7 +307,7 @@ def _look_at(
     texts = (source.text_field, source.prompt_field, source.completion_field)
     for key, value in record.items():
         name = prefix + key
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and prefix.count(".") < _MOST_LEVELS:
             _look_at(value, seen, source, f"{name}.")
         elif not seen.get(name) and len(seen) < _MOST_FIELDS:
             example = "" if is_missing(value) else shown(value)
@@ -353,4 +354,7 @@ def _advice(tally: Tally, place: Path | None) -> str:
     if cause == NOT_UTF8:
         return f"{what}convert it, as `iconv -f latin1 -t utf-8` does"
     fields = ", ".join(tally.fields) or "none"
-    return f"{what}set text_field of this source; fields are {fields}"
+    return (
+        f"{what}set text_field of this source, or leave such files out with a pattern in "
+        f"its path; its fields are {fields}"
+    )

@@ -20,7 +20,7 @@ import pyarrow as pa
 JSON_LINES, TABLE, TEXT = "JSON Lines", "a table", "plain text"
 PARQUET, ARROW = "a Parquet file", "an Arrow file"
 POINTER, ARRAY, PRETTY = "a git-lfs pointer", "a JSON array", "pretty-printed JSON"
-PRETTY_ARRAY = "a pretty-printed JSON array"
+PRETTY_ARRAY, TAR = "a pretty-printed JSON array", "a tar archive"
 EMPTY, BINARY, HTML = "an empty file", "a binary file", "an HTML page"
 ARRAY_RECORD, TFRECORD = "an ArrayRecord file", "a TFRecord file"
 
@@ -28,6 +28,7 @@ TEXTUAL = (TEXT, TABLE, JSON_LINES, ARRAY, PRETTY, PRETTY_ARRAY, HTML)
 
 # What helps with files that cannot be read as they are.
 ADVICE = {
+    TAR: "unpack it",
     POINTER: "fetch its content with `git lfs pull`",
     **dict.fromkeys(
         (ARRAY, PRETTY_ARRAY),
@@ -55,7 +56,7 @@ _KINDS = (
     (re.compile(rb"\x83\xaf\x70\xd1\x0d\x88\x4a\x3f"), ARRAY_RECORD),
     (re.compile(rb"version https://git-lfs"), POINTER),
     (re.compile(rb"PK\x03\x04"), "a zip archive"),
-    (re.compile(rb".{257}ustar", re.DOTALL), "a tar archive"),
+    (re.compile(rb".{257}ustar", re.DOTALL), TAR),
     (re.compile(rb"%PDF-"), "a PDF file"),
     (re.compile(rb"\x93NUMPY"), "a NumPy file"),
     (re.compile(rb"\x04\x22\x4d\x18"), "an LZ4 file"),

@@ -286,6 +286,8 @@ def _below(
                 continue
             if entry.name.startswith("."):
                 left_out.append((relative + "/" * is_folder, "hidden"))
+            elif is_folder and entry.name == "blobs" and _caches(entry.path):
+                left_out.append((f"{relative}/", "is linked to from snapshots/"))
             elif is_folder:
                 folders.append(relative)
             else:
@@ -305,12 +307,18 @@ def _check_link(name: str, root: str, path: str) -> None:
     if not os.path.islink(path):
         return
     real, inside = Path(os.path.realpath(path)), Path(os.path.realpath(root))
-    caches = [p for p in (inside, *inside.parents) if p.name.startswith("datasets--")]
-    if not any(real.is_relative_to(each) for each in (inside, *caches)):
+    allowed = (inside, *_caches(path))
+    if not any(real.is_relative_to(os.path.realpath(each)) for each in allowed):
         raise UserError(
             f"source {name!r}: {path!r} is a symbolic link to "
             f"outside of {root!r}; remove it or copy its target"
         )
+
+
+def _caches(path: str) -> list[Path]:
+    """The folders around a path that hold one data set of the Hugging Face hub."""
+    around = Path(os.path.abspath(path)).parents
+    return [folder for folder in around if folder.name.startswith("datasets--")]
 
 
 def _check_regular(name: str, path: str) -> None:

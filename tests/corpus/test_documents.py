@@ -309,9 +309,11 @@ def test_dates_in_one_field_and_several_kinds(tmp_path):
 def test_coarse_dates_are_in_a_range_if_all_of_them_is(tmp_path):
     dates = ["1995", "1995-06", "1995-06-30", "1995-07-01"]
     write_jsonl(tmp_path / "a.jsonl", [{"text": d, "created": d} for d in dates])
-    counts, dropped = partitions(tmp_path, by_dates=(("1995-01", "1995-06"),))
-    assert counts == {"1995-01-1995-06": 2}
+    counts, dropped = partitions(tmp_path, by_dates=(("1995", "1995-06"),))
+    assert counts == {"1995-1995-06": 2}
     assert dropped == {"outside every range of by_dates": 2}
+    counts, _ = partitions(tmp_path, by_dates=(("1995-01", "1995-12"),))
+    assert counts == {"1995-01-1995-12": 4}
 
 
 def test_records_of_a_task(tmp_path):

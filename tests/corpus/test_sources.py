@@ -225,6 +225,8 @@ def test_links_in_a_cache_of_the_hugging_face_hub(tmp_path):
     snapshot.mkdir(parents=True)
     (snapshot / "train.jsonl").symlink_to("../../blobs/0123")
     assert texts(snapshot) == ["words"]
+    assert texts(cache) == ["words"]
+    assert inputs(cache).left_out == [("blobs/", "is linked to from snapshots/")]
     (snapshot / "b.jsonl").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=r"b\.jsonl.*symbolic link"):
         inputs(snapshot)
