@@ -67,8 +67,12 @@ def test_numbers_are_those_of_prepare(tmp_path):
         name: write_partition(tmp_path / "data", name, documents=60)
         for name in ("a", "b", "large")
     }
-    domain = {"outside": write_partition(tmp_path / "data", "c", documents=10)}
-    more = {"domains": domain, "evaluation_tokens": 300, "evaluation_windows": 2}
+    domains = {"outside": write_partition(tmp_path / "data", "c", documents=10)}
+    made = [r | {"created": f"{2000 + i % 2}"} for i, r in enumerate(records(40))]
+    path = write_jsonl(tmp_path / "data" / "dated.jsonl", made)
+    years = (("2000", "2000"), ("2001", "2001"))
+    domains["dated"] = SourceConfig("records", str(path), by_dates=years)
+    more = {"domains": domains, "evaluation_tokens": 300, "evaluation_windows": 2}
     config = config_of(sources, max_units=3, steps=20, **more)
     found = preview(config, tmp_path / "work")
     assert not found.problems
