@@ -38,7 +38,6 @@ ADVICE = {
     TEXT: "use reader='text', or end its name with .csv or .tsv if it is a table",
 }
 
-
 CODECS = {"gz": "gzip", "zst": "zstd", "zstd": "zstd", "bz2": "bz2", "xz": "xz"}
 TABLES = ("csv", "tsv")
 TEXTS = ("txt", "md", "rst")
@@ -154,8 +153,9 @@ class _Xz(io.RawIOBase):
 def is_damage(error: Exception) -> bool:
     """Whether an error says that a file is truncated or changed."""
     # Errors of the operating system have a number, and those of decoders have none.
+    by_decoder = isinstance(error, OSError) and error.errno is None
     return isinstance(error, _DAMAGE) or (
-        isinstance(error, OSError) and error.errno is None
+        by_decoder and type(error) in (OSError, gzip.BadGzipFile)
     )
 
 
@@ -173,11 +173,9 @@ def kind_of(path: str) -> str:
     for magic, kind in _KINDS:
         if magic.match(head):
             return kind
-    ending, compression = endings(path)
+    ending, _ = endings(path)
     if ending.startswith("tfrecord"):  # it begins with a number
         return TFRECORD
-    if not head and not compression and ending not in _BY_NAME:
-        return EMPTY
     lines = [line.strip() for line in head.removeprefix(_BOM).splitlines()]
     first, second = [*filter(None, lines), b"", b""][:2]
     if first == b"[":

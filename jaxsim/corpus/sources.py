@@ -117,10 +117,12 @@ def find_inputs(name: str, source: SourceConfig) -> Inputs:
     if not files:
         said = [f"{file} ({why})" for file, why in left_out[:5]]
         more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
+        helps = [formats.ADVICE[why] for _, why in left_out if why in formats.ADVICE]
         raise UserError(
             f"source {name!r}: {source.path!r} has no file for reader "
             f"{source.reader!r}"
             + (f"; left out are {', '.join(said)}{more}" if said else "")
+            + (f"; {helps[0]}" if helps else "")
         )
     return Inputs(sorted(files, key=lambda file: file.name), left_out)
 
@@ -221,7 +223,7 @@ def _listed(
     # In a URL of the web, ? is no pattern, and there are no folders.
     if first and not os.path.lexists(path) and not path.startswith(_WEB):
         root = path[: first.start()].rpartition("/")[0]
-        pattern = _Pattern(path[len(root) :].lstrip("/"))
+        pattern = _Pattern(path[len(root) :].strip("/"))
         root = root or ("/" if path.startswith("/") else ".")
     try:
         pattern.whole  # noqa: B018 - it is compiled here
