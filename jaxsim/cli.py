@@ -60,6 +60,8 @@ _FLAGS: Mapping[str, str] = {
     f"{' '.join(COMMANDS)} --workdir=DIR": "The folder that keeps all results.",
     "prepare --refreeze": "Start a new pool: freeze base text, tokenizer and token "
     "budget again (default: keep what the first prepare froze).",
+    "prepare --dry-run": "Only say what it would read and leave out, from a sample, "
+    "with all that has to be changed; write nothing.",
     "prepare --shard=I/N": "Read only share I of N of the files, counted from 0, for a "
     "later `prepare` without it; 'slurm' as in train (default: read all).",
     "train --shard=I/N": "Train only share I of N, counted from 0; 'slurm' takes both "

@@ -51,14 +51,20 @@ class _Console(rich.console.Console):
 
 
 def show_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], note: str = ""
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    note: str = "",
+    left: int = 1,
 ) -> None:
-    """Prints a table; the first column is left-aligned, all others right-aligned."""
+    """Prints a table; the first `left` columns are left-aligned, others right."""
     table = rich.table.Table(
         title=title, title_justify="left", box=rich.box.SIMPLE_HEAD
     )
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", overflow="fold")
+        table.add_column(
+            column, justify="right" if i >= left else "left", overflow="fold"
+        )
     for row in rows:
         table.add_row(*row)
     # A log file has no width; the default of 80 columns would fold the numbers.

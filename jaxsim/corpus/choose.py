@@ -8,12 +8,12 @@ Letters: N entries, F files, P places, S splits, B bins of the order.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from jaxsim.corpus.duplicates import repeated
-from jaxsim.corpus.scan import ALL_SPLITS, ENTRY, Scanned
+from jaxsim.corpus.scan import ALL_SPLITS, ENTRY
 from jaxsim.corpus.split import BASE, TRAIN, Place
 
 BINS = 4096  # of the order; thresholds are bounds of bins
@@ -42,6 +42,14 @@ class Chosen:
         return Chosen(*(part[index] for part in parts))
 
 
+def groups(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Each value, and where it is, in order."""
+    order = np.argsort(values, kind="stable")
+    bounds = np.flatnonzero(np.diff(values[order])) + 1
+    for index in np.split(order, bounds) if len(order) else ():
+        yield int(values[index[0]]), index
+
+
 class Entries:
     """The entries of all files.
 
@@ -53,18 +61,18 @@ class Entries:
 
     def __init__(
         self,
-        scans: Sequence[tuple[Scanned, np.ndarray]],
+        entries_F: Sequence[np.ndarray],
         places: Sequence[Place],
         place_F: Sequence[Sequence[int]],
         gives_base: Iterable[bool],
     ):
-        """Takes what `scan.load` gives for each file.
+        """Takes the entries of each file.
 
         Args:
           place_F: which of the places each file's places are.
           gives_base: whether a place's 'base' split is base text.
         """
-        self.entries_F = [entries for _, entries in scans]
+        self.entries_F = entries_F
         self.places = places
         self.cause_F = [np.zeros(len(entries), np.uint8) for entries in self.entries_F]
         self._place_F = [np.array(indices, np.uint32) for indices in place_F]
@@ -148,9 +156,9 @@ class Entries:
         causes: np.ndarray,
         stays: np.ndarray,
     ) -> None:
-        for f in np.unique(file_N):
-            of_f = (file_N[order] == f) & ~stays
-            self.cause_F[f][row_N[order][of_f]] = causes[of_f]
+        for f, index in groups(file_N[order]):
+            gone = index[~stays[index]]
+            self.cause_F[f][row_N[order[gone]]] = causes[gone]
 
     def _repeated(
         self, field: str, wanted_F: Sequence[np.ndarray]
@@ -177,11 +185,11 @@ class Entries:
             some = order[twice]
             file_N, row_N = file_N[some], row_N[some]
             entries = np.zeros(len(some), ENTRY)
-            for f in np.unique(file_N):
-                of_f, rows = file_N == f, row_N[file_N == f]
-                entries[of_f] = self.entries_F[f][rows]
-                entries["place"][of_f] = self.place(f)[rows]
-                entries["split"][of_f] = self.split(f)[rows]
+            for f, index in groups(file_N):
+                rows = row_N[index]
+                entries[index] = self.entries_F[f][rows]
+                entries["place"][index] = self.place(f)[rows]
+                entries["split"][index] = self.split(f)[rows]
             yield entries, file_N, row_N
 
     def bytes_by_bin(self, most: int = 0) -> np.ndarray:

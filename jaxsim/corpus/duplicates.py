@@ -129,14 +129,26 @@ def grams_of(
 class EvaluationIndex:
     """The n-grams of evaluation documents, sorted by hash; arrays may be mapped."""
 
-    def __init__(self, hash_G: np.ndarray, owner_G: np.ndarray, size_E: np.ndarray):
-        """Takes sorted hashes, whose each is, and the n-grams of each document."""
+    _ARRAYS = ("hash_G", "owner_G", "size_E", "filter")
+
+    def __init__(
+        self,
+        hash_G: np.ndarray,
+        owner_G: np.ndarray,
+        size_E: np.ndarray,
+        filter: np.ndarray,
+    ):
+        """See `of`.
+
+        Args:
+          hash_G: sorted hashes.
+          owner_G: the document of each.
+          size_E: the number of n-grams of each document.
+          filter: of the first bits of a hash, whether any has them: of most n-grams one
+            look here tells that they are nowhere.
+        """
         self.hash_G, self.owner_G, self.size_E = hash_G, owner_G, size_E
-        # Of most n-grams one look here tells that they are nowhere.
-        size = 1 << max(10, (8 * len(hash_G)).bit_length())
-        self._shift = np.uint64(65 - min(size, _LARGEST_FILTER).bit_length())
-        self._filter = np.zeros(min(size, _LARGEST_FILTER), bool)
-        self._filter[hash_G >> self._shift] = True
+        self.filter, self._shift = filter, np.uint64(65 - len(filter).bit_length())
 
     @classmethod
     def of(cls, documents: Iterable[np.ndarray]) -> Self:
@@ -146,16 +158,24 @@ class EvaluationIndex:
         owner_G = np.repeat(np.arange(len(unique), dtype=np.int32), size_E)
         hash_G = np.concatenate([np.zeros(0, np.uint64), *unique])
         order = np.argsort(hash_G, kind="stable")
-        return cls(hash_G[order], owner_G[order], size_E)
+        size = 1 << max(10, (8 * len(hash_G)).bit_length())
+        found = cls(
+            hash_G[order],
+            owner_G[order],
+            size_E,
+            np.zeros(min(size, _LARGEST_FILTER), bool),
+        )
+        found.filter[found.hash_G >> found._shift] = True
+        return found
 
     def save(self, folder: Path) -> None:
-        for name in ("hash_G", "owner_G", "size_E"):
+        for name in self._ARRAYS:
             np.save(folder / f"{name}.npy", getattr(self, name))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        names = ("hash_G", "owner_G", "size_E")
-        return cls(*(np.load(folder / f"{n}.npy", mmap_mode="r") for n in names))
+        files = (folder / f"{name}.npy" for name in cls._ARRAYS)
+        return cls(*(np.load(file, mmap_mode="r") for file in files))
 
     def find(self, gram_G: np.ndarray, share: float) -> np.ndarray:
         """The evaluation documents that overlap with one of these n-grams, sorted.
@@ -176,7 +196,7 @@ class EvaluationIndex:
         self, gram_G: np.ndarray, begin_D: np.ndarray, share: float
     ) -> list[tuple[int, int]]:
         """(document, evaluation document) of all overlaps of a batch."""
-        maybe = np.flatnonzero(self._filter[gram_G >> self._shift])
+        maybe = np.flatnonzero(self.filter[gram_G >> self._shift])
         at = np.searchsorted(self.hash_G, gram_G[maybe])
         here = at < len(self.hash_G)
         here[here] = self.hash_G[at[here]] == gram_G[maybe[here]]

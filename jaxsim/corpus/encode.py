@@ -115,7 +115,8 @@ class Tools:
     ) -> Self:
         kind = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<i4"
         return cls(
-            folder, tokenizer.digest, kind, index, config.overlap_words, config.overlap_share,
+            folder, tokenizer.digest, kind, index,
+            config.overlap_words, config.overlap_share,
             config.near_duplicates, config.max_unknown,
         )  # fmt: skip
 

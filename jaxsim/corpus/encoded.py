@@ -99,8 +99,7 @@ class Shards:
         chosen, place, age = chosen[order], place[order], age[order]
         shard, row, tokens = np.zeros((3, len(chosen)), np.int64)
         offset, digest = np.zeros(len(chosen), np.int64), np.zeros(len(chosen), "<u8")
-        for f in np.unique(chosen.file).tolist():
-            index = np.flatnonzero(chosen.file == f)
+        for f, index in choose.groups(chosen.file):
             for number, rows in self._of_file[f]:
                 numbers = rows["document"]
                 at = np.searchsorted(numbers, chosen.document[index])
@@ -128,11 +127,8 @@ class Shards:
     def _pairs(self, shard: np.ndarray, row: np.ndarray) -> np.ndarray:
         """(entry, evaluation document) of all overlaps, in the order of entries."""
         found = [np.zeros((0, 2), np.int64)]
-        for number, folder in enumerate(self.folders):
-            overlaps = np.load(folder / "overlaps.npy")
-            if not len(overlaps):
-                continue
-            index = np.flatnonzero(shard == number)
+        for number, index in choose.groups(shard):
+            overlaps = np.load(self.folders[number] / "overlaps.npy")
             for i in index[np.isin(row[index], overlaps[:, 0])].tolist():
                 others = overlaps[overlaps[:, 0] == row[i], 1]
                 found.append(np.stack([np.full(len(others), i), others], 1))
@@ -143,14 +139,14 @@ class Shards:
         """The hashes of a band of all entries, one band after the other."""
         if not self._near or not len(shard):
             return
-        names = [folder / "bands.npy" for folder in self.folders]
-        bands = [np.load(name, mmap_mode="r") for name in names]
-        for b in range(bands[0].shape[1]):
+        of_shards, b, bands = list(choose.groups(shard)), 0, 1
+        while b < bands:
             key = np.zeros(len(shard), np.uint64)
-            for number, hashes in enumerate(bands):
-                of_shard = shard == number
-                key[of_shard] = hashes[row[of_shard], b]
+            for number, index in of_shards:
+                hashes = np.load(self.folders[number] / "bands.npy", mmap_mode="r")
+                key[index], bands = hashes[row[index], b], hashes.shape[1]
             yield key
+            b += 1
 
     def stream(
         self, taken: Taken, kept: np.ndarray, borders: Sequence[int]
@@ -171,13 +167,12 @@ class Shards:
                 stream[starts + i] = token
             starts += len(before)
             sizes = taken.tokens[block] - len(borders)
-            for number in np.unique(taken.shard[block]).tolist():
+            where = (starts, sizes, taken.offset[block])
+            for number, index in choose.groups(taken.shard[block]):
                 path = self.folders[number] / "tokens"
                 if not path.stat().st_size:
                     continue
                 tokens = np.memmap(path, self._type, "r")
-                of_shard = taken.shard[block] == number
-                where = (starts, sizes, taken.offset[block])
-                for at, size, offset in zip(*(w[of_shard] for w in where), strict=True):
+                for at, size, offset in zip(*(w[index] for w in where), strict=True):
                     stream[at : at + size] = tokens[offset : offset + size]
             yield stream

@@ -34,7 +34,7 @@ from jaxsim.corpus.scan import ALL_SPLITS, Scanned
 from jaxsim.corpus.sources import InputFile
 from jaxsim.corpus.split import BASE, SPLITS, TRAIN
 from jaxsim.corpus.tokenizer import Tokenizer, tokenizer_from_config
-from jaxsim.corpus.work import Job, do, work
+from jaxsim.corpus.work import Job, Workers, do
 
 # A token has fewer bytes on average, so that documents of so many bytes for each token
 # that is needed are enough.
@@ -54,7 +54,7 @@ class Runner:
     """Does jobs: all of them, or one launcher's share."""
 
     folder: Path  # of their results
-    workers: int
+    workers: Workers
     shard: tuple[int, int] | None = None
 
     def target(self, kind: str, *parts: Any) -> Path:
@@ -70,7 +70,7 @@ class Runner:
 
     def __call__(self, jobs: Sequence[Job], label: str) -> None:
         mine = jobs if self.shard is None else jobs[self.shard[0] :: self.shard[1]]
-        work(mine, self.workers, label)
+        self.workers.work(mine, label)
         if not all(job.target.exists() for job in jobs):
             raise UnfinishedError(label)
 
@@ -85,8 +85,8 @@ class Input:
 
 def scanned(
     config: Config, inputs: Sequence[Input], run: Runner
-) -> list[tuple[Scanned, np.ndarray]]:
-    """The first pass."""
+) -> tuple[list[Scanned], list[np.ndarray]]:
+    """The first pass: what it says of each file, and the entries."""
     jobs = []
     for section, file in ((i.section, i.file) for i in inputs):
         source = getattr(config.corpus, section)[file.source]
@@ -95,7 +95,8 @@ def scanned(
         target = run.target("scan", *what)
         jobs.append(Job(file.name, file.size, target, scan.scan, arguments))
     run(jobs, "reading files")
-    return [scan.load(job.target) for job in jobs]
+    found = [scan.load(job.target) for job in jobs]
+    return [about for about, _ in found], [entries for _, entries in found]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,16 +109,14 @@ class Picked:
     def at(self, chosen: Chosen) -> np.ndarray:
         """Where chosen documents are among those of their files."""
         found = np.zeros(len(chosen), np.int64)
-        for f, wanted in self.wanted_F.items():
-            of_f = chosen.file == f
-            found[of_f] = np.searchsorted(wanted, chosen.document[of_f])
+        for f, index in choose.groups(chosen.file):
+            found[index] = np.searchsorted(self.wanted_F[f], chosen.document[index])
         return found
 
     def read(self, chosen: Chosen) -> list[Document]:
         """The documents, in the order of `chosen`."""
         at_N, found = self.at(chosen), dict[int, Document]()
-        for f in np.unique(chosen.file).tolist():
-            index = np.flatnonzero(chosen.file == f)
+        for f, index in choose.groups(chosen.file):
             texts = encode.texts_of(self.folder_F[f], at_N[index].tolist())
             found |= zip(index.tolist(), texts, strict=True)
         return [found[i] for i in range(len(chosen))]
@@ -127,19 +126,10 @@ class Pipeline:
     """The passes after the first one."""
 
     def __init__(
-        self,
-        config: Config,
-        inputs: Sequence[Input],
-        scans: Sequence[tuple[Scanned, np.ndarray]],
-        entries: Entries,
-        run: Runner,
+        self, config: Config, inputs: Sequence[Input], entries: Entries, run: Runner
     ):
         self.config, self.inputs, self.entries, self.run = config, inputs, entries, run
         self.places = entries.places
-        # What a result of a later pass depends on.
-        self._scan_F = [
-            hashlib.sha256(entries.tobytes()).hexdigest() for _, entries in scans
-        ]
 
     def evaluation(self) -> Chosen:
         """Evaluation documents by place, split and id, as many as may be needed."""
@@ -182,7 +172,7 @@ class Pipeline:
         for f, document, ids in _by_file(wanted):
             names = np.zeros(len(document), np.int64), ("",)
             asked = self._wanted(f, document, ids, *names)
-            target = self.run.target("texts", self._scan_F[f], document, words)
+            target = self.run.target("texts", self._what(f), document, words)
             size = self.inputs[f].file.size
             arguments = asked, words
             name = asked.file.name
@@ -190,6 +180,12 @@ class Pipeline:
             numbers[f] = document
         self.run(list(jobs.values()), "reading evaluation text")
         return Picked({f: job.target for f, job in jobs.items()}, numbers)
+
+    def _what(self, f: int) -> tuple[Any, ...]:
+        """What says which documents a file has."""
+        section, file = self.inputs[f].section, self.inputs[f].file
+        source = getattr(self.config.corpus, section)[file.source]
+        return file, source, self.config.corpus.split.key
 
     def _wanted(
         self,
@@ -199,8 +195,7 @@ class Pipeline:
         where: np.ndarray,
         names: tuple[str, ...],
     ) -> Wanted:
-        section, file = self.inputs[f].section, self.inputs[f].file
-        source = getattr(self.config.corpus, section)[file.source]
+        file, source, _ = self._what(f)
         split = self.config.corpus.split
         return Wanted(file, source, split, document, ids, where, names)
 
@@ -247,7 +242,7 @@ class Pipeline:
                 few = of_p[size < _SAMPLE]
                 texts = [document.text for document in picked.read(few)]
                 tokens = sum(map(len, tokenizer.encode_batch(texts)))
-                rate_P[p] = max(1, tokens) / max(1, sum(map(len, texts)))
+                rate_P[p] = max(1, tokens) / int(few.bytes.sum())
         return rate_P if tokenizer.kind != "bytes" else np.ones(len(self.places))
 
     def training(
@@ -307,7 +302,7 @@ class Pipeline:
                 continue
             asked = self._wanted(f, document, ids, place, names)
             target = self.run.target(
-                "tokens", self._scan_F[f], document, place, names,
+                "tokens", self._what(f), document, place, names,
                 tools.tokenizer_digest, tools.index.name, tools.overlap_words,
                 tools.overlap_share, tools.near_duplicates,
             )  # fmt: skip
@@ -334,8 +329,7 @@ def _by_file(wanted: Sequence[Chosen], places: bool = False) -> Iterator[Any]:
         for name in ("file", "document", "place")
     ]
     ids = np.concatenate([chosen.id[:, 0] for chosen in wanted])
-    for f in np.unique(joined[0]).tolist():
-        of_f = np.flatnonzero(joined[0] == f)
+    for f, of_f in choose.groups(joined[0]):
         document, first = np.unique(joined[1][of_f], return_index=True)
         found = f, document, ids[of_f[first]]
         yield (*found, joined[2][of_f[first]]) if places else found

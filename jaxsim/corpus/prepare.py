@@ -34,11 +34,12 @@ from jaxsim.corpus.merge import (
 )
 from jaxsim.corpus.pipeline import Input, Pipeline, Runner, UnfinishedError, scanned
 from jaxsim.corpus.rows import most_rows
-from jaxsim.corpus.scan import ALL_SPLITS, Scanned
+from jaxsim.corpus.scan import ALL_SPLITS
 from jaxsim.corpus.sources import find_inputs
 from jaxsim.corpus.split import (
     BASE,
     BASE_TEXT,
+    DOMAINS,
     PARTITIONS,
     SECTIONS,
     SPLITS,
@@ -52,7 +53,7 @@ from jaxsim.corpus.split import (
 from jaxsim.corpus.store import Corpus, CorpusRecord, Frozen, Tables
 from jaxsim.corpus.summary import show_summary, summarize
 from jaxsim.corpus.tokenizer import END_OF_TEXT, Tokenizer, tokenizer_from_config
-from jaxsim.corpus.work import Job, clear, do
+from jaxsim.corpus.work import Job, Workers, clear, do
 from jaxsim.errors import UserError
 from jaxsim.log import say
 
@@ -96,11 +97,12 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
             unused = refreeze and is_folder and entry.name != _WORK
             if entry.name.startswith(_LEFT) or unused:
                 shutil.rmtree(entry) if is_folder else entry.unlink()
-        previous, evidence, is_done = _state(config, workdir)
-        if not is_done:
+        state = _state(config, workdir)
+        if not state.is_done:
             clear(folder / _WORK)
-            run = Runner(folder / _WORK, config.corpus.workers)
-            record = _build(config, workdir, previous, evidence, run)
+            with Workers(config.corpus.workers) as workers:
+                run = Runner(folder / _WORK, workers)
+                record = _build(config, workdir, state, run)
             assert record is not None
             # In one step: until then nothing has changed.
             records.save(path, record)
@@ -116,14 +118,15 @@ def prepare_share(config: Config, workdir: Path, shard: tuple[int, int]) -> None
     Several launchers of one workdir may do so at once. Raises as `prepare` does.
     """
     with _locked(workdir, fcntl.LOCK_SH):
-        previous, evidence, is_done = _state(config, workdir)
-        if is_done:
+        state = _state(config, workdir)
+        if state.is_done:
             say("prepare: nothing to do: the corpus is complete")
             return
-        run = Runner(workdir / "corpus" / _WORK, config.corpus.workers, shard)
         share = f"share {shard[0]}/{shard[1]}"
         try:
-            _build(config, workdir, previous, evidence, run)
+            with Workers(config.corpus.workers) as workers:
+                run = Runner(workdir / "corpus" / _WORK, workers, shard)
+                _build(config, workdir, state, run)
         except UnfinishedError as due:
             say(
                 f"prepare: {share} of {due} is done; repeat the same command when all "
@@ -138,47 +141,78 @@ def _locked(workdir: Path, kind: int) -> Iterator[None]:
     """One `prepare` at a time, or several shares; the kernel frees it at the end."""
     records.check_tree(workdir)
     folder = workdir / "corpus"
-    (folder / _WORK).mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, kind)
         yield
 
 
-def _state(config: Config, workdir: Path) -> tuple[Corpus | None, str, bool]:
-    """The last corpus, evidence of this one's input, and whether they agree."""
+@dataclasses.dataclass(frozen=True)
+class _State:
+    """What there is before a `prepare`.
+
+    Attributes:
+      unread: files that are left out, and why, by source.
+      fingerprint: while it stays the same, there is nothing to do.
+    """
+
+    previous: Corpus | None
+    inputs: list[Input]
+    unread: dict[str, list[list[str]]]
+    fingerprint: str
+    is_done: bool
+
+
+def _state(config: Config, workdir: Path) -> _State:
     folder, path = workdir / "corpus", store.path_of(workdir)
     previous = store.open_corpus(workdir) if path.exists() else None
     if previous:
         _check_frozen(previous.record.frozen, config, folder)
-    evidence = _fingerprint(config)
+    inputs, unread = list[Input](), dict[str, list[list[str]]]()
+    for section in SECTIONS:
+        for name, source in getattr(config.corpus, section).items():
+            found = find_inputs(name, source)
+            inputs += [Input(section, file) for file in found.files]
+            if found.left_out:
+                unread[name] = [list(pair) for pair in found.left_out]
+    # Sizes and times of the inputs, and the part of the config that matters here. Times
+    # are compared for equality: a file that an older copy replaced is read again.
+    corpus = dataclasses.replace(config.corpus, workers=0)
+    parts = [records.VERSION, corpus, _frozen_config(config), inputs]
+    fingerprint = records.digest(records.plain(parts))
     is_done = (
         previous is not None
-        and previous.record.fingerprint == evidence
+        and previous.record.fingerprint == fingerprint
         and all(map(Path.is_dir, store.folders_of(workdir, previous.record)))
     )
-    return previous, evidence, is_done
+    return _State(previous, inputs, unread, fingerprint, is_done)
 
 
 def _build(
-    config: Config, workdir: Path, previous: Corpus | None, evidence: str, run: Runner
+    config: Config, workdir: Path, state: _State, run: Runner
 ) -> CorpusRecord | None:
     """Does all the work; returns the content of corpus.json, or None for a share."""
+    previous = state.previous
     frozen = previous.record.frozen if previous else None
     none_yet = None if config.uses_base_text else ()
     base_partitions = frozen.base_partitions if frozen else none_yet
     check_sources(config.corpus)
-    inputs, unread = _inputs(config, base_partitions is None)
-    scans = scanned(config, inputs, run)
-    tallies = _tallies(inputs, scans, config.corpus.max_bad)
+    # Base text that is frozen is not read again.
+    sections = SECTIONS if base_partitions is None else (PARTITIONS, DOMAINS)
+    inputs = [each for each in state.inputs if each.section in sections]
+    abouts, entries_F = scanned(config, inputs, run)
+    tallies: dict[str, Tally] = defaultdict(lambda: Tally(config.corpus.max_bad))
+    for each, about in zip(inputs, abouts, strict=True):
+        tallies[each.file.source] += about.tally()
     found = [
-        (i.section, i.file.source, about.places)
-        for i, (about, _) in zip(inputs, scans, strict=True)
+        (each.section, each.file.source, about.places)
+        for each, about in zip(inputs, abouts, strict=True)
     ]
     places = collect_places(config.corpus, found)
     _check_any(config, places, tallies)
     number = {(p.section, p.source, p.name): n for n, p in enumerate(places)}
     entries = Entries(
-        scans,
+        entries_F,
         places,
         [[number[s, source, name] for name, _ in pairs] for s, source, pairs in found],
         [_gives_base(place, config, base_partitions) for place in places],
@@ -196,7 +230,7 @@ def _build(
             generations.setdefault(place.name, new)
     generation_P = np.array([generations.get(p.name, 0) for p in places])
     entries.drop_repeated_texts(generation_P)
-    pipeline = Pipeline(config, inputs, scans, entries, run)
+    pipeline = Pipeline(config, inputs, entries, run)
     evaluation = pipeline.evaluation()
     check = _SplitCheck(config, inputs, places, frozen is not None)
     check(evaluation)
@@ -248,22 +282,10 @@ def _build(
         ),
         generations=generations,
         summary=summarize(
-            places, tallies, entries, taken[TRAIN], overlap, coverage, unread
+            places, tallies, entries, taken[TRAIN], overlap, coverage, state.unread
         ),
-        fingerprint=evidence,
+        fingerprint=state.fingerprint,
     )
-
-
-def _inputs(config: Config, base_text: bool) -> tuple[list[Input], dict[str, Any]]:
-    """All files that are read, and by source those that are left out."""
-    inputs, unread = list[Input](), {}
-    for section in SECTIONS if base_text else SECTIONS[:2]:
-        for name, source in getattr(config.corpus, section).items():
-            found = find_inputs(name, source)
-            inputs += [Input(section, file) for file in found.files]
-            if found.left_out:
-                unread[name] = [list(pair) for pair in found.left_out]
-    return inputs, unread
 
 
 def _gives_base(
@@ -278,16 +300,6 @@ def _gives_base(
 
 def _quarantine(workdir: Path) -> Path:
     return workdir / "corpus" / "quarantine.jsonl"
-
-
-def _tallies(
-    inputs: Sequence[Input], scans: Sequence[tuple[Scanned, np.ndarray]], max_bad: float
-) -> dict[str, Tally]:
-    """What was found in the files of each source."""
-    tallies: dict[str, Tally] = defaultdict(lambda: Tally(max_bad))
-    for each, (about, _) in zip(inputs, scans, strict=True):
-        tallies[each.file.source] += about.tally()
-    return tallies
 
 
 def _check_any(
@@ -450,19 +462,3 @@ def _check_frozen(frozen: Frozen, config: Config, folder: Path) -> None:
                 "new corpus with `jaxsim prepare --refreeze` (the pool trained "
                 "on the old one will then be refused)"
             )
-
-
-def _fingerprint(config: Config) -> str:
-    """A digest of the inputs' sizes and times, and of the config that matters here.
-
-    While it stays the same, another `prepare` has nothing to do. Times are compared
-    for equality: a file that was replaced by an older copy is read again.
-    """
-    inputs = [
-        (where, find_inputs(name, source).files)
-        for where in SECTIONS
-        for name, source in getattr(config.corpus, where).items()
-    ]
-    corpus = dataclasses.replace(config.corpus, workers=0)
-    parts = [records.VERSION, corpus, _frozen_config(config), inputs]
-    return records.digest(records.plain(parts))

@@ -36,30 +36,6 @@ class Job:
     arguments: tuple[Any, ...]
 
 
-def work(jobs: Sequence[Job], workers: int, label: str) -> None:
-    """Does the jobs whose targets are missing.
-
-    Args:
-      workers: processes; 0: one per core if the input is large, else none.
-
-    Raises:
-      JaxsimError: a process was killed; names the files that it may have worked on.
-    """
-    missing = [job for job in jobs if not job.target.exists()]
-    if not missing:
-        return
-    if not workers:
-        large = sum(job.size for job in missing) >= LARGE
-        workers = _cores() if large else 1
-    with progress(len(missing), label, "files") as advance:
-        if (count := min(workers, len(missing))) > 1:
-            _in_processes(missing, count, advance)
-            return
-        for job in missing:
-            do(job)
-            advance(1)
-
-
 def do(job: Job) -> None:
     """Does one job; if another process was faster, its result stays."""
     parent, name = job.target.parent, job.target.name
@@ -80,40 +56,78 @@ def clear(folder: Path) -> None:
         shutil.rmtree(path)
 
 
-def _in_processes(
-    jobs: Sequence[Job], count: int, advance: Callable[[int], None]
-) -> None:
-    others = set(multiprocessing.active_children())
-    # Forks of a process with threads, which JAX and TFDS have, may hang.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, context, _begin)
-    try:
+class Workers(contextlib.AbstractContextManager["Workers"]):
+    """Processes that do jobs; they start with the first large work, and then stay."""
+
+    def __init__(self, count: int):
+        """Takes how many; 0: one per core if the input is large, else none."""
+        self._count = count
+        self._pool: ProcessPoolExecutor | None = None
+        self._others = set(multiprocessing.active_children())
+
+    def work(self, jobs: Sequence[Job], label: str) -> None:
+        """Does the jobs whose targets are missing.
+
+        Raises:
+          JaxsimError: a process ended; names the files that it may have worked on.
+        """
+        missing = [job for job in jobs if not job.target.exists()]
+        if not missing:
+            return
+        with progress(len(missing), label, "files") as advance:
+            if self._start(missing) is None:
+                for job in missing:
+                    do(job)
+                    advance(1)
+            else:
+                self._spread(missing, advance)
+
+    def _start(self, jobs: Sequence[Job]) -> ProcessPoolExecutor | None:
+        large = sum(job.size for job in jobs) >= LARGE
+        count = self._count or (_cores() if large else 1)
+        if self._pool is None and min(count, len(jobs)) > 1:
+            # Forks of a process with threads, which JAX and TFDS have, may hang.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(count, context, _begin)
+        return self._pool
+
+    def _spread(self, jobs: Sequence[Job], advance: Callable[[int], None]) -> None:
+        assert self._pool is not None
         # Large files first, so that none is alone at the end.
         order = sorted(jobs, key=lambda job: (-job.size, job.file))
-        for future in as_completed([pool.submit(do, job) for job in order]):
-            future.result()
-            advance(1)
-    except BaseException as error:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in set(multiprocessing.active_children()) - others:
+        try:
+            for future in as_completed([self._pool.submit(do, job) for job in order]):
+                future.result()
+                advance(1)
+        except BaseException as error:
+            self._kill()
+            left = {
+                job.file: path
+                for job in jobs
+                for path in job.target.parent.glob(f"{_TEMPORARY}{job.target.name}_*")
+            }
+            for path in left.values():
+                shutil.rmtree(path, ignore_errors=True)
+            if isinstance(error, BrokenProcessPool):
+                files = " or ".join(map(repr, left)) or "its first file"
+                raise JaxsimError(
+                    f"a process ended, or was killed, while it read {files}; if there "
+                    "was too little memory, set config.corpus.workers to fewer than "
+                    "now. Run the same command again: files that are done are kept"
+                ) from error
+            raise
+
+    def _kill(self) -> None:
+        assert self._pool is not None
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for child in set(multiprocessing.active_children()) - self._others:
             child.kill()
             child.join()
-        left = {
-            job.file: path
-            for job in jobs
-            for path in job.target.parent.glob(f"{_TEMPORARY}{job.target.name}_*")
-        }
-        for path in left.values():
-            shutil.rmtree(path, ignore_errors=True)
-        if isinstance(error, BrokenProcessPool):
-            raise JaxsimError(
-                f"a process was killed while it read {' or '.join(map(repr, left))}; "
-                "if there was too little memory, set config.corpus.workers to less "
-                f"than {count}. Run the same command again: files that are done are "
-                "kept"
-            ) from error
-        raise
-    pool.shutdown()
+        self._pool = None
+
+    def __exit__(self, *exception: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
 
 
 def _begin() -> None:

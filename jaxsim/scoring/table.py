@@ -305,28 +305,41 @@ def parse(
     Raises:
       UserError: `spec` is none of these, or out of range.
     """
+    if count_rows(spec, len(members)) is None:
+        return read_csv(members, Path(spec))
+    kind, _, numbers = spec.partition(":")
+    if kind == "dirichlet":
+        return dirichlet(members, int(numbers), concentration, seed)
+    smallest, *largest = map(int, numbers.split("-"))
+    # There are no larger subsets.
+    return subsets(members, smallest, min(len(members), *(largest or [smallest])))
+
+
+def count_rows(spec: str, members: int) -> int | None:
+    """How many mixtures `parse` makes; None for a CSV.
+
+    Raises:
+      UserError: see `parse`.
+    """
     if match := re.fullmatch(r"subsets:(\d{1,9})(?:-(\d{1,9}))?", spec):
         smallest = int(match[1])
         largest = int(match[2] or match[1])
-        if not 1 <= smallest <= min(largest, len(members)):
+        if not 1 <= smallest <= min(largest, members):
             raise UserError(
                 f"mixtures {spec!r} (config.score.mixtures): sizes must lie between 1 "
-                f"and the number of members, {len(members)}"
+                f"and the number of members, {members}"
             )
-        largest = min(largest, len(members))  # there are no larger subsets
-        sizes = range(smallest, largest + 1)
-        _check_rows(spec, sum(math.comb(len(members), size) for size in sizes))
-        return subsets(members, smallest, largest)
+        sizes = range(smallest, min(largest, members) + 1)
+        return _check_rows(spec, sum(math.comb(members, size) for size in sizes))
     if match := re.fullmatch(r"dirichlet:(\d{1,15})", spec):
-        _check_rows(spec, int(match[1]))
-        return dirichlet(members, int(match[1]), concentration, seed)
+        return _check_rows(spec, int(match[1]))
     if spec.endswith(".csv"):
-        return read_csv(members, Path(spec))
+        return None
     raise UserError(f"mixtures {spec!r}: must be subsets:A-B, dirichlet:N or FILE.csv")
 
 
-def _check_rows(spec: str, count: int) -> None:
-    """Refuses a table that is empty, or too large to hold."""
+def _check_rows(spec: str, count: int) -> int:
+    """The count of rows; refuses a table that is empty, or too large to hold."""
     if not count:
         raise UserError(f"mixtures {spec!r}: asks for no rows")
     if count > MOST_ROWS:
@@ -334,6 +347,7 @@ def _check_rows(spec: str, count: int) -> None:
             f"mixtures {spec!r}: asks for {min(count, 10**15):.3g} rows; the most are "
             f"{MOST_ROWS:,}"
         )
+    return count
 
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")

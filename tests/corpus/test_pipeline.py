@@ -247,7 +247,7 @@ def test_a_process_that_is_killed_is_named_by_its_file(tmp_path, monkeypatch):
     parts = [made(30), made(30, 6)]
     config = with_corpus(config_for(written(tmp_path / "in", parts)), workers=2)
     monkeypatch.setattr("jaxsim.corpus.scan.scan", kill_myself)
-    with pytest.raises(JaxsimError, match=r"killed while it read '[01]\.jsonl'"):
+    with pytest.raises(JaxsimError, match=r"was killed, while it read '[01]\.jsonl'"):
         prepare(config, tmp_path / "work")
     assert not list((tmp_path / "work" / "corpus" / ".work").iterdir())
 

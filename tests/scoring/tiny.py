@@ -41,6 +41,8 @@ def get_config(arg=None):
     c.corpus.domains = {
         "outside": source(reader="records", path=str(HERE / "outside.jsonl")),
     }
+    if "alone" in words:
+        del c.corpus.partitions["texts"]
     if "small" in words:
         c.corpus.partitions["small"] = source(
             reader="records", path=str(HERE / "small.jsonl")
