@@ -36,7 +36,8 @@ MANY_BAD = 1000  # bad records after which their share is watched
 MAX_PLACES = 10_000  # of bad records of a file that are kept
 FROM_TEXT = "sha256:"  # begins ids that are made of the text
 
-_SAMPLE, _MOST_FIELDS = 100, 200  # records of a file that are looked at
+_SAMPLE = 100  # records of a file whose fields are looked at
+_MOST_FIELDS, _MOST_LEVELS = 200, 4
 _UNCONDITIONAL = 1_000_000  # numbers of OLMES's requests without a prompt
 _BOM = "\ufeff"
 
@@ -306,7 +307,7 @@ def _look_at(
     texts = (source.text_field, source.prompt_field, source.completion_field)
     for key, value in record.items():
         name = prefix + key
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and prefix.count(".") < _MOST_LEVELS:
             _look_at(value, seen, source, f"{name}.")
         elif not seen.get(name) and len(seen) < _MOST_FIELDS:
             example = "" if is_missing(value) else shown(value)
@@ -323,7 +324,7 @@ def check_bad(
     """
     if (total := tally.bad.total()) <= max_bad * tally.records:
         return
-    shown = [
+    causes = [
         f"{n} {cause}" + (f", as {example}" if example else "")
         for cause, n in tally.bad.most_common()
         for example in [tally.examples.get(cause)]
@@ -331,7 +332,7 @@ def check_bad(
     of, most = ("", max_bad) if place else ("the first ", tally.max_bad)
     raise UserError(
         f"source {name!r}: {total} of {of}{tally.records} records are bad "
-        f"({'; '.join(shown)}), more than config.corpus.max_bad={most:g} "
+        f"({'; '.join(causes)}), more than config.corpus.max_bad={most:g} "
         f"allows; {_advice(tally, place)}"
     )
 
@@ -344,13 +345,15 @@ def _advice(tally: Tally, place: Path | None) -> str:
             "if ids restart in each file, set ids='per file' for this source; with "
             "id_field='' ids are made from the text"
         )
-    if not tally.hopeless:
-        where = f"see {place} for their places, " if place else ""
-        return f"{where}repair the input or raise config.corpus.max_bad"
-    what = f"all records of {tally.hopeless[0]!r} are bad: "
-    if cause in (readers.NOT_JSON, readers.NOT_OBJECT):
+    what = f"all records of {tally.hopeless[0]!r} are bad: " if tally.hopeless else ""
+    if what and cause in (readers.NOT_JSON, readers.NOT_OBJECT):
         return f"{what}it is no file of JSON Lines, with one record on each line"
-    if cause == NOT_UTF8:
+    if what and cause == NOT_UTF8:
         return f"{what}convert it, as `iconv -f latin1 -t utf-8` does"
-    fields = ", ".join(tally.fields) or "none"
-    return f"{what}set text_field of this source; fields are {fields}"
+    if what and (cause.startswith("no ") or " is " in cause):
+        return (
+            f"{what}set text_field of this source, or leave such files out with a "
+            f"pattern in its path; its fields are {', '.join(tally.fields) or 'none'}"
+        )
+    where = f"see {place} for their places, " if place else ""
+    return f"{where}repair the input or raise config.corpus.max_bad"

@@ -5,17 +5,22 @@ infinities and empty texts. Neither are objects, most lists, and what is no date
 have a cause of their own, with an example, and are never taken for missing.
 """
 
+import contextlib
 import datetime
 import decimal
 import functools
+import json
 import math
 import re
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
 NOT_UTF8 = "invalid UTF-8"
 TOO_LONG = "record over 50 MB"
 
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
 _METADATA = "metadata"  # where Dolma keeps the fields of a record
 _KINDS = (
     (bool, "a boolean"),
@@ -43,8 +48,8 @@ class Cause(str):
 
 
 def shown(value: object) -> str:
-    """A value as an example in a message."""
-    said = repr(value)
+    """A value as a short example in a message."""
+    said = _short.repr(value)
     return said if len(said) <= 80 else f"{said[:77]}..."
 
 
@@ -88,6 +93,9 @@ def _inside(start: Any, path: str) -> Any:
     """The value at a path of names; of a list of objects, the list of their values."""
     if isinstance(start, list):
         return [value for each in start if (value := _inside(each, path)) is not None]
+    if isinstance(start, str) and start.startswith("{"):  # an object, as JSON
+        with contextlib.suppress(ValueError, RecursionError):
+            start = json.loads(start)
     if not isinstance(start, Mapping):
         return None
     if path in start:
@@ -105,7 +113,7 @@ def is_missing(value: Any) -> bool:
     if isinstance(value, float | decimal.Decimal):
         return not math.isfinite(value)
     if isinstance(value, list):
-        return all(map(is_missing, value))
+        return all(not isinstance(each, list) and is_missing(each) for each in value)
     return isinstance(value, Mapping | bytes) and not value
 
 
@@ -147,7 +155,7 @@ def texts_of(value: Any, name: str, by_list: str) -> list[str] | Cause:
             within = f"{name} is a list with {kind_of(each)} in it"
             return Cause(within, value) if values is value else text
         if text is not None:
-            found[text] = None
+            found[text.strip()] = None
             if by_list == "first":
                 break
     return list(found)

@@ -20,7 +20,7 @@ import pyarrow as pa
 JSON_LINES, TABLE, TEXT = "JSON Lines", "a table", "plain text"
 PARQUET, ARROW = "a Parquet file", "an Arrow file"
 POINTER, ARRAY, PRETTY = "a git-lfs pointer", "a JSON array", "pretty-printed JSON"
-PRETTY_ARRAY = "a pretty-printed JSON array"
+PRETTY_ARRAY, TAR = "a pretty-printed JSON array", "a tar archive"
 EMPTY, BINARY, HTML = "an empty file", "a binary file", "an HTML page"
 ARRAY_RECORD, TFRECORD = "an ArrayRecord file", "a TFRecord file"
 
@@ -28,6 +28,7 @@ TEXTUAL = (TEXT, TABLE, JSON_LINES, ARRAY, PRETTY, PRETTY_ARRAY, HTML)
 
 # What helps with files that cannot be read as they are.
 ADVICE = {
+    TAR: "unpack it",
     POINTER: "fetch its content with `git lfs pull`",
     **dict.fromkeys(
         (ARRAY, PRETTY_ARRAY),
@@ -36,7 +37,6 @@ ADVICE = {
     PRETTY: "write one record a line, as `jq -c . FILE > FILE.jsonl` does",
     TEXT: "use reader='text', or end its name with .csv or .tsv if it is a table",
 }
-
 
 CODECS = {"gz": "gzip", "zst": "zstd", "zstd": "zstd", "bz2": "bz2", "xz": "xz"}
 TABLES = ("csv", "tsv")
@@ -55,7 +55,7 @@ _KINDS = (
     (re.compile(rb"\x83\xaf\x70\xd1\x0d\x88\x4a\x3f"), ARRAY_RECORD),
     (re.compile(rb"version https://git-lfs"), POINTER),
     (re.compile(rb"PK\x03\x04"), "a zip archive"),
-    (re.compile(rb".{257}ustar", re.DOTALL), "a tar archive"),
+    (re.compile(rb".{257}ustar", re.DOTALL), TAR),
     (re.compile(rb"%PDF-"), "a PDF file"),
     (re.compile(rb"\x93NUMPY"), "a NumPy file"),
     (re.compile(rb"\x04\x22\x4d\x18"), "an LZ4 file"),
@@ -153,8 +153,9 @@ class _Xz(io.RawIOBase):
 def is_damage(error: Exception) -> bool:
     """Whether an error says that a file is truncated or changed."""
     # Errors of the operating system have a number, and those of decoders have none.
+    by_decoder = isinstance(error, OSError) and error.errno is None
     return isinstance(error, _DAMAGE) or (
-        isinstance(error, OSError) and error.errno is None
+        by_decoder and type(error) in (OSError, gzip.BadGzipFile)
     )
 
 
@@ -172,11 +173,9 @@ def kind_of(path: str) -> str:
     for magic, kind in _KINDS:
         if magic.match(head):
             return kind
-    ending, compression = endings(path)
+    ending, _ = endings(path)
     if ending.startswith("tfrecord"):  # it begins with a number
         return TFRECORD
-    if not head and not compression and ending not in _BY_NAME:
-        return EMPTY
     lines = [line.strip() for line in head.removeprefix(_BOM).splitlines()]
     first, second = [*filter(None, lines), b"", b""][:2]
     if first == b"[":

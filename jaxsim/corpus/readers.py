@@ -209,7 +209,7 @@ def _rows(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, dict[str, An
                 if pa.types.is_timestamp(field.type):
                     column = part.column(i).cast(pa.timestamp("us"), safe=False)
                     part = part.set_column(i, field.name, column)
-            for record in part.to_pylist():
+            for record in part.to_pylist(maps_as_pydicts="lossy"):
                 number += 1
                 yield number, record
 

@@ -117,10 +117,12 @@ def find_inputs(name: str, source: SourceConfig) -> Inputs:
     if not files:
         said = [f"{file} ({why})" for file, why in left_out[:5]]
         more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
+        helps = [formats.ADVICE[why] for _, why in left_out if why in formats.ADVICE]
         raise UserError(
             f"source {name!r}: {source.path!r} has no file for reader "
             f"{source.reader!r}"
             + (f"; left out are {', '.join(said)}{more}" if said else "")
+            + (f"; {helps[0]}" if helps else "")
         )
     return Inputs(sorted(files, key=lambda file: file.name), left_out)
 
@@ -221,7 +223,7 @@ def _listed(
     # In a URL of the web, ? is no pattern, and there are no folders.
     if first and not os.path.lexists(path) and not path.startswith(_WEB):
         root = path[: first.start()].rpartition("/")[0]
-        pattern = _Pattern(path[len(root) :].lstrip("/"))
+        pattern = _Pattern(path[len(root) :].strip("/"))
         root = root or ("/" if path.startswith("/") else ".")
     try:
         pattern.whole  # noqa: B018 - it is compiled here
@@ -286,6 +288,8 @@ def _below(
                 continue
             if entry.name.startswith("."):
                 left_out.append((relative + "/" * is_folder, "hidden"))
+            elif is_folder and entry.name == "blobs" and _caches(entry.path):
+                left_out.append((f"{relative}/", "is linked to from snapshots/"))
             elif is_folder:
                 folders.append(relative)
             else:
@@ -305,12 +309,18 @@ def _check_link(name: str, root: str, path: str) -> None:
     if not os.path.islink(path):
         return
     real, inside = Path(os.path.realpath(path)), Path(os.path.realpath(root))
-    caches = [p for p in (inside, *inside.parents) if p.name.startswith("datasets--")]
-    if not any(real.is_relative_to(each) for each in (inside, *caches)):
+    allowed = (inside, *_caches(path))
+    if not any(real.is_relative_to(os.path.realpath(each)) for each in allowed):
         raise UserError(
             f"source {name!r}: {path!r} is a symbolic link to "
             f"outside of {root!r}; remove it or copy its target"
         )
+
+
+def _caches(path: str) -> list[Path]:
+    """The folders around a path that hold one data set of the Hugging Face hub."""
+    around = Path(os.path.abspath(path)).parents
+    return [folder for folder in around if folder.name.startswith("datasets--")]
 
 
 def _check_regular(name: str, path: str) -> None:

@@ -1,12 +1,17 @@
 """Documents of files, and what is counted of the others."""
 
+import bz2
 import codecs
+import csv
 import gzip
 import json
+import lzma
 import os
 import pickle
 import random
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jaxsim.config import SourceConfig
@@ -309,9 +314,64 @@ def test_dates_in_one_field_and_several_kinds(tmp_path):
 def test_coarse_dates_are_in_a_range_if_all_of_them_is(tmp_path):
     dates = ["1995", "1995-06", "1995-06-30", "1995-07-01"]
     write_jsonl(tmp_path / "a.jsonl", [{"text": d, "created": d} for d in dates])
-    counts, dropped = partitions(tmp_path, by_dates=(("1995-01", "1995-06"),))
-    assert counts == {"1995-01-1995-06": 2}
+    counts, dropped = partitions(tmp_path, by_dates=(("1995", "1995-06"),))
+    assert counts == {"1995-1995-06": 2}
     assert dropped == {"outside every range of by_dates": 2}
+    counts, _ = partitions(tmp_path, by_dates=(("1995-01", "1995-12"),))
+    assert counts == {"1995-01-1995-12": 4}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_corpus_is_the_same_in_every_format(tmp_path, seed):
+    """Ids, texts, dates and partitions of random records; years as tables have them."""
+    rng = random.Random(seed)
+    letters = "ab é\u2028\U0001f600\n\t,;\"'|"
+    records = [
+        {
+            "text": "x" + "".join(rng.choices(letters, k=rng.randrange(1, 60))),
+            "topic": rng.choice(["web", "code", "", None]),
+            "year": rng.choice([1995, 2003, None]),
+            "n": rng.randrange(5),
+        }
+        for _ in range(200)
+    ]
+    for i, record in enumerate(records[::2]):
+        record["id"] = i
+    lines = [json.dumps(r, ensure_ascii=rng.random() < 0.5) + "\n" for r in records]
+    data = "".join(lines).encode()
+    # With missing values between them, whole numbers become floats.
+    columns = {
+        key: [None if r.get(key) is None else kind(r[key]) for r in records]
+        for key, kind in {"id": float, "text": str, "topic": str, "year": float}.items()
+    }
+    table = pa.table({**columns, "n": [r["n"] for r in records]})
+    written = {
+        "a.jsonl": data,
+        "a.json.gz": gzip.compress(data),
+        "a.ndjson.bz2": bz2.compress(data),
+        "a.jsonl.xz": lzma.compress(data),
+    }
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=70)
+    with pa.ipc.new_stream(str(tmp_path / "a.arrow"), table.schema) as file:
+        file.write_table(table, max_chunksize=60)
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["id", "text", "topic", "year", "n"])
+        writer.writeheader()
+        writer.writerows(table.to_pylist())
+    for name, content in written.items():
+        (tmp_path / name).write_bytes(content)
+    rules = {
+        "by_field": "topic", "date_field": "year", "where": (("n", "3"),),
+        "by_dates": (("1990", "1999"), ("2000", "2009")),
+    }  # fmt: skip
+    wanted = None
+    for name in (*written, "a.parquet", "a.arrow", "a.csv"):
+        found, tally = read(tmp_path / name, **rules, also=())
+        made = [(d.id, d.text, d.date) for d in found]
+        made += [partitions(tmp_path / name, **rules), tally.records, tally.filtered]
+        wanted = wanted or made
+        assert made == wanted, name
+    assert len(wanted) > 20
 
 
 def test_records_of_a_task(tmp_path):

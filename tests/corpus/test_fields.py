@@ -65,10 +65,21 @@ def test_lists_are_their_first_or_every_value():
     assert texts_of(fields, "f", "first") == ["Biology"]
     assert texts_of(fields, "f", "every") == ["Biology", "3", "Physics"]
     assert texts_of("one", "f", "every") == ["one"]
+    assert texts_of([" one", "one "], "f", "every") == ["one"]
     for by_list in ("first", "every"):
         found = texts_of([["a"], "b"], "f", by_list)
         assert found == "f is a list with a list in it"
         assert found.example == "[['a'], 'b']"
+
+
+def test_values_of_any_depth_and_size_have_short_examples():
+    deep: list = []
+    for _ in range(5000):
+        deep = [deep]
+    for value in (deep, ["words"] * 10**6, {"key": "x" * 10**6}):
+        found = texts_of([value], "f", "first")
+        assert isinstance(found, Cause)
+        assert len(found.example) <= 80
 
 
 def test_fields_are_found_by_dotted_names():
@@ -86,6 +97,10 @@ def test_fields_are_found_by_dotted_names():
     for name in ("none", "a.none", "source.x", "a.c.d.e", ""):
         assert find(record, name) is None
     assert find({"metadata": "text"}, "topic") is None
+    # An object may be written as text, in columns of a table.
+    assert find({"metadata": '{"topic": "t"}'}, "topic") == "t"
+    assert find({"meta": '{"a": {"b": 1}}'}, "meta.a.b") == 1
+    assert find({"meta": "{broken"}, "meta.a") is None
     assert find(record, "none|topic|source") == "t"
     assert found_as(record, "none|topic|source") == "topic"
     assert found_as(record, "none|nor") == "none|nor"

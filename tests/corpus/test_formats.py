@@ -148,6 +148,7 @@ TABLE = pa.table(
         "lang": pa.array(["en", None, "de"] * 1000).dictionary_encode(),
         "tags": [["a", "b"], []] * 1500,
         "meta": [{"k": i} for i in range(3000)],
+        "map": pa.array([[("k", "v")]] * 3000, pa.map_(pa.string(), pa.string())),
     }
 )
 
@@ -160,7 +161,7 @@ def test_parquet(tmp_path):
     assert found[1]["date"] == datetime.datetime(2020, 1, 2, 23)
     assert [row["lang"] for row in found[:3]] == ["en", None, "de"]
     assert found[2]["tags"] == ["a", "b"]
-    assert found[5]["meta"] == {"k": 5}
+    assert (found[5]["meta"], found[5]["map"]) == ({"k": 5}, {"k": "v"})
     # Only some columns are read; the first row names all.
     some = rows(path, {"text", "lang", "none"})
     assert some[0].keys() == found[0].keys()

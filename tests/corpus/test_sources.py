@@ -110,6 +110,11 @@ def test_a_folder_without_a_file_for_the_reader_says_what_is_there(tmp_path):
         inputs(tmp_path)
     with pytest.raises(UserError, match="has no file"):
         inputs(tmp_path / "*.jsonl")
+    write(tmp_path, "one/a.json", "one/b.json", data=b'{\n  "text": "words"\n}\n')
+    with pytest.raises(
+        UserError, match=r"a\.json \(pretty-printed JSON\), .*jq -c \. "
+    ):
+        inputs(tmp_path / "one")
 
 
 def test_texts(tmp_path):
@@ -144,6 +149,7 @@ def test_patterns_and_named_parts(tmp_path):
         "w[!a-f]b/*": 0,
         "[x].jsonl": 1,
         "web/": 3,
+        "we*/": 3,
     }.items():
         if wanted:
             assert len(names(f"{tmp_path}/{pattern}")) == wanted, pattern
@@ -225,6 +231,8 @@ def test_links_in_a_cache_of_the_hugging_face_hub(tmp_path):
     snapshot.mkdir(parents=True)
     (snapshot / "train.jsonl").symlink_to("../../blobs/0123")
     assert texts(snapshot) == ["words"]
+    assert texts(cache) == ["words"]
+    assert inputs(cache).left_out == [("blobs/", "is linked to from snapshots/")]
     (snapshot / "b.jsonl").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=r"b\.jsonl.*symbolic link"):
         inputs(snapshot)
