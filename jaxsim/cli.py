@@ -74,7 +74,7 @@ _FLAGS: Mapping[str, str] = {
     "base train --process=I": "Join by hand: which one this is, from 0 to N-1.",
     "score validate search run export --override": "Go on although members are "
     "damaged or do not match, and mark every result (default: stop with exit code 3).",
-    "score --mixtures=TABLE": "The mixtures: subsets:1-3 (equal weights), "
+    "score --mixtures=TABLE": "The mixtures: subsets or subsets:1-3 (equal weights), "
     "dirichlet:1000 (random weights) or FILE.csv (default: config.score.mixtures).",
     "score --documents": "Also write the merges' losses by document, as "
     "DIR/scores/TABLE.documents.parquet (default: by domain alone).",

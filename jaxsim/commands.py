@@ -68,6 +68,8 @@ def prepare(
     With `shard` it does share i of n of the files in the pass that is due. With
     `dry_run` it only says what it would read, and writes nothing.
     """
+    if dry_run and (refreeze or shard):
+        raise UserError("--dry-run: give no --refreeze or --shard with it")
     if dry_run:
         _dry_run(config, workdir)
         return None

@@ -315,7 +315,9 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    mixtures: str = "subsets:1-3"  # '', subsets:a-b, dirichlet:n, FILE.csv
+    # '', subsets (of up to three members, if they are not too many), subsets:a-b,
+    # dirichlet:n, FILE.csv
+    mixtures: str = "subsets"
     windows: int = non_negative(0)  # of each domain's dev split; 0: all
     seed: int = non_negative(0)  # random seed of Dirichlet draws
     concentration: float = dirichlet(1.0)  # of Dirichlet draws, per member

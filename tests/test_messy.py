@@ -24,6 +24,7 @@ def test_a_messy_folder_gives_an_answer(tmp_path, capfd):
     out, error = capfd.readouterr()
     assert "files left out: hidden (2)" in out and "README.md" in out
     assert "no created|added (" in out and "body.question" in out
+    assert "WARNING: 41% of the records that pass `where` are left out" in out
     assert "source 'questions'" in error and "set text_field" in error
     second = messy.config(tmp_path, tmp_path / "data", messy.MORE)
     assert tiny.run("prepare", workdir, second, "--dry-run") == 0

@@ -8,7 +8,7 @@ Letters: N entries, F files, P places, S splits, B bins of the order.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -285,7 +285,7 @@ def settle(
     document_N: np.ndarray,
     tokens_N: np.ndarray,
     overlaps_N: np.ndarray,
-    keys: Sequence[np.ndarray],
+    keys: Callable[[], Iterable[np.ndarray]],
     needed_P: np.ndarray,
 ) -> Settled:
     """Takes documents in order until their partitions are full.
@@ -297,6 +297,7 @@ def settle(
 
     Args:
       document_N: which document an entry is of.
+      keys: gives them one after the other, [N] each; they may be too many for memory.
       needed_P: tokens that fill a partition.
     """
     considered = np.ones(len(place_N), bool)
@@ -308,7 +309,7 @@ def settle(
     while True:
         index = np.flatnonzero(considered)
         same, near = np.zeros((2, len(place_N)), bool)
-        for number, key in enumerate(keys):
+        for number, key in enumerate(keys()):
             (near if number else same)[index] |= repeated(key[index], document_N[index])
         near &= ~same
         kept = considered & ~same & ~near & ~overlaps_N

@@ -119,8 +119,12 @@ class Shards:
         overlaps = np.zeros(len(chosen), bool)
         overlaps[pairs[older, 0]] = True
         needed = np.array([taking.needed_base]) if base else taking.needed_P
-        keys = [digest, *self._bands(shard, row)]
         document = shard << 32 | row
+
+        def keys() -> Iterator[np.ndarray]:
+            yield digest
+            yield from self._bands(shard, row)
+
         settled = choose.settle(place, document, tokens, overlaps, keys, needed)
         return Taken(place, chosen.bytes, tokens, shard, offset, settled, pairs, older)
 

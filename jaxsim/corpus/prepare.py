@@ -167,7 +167,7 @@ def _state(config: Config, workdir: Path) -> _State:
     folder, path = workdir / "corpus", store.path_of(workdir)
     previous = store.open_corpus(workdir) if path.exists() else None
     if previous:
-        _check_frozen(previous.record.frozen, config, folder)
+        check_frozen(previous.record.frozen, config, folder)
     inputs, unread = list[Input](), dict[str, list[list[str]]]()
     for section in SECTIONS:
         for name, source in getattr(config.corpus, section).items():
@@ -429,7 +429,7 @@ def _frozen_config(config: Config) -> dict[str, Any]:
     }
 
 
-def _check_frozen(frozen: Frozen, config: Config, folder: Path) -> None:
+def check_frozen(frozen: Frozen, config: Config, folder: Path) -> None:
     """Raises a `UserError` if a config does not agree with what was frozen."""
 
     def flat(data: dict[str, Any], uses_base_text: bool) -> dict[str, Any]:

@@ -7,7 +7,6 @@ everything that has to be changed. Copies and overlap are not looked for.
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import math
 from collections import Counter
@@ -20,8 +19,9 @@ from jaxsim.config import Config, SourceConfig
 from jaxsim.corpus import formats, store
 from jaxsim.corpus.coverage import Coverage
 from jaxsim.corpus.documents import DUPLICATE_ID, Document, Tally, check_bad, read_file
-from jaxsim.corpus.fields import Cause, date_of, find
+from jaxsim.corpus.fields import Cause, date_of, find, found_as
 from jaxsim.corpus.names import check_domain, check_free, check_name, check_twins
+from jaxsim.corpus.prepare import check_frozen
 from jaxsim.corpus.rows import most_rows
 from jaxsim.corpus.sources import InputFile, Inputs, find_inputs
 from jaxsim.corpus.split import (
@@ -163,50 +163,52 @@ class Preview:
 
 def preview(config: Config, workdir: Path) -> Preview:
     """Reads a sample of every source; writes nothing."""
-    problems: list[str] = []
-    with _collected(problems.append):
+    found, record = Preview([], None, "", []), store.path_of(workdir)
+    previous = store.open_corpus(workdir) if record.exists() else None
+    with _collected(found.problems):
         check_sources(config.corpus)
-    sources = [
-        looked
-        for where in SECTIONS
-        for name, source in getattr(config.corpus, where).items()
-        if (looked := _look(config, where, name, source, problems.append))
-    ]
-    found = Preview(sources, None, "", problems)
-    with _collected(problems.append):
-        found.tokenizer, found.how = _tokenizer(config, workdir, found)
+    if previous is not None:
+        with _collected(found.problems):
+            check_frozen(previous.record.frozen, config, record.parent)
+    # Base text is frozen at first.
+    for where in SECTIONS if previous is None else (PARTITIONS, DOMAINS):
+        for name, source in getattr(config.corpus, where).items():
+            if looked := _look(config, where, name, source, found.problems):
+                found.sources.append(looked)
+    with _collected(found.problems):
+        found.tokenizer, found.how = _tokenizer(config, previous, found)
     if found.tokenizer is not None:
         coverage = Coverage(found.tokenizer, config.corpus.max_unknown)
-        for place in (p for source in sources for p in source.places.values()):
-            with _collected(problems.append):
+        for place in (p for source in found.sources for p in source.places.values()):
+            with _collected(found.problems):
                 _count_tokens(place, coverage)
     _check_text(config, found)
+    if previous is None and config.uses_base_text:
+        _check_base_text(config, found)
     _check_names(config, found)
     return found
 
 
 @contextlib.contextmanager
-def _collected(problem: Callable[[str], None]) -> Iterator[None]:
+def _collected(problems: list[str]) -> Iterator[None]:
     """Goes on after an error, which becomes a problem."""
     try:
         yield
     except JaxsimError as error:
-        problem(str(error))
+        problems.append(str(error))
 
 
 def _look(
-    config: Config,
-    where: str,
-    name: str,
-    source: SourceConfig,
-    problem: Callable[[str], None],
+    config: Config, where: str, name: str, source: SourceConfig, problems: list[str]
 ) -> Looked | None:
-    """Reads a sample of one source."""
-    looked = None
-    with _collected(problem):
+    """Reads a sample of one source; None if it has no files."""
+    looked, known = None, len(problems)
+    with _collected(problems):
         inputs = find_inputs(name, source)
         looked = Looked(where, name, source, inputs, Tally(config.corpus.max_bad))
-        _read(config, looked, problem)
+        _read(config, looked, problems)
+        if len(problems) > known:
+            return looked
         check_bad(name, looked.tally, config.corpus.max_bad)
         if not looked.places:
             causes = "; ".join(looked.causes()) or "it is empty"
@@ -217,7 +219,7 @@ def _look(
     return looked
 
 
-def _read(config: Config, looked: Looked, problem: Callable[[str], None]) -> None:
+def _read(config: Config, looked: Looked, problems: list[str]) -> None:
     """Reads documents of a source's files, and sorts them."""
     source, files = looked.config, looked.inputs.files
     # Not the order of names: the first ones may be the oldest, or of one topic.
@@ -233,7 +235,7 @@ def _read(config: Config, looked: Looked, problem: Callable[[str], None]) -> Non
         # A tally of its own: its number of records tells how far the file was read.
         tally = Tally(config.corpus.max_bad)
         share = 1.0
-        with _collected(problem):
+        with _collected(problems):
             for document in read_file(file, source, tally):
                 text = hash((document.prompt, document.text))
                 if text_of_id.setdefault(document.id, text) != text:
@@ -252,7 +254,7 @@ def _read(config: Config, looked: Looked, problem: Callable[[str], None]) -> Non
         looked.tally += tally
     if wrong:
         more = f" (and {len(wrong) - 1:,} more documents)" if len(wrong) > 1 else ""
-        problem(wrong[0] + more)
+        problems.append(wrong[0] + more)
     # Files that were not opened are taken to be like those that were.
     total = sum(file.size for file in files)
     looked.share = min(1.0, read / total) if total else 1.0
@@ -268,7 +270,8 @@ def _sort(config: Config, looked: Looked, tally: Tally, document: Document) -> N
         begin = min(first or document.date, document.date)
         looked.dates = count + 1, begin, max(last, document.date)
     else:
-        found = date_of(find(document.fields, source.date_field), source.date_field)
+        value = find(document.fields, source.date_field)
+        found = date_of(value, found_as(document.fields, source.date_field))
         looked.no_dates[f"no {source.date_field}" if found is None else found] += 1
         if isinstance(found, Cause) and found.example:
             tally.examples.setdefault(str(found), found.example)
@@ -302,20 +305,18 @@ def _share(file: InputFile, source: SourceConfig, records: int, size: int) -> fl
 
 
 def _tokenizer(
-    config: Config, workdir: Path, found: Preview
+    config: Config, previous: store.Corpus | None, found: Preview
 ) -> tuple[Tokenizer | None, str]:
     """What counts tokens: the tokenizer there is, or one made of the sample."""
-    if store.path_of(workdir).exists():
-        return store.open_corpus(workdir).tokenizer, "with the tokenizer of the workdir"
+    if previous is not None:
+        return previous.tokenizer, "with the tokenizer of the workdir"
     settings = config.corpus.tokenizer
     if settings.kind != "bpe":
         what = settings.path if settings.kind == "file" else "bytes"
         return tokenizer_from_config(settings, ()), f"with the tokenizer: {what}"
     where = BASE_TEXT if config.corpus.base_text else PARTITIONS
     texts = [text for place in found.places(where) for text in place.texts]
-    sample = functools.reduce(
-        lambda taken, text: taken + text[: _BPE_TEXT - len(taken)], texts, ""
-    )
+    sample = "".join(texts)[:_BPE_TEXT]
     if not sample:
         return None, ""
     how = f"with a BPE that is trained here on {len(sample):,} characters"
@@ -333,16 +334,16 @@ def _count_tokens(place: Place, coverage: Coverage) -> None:
 
 def _check_names(config: Config, found: Preview) -> None:
     """Names that `prepare` would refuse."""
-    problem = found.problems.append
+    problems = found.problems
     owners: dict[str, tuple[str, str]] = {}
     for source in found.sources:
         if source.where == BASE_TEXT:
-            with _collected(problem):
+            with _collected(problems):
                 check_name(source.name, "config.corpus.base_text")
             continue
         check = check_domain if source.where == DOMAINS else check_free
         for place in source.places.values():
-            with _collected(problem):
+            with _collected(problems):
                 for name in dict.fromkeys((place.name, place.group)):
                     check(name, f"source {source.name!r}")
                 owner = owners.setdefault(place.name, (source.where, source.name))
@@ -352,27 +353,28 @@ def _check_names(config: Config, found: Preview) -> None:
                         f"both name {place.name!r}; give one of them another name or "
                         "rule"
                     )
-    with _collected(problem):
+    with _collected(problems):
         check_twins(owners, "partitions and domains")
     if not found.problems and all(source.share == 1 for source in found.sources):
         pairs = [
             (s.where, s.name, [(p.name, p.group) for p in s.places.values()])
             for s in found.sources
         ]
-        with _collected(problem):
+        with _collected(problems):
             collect_places(config.corpus, pairs)
 
 
 def _check_text(config: Config, found: Preview) -> None:
     """Partitions and domains that are too small, and ranges of dates that are empty."""
-    problem, corpus = found.problems.append, config.corpus
+    problem = found.problems.append
     for source in found.sources:
         if source.share < 1 or source.where == BASE_TEXT:
             continue  # the rest may have what the sample lacks
         dates = source.config.by_dates
         if dates and not (source.config.by_field or source.config.by_file):
+            inside = f"{source.name}/" if source.where == DOMAINS else ""
             for start, end in dates:
-                if f"{start}-{end}" not in source.places:
+                if f"{inside}{start}-{end}" not in source.places:
                     problem(
                         f"source {source.name!r}: no document has a date from {start} "
                         f"to {end}; remove the range from by_dates"
@@ -387,23 +389,26 @@ def _check_text(config: Config, found: Preview) -> None:
                 )
     for place in found.places(PARTITIONS):
         times, tokens = epochs(config, place), place.tokens(TRAIN)
-        if tokens and times > corpus.max_epochs:
+        if tokens and times > config.corpus.max_epochs:
             problem(
                 f"{place.name!r} has about {tokens:,.0f} training tokens, so a run of "
                 f"{_budget(config):,} would repeat them {times:,.1f} times, more than "
-                f"config.corpus.max_epochs={corpus.max_epochs:g}; give it more text, "
-                "join it with another partition, lower config.recipe.steps or "
+                f"config.corpus.max_epochs={config.corpus.max_epochs:g}; give it more "
+                "text, join it with another partition, lower config.recipe.steps or "
                 "config.recipe.batch, or raise config.corpus.max_epochs"
             )
-    if config.uses_base_text and found.sources:
-        where = BASE_TEXT if corpus.base_text else PARTITIONS
-        tokens = sum(place.tokens(BASE) for place in found.places(where))
-        if tokens < config.model.length:
-            problem(
-                f"the base text is about {tokens:,.0f} tokens, less than one row of "
-                f"{config.model.length}; raise config.corpus.split.base, or give "
-                "config.corpus.base_text text"
-            )
+
+
+def _check_base_text(config: Config, found: Preview) -> None:
+    where = BASE_TEXT if config.corpus.base_text else PARTITIONS
+    places = found.places(where)
+    tokens = sum(place.tokens(BASE) for place in places)
+    if places and tokens < config.model.length:
+        found.problems.append(
+            f"the base text is about {tokens:,.0f} tokens, less than one row of "
+            f"{config.model.length}; raise config.corpus.split.base, or give "
+            "config.corpus.base_text text"
+        )
 
 
 def _budget(config: Config) -> int:
@@ -435,6 +440,6 @@ def evaluation(config: Config, place: Place) -> dict[str, tuple[int, int]]:
     for split in SPLITS:
         tokens = place.tokens(split, most)
         windows = place.summed(split, lambda n: math.ceil(min(n, most) / length))
-        kept = min(1.0, (corpus.evaluation_tokens or tokens) / max(1.0, tokens))
-        result[split] = round(kept * tokens), round(kept * windows)
+        part = min(1.0, (corpus.evaluation_tokens or tokens) / max(1.0, tokens))
+        result[split] = round(part * tokens), round(part * windows)
     return result

@@ -19,6 +19,7 @@ from jaxsim.log import counted, say, show_table
 
 _NAMED = 3  # files that are left out, and are named
 _FIELDS = 24  # of a source that are listed
+_MUCH_LOST = 0.2  # share of records
 _LINE = 60  # characters of a first line
 _ID = 40
 
@@ -99,6 +100,13 @@ def _show_source(source: Looked) -> None:
     say(f"  taken: {counted(documents, 'document')}")
     for cause in source.causes():
         say(f"  left out: {cause}")
+    wanted = tally.records - tally.filtered
+    lost = tally.bad.total() + tally.dropped.total()
+    if lost > _MUCH_LOST * wanted:
+        say(
+            f"  WARNING: {lost / wanted:.0%} of the records that pass `where` are left "
+            "out; if that is not meant, look at the fields and at this source's rules"
+        )
     for cause, number in tally.repaired.items():
         say(f"  repaired: {cause} ({number:,})")
     count, first, last = source.dates

@@ -17,6 +17,8 @@ from jaxsim.validation.runs import DISTRIBUTION, SHORTLIST, held_out_runs
 # Tokens and windows of each domain's splits.
 Evaluation = Mapping[str, Mapping[str, tuple[int, int]]]
 
+# Without text, scoring is of this many mixtures and tokens.
+_MIXTURES, _TOKENS = 1000, 2**20
 _TRAINED = 3  # a backward pass costs two forward passes
 # More scoring than this many times the training is worth a warning, but not where all
 # of it takes about a minute on two CPU cores.
@@ -62,8 +64,16 @@ def training_costs(config: Config, members: int) -> list[Cost]:
     ]
 
 
-def scoring_costs(config: Config, members: int, evaluation: Evaluation) -> list[Cost]:
-    """All that `score`, `validate` and `search` score, about."""
+def scoring_costs(
+    config: Config, members: int, evaluation: Evaluation | None
+) -> list[Cost]:
+    """All that `score`, `validate` and `search` score, about.
+
+    Without text it is some scoring, as a measure.
+    """
+    if evaluation is None:
+        total = float(_MIXTURES * _TOKENS)
+        return [Cost(f"scoring {_TOKENS:,} tokens", _MIXTURES, total, 1)]
     validate, search, spec = config.validate, config.search, config.score.mixtures
 
     def tokens(windows: int, *splits: str) -> float:
@@ -159,7 +169,8 @@ def warn_of_scoring(
         "config.corpus.evaluation_tokens (of each split of a domain) or "
         "config.corpus.evaluation_windows (of each document); or, for each domain, "
         "config.score.windows, config.search.windows and config.validate.windows; or "
-        "ask for fewer mixtures with config.score.mixtures"
+        "ask for fewer mixtures with config.score.mixtures and "
+        "config.search.evaluations"
     )
 
 

@@ -15,7 +15,6 @@ from jaxsim.log import counted, say, show_table
 from jaxsim.mesh import scoring_mesh
 from jaxsim.model import LanguageModel
 from jaxsim.plan.cost import (
-    Cost,
     Evaluation,
     evaluation_of,
     scoring_costs,
@@ -34,8 +33,6 @@ from jaxsim.scoring.layout import memory_limit
 
 # The share of a chip's memory that scoring may use.
 SCORING_SHARE = 0.8
-# Without prepared text, the cost of scoring is of this many mixtures and tokens.
-MIXTURES, TOKENS = 1000, 2**20
 
 # What to change if one run, parallel runs or scoring does not fit.
 _CHANGES = (
@@ -156,17 +153,13 @@ def show_plan(
                 f"{_bytes(available)}; {change}"
             )
     trained = training_costs(config, sizes.members)
-    if sizes.evaluation is None:
-        name, tokens = f"scoring {TOKENS:,} tokens", float(MIXTURES * TOKENS)
-        scored = [Cost(name, MIXTURES, tokens, 1)]
-    else:
-        scored = scoring_costs(config, sizes.members, sizes.evaluation)
+    scored = scoring_costs(config, sizes.members, sizes.evaluation)
     forward = model.forward_flops(1)
     rows = []
     for name, count, costs in (
         *((c.name, f"{c.count:,}", [c]) for c in trained + scored),
         ("all training", "", trained),
-        *([("all scoring", "", scored)] if sizes.evaluation is not None else []),
+        *([("all scoring", "", scored)] if len(scored) > 1 else []),
     ):
         flops = forward * sum(c.work for c in costs)
         hours = seconds(flops) / 3600

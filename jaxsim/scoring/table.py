@@ -24,6 +24,8 @@ from jaxsim.log import counted
 # decimals and from float arithmetic over up to a few hundred members.
 SUM_TOLERANCE = 1e-5
 MOST_ROWS = 1_000_000  # of a table; each row is held with its name
+# Of `subsets` without sizes: the largest one, and most rows.
+_LARGEST, _MODEST = 3, 10_000
 # Kinds of the merges that answers are compared with.
 STANDARD_MERGES = (Labels.UNIFORM, Labels.PROPORTIONAL, Labels.MACRO)
 
@@ -294,7 +296,9 @@ def read_csv(members: Sequence[str], path: Path) -> Mixtures:
 def parse(
     spec: str, members: Sequence[str], concentration: float, seed: int
 ) -> Mixtures:
-    """Builds a table from `subsets:A-B`, `dirichlet:N` or the path of a CSV.
+    """Builds a table from `subsets`, `subsets:A-B`, `dirichlet:N` or a CSV's path.
+
+    `subsets` are those of one to three members, or fewer where they would be very many.
 
     Args:
       spec: the specification.
@@ -307,12 +311,9 @@ def parse(
     """
     if count_rows(spec, len(members)) is None:
         return read_csv(members, Path(spec))
-    kind, _, numbers = spec.partition(":")
-    if kind == "dirichlet":
-        return dirichlet(members, int(numbers), concentration, seed)
-    smallest, *largest = map(int, numbers.split("-"))
-    # There are no larger subsets.
-    return subsets(members, smallest, min(len(members), *(largest or [smallest])))
+    if sizes := _sizes(spec, len(members)):
+        return subsets(members, sizes[0], sizes[-1])
+    return dirichlet(members, int(spec.partition(":")[2]), concentration, seed)
 
 
 def count_rows(spec: str, members: int) -> int | None:
@@ -321,21 +322,37 @@ def count_rows(spec: str, members: int) -> int | None:
     Raises:
       UserError: see `parse`.
     """
-    if match := re.fullmatch(r"subsets:(\d{1,9})(?:-(\d{1,9}))?", spec):
-        smallest = int(match[1])
-        largest = int(match[2] or match[1])
-        if not 1 <= smallest <= min(largest, members):
-            raise UserError(
-                f"mixtures {spec!r} (config.score.mixtures): sizes must lie between 1 "
-                f"and the number of members, {members}"
-            )
-        sizes = range(smallest, min(largest, members) + 1)
+    if sizes := _sizes(spec, members):
         return _check_rows(spec, sum(math.comb(members, size) for size in sizes))
     if match := re.fullmatch(r"dirichlet:(\d{1,15})", spec):
         return _check_rows(spec, int(match[1]))
     if spec.endswith(".csv"):
         return None
-    raise UserError(f"mixtures {spec!r}: must be subsets:A-B, dirichlet:N or FILE.csv")
+    raise UserError(
+        f"mixtures {spec!r}: must be subsets, subsets:A-B, dirichlet:N or FILE.csv"
+    )
+
+
+def _sizes(spec: str, members: int) -> range | None:
+    """The sizes of subsets that are asked for, none larger than the pool."""
+    match = re.fullmatch(r"subsets(?::(\d{1,9})(?:-(\d{1,9}))?)?", spec)
+    if not match:
+        return None
+    if not match[1]:
+        largest, rows = 1, members
+        while largest < min(_LARGEST, members):
+            rows += math.comb(members, largest + 1)
+            if rows > _MODEST:
+                break
+            largest += 1
+        return range(1, largest + 1)
+    smallest, largest = int(match[1]), int(match[2] or match[1])
+    if not 1 <= smallest <= min(largest, members):
+        raise UserError(
+            f"mixtures {spec!r} (config.score.mixtures): sizes must lie between 1 "
+            f"and the number of members, {members}"
+        )
+    return range(smallest, min(largest, members) + 1)
 
 
 def _check_rows(spec: str, count: int) -> int:

@@ -163,12 +163,13 @@ def test_documents_are_taken_until_partitions_are_full():
     rest = np.arange(7), np.full(7, 10), np.zeros(7, bool)
     key = np.array([1, 1, 2, 3, 4, 5, 4], np.uint64)
     full = np.array([20, 100])
-    found = settle(place, *rest, [key], full)
+    found = settle(place, *rest, lambda: [key], full)
     # The fifth document is not looked at, so the last one repeats nothing.
     assert found.considered.tolist() == [True, True, True, True, False, False, True]
     assert found.repeated.tolist() == [False, True, *[False] * 5]
     assert np.flatnonzero(found.kept).tolist() == [0, 2, 3, 6]
-    found = settle(place, *rest, [np.arange(7), key], np.array([100, 100]))
+    keys = [np.arange(7), key]
+    found = settle(place, *rest, lambda: keys, np.array([100, 100]))
     assert np.flatnonzero(found.near).tolist() == [1, 6]
 
 

@@ -1,5 +1,6 @@
 """`prepare --dry-run`: what it says, beside what `prepare` then does."""
 
+import dataclasses
 import gzip
 import json
 import random
@@ -9,7 +10,7 @@ import tokenizers
 from tokenizers.models import WordLevel
 
 from jaxsim import cli
-from jaxsim.config import SourceConfig, TokenizerConfig
+from jaxsim.config import ModelConfig, SourceConfig, TokenizerConfig
 from jaxsim.corpus import prepare
 from jaxsim.corpus import preview as module
 from jaxsim.corpus.preview import epochs, evaluation, kept, pieces, preview
@@ -66,8 +67,12 @@ def test_numbers_are_those_of_prepare(tmp_path):
         name: write_partition(tmp_path / "data", name, documents=60)
         for name in ("a", "b", "large")
     }
-    domain = {"outside": write_partition(tmp_path / "data", "c", documents=10)}
-    more = {"domains": domain, "evaluation_tokens": 300, "evaluation_windows": 2}
+    domains = {"outside": write_partition(tmp_path / "data", "c", documents=10)}
+    made = [r | {"created": f"{2000 + i % 2}"} for i, r in enumerate(records(40))]
+    path = write_jsonl(tmp_path / "data" / "dated.jsonl", made)
+    years = (("2000", "2000"), ("2001", "2001"))
+    domains["dated"] = SourceConfig("records", str(path), by_dates=years)
+    more = {"domains": domains, "evaluation_tokens": 300, "evaluation_windows": 2}
     config = config_of(sources, max_units=3, steps=20, **more)
     found = preview(config, tmp_path / "work")
     assert not found.problems
@@ -84,6 +89,9 @@ def test_numbers_are_those_of_prepare(tmp_path):
         )
         times = corpus.budget_rows / here[0].rows
         assert epochs(config, place) == pytest.approx(times, rel=0.1)
+    shorter = dataclasses.replace(config, model=ModelConfig(length=16))
+    (problem,) = preview(shorter, tmp_path / "work").problems
+    assert "config.model.length: 32 was frozen" in problem
     places = found.places("partitions") + found.places("domains")
     assert {place.name for place in places} == corpus.domains.keys()
     for place in places:

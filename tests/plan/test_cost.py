@@ -56,6 +56,11 @@ def test_costs_of_scoring():
     }
 
 
+def test_without_text_some_scoring_is_a_measure():
+    (cost,) = scoring_costs(small.CONFIG, 5, None)
+    assert cost.work == cost.tokens == 1000 * 2**20
+
+
 def test_much_scoring_is_a_warning(capsys):
     """Only where it takes more than a minute."""
     config = small.changed("validate", held_out=0)

@@ -13,6 +13,7 @@ from jaxsim.scoring.table import (
     Mixtures,
     base_row,
     concatenate,
+    count_rows,
     dirichlet,
     macro,
     mixture_key,
@@ -99,6 +100,16 @@ def test_plain_rows():
     np.testing.assert_allclose(grouped.w_MC, [[0.25, 0.25, 0.5], [0.5, 0.5, 0]])
     assert not len(macro(ABC, ["x", "y", "z"]))  # that is uniform
     assert not len(macro(ABC, ["x", "x", "x"]))
+
+
+@pytest.mark.parametrize(
+    ("members", "largest", "rows"), [(1, 1, 1), (2, 2, 3), (12, 3, 298), (132, 2, 8778)]
+)
+def test_default_subsets_fit_the_pool(members, largest, rows):
+    names = [f"m{c}" for c in range(members)]
+    found = parse("subsets", names, 1.0, 0)
+    assert found.same_as(subsets(names, 1, largest))
+    assert len(found) == rows == count_rows("subsets", members)
 
 
 def test_subsets():
@@ -191,7 +202,7 @@ def test_a_bad_csv_is_refused(tmp_path, text, sentence):
         ("subsets:4", "sizes must lie between 1"),
         ("subsets:4-5", r"config.score.mixtures\): sizes must lie between 1"),
         ("subsets:3-2", "sizes must lie between 1"),
-        ("subsets", "must be subsets:A-B, dirichlet:N or FILE.csv"),
+        ("subsets:", "must be subsets, subsets:A-B, dirichlet:N or FILE.csv"),
         ("dirichlet:0", "asks for no rows"),
         ("dirichlet:99999999999", r"asks for 1e\+11 rows; the most are 1,000,000"),
         ("dirichlet:-1", "must be subsets"),
