@@ -11,7 +11,7 @@ reference runs show a level, but no correlation. `:smoke` is a test of a few min
 
 Hardware: 2 CPU cores, 11 GB, about two hours beside other programs; docs/models.md has
 what it found. Leave out the `MALLOC_*` variables of launch/environment.sh. With a GPU
-raise `recipe.steps`, `recipe.batch`, `corpus.evaluation_tokens` and `validate.held_out`.
+raise `recipe.steps` and `.batch`, `corpus.evaluation_tokens`, `validate.held_out`.
 """
 
 import os

@@ -143,7 +143,7 @@ def test_a_journal_believes_no_nan(tmp_path):
         ('{"format": 2}', "format version None, .* use the version that wrote it, or"),
         (
             '{"version": 99}',
-            "format version 99, .* reads 5; use the version that wrote it, .* another "
+            "format version 99, .* reads 6; use the version that wrote it, .* another "
             "--workdir",
         ),
         (b"\xff\xfe", "unreadable"),
