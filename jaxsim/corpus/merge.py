@@ -1,7 +1,7 @@
 """The last step of `prepare`: what was taken becomes rows of units and domains."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class Overlap:
     Attributes:
       counts: by partition or 'base', and domain: training documents that repeat the
         domain, and evaluation documents that repeat older training text.
+      documents: the documents that are dropped, by partition, 'base' or domain.
       gone_E: the evaluation documents that are dropped.
     """
 
@@ -52,20 +53,24 @@ class Overlap:
         self._config, self._places = config, places
         self._domain_E = evaluation.place
         self.gone_E = np.zeros(len(evaluation), bool)
+        self.documents = Counter[str]()
         self.counts: dict[str, dict[str, dict[str, int]]] = defaultdict(
             lambda: defaultdict(lambda: {"training": 0, "evaluation": 0})
         )
 
     def add(self, what: str, taken: Taken) -> None:
-        settled, counted_here = taken.settled, set()
+        settled, counted_here = taken.settled, set[tuple[int, str]]()
         looked_at = settled.considered & ~settled.repeated & ~settled.near
         pairs = zip(taken.pairs.tolist(), taken.older.tolist(), strict=True)
+        dropped = set[int]()
         for (i, e), older in pairs:
             domain = self._places[self._domain_E[e]].name
             name = BASE if what == BASE else self._places[taken.place[i]].name
             if older and looked_at[i] and (i, domain) not in counted_here:
                 counted_here.add((i, domain))
                 self.counts[name][domain]["training"] += 1
+                self.documents[name] += i not in dropped
+                dropped.add(i)
             elif settled.kept[i]:
                 self._drop(name, e)
 
@@ -82,6 +87,7 @@ class Overlap:
             self.gone_E[e] = True
             domain = self._places[self._domain_E[e]].name
             self.counts[name][domain]["evaluation"] += 1
+            self.documents[domain] += 1
 
     def check(self) -> None:
         if not self.counts or self._config.corpus.overlap != "refuse":

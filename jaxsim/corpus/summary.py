@@ -63,6 +63,7 @@ def summarize(
         "documents": {
             place.name: {
                 "read": int(counts_PSC[p].sum()),
+                "overlapping": overlap.documents[place.name],
                 "unneeded": int(found_PS[p, train]) - looked_at[p],
             }
             | (
@@ -145,20 +146,20 @@ def _rows(corpus: Corpus) -> tuple[list[list[str]], list[str]]:
         ]
         if name != source and source not in seen:
             rows.append([f"source {source}", *map(_number, of_source), *[""] * 8])
+        placeless = sum(n for cause, n in dropped.items() if cause != FILTERED)
+        if source not in seen and placeless > of_source[0] / 5:
+            why = ", ".join(f"{n:,} {cause}" for cause, n in dropped.items())
+            share = f"{placeless / of_source[0]:.0%} of {of_source[0]:,} records"
+            warnings.append(f"source {source}: {share} are in no partition: {why}")
         seen.add(source)
         domain = corpus.domains[name]
         units = [unit for unit in corpus.units.values() if unit.partition == name]
         counts = summary["documents"][name]
         evaluated = sum(domain.documents.values())
-        overlap = sum(
-            domains[name]["evaluation"]
-            for domains in summary["overlap"].values()
-            if name in domains
-        ) + sum(each["training"] for each in summary["overlap"].get(name, {}).values())
         losses = {
             "duplicate": summary["duplicates"].get(name, 0),
             "near duplicate": summary["near_duplicates"].get(name, 0),
-            "overlapping": overlap,
+            "overlapping": counts["overlapping"],
         }
         held = counts["base"] + evaluated if units else 0
         kept = counts["train"] if units else evaluated

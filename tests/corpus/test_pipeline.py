@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -209,7 +210,7 @@ def test_a_killed_prepare_continues_and_its_processes_end(expected, tmp_path):
     save_config(config, tmp_path / "config.json")
     script, work = tmp_path / "killed.py", tmp_path / "work"
     script.write_text(KILLED)
-    passes = ("scan_*", "texts_*", "tokens_*")
+    passes = ("scan_*", "tokens_*")
     environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
     for name in passes:
         child = subprocess.Popen(
@@ -267,3 +268,28 @@ def test_in_order_is_the_order_of_documents(tmp_path):
         found = corpus.evaluation("a", split).documents
         assert found == tuple(in_order(dict.fromkeys(found, "")))
     assert open_corpus(tmp_path / "work").units == corpus.units
+
+
+def test_a_table_says_what_became_of_documents_and_warns(tmp_path, capsys):
+    records = made(120)
+    lost = [{"id": f"lost{i}", "text": words(random.Random(i), 9)} for i in range(60)]
+    twice = [{**record, "id": f"again{i}"} for i, record in enumerate(records[:60])]
+    source = written(tmp_path / "in", [records + lost, twice])
+    (tmp_path / "in" / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
+    corpus = prepare(config_for(source, unit_budgets=1000.0), tmp_path / "work")
+    said = " ".join(capsys.readouterr().out.split())
+    count = len(records + lost + twice)
+    assert f"source all {count} - 60 " in said
+    assert (
+        f"source all: {60 / count:.0%} of {count} records are in no partition" in said
+    )
+    assert "source all: 1 file not read: picture.png" in said
+    loses = r"partition x loses (\d+)% of (\d+) documents: (\d+) duplicate"
+    assert re.search(loses, said), said
+    for name, counts in corpus.record.summary["documents"].items():
+        gone = corpus.record.summary["duplicates"][name] + counts["overlapping"]
+        gone += corpus.record.summary["near_duplicates"].get(name, 0)
+        domain = corpus.domains[name].documents
+        # The rest is evaluation text that was not needed.
+        rest = counts["read"] - gone - counts["base"] - counts["train"]
+        assert rest >= sum(domain.values()) > 0
