@@ -280,7 +280,7 @@ def _open(
     longer = "longer training or other learning rates"
     if token_multiplier is not None:
         longer += f" (reference runs at token multiplier {token_multiplier:g} only)"
-    left += [longer, "larger models and downstream tasks (not measured)"]
+    left += [longer, "larger models and accuracy on tasks (not measured)"]
     return "Open questions", f"{'; '.join(left)}."
 
 

@@ -127,7 +127,7 @@ def test_before_reference_runs_the_next_command_trains_some():
     assert command in said["Next"]
     assert "1 of 39 other mixtures" in said["Ties"]
     assert "merges only" in said["Ties"]
-    assert "downstream tasks" in said["Open questions"]
+    assert "accuracy on tasks" in said["Open questions"]
 
 
 def current_lines(found, validation=None, **more):

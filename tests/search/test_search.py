@@ -218,19 +218,17 @@ def test_a_descent_beats_tables(scorer):
 
 
 def test_constraints_hold_and_binding_ones_have_a_gain(scorer):
-    # With other seeds searches end farther apart than the gain is.
-    free = search(scorer, descent(seed=5))
+    free = search(scorer, descent())
     first = max(free.best["weights"], key=free.best["weights"].get)
-    limit = free.best["weights"][first] / 2
-    found = search(scorer, descent(seed=5, max_weight={first: limit}))
+    limit = free.best["weights"][first] / 1.5
+    found = search(scorer, descent(max_weight={first: limit}))
     for row in found.rows:
         assert row["weights"].get(first, 0.0) <= limit + 1e-6
     (bound,) = [b for b in found.binding if b["kind"] == "max_weight"]
     assert bound["name"] == first
     assert bound["limit"] == limit
     # The gain is for a percentage point, to first order.
-    larger = {first: limit + 0.001}
-    relaxed = search(scorer, descent(seed=5, max_weight=larger))
+    relaxed = search(scorer, descent(max_weight={first: limit + 0.001}))
     won = 10 * (found.best["dev"] - relaxed.best["dev"])
     assert bound["gain"] == pytest.approx(won, rel=0.05)
     assert won > 0
