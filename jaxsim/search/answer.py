@@ -78,7 +78,7 @@ def answer(problem: Problem, scored: Scores, residual: Residual | None) -> Searc
         searched=len(table),
         looked_at=0 if config.method == "table" else config.candidates,
         evaluations=loss.spent,
-        tokens=round(loss.spent * int(e.count_R[problem.rows].sum())),
+        tokens=round(loss.spent * int(e.length_R[problem.rows].sum())),
         windows=windows,
         dev_windows=dev_windows,
         ties={

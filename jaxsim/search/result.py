@@ -80,7 +80,7 @@ class SearchResult:
     method: Literal["table", "descend"] = "table"
     looked_at: int = 0  # mixtures that the ensemble scored
     evaluations: float = 0.0  # spent; a gradient counts as three
-    tokens: int = 0  # the same in evaluation tokens
+    tokens: int = 0  # the same in tokens that models read
     calibrated: bool = False  # whether reference runs corrected the merges
     # Whether reference runs are as long as members, so that a single member is its own
     # reference run; only known with reference runs.

@@ -220,7 +220,7 @@ def test_a_descent_beats_tables(scorer):
 def test_constraints_hold_and_binding_ones_have_a_gain(scorer):
     free = search(scorer, descent())
     first = max(free.best["weights"], key=free.best["weights"].get)
-    limit = free.best["weights"][first] / 2
+    limit = free.best["weights"][first] / 1.5
     found = search(scorer, descent(max_weight={first: limit}))
     for row in found.rows:
         assert row["weights"].get(first, 0.0) <= limit + 1e-6
