@@ -123,7 +123,7 @@ class CorpusConfig:
     tokenizer: TokenizerConfig = TokenizerConfig()
     split: SplitConfig = SplitConfig()
     # Of a split of a domain, about; 0: all.
-    evaluation_tokens: int = non_negative(100_000)
+    evaluation_tokens: int = non_negative(20_000)
     evaluation_windows: int = non_negative(0)  # of a document, evenly spaced; 0: all
     max_units: int = positive(1)  # units that a large partition is cut into
     # A unit keeps rows for at most so many runs of a member; more text is not encoded.
