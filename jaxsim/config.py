@@ -87,7 +87,8 @@ class SourceConfig:
     by_list: Literal["first", "every"] = "first"  # what counts of a list of values
     by_dates: tuple[tuple[str, str], ...] = ()  # inclusive ISO prefixes
     by_file: bool = False  # one partition for each file
-    where: tuple[tuple[str, str], ...] = ()  # keep if the field k has the value v
+    # Keep if each of these fields has one of the values that stand with it.
+    where: tuple[tuple[str, str], ...] = ()
     ids: Literal["record", "per file"] = "record"  # per file: they restart in each
 
 

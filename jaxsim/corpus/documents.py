@@ -194,9 +194,12 @@ def _columns(source: SourceConfig, also: Collection[str] | None) -> set[str] | N
 
 def _wanted(source: SourceConfig, record: dict[str, Any], tally: Tally) -> bool:
     """Whether a record is asked for; counts it if not."""
+    wanted: dict[str, set[str]] = {}
     for name, value in source.where:
+        wanted.setdefault(name, set()).add(value)
+    for name, values in wanted.items():
         found = texts_of(find(record, name), name, "every")
-        if isinstance(found, Cause) or value not in found:
+        if isinstance(found, Cause) or values.isdisjoint(found):
             tally.filtered += 1
             return False
     if source.reader == "olmes":

@@ -103,7 +103,7 @@ def scoring_costs(
             ("reference runs", 2 * held_out, both),
             ("calibration runs", 2 * validate.calibration_runs, dev),
             ("candidates of held-out runs", candidates, on_table),
-            ("of the search", evaluations, tokens(search.windows, DEV)),
+            ("of the search, on all domains", evaluations, tokens(search.windows, DEV)),
         )
         if count
     ]

@@ -139,8 +139,8 @@ def _rows(
     scorer, e = problem.scorer, problem.scorer.evaluation
     standard = table.standard_merges()
     singles = [m for m in range(len(table)) if len(table.parts(m)) == 1]
-    if singles:
-        standard.append(min(singles, key=lambda m: (value_M + shift_M)[m]))
+    # Two, because the best mixture may be one of them.
+    standard += sorted(singles, key=lambda m: (value_M + shift_M)[m])[:2]
     shown = list(dict.fromkeys([*ties.tied.tolist(), *standard]))
     tested = list(dict.fromkeys([*ties.tied[:_FINALISTS].tolist(), *standard]))
     rows = problem.windows("test")

@@ -52,7 +52,7 @@ def test_costs_of_scoring():
         # The runs, and the merges that they are compared with.
         "scoring reference runs": 2 * 4 * (240 + 1_000 + 200 + 500),
         "scoring candidates of held-out runs": 50 * (300 + 1_000),
-        "scoring of the search": 40 * (60 + 500),
+        "scoring of the search, on all domains": 40 * (60 + 500),
     }
 
 
