@@ -65,6 +65,9 @@ def get_config(arg=None):
     c.model.length = {length}
     c.recipe.steps = {rows}
     c.recipe.batch = 1
+    c.base.steps = {rows}  # as much base text
+    c.base.batch = 1
+    c.base.warmup = 0
     return c
 """
 TROVE = """

@@ -159,7 +159,8 @@ class Shards:
 
         Args:
           kept: indices of the documents.
-          borders: what precedes and what follows a document.
+          borders: begin-of-text and end-of-text; or one token that is both, which
+            follows each document, and so precedes the next one.
         """
         *before, after = borders
         part = np.cumsum(taken.tokens[kept]) // _BLOCK

@@ -15,20 +15,10 @@ from jaxsim.errors import UserError
 from jaxsim.log import counted
 
 
-def bordered(documents: Sequence[np.ndarray], begin: int, end: int) -> list[np.ndarray]:
-    """Documents as they are trained on, between begin-of-text and end-of-text.
-
-    If both are one token, it follows each document, and so precedes the next one.
-    """
-    before = np.array([begin] if begin != end else [], np.int32)
-    after = np.array([end], np.int32)
-    return [np.concatenate([before, ids, after]) for ids in documents]
-
-
 def training_rows(
     stream: Iterable[np.ndarray], length: int, start: int = 0, stop: int | None = None
 ) -> Iterator[np.ndarray]:
-    """Cuts `bordered` documents, one after the other, into rows.
+    """Cuts documents with their borders, one after the other, into rows.
 
     Row r is `stream[r * L : r * L + L + 1]`: it shares one token with the next row, so
     every token but the first is a target once. The incomplete tail is dropped.
@@ -72,7 +62,7 @@ def pieces_of(partition: str, sizes: np.ndarray, config: Config) -> list[Piece]:
     `corpus.unit_budgets` runs.
 
     Args:
-      sizes: tokens of the documents, `bordered`, in order.
+      sizes: tokens of the documents, with their borders, in order.
     """
     length = config.model.length
     budget = config.recipe.steps * config.recipe.batch  # rows of one run

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxsim.corpus.rows import bordered, evaluation_rows, training_rows
+from jaxsim.corpus.rows import evaluation_rows, training_rows
 
 BOT, EOT = 98, 99
 L = 8
@@ -28,7 +28,7 @@ def test_training_rows_are_the_stream(lengths, begin):
     documents = ids_of(lengths)
     before = [BOT] if begin == BOT else []
     stream = [t for d in documents for t in [*before, *d.tolist(), EOT]]
-    parts = bordered(documents, begin, EOT)
+    parts = [np.array([*before, *d, EOT], np.int32) for d in documents]
     rows_RL1 = rows_of(parts)
     assert rows_RL1.dtype == np.int32
     assert rows_RL1.tolist() == rows_of([np.concatenate(parts)]).tolist()
