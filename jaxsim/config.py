@@ -377,11 +377,11 @@ class SearchConfig:
     max_weight: dict[str, float] = values(0, 1, _SHARE)
     max_sources: int = non_negative(0)  # partitions with weight; 0: any number
     divergence: float = non_negative(0.0)  # most KL(w, prior), nats; 0: any
-    # Proportional to tokens in the corpus, or all the same.
+    # Proportional to tokens that there are (`prepare` may take less), or all the same.
     prior: Literal["proportional", "uniform"] = "proportional"
     tokens: float = non_negative(0.0, _MOST_TOKENS)  # of the planned run; 0: unlimited
     epochs: float = positive(4.0)  # of a source in that run, at most
-    # Tokens of a source, if there are more than in the corpus; together for
+    # Tokens of a source, if there are more than `prepare` has counted; together for
     # the members of a partition or group; 'base': the text of replay.
     supply: dict[str, float] = values(1, _MOST_TOKENS, "a number of tokens, at least 1")
     windows: int = non_negative(0)  # of each domain's dev split; 0: all

@@ -2,8 +2,9 @@
 
 import dataclasses
 import hashlib
+import itertools
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -125,6 +126,7 @@ def read_file(
     source: SourceConfig,
     tally: Tally,
     also: Collection[str] | None = None,
+    only: Iterable[int] | None = None,
 ) -> Iterator[Document]:
     """The readable documents of a file that pass the source's `where`, in order.
 
@@ -132,6 +134,8 @@ def read_file(
       tally: gets the counts.
       also: fields that the caller looks up beside those that the source names; of a
         Parquet file no others are read. None: all fields.
+      only: numbers of records, from 1 and in order; the others, which cost time, are
+        passed over. None: all records.
 
     Raises:
       UserError: the file cannot be opened.
@@ -143,9 +147,16 @@ def read_file(
             prompt_field="request.context",
             completion_field="request.continuation",
         )
+    numbers = itertools.count(1) if only is None else iter(only)
+    number = next(numbers, 0)
     with readable(file.source, file.path):
         for line, record in _records(file, source, also):
+            if not number:
+                return
             tally.records += 1
+            if tally.records != number:
+                continue
+            number = next(numbers, 0)
             if not isinstance(record, Cause):
                 record.update(file.parts)
                 if tally.records <= _SAMPLE:

@@ -30,7 +30,7 @@ _BATCH = 1_000_000  # characters that are encoded at once
 
 ENCODED = np.dtype(
     [
-        ("document", "<u4"),  # its number in the file
+        ("document", "<u4"),  # the number of its record in the file
         ("tokens", "<u4"),
         ("digest", "<u8"),  # of its words
     ]
@@ -44,7 +44,7 @@ class Wanted:
     file: InputFile
     source: SourceConfig
     split: SplitConfig
-    document: np.ndarray  # numbers in the file, in order
+    document: np.ndarray  # numbers of their records, in order
     id: np.ndarray  # first halves of the digests of their ids
     where: np.ndarray  # indices into `names`
     names: tuple[str, ...]  # what messages call the place of a text

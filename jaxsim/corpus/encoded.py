@@ -159,7 +159,7 @@ class Shards:
 
         Args:
           kept: indices of the documents.
-          borders: begin-of-text and end-of-text. If both are one token, there is one: it
+          borders: begin-of-text and end-of-text; or one token that is both, which
             follows each document, and so precedes the next one.
         """
         *before, after = borders

@@ -328,7 +328,7 @@ def _reject_repeated(
         numbers = entries.entries_F[f]["document"][cause == OTHER_TEXT]
         file = inputs[f].file
         for number in np.unique(numbers).tolist():
-            what = f"{DUPLICATE_ID}, document {number + 1} of the file"
+            what = f"{DUPLICATE_ID}, record {number} of the file"
             tally = tallies[file.source]
             tally.bad[DUPLICATE_ID] += 1
             tally.places.append((file.name, 0, what))

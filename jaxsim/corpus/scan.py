@@ -6,9 +6,10 @@ choices are made on these entries; see `choose`.
 
 import dataclasses
 import hashlib
+import itertools
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ ENTRY = np.dtype(
         ("id", "<u8", 2),  # a digest; its first half is the document's place in order
         ("text", "<u8", 2),  # a digest
         ("bytes", "<u4"),  # of the text in UTF-8
-        ("document", "<u4"),  # its number among the documents of the file
+        ("document", "<u4"),  # the number of its record in the file, from 1
         ("place", "<u4"),  # index into `Scanned.places`
         ("split", "<u4"),  # index into `ALL_SPLITS`
     ]
@@ -94,7 +95,7 @@ def scan(
     places: dict[tuple[str, str], int] = {}
     total = 0
     with (folder / "entries").open("wb") as out:
-        for number, document in enumerate(documents_of(file, source, split, tally)):
+        for document in documents_of(file, source, split, tally):
             found = places_of(file.source, source, document, section)
             if isinstance(found, str):
                 tally.drop(found)
@@ -107,8 +108,9 @@ def scan(
                 total += 1
                 out.write(
                     _PACK.pack(
-                        *digest(document.id.encode()), *digest(text), len(text), number,
-                        places.setdefault(place, len(places)), ALL_SPLITS.index(half),
+                        *digest(document.id.encode()), *digest(text), len(text),
+                        tally.records, places.setdefault(place, len(places)),
+                        ALL_SPLITS.index(half),
                     )
                 )  # fmt: skip
     about = Scanned(
@@ -128,11 +130,15 @@ def scan(
 
 
 def documents_of(
-    file: InputFile, source: SourceConfig, split: SplitConfig, tally: Tally
+    file: InputFile,
+    source: SourceConfig,
+    split: SplitConfig,
+    tally: Tally,
+    only: Iterable[int] | None = None,
 ) -> Iterator[Document]:
-    """The documents of a file, the same ones in each pass."""
+    """The documents of a file, the same ones in each pass; `only` those records."""
     also = () if split.key in ("id", "file") else (split.key,)
-    return read_file(file, source, tally, also)
+    return read_file(file, source, tally, also, only)
 
 
 def load(folder: Path) -> tuple[Scanned, np.ndarray]:
@@ -156,7 +162,7 @@ def picked(
     wanted_D: np.ndarray,
     id_D: np.ndarray,
 ) -> Iterator[Document]:
-    """The documents of a file with these numbers, in order.
+    """The documents of records with these numbers, in order.
 
     Args:
       id_D: the first half of the digests of their ids.
@@ -164,19 +170,13 @@ def picked(
     Raises:
       UserError: the file is not the one that was scanned.
     """
-    wanted = iter(zip(wanted_D.tolist(), id_D.tolist(), strict=True))
-    number, identity = next(wanted, (-1, 0))
-    if number < 0:
-        return
-    for at, document in enumerate(documents_of(file, source, split, Tally())):
-        if at != number:
-            continue
-        if digest(document.id.encode())[0] != identity:
+    found = documents_of(file, source, split, Tally(), map(int, wanted_D))
+    for identity, document in itertools.zip_longest(map(int, id_D), found):
+        if document is None or digest(document.id.encode())[0] != identity:
             break
         yield document
-        number, identity = next(wanted, (-1, 0))
-        if number < 0:
-            return
+    else:
+        return
     raise UserError(
         f"source {file.source!r}: {file.name!r} was changed while `prepare` read it; "
         "run `jaxsim prepare` again"

@@ -44,8 +44,10 @@ def do(job: Job) -> None:
     temporary.mkdir(parents=True)
     try:
         job.function(temporary, *job.arguments)
-        with contextlib.suppress(OSError):
-            os.rename(temporary, job.target)
+        os.rename(temporary, job.target)
+    except OSError:
+        if not job.target.exists():
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

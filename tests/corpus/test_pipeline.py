@@ -144,7 +144,7 @@ def test_repeated_ids_are_copies_or_bad_whatever_the_order(tmp_path, capsys):
     with pytest.raises(UserError, match="1 duplicate id"):
         prepare(strict, tmp_path / "strict")
     listed = (tmp_path / "strict" / "corpus" / "quarantine.jsonl").read_text()
-    assert json.loads(listed)["cause"].startswith("duplicate id, document ")
+    assert json.loads(listed)["cause"].startswith("duplicate id, record ")
 
 
 def test_a_document_of_several_partitions_is_no_copy_of_itself(tmp_path):
