@@ -144,7 +144,7 @@ class Programs:
             Blocks(
                 shape((blocks, windows, length + 1), jnp.int32, over),
                 shape((blocks, windows, length), jnp.bool, over),
-                shape((blocks, windows), dtype, over),
+                shape((blocks, windows), dtype, over) if gradient else None,
                 shape((), jnp.int32),
             ),
         )
@@ -161,9 +161,10 @@ class Programs:
         """Dispatches a call; see `program.losses` and `program.gradient`."""
         length = call.blocks.scored_TBL.shape[2]
         program = self.compiled(layout, length, gradient)
+        blocks = call.blocks if gradient else call.blocks._replace(weight_TB=None)
         arrays = jax.tree.map(
             lambda value, at: jax.device_put(np.asarray(value, at.dtype), at.sharding),
-            (w, scale, call.blocks),
+            (w, scale, blocks),
             self.arguments(layout, length, gradient)[2:],
         )
         found: tuple[jax.Array, jax.Array] = program(base, self.pool.delta_C, *arrays)

@@ -132,7 +132,7 @@ class Blocks(NamedTuple):
     Attributes:
       tokens_TBL1: token ids, int32, T blocks of B windows.
       scored_TBL: bool, which targets count.
-      weight_TB: what a window's loss counts in a gradient's sum.
+      weight_TB: what a window's loss counts in a gradient's sum; None without one.
       count: int32 (), blocks that are computed, the first ones.
     """
 
