@@ -293,3 +293,16 @@ def test_a_table_says_what_became_of_documents_and_warns(tmp_path, capsys):
         # The rest is evaluation text that was not needed.
         rest = counts["read"] - gone - counts["base"] - counts["train"]
         assert rest >= sum(domain.values()) > 0
+
+
+def test_copies_beyond_the_part_that_is_taken_are_no_supply(tmp_path):
+    texts = [record for record in made() if record.get("id", "").startswith("d")]
+    records = [{**r, "id": f"{r['id']}/{k}"} for r in texts for k in range(4)]
+    source = written(tmp_path / "in", [records])
+    config = config_for(source, near_duplicates=0.0)
+    part = prepare(config, tmp_path / "part")
+    all_of_it = prepare(with_corpus(config, unit_budgets=1000.0), tmp_path / "all")
+    for name, unit in part.units.items():
+        known = all_of_it.units[name].supply
+        assert unit.tokens < 0.7 * known
+        assert unit.supply == pytest.approx(known, rel=0.25)
