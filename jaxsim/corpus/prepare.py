@@ -282,7 +282,7 @@ def _build(
         ),
         generations=generations,
         summary=summarize(
-            places, tallies, entries, taken[TRAIN], overlap, coverage, state.unread
+            places, tallies, entries, taken, overlap, coverage, state.unread
         ),
         fingerprint=state.fingerprint,
     )

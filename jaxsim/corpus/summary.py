@@ -25,23 +25,24 @@ def summarize(
     places: Sequence[Place],
     tallies: dict[str, Tally],
     entries: Entries,
-    taken: Taken,
+    taken: Mapping[str, Taken],
     overlap: Overlap,
     coverage: Coverage,
     unread: dict[str, list[list[str]]],
 ) -> dict[str, Any]:
-    """The counts, as corpus.json has them; `taken` is the training text."""
+    """The counts, as corpus.json has them; `taken` is by split."""
     counts_PSC = entries.counts()
-    settled = taken.settled
+    train, settled = taken[TRAIN], taken[TRAIN].settled
+    of_base = taken[BASE].settled
     used = [(p, place) for p, place in enumerate(places) if place.section != BASE_TEXT]
 
     def by_place(flags: np.ndarray) -> list[int]:
-        return np.bincount(taken.place[flags], minlength=len(places)).tolist()
+        return np.bincount(train.place[flags], minlength=len(places)).tolist()
 
     near, words = by_place(settled.near), by_place(settled.repeated)
     kept, looked_at = by_place(settled.kept), by_place(settled.considered)
     same = counts_PSC[:, :, SAME].sum(1)
-    found_PS, train = counts_PSC[:, :, KEPT], ALL_SPLITS.index(TRAIN)
+    found_PS, at_train = counts_PSC[:, :, KEPT], ALL_SPLITS.index(TRAIN)
     return {
         "records": {name: tally.records for name, tally in tallies.items()},
         "quarantine": {
@@ -55,8 +56,13 @@ def summarize(
             if tally.dropped or tally.filtered
         },
         "unread": unread,
-        "duplicates": _positive({x.name: same[p] + words[p] for p, x in used}),
-        "near_duplicates": _positive({x.name: near[p] for p, x in used}),
+        "duplicates": _positive(
+            {x.name: same[p] + words[p] for p, x in used}
+            | {BASE: int(of_base.repeated.sum())}
+        ),
+        "near_duplicates": _positive(
+            {x.name: near[p] for p, x in used} | {BASE: int(of_base.near.sum())}
+        ),
         "overlap": overlap.counts,
         "unknown": coverage.lossy(),
         "sources": {place.name: place.source for _, place in used},
@@ -64,7 +70,7 @@ def summarize(
             place.name: {
                 "read": int(counts_PSC[p].sum()),
                 "overlapping": overlap.documents[place.name],
-                "unneeded": int(found_PS[p, train]) - looked_at[p],
+                "unneeded": int(found_PS[p, at_train]) - looked_at[p],
             }
             | (
                 {"base": int(found_PS[p, ALL_SPLITS.index(BASE)]), "train": kept[p]}
