@@ -108,24 +108,24 @@ class Entries:
         sums = np.bincount(key, amount, int(np.prod(shape))).reshape(shape)
         np.add.at(total, places, sums.astype(total.dtype))
 
-    def drop_repeated_ids(self) -> None:
-        """Of the documents of a source with one id, one stays, chosen by content."""
-        first_F = []
-        for entries in self.entries_F:
-            first = np.ones(len(entries), bool)
-            first[1:] = entries["document"][1:] != entries["document"][:-1]
-            first_F.append(first)
-        for found, file_N, row_N in self._repeated("id", first_F):
-            source_N = self.source_P[found["place"]]
-            keys = (found["id"][:, 0], found["id"][:, 1], source_N)
-            text = found["text"]
-            order = np.lexsort((found["place"], text[:, 1], text[:, 0], *keys))
+    def drop_repeated_ids(self, generation_P: np.ndarray) -> None:
+        """Of the documents of a source with one id, one stays: the oldest, by content.
+
+        Evaluation documents repeat others of their domain alone.
+        """
+        every_F = [np.ones(len(cause), bool) for cause in self.cause_F]
+        for found, file_N, row_N in self._repeated("id", every_F):
+            text, ids, place = found["text"], found["id"], found["place"]
+            trained = (found["split"] == _TRAIN) | (found["split"] == _BASE)
+            domain = np.where(trained, len(self.places), place)
+            keys = ids[:, 0], ids[:, 1], self.source_P[place], domain
+            rank = place, text[:, 1], text[:, 0], generation_P[place]
+            order = np.lexsort((*rank, *keys))
             lead = _leaders(order, keys)
             same = (text[order] == text[lead]).all(1)
             causes = np.where(same, SAME, OTHER_TEXT)
-            self._mark(file_N, row_N, order, causes, order == lead)
-        for cause, first in zip(self.cause_F, first_F, strict=True):
-            cause[:] = cause[np.flatnonzero(first)[np.cumsum(first) - 1]]
+            own = _of_leader(order, lead, file_N, found["document"])
+            self._mark(file_N, row_N, order, causes, own)
 
     def drop_repeated_texts(self, generation_P: np.ndarray) -> None:
         """Of training documents with one text, one stays: the oldest, then by id.
@@ -142,9 +142,7 @@ class Entries:
             rank = (place, ids[:, 1], ids[:, 0], generation_P[place])
             order = np.lexsort((*rank, *keys))
             lead = _leaders(order, keys)
-            own = (file_N[order] == file_N[lead]) & (
-                found["document"][order] == found["document"][lead]
-            )
+            own = _of_leader(order, lead, file_N, found["document"])
             causes = np.full(len(order), SAME)
             self._mark(file_N, row_N, order, causes, own)
 
@@ -239,6 +237,14 @@ def _leaders(order: np.ndarray, keys: Sequence[np.ndarray]) -> np.ndarray:
     for key in keys:
         new[1:] |= key[order][1:] != key[order][:-1]
     return order[np.flatnonzero(new)[np.cumsum(new) - 1]]
+
+
+def _of_leader(
+    order: np.ndarray, lead: np.ndarray, file_N: np.ndarray, document_N: np.ndarray
+) -> np.ndarray:
+    """Whether entries are of the same document as their leaders."""
+    same_file = file_N[order] == file_N[lead]
+    return same_file & (document_N[order] == document_N[lead])
 
 
 def bins_for(bytes_B: np.ndarray, needed: float) -> int:

@@ -217,11 +217,6 @@ def _build(
         [[number[s, source, name] for name, _ in pairs] for s, source, pairs in found],
         [_gives_base(place, config, base_partitions) for place in places],
     )
-    entries.drop_repeated_ids()
-    _reject_repeated(entries, inputs, tallies)
-    _write_quarantine(workdir, tallies)
-    for name, tally in tallies.items():
-        check_bad(name, tally, config.corpus.max_bad, _quarantine(workdir))
     # Which `prepare` first saw each partition and domain, counted from 0.
     generations = dict(previous.record.generations) if previous else {}
     new = max(generations.values(), default=-1) + 1
@@ -229,6 +224,11 @@ def _build(
         if place.section != BASE_TEXT:
             generations.setdefault(place.name, new)
     generation_P = np.array([generations.get(p.name, 0) for p in places])
+    entries.drop_repeated_ids(generation_P)
+    _reject_repeated(entries, inputs, tallies)
+    _write_quarantine(workdir, tallies)
+    for name, tally in tallies.items():
+        check_bad(name, tally, config.corpus.max_bad, _quarantine(workdir))
     entries.drop_repeated_texts(generation_P)
     pipeline = Pipeline(config, inputs, entries, run)
     evaluation = pipeline.evaluation()

@@ -18,7 +18,7 @@ from jaxsim.corpus.choose import settle
 from jaxsim.corpus.prepare import prepare_share
 from jaxsim.errors import JaxsimError, UserError
 
-from .builders import config_of, in_order, with_corpus, words
+from .builders import config_of, in_order, with_corpus, words, write_jsonl
 
 
 def made(documents=360, seed=5):
@@ -145,6 +145,53 @@ def test_repeated_ids_are_copies_or_bad_whatever_the_order(tmp_path, capsys):
         prepare(strict, tmp_path / "strict")
     listed = (tmp_path / "strict" / "corpus" / "quarantine.jsonl").read_text()
     assert json.loads(listed)["cause"].startswith("duplicate id, record ")
+
+
+def later_files(rng, topics, has_ids):
+    """Records of two topics; others, also with ids or texts of these."""
+    old = [
+        {"id": f"{i}", "text": words(rng, 30), "topic": "mo"[i % 2]} for i in range(160)
+    ]
+    copies = [{**r, "topic": name} for name in topics for r in old[:60]]
+    others = [{**r, "text": words(rng, 30), "topic": topics[1]} for r in old[60:]]
+    new = [
+        {"id": f"new{i}", "text": words(rng, 30), "topic": topics[i % 2]}
+        for i in range(160)
+    ]
+    found = old, [*copies, *others, *new]
+    if has_ids:
+        return found
+    return [[{**record, "id": None} for record in records] for records in found]
+
+
+@pytest.mark.parametrize("has_ids", [True, False])
+def test_repeated_ids_in_later_files_leave_older_text_alone(has_ids, tmp_path):
+    rng = random.Random(2)
+    trained, more = later_files(rng, "az", has_ids)
+    scored, also = later_files(rng, "by", has_ids)
+    source = written(tmp_path / "in", [trained])
+    domain = written(tmp_path / "domain", [scored])
+    config = config_for(source, domains={"d": domain}, evaluation_tokens=0, max_bad=0.9)
+    before = digests(prepare(config, tmp_path / "work"))
+    write_jsonl(tmp_path / "in" / "0 first.jsonl", more)
+    write_jsonl(tmp_path / "domain" / "0 first.jsonl", also)
+    corpus = prepare(config, tmp_path / "work")
+    assert before.items() <= digests(corpus).items()
+    assert corpus.units.keys() == {"a", "m", "o", "z"}
+    # Evaluation text is dropped from nowhere: domains may have it in common.
+    assert sum(corpus.domains["d/b"].documents.values()) == 60 + 80
+
+
+def test_a_record_of_two_domains_of_a_source_stays_in_both(tmp_path):
+    rng = random.Random(3)
+    records = [{"id": f"{i}", "text": words(rng, 20)} for i in range(40)]
+    both = [{**r, "topic": topic} for topic in "st" for r in records]
+    domain = written(tmp_path / "qa", [[*both, both[0]]])
+    config = config_for(written(tmp_path / "in", [made()]), domains={"qa": domain})
+    corpus = prepare(with_corpus(config, evaluation_tokens=0), tmp_path / "work")
+    s, t = corpus.domains["qa/s"], corpus.domains["qa/t"]
+    assert s.digests == t.digests
+    assert sum(s.documents.values()) == 40
 
 
 def test_a_document_of_several_partitions_is_no_copy_of_itself(tmp_path):
