@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from jaxsim.corpus.duplicates import repeated
-from jaxsim.corpus.scan import ALL_SPLITS, ENTRY
+from jaxsim.corpus.scan import ALL_SPLITS, ENTRY, digest
 from jaxsim.corpus.split import BASE, TRAIN, Place
 
 BINS = 4096  # of the order; thresholds are bounds of bins
@@ -32,6 +32,7 @@ class Chosen:
     place: np.ndarray
     split: np.ndarray
     id: np.ndarray  # uint64 [N, 2]
+    text: np.ndarray  # the first halves of digests
     bytes: np.ndarray
 
     def __len__(self) -> int:
@@ -48,6 +49,28 @@ def groups(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     bounds = np.flatnonzero(np.diff(values[order])) + 1
     for index in np.split(order, bounds) if len(order) else ():
         yield int(values[index[0]]), index
+
+
+def seen_before(
+    places: Sequence[Place], evaluation: Chosen, known: np.ndarray, new: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which `prepare` first saw each evaluation document, and the next `known`.
+
+    Args:
+      known: `SEEN` of earlier calls, sorted.
+      new: the number of this call.
+    """
+    names = [digest(place.name.encode())[0] for place in places]
+    key_E = np.array(names, np.uint64)[evaluation.place]
+    key_E = key_E ^ evaluation.id[:, 0] ^ evaluation.text
+    is_new = ~np.isin(key_E, known["document"])
+    more = np.unique(key_E[is_new])
+    seen = np.zeros(len(known) + len(more), known.dtype)
+    seen[: len(known)] = known
+    seen["document"][len(known) :], seen["generation"][len(known) :] = more, new
+    seen.sort(order="document")
+    at = np.searchsorted(seen["document"], key_E)
+    return seen["generation"][at].astype(np.int64), seen
 
 
 class Entries:
@@ -218,7 +241,8 @@ class Entries:
             parts.append(
                 (
                     np.full(len(row), f, np.int32), entries["document"][row],
-                    place[row], split[row], entries["id"][row], entries["bytes"][row],
+                    place[row], split[row], entries["id"][row], entries["text"][row, 0],
+                    entries["bytes"][row],
                 )
             )  # fmt: skip
         found = Chosen(*map(np.concatenate, zip(*parts, strict=True)))

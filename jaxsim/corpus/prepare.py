@@ -20,7 +20,7 @@ import numpy as np
 from jaxsim import records
 from jaxsim.config import Config
 from jaxsim.corpus import scan, store
-from jaxsim.corpus.choose import OTHER_TEXT, Chosen, Entries
+from jaxsim.corpus.choose import OTHER_TEXT, Chosen, Entries, seen_before
 from jaxsim.corpus.coverage import Coverage
 from jaxsim.corpus.documents import DUPLICATE_ID, Document, Tally, check_bad
 from jaxsim.corpus.encode import Tools
@@ -248,11 +248,15 @@ def _build(
     length, new_base = config.model.length, previous is None and config.uses_base_text
     borders = [tokenizer.begin_of_text, tokenizer.end_of_text]
     borders = list(dict.fromkeys(borders))
+    known = np.zeros(0, store.SEEN)
+    if previous:
+        known = store.read_seen(workdir, previous.record.seen)
+    generation_E, seen = seen_before(places, evaluation, known, new)
     taking = Taking(
         np.full(len(places), most_rows(config) * length + 1),
         base_rows(config) * length + 1 if new_base else 0,
         generation_P,
-        evaluation.place,
+        generation_E,
         len(borders),
     )
     coverage = Coverage(tokenizer, config.corpus.max_unknown)
@@ -281,6 +285,7 @@ def _build(
             config, places, evaluation_left, picked, coverage, tables
         ),
         generations=generations,
+        seen=store.write_seen(workdir, seen),
         summary=summarize(
             places, tallies, entries, taken, overlap, coverage, state.unread
         ),

@@ -614,6 +614,38 @@ def test_evaluation_text_that_repeats_older_training_text_is_dropped(
     assert sorted(ids) == [f"new/{i}" for i in range(8)]
 
 
+def test_more_evaluation_text_of_an_old_domain_leaves_older_text_alone(
+    sources, work, tmp_path
+):
+    """A higher limit takes more of a domain, and then a file is added."""
+    config = config_of(sources)
+    texts = texts_of(tmp_path / "in" / "a.jsonl")
+    split = config.corpus.split
+    trained = [t for i, t in texts.items() if split_of(document(i), split) == "train"]
+    records = [{"id": f"e{i}", "text": text} for i, text in enumerate(trained[:8])]
+    rng = random.Random(7)
+    records += [{"id": f"w{i}", "text": words(rng, 40)} for i in range(20)]
+    folder = tmp_path / "in" / "d"
+    folder.mkdir()
+    write_jsonl(folder / "1.jsonl", records)
+    config = with_corpus(config, domains={"d": SourceConfig("records", str(folder))})
+    before = prepare(with_corpus(config, evaluation_tokens=100), work)
+    after = prepare(config, work)
+    assert after.units == before.units
+    more = [{"id": f"f{i}", "text": text} for i, text in enumerate(trained[8:])]
+    write_jsonl(folder / "2.jsonl", more)
+    last = prepare(config, work)
+    assert last.units == after.units
+    assert last.domains["d"] == after.domains["d"]
+    overlap = last.record.summary["overlap"]["a"]["d"]
+    assert overlap["training"] + overlap["evaluation"] == len(trained)
+    assert overlap["evaluation"] > len(trained) - 8
+    # Documents of the first call are still older than the training text.
+    other = write_partition(tmp_path / "in", "other")
+    config = with_corpus(config, partitions=sources | {"other": other})
+    assert last.units.items() <= prepare(config, work).units.items()
+
+
 def test_base_text_from_another_source(sources, work, tmp_path):
     text = write_partition(tmp_path / "in", "common")
     config = config_of(sources, base_text={"common": text})
