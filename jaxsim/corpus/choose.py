@@ -213,18 +213,19 @@ class Entries:
                 entries["split"][index] = self.split(f)[rows]
             yield entries, file_N, row_N
 
-    def bytes_by_bin(self, most: int = 0) -> np.ndarray:
+    def bytes_by_bin(self, most_P: np.ndarray | None = None) -> np.ndarray:
         """Bytes of text that is kept, [P, S, B].
 
         Args:
-          most: of an evaluation document, at most so many count; 0: all.
+          most_P: of an evaluation document, at most so many count.
         """
         total = np.zeros((len(self.places), len(ALL_SPLITS), BINS))
         for f, entries in enumerate(self.entries_F):
             split = self.split(f)
             size = entries["bytes"].astype(np.float64)
-            if most:
+            if most_P is not None:
                 evaluated = (split != _TRAIN) & (split != _BASE)
+                most = most_P[self.place(f)]
                 size = np.where(evaluated, np.minimum(size, most), size)
             size *= self.cause_F[f] == KEPT
             self._add(total, f, _bin(entries), size)
@@ -276,15 +277,13 @@ def bins_for(bytes_B: np.ndarray, needed: float) -> int:
     return min(BINS, int(np.searchsorted(np.cumsum(bytes_B), needed)) + 1)
 
 
-def prefix(chosen: Chosen, needed: float, most: int = 0) -> np.ndarray:
+def prefix(chosen: Chosen, needed: float, most_P: np.ndarray) -> np.ndarray:
     """Whether entries are among the first of their place and split with enough bytes.
 
     Args:
-      most: of a document, at most so many bytes count; 0: all.
+      most_P: of a document, at most so many bytes count.
     """
-    size = chosen.bytes.astype(np.int64)
-    if most:
-        size = np.minimum(size, most)
+    size = np.minimum(chosen.bytes, most_P[chosen.place])
     before = np.cumsum(size) - size
     new = np.ones(len(size), bool)
     new[1:] = (chosen.place[1:] != chosen.place[:-1]) | (

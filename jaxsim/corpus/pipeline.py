@@ -32,7 +32,7 @@ from jaxsim.corpus.encode import Tools, Wanted
 from jaxsim.corpus.encoded import Shards, Taken, Taking
 from jaxsim.corpus.scan import ALL_SPLITS, Scanned
 from jaxsim.corpus.sources import InputFile
-from jaxsim.corpus.split import BASE, SPLITS, TRAIN
+from jaxsim.corpus.split import BASE, DOMAINS, PARTITIONS, SPLITS, TRAIN, Place
 from jaxsim.corpus.tokenizer import Tokenizer, tokenizer_from_config
 from jaxsim.corpus.work import Job, Workers, do
 
@@ -90,7 +90,7 @@ def scanned(
     jobs = []
     for section, file in ((i.section, i.file) for i in inputs):
         source = getattr(config.corpus, section)[file.source]
-        what = file, source, config.corpus.split, section
+        what = file, source, config.corpus.split, section, config.model.length
         arguments = *what, config.corpus.max_bad
         target = run.target("scan", *what)
         jobs.append(Job(file.name, file.size, target, scan.scan, arguments))
@@ -134,15 +134,25 @@ class Pipeline:
     def evaluation(self) -> Chosen:
         """Evaluation documents by place, split and id, as many as may be needed."""
         corpus = self.config.corpus
-        windows = corpus.evaluation_windows * self.config.model.length
+        length, windows = self.config.model.length, corpus.evaluation_windows
         needed = (corpus.evaluation_tokens or float("inf")) * _MOST_BYTES
-        most = windows * _MOST_BYTES
+        most_P = np.array(
+            [1 if self._is_task(place) else windows or np.inf for place in self.places]
+        )
+        most_P *= length * _MOST_BYTES
         bins_PS = np.zeros((len(self.places), len(ALL_SPLITS)), np.int64)
-        bytes_PSB = self.entries.bytes_by_bin(most)
+        bytes_PSB = self.entries.bytes_by_bin(most_P)
         for p, s in itertools.product(range(len(self.places)), _EVALUATED):
             bins_PS[p, s] = choose.bins_for(bytes_PSB[p, s], needed)
         chosen = self.entries.take(bins_PS)
-        return chosen[choose.prefix(chosen, needed, most)]
+        return chosen[choose.prefix(chosen, needed, most_P)]
+
+    def _is_task(self, place: Place) -> bool:
+        """Whether documents have prompts: each is one window."""
+        if place.section != DOMAINS:
+            return False
+        source = self.config.corpus.domains[place.source]
+        return bool(source.prompt_field) or source.reader == "olmes"
 
     def sample(self) -> list[Chosen]:
         """Base text for training a tokenizer, of all places in turn.
@@ -233,11 +243,11 @@ class Pipeline:
     def tokens_per_byte(
         self, tokenizer: Tokenizer, evaluation: Chosen, picked: Picked
     ) -> np.ndarray:
-        """An estimate for each place, from its evaluation text, [P]."""
+        """An estimate for each partition, from its evaluation text, [P]."""
         rate_P = np.full(len(self.places), 0.25)
         for p in range(len(self.places) if tokenizer.kind != "bytes" else 0):
             of_p = evaluation[evaluation.place == p]
-            if len(of_p):
+            if len(of_p) and self.places[p].section == PARTITIONS:
                 size = np.cumsum(of_p.bytes.astype(np.int64)) - of_p.bytes
                 few = of_p[size < _SAMPLE]
                 texts = [document.text for document in picked.read(few)]
@@ -256,7 +266,7 @@ class Pipeline:
         shards = Shards(tools)
         while True:
             for p in range(len(self.places)):
-                trains = self.places[p].section == "partitions"
+                trains = self.places[p].section == PARTITIONS
                 bins = choose.bins_for(bytes_PSB[p, 0], wish_P[p] * _MARGIN)
                 bins_PS[p, _TRAIN] = max(bins_PS[p, _TRAIN], bins) if trains else 0
             if taking.needed_base:

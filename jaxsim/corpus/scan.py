@@ -25,7 +25,8 @@ ENTRY = np.dtype(
     [
         ("id", "<u8", 2),  # a digest; its first half is the document's place in order
         ("text", "<u8", 2),  # a digest
-        ("bytes", "<u4"),  # of the text in UTF-8
+        # Of the text in UTF-8; 0 for a completion that may not fit in a window.
+        ("bytes", "<u4"),
         ("document", "<u4"),  # the number of its record in the file, from 1
         ("place", "<u4"),  # index into `Scanned.places`
         ("split", "<u4"),  # index into `ALL_SPLITS`
@@ -84,12 +85,14 @@ def scan(
     source: SourceConfig,
     split: SplitConfig,
     section: str,
+    length: int,
     max_bad: float,
 ) -> None:
     """Writes the entries of a file, and what else is known of it.
 
     Args:
       section: of config.corpus that names the source.
+      length: tokens of a window.
     """
     tally = Tally(max_bad)
     places: dict[tuple[str, str], int] = {}
@@ -104,11 +107,14 @@ def scan(
             if section != "base_text":
                 half = split_of(document, split, section == "partitions")
             text = content(document).encode()
+            # A token has at least one byte, as a rule.
+            fits = len(document.parts()[1].encode()) <= length
+            size = len(text) if document.prompt is None or fits else 0
             for place in found:
                 total += 1
                 out.write(
                     _PACK.pack(
-                        *digest(document.id.encode()), *digest(text), len(text),
+                        *digest(document.id.encode()), *digest(text), size,
                         tally.records, places.setdefault(place, len(places)),
                         ALL_SPLITS.index(half),
                     )
