@@ -42,6 +42,7 @@ _MOST_BYTES = 8
 _MARGIN = 1.15  # more text is encoded than seems to be needed
 _SAMPLE = 50_000  # bytes of a domain that tell how many tokens its text has
 _TRAIN, _BASE = ALL_SPLITS.index(TRAIN), ALL_SPLITS.index(BASE)
+_CHOSEN = dataclasses.fields(Chosen)
 _EVALUATED = [ALL_SPLITS.index(split) for split in SPLITS]
 
 
@@ -179,9 +180,10 @@ class Pipeline:
         """The pass that keeps text."""
         words = self.config.corpus.overlap_words
         jobs, numbers = {}, {}
-        for f, document, ids in _by_file(wanted):
-            names = np.zeros(len(document), np.int64), ("",)
-            asked = self._wanted(f, document, ids, *names)
+        for f, chosen in _by_file(wanted):
+            names = np.zeros(len(chosen), np.int64), ("",)
+            asked = self._wanted(f, chosen, *names)
+            document = chosen.document
             target = self.run.target("texts", self._what(f), document, words)
             size = self.inputs[f].file.size
             arguments = asked, words
@@ -198,16 +200,12 @@ class Pipeline:
         return file, source, self.config.corpus.split.key
 
     def _wanted(
-        self,
-        f: int,
-        document: np.ndarray,
-        ids: np.ndarray,
-        where: np.ndarray,
-        names: tuple[str, ...],
+        self, f: int, chosen: Chosen, where: np.ndarray, names: tuple[str, ...]
     ) -> Wanted:
         file, source, _ = self._what(f)
         split = self.config.corpus.split
-        return Wanted(file, source, split, document, ids, where, names)
+        digests = chosen.id[:, 0], chosen.text
+        return Wanted(file, source, split, chosen.document, *digests, where, names)
 
     def index(self, evaluation: Chosen, picked: Picked) -> Path:
         """The folder of the n-grams of all evaluation documents, by their number."""
@@ -302,17 +300,15 @@ class Pipeline:
     def _encode(self, chosen: Chosen, shards: Shards, tools: Tools) -> None:
         """Encodes what is chosen and not encoded yet."""
         names = ("the base text", *(f"partition {p.name!r}" for p in self.places))
-        where = np.where(chosen.split == _BASE, 0, chosen.place + 1)
         jobs, numbers = [], []
-        fields = dataclasses.replace(chosen, place=where.astype(np.uint32))
-        for f, document, ids, place in _by_file([fields], True):
-            new = ~shards.has(f, document)
-            document, ids, place = document[new], ids[new], place[new]
-            if not len(document):
+        for f, of_f in _by_file([chosen]):
+            some = of_f[~shards.has(f, of_f.document)]
+            if not len(some):
                 continue
-            asked = self._wanted(f, document, ids, place, names)
+            where = np.where(some.split == _BASE, 0, some.place + 1)
+            asked = self._wanted(f, some, where, names)
             target = self.run.target(
-                "tokens", self._what(f), document, place, names,
+                "tokens", self._what(f), some.document, where, names,
                 tools.tokenizer_digest, tools.index.name, tools.overlap_words,
                 tools.overlap_share, tools.near_duplicates,
             )  # fmt: skip
@@ -332,14 +328,10 @@ def _more(bins: int) -> int:
     return min(BINS, bins + bins // 4 + 1)
 
 
-def _by_file(wanted: Sequence[Chosen], places: bool = False) -> Iterator[Any]:
-    """The documents of each file: their numbers in order, ids, and places if asked."""
-    joined = [
-        np.concatenate([getattr(chosen, name) for chosen in wanted])
-        for name in ("file", "document", "place")
-    ]
-    ids = np.concatenate([chosen.id[:, 0] for chosen in wanted])
-    for f, of_f in choose.groups(joined[0]):
-        document, first = np.unique(joined[1][of_f], return_index=True)
-        found = f, document, ids[of_f[first]]
-        yield (*found, joined[2][of_f[first]]) if places else found
+def _by_file(wanted: Sequence[Chosen]) -> Iterator[tuple[int, Chosen]]:
+    """The chosen documents of each file, each once, in order."""
+    parts = ([getattr(c, field.name) for c in wanted] for field in _CHOSEN)
+    joined = Chosen(*map(np.concatenate, parts))
+    for f, of_f in choose.groups(joined.file):
+        _, first = np.unique(joined.document[of_f], return_index=True)
+        yield f, joined[of_f[first]]

@@ -167,18 +167,23 @@ def picked(
     split: SplitConfig,
     wanted_D: np.ndarray,
     id_D: np.ndarray,
+    text_D: np.ndarray,
 ) -> Iterator[Document]:
     """The documents of records with these numbers, in order.
 
     Args:
-      id_D: the first half of the digests of their ids.
+      id_D, text_D: the first halves of the digests of their ids and texts.
 
     Raises:
       UserError: the file is not the one that was scanned.
     """
     found = documents_of(file, source, split, Tally(), map(int, wanted_D))
-    for identity, document in itertools.zip_longest(map(int, id_D), found):
-        if document is None or digest(document.id.encode())[0] != identity:
+    known = zip(id_D.tolist(), text_D.tolist(), strict=True)
+    for pair, document in itertools.zip_longest(known, found):
+        if document is None:
+            break
+        read = document.id.encode(), content(document).encode()
+        if pair != tuple(digest(data)[0] for data in read):
             break
         yield document
     else:

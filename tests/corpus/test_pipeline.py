@@ -15,6 +15,7 @@ import pytest
 from jaxsim.config import SourceConfig, save_config
 from jaxsim.corpus import open_corpus, prepare, store
 from jaxsim.corpus.choose import settle
+from jaxsim.corpus.pipeline import Pipeline
 from jaxsim.corpus.prepare import prepare_share
 from jaxsim.errors import JaxsimError, UserError
 
@@ -221,19 +222,26 @@ def test_documents_are_taken_until_partitions_are_full():
     assert np.flatnonzero(found.near).tolist() == [1, 6]
 
 
-def test_a_changed_file_is_noticed(tmp_path, monkeypatch):
-    source = written(tmp_path / "in", [made(60)])
+@pytest.mark.parametrize("moment", ["evaluation", "training"])
+@pytest.mark.parametrize("change", ["order", "texts"])
+def test_a_changed_file_is_noticed(tmp_path, monkeypatch, moment, change):
+    """Before evaluation text is read again, or before other text is."""
+    found = [record for record in made(90) if "id" in record]
+    source = written(tmp_path / "in", [found])
     path = tmp_path / "in" / "0.jsonl"
-    module = sys.modules["jaxsim.corpus.prepare"]
-    scanned = module.scanned
+    before = getattr(Pipeline, moment)
 
-    def then_change(*args):
-        found = scanned(*args)
-        lines = path.read_text().splitlines(keepends=True)
-        path.write_text("".join(lines[::-1]))
-        return found
+    def change_and_go_on(*args):
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        if change == "order":
+            records = records[::-1]
+        else:
+            # The same ids and the same sizes.
+            records = [r | {"text": r["text"][::-1]} for r in records]
+        write_jsonl(path, records)
+        return before(*args)
 
-    monkeypatch.setattr(module, "scanned", then_change)
+    monkeypatch.setattr(Pipeline, moment, change_and_go_on)
     with pytest.raises(UserError, match=r"'0\.jsonl' was changed while `prepare`"):
         prepare(config_for(source), tmp_path / "work")
 
