@@ -117,6 +117,8 @@ def prepare_share(config: Config, workdir: Path, shard: tuple[int, int]) -> None
 
     Several launchers of one workdir may do so at once. Raises as `prepare` does.
     """
+    if not 0 <= shard[0] < shard[1]:
+        raise ValueError(f"shard={shard}: must be (i, n) with i from 0 to n-1")
     with _locked(workdir, fcntl.LOCK_SH):
         state = _state(config, workdir)
         if state.is_done:
@@ -209,7 +211,6 @@ def _build(
         for each, about in zip(inputs, abouts, strict=True)
     ]
     places = collect_places(config.corpus, found)
-    _check_any(config, places, tallies)
     number = {(p.section, p.source, p.name): n for n, p in enumerate(places)}
     entries = Entries(
         entries_F,
@@ -229,6 +230,7 @@ def _build(
     _write_quarantine(workdir, tallies)
     for name, tally in tallies.items():
         check_bad(name, tally, config.corpus.max_bad, _quarantine(workdir))
+    _check_any(config, places, tallies)
     entries.drop_repeated_texts(generation_P)
     pipeline = Pipeline(config, inputs, entries, run)
     evaluation = pipeline.evaluation()
@@ -317,10 +319,11 @@ def _check_any(
             if (section, name) in there or name not in tallies:
                 continue
             tally = tallies[name]
-            causes = ", ".join(f"{n} with {c}" for c, n in tally.dropped.items())
-            why = f"dropped {causes}" if causes else "none pass `where`"
+            gone = (tally.dropped + tally.bad).most_common()
+            why = ", ".join(f"{cause} ({n})" for cause, n in gone)
             raise UserError(
-                f"source {name!r}: no documents left; {why}; its fields are "
+                f"source {name!r}: no documents left: "
+                f"{why or 'none pass `where`'}; its fields are "
                 f"{', '.join(tally.fields) or 'unknown'}"
             )
 

@@ -280,10 +280,12 @@ class Tables:
 def write_seen(workdir: Path, seen: np.ndarray) -> str:
     """Stores which evaluation documents there were, `SEEN`; returns the digest."""
     digest = hashlib.sha256(seen.tobytes()).hexdigest()
+
+    def write(folder: Path) -> None:
+        (folder / "documents").write_bytes(seen.tobytes())
+
     publish(
-        folder_of(workdir, "seen", digest),
-        lambda folder: seen.tofile(folder / "documents"),
-        lambda _: read_seen(workdir, digest),
+        folder_of(workdir, "seen", digest), write, lambda _: read_seen(workdir, digest)
     )
     return digest
 

@@ -105,6 +105,8 @@ def test_processes_and_shares_change_nothing(expected, tmp_path, capsys):
     assert digests(prepare(config, work)) == digests(expected)
     assert not (work / "corpus" / ".work").exists()
     prepare_share(config, work, (0, 2))
+    with pytest.raises(ValueError, match="from 0 to n-1"):
+        prepare_share(config, work, (2, 2))
     assert "nothing to do" in capsys.readouterr().out
 
 

@@ -33,6 +33,7 @@ from jaxsim.corpus import prepare as prepare_package
 from jaxsim.corpus.arrayrecord import TableReader, write_table
 from jaxsim.corpus.rows import evaluation_rows
 from jaxsim.corpus.split import split_of
+from jaxsim.corpus.work import Job, do
 from jaxsim.errors import DamagedError, UserError
 
 from .builders import (
@@ -691,6 +692,15 @@ def test_bad_records_abort_or_are_reported(sources, work, capsys):
     }  # fmt: skip
 
 
+def test_a_source_without_a_good_record_is_explained(sources, work, tmp_path):
+    path = write_jsonl(tmp_path / "bad.jsonl", [{"id": "0", "content": "x"}] * 5)
+    sources["bad"] = SourceConfig("records", str(path))
+    with pytest.raises(UserError, match=r"set text_field.* fields are id, content"):
+        prepare(config_of(sources), work)
+    with pytest.raises(UserError, match=r"no documents left: no text \(5\); its"):
+        prepare(config_of(sources, max_bad=1.0), work)
+
+
 def test_a_tokenizer_file_is_copied_and_compared_by_content(sources, work, tmp_path):
     bpe = prepare(config_of(sources, kind="bpe"), tmp_path / "bpe").tokenizer
     bpe.save(tmp_path / "t")
@@ -912,6 +922,24 @@ def test_a_full_disk_is_an_error_of_the_system(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert caught.value.filename == str(tmp_path / "table")
+
+
+def test_a_full_disk_is_named_by_a_pass_over_files(tmp_path):
+    """NumPy's error has no number."""
+    job = Job("x", 0, tmp_path / "target", _save_much, ())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            do(job)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def _save_much(folder):
+    np.save(folder / "x.npy", np.arange(40_000))
 
 
 def test_few_tables_are_open_at_once(tmp_path, monkeypatch):
