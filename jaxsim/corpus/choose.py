@@ -51,6 +51,14 @@ def groups(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         yield int(values[index[0]]), index
 
 
+def keys_of(
+    places: Sequence[Place], place_N: np.ndarray, id_N: np.ndarray, text_N: np.ndarray
+) -> np.ndarray:
+    """What says which documents these are, by names of places and halves of digests."""
+    names = [digest(place.name.encode())[0] for place in places]
+    return np.array(names, np.uint64)[place_N] ^ id_N ^ text_N
+
+
 def seen_before(
     places: Sequence[Place], evaluation: Chosen, known: np.ndarray, new: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -60,9 +68,7 @@ def seen_before(
       known: `SEEN` of earlier calls, sorted.
       new: the number of this call.
     """
-    names = [digest(place.name.encode())[0] for place in places]
-    key_E = np.array(names, np.uint64)[evaluation.place]
-    key_E = key_E ^ evaluation.id[:, 0] ^ evaluation.text
+    key_E = keys_of(places, evaluation.place, evaluation.id[:, 0], evaluation.text)
     is_new = ~np.isin(key_E, known["document"])
     more = np.unique(key_E[is_new])
     seen = np.zeros(len(known) + len(more), known.dtype)
@@ -231,14 +237,23 @@ class Entries:
             self._add(total, f, _bin(entries), size)
         return total
 
-    def take(self, bins_PS: np.ndarray) -> Chosen:
-        """The entries of the first bins of each place and split, by place and id."""
+    def take(self, bins_PS: np.ndarray, known: np.ndarray | None = None) -> Chosen:
+        """The entries of the first bins of each place and split, by place and id.
+
+        Args:
+          known: evaluation documents that are taken from all bins, see `seen_before`.
+        """
         parts = []
         for f, entries in enumerate(self.entries_F):
             place, split = self.place(f), self.split(f)
-            row = np.flatnonzero(
-                (self.cause_F[f] == KEPT) & (_bin(entries) < bins_PS[place, split])
-            )
+            taken = _bin(entries) < bins_PS[place, split]
+            if known is not None and len(known):
+                evaluated = np.flatnonzero((split != _TRAIN) & (split != _BASE))
+                some = entries[evaluated]
+                digests = some["id"][:, 0], some["text"][:, 0]
+                keys = keys_of(self.places, place[evaluated], *digests)
+                taken[evaluated] |= np.isin(keys, known["document"])
+            row = np.flatnonzero((self.cause_F[f] == KEPT) & taken)
             parts.append(
                 (
                     np.full(len(row), f, np.int32), entries["document"][row],

@@ -132,8 +132,14 @@ class Pipeline:
         self.config, self.inputs, self.entries, self.run = config, inputs, entries, run
         self.places = entries.places
 
-    def evaluation(self) -> Chosen:
-        """Evaluation documents by place, split and id, as many as may be needed."""
+    def evaluation(self, known: np.ndarray) -> Chosen:
+        """Evaluation documents by place, split and id, as many as may be needed.
+
+        Those of earlier calls are among them: old training text has no copies of them.
+
+        Args:
+          known: see `choose.seen_before`.
+        """
         corpus = self.config.corpus
         length, windows = self.config.model.length, corpus.evaluation_windows
         needed = (corpus.evaluation_tokens or float("inf")) * _MOST_BYTES
@@ -145,8 +151,11 @@ class Pipeline:
         bytes_PSB = self.entries.bytes_by_bin(most_P)
         for p, s in itertools.product(range(len(self.places)), _EVALUATED):
             bins_PS[p, s] = choose.bins_for(bytes_PSB[p, s], needed)
-        chosen = self.entries.take(bins_PS)
-        return chosen[choose.prefix(chosen, needed, most_P)]
+        chosen = self.entries.take(bins_PS, known)
+        digests = chosen.id[:, 0], chosen.text
+        keys = choose.keys_of(self.places, chosen.place, *digests)
+        older = np.isin(keys, known["document"])
+        return chosen[older | choose.prefix(chosen, needed, most_P)]
 
     def _is_task(self, place: Place) -> bool:
         """Whether documents have prompts: each is one window."""

@@ -233,7 +233,10 @@ def _build(
     _check_any(config, places, tallies)
     entries.drop_repeated_texts(generation_P)
     pipeline = Pipeline(config, inputs, entries, run)
-    evaluation = pipeline.evaluation()
+    known = np.zeros(0, store.SEEN)
+    if previous:
+        known = store.read_seen(workdir, previous.record.seen)
+    evaluation = pipeline.evaluation(known)
     check = _SplitCheck(config, inputs, places, frozen is not None)
     check(evaluation)
     trains = previous is None and config.corpus.tokenizer.kind == "bpe"
@@ -250,9 +253,6 @@ def _build(
     length, new_base = config.model.length, previous is None and config.uses_base_text
     borders = [tokenizer.begin_of_text, tokenizer.end_of_text]
     borders = list(dict.fromkeys(borders))
-    known = np.zeros(0, store.SEEN)
-    if previous:
-        known = store.read_seen(workdir, previous.record.seen)
     generation_E, seen = seen_before(places, evaluation, known, new)
     taking = Taking(
         np.full(len(places), most_rows(config) * length + 1),

@@ -107,9 +107,10 @@ def scan(
             if section != "base_text":
                 half = split_of(document, split, section == "partitions")
             text = content(document).encode()
-            # A token has at least one byte, as a rule.
-            fits = len(document.parts()[1].encode()) <= length
-            size = len(text) if document.prompt is None or fits else 0
+            size = len(text)
+            if document.prompt is not None:
+                # A token has at least one byte, as a rule.
+                size *= len(document.parts()[1].encode()) <= length
             for place in found:
                 total += 1
                 out.write(

@@ -647,6 +647,21 @@ def test_more_evaluation_text_of_an_old_domain_leaves_older_text_alone(
     assert last.units.items() <= prepare(config, work).units.items()
 
 
+def test_less_evaluation_text_leaves_older_text_alone(sources, work, tmp_path):
+    """Text that repeats what is no longer scored does not come back."""
+    texts = list(texts_of(tmp_path / "in" / "a.jsonl").values())
+    rng = random.Random(7)
+    texts += [words(rng, 40) for _ in range(40)]
+    records = [{"id": f"e{i}", "text": t} for i, t in enumerate(texts) if i > 20]
+    domain = write_jsonl(tmp_path / "in" / "d.jsonl", records)
+    domains = {"d": SourceConfig("records", str(domain))}
+    config = with_corpus(config_of(sources), domains=domains)
+    before = prepare(config, work)
+    after = prepare(with_corpus(config, evaluation_tokens=100), work)
+    assert after.units == before.units
+    assert after.domains["d"].tokens["dev"] < before.domains["d"].tokens["dev"]
+
+
 def test_base_text_from_another_source(sources, work, tmp_path):
     text = write_partition(tmp_path / "in", "common")
     config = config_of(sources, base_text={"common": text})
