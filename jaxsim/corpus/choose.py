@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from jaxsim.corpus.duplicates import repeated
-from jaxsim.corpus.scan import ALL_SPLITS, ENTRY
+from jaxsim.corpus.scan import ALL_SPLITS, ENTRY, digest
 from jaxsim.corpus.split import BASE, TRAIN, Place
 
 BINS = 4096  # of the order; thresholds are bounds of bins
@@ -32,6 +32,7 @@ class Chosen:
     place: np.ndarray
     split: np.ndarray
     id: np.ndarray  # uint64 [N, 2]
+    text: np.ndarray  # the first halves of digests
     bytes: np.ndarray
 
     def __len__(self) -> int:
@@ -48,6 +49,34 @@ def groups(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     bounds = np.flatnonzero(np.diff(values[order])) + 1
     for index in np.split(order, bounds) if len(order) else ():
         yield int(values[index[0]]), index
+
+
+def keys_of(
+    places: Sequence[Place], place_N: np.ndarray, id_N: np.ndarray, text_N: np.ndarray
+) -> np.ndarray:
+    """What says which documents these are, by names of places and halves of digests."""
+    names = [digest(place.name.encode())[0] for place in places]
+    return np.array(names, np.uint64)[place_N] ^ id_N ^ text_N
+
+
+def seen_before(
+    places: Sequence[Place], evaluation: Chosen, known: np.ndarray, new: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which `prepare` first saw each evaluation document, and the next `known`.
+
+    Args:
+      known: `SEEN` of earlier calls, sorted.
+      new: the number of this call.
+    """
+    key_E = keys_of(places, evaluation.place, evaluation.id[:, 0], evaluation.text)
+    is_new = ~np.isin(key_E, known["document"])
+    more = np.unique(key_E[is_new])
+    seen = np.zeros(len(known) + len(more), known.dtype)
+    seen[: len(known)] = known
+    seen["document"][len(known) :], seen["generation"][len(known) :] = more, new
+    seen.sort(order="document")
+    at = np.searchsorted(seen["document"], key_E)
+    return seen["generation"][at].astype(np.int64), seen
 
 
 class Entries:
@@ -108,24 +137,24 @@ class Entries:
         sums = np.bincount(key, amount, int(np.prod(shape))).reshape(shape)
         np.add.at(total, places, sums.astype(total.dtype))
 
-    def drop_repeated_ids(self) -> None:
-        """Of the documents of a source with one id, one stays, chosen by content."""
-        first_F = []
-        for entries in self.entries_F:
-            first = np.ones(len(entries), bool)
-            first[1:] = entries["document"][1:] != entries["document"][:-1]
-            first_F.append(first)
-        for found, file_N, row_N in self._repeated("id", first_F):
-            source_N = self.source_P[found["place"]]
-            keys = (found["id"][:, 0], found["id"][:, 1], source_N)
-            text = found["text"]
-            order = np.lexsort((found["place"], text[:, 1], text[:, 0], *keys))
+    def drop_repeated_ids(self, generation_P: np.ndarray) -> None:
+        """Of the documents of a source with one id, one stays: the oldest, by content.
+
+        Evaluation documents repeat others of their domain alone.
+        """
+        every_F = [np.ones(len(cause), bool) for cause in self.cause_F]
+        for found, file_N, row_N in self._repeated("id", every_F):
+            text, ids, place = found["text"], found["id"], found["place"]
+            trained = (found["split"] == _TRAIN) | (found["split"] == _BASE)
+            domain = np.where(trained, len(self.places), place)
+            keys = ids[:, 0], ids[:, 1], self.source_P[place], domain
+            rank = place, text[:, 1], text[:, 0], generation_P[place]
+            order = np.lexsort((*rank, *keys))
             lead = _leaders(order, keys)
             same = (text[order] == text[lead]).all(1)
             causes = np.where(same, SAME, OTHER_TEXT)
-            self._mark(file_N, row_N, order, causes, order == lead)
-        for cause, first in zip(self.cause_F, first_F, strict=True):
-            cause[:] = cause[np.flatnonzero(first)[np.cumsum(first) - 1]]
+            own = _of_leader(order, lead, file_N, found["document"])
+            self._mark(file_N, row_N, order, causes, own)
 
     def drop_repeated_texts(self, generation_P: np.ndarray) -> None:
         """Of training documents with one text, one stays: the oldest, then by id.
@@ -142,9 +171,7 @@ class Entries:
             rank = (place, ids[:, 1], ids[:, 0], generation_P[place])
             order = np.lexsort((*rank, *keys))
             lead = _leaders(order, keys)
-            own = (file_N[order] == file_N[lead]) & (
-                found["document"][order] == found["document"][lead]
-            )
+            own = _of_leader(order, lead, file_N, found["document"])
             causes = np.full(len(order), SAME)
             self._mark(file_N, row_N, order, causes, own)
 
@@ -192,35 +219,46 @@ class Entries:
                 entries["split"][index] = self.split(f)[rows]
             yield entries, file_N, row_N
 
-    def bytes_by_bin(self, most: int = 0) -> np.ndarray:
+    def bytes_by_bin(self, most_P: np.ndarray | None = None) -> np.ndarray:
         """Bytes of text that is kept, [P, S, B].
 
         Args:
-          most: of an evaluation document, at most so many count; 0: all.
+          most_P: of an evaluation document, at most so many count.
         """
         total = np.zeros((len(self.places), len(ALL_SPLITS), BINS))
         for f, entries in enumerate(self.entries_F):
             split = self.split(f)
             size = entries["bytes"].astype(np.float64)
-            if most:
+            if most_P is not None:
                 evaluated = (split != _TRAIN) & (split != _BASE)
+                most = most_P[self.place(f)]
                 size = np.where(evaluated, np.minimum(size, most), size)
             size *= self.cause_F[f] == KEPT
             self._add(total, f, _bin(entries), size)
         return total
 
-    def take(self, bins_PS: np.ndarray) -> Chosen:
-        """The entries of the first bins of each place and split, by place and id."""
+    def take(self, bins_PS: np.ndarray, known: np.ndarray | None = None) -> Chosen:
+        """The entries of the first bins of each place and split, by place and id.
+
+        Args:
+          known: evaluation documents that are taken from all bins, see `seen_before`.
+        """
         parts = []
         for f, entries in enumerate(self.entries_F):
             place, split = self.place(f), self.split(f)
-            row = np.flatnonzero(
-                (self.cause_F[f] == KEPT) & (_bin(entries) < bins_PS[place, split])
-            )
+            taken = _bin(entries) < bins_PS[place, split]
+            if known is not None and len(known):
+                evaluated = np.flatnonzero((split != _TRAIN) & (split != _BASE))
+                some = entries[evaluated]
+                digests = some["id"][:, 0], some["text"][:, 0]
+                keys = keys_of(self.places, place[evaluated], *digests)
+                taken[evaluated] |= np.isin(keys, known["document"])
+            row = np.flatnonzero((self.cause_F[f] == KEPT) & taken)
             parts.append(
                 (
                     np.full(len(row), f, np.int32), entries["document"][row],
-                    place[row], split[row], entries["id"][row], entries["bytes"][row],
+                    place[row], split[row], entries["id"][row], entries["text"][row, 0],
+                    entries["bytes"][row],
                 )
             )  # fmt: skip
         found = Chosen(*map(np.concatenate, zip(*parts, strict=True)))
@@ -241,20 +279,26 @@ def _leaders(order: np.ndarray, keys: Sequence[np.ndarray]) -> np.ndarray:
     return order[np.flatnonzero(new)[np.cumsum(new) - 1]]
 
 
+def _of_leader(
+    order: np.ndarray, lead: np.ndarray, file_N: np.ndarray, document_N: np.ndarray
+) -> np.ndarray:
+    """Whether entries are of the same document as their leaders."""
+    same_file = file_N[order] == file_N[lead]
+    return same_file & (document_N[order] == document_N[lead])
+
+
 def bins_for(bytes_B: np.ndarray, needed: float) -> int:
     """How many bins hold the bytes that are needed, if all do."""
     return min(BINS, int(np.searchsorted(np.cumsum(bytes_B), needed)) + 1)
 
 
-def prefix(chosen: Chosen, needed: float, most: int = 0) -> np.ndarray:
+def prefix(chosen: Chosen, needed: float, most_P: np.ndarray) -> np.ndarray:
     """Whether entries are among the first of their place and split with enough bytes.
 
     Args:
-      most: of a document, at most so many bytes count; 0: all.
+      most_P: of a document, at most so many bytes count.
     """
-    size = chosen.bytes.astype(np.int64)
-    if most:
-        size = np.minimum(size, most)
+    size = np.minimum(chosen.bytes, most_P[chosen.place])
     before = np.cumsum(size) - size
     new = np.ones(len(size), bool)
     new[1:] = (chosen.place[1:] != chosen.place[:-1]) | (

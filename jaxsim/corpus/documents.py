@@ -63,6 +63,12 @@ class Document:
     file: str = ""
     prompt: str | None = None
 
+    def parts(self) -> tuple[str, str]:
+        """What is read, and what is scored: the white space between is scored."""
+        prompt = self.prompt or ""
+        stripped = prompt.rstrip()
+        return stripped, prompt[len(stripped) :] + self.text
+
 
 @dataclasses.dataclass
 class Tally:

@@ -46,11 +46,12 @@ class Wanted:
     split: SplitConfig
     document: np.ndarray  # numbers of their records, in order
     id: np.ndarray  # first halves of the digests of their ids
+    text: np.ndarray  # and of their texts
     where: np.ndarray  # indices into `names`
     names: tuple[str, ...]  # what messages call the place of a text
 
     def read(self) -> Iterator[Document]:
-        numbers = self.document, self.id
+        numbers = self.document, self.id, self.text
         yield from picked(self.file, self.source, self.split, *numbers)
 
 

@@ -25,14 +25,14 @@ class Taking:
     Attributes:
       needed_P: tokens that fill a place, with the borders of documents.
       generation_P: which `prepare` first saw a place, from 0.
-      domain_E: the place of each evaluation document.
+      generation_E: which `prepare` first saw an evaluation document.
       borders: tokens around a document.
     """
 
     needed_P: np.ndarray
     needed_base: float
     generation_P: np.ndarray
-    domain_E: np.ndarray
+    generation_E: np.ndarray
     borders: int
 
 
@@ -42,7 +42,8 @@ class Taken:
 
     Attributes:
       pairs: entry and evaluation document of each overlap.
-      older: of each pair, whether the domain is as old as the document's place.
+      older: of each pair, whether the evaluation document is as old as the entry's
+        place.
     """
 
     place: np.ndarray
@@ -113,9 +114,7 @@ class Shards:
         offset -= tokens
         tokens += taking.borders
         pairs = self._pairs(shard, row)
-        domain = taking.domain_E[pairs[:, 1]]
-        limit = np.full(len(age), 0) if base else age
-        older = taking.generation_P[domain] <= limit[pairs[:, 0]]
+        older = taking.generation_E[pairs[:, 1]] <= age[pairs[:, 0]]
         overlaps = np.zeros(len(chosen), bool)
         overlaps[pairs[older, 0]] = True
         needed = np.array([taking.needed_base]) if base else taking.needed_P

@@ -236,7 +236,8 @@ def _windows(
 ) -> tuple[EvalWindows, TaskCounts | None]:
     """The windows of the first documents, about `evaluation_tokens` tokens.
 
-    Records of a task also have counts; what a model reads of them counts as tokens.
+    Records of a task also have counts. What a model reads of one counts as tokens, if
+    the record can be scored.
     """
     tokenizer, most = coverage.tokenizer, config.corpus.evaluation_tokens
     borders, length = (
@@ -251,13 +252,14 @@ def _windows(
         batch: Sequence[Any]
         if is_task:
             batch = encode_records(what, some, coverage)
-            sizes = [min(len(record.ids), length) for record in batch]
+            sizes = [min(len(r.ids), length) * r.fits(length) for r in batch]
         else:
             batch = coverage.encode_some([what] * len(some), [d.text for d in some])
             sizes = [min(len(ids), longest or len(ids)) for ids in batch]
         for document, tokens, size in zip(some, batch, sizes, strict=True):
-            # A tokenizer that drops all of a document leaves nothing to score.
-            if size and (not most or total < most):
+            # A tokenizer that drops all of a document leaves nothing to score. Records
+            # of which nothing can be scored are counted.
+            if (size or is_task) and (not most or total < most):
                 kept.append(document)
                 found.append(tokens)
                 total += size

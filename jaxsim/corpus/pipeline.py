@@ -32,7 +32,7 @@ from jaxsim.corpus.encode import Tools, Wanted
 from jaxsim.corpus.encoded import Shards, Taken, Taking
 from jaxsim.corpus.scan import ALL_SPLITS, Scanned
 from jaxsim.corpus.sources import InputFile
-from jaxsim.corpus.split import BASE, SPLITS, TRAIN
+from jaxsim.corpus.split import BASE, DOMAINS, PARTITIONS, SPLITS, TRAIN, Place
 from jaxsim.corpus.tokenizer import Tokenizer, tokenizer_from_config
 from jaxsim.corpus.work import Job, Workers, do
 
@@ -42,6 +42,7 @@ _MOST_BYTES = 8
 _MARGIN = 1.15  # more text is encoded than seems to be needed
 _SAMPLE = 50_000  # bytes of a domain that tell how many tokens its text has
 _TRAIN, _BASE = ALL_SPLITS.index(TRAIN), ALL_SPLITS.index(BASE)
+_CHOSEN = dataclasses.fields(Chosen)
 _EVALUATED = [ALL_SPLITS.index(split) for split in SPLITS]
 
 
@@ -90,7 +91,7 @@ def scanned(
     jobs = []
     for section, file in ((i.section, i.file) for i in inputs):
         source = getattr(config.corpus, section)[file.source]
-        what = file, source, config.corpus.split, section
+        what = file, source, config.corpus.split, section, config.model.length
         arguments = *what, config.corpus.max_bad
         target = run.target("scan", *what)
         jobs.append(Job(file.name, file.size, target, scan.scan, arguments))
@@ -131,18 +132,37 @@ class Pipeline:
         self.config, self.inputs, self.entries, self.run = config, inputs, entries, run
         self.places = entries.places
 
-    def evaluation(self) -> Chosen:
-        """Evaluation documents by place, split and id, as many as may be needed."""
+    def evaluation(self, known: np.ndarray) -> Chosen:
+        """Evaluation documents by place, split and id, as many as may be needed.
+
+        Those of earlier calls are among them: old training text has no copies of them.
+
+        Args:
+          known: see `choose.seen_before`.
+        """
         corpus = self.config.corpus
-        windows = corpus.evaluation_windows * self.config.model.length
+        length, windows = self.config.model.length, corpus.evaluation_windows
         needed = (corpus.evaluation_tokens or float("inf")) * _MOST_BYTES
-        most = windows * _MOST_BYTES
+        most_P = np.array(
+            [1 if self._is_task(place) else windows or np.inf for place in self.places]
+        )
+        most_P *= length * _MOST_BYTES
         bins_PS = np.zeros((len(self.places), len(ALL_SPLITS)), np.int64)
-        bytes_PSB = self.entries.bytes_by_bin(most)
+        bytes_PSB = self.entries.bytes_by_bin(most_P)
         for p, s in itertools.product(range(len(self.places)), _EVALUATED):
             bins_PS[p, s] = choose.bins_for(bytes_PSB[p, s], needed)
-        chosen = self.entries.take(bins_PS)
-        return chosen[choose.prefix(chosen, needed, most)]
+        chosen = self.entries.take(bins_PS, known)
+        digests = chosen.id[:, 0], chosen.text
+        keys = choose.keys_of(self.places, chosen.place, *digests)
+        older = np.isin(keys, known["document"])
+        return chosen[older | choose.prefix(chosen, needed, most_P)]
+
+    def _is_task(self, place: Place) -> bool:
+        """Whether documents have prompts: each is one window."""
+        if place.section != DOMAINS:
+            return False
+        source = self.config.corpus.domains[place.source]
+        return bool(source.prompt_field) or source.reader == "olmes"
 
     def sample(self) -> list[Chosen]:
         """Base text for training a tokenizer, of all places in turn.
@@ -169,9 +189,10 @@ class Pipeline:
         """The pass that keeps text."""
         words = self.config.corpus.overlap_words
         jobs, numbers = {}, {}
-        for f, document, ids in _by_file(wanted):
-            names = np.zeros(len(document), np.int64), ("",)
-            asked = self._wanted(f, document, ids, *names)
+        for f, chosen in _by_file(wanted):
+            names = np.zeros(len(chosen), np.int64), ("",)
+            asked = self._wanted(f, chosen, *names)
+            document = chosen.document
             target = self.run.target("texts", self._what(f), document, words)
             size = self.inputs[f].file.size
             arguments = asked, words
@@ -188,16 +209,12 @@ class Pipeline:
         return file, source, self.config.corpus.split.key
 
     def _wanted(
-        self,
-        f: int,
-        document: np.ndarray,
-        ids: np.ndarray,
-        where: np.ndarray,
-        names: tuple[str, ...],
+        self, f: int, chosen: Chosen, where: np.ndarray, names: tuple[str, ...]
     ) -> Wanted:
         file, source, _ = self._what(f)
         split = self.config.corpus.split
-        return Wanted(file, source, split, document, ids, where, names)
+        digests = chosen.id[:, 0], chosen.text
+        return Wanted(file, source, split, chosen.document, *digests, where, names)
 
     def index(self, evaluation: Chosen, picked: Picked) -> Path:
         """The folder of the n-grams of all evaluation documents, by their number."""
@@ -233,11 +250,11 @@ class Pipeline:
     def tokens_per_byte(
         self, tokenizer: Tokenizer, evaluation: Chosen, picked: Picked
     ) -> np.ndarray:
-        """An estimate for each place, from its evaluation text, [P]."""
+        """An estimate for each partition, from its evaluation text, [P]."""
         rate_P = np.full(len(self.places), 0.25)
         for p in range(len(self.places) if tokenizer.kind != "bytes" else 0):
             of_p = evaluation[evaluation.place == p]
-            if len(of_p):
+            if len(of_p) and self.places[p].section == PARTITIONS:
                 size = np.cumsum(of_p.bytes.astype(np.int64)) - of_p.bytes
                 few = of_p[size < _SAMPLE]
                 texts = [document.text for document in picked.read(few)]
@@ -256,7 +273,7 @@ class Pipeline:
         shards = Shards(tools)
         while True:
             for p in range(len(self.places)):
-                trains = self.places[p].section == "partitions"
+                trains = self.places[p].section == PARTITIONS
                 bins = choose.bins_for(bytes_PSB[p, 0], wish_P[p] * _MARGIN)
                 bins_PS[p, _TRAIN] = max(bins_PS[p, _TRAIN], bins) if trains else 0
             if taking.needed_base:
@@ -292,17 +309,15 @@ class Pipeline:
     def _encode(self, chosen: Chosen, shards: Shards, tools: Tools) -> None:
         """Encodes what is chosen and not encoded yet."""
         names = ("the base text", *(f"partition {p.name!r}" for p in self.places))
-        where = np.where(chosen.split == _BASE, 0, chosen.place + 1)
         jobs, numbers = [], []
-        fields = dataclasses.replace(chosen, place=where.astype(np.uint32))
-        for f, document, ids, place in _by_file([fields], True):
-            new = ~shards.has(f, document)
-            document, ids, place = document[new], ids[new], place[new]
-            if not len(document):
+        for f, of_f in _by_file([chosen]):
+            some = of_f[~shards.has(f, of_f.document)]
+            if not len(some):
                 continue
-            asked = self._wanted(f, document, ids, place, names)
+            where = np.where(some.split == _BASE, 0, some.place + 1)
+            asked = self._wanted(f, some, where, names)
             target = self.run.target(
-                "tokens", self._what(f), document, place, names,
+                "tokens", self._what(f), some.document, where, names,
                 tools.tokenizer_digest, tools.index.name, tools.overlap_words,
                 tools.overlap_share, tools.near_duplicates,
             )  # fmt: skip
@@ -322,14 +337,10 @@ def _more(bins: int) -> int:
     return min(BINS, bins + bins // 4 + 1)
 
 
-def _by_file(wanted: Sequence[Chosen], places: bool = False) -> Iterator[Any]:
-    """The documents of each file: their numbers in order, ids, and places if asked."""
-    joined = [
-        np.concatenate([getattr(chosen, name) for chosen in wanted])
-        for name in ("file", "document", "place")
-    ]
-    ids = np.concatenate([chosen.id[:, 0] for chosen in wanted])
-    for f, of_f in choose.groups(joined[0]):
-        document, first = np.unique(joined[1][of_f], return_index=True)
-        found = f, document, ids[of_f[first]]
-        yield (*found, joined[2][of_f[first]]) if places else found
+def _by_file(wanted: Sequence[Chosen]) -> Iterator[tuple[int, Chosen]]:
+    """The chosen documents of each file, each once, in order."""
+    parts = ([getattr(c, field.name) for c in wanted] for field in _CHOSEN)
+    joined = Chosen(*map(np.concatenate, parts))
+    for f, of_f in choose.groups(joined.file):
+        _, first = np.unique(joined.document[of_f], return_index=True)
+        yield f, joined[of_f[first]]

@@ -20,7 +20,7 @@ import numpy as np
 from jaxsim import records
 from jaxsim.config import Config
 from jaxsim.corpus import scan, store
-from jaxsim.corpus.choose import OTHER_TEXT, Chosen, Entries
+from jaxsim.corpus.choose import OTHER_TEXT, Chosen, Entries, seen_before
 from jaxsim.corpus.coverage import Coverage
 from jaxsim.corpus.documents import DUPLICATE_ID, Document, Tally, check_bad
 from jaxsim.corpus.encode import Tools
@@ -117,6 +117,8 @@ def prepare_share(config: Config, workdir: Path, shard: tuple[int, int]) -> None
 
     Several launchers of one workdir may do so at once. Raises as `prepare` does.
     """
+    if not 0 <= shard[0] < shard[1]:
+        raise ValueError(f"shard={shard}: must be (i, n) with i from 0 to n-1")
     with _locked(workdir, fcntl.LOCK_SH):
         state = _state(config, workdir)
         if state.is_done:
@@ -209,7 +211,6 @@ def _build(
         for each, about in zip(inputs, abouts, strict=True)
     ]
     places = collect_places(config.corpus, found)
-    _check_any(config, places, tallies)
     number = {(p.section, p.source, p.name): n for n, p in enumerate(places)}
     entries = Entries(
         entries_F,
@@ -217,11 +218,6 @@ def _build(
         [[number[s, source, name] for name, _ in pairs] for s, source, pairs in found],
         [_gives_base(place, config, base_partitions) for place in places],
     )
-    entries.drop_repeated_ids()
-    _reject_repeated(entries, inputs, tallies)
-    _write_quarantine(workdir, tallies)
-    for name, tally in tallies.items():
-        check_bad(name, tally, config.corpus.max_bad, _quarantine(workdir))
     # Which `prepare` first saw each partition and domain, counted from 0.
     generations = dict(previous.record.generations) if previous else {}
     new = max(generations.values(), default=-1) + 1
@@ -229,9 +225,18 @@ def _build(
         if place.section != BASE_TEXT:
             generations.setdefault(place.name, new)
     generation_P = np.array([generations.get(p.name, 0) for p in places])
+    entries.drop_repeated_ids(generation_P)
+    _reject_repeated(entries, inputs, tallies)
+    _write_quarantine(workdir, tallies)
+    for name, tally in tallies.items():
+        check_bad(name, tally, config.corpus.max_bad, _quarantine(workdir))
+    _check_any(config, places, tallies)
     entries.drop_repeated_texts(generation_P)
     pipeline = Pipeline(config, inputs, entries, run)
-    evaluation = pipeline.evaluation()
+    known = np.zeros(0, store.SEEN)
+    if previous:
+        known = store.read_seen(workdir, previous.record.seen)
+    evaluation = pipeline.evaluation(known)
     check = _SplitCheck(config, inputs, places, frozen is not None)
     check(evaluation)
     trains = previous is None and config.corpus.tokenizer.kind == "bpe"
@@ -248,11 +253,12 @@ def _build(
     length, new_base = config.model.length, previous is None and config.uses_base_text
     borders = [tokenizer.begin_of_text, tokenizer.end_of_text]
     borders = list(dict.fromkeys(borders))
+    generation_E, seen = seen_before(places, evaluation, known, new)
     taking = Taking(
         np.full(len(places), most_rows(config) * length + 1),
         base_rows(config) * length + 1 if new_base else 0,
         generation_P,
-        evaluation.place,
+        generation_E,
         len(borders),
     )
     coverage = Coverage(tokenizer, config.corpus.max_unknown)
@@ -281,6 +287,7 @@ def _build(
             config, places, evaluation_left, picked, coverage, tables
         ),
         generations=generations,
+        seen=store.write_seen(workdir, seen),
         summary=summarize(
             places, tallies, entries, taken, overlap, coverage, state.unread
         ),
@@ -312,10 +319,11 @@ def _check_any(
             if (section, name) in there or name not in tallies:
                 continue
             tally = tallies[name]
-            causes = ", ".join(f"{n} with {c}" for c, n in tally.dropped.items())
-            why = f"dropped {causes}" if causes else "none pass `where`"
+            gone = (tally.dropped + tally.bad).most_common()
+            why = ", ".join(f"{cause} ({n})" for cause, n in gone)
             raise UserError(
-                f"source {name!r}: no documents left; {why}; its fields are "
+                f"source {name!r}: no documents left: "
+                f"{why or 'none pass `where`'}; its fields are "
                 f"{', '.join(tally.fields) or 'unknown'}"
             )
 

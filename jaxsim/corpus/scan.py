@@ -25,7 +25,8 @@ ENTRY = np.dtype(
     [
         ("id", "<u8", 2),  # a digest; its first half is the document's place in order
         ("text", "<u8", 2),  # a digest
-        ("bytes", "<u4"),  # of the text in UTF-8
+        # Of the text in UTF-8; 0 for a completion that may not fit in a window.
+        ("bytes", "<u4"),
         ("document", "<u4"),  # the number of its record in the file, from 1
         ("place", "<u4"),  # index into `Scanned.places`
         ("split", "<u4"),  # index into `ALL_SPLITS`
@@ -84,12 +85,14 @@ def scan(
     source: SourceConfig,
     split: SplitConfig,
     section: str,
+    length: int,
     max_bad: float,
 ) -> None:
     """Writes the entries of a file, and what else is known of it.
 
     Args:
       section: of config.corpus that names the source.
+      length: tokens of a window.
     """
     tally = Tally(max_bad)
     places: dict[tuple[str, str], int] = {}
@@ -104,11 +107,15 @@ def scan(
             if section != "base_text":
                 half = split_of(document, split, section == "partitions")
             text = content(document).encode()
+            size = len(text)
+            if document.prompt is not None:
+                # A token has at least one byte, as a rule.
+                size *= len(document.parts()[1].encode()) <= length
             for place in found:
                 total += 1
                 out.write(
                     _PACK.pack(
-                        *digest(document.id.encode()), *digest(text), len(text),
+                        *digest(document.id.encode()), *digest(text), size,
                         tally.records, places.setdefault(place, len(places)),
                         ALL_SPLITS.index(half),
                     )
@@ -161,18 +168,23 @@ def picked(
     split: SplitConfig,
     wanted_D: np.ndarray,
     id_D: np.ndarray,
+    text_D: np.ndarray,
 ) -> Iterator[Document]:
     """The documents of records with these numbers, in order.
 
     Args:
-      id_D: the first half of the digests of their ids.
+      id_D, text_D: the first halves of the digests of their ids and texts.
 
     Raises:
       UserError: the file is not the one that was scanned.
     """
     found = documents_of(file, source, split, Tally(), map(int, wanted_D))
-    for identity, document in itertools.zip_longest(map(int, id_D), found):
-        if document is None or digest(document.id.encode())[0] != identity:
+    known = zip(id_D.tolist(), text_D.tolist(), strict=True)
+    for pair, document in itertools.zip_longest(known, found):
+        if document is None:
+            break
+        read = document.id.encode(), content(document).encode()
+        if pair != tuple(digest(data)[0] for data in read):
             break
         yield document
     else:

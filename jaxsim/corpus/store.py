@@ -5,6 +5,7 @@ WORKDIR/corpus/
   tokenizer_DIGEST/    the tokenizer
   unit_DIGEST/         one data set for each unit, and for the base text
   domain_DIGEST/       one data set for each split of a domain
+  seen_DIGEST/         which `prepare` first saw each evaluation document
   quarantine.jsonl     where the records are that could not be read
 
 Folders are named after the digest of their content: no name from a document
@@ -45,6 +46,9 @@ T = TypeVar("T")
 ADVICE = "copy the corpus again, or start over with `jaxsim prepare --refreeze`"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 4096  # rows that are read at once while a digest is checked
+
+# An evaluation document, and which `prepare` first saw it, counted from 0.
+SEEN = np.dtype([("document", "<u8"), ("generation", "<u4")])
 
 # Columns of a stored domain, and their arrays in `EvalWindows`, in the order of the
 # digest.
@@ -141,6 +145,7 @@ class CorpusRecord:
     units: dict[str, Unit]
     domains: dict[str, Domain]
     generations: dict[str, int]
+    seen: str  # digest of the evaluation documents that training text was compared with
     summary: Annotated[dict[str, Any], Summary]
     fingerprint: str
 
@@ -270,6 +275,28 @@ class Tables:
         if found != digest:
             raise _differs(f"{what}: its windows differ", digest)
         return windows
+
+
+def write_seen(workdir: Path, seen: np.ndarray) -> str:
+    """Stores which evaluation documents there were, `SEEN`; returns the digest."""
+    digest = hashlib.sha256(seen.tobytes()).hexdigest()
+
+    def write(folder: Path) -> None:
+        (folder / "documents").write_bytes(seen.tobytes())
+
+    publish(
+        folder_of(workdir, "seen", digest), write, lambda _: read_seen(workdir, digest)
+    )
+    return digest
+
+
+def read_seen(workdir: Path, digest: str) -> np.ndarray:
+    """What `write_seen` stored; a `DamagedError` if it does not match its digest."""
+    path = folder_of(workdir, "seen", digest) / "documents"
+    data = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise _differs(f"{path}: its content differs", digest)
+    return np.frombuffer(data, SEEN)
 
 
 def _differs(what: str, digest: str) -> DamagedError:
@@ -417,6 +444,7 @@ def folders_of(workdir: Path, record: CorpusRecord) -> list[Path]:
     digests = [("tokenizer", record.frozen.tokenizer_digest)]
     units = [*record.units.values(), record.frozen.base]
     digests += [("unit", unit.digest) for unit in units if unit]
+    digests.append(("seen", record.seen))
     for domain in record.domains.values():
         digests += [("domain", digest) for digest in domain.digests.values()]
     return list(dict.fromkeys(folder_of(workdir, *pair) for pair in digests))

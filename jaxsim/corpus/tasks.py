@@ -55,6 +55,10 @@ class Completion:
     bytes: int
     is_separate: bool
 
+    def fits(self, length: int) -> bool:
+        """Whether it can be scored in a window of so many targets."""
+        return 0 < self.scored <= length
+
 
 def encode_records(
     where: str, documents: Sequence[Document], coverage: Coverage
@@ -63,9 +67,9 @@ def encode_records(
     tokenizer = coverage.tokenizer
     prompts, completions = [], []
     for document in documents:
-        prompt = document.prompt or ""
-        prompts.append(prompt.rstrip())
-        completions.append(prompt[len(prompts[-1]) :] + document.text)
+        prompt, completion = document.parts()
+        prompts.append(prompt)
+        completions.append(completion)
     texts = [a + b for a, b in zip(prompts, completions, strict=True)]
     found = []
     for completion, ids, before in zip(
@@ -103,7 +107,7 @@ def record_windows(
     counts = TaskCounts(truncated=0, separate=0, too_long=0, empty=0)
     kept, rows = [], []
     for e, record in enumerate(records):
-        if not 0 < record.scored <= length:
+        if not record.fits(length):
             counts["too_long" if record.scored else "empty"] += 1
             continue
         row = np.concatenate([np.array([begin], np.int32), record.ids])

@@ -6,8 +6,10 @@ killed, and several launchers of one workdir can share the work.
 
 import contextlib
 import dataclasses
+import errno
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import threading
@@ -23,6 +25,7 @@ from jaxsim.log import progress
 
 LARGE = 32_000_000  # bytes of input from which processes are worth their start
 _TEMPORARY = ".tmp_"
+_SHORT = re.compile(r"\d+ requested and \d+ written")  # NumPy's error has no number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +48,10 @@ def do(job: Job) -> None:
     try:
         job.function(temporary, *job.arguments)
         os.rename(temporary, job.target)
-    except OSError:
+    except OSError as error:
+        if _SHORT.search(str(error)):
+            full = errno.ENOSPC
+            raise OSError(full, os.strerror(full), str(parent)) from error
         if not job.target.exists():
             raise
     finally:

@@ -15,10 +15,11 @@ import pytest
 from jaxsim.config import SourceConfig, save_config
 from jaxsim.corpus import open_corpus, prepare, store
 from jaxsim.corpus.choose import settle
+from jaxsim.corpus.pipeline import Pipeline
 from jaxsim.corpus.prepare import prepare_share
 from jaxsim.errors import JaxsimError, UserError
 
-from .builders import config_of, in_order, with_corpus, words
+from .builders import config_of, in_order, with_corpus, words, write_jsonl
 
 
 def made(documents=360, seed=5):
@@ -104,6 +105,8 @@ def test_processes_and_shares_change_nothing(expected, tmp_path, capsys):
     assert digests(prepare(config, work)) == digests(expected)
     assert not (work / "corpus" / ".work").exists()
     prepare_share(config, work, (0, 2))
+    with pytest.raises(ValueError, match="from 0 to n-1"):
+        prepare_share(config, work, (2, 2))
     assert "nothing to do" in capsys.readouterr().out
 
 
@@ -147,6 +150,53 @@ def test_repeated_ids_are_copies_or_bad_whatever_the_order(tmp_path, capsys):
     assert json.loads(listed)["cause"].startswith("duplicate id, record ")
 
 
+def later_files(rng, topics, has_ids):
+    """Records of two topics; others, also with ids or texts of these."""
+    old = [
+        {"id": f"{i}", "text": words(rng, 30), "topic": "mo"[i % 2]} for i in range(160)
+    ]
+    copies = [{**r, "topic": name} for name in topics for r in old[:60]]
+    others = [{**r, "text": words(rng, 30), "topic": topics[1]} for r in old[60:]]
+    new = [
+        {"id": f"new{i}", "text": words(rng, 30), "topic": topics[i % 2]}
+        for i in range(160)
+    ]
+    found = old, [*copies, *others, *new]
+    if has_ids:
+        return found
+    return [[{**record, "id": None} for record in records] for records in found]
+
+
+@pytest.mark.parametrize("has_ids", [True, False])
+def test_repeated_ids_in_later_files_leave_older_text_alone(has_ids, tmp_path):
+    rng = random.Random(2)
+    trained, more = later_files(rng, "az", has_ids)
+    scored, also = later_files(rng, "by", has_ids)
+    source = written(tmp_path / "in", [trained])
+    domain = written(tmp_path / "domain", [scored])
+    config = config_for(source, domains={"d": domain}, evaluation_tokens=0, max_bad=0.9)
+    before = digests(prepare(config, tmp_path / "work"))
+    write_jsonl(tmp_path / "in" / "0 first.jsonl", more)
+    write_jsonl(tmp_path / "domain" / "0 first.jsonl", also)
+    corpus = prepare(config, tmp_path / "work")
+    assert before.items() <= digests(corpus).items()
+    assert corpus.units.keys() == {"a", "m", "o", "z"}
+    # Evaluation text is dropped from nowhere: domains may have it in common.
+    assert sum(corpus.domains["d/b"].documents.values()) == 60 + 80
+
+
+def test_a_record_of_two_domains_of_a_source_stays_in_both(tmp_path):
+    rng = random.Random(3)
+    records = [{"id": f"{i}", "text": words(rng, 20)} for i in range(40)]
+    both = [{**r, "topic": topic} for topic in "st" for r in records]
+    domain = written(tmp_path / "qa", [[*both, both[0]]])
+    config = config_for(written(tmp_path / "in", [made()]), domains={"qa": domain})
+    corpus = prepare(with_corpus(config, evaluation_tokens=0), tmp_path / "work")
+    s, t = corpus.domains["qa/s"], corpus.domains["qa/t"]
+    assert s.digests == t.digests
+    assert sum(s.documents.values()) == 40
+
+
 def test_a_document_of_several_partitions_is_no_copy_of_itself(tmp_path):
     records = [{**r, "topic": ["x", "y"]} for r in made(90) if "id" in r]
     source = written(tmp_path / "in", [records])
@@ -174,19 +224,26 @@ def test_documents_are_taken_until_partitions_are_full():
     assert np.flatnonzero(found.near).tolist() == [1, 6]
 
 
-def test_a_changed_file_is_noticed(tmp_path, monkeypatch):
-    source = written(tmp_path / "in", [made(60)])
+@pytest.mark.parametrize("moment", ["evaluation", "training"])
+@pytest.mark.parametrize("change", ["order", "texts"])
+def test_a_changed_file_is_noticed(tmp_path, monkeypatch, moment, change):
+    """Before evaluation text is read again, or before other text is."""
+    found = [record for record in made(90) if "id" in record]
+    source = written(tmp_path / "in", [found])
     path = tmp_path / "in" / "0.jsonl"
-    module = sys.modules["jaxsim.corpus.prepare"]
-    scanned = module.scanned
+    before = getattr(Pipeline, moment)
 
-    def then_change(*args):
-        found = scanned(*args)
-        lines = path.read_text().splitlines(keepends=True)
-        path.write_text("".join(lines[::-1]))
-        return found
+    def change_and_go_on(*args):
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        if change == "order":
+            records = records[::-1]
+        else:
+            # The same ids and the same sizes.
+            records = [r | {"text": r["text"][::-1]} for r in records]
+        write_jsonl(path, records)
+        return before(*args)
 
-    monkeypatch.setattr(module, "scanned", then_change)
+    monkeypatch.setattr(Pipeline, moment, change_and_go_on)
     with pytest.raises(UserError, match=r"'0\.jsonl' was changed while `prepare`"):
         prepare(config_for(source), tmp_path / "work")
 

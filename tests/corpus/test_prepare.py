@@ -33,6 +33,7 @@ from jaxsim.corpus import prepare as prepare_package
 from jaxsim.corpus.arrayrecord import TableReader, write_table
 from jaxsim.corpus.rows import evaluation_rows
 from jaxsim.corpus.split import split_of
+from jaxsim.corpus.work import Job, do
 from jaxsim.errors import DamagedError, UserError
 
 from .builders import (
@@ -614,6 +615,53 @@ def test_evaluation_text_that_repeats_older_training_text_is_dropped(
     assert sorted(ids) == [f"new/{i}" for i in range(8)]
 
 
+def test_more_evaluation_text_of_an_old_domain_leaves_older_text_alone(
+    sources, work, tmp_path
+):
+    """A higher limit takes more of a domain, and then a file is added."""
+    config = config_of(sources)
+    texts = texts_of(tmp_path / "in" / "a.jsonl")
+    split = config.corpus.split
+    trained = [t for i, t in texts.items() if split_of(document(i), split) == "train"]
+    records = [{"id": f"e{i}", "text": text} for i, text in enumerate(trained[:8])]
+    rng = random.Random(7)
+    records += [{"id": f"w{i}", "text": words(rng, 40)} for i in range(20)]
+    folder = tmp_path / "in" / "d"
+    folder.mkdir()
+    write_jsonl(folder / "1.jsonl", records)
+    config = with_corpus(config, domains={"d": SourceConfig("records", str(folder))})
+    before = prepare(with_corpus(config, evaluation_tokens=100), work)
+    after = prepare(config, work)
+    assert after.units == before.units
+    more = [{"id": f"f{i}", "text": text} for i, text in enumerate(trained[8:])]
+    write_jsonl(folder / "2.jsonl", more)
+    last = prepare(config, work)
+    assert last.units == after.units
+    assert last.domains["d"] == after.domains["d"]
+    overlap = last.record.summary["overlap"]["a"]["d"]
+    assert overlap["training"] + overlap["evaluation"] == len(trained)
+    assert overlap["evaluation"] > len(trained) - 8
+    # Documents of the first call are still older than the training text.
+    other = write_partition(tmp_path / "in", "other")
+    config = with_corpus(config, partitions=sources | {"other": other})
+    assert last.units.items() <= prepare(config, work).units.items()
+
+
+def test_less_evaluation_text_leaves_older_text_alone(sources, work, tmp_path):
+    """Text that repeats what is no longer scored does not come back."""
+    texts = list(texts_of(tmp_path / "in" / "a.jsonl").values())
+    rng = random.Random(7)
+    texts += [words(rng, 40) for _ in range(40)]
+    records = [{"id": f"e{i}", "text": t} for i, t in enumerate(texts) if i > 20]
+    domain = write_jsonl(tmp_path / "in" / "d.jsonl", records)
+    domains = {"d": SourceConfig("records", str(domain))}
+    config = with_corpus(config_of(sources), domains=domains)
+    before = prepare(config, work)
+    after = prepare(with_corpus(config, evaluation_tokens=100), work)
+    assert after.units == before.units
+    assert after.domains["d"].tokens["dev"] < before.domains["d"].tokens["dev"]
+
+
 def test_base_text_from_another_source(sources, work, tmp_path):
     text = write_partition(tmp_path / "in", "common")
     config = config_of(sources, base_text={"common": text})
@@ -657,6 +705,15 @@ def test_bad_records_abort_or_are_reported(sources, work, capsys):
         "source": "a", "cause": "not a JSON object", "file": "a.jsonl",
         "line": 31,
     }  # fmt: skip
+
+
+def test_a_source_without_a_good_record_is_explained(sources, work, tmp_path):
+    path = write_jsonl(tmp_path / "bad.jsonl", [{"id": "0", "content": "x"}] * 5)
+    sources["bad"] = SourceConfig("records", str(path))
+    with pytest.raises(UserError, match=r"set text_field.* fields are id, content"):
+        prepare(config_of(sources), work)
+    with pytest.raises(UserError, match=r"no documents left: no text \(5\); its"):
+        prepare(config_of(sources, max_bad=1.0), work)
 
 
 def test_a_tokenizer_file_is_copied_and_compared_by_content(sources, work, tmp_path):
@@ -880,6 +937,24 @@ def test_a_full_disk_is_an_error_of_the_system(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert caught.value.filename == str(tmp_path / "table")
+
+
+def test_a_full_disk_is_named_by_a_pass_over_files(tmp_path):
+    """NumPy's error has no number."""
+    job = Job("x", 0, tmp_path / "target", _save_much, ())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            do(job)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def _save_much(folder):
+    np.save(folder / "x.npy", np.arange(40_000))
 
 
 def test_few_tables_are_open_at_once(tmp_path, monkeypatch):

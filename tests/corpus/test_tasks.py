@@ -182,6 +182,23 @@ def test_what_does_not_fit_is_named_and_counted(prepared, capsys):
     assert "more than config.model.length=32 tokens, or none: " in said
 
 
+def test_a_part_of_a_task_has_the_tokens_that_were_asked_for(tmp_path):
+    """Whatever is cut from prompts, and however many records are left out."""
+    long = [r | {"q": f"{r['q']} " * 60} for r in records([4] * 300)]
+    crowd = records([900, 4] * 150)
+    for i, found in enumerate((long, crowd)):
+        path = write_jsonl(tmp_path / f"{i}.jsonl", found)
+        config = config_of(
+            {"a": write_partition(tmp_path / "texts", "a")},
+            domains={"task": source_of(path)},
+            evaluation_tokens=1000,
+        )
+        corpus = prepare(config, tmp_path / f"work{i}")
+        for split in ("dev", "test"):
+            read = corpus.evaluation("task", split).length_R
+            assert 1000 <= read.sum() < 1000 + 32
+
+
 def test_a_task_of_which_nothing_fits_is_refused(prepared):
     with pytest.raises(
         UserError, match=r"'task'.* every completion has more than .*=32"
