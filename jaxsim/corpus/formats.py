@@ -160,8 +160,12 @@ def is_damage(error: Exception) -> bool:
 
 
 def kind_of(path: str) -> str:
-    """What a file is: one of the kinds above, or its name in a few words."""
-    head = b""
+    """What a file is: one of the kinds above, or its name in a few words.
+
+    Raises:
+      Exception: the file is damaged so early that nothing says what it is.
+    """
+    head, damage = b"", None
     with open_file(path) as raw:
         try:
             stream = plain(raw, path)
@@ -170,6 +174,7 @@ def kind_of(path: str) -> str:
         except Exception as error:
             if not is_damage(error):
                 raise
+            damage = error
     for magic, kind in _KINDS:
         if magic.match(head):
             return kind
@@ -187,7 +192,10 @@ def kind_of(path: str) -> str:
         return PRETTY if opens else JSON_LINES
     # Where bytes do not say what was meant, reading it says what is wrong.
     unknown = BINARY if b"\0" in head else TEXT if first else EMPTY
-    return _BY_NAME.get(ending.partition("-")[0], unknown)
+    kind = _BY_NAME.get(ending.partition("-")[0], unknown)
+    if kind == EMPTY and damage:
+        raise damage
+    return kind
 
 
 def _is_json(line: bytes) -> bool:

@@ -48,8 +48,9 @@ def read_records(
       UserError: the file must be changed before it can be read.
       DamagedError: it is truncated or changed.
     """
-    at, kind = 0, formats.kind_of(path)
+    at = 0
     try:
+        kind = formats.kind_of(path)
         with open_file(path) as raw:
             stream = plain(raw, path)
             if kind in (formats.PARQUET, formats.ARROW) and not stream.seekable():
@@ -62,7 +63,7 @@ def read_records(
     except Exception as error:
         if not is_damage(error):
             raise
-        raise _damaged(where, path, f" after record {at}", error) from error
+        raise damaged(where, path, error, f" after record {at}") from error
 
 
 def read_text(where: str, path: str) -> bytes:
@@ -73,10 +74,11 @@ def read_text(where: str, path: str) -> bytes:
     except Exception as error:
         if not is_damage(error):
             raise
-        raise _damaged(where, path, "", error) from error
+        raise damaged(where, path, error) from error
 
 
-def _damaged(where: str, path: str, at: str, error: Exception) -> JaxsimError:
+def damaged(where: str, path: str, error: Exception, at: str = "") -> JaxsimError:
+    """The error that says that a file is truncated or changed."""
     said = str(error).rstrip(".") or type(error).__name__
     if "too much memory" in said:
         return UserError(

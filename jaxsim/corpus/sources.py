@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 import fsspec
 
 from jaxsim.config import SourceConfig
-from jaxsim.corpus import formats
+from jaxsim.corpus import formats, readers
 from jaxsim.errors import JaxsimError, UserError
 
 _SIGN = re.compile(r"\*\*/|\*\*|\*|\?|\[[^]/]+\]|\{[A-Za-z_]\w*\}")
@@ -96,7 +96,7 @@ def find_inputs(name: str, source: SourceConfig) -> Inputs:
         if explicit:
             base = source.path.rstrip("/").rpartition("/")[2]
             found = [dataclasses.replace(found[0], name=base)]
-        kinds = _kinds([file.path for file in found])
+        kinds = _kinds(name, [file.path for file in found])
         arrow = [file for file in found if kinds[file.path] == formats.ARROW]
         stray = _not_listed(name, arrow)
         files: list[InputFile] = []
@@ -170,12 +170,21 @@ def _must_not_miss(source: SourceConfig, name: str, kind: str) -> bool:
     return kind == formats.POINTER and formats.endings(name)[0] in wanted
 
 
-def _kinds(paths: list[str]) -> dict[str, str]:
+def _kinds(name: str, paths: list[str]) -> dict[str, str]:
     """What each file is."""
+
+    def kind_of(path: str) -> str:
+        try:
+            return formats.kind_of(path)
+        except Exception as error:
+            if not formats.is_damage(error):
+                raise
+            raise readers.damaged(f"source {name!r}", path, error) from error
+
     if not any("://" in path for path in paths):
-        return {path: formats.kind_of(path) for path in paths}
+        return {path: kind_of(path) for path in paths}
     with ThreadPoolExecutor(16) as pool:
-        return dict(zip(paths, pool.map(formats.kind_of, paths), strict=True))
+        return dict(zip(paths, pool.map(kind_of, paths), strict=True))
 
 
 def _not_listed(name: str, files: Iterable[InputFile]) -> dict[str, str]:

