@@ -185,10 +185,10 @@ def kind_of(path: str) -> str:
     first, second = [*filter(None, lines), b"", b""][:2]
     if first == b"[":
         return PRETTY_ARRAY
-    if first.startswith(b"[") and not (second.startswith(b"{") and _is_json(first)):
+    if first.startswith(b"[") and not (second.startswith(b"{") and is_json(first)):
         return ARRAY
     if first.startswith(b"{"):
-        opens = second.startswith((b'"', b"}")) and not _is_json(first)
+        opens = second.startswith((b'"', b"}")) and not is_json(first)
         return PRETTY if opens else JSON_LINES
     # Where bytes do not say what was meant, reading it says what is wrong.
     unknown = BINARY if b"\0" in head else TEXT if first else EMPTY
@@ -198,7 +198,8 @@ def kind_of(path: str) -> str:
     return kind
 
 
-def _is_json(line: bytes) -> bool:
+def is_json(line: bytes) -> bool:
+    """Whether a line is a value of JSON."""
     try:
         parse_json(line.decode())
     except (ValueError, RecursionError):

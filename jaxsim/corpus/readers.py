@@ -22,6 +22,7 @@ NOT_JSON = "not JSON"
 NOT_OBJECT = "not a JSON object"
 NOT_CSV = "not CSV"
 NOT_AS_WIDE = "not as many cells as the header"
+IN_BAD_ROW = "a line of a bad row"
 MAX_RECORD_BYTES = 50_000_000
 
 _EXAMPLES = ["data"]  # columns of a Parquet file that TFDS wrote
@@ -97,6 +98,7 @@ def _json_lines(stream: Stream, path: str, columns: object) -> Iterator[Record]:
     while line := stream.readline(most + 1):
         number += 1
         if len(line) > most:
+            _check_line_ends(path, number, line)
             while line[-1:] != b"\n" and (line := stream.readline(most + 1)):
                 pass
             yield number, Cause(TOO_LONG)
@@ -112,9 +114,20 @@ def _json_lines(stream: Stream, path: str, columns: object) -> Iterator[Record]:
         # ValueError also covers numbers of over 4300 digits; deep nesting raises
         # RecursionError.
         except (ValueError, RecursionError):
+            _check_line_ends(path, number, line)
             yield number, Cause(NOT_JSON)
         else:
             yield number, record if isinstance(record, dict) else Cause(NOT_OBJECT)
+
+
+def _check_line_ends(path: str, number: int, line: bytes) -> None:
+    """Refuses a line of several records that only CR separates."""
+    first, _, rest = line.partition(b"\r")
+    if rest.strip() and formats.is_json(first):
+        raise UserError(
+            f"{path!r}: line {number} has several records with CR between them; turn "
+            "CR into LF, as `tr '\\r' '\\n' < FILE > FILE.jsonl` does"
+        )
 
 
 def _table(stream: Stream, path: str, columns: object) -> Iterator[Record]:
@@ -142,7 +155,7 @@ def _table(stream: Stream, path: str, columns: object) -> Iterator[Record]:
                     f"{path!r}: line {before + 1} opens a quote, and no line closes "
                     "it; repair it"
                 ) from error
-            yield rows.line_num, Cause(NOT_CSV)
+            yield from _bad_row(before, rows.line_num, NOT_CSV)
             continue
         if not row:  # a blank line
             continue
@@ -153,11 +166,18 @@ def _table(stream: Stream, path: str, columns: object) -> Iterator[Record]:
                     f"{path!r}: two columns are called {twice[0]!r}; rename one"
                 )
         elif len(row) != len(header):
-            yield rows.line_num, Cause(NOT_AS_WIDE)
+            yield from _bad_row(before, rows.line_num, NOT_AS_WIDE)
         elif any(not cell.isascii() and _ESCAPED.search(cell) for cell in row):
             yield rows.line_num, Cause(NOT_UTF8)
         else:
             yield rows.line_num, dict(zip(header, map(_cell, row), strict=True))
+
+
+def _bad_row(before: int, last: int, cause: str) -> Iterator[Record]:
+    """Each line of a bad row; the others may be rows that a stray quote swallowed."""
+    for line in range(before + 1, last):
+        yield line, Cause(IN_BAD_ROW)
+    yield last, Cause(cause)
 
 
 def _cell(cell: str) -> str | float:

@@ -97,14 +97,17 @@ def test_too_many_bad_records_are_an_error_with_counts(tmp_path):
 )
 def test_a_file_that_is_all_bad_has_another_layout(tmp_path, content, said):
     """More bad records must not be allowed then; the option that helps is named."""
-    (tmp_path / "a.jsonl").write_bytes(good(0) + b"\n")
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(map(good, range(50))))
     # Its first line keeps it from being taken for another kind of file.
     data = b"{}\n" + content.encode("latin-1") * 30
     (tmp_path / "b.jsonl").write_bytes(data)
     _, tally = read(tmp_path)
-    with pytest.raises(UserError, match=rf"all records of 'b\.jsonl'.*{said}") as error:
-        check_bad("s", tally, 0.001, tmp_path)
-    assert "raise" not in str(error.value)
+    # However small its share: it has another layout.
+    for most, named in ((0.001, True), (0.9, False)):
+        with pytest.raises(UserError, match=rf"of 'b\.jsonl'.*{said}") as error:
+            check_bad("s", tally, most, tmp_path)
+        assert "raise" not in str(error.value)
+        assert ("max_bad" in str(error.value)) == named
 
 
 def test_reading_ends_early_where_most_records_are_bad(tmp_path, monkeypatch):

@@ -138,6 +138,17 @@ def test_a_longer_line_is_skipped_whole(tmp_path, monkeypatch):
     assert rows(path) == [{"text": "a"}, TOO_LONG, {"text": "b"}]
 
 
+def test_records_with_other_line_ends(tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(LINES.replace(b"\n", b"\r\n"))
+    assert rows(path) == RECORDS
+    path.write_bytes(LINES.replace(b"\n", b"\r"))
+    for most in (10**6, 100):
+        monkeypatch.setattr(readers, "MAX_RECORD_BYTES", most)
+        with pytest.raises(UserError, match="line 1 has several records with CR"):
+            rows(path)
+
+
 TABLE = pa.table(
     {
         "text": [f"text {i} é" for i in range(3000)],
@@ -228,6 +239,14 @@ def test_bad_rows_of_a_table_are_counted(tmp_path):
         (5, NOT_UTF8),
         (6, readers.NOT_CSV),
         (8, {"id": "5", "text": "two\nlines"}),
+    ]
+    # Lines after a stray quote may be rows, so each of them counts.
+    path.write_text('id,text\n0,a\n1,"open\n2,b\n3,b\n4,say "no"\n5,a\n')
+    assert list(read_records("s", str(path))) == [
+        (2, {"id": "0", "text": "a"}),
+        *[(line, readers.IN_BAD_ROW) for line in (3, 4, 5)],
+        (6, readers.NOT_CSV),
+        (7, {"id": "5", "text": "a"}),
     ]
     path.write_text('id,text\n1,a\n2,"never closed\n3,b\n')
     with pytest.raises(UserError, match="line 3 opens a quote"):
