@@ -92,7 +92,9 @@ def _paths(name: str) -> tuple[str, ...]:
 def _inside(start: Any, path: str) -> Any:
     """The value at a path of names; of a list of objects, the list of their values."""
     if isinstance(start, list):
-        return [value for each in start if (value := _inside(each, path)) is not None]
+        # Lists in lists hold no fields, at any depth.
+        values = (v if isinstance(v, list) else _inside(v, path) for v in start)
+        return [value for value in values if value is not None]
     if isinstance(start, str) and start.startswith("{"):  # an object, as JSON
         with contextlib.suppress(ValueError, RecursionError):
             start = json.loads(start)
@@ -135,7 +137,9 @@ def text_of(value: Any, name: str) -> str | Cause | None:
         case bool() | int():
             return str(value)
         case float() | decimal.Decimal():
-            return str(int(value)) if value == int(value) else str(value)
+            if abs(value) < 1e300 and value == int(value):
+                return str(int(value))
+            return str(value)
         case datetime.date() | datetime.time():  # or a datetime
             return value.isoformat()
     return Cause(f"{name} is {kind_of(value)}", value)
@@ -162,7 +166,7 @@ def texts_of(value: Any, name: str, by_list: str) -> list[str] | Cause:
 
 
 _ISO = re.compile(
-    r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01])([T ].*)?)?)?", re.DOTALL
+    r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01])([T ].*)?)?)?", re.ASCII | re.DOTALL
 )
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _TIME = re.compile(r"\b\d{1,2}:\d\d(:\d\d(\.\d+)?)?|\s[+-]\d\d:?\d\d\b|\(.*\)")
@@ -204,6 +208,8 @@ def date_of(value: Any, name: str) -> str | Cause | None:
 
 
 def _of_number(number: float) -> str | None:
+    if not math.isfinite(number):  # of 309 digits
+        return None
     whole = int(number)
     if number == whole and 1000 <= whole <= 2999:
         return str(whole)
