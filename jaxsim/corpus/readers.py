@@ -161,16 +161,18 @@ def _table(stream: Stream, path: str, columns: object) -> Iterator[Record]:
             continue
         if not header:
             header = row
-            if twice := [name for name in header if header.count(name) > 1]:
-                raise UserError(
-                    f"{path!r}: two columns are called {twice[0]!r}; rename one"
-                )
+            _check_columns(path, header)
         elif len(row) != len(header):
             yield from _bad_row(before, rows.line_num, NOT_AS_WIDE)
         elif any(not cell.isascii() and _ESCAPED.search(cell) for cell in row):
             yield rows.line_num, Cause(NOT_UTF8)
         else:
             yield rows.line_num, dict(zip(header, map(_cell, row), strict=True))
+
+
+def _check_columns(path: str, names: list[str]) -> None:
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{path!r}: two columns are called {twice[0]!r}; rename one")
 
 
 def _bad_row(before: int, last: int, cause: str) -> Iterator[Record]:
@@ -192,6 +194,7 @@ def _parquet(
     """Rows of a Parquet file; a few megabytes are decoded at once."""
     with pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20) as file:
         names, about = file.schema_arrow.names, file.metadata
+        _check_columns(path, names)
         wanted = None if columns is None else [n for n in names if n in columns]
         groups = [about.row_group(i) for i in range(about.num_row_groups)]
         size = sum(group.total_byte_size for group in groups)
@@ -211,9 +214,12 @@ def _arrow(stream: Stream, path: str, columns: object) -> Iterator[Record]:
     """Rows of Arrow's files or streams; the latter are what `datasets` writes."""
     if stream.peek(6)[:6] == b"ARROW1":  # type: ignore[attr-defined]
         file = pa.ipc.open_file(stream)
+        _check_columns(path, file.schema.names)
         yield from _rows(map(file.get_batch, range(file.num_record_batches)))
         return
-    yield from _rows(pa.ipc.open_stream(stream))
+    batches = pa.ipc.open_stream(stream)
+    _check_columns(path, batches.schema.names)
+    yield from _rows(batches)
     if isinstance(stream, io.BufferedReader):
         # A writer that was killed leaves whole batches, and no end.
         stream.seek(-len(_END), io.SEEK_END)
@@ -227,13 +233,44 @@ def _rows(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, dict[str, An
         for start in range(0, len(batch), 1000):
             part = batch.slice(start, 1000)
             for i, field in enumerate(part.schema):
-                # Python has no nanoseconds, and not every machine has time zones.
-                if pa.types.is_timestamp(field.type):
-                    column = part.column(i).cast(pa.timestamp("us"), safe=False)
+                if (wanted := _for_python(field.type)) != field.type:
+                    column = part.column(i).cast(wanted, safe=False)
                     part = part.set_column(i, field.name, column)
-            for record in part.to_pylist(maps_as_pydicts="lossy"):
+            try:
+                records = part.to_pylist(maps_as_pydicts="lossy")
+            except (ValueError, OverflowError):
+                columns = {name: _values(name, part[name]) for name in part.schema.names}
+                records = [
+                    dict(zip(columns, row, strict=True))
+                    for row in zip(*columns.values(), strict=True)
+                ]
+            for record in records:
                 number += 1
                 yield number, record
+
+
+def _for_python(type_: pa.DataType) -> pa.DataType:
+    """A type whose values Python has: no nanoseconds, and no unknown time zones."""
+    if pa.types.is_timestamp(type_):
+        return pa.timestamp(type_.unit.replace("ns", "us"))
+    if pa.types.is_duration(type_):
+        return pa.duration(type_.unit.replace("ns", "us"))
+    if pa.types.is_list(type_):
+        return pa.list_(type_.value_field.with_type(_for_python(type_.value_type)))
+    if pa.types.is_struct(type_):
+        return pa.struct([each.with_type(_for_python(each.type)) for each in type_])
+    return type_
+
+
+def _values(name: str, column: pa.Array) -> list[Any]:
+    """The values of a column; a cause where Python has none, as of the year 10,000."""
+    values: list[Any] = []
+    for i in range(len(column)):
+        try:
+            values += column.slice(i, 1).to_pylist(maps_as_pydicts="lossy")
+        except (ValueError, OverflowError):
+            values.append(Cause(f"{name} has a date outside of the years 1 to 9999"))
+    return values
 
 
 def _array_record(stream: Stream, path: str, columns: object) -> Iterator[Record]:

@@ -17,7 +17,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from jaxsim.corpus import formats, readers
-from jaxsim.corpus.fields import NOT_UTF8, TOO_LONG
+from jaxsim.corpus.fields import NOT_UTF8, TOO_LONG, Cause, date_of
 from jaxsim.corpus.formats import endings, kind_of, stem_of
 from jaxsim.corpus.readers import read_records
 from jaxsim.errors import DamagedError, UserError
@@ -188,6 +188,48 @@ def test_truncated_or_changed_parquet_files_are_damaged(tmp_path, cut):
     changed = data[:2000] + b"\xff" * 500 + data[2500:]
     path.write_bytes(changed if cut == "changed" else data[:cut])
     with pytest.raises(DamagedError, match="is truncated or damaged"):
+        rows(path)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_tables_with_dates_that_python_does_not_have(tmp_path, ending):
+    """Nobody can read them, and the other columns and rows are as they are."""
+    zone = pa.timestamp("ns", "Mars/Station")
+    inner = pa.struct([("when", pa.list_(zone)), ("x", pa.string())])
+    table = pa.table(
+        {
+            "text": ["a", "b"],
+            "day": pa.array([2932897 + 10, 3], pa.int32()).cast(pa.date32()),
+            "second": pa.array([4, 2**50]).cast(pa.timestamp("s")),
+            "meta": pa.array([{"when": [1001], "x": "y"}, None], inner),
+        }
+    )
+    path = str(tmp_path / f"a.{ending}")
+    write_table(path, table)
+    a, b = rows(path)
+    assert (a["text"], b["text"]) == ("a", "b")
+    cause = "day has a date outside of the years 1 to 9999"
+    assert date_of(a["day"], "day") == cause
+    assert date_of(b["day"], "day") == "1970-01-04"
+    assert date_of(a["second"], "second") == "1970-01-01T00:00:04"
+    assert isinstance(date_of(b["second"], "second"), Cause)
+    when = datetime.datetime(1970, 1, 1, 0, 0, 0, 1)
+    assert (a["meta"], b["meta"]) == ({"when": [when], "x": "y"}, None)
+
+
+def write_table(path, table):
+    if path.endswith("parquet"):
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_stream(path, table.schema) as writer:
+            writer.write_table(table)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_columns_of_one_name_are_refused(tmp_path, ending):
+    path = str(tmp_path / f"a.{ending}")
+    write_table(path, pa.table([["1"], ["a"], ["b"]], ["id", "text", "text"]))
+    with pytest.raises(UserError, match="two columns are called 'text'; rename one"):
         rows(path)
 
 
