@@ -20,6 +20,7 @@ import fsspec
 
 from jaxsim.config import SourceConfig
 from jaxsim.corpus import formats, readers
+from jaxsim.corpus.fields import find
 from jaxsim.errors import JaxsimError, UserError
 
 _SIGN = re.compile(r"\*\*/|\*\*|\*|\?|\[[^]/]+\]|\{[A-Za-z_]\w*\}")
@@ -124,7 +125,26 @@ def find_inputs(name: str, source: SourceConfig) -> Inputs:
             + (f"; left out are {', '.join(said)}{more}" if said else "")
             + (f"; {helps[0]}" if helps else "")
         )
-    return Inputs(sorted(files, key=lambda file: file.name), left_out)
+    files.sort(key=lambda file: file.name)
+    if source.by_file:
+        _check_stems(name, source, files)
+    return Inputs(files, left_out)
+
+
+def _check_stems(name: str, source: SourceConfig, files: list[InputFile]) -> None:
+    """Refuses files that `by_file` would join in one partition."""
+    known: dict[tuple[str, str], str] = {}
+    for file in files:
+        # A named part of the path may be another rule that tells them apart.
+        part = str(find(file.parts, source.by_field) or "")
+        key = part, formats.stem_of(file.name)
+        if (other := known.setdefault(key, file.name)) != file.name:
+            raise UserError(
+                f"source {name!r}: by_file=True gives each file a partition, and "
+                f"{other!r} and {file.name!r} are both called {key[1]!r}; rename one, "
+                "or name the part of the path that tells them apart, as in "
+                "path='.../{folder}/*' with by_field='folder'"
+            )
 
 
 @contextlib.contextmanager

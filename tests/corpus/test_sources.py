@@ -316,3 +316,18 @@ def test_a_compressed_file_without_a_beginning_is_damaged(tmp_path, name, keep):
             find_inputs("s", source)
     else:
         assert find_inputs("s", source).left_out == [(name, "an empty file")]
+
+
+@pytest.mark.parametrize("other", ["v/x.jsonl", "u/x.jsonl.gz"])
+def test_by_file_refuses_two_files_of_one_name(tmp_path, other):
+    line = b'{"text": "words"}\n'
+    for name in sorted(["u/x.jsonl", other]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(line)
+    assert len(read(tmp_path)[0]) == 2
+    with pytest.raises(UserError, match=f"'u/x.jsonl' and '{other}' are both called"):
+        read(tmp_path, by_file=True)
+    if other.startswith("v"):
+        told_apart = {"by_field": "folder", "by_file": True}
+        counts, _ = partitions(f"{tmp_path}/{{folder}}/*", **told_apart)
+        assert counts == {"u,x": 1, "v,x": 1}
