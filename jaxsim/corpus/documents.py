@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
+import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -231,12 +232,12 @@ def _wanted(source: SourceConfig, record: dict[str, Any], tally: Tally) -> bool:
 def _document(
     file: InputFile, source: SourceConfig, record: dict[str, Any], repaired: Counter
 ) -> Document | Cause:
-    text = _text_in(record, source.completion_field or source.text_field)
+    text = _text_in(record, source.completion_field or source.text_field, source)
     if isinstance(text, Cause):
         return text
     prompt = None
     if source.prompt_field:
-        prompt = _text_in(record, source.prompt_field)
+        prompt = _text_in(record, source.prompt_field, source)
         if isinstance(prompt, Cause):
             return prompt
     else:
@@ -281,11 +282,13 @@ def _identity(
     return identity.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _text_in(record: dict[str, Any], name: str) -> str | Cause:
-    """The text in a field."""
+def _text_in(record: dict[str, Any], name: str, source: SourceConfig) -> str | Cause:
+    """The text in a field; a number is one in tasks, as JSON writes it."""
     value = find(record, name)
     if value is None:
         return Cause(f"no {name}")
+    if source.prompt_field and type(value) in (int, float):
+        value = json.dumps(value)
     if not isinstance(value, str | bytes):
         return Cause(f"{name} is {kind_of(value)}")  # no example: it may be text
     text = text_of(value, name)

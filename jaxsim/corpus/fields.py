@@ -47,6 +47,13 @@ class Cause(str):
         return str, (str(self),)
 
 
+class PointedCell(str):
+    """A whole number with a point, in a table of text: 1.0 names what 1 does.
+
+    Missing values beside whole numbers make tools write them so.
+    """
+
+
 def shown(value: object) -> str:
     """A value as a short example in a message."""
     said = _short.repr(value)
@@ -158,6 +165,8 @@ def texts_of(value: Any, name: str, by_list: str) -> list[str] | Cause:
         if isinstance(text, Cause):
             within = f"{name} is a list with {kind_of(each)} in it"
             return Cause(within, value) if values is value else text
+        if isinstance(text, PointedCell):
+            text = str(int(text[:-2]))
         if text is not None:
             found[text.strip()] = None
             if by_list == "first":

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxsim.corpus import formats
-from jaxsim.corpus.fields import NOT_UTF8, TOO_LONG, Cause
+from jaxsim.corpus.fields import NOT_UTF8, TOO_LONG, Cause, PointedCell
 from jaxsim.corpus.formats import Stream, is_damage, open_file, parse_json, plain
 from jaxsim.errors import DamagedError, JaxsimError, UserError
 
@@ -28,7 +28,7 @@ MAX_RECORD_BYTES = 50_000_000
 _EXAMPLES = ["data"]  # columns of a Parquet file that TFDS wrote
 _END = b"\xff\xff\xff\xff\0\0\0\0"  # of a stream of Arrow
 _BATCH_BYTES = 4_000_000  # of a Parquet file that are decoded at once, about
-_SEPARATORS = ("\t", ",", ";", "|")
+_SEPARATORS = "\t,;|"
 _BOM = codecs.BOM_UTF8
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8
 
@@ -136,11 +136,10 @@ def _table(stream: Stream, path: str, columns: object) -> Iterator[Record]:
     # Bytes that are not UTF-8 become lone surrogates.
     text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", "")  # type: ignore[type-var]
     first = text.readline(MAX_RECORD_BYTES + 1)
-    bare = re.sub('"[^"]*"', "", first)
     lines = itertools.chain(
         [first], iter(lambda: text.readline(MAX_RECORD_BYTES + 1), "")
     )
-    rows = csv.reader(lines, delimiter=max(_SEPARATORS, key=bare.count), strict=True)
+    rows = csv.reader(lines, delimiter=_separator(path, first), strict=True)
     header: list[str] = []
     while True:
         before = rows.line_num
@@ -182,10 +181,18 @@ def _bad_row(before: int, last: int, cause: str) -> Iterator[Record]:
     yield last, Cause(cause)
 
 
-def _cell(cell: str) -> str | float:
-    """The value of a cell; whole numbers with a point are numbers."""
+def _separator(path: str, header: str) -> str:
+    """What separates the columns, as far as the header has several."""
+    bare = re.sub('"[^"]*"', "", header)
+    usual = "\t" if formats.endings(path)[0].startswith("tsv") else ",;"
+    found = usual if any(each in bare for each in usual) else _SEPARATORS
+    best = max(found, key=bare.count)
+    return best if best in bare else usual[0]
+
+
+def _cell(cell: str) -> str:
     is_number = cell.endswith(".0") and cell[:-2].removeprefix("-").isdecimal()
-    return float(cell) if is_number else cell
+    return PointedCell(cell) if is_number else cell
 
 
 def _parquet(

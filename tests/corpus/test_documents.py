@@ -345,7 +345,7 @@ def test_a_corpus_is_the_same_in_every_format(tmp_path, seed):
     # With missing values between them, whole numbers become floats.
     columns = {
         key: [None if r.get(key) is None else kind(r[key]) for r in records]
-        for key, kind in {"id": float, "text": str, "topic": str, "year": float}.items()
+        for key, kind in {"id": int, "text": str, "topic": str, "year": float}.items()
     }
     table = pa.table({**columns, "n": [r["n"] for r in records]})
     written = {
@@ -389,6 +389,29 @@ def test_records_of_a_task(tmp_path):
     assert found[1].id.startswith(documents.FROM_TEXT)
     assert tally.bad == {"no a": 1, "no q": 1}
     assert not tally.repaired
+
+
+def test_cells_of_a_table_are_texts(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("id,text\n1,5.0\n1.0,a\n1000000000000000001.0,b\n")
+    found, tally = read(path)
+    assert [(d.id, d.text) for d in found] == [
+        ("1", "5.0"), ("1.0", "a"), ("1000000000000000001.0", "b"),
+    ]  # fmt: skip
+    assert not tally.bad
+
+
+def test_numbers_are_prompts_and_completions_but_no_running_text(tmp_path):
+    path = tmp_path / "a.jsonl"
+    answers = [5, 5.0, -0.25, True, float("nan"), "5"]
+    write_jsonl(path, [{"q": i, "a": answer} for i, answer in enumerate(answers)])
+    found, tally = read(path, prompt_field="q", completion_field="a")
+    assert [(d.prompt, d.text) for d in found] == [
+        ("0", "5"), ("1", "5.0"), ("2", "-0.25"), ("5", "5"),
+    ]  # fmt: skip
+    assert tally.bad == {"a is a boolean": 1, "no a": 1}
+    _, tally = read(path, text_field="a")
+    assert tally.bad["a is a number"] == 3
 
 
 def test_requests_of_olmes(tmp_path):

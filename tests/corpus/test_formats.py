@@ -17,7 +17,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from jaxsim.corpus import formats, readers
-from jaxsim.corpus.fields import NOT_UTF8, TOO_LONG, Cause, date_of
+from jaxsim.corpus.fields import NOT_UTF8, TOO_LONG, Cause, date_of, texts_of
 from jaxsim.corpus.formats import endings, kind_of, stem_of
 from jaxsim.corpus.readers import read_records
 from jaxsim.errors import DamagedError, UserError
@@ -269,7 +269,28 @@ def test_tables_of_text(tmp_path, separator):
             writer.writerow([i, record["text"], "1995.0" if i % 2 else ""])
     found = rows(path)
     assert [row["text"] for row in found] == [record["text"] for record in RECORDS]
-    assert [row["year"] for row in found[:2]] == ["", 1995.0]
+    assert [row["year"] for row in found[:2]] == ["", "1995.0"]
+    assert texts_of(found[1]["year"], "year", "first") == ["1995"]
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second", "columns"),
+    [
+        ("a.csv", "text", "a\tb;c|d", ["text"]),
+        ("a.tsv", "text", "a,b;c|d", ["text"]),
+        ("a.tsv.gz", "text\tlong, plain, short", "a\tb", None),
+        ("a.csv", "text;tab\there\tor\tthere", "a;b", None),
+        ("a.csv", "id\ttext", "1\ta, b", ["id", "text"]),
+        ("a.csv", "id|text", "1|a, b", ["id", "text"]),
+    ],
+)
+def test_separators_are_those_of_the_header(tmp_path, name, first, second, columns):
+    data = f"{first}\n{second}\n".encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if "gz" in name else data)
+    (row,) = rows(tmp_path / name)
+    assert len(row) == len(columns or "ab")
+    if columns:
+        assert [*row] == columns
 
 
 def test_bad_rows_of_a_table_are_counted(tmp_path):
