@@ -46,7 +46,7 @@ RECORDS = (*LINES, *TABLES, "parquet", "arrow")
 _MAGIC = (
     (re.compile(rb"\x1f\x8b"), "gzip"),
     (re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"), "zstd"),
-    (re.compile(rb"BZh[1-9]"), "bz2"),
+    (re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), "bz2"),
     (re.compile(rb"\xfd7zXZ\0"), "xz"),
 )
 _KINDS = (
@@ -175,10 +175,12 @@ def kind_of(path: str) -> str:
             if not is_damage(error):
                 raise
             damage = error
-    for magic, kind in _KINDS:
-        if magic.match(head):
-            return kind
     ending, _ = endings(path)
+    is_text = ending in TEXTS and _is_text(head)
+    for magic, kind in _KINDS:
+        # Words may be what these begin with.
+        if magic.match(head) and not (is_text and kind in (PARQUET, ARROW, TAR)):
+            return kind
     if ending.startswith("tfrecord"):  # it begins with a number
         return TFRECORD
     lines = [line.strip() for line in head.removeprefix(_BOM).splitlines()]
@@ -196,6 +198,15 @@ def kind_of(path: str) -> str:
     if kind == EMPTY and damage:
         raise damage
     return kind
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether the first bytes of a file are UTF-8; its last character may be cut."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in head
 
 
 def is_json(line: bytes) -> bool:

@@ -119,6 +119,12 @@ def test_what_a_file_is(tmp_path):
         ("l.bin", b"text\0", formats.BINARY),
         ("m", b"", formats.EMPTY),
         ("n.pdf", b"%PDF-1.4", "a PDF file"),
+        ("o.txt", b"BZh9 is how bzip2 begins", formats.TEXT),
+        ("p.md", b"PAR1 begins Parquet" + "é".encode() * 9000, formats.TEXT),
+        ("q.txt", b"x" * 257 + b"ustar", formats.TEXT),
+        ("r.txt", b"x" * 256 + b"\0ustar", formats.TAR),
+        ("s.txt", b"version https://git-lfs.github.com/spec/v1", formats.POINTER),
+        ("t", bz2.compress(b""), formats.EMPTY),
     ]:
         (tmp_path / name).write_bytes(content)
         assert kind_of(str(tmp_path / name)) == kind, name

@@ -128,6 +128,9 @@ def test_texts(tmp_path):
     documents, _ = read(tmp_path, reader="text")
     assert [d.id for d in documents] == read_ones
     assert [d.text for d in documents] == ["one", "one", "one", "two", "two", "one"]
+    # What archives begin with may be words.
+    write(tmp_path, "words.txt", data=b"BZh9 is how bzip2 begins")
+    assert "BZh9 is how bzip2 begins" in texts(tmp_path, reader="text")
     # A file or a pattern says that others are meant, too.
     assert names(tmp_path / "d.py", "text") == ["d.py"]
     assert names(tmp_path / "**" / "*.py", "text") == ["d.py"]
