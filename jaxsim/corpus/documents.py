@@ -364,6 +364,12 @@ def check_bad(
             "if ids restart in each file, set ids='per file' for this source; with "
             "id_field='' ids are made from the text"
         )
+    elif common == readers.IN_BAD_ROW:
+        file, line = next(p[:2] for p in tally.places if p[2] == common)
+        advice = (
+            f"a quote that line {line} of {file!r} opens may have swallowed rows; "
+            "close it, or double it if it is text"
+        )
     else:
         where = f"see {place} for their places, " if place else ""
         advice = f"{where}repair the input or raise config.corpus.max_bad"

@@ -144,7 +144,7 @@ def text_of(value: Any, name: str) -> str | Cause | None:
         case bool() | int():
             return str(value)
         case float() | decimal.Decimal():
-            if abs(value) < 1e300 and value == int(value):
+            if -1e300 < value < 1e300 and value == int(value):
                 return str(int(value))
             return str(value)
         case datetime.date() | datetime.time():  # or a datetime

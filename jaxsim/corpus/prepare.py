@@ -209,7 +209,7 @@ def _build(
         for each, about in zip(inputs, abouts, strict=True)
     ]
     places = collect_places(config.corpus, found)
-    _check_any(config, places, tallies)
+    _check_any(config, places, tallies, workdir)
     number = {(p.section, p.source, p.name): n for n, p in enumerate(places)}
     entries = Entries(
         entries_F,
@@ -303,7 +303,7 @@ def _quarantine(workdir: Path) -> Path:
 
 
 def _check_any(
-    config: Config, places: Sequence[Place], tallies: dict[str, Tally]
+    config: Config, places: Sequence[Place], tallies: dict[str, Tally], workdir: Path
 ) -> None:
     """Raises a `UserError` for a source without a document."""
     there = {(place.section, place.source) for place in places}
@@ -312,7 +312,10 @@ def _check_any(
             if (section, name) in there or name not in tallies:
                 continue
             tally = tallies[name]
-            causes = ", ".join(f"{n} with {c}" for c, n in tally.dropped.items())
+            _write_quarantine(workdir, tallies)
+            check_bad(name, tally, config.corpus.max_bad, _quarantine(workdir))
+            left_out = tally.dropped + tally.bad
+            causes = ", ".join(f"{n} with {c}" for c, n in left_out.items())
             why = f"dropped {causes}" if causes else "none pass `where`"
             raise UserError(
                 f"source {name!r}: no documents left; {why}; its fields are "

@@ -246,7 +246,9 @@ def _rows(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, dict[str, An
             try:
                 records = part.to_pylist(maps_as_pydicts="lossy")
             except (ValueError, OverflowError):
-                columns = {name: _values(name, part[name]) for name in part.schema.names}
+                columns = {
+                    name: _values(name, part[name]) for name in part.schema.names
+                }
                 records = [
                     dict(zip(columns, row, strict=True))
                     for row in zip(*columns.values(), strict=True)

@@ -110,6 +110,16 @@ def test_a_file_that_is_all_bad_has_another_layout(tmp_path, content, said):
         assert ("max_bad" in str(error.value)) == named
 
 
+def test_a_quote_that_swallows_rows_is_named(tmp_path):
+    rows = [f"{i},words {i}\n" for i in range(3000)]
+    rows[100], rows[2000] = '100,"Oh\n', '2000,say "no"\n'
+    (tmp_path / "a.csv").write_text("id,text\n" + "".join(rows))
+    found, tally = read(tmp_path)
+    assert (len(found), tally.bad.total(), tally.records) == (1099, 1901, 3000)
+    with pytest.raises(UserError, match=r"line 102 of 'a\.csv' opens may have swallow"):
+        check_bad("s", tally, 0.5)
+
+
 def test_reading_ends_early_where_most_records_are_bad(tmp_path, monkeypatch):
     monkeypatch.setattr(documents, "MANY_BAD", 10)
     path = tmp_path / "a.jsonl"
