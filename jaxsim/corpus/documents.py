@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -372,7 +373,10 @@ def check_bad(
         )
     else:
         where = f"see {place} for their places, " if place else ""
-        advice = f"{where}repair the input or raise config.corpus.max_bad"
+        advice = f"{where}repair or remove them, or raise config.corpus.max_bad"
+        if place:
+            least = math.ceil(1000 * total / tally.records) / 1000
+            advice += f", which holds for every source, to {least:g}"
     raise UserError(
         f"source {name!r}: {total} of {of}{tally.records} records are bad "
         f"({'; '.join(causes)}){many}; {advice}"
@@ -399,7 +403,8 @@ def _advice(cause: str, tally: Tally) -> str:
         return "convert it, as `iconv -f latin1 -t utf-8` does"
     if cause.startswith("no ") or " is " in cause:
         return (
-            "set text_field of this source, or leave such files out with a pattern in "
-            f"its path; its fields are {', '.join(tally.fields) or 'none'}"
+            "set text_field of this source, or for a task its prompt_field and "
+            "completion_field, or leave such files out with a pattern in its path; "
+            f"its fields are {', '.join(tally.fields) or 'none'}"
         )
     return "repair it or remove it"

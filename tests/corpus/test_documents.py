@@ -80,7 +80,7 @@ def test_too_many_bad_records_are_an_error_with_counts(tmp_path):
         check_bad("s", tally, 0.19, tmp_path / "q")
     for part in (
         "2 of 10", "1 not a JSON object", "1 id is a list, as [1]",
-        f"see {tmp_path / 'q'}", "config.corpus.max_bad=0.19",
+        f"see {tmp_path / 'q'}", "config.corpus.max_bad=0.19", "every source, to 0.2",
     ):  # fmt: skip
         assert part in str(error.value)
 

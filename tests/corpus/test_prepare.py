@@ -659,6 +659,13 @@ def test_bad_records_abort_or_are_reported(sources, work, capsys):
     }  # fmt: skip
 
 
+def test_a_source_that_is_all_bad_is_told_its_fields(sources, work, tmp_path):
+    path = write_jsonl(tmp_path / "other.jsonl", [{"id": "1", "content": "words"}])
+    sources["other"] = SourceConfig("records", str(path))
+    with pytest.raises(UserError, match=r"'other\.jsonl' are bad.* id, content"):
+        prepare(config_of(sources), work)
+
+
 def test_a_tokenizer_file_is_copied_and_compared_by_content(sources, work, tmp_path):
     bpe = prepare(config_of(sources, kind="bpe"), tmp_path / "bpe").tokenizer
     bpe.save(tmp_path / "t")
