@@ -340,7 +340,7 @@ def check_bad(
 ) -> None:
     """Raises a `UserError` if more than a share of a source's records is bad.
 
-    Several records that are all bad and a whole file are an error whatever their share.
+    A file of several records, all of them bad, is an error whatever their share.
 
     Args:
       place: a file that lists where they are; None while they are being read.
@@ -365,8 +365,8 @@ def check_bad(
             "if ids restart in each file, set ids='per file' for this source; with "
             "id_field='' ids are made from the text"
         )
-    elif common == readers.IN_BAD_ROW:
-        file, line = next(p[:2] for p in tally.places if p[2] == common)
+    elif rows := [p for p in tally.places if p[2] == common == readers.IN_BAD_ROW]:
+        file, line, _ = rows[0]
         advice = (
             f"a quote that line {line} of {file!r} opens may have swallowed rows; "
             "close it, or double it if it is text"

@@ -122,8 +122,8 @@ def _json_lines(stream: Stream, path: str, columns: object) -> Iterator[Record]:
 
 def _check_line_ends(path: str, number: int, line: bytes) -> None:
     """Refuses a line of several records that only CR separates."""
-    first, _, rest = line.partition(b"\r")
-    if rest.strip() and formats.is_json(first):
+    *several, _ = line.strip().split(b"\r", 9)
+    if any(each.startswith(b"{") and formats.is_json(each) for each in several):
         raise UserError(
             f"{path!r}: line {number} has several records with CR between them; turn "
             "CR into LF, as `tr '\\r' '\\n' < FILE > FILE.jsonl` does"
@@ -246,13 +246,10 @@ def _rows(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, dict[str, An
             try:
                 records = part.to_pylist(maps_as_pydicts="lossy")
             except (ValueError, OverflowError):
-                columns = {
-                    name: _values(name, part[name]) for name in part.schema.names
-                }
-                records = [
-                    dict(zip(columns, row, strict=True))
-                    for row in zip(*columns.values(), strict=True)
-                ]
+                names = part.schema.names
+                values = [_values(name, part[name]) for name in names]
+                rows = zip(*values, strict=True)
+                records = [dict(zip(names, row, strict=True)) for row in rows]
             for record in records:
                 number += 1
                 yield number, record
@@ -277,6 +274,10 @@ def _values(name: str, column: pa.Array) -> list[Any]:
     for i in range(len(column)):
         try:
             values += column.slice(i, 1).to_pylist(maps_as_pydicts="lossy")
+        except pa.ArrowException:
+            raise
+        except UnicodeDecodeError:
+            values.append(Cause(f"{name}: {NOT_UTF8}"))
         except (ValueError, OverflowError):
             values.append(Cause(f"{name} has a date outside of the years 1 to 9999"))
     return values

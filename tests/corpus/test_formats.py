@@ -17,7 +17,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from jaxsim.corpus import formats, readers
-from jaxsim.corpus.fields import NOT_UTF8, TOO_LONG, Cause, date_of, texts_of
+from jaxsim.corpus.fields import NOT_UTF8, TOO_LONG, Cause, date_of, text_of, texts_of
 from jaxsim.corpus.formats import endings, kind_of, stem_of
 from jaxsim.corpus.readers import read_records
 from jaxsim.errors import DamagedError, UserError
@@ -148,7 +148,7 @@ def test_records_with_other_line_ends(tmp_path, monkeypatch):
     path = tmp_path / "a.jsonl"
     path.write_bytes(LINES.replace(b"\n", b"\r\n"))
     assert rows(path) == RECORDS
-    path.write_bytes(LINES.replace(b"\n", b"\r"))
+    path.write_bytes(b"{broken\r" + LINES.replace(b"\n", b"\r"))
     for most in (10**6, 100):
         monkeypatch.setattr(readers, "MAX_RECORD_BYTES", most)
         with pytest.raises(UserError, match="line 1 has several records with CR"):
@@ -198,7 +198,7 @@ def test_truncated_or_changed_parquet_files_are_damaged(tmp_path, cut):
 
 
 @pytest.mark.parametrize("ending", ["parquet", "arrow"])
-def test_tables_with_dates_that_python_does_not_have(tmp_path, ending):
+def test_tables_with_values_that_python_does_not_have(tmp_path, ending):
     """Nobody can read them, and the other columns and rows are as they are."""
     zone = pa.timestamp("ns", "Mars/Station")
     inner = pa.struct([("when", pa.list_(zone)), ("x", pa.string())])
@@ -206,6 +206,7 @@ def test_tables_with_dates_that_python_does_not_have(tmp_path, ending):
         {
             "text": ["a", "b"],
             "day": pa.array([2932897 + 10, 3], pa.int32()).cast(pa.date32()),
+            "topic": pa.array([b"\xff", b"law"]).view(pa.string()),
             "second": pa.array([4, 2**50]).cast(pa.timestamp("s")),
             "meta": pa.array([{"when": [1001], "x": "y"}, None], inner),
         }
@@ -214,6 +215,8 @@ def test_tables_with_dates_that_python_does_not_have(tmp_path, ending):
     write_table(path, table)
     a, b = rows(path)
     assert (a["text"], b["text"]) == ("a", "b")
+    assert text_of(a["topic"], "topic") == "topic: invalid UTF-8"
+    assert b["topic"] == "law"
     cause = "day has a date outside of the years 1 to 9999"
     assert date_of(a["day"], "day") == cause
     assert date_of(b["day"], "day") == "1970-01-04"
