@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import itertools
+import json
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -34,6 +36,7 @@ BOM = "byte order mark removed"
 CRLF = "CRLF turned into LF"
 
 MANY_BAD = 1000  # bad records after which their share is watched
+NO_ACCIDENT = 10  # records of a file, if all of them are bad
 MAX_PLACES = 10_000  # of bad records of a file that are kept
 FROM_TEXT = "sha256:"  # begins ids that are made of the text
 
@@ -154,7 +157,7 @@ def read_file(
             completion_field="request.continuation",
         )
     numbers = itertools.count(1) if only is None else iter(only)
-    number = next(numbers, 0)
+    number, bad = next(numbers, 0), 0
     with readable(file.source, file.path):
         for line, record in _records(file, source, also):
             if not number:
@@ -174,8 +177,10 @@ def read_file(
                     yield made
                     continue
                 record = made
+            bad += 1
             tally.reject(file, line, record)
-    if tally.records and tally.bad.total() == tally.records:
+    # The caller may reject more.
+    if bad == tally.records > 0:
         tally.hopeless.append(file.name)
 
 
@@ -234,12 +239,12 @@ def _wanted(source: SourceConfig, record: dict[str, Any], tally: Tally) -> bool:
 def _document(
     file: InputFile, source: SourceConfig, record: dict[str, Any], repaired: Counter
 ) -> Document | Cause:
-    text = _text_in(record, source.completion_field or source.text_field)
+    text = _text_in(record, source.completion_field or source.text_field, source)
     if isinstance(text, Cause):
         return text
     prompt = None
     if source.prompt_field:
-        prompt = _text_in(record, source.prompt_field)
+        prompt = _text_in(record, source.prompt_field, source)
         if isinstance(prompt, Cause):
             return prompt
     else:
@@ -284,11 +289,13 @@ def _identity(
     return identity.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _text_in(record: dict[str, Any], name: str) -> str | Cause:
-    """The text in a field."""
+def _text_in(record: dict[str, Any], name: str, source: SourceConfig) -> str | Cause:
+    """The text in a field; a number is one in tasks, as JSON writes it."""
     value = find(record, name)
     if value is None:
         return Cause(f"no {name}")
+    if source.prompt_field and type(value) in (int, float):
+        value = json.dumps(value)
     if not isinstance(value, str | bytes):
         return Cause(f"{name} is {kind_of(value)}")  # no example: it may be text
     text = text_of(value, name)
@@ -339,10 +346,15 @@ def check_bad(
 ) -> None:
     """Raises a `UserError` if more than a share of a source's records is bad.
 
+    A file of several records, all of them bad, is an error whatever their share.
+
     Args:
       place: a file that lists where they are; None while they are being read.
     """
-    if (total := tally.bad.total()) <= max_bad * tally.records:
+    total = tally.bad.total()
+    file, cause, records = _all_bad(tally)
+    is_many = total > max_bad * tally.records
+    if not is_many and records < NO_ACCIDENT:
         return
     causes = [
         f"{n} {cause}" + (f", as {example}" if example else "")
@@ -350,30 +362,55 @@ def check_bad(
         for example in [tally.examples.get(cause)]
     ]
     of, most = ("", max_bad) if place else ("the first ", tally.max_bad)
-    raise UserError(
-        f"source {name!r}: {total} of {of}{tally.records} records are bad "
-        f"({'; '.join(causes)}), more than config.corpus.max_bad={most:g} "
-        f"allows; {_advice(tally, place)}"
-    )
-
-
-def _advice(tally: Tally, place: Path | None) -> str:
-    """What helps against the most common cause of bad records."""
-    ((cause, _),) = tally.bad.most_common(1)
-    if cause == DUPLICATE_ID:
-        return (
+    many = f", more than config.corpus.max_bad={most:g} allows" if is_many else ""
+    ((common, _),) = tally.bad.most_common(1)
+    if records >= NO_ACCIDENT or cause == common:
+        advice = f"all records of {file!r} are bad: {_advice(cause, tally)}"
+    elif common == DUPLICATE_ID:
+        advice = (
             "if ids restart in each file, set ids='per file' for this source; with "
             "id_field='' ids are made from the text"
         )
-    what = f"all records of {tally.hopeless[0]!r} are bad: " if tally.hopeless else ""
-    if what and cause in (readers.NOT_JSON, readers.NOT_OBJECT):
-        return f"{what}it is no file of JSON Lines, with one record on each line"
-    if what and cause == NOT_UTF8:
-        return f"{what}convert it, as `iconv -f latin1 -t utf-8` does"
-    if what and (cause.startswith("no ") or " is " in cause):
-        return (
-            f"{what}set text_field of this source, or leave such files out with a "
-            f"pattern in its path; its fields are {', '.join(tally.fields) or 'none'}"
+    elif rows := [p for p in tally.places if p[2] == common == readers.IN_BAD_ROW]:
+        file, line, _ = rows[0]
+        advice = (
+            f"a quote that line {line} of {file!r} opens may have swallowed rows; "
+            "close it, or double it if it is text"
         )
-    where = f"see {place} for their places, " if place else ""
-    return f"{where}repair the input or raise config.corpus.max_bad"
+    else:
+        where = f"see {place} for their places, " if place else ""
+        advice = f"{where}repair or remove them, or raise config.corpus.max_bad"
+        if place:
+            least = math.ceil(1000 * total / tally.records) / 1000
+            advice += f", which holds for every source, to {least:g}"
+    raise UserError(
+        f"source {name!r}: {total} of {of}{tally.records} records are bad "
+        f"({'; '.join(causes)}){many}; {advice}"
+    )
+
+
+def _all_bad(tally: Tally) -> tuple[str, str, int]:
+    """The largest file that is all bad, the most common cause, and its records."""
+    causes: dict[str, Counter[str]] = {file: Counter() for file in tally.hopeless}
+    for file, _, cause in tally.places:
+        if file in causes:
+            causes[file][cause] += 1
+    file = max(causes, key=lambda file: causes[file].total(), default="")
+    if not file or not causes[file]:
+        return "", "", 0
+    return file, causes[file].most_common(1)[0][0], causes[file].total()
+
+
+def _advice(cause: str, tally: Tally) -> str:
+    """What helps if all records of a file are bad."""
+    if cause in (readers.NOT_JSON, readers.NOT_OBJECT):
+        return "it is no file of JSON Lines, with one record on each line"
+    if cause == NOT_UTF8:
+        return "convert it, as `iconv -f latin1 -t utf-8` does"
+    if cause.startswith("no ") or " is " in cause:
+        return (
+            "set text_field of this source, or for a task its prompt_field and "
+            "completion_field, or leave such files out with a pattern in its path; "
+            f"its fields are {', '.join(tally.fields) or 'none'}"
+        )
+    return "repair it or remove it"

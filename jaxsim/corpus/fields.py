@@ -47,6 +47,13 @@ class Cause(str):
         return str, (str(self),)
 
 
+class PointedCell(str):
+    """A whole number with a point, in a table of text: 1.0 names what 1 does.
+
+    Missing values beside whole numbers make tools write them so.
+    """
+
+
 def shown(value: object) -> str:
     """A value as a short example in a message."""
     said = _short.repr(value)
@@ -92,7 +99,9 @@ def _paths(name: str) -> tuple[str, ...]:
 def _inside(start: Any, path: str) -> Any:
     """The value at a path of names; of a list of objects, the list of their values."""
     if isinstance(start, list):
-        return [value for each in start if (value := _inside(each, path)) is not None]
+        # Lists in lists hold no fields, at any depth.
+        values = (v if isinstance(v, list) else _inside(v, path) for v in start)
+        return [value for value in values if value is not None]
     if isinstance(start, str) and start.startswith("{"):  # an object, as JSON
         with contextlib.suppress(ValueError, RecursionError):
             start = json.loads(start)
@@ -135,7 +144,9 @@ def text_of(value: Any, name: str) -> str | Cause | None:
         case bool() | int():
             return str(value)
         case float() | decimal.Decimal():
-            return str(int(value)) if value == int(value) else str(value)
+            if -1e300 < value < 1e300 and value == int(value):
+                return str(int(value))
+            return str(value)
         case datetime.date() | datetime.time():  # or a datetime
             return value.isoformat()
     return Cause(f"{name} is {kind_of(value)}", value)
@@ -154,6 +165,8 @@ def texts_of(value: Any, name: str, by_list: str) -> list[str] | Cause:
         if isinstance(text, Cause):
             within = f"{name} is a list with {kind_of(each)} in it"
             return Cause(within, value) if values is value else text
+        if isinstance(text, PointedCell):
+            text = str(int(text[:-2]))
         if text is not None:
             found[text.strip()] = None
             if by_list == "first":
@@ -162,7 +175,7 @@ def texts_of(value: Any, name: str, by_list: str) -> list[str] | Cause:
 
 
 _ISO = re.compile(
-    r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01])([T ].*)?)?)?", re.DOTALL
+    r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01])([T ].*)?)?)?", re.ASCII | re.DOTALL
 )
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _TIME = re.compile(r"\b\d{1,2}:\d\d(:\d\d(\.\d+)?)?|\s[+-]\d\d:?\d\d\b|\(.*\)")
@@ -204,6 +217,8 @@ def date_of(value: Any, name: str) -> str | Cause | None:
 
 
 def _of_number(number: float) -> str | None:
+    if not math.isfinite(number):  # of 309 digits
+        return None
     whole = int(number)
     if number == whole and 1000 <= whole <= 2999:
         return str(whole)

@@ -46,7 +46,7 @@ RECORDS = (*LINES, *TABLES, "parquet", "arrow")
 _MAGIC = (
     (re.compile(rb"\x1f\x8b"), "gzip"),
     (re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"), "zstd"),
-    (re.compile(rb"BZh[1-9]"), "bz2"),
+    (re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), "bz2"),
     (re.compile(rb"\xfd7zXZ\0"), "xz"),
 )
 _KINDS = (
@@ -160,8 +160,12 @@ def is_damage(error: Exception) -> bool:
 
 
 def kind_of(path: str) -> str:
-    """What a file is: one of the kinds above, or its name in a few words."""
-    head = b""
+    """What a file is: one of the kinds above, or its name in a few words.
+
+    Raises:
+      Exception: the file is damaged so early that nothing says what it is.
+    """
+    head, damage = b"", None
     with open_file(path) as raw:
         try:
             stream = plain(raw, path)
@@ -170,27 +174,43 @@ def kind_of(path: str) -> str:
         except Exception as error:
             if not is_damage(error):
                 raise
-    for magic, kind in _KINDS:
-        if magic.match(head):
-            return kind
+            damage = error
     ending, _ = endings(path)
+    is_text = ending in TEXTS and _is_text(head)
+    for magic, kind in _KINDS:
+        # Words may be what these begin with.
+        if magic.match(head) and not (is_text and kind in (PARQUET, ARROW, TAR)):
+            return kind
     if ending.startswith("tfrecord"):  # it begins with a number
         return TFRECORD
     lines = [line.strip() for line in head.removeprefix(_BOM).splitlines()]
     first, second = [*filter(None, lines), b"", b""][:2]
     if first == b"[":
         return PRETTY_ARRAY
-    if first.startswith(b"[") and not (second.startswith(b"{") and _is_json(first)):
+    if first.startswith(b"[") and not (second.startswith(b"{") and is_json(first)):
         return ARRAY
     if first.startswith(b"{"):
-        opens = second.startswith((b'"', b"}")) and not _is_json(first)
+        opens = second.startswith((b'"', b"}")) and not is_json(first)
         return PRETTY if opens else JSON_LINES
     # Where bytes do not say what was meant, reading it says what is wrong.
     unknown = BINARY if b"\0" in head else TEXT if first else EMPTY
-    return _BY_NAME.get(ending.partition("-")[0], unknown)
+    kind = _BY_NAME.get(ending.partition("-")[0], unknown)
+    if kind == EMPTY and damage:
+        raise damage
+    return kind
 
 
-def _is_json(line: bytes) -> bool:
+def _is_text(head: bytes) -> bool:
+    """Whether the first bytes of a file are UTF-8; its last character may be cut."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in head
+
+
+def is_json(line: bytes) -> bool:
+    """Whether a line is a value of JSON."""
     try:
         parse_json(line.decode())
     except (ValueError, RecursionError):

@@ -36,7 +36,9 @@ from jaxsim.corpus.split import (
     collect_places,
     places_of,
     split_of,
+    working_salt,
 )
+from jaxsim.corpus.split import Place as SplitPlace
 from jaxsim.corpus.tokenizer import Tokenizer, tokenizer_from_config
 from jaxsim.errors import JaxsimError, UserError
 
@@ -58,6 +60,7 @@ class Place:
       weights: by file, how many documents each of those read stands for, about.
       sizes: file and bytes of each document's text, by split.
       examples: the first documents.
+      read: all documents, with no more than their split depends on.
       texts: of some documents, to be turned into tokens.
       bytes_per_token: of these texts.
     """
@@ -68,6 +71,7 @@ class Place:
     weights: dict[str, float]
     sizes: dict[str, list[tuple[str, int]]] = dataclasses.field(default_factory=dict)
     examples: list[Document] = dataclasses.field(default_factory=list)
+    read: list[Document] = dataclasses.field(default_factory=list)
     texts: list[str] = dataclasses.field(default_factory=list)
     bytes_per_token: float = 1.0
     is_task: bool = False
@@ -182,7 +186,7 @@ def preview(config: Config, workdir: Path) -> Preview:
         for place in (p for source in found.sources for p in source.places.values()):
             with _collected(found.problems):
                 _count_tokens(place, coverage)
-    _check_text(config, found)
+    _check_text(config, found, previous is not None)
     if previous is None and config.uses_base_text:
         _check_base_text(config, found)
     _check_names(config, found)
@@ -281,12 +285,16 @@ def _sort(config: Config, looked: Looked, tally: Tally, document: Document) -> N
         return
     in_pool = looked.where == PARTITIONS
     gives_base = config.uses_base_text and not corpus.base_text
+    key = {corpus.split.key: find(document.fields, corpus.split.key)}
+    light = dataclasses.replace(document, text="", prompt=None, fields=key)
     for partition, group in places:
         split = BASE
         if looked.where != BASE_TEXT:
             split = split_of(document, corpus.split, in_pool, gives_base)
         place = Place(partition, group, in_pool, looked.weights)
-        looked.places.setdefault(partition, place).add(document, split)
+        place = looked.places.setdefault(partition, place)
+        place.add(document, split)
+        place.read.append(light)
 
 
 def _share(file: InputFile, source: SourceConfig, records: int, size: int) -> float:
@@ -364,9 +372,10 @@ def _check_names(config: Config, found: Preview) -> None:
             collect_places(config.corpus, pairs)
 
 
-def _check_text(config: Config, found: Preview) -> None:
+def _check_text(config: Config, found: Preview, is_frozen: bool) -> None:
     """Partitions and domains that are too small, and ranges of dates that are empty."""
     problem = found.problems.append
+    helps = ""
     for source in found.sources:
         if source.share < 1 or source.where == BASE_TEXT:
             continue  # the rest may have what the sample lacks
@@ -382,10 +391,10 @@ def _check_text(config: Config, found: Preview) -> None:
         for place in source.places.values():
             needed = (TRAIN, *SPLITS) if place.in_pool else SPLITS
             if empty := [split for split in needed if split not in place.sizes]:
+                helps = helps or _what_helps(config, found, is_frozen)
                 problem(
                     f"{place.name!r} has no document in its {' and '.join(empty)} "
-                    "split; give it more, raise config.corpus.split.dev and .test, or "
-                    "set another config.corpus.split.salt"
+                    f"split; {helps}"
                 )
     for place in found.places(PARTITIONS):
         times, tokens = epochs(config, place), place.tokens(TRAIN)
@@ -397,6 +406,29 @@ def _check_text(config: Config, found: Preview) -> None:
                 "text, join it with another partition, lower config.recipe.steps or "
                 "config.recipe.batch, or raise config.corpus.max_epochs"
             )
+
+
+def _what_helps(config: Config, found: Preview, is_frozen: bool) -> str:
+    """What helps against empty splits."""
+    if is_frozen:
+        return "give it more documents"
+    documents = {
+        SplitPlace(source.where, source.name, place.name, place.group): place.read
+        for source in found.sources
+        for place in source.places.values()
+        if source.where != BASE_TEXT
+    }
+    # Small ones first: they decide.
+    documents = dict(sorted(documents.items(), key=lambda item: len(item[1])))
+    salt = ""
+    if all(source.share == 1 for source in found.sources):
+        bases = config.uses_base_text and not config.corpus.base_text
+        salt = working_salt(documents, config.corpus.split, bases)
+    return "give it more, raise config.corpus.split.dev and .test, or set " + (
+        f"config.corpus.split.salt={salt!r}: no split is empty then"
+        if salt
+        else "another config.corpus.split.salt"
+    )
 
 
 def _check_base_text(config: Config, found: Preview) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxsim.corpus import formats
-from jaxsim.corpus.fields import NOT_UTF8, TOO_LONG, Cause
+from jaxsim.corpus.fields import NOT_UTF8, TOO_LONG, Cause, PointedCell
 from jaxsim.corpus.formats import Stream, is_damage, open_file, parse_json, plain
 from jaxsim.errors import DamagedError, JaxsimError, UserError
 
@@ -22,12 +22,13 @@ NOT_JSON = "not JSON"
 NOT_OBJECT = "not a JSON object"
 NOT_CSV = "not CSV"
 NOT_AS_WIDE = "not as many cells as the header"
+IN_BAD_ROW = "a line of a bad row"
 MAX_RECORD_BYTES = 50_000_000
 
 _EXAMPLES = ["data"]  # columns of a Parquet file that TFDS wrote
 _END = b"\xff\xff\xff\xff\0\0\0\0"  # of a stream of Arrow
 _BATCH_BYTES = 4_000_000  # of a Parquet file that are decoded at once, about
-_SEPARATORS = ("\t", ",", ";", "|")
+_SEPARATORS = "\t,;|"
 _BOM = codecs.BOM_UTF8
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8
 
@@ -48,8 +49,9 @@ def read_records(
       UserError: the file must be changed before it can be read.
       DamagedError: it is truncated or changed.
     """
-    at, kind = 0, formats.kind_of(path)
+    at = 0
     try:
+        kind = formats.kind_of(path)
         with open_file(path) as raw:
             stream = plain(raw, path)
             if kind in (formats.PARQUET, formats.ARROW) and not stream.seekable():
@@ -62,7 +64,7 @@ def read_records(
     except Exception as error:
         if not is_damage(error):
             raise
-        raise _damaged(where, path, f" after record {at}", error) from error
+        raise damaged(where, path, error, f" after record {at}") from error
 
 
 def read_text(where: str, path: str) -> bytes:
@@ -73,10 +75,11 @@ def read_text(where: str, path: str) -> bytes:
     except Exception as error:
         if not is_damage(error):
             raise
-        raise _damaged(where, path, "", error) from error
+        raise damaged(where, path, error) from error
 
 
-def _damaged(where: str, path: str, at: str, error: Exception) -> JaxsimError:
+def damaged(where: str, path: str, error: Exception, at: str = "") -> JaxsimError:
+    """The error that says that a file is truncated or changed."""
     said = str(error).rstrip(".") or type(error).__name__
     if "too much memory" in said:
         return UserError(
@@ -95,6 +98,7 @@ def _json_lines(stream: Stream, path: str, columns: object) -> Iterator[Record]:
     while line := stream.readline(most + 1):
         number += 1
         if len(line) > most:
+            _check_line_ends(path, number, line)
             while line[-1:] != b"\n" and (line := stream.readline(most + 1)):
                 pass
             yield number, Cause(TOO_LONG)
@@ -110,9 +114,20 @@ def _json_lines(stream: Stream, path: str, columns: object) -> Iterator[Record]:
         # ValueError also covers numbers of over 4300 digits; deep nesting raises
         # RecursionError.
         except (ValueError, RecursionError):
+            _check_line_ends(path, number, line)
             yield number, Cause(NOT_JSON)
         else:
             yield number, record if isinstance(record, dict) else Cause(NOT_OBJECT)
+
+
+def _check_line_ends(path: str, number: int, line: bytes) -> None:
+    """Refuses a line of several records that only CR separates."""
+    *several, _ = line.strip().split(b"\r", 9)
+    if any(each.startswith(b"{") and formats.is_json(each) for each in several):
+        raise UserError(
+            f"{path!r}: line {number} has several records with CR between them; turn "
+            "CR into LF, as `tr '\\r' '\\n' < FILE > FILE.jsonl` does"
+        )
 
 
 def _table(stream: Stream, path: str, columns: object) -> Iterator[Record]:
@@ -121,11 +136,10 @@ def _table(stream: Stream, path: str, columns: object) -> Iterator[Record]:
     # Bytes that are not UTF-8 become lone surrogates.
     text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", "")  # type: ignore[type-var]
     first = text.readline(MAX_RECORD_BYTES + 1)
-    bare = re.sub('"[^"]*"', "", first)
     lines = itertools.chain(
         [first], iter(lambda: text.readline(MAX_RECORD_BYTES + 1), "")
     )
-    rows = csv.reader(lines, delimiter=max(_SEPARATORS, key=bare.count), strict=True)
+    rows = csv.reader(lines, delimiter=_separator(path, first), strict=True)
     header: list[str] = []
     while True:
         before = rows.line_num
@@ -140,28 +154,45 @@ def _table(stream: Stream, path: str, columns: object) -> Iterator[Record]:
                     f"{path!r}: line {before + 1} opens a quote, and no line closes "
                     "it; repair it"
                 ) from error
-            yield rows.line_num, Cause(NOT_CSV)
+            yield from _bad_row(before, rows.line_num, NOT_CSV)
             continue
         if not row:  # a blank line
             continue
         if not header:
             header = row
-            if twice := [name for name in header if header.count(name) > 1]:
-                raise UserError(
-                    f"{path!r}: two columns are called {twice[0]!r}; rename one"
-                )
+            _check_columns(path, header)
         elif len(row) != len(header):
-            yield rows.line_num, Cause(NOT_AS_WIDE)
+            yield from _bad_row(before, rows.line_num, NOT_AS_WIDE)
         elif any(not cell.isascii() and _ESCAPED.search(cell) for cell in row):
             yield rows.line_num, Cause(NOT_UTF8)
         else:
             yield rows.line_num, dict(zip(header, map(_cell, row), strict=True))
 
 
-def _cell(cell: str) -> str | float:
-    """The value of a cell; whole numbers with a point are numbers."""
+def _check_columns(path: str, names: list[str]) -> None:
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{path!r}: two columns are called {twice[0]!r}; rename one")
+
+
+def _bad_row(before: int, last: int, cause: str) -> Iterator[Record]:
+    """Each line of a bad row; the others may be rows that a stray quote swallowed."""
+    for line in range(before + 1, last):
+        yield line, Cause(IN_BAD_ROW)
+    yield last, Cause(cause)
+
+
+def _separator(path: str, header: str) -> str:
+    """What separates the columns, as far as the header has several."""
+    bare = re.sub('"[^"]*"', "", header)
+    usual = "\t" if formats.endings(path)[0].startswith("tsv") else ",;"
+    found = usual if any(each in bare for each in usual) else _SEPARATORS
+    best = max(found, key=bare.count)
+    return best if best in bare else usual[0]
+
+
+def _cell(cell: str) -> str:
     is_number = cell.endswith(".0") and cell[:-2].removeprefix("-").isdecimal()
-    return float(cell) if is_number else cell
+    return PointedCell(cell) if is_number else cell
 
 
 def _parquet(
@@ -170,6 +201,7 @@ def _parquet(
     """Rows of a Parquet file; a few megabytes are decoded at once."""
     with pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20) as file:
         names, about = file.schema_arrow.names, file.metadata
+        _check_columns(path, names)
         wanted = None if columns is None else [n for n in names if n in columns]
         groups = [about.row_group(i) for i in range(about.num_row_groups)]
         size = sum(group.total_byte_size for group in groups)
@@ -189,9 +221,12 @@ def _arrow(stream: Stream, path: str, columns: object) -> Iterator[Record]:
     """Rows of Arrow's files or streams; the latter are what `datasets` writes."""
     if stream.peek(6)[:6] == b"ARROW1":  # type: ignore[attr-defined]
         file = pa.ipc.open_file(stream)
+        _check_columns(path, file.schema.names)
         yield from _rows(map(file.get_batch, range(file.num_record_batches)))
         return
-    yield from _rows(pa.ipc.open_stream(stream))
+    batches = pa.ipc.open_stream(stream)
+    _check_columns(path, batches.schema.names)
+    yield from _rows(batches)
     if isinstance(stream, io.BufferedReader):
         # A writer that was killed leaves whole batches, and no end.
         stream.seek(-len(_END), io.SEEK_END)
@@ -205,13 +240,47 @@ def _rows(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, dict[str, An
         for start in range(0, len(batch), 1000):
             part = batch.slice(start, 1000)
             for i, field in enumerate(part.schema):
-                # Python has no nanoseconds, and not every machine has time zones.
-                if pa.types.is_timestamp(field.type):
-                    column = part.column(i).cast(pa.timestamp("us"), safe=False)
+                if (wanted := _for_python(field.type)) != field.type:
+                    column = part.column(i).cast(wanted, safe=False)
                     part = part.set_column(i, field.name, column)
-            for record in part.to_pylist(maps_as_pydicts="lossy"):
+            try:
+                records = part.to_pylist(maps_as_pydicts="lossy")
+            except (ValueError, OverflowError):
+                names = part.schema.names
+                values = [_values(name, part[name]) for name in names]
+                rows = zip(*values, strict=True)
+                records = [dict(zip(names, row, strict=True)) for row in rows]
+            for record in records:
                 number += 1
                 yield number, record
+
+
+def _for_python(type_: pa.DataType) -> pa.DataType:
+    """A type whose values Python has: no nanoseconds, and no unknown time zones."""
+    if pa.types.is_timestamp(type_):
+        return pa.timestamp(type_.unit.replace("ns", "us"))
+    if pa.types.is_duration(type_):
+        return pa.duration(type_.unit.replace("ns", "us"))
+    if pa.types.is_list(type_):
+        return pa.list_(type_.value_field.with_type(_for_python(type_.value_type)))
+    if pa.types.is_struct(type_):
+        return pa.struct([each.with_type(_for_python(each.type)) for each in type_])
+    return type_
+
+
+def _values(name: str, column: pa.Array) -> list[Any]:
+    """The values of a column; a cause where Python has none, as of the year 10,000."""
+    values: list[Any] = []
+    for i in range(len(column)):
+        try:
+            values += column.slice(i, 1).to_pylist(maps_as_pydicts="lossy")
+        except pa.ArrowException:
+            raise
+        except UnicodeDecodeError:
+            values.append(Cause(f"{name}: {NOT_UTF8}"))
+        except (ValueError, OverflowError):
+            values.append(Cause(f"{name} has a date outside of the years 1 to 9999"))
+    return values
 
 
 def _array_record(stream: Stream, path: str, columns: object) -> Iterator[Record]:

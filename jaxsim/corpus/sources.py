@@ -19,7 +19,8 @@ from pathlib import Path, PurePosixPath
 import fsspec
 
 from jaxsim.config import SourceConfig
-from jaxsim.corpus import formats
+from jaxsim.corpus import formats, readers
+from jaxsim.corpus.fields import find
 from jaxsim.errors import JaxsimError, UserError
 
 _SIGN = re.compile(r"\*\*/|\*\*|\*|\?|\[[^]/]+\]|\{[A-Za-z_]\w*\}")
@@ -96,7 +97,7 @@ def find_inputs(name: str, source: SourceConfig) -> Inputs:
         if explicit:
             base = source.path.rstrip("/").rpartition("/")[2]
             found = [dataclasses.replace(found[0], name=base)]
-        kinds = _kinds([file.path for file in found])
+        kinds = _kinds(name, [file.path for file in found])
         arrow = [file for file in found if kinds[file.path] == formats.ARROW]
         stray = _not_listed(name, arrow)
         files: list[InputFile] = []
@@ -124,7 +125,26 @@ def find_inputs(name: str, source: SourceConfig) -> Inputs:
             + (f"; left out are {', '.join(said)}{more}" if said else "")
             + (f"; {helps[0]}" if helps else "")
         )
-    return Inputs(sorted(files, key=lambda file: file.name), left_out)
+    files.sort(key=lambda file: file.name)
+    if source.by_file:
+        _check_stems(name, source, files)
+    return Inputs(files, left_out)
+
+
+def _check_stems(name: str, source: SourceConfig, files: list[InputFile]) -> None:
+    """Refuses files that `by_file` would join in one partition."""
+    known: dict[tuple[str, str], str] = {}
+    for file in files:
+        # A named part of the path may be another rule that tells them apart.
+        part = str(find(file.parts, source.by_field) or "")
+        key = part, formats.stem_of(file.name)
+        if (other := known.setdefault(key, file.name)) != file.name:
+            raise UserError(
+                f"source {name!r}: by_file=True gives each file a partition, and "
+                f"{other!r} and {file.name!r} are both called {key[1]!r}; rename one, "
+                "or name the part of the path that tells them apart, as in "
+                "path='.../{folder}/*' with by_field='folder'"
+            )
 
 
 @contextlib.contextmanager
@@ -170,12 +190,21 @@ def _must_not_miss(source: SourceConfig, name: str, kind: str) -> bool:
     return kind == formats.POINTER and formats.endings(name)[0] in wanted
 
 
-def _kinds(paths: list[str]) -> dict[str, str]:
+def _kinds(name: str, paths: list[str]) -> dict[str, str]:
     """What each file is."""
+
+    def kind_of(path: str) -> str:
+        try:
+            return formats.kind_of(path)
+        except Exception as error:
+            if not formats.is_damage(error):
+                raise
+            raise readers.damaged(f"source {name!r}", path, error) from error
+
     if not any("://" in path for path in paths):
-        return {path: formats.kind_of(path) for path in paths}
+        return {path: kind_of(path) for path in paths}
     with ThreadPoolExecutor(16) as pool:
-        return dict(zip(paths, pool.map(formats.kind_of, paths), strict=True))
+        return dict(zip(paths, pool.map(kind_of, paths), strict=True))
 
 
 def _not_listed(name: str, files: Iterable[InputFile]) -> dict[str, str]:

@@ -80,7 +80,7 @@ def test_too_many_bad_records_are_an_error_with_counts(tmp_path):
         check_bad("s", tally, 0.19, tmp_path / "q")
     for part in (
         "2 of 10", "1 not a JSON object", "1 id is a list, as [1]",
-        f"see {tmp_path / 'q'}", "config.corpus.max_bad=0.19",
+        f"see {tmp_path / 'q'}", "config.corpus.max_bad=0.19", "every source, to 0.2",
     ):  # fmt: skip
         assert part in str(error.value)
 
@@ -97,14 +97,27 @@ def test_too_many_bad_records_are_an_error_with_counts(tmp_path):
 )
 def test_a_file_that_is_all_bad_has_another_layout(tmp_path, content, said):
     """More bad records must not be allowed then; the option that helps is named."""
-    (tmp_path / "a.jsonl").write_bytes(good(0) + b"\n")
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(map(good, range(50))))
     # Its first line keeps it from being taken for another kind of file.
     data = b"{}\n" + content.encode("latin-1") * 30
     (tmp_path / "b.jsonl").write_bytes(data)
     _, tally = read(tmp_path)
-    with pytest.raises(UserError, match=rf"all records of 'b\.jsonl'.*{said}") as error:
-        check_bad("s", tally, 0.001, tmp_path)
-    assert "raise" not in str(error.value)
+    # However small its share: it has another layout.
+    for most, named in ((0.001, True), (0.9, False)):
+        with pytest.raises(UserError, match=rf"of 'b\.jsonl'.*{said}") as error:
+            check_bad("s", tally, most, tmp_path)
+        assert "raise" not in str(error.value)
+        assert ("max_bad" in str(error.value)) == named
+
+
+def test_a_quote_that_swallows_rows_is_named(tmp_path):
+    rows = [f"{i},words {i}\n" for i in range(3000)]
+    rows[100], rows[2000] = '100,"Oh\n', '2000,say "no"\n'
+    (tmp_path / "a.csv").write_text("id,text\n" + "".join(rows))
+    found, tally = read(tmp_path)
+    assert (len(found), tally.bad.total(), tally.records) == (1099, 1901, 3000)
+    with pytest.raises(UserError, match=r"line 102 of 'a\.csv' opens may have swallow"):
+        check_bad("s", tally, 0.5)
 
 
 def test_reading_ends_early_where_most_records_are_bad(tmp_path, monkeypatch):
@@ -342,7 +355,7 @@ def test_a_corpus_is_the_same_in_every_format(tmp_path, seed):
     # With missing values between them, whole numbers become floats.
     columns = {
         key: [None if r.get(key) is None else kind(r[key]) for r in records]
-        for key, kind in {"id": float, "text": str, "topic": str, "year": float}.items()
+        for key, kind in {"id": int, "text": str, "topic": str, "year": float}.items()
     }
     table = pa.table({**columns, "n": [r["n"] for r in records]})
     written = {
@@ -386,6 +399,29 @@ def test_records_of_a_task(tmp_path):
     assert found[1].id.startswith(documents.FROM_TEXT)
     assert tally.bad == {"no a": 1, "no q": 1}
     assert not tally.repaired
+
+
+def test_cells_of_a_table_are_texts(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("id,text\n1,5.0\n1.0,a\n1000000000000000001.0,b\n")
+    found, tally = read(path)
+    assert [(d.id, d.text) for d in found] == [
+        ("1", "5.0"), ("1.0", "a"), ("1000000000000000001.0", "b"),
+    ]  # fmt: skip
+    assert not tally.bad
+
+
+def test_numbers_are_prompts_and_completions_but_no_running_text(tmp_path):
+    path = tmp_path / "a.jsonl"
+    answers = [5, 5.0, -0.25, True, float("nan"), "5"]
+    write_jsonl(path, [{"q": i, "a": answer} for i, answer in enumerate(answers)])
+    found, tally = read(path, prompt_field="q", completion_field="a")
+    assert [(d.prompt, d.text) for d in found] == [
+        ("0", "5"), ("1", "5.0"), ("2", "-0.25"), ("5", "5"),
+    ]  # fmt: skip
+    assert tally.bad == {"a is a boolean": 1, "no a": 1}
+    _, tally = read(path, text_field="a")
+    assert tally.bad["a is a number"] == 3
 
 
 def test_requests_of_olmes(tmp_path):

@@ -193,3 +193,49 @@ def test_a_trip_through_a_table_does_not_change_a_value():
         there = json.loads(json.dumps(value))
         back = float(value) if type(value) is int else there
         assert text_of(back, "f") == text_of(value, "f")
+
+
+def test_any_value_of_any_size_and_depth_has_a_text_or_a_cause():
+    rng = random.Random(0)
+    digits = "0123456789٣.-:/, Tez"
+
+    def made(depth):
+        kind = rng.randrange(12 if depth else 9)
+        size = int(10 ** rng.uniform(0, 3.5))
+        match kind:
+            case 0:
+                return rng.randrange(10**size) * rng.choice([1, -1])
+            case 1:
+                return rng.uniform(-1, 1) * 10.0 ** rng.randrange(-300, 308)
+            case 2:
+                return decimal.Decimal(f"{rng.random()}e{rng.choice([1, -1]) * size}")
+            case 3:
+                return str(rng.randrange(10**size))
+            case 4:
+                return "".join(rng.choices(digits, k=rng.randrange(30)))
+            case 5:
+                return rng.choice([True, None, b"\xff", math.inf, "{", "\ud800"])
+            case 6:
+                return datetime.date(rng.randrange(1, 10_000), 12, 31)
+            case 7:
+                return datetime.datetime(rng.randrange(1, 10_000), 1, 1)
+            case 8:
+                return json.dumps({"x": "9" * size})
+            case 9:
+                value = made(depth - 1)
+                for _ in range(size if size < 900 else 1):
+                    value = [value]
+                return value
+            case 10:
+                return [made(depth - 1) for _ in range(3)]
+        return {rng.choice(["x", "a.x", "y"]): made(depth - 1) for _ in range(2)}
+
+    assert date_of("9" * 400, "f") == "f is no date"
+    assert date_of(10**400, "f") == "f is a number that is no date"
+    for _ in range(3000):
+        record = {"a": made(3), "metadata": made(2)}
+        for name in ("a", "a.x", "a.x.x|y"):
+            value = find(record, name)
+            for found in (text_of(value, "f"), date_of(value, "f")):
+                assert found is None or isinstance(found, str)
+            assert isinstance(texts_of(value, "f", "every"), list | Cause)

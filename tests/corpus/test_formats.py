@@ -17,7 +17,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from jaxsim.corpus import formats, readers
-from jaxsim.corpus.fields import NOT_UTF8, TOO_LONG
+from jaxsim.corpus.fields import NOT_UTF8, TOO_LONG, Cause, date_of, text_of, texts_of
 from jaxsim.corpus.formats import endings, kind_of, stem_of
 from jaxsim.corpus.readers import read_records
 from jaxsim.errors import DamagedError, UserError
@@ -119,6 +119,12 @@ def test_what_a_file_is(tmp_path):
         ("l.bin", b"text\0", formats.BINARY),
         ("m", b"", formats.EMPTY),
         ("n.pdf", b"%PDF-1.4", "a PDF file"),
+        ("o.txt", b"BZh9 is how bzip2 begins", formats.TEXT),
+        ("p.md", b"PAR1 begins Parquet" + "é".encode() * 9000, formats.TEXT),
+        ("q.txt", b"x" * 257 + b"ustar", formats.TEXT),
+        ("r.txt", b"x" * 256 + b"\0ustar", formats.TAR),
+        ("s.txt", b"version https://git-lfs.github.com/spec/v1", formats.POINTER),
+        ("t", bz2.compress(b""), formats.EMPTY),
     ]:
         (tmp_path / name).write_bytes(content)
         assert kind_of(str(tmp_path / name)) == kind, name
@@ -136,6 +142,17 @@ def test_a_longer_line_is_skipped_whole(tmp_path, monkeypatch):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "a"}\n"' + b"y" * 950 + b'"\n{"text": "b"}\n')
     assert rows(path) == [{"text": "a"}, TOO_LONG, {"text": "b"}]
+
+
+def test_records_with_other_line_ends(tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(LINES.replace(b"\n", b"\r\n"))
+    assert rows(path) == RECORDS
+    path.write_bytes(b"{broken\r" + LINES.replace(b"\n", b"\r"))
+    for most in (10**6, 100):
+        monkeypatch.setattr(readers, "MAX_RECORD_BYTES", most)
+        with pytest.raises(UserError, match="line 1 has several records with CR"):
+            rows(path)
 
 
 TABLE = pa.table(
@@ -180,6 +197,51 @@ def test_truncated_or_changed_parquet_files_are_damaged(tmp_path, cut):
         rows(path)
 
 
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_tables_with_values_that_python_does_not_have(tmp_path, ending):
+    """Nobody can read them, and the other columns and rows are as they are."""
+    zone = pa.timestamp("ns", "Mars/Station")
+    inner = pa.struct([("when", pa.list_(zone)), ("x", pa.string())])
+    table = pa.table(
+        {
+            "text": ["a", "b"],
+            "day": pa.array([2932897 + 10, 3], pa.int32()).cast(pa.date32()),
+            "topic": pa.array([b"\xff", b"law"]).view(pa.string()),
+            "second": pa.array([4, 2**50]).cast(pa.timestamp("s")),
+            "meta": pa.array([{"when": [1001], "x": "y"}, None], inner),
+        }
+    )
+    path = str(tmp_path / f"a.{ending}")
+    write_table(path, table)
+    a, b = rows(path)
+    assert (a["text"], b["text"]) == ("a", "b")
+    assert text_of(a["topic"], "topic") == "topic: invalid UTF-8"
+    assert b["topic"] == "law"
+    cause = "day has a date outside of the years 1 to 9999"
+    assert date_of(a["day"], "day") == cause
+    assert date_of(b["day"], "day") == "1970-01-04"
+    assert date_of(a["second"], "second") == "1970-01-01T00:00:04"
+    assert isinstance(date_of(b["second"], "second"), Cause)
+    when = datetime.datetime(1970, 1, 1, 0, 0, 0, 1)
+    assert (a["meta"], b["meta"]) == ({"when": [when], "x": "y"}, None)
+
+
+def write_table(path, table):
+    if path.endswith("parquet"):
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_stream(path, table.schema) as writer:
+            writer.write_table(table)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_columns_of_one_name_are_refused(tmp_path, ending):
+    path = str(tmp_path / f"a.{ending}")
+    write_table(path, pa.table([["1"], ["a"], ["b"]], ["id", "text", "text"]))
+    with pytest.raises(UserError, match="two columns are called 'text'; rename one"):
+        rows(path)
+
+
 def test_parquet_that_is_compressed_once_more(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(TABLE, path)
@@ -216,7 +278,28 @@ def test_tables_of_text(tmp_path, separator):
             writer.writerow([i, record["text"], "1995.0" if i % 2 else ""])
     found = rows(path)
     assert [row["text"] for row in found] == [record["text"] for record in RECORDS]
-    assert [row["year"] for row in found[:2]] == ["", 1995.0]
+    assert [row["year"] for row in found[:2]] == ["", "1995.0"]
+    assert texts_of(found[1]["year"], "year", "first") == ["1995"]
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second", "columns"),
+    [
+        ("a.csv", "text", "a\tb;c|d", ["text"]),
+        ("a.tsv", "text", "a,b;c|d", ["text"]),
+        ("a.tsv.gz", "text\tlong, plain, short", "a\tb", None),
+        ("a.csv", "text;tab\there\tor\tthere", "a;b", None),
+        ("a.csv", "id\ttext", "1\ta, b", ["id", "text"]),
+        ("a.csv", "id|text", "1|a, b", ["id", "text"]),
+    ],
+)
+def test_separators_are_those_of_the_header(tmp_path, name, first, second, columns):
+    data = f"{first}\n{second}\n".encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if "gz" in name else data)
+    (row,) = rows(tmp_path / name)
+    assert len(row) == len(columns or "ab")
+    if columns:
+        assert [*row] == columns
 
 
 def test_bad_rows_of_a_table_are_counted(tmp_path):
@@ -228,6 +311,14 @@ def test_bad_rows_of_a_table_are_counted(tmp_path):
         (5, NOT_UTF8),
         (6, readers.NOT_CSV),
         (8, {"id": "5", "text": "two\nlines"}),
+    ]
+    # Lines after a stray quote may be rows, so each of them counts.
+    path.write_text('id,text\n0,a\n1,"open\n2,b\n3,b\n4,say "no"\n5,a\n')
+    assert list(read_records("s", str(path))) == [
+        (2, {"id": "0", "text": "a"}),
+        *[(line, readers.IN_BAD_ROW) for line in (3, 4, 5)],
+        (6, readers.NOT_CSV),
+        (7, {"id": "5", "text": "a"}),
     ]
     path.write_text('id,text\n1,a\n2,"never closed\n3,b\n')
     with pytest.raises(UserError, match="line 3 opens a quote"):

@@ -4,13 +4,14 @@ import dataclasses
 import gzip
 import json
 import random
+import re
 
 import pytest
 import tokenizers
 from tokenizers.models import WordLevel
 
 from jaxsim import cli
-from jaxsim.config import ModelConfig, SourceConfig, TokenizerConfig
+from jaxsim.config import ModelConfig, SourceConfig, SplitConfig, TokenizerConfig
 from jaxsim.corpus import prepare
 from jaxsim.corpus import preview as module
 from jaxsim.corpus.preview import epochs, evaluation, kept, pieces, preview
@@ -184,3 +185,13 @@ def test_a_tokenizer_that_does_not_know_the_text(tmp_path):
     assert any(
         "partition 'a': the tokenizer does not know" in p for p in found.problems
     )
+
+
+def test_a_salt_that_is_proposed_works(tmp_path):
+    sources = {n: write_partition(tmp_path, n, documents=20) for n in ("a", "b")}
+    few = SourceConfig("records", str(write_jsonl(tmp_path / "few.jsonl", records(6))))
+    config = config_of({**sources, "few": few}, split=SplitConfig(salt="1"))
+    problems = [p for p in preview(config, tmp_path / "work").problems if "salt" in p]
+    (salt,) = {re.search(r"split\.salt='(\d+)'", problem)[1] for problem in problems}
+    config = with_corpus(config, split=SplitConfig(salt=salt))
+    assert not preview(config, tmp_path / "work").problems

