@@ -69,7 +69,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "by_field": ("topic",),
     "by_dates": ((("1900", "1904"), ("1905", "1919")),),
     "where": ((("topic", "alpha"),),),
-    "reader": ("jsonl", "text"),
+    "reader": ("records", "text"),
     "model.head_dim": (16,),
     "model.positions": (32,),
     "model.rope.share": (0.5,),
@@ -96,7 +96,7 @@ def get_config(arg=None):
     c.name = "keys"
     for kind, names in (("partitions", "abc"), ("domains", ["outside"])):
         setattr(c.corpus, kind, {
-            name: source(reader="jsonl", path=str(HERE / f"{name}.jsonl"))
+            name: source(reader="records", path=str(HERE / f"{name}.jsonl"))
             for name in names
         })
     c.corpus.tokenizer.kind = "bytes"

@@ -33,7 +33,7 @@ def get_config(arg=None):
     config = default_config()
     config.name = "damage"
     for path in sorted(TEXT.glob("*.jsonl")):
-        entry = source(reader="jsonl", path=str(path))
+        entry = source(reader="records", path=str(path))
         inside = path.stem != "outside"
         place = config.corpus.partitions if inside else config.corpus.domains
         with place.unlocked():

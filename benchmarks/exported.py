@@ -241,8 +241,8 @@ def compare(workdir: Path, place: Path) -> dict[str, Any]:
     """All comparisons for one workdir."""
     scorer = Scorer(workdir)
     standard, e = scorer.load("standard"), scorer.evaluation
-    nll_MD = {
-        split: domain_sums(e, standard.predictors["merge"], split)[0]
+    sums = {
+        split: domain_sums(e, standard.predictors["merge"], split)
         for split in ("dev", "test")
     }
     texts = texts_of(scorer)
@@ -254,7 +254,7 @@ def compare(workdir: Path, place: Path) -> dict[str, Any]:
         row = standard.table.names.index(what)
         theirs = by_domain(e, other.nll(e.tokens_RL1))
         domains = max(
-            abs(nats / nll_MD[split][row, e.domains.index(name)] - 1)
+            abs(nats / sums[split][e.domains.index(name)].nll_M[row] - 1)
             for (name, split), nats in theirs.items()
         )
         nats = {

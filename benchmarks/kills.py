@@ -59,11 +59,11 @@ def get_config(arg=None):
     folder, config = Path(__file__).parent, default_config()
     config.name = "kills"
     config.corpus.partitions = {
-        name: source(reader="jsonl", path=str(folder / f"{name}.jsonl"))
+        name: source(reader="records", path=str(folder / f"{name}.jsonl"))
         for name in ("abcd" if "more" in words else "abc")
     }
     config.corpus.domains = {
-        "e": source(reader="jsonl", path=str(folder / "e.jsonl"))
+        "e": source(reader="records", path=str(folder / "e.jsonl"))
     }
     config.corpus.tokenizer.kind = "bytes"
     config.corpus.split.dev = config.corpus.split.test = 0.2

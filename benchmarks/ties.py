@@ -97,7 +97,7 @@ def draw(problem: Problem, generator: np.random.Generator) -> Drawn:
     bits_MR = 3 + true_M[:, None] + noise_ME[:, e.document_R]
     bits_MR += generator.normal(0, 0.05, bits_MR.shape)
     weights_D = np.full(p.domains, 1 / p.domains)
-    objective = Objective(
+    objective = Objective.of_domains(
         domains=e.domains,
         weights_D=weights_D,
         kind="worst" if p.worst else "mean",
@@ -167,6 +167,8 @@ def _text(p: Problem, generator: np.random.Generator) -> EvaluationSet:
         bytes_R=BYTES * ones_R,
         domains=tuple(f"d{d}" for d in range(p.domains)),
         in_pool=(False,) * p.domains,
+        groups=tuple(f"d{d}" for d in range(p.domains)),
+        by_document=(False,) * p.domains,
         documents=tuple(map(str, range(documents))),
         digest="simulated",
     )

@@ -73,10 +73,10 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
 
     fields = FIELDS[7:] if "smoke" in words else FIELDS
     config.corpus.partitions = {
-        name: source(reader="jsonl", path=f"{text}/{name}.jsonl") for name in fields
+        name: source(reader="records", path=f"{text}/{name}.jsonl") for name in fields
     }
     config.corpus.domains = {
-        name: source(reader="jsonl", path=f"{text}/{name}.jsonl")
+        name: source(reader="records", path=f"{text}/{name}.jsonl")
         for name in OUT_OF_POOL
     }
     # Docstrings of one file are similar, so each file is in one split.

@@ -10,10 +10,12 @@
 Values: Na et al., EMNLP 2024, from their code (clarana/ez-data-ablations). Their
 tokenizer is of the GPT-NeoX family, with 50,280 entries in 50,304 rows.
 
-Data: JSON Lines in the format of Dolma. S2ORC documents need the metadata fields
-`field_of_study` and `created`, M2D2 Wikipedia documents the field `topic`. The paper
+Data: Dolma's layout, compressed or not. `metadata.s2fieldsofstudy` of an S2ORC document
+is a list, of which the first one counts (`by_list="every"` puts it in all of them), and
+`metadata.year` a number. Partitions are named as in the paper, `Biology,1994-1999`. It
 split each of 22 fields at different years, so that its 128 units have the same size;
-the six periods here are the same for all fields (132 cells).
+the six periods here are the same for all fields (132 cells). M2D2 Wikipedia documents
+need the field `topic`.
 
 Hardware: GPUs of 80 GB; the paper used eight for each run. Not run yet.
 With `:smoke` a tiny model reads bytes; it still needs the four folders. The small
@@ -44,12 +46,17 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.name = f"paper-{size}"
 
     config.corpus.partitions = {
-        "s2orc": source(reader="jsonl", by_field="field_of_study", by_dates=_PERIODS),
-        "wiki": source(reader="jsonl", by_field="topic"),
+        "s2orc": source(
+            reader="records",
+            by_field="s2fieldsofstudy",
+            date_field="year",
+            by_dates=_PERIODS,
+        ),
+        "wiki": source(reader="records", by_field="topic"),
     }
     config.corpus.base_text = {
-        "wikipedia": source(reader="jsonl"),
-        "gutenberg": source(reader="jsonl"),
+        "wikipedia": source(reader="records"),
+        "gutenberg": source(reader="records"),
     }
     config.corpus.tokenizer.kind = "file"
     config.corpus.tokenizer.vocab_size = 50_280  # for `jaxsim plan`

@@ -60,6 +60,10 @@ _FLAGS: Mapping[str, str] = {
     f"{' '.join(COMMANDS)} --workdir=DIR": "The folder that keeps all results.",
     "prepare --refreeze": "Start a new pool: freeze base text, tokenizer and token "
     "budget again (default: keep what the first prepare froze).",
+    "prepare --dry-run": "Only say what it would read and leave out, from a sample, "
+    "with all that has to be changed; write nothing.",
+    "prepare --shard=I/N": "Read only share I of N of the files, counted from 0, for a "
+    "later `prepare` without it; 'slurm' as in train (default: read all).",
     "train --shard=I/N": "Train only share I of N, counted from 0; 'slurm' takes both "
     "from the job array (default: train all).",
     "base train --distributed=auto": "Join the processes that JAX detects: a TPU "
@@ -70,8 +74,10 @@ _FLAGS: Mapping[str, str] = {
     "base train --process=I": "Join by hand: which one this is, from 0 to N-1.",
     "score validate search run export --override": "Go on although members are "
     "damaged or do not match, and mark every result (default: stop with exit code 3).",
-    "score --mixtures=TABLE": "The mixtures: subsets:1-3 (equal weights), "
+    "score --mixtures=TABLE": "The mixtures: subsets or subsets:1-3 (equal weights), "
     "dirichlet:1000 (random weights) or FILE.csv (default: config.score.mixtures).",
+    "score --documents": "Also write the merges' losses by document, as "
+    "DIR/scores/TABLE.documents.parquet (default: by domain alone).",
     "validate --runs=MIXTURES.csv,METRICS.csv": "Compare with your own runs, trained "
     "elsewhere, instead of training reference runs.",
     "validate --mixtures=FILE.csv": "Train the mixtures of this file, such as "

@@ -11,13 +11,17 @@ from jaxsim import corpus as corpora
 from jaxsim.base import base
 from jaxsim.config import Config, save_config
 from jaxsim.corpus import Corpus
+from jaxsim.corpus.prepare import prepare_share
+from jaxsim.corpus.preview import evaluation as preview_evaluation
+from jaxsim.corpus.preview import pieces, preview
+from jaxsim.corpus.show_preview import show_preview
 from jaxsim.distributed import is_lead, on_lead
 from jaxsim.errors import DamagedError, UserError, command_line
 from jaxsim.export import export as export
 from jaxsim.log import counted, say
 from jaxsim.mesh import training_mesh
 from jaxsim.model import LanguageModel
-from jaxsim.plan import show_plan, sizes_of
+from jaxsim.plan import evaluation_of, show_costs, show_plan, sizes_of
 from jaxsim.pool import Pool, create_pool, open_pool
 from jaxsim.pool.bucket import open_bucket
 from jaxsim.pool.build import changed_text, train_missing
@@ -28,7 +32,8 @@ from jaxsim.report.write import last_lines, write_report
 from jaxsim.scoring.evaluation import gaps, gather
 from jaxsim.scoring.scorer import Scorer, table_name
 from jaxsim.scoring.scores import Scores
-from jaxsim.search.objective import Objective, objective, target_weights
+from jaxsim.scoring.table import count_rows
+from jaxsim.search.objective import Objective, objective
 from jaxsim.search.result import check_best, load_search, save_search
 from jaxsim.search.search import search as find
 from jaxsim.search.ties import Residual
@@ -38,6 +43,7 @@ from jaxsim.validation.diagnostics import FEW_WINDOWS, Diagnostics, diagnose
 from jaxsim.validation.external import read_external_runs, read_mixtures
 from jaxsim.validation.measured import CALIBRATED, compare_chosen
 from jaxsim.validation.runs import (
+    ONE_MEMBER,
     mixture_table,
     replicate_pairs,
     train_reference_runs,
@@ -50,14 +56,44 @@ from jaxsim.workdir import check, checked_corpus, say_misfit
 CHOSEN, CHOSEN_MIXTURES = "chosen", "chosen-mixtures"
 
 
-def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
-    """Turns documents into rows of tokens; the first call freezes the corpus."""
+def prepare(
+    config: Config,
+    workdir: Path,
+    refreeze: bool = False,
+    shard: tuple[int, int] | None = None,
+    dry_run: bool = False,
+) -> Corpus | None:
+    """Turns documents into rows of tokens; the first call freezes the corpus.
+
+    With `shard` it does share i of n of the files in the pass that is due. With
+    `dry_run` it only says what it would read, and writes nothing.
+    """
+    if dry_run and (refreeze or shard):
+        raise UserError("--dry-run: give no --refreeze or --shard with it")
+    if dry_run:
+        _dry_run(config, workdir)
+        return None
+    if shard is None:
+        return _prepared(config, workdir, refreeze)
+    if refreeze:
+        raise UserError("--refreeze and --shard: give one of them")
+    _make_folder(workdir)
+    prepare_share(config, workdir, shard)
+    return None
+
+
+def _make_folder(workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
             f"--workdir={workdir}: cannot create this folder: {error.strerror}"
         ) from error
+
+
+def _prepared(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
+    """The corpus of the config, in the workdir."""
+    _make_folder(workdir)
     bucket = open_bucket(config.bucket, workdir)
 
     def make() -> Corpus:
@@ -77,8 +113,48 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
             members = open_pool(workdir).manifests("member")
             if members.keys() - prepared.units.keys():
                 say(f"prepare: {gaps(prepared, members)[-1]}")
+    count = len(prepared.units)
+    if config.score.mixtures:  # refused before anything is trained
+        count_rows(config.score.mixtures, count)
     save_config(config, workdir / "config.json")
+    vocabulary = prepared.tokenizer.vocab_size
+    show_costs(config, count, vocabulary, evaluation_of(prepared))
+    if count == 1 and config.validate.held_out:
+        say(f"prepare: there will be no reference runs: {ONE_MEMBER}")
     return prepared
+
+
+def _dry_run(config: Config, workdir: Path) -> None:
+    """Prints what `prepare` would do, and what it costs.
+
+    Raises:
+      UserError: lists all that it would refuse.
+    """
+    found = preview(config, workdir)
+    show_preview(config, found)
+    partitions, domains = found.places("partitions"), found.places("domains")
+    count = sum(pieces(config, place) for place in partitions)
+    spec = config.score.mixtures
+    if count:
+        try:
+            if spec:
+                count_rows(spec, count)
+        except UserError as error:
+            found.problems.append(str(error))
+            config = dataclasses.replace(
+                config, score=dataclasses.replace(config.score, mixtures="")
+            )
+        vocabulary = config.corpus.tokenizer.vocab_size
+        if found.tokenizer is not None and config.corpus.tokenizer.kind != "bpe":
+            vocabulary = found.tokenizer.vocab_size
+        scored = {p.name: preview_evaluation(config, p) for p in partitions + domains}
+        show_costs(config, count, vocabulary, scored)
+    if found.problems:
+        lines = "".join(f"\n{i}. {what}" for i, what in enumerate(found.problems, 1))
+        raise UserError(
+            f"prepare would stop: {counted(len(found.problems), 'problem')}{lines}"
+        )
+    say("dry run: no problem found; nothing was written")
 
 
 def train(
@@ -108,14 +184,19 @@ def score(
     workdir: Path,
     mixtures: str | None = None,
     override: bool = False,
+    documents: bool = False,
     scorer: Scorer | None = None,
 ) -> None:
-    """Scores the standard mixtures on every window, and a table of mixtures."""
+    """Scores the standard mixtures on every window, and a table of mixtures.
+
+    With `documents`, it also writes their losses by document.
+    """
     spec = config.score.mixtures if mixtures is None else mixtures
     check_best(workdir, Path(spec))
     scorer = scorer or _scorer(config, workdir, override)
     table = scorer.table(spec) if spec else None  # refused before scoring
-    show.show(tables.standard_bits(scorer.standard()))
+    done = [scorer.standard()]
+    show.show(tables.standard_bits(done[0]))
     if table is not None:
         name = table_name(spec)
         scored = scorer.score(name, table, "dev", config.score.windows)
@@ -130,6 +211,9 @@ def score(
             f"scores: {counted(len(table), 'mixture')} in {scorer.store.folder}/"
             f"{name}.parquet; to search them: `{to_search}`"
         )
+        done.append(scored)
+    for scores in done if documents else ():
+        say(f"scores: by document in {scorer.store.save_documents(scores)}")
 
 
 def validate(
@@ -155,6 +239,8 @@ def validate(
             raise UserError("--runs and --mixtures: give one of them")
         _validate_chosen(config, scorer, mixtures, trainer)
         return
+    if len(scorer.members) < 2:
+        raise UserError(ONE_MEMBER)
     # Unreadable files are refused before anything is scored.
     given = None
     if runs is not None:
@@ -276,15 +362,15 @@ def verify(workdir: Path) -> None:
 
 def run(config: Config, workdir: Path, override: bool = False) -> None:
     """Runs the commands from `prepare` to `report` that the config asks for."""
-    corpus = prepare(config, workdir)
+    corpus = _prepared(config, workdir)
     # A misspelled domain should not be found after all training.
-    target_weights(config.search, gather(corpus))
+    objective(config.search, gather(corpus))
     base(config, workdir)
     trainer = _trainer(config, _pool(config, workdir, corpus))
     train(config, workdir, trainer=trainer)
     scorer = Scorer(workdir, config.score, override)
     score(config, workdir, scorer=scorer)
-    if config.validate.held_out:
+    if config.validate.held_out and len(corpus.units) > 1:
         validate(config, workdir, scorer=scorer, trainer=trainer)
     search(config, workdir, scorer=scorer)
     report(config, workdir)

@@ -26,7 +26,7 @@ T = TypeVar("T")
 N = TypeVar("N", int, float)
 Attention = Literal["auto", "einsum", "xla", "cudnn"]
 Precision = Literal["float32", "tf32", "bfloat16"]
-_READERS = ("sotu", "jsonl", "text")
+_READERS = ("records", "text", "sotu", "tfds", "olmes")
 _SHARE = "a share between 0 and 1"
 # What is larger is a mistake, and arrays and loops of that size would not end.
 _MOST, _MOST_TOKENS = 1e9, 1e18
@@ -65,15 +65,31 @@ class SourceConfig:
 
     With no `by_*` rule the whole source is one partition (or domain), named after the
     source. `by_field` and `by_dates` together give `VALUE,START-END`, grouped by VALUE.
+
+    A field may be nested, as in `meta.topic`, and is also looked up in the record's
+    `metadata`. Of `a|b`, the first one that has a value is taken.
     """
 
-    # 'sotu', 'jsonl' (Dolma, also .gz) or 'text' (a folder).
-    reader: str = checked("", _READERS.__contains__, "one of sotu, jsonl, text")
-    path: str = ""  # a file or folder; 'sotu' finds its installed package
-    by_field: str = ""  # metadata field whose values name the partitions
+    # 'records': a document for each record of JSON Lines, Parquet, Arrow, CSV or TSV;
+    # 'text': for each .txt, .md or .rst file; 'sotu': State of the Union addresses;
+    # 'tfds': of a prepared TFDS data set; 'olmes': tasks as AI2's evaluation has them.
+    # Files may be compressed with gzip, zstd, bzip2 or xz.
+    reader: str = checked("", _READERS.__contains__, f"one of {', '.join(_READERS)}")
+    # A file, folder, URL or pattern of * ? ** and {name}; what {name} stands for is
+    # a field of all documents of that file. 'sotu' finds its installed package.
+    path: str = ""
+    text_field: str = "text"
+    id_field: str = "id"  # documents without one get it from their text
+    date_field: str = "created|added"
+    prompt_field: str = ""  # with `completion_field`: records of a task, for a domain
+    completion_field: str = ""
+    by_field: str = ""  # whose values name the partitions
+    by_list: Literal["first", "every"] = "first"  # what counts of a list of values
     by_dates: tuple[tuple[str, str], ...] = ()  # inclusive ISO prefixes
     by_file: bool = False  # one partition for each file
-    where: tuple[tuple[str, str], ...] = ()  # keep if str(metadata[k]) == v
+    # Keep if each of these fields has one of the values that stand with it.
+    where: tuple[tuple[str, str], ...] = ()
+    ids: Literal["record", "per file"] = "record"  # per file: they restart in each
 
 
 @dataclass(frozen=True)
@@ -107,9 +123,12 @@ class CorpusConfig:
     base_text: dict[str, SourceConfig] = field(default_factory=dict)
     tokenizer: TokenizerConfig = TokenizerConfig()
     split: SplitConfig = SplitConfig()
-    evaluation_tokens: int = non_negative(0)  # of a split of a domain, about; 0: all
+    # Of a split of a domain, about; 0: all.
+    evaluation_tokens: int = non_negative(20_000)
     evaluation_windows: int = non_negative(0)  # of a document, evenly spaced; 0: all
     max_units: int = positive(1)  # units that a large partition is cut into
+    # A unit keeps rows for at most so many runs of a member; more text is not encoded.
+    unit_budgets: float = checked(8.0, lambda x: 1 <= x <= _MOST, "from 1 to 1e9")
     max_epochs: float = positive(16.0)  # a unit that repeats more is refused
     max_bad: float = share(0.001)  # unreadable records that are tolerated
     max_unknown: float = share(0.01)  # text that a 'file' tokenizer may not know
@@ -117,6 +136,10 @@ class CorpusConfig:
     overlap: Literal["drop", "refuse"] = "drop"
     overlap_words: int = positive(13)  # length of the n-grams compared
     overlap_share: float = share(0.5)  # of a document's n-grams that match
+    # Training documents that share so much of their 5-grams of words (Jaccard
+    # similarity, estimated) are copies; 0: only those with the same words are.
+    near_duplicates: float = share(0.0)
+    workers: int = non_negative(0, 4096)  # processes; 0: one per core for large input
 
 
 @dataclass(frozen=True)
@@ -293,7 +316,9 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    mixtures: str = "subsets:1-3"  # '', subsets:a-b, dirichlet:n, FILE.csv
+    # '', subsets (of up to three members, if they are not too many), subsets:a-b,
+    # dirichlet:n, FILE.csv
+    mixtures: str = "subsets"
     windows: int = non_negative(0)  # of each domain's dev split; 0: all
     seed: int = non_negative(0)  # random seed of Dirichlet draws
     concentration: float = dirichlet(1.0)  # of Dirichlet draws, per member
@@ -337,7 +362,8 @@ class ValidateConfig:
 class SearchConfig:
     """What to minimize, under what constraints, and the budget of the search.
 
-    An empty target means all out-of-pool domains, or all domains if there are none.
+    The names in `target` and `max_regression` are domains, groups of them or macros. An
+    empty target means the macro out-of-pool, or all domains if none is out of the pool.
     The names in `min_weight`, `max_weight` and `supply` are members, partitions or
     groups. Like mixtures, shares are of the run's tokens without replay; the same
     share in `min_weight` and `max_weight` fixes it.
@@ -351,11 +377,11 @@ class SearchConfig:
     max_weight: dict[str, float] = values(0, 1, _SHARE)
     max_sources: int = non_negative(0)  # partitions with weight; 0: any number
     divergence: float = non_negative(0.0)  # most KL(w, prior), nats; 0: any
-    # Proportional to tokens in the corpus, or all the same.
+    # Proportional to tokens that there are (`prepare` may take less), or all the same.
     prior: Literal["proportional", "uniform"] = "proportional"
     tokens: float = non_negative(0.0, _MOST_TOKENS)  # of the planned run; 0: unlimited
     epochs: float = positive(4.0)  # of a source in that run, at most
-    # Tokens of a source, if there are more than in the corpus; together for
+    # Tokens of a source, if there are more than `prepare` has counted; together for
     # the members of a partition or group; 'base': the text of replay.
     supply: dict[str, float] = values(1, _MOST_TOKENS, "a number of tokens, at least 1")
     windows: int = non_negative(0)  # of each domain's dev split; 0: all
@@ -532,7 +558,15 @@ def _check_paths(corpus: CorpusConfig) -> None:
         )
     for where in ("partitions", "domains", "base_text"):
         for name, entry in getattr(corpus, where).items():
+            key = f"config.corpus.{where}.{name}"
             if entry.reader != "sotu" and not entry.path:
+                raise UserError(f"{key}.path: missing (a file, a folder or a pattern)")
+            if bool(entry.prompt_field) != bool(entry.completion_field):
                 raise UserError(
-                    f"config.corpus.{where}.{name}.path: missing (a file or a folder)"
+                    f"{key}: prompt_field and completion_field only go together"
+                )
+            if where != "domains" and (entry.prompt_field or entry.reader == "olmes"):
+                raise UserError(
+                    f"{key}: tasks are only scored, so that they are for "
+                    "config.corpus.domains"
                 )

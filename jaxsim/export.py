@@ -23,9 +23,9 @@ import tokenizers
 from jaxsim import records
 from jaxsim.config import CorpusConfig, ModelConfig, load_config
 from jaxsim.corpus import Corpus, open_corpus, store
+from jaxsim.corpus.formats import stem_of
 from jaxsim.corpus.names import Labels
-from jaxsim.corpus.sources import input_files
-from jaxsim.corpus.split import stem_of
+from jaxsim.corpus.sources import find_inputs
 from jaxsim.corpus.tokenizer import Tokenizer, special_tokens
 from jaxsim.errors import DamagedError, UserError, check_known, command_line
 from jaxsim.log import progress, say
@@ -37,7 +37,6 @@ from jaxsim.pool.manifest import file_problem, load_verified, read_manifest, rep
 from jaxsim.pool.publish import SOURCE, is_published
 from jaxsim.scoring.evaluation import current_basis
 from jaxsim.scoring.scorer import Scorer
-from jaxsim.scoring.scores import bits_per_byte
 from jaxsim.scoring.stack import check_entry
 from jaxsim.scoring.table import Mixtures, mixture_key, one_mixture, read_csv
 from jaxsim.search.result import check_best, load_search
@@ -423,7 +422,7 @@ def _evaluated(scorer: Scorer, choice: Choice) -> list[tuple[str, str, str, str]
     return [
         (
             *(row["domain"], row["split"]),
-            f"{float(bits_per_byte(row['nll_sum'], row['bytes'])):.5f}",
+            f"{row['bits_per_byte']:.5f}",
             f"{row['tokens']:,}",
         )
         for row in best
@@ -542,19 +541,24 @@ def _olmo_core(what: str, shares: dict[str, float], paths: dict[str, list[str]])
 def _paths(config: CorpusConfig, partition: str, recipe: str) -> list[str]:
     """The files or the folder that hold a partition and nothing else."""
     for name, source in config.partitions.items():
-        whole = not (source.by_field or source.by_dates or source.where)
-        if source.path and whole and not Path(source.path).exists():
+        if not source.path or source.by_field or source.by_dates or source.where:
+            continue
+        try:
+            files = find_inputs(name, source).files
+        except UserError as error:
             raise UserError(
-                f"config.corpus.partitions.{name}.path={source.path!r} is not there; "
-                "run this where `jaxsim prepare` ran, so that paths are those of then"
-            )
-        if source.path and whole and not source.by_file and name == partition:
+                f"config.corpus.partitions.{name}.path={source.path!r}: {error}; run "
+                "this where `jaxsim prepare` ran, so that paths are those of then"
+            ) from error
+        if not source.by_file and name == partition and Path(source.path).exists():
             return [str(Path(source.path).absolute())]
-        if source.path and whole and source.by_file:
-            files = input_files(name, source)
-            here = [str(p.absolute()) for f, p in files if stem_of(f) == partition]
-            if here:
-                return here
+        here = [
+            file.path if "://" in file.path else str(Path(file.path).absolute())
+            for file in files
+            if (stem_of(file.name) if source.by_file else name) == partition
+        ]
+        if here:
+            return here
     raise UserError(
         f"--recipe={recipe}: partition {partition!r} has no file or folder of its own: "
         "its documents are chosen by metadata, or come with a package. Write them to a "

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-import jax
 import rich.box
 import rich.console
 import rich.progress
@@ -52,14 +51,20 @@ class _Console(rich.console.Console):
 
 
 def show_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], note: str = ""
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    note: str = "",
+    left: int = 1,
 ) -> None:
-    """Prints a table; the first column is left-aligned, all others right-aligned."""
+    """Prints a table; the first `left` columns are left-aligned, others right."""
     table = rich.table.Table(
         title=title, title_justify="left", box=rich.box.SIMPLE_HEAD
     )
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", overflow="fold")
+        table.add_column(
+            column, justify="right" if i >= left else "left", overflow="fold"
+        )
     for row in rows:
         table.add_row(*row)
     # A log file has no width; the default of 80 columns would fold the numbers.
@@ -112,6 +117,8 @@ class Provenance(TypedDict):
 
 def provenance() -> dict[str, Any]:
     """Versions, commit and device: what produced a number."""
+    import jax  # processes that prepare text do without
+
     devices = jax.devices()
     return {
         "versions": versions(),

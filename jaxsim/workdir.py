@@ -32,6 +32,7 @@ def check(config: Config, workdir: Path) -> None:
     if (path := store.path_of(workdir)).exists():
         record = records.load(path, CorpusRecord, store.ADVICE)
         was["corpus"] = records.plain(record.config)
+        del was["corpus"]["workers"]  # changes no result
         if config.base.path:  # which says where the tokenizer is
             was["corpus"]["tokenizer"]["path"] = config.corpus.tokenizer.path
         _adopt_paths(was["corpus"], asked["corpus"])

@@ -14,7 +14,8 @@ ensure_environment test
 # More workers would cost more memory than they save time.
 jobs=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 [ "$jobs" -le 4 ] || jobs=4
-set -- "$python" -m pytest -q -n "$jobs" "$@"
+# A file runs on one worker, so that its fixtures are made once.
+set -- "$python" -m pytest -q -n "$jobs" --dist loadfile --no-loadscope-reorder "$@"
 if [ -n "$dry_run" ]; then
     echo "would run: $*"
     exit

@@ -30,11 +30,11 @@ def get_config(arg=None):
     c = default_config()
     c.name = "imported"
     c.corpus.partitions = {
-        name: source(reader="jsonl", path=str(HERE / f"{name}.jsonl"))
+        name: source(reader="records", path=str(HERE / f"{name}.jsonl"))
         for name in ("solo", "texts")
     }
     c.corpus.domains = {
-        "outside": source(reader="jsonl", path=str(HERE / "outside.jsonl")),
+        "outside": source(reader="records", path=str(HERE / "outside.jsonl")),
     }
     c.corpus.split.salt = "tiny"
     c.corpus.split.dev = 0.25

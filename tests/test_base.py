@@ -16,9 +16,9 @@ from jaxsim import cli
 from jaxsim.base import resolved
 from jaxsim.config import load_config
 from jaxsim.corpus import open_corpus
-from jaxsim.model import LanguageModel
 from jaxsim.model.huggingface import Checkpoint, open_checkpoint
-from jaxsim.plan.plan import costs, sizes_of
+from jaxsim.plan.cost import scoring_costs, training_costs
+from jaxsim.plan.plan import sizes_of
 from jaxsim.pool import open_pool, publish
 from jaxsim.pool.bucket import Bucket, Objects
 from jaxsim.pool.manifest import read_manifest
@@ -150,8 +150,8 @@ def test_a_plan_needs_no_workdir(home):
     config = cli.parse(["plan", f"--config={home / 'imported.py'}"]).config
     sizes = sizes_of(config, None, None)
     assert (sizes.members, sizes.vocabulary) == (2, 258)
-    model = LanguageModel(config.model, sizes.vocabulary)
-    names = [cost.name for cost in costs(config, model, 2)]
+    costs = [*training_costs(config, 2), *scoring_costs(config, 2, None)]
+    names = [cost.name for cost in costs]
     assert names == ["members", "scoring 1,048,576 tokens"]
 
 

@@ -205,15 +205,21 @@ def test_an_unknown_word_after_the_colon_is_named(root: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "option"),
     [
-        (["prepare", "--refreeze"], {"refreeze": True}),
-        (["prepare"], {"refreeze": False}),
+        (
+            ["prepare", "--refreeze"],
+            {"refreeze": True, "shard": None, "dry_run": False},
+        ),
+        (
+            ["prepare", "--shard=1/4"],
+            {"refreeze": False, "shard": (1, 4), "dry_run": False},
+        ),
         (["train", "--shard=1/4"], {"shard": (1, 4)}),
         (["train"], {"shard": None}),
         (["search", "--min-effect=0.2%"], {"min_effect": 0.002, "override": False}),
         (["search", "--min-effect=0.01"], {"min_effect": 0.01, "override": False}),
         (
             ["score", "--mixtures=subsets:1-2", "--override"],
-            {"mixtures": "subsets:1-2", "override": True},
+            {"mixtures": "subsets:1-2", "override": True, "documents": False},
         ),
     ],
 )

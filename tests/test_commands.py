@@ -117,6 +117,19 @@ def test_run_trains_scores_searches_and_reports(complete):
     assert list((complete / "report").glob("**/*.png"))
 
 
+def test_one_partition_works_from_prepare_to_report(project, tmp_path, capfd):
+    workdir, config = tmp_path / "work", f"{project.parent / 'tiny.py'}:alone"
+    bad = "--config.score.mixtures=subsets:2-3"
+    assert tiny.run("prepare", workdir, config, bad) == 2
+    assert "sizes must lie between 1 and the number" in capfd.readouterr().err
+    assert tiny.run("run", workdir, config, BY_TABLE) == 0
+    assert "there will be no reference runs" in capfd.readouterr().out
+    assert load_search(workdir).best["weights"] == {"solo": 1.0}
+    assert (workdir / "report" / "index.html").is_file()
+    assert tiny.run("validate", workdir, config) == 2
+    assert "add a partition" in capfd.readouterr().err
+
+
 def test_a_second_run_does_nothing_again(complete, project, work):
     before = {
         name: snapshot(complete / name)

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import json
 import re
 import typing
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ from jaxsim.config import (
     save_config,
     source,
 )
+from jaxsim.corpus.documents import Tally, read_file
+from jaxsim.corpus.sources import find_inputs
+from jaxsim.corpus.split import places_of
 from jaxsim.errors import JaxsimError, UserError
 
 CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/*.py"))
@@ -413,3 +417,44 @@ def test_paper_recipe() -> None:
     assert small.recipe == large.recipe
     assert small.corpus == large.corpus
     assert (small.base.learning_rate, large.base.learning_rate) == (6e-4, 3e-4)
+
+
+def test_the_corpus_of_the_paper_is_partitioned_as_published(tmp_path: Path) -> None:
+    """By field of study, a list, and year, a number; in the layout of Dolma."""
+    records = [
+        (["Biology", "Medicine"], 1999), (["Computer Science"], 2001), (["Art"], 1950),
+        (None, 2001), (["Art"], None),
+    ]  # fmt: skip
+    lines = [
+        {"text": f"{i}", "metadata": {"s2fieldsofstudy": fields, "year": year}}
+        for i, (fields, year) in enumerate(records)
+    ]
+    (tmp_path / "a.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = load("paper", f"--config.corpus.partitions.s2orc.path={tmp_path}")
+    settings = config.corpus.partitions["s2orc"]
+    (file,) = find_inputs("s2orc", settings).files
+    assert [
+        places_of("s2orc", settings, document)
+        for document in read_file(file, settings, Tally())
+    ] == [
+        [("Biology,1994-1999", "Biology")],
+        [("Computer Science,2000-2004", "Computer Science")],
+        "outside every range of by_dates",
+        "no s2fieldsofstudy",
+        "no year",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "fields", "said"),
+    [
+        ("domains", {"prompt_field": "q"}, "only go together"),
+        ("partitions", {"prompt_field": "q", "completion_field": "a"}, "only scored"),
+        ("base_text", {"reader": "olmes"}, "only scored"),
+    ],
+)
+def test_tasks_are_domains(section: str, fields: dict[str, str], said: str) -> None:
+    node = minimal()
+    node.corpus[section] = {"b": source(**{"reader": "text", "path": "b"} | fields)}
+    with pytest.raises(UserError, match=rf"config\.corpus\.{section}\.b: .*{said}"):
+        from_config_dict(node)

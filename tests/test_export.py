@@ -262,7 +262,7 @@ def test_shares_of_partitions_and_their_paths(scored, export, tmp_path):
     moved = Path(paths["solo"][0]).rename(tmp_path / "moved.jsonl")
     code, said, _ = export(scored, f"{path}:mine", "--recipe=datasets", to="no")
     moved.rename(paths["solo"][0])
-    assert code == 2 and "partitions.solo.path=" in said and "is not there" in said
+    assert code == 2 and "partitions.solo.path=" in said and "nothing at path" in said
     # As many tokens of each as asked for: documents are drawn, and differ in length.
     corpus = open_corpus(scored)
     documents = corpus.record.summary["documents"]

@@ -135,15 +135,15 @@ def test_a_journal_believes_no_nan(tmp_path):
         ("", "unreadable"),
         ("[]", "not a JSON object"),
         ("[" * 100_000, "unreadable"),
-        ('{"version": 5, "x": ' + "[" * 100_000, "unreadable"),
+        ('{"version": 6, "x": ' + "[" * 100_000, "unreadable"),
         ('{"version": NaN}', "format version nan"),
-        ('{"version": 5, "record": "Sample", "share": NaN}', "Out of range float"),
-        ('{"version": 5, "record": "Sample", "share": 1e999}', "unreadable"),
-        ('{"version": 5, "record": "Other"}', "not a record of kind Sample"),
+        ('{"version": 6, "record": "Sample", "share": NaN}', "Out of range float"),
+        ('{"version": 6, "record": "Sample", "share": 1e999}', "unreadable"),
+        ('{"version": 6, "record": "Other"}', "not a record of kind Sample"),
         ('{"format": 2}', "format version None, .* use the version that wrote it, or"),
         (
             '{"version": 99}',
-            "format version 99, .* reads 5; use the version that wrote it, .* another "
+            "format version 99, .* reads 6; use the version that wrote it, .* another "
             "--workdir",
         ),
         (b"\xff\xfe", "unreadable"),
@@ -224,7 +224,7 @@ def search_result(**weights: float) -> SearchResult:
         "difference": 0.0, "error": 0.0, "limit": 0.0, "tied": True,
     }  # fmt: skip
     ties = {"heading": "", "resampled": "", "level": 0.9, "min_effect": 0, "count": 1}
-    return SearchResult({"a": 1.0}, "", 1, 1, 1, ties, [row])
+    return SearchResult({"a": 1.0}, {"a": 1.0}, "", 1, 1, 1, ties, [row])
 
 
 def test_a_field_of_a_row_may_be_absent(tmp_path):
@@ -301,8 +301,8 @@ def test_two_results_of_the_same_pool_may_use_other_runs():
     "change", ["tokens", "group", "split", "in_pool", "domain", "nothing"]
 )
 def test_a_result_remembers_what_the_corpus_said(change):
-    unit = Unit("a", "a", "g", "d1", 4, 100, 7)
-    domain = Domain("a", True, {"dev": "1", "test": "2"}, {}, {}, {}, {})
+    unit = Unit("a", "a", "g", "d1", 4, 100, 7, 100)
+    domain = Domain("a", True, "g", {"dev": "1", "test": "2"}, {}, {}, {}, {}, {})
     then = SimpleNamespace(units={"a": unit}, domains={"a": domain})
     swapped = dataclasses.replace(domain, digests={"dev": "2", "test": "1"})
     second = dataclasses.replace(domain, name="b")

@@ -1,9 +1,10 @@
 """Documents become rows of tokens: the corpus that everything else reads.
 
-    sources -> split -> decontaminate -> tokenizer -> rows -> store
+    sources -> documents -> scan -> choose -> encode -> merge -> store
 
-`prepare` runs this chain and freezes what a pool depends on. `open_corpus` reads
-the result. `order` gives the rows of a run, as a pure function.
+`prepare` runs this chain and freezes what a pool depends on; `pipeline` says what it
+does with each file. `open_corpus` reads the result. `order` gives the rows of a run, as
+a pure function.
 """
 
 from jaxsim.corpus.prepare import prepare

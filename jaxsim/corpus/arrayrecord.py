@@ -7,13 +7,13 @@ a stored features.json names.
 
 import contextlib
 import errno
-import io
 import os
 import resource
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -21,12 +21,12 @@ import tensorflow_datasets as tfds
 from jaxsim.errors import DamagedError
 
 _OVERHEAD = 150_000  # bytes of the smallest table
+_FILE = 1 << 28  # tokens of a file
 _SPLIT = "rows"
 _FORMAT = "array_record"
 # Tables whose file is open, in the order of their last use.
 _open: dict["TableReader", None] = {}
 _lock = threading.Lock()
-_Examples = Iterator[tuple[int, dict[str, np.ndarray]]]
 
 
 class _Info(tfds.core.DatasetInfo):
@@ -44,48 +44,54 @@ class Table(tfds.core.GeneratorBasedBuilder):
     SKIP_REGISTRATION = True
     name = "table"
 
-    def __init__(
-        self,
-        folder: Path,
-        width: int,
-        columns: Iterable[str],
-        arrays: Mapping[str, np.ndarray] | None = None,
-    ):
+    def __init__(self, folder: Path, width: int, columns: Iterable[str]):
         number = tfds.features.Scalar(dtype=np.int64)
         self._types = {
             "tokens": tfds.features.Tensor(shape=(width,), dtype=np.int32),
             **dict.fromkeys(columns, number),
         }
-        self._arrays = arrays
         super().__init__(data_dir=folder, file_format=_FORMAT)
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = tfds.features.FeaturesDict(self._types)
         return _Info(builder=self, features=features, disable_shuffling=True)
 
-    def _split_generators(self, dl_manager: object) -> dict[str, _Examples]:
-        del dl_manager  # nothing to download
-        return {_SPLIT: self._generate_examples()}
+    def _split_generators(self, dl_manager: object) -> NoReturn:
+        raise NotImplementedError  # `write_table` does it row by row
 
-    def _generate_examples(self) -> _Examples:
-        assert self._arrays is not None
-        for row in range(len(self._arrays["tokens"])):
-            yield row, {name: array[row] for name, array in self._arrays.items()}
+    def _generate_examples(self) -> NoReturn:
+        raise NotImplementedError
 
 
-def write_table(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes `tokens` [R, L + 1] and any columns [R], R at least 1."""
-    width, columns = arrays["tokens"].shape[1], [n for n in arrays if n != "tokens"]
-    tfds.disable_progress_bar()
-    needed = _OVERHEAD + sum(array.nbytes for array in arrays.values())
+def write_table(
+    folder: Path, chunks: Iterable[Mapping[str, np.ndarray]], size: int
+) -> None:
+    """Writes `tokens` [R, L + 1] and any columns [R], given in parts of some rows.
+
+    Args:
+      size: bytes of all arrays.
+    """
+    needed = _OVERHEAD + size
     if (free := shutil.disk_usage(folder.parent).free) < needed:
         what = f"disk full: {needed:,} bytes are needed, and {free:,} are free"
         raise OSError(errno.ENOSPC, what, str(folder.parent))
-    # TFDS announces every data set on stdout.
-    with _full_disk(folder), contextlib.redirect_stdout(io.StringIO()):
-        Table(folder, width, columns, arrays).download_and_prepare(file_format=_FORMAT)
-    # TFDS makes this folder for every data set.
-    shutil.rmtree(folder / "downloads", ignore_errors=True)
+    writer = None
+    with _full_disk(folder):
+        for arrays in chunks:
+            if writer is None:
+                names = [name for name in arrays if name != "tokens"]
+                table = Table(folder, width := arrays["tokens"].shape[1], names)
+                Path(table.data_dir).mkdir(parents=True, exist_ok=True)
+                # The usual writer would hold a gigabyte in memory, to shuffle.
+                writer = tfds.core.SequentialWriter(
+                    table.info, max(1, _FILE // width), file_format=_FORMAT
+                )
+                writer.initialize_splits([_SPLIT])
+            rows = zip(*arrays.values(), strict=True)
+            examples = [dict(zip(arrays, row, strict=True)) for row in rows]
+            writer.add_examples({_SPLIT: examples})
+        if writer:
+            writer.close_all()
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -20,10 +20,12 @@ class Coverage:
     look good. Only 'file' tokenizers can have unknown text.
 
     Attributes:
-      counts: for each place whose text a tokenizer does not keep: tokens, unknown
-        tokens, bytes of the text, bytes that decoding loses, and bytes that only
-        change in case, accents or Unicode form. White space is not counted.
+      counts: for each place of text, by `KEYS`: tokens, unknown tokens, bytes of the
+        text, bytes that decoding loses, and bytes that only change in case, accents or
+        Unicode form. White space is not counted.
     """
+
+    KEYS = ("tokens", "unknown", "bytes", "lost", "changed")
 
     def __init__(self, tokenizer: Tokenizer, max_unknown: float):
         self.tokenizer = tokenizer
@@ -31,37 +33,60 @@ class Coverage:
         self.counts: dict[str, dict[str, int]] = {}
 
     def encode(self, where: str, texts: Sequence[str]) -> list[np.ndarray]:
-        """The token ids of texts; refuses more than `max_unknown` of unknown text."""
+        """The token ids of all texts of a place; see `check`."""
+        batch = self.encode_some([where] * len(texts), texts)
+        self.check(where)
+        return batch
+
+    def encode_some(
+        self, where: Sequence[str], texts: Sequence[str]
+    ) -> list[np.ndarray]:
+        """The token ids of texts; `where` each of them is from."""
         try:
             batch = self.tokenizer.encode_batch(texts)
         # `tokenizers` raises bare Exception for text that it cannot encode.
         except Exception as error:
             raise UserError(
-                f"{where}: the tokenizer cannot encode its text: {error}; use "
-                "another tokenizer"
+                f"{' or '.join(dict.fromkeys(where))}: the tokenizer cannot encode its "
+                f"text: {error}; use another tokenizer"
             ) from error
-        if self.tokenizer.kind != "file":
-            return batch
-        counts = dict.fromkeys(("tokens", "unknown", "bytes", "lost", "changed"), 0)
-        for text, ids in zip(texts, batch, strict=True):
-            for key in ("end_of_text", "begin_of_text"):
-                if (ids == getattr(self.tokenizer, key)).any():
-                    name = getattr(self.tokenizer, f"{key}_token")
-                    raise UserError(
-                        f"{where}: the tokenizer turns a part of its text into its "
-                        f"{key.replace('_', '-')} token {name!r}; set {KEY}.{key} to "
-                        "a token that no text has"
-                    )
-            known = ids[ids != self.tokenizer.unknown]
-            plain, decoded = _plain(text), self.tokenizer.decode(known)
-            lost = _gone(plain, _plain(decoded))
-            changed = max(0, _gone(text.encode(), decoded.encode()) - lost)
-            found = len(ids), len(ids) - len(known), len(plain), lost, changed
-            for key, number in zip(counts, found, strict=True):
-                counts[key] += number
-        tokens, unknown, size, lost, changed = counts.values()
-        if unknown or lost or changed:
-            self.counts[where] = counts
+        if self.tokenizer.kind == "file":
+            for place, text, ids in zip(where, texts, batch, strict=True):
+                self._count(place, text, ids)
+        return batch
+
+    def _count(self, where: str, text: str, ids: np.ndarray) -> None:
+        tokenizer = self.tokenizer
+        for key in ("end_of_text", "begin_of_text"):
+            if (ids == getattr(tokenizer, key)).any():
+                name = getattr(tokenizer, f"{key}_token")
+                raise UserError(
+                    f"{where}: the tokenizer turns a part of its text into its "
+                    f"{key.replace('_', '-')} token {name!r}; set {KEY}.{key} to "
+                    "a token that no text has"
+                )
+        data, known, lost, changed = text.encode(), ids, 0, 0
+        size = len(data.translate(None, b" \t\n\r\f\v"))
+        exact = tokenizer.keeps_bytes
+        if not exact or tokenizer.byte_lengths(ids).sum() != len(data):
+            known = ids[ids != tokenizer.unknown]
+            if (decoded := tokenizer.decode(known)) != text:
+                plain = _plain(text)
+                size, lost = len(plain), _gone(plain, _plain(decoded))
+                changed = max(0, _gone(data, decoded.encode()) - lost)
+        self.add({where: (len(ids), len(ids) - len(known), size, lost, changed)})
+
+    def add(self, counts: Mapping[str, Iterable[int]]) -> None:
+        """Adds numbers, in the order of `KEYS`."""
+        for where, numbers in counts.items():
+            total = self.counts.setdefault(where, dict.fromkeys(self.KEYS, 0))
+            for key, number in zip(self.KEYS, numbers, strict=True):
+                total[key] += number
+
+    def check(self, where: str) -> None:
+        """Refuses more than `max_unknown` of unknown text in a place."""
+        counts = self.counts.get(where, dict.fromkeys(self.KEYS, 0))
+        tokens, unknown, size, lost, _ = counts.values()
         if unknown > self.max_unknown * tokens or lost > self.max_unknown * size:
             raise UserError(
                 f"{where}: the tokenizer does not know all of its text: {unknown} of "
@@ -70,7 +95,14 @@ class Coverage:
                 "tokenizer that knows such text (with bytes for the rest), or "
                 f"raise config.corpus.max_unknown={self.max_unknown:g}"
             )
-        return batch
+
+    def lossy(self) -> dict[str, dict[str, int]]:
+        """The counts of places whose text a tokenizer does not keep."""
+        return {
+            where: counts
+            for where, counts in self.counts.items()
+            if counts["unknown"] or counts["lost"] or counts["changed"]
+        }
 
 
 def _plain(text: str) -> bytes:

@@ -75,10 +75,28 @@ def check_free(name: str, what: str) -> str:
     """Returns a name that passes `check_name`, and is none of `Labels`."""
     check_name(Labels.REPLICATE.format(check_name(name, what), 1), what)  # a folder
     if LABEL.fullmatch(name):
-        raise UserError(
-            f"{what}: jaxsim itself uses the name {name!r} in its tables and folders; "
-            "choose another name"
-        )
+        raise _taken(name, what)
+    return name
+
+
+def _taken(name: str, what: str) -> UserError:
+    return UserError(
+        f"{what}: jaxsim itself uses the name {name!r} in its tables and folders; "
+        "choose another name"
+    )
+
+
+def check_domain(name: str, what: str) -> str:
+    """Returns a name of an out-of-pool domain: one that is free, or SOURCE/VALUE.
+
+    Other names must not hold a slash: they become folders, and these never do.
+    """
+    source, slash, value = name.partition("/")
+    check_free(source, what)
+    if slash:
+        check_name(value, what)
+        if LABEL.fullmatch(name):
+            raise _taken(name, what)
     return name
 
 

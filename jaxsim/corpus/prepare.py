@@ -1,36 +1,69 @@
 """The command `prepare`: documents become the corpus of a workdir.
 
-It can be killed at any moment and repeated. Data sets appear complete, and
-corpus.json, which makes them part of the corpus, is replaced in one step at the end.
+It can be killed at any moment and repeated: what passes over files have found stays in
+corpus/.work until corpus.json, which makes data sets part of the corpus, is replaced in
+one step at the end.
 """
 
+import contextlib
+import dataclasses
 import fcntl
+import json
 import shutil
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from jaxsim import records
 from jaxsim.config import Config
-from jaxsim.corpus import store
+from jaxsim.corpus import scan, store
+from jaxsim.corpus.choose import OTHER_TEXT, Chosen, Entries, seen_before
 from jaxsim.corpus.coverage import Coverage
-from jaxsim.corpus.decontaminate import decontaminate
-from jaxsim.corpus.names import check_twins
-from jaxsim.corpus.rows import bordered, cut_units, evaluation_rows, training_rows
-from jaxsim.corpus.sources import Document, Quarantine, input_files
-from jaxsim.corpus.split import BASE, SPLITS, Gathered, check_splits, gather, hash_order
-from jaxsim.corpus.store import Corpus, CorpusRecord, Domain, Frozen, Tables, Unit
+from jaxsim.corpus.documents import DUPLICATE_ID, Document, Tally, check_bad
+from jaxsim.corpus.encode import Tools
+from jaxsim.corpus.encoded import Taking
+from jaxsim.corpus.merge import (
+    Merge,
+    Overlap,
+    base_rows,
+    frozen_base_text,
+    write_domains,
+)
+from jaxsim.corpus.pipeline import Input, Pipeline, Runner, UnfinishedError, scanned
+from jaxsim.corpus.rows import most_rows
+from jaxsim.corpus.scan import ALL_SPLITS
+from jaxsim.corpus.sources import find_inputs
+from jaxsim.corpus.split import (
+    BASE,
+    BASE_TEXT,
+    DOMAINS,
+    PARTITIONS,
+    SECTIONS,
+    SPLITS,
+    TRAIN,
+    Place,
+    check_sources,
+    collect_places,
+    places_of,
+    working_salt,
+)
+from jaxsim.corpus.store import Corpus, CorpusRecord, Frozen, Tables
+from jaxsim.corpus.summary import show_summary, summarize
 from jaxsim.corpus.tokenizer import END_OF_TEXT, Tokenizer, tokenizer_from_config
+from jaxsim.corpus.work import Job, Workers, clear, do
 from jaxsim.errors import UserError
-from jaxsim.log import counted, progress, say, show_table
+from jaxsim.log import say
 
 # Names that begin so are of files and folders that a killed `prepare` leaves.
 _LEFT = (".tmp_", ".quarantine.jsonl", ".corpus.json.")
+_WORK = ".work"  # results of passes, until corpus.json is written
 _USES_BASE_TEXT = (
     "config.base.path and config.recipe.replay (whether base text is used)"
 )
+_SMALL = 100_000_000  # bytes of input that are read again for an advice
 # Fields that define each kind of tokenizer; a 'file' has a digest, too.
 _DECIDING = {
     "bytes": ("kind",),
@@ -54,193 +87,343 @@ def prepare(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
         what was frozen.
       DamagedError: a compressed input file is truncated or changed.
     """
-    records.check_tree(workdir)
     folder, path = workdir / "corpus", store.path_of(workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        # One `prepare` at a time; the kernel releases the lock when this one ends.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(workdir, fcntl.LOCK_EX):
         if refreeze:
             # The record goes first, so that a kill leaves no part of a corpus.
             path.unlink(missing_ok=True)
         for entry in folder.iterdir():
             is_folder = entry.is_dir() and not entry.is_symlink()
-            if entry.name.startswith(_LEFT) or (refreeze and is_folder):
+            unused = refreeze and is_folder and entry.name != _WORK
+            if entry.name.startswith(_LEFT) or unused:
                 shutil.rmtree(entry) if is_folder else entry.unlink()
-        previous = store.open_corpus(workdir) if path.exists() else None
-        if previous:
-            _check_frozen(previous.record.frozen, config, folder)
-        evidence = _fingerprint(config)
-        if not (
-            previous
-            and previous.record.fingerprint == evidence
-            and all(map(Path.is_dir, store.folders_of(workdir, previous.record)))
-        ):
+        state = _state(config, workdir)
+        if not state.is_done:
+            clear(folder / _WORK)
+            with Workers(config.corpus.workers) as workers:
+                run = Runner(folder / _WORK, workers)
+                record = _build(config, workdir, state, run)
+            assert record is not None
             # In one step: until then nothing has changed.
-            records.save(path, _build(config, workdir, previous, evidence))
+            records.save(path, record)
+        shutil.rmtree(folder / _WORK, ignore_errors=True)
         corpus = store.open_corpus(workdir)
-    _print_summary(corpus)
+    show_summary(corpus)
     return corpus
 
 
+def prepare_share(config: Config, workdir: Path, shard: tuple[int, int]) -> None:
+    """Does share i of n of the files in the pass that is due, for a later `prepare`.
+
+    Several launchers of one workdir may do so at once. Raises as `prepare` does.
+    """
+    if not 0 <= shard[0] < shard[1]:
+        raise ValueError(f"shard={shard}: must be (i, n) with i from 0 to n-1")
+    with _locked(workdir, fcntl.LOCK_SH):
+        state = _state(config, workdir)
+        if state.is_done:
+            say("prepare: nothing to do: the corpus is complete")
+            return
+        share = f"share {shard[0]}/{shard[1]}"
+        try:
+            with Workers(config.corpus.workers) as workers:
+                run = Runner(workdir / "corpus" / _WORK, workers, shard)
+                _build(config, workdir, state, run)
+        except UnfinishedError as due:
+            say(
+                f"prepare: {share} of {due} is done; repeat the same command when all "
+                "shares are"
+            )
+        else:
+            say(f"prepare: {share} of all passes is done; run `jaxsim prepare`")
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path, kind: int) -> Iterator[None]:
+    """One `prepare` at a time, or several shares; the kernel frees it at the end."""
+    records.check_tree(workdir)
+    folder = workdir / "corpus"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, kind)
+        yield
+
+
+@dataclasses.dataclass(frozen=True)
+class _State:
+    """What there is before a `prepare`.
+
+    Attributes:
+      unread: files that are left out, and why, by source.
+      fingerprint: while it stays the same, there is nothing to do.
+    """
+
+    previous: Corpus | None
+    inputs: list[Input]
+    unread: dict[str, list[list[str]]]
+    fingerprint: str
+    is_done: bool
+
+
+def _state(config: Config, workdir: Path) -> _State:
+    folder, path = workdir / "corpus", store.path_of(workdir)
+    previous = store.open_corpus(workdir) if path.exists() else None
+    if previous:
+        check_frozen(previous.record.frozen, config, folder)
+    inputs, unread = list[Input](), dict[str, list[list[str]]]()
+    for section in SECTIONS:
+        for name, source in getattr(config.corpus, section).items():
+            found = find_inputs(name, source)
+            inputs += [Input(section, file) for file in found.files]
+            if found.left_out:
+                unread[name] = [list(pair) for pair in found.left_out]
+    # Sizes and times of the inputs, and the part of the config that matters here. Times
+    # are compared for equality: a file that an older copy replaced is read again.
+    corpus = dataclasses.replace(config.corpus, workers=0)
+    parts = [records.VERSION, corpus, _frozen_config(config), inputs]
+    fingerprint = records.digest(records.plain(parts))
+    is_done = (
+        previous is not None
+        and previous.record.fingerprint == fingerprint
+        and all(map(Path.is_dir, store.folders_of(workdir, previous.record)))
+    )
+    return _State(previous, inputs, unread, fingerprint, is_done)
+
+
 def _build(
-    config: Config, workdir: Path, previous: Corpus | None, evidence: str
-) -> CorpusRecord:
-    """Does all the work; returns the content of corpus.json."""
+    config: Config, workdir: Path, state: _State, run: Runner
+) -> CorpusRecord | None:
+    """Does all the work; returns the content of corpus.json, or None for a share."""
+    previous = state.previous
     frozen = previous.record.frozen if previous else None
-    place = workdir / "corpus" / "quarantine.jsonl"
     none_yet = None if config.uses_base_text else ()
     base_partitions = frozen.base_partitions if frozen else none_yet
-    with Quarantine(place, config.corpus.max_bad) as quarantine:
-        gathered = gather(config.corpus, quarantine, base_partitions)
+    check_sources(config.corpus)
+    # Base text that is frozen is not read again.
+    sections = SECTIONS if base_partitions is None else (PARTITIONS, DOMAINS)
+    inputs = [each for each in state.inputs if each.section in sections]
+    abouts, entries_F = scanned(config, inputs, run)
+    tallies: dict[str, Tally] = defaultdict(lambda: Tally(config.corpus.max_bad))
+    for each, about in zip(inputs, abouts, strict=True):
+        tallies[each.file.source] += about.tally()
+    found = [
+        (each.section, each.file.source, about.places)
+        for each, about in zip(inputs, abouts, strict=True)
+    ]
+    places = collect_places(config.corpus, found)
+    number = {(p.section, p.source, p.name): n for n, p in enumerate(places)}
+    entries = Entries(
+        entries_F,
+        places,
+        [[number[s, source, name] for name, _ in pairs] for s, source, pairs in found],
+        [_gives_base(place, config, base_partitions) for place in places],
+    )
     # Which `prepare` first saw each partition and domain, counted from 0.
     generations = dict(previous.record.generations) if previous else {}
     new = max(generations.values(), default=-1) + 1
-    for name in gathered.evaluation:
-        generations.setdefault(name, new)
-    base = _frozen_base_text(previous) if previous and previous.base else None
-    decontaminate(gathered, config.corpus, generations, base)
-    check_splits(gathered, config.corpus.split, frozen is not None)
+    for place in places:
+        if place.section != BASE_TEXT:
+            generations.setdefault(place.name, new)
+    generation_P = np.array([generations.get(p.name, 0) for p in places])
+    entries.drop_repeated_ids(generation_P)
+    _reject_repeated(entries, inputs, tallies)
+    _write_quarantine(workdir, tallies)
+    for name, tally in tallies.items():
+        check_bad(name, tally, config.corpus.max_bad, _quarantine(workdir))
+    _check_any(config, places, tallies)
+    entries.drop_repeated_texts(generation_P)
+    pipeline = Pipeline(config, inputs, entries, run)
+    known = np.zeros(0, store.SEEN)
+    if previous:
+        known = store.read_seen(workdir, previous.record.seen)
+    evaluation = pipeline.evaluation(known)
+    check = _SplitCheck(config, inputs, places, frozen is not None)
+    check(evaluation)
+    trains = previous is None and config.corpus.tokenizer.kind == "bpe"
+    sample = pipeline.sample() if trains else []
+    picked = pipeline.picked([evaluation, *sample])
+    index = pipeline.index(evaluation, picked)
     if previous:
         tokenizer = previous.tokenizer
     else:
-        groups = [[d.text for d in texts] for texts in gathered.base.values()]
-        tokenizer = tokenizer_from_config(config.corpus.tokenizer, groups)
+        tokenizer = pipeline.train_tokenizer(sample, picked, index)
+    saved = run.target("tokenizer", tokenizer.digest)
+    if not saved.exists():
+        do(Job("the tokenizer", 0, saved, tokenizer.save, ()))
+    length, new_base = config.model.length, previous is None and config.uses_base_text
+    borders = [tokenizer.begin_of_text, tokenizer.end_of_text]
+    borders = list(dict.fromkeys(borders))
+    generation_E, seen = seen_before(places, evaluation, known, new)
+    taking = Taking(
+        np.full(len(places), most_rows(config) * length + 1),
+        base_rows(config) * length + 1 if new_base else 0,
+        generation_P,
+        generation_E,
+        len(borders),
+    )
     coverage = Coverage(tokenizer, config.corpus.max_unknown)
-    tables = Tables(workdir, config.model.length, tokenizer)
+    tools = Tools.of(config.corpus, tokenizer, saved, index)
+    rate_P = pipeline.tokens_per_byte(tokenizer, evaluation, picked)
+    taken, shards = pipeline.training(tools, coverage, rate_P, taking)
+    if run.shard:
+        return None
+    overlap = Overlap(config, places, evaluation)
+    if previous and previous.base:
+        overlap.add_frozen(frozen_base_text(previous), index)
+    overlap.add(BASE, taken[BASE])
+    overlap.add(TRAIN, taken[TRAIN])
+    overlap.check()
+    evaluation_left = evaluation[~overlap.gone_E]
+    check(evaluation_left)
+    for where in coverage.counts:
+        coverage.check(where)
+    tables = Tables(workdir, length, tokenizer)
+    merge = Merge(config, tables, shards, taken, entries, borders)
     return CorpusRecord(
         config=config.corpus,
-        frozen=frozen or _freeze(config, gathered, coverage, tables),
-        units=_write_units(config, gathered, coverage, tables),
-        domains=_write_domains(config, gathered, coverage, tables),
+        frozen=frozen or _freeze(config, tables, merge),
+        units=merge.units(),
+        domains=write_domains(
+            config, places, evaluation_left, picked, coverage, tables
+        ),
         generations=generations,
-        summary=_summary(gathered, quarantine, coverage),
-        fingerprint=evidence,
+        seen=store.write_seen(workdir, seen),
+        summary=summarize(
+            places, tallies, entries, taken, overlap, coverage, state.unread
+        ),
+        fingerprint=state.fingerprint,
     )
 
 
-def _frozen_base_text(previous: Corpus) -> list[Document]:
-    """The base model's documents, from its rows: the sources may have changed.
-
-    The last document is left out, because the rows may not hold all of it.
-    """
-    reader = previous.rows(BASE)
-    rows_RL1 = reader[np.arange(len(reader))]
-    stream = rows_RL1[:, :-1].ravel()
-    ends = np.flatnonzero(stream == previous.tokenizer.end_of_text)
-    starts = np.concatenate([[0], ends + 1])
-    return [
-        Document(f"{BASE}:{i}", previous.tokenizer.decode(stream[a:b]), BASE)
-        for i, (a, b) in enumerate(zip(starts, ends, strict=False))
-    ]
+def _gives_base(
+    place: Place, config: Config, base_partitions: Sequence[str] | None
+) -> bool:
+    """Whether 'base' documents of a place are base text, and not trained on by it."""
+    if place.section == BASE_TEXT:
+        return True
+    known = base_partitions is None or place.name in base_partitions
+    return not config.corpus.base_text and known
 
 
-def _freeze(
-    config: Config, gathered: Gathered, coverage: Coverage, tables: Tables
-) -> Frozen:
+def _quarantine(workdir: Path) -> Path:
+    return workdir / "corpus" / "quarantine.jsonl"
+
+
+def _check_any(
+    config: Config, places: Sequence[Place], tallies: dict[str, Tally]
+) -> None:
+    """Raises a `UserError` for a source without a document."""
+    there = {(place.section, place.source) for place in places}
+    for section in SECTIONS:
+        for name in getattr(config.corpus, section):
+            if (section, name) in there or name not in tallies:
+                continue
+            tally = tallies[name]
+            gone = (tally.dropped + tally.bad).most_common()
+            why = ", ".join(f"{cause} ({n})" for cause, n in gone)
+            raise UserError(
+                f"source {name!r}: no documents left: "
+                f"{why or 'none pass `where`'}; its fields are "
+                f"{', '.join(tally.fields) or 'unknown'}"
+            )
+
+
+def _reject_repeated(
+    entries: Entries, inputs: Sequence[Input], tallies: dict[str, Tally]
+) -> None:
+    """Counts documents with the id of another text as bad records."""
+    for f, cause in enumerate(entries.cause_F):
+        numbers = entries.entries_F[f]["document"][cause == OTHER_TEXT]
+        file = inputs[f].file
+        for number in np.unique(numbers).tolist():
+            what = f"{DUPLICATE_ID}, record {number} of the file"
+            tally = tallies[file.source]
+            tally.bad[DUPLICATE_ID] += 1
+            tally.places.append((file.name, 0, what))
+
+
+def _write_quarantine(workdir: Path, tallies: dict[str, Tally]) -> None:
+    """Lists where bad records are, without their text."""
+
+    def lines(file: IO[bytes]) -> None:
+        for source, tally in tallies.items():
+            for name, line, cause in tally.places:
+                entry = {"source": source, "cause": cause, "file": name, "line": line}
+                file.write(json.dumps(entry).encode() + b"\n")
+
+    records.write(_quarantine(workdir), lines)
+
+
+class _SplitCheck:
+    """Refuses domains without a document in a split; proposes another salt."""
+
+    def __init__(
+        self,
+        config: Config,
+        inputs: Sequence[Input],
+        places: Sequence[Place],
+        frozen: bool,
+    ):
+        self._config, self._inputs = config, inputs
+        self._places, self._frozen = places, frozen
+
+    def __call__(self, evaluation: Chosen) -> None:
+        there = set(
+            zip(evaluation.place.tolist(), evaluation.split.tolist(), strict=True)
+        )
+        empty = [
+            f"{'partition' if place.section == PARTITIONS else 'domain'} "
+            f"{place.name!r} has no document in its {split} split"
+            for p, place in enumerate(self._places)
+            for split in SPLITS
+            if place.section != BASE_TEXT and (p, ALL_SPLITS.index(split)) not in there
+        ]
+        if not empty:
+            return
+        advice = "give them more documents"
+        if not self._frozen:
+            advice += ", raise config.corpus.split.dev and config.corpus.split.test"
+            if salt := self._salt():
+                advice += (
+                    f", or set config.corpus.split.salt={salt!r}: none is empty then"
+                )
+        raise UserError("; ".join(empty) + ". What helps: " + advice)
+
+    def _salt(self) -> str:
+        """A salt that helps, or ''; reads the files again, if they are small."""
+        config = self._config.corpus
+        if sum(i.file.size for i in self._inputs) > _SMALL:
+            return ""
+        known = {(p.section, p.source, p.name): p for p in self._places}
+        documents: dict[Place, list[Document]] = defaultdict(list)
+        for section, file in ((i.section, i.file) for i in self._inputs):
+            source = getattr(config, section)[file.source]
+            read = scan.documents_of(file, source, config.split, Tally())
+            for document in read if section != BASE_TEXT else ():
+                found = places_of(file.source, source, document, section)
+                for name, _ in found if isinstance(found, list) else ():
+                    documents[known[section, file.source, name]].append(document)
+        bases = self._config.uses_base_text and not config.base_text
+        return working_salt(documents, config.split, bases)
+
+
+def _freeze(config: Config, tables: Tables, merge: Merge) -> Frozen:
     """Stores the tokenizer, and the rows of the base text if they are trained on."""
-    tokenizer, length = coverage.tokenizer, tables.length
+    tokenizer = tables.tokenizer
     target = store.folder_of(tables.workdir, "tokenizer", tokenizer.digest)
     store.publish(target, tokenizer.save, lambda f: Tokenizer.load(f, tokenizer.digest))
-    base = None
-    if config.uses_base_text:
-        texts = [d.text for documents in gathered.base.values() for d in documents]
-        tokens_RL1 = training_rows(_encode(coverage, "the base text", texts), length)
-        if not len(tokens_RL1):
-            raise UserError(
-                f"the base text ({counted(len(texts), 'document')}) is less than "
-                f"one row of {length} tokens; raise config.corpus.split.base, give "
-                "config.corpus.base_text more text, or lower config.model.length"
-            )
-        base = tables.write_unit(tokens_RL1, BASE, "", BASE, len(texts))
+    uses = config.uses_base_text
     return Frozen(
         **_frozen_config(config),
         tokenizer_digest=tokenizer.digest,
-        base_partitions=[name for name in gathered.train if name in gathered.base],
-        base=base,
+        base_partitions=[
+            place.name
+            for place in merge.places
+            if place.section == PARTITIONS
+            and _gives_base(place, config, None if uses else ())
+        ],
+        base=merge.base() if uses else None,
     )
-
-
-def _encode(coverage: Coverage, where: str, texts: Sequence[str]) -> list[np.ndarray]:
-    """The token ids of training text."""
-    borders = coverage.tokenizer.begin_of_text, coverage.tokenizer.end_of_text
-    return bordered(coverage.encode(where, texts), *borders)
-
-
-def _write_units(
-    config: Config, gathered: Gathered, coverage: Coverage, tables: Tables
-) -> dict[str, Unit]:
-    units: list[Unit] = []
-    with progress(len(gathered.train), "writing units", "partitions") as advance:
-        for name, documents in gathered.train.items():
-            texts = [d.text for d in documents]
-            ids = _encode(coverage, f"partition {name!r}", texts)
-            pieces = cut_units(name, documents, ids, config)
-            # The pieces of a partition are a group.
-            group = gathered.groups[name] if len(pieces) == 1 else name
-            units += [
-                tables.write_unit(rows_RL1, unit, name, group, touched)
-                for unit, rows_RL1, touched in pieces
-            ]
-            advance(1)
-    check_twins((unit.name for unit in units), "units")
-    return {unit.name: unit for unit in units}
-
-
-def _write_domains(
-    config: Config, gathered: Gathered, coverage: Coverage, tables: Tables
-) -> dict[str, Domain]:
-    domains = {}
-    tokenizer, sets = coverage.tokenizer, gathered.evaluation
-    with progress(len(sets), "writing domains", "domains") as advance:
-        for name, splits in sets.items():
-            domain = Domain(name, name in gathered.train, {}, {}, {}, {}, {})
-            for split, documents in splits.items():
-                what = f"domain {name!r}, split {split!r}"
-                ids = coverage.encode(what, [d.text for d in documents])
-                # A tokenizer that drops all of a document leaves nothing to score.
-                kept = [i for i in _sample(documents, ids, config) if len(ids[i])]
-                if not kept:
-                    raise UserError(
-                        f"{what}: the tokenizer makes no token of any of its "
-                        "documents; use another tokenizer"
-                    )
-                windows = evaluation_rows(
-                    [ids[i] for i in kept],
-                    [tokenizer.token_bytes(documents[i].text, ids[i]) for i in kept],
-                    tokenizer.begin_of_text,
-                    tokenizer.end_of_text,
-                    tables.length,
-                    [documents[i].id for i in kept],
-                    config.corpus.evaluation_windows,
-                )
-                domain.digests[split] = tables.write_windows(windows)
-                domain.documents[split] = len(kept)
-                domain.tokens[split] = int(windows.count_R.sum())
-                domain.bytes[split] = int(windows.bytes_R.sum())
-                domain.windows[split] = len(windows)
-            domains[name] = domain
-            advance(1)
-    return domains
-
-
-def _sample(
-    documents: Sequence[Document], ids: Sequence[np.ndarray], config: Config
-) -> list[int]:
-    """The documents to score: all, or about `evaluation_tokens` tokens of them.
-
-    They are taken in the order of a hash of their ids, so that the choice does not
-    depend on the order of files.
-    """
-    most = config.corpus.evaluation_tokens
-    if not most:
-        return list(range(len(documents)))
-    order = hash_order("evaluation", documents)
-    sizes = [len(ids[i]) for i in order]
-    if windows := config.corpus.evaluation_windows:
-        sizes = [min(n, windows * config.model.length) for n in sizes]
-    before = np.cumsum([0, *sizes])
-    return sorted(order[: int(np.searchsorted(before, most))])
 
 
 def _frozen_config(config: Config) -> dict[str, Any]:
@@ -254,7 +437,7 @@ def _frozen_config(config: Config) -> dict[str, Any]:
     }
 
 
-def _check_frozen(frozen: Frozen, config: Config, folder: Path) -> None:
+def check_frozen(frozen: Frozen, config: Config, folder: Path) -> None:
     """Raises a `UserError` if a config does not agree with what was frozen."""
 
     def flat(data: dict[str, Any], uses_base_text: bool) -> dict[str, Any]:
@@ -287,133 +470,3 @@ def _check_frozen(frozen: Frozen, config: Config, folder: Path) -> None:
                 "new corpus with `jaxsim prepare --refreeze` (the pool trained "
                 "on the old one will then be refused)"
             )
-
-
-def _fingerprint(config: Config) -> str:
-    """A digest of the inputs' sizes and times, and of the config that matters here.
-
-    While it stays the same, another `prepare` has nothing to do. Times are compared
-    for equality: a file that was replaced by an older copy is read again.
-    """
-    inputs = [
-        (where, name, file, path.stat().st_size, path.stat().st_mtime_ns)
-        for where in ("partitions", "domains", "base_text")
-        for name, source in getattr(config.corpus, where).items()
-        for file, path in input_files(name, source)
-    ]
-    parts = [records.VERSION, config.corpus, _frozen_config(config), inputs]
-    return records.digest(records.plain(parts))
-
-
-def _summary(
-    gathered: Gathered, quarantine: Quarantine, coverage: Coverage
-) -> dict[str, Any]:
-    """Counts for the printed tables and the report."""
-    return {
-        "records": quarantine.records,
-        "quarantine": quarantine.summary(),
-        "dropped": gathered.dropped,
-        "duplicates": gathered.duplicates,
-        "overlap": gathered.overlap,
-        "unknown": coverage.counts,
-        "documents": {
-            name: {
-                "base": len(gathered.base.get(name, [])),
-                "train": len(train),
-                **{split: len(d) for split, d in gathered.evaluation[name].items()},
-            }
-            for name, train in gathered.train.items()
-        },
-    }
-
-
-def _print_summary(corpus: Corpus) -> None:
-    """Prints units, domains, and what was dropped, from corpus.json."""
-    tokenizer, base = corpus.tokenizer, "no base text"
-    if corpus.base:
-        documents = counted(corpus.base.documents, "document")
-        base = f"base text of {corpus.base.tokens:,} tokens ({documents})"
-    say(
-        f"corpus: {counted(len(corpus.units), 'unit')} of {corpus.budget_tokens:,} "
-        f"tokens, {counted(len(corpus.domains), 'domain')}, {base}, "
-        f"vocabulary of {tokenizer.vocab_size:,}"
-    )
-    begin, end = tokenizer.begin_of_text_token, tokenizer.end_of_text_token
-    say(
-        f"begin-of-text: {begin!r}, id {tokenizer.begin_of_text}; "
-        f"end-of-text: {end!r}, id {tokenizer.end_of_text}"
-    )
-    for key, name, other in tokenizer.odd_borders():
-        does, did = ("end", "ended") if key == "end_of_text" else ("begin", "began")
-        say(
-            f"{name!r} may only {does} a turn of a chat: if the model's own training "
-            f"texts {did} with {other!r}, set config.corpus.tokenizer.{key}={other!r}, "
-            "and run `jaxsim prepare --refreeze`"
-        )
-    show_table(
-        "units",
-        ("unit", "group", "documents", "rows", "tokens", "epochs"),
-        [
-            (
-                *(u.name, u.group),
-                *map("{:,}".format, (u.documents, u.rows, u.tokens)),
-                f"{corpus.budget_rows / u.rows:.2f}",
-            )
-            for u in corpus.units.values()
-        ],
-    )
-
-    def of_splits(counts: dict[str, int]) -> str:
-        return " / ".join(f"{counts[split]:,}" for split in SPLITS)
-
-    show_table(
-        f"domains ({' / '.join(SPLITS)})",
-        ("domain", "in-pool", "documents", "tokens", "windows"),
-        [
-            (
-                *(d.name, "yes" if d.in_pool else "no"),
-                *map(of_splits, (d.documents, d.tokens, d.windows)),
-            )
-            for d in corpus.domains.values()
-        ],
-    )
-    summary = corpus.record.summary
-    if rows := left_out(summary):
-        show_table(
-            "left out or repaired",
-            ("from", "because", "documents"),
-            [(place, cause, f"{count:,}") for place, cause, count in rows],
-        )
-    for place, counts in summary["unknown"].items():
-        say(
-            f"not kept by the tokenizer: {place}: {counts['unknown']} of "
-            f"{counts['tokens']} tokens are unknown; of {counts['bytes']} bytes "
-            f"{counts['lost']} are lost, and {counts['changed']} change in case, "
-            "accents or Unicode form: none of that is predicted"
-        )
-
-
-def left_out(summary: dict[str, Any]) -> list[tuple[str, str, int]]:
-    """Where documents are from that were left out or repaired, why, and how many."""
-    rows = [
-        (f"source {source}, {kind}", cause, count)
-        for source, kinds in summary["quarantine"].items()
-        for kind, causes in kinds.items()
-        for cause, count in causes.items()
-    ]
-    rows += [
-        (f"source {source}", cause, count)
-        for source, causes in summary["dropped"].items()
-        for cause, count in causes.items()
-    ]
-    rows += [
-        (name, "duplicate of earlier training text", count)
-        for name, count in summary["duplicates"].items()
-    ]
-    return rows + [
-        (f"{name}, {kind} documents", f"overlap with domain {domain}", count)
-        for name, domains in summary["overlap"].items()
-        for domain, counts in domains.items()
-        for kind, count in counts.items()
-        if count
-    ]

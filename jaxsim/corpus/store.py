@@ -5,6 +5,7 @@ WORKDIR/corpus/
   tokenizer_DIGEST/    the tokenizer
   unit_DIGEST/         one data set for each unit, and for the base text
   domain_DIGEST/       one data set for each split of a domain
+  seen_DIGEST/         which `prepare` first saw each evaluation document
   quarantine.jsonl     where the records are that could not be read
 
 Folders are named after the digest of their content: no name from a document
@@ -24,24 +25,30 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar
 
 import numpy as np
 
 from jaxsim import records
 from jaxsim.config import CorpusConfig, SourceConfig, SplitConfig, TokenizerConfig
-from jaxsim.corpus.arrayrecord import TableReader, write_table
-from jaxsim.corpus.names import check_free
-from jaxsim.corpus.rows import EvalWindows
+from jaxsim.corpus.names import check_domain, check_free
+from jaxsim.corpus.rows import EvalWindows, Piece
 from jaxsim.corpus.split import BASE, SPLITS
+from jaxsim.corpus.tasks import TaskCounts
 from jaxsim.corpus.tokenizer import Tokenizer
 from jaxsim.errors import DamagedError, UserError, check_known
+
+if TYPE_CHECKING:  # TFDS is large, and processes that encode do without
+    from jaxsim.corpus.arrayrecord import TableReader
 
 T = TypeVar("T")
 
 ADVICE = "copy the corpus again, or start over with `jaxsim prepare --refreeze`"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 4096  # rows that are read at once while a digest is checked
+
+# An evaluation document, and which `prepare` first saw it, counted from 0.
+SEEN = np.dtype([("document", "<u8"), ("generation", "<u4")])
 
 # Columns of a stored domain, and their arrays in `EvalWindows`, in the order of the
 # digest.
@@ -65,19 +72,32 @@ class Unit:
     rows: int
     tokens: int  # targets: rows * L
     documents: int
+    # Tokens that the sources have of it: more than `tokens` if a part was taken.
+    supply: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Domain:
-    """A named set of evaluation documents; every dict is keyed by split."""
+    """A named set of evaluation documents; every dict is keyed by split.
+
+    Several domains of one group have a mean under the group's name.
+    """
 
     name: str
     in_pool: bool
+    group: str  # of the partition, or the source
     digests: dict[str, str]
     documents: dict[str, int]
     tokens: dict[str, int]
     bytes: dict[str, int]
     windows: dict[str, int]
+    # Of records of prompt and completion; empty for running text.
+    tasks: dict[str, Annotated[dict[str, Any], TaskCounts]]
+
+    @property
+    def by_document(self) -> bool:
+        """Whether its loss is a mean over documents, see `EvaluationSet`."""
+        return bool(self.tasks)
 
     def sums(self) -> list[dict[str, Any]]:
         """Everything that is keyed by split."""
@@ -107,7 +127,10 @@ class Summary(TypedDict):
     records: Counts
     quarantine: dict[str, dict[str, Counts]]
     dropped: dict[str, Counts]
+    unread: dict[str, list[list[str]]]
     duplicates: Counts
+    near_duplicates: Counts
+    sources: dict[str, str]
     overlap: dict[str, dict[str, Counts]]
     unknown: dict[str, Counts]
     documents: dict[str, Counts]
@@ -122,6 +145,7 @@ class CorpusRecord:
     units: dict[str, Unit]
     domains: dict[str, Domain]
     generations: dict[str, int]
+    seen: str  # digest of the evaluation documents that training text was compared with
     summary: Annotated[dict[str, Any], Summary]
     fingerprint: str
 
@@ -149,26 +173,46 @@ class Tables:
 
     def write_unit(
         self,
-        tokens_RL1: np.ndarray,
-        name: str,
+        piece: Piece,
         partition: str,
         group: str,
-        documents: int,
+        supply: float,
+        chunks: Callable[[], Iterable[np.ndarray]],
     ) -> Unit:
-        """Stores the rows of a unit, unless they are stored already."""
-        rows = len(tokens_RL1)
-        digest = rows_digest([tokens_RL1], rows, self.length, self.tokenizer.digest)
-        tokens = rows * self.length
-        unit = Unit(name, partition, group, digest, rows, tokens, documents)
+        """Stores the rows of a unit, unless they are stored already.
+
+        Args:
+          supply: tokens that there are for each token of the unit.
+          chunks: gives int32 [R, L + 1], all rows in parts; called twice.
+        """
+        from jaxsim.corpus.arrayrecord import write_table
+
+        rows = piece.stop - piece.start
+        tokens, width = rows * self.length, self.length + 1
+        digest = rows_digest(chunks(), rows, self.length, self.tokenizer.digest)
+        unit = Unit(
+            name=piece.name,
+            partition=partition,
+            group=group,
+            digest=digest,
+            rows=rows,
+            tokens=tokens,
+            documents=piece.documents,
+            supply=round(tokens * supply),
+        )
         publish(
             folder_of(self.workdir, "unit", digest),
-            lambda folder: write_table(folder, {"tokens": tokens_RL1}),
+            lambda folder: write_table(
+                folder, ({"tokens": chunk} for chunk in chunks()), 4 * rows * width
+            ),
             lambda _: self.open_unit(unit),
         )
         return unit
 
-    def open_unit(self, unit: Unit) -> TableReader:
+    def open_unit(self, unit: Unit) -> "TableReader":
         """The rows of a unit; a `DamagedError` if they do not match its digest."""
+        from jaxsim.corpus.arrayrecord import TableReader
+
         what = f"unit {unit.name!r}"
         folder = folder_of(self.workdir, "unit", unit.digest)
         reader = TableReader(folder, what, self.length + 1)
@@ -182,6 +226,8 @@ class Tables:
 
     def write_windows(self, windows: EvalWindows) -> str:
         """Stores one split of a domain, unless it is stored already; its digest."""
+        from jaxsim.corpus.arrayrecord import write_table
+
         # documents.json has the bytes and tokens of each document beside its id.
         bytes_E, tokens_E = (
             np.bincount(windows.document_R, array_R).astype(np.int64).tolist()
@@ -192,7 +238,9 @@ class Tables:
 
         def write(folder: Path) -> None:
             columns = {name: getattr(windows, of) for name, of in _COLUMNS.items()}
-            write_table(folder, {"tokens": windows.tokens_RL1, **columns})
+            columns = {"tokens": windows.tokens_RL1, **columns}
+            size = sum(array.nbytes for array in columns.values())
+            write_table(folder, [columns], size)
             (folder / "documents.json").write_text(json.dumps(about) + "\n")
 
         target = folder_of(self.workdir, "domain", digest)
@@ -201,6 +249,8 @@ class Tables:
 
     def read_windows(self, what: str, digest: str) -> EvalWindows:
         """One split of a domain; a `DamagedError` if it does not match its digest."""
+        from jaxsim.corpus.arrayrecord import TableReader
+
         folder = folder_of(self.workdir, "domain", digest)
         reader = TableReader(folder, what, self.length + 1, list(_COLUMNS))
         columns = reader.read(np.arange(len(reader)))
@@ -225,6 +275,28 @@ class Tables:
         if found != digest:
             raise _differs(f"{what}: its windows differ", digest)
         return windows
+
+
+def write_seen(workdir: Path, seen: np.ndarray) -> str:
+    """Stores which evaluation documents there were, `SEEN`; returns the digest."""
+    digest = hashlib.sha256(seen.tobytes()).hexdigest()
+
+    def write(folder: Path) -> None:
+        (folder / "documents").write_bytes(seen.tobytes())
+
+    publish(
+        folder_of(workdir, "seen", digest), write, lambda _: read_seen(workdir, digest)
+    )
+    return digest
+
+
+def read_seen(workdir: Path, digest: str) -> np.ndarray:
+    """What `write_seen` stored; a `DamagedError` if it does not match its digest."""
+    path = folder_of(workdir, "seen", digest) / "documents"
+    data = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise _differs(f"{path}: its content differs", digest)
+    return np.frombuffer(data, SEEN)
 
 
 def _differs(what: str, digest: str) -> DamagedError:
@@ -258,16 +330,21 @@ class Corpus:
         # Names become folders of the pool; the corpus may come from anywhere.
         where, fits = f"corpus.json in {workdir}", True
         try:
-            for name in [*self.units, *self.domains]:
+            for name in self.units:
                 check_free(name, where)
+            for domain in self.domains.values():
+                check_free(domain.group, where)
+                (check_free if domain.in_pool else check_domain)(domain.name, where)
         except UserError as error:
             raise DamagedError(str(error)) from error
         for name, unit in (based | self.units).items():
             fits &= (unit.name, unit.tokens) == (name, unit.rows * self.length)
+            fits &= unit.supply >= unit.tokens
         partitions = {unit.partition for unit in self.units.values()}
         for name, domain in self.domains.items():
             fits &= (domain.name, domain.in_pool) == (name, name in partitions)
             fits &= all(counts.keys() == {*SPLITS} for counts in domain.sums())
+            fits &= domain.tasks.keys() in (set(), {*SPLITS})
         if not fits:
             raise DamagedError(f"{where}: its parts do not fit together; {ADVICE}")
         folder = folder_of(workdir, "tokenizer", self.tokenizer_digest)
@@ -291,7 +368,7 @@ class Corpus:
         check_known(what, name, among, f"the corpus of {self.workdir}")
         return among[name]
 
-    def rows(self, name: str) -> TableReader:
+    def rows(self, name: str) -> "TableReader":
         """The rows of a unit, or of 'base'; the first call checks all of them."""
         return self._open_unit(self.unit(name))
 
@@ -367,6 +444,7 @@ def folders_of(workdir: Path, record: CorpusRecord) -> list[Path]:
     digests = [("tokenizer", record.frozen.tokenizer_digest)]
     units = [*record.units.values(), record.frozen.base]
     digests += [("unit", unit.digest) for unit in units if unit]
+    digests.append(("seen", record.seen))
     for domain in record.domains.values():
         digests += [("domain", digest) for digest in domain.digests.values()]
     return list(dict.fromkeys(folder_of(workdir, *pair) for pair in digests))

@@ -45,6 +45,7 @@ class Tokenizer:
       begin_of_text, end_of_text: ids of the tokens before and after a document.
       begin_of_text_token, end_of_text_token: their names.
       unknown: the id for unknown text; None if all text is known.
+      keeps_bytes: whether text comes back from tokens that have as many bytes.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Tokenizer:
         self.end_of_text_token = end_of_text or END_OF_TEXT
         self.begin_of_text_token = begin_of_text or self.end_of_text_token
         self.unknown: int | None = None
+        self.keeps_bytes = True
         self._bpe = bpe
         if bpe is None:
             self.vocab_size, self.begin_of_text, self.end_of_text = 257, 256, 256
@@ -98,6 +100,9 @@ class Tokenizer:
         self._lengths_V = _token_lengths(vocabulary, layout)
         self._lengths_V[[begin, end]] = 0
         self.unknown = _unknown_id(vocabulary, layout)
+        self.keeps_bytes = layout["normalizer"] is None and _is_byte_level(
+            vocabulary, layout
+        )
         for key, token in (("end_of_text", end), ("begin_of_text", begin)):
             if self.unknown == token:
                 raise UserError(
@@ -398,10 +403,8 @@ def training_sample(groups: Sequence[Sequence[str]], max_bytes: int) -> list[str
 def _unknown_id(vocabulary: dict[str, int], layout: dict[str, Any]) -> int | None:
     """The id of the unknown token; None if the tokenizer knows every text."""
     model = layout["model"]
-    if model["type"] == "BPE":
-        steps = [layout.get("pre_tokenizer"), layout.get("normalizer")]
-        if _mentions(steps, "ByteLevel") and vocabulary.keys() >= set(_ALPHABET()):
-            return None
+    if _is_byte_level(vocabulary, layout):
+        return None
     if model.get("byte_fallback") and all(
         f"<0x{byte:02X}>" in vocabulary for byte in range(256)
     ):
@@ -409,6 +412,16 @@ def _unknown_id(vocabulary: dict[str, int], layout: dict[str, Any]) -> int | Non
     if isinstance(token := model.get("unk_token"), str):
         return vocabulary.get(token)
     return model.get("unk_id")
+
+
+def _is_byte_level(vocabulary: dict[str, int], layout: dict[str, Any]) -> bool:
+    """Whether every byte has a token."""
+    steps = [layout.get("pre_tokenizer"), layout.get("normalizer")]
+    return (
+        layout["model"]["type"] == "BPE"
+        and _mentions(steps, "ByteLevel")
+        and vocabulary.keys() >= set(_ALPHABET())
+    )
 
 
 def _token_lengths(vocabulary: dict[str, int], layout: dict[str, Any]) -> np.ndarray:

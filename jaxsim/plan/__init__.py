@@ -1,6 +1,14 @@
 """Hardware and compiled programs -> what fits and what it costs."""
 
+from jaxsim.plan.cost import evaluation_of, show_costs
 from jaxsim.plan.plan import Sizes, show_plan, sizes_of
 from jaxsim.plan.programs import devices_of
 
-__all__ = ["Sizes", "devices_of", "show_plan", "sizes_of"]
+__all__ = [
+    "Sizes",
+    "devices_of",
+    "evaluation_of",
+    "show_costs",
+    "show_plan",
+    "sizes_of",
+]

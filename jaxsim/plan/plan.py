@@ -14,6 +14,13 @@ from jaxsim.errors import UserError
 from jaxsim.log import counted, say, show_table
 from jaxsim.mesh import scoring_mesh
 from jaxsim.model import LanguageModel
+from jaxsim.plan.cost import (
+    Evaluation,
+    evaluation_of,
+    scoring_costs,
+    training_costs,
+    warn_of_scoring,
+)
 from jaxsim.plan.programs import (
     CompileReport,
     chip_of,
@@ -26,8 +33,6 @@ from jaxsim.scoring.layout import memory_limit
 
 # The share of a chip's memory that scoring may use.
 SCORING_SHARE = 0.8
-# The cost of scoring is given for this many mixtures and tokens.
-MIXTURES, TOKENS = 1000, 2**20
 
 # What to change if one run, parallel runs or scoring does not fit.
 _CHANGES = (
@@ -42,20 +47,11 @@ _CHANGES = (
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Members of the pool and entries of the vocabulary."""
+    """Members of the pool, entries of the vocabulary, text to score."""
 
     members: int
     vocabulary: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Cost:
-    """The cost of all runs of one kind: their number, tokens and model FLOPs."""
-
-    name: str
-    count: int
-    tokens: float
-    flops: float
+    evaluation: Evaluation | None = None  # of a prepared corpus
 
 
 def sizes_of(config: Config, workdir: Path | None, members: int | None) -> Sizes:
@@ -68,35 +64,9 @@ def sizes_of(config: Config, workdir: Path | None, members: int | None) -> Sizes
     """
     if workdir is not None and (workdir / "corpus" / "corpus.json").exists():
         corpus = open_corpus(workdir)
-        return Sizes(members or len(corpus.units), corpus.tokenizer.vocab_size)
+        vocabulary, found = corpus.tokenizer.vocab_size, evaluation_of(corpus)
+        return Sizes(members or len(corpus.units), vocabulary, found)
     return Sizes(members or _members(config), _vocabulary(config))
-
-
-def costs(config: Config, model: LanguageModel, members: int) -> list[Cost]:
-    """Costs of the base model, all runs of the pool, and some scoring."""
-    length, validate = model.config.length, config.validate
-    base = config.base.steps * config.base.batch * length
-    unit = config.recipe.steps * config.recipe.batch * length
-    # With budget 'sum' a reference run on n members is n units long, and n is drawn
-    # uniformly from 2 to all.
-    fixed = validate.budget == "fixed"
-    units = validate.token_multiplier if fixed else (2 + members) / 2
-    runs = validate.held_out + validate.calibration_runs
-    replicates = validate.replicates + validate.member_replicates
-    repeated = validate.replicates * units + validate.member_replicates
-    forward, scored = model.forward_flops(1), float(MIXTURES * TOKENS)
-    return [
-        Cost(name, count, tokens, passes * forward * tokens)
-        # A backward pass costs two forward passes.
-        for name, count, tokens, passes in (
-            ("base", int(not config.base.path), base, 3),
-            ("members", members, members * unit, 3),
-            ("reference runs", runs, runs * units * unit, 3),
-            ("replicates", replicates, repeated * unit, 3),
-            (f"scoring {TOKENS:,} tokens", MIXTURES, scored, 1),
-        )
-        if count
-    ]
 
 
 def _members(config: Config) -> int:
@@ -182,19 +152,23 @@ def show_plan(
                 f"DOES NOT FIT: {report.name}: {_bytes(report.needed)} of "
                 f"{_bytes(available)}; {change}"
             )
-    *trained, scored = costs(config, model, sizes.members)
-    tokens, flops = (
-        sum(getattr(c, key) for c in trained) for key in ("tokens", "flops")
-    )
+    trained = training_costs(config, sizes.members)
+    scored = scoring_costs(config, sizes.members, sizes.evaluation)
+    forward = model.forward_flops(1)
     rows = []
-    for cost in [*trained, scored, Cost("all training", 0, tokens, flops)]:
-        hours = seconds(cost.flops) / 3600
+    for name, count, costs in (
+        *((c.name, f"{c.count:,}", [c]) for c in trained + scored),
+        ("all training", "", trained),
+        *([("all scoring", "", scored)] if len(scored) > 1 else []),
+    ):
+        flops = forward * sum(c.work for c in costs)
+        hours = seconds(flops) / 3600
         rows.append(
             [
-                cost.name,
-                f"{cost.count:,}" if cost.count else "",
-                f"{cost.tokens:,.4g}",
-                f"{cost.flops:.3g}",
+                name,
+                count,
+                f"{sum(c.tokens for c in costs):,.4g}",
+                f"{flops:.3g}",
                 f"{hours:,.4g}",
                 f"{hours / len(devices):,.3g}",
             ]
@@ -205,6 +179,8 @@ def show_plan(
         [*columns, f"hours on {counted(len(devices), 'chip')}"],
         rows,
     )
+    if sizes.evaluation is not None:
+        warn_of_scoring(trained, scored, forward)
 
 
 def _row(report: CompileReport, memory: int, seconds: float) -> list[str]:

@@ -276,7 +276,7 @@ class Bucket:
         """Refuses a bucket and a workdir that hold different things."""
         if lines := differences(records.plain(shared), records.plain(here)):
             raise UserError(
-                f"{self} {what} than {self.workdir}: {'; '.join(lines[:5])}. {advice}"
+                f"{self} {what} than {self.workdir}: {'; '.join(lines[:6])}. {advice}"
             )
 
     def _send_corpus(self) -> None:

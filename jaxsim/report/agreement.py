@@ -71,7 +71,7 @@ def agreement(validation: Validation) -> Table:
     Groups of targets (each macro, and the mean over the domains of a kind),
     then the single domains of a mean.
     """
-    groups = targets_of(validation).groups()
+    groups = targets_of(validation).titles()
     alone = {names[0] for names in groups.values() if len(names) == 1}
     groups |= {n: (n,) for n in validation.targets if n not in alone}
     rows = [
@@ -212,7 +212,7 @@ def by_group(validation: Validation) -> list[tuple[Table, Table | None]]:
             table.where("on", title),
             runs.where("target", names[0]) if is_few and len(names) == 1 else None,
         )
-        for title, names in targets_of(validation).groups().items()
+        for title, names in targets_of(validation).titles().items()
     ]
 
 
@@ -272,7 +272,7 @@ def chosen(result: TrainedChoice, found: SearchResult | None) -> Table:
 
 def shown_chosen(result: TrainedChoice, found: SearchResult | None) -> Table:
     """Objective, macros and lone domains; the other domains are in the CSV."""
-    table, groups = chosen(result, found), targets_of(result).groups().values()
+    table, groups = chosen(result, found), targets_of(result).titles().values()
     leads = {names[0] for names in groups if len(names) == 1}
     leads.add(table.rows[0]["target"])
     return table.take(i for i, r in enumerate(table.rows) if r["target"] in leads)

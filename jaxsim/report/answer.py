@@ -76,7 +76,7 @@ def _best(found: SearchResult) -> str:
     shares = "" if is_single(found.best) else " (shares of tokens)"
     text = (
         f"{weights(found.best['weights'])}{shares}. Predicted loss on "
-        f"{target(found.target, found.objective)}, dev text: {value} bits per byte"
+        f"{target(found.named, found.objective)}, dev text: {value} bits per byte"
     )
     if found.objective == "mean" and all(n in found.domains for n in found.target):
         bits = sum(w * found.domains[n]["base"] for n, w in found.target.items())
@@ -280,7 +280,7 @@ def _open(
     longer = "longer training or other learning rates"
     if token_multiplier is not None:
         longer += f" (reference runs at token multiplier {token_multiplier:g} only)"
-    left += [longer, "larger models and downstream tasks (not measured)"]
+    left += [longer, "larger models and accuracy on tasks (not measured)"]
     return "Open questions", f"{'; '.join(left)}."
 
 
@@ -322,8 +322,9 @@ def on_target(
 
 def aim_of(chosen: TrainedChoice, found: SearchResult | None) -> dict[str, float]:
     """The search's objective, if it was measured, or the default one."""
-    if found is not None and all(n in chosen.targets for n in found.target):
-        return dict(found.target)
+    for aim in (found.named, found.target) if found is not None else ():
+        if all(name in chosen.targets for name in aim):
+            return dict(aim)
     return targets_of(chosen).default
 
 

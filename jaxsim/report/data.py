@@ -8,7 +8,6 @@ import hashlib
 from pathlib import Path
 from typing import Any, TypedDict
 
-import numpy as np
 import pyarrow as pa
 
 from jaxsim.corpus import open_corpus
@@ -44,8 +43,7 @@ class _Sum(TypedDict):
     domain: str
     in_pool: bool
     split: str
-    nll_sum: float
-    bytes: int
+    bits_per_byte: float
 
 
 class ReportData:
@@ -184,7 +182,7 @@ def _bits(
             by_name = bits.setdefault(row["split"], {})
             nothing = dict.fromkeys(in_pool, float("nan"))
             by_domain = by_name.setdefault(row["mixture"], nothing)
-            by_domain[row["domain"]] = row["nll_sum"] / row["bytes"] / np.log(2.0)
+            by_domain[row["domain"]] = row["bits_per_byte"]
         for split in SPLITS:
             need(BASE in bits.get(split, {}), "there", None, f"{split}, {BASE}")
     except (pa.ArrowException, ArithmeticError, LookupError, UserError) as error:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxsim.scoring.evaluation import SPLITS
 from jaxsim.scoring.scores import PredictorScores, Scores
 from jaxsim.scoring.targets import Targets
+from jaxsim.search.objective import weighted_mean
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,10 +37,9 @@ def summarize(scores: Scores, split: str, most: int) -> Summary:
     """
     e = scores.evaluation
     known = Targets.of(e, np.ones(len(e.domains), bool))
-    names = (known.lead("out-of-pool"), *known.domains["out-of-pool"],
-             known.lead("in-pool"))  # fmt: skip
+    names = known.lead("out-of-pool"), *known.firsts, known.lead("in-pool")
     weights = known.weights(e.domains)
-    targets = {n: np.flatnonzero(weights[n]) for n in names if n is not None}
+    targets = {n: weights[n] for n in names if n is not None}
     merge = scores.predictors["merge"]
     bits = {}
     for name, predictor in scores.predictors.items():
@@ -48,7 +48,7 @@ def summarize(scores: Scores, split: str, most: int) -> Summary:
         only = dataclasses.replace(scores, predictors={name: same})
         bits_MD = only.bits_per_byte(name, split)
         bits[name] = np.stack(
-            [bits_MD[:, d].mean(axis=1) for d in targets.values()], axis=1
+            [weighted_mean(bits_MD, w_D) for w_D in targets.values()], axis=1
         )
     table = scores.table
     standard = table.standard_merges()

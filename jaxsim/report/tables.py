@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxsim.corpus import Corpus
 from jaxsim.corpus.names import Labels
-from jaxsim.corpus.prepare import left_out
+from jaxsim.corpus.summary import left_out, of_tasks
 from jaxsim.log import counted
 from jaxsim.pool import Manifest
 from jaxsim.report import agreement as runs
@@ -35,6 +35,7 @@ from jaxsim.scoring.evaluation import SPLITS
 from jaxsim.scoring.scores import Scores
 from jaxsim.scoring.table import STANDARD_MERGES
 from jaxsim.scoring.targets import Targets
+from jaxsim.search.objective import weighted_mean
 from jaxsim.search.result import SearchResult, is_single
 from jaxsim.validation.diagnostics import Diagnostics
 from jaxsim.validation.measured import PREDICTED
@@ -108,7 +109,9 @@ def domains(corpus: Corpus) -> Table:
     sums = ("windows", "tokens", "bytes")
     columns = [
         text_column("domain", "domain"),
+        Column("group"),
         text_column("in_pool", "kind", lambda v: "in-pool" if v else "out-of-pool"),
+        text_column("average", "mean over"),
         *(Column(f"{split}_documents", name, integer) for split, name in names.items()),
         *(Column(f"{split}_{what}", f"{split}\nwindows" if what == "windows" else "",
                  integer) for split in SPLITS for what in sums),
@@ -116,8 +119,10 @@ def domains(corpus: Corpus) -> Table:
     rows = [
         (
             d.name,
+            d.group,
             d.in_pool,
-            *(counts.get(d.name, d.documents).get(split) for split in names),
+            "documents" if d.by_document else "bytes",
+            *((counts[d.name] | d.documents).get(split) for split in names),
             *(int(getattr(d, what)[split]) for split in SPLITS for what in sums),
         )
         for d in sorted(corpus.domains.values(), key=lambda d: not d.in_pool)
@@ -144,9 +149,9 @@ def standard_bits(scores: Scores) -> Table:
     inside = known.lead("in-pool")
     weights = known.weights(e.domains)
     bits_MD = scores.bits_per_byte("merge", "dev")
-    outside = known.domains["out-of-pool"][:_MOST_DOMAINS]
+    outside = known.firsts[:_MOST_DOMAINS]
     names = (inside, *outside) if inside else outside
-    bits = [bits_MD[:, np.flatnonzero(weights[n])].mean(axis=1) for n in names]
+    bits = [weighted_mean(bits_MD, weights[n]) for n in names]
     columns = [text_column("mixture", "mixture"), *(bits_column(n, n) for n in names)]
     rows = zip(scores.table.names, *bits, strict=True)
     title = "bits per byte on dev text"
@@ -229,7 +234,7 @@ def mixtures(found: SearchResult) -> Table:
     title = (
         f"{ties['heading']} ({ties['count']:,} of "
         f"{counted(found.searched, 'mixture')}, for "
-        f"{target(found.target, found.objective)})"
+        f"{target(found.named, found.objective)})"
     )
     return Table.of(
         title, found.rows, columns, note=note,
@@ -252,8 +257,13 @@ def shown_mixtures(found: SearchResult, most: int, file: str = "") -> Table:
 
 
 def objective(found: SearchResult) -> Table:
-    """Domains of a worst case or with limits, least gain first."""
-    is_worst, domains = found.objective == "worst", found.domains
+    """Targets of a worst case or with limits, least gain first."""
+    is_worst = found.objective == "worst"
+    domains = {
+        name: row
+        for name, row in (found.means | found.domains).items()
+        if name in found.named or "limit" in row
+    }
     rows: list[dict[str, Any]] = []
     if is_worst or any("limit" in row for row in domains.values()):
         rows = [
@@ -268,8 +278,8 @@ def objective(found: SearchResult) -> Table:
         Column("change", "change", signed),
         bits_column("limit", "at most"),
     )
-    is_one = is_worst and len(found.target) == 1
-    note = "with one domain, the worst is the mean" if is_one else ""
+    is_one = is_worst and len(found.named) == 1
+    note = "with one target, the worst is the mean" if is_one else ""
     title = "best mixture and base model, bits per byte on dev text"
     return Table.of(title, rows, columns, note=note)
 
@@ -409,6 +419,8 @@ def setup(data: ReportData) -> Table:
 
 def dropped(data: ReportData) -> Table:
     """Documents that were left out, and why."""
-    rows = left_out(data.corpus.record.summary) if data.corpus else []
+    corpus, rows = data.corpus, list[tuple[str, str, int]]()
+    if corpus is not None:
+        rows = left_out(corpus.record.summary) + of_tasks(corpus.domains)
     names = text_column("from", "from"), text_column("because", "reason")
     return Table.of("", rows, [*names, Column("documents", "documents", integer)])

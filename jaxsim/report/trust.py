@@ -279,11 +279,11 @@ def noise_sentence(validation: Validation) -> str:
 
 def calibration_sentence(validation: Validation) -> str:
     """What calibration was fitted on, and where it helps; '' if unknown."""
-    macros = targets_of(validation).macros.values()
+    kinds = targets_of(validation).kinds
     known = {
         name: row
         for name, row in validation.check.items()
-        if name not in macros and np.isfinite(row["calibrated"])
+        if kinds[name] != "macro" and np.isfinite(row["calibrated"])
     }
     if validation.unit == "unknown" or not known:
         return ""

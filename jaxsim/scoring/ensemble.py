@@ -40,12 +40,21 @@ class Ensemble:
         probability.
       group_T: the group of each token; -1 for none.
       groups: number of groups.
+      weight_T: what each token counts in its group's sum; None: 1.
     """
 
-    def __init__(self, nll_CT: np.ndarray, group_T: np.ndarray, groups: int) -> None:
+    def __init__(
+        self,
+        nll_CT: np.ndarray,
+        group_T: np.ndarray,
+        groups: int,
+        weight_T: np.ndarray | None = None,
+    ) -> None:
+        weight_T = np.ones(len(group_T)) if weight_T is None else weight_T
         token_T = np.flatnonzero(group_T >= 0)
         token_T = token_T[np.argsort(group_T[token_T], kind="stable")]
         self._group_T, self._groups = group_T[token_T], groups
+        self._weight_T = weight_T[token_T]
         worse_TC = nll_CT[:, token_T].T.astype(np.float64)
         best_T = worse_TC.min(axis=1, initial=np.inf)
         worse_TC -= best_T[:, None]
@@ -83,14 +92,14 @@ class Ensemble:
         size = -(-len(group_S) * _BLOCK // _TOKENS) * _TOKENS
         p_TC = np.ones((size, w_MC.shape[1]), np.float32)
         p_TC[place_T] = self._p_TC[self._near_T]
-        real_T = np.zeros(size, bool)
-        real_T[place_T] = True
+        weight_T = np.zeros(size, np.float32)
+        weight_T[place_T] = self._weight_T[self._near_T]
         for m in range(0, len(w_MC), _MIXTURES):
             w_KC = w_MC[m : m + _MIXTURES]
             w_CK = np.zeros((w_MC.shape[1], _MIXTURES), np.float32)
             w_CK[:, : len(w_KC)] = w_KC.T
             parts = [
-                _log_averages(p_TC[t : t + _TOKENS], real_T[t : t + _TOKENS], w_CK)
+                _log_averages(p_TC[t : t + _TOKENS], weight_T[t : t + _TOKENS], w_CK)
                 for t in range(0, size, _TOKENS)
             ]
             if parts:
@@ -98,12 +107,13 @@ class Ensemble:
                 first = np.searchsorted(group_S, group_G)
                 log_GK = np.add.reduceat(log_SK, first, axis=0, dtype=np.float64)
                 nll_MG[m : m + len(w_KC), group_G] -= log_GK.T
-        far_F = self._group_T[~self._near_T]
+        far_F, weight_F = self._group_T[~self._near_T], self._weight_T[~self._near_T]
         for f in range(0, len(far_F), _FAR_TOKENS):
             # The log of a weight of zero is -inf, as it should be.
-            terms_FC1 = -self._far_FC[f : f + _FAR_TOKENS, :, None]
+            here = slice(f, f + _FAR_TOKENS)
+            terms_FC1 = -self._far_FC[here, :, None]
             log_FM = scipy.special.logsumexp(terms_FC1, axis=1, b=w_MC.T)
-            np.subtract.at(nll_MG.T, far_F[f : f + _FAR_TOKENS], log_FM)
+            np.subtract.at(nll_MG.T, far_F[here], weight_F[here, None] * log_FM)
         return nll_MG
 
     def slope(self, w_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -121,12 +131,17 @@ class Ensemble:
         return nll_G, -np.stack([self._sum(slope_T) for slope_T in slope_TC.T], axis=1)
 
     def _sum(self, x_T: np.ndarray) -> np.ndarray:
+        x_T = self._weight_T * x_T
         return np.bincount(self._group_T, x_T, self._groups).astype(np.float64)
 
 
 @jax.jit
-def _log_averages(p_TC: jax.Array, real_T: jax.Array, w_CK: jax.Array) -> jax.Array:
-    """Sums logarithms of averaged probabilities over blocks: float32 [S, K]."""
+def _log_averages(p_TC: jax.Array, weight_T: jax.Array, w_CK: jax.Array) -> jax.Array:
+    """Weighted sums of logarithms of averaged probabilities over blocks.
+
+    Tokens of weight 0 are padding. Returns float32 [S, K].
+    """
     p_TK = jnp.dot(p_TC, w_CK, precision=jax.lax.Precision.HIGHEST)
-    log_TK = jnp.where(real_T[:, None], jnp.log(p_TK), 0.0)
+    weight_T1 = weight_T[:, None]
+    log_TK = jnp.where(weight_T1 > 0, weight_T1 * jnp.log(p_TK), 0.0)
     return log_TK.reshape(-1, _BLOCK, w_CK.shape[1]).sum(axis=1)

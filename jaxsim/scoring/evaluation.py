@@ -1,6 +1,7 @@
 """The windows that scores are computed on, of all domains and both splits."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -23,12 +24,47 @@ class EvaluationSet(EvalWindows):
       domain_R, split_R: int32, indices into `domains` and `SPLITS`.
       domains: names, in-pool ones first, in the corpus's order.
       in_pool: whether each domain is the held-out text of some partition.
+      groups: the group of each domain.
+      by_document: whether a domain's loss is the mean over its documents of their bits
+        per byte. Otherwise it is the bits of all its text over the bytes of all of it.
     """
 
     domain_R: np.ndarray
     split_R: np.ndarray
     domains: tuple[str, ...]
     in_pool: tuple[bool, ...]
+    groups: tuple[str, ...]
+    by_document: tuple[bool, ...]
+
+    @functools.cached_property
+    def weight_R(self) -> np.ndarray:
+        """What a byte of each window counts in its domain, float64.
+
+        1, or where all documents count alike, 1 over the bytes of the document.
+        """
+        weight_R = np.ones(len(self))
+        if any(self.by_document):
+            bytes_E = np.bincount(self.document_R, self.bytes_R)
+            here_R = np.array(self.by_document)[self.domain_R]
+            weight_R[here_R] /= bytes_E[self.document_R[here_R]]
+        return weight_R
+
+    def sums(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Sums over the windows of each domain, every byte with its weight.
+
+        A domain's bits per byte are those of its sum of nats over its sum of bytes.
+
+        Args:
+          x: numbers [..., R] of the windows `rows`.
+          rows: indices of windows.
+
+        Returns:
+          [..., D], float64; 0 for a domain without windows.
+        """
+        weight_RD = np.eye(len(self.domains))[self.domain_R[rows]]
+        weight_RD *= self.weight_R[rows, None]
+        sums: np.ndarray = x.astype(np.float64) @ weight_RD
+        return sums
 
     def rows(self, split: str | None = None, windows: int = 0) -> np.ndarray:
         """Indices of windows, all or of one split.
@@ -79,6 +115,8 @@ def gather(corpus: Corpus) -> EvaluationSet:
         split_R=np.repeat(np.array([h for _, h in places], np.int32), sizes),
         domains=tuple(names),
         in_pool=tuple(corpus.domains[n].in_pool for n in names),
+        groups=tuple(corpus.domains[n].group for n in names),
+        by_document=tuple(corpus.domains[n].by_document for n in names),
     )
 
 
@@ -89,8 +127,10 @@ def _domain_names(corpus: Corpus) -> list[str]:
 
 def text_digest(corpus: Corpus) -> str:
     """The digest of `gather(corpus)`, without reading a window."""
-    names = _domain_names(corpus)
-    return digest([[n, s, corpus.domains[n].digests[s]] for n in names for s in SPLITS])
+    domains = [corpus.domains[name] for name in _domain_names(corpus)]
+    return digest(
+        [[d.name, d.by_document, s, d.digests[s]] for d in domains for s in SPLITS]
+    )
 
 
 def make_basis(

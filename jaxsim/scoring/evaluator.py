@@ -144,6 +144,7 @@ class Programs:
             Blocks(
                 shape((blocks, windows, length + 1), jnp.int32, over),
                 shape((blocks, windows, length), jnp.bool, over),
+                shape((blocks, windows), dtype, over) if gradient else None,
                 shape((), jnp.int32),
             ),
         )
@@ -160,9 +161,10 @@ class Programs:
         """Dispatches a call; see `program.losses` and `program.gradient`."""
         length = call.blocks.scored_TBL.shape[2]
         program = self.compiled(layout, length, gradient)
+        blocks = call.blocks if gradient else call.blocks._replace(weight_TB=None)
         arrays = jax.tree.map(
             lambda value, at: jax.device_put(np.asarray(value, at.dtype), at.sharding),
-            (w, scale, call.blocks),
+            (w, scale, blocks),
             self.arguments(layout, length, gradient)[2:],
         )
         found: tuple[jax.Array, jax.Array] = program(base, self.pool.delta_C, *arrays)
@@ -240,7 +242,7 @@ class Programs:
 
 @dataclasses.dataclass(frozen=True)
 class Jacobian:
-    """Derivatives of every domain's summed loss; 0 without windows.
+    """Derivatives of every domain's loss, see `EvaluationSet.sums`; 0 without windows.
 
     Attributes:
       nll_R: nats of each window.
@@ -364,7 +366,7 @@ class Evaluator:
                 yield part, nll_KRL if per_token else nll_KRL[:, :, 0]
 
     def jacobian(self, w_C: np.ndarray, scale: float, rows: np.ndarray) -> Jacobian:
-        """Differentiates every domain's loss, summed over its windows.
+        """Differentiates every domain's loss, see `EvaluationSet.sums`.
 
         Weights are free coordinates: nothing is projected on the simplex. The
         derivative with respect to a damaged member is zero, because its column is. The

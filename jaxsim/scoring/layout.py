@@ -220,9 +220,11 @@ def _call(
     tokens_TBL1[block_R, at_R] = evaluation.tokens_RL1[rows, : length + 1]
     scored_TBL = np.zeros((devices * blocks, windows, length), bool)
     scored_TBL[block_R, at_R] = scored_mask(evaluation, rows)[:, :length]
+    weight_TB = np.zeros((devices * blocks, windows))
+    weight_TB[block_R, at_R] = evaluation.weight_R[rows]
     count = np.int32(turn_R[-1] + 1)
     places = block_R * windows + at_R
-    return Call(at, places, Blocks(tokens_TBL1, scored_TBL, count))
+    return Call(at, places, Blocks(tokens_TBL1, scored_TBL, weight_TB, count))
 
 
 def settled(config: ScoreConfig, model: LanguageModel, mesh: Mesh) -> ScoreConfig:

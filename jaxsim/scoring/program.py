@@ -132,11 +132,13 @@ class Blocks(NamedTuple):
     Attributes:
       tokens_TBL1: token ids, int32, T blocks of B windows.
       scored_TBL: bool, which targets count.
+      weight_TB: what a window's loss counts in a gradient's sum; None without one.
       count: int32 (), blocks that are computed, the first ones.
     """
 
     tokens_TBL1: Any
     scored_TBL: Any
+    weight_TB: Any
     count: Any
 
 
@@ -224,8 +226,8 @@ def gradient(
       blocks, model, execution, specs: see `losses`.
 
     Returns:
-      Nats of windows [T, B]; and [C], the inner products for their sum over all
-      devices, in the dtype of the base.
+      Nats of windows [T, B]; and [C], the inner products for their weighted sum over
+      all devices, in the dtype of the base.
     """
 
     def vary(leaf: jax.Array) -> jax.Array:
@@ -237,7 +239,7 @@ def gradient(
     def loss(params: Any, t: jax.Array) -> tuple[jax.Array, jax.Array]:
         nll_BL = model.token_nll(params, blocks.tokens_TBL1[t], execution)
         nll_B = jnp.sum(jnp.where(blocks.scored_TBL[t], nll_BL, 0.0), axis=-1)
-        return jnp.sum(nll_B), nll_B
+        return jnp.sum(blocks.weight_TB[t] * nll_B), nll_B
 
     def block(t: jax.Array, sums: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
         gradient_of_block, nll_B = jax.grad(loss, has_aux=True)(params, t)

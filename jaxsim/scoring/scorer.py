@@ -234,7 +234,7 @@ class Scorer:
         units = [self.corpus.unit(name) for name in self.members]
         return concatenate(
             uniform(self.members),
-            proportional(self.members, [u.tokens for u in units]),
+            proportional(self.members, [u.supply for u in units]),
             macro(self.members, [u.group for u in units]),
         )
 
@@ -321,15 +321,17 @@ class Scorer:
         return Jacobian(nll_R, dw.reshape(d, c), dscale_D)
 
     def ensemble(self, rows: np.ndarray) -> Ensemble:
-        """The ensemble's losses, summed over the windows `rows` of each domain."""
+        """The ensemble's losses, by `EvaluationSet.sums` of the windows `rows`."""
         e = self.evaluation
         domain_R = np.full(len(e), -1)
         domain_R[rows] = e.domain_R[rows]
-        domain_T = np.repeat(domain_R, e.count_R)
-        return Ensemble(self.token_losses[1:], domain_T, len(e.domains))
+        domain_T, weight_T = (
+            np.repeat(x_R, e.count_R) for x_R in (domain_R, e.weight_R)
+        )
+        return Ensemble(self.token_losses[1:], domain_T, len(e.domains), weight_T)
 
     def members_sums(self, w_MC: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """The members' mean losses, summed over the windows `rows` of each domain.
+        """The members' mean losses, by `EvaluationSet.sums` of the windows `rows`.
 
         Returns:
           Nats [M, D], float64; 0 for a domain without windows.
@@ -343,7 +345,7 @@ class Scorer:
                 f"{counted(int(damaged), 'mixture')} with a damaged member"
             )
         nll_CR = _finite(self.window_losses[1:])[:, rows]
-        return w_MC @ (nll_CR @ np.eye(len(e.domains))[e.domain_R[rows]])
+        return w_MC @ e.sums(nll_CR, rows)
 
     def load(self, name: str) -> Scores:
         """Loads a scored table by name.

@@ -113,38 +113,70 @@ def bits_per_byte(
 def bits_of(
     evaluation: EvaluationSet, predictor: PredictorScores, split: str
 ) -> np.ndarray:
-    """Bits per byte [M, D], float64; NaN for a domain without windows."""
-    nll_MD, sums = domain_sums(evaluation, predictor, split)
-    return bits_per_byte(nll_MD, sums["bytes"])
+    """Bits per byte [M, D] by the domains' own averages, see `EvaluationSet.sums`.
+
+    Float64; NaN for a domain without windows.
+    """
+    here = evaluation.split_R[predictor.rows] == SPLITS.index(split)
+    rows = predictor.rows[here]
+    nll_MD = np.empty((len(predictor.nll_MR), len(evaluation.domains)))
+    for start in range(0, len(nll_MD), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        nll_MD[part] = evaluation.sums(predictor.nll_MR[part, here], rows)
+    return bits_per_byte(nll_MD, evaluation.sums(evaluation.bytes_R[rows], rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class DomainSums:
+    """The text of one domain and split that a predictor was scored on.
+
+    Attributes:
+      tokens, bytes, documents, windows: how much there is of it.
+      nll_M: nats of each mixture.
+      mean_M: mean over documents of their bits per byte.
+    """
+
+    tokens: int
+    bytes: int
+    documents: int
+    windows: int
+    nll_M: np.ndarray
+    mean_M: np.ndarray
 
 
 def domain_sums(
     evaluation: EvaluationSet, predictor: PredictorScores, split: str
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Sums losses over the windows of each domain in one split of the data.
+) -> dict[int, DomainSums]:
+    """Sums over the windows of each domain that has some in a split, by its index."""
+    e, nll_MR = evaluation, predictor.nll_MR
+    is_here_R = e.split_R[predictor.rows] == SPLITS.index(split)
+    found = {}
+    for d in np.unique(e.domain_R[predictor.rows[is_here_R]]).tolist():
+        at = np.flatnonzero(is_here_R & (e.domain_R[predictor.rows] == d))
+        rows = predictor.rows[at]
+        starts_E = document_starts(e, rows)
+        bytes_E = np.add.reduceat(e.bytes_R[rows], starts_E)
+        nll_M, mean_M = np.empty((2, len(nll_MR)))
+        for start in range(0, len(nll_MR), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            nll_KR = nll_MR[part, at].astype(np.float64)
+            nll_KE = np.add.reduceat(nll_KR, starts_E, axis=1)
+            nll_M[part] = nll_KE.sum(axis=1)
+            mean_M[part] = bits_per_byte(nll_KE, bytes_E).mean(axis=1)
+        found[d] = DomainSums(
+            tokens=int(e.count_R[rows].sum()),
+            bytes=int(bytes_E.sum()),
+            documents=len(starts_E),
+            windows=len(rows),
+            nll_M=nll_M,
+            mean_M=mean_M,
+        )
+    return found
 
-    Returns:
-      Nats [M, D], float64; and by name the numbers [D] of tokens, bytes,
-      windows and documents that they are sums over.
-    """
-    e, d = evaluation, len(evaluation.domains)
-    here = e.split_R[predictor.rows] == SPLITS.index(split)
-    rows = predictor.rows[here]
-    onehot_RD = np.eye(d)[e.domain_R[rows]]
-    nll_MD = np.empty((len(predictor.nll_MR), d))
-    for start in range(0, len(nll_MD), _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
-        nll_MD[part] = predictor.nll_MR[part, here].astype(np.float64) @ onehot_RD
-    sums = {
-        "tokens": e.count_R[rows] @ onehot_RD,
-        "bytes": e.bytes_R[rows] @ onehot_RD,
-        "windows": onehot_RD.sum(0),
-        "documents": np.array(
-            [len(np.unique(e.document_R[rows][e.domain_R[rows] == i]))
-             for i in range(d)]
-        ),
-    }  # fmt: skip
-    return nll_MD, sums
+
+def document_starts(evaluation: EvaluationSet, rows: np.ndarray) -> np.ndarray:
+    """Places in `rows`, which increase, of the first window of each document."""
+    return np.unique(evaluation.document_R[rows], return_index=True)[1]
 
 
 def as_arrow(scores: Scores) -> pa.Table:
@@ -163,17 +195,23 @@ def as_arrow(scores: Scores) -> pa.Table:
     parts = []
     for name, predictor in scores.predictors.items():
         for split in SPLITS:
-            nll_MD, sums = domain_sums(e, predictor, split)
-            for d in np.flatnonzero(sums["windows"]):
+            for d, sums in domain_sums(e, predictor, split).items():
+                pooled_M = bits_per_byte(sums.nll_M, sums.bytes)
+                own_M = sums.mean_M if e.by_document[d] else pooled_M
                 columns = mixtures | {
                     "predictor": pa.repeat(name, m),
                     "domain": pa.repeat(e.domains[d], m),
+                    "group": pa.repeat(e.groups[d], m),
                     "in_pool": pa.repeat(e.in_pool[d], m),
                     "split": pa.repeat(split, m),
-                    "nll_sum": pa.array(nll_MD[:, d]),
+                    "nll_sum": pa.array(sums.nll_M),
+                    "bits_per_byte": pa.array(own_M),
+                    "pooled_bits_per_byte": pa.array(pooled_M),
+                    "document_bits_per_byte": pa.array(sums.mean_M),
+                    "perplexity": pa.array(np.exp(sums.nll_M / sums.tokens)),
                 }
                 for key in ("tokens", "bytes", "documents", "windows"):
-                    columns[key] = pa.repeat(int(sums[key][d]), m)
+                    columns[key] = pa.repeat(getattr(sums, key), m)
                 parts.append(pa.table(columns))
     arrow = pa.concat_tables(parts)
     facts = {

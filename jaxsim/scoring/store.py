@@ -3,6 +3,7 @@
     scores/NAME.parquet      mixture x predictor x domain x split, as sums
     scores/NAME.PREDICTOR.npy    nats of every window, float32 [M, R]
     scores/NAME.json         the mixtures, which windows, and digests
+    scores/NAME.documents.parquet  losses by document, if asked for; see `documents`
     scores/KIND-DIGEST.log   cache of computed losses, see `Journal`
 
 The JSON is written last, and is refused if it does not fit its arrays. Tables that use
@@ -28,6 +29,7 @@ from jaxsim import records
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.pool.digests import sha256_of_file
 from jaxsim.records import Basis, digest
+from jaxsim.scoring.documents import write_documents
 from jaxsim.scoring.evaluation import EvaluationSet
 from jaxsim.scoring.scores import PredictorScores, Scores, as_arrow
 from jaxsim.scoring.stack import StackedPool
@@ -221,6 +223,12 @@ class ScoreStore:
             notes=tuple(scores.notes),
         )
         records.save(self.folder / f"{scores.name}.json", record)
+
+    def save_documents(self, scores: Scores) -> Path:
+        """Writes the losses by document of a table that is saved."""
+        path = self.folder / f"{scores.name}.documents.parquet"
+        records.write(path, functools.partial(write_documents, scores))
+        return path
 
     def load(self, name: str, evaluation: EvaluationSet) -> Scores:
         """Loads a table.

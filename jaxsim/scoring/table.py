@@ -24,6 +24,8 @@ from jaxsim.log import counted
 # decimals and from float arithmetic over up to a few hundred members.
 SUM_TOLERANCE = 1e-5
 MOST_ROWS = 1_000_000  # of a table; each row is held with its name
+# Of `subsets` without sizes: the largest one, and most rows.
+_LARGEST, _MODEST = 3, 10_000
 # Kinds of the merges that answers are compared with.
 STANDARD_MERGES = (Labels.UNIFORM, Labels.PROPORTIONAL, Labels.MACRO)
 
@@ -294,7 +296,9 @@ def read_csv(members: Sequence[str], path: Path) -> Mixtures:
 def parse(
     spec: str, members: Sequence[str], concentration: float, seed: int
 ) -> Mixtures:
-    """Builds a table from `subsets:A-B`, `dirichlet:N` or the path of a CSV.
+    """Builds a table from `subsets`, `subsets:A-B`, `dirichlet:N` or a CSV's path.
+
+    `subsets` are those of one to three members, or fewer where they would be very many.
 
     Args:
       spec: the specification.
@@ -305,28 +309,54 @@ def parse(
     Raises:
       UserError: `spec` is none of these, or out of range.
     """
-    if match := re.fullmatch(r"subsets:(\d{1,9})(?:-(\d{1,9}))?", spec):
-        smallest = int(match[1])
-        largest = int(match[2] or match[1])
-        if not 1 <= smallest <= min(largest, len(members)):
-            raise UserError(
-                f"mixtures {spec!r} (config.score.mixtures): sizes must lie between 1 "
-                f"and the number of members, {len(members)}"
-            )
-        largest = min(largest, len(members))  # there are no larger subsets
-        sizes = range(smallest, largest + 1)
-        _check_rows(spec, sum(math.comb(len(members), size) for size in sizes))
-        return subsets(members, smallest, largest)
-    if match := re.fullmatch(r"dirichlet:(\d{1,15})", spec):
-        _check_rows(spec, int(match[1]))
-        return dirichlet(members, int(match[1]), concentration, seed)
-    if spec.endswith(".csv"):
+    if count_rows(spec, len(members)) is None:
         return read_csv(members, Path(spec))
-    raise UserError(f"mixtures {spec!r}: must be subsets:A-B, dirichlet:N or FILE.csv")
+    if sizes := _sizes(spec, len(members)):
+        return subsets(members, sizes[0], sizes[-1])
+    return dirichlet(members, int(spec.partition(":")[2]), concentration, seed)
 
 
-def _check_rows(spec: str, count: int) -> None:
-    """Refuses a table that is empty, or too large to hold."""
+def count_rows(spec: str, members: int) -> int | None:
+    """How many mixtures `parse` makes; None for a CSV.
+
+    Raises:
+      UserError: see `parse`.
+    """
+    if sizes := _sizes(spec, members):
+        return _check_rows(spec, sum(math.comb(members, size) for size in sizes))
+    if match := re.fullmatch(r"dirichlet:(\d{1,15})", spec):
+        return _check_rows(spec, int(match[1]))
+    if spec.endswith(".csv"):
+        return None
+    raise UserError(
+        f"mixtures {spec!r}: must be subsets, subsets:A-B, dirichlet:N or FILE.csv"
+    )
+
+
+def _sizes(spec: str, members: int) -> range | None:
+    """The sizes of subsets that are asked for, none larger than the pool."""
+    match = re.fullmatch(r"subsets(?::(\d{1,9})(?:-(\d{1,9}))?)?", spec)
+    if not match:
+        return None
+    if not match[1]:
+        largest, rows = 1, members
+        while largest < min(_LARGEST, members):
+            rows += math.comb(members, largest + 1)
+            if rows > _MODEST:
+                break
+            largest += 1
+        return range(1, largest + 1)
+    smallest, largest = int(match[1]), int(match[2] or match[1])
+    if not 1 <= smallest <= min(largest, members):
+        raise UserError(
+            f"mixtures {spec!r} (config.score.mixtures): sizes must lie between 1 "
+            f"and the number of members, {members}"
+        )
+    return range(smallest, min(largest, members) + 1)
+
+
+def _check_rows(spec: str, count: int) -> int:
+    """The count of rows; refuses a table that is empty, or too large to hold."""
     if not count:
         raise UserError(f"mixtures {spec!r}: asks for no rows")
     if count > MOST_ROWS:
@@ -334,6 +364,7 @@ def _check_rows(spec: str, count: int) -> None:
             f"mixtures {spec!r}: asks for {min(count, 10**15):.3g} rows; the most are "
             f"{MOST_ROWS:,}"
         )
+    return count
 
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -396,7 +427,10 @@ def read_cells(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
         raise UserError(f"{path}: no such file")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
+            # Names of members have commas, but a table does not begin with one.
+            separator = re.search(r"[,;\t]", re.sub(r'"[^"]*"', "", file.readline()))
+            file.seek(0)
+            reader = csv.reader(file, delimiter=separator[0] if separator else ",")
             rows = [(reader.line_num, list(map(_from_text, cells))) for cells in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV in UTF-8 ({error})") from error

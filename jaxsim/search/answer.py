@@ -9,7 +9,7 @@ from jaxsim.log import counted
 from jaxsim.scoring.scores import Scores, bits_of, bits_per_byte
 from jaxsim.scoring.table import Mixtures
 from jaxsim.search.constraints import Binding, binding, more_epochs
-from jaxsim.search.objective import EXCESS, Objective, Slope, target_weights
+from jaxsim.search.objective import EXCESS, Objective, Slope, means, target_weights
 from jaxsim.search.problem import Problem
 from jaxsim.search.result import SearchResult
 from jaxsim.search.ties import Residual, Ties, resampled, tie_set
@@ -47,7 +47,9 @@ def answer(problem: Problem, scored: Scores, residual: Residual | None) -> Searc
     )  # fmt: skip
     w_C, bits_D = table.w_MC[ties.tied[0]], trained_MD[ties.tied[0]]
     slope, marginal = _derivatives(problem, w_C)
-    weights = zip(e.domains, target_weights(config, e), strict=True)
+    named = target_weights(config, e)
+    weights_D = goal.weights_D * sum(named.values())
+    weights = zip(e.domains, weights_D.tolist(), strict=True)
     dev = problem.windows("dev")
     windows, dev_windows = (
         int(np.bincount(e.domain_R[rows]).max())
@@ -55,20 +57,28 @@ def answer(problem: Problem, scored: Scores, residual: Residual | None) -> Searc
     )
     plan = problem.feasible.plan
     used = np.flatnonzero(w_C > 0) if plan.tokens else ()
+    limits = zip(
+        config.max_regression,
+        goal.limit_L.tolist(),
+        means(bits_D, goal.limits_LD).tolist(),
+        strict=True,
+    )
     bound = binding(problem.feasible, w_C, slope) + [
-        Binding(e.domains[d], "max_regression", limit, float(bits_D[d]))
-        for d, limit in enumerate(goal.limit_D.tolist())
-        if bits_D[d] >= limit - EXCESS
+        Binding(name, "max_regression", limit, bits)
+        for name, limit, bits in limits
+        if bits >= limit - EXCESS
     ]
+    compared = _compared(problem, goal, bits_D)
     return SearchResult(
-        target={name: float(w) for name, w in weights if w > 0},
+        target={name: weight for name, weight in weights if weight > 0},
+        named=named,
         objective=config.objective,
         method=config.method,
         table=scored.name,
         searched=len(table),
         looked_at=0 if config.method == "table" else config.candidates,
         evaluations=loss.spent,
-        tokens=round(loss.spent * int(e.count_R[problem.rows].sum())),
+        tokens=round(loss.spent * int(e.length_R[problem.rows].sum())),
         windows=windows,
         dev_windows=dev_windows,
         ties={
@@ -82,11 +92,8 @@ def answer(problem: Problem, scored: Scores, residual: Residual | None) -> Searc
         calibrated=problem.correction is not None,
         binding=[dataclasses.asdict(each) for each in bound],
         constraints=_constraints(problem),
-        domains={
-            e.domains[d]: {"best": float(bits_D[d]), "base": float(goal.base_D[d])}
-            | ({"limit": float(goal.limit_D[d])} if goal.limited_D[d] else {})
-            for d in np.flatnonzero(goal.needed_D)
-        },
+        domains={n: row for n, row in compared.items() if n in e.domains},
+        means={n: row for n, row in compared.items() if n not in e.domains},
         epochs={scorer.members[c]: float(plan.epochs(w_C)[c]) for c in used},
         warnings=_warnings(problem, goal, w_C, bits_D),
         marginal=marginal,
@@ -105,7 +112,7 @@ def _derivatives(problem: Problem, w_C: np.ndarray) -> tuple[Slope, dict[str, An
     others = others[~problem.objective.needed_D[e.domain_R[others]]]
     if len(others):
         dw_DC = dw_DC + scorer.jacobian(w_C, 1.0, others).dw_DC
-        bytes_D = bytes_D + problem.sums(e.bytes_R, others)
+        bytes_D = bytes_D + e.sums(e.bytes_R[others], others)
     bits_DC = marginal_values(dw_DC, w_C, bytes_D)
     there = np.flatnonzero(bytes_D)
     damaged = scorer.stack.damaged
@@ -132,8 +139,8 @@ def _rows(
     scorer, e = problem.scorer, problem.scorer.evaluation
     standard = table.standard_merges()
     singles = [m for m in range(len(table)) if len(table.parts(m)) == 1]
-    if singles:
-        standard.append(min(singles, key=lambda m: (value_M + shift_M)[m]))
+    # Two, because the best mixture may be one of them.
+    standard += sorted(singles, key=lambda m: (value_M + shift_M)[m])[:2]
     shown = list(dict.fromkeys([*ties.tied.tolist(), *standard]))
     tested = list(dict.fromkeys([*ties.tied[:_FINALISTS].tolist(), *standard]))
     rows = problem.windows("test")
@@ -162,6 +169,26 @@ def _rows(
         }
         for i, m in enumerate(shown)
     ]
+
+
+def _compared(
+    problem: Problem, goal: Objective, bits_D: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """The base model, the best mixture and the limit, by name of what matters."""
+    config, e = problem.config, problem.scorer.evaluation
+    limits = dict(zip(config.max_regression, goal.limit_L.tolist(), strict=True))
+    needed = np.flatnonzero(goal.needed_D)
+    parts = dict(zip(goal.needed, np.eye(len(e.domains))[needed], strict=True))
+    parts |= dict(zip(target_weights(config, e), goal.parts_TD, strict=True))
+    parts |= dict(zip(limits, goal.limits_LD, strict=True))
+    rows = {}
+    for name, part_D in parts.items():
+        pair = np.array([bits_D, goal.base_D])
+        best, base = means(pair, part_D[None])[:, 0].tolist()
+        rows[name] = {"best": best, "base": base}
+        if name in limits:
+            rows[name]["limit"] = limits[name]
+    return rows
 
 
 def _constraints(problem: Problem) -> list[str]:
@@ -217,10 +244,10 @@ def marginal_values(
     member can be worth more than the mixture.
 
     Args:
-      dw_DC: derivatives of the domains' summed nats with respect to the
+      dw_DC: derivatives of the domains' sums of nats with respect to the
         weights, see `Evaluator.jacobian`.
       w_C: the mixture at which they were taken; sums to 1.
-      bytes_D: bytes of the text that the nats are sums over; may be 0.
+      bytes_D: the same sums of bytes; may be 0.
       share: share of the tokens that moves.
 
     Returns:

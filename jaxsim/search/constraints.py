@@ -53,7 +53,7 @@ def feasible(
     partitions = [unit.partition for unit in units]
     few = 0 < config.max_sources < len(set(partitions))
     uniform = config.prior == "uniform"
-    weight_C = np.array([1 if uniform else unit.tokens for unit in units], float)
+    weight_C = np.array([1 if uniform else unit.supply for unit in units], float)
     found = Feasible(
         members=tuple(unit.name for unit in units),
         partition_C=np.unique(partitions, return_inverse=True)[1],
@@ -153,7 +153,7 @@ def _plan_of(
             "tokens"
         )
     sources: dict[tuple[int, ...], tuple[str, float]]
-    sources = {(c,): (u.name, float(u.tokens)) for c, u in enumerate(units)}
+    sources = {(c,): (u.name, float(u.supply)) for c, u in enumerate(units)}
     given: set[int] = set()
     for name, tokens in config.supply.items():
         if name == BASE:

@@ -7,7 +7,7 @@ bits are.
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -38,32 +38,53 @@ class Slope:
 class Objective:
     """A function of the bits per byte on D domains; smaller is better.
 
-    'mean' is the weighted mean over the target. 'worst' is the largest loss relative
-    to the base model over the domains with positive weight, plus the base model's
-    weighted mean, so that it stays on the scale of bits per byte. Domains that are not
-    needed may hold NaN.
+    'mean' is the weighted mean over T targets. 'worst' is the largest loss relative
+    to the base model over them, plus the base model's weighted mean, so that it stays
+    on the scale of bits per byte. Targets, and what has one of L limits, are means over
+    domains. Domains that are not needed may hold NaN.
     """
 
     domains: tuple[str, ...]
-    weights_D: np.ndarray  # of the target; they sum to 1
+    parts_TD: np.ndarray  # weights of the domains in each target; they sum to 1
+    weights_T: np.ndarray  # of the targets; they sum to 1
     kind: str  # 'mean' or 'worst'
     base_D: np.ndarray  # bits per byte of the base model on the same text
-    max_regression_D: np.ndarray  # share of it by which a domain may get worse, or inf
+    limits_LD: np.ndarray  # weights of the domains in what is limited
+    max_regression_L: np.ndarray  # share of the base's bits by which it may get worse
+
+    @classmethod
+    def of_domains(
+        cls,
+        domains: tuple[str, ...],
+        weights_D: np.ndarray,
+        kind: str,
+        base_D: np.ndarray,
+        max_regression_D: np.ndarray | None = None,
+    ) -> "Objective":
+        """Each domain with a weight is a target; each finite regression is a limit."""
+        eye_DD, used_D = np.eye(len(domains)), weights_D > 0
+        if max_regression_D is None:
+            max_regression_D = np.full(len(domains), np.inf)
+        limited_D = np.isfinite(max_regression_D)
+        return cls(
+            domains,
+            eye_DD[used_D],
+            weights_D[used_D] / weights_D.sum(),
+            kind,
+            base_D,
+            eye_DD[limited_D],
+            max_regression_D[limited_D],
+        )
 
     @functools.cached_property
-    def used_D(self) -> np.ndarray:
-        """The domains of the target; [D] bool."""
-        return self.weights_D > 0
+    def weights_D(self) -> np.ndarray:
+        """Weights of the domains in the mean over targets; they sum to 1."""
+        return self.weights_T @ self.parts_TD
 
     @functools.cached_property
-    def limited_D(self) -> np.ndarray:
-        """The domains with a regression limit; [D] bool."""
-        return np.isfinite(self.max_regression_D)
-
-    @property
     def needed_D(self) -> np.ndarray:
         """The domains whose bits matter; [D] bool."""
-        return self.used_D | self.limited_D
+        return (self.parts_TD != 0).any(axis=0) | (self.limits_LD != 0).any(axis=0)
 
     @property
     def needed(self) -> list[str]:
@@ -71,21 +92,21 @@ class Objective:
         return np.array(self.domains)[self.needed_D].tolist()
 
     @property
-    def limit_D(self) -> np.ndarray:
-        """The most bits per byte [D]; inf or NaN without a limit."""
-        return self.base_D * (1 + self.max_regression_D)
+    def limit_L(self) -> np.ndarray:
+        """The most bits per byte of what is limited."""
+        return means(self.base_D, self.limits_LD) * (1 + self.max_regression_L)
 
     def value(self, bits_MD: np.ndarray) -> np.ndarray:
         """The objective [M] without the limits, in bits per byte."""
         if self.kind == "mean":
             return weighted_mean(bits_MD, self.weights_D)
-        loss_MT = bits_MD[:, self.used_D] - self.base_D[self.used_D]
+        loss_MT = means(bits_MD, self.parts_TD) - means(self.base_D, self.parts_TD)
         return loss_MT.max(axis=1) + self._base_mean
 
     def violation(self, bits_MD: np.ndarray) -> np.ndarray:
         """The largest excess over a limit [M], in bits; 0 where all are met."""
-        excess_MT = bits_MD[:, self.limited_D] - self.limit_D[self.limited_D]
-        return excess_MT.max(axis=1, initial=0.0)
+        excess_ML = means(bits_MD, self.limits_LD) - self.limit_L
+        return excess_ML.max(axis=1, initial=0.0)
 
     def penalised(self, bits_MD: np.ndarray) -> np.ndarray:
         """What searches minimize [M]: value plus `PENALTY` times violation."""
@@ -96,15 +117,15 @@ class Objective:
 
         `jacobian_DC` are those of `bits_D` with respect to C coordinates.
         """
-        eye_DD, limited = np.eye(len(self.domains)), self.limited_D
+        wide = len(self.domains)
         if self.kind == "mean":
             slope_TD, offset_T = self.weights_D[None], np.zeros(1)
         else:
-            slope_TD = eye_DD[self.used_D]
-            offset_T = self._base_mean - self.base_D[self.used_D]
-        excess_ED = np.concatenate([0 * eye_DD[:1], PENALTY * eye_DD[limited]])
-        offset_E = np.append(0.0, -PENALTY * self.limit_D[limited])
-        slope_PD = (slope_TD[:, None] + excess_ED).reshape(-1, len(eye_DD))
+            slope_TD = self.parts_TD
+            offset_T = self._base_mean - means(self.base_D, slope_TD)
+        excess_ED = np.concatenate([np.zeros((1, wide)), PENALTY * self.limits_LD])
+        offset_E = np.append(0.0, -PENALTY * self.limit_L)
+        slope_PD = (slope_TD[:, None] + excess_ED).reshape(-1, wide)
         offset_P = (offset_T[:, None] + offset_E).ravel()
         needed = self.needed_D
         slope_Pd = slope_PD[:, needed]
@@ -113,7 +134,7 @@ class Objective:
 
     @property
     def _base_mean(self) -> float:
-        return float(self.base_D[self.used_D] @ self.weights_D[self.used_D])
+        return float(weighted_mean(self.base_D[None], self.weights_D)[0])
 
 
 def objective(config: SearchConfig, evaluation: EvaluationSet) -> Objective:
@@ -122,47 +143,66 @@ def objective(config: SearchConfig, evaluation: EvaluationSet) -> Objective:
     Raises:
       UserError: names an unknown domain.
     """
-    weights_D = target_weights(config, evaluation)
-    weights_D = weights_D / weights_D.max()  # their sum may be infinite
-    domains, limits = evaluation.domains, config.max_regression
-    _check_names("max_regression", limits, domains)
+    targets = target_weights(config, evaluation)
+    weights_T = np.array(list(targets.values()))
+    weights_T = weights_T / weights_T.max()  # their sum may be infinite
+    limits = config.max_regression
+    domains = evaluation.domains
     return Objective(
         domains=domains,
-        weights_D=weights_D / weights_D.sum(),
+        parts_TD=_parts("target", targets, evaluation),
+        weights_T=weights_T / weights_T.sum(),
         kind=config.objective,
         base_D=np.full(len(domains), np.nan),
-        max_regression_D=np.array([limits.get(n, np.inf) for n in domains]),
+        limits_LD=_parts("max_regression", limits, evaluation),
+        max_regression_L=np.array(list(limits.values())),
     )
 
 
-def target_weights(config: SearchConfig, evaluation: EvaluationSet) -> np.ndarray:
-    """[D] weights of the objective, as they were given.
+def target_weights(config: SearchConfig, evaluation: EvaluationSet) -> dict[str, float]:
+    """The targets with positive weight, by name, as they were given.
 
-    An empty target is every out-of-pool domain or, with none, every domain.
+    An empty target is every out-of-pool group or domain or, with none, every domain.
 
     Raises:
-      UserError: names a domain that there is not.
+      UserError: names something that there is not.
     """
-    e = evaluation
     target: Mapping[str, float] = config.target
+    _parts("target", target, evaluation)
     if not target:
-        target = Targets.of(e, np.ones(len(e.domains), bool)).default
-    _check_names("target", target, e.domains)
-    weights_D = np.array([target.get(n, 0.0) for n in e.domains])
-    if (weights_D < 0).any() or not weights_D.any():
+        target = _every(evaluation).default
+    found = {name: weight for name, weight in target.items() if weight > 0}
+    if any(weight < 0 for weight in target.values()) or not found:
         raise UserError(
             "config.search.target: weights must be zero or more, and one of "
             "them positive"
         )
-    return weights_D
+    return found
 
 
-def _check_names(key: str, names: Iterable[str], domains: Sequence[str]) -> None:
-    if unknown := [name for name in names if name not in domains]:
-        raise UserError(
-            f"config.search.{key}: {unknown[0]!r} is not a domain; domains are "
-            f"{', '.join(domains)}"
-        )
+def _parts(key: str, names: Iterable[str], evaluation: EvaluationSet) -> np.ndarray:
+    """[N, D] weights of the domains in domains, groups and macros."""
+    e, every = evaluation, _every(evaluation)
+    parts = {name: every.parts(name, e.domains) for name in names}
+    for name, part_D in parts.items():
+        if not part_D.any():
+            known = dict.fromkeys((*every.all, *e.groups))
+            raise UserError(
+                f"config.search.{key}: {name!r} is not a domain or a group of domains; "
+                f"there are {', '.join(known)}"
+            )
+    return np.array(list(parts.values())).reshape(-1, len(e.domains))
+
+
+def _every(evaluation: EvaluationSet) -> Targets:
+    return Targets.of(evaluation, np.ones(len(evaluation.domains), bool))
+
+
+def means(bits: np.ndarray, parts_ND: np.ndarray) -> np.ndarray:
+    """Means [..., N] of bits [..., D]; a domain without a part may hold NaN."""
+    used_D = parts_ND.any(axis=0)
+    mean: np.ndarray = bits[..., used_D] @ parts_ND[:, used_D].T
+    return mean
 
 
 def weighted_mean(bits_MD: np.ndarray, weights_D: np.ndarray) -> np.ndarray:

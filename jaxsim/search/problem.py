@@ -42,7 +42,7 @@ class Problem:
       known: scores that a descent starts with.
       base_R: the base model's nats on every window of the evaluation set.
       rows: windows that an evaluation is on, indices into the evaluation set.
-      bytes_D: of the text in `rows`.
+      bytes_D: of the text in `rows`, with their weights; see `EvaluationSet.sums`.
       objective: on `rows`.
       loss: the penalized objective of merges, and its budget.
       nll: float32 nats [R] of all mixtures in its history, by `mixture_key`.
@@ -67,7 +67,7 @@ class Problem:
         self.base_R = standard.predictors["merge"].nll_MR[0]
         self.objective = objective(config, e)
         self.rows = self.windows("dev", config.windows)
-        self.bytes_D = self.sums(e.bytes_R, self.rows)
+        self.bytes_D = e.sums(e.bytes_R[self.rows], self.rows)
         self.objective = self.objective_on(self.rows)
         shut = dict.fromkeys(scorer.stack.damaged, 0.0)
         manifests = scorer.pool.manifests("member")
@@ -76,7 +76,7 @@ class Problem:
             [scorer.corpus.unit(name) for name in scorer.members],
             np.array([max(manifests[n].epochs.values()) for n in scorer.members]),
             scorer.pool.identity["recipe"]["replay"],
-            scorer.corpus.base.tokens if scorer.corpus.base else 0,
+            scorer.corpus.base.supply if scorer.corpus.base else 0,
         )
         self.loss = LossOracle(self._values, self._slope, config.evaluations)
         self.nll: dict[bytes, np.ndarray] = {}
@@ -91,14 +91,9 @@ class Problem:
 
     def objective_on(self, rows: np.ndarray) -> Objective:
         """The objective, relative to the base model on these windows."""
-        bytes_D = self.sums(self.scorer.evaluation.bytes_R, rows)
-        base_D = bits_per_byte(self.sums(self.base_R, rows), bytes_D)
-        return dataclasses.replace(self.objective, base_D=base_D)
-
-    def sums(self, x_R: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Sums of `x_R`, a number of every window, over `rows` by domain [D]."""
         e = self.scorer.evaluation
-        return np.bincount(e.domain_R[rows], x_R[rows], len(e.domains))
+        nll_D, bytes_D = (e.sums(x_R[rows], rows) for x_R in (self.base_R, e.bytes_R))
+        return dataclasses.replace(self.objective, base_D=bits_per_byte(nll_D, bytes_D))
 
     def bits(
         self, w_MC: np.ndarray, losses: PredictorScores

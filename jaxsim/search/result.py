@@ -48,7 +48,7 @@ class FoundRow(TypedDict):
 
 
 class FoundDomain(TypedDict):
-    """Bits per byte of a domain on dev text."""
+    """Bits per byte of a domain, or a mean over domains, on dev text."""
 
     best: float
     base: float
@@ -69,6 +69,7 @@ class SearchResult:
     """The answer to a search, as the report and programs read it."""
 
     target: dict[str, float]  # weight of each domain in the objective
+    named: dict[str, float]  # the same by the names that the user gave, or the default
     table: str  # the scored table whose rows were among the candidates, or ''
     searched: int  # mixtures whose merge was scored
     windows: int  # most windows of a domain that the choice was made on
@@ -79,7 +80,7 @@ class SearchResult:
     method: Literal["table", "descend"] = "table"
     looked_at: int = 0  # mixtures that the ensemble scored
     evaluations: float = 0.0  # spent; a gradient counts as three
-    tokens: int = 0  # the same in evaluation tokens
+    tokens: int = 0  # the same in tokens that models read
     calibrated: bool = False  # whether reference runs corrected the merges
     # Whether reference runs are as long as members, so that a single member is its own
     # reference run; only known with reference runs.
@@ -90,8 +91,11 @@ class SearchResult:
     )
     # What the mixture had to keep, in words.
     constraints: list[str] = dataclasses.field(default_factory=list)
-    # Every domain that matters.
+    # Every domain that matters; and the means that target and limits name.
     domains: dict[str, Annotated[dict[str, Any], FoundDomain]] = dataclasses.field(
+        default_factory=dict
+    )
+    means: dict[str, Annotated[dict[str, Any], FoundDomain]] = dataclasses.field(
         default_factory=dict
     )
     # Of each member's source in the planned run, if there is one.
@@ -127,7 +131,7 @@ class SearchResult:
     @property
     def within_limits(self) -> bool:
         """Whether the best mixture keeps every regression limit."""
-        rows = self.domains.values()
+        rows = (self.domains | self.means).values()
         return all(r["best"] - r.get("limit", np.inf) <= EXCESS for r in rows)
 
     def predicted(self, row: Mapping[str, Any], split: str) -> float:

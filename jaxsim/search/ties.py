@@ -131,28 +131,30 @@ def _resampler(
     columns: np.ndarray,
     label_R: np.ndarray,
     bytes_R: np.ndarray,
+    weight_R: np.ndarray,
     draws: int,
     generator: np.random.Generator,
 ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Draws B times from the windows of one domain, which are in `columns` of losses.
 
-    Windows with the same label are drawn together. Returns a function from losses to
-    bits per byte as observed [K], and in every draw [K, B].
+    Windows with the same label are drawn together, and a byte counts with its weight.
+    Returns a function from losses to bits per byte as observed [K], and in every draw
+    [K, B].
     """
     order = np.argsort(label_R, kind="stable")
-    columns, bytes_R = columns[order], bytes_R[order].astype(np.float64)
+    columns, weight_R = columns[order], weight_R[order]
     starts_G = np.unique(label_R[order], return_index=True)[1]
     g = len(starts_G)
     drawn_BG = generator.integers(g, size=(draws, g))
     drawn_BG += g * np.arange(draws)[:, None]
     times_BG = np.bincount(drawn_BG.ravel(), minlength=draws * g).reshape(draws, g)
     times_GB = times_BG.T.astype(np.float64)
-    bytes_G = np.add.reduceat(bytes_R, starts_G)
+    bytes_G = np.add.reduceat(weight_R * bytes_R[order], starts_G)
     # Of each draw's distance from the observed value.
     wide_B = np.sqrt(g / generator.chisquare(max(g - 1, 1), draws))
 
     def bits(nll_KR: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        nll_KG = np.add.reduceat(nll_KR[:, columns], starts_G, axis=1)
+        nll_KG = np.add.reduceat(weight_R * nll_KR[:, columns], starts_G, axis=1)
         point_K = bits_per_byte(nll_KG.sum(axis=1), bytes_G.sum())
         bits_KB = bits_per_byte(nll_KG @ times_GB, bytes_G @ times_GB)
         bits_KB -= point_K[:, None]
@@ -215,8 +217,8 @@ def resampled(
     bits_of_domain = {}
     for d, columns in columns_of.items():
         label_R = documents_of[d] if many else columns
-        bytes_R = e.bytes_R[rows[columns]]
-        bits_of_domain[d] = _resampler(columns, label_R, bytes_R, draws, generator)
+        text = e.bytes_R[rows[columns]], e.weight_R[rows[columns]]
+        bits_of_domain[d] = _resampler(columns, label_R, *text, draws, generator)
     # What bits per byte lack to be relative to the base model's own.
     shift_D, shift_BD = np.zeros(wide), np.zeros((draws, wide))
     if base_R is not None:

@@ -357,7 +357,7 @@ class Corrector:
         if key not in self._text_of:
             scorer, e = self._scorer, self._scorer.evaluation
             split = SPLITS[int(e.split_R[rows[0]])]
-            bytes_D = np.bincount(e.domain_R[rows], e.bytes_R[rows], len(e.domains))
+            bytes_D = e.sums(e.bytes_R[rows], rows)
             self._text_of[key] = (
                 member_bits(scorer.standard().on(rows), split),
                 bytes_D,

@@ -379,6 +379,7 @@ def text_errors(
         if count < 2:
             continue
         onehot_RG = np.eye(count)[label]
+        onehot_RG *= e.weight_R[rows[mine], None]
         bytes_G = e.bytes_R[rows[mine]] @ onehot_RG
         nll_KG = nll_KR[:, mine] @ onehot_RG
         mean_K1 = nll_KG.sum(axis=1, keepdims=True) / bytes_G.sum()

@@ -191,6 +191,7 @@ class Comparison:
     mixtures: list[list[float]]  # token shares, one row for each run
     targets: list[str]  # domains, then the macros over them
     kinds: list[str]  # 'in-pool', 'out-of-pool' or 'macro', of the targets
+    groups: dict[str, str]  # of the domains
     points: dict[str, dict[str, list[float]]]  # [M] by predictor or run, and target
     basis: records.Basis
     notes: list[str]  # what an override admitted
@@ -199,6 +200,8 @@ class Comparison:
         """Raises a `UserError` if the fields do not fit together; see `records`."""
         check_mixtures(self.members, self.reference_runs, self.mixtures)
         records.need_shape(self.kinds, [len(self.targets)], "kinds")
+        domains = [n for n, k in targets_of(self).kinds.items() if k != "macro"]
+        records.need_names(self.groups, domains, "groups")
         for name in {"reference", *PREDICTED, *self.points}:
             of_target, key = self.points.get(name, {}), f"points.{name}"
             records.need_names(of_target, self.targets, key)
@@ -208,7 +211,8 @@ class Comparison:
 
 def targets_of(result: Comparison) -> Targets:
     """The targets of reference runs, whether drawn or chosen."""
-    return Targets(dict(zip(result.targets, result.kinds, strict=True)))
+    kinds = dict(zip(result.targets, result.kinds, strict=True))
+    return Targets(kinds, result.groups)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -246,6 +250,7 @@ def compare_chosen(
         mixtures=found.w_MC.tolist(),
         targets=list(targets.all),
         kinds=list(targets.kinds.values()),
+        groups=dict(targets.groups),
         points=records.plain(by_target(found.test, targets.weights(domains))),
         basis=dataclasses.replace(predictors.basis, others=trained.basis.others),
         notes=list(predictors.notes),

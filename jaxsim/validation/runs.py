@@ -32,8 +32,12 @@ from jaxsim.validation.measured import (
 from jaxsim.validation.validate import Validation, compare
 
 DISTRIBUTION = ("dirichlet", "subset", "dirichlet", "best")  # in turn
+ONE_MEMBER = (
+    "validate: a pool of one member has no mixtures to compare; add a partition to "
+    "config.corpus.partitions"
+)
 _BEST = 0.01  # share of the candidates that 'best' is drawn from
-_SHORTLIST = 0.1  # share of the candidates that a merge is scored for
+SHORTLIST = 0.1  # share of the candidates that a merge is scored for
 
 # Of the design, relative to a standard deviation of 1 of the coefficients: that of
 # their mean, and the noise of one run. At w = 1/2 a coefficient counts a quarter.
@@ -47,6 +51,17 @@ CALIBRATION_RUNS, CALIBRATION_MIXTURES = "calibration-runs", "calibration-mixtur
 REPLICATES = "replicates"
 
 
+def held_out_runs(config: ValidateConfig, members: int) -> int:
+    """How many held-out runs a pool can have, at most those that are asked for.
+
+    With the budget 'sum' they are subsets of two members or more.
+    """
+    if members < 2:
+        return 0
+    subsets = 2 ** min(members, 60) - members - 1
+    return min(config.held_out, subsets) if config.budget == "sum" else config.held_out
+
+
 def draw_held_out(
     members: Sequence[str],
     config: ValidateConfig,
@@ -58,19 +73,22 @@ def draw_held_out(
     With the budget 'sum' there are only subsets, as in the paper. 'best' is drawn
     from `best_KC`; see `best_merges`.
 
+    Fewer than are asked for if there are not so many different mixtures.
+
     Raises:
-      UserError: fewer than two members, or fewer different mixtures than asked for.
+      UserError: fewer than two members.
     """
     if len(members) < 2:
-        raise UserError("validate needs a pool of at least two members")
+        raise UserError(ONE_MEMBER)
     # A stream for each part: a longer list begins with the shorter one.
     streams = {
         part: np.random.default_rng([config.seed, i])
         for i, part in enumerate(sorted(set(DISTRIBUTION)))
     }
     found: dict[str, tuple[str, Run]] = {}
-    for draw in range(100 * config.held_out):
-        if len(found) == config.held_out:
+    count = held_out_runs(config, len(members))
+    for draw in range(100 * count):
+        if len(found) == count:
             break
         part = DISTRIBUTION[draw % len(DISTRIBUTION)]
         if config.budget == "sum":
@@ -91,9 +109,10 @@ def draw_held_out(
             run = run_of(members, w_C, config, recipe)
             found.setdefault(run.name, (part, run))
     if len(found) < config.held_out:
-        raise UserError(
-            f"config.validate.held_out={config.held_out}: this pool "
-            f"({counted(len(members), 'member')}) has fewer different mixtures"
+        say(
+            f"validate: {counted(len(found), 'held-out run')} instead of "
+            f"{config.held_out}: a pool of {counted(len(members), 'member')} has no "
+            "other mixtures"
         )
     return [part for part, _ in found.values()], [run for _, run in found.values()]
 
@@ -114,7 +133,7 @@ def best_merges(scorer: Scorer, config: Config) -> np.ndarray:
     windows = config.score.windows
     problem = Problem(scorer, dataclasses.replace(config.search, windows=windows))
     order = np.argsort(problem.ensemble_values(w_MC), kind="stable")
-    kept = order[: max(1, round(_SHORTLIST * len(w_MC)))]
+    kept = order[: max(1, round(SHORTLIST * len(w_MC)))]
     table = dataclasses.replace(table, w_MC=w_MC).take(kept)
     merge = scorer.merge(table, problem.rows, "candidates of held-out runs")
     value_M = problem.objective.penalised(bits_of(scorer.evaluation, merge, "dev"))

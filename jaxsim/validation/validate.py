@@ -133,9 +133,8 @@ class Validation(Comparison):
         self, target: Mapping[str, float], predictor: str = "merge"
     ) -> Residual | None:
         """`residual_of` for a weighted mean of domains."""
-        zero_D = np.zeros(len(target))
-        weights_D = np.array(list(target.values()))
-        goal = Objective(tuple(target), weights_D, "mean", zero_D, zero_D + np.inf)
+        weights_D, base_D = np.array(list(target.values())), np.zeros(len(target))
+        goal = Objective.of_domains(tuple(target), weights_D, "mean", base_D)
         return self.residual_of(goal, predictor)
 
     def residual_of(self, goal: Objective, predictor: str = "merge") -> Residual | None:
@@ -327,6 +326,7 @@ def compare(
         calibration_runs=[] if fitted is None else list(fitted.names),
         targets=list(targets.all),
         kinds=list(targets.kinds.values()),
+        groups=dict(targets.groups),
         points=records.plain(points),
         agreement=figures,
         sizes=_within_sizes(held_out, points) if by_size else {},

@@ -1,6 +1,7 @@
 """Small corpora that the tests write."""
 
 import dataclasses
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -14,7 +15,7 @@ from jaxsim.config import (
     SplitConfig,
     TokenizerConfig,
 )
-from jaxsim.corpus.sources import Document
+from jaxsim.corpus.documents import Document
 
 
 def words(rng: random.Random, n: int) -> str:
@@ -37,7 +38,7 @@ def write_partition(
         {"id": f"{name}/{i}", "text": words(rng, n_words)} for i in range(documents)
     ]
     path = write_jsonl(folder / f"{name}.jsonl", records)
-    return SourceConfig(reader="jsonl", path=str(path))
+    return SourceConfig(reader="records", path=str(path))
 
 
 def config_of(
@@ -48,11 +49,14 @@ def config_of(
     length: int = 32,
     **corpus,
 ) -> Config:
+    """A config that takes all text, unless `corpus` says otherwise."""
+    split = SplitConfig(salt="t", dev=0.2, test=0.2)
+    defaults = {"split": split, "unit_budgets": 1000.0, "evaluation_tokens": 0}
     return Config(
         corpus=CorpusConfig(
             partitions=partitions,
             tokenizer=TokenizerConfig(kind=kind, vocab_size=300),
-            **({"split": SplitConfig(salt="t", dev=0.2, test=0.2)} | corpus),
+            **(defaults | corpus),
         ),
         model=ModelConfig(length=length),
         recipe=RecipeConfig(steps=steps, batch=batch),
@@ -63,6 +67,15 @@ def with_corpus(config: Config, **changes) -> Config:
     return dataclasses.replace(
         config, corpus=dataclasses.replace(config.corpus, **changes)
     )
+
+
+def in_order(texts: dict[str, str]) -> dict[str, str]:
+    """Texts by id, in the order of documents in a corpus."""
+
+    def key(identity: str) -> bytes:
+        return hashlib.blake2b(identity.encode(), digest_size=16).digest()
+
+    return {identity: texts[identity] for identity in sorted(texts, key=key)}
 
 
 def document(identity: str, text: str = "text", **fields) -> Document:

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from jaxsim.config import RecipeConfig
-from jaxsim.corpus.names import Labels, check_free, check_name, check_twins
+from jaxsim.corpus.names import (
+    Labels,
+    check_domain,
+    check_free,
+    check_name,
+    check_twins,
+)
 from jaxsim.errors import UserError
 from jaxsim.scoring.table import (
     base_row,
@@ -61,7 +67,9 @@ def test_every_label_of_the_program_is_refused_as_a_name():
     ):  # fmt: skip
         labels |= {*table.names} - {*members}
     targets = Targets.of(
-        SimpleNamespace(domains=tuple(kinds), in_pool=tuple(kinds.values())),
+        SimpleNamespace(
+            domains=tuple(kinds), in_pool=tuple(kinds.values()), groups=tuple(kinds)
+        ),
         np.ones(len(kinds), bool),
     )
     labels |= {*targets.all, *MACROS} - {*kinds}
@@ -83,3 +91,18 @@ def test_names_that_differ_in_case_or_unicode_form_are_refused(twins):
     with pytest.raises(UserError, match="rename"):
         check_twins(["other", *twins])
     check_twins(["other", twins[0]])
+
+
+@pytest.mark.parametrize("name", ["web", "mmlu/abstract algebra", "code/C++"])
+def test_domains_have_names_of_two_levels(name):
+    assert check_domain(name, "here") == name
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b/c", "/a", "a/", "a/..", "../a", "base/x", "a/b + c", "a/b*", "a\\b"]
+)
+def test_other_slashes_are_refused(name):
+    with pytest.raises(UserError, match="here"):
+        check_domain(name, "here")
+    with pytest.raises(UserError):
+        check_free(name, "here")

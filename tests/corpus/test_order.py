@@ -10,7 +10,7 @@ from jaxsim.corpus.store import Unit
 
 
 def unit(name, rows):
-    return Unit(name, name, "g", f"{name}-digest", rows, rows * 8, 1)
+    return Unit(name, name, "g", f"{name}-digest", rows, rows * 8, 1, rows * 8)
 
 
 A, B, C = unit("a", 5), unit("b", 40), unit("c", 7)

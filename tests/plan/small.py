@@ -19,7 +19,7 @@ ROWS = 40  # of a batch; no other dimension has this size
 VOCABULARY = 256
 CONFIG = Config(
     corpus=CorpusConfig(
-        partitions={"a": SourceConfig("jsonl", "a"), "b": SourceConfig()},
+        partitions={"a": SourceConfig("records", "a"), "b": SourceConfig()},
         tokenizer=TokenizerConfig(kind="bytes"),
     ),
     model=ModelConfig(length=32, layers=2, dim=64, heads=4, kv_heads=2, mlp_dim=128),

@@ -11,7 +11,6 @@ from jaxsim import cli
 from jaxsim.devices import known_chip
 from jaxsim.errors import UserError
 from jaxsim.plan import devices_of, programs, sizes_of
-from jaxsim.plan.plan import costs
 from jaxsim.plan.programs import chip_of, compile_program, train_step
 
 from . import small
@@ -25,7 +24,7 @@ from jaxsim.config import default_config, source
 
 def get_config(arg=None):
     config = default_config()
-    config.corpus.partitions = {"mine": source(reader="jsonl", %s)}
+    config.corpus.partitions = {"mine": source(reader="records", %s)}
     config.corpus.tokenizer.kind = "bytes"
     config.model.update(length=16, layers=1, dim=32, heads=2, kv_heads=2,
                         mlp_dim=32, vocab_rows=264)
@@ -99,33 +98,6 @@ def test_a_missing_compiler_is_named(tmp_path, capsys, monkeypatch):
     line = [config_file(tmp_path, "by_dates=()"), "--topology=v5e:4x4"]
     assert cli.main(["plan", *line]) == 2
     assert "pip install 'jaxsim-mixtures[tpu]'" in capsys.readouterr().err
-
-
-def test_costs_of_all_runs():
-    config = small.changed(
-        "validate",
-        held_out=3,
-        calibration_runs=1,
-        replicates=2,
-        member_replicates=1,
-        token_multiplier=2.0,
-    )
-    by_name = {cost.name: cost for cost in costs(config, small.MODEL, 5)}
-    unit = 3 * small.ROWS * 32
-    assert by_name["members"].tokens == 5 * unit
-    assert by_name["reference runs"].tokens == 4 * 2 * unit
-    assert by_name["replicates"].tokens == (2 * 2 + 1) * unit
-    assert by_name["members"].flops == 3 * small.MODEL.forward_flops(5 * unit)
-    base = config.base
-    assert by_name["base"].tokens == base.steps * base.batch * 32
-    assert [cost.count for cost in by_name.values()] == [1, 5, 4, 3, 1000]
-    *_, scoring = by_name.values()  # forward passes only
-    assert scoring.flops == small.MODEL.forward_flops(scoring.tokens)
-    assert scoring.tokens == 1000 * 2**20
-    # Subsets of two to all five members, as many units long.
-    paper = small.changed("validate", config, budget="sum")
-    by_name = {cost.name: cost for cost in costs(paper, small.MODEL, 5)}
-    assert by_name["reference runs"].tokens == 4 * 3.5 * unit
 
 
 @needs_compiler

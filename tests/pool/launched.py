@@ -18,7 +18,7 @@ from jaxsim.config import default_config, source
 def get_config(arg=None):
     config = default_config()
     config.corpus.partitions = {{
-        name: source(reader="jsonl", path={folder!r} + f"/{{name}}.jsonl")
+        name: source(reader="records", path={folder!r} + f"/{{name}}.jsonl")
         for name in "abc"
     }}
     config.corpus.tokenizer.kind = "bytes"

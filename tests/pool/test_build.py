@@ -88,7 +88,7 @@ def test_a_partition_cannot_pass_for_a_replicate(project):
 def refreeze(project):
     """Makes the corpus again, with other base text."""
     config = project.config
-    other = SourceConfig("jsonl", config.corpus.partitions["c"].path)
+    other = SourceConfig("records", config.corpus.partitions["c"].path)
     corpus = dataclasses.replace(config.corpus, base_text={"other": other})
     config = dataclasses.replace(config, corpus=corpus)
     prepare(config, project.workdir, refreeze=True)

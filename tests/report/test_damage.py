@@ -162,9 +162,9 @@ def column(name, convert):
 
 
 TABLES = [
-    column("bytes", lambda v: 0),
-    column("bytes", str),
-    column("nll_sum", lambda v: float("nan")),
+    column("bits_per_byte", lambda v: None),
+    column("bits_per_byte", str),
+    column("bits_per_byte", lambda v: float("nan")),
     column("domain", lambda v: None),
     column("mixture", lambda v: "x"),
     column("split", lambda v: "dev"),

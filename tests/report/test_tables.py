@@ -208,7 +208,7 @@ def plain_names(found):
 
 
 def test_a_name_is_not_markup(capsys):
-    found = dataclasses.replace(found_of(), target={"a [red] domain": 1.0})
+    found = dataclasses.replace(found_of(), named={"a [red] domain": 1.0})
     show_search(found)
     assert "for a [red] domain)" in said(capsys)
 
@@ -270,12 +270,19 @@ def test_domains_of_a_worst_case_are_shown_least_gain_first():
         "a": {"base": 3.0, "best": 2.5},
         "b": {"base": 3.0, "best": 2.9, "limit": 2.95},
     }
-    table = objective(dataclasses.replace(found, domains=domains))
-    assert [row["domain"] for row in table.rows] == ["b", "a"]
+    named = {"a": 1.0, "task": 1.0}
+    means = {"task": {"base": 2.0, "best": 1.8}}
+    many = domains | {"task/x": {"base": 2.0, "best": 1.0}}  # a part of a target
+    table = objective(
+        dataclasses.replace(found, named=named, domains=many, means=means)
+    )
+    assert [row["domain"] for row in table.rows] == ["b", "task", "a"]
     assert table.rows[0]["limit"] == 2.95
     only = {"a": {"base": 3.0, "best": 2.5}}
-    worst = dataclasses.replace(found, domains=only, objective="worst")
-    assert objective(worst).note == "with one domain, the worst is the mean"
+    worst = dataclasses.replace(
+        found, named={"a": 1.0}, domains=only, objective="worst"
+    )
+    assert objective(worst).note == "with one target, the worst is the mean"
 
 
 def test_an_estimate_has_an_interval_if_there_is_one():

@@ -74,7 +74,7 @@ def config(folder: Path) -> Config:
             for n in range(40)
         ]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        sources[name] = SourceConfig(reader="jsonl", path=str(path))
+        sources[name] = SourceConfig(reader="records", path=str(path))
     domains = {OUTSIDE: sources.pop(OUTSIDE)}
     return Config(
         name="a <b>test</b>",
@@ -267,6 +267,7 @@ def found_of(trained: bool = False, tied: int = 2) -> SearchResult:
         row["tied"] = i < tied
     return SearchResult(
         target={OUTSIDE: 1.0},
+        named={OUTSIDE: 1.0},
         table="subsets-1-2",
         searched=40,
         windows=5,
@@ -335,6 +336,7 @@ def chosen_of(found: SearchResult, trained: float = 2.18) -> TrainedChoice:
         mixtures=mixtures,
         targets=targets,
         kinds=["in-pool"] * 3 + ["out-of-pool", "macro"],
+        groups={name: name for name in (*MEMBERS, OUTSIDE)},
         points={
             name: {
                 target: [value + 0.1 * (target != OUTSIDE), value + 0.04]

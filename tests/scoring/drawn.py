@@ -71,6 +71,8 @@ def evaluation() -> EvaluationSet:
         bytes_R=full_R,
         domains=("text",),
         in_pool=(True,),
+        groups=("text",),
+        by_document=(False,),
         documents=tuple(map(str, ROWS)),
     )
 

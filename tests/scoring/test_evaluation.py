@@ -22,6 +22,8 @@ def evaluation_of(counts: list[int]) -> EvaluationSet:
         tokens_RL1=np.zeros((len(document_R), 5), np.int32),
         domains=("one",),
         in_pool=(True,),
+        groups=("one",),
+        by_document=(False,),
         documents=tuple(str(i) for i in range(len(counts))),
         digest="",
     )

@@ -13,6 +13,7 @@ from jaxsim.scoring.table import (
     Mixtures,
     base_row,
     concatenate,
+    count_rows,
     dirichlet,
     macro,
     mixture_key,
@@ -101,6 +102,16 @@ def test_plain_rows():
     assert not len(macro(ABC, ["x", "x", "x"]))
 
 
+@pytest.mark.parametrize(
+    ("members", "largest", "rows"), [(1, 1, 1), (2, 2, 3), (12, 3, 298), (132, 2, 8778)]
+)
+def test_default_subsets_fit_the_pool(members, largest, rows):
+    names = [f"m{c}" for c in range(members)]
+    found = parse("subsets", names, 1.0, 0)
+    assert found.same_as(subsets(names, 1, largest))
+    assert len(found) == rows == count_rows("subsets", members)
+
+
 def test_subsets():
     twelve = tuple(f"m{c}" for c in range(12))
     found = subsets(twelve, 1, 3)
@@ -145,6 +156,15 @@ def test_csv_as_spreadsheets_write_it(tmp_path):
     assert found.names == ("half",)
     np.testing.assert_array_equal(found.w_MC, [[1, 0, 0]])
     assert found.scale_M == [0.5]
+    # Where a comma is the decimal point, a semicolon is between cells.
+    members = ("a,1990-1999", "b")
+    for text in (
+        "name;a,1990-1999;b\nhalf;0.5;0.5\n",
+        '"name"\t"a,1990-1999"\t"b"\nhalf\t0.5\t0.5\n',
+        'name,"a,1990-1999",b\nhalf,0.5,0.5\n',
+    ):
+        found = read_csv(members, write(tmp_path, text))
+        np.testing.assert_array_equal(found.w_MC, [[0.5, 0.5]])
 
 
 @pytest.mark.parametrize(
@@ -182,7 +202,7 @@ def test_a_bad_csv_is_refused(tmp_path, text, sentence):
         ("subsets:4", "sizes must lie between 1"),
         ("subsets:4-5", r"config.score.mixtures\): sizes must lie between 1"),
         ("subsets:3-2", "sizes must lie between 1"),
-        ("subsets", "must be subsets:A-B, dirichlet:N or FILE.csv"),
+        ("subsets:", "must be subsets, subsets:A-B, dirichlet:N or FILE.csv"),
         ("dirichlet:0", "asks for no rows"),
         ("dirichlet:99999999999", r"asks for 1e\+11 rows; the most are 1,000,000"),
         ("dirichlet:-1", "must be subsets"),

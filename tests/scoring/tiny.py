@@ -31,23 +31,33 @@ def get_config(arg=None):
     c.name = "tiny"
     c.corpus.partitions = {
         "texts": source(
-            reader="jsonl",
+            reader="records",
             path=str(HERE / "texts.jsonl"),
             by_field="topic",
             by_dates=(("1900", "1909"), ("1910", "1919")),
         ),
-        "solo": source(reader="jsonl", path=str(HERE / "solo.jsonl")),
+        "solo": source(reader="records", path=str(HERE / "solo.jsonl")),
     }
     c.corpus.domains = {
-        "outside": source(reader="jsonl", path=str(HERE / "outside.jsonl")),
+        "outside": source(reader="records", path=str(HERE / "outside.jsonl")),
     }
+    if "alone" in words:
+        del c.corpus.partitions["texts"]
     if "small" in words:
         c.corpus.partitions["small"] = source(
-            reader="jsonl", path=str(HERE / "small.jsonl")
+            reader="records", path=str(HERE / "small.jsonl")
         )
     if "later" in words:
         c.corpus.domains["later"] = source(
-            reader="jsonl", path=str(HERE / "later.jsonl")
+            reader="records", path=str(HERE / "later.jsonl")
+        )
+    if "task" in words:
+        c.corpus.domains["task"] = source(
+            reader="records",
+            path=str(HERE / "task.jsonl"),
+            prompt_field="question.text",
+            completion_field="answer",
+            by_field="subject",
         )
     c.corpus.tokenizer.kind = "bytes"
     c.corpus.split.salt = "tiny"
@@ -90,6 +100,15 @@ def write_sources(folder: Path) -> Path:
     for name, count in (("solo", 16), ("outside", 8), ("small", 8), ("later", 8)):
         with (folder / f"{name}.jsonl").open("w") as file:
             file.writelines(json.dumps(r) + "\n" for r in _records(name, count))
+    with (folder / "task.jsonl").open("w") as file:
+        for subject in ("easy", "hard"):
+            for i, record in enumerate(_records(subject, 12)):
+                words = record.pop("text").split()
+                at = len(words) - 1 - i % 3
+                question = {"text": f"{' '.join(words[:at])}:"}
+                answer = f" {' '.join(words[at:])}"
+                about = {"subject": subject, "question": question, "answer": answer}
+                file.write(json.dumps(record | about) + "\n")
     path = folder / "tiny.py"
     path.write_text(CONFIG)
     return path

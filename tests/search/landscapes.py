@@ -17,7 +17,7 @@ class Mixed:
         liked_DC = generator.normal(0, 1, (3, 1, members))
         logit_DTC = generator.normal(-1, 0.8, size) + liked_DC
         self.p_DTC = 1 / (1 + np.exp(-logit_DTC))
-        self.objective = Objective(
+        self.objective = Objective.of_domains(
             domains=("a", "b", "c"),
             weights_D=np.array([0.5, 0.3, 0.2]),
             kind="worst" if kind == "worst" else "mean",

@@ -28,6 +28,8 @@ def text(
         bytes_R=BYTES * ones_R,
         domains=tuple(f"d{d}" for d in range(domains)),
         in_pool=(False,) * domains,
+        groups=tuple(f"d{d}" for d in range(domains)),
+        by_document=(False,) * domains,
         documents=tuple(map(str, range(documents * domains))),
         digest="x",
     )
@@ -35,7 +37,7 @@ def text(
 
 def objective(weights=(1.0,), kind: str = "mean", base=None) -> Objective:
     weights_D = np.array(weights, float)
-    return Objective(
+    return Objective.of_domains(
         domains=tuple(f"d{d}" for d in range(len(weights_D))),
         weights_D=weights_D / weights_D.sum(),
         kind=kind,

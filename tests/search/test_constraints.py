@@ -45,7 +45,7 @@ FIXTURES = pytest.mark.parametrize("name", SETS)
 
 def units_of(members, partitions, groups, tokens) -> list[Unit]:
     rows = zip(members, partitions, groups, tokens, strict=True)
-    return [Unit(n, p, g, "", 0, t, 0) for n, p, g, t in rows]
+    return [Unit(n, p, g, "", 0, t, 0, t) for n, p, g, t in rows]
 
 
 def make(replay=0.0, base_tokens=np.inf, groups=GROUPS, **config) -> Feasible:

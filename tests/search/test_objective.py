@@ -24,6 +24,7 @@ class Domains:
 
     domains: tuple[str, ...] = NAMES
     in_pool: tuple[bool, ...] = (True, True, True, False)
+    groups: tuple[str, ...] = NAMES
 
 
 def make(kind="mean", max_regression=None, target=None) -> Objective:
@@ -37,9 +38,9 @@ def make(kind="mean", max_regression=None, target=None) -> Objective:
 
 
 def test_the_default_target_is_out_of_pool():
-    assert target_weights(SearchConfig(), Domains()).tolist() == [0, 0, 0, 1]
+    assert target_weights(SearchConfig(), Domains()) == {"outside": 1.0}
     inside = Domains(in_pool=(True,) * 4)
-    assert target_weights(SearchConfig(), inside).tolist() == [1.0] * 4
+    assert target_weights(SearchConfig(), inside) == dict.fromkeys(NAMES, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ SET = pytest.mark.parametrize("name", SETS)
 
 def allowed(members: int, **config) -> Feasible:
     names = [f"m{c}" for c in range(members)]
-    units = [Unit(name, name, "all", "", 0, 1000 / members, 0) for name in names]
+    units = [Unit(name, name, "all", "", 0, 0, 0, 1000 / members) for name in names]
     return feasible(SearchConfig(**config), units, np.ones(members), 0.0)
 
 

@@ -34,18 +34,15 @@ def target(**weights: float) -> SearchConfig:
 
 def test_the_default_target_is_out_of_pool(scorer):
     e = scorer.evaluation
-    found = target_weights(SearchConfig(), e)
-    assert dict(zip(e.domains, found, strict=True)) == dict.fromkeys(e.domains, 0.0) | {
-        "outside": 1.0
-    }
+    assert target_weights(SearchConfig(), e) == {"outside": 1.0}
     inside = dataclasses.replace(e, in_pool=(True,) * len(e.domains))
-    assert target_weights(SearchConfig(), inside).tolist() == [1.0] * 5
+    assert target_weights(SearchConfig(), inside) == dict.fromkeys(e.domains, 1.0)
 
 
 @pytest.mark.parametrize(
     ("weights", "sentence"),
     [
-        ({"nowhere": 1.0}, "'nowhere' is not a domain; domains are .*outside"),
+        ({"nowhere": 1.0}, "'nowhere' is not a domain .*outside"),
         ({"solo": 0.0}, "one of them positive"),
         ({"solo": 1.0, "outside": -1.0}, "zero or more"),
     ],
@@ -66,7 +63,7 @@ def test_the_best_is_the_lowest_objective_on_dev_text(scorer, scores):
     assert found.best["weights"] == scores.table.parts(best)
     assert found.best["dev"] == pytest.approx(value_M[best])
     assert found.best["tied"] and found.best["difference"] == 0
-    assert found.target == {"solo": 1.0, "outside": 3.0}
+    assert found.target == found.named == {"solo": 1.0, "outside": 3.0}
     assert found.searched == len(np.unique(scores.table.w_MC, axis=0))
     assert found.windows == 3
     assert found.ties["heading"] == BEFORE_RUNS
@@ -223,7 +220,7 @@ def test_a_descent_beats_tables(scorer):
 def test_constraints_hold_and_binding_ones_have_a_gain(scorer):
     free = search(scorer, descent())
     first = max(free.best["weights"], key=free.best["weights"].get)
-    limit = free.best["weights"][first] / 2
+    limit = free.best["weights"][first] / 1.5
     found = search(scorer, descent(max_weight={first: limit}))
     for row in found.rows:
         assert row["weights"].get(first, 0.0) <= limit + 1e-6

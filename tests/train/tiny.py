@@ -48,7 +48,7 @@ def config_of(folder: Path, **recipe: Any) -> Config:
     return Config(
         corpus=CorpusConfig(
             partitions={
-                name: SourceConfig("jsonl", str(folder / f"{name}.jsonl"))
+                name: SourceConfig("records", str(folder / f"{name}.jsonl"))
                 for name in PARTITIONS
             },
             tokenizer=TokenizerConfig(kind="bytes"),

@@ -95,5 +95,5 @@ def _sources(folder: Path, named: Texts) -> dict[str, ConfigDict]:
             for i, text in enumerate(documents):
                 record = {"id": f"{name}/{i}", "text": text, "number": str(i)}
                 file.write(json.dumps(record) + "\n")
-        found[name] = source(reader="jsonl", path=str(path))
+        found[name] = source(reader="records", path=str(path))
     return found

@@ -171,7 +171,7 @@ def test_shuffled_reference_runs_support_no_claim(sources, parts_of, monkeypatch
     basis, held_out, fitted = parts_of
     rng = np.random.default_rng(0)
     gains = []
-    for _ in range(3):
+    for _ in range(8):
         found = comparison.compare(
             basis, shuffled(held_out, rng), shuffled(fitted, rng)
         )

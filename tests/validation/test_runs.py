@@ -1,6 +1,7 @@
 """Which mixtures are trained: held-out runs, the design, replicates."""
 
 import dataclasses
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -90,10 +91,16 @@ def test_token_multiplier_and_sum_budget():
         assert run.steps == 10 * len(run.mixture)
 
 
-def test_more_held_out_runs_than_there_are_mixtures():
-    with pytest.raises(UserError, match=r"held_out=12: this pool \(2 members\)"):
-        drawn(changed(budget="sum"), MEMBERS[:2])
-    with pytest.raises(UserError, match="at least two members"):
+def test_more_held_out_runs_than_there_are_mixtures(capsys):
+    parts, runs = drawn(changed(budget="sum"), MEMBERS[:3])
+    assert {tuple(run.mixture) for run in runs} == {
+        (a, b) for a, b in itertools.combinations(MEMBERS[:3], 2)
+    } | {tuple(MEMBERS[:3])}
+    assert parts == ["subset"] * 4
+    assert (
+        "4 held-out runs instead of 12: a pool of 3 members" in capsys.readouterr()[0]
+    )
+    with pytest.raises(UserError, match="a pool of one member has no mixtures"):
         drawn(members=MEMBERS[:1])
 
 

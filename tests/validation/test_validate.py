@@ -378,7 +378,7 @@ def test_the_worst_gain_is_over_the_base_model_on_the_text_of_the_reference_runs
     validation, basis
 ):
     names = ("outside", "solo")
-    goal = Objective(
+    goal = Objective.of_domains(
         names,
         np.array([0.5, 0.5]),
         "worst",
@@ -431,7 +431,7 @@ def test_kept_as_strict_json(validation, tmp_path):
 def test_an_altered_record_of_chosen_mixtures_is_refused(tmp_path):
     found = TrainedChoice(
         labels=["mine"], reference_runs=["reference-1"], members=["a", "b"],
-        mixtures=[[0.5, 0.5]], targets=["a"], kinds=["in-pool"],
+        mixtures=[[0.5, 0.5]], targets=["a"], kinds=["in-pool"], groups={"a": "a"},
         points={key: {"a": [1.5]} for key in ("reference", *PREDICTED)},
         basis=Basis("text", base="x"), notes=[],
     )  # fmt: skip

@@ -1,0 +1,178 @@
+"""What the runs of a pool and their scoring cost, before anything is trained.
+
+The unit is the forward pass of a token: training costs three, scoring one.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+from jaxsim.config import Config
+from jaxsim.corpus import Corpus
+from jaxsim.corpus.split import DEV, SPLITS
+from jaxsim.log import say, show_table
+from jaxsim.model import LanguageModel
+from jaxsim.scoring.table import count_rows
+from jaxsim.validation.runs import DISTRIBUTION, SHORTLIST, held_out_runs
+
+# Tokens and windows of each domain's splits.
+Evaluation = Mapping[str, Mapping[str, tuple[int, int]]]
+
+# Without text, scoring is of this many mixtures and tokens.
+_MIXTURES, _TOKENS = 1000, 2**20
+_TRAINED = 3  # a backward pass costs two forward passes
+# More scoring than this many times the training is worth a warning, but not where all
+# of it takes about a minute on two CPU cores.
+_MUCH, _LITTLE_FLOPS = 10, 5e12
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """The cost of all models of one kind: their number, and tokens in total."""
+
+    name: str
+    count: int
+    tokens: float
+    passes: int  # forward passes for each token
+
+    @property
+    def work(self) -> float:
+        """Forward passes of a token, in total."""
+        return self.passes * self.tokens
+
+
+def training_costs(config: Config, members: int) -> list[Cost]:
+    """The base model, if it is trained here, and all runs of the pool."""
+    length, validate = config.model.length, config.validate
+    base = config.base.steps * config.base.batch * length
+    unit = config.recipe.steps * config.recipe.batch * length
+    # With budget 'sum' a reference run on n members is n units long, and n is drawn
+    # uniformly from 2 to all.
+    fixed = validate.budget == "fixed"
+    units = validate.token_multiplier if fixed else (2 + members) / 2
+    runs = held_out_runs(validate, members) + validate.calibration_runs
+    replicates = validate.replicates + validate.member_replicates
+    repeated = validate.replicates * units + validate.member_replicates
+    return [
+        Cost(name, count, tokens, _TRAINED)
+        for name, count, tokens in (
+            ("base", int(not config.base.path), base),
+            ("members", members, members * unit),
+            ("reference runs", runs, runs * units * unit),
+            ("replicates", replicates, repeated * unit),
+        )
+        if count
+    ]
+
+
+def scoring_costs(
+    config: Config, members: int, evaluation: Evaluation | None
+) -> list[Cost]:
+    """All that `score`, `validate` and `search` score, about.
+
+    Without text it is some scoring, as a measure.
+    """
+    if evaluation is None:
+        total = float(_MIXTURES * _TOKENS)
+        return [Cost(f"scoring {_TOKENS:,} tokens", _MIXTURES, total, 1)]
+    validate, search, spec = config.validate, config.search, config.score.mixtures
+
+    def tokens(windows: int, *splits: str) -> float:
+        """Of the splits of all domains, at most so many windows of each."""
+        return sum(
+            found * (min(1, windows / there) if windows and there else 1)
+            for domain in evaluation.values()
+            for found, there in (domain[split] for split in splits)
+        )
+
+    on_table = tokens(config.score.windows, DEV)
+    both, dev = tokens(validate.windows, *SPLITS), tokens(validate.windows, DEV)
+    # Half of these models are the runs, and half the merges beside them.
+    held_out = held_out_runs(validate, members)
+    draws_best = validate.budget == "fixed" and held_out > DISTRIBUTION.index("best")
+    candidates = int(SHORTLIST * validate.candidates) if draws_best else 0
+    descends = search.method == "descend" and members > 1
+    evaluations = search.evaluations if descends else 0
+    # The base, the members, and the uniform and proportional merges.
+    standard = members + 3
+    rows = count_rows(spec, members) or 0 if spec else 0
+    return [
+        Cost(f"scoring {name}", count, count * each, 1)
+        for name, count, each in (
+            ("standard mixtures", standard, tokens(0, *SPLITS)),
+            (spec, rows, on_table),
+            ("reference runs", 2 * held_out, both),
+            ("calibration runs", 2 * validate.calibration_runs, dev),
+            ("candidates of held-out runs", candidates, on_table),
+            ("of the search, on all domains", evaluations, tokens(search.windows, DEV)),
+        )
+        if count
+    ]
+
+
+def evaluation_of(corpus: Corpus) -> Evaluation:
+    """The tokens and windows of a prepared corpus; prompts of tasks count, too."""
+    found = {}
+    for name, domain in corpus.domains.items():
+        tokens = domain.tokens
+        if domain.tasks:
+            windows = {split: corpus.evaluation(name, split) for split in SPLITS}
+            tokens = {split: int(w.length_R.sum()) for split, w in windows.items()}
+        found[name] = {
+            split: (tokens[split], domain.windows[split]) for split in SPLITS
+        }
+    return found
+
+
+def show_costs(
+    config: Config, members: int, vocabulary: int, evaluation: Evaluation
+) -> None:
+    """Prints what training and scoring cost; warns of much scoring."""
+    training = training_costs(config, members)
+    scoring = scoring_costs(config, members, evaluation)
+    trained = _work(training)
+
+    def rows() -> Iterator[tuple[str, str, str, str]]:
+        for costs, total in ((training, "all training"), (scoring, "all scoring")):
+            for cost in costs:
+                each = f"{cost.tokens / cost.count:,.0f}"
+                yield cost.name, f"{cost.count:,}", each, f"{cost.work / trained:.3g}"
+            yield total, "", "", f"{_work(costs) / trained:,.3g}"
+
+    show_table(
+        "cost",
+        ("what", "models", "tokens each", "times all training"),
+        rows(),
+        "A token that is trained on costs as much as three that are scored.",
+    )
+    flops = LanguageModel(config.model, vocabulary).forward_flops(1)
+    warn_of_scoring(training, scoring, flops)
+
+
+def warn_of_scoring(
+    training: Sequence[Cost], scoring: Sequence[Cost], forward: float
+) -> None:
+    """Prints a warning if scoring outweighs training by far.
+
+    Args:
+      training: all training.
+      scoring: all scoring.
+      forward: FLOPs of the forward pass of a token.
+    """
+    trained, scored = _work(training), _work(scoring)
+    if scored <= _MUCH * trained or forward * scored <= _LITTLE_FLOPS:
+        return
+    most = max(scoring, key=lambda cost: cost.work)
+    say(
+        f"WARNING: scoring costs {scored / trained:,.0f} times as much as all "
+        f"training; most of it is {most.name}, {most.count:,} times "
+        f"{most.tokens / most.count:,.0f} tokens. Lower "
+        "config.corpus.evaluation_tokens (of each split of a domain) or "
+        "config.corpus.evaluation_windows (of each document); or, for each domain, "
+        "config.score.windows, config.search.windows and config.validate.windows; or "
+        "ask for fewer mixtures with config.score.mixtures and "
+        "config.search.evaluations"
+    )
+
+
+def _work(costs: Sequence[Cost]) -> float:
+    return sum(cost.work for cost in costs)

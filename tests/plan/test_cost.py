@@ -1,0 +1,82 @@
+"""What training and scoring cost: by hand, and as `prepare` and `plan` say it."""
+
+import dataclasses
+
+from jaxsim.plan.cost import scoring_costs, show_costs, training_costs
+
+from . import small
+
+UNIT = 3 * small.ROWS * 32  # tokens of a member
+# Domains of two splits, as (tokens, windows).
+DOMAINS = {
+    "a": {"dev": (3_000, 100), "test": (2_000, 80)},
+    "b": {"dev": (1_000, 4), "test": (500, 2)},
+}
+
+
+def test_costs_of_all_runs():
+    config = small.changed(
+        "validate",
+        held_out=3,
+        calibration_runs=1,
+        replicates=2,
+        member_replicates=1,
+        token_multiplier=2.0,
+    )
+    by_name = {cost.name: cost for cost in training_costs(config, 5)}
+    assert by_name["members"].tokens == 5 * UNIT
+    assert by_name["reference runs"].tokens == 4 * 2 * UNIT
+    assert by_name["replicates"].tokens == (2 * 2 + 1) * UNIT
+    assert by_name["members"].work == 3 * 5 * UNIT
+    base = config.base
+    assert by_name["base"].tokens == base.steps * base.batch * 32
+    assert [cost.count for cost in by_name.values()] == [1, 5, 4, 3]
+    # Subsets of two to all five members, as many units long.
+    paper = small.changed("validate", config, budget="sum")
+    by_name = {cost.name: cost for cost in training_costs(paper, 5)}
+    assert by_name["reference runs"].tokens == 4 * 3.5 * UNIT
+    # A pool of two has one subset, a pool of one none.
+    for members, runs in ((2, 1 + 1), (1, 1)):
+        by_name = {cost.name: cost for cost in training_costs(paper, members)}
+        assert by_name["reference runs"].count == runs
+
+
+def test_costs_of_scoring():
+    config = small.changed("score", mixtures="subsets:1-2", windows=10)
+    config = small.changed("search", config, evaluations=40, windows=2)
+    config = small.changed("validate", config, held_out=4, candidates=500, windows=8)
+    work = {cost.name: cost.work for cost in scoring_costs(config, 5, DOMAINS)}
+    assert work == {
+        "scoring standard mixtures": (1 + 5 + 2) * 6_500,
+        "scoring subsets:1-2": (5 + 10) * (300 + 1_000),
+        # The runs, and the merges that they are compared with.
+        "scoring reference runs": 2 * 4 * (240 + 1_000 + 200 + 500),
+        "scoring candidates of held-out runs": 50 * (300 + 1_000),
+        "scoring of the search, on all domains": 40 * (60 + 500),
+    }
+
+
+def test_without_text_some_scoring_is_a_measure():
+    (cost,) = scoring_costs(small.CONFIG, 5, None)
+    assert cost.work == cost.tokens == 1000 * 2**20
+
+
+def test_much_scoring_is_a_warning(capsys):
+    """Only where it takes more than a minute."""
+    config = small.changed("validate", held_out=0)
+    much = {"a": {"dev": (3_000_000, 0), "test": (2_000_000, 0)}}
+    for domains, members, expected in ((DOMAINS, 3, False), (much, 3, True)):
+        show_costs(config, members, small.VOCABULARY, domains)
+        out = capsys.readouterr().out
+        assert "all scoring" in out
+        assert ("WARNING: scoring costs" in out) == expected
+    for key in (
+        "corpus.evaluation_tokens",
+        "corpus.evaluation_windows",
+        "score.windows",
+    ):
+        assert f"config.{key}" in out
+    large = dataclasses.replace(config.recipe, steps=10**6)
+    config = dataclasses.replace(config, recipe=large)
+    show_costs(config, 3, small.VOCABULARY, much)
+    assert "WARNING" not in capsys.readouterr().out
