@@ -26,6 +26,7 @@ SUM_TOLERANCE = 1e-5
 MOST_ROWS = 1_000_000  # of a table; each row is held with its name
 # Of `subsets` without sizes: the largest one, and most rows.
 _LARGEST, _MODEST = 3, 10_000
+_MOST_CELL = 100_000  # characters
 # Kinds of the merges that answers are compared with.
 STANDARD_MERGES = (Labels.UNIFORM, Labels.PROPORTIONAL, Labels.MACRO)
 
@@ -430,6 +431,7 @@ def read_cells(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
             # Names of members have commas, but a table does not begin with one.
             separator = re.search(r"[,;\t]", re.sub(r'"[^"]*"', "", file.readline()))
             file.seek(0)
+            csv.field_size_limit(_MOST_CELL)  # of the process; other readers set theirs
             reader = csv.reader(file, delimiter=separator[0] if separator else ",")
             rows = [(reader.line_num, list(map(_from_text, cells))) for cells in reader]
     except (UnicodeDecodeError, csv.Error) as error:
