@@ -60,8 +60,10 @@ UNUSED = {
     "plan": ("name", "bucket", "search"),
 }
 # How something is computed: results do not depend on it.
-EXECUTION = ("train.", "score.rows", "score.chunk", "score.attention", "score.unroll",
-             "score.loss_chunk", "score.model_axis", "score.memory")  # fmt: skip
+EXECUTION = (
+    "train.", "corpus.workers", "score.rows", "score.chunk", "score.attention",
+    "score.unroll", "score.loss_chunk", "score.model_axis", "score.memory",
+)  # fmt: skip
 # Values of keys for which no rule finds one.
 VALUES: dict[str, tuple[Any, ...]] = {
     "bucket": ("s3:///",),  # refused before anything is sent
@@ -258,8 +260,11 @@ def outcome(
     group = key.partition(".")[0]
     # A message may name the entry of a dictionary, or the dictionary.
     names = {key} | ({key.rpartition(".")[0]} - {"", group})
+    if key == "corpus.domains":
+        names.add("domain 'more'")  # its text is that of a partition
     if group == "corpus" and len(parts := key.split(".")) == 4:
         names |= {f"{parts[1].rstrip('s')} {parts[2]!r}", f"member {parts[2]} is"}
+        names.add(f"source {parts[2]!r}")
     lines = [line for line in said.splitlines() if any(n in line for n in names)]
     line = next((line for line in lines if f"config.{key}" in line), "".join(lines[:1]))
     if code in (2, 3):

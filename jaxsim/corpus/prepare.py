@@ -10,7 +10,7 @@ import dataclasses
 import fcntl
 import json
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -274,7 +274,7 @@ def _build(
     overlap.add(TRAIN, taken[TRAIN])
     overlap.check()
     evaluation_left = evaluation[~overlap.gone_E]
-    check(evaluation_left)
+    check(evaluation_left, evaluation[overlap.gone_E])
     for where in coverage.counts:
         coverage.check(where)
     tables = Tables(workdir, length, tokenizer)
@@ -367,13 +367,16 @@ class _SplitCheck:
         self._config, self._inputs = config, inputs
         self._places, self._frozen = places, frozen
 
-    def __call__(self, evaluation: Chosen) -> None:
+    def __call__(self, evaluation: Chosen, gone: Chosen | None = None) -> None:
+        """Looks at documents, and says how many are `gone`: they repeat older text."""
         there = set(
             zip(evaluation.place.tolist(), evaluation.split.tolist(), strict=True)
         )
+        repeat = Counter(gone.place.tolist() if gone is not None else ())
         empty = [
             f"{'partition' if place.section == PARTITIONS else 'domain'} "
             f"{place.name!r} has no document in its {split} split"
+            + (f" ({repeat[p]} repeat older training text)" if repeat[p] else "")
             for p, place in enumerate(self._places)
             for split in SPLITS
             if place.section != BASE_TEXT and (p, ALL_SPLITS.index(split)) not in there

@@ -475,6 +475,13 @@ def test_a_large_partition_is_cut_into_pieces(sources, work, tmp_path):
     assert len(whole) == uncut.units["big"].rows
 
 
+def test_a_domain_that_is_all_old_training_text_is_told_so(sources, work):
+    prepare(config_of(sources), work)
+    more = {"more": sources["a"]}
+    with pytest.raises(UserError, match=r"'more'.*\(\d+ repeat older training text\)"):
+        prepare(config_of(sources, domains=more), work)
+
+
 def test_small_and_empty_partitions_are_named(sources, work, tmp_path):
     small = with_corpus(config_of(sources, steps=400), max_epochs=2.0)
     with pytest.raises(UserError, match=r"partition 'a'.*corpus\.max_epochs"):
