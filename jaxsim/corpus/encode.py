@@ -21,10 +21,10 @@ from jaxsim.corpus.duplicates import (
     text_digests,
     word_hashes,
 )
-from jaxsim.corpus.scan import ADVICE, picked
+from jaxsim.corpus.scan import picked
 from jaxsim.corpus.sources import InputFile
 from jaxsim.corpus.tokenizer import Tokenizer
-from jaxsim.errors import DamagedError
+from jaxsim.corpus.work import ADVICE, mapped
 
 _BATCH = 1_000_000  # characters that are encoded at once
 
@@ -166,12 +166,7 @@ def encode(folder: Path, wanted: Wanted, tools: Tools) -> None:
 def load(folder: Path) -> tuple[Encoded, np.ndarray]:
     """What `encode` wrote about documents, and they; their arrays are mapped."""
     about = records.load(folder / "about.json", Encoded, ADVICE)
-    path = folder / "documents"
-    if path.stat().st_size != about.documents * ENCODED.itemsize:
-        raise DamagedError(f"{path}: is truncated", ADVICE)
-    if not about.documents:
-        return about, np.zeros(0, ENCODED)
-    return about, np.memmap(path, ENCODED, "r")
+    return about, mapped(folder / "documents", ENCODED, about.documents)
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

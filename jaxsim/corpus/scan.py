@@ -19,7 +19,8 @@ from jaxsim.config import SourceConfig, SplitConfig
 from jaxsim.corpus.documents import Document, Tally, read_file
 from jaxsim.corpus.sources import InputFile
 from jaxsim.corpus.split import BASE, DEV, TEST, TRAIN, places_of, split_of
-from jaxsim.errors import DamagedError, UserError
+from jaxsim.corpus.work import ADVICE, mapped
+from jaxsim.errors import UserError
 
 ENTRY = np.dtype(
     [
@@ -151,15 +152,7 @@ def documents_of(
 def load(folder: Path) -> tuple[Scanned, np.ndarray]:
     """What `scan` wrote; the entries are mapped, not read."""
     about = records.load(folder / "about.json", Scanned, ADVICE)
-    path = folder / "entries"
-    if path.stat().st_size != about.entries * ENTRY.itemsize:
-        raise DamagedError(f"{path}: is truncated", ADVICE)
-    if not about.entries:
-        return about, np.zeros(0, ENTRY)
-    return about, np.memmap(path, ENTRY, "r")
-
-
-ADVICE = "delete the folder corpus/.work and run `jaxsim prepare` again"
+    return about, mapped(folder / "entries", ENTRY, about.entries)
 
 
 def picked(

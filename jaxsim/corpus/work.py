@@ -20,9 +20,12 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from jaxsim.errors import JaxsimError
+import numpy as np
+
+from jaxsim.errors import DamagedError, JaxsimError
 from jaxsim.log import progress
 
+ADVICE = "delete the folder corpus/.work and run `jaxsim prepare` again"
 LARGE = 32_000_000  # bytes of input from which processes are worth their start
 _TEMPORARY = ".tmp_"
 _SHORT = re.compile(r"\d+ requested and \d+ written")  # NumPy's error has no number
@@ -37,6 +40,13 @@ class Job:
     target: Path
     function: Callable[..., None]
     arguments: tuple[Any, ...]
+
+
+def mapped(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
+    """An array [count] that a job wrote; a `DamagedError` if the size is another."""
+    if path.stat().st_size != count * dtype.itemsize:
+        raise DamagedError(f"{path}: is truncated", ADVICE)
+    return np.memmap(path, dtype, "r") if count else np.zeros(0, dtype)
 
 
 def do(job: Job) -> None:

@@ -17,7 +17,8 @@ from jaxsim.corpus import open_corpus, prepare, store
 from jaxsim.corpus.choose import settle
 from jaxsim.corpus.pipeline import Pipeline
 from jaxsim.corpus.prepare import prepare_share
-from jaxsim.errors import JaxsimError, UserError
+from jaxsim.corpus.work import mapped
+from jaxsim.errors import DamagedError, JaxsimError, UserError
 
 from .builders import config_of, in_order, with_corpus, words, write_jsonl
 
@@ -363,3 +364,12 @@ def test_copies_beyond_the_part_that_is_taken_are_no_supply(tmp_path):
         known = all_of_it.units[name].supply
         assert unit.tokens < 0.7 * known
         assert unit.supply == pytest.approx(known, rel=0.25)
+
+
+def test_what_a_pass_wrote_and_is_cut_off_is_damage(tmp_path):
+    whole = np.arange(5, dtype="<u4")
+    whole.tofile(tmp_path / "entries")
+    assert mapped(tmp_path / "entries", whole.dtype, 5).tolist() == [*range(5)]
+    (tmp_path / "entries").write_bytes(whole.tobytes()[:-1])
+    with pytest.raises(DamagedError, match=r"truncated.*delete the folder"):
+        mapped(tmp_path / "entries", whole.dtype, 5)
