@@ -141,9 +141,9 @@ def test_two_members_and_equal_members_have_a_closed_form():
 
 
 def test_it_refuses_itself_if_it_is_off_or_not_convex(invented):
-    made, _ = invented
+    _, apart_CC = invented
     real_M = np.linspace(1.0, 2.0, CHECKS)
-    hessian_CC = made.hessian_DCC[0]
+    hessian_CC = -apart_CC / 2  # of squared distances: convex along the simplex
     good = Misfit.of(real_M + 0.1 * real_M.std(), real_M, hessian_CC)
     assert good.share == pytest.approx(0.1) and good.refusal == ""
     off = Misfit.of(real_M + 0.3 * real_M.std(), real_M, hessian_CC)
