@@ -76,6 +76,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.recipe.steps = 500
     config.recipe.batch = 1024
     config.recipe.learning_rate = 6e-5
+    config.recipe.warmup = 0
     config.recipe.beta1 = 0.9
     config.recipe.beta2 = 0.95
     config.recipe.weight_decay = 0.1
