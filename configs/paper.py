@@ -80,6 +80,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.recipe.beta1 = 0.9
     config.recipe.beta2 = 0.95
     config.recipe.weight_decay = 0.1
+    config.recipe.decay_all = True
     config.recipe.clip = 1.0
     config.recipe.tail = 0.0
     config.recipe.replay = 0.0

@@ -68,7 +68,7 @@ def warmup_cosine(base: BaseConfig) -> optax.Schedule:
 
 
 def adamw(recipe: RecipeConfig, rate: optax.Schedule) -> optax.GradientTransformation:
-    """AdamW after clipping by global norm; weight decay on matrices only."""
+    """AdamW after clipping by global norm; weight decay as the recipe says."""
     return optax.chain(
         optax.clip_by_global_norm(recipe.clip),
         optax.adamw(
@@ -76,7 +76,7 @@ def adamw(recipe: RecipeConfig, rate: optax.Schedule) -> optax.GradientTransform
             b1=recipe.beta1,
             b2=recipe.beta2,
             weight_decay=recipe.weight_decay,
-            mask=_is_matrix,
+            mask=None if recipe.decay_all else _is_matrix,
         ),
     )
 
