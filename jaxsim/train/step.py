@@ -43,6 +43,8 @@ def constant_rate(recipe: RecipeConfig, steps: jax.Array | int) -> optax.Schedul
     """
     peak, warmup = recipe.learning_rate, recipe.warmup
     rise = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
+    if not recipe.decay:
+        return rise
     # It takes the share that is over: optax has to know a length before it traces.
     fall = optax.linear_schedule(peak, 0.0, 1)
 

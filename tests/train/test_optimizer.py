@@ -19,8 +19,8 @@ ALL = ModelConfig(
 def rates_of(steps: int, **recipe) -> list[float]:
     """The rate at every step of a run; its length is data, as in training."""
     recipe = RecipeConfig(learning_rate=2.0, **recipe)
-    rates = jax.jit(lambda n: constant_rate(recipe, n)(jnp.arange(steps)))(steps)
-    return rates.tolist()
+    rates = jax.jit(lambda n: jax.vmap(constant_rate(recipe, n))(jnp.arange(steps)))
+    return rates(steps).tolist()
 
 
 def test_runs_of_any_length_warm_up_as_long_and_are_constant_then():
