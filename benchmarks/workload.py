@@ -26,7 +26,7 @@ class Workload:
 
     @property
     def config(self) -> Config:
-        """The recipe of members at this batch size, without a warm-up on either side."""
+        """The recipe of members at this batch size; both sides have a constant rate."""
         config = Config(model=self.model)
         recipe = dataclasses.replace(config.recipe, batch=self.batch, warmup=0)
         return dataclasses.replace(config, recipe=recipe)

@@ -517,8 +517,8 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
         (
             validate.budget == "sum" or warms_up(steps * validate.token_multiplier),
             "validate.token_multiplier",
-            f"such that runs are longer than config.recipe.warmup={recipe.warmup} of a "
-            f"member's {steps} steps, and reach the full rate",
+            f"large enough for runs to reach the full rate after config.recipe.warmup="
+            f"{recipe.warmup} steps (members have {steps})",
         ),
     ):
         need(ok, what, operator.attrgetter(key)(config), f"config.{key}")
