@@ -40,16 +40,17 @@ from jaxsim.train.step import constant_rate
 WARM, SAME_SUM, FULL = "warm-up", "constant, same sum", "constant, full rate"
 SEEDS = (0, 1)
 ROWS = 16  # windows in a call
-# Names of what is measured, with the factor and the digits that it is shown with.
+# What is measured of a member; in the table: its name, a factor, and digits.
 MEASURES = {
-    "drift, %": (100, 2),
-    "own loss, bits per byte": (1, 4),
-    "forgotten, 1e-4 bits": (1e4, 1),
-    "cosine of two data seeds": (1, 3),
+    "drift": ("drift, %", 100, 2),
+    "own": ("own loss, bits per byte", 1, 4),
+    "forgotten": ("forgotten, 1e-4 bits", 1e4, 1),
+    "cosine": ("cosine of two data seeds", 1, 3),
 }
+# Differences between two data seeds, of which the table has root mean squares.
 NOISE = {
-    "own loss apart, rms, 1e-4 bits": 1e4,
-    "out-of-pool loss apart, rms, 1e-4 bits": 1e4,
+    "own_apart": "own loss of two data seeds apart, 1e-4 bits",
+    "outside_apart": "out-of-pool loss of two data seeds apart, 1e-4 bits",
 }
 
 
@@ -173,7 +174,7 @@ def markdown(result: dict[str, Any], recipes: dict[str, RecipeConfig]) -> str:
         f"| | {WARM} | {same} | {full} | {WARM} less {same} | {WARM} less {full} |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for measure, (factor, digits) in MEASURES.items():
+    for measure, (name, factor, digits) in MEASURES.items():
         cells = [
             f"{factor * np.mean(values[schedule][measure]):.{digits}f}"
             for schedule in recipes
@@ -184,10 +185,10 @@ def markdown(result: dict[str, Any], recipes: dict[str, RecipeConfig]) -> str:
                 for x in paired(values[WARM][measure], values[other][measure])
             )
             cells.append(f"{mean} [{low}, {high}]")
-        lines.append(f"| {measure} | {' | '.join(cells)} |")
-    for measure, factor in NOISE.items():
-        cells = [f"{factor * rms(values[s][measure]):.1f}" for s in recipes]
-        lines.append(f"| {measure} | {' | '.join(cells)} | | |")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for measure, name in NOISE.items():
+        cells = [f"{1e4 * rms(values[s][measure]):.1f}" for s in recipes]
+        lines.append(f"| {name} | {' | '.join(cells)} | | |")
     on = result["machine"]
     end = f"\n{on['cpu']}, {on['cores_used']} cores, {on['date']}.\n"
     return "\n".join([*lines, end])
