@@ -49,8 +49,8 @@ MEASURES = {
 }
 # Differences between two data seeds, of which the table has root mean squares.
 NOISE = {
-    "own_apart": "own loss of two data seeds apart, 1e-4 bits",
-    "outside_apart": "out-of-pool loss of two data seeds apart, 1e-4 bits",
+    "own_apart": "own loss of two data seeds apart, rms, 1e-4 bits",
+    "outside_apart": "out-of-pool loss of two data seeds apart, rms, 1e-4 bits",
 }
 
 
