@@ -252,8 +252,8 @@ def markdown(result: dict[str, Any], windows: int) -> str:
         "",
         f"`python benchmarks/quadratic.py`; {result['machine']['cpu']}, "
         f"{result['machine']['cores_used']} cores, {result['machine']['date']}. "
-        f"{windows} dev windows of each domain. Errors: standard deviation of predicted "
-        "minus real, in % of that of the real merges.",
+        f"{windows} dev windows of each domain. Errors: standard deviation of "
+        "predicted minus real, in % of that of the real merges.",
     ]
     for name, pool in result["pools"].items():
         lines += [

@@ -506,7 +506,7 @@ def test_a_changed_base_model_recipe_is_refused(workdir, jaxsim):
     "key",
     [
         "base.steps=9", "base.seed=3", "recipe.beta1=0.8", "recipe.clip=2.0",
-        "recipe.decay_all=True",
+        "recipe.weight_decay_all=True",
     ],
 )  # fmt: skip
 def test_train_refuses_another_base_model_and_names_its_key(workdir, jaxsim, key):

@@ -427,7 +427,7 @@ def test_paper_recipe() -> None:
         assert unit == 1_048_576_000
         assert config.recipe.learning_rate == 6e-5
         assert config.recipe.tail == config.recipe.warmup == 0
-        assert config.recipe.decay_all
+        assert config.recipe.weight_decay_all
         assert config.validate.budget == "sum"
     assert small.recipe == large.recipe
     assert small.corpus == large.corpus

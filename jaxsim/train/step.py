@@ -78,7 +78,7 @@ def adamw(recipe: RecipeConfig, rate: optax.Schedule) -> optax.GradientTransform
             b1=recipe.beta1,
             b2=recipe.beta2,
             weight_decay=recipe.weight_decay,
-            mask=None if recipe.decay_all else _is_matrix,
+            mask=None if recipe.weight_decay_all else _is_matrix,
         ),
     )
 

@@ -54,10 +54,10 @@ def test_without_warm_up_the_base_model_starts_at_its_peak():
     assert float(rate(0)) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("decay_all", [False, True])
-def test_weight_decay_is_on_matrices_or_on_all_parameters(decay_all):
+@pytest.mark.parametrize("weight_decay_all", [False, True])
+def test_weight_decay_is_on_matrices_or_on_all_parameters(weight_decay_all):
     recipe = RecipeConfig(
-        learning_rate=1.0, weight_decay=0.1, warmup=0, decay_all=decay_all
+        learning_rate=1.0, weight_decay=0.1, warmup=0, weight_decay_all=weight_decay_all
     )
     optimizer = adamw(recipe, constant_rate(recipe, 10))
     params = jax.tree.map(
@@ -68,7 +68,7 @@ def test_weight_decay_is_on_matrices_or_on_all_parameters(decay_all):
         zero, jax.jit(optimizer.init)(params), params
     )
     for path, update in leaves_by_path(updates).items():
-        decayed = decay_all or path.endswith(("kernel", "embedding", "head"))
+        decayed = weight_decay_all or path.endswith(("kernel", "embedding", "head"))
         np.testing.assert_allclose(
             update, -0.1 if decayed else 0.0, rtol=1e-6, err_msg=path
         )
