@@ -30,6 +30,7 @@ from jaxsim.pool.publish import is_published
 from jaxsim.report import show, tables
 from jaxsim.report.write import last_lines, write_report
 from jaxsim.scoring.evaluation import gaps, gather
+from jaxsim.scoring.predicted import predict
 from jaxsim.scoring.scorer import Scorer, table_name
 from jaxsim.scoring.scores import Scores
 from jaxsim.scoring.table import count_rows
@@ -197,7 +198,20 @@ def score(
     table = scorer.table(spec) if spec else None  # refused before scoring
     done = [scorer.standard()]
     show.show(tables.standard_bits(done[0]))
-    if table is not None:
+    if table is not None and scorer.is_predicted(table):
+        name = table_name(spec)
+        predicted = predict(scorer, name, table)
+        show.show_predicted(predicted)
+        say(
+            f"scores: {counted(len(table), 'mixture')}, predicted in closed form and "
+            f"not merged (config.score.merges), in {scorer.store.folder}/{name}.parquet"
+        )
+        if predicted.best is not None:
+            say(
+                f"scores: the best, merged, in {scorer.store.folder}/best-of-{name}.parquet"
+            )
+            done.append(predicted.best)
+    elif table is not None:
         name = table_name(spec)
         scored = scorer.score(name, table, "dev", config.score.windows)
         show.show(tables.scores(scored))

@@ -5,6 +5,7 @@ import dataclasses
 from jaxsim.log import counted, say, show_table
 from jaxsim.report import agreement, answer, tables, trust
 from jaxsim.report.table import Table, marks, short
+from jaxsim.scoring.predicted import Predicted
 from jaxsim.search.result import SearchResult
 from jaxsim.validation.diagnostics import Diagnostics
 from jaxsim.validation.measured import TrainedChoice
@@ -30,6 +31,21 @@ def show(table: Table) -> None:
         ],
         note=table.note,
     )
+
+
+def show_predicted(predicted: Predicted) -> None:
+    """Prints how good the closed forms of a predicted table are, and its best."""
+    show(tables.misfits(predicted))
+    for form, left_out in predicted.left_out.items():
+        for domain, why in left_out.items():
+            say(f"LEFT OUT: {form} on {domain}: {why}")
+    if predicted.best is None:
+        say(
+            "The best are not merged: the closed form does not fit what they would be "
+            "the best on"
+        )
+        return
+    show(tables.scores(predicted.best, predicted.count))
 
 
 def show_diagnostics(diagnostics: Diagnostics) -> None:

@@ -32,6 +32,7 @@ from jaxsim.report.table import (
     text_column,
 )
 from jaxsim.scoring.evaluation import SPLITS
+from jaxsim.scoring.predicted import ENSEMBLE, MEAN, MERGE, Predicted
 from jaxsim.scoring.scores import Scores
 from jaxsim.scoring.table import STANDARD_MERGES
 from jaxsim.scoring.targets import Targets
@@ -158,8 +159,11 @@ def standard_bits(scores: Scores) -> Table:
     return Table.of(title, rows, columns, note=marks(scores.notes))
 
 
-def scores(table: Scores) -> Table:
-    """The best rows of a scored table by the merge, and the standard mixtures."""
+def scores(table: Scores, asked: int = 0) -> Table:
+    """The best rows of a scored table by the merge, and the standard mixtures.
+
+    `asked`: mixtures that its rows are the best of; 0: its own.
+    """
     best = summarize(table, "dev", _MOST_SCORES)
     predictors = ["merge", *(p for p in PREDICTED[1:] if p in best.bits)]
     headings = {p: runs.label(p).replace("of ", "of\n") for p in predictors}
@@ -173,12 +177,51 @@ def scores(table: Scores) -> Table:
           for p, heading in headings.items()),
     )  # fmt: skip
     title = (
-        f"best of {counted(len(table.table), 'mixture')} by the merge on "
+        f"best of {counted(asked or len(table.table), 'mixture')} by the merge on "
         f"{best.targets[0]}: bits per byte on dev text"
     )
     windows = f"on the same windows, at most {best.windows} per domain"
     note = "\n".join(filter(None, (windows, marks(table.notes))))
     return Table.of(title, range(len(shown)), columns, note=note)
+
+
+def misfits(predicted: Predicted) -> Table:
+    """How far the closed forms of a predicted table are from what they predict."""
+    known, best = predicted.misfits, predicted.best_misfits
+
+    def share(form: str) -> Callable[[str], float | None]:
+        return lambda on: known[form][on].share
+
+    columns = (
+        text_column("on", "on", get=lambda on: on),
+        bits_column("spread", "spread of\nmerges", get=lambda on: known[MERGE][on].spread),
+        bits_column("error", "error", get=lambda on: known[MERGE][on].error),
+        Column("share", "of the\nspread", functools.partial(percent, digits=1),
+               share(MERGE)),
+        bits_column("best_error", "error on\nthe best",
+                    get=lambda on: best[on].error if best else None),
+        Column("best_share", "of the\nspread", functools.partial(percent, digits=1),
+               lambda on: best[on].error / known[MERGE][on].spread if best else None),
+        Column("ensemble", "ensemble,\nof its spread",
+               functools.partial(percent, digits=1), share(ENSEMBLE)),
+        Column("mean", "mean,\nof its spread", functools.partial(percent, digits=1),
+               share(MEAN)),
+    )  # fmt: skip
+    lead = next(iter(known[MERGE].values()))
+    title = (
+        f"closed form and {counted(lead.count, 'real merge')} of random mixtures: bits "
+        "per byte on dev text"
+    )
+    note = (
+        "error: root mean square of predicted minus real; spread: standard deviation "
+        "of the real values of the random mixtures"
+    )
+    if best:
+        note += (
+            f"; the best: {next(iter(best.values())).count} of the predicted mixtures, "
+            "merged, too"
+        )
+    return Table.of(title, known[MERGE], columns, note=note)
 
 
 def paths(diagnostics: Diagnostics) -> Table:

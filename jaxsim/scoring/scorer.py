@@ -232,6 +232,10 @@ class Scorer:
             raise UserError(f"{spec}: {error}") from error
         return self._usable(concatenate(asked, self.merges()))
 
+    def is_predicted(self, table: Mixtures) -> bool:
+        """Whether a table is so large that it is predicted, see `predicted`."""
+        return len(table) - len(self.merges()) > self.config.merges
+
     def merges(self) -> Mixtures:
         """The standard merges: uniform, proportional, macro, and of groups."""
         units = [self.corpus.unit(name) for name in self.members]
@@ -412,10 +416,18 @@ class Scorer:
         """Loads the table that `jaxsim score` saved for a specification.
 
         Raises:
-          UserError: it was never scored, or the config, the CSV, the pool or the
-            corpus has changed since.
+          UserError: it was never scored or is predicted in closed form, or the config,
+            the CSV, the pool or the corpus has changed since.
           DamagedError: its files are damaged.
         """
+        table = self.table(spec)
+        if self.is_predicted(table):
+            raise UserError(
+                f"table {table_name(spec)!r} has more than config.score.merges="
+                f"{self.config.merges:,} mixtures, so it is predicted in closed form, "
+                "and a search takes only tables that are merged. Method 'descend' needs "
+                "none; for 'table', raise config.score.merges or ask for fewer"
+            )
         scores = self.load(table_name(spec))
         rows = self.evaluation.rows("dev", self.config.windows)
         other = ""
@@ -425,7 +437,7 @@ class Scorer:
         elif {**scores.how, "device": ""} != {**self.how, "device": ""}:
             how = dict(scores.how)
             other = f"was scored with {how}, and the config says {self.how}"
-        elif not scores.table.same_as(self.table(spec)):
+        elif not scores.table.same_as(table):
             other = f"holds other mixtures than {spec!r} gives now"
         if other:
             raise UserError(f"table {scores.name!r} {other}; run `jaxsim score` again")
