@@ -202,14 +202,14 @@ def score(
         name = table_name(spec)
         predicted = predict(scorer, name, table)
         show.show_predicted(predicted)
+        found = f"{scorer.store.folder}/{name}.parquet"
         say(
-            f"scores: {counted(len(table), 'mixture')}, predicted in closed form and "
-            f"not merged (config.score.merges), in {scorer.store.folder}/{name}.parquet"
+            f"scores: {counted(len(table), 'mixture')} in {found}, predicted in closed "
+            "form: more than config.score.merges are not merged, and not searched"
         )
         if predicted.best is not None:
-            say(
-                f"scores: the best, merged, in {scorer.store.folder}/best-of-{name}.parquet"
-            )
+            name = predicted.best.name
+            say(f"scores: the best, merged, in {scorer.store.folder}/{name}.parquet")
             done.append(predicted.best)
     elif table is not None:
         name = table_name(spec)

@@ -36,16 +36,14 @@ def show(table: Table) -> None:
 def show_predicted(predicted: Predicted) -> None:
     """Prints how good the closed forms of a predicted table are, and its best."""
     show(tables.misfits(predicted))
-    for form, left_out in predicted.left_out.items():
-        for domain, why in left_out.items():
-            say(f"LEFT OUT: {form} on {domain}: {why}")
-    if predicted.best is None:
-        say(
-            "The best are not merged: the closed form does not fit what they would be "
-            "the best on"
-        )
-        return
-    show(tables.scores(predicted.best, predicted.count))
+    for form, known in predicted.misfits.items():
+        for on, misfit in known.items():
+            if on in predicted.left_out[form]:
+                say(f"LEFT OUT: {form} on {on}: {misfit.refusal}")
+            elif misfit.refusal:
+                say(f"not to be averaged: {form} over the {on}: {misfit.refusal}")
+    if predicted.best is not None:
+        show(tables.scores(predicted.best, predicted.count))
 
 
 def show_diagnostics(diagnostics: Diagnostics) -> None:

@@ -32,7 +32,7 @@ from jaxsim.report.table import (
     text_column,
 )
 from jaxsim.scoring.evaluation import SPLITS
-from jaxsim.scoring.predicted import ENSEMBLE, MEAN, MERGE, Predicted
+from jaxsim.scoring.predicted import Predicted
 from jaxsim.scoring.scores import Scores
 from jaxsim.scoring.table import STANDARD_MERGES
 from jaxsim.scoring.targets import Targets
@@ -187,41 +187,36 @@ def scores(table: Scores, asked: int = 0) -> Table:
 
 def misfits(predicted: Predicted) -> Table:
     """How far the closed forms of a predicted table are from what they predict."""
-    known, best = predicted.misfits, predicted.best_misfits
-
-    def share(form: str) -> Callable[[str], float | None]:
-        return lambda on: known[form][on].share
-
+    (merge, ensemble, mean), best = predicted.misfits.values(), predicted.best_misfits
+    rows = [
+        (
+            *(on, found.spread, found.error, found.share),
+            *((best[on].error, best[on].error / found.spread) if best else (None,) * 2),
+            *(ensemble[on].share, mean[on].share),
+        )
+        for on, found in merge.items()
+    ]
+    share = functools.partial(Column, show=functools.partial(percent, digits=1))
     columns = (
-        text_column("on", "on", get=lambda on: on),
-        bits_column("spread", "spread of\nmerges", get=lambda on: known[MERGE][on].spread),
-        bits_column("error", "error", get=lambda on: known[MERGE][on].error),
-        Column("share", "of the\nspread", functools.partial(percent, digits=1),
-               share(MERGE)),
-        bits_column("best_error", "error on\nthe best",
-                    get=lambda on: best[on].error if best else None),
-        Column("best_share", "of the\nspread", functools.partial(percent, digits=1),
-               lambda on: best[on].error / known[MERGE][on].spread if best else None),
-        Column("ensemble", "ensemble,\nof its spread",
-               functools.partial(percent, digits=1), share(ENSEMBLE)),
-        Column("mean", "mean,\nof its spread", functools.partial(percent, digits=1),
-               share(MEAN)),
-    )  # fmt: skip
-    lead = next(iter(known[MERGE].values()))
-    title = (
-        f"closed form and {counted(lead.count, 'real merge')} of random mixtures: bits "
-        "per byte on dev text"
+        text_column("on", "on"),
+        bits_column("spread", "spread of\nmerges"),
+        bits_column("error", "error"),
+        share("share", "of the\nspread"),
+        bits_column("best_error", "error on\nthe best"),
+        share("best_share", "of the\nspread"),
+        share("ensemble_share", "ensemble,\nof its spread"),
+        share("mean_share", "mean of both,\nof its spread"),
     )
+    count = next(iter(merge.values())).count
+    title = f"closed form and {count} random merges: bits per byte on dev text"
     note = (
         "error: root mean square of predicted minus real; spread: standard deviation "
-        "of the real values of the random mixtures"
+        "of the random ones"
     )
     if best:
-        note += (
-            f"; the best: {next(iter(best.values())).count} of the predicted mixtures, "
-            "merged, too"
-        )
-    return Table.of(title, known[MERGE], columns, note=note)
+        count = next(iter(best.values())).count
+        note += f"; the best: the {count} that it likes best, merged"
+    return Table.of(title, rows, columns, note=note)
 
 
 def paths(diagnostics: Diagnostics) -> Table:

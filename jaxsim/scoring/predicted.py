@@ -52,7 +52,7 @@ class Predicted:
     Attributes:
       count: of its mixtures.
       misfits: on random mixtures, by closed form and target, in bits per byte.
-      left_out: the domains without rows and why, by closed form.
+      left_out: the domains without rows, by closed form: those that it does not fit.
       best: real merges of the best mixtures, and of the standard merges; None if the
         closed form of merges does not fit what they would be the best on.
       best_misfits: of the closed form of merges on the best, by target.
@@ -60,7 +60,7 @@ class Predicted:
 
     count: int
     misfits: Mapping[str, Mapping[str, Misfit]]
-    left_out: Mapping[str, Mapping[str, str]]
+    left_out: Mapping[str, list[str]]
     best: Scores | None
     best_misfits: Mapping[str, Misfit]
 
@@ -92,18 +92,18 @@ def predict(scorer: Scorer, name: str, table: Mixtures) -> Predicted:
     forms = _Forms(scorer)
     misfits = forms.misfits(scorer.checks())
     left_out = {
-        form: {d: why for d in forms.domains if (why := known[d].refusal)}
+        form: [d for d in forms.domains if known[d].refusal]
         for form, known in misfits.items()
     }
-    if all(len(known) == len(forms.domains) for known in left_out.values()):
-        why = "; ".join(f"{d}: {text}" for d, text in left_out[MERGE].items())
+    if all(known == forms.domains for known in left_out.values()):
+        why = "; ".join(f"{d}: {misfits[MERGE][d].refusal}" for d in forms.domains)
         raise UserError(f"{asked}does not fit this pool ({why}); {instead}")
     facts = {
         "jaxsim.version": str(records.VERSION),
         "jaxsim.members": json.dumps(table.members),
         "jaxsim.evaluation": scorer.evaluation.digest,
         "jaxsim.basis": json.dumps(records.plain(scorer.basis)),
-        "jaxsim.how": json.dumps(dict(scorer.how)),
+        "jaxsim.how": json.dumps(scorer.computed_how),
         "jaxsim.notes": json.dumps(scorer.stack.notes),
         "jaxsim.misfits": json.dumps(records.plain(misfits)),
     }
@@ -111,15 +111,18 @@ def predict(scorer: Scorer, name: str, table: Mixtures) -> Predicted:
     value_M = np.empty(len(table))
 
     def write(file: IO[bytes]) -> None:
-        schema = forms.arrow(table.take([0]), left_out).schema.with_metadata(facts)
+        first = table.take([0])
+        schema = forms.arrow(first, forms.nats(first), left_out).schema
+        schema = schema.with_metadata(facts)
         with (
             pyarrow.parquet.ParquetWriter(file, schema, compression="zstd") as writer,
             progress(len(table), f"predicting {name}", "mixtures") as tick,
         ):
             for start in range(0, len(table), step):
                 some = table.take(range(start, min(start + step, len(table))))
-                value_M[start : start + step] = forms.value(some)
-                arrow = forms.arrow(some, left_out).cast(schema)
+                nats = forms.nats(some)
+                value_M[start : start + step] = nats[MERGE] @ forms.lead_D
+                arrow = forms.arrow(some, nats, left_out).cast(schema)
                 writer.write_table(arrow, row_group_size=len(arrow))
                 tick(len(some))
 
@@ -154,6 +157,7 @@ class _Forms:
         bytes_D = e.sums(e.bytes_R[self._rows], self._rows)
         # Nats become bits per byte; those of a domain without windows are 0.
         self._bits_D = bits_per_byte(1.0, np.where(there_D, bytes_D, 1.0))
+        self.lead_D = self._weights[self.level] * self._bits_D
 
     def misfits(self, table: Mixtures) -> dict[str, dict[str, Misfit]]:
         """How far each form is from what it predicts, by form and target.
@@ -182,31 +186,29 @@ class _Forms:
             }
         return found
 
-    def value(self, table: Mixtures) -> np.ndarray:
-        """Predicted bits per byte of merges [M] on the leading target."""
-        part_D = self._weights[self.level] * self._bits_D
-        value_M: np.ndarray = self._quadratics[MERGE].sums(table.w_MC) @ part_D
-        return value_M
+    def nats(self, table: Mixtures) -> dict[str, np.ndarray]:
+        """Nats [M, D] by predictor."""
+        w_MC = table.w_MC
+        nats = {form: of.sums(w_MC) for form, of in self._quadratics.items()}
+        return nats | {"members": w_MC @ self._quadratics[MERGE].member_DC.T}
 
     def arrow(
-        self, table: Mixtures, left_out: Mapping[str, Mapping[str, str]]
+        self,
+        table: Mixtures,
+        nats: Mapping[str, np.ndarray],
+        left_out: Mapping[str, list[str]],
     ) -> pa.Table:
         """A row for each mixture, predictor and domain that is not left out."""
-        e, w_MC = self._scorer.evaluation, table.w_MC
-        nats = {form: of.sums(w_MC) for form, of in self._quadratics.items()}
-        nats["members"] = w_MC @ self._quadratics[MERGE].member_DC.T
+        e = self._scorer.evaluation
         mixtures, unknown_M = mixture_columns(table), np.full(len(table), np.nan)
         parts = []
         for predictor, nll_MD in nats.items():
             for d, text in self._text.items():
-                if e.domains[d] in left_out.get(predictor, {}):
+                if e.domains[d] in left_out.get(predictor, ()):
                     continue
-                known = {"nll_M": nll_MD[:, d], "mean_M": unknown_M}
+                nll_M, mean_M = nll_MD[:, d], unknown_M
                 if e.by_document[d]:  # these nats are sums of documents' means
-                    known = {
-                        "nll_M": unknown_M,
-                        "mean_M": nll_MD[:, d] * self._bits_D[d],
-                    }
-                sums = dataclasses.replace(text, **known)
+                    nll_M, mean_M = unknown_M, nll_M * self._bits_D[d]
+                sums = dataclasses.replace(text, nll_M=nll_M, mean_M=mean_M)
                 parts.append(sums_as_arrow(e, mixtures, predictor, "dev", d, sums))
         return pa.concat_tables(parts)

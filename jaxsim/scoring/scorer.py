@@ -157,6 +157,11 @@ class Scorer:
         """What losses depend on beside models and text, see `Evaluator.how`."""
         return self.evaluator.how
 
+    @property
+    def computed_how(self) -> dict[str, str]:
+        """The same, with the devices that computed what was asked for so far."""
+        return self.how | {"device": ", ".join(sorted(self._devices))}
+
     @functools.cached_property
     def _adopted(self) -> ScoreConfig:
         """The config; where it says 'auto', as another kind of device scored.
@@ -424,9 +429,9 @@ class Scorer:
         if self.is_predicted(table):
             raise UserError(
                 f"table {table_name(spec)!r} has more than config.score.merges="
-                f"{self.config.merges:,} mixtures, so it is predicted in closed form, "
-                "and a search takes only tables that are merged. Method 'descend' needs "
-                "none; for 'table', raise config.score.merges or ask for fewer"
+                f"{self.config.merges:,} mixtures: they are predicted in closed form, and "
+                "a search takes only what is merged. Method 'descend' needs no table; "
+                "for 'table', raise config.score.merges or ask for fewer"
             )
         scores = self.load(table_name(spec))
         rows = self.evaluation.rows("dev", self.config.windows)
@@ -577,9 +582,14 @@ class Scorer:
         notes: Sequence[str],
         basis: Basis,
     ) -> Scores:
-        how = self.how | {"device": ", ".join(sorted(self._devices))}
         scores = Scores(
-            name, table, self.evaluation, predictors, tuple(notes), basis, how
+            name,
+            table,
+            self.evaluation,
+            predictors,
+            tuple(notes),
+            basis,
+            self.computed_how,
         )
         self.store.save(scores)
         return scores
