@@ -37,11 +37,12 @@ def show_predicted(predicted: Predicted) -> None:
     """Prints how good the closed forms of a predicted table are, and its best."""
     show(tables.misfits(predicted))
     for form, known in predicted.misfits.items():
-        for on, misfit in known.items():
-            if on in predicted.left_out[form]:
-                say(f"LEFT OUT: {form} on {on}: {misfit.refusal}")
-            elif misfit.refusal:
-                say(f"not to be averaged: {form} over the {on}: {misfit.refusal}")
+        refused = {on: f"{on} ({x.refusal})" for on, x in known.items() if x.refusal}
+        left_out = [refused.pop(domain) for domain in predicted.left_out[form]]
+        if left_out:
+            say(f"LEFT OUT: {form} on {'; '.join(left_out)}")
+        if refused:
+            say(f"NOT TO BE AVERAGED: {form} over {'; '.join(refused.values())}")
     if predicted.best is not None:
         show(tables.scores(predicted.best, predicted.count))
 

@@ -37,7 +37,7 @@ from jaxsim.scoring.scores import (
     mixture_columns,
     sums_as_arrow,
 )
-from jaxsim.scoring.table import Mixtures, concatenate
+from jaxsim.scoring.table import Mixtures
 from jaxsim.scoring.targets import Targets
 
 MERGE, ENSEMBLE, MEAN = "quadratic merge", "quadratic ensemble", "quadratic mean"
@@ -129,8 +129,9 @@ def predict(scorer: Scorer, name: str, table: Mixtures) -> Predicted:
     scorer.store.save_predicted(name, write)
     if misfits[MERGE][forms.level].refusal:
         return Predicted(len(table), misfits, left_out, None, {})
-    best = table.take(np.argsort(value_M, kind="stable")[:BEST])
-    shown = concatenate(best, scorer.merges())
+    order = np.argsort(value_M, kind="stable")[:BEST].tolist()
+    best = table.take(order)
+    shown = table.take(list(dict.fromkeys([*order, *table.standard_merges()])))
     merged = scorer.score(f"best-of-{name}", shown, "dev", scorer.config.windows)
     return Predicted(len(table), misfits, left_out, merged, forms.misfits(best)[MERGE])
 

@@ -429,9 +429,9 @@ class Scorer:
         if self.is_predicted(table):
             raise UserError(
                 f"table {table_name(spec)!r} has more than config.score.merges="
-                f"{self.config.merges:,} mixtures: they are predicted in closed form, and "
-                "a search takes only what is merged. Method 'descend' needs no table; "
-                "for 'table', raise config.score.merges or ask for fewer"
+                f"{self.config.merges:,} mixtures: they are predicted in closed form, "
+                "and a search takes only what is merged. Method 'descend' needs no "
+                "table; for 'table', raise config.score.merges or ask for fewer"
             )
         scores = self.load(table_name(spec))
         rows = self.evaluation.rows("dev", self.config.windows)
