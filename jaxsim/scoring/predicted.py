@@ -98,22 +98,13 @@ def predict(scorer: Scorer, name: str, table: Mixtures) -> Predicted:
     if all(known == forms.domains for known in left_out.values()):
         why = "; ".join(f"{d}: {misfits[MERGE][d].refusal}" for d in forms.domains)
         raise UserError(f"{asked}does not fit this pool ({why}); {instead}")
-    facts = {
-        "jaxsim.version": str(records.VERSION),
-        "jaxsim.members": json.dumps(table.members),
-        "jaxsim.evaluation": scorer.evaluation.digest,
-        "jaxsim.basis": json.dumps(records.plain(scorer.basis)),
-        "jaxsim.how": json.dumps(scorer.computed_how),
-        "jaxsim.notes": json.dumps(scorer.stack.notes),
-        "jaxsim.misfits": json.dumps(records.plain(misfits)),
-    }
     step = max(1, _WEIGHTS // len(table.members))
     value_M = np.empty(len(table))
 
     def write(file: IO[bytes]) -> None:
         first = table.take([0])
         schema = forms.arrow(first, forms.nats(first), left_out).schema
-        schema = schema.with_metadata(facts)
+        schema = schema.with_metadata(_facts(scorer, misfits))
         with (
             pyarrow.parquet.ParquetWriter(file, schema, compression="zstd") as writer,
             progress(len(table), f"predicting {name}", "mixtures") as tick,
@@ -122,7 +113,7 @@ def predict(scorer: Scorer, name: str, table: Mixtures) -> Predicted:
                 some = table.take(range(start, min(start + step, len(table))))
                 nats = forms.nats(some)
                 value_M[start : start + step] = nats[MERGE] @ forms.lead_D
-                arrow = forms.arrow(some, nats, left_out).cast(schema)
+                arrow = forms.arrow(some, nats, left_out)
                 writer.write_table(arrow, row_group_size=len(arrow))
                 tick(len(some))
 
@@ -134,6 +125,24 @@ def predict(scorer: Scorer, name: str, table: Mixtures) -> Predicted:
     shown = table.take(list(dict.fromkeys([*order, *table.standard_merges()])))
     merged = scorer.score(f"best-of-{name}", shown, "dev", scorer.config.windows)
     return Predicted(len(table), misfits, left_out, merged, forms.misfits(best)[MERGE])
+
+
+def _facts(
+    scorer: Scorer, misfits: Mapping[str, Mapping[str, Misfit]]
+) -> dict[str, str]:
+    """Metadata of the file: what it was computed from, and how good it is."""
+    facts = {
+        "members": scorer.members,
+        "basis": scorer.basis,
+        "how": scorer.computed_how,
+        "notes": scorer.stack.notes,
+        "misfits": misfits,
+    }
+    plain = {f"jaxsim.{key}": json.dumps(records.plain(x)) for key, x in facts.items()}
+    return plain | {
+        "jaxsim.version": str(records.VERSION),
+        "jaxsim.evaluation": scorer.evaluation.digest,
+    }
 
 
 class _Forms:

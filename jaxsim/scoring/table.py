@@ -77,7 +77,8 @@ class Mixtures:
                 seen.add(name)
         good_M = np.abs(self.w_MC.sum(axis=1) - 1) <= SUM_TOLERANCE
         good_M &= (self.w_MC >= 0).all(axis=1) & np.isfinite(self.scale_M)
-        for m in np.flatnonzero(~good_M):
+        if not good_M.all():
+            m = int(good_M.argmin())
             self._refuse(self.names[m], self.w_MC[m], float(self.scale_M[m]))
 
     def _refuse(self, name: str, w_C: np.ndarray, scale: float) -> NoReturn:
@@ -161,9 +162,9 @@ def concatenate(*tables: Mixtures) -> Mixtures:
     first: dict[str, int] = {}
     for row, name in enumerate(n for table in tables for n in table.names):
         known = first.setdefault(name, row)
-        if known == row:
-            continue
-        if scale_M[row] != scale_M[known] or (w_MC[row] != w_MC[known]).any():
+        if known < row and (
+            scale_M[row] != scale_M[known] or (w_MC[row] != w_MC[known]).any()
+        ):
             raise UserError(
                 f"mixture {name!r}: two different ones have this name; "
                 "choose another one (base model, members, uniform, proportional, "
