@@ -196,13 +196,14 @@ def misfits(predicted: Predicted) -> Table:
         )
         for on, found in merge.items()
     ]
+    bits = functools.partial(Column, show=functools.partial(number, digits=5))
     share = functools.partial(Column, show=functools.partial(percent, digits=1))
     columns = (
         text_column("on", "on"),
-        bits_column("spread", "spread of\nmerges"),
-        bits_column("error", "error"),
+        bits("spread", "spread of\nmerges"),
+        bits("error", "error"),
         share("share", "of the\nspread"),
-        bits_column("best_error", "error on\nthe best"),
+        bits("best_error", "error on\nthe best"),
         share("best_share", "of the\nspread"),
         share("ensemble_share", "ensemble,\nof its spread"),
         share("mean_share", "mean of both,\nof its spread"),
