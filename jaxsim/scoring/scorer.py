@@ -427,12 +427,7 @@ class Scorer:
         """
         table = self.table(spec)
         if self.is_predicted(table):
-            raise UserError(
-                f"table {table_name(spec)!r} has more than config.score.merges="
-                f"{self.config.merges:,} mixtures: they are predicted in closed form, "
-                "and a search takes only what is merged. Method 'descend' needs no "
-                "table; for 'table', raise config.score.merges or ask for fewer"
-            )
+            raise not_searched(spec, self.config.merges)
         scores = self.load(table_name(spec))
         rows = self.evaluation.rows("dev", self.config.windows)
         other = ""
@@ -642,6 +637,16 @@ def table_name(spec: str) -> str:
     # The prefix keeps a CSV from replacing a table that a command makes.
     stem = f"csv-{Path(spec).stem}" if spec.endswith(".csv") else spec
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)
+
+
+def not_searched(spec: str, merges: int) -> UserError:
+    """The error of a search in a table that is predicted."""
+    return UserError(
+        f"table {table_name(spec)!r} has more than config.score.merges={merges:,} "
+        "mixtures: they are predicted in closed form, and a search takes only what is "
+        "merged. Method 'descend' needs no table; for 'table', raise "
+        "config.score.merges or ask for fewer"
+    )
 
 
 def _check_name(name: str, rows: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from jaxsim.errors import UserError
+from jaxsim.report import show
 from jaxsim.scoring import predicted, quadratic
 from jaxsim.scoring.predicted import ENSEMBLE, MEAN, MERGE, predict
 from jaxsim.scoring.scorer import Scorer
@@ -88,7 +89,7 @@ def test_a_predicted_table_is_that_of_real_scores_where_the_form_is_exact(
             assert mean == pytest.approx((merge + ensemble) / 2, rel=1e-12)
 
 
-def test_it_says_how_far_it_is_from_real_merges(large, fits):
+def test_it_says_how_far_it_is_from_real_merges(large, fits, capsys):
     """On random ones, and on those that it likes best, which are merged."""
     name = "dirichlet-40"
     found = predict(large, name, large.table("dirichlet:40"))
@@ -121,6 +122,17 @@ def test_it_says_how_far_it_is_from_real_merges(large, fits):
     assert abs(sorted(likes)[0][0] - merged) <= (
         found.best_misfits["outside"].error * np.sqrt(predicted.BEST)
     )
+
+    show.show_predicted(found)
+    out = capsys.readouterr().out
+    line = next(x for x in out.splitlines() if x.split()[:1] == ["outside"])
+    figures = [
+        f"{x:.5f}"
+        for x in (misfit.spread, misfit.error, found.best_misfits["outside"].error)
+    ]
+    assert [x for x in line.split() if x in figures] == figures
+    assert f"{misfit.share:.1%}" in line.split()
+    assert f"best of {len(large.table('dirichlet:40'))} mixtures by the merge" in out
 
 
 def test_a_domain_that_it_does_not_fit_is_left_out_and_named(
@@ -186,3 +198,11 @@ def test_members_that_are_damaged_are_in_no_mixture(workdir, config, fits, monke
     assert all(np.isfinite(row["bits_per_byte"]) for row in found.values())
     # -0.04 among the sound members, and -0.26 with the damaged one.
     assert "beta,1900-1909" in {d for _, p, d in found if p == MERGE}
+
+
+def test_no_search_of_a_predicted_table_begins_with_training(project, capsys):
+    more = ("--config.score.mixtures=dirichlet:6", f"--config.score.merges={MOST}")
+    for options in ((), ("--dry-run",)):
+        arguments = ("--config.search.method=table", *more, *options)
+        assert tiny.run("prepare", project, project.parent / "tiny.py", *arguments) == 2
+        assert "'dirichlet-6' has more than" in capsys.readouterr().err
