@@ -162,7 +162,7 @@ def test_replicates_of_held_out_runs_come_first():
     chosen = [*reference_runs[:3], *members[:2]]
     for run, again in zip(chosen, replicates, strict=True):
         assert again.name == f"{run.name}.replicate1"
-        assert (again.kind, again.data_seed) == ("replicate", 1)
+        assert (again.kind, again.data_seed) == ("replicate", run.data_seed + 1)
         assert (again.mixture, again.steps) == (run.mixture, run.steps)
 
 
