@@ -12,7 +12,7 @@ from jaxsim.corpus.split import DEV, SPLITS
 from jaxsim.log import say, show_table
 from jaxsim.model import LanguageModel
 from jaxsim.scoring.table import count_rows
-from jaxsim.validation.runs import DISTRIBUTION, SHORTLIST, held_out_runs
+from jaxsim.validation.runs import DISTRIBUTION, SHORTLIST, held_out_runs, largest_subset
 
 # Tokens and windows of each domain's splits.
 Evaluation = Mapping[str, Mapping[str, tuple[int, int]]]
@@ -46,9 +46,10 @@ def training_costs(config: Config, members: int) -> list[Cost]:
     base = config.base.steps * config.base.batch * length
     unit = config.recipe.steps * config.recipe.batch * length
     # With budget 'sum' a reference run on n members is n units long, and n is drawn
-    # uniformly from 2 to all.
-    fixed = validate.budget == "fixed"
-    units = validate.token_multiplier if fixed else (2 + members) / 2
+    # uniformly from 2 to the largest.
+    units = validate.token_multiplier
+    if validate.budget == "sum":
+        units = (2 + largest_subset(validate, members)) / 2
     runs = held_out_runs(validate, members) + validate.calibration_runs
     replicates = validate.replicates + validate.member_replicates
     repeated = validate.replicates * units + validate.member_replicates

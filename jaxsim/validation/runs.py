@@ -6,6 +6,7 @@ first n runs of a longer list are those of the shorter one.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -58,8 +59,15 @@ def held_out_runs(config: ValidateConfig, members: int) -> int:
     """
     if members < 2:
         return 0
-    subsets = 2 ** min(members, 60) - members - 1
-    return min(config.held_out, subsets) if config.budget == "sum" else config.held_out
+    if config.budget == "fixed":
+        return config.held_out
+    sizes = range(2, largest_subset(config, members) + 1)
+    return min(config.held_out, sum(math.comb(members, size) for size in sizes))
+
+
+def largest_subset(config: ValidateConfig, members: int) -> int:
+    """Most members of a run with the budget 'sum'."""
+    return min(config.largest or members, members)
 
 
 def draw_held_out(
@@ -85,17 +93,19 @@ def draw_held_out(
         part: np.random.default_rng([config.seed, i])
         for i, part in enumerate(sorted(set(DISTRIBUTION)))
     }
+    only_subsets = config.budget == "sum"
+    largest = largest_subset(config, len(members)) if only_subsets else len(members)
     found: dict[str, tuple[str, Run]] = {}
     count = held_out_runs(config, len(members))
     for draw in range(100 * count):
         if len(found) == count:
             break
         part = DISTRIBUTION[draw % len(DISTRIBUTION)]
-        if config.budget == "sum":
+        if only_subsets:
             part = "subset"
         generator = streams[part]
         if part == "subset":
-            size = int(generator.integers(2, len(members) + 1))
+            size = int(generator.integers(2, largest + 1))
             chosen = generator.choice(len(members), size, replace=False)
             w_C = np.bincount(chosen, minlength=len(members)) / size
         elif part == "best" and not len(best_KC):
@@ -188,7 +198,7 @@ def _whole(w_MC: np.ndarray) -> np.ndarray:
 def design(
     count: int,
     members: int,
-    only_subsets: bool = False,
+    largest: int = 0,
     seed: int = 0,
     exclude_MC: np.ndarray | tuple[()] = (),
 ) -> np.ndarray:
@@ -201,7 +211,7 @@ def design(
     Args:
       count: of mixtures.
       members: C.
-      only_subsets: equal weights only.
+      largest: equal weights of at most so many members only; 0: any mixtures.
       seed: of the candidates.
       exclude_MC: mixtures that may not be used: those of held-out runs.
 
@@ -209,8 +219,8 @@ def design(
       Fewer rows than `count` if there are not so many candidates.
     """
     generator = np.random.default_rng([seed, 9])
-    candidate_KC = aim_KC = _candidates(members, only_subsets, generator)
-    if not only_subsets:
+    candidate_KC = aim_KC = _candidates(members, largest, generator)
+    if not largest:
         # To be predicted: what held-out runs are drawn from, and wider mixtures.
         aim_KC = np.concatenate(
             [generator.dirichlet(np.full(members, a), _CANDIDATES) for a in (1.0, 4.0)]
@@ -241,15 +251,13 @@ def design(
     return candidate_KC[chosen]
 
 
-def _candidates(
-    c: int, only_subsets: bool, generator: np.random.Generator
-) -> np.ndarray:
-    """Different mixtures of two members or more, to six decimals."""
-    size_K = generator.integers(2, c + 1, _CANDIDATES)
+def _candidates(c: int, largest: int, generator: np.random.Generator) -> np.ndarray:
+    """Different mixtures of two members or more, to six decimals; see `design`."""
+    size_K = generator.integers(2, (largest or c) + 1, _CANDIDATES)
     order_KC = generator.random((_CANDIDATES, c)).argsort(axis=1)
     subset_KC = (order_KC < size_K[:, None]) / size_K[:, None]
     drawn = [subset_KC]
-    if not only_subsets:
+    if not largest:
         drawn += [
             np.round(generator.dirichlet(np.full(c, alpha), _CANDIDATES), 6)
             for alpha in (0.3, 1.0, 4.0)
@@ -292,7 +300,7 @@ def plan_runs(
     w_FC = design(
         settings.calibration_runs,
         len(members),
-        settings.budget == "sum",
+        largest_subset(settings, len(members)) if settings.budget == "sum" else 0,
         settings.seed,
         mixture_table(members, runs).w_MC,
     )

@@ -15,6 +15,7 @@ from jaxsim.validation.runs import (
     best_merges,
     design,
     draw_held_out,
+    held_out_runs,
     mixture_table,
     replicate_runs,
     run_of,
@@ -91,6 +92,18 @@ def test_token_multiplier_and_sum_budget():
         assert run.steps == 10 * len(run.mixture)
 
 
+def test_runs_on_few_units():
+    """With `largest`, held-out and calibration runs are of two or three units."""
+    settings = changed(budget="sum", largest=3)
+    assert {len(run.mixture) for run in drawn(settings)[1]} == {2, 3}
+    assert held_out_runs(changed(held_out=100, budget="sum", largest=3), 12) == 100
+    settings = changed(held_out=1000, budget="sum", largest=3)
+    assert held_out_runs(settings, 12) == 66 + 220
+    assert held_out_runs(settings, 2) == 1
+    w_FC = design(20, 6, 3)
+    assert {*np.count_nonzero(w_FC, axis=1)} == {2, 3}
+
+
 def test_more_held_out_runs_than_there_are_mixtures(capsys):
     parts, runs = drawn(changed(budget="sum"), MEMBERS[:3])
     assert {tuple(run.mixture) for run in runs} == {
@@ -113,7 +126,7 @@ def test_calibration_runs_are_no_held_out_runs():
     # The design's first choice is refused if it is held out.
     first_C = design(1, 4)[0]
     assert not np.allclose(design(1, 4, exclude_MC=first_C[None])[0], first_C)
-    for w_C in design(CONFIG.calibration_runs, 4, True, exclude_MC=held_out_MC):
+    for w_C in design(CONFIG.calibration_runs, 4, 4, exclude_MC=held_out_MC):
         run = run_of(MEMBERS, w_C, changed(budget="sum"), RECIPE)
         assert set(run.mixture.values()) == {1 / len(run.mixture)}
         assert run.steps == 10 * len(run.mixture)
@@ -221,10 +234,10 @@ def test_mixtures_of_several_members():
     assert (np.count_nonzero(w_MC, axis=1) > 1).all()
 
 
-@pytest.mark.parametrize("only_subsets", [False, True])
-def test_the_first_of_a_longer_design_are_the_shorter_one(only_subsets):
-    longer_MC = design(9, UNITS, only_subsets)
-    np.testing.assert_array_equal(longer_MC[:4], design(4, UNITS, only_subsets))
+@pytest.mark.parametrize("largest", [0, UNITS])
+def test_the_first_of_a_longer_design_are_the_shorter_one(largest):
+    longer_MC = design(9, UNITS, largest)
+    np.testing.assert_array_equal(longer_MC[:4], design(4, UNITS, largest))
 
 
 def test_mixtures_are_apart():
@@ -246,19 +259,19 @@ def test_no_excluded_mixture():
 def test_an_excluded_mixture_may_be_rounded():
     """To the six decimals of a table: 0.166665 and five times 0.166667."""
     sixth_C = np.full(6, 1 / 6)
-    assert (np.abs(design(60, 6, True) - sixth_C).max(axis=1) < 1e-9).any()
+    assert (np.abs(design(60, 6, 6) - sixth_C).max(axis=1) < 1e-9).any()
     rounded_C = np.round(sixth_C, 6)
     rounded_C[0] += 1 - rounded_C.sum()
-    found_MC = design(60, 6, True, exclude_MC=rounded_C[None])
+    found_MC = design(60, 6, 6, exclude_MC=rounded_C[None])
     assert (np.abs(found_MC - sixth_C).max(axis=1) > 1e-3).all()
 
 
 def test_only_subsets():
     """Equal weights; and all eleven of four members, once each."""
-    for w_C in design(8, UNITS, only_subsets=True):
+    for w_C in design(8, UNITS, UNITS):
         weights = w_C[w_C > 0]
         np.testing.assert_allclose(weights, 1 / len(weights))
-    assert len(design(100, 4, only_subsets=True)) == 2**4 - 4 - 1
+    assert len(design(100, 4, 4)) == 2**4 - 4 - 1
     weights_MC = design(8, UNITS)
     assert not np.allclose(weights_MC[weights_MC > 0], 1 / UNITS)
 
