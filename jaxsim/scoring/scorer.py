@@ -20,15 +20,16 @@ import numpy as np
 
 from jaxsim.config import ScoreConfig
 from jaxsim.corpus import open_corpus
-from jaxsim.corpus.names import check_name
+from jaxsim.corpus.names import Labels, check_name
 from jaxsim.devices import is_cpu
-from jaxsim.errors import DamagedError, UserError
+from jaxsim.errors import DamagedError, UserError, check_known
 from jaxsim.log import counted, progress, say
 from jaxsim.pool import open_pool
 from jaxsim.pool.manifest import load_verified
 from jaxsim.records import Basis, digest
 from jaxsim.scoring.ensemble import Ensemble
 from jaxsim.scoring.evaluation import (
+    SPLITS,
     EvaluationSet,
     current_basis,
     gaps,
@@ -37,6 +38,7 @@ from jaxsim.scoring.evaluation import (
     scored_mask,
 )
 from jaxsim.scoring.evaluator import Evaluator, Jacobian
+from jaxsim.scoring.quadratic import CHECKS, Quadratic, fit, token_distances
 from jaxsim.scoring.scores import PredictorScores, Scores
 from jaxsim.scoring.stack import StackedPool, check_entry, load_stack
 from jaxsim.scoring.store import Journal, ScoreStore, row_keys
@@ -44,6 +46,7 @@ from jaxsim.scoring.table import (
     Mixtures,
     base_row,
     concatenate,
+    dirichlet,
     macro,
     one_mixture,
     parse,
@@ -329,6 +332,53 @@ class Scorer:
             np.repeat(x_R, e.count_R) for x_R in (domain_R, e.weight_R)
         )
         return Ensemble(self.token_losses[1:], domain_T, len(e.domains), weight_T)
+
+    def quadratic(self, rows: np.ndarray, predictor: str = "merge") -> Quadratic:
+        """A closed form of a predictor, by `EvaluationSet.sums` of the windows `rows`.
+
+        That of merges needs one gradient, at the uniform merge; see `jacobian`.
+
+        Args:
+          rows: indices of windows in the evaluation set.
+          predictor: 'merge', 'ensemble', or the 'mean' of their losses.
+        """
+        check_known("predictor", predictor, ("merge", "ensemble", "mean"), "quadratic")
+        if predictor == "mean":
+            merge, ensemble = (self.quadratic(rows, p) for p in ("merge", "ensemble"))
+            return merge.mean_with(ensemble)
+        e, members = self.evaluation, self.members
+        u_C = np.array([name not in self.stack.damaged for name in members], float)
+        u_C /= u_C.sum()
+        if predictor == "merge":
+            found = self.jacobian(u_C, 1.0, rows)
+            uniform_D, slope_DC = e.sums(found.nll_R, rows), found.dw_DC
+        else:
+            uniform_D, slope_DC = self.ensemble(rows).slope(u_C)
+        nll_CR = self.window_losses[1:, rows]
+        nll_CR = np.where(np.isfinite(nll_CR), nll_CR, np.nan)  # of damaged members
+        member_DC = e.sums(nll_CR, rows).T
+        return fit(member_DC, uniform_D, slope_DC, self._apart_CC)
+
+    @functools.cached_property
+    def _apart_CC(self) -> np.ndarray:
+        """How far members are apart on all dev text; see `token_distances`."""
+        e, dev = self.evaluation, SPLITS.index("dev")
+        dev_T = np.repeat(e.split_R == dev, e.count_R)
+        domain_T = np.repeat(e.domain_R, e.count_R)[dev_T]
+        return token_distances(self.token_losses[1:, dev_T], domain_T)
+
+    def checks(self) -> Mixtures:
+        """The random mixtures whose real merges show how good a closed form is.
+
+        They are drawn from Dirichlet(1) over the sound members.
+        """
+        sound = [n for n in self.members if n not in self.stack.damaged]
+        drawn = dirichlet(sound, CHECKS, 1.0, self.config.seed)
+        names = tuple(Labels.CHECK.format(m + 1) for m in range(CHECKS))
+        w_MC = np.zeros((CHECKS, len(self.members)))
+        w_MC[:, [self.members.index(name) for name in sound]] = drawn.w_MC
+        kinds = ("check",) * CHECKS
+        return Mixtures(self.members, names, kinds, w_MC, drawn.scale_M)
 
     def members_sums(self, w_MC: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The members' mean losses, by `EvaluationSet.sums` of the windows `rows`.
