@@ -13,7 +13,7 @@ import numpy as np
 from jaxsim.config import RecipeConfig
 from jaxsim.corpus import Corpus
 from jaxsim.corpus.names import Labels
-from jaxsim.corpus.order import Schedule, schedule
+from jaxsim.corpus.order import Schedule, divided, schedule
 
 # Data seeds; replicate n of a run adds n. Reference runs share no order of rows with
 # members or their replicates, or the noise of both would be partly the same.
@@ -42,6 +42,12 @@ class Run:
             self.data_seed,
             replay,
         )
+
+    def shares(self, recipe: RecipeConfig) -> dict[str, float]:
+        """The token shares that its rows realize; replay does not count."""
+        total, weights_C = self.steps * recipe.batch, list(self.mixture.values())
+        rows_C = divided(weights_C, total, recipe.replay)
+        return dict(zip(self.mixture, (rows_C / rows_C.sum()).tolist(), strict=True))
 
 
 def member_run(unit: str, recipe: RecipeConfig) -> Run:

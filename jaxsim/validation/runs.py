@@ -172,9 +172,16 @@ def replicate_runs(
     return [replicate_of(r) for r in (*of_runs, *members[: config.member_replicates])]
 
 
-def mixture_table(members: Sequence[str], runs: Sequence[Run]) -> Mixtures:
-    """The mixtures that runs train on, as weights of members."""
-    w_MC = np.array([[r.mixture.get(m, 0.0) for m in members] for r in runs])
+def mixture_table(
+    members: Sequence[str], runs: Sequence[Run], recipe: RecipeConfig | None = None
+) -> Mixtures:
+    """The mixtures that runs train on, as weights of members.
+
+    With a recipe, the shares that the rows of the runs realize: what they are predicted
+    at. Without, those that were asked for.
+    """
+    parts = [run.mixture if recipe is None else run.shares(recipe) for run in runs]
+    w_MC = np.array([[shares.get(m, 0.0) for m in members] for shares in parts])
     return Mixtures(
         tuple(members),
         tuple(run.name for run in runs),
@@ -361,11 +368,11 @@ def validate_trained(
 
     # Dev text is needed even with calibration runs: searches use every run.
     trained = scored(REFERENCE_RUNS, runs, None)
-    table = mixture_table(members, runs)
+    table = mixture_table(members, runs, config.recipe)
     held_out = measured(scorer.score(MIXTURES, table, None, windows), trained)
     fitted = pairs = None
     if fit:
-        table = mixture_table(members, fit)
+        table = mixture_table(members, fit, config.recipe)
         predictors = scorer.score(CALIBRATION_MIXTURES, table, "dev", windows)
         fitted = measured(predictors, scored(CALIBRATION_RUNS, fit, "dev"))
     if replicates:
@@ -379,6 +386,7 @@ def validate_trained(
         pairs,
         min(settings.replicates, len(runs)),
         distributions=parts,
+        asked_MC=mixture_table(members, runs).w_MC,
         by_size=settings.budget == "sum",
     )
 

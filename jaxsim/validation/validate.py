@@ -260,6 +260,7 @@ def compare(
     replicates: Replicates | None = None,
     held_out_replicates: int = 0,
     distributions: Sequence[str] = (),
+    asked_MC: np.ndarray | None = None,
     unit: str = BITS_PER_BYTE,
     by_size: bool = False,
 ) -> Validation:
@@ -272,9 +273,12 @@ def compare(
       replicates: on test text, of reference runs before members.
       held_out_replicates: how many of them are of the first held-out runs.
       distributions: none if the user brought the runs.
+      asked_MC: the mixtures of the held-out runs, if they realized slightly others.
       unit: see `Validation`.
       by_size: whether the budget is 'sum'.
     """
+    # Whether a unit is in a mixture must not depend on how its rows were rounded.
+    asked_MC = held_out.w_MC if asked_MC is None else asked_MC
     domains, there_D = basis.evaluation.domains, held_out.measured_D
     targets = Targets.of(basis.evaluation, there_D)
     weights = targets.weights(domains)
@@ -296,8 +300,8 @@ def compare(
         if fitted is not None:
             loss_F = weighted_mean(fitted.dev["reference"], weights[target])
             choose = fitted.w_MC, loss_F
-        rules[target] = predictions(held_out.w_MC, own_C, choose)
-        in_M = None if own_C is None else is_in(held_out.w_MC, own_C)
+        rules[target] = predictions(asked_MC, own_C, choose)
+        in_M = None if own_C is None else is_in(asked_MC, own_C)
         predicted = {p: points[p][target] for p in PREDICTORS if p in points}
         figures[target] = {
             name: agreement(predicted_M, reference_M, in_M)
@@ -322,14 +326,14 @@ def compare(
         reference_runs=list(held_out.names),
         distributions=list(distributions) or ["given"] * len(held_out),
         members=list(basis.members),
-        mixtures=held_out.w_MC.tolist(),
+        mixtures=asked_MC.tolist(),
         calibration_runs=[] if fitted is None else list(fitted.names),
         targets=list(targets.all),
         kinds=list(targets.kinds.values()),
         groups=dict(targets.groups),
         points=records.plain(points),
         agreement=figures,
-        sizes=_within_sizes(held_out, points) if by_size else {},
+        sizes=_within_sizes(asked_MC, points) if by_size else {},
         claims=claims(targets, points, rules, ceilings),
         ceilings={name: c.estimate for name, c in ceilings.items()},
         ceiling_intervals={n: [c.low, c.high] for n, c in ceilings.items()},
@@ -353,14 +357,14 @@ def compare(
 
 
 def _within_sizes(
-    held_out: PredictionTable, points: Mapping[str, Mapping[str, np.ndarray]]
+    w_MC: np.ndarray, points: Mapping[str, Mapping[str, np.ndarray]]
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Spearman correlations of mixtures with the same number of units.
 
     A run on more units is longer, so its loss is lower whatever the mixture:
     over all sizes "more is better" ranks well.
     """
-    size_M = np.count_nonzero(held_out.w_MC, axis=1)
+    size_M = np.count_nonzero(w_MC, axis=1)
     sizes, counts = np.unique(size_M, return_counts=True)
 
     def spearman(size: int, p: str, target: str) -> float:

@@ -3,11 +3,13 @@
 import dataclasses
 import itertools
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from jaxsim.config import RecipeConfig, ValidateConfig
+from jaxsim.corpus.store import Unit
 from jaxsim.errors import UserError
 from jaxsim.scoring.table import dirichlet
 from jaxsim.train import member_run
@@ -185,6 +187,22 @@ def test_the_table_of_runs():
     assert table.names == tuple(run.name for run in runs)
     for m, run in enumerate(runs):
         assert table.parts(m) == run.mixture
+
+
+def test_runs_are_predicted_at_the_shares_of_their_rows():
+    """Whole rows: what the schedule of a run holds, and not what was asked for."""
+    names = (*MEMBERS, "base")
+    units = {name: Unit(name, name, "", name, 40, 320, 1, 320) for name in names}
+    corpus = SimpleNamespace(unit=units.__getitem__)
+    recipe = RecipeConfig(steps=5, batch=8, replay=0.25)
+    runs = draw_held_out(MEMBERS, CONFIG, recipe, BEST_KC)[1]
+    table = mixture_table(MEMBERS, runs, recipe)
+    for m, run in enumerate(runs):
+        rows = run.schedule(corpus, recipe)
+        taken = Counter(np.array(rows.units)[rows.unit_R].tolist())
+        assert taken.pop("base") == 10
+        assert table.parts(m) == {name: n / 30 for name, n in taken.items()}
+    assert np.abs(table.w_MC - mixtures(runs)).max() > 0.005
 
 
 UNITS = 12
