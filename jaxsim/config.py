@@ -354,7 +354,8 @@ class ValidateConfig:
     largest: int = checked(0, lambda x: x == 0 or 2 <= x <= _MOST, "0, or at least 2")
     token_multiplier: float = positive(1.0, 1e4)  # tokens of a run / tokens of a member
     concentration: float = dirichlet(4.0)  # of the reference runs drawn from Dirichlet
-    # A quarter of the reference runs comes from the best 1 % of so many mixtures.
+    # A quarter of the reference runs comes from the best 1 % of so many mixtures, by
+    # closed forms of the predictors.
     candidates: int = positive(10_000, 1e6)
     windows: int = non_negative(0)  # of each domain and split; 0: all
     seed: int = non_negative(0)

@@ -12,7 +12,8 @@ from jaxsim.corpus.split import DEV, SPLITS
 from jaxsim.log import say, show_table
 from jaxsim.model import LanguageModel
 from jaxsim.scoring.table import count_rows
-from jaxsim.validation.runs import DISTRIBUTION, SHORTLIST, held_out_runs, largest_subset
+from jaxsim.search.optimize import GRADIENT_COST
+from jaxsim.validation.runs import held_out_runs, largest_subset, needs_best
 
 # Tokens and windows of each domain's splits.
 Evaluation = Mapping[str, Mapping[str, tuple[int, int]]]
@@ -89,8 +90,7 @@ def scoring_costs(
     both, dev = tokens(validate.windows, *SPLITS), tokens(validate.windows, DEV)
     # Half of these models are the runs, and half the merges beside them.
     held_out = held_out_runs(validate, members)
-    draws_best = validate.budget == "fixed" and held_out > DISTRIBUTION.index("best")
-    candidates = int(SHORTLIST * validate.candidates) if draws_best else 0
+    gradients = GRADIENT_COST * needs_best(validate, members)
     descends = search.method == "descend" and members > 1
     evaluations = search.evaluations if descends else 0
     # The base, the members, and the uniform and proportional merges.
@@ -103,7 +103,7 @@ def scoring_costs(
             (spec, rows, on_table),
             ("reference runs", 2 * held_out, both),
             ("calibration runs", 2 * validate.calibration_runs, dev),
-            ("candidates of held-out runs", candidates, on_table),
+            ("candidates of held-out runs", gradients, on_table),
             ("of the search, on all domains", evaluations, tokens(search.windows, DEV)),
         )
         if count

@@ -7,7 +7,7 @@ first n runs of a longer list are those of the shorter one.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from jaxsim.pool.bucket import Bucket
 from jaxsim.pool.build import train_missing
 from jaxsim.pool.publish import is_published
 from jaxsim.scoring.scorer import Scorer
-from jaxsim.scoring.scores import Scores, bits_of
+from jaxsim.scoring.scores import Scores, bits_per_byte
 from jaxsim.scoring.table import Mixtures, dirichlet
 from jaxsim.search.problem import Problem
 from jaxsim.train import Run, Trainer, member_run, reference_run, replicate_of
@@ -30,15 +30,18 @@ from jaxsim.validation.measured import (
     measured,
     pool_losses,
 )
-from jaxsim.validation.validate import Validation, compare
+from jaxsim.validation.validate import NEAR_BEST, Validation, compare
 
-DISTRIBUTION = ("dirichlet", "subset", "dirichlet", "best")  # in turn
+# What held-out runs are drawn from, in turn: half are Dirichlet mixtures, a quarter
+# subsets, and a quarter is near the best.
+DISTRIBUTION = tuple(
+    part for best in NEAR_BEST for part in ("dirichlet", "subset", "dirichlet", best)
+)
 ONE_MEMBER = (
     "validate: a pool of one member has no mixtures to compare; add a partition to "
     "config.corpus.partitions"
 )
-_BEST = 0.01  # share of the candidates that 'best' is drawn from
-SHORTLIST = 0.1  # share of the candidates that a merge is scored for
+_BEST = 0.01  # share of the candidates that counts as near the best
 
 # Of the design, relative to a standard deviation of 1 of the coefficients: that of
 # their mean, and the noise of one run. At w = 1/2 a coefficient counts a quarter.
@@ -74,12 +77,12 @@ def draw_held_out(
     members: Sequence[str],
     config: ValidateConfig,
     recipe: RecipeConfig,
-    best_KC: np.ndarray,
+    best: Mapping[str, np.ndarray],
 ) -> tuple[list[str], list[Run]]:
     """The held-out runs, and the part of `DISTRIBUTION` that each is from.
 
-    With the budget 'sum' there are only subsets, as in the paper. 'best' is drawn
-    from `best_KC`; see `best_merges`.
+    With the budget 'sum' there are only subsets, as in the paper. `best` are the
+    mixtures [K, C] of `NEAR_BEST`; see `best_mixtures`.
 
     Fewer than are asked for if there are not so many different mixtures.
 
@@ -88,10 +91,11 @@ def draw_held_out(
     """
     if len(members) < 2:
         raise UserError(ONE_MEMBER)
-    # A stream for each part: a longer list begins with the shorter one.
+    # A stream for each kind of part: a longer list begins with the shorter one.
+    kind_of = {part: part.split()[0] for part in DISTRIBUTION}
     streams = {
-        part: np.random.default_rng([config.seed, i])
-        for i, part in enumerate(sorted(set(DISTRIBUTION)))
+        kind: np.random.default_rng([config.seed, i])
+        for i, kind in enumerate(sorted(set(kind_of.values())))
     }
     only_subsets = config.budget == "sum"
     largest = largest_subset(config, len(members)) if only_subsets else len(members)
@@ -103,15 +107,15 @@ def draw_held_out(
         part = DISTRIBUTION[draw % len(DISTRIBUTION)]
         if only_subsets:
             part = "subset"
-        generator = streams[part]
+        generator = streams[kind_of[part]]
         if part == "subset":
             size = int(generator.integers(2, largest + 1))
             chosen = generator.choice(len(members), size, replace=False)
             w_C = np.bincount(chosen, minlength=len(members)) / size
-        elif part == "best" and not len(best_KC):
+        elif part in NEAR_BEST and part not in best:
             continue
-        elif part == "best":
-            w_C = best_KC[generator.integers(len(best_KC))]
+        elif part in NEAR_BEST:
+            w_C = best[part][generator.integers(len(best[part]))]
         else:
             alpha_C = np.full(len(members), config.concentration)
             w_C = _rounded(generator.dirichlet(alpha_C, 1))[0]
@@ -127,11 +131,17 @@ def draw_held_out(
     return [part for part, _ in found.values()], [run for _, run in found.values()]
 
 
-def best_merges(scorer: Scorer, config: Config) -> np.ndarray:
-    """[K, C] the merge's best 1 % of Dirichlet mixtures, for the search's target.
+def needs_best(config: ValidateConfig, members: int) -> bool:
+    """Whether any held-out run is drawn near the best."""
+    first = min(map(DISTRIBUTION.index, NEAR_BEST))
+    return config.budget == "fixed" and held_out_runs(config, members) > first
 
-    Merges are scored for the tenth that the ensemble ranks highest, which hardly ever
-    misses one. Both use the dev documents that tables of mixtures are scored on.
+
+def best_mixtures(scorer: Scorer, config: Config) -> dict[str, np.ndarray]:
+    """[K, C] the best 1 % of Dirichlet mixtures for the search's target.
+
+    One set for each of `NEAR_BEST`, by closed forms, on the dev documents that tables
+    of mixtures are scored on: they cost one gradient, however many candidates.
     """
     table = dirichlet(
         scorer.members,
@@ -139,16 +149,18 @@ def best_merges(scorer: Scorer, config: Config) -> np.ndarray:
         config.score.concentration,
         config.validate.seed,
     )
-    w_MC = _rounded(table.w_MC)
-    windows = config.score.windows
+    w_MC, windows = _rounded(table.w_MC), config.score.windows
     problem = Problem(scorer, dataclasses.replace(config.search, windows=windows))
-    order = np.argsort(problem.ensemble_values(w_MC), kind="stable")
-    kept = order[: max(1, round(SHORTLIST * len(w_MC)))]
-    table = dataclasses.replace(table, w_MC=w_MC).take(kept)
-    merge = scorer.merge(table, problem.rows, "candidates of held-out runs")
-    value_M = problem.objective.penalised(bits_of(scorer.evaluation, merge, "dev"))
-    best = max(1, round(_BEST * len(w_MC)))
-    return table.w_MC[np.argsort(value_M, kind="stable")[:best]]
+    merge, ensemble = (
+        scorer.quadratic(problem.rows, name) for name in ("merge", "ensemble")
+    )
+    forms = {"merge": merge, "ensemble": ensemble, "mean": merge.mean_with(ensemble)}
+    found, count = {}, max(1, round(_BEST * len(w_MC)))
+    for part, predictor in NEAR_BEST.items():
+        bits_MD = bits_per_byte(forms[predictor].sums(w_MC), problem.bytes_D)
+        value_M = problem.objective.penalised(bits_MD)
+        found[part] = w_MC[np.argsort(value_M, kind="stable")[:count]]
+    return found
 
 
 def run_of(
@@ -299,11 +311,9 @@ def plan_runs(
             f"{damaged[0]!r} is damaged: delete its folder in pool/members "
             "and run `jaxsim train` to make it again"
         )
-    best_KC = np.zeros((0, len(members)))
-    reaches_best = settings.held_out > DISTRIBUTION.index("best")
-    if settings.budget == "fixed" and reaches_best and len(members) > 1:
-        best_KC = best_merges(scorer, config)
-    parts, runs = draw_held_out(members, settings, recipe, best_KC)
+    near = needs_best(settings, len(members))
+    best = best_mixtures(scorer, config) if near else {}
+    parts, runs = draw_held_out(members, settings, recipe, best)
     w_FC = design(
         settings.calibration_runs,
         len(members),

@@ -52,6 +52,9 @@ from jaxsim.validation.measured import (
     by_target,
 )
 
+# Of the sampling distribution: the best by each predictor, and by the mean of both.
+NEAR_BEST = {f"best by {name}": name for name in ("merge", "ensemble", "mean")}
+
 # Files in a workdir.
 TRAINED, GIVEN = "validation/validation.json", "validation/external.json"
 
@@ -72,8 +75,9 @@ class Validation(Comparison):
     calibration_runs: list[str]  # names; they are never held out
     # By target and predictor or baseline.
     agreement: dict[str, dict[str, Annotated[dict[str, Any], AgreementRow]]]
-    # With the budget 'sum', Spearman correlations within mixtures of one number of
-    # units: by number, target and predictor.
+    # Spearman correlations within a kind of runs, by target and predictor: each part of
+    # the sampling distribution, and with the budget 'sum' each number of units.
+    strata: dict[str, dict[str, Numbers]]
     sizes: dict[str, dict[str, Numbers]]
     claims: list[Annotated[dict[str, Any], Claim]]
     ceilings: dict[str, float]  # by target, where replicates were trained
@@ -243,7 +247,7 @@ def load_validation(
         v = records.load(path, Validation, "run `jaxsim validate` again")
         if now is not None and v.basis.difference(now):
             continue
-        tables = [*v.agreement.values(), *v.sizes.values()]
+        tables = [*v.agreement.values(), *v.strata.values(), *v.sizes.values()]
         for table in (*tables, v.replicate_agreement, v.check):
             for figures in table.values():
                 for key, value in figures.items():
@@ -333,7 +337,8 @@ def compare(
         groups=dict(targets.groups),
         points=records.plain(points),
         agreement=figures,
-        sizes=_within_sizes(asked_MC, points) if by_size else {},
+        strata=_within(points, _strata(distributions)),
+        sizes=_within(points, _sizes(asked_MC)) if by_size else {},
         claims=claims(targets, points, rules, ceilings),
         ceilings={name: c.estimate for name, c in ceilings.items()},
         ceiling_intervals={n: [c.low, c.high] for n, c in ceilings.items()},
@@ -356,25 +361,39 @@ def compare(
     )
 
 
-def _within_sizes(
-    w_MC: np.ndarray, points: Mapping[str, Mapping[str, np.ndarray]]
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Spearman correlations of mixtures with the same number of units.
+def _strata(distributions: Sequence[str]) -> dict[str, np.ndarray]:
+    """The runs [M] of each part of the sampling distribution, and all near the best."""
+    part_M = np.array(distributions)
+    found = {part: part_M == part for part in dict.fromkeys(distributions)}
+    if len(found) < 2:
+        return {}
+    return found | {"near the best": np.isin(part_M, [*NEAR_BEST])}
+
+
+def _sizes(w_MC: np.ndarray) -> dict[str, np.ndarray]:
+    """The runs [M] of each number of units.
 
     A run on more units is longer, so its loss is lower whatever the mixture:
     over all sizes "more is better" ranks well.
     """
     size_M = np.count_nonzero(w_MC, axis=1)
-    sizes, counts = np.unique(size_M, return_counts=True)
+    return {str(size): size_M == size for size in np.unique(size_M)}
 
-    def spearman(size: int, p: str, target: str) -> float:
-        pair = (points[name][target][size_M == size, None] for name in (p, "reference"))
+
+def _within(
+    points: Mapping[str, Mapping[str, np.ndarray]], groups: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Spearman correlations within each group of three runs or more."""
+
+    def spearman(in_M: np.ndarray, p: str, target: str) -> float:
+        pair = (points[name][target][in_M, None] for name in (p, "reference"))
         return sample_spearman(*pair)
 
     return {
-        str(size): {
-            target: {p: spearman(size, p, target) for p in points if p != "reference"}
+        name: {
+            target: {p: spearman(in_M, p, target) for p in points if p != "reference"}
             for target in points["reference"]
         }
-        for size in sizes[counts >= 3]
+        for name, in_M in groups.items()
+        if np.count_nonzero(in_M) >= 3
     }
