@@ -90,7 +90,7 @@ def scoring_costs(
     both, dev = tokens(validate.windows, *SPLITS), tokens(validate.windows, DEV)
     # Half of these models are the runs, and half the merges beside them.
     held_out = held_out_runs(validate, members)
-    gradients = GRADIENT_COST * needs_best(validate, members)
+    gradient = int(GRADIENT_COST) if needs_best(validate, members) else 0
     descends = search.method == "descend" and members > 1
     evaluations = search.evaluations if descends else 0
     # The base, the members, and the uniform and proportional merges.
@@ -103,7 +103,7 @@ def scoring_costs(
             (spec, rows, on_table),
             ("reference runs", 2 * held_out, both),
             ("calibration runs", 2 * validate.calibration_runs, dev),
-            ("candidates of held-out runs", gradients, on_table),
+            ("candidates of held-out runs", gradient, on_table),
             ("of the search, on all domains", evaluations, tokens(search.windows, DEV)),
         )
         if count

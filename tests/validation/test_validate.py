@@ -257,13 +257,13 @@ def test_each_size_is_compared_separately(basis, held_out, fitted):
     w_MC = np.array([np.roll(np.arange(4) < n, i) / n for i, n in enumerate(size_M)])
     sized = dataclasses.replace(held_out, w_MC=w_MC)
     found = compare(basis, sized, fitted, distributions=["subset"] * 12, by_size=True)
-    assert set(found.sizes) == {"2", "3", "4"}
+    assert set(found.within) == {"2 units", "3 units", "4 units"}
     here = slice(0, 4)
     reference, merge = (
         np.array(found.points[n]["outside"])[here] for n in ("reference", "merge")
     )
     rank = [np.argsort(np.argsort(x)) for x in (reference, merge)]
-    assert found.sizes["2"]["outside"]["merge"] == pytest.approx(
+    assert found.within["2 units"]["outside"]["merge"] == pytest.approx(
         np.corrcoef(*rank)[0, 1]
     )
 
