@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from jaxsim.config import Config
 from jaxsim.corpus import Corpus
-from jaxsim.corpus.split import DEV, SPLITS
+from jaxsim.corpus.split import DEV, SPLITS, TEST
 from jaxsim.log import say, show_table
 from jaxsim.model import LanguageModel
 from jaxsim.scoring.table import count_rows
@@ -90,6 +90,9 @@ def scoring_costs(
     both, dev = tokens(validate.windows, *SPLITS), tokens(validate.windows, DEV)
     # Half of these models are the runs, and half the merges beside them.
     held_out = held_out_runs(validate, members)
+    # From replicates of all members, beside their own losses.
+    replicated = held_out and validate.member_replicates >= members
+    again = held_out + members if replicated else 0
     gradient = int(GRADIENT_COST) if needs_best(validate, members) else 0
     descends = search.method == "descend" and members > 1
     evaluations = search.evaluations if descends else 0
@@ -102,6 +105,7 @@ def scoring_costs(
             ("standard mixtures", standard, tokens(0, *SPLITS)),
             (spec, rows, on_table),
             ("reference runs", 2 * held_out, both),
+            ("the same from replicates", again, tokens(validate.windows, TEST)),
             ("calibration runs", 2 * validate.calibration_runs, dev),
             ("candidates of held-out runs", gradient, on_table),
             ("of the search, on all domains", evaluations, tokens(search.windows, DEV)),
