@@ -121,16 +121,14 @@ def test_replicates_have_no_regret_and_no_ceiling(validation):
 
 
 def test_agreement_within_parts_of_the_sampling_distribution(workdir, capsys):
-    parts = ["dirichlet"] * 6 + ["subset"] * 3 + ["best by merge"] * 3
-    validation = validation_of(workdir, 12, distributions=parts)
-    show_agreement(validation)
+    show_agreement(validation_of(workdir, 12))
     out = capsys.readouterr().out
     table = out[out.index("Spearman within each kind of runs") :]
     assert max(map(len, table.splitlines())) <= 100
     for part in ("dirichlet, 6 runs", "subset, 3 runs", "near the best, 3 runs"):
         assert part in table
     assert "1 out-of-pool domain" in table
-    show_agreement(validation_of(workdir, 12))
+    show_agreement(validation_of(workdir, 12, distributions=["subset"] * 12))
     assert "within each kind" not in capsys.readouterr().out
 
 
