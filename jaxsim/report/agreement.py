@@ -223,20 +223,21 @@ def within(validation: Validation) -> Table:
     runs, known = validation.runs_by_kind, validation.within
     shown = [p for p in PREDICTORS if p in validation.points]
     rows = [
-        (
-            f"{part}, {counted(int(runs[part].sum()), 'run')}",
-            f"{counted(len(names), kind + ' domain')}",
-            *(_mean([known[part][n][p] for n in names]) for p in shown),
-        )
+        {"part": part, "reference_runs": int(runs[part].sum())}
+        | {"kind": kind, "domains": len(names)}
+        | {p: _mean([known[part][name][p] for name in names]) for p in shown}
         for part in known
         for kind, names in targets_of(validation).domains.items()
         if names
     ]
     columns = (
-        text_column("runs", "within"),
-        text_column("on", "mean over"),
+        text_column("label", "within",
+                    get=lambda r: f"{r['part']}, {counted(r['reference_runs'], 'run')}"),
+        text_column("on", "mean over",
+                    get=lambda r: counted(r["domains"], f"{r['kind']} domain")),
+        *map(Column, ("part", "reference_runs", "kind", "domains")),
         *(Column(p, label(p).replace(" ", "\n", 1), _two) for p in shown),
-    )
+    )  # fmt: skip
     note = "Correlations of so few runs show only large differences"
     return Table.of("Spearman within each kind of runs", rows, columns, note=note)
 
