@@ -231,10 +231,10 @@ def within(validation: Validation) -> Table:
         if names
     ]
     columns = (
-        text_column("label", "within",
-                    get=lambda r: f"{r['part']}, {counted(r['reference_runs'], 'run')}"),
+        text_column("label", "within", get=lambda row:
+                    f"{row['part']}, {counted(row['reference_runs'], 'run')}"),
         text_column("on", "mean over",
-                    get=lambda r: counted(r["domains"], f"{r['kind']} domain")),
+                    get=lambda row: counted(row["domains"], f"{row['kind']} domain")),
         *map(Column, ("part", "reference_runs", "kind", "domains")),
         *(Column(p, label(p).replace(" ", "\n", 1), _two) for p in shown),
     )  # fmt: skip
