@@ -321,6 +321,8 @@ class ScoreConfig:
     # '', subsets (of up to three members, if they are not too many), subsets:a-b,
     # dirichlet:n, FILE.csv
     mixtures: str = "subsets"
+    # A table of more mixtures is predicted in closed form.
+    merges: int = positive(5000, 1e6)
     windows: int = non_negative(0)  # of each domain's dev split; 0: all
     seed: int = non_negative(0)  # random seed of Dirichlet draws
     concentration: float = dirichlet(1.0)  # of Dirichlet draws, per member
