@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from jaxsim.config import Config
 from jaxsim.corpus import Corpus
-from jaxsim.corpus.split import DEV, SPLITS
+from jaxsim.corpus.split import DEV, SPLITS, TEST
 from jaxsim.log import say, show_table
 from jaxsim.model import LanguageModel
 from jaxsim.scoring.predicted import BEST
 from jaxsim.scoring.quadratic import CHECKS
 from jaxsim.scoring.table import count_rows
-from jaxsim.validation.runs import DISTRIBUTION, SHORTLIST, held_out_runs
+from jaxsim.validation.runs import held_out_runs, largest_subset, needs_best
 
 # Tokens and windows of each domain's splits.
 Evaluation = Mapping[str, Mapping[str, tuple[int, int]]]
@@ -49,9 +49,10 @@ def training_costs(config: Config, members: int) -> list[Cost]:
     base = config.base.steps * config.base.batch * length
     unit = config.recipe.steps * config.recipe.batch * length
     # With budget 'sum' a reference run on n members is n units long, and n is drawn
-    # uniformly from 2 to all.
-    fixed = validate.budget == "fixed"
-    units = validate.token_multiplier if fixed else (2 + members) / 2
+    # uniformly from 2 to the largest.
+    units = validate.token_multiplier
+    if validate.budget == "sum":
+        units = (2 + largest_subset(validate, members)) / 2
     runs = held_out_runs(validate, members) + validate.calibration_runs
     replicates = validate.replicates + validate.member_replicates
     repeated = validate.replicates * units + validate.member_replicates
@@ -97,8 +98,10 @@ def scoring_costs(
     both, dev = tokens(validate.windows, *SPLITS), tokens(validate.windows, DEV)
     # Half of these models are the runs, and half the merges beside them.
     held_out = held_out_runs(validate, members)
-    draws_best = validate.budget == "fixed" and held_out > DISTRIBUTION.index("best")
-    candidates = int(SHORTLIST * validate.candidates) if draws_best else 0
+    # From replicates of all members, beside their own losses.
+    replicated = held_out and validate.member_replicates >= members
+    again = held_out + members if replicated else 0
+    gradient = _GRADIENT if needs_best(validate, members) else 0
     # The base, the members, and the uniform and proportional merges.
     standard = members + 3
     rows = count_rows(spec, members) or 0 if spec else 0
@@ -110,8 +113,9 @@ def scoring_costs(
             ("standard mixtures", standard, tokens(0, *SPLITS)),
             (*table, on_table),
             ("reference runs", 2 * held_out, both),
+            ("the same from replicates", again, tokens(validate.windows, TEST)),
             ("calibration runs", 2 * validate.calibration_runs, dev),
-            ("candidates of held-out runs", candidates, on_table),
+            ("candidates of held-out runs", gradient, on_table),
             ("of the search, on all domains", evaluations, tokens(search.windows, DEV)),
         )
         if count

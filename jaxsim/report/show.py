@@ -91,6 +91,8 @@ def show_agreement(validation: Validation) -> None:
     say(f"Noise: {trust.noise_sentence(validation)}")
     for part in agreement.claims_by_kind(validation):
         show(part)
+    if (within := agreement.within(validation)).rows:
+        show(within)
     if text := marks(validation.notes):
         say(text)
 

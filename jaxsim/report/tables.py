@@ -61,8 +61,8 @@ def build(data: ReportData) -> dict[str, Table | None]:
         marginal=marginal)  # fmt: skip
     add(data.diagnostics, diagnostics=paths)
     add(data.validation, agreement=runs.agreement, claims=runs.claims,
-        points=runs.points, calibration_check=runs.check, learning=runs.learning,
-        noise=runs.noise)  # fmt: skip
+        within=runs.within, points=runs.points, calibration_check=runs.check,
+        learning=runs.learning, noise=runs.noise)  # fmt: skip
     add(data.given, given_agreement=runs.agreement, given_claims=runs.claims,
         given_points=runs.points)  # fmt: skip
     add(data.chosen, chosen=lambda chosen: runs.chosen(chosen, data.found))

@@ -44,14 +44,17 @@ def test_costs_of_all_runs():
 def test_costs_of_scoring():
     config = small.changed("score", mixtures="subsets:1-2", windows=10)
     config = small.changed("search", config, evaluations=40, windows=2)
-    config = small.changed("validate", config, held_out=4, candidates=500, windows=8)
+    validate = {"held_out": 4, "candidates": 500, "windows": 8, "member_replicates": 5}
+    config = small.changed("validate", config, **validate)
     work = {cost.name: cost.work for cost in scoring_costs(config, 5, DOMAINS)}
     assert work == {
         "scoring standard mixtures": (1 + 5 + 2) * 6_500,
         "scoring subsets:1-2": (5 + 10) * (300 + 1_000),
         # The runs, and the merges that they are compared with.
         "scoring reference runs": 2 * 4 * (240 + 1_000 + 200 + 500),
-        "scoring candidates of held-out runs": 50 * (300 + 1_000),
+        "scoring the same from replicates": (4 + 5) * (200 + 500),
+        # One gradient, whatever the number of candidates.
+        "scoring candidates of held-out runs": 5 * (300 + 1_000),
         "scoring of the search, on all domains": 40 * (60 + 500),
     }
 
