@@ -92,6 +92,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
 
     config.score.mixtures = "subsets:1-2"
     config.validate.budget = "sum"
+    config.validate.largest = 3
     config.validate.held_out = 24
 
     if "smoke" in words:

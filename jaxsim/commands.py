@@ -419,7 +419,7 @@ def _validate_chosen(
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         raise UserError(f"{path}: two rows are the same mixture")
-    table = mixture_table(scorer.members, runs)
+    table = mixture_table(scorer.members, runs, config.recipe)
     scorer.stack.check_usable(table)
     train_reference_runs(
         scorer,
@@ -430,7 +430,7 @@ def _validate_chosen(
     )
     trained = scorer.score_entries(CHOSEN, names, "test")
     predicted = scorer.score(CHOSEN_MIXTURES, table, "test")
-    chosen = compare_chosen(asked.names, predicted, trained)
+    chosen = compare_chosen(asked, predicted, trained)
     chosen.save(workdir)
     there = (workdir / "search" / "result.json").exists()
     last_search = load_search(workdir) if there else None

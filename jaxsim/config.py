@@ -350,9 +350,12 @@ class ValidateConfig:
     member_replicates: int = non_negative(0)  # of members
     # Tokens of a run: `token_multiplier` units, or all its units (subsets only).
     budget: Literal["fixed", "sum"] = "fixed"
+    # Most units of a run with the budget 'sum'; 0: all.
+    largest: int = checked(0, lambda x: x == 0 or 2 <= x <= _MOST, "0, or at least 2")
     token_multiplier: float = positive(1.0, 1e4)  # tokens of a run / tokens of a member
     concentration: float = dirichlet(4.0)  # of the reference runs drawn from Dirichlet
-    # A quarter of the reference runs comes from the best 1 % of so many mixtures.
+    # A quarter of the reference runs comes from the best 1 % of so many mixtures, by
+    # closed forms of the predictors.
     candidates: int = positive(10_000, 1e6)
     windows: int = non_negative(0)  # of each domain and split; 0: all
     seed: int = non_negative(0)
@@ -470,6 +473,7 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
     corpus, base, split = config.corpus, config.base, config.corpus.split
     is_file = corpus.tokenizer.kind == "file" or base.path
     decay, steps = config.recipe.decay, config.recipe.steps
+    is_fixed = config.validate.budget == "fixed"
     for ok, key, what in (
         (corpus.partitions, "corpus.partitions", "at least one"),
         (
@@ -499,6 +503,11 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
             not decay or round(decay * steps) > 1,
             "recipe.decay",
             f"0, or at least two of {steps} steps: the first one has the full rate",
+        ),
+        (
+            not (config.validate.largest and is_fixed),
+            "validate.largest",
+            "0 with config.validate.budget=fixed, whose runs are on any mixture",
         ),
     ):
         need(ok, what, operator.attrgetter(key)(config), f"config.{key}")

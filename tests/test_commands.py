@@ -413,8 +413,10 @@ def test_validate_trains_the_chosen_mixture(complete, workdir, jaxsim, work):
     manifest = open_pool(workdir).manifest(name)
     assert manifest.mixture == best["weights"]
     assert manifest.tokens == open_pool(workdir).manifest("solo").tokens
+    assert chosen.mixtures == [[best["weights"].get(n, 0.0) for n in chosen.members]]
+    # Of what its few rows realize, nearly the chosen mixture.
     (predicted,) = chosen.points["merge"]["outside"]
-    assert predicted == pytest.approx(best["test"], rel=1e-6)
+    assert predicted == pytest.approx(best["test"], rel=1e-3)
     # A chosen mixture does not change agreement.
     assert (workdir / "validation" / "validation.json").read_bytes() == validation
     assert jaxsim("report") == (0, ANY)

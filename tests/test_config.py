@@ -113,6 +113,8 @@ def test_missing_key_is_named() -> None:
         ("search.evaluations", 10**12),
         ("validate.candidates", 10**12),
         ("validate.held_out", 10**12),
+        ("validate.largest", 1),
+        ("validate.largest", 3),  # without the budget 'sum'
     ],
 )
 def test_values_that_no_run_survives_are_refused(key: str, value: object) -> None:
@@ -413,7 +415,7 @@ def test_paper_recipe() -> None:
         assert unit == 1_048_576_000
         assert config.recipe.learning_rate == 6e-5
         assert config.recipe.tail == 0
-        assert config.validate.budget == "sum"
+        assert (config.validate.budget, config.validate.largest) == ("sum", 3)
     assert small.recipe == large.recipe
     assert small.corpus == large.corpus
     assert (small.base.learning_rate, large.base.learning_rate) == (6e-4, 3e-4)

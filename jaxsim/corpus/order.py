@@ -53,6 +53,17 @@ def shares(weights_C: Sequence[float] | np.ndarray, total: int) -> np.ndarray:
     return np.array(result, np.int64)
 
 
+def divided(
+    weights_C: Sequence[float] | np.ndarray, total_rows: int, replay: float = 0.0
+) -> np.ndarray:
+    """The rows of each unit in a run; replay, a share b, takes round(b * total) first.
+
+    See `shares`.
+    """
+    replayed = math.floor(Fraction(replay) * total_rows + Fraction(1, 2))
+    return shares(weights_C, total_rows - replayed)
+
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """Row r of a run is row `row_R[r]` of unit `units[unit_R[r]]`."""
@@ -73,21 +84,19 @@ def schedule(
 ) -> Schedule:
     """All rows of a run, as a function of its mixture and data seed.
 
-    Each unit gives its exact share: the first rows of its own permutation, and a new
-    epoch when it runs out. Replay (the base text and a share b) takes round(b *
-    total) rows first. Units of weight zero and the order of units do not matter,
-    given the shares.
+    Each unit gives its share, see `divided`: the first rows of its own permutation, and
+    a new epoch when it runs out. Replay is of the base text. Units of weight zero and
+    the order of units do not matter, given the shares.
     """
     if total_rows > MOST_ROWS:
         raise UserError(
             f"a run of {total_rows:,} rows, and the most are {MOST_ROWS:,}; lower "
             "config.base.steps, config.recipe.steps or config.validate.token_multiplier"
         )
-    members, replayed = list(units), []
-    if replay is not None:
-        half_up = math.floor(Fraction(replay[1]) * total_rows + Fraction(1, 2))
-        members, replayed = [*units, replay[0]], [half_up]
-    counts = [*shares(weights_C, total_rows - sum(replayed)).tolist(), *replayed]
+    members, (base, share) = list(units), replay or (None, 0.0)
+    counts = divided(weights_C, total_rows, share).tolist()
+    if base is not None:
+        members, counts = [*members, base], [*counts, total_rows - sum(counts)]
     used = sorted(
         np.flatnonzero(counts).tolist(),
         key=lambda c: (members[c].digest, members[c].name),

@@ -12,7 +12,8 @@ from jaxsim.corpus.split import DEV, SPLITS
 from jaxsim.log import say, show_table
 from jaxsim.model import LanguageModel
 from jaxsim.scoring.table import count_rows
-from jaxsim.validation.runs import DISTRIBUTION, SHORTLIST, held_out_runs
+from jaxsim.search.optimize import GRADIENT_COST
+from jaxsim.validation.runs import held_out_runs, largest_subset, needs_best
 
 # Tokens and windows of each domain's splits.
 Evaluation = Mapping[str, Mapping[str, tuple[int, int]]]
@@ -46,9 +47,10 @@ def training_costs(config: Config, members: int) -> list[Cost]:
     base = config.base.steps * config.base.batch * length
     unit = config.recipe.steps * config.recipe.batch * length
     # With budget 'sum' a reference run on n members is n units long, and n is drawn
-    # uniformly from 2 to all.
-    fixed = validate.budget == "fixed"
-    units = validate.token_multiplier if fixed else (2 + members) / 2
+    # uniformly from 2 to the largest.
+    units = validate.token_multiplier
+    if validate.budget == "sum":
+        units = (2 + largest_subset(validate, members)) / 2
     runs = held_out_runs(validate, members) + validate.calibration_runs
     replicates = validate.replicates + validate.member_replicates
     repeated = validate.replicates * units + validate.member_replicates
@@ -88,8 +90,7 @@ def scoring_costs(
     both, dev = tokens(validate.windows, *SPLITS), tokens(validate.windows, DEV)
     # Half of these models are the runs, and half the merges beside them.
     held_out = held_out_runs(validate, members)
-    draws_best = validate.budget == "fixed" and held_out > DISTRIBUTION.index("best")
-    candidates = int(SHORTLIST * validate.candidates) if draws_best else 0
+    gradients = GRADIENT_COST * needs_best(validate, members)
     descends = search.method == "descend" and members > 1
     evaluations = search.evaluations if descends else 0
     # The base, the members, and the uniform and proportional merges.
@@ -102,7 +103,7 @@ def scoring_costs(
             (spec, rows, on_table),
             ("reference runs", 2 * held_out, both),
             ("calibration runs", 2 * validate.calibration_runs, dev),
-            ("candidates of held-out runs", candidates, on_table),
+            ("candidates of held-out runs", gradients, on_table),
             ("of the search, on all domains", evaluations, tokens(search.windows, DEV)),
         )
         if count

@@ -52,6 +52,9 @@ from jaxsim.validation.measured import (
     by_target,
 )
 
+# Of the sampling distribution: the best by each predictor, and by the mean of both.
+NEAR_BEST = {f"best by {name}": name for name in ("merge", "ensemble", "mean")}
+
 # Files in a workdir.
 TRAINED, GIVEN = "validation/validation.json", "validation/external.json"
 
@@ -72,8 +75,9 @@ class Validation(Comparison):
     calibration_runs: list[str]  # names; they are never held out
     # By target and predictor or baseline.
     agreement: dict[str, dict[str, Annotated[dict[str, Any], AgreementRow]]]
-    # With the budget 'sum', Spearman correlations within mixtures of one number of
-    # units: by number, target and predictor.
+    # Spearman correlations within a kind of runs, by target and predictor: each part of
+    # the sampling distribution, and with the budget 'sum' each number of units.
+    strata: dict[str, dict[str, Numbers]]
     sizes: dict[str, dict[str, Numbers]]
     claims: list[Annotated[dict[str, Any], Claim]]
     ceilings: dict[str, float]  # by target, where replicates were trained
@@ -243,7 +247,7 @@ def load_validation(
         v = records.load(path, Validation, "run `jaxsim validate` again")
         if now is not None and v.basis.difference(now):
             continue
-        tables = [*v.agreement.values(), *v.sizes.values()]
+        tables = [*v.agreement.values(), *v.strata.values(), *v.sizes.values()]
         for table in (*tables, v.replicate_agreement, v.check):
             for figures in table.values():
                 for key, value in figures.items():
@@ -260,6 +264,7 @@ def compare(
     replicates: Replicates | None = None,
     held_out_replicates: int = 0,
     distributions: Sequence[str] = (),
+    asked_MC: np.ndarray | None = None,
     unit: str = BITS_PER_BYTE,
     by_size: bool = False,
 ) -> Validation:
@@ -272,9 +277,12 @@ def compare(
       replicates: on test text, of reference runs before members.
       held_out_replicates: how many of them are of the first held-out runs.
       distributions: none if the user brought the runs.
+      asked_MC: the mixtures of the held-out runs, if they realized slightly others.
       unit: see `Validation`.
       by_size: whether the budget is 'sum'.
     """
+    # Whether a unit is in a mixture must not depend on how its rows were rounded.
+    asked_MC = held_out.w_MC if asked_MC is None else asked_MC
     domains, there_D = basis.evaluation.domains, held_out.measured_D
     targets = Targets.of(basis.evaluation, there_D)
     weights = targets.weights(domains)
@@ -296,8 +304,8 @@ def compare(
         if fitted is not None:
             loss_F = weighted_mean(fitted.dev["reference"], weights[target])
             choose = fitted.w_MC, loss_F
-        rules[target] = predictions(held_out.w_MC, own_C, choose)
-        in_M = None if own_C is None else is_in(held_out.w_MC, own_C)
+        rules[target] = predictions(asked_MC, own_C, choose)
+        in_M = None if own_C is None else is_in(asked_MC, own_C)
         predicted = {p: points[p][target] for p in PREDICTORS if p in points}
         figures[target] = {
             name: agreement(predicted_M, reference_M, in_M)
@@ -322,14 +330,15 @@ def compare(
         reference_runs=list(held_out.names),
         distributions=list(distributions) or ["given"] * len(held_out),
         members=list(basis.members),
-        mixtures=held_out.w_MC.tolist(),
+        mixtures=asked_MC.tolist(),
         calibration_runs=[] if fitted is None else list(fitted.names),
         targets=list(targets.all),
         kinds=list(targets.kinds.values()),
         groups=dict(targets.groups),
         points=records.plain(points),
         agreement=figures,
-        sizes=_within_sizes(held_out, points) if by_size else {},
+        strata=_within(points, _strata(distributions)),
+        sizes=_within(points, _sizes(asked_MC)) if by_size else {},
         claims=claims(targets, points, rules, ceilings),
         ceilings={name: c.estimate for name, c in ceilings.items()},
         ceiling_intervals={n: [c.low, c.high] for n, c in ceilings.items()},
@@ -352,25 +361,39 @@ def compare(
     )
 
 
-def _within_sizes(
-    held_out: PredictionTable, points: Mapping[str, Mapping[str, np.ndarray]]
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Spearman correlations of mixtures with the same number of units.
+def _strata(distributions: Sequence[str]) -> dict[str, np.ndarray]:
+    """The runs [M] of each part of the sampling distribution, and all near the best."""
+    part_M = np.array(distributions)
+    found = {part: part_M == part for part in dict.fromkeys(distributions)}
+    if len(found) < 2:
+        return {}
+    return found | {"near the best": np.isin(part_M, [*NEAR_BEST])}
+
+
+def _sizes(w_MC: np.ndarray) -> dict[str, np.ndarray]:
+    """The runs [M] of each number of units.
 
     A run on more units is longer, so its loss is lower whatever the mixture:
     over all sizes "more is better" ranks well.
     """
-    size_M = np.count_nonzero(held_out.w_MC, axis=1)
-    sizes, counts = np.unique(size_M, return_counts=True)
+    size_M = np.count_nonzero(w_MC, axis=1)
+    return {str(size): size_M == size for size in np.unique(size_M)}
 
-    def spearman(size: int, p: str, target: str) -> float:
-        pair = (points[name][target][size_M == size, None] for name in (p, "reference"))
+
+def _within(
+    points: Mapping[str, Mapping[str, np.ndarray]], groups: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Spearman correlations within each group of three runs or more."""
+
+    def spearman(in_M: np.ndarray, p: str, target: str) -> float:
+        pair = (points[name][target][in_M, None] for name in (p, "reference"))
         return sample_spearman(*pair)
 
     return {
-        str(size): {
-            target: {p: spearman(size, p, target) for p in points if p != "reference"}
+        name: {
+            target: {p: spearman(in_M, p, target) for p in points if p != "reference"}
             for target in points["reference"]
         }
-        for size in sizes[counts >= 3]
+        for name, in_M in groups.items()
+        if np.count_nonzero(in_M) >= 3
     }

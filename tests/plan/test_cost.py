@@ -51,7 +51,8 @@ def test_costs_of_scoring():
         "scoring subsets:1-2": (5 + 10) * (300 + 1_000),
         # The runs, and the merges that they are compared with.
         "scoring reference runs": 2 * 4 * (240 + 1_000 + 200 + 500),
-        "scoring candidates of held-out runs": 50 * (300 + 1_000),
+        # One gradient, whatever the number of candidates.
+        "scoring candidates of held-out runs": 3 * (300 + 1_000),
         "scoring of the search, on all domains": 40 * (60 + 500),
     }
 

@@ -1,5 +1,7 @@
 """Runs: their names, their lengths, and their rows."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxsim.config import RecipeConfig
 from jaxsim.train import Run, member_run, reference_run, replicate_of
-from jaxsim.train.runs import batch_of, batches
+from jaxsim.train.runs import batch_of, batches, is_named_right
 
 from . import tiny
 
@@ -87,7 +89,16 @@ def test_the_token_multiplier_scales_the_steps_of_a_member(token_multiplier, ste
     assert reference_run({"a": 1.0}, RECIPE, token_multiplier).steps == steps
 
 
-def test_a_replicate_differs_in_data_seed_name_and_kind():
-    run = reference_run({"a": 1.0, "b": 2.0}, RECIPE)
-    again = replicate_of(run)
-    assert again == Run(f"{run.name}.replicate1", "replicate", run.mixture, 6, 1)
+def test_members_and_reference_runs_never_share_a_data_seed():
+    """Nor do their replicates, and each is what its name says."""
+    runs = [member_run("a", RECIPE), reference_run({"a": 1.0, "b": 2.0}, RECIPE)]
+    again = [replicate_of(run) for run in runs]
+    assert len({run.data_seed for run in (*runs, *again)}) == 4
+    for run, other in zip(runs, again, strict=True):
+        assert other == Run(
+            f"{run.name}.replicate1", "replicate", run.mixture, 6, run.data_seed + 1
+        )
+    for run in (*runs, *again, replicate_of(runs[1], 2)):
+        assert is_named_right(run, 6)
+        for seed in {0, 1, 2, 3, 4} - {run.data_seed}:
+            assert not is_named_right(dataclasses.replace(run, data_seed=seed), 6)
