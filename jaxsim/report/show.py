@@ -49,8 +49,6 @@ def show_search(found: SearchResult) -> None:
     for text in (answer.shift_sentence(found), answer.on_test_text(found)):
         if text:
             say(text)
-    if found.sources:
-        show(tables.shown_sources(found, f"{_FOLDER}sources.csv"))
     for name, build in (("objective", tables.objective), ("binding", tables.binding)):
         table = build(found)
         if table.rows:

@@ -209,7 +209,8 @@ def mixtures(found: SearchResult) -> Table:
         text_column("weights", "weights", largest),
         bits_column("dev_bits_per_byte", "merge,\ndev", get="dev"),
         bits_column("test_bits_per_byte", "merge,\ntest", get="test"),
-        bits_column("dev_quadratic", "quadratic,\ndev", get="quadratic"),
+        bits_column("dev_quadratic", "quadratic,\ndev", get="quadratic",
+                    on_console=False),
         bits_column("dev_ensemble", "ensemble,\ndev", get="ensemble"),
         bits_column("dev_members", "members,\ndev", get="members"),
         Column("shift", "calibration", signed,
@@ -285,13 +286,6 @@ def sources(found: SearchResult) -> Table:
         )
     title = "what the best mixture takes from each member's text"
     return Table.of(title, rows, columns, note="; ".join(parts))
-
-
-def shown_sources(found: SearchResult, file: str) -> Table:
-    """Those with weight; `file` has the others."""
-    table = sources(found)
-    used = [i for i, row in enumerate(table.rows) if row["weight"] > 0]
-    return table.take(used, file)
 
 
 def objective(found: SearchResult) -> Table:

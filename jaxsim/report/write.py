@@ -155,7 +155,6 @@ def _page(
             if png is not None
         },
         mixtures=found and tables.shown_mixtures(found, _MOST_MIXTURES, path),
-        sources=found and tables.shown_sources(found, "tables/sources.csv"),
         search=answer.search_sentences(found) if found else [],
         chosen=chosen and agreement.shown_chosen(chosen, found),
         outcomes=answer.outcomes(chosen, found, validation) if chosen else [],
