@@ -57,8 +57,8 @@ def build(data: ReportData) -> dict[str, Table | None]:
     add(data.pool, members=lambda _: members(data.of_kind("member"), data))
     add(data.corpus, domains=domains)
     add(data.standard, gains=lambda scores: gains(scores.members, data.bits["test"]))
-    add(data.found, mixtures=mixtures, objective=objective, binding=binding,
-        marginal=marginal)  # fmt: skip
+    add(data.found, mixtures=mixtures, sources=sources, objective=objective,
+        binding=binding, marginal=marginal)  # fmt: skip
     add(data.diagnostics, diagnostics=paths)
     add(data.validation, agreement=runs.agreement, claims=runs.claims,
         within=runs.within, points=runs.points, calibration_check=runs.check,
@@ -248,6 +248,8 @@ def mixtures(found: SearchResult) -> Table:
         text_column("weights", "weights", largest),
         bits_column("dev_bits_per_byte", "merge,\ndev", get="dev"),
         bits_column("test_bits_per_byte", "merge,\ntest", get="test"),
+        bits_column("dev_quadratic", "quadratic,\ndev", get="quadratic",
+                    on_console=False),
         bits_column("dev_ensemble", "ensemble,\ndev", get="ensemble"),
         bits_column("dev_members", "members,\ndev", get="members"),
         Column("shift", "calibration", signed,
@@ -293,6 +295,36 @@ def shown_mixtures(found: SearchResult, most: int, file: str = "") -> Table:
         and (not row["tied"] or row["kind"] in STANDARD_MERGES or i == single)
     ]
     return mixtures(found).take(tied + rest, file)
+
+
+def sources(found: SearchResult) -> Table:
+    """Weight, range and epochs of each member's text, the largest weight first."""
+    by_weight = sorted(found.sources.items(), key=lambda pair: -pair[1]["weight"])
+    epochs = functools.partial(number, digits=2)
+    columns = (
+        text_column("member", "member"),
+        bits_column("weight", "weight"),
+        bits_column("low", "lowest"),
+        bits_column("high", "highest"),
+        Column("epochs", "epochs\nplanned", epochs),
+        Column("member_epochs", "epochs of\nthe member", epochs),
+        text_column("extrapolated", "", lambda v: "extrapolated" if v else ""),
+    )
+    rows = [{"member": name, **source} for name, source in by_weight]
+    parts = []
+    if any(row["low"] is not None for row in rows):
+        parts.append(
+            "lowest and highest: of mixtures that the quadratic expects to be at most "
+            f"{number(found.range_limit)} bits per byte worse, as the last that ties; "
+            "the other weights move with it"
+        )
+    if any(row["extrapolated"] for row in rows):
+        parts.append(
+            "extrapolated: the planned run repeats the text more often than the member "
+            "did, and what that costs was not measured"
+        )
+    title = "what the best mixture takes from each member's text"
+    return Table.of(title, rows, columns, note="; ".join(parts))
 
 
 def objective(found: SearchResult) -> Table:

@@ -233,16 +233,13 @@ def binding(feasible: Feasible, w_C: np.ndarray, slope: Slope) -> list[Binding]:
     return found
 
 
-def more_epochs(feasible: Feasible, w_C: np.ndarray) -> list[str]:
-    """Says whose source the planned run repeats more often than the member did."""
-    planned_C, own_C = feasible.plan.epochs(w_C), feasible.plan.epochs_C
-    more_C = planned_C > np.maximum(own_C, 1.0) * (1 + 1e-6)
-    return [
-        f"the planned run would use the source of {feasible.members[c]} for "
-        f"{planned_C[c]:.1f} epochs, and its member was trained for {own_C[c]:.1f}: "
-        "the cost of more was not measured"
-        for c in np.flatnonzero(more_C & (w_C > 0))
-    ]
+def more_epochs(plan: Plan, w_C: np.ndarray) -> np.ndarray:
+    """Whose source the planned run repeats more often than the member did; [C] bool.
+
+    What that costs was not measured. Up to one epoch, nothing is repeated.
+    """
+    more_C: np.ndarray = plan.epochs(w_C) > np.maximum(plan.epochs_C, 1) * (1 + 1e-6)
+    return more_C & (w_C > 0)
 
 
 def _prices(

@@ -1,22 +1,18 @@
 """A search problem: an objective, the mixtures that may be chosen, and a budget."""
 
 import dataclasses
-import functools
 from typing import Protocol
 
 import numpy as np
 
 from jaxsim.config import SearchConfig
-from jaxsim.scoring.ensemble import Ensemble
 from jaxsim.scoring.evaluator import Jacobian
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.scores import PredictorScores, Scores, bits_of, bits_per_byte
 from jaxsim.scoring.table import Mixtures, mixture_key
 from jaxsim.search.constraints import feasible
 from jaxsim.search.objective import Objective, Slope, objective
-from jaxsim.search.optimize import GRADIENT_COST, LossOracle
-
-_GRADIENTS = 100  # most gradients for the minimum of the ensemble
+from jaxsim.search.optimize import LossOracle
 
 
 class Correction(Protocol):
@@ -116,29 +112,6 @@ class Problem:
         losses = PredictorScores(self.rows, found.nll_R[None])
         _, (bits_D,) = self.bits(w_C[None], losses)
         return self.objective.pieces(bits_D, bits_DC), found
-
-    def ensemble_values(self, w_MC: np.ndarray) -> np.ndarray:
-        """The penalized objective of the ensemble [M].
-
-        It runs no model once the members' token probabilities are known.
-        """
-        bits_MD = bits_per_byte(self._ensemble.sums(w_MC), self.bytes_D)
-        return self.objective.penalised(bits_MD)
-
-    def ensemble_loss(self) -> LossOracle:
-        """The same with its derivatives, to descend on; convex for a mean."""
-        bytes_D = self.bytes_D
-
-        def slope(w_C: np.ndarray) -> Slope:
-            nll_D, dw_DC = self._ensemble.slope(w_C)
-            bits_DC = bits_per_byte(dw_DC, bytes_D[:, None])
-            return self.objective.pieces(bits_per_byte(nll_D, bytes_D), bits_DC)
-
-        return LossOracle(self.ensemble_values, slope, GRADIENT_COST * _GRADIENTS)
-
-    @functools.cached_property
-    def _ensemble(self) -> Ensemble:
-        return self.scorer.ensemble(self.rows)
 
     def _know(self, scores: Scores) -> None:
         """Takes in the merges of a table, if they are scored on all of `rows`."""

@@ -1,8 +1,9 @@
 """The best mixture for an objective under constraints, with all that ties with it.
 
-The ensemble scores very many mixtures. Merges of its best ones are scored, and of the
-best ones in a scored table. From the best mixture so far, a descent follows the exact
-gradient of the merge's loss, starting with the curvature of the ensemble's.
+A surrogate, the quadratic of merges or else the ensemble, ranks very many mixtures. Its
+minimum and its best ones are merged and scored, and the best ones of a scored table.
+From the best mixture so far, a descent follows the exact gradient of the merge's loss,
+starting with the surrogate's curvature.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from jaxsim.search.objective import Objective
 from jaxsim.search.optimize import BudgetSpent, descend
 from jaxsim.search.problem import Correction, Problem
 from jaxsim.search.result import SearchResult
+from jaxsim.search.surrogate import Surrogate, surrogate
 from jaxsim.search.ties import Residual
 
 _CANDIDATES = 1 / 8  # of the budget; the rest is for derivatives
@@ -66,32 +68,32 @@ def search(
     )
     with progress(config.evaluations, "search", "evaluations") as tick:
         problem.loss.tell = tick
-        look(problem)
-    return answer(problem, _searched(problem), residual)
+        ranked_by = look(problem)
+    return answer(problem, _searched(problem), residual, ranked_by)
 
 
-def look(problem: Problem) -> None:
+def look(problem: Problem) -> Surrogate:
     """Spends the budget; the problem's loss keeps everything it evaluates."""
-    w_MC, hessian_CC = _candidates(problem)
+    cheap = surrogate(problem)
+    w_MC, hessian_CC = _candidates(problem, cheap)
     say(
-        f"search: {counted(problem.config.candidates, 'mixture')} scored by the "
-        f"ensemble; merging {len(w_MC)}"
+        f"search: {counted(problem.config.candidates, 'mixture')} ranked by the "
+        f"{cheap.name}; merging {len(w_MC)}"
     )
     problem.loss.values(w_MC)
     with contextlib.suppress(BudgetSpent):
         for start_C in _starts(problem):
             descend(problem.loss, problem.feasible.face(start_C), start_C, hessian_CC)
+    return cheap
 
 
-def _candidates(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
-    """Different mixtures to merge [M, C], and the curvature of the ensemble."""
+def _candidates(problem: Problem, cheap: Surrogate) -> tuple[np.ndarray, np.ndarray]:
+    """Different mixtures to merge [M, C], and the surrogate's curvature."""
     feasible, config = problem.feasible, problem.config
     count = max(1, int(_CANDIDATES * config.evaluations))
     sample_MC = feasible.sample(config.candidates, np.random.default_rng(config.seed))
-    order = np.argsort(problem.ensemble_values(sample_MC), kind="stable")
-    face = feasible.face(sample_MC[order[0]])
-    # From the center: a descent that begins near its end learns no curvature.
-    lowest_C, hessian_CC = descend(problem.ensemble_loss(), face, face.center_C)
+    order = np.argsort(cheap.values(sample_MC), kind="stable")
+    lowest_C, hessian_CC = cheap.lowest(feasible.face(sample_MC[order[0]]))
     w_MC = [lowest_C, *map(feasible.cleaned, sample_MC[order[:count]])]
     if problem.table is not None:
         w_MC[1:1] = _best_of(problem, problem.table)[: int(_FROM_TABLE * count)]

@@ -11,7 +11,13 @@ from jaxsim.pool import open_pool
 from jaxsim.report import agreement, tables
 from jaxsim.report.show import show, show_agreement, show_chosen, show_search
 from jaxsim.report.table import Estimate, short
-from jaxsim.report.tables import constraint_words, marginal, objective, shown_mixtures
+from jaxsim.report.tables import (
+    constraint_words,
+    marginal,
+    objective,
+    shown_mixtures,
+    sources,
+)
 from jaxsim.scoring.evaluation import gather
 
 from .workdirs import (
@@ -261,6 +267,20 @@ def test_marginal_values_are_ordered_by_what_the_objective_gains():
     assert first[f"change on {MEMBERS[1]}"] == -0.002
     assert np.isnan(first[f"change on {MEMBERS[2]}"])  # null there
     assert marginal(dataclasses.replace(found, marginal={})).rows == ()
+
+
+def test_the_sources_of_the_best_mixture():
+    table = sources(found_of())
+    assert [row["member"] for row in table.rows] == list(MEMBERS)
+    assert table.rows[0]["high"] == 0.7 and table.rows[0]["epochs"] == 2.5
+    assert "at most 0.0125 bits per byte worse" in table.note
+    assert "extrapolated: " in table.note
+    found = found_of()
+    for source in found.sources.values():
+        source |= {"low": None, "high": None, "epochs": None, "extrapolated": False}
+    table = sources(found)
+    assert [c.key for c in table.visible] == ["member", "weight", "member_epochs"]
+    assert table.note == ""
 
 
 def test_domains_of_a_worst_case_are_shown_least_gain_first():

@@ -277,7 +277,10 @@ def test_what_the_search_left_is_in_page_and_tables(complete):
     for text in (
         "Marginal values",
         "WARNING",
-        "out of 5,000 that the cheap predictor ranked",
+        "out of 5,000 that were ranked",
+        "On 20 random mixtures it is",
+        "(extrapolated: its member 1.50)",
+        "Range of weights",
     ):
         assert text in page.text
     assert summary["search"] == dataclasses.asdict(found)

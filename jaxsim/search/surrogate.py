@@ -1,0 +1,161 @@
+"""What ranks very many mixtures for a search: the quadratic of merges, or the ensemble.
+
+The quadratic is first compared with random merges, on the search's own objective and
+windows. Where it refuses itself, or the budget cannot pay for that, the ensemble takes
+its place. Neither runs a model once it is there.
+"""
+
+import dataclasses
+import functools
+from typing import Literal
+
+import numpy as np
+
+from jaxsim.scoring.ensemble import Ensemble
+from jaxsim.scoring.quadratic import Misfit, Quadratic
+from jaxsim.scoring.scores import PredictorScores, bits_of, bits_per_byte
+from jaxsim.scoring.table import mixture_key
+from jaxsim.search.feasible import Feasible
+from jaxsim.search.objective import Slope
+from jaxsim.search.optimize import GRADIENT_COST, LossOracle, descend
+from jaxsim.search.problem import Problem
+
+_CHECKING = 1 / 2  # of the budget, at most; the rest is for the search
+_GRADIENTS = 100  # most gradients for a minimum
+_STEP = 0.1  # share of the tokens that moves in a difference of derivatives
+_FLATTEST = 1e-6  # of the largest curvature; less is raised to it
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Surrogate:
+    """A cheap predictor of a search's objective.
+
+    Attributes:
+      problem: what is searched.
+      quadratic: of merges, on the problem's windows; None: the ensemble.
+      misfit: of the quadratic, also where it is not used; None if it was not checked.
+      refusal: why it is not used, as a clause.
+    """
+
+    problem: Problem
+    quadratic: Quadratic | None
+    misfit: Misfit | None = None
+    refusal: str = ""
+
+    @property
+    def name(self) -> Literal["quadratic", "ensemble"]:
+        return "quadratic" if self.quadratic else "ensemble"
+
+    def bits(self, w_MC: np.ndarray) -> np.ndarray:
+        """Bits per byte of mixtures [M, D], without the correction."""
+        return bits_per_byte(self._form.sums(w_MC), self.problem.bytes_D)
+
+    def values(self, w_MC: np.ndarray) -> np.ndarray:
+        """The penalized objective [M].
+
+        That of the quadratic is corrected as that of merges is.
+        """
+        bits_MD = self.bits(w_MC)
+        if self.quadratic and (correction := self.problem.correction):
+            bits_MD = bits_MD + correction.shift(w_MC, bits_MD, self.problem.rows)
+        return self.problem.objective.penalised(bits_MD)
+
+    def slope(self, w_C: np.ndarray) -> Slope:
+        """The pieces of the same, with derivatives."""
+        rows, bits_DC = self.problem.rows, self._derivatives(w_C)
+        (bits_D,) = self.bits(w_C[None])
+        if self.quadratic and (correction := self.problem.correction):
+            bits_DC = bits_DC + correction.slope(w_C, bits_DC, rows)
+            bits_D = bits_D + correction.shift(w_C[None], bits_D[None], rows)[0]
+        return self.problem.objective.pieces(bits_D, bits_DC)
+
+    def lowest(self, face: Feasible) -> tuple[np.ndarray, np.ndarray]:
+        """The lowest mixture of a convex set, and the curvature [C, C] there."""
+        loss = LossOracle(self.values, self.slope, GRADIENT_COST * _GRADIENTS)
+        if not self.quadratic:
+            # From the center: a descent that begins near its end learns no curvature.
+            return descend(loss, face, face.center_C)
+        hessian_PCC = self.hessian_PCC
+        w_C, hessian_CC = descend(loss, face, face.center_C, hessian_PCC.mean(axis=0))
+        # The multipliers of the optimum weigh the pieces' curvatures.
+        _, share_P = face.lowest(self.slope(w_C), w_C, hessian_CC)
+        return w_C, np.tensordot(share_P, hessian_PCC, 1)
+
+    @functools.cached_property
+    def hessian_PCC(self) -> np.ndarray:
+        """Second derivatives along the simplex of the quadratic's pieces, made convex.
+
+        The correction is nearly quadratic: its part is a difference of derivatives.
+        """
+        assert self.quadratic
+        hessian_DCC = self.quadratic.hessian_DCC
+        hessian_DCC = bits_per_byte(hessian_DCC, self.problem.bytes_D[:, None, None])
+        if correction := self.problem.correction:
+            sound_C = ~self.quadratic.damaged_C
+            center_C, eye_CC = sound_C / sound_C.sum(), np.eye(len(sound_C))
+            moved_NC = center_C + _STEP * (eye_CC[sound_C] - center_C)
+            center_DC, *there_NDC = (
+                correction.slope(w_C, self._derivatives(w_C), self.problem.rows)
+                for w_C in (center_C, *moved_NC)
+            )
+            change_NDC = (np.array(there_NDC) - center_DC) / _STEP
+            hessian_DCC[:, sound_C] += np.swapaxes(change_NDC, 0, 1)
+        # Pieces are linear in the domains, and so are their second derivatives.
+        domains, c, _ = hessian_DCC.shape
+        flat = np.zeros(domains), hessian_DCC.reshape(domains, c * c)
+        hessian_PCC = self.problem.objective.pieces(*flat).slope_PC.reshape(-1, c, c)
+        return np.array([_convex(hessian_CC) for hessian_CC in hessian_PCC])
+
+    @functools.cached_property
+    def _form(self) -> Quadratic | Ensemble:
+        return self.quadratic or self.problem.scorer.ensemble(self.problem.rows)
+
+    def _derivatives(self, w_C: np.ndarray) -> np.ndarray:
+        """Those of `bits` of one mixture [D, C]."""
+        _, dw_DC = self._form.slope(w_C)
+        return bits_per_byte(dw_DC, self.problem.bytes_D[:, None])
+
+
+def surrogate(problem: Problem) -> Surrogate:
+    """The quadratic if it holds on random merges, or the ensemble.
+
+    Its gradient and the merges are paid from the budget, and the merges are candidates.
+    """
+    scorer, loss, goal = problem.scorer, problem.loss, problem.objective
+    w_MC = scorer.checks().w_MC
+    if np.count_nonzero(w_MC.any(axis=0)) < 2:
+        return Surrogate(problem, None, refusal="one member has nothing to mix with")
+    cost = GRADIENT_COST + len(w_MC)
+    if cost > _CHECKING * loss.budget:
+        reason = (
+            f"to check it costs {cost:.0f} evaluations, more than {_CHECKING:.0%} of "
+            f"config.search.evaluations={loss.budget:.0f}"
+        )
+        return Surrogate(problem, None, refusal=reason)
+    loss.pay(GRADIENT_COST)
+    loss.values(w_MC)
+    quadratic = scorer.quadratic(problem.rows)
+    nll_MR = np.array([problem.nll[mixture_key(w_C)] for w_C in w_MC])
+    real_MD = bits_of(scorer.evaluation, PredictorScores(problem.rows, nll_MR), "dev")
+    found = Surrogate(problem, quadratic)
+    used = goal.weights_D > 0
+    hessian_DCC = bits_per_byte(
+        quadratic.hessian_DCC[used], problem.bytes_D[used, None, None]
+    )
+    misfit = Misfit.of(
+        goal.value(found.bits(w_MC)),
+        goal.value(real_MD),
+        np.tensordot(goal.weights_D[used], hessian_DCC, 1),
+    )
+    if reason := misfit.refusal:
+        return Surrogate(problem, None, misfit, reason)
+    return dataclasses.replace(found, misfit=misfit)
+
+
+def _convex(hessian_CC: np.ndarray) -> np.ndarray:
+    """The nearest curvature along the simplex without directions that bend down."""
+    along_CC = np.eye(len(hessian_CC)) - 1 / len(hessian_CC)
+    bent_CC = along_CC @ hessian_CC @ along_CC
+    curve_C, axis_CC = np.linalg.eigh((bent_CC + bent_CC.T) / 2)
+    least = max(_FLATTEST * curve_C[-1], np.finfo(float).tiny)
+    return (axis_CC * np.maximum(curve_C, least)) @ axis_CC.T

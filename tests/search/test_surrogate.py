@@ -1,0 +1,190 @@
+"""What ranks a search's candidates, and what the quadratic says of the answer."""
+
+import numpy as np
+import pytest
+
+from jaxsim.scoring import quadratic
+from jaxsim.search.objective import Slope
+from jaxsim.search.problem import Problem
+from jaxsim.search.search import search
+from jaxsim.search.surrogate import surrogate
+
+from .test_optimize import allowed
+from .test_search import Apart, descent, on_dev, weights_of
+
+
+@pytest.fixture
+def admitted(monkeypatch):
+    """The tiny pool's quadratic is used, however poor it is."""
+    monkeypatch.setattr(quadratic, "WORST_SHARE", np.inf)
+    monkeypatch.setattr(quadratic, "WORST_DENT", -np.inf)
+
+
+def predicted(scorer, w_MC: np.ndarray, domain: str) -> np.ndarray:
+    """Bits per byte by the quadratic, without code of the search."""
+    e = scorer.evaluation
+    rows = np.flatnonzero(e.split_R == 0)
+    d = e.domains.index(domain)
+    bytes_D = e.sums(e.bytes_R[rows], rows)
+    return scorer.quadratic(rows).sums(w_MC)[:, d] / bytes_D[d] / np.log(2)
+
+
+@pytest.mark.parametrize("domain", ["outside", "beta,1900-1909"])
+@pytest.mark.parametrize("worst_share", [1e-6, 1e6])
+def test_it_ranks_if_its_error_on_random_merges_is_small(
+    scorer, monkeypatch, domain, worst_share
+):
+    monkeypatch.setattr(quadratic, "WORST_SHARE", worst_share)
+    monkeypatch.setattr(quadratic, "WORST_DENT", -np.inf)
+    found = search(scorer, descent(target={domain: 1.0}))
+    w_MC = scorer.checks().w_MC
+    real_M = on_dev(scorer, w_MC, domain)
+    error = np.sqrt(np.mean((predicted(scorer, w_MC, domain) - real_M) ** 2))
+    random = found.ranking.random
+    assert random.error == pytest.approx(error, rel=1e-3)
+    assert random.spread == pytest.approx(real_M.std(), rel=1e-3)
+    is_used = worst_share > 1
+    assert found.ranking.surrogate == ("quadratic" if is_used else "ensemble")
+    assert ("of their spread" in found.ranking.refusal) != is_used
+    lowest = [row["quadratic"] is not None for row in found.rows]
+    lowest += [row["low"] is not None for row in found.sources.values()]
+    assert all(lowest) if is_used else not any(lowest)
+
+
+def test_the_checks_are_paid_and_are_candidates(scorer):
+    problem = Problem(scorer, descent())
+    surrogate(problem)
+    assert problem.loss.spent == 3 + len(scorer.checks())
+    w_MC, _ = problem.loss.history
+    for w_C in scorer.checks().w_MC:
+        assert (np.abs(w_MC - w_C).max(axis=1) == 0).any()
+
+
+def test_a_budget_that_cannot_pay_for_the_checks_is_not_touched(scorer):
+    problem = Problem(scorer, descent(evaluations=45))
+    cheap = surrogate(problem)
+    assert cheap.name == "ensemble" and cheap.misfit is None
+    assert "costs 23 evaluations, more than 50% of" in cheap.refusal
+    assert problem.loss.spent == 0
+    w_MC = scorer.checks().w_MC
+    e, rows = scorer.evaluation, problem.rows
+    d = e.domains.index("outside")
+    value_M = scorer.ensemble(rows).sums(w_MC)[:, d] / problem.bytes_D[d] / np.log(2)
+    np.testing.assert_allclose(cheap.values(w_MC), value_M, rtol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_sources": 2}])
+def test_a_poor_quadratic_costs_no_quality(scorer, admitted, settings):
+    """The answer is a real merge, as low as what the ensemble leads to."""
+    found = search(scorer, descent(evaluations=120, **settings))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quadratic, "WORST_SHARE", -1.0)
+        other = search(scorer, descent(evaluations=120, **settings))
+    assert (found.ranking.surrogate, other.ranking.surrogate) == (
+        "quadratic", "ensemble"
+    )  # fmt: skip
+    best_C = weights_of(scorer, found.best)
+    assert found.best["dev"] == pytest.approx(
+        on_dev(scorer, best_C[None], "outside")[0], rel=2e-5
+    )
+    assert found.best["dev"] <= other.best["dev"] * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("objective", ["mean", "worst"])
+def test_its_curvature_and_its_minimum_are_those_of_its_values(
+    scorer, admitted, objective
+):
+    """With limits and with a correction, which is calibration's."""
+    domains = dict.fromkeys(scorer.evaluation.domains, 1.0)
+    config = descent(target=domains, objective=objective, max_regression={"solo": -0.5})
+    problem = Problem(scorer, config, Apart())
+    cheap = surrogate(problem)
+    generator = np.random.default_rng(0)
+    for _ in range(5):
+        at_C, to_C = generator.dirichlet(np.ones(4), 2)
+        step_C = 0.01 * (to_C - at_C)
+        value_3P = [cheap.slope(at_C + n * step_C).value_P for n in (-1, 0, 1)]
+        bend_P = value_3P[0] - 2 * value_3P[1] + value_3P[2]
+        expected_P = step_C @ cheap.hessian_PCC @ step_C
+        np.testing.assert_allclose(bend_P, expected_P, rtol=1e-4, atol=1e-9)
+        slope_PC = cheap.slope(at_C).slope_PC
+        np.testing.assert_allclose(
+            slope_PC @ step_C, (value_3P[2] - value_3P[0]) / 2, atol=1e-9
+        )
+    w_C, _ = cheap.lowest(problem.feasible)
+    sample_MC = problem.feasible.sample(3000, generator)
+    lowest = cheap.values(w_C[None])[0]
+    assert cheap.slope(w_C).value == pytest.approx(lowest)
+    assert lowest <= cheap.values(sample_MC).min() + 1e-9
+
+
+def test_the_residual_of_what_is_shown_is_that_of_its_rows(scorer, admitted):
+    """Where it is exact by construction, it proves nothing."""
+    found = search(scorer, descent(min_effect=0.5))  # everything ties
+    rows = [r for r in found.rows if len(r["weights"]) > 1 and r["kind"] != "uniform"]
+    off = [row["quadratic"] - row["dev"] for row in rows]
+    assert found.ranking.shown.count == len(rows) > 3
+    error = np.sqrt(np.mean(np.square(off)))
+    assert found.ranking.shown.error == pytest.approx(error)
+    for row in found.rows:
+        if row not in rows:
+            assert row["quadratic"] == pytest.approx(row["dev"], rel=1e-5)
+        w_MC = weights_of(scorer, row)[None]
+        assert row["quadratic"] == pytest.approx(predicted(scorer, w_MC, "outside")[0])
+
+
+# Ranges of weights.
+
+
+def test_a_range_reaches_the_edge_of_a_ball():
+    """With the same curvature everywhere, low mixtures are a ball in the simplex."""
+    feasible, even_C = allowed(4), np.full(4, 0.25)
+    flat = Slope(np.zeros(1), np.zeros((1, 4)))
+    found = feasible.ranges(flat, np.eye(4)[None], even_C, above := 0.01)
+    # |s|^2 / 2 <= above with sum s = 0: s_c is at most this.
+    reach = np.sqrt(2 * above * 3 / 4)
+    np.testing.assert_allclose(found, [[0.25 - reach, 0.25 + reach]] * 4, atol=1e-6)
+    limited = allowed(4, max_weight={"m0": 0.3}, min_weight={"m1": 0.2})
+    found = limited.ranges(flat, np.eye(4)[None], even_C, above)
+    np.testing.assert_allclose(found[0], [0.25 - reach, 0.3], atol=1e-6)
+    np.testing.assert_allclose(found[1], [0.2, 0.25 + reach], atol=1e-6)
+    wide = feasible.ranges(flat, np.eye(4)[None], even_C, 10.0)
+    np.testing.assert_allclose(wide, [[0, 1]] * 4, atol=1e-6)
+
+
+@pytest.mark.parametrize("limits", [{}, {"divergence": 0.2}, {"max_sources": 3}])
+def test_ranges_hold_every_mixture_that_is_low(limits):
+    """Of the largest of several quadratics, from a point that is not their minimum."""
+    feasible, generator = allowed(5, **limits), np.random.default_rng(1)
+    root_PCC = generator.normal(size=(3, 5, 5))
+    hessian_PCC = root_PCC @ np.swapaxes(root_PCC, 1, 2)
+    slope = Slope(generator.normal(size=3) * 0.02, generator.normal(size=(3, 5)) * 0.1)
+    at_C = feasible.center_C
+    face = feasible.face(at_C)
+    range_CE = face.ranges(slope, hessian_PCC, at_C, above := 0.1)
+    sample_MC = face.sample(20_000, generator)
+    # Closer and closer to the center, where most of them are low.
+    sample_MC = at_C + generator.uniform(size=(len(sample_MC), 1)) * (sample_MC - at_C)
+    step_MC = sample_MC - at_C
+    value_MP = slope.value_P + step_MC @ slope.slope_PC.T
+    value_MP += np.einsum("mc,pce,me->mp", step_MC, hessian_PCC, step_MC) / 2
+    low_MC = sample_MC[value_MP.max(axis=1) <= slope.value + above]
+    assert len(low_MC) > 100
+    assert (low_MC >= range_CE[:, 0] - 1e-6).all()
+    assert (low_MC <= range_CE[:, 1] + 1e-6).all()
+    # And they are not much wider than that.
+    width_C = np.ptp(range_CE, axis=1)
+    assert (np.ptp(low_MC, axis=0) >= 0.6 * width_C).all()
+
+
+def test_the_ranges_of_a_search_hold_what_ties(scorer, admitted):
+    found = search(scorer, descent(target={"beta,1900-1909": 1.0}, min_effect=0.01))
+    tied = [row for row in found.rows if row["tied"]]
+    assert found.range_limit == pytest.approx(tied[-1]["limit"])
+    for name, source in found.sources.items():
+        weights = [row["weights"].get(name, 0.0) for row in tied]
+        assert source["low"] <= source["weight"] <= source["high"]
+        assert source["weight"] == weights[0]
+        # The quadratic is not the merge.
+        assert min(weights) >= source["low"] - 0.05
+        assert max(weights) <= source["high"] + 0.05
