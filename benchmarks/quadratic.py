@@ -32,7 +32,7 @@ from jaxsim.config import ScoreConfig
 from jaxsim.scoring.evaluation import scored_mask
 from jaxsim.scoring.evaluator import execution_of
 from jaxsim.scoring.program import merge
-from jaxsim.scoring.quadratic import Misfit, Quadratic, dent, fit
+from jaxsim.scoring.quadratic import Misfit, Quadratic, fit
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.table import Mixtures
 
@@ -188,7 +188,7 @@ def of_pool(workdir: Path, windows: int, long: int) -> dict[str, Any]:
     ensemble = scorer.quadratic(rows, "ensemble").sums(w_MC) / nats_D
     found: dict[str, Any] = {
         "members": c,
-        "domains": int((bytes_D > 0).sum()),
+        "domains": int(np.count_nonzero(bytes_D)),
         "tokens": int(e.count_R[rows].sum()),
         "residuals": {
             name: {
@@ -208,24 +208,23 @@ def of_pool(workdir: Path, windows: int, long: int) -> dict[str, Any]:
     checks = scorer.checks()
     checked_MD = merged(scorer, checks.w_MC, rows) / nats_D
     said_MD = product.sums(checks.w_MC) / nats_D
+    used = np.flatnonzero(bytes_D > 0)
     found["checks"] = {}
     for name, part_D in parts.items():
-        hessian_CC = np.tensordot(
-            np.nan_to_num(part_D / nats_D), product.hessian_DCC, 1
-        )
-        misfit = Misfit.of(said_MD @ part_D, checked_MD @ part_D, hessian_CC)
+        dent = product.dent(np.nan_to_num(part_D / nats_D))
+        misfit = Misfit.of(said_MD @ part_D, checked_MD @ part_D, dent)
         found["checks"][name] = {"share": misfit.share, "refusal": misfit.refusal}
     found["domains refused"] = {
         e.domains[d]: refusal
-        for d in np.flatnonzero(bytes_D > 0)
+        for d, one_D in zip(used, np.eye(len(bytes_D))[used], strict=True)
         if (
             refusal := Misfit.of(
-                said_MD[:, d], checked_MD[:, d], product.hessian_DCC[d]
+                said_MD[:, d], checked_MD[:, d], product.dent(one_D)
             ).refusal
         )
     }
     found["lowest dent of a domain"] = min(
-        dent(h) for h, b in zip(product.hessian_DCC, bytes_D, strict=True) if b
+        product.dent(one_D) for one_D in np.eye(len(bytes_D))[used]
     )
     many_MC = np.random.default_rng(0).dirichlet(np.ones(c), TIMED)
     begin = time.perf_counter()

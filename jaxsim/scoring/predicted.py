@@ -182,14 +182,10 @@ class _Forms:
         real = {MERGE: merge_MD, ENSEMBLE: ensemble_MD, MEAN: mean_MD}
         found = {}
         for form, quadratic in self._quadratics.items():
-            sound = np.flatnonzero(~quadratic.damaged_C)
-            hessian_Dcc = quadratic.hessian_DCC[:, sound[:, None], sound]
             predicted_MD = quadratic.sums(table.w_MC)
             found[form] = {
                 target: Misfit.of(
-                    predicted_MD @ part_D,
-                    real[form] @ part_D,
-                    np.tensordot(part_D, hessian_Dcc, 1),
+                    predicted_MD @ part_D, real[form] @ part_D, quadratic.dent(part_D)
                 )
                 for target, weights_D in self._weights.items()
                 for part_D in [weights_D * self._bits_D]

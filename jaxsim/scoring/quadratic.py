@@ -78,6 +78,15 @@ class Quadratic:
         """Second derivatives of each domain's nats, the same for all mixtures."""
         return -self.curve_DCC / 2
 
+    def dent(self, part_D: np.ndarray) -> float:
+        """Whether a weighted sum of domains is convex: see the function `dent`.
+
+        Damaged members do not count.
+        """
+        sound = np.flatnonzero(~self.damaged_C)
+        hessian_CC = np.tensordot(part_D, self.hessian_DCC, 1)
+        return dent(hessian_CC[np.ix_(sound, sound)])
+
     def mean_with(self, other: "Quadratic") -> "Quadratic":
         """The closed form of the mean of two predictors' losses."""
         return Quadratic(
@@ -98,15 +107,11 @@ class Misfit:
 
     @classmethod
     def of(
-        cls,
-        predicted_M: np.ndarray,
-        real_M: np.ndarray,
-        hessian_CC: np.ndarray | None = None,
+        cls, predicted_M: np.ndarray, real_M: np.ndarray, dent: float = 0.0
     ) -> "Misfit":
         """Compares predicted with real values of the same merges."""
         error = np.sqrt(np.mean((predicted_M - real_M) ** 2))
-        bent = 0.0 if hessian_CC is None else dent(hessian_CC)
-        return cls(float(error), float(np.std(real_M)), len(real_M), bent)
+        return cls(float(error), float(np.std(real_M)), len(real_M), dent)
 
     @property
     def share(self) -> float:

@@ -138,14 +138,11 @@ def surrogate(problem: Problem) -> Surrogate:
     nll_MR = np.array([problem.nll[mixture_key(w_C)] for w_C in w_MC])
     real_MD = bits_of(scorer.evaluation, PredictorScores(problem.rows, nll_MR), "dev")
     found = Surrogate(problem, quadratic)
-    used = goal.weights_D > 0
-    hessian_DCC = bits_per_byte(
-        quadratic.hessian_DCC[used], problem.bytes_D[used, None, None]
-    )
+    bytes_D = np.where(goal.weights_D > 0, problem.bytes_D, 1.0)
     misfit = Misfit.of(
         goal.value(found.bits(w_MC)),
         goal.value(real_MD),
-        np.tensordot(goal.weights_D[used], hessian_DCC, 1),
+        quadratic.dent(goal.weights_D / bytes_D),
     )
     if reason := misfit.refusal:
         return Surrogate(problem, None, misfit, reason)

@@ -144,9 +144,9 @@ def test_it_refuses_itself_if_it_is_off_or_not_convex(invented):
     _, apart_CC = invented
     real_M = np.linspace(1.0, 2.0, CHECKS)
     hessian_CC = -apart_CC / 2  # of squared distances: convex along the simplex
-    good = Misfit.of(real_M + 0.1 * real_M.std(), real_M, hessian_CC)
+    good = Misfit.of(real_M + 0.1 * real_M.std(), real_M, dent(hessian_CC))
     assert good.share == pytest.approx(0.1) and good.refusal == ""
-    off = Misfit.of(real_M + 0.3 * real_M.std(), real_M, hessian_CC)
+    off = Misfit.of(real_M + 0.3 * real_M.std(), real_M)
     assert "off by 30% of their spread, more than 20%" in off.refusal
     assert Misfit.of(real_M, 0 * real_M + 1).refusal  # nothing to tell apart
     assert Misfit.of(np.full(CHECKS, np.nan), real_M).refusal
