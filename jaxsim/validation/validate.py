@@ -131,6 +131,13 @@ class Validation(Comparison):
         for name in self.ceilings:
             bounds = self.ceiling_intervals.get(name, [])
             records.need_shape(bounds, [2], f"ceiling_intervals.{name}")
+        for kind, table in self.within.items():
+            records.need(kind in self.runs_by_kind, "of its runs", kind, "within")
+            records.need_names(table, self.targets, f"within.{kind}")
+            for row in table.values():
+                records.need_names(row, self.points.keys() - {"reference"}, "within")
+        for row in self.predictor_noise.values():
+            records.need("merge" in row, "with merge", sorted(row), "predictor_noise")
         for figures in self.agreement.values():
             absent = self.points.keys() - {"reference", *figures}
             records.need(not absent, f"with {sorted(absent)}", "none", "agreement")
