@@ -142,7 +142,6 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
         config.base.warmup = 4
         config.recipe.steps = 4
         config.recipe.warmup = 1
-        config.validate.candidates = 100
         config.validate.held_out = 4
         config.validate.calibration_runs = 2
         config.validate.replicates = 2

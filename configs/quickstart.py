@@ -81,7 +81,6 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
         config.score.mixtures = "subsets:1-2"
         config.score.windows = 2
         config.validate.windows = 2
-        config.validate.candidates = 100
         config.validate.held_out = 2
         config.validate.replicates = 0
     return config

@@ -64,7 +64,6 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.score.unroll = False
     config.validate.held_out = 2
     config.validate.replicates = 1
-    config.validate.candidates = 100
     config.search.evaluations = 10
     if "smoke" in words:
         config.corpus.partitions.eras.by_dates = (("1790", "1814"), ("2000", "2024"))
