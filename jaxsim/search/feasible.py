@@ -215,9 +215,10 @@ class Feasible:
         ends_CE = np.stack([at_C, at_C], axis=1)
         for place, column in enumerate(np.flatnonzero(here)):
             for end, choose in enumerate((np.minimum, np.maximum)):
-                toward_1c = (1 - 2 * end) * np.eye(c)[[place]]
-                w_C, _ = self._solve(*none, toward_1c, np.zeros(1), far, cones)
-                ends_CE[column, end] = choose(w_C[column], at_C[column])
+                if end or at_C[column]:  # no weight is below 0
+                    toward_1c = (1 - 2 * end) * np.eye(c)[[place]]
+                    w_C, _ = self._solve(*none, toward_1c, np.zeros(1), far, cones)
+                    ends_CE[column, end] = choose(w_C[column], at_C[column])
         return ends_CE
 
     def cleaned(self, w_C: np.ndarray) -> np.ndarray:
