@@ -18,6 +18,7 @@ from jaxsim.search.surrogate import Surrogate
 from jaxsim.search.ties import Residual, Ties, resampled, tie_set
 
 _FINALISTS = 12  # tied mixtures that are scored on test text
+_RESOLVED = 1e-5  # bits; smaller differences may come from float32 losses
 _ACTIVE = 1e-4  # of the objective: pieces this close to the maximum are active
 
 
@@ -203,39 +204,41 @@ def _reach(value_M: np.ndarray, ties: Ties) -> float:
     """The difference to the best up to which mixtures tie, as a single number.
 
     It is the tie limit of the worst mixture that ties or, if none does, of the next
-    best one; 0 if there is no other mixture.
+    best one; 0 if there is no other mixture, or no error to speak of.
     """
     others = np.argsort(value_M, kind="stable")[1:]
     last = [*others[:1], *ties.tied[1:]][-1:]
-    return float(ties.limit_M[last].sum())
+    reach = float(ties.limit_M[last].sum())
+    return reach if reach >= _RESOLVED else 0.0
 
 
 def _ranges(
     cheap: Surrogate | None, slope: Slope, w_C: np.ndarray, reach: float
-) -> np.ndarray | None:
-    """Lowest and highest weight of each member [C, 2], or None.
+) -> np.ndarray:
+    """Lowest and highest weight of each member [C, 2]; NaN if not known.
 
     Among mixtures that a quadratic with the merge's own value and derivatives at the
     best mixture, and the closed form's curvature, expects to be worse by `reach` at
     most.
     """
     if cheap is None or not cheap.quadratic or not reach:
-        return None
+        return np.full((len(w_C), 2), np.nan)
     face = cheap.problem.feasible.face(w_C)
     return face.ranges(slope, cheap.hessian_PCC, w_C, reach)
 
 
 def _sources(
-    problem: Problem, w_C: np.ndarray, range_CE: np.ndarray | None
+    problem: Problem, w_C: np.ndarray, range_CE: np.ndarray
 ) -> dict[str, dict[str, Any]]:
     """What the best mixture takes from each member's text."""
     plan, damaged = problem.feasible.plan, problem.scorer.stack.damaged
     epochs_C, more_C = plan.epochs(w_C), more_epochs(plan, w_C)
+    ends_CE = [[None if np.isnan(x) else float(x) for x in pair] for pair in range_CE]
     return {
         name: {
             "weight": float(w_C[c]),
-            "low": None if range_CE is None else float(range_CE[c, 0]),
-            "high": None if range_CE is None else float(range_CE[c, 1]),
+            "low": ends_CE[c][0],
+            "high": ends_CE[c][1],
             "epochs": float(epochs_C[c]) if plan.tokens else None,
             "member_epochs": float(plan.epochs_C[c]),
             "extrapolated": bool(more_C[c]),

@@ -192,7 +192,7 @@ class Feasible:
 
         Returns:
           The lowest and the highest weight of every member [C, 2]; the other weights
-          move with it.
+          move with it. NaN where the solver fails, which it does for tiny rises.
         """
         here, c = self.open_C, int(self.open_C.sum())
         room_P = (slope.value + above - slope.value_P) / above
@@ -212,13 +212,15 @@ class Feasible:
             )
         none = np.zeros((c, c)), np.zeros(c)
         far = (0.0, self.divergence) if np.isfinite(self.divergence) else None
-        ends_CE = np.stack([at_C, at_C], axis=1)
+        ends_CE = np.where(here[:, None], np.nan, 0.0) + np.zeros(2)
+        ends_CE[at_C == 0, 0] = 0.0
         for place, column in enumerate(np.flatnonzero(here)):
-            for end, choose in enumerate((np.minimum, np.maximum)):
-                if end or at_C[column]:  # no weight is below 0
+            for end, choose in enumerate((min, max)):
+                if np.isnan(ends_CE[column, end]):
                     toward_1c = (1 - 2 * end) * np.eye(c)[[place]]
-                    w_C, _ = self._solve(*none, toward_1c, np.zeros(1), far, cones)
-                    ends_CE[column, end] = choose(w_C[column], at_C[column])
+                    with contextlib.suppress(RuntimeError):
+                        w_C, _ = self._solve(*none, toward_1c, np.zeros(1), far, cones)
+                        ends_CE[column, end] = choose(w_C[column], at_C[column])
         return ends_CE
 
     def cleaned(self, w_C: np.ndarray) -> np.ndarray:

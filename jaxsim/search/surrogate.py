@@ -23,6 +23,7 @@ from jaxsim.search.problem import Problem
 _CHECKING = 1 / 2  # of the budget, at most; the rest is for the search
 _GRADIENTS = 100  # most gradients for a minimum
 _STEP = 0.1  # share of the tokens that moves in a difference of derivatives
+_BLOCK = 16_384  # mixtures at a time
 _FLATTEST = 1e-6  # of the largest curvature; less is raised to it
 
 
@@ -53,12 +54,18 @@ class Surrogate:
     def values(self, w_MC: np.ndarray) -> np.ndarray:
         """The penalized objective [M].
 
-        That of the quadratic is corrected as that of merges is.
+        That of the quadratic is corrected as that of merges is. Memory beyond the
+        arguments is bounded, whatever M.
         """
-        bits_MD = self.bits(w_MC)
-        if self.quadratic and (correction := self.problem.correction):
-            bits_MD = bits_MD + correction.shift(w_MC, bits_MD, self.problem.rows)
-        return self.problem.objective.penalised(bits_MD)
+        value_M = np.empty(len(w_MC))
+        for start in range(0, len(w_MC), _BLOCK):
+            here = slice(start, start + _BLOCK)
+            bits_KD = self.bits(w_MC[here])
+            if self.quadratic and (correction := self.problem.correction):
+                rows = self.problem.rows
+                bits_KD = bits_KD + correction.shift(w_MC[here], bits_KD, rows)
+            value_M[here] = self.problem.objective.penalised(bits_KD)
+        return value_M
 
     def slope(self, w_C: np.ndarray) -> Slope:
         """The pieces of the same, with derivatives."""
@@ -82,14 +89,20 @@ class Surrogate:
         return w_C, np.tensordot(share_P, hessian_PCC, 1)
 
     @functools.cached_property
+    def merge_hessian_DCC(self) -> np.ndarray:
+        """Second derivatives of `bits` by the quadratic."""
+        assert self.quadratic
+        bytes_D11 = self.problem.bytes_D[:, None, None]
+        return bits_per_byte(self.quadratic.hessian_DCC, bytes_D11)
+
+    @functools.cached_property
     def hessian_PCC(self) -> np.ndarray:
         """Second derivatives along the simplex of the quadratic's pieces, made convex.
 
         The correction is nearly quadratic: its part is a difference of derivatives.
         """
         assert self.quadratic
-        hessian_DCC = self.quadratic.hessian_DCC
-        hessian_DCC = bits_per_byte(hessian_DCC, self.problem.bytes_D[:, None, None])
+        hessian_DCC = self.merge_hessian_DCC
         if correction := self.problem.correction:
             sound_C = ~self.quadratic.damaged_C
             center_C, eye_CC = sound_C / sound_C.sum(), np.eye(len(sound_C))
@@ -99,6 +112,7 @@ class Surrogate:
                 for w_C in (center_C, *moved_NC)
             )
             change_NDC = (np.array(there_NDC) - center_DC) / _STEP
+            hessian_DCC = hessian_DCC.copy()
             hessian_DCC[:, sound_C] += np.swapaxes(change_NDC, 0, 1)
         # Pieces are linear in the domains, and so are their second derivatives.
         domains, c, _ = hessian_DCC.shape
