@@ -89,20 +89,14 @@ class Surrogate:
         return w_C, np.tensordot(share_P, hessian_PCC, 1)
 
     @functools.cached_property
-    def merge_hessian_DCC(self) -> np.ndarray:
-        """Second derivatives of `bits` by the quadratic."""
-        assert self.quadratic
-        bytes_D11 = self.problem.bytes_D[:, None, None]
-        return bits_per_byte(self.quadratic.hessian_DCC, bytes_D11)
-
-    @functools.cached_property
     def hessian_PCC(self) -> np.ndarray:
         """Second derivatives along the simplex of the quadratic's pieces, made convex.
 
         The correction is nearly quadratic: its part is a difference of derivatives.
         """
         assert self.quadratic
-        hessian_DCC = self.merge_hessian_DCC
+        bytes_D11 = self.problem.bytes_D[:, None, None]
+        hessian_DCC = bits_per_byte(self.quadratic.hessian_DCC, bytes_D11)
         if correction := self.problem.correction:
             sound_C = ~self.quadratic.damaged_C
             center_C, eye_CC = sound_C / sound_C.sum(), np.eye(len(sound_C))
@@ -112,7 +106,6 @@ class Surrogate:
                 for w_C in (center_C, *moved_NC)
             )
             change_NDC = (np.array(there_NDC) - center_DC) / _STEP
-            hessian_DCC = hessian_DCC.copy()
             hessian_DCC[:, sound_C] += np.swapaxes(change_NDC, 0, 1)
         # Pieces are linear in the domains, and so are their second derivatives.
         domains, c, _ = hessian_DCC.shape
