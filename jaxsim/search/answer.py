@@ -224,7 +224,7 @@ def _ranges(
     if cheap is None or not cheap.quadratic or not reach:
         return np.full((len(w_C), 2), np.nan)
     face = cheap.problem.feasible.face(w_C)
-    return face.ranges(slope, cheap.hessian_PCC, w_C, reach)
+    return face.ranges(slope, cheap.hessian(w_C), w_C, reach)
 
 
 def _sources(
