@@ -71,6 +71,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.base.batch = 16
     config.base.warmup = 40
     config.recipe.steps = 32
+    config.recipe.warmup = 8
     config.recipe.batch = 16
     config.recipe.learning_rate = 1e-3
 
@@ -86,6 +87,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
         config.base.steps = 40
         config.base.warmup = 4
         config.recipe.steps = 4
+        config.recipe.warmup = 1
         config.validate.candidates = 100
         config.validate.held_out = 4
         config.validate.calibration_runs = 2

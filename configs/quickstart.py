@@ -77,6 +77,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
         config.base.steps = 8
         config.base.warmup = 2
         config.recipe.steps = 2
+        config.recipe.warmup = 1
         config.score.mixtures = "subsets:1-2"
         config.score.windows = 2
         config.validate.windows = 2

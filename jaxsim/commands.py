@@ -30,7 +30,8 @@ from jaxsim.pool.publish import is_published
 from jaxsim.report import show, tables
 from jaxsim.report.write import last_lines, write_report
 from jaxsim.scoring.evaluation import gaps, gather
-from jaxsim.scoring.scorer import Scorer, table_name
+from jaxsim.scoring.predicted import predict
+from jaxsim.scoring.scorer import Scorer, not_searched, table_name
 from jaxsim.scoring.scores import Scores
 from jaxsim.scoring.table import count_rows
 from jaxsim.search.objective import Objective, objective
@@ -114,8 +115,7 @@ def _prepared(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
             if members.keys() - prepared.units.keys():
                 say(f"prepare: {gaps(prepared, members)[-1]}")
     count = len(prepared.units)
-    if config.score.mixtures:  # refused before anything is trained
-        count_rows(config.score.mixtures, count)
+    _check_table(config, count)  # refused before anything is trained
     save_config(config, workdir / "config.json")
     vocabulary = prepared.tokenizer.vocab_size
     show_costs(config, count, vocabulary, evaluation_of(prepared))
@@ -134,11 +134,9 @@ def _dry_run(config: Config, workdir: Path) -> None:
     show_preview(config, found)
     partitions, domains = found.places("partitions"), found.places("domains")
     count = sum(pieces(config, place) for place in partitions)
-    spec = config.score.mixtures
     if count:
         try:
-            if spec:
-                count_rows(spec, count)
+            _check_table(config, count)
         except UserError as error:
             found.problems.append(str(error))
             config = dataclasses.replace(
@@ -197,7 +195,20 @@ def score(
     table = scorer.table(spec) if spec else None  # refused before scoring
     done = [scorer.standard()]
     show.show(tables.standard_bits(done[0]))
-    if table is not None:
+    if table is not None and scorer.is_predicted(table):
+        name = table_name(spec)
+        predicted = predict(scorer, name, table)
+        show.show_predicted(predicted)
+        found = f"{scorer.store.folder}/{name}.parquet"
+        say(
+            f"scores: {counted(len(table), 'mixture')} in {found}, predicted in closed "
+            "form: more than config.score.merges are not merged, and not searched"
+        )
+        if predicted.best is not None:
+            name = predicted.best.name
+            say(f"scores: the best, merged, in {scorer.store.folder}/{name}.parquet")
+            done.append(predicted.best)
+    elif table is not None:
         name = table_name(spec)
         scored = scorer.score(name, table, "dev", config.score.windows)
         show.show(tables.scores(scored))
@@ -435,6 +446,18 @@ def _validate_chosen(
     there = (workdir / "search" / "result.json").exists()
     last_search = load_search(workdir) if there else None
     show.show_chosen(chosen, last_search, load_validation(workdir))
+
+
+def _check_table(config: Config, members: int) -> None:
+    """Refuses a table of mixtures that is none, or that the search cannot use.
+
+    Raises:
+      UserError: see `count_rows` and `not_searched`.
+    """
+    spec, merges = config.score.mixtures, config.score.merges
+    rows = count_rows(spec, members) or 0 if spec else 0
+    if config.search.method == "table" and rows > merges:
+        raise not_searched(spec, merges)
 
 
 def _table(config: Config, scorer: Scorer) -> Scores | None:

@@ -282,11 +282,13 @@ class RecipeConfig:
 
     steps: int = positive(32)
     batch: int = positive(8)  # rows of L tokens
-    # Constant, up to `decay`. Has to be set if `base.path` is.
+    # Constant from `warmup` to `decay`. Has to be set if `base.path` is.
     learning_rate: float = positive(1e-3)
+    warmup: int = non_negative(8)  # steps; as many in longer runs
     beta1: float = checked(0.9, lambda x: 0 <= x < 1, "a share below 1")
     beta2: float = checked(0.95, lambda x: 0 <= x < 1, "a share below 1")
-    weight_decay: float = non_negative(0.1)  # of matrices
+    weight_decay: float = non_negative(0.1)
+    decay_all: bool = False  # weight decay of all parameters, not of matrices alone
     clip: float = positive(1.0)  # global norm
     tail: float = share(0.5)  # last share of steps, averaged
     decay: float = share(0.0)  # last share of steps, rate falls to zero
@@ -319,6 +321,8 @@ class ScoreConfig:
     # '', subsets (of up to three members, if they are not too many), subsets:a-b,
     # dirichlet:n, FILE.csv
     mixtures: str = "subsets"
+    # A table of more mixtures is predicted in closed form.
+    merges: int = positive(5000, 1e6)
     windows: int = non_negative(0)  # of each domain's dev split; 0: all
     seed: int = non_negative(0)  # random seed of Dirichlet draws
     concentration: float = dirichlet(1.0)  # of Dirichlet draws, per member
@@ -472,8 +476,13 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
     config = from_plain(Config, values, "config")
     corpus, base, split = config.corpus, config.base, config.corpus.split
     is_file = corpus.tokenizer.kind == "file" or base.path
-    decay, steps = config.recipe.decay, config.recipe.steps
-    is_fixed = config.validate.budget == "fixed"
+    recipe, validate = config.recipe, config.validate
+    decay, steps = recipe.decay, recipe.steps
+
+    def warms_up(run: float) -> bool:
+        """Whether a run of so many steps reaches the full rate."""
+        return not recipe.warmup or recipe.warmup < round(run) - round(decay * run)
+
     for ok, key, what in (
         (corpus.partitions, "corpus.partitions", "at least one"),
         (
@@ -505,9 +514,21 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
             f"0, or at least two of {steps} steps: the first one has the full rate",
         ),
         (
-            not (config.validate.largest and is_fixed),
+            not validate.largest or validate.budget == "sum",
             "validate.largest",
             "0 with config.validate.budget=fixed, whose runs are on any mixture",
+        ),
+        (
+            warms_up(steps),
+            "recipe.warmup",
+            f"below config.recipe.steps={steps}"
+            + f" less the {round(decay * steps)} in which the rate falls" * (decay > 0),
+        ),
+        (
+            validate.budget == "sum" or warms_up(steps * validate.token_multiplier),
+            "validate.token_multiplier",
+            f"large enough for runs to reach the full rate after config.recipe.warmup="
+            f"{recipe.warmup} steps (members have {steps})",
         ),
     ):
         need(ok, what, operator.attrgetter(key)(config), f"config.{key}")

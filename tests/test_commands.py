@@ -505,8 +505,12 @@ def test_a_changed_base_model_recipe_is_refused(workdir, jaxsim):
 
 
 @pytest.mark.parametrize(
-    "key", ["base.steps=9", "base.seed=3", "recipe.beta1=0.8", "recipe.clip=2.0"]
-)
+    "key",
+    [
+        "base.steps=9", "base.seed=3", "recipe.beta1=0.8", "recipe.clip=2.0",
+        "recipe.decay_all=True",
+    ],
+)  # fmt: skip
 def test_train_refuses_another_base_model_and_names_its_key(workdir, jaxsim, key):
     code, error = jaxsim("train", f"--config.{key}")
     assert code == 2
@@ -519,6 +523,7 @@ def test_no_command_ignores_a_config_of_another_workdir(workdir, jaxsim):
             "corpus.max_units=2",
             "base.steps=9",
             "recipe.learning_rate=0.02",
+            "recipe.warmup=1",
             "model.rope.base=5000.0",
         ):
             code, error = jaxsim(command, f"--config.{key}")

@@ -106,6 +106,8 @@ def test_missing_key_is_named() -> None:
         ("model.dim", 10**12),
         ("base.steps", 10**10),
         ("recipe.decay", 0.04),  # 1 of 32 steps, and with its full rate
+        ("recipe.warmup", 32),
+        ("validate.token_multiplier", 0.25),  # runs of 8 steps, all of them warm-up
         ("score.memory", 1e300),
         ("score.memory", 1e-9),
         ("score.concentration", 1e-300),
@@ -122,6 +124,18 @@ def test_values_that_no_run_survives_are_refused(key: str, value: object) -> Non
     node.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=rf"config\.{key}: must be"):
         from_config_dict(node)
+
+
+def test_a_warm_up_leaves_steps_at_the_full_rate() -> None:
+    node = minimal()
+    node.recipe.update(warmup=16, decay=0.5)
+    with pytest.raises(UserError, match=r"recipe\.steps=32 less the 16 in which"):
+        from_config_dict(node)
+    node.recipe.warmup = 15
+    from_config_dict(node)
+    node.recipe.update(steps=6, warmup=0)  # with none, runs may be short
+    node.validate.token_multiplier = 0.01
+    from_config_dict(node)
 
 
 def test_an_imported_base_model_names_tokens_and_needs_no_base_text() -> None:
@@ -414,7 +428,8 @@ def test_paper_recipe() -> None:
         unit = config.recipe.steps * config.recipe.batch * config.model.length
         assert unit == 1_048_576_000
         assert config.recipe.learning_rate == 6e-5
-        assert config.recipe.tail == 0
+        assert config.recipe.tail == config.recipe.warmup == 0
+        assert config.recipe.decay_all
         assert (config.validate.budget, config.validate.largest) == ("sum", 3)
     assert small.recipe == large.recipe
     assert small.corpus == large.corpus

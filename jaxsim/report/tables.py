@@ -32,6 +32,7 @@ from jaxsim.report.table import (
     text_column,
 )
 from jaxsim.scoring.evaluation import SPLITS
+from jaxsim.scoring.predicted import Predicted
 from jaxsim.scoring.scores import Scores
 from jaxsim.scoring.table import STANDARD_MERGES
 from jaxsim.scoring.targets import Targets
@@ -60,8 +61,8 @@ def build(data: ReportData) -> dict[str, Table | None]:
         binding=binding, marginal=marginal)  # fmt: skip
     add(data.diagnostics, diagnostics=paths)
     add(data.validation, agreement=runs.agreement, claims=runs.claims,
-        points=runs.points, calibration_check=runs.check, learning=runs.learning,
-        noise=runs.noise)  # fmt: skip
+        within=runs.within, points=runs.points, calibration_check=runs.check,
+        learning=runs.learning, noise=runs.noise)  # fmt: skip
     add(data.given, given_agreement=runs.agreement, given_claims=runs.claims,
         given_points=runs.points)  # fmt: skip
     add(data.chosen, chosen=lambda chosen: runs.chosen(chosen, data.found))
@@ -158,8 +159,11 @@ def standard_bits(scores: Scores) -> Table:
     return Table.of(title, rows, columns, note=marks(scores.notes))
 
 
-def scores(table: Scores) -> Table:
-    """The best rows of a scored table by the merge, and the standard mixtures."""
+def scores(table: Scores, asked: int = 0) -> Table:
+    """The best rows of a scored table by the merge, and the standard mixtures.
+
+    `asked`: mixtures that its rows are the best of; 0: its own.
+    """
     best = summarize(table, "dev", _MOST_SCORES)
     predictors = ["merge", *(p for p in PREDICTED[1:] if p in best.bits)]
     headings = {p: runs.label(p).replace("of ", "of\n") for p in predictors}
@@ -173,12 +177,47 @@ def scores(table: Scores) -> Table:
           for p, heading in headings.items()),
     )  # fmt: skip
     title = (
-        f"best of {counted(len(table.table), 'mixture')} by the merge on "
+        f"best of {counted(asked or len(table.table), 'mixture')} by the merge on "
         f"{best.targets[0]}: bits per byte on dev text"
     )
     windows = f"on the same windows, at most {best.windows} per domain"
     note = "\n".join(filter(None, (windows, marks(table.notes))))
     return Table.of(title, range(len(shown)), columns, note=note)
+
+
+def misfits(predicted: Predicted) -> Table:
+    """How far the closed forms of a predicted table are from what they predict."""
+    (merge, ensemble, mean), best = predicted.misfits.values(), predicted.best_misfits
+    rows = [
+        (
+            *(on, found.spread, found.error, found.share),
+            *((best[on].error, best[on].error / found.spread) if best else (None,) * 2),
+            *(ensemble[on].share, mean[on].share),
+        )
+        for on, found in merge.items()
+    ]
+    bits = functools.partial(Column, show=functools.partial(number, digits=5))
+    share = functools.partial(Column, show=functools.partial(percent, digits=1))
+    columns = (
+        text_column("on", "on"),
+        bits("spread", "spread of\nmerges"),
+        bits("error", "error"),
+        share("share", "of the\nspread"),
+        bits("best_error", "error on\nthe best"),
+        share("best_share", "of the\nspread"),
+        share("ensemble_share", "ensemble,\nof its spread"),
+        share("mean_share", "mean of both,\nof its spread"),
+    )
+    count = next(iter(merge.values())).count
+    title = f"closed form and {count} random merges: bits per byte on dev text"
+    note = (
+        "error: root mean square of predicted minus real; spread: standard deviation "
+        "of the random ones"
+    )
+    if best:
+        count = next(iter(best.values())).count
+        note += f"; the best: the {count} that it likes best, merged"
+    return Table.of(title, rows, columns, note=note)
 
 
 def paths(diagnostics: Diagnostics) -> Table:

@@ -267,11 +267,17 @@ def noise_sentence(validation: Validation) -> str:
         for n in leads
         if n in known
     ]
+    joint = [
+        f"{number(row['ceiling'], 2)}{interval(row['ceiling_interval'])} ({n})"
+        for n, rows in validation.predictor_noise.items()
+        if n in leads and (row := rows["merge"])
+    ]
+    also = f" With the noise of merges, too: {listed(joint)}." if joint else ""
     low = [name for name, v in known.items() if v < BELOW_NOISE]
     names = f", so in no comparison with baselines: {listed(low)}" if low else ""
     return (
         f"{counted(validation.replicates, 'replicate')}. Noise ceiling, the highest "
-        f"correlation that noise allows: {listed(shown)}. {len(low)} of "
+        f"correlation that noise allows: {listed(shown)}.{also} {len(low)} of "
         f"{counted(len(known), 'target')} below the noise floor (a ceiling under "
         f"{BELOW_NOISE}){names}."
     )

@@ -171,9 +171,10 @@ def _study(validation: Validation | None) -> dict[str, list[Table]]:
     """Tables of a comparison with reference runs, in parts for the page."""
     if validation is None:
         return {}
-    groups = agreement.by_group(validation)
+    groups, within = agreement.by_group(validation), agreement.within(validation)
     return {
         "claims": agreement.claims_by_kind(validation),
+        "within": [within] if within.rows else [],
         "points": [points for _, points in groups if points],
         "agreement": [table for table, _ in groups],
     }

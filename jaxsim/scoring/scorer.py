@@ -157,6 +157,11 @@ class Scorer:
         """What losses depend on beside models and text, see `Evaluator.how`."""
         return self.evaluator.how
 
+    @property
+    def computed_how(self) -> dict[str, str]:
+        """The same, with the devices that computed what was asked for so far."""
+        return self.how | {"device": ", ".join(sorted(self._devices))}
+
     @functools.cached_property
     def _adopted(self) -> ScoreConfig:
         """The config; where it says 'auto', as another kind of device scored.
@@ -231,6 +236,10 @@ class Scorer:
         except UserError as error:  # a name is taken
             raise UserError(f"{spec}: {error}") from error
         return self._usable(concatenate(asked, self.merges()))
+
+    def is_predicted(self, table: Mixtures) -> bool:
+        """Whether a table is so large that it is predicted, see `predicted`."""
+        return len(table) - len(self.merges()) > self.config.merges
 
     def merges(self) -> Mixtures:
         """The standard merges: uniform, proportional, macro, and of groups."""
@@ -412,10 +421,13 @@ class Scorer:
         """Loads the table that `jaxsim score` saved for a specification.
 
         Raises:
-          UserError: it was never scored, or the config, the CSV, the pool or the
-            corpus has changed since.
+          UserError: it was never scored or is predicted in closed form, or the config,
+            the CSV, the pool or the corpus has changed since.
           DamagedError: its files are damaged.
         """
+        table = self.table(spec)
+        if self.is_predicted(table):
+            raise not_searched(spec, self.config.merges)
         scores = self.load(table_name(spec))
         rows = self.evaluation.rows("dev", self.config.windows)
         other = ""
@@ -425,7 +437,7 @@ class Scorer:
         elif {**scores.how, "device": ""} != {**self.how, "device": ""}:
             how = dict(scores.how)
             other = f"was scored with {how}, and the config says {self.how}"
-        elif not scores.table.same_as(self.table(spec)):
+        elif not scores.table.same_as(table):
             other = f"holds other mixtures than {spec!r} gives now"
         if other:
             raise UserError(f"table {scores.name!r} {other}; run `jaxsim score` again")
@@ -565,9 +577,14 @@ class Scorer:
         notes: Sequence[str],
         basis: Basis,
     ) -> Scores:
-        how = self.how | {"device": ", ".join(sorted(self._devices))}
         scores = Scores(
-            name, table, self.evaluation, predictors, tuple(notes), basis, how
+            name,
+            table,
+            self.evaluation,
+            predictors,
+            tuple(notes),
+            basis,
+            self.computed_how,
         )
         self.store.save(scores)
         return scores
@@ -620,6 +637,16 @@ def table_name(spec: str) -> str:
     # The prefix keeps a CSV from replacing a table that a command makes.
     stem = f"csv-{Path(spec).stem}" if spec.endswith(".csv") else spec
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)
+
+
+def not_searched(spec: str, merges: int) -> UserError:
+    """The error of a search in a table that is predicted."""
+    return UserError(
+        f"table {table_name(spec)!r} has more than config.score.merges={merges:,} "
+        "mixtures: they are predicted in closed form, and a search takes only what is "
+        "merged. Method 'descend' needs no table; for 'table', raise "
+        "config.score.merges or ask for fewer"
+    )
 
 
 def _check_name(name: str, rows: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from jaxsim.corpus.names import Labels
 from jaxsim.corpus.order import Schedule, divided, schedule
 
 # Data seeds; replicate n of a run adds n. Reference runs share no order of rows with
-# members or their replicates, or the noise of both would be partly the same.
+# members or their first replicates: noise of both would be partly the same.
 MEMBER_SEED, REFERENCE_SEED = 0, 2
 
 _AHEAD = 2  # batches that are read before they are needed

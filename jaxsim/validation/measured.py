@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,13 @@ PREDICTORS = (*PREDICTED, CALIBRATED, *BASELINES)
 BITS_PER_BYTE = "bits per byte"
 # Bits per byte [P, D] of runs and of their replicates, which measure noise.
 Replicates = tuple[np.ndarray, np.ndarray]
+
+
+class FromReplicates(NamedTuple):
+    """Predictions from replicates in the place of all members, on test text."""
+
+    test: Mapping[str, np.ndarray]  # bits per byte [M, D] by predictor
+    member_CD: np.ndarray  # of the replicates, see `member_bits`
 
 
 @dataclasses.dataclass(frozen=True)

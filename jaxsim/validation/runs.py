@@ -6,12 +6,14 @@ first n runs of a longer list are those of the shorter one.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from jaxsim.config import Config, RecipeConfig, ValidateConfig
+from jaxsim.corpus.names import Labels
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.log import counted, say
 from jaxsim.pool.bucket import Bucket
@@ -19,11 +21,13 @@ from jaxsim.pool.build import train_missing
 from jaxsim.pool.publish import is_published
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.scores import Scores, bits_per_byte
-from jaxsim.scoring.table import Mixtures, dirichlet
+from jaxsim.scoring.table import Mixtures, concatenate, dirichlet, singles
 from jaxsim.search.problem import Problem
 from jaxsim.train import Run, Trainer, member_run, reference_run, replicate_of
 from jaxsim.validation.external import ExternalRuns
 from jaxsim.validation.measured import (
+    PREDICTED,
+    FromReplicates,
     Replicates,
     beside,
     bits_by_name,
@@ -52,7 +56,7 @@ _APART = 0.1  # share of the tokens by which two mixtures differ at least
 # Tables of scores.
 REFERENCE_RUNS, MIXTURES = "reference-runs", "mixtures"
 CALIBRATION_RUNS, CALIBRATION_MIXTURES = "calibration-runs", "calibration-mixtures"
-REPLICATES = "replicates"
+REPLICATES, REPLICATED_MIXTURES = "replicates", "replicated-mixtures"
 
 
 def held_out_runs(config: ValidateConfig, members: int) -> int:
@@ -387,17 +391,45 @@ def validate_trained(
         fitted = measured(predictors, scored(CALIBRATION_RUNS, fit, "dev"))
     if replicates:
         pairs = _pairs(scorer, scored(REPLICATES, replicates, "test"), trained)
+    standard, again = scorer.standard(), None
+    if settings.member_replicates >= len(members):
+        table = mixture_table(members, runs, config.recipe)
+        again = _from_replicates(scorer, table, windows)
     as_long = all(run.steps == config.recipe.steps for run in needed)
     rows = trained.predictors["reference"].rows
     return compare(
-        pool_losses(scorer.corpus, scorer.standard(), as_long, rows, used),
+        pool_losses(scorer.corpus, standard, as_long, rows, used),
         held_out,
         fitted,
         pairs,
         min(settings.replicates, len(runs)),
+        again,
         distributions=parts,
         asked_MC=mixture_table(members, runs).w_MC,
         by_size=settings.budget == "sum",
+    )
+
+
+class _Replicates(Scorer):
+    """Scores mixtures of the members' replicates."""
+
+    @functools.cached_property
+    def members(self) -> tuple[str, ...]:
+        return tuple(Labels.REPLICATE.format(name, 1) for name in super().members)
+
+
+def _from_replicates(scorer: Scorer, table: Mixtures, windows: int) -> FromReplicates:
+    """Predictions of mixtures on test text, from the replicates of their members."""
+    scorer.release()  # an accelerator holds one pool at a time
+    other = _Replicates(scorer.workdir, scorer.config, scorer.override)
+    alone = singles(other.members)
+    table = concatenate(dataclasses.replace(table, members=other.members), alone)
+    scores = other.score(REPLICATED_MIXTURES, table, "test", windows)
+    scores = scores.on(scores.predictors["merge"].rows)
+    bits = {p: scores.bits_per_byte(p, "test") for p in PREDICTED}
+    count = len(table) - len(alone)
+    return FromReplicates(
+        {p: bits_MD[:count] for p, bits_MD in bits.items()}, bits["merge"][count:]
     )
 
 

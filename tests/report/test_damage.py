@@ -76,6 +76,9 @@ CHANGES = {
         ("no number of runs", lambda r: r.update(
             learning=[{"reference runs": None, "error": 1.0}])),
         ("no base", lambda r: r["base"].pop("test")),
+        ("another kind of runs", lambda r: r.update(within={"x": r["agreement"]})),
+        ("a kind without a target", lambda r: r.update(within={"dirichlet": {}})),
+        ("noise of no merge", lambda r: r.update(predictor_noise={OUTSIDE: {}})),
         ("a claim about nothing", lambda r: r["claims"][0].pop("targets")),
     ],
     "validation/chosen.json": [

@@ -46,7 +46,7 @@ from jaxsim.search.ties import AFTER_RUNS, BEFORE_RUNS
 from jaxsim.train import Run, member_run, reference_run
 from jaxsim.validation.diagnostics import Diagnostics
 from jaxsim.validation.measured import PredictionTable, TrainedChoice, pool_losses
-from jaxsim.validation.runs import mixture_table
+from jaxsim.validation.runs import DISTRIBUTION, mixture_table
 from jaxsim.validation.validate import Validation, compare, save_validation
 
 # Allowed as names, and everything that a page or a figure could trip over.
@@ -191,7 +191,7 @@ def validation_of(
         fitted,
         replicates=pairs,
         held_out_replicates=replicates,
-        **{"distributions": ["dirichlet"] * reference_runs, **more},
+        **{"distributions": (DISTRIBUTION * 9)[:reference_runs], **more},
     )
     return copy.deepcopy(_KNOWN[key])
 
