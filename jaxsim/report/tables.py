@@ -320,8 +320,8 @@ def sources(found: SearchResult) -> Table:
         )
     if any(row["extrapolated"] for row in rows):
         parts.append(
-            "extrapolated: the planned run repeats the text more often than the member "
-            "did, and what that costs was not measured"
+            "extrapolated: the planned run uses more epochs of the text than its "
+            "member did, and what that changes was not measured"
         )
     title = "what the best mixture takes from each member's text"
     return Table.of(title, rows, columns, note="; ".join(parts))

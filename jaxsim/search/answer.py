@@ -224,7 +224,7 @@ def _ranges(
     if cheap is None or not cheap.quadratic or not reach:
         return np.full((len(w_C), 2), np.nan)
     face = cheap.problem.feasible.face(w_C)
-    return face.ranges(slope, cheap.hessian_PCC, w_C, reach)
+    return face.ranges(slope, cheap.hessian(w_C), w_C, reach)
 
 
 def _sources(
@@ -292,14 +292,13 @@ def _warnings(
     problem: Problem, goal: Objective, w_C: np.ndarray, bits_D: np.ndarray
 ) -> list[str]:
     """What to know before the best mixture is trained."""
-    more_C = more_epochs(problem.feasible.plan, w_C)
+    more_C = more_epochs(problem.feasible.plan, w_C, least=1.0)
     lines = []
     if more_C.any():
         names = [problem.scorer.members[c] for c in np.flatnonzero(more_C)]
         lines.append(
-            "EXTRAPOLATED: the planned run repeats the text of "
-            f"{', '.join(names)} more often than the member did: what that costs was "
-            "not measured"
+            f"the planned run repeats the text of {', '.join(names)} more often than "
+            "the member did: what that costs was not measured"
         )
     over = float(goal.violation(bits_D[None])[0])
     if over > EXCESS:

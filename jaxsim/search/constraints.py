@@ -233,12 +233,13 @@ def binding(feasible: Feasible, w_C: np.ndarray, slope: Slope) -> list[Binding]:
     return found
 
 
-def more_epochs(plan: Plan, w_C: np.ndarray) -> np.ndarray:
-    """Whose source the planned run repeats more often than the member did; [C] bool.
+def more_epochs(plan: Plan, w_C: np.ndarray, least: float = 0.0) -> np.ndarray:
+    """Of whose text the planned run uses more epochs than the member; [C] bool.
 
-    What that costs was not measured. Up to one epoch, nothing is repeated.
+    And more than `least`: up to 1, nothing is repeated.
     """
-    more_C: np.ndarray = plan.epochs(w_C) > np.maximum(plan.epochs_C, 1) * (1 + 1e-6)
+    known_C = np.maximum(plan.epochs_C, least)
+    more_C: np.ndarray = plan.epochs(w_C) > known_C * (1 + 1e-6)
     return more_C & (w_C > 0)
 
 

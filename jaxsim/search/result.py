@@ -57,7 +57,7 @@ class FoundSource(TypedDict):
     high: float | None  # expects to tie; None without a quadratic
     epochs: float | None  # in the planned run; None without one
     member_epochs: float  # of the member's own run
-    extrapolated: bool  # whether the planned run repeats it more often
+    extrapolated: bool  # whether the planned run uses more of them
 
 
 class FoundDomain(TypedDict):

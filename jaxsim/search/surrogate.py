@@ -22,7 +22,7 @@ from jaxsim.search.problem import Problem
 
 _CHECKING = 1 / 2  # of the budget, at most; the rest is for the search
 _GRADIENTS = 100  # most gradients for a minimum
-_STEP = 0.1  # share of the tokens that moves in a difference of derivatives
+_STEP = 0.01  # share of the tokens that moves in a difference of derivatives
 _BLOCK = 16_384  # mixtures at a time
 _FLATTEST = 1e-6  # of the largest curvature; less is raised to it
 
@@ -82,30 +82,30 @@ class Surrogate:
         if not self.quadratic:
             # From the center: a descent that begins near its end learns no curvature.
             return descend(loss, face, face.center_C)
-        hessian_PCC = self.hessian_PCC
-        w_C, hessian_CC = descend(loss, face, face.center_C, hessian_PCC.mean(axis=0))
+        start_C = face.center_C
+        w_C, hessian_CC = descend(
+            loss, face, start_C, self.hessian(start_C).mean(axis=0)
+        )
         # The multipliers of the optimum weigh the pieces' curvatures.
         _, share_P = face.lowest(self.slope(w_C), w_C, hessian_CC)
-        return w_C, np.tensordot(share_P, hessian_PCC, 1)
+        return w_C, np.tensordot(share_P, self.hessian(w_C), 1)
 
-    @functools.cached_property
-    def hessian_PCC(self) -> np.ndarray:
-        """Second derivatives along the simplex of the quadratic's pieces, made convex.
+    def hessian(self, w_C: np.ndarray) -> np.ndarray:
+        """The pieces' second derivatives along the simplex [P, C, C], made convex.
 
-        The correction is nearly quadratic: its part is a difference of derivatives.
+        Only with the quadratic. The correction's part is a difference of derivatives.
         """
         assert self.quadratic
         bytes_D11 = self.problem.bytes_D[:, None, None]
         hessian_DCC = bits_per_byte(self.quadratic.hessian_DCC, bytes_D11)
         if correction := self.problem.correction:
             sound_C = ~self.quadratic.damaged_C
-            center_C, eye_CC = sound_C / sound_C.sum(), np.eye(len(sound_C))
-            moved_NC = center_C + _STEP * (eye_CC[sound_C] - center_C)
-            center_DC, *there_NDC = (
-                correction.slope(w_C, self._derivatives(w_C), self.problem.rows)
-                for w_C in (center_C, *moved_NC)
+            moved_NC = w_C + _STEP * (np.eye(len(w_C))[sound_C] - w_C)
+            here_DC, *there_NDC = (
+                correction.slope(x_C, self._derivatives(x_C), self.problem.rows)
+                for x_C in (w_C, *moved_NC)
             )
-            change_NDC = (np.array(there_NDC) - center_DC) / _STEP
+            change_NDC = (np.array(there_NDC) - here_DC) / _STEP
             hessian_DCC[:, sound_C] += np.swapaxes(change_NDC, 0, 1)
         # Pieces are linear in the domains, and so are their second derivatives.
         domains, c, _ = hessian_DCC.shape

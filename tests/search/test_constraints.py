@@ -336,5 +336,6 @@ def test_members_with_fewer_epochs_than_the_plan_are_named():
     w_C = np.array([0.3, 0, 0.3, 0, 0.4, 0, 0, 0])
     named = np.array(found.members)[more_epochs(found.plan, w_C)]
     assert named.tolist() == ["news"]  # 4 epochs
+    assert not more_epochs(found.plan, w_C, least=4.0).any()
     assert not more_epochs(make().plan, w_C).any()  # no run is planned
     assert not make().plan.epochs(w_C).any()
