@@ -395,7 +395,7 @@ class SearchConfig:
     supply: dict[str, float] = values(1, _MOST_TOKENS, "a number of tokens, at least 1")
     windows: int = non_negative(0)  # of each domain's dev split; 0: all
     method: Literal["descend", "table"] = "descend"  # table: the best of the scored
-    candidates: int = positive(100_000, 1e6)  # mixtures the cheap predictor scores
+    candidates: int = positive(100_000, 1e6)  # mixtures that a closed form ranks
     evaluations: int = positive(200, 1e6)  # budget: mixtures that are merged
     min_effect: float = non_negative(0.0)  # smallest relative difference that counts
     # Of the simultaneous tie set; 1,000 draws do not resolve more.
