@@ -248,6 +248,14 @@ class Feasible:
             return self._face(np.bincount(self.partition_C, w_C) > 0)
         return self
 
+    def heaviest_face(self, w_C: np.ndarray) -> "Feasible":
+        """A convex part of the set with the partitions that a mixture uses most.
+
+        The mixture need not be allowed. Where no mixture of these partitions is, the
+        part around the center.
+        """
+        return self._face_or_center(np.bincount(self.partition_C, w_C))
+
     def sample(self, count: int, generator: np.random.Generator) -> np.ndarray:
         """Draws random allowed mixtures [count, C].
 

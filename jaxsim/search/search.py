@@ -7,6 +7,7 @@ starting with the surrogate's curvature.
 """
 
 import contextlib
+import dataclasses
 import itertools
 from collections.abc import Callable
 
@@ -93,10 +94,19 @@ def _candidates(problem: Problem, cheap: Surrogate) -> tuple[np.ndarray, np.ndar
     count = max(1, int(_CANDIDATES * config.evaluations))
     sample_MC = feasible.sample(config.candidates, np.random.default_rng(config.seed))
     order = np.argsort(cheap.values(sample_MC), kind="stable")
-    lowest_C, hessian_CC = cheap.lowest(feasible.face(sample_MC[order[0]]))
-    w_MC = [lowest_C, *map(feasible.cleaned, sample_MC[order[:count]])]
+    faces = [feasible.face(sample_MC[order[0]])]
+    if feasible.max_sources:
+        # The sources that the minimum without this limit uses most.
+        free_C, _ = cheap.lowest(dataclasses.replace(feasible, max_sources=0))
+        faces.append(feasible.heaviest_face(free_C))
+    found = [cheap.lowest(face) for face in faces]
+    value_F = cheap.values(np.array([w_C for w_C, _ in found]))
+    found = [found[f] for f in np.argsort(value_F, kind="stable")]
+    hessian_CC = found[0][1]
+    w_MC = [w_C for w_C, _ in found]
     if problem.table is not None:
-        w_MC[1:1] = _best_of(problem, problem.table)[: int(_FROM_TABLE * count)]
+        w_MC += list(_best_of(problem, problem.table)[: int(_FROM_TABLE * count)])
+    w_MC += map(feasible.cleaned, sample_MC[order[:count]])
     different = {mixture_key(w_C): w_C for w_C in w_MC}
     return np.array(list(different.values())[:count]), hessian_CC
 

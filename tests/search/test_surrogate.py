@@ -5,7 +5,7 @@ import pytest
 
 from jaxsim.scoring import quadratic
 from jaxsim.search.problem import Problem
-from jaxsim.search.search import search
+from jaxsim.search.search import _candidates, search
 from jaxsim.search.surrogate import surrogate
 
 from .test_search import Apart, descent, on_dev, weights_of
@@ -142,3 +142,20 @@ def test_the_ranges_of_a_search_hold_what_ties(scorer, admitted):
         # The quadratic is not the merge.
         assert min(weights) >= source["low"] - 0.05
         assert max(weights) <= source["high"] + 0.05
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_candidates_of_few_sources_hold_the_minimum_if_it_has_few(
+    scorer, admitted, seed
+):
+    """A single sample rarely has the right sources."""
+    target = {"beta,1900-1909": 1.0}
+    free = surrogate(Problem(scorer, descent(target=target)))
+    lowest_C, _ = free.lowest(free.problem.feasible)
+    used = np.count_nonzero(lowest_C)
+    assert used < len(scorer.members)
+    limits = {"max_sources": used, "candidates": 1, "seed": seed}
+    problem = Problem(scorer, descent(target=target, **limits))
+    w_MC, _ = _candidates(problem, surrogate(problem))
+    assert problem.feasible.contains(w_MC).all()
+    assert free.values(w_MC).min() <= free.values(lowest_C[None])[0] + 1e-9
