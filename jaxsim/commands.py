@@ -202,7 +202,8 @@ def score(
         found = f"{scorer.store.folder}/{name}.parquet"
         say(
             f"scores: {counted(len(table), 'mixture')} in {found}, predicted in closed "
-            "form: more than config.score.merges are not merged, and not searched"
+            f"form, because config.score.merges is {config.score.merges:,}; no search "
+            "takes them"
         )
         if predicted.best is not None:
             name = predicted.best.name

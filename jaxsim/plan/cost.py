@@ -138,8 +138,8 @@ def show_closed_form(members: int) -> None:
         f"{_MERGES:,} mixtures and more, predicted in closed form: {first + then} "
         f"forward passes over the text that is scored ({first} base and members, "
         f"{_GRADIENT} for a gradient, {CHECKS} checks), {then} if the members are "
-        f"scored, and {BEST} for the best of them, which are merged. {_MERGES:,} "
-        f"merges: {_MERGES:,} passes"
+        f"scored; the best of them are merged, {BEST} more. To merge {_MERGES:,} would "
+        f"take {_MERGES:,} passes"
     )
 
 

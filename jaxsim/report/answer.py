@@ -168,18 +168,20 @@ def on_test_text(found: SearchResult) -> str:
 
 
 def search_sentences(found: SearchResult) -> list[str]:
-    """What ranked its candidates, how far to trust that, and what the search cost."""
+    """The constraints, what ranked candidates and how well, and what it cost."""
     texts = []
+    if found.constraints:
+        texts.append(f"Constraints: {'; '.join(found.constraints)}.")
     if found.ranking is not None:
         texts.append(_ranking(found.ranking))
     if found.evaluations:
         text = (
             f"The search ({found.method}) cost {found.evaluations:,.0f} evaluations of "
             f"a mixture on the dev text ({found.tokens:,} tokens; a gradient counts as "
-            f"three). It merged {counted(found.searched, 'mixture')}"
+            f"three). {counted(found.searched, 'merge')} may be the answer"
         )
         if found.looked_at > found.searched:
-            text += f" out of {found.looked_at:,} that were ranked"
+            text += f"; {found.looked_at:,} mixtures were ranked for it"
         texts.append(f"{text}.")
     return texts
 
@@ -191,16 +193,16 @@ def _ranking(ranking: Ranking) -> str:
     random, shown = ranking.random, ranking.shown
     assert random is not None
     text = (
-        "The quadratic ranked candidates. On "
-        f"{counted(random.count, 'random mixture')} it is {number(random.error, 5)} "
-        f"bits per byte ({percent(random.share, 1)} of their spread) off their merges"
+        "The quadratic, a closed form for merges, ranked the candidates. It differs from "
+        f"{counted(random.count, 'random merge')} by {number(random.error, 5)} bits per "
+        f"byte, {percent(random.share, 1)} of their standard deviation"
     )
     if shown is not None:
         text += (
-            f"; on {counted(shown.count, 'merge')} among the mixtures that tie, "
+            f", and from {counted(shown.count, 'merge')} that tie with the best by "
             f"{number(shown.error, 5)} ({percent(shown.error / random.spread, 1)})"
         )
-    return f"{text}. What is shown are merges."
+    return f"{text}. All mixtures that are shown are real merges."
 
 
 def _sources(found: SearchResult) -> Lines:
@@ -215,8 +217,9 @@ def _sources(found: SearchResult) -> Lines:
     ]
     if ranges:
         text = (
-            f"{listed(ranges, 8)}. By the quadratic, mixtures that are at most "
-            f"{number(found.range_limit)} bits per byte worse, as the last that ties."
+            f"{listed(ranges, 8)}. The quadratic expects mixtures in these ranges to be "
+            f"at most {number(found.range_limit)} bits per byte worse than the best, the "
+            "limit for the last mixture that ties."
         )
         lines.append(("Range of weights", text))
     epochs = [

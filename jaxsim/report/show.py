@@ -59,8 +59,6 @@ def show_diagnostics(diagnostics: Diagnostics) -> None:
 def show_search(found: SearchResult) -> None:
     """Prints what ties, and how it was found; the answer is printed after it."""
     show(tables.shown_mixtures(found, _MOST_ROWS, f"{_FOLDER}mixtures.csv"))
-    if found.constraints:
-        say(f"Constraints: {'; '.join(found.constraints)}")
     for text in (answer.shift_sentence(found), answer.on_test_text(found)):
         if text:
             say(text)

@@ -177,8 +177,9 @@ def scores(table: Scores, asked: int = 0) -> Table:
           for p, heading in headings.items()),
     )  # fmt: skip
     title = (
-        f"best of {counted(asked or len(table.table), 'mixture')} by the merge on "
-        f"{best.targets[0]}: bits per byte on dev text"
+        f"best of {counted(asked or len(table.table), 'mixture')} by the "
+        f"{'quadratic' if asked else 'merge'} on {best.targets[0]}: bits per byte on dev "
+        "text"
     )
     windows = f"on the same windows, at most {best.windows} per domain"
     note = "\n".join(filter(None, (windows, marks(table.notes))))
@@ -308,15 +309,20 @@ def sources(found: SearchResult) -> Table:
         bits_column("high", "highest"),
         Column("epochs", "epochs\nplanned", epochs),
         Column("member_epochs", "epochs of\nthe member", epochs),
-        text_column("extrapolated", "", lambda v: "extrapolated" if v else ""),
+        text_column(
+            "extrapolated",
+            "beyond the\nmember's",
+            lambda v: "extrapolated" if v else "",
+        ),
     )
     rows = [{"member": name, **source} for name, source in by_weight]
     parts = []
     if any(row["low"] is not None for row in rows):
         parts.append(
-            "lowest and highest: of mixtures that the quadratic expects to be at most "
-            f"{number(found.range_limit)} bits per byte worse, as the last that ties; "
-            "the other weights move with it"
+            "lowest and highest weight of mixtures that the quadratic expects to be at "
+            f"most {number(found.range_limit)} bits per byte worse than the best, the "
+            "limit for the last mixture that ties; the other weights move, too, within "
+            "the constraints; with a limit on sources, among those of the best"
         )
     if any(row["extrapolated"] for row in rows):
         parts.append(
@@ -395,6 +401,8 @@ def marginal(found: SearchResult) -> Table:
         "first order, when one percent of the tokens moves to this member, taken from "
         "all in proportion; negative is better; includes the gain of averaging itself"
     )
+    if any(row["kind"] == "max_regression" for row in found.binding):
+        note += "; the objective includes the penalty for a regression limit"
     if found.calibrated:
         note += "; the objective is calibrated, single domains are not"
     return _by_domain(

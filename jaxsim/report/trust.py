@@ -272,7 +272,7 @@ def noise_sentence(validation: Validation) -> str:
         for n, rows in validation.predictor_noise.items()
         if n in leads and (row := rows["merge"])
     ]
-    also = f" With the noise of merges, too: {listed(joint)}." if joint else ""
+    also = f" With the noise of merges as well: {listed(joint)}." if joint else ""
     low = [name for name, v in known.items() if v < BELOW_NOISE]
     names = f", so in no comparison with baselines: {listed(low)}" if low else ""
     return (

@@ -139,7 +139,7 @@ def test_the_ceiling_with_the_noise_of_predictions(validation, capsys):
     claims = [claim | {"joint_ceiling": 0.91} for claim in validation.claims]
     known = dataclasses.replace(validation, predictor_noise=noisy, claims=claims)
     text = noise_sentence(known)
-    assert f"With the noise of merges, too: 0.91 [0.80, 0.96] ({OUTSIDE})" in text
+    assert f"With the noise of merges as well: 0.91 [0.80, 0.96] ({OUTSIDE})" in text
     show_agreement(known)
     assert "its own noise" in capsys.readouterr().out
     (first, *_) = agreement.noise(known).rows

@@ -277,8 +277,8 @@ def test_what_the_search_left_is_in_page_and_tables(complete):
     for text in (
         "Marginal values",
         "WARNING",
-        "out of 5,000 that were ranked",
-        "On 20 random mixtures it is",
+        "5,000 mixtures were ranked for it",
+        "It differs from 20 random merges by",
         "(extrapolated: its member 1.50)",
         "Range of weights",
     ):
