@@ -178,10 +178,10 @@ def search_sentences(found: SearchResult) -> list[str]:
         text = (
             f"The search ({found.method}) cost {found.evaluations:,.0f} evaluations of "
             f"a mixture on the dev text ({found.tokens:,} tokens; a gradient counts as "
-            f"three). {counted(found.searched, 'merge')} may be the answer"
+            f"three). It compared {counted(found.searched, 'merge')}"
         )
         if found.looked_at > found.searched:
-            text += f"; {found.looked_at:,} mixtures were ranked for it"
+            text += f", with the best of {found.looked_at:,} ranked mixtures among them"
         texts.append(f"{text}.")
     return texts
 
