@@ -9,10 +9,12 @@ the rest of jaxsim sees.
 # ruff: noqa: RUF009 - what is called in a default returns a dataclass field
 
 import dataclasses
+import math
 import operator
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -298,6 +300,15 @@ class RecipeConfig:
     replay: float = checked(0.0, lambda x: 0 <= x < 1, "a share below 1")
     precision: Precision = "float32"  # of matrix products
 
+    def steps_of(self, token_multiplier: float) -> int:
+        """Steps of a run on so many times the tokens of a member."""
+        return max(1, round(self.steps * token_multiplier))
+
+    def own_rows(self, steps: int) -> int:
+        """Rows of a run that its mixture gives; replay takes round(share * rows)."""
+        rows = steps * self.batch
+        return rows - math.floor(Fraction(self.replay) * rows + Fraction(1, 2))
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -480,6 +491,8 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
     is_file = corpus.tokenizer.kind == "file" or base.path
     recipe, validate = config.recipe, config.validate
     decay, steps = recipe.decay, recipe.steps
+    is_sum = validate.budget == "sum"  # no run is shorter than a member
+    shortest = steps if is_sum else recipe.steps_of(validate.token_multiplier)
 
     def warms_up(run: float) -> bool:
         """Whether a run of so many steps reaches the full rate."""
@@ -519,6 +532,18 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
             not validate.largest or validate.budget == "sum",
             "validate.largest",
             "0 with config.validate.budget=fixed, whose runs are on any mixture",
+        ),
+        *(
+            (
+                recipe.own_rows(run) > 0,
+                "recipe.replay",
+                f"low enough to leave {what} some of its {run * recipe.batch} rows "
+                f"(lower it, or raise {key} or config.recipe.batch)",
+            )
+            for run, what, key in (
+                (steps, "a member", "config.recipe.steps"),
+                (shortest, "a reference run", "config.validate.token_multiplier"),
+            )
         ),
         (
             warms_up(steps),

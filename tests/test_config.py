@@ -138,6 +138,20 @@ def test_a_warm_up_leaves_steps_at_the_full_rate() -> None:
     from_config_dict(node)
 
 
+def test_replay_leaves_rows_of_its_own_to_every_run() -> None:
+    node = minimal()
+    node.recipe.update(steps=4, batch=4, replay=0.97, warmup=0)
+    with pytest.raises(UserError, match=r"recipe\.replay: must .* a member .* 16 rows"):
+        from_config_dict(node)
+    node.recipe.replay = 0.9
+    from_config_dict(node)
+    node.validate.token_multiplier = 0.25
+    with pytest.raises(UserError, match=r"recipe\.replay: must .* 4 rows .*_multipl"):
+        from_config_dict(node)
+    node.validate.budget = "sum"  # longer than members
+    from_config_dict(node)
+
+
 def test_an_imported_base_model_names_tokens_and_needs_no_base_text() -> None:
     node = minimal()
     node.base.path = "model"
