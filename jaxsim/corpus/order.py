@@ -67,18 +67,18 @@ class Schedule:
 def schedule(
     units: Sequence[Unit],
     weights_C: Sequence[float] | np.ndarray,
-    rows: int,
+    own_rows: int,
     data_seed: int,
     replay: tuple[Unit, int] | None = None,
 ) -> Schedule:
     """All rows of a run, as a function of its mixture and data seed.
 
-    Each unit gives its share of `rows`, see `shares`: the first rows of its own
+    Each unit gives its share of `own_rows`, see `shares`: the first rows of its own
     permutation, and a new epoch when it runs out. Replay is the base text and its rows,
     which come on top. Units of weight zero and the order of units do not matter, given
     the shares.
     """
-    members, counts = list(units), shares(weights_C, rows).tolist()
+    members, counts = list(units), shares(weights_C, own_rows).tolist()
     if replay is not None:
         members, counts = [*members, replay[0]], [*counts, replay[1]]
     total_rows = sum(counts)
