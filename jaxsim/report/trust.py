@@ -270,7 +270,7 @@ def noise_sentence(validation: Validation) -> str:
     joint = [
         f"{number(row['ceiling'], 2)}{interval(row['ceiling_interval'])} ({n})"
         for n, rows in validation.predictor_noise.items()
-        if n in leads and (row := rows["merge"])
+        if n in leads and np.isfinite((row := rows["merge"])["ceiling"])
     ]
     also = f" With the noise of merges as well: {listed(joint)}." if joint else ""
     low = [name for name, v in known.items() if v < BELOW_NOISE]
