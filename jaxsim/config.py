@@ -18,6 +18,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 from ml_collections import config_dict
 
 from jaxsim import records
@@ -304,6 +305,11 @@ class RecipeConfig:
         """Steps of a run on so many times the tokens of a member."""
         return max(1, round(self.steps * token_multiplier))
 
+    def falling(self, steps: Any) -> Any:
+        """Last steps of a run in which the rate falls; of traced steps, too."""
+        # In float32, as on a device.
+        return round(np.float32(self.decay) * steps)
+
     def own_rows(self, steps: int) -> int:
         """Rows of a run that its mixture gives; replay takes round(share * rows)."""
         rows = steps * self.batch
@@ -494,9 +500,9 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
     is_sum = validate.budget == "sum"  # no run is shorter than a member
     shortest = steps if is_sum else recipe.steps_of(validate.token_multiplier)
 
-    def warms_up(run: float) -> bool:
+    def warms_up(run: int) -> bool:
         """Whether a run of so many steps reaches the full rate."""
-        return not recipe.warmup or recipe.warmup < round(run) - round(decay * run)
+        return not recipe.warmup or recipe.warmup < run - recipe.falling(run)
 
     for ok, key, what in (
         (corpus.partitions, "corpus.partitions", "at least one"),
@@ -524,7 +530,7 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
             f"below config.base.steps={base.steps}",
         ),
         (
-            not decay or round(decay * steps) > 1,
+            not decay or recipe.falling(steps) > 1,
             "recipe.decay",
             f"0, or at least two of {steps} steps: the first one has the full rate",
         ),
@@ -549,10 +555,11 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
             warms_up(steps),
             "recipe.warmup",
             f"below config.recipe.steps={steps}"
-            + f" less the {round(decay * steps)} in which the rate falls" * (decay > 0),
+            + f" less the {recipe.falling(steps)} in which the rate falls"
+            * (decay > 0),
         ),
         (
-            validate.budget == "sum" or warms_up(steps * validate.token_multiplier),
+            is_sum or warms_up(shortest),
             "validate.token_multiplier",
             f"large enough for runs to reach the full rate after config.recipe.warmup="
             f"{recipe.warmup} steps (members have {steps})",
