@@ -69,6 +69,11 @@ class Verdict:
             return _MEANING[self.word]
         return _BEFORE_RUNS.get(self.word, _MEANING[self.word])
 
+    @property
+    def line(self) -> tuple[str, str]:
+        """Its label and sentences, for the console."""
+        return "Verdict", f"{self.word}. {self.meaning}"
+
 
 def verdict(diagnostics: Diagnostics | None, validation: Validation | None) -> Verdict:
     """Applies the first of the rules in docs/validate.md that fits."""
