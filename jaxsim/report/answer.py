@@ -134,7 +134,7 @@ def shift_sentence(found: SearchResult) -> str:
         return (
             "Calibration changed nothing: no correction predicted left-out runs better."
         )
-    ends = dict.fromkeys(f"{shift:+.4f}" for shift in (min(shifts), max(shifts)))
+    ends = dict.fromkeys(map(signed, (min(shifts), max(shifts))))
     text = f"Calibration shifts the merges by {' to '.join(ends)} bits per byte."
     if found.singles_known:
         text += " Single members are trained runs and are not shifted."
