@@ -126,7 +126,7 @@ class Misfit:
                 f"on {self.count} random merges it is off by {self.share:.0%} of their "
                 f"spread, more than {WORST_SHARE:.0%}"
             )
-        if self.dent < WORST_DENT:
+        if not is_convex(self.dent):
             return (
                 "it is not convex: its lowest curvature is "
                 f"{self.dent:.0%} of its largest one"
@@ -204,6 +204,11 @@ def token_distances(nll_CT: np.ndarray, domain_T: np.ndarray) -> np.ndarray:
     apart_CC = np.full((len(nll_CT),) * 2, np.nan)
     apart_CC[np.ix_(sound, sound)] = apart_cc
     return apart_CC
+
+
+def is_convex(dent: float) -> bool:
+    """Whether a function with such a dent counts as convex."""
+    return dent >= WORST_DENT
 
 
 def dent(hessian_CC: np.ndarray) -> float:

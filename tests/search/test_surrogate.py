@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from jaxsim.scoring import quadratic
+from jaxsim.search.answer import _ranges
+from jaxsim.search.objective import EXCESS
 from jaxsim.search.problem import Problem
 from jaxsim.search.search import _candidates, search
 from jaxsim.search.surrogate import surrogate
@@ -159,3 +161,18 @@ def test_candidates_of_few_sources_hold_the_minimum_if_it_has_few(
     w_MC, _ = _candidates(problem, surrogate(problem))
     assert problem.feasible.contains(w_MC).all()
     assert free.values(w_MC).min() <= free.values(lowest_C[None])[0] + 1e-9
+
+
+def test_ranges_keep_a_regression_limit_that_is_reached(scorer, admitted):
+    """However much worse the objective may get."""
+    u_C, d = np.full(4, 0.25), scorer.evaluation.domains.index("solo")
+    # There, the quadratic is exact.
+    bits = on_dev(scorer, u_C[None], "solo")[0]
+    base = Problem(scorer, descent(target={"solo": 1.0})).objective.base_D[d]
+    problem = Problem(scorer, descent(max_regression={"solo": bits / base - 1}))
+    cheap = surrogate(problem)
+    range_CE = _ranges(cheap, problem.derivatives(u_C)[:2], u_C, 10.0)
+    sample_MC = problem.feasible.sample(20_000, np.random.default_rng(0))
+    kept_MC = sample_MC[cheap.bits(sample_MC)[:, d] <= bits + EXCESS]
+    assert range_CE[:, 0] == pytest.approx(kept_MC.min(axis=0), abs=0.05)
+    assert range_CE[:, 1] == pytest.approx(kept_MC.max(axis=0), abs=0.05)
