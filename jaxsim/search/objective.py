@@ -124,7 +124,7 @@ class Objective:
         return Slope((goal.value_P[:, None] + value_E).ravel(), slope_PC)
 
     def apart(self, bits_D: np.ndarray, jacobian_DC: np.ndarray) -> tuple[Slope, Slope]:
-        """The functions of which `value` is the largest, and the excess over each limit.
+        """The functions of which `value` is the largest, and the excess over limits.
 
         For the arguments, see `pieces`.
         """

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from scoring import tiny
 
 from jaxsim.scoring import quadratic
+from jaxsim.scoring.scorer import Scorer
 from jaxsim.search.answer import _ranges
 from jaxsim.search.objective import EXCESS
 from jaxsim.search.problem import Problem
@@ -176,3 +178,45 @@ def test_ranges_keep_a_regression_limit_that_is_reached(scorer, admitted):
     kept_MC = sample_MC[cheap.bits(sample_MC)[:, d] <= bits + EXCESS]
     assert range_CE[:, 0] == pytest.approx(kept_MC.min(axis=0), abs=0.05)
     assert range_CE[:, 1] == pytest.approx(kept_MC.max(axis=0), abs=0.05)
+
+
+class Bent(Apart):
+    """The opposite: runs lie above merges, by more than the quadratic is convex."""
+
+    def shift(self, w_MC, bits_MD, rows):
+        return -super().shift(w_MC, bits_MD, rows)
+
+    def slope(self, w_C, bits_DC, rows):
+        return -super().slope(w_C, bits_DC, rows)
+
+
+@pytest.mark.parametrize(("correction", "known"), [(Apart(), True), (Bent(), False)])
+def test_there_are_no_ranges_where_a_correction_makes_the_target_concave(
+    scorer, monkeypatch, correction, known
+):
+    monkeypatch.setattr(quadratic, "WORST_SHARE", np.inf)
+    monkeypatch.setattr(quadratic, "WORST_DENT", -0.9)
+    u_C = np.full(4, 0.25)
+    problem = Problem(scorer, descent(), correction)
+    here = problem.derivatives(u_C)[:2]
+    range_CE = _ranges(surrogate(problem), here, u_C, 0.01)
+    assert np.isfinite(range_CE).all() == known
+    assert np.isnan(range_CE).any() != known
+
+
+def test_a_damaged_member_does_not_change_the_curvature_of_the_others(
+    workdir, config, admitted
+):
+    tiny.flip(tiny.largest_file(workdir / "pool/members/solo"))
+    scorer = Scorer(workdir, config.score, override=True)
+    d = scorer.evaluation.domains.index("beta,1900-1909")
+    cheap = surrogate(Problem(scorer, descent(target={"beta,1900-1909": 1.0})))
+    sound = np.flatnonzero(~cheap.quadratic.damaged_C)
+    at_C, step_C, along_cc = np.zeros(4), np.zeros(4), np.eye(3) - 1 / 3
+    at_C[sound] = 1 / 3
+    # Where it bends up most, nothing is to be made convex.
+    bend_cc = cheap.quadratic.hessian_DCC[d][np.ix_(sound, sound)]
+    step_C[sound] = 0.02 * np.linalg.eigh(along_cc @ bend_cc @ along_cc)[1][:, -1]
+    low, here, high = cheap.values(at_C + np.outer([-1, 0, 1], step_C))
+    (hessian_CC,) = cheap.hessian(at_C)
+    assert step_C @ hessian_CC @ step_C == pytest.approx(low - 2 * here + high)
