@@ -91,6 +91,17 @@ class Objective:
         """The names of the domains whose bits matter."""
         return np.array(self.domains)[self.needed_D].tolist()
 
+    def check_text(self, there_D: np.ndarray) -> None:
+        """Raises a `UserError` if a domain that matters has no scored window.
+
+        `there_D` [D] says which domains have one.
+        """
+        if empty := np.array(self.domains)[self.needed_D & ~there_D].tolist():
+            raise UserError(
+                f"domain {empty[0]!r} has no dev window that was scored; leave it out "
+                "of the objective"
+            )
+
     @property
     def limit_L(self) -> np.ndarray:
         """The most bits per byte of what is limited."""

@@ -44,7 +44,8 @@ class Problem:
       nll: float32 nats [R] of all mixtures in its history, by `mixture_key`.
 
     Raises:
-      UserError: an unknown name, or constraints that contradict each other.
+      UserError: an unknown name, a domain without dev text, or constraints that
+        contradict each other.
     """
 
     def __init__(
@@ -63,6 +64,8 @@ class Problem:
         self.base_R = standard.predictors["merge"].nll_MR[0]
         self.objective = objective(config, e)
         self.rows = self.windows("dev", config.windows)
+        there_D = np.isin(range(len(e.domains)), e.domain_R[self.rows])
+        self.objective.check_text(there_D)
         self.bytes_D = e.sums(e.bytes_R[self.rows], self.rows)
         self.objective = self.objective_on(self.rows)
         shut = dict.fromkeys(scorer.stack.damaged, 0.0)

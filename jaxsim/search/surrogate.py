@@ -168,9 +168,9 @@ def surrogate(problem: Problem) -> Surrogate:
     Its gradient and the merges are paid from the budget, and the merges are candidates.
     """
     scorer, loss, goal = problem.scorer, problem.loss, problem.objective
+    if reason := scorer.alone:
+        return Surrogate(problem, None, refusal=reason)
     w_MC = scorer.checks().w_MC
-    if np.count_nonzero(w_MC.any(axis=0)) < 2:
-        return Surrogate(problem, None, refusal="one member has nothing to mix with")
     cost = GRADIENT_COST + len(w_MC)
     if cost > _CHECKING * loss.budget:
         reason = (

@@ -1,9 +1,12 @@
 """What ranks a search's candidates, and what the quadratic says of the answer."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scoring import tiny
 
+from jaxsim.errors import UserError
 from jaxsim.scoring import quadratic
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.search.answer import _ranges
@@ -60,6 +63,15 @@ def test_the_checks_are_paid_and_are_candidates(scorer):
     w_MC, _ = problem.loss.history
     for w_C in scorer.checks().w_MC:
         assert (np.abs(w_MC - w_C).max(axis=1) == 0).any()
+
+
+def test_a_target_without_dev_text_is_refused(scorer, monkeypatch):
+    e = scorer.evaluation
+    is_out_R = e.domain_R == e.domains.index("outside")
+    moved = dataclasses.replace(e, split_R=np.where(is_out_R, 1, e.split_R))
+    monkeypatch.setattr(scorer, "evaluation", moved)
+    with pytest.raises(UserError, match="'outside' has no dev window"):
+        search(scorer, descent())
 
 
 def test_a_budget_that_cannot_pay_for_the_checks_is_not_touched(scorer):
