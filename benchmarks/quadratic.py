@@ -13,6 +13,10 @@ to all mixtures changes no rank. (The product's own check counts it as well.) Wi
 more of them: what the choice of the text adds.
 
 Everything is computed in a copy of the workdir. It is about merges, not about training.
+
+The recorded pools are that of `configs/quickstart.py`, and two that stop after `train`
+(about half an hour on two cores): `configs/fields.py` with --config.base.steps=1000, and
+`configs/fields.py:short` with --config.base.steps=1000 --config.corpus.max_units=2.
 """
 
 import itertools

@@ -193,9 +193,9 @@ def _ranking(ranking: Ranking) -> str:
     random, shown = ranking.random, ranking.shown
     assert random is not None
     text = (
-        "The quadratic, a closed form for merges, ranked the candidates. It differs from "
-        f"{counted(random.count, 'random merge')} by {number(random.error, 5)} bits per "
-        f"byte, {percent(random.share, 1)} of their standard deviation"
+        "The quadratic, a closed form for merges, ranked the candidates. It differs "
+        f"from {counted(random.count, 'random merge')} by {number(random.error, 5)} "
+        f"bits per byte, {percent(random.share, 1)} of their standard deviation"
     )
     if shown is not None:
         text += (
@@ -217,9 +217,9 @@ def _sources(found: SearchResult) -> Lines:
     ]
     if ranges:
         text = (
-            f"{listed(ranges, 8)}. The quadratic expects mixtures in these ranges to be "
-            f"at most {number(found.range_limit)} bits per byte worse than the best, the "
-            "limit for the last mixture that ties."
+            f"{listed(ranges, 8)}. The quadratic expects mixtures in these ranges to "
+            f"be at most {number(found.range_limit)} bits per byte worse than the "
+            "best, the limit for the last mixture that ties."
         )
         lines.append(("Range of weights", text))
     epochs = [

@@ -178,8 +178,8 @@ def scores(table: Scores, asked: int = 0) -> Table:
     )  # fmt: skip
     title = (
         f"best of {counted(asked or len(table.table), 'mixture')} by the "
-        f"{'quadratic' if asked else 'merge'} on {best.targets[0]}: bits per byte on dev "
-        "text"
+        f"{'quadratic' if asked else 'merge'} on {best.targets[0]}: bits per byte on "
+        "dev text"
     )
     windows = f"on the same windows, at most {best.windows} per domain"
     note = "\n".join(filter(None, (windows, marks(table.notes))))
@@ -314,9 +314,7 @@ def sources(found: SearchResult) -> Table:
         Column("epochs", "epochs\nplanned", epochs),
         Column("member_epochs", "epochs of\nthe member", epochs),
         text_column(
-            "extrapolated",
-            "beyond the\nmember's",
-            lambda v: "extrapolated" if v else "",
+            "extrapolated", "beyond the\nmember's", lambda v: "yes" if v else ""
         ),
     )
     rows = [{"member": name, **source} for name, source in by_weight]
@@ -330,8 +328,8 @@ def sources(found: SearchResult) -> Table:
         )
     if any(row["extrapolated"] for row in rows):
         parts.append(
-            "extrapolated: the planned run uses more epochs of the text than its "
-            "member did, and what that changes was not measured"
+            "beyond the member's: extrapolated; the planned run uses more epochs of "
+            "the text, and what that changes was not measured"
         )
     title = "what the best mixture takes from each member's text"
     return Table.of(title, rows, columns, note="; ".join(parts))

@@ -274,7 +274,7 @@ def test_the_sources_of_the_best_mixture():
     assert [row["member"] for row in table.rows] == list(MEMBERS)
     assert table.rows[0]["high"] == 0.7 and table.rows[0]["epochs"] == 2.5
     assert "at most 0.0125 bits per byte worse" in table.note
-    assert "extrapolated: " in table.note
+    assert "extrapolated; " in table.note
     found = found_of()
     for source in found.sources.values():
         source |= {"low": None, "high": None, "epochs": None, "extrapolated": False}

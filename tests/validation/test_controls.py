@@ -244,4 +244,4 @@ def test_a_partition_cut_to_a_sixteenth_is_warned_of(sources):
         found = searched(sources, target={name: 1.0}, tokens=tokens, epochs=100.0)
         assert found.rows[0]["name"] == name
         assert len(found.warnings) == count
-        assert all(f"the source of {name} " in w for w in found.warnings)
+        assert all(f"repeats the text of {name} more" in w for w in found.warnings)
