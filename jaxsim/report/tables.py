@@ -188,11 +188,15 @@ def scores(table: Scores, asked: int = 0) -> Table:
 
 def misfits(predicted: Predicted) -> Table:
     """How far the closed forms of a predicted table are from what they predict."""
-    (merge, ensemble, mean), best = predicted.misfits.values(), predicted.best_misfits
+    merge, ensemble, mean = predicted.misfits.values()
+    best = {
+        on: dataclasses.replace(found, spread=merge[on].spread)
+        for on, found in predicted.best_misfits.items()
+    }
     rows = [
         (
             *(on, found.spread, found.error, found.share),
-            *((best[on].error, best[on].error / found.spread) if best else (None,) * 2),
+            *((best[on].error, best[on].share) if best else (None, None)),
             *(ensemble[on].share, mean[on].share),
         )
         for on, found in merge.items()

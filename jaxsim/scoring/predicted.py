@@ -37,6 +37,7 @@ from jaxsim.scoring.scores import (
     mixture_columns,
     sums_as_arrow,
 )
+from jaxsim.scoring.store import BEST_OF
 from jaxsim.scoring.table import Mixtures
 from jaxsim.scoring.targets import Targets
 
@@ -89,6 +90,9 @@ def predict(scorer: Scorer, name: str, table: Mixtures) -> Predicted:
             f"{instead}"
         )
     scorer.stack.check_usable(table)
+    unfit = f"{asked}does not fit this pool"
+    if why := scorer.alone:
+        raise UserError(f"{unfit} ({why}); {instead}")
     forms = _Forms(scorer)
     misfits = forms.misfits(scorer.checks())
     left_out = {
@@ -97,7 +101,7 @@ def predict(scorer: Scorer, name: str, table: Mixtures) -> Predicted:
     }
     if all(known == forms.domains for known in left_out.values()):
         why = "; ".join(f"{d}: {misfits[MERGE][d].refusal}" for d in forms.domains)
-        raise UserError(f"{asked}does not fit this pool ({why}); {instead}")
+        raise UserError(f"{unfit} ({why}); {instead}")
     step = max(1, _WEIGHTS // len(table.members))
     value_M = np.empty(len(table))
 
@@ -123,7 +127,7 @@ def predict(scorer: Scorer, name: str, table: Mixtures) -> Predicted:
     order = np.argsort(value_M, kind="stable")[:BEST].tolist()
     best = table.take(order)
     shown = table.take(list(dict.fromkeys([*order, *table.standard_merges()])))
-    merged = scorer.score(f"best-of-{name}", shown, "dev", scorer.config.windows)
+    merged = scorer.score(BEST_OF + name, shown, "dev", scorer.config.windows)
     return Predicted(len(table), misfits, left_out, merged, forms.misfits(best)[MERGE])
 
 

@@ -29,6 +29,7 @@ from jaxsim.log import counted
 CHECKS = 20  # real merges that a closed form is compared with
 WORST_SHARE = 0.2  # of their spread: a larger error hides most differences
 WORST_DENT = -0.01  # of the largest curvature: the form is not convex, and merges are
+_ROUNDING = 1e-6  # relative spread of equal merges: their losses are float32
 _RANK = 1e-9  # relative singular value; smaller ones are rounding
 _BLOCK = 4096  # mixtures at a time: 32 MB with 1,000 members
 
@@ -101,7 +102,7 @@ class Misfit:
     """How far a closed form is from real merges, on one objective."""
 
     error: float  # root mean square of predicted minus real, in the objective's units
-    spread: float  # standard deviation of the real values
+    spread: float  # standard deviation of the real values; 0 if it is rounding
     count: int  # of merges
     dent: float = 0.0  # lowest over largest eigenvalue of the Hessian on the simplex
 
@@ -110,8 +111,10 @@ class Misfit:
         cls, predicted_M: np.ndarray, real_M: np.ndarray, dent: float = 0.0
     ) -> "Misfit":
         """Compares predicted with real values of the same merges."""
-        error = np.sqrt(np.mean((predicted_M - real_M) ** 2))
-        return cls(float(error), float(np.std(real_M)), len(real_M), dent)
+        error, spread = np.sqrt(np.mean((predicted_M - real_M) ** 2)), np.std(real_M)
+        if spread <= _ROUNDING * np.abs(real_M).max():
+            spread = 0.0
+        return cls(float(error), float(spread), len(real_M), dent)
 
     @property
     def share(self) -> float:
@@ -121,12 +124,14 @@ class Misfit:
     @property
     def refusal(self) -> str:
         """Why the closed form may not be used, as a clause; '' if it may."""
+        if not self.spread:
+            return f"{self.count} random merges do not differ"
         if not self.share <= WORST_SHARE:  # also if it is NaN
             return (
                 f"on {self.count} random merges it is off by {self.share:.0%} of their "
                 f"spread, more than {WORST_SHARE:.0%}"
             )
-        if self.dent < WORST_DENT:
+        if not is_convex(self.dent):
             return (
                 "it is not convex: its lowest curvature is "
                 f"{self.dent:.0%} of its largest one"
@@ -204,6 +209,11 @@ def token_distances(nll_CT: np.ndarray, domain_T: np.ndarray) -> np.ndarray:
     apart_CC = np.full((len(nll_CT),) * 2, np.nan)
     apart_CC[np.ix_(sound, sound)] = apart_cc
     return apart_CC
+
+
+def is_convex(dent: float) -> bool:
+    """Whether a function with such a dent counts as convex."""
+    return dent >= WORST_DENT
 
 
 def dent(hessian_CC: np.ndarray) -> float:

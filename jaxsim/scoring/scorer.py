@@ -376,6 +376,12 @@ class Scorer:
         domain_T = np.repeat(e.domain_R, e.count_R)[dev_T]
         return token_distances(self.token_losses[1:, dev_T], domain_T)
 
+    @property
+    def alone(self) -> str:
+        """Why a closed form is of no use to this pool, as a clause; '' if it may be."""
+        one = len(self.members) - len(self.stack.damaged) < 2
+        return "one member has nothing to mix with" if one else ""
+
     def checks(self) -> Mixtures:
         """The random mixtures whose real merges show how good a closed form is.
 

@@ -37,6 +37,7 @@ from jaxsim.scoring.stack import StackedPool
 from jaxsim.scoring.table import Mixtures
 
 JOURNAL_FORMAT = 1
+BEST_OF = "best-of-"  # begins the name of the table of a predicted table's best
 _ADVICE = "delete it and run `jaxsim score` again"
 _KEY, _CHECK = 32, 4  # bytes
 
@@ -228,11 +229,11 @@ class ScoreStore:
     def save_predicted(self, name: str, fill: Callable[[IO[bytes]], None]) -> None:
         """Writes the only file of a table that is predicted; see `predicted`.
 
-        What was scored under its name is deleted, its JSON first.
+        What was scored under its name, and the best of an earlier one, are deleted,
+        their JSON first.
         """
-        for path in sorted(
-            self.folder.glob(f"{name}.*"), key=lambda p: p.suffix != ".json"
-        ):
+        old = [p for x in (name, BEST_OF + name) for p in self.folder.glob(f"{x}.*")]
+        for path in sorted(old, key=lambda p: p.suffix != ".json"):
             path.unlink()
         records.write(self.folder / f"{name}.parquet", fill)
 

@@ -11,7 +11,8 @@ from jaxsim.scoring.quadratic import Misfit
 from jaxsim.scoring.scores import Scores, bits_of, bits_per_byte
 from jaxsim.scoring.table import Mixtures
 from jaxsim.search.constraints import Binding, binding, more_epochs
-from jaxsim.search.objective import EXCESS, Objective, Slope, means, target_weights
+from jaxsim.search.feasible import LEAST
+from jaxsim.search.objective import EXCESS, Objective, means, target_weights
 from jaxsim.search.problem import Problem
 from jaxsim.search.result import Ranking, SearchResult
 from jaxsim.search.surrogate import Surrogate
@@ -56,7 +57,8 @@ def answer(
         residual, config.seed,
     )  # fmt: skip
     w_C, bits_D = table.w_MC[ties.tied[0]], trained_MD[ties.tied[0]]
-    slope, marginal = _derivatives(problem, w_C)
+    here, marginal = _derivatives(problem, w_C)
+    slope = problem.objective.pieces(*here)
     named = target_weights(config, e)
     weights_D = goal.weights_D * sum(named.values())
     weights = zip(e.domains, weights_D.tolist(), strict=True)
@@ -105,7 +107,7 @@ def answer(
         constraints=_constraints(problem),
         domains={n: row for n, row in compared.items() if n in e.domains},
         means={n: row for n, row in compared.items() if n not in e.domains},
-        sources=_sources(problem, w_C, _ranges(cheap, slope, w_C, reach)),
+        sources=_sources(problem, w_C, _ranges(cheap, here, w_C, reach)),
         range_limit=reach or None,
         warnings=_warnings(problem, goal, w_C, bits_D),
         marginal=marginal,
@@ -114,11 +116,14 @@ def answer(
     )
 
 
-def _derivatives(problem: Problem, w_C: np.ndarray) -> tuple[Slope, dict[str, Any]]:
-    """The objective's slope, and the marginal values on every domain."""
+def _derivatives(
+    problem: Problem, w_C: np.ndarray
+) -> tuple[tuple[np.ndarray, np.ndarray], dict[str, Any]]:
+    """Bits per byte with derivatives, and the marginal values on every domain."""
     scorer, members = problem.scorer, problem.scorer.members
     e = scorer.evaluation
-    slope, found = problem.derivatives(w_C)
+    bits_D, corrected_DC, found = problem.derivatives(w_C)
+    slope = problem.objective.pieces(bits_D, corrected_DC)
     dw_DC, bytes_D = found.dw_DC, problem.bytes_D
     others = e.rows("dev", scorer.config.windows)
     others = others[~problem.objective.needed_D[e.domain_R[others]]]
@@ -131,7 +136,7 @@ def _derivatives(problem: Problem, w_C: np.ndarray) -> tuple[Slope, dict[str, An
     sound = np.array([c for c, n in enumerate(members) if n not in damaged], int)
     toward_CP = slope.slope_PC.T - (slope.slope_PC @ w_C)
     active = slope.value_P >= slope.value - _ACTIVE * abs(slope.value)
-    return slope, {
+    return (bits_D, corrected_DC), {
         "members": [members[c] for c in sound],
         "objective_C": (0.01 * toward_CP[:, active].max(axis=1))[sound].tolist(),
         "domains": [e.domains[d] for d in there],
@@ -213,18 +218,38 @@ def _reach(value_M: np.ndarray, ties: Ties) -> float:
 
 
 def _ranges(
-    cheap: Surrogate | None, slope: Slope, w_C: np.ndarray, reach: float
+    cheap: Surrogate | None,
+    here: tuple[np.ndarray, np.ndarray],
+    w_C: np.ndarray,
+    reach: float,
 ) -> np.ndarray:
     """Lowest and highest weight of each member [C, 2]; NaN if not known.
 
     Among mixtures that a quadratic with the merge's own value and derivatives at the
     best mixture, and the closed form's curvature, expects to be worse by `reach` at
-    most.
+    most, and to keep the regression limits.
+
+    Args:
+      here: bits per byte [D] of the best mixture, and derivatives [D, C].
     """
     if cheap is None or not cheap.quadratic or not reach:
         return np.full((len(w_C), 2), np.nan)
+    goal, excess = cheap.problem.objective.apart(*here)
+    room_P = np.concatenate(
+        [goal.value + reach - goal.value_P, np.maximum(-excess.value_P, EXCESS)]
+    )
+    slope_PC = np.concatenate([goal.slope_PC, excess.slope_PC])
+    hessian_PCC, kept_P = cheap.hessians_apart(w_C)
     face = cheap.problem.feasible.face(w_C)
-    return face.ranges(slope, cheap.hessian(w_C), w_C, reach)
+    range_CE = face.ranges(slope_PC, hessian_PCC, w_C, room_P)
+    if not kept_P.all():
+        # A function that was made convex is nowhere below what it was. So it does no
+        # harm where it limits nothing.
+        parts = (slope_PC[kept_P], hessian_PCC[kept_P], w_C, room_P[kept_P])
+        wide_CE = face.ranges(*parts)
+        same_C = (np.abs(wide_CE - range_CE) < LEAST).all(axis=1)
+        range_CE[~same_C] = np.nan
+    return range_CE
 
 
 def _sources(

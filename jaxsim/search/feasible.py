@@ -180,30 +180,33 @@ class Feasible:
         return self.cleaned(w_C), price_P / price_P.sum()
 
     def ranges(
-        self, slope: Slope, hessian_PCC: np.ndarray, at_C: np.ndarray, above: float
+        self,
+        slope_PC: np.ndarray,
+        hessian_PCC: np.ndarray,
+        at_C: np.ndarray,
+        room_P: np.ndarray,
     ) -> np.ndarray:
-        """How far each weight can move while the largest of P quadratics stays low.
+        """How far each weight can move while each of P quadratics stays low.
 
         Args:
-          slope: of the quadratics, at `at_C`.
+          slope_PC: derivatives of the quadratics, at `at_C`.
           hessian_PCC: of each; positive semidefinite.
           at_C: an allowed mixture of a convex set.
-          above: how far the largest may rise above its value at `at_C`; positive.
+          room_P: how far each may rise above its value at `at_C`; positive.
 
         Returns:
           The lowest and the highest weight of every member [C, 2]; the other weights
           move with it. NaN where the solver fails, which it does for tiny rises.
         """
         here, c = self.open_C, int(self.open_C.sum())
-        room_P = (slope.value + above - slope.value_P) / above
-        slope_Pc, at_c = slope.slope_PC[:, here] / above, at_C[here]
+        slope_Pc, at_c = slope_PC[:, here] / room_P[:, None], at_C[here]
+        hessian_PCC = hessian_PCC / room_P[:, None, None]
         cones = []
-        pairs = zip(room_P, slope_Pc, hessian_PCC / above, strict=True)
-        for room, slope_c, hessian_CC in pairs:
+        for slope_c, hessian_CC in zip(slope_Pc, hessian_PCC, strict=True):
             curve_c, axis_cc = np.linalg.eigh(hessian_CC[np.ix_(here, here)])
             root_cc = np.sqrt(np.maximum(curve_c, 0.0))[:, None] * axis_cc.T
-            # |root s|^2 / 2 <= room - slope s: a rotated second-order cone.
-            left = room + slope_c @ at_c
+            # |root s|^2 / 2 <= 1 - slope s: a rotated second-order cone.
+            left = 1 + slope_c @ at_c
             cones.append(
                 (
                     np.vstack([-slope_c, -slope_c, root_cc]),
@@ -221,6 +224,7 @@ class Feasible:
                     with contextlib.suppress(RuntimeError):
                         w_C, _ = self._solve(*none, toward_1c, np.zeros(1), far, cones)
                         ends_CE[column, end] = choose(w_C[column], at_C[column])
+        ends_CE[np.isnan(ends_CE).any(axis=1)] = np.nan
         return ends_CE
 
     def cleaned(self, w_C: np.ndarray) -> np.ndarray:

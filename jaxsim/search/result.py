@@ -86,6 +86,14 @@ class Ranking:
     random: Misfit | None  # of the quadratic on random merges; None if not compared
     shown: Misfit | None  # on the tied mixtures, but for those where it is exact
 
+    def check_parts(self) -> None:
+        """Raises a `UserError` if the fields do not fit together; see `records`."""
+        used = self.surrogate == "quadratic"
+        records.need(used != bool(self.refusal), "why it is not used", self.refusal,
+                     "refusal")  # fmt: skip
+        known = self.random is not None and self.random.spread > 0
+        records.need(not used or known, "of a positive spread", self.random, "random")
+
 
 @dataclasses.dataclass(frozen=True)
 class SearchResult:
@@ -145,6 +153,11 @@ class SearchResult:
             [row["name"] for row in self.rows],
             [[row["weights"].get(name, 0.0) for name in members] for row in self.rows],
         )
+        limit = self.range_limit
+        for name, row in self.sources.items():
+            ends = [row[key] for key in ("low", "high") if row[key] is not None]
+            records.need(len(ends) != 1, "both or none", ends, f"sources.{name}, range")
+            records.need(not ends or limit is not None, "known", limit, "range_limit")
         if known := self.marginal:
             records.need_names(known, Marginal.__annotations__, "marginal")
             shape = [len(known[name]) for name in ("domains", "members")]

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from jaxsim.scoring.ensemble import Ensemble
-from jaxsim.scoring.quadratic import Misfit, Quadratic
+from jaxsim.scoring.quadratic import Misfit, Quadratic, dent, is_convex
 from jaxsim.scoring.scores import PredictorScores, bits_of, bits_per_byte
 from jaxsim.scoring.table import mixture_key
 from jaxsim.search.feasible import Feasible
@@ -22,7 +22,9 @@ from jaxsim.search.problem import Problem
 
 _CHECKING = 1 / 2  # of the budget, at most; the rest is for the search
 _GRADIENTS = 100  # most gradients for a minimum
-_STEP = 0.01  # share of the tokens that moves in a difference of derivatives
+# Share of the tokens that moves in a difference of derivatives. The ensemble bends much
+# in a step of 0.1; rounding does not matter down to 1e-7.
+_STEP = 0.005
 _BLOCK = 16_384  # mixtures at a time
 _FLATTEST = 1e-6  # of the largest curvature; less is raised to it
 
@@ -93,7 +95,26 @@ class Surrogate:
     def hessian(self, w_C: np.ndarray) -> np.ndarray:
         """The pieces' second derivatives along the simplex [P, C, C], made convex.
 
-        Only with the quadratic. The correction's part is a difference of derivatives.
+        Only with the quadratic.
+        """
+        none_D, bend_DN = self._bend(w_C)
+        return self._convex(self.problem.objective.pieces(none_D, bend_DN))[0]
+
+    def hessians_apart(self, w_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Those of the functions of `Objective.apart`, and which needed no change [P].
+
+        That is, which were convex before, as far as `is_convex` asks for.
+        """
+        none_D, bend_DN = self._bend(w_C)
+        found = map(self._convex, self.problem.objective.apart(none_D, bend_DN))
+        hessians, kept = zip(*found, strict=True)
+        return np.concatenate(hessians), np.concatenate(kept)
+
+    def _bend(self, w_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Zeros [D], and the second derivatives of bits per byte in a row [D, C C].
+
+        Functions that are linear in the domains take these for values and derivatives.
+        The correction's part is a difference of derivatives.
         """
         assert self.quadratic
         bytes_D11 = self.problem.bytes_D[:, None, None]
@@ -107,11 +128,29 @@ class Surrogate:
             )
             change_NDC = (np.array(there_NDC) - here_DC) / _STEP
             hessian_DCC[:, sound_C] += np.swapaxes(change_NDC, 0, 1)
-        # Pieces are linear in the domains, and so are their second derivatives.
-        domains, c, _ = hessian_DCC.shape
-        flat = np.zeros(domains), hessian_DCC.reshape(domains, c * c)
-        hessian_PCC = self.problem.objective.pieces(*flat).slope_PC.reshape(-1, c, c)
-        return np.array([_convex(hessian_CC) for hessian_CC in hessian_PCC])
+        return np.zeros(len(hessian_DCC)), hessian_DCC.reshape(len(hessian_DCC), -1)
+
+    def _convex(self, bend: Slope) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest curvatures without directions that bend down [P, C, C].
+
+        Along the simplex of the sound members; and which had none to speak of [P].
+        """
+        assert self.quadratic
+        sound = np.flatnonzero(~self.quadratic.damaged_C)
+        pieces, c = len(bend.value_P), len(self.quadratic.damaged_C)
+        hessian_PCC = bend.slope_PC.reshape(pieces, c, c)
+        kept_P = np.zeros(pieces, bool)
+        convex_PCC = np.zeros_like(hessian_PCC)
+        along_cc = np.eye(len(sound)) - 1 / len(sound)
+        for p, hessian_CC in enumerate(hessian_PCC):
+            bent_cc = along_cc @ hessian_CC[np.ix_(sound, sound)] @ along_cc
+            bent_cc = (bent_cc + bent_cc.T) / 2
+            kept_P[p] = is_convex(dent(bent_cc))
+            curve_c, axis_cc = np.linalg.eigh(bent_cc)
+            least = max(_FLATTEST * curve_c[-1], np.finfo(float).tiny)
+            raised_cc = (axis_cc * np.maximum(curve_c, least)) @ axis_cc.T
+            convex_PCC[p, sound[:, None], sound] = raised_cc
+        return convex_PCC, kept_P
 
     @functools.cached_property
     def _form(self) -> Quadratic | Ensemble:
@@ -129,9 +168,9 @@ def surrogate(problem: Problem) -> Surrogate:
     Its gradient and the merges are paid from the budget, and the merges are candidates.
     """
     scorer, loss, goal = problem.scorer, problem.loss, problem.objective
+    if reason := scorer.alone:
+        return Surrogate(problem, None, refusal=reason)
     w_MC = scorer.checks().w_MC
-    if np.count_nonzero(w_MC.any(axis=0)) < 2:
-        return Surrogate(problem, None, refusal="one member has nothing to mix with")
     cost = GRADIENT_COST + len(w_MC)
     if cost > _CHECKING * loss.budget:
         reason = (
@@ -154,12 +193,3 @@ def surrogate(problem: Problem) -> Surrogate:
     if reason := misfit.refusal:
         return Surrogate(problem, None, misfit, reason)
     return dataclasses.replace(found, misfit=misfit)
-
-
-def _convex(hessian_CC: np.ndarray) -> np.ndarray:
-    """The nearest curvature along the simplex without directions that bend down."""
-    along_CC = np.eye(len(hessian_CC)) - 1 / len(hessian_CC)
-    bent_CC = along_CC @ hessian_CC @ along_CC
-    curve_C, axis_CC = np.linalg.eigh((bent_CC + bent_CC.T) / 2)
-    least = max(_FLATTEST * curve_C[-1], np.finfo(float).tiny)
-    return (axis_CC * np.maximum(curve_C, least)) @ axis_CC.T

@@ -59,6 +59,11 @@ CHANGES = {
         ("a member without values", lambda r: r["marginal"]["bits_DC"][0].pop()),
         ("no values", lambda r: r["marginal"].pop("objective_C")),
         ("another objective", lambda r: r.update(objective="best")),
+        ("no error of the quadratic", lambda r: r["ranking"].update(random=None)),
+        ("no spread", lambda r: r["ranking"]["random"].update(spread=0.0)),
+        ("no reason", lambda r: r["ranking"].update(surrogate="ensemble")),
+        ("half a range", lambda r: r["sources"][MEMBERS[0]].update(high=None)),
+        ("ranges without a limit", lambda r: r.update(range_limit=None)),
         ("a target of nothing", lambda r: r["target"].update({OUTSIDE: 0.0})),
     ],
     "validation/validation.json": [

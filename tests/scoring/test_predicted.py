@@ -134,6 +134,14 @@ def test_it_says_how_far_it_is_from_real_merges(large, fits, capsys):
     assert f"{misfit.share:.1%}" in line.split()
     assert f"best of {len(large.table('dirichlet:40'))} mixtures by the merge" in out
 
+    misfits = found.misfits[MERGE] | {"outside": dataclasses.replace(misfit, spread=0)}
+    show.show_predicted(
+        dataclasses.replace(found, misfits=found.misfits | {MERGE: misfits})
+    )
+    lines = capsys.readouterr().out.splitlines()
+    line = next(x for x in lines if x.split()[:1] == ["outside"]).split()
+    assert line[1] == "0.00000" and line[3] == line[5] == "-"
+
 
 def test_a_domain_that_it_does_not_fit_is_left_out_and_named(
     scorer, workdir, project, capsys
@@ -167,6 +175,28 @@ def test_it_refuses_what_it_cannot_predict(large, monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"not fit .*solo: on 20 .*score\.merges=5 m"):
         predict(large, "none", large.table("dirichlet:40"))
     assert not (large.store.folder / "none.parquet").exists()
+
+
+def test_it_refuses_a_pool_of_one_member(workdir, config):
+    for name in ("alpha,1900-1909", "alpha,1910-1919", "solo"):
+        tiny.flip(tiny.largest_file(workdir / "pool/members" / name))
+    settings = dataclasses.replace(config.score, merges=MOST)
+    scorer = Scorer(workdir, settings, override=True)
+    with pytest.raises(UserError, match="one member has nothing to mix with"):
+        predict(scorer, "mine", scorer.checks())
+
+
+def test_no_best_of_an_earlier_table_is_left_by_a_kill(large):
+    def killed(file):
+        raise KeyboardInterrupt
+
+    for name in ("mine", "best-of-mine", "best-of-mine-too"):
+        large.score(name, uniform(large.members), "dev", windows=1)
+    with pytest.raises(KeyboardInterrupt):
+        large.store.save_predicted("mine", killed)
+    assert {p.stem for p in large.store.folder.glob("*mine*.json")} == {
+        "best-of-mine-too"
+    }
 
 
 def test_a_predicted_table_takes_the_place_of_a_scored_one(large, fits):

@@ -1,9 +1,16 @@
 """What ranks a search's candidates, and what the quadratic says of the answer."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from scoring import tiny
 
+from jaxsim.errors import UserError
 from jaxsim.scoring import quadratic
+from jaxsim.scoring.scorer import Scorer
+from jaxsim.search.answer import _ranges
+from jaxsim.search.objective import EXCESS
 from jaxsim.search.problem import Problem
 from jaxsim.search.search import _candidates, search
 from jaxsim.search.surrogate import surrogate
@@ -56,6 +63,15 @@ def test_the_checks_are_paid_and_are_candidates(scorer):
     w_MC, _ = problem.loss.history
     for w_C in scorer.checks().w_MC:
         assert (np.abs(w_MC - w_C).max(axis=1) == 0).any()
+
+
+def test_a_target_without_dev_text_is_refused(scorer, monkeypatch):
+    e = scorer.evaluation
+    is_out_R = e.domain_R == e.domains.index("outside")
+    moved = dataclasses.replace(e, split_R=np.where(is_out_R, 1, e.split_R))
+    monkeypatch.setattr(scorer, "evaluation", moved)
+    with pytest.raises(UserError, match="'outside' has no dev window"):
+        search(scorer, descent())
 
 
 def test_a_budget_that_cannot_pay_for_the_checks_is_not_touched(scorer):
@@ -159,3 +175,60 @@ def test_candidates_of_few_sources_hold_the_minimum_if_it_has_few(
     w_MC, _ = _candidates(problem, surrogate(problem))
     assert problem.feasible.contains(w_MC).all()
     assert free.values(w_MC).min() <= free.values(lowest_C[None])[0] + 1e-9
+
+
+def test_ranges_keep_a_regression_limit_that_is_reached(scorer, admitted):
+    """However much worse the objective may get."""
+    u_C, d = np.full(4, 0.25), scorer.evaluation.domains.index("solo")
+    # There, the quadratic is exact.
+    bits = on_dev(scorer, u_C[None], "solo")[0]
+    base = Problem(scorer, descent(target={"solo": 1.0})).objective.base_D[d]
+    problem = Problem(scorer, descent(max_regression={"solo": bits / base - 1}))
+    cheap = surrogate(problem)
+    range_CE = _ranges(cheap, problem.derivatives(u_C)[:2], u_C, 10.0)
+    sample_MC = problem.feasible.sample(20_000, np.random.default_rng(0))
+    kept_MC = sample_MC[cheap.bits(sample_MC)[:, d] <= bits + EXCESS]
+    assert range_CE[:, 0] == pytest.approx(kept_MC.min(axis=0), abs=0.05)
+    assert range_CE[:, 1] == pytest.approx(kept_MC.max(axis=0), abs=0.05)
+
+
+class Bent(Apart):
+    """The opposite: runs lie above merges, by more than the quadratic is convex."""
+
+    def shift(self, w_MC, bits_MD, rows):
+        return -super().shift(w_MC, bits_MD, rows)
+
+    def slope(self, w_C, bits_DC, rows):
+        return -super().slope(w_C, bits_DC, rows)
+
+
+@pytest.mark.parametrize(("correction", "known"), [(Apart(), True), (Bent(), False)])
+def test_there_are_no_ranges_where_a_correction_makes_the_target_concave(
+    scorer, monkeypatch, correction, known
+):
+    monkeypatch.setattr(quadratic, "WORST_SHARE", np.inf)
+    monkeypatch.setattr(quadratic, "WORST_DENT", -0.9)
+    u_C = np.full(4, 0.25)
+    problem = Problem(scorer, descent(), correction)
+    here = problem.derivatives(u_C)[:2]
+    range_CE = _ranges(surrogate(problem), here, u_C, 0.01)
+    assert np.isfinite(range_CE).all() == known
+    assert np.isnan(range_CE).any() != known
+
+
+def test_a_damaged_member_does_not_change_the_curvature_of_the_others(
+    workdir, config, admitted
+):
+    tiny.flip(tiny.largest_file(workdir / "pool/members/solo"))
+    scorer = Scorer(workdir, config.score, override=True)
+    d = scorer.evaluation.domains.index("beta,1900-1909")
+    cheap = surrogate(Problem(scorer, descent(target={"beta,1900-1909": 1.0})))
+    sound = np.flatnonzero(~cheap.quadratic.damaged_C)
+    at_C, step_C, along_cc = np.zeros(4), np.zeros(4), np.eye(3) - 1 / 3
+    at_C[sound] = 1 / 3
+    # Where it bends up most, nothing is to be made convex.
+    bend_cc = cheap.quadratic.hessian_DCC[d][np.ix_(sound, sound)]
+    step_C[sound] = 0.02 * np.linalg.eigh(along_cc @ bend_cc @ along_cc)[1][:, -1]
+    low, here, high = cheap.values(at_C + np.outer([-1, 0, 1], step_C))
+    (hessian_CC,) = cheap.hessian(at_C)
+    assert step_C @ hessian_CC @ step_C == pytest.approx(low - 2 * here + high)
