@@ -334,11 +334,11 @@ def test_how_far_the_quadratic_is_from_merges():
     """At random, and on what the search has chosen with it."""
     found = found_of()
     text = search_sentences(found)[0]
-    assert "On 20 random mixtures it is 0.00050 bits per byte (2.5% of" in text
-    assert "on 2 merges among the mixtures that tie, 0.00100 (5.0%)" in text
+    assert "from 20 random merges by 0.00050 bits per byte, 2.5% of" in text
+    assert "from 2 merges that tie with the best by 0.00100 (5.0%)" in text
     alone = dataclasses.replace(found.ranking, shown=None)
     text = search_sentences(dataclasses.replace(found, ranking=alone))[0]
-    assert "20 random mixtures" in text and "tie" not in text
+    assert "20 random merges" in text and "tie" not in text
     other = Ranking("ensemble", "it is off by half", found.ranking.random, None)
     text = search_sentences(dataclasses.replace(found, ranking=other))[0]
     assert (
