@@ -15,8 +15,8 @@ more of them: what the choice of the text adds.
 Everything is computed in a copy of the workdir. It is about merges, not about training.
 
 The recorded pools are that of `configs/quickstart.py`, and two that stop after `train`
-(about half an hour on two cores): `configs/fields.py` with --config.base.steps=1000, and
-`configs/fields.py:short` with --config.base.steps=1000 --config.corpus.max_units=2.
+(about half an hour on two cores): of `configs/fields.py` with --config.base.steps=1000,
+and of `configs/fields.py:short` with the same and --config.corpus.max_units=2.
 """
 
 import itertools

@@ -274,7 +274,7 @@ def validate(
         validation = validate_trained(config, scorer, trainer, bucket)
         expected = min(config.validate.member_replicates, len(scorer.members))
         if known.replicates < expected:
-            diagnosed()  # new replicates of members measure noise
+            known = diagnosed()  # new replicates of members measure noise
     save_validation(workdir, validation)
     show.show_agreement(validation)
     used = load_validation(workdir, scorer.now())
@@ -283,6 +283,7 @@ def validate(
             "validate: search and the report's verdict use the reference runs "
             "trained here; the report shows yours beside them"
         )
+    show.show_verdict(known, used)
 
 
 def search(

@@ -9,13 +9,16 @@ the rest of jaxsim sees.
 # ruff: noqa: RUF009 - what is called in a default returns a dataclass field
 
 import dataclasses
+import math
 import operator
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 from ml_collections import config_dict
 
 from jaxsim import records
@@ -298,6 +301,20 @@ class RecipeConfig:
     replay: float = checked(0.0, lambda x: 0 <= x < 1, "a share below 1")
     precision: Precision = "float32"  # of matrix products
 
+    def steps_of(self, token_multiplier: float) -> int:
+        """Steps of a run on so many times the tokens of a member."""
+        return max(1, round(self.steps * token_multiplier))
+
+    def falling(self, steps: Any) -> Any:
+        """Last steps of a run in which the rate falls; of traced steps, too."""
+        # In float32, as on a device.
+        return round(np.float32(self.decay) * steps)
+
+    def own_rows(self, steps: int) -> int:
+        """Rows of a run that its mixture gives; replay takes round(share * rows)."""
+        rows = steps * self.batch
+        return rows - math.floor(Fraction(self.replay) * rows + Fraction(1, 2))
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -480,10 +497,12 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
     is_file = corpus.tokenizer.kind == "file" or base.path
     recipe, validate = config.recipe, config.validate
     decay, steps = recipe.decay, recipe.steps
+    is_sum = validate.budget == "sum"  # no run is shorter than a member
+    shortest = steps if is_sum else recipe.steps_of(validate.token_multiplier)
 
-    def warms_up(run: float) -> bool:
+    def warms_up(run: int) -> bool:
         """Whether a run of so many steps reaches the full rate."""
-        return not recipe.warmup or recipe.warmup < round(run) - round(decay * run)
+        return not recipe.warmup or recipe.warmup < run - recipe.falling(run)
 
     for ok, key, what in (
         (corpus.partitions, "corpus.partitions", "at least one"),
@@ -511,7 +530,7 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
             f"below config.base.steps={base.steps}",
         ),
         (
-            not decay or round(decay * steps) > 1,
+            not decay or recipe.falling(steps) > 1,
             "recipe.decay",
             f"0, or at least two of {steps} steps: the first one has the full rate",
         ),
@@ -520,14 +539,27 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
             "validate.largest",
             "0 with config.validate.budget=fixed, whose runs are on any mixture",
         ),
+        *(
+            (
+                recipe.own_rows(run) > 0,
+                "recipe.replay",
+                f"low enough to leave {what} some of its {run * recipe.batch} rows "
+                f"(lower it, or raise {key} or config.recipe.batch)",
+            )
+            for run, what, key in (
+                (steps, "a member", "config.recipe.steps"),
+                (shortest, "a reference run", "config.validate.token_multiplier"),
+            )
+        ),
         (
             warms_up(steps),
             "recipe.warmup",
             f"below config.recipe.steps={steps}"
-            + f" less the {round(decay * steps)} in which the rate falls" * (decay > 0),
+            + f" less the {recipe.falling(steps)} in which the rate falls"
+            * (decay > 0),
         ),
         (
-            validate.budget == "sum" or warms_up(steps * validate.token_multiplier),
+            is_sum or warms_up(shortest),
             "validate.token_multiplier",
             f"large enough for runs to reach the full rate after config.recipe.warmup="
             f"{recipe.warmup} steps (members have {steps})",

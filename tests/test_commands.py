@@ -18,6 +18,7 @@ from jaxsim.config import load_config
 from jaxsim.model import Execution
 from jaxsim.pool import open_pool
 from jaxsim.pool.digests import file_digests, params_digest
+from jaxsim.report.write import last_lines
 from jaxsim.scoring import Scorer, evaluator
 from jaxsim.search.result import load_search
 from jaxsim.search.ties import AFTER_RUNS, BEFORE_RUNS
@@ -456,7 +457,9 @@ def test_runs_of_the_user(workdir, jaxsim, tmp_path):
     assert code == 2 and "'nowhere' is not a domain" in error
 
 
-def test_runs_of_the_user_beside_trained_reference_runs(complete, project, tmp_path):
+def test_runs_of_the_user_beside_trained_reference_runs(
+    complete, project, tmp_path, capfd
+):
     workdir = Path(shutil.copytree(complete, tmp_path / "copy"))
     trained = (workdir / "validation" / "validation.json").read_bytes()
     mixtures, metrics = tmp_path / "mixtures.csv", tmp_path / "metrics.csv"
@@ -465,7 +468,10 @@ def test_runs_of_the_user_beside_trained_reference_runs(complete, project, tmp_p
     config = f"--config={project.parent / 'tiny.py'}"
     options = [config, f"--workdir={workdir}"]
     reference_runs = f"--runs={mixtures},{metrics}"
+    capfd.readouterr()
     assert cli.main(["validate", *options, reference_runs]) == 0
+    verdict = capfd.readouterr().out.splitlines()[-1]
+    assert verdict.startswith("Verdict: ") and verdict in last_lines(workdir)
     assert (workdir / "validation" / "validation.json").read_bytes() == trained
     assert not load_validation(workdir).given
     given = load_validation(workdir, files=[GIVEN])

@@ -29,6 +29,7 @@ from jaxsim.corpus.documents import Tally, read_file
 from jaxsim.corpus.sources import find_inputs
 from jaxsim.corpus.split import places_of
 from jaxsim.errors import JaxsimError, UserError
+from jaxsim.train import reference_run
 
 CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/*.py"))
 # What the paper's configs leave to the user.
@@ -135,6 +136,33 @@ def test_a_warm_up_leaves_steps_at_the_full_rate() -> None:
     from_config_dict(node)
     node.recipe.update(steps=6, warmup=0)  # with none, runs may be short
     node.validate.token_multiplier = 0.01
+    from_config_dict(node)
+
+
+def test_steps_of_a_reference_run_are_rounded_as_in_training() -> None:
+    node = minimal()
+    node.recipe.update(steps=10, warmup=1, decay=0.5)
+    node.validate.token_multiplier = 0.27  # 3 steps: the rate falls in 2, not in 1.35
+    with pytest.raises(UserError, match=r"validate\.token_multiplier: must be large"):
+        from_config_dict(node)
+    node.validate.token_multiplier = 0.4
+    recipe = from_config_dict(node).recipe
+    assert recipe.steps_of(0.27) == reference_run({"a": 1.0}, recipe, 0.27).steps == 3
+    # As with the float32 of a device, and not 11.
+    assert dataclasses.replace(recipe, decay=0.07).falling(150) == 10
+
+
+def test_replay_leaves_rows_of_its_own_to_every_run() -> None:
+    node = minimal()
+    node.recipe.update(steps=4, batch=4, replay=0.97, warmup=0)
+    with pytest.raises(UserError, match=r"recipe\.replay: must .* a member .* 16 rows"):
+        from_config_dict(node)
+    node.recipe.replay = 0.9
+    from_config_dict(node)
+    node.validate.token_multiplier = 0.25
+    with pytest.raises(UserError, match=r"recipe\.replay: must .* 4 rows .*_multipl"):
+        from_config_dict(node)
+    node.validate.budget = "sum"  # longer than members
     from_config_dict(node)
 
 

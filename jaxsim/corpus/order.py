@@ -53,17 +53,6 @@ def shares(weights_C: Sequence[float] | np.ndarray, total: int) -> np.ndarray:
     return np.array(result, np.int64)
 
 
-def divided(
-    weights_C: Sequence[float] | np.ndarray, total_rows: int, replay: float = 0.0
-) -> np.ndarray:
-    """The rows of each unit in a run; replay, a share b, takes round(b * total) first.
-
-    See `shares`.
-    """
-    replayed = math.floor(Fraction(replay) * total_rows + Fraction(1, 2))
-    return shares(weights_C, total_rows - replayed)
-
-
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """Row r of a run is row `row_R[r]` of unit `units[unit_R[r]]`."""
@@ -78,25 +67,26 @@ class Schedule:
 def schedule(
     units: Sequence[Unit],
     weights_C: Sequence[float] | np.ndarray,
-    total_rows: int,
+    own_rows: int,
     data_seed: int,
-    replay: tuple[Unit, float] | None = None,
+    replay: tuple[Unit, int] | None = None,
 ) -> Schedule:
     """All rows of a run, as a function of its mixture and data seed.
 
-    Each unit gives its share, see `divided`: the first rows of its own permutation, and
-    a new epoch when it runs out. Replay is of the base text. Units of weight zero and
-    the order of units do not matter, given the shares.
+    Each unit gives its share of `own_rows`, see `shares`: the first rows of its own
+    permutation, and a new epoch when it runs out. Replay is the base text and its rows,
+    which come on top. Units of weight zero and the order of units do not matter, given
+    the shares.
     """
+    members, counts = list(units), shares(weights_C, own_rows).tolist()
+    if replay is not None:
+        members, counts = [*members, replay[0]], [*counts, replay[1]]
+    total_rows = sum(counts)
     if total_rows > MOST_ROWS:
         raise UserError(
             f"a run of {total_rows:,} rows, and the most are {MOST_ROWS:,}; lower "
             "config.base.steps, config.recipe.steps or config.validate.token_multiplier"
         )
-    members, (base, share) = list(units), replay or (None, 0.0)
-    counts = divided(weights_C, total_rows, share).tolist()
-    if base is not None:
-        members, counts = [*members, base], [*counts, total_rows - sum(counts)]
     used = sorted(
         np.flatnonzero(counts).tolist(),
         key=lambda c: (members[c].digest, members[c].name),

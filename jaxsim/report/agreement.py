@@ -311,7 +311,7 @@ def check(validation: Validation) -> Table:
         text_column("target", "target"),
         bits_column("merge_error", "mean absolute\nerror, merge", get="merge"),
         bits_column("calibrated_error", "calibrated\nmerge", get="calibrated"),
-        Column("change", "change", lambda v: formatted(v, "+.0%")),
+        Column("change", "change", lambda v: formatted(v, "+z.0%")),
         bits_column("half_interval", "90% interval,\n+/-", get="margin"),
         Column("covered_by_90_percent", "runs\nwithin it", percent, "covered"),
     )

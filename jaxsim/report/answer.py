@@ -134,7 +134,7 @@ def shift_sentence(found: SearchResult) -> str:
         return (
             "Calibration changed nothing: no correction predicted left-out runs better."
         )
-    ends = dict.fromkeys(f"{shift:+.4f}" for shift in (min(shifts), max(shifts)))
+    ends = dict.fromkeys(map(signed, (min(shifts), max(shifts))))
     text = f"Calibration shifts the merges by {' to '.join(ends)} bits per byte."
     if found.singles_known:
         text += " Single members are trained runs and are not shifted."
@@ -178,10 +178,10 @@ def search_sentences(found: SearchResult) -> list[str]:
         text = (
             f"The search ({found.method}) cost {found.evaluations:,.0f} evaluations of "
             f"a mixture on the dev text ({found.tokens:,} tokens; a gradient counts as "
-            f"three). {counted(found.searched, 'merge')} may be the answer"
+            f"three). It compared {counted(found.searched, 'merge')}"
         )
         if found.looked_at > found.searched:
-            text += f"; {found.looked_at:,} mixtures were ranked for it"
+            text += f", with the best of {found.looked_at:,} ranked mixtures among them"
         texts.append(f"{text}.")
     return texts
 

@@ -95,6 +95,11 @@ def show_agreement(validation: Validation) -> None:
         say(text)
 
 
+def show_verdict(diagnostics: Diagnostics, validation: Validation | None) -> None:
+    """Prints what can be trusted, as the report does."""
+    say(": ".join(trust.verdict(diagnostics, validation).line))
+
+
 def show_chosen(
     chosen: TrainedChoice, found: SearchResult | None, validation: Validation | None
 ) -> None:

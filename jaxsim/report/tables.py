@@ -313,10 +313,9 @@ def sources(found: SearchResult) -> Table:
         bits_column("high", "highest"),
         Column("epochs", "epochs\nplanned", epochs),
         Column("member_epochs", "epochs of\nthe member", epochs),
-        text_column(
-            "extrapolated", "beyond the\nmember's", lambda v: "yes" if v else ""
-        ),
-    )
+        text_column("extrapolated", "beyond the\nmember's", lambda _: "yes",
+                    lambda row: row["extrapolated"] or None),
+    )  # fmt: skip
     rows = [{"member": name, **source} for name, source in by_weight]
     parts = []
     if any(row["low"] is not None for row in rows):

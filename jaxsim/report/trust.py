@@ -69,6 +69,11 @@ class Verdict:
             return _MEANING[self.word]
         return _BEFORE_RUNS.get(self.word, _MEANING[self.word])
 
+    @property
+    def line(self) -> tuple[str, str]:
+        """Its label and sentences, for the console."""
+        return "Verdict", f"{self.word}. {self.meaning}"
+
 
 def verdict(diagnostics: Diagnostics | None, validation: Validation | None) -> Verdict:
     """Applies the first of the rules in docs/validate.md that fits."""
@@ -270,7 +275,7 @@ def noise_sentence(validation: Validation) -> str:
     joint = [
         f"{number(row['ceiling'], 2)}{interval(row['ceiling_interval'])} ({n})"
         for n, rows in validation.predictor_noise.items()
-        if n in leads and (row := rows["merge"])
+        if n in leads and np.isfinite((row := rows["merge"])["ceiling"])
     ]
     also = f" With the noise of merges as well: {listed(joint)}." if joint else ""
     low = [name for name, v in known.items() if v < BELOW_NOISE]

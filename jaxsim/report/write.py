@@ -88,8 +88,7 @@ def _answer(data: ReportData, place: Path) -> answer.Lines:
         data.token_multiplier,
         data.chosen,
     )
-    verdict = trust.verdict(data.diagnostics, data.validation)
-    lines.insert(-1, ("Verdict", f"{verdict.word}. {verdict.meaning}"))
+    lines.insert(-1, trust.verdict(data.diagnostics, data.validation).line)
     return [*(("OUT OF DATE", text) for text in data.stale), *lines]
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from jaxsim.config import RecipeConfig
 from jaxsim.corpus import Corpus
 from jaxsim.corpus.names import Labels
-from jaxsim.corpus.order import Schedule, divided, schedule
+from jaxsim.corpus.order import Schedule, schedule, shares
+from jaxsim.errors import UserError
 
 # Data seeds; replicate n of a run adds n. Reference runs share no order of rows with
 # members or their first replicates: noise of both would be partly the same.
@@ -34,20 +35,29 @@ class Run:
 
     def schedule(self, corpus: Corpus, recipe: RecipeConfig) -> Schedule:
         """The rows of the whole run, with its share of replayed base text."""
-        replay = (corpus.unit(Labels.BASE), recipe.replay) if recipe.replay else None
+        own = self._own_rows(recipe)
+        replayed = self.steps * recipe.batch - own
         return schedule(
             [corpus.unit(name) for name in self.mixture],
             list(self.mixture.values()),
-            self.steps * recipe.batch,
+            own,
             self.data_seed,
-            replay,
+            (corpus.unit(Labels.BASE), replayed) if recipe.replay else None,
         )
 
     def shares(self, recipe: RecipeConfig) -> dict[str, float]:
         """The token shares that its rows realize; replay does not count."""
-        total, weights_C = self.steps * recipe.batch, list(self.mixture.values())
-        rows_C = divided(weights_C, total, recipe.replay)
-        return dict(zip(self.mixture, (rows_C / rows_C.sum()).tolist(), strict=True))
+        own = self._own_rows(recipe)
+        rows_C = shares(list(self.mixture.values()), own)
+        return dict(zip(self.mixture, (rows_C / own).tolist(), strict=True))
+
+    def _own_rows(self, recipe: RecipeConfig) -> int:
+        if own := recipe.own_rows(self.steps):
+            return own
+        raise UserError(
+            f"config.recipe.replay: of the {self.steps * recipe.batch} rows of "
+            f"{title(self.kind, self.name)} it leaves none for the mixture; lower it"
+        )
 
 
 def member_run(unit: str, recipe: RecipeConfig) -> Run:
@@ -59,7 +69,7 @@ def reference_run(
     mixture: Mapping[str, float], recipe: RecipeConfig, token_multiplier: float = 1.0
 ) -> Run:
     """A reference run; its name is a digest of its mixture and steps."""
-    return _reference(mixture, max(1, round(recipe.steps * token_multiplier)))
+    return _reference(mixture, recipe.steps_of(token_multiplier))
 
 
 def _reference(mixture: Mapping[str, float], steps: int) -> Run:

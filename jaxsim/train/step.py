@@ -49,7 +49,7 @@ def constant_rate(recipe: RecipeConfig, steps: jax.Array | int) -> optax.Schedul
     fall = optax.linear_schedule(peak, 0.0, 1)
 
     def rate(step: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
-        falling = jnp.round(recipe.decay * steps).astype(jnp.int32)
+        falling = recipe.falling(steps)
         joined = optax.join_schedules(
             [rise, lambda step: fall(step / jnp.maximum(falling, 1))], [steps - falling]
         )

@@ -396,7 +396,12 @@ def joint_ceiling(
       predicted_M: predictions of the M mixtures.
       again_M: the same, from the replicates of all members.
       w_MC: the mixtures.
+
+    Returns:
+      NaN with a single run.
     """
+    if len(w_MC) < 2:
+        return Interval(float("nan"))
     s_CC = np.cov(w_MC, rowvar=False)
     square = float(np.sum(s_CC**2))
     freedom = np.trace(s_CC) ** 2 / square if square else None

@@ -8,7 +8,7 @@ first n runs of a longer list are those of the shorter one.
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -81,12 +81,12 @@ def draw_held_out(
     members: Sequence[str],
     config: ValidateConfig,
     recipe: RecipeConfig,
-    best: Mapping[str, np.ndarray],
+    best: Callable[[], Mapping[str, np.ndarray]],
 ) -> tuple[list[str], list[Run]]:
     """The held-out runs, and the part of `DISTRIBUTION` that each is from.
 
-    With the budget 'sum' there are only subsets, as in the paper. `best` are the
-    mixtures [K, C] of `NEAR_BEST`; see `best_mixtures`.
+    With the budget 'sum' there are only subsets, as in the paper. `best` gives the
+    mixtures [K, C] of `NEAR_BEST`, see `best_mixtures`, when a draw first needs them.
 
     Fewer than are asked for if there are not so many different mixtures.
 
@@ -104,7 +104,7 @@ def draw_held_out(
     only_subsets = config.budget == "sum"
     largest = largest_subset(config, len(members)) if only_subsets else len(members)
     found: dict[str, tuple[str, Run]] = {}
-    count = held_out_runs(config, len(members))
+    count, near_best = held_out_runs(config, len(members)), functools.cache(best)
     for draw in range(100 * count):
         if len(found) == count:
             break
@@ -116,10 +116,9 @@ def draw_held_out(
             size = int(generator.integers(2, largest + 1))
             chosen = generator.choice(len(members), size, replace=False)
             w_C = np.bincount(chosen, minlength=len(members)) / size
-        elif part in NEAR_BEST and part not in best:
-            continue
         elif part in NEAR_BEST:
-            w_C = best[part][generator.integers(len(best[part]))]
+            w_KC = near_best()[part]
+            w_C = w_KC[generator.integers(len(w_KC))]
         else:
             alpha_C = np.full(len(members), config.concentration)
             w_C = _rounded(generator.dirichlet(alpha_C, 1))[0]
@@ -136,7 +135,7 @@ def draw_held_out(
 
 
 def needs_best(config: ValidateConfig, members: int) -> bool:
-    """Whether any held-out run is drawn near the best."""
+    """Whether a held-out run is near the best, if each draw gives another mixture."""
     first = min(map(DISTRIBUTION.index, NEAR_BEST))
     return config.budget == "fixed" and held_out_runs(config, members) > first
 
@@ -315,9 +314,8 @@ def plan_runs(
             f"{damaged[0]!r} is damaged: delete its folder in pool/members "
             "and run `jaxsim train` to make it again"
         )
-    near = needs_best(settings, len(members))
-    best = best_mixtures(scorer, config) if near else {}
-    parts, runs = draw_held_out(members, settings, recipe, best)
+    near = functools.partial(best_mixtures, scorer, config)
+    parts, runs = draw_held_out(members, settings, recipe, near)
     w_FC = design(
         settings.calibration_runs,
         len(members),

@@ -353,13 +353,13 @@ def test_cost_is_that_of_the_file():
     text = search_sentences(found)[1]
     assert "317 evaluations" in text and "98,765 tokens" in text
     assert "a gradient counts as three" in text
-    assert "It merged 40 mixtures out of 5,000" in text
+    assert "40 merges, with the best of 5,000 ranked mixtures" in text
 
 
 def test_nothing_ranked_no_claim_about_it():
     found = dataclasses.replace(found_of(), looked_at=0)
     text = search_sentences(found)[1]
-    assert "ranked" not in text and "It merged 40 mixtures." in text
+    assert "ranked" not in text and "It compared 40 merges." in text
 
 
 # Trained mixtures.

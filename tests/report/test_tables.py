@@ -10,7 +10,7 @@ from jaxsim.corpus import open_corpus
 from jaxsim.pool import open_pool
 from jaxsim.report import agreement, tables
 from jaxsim.report.show import show, show_agreement, show_chosen, show_search
-from jaxsim.report.table import Estimate, short
+from jaxsim.report.table import Estimate, number, percent, short, signed
 from jaxsim.report.tables import (
     constraint_words,
     marginal,
@@ -28,6 +28,18 @@ from .workdirs import (
     reference_scores,
     validation_of,
 )
+
+
+def test_zero_has_no_minus():
+    for value in (-1e-9, -0.0, np.float32(-1e-9), np.float64(-1e-9)):
+        shown = number(value), signed(value, 2), percent(value)
+        assert shown == ("0.0000", "+0.00", "0%")
+    assert (number(-1, 2), signed(2), percent(-0.014, 1)) == (
+        "-1.00",
+        "+2.0000",
+        "-1.4%",
+    )
+    assert Estimate(-1e-9, (-0.001, 0.2)).shown() == "0.00 [0.00, 0.20]"
 
 
 def said(capsys):

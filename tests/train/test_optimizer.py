@@ -40,6 +40,9 @@ def test_the_rate_falls_over_a_share_of_a_run():
     assert found == pytest.approx([1.0, 2.0, 2.0, 2.0, *last], rel=1e-6)
     found = rates_of(16, warmup=0, decay=0.25)
     assert found == pytest.approx([*[2.0] * 12, *last], rel=1e-6)
+    # As many steps as the config is checked with.
+    falls = sum(rate < 2.0 for rate in rates_of(150, warmup=0, decay=0.07))
+    assert falls == RecipeConfig(decay=0.07).falling(150) - 1
 
 
 def test_the_base_model_warms_up_and_follows_a_cosine():

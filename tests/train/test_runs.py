@@ -8,6 +8,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxsim.config import RecipeConfig
+from jaxsim.errors import UserError
 from jaxsim.train import Run, member_run, reference_run, replicate_of
 from jaxsim.train.runs import batch_of, batches, is_named_right
 
@@ -29,6 +30,14 @@ def test_replay_rows_are_an_exact_share_of_base_text(setting):
     everything = {tuple(row) for row in reader[np.arange(len(reader))]}
     for row, name in zip(tokens_BL1, units, strict=True):
         assert (tuple(row) in everything) == (name == "base")
+
+
+def test_a_run_without_a_row_of_its_own_is_refused(setting):
+    recipe = RecipeConfig(steps=1, batch=5, replay=0.9)
+    run = reference_run({"a": 2.0, "b": 1.0}, recipe)
+    for use in (run.shares, lambda recipe: run.schedule(setting.corpus, recipe)):
+        with pytest.raises(UserError, match=r"recipe\.replay: of the 5 rows of run"):
+            use(recipe)
 
 
 def test_without_replay_no_row_is_base_text(setting):

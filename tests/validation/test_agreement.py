@@ -5,6 +5,8 @@ jackknife is conservative, more so with fewer runs and higher correlations, so
 the coverage may be anywhere above the level but 1.
 """
 
+import warnings
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -509,6 +511,12 @@ def test_the_joint_ceiling_without_an_interval_or_noise():
     assert joint_ceiling(Interval(0.9), values, values, w_MC).bounds is None
     found = joint_ceiling(Interval(0.9, 0.8, 0.95), values, values + 1, w_MC)
     assert found == Interval(0.9, pytest.approx(0.8), pytest.approx(0.95))
+
+
+def test_one_run_has_no_joint_ceiling():
+    with warnings.catch_warnings(action="error"):
+        found = joint_ceiling(Interval(0.0), np.ones(1), np.ones(1), np.eye(1, 3))
+    assert np.isnan(found.estimate) and found.bounds is None
 
 
 def test_a_ceiling_where_there_is_only_noise():

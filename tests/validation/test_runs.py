@@ -41,7 +41,7 @@ def changed(**values) -> ValidateConfig:
 
 
 def drawn(config=CONFIG, members=MEMBERS):
-    return draw_held_out(members, config, RECIPE, BEST)
+    return draw_held_out(members, config, RECIPE, lambda: BEST)
 
 
 def mixtures(runs):
@@ -57,6 +57,23 @@ def test_held_out_runs_are_a_function_of_their_seed():
     assert len(same) <= 4
     longer = drawn(changed(held_out=14))
     assert tuple(found[:12] for found in longer) == first
+
+
+@pytest.mark.parametrize("concentration", [4.0, 0.01])
+def test_the_best_are_found_when_a_draw_needs_them(concentration):
+    """A draw that gives a single member moves on to the next part of the turn."""
+    calls = []
+
+    def best():
+        calls.append(1)
+        return BEST
+
+    few = changed(concentration=concentration, held_out=3)
+    found = draw_held_out(MEMBERS, few, RECIPE, best)
+    assert len(calls) == (concentration < 1)
+    longer = drawn(dataclasses.replace(few, held_out=4))
+    assert tuple(part[:3] for part in longer) == found
+    draw_held_out(MEMBERS, changed(budget="sum"), RECIPE, pytest.fail)
 
 
 def test_the_sampling_distribution_of_held_out_runs():
@@ -206,7 +223,7 @@ def test_runs_are_predicted_at_the_shares_of_their_rows():
     units = {name: Unit(name, name, "", name, 40, 320, 1, 320) for name in names}
     corpus = SimpleNamespace(unit=units.__getitem__)
     recipe = RecipeConfig(steps=5, batch=8, replay=0.25)
-    runs = draw_held_out(MEMBERS, CONFIG, recipe, BEST)[1]
+    runs = draw_held_out(MEMBERS, CONFIG, recipe, lambda: BEST)[1]
     table = mixture_table(MEMBERS, runs, recipe)
     for m, run in enumerate(runs):
         rows = run.schedule(corpus, recipe)
