@@ -211,11 +211,12 @@ def _sources(found: SearchResult) -> Lines:
     ordered = sorted(used.items(), key=lambda pair: -pair[1]["weight"])
     lines = []
     ranges = [
-        f"{name} {number(row['low'], 2)} to {number(row['high'], 2)}"
+        f"{name} unknown"
+        if row["low"] is None
+        else f"{name} {number(row['low'], 2)} to {number(row['high'], 2)}"
         for name, row in ordered
-        if row["low"] is not None
     ]
-    if ranges:
+    if any(row["low"] is not None for _, row in ordered):
         text = (
             f"{listed(ranges, 8)}. The quadratic expects mixtures in these ranges to "
             f"be at most {number(found.range_limit)} bits per byte worse than the "

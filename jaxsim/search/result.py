@@ -54,7 +54,7 @@ class FoundSource(TypedDict):
 
     weight: float
     low: float | None  # lowest and highest weight of mixtures that the surrogate
-    high: float | None  # expects to tie; None without a quadratic
+    high: float | None  # expects to tie; None if not known
     epochs: float | None  # in the planned run; None without one
     member_epochs: float  # of the member's own run
     extrapolated: bool  # whether the planned run uses more of them

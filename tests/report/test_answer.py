@@ -325,6 +325,9 @@ def test_the_range_of_every_weight_is_named():
     assert said.startswith(ranges)
     assert "at most 0.0125 bits per byte worse" in said
     found = found_of()
+    found.sources[MEMBERS[0]] |= {"low": None, "high": None}
+    said = lines(found)["Range of weights"]
+    assert said.startswith(f"{MEMBERS[0]} unknown and {MEMBERS[1]} 0.20 to 0.90.")
     for source in found.sources.values():
         source |= {"low": None, "high": None}
     assert "Range of weights" not in lines(found)

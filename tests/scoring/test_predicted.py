@@ -132,7 +132,9 @@ def test_it_says_how_far_it_is_from_real_merges(large, fits, capsys):
     ]
     assert [x for x in line.split() if x in figures] == figures
     assert f"{misfit.share:.1%}" in line.split()
-    assert f"best of {len(large.table('dirichlet:40'))} mixtures by the merge" in out
+    assert (
+        f"best of {len(large.table('dirichlet:40'))} mixtures by the quadratic" in out
+    )
 
     misfits = found.misfits[MERGE] | {"outside": dataclasses.replace(misfit, spread=0)}
     show.show_predicted(
