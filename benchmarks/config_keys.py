@@ -106,7 +106,7 @@ def get_config(arg=None):
     c.model.update(length=32, layers=1, dim=16, heads=2, kv_heads=2, mlp_dim=32)
     c.model.vocab_rows = 264
     c.base.update(steps=3, batch=8, warmup=1)
-    c.recipe.update(steps=4, batch=4, learning_rate=3e-2)
+    c.recipe.update(steps=4, batch=4, warmup=1, learning_rate=3e-2)
     c.train.unroll = c.score.unroll = False
     c.score.update(rows=8, mixtures="subsets:1-2", windows=3)
     c.validate.update(held_out=4, replicates=1, candidates=50, windows=4)

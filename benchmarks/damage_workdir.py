@@ -44,7 +44,7 @@ def get_config(arg=None):
     config.corpus.max_bad = 0.1
     config.model.update(length=16, layers=1, dim=16, heads=2, kv_heads=2, mlp_dim=32)
     config.base.update(steps=4, batch=4, warmup=1)
-    config.recipe.update(steps=6, batch=2)
+    config.recipe.update(steps=6, batch=2, warmup=2)
     config.train.update(checkpoint_every=2, log_every=2)
     config.score.update(mixtures="subsets:1-2", windows=2)
     config.validate.update(

@@ -71,7 +71,7 @@ def get_config(arg=None):
         dict(length=32, layers=1, dim=16, heads=2, kv_heads=2, mlp_dim=16)
     )
     config.base.update(dict(steps=4, warmup=1, batch=4))
-    config.recipe.update(dict(steps=3, batch=4))
+    config.recipe.update(dict(steps=3, warmup=1, batch=4))
     config.train.update(dict(log_every=1, unroll=False))
     if "states" in words:
         config.train.checkpoint_every = 1

@@ -64,6 +64,7 @@ def get_config(arg=None):
     c.corpus.workers = {workers}
     c.model.length = {length}
     c.recipe.steps = {rows}
+    c.recipe.warmup = 0
     c.recipe.batch = 1
     c.base.steps = {rows}  # as much base text
     c.base.batch = 1

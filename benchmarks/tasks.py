@@ -79,7 +79,7 @@ def get_config(arg=None):
     c.model.length = {length}
     c.model.dim, c.model.mlp_dim = 64, 176
     c.base.steps, c.base.warmup, c.base.batch = 20, 4, 4
-    c.recipe.steps, c.recipe.batch = 4, 4
+    c.recipe.steps, c.recipe.warmup, c.recipe.batch = 4, 1, 4
     c.score.mixtures = ""
     return c
 """

@@ -26,9 +26,9 @@ class Workload:
 
     @property
     def config(self) -> Config:
-        """The recipe that members are trained with, at this batch size."""
+        """The recipe of members at this batch size; both sides have a constant rate."""
         config = Config(model=self.model)
-        recipe = dataclasses.replace(config.recipe, batch=self.batch)
+        recipe = dataclasses.replace(config.recipe, batch=self.batch, warmup=0)
         return dataclasses.replace(config, recipe=recipe)
 
     @property

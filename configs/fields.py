@@ -99,6 +99,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.base.batch = 16
     config.base.warmup = 100
     config.recipe.steps = 128
+    config.recipe.warmup = 20
     config.recipe.batch = 16
     config.recipe.learning_rate = 5e-4
 
@@ -111,8 +112,10 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.validate.member_replicates = 12
     if "shorter" in words:
         config.recipe.steps = 8
+        config.recipe.warmup = 2
     if "short" in words:
         config.recipe.steps = 32
+        config.recipe.warmup = 8
     if "long" in words:
         config.recipe.steps = 512
     if "last" in words:
@@ -138,7 +141,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
         config.base.steps = 40
         config.base.warmup = 4
         config.recipe.steps = 4
-        config.validate.candidates = 100
+        config.recipe.warmup = 1
         config.validate.held_out = 4
         config.validate.calibration_runs = 2
         config.validate.replicates = 2

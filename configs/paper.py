@@ -76,9 +76,11 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.recipe.steps = 500
     config.recipe.batch = 1024
     config.recipe.learning_rate = 6e-5
+    config.recipe.warmup = 0
     config.recipe.beta1 = 0.9
     config.recipe.beta2 = 0.95
     config.recipe.weight_decay = 0.1
+    config.recipe.weight_decay_all = True
     config.recipe.clip = 1.0
     config.recipe.tail = 0.0
     config.recipe.replay = 0.0
@@ -92,6 +94,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
 
     config.score.mixtures = "subsets:1-2"
     config.validate.budget = "sum"
+    config.validate.largest = 3
     config.validate.held_out = 24
 
     if "smoke" in words:

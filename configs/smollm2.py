@@ -52,6 +52,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
 
     config.model.length = 512
     config.recipe.steps = 12
+    config.recipe.warmup = 2
     config.recipe.batch = 4
     # Its own schedule ended at zero. See docs/models.md for how to choose a rate.
     config.recipe.learning_rate = 5e-5
@@ -63,12 +64,12 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.score.unroll = False
     config.validate.held_out = 2
     config.validate.replicates = 1
-    config.validate.candidates = 100
     config.search.evaluations = 10
     if "smoke" in words:
         config.corpus.partitions.eras.by_dates = (("1790", "1814"), ("2000", "2024"))
         config.model.length = 32
         config.recipe.steps = config.recipe.batch = config.train.accumulate = 2
+        config.recipe.warmup = 1
         config.corpus.evaluation_tokens = 64
         config.validate.held_out = config.validate.replicates = 0
         config.search.evaluations = 2

@@ -75,7 +75,8 @@ _FLAGS: Mapping[str, str] = {
     "score validate search run export --override": "Go on although members are "
     "damaged or do not match, and mark every result (default: stop with exit code 3).",
     "score --mixtures=TABLE": "The mixtures: subsets or subsets:1-3 (equal weights), "
-    "dirichlet:1000 (random weights) or FILE.csv (default: config.score.mixtures).",
+    "dirichlet:1000 (random weights) or FILE.csv; more than config.score.merges are "
+    "predicted in closed form (default: config.score.mixtures).",
     "score --documents": "Also write the merges' losses by document, as "
     "DIR/scores/TABLE.documents.parquet (default: by domain alone).",
     "validate --runs=MIXTURES.csv,METRICS.csv": "Compare with your own runs, trained "

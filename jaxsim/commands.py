@@ -30,7 +30,8 @@ from jaxsim.pool.publish import is_published
 from jaxsim.report import show, tables
 from jaxsim.report.write import last_lines, write_report
 from jaxsim.scoring.evaluation import gaps, gather
-from jaxsim.scoring.scorer import Scorer, table_name
+from jaxsim.scoring.predicted import predict
+from jaxsim.scoring.scorer import Scorer, not_searched, table_name
 from jaxsim.scoring.scores import Scores
 from jaxsim.scoring.table import count_rows
 from jaxsim.search.objective import Objective, objective
@@ -114,8 +115,7 @@ def _prepared(config: Config, workdir: Path, refreeze: bool = False) -> Corpus:
             if members.keys() - prepared.units.keys():
                 say(f"prepare: {gaps(prepared, members)[-1]}")
     count = len(prepared.units)
-    if config.score.mixtures:  # refused before anything is trained
-        count_rows(config.score.mixtures, count)
+    _check_table(config, count)  # refused before anything is trained
     save_config(config, workdir / "config.json")
     vocabulary = prepared.tokenizer.vocab_size
     show_costs(config, count, vocabulary, evaluation_of(prepared))
@@ -134,11 +134,9 @@ def _dry_run(config: Config, workdir: Path) -> None:
     show_preview(config, found)
     partitions, domains = found.places("partitions"), found.places("domains")
     count = sum(pieces(config, place) for place in partitions)
-    spec = config.score.mixtures
     if count:
         try:
-            if spec:
-                count_rows(spec, count)
+            _check_table(config, count)
         except UserError as error:
             found.problems.append(str(error))
             config = dataclasses.replace(
@@ -197,7 +195,21 @@ def score(
     table = scorer.table(spec) if spec else None  # refused before scoring
     done = [scorer.standard()]
     show.show(tables.standard_bits(done[0]))
-    if table is not None:
+    if table is not None and scorer.is_predicted(table):
+        name = table_name(spec)
+        predicted = predict(scorer, name, table)
+        show.show_predicted(predicted)
+        found = f"{scorer.store.folder}/{name}.parquet"
+        say(
+            f"scores: {counted(len(table), 'mixture')} in {found}, predicted in closed "
+            f"form, because config.score.merges is {config.score.merges:,}; no search "
+            "takes them"
+        )
+        if predicted.best is not None:
+            name = predicted.best.name
+            say(f"scores: the best, merged, in {scorer.store.folder}/{name}.parquet")
+            done.append(predicted.best)
+    elif table is not None:
         name = table_name(spec)
         scored = scorer.score(name, table, "dev", config.score.windows)
         show.show(tables.scores(scored))
@@ -262,7 +274,7 @@ def validate(
         validation = validate_trained(config, scorer, trainer, bucket)
         expected = min(config.validate.member_replicates, len(scorer.members))
         if known.replicates < expected:
-            diagnosed()  # new replicates of members measure noise
+            known = diagnosed()  # new replicates of members measure noise
     save_validation(workdir, validation)
     show.show_agreement(validation)
     used = load_validation(workdir, scorer.now())
@@ -271,6 +283,7 @@ def validate(
             "validate: search and the report's verdict use the reference runs "
             "trained here; the report shows yours beside them"
         )
+    show.show_verdict(known, used)
 
 
 def search(
@@ -419,7 +432,7 @@ def _validate_chosen(
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         raise UserError(f"{path}: two rows are the same mixture")
-    table = mixture_table(scorer.members, runs)
+    table = mixture_table(scorer.members, runs, config.recipe)
     scorer.stack.check_usable(table)
     train_reference_runs(
         scorer,
@@ -430,11 +443,23 @@ def _validate_chosen(
     )
     trained = scorer.score_entries(CHOSEN, names, "test")
     predicted = scorer.score(CHOSEN_MIXTURES, table, "test")
-    chosen = compare_chosen(asked.names, predicted, trained)
+    chosen = compare_chosen(asked, predicted, trained)
     chosen.save(workdir)
     there = (workdir / "search" / "result.json").exists()
     last_search = load_search(workdir) if there else None
     show.show_chosen(chosen, last_search, load_validation(workdir))
+
+
+def _check_table(config: Config, members: int) -> None:
+    """Refuses a table of mixtures that is none, or that the search cannot use.
+
+    Raises:
+      UserError: see `count_rows` and `not_searched`.
+    """
+    spec, merges = config.score.mixtures, config.score.merges
+    rows = count_rows(spec, members) or 0 if spec else 0
+    if config.search.method == "table" and rows > merges:
+        raise not_searched(spec, merges)
 
 
 def _table(config: Config, scorer: Scorer) -> Scores | None:

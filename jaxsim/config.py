@@ -9,13 +9,16 @@ the rest of jaxsim sees.
 # ruff: noqa: RUF009 - what is called in a default returns a dataclass field
 
 import dataclasses
+import math
 import operator
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 from ml_collections import config_dict
 
 from jaxsim import records
@@ -282,17 +285,35 @@ class RecipeConfig:
 
     steps: int = positive(32)
     batch: int = positive(8)  # rows of L tokens
-    # Constant, up to `decay`. Has to be set if `base.path` is.
+    # Constant from `warmup` to `decay`. Has to be set if `base.path` is.
     learning_rate: float = positive(1e-3)
+    warmup: int = non_negative(8)  # steps; as many in longer runs
     beta1: float = checked(0.9, lambda x: 0 <= x < 1, "a share below 1")
     beta2: float = checked(0.95, lambda x: 0 <= x < 1, "a share below 1")
-    weight_decay: float = non_negative(0.1)  # of matrices
+    weight_decay: float = non_negative(0.1)
+    weight_decay_all: bool = (
+        False  # weight decay of all parameters, not of matrices alone
+    )
     clip: float = positive(1.0)  # global norm
     tail: float = share(0.5)  # last share of steps, averaged
     decay: float = share(0.0)  # last share of steps, rate falls to zero
     # Share of base text in every run.
     replay: float = checked(0.0, lambda x: 0 <= x < 1, "a share below 1")
     precision: Precision = "float32"  # of matrix products
+
+    def steps_of(self, token_multiplier: float) -> int:
+        """Steps of a run on so many times the tokens of a member."""
+        return max(1, round(self.steps * token_multiplier))
+
+    def falling(self, steps: Any) -> Any:
+        """Last steps of a run in which the rate falls; of traced steps, too."""
+        # In float32, as on a device.
+        return round(np.float32(self.decay) * steps)
+
+    def own_rows(self, steps: int) -> int:
+        """Rows of a run that its mixture gives; replay takes round(share * rows)."""
+        rows = steps * self.batch
+        return rows - math.floor(Fraction(self.replay) * rows + Fraction(1, 2))
 
 
 @dataclass(frozen=True)
@@ -319,6 +340,8 @@ class ScoreConfig:
     # '', subsets (of up to three members, if they are not too many), subsets:a-b,
     # dirichlet:n, FILE.csv
     mixtures: str = "subsets"
+    # A table of more mixtures is predicted in closed form.
+    merges: int = positive(5000, 1e6)
     windows: int = non_negative(0)  # of each domain's dev split; 0: all
     seed: int = non_negative(0)  # random seed of Dirichlet draws
     concentration: float = dirichlet(1.0)  # of Dirichlet draws, per member
@@ -350,9 +373,12 @@ class ValidateConfig:
     member_replicates: int = non_negative(0)  # of members
     # Tokens of a run: `token_multiplier` units, or all its units (subsets only).
     budget: Literal["fixed", "sum"] = "fixed"
+    # Most units of a run with the budget 'sum'; 0: all.
+    largest: int = checked(0, lambda x: x == 0 or 2 <= x <= _MOST, "0, or at least 2")
     token_multiplier: float = positive(1.0, 1e4)  # tokens of a run / tokens of a member
     concentration: float = dirichlet(4.0)  # of the reference runs drawn from Dirichlet
-    # A quarter of the reference runs comes from the best 1 % of so many mixtures.
+    # A quarter of the reference runs comes from the best 1 % of so many mixtures, by
+    # closed forms of the predictors.
     candidates: int = positive(10_000, 1e6)
     windows: int = non_negative(0)  # of each domain and split; 0: all
     seed: int = non_negative(0)
@@ -386,7 +412,7 @@ class SearchConfig:
     supply: dict[str, float] = values(1, _MOST_TOKENS, "a number of tokens, at least 1")
     windows: int = non_negative(0)  # of each domain's dev split; 0: all
     method: Literal["descend", "table"] = "descend"  # table: the best of the scored
-    candidates: int = positive(100_000, 1e6)  # mixtures the cheap predictor scores
+    candidates: int = positive(100_000, 1e6)  # mixtures that a closed form ranks
     evaluations: int = positive(200, 1e6)  # budget: mixtures that are merged
     min_effect: float = non_negative(0.0)  # smallest relative difference that counts
     # Of the simultaneous tie set; 1,000 draws do not resolve more.
@@ -469,7 +495,15 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
     config = from_plain(Config, values, "config")
     corpus, base, split = config.corpus, config.base, config.corpus.split
     is_file = corpus.tokenizer.kind == "file" or base.path
-    decay, steps = config.recipe.decay, config.recipe.steps
+    recipe, validate = config.recipe, config.validate
+    decay, steps = recipe.decay, recipe.steps
+    is_sum = validate.budget == "sum"  # no run is shorter than a member
+    shortest = steps if is_sum else recipe.steps_of(validate.token_multiplier)
+
+    def warms_up(run: int) -> bool:
+        """Whether a run of so many steps reaches the full rate."""
+        return not recipe.warmup or recipe.warmup < run - recipe.falling(run)
+
     for ok, key, what in (
         (corpus.partitions, "corpus.partitions", "at least one"),
         (
@@ -496,9 +530,39 @@ def from_config_dict(node: config_dict.ConfigDict, text: bool = True) -> Config:
             f"below config.base.steps={base.steps}",
         ),
         (
-            not decay or round(decay * steps) > 1,
+            not decay or recipe.falling(steps) > 1,
             "recipe.decay",
             f"0, or at least two of {steps} steps: the first one has the full rate",
+        ),
+        (
+            not validate.largest or validate.budget == "sum",
+            "validate.largest",
+            "0 with config.validate.budget=fixed, whose runs are on any mixture",
+        ),
+        *(
+            (
+                recipe.own_rows(run) > 0,
+                "recipe.replay",
+                f"low enough to leave {what} some of its {run * recipe.batch} rows "
+                f"(lower it, or raise {key} or config.recipe.batch)",
+            )
+            for run, what, key in (
+                (steps, "a member", "config.recipe.steps"),
+                (shortest, "a reference run", "config.validate.token_multiplier"),
+            )
+        ),
+        (
+            warms_up(steps),
+            "recipe.warmup",
+            f"below config.recipe.steps={steps}"
+            + f" less the {recipe.falling(steps)} in which the rate falls"
+            * (decay > 0),
+        ),
+        (
+            is_sum or warms_up(shortest),
+            "validate.token_multiplier",
+            f"large enough for runs to reach the full rate after config.recipe.warmup="
+            f"{recipe.warmup} steps (members have {steps})",
         ),
     ):
         need(ok, what, operator.attrgetter(key)(config), f"config.{key}")

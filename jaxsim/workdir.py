@@ -17,7 +17,7 @@ from jaxsim.pool.pool import FROM_CORPUS
 from jaxsim.pool.publish import is_published
 
 # Settings of the recipe that a base model is trained with, too.
-SHARED = ("beta1", "beta2", "weight_decay", "clip", "precision")
+SHARED = ("beta1", "beta2", "weight_decay", "weight_decay_all", "clip", "precision")
 
 
 def check(config: Config, workdir: Path) -> None:

@@ -42,6 +42,7 @@ def get_config(arg=None):
     c.model.length = 32
     c.base.path = str(HERE / "llama")
     c.recipe.steps = 2
+    c.recipe.warmup = 0
     c.recipe.batch = 8
     c.recipe.learning_rate = 3e-2
     c.train.unroll = False

@@ -41,6 +41,7 @@ def get_config(arg=None):
     c.base.batch = 8
     c.base.warmup = 1
     c.recipe.steps = 2
+    c.recipe.warmup = 0
     c.recipe.batch = 8
     c.recipe.learning_rate = 3e-2
     c.score.unroll = False

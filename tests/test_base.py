@@ -151,8 +151,9 @@ def test_a_plan_needs_no_workdir(home):
     sizes = sizes_of(config, None, None)
     assert (sizes.members, sizes.vocabulary) == (2, 258)
     costs = [*training_costs(config, 2), *scoring_costs(config, 2, None)]
-    names = [cost.name for cost in costs]
-    assert names == ["members", "scoring 1,048,576 tokens"]
+    assert [cost.name for cost in costs if "scoring" not in cost.name] == [
+        "members", "a closed form's gradient", "a closed form's checks",
+    ]  # fmt: skip
 
 
 def test_the_folder_may_move_but_not_change(home, jaxsim):

@@ -29,6 +29,7 @@ from jaxsim.corpus.documents import Tally, read_file
 from jaxsim.corpus.sources import find_inputs
 from jaxsim.corpus.split import places_of
 from jaxsim.errors import JaxsimError, UserError
+from jaxsim.train import reference_run
 
 CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/*.py"))
 # What the paper's configs leave to the user.
@@ -106,6 +107,8 @@ def test_missing_key_is_named() -> None:
         ("model.dim", 10**12),
         ("base.steps", 10**10),
         ("recipe.decay", 0.04),  # 1 of 32 steps, and with its full rate
+        ("recipe.warmup", 32),
+        ("validate.token_multiplier", 0.25),  # runs of 8 steps, all of them warm-up
         ("score.memory", 1e300),
         ("score.memory", 1e-9),
         ("score.concentration", 1e-300),
@@ -113,6 +116,8 @@ def test_missing_key_is_named() -> None:
         ("search.evaluations", 10**12),
         ("validate.candidates", 10**12),
         ("validate.held_out", 10**12),
+        ("validate.largest", 1),
+        ("validate.largest", 3),  # without the budget 'sum'
     ],
 )
 def test_values_that_no_run_survives_are_refused(key: str, value: object) -> None:
@@ -120,6 +125,45 @@ def test_values_that_no_run_survives_are_refused(key: str, value: object) -> Non
     node.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=rf"config\.{key}: must be"):
         from_config_dict(node)
+
+
+def test_a_warm_up_leaves_steps_at_the_full_rate() -> None:
+    node = minimal()
+    node.recipe.update(warmup=16, decay=0.5)
+    with pytest.raises(UserError, match=r"recipe\.steps=32 less the 16 in which"):
+        from_config_dict(node)
+    node.recipe.warmup = 15
+    from_config_dict(node)
+    node.recipe.update(steps=6, warmup=0)  # with none, runs may be short
+    node.validate.token_multiplier = 0.01
+    from_config_dict(node)
+
+
+def test_steps_of_a_reference_run_are_rounded_as_in_training() -> None:
+    node = minimal()
+    node.recipe.update(steps=10, warmup=1, decay=0.5)
+    node.validate.token_multiplier = 0.27  # 3 steps: the rate falls in 2, not in 1.35
+    with pytest.raises(UserError, match=r"validate\.token_multiplier: must be large"):
+        from_config_dict(node)
+    node.validate.token_multiplier = 0.4
+    recipe = from_config_dict(node).recipe
+    assert recipe.steps_of(0.27) == reference_run({"a": 1.0}, recipe, 0.27).steps == 3
+    # As with the float32 of a device, and not 11.
+    assert dataclasses.replace(recipe, decay=0.07).falling(150) == 10
+
+
+def test_replay_leaves_rows_of_its_own_to_every_run() -> None:
+    node = minimal()
+    node.recipe.update(steps=4, batch=4, replay=0.97, warmup=0)
+    with pytest.raises(UserError, match=r"recipe\.replay: must .* a member .* 16 rows"):
+        from_config_dict(node)
+    node.recipe.replay = 0.9
+    from_config_dict(node)
+    node.validate.token_multiplier = 0.25
+    with pytest.raises(UserError, match=r"recipe\.replay: must .* 4 rows .*_multipl"):
+        from_config_dict(node)
+    node.validate.budget = "sum"  # longer than members
+    from_config_dict(node)
 
 
 def test_an_imported_base_model_names_tokens_and_needs_no_base_text() -> None:
@@ -412,8 +456,9 @@ def test_paper_recipe() -> None:
         unit = config.recipe.steps * config.recipe.batch * config.model.length
         assert unit == 1_048_576_000
         assert config.recipe.learning_rate == 6e-5
-        assert config.recipe.tail == 0
-        assert config.validate.budget == "sum"
+        assert config.recipe.tail == config.recipe.warmup == 0
+        assert config.recipe.weight_decay_all
+        assert (config.validate.budget, config.validate.largest) == ("sum", 3)
     assert small.recipe == large.recipe
     assert small.corpus == large.corpus
     assert (small.base.learning_rate, large.base.learning_rate) == (6e-4, 3e-4)

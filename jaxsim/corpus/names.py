@@ -24,7 +24,7 @@ class Labels:
     UNIFORM, PROPORTIONAL, MACRO = "uniform", "proportional", "macro"
     BEST = "best"
     GROUP, SUBSET, POINT = "group {}", "{} + {}", "{} x {:g}"
-    DIRICHLET, FOUND = "dirichlet {:d}", "found {:d}"
+    DIRICHLET, FOUND, CHECK = "dirichlet {:d}", "found {:d}", "check {:d}"
     REFERENCE, REPLICATE = "reference-{:010x}", "{}.replicate{:d}"
     # Targets; `MACRO` is one, too.
     MACRO_OUT_OF_POOL, MACRO_IN_POOL = "macro out-of-pool", "macro in-pool"

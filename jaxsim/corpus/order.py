@@ -67,27 +67,26 @@ class Schedule:
 def schedule(
     units: Sequence[Unit],
     weights_C: Sequence[float] | np.ndarray,
-    total_rows: int,
+    own_rows: int,
     data_seed: int,
-    replay: tuple[Unit, float] | None = None,
+    replay: tuple[Unit, int] | None = None,
 ) -> Schedule:
     """All rows of a run, as a function of its mixture and data seed.
 
-    Each unit gives its exact share: the first rows of its own permutation, and a new
-    epoch when it runs out. Replay (the base text and a share b) takes round(b *
-    total) rows first. Units of weight zero and the order of units do not matter,
-    given the shares.
+    Each unit gives its share of `own_rows`, see `shares`: the first rows of its own
+    permutation, and a new epoch when it runs out. Replay is the base text and its rows,
+    which come on top. Units of weight zero and the order of units do not matter, given
+    the shares.
     """
+    members, counts = list(units), shares(weights_C, own_rows).tolist()
+    if replay is not None:
+        members, counts = [*members, replay[0]], [*counts, replay[1]]
+    total_rows = sum(counts)
     if total_rows > MOST_ROWS:
         raise UserError(
             f"a run of {total_rows:,} rows, and the most are {MOST_ROWS:,}; lower "
             "config.base.steps, config.recipe.steps or config.validate.token_multiplier"
         )
-    members, replayed = list(units), []
-    if replay is not None:
-        half_up = math.floor(Fraction(replay[1]) * total_rows + Fraction(1, 2))
-        members, replayed = [*units, replay[0]], [half_up]
-    counts = [*shares(weights_C, total_rows - sum(replayed)).tolist(), *replayed]
     used = sorted(
         np.flatnonzero(counts).tolist(),
         key=lambda c: (members[c].digest, members[c].name),

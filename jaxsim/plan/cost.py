@@ -8,18 +8,21 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from jaxsim.config import Config
 from jaxsim.corpus import Corpus
-from jaxsim.corpus.split import DEV, SPLITS
+from jaxsim.corpus.split import DEV, SPLITS, TEST
 from jaxsim.log import say, show_table
 from jaxsim.model import LanguageModel
+from jaxsim.scoring.predicted import BEST
+from jaxsim.scoring.quadratic import CHECKS
 from jaxsim.scoring.table import count_rows
-from jaxsim.validation.runs import DISTRIBUTION, SHORTLIST, held_out_runs
+from jaxsim.validation.runs import held_out_runs, largest_subset, needs_best
 
 # Tokens and windows of each domain's splits.
 Evaluation = Mapping[str, Mapping[str, tuple[int, int]]]
 
-# Without text, scoring is of this many mixtures and tokens.
-_MIXTURES, _TOKENS = 1000, 2**20
+_TOKENS = 2**20  # that are scored if there is no text yet
+_MERGES = 10_000  # that a closed form is compared with
 _TRAINED = 3  # a backward pass costs two forward passes
+_GRADIENT = 5  # of all domains, in forward passes: benchmarks/gradient.py measured 4.8
 # More scoring than this many times the training is worth a warning, but not where all
 # of it takes about a minute on two CPU cores.
 _MUCH, _LITTLE_FLOPS = 10, 5e12
@@ -46,9 +49,10 @@ def training_costs(config: Config, members: int) -> list[Cost]:
     base = config.base.steps * config.base.batch * length
     unit = config.recipe.steps * config.recipe.batch * length
     # With budget 'sum' a reference run on n members is n units long, and n is drawn
-    # uniformly from 2 to all.
-    fixed = validate.budget == "fixed"
-    units = validate.token_multiplier if fixed else (2 + members) / 2
+    # uniformly from 2 to the largest.
+    units = validate.token_multiplier
+    if validate.budget == "sum":
+        units = (2 + largest_subset(validate, members)) / 2
     runs = held_out_runs(validate, members) + validate.calibration_runs
     replicates = validate.replicates + validate.member_replicates
     repeated = validate.replicates * units + validate.member_replicates
@@ -69,12 +73,18 @@ def scoring_costs(
 ) -> list[Cost]:
     """All that `score`, `validate` and `search` score, about.
 
-    Without text it is some scoring, as a measure.
+    Without text it is what a large table and a search take, as a measure.
     """
-    if evaluation is None:
-        total = float(_MIXTURES * _TOKENS)
-        return [Cost(f"scoring {_TOKENS:,} tokens", _MIXTURES, total, 1)]
     validate, search, spec = config.validate, config.search, config.score.mixtures
+    descends = search.method == "descend" and members > 1
+    evaluations = search.evaluations if descends else 0
+    if evaluation is None:
+        some = [
+            Cost("scoring base and members", members + 1, (members + 1) * _TOKENS, 1),
+            *_closed_form(_TOKENS),
+            Cost("scoring of the search", evaluations, evaluations * _TOKENS, 1),
+        ]
+        return [cost for cost in some if cost.count]
 
     def tokens(windows: int, *splits: str) -> float:
         """Of the splits of all domains, at most so many windows of each."""
@@ -88,25 +98,49 @@ def scoring_costs(
     both, dev = tokens(validate.windows, *SPLITS), tokens(validate.windows, DEV)
     # Half of these models are the runs, and half the merges beside them.
     held_out = held_out_runs(validate, members)
-    draws_best = validate.budget == "fixed" and held_out > DISTRIBUTION.index("best")
-    candidates = int(SHORTLIST * validate.candidates) if draws_best else 0
-    descends = search.method == "descend" and members > 1
-    evaluations = search.evaluations if descends else 0
+    # From replicates of all members, beside their own losses.
+    replicated = held_out and validate.member_replicates >= members
+    again = held_out + members if replicated else 0
+    gradient = _GRADIENT if needs_best(validate, members) else 0
     # The base, the members, and the uniform and proportional merges.
     standard = members + 3
     rows = count_rows(spec, members) or 0 if spec else 0
-    return [
+    predicted = rows > config.score.merges
+    table = (f"the best of {spec}", BEST) if predicted else (spec, rows)
+    costs = [
         Cost(f"scoring {name}", count, count * each, 1)
         for name, count, each in (
             ("standard mixtures", standard, tokens(0, *SPLITS)),
-            (spec, rows, on_table),
+            (*table, on_table),
             ("reference runs", 2 * held_out, both),
+            ("the same from replicates", again, tokens(validate.windows, TEST)),
             ("calibration runs", 2 * validate.calibration_runs, dev),
-            ("candidates of held-out runs", candidates, on_table),
+            ("candidates of held-out runs", gradient, on_table),
             ("of the search, on all domains", evaluations, tokens(search.windows, DEV)),
         )
         if count
     ]
+    return costs + (_closed_form(on_table) if predicted else [])
+
+
+def _closed_form(tokens: float) -> list[Cost]:
+    """What a table in closed form takes, if the members are scored."""
+    return [
+        Cost("a closed form's gradient", 1, tokens, _GRADIENT),
+        Cost("a closed form's checks", CHECKS, CHECKS * tokens, 1),
+    ]
+
+
+def show_closed_form(members: int) -> None:
+    """Prints what very many mixtures cost, in closed form and merged."""
+    first, then = members + 1, round(sum(cost.work for cost in _closed_form(1)))
+    say(
+        f"{_MERGES:,} mixtures and more, predicted in closed form: {first + then} "
+        f"forward passes over the text that is scored ({first} base and members, "
+        f"{_GRADIENT} for a gradient, {CHECKS} checks), {then} if the members are "
+        f"scored; the best of them are merged, {BEST} more. To merge {_MERGES:,} would "
+        f"take {_MERGES:,} passes"
+    )
 
 
 def evaluation_of(corpus: Corpus) -> Evaluation:

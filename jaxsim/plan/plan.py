@@ -18,6 +18,7 @@ from jaxsim.plan.cost import (
     Evaluation,
     evaluation_of,
     scoring_costs,
+    show_closed_form,
     training_costs,
     warn_of_scoring,
 )
@@ -159,7 +160,7 @@ def show_plan(
     for name, count, costs in (
         *((c.name, f"{c.count:,}", [c]) for c in trained + scored),
         ("all training", "", trained),
-        *([("all scoring", "", scored)] if len(scored) > 1 else []),
+        ("all scoring", "", scored),
     ):
         flops = forward * sum(c.work for c in costs)
         hours = seconds(flops) / 3600
@@ -179,6 +180,7 @@ def show_plan(
         [*columns, f"hours on {counted(len(devices), 'chip')}"],
         rows,
     )
+    show_closed_form(sizes.members)
     if sizes.evaluation is not None:
         warn_of_scoring(trained, scored, forward)
 

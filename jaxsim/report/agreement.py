@@ -153,7 +153,9 @@ def claims(validation: Validation) -> Table:
         Column("reference_runs", get=lambda c: len(validation.reference_runs)),
         Column("spearman", "mean\nSpearman", Estimate.shown,
                lambda c: Estimate(c["spearman"], c["spearman_interval"])),
-        *map(Column, ("ceiling", "rule", "rule_spearman")),
+        Column("ceiling"),
+        Column("joint_ceiling", "ceiling with\nits own noise", _two),
+        *map(Column, ("rule", "rule_spearman")),
         Column("gain", "difference to\nbaseline", Estimate.shown_signed,
                lambda c: Estimate(c["gain"], c["gain_interval"])),
         text_column("meaning", "predictor is", get=_meaning),
@@ -214,6 +216,30 @@ def by_group(validation: Validation) -> list[tuple[Table, Table | None]]:
         )
         for title, names in targets_of(validation).titles().items()
     ]
+
+
+def within(validation: Validation) -> Table:
+    """Spearman correlations within the parts that runs were drawn from, by kind."""
+    runs, known = validation.runs_by_kind, validation.within
+    shown = [p for p in PREDICTORS if p in validation.points]
+    rows = [
+        {"part": part, "reference_runs": int(runs[part].sum())}
+        | {"kind": kind, "domains": len(names)}
+        | {p: _mean([known[part][name][p] for name in names]) for p in shown}
+        for part in known
+        for kind, names in targets_of(validation).domains.items()
+        if names
+    ]
+    columns = (
+        text_column("label", "within", get=lambda row:
+                    f"{row['part']}, {counted(row['reference_runs'], 'run')}"),
+        text_column("on", "mean over",
+                    get=lambda row: counted(row["domains"], f"{row['kind']} domain")),
+        *map(Column, ("part", "reference_runs", "kind", "domains")),
+        *(Column(p, label(p).replace(" ", "\n", 1), _two) for p in shown),
+    )  # fmt: skip
+    note = "Correlations of so few runs show only large differences"
+    return Table.of("Spearman within each kind of runs", rows, columns, note=note)
 
 
 def points(validation: Validation) -> Table:
@@ -285,7 +311,7 @@ def check(validation: Validation) -> Table:
         text_column("target", "target"),
         bits_column("merge_error", "mean absolute\nerror, merge", get="merge"),
         bits_column("calibrated_error", "calibrated\nmerge", get="calibrated"),
-        Column("change", "change", lambda v: formatted(v, "+.0%")),
+        Column("change", "change", lambda v: formatted(v, "+z.0%")),
         bits_column("half_interval", "90% interval,\n+/-", get="margin"),
         Column("covered_by_90_percent", "runs\nwithin it", percent, "covered"),
     )
@@ -313,10 +339,20 @@ def learning(validation: Validation) -> Table:
 def noise(validation: Validation) -> Table:
     """Noise of a run and noise ceilings, by target."""
     known, bounds = validation.ceilings, validation.ceiling_intervals
+    merges = {n: rows["merge"] for n, rows in validation.predictor_noise.items()}
+
+    def joint(target: str) -> Estimate | None:
+        row = merges.get(target)
+        return Estimate(row["ceiling"], row["ceiling_interval"]) if row else None
+
     columns = (
         text_column("target", "target", get=str),
         Column("ceiling", "noise ceiling", lambda v: v.shown(3),
                lambda n: Estimate(known[n], bounds.get(n))),
         bits_column("noise", "noise of a run", get=validation.noise.get),
+        Column("joint_ceiling", "noise ceiling\nof merges",
+               lambda v: v.shown(3), joint),
+        bits_column("merge_noise", "noise of a merge",
+                    get=lambda n: merges.get(n, {}).get("noise")),
     )  # fmt: skip
     return Table.of("noise ceilings", known, columns)

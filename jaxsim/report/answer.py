@@ -13,9 +13,9 @@ import numpy as np
 
 from jaxsim.errors import command_line
 from jaxsim.log import counted
-from jaxsim.report.table import listed, number, signed, target, weights
+from jaxsim.report.table import listed, number, percent, signed, target, weights
 from jaxsim.scoring.table import STANDARD_MERGES
-from jaxsim.search.result import BEST, SearchResult, is_single
+from jaxsim.search.result import BEST, Ranking, SearchResult, is_single
 from jaxsim.search.ties import AFTER_RUNS
 from jaxsim.validation.agreement import BELOW_NOISE, ENOUGH_RUNS
 from jaxsim.validation.calibration import LEVEL, reach_of
@@ -58,6 +58,7 @@ def answer(
         lines.append(("NO BEST MIXTURE", f"{text} The nearest: {_best(found)}"))
     lines += [("WARNING", text) for text in found.warnings]
     lines.append(("Ties", ties_sentence(found)))
+    lines += _sources(found)
     trained = _trained_best(found, validation, chosen)
     if trained:
         lines.append(("Trained", trained))
@@ -133,7 +134,7 @@ def shift_sentence(found: SearchResult) -> str:
         return (
             "Calibration changed nothing: no correction predicted left-out runs better."
         )
-    ends = dict.fromkeys(f"{shift:+.4f}" for shift in (min(shifts), max(shifts)))
+    ends = dict.fromkeys(map(signed, (min(shifts), max(shifts))))
     text = f"Calibration shifts the merges by {' to '.join(ends)} bits per byte."
     if found.singles_known:
         text += " Single members are trained runs and are not shifted."
@@ -167,22 +168,74 @@ def on_test_text(found: SearchResult) -> str:
 
 
 def search_sentences(found: SearchResult) -> list[str]:
-    """How often the planned run repeats data, and what the search cost."""
+    """The constraints, what ranked candidates and how well, and what it cost."""
     texts = []
-    if found.epochs:
-        ordered = sorted(found.epochs.items(), key=lambda pair: -pair[1])
-        again = [f"{name} ({x:.2f} epochs)" for name, x in ordered if x > 1]
-        texts.append(f"The planned run repeats {listed(again, 4) or 'no source'}.")
+    if found.constraints:
+        texts.append(f"Constraints: {'; '.join(found.constraints)}.")
+    if found.ranking is not None:
+        texts.append(_ranking(found.ranking))
     if found.evaluations:
         text = (
             f"The search ({found.method}) cost {found.evaluations:,.0f} evaluations of "
             f"a mixture on the dev text ({found.tokens:,} tokens; a gradient counts as "
-            f"three). It merged {counted(found.searched, 'mixture')}"
+            f"three). It compared {counted(found.searched, 'merge')}"
         )
         if found.looked_at > found.searched:
-            text += f" out of {found.looked_at:,} that the cheap predictor ranked"
+            text += f", with the best of {found.looked_at:,} ranked mixtures among them"
         texts.append(f"{text}.")
     return texts
+
+
+def _ranking(ranking: Ranking) -> str:
+    """What ranked candidates, and the quadratic's errors on merges."""
+    if ranking.refusal:
+        return f"The ensemble ranked candidates, not the quadratic: {ranking.refusal}."
+    random, shown = ranking.random, ranking.shown
+    assert random is not None
+    text = (
+        "The quadratic, a closed form for merges, ranked the candidates. It differs "
+        f"from {counted(random.count, 'random merge')} by {number(random.error, 5)} "
+        f"bits per byte, {percent(random.share, 1)} of their standard deviation"
+    )
+    if shown is not None:
+        text += (
+            f", and from {counted(shown.count, 'merge')} that tie with the best by "
+            f"{number(shown.error, 5)} ({percent(shown.error / random.spread, 1)})"
+        )
+    return f"{text}. All mixtures that are shown are real merges."
+
+
+def _sources(found: SearchResult) -> Lines:
+    """How far each weight may move, and how often the planned run reads each text."""
+    used = {name: row for name, row in found.sources.items() if row["weight"] > 0}
+    ordered = sorted(used.items(), key=lambda pair: -pair[1]["weight"])
+    lines = []
+    ranges = [
+        f"{name} unknown"
+        if row["low"] is None
+        else f"{name} {number(row['low'], 2)} to {number(row['high'], 2)}"
+        for name, row in ordered
+    ]
+    if any(row["low"] is not None for _, row in ordered):
+        text = (
+            f"{listed(ranges, 8)}. The quadratic expects mixtures in these ranges to "
+            f"be at most {number(found.range_limit)} bits per byte worse than the "
+            "best, the limit for the last mixture that ties."
+        )
+        lines.append(("Range of weights", text))
+    epochs = [
+        f"{name} {number(row['epochs'], 2)}"
+        + (
+            f" (extrapolated: its member {number(row['member_epochs'], 2)})"
+            if row["extrapolated"]
+            else ""
+        )
+        for name, row in ordered
+        if row["epochs"] is not None
+    ]
+    if epochs:
+        lines.append(("Epochs in the planned run", f"{', '.join(epochs)}."))
+    return lines
 
 
 def next_command(

@@ -5,6 +5,7 @@ import dataclasses
 from jaxsim.log import counted, say, show_table
 from jaxsim.report import agreement, answer, tables, trust
 from jaxsim.report.table import Table, marks, short
+from jaxsim.scoring.predicted import Predicted
 from jaxsim.search.result import SearchResult
 from jaxsim.validation.diagnostics import Diagnostics
 from jaxsim.validation.measured import TrainedChoice
@@ -32,6 +33,20 @@ def show(table: Table) -> None:
     )
 
 
+def show_predicted(predicted: Predicted) -> None:
+    """Prints how good the closed forms of a predicted table are, and its best."""
+    show(tables.misfits(predicted))
+    for form, known in predicted.misfits.items():
+        refused = {on: f"{on} ({x.refusal})" for on, x in known.items() if x.refusal}
+        left_out = [refused.pop(domain) for domain in predicted.left_out[form]]
+        if left_out:
+            say(f"LEFT OUT: {form} on {'; '.join(left_out)}")
+        if refused:
+            say(f"NOT TO BE AVERAGED: {form} over {'; '.join(refused.values())}")
+    if predicted.best is not None:
+        show(tables.scores(predicted.best, predicted.count))
+
+
 def show_diagnostics(diagnostics: Diagnostics) -> None:
     """Prints what the diagnostics say of a pool, the verdict first."""
     say(f"Diagnostics of the pool, before reference runs: {diagnostics.verdict}")
@@ -44,8 +59,6 @@ def show_diagnostics(diagnostics: Diagnostics) -> None:
 def show_search(found: SearchResult) -> None:
     """Prints what ties, and how it was found; the answer is printed after it."""
     show(tables.shown_mixtures(found, _MOST_ROWS, f"{_FOLDER}mixtures.csv"))
-    if found.constraints:
-        say(f"Constraints: {'; '.join(found.constraints)}")
     for text in (answer.shift_sentence(found), answer.on_test_text(found)):
         if text:
             say(text)
@@ -76,8 +89,15 @@ def show_agreement(validation: Validation) -> None:
     say(f"Noise: {trust.noise_sentence(validation)}")
     for part in agreement.claims_by_kind(validation):
         show(part)
+    if (within := agreement.within(validation)).rows:
+        show(within)
     if text := marks(validation.notes):
         say(text)
+
+
+def show_verdict(diagnostics: Diagnostics, validation: Validation | None) -> None:
+    """Prints what can be trusted, as the report does."""
+    say(": ".join(trust.verdict(diagnostics, validation).line))
 
 
 def show_chosen(

@@ -16,21 +16,21 @@ from jaxsim.scoring.table import as_text
 
 
 def formatted(value: float | None, spec: str) -> str:
-    """A number by a format specification; '-' where there is none."""
+    """A number by a format specification ('z': 0, never -0); '-' where none is."""
     return format(value, spec) if _is_there(value) else "-"
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    return formatted(value, f".{digits}f")
+    return formatted(value, f"z.{digits}f")
 
 
 def signed(value: float | None, digits: int = 4) -> str:
-    return formatted(value, f"+.{digits}f")
+    return formatted(value, f"+z.{digits}f")
 
 
 def percent(value: float | None, digits: int = 0) -> str:
     """A share, as in '80%'."""
-    return formatted(value, f".{digits}%")
+    return formatted(value, f"z.{digits}%")
 
 
 def integer(value: int | None) -> str:

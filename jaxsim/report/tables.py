@@ -32,6 +32,7 @@ from jaxsim.report.table import (
     text_column,
 )
 from jaxsim.scoring.evaluation import SPLITS
+from jaxsim.scoring.predicted import Predicted
 from jaxsim.scoring.scores import Scores
 from jaxsim.scoring.table import STANDARD_MERGES
 from jaxsim.scoring.targets import Targets
@@ -56,12 +57,12 @@ def build(data: ReportData) -> dict[str, Table | None]:
     add(data.pool, members=lambda _: members(data.of_kind("member"), data))
     add(data.corpus, domains=domains)
     add(data.standard, gains=lambda scores: gains(scores.members, data.bits["test"]))
-    add(data.found, mixtures=mixtures, objective=objective, binding=binding,
-        marginal=marginal)  # fmt: skip
+    add(data.found, mixtures=mixtures, sources=sources, objective=objective,
+        binding=binding, marginal=marginal)  # fmt: skip
     add(data.diagnostics, diagnostics=paths)
     add(data.validation, agreement=runs.agreement, claims=runs.claims,
-        points=runs.points, calibration_check=runs.check, learning=runs.learning,
-        noise=runs.noise)  # fmt: skip
+        within=runs.within, points=runs.points, calibration_check=runs.check,
+        learning=runs.learning, noise=runs.noise)  # fmt: skip
     add(data.given, given_agreement=runs.agreement, given_claims=runs.claims,
         given_points=runs.points)  # fmt: skip
     add(data.chosen, chosen=lambda chosen: runs.chosen(chosen, data.found))
@@ -158,8 +159,11 @@ def standard_bits(scores: Scores) -> Table:
     return Table.of(title, rows, columns, note=marks(scores.notes))
 
 
-def scores(table: Scores) -> Table:
-    """The best rows of a scored table by the merge, and the standard mixtures."""
+def scores(table: Scores, asked: int = 0) -> Table:
+    """The best rows of a scored table by the merge, and the standard mixtures.
+
+    `asked`: mixtures that its rows are the best of; 0: its own.
+    """
     best = summarize(table, "dev", _MOST_SCORES)
     predictors = ["merge", *(p for p in PREDICTED[1:] if p in best.bits)]
     headings = {p: runs.label(p).replace("of ", "of\n") for p in predictors}
@@ -173,12 +177,52 @@ def scores(table: Scores) -> Table:
           for p, heading in headings.items()),
     )  # fmt: skip
     title = (
-        f"best of {counted(len(table.table), 'mixture')} by the merge on "
-        f"{best.targets[0]}: bits per byte on dev text"
+        f"best of {counted(asked or len(table.table), 'mixture')} by the "
+        f"{'quadratic' if asked else 'merge'} on {best.targets[0]}: bits per byte on "
+        "dev text"
     )
     windows = f"on the same windows, at most {best.windows} per domain"
     note = "\n".join(filter(None, (windows, marks(table.notes))))
     return Table.of(title, range(len(shown)), columns, note=note)
+
+
+def misfits(predicted: Predicted) -> Table:
+    """How far the closed forms of a predicted table are from what they predict."""
+    merge, ensemble, mean = predicted.misfits.values()
+    best = {
+        on: dataclasses.replace(found, spread=merge[on].spread)
+        for on, found in predicted.best_misfits.items()
+    }
+    rows = [
+        (
+            *(on, found.spread, found.error, found.share),
+            *((best[on].error, best[on].share) if best else (None, None)),
+            *(ensemble[on].share, mean[on].share),
+        )
+        for on, found in merge.items()
+    ]
+    bits = functools.partial(Column, show=functools.partial(number, digits=5))
+    share = functools.partial(Column, show=functools.partial(percent, digits=1))
+    columns = (
+        text_column("on", "on"),
+        bits("spread", "spread of\nmerges"),
+        bits("error", "error"),
+        share("share", "of the\nspread"),
+        bits("best_error", "error on\nthe best"),
+        share("best_share", "of the\nspread"),
+        share("ensemble_share", "ensemble,\nof its spread"),
+        share("mean_share", "mean of both,\nof its spread"),
+    )
+    count = next(iter(merge.values())).count
+    title = f"closed form and {count} random merges: bits per byte on dev text"
+    note = (
+        "error: root mean square of predicted minus real; spread: standard deviation "
+        "of the random ones"
+    )
+    if best:
+        count = next(iter(best.values())).count
+        note += f"; the best: the {count} that it likes best, merged"
+    return Table.of(title, rows, columns, note=note)
 
 
 def paths(diagnostics: Diagnostics) -> Table:
@@ -209,6 +253,8 @@ def mixtures(found: SearchResult) -> Table:
         text_column("weights", "weights", largest),
         bits_column("dev_bits_per_byte", "merge,\ndev", get="dev"),
         bits_column("test_bits_per_byte", "merge,\ntest", get="test"),
+        bits_column("dev_quadratic", "quadratic,\ndev", get="quadratic",
+                    on_console=False),
         bits_column("dev_ensemble", "ensemble,\ndev", get="ensemble"),
         bits_column("dev_members", "members,\ndev", get="members"),
         Column("shift", "calibration", signed,
@@ -254,6 +300,38 @@ def shown_mixtures(found: SearchResult, most: int, file: str = "") -> Table:
         and (not row["tied"] or row["kind"] in STANDARD_MERGES or i == single)
     ]
     return mixtures(found).take(tied + rest, file)
+
+
+def sources(found: SearchResult) -> Table:
+    """Weight, range and epochs of each member's text, the largest weight first."""
+    by_weight = sorted(found.sources.items(), key=lambda pair: -pair[1]["weight"])
+    epochs = functools.partial(number, digits=2)
+    columns = (
+        text_column("member", "member"),
+        bits_column("weight", "weight"),
+        bits_column("low", "lowest"),
+        bits_column("high", "highest"),
+        Column("epochs", "epochs\nplanned", epochs),
+        Column("member_epochs", "epochs of\nthe member", epochs),
+        text_column("extrapolated", "beyond the\nmember's", lambda _: "yes",
+                    lambda row: row["extrapolated"] or None),
+    )  # fmt: skip
+    rows = [{"member": name, **source} for name, source in by_weight]
+    parts = []
+    if any(row["low"] is not None for row in rows):
+        parts.append(
+            "lowest and highest weight of mixtures that the quadratic expects to be at "
+            f"most {number(found.range_limit)} bits per byte worse than the best, the "
+            "limit for the last mixture that ties; the other weights move, too, within "
+            "the constraints; with a limit on sources, among those of the best"
+        )
+    if any(row["extrapolated"] for row in rows):
+        parts.append(
+            "beyond the member's: extrapolated; the planned run uses more epochs of "
+            "the text, and what that changes was not measured"
+        )
+    title = "what the best mixture takes from each member's text"
+    return Table.of(title, rows, columns, note="; ".join(parts))
 
 
 def objective(found: SearchResult) -> Table:
@@ -324,6 +402,8 @@ def marginal(found: SearchResult) -> Table:
         "first order, when one percent of the tokens moves to this member, taken from "
         "all in proportion; negative is better; includes the gain of averaging itself"
     )
+    if any(row["kind"] == "max_regression" for row in found.binding):
+        note += "; the objective includes the penalty for a regression limit"
     if found.calibrated:
         note += "; the objective is calibrated, single domains are not"
     return _by_domain(

@@ -69,6 +69,11 @@ class Verdict:
             return _MEANING[self.word]
         return _BEFORE_RUNS.get(self.word, _MEANING[self.word])
 
+    @property
+    def line(self) -> tuple[str, str]:
+        """Its label and sentences, for the console."""
+        return "Verdict", f"{self.word}. {self.meaning}"
+
 
 def verdict(diagnostics: Diagnostics | None, validation: Validation | None) -> Verdict:
     """Applies the first of the rules in docs/validate.md that fits."""
@@ -267,11 +272,17 @@ def noise_sentence(validation: Validation) -> str:
         for n in leads
         if n in known
     ]
+    joint = [
+        f"{number(row['ceiling'], 2)}{interval(row['ceiling_interval'])} ({n})"
+        for n, rows in validation.predictor_noise.items()
+        if n in leads and np.isfinite((row := rows["merge"])["ceiling"])
+    ]
+    also = f" With the noise of merges as well: {listed(joint)}." if joint else ""
     low = [name for name, v in known.items() if v < BELOW_NOISE]
     names = f", so in no comparison with baselines: {listed(low)}" if low else ""
     return (
         f"{counted(validation.replicates, 'replicate')}. Noise ceiling, the highest "
-        f"correlation that noise allows: {listed(shown)}. {len(low)} of "
+        f"correlation that noise allows: {listed(shown)}.{also} {len(low)} of "
         f"{counted(len(known), 'target')} below the noise floor (a ceiling under "
         f"{BELOW_NOISE}){names}."
     )

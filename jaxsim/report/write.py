@@ -88,8 +88,7 @@ def _answer(data: ReportData, place: Path) -> answer.Lines:
         data.token_multiplier,
         data.chosen,
     )
-    verdict = trust.verdict(data.diagnostics, data.validation)
-    lines.insert(-1, ("Verdict", f"{verdict.word}. {verdict.meaning}"))
+    lines.insert(-1, trust.verdict(data.diagnostics, data.validation).line)
     return [*(("OUT OF DATE", text) for text in data.stale), *lines]
 
 
@@ -171,9 +170,10 @@ def _study(validation: Validation | None) -> dict[str, list[Table]]:
     """Tables of a comparison with reference runs, in parts for the page."""
     if validation is None:
         return {}
-    groups = agreement.by_group(validation)
+    groups, within = agreement.by_group(validation), agreement.within(validation)
     return {
         "claims": agreement.claims_by_kind(validation),
+        "within": [within] if within.rows else [],
         "points": [points for _, points in groups if points],
         "agreement": [table for table, _ in groups],
     }

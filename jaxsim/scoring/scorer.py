@@ -20,15 +20,16 @@ import numpy as np
 
 from jaxsim.config import ScoreConfig
 from jaxsim.corpus import open_corpus
-from jaxsim.corpus.names import check_name
+from jaxsim.corpus.names import Labels, check_name
 from jaxsim.devices import is_cpu
-from jaxsim.errors import DamagedError, UserError
+from jaxsim.errors import DamagedError, UserError, check_known
 from jaxsim.log import counted, progress, say
 from jaxsim.pool import open_pool
 from jaxsim.pool.manifest import load_verified
 from jaxsim.records import Basis, digest
 from jaxsim.scoring.ensemble import Ensemble
 from jaxsim.scoring.evaluation import (
+    SPLITS,
     EvaluationSet,
     current_basis,
     gaps,
@@ -37,6 +38,7 @@ from jaxsim.scoring.evaluation import (
     scored_mask,
 )
 from jaxsim.scoring.evaluator import Evaluator, Jacobian
+from jaxsim.scoring.quadratic import CHECKS, Quadratic, fit, token_distances
 from jaxsim.scoring.scores import PredictorScores, Scores
 from jaxsim.scoring.stack import StackedPool, check_entry, load_stack
 from jaxsim.scoring.store import Journal, ScoreStore, row_keys
@@ -44,6 +46,7 @@ from jaxsim.scoring.table import (
     Mixtures,
     base_row,
     concatenate,
+    dirichlet,
     macro,
     one_mixture,
     parse,
@@ -154,6 +157,11 @@ class Scorer:
         """What losses depend on beside models and text, see `Evaluator.how`."""
         return self.evaluator.how
 
+    @property
+    def computed_how(self) -> dict[str, str]:
+        """The same, with the devices that computed what was asked for so far."""
+        return self.how | {"device": ", ".join(sorted(self._devices))}
+
     @functools.cached_property
     def _adopted(self) -> ScoreConfig:
         """The config; where it says 'auto', as another kind of device scored.
@@ -228,6 +236,10 @@ class Scorer:
         except UserError as error:  # a name is taken
             raise UserError(f"{spec}: {error}") from error
         return self._usable(concatenate(asked, self.merges()))
+
+    def is_predicted(self, table: Mixtures) -> bool:
+        """Whether a table is so large that it is predicted, see `predicted`."""
+        return len(table) - len(self.merges()) > self.config.merges
 
     def merges(self) -> Mixtures:
         """The standard merges: uniform, proportional, macro, and of groups."""
@@ -330,6 +342,59 @@ class Scorer:
         )
         return Ensemble(self.token_losses[1:], domain_T, len(e.domains), weight_T)
 
+    def quadratic(self, rows: np.ndarray, predictor: str = "merge") -> Quadratic:
+        """A closed form of a predictor, by `EvaluationSet.sums` of the windows `rows`.
+
+        That of merges needs one gradient, at the uniform merge; see `jacobian`.
+
+        Args:
+          rows: indices of windows in the evaluation set.
+          predictor: 'merge', 'ensemble', or the 'mean' of their losses.
+        """
+        check_known("predictor", predictor, ("merge", "ensemble", "mean"), "quadratic")
+        if predictor == "mean":
+            merge, ensemble = (self.quadratic(rows, p) for p in ("merge", "ensemble"))
+            return merge.mean_with(ensemble)
+        e, members = self.evaluation, self.members
+        u_C = np.array([name not in self.stack.damaged for name in members], float)
+        u_C /= u_C.sum()
+        if predictor == "merge":
+            found = self.jacobian(u_C, 1.0, rows)
+            uniform_D, slope_DC = e.sums(found.nll_R, rows), found.dw_DC
+        else:
+            uniform_D, slope_DC = self.ensemble(rows).slope(u_C)
+        nll_CR = self.window_losses[1:, rows]
+        nll_CR = np.where(np.isfinite(nll_CR), nll_CR, np.nan)  # of damaged members
+        member_DC = e.sums(nll_CR, rows).T
+        return fit(member_DC, uniform_D, slope_DC, self._apart_CC)
+
+    @functools.cached_property
+    def _apart_CC(self) -> np.ndarray:
+        """How far members are apart on all dev text; see `token_distances`."""
+        e, dev = self.evaluation, SPLITS.index("dev")
+        dev_T = np.repeat(e.split_R == dev, e.count_R)
+        domain_T = np.repeat(e.domain_R, e.count_R)[dev_T]
+        return token_distances(self.token_losses[1:, dev_T], domain_T)
+
+    @property
+    def alone(self) -> str:
+        """Why a closed form is of no use to this pool, as a clause; '' if it may be."""
+        one = len(self.members) - len(self.stack.damaged) < 2
+        return "one member has nothing to mix with" if one else ""
+
+    def checks(self) -> Mixtures:
+        """The random mixtures whose real merges show how good a closed form is.
+
+        They are drawn from Dirichlet(1) over the sound members.
+        """
+        sound = [n for n in self.members if n not in self.stack.damaged]
+        drawn = dirichlet(sound, CHECKS, 1.0, self.config.seed)
+        names = tuple(Labels.CHECK.format(m + 1) for m in range(CHECKS))
+        w_MC = np.zeros((CHECKS, len(self.members)))
+        w_MC[:, [self.members.index(name) for name in sound]] = drawn.w_MC
+        kinds = ("check",) * CHECKS
+        return Mixtures(self.members, names, kinds, w_MC, drawn.scale_M)
+
     def members_sums(self, w_MC: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The members' mean losses, by `EvaluationSet.sums` of the windows `rows`.
 
@@ -362,10 +427,13 @@ class Scorer:
         """Loads the table that `jaxsim score` saved for a specification.
 
         Raises:
-          UserError: it was never scored, or the config, the CSV, the pool or the
-            corpus has changed since.
+          UserError: it was never scored or is predicted in closed form, or the config,
+            the CSV, the pool or the corpus has changed since.
           DamagedError: its files are damaged.
         """
+        table = self.table(spec)
+        if self.is_predicted(table):
+            raise not_searched(spec, self.config.merges)
         scores = self.load(table_name(spec))
         rows = self.evaluation.rows("dev", self.config.windows)
         other = ""
@@ -375,7 +443,7 @@ class Scorer:
         elif {**scores.how, "device": ""} != {**self.how, "device": ""}:
             how = dict(scores.how)
             other = f"was scored with {how}, and the config says {self.how}"
-        elif not scores.table.same_as(self.table(spec)):
+        elif not scores.table.same_as(table):
             other = f"holds other mixtures than {spec!r} gives now"
         if other:
             raise UserError(f"table {scores.name!r} {other}; run `jaxsim score` again")
@@ -515,9 +583,14 @@ class Scorer:
         notes: Sequence[str],
         basis: Basis,
     ) -> Scores:
-        how = self.how | {"device": ", ".join(sorted(self._devices))}
         scores = Scores(
-            name, table, self.evaluation, predictors, tuple(notes), basis, how
+            name,
+            table,
+            self.evaluation,
+            predictors,
+            tuple(notes),
+            basis,
+            self.computed_how,
         )
         self.store.save(scores)
         return scores
@@ -570,6 +643,16 @@ def table_name(spec: str) -> str:
     # The prefix keeps a CSV from replacing a table that a command makes.
     stem = f"csv-{Path(spec).stem}" if spec.endswith(".csv") else spec
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)
+
+
+def not_searched(spec: str, merges: int) -> UserError:
+    """The error of a search in a table that is predicted."""
+    return UserError(
+        f"table {table_name(spec)!r} has more than config.score.merges={merges:,} "
+        "mixtures: they are predicted in closed form, and a search takes only what is "
+        "merged. Method 'descend' needs no table; for 'table', raise "
+        "config.score.merges or ask for fewer"
+    )
 
 
 def _check_name(name: str, rows: Sequence[str]) -> None:

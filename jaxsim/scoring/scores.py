@@ -182,9 +182,25 @@ def document_starts(evaluation: EvaluationSet, rows: np.ndarray) -> np.ndarray:
 def as_arrow(scores: Scores) -> pa.Table:
     """Makes a row for each mixture, predictor, domain and split, with sums."""
     e, table = scores.evaluation, scores.table
+    mixtures = mixture_columns(table)
+    parts = [
+        sums_as_arrow(e, mixtures, name, split, d, sums)
+        for name, predictor in scores.predictors.items()
+        for split in SPLITS
+        for d, sums in domain_sums(e, predictor, split).items()
+    ]
+    facts = {
+        "jaxsim.members": json.dumps(table.members),
+        "jaxsim.evaluation": e.digest,
+        "jaxsim.notes": json.dumps(scores.notes),
+    }
+    return pa.concat_tables(parts).replace_schema_metadata(facts)
+
+
+def mixture_columns(table: Mixtures) -> dict[str, pa.Array]:
+    """What is the same for all predictors, domains and splits."""
     m, c = table.w_MC.shape
-    # Shared by all predictors, domains and splits.
-    mixtures = {
+    return {
         "mixture": pa.array(table.names, pa.string()),
         "kind": pa.array(table.kinds, pa.string()),
         "scale": pa.array(table.scale_M),
@@ -192,31 +208,32 @@ def as_arrow(scores: Scores) -> pa.Table:
             np.arange(m + 1, dtype=np.int32) * c, table.w_MC.ravel()
         ),
     }
-    parts = []
-    for name, predictor in scores.predictors.items():
-        for split in SPLITS:
-            for d, sums in domain_sums(e, predictor, split).items():
-                pooled_M = bits_per_byte(sums.nll_M, sums.bytes)
-                own_M = sums.mean_M if e.by_document[d] else pooled_M
-                columns = mixtures | {
-                    "predictor": pa.repeat(name, m),
-                    "domain": pa.repeat(e.domains[d], m),
-                    "group": pa.repeat(e.groups[d], m),
-                    "in_pool": pa.repeat(e.in_pool[d], m),
-                    "split": pa.repeat(split, m),
-                    "nll_sum": pa.array(sums.nll_M),
-                    "bits_per_byte": pa.array(own_M),
-                    "pooled_bits_per_byte": pa.array(pooled_M),
-                    "document_bits_per_byte": pa.array(sums.mean_M),
-                    "perplexity": pa.array(np.exp(sums.nll_M / sums.tokens)),
-                }
-                for key in ("tokens", "bytes", "documents", "windows"):
-                    columns[key] = pa.repeat(getattr(sums, key), m)
-                parts.append(pa.table(columns))
-    arrow = pa.concat_tables(parts)
-    facts = {
-        "jaxsim.members": json.dumps(table.members),
-        "jaxsim.evaluation": e.digest,
-        "jaxsim.notes": json.dumps(scores.notes),
+
+
+def sums_as_arrow(
+    evaluation: EvaluationSet,
+    mixtures: Mapping[str, pa.Array],
+    predictor: str,
+    split: str,
+    d: int,
+    sums: DomainSums,
+) -> pa.Table:
+    """A row for each mixture, of one predictor, domain and split."""
+    e, m = evaluation, len(sums.nll_M)
+    pooled_M = bits_per_byte(sums.nll_M, sums.bytes)
+    own_M = sums.mean_M if e.by_document[d] else pooled_M
+    columns = dict(mixtures) | {
+        "predictor": pa.repeat(predictor, m),
+        "domain": pa.repeat(e.domains[d], m),
+        "group": pa.repeat(e.groups[d], m),
+        "in_pool": pa.repeat(e.in_pool[d], m),
+        "split": pa.repeat(split, m),
+        "nll_sum": pa.array(sums.nll_M),
+        "bits_per_byte": pa.array(own_M),
+        "pooled_bits_per_byte": pa.array(pooled_M),
+        "document_bits_per_byte": pa.array(sums.mean_M),
+        "perplexity": pa.array(np.exp(sums.nll_M / sums.tokens)),
     }
-    return arrow.replace_schema_metadata(facts)
+    for key in ("tokens", "bytes", "documents", "windows"):
+        columns[key] = pa.repeat(getattr(sums, key), m)
+    return pa.table(columns)

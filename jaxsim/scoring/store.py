@@ -4,6 +4,7 @@
     scores/NAME.PREDICTOR.npy    nats of every window, float32 [M, R]
     scores/NAME.json         the mixtures, which windows, and digests
     scores/NAME.documents.parquet  losses by document, if asked for; see `documents`
+    scores/NAME.parquet alone: a very large table; see `predicted`
     scores/KIND-DIGEST.log   cache of computed losses, see `Journal`
 
 The JSON is written last, and is refused if it does not fit its arrays. Tables that use
@@ -17,7 +18,7 @@ import hashlib
 import io
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -36,6 +37,7 @@ from jaxsim.scoring.stack import StackedPool
 from jaxsim.scoring.table import Mixtures
 
 JOURNAL_FORMAT = 1
+BEST_OF = "best-of-"  # begins the name of the table of a predicted table's best
 _ADVICE = "delete it and run `jaxsim score` again"
 _KEY, _CHECK = 32, 4  # bytes
 
@@ -223,6 +225,17 @@ class ScoreStore:
             notes=tuple(scores.notes),
         )
         records.save(self.folder / f"{scores.name}.json", record)
+
+    def save_predicted(self, name: str, fill: Callable[[IO[bytes]], None]) -> None:
+        """Writes the only file of a table that is predicted; see `predicted`.
+
+        What was scored under its name, and the best of an earlier one, are deleted,
+        their JSON first.
+        """
+        old = [p for x in (name, BEST_OF + name) for p in self.folder.glob(f"{x}.*")]
+        for path in sorted(old, key=lambda p: p.suffix != ".json"):
+            path.unlink()
+        records.write(self.folder / f"{name}.parquet", fill)
 
     def save_documents(self, scores: Scores) -> Path:
         """Writes the losses by document of a table that is saved."""

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -66,35 +67,37 @@ class Mixtures:
             )
         if len(set(self.members)) != len(self.members):
             raise UserError(f"mixtures: a member is repeated in {self.members}")
-        seen = set()
-        rows = zip(self.names, self.w_MC, self.scale_M, strict=True)
-        for name, w_C, scale in rows:
-            if not name:
-                raise UserError("mixtures: a row has no name")
-            if name in seen:
-                raise UserError(f"mixture {name!r}: the name is used twice")
-            seen.add(name)
-            if not math.isfinite(scale):
-                raise UserError(f"mixture {name!r}: scale {scale} is not finite")
-            for good_C, what in (
-                (np.isfinite(w_C), "not finite"),
-                (w_C >= 0, "negative"),
-            ):
-                if not good_C.all():
-                    worst = int(np.argmin(good_C))
-                    raise UserError(
-                        f"mixture {name!r}: the weight of {self.members[worst]!r} is "
-                        f"{what} ({w_C[worst]:g})"
-                    )
-            if not w_C.any():
+        if len(set(self.names)) < len(self.names) or "" in self.names:
+            seen = set[str]()
+            for name in self.names:
+                if not name:
+                    raise UserError("mixtures: a row has no name")
+                if name in seen:
+                    raise UserError(f"mixture {name!r}: the name is used twice")
+                seen.add(name)
+        good_M = np.abs(self.w_MC.sum(axis=1) - 1) <= SUM_TOLERANCE
+        good_M &= (self.w_MC >= 0).all(axis=1) & np.isfinite(self.scale_M)
+        if not good_M.all():
+            m = int(good_M.argmin())
+            self._refuse(self.names[m], self.w_MC[m], float(self.scale_M[m]))
+
+    def _refuse(self, name: str, w_C: np.ndarray, scale: float) -> NoReturn:
+        """Raises a `UserError` that says what is wrong with a row."""
+        if not math.isfinite(scale):
+            raise UserError(f"mixture {name!r}: scale {scale} is not finite")
+        for good_C, what in ((np.isfinite(w_C), "not finite"), (w_C >= 0, "negative")):
+            if not good_C.all():
+                worst = int(np.argmin(good_C))
                 raise UserError(
-                    f"mixture {name!r}: all weights are zero; for the base model, "
-                    "use scale 0"
+                    f"mixture {name!r}: the weight of {self.members[worst]!r} is "
+                    f"{what} ({w_C[worst]:g})"
                 )
-            if abs(w_C.sum() - 1) > SUM_TOLERANCE:
-                raise UserError(
-                    f"mixture {name!r}: the weights sum to {w_C.sum():g}, not to 1"
-                )
+        if not w_C.any():
+            raise UserError(
+                f"mixture {name!r}: all weights are zero; for the base model, "
+                "use scale 0"
+            )
+        raise UserError(f"mixture {name!r}: the weights sum to {w_C.sum():g}, not to 1")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -159,7 +162,9 @@ def concatenate(*tables: Mixtures) -> Mixtures:
     first: dict[str, int] = {}
     for row, name in enumerate(n for table in tables for n in table.names):
         known = first.setdefault(name, row)
-        if scale_M[row] != scale_M[known] or (w_MC[row] != w_MC[known]).any():
+        if known < row and (
+            scale_M[row] != scale_M[known] or (w_MC[row] != w_MC[known]).any()
+        ):
             raise UserError(
                 f"mixture {name!r}: two different ones have this name; "
                 "choose another one (base model, members, uniform, proportional, "
@@ -255,8 +260,9 @@ def dirichlet(
     w_MC = np.random.default_rng(seed).dirichlet(
         np.full(len(members), concentration), count
     )
-    rows = {Labels.DIRICHLET.format(i + 1): w_C for i, w_C in enumerate(w_MC)}
-    return _rows(members, "dirichlet", rows)
+    names = tuple(Labels.DIRICHLET.format(m + 1) for m in range(count))
+    kinds = ("dirichlet",) * count
+    return Mixtures(tuple(members), names, kinds, w_MC, np.ones(count))
 
 
 def read_csv(members: Sequence[str], path: Path) -> Mixtures:

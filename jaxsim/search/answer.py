@@ -1,30 +1,41 @@
 """What a search reports about the best mixture and all that ties with it."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxsim.log import counted
+from jaxsim.scoring.quadratic import Misfit
 from jaxsim.scoring.scores import Scores, bits_of, bits_per_byte
 from jaxsim.scoring.table import Mixtures
 from jaxsim.search.constraints import Binding, binding, more_epochs
-from jaxsim.search.objective import EXCESS, Objective, Slope, means, target_weights
+from jaxsim.search.feasible import LEAST
+from jaxsim.search.objective import EXCESS, Objective, means, target_weights
 from jaxsim.search.problem import Problem
-from jaxsim.search.result import SearchResult
+from jaxsim.search.result import Ranking, SearchResult
+from jaxsim.search.surrogate import Surrogate
 from jaxsim.search.ties import Residual, Ties, resampled, tie_set
 
 _FINALISTS = 12  # tied mixtures that are scored on test text
+_RESOLVED = 1e-5  # bits; smaller differences may come from float32 losses
 _ACTIVE = 1e-4  # of the objective: pieces this close to the maximum are active
 
 
-def answer(problem: Problem, scored: Scores, residual: Residual | None) -> SearchResult:
+def answer(
+    problem: Problem,
+    scored: Scores,
+    residual: Residual | None,
+    cheap: Surrogate | None = None,
+) -> SearchResult:
     """The result of a search.
 
     Args:
       problem: what was searched.
       scored: mixtures that may be chosen, by the name of the table that took part.
       residual: how far training lies from predictions, if reference runs exist.
+      cheap: what ranked candidates, if anything did.
     """
     config, loss, scorer = problem.config, problem.loss, problem.scorer
     e, losses = scorer.evaluation, scored.predictors["merge"]
@@ -46,7 +57,8 @@ def answer(problem: Problem, scored: Scores, residual: Residual | None) -> Searc
         residual, config.seed,
     )  # fmt: skip
     w_C, bits_D = table.w_MC[ties.tied[0]], trained_MD[ties.tied[0]]
-    slope, marginal = _derivatives(problem, w_C)
+    here, marginal = _derivatives(problem, w_C)
+    slope = problem.objective.pieces(*here)
     named = target_weights(config, e)
     weights_D = goal.weights_D * sum(named.values())
     weights = zip(e.domains, weights_D.tolist(), strict=True)
@@ -55,8 +67,6 @@ def answer(problem: Problem, scored: Scores, residual: Residual | None) -> Searc
         int(np.bincount(e.domain_R[rows]).max())
         for rows in (np.intersect1d(dev, losses.rows), dev)
     )
-    plan = problem.feasible.plan
-    used = np.flatnonzero(w_C > 0) if plan.tokens else ()
     limits = zip(
         config.max_regression,
         goal.limit_L.tolist(),
@@ -69,6 +79,8 @@ def answer(problem: Problem, scored: Scores, residual: Residual | None) -> Searc
         if bits >= limit - EXCESS
     ]
     compared = _compared(problem, goal, bits_D)
+    rows = _rows(problem, goal, table, value_M, shift_M, ties, cheap)
+    reach = _reach(value_M + shift_M, ties)
     return SearchResult(
         target={name: weight for name, weight in weights if weight > 0},
         named=named,
@@ -88,13 +100,15 @@ def answer(problem: Problem, scored: Scores, residual: Residual | None) -> Searc
             "min_effect": config.min_effect,
             "count": len(ties.tied),
         },
-        rows=_rows(problem, goal, table, value_M, shift_M, ties),
+        rows=rows,
+        ranking=None if cheap is None else _ranking(cheap, rows),
         calibrated=problem.correction is not None,
         binding=[dataclasses.asdict(each) for each in bound],
         constraints=_constraints(problem),
         domains={n: row for n, row in compared.items() if n in e.domains},
         means={n: row for n, row in compared.items() if n not in e.domains},
-        epochs={scorer.members[c]: float(plan.epochs(w_C)[c]) for c in used},
+        sources=_sources(problem, w_C, _ranges(cheap, here, w_C, reach)),
+        range_limit=reach or None,
         warnings=_warnings(problem, goal, w_C, bits_D),
         marginal=marginal,
         basis=scorer.basis,
@@ -102,11 +116,14 @@ def answer(problem: Problem, scored: Scores, residual: Residual | None) -> Searc
     )
 
 
-def _derivatives(problem: Problem, w_C: np.ndarray) -> tuple[Slope, dict[str, Any]]:
-    """The objective's slope, and the marginal values on every domain."""
+def _derivatives(
+    problem: Problem, w_C: np.ndarray
+) -> tuple[tuple[np.ndarray, np.ndarray], dict[str, Any]]:
+    """Bits per byte with derivatives, and the marginal values on every domain."""
     scorer, members = problem.scorer, problem.scorer.members
     e = scorer.evaluation
-    slope, found = problem.derivatives(w_C)
+    bits_D, corrected_DC, found = problem.derivatives(w_C)
+    slope = problem.objective.pieces(bits_D, corrected_DC)
     dw_DC, bytes_D = found.dw_DC, problem.bytes_D
     others = e.rows("dev", scorer.config.windows)
     others = others[~problem.objective.needed_D[e.domain_R[others]]]
@@ -119,7 +136,7 @@ def _derivatives(problem: Problem, w_C: np.ndarray) -> tuple[Slope, dict[str, An
     sound = np.array([c for c, n in enumerate(members) if n not in damaged], int)
     toward_CP = slope.slope_PC.T - (slope.slope_PC @ w_C)
     active = slope.value_P >= slope.value - _ACTIVE * abs(slope.value)
-    return slope, {
+    return (bits_D, corrected_DC), {
         "members": [members[c] for c in sound],
         "objective_C": (0.01 * toward_CP[:, active].max(axis=1))[sound].tolist(),
         "domains": [e.domains[d] for d in there],
@@ -134,6 +151,7 @@ def _rows(
     value_M: np.ndarray,
     shift_M: np.ndarray,
     ties: Ties,
+    cheap: Surrogate | None,
 ) -> list[dict[str, Any]]:
     """The tied and the standard mixtures, with what other predictors say."""
     scorer, e = problem.scorer, problem.scorer.evaluation
@@ -151,6 +169,9 @@ def _rows(
     w_MC, rows = table.w_MC[shown], problem.rows
     nll_2MD = scorer.ensemble(rows).sums(w_MC), scorer.members_sums(w_MC, rows)
     ensemble, members = (goal.value(bits_per_byte(x, problem.bytes_D)) for x in nll_2MD)
+    quadratic: Sequence[float | None] = [None] * len(shown)
+    if cheap is not None and cheap.quadratic:
+        quadratic = goal.value(cheap.bits(w_MC)).tolist()
     return [
         {
             "name": table.names[m],
@@ -160,6 +181,7 @@ def _rows(
             "dev": float(value_M[m]),
             "test": test_M.get(m),
             "shift": float(shift_M[m]),
+            "quadratic": quadratic[i],
             "ensemble": float(ensemble[i]),
             "members": float(members[i]),
             "difference": float(ties.difference_M[m]),
@@ -169,6 +191,86 @@ def _rows(
         }
         for i, m in enumerate(shown)
     ]
+
+
+def _ranking(cheap: Surrogate, rows: Sequence[dict[str, Any]]) -> Ranking:
+    """What ranked candidates, and the quadratic's errors."""
+    # Of single members and the uniform mixture, it knows the merge.
+    pairs = [
+        (row["quadratic"], row["dev"])
+        for row in rows
+        if row["tied"] and len(row["weights"]) > 1 and row["kind"] != "uniform"
+    ]
+    shown = Misfit.of(*np.array(pairs).T) if cheap.quadratic and pairs else None
+    return Ranking(cheap.name, cheap.refusal, cheap.misfit, shown)
+
+
+def _reach(value_M: np.ndarray, ties: Ties) -> float:
+    """The difference to the best up to which mixtures tie, as a single number.
+
+    It is the tie limit of the worst mixture that ties or, if none does, of the next
+    best one; 0 if there is no other mixture, or no error to speak of.
+    """
+    others = np.argsort(value_M, kind="stable")[1:]
+    last = [*others[:1], *ties.tied[1:]][-1:]
+    reach = float(ties.limit_M[last].sum())
+    return reach if reach >= _RESOLVED else 0.0
+
+
+def _ranges(
+    cheap: Surrogate | None,
+    here: tuple[np.ndarray, np.ndarray],
+    w_C: np.ndarray,
+    reach: float,
+) -> np.ndarray:
+    """Lowest and highest weight of each member [C, 2]; NaN if not known.
+
+    Among mixtures that a quadratic with the merge's own value and derivatives at the
+    best mixture, and the closed form's curvature, expects to be worse by `reach` at
+    most, and to keep the regression limits.
+
+    Args:
+      here: bits per byte [D] of the best mixture, and derivatives [D, C].
+    """
+    if cheap is None or not cheap.quadratic or not reach:
+        return np.full((len(w_C), 2), np.nan)
+    goal, excess = cheap.problem.objective.apart(*here)
+    room_P = np.concatenate(
+        [goal.value + reach - goal.value_P, np.maximum(-excess.value_P, EXCESS)]
+    )
+    slope_PC = np.concatenate([goal.slope_PC, excess.slope_PC])
+    hessian_PCC, kept_P = cheap.hessians_apart(w_C)
+    face = cheap.problem.feasible.face(w_C)
+    range_CE = face.ranges(slope_PC, hessian_PCC, w_C, room_P)
+    if not kept_P.all():
+        # A function that was made convex is nowhere below what it was. So it does no
+        # harm where it limits nothing.
+        parts = (slope_PC[kept_P], hessian_PCC[kept_P], w_C, room_P[kept_P])
+        wide_CE = face.ranges(*parts)
+        same_C = (np.abs(wide_CE - range_CE) < LEAST).all(axis=1)
+        range_CE[~same_C] = np.nan
+    return range_CE
+
+
+def _sources(
+    problem: Problem, w_C: np.ndarray, range_CE: np.ndarray
+) -> dict[str, dict[str, Any]]:
+    """What the best mixture takes from each member's text."""
+    plan, damaged = problem.feasible.plan, problem.scorer.stack.damaged
+    epochs_C, more_C = plan.epochs(w_C), more_epochs(plan, w_C)
+    ends_CE = [[None if np.isnan(x) else float(x) for x in pair] for pair in range_CE]
+    return {
+        name: {
+            "weight": float(w_C[c]),
+            "low": ends_CE[c][0],
+            "high": ends_CE[c][1],
+            "epochs": float(epochs_C[c]) if plan.tokens else None,
+            "member_epochs": float(plan.epochs_C[c]),
+            "extrapolated": bool(more_C[c]),
+        }
+        for c, name in enumerate(problem.scorer.members)
+        if name not in damaged
+    }
 
 
 def _compared(
@@ -215,7 +317,14 @@ def _warnings(
     problem: Problem, goal: Objective, w_C: np.ndarray, bits_D: np.ndarray
 ) -> list[str]:
     """What to know before the best mixture is trained."""
-    lines = more_epochs(problem.feasible, w_C)
+    more_C = more_epochs(problem.feasible.plan, w_C, least=1.0)
+    lines = []
+    if more_C.any():
+        names = [problem.scorer.members[c] for c in np.flatnonzero(more_C)]
+        lines.append(
+            f"the planned run repeats the text of {', '.join(names)} more often than "
+            "the member did: what that costs was not measured"
+        )
     over = float(goal.violation(bits_D[None])[0])
     if over > EXCESS:
         lines.append(

@@ -233,16 +233,14 @@ def binding(feasible: Feasible, w_C: np.ndarray, slope: Slope) -> list[Binding]:
     return found
 
 
-def more_epochs(feasible: Feasible, w_C: np.ndarray) -> list[str]:
-    """Says whose source the planned run repeats more often than the member did."""
-    planned_C, own_C = feasible.plan.epochs(w_C), feasible.plan.epochs_C
-    more_C = planned_C > np.maximum(own_C, 1.0) * (1 + 1e-6)
-    return [
-        f"the planned run would use the source of {feasible.members[c]} for "
-        f"{planned_C[c]:.1f} epochs, and its member was trained for {own_C[c]:.1f}: "
-        "the cost of more was not measured"
-        for c in np.flatnonzero(more_C & (w_C > 0))
-    ]
+def more_epochs(plan: Plan, w_C: np.ndarray, least: float = 0.0) -> np.ndarray:
+    """Of whose text the planned run uses more epochs than the member; [C] bool.
+
+    And more than `least`: up to 1, nothing is repeated.
+    """
+    known_C = np.maximum(plan.epochs_C, least)
+    more_C: np.ndarray = plan.epochs(w_C) > known_C * (1 + 1e-6)
+    return more_C & (w_C > 0)
 
 
 def _prices(

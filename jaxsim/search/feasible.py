@@ -2,13 +2,14 @@
 
 Limits on total weights and on the KL divergence from a prior mixture leave a convex
 part of the simplex. Clarabel, a conic solver, solves linear and quadratic programs on
-it; the divergence is a sum of exponential cones. Which few partitions to use is a
-mixed-integer program, for HiGHS.
+it; the divergence is a sum of exponential cones, and a limit on a convex quadratic is a
+second-order cone. Which few partitions to use is a mixed-integer program, for HiGHS.
 """
 
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import clarabel
 import numpy as np
@@ -178,6 +179,54 @@ class Feasible:
         )
         return self.cleaned(w_C), price_P / price_P.sum()
 
+    def ranges(
+        self,
+        slope_PC: np.ndarray,
+        hessian_PCC: np.ndarray,
+        at_C: np.ndarray,
+        room_P: np.ndarray,
+    ) -> np.ndarray:
+        """How far each weight can move while each of P quadratics stays low.
+
+        Args:
+          slope_PC: derivatives of the quadratics, at `at_C`.
+          hessian_PCC: of each; positive semidefinite.
+          at_C: an allowed mixture of a convex set.
+          room_P: how far each may rise above its value at `at_C`; positive.
+
+        Returns:
+          The lowest and the highest weight of every member [C, 2]; the other weights
+          move with it. NaN where the solver fails, which it does for tiny rises.
+        """
+        here, c = self.open_C, int(self.open_C.sum())
+        slope_Pc, at_c = slope_PC[:, here] / room_P[:, None], at_C[here]
+        hessian_PCC = hessian_PCC / room_P[:, None, None]
+        cones = []
+        for slope_c, hessian_CC in zip(slope_Pc, hessian_PCC, strict=True):
+            curve_c, axis_cc = np.linalg.eigh(hessian_CC[np.ix_(here, here)])
+            root_cc = np.sqrt(np.maximum(curve_c, 0.0))[:, None] * axis_cc.T
+            # |root s|^2 / 2 <= 1 - slope s: a rotated second-order cone.
+            left = 1 + slope_c @ at_c
+            cones.append(
+                (
+                    np.vstack([-slope_c, -slope_c, root_cc]),
+                    np.concatenate([[left + 0.5, left - 0.5], -root_cc @ at_c]),
+                )
+            )
+        none = np.zeros((c, c)), np.zeros(c)
+        far = (0.0, self.divergence) if np.isfinite(self.divergence) else None
+        ends_CE = np.where(here[:, None], np.nan, 0.0) + np.zeros(2)
+        ends_CE[at_C == 0, 0] = 0.0
+        for place, column in enumerate(np.flatnonzero(here)):
+            for end, choose in enumerate((min, max)):
+                if np.isnan(ends_CE[column, end]):
+                    toward_1c = (1 - 2 * end) * np.eye(c)[[place]]
+                    with contextlib.suppress(RuntimeError):
+                        w_C, _ = self._solve(*none, toward_1c, np.zeros(1), far, cones)
+                        ends_CE[column, end] = choose(w_C[column], at_C[column])
+        ends_CE[np.isnan(ends_CE).any(axis=1)] = np.nan
+        return ends_CE
+
     def cleaned(self, w_C: np.ndarray) -> np.ndarray:
         """The mixture without weights below `LEAST`, if the limits allow that.
 
@@ -202,6 +251,14 @@ class Feasible:
         if self.max_sources:
             return self._face(np.bincount(self.partition_C, w_C) > 0)
         return self
+
+    def heaviest_face(self, w_C: np.ndarray) -> "Feasible":
+        """A convex part of the set with the partitions that a mixture uses most.
+
+        The mixture need not be allowed. Where no mixture of these partitions is, the
+        part around the center.
+        """
+        return self._face_or_center(np.bincount(self.partition_C, w_C))
 
     def sample(self, count: int, generator: np.random.Generator) -> np.ndarray:
         """Draws random allowed mixtures [count, C].
@@ -298,12 +355,14 @@ class Feasible:
         piece_Pc: np.ndarray,
         bound_P: np.ndarray,
         far: tuple[float, float] | None,
+        within: Sequence[tuple[np.ndarray, np.ndarray]] = (),
     ) -> tuple[np.ndarray, np.ndarray]:
         """Minimizes w hessian w / 2 + linear w + t on the linear limits.
 
         Args:
           piece_Pc, bound_P: piece w - t <= bound.
           far: a, b where divergence(w) - a t <= b; None for no such limit.
+          within: a, b where a w + b is in the second-order cone.
 
         Returns:
           w_C, and the multipliers of the pieces [P].
@@ -329,11 +388,15 @@ class Feasible:
             sparse.csc_matrix(w_cN.T @ np.triu(hessian_cc) @ w_cN),
             linear_c @ w_cN + t_1N[0],
             sparse.csc_matrix(
-                np.vstack([w_cN.sum(axis=0), less_JN, cone_c3N.reshape(-1, wide)])
+                np.vstack(
+                    [w_cN.sum(axis=0), less_JN, cone_c3N.reshape(-1, wide)]
+                    + [-a @ w_cN for a, _ in within]
+                )
             ),
-            np.concatenate([[1.0], bound_J, room_c3.ravel()]),
+            np.concatenate([[1.0], bound_J, room_c3.ravel(), *(b for _, b in within)]),
             [clarabel.ZeroConeT(1), clarabel.NonnegativeConeT(len(bound_J))]
-            + [clarabel.ExponentialConeT()] * cones,
+            + [clarabel.ExponentialConeT()] * cones
+            + [clarabel.SecondOrderConeT(len(b)) for _, b in within],
             settings,
         ).solve()
         w_c = np.array(found.x)[:c]

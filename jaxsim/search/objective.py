@@ -91,6 +91,17 @@ class Objective:
         """The names of the domains whose bits matter."""
         return np.array(self.domains)[self.needed_D].tolist()
 
+    def check_text(self, there_D: np.ndarray) -> None:
+        """Raises a `UserError` if a domain that matters has no scored window.
+
+        `there_D` [D] says which domains have one.
+        """
+        if empty := np.array(self.domains)[self.needed_D & ~there_D].tolist():
+            raise UserError(
+                f"domain {empty[0]!r} has no dev window that was scored; leave it out "
+                "of the objective"
+            )
+
     @property
     def limit_L(self) -> np.ndarray:
         """The most bits per byte of what is limited."""
@@ -117,20 +128,30 @@ class Objective:
 
         `jacobian_DC` are those of `bits_D` with respect to C coordinates.
         """
-        wide = len(self.domains)
-        if self.kind == "mean":
-            slope_TD, offset_T = self.weights_D[None], np.zeros(1)
-        else:
-            slope_TD = self.parts_TD
-            offset_T = self._base_mean - means(self.base_D, slope_TD)
-        excess_ED = np.concatenate([np.zeros((1, wide)), PENALTY * self.limits_LD])
-        offset_E = np.append(0.0, -PENALTY * self.limit_L)
-        slope_PD = (slope_TD[:, None] + excess_ED).reshape(-1, wide)
-        offset_P = (offset_T[:, None] + offset_E).ravel()
-        needed = self.needed_D
-        slope_Pd = slope_PD[:, needed]
-        value_P = slope_Pd @ bits_D[needed] + offset_P
-        return Slope(value_P, slope_Pd @ jacobian_DC[needed])
+        goal, excess = self.apart(bits_D, jacobian_DC)
+        value_E = np.append(0.0, PENALTY * excess.value_P)
+        slope_EC = np.pad(PENALTY * excess.slope_PC, ((1, 0), (0, 0)))
+        slope_PC = (goal.slope_PC[:, None] + slope_EC).reshape(-1, slope_EC.shape[1])
+        return Slope((goal.value_P[:, None] + value_E).ravel(), slope_PC)
+
+    def apart(self, bits_D: np.ndarray, jacobian_DC: np.ndarray) -> tuple[Slope, Slope]:
+        """The functions of which `value` is the largest, and the excess over limits.
+
+        For the arguments, see `pieces`.
+        """
+        parts_TD, offset_T = self.weights_D[None], np.zeros(1)
+        if self.kind == "worst":
+            parts_TD = self.parts_TD
+            offset_T = self._base_mean - means(self.base_D, parts_TD)
+        d, jacobian_dC = self.needed_D, jacobian_DC[self.needed_D]
+        goal, excess = (
+            Slope(parts_ND[:, d] @ bits_D[d] + offset_N, parts_ND[:, d] @ jacobian_dC)
+            for parts_ND, offset_N in (
+                (parts_TD, offset_T),
+                (self.limits_LD, -self.limit_L),
+            )
+        )
+        return goal, excess
 
     @property
     def _base_mean(self) -> float:

@@ -55,7 +55,7 @@ class LossOracle:
         keys = [mixture_key(w_C) for w_C in w_MC]
         new = {k: w for k, w in zip(keys, w_MC, strict=True) if k not in self._values}
         if new:
-            self._pay(len(new))
+            self.pay(len(new))
             new_MC = np.array(list(new.values()))
             self.keep(new_MC, self.compute_values(new_MC))
         return np.array([self._values[key][1] for key in keys])
@@ -66,7 +66,7 @@ class LossOracle:
         Raises:
           BudgetSpent: it would cost more than is left; nothing was computed.
         """
-        self._pay(GRADIENT_COST)
+        self.pay(GRADIENT_COST)
         found = self.compute_slope(w_C)
         self.keep(w_C[None], np.array([found.value]))
         return found
@@ -82,7 +82,12 @@ class LossOracle:
         for w_C, value in zip(w_MC, value_M, strict=True):
             self._values.setdefault(mixture_key(w_C), (w_C.copy(), float(value)))
 
-    def _pay(self, cost: float) -> None:
+    def pay(self, cost: float) -> None:
+        """Takes a cost from the budget.
+
+        Raises:
+          BudgetSpent: it is more than is left.
+        """
         if self.spent + cost > self.budget:
             raise BudgetSpent(
                 f"{self.spent:g} of {self.budget:g} evaluations are spent, and "

@@ -1,22 +1,18 @@
 """A search problem: an objective, the mixtures that may be chosen, and a budget."""
 
 import dataclasses
-import functools
 from typing import Protocol
 
 import numpy as np
 
 from jaxsim.config import SearchConfig
-from jaxsim.scoring.ensemble import Ensemble
 from jaxsim.scoring.evaluator import Jacobian
 from jaxsim.scoring.scorer import Scorer
 from jaxsim.scoring.scores import PredictorScores, Scores, bits_of, bits_per_byte
 from jaxsim.scoring.table import Mixtures, mixture_key
 from jaxsim.search.constraints import feasible
 from jaxsim.search.objective import Objective, Slope, objective
-from jaxsim.search.optimize import GRADIENT_COST, LossOracle
-
-_GRADIENTS = 100  # most gradients for the minimum of the ensemble
+from jaxsim.search.optimize import LossOracle
 
 
 class Correction(Protocol):
@@ -48,7 +44,8 @@ class Problem:
       nll: float32 nats [R] of all mixtures in its history, by `mixture_key`.
 
     Raises:
-      UserError: an unknown name, or constraints that contradict each other.
+      UserError: an unknown name, a domain without dev text, or constraints that
+        contradict each other.
     """
 
     def __init__(
@@ -67,6 +64,8 @@ class Problem:
         self.base_R = standard.predictors["merge"].nll_MR[0]
         self.objective = objective(config, e)
         self.rows = self.windows("dev", config.windows)
+        there_D = np.isin(range(len(e.domains)), e.domain_R[self.rows])
+        self.objective.check_text(there_D)
         self.bytes_D = e.sums(e.bytes_R[self.rows], self.rows)
         self.objective = self.objective_on(self.rows)
         shut = dict.fromkeys(scorer.stack.damaged, 0.0)
@@ -107,38 +106,18 @@ class Problem:
             return bits_MD, bits_MD
         return bits_MD, bits_MD + self.correction.shift(w_MC, bits_MD, losses.rows)
 
-    def derivatives(self, w_C: np.ndarray) -> tuple[Slope, Jacobian]:
-        """The objective's pieces at a mixture, and the losses they come from."""
+    def derivatives(self, w_C: np.ndarray) -> tuple[np.ndarray, np.ndarray, Jacobian]:
+        """A mixture's bits per byte [D], their derivatives [D, C], and the merge's own.
+
+        The first two are those expected of training.
+        """
         found = self.scorer.jacobian(w_C, 1.0, self.rows)
         bits_DC = bits_per_byte(found.dw_DC, self.bytes_D[:, None])
         if self.correction is not None:
             bits_DC = bits_DC + self.correction.slope(w_C, bits_DC, self.rows)
         losses = PredictorScores(self.rows, found.nll_R[None])
         _, (bits_D,) = self.bits(w_C[None], losses)
-        return self.objective.pieces(bits_D, bits_DC), found
-
-    def ensemble_values(self, w_MC: np.ndarray) -> np.ndarray:
-        """The penalized objective of the ensemble [M].
-
-        It runs no model once the members' token probabilities are known.
-        """
-        bits_MD = bits_per_byte(self._ensemble.sums(w_MC), self.bytes_D)
-        return self.objective.penalised(bits_MD)
-
-    def ensemble_loss(self) -> LossOracle:
-        """The same with its derivatives, to descend on; convex for a mean."""
-        bytes_D = self.bytes_D
-
-        def slope(w_C: np.ndarray) -> Slope:
-            nll_D, dw_DC = self._ensemble.slope(w_C)
-            bits_DC = bits_per_byte(dw_DC, bytes_D[:, None])
-            return self.objective.pieces(bits_per_byte(nll_D, bytes_D), bits_DC)
-
-        return LossOracle(self.ensemble_values, slope, GRADIENT_COST * _GRADIENTS)
-
-    @functools.cached_property
-    def _ensemble(self) -> Ensemble:
-        return self.scorer.ensemble(self.rows)
+        return bits_D, bits_DC, found
 
     def _know(self, scores: Scores) -> None:
         """Takes in the merges of a table, if they are scored on all of `rows`."""
@@ -157,9 +136,9 @@ class Problem:
         return self._taken(w_MC, merges.nll_MR)
 
     def _slope(self, w_C: np.ndarray) -> Slope:
-        slope, found = self.derivatives(w_C)
+        bits_D, bits_DC, found = self.derivatives(w_C)
         self.nll.setdefault(mixture_key(w_C), found.nll_R.astype(np.float32))
-        return slope
+        return self.objective.pieces(bits_D, bits_DC)
 
     def _taken(self, w_MC: np.ndarray, nll_MR: np.ndarray) -> np.ndarray:
         """Keeps the losses, and gives their values [M]."""

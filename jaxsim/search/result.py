@@ -12,6 +12,7 @@ import numpy as np
 from jaxsim import records
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.records import Basis
+from jaxsim.scoring.quadratic import Misfit
 from jaxsim.scoring.table import as_text, check_mixtures
 from jaxsim.search.constraints import Binding
 from jaxsim.search.objective import EXCESS
@@ -39,12 +40,24 @@ class FoundRow(TypedDict):
     dev: float  # of the merge on dev text
     test: float | None  # of the merge on test text, where it was scored
     shift: float  # the correction to add to the merge
+    quadratic: float | None  # of the quadratic of merges on dev text, where it was used
     ensemble: float | None  # of the ensemble on dev text
     members: float | None  # of the mean of members on dev text
     difference: float  # to the best, with the correction
     error: float  # standard error of the difference
     limit: float  # the largest difference with which a mixture ties
     tied: bool
+
+
+class FoundSource(TypedDict):
+    """A member's text in the best mixture."""
+
+    weight: float
+    low: float | None  # lowest and highest weight of mixtures that the surrogate
+    high: float | None  # expects to tie; None if not known
+    epochs: float | None  # in the planned run; None without one
+    member_epochs: float  # of the member's own run
+    extrapolated: bool  # whether the planned run uses more of them
 
 
 class FoundDomain(TypedDict):
@@ -65,6 +78,24 @@ class Marginal(TypedDict, total=False):
 
 
 @dataclasses.dataclass(frozen=True)
+class Ranking:
+    """What ranked the candidates, and how far the quadratic is from merges."""
+
+    surrogate: Literal["quadratic", "ensemble"]
+    refusal: str  # why it is not the quadratic, as a clause
+    random: Misfit | None  # of the quadratic on random merges; None if not compared
+    shown: Misfit | None  # on the tied mixtures, but for those where it is exact
+
+    def check_parts(self) -> None:
+        """Raises a `UserError` if the fields do not fit together; see `records`."""
+        used = self.surrogate == "quadratic"
+        records.need(used != bool(self.refusal), "why it is not used", self.refusal,
+                     "refusal")  # fmt: skip
+        known = self.random is not None and self.random.spread > 0
+        records.need(not used or known, "of a positive spread", self.random, "random")
+
+
+@dataclasses.dataclass(frozen=True)
 class SearchResult:
     """The answer to a search, as the report and programs read it."""
 
@@ -78,7 +109,8 @@ class SearchResult:
     rows: list[Annotated[dict[str, Any], FoundRow]]  # tied, best first; and standard
     objective: Literal["mean", "worst"] = "mean"
     method: Literal["table", "descend"] = "table"
-    looked_at: int = 0  # mixtures that the ensemble scored
+    looked_at: int = 0  # mixtures that the surrogate ranked
+    ranking: Ranking | None = None  # None for the method 'table'
     evaluations: float = 0.0  # spent; a gradient counts as three
     tokens: int = 0  # the same in tokens that models read
     calibrated: bool = False  # whether reference runs corrected the merges
@@ -98,8 +130,11 @@ class SearchResult:
     means: dict[str, Annotated[dict[str, Any], FoundDomain]] = dataclasses.field(
         default_factory=dict
     )
-    # Of each member's source in the planned run, if there is one.
-    epochs: dict[str, float] = dataclasses.field(default_factory=dict)
+    # By member; and by how much mixtures within the ranges are worse, at most.
+    sources: dict[str, Annotated[dict[str, Any], FoundSource]] = dataclasses.field(
+        default_factory=dict
+    )
+    range_limit: float | None = None
     # What to know before the best mixture is trained.
     warnings: list[str] = dataclasses.field(default_factory=list)
     marginal: Annotated[dict[str, Any], Marginal] = dataclasses.field(
@@ -118,6 +153,11 @@ class SearchResult:
             [row["name"] for row in self.rows],
             [[row["weights"].get(name, 0.0) for name in members] for row in self.rows],
         )
+        limit = self.range_limit
+        for name, row in self.sources.items():
+            ends = [row[key] for key in ("low", "high") if row[key] is not None]
+            records.need(len(ends) != 1, "both or none", ends, f"sources.{name}, range")
+            records.need(not ends or limit is not None, "known", limit, "range_limit")
         if known := self.marginal:
             records.need_names(known, Marginal.__annotations__, "marginal")
             shape = [len(known[name]) for name in ("domains", "members")]

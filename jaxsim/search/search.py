@@ -1,11 +1,13 @@
 """The best mixture for an objective under constraints, with all that ties with it.
 
-The ensemble scores very many mixtures. Merges of its best ones are scored, and of the
-best ones in a scored table. From the best mixture so far, a descent follows the exact
-gradient of the merge's loss, starting with the curvature of the ensemble's.
+A surrogate, the quadratic of merges or else the ensemble, ranks very many mixtures. Its
+minimum and its best ones are merged and scored, and the best ones of a scored table.
+From the best mixture so far, a descent follows the exact gradient of the merge's loss,
+starting with the surrogate's curvature.
 """
 
 import contextlib
+import dataclasses
 import itertools
 from collections.abc import Callable
 
@@ -24,6 +26,7 @@ from jaxsim.search.objective import Objective
 from jaxsim.search.optimize import BudgetSpent, descend
 from jaxsim.search.problem import Correction, Problem
 from jaxsim.search.result import SearchResult
+from jaxsim.search.surrogate import Surrogate, surrogate
 from jaxsim.search.ties import Residual
 
 _CANDIDATES = 1 / 8  # of the budget; the rest is for derivatives
@@ -66,35 +69,44 @@ def search(
     )
     with progress(config.evaluations, "search", "evaluations") as tick:
         problem.loss.tell = tick
-        look(problem)
-    return answer(problem, _searched(problem), residual)
+        ranked_by = look(problem)
+    return answer(problem, _searched(problem), residual, ranked_by)
 
 
-def look(problem: Problem) -> None:
+def look(problem: Problem) -> Surrogate:
     """Spends the budget; the problem's loss keeps everything it evaluates."""
-    w_MC, hessian_CC = _candidates(problem)
+    cheap = surrogate(problem)
+    w_MC, hessian_CC = _candidates(problem, cheap)
     say(
-        f"search: {counted(problem.config.candidates, 'mixture')} scored by the "
-        f"ensemble; merging {len(w_MC)}"
+        f"search: {counted(problem.config.candidates, 'mixture')} ranked by the "
+        f"{cheap.name}; merging {len(w_MC)}"
     )
     problem.loss.values(w_MC)
     with contextlib.suppress(BudgetSpent):
         for start_C in _starts(problem):
             descend(problem.loss, problem.feasible.face(start_C), start_C, hessian_CC)
+    return cheap
 
 
-def _candidates(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
-    """Different mixtures to merge [M, C], and the curvature of the ensemble."""
+def _candidates(problem: Problem, cheap: Surrogate) -> tuple[np.ndarray, np.ndarray]:
+    """Different mixtures to merge [M, C], and the surrogate's curvature."""
     feasible, config = problem.feasible, problem.config
     count = max(1, int(_CANDIDATES * config.evaluations))
     sample_MC = feasible.sample(config.candidates, np.random.default_rng(config.seed))
-    order = np.argsort(problem.ensemble_values(sample_MC), kind="stable")
-    face = feasible.face(sample_MC[order[0]])
-    # From the center: a descent that begins near its end learns no curvature.
-    lowest_C, hessian_CC = descend(problem.ensemble_loss(), face, face.center_C)
-    w_MC = [lowest_C, *map(feasible.cleaned, sample_MC[order[:count]])]
+    order = np.argsort(cheap.values(sample_MC), kind="stable")
+    faces = [feasible.face(sample_MC[order[0]])]
+    if feasible.max_sources:
+        # The sources that the minimum without this limit uses most.
+        free_C, _ = cheap.lowest(dataclasses.replace(feasible, max_sources=0))
+        faces.append(feasible.heaviest_face(free_C))
+    found = [cheap.lowest(face) for face in faces]
+    value_F = cheap.values(np.array([w_C for w_C, _ in found]))
+    found = [found[f] for f in np.argsort(value_F, kind="stable")]
+    hessian_CC = found[0][1]
+    w_MC = [w_C for w_C, _ in found]
     if problem.table is not None:
-        w_MC[1:1] = _best_of(problem, problem.table)[: int(_FROM_TABLE * count)]
+        w_MC += list(_best_of(problem, problem.table)[: int(_FROM_TABLE * count)])
+    w_MC += map(feasible.cleaned, sample_MC[order[:count]])
     different = {mixture_key(w_C): w_C for w_C in w_MC}
     return np.array(list(different.values())[:count]), hessian_CC
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxsim.errors import UserError
 from jaxsim.scoring.evaluation import SPLITS, EvaluationSet
 from jaxsim.scoring.scores import bits_per_byte
 from jaxsim.search.objective import Objective
@@ -206,12 +205,8 @@ def resampled(
         d: np.flatnonzero(dev_R & (e.domain_R[rows] == d))
         for d in np.flatnonzero(objective.needed_D)
     }
+    objective.check_text(np.isin(range(wide), e.domain_R[rows[dev_R]]))
     documents_of = {d: e.document_R[rows[x]] for d, x in columns_of.items()}
-    if empty := [e.domains[d] for d, x in columns_of.items() if not len(x)]:
-        raise UserError(
-            f"domain {empty[0]!r} has no dev window that was scored; leave it out of "
-            "the objective"
-        )
     many = all(len(np.unique(x)) >= enough for x in documents_of.values())
     generator = np.random.default_rng(seed)
     bits_of_domain = {}

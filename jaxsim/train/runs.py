@@ -13,7 +13,12 @@ import numpy as np
 from jaxsim.config import RecipeConfig
 from jaxsim.corpus import Corpus
 from jaxsim.corpus.names import Labels
-from jaxsim.corpus.order import Schedule, schedule
+from jaxsim.corpus.order import Schedule, schedule, shares
+from jaxsim.errors import UserError
+
+# Data seeds; replicate n of a run adds n. Reference runs share no order of rows with
+# members or their first replicates: noise of both would be partly the same.
+MEMBER_SEED, REFERENCE_SEED = 0, 2
 
 _AHEAD = 2  # batches that are read before they are needed
 
@@ -26,17 +31,32 @@ class Run:
     kind: str  # 'base', 'member', 'reference' or 'replicate'
     mixture: Mapping[str, float]
     steps: int
-    data_seed: int = 0
+    data_seed: int = MEMBER_SEED
 
     def schedule(self, corpus: Corpus, recipe: RecipeConfig) -> Schedule:
         """The rows of the whole run, with its share of replayed base text."""
-        replay = (corpus.unit(Labels.BASE), recipe.replay) if recipe.replay else None
+        own = self._own_rows(recipe)
+        replayed = self.steps * recipe.batch - own
         return schedule(
             [corpus.unit(name) for name in self.mixture],
             list(self.mixture.values()),
-            self.steps * recipe.batch,
+            own,
             self.data_seed,
-            replay,
+            (corpus.unit(Labels.BASE), replayed) if recipe.replay else None,
+        )
+
+    def shares(self, recipe: RecipeConfig) -> dict[str, float]:
+        """The token shares that its rows realize; replay does not count."""
+        own = self._own_rows(recipe)
+        rows_C = shares(list(self.mixture.values()), own)
+        return dict(zip(self.mixture, (rows_C / own).tolist(), strict=True))
+
+    def _own_rows(self, recipe: RecipeConfig) -> int:
+        if own := recipe.own_rows(self.steps):
+            return own
+        raise UserError(
+            f"config.recipe.replay: of the {self.steps * recipe.batch} rows of "
+            f"{title(self.kind, self.name)} it leaves none for the mixture; lower it"
         )
 
 
@@ -49,7 +69,7 @@ def reference_run(
     mixture: Mapping[str, float], recipe: RecipeConfig, token_multiplier: float = 1.0
 ) -> Run:
     """A reference run; its name is a digest of its mixture and steps."""
-    return _reference(mixture, max(1, round(recipe.steps * token_multiplier)))
+    return _reference(mixture, recipe.steps_of(token_multiplier))
 
 
 def _reference(mixture: Mapping[str, float], steps: int) -> Run:
@@ -57,16 +77,16 @@ def _reference(mixture: Mapping[str, float], steps: int) -> Run:
     text = json.dumps([sorted(weights.items()), steps])
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
     name = Labels.REFERENCE.format(int(digest, 16))
-    return Run(name, "reference", weights, steps)
+    return Run(name, "reference", weights, steps, REFERENCE_SEED)
 
 
-def replicate_of(run: Run, data_seed: int = 1) -> Run:
-    """The same run with another data seed."""
+def replicate_of(run: Run, number: int = 1) -> Run:
+    """The same run with another data seed; `number` counts its replicates."""
     return dataclasses.replace(
         run,
-        name=Labels.REPLICATE.format(run.name, data_seed),
+        name=Labels.REPLICATE.format(run.name, number),
         kind="replicate",
-        data_seed=data_seed,
+        data_seed=run.data_seed + number,
     )
 
 
@@ -78,10 +98,11 @@ def is_named_right(run: Run, member_steps: int) -> bool:
     if "base" in (run.kind, run.name):
         return run.kind == run.name
     runs = [Run(unit, "member", {unit: 1.0}, member_steps) for unit in run.mixture]
-    runs.append(_reference(run.mixture, run.steps))
-    if run.kind == "replicate":
-        runs = [replicate_of(one, max(1, run.data_seed)) for one in runs]
-    return run in runs
+    for one in (*runs, _reference(run.mixture, run.steps)):
+        number = run.data_seed - one.data_seed
+        if run == (replicate_of(one, number) if number > 0 else one):
+            return True
+    return False
 
 
 def title(kind: str, name: str) -> str:

@@ -38,15 +38,22 @@ class TrainState:
 def constant_rate(recipe: RecipeConfig, steps: jax.Array | int) -> optax.Schedule:
     """The learning rate of a run of the recipe, which merging needs constant.
 
-    It falls linearly to zero over the last `recipe.decay` of `steps`.
+    Of a warm-up of W steps, step n from 1 has n / (W + 1) of the rate. Over the last
+    `recipe.decay` of `steps` the rate falls linearly to zero.
     """
+    peak, warmup = recipe.learning_rate, recipe.warmup
+    rise = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
     if not recipe.decay:
-        return optax.constant_schedule(recipe.learning_rate)
+        return rise
+    # It takes the share that is over: optax has to know a length before it traces.
+    fall = optax.linear_schedule(peak, 0.0, 1)
 
-    # Not optax's linear schedule, which needs to know the number of steps when traced.
-    def rate(step: jax.typing.ArrayLike) -> jax.Array:
-        left = (steps - step) / jnp.maximum(jnp.round(recipe.decay * steps), 1)
-        return recipe.learning_rate * jnp.minimum(left, 1.0)
+    def rate(step: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+        falling = recipe.falling(steps)
+        joined = optax.join_schedules(
+            [rise, lambda step: fall(step / jnp.maximum(falling, 1))], [steps - falling]
+        )
+        return joined(step)
 
     return rate
 
@@ -63,7 +70,7 @@ def warmup_cosine(base: BaseConfig) -> optax.Schedule:
 
 
 def adamw(recipe: RecipeConfig, rate: optax.Schedule) -> optax.GradientTransformation:
-    """AdamW after clipping by global norm; weight decay on matrices only."""
+    """AdamW after clipping by global norm; weight decay as the recipe says."""
     return optax.chain(
         optax.clip_by_global_norm(recipe.clip),
         optax.adamw(
@@ -71,7 +78,7 @@ def adamw(recipe: RecipeConfig, rate: optax.Schedule) -> optax.GradientTransform
             b1=recipe.beta1,
             b2=recipe.beta2,
             weight_decay=recipe.weight_decay,
-            mask=_is_matrix,
+            mask=None if recipe.weight_decay_all else _is_matrix,
         ),
     )
 

@@ -339,7 +339,12 @@ class Trainer:
 def base_trainer(model: LanguageModel, config: Config, mesh: Mesh) -> Trainer:
     """The trainer of the base model: warm-up and cosine, no tail average."""
     recipe = dataclasses.replace(
-        config.recipe, batch=config.base.batch, tail=0.0, decay=0.0, replay=0.0
+        config.recipe,
+        batch=config.base.batch,
+        warmup=0,
+        tail=0.0,
+        decay=0.0,
+        replay=0.0,
     )
     rate = warmup_cosine(config.base)
     return Trainer(model, recipe, lambda _: rate, config, mesh, "base")

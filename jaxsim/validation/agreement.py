@@ -61,6 +61,7 @@ class Claim(TypedDict):
     predictor: str
     targets: list[str]
     ceiling: float | None  # mean
+    joint_ceiling: float | None  # mean; with the noise of predictions
     rule: str | None  # the best weight-only baseline
     spearman: float | None  # mean
     spearman_interval: tuple[float, float] | None
@@ -342,6 +343,7 @@ def noise_ceiling(
     first_P: np.ndarray,
     second_P: np.ndarray,
     level: float = 0.95,
+    freedom: float | None = None,
 ) -> Interval:
     """The highest Pearson correlation that noise allows to a predictor.
 
@@ -354,6 +356,7 @@ def noise_ceiling(
       reference_M: losses of all reference runs, with their noise.
       first_P, second_P: losses of runs and of their replicates.
       level: of the interval; there is none with fewer than three pairs or three runs.
+      freedom: degrees of freedom of the noise; P - 1 if the pairs are independent.
     """
     pairs, runs = len(first_P), len(reference_M)
     if runs < 2 or not np.ptp(reference_M):
@@ -363,8 +366,54 @@ def noise_ceiling(
     over = [1.0]
     if pairs >= ENOUGH_PAIRS and runs >= 3:
         ends = (1 - level) / 2, (1 + level) / 2
-        over += scipy.stats.f.ppf(ends, pairs - 1, runs - 1).tolist()
+        freedom = pairs - 1 if freedom is None else freedom
+        over += scipy.stats.f.ppf(ends, freedom, runs - 1).tolist()
     return Interval(*np.sqrt(np.fmax(0, 1 - quotient / np.array(over))).tolist())
+
+
+def joint_ceiling(
+    runs: Interval, predicted_M: np.ndarray, again_M: np.ndarray, w_MC: np.ndarray
+) -> Interval:
+    """The highest Pearson correlation that noise of runs and of predictions allows.
+
+    Let runs be r = t + e and predictions x = t + u, up to a straight line: a perfect
+    predictor with noisy members. No run has the data seed of a member, so e and u are
+    independent, and
+
+        corr(r, x) = var t / sqrt(var r var x)
+                   = sqrt(1 - s2_e / s2_r) sqrt(1 - s2_u / s2_x)
+
+    The first factor is the ceiling of the runs. In the second, s2_u is half the
+    variance of the differences between predictions from members and from their
+    replicates. They all share the noise of C members: to first order a difference is
+    sum_c w_c d_c, with independent d_c of one variance. So s2_u is a quadratic form
+    with the covariance S of the weights, and has about tr(S)^2 / tr(S^2) degrees of
+    freedom (Satterthwaite 1946). The interval takes both factors' errors for small and
+    independent.
+
+    Args:
+      runs: the ceiling of the runs, see `noise_ceiling`.
+      predicted_M: predictions of the M mixtures.
+      again_M: the same, from the replicates of all members.
+      w_MC: the mixtures.
+
+    Returns:
+      NaN with a single run.
+    """
+    if len(w_MC) < 2:
+        return Interval(float("nan"))
+    s_CC = np.cov(w_MC, rowvar=False)
+    square = float(np.sum(s_CC**2))
+    freedom = np.trace(s_CC) ** 2 / square if square else None
+    prediction = noise_ceiling(predicted_M, predicted_M, again_M, freedom=freedom)
+    a, b = runs.estimate, prediction.estimate
+    if runs.bounds is None or prediction.bounds is None:
+        return Interval(a * b)
+    low, high = (
+        np.hypot(b * (a - a_end), a * (b - b_end))
+        for a_end, b_end in zip(runs.bounds, prediction.bounds, strict=True)
+    )
+    return Interval(a * b, max(0.0, a * b - float(low)), min(1.0, a * b + float(high)))
 
 
 def corrected(correlation: float, ceiling: float) -> float:
@@ -377,8 +426,12 @@ def claims(
     points: Mapping[str, Mapping[str, np.ndarray]],
     rules: Mapping[str, Mapping[str, np.ndarray]],
     ceilings: Mapping[str, Interval],
+    noisy: Mapping[str, Mapping[str, Row]],
 ) -> list[Row]:
-    """How each predictor compares with the rules; see `Validation.claims`."""
+    """How each predictor compares with the rules; see `Validation.claims`.
+
+    `noisy` is as `Validation.predictor_noise`.
+    """
     claimed = []
     for kind, domains in targets.domains.items():
         low = {n for n, found in ceilings.items() if found.estimate < BELOW_NOISE}
@@ -403,6 +456,8 @@ def claims(
                 continue
             predicted_MT = _columns(points[predictor], names)
             value = gain = mean_spearman(predicted_MT, reference_MT)
+            known = [noisy.get(name, {}).get(predictor) for name in names]
+            both = [row["ceiling"] for row in known if row is not None]
             if rule is not None and rule != CHANCE:
                 gain = paired_difference(predicted_MT, known_rules[rule], reference_MT)
             claimed.append(
@@ -411,6 +466,7 @@ def claims(
                     "predictor": predictor,
                     "targets": names,
                     "ceiling": float(np.mean(ceiling)) if ceiling else None,
+                    "joint_ceiling": float(np.mean(both)) if both else None,
                     "rule": rule,
                     "spearman": value.estimate,
                     "spearman_interval": value.bounds,

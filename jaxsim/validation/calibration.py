@@ -251,36 +251,48 @@ def calibrated_merges(
     return x.merge_MD + calibration.correction(x)
 
 
-def calibrated(
-    basis: PoolLosses,
-    held_out: PredictionTable,
-    fitted: PredictionTable | None,
-    weights: Mapping[str, np.ndarray],
-) -> tuple[np.ndarray, dict[str, dict[str, float]]]:
-    """Predictions [M, D] of calibrations that did not see what they predict.
-
-    Also `Validation.check`, for targets with these weights [D] of the domains.
-    """
-    measured_D, known = held_out.measured_D, None
-    predicted_MD = np.full(held_out.test["reference"].shape, np.nan)
+def left_out(
+    basis: PoolLosses, held_out: PredictionTable, fitted: PredictionTable | None
+) -> list[Calibration]:
+    """For each held-out run a calibration that did not see it; [] without others."""
+    measured_D, runs = held_out.measured_D, np.arange(len(held_out))
     if fitted is not None and len(fitted) >= ENOUGH:
-        known = fitted_on(basis, fitted, measured_D)
-    used = []
-    for m in range(len(held_out)) if known is not None or len(held_out) > 1 else ():
-        here_M = np.arange(len(held_out)) == m
-        used.append(
-            known
-            or fitted_on(basis, held_out.take(~here_M).with_dev(fitted), measured_D)
-        )
+        return [fitted_on(basis, fitted, measured_D)] * len(held_out)
+    if len(held_out) < 2:
+        return []
+    others = (held_out.take(runs != m).with_dev(fitted) for m in runs)
+    return [fitted_on(basis, other, measured_D) for other in others]
+
+
+def corrected_merges(
+    basis: PoolLosses, held_out: PredictionTable, used: Sequence[Calibration]
+) -> np.ndarray:
+    """[M, D] each merge on test text, corrected by its own calibration; NaN without."""
+    measured_D = held_out.measured_D
+    predicted_MD = np.full(held_out.test["reference"].shape, np.nan)
+    for m, known in enumerate(used):
         predicted_MD[m, measured_D] = calibrated_merges(
-            basis, used[-1], held_out.take(here_M), "test", measured_D
+            basis, known, held_out.take(np.array([m])), "test", measured_D
         )[0]
-    points = by_target({**held_out.test, CALIBRATED: predicted_MD}, weights)
+    return predicted_MD
+
+
+def check_of(
+    held_out: PredictionTable,
+    corrected_MD: np.ndarray,
+    used: Sequence[Calibration],
+    weights: Mapping[str, np.ndarray],
+) -> dict[str, dict[str, float]]:
+    """`Validation.check`, for targets with these weights [D] of the domains.
+
+    For the others see `corrected_merges`.
+    """
+    points = by_target({**held_out.test, CALIBRATED: corrected_MD}, weights)
     check = {}
     for name, weights_D in weights.items():
         reference_M, merge_M = points["reference"][name], points["merge"][name]
         off_M = np.abs(reference_M - points[CALIBRATED][name])
-        share_D = weights_D[measured_D] / weights_D.sum()
+        share_D = weights_D[held_out.measured_D] / weights_D.sum()
         margin_M = np.array([one.half_interval(share_D) for one in used] or np.nan)
         known_M = bool(np.isfinite(margin_M).all())
         check[name] = {
@@ -289,7 +301,7 @@ def calibrated(
             "covered": float(np.mean(off_M <= margin_M)) if known_M else float("nan"),
             "margin": float(np.mean(margin_M)),
         }
-    return predicted_MD, check
+    return check
 
 
 def learning(

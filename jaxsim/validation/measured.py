@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from jaxsim import records
 from jaxsim.corpus import Corpus
 from jaxsim.scoring.evaluation import SPLITS, EvaluationSet
 from jaxsim.scoring.scores import Scores, bits_of
-from jaxsim.scoring.table import check_mixtures
+from jaxsim.scoring.table import Mixtures, check_mixtures
 from jaxsim.scoring.targets import Targets
 from jaxsim.search.objective import weighted_mean
 
@@ -20,6 +21,13 @@ PREDICTORS = (*PREDICTED, CALIBRATED, *BASELINES)
 BITS_PER_BYTE = "bits per byte"
 # Bits per byte [P, D] of runs and of their replicates, which measure noise.
 Replicates = tuple[np.ndarray, np.ndarray]
+
+
+class FromReplicates(NamedTuple):
+    """Predictions from replicates in the place of all members, on test text."""
+
+    test: Mapping[str, np.ndarray]  # bits per byte [M, D] by predictor
+    member_CD: np.ndarray  # of the replicates, see `member_bits`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +196,9 @@ class Comparison:
 
     reference_runs: list[str]  # names of the M runs
     members: list[str]  # columns of `mixtures`
-    mixtures: list[list[float]]  # token shares, one row for each run
+    # Token shares that were asked for, one row for each run. Predictions are of those
+    # that its rows realized.
+    mixtures: list[list[float]]
     targets: list[str]  # domains, then the macros over them
     kinds: list[str]  # 'in-pool', 'out-of-pool' or 'macro', of the targets
     groups: dict[str, str]  # of the domains
@@ -238,16 +248,20 @@ class TrainedChoice(Comparison, records.Stored):
 
 
 def compare_chosen(
-    labels: Sequence[str], predictors: Scores, trained: Scores
+    asked: Mixtures, predictors: Scores, trained: Scores
 ) -> TrainedChoice:
-    """Compares the scores of chosen mixtures with those of their runs, on test text."""
+    """Compares the scores of chosen mixtures with those of their runs, on test text.
+
+    `asked` are the mixtures as the user named them, those of `predictors` what the runs
+    realized.
+    """
     found, domains = measured(predictors, trained), predictors.evaluation.domains
     targets = Targets.of(predictors.evaluation, found.measured_D)
     return TrainedChoice(
-        labels=list(labels),
+        labels=list(asked.names),
         reference_runs=list(found.names),
-        members=list(predictors.table.members),
-        mixtures=found.w_MC.tolist(),
+        members=list(asked.members),
+        mixtures=asked.w_MC.tolist(),
         targets=list(targets.all),
         kinds=list(targets.kinds.values()),
         groups=dict(targets.groups),

@@ -6,38 +6,46 @@ first n runs of a longer list are those of the shorter one.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from jaxsim.config import Config, RecipeConfig, ValidateConfig
+from jaxsim.corpus.names import Labels
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.log import counted, say
 from jaxsim.pool.bucket import Bucket
 from jaxsim.pool.build import train_missing
 from jaxsim.pool.publish import is_published
 from jaxsim.scoring.scorer import Scorer
-from jaxsim.scoring.scores import Scores, bits_of
-from jaxsim.scoring.table import Mixtures, dirichlet
+from jaxsim.scoring.scores import Scores, bits_per_byte
+from jaxsim.scoring.table import Mixtures, concatenate, dirichlet, singles
 from jaxsim.search.problem import Problem
 from jaxsim.train import Run, Trainer, member_run, reference_run, replicate_of
 from jaxsim.validation.external import ExternalRuns
 from jaxsim.validation.measured import (
+    PREDICTED,
+    FromReplicates,
     Replicates,
     beside,
     bits_by_name,
     measured,
     pool_losses,
 )
-from jaxsim.validation.validate import Validation, compare
+from jaxsim.validation.validate import NEAR_BEST, Validation, compare
 
-DISTRIBUTION = ("dirichlet", "subset", "dirichlet", "best")  # in turn
+# What held-out runs are drawn from, in turn: half are Dirichlet mixtures, a quarter
+# subsets, and a quarter is near the best.
+DISTRIBUTION = tuple(
+    part for best in NEAR_BEST for part in ("dirichlet", "subset", "dirichlet", best)
+)
 ONE_MEMBER = (
     "validate: a pool of one member has no mixtures to compare; add a partition to "
     "config.corpus.partitions"
 )
-_BEST = 0.01  # share of the candidates that 'best' is drawn from
-SHORTLIST = 0.1  # share of the candidates that a merge is scored for
+_BEST = 0.01  # share of the candidates that counts as near the best
 
 # Of the design, relative to a standard deviation of 1 of the coefficients: that of
 # their mean, and the noise of one run. At w = 1/2 a coefficient counts a quarter.
@@ -48,7 +56,7 @@ _APART = 0.1  # share of the tokens by which two mixtures differ at least
 # Tables of scores.
 REFERENCE_RUNS, MIXTURES = "reference-runs", "mixtures"
 CALIBRATION_RUNS, CALIBRATION_MIXTURES = "calibration-runs", "calibration-mixtures"
-REPLICATES = "replicates"
+REPLICATES, REPLICATED_MIXTURES = "replicates", "replicated-mixtures"
 
 
 def held_out_runs(config: ValidateConfig, members: int) -> int:
@@ -58,20 +66,27 @@ def held_out_runs(config: ValidateConfig, members: int) -> int:
     """
     if members < 2:
         return 0
-    subsets = 2 ** min(members, 60) - members - 1
-    return min(config.held_out, subsets) if config.budget == "sum" else config.held_out
+    if config.budget == "fixed":
+        return config.held_out
+    sizes = range(2, largest_subset(config, members) + 1)
+    return min(config.held_out, sum(math.comb(members, size) for size in sizes))
+
+
+def largest_subset(config: ValidateConfig, members: int) -> int:
+    """Most members of a run with the budget 'sum'."""
+    return min(config.largest or members, members)
 
 
 def draw_held_out(
     members: Sequence[str],
     config: ValidateConfig,
     recipe: RecipeConfig,
-    best_KC: np.ndarray,
+    best: Callable[[], Mapping[str, np.ndarray]],
 ) -> tuple[list[str], list[Run]]:
     """The held-out runs, and the part of `DISTRIBUTION` that each is from.
 
-    With the budget 'sum' there are only subsets, as in the paper. 'best' is drawn
-    from `best_KC`; see `best_merges`.
+    With the budget 'sum' there are only subsets, as in the paper. `best` gives the
+    mixtures [K, C] of `NEAR_BEST`, see `best_mixtures`, when a draw first needs them.
 
     Fewer than are asked for if there are not so many different mixtures.
 
@@ -80,28 +95,30 @@ def draw_held_out(
     """
     if len(members) < 2:
         raise UserError(ONE_MEMBER)
-    # A stream for each part: a longer list begins with the shorter one.
+    # A stream for each kind of part: a longer list begins with the shorter one.
+    kind_of = {part: part.split()[0] for part in DISTRIBUTION}
     streams = {
-        part: np.random.default_rng([config.seed, i])
-        for i, part in enumerate(sorted(set(DISTRIBUTION)))
+        kind: np.random.default_rng([config.seed, i])
+        for i, kind in enumerate(sorted(set(kind_of.values())))
     }
+    only_subsets = config.budget == "sum"
+    largest = largest_subset(config, len(members)) if only_subsets else len(members)
     found: dict[str, tuple[str, Run]] = {}
-    count = held_out_runs(config, len(members))
+    count, near_best = held_out_runs(config, len(members)), functools.cache(best)
     for draw in range(100 * count):
         if len(found) == count:
             break
         part = DISTRIBUTION[draw % len(DISTRIBUTION)]
-        if config.budget == "sum":
+        if only_subsets:
             part = "subset"
-        generator = streams[part]
+        generator = streams[kind_of[part]]
         if part == "subset":
-            size = int(generator.integers(2, len(members) + 1))
+            size = int(generator.integers(2, largest + 1))
             chosen = generator.choice(len(members), size, replace=False)
             w_C = np.bincount(chosen, minlength=len(members)) / size
-        elif part == "best" and not len(best_KC):
-            continue
-        elif part == "best":
-            w_C = best_KC[generator.integers(len(best_KC))]
+        elif part in NEAR_BEST:
+            w_KC = near_best()[part]
+            w_C = w_KC[generator.integers(len(w_KC))]
         else:
             alpha_C = np.full(len(members), config.concentration)
             w_C = _rounded(generator.dirichlet(alpha_C, 1))[0]
@@ -117,11 +134,17 @@ def draw_held_out(
     return [part for part, _ in found.values()], [run for _, run in found.values()]
 
 
-def best_merges(scorer: Scorer, config: Config) -> np.ndarray:
-    """[K, C] the merge's best 1 % of Dirichlet mixtures, for the search's target.
+def needs_best(config: ValidateConfig, members: int) -> bool:
+    """Whether a held-out run is near the best, if each draw gives another mixture."""
+    first = min(map(DISTRIBUTION.index, NEAR_BEST))
+    return config.budget == "fixed" and held_out_runs(config, members) > first
 
-    Merges are scored for the tenth that the ensemble ranks highest, which hardly ever
-    misses one. Both use the dev documents that tables of mixtures are scored on.
+
+def best_mixtures(scorer: Scorer, config: Config) -> dict[str, np.ndarray]:
+    """[K, C] the best 1 % of Dirichlet mixtures for the search's target.
+
+    One set for each of `NEAR_BEST`, by closed forms, on the dev documents that tables
+    of mixtures are scored on: they cost one gradient, however many candidates.
     """
     table = dirichlet(
         scorer.members,
@@ -129,16 +152,18 @@ def best_merges(scorer: Scorer, config: Config) -> np.ndarray:
         config.score.concentration,
         config.validate.seed,
     )
-    w_MC = _rounded(table.w_MC)
-    windows = config.score.windows
+    w_MC, windows = _rounded(table.w_MC), config.score.windows
     problem = Problem(scorer, dataclasses.replace(config.search, windows=windows))
-    order = np.argsort(problem.ensemble_values(w_MC), kind="stable")
-    kept = order[: max(1, round(SHORTLIST * len(w_MC)))]
-    table = dataclasses.replace(table, w_MC=w_MC).take(kept)
-    merge = scorer.merge(table, problem.rows, "candidates of held-out runs")
-    value_M = problem.objective.penalised(bits_of(scorer.evaluation, merge, "dev"))
-    best = max(1, round(_BEST * len(w_MC)))
-    return table.w_MC[np.argsort(value_M, kind="stable")[:best]]
+    merge, ensemble = (
+        scorer.quadratic(problem.rows, name) for name in ("merge", "ensemble")
+    )
+    forms = {"merge": merge, "ensemble": ensemble, "mean": merge.mean_with(ensemble)}
+    found, count = {}, max(1, round(_BEST * len(w_MC)))
+    for part, predictor in NEAR_BEST.items():
+        bits_MD = bits_per_byte(forms[predictor].sums(w_MC), problem.bytes_D)
+        value_M = problem.objective.penalised(bits_MD)
+        found[part] = w_MC[np.argsort(value_M, kind="stable")[:count]]
+    return found
 
 
 def run_of(
@@ -162,9 +187,16 @@ def replicate_runs(
     return [replicate_of(r) for r in (*of_runs, *members[: config.member_replicates])]
 
 
-def mixture_table(members: Sequence[str], runs: Sequence[Run]) -> Mixtures:
-    """The mixtures that runs train on, as weights of members."""
-    w_MC = np.array([[r.mixture.get(m, 0.0) for m in members] for r in runs])
+def mixture_table(
+    members: Sequence[str], runs: Sequence[Run], recipe: RecipeConfig | None = None
+) -> Mixtures:
+    """The mixtures that runs train on, as weights of members.
+
+    With a recipe, the shares that the rows of the runs realize: what they are predicted
+    at. Without, those that were asked for.
+    """
+    parts = [run.mixture if recipe is None else run.shares(recipe) for run in runs]
+    w_MC = np.array([[shares.get(m, 0.0) for m in members] for shares in parts])
     return Mixtures(
         tuple(members),
         tuple(run.name for run in runs),
@@ -188,7 +220,7 @@ def _whole(w_MC: np.ndarray) -> np.ndarray:
 def design(
     count: int,
     members: int,
-    only_subsets: bool = False,
+    largest: int = 0,
     seed: int = 0,
     exclude_MC: np.ndarray | tuple[()] = (),
 ) -> np.ndarray:
@@ -201,7 +233,7 @@ def design(
     Args:
       count: of mixtures.
       members: C.
-      only_subsets: equal weights only.
+      largest: equal weights of at most so many members only; 0: any mixtures.
       seed: of the candidates.
       exclude_MC: mixtures that may not be used: those of held-out runs.
 
@@ -209,8 +241,8 @@ def design(
       Fewer rows than `count` if there are not so many candidates.
     """
     generator = np.random.default_rng([seed, 9])
-    candidate_KC = aim_KC = _candidates(members, only_subsets, generator)
-    if not only_subsets:
+    candidate_KC = aim_KC = _candidates(members, largest, generator)
+    if not largest:
         # To be predicted: what held-out runs are drawn from, and wider mixtures.
         aim_KC = np.concatenate(
             [generator.dirichlet(np.full(members, a), _CANDIDATES) for a in (1.0, 4.0)]
@@ -241,15 +273,13 @@ def design(
     return candidate_KC[chosen]
 
 
-def _candidates(
-    c: int, only_subsets: bool, generator: np.random.Generator
-) -> np.ndarray:
-    """Different mixtures of two members or more, to six decimals."""
-    size_K = generator.integers(2, c + 1, _CANDIDATES)
+def _candidates(c: int, largest: int, generator: np.random.Generator) -> np.ndarray:
+    """Different mixtures of two members or more, to six decimals; see `design`."""
+    size_K = generator.integers(2, (largest or c) + 1, _CANDIDATES)
     order_KC = generator.random((_CANDIDATES, c)).argsort(axis=1)
     subset_KC = (order_KC < size_K[:, None]) / size_K[:, None]
     drawn = [subset_KC]
-    if not only_subsets:
+    if not largest:
         drawn += [
             np.round(generator.dirichlet(np.full(c, alpha), _CANDIDATES), 6)
             for alpha in (0.3, 1.0, 4.0)
@@ -284,15 +314,12 @@ def plan_runs(
             f"{damaged[0]!r} is damaged: delete its folder in pool/members "
             "and run `jaxsim train` to make it again"
         )
-    best_KC = np.zeros((0, len(members)))
-    reaches_best = settings.held_out > DISTRIBUTION.index("best")
-    if settings.budget == "fixed" and reaches_best and len(members) > 1:
-        best_KC = best_merges(scorer, config)
-    parts, runs = draw_held_out(members, settings, recipe, best_KC)
+    near = functools.partial(best_mixtures, scorer, config)
+    parts, runs = draw_held_out(members, settings, recipe, near)
     w_FC = design(
         settings.calibration_runs,
         len(members),
-        settings.budget == "sum",
+        largest_subset(settings, len(members)) if settings.budget == "sum" else 0,
         settings.seed,
         mixture_table(members, runs).w_MC,
     )
@@ -353,25 +380,54 @@ def validate_trained(
 
     # Dev text is needed even with calibration runs: searches use every run.
     trained = scored(REFERENCE_RUNS, runs, None)
-    table = mixture_table(members, runs)
+    table = mixture_table(members, runs, config.recipe)
     held_out = measured(scorer.score(MIXTURES, table, None, windows), trained)
     fitted = pairs = None
     if fit:
-        table = mixture_table(members, fit)
+        table = mixture_table(members, fit, config.recipe)
         predictors = scorer.score(CALIBRATION_MIXTURES, table, "dev", windows)
         fitted = measured(predictors, scored(CALIBRATION_RUNS, fit, "dev"))
     if replicates:
         pairs = _pairs(scorer, scored(REPLICATES, replicates, "test"), trained)
+    standard, again = scorer.standard(), None
+    if settings.member_replicates >= len(members):
+        table = mixture_table(members, runs, config.recipe)
+        again = _from_replicates(scorer, table, windows)
     as_long = all(run.steps == config.recipe.steps for run in needed)
     rows = trained.predictors["reference"].rows
     return compare(
-        pool_losses(scorer.corpus, scorer.standard(), as_long, rows, used),
+        pool_losses(scorer.corpus, standard, as_long, rows, used),
         held_out,
         fitted,
         pairs,
         min(settings.replicates, len(runs)),
+        again,
         distributions=parts,
+        asked_MC=mixture_table(members, runs).w_MC,
         by_size=settings.budget == "sum",
+    )
+
+
+class _Replicates(Scorer):
+    """Scores mixtures of the members' replicates."""
+
+    @functools.cached_property
+    def members(self) -> tuple[str, ...]:
+        return tuple(Labels.REPLICATE.format(name, 1) for name in super().members)
+
+
+def _from_replicates(scorer: Scorer, table: Mixtures, windows: int) -> FromReplicates:
+    """Predictions of mixtures on test text, from the replicates of their members."""
+    scorer.release()  # an accelerator holds one pool at a time
+    other = _Replicates(scorer.workdir, scorer.config, scorer.override)
+    alone = singles(other.members)
+    table = concatenate(dataclasses.replace(table, members=other.members), alone)
+    scores = other.score(REPLICATED_MIXTURES, table, "test", windows)
+    scores = scores.on(scores.predictors["merge"].rows)
+    bits = {p: scores.bits_per_byte(p, "test") for p in PREDICTED}
+    count = len(table) - len(alone)
+    return FromReplicates(
+        {p: bits_MD[:count] for p, bits_MD in bits.items()}, bits["merge"][count:]
     )
 
 

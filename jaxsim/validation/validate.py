@@ -8,7 +8,7 @@ if there are none, each held-out run is predicted from the others.
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import numpy as np
 
@@ -23,10 +23,12 @@ from jaxsim.validation.agreement import (
     ENOUGH_RUNS,
     AgreementRow,
     Claim,
+    Interval,
     agreement,
     claims,
     guessing,
     is_in,
+    joint_ceiling,
     noise_ceiling,
     predictions,
     replicate_noise,
@@ -36,9 +38,11 @@ from jaxsim.validation.baselines import fit_log_linear, from_weights
 from jaxsim.validation.calibration import (
     ENOUGH,
     Calibration,
-    calibrated,
+    check_of,
+    corrected_merges,
     fitted_on,
     learning,
+    left_out,
 )
 from jaxsim.validation.measured import (
     BITS_PER_BYTE,
@@ -46,11 +50,15 @@ from jaxsim.validation.measured import (
     LOG_LINEAR,
     PREDICTORS,
     Comparison,
+    FromReplicates,
     PoolLosses,
     PredictionTable,
     Replicates,
     by_target,
 )
+
+# Of the sampling distribution: the best by each predictor, and by the mean of both.
+NEAR_BEST = {f"best by {name}": name for name in ("merge", "ensemble", "mean")}
 
 # Files in a workdir.
 TRAINED, GIVEN = "validation/validation.json", "validation/external.json"
@@ -64,6 +72,14 @@ _CHECK, _LEARNED = (
 )
 
 
+class NoiseRow(TypedDict):
+    """The noise of a predictor that its members' replicates show."""
+
+    noise: float | None  # standard deviation of a prediction
+    ceiling: float | None  # with the noise of runs; see `joint_ceiling`
+    ceiling_interval: tuple[float, float] | None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Validation(Comparison):
     """What `validate` found."""
@@ -72,9 +88,8 @@ class Validation(Comparison):
     calibration_runs: list[str]  # names; they are never held out
     # By target and predictor or baseline.
     agreement: dict[str, dict[str, Annotated[dict[str, Any], AgreementRow]]]
-    # With the budget 'sum', Spearman correlations within mixtures of one number of
-    # units: by number, target and predictor.
-    sizes: dict[str, dict[str, Numbers]]
+    # Spearman correlations within `runs_by_kind`: by kind, target and predictor.
+    within: dict[str, dict[str, Numbers]]
     claims: list[Annotated[dict[str, Any], Claim]]
     ceilings: dict[str, float]  # by target, where replicates were trained
     ceiling_intervals: dict[str, list[float | None]]
@@ -82,6 +97,8 @@ class Validation(Comparison):
     # correlation is near the ceiling squared.
     replicate_agreement: dict[str, Annotated[dict[str, Any], AgreementRow]]
     noise: dict[str, float]  # standard deviation of a run, by target
+    # By target and predictor, where every member has a replicate.
+    predictor_noise: dict[str, dict[str, Annotated[dict[str, Any], NoiseRow]]]
     replicates: int  # that noise and ceilings are computed from
     calibration: Calibration  # what searches use
     # By target: mean absolute error of 'merge' and 'calibrated', and the share of runs
@@ -114,9 +131,22 @@ class Validation(Comparison):
         for name in self.ceilings:
             bounds = self.ceiling_intervals.get(name, [])
             records.need_shape(bounds, [2], f"ceiling_intervals.{name}")
+        for kind, table in self.within.items():
+            records.need(kind in self.runs_by_kind, "of its runs", kind, "within")
+            records.need_names(table, self.targets, f"within.{kind}")
+            for row in table.values():
+                records.need_names(row, self.points.keys() - {"reference"}, "within")
+        for row in self.predictor_noise.values():
+            records.need("merge" in row, "with merge", sorted(row), "predictor_noise")
         for figures in self.agreement.values():
             absent = self.points.keys() - {"reference", *figures}
             records.need(not absent, f"with {sorted(absent)}", "none", "agreement")
+
+    @property
+    def runs_by_kind(self) -> dict[str, np.ndarray]:
+        """The runs [M] that are compared on their own, too; bool."""
+        w_MC = np.array(self.mixtures)
+        return _kinds(self.distributions, w_MC, self.budget == "sum")
 
     @property
     def tells_levels(self) -> bool:
@@ -243,7 +273,8 @@ def load_validation(
         v = records.load(path, Validation, "run `jaxsim validate` again")
         if now is not None and v.basis.difference(now):
             continue
-        tables = [*v.agreement.values(), *v.sizes.values()]
+        nested = v.agreement, v.within, v.predictor_noise
+        tables = [table for tables in nested for table in tables.values()]
         for table in (*tables, v.replicate_agreement, v.check):
             for figures in table.values():
                 for key, value in figures.items():
@@ -259,7 +290,9 @@ def compare(
     fitted: PredictionTable | None = None,
     replicates: Replicates | None = None,
     held_out_replicates: int = 0,
+    again: FromReplicates | None = None,
     distributions: Sequence[str] = (),
+    asked_MC: np.ndarray | None = None,
     unit: str = BITS_PER_BYTE,
     by_size: bool = False,
 ) -> Validation:
@@ -271,15 +304,22 @@ def compare(
       fitted: the runs that the calibration and the baselines are fitted on.
       replicates: on test text, of reference runs before members.
       held_out_replicates: how many of them are of the first held-out runs.
+      again: predictions of the held-out runs from the members' replicates; `replicates`
+        are needed, too.
       distributions: none if the user brought the runs.
+      asked_MC: the mixtures of the held-out runs, if they realized slightly others.
       unit: see `Validation`.
       by_size: whether the budget is 'sum'.
     """
+    # Whether a unit is in a mixture must not depend on how its rows were rounded.
+    asked_MC = held_out.w_MC if asked_MC is None else asked_MC
     domains, there_D = basis.evaluation.domains, held_out.measured_D
     targets = Targets.of(basis.evaluation, there_D)
     weights = targets.weights(domains)
     bits = dict(held_out.test)
-    bits[CALIBRATED], check = calibrated(basis, held_out, fitted, weights)
+    used = left_out(basis, held_out, fitted)
+    bits[CALIBRATED] = corrected_merges(basis, held_out, used)
+    check = check_of(held_out, bits[CALIBRATED], used, weights)
     if fitted is not None:
         bits[LOG_LINEAR] = from_weights(fit_log_linear, basis, held_out, fitted)
     bits = {p: b for p, b in bits.items() if np.isfinite(b[:, there_D]).all()}
@@ -287,17 +327,20 @@ def compare(
     # A member's noise may differ; it is used only if there is no other.
     some = held_out_replicates if held_out_replicates >= ENOUGH_PAIRS else None
     count = held_out_replicates
+    again_points = {}
+    if again is not None:
+        again_points = by_target(_again(basis, held_out, again, used), weights)
     # By target, and what each weight-only rule predicts.
     rules: dict[str, dict[str, np.ndarray]] = {}
     figures: dict[str, dict[str, records.Row]] = {}
-    ceilings, noise, again = {}, {}, {}
+    ceilings, noise, agree, noisy = {}, {}, {}, {}
     for target, reference_M in points["reference"].items():
         own_C, choose = basis.own(weights[target]), None
         if fitted is not None:
             loss_F = weighted_mean(fitted.dev["reference"], weights[target])
             choose = fitted.w_MC, loss_F
-        rules[target] = predictions(held_out.w_MC, own_C, choose)
-        in_M = None if own_C is None else is_in(held_out.w_MC, own_C)
+        rules[target] = predictions(asked_MC, own_C, choose)
+        in_M = None if own_C is None else is_in(asked_MC, own_C)
         predicted = {p: points[p][target] for p in PREDICTORS if p in points}
         figures[target] = {
             name: agreement(predicted_M, reference_M, in_M)
@@ -309,9 +352,14 @@ def compare(
         pairs = first_P[:some], second_P[:some]
         ceilings[target] = noise_ceiling(reference_M, *pairs)
         noise[target] = replicate_noise(*pairs)
+        noisy[target] = {
+            p: _noisy(ceilings[target], points[p][target], of[target], held_out.w_MC)
+            for p, of in again_points.items()
+            if p in points
+        }
         if count >= ENOUGH_RUNS:
             in_P = None if in_M is None else in_M[:count]
-            again[target] = agreement(second_P[:count], first_P[:count], in_P)
+            agree[target] = agreement(second_P[:count], first_P[:count], in_P)
     main, learned = "", []
     if fitted is not None and targets.all:
         main = targets.level
@@ -322,19 +370,20 @@ def compare(
         reference_runs=list(held_out.names),
         distributions=list(distributions) or ["given"] * len(held_out),
         members=list(basis.members),
-        mixtures=held_out.w_MC.tolist(),
+        mixtures=asked_MC.tolist(),
         calibration_runs=[] if fitted is None else list(fitted.names),
         targets=list(targets.all),
         kinds=list(targets.kinds.values()),
         groups=dict(targets.groups),
         points=records.plain(points),
         agreement=figures,
-        sizes=_within_sizes(held_out, points) if by_size else {},
-        claims=claims(targets, points, rules, ceilings),
+        within=_within(points, _kinds(distributions, asked_MC, by_size)),
+        claims=claims(targets, points, rules, ceilings, noisy),
         ceilings={name: c.estimate for name, c in ceilings.items()},
         ceiling_intervals={n: [c.low, c.high] for n, c in ceilings.items()},
-        replicate_agreement=again,
+        replicate_agreement=agree,
         noise=noise,
+        predictor_noise=noisy if again_points else {},
         replicates=0 if replicates is None else len(replicates[0][:some]),
         calibration=fitted_on(basis, every, there_D),
         check=check,
@@ -352,25 +401,62 @@ def compare(
     )
 
 
-def _within_sizes(
-    held_out: PredictionTable, points: Mapping[str, Mapping[str, np.ndarray]]
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Spearman correlations of mixtures with the same number of units.
+def _again(
+    basis: PoolLosses,
+    held_out: PredictionTable,
+    again: FromReplicates,
+    used: Sequence[Calibration],
+) -> dict[str, np.ndarray]:
+    """Bits per byte [M, D] by predictor; merges are corrected as those of members."""
+    basis = dataclasses.replace(basis, test_CD=again.member_CD)
+    table = dataclasses.replace(held_out, test={**held_out.test, **again.test})
+    return {**again.test, CALIBRATED: corrected_merges(basis, table, used)}
 
-    A run on more units is longer, so its loss is lower whatever the mixture:
-    over all sizes "more is better" ranks well.
+
+def _noisy(
+    runs: Interval, predicted_M: np.ndarray, again_M: np.ndarray, w_MC: np.ndarray
+) -> records.Row:
+    """A `NoiseRow`."""
+    found = joint_ceiling(runs, predicted_M, again_M, w_MC)
+    return {
+        "noise": replicate_noise(predicted_M, again_M),
+        "ceiling": found.estimate,
+        "ceiling_interval": found.bounds,
+    }
+
+
+def _kinds(
+    distributions: Sequence[str], w_MC: np.ndarray, by_size: bool
+) -> dict[str, np.ndarray]:
+    """The runs [M] of each part of the sampling distribution, and all near the best.
+
+    With `by_size`, those of each number of units: a run on more units is longer, so its
+    loss is lower whatever the mixture, and over all "more is better" ranks well.
     """
-    size_M = np.count_nonzero(held_out.w_MC, axis=1)
-    sizes, counts = np.unique(size_M, return_counts=True)
+    if by_size:
+        size_M = np.count_nonzero(w_MC, axis=1)
+        return {f"{size} units": size_M == size for size in np.unique(size_M)}
+    part_M = np.array(distributions)
+    parts = {part: part_M == part for part in dict.fromkeys(distributions)}
+    if len(parts) < 2:
+        return {}
+    return parts | {"near the best": np.isin(part_M, [*NEAR_BEST])}
 
-    def spearman(size: int, p: str, target: str) -> float:
-        pair = (points[name][target][size_M == size, None] for name in (p, "reference"))
+
+def _within(
+    points: Mapping[str, Mapping[str, np.ndarray]], kinds: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Spearman correlations within each kind of three runs or more."""
+
+    def spearman(in_M: np.ndarray, p: str, target: str) -> float:
+        pair = (points[name][target][in_M, None] for name in (p, "reference"))
         return sample_spearman(*pair)
 
     return {
-        str(size): {
-            target: {p: spearman(size, p, target) for p in points if p != "reference"}
+        name: {
+            target: {p: spearman(in_M, p, target) for p in points if p != "reference"}
             for target in points["reference"]
         }
-        for size in sizes[counts >= 3]
+        for name, in_M in kinds.items()
+        if np.count_nonzero(in_M) >= 3
     }

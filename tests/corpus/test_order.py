@@ -78,9 +78,9 @@ def test_a_schedule_depends_only_on_units_with_weight():
     assert pairs(member) == pairs(schedule([B], [1.0], 24, data_seed=1))
 
 
-def test_replay_takes_its_share_from_the_base_model():
-    run = schedule([A, B], [1, 1], 20, data_seed=0, replay=(BASE, 0.25))
+def test_replay_is_of_base_text():
+    run = schedule([A, B], [1, 1], 15, data_seed=0, replay=(BASE, 5))
     assert run.units == ("a", "b", "base")
     assert np.bincount(run.unit_R).tolist() == [8, 7, 5]
-    plain = schedule([A, B], [1, 1], 20, data_seed=0, replay=(BASE, 0.0))
+    plain = schedule([A, B], [1, 1], 20, data_seed=0, replay=(BASE, 0))
     assert pairs(plain) == pairs(schedule([A, B], [1, 1], 20, data_seed=0))

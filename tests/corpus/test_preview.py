@@ -32,6 +32,7 @@ def get_config(arg=None):
     c.corpus.split.salt = "t"
     c.model.length = 32
     c.recipe.steps = 4
+    c.recipe.warmup = 0
     c.recipe.batch = 2
     return c
 """

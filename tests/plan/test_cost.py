@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxsim.plan.cost import scoring_costs, show_costs, training_costs
+from jaxsim.plan.cost import scoring_costs, show_closed_form, show_costs, training_costs
 
 from . import small
 
@@ -44,21 +44,46 @@ def test_costs_of_all_runs():
 def test_costs_of_scoring():
     config = small.changed("score", mixtures="subsets:1-2", windows=10)
     config = small.changed("search", config, evaluations=40, windows=2)
-    config = small.changed("validate", config, held_out=4, candidates=500, windows=8)
+    validate = {"held_out": 4, "candidates": 500, "windows": 8, "member_replicates": 5}
+    config = small.changed("validate", config, **validate)
     work = {cost.name: cost.work for cost in scoring_costs(config, 5, DOMAINS)}
     assert work == {
         "scoring standard mixtures": (1 + 5 + 2) * 6_500,
         "scoring subsets:1-2": (5 + 10) * (300 + 1_000),
         # The runs, and the merges that they are compared with.
         "scoring reference runs": 2 * 4 * (240 + 1_000 + 200 + 500),
-        "scoring candidates of held-out runs": 50 * (300 + 1_000),
+        "scoring the same from replicates": (4 + 5) * (200 + 500),
+        # One gradient, whatever the number of candidates.
+        "scoring candidates of held-out runs": 5 * (300 + 1_000),
         "scoring of the search, on all domains": 40 * (60 + 500),
     }
 
 
-def test_without_text_some_scoring_is_a_measure():
-    (cost,) = scoring_costs(small.CONFIG, 5, None)
-    assert cost.work == cost.tokens == 1000 * 2**20
+def test_a_very_large_table_is_not_merged():
+    """A gradient counts as five passes; 20 checks and the best 9 are merged."""
+    config = small.changed("score", mixtures="dirichlet:100000", windows=10)
+    config = small.changed("search", config, method="table")
+    tokens = 300 + 1_000
+    work = {cost.name: cost.work for cost in scoring_costs(config, 5, DOMAINS)}
+    del work["scoring standard mixtures"]
+    assert work == {
+        "scoring the best of dirichlet:100000": 9 * tokens,
+        "a closed form's gradient": 5 * tokens,
+        "a closed form's checks": 20 * tokens,
+    }
+    config = small.changed("score", config, merges=100_000)
+    work = {cost.name: cost.work for cost in scoring_costs(config, 5, DOMAINS)}
+    assert work["scoring dirichlet:100000"] == 100_000 * tokens
+
+
+def test_without_text_a_large_table_and_a_search_are_a_measure(capsys):
+    """Of 1B: 33 base and members, a gradient and 20 checks are 58 passes."""
+    *table, search = scoring_costs(small.changed("search", evaluations=40), 32, None)
+    assert sum(cost.work for cost in table) == 58 * 2**20
+    assert search.work == 40 * 2**20
+    show_closed_form(32)
+    out = capsys.readouterr().out
+    assert "58 forward passes" in out and "25 if the members are scored" in out
 
 
 def test_much_scoring_is_a_warning(capsys):

@@ -28,7 +28,7 @@ def get_config(arg=None):
              vocab_rows=258)
     )
     config.base.update(dict(steps=6, warmup=2, batch=4))
-    config.recipe.update(dict(steps=6, batch=4))
+    config.recipe.update(dict(steps=6, warmup=3, batch=4))
     config.train.update(
         dict(checkpoint_every=2, log_every=1, unroll=False)
     )

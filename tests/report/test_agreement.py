@@ -118,3 +118,29 @@ def test_replicates_have_no_regret_and_no_ceiling(validation):
     assert np.isfinite(row["spearman"].value) and np.isfinite(row["pairs"])
     assert np.isnan(row["regret"]) and np.isnan(row["gain"])
     assert np.isnan(row["corrected"])
+
+
+def test_agreement_within_parts_of_the_sampling_distribution(workdir, capsys):
+    show_agreement(validation_of(workdir, 12))
+    out = capsys.readouterr().out
+    table = out[out.index("Spearman within each kind of runs") :]
+    assert max(map(len, table.splitlines())) <= 100
+    for part in ("dirichlet, 6 runs", "subset, 3 runs", "near the best, 3 runs"):
+        assert part in table
+    assert "1 out-of-pool domain" in table
+    show_agreement(validation_of(workdir, 12, distributions=["subset"] * 12))
+    assert "within each kind" not in capsys.readouterr().out
+
+
+def test_the_ceiling_with_the_noise_of_predictions(validation, capsys):
+    assert "noise of merges" not in noise_sentence(validation)
+    row = {"noise": 0.01, "ceiling": 0.91, "ceiling_interval": (0.8, 0.96)}
+    noisy = {target: {"merge": row} for target in validation.targets}
+    claims = [claim | {"joint_ceiling": 0.91} for claim in validation.claims]
+    known = dataclasses.replace(validation, predictor_noise=noisy, claims=claims)
+    text = noise_sentence(known)
+    assert f"With the noise of merges as well: 0.91 [0.80, 0.96] ({OUTSIDE})" in text
+    show_agreement(known)
+    assert "its own noise" in capsys.readouterr().out
+    (first, *_) = agreement.noise(known).rows
+    assert (first["joint_ceiling"].value, first["merge_noise"]) == (0.91, 0.01)

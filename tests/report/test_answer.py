@@ -19,6 +19,7 @@ from jaxsim.report.answer import (
     train_command,
     usual,
 )
+from jaxsim.search.result import Ranking
 from jaxsim.validation.calibration import LEVEL, reach_of
 
 from .workdirs import MEMBERS, OUTSIDE, chosen_of, found_of, on_basis_of, validation_of
@@ -306,15 +307,48 @@ def test_a_single_member_that_ties_with_uniform_says_so():
     assert lines(found)["Ties"].endswith("It is not significantly better than uniform.")
 
 
-def test_only_sources_that_repeat_are_named():
-    (text, _) = search_sentences(found_of())
-    assert f"{MEMBERS[0]} (2.50 epochs)" in text
-    assert f"{MEMBERS[1]} (1.50 epochs)" in text
-    assert MEMBERS[2] not in text
-    once = dataclasses.replace(found_of(), epochs=dict.fromkeys(MEMBERS, 1.0))
-    assert "repeats no source" in search_sentences(once)[0]
-    unknown = dataclasses.replace(found_of(), epochs={}, evaluations=0)
-    assert search_sentences(unknown) == []
+def test_epochs_of_every_source_with_weight_are_named():
+    """Those beyond what a member has seen are marked."""
+    said = lines(found_of())["Epochs in the planned run"]
+    assert said == (
+        f"{MEMBERS[0]} 2.50 (extrapolated: its member 1.50), {MEMBERS[1]} 1.50."
+    )
+    found = found_of()
+    for source in found.sources.values():
+        source["epochs"] = None  # no run is planned
+    assert "Epochs in the planned run" not in lines(found)
+
+
+def test_the_range_of_every_weight_is_named():
+    said = lines(found_of())["Range of weights"]
+    ranges = f"{MEMBERS[0]} 0.30 to 0.70 and {MEMBERS[1]} 0.20 to 0.90."
+    assert said.startswith(ranges)
+    assert "at most 0.0125 bits per byte worse" in said
+    found = found_of()
+    found.sources[MEMBERS[0]] |= {"low": None, "high": None}
+    said = lines(found)["Range of weights"]
+    assert said.startswith(f"{MEMBERS[0]} unknown and {MEMBERS[1]} 0.20 to 0.90.")
+    for source in found.sources.values():
+        source |= {"low": None, "high": None}
+    assert "Range of weights" not in lines(found)
+
+
+def test_how_far_the_quadratic_is_from_merges():
+    """At random, and on what the search has chosen with it."""
+    found = found_of()
+    text = search_sentences(found)[0]
+    assert "from 20 random merges by 0.00050 bits per byte, 2.5% of" in text
+    assert "from 2 merges that tie with the best by 0.00100 (5.0%)" in text
+    alone = dataclasses.replace(found.ranking, shown=None)
+    text = search_sentences(dataclasses.replace(found, ranking=alone))[0]
+    assert "20 random merges" in text and "tie" not in text
+    other = Ranking("ensemble", "it is off by half", found.ranking.random, None)
+    text = search_sentences(dataclasses.replace(found, ranking=other))[0]
+    assert (
+        text == "The ensemble ranked candidates, not the quadratic: it is off by half."
+    )
+    table = dataclasses.replace(found, ranking=None, evaluations=0)
+    assert search_sentences(table) == []
 
 
 def test_cost_is_that_of_the_file():
@@ -322,13 +356,13 @@ def test_cost_is_that_of_the_file():
     text = search_sentences(found)[1]
     assert "317 evaluations" in text and "98,765 tokens" in text
     assert "a gradient counts as three" in text
-    assert "It merged 40 mixtures out of 5,000" in text
+    assert "40 merges, with the best of 5,000 ranked mixtures" in text
 
 
-def test_no_cheap_predictor_no_claim_about_it():
+def test_nothing_ranked_no_claim_about_it():
     found = dataclasses.replace(found_of(), looked_at=0)
     text = search_sentences(found)[1]
-    assert "cheap" not in text and "It merged 40 mixtures." in text
+    assert "ranked" not in text and "It compared 40 merges." in text
 
 
 # Trained mixtures.

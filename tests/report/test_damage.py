@@ -59,6 +59,11 @@ CHANGES = {
         ("a member without values", lambda r: r["marginal"]["bits_DC"][0].pop()),
         ("no values", lambda r: r["marginal"].pop("objective_C")),
         ("another objective", lambda r: r.update(objective="best")),
+        ("no error of the quadratic", lambda r: r["ranking"].update(random=None)),
+        ("no spread", lambda r: r["ranking"]["random"].update(spread=0.0)),
+        ("no reason", lambda r: r["ranking"].update(surrogate="ensemble")),
+        ("half a range", lambda r: r["sources"][MEMBERS[0]].update(high=None)),
+        ("ranges without a limit", lambda r: r.update(range_limit=None)),
         ("a target of nothing", lambda r: r["target"].update({OUTSIDE: 0.0})),
     ],
     "validation/validation.json": [
@@ -76,6 +81,9 @@ CHANGES = {
         ("no number of runs", lambda r: r.update(
             learning=[{"reference runs": None, "error": 1.0}])),
         ("no base", lambda r: r["base"].pop("test")),
+        ("another kind of runs", lambda r: r.update(within={"x": r["agreement"]})),
+        ("a kind without a target", lambda r: r.update(within={"dirichlet": {}})),
+        ("noise of no merge", lambda r: r.update(predictor_noise={OUTSIDE: {}})),
         ("a claim about nothing", lambda r: r["claims"][0].pop("targets")),
     ],
     "validation/chosen.json": [

@@ -10,8 +10,14 @@ from jaxsim.corpus import open_corpus
 from jaxsim.pool import open_pool
 from jaxsim.report import agreement, tables
 from jaxsim.report.show import show, show_agreement, show_chosen, show_search
-from jaxsim.report.table import Estimate, short
-from jaxsim.report.tables import constraint_words, marginal, objective, shown_mixtures
+from jaxsim.report.table import Estimate, number, percent, short, signed
+from jaxsim.report.tables import (
+    constraint_words,
+    marginal,
+    objective,
+    shown_mixtures,
+    sources,
+)
 from jaxsim.scoring.evaluation import gather
 
 from .workdirs import (
@@ -22,6 +28,18 @@ from .workdirs import (
     reference_scores,
     validation_of,
 )
+
+
+def test_zero_has_no_minus():
+    for value in (-1e-9, -0.0, np.float32(-1e-9), np.float64(-1e-9)):
+        shown = number(value), signed(value, 2), percent(value)
+        assert shown == ("0.0000", "+0.00", "0%")
+    assert (number(-1, 2), signed(2), percent(-0.014, 1)) == (
+        "-1.00",
+        "+2.0000",
+        "-1.4%",
+    )
+    assert Estimate(-1e-9, (-0.001, 0.2)).shown() == "0.00 [0.00, 0.20]"
 
 
 def said(capsys):
@@ -261,6 +279,20 @@ def test_marginal_values_are_ordered_by_what_the_objective_gains():
     assert first[f"change on {MEMBERS[1]}"] == -0.002
     assert np.isnan(first[f"change on {MEMBERS[2]}"])  # null there
     assert marginal(dataclasses.replace(found, marginal={})).rows == ()
+
+
+def test_the_sources_of_the_best_mixture():
+    table = sources(found_of())
+    assert [row["member"] for row in table.rows] == list(MEMBERS)
+    assert table.rows[0]["high"] == 0.7 and table.rows[0]["epochs"] == 2.5
+    assert "at most 0.0125 bits per byte worse" in table.note
+    assert "extrapolated; " in table.note
+    found = found_of()
+    for source in found.sources.values():
+        source |= {"low": None, "high": None, "epochs": None, "extrapolated": False}
+    table = sources(found)
+    assert [c.key for c in table.visible] == ["member", "weight", "member_epochs"]
+    assert table.note == ""
 
 
 def test_domains_of_a_worst_case_are_shown_least_gain_first():

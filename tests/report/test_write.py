@@ -277,7 +277,10 @@ def test_what_the_search_left_is_in_page_and_tables(complete):
     for text in (
         "Marginal values",
         "WARNING",
-        "out of 5,000 that the cheap predictor ranked",
+        "the best of 5,000 ranked mixtures",
+        "It differs from 20 random merges by",
+        "(extrapolated: its member 1.50)",
+        "Range of weights",
     ):
         assert text in page.text
     assert summary["search"] == dataclasses.asdict(found)

@@ -30,6 +30,7 @@ from jaxsim.pool.digests import leaves_by_path, params_digest
 from jaxsim.pool.publish import publish, save_attempt
 from jaxsim.records import Basis
 from jaxsim.scoring.evaluation import EvaluationSet, current_basis, gather
+from jaxsim.scoring.quadratic import Misfit
 from jaxsim.scoring.scores import PredictorScores, Scores
 from jaxsim.scoring.store import ScoreStore
 from jaxsim.scoring.table import (
@@ -40,12 +41,12 @@ from jaxsim.scoring.table import (
     singles,
     uniform,
 )
-from jaxsim.search.result import SearchResult, save_search
+from jaxsim.search.result import Ranking, SearchResult, save_search
 from jaxsim.search.ties import AFTER_RUNS, BEFORE_RUNS
 from jaxsim.train import Run, member_run, reference_run
 from jaxsim.validation.diagnostics import Diagnostics
 from jaxsim.validation.measured import PredictionTable, TrainedChoice, pool_losses
-from jaxsim.validation.runs import mixture_table
+from jaxsim.validation.runs import DISTRIBUTION, mixture_table
 from jaxsim.validation.validate import Validation, compare, save_validation
 
 # Allowed as names, and everything that a page or a figure could trip over.
@@ -190,7 +191,7 @@ def validation_of(
         fitted,
         replicates=pairs,
         held_out_replicates=replicates,
-        **{"distributions": ["dirichlet"] * reference_runs, **more},
+        **{"distributions": (DISTRIBUTION * 9)[:reference_runs], **more},
     )
     return copy.deepcopy(_KNOWN[key])
 
@@ -303,7 +304,15 @@ def found_of(trained: bool = False, tied: int = 2) -> SearchResult:
                 "gain": None,
             },
         ],
-        epochs=dict(zip(MEMBERS, (2.5, 1.5, 0.0), strict=True)),
+        sources={
+            MEMBERS[0]: _source(0.5, 0.3, 0.7, 2.5, True),
+            MEMBERS[1]: _source(0.5, 0.2, 0.9, 1.5, False),
+            MEMBERS[2]: _source(0.0, 0.0, 0.25, 0.0, False),
+        },
+        range_limit=0.0125,
+        ranking=Ranking(
+            "quadratic", "", Misfit(0.0005, 0.02, 20), Misfit(0.001, 0.005, 2)
+        ),
         warnings=[f"{MEMBERS[0]} would repeat 2.5 times, its member 1.5"],
         marginal={
             "members": list(MEMBERS),
@@ -391,6 +400,17 @@ def config_of(workdir: Path) -> Config:
     return load_config(workdir / "config.json")
 
 
+def _source(weight, low, high, epochs, extrapolated) -> dict:
+    return {
+        "weight": weight,
+        "low": low,
+        "high": high,
+        "epochs": epochs,
+        "member_epochs": 1.5,
+        "extrapolated": extrapolated,
+    }
+
+
 def _row(name: str, kind: str, weights: dict[int, float], place: int) -> dict:
     return {
         "name": name,
@@ -400,6 +420,7 @@ def _row(name: str, kind: str, weights: dict[int, float], place: int) -> dict:
         "shift": 0.0,
         "dev": 2.0 + 0.01 * place,
         "test": 2.1 + 0.01 * place,
+        "quadratic": 2.001 + 0.01 * place,
         "ensemble": 2.2 + 0.01 * place,
         "members": 2.3 + 0.01 * place,
         "difference": 0.01 * place,

@@ -334,7 +334,8 @@ def test_divergence_and_sources_bind():
 def test_members_with_fewer_epochs_than_the_plan_are_named():
     found = make(tokens=100.0, epochs=10.0)  # members: 1.5 epochs
     w_C = np.array([0.3, 0, 0.3, 0, 0.4, 0, 0, 0])
-    (line,) = more_epochs(found, w_C)
-    assert "news for 4.0 epochs, and its member was trained for 1.5:" in line
-    assert more_epochs(make(), w_C) == []  # no run is planned
+    named = np.array(found.members)[more_epochs(found.plan, w_C)]
+    assert named.tolist() == ["news"]  # 4 epochs
+    assert not more_epochs(found.plan, w_C, least=4.0).any()
+    assert not more_epochs(make().plan, w_C).any()  # no run is planned
     assert not make().plan.epochs(w_C).any()

@@ -239,16 +239,19 @@ def test_a_plan_reports_epochs_and_warns_of_more(scorer):
     tokens = 3.0 * sum(unit.tokens for unit in units)
     found = search(scorer, descent(tokens=tokens, epochs=6.0))
     supply = {unit.name: unit.tokens for unit in units}
-    assert set(found.epochs) == set(found.best["weights"])
-    for name, epochs in found.epochs.items():
-        weight = found.best["weights"][name]
+    assert set(found.sources) == set(supply)
+    manifests = scorer.pool.manifests("member")
+    for name, source in found.sources.items():
+        epochs, own = source["epochs"], max(manifests[name].epochs.values())
+        weight = found.best["weights"].get(name, 0.0)
         assert epochs == pytest.approx(weight * tokens / supply[name])
         assert epochs <= 6.0 + 1e-6
-    manifests = scorer.pool.manifests("member")
-    for name, epochs in found.epochs.items():
-        own = max(manifests[name].epochs.values())
+        assert source["member_epochs"] == own
+        assert source["extrapolated"] == (epochs > own * 1.001)
         warned = any(name in line for line in found.warnings)
         assert warned == (epochs > max(own, 1.0) * 1.001)
+    unplanned = search(scorer, descent()).sources.values()
+    assert [source["epochs"] for source in unplanned] == [None] * len(supply)
 
 
 def test_a_regression_limit_is_kept(scorer):

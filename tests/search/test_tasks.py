@@ -148,7 +148,8 @@ def test_the_slope_of_the_objective_is_that_of_its_value(scorer):
     problem = Problem(scorer, config)
     c = len(scorer.members)
     w_C = np.full(c, 1 / c)
-    slope, _ = problem.derivatives(w_C)
+    bits_D, bits_DC, _ = problem.derivatives(w_C)
+    slope = problem.objective.pieces(bits_D, bits_DC)
     top = int(np.argmax(slope.value_P))
     toward_CC = np.eye(c) - w_C
     h = 2e-3

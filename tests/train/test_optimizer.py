@@ -16,9 +16,33 @@ ALL = ModelConfig(
 )  # fmt: skip
 
 
-def test_runs_have_a_constant_rate():
-    rate = constant_rate(RecipeConfig(learning_rate=2e-4), 100)
-    assert [rate(step) for step in (0, 1, 10_000)] == [2e-4] * 3
+def rates_of(steps: int, **recipe) -> list[float]:
+    """The rate at every step of a run; its length is data, as in training."""
+    recipe = RecipeConfig(learning_rate=2.0, **recipe)
+    rates = jax.jit(lambda n: jax.vmap(constant_rate(recipe, n))(jnp.arange(steps)))
+    return rates(steps).tolist()
+
+
+def test_runs_of_any_length_warm_up_as_long_and_are_constant_then():
+    rising = [0.5, 1.0, 1.5]
+    for steps in (6, 24):
+        found = rates_of(steps, warmup=3)
+        assert found == pytest.approx([*rising, *[2.0] * (steps - 3)], rel=1e-6)
+
+
+def test_without_warm_up_the_rate_is_constant():
+    assert rates_of(50, warmup=0) == [2.0] * 50
+
+
+def test_the_rate_falls_over_a_share_of_a_run():
+    last = [2.0, 1.5, 1.0, 0.5]
+    found = rates_of(8, warmup=1, decay=0.5)
+    assert found == pytest.approx([1.0, 2.0, 2.0, 2.0, *last], rel=1e-6)
+    found = rates_of(16, warmup=0, decay=0.25)
+    assert found == pytest.approx([*[2.0] * 12, *last], rel=1e-6)
+    # As many steps as the config is checked with.
+    falls = sum(rate < 2.0 for rate in rates_of(150, warmup=0, decay=0.07))
+    assert falls == RecipeConfig(decay=0.07).falling(150) - 1
 
 
 def test_the_base_model_warms_up_and_follows_a_cosine():
@@ -33,8 +57,11 @@ def test_without_warm_up_the_base_model_starts_at_its_peak():
     assert float(rate(0)) == pytest.approx(1.0)
 
 
-def test_weight_decay_is_on_matrices_only():
-    recipe = RecipeConfig(learning_rate=1.0, weight_decay=0.1)
+@pytest.mark.parametrize("weight_decay_all", [False, True])
+def test_weight_decay_is_on_matrices_or_on_all_parameters(weight_decay_all):
+    recipe = RecipeConfig(
+        learning_rate=1.0, weight_decay=0.1, warmup=0, weight_decay_all=weight_decay_all
+    )
     optimizer = adamw(recipe, constant_rate(recipe, 10))
     params = jax.tree.map(
         lambda s: np.ones(s.shape, s.dtype), LanguageModel(ALL, 10).shapes()
@@ -44,9 +71,9 @@ def test_weight_decay_is_on_matrices_only():
         zero, jax.jit(optimizer.init)(params), params
     )
     for path, update in leaves_by_path(updates).items():
-        matrix = path.endswith(("kernel", "embedding", "head"))
+        decayed = weight_decay_all or path.endswith(("kernel", "embedding", "head"))
         np.testing.assert_allclose(
-            update, -0.1 if matrix else 0.0, rtol=1e-6, err_msg=path
+            update, -0.1 if decayed else 0.0, rtol=1e-6, err_msg=path
         )
 
 

@@ -1,13 +1,16 @@
 """Runs: their names, their lengths, and their rows."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxsim.config import RecipeConfig
+from jaxsim.errors import UserError
 from jaxsim.train import Run, member_run, reference_run, replicate_of
-from jaxsim.train.runs import batch_of, batches
+from jaxsim.train.runs import batch_of, batches, is_named_right
 
 from . import tiny
 
@@ -27,6 +30,14 @@ def test_replay_rows_are_an_exact_share_of_base_text(setting):
     everything = {tuple(row) for row in reader[np.arange(len(reader))]}
     for row, name in zip(tokens_BL1, units, strict=True):
         assert (tuple(row) in everything) == (name == "base")
+
+
+def test_a_run_without_a_row_of_its_own_is_refused(setting):
+    recipe = RecipeConfig(steps=1, batch=5, replay=0.9)
+    run = reference_run({"a": 2.0, "b": 1.0}, recipe)
+    for use in (run.shares, lambda recipe: run.schedule(setting.corpus, recipe)):
+        with pytest.raises(UserError, match=r"recipe\.replay: of the 5 rows of run"):
+            use(recipe)
 
 
 def test_without_replay_no_row_is_base_text(setting):
@@ -87,7 +98,16 @@ def test_the_token_multiplier_scales_the_steps_of_a_member(token_multiplier, ste
     assert reference_run({"a": 1.0}, RECIPE, token_multiplier).steps == steps
 
 
-def test_a_replicate_differs_in_data_seed_name_and_kind():
-    run = reference_run({"a": 1.0, "b": 2.0}, RECIPE)
-    again = replicate_of(run)
-    assert again == Run(f"{run.name}.replicate1", "replicate", run.mixture, 6, 1)
+def test_members_and_reference_runs_never_share_a_data_seed():
+    """Nor do their replicates, and each is what its name says."""
+    runs = [member_run("a", RECIPE), reference_run({"a": 1.0, "b": 2.0}, RECIPE)]
+    again = [replicate_of(run) for run in runs]
+    assert len({run.data_seed for run in (*runs, *again)}) == 4
+    for run, other in zip(runs, again, strict=True):
+        assert other == Run(
+            f"{run.name}.replicate1", "replicate", run.mixture, 6, run.data_seed + 1
+        )
+    for run in (*runs, *again, replicate_of(runs[1], 2)):
+        assert is_named_right(run, 6)
+        for seed in {0, 1, 2, 3, 4} - {run.data_seed}:
+            assert not is_named_right(dataclasses.replace(run, data_seed=seed), 6)

@@ -77,10 +77,10 @@ def test_without_a_tail_the_result_is_the_last_step(setting, by_hand, tmp_path):
     _assert_close(setting.train(tmp_path, trainer=trainer).params, by_hand[-1])
 
 
-def test_the_rate_falls_to_zero_over_the_last_steps(setting, tmp_path):
-    config = tiny.changed(setting.config, "recipe", tail=0.0, decay=0.5)
+def test_the_rate_rises_in_the_first_steps_and_falls_in_the_last(setting, tmp_path):
+    config = tiny.changed(setting.config, "recipe", tail=0.0, warmup=2, decay=0.5)
     trainer = recipe_trainer(setting.model, config, tiny.mesh_of())
-    expected = steps_by_hand(setting, (1, 1, 1, 1, 2 / 3, 1 / 3))
+    expected = steps_by_hand(setting, (1 / 3, 2 / 3, 1, 1, 2 / 3, 1 / 3))
     found = setting.train(tmp_path, trainer=trainer)
     _assert_close(found.params, expected[-1])
     with pytest.raises(AssertionError):

@@ -58,7 +58,9 @@ def config_of(folder: Path, **recipe: Any) -> Config:
             length=32, layers=2, dim=16, heads=4, kv_heads=2, mlp_dim=32, vocab_rows=264
         ),
         base=BaseConfig(steps=6, batch=8, warmup=2, learning_rate=1e-2),
-        recipe=RecipeConfig(**{"steps": 6, "batch": 8, "learning_rate": 3e-3} | recipe),
+        recipe=RecipeConfig(
+            **{"steps": 6, "batch": 8, "learning_rate": 3e-3, "warmup": 0} | recipe
+        ),
         train=TrainConfig(log_every=1, unroll=False, loss_chunk=32),
     )
 

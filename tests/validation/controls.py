@@ -78,6 +78,7 @@ def _config(
     c.base.learning_rate = 1e-2
     c.base.warmup = 4
     c.recipe.steps = 8
+    c.recipe.warmup = 0
     c.recipe.batch = 8
     c.recipe.learning_rate = 3e-3
     c.train.unroll = False

@@ -5,6 +5,8 @@ jackknife is conservative, more so with fewer runs and higher correlations, so
 the coverage may be anywhere above the level but 1.
 """
 
+import warnings
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -12,11 +14,13 @@ import scipy.stats
 from jaxsim.validation.agreement import (
     BELOW_NOISE,
     RULES,
+    Interval,
     agreement,
     best_rule,
     corrected,
     guessing,
     is_in,
+    joint_ceiling,
     mean_spearman,
     noise_ceiling,
     paired_difference,
@@ -469,6 +473,50 @@ def test_the_interval_of_a_ceiling_covers(count, pairs):
         covered += found.low <= value <= found.high
     slack = 4 * np.sqrt(0.95 * 0.05 / samples)
     assert covered / samples == pytest.approx(0.95, abs=slack)
+
+
+@pytest.mark.parametrize("members, count, pairs", [(12, 12, 4), (6, 32, 12)])
+def test_a_perfect_predictor_with_noisy_members_reaches_the_joint_ceiling(
+    members, count, pairs
+):
+    """And the interval covers, although all predictions share the members' noise."""
+    generator = np.random.default_rng(4)
+    spread = np.sqrt((1 - 1 / members) / (members + 1))  # of weights, together
+    true = 1 / np.sqrt(1.1 * 1.2)
+    reached, estimates, covered = [], [], 0
+    samples = 1000
+    for _ in range(samples):
+        w_MC = generator.dirichlet(np.ones(members), count)
+        slope_C, off_C, again_C = generator.standard_normal((3, members))
+        slope_C -= slope_C.mean()
+        slope_C *= np.sqrt(members * (members + 1)) / np.linalg.norm(slope_C)
+        run_M, predicted_M, again_M = (
+            w_MC @ (slope_C + np.sqrt(0.2) / spread * x_C)
+            for x_C in (np.zeros(members), off_C, again_C)
+        )
+        first_M, second_M = run_M + np.sqrt(0.1) * generator.standard_normal((2, count))
+        runs = noise_ceiling(first_M, first_M[:pairs], second_M[:pairs])
+        found = joint_ceiling(runs, predicted_M, again_M, w_MC)
+        reached.append(np.corrcoef(first_M, predicted_M)[0, 1])
+        estimates.append(found.estimate)
+        covered += found.low <= true <= found.high
+    assert np.mean(reached) == pytest.approx(true, abs=0.01)
+    assert true - 0.06 < np.mean(estimates) < true + 0.01  # as that of the runs
+    assert 0.89 < covered / samples < 0.97
+
+
+def test_the_joint_ceiling_without_an_interval_or_noise():
+    values = np.array([1.0, 2.0, 4.0])
+    w_MC = np.array([[0.5, 0.5], [0.2, 0.8], [0.9, 0.1]])
+    assert joint_ceiling(Interval(0.9), values, values, w_MC).bounds is None
+    found = joint_ceiling(Interval(0.9, 0.8, 0.95), values, values + 1, w_MC)
+    assert found == Interval(0.9, pytest.approx(0.8), pytest.approx(0.95))
+
+
+def test_one_run_has_no_joint_ceiling():
+    with warnings.catch_warnings(action="error"):
+        found = joint_ceiling(Interval(0.0), np.ones(1), np.ones(1), np.eye(1, 3))
+    assert np.isnan(found.estimate) and found.bounds is None
 
 
 def test_a_ceiling_where_there_is_only_noise():

@@ -15,12 +15,14 @@ from jaxsim.search.search import search
 from jaxsim.validation import validate as comparison
 from jaxsim.validation.agreement import BELOW_NOISE, agreement, guessing
 from jaxsim.validation.diagnostics import diagnose
-from jaxsim.validation.measured import CALIBRATED, measured, pool_losses
+from jaxsim.validation.measured import CALIBRATED, PREDICTED, measured, pool_losses
 from jaxsim.validation.runs import (
     CALIBRATION_MIXTURES,
     CALIBRATION_RUNS,
     MIXTURES,
     REFERENCE_RUNS,
+    REPLICATED_MIXTURES,
+    REPLICATES,
     replicate_pairs,
 )
 
@@ -102,6 +104,31 @@ def test_parts_of_one_source_are_below_the_noise_floor(parts):
     # One that is trained again puts the noise, and so the verdict, out of date.
     assert found.basis.others == digests and len(digests) == len(replicates[0])
     assert any("nothing to rank" in line for _, line in diagnostics(found))
+
+
+def test_replicates_of_all_members_show_the_noise_of_predictions(parts, sources):
+    """They take the members' places, and their own losses are those of the table."""
+    validation, scorer = parts.validation, parts.scorer
+    assert set(validation.predictor_noise) == set(validation.targets)
+    for target, rows in validation.predictor_noise.items():
+        assert set(rows) == {*PREDICTED, CALIBRATED}
+        for row in rows.values():
+            assert row["noise"] > 0
+            assert row["ceiling"] <= validation.ceilings[target]
+    again = scorer.store.load(REPLICATED_MIXTURES, scorer.evaluation)
+    alone = again.bits_per_byte("merge", "test")[-len(scorer.members) :]
+    trained = scorer.load(REPLICATES)
+    rows = [f"{name}.replicate1" for name in scorer.members]
+    expected = trained.bits_per_byte("reference", "test")[
+        [trained.table.names.index(row) for row in rows]
+    ]
+    np.testing.assert_allclose(alone, expected, rtol=1e-6)
+    merges_MD = again.bits_per_byte("merge", "test")[: len(validation.mixtures)]
+    off_MD = merges_MD - scorer.load(MIXTURES).bits_per_byte("merge", "test")
+    noise_D = np.std(off_MD, axis=0, ddof=1) / np.sqrt(2)
+    found = [validation.predictor_noise[n]["merge"] for n in scorer.evaluation.domains]
+    np.testing.assert_allclose([row["noise"] for row in found], noise_D)
+    assert sources.validation.predictor_noise == {}  # two of six were trained again
 
 
 def test_among_parts_of_one_source_everything_ties(parts):
@@ -217,4 +244,4 @@ def test_a_partition_cut_to_a_sixteenth_is_warned_of(sources):
         found = searched(sources, target={name: 1.0}, tokens=tokens, epochs=100.0)
         assert found.rows[0]["name"] == name
         assert len(found.warnings) == count
-        assert all(f"the source of {name} " in w for w in found.warnings)
+        assert all(f"repeats the text of {name} more" in w for w in found.warnings)

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from jaxsim import commands
 from jaxsim.errors import DamagedError
@@ -24,6 +25,7 @@ from jaxsim.validation.measured import (
     pool_losses,
 )
 from jaxsim.validation.validate import (
+    NEAR_BEST,
     TRAINED,
     compare,
     load_validation,
@@ -257,15 +259,28 @@ def test_each_size_is_compared_separately(basis, held_out, fitted):
     w_MC = np.array([np.roll(np.arange(4) < n, i) / n for i, n in enumerate(size_M)])
     sized = dataclasses.replace(held_out, w_MC=w_MC)
     found = compare(basis, sized, fitted, distributions=["subset"] * 12, by_size=True)
-    assert set(found.sizes) == {"2", "3", "4"}
+    assert set(found.within) == {"2 units", "3 units", "4 units"}
     here = slice(0, 4)
     reference, merge = (
         np.array(found.points[n]["outside"])[here] for n in ("reference", "merge")
     )
     rank = [np.argsort(np.argsort(x)) for x in (reference, merge)]
-    assert found.sizes["2"]["outside"]["merge"] == pytest.approx(
+    assert found.within["2 units"]["outside"]["merge"] == pytest.approx(
         np.corrcoef(*rank)[0, 1]
     )
+
+
+def test_each_part_of_the_sampling_distribution_is_compared_separately(basis, held_out):
+    near = [*NEAR_BEST]
+    parts = ["dirichlet"] * 6 + ["subset"] * 2 + near + near[:1]
+    found = compare(basis, held_out, distributions=parts)
+    # Of fewer than three runs there is no correlation.
+    assert set(found.within) == {"dirichlet", "near the best"}
+    for kind, here in (("dirichlet", slice(0, 6)), ("near the best", slice(8, 12))):
+        pair = [found.points[n]["outside"][here] for n in ("reference", "merge")]
+        expected = scipy.stats.spearmanr(*pair).statistic
+        assert found.within[kind]["outside"]["merge"] == pytest.approx(expected)
+    assert compare(basis, held_out, distributions=["subset"] * 12).within == {}
 
 
 def test_reference_runs_of_other_lengths_reach_no_search(basis, held_out, fitted):
