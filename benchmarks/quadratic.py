@@ -215,20 +215,20 @@ def of_pool(workdir: Path, windows: int, long: int) -> dict[str, Any]:
     used = np.flatnonzero(bytes_D > 0)
     found["checks"] = {}
     for name, part_D in parts.items():
-        dent = product.dent(np.nan_to_num(part_D / nats_D))
-        misfit = Misfit.of(said_MD @ part_D, checked_MD @ part_D, dent)
+        convexity = product.convexity(np.nan_to_num(part_D / nats_D))
+        misfit = Misfit.of(said_MD @ part_D, checked_MD @ part_D, convexity)
         found["checks"][name] = {"share": misfit.share, "refusal": misfit.refusal}
     found["domains refused"] = {
         e.domains[d]: refusal
         for d, one_D in zip(used, np.eye(len(bytes_D))[used], strict=True)
         if (
             refusal := Misfit.of(
-                said_MD[:, d], checked_MD[:, d], product.dent(one_D)
+                said_MD[:, d], checked_MD[:, d], product.convexity(one_D)
             ).refusal
         )
     }
-    found["lowest dent of a domain"] = min(
-        product.dent(one_D) for one_D in np.eye(len(bytes_D))[used]
+    found["lowest convexity of a domain"] = min(
+        product.convexity(one_D) for one_D in np.eye(len(bytes_D))[used]
     )
     many_MC = np.random.default_rng(0).dirichlet(np.ones(c), TIMED)
     begin = time.perf_counter()

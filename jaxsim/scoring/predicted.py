@@ -189,7 +189,9 @@ class _Forms:
             predicted_MD = quadratic.sums(table.w_MC)
             found[form] = {
                 target: Misfit.of(
-                    predicted_MD @ part_D, real[form] @ part_D, quadratic.dent(part_D)
+                    predicted_MD @ part_D,
+                    real[form] @ part_D,
+                    quadratic.convexity(part_D),
                 )
                 for target, weights_D in self._weights.items()
                 for part_D in [weights_D * self._bits_D]

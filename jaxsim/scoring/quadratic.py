@@ -28,7 +28,7 @@ from jaxsim.log import counted
 
 CHECKS = 20  # real merges that a closed form is compared with
 WORST_SHARE = 0.2  # of their spread: a larger error hides most differences
-WORST_DENT = -0.01  # of the largest curvature: the form is not convex, and merges are
+LEAST_CONVEXITY = -0.01  # below it the form is not convex, as merges nearly are
 _ROUNDING = 1e-6  # relative spread of equal merges: their losses are float32
 _RANK = 1e-9  # relative singular value; smaller ones are rounding
 _BLOCK = 4096  # mixtures at a time: 32 MB with 1,000 members
@@ -79,14 +79,14 @@ class Quadratic:
         """Second derivatives of each domain's nats, the same for all mixtures."""
         return -self.curve_DCC / 2
 
-    def dent(self, part_D: np.ndarray) -> float:
-        """Whether a weighted sum of domains is convex: see the function `dent`.
+    def convexity(self, part_D: np.ndarray) -> float:
+        """Whether a weighted sum of domains is convex: see the function `convexity`.
 
         Damaged members do not count.
         """
         sound = np.flatnonzero(~self.damaged_C)
         hessian_CC = np.tensordot(part_D, self.hessian_DCC, 1)
-        return dent(hessian_CC[np.ix_(sound, sound)])
+        return convexity(hessian_CC[np.ix_(sound, sound)])
 
     def mean_with(self, other: "Quadratic") -> "Quadratic":
         """The closed form of the mean of two predictors' losses."""
@@ -104,17 +104,17 @@ class Misfit:
     error: float  # root mean square of predicted minus real, in the objective's units
     spread: float  # standard deviation of the real values; 0 if it is rounding
     count: int  # of merges
-    dent: float = 0.0  # lowest over largest eigenvalue of the Hessian on the simplex
+    convexity: float = 0.0  # of the form; see the function
 
     @classmethod
     def of(
-        cls, predicted_M: np.ndarray, real_M: np.ndarray, dent: float = 0.0
+        cls, predicted_M: np.ndarray, real_M: np.ndarray, convexity: float = 0.0
     ) -> "Misfit":
         """Compares predicted with real values of the same merges."""
         error, spread = np.sqrt(np.mean((predicted_M - real_M) ** 2)), np.std(real_M)
         if spread <= _ROUNDING * np.abs(real_M).max():
             spread = 0.0
-        return cls(float(error), float(spread), len(real_M), dent)
+        return cls(float(error), float(spread), len(real_M), convexity)
 
     @property
     def share(self) -> float:
@@ -131,10 +131,10 @@ class Misfit:
                 f"on {self.count} random merges it is off by {self.share:.0%} of their "
                 f"spread, more than {WORST_SHARE:.0%}"
             )
-        if not is_convex(self.dent):
+        if not is_convex(self.convexity):
             return (
                 "it is not convex: its lowest curvature is "
-                f"{self.dent:.0%} of its largest one"
+                f"{self.convexity:.0%} of its largest one"
             )
         return ""
 
@@ -211,12 +211,12 @@ def token_distances(nll_CT: np.ndarray, domain_T: np.ndarray) -> np.ndarray:
     return apart_CC
 
 
-def is_convex(dent: float) -> bool:
-    """Whether a function with such a dent counts as convex."""
-    return dent >= WORST_DENT
+def is_convex(convexity: float) -> bool:
+    """Whether a function with such a convexity counts as convex."""
+    return convexity >= LEAST_CONVEXITY
 
 
-def dent(hessian_CC: np.ndarray) -> float:
+def convexity(hessian_CC: np.ndarray) -> float:
     """The lowest over the largest eigenvalue of a Hessian along the simplex.
 
     Negative if the function is not convex there.

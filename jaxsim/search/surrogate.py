@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from jaxsim.scoring.ensemble import Ensemble
-from jaxsim.scoring.quadratic import Misfit, Quadratic, dent, is_convex
+from jaxsim.scoring.quadratic import Misfit, Quadratic, convexity, is_convex
 from jaxsim.scoring.scores import PredictorScores, bits_of, bits_per_byte
 from jaxsim.scoring.table import mixture_key
 from jaxsim.search.feasible import Feasible
@@ -145,7 +145,7 @@ class Surrogate:
         for p, hessian_CC in enumerate(hessian_PCC):
             bent_cc = along_cc @ hessian_CC[np.ix_(sound, sound)] @ along_cc
             bent_cc = (bent_cc + bent_cc.T) / 2
-            kept_P[p] = is_convex(dent(bent_cc))
+            kept_P[p] = is_convex(convexity(bent_cc))
             curve_c, axis_cc = np.linalg.eigh(bent_cc)
             least = max(_FLATTEST * curve_c[-1], np.finfo(float).tiny)
             raised_cc = (axis_cc * np.maximum(curve_c, least)) @ axis_cc.T
@@ -188,7 +188,7 @@ def surrogate(problem: Problem) -> Surrogate:
     misfit = Misfit.of(
         goal.value(found.bits(w_MC)),
         goal.value(real_MD),
-        quadratic.dent(goal.weights_D / bytes_D),
+        quadratic.convexity(goal.weights_D / bytes_D),
     )
     if reason := misfit.refusal:
         return Surrogate(problem, None, misfit, reason)

@@ -21,11 +21,14 @@ MOST = 5  # mixtures that are merged
 
 
 @pytest.fixture
-def large(scorer):
-    """A scorer that predicts all but small tables; one domain counts documents."""
-    settings = dataclasses.replace(scorer.config, merges=MOST, windows=0)
-    found = Scorer(scorer.workdir, settings)
-    by_document = tuple(name == "outside" for name in scorer.evaluation.domains)
+def large(workdir, config):
+    """A scorer that predicts all but small tables; one domain counts documents.
+
+    Of a workdir of its own, because journals do not know of that domain.
+    """
+    settings = dataclasses.replace(config.score, merges=MOST, windows=0)
+    found = Scorer(workdir, settings)
+    by_document = tuple(name == "outside" for name in found.evaluation.domains)
     found.evaluation = dataclasses.replace(found.evaluation, by_document=by_document)
     return found
 
@@ -34,7 +37,7 @@ def large(scorer):
 def fits(monkeypatch):
     """Members of this tiny pool are too far apart for the default limits."""
     monkeypatch.setattr(quadratic, "WORST_SHARE", 10.0)
-    monkeypatch.setattr(quadratic, "WORST_DENT", -1.0)
+    monkeypatch.setattr(quadratic, "LEAST_CONVEXITY", -1.0)
 
 
 def read(scorer, name):
@@ -218,7 +221,7 @@ def test_a_predicted_table_takes_the_place_of_a_scored_one(large, fits):
 
 def test_members_that_are_damaged_are_in_no_mixture(workdir, config, fits, monkeypatch):
     """Nor do their columns, which are zero, make the form less convex than it is."""
-    monkeypatch.setattr(quadratic, "WORST_DENT", -0.1)
+    monkeypatch.setattr(quadratic, "LEAST_CONVEXITY", -0.1)
     tiny.flip(tiny.largest_file(workdir / "pool/members/solo"))
     settings = dataclasses.replace(config.score, merges=MOST)
     scorer = Scorer(workdir, settings, override=True)

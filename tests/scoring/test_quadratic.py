@@ -10,7 +10,7 @@ from jaxsim.scoring.quadratic import (
     CHECKS,
     Misfit,
     Quadratic,
-    dent,
+    convexity,
     fit,
     token_distances,
 )
@@ -144,7 +144,7 @@ def test_it_refuses_itself_if_it_is_off_or_not_convex(invented):
     _, apart_CC = invented
     real_M = np.linspace(1.0, 2.0, CHECKS)
     hessian_CC = -apart_CC / 2  # of squared distances: convex along the simplex
-    good = Misfit.of(real_M + 0.1 * real_M.std(), real_M, dent(hessian_CC))
+    good = Misfit.of(real_M + 0.1 * real_M.std(), real_M, convexity(hessian_CC))
     assert good.share == pytest.approx(0.1) and good.refusal == ""
     off = Misfit.of(real_M + 0.3 * real_M.std(), real_M)
     assert "off by 30% of their spread, more than 20%" in off.refusal
@@ -152,5 +152,5 @@ def test_it_refuses_itself_if_it_is_off_or_not_convex(invented):
     assert "do not differ" in Misfit.of(real_M, rounding_M).refusal
     assert Misfit.of(np.full(CHECKS, np.nan), real_M).refusal
     bent_CC = hessian_CC - 2 * np.outer(*(np.array([1.0, -1.0, 0, 0, 0]),) * 2)
-    bent = dataclasses.replace(good, dent=dent(bent_CC))
+    bent = dataclasses.replace(good, convexity=convexity(bent_CC))
     assert "not convex" in bent.refusal

@@ -22,7 +22,7 @@ from .test_search import Apart, descent, on_dev, weights_of
 def admitted(monkeypatch):
     """The tiny pool's quadratic is used, however poor it is."""
     monkeypatch.setattr(quadratic, "WORST_SHARE", np.inf)
-    monkeypatch.setattr(quadratic, "WORST_DENT", -np.inf)
+    monkeypatch.setattr(quadratic, "LEAST_CONVEXITY", -np.inf)
 
 
 def predicted(scorer, w_MC: np.ndarray, domain: str) -> np.ndarray:
@@ -40,7 +40,7 @@ def test_it_ranks_if_its_error_on_random_merges_is_small(
     scorer, monkeypatch, domain, worst_share
 ):
     monkeypatch.setattr(quadratic, "WORST_SHARE", worst_share)
-    monkeypatch.setattr(quadratic, "WORST_DENT", -np.inf)
+    monkeypatch.setattr(quadratic, "LEAST_CONVEXITY", -np.inf)
     found = search(scorer, descent(target={domain: 1.0}))
     w_MC = scorer.checks().w_MC
     real_M = on_dev(scorer, w_MC, domain)
@@ -207,7 +207,7 @@ def test_there_are_no_ranges_where_a_correction_makes_the_target_concave(
     scorer, monkeypatch, correction, known
 ):
     monkeypatch.setattr(quadratic, "WORST_SHARE", np.inf)
-    monkeypatch.setattr(quadratic, "WORST_DENT", -0.9)
+    monkeypatch.setattr(quadratic, "LEAST_CONVEXITY", -0.9)
     u_C = np.full(4, 0.25)
     problem = Problem(scorer, descent(), correction)
     here = problem.derivatives(u_C)[:2]
