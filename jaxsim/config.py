@@ -291,9 +291,7 @@ class RecipeConfig:
     beta1: float = checked(0.9, lambda x: 0 <= x < 1, "a share below 1")
     beta2: float = checked(0.95, lambda x: 0 <= x < 1, "a share below 1")
     weight_decay: float = non_negative(0.1)
-    weight_decay_all: bool = (
-        False  # weight decay of all parameters, not of matrices alone
-    )
+    weight_decay_all: bool = False  # of all parameters, not of matrices alone
     clip: float = positive(1.0)  # global norm
     tail: float = share(0.5)  # last share of steps, averaged
     decay: float = share(0.0)  # last share of steps, rate falls to zero
