@@ -155,11 +155,8 @@ class _Forms:
     def __init__(self, scorer: Scorer) -> None:
         self._scorer, e = scorer, scorer.evaluation
         self._rows = e.rows("dev", scorer.config.windows)
-        merge, ensemble = (
-            scorer.quadratic(self._rows, p) for p in ("merge", "ensemble")
-        )
-        mean = merge.mean_with(ensemble)
-        self._quadratics = {MERGE: merge, ENSEMBLE: ensemble, MEAN: mean}
+        forms = scorer.quadratics(self._rows).values()
+        self._quadratics = dict(zip((MERGE, ENSEMBLE, MEAN), forms, strict=True))
         nothing = PredictorScores(
             self._rows, np.empty((0, len(self._rows)), np.float32)
         )

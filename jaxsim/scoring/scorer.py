@@ -349,12 +349,9 @@ class Scorer:
 
         Args:
           rows: indices of windows in the evaluation set.
-          predictor: 'merge', 'ensemble', or the 'mean' of their losses.
+          predictor: 'merge' or 'ensemble'.
         """
-        check_known("predictor", predictor, ("merge", "ensemble", "mean"), "quadratic")
-        if predictor == "mean":
-            merge, ensemble = (self.quadratic(rows, p) for p in ("merge", "ensemble"))
-            return merge.mean_with(ensemble)
+        check_known("predictor", predictor, ("merge", "ensemble"), "quadratic")
         e, members = self.evaluation, self.members
         u_C = np.array([name not in self.stack.damaged for name in members], float)
         u_C /= u_C.sum()
@@ -367,6 +364,12 @@ class Scorer:
         nll_CR = np.where(np.isfinite(nll_CR), nll_CR, np.nan)  # of damaged members
         member_DC = e.sums(nll_CR, rows).T
         return fit(member_DC, uniform_D, slope_DC, self._apart_CC)
+
+    def quadratics(self, rows: np.ndarray) -> dict[str, Quadratic]:
+        """The closed forms of 'merge', 'ensemble' and the 'mean' of their losses."""
+        merge, ensemble = (self.quadratic(rows, p) for p in ("merge", "ensemble"))
+        mean = merge.mean_with(ensemble)
+        return {"merge": merge, "ensemble": ensemble, "mean": mean}
 
     @functools.cached_property
     def _apart_CC(self) -> np.ndarray:

@@ -154,10 +154,7 @@ def best_mixtures(scorer: Scorer, config: Config) -> dict[str, np.ndarray]:
     )
     w_MC, windows = _rounded(table.w_MC), config.score.windows
     problem = Problem(scorer, dataclasses.replace(config.search, windows=windows))
-    merge, ensemble = (
-        scorer.quadratic(problem.rows, name) for name in ("merge", "ensemble")
-    )
-    forms = {"merge": merge, "ensemble": ensemble, "mean": merge.mean_with(ensemble)}
+    forms = scorer.quadratics(problem.rows)
     found, count = {}, max(1, round(_BEST * len(w_MC)))
     for part, predictor in NEAR_BEST.items():
         bits_MD = bits_per_byte(forms[predictor].sums(w_MC), problem.bytes_D)

@@ -93,7 +93,7 @@ def test_it_predicts_real_merges_better_than_the_ensemble(scorer, rows):
 def test_the_mean_of_two_predictors_is_the_mean_of_their_losses(scorer, rows):
     w_MC = scorer.checks().w_MC
     merge, ensemble, mean = (
-        scorer.quadratic(rows, p).sums(w_MC) for p in ("merge", "ensemble", "mean")
+        form.sums(w_MC) for form in scorer.quadratics(rows).values()
     )
     np.testing.assert_allclose(mean, (merge + ensemble) / 2, rtol=1e-12)
     with pytest.raises(UserError, match="no predictor 'median'"):
