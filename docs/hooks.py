@@ -1,137 +1,138 @@
-"""What the pages hold beside docs/: files of the checkout, and every config key."""
+"""What the pages hold beside docs/: files of the checkout, and fields of dataclasses.
+
+`<!-- fields: MODULE.CLASS -->` in a page becomes a table of the fields of that class,
+from their types, defaults, bounds and comments; `<!-- keys -->` all of the config.
+"""
 
 import ast
 import dataclasses
 import inspect
+import pydoc
 import re
+import textwrap
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from jaxsim.config import Config
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-import jaxsim.config
-
 ROOT = Path(__file__).resolve().parent.parent
-# Pages that are read in the checkout, too; README.md is the first page.
-_PAGES = ["CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md"]
-_RESULTS = [".md", ".json", ".png"]
+# Pages that are read in the checkout, too.
+_PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")
+_FIRST = "index.md"  # README.md
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the files that lie outside docs/."""
-    results = (p for p in ROOT.glob("benchmarks/results/*") if p.suffix in _RESULTS)
-    added = {path: ROOT / path for path in _PAGES}
-    added |= {path.relative_to(ROOT).as_posix(): path for path in results}
-    for path, source in {"index.md": ROOT / "README.md", **added}.items():
-        files.append(File.generated(config, path, abs_src_path=str(source)))
-    keys = "\n".join(_config_page())
-    files.append(File.generated(config, "config.md", content=keys))
+    results = [p.relative_to(ROOT) for p in ROOT.glob("benchmarks/results/*.*")]
+    for path in [*_PAGES, *(p.as_posix() for p in results)]:
+        files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
+    readme = str(ROOT / "README.md")
+    files.append(File.generated(config, _FIRST, abs_src_path=readme))
     return files
 
 
 def on_page_markdown(
     markdown: str, page: Page, config: MkDocsConfig, files: Files
 ) -> str:
-    """Links of the checkout, as they are here: docs/ is the root of the pages."""
-    if page.file.src_uri == "config.md":
-        return markdown
-    here = "README.md" if page.file.src_uri == "index.md" else page.file.src_uri
-    folder = ROOT / here
-    if not folder.exists():
-        folder = ROOT / "docs" / here
+    """Fills in tables, and turns links of the checkout into links of the pages."""
+    markdown = re.sub(
+        r"<!-- fields: (\S+) -->",
+        lambda found: "\n".join(_table(_located(found[1]))),
+        markdown,
+    )
+    markdown = markdown.replace("<!-- keys -->", "\n".join(_groups(Config, "")))
+    folder, up = Path(page.file.abs_src_path).parent, "../" * page.url.count("/")
     return re.sub(
-        r"(\]\()([^)#:\s]+)(?=[)#])",
-        lambda found: found[1] + _link(folder.parent, found[2], page.file.src_uri),
+        r"(?<=\]\()([^)#:\s]+)(?=[)#])",
+        lambda found: up + _place(folder / found[1]),
         markdown,
     )
 
 
-def _link(folder: Path, link: str, page: str) -> str:
-    target = Path(folder, link).resolve().relative_to(ROOT).as_posix()
-    target = target.removeprefix("docs/")
-    target = {"README.md": "index.md", "LICENSE": "index.md"}.get(target, target)
-    return "../" * page.count("/") + target
+def _place(target: Path) -> str:
+    """Where a file of the checkout is among the pages."""
+    place = target.resolve().relative_to(ROOT).as_posix()
+    return _FIRST if place == "README.md" else place.removeprefix("docs/")
 
 
-def _config_page() -> Iterator[str]:
-    yield "# Config keys\n"
-    yield (
-        "Every key, as `--config.KEY=VALUE` on the command line and as `config.KEY` in a "
-        "config file. A wrong key, type or value is an error that names it. Made from "
-        "`jaxsim/config.py`.\n"
-    )
-    yield from _keys(jaxsim.config.Config, "")
+def _located(name: str) -> type:
+    found = pydoc.locate(name)
+    if not dataclasses.is_dataclass(found):
+        raise ValueError(f"fields: {name} is no dataclass")
+    return typing.cast(type, found)
 
 
-def _keys(group: type, prefix: str) -> Iterator[str]:
-    """The keys of a group, then the groups that it holds."""
-    hints, comments = typing.get_type_hints(group), _comments(group)
-    fields = dataclasses.fields(group)
-    nested = {f.name: _group(hints[f.name]) for f in fields}
-    yield f"## `config.{prefix[:-1]}`\n" if prefix else "## `config`\n"
+def _groups(group: type, prefix: str) -> Iterator[str]:
+    """The keys of a group of the config, then the groups that it holds."""
+    yield f"## `config.{prefix}`\n".replace(".`", "`")
     yield inspect.cleandoc(group.__doc__ or "") + "\n"
-    yield "| key | type | default | must be | |\n| --- | --- | --- | --- | --- |"
-    for each in fields:
-        if dataclasses.is_dataclass(nested[each.name]) and not _is_dict(
-            hints[each.name]
-        ):
+    yield from _table(group, prefix)
+    yield ""
+    seen = set()
+    for name, hint in typing.get_type_hints(group).items():
+        if (inner := _nested(hint)) and inner not in seen:
+            seen.add(inner)  # partitions, domains and base text have the same keys
+            yield from _groups(inner, f"{prefix}{name}{'' if inner is hint else '.NAME'}.")
+
+
+def _table(group: type, prefix: str | None = None) -> Iterator[str]:
+    """A row for each field; with the prefix of keys, without those that are groups."""
+    hints, comments = typing.get_type_hints(group), _comments(group)
+    rows = []
+    for each in dataclasses.fields(group):
+        hint = hints[each.name]
+        if prefix is not None and _nested(hint) is hint:
             continue
         bound = each.metadata.get("bound", ("", ""))[1]
-        cells = [
-            f"`{prefix}{each.name}`",
-            _type(hints[each.name]),
-            f"`{_default(each)!r}`",
-            bound,
-            comments.get(each.name, ""),
-        ]
-        yield "| " + " | ".join(c.replace("|", r"\|") for c in cells) + " |"
-    yield ""
-    done: set[type] = set()
-    for name, inner in nested.items():
-        if dataclasses.is_dataclass(inner) and inner not in done:
-            done.add(inner)  # partitions, domains and base_text are alike
-            is_dict = _is_dict(hints[name])
-            yield from _keys(inner, f"{prefix}{name}.{'NAME.' * is_dict}")
+        name, default = f"`{prefix or ''}{each.name}`", _default(each)
+        rows.append([name, _type(hint), default, bound, comments.get(each.name, "")])
+    heads = ["name", "type", "default", "must be", "what it is"]
+    filled = [i for i in range(5) if i in (0, 1, 4) or any(row[i] for row in rows)]
+    for row in [heads, ["---"] * 5, *rows]:
+        yield "| " + " | ".join(row[i].replace("|", r"\|") for i in filled) + " |"
 
 
 def _comments(group: type) -> dict[str, str]:
-    """Of each field the comment above it, and the one that ends its lines."""
-    lines = inspect.getsource(group).splitlines()
-    (tree,) = ast.parse(inspect.cleandoc("\n".join(lines))).body
-    found = {}
-    for node in tree.body:  # type: ignore[attr-defined]
-        if isinstance(node, ast.AnnAssign):
-            above = node.lineno - 1
+    """Of each field, also inherited ones, the comment above it and on its lines."""
+    found: dict[str, str] = {}
+    for each in reversed(group.__mro__):
+        if not dataclasses.is_dataclass(each):
+            continue
+        source = textwrap.dedent(inspect.getsource(each))
+        lines, (tree,) = source.splitlines(), ast.parse(source).body
+        for node in typing.cast(ast.ClassDef, tree).body:
+            if not isinstance(node, ast.AnnAssign):
+                continue
+            end = above = node.lineno - 1
             while lines[above - 1].lstrip().startswith("#"):
                 above -= 1
-            comments = lines[above : node.lineno - 1]
-            _, hash_, after = lines[node.end_lineno - 1].rpartition("  # ")
-            comments += [after] * bool(hash_)
-            words = " ".join(line.strip(" #") for line in comments)
-            found[node.target.id] = words
+            own = [line.partition("  # ")[2] for line in lines[end : node.end_lineno]]
+            words = " ".join(line.strip(" #") for line in [*lines[above:end], *own])
+            found[typing.cast(ast.Name, node.target).id] = words.strip()
     return found
 
 
-def _is_dict(hint: Any) -> bool:
-    return typing.get_origin(hint) is dict
-
-
-def _group(hint: Any) -> Any:
-    return typing.get_args(hint)[1] if _is_dict(hint) else hint
+def _nested(hint: Any) -> type | None:
+    """The group of keys that a field is, or holds by name."""
+    inner = typing.get_args(hint)[-1] if typing.get_origin(hint) is dict else hint
+    return inner if dataclasses.is_dataclass(inner) else None
 
 
 def _type(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return " or ".join(f"`{value!r}`" for value in typing.get_args(hint))
-    name = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else ""
-    return f"`{name or str(hint).replace('jaxsim.config.', '')}`"
+    args = typing.get_args(hint)
+    text = str(hint) if args else getattr(hint, "__name__", str(hint))
+    return f"`{re.sub(r'[a-z_]+[.]', '', text)}`"
 
 
-def _default(each: dataclasses.Field) -> Any:
+def _default(each: dataclasses.Field) -> str:
     if each.default_factory is not dataclasses.MISSING:
-        return each.default_factory()
-    return each.default
+        return f"`{each.default_factory()!r}`"
+    no_default = each.default is dataclasses.MISSING
+    return "" if no_default else f"`{each.default!r}`"
