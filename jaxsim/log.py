@@ -33,9 +33,34 @@ INTERVAL = 10.0  # seconds between two lines of a loop
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
+_verbose = False
+
+
+@contextlib.contextmanager
+def showing_details(wanted: bool = True) -> Iterator[None]:
+    """Within it, `detail` and `show_table` print; otherwise they do not."""
+    global _verbose
+    before, _verbose = _verbose, wanted
+    try:
+        yield
+    finally:
+        _verbose = before
+
+
+def is_verbose() -> bool:
+    """Whether details are shown."""
+    return _verbose
+
+
 def say(text: str) -> None:
     """Prints one line; the commands in it can be pasted."""
     print(pasteable(text), flush=True)
+
+
+def detail(text: str) -> None:
+    """Prints one line of what `--verbose` shows."""
+    if _verbose:
+        say(text)
 
 
 def counted(amount: int, singular: str, plural: str = "") -> str:
@@ -56,8 +81,14 @@ def show_table(
     rows: Iterable[Sequence[str]],
     note: str = "",
     left: int = 1,
+    always: bool = False,
 ) -> None:
-    """Prints a table; the first `left` columns are left-aligned, others right."""
+    """Prints a table of details, or one that is `always` shown.
+
+    The first `left` columns are left-aligned.
+    """
+    if not (always or _verbose):
+        return
     table = rich.table.Table(
         title=title, title_justify="left", box=rich.box.SIMPLE_HEAD
     )
@@ -68,7 +99,7 @@ def show_table(
     for row in rows:
         table.add_row(*row)
     # A log file has no width; the default of 80 columns would fold the numbers.
-    width = None if sys.stdout.isatty() else 140
+    width = None if sys.stdout.isatty() else 100 if always else 140
     _Console(width=width, markup=False, emoji=False, highlight=False).print(table)
     if note:
         say(note)
