@@ -4,6 +4,7 @@ Each can be killed and called again: it does what is missing on disk.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -20,7 +21,7 @@ from jaxsim.corpus.show_preview import show_preview
 from jaxsim.distributed import is_lead, on_lead
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.export import export as export
-from jaxsim.log import counted, say
+from jaxsim.log import counted, say, step
 from jaxsim.mesh import training_mesh
 from jaxsim.model import LanguageModel
 from jaxsim.plan import Plan, evaluation_of, make_plan, show_costs, sizes_of
@@ -30,26 +31,36 @@ from jaxsim.pool.build import changed_text, train_missing
 from jaxsim.pool.manifest import Manifest, read_manifest, repair
 from jaxsim.pool.publish import is_published
 from jaxsim.report import show, tables
+from jaxsim.report.data import ReportData
+from jaxsim.report.headline import Headline, headline
 from jaxsim.report.write import write_report
 from jaxsim.scoring.evaluation import gaps, gather
 from jaxsim.scoring.predicted import Predicted, predict
 from jaxsim.scoring.scorer import Scorer, not_searched, table_name
 from jaxsim.scoring.scores import Scores
 from jaxsim.scoring.table import count_rows
+from jaxsim.search.closed_form import closed_form
 from jaxsim.search.objective import Objective, objective
-from jaxsim.search.result import SearchResult, check_best, load_search, save_search
+from jaxsim.search.problem import Problem
+from jaxsim.search.result import (
+    BEST,
+    SearchResult,
+    check_best,
+    load_search,
+    save_search,
+)
 from jaxsim.search.search import search as find
 from jaxsim.search.ties import Residual
-from jaxsim.train import Trainer, member_run, recipe_trainer, reference_run
+from jaxsim.train import Trainer, member_run, recipe_trainer
 from jaxsim.validation.calibration import Corrector
 from jaxsim.validation.diagnostics import FEW_WINDOWS, Diagnostics, diagnose
-from jaxsim.validation.external import read_external_runs, read_mixtures
-from jaxsim.validation.measured import CALIBRATED, TrainedChoice, compare_chosen
+from jaxsim.validation.external import read_external_runs
+from jaxsim.validation.measured import CALIBRATED, TrainedChoice
 from jaxsim.validation.runs import (
     ONE_MEMBER,
-    mixture_table,
+    held_out_runs,
     replicate_pairs,
-    train_reference_runs,
+    train_chosen,
     validate_external,
     validate_trained,
 )
@@ -57,8 +68,6 @@ from jaxsim.validation.validate import Validation, load_validation, save_validat
 from jaxsim.workdir import check, checked_corpus, say_misfit
 
 T = TypeVar("T")
-
-CHOSEN, CHOSEN_MIXTURES = "chosen", "chosen-mixtures"
 
 
 def prepare(
@@ -247,7 +256,14 @@ def validate(
     if mixtures is not None:
         if runs is not None:
             raise UserError("--runs and --mixtures: give one of them")
-        return _validate_chosen(config, scorer, mixtures, trainer)
+        bucket = open_bucket(config.bucket, workdir)
+        trainer = trainer or _trainer(config, scorer.pool)
+        chosen = train_chosen(config, scorer, mixtures, trainer, bucket)
+        chosen.save(workdir)
+        there = (workdir / "search" / "result.json").exists()
+        last_search = load_search(workdir) if there else None
+        show.show_chosen(chosen, last_search, load_validation(workdir))
+        return chosen
     if len(scorer.members) < 2:
         raise UserError(ONE_MEMBER)
     # Unreadable files are refused before anything is scored.
@@ -323,7 +339,8 @@ def search(
         found = dataclasses.replace(found, basis=basis, singles_known=singles)
         if warning:
             found.warnings.append(warning)
-    save_search(workdir, found)
+    form = closed_form(Problem(scorer, settings, known), found)
+    save_search(workdir, found, form)
     show.show_search(found)
     return found
 
@@ -367,20 +384,39 @@ def verify(workdir: Path) -> list[str]:
     return ["base", *pool.names()]
 
 
-def run(config: Config, workdir: Path, override: bool = False) -> None:
+def run(config: Config, workdir: Path, override: bool = False) -> Headline:
     """Runs the commands from `prepare` to `report` that the config asks for."""
+    held, seeds = config.validate.held_out, config.validate.seeds
+    number, count = itertools.count(1), 6 + bool(held) + bool(seeds)
+    step(next(number), count, f"prepare: {workdir}")
     corpus = _prepared(config, workdir)
     # A misspelled domain should not be found after all training.
     objective(config.search, gather(corpus))
+    if len(corpus.units) < 2:
+        held, seeds, count = 0, 0, 6
+    step(next(number), count, "base: the model that all training starts from")
     base(config, workdir)
     trainer = _trainer(config, _pool(config, workdir, corpus))
+    step(next(number), count, f"train: {counted(len(corpus.units), 'member')}")
     train(config, workdir, trainer=trainer)
     scorer = Scorer(workdir, config.score, override)
+    what = " and ".join(filter(None, ("standard mixtures", config.score.mixtures)))
+    step(next(number), count, f"score: {what}")
     score(config, workdir, scorer=scorer)
-    if config.validate.held_out and len(corpus.units) > 1:
+    if held:
+        runs = counted(held_out_runs(config.validate, len(corpus.units)), "run")
+        step(next(number), count, f"validate: {runs} on held-out mixtures")
         validate(config, workdir, scorer=scorer, trainer=trainer)
+    step(next(number), count, "search: the best mixture, and what ties with it")
     search(config, workdir, scorer=scorer)
+    if seeds:
+        what = f"the answer and proportional, {counted(seeds, 'data seed')} each"
+        step(next(number), count, f"validate: {what}")
+        best = workdir / "search" / BEST
+        validate(config, workdir, mixtures=best, scorer=scorer, trainer=trainer)
+    step(next(number), count, "report")
     report(config, workdir)
+    return headline(ReportData(workdir), workdir)
 
 
 def _scorer(
@@ -414,41 +450,6 @@ def _pool(config: Config, workdir: Path, corpus: Corpus) -> Pool:
 
     model = LanguageModel(config.model, corpus.tokenizer.vocab_size)
     return Pool(workdir, model, on_lead(identity))
-
-
-def _validate_chosen(
-    config: Config, scorer: Scorer, path: Path, trainer: Trainer | None
-) -> TrainedChoice:
-    """Trains the mixtures of a file, for as many tokens as reference runs.
-
-    Raises:
-      UserError: a row cannot be trained or is repeated.
-    """
-    asked, workdir = read_mixtures(path, scorer.members), scorer.workdir
-    runs = [
-        reference_run(asked.parts(m), config.recipe, config.validate.token_multiplier)
-        for m in range(len(asked))
-    ]
-    names = [run.name for run in runs]
-    if len(set(names)) < len(names):
-        raise UserError(f"{path}: two rows are the same mixture")
-    table = mixture_table(scorer.members, runs, config.recipe)
-    scorer.stack.check_usable(table)
-    train_reference_runs(
-        scorer,
-        runs,
-        runs,
-        trainer or _trainer(config, scorer.pool),
-        open_bucket(config.bucket, workdir),
-    )
-    trained = scorer.score_entries(CHOSEN, names, "test")
-    predicted = scorer.score(CHOSEN_MIXTURES, table, "test")
-    chosen = compare_chosen(asked, predicted, trained)
-    chosen.save(workdir)
-    there = (workdir / "search" / "result.json").exists()
-    last_search = load_search(workdir) if there else None
-    show.show_chosen(chosen, last_search, load_validation(workdir))
-    return chosen
 
 
 def _check_table(config: Config, members: int) -> None:

@@ -283,26 +283,27 @@ class Trainer:
             return not all(one.error for one in running)
 
         schedules = [one.schedule for one in running]
-        for number, tokens_GBL1 in batches(
-            program.tokens, corpus, schedules, first, steps, progress.waited
-        ):
-            state, sums = program(state, tokens_GBL1)
-            going = settle()  # before `stop`: `StopTogether` relies on it
-            pending.append((number, sums))
-            if number == steps or not going:
-                break
-            stopping = stop()
-            every = self._config.checkpoint_every
-            if stopping or (every and number % every == 0):
-                if not settle():  # no run is left to save
+        with progress:
+            for number, tokens_GBL1 in batches(
+                program.tokens, corpus, schedules, first, steps, progress.waited
+            ):
+                state, sums = program(state, tokens_GBL1)
+                going = settle()  # before `stop`: `StopTogether` relies on it
+                pending.append((number, sums))
+                if number == steps or not going:
                     break
-                checkpoints.save(number, state)
-                if stopping:  # on the way out, checkpoints are committed
-                    raise Preempted(
-                        f"{what}: stopped after step {number}, which is "
-                        "committed; rerun the same command to continue"
-                    )
-        settle()
+                stopping = stop()
+                every = self._config.checkpoint_every
+                if stopping or (every and number % every == 0):
+                    if not settle():  # no run is left to save
+                        break
+                    checkpoints.save(number, state)
+                    if stopping:  # on the way out, checkpoints are committed
+                        raise Preempted(
+                            f"{what}: stopped after step {number}, which is "
+                            "committed; rerun the same command to continue"
+                        )
+            settle()
         return state
 
     def _check_memory(self, program: TrainProgram, what: str) -> None:
