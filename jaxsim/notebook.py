@@ -271,14 +271,14 @@ class Prediction(Shown):
             {
                 "mixture": name,
                 "weights": self.table.parts(m),
-                "domain": form.domains[d],
+                "domain": domain,
                 "base": form.base[d],
                 "bits": float(self.bits_MD[m, d]),
                 "gain": float(1 - self.bits_MD[m, d] / before_D[d]),
                 "residual": 0.0 if self.merged_M[m] else form.residual[d],
             }
             for m, name in enumerate(self.table.names)
-            for d in order
+            for d, domain in order
         ]
         columns = (
             text_column("mixture", "mixture"),
