@@ -15,7 +15,7 @@ from jaxsim.corpus.scan import ALL_SPLITS
 from jaxsim.corpus.split import BASE, BASE_TEXT, PARTITIONS, TRAIN, Place
 from jaxsim.corpus.store import Corpus, Domain
 from jaxsim.corpus.tasks import CAUSES
-from jaxsim.log import counted, say, show_table
+from jaxsim.log import counted, detail, say, show_table
 
 FILTERED = "not in `where`"
 _NAMED = 5  # files that are named
@@ -92,13 +92,13 @@ def show_summary(corpus: Corpus) -> None:
     if corpus.base:
         documents = counted(corpus.base.documents, "document")
         base = f"base text of {corpus.base.tokens:,} tokens ({documents})"
-    say(
+    detail(
         f"corpus: {counted(len(corpus.units), 'unit')} of {corpus.budget_tokens:,} "
         f"tokens, {counted(len(corpus.domains), 'domain')}, {base}, "
         f"vocabulary of {tokenizer.vocab_size:,}"
     )
     begin, end = tokenizer.begin_of_text_token, tokenizer.end_of_text_token
-    say(
+    detail(
         f"begin-of-text: {begin!r}, id {tokenizer.begin_of_text}; "
         f"end-of-text: {end!r}, id {tokenizer.end_of_text}"
     )
