@@ -8,6 +8,7 @@ of its rows, and `plot` draws on matplotlib axes.
 import dataclasses
 import functools
 import hashlib
+import importlib
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
@@ -264,9 +265,7 @@ class Prediction(Shown):
         form, before = self.form, self.form.reference
         before_D = next(p["bits"] for p in form.presets if p["name"] == before)
         aimed = {d for parts in form.target.values() for d in parts}
-        order = sorted(
-            range(len(self.domains)), key=lambda d: form.domains[d] not in aimed
-        )
+        order = sorted(enumerate(form.domains), key=lambda pair: pair[1] not in aimed)
         rows = [
             {
                 "mixture": name,
@@ -290,7 +289,8 @@ class Prediction(Shown):
             bits_column("residual", "off by\nabout"),
         )
         gains = ", ".join(f"{signed(100 * gain, 2)} %" for gain in self.gain_M[:3])
-        title = f"predicted on test text; gain on {target(form.weights, form.kind)}: {gains}"
+        on = target(form.weights, form.kind)
+        title = f"predicted on test text; gain on {on}: {gains}"
         return Table.of(title, rows, columns)
 
 
@@ -486,8 +486,9 @@ def _config(workdir: Path, config: AnyConfig | None) -> Config:
     if isinstance(config, ConfigDict):
         return resolved(from_config_dict(config))
     if config is not None:
-        flags = [f"--config={config}", f"--workdir={workdir}"]
-        return parse(["run", *flags]).config
+        made = parse(["run", f"--config={config}", f"--workdir={workdir}"]).config
+        assert made is not None
+        return made
     if not (path := workdir / "config.json").is_file():
         raise UserError(
             f"{workdir}: no workdir, because there is no {path.name}; "
@@ -529,7 +530,7 @@ def _axes(width: float, height: float) -> Any:
 
 def _frame(rows: list[dict[str, Any]]) -> Any:
     try:
-        import pandas
+        pandas = importlib.import_module("pandas")
     except ImportError as error:
         raise UserError(
             "to_pandas: pandas is not installed; run `pip install pandas`"
