@@ -28,7 +28,7 @@ from jaxsim.validation.validate import Validation
 BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#8a8f98", "#1f2933"
 _RULE, _PAPER = "#b8bec7", "#fefefe"
 _VARIABLES = {
-    BLUE: "better", ORANGE: "worse", GREY: "grey", INK: "ink", _RULE: "rule",
+    BLUE: "blue", ORANGE: "orange", GREY: "grey", INK: "ink", _RULE: "rule",
     _PAPER: "paper",
 }  # fmt: skip
 _DPI = 220
@@ -84,6 +84,7 @@ def canvas(width: float, height: float) -> Iterator[tuple[Any, Drawn]]:
         yield figure, drawn
         png, svg = io.BytesIO(), io.StringIO()
         figure.savefig(png, format="png", metadata={"Software": None})
+        figure.set_layout_engine("none")  # it is done
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(svg, format="svg", transparent=True, metadata=nothing)
     drawn.png, drawn.svg = png.getvalue(), _for_page(svg.getvalue())
@@ -158,13 +159,13 @@ def shares(axes: Any, table: Table) -> None:
 
 def effects(axes: Any, table: Table) -> None:
     """What each member alone does to the target, with intervals."""
-    rows = table.rows
+    rows = sorted(table.rows, key=lambda row: -row["gain"].value)
     if len(rows) > _MOST_BARS:  # those at either end
         rows = rows[: _MOST_BARS // 2] + rows[-_MOST_BARS // 2 :]
     for at, row in enumerate(rows):
         gain, low, high = (
-            None if row[key] is None else 100 * row[key]
-            for key in ("gain", "gain_low", "gain_high")
+            None if value is None else 100 * value
+            for value in (row["gain"].value, *row["gain"].bounds)
         )
         known = low is not None and high is not None
         clear = not known or low > 0 or high < 0
@@ -176,7 +177,7 @@ def effects(axes: Any, table: Table) -> None:
             ends += [low, high]
         x, side = (max(ends), "left") if gain >= 0 else (min(ends), "right")
         axes.annotate(
-            f"{gain:+.1f}", (x, at), (4 if side == "left" else -4, 0),
+            f"{gain:+.1f}".replace("-", "\N{MINUS SIGN}"), (x, at), (4 if side == "left" else -4, 0),
             textcoords="offset points", ha=side, va="center", fontsize=8.5,
         )  # fmt: skip
     axes.axvline(0.0, color=INK, lw=1)
@@ -233,25 +234,49 @@ def predicted(
 
 def tradeoff(axes: Any, table: Table) -> None:
     """Gain on the target against gain elsewhere, a mark for each mixture."""
-    styles = {
-        "answer": {"marker": "*", "ms": 14, "color": ORANGE},
-        "member": {"marker": "o", "ms": 4.5, "color": GREY},
-        "mixture": {"marker": "o", "ms": 7, "color": BLUE},
+    styles: dict[str, dict[str, Any]] = {
+        "answer": {"marker": "*", "ms": 13, "color": ORANGE, "zorder": 3},
+        "member": {"marker": "o", "ms": 5, "color": GREY},
+        "mixture": {"marker": "o", "ms": 6.5, "color": BLUE, "zorder": 2},
     }
+    xy_M2 = 100 * np.array([(row["target"], row["others"]) for row in table.rows])
+    span_2 = np.ptp(xy_M2, axis=0) + 1e-9
+    named = np.zeros((0, 2))
+    for row, xy_2 in zip(table.rows, xy_M2, strict=True):
+        axes.plot(*xy_2, mec=_PAPER, mew=0.6, ls="none", **styles[row["kind"]])
+        apart_N2 = np.abs(named - xy_2) / span_2
+        if (apart_N2 > (0.45, 0.075)).any(axis=1).all():  # there is room for its name
+            named = np.append(named, xy_2[None], axis=0)
+            side = -1 if xy_2[0] > xy_M2[:, 0].min() + 0.6 * span_2[0] else 1
+            axes.annotate(
+                short(row["mixture"], 30), xy_2, (9 * side, 0), va="center",
+                ha="right" if side < 0 else "left", textcoords="offset points",
+                fontsize=8.5,
+            )  # fmt: skip
     axes.axhline(0.0, color=_RULE, lw=1, zorder=0)
     axes.axvline(0.0, color=_RULE, lw=1, zorder=0)
-    for row in reversed(table.rows):
-        x, mean, worst = (100 * row[key] for key in ("target", "others", "worst"))
-        style = styles[row["kind"]]
-        axes.plot([x, x], [worst, mean], color=style["color"], lw=0.9, alpha=0.6)
-        axes.plot(x, mean, mec=_PAPER, mew=0.6, ls="none", **style)
-        if row["kind"] != "member":
-            axes.annotate(
-                short(row["mixture"], 26), (x, mean), (0, 8), ha="center",
-                textcoords="offset points", fontsize=8.5,
-            )  # fmt: skip
-    axes.margins(x=0.16, y=0.12)
-    axes.set(xlabel="gain on the target (%)", ylabel="gain elsewhere (%)")
+    axes.margins(x=0.06, y=0.08)
+    axes.set(xlabel="gain on the target (%)", ylabel="mean gain elsewhere (%)")
+
+
+def ties(axes: Any, table: Table, level: float) -> None:
+    """Gains over the answer, with the limits of ties."""
+    rows = table.rows
+    kinds: dict[bool, tuple[str, dict[str, Any]]] = {
+        True: ("ties with the answer", {"color": BLUE, "marker": "o"}),
+        False: ("does not tie", {"color": ORANGE, "marker": "s"}),
+    }
+    for y, row in enumerate(rows):
+        axes.errorbar(
+            100 * (row["gain"] or 0.0), y, xerr=-100 * (row["limit"] or 0.0), ls="none",
+            ms=5, lw=1.4, capsize=2.5, **kinds[row["tied"]][1],
+        )  # fmt: skip
+    axes.axvline(0.0, color=GREY, lw=1, ls="--")
+    axes.set_yticks(range(len(rows)), [short(row["label"], 44) for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel(f"gain over the answer (%); bars: {level:.0%} simultaneous")
+    there = {row["tied"] for row in rows}
+    _legend(axes, [kind for tied, kind in kinds.items() if tied in there])
 
 
 def curves(axes: Any, runs: Sequence[tuple[str, Sequence[int], Sequence[float]]]) -> None:
