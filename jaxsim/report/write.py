@@ -32,7 +32,7 @@ from jaxsim.search.result import SearchResult
 from jaxsim.validation.measured import CALIBRATED
 from jaxsim.validation.validate import Validation
 
-_MOST_MIXTURES = 12
+_MOST_MIXTURES = 6
 Tables = Mapping[str, Table | None]
 
 
@@ -229,7 +229,7 @@ def _summary(
         "format": VERSION,
         "jaxsim": __version__,
         "name": name,
-        "answer": said.record(),
+        "answer": said,
         "not_done": data.missing,
         "overrides": data.overrides,
         "out_of_date": data.stale,
