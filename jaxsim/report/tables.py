@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxsim.corpus import Corpus
 from jaxsim.corpus.names import Labels
-from jaxsim.corpus.summary import COLUMNS, left_out, of_tasks, per_place
+from jaxsim.corpus.summary import document_rows, left_out, of_tasks
 from jaxsim.log import counted
 from jaxsim.pool import Manifest
 from jaxsim.report import agreement as runs
@@ -140,10 +140,10 @@ def domains(corpus: Corpus) -> Table:
 
 def documents(corpus: Corpus) -> Table:
     """What became of the documents of each partition and domain."""
-    rows, warnings = per_place(corpus)
+    headings, rows, warnings = document_rows(corpus)
     columns = [
         (text_column if i == 0 else Column)(f"column {i}", heading)
-        for i, heading in enumerate(COLUMNS)
+        for i, heading in enumerate(headings)
     ]
     cells = [tuple("" if cell == "-" else cell for cell in row) for row in rows]
     note = "; ".join(warnings)

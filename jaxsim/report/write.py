@@ -77,12 +77,6 @@ def write_report(config: Config, workdir: Path) -> Path:
     return folder / "index.html"
 
 
-def last_lines(workdir: Path) -> list[str]:
-    """The answer, for the console."""
-    workdir = Path(workdir)
-    return headline(ReportData(workdir), workdir).lines()
-
-
 def _proposed(found: SearchResult, members: Sequence[str]) -> str:
     """The tied and the standard mixtures, as `--mixtures` and `--runs` read."""
     rows = [
