@@ -143,7 +143,9 @@ class ReportData:
         ]
 
     def _curves(self, workdir: Path) -> Iterator[tuple[str, list[int], list[float]]]:
-        kinds = {BASE: "base model"} | {n: KINDS[m.kind] for n, m in self.entries.items()}
+        kinds = {BASE: "base model"} | {
+            n: KINDS[m.kind] for n, m in self.entries.items()
+        }
         for name, kind in kinds.items():
             path = workdir / "metrics" / f"{name}.jsonl"
             rows = read_metrics(path) if path.is_file() else []
@@ -164,7 +166,14 @@ class ReportData:
             firsts = np.unique(windows.document_R, return_index=True)[1][:each]
             for tokens_L1 in windows.tokens_RL1[firsts]:
                 text = " ".join(self.corpus.tokenizer.decode(tokens_L1).split())
-                found.append((name, text if len(text) <= _LETTERS else f"{text[:_LETTERS].rstrip()}…"))
+                found.append(
+                    (
+                        name,
+                        text
+                        if len(text) <= _LETTERS
+                        else f"{text[:_LETTERS].rstrip()}…",
+                    )
+                )
         return found
 
     def of_kind(self, kind: str) -> dict[str, Manifest]:

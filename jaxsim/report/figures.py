@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from jaxsim.report.agreement import label
-from jaxsim.report.table import Table, interval, number, percent, short
+from jaxsim.report.table import Table, interval, number, short
 from jaxsim.scoring.table import STANDARD_MERGES
 from jaxsim.scoring.targets import ALL
 from jaxsim.validation.agreement import ENOUGH_RUNS
@@ -133,9 +133,7 @@ def shares(axes: Any, table: Table) -> None:
     )
     y = np.arange(len(rows))
     axes.barh(y, answer_C, height=0.62, color=BLUE)
-    kinds: list[tuple[str, dict[str, Any]]] = [
-        ("the answer", {"color": BLUE, "lw": 6}),
-    ]
+    kinds: list[tuple[str, dict[str, Any]]] = [("the answer", {"color": BLUE, "lw": 6})]
     if all(row["proportional"] is not None for row in rows):
         style = {"color": INK, "marker": "D", "ls": "none", "ms": 4.2}
         axes.plot(before_C, y, mfc=_PAPER, **style)
@@ -282,7 +280,9 @@ def ties(axes: Any, table: Table, level: float) -> None:
     _legend(axes, [kind for tied, kind in kinds.items() if tied in there])
 
 
-def curves(axes: Any, runs: Sequence[tuple[str, Sequence[int], Sequence[float]]]) -> None:
+def curves(
+    axes: Any, runs: Sequence[tuple[str, Sequence[int], Sequence[float]]]
+) -> None:
     """Training losses by step: the kind of each run, its steps and its losses."""
     colors = {"base model": INK, "members": BLUE, "reference runs": ORANGE}
     for kind, steps, losses in runs:

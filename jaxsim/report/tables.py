@@ -398,7 +398,11 @@ def tradeoff(closed: ClosedForm) -> Table:
         name if name in STANDARD_MERGES else largest(preset["weights"], 2)
         for name, preset in zip(names, closed.presets, strict=True)
     ]
-    labels = ["the answer", *labels[1:], *(f"{closed.members[c]} alone" for c in single)]
+    labels = [
+        "the answer",
+        *labels[1:],
+        *(f"{closed.members[c]} alone" for c in single),
+    ]
     counts = [len(preset["weights"]) for preset in closed.presets[1:]]
     kinds = ["answer", *("member" if n == 1 else "mixture" for n in counts)]
     kinds += ["member"] * len(single)
@@ -437,7 +441,12 @@ def objective(found: SearchResult) -> Table:
     rows: list[dict[str, Any]] = []
     if is_worst or any("limit" in row for row in domains.values()):
         rows = [
-            {"domain": name, "gain": 1 - row["best"] / row["base"], "limit": None, **row}
+            {
+                "domain": name,
+                "gain": 1 - row["best"] / row["base"],
+                "limit": None,
+                **row,
+            }
             for name, row in domains.items()
         ]
         rows.sort(key=lambda row: row["gain"])

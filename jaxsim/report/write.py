@@ -181,9 +181,7 @@ def _page(
         built=built,
         said=said,
         script=script,
-        script_hash=base64.b64encode(
-            hashlib.sha256(script.encode()).digest()
-        ).decode(),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         figures={key: one.svg for key, one in drawn.items() if one is not None},
         target=found and target(found.named, found.objective),
         documents=data.corpus and tables.documents(data.corpus),
