@@ -294,7 +294,7 @@ def mixtures(found: SearchResult) -> Table:
         Column("error", get=other("error")),
         Column("dev_merge", get="dev"),
         Column("test_merge", get="test"),
-        *(Column(f"dev_{key}", get=key) for key in ("quadratic", "ensemble", "members")),
+        *(Column(f"dev_{p}", get=p) for p in ("quadratic", "ensemble", "members")),
         Column("shift", get=lambda row: row["shift"] if found.calibrated else None),
         Column("test_shift"),
     )  # fmt: skip
@@ -363,8 +363,8 @@ def sources(found: SearchResult, closed: ClosedForm | None = None) -> Table:
         for name, source in by_weight
     ]
     parts = [
-        "gain: what the member that was trained on this source alone does to the target "
-        f"on test text, with a {found.ties['level']:.0%} interval (error of the text)"
+        "gain: of the member that was trained on this source alone, on the target's "
+        f"test text, with a {found.ties['level']:.0%} interval (error of the text)"
     ]
     if any(row["low"] is not None for row in rows):
         parts.append(
