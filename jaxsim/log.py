@@ -13,8 +13,11 @@ import importlib.metadata
 import json
 import math
 import platform
+import re
+import shutil
 import subprocess
 import sys
+import textwrap
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +34,7 @@ from jaxsim.errors import DamagedError, pasteable
 from jaxsim.records import plain, write
 
 SCHEMA = 1
+WIDTH = 100  # columns of what is always shown
 INTERVAL = 30.0  # seconds between two lines of a loop
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -57,6 +61,17 @@ def is_verbose() -> bool:
 def say(text: str) -> None:
     """Prints one line; the commands in it can be pasted."""
     print(pasteable(text), flush=True)
+
+
+def say_wrapped(text: str) -> None:
+    """Prints a paragraph in lines of at most `WIDTH` columns; commands stay whole."""
+    kept = re.sub("`[^`]+`", lambda found: found[0].replace(" ", "\0"), pasteable(text))
+    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
+    lines = textwrap.wrap(
+        kept, width, subsequent_indent="  ", break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+    print("\n".join(lines).replace("\0", " "), flush=True)
 
 
 def detail(text: str) -> None:
@@ -101,7 +116,7 @@ def show_table(
     for row in rows:
         table.add_row(*row)
     # A log file has no width; the default of 80 columns would fold the numbers.
-    width = None if sys.stdout.isatty() else 100 if always else 140
+    width = None if sys.stdout.isatty() else WIDTH if always else 140
     _Console(width=width, markup=False, emoji=False, highlight=False).print(table)
     if note:
         say(note)
@@ -281,6 +296,9 @@ def progress(total: int, label: str, unit: str) -> Iterator[Callable[[int], None
     at the end.
     """
     done, begin = 0, time.monotonic()
+    if not total:
+        yield lambda _: None
+        return
     if sys.stderr.isatty():
         with _bar(label, total) as move:
 
@@ -340,6 +358,15 @@ def _bar(label: str, total: int, done: int = 0) -> Iterator[Callable[[int, str],
             for other in hidden:
                 line.update(other, visible=True)
             _line = outer
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of metrics, without its header.
+
+    Raises:
+      DamagedError: a row other than a partly written last one is unreadable or altered.
+    """
+    return [json.loads(line) for line in _rows_until(path, sys.maxsize)[1:]]
 
 
 def _rows_until(path: Path, step: int) -> list[bytes]:

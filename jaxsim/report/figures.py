@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from jaxsim.report.agreement import label
-from jaxsim.report.table import Table, interval, number, percent, short
+from jaxsim.report.table import Table, interval, number, short
+from jaxsim.scoring.table import STANDARD_MERGES
 from jaxsim.scoring.targets import ALL
 from jaxsim.validation.agreement import ENOUGH_RUNS
 from jaxsim.validation.diagnostics import UNIFORM, Diagnostics
@@ -28,7 +29,7 @@ from jaxsim.validation.validate import Validation
 BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#8a8f98", "#1f2933"
 _RULE, _PAPER = "#b8bec7", "#fefefe"
 _VARIABLES = {
-    BLUE: "better", ORANGE: "worse", GREY: "grey", INK: "ink", _RULE: "rule",
+    BLUE: "blue", ORANGE: "orange", GREY: "grey", INK: "ink", _RULE: "rule",
     _PAPER: "paper",
 }  # fmt: skip
 _DPI = 220
@@ -39,6 +40,10 @@ _FALLBACK_FONTS = (
 _VALUES_UP_TO = 15  # rows and columns of a heat map with printed values
 _MOST_PANELS = 6  # targets of the scatter
 _MOST_BARS = 16
+
+
+# The kind of a run, steps and losses.
+Curve = tuple[str, Sequence[int], Sequence[float]]
 
 
 @dataclasses.dataclass
@@ -84,6 +89,7 @@ def canvas(width: float, height: float) -> Iterator[tuple[Any, Drawn]]:
         yield figure, drawn
         png, svg = io.BytesIO(), io.StringIO()
         figure.savefig(png, format="png", metadata={"Software": None})
+        figure.set_layout_engine("none")  # it is done
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(svg, format="svg", transparent=True, metadata=nothing)
     drawn.png, drawn.svg = png.getvalue(), _for_page(svg.getvalue())
@@ -119,7 +125,7 @@ def _for_page(svg: str) -> str:
 
 def bars_height(rows: int) -> float:
     """Inches that bars of so many rows need."""
-    return 0.85 + 0.21 * min(rows, _MOST_BARS)
+    return 0.8 + 0.185 * min(rows, _MOST_BARS)
 
 
 def shares(axes: Any, table: Table) -> None:
@@ -131,9 +137,7 @@ def shares(axes: Any, table: Table) -> None:
     )
     y = np.arange(len(rows))
     axes.barh(y, answer_C, height=0.62, color=BLUE)
-    kinds: list[tuple[str, dict[str, Any]]] = [
-        ("the answer", {"color": BLUE, "lw": 6}),
-    ]
+    kinds: list[tuple[str, dict[str, Any]]] = [("the answer", {"color": BLUE, "lw": 6})]
     if all(row["proportional"] is not None for row in rows):
         style = {"color": INK, "marker": "D", "ls": "none", "ms": 4.2}
         axes.plot(before_C, y, mfc=_PAPER, **style)
@@ -141,14 +145,14 @@ def shares(axes: Any, table: Table) -> None:
     even = 100.0 * rows[0]["uniform"]
     style = {"color": GREY, "ls": (0, (3, 2)), "lw": 1.2}
     axes.axvline(even, zorder=0, **style)
-    kinds.append((f"uniform ({even:.3g} %)", style))
+    kinds.append((f"uniform ({even:.2g}%)", style))
     reach = max(answer_C.max(), before_C.max(), even)
     for at, (share, before) in enumerate(zip(answer_C, before_C, strict=True)):
         if share > 0:
             x = share + 0.015 * reach
             if share < before < share + 0.16 * reach or share < even < x:
                 x = max(before, even * (even < share + 0.16 * reach)) + 0.03 * reach
-            text = f"{share:.0f} %" if share >= 1 else "< 1 %"
+            text = f"{share:.0f}%" if share >= 1 else "< 1%"
             axes.text(x, at, text, va="center", fontweight="bold", fontsize=9)
     _bar_axes(axes, rows, len(table.rows))
     axes.set_xlim(0, 1.14 * reach)
@@ -158,26 +162,23 @@ def shares(axes: Any, table: Table) -> None:
 
 def effects(axes: Any, table: Table) -> None:
     """What each member alone does to the target, with intervals."""
-    rows = table.rows
+    rows = sorted(table.rows, key=lambda row: -row["gain"].value)
     if len(rows) > _MOST_BARS:  # those at either end
         rows = rows[: _MOST_BARS // 2] + rows[-_MOST_BARS // 2 :]
     for at, row in enumerate(rows):
-        gain, low, high = (
-            None if row[key] is None else 100 * row[key]
-            for key in ("gain", "gain_low", "gain_high")
-        )
-        known = low is not None and high is not None
-        clear = not known or low > 0 or high < 0
-        color = (BLUE if gain > 0 else ORANGE) if clear else GREY
+        gain = 100 * row["gain"].value
+        interval = [100 * end for end in row["gain"].bounds if end is not None]
+        color = BLUE if gain > 0 else ORANGE
+        if interval:
+            axes.plot(interval, [at, at], color=INK, lw=1.3)
+            color = GREY if interval[0] <= 0 <= interval[1] else color
         axes.barh(at, gain, height=0.62, color=color)
-        ends = [gain, 0.0]
-        if known:
-            axes.plot([low, high], [at, at], color=INK, lw=1.3)
-            ends += [low, high]
-        x, side = (max(ends), "left") if gain >= 0 else (min(ends), "right")
+        ends, side = [gain, 0.0, *interval], 1 if gain >= 0 else -1
         axes.annotate(
-            f"{gain:+.1f}", (x, at), (4 if side == "left" else -4, 0),
-            textcoords="offset points", ha=side, va="center", fontsize=8.5,
+            f"{gain:+.1f}".replace("-", "\N{MINUS SIGN}"),
+            (max(ends) if side > 0 else min(ends), at), (4 * side, 0),
+            textcoords="offset points", ha="left" if side > 0 else "right",
+            va="center", fontsize=8.5,
         )  # fmt: skip
     axes.axvline(0.0, color=INK, lw=1)
     _bar_axes(axes, rows, len(table.rows))
@@ -233,29 +234,55 @@ def predicted(
 
 def tradeoff(axes: Any, table: Table) -> None:
     """Gain on the target against gain elsewhere, a mark for each mixture."""
-    styles = {
-        "answer": {"marker": "*", "ms": 14, "color": ORANGE},
-        "member": {"marker": "o", "ms": 4.5, "color": GREY},
-        "mixture": {"marker": "o", "ms": 7, "color": BLUE},
+    styles: dict[str, dict[str, Any]] = {
+        "answer": {"marker": "*", "ms": 13, "color": ORANGE, "zorder": 3},
+        "member": {"marker": "o", "ms": 5, "color": GREY},
+        "mixture": {"marker": "o", "ms": 6.5, "color": BLUE, "zorder": 2},
     }
+    xy_M2 = 100 * np.array([(row["target"], row["others"]) for row in table.rows])
+    span_2 = np.ptp(xy_M2, axis=0) + 1e-9
+    named = np.zeros((0, 2))
+    for row, xy_2 in zip(table.rows, xy_M2, strict=True):
+        axes.plot(*xy_2, mec=_PAPER, mew=0.6, ls="none", **styles[row["kind"]])
+        apart_N2 = np.abs(named - xy_2) / span_2
+        has_name = row["kind"] != "mixture" or row["mixture"] in STANDARD_MERGES
+        # There is room for it, too.
+        if has_name and (apart_N2 > (0.45, 0.075)).any(axis=1).all():
+            named = np.append(named, xy_2[None], axis=0)
+            side = -1 if xy_2[0] > xy_M2[:, 0].min() + 0.6 * span_2[0] else 1
+            axes.annotate(
+                short(row["mixture"], 30), xy_2, (9 * side, 0), va="center",
+                ha="right" if side < 0 else "left", textcoords="offset points",
+                fontsize=8.5,
+            )  # fmt: skip
     axes.axhline(0.0, color=_RULE, lw=1, zorder=0)
     axes.axvline(0.0, color=_RULE, lw=1, zorder=0)
-    for row in reversed(table.rows):
-        x, mean, worst = (100 * row[key] for key in ("target", "others", "worst"))
-        style = styles[row["kind"]]
-        axes.plot([x, x], [worst, mean], color=style["color"], lw=0.9, alpha=0.6)
-        axes.plot(x, mean, mec=_PAPER, mew=0.6, ls="none", **style)
-        if row["kind"] != "member":
-            axes.annotate(
-                short(row["mixture"], 26), (x, mean), (0, 8), ha="center",
-                textcoords="offset points", fontsize=8.5,
-            )  # fmt: skip
-    axes.margins(x=0.16, y=0.12)
-    axes.set(xlabel="gain on the target (%)", ylabel="gain elsewhere (%)")
+    axes.margins(x=0.06, y=0.08)
+    axes.set(xlabel="gain on the target (%)", ylabel="mean gain elsewhere (%)")
 
 
-def curves(axes: Any, runs: Sequence[tuple[str, Sequence[int], Sequence[float]]]) -> None:
-    """Training losses by step: the kind of each run, its steps and its losses."""
+def ties(axes: Any, table: Table, level: float) -> None:
+    """Gains over the answer, with the limits of ties."""
+    rows = table.rows
+    kinds: dict[bool, tuple[str, dict[str, Any]]] = {
+        True: ("ties with the answer", {"color": BLUE, "marker": "o"}),
+        False: ("does not tie", {"color": ORANGE, "marker": "s"}),
+    }
+    for y, row in enumerate(rows):
+        axes.errorbar(
+            100 * (row["gain"] or 0.0), y, xerr=-100 * (row["limit"] or 0.0), ls="none",
+            ms=5, lw=1.4, capsize=2.5, **kinds[row["tied"]][1],
+        )  # fmt: skip
+    axes.axvline(0.0, color=GREY, lw=1, ls="--")
+    axes.set_yticks(range(len(rows)), [short(row["label"], 44) for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel(f"gain over the answer (%); bars: {level:.0%} simultaneous")
+    there = {row["tied"] for row in rows}
+    _legend(axes, [kind for tied, kind in kinds.items() if tied in there])
+
+
+def curves(axes: Any, runs: Sequence[Curve]) -> None:
+    """Training losses by step."""
     colors = {"base model": INK, "members": BLUE, "reference runs": ORANGE}
     for kind, steps, losses in runs:
         alone = {"marker": "o", "ms": 3.5} if len(steps) == 1 else {}

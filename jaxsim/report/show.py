@@ -68,7 +68,7 @@ def show_search(found: SearchResult) -> None:
             most = range(len(table.rows))[:_MOST_ROWS]
             show(table.take(most, f"{_FOLDER}{name}.csv"))
     for text in answer.search_sentences(found):
-        say(text)
+        detail(text)
     values = tables.marginal(found)
     if count := len(values.rows):
         ends = {*range(count)[:_EXTREMES], *range(count)[-_EXTREMES:]}
@@ -92,12 +92,7 @@ def show_agreement(validation: Validation) -> None:
     if (within := agreement.within(validation)).rows:
         show(within)
     if text := marks(validation.notes):
-        say(text)
-
-
-def show_verdict(diagnostics: Diagnostics, validation: Validation | None) -> None:
-    """Prints what can be trusted, as the report does."""
-    say(": ".join(trust.verdict(diagnostics, validation).line))
+        detail(text)
 
 
 def show_chosen(
@@ -106,4 +101,4 @@ def show_chosen(
     """Prints trained and predicted losses of the chosen mixtures."""
     show(agreement.shown_chosen(chosen, found))
     for text in answer.outcomes(chosen, found, validation):
-        say(text)
+        detail(text)
