@@ -34,7 +34,9 @@ from jaxsim.scoring.predicted import predict
 from jaxsim.scoring.scorer import Scorer, not_searched, table_name
 from jaxsim.scoring.scores import Scores
 from jaxsim.scoring.table import count_rows
+from jaxsim.search.closed_form import closed_form
 from jaxsim.search.objective import Objective, objective
+from jaxsim.search.problem import Problem
 from jaxsim.search.result import check_best, load_search, save_search
 from jaxsim.search.search import search as find
 from jaxsim.search.ties import Residual
@@ -326,7 +328,8 @@ def search(
         found = dataclasses.replace(found, basis=basis, singles_known=singles)
         if warning:
             found.warnings.append(warning)
-    save_search(workdir, found)
+    form = closed_form(Problem(scorer, settings, known), found)
+    save_search(workdir, found, form)
     show.show_search(found)
     for line in last_lines(workdir):
         say(line)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 import numpy as np
 
 from jaxsim import records
+from jaxsim.corpus.names import Labels
 from jaxsim.errors import DamagedError, UserError
 from jaxsim.records import Basis
 from jaxsim.scoring.quadratic import Misfit
@@ -17,7 +18,8 @@ from jaxsim.scoring.table import as_text, check_mixtures
 from jaxsim.search.constraints import Binding
 from jaxsim.search.objective import EXCESS
 
-BEST = "best.csv"
+BEST, CLOSED_FORM = "best.csv", "closed_form.json"
+AGAINST = (Labels.BASE, Labels.PROPORTIONAL, Labels.UNIFORM)
 
 
 class TieFacts(TypedDict):
@@ -39,7 +41,8 @@ class FoundRow(TypedDict):
     scale: float
     dev: float  # of the merge on dev text
     test: float | None  # of the merge on test text, where it was scored
-    shift: float  # the correction to add to the merge
+    shift: float  # the correction to add to the merge, on dev text
+    test_shift: float | None  # the same on test text
     quadratic: float | None  # of the quadratic of merges on dev text, where it was used
     ensemble: float | None  # of the ensemble on dev text
     members: float | None  # of the mean of members on dev text
@@ -47,6 +50,7 @@ class FoundRow(TypedDict):
     error: float  # standard error of the difference
     limit: float  # the largest difference with which a mixture ties
     tied: bool
+    group: int | None  # of tied mixtures that are nearly the same, the best one first
 
 
 class FoundSource(TypedDict):
@@ -58,6 +62,21 @@ class FoundSource(TypedDict):
     epochs: float | None  # in the planned run; None without one
     member_epochs: float  # of the member's own run
     extrapolated: bool  # whether the planned run uses more of them
+    gain: float  # of the member over the base model on the target, test text
+    gain_low: float | None  # its interval: error of the text alone
+    gain_high: float | None
+
+
+class Compared(TypedDict):
+    """The best mixture against another one on the target, test text.
+
+    A gain is a share of the other one's loss, positive if the best mixture is better.
+    """
+
+    value: float  # bits per byte of the other one, calibrated
+    gain: float
+    low: float | None  # interval at the level of the ties; None if it is not known
+    high: float | None
 
 
 class FoundDomain(TypedDict):
@@ -135,6 +154,10 @@ class SearchResult:
         default_factory=dict
     )
     range_limit: float | None = None
+    # Those of `AGAINST`, by name.
+    against: dict[str, Annotated[dict[str, Any], Compared]] = dataclasses.field(
+        default_factory=dict
+    )
     # What to know before the best mixture is trained.
     warnings: list[str] = dataclasses.field(default_factory=list)
     marginal: Annotated[dict[str, Any], Marginal] = dataclasses.field(
@@ -175,8 +198,9 @@ class SearchResult:
         return all(r["best"] - r.get("limit", np.inf) <= EXCESS for r in rows)
 
     def predicted(self, row: Mapping[str, Any], split: str) -> float:
-        """A row's merge, with the calibration on dev text."""
-        return float(row[split]) + float(row.get("shift", 0.0))
+        """A row's merge, with the calibration."""
+        shift = row["shift" if split == "dev" else "test_shift"]
+        return float(row[split]) + float(shift)
 
 
 def is_single(row: Mapping[str, Any]) -> bool:
@@ -184,16 +208,21 @@ def is_single(row: Mapping[str, Any]) -> bool:
     return len(row["weights"]) == 1 and row["scale"] == 1
 
 
-def save_search(workdir: Path, found: SearchResult) -> None:
-    """Writes the answer, and its first row as a mixture to be trained.
+def save_search(
+    workdir: Path, found: SearchResult, form: records.Stored | None = None
+) -> None:
+    """Writes the answer, its first row as a mixture to be trained, and a closed form.
 
     The record is what holds. Wherever a kill strikes, there is no best.csv that
-    differs from it.
+    differs from it, and no closed form of another search.
     """
     folder = Path(workdir) / "search"
     record = records.dump(found)  # an impossible one leaves the old files
-    (folder / BEST).unlink(missing_ok=True)
+    for name in (BEST, CLOSED_FORM):
+        (folder / name).unlink(missing_ok=True)
     records.write(folder / "result.json", record)
+    if form is not None:
+        form.save(Path(workdir))
     records.write(folder / BEST, _best_csv(found))
 
 
