@@ -126,19 +126,25 @@
     number: row.querySelector("[type=number]"),
     lock: row.querySelector("[type=checkbox]"),
   }));
-  const rows_D = all(".domains tbody tr");
   const next_C = all(".next li");
   const signed = (x, digits) => {
     const text = Math.abs(x).toFixed(digits);
     return (+text === 0 ? "" : x > 0 ? "+" : "−") + text;
   };
+  const loss = (x) => x.toFixed(4);
   const percent = (share, digits = 2) => `${signed(100 * share, digits)} %`;
-  const tone = (x) => (x > 0 ? "better" : "worse");
+  const tone = (x) => (x > 0 ? "better" : x < 0 ? "worse" : "");
 
   /** Fills a `data` element: what is read, and the exact value. */
   const fill = (element, value, text) => {
     element.value = value ?? "";
-    element.textContent = value === undefined ? "–" : text(value);
+    element.textContent = value === undefined ? "not known" : text(value);
+  };
+
+  const fillGain = (place, gain) => {
+    const element = place.querySelector(".gain");
+    fill(element, gain, percent);
+    element.className = `gain ${tone(gain)}`;
   };
 
   /** Draws a bar from 0 to a value, on a scale from `low` to `high`. */
@@ -153,14 +159,13 @@
     const { preset, bits_D, next_C: gain_C } = predict(w_C);
     showSources();
     showOutcome(preset, bits_D);
-    const residual = (d) => (preset ? "merged" : `± ${form.residual[d].toFixed(4)}`);
-    rows_D.forEach((row, d) => {
-      const gain = bits_D && 1 - bits_D[d] / reference.bits_D[d];
-      fill(row.querySelector(".loss"), bits_D?.[d], (x) => x.toFixed(4));
-      row.querySelector(".residual").textContent = bits_D ? residual(d) : "";
-      fill(row.querySelector(".gain"), gain, percent);
-      row.querySelector(".gain").className = `gain ${tone(gain)}`;
-    });
+    for (const row of all(".domains tbody tr")) {
+      const d = row.dataset.domain;
+      fill(row.querySelector(".loss"), bits_D?.[d], loss);
+      const is_formed = bits_D && !preset;
+      row.querySelector("small").textContent = is_formed ? `± ${loss(form.residual[d])}` : "";
+      fillGain(row, bits_D && 1 - bits_D[d] / reference.bits_D[d]);
+    }
     showNext(gain_C);
     all("[data-preset]").forEach((button, p) => {
       button.setAttribute("aria-pressed", presets[p] === preset);
@@ -189,15 +194,14 @@
 
   const showOutcome = (preset, bits_D) => {
     const { value, parts_D } = bits_D ? goal(bits_D) : {};
-    const gain = bits_D && 1 - value / reference_value;
-    fill(find(".outcome .gain"), gain, percent);
-    find(".outcome .gain").className = `gain ${tone(gain)}`;
-    fill(find(".outcome .loss"), value, (x) => x.toFixed(4));
-    find(".outcome .how").textContent = preset
-      ? "merged"
-      : bits_D
-        ? `closed form, off by about ${dot(parts_D, form.residual).toFixed(4)}`
-        : "not known: the closed form cannot be used here";
+    fillGain(find(".outcome"), bits_D && 1 - value / reference_value);
+    fill(find(".outcome .loss"), value, loss);
+    const off = bits_D && loss(dot(parts_D, form.residual));
+    find(".how").textContent =
+      preset || form.refusal ? "merged" : `closed form, off by about ${off}`;
+    find(".how").hidden = !bits_D;
+    fill(find(".outcome .reference"), reference_value, loss);
+    fill(find(".outcome .base"), goal(form.base).value, loss);
   };
 
   const showNext = (gain_C) => {
