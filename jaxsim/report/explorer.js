@@ -198,8 +198,7 @@
     fill(find(".outcome .loss"), value, loss);
     const off = bits_D && loss(dot(parts_D, form.residual));
     find(".how").textContent =
-      preset || form.refusal ? "merged" : `closed form, off by about ${off}`;
-    find(".how").hidden = !bits_D;
+      preset ? " (merged)" : bits_D ? ` (closed form, off by about ${off})` : "";
     fill(find(".outcome .reference"), reference_value, loss);
     fill(find(".outcome .base"), goal(form.base).value, loss);
   };
