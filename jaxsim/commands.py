@@ -37,26 +37,23 @@ from jaxsim.scoring.table import count_rows
 from jaxsim.search.closed_form import closed_form
 from jaxsim.search.objective import Objective, objective
 from jaxsim.search.problem import Problem
-from jaxsim.search.result import check_best, load_search, save_search
+from jaxsim.search.result import BEST, check_best, load_search, save_search
 from jaxsim.search.search import search as find
 from jaxsim.search.ties import Residual
-from jaxsim.train import Trainer, member_run, recipe_trainer, reference_run
+from jaxsim.train import Trainer, member_run, recipe_trainer
 from jaxsim.validation.calibration import Corrector
 from jaxsim.validation.diagnostics import FEW_WINDOWS, Diagnostics, diagnose
-from jaxsim.validation.external import read_external_runs, read_mixtures
-from jaxsim.validation.measured import CALIBRATED, compare_chosen
+from jaxsim.validation.external import read_external_runs
+from jaxsim.validation.measured import CALIBRATED
 from jaxsim.validation.runs import (
     ONE_MEMBER,
-    mixture_table,
     replicate_pairs,
-    train_reference_runs,
+    train_chosen,
     validate_external,
     validate_trained,
 )
 from jaxsim.validation.validate import load_validation, save_validation
 from jaxsim.workdir import check, checked_corpus, say_misfit
-
-CHOSEN, CHOSEN_MIXTURES = "chosen", "chosen-mixtures"
 
 
 def prepare(
@@ -251,7 +248,13 @@ def validate(
     if mixtures is not None:
         if runs is not None:
             raise UserError("--runs and --mixtures: give one of them")
-        _validate_chosen(config, scorer, mixtures, trainer)
+        bucket = open_bucket(config.bucket, workdir)
+        trainer = trainer or _trainer(config, scorer.pool)
+        chosen = train_chosen(config, scorer, mixtures, trainer, bucket)
+        chosen.save(workdir)
+        there = (workdir / "search" / "result.json").exists()
+        last_search = load_search(workdir) if there else None
+        show.show_chosen(chosen, last_search, load_validation(workdir))
         return
     if len(scorer.members) < 2:
         raise UserError(ONE_MEMBER)
@@ -389,6 +392,9 @@ def run(config: Config, workdir: Path, override: bool = False) -> None:
     if config.validate.held_out and len(corpus.units) > 1:
         validate(config, workdir, scorer=scorer, trainer=trainer)
     search(config, workdir, scorer=scorer)
+    if config.validate.seeds and len(corpus.units) > 1:
+        best = workdir / "search" / BEST
+        validate(config, workdir, mixtures=best, scorer=scorer, trainer=trainer)
     report(config, workdir)
 
 
@@ -417,40 +423,6 @@ def _pool(config: Config, workdir: Path, corpus: Corpus) -> Pool:
 
     model = LanguageModel(config.model, corpus.tokenizer.vocab_size)
     return Pool(workdir, model, on_lead(identity))
-
-
-def _validate_chosen(
-    config: Config, scorer: Scorer, path: Path, trainer: Trainer | None
-) -> None:
-    """Trains the mixtures of a file, for as many tokens as reference runs.
-
-    Raises:
-      UserError: a row cannot be trained or is repeated.
-    """
-    asked, workdir = read_mixtures(path, scorer.members), scorer.workdir
-    runs = [
-        reference_run(asked.parts(m), config.recipe, config.validate.token_multiplier)
-        for m in range(len(asked))
-    ]
-    names = [run.name for run in runs]
-    if len(set(names)) < len(names):
-        raise UserError(f"{path}: two rows are the same mixture")
-    table = mixture_table(scorer.members, runs, config.recipe)
-    scorer.stack.check_usable(table)
-    train_reference_runs(
-        scorer,
-        runs,
-        runs,
-        trainer or _trainer(config, scorer.pool),
-        open_bucket(config.bucket, workdir),
-    )
-    trained = scorer.score_entries(CHOSEN, names, "test")
-    predicted = scorer.score(CHOSEN_MIXTURES, table, "test")
-    chosen = compare_chosen(asked, predicted, trained)
-    chosen.save(workdir)
-    there = (workdir / "search" / "result.json").exists()
-    last_search = load_search(workdir) if there else None
-    show.show_chosen(chosen, last_search, load_validation(workdir))
 
 
 def _check_table(config: Config, members: int) -> None:

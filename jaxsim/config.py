@@ -379,6 +379,9 @@ class ValidateConfig:
     # closed forms of the predictors.
     candidates: int = positive(10_000, 1e6)
     windows: int = non_negative(0)  # of each domain and split; 0: all
+    # With how many data seeds `run` trains the best mixture of the search, and the
+    # proportional one; 0: not at all. `validate --mixtures` takes one at least.
+    seeds: int = non_negative(0)
     seed: int = non_negative(0)
 
 

@@ -210,10 +210,8 @@ def closed_form(problem: Problem, found: SearchResult) -> ClosedForm | None:
 def _presets(problem: Problem, found: SearchResult) -> Mixtures:
     """The answer, what it is compared with, and some that tie with it or are simple."""
     members = problem.scorer.members
-    firsts = {row["group"]: row for row in reversed(found.rows) if row["tied"]}
-    tied = [firsts[group] for group in sorted(firsts)]
     singles = [row for row in found.rows if is_single(row)]
-    rows = [*tied[1 : 1 + _TIED], *singles]
+    rows = [*found.shortlist[1 : 1 + _TIED], *singles]
     best_C, *others = (
         np.array([row["weights"].get(name, 0.0) for name in members])
         for row in (found.best, *rows)

@@ -18,7 +18,7 @@ from jaxsim.scoring.table import as_text, check_mixtures
 from jaxsim.search.constraints import Binding
 from jaxsim.search.objective import EXCESS
 
-BEST, CLOSED_FORM = "best.csv", "closed_form.json"
+BEST, SHORTLIST, CLOSED_FORM = "best.csv", "shortlist.csv", "closed_form.json"
 AGAINST = (Labels.BASE, Labels.PROPORTIONAL, Labels.UNIFORM)
 
 
@@ -192,6 +192,12 @@ class SearchResult:
         return self.rows[0]
 
     @property
+    def shortlist(self) -> list[dict[str, Any]]:
+        """The best mixture of each group that ties, the answer first."""
+        firsts = {row["group"]: row for row in reversed(self.rows) if row["tied"]}
+        return [firsts[group] for group in sorted(firsts)]
+
+    @property
     def within_limits(self) -> bool:
         """Whether the best mixture keeps every regression limit."""
         rows = (self.domains | self.means).values()
@@ -211,27 +217,29 @@ def is_single(row: Mapping[str, Any]) -> bool:
 def save_search(
     workdir: Path, found: SearchResult, form: records.Stored | None = None
 ) -> None:
-    """Writes the answer, its first row as a mixture to be trained, and a closed form.
+    """Writes the answer, mixtures to be trained, and a closed form.
 
-    The record is what holds. Wherever a kill strikes, there is no best.csv that
-    differs from it, and no closed form of another search.
+    The record is what holds. Wherever a kill strikes, no other file differs from it.
     """
     folder = Path(workdir) / "search"
     record = records.dump(found)  # an impossible one leaves the old files
-    for name in (BEST, CLOSED_FORM):
+    for name in (BEST, SHORTLIST, CLOSED_FORM):
         (folder / name).unlink(missing_ok=True)
     records.write(folder / "result.json", record)
     if form is not None:
         form.save(Path(workdir))
-    records.write(folder / BEST, _best_csv(found))
+    records.write(folder / BEST, _csv([found.best]))
+    records.write(folder / SHORTLIST, _csv(found.shortlist))
 
 
-def _best_csv(found: SearchResult) -> str:
+def _csv(mixtures: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    weights = found.best["weights"]
-    rows.writerow(map(as_text, ["name", *weights]))
-    rows.writerow([as_text(found.best["name"]), *weights.values()])
+    members = list(dict.fromkeys(n for row in mixtures for n in row["weights"]))
+    rows.writerow(map(as_text, ["name", *members]))
+    for row in mixtures:
+        values = [row["weights"].get(name, 0.0) for name in members]
+        rows.writerow([as_text(row["name"]), *values])
     return text.getvalue()
 
 
@@ -244,7 +252,7 @@ def check_best(workdir: Path, path: Path) -> None:
     best = workdir / "search" / BEST
     if not (path.is_file() and best.is_file() and path.samefile(best)):
         return
-    if best.read_bytes() != _best_csv(load_search(workdir)).encode():
+    if best.read_bytes() != _csv([load_search(workdir).best]).encode():
         raise DamagedError(
             f"{path}: not the best mixture of {path.with_name('result.json')}; run "
             "`jaxsim search` again, or give mixtures of your own in another file"
