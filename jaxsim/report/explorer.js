@@ -132,7 +132,7 @@
     return (+text === 0 ? "" : x > 0 ? "+" : "−") + text;
   };
   const loss = (x) => x.toFixed(4);
-  const percent = (share, digits = 2) => `${signed(100 * share, digits)} %`;
+  const percent = (share, digits = 2) => `${signed(100 * share, digits)}%`;
   const tone = (x) => (x > 0 ? "better" : x < 0 ? "worse" : "");
 
   /** Fills a `data` element: what is read, and the exact value. */
@@ -179,14 +179,14 @@
     rows_C.forEach(({ row, slider, number, lock }, c) => {
       const text = (100 * w_C[c]).toFixed(2);
       slider.value = Math.sqrt(w_C[c]); // small weights have room on the slider
-      slider.setAttribute("aria-valuetext", `${text} %`);
+      slider.setAttribute("aria-valuetext", `${text}%`);
       number.value = +text;
       lock.checked = locked_C[c];
       slider.disabled = number.disabled = locked_C[c];
       const most = form.most[c];
       const is_beyond = most !== null && w_C[c] > most + 1e-9;
       row.classList.toggle("beyond", is_beyond);
-      if (is_beyond) beyond.push(`${form.members[c]} above ${(100 * most).toFixed(1)} %`);
+      if (is_beyond) beyond.push(`${form.members[c]} above ${(100 * most).toFixed(1)}%`);
     });
     find(".extrapolated").hidden = !beyond.length;
     find(".extrapolated span").textContent = beyond.join(", ");

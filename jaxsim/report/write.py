@@ -12,7 +12,6 @@ changed it writes the same bytes.
 """
 
 import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,11 +19,12 @@ from typing import Any
 
 from jaxsim import __version__
 from jaxsim.config import Config
-from jaxsim.errors import command_line, with_workdir
+from jaxsim.errors import with_workdir
 from jaxsim.log import counted
 from jaxsim.records import VERSION, plain, write
 from jaxsim.report import agreement, answer, figures, tables, trust
 from jaxsim.report.data import ReportData
+from jaxsim.report.explorer import explorer
 from jaxsim.report.table import Table, csv_lines, csv_text
 from jaxsim.search.closed_form import ClosedForm
 from jaxsim.search.result import SearchResult
@@ -64,8 +64,9 @@ def write_report(config: Config, workdir: Path) -> Path:
     files |= {f"figures/{name}.png": png for name, png in drawn.items()}
     summary = _summary(config.name, data, built, lines)
     files["summary.json"] = f"{json.dumps(summary, indent=1, allow_nan=False)}\n"
-    explorer = _explorer(ClosedForm.load(workdir), data.found, place)
-    files["index.html"] = _page(config.name, data, built, drawn, lines, explorer)
+    form = ClosedForm.load(workdir)
+    explored = explorer(form, place) if form else None
+    files["index.html"] = _page(config.name, data, built, drawn, lines, explored)
     folder = workdir / "report"
     for name, content in files.items():
         if content is None:
@@ -132,7 +133,7 @@ def _page(
     built: Tables,
     drawn: Mapping[str, bytes | None],
     lines: answer.Lines,
-    explorer: Mapping[str, Any] | None,
+    explored: Mapping[str, Any] | None,
 ) -> str:
     """The page's text; `built` are the tables that the CSV files hold."""
     import jinja2
@@ -167,38 +168,8 @@ def _page(
         given=_study(data.given),
         setup=tables.setup(data),
         dropped=tables.dropped(data),
-        explorer=explorer,
+        explorer=explored,
     )
-
-
-def _explorer(
-    form: ClosedForm | None, found: SearchResult | None, place: Path
-) -> dict[str, Any] | None:
-    """What explorer.html.j2 shows: the closed form, and commands for its mixtures."""
-    if form is None or found is None:
-        return None
-    made_up = {row["name"] for row in found.rows if row["kind"] == "found"}
-    labels = ["the answer"]
-    for preset in form.presets[1:]:
-        largest = sorted(preset["weights"].items(), key=lambda part: -part[1])[:2]
-        parts = ", ".join(f"{100 * weight:.0f} % {name}" for name, weight in largest)
-        labels.append(f"{parts}, ..." if preset["name"] in made_up else preset["name"])
-    file = "mixture.csv"
-    export = f"--what={file}:mine", "--recipe=json", "--to=recipe"
-    script = (Path(__file__).parent / "explorer.js").read_text(encoding="utf-8")
-    digest = hashlib.sha256(script.encode()).digest()
-    return {
-        "form": plain(form),
-        "labels": labels,
-        "file": file,
-        "commands": {
-            "Merge it": command_line("score", place, f"--mixtures={file}"),
-            "Train it": command_line("validate", place, f"--mixtures={file}"),
-            "Write it for a trainer": command_line("export", place, *export),
-        },
-        "script": script,
-        "hash": base64.b64encode(digest).decode(),
-    }
 
 
 def _study(validation: Validation | None) -> dict[str, list[Table]]:

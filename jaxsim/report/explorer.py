@@ -1,0 +1,48 @@
+"""The explorer of mixtures, a part of the page: see explorer.html.j2, explorer.js."""
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+from jaxsim.corpus.names import Labels
+from jaxsim.errors import command_line
+from jaxsim.records import plain
+from jaxsim.report.headline import shares
+from jaxsim.report.table import target
+from jaxsim.search.closed_form import ClosedForm
+
+_FILE = "mixture.csv"
+_FOUND = re.compile(Labels.FOUND.replace("{:d}", r"\d+"))
+
+
+def explorer(form: ClosedForm, place: Path) -> dict[str, Any]:
+    """What the template shows: the closed form, and commands for its mixtures.
+
+    Args:
+      form: of the last search.
+      place: the workdir in the commands.
+    """
+    script = (Path(__file__).parent / "explorer.js").read_text(encoding="utf-8")
+    digest = hashlib.sha256(script.encode()).digest()
+    export = f"--what={_FILE}:mine", "--recipe=json", "--to=recipe"
+    labels = [
+        shares(preset["weights"], 2)
+        if _FOUND.fullmatch(preset["name"])
+        else str(preset["name"])
+        for preset in form.presets
+    ]
+    return {
+        "form": plain(form),
+        "target": target(form.weights, form.kind),
+        "labels": ["the answer", *labels[1:]],
+        "file": _FILE,
+        "commands": {
+            "Merge it": command_line("score", place, f"--mixtures={_FILE}"),
+            "Train it": command_line("validate", place, f"--mixtures={_FILE}"),
+            "Write it for a trainer": command_line("export", place, *export),
+        },
+        "script": script,
+        "hash": base64.b64encode(digest).decode(),  # for the page's security policy
+    }
