@@ -7,9 +7,13 @@
   const find = (selector) => section.querySelector(selector);
   const all = (selector) => [...section.querySelectorAll(selector)];
   const form = JSON.parse(find("script[type='application/json']").textContent);
+  // Of each symmetric matrix, the page holds the rows up to the diagonal.
+  const curve_DCC = form.curve.map((rows) =>
+    rows.map((row, i) => rows.map((other, j) => (j <= i ? row[j] : other[i]))),
+  );
 
   const sum = (xs) => xs.reduce((total, x) => total + x, 0);
-  const dot = (xs, ys) => sum(xs.map((x, i) => x * ys[i]));
+  const dot = (xs, ys) => xs.reduce((total, x, i) => total + x * ys[i], 0);
   // The values of a dictionary in the order of `names`; names are anybody's words.
   const listed = (dictionary, names) => {
     const known = new Map(Object.entries(dictionary));
@@ -33,7 +37,7 @@
   /** The closed form's bits per byte of every domain, and their slopes. */
   const evaluate = (w_C) =>
     form.domains.map((_, d) => {
-      const bent_C = form.curve[d].map((row_C) => dot(row_C, w_C));
+      const bent_C = curve_DCC[d].map((row_C) => dot(row_C, w_C));
       return {
         bits: form.constant[d] + dot(form.linear[d], w_C) - dot(bent_C, w_C) / 4,
         slope_C: form.linear[d].map((slope, c) => slope - bent_C[c] / 2),

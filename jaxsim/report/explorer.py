@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxsim.corpus.names import Labels
 from jaxsim.errors import command_line
 from jaxsim.records import plain
@@ -33,15 +35,22 @@ def explorer(form: ClosedForm, place: Path) -> dict[str, Any]:
         else str(preset["name"])
         for preset in form.presets
     ]
+    # Half of each symmetric matrix, and fewer digits: most of the page's bytes.
+    halves = [
+        [np.round(row[: i + 1], 10).tolist() for i, row in enumerate(rows)]
+        for rows in form.curve
+    ]
     return {
-        "form": plain(form),
+        "form": plain(form) | {"curve": halves},
         "target": target(form.weights, form.kind),
         "labels": ["the answer", *labels[1:]],
         "file": _FILE,
         "commands": {
-            "Merge it": command_line("score", place, f"--mixtures={_FILE}"),
-            "Train it": command_line("validate", place, f"--mixtures={_FILE}"),
-            "Write it for a trainer": command_line("export", place, *export),
+            "Score its merge": command_line("score", place, f"--mixtures={_FILE}"),
+            "Train it and proportional": command_line(
+                "validate", place, f"--mixtures={_FILE}"
+            ),
+            "Write its shares for a trainer": command_line("export", place, *export),
         },
         "script": script,
         "hash": base64.b64encode(digest).decode(),  # for the page's security policy
