@@ -19,6 +19,10 @@ from jaxsim.log import counted, say, show_table
 
 FILTERED = "not in `where`"
 _NAMED = 5  # files that are named
+COLUMNS = (
+    "partition or domain", "read", "bad", "left out", "duplicate", "near duplicate",
+    "overlapping", "held out", "not needed", "kept", "tokens", "epochs",
+)  # fmt: skip
 
 
 def summarize(
@@ -109,12 +113,8 @@ def show_summary(corpus: Corpus) -> None:
             f"texts {did} with {other!r}, set config.corpus.tokenizer.{key}={other!r}, "
             "and run `jaxsim prepare --refreeze`"
         )
-    columns = (
-        "partition or domain", "read", "bad", "left out", "duplicate", "near duplicate",
-        "overlapping", "held out", "not needed", "kept", "tokens", "epochs",
-    )  # fmt: skip
-    rows, warnings = _rows(corpus)
-    show_table("documents", columns, rows)
+    rows, warnings = per_place(corpus)
+    show_table("documents", COLUMNS, rows)
     for line in warnings:
         say(line)
     summary = corpus.record.summary
@@ -137,8 +137,8 @@ def show_summary(corpus: Corpus) -> None:
         )
 
 
-def _rows(corpus: Corpus) -> tuple[list[list[str]], list[str]]:
-    """Rows of the table by partition and domain, and warnings about them.
+def per_place(corpus: Corpus) -> tuple[list[list[str]], list[str]]:
+    """Rows under `COLUMNS` by partition and domain, and warnings about them.
 
     Bad records have no partition: a source that is cut has a row of its own.
     """

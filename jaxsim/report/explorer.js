@@ -1,9 +1,8 @@
-"use strict";
 // The explorer of mixtures: evaluates `ClosedForm` (jaxsim/search/closed_form.py)
 // at the weights that the reader sets. Names in arrays follow the record: C members,
 // D domains, T targets.
-{
-  const section = document.getElementById("explorer");
+const section = document.getElementById("explorer");
+if (section) {
   const find = (selector) => section.querySelector(selector);
   const all = (selector) => [...section.querySelectorAll(selector)];
   const form = JSON.parse(find("script[type='application/json']").textContent);
@@ -130,7 +129,7 @@
     number: row.querySelector("[type=number]"),
     lock: row.querySelector("[type=checkbox]"),
   }));
-  const next_C = all(".next li");
+  const next_C = all(".bought li");
   const signed = (x, digits) => {
     const text = Math.abs(x).toFixed(digits);
     return (+text === 0 ? "" : x > 0 ? "+" : "−") + text;
@@ -146,9 +145,9 @@
   };
 
   const fillGain = (place, gain) => {
-    const element = place.querySelector(".gain");
+    const element = place.querySelector(".gained");
     fill(element, gain, percent);
-    element.className = `gain ${tone(gain)}`;
+    element.className = `gained ${tone(gain)}`;
   };
 
   /** Draws a bar from 0 to a value, on a scale from `low` to `high`. */
@@ -165,7 +164,7 @@
     showOutcome(preset, bits_D);
     for (const row of all(".domains tbody tr")) {
       const d = row.dataset.domain;
-      fill(row.querySelector(".loss"), bits_D?.[d], loss);
+      fill(row.querySelector(".bits"), bits_D?.[d], loss);
       const is_formed = bits_D && !preset;
       row.querySelector("small").textContent = is_formed ? `± ${loss(form.residual[d])}` : "";
       fillGain(row, bits_D && 1 - bits_D[d] / reference.bits_D[d]);
@@ -199,7 +198,7 @@
   const showOutcome = (preset, bits_D) => {
     const { value, parts_D } = bits_D ? goal(bits_D) : {};
     fillGain(find(".outcome"), bits_D && 1 - value / reference_value);
-    fill(find(".outcome .loss"), value, loss);
+    fill(find(".outcome .bits"), value, loss);
     const off = bits_D && loss(dot(parts_D, form.residual));
     find(".how").textContent =
       preset ? " (merged)" : bits_D ? ` (closed form, off by about ${off})` : "";
@@ -208,7 +207,7 @@
   };
 
   const showNext = (gain_C) => {
-    find(".next").hidden = !gain_C;
+    find(".bought").hidden = !gain_C;
     if (!gain_C) return;
     const low = Math.min(0, ...gain_C);
     const high = Math.max(0, ...gain_C);
@@ -217,18 +216,7 @@
       fill(item.querySelector("data"), gain_C[c], (x) => percent(x, 3));
     });
     const order = form.members.map((_, c) => c).sort((a, b) => gain_C[b] - gain_C[a]);
-    find(".next ol").append(...order.map((c) => next_C[c]));
-  };
-
-  /** Copies a text; where the browser does not allow it, selects it. */
-  const copy = async (button, element) => {
-    try {
-      await navigator.clipboard.writeText(element.textContent);
-      button.textContent = "Copied";
-      setTimeout(() => (button.textContent = "Copy"), 1500);
-    } catch {
-      getSelection().selectAllChildren(element);
-    }
+    find(".bought ol").append(...order.map((c) => next_C[c]));
   };
 
   rows_C.forEach(({ slider, number, lock }, c) => {
@@ -249,10 +237,6 @@
       start(presets[p].w_C);
       write();
     });
-  });
-  all(".copied").forEach((block) => {
-    const button = block.querySelector("button");
-    button.addEventListener("click", () => copy(button, block.querySelector("pre")));
   });
   addEventListener("hashchange", read);
   show();

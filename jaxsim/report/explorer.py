@@ -1,7 +1,5 @@
 """The explorer of mixtures, a part of the page: see explorer.html.j2, explorer.js."""
 
-import base64
-import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -26,8 +24,6 @@ def explorer(form: ClosedForm, place: Path) -> dict[str, Any]:
       form: of the last search.
       place: the workdir in the commands.
     """
-    script = (Path(__file__).parent / "explorer.js").read_text(encoding="utf-8")
-    digest = hashlib.sha256(script.encode()).digest()
     export = f"--what={_FILE}:mine", "--recipe=json", "--to=recipe"
     labels = [
         shares(preset["weights"], 2)
@@ -52,6 +48,4 @@ def explorer(form: ClosedForm, place: Path) -> dict[str, Any]:
             ),
             "Write its shares for a trainer": command_line("export", place, *export),
         },
-        "script": script,
-        "hash": base64.b64encode(digest).decode(),  # for the page's security policy
     }

@@ -1,6 +1,8 @@
 """The explorer of mixtures, in a browser: it says what `ClosedForm` says."""
 
+import base64
 import csv
+import hashlib
 import shutil
 import urllib.parse
 from pathlib import Path
@@ -21,9 +23,10 @@ DOMAINS = ["near, here", "</script>", "far", "__proto__"]
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>explorer</title>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:;
-style-src 'unsafe-inline'; script-src 'sha256-{{ explorer.hash }}'">
+style-src 'unsafe-inline'; script-src 'sha256-{{ hash }}'">
 <style>{% include 'report.css' %}{% include 'explorer.css' %}</style></head>
-<body>{% include 'explorer.html.j2' %}</body></html>
+<body>{% include 'explorer.html.j2' %}
+<script>{{ script | safe }}</script></body></html>
 """
 VALUES = """
 async (hashes) => {
@@ -35,14 +38,14 @@ async (hashes) => {
       { once: true }));
     location.hash = hash;
     await changed;
-    const next = [...document.querySelectorAll(".next li")].map((item) =>
+    const next = [...document.querySelectorAll(".bought li")].map((item) =>
       [item.querySelector("span").textContent, Number(item.querySelector("data").value)]
     );
     found.push({
       bits: [...document.querySelectorAll("[data-domain]")].map((row) =>
         [row.querySelector("th").textContent,
-         Number(row.querySelector(".loss").value)]),
-      gain: values(".outcome .gain")[0],
+         Number(row.querySelector(".bits").value)]),
+      gain: values(".outcome .gained")[0],
       next,
     });
   }
@@ -118,7 +121,10 @@ def opened(browser, tmp_path):
         )
         shown = explorer(form, Path("my work"))
         path = tmp_path / "page.html"
-        text = environment.from_string(PAGE).render(explorer=shown)
+        script = (folder / "explorer.js").read_text()
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        page = environment.from_string(PAGE)
+        text = page.render(explorer=shown, script=script, hash=digest)
         path.write_text(text, encoding="utf-8")
         page = browser.new_page(viewport={"width": width, "height": 900})
         page.on("pageerror", lambda error: faults.append(str(error)))
@@ -184,7 +190,7 @@ def test_a_preset_shows_its_real_merge_also_from_its_address(opened):
         press(page, label)
         gain = form.gain(np.array([form.presets[preset]["bits"]]))[0]
         for _ in range(2):
-            shown = page.locator(".outcome .gain")
+            shown = page.locator(".outcome .gained")
             assert float(shown.get_attribute("value")) == pytest.approx(gain, abs=1e-12)
             text = f"{100 * gain:+.2f}%".replace("-", "\N{MINUS SIGN}")
             assert shown.inner_text() == text
@@ -249,5 +255,5 @@ def test_it_says_where_it_extrapolates_and_where_it_has_no_numbers(opened):
     assert "(merged)" in page.locator(".outcome").inner_text()
     number(page, MEMBERS[0]).fill("69")
     number(page, MEMBERS[0]).press("Enter")
-    assert page.locator(".outcome .gain").inner_text() == "not known"
-    assert page.locator(".next").is_hidden()
+    assert page.locator(".outcome .gained").inner_text() == "not known"
+    assert page.locator(".bought").is_hidden()
