@@ -10,6 +10,7 @@ import difflib
 import errno
 import importlib
 import io
+import json
 import os
 import re
 import runpy
@@ -29,7 +30,8 @@ from ml_collections.config_flags import config_path
 from jaxsim import __version__
 from jaxsim.config import Config, from_config_dict, load_config
 from jaxsim.errors import JaxsimError, Preempted, UserError, commands_for, pasteable
-from jaxsim.records import MAY_NOT_WRITE, free_bytes
+from jaxsim.log import showing_details
+from jaxsim.records import MAY_NOT_WRITE, VERSION, free_bytes
 from jaxsim.signals import interrupt_on_sigterm
 
 if TYPE_CHECKING:
@@ -93,6 +95,10 @@ _FLAGS: Mapping[str, str] = {
     "export --recipe=TOOL": "Instead of a model, write the mixture: json (shares), "
     "olmo-core, datasets (for interleave_datasets) or mergekit (a merge of members "
     "that were exported to FOLDER).",
+    f"{' '.join(COMMANDS)} --verbose": "Show all tables and lines that a screen has no "
+    "room for (default: one screen).",
+    f"{' '.join(COMMANDS)} --json": "Print the result as one JSON document on stdout, "
+    "and everything else on stderr; docs/commands.md has its schema.",
     "plan --topology=NAME": "A TPU topology such as v5e:16x16 (default: the devices "
     "of this machine).",
     "plan --members=N": "The number of members (default: what the prepared text or "
@@ -145,6 +151,8 @@ class Call:
     workdir: Path | None
     options: dict[str, Any]
     config_flags: tuple[str, ...] = ()  # as they were given
+    verbose: bool = False
+    json: bool = False
     group: "ProcessGroup | None" = None
 
 
@@ -181,7 +189,7 @@ def entry() -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Runs one command and returns its exit code."""
-    return _guarded(lambda: _main(argv))
+    return _guarded(lambda: _main(argv), argv[0] if "--json" in argv else "")
 
 
 def _main(argv: Sequence[str]) -> None:
@@ -203,8 +211,11 @@ def _main(argv: Sequence[str]) -> None:
     sys.stdout.flush()
 
 
-def _guarded(action: Callable[[], None]) -> int:
-    """Runs an action; prints its error, if any, and returns the exit code."""
+def _guarded(action: Callable[[], None], command: str = "") -> int:
+    """Runs an action; prints its error, if any, and returns the exit code.
+
+    With a `command` the error is also a JSON document on stdout.
+    """
     try:
         action()
         return 0
@@ -236,6 +247,9 @@ def _guarded(action: Callable[[], None]) -> int:
         code = Preempted.exit_code
     try:
         print(f"jaxsim: {message}", file=sys.stderr, flush=True)
+        if command:
+            why = {"message": message, "exit_code": code}
+            _print_json({"format": VERSION, "command": command, "error": why})
     except OSError:
         _drop_broken_streams()
     return code
@@ -303,7 +317,8 @@ def parse(argv: Sequence[str]) -> Call:
                 "a workdir, on a file system that all of them see; leave the bucket "
                 "out"
             )
-    return Call(name, config, workdir, options, config_flags, group)
+    verbose, as_json = options.pop("verbose"), options.pop("json")
+    return Call(name, config, workdir, options, config_flags, verbose, as_json, group)
 
 
 def _unknown(word: str, known: Iterable[str]) -> str:
@@ -569,12 +584,27 @@ def _execute(call: Call) -> None:
     home = "doctor" if call.command == "doctor" else "commands"
     function = getattr(importlib.import_module(f"jaxsim.{home}"), call.command)
     given = [call.workdir] if call.config is None else [call.config, call.workdir]
-    with commands_for(call.workdir, *call.config_flags):
+    spec = call.options.get("mixtures")
+    if call.command == "score" and spec is None and call.config is not None:
+        spec = call.config.score.mixtures
+    about = call.command, call.workdir, str(spec or "")
+    with commands_for(call.workdir, *call.config_flags), showing_details(call.verbose):
         try:
-            function(*given, **call.options)
+            with contextlib.redirect_stdout(sys.stderr if call.json else sys.stdout):
+                result = function(*given, **call.options)
+            from jaxsim import results
+
+            if call.json:
+                _print_json(results.document(result, *about))
+            else:
+                results.show(result, *about)
         except JaxsimError as error:
             error.args = (pasteable(str(error)),)
             raise
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    print(json.dumps(document, indent=1, allow_nan=False), flush=True)
 
 
 def _execute_in_group(call: Call, group: "ProcessGroup") -> None:
@@ -596,7 +626,7 @@ def _execute_in_group(call: Call, group: "ProcessGroup") -> None:
         with open(os.devnull, "w") as nowhere:  # process 0 prints for all
             stdout = sys.stdout if distributed.is_lead() else nowhere
             with contextlib.redirect_stdout(stdout):
-                code = _guarded(execute)
+                code = _guarded(execute, call.command if call.json else "")
     # The others cannot continue without this process: it must not hang.
     except BaseException:  # noqa: BLE001
         traceback.print_exc()

@@ -164,7 +164,7 @@ class ReportData:
             firsts = np.unique(windows.document_R, return_index=True)[1][:each]
             for tokens_L1 in windows.tokens_RL1[firsts]:
                 text = " ".join(self.corpus.tokenizer.decode(tokens_L1).split())
-                found.append((name, text[:_LETTERS] + "…" * (len(text) > _LETTERS)))
+                found.append((name, text if len(text) <= _LETTERS else f"{text[:_LETTERS].rstrip()}…"))
         return found
 
     def of_kind(self, kind: str) -> dict[str, Manifest]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxsim.report.agreement import label
 from jaxsim.report.table import Table, interval, number, percent, short
+from jaxsim.scoring.table import STANDARD_MERGES
 from jaxsim.scoring.targets import ALL
 from jaxsim.validation.agreement import ENOUGH_RUNS
 from jaxsim.validation.diagnostics import UNIFORM, Diagnostics
@@ -120,7 +121,7 @@ def _for_page(svg: str) -> str:
 
 def bars_height(rows: int) -> float:
     """Inches that bars of so many rows need."""
-    return 0.85 + 0.21 * min(rows, _MOST_BARS)
+    return 0.8 + 0.185 * min(rows, _MOST_BARS)
 
 
 def shares(axes: Any, table: Table) -> None:
@@ -142,14 +143,14 @@ def shares(axes: Any, table: Table) -> None:
     even = 100.0 * rows[0]["uniform"]
     style = {"color": GREY, "ls": (0, (3, 2)), "lw": 1.2}
     axes.axvline(even, zorder=0, **style)
-    kinds.append((f"uniform ({even:.3g} %)", style))
+    kinds.append((f"uniform ({even:.2g}%)", style))
     reach = max(answer_C.max(), before_C.max(), even)
     for at, (share, before) in enumerate(zip(answer_C, before_C, strict=True)):
         if share > 0:
             x = share + 0.015 * reach
             if share < before < share + 0.16 * reach or share < even < x:
                 x = max(before, even * (even < share + 0.16 * reach)) + 0.03 * reach
-            text = f"{share:.0f} %" if share >= 1 else "< 1 %"
+            text = f"{share:.0f}%" if share >= 1 else "< 1%"
             axes.text(x, at, text, va="center", fontweight="bold", fontsize=9)
     _bar_axes(axes, rows, len(table.rows))
     axes.set_xlim(0, 1.14 * reach)
@@ -245,7 +246,9 @@ def tradeoff(axes: Any, table: Table) -> None:
     for row, xy_2 in zip(table.rows, xy_M2, strict=True):
         axes.plot(*xy_2, mec=_PAPER, mew=0.6, ls="none", **styles[row["kind"]])
         apart_N2 = np.abs(named - xy_2) / span_2
-        if (apart_N2 > (0.45, 0.075)).any(axis=1).all():  # there is room for its name
+        has_name = row["kind"] != "mixture" or row["mixture"] in STANDARD_MERGES
+        # There is room for it, too.
+        if has_name and (apart_N2 > (0.45, 0.075)).any(axis=1).all():
             named = np.append(named, xy_2[None], axis=0)
             side = -1 if xy_2[0] > xy_M2[:, 0].min() + 0.6 * span_2[0] else 1
             axes.annotate(

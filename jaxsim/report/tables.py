@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxsim.corpus import Corpus
 from jaxsim.corpus.names import Labels
-from jaxsim.corpus.summary import COLUMNS, left_out, of_tasks, per_place
+from jaxsim.corpus.summary import document_rows, left_out, of_tasks
 from jaxsim.log import counted
 from jaxsim.pool import Manifest
 from jaxsim.report import agreement as runs
@@ -47,7 +47,7 @@ from jaxsim.validation.measured import PREDICTED
 
 _MOST_SCORES, _MOST_TARGETS = 12, 3
 _MOST_DOMAINS = 6  # columns that fit a console
-_SIMPLE = 4  # members and even subsets that are shown whatever group they are in
+_SIMPLE = 3  # even subsets that are shown whatever group they are in
 
 
 def build(data: ReportData) -> dict[str, Table | None]:
@@ -140,10 +140,10 @@ def domains(corpus: Corpus) -> Table:
 
 def documents(corpus: Corpus) -> Table:
     """What became of the documents of each partition and domain."""
-    rows, warnings = per_place(corpus)
+    headings, rows, warnings = document_rows(corpus)
     columns = [
         (text_column if i == 0 else Column)(f"column {i}", heading)
-        for i, heading in enumerate(COLUMNS)
+        for i, heading in enumerate(headings)
     ]
     cells = [tuple("" if cell == "-" else cell for cell in row) for row in rows]
     note = "; ".join(warnings)
@@ -322,14 +322,17 @@ def mixtures(found: SearchResult) -> Table:
 
 def shown_mixtures(found: SearchResult, most: int, file: str = "") -> Table:
     """The first of each group of ties, simple and standard ones; `file` has all."""
-    groups, shown, simple = set[int](), list[int](), 0
-    for i, row in enumerate(found.rows):
-        is_plain = row["kind"] in (*STANDARD_MERGES, "subset") or is_single(row)
-        simple += is_plain
-        first = row["tied"] and row["group"] not in groups and len(groups) < most
-        if first or not row["tied"] or (is_plain and simple <= _SIMPLE):
-            shown.append(i)
-            groups.add(row["group"] if row["tied"] else -1)
+    rows, groups = found.rows, dict[int | None, int]()
+    for i, row in enumerate(rows):
+        groups.setdefault(row["group"], i)
+    tied = [i for group, i in groups.items() if group is not None][:most]
+    even = [i for i, row in enumerate(rows) if row["kind"] == "subset"][:_SIMPLE]
+    single = [i for i, row in enumerate(rows) if is_single(row)][:1]
+    others = [
+        i for i, row in enumerate(rows)
+        if not row["tied"] or row["kind"] in STANDARD_MERGES
+    ]  # fmt: skip
+    shown = sorted({*tied, *even, *single, *others})
     return mixtures(found).take(shown, file)
 
 
@@ -396,7 +399,9 @@ def tradeoff(closed: ClosedForm) -> Table:
         for name, preset in zip(names, closed.presets, strict=True)
     ]
     labels = ["the answer", *labels[1:], *(f"{closed.members[c]} alone" for c in single)]
-    kinds = ["answer", *["mixture"] * (len(names) - 1), *["member"] * len(single)]
+    counts = [len(preset["weights"]) for preset in closed.presets[1:]]
+    kinds = ["answer", *("member" if n == 1 else "mixture" for n in counts)]
+    kinds += ["member"] * len(single)
     rows = []
     for label, kind, gain_, gain_D in zip(
         labels, kinds, closed.gain(bits_MD), 1 - bits_MD / reference_D, strict=True

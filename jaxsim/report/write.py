@@ -33,7 +33,7 @@ from jaxsim.search.result import SearchResult
 from jaxsim.validation.measured import CALIBRATED
 from jaxsim.validation.validate import Validation
 
-_MOST_MIXTURES = 12
+_MOST_MIXTURES = 6
 Tables = Mapping[str, Table | None]
 
 
@@ -76,12 +76,6 @@ def write_report(config: Config, workdir: Path) -> Path:
         else:
             write(folder / name, content)
     return folder / "index.html"
-
-
-def last_lines(workdir: Path) -> list[str]:
-    """The answer, for the console."""
-    workdir = Path(workdir)
-    return headline(ReportData(workdir), workdir).lines()
 
 
 def _proposed(found: SearchResult, members: Sequence[str]) -> str:
@@ -232,7 +226,7 @@ def _summary(
         "format": VERSION,
         "jaxsim": __version__,
         "name": name,
-        "answer": said.record(),
+        "answer": said,
         "not_done": data.missing,
         "overrides": data.overrides,
         "out_of_date": data.stale,
