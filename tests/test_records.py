@@ -220,9 +220,9 @@ def test_a_part_that_is_deleted_meanwhile_is_written_again(path):
 def search_result(**weights: float) -> SearchResult:
     row = {
         "name": "best", "kind": "subset", "weights": weights, "scale": 1.0,
-        "dev": 2.0, "test": None, "shift": 0.0, "quadratic": None,
+        "dev": 2.0, "test": None, "shift": 0.0, "test_shift": None, "quadratic": None,
         "ensemble": None, "members": None, "difference": 0.0, "error": 0.0,
-        "limit": 0.0, "tied": True,
+        "limit": 0.0, "tied": True, "group": 0,
     }  # fmt: skip
     ties = {"heading": "", "resampled": "", "level": 0.9, "min_effect": 0, "count": 1}
     return SearchResult({"a": 1.0}, {"a": 1.0}, "", 1, 1, 1, ties, [row])

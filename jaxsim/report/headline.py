@@ -171,8 +171,8 @@ def _answer(
             f"proportional, trained ({hoped}).",
             "lost": f"Do not train on {mixture}. Trained {runs}, it has {gave} on {on} "
             f"than proportional, trained ({hoped}).",
-            "tied": f"{mixture} and proportional cannot be told apart on {on}. Trained "
-            f"{runs}, it has {gave} than proportional, trained ({hoped}).",
+            "tied": f"Training shows no difference on {on} between proportional and "
+            f"{mixture}. Trained {runs}, the latter has {gave} ({hoped}).",
             "unclear": f"Train on {mixture}. Trained {runs}, it has {gave} on {on} "
             f"than proportional, trained ({hoped}); training noise was not measured.",
         }[trained.state]
@@ -189,7 +189,12 @@ def _answer(
     how = "predicted" if about_training(found) else "by merges alone, predicted"
     if low is None:
         return f"Train on all in proportion: no mixture is predicted better on {on}."
-    if low <= 0 <= high:
+    if high < 0:
+        return (
+            f"Nothing that the constraints allow is predicted to match proportional on "
+            f"{on}. The best is {mixture}: {gain}."
+        )
+    if low <= 0:
         return (
             f"Nothing is shown to beat proportional on {on}. The best prediction is "
             f"{mixture}: {gain} {than}."

@@ -35,7 +35,7 @@ def lines(found, validation=None, **more):
 def calibrated(found, *shifts, singles_known=True):
     """A search whose merges were shifted by the calibration."""
     for row, shift in zip(found.rows, shifts, strict=True):
-        row["shift"] = shift
+        row["shift"] = row["test_shift"] = shift
     return dataclasses.replace(found, calibrated=True, singles_known=singles_known)
 
 
