@@ -22,18 +22,19 @@ from mkdocs.structure.pages import Page
 from jaxsim.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
-# Pages that are read in the checkout, too.
-_PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")
+_OUTSIDE = (
+    *("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "CITATION.cff"),
+    *("benchmarks/README.md", "benchmarks/results/*.*"),
+)
 _FIRST = "index.md"  # README.md
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the files that lie outside docs/."""
-    results = [p.relative_to(ROOT) for p in ROOT.glob("benchmarks/results/*.*")]
-    for path in [*_PAGES, *(p.as_posix() for p in results)]:
-        files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
-    readme = str(ROOT / "README.md")
-    files.append(File.generated(config, _FIRST, abs_src_path=readme))
+    found = {path for pattern in _OUTSIDE for path in ROOT.glob(pattern)}
+    for path in sorted({*found, ROOT / "README.md"}):
+        file = File.generated(config, _place(path), abs_src_path=str(path))
+        files.append(file)
     return files
 
 
