@@ -26,6 +26,7 @@ from jaxsim.log import counted
 from jaxsim.records import VERSION, plain, write
 from jaxsim.report import agreement, answer, figures, tables, trust
 from jaxsim.report.data import ReportData
+from jaxsim.report.explorer import explorer
 from jaxsim.report.headline import Headline, headline
 from jaxsim.report.table import Table, csv_lines, csv_text, largest, target
 from jaxsim.search.result import SearchResult
@@ -67,7 +68,7 @@ def write_report(config: Config, workdir: Path) -> Path:
         files[f"figures/{key}.png"] = one.png if one else None
     summary = _summary(config.name, data, built, said)
     files["summary.json"] = f"{json.dumps(summary, indent=1, allow_nan=False)}\n"
-    files["index.html"] = _page(config.name, data, built, drawn, said)
+    files["index.html"] = _page(config.name, data, built, drawn, said, place)
     folder = workdir / "report"
     for name, content in files.items():
         if content is None:
@@ -160,12 +161,14 @@ def _page(
     built: Tables,
     drawn: Mapping[str, figures.Drawn | None],
     said: Headline,
+    place: Path,
 ) -> str:
     """The page's text; `built` are the tables that the CSV files hold."""
     import jinja2
 
+    folder = Path(__file__).parent
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(folder),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -174,7 +177,8 @@ def _page(
     environment.filters["counted"] = counted
     environment.filters["largest"] = largest
     found, chosen, validation = data.found, data.chosen, data.validation
-    script = (Path(__file__).parent / "report.js").read_text(encoding="utf-8")
+    scripts = (folder / "report.js", folder / "explorer.js")
+    script = "".join(file.read_text(encoding="utf-8") for file in scripts)
     path = "tables/mixtures.csv"
     return environment.get_template("report.html.j2").render(
         name=name,
@@ -196,6 +200,7 @@ def _page(
         given=_study(data.given),
         setup=tables.setup(data),
         dropped=tables.dropped(data),
+        explorer=data.closed and explorer(data.closed, place),
     )
 
 
