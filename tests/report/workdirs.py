@@ -266,6 +266,7 @@ def found_of(trained: bool = False, tied: int = 2) -> SearchResult:
     rows.append(_row("uniform", "uniform", dict.fromkeys(range(3), 1 / 3), 3))
     for i, row in enumerate(rows):
         row["tied"] = i < tied
+        row["group"] = i if row["tied"] else None
     return SearchResult(
         target={OUTSIDE: 1.0},
         named={OUTSIDE: 1.0},
@@ -310,6 +311,7 @@ def found_of(trained: bool = False, tied: int = 2) -> SearchResult:
             MEMBERS[2]: _source(0.0, 0.0, 0.25, 0.0, False),
         },
         range_limit=0.0125,
+        against=against_of(0.02, 0.01, 0.03),
         ranking=Ranking(
             "quadratic", "", Misfit(0.0005, 0.02, 20), Misfit(0.001, 0.005, 2)
         ),
@@ -408,6 +410,9 @@ def _source(weight, low, high, epochs, extrapolated) -> dict:
         "epochs": epochs,
         "member_epochs": 1.5,
         "extrapolated": extrapolated,
+        "gain": 0.02,
+        "gain_low": 0.01,
+        "gain_high": 0.03,
     }
 
 
@@ -418,6 +423,7 @@ def _row(name: str, kind: str, weights: dict[int, float], place: int) -> dict:
         "weights": {MEMBERS[c]: w for c, w in weights.items()},
         "scale": 1.0,
         "shift": 0.0,
+        "test_shift": 0.0,
         "dev": 2.0 + 0.01 * place,
         "test": 2.1 + 0.01 * place,
         "quadratic": 2.001 + 0.01 * place,
@@ -427,7 +433,14 @@ def _row(name: str, kind: str, weights: dict[int, float], place: int) -> dict:
         "error": 0.005 * bool(place),
         "limit": 0.0125 * bool(place),
         "tied": True,
+        "group": place,
     }
+
+
+def against_of(gain: float, low: float | None, high: float | None) -> dict:
+    """The answer against all that it is compared with."""
+    row = {"value": 2.1 / (1 - gain), "gain": gain, "low": low, "high": high}
+    return {name: dict(row) for name in ("uniform", "proportional", "base")}
 
 
 def _publish(entry, run, params, corpus, conf, base_digest, recipe) -> None:
