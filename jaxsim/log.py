@@ -360,6 +360,15 @@ def _bar(label: str, total: int, done: int = 0) -> Iterator[Callable[[int, str],
             _line = outer
 
 
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of metrics, without its header.
+
+    Raises:
+      DamagedError: a row other than a partly written last one is unreadable or altered.
+    """
+    return [json.loads(line) for line in _rows_until(path, sys.maxsize)[1:]]
+
+
 def _rows_until(path: Path, step: int) -> list[bytes]:
     """The lines of a file up to `step`, header first; empty without a header."""
     kept = []
