@@ -1,0 +1,51 @@
+"""The explorer of mixtures, a part of the page: see explorer.html.j2, explorer.js."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxsim.corpus.names import Labels
+from jaxsim.errors import command_line
+from jaxsim.records import plain
+from jaxsim.report.headline import shares
+from jaxsim.report.table import target
+from jaxsim.search.closed_form import ClosedForm
+
+_FILE = "mixture.csv"
+_FOUND = re.compile(Labels.FOUND.replace("{:d}", r"\d+"))
+
+
+def explorer(form: ClosedForm, place: Path) -> dict[str, Any]:
+    """What the template shows: the closed form, and commands for its mixtures.
+
+    Args:
+      form: of the last search.
+      place: the workdir in the commands.
+    """
+    export = f"--what={_FILE}:mine", "--recipe=json", "--to=recipe"
+    labels = [
+        shares(preset["weights"], 2)
+        if _FOUND.fullmatch(preset["name"])
+        else str(preset["name"])
+        for preset in form.presets
+    ]
+    # Half of each symmetric matrix, and fewer digits: most of the page's bytes.
+    halves = [
+        [np.round(row[: i + 1], 10).tolist() for i, row in enumerate(rows)]
+        for rows in form.curve
+    ]
+    return {
+        "form": plain(form) | {"curve": halves},
+        "target": target(form.weights, form.kind),
+        "labels": ["the answer", *labels[1:]],
+        "file": _FILE,
+        "commands": {
+            "Score its merge": command_line("score", place, f"--mixtures={_FILE}"),
+            "Train it and proportional": command_line(
+                "validate", place, f"--mixtures={_FILE}"
+            ),
+            "Write its shares for a trainer": command_line("export", place, *export),
+        },
+    }
