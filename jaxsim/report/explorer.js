@@ -174,6 +174,7 @@ if (section) {
       button.setAttribute("aria-pressed", presets[p] === preset);
     });
     find(".csv").textContent = csv();
+    find(".csv + button").textContent = "Copy"; // not "Copied": it is another one
     find("[download]").href = `data:text/csv;charset=utf-8,${encodeURIComponent(csv())}`;
   };
 
@@ -239,7 +240,7 @@ if (section) {
     });
   });
   addEventListener("hashchange", read);
+  section.hidden = false;
   show();
   read();
-  section.hidden = false;
 }
