@@ -1,7 +1,7 @@
 """Everything that a report is about, read from a workdir.
 
-Nothing is computed twice, and of the text, only the target's is read. What is missing is named with
-the command that makes it, so a report can be written at any moment.
+Nothing is computed twice, and no text is read but the target's. What is missing is
+named with the command that makes it, so a report can be written at any moment.
 """
 
 import hashlib
@@ -143,8 +143,8 @@ class ReportData:
         ]
 
     def _curves(self, workdir: Path) -> Iterator[tuple[str, list[int], list[float]]]:
-        kinds = {BASE: "base model"} | {n: KINDS[m.kind] for n, m in self.entries.items()}
-        for name, kind in kinds.items():
+        kinds = {name: KINDS[m.kind] for name, m in self.entries.items()}
+        for name, kind in ({BASE: "base model"} | kinds).items():
             path = workdir / "metrics" / f"{name}.jsonl"
             rows = read_metrics(path) if path.is_file() else []
             rows = [row for row in rows if row["loss"] is not None]
@@ -164,7 +164,9 @@ class ReportData:
             firsts = np.unique(windows.document_R, return_index=True)[1][:each]
             for tokens_L1 in windows.tokens_RL1[firsts]:
                 text = " ".join(self.corpus.tokenizer.decode(tokens_L1).split())
-                found.append((name, text if len(text) <= _LETTERS else f"{text[:_LETTERS].rstrip()}…"))
+                if len(text) > _LETTERS:
+                    text = f"{text[:_LETTERS].rstrip()}…"
+                found.append((name, text))
         return found
 
     def of_kind(self, kind: str) -> dict[str, Manifest]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from jaxsim.report.agreement import label
-from jaxsim.report.table import Table, interval, number, percent, short
+from jaxsim.report.table import Table, interval, number, short
 from jaxsim.scoring.table import STANDARD_MERGES
 from jaxsim.scoring.targets import ALL
 from jaxsim.validation.agreement import ENOUGH_RUNS
@@ -40,6 +40,10 @@ _FALLBACK_FONTS = (
 _VALUES_UP_TO = 15  # rows and columns of a heat map with printed values
 _MOST_PANELS = 6  # targets of the scatter
 _MOST_BARS = 16
+
+
+# The kind of a run, steps and losses.
+Curve = tuple[str, Sequence[int], Sequence[float]]
 
 
 @dataclasses.dataclass
@@ -133,9 +137,7 @@ def shares(axes: Any, table: Table) -> None:
     )
     y = np.arange(len(rows))
     axes.barh(y, answer_C, height=0.62, color=BLUE)
-    kinds: list[tuple[str, dict[str, Any]]] = [
-        ("the answer", {"color": BLUE, "lw": 6}),
-    ]
+    kinds: list[tuple[str, dict[str, Any]]] = [("the answer", {"color": BLUE, "lw": 6})]
     if all(row["proportional"] is not None for row in rows):
         style = {"color": INK, "marker": "D", "ls": "none", "ms": 4.2}
         axes.plot(before_C, y, mfc=_PAPER, **style)
@@ -164,22 +166,19 @@ def effects(axes: Any, table: Table) -> None:
     if len(rows) > _MOST_BARS:  # those at either end
         rows = rows[: _MOST_BARS // 2] + rows[-_MOST_BARS // 2 :]
     for at, row in enumerate(rows):
-        gain, low, high = (
-            None if value is None else 100 * value
-            for value in (row["gain"].value, *row["gain"].bounds)
-        )
-        known = low is not None and high is not None
-        clear = not known or low > 0 or high < 0
-        color = (BLUE if gain > 0 else ORANGE) if clear else GREY
+        gain = 100 * row["gain"].value
+        interval = [100 * end for end in row["gain"].bounds if end is not None]
+        color = BLUE if gain > 0 else ORANGE
+        if interval:
+            axes.plot(interval, [at, at], color=INK, lw=1.3)
+            color = GREY if interval[0] <= 0 <= interval[1] else color
         axes.barh(at, gain, height=0.62, color=color)
-        ends = [gain, 0.0]
-        if known:
-            axes.plot([low, high], [at, at], color=INK, lw=1.3)
-            ends += [low, high]
-        x, side = (max(ends), "left") if gain >= 0 else (min(ends), "right")
+        ends, side = [gain, 0.0, *interval], 1 if gain >= 0 else -1
         axes.annotate(
-            f"{gain:+.1f}".replace("-", "\N{MINUS SIGN}"), (x, at), (4 if side == "left" else -4, 0),
-            textcoords="offset points", ha=side, va="center", fontsize=8.5,
+            f"{gain:+.1f}".replace("-", "\N{MINUS SIGN}"),
+            (max(ends) if side > 0 else min(ends), at), (4 * side, 0),
+            textcoords="offset points", ha="left" if side > 0 else "right",
+            va="center", fontsize=8.5,
         )  # fmt: skip
     axes.axvline(0.0, color=INK, lw=1)
     _bar_axes(axes, rows, len(table.rows))
@@ -282,8 +281,8 @@ def ties(axes: Any, table: Table, level: float) -> None:
     _legend(axes, [kind for tied, kind in kinds.items() if tied in there])
 
 
-def curves(axes: Any, runs: Sequence[tuple[str, Sequence[int], Sequence[float]]]) -> None:
-    """Training losses by step: the kind of each run, its steps and its losses."""
+def curves(axes: Any, runs: Sequence[Curve]) -> None:
+    """Training losses by step."""
     colors = {"base model": INK, "members": BLUE, "reference runs": ORANGE}
     for kind, steps, losses in runs:
         alone = {"marker": "o", "ms": 3.5} if len(steps) == 1 else {}

@@ -294,7 +294,7 @@ def mixtures(found: SearchResult) -> Table:
         Column("error", get=other("error")),
         Column("dev_merge", get="dev"),
         Column("test_merge", get="test"),
-        *(Column(f"dev_{key}", get=key) for key in ("quadratic", "ensemble", "members")),
+        *(Column(f"dev_{p}", get=p) for p in ("quadratic", "ensemble", "members")),
         Column("shift", get=lambda row: row["shift"] if found.calibrated else None),
         Column("test_shift"),
     )  # fmt: skip
@@ -363,8 +363,8 @@ def sources(found: SearchResult, closed: ClosedForm | None = None) -> Table:
         for name, source in by_weight
     ]
     parts = [
-        "gain: what the member that was trained on this source alone does to the target "
-        f"on test text, with a {found.ties['level']:.0%} interval (error of the text)"
+        "gain: of the member that was trained on this source alone, on the target's "
+        f"test text, with a {found.ties['level']:.0%} interval (error of the text)"
     ]
     if any(row["low"] is not None for row in rows):
         parts.append(
@@ -398,7 +398,11 @@ def tradeoff(closed: ClosedForm) -> Table:
         name if name in STANDARD_MERGES else largest(preset["weights"], 2)
         for name, preset in zip(names, closed.presets, strict=True)
     ]
-    labels = ["the answer", *labels[1:], *(f"{closed.members[c]} alone" for c in single)]
+    labels = [
+        "the answer",
+        *labels[1:],
+        *(f"{closed.members[c]} alone" for c in single),
+    ]
     counts = [len(preset["weights"]) for preset in closed.presets[1:]]
     kinds = ["answer", *("member" if n == 1 else "mixture" for n in counts)]
     kinds += ["member"] * len(single)
@@ -437,7 +441,12 @@ def objective(found: SearchResult) -> Table:
     rows: list[dict[str, Any]] = []
     if is_worst or any("limit" in row for row in domains.values()):
         rows = [
-            {"domain": name, "gain": 1 - row["best"] / row["base"], "limit": None, **row}
+            {
+                "domain": name,
+                "gain": 1 - row["best"] / row["base"],
+                "limit": None,
+                **row,
+            }
             for name, row in domains.items()
         ]
         rows.sort(key=lambda row: row["gain"])

@@ -64,7 +64,8 @@ def write_report(config: Config, workdir: Path) -> Path:
         members = data.validation.members if data.validation else None
         columns = members or list(data.of_kind("member"))
         files["tables/proposed.csv"] = _proposed(data.found, columns)
-    files |= {f"figures/{name}.png": one and one.png for name, one in drawn.items()}
+    for key, one in drawn.items():
+        files[f"figures/{key}.png"] = one.png if one else None
     summary = _summary(config.name, data, built, said)
     files["summary.json"] = f"{json.dumps(summary, indent=1, allow_nan=False)}\n"
     files["index.html"] = _page(config.name, data, built, drawn, said, place)
