@@ -13,7 +13,7 @@ from jaxsim.report.headline import shares
 from jaxsim.report.table import target
 from jaxsim.search.closed_form import ClosedForm
 
-_FILE = "mixture.csv"
+_FILE, _ROW = "mixture.csv", "mine"
 _FOUND = re.compile(Labels.FOUND.replace("{:d}", r"\d+"))
 
 
@@ -24,7 +24,7 @@ def explorer(form: ClosedForm, place: Path) -> dict[str, Any]:
       form: of the last search.
       place: the workdir in the commands.
     """
-    export = f"--what={_FILE}:mine", "--recipe=json", "--to=recipe"
+    export = f"--what={_FILE}:{_ROW}", "--recipe=json", "--to=recipe"
     labels = [
         shares(preset["weights"], 2)
         if _FOUND.fullmatch(preset["name"])
@@ -41,6 +41,7 @@ def explorer(form: ClosedForm, place: Path) -> dict[str, Any]:
         "target": target(form.weights, form.kind),
         "labels": ["the answer", *labels[1:]],
         "file": _FILE,
+        "row": _ROW,
         "commands": {
             "Score its merge": command_line("score", place, f"--mixtures={_FILE}"),
             "Train it and proportional": command_line(
