@@ -1,20 +1,17 @@
 """The explorer of mixtures, a part of the page: see explorer.html.j2, explorer.js."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxsim.corpus.names import Labels
 from jaxsim.errors import command_line
 from jaxsim.records import plain
-from jaxsim.report.headline import shares
-from jaxsim.report.table import target
+from jaxsim.report.table import largest, target
+from jaxsim.scoring.table import STANDARD_MERGES
 from jaxsim.search.closed_form import ClosedForm
 
 _FILE, _ROW = "mixture.csv", "mine"
-_FOUND = re.compile(Labels.FOUND.replace("{:d}", r"\d+"))
 
 
 def explorer(form: ClosedForm, place: Path) -> dict[str, Any]:
@@ -26,10 +23,8 @@ def explorer(form: ClosedForm, place: Path) -> dict[str, Any]:
     """
     export = f"--what={_FILE}:{_ROW}", "--recipe=json", "--to=recipe"
     labels = [
-        shares(preset["weights"], 2)
-        if _FOUND.fullmatch(preset["name"])
-        else str(preset["name"])
-        for preset in form.presets
+        p["name"] if p["name"] in STANDARD_MERGES else largest(p["weights"], 2)
+        for p in form.presets
     ]
     # Half of each symmetric matrix, and fewer digits: most of the page's bytes.
     halves = [

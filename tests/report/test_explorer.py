@@ -68,7 +68,7 @@ def form_of(kind="mean", refusal="", most=None) -> ClosedForm:
     rows = {
         "best": {MEMBERS[0]: 2 / 3, MEMBERS[2]: 1 / 3},
         "proportional": dict.fromkeys(MEMBERS, 0.25),
-        "found 3": {MEMBERS[1]: 0.6, MEMBERS[2]: 0.4},
+        "found 3": {MEMBERS[0]: 0.6, MEMBERS[2]: 0.4},
         MEMBERS[3]: {MEMBERS[3]: 1.0},
     }
     return ClosedForm(
@@ -199,8 +199,8 @@ def test_a_preset_shows_its_real_merge_also_from_its_address(opened):
     form = form_of()
     page = opened(form)
     for label, preset in (
-        (MEMBERS[3], 3),
-        (f"60% {MEMBERS[1]} and 40% {MEMBERS[2]}", 2),
+        (f"{MEMBERS[3]} alone", 3),
+        (f"60% {MEMBERS[0]}, 40% {MEMBERS[2]}", 2),
         ("the answer", 0),
     ):
         press(page, label)
