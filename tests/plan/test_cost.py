@@ -56,6 +56,7 @@ def test_costs_of_scoring():
         # One gradient, whatever the number of candidates.
         "scoring candidates of held-out runs": 5 * (300 + 1_000),
         "scoring of the search, on all domains": 40 * (60 + 500),
+        "the answer's closed form, on test": (5 + 20) * (2_000 + 500),
     }
 
 
@@ -70,6 +71,7 @@ def test_a_very_large_table_is_not_merged():
         "scoring the best of dirichlet:100000": 9 * tokens,
         "a closed form's gradient": 5 * tokens,
         "a closed form's checks": 20 * tokens,
+        "the answer's closed form, on test": (5 + 20) * (2_000 + 500),
     }
     config = small.changed("score", config, merges=100_000)
     work = {cost.name: cost.work for cost in scoring_costs(config, 5, DOMAINS)}
