@@ -150,7 +150,7 @@ class Members(Shown):
         table = tables.gains(data.standard.members, data.bits["test"])
         in_pool = list(data.in_pool.values())
         axes = ax or _axes(*figures.heat_map_size(table, len(in_pool)))
-        figures.heat_map(axes, table, in_pool, table.title, 100.0, 1)
+        figures.heat_map(axes, table, in_pool, "gain over the base model (%)", 100.0, 1)
         return axes
 
 
@@ -215,11 +215,11 @@ class Agreement(Shown, Validation):
         """Predicted against trained losses of the held-out runs.
 
         Args:
-          target: a domain or macro (default: the first one of the report).
+          target: a domain or macro (default: the one that is printed).
           predictor: default: the calibrated merge, or the merge without one.
           ax: the axes to draw on.
         """
-        target = target or targets_of(self).drawn[0]
+        target = target or next(iter(targets_of(self).titles().values()))[0]
         predictor = predictor or (CALIBRATED if CALIBRATED in self.points else "merge")
         known = [name for name in self.points if name != "reference"]
         check_known("predictor", predictor, known, "plot")
