@@ -16,3 +16,8 @@ def scored(tmp_path_factory):
 @pytest.fixture
 def workdir(scored, tmp_path):
     return shutil.copytree(scored, tmp_path / "work")
+
+
+@pytest.fixture(autouse=True)
+def details(verbose):
+    """Tables are what the tests here look at."""
