@@ -56,7 +56,7 @@ _WEIGHT = "weight:"  # begins the columns of a mixture's weights
 # A config, a ConfigDict as config files return it, or FILE.py[:ARG].
 AnyConfig: TypeAlias = Config | ConfigDict | Path | str
 # Weights by member; several such by name; a DataFrame with a row for each mixture and a
-# column for each member; a CSV file; or a search, of which the answer is taken.
+# column for each member, or `weight:MEMBER`; a CSV file; or a search: its answer.
 AnyMixtures: TypeAlias = Any
 
 
@@ -520,8 +520,9 @@ def _mixtures(given: AnyMixtures, members: tuple[str, ...] | list[str]) -> Mixtu
         return read_csv(members, Path(given))
     if isinstance(given, SearchResult):
         given = {given.best["name"]: given.best["weights"]}
-    elif hasattr(given, "to_dict"):
-        given = given.to_dict("index")
+    elif hasattr(given, "to_dict"):  # absent weights are zero, as in a dictionary
+        frame = given.fillna(0.0).rename(columns=lambda c: str(c).removeprefix(_WEIGHT))
+        given = frame.to_dict("index")
     if not (isinstance(given, Mapping) and given):
         raise UserError(
             "mixtures: must be weights by member, as in {'web': 0.7, 'books': 0.3}, "

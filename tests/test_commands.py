@@ -683,6 +683,8 @@ def test_a_notebook_scores_trains_and_exports_mixtures_of_its_own(complete, tmp_
     assert set(frame.mixture) >= {"halves", "one", "uniform"}
     assert list(frame.filter(like="weight:")) == [f"weight:{n}" for n in tiny.MEMBERS]
     np.testing.assert_allclose(frame.filter(like="weight:").sum(axis=1), 1)
+    again = work.score(frame.groupby("mixture").first().filter(like="weight:")[:2])
+    assert again.table.names[:2] == tuple(sorted(set(frame.mixture)))[:2]
     one = frame.query("predictor == 'merge' and domain == 'outside' and split == 'dev'")
     d = scored.evaluation.domains.index("outside")
     bits_M = scored.bits_per_byte("merge", "dev")[:, d]
