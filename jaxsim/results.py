@@ -98,12 +98,14 @@ def document(
 
 def show(result: Any, command: str, workdir: Path | None, spec: str = "") -> None:
     """Prints one screen: what the command found, how sure that is, what to do next."""
+    if result is None:  # what it did was said
+        return
     if command == "plan":
         show_plan(result)
     elif command == "doctor":
         for name, value in result.items():
             say(f"{name:20} {value}")
-    elif workdir is not None and result is not None:
+    elif workdir is not None:
         _show(result, command, workdir, spec)
 
 

@@ -12,9 +12,10 @@ import pyarrow.parquet
 import pytest
 from scoring import tiny
 
-from jaxsim import cli, commands, records
+from jaxsim import cli, commands, notebook, records
 from jaxsim.checkpoints import save_params
 from jaxsim.config import load_config
+from jaxsim.errors import UserError
 from jaxsim.model import Execution
 from jaxsim.pool import open_pool
 from jaxsim.pool.digests import file_digests, params_digest
@@ -22,6 +23,7 @@ from jaxsim.report.write import last_lines
 from jaxsim.scoring import Scorer, evaluator
 from jaxsim.search.result import load_search
 from jaxsim.search.ties import AFTER_RUNS, BEFORE_RUNS
+from jaxsim.train.runs import REFERENCE_SEED
 from jaxsim.validation.measured import TrainedChoice
 from jaxsim.validation.validate import GIVEN, load_validation
 
@@ -402,27 +404,31 @@ def test_a_table_from_a_csv_file(workdir, jaxsim, tmp_path):
 
 
 def test_validate_trains_the_chosen_mixture(complete, workdir, jaxsim, work):
+    """And the proportional one, which it is compared with; each with two data seeds."""
     for folder in ("pool", "scores", "validation", "search"):
         shutil.copytree(complete / folder, workdir / folder, dirs_exist_ok=True)
     validation = (workdir / "validation" / "validation.json").read_bytes()
     best = load_search(workdir).best
     option = f"--mixtures={workdir / 'search' / 'best.csv'}"
-    assert jaxsim("validate", option) == (0, ANY)
-    (name,) = [n for n in work if n.startswith("reference-")][:1]
-    chosen = TrainedChoice.load(workdir)
-    assert chosen.labels == [best["name"]] and chosen.reference_runs == [name]
-    manifest = open_pool(workdir).manifest(name)
-    assert manifest.mixture == best["weights"]
-    assert manifest.tokens == open_pool(workdir).manifest("solo").tokens
-    assert chosen.mixtures == [[best["weights"].get(n, 0.0) for n in chosen.members]]
+    seeds = "--config.validate.seeds=2"
+    assert jaxsim("validate", option, seeds) == (0, ANY)
+    chosen, pool = TrainedChoice.load(workdir), open_pool(workdir)
+    assert chosen.labels == [best["name"]] * 2 + ["proportional"] * 2
+    assert set(chosen.reference_runs) <= {n for n in work if n.startswith("reference-")}
+    mine, again, other, _ = map(pool.manifest, chosen.reference_runs)
+    assert mine.mixture == again.mixture == best["weights"]
+    assert {mine.data_seed, again.data_seed} == {REFERENCE_SEED, REFERENCE_SEED + 1}
+    assert set(other.mixture) == set(chosen.members)
+    assert mine.tokens == other.tokens == pool.manifest("solo").tokens
+    assert chosen.mixtures[0] == [best["weights"].get(n, 0.0) for n in chosen.members]
     # Of what its few rows realize, nearly the chosen mixture.
-    (predicted,) = chosen.points["merge"]["outside"]
+    predicted = chosen.points["merge"]["outside"][0]
     assert predicted == pytest.approx(best["test"], rel=1e-3)
     # A chosen mixture does not change agreement.
     assert (workdir / "validation" / "validation.json").read_bytes() == validation
     assert jaxsim("report") == (0, ANY)
     work.clear()
-    assert jaxsim("validate", option) == (0, ANY)
+    assert jaxsim("validate", option, seeds) == (0, ANY)
     assert work == []
 
 
@@ -652,3 +658,40 @@ def test_lines_that_are_not_objects_are_quarantined(fresh, tmp_path):
     assert entry["cause"] == "not a JSON object"
     summary = json.loads((corpus / "corpus.json").read_text())["summary"]
     assert summary["quarantine"]["solo"]["bad"] == {"not a JSON object": 1}
+
+
+def test_a_notebook_searches_with_other_settings_and_prints_nothing(
+    complete, tmp_path, capsys
+):
+    work = notebook.open(shutil.copytree(complete, tmp_path / "work"))
+    limited = work.search("outside", max_weight={"solo": 0.1})
+    assert limited.target == {"outside": 1.0}
+    assert limited.best["weights"].get("solo", 0.0) <= 0.1 + 1e-9
+    assert load_search(work.path).best == limited.best
+    assert not work.config.search.max_weight
+    assert not capsys.readouterr().out
+    with pytest.raises(UserError, match=r"config\.search\.max_wait: unknown key"):
+        work.search(max_wait={})
+
+
+def test_a_notebook_scores_trains_and_exports_mixtures_of_its_own(complete, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    work = notebook.open(shutil.copytree(complete, tmp_path / "work"))
+    halves = {"solo": 0.5, "beta,1900-1909": 0.5}
+    scored = work.score(pandas.DataFrame([halves, {"solo": 1.0}], ["halves", "one"]))
+    frame = scored.to_pandas()
+    assert set(frame.mixture) >= {"halves", "one", "uniform"}
+    assert list(frame.filter(like="weight:")) == [f"weight:{n}" for n in tiny.MEMBERS]
+    np.testing.assert_allclose(frame.filter(like="weight:").sum(axis=1), 1)
+    again = work.score(frame.groupby("mixture").first().filter(like="weight:")[:2])
+    assert again.table.names[:2] == tuple(sorted(set(frame.mixture)))[:2]
+    one = frame.query("predictor == 'merge' and domain == 'outside' and split == 'dev'")
+    d = scored.evaluation.domains.index("outside")
+    bits_M = scored.bits_per_byte("merge", "dev")[:, d]
+    np.testing.assert_allclose(one.bits_per_byte, bits_M)
+    assert len(repr(scored).splitlines()) <= 10
+    trained = work.validate({"halves": halves}, seeds=1)
+    assert "halves" in trained.labels
+    assert work.trained.labels == trained.labels
+    path = work.export(work.path / "out", halves, recipe="json")
+    assert json.loads(path.read_text())["shares"] == halves
