@@ -28,7 +28,7 @@ from jaxsim.report import agreement, answer, figures, tables, trust
 from jaxsim.report.data import ReportData
 from jaxsim.report.explorer import explorer
 from jaxsim.report.headline import Headline, headline
-from jaxsim.report.table import Table, csv_lines, csv_text, largest, target
+from jaxsim.report.table import Table, csv_lines, csv_text, target
 from jaxsim.search.result import SearchResult
 from jaxsim.validation.measured import CALIBRATED
 from jaxsim.validation.validate import Validation
@@ -175,7 +175,6 @@ def _page(
         lstrip_blocks=True,
     )
     environment.filters["counted"] = counted
-    environment.filters["largest"] = largest
     found, chosen, validation = data.found, data.chosen, data.validation
     scripts = (folder / "report.js", folder / "explorer.js")
     script = "".join(file.read_text(encoding="utf-8") for file in scripts)

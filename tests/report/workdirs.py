@@ -41,6 +41,7 @@ from jaxsim.scoring.table import (
     singles,
     uniform,
 )
+from jaxsim.search.closed_form import ClosedForm
 from jaxsim.search.result import Ranking, SearchResult, save_search
 from jaxsim.search.ties import AFTER_RUNS, BEFORE_RUNS
 from jaxsim.train import Run, member_run, reference_run
@@ -371,9 +372,48 @@ def current(workdir: Path, part):
     return dataclasses.replace(part, basis=dataclasses.replace(now, others={}))
 
 
+def closed_of() -> ClosedForm:
+    """Every domain gains what a mixture has of its own member, and a little."""
+    domains = [*MEMBERS, OUTSIDE]
+    own_DC = np.array([[m == d for m in MEMBERS] for d in domains], float)
+    presets = {
+        "best": {MEMBERS[0]: 0.5, MEMBERS[1]: 0.5},
+        "proportional": dict(zip(MEMBERS, (1 / 6, 2 / 6, 3 / 6), strict=True)),
+        "uniform": dict.fromkeys(MEMBERS, 1 / 3),
+    }
+    linear_DC = 2.8 - 0.8 * own_DC - np.array([0.2, 0.1, 0.0])
+    return ClosedForm(
+        members=list(MEMBERS),
+        domains=domains,
+        in_pool=[True] * 3 + [False],
+        constant=[0.0] * 4,
+        linear=linear_DC.tolist(),
+        curve=np.zeros((4, 3, 3)).tolist(),
+        base=[3.0] * 4,
+        residual=[0.001] * 4,
+        checks=20,
+        target={OUTSIDE: {OUTSIDE: 1.0}},
+        weights={OUTSIDE: 1.0},
+        kind="mean",
+        presets=[
+            {
+                "name": name,
+                "weights": w,
+                "bits": (linear_DC @ [w.get(m, 0.0) for m in MEMBERS]).tolist(),
+            }
+            for name, w in presets.items()
+        ],
+        reference="proportional",
+        most=[None] * 3,
+        refusal="",
+        calibrated=False,
+        basis=BASIS,
+    )
+
+
 def add_search(workdir: Path, trained: bool = False, tied: int = 2) -> SearchResult:
     found = current(workdir, found_of(trained, tied))
-    save_search(workdir, found)
+    save_search(workdir, found, current(workdir, closed_of()))
     return found
 
 
