@@ -66,6 +66,7 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
     config.validate.windows = 20
     config.validate.held_out = 12
     config.validate.replicates = 4
+    config.validate.seeds = 1
 
     if "smoke" in words:
         config.name = "quickstart-smoke"
@@ -83,4 +84,5 @@ def get_config(arg: str | None = None) -> config_dict.ConfigDict:
         config.validate.windows = 2
         config.validate.held_out = 2
         config.validate.replicates = 0
+        config.validate.seeds = 0
     return config

@@ -29,7 +29,14 @@ from ml_collections.config_flags import config_path
 
 from jaxsim import __version__
 from jaxsim.config import Config, from_config_dict, load_config
-from jaxsim.errors import JaxsimError, Preempted, UserError, commands_for, pasteable
+from jaxsim.errors import (
+    SAVED,
+    JaxsimError,
+    Preempted,
+    UserError,
+    commands_for,
+    pasteable,
+)
 from jaxsim.log import showing_details
 from jaxsim.records import MAY_NOT_WRITE, VERSION, free_bytes
 from jaxsim.signals import interrupt_on_sigterm
@@ -52,13 +59,14 @@ COMMANDS: Mapping[str, str] = {
     "doctor": "Print devices, versions, memory and disk, for bug reports.",
 }
 WITHOUT_CONFIG = frozenset({"export", "verify", "doctor"})
-_SAVED_CONFIG = "score validate search report plan"
+# They read what is there, or copies of it: a bucket would not be used.
+_WITHOUT_BUCKET = ("search", "report", "plan")
+_WITH_CONFIG = " ".join(name for name in COMMANDS if name not in WITHOUT_CONFIG)
 _WITHOUT_WORKDIR = ("plan", "doctor")
-_FILE = "The configuration, an ml_collections file; FILE.py:ARG gives it an argument"
 # "COMMANDS FLAG=VALUE" and its help; a flag without a value is a switch.
 _FLAGS: Mapping[str, str] = {
-    "prepare base train run --config=FILE.py": f"{_FILE}.",
-    f"{_SAVED_CONFIG} --config=FILE.py": f"{_FILE} (default: DIR/config.json).",
+    f"{_WITH_CONFIG} --config=FILE.py": "The configuration, an ml_collections file; "
+    "FILE.py:ARG gives it an argument (default: DIR/config.json).",
     f"{' '.join(COMMANDS)} --workdir=DIR": "The folder that keeps all results.",
     "prepare --refreeze": "Start a new pool: freeze base text, tokenizer and token "
     "budget again (default: keep what the first prepare froze).",
@@ -139,6 +147,7 @@ _OVERRIDES = """\
 --config.KEY=VALUE changes one key of the config and may be repeated, as in
 --config.recipe.steps=64. jaxsim/config.py lists all keys with their defaults.
 """
+_ASKING = {"--help", "-h", "--version"}
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -193,7 +202,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _main(argv: Sequence[str]) -> None:
-    if not argv or {"--help", "-h", "--version"} & set(argv):
+    if not argv or argv[0] == "help" or _ASKING & set(argv):
         with contextlib.suppress(SystemExit):  # argparse prints, then exits
             parse(argv or ["--help"])
         sys.stdout.flush()
@@ -284,8 +293,10 @@ def parse(argv: Sequence[str]) -> Call:
       UserError: names what the user has to change.
       SystemExit: help or version was requested and is printed.
     """
+    if argv[0] == "help":
+        argv = [*argv[1:2], "--help"]
     name = argv[0]
-    if name not in (*COMMANDS, "--help", "-h", "--version"):
+    if name not in (*COMMANDS, *_ASKING):
         raise UserError(f"unknown command {_unknown(name, COMMANDS)}")
     overrides = [a for a in argv if re.match(r"--?(no)?config\.", a)]
     found, rest = _parser().parse_known_args([a for a in argv if a not in overrides])
@@ -484,9 +495,9 @@ def _config(
     if file:
         node = _run_config_file(file)
     else:
-        if workdir is None or name not in _SAVED_CONFIG.split():
+        if workdir is None:
             raise UserError(f"{name}: --config=FILE.py is missing")
-        if not (path := workdir / "config.json").is_file():
+        if not (path := workdir / SAVED).is_file():
             raise UserError(
                 f"{name}: --config=FILE.py is missing, and there is no {path}"
             )
@@ -500,7 +511,7 @@ def _config(
         from jaxsim.base import resolved
 
         config = resolved(config)
-    if saved and not config.bucket and name in ("score", "validate"):
+    if saved and not config.bucket and name not in _WITHOUT_BUCKET:
         print(
             f"jaxsim: {workdir}/config.json names the bucket {saved}, which is not "
             "used; to use it, give --config=FILE.py or --config.bucket=URL",
@@ -560,7 +571,7 @@ def _apply(node: config_dict.ConfigDict, overrides: Sequence[str]) -> None:
             if part not in known:
                 raise UserError(f"--config.{key}: unknown key {_unknown(part, known)}")
             holder = holder[part]
-    argv = ["jaxsim", *overrides]
+    argv = ["jaxsim", *map(_bare_target, overrides)]
     values = flags.FlagValues()
     try:
         config_flags.DEFINE_config_dict(
@@ -569,6 +580,14 @@ def _apply(node: config_dict.ConfigDict, overrides: Sequence[str]) -> None:
         values(argv)
     except (flags.Error, TypeError, ValueError, KeyError) as error:
         raise UserError(_sentence(error)) from error
+
+
+def _bare_target(argument: str) -> str:
+    """`--config.search.target=NAME` means that domain alone."""
+    key, _, name = argument.partition("=")
+    if key.lstrip("-") != "config.search.target" or not name or name[0] == "{":
+        return argument
+    return f"{key}={ {name: 1.0} }"
 
 
 def _sentence(error: BaseException) -> str:

@@ -9,8 +9,9 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
+SAVED = "config.json"  # in a workdir: what `prepare` was last called with
 _NEED_CONFIG = ("prepare", "base", "train", "run")
 _WITHOUT_CONFIG = ("export", "verify", "doctor")
 _call = ContextVar[tuple[PurePath, tuple[str, ...]] | None]("call", default=None)
@@ -62,9 +63,12 @@ class HungError(JaxsimError):
 
 
 def command_line(name: str, workdir: PurePath | str, *flags: str) -> str:
-    """A command that can be pasted into a shell, whatever the names in it."""
+    """A command that can be pasted into a shell, whatever the names in it.
+
+    Without a config in the workdir, the one to name is a blank to fill in.
+    """
     config = [flag for flag in flags if flag.startswith("--config=")]
-    if not config and name in _NEED_CONFIG:
+    if not config and name in _NEED_CONFIG and not Path(workdir, SAVED).is_file():
         config = ["--config=FILE.py"]
     others = [flag for flag in flags if flag not in config]
     return shlex.join(["jaxsim", name, *config, f"--workdir={workdir}", *others])
@@ -90,6 +94,12 @@ def commands_for(workdir: PurePath | None, *config: str) -> Iterator[None]:
         yield
     finally:
         _call.reset(token)
+
+
+def next_command(name: str, *flags: str) -> str:
+    """A command that continues this one, see `commands_for`."""
+    workdir, config = _call.get() or (PurePath("DIR"), ())
+    return command_line(name, workdir, *config, *flags)
 
 
 def pasteable(text: str) -> str:

@@ -9,6 +9,7 @@ from jaxsim import records
 from jaxsim.corpus import Corpus
 from jaxsim.corpus.store import CorpusRecord
 from jaxsim.corpus.summary import document_rows
+from jaxsim.errors import next_command
 from jaxsim.log import counted, say, say_wrapped, show_table
 from jaxsim.plan import Plan, show_plan
 from jaxsim.pool import Manifest
@@ -97,12 +98,14 @@ def document(
 
 def show(result: Any, command: str, workdir: Path | None, spec: str = "") -> None:
     """Prints one screen: what the command found, how sure that is, what to do next."""
+    if result is None:  # what it did was said
+        return
     if command == "plan":
         show_plan(result)
     elif command == "doctor":
         for name, value in result.items():
             say(f"{name:20} {value}")
-    elif workdir is not None and result is not None:
+    elif workdir is not None:
         _show(result, command, workdir, spec)
 
 
@@ -110,10 +113,10 @@ def _show(result: Any, command: str, workdir: Path, spec: str) -> None:
     match command:
         case "prepare":
             _show_corpus(result)
-            say("Next: `jaxsim run`, or `jaxsim base`")
+            _say_next("Train the base model, the members, and all that follows", "run")
         case "base":
             say_wrapped(f"base model: {_trained(result)}, in {workdir / 'base'}")
-            say("Next: `jaxsim train`")
+            _say_next("Train the members", "train")
         case "train":
             members, seconds = (
                 result.values(),
@@ -123,11 +126,11 @@ def _show(result: Any, command: str, workdir: Path, spec: str) -> None:
                 f"train: {counted(len(result), 'member')} in {workdir / 'pool'}, each "
                 f"{_trained(next(iter(members)))}; {duration(seconds)} in all"
             )
-            say("Next: `jaxsim score`")
+            _say_next("Score mixtures of them", "score")
         case "score":
             _show_scores(_scored(result, workdir, spec))
-            flags = f" --config.score.mixtures={spec}" if spec else ""
-            say(f"Next: `jaxsim search{flags}`")
+            flags = (f"--config.score.mixtures={spec}",) if spec else ()
+            _say_next("Search for the best mixture", "search", *flags)
         case "validate" if isinstance(result, Validation):
             _show_validation(result, workdir)
         case "report":
@@ -145,6 +148,12 @@ def _show(result: Any, command: str, workdir: Path, spec: str) -> None:
             show_headline(headline(ReportData(workdir), workdir))
             if command == "run":
                 say(f"Report: {workdir / 'report' / 'index.html'}")
+
+
+def _say_next(why: str, command: str, *flags: str) -> None:
+    """What to do next, and the command on a line of its own."""
+    say(f"Next: {why}")
+    say(f"  {next_command(command, *flags)}")
 
 
 def show_headline(answer: Headline) -> None:
@@ -187,11 +196,10 @@ def _trained(manifest: Manifest) -> str:
 def _show_scores(scored: Scored) -> None:
     rows = scored["rows"]
     targets = scored["targets"][:_MOST_TARGETS]
-    how = "predicted in closed form, the best of them merged" * scored["predicted"]
+    how = " in closed form" * scored["predicted"]
     show_table(
-        f"best of {counted(scored['mixtures'], 'mixture')} on {targets[0]}"
-        f"{how and f' ({how})'}: bits per byte of the merge, dev text, at most "
-        f"{counted(scored['windows'], 'window')} of a domain",
+        f"bits per byte of merges on dev text, at most {scored['windows']} windows a "
+        f"domain: the best of {scored['mixtures']:,} on {targets[0]}{how}",
         ["mixture", "weights", *targets],
         [
             [
@@ -215,7 +223,7 @@ def _show_validation(validation: Validation, workdir: Path) -> None:
         f"Noise: {noise_sentence(validation)}"
     )
     say_wrapped(f"Trust: {headline(data, workdir).trust}")
-    say("Next: `jaxsim search`")
+    _say_next("Search with what was learned", "search")
 
 
 def _scored(scores: Scores | Predicted, workdir: Path, spec: str) -> Scored:

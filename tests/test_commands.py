@@ -22,6 +22,7 @@ from jaxsim.report.write import last_lines
 from jaxsim.scoring import Scorer, evaluator
 from jaxsim.search.result import load_search
 from jaxsim.search.ties import AFTER_RUNS, BEFORE_RUNS
+from jaxsim.train.runs import REFERENCE_SEED
 from jaxsim.validation.measured import TrainedChoice
 from jaxsim.validation.validate import GIVEN, load_validation
 
@@ -402,27 +403,31 @@ def test_a_table_from_a_csv_file(workdir, jaxsim, tmp_path):
 
 
 def test_validate_trains_the_chosen_mixture(complete, workdir, jaxsim, work):
+    """And the proportional one, which it is compared with; each with two data seeds."""
     for folder in ("pool", "scores", "validation", "search"):
         shutil.copytree(complete / folder, workdir / folder, dirs_exist_ok=True)
     validation = (workdir / "validation" / "validation.json").read_bytes()
     best = load_search(workdir).best
     option = f"--mixtures={workdir / 'search' / 'best.csv'}"
-    assert jaxsim("validate", option) == (0, ANY)
-    (name,) = [n for n in work if n.startswith("reference-")][:1]
-    chosen = TrainedChoice.load(workdir)
-    assert chosen.labels == [best["name"]] and chosen.reference_runs == [name]
-    manifest = open_pool(workdir).manifest(name)
-    assert manifest.mixture == best["weights"]
-    assert manifest.tokens == open_pool(workdir).manifest("solo").tokens
-    assert chosen.mixtures == [[best["weights"].get(n, 0.0) for n in chosen.members]]
+    seeds = "--config.validate.seeds=2"
+    assert jaxsim("validate", option, seeds) == (0, ANY)
+    chosen, pool = TrainedChoice.load(workdir), open_pool(workdir)
+    assert chosen.labels == [best["name"]] * 2 + ["proportional"] * 2
+    assert set(chosen.reference_runs) <= {n for n in work if n.startswith("reference-")}
+    mine, again, other, _ = map(pool.manifest, chosen.reference_runs)
+    assert mine.mixture == again.mixture == best["weights"]
+    assert {mine.data_seed, again.data_seed} == {REFERENCE_SEED, REFERENCE_SEED + 1}
+    assert set(other.mixture) == set(chosen.members)
+    assert mine.tokens == other.tokens == pool.manifest("solo").tokens
+    assert chosen.mixtures[0] == [best["weights"].get(n, 0.0) for n in chosen.members]
     # Of what its few rows realize, nearly the chosen mixture.
-    (predicted,) = chosen.points["merge"]["outside"]
+    predicted = chosen.points["merge"]["outside"][0]
     assert predicted == pytest.approx(best["test"], rel=1e-3)
     # A chosen mixture does not change agreement.
     assert (workdir / "validation" / "validation.json").read_bytes() == validation
     assert jaxsim("report") == (0, ANY)
     work.clear()
-    assert jaxsim("validate", option) == (0, ANY)
+    assert jaxsim("validate", option, seeds) == (0, ANY)
     assert work == []
 
 

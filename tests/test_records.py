@@ -135,15 +135,15 @@ def test_a_journal_believes_no_nan(tmp_path):
         ("", "unreadable"),
         ("[]", "not a JSON object"),
         ("[" * 100_000, "unreadable"),
-        ('{"version": 7, "x": ' + "[" * 100_000, "unreadable"),
+        ('{"version": 8, "x": ' + "[" * 100_000, "unreadable"),
         ('{"version": NaN}', "format version nan"),
-        ('{"version": 7, "record": "Sample", "share": NaN}', "Out of range float"),
-        ('{"version": 7, "record": "Sample", "share": 1e999}', "unreadable"),
-        ('{"version": 7, "record": "Other"}', "not a record of kind Sample"),
+        ('{"version": 8, "record": "Sample", "share": NaN}', "Out of range float"),
+        ('{"version": 8, "record": "Sample", "share": 1e999}', "unreadable"),
+        ('{"version": 8, "record": "Other"}', "not a record of kind Sample"),
         ('{"format": 2}', "format version None, .* use the version that wrote it, or"),
         (
             '{"version": 99}',
-            "format version 99, .* reads 7; use the version that wrote it, .* another "
+            "format version 99, .* reads 8; use the version that wrote it, .* another "
             "--workdir",
         ),
         (b"\xff\xfe", "unreadable"),

@@ -120,6 +120,10 @@ def scoring_costs(
         )
         if count
     ]
+    if members > 1:
+        # At most: of domains beside the target, it takes config.score.windows.
+        each, count = tokens(0, TEST), _GRADIENT + CHECKS
+        costs.append(Cost("the answer's closed form, on test", count, count * each, 1))
     return costs + (_closed_form(on_table) if predicted else [])
 
 

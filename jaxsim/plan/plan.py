@@ -11,7 +11,7 @@ from jaxsim.corpus import open_corpus
 from jaxsim.corpus.tokenizer import tokenizer_from_config
 from jaxsim.devices import is_cpu
 from jaxsim.errors import UserError
-from jaxsim.log import counted, detail, is_verbose, say, show_table
+from jaxsim.log import counted, detail, is_verbose, say_wrapped, show_table
 from jaxsim.mesh import scoring_mesh
 from jaxsim.model import LanguageModel
 from jaxsim.plan.cost import (
@@ -225,7 +225,7 @@ def make_plan(
 def show_plan(plan: Plan) -> None:
     """Prints what fits and what it costs; single costs are details."""
     memory, rate = plan["memory"], plan["rate"]
-    say(
+    say_wrapped(
         f"plan for {plan['topology']}: {plan['chips']} x {plan['chip']}, "
         f"{_bytes(memory) if memory else 'unknown memory'} and "
         f"{f'{rate / 1e12:.4g} TFLOP/s' if rate else 'unknown rate'} each "
@@ -240,7 +240,7 @@ def show_plan(plan: Plan) -> None:
     )
     for program in plan["programs"]:
         if program["change"]:
-            say(
+            say_wrapped(
                 f"DOES NOT FIT: {program['name']}: {_bytes(program['needed'])} of "
                 f"{_bytes(program['memory'])}; {program['change']}"
             )
@@ -254,7 +254,7 @@ def show_plan(plan: Plan) -> None:
     )
     detail(closed_form_sentence(plan["members"]))
     if plan["warning"]:
-        say(plan["warning"])
+        say_wrapped(plan["warning"])
 
 
 def _cost(cost: PlannedCost, chips: int) -> list[str]:

@@ -26,6 +26,7 @@ Lines = list[tuple[str, str]]
 REPLICATES = 4  # for a first estimate of noise
 # Mixtures are rounded before they are trained; no run can resolve this difference.
 _SAME_MIXTURE = 1e-4
+_MOST_SIMPLE = 3  # mixtures that a sentence names
 
 
 def answer(
@@ -112,16 +113,24 @@ def ties_sentence(found: SearchResult) -> str:
         basis = "error of reference runs included"
     text = (
         f"{found.ties['count'] - 1:,} of "
-        f"{counted(found.searched - 1, 'other mixture')} cannot be distinguished "
-        f"from it ({found.ties['level']:.0%} simultaneous, {basis})"
+        f"{counted(found.searched - 1, 'other mixture')} cannot be told apart from it "
+        f"({found.ties['level']:.0%} simultaneous, {basis})"
     )
-    tied = [row for row in found.rows[1:] if row["tied"]]
-    standard = [r["name"] for r in tied if r["kind"] in STANDARD_MERGES or is_single(r)]
-    if tied:
-        text += f", e.g. {listed([row['name'] for row in tied[:3]])}"
-    if standard:
-        text += f". It is not significantly better than {listed(standard[:4])}"
+    if simple := simpler(found):
+        text += f", among them {listed(simple[:_MOST_SIMPLE])}"
     return f"{text}."
+
+
+def simpler(found: SearchResult) -> list[str]:
+    """What ties and is easier to say than weights: 'a alone', 'uniform', 'a + b'.
+
+    Those of the fewest sources first.
+    """
+    kinds = (*STANDARD_MERGES, "subset")
+    tied = [r for r in found.rows[1:] if r["tied"]]
+    tied = [r for r in tied if r["kind"] in kinds or is_single(r)]
+    tied.sort(key=lambda row: len(row["weights"]))
+    return [f"{r['name']} alone" if is_single(r) else r["name"] for r in tied]
 
 
 def shift_sentence(found: SearchResult) -> str:

@@ -77,7 +77,7 @@ class Headline:
         shown = [f"Read first: {text}" for text in self.first]
         shown.append(f"Answer: {self.answer}")
         shown += [f"{label}: {text}" for label, text in self.evidence]
-        shown.append(f"Trust: {self.trust}")
+        shown.append(f"Verdict: {self.trust}")
         if self.why:
             shown.append(f"Next: {self.why}{'' if self.command else '.'}")
         return shown + ([f"  {self.command}"] if self.command else [])
@@ -137,11 +137,11 @@ def shares(parts: Mapping[str, float], most: int = 4) -> str:
     return listed(shown, most + 1)
 
 
-def change(gain: float, what: str = "loss") -> str:
+def change(gain: float) -> str:
     """'1.9% lower loss', '0.3% higher loss' or 'the same loss'."""
     if (text := percent(abs(gain), 1)) == "0.0%":
-        return f"the same {what}"
-    return f"{text} {'lower' if gain > 0 else 'higher'} {what}"
+        return "the same loss"
+    return f"{text} {'lower' if gain > 0 else 'higher'} loss"
 
 
 def _bounds(low: float | None, high: float | None) -> str:
@@ -168,13 +168,14 @@ def _answer(
         hoped = f"predicted: {change(predicted['gain'])}"
         return {
             "won": f"Train on {mixture}. Trained {runs}, it has {gave} on {on} than "
-            f"proportional, trained ({hoped}).",
+            f"proportional, trained alike ({hoped}).",
             "lost": f"Do not train on {mixture}. Trained {runs}, it has {gave} on {on} "
-            f"than proportional, trained ({hoped}).",
+            f"than proportional, trained alike ({hoped}).",
             "tied": f"Training shows no difference on {on} between proportional and "
             f"{mixture}. Trained {runs}, the latter has {gave} ({hoped}).",
             "unclear": f"Train on {mixture}. Trained {runs}, it has {gave} on {on} "
-            f"than proportional, trained ({hoped}); training noise was not measured.",
+            f"than proportional, trained alike ({hoped}). Training noise was not "
+            "measured.",
         }[trained.state]
     if known.word == DO_NOT_TRUST:
         return (

@@ -188,11 +188,16 @@ def test_reference_runs_that_came_after_the_search_ask_for_another_search(workdi
     assert "Search again" not in lines(found, other)["Next"]
 
 
-def test_a_standard_mixture_that_ties_is_named():
-    text = "not significantly better than uniform."
-    assert text in lines(found_of(tied=4))["Ties"]
-    assert text in lines(found_of(trained=True, tied=4))["Ties"]
-    assert "significantly" not in lines(found_of(tied=3))["Ties"]
+def test_simple_mixtures_that_tie_are_named():
+    """What a search found has no name that says anything."""
+    assert lines(found_of(tied=4))["Ties"].endswith(" and uniform.")
+    assert "uniform" not in lines(found_of(tied=3))["Ties"]
+    found = found_of(tied=4)
+    for row in found.rows:
+        row["kind"] = "found"
+    assert "among them" not in lines(found)["Ties"]
+    found.rows[2] |= {"weights": {MEMBERS[0]: 1.0}}
+    assert f"among them {found.rows[2]['name']} alone" in lines(found)["Ties"]
 
 
 def test_a_pool_of_one_member_needs_another():
@@ -299,12 +304,6 @@ def test_commands_keep_the_token_multiplier_of_the_reference_runs():
     for label in ("Next", "Train it"):
         assert f"jaxsim validate --workdir=W {flag}" in said[label]
         assert "token_multiplier" not in lines(found, None, token_multiplier=1.0)[label]
-
-
-def test_a_single_member_that_ties_with_uniform_says_so():
-    found = found_of(trained=True, tied=4)
-    found.rows[0]["weights"] = {MEMBERS[0]: 1.0}
-    assert lines(found)["Ties"].endswith("It is not significantly better than uniform.")
 
 
 def test_epochs_of_every_source_with_weight_are_named():

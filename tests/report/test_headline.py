@@ -69,7 +69,7 @@ def test_a_proposal_that_was_trained_and_won(workdir):
     assert said.answer.startswith(f"Train on 50% {MEMBERS[0]} and 50% {MEMBERS[1]}.")
     # Deviation 0.01, 4 degrees of freedom: 2.132 * 0.01 * sqrt(2 / 3) / 2 = 0.9 %.
     gave = f"Trained with 3 data seeds, it has 5.0% lower loss [4.1, 5.9] on {OUTSIDE}"
-    assert f"{gave} than proportional, trained" in said.answer
+    assert f"{gave} than proportional, trained alike" in said.answer
     assert "(predicted: 2.0% lower loss)" in said.answer
     assert [label for label, _ in said.evidence][:2] == ["Trained", "Predicted"]
     assert said.why == "Export the mixture" and "jaxsim export" in said.command
@@ -99,7 +99,7 @@ def test_one_run_uses_the_noise_of_replicates(workdir):
     assert "--config.validate.seeds=3" in said.command
     said = told(workdir, chosen=chosen)
     assert said.state == "unclear"
-    assert "training noise was not measured" in said.answer
+    assert "Training noise was not measured" in said.answer
     assert "--config.validate.seeds=3" in said.command
 
 

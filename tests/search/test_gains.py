@@ -44,7 +44,7 @@ def searched(request, scorer):
 
 
 def test_gains_are_differences_of_what_is_predicted_on_test_text(searched, scorer):
-    problem, found = searched
+    _, found = searched
     mine = found.predicted(found.best, "test")
     rows = {row["name"]: row for row in found.rows}
     for name in ("uniform", "proportional"):
