@@ -4,7 +4,6 @@ import base64
 import csv
 import dataclasses
 import hashlib
-import shutil
 import urllib.parse
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from jaxsim.search.result import save_search
 
 from .workdirs import add_search, config_of
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 MEMBERS = ["alpha", "<img src=x onerror=alert(1)>", '=1+2, "b"; c', "</script> & d"]
 DOMAINS = ["near, here", "</script>", "far", "__proto__"]
 PAGE = """<!doctype html>
@@ -97,19 +95,6 @@ def form_of(kind="mean", refusal="", most=None) -> ClosedForm:
         calibrated=True,
         basis=Basis(),
     )
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium")
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
