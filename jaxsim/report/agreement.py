@@ -15,10 +15,10 @@ from jaxsim.report.table import (
     Table,
     bits_column,
     formatted,
+    gain,
     marks,
     number,
     percent,
-    signed,
     target,
     text_column,
     weights,
@@ -279,7 +279,7 @@ def chosen(result: TrainedChoice, found: SearchResult | None) -> Table:
     on += [(name, {name: 1.0}) for name in result.targets if {name} != set(aim)]
     rows = [
         {"mixture": one.label, "reference": one.reference, "target": name}
-        | {"trained": one.trained, "difference": one.trained - one.merge}
+        | {"trained": one.trained, "gain": 1 - one.trained / one.merge}
         | {p: float(on_target(result.points[p], goal)[i]) for p in PREDICTED}
         for name, goal in on
         for i, one in enumerate(runs_on(result, goal))
@@ -290,7 +290,7 @@ def chosen(result: TrainedChoice, found: SearchResult | None) -> Table:
         text_column("target", "on"),
         bits_column("reference_bits_per_byte", "trained", get="trained"),
         *(bits_column(p, label(p)) for p in PREDICTED),
-        Column("difference", "trained - merge", signed),
+        Column("gain", "gain over\nthe merge (%)", gain),
     )
     title, note = "chosen mixtures, bits per byte on test text", marks(result.notes)
     return Table.of(title, rows, columns, note=note)

@@ -386,7 +386,8 @@ def tradeoff(closed: ClosedForm) -> Table:
     """What mixtures do to the target and to the other domains, the answer first."""
     aimed = {domain for parts in closed.target.values() for domain in parts}
     others = [d for d, name in enumerate(closed.domains) if name not in aimed]
-    mixtures = [(p["name"], p["weights"], p["bits"]) for p in closed.presets]
+    best, *rest = ((p["name"], p["weights"], p["bits"]) for p in closed.presets)
+    mixtures = [best, *sorted(rest, key=lambda row: row[0] != closed.reference)]
     singles = [w for _, w, _ in mixtures if len(w) == 1]
     if not closed.refusal:
         alone_CD = closed.bits(np.eye(len(closed.members)))

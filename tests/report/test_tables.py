@@ -211,7 +211,7 @@ def test_chosen(capsys):
     found = found_of(trained=True)
     show_chosen(chosen_of(found, trained=2.1875), found, None)
     out = said(capsys)
-    assert f"the best {OUTSIDE} 2.1875 2.1000 2.1100 2.1200 +0.0875" in out
+    assert f"the best {OUTSIDE} 2.1875 2.1000 2.1100 2.1200 -4.2" in out
     assert "even macro in-pool 2.2275 2.1400" in out
     assert "trained minus merge is +0.0875" in out
     assert "too few held-out runs" in out
@@ -284,7 +284,7 @@ def test_the_tradeoff_is_counted_from_the_reference():
     reference = rows["proportional"]
     assert reference["target"] == reference["others"] == reference["worst"] == 0
     # On the target, the first member is best; on the domain of the third, worst.
-    alone = rows[f"{MEMBERS[0]} alone"]
+    alone = rows[f"{short(MEMBERS[0])} alone"]
     assert alone["kind"] == "member" and alone["target"] > 0 > alone["worst"]
     assert alone["worst_domain"] == MEMBERS[2]
     assert rows["the answer"]["target"] > 0
