@@ -174,7 +174,7 @@ def standard_bits(scores: Scores) -> Table:
     bits = [weighted_mean(bits_MD, weights[n]) for n in names]
     columns = [text_column("mixture", "mixture"), *(bits_column(n, n) for n in names)]
     rows = zip(scores.table.names, *bits, strict=True)
-    title = "bits per byte on dev text"
+    title = "bits per byte on all dev text"
     return Table.of(title, rows, columns, note=marks(scores.notes))
 
 
@@ -198,11 +198,9 @@ def scores(table: Scores, asked: int = 0) -> Table:
     title = (
         f"best of {counted(asked or len(table.table), 'mixture')} by the "
         f"{'quadratic' if asked else 'merge'} on {best.targets[0]}: bits per byte on "
-        "dev text"
+        f"dev text, at most {best.windows} windows a domain"
     )
-    windows = f"on the same windows, at most {best.windows} per domain"
-    note = "\n".join(filter(None, (windows, marks(table.notes))))
-    return Table.of(title, range(len(shown)), columns, note=note)
+    return Table.of(title, range(len(shown)), columns, note=marks(table.notes))
 
 
 def misfits(predicted: Predicted) -> Table:
