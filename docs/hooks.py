@@ -1,12 +1,15 @@
 """What the pages hold beside docs/: files of the checkout, and fields of dataclasses.
 
 `<!-- fields: MODULE.CLASS -->` in a page becomes a table of the fields of that class,
-from their types, defaults, bounds and comments; `<!-- keys -->` all of the config.
+from their types, defaults, bounds and comments; `<!-- keys -->` all of the config;
+`<!-- help -->` what all commands say of themselves.
 """
 
 import ast
+import contextlib
 import dataclasses
 import inspect
+import io
 import pydoc
 import re
 import textwrap
@@ -19,6 +22,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from jaxsim.cli import COMMANDS, main
 from jaxsim.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,12 +52,21 @@ def on_page_markdown(
         markdown,
     )
     markdown = markdown.replace("<!-- keys -->", "\n".join(_groups(Config, "")))
+    if "<!-- help -->" in markdown:
+        markdown = markdown.replace("<!-- help -->", "\n".join(map(_help, COMMANDS)))
     folder, up = Path(page.file.abs_src_path).parent, "../" * page.url.count("/")
     return re.sub(
         r"(?<=\]\()([^)#:\s]+)(?=[)#])",
         lambda found: up + _place(folder / found[1]),
         markdown,
     )
+
+
+def _help(command: str) -> str:
+    """What `jaxsim COMMAND --help` prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        main([command, "--help"])
+    return f"### `{command}`\n\n{textwrap.indent(said.getvalue(), '    ')}"
 
 
 def _place(target: Path) -> str:

@@ -44,9 +44,9 @@ _verbose = False
 
 @contextlib.contextmanager
 def showing_details(wanted: bool = True) -> Iterator[None]:
-    """Within it, `detail` and `show_table` print; otherwise they do not."""
+    """Within it, if `wanted`, `detail` and `show_table` print; else they do not."""
     global _verbose
-    before, _verbose = _verbose, wanted
+    before, _verbose = _verbose, _verbose or wanted
     try:
         yield
     finally:
@@ -88,6 +88,11 @@ def detail(text: str) -> None:
 def counted(amount: int, singular: str, plural: str = "") -> str:
     """'1 run', '12 runs'."""
     return f"{amount:,} {singular if amount == 1 else plural or singular + 's'}"
+
+
+def hidden(rows: int, shown: int) -> str:
+    """What to know of a table that is cut unless details are shown."""
+    return "" if _verbose or rows <= shown else f"{rows - shown:,} more with --verbose"
 
 
 class _Console(rich.console.Console):

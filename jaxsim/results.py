@@ -10,7 +10,7 @@ from jaxsim.corpus import Corpus
 from jaxsim.corpus.store import CorpusRecord
 from jaxsim.corpus.summary import document_rows
 from jaxsim.errors import next_command
-from jaxsim.log import counted, say, say_wrapped, show_table
+from jaxsim.log import counted, hidden, say, say_wrapped, show_table
 from jaxsim.plan import Plan, show_plan
 from jaxsim.pool import Manifest
 from jaxsim.report.data import ReportData
@@ -26,7 +26,7 @@ from jaxsim.search.result import SearchResult
 from jaxsim.validation.measured import TrainedChoice
 from jaxsim.validation.validate import Validation
 
-_MOST_ROWS = 12  # of a table on a screen
+_MOST_ROWS = 14  # of a table on a screen
 _MOST_TARGETS = 4
 _BEST = 5  # rows of a scored table
 
@@ -166,16 +166,13 @@ def show_headline(answer: Headline) -> None:
 
 def _show_corpus(corpus: Corpus) -> None:
     columns, rows, _ = document_rows(corpus)
-    used = [
-        i for i in range(len(columns)) if any(row[i] not in ("-", "") for row in rows)
-    ]
-    shown = rows if len(rows) <= _MOST_ROWS + 4 else rows[:_MOST_ROWS]
-    more = len(rows) - len(shown)
+    shown = rows[: None if is_verbose() else _MOST_ROWS]
+    used = [i for i in range(len(columns)) if {row[i] for row in shown} - {"-", ""}]
     show_table(
         "documents",
         [columns[i] for i in used],
         [[short(row[0], 30), *(row[i] for i in used[1:])] for row in shown],
-        note=f"and {more:,} more, with --verbose" if more else "",
+        note=hidden(len(rows), _MOST_ROWS),
         always=True,
     )
     tokens = corpus.budget_tokens

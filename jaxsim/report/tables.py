@@ -47,6 +47,16 @@ from jaxsim.validation.measured import PREDICTED
 
 _MOST_SCORES, _MOST_TARGETS = 12, 3
 _MOST_DOMAINS = 6  # columns that fit a console
+_DOCUMENTS = {
+    "bad": "unreadable",
+    "left out": "filtered, or without a date or place",
+    "duplicate": "of other training text",
+    "near duplicate": "of other training text",
+    "overlapping": "with evaluation text",
+    "held out": "for the base model and for evaluation",
+    "not needed": "beyond the budget of tokens",
+    "epochs": "how often a training run reads the text",
+}
 _SIMPLE = 3  # even subsets that are shown whatever group they are in
 
 
@@ -146,8 +156,10 @@ def documents(corpus: Corpus) -> Table:
         for i, heading in enumerate(headings)
     ]
     cells = [tuple("" if cell == "-" else cell for cell in row) for row in rows]
-    note = "; ".join(warnings)
-    return Table.of("documents", cells, columns, note=note)
+    table = Table.of("documents", cells, columns)
+    known = [f"{c.heading}: {why}" for c in table.visible
+             if (why := _DOCUMENTS.get(c.heading))]  # fmt: skip
+    return dataclasses.replace(table, note="; ".join(["documents", *known, *warnings]))
 
 
 def gains(members: Sequence[str], bits: Mapping[str, Mapping[str, float]]) -> Table:
@@ -174,7 +186,7 @@ def standard_bits(scores: Scores) -> Table:
     bits = [weighted_mean(bits_MD, weights[n]) for n in names]
     columns = [text_column("mixture", "mixture"), *(bits_column(n, n) for n in names)]
     rows = zip(scores.table.names, *bits, strict=True)
-    title = "bits per byte on dev text"
+    title = "bits per byte on all dev text"
     return Table.of(title, rows, columns, note=marks(scores.notes))
 
 
@@ -198,11 +210,9 @@ def scores(table: Scores, asked: int = 0) -> Table:
     title = (
         f"best of {counted(asked or len(table.table), 'mixture')} by the "
         f"{'quadratic' if asked else 'merge'} on {best.targets[0]}: bits per byte on "
-        "dev text"
+        f"dev text, at most {best.windows} windows a domain"
     )
-    windows = f"on the same windows, at most {best.windows} per domain"
-    note = "\n".join(filter(None, (windows, marks(table.notes))))
-    return Table.of(title, range(len(shown)), columns, note=note)
+    return Table.of(title, range(len(shown)), columns, note=marks(table.notes))
 
 
 def misfits(predicted: Predicted) -> Table:
