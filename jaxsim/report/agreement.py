@@ -320,7 +320,11 @@ def check(validation: Validation) -> Table:
         {"target": n, "change": row["calibrated"] / (row["merge"] or np.nan) - 1, **row}
         for n, row in known.items()
     ]
-    return Table.of("calibration", rows, columns)
+    note = (
+        "bits per byte, on runs that the calibration was not fitted on; change: of the "
+        "error, negative is better; the interval should hold nine runs of ten"
+    )
+    return Table.of("calibration", rows, columns, note=note)
 
 
 def learning(validation: Validation) -> Table:

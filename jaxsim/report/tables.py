@@ -117,7 +117,16 @@ def members(manifests: Mapping[str, Manifest], data: ReportData | None = None) -
         *map(Column, ("device_seconds", "flops", "params_digest")),
     )  # fmt: skip
     title = f"members of the pool ({len(manifests)})"
-    return Table.of(title, manifests.values(), columns)
+    table = Table.of(title, manifests.values(), columns)
+    known = {column.heading for column in table.visible}
+    note = "epochs: how often the member read its text; final loss: on that text"
+    if "drift" in known:
+        note += (
+            "; drift: distance from the base model, a share of its norm; barrier: highest "
+            "point above the straight line from the base model, bits per byte (positive: "
+            "averaging hurts)"
+        )
+    return dataclasses.replace(table, note=note)
 
 
 def domains(corpus: Corpus) -> Table:
@@ -600,7 +609,7 @@ def setup(data: ReportData) -> Table:
         parts["split"] = dataclasses.asdict(frozen.split)
     rows = [(part, *item) for part, values in parts.items() for item in values.items()]
     names = text_column("part", "of"), text_column("key", "what")
-    return Table.of("", rows, [*names, Column("value", "value")])
+    return Table.of("", rows, [*names, text_column("value", "value")])
 
 
 def dropped(data: ReportData) -> Table:
