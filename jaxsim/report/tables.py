@@ -118,13 +118,12 @@ def members(manifests: Mapping[str, Manifest], data: ReportData | None = None) -
     )  # fmt: skip
     title = f"members of the pool ({len(manifests)})"
     table = Table.of(title, manifests.values(), columns)
-    known = {column.heading for column in table.visible}
     note = "epochs: how often the member read its text; final loss: on that text"
-    if "drift" in known:
+    if known is not None:
         note += (
-            "; drift: distance from the base model, a share of its norm; barrier: highest "
-            "point above the straight line from the base model, bits per byte (positive: "
-            "averaging hurts)"
+            "; drift: distance from the base model, a share of its norm; barrier: "
+            "highest point above the straight line from the base model, bits per byte "
+            "(positive: averaging hurts)"
         )
     return dataclasses.replace(table, note=note)
 
