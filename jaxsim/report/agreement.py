@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxsim.corpus.names import Labels
 from jaxsim.log import counted
-from jaxsim.report.answer import aim_of, on_target, runs_on
+from jaxsim.report.answer import Trained, aim_of, on_target, runs_on, same_mixture
 from jaxsim.report.table import (
     Column,
     Estimate,
@@ -16,6 +17,7 @@ from jaxsim.report.table import (
     bits_column,
     formatted,
     gain,
+    largest,
     marks,
     number,
     percent,
@@ -23,6 +25,7 @@ from jaxsim.report.table import (
     text_column,
     weights,
 )
+from jaxsim.scoring.table import STANDARD_MERGES
 from jaxsim.scoring.targets import KINDS
 from jaxsim.search.result import SearchResult
 from jaxsim.validation.agreement import ENOUGH_RUNS, RULES, corrected
@@ -270,6 +273,47 @@ def points(validation: Validation) -> Table:
         *map(Column, others),
     )
     return Table.of("points (bits per byte)", rows, columns)
+
+
+def trained(result: TrainedChoice, found: SearchResult | None) -> Table:
+    """Chosen mixtures on the objective, the runs of each together."""
+    aim = aim_of(result, found)
+    runs: dict[str, list[Trained]] = {}
+    for one in runs_on(result, aim):
+        runs.setdefault(one.label, []).append(one)
+    mean = {label: np.mean([x.trained for x in same]) for label, same in runs.items()}
+    before = mean.get(Labels.PROPORTIONAL)
+
+    def named(label: str) -> str:
+        """What the mixture is."""
+        if label in STANDARD_MERGES:
+            return label
+        mixture = runs[label][0].mixture
+        if found is not None and same_mixture(mixture, found.best["weights"]):
+            return f"the answer: {largest(mixture)}"
+        return f"{label}: {largest(mixture)}"
+
+    rows = [
+        {"mixture": named(label), "runs": len(same), "merge": same[0].merge}
+        | {"trained": float(mean[label])}
+        | {"low": min(x.trained for x in same), "high": max(x.trained for x in same)}
+        | {"gain": float(1 - mean[label] / before) if before else None}
+        for label, same in runs.items()
+    ]
+    columns = (
+        text_column("mixture", "mixture"),
+        Column("runs", "runs"),
+        bits_column("trained", "trained,\nmean"),
+        bits_column("low", "lowest"),
+        bits_column("high", "highest"),
+        bits_column("merge", "merge"),
+        Column("gain", "gain over\nproportional (%)", gain),
+    )
+    note = (
+        "bits per byte on test text; merge: the prediction, not calibrated; gain: of "
+        "the means of trained runs"
+    )
+    return Table.of(f"trained, on {target(aim)}", rows, columns, note=note)
 
 
 def chosen(result: TrainedChoice, found: SearchResult | None) -> Table:

@@ -82,7 +82,8 @@ def build(data: ReportData) -> dict[str, Table | None]:
         learning=runs.learning, noise=runs.noise)  # fmt: skip
     add(data.given, given_agreement=runs.agreement, given_claims=runs.claims,
         given_points=runs.points)  # fmt: skip
-    add(data.chosen, chosen=lambda chosen: runs.chosen(chosen, data.found))
+    add(data.chosen, trained=lambda chosen: runs.trained(chosen, data.found),
+        chosen=lambda chosen: runs.chosen(chosen, data.found))  # fmt: skip
     add(data, cost=cost)
     return made
 

@@ -65,7 +65,7 @@ def test_losses_of_the_standard_mixtures(workdir, capsys):
     assert f"mixture macro in-pool {OUTSIDE}" in out
     for name in ("base", *MEMBERS, "uniform", "proportional"):
         assert name in out
-    assert "bits per byte on dev text" in out
+    assert "bits per byte on all dev text" in out
     assert "OVERRIDE" not in out
 
 
@@ -215,6 +215,30 @@ def test_chosen(capsys):
     assert "even macro in-pool 2.2275 2.1400" in out
     assert "trained minus merge is +0.0875" in out
     assert "too few held-out runs" in out
+
+
+def test_the_runs_of_a_mixture_are_one_row():
+    found = found_of(trained=True)
+    one = chosen_of(found)
+    both = {
+        name: {t: [*values, values[0] + 0.02] for t, values in by_target.items()}
+        for name, by_target in one.points.items()
+    }
+    chosen = dataclasses.replace(
+        one, labels=["the best", "proportional", "the best"], points=both,
+        mixtures=[*one.mixtures, one.mixtures[0]],
+        reference_runs=[*one.reference_runs, "reference-best-2"],
+    )  # fmt: skip
+    first, second = agreement.trained(chosen, found).rows
+    assert first["mixture"].startswith("the answer: 1/2 each of")
+    assert (first["runs"], second["runs"]) == (2, 1)
+    assert first["trained"] == pytest.approx(2.19)
+    assert (first["low"], first["high"]) == pytest.approx((2.18, 2.20))
+    assert first["gain"] == pytest.approx(1 - 2.19 / 2.22)
+    assert second["mixture"] == "proportional" and second["gain"] == 0
+    alone = agreement.trained(one, found)  # nothing to count gains from
+    assert alone.rows[0]["gain"] is None
+    assert alone.rows[1]["mixture"].startswith("even: 1/3 each of")
 
 
 def test_chosen_carries_the_marks_of_an_override(capsys):
