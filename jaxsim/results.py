@@ -10,7 +10,7 @@ from jaxsim.corpus import Corpus
 from jaxsim.corpus.store import CorpusRecord
 from jaxsim.corpus.summary import document_rows
 from jaxsim.errors import next_command
-from jaxsim.log import counted, hidden, say, say_wrapped, show_table
+from jaxsim.log import counted, hidden, is_verbose, say, say_wrapped, show_table
 from jaxsim.plan import Plan, show_plan
 from jaxsim.pool import Manifest
 from jaxsim.report.data import ReportData
